@@ -1,0 +1,34 @@
+"""Social-R1 in JAX: GRPO training of Qwen3 with process rewards for social reasoning.
+
+The public names load on first use, so that `import socialr1_jax.config` or `socialr1_jax.rewards` never pays for JAX.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from socialr1_jax.hf import load_hf, save_hf
+    from socialr1_jax.mesh import make_mesh
+    from socialr1_jax.models.qwen3 import Qwen3, Qwen3Config
+    from socialr1_jax.sampling import Completion, SamplingParams, generate
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Completion": "socialr1_jax.sampling",
+    "Qwen3": "socialr1_jax.models.qwen3",
+    "Qwen3Config": "socialr1_jax.models.qwen3",
+    "SamplingParams": "socialr1_jax.sampling",
+    "generate": "socialr1_jax.sampling",
+    "load_hf": "socialr1_jax.hf",
+    "make_mesh": "socialr1_jax.mesh",
+    "save_hf": "socialr1_jax.hf",
+}
+
+__all__ = ["Completion", "Qwen3", "Qwen3Config", "SamplingParams", "generate", "load_hf", "make_mesh", "save_hf"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'socialr1_jax' has no attribute {name!r}; it has {', '.join(__all__)}")
+    return getattr(import_module(_HOME[name]), name)

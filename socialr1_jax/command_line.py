@@ -1,0 +1,373 @@
+"""From a class of typed fields to a command line: YAML file, overrides, help, dry run.
+
+A configuration is a class derived from ``Section``: scalars are its top-level fields, nested ``Section`` classes its
+sections. Nothing heavy is imported here, so that a misspelt key is told within a fraction of a second.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import shutil
+import sys
+import textwrap
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, NoReturn, TypeVar, get_origin
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic.fields import FieldInfo
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be used; the message is one line per fault and names the key and the mend."""
+
+
+class Section(BaseModel):
+    """Base of every configuration class: frozen, no unknown keys, no silent conversion of types."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, validate_default=True)
+
+    def arithmetic(self) -> str:
+        """What ``--dry-run`` prints below the resolved configuration; "" for nothing."""
+        return ""
+
+
+def _real(value: Any) -> Any:
+    # YAML 1.1 reads 5e-7 (no dot) as a text, and everybody writes learning rates that way.
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+def _scalar_text(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: scalar_text(item) for key, item in value.items()}
+    return value
+
+
+def scalar_text(value: Any) -> str:
+    """The text of a JSON or YAML scalar, one spelling for configuration and data: true, 3, 0.5, "" for null."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return str(value)
+
+
+Real = Annotated[float, BeforeValidator(_real), Field(allow_inf_nan=False)]
+Texts = Annotated[tuple[str, ...], BeforeValidator(lambda v: tuple(v) if isinstance(v, list) else v)]
+TextMap = Annotated[dict[str, str], BeforeValidator(_scalar_text)]
+ConfigT = TypeVar("ConfigT", bound=Section)
+
+
+def load_config(config_class: type[ConfigT], path: str | Path | None = None, overrides: Sequence[str] = ()) -> ConfigT:
+    """A validated configuration from a YAML file (or none) and ``section.field=value`` overrides, which win.
+
+    Raises ConfigError: a file that is missing or no YAML, an unknown key (with the nearest known one), a wrong type, a
+    value out of range, numbers that do not fit together.
+    """
+    values = _read_yaml(config_class, Path(path)) if path is not None else {}
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals:
+            raise ConfigError(f"{override!r} is not of the form section.field=value")
+        _set(config_class, values, key, text)
+    try:
+        return config_class.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_explain(config_class, fault) for fault in error.errors())) from None
+
+
+def save_config(config: Section, path: str | Path) -> None:
+    """Write the resolved configuration as YAML; the file appears whole or not at all."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(to_yaml(config))
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def to_yaml(config: Section) -> str:
+    """The configuration as YAML that ``load_config`` reads back to an equal object."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
+
+
+def parse_args(
+    config_class: type[ConfigT],
+    argv: Sequence[str] | None = None,
+    *,
+    description: str,
+    default_config: str | Path | None = None,
+) -> ConfigT:
+    """The configuration that a command line asks for.
+
+    Understands ``--config FILE.yaml`` (``default_config`` when it is not given), ``section.field=value``,
+    ``--name value`` for every top-level field (``--name`` alone sets a bool), ``--help`` and ``--dry-run``. The last
+    two print and exit 0; a fault prints one line per fault on stderr and exits 2.
+
+    Args:
+        config_class: the class to build.
+        argv: arguments without the program's name; None takes those of the process.
+        description: one or two sentences for ``--help``.
+        default_config: YAML file to start from when the command line names none.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        if any(argument in ("-h", "--help") for argument in arguments):
+            print(_help(config_class, description, default_config))
+            raise SystemExit(0)
+        path, overrides, dry_run = _split(config_class, arguments)
+        config = load_config(config_class, path or default_config, overrides)
+    except ConfigError as error:
+        _fail(str(error))
+    if dry_run:
+        print(to_yaml(config), end="")
+        if config.arithmetic():
+            print("\n" + config.arithmetic())
+        raise SystemExit(0)
+    return config
+
+
+# ---------------------------------------------------------------------------------------------------- the command line
+
+
+def _split(config_class: type[Section], arguments: list[str]) -> tuple[str | None, list[str], bool]:
+    """(configuration file, overrides, dry run) of an argument list."""
+    path, overrides, dry_run = None, [], False
+    rest = iter(arguments)
+    for argument in rest:
+        if not argument.startswith("--"):
+            if "=" not in argument:
+                raise ConfigError(f"unexpected argument {argument!r}; fields are set by section.field=value")
+            overrides.append(argument)
+            continue
+        name, equals, value = argument[2:].partition("=")
+        name = name.replace("-", "_")
+        if name == "dry_run":
+            dry_run = True
+            continue
+        field = None if name == "config" else _field(config_class, name)
+        if not equals:
+            if field is not None and field.annotation is bool:
+                value = "true"
+            else:
+                following = next(rest, None)
+                if following is None:
+                    raise ConfigError(f"--{name} needs a value")
+                value = following
+        if name == "config":
+            path = value
+        else:
+            overrides.append(f"{name}={value}")
+    return path, overrides, dry_run
+
+
+def _fail(message: str) -> NoReturn:
+    for line in message.splitlines():
+        print(f"{Path(sys.argv[0]).name}: error: {line}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+def _help(config_class: type[Section], description: str, default_config: str | Path | None) -> str:
+    """Every field with its default and meaning, one block a section."""
+    values = _read_yaml(config_class, Path(default_config)) if default_config is not None else {}
+    rows: dict[str, list[tuple[str, str, str]]] = {}
+    titles: dict[str, str] = {}
+    for name, section, field in _leaves(config_class):
+        group = name.rpartition(".")[0]
+        titles[group] = (
+            (section.__doc__ or "").strip().splitlines()[0] if group else "Each is also a flag: --name value."
+        )
+        rows.setdefault(group, []).append((name, _default_text(name, field, values), field.description or ""))
+    flags = [
+        ("--config FILE.yaml", str(default_config or ""), "start from this file"),
+        ("--dry-run", "", "print the resolved configuration and the batch arithmetic, then exit"),
+        ("--help", "", "this text"),
+    ]
+    every = [row for group in rows.values() for row in group] + flags
+    name_width, default_width = (min(34, max(len(row[i]) for row in every)) for i in (0, 1))
+    indent = name_width + default_width + 6
+    width = max(indent + 30, min(140, shutil.get_terminal_size((120, 24)).columns))
+
+    def block(block_rows: list[tuple[str, str, str]]) -> Iterator[str]:
+        for name, default, meaning in block_rows:
+            lines = textwrap.wrap(meaning, width - indent) or [""]
+            head = f"  {name:<{name_width}}  {default:<{default_width}}  "
+            if len(head) > indent:  # a long name or default has the line for itself
+                yield head.rstrip()
+                head = " " * indent
+            yield (head + lines[0]).rstrip()
+            yield from (" " * indent + line for line in lines[1:])
+
+    program = Path(sys.argv[0]).name
+    out = [f"usage: {program} [--config FILE.yaml] [--name value ...] [section.field=value ...] [--dry-run]", ""]
+    out += [*textwrap.wrap(description, width), "", "options", *block(flags)]
+    for group, group_rows in sorted(rows.items(), key=lambda item: item[0] != ""):  # top-level fields first
+        out += ["", f"{group or 'top level'}: {titles[group]}", *block(group_rows)]
+    return "\n".join(out)
+
+
+def _default_text(name: str, field: FieldInfo, values: Mapping[str, Any]) -> str:
+    default: Any = None if field.is_required() else field.get_default(call_default_factory=True)
+    found: Any = values
+    for part in name.split("."):
+        found = found.get(part) if isinstance(found, Mapping) else None
+    if found is not None:
+        default = found
+    if default is None:
+        return "(required)"
+    if isinstance(default, tuple | list):
+        return "[" + ", ".join(str(item) for item in default) + "]"
+    if default == "":
+        return '""'
+    return scalar_text(default)
+
+
+# ---------------------------------------------------------------------------------------------------------- the fields
+
+
+def _section_of(field: FieldInfo) -> type[Section] | None:
+    kind = field.annotation
+    return kind if isinstance(kind, type) and issubclass(kind, Section) else None
+
+
+def _leaves(config_class: type[Section], prefix: str = "") -> Iterator[tuple[str, type[Section], FieldInfo]]:
+    """(dotted name, the section that declares it, field) of every value."""
+    for name, field in config_class.model_fields.items():
+        section = _section_of(field)
+        if section is None:
+            yield prefix + name, config_class, field
+        else:
+            yield from _leaves(section, f"{prefix}{name}.")
+
+
+def _field(config_class: type[Section], key: str) -> FieldInfo:
+    """The field of a dotted name; a name below a mapping field (data.where.kind) gives the mapping."""
+    fields = {name: field for name, _, field in _leaves(config_class)}
+    if key in fields:
+        return fields[key]
+    parent = key.rpartition(".")[0]
+    if parent in fields and get_origin(fields[parent].annotation) is dict:
+        return fields[parent]
+    sections = {name.rpartition(".")[0] for name in fields}
+    if key in sections and key:
+        raise ConfigError(f"{key} is a section; set one of its fields, such as {_nearest(key, fields)}")
+    raise ConfigError(f"unknown key {key!r}; did you mean {_nearest(key, fields)!r}?")
+
+
+def _nearest(key: str, known: Iterable[str]) -> str:
+    """The known dotted name most like ``key``: by its whole, or by its last part alone (learning_rate)."""
+
+    def likeness(name: str) -> float:
+        whole = difflib.SequenceMatcher(None, key, name).ratio()
+        last = difflib.SequenceMatcher(None, key.rpartition(".")[2], name.rpartition(".")[2]).ratio()
+        return max(whole, last) + 0.01 * whole + (0.1 if key.rpartition(".")[0] == name.rpartition(".")[0] else 0.0)
+
+    return max(known, key=likeness)
+
+
+def _set(config_class: type[Section], values: dict[str, Any], key: str, text: str) -> None:
+    field = _field(config_class, key)
+    whole_text = field.annotation is str or key not in {name for name, _, _ in _leaves(config_class)}
+    try:
+        value = text if whole_text else yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise ConfigError(f"{key}: cannot read the value {text!r}") from None
+    *parents, last = key.split(".")
+    for parent in parents:
+        values = values.setdefault(parent, {})
+    values[last] = value
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader that refuses a key given twice (YAML keeps the last one in silence)."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key_node, _ in node.value:
+            if key_node.value in seen:
+                raise ConfigError(f"line {key_node.start_mark.line + 1}: the key {key_node.value!r} is given twice")
+            seen.add(key_node.value)
+        return super().construct_mapping(node, deep=deep)
+
+
+def _read_yaml(config_class: type[Section], path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.load(path.read_text(encoding="utf-8"), _Loader) or {}
+        if not isinstance(values, dict):
+            raise ConfigError("the file does not hold key: value lines")
+        _check_keys(config_class, values, config_class, "")
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot read the configuration file ({error.strerror})") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: the configuration file is not UTF-8 text") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" line {mark.line + 1}:" if mark else ""
+        raise ConfigError(f"{path}:{where} not YAML ({getattr(error, 'problem', error)})") from None
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    return values
+
+
+def _check_keys(root: type[Section], values: dict[Any, Any], config_class: type[Section], prefix: str) -> None:
+    for key, value in list(values.items()):
+        field = config_class.model_fields.get(str(key))
+        if field is None:
+            known = [name for name, _, _ in _leaves(root)] + list(root.model_fields)
+            raise ConfigError(
+                f"unknown key {prefix + str(key)!r}; did you mean {_nearest(prefix + str(key), known)!r}?"
+            )
+        section = _section_of(field)
+        if section is None:
+            continue
+        if value is None:  # a section whose lines are all commented out
+            values[key] = {}
+        elif not isinstance(value, dict):
+            raise ConfigError(f"{prefix}{key} is a section; give its fields below it, not {value!r}")
+        else:
+            _check_keys(root, value, section, f"{prefix}{key}.")
+
+
+_PLAIN = {
+    "int_type": "is not a whole number",
+    "int_from_float": "is not a whole number",
+    "float_type": "is not a number",
+    "finite_number": "is not a finite number",
+    "bool_type": "is not true or false",
+    "string_type": "is not a text (put it in quotes)",
+    "tuple_type": "is not a list such as [a, b]",
+    "dict_type": "is not a mapping such as {name: value}",
+}
+_LIMITS = {
+    "greater_than": ("gt", "more than"),
+    "greater_than_equal": ("ge", "at least"),
+    "less_than": ("lt", "less than"),
+    "less_than_equal": ("le", "at most"),
+}
+
+
+def _explain(config_class: type[Section], fault: Any) -> str:
+    """One line for one fault that pydantic found."""
+    key = ".".join(str(part) for part in fault["loc"])
+    kind, value, context = fault["type"], fault["input"], fault.get("ctx", {})
+    if kind == "missing":
+        return f"{key} is required: {_field(config_class, key).description}"
+    if kind in _PLAIN:
+        return f"{key}: {value!r} {_PLAIN[kind]}"
+    if kind in _LIMITS:
+        name, words = _LIMITS[kind]
+        return f"{key} must be {words} {context[name]}, not {value!r}"
+    if kind == "literal_error":
+        return f"{key} must be one of {context['expected']}, not {value!r}"
+    if kind == "value_error":
+        return f"{key}: {context['error']}" if key else str(context["error"])
+    return f"{key}: {fault['msg']}"

@@ -1,0 +1,353 @@
+"""Every setting of a run: typed, bounded, described. A field's description is its line in ``--help``.
+
+``RunConfig`` is what ``train_grpo.py`` takes, ``QuickstartConfig`` adds what ``quickstart.py`` builds for itself.
+Defaults are the recipe of the Social-R1 cards (8 x A100); ``configs/`` holds smaller ones. Keys and tokens of services
+are no settings: they come from the environment and are never written down.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from socialr1_jax.command_line import ConfigError, Real, Section, TextMap, Texts, load_config, parse_args, save_config
+
+__all__ = [
+    "CheckpointConfig",
+    "ConfigError",
+    "DataConfig",
+    "EvaluationConfig",
+    "GrpoConfig",
+    "ModelConfig",
+    "OptimizerConfig",
+    "QuickstartConfig",
+    "RewardConfig",
+    "RunConfig",
+    "SamplingConfig",
+    "Section",
+    "SftConfig",
+    "StoriesConfig",
+    "TinyModelConfig",
+    "TrackingConfig",
+    "load_config",
+    "parse_args",
+    "save_config",
+]
+
+
+class ModelConfig(Section):
+    """Which weights, and how they are computed with."""
+
+    path: str = Field("", description="Hugging Face folder or hub id of a Qwen3 (required by train_grpo.py)")
+    dtype: Literal["float32", "bfloat16"] = Field(
+        "float32", description="type of the computation; master weights and Adam moments are float32 in either case"
+    )
+    attention: Literal["xla", "cudnn"] = Field(
+        "xla", description="attention kernel; cudnn is for NVIDIA GPUs and bfloat16"
+    )
+    remat: bool = Field(
+        True, description="compute activations again in the backward pass: less memory, about 1/3 slower"
+    )
+
+
+class DataConfig(Section):
+    """The questions."""
+
+    train: str = Field(
+        "",
+        description="questions: .jsonl, .json, .csv, .parquet or hub dataset id (required by train_grpo.py)",
+    )
+    eval: str = Field("", description='questions to evaluate on; "" holds out `holdout` questions of train')
+    holdout: int = Field(100, ge=1, description="questions held out of train when eval is not given")
+    columns: TextMap = Field({}, description="our field name -> the file's column name, where they differ")
+    where: TextMap = Field(
+        {}, description="keep only the rows whose column has this value, such as {prompting_type: CoTP}"
+    )
+    max_prompt_tokens: int = Field(1024, ge=1, description="longer prompts are dropped and counted, never cut")
+
+
+class SamplingConfig(Section):
+    """How responses are drawn."""
+
+    group_size: int = Field(5, ge=2, description="responses per prompt, compared with each other")
+    max_new_tokens: int = Field(3072, ge=1, description="length limit of a response")
+    temperature: Real = Field(1.0, gt=0, description="divides the logits, in sampling and in every log-prob")
+    top_k: int = Field(0, ge=0, description="draw from the k likeliest tokens only; 0 = all")
+    top_p: Real = Field(
+        1.0, gt=0, le=1, description="draw from the smallest set of tokens with this probability; 1 = all"
+    )
+    min_p: Real = Field(
+        0.0, ge=0, lt=1, description="drop tokens less likely than this share of the likeliest; 0 = none"
+    )
+    segment_tokens: int = Field(64, ge=1, description="tokens decoded on the device between two looks at finished rows")
+
+
+class GrpoConfig(Section):
+    """Group-relative policy optimisation."""
+
+    preset: Literal["social_r1"] = Field("social_r1", description="how advantages and losses are reduced")
+    prompts_per_step: int = Field(64, ge=1, description="prompts of one step (x sampling.group_size responses)")
+    mini_batch_prompts: int = Field(16, ge=1, description="prompts of one optimiser update; divides prompts_per_step")
+    micro_batch_rows: int = Field(
+        8, ge=1, description="responses in one backward pass; changes memory, never the gradient"
+    )
+    kl_coefficient: Real = Field(
+        0.04, ge=0, description="weight of the KL (k3) to the starting weights; 0 = no reference"
+    )
+    clip_low: Real = Field(0.2, gt=0, lt=1, description="the ratio is clipped below 1 - clip_low")
+    clip_high: Real = Field(0.2, gt=0, description="the ratio is clipped above 1 + clip_high")
+
+
+class OptimizerConfig(Section):
+    """AdamW on float32 master weights."""
+
+    learning_rate: Real = Field(5e-7, gt=0, description="peak learning rate")
+    schedule: Literal["constant", "cosine", "linear"] = Field("constant", description="course after the warm-up")
+    warmup_steps: int = Field(0, ge=0, description="optimiser updates from 0 to the peak")
+    final_fraction: Real = Field(
+        0.0, ge=0, le=1, description="of learning_rate at the end of a cosine or linear schedule"
+    )
+    weight_decay: Real = Field(0.01, ge=0, description="decoupled weight decay")
+    beta1: Real = Field(0.9, ge=0, lt=1, description="decay of the first moment")
+    beta2: Real = Field(0.999, ge=0, lt=1, description="decay of the second moment")
+    epsilon: Real = Field(1e-8, gt=0, description="added to the root of the second moment")
+    max_grad_norm: Real = Field(1.0, gt=0, description="gradients are scaled down to this global norm")
+
+
+class RewardConfig(Section):
+    """The Social-R1 reward; every constant is the published one."""
+
+    preset: Literal["full", "outcome_only", "no_content", "no_structure", "no_length"] = Field(
+        "no_content", description="which terms count; full, no_structure and no_length need a content reward model"
+    )
+    judge: Literal["rules", "none"] = Field("rules", description="who scores the structure; rules needs no server")
+    format_mode: Literal["strict", "reference"] = Field(
+        "strict", description="strict: each tag exactly once; reference: the published pattern, which lets tags repeat"
+    )
+    outcome_weight: Real = Field(1.0, ge=0, description="weight of a right answer")
+    structure_weight_start: Real = Field(2.0, ge=0, description="structure's weight at step 0")
+    structure_weight_end: Real = Field(1.0, ge=0, description="structure's weight from curriculum_steps on")
+    content_weight_start: Real = Field(1.0, ge=0, description="content's weight at step 0")
+    content_weight_end: Real = Field(3.0, ge=0, description="content's weight from curriculum_steps on")
+    curriculum_steps: int = Field(200, ge=1, description="steps over which the two weights move")
+    tau_right: Real = Field(1.0, ge=0, description="factor of the process terms when the answer is right")
+    tau_wrong: Real = Field(0.2, ge=0, description="factor of the process terms when the answer is wrong")
+    format_power: Real = Field(3.0, gt=0, description="exponent of the format term")
+    format_gate: Real = Field(0.1, ge=0, le=1, description="a format term below this makes the whole reward 0")
+    floor: Real = Field(0.01, ge=0, description="least reward of a well-formed response")
+    content_shift: Real = Field(2.0, description="added to the reward model's scalar")
+    content_power: Real = Field(1.2, gt=0, description="exponent of the shifted scalar")
+    length_low: Real = Field(400.0, ge=0, description="lower edge of the length window, characters of thoughts")
+    length_high: Real = Field(3000.0, gt=0, description="upper edge of the length window, characters of thoughts")
+    length_scale: Real = Field(50.0, gt=0, description="softness of both edges, characters")
+    repetition_gram: int = Field(16, ge=1, description="characters of a gram in the repetition count")
+    repetition_threshold: Real = Field(0.1, ge=0, le=1, description="share of repeated grams that costs nothing")
+    repetition_rate: Real = Field(8.0, ge=0, description="rate of the exponential fall above the threshold")
+
+    @model_validator(mode="after")
+    def _fits(self) -> RewardConfig:
+        if self.length_low >= self.length_high:
+            raise ValueError(
+                f"length_low {self.length_low} must be below length_high {self.length_high}; lower length_low"
+            )
+        if self.judge == "none" and self.preset in ("full", "no_content", "no_length"):
+            raise ValueError(f"preset {self.preset} scores the structure, but judge is none; set judge: rules")
+        return self
+
+
+class EvaluationConfig(Section):
+    """Looking at held-out questions during the run."""
+
+    every: int = Field(50, ge=0, description="steps between evaluations; 0 = only at start and end")
+    questions: int = Field(100, ge=1, description="held-out questions of one evaluation (the first ones)")
+    samples: int = Field(4, ge=1, description="responses per question")
+
+
+class CheckpointConfig(Section):
+    """Saving the state of the run, so that it can go on after an interruption."""
+
+    every: int = Field(50, ge=0, description="steps between checkpoints; 0 = only at the end")
+    keep: int = Field(2, ge=1, description="newest checkpoints kept")
+
+
+class TrackingConfig(Section):
+    """Where metrics go beside metrics.jsonl, which is always written."""
+
+    tensorboard: bool = Field(True, description="write TensorBoard event files")
+    wandb: bool = Field(False, description="log to Weights & Biases (pip install 'socialr1_jax[wandb]')")
+
+
+class RunConfig(Section):
+    """A GRPO run, from any Qwen3 folder and any question file."""
+
+    required: ClassVar[tuple[str, ...]] = ("model.path", "data.train")
+
+    output_dir: str = Field("runs/grpo", min_length=1, description="folder that everything is written to")
+    seed: int = Field(0, ge=0, lt=2**31, description="of the order of prompts and of every draw")
+    steps: int = Field(600, ge=1, description="GRPO steps")
+    model: ModelConfig = ModelConfig()
+    data: DataConfig = DataConfig()
+    sampling: SamplingConfig = SamplingConfig()
+    grpo: GrpoConfig = GrpoConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    reward: RewardConfig = RewardConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    tracking: TrackingConfig = TrackingConfig()
+
+    @property
+    def updates(self) -> int:
+        """Optimiser updates of the whole run."""
+        return self.steps * (self.grpo.prompts_per_step // self.grpo.mini_batch_prompts)
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> RunConfig:
+        for name in self.required:
+            section, _, field = name.partition(".")
+            values = getattr(self, section)
+            if not getattr(values, field):
+                raise ValueError(f"{name} is required: {type(values).model_fields[field].description}")
+        grpo, group = self.grpo, self.sampling.group_size
+        rows = grpo.mini_batch_prompts * group
+        if grpo.prompts_per_step % grpo.mini_batch_prompts:
+            raise ValueError(
+                f"grpo.mini_batch_prompts {grpo.mini_batch_prompts} does not divide grpo.prompts_per_step "
+                f"{grpo.prompts_per_step}; set grpo.mini_batch_prompts to {_divisors(grpo.prompts_per_step)}"
+            )
+        if rows % grpo.micro_batch_rows:
+            raise ValueError(
+                f"grpo.micro_batch_rows {grpo.micro_batch_rows} does not divide the {rows} responses of a mini-batch "
+                f"(grpo.mini_batch_prompts {grpo.mini_batch_prompts} x sampling.group_size {group}); "
+                f"set grpo.micro_batch_rows to {_divisors(rows)}"
+            )
+        if self.optimizer.warmup_steps >= self.updates:
+            raise ValueError(
+                f"optimizer.warmup_steps {self.optimizer.warmup_steps} leaves none of the run's {self.updates} updates "
+                "at the peak; lower optimizer.warmup_steps or raise steps"
+            )
+        if self.reward.preset in ("full", "no_structure", "no_length"):
+            raise ValueError(
+                f"reward.preset {self.reward.preset} needs a content reward model, which a run cannot load yet; "
+                "set reward.preset to no_content or outcome_only"
+            )
+        if self.model.attention == "cudnn" and self.model.dtype != "bfloat16":
+            raise ValueError("model.attention cudnn computes in bfloat16; set model.dtype to bfloat16")
+        return self
+
+    def arithmetic(self) -> str:
+        """The run in prompts, samples and tokens."""
+        prompts, group, limit = self.grpo.prompts_per_step, self.sampling.group_size, self.sampling.max_new_tokens
+        width = self.data.max_prompt_tokens + limit
+        mini, micro = self.grpo.mini_batch_prompts, self.grpo.micro_batch_rows
+        rows, responses = mini * group, prompts * group
+        looks = 1 + (-(-self.steps // self.evaluation.every) if self.evaluation.every else 1)
+        answers = self.evaluation.questions * self.evaluation.samples
+        lines = {
+            "row": f"up to {self.data.max_prompt_tokens:,} prompt + {limit:,} response = {width:,} tokens",
+            "step": f"{prompts:,} prompts x {group} = {responses:,} responses, "
+            f"up to {responses * limit:,} response tokens",
+            "mini-batch": f"{mini:,} prompts = {rows:,} rows = {rows // micro:,} micro-batches of {micro}, "
+            f"up to {rows * width:,} tokens an update",
+            "run": f"{self.steps:,} steps = {self.updates:,} updates, {self.steps * prompts:,} prompts, "
+            f"{self.steps * responses:,} responses, up to {self.steps * responses * limit:,} response tokens",
+            "evaluation": f"{looks} x {self.evaluation.questions:,} questions x {self.evaluation.samples} = "
+            f"{looks * answers:,} responses, up to {looks * answers * limit:,} response tokens",
+        }
+        return "\n".join(f"{name:<11} {text}" for name, text in lines.items())
+
+
+class TinyModelConfig(Section):
+    """The small random Qwen3 that the quickstart builds (names as in Hugging Face's config.json)."""
+
+    hidden_size: int = Field(128, ge=1, description="width")
+    intermediate_size: int = Field(384, ge=1, description="width of the feed-forward block")
+    num_hidden_layers: int = Field(4, ge=1, description="layers")
+    num_attention_heads: int = Field(4, ge=1, description="query heads")
+    num_key_value_heads: int = Field(2, ge=1, description="key and value heads; divides num_attention_heads")
+    head_dim: int = Field(32, ge=2, multiple_of=2, description="width of a head (even, for the rotary embedding)")
+    vocab_size: int = Field(
+        1024, ge=300, description="tokens of the tokenizer, 256 bytes and the special ones included"
+    )
+
+    @model_validator(mode="after")
+    def _fits(self) -> TinyModelConfig:
+        if self.num_attention_heads % self.num_key_value_heads:
+            raise ValueError(
+                f"num_key_value_heads {self.num_key_value_heads} does not divide num_attention_heads "
+                f"{self.num_attention_heads}; set num_key_value_heads to {_divisors(self.num_attention_heads)}"
+            )
+        return self
+
+
+class StoriesConfig(Section):
+    """The generated theory-of-mind stories."""
+
+    train_count: int = Field(4000, ge=1, description="questions to train on")
+    heldout_count: int = Field(
+        200, ge=1, description="questions to evaluate on; no name and object together as in training"
+    )
+    question_types: Texts = Field(("belief", "knowledge", "reality"), min_length=1, description="kinds of question")
+    plots: Texts = Field((), description="plots to draw from; [] = all")
+    hold_out_plots: Texts = Field((), description="plots that only the held-out questions tell")
+    hold_out_names: bool = Field(False, description="held-out questions have people that training never meets")
+    twins: bool = Field(True, description="questions in pairs: one perception changed, another answer")
+    options: int = Field(3, ge=3, le=4, description="options of a question")
+    max_events: int = Field(5, ge=1, description="most sentences of a story")
+
+
+class SftConfig(Section):
+    """The cold start on reference traces before GRPO."""
+
+    steps: int = Field(210, ge=1, description="optimiser updates")
+    batch_size: int = Field(32, ge=1, description="reference responses of one update")
+    learning_rate: Real = Field(1e-3, gt=0, description="peak learning rate, falling to 0 along a cosine")
+    warmup_steps: int = Field(20, ge=0, description="updates from 0 to the peak")
+    weight_decay: Real = Field(0.01, ge=0, description="decoupled weight decay")
+
+    @model_validator(mode="after")
+    def _fits(self) -> SftConfig:
+        if self.warmup_steps >= self.steps:
+            raise ValueError(
+                f"warmup_steps {self.warmup_steps} must be less than steps {self.steps}; lower warmup_steps"
+            )
+        return self
+
+
+class QuickstartConfig(RunConfig):
+    """The quickstart: a small model and stories of its own, SFT, then the same GRPO run."""
+
+    required: ClassVar[tuple[str, ...]] = ()
+
+    output_dir: str = Field("runs/quickstart", min_length=1, description="folder that everything is written to")
+    tiny_model: TinyModelConfig = TinyModelConfig()
+    stories: StoriesConfig = StoriesConfig()
+    sft: SftConfig = SftConfig()
+
+    @model_validator(mode="after")
+    def _own_parts(self) -> QuickstartConfig:
+        for name, given in (("model.path", self.model.path), ("data.train", self.data.train)):
+            if given:
+                raise ValueError(f"{name}: the quickstart makes its own model and stories; use scripts/train_grpo.py")
+        if self.evaluation.questions > self.stories.heldout_count:
+            raise ValueError(
+                f"evaluation.questions {self.evaluation.questions} is more than stories.heldout_count "
+                f"{self.stories.heldout_count}; raise stories.heldout_count"
+            )
+        return self
+
+    def arithmetic(self) -> str:
+        """The run in prompts, samples and tokens, the cold start first."""
+        width = self.data.max_prompt_tokens + self.sampling.max_new_tokens
+        shown = self.sft.steps * self.sft.batch_size
+        return (
+            f"{'sft':<11} {self.sft.steps:,} updates x {self.sft.batch_size} = {shown:,} reference responses "
+            f"({shown / self.stories.train_count:.1f} times {self.stories.train_count:,} stories), "
+            f"up to {shown * width:,} tokens\n" + super().arithmetic()
+        )
+
+
+def _divisors(number: int) -> str:
+    """The divisors of a batch size as a choice of words: "1, 2, 4 or 8"."""
+    *most, last = [str(d) for d in range(1, number + 1) if number % d == 0]
+    return f"{', '.join(most)} or {last}" if most else last

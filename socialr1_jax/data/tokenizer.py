@@ -1,0 +1,98 @@
+"""A small tokenizer of Qwen3's kind, trained on the spot.
+
+Byte-level BPE behind Qwen's splitting into words and numbers, Qwen3's tokens around turns and thoughts, and a chat
+template of the same shape. It is saved as a Qwen2Tokenizer, the class of the published Qwen3 tokenizers, so that
+whatever loads those loads this.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+# Contractions, words with one sign or space before them, single digits, runs of signs, line ends, spaces.
+SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+# Single tokens, but not special ones: decoding with skip_special_tokens keeps them, so rewards see the thoughts' edges.
+THINK_TOKENS = ("<think>", "</think>")
+END_OF_TURN, PADDING = "<|im_end|>", "<|endoftext|>"
+
+CHAT_TEMPLATE = """\
+{%- for message in messages -%}
+{{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' -}}
+{%- endfor -%}
+{%- if add_generation_prompt -%}
+{{- '<|im_start|>assistant\\n' -}}
+{%- if enable_thinking is defined and enable_thinking is false -%}
+{{- '<think>\\n\\n</think>\\n\\n' -}}
+{%- endif -%}
+{%- endif -%}"""
+
+
+def build_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerBase:
+    """A tokenizer with at most ``vocab_size`` ids, trained on ``texts``; the same texts give the same tokenizer.
+
+    The ids are 256 bytes, then merges from the most frequent on (so the most frequent words are one token each, their
+    leading space included), then the special tokens, as in Qwen3. A turn ends with ``<|im_end|>``, padding is
+    ``<|endoftext|>``. Raises ValueError when ``vocab_size`` leaves no room for a merge.
+    """
+    added = [AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS]
+    added += [AddedToken(token, special=False, normalized=False) for token in THINK_TOKENS]
+    merged_size = vocab_size - len(added)
+    if merged_size <= 256:
+        raise ValueError(
+            f"vocab_size {vocab_size} leaves no room: 256 bytes and {len(added)} special tokens come first"
+        )
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizers.NFC()
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(SPLIT), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, trim_offsets=False, use_regex=False),
+        ]
+    )
+    tokenizer.post_processor = processors.ByteLevel(add_prefix_space=False, trim_offsets=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel(add_prefix_space=False, trim_offsets=False, use_regex=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=merged_size,
+        min_frequency=2,
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(_training_parts(texts), trainer)
+    tokenizer.add_tokens(added)
+
+    settings = {
+        "tokenizer_class": "Qwen2Tokenizer",
+        "chat_template": CHAT_TEMPLATE,
+        "eos_token": END_OF_TURN,
+        "pad_token": PADDING,
+        "unk_token": None,
+        "bos_token": None,
+        "add_prefix_space": False,
+        "clean_up_tokenization_spaces": False,
+        "model_max_length": 32768,
+    }
+    # Through files, because they are the one interface that every release of transformers reads alike.
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizer.save(str(Path(folder) / "tokenizer.json"))
+        (Path(folder) / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
+        return AutoTokenizer.from_pretrained(folder)
+
+
+def _training_parts(texts: Iterable[str]) -> Iterator[str]:
+    # The trainer knows nothing of added tokens: left in, "<think" would take a merge that is never used.
+    edges = re.compile("|".join(re.escape(token) for token in SPECIAL_TOKENS + THINK_TOKENS))
+    for text in texts:
+        yield from edges.split(text)
+        # The turn headers come with every text; without their merges a prompt is 11 tokens longer.
+        yield from ("user", "assistant")

@@ -1,0 +1,221 @@
+"""A small world of people, a room and things, and what each person comes to think of it.
+
+A story is a list of `Event`s. Applying one changes the facts of the world, and changes the mind of exactly those who
+perceive it: the people in the room, and those who watch it unseen. Minds are kept as chains of people:
+`("Ben",)` is what Ben thinks, `("Anna", "Ben")` is what Anna thinks that Ben thinks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import permutations
+from typing import Literal
+
+Kind = Literal[
+    "put", "move", "leave", "enter", "watch", "listen", "look", "open", "reach", "tell", "want", "bring", "break",
+    "spoil", "taste", "say",
+]  # fmt: skip
+Chain = tuple[str, ...]
+Fact = tuple[str, str]  # ("place", "apple"), ("want", "Ben"), ("gift", "Ben"), ("state", "cup"), ("taste", "cake")
+
+_FROM_OUTSIDE = ("enter", "watch", "listen")  # everything else is done in the room
+_SPOKEN = ("tell", "want", "say")  # heard, so that a listener at the door gets it and a watcher at the window does not
+
+
+class ImpossibleEvent(ValueError):
+    """The event cannot happen at this point of the story."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """One thing that happens.
+
+    kind: what happens; who: the person who does it; thing: the object it is done to (or, for `want`, the object
+    wanted); place: the container named; to: the person spoken to; words: what is said, for `say`.
+    """
+
+    kind: Kind
+    who: str
+    thing: str = ""
+    place: str = ""
+    to: str = ""
+    words: str = ""
+
+
+@dataclass(frozen=True)
+class Witnessed:
+    """An event, the people in the room once it is over, and those outside who secretly saw or heard it."""
+
+    event: Event
+    here: tuple[str, ...]
+    hidden: tuple[str, ...]
+
+    @property
+    def seen_by(self) -> tuple[str, ...]:
+        """Everybody who saw or heard the event."""
+        return self.here + self.hidden
+
+
+class World:
+    """Facts, people and their minds, to the second order.
+
+    people: everybody in the story, in telling order; absent: those who are outside when the story starts.
+    """
+
+    def __init__(self, people: Sequence[str], *, absent: Sequence[str] = ()) -> None:
+        self.people = tuple(people)
+        self.present = {person for person in people if person not in absent}
+        self.watching: set[str] = set()
+        self.listening: set[str] = set()
+        self.facts: dict[Fact, str] = {}
+        self.first_place: dict[str, str] = {}
+        chains: list[Chain] = [(person,) for person in self.people]
+        chains += list(permutations(self.people, 2))
+        self.minds: dict[Chain, dict[Fact, str]] = {chain: {} for chain in chains}
+        # Facts a chain has seen and cannot have missed a change of since: hearsay does not overturn them.
+        self.sure: dict[Chain, set[Fact]] = {chain: set() for chain in chains}
+        self.source: dict[Chain, dict[Fact, Event]] = {chain: {} for chain in chains}
+        self.log: list[Witnessed] = []
+
+    def thinks(self, person: str, fact: Fact) -> str | None:
+        """What `person` takes the fact to be; None when the person has no idea."""
+        return self.minds[(person,)].get(fact)
+
+    def thinks_of(self, person: str, other: str, fact: Fact) -> str | None:
+        """What `person` takes `other` to think the fact is; None when the person has no idea."""
+        return self.minds[(person, other)].get(fact)
+
+    def learned_by(self, person: str, fact: Fact) -> Event | None:
+        """The event that gave `person` the present view of the fact; None when there is no view."""
+        return self.source[(person,)].get(fact)
+
+    def knows(self, person: str, fact: Fact) -> bool:
+        """Whether the person has the true value in mind."""
+        return self.thinks(person, fact) == self.facts[fact]
+
+    def here(self) -> tuple[str, ...]:
+        """The people in the room, in telling order."""
+        return tuple(person for person in self.people if person in self.present)
+
+    def apply(self, event: Event) -> None:
+        """Let the event happen and update the minds of all who perceive it.
+
+        Raises ImpossibleEvent when the actor, the listener or the thing is not where the event needs it.
+        """
+        who = event.who
+        if (who in self.present) == (event.kind in _FROM_OUTSIDE):
+            raise ImpossibleEvent(f"{who} cannot {event.kind} from where {who} is")
+        if event.to and event.to not in self.present:
+            raise ImpossibleEvent(f"{event.to} is not there to listen to {who}")
+        match event.kind:
+            case "put" | "move":
+                fact = ("place", event.thing)
+                if (fact in self.facts) != (event.kind == "move") or self.facts.get(fact) == event.place:
+                    raise ImpossibleEvent(f"{event.thing} cannot be {event.kind} to the {event.place} now")
+                self.first_place.setdefault(event.thing, event.place)
+                self._happen(fact, event.place, event)
+            case "leave":
+                self.present.discard(who)
+                for person in self.people:
+                    chain = (who,) if person == who else (person, who)
+                    if person == who or person in self.present | self.watching:
+                        self.sure[chain].clear()
+            case "enter":
+                self.present.add(who)
+                self.watching.discard(who)
+                self.listening.discard(who)
+            case "watch" | "listen":
+                places = self.watching if event.kind == "watch" else self.listening
+                if who in places:
+                    raise ImpossibleEvent(f"{who} does so already")
+                places.add(who)
+            case "open":
+                for fact in self._inside(event.place):
+                    self._happen(fact, event.place, event)
+            case "look":
+                self._look(event)
+            case "tell":
+                self._tell(event)
+            case "want":
+                self._happen(("want", who), event.thing, event)
+            case "bring":
+                wanted = self.thinks(who, ("want", event.to))
+                if wanted is None:
+                    raise ImpossibleEvent(f"{who} has no idea what {event.to} wants")
+                self.facts[("gift", event.to)] = wanted
+            case "break":
+                self._happen(("state", event.thing), "broken", event)
+            case "spoil":
+                self._happen(("taste", event.thing), "bad", event)
+            case "taste":
+                taste = self.facts.setdefault(("taste", event.thing), "good")
+                self._learn((who,), ("taste", event.thing), taste, event)
+            case "reach" | "say":
+                pass
+        outside = self._outside(event)
+        self.log.append(
+            Witnessed(event, self.here(), tuple(person for person in self.people if person in outside - self.present))
+        )
+
+    def _outside(self, event: Event) -> set[str]:
+        return self.listening if event.kind in _SPOKEN else self.watching
+
+    def _inside(self, container: str) -> list[Fact]:
+        return [fact for fact, value in self.facts.items() if fact[0] == "place" and value == container]
+
+    def _learn(self, chain: Chain, fact: Fact, value: str, event: Event, *, sure: bool = True) -> None:
+        self.minds[chain][fact] = value
+        self.source[chain][fact] = event
+        if sure:
+            self.sure[chain].add(fact)
+
+    def _forget(self, chain: Chain, fact: Fact) -> None:
+        del self.minds[chain][fact]
+        del self.source[chain][fact]
+
+    def _happen(self, fact: Fact, value: str, event: Event) -> None:
+        """Make it so. Who perceives it knows it, and knows it of the others in the room, but not of hidden ones."""
+        self.facts[fact] = value
+        perceiving = self.present | self._outside(event)
+        for chain in self.minds:
+            if chain[0] in perceiving and (len(chain) == 1 or chain[1] in self.present):
+                self._learn(chain, fact, value, event)
+
+    def _look(self, event: Event) -> None:
+        """The person sees what is inside; the others see only that the person looked, and judge by their own view."""
+        who, container = event.who, event.place
+        for fact in [fact for fact in self.facts if fact[0] == "place"]:
+            if self.facts[fact] == container:
+                self._learn((who,), fact, container, event)
+            elif self.thinks(who, fact) == container:
+                self._forget((who,), fact)
+            for other in (self.present | self.watching) - {who}:
+                if self.thinks(other, fact) == container:
+                    self._learn((other, who), fact, container, event)
+                elif self.thinks_of(other, who, fact) == container:
+                    self._forget((other, who), fact)
+
+    def _tell(self, event: Event) -> None:
+        """Whoever hears it believes it, unless sure of the contrary by sight; others count on that."""
+        fact: Fact = ("place", event.thing)
+        if fact not in self.facts:
+            raise ImpossibleEvent(f"{event.thing} is not in the story yet")
+        hearing = self.present | self.listening
+        for person in hearing - {event.who}:
+            if fact in self.sure[(person,)]:
+                continue
+            if self.knows(person, fact) and self.facts[fact] != event.place:
+                # Seen, left, and now told otherwise: people differ in what they make of it, so no story goes there.
+                raise ImpossibleEvent(f"{person} has reason to doubt {event.who}")
+            self._learn((person,), fact, event.place, event, sure=False)
+        for chain in self.minds:
+            if len(chain) == 1 or chain[0] not in hearing or chain[1] not in self.present:
+                continue
+            # A speaker is taken at their word by those who now agree with it; a hearer is taken to believe it.
+            if chain[1] == event.who:
+                believed = self.thinks(chain[0], fact) == event.place
+            else:
+                believed = fact not in self.sure[chain]
+            if believed:
+                self._learn(chain, fact, event.place, event, sure=False)

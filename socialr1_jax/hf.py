@@ -1,0 +1,234 @@
+"""Qwen3 folders of Hugging Face, in and out: safetensors weights, config.json, tokenizer files.
+
+Loading reads every header first and reports all that is wrong at once, before any weight is read. Saving writes a
+temporary folder beside the target and renames it, so a folder is there whole or not at all.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from socialr1_jax.mesh import weight_sharding
+from socialr1_jax.models.qwen3 import Params, Qwen3, Qwen3Config, Weight, declare_weights
+
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+TOKENIZER_FILES = (
+    "tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "special_tokens_map.json",
+    "added_tokens.json", "chat_template.jinja", "chat_template.json", "generation_config.json",
+)  # fmt: skip
+_DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
+
+
+def load_hf(path: str | os.PathLike[str], mesh: Mesh | None = None, dtype: str | None = "float32") -> Qwen3:
+    """Reads a Qwen3 from a Hugging Face folder or hub id.
+
+    `dtype` is that of the arrays ("float32", "bfloat16"; None keeps the file's own). With a mesh, every weight is
+    laid out by `mesh.weight_sharding`. Raises FileNotFoundError when there is no such folder, and ValueError listing
+    every missing, unexpected, mis-shaped or unreadable tensor.
+    """
+    folder = local_folder(path)
+    raw = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config = Qwen3Config.from_hf(raw, source=str(folder / "config.json"))
+    home = _check_files(folder, config)
+    dtypes = {_DTYPES[_header(folder / file)[name][1]] for name, file in home.items()}
+    if dtype is None and len(dtypes) > 1:
+        raise ValueError(f"{folder}: weights of several dtypes ({', '.join(sorted(dtypes))}); name one with dtype=")
+    target = np.dtype(jnp.dtype(dtype or dtypes.pop()))
+
+    def read(weight: Weight, layers: int | None) -> jax.Array:
+        if layers is None:
+            array, axes = _read(folder, home, weight.hf_name).astype(target, copy=False), weight.axes
+        else:
+            array, axes = np.empty((layers, *weight.shape), target), ("layer", *weight.axes)
+            for i in range(layers):
+                array[i] = _read(folder, home, weight.hf_name.format(i=i))
+        return jnp.asarray(array) if mesh is None else jax.device_put(array, weight_sharding(mesh, array.shape, axes))
+
+    params = _map_weights(config, read)
+    return Qwen3(config, params, source=str(folder), num_tokens=_count_tokens(folder, config.vocab_size))
+
+
+def save_hf(
+    model: Qwen3, directory: str | os.PathLike[str], dtype: str | None = None, max_file_bytes: int = 5_000_000_000
+) -> None:
+    """Writes a Hugging Face folder: safetensors (several files with an index above `max_file_bytes`), config.json and
+    the tokenizer files of the folder that the model came from. `dtype=None` keeps the arrays' own.
+
+    An existing model folder is replaced; any other non-empty folder raises FileExistsError.
+    """
+    target = Path(directory)
+    if target.exists() and any(target.iterdir()) and not (target / "config.json").exists():
+        raise FileExistsError(f"{target} exists and is not a model folder: choose another or empty it")
+    kind = np.dtype(jnp.dtype(dtype or model.dtype))
+    partial = target.with_name(f".{target.name}.partial-{os.getpid()}")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        _write_weights(model, partial, kind, max_file_bytes)
+        _write_json(partial / "config.json", model.config.to_hf(kind.name))
+        for name in TOKENIZER_FILES if model.source else ():
+            if (Path(model.source or "") / name).exists():
+                shutil.copyfile(Path(model.source or "") / name, partial / name)
+        _publish(partial, target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def local_folder(path: str | os.PathLike[str]) -> Path:
+    """The folder itself, or the local snapshot of a hub id (downloaded unless HF_HUB_OFFLINE is set)."""
+    folder = Path(path)
+    if folder.is_dir():
+        if not (folder / "config.json").exists():
+            raise FileNotFoundError(f"{folder} has no config.json: not a Hugging Face model folder")
+        return folder
+    name = os.fspath(path)
+    if name.count("/") != 1 or name.startswith((".", "/", "~")):
+        raise FileNotFoundError(f"no folder {name!r}, and it is not a hub id of the form owner/name")
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=["*.safetensors", INDEX, "config.json", *TOKENIZER_FILES]))
+    except Exception as error:  # the hub raises many kinds: offline, no such model, no access
+        raise FileNotFoundError(f"no folder {name!r}, and the hub gave no model of that name: {error}") from error
+
+
+def _count_tokens(folder: Path, vocab_size: int) -> int:
+    """One more than the largest id in the folder's tokenizer.json; the whole vocabulary when there is none."""
+    if not (folder / "tokenizer.json").exists():
+        return vocab_size
+    tokenizer = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    ids = list(tokenizer["model"]["vocab"].values()) + [token["id"] for token in tokenizer.get("added_tokens", ())]
+    if max(ids) >= vocab_size:
+        raise ValueError(f"{folder}: tokenizer.json has id {max(ids)}, but config.json has vocab_size {vocab_size}")
+    return max(ids) + 1
+
+
+def _map_weights(config: Qwen3Config, read: Callable[[Weight, int | None], Any]) -> Params:
+    table = declare_weights(config)
+    layers = {name: read(weight, config.num_hidden_layers) for name, weight in table.pop("layers").items()}
+    return {**{name: read(weight, None) for name, weight in table.items()}, "layers": layers}
+
+
+def _expected(config: Qwen3Config) -> dict[str, tuple[int, ...]]:
+    """Hugging Face name -> shape of every tensor of this architecture."""
+    table = declare_weights(config)
+    layers = table.pop("layers")
+    shapes = {weight.hf_name: weight.shape for weight in table.values()}
+    for i in range(config.num_hidden_layers):
+        shapes |= {weight.hf_name.format(i=i): weight.shape for weight in layers.values()}
+    return shapes
+
+
+def _header(file: Path) -> dict[str, tuple[tuple[int, ...], str]]:
+    with safe_open(file, framework="np") as opened:
+        slices = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118 (not a dict)
+        return {name: (tuple(part.get_shape()), part.get_dtype()) for name, part in slices.items()}
+
+
+def _read(folder: Path, home: dict[str, str], name: str) -> np.ndarray:
+    with safe_open(folder / home[name], framework="np") as opened:
+        return opened.get_tensor(name)
+
+
+def _check_files(folder: Path, config: Qwen3Config) -> dict[str, str]:
+    """Tensor name -> file name, after checking every file and every tensor's presence, shape and dtype."""
+    if (folder / INDEX).exists():
+        listed = json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"]
+        files = sorted(set(listed.values()))
+    elif (folder / WEIGHTS).exists():
+        listed, files = None, [WEIGHTS]
+    else:
+        raise FileNotFoundError(f"{folder} has neither {WEIGHTS} nor {INDEX}")
+    problems, found, home = [], {}, {}
+    for file in files:
+        try:
+            header = _header(folder / file)
+        except FileNotFoundError:
+            problems.append(f"file {file} is named in {INDEX} but absent")
+        except (SafetensorError, OSError) as error:
+            problems.append(f"file {file} is cut or damaged ({error})")
+        else:
+            found |= header
+            home |= dict.fromkeys(header, file)
+    expected = _expected(config)
+    readable = not problems  # with a file unreadable, its tensors would all be "missing": say it once
+    if listed is not None and readable:
+        problems += [f"{name} is listed in {INDEX} but in no file" for name in sorted(set(listed) - set(found))]
+    if readable:
+        problems += [f"missing tensor {name} {list(expected[name])}" for name in sorted(set(expected) - set(found))]
+    for name, (shape, kind) in sorted(found.items()):
+        if name == "lm_head.weight" and config.tie_word_embeddings:
+            if not np.array_equal(_read(folder, home, name), _read(folder, home, "model.embed_tokens.weight")):
+                problems.append("lm_head.weight differs from the embedding although tie_word_embeddings is true")
+        elif name not in expected:
+            problems.append(f"unexpected tensor {name} {list(shape)}")
+        elif shape != expected[name]:
+            problems.append(f"{name} has shape {list(shape)}, config.json asks for {list(expected[name])}")
+        if kind not in _DTYPES:
+            problems.append(f"{name} has dtype {kind}; supported: {', '.join(_DTYPES)}")
+    if problems:
+        raise ValueError(f"{folder} cannot be loaded:\n  " + "\n  ".join(problems))
+    return {name: home[name] for name in expected}
+
+
+def _tensors(model: Qwen3, kind: np.dtype) -> Iterator[tuple[str, Callable[[], np.ndarray]]]:
+    """Every tensor's Hugging Face name with a function that brings it to the host."""
+    params, table = model.params, declare_weights(model.config)
+    for name, weight in table.pop("layers").items():
+        for i in range(model.config.num_hidden_layers):
+            yield weight.hf_name.format(i=i), lambda name=name, i=i: np.asarray(params["layers"][name][i], kind)
+    for name, weight in table.items():
+        yield weight.hf_name, lambda name=name: np.asarray(params[name], kind)
+
+
+def _write_weights(model: Qwen3, folder: Path, kind: np.dtype, max_file_bytes: int) -> None:
+    shapes = _expected(model.config)
+    fetch = dict(_tensors(model, kind))
+    groups: list[list[str]] = [[]]
+    size = 0
+    for name in sorted(fetch):
+        nbytes = int(np.prod(shapes[name])) * kind.itemsize
+        if size + nbytes > max_file_bytes and groups[-1]:
+            groups.append([])
+            size = 0
+        groups[-1].append(name)
+        size += nbytes
+    files = [WEIGHTS] if len(groups) == 1 else [
+        f"model-{i + 1:05d}-of-{len(groups):05d}.safetensors" for i in range(len(groups))
+    ]  # fmt: skip
+    for file, names in zip(files, groups, strict=True):  # one file's tensors on the host at a time
+        save_file({name: fetch[name]() for name in names}, folder / file, metadata={"format": "pt"})
+        _sync(folder / file)
+    if len(groups) > 1:
+        total = sum(int(np.prod(shapes[name])) * kind.itemsize for name in fetch)
+        weight_map = {name: file for file, names in zip(files, groups, strict=True) for name in names}
+        _write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
+
+
+def _write_json(file: Path, value: Any) -> None:
+    file.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    _sync(file)
+
+
+def _sync(file: Path) -> None:
+    with file.open("rb") as opened:
+        os.fsync(opened.fileno())
+
+
+def _publish(partial: Path, target: Path) -> None:
+    """Puts the finished folder in place; a folder that stood there is moved aside first and removed after."""
+    old = target.with_name(f".{target.name}.old-{os.getpid()}")
+    if target.exists():
+        target.rename(old)
+    partial.rename(target)
+    shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,1 @@
+"""Qwen3: configuration, weights, forward pass, KV cache."""

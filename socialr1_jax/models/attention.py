@@ -1,0 +1,47 @@
+"""Rotary positions and attention: full causal rows (training, prefill) and one new token against a cache (decode)."""
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+
+Backend = Literal["xla", "cudnn"]
+
+
+def rope_tables(positions_bt: jax.Array, head_dim: int, theta: float) -> tuple[jax.Array, jax.Array]:
+    """cos and sin of the rotary angles, float32 [b, t, 1, head_dim / 2].
+
+    Angles stay float32: bfloat16 cannot hold the position 257.
+    """
+    frequencies_h = theta ** (-jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim)
+    angles_bth = positions_bt[..., None].astype(jnp.float32) * frequencies_h
+    return jnp.cos(angles_bth)[:, :, None], jnp.sin(angles_bth)[:, :, None]
+
+
+def apply_rope(x_btnh: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
+    """Rotates the two halves of each head, as Qwen3 does (halves, not interleaved pairs); computed in float32."""
+    left, right = jnp.split(x_btnh.astype(jnp.float32), 2, axis=-1)
+    return jnp.concatenate([left * cos - right * sin, right * cos + left * sin], axis=-1).astype(x_btnh.dtype)
+
+
+def causal_attention(
+    q_btnh: jax.Array, k_btkh: jax.Array, v_btkh: jax.Array, lengths_b: jax.Array, backend: Backend
+) -> jax.Array:
+    """Causal attention over right-padded rows -> [b, t, n, h]; outputs at padded positions mean nothing.
+
+    With "cudnn" the padding is given as lengths, never as a mask array, which would cost O(t * s) memory.
+    """
+    lengths = {"query_seq_lengths": lengths_b, "key_value_seq_lengths": lengths_b} if backend == "cudnn" else {}
+    # XLA needs no lengths: padding lies on the right, so a causal row never looks at it.
+    return jax.nn.dot_product_attention(q_btnh, k_btkh, v_btkh, is_causal=True, implementation=backend, **lengths)
+
+
+def decode_attention(q_bnh: jax.Array, k_bkhs: jax.Array, v_bksh: jax.Array, lengths_b: jax.Array) -> jax.Array:
+    """One query a row against the first `lengths_b` entries of its cache -> [b, n, h]; softmax in float32."""
+    b, n, h = q_bnh.shape
+    kv_heads, slots = v_bksh.shape[1], v_bksh.shape[2]
+    q_bkgh = q_bnh.reshape(b, kv_heads, n // kv_heads, h) * h**-0.5
+    scores_bkgs = jnp.einsum("bkgh,bkhs->bkgs", q_bkgh, k_bkhs, preferred_element_type=jnp.float32)
+    seen_bs = jnp.arange(slots) < lengths_b[:, None]
+    weights_bkgs = jax.nn.softmax(jnp.where(seen_bs[:, None, None], scores_bkgs, -jnp.inf), axis=-1)
+    return jnp.einsum("bkgs,bksh->bkgh", weights_bkgs.astype(v_bksh.dtype), v_bksh).reshape(b, n, h)

@@ -1,0 +1,67 @@
+"""Option letters named in prose, and answers announced before any inference."""
+
+from __future__ import annotations
+
+import re
+
+# A single capital standing alone is a candidate; its neighbourhood, a bounded stretch, decides. Cheaper than one large
+# pattern tried at every character, and articles ("A boy"), the pronoun ("I") and names ("Room B is dark") stay out.
+# (The look behind comes second: it would be tried at every character, and costs 40 us of 600 characters.)
+_LETTER = re.compile(r"[A-Z](?<![^\W_].)(?![^\W_])")
+_REACH = 28
+
+_NAMED = re.compile(
+    r"\b(?:options?|choices?|answers?|letters?)(?:\s(?:is|are|as|be|was|would be|must be|should be|has to be))?"
+    r"(?:\s*:)?[\s(*\"'`]{0,5}$",
+    re.IGNORECASE,
+)
+_CHOSEN = re.compile(
+    r"\b(?:choose|chose|choosing|pick|picking|select|selecting|go with|eliminate|reject|rule out|it's|is|be|so|therefore|"
+    r"thus|hence),?\s[(*\"'`]{0,3}$",
+    re.IGNORECASE,
+)
+_CLAUSE_START = re.compile(r"(?:^|[\n.!?;:,(*–—-])[\s(*\"'`]{0,4}$")
+_LISTED_BEFORE = re.compile(r"(?<![^\W_])[A-Z](?:,|/|\s(?:and|or|nor))(?:\s(?:and|or))?\s{0,2}$")
+_LISTED_AFTER = re.compile(r"(?:,|/|\s(?:and|or|nor))(?:\s(?:and|or))?\s{0,2}[A-Z](?![^\W_])")
+_LABEL_AFTER = re.compile(r"[)*\"'`]{0,3}:(?=\s|$)|[)\]]|\*\*")
+_LINE_LABEL_AFTER = re.compile(r"\.(?=\s)")
+_VERB_AFTER = re.compile(r"\s(?:is|says|would|matches|fits|seems|cannot|must|should|could)\b")
+_CLOSED_AFTER = re.compile(r"[)*\"'`]{0,3}(?:\s*[.,;:!?\n]|\s*$|\s(?:because|since|as)\b)")
+
+_ANNOUNCED = re.compile(
+    r"""\b(?:
+        (?:answer|choice|option|response)[ ](?:\(?[a-z]\)?[ ])?(?:is|must[ ]be|should[ ]be|would[ ]be|has[ ]to[ ]be)\b
+            (?![ ](?:not|unclear|unknown|what|which|in[ ]the[ ]story|asked|needed|to[ ]be)\b)
+      | (?:i|we)(?:[ ](?:would|will|should|can)|'d|'ll)?[ ](?:choose|pick|select|go[ ]with)\b
+      | [a-h][ ]is[ ](?:right|correct|the[ ]answer|the[ ]best)\b
+      | justif(?:y|ies|ying)[ ](?:the|this|that|my|our)[ ](?:answer|choice|option)
+    )(?P<because>[^.!?\n]{0,80}?\b(?:because|since)\b)?""",
+    re.IGNORECASE | re.VERBOSE,
+)
+
+
+def option_mentions(text: str) -> list[int]:
+    """Positions at which an option letter is named: "option B", "answer is (C)", "A: shelf", "A and B", "so B."."""
+    return [match.start() for match in _LETTER.finditer(text) if _is_mention(text, match.start())]
+
+
+def _is_mention(text: str, at: int) -> bool:
+    before, after = text[max(0, at - _REACH) : at], text[at + 1 : at + 1 + _REACH]
+    if _NAMED.search(before) or _LISTED_BEFORE.search(before) or _LISTED_AFTER.match(after):
+        return True
+    letter = text[at]
+    if letter != "I" and _CHOSEN.search(before) and _CLOSED_AFTER.match(after):
+        return True
+    if before.endswith("(") and after.startswith(")"):
+        return True
+    if not _CLAUSE_START.search(before):
+        return False
+    if not before.strip(" \t*-(") or before.rstrip(" \t*-(").endswith("\n"):  # "A. shelf" as a line of its own
+        return bool(_LABEL_AFTER.match(after) or _LINE_LABEL_AFTER.match(after) or _VERB_AFTER.match(after))
+    return bool(_LABEL_AFTER.match(after) or (letter != "I" and _VERB_AFTER.match(after)))
+
+
+def announces_answer(text: str, before: int, reasons_before: int) -> bool:
+    """Whether the answer is announced ("the answer is", "I choose") ahead of position ``before``, or announced with its
+    reason following ("the answer is B because") ahead of ``reasons_before``."""
+    return any(match.start() < before or match.group("because") for match in _ANNOUNCED.finditer(text[:reasons_before]))

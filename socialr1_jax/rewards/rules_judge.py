@@ -1,0 +1,137 @@
+"""A judge of structure without a server: documented, deterministic rules on the thoughts alone.
+
+Score: ``(sum of the four stages' substance / 4) ** 2`` times a factor for each fault, as docs/rewards.md lists them. The
+square makes a skipped stage cost 0.44 and a second one 0.31 more, so that the bands of the specification come out: all
+four 1.0, one skipped 0.56 (weak), two skipped 0.25 (failed). Factors, rather than deductions down to 0, keep the score
+graded everywhere: a group of bad responses still differs, and reinforcement learning has something to go by.
+
+It does not score correctness and knows neither story nor question: it cannot tell an invented fact.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from socialr1_jax.rewards.mentions import announces_answer, option_mentions
+from socialr1_jax.rewards.stages import STAGES, Stage, StageSpan, find_stages
+from socialr1_jax.rewards.words import content_words, sentences, words_of
+
+__all__ = ["Judgement", "find_stages", "judge_thoughts"]
+
+# Different words, and different content words, for the full substance of a stage. Reference traces of the generated
+# stories have about twice as many; a heading with filler beneath it has words but no content, which is half.
+_NEEDS: dict[Stage, tuple[int, int]] = {"encode": (6, 3), "interpret": (6, 2), "goal": (4, 1), "respond": (4, 1)}
+_FEWEST_WORDS = 3  # fewer earn nothing
+_COPY = 0.9  # share of different words in common with an earlier stage (intersection over union)
+
+_UNLINKED = 0.7
+_INVERSION = 0.15  # each of the 6 pairs of stages in the wrong order
+_FIRST_MENTION, _MORE_MENTIONS, _MOST_MENTIONS = 0.6, 0.9, 6
+_BACKWARD = 0.5
+_FREE_LOOPS, _LOOP_RATE, _LOOP_LEAST = 0.1, 2.0, 0.1
+_REPEATED, _MOST_REPEATED, _FREE_RETURNS = 0.85, 6, 4
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """score: in [0, 1]. violations: the names in docs/rewards.md of what lowered it. stages: what ``find_stages`` found."""
+
+    score: float
+    violations: tuple[str, ...]
+    stages: tuple[StageSpan, ...]
+
+
+def judge_thoughts(thoughts: str) -> Judgement:
+    """Score the structure of thoughts; "" scores 0. Linear time; never fails on a string."""
+    spans = find_stages(thoughts)
+    words: dict[Stage, set[str]] = {}
+    for span in spans:
+        words.setdefault(span.stage, set()).update(words_of(thoughts[span.body : span.end]))
+    content = {stage: content_words(said) for stage, said in words.items()}
+    faults: list[tuple[str, float]] = []  # (violation, factor)
+    substance: dict[Stage, float] = {}
+    for stage in STAGES:
+        if stage not in words:
+            faults.append((f"skipped:{stage}", 1.0))  # the cost is in the missing substance
+            continue
+        if any(_same(words[stage], words[earlier]) for earlier in substance):
+            substance[stage] = 0.0
+            faults.append((f"copied:{stage}", 1.0))
+            continue
+        substance[stage] = _substance(stage, words[stage], content[stage])
+        if substance[stage] < 1.0:
+            faults.append((f"thin:{stage}", 1.0))
+    base = (sum(substance.values()) / len(STAGES)) ** 2
+
+    faults += _order_faults(spans, substance)
+    faults += _link_faults(spans, content)
+    faults += _option_faults(thoughts, spans)
+    faults += _loop_faults(thoughts, spans)
+    score = base
+    for _, factor in faults:
+        score *= factor
+    return Judgement(score, tuple(name for name, _ in faults), tuple(spans))
+
+
+def _substance(stage: Stage, words: set[str], content: set[str]) -> float:
+    """How much stands in a stage, in [0, 1]: half for different words, half for those that can name things of the story."""
+    if len(words) < _FEWEST_WORDS:
+        return 0.0
+    need_words, need_content = _NEEDS[stage]
+    return 0.5 * min(1.0, len(words) / need_words) + 0.5 * min(1.0, len(content) / need_content)
+
+
+def _same(words: set[str], earlier: set[str]) -> bool:
+    return bool(words) and len(words & earlier) >= _COPY * len(words | earlier)
+
+
+def _order_faults(spans: list[StageSpan], substance: dict[Stage, float]) -> list[tuple[str, float]]:
+    """Pairs of stages, by first appearance, that stand in the wrong order; stages of nothing do not count."""
+    order = [STAGES.index(stage) for stage in dict.fromkeys(s.stage for s in spans) if substance[stage] > 0]
+    inversions = sum(order[i] > later for i in range(len(order)) for later in order[i + 1 :])
+    return [("reversed", 1.0 - _INVERSION * inversions)] if inversions else []
+
+
+def _link_faults(spans: list[StageSpan], content: dict[Stage, set[str]]) -> list[tuple[str, float]]:
+    """A stage that shares no content word with any stage before it speaks of something else."""
+    faults = []
+    before: set[str] = set()
+    for stage in dict.fromkeys(span.stage for span in spans):
+        if content[stage] and before and content[stage].isdisjoint(before):
+            faults.append((f"unlinked:{stage}", _UNLINKED))
+        before |= content[stage]
+    return faults
+
+
+def _option_faults(thoughts: str, spans: list[StageSpan]) -> list[tuple[str, float]]:
+    """Options named, or the answer announced, before anything was inferred."""
+    inference = next((span for span in spans if span.stage == "interpret"), None)
+    starts, ends = (inference.start, inference.end) if inference else (len(thoughts), len(thoughts))
+    too_early = [(span.start, span.end) for span in spans if span.stage in ("encode", "interpret")]
+    early = sum(at < ends or any(a <= at < b for a, b in too_early) for at in option_mentions(thoughts))
+    faults = []
+    if early:
+        more = min(early, _MOST_MENTIONS) - 1
+        faults.append(("option_before_inference", _FIRST_MENTION * _MORE_MENTIONS**more))
+    if announces_answer(thoughts, starts, ends):
+        faults.append(("backward_justification", _BACKWARD))
+    return faults
+
+
+def _loop_faults(thoughts: str, spans: list[StageSpan]) -> list[tuple[str, float]]:
+    """Sentences of three words or more said again, and stages come back to."""
+    faults = []
+    said = [
+        sentence
+        for span in spans
+        for start, end in sentences(thoughts[span.body : span.end])
+        if (sentence := thoughts[span.body + start : span.body + end].strip().casefold()).count(" ") >= 2
+    ]
+    share = 1.0 - len(set(said)) / len(said) if said else 0.0
+    if share > _FREE_LOOPS:
+        faults.append(("loop", max(_LOOP_LEAST, 1.0 - _LOOP_RATE * (share - _FREE_LOOPS))))
+    headed = any(span.body > span.start for span in spans)
+    returns = len(spans) - len({span.stage for span in spans}) - (0 if headed else _FREE_RETURNS)
+    if returns > 0:
+        faults.append(("repeated_stage", _REPEATED ** min(returns, _MOST_REPEATED)))
+    return faults

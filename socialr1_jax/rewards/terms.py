@@ -1,0 +1,98 @@
+"""The single terms of the Social-R1 reward (docs/rewards.md): outcome, content, length window, repetition, curriculum.
+
+Each is a pure function of plain values; ``total.py`` puts them together.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import string
+import unicodedata
+
+from socialr1_jax.config import RewardConfig
+
+_CAPITAL = re.compile(r"[A-Z]")
+_ASCII_PUNCTUATION = frozenset(string.punctuation)  # with $ + < = > ^ ` | ~, which Unicode calls symbols
+
+
+def is_choice(gold: str) -> bool:
+    """Whether the gold answer is an option letter: a single capital A to Z."""
+    return len(gold) == 1 and "A" <= gold <= "Z"
+
+
+def outcome_reward(answer: str, gold: str) -> float:
+    """``R_out``: 1.0 if the answer is the gold answer, else 0.0.
+
+    A gold answer that is a single capital letter is multiple choice: the first capital letter (A to Z) of the answer must
+    equal it. Any other gold answer is free text: both are compared by ``normalized``. A missing answer ("") scores 0.
+
+    Raises ValueError if the gold answer holds nothing to compare with.
+    """
+    gold = gold.strip()
+    if is_choice(gold):
+        first = _CAPITAL.search(answer)
+        return float(first is not None and first.group() == gold)
+    expected = normalized(gold)
+    if not expected:
+        raise ValueError(f"the gold answer {gold!r} holds no letter or digit; give an option letter or a text")
+    return float(normalized(answer) == expected)
+
+
+def normalized(text: str) -> str:
+    """Free text made comparable: case-folded, ASCII and Unicode punctuation dropped, white space folded to one blank."""
+    kept = (c for c in text.casefold() if c not in _ASCII_PUNCTUATION and not unicodedata.category(c).startswith("P"))
+    return " ".join("".join(kept).split())
+
+
+def content_reward(scalar: float | None, config: RewardConfig) -> float:
+    """``R_cont = max(0, s + content_shift) ** content_power`` of the reward model's scalar s; NaN for None or NaN.
+
+    Raises ValueError for a scalar whose power is no finite number: one that could not be had is NaN.
+    """
+    if scalar is None or math.isnan(scalar):
+        return math.nan
+    try:
+        content = max(0.0, scalar + config.content_shift) ** config.content_power
+    except OverflowError:
+        content = math.inf
+    if math.isinf(content):
+        raise ValueError(f"the content score {scalar} is too large; pass NaN or None for one that could not be had")
+    return content
+
+
+def length_window(characters: int, config: RewardConfig) -> float:
+    """Two soft edges around the length of the stripped thoughts, in characters: near 1 inside, near 0 outside."""
+    low = (characters - config.length_low) / config.length_scale
+    high = (config.length_high - characters) / config.length_scale
+    return _sigmoid(low) * _sigmoid(high)
+
+
+def repetition_factor(thoughts: str, config: RewardConfig) -> float:
+    """``exp(-rate (r - threshold))`` above the threshold, else 1; r is the share of repeated character grams, (n - unique) / n."""
+    gram = config.repetition_gram
+    count = len(thoughts) - gram + 1
+    if count < 1:
+        return 1.0
+    repeated = (count - len({thoughts[i : i + gram] for i in range(count)})) / count
+    if repeated <= config.repetition_threshold:
+        return 1.0
+    return math.exp(-config.repetition_rate * (repeated - config.repetition_threshold))
+
+
+def curriculum_weights(step: int, config: RewardConfig) -> tuple[float, float]:
+    """(structure's weight, content's weight) at a global optimisation step, each linear over ``curriculum_steps``.
+
+    Raises ValueError for a negative step.
+    """
+    if step < 0:
+        raise ValueError(f"step {step} is negative; steps count from 0")
+    done = min(1.0, step / config.curriculum_steps)
+    structure = config.structure_weight_start + done * (config.structure_weight_end - config.structure_weight_start)
+    content = config.content_weight_start + done * (config.content_weight_end - config.content_weight_start)
+    return structure, content
+
+
+def _sigmoid(x: float) -> float:
+    small = math.exp(-abs(x))  # of a negative number: underflows to 0 where exp(x) would overflow
+    return 1.0 / (1.0 + small) if x >= 0 else small / (1.0 + small)

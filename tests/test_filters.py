@@ -1,0 +1,122 @@
+"""Temperature, top-k, top-p and min-p against hand-worked sets, a float64 NumPy oracle and transformers' warpers."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from socialr1_jax.sampling.filters import filter_logits
+
+jitted = jax.jit(filter_logits)  # as the decode loop runs it
+WORKED = np.log([0.5, 0.3, 0.15, 0.05])
+
+
+def run_filter(logits_bv, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0):
+    rows = len(logits_bv)
+    out = jitted(
+        jnp.asarray(logits_bv),
+        jnp.broadcast_to(jnp.asarray(temperature, jnp.float32), rows),
+        jnp.broadcast_to(jnp.asarray(top_k, jnp.int32), rows),
+        jnp.broadcast_to(jnp.asarray(top_p, jnp.float32), rows),
+        jnp.broadcast_to(jnp.asarray(min_p, jnp.float32), rows),
+    )
+    assert out.dtype == jnp.float32
+    return np.asarray(out)
+
+
+@pytest.mark.parametrize(
+    ("options", "kept"),
+    [
+        ({}, 4),
+        ({"top_k": 3}, 3),
+        ({"top_k": 1}, 1),
+        ({"top_k": 4}, 4),
+        ({"top_k": 100}, 4),
+        ({"top_p": 0.6}, 2),  # 0.5 is not enough, 0.8 is
+        ({"top_p": 0.45}, 1),
+        ({"top_p": 1e-6}, 1),
+        ({"top_p": 0.96}, 4),
+        ({"min_p": 0.2}, 3),  # 0.2 x 0.5 = 0.1
+        ({"min_p": 1.0}, 1),
+        ({"top_k": 3, "top_p": 0.83}, 2),  # renormalised: 0.526 + 0.316 = 0.842; without renormalising 3
+        ({"top_p": 0.83, "min_p": 0.2}, 3),  # min-p first would leave 2
+        ({"temperature": 0.5, "min_p": 0.2}, 2),  # 0.25, 0.09, 0.0225: limit 0.05
+        ({"temperature": 2.0, "top_p": 0.6}, 2),  # 0.379, 0.294
+        ({"temperature": 2.0, "top_p": 0.7}, 3),
+    ],
+    ids=str,
+)
+def test_hand_worked_sets(options, kept):
+    order = [2, 0, 3, 1]  # not sorted, so that a sort left undone shows
+    out = run_filter(WORKED[None, order], **options)[0]
+    expected = np.where(np.array(order) < kept, WORKED[order] / options.get("temperature", 1.0), -np.inf)
+    np.testing.assert_allclose(out, expected, rtol=1e-6)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_random_rows_equal_the_oracle(filter_oracle, data):
+    seed = data.draw(st.integers(0, 2**32 - 1))
+    spread = data.draw(st.sampled_from([0.1, 1.0, 4.0, 30.0]))
+    logits_bv = np.random.default_rng(seed).normal(0, spread, size=(4, 23)).astype(np.float32)
+    temperature = data.draw(st.lists(st.floats(0.125, 3.0, width=32), min_size=4, max_size=4))
+    top_k = data.draw(st.lists(st.integers(0, 25), min_size=4, max_size=4))
+    top_p = data.draw(st.lists(st.floats(0.0625, 1.0, width=32), min_size=4, max_size=4))
+    min_p = data.draw(st.lists(st.one_of(st.just(0.0), st.floats(0.0009765625, 1.0, width=32)), min_size=4, max_size=4))
+    out_bv = run_filter(logits_bv, temperature, top_k, top_p, min_p)
+    for row in range(4):
+        scaled, kept, unsure = filter_oracle(logits_bv[row], temperature[row], top_k[row], top_p[row], min_p[row])
+        found = ~np.isneginf(out_bv[row])
+        np.testing.assert_array_equal(found[~unsure], kept[~unsure])
+        np.testing.assert_allclose(out_bv[row][found], scaled[found], rtol=1e-5, atol=1e-6)
+        assert found[np.argmax(logits_bv[row])]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"temperature": 0.7},
+        {"temperature": 1.3, "top_k": 9},
+        {"temperature": 1.0, "top_p": 0.8},
+        {"temperature": 0.9, "min_p": 0.07},
+        {"temperature": 0.8, "top_k": 20, "top_p": 0.9, "min_p": 0.02},
+    ],
+    ids=str,
+)
+def test_equal_to_the_warpers_of_transformers(options):
+    torch = pytest.importorskip("torch")
+    generation = pytest.importorskip("transformers")
+    logits_bv = np.random.default_rng(5).normal(0, 2, size=(6, 60)).astype(np.float32)
+    scores = generation.TemperatureLogitsWarper(options["temperature"])(None, torch.tensor(logits_bv))
+    if "top_k" in options:
+        scores = generation.TopKLogitsWarper(options["top_k"])(None, scores)
+    if "top_p" in options:
+        scores = generation.TopPLogitsWarper(options["top_p"])(None, scores)
+    if "min_p" in options:
+        scores = generation.MinPLogitsWarper(options["min_p"])(None, scores)
+    np.testing.assert_allclose(run_filter(logits_bv, **options), scores.numpy(), rtol=1e-5, atol=1e-6)
+
+
+def test_off_keeps_every_token_however_small():
+    logits = np.array([[0.0, -30.0, -90.0, -300.0]], np.float32)  # the cumulative sum is 1.0 in float32 after the first
+    np.testing.assert_array_equal(run_filter(logits), logits)
+
+
+def test_rejected_from_the_start_stays_rejected():
+    out = run_filter(np.array([[1.0, -np.inf, 0.5, -np.inf]], np.float32), top_k=3, top_p=0.99, min_p=0.01)
+    np.testing.assert_allclose(out, [[1.0, -np.inf, 0.5, -np.inf]])
+
+
+def test_equal_logits_keep_at_least_what_was_asked():
+    out = run_filter(np.zeros((1, 8), np.float32), top_k=3)
+    assert 3 <= np.isfinite(out).sum() <= 8
+    out = run_filter(np.zeros((1, 8), np.float32), top_p=0.3)
+    assert 3 <= np.isfinite(out).sum() <= 8  # 3 / 8 is the first share that reaches 0.3
+
+
+def test_bfloat16_logits_come_back_as_float32():
+    out = run_filter(jnp.asarray(WORKED[None], jnp.bfloat16), top_k=2)
+    np.testing.assert_allclose(out[0, :2], WORKED[:2], atol=0.01)
+    assert np.isneginf(out[0, 2:]).all()

@@ -1,0 +1,283 @@
+"""The clipped loss with k3: worked tables, additivity, masked garbage, gradients, and TRL's own loss code."""
+
+import collections
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from socialr1_jax.grpo import policy_loss, token_logprobs
+
+KL = 0.04  # coefficient of the social_r1 preset
+
+
+def column(values):
+    """One token a row: lets every token have its own advantage."""
+    return jnp.asarray(values, jnp.float32)[:, None]
+
+
+def loss_of_ratios(ratios, advantages):
+    logp = column(np.log(ratios) - 1.0)
+    return policy_loss(
+        logp, jnp.full_like(logp, -1.0), logp, jnp.asarray(advantages, jnp.float32), jnp.ones_like(logp, bool)
+    )
+
+
+@pytest.fixture
+def batch():
+    """5 rows of 6 tokens, ratios on both sides of both clips and beyond the dual clip, ragged mask."""
+    rng = np.random.default_rng(0)
+    logp = rng.normal(-1.5, 0.7, size=(5, 6)).astype(np.float32)
+    return {
+        "logp_bt": logp,
+        "old_logp_bt": logp - rng.normal(0, 0.7, size=(5, 6)).astype(np.float32),
+        "ref_logp_bt": logp + rng.normal(0, 0.8, size=(5, 6)).astype(np.float32),
+        "advantages_b": np.array([1.2, -0.7, 0.0, -2.0, 0.4], np.float32),
+        "mask_bt": np.arange(6) < np.array([6, 4, 5, 6, 1])[:, None],
+    }
+
+
+def call(batch, **changes):
+    return policy_loss(**{name: jnp.asarray(value) for name, value in (batch | changes).items()})
+
+
+def oracle(batch):
+    """The formula in float64: token losses, k3 and 'the clip bites' [b, t], unmasked."""
+    logp, old, ref = (batch[name].astype(np.float64) for name in ("logp_bt", "old_logp_bt", "ref_logp_bt"))
+    advantage = batch["advantages_b"].astype(np.float64)[:, None]
+    ratio = np.exp(np.clip(logp - old, -20, 20))
+    plain, clipped = -ratio * advantage, -np.clip(ratio, 0.8, 1.2) * advantage
+    loss = np.maximum(plain, clipped)
+    loss = np.where(advantage < 0, np.minimum(loss, 3.0 * np.abs(advantage)), loss)
+    d = np.clip(ref - logp, -20, 20)
+    k3 = np.clip(np.exp(d) - d - 1, None, 10)
+    return loss + KL * k3, k3, clipped > plain
+
+
+# --- worked values
+
+
+@pytest.mark.parametrize(
+    ("ratios", "advantages", "tokens"),
+    [
+        ([0.5, 1.0, 1.5], [1, -1, 2], [-0.5, 1.0, -2.4]),
+        ([0.5, 1.0, 10.0], [1, -1, -4], [-0.5, 1.0, 12.0]),  # dual clip: 3 x 4 instead of 40
+        ([0.5, 0.5, 1.5], [-1, 1, -1], [0.8, -0.5, 1.5]),
+        ([2.9, 3.1], [-1, -1], [2.9, 3.0]),
+    ],
+    ids=["clip", "dual_clip", "negative", "dual_clip_edge"],
+)
+def test_worked_policy_terms(ratios, advantages, tokens):
+    total, denominator, metrics = loss_of_ratios(ratios, advantages)
+    np.testing.assert_allclose(float(total), sum(tokens), rtol=1e-5)
+    assert float(denominator) == len(tokens)
+    np.testing.assert_allclose(float(metrics["kl"]), 0, atol=1e-6)
+
+
+def test_clip_fraction_counts_tokens_where_the_clip_bites():
+    assert float(loss_of_ratios([0.5, 1.0, 1.5], [1, -1, 2])[2]["clip_fraction"]) == 1
+    assert float(loss_of_ratios([0.5, 0.5, 1.5], [-1, 1, -1])[2]["clip_fraction"]) == 1
+    assert float(loss_of_ratios([0.5, 1.5, 1.1], [-1, 1, 1])[2]["clip_fraction"]) == 2
+    assert float(loss_of_ratios([0.81, 1.19, 1.0], [-1, 1, 1])[2]["clip_fraction"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("d", "k3"),
+    [
+        (0.0, 0.0),
+        (0.1, 0.0051709),
+        (-0.1, 0.0048374),
+        (1.0, 0.7182818),
+        (-1.0, 0.3678794),
+        (-14.0, 10.0),  # 13 before the clamp
+        (-29.0, 10.0),
+        (20.0, 10.0),  # 4.85e8 before the clamp
+        (500.0, 10.0),  # exp would overflow float32
+    ],
+)
+def test_worked_kl(d, k3):
+    logp = column([-1.0])
+    total, _, metrics = policy_loss(logp, logp, logp + d, jnp.zeros(1), jnp.ones((1, 1), bool))
+    np.testing.assert_allclose(float(metrics["kl"]), k3, rtol=1e-3, atol=1e-6)
+    np.testing.assert_allclose(float(total), KL * k3, rtol=1e-3, atol=1e-6)
+
+
+def test_worked_kl_sum_over_tokens():
+    logp = jnp.array([[0.0, -1.0, -2.0]])
+    total, denominator, _ = policy_loss(logp, logp, jnp.full((1, 3), -1.0), jnp.zeros(1), jnp.ones((1, 3), bool))
+    np.testing.assert_allclose(float(total) / float(denominator), KL * 0.362, rtol=1e-3)
+
+
+def test_random_batch_equals_the_formula(batch):
+    tokens, k3, clipped = oracle(batch)
+    mask = batch["mask_bt"]
+    assert 0 < clipped[mask].sum() < mask.sum()
+    total, denominator, metrics = call(batch)
+    np.testing.assert_allclose(float(total), tokens[mask].sum(), rtol=1e-5)
+    assert float(denominator) == mask.sum() == 22
+    np.testing.assert_allclose(float(metrics["kl"]), k3[mask].sum(), rtol=1e-5)
+    assert float(metrics["clip_fraction"]) == clipped[mask].sum()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.int32])
+def test_a_mask_of_numbers_is_the_same_mask(batch, dtype):
+    np.testing.assert_allclose(float(call(batch, mask_bt=batch["mask_bt"].astype(dtype))[0]), float(call(batch)[0]))
+
+
+# --- (sum, denominator)
+
+
+@pytest.mark.parametrize("parts", [[[0, 1, 2], [3, 4]], [[0], [1], [2], [3], [4]], [[4, 2], [0, 3, 1]]], ids=str)
+def test_sums_add_over_any_split_of_rows(batch, parts):
+    whole = call(batch)
+    pieces = [call({name: value[rows] for name, value in batch.items()}) for rows in parts]
+    np.testing.assert_allclose(sum(float(piece[0]) for piece in pieces), float(whole[0]), rtol=1e-5)
+    assert sum(float(piece[1]) for piece in pieces) == float(whole[1])
+    for name in ("kl", "clip_fraction"):
+        np.testing.assert_allclose(sum(float(p[2][name]) for p in pieces), float(whole[2][name]), rtol=1e-5)
+
+
+def test_wider_padding_changes_nothing(batch):
+    wide = {name: np.pad(value, ((0, 0), (0, 9))) if value.ndim == 2 else value for name, value in batch.items()}
+    for found, expected in zip(jax.tree.leaves(call(wide)), jax.tree.leaves(call(batch)), strict=True):
+        np.testing.assert_allclose(float(found), float(expected), rtol=1e-6)
+
+
+def test_no_tokens_is_zero_over_zero_without_nan(batch):
+    total, denominator, metrics = call(batch, mask_bt=np.zeros((5, 6), bool))
+    assert float(total) == float(denominator) == 0
+    assert float(metrics["kl"]) == float(metrics["clip_fraction"]) == 0
+
+
+@pytest.mark.parametrize("garbage", [np.nan, np.inf, -np.inf, 1e30])
+@pytest.mark.parametrize("name", ["logp_bt", "old_logp_bt", "ref_logp_bt"])
+def test_garbage_under_the_mask_is_harmless(batch, name, garbage):
+    dirty = np.where(batch["mask_bt"], batch[name], np.float32(garbage))
+    for found, expected in zip(
+        jax.tree.leaves(call(batch, **{name: dirty})), jax.tree.leaves(call(batch)), strict=True
+    ):
+        np.testing.assert_allclose(float(found), float(expected), rtol=1e-6)
+    logp = jnp.asarray(dirty if name == "logp_bt" else batch["logp_bt"])
+    rest = {} if name == "logp_bt" else {name: dirty}
+    gradient = np.asarray(jax.grad(lambda x: call(batch, **rest, logp_bt=x)[0])(logp))
+    clean = np.asarray(jax.grad(lambda x: call(batch, logp_bt=x)[0])(jnp.asarray(batch["logp_bt"])))
+    np.testing.assert_allclose(gradient, clean, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("shift", [-1000.0, 1000.0])
+@pytest.mark.parametrize("advantage", [-1.0, 1.0])
+def test_far_apart_policies_stay_finite(shift, advantage):
+    old = column([-1.0])
+
+    def total(logp):
+        return policy_loss(logp, old, old, jnp.full(1, advantage), jnp.ones((1, 1), bool))[0]
+
+    value, gradient = jax.value_and_grad(total)(old + shift)
+    assert np.isfinite(float(value))
+    assert np.isfinite(np.asarray(gradient)).all()
+
+
+# --- gradients
+
+
+def test_first_on_policy_gradient_is_minus_advantage(batch):
+    logp = jnp.asarray(batch["logp_bt"])
+
+    def total(x):
+        return call(batch, logp_bt=x, old_logp_bt=logp, ref_logp_bt=logp)[0]
+
+    expected = -batch["advantages_b"][:, None] * batch["mask_bt"]
+    np.testing.assert_allclose(np.asarray(jax.grad(total)(logp)), expected, atol=1e-6)
+
+
+def test_old_and_reference_get_no_gradient(batch):
+    """They are data: a trainer that passes the live log-probs as the old ones must still get the policy gradient."""
+    logp = jnp.asarray(batch["logp_bt"])
+    gradient = jax.grad(lambda x: call(batch, logp_bt=x, old_logp_bt=x, ref_logp_bt=x)[0])(logp)
+    np.testing.assert_allclose(np.asarray(gradient), -batch["advantages_b"][:, None] * batch["mask_bt"], atol=1e-6)
+
+
+def test_first_on_policy_step_of_a_model(tiny_jax, ragged_rows, pad_rows):
+    """Gradient of the mean loss in the weights = -A * grad log-prob / N."""
+    tokens_bt, lengths_b = map(jnp.asarray, pad_rows(ragged_rows))
+    mask_bt = (jnp.arange(tokens_bt.shape[1]) >= 3) & (jnp.arange(tokens_bt.shape[1]) < lengths_b[:, None])
+    advantages_b = jnp.array([1.0, -0.5, 2.0, 0.25])
+    graph, params, rest = nnx.split(tiny_jax, nnx.Param, ...)
+
+    def logp(params):
+        return token_logprobs(nnx.merge(graph, params, rest), tokens_bt, lengths_b)
+
+    def loss(params):
+        logp_bt = logp(params)
+        fixed = jax.lax.stop_gradient(logp_bt)
+        total, denominator, _ = policy_loss(logp_bt, fixed, fixed, advantages_b, mask_bt)
+        return total / denominator
+
+    def plain(params):
+        return -(advantages_b[:, None] * mask_bt * logp(params)).sum() / mask_bt.sum()
+
+    found, expected = jax.tree.leaves(jax.grad(loss)(params)), jax.tree.leaves(jax.grad(plain)(params))
+    assert max(float(jnp.abs(leaf).max()) for leaf in expected) > 1e-3
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_allclose(np.asarray(a), np.asarray(b), rtol=1e-4, atol=1e-6)
+
+
+# --- TRL's own code as oracle
+
+
+@pytest.mark.parametrize(
+    "loss_type", ["bnpo", "dapo"],
+)  # both a token mean over the batch when there is one micro-batch
+def test_equal_to_trl(batch, loss_type):
+    torch = pytest.importorskip("torch")
+    trl = pytest.importorskip("trl")
+    mask = torch.tensor(batch["mask_bt"]).long()
+    logps = torch.tensor(batch["logp_bt"], requires_grad=True)
+    inputs = {
+        "prompt_ids": torch.zeros(5, 1, dtype=torch.long),
+        "prompt_mask": torch.ones(5, 1, dtype=torch.long),
+        "completion_ids": torch.zeros(5, 6, dtype=torch.long),
+        "completion_mask": mask,
+        "advantages": torch.tensor(batch["advantages_b"]),
+        "old_per_token_logps": torch.tensor(batch["old_logp_bt"]),
+        "ref_per_token_logps": torch.tensor(batch["ref_logp_bt"]),
+        "num_items_in_batch": mask.sum(),
+    }
+    trainer = types.SimpleNamespace(
+        _get_per_token_logps_and_entropies=lambda *_, **__: (logps, torch.zeros(5, 6), None),
+        # delta caps the ratio at 3, which for a negative advantage is the dual clip and for a positive one no change
+        args=types.SimpleNamespace(use_bias_correction_kl=False, delta=3.0, steps_per_generation=1),
+        accelerator=types.SimpleNamespace(num_processes=1, reduce=lambda x, **_: x, gather=lambda x: x),
+        model=types.SimpleNamespace(training=True),
+        loss_type=loss_type,
+        beta=KL,
+        epsilon_low=0.2,
+        epsilon_high=0.2,
+        importance_sampling_level="token",
+        top_entropy_quantile=1.0,
+        off_policy_mask_threshold=None,
+        current_gradient_accumulation_steps=1,
+        aux_loss_enabled=False,
+        use_vllm=False,
+        _entropy_bonus_enabled=False,
+        _metrics=collections.defaultdict(lambda: collections.defaultdict(list)),
+    )
+    expected = trl.GRPOTrainer._compute_loss(trainer, None, inputs)
+    expected.backward()
+
+    total, denominator, metrics = call(batch)
+    assert float(metrics["clip_fraction"]) > 0
+    np.testing.assert_allclose(float(total) / float(denominator), expected.item(), rtol=1e-5)
+    np.testing.assert_allclose(float(metrics["kl"]) / 22, trainer._metrics["train"]["kl"][0], rtol=1e-5)
+    region = trainer._metrics["train"]["clip_ratio/region_mean"][0]
+    np.testing.assert_allclose(float(metrics["clip_fraction"]) / 22, region, rtol=1e-5)
+    gradient = jax.grad(lambda x: call(batch, logp_bt=x)[0] / denominator)(jnp.asarray(batch["logp_bt"]))
+    np.testing.assert_allclose(np.asarray(gradient), logps.grad.numpy(), rtol=1e-4, atol=1e-6)
+
+
+def test_an_unknown_preset_is_named(batch):
+    with pytest.raises(ValueError, match="socialr2"):
+        policy_loss(*map(jnp.asarray, batch.values()), preset="socialr2")
