@@ -199,7 +199,7 @@ def _help(config_class: type[Section], description: str, default_config: str | P
 
     def block(block_rows: list[tuple[str, str, str]]) -> Iterator[str]:
         for name, default, meaning in block_rows:
-            lines = textwrap.wrap(meaning, width - indent) or [""]
+            lines = textwrap.wrap(meaning, width - indent, break_on_hyphens=False) or [""]
             head = f"  {name:<{name_width}}  {default:<{default_width}}  "
             if len(head) > indent:  # a long name or default has the line for itself
                 yield head.rstrip()

@@ -3,6 +3,8 @@
 torch and transformers are imported inside the fixtures, so that tests of the plain-Python modules do not pay for them.
 """
 
+import json
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +14,7 @@ import numpy as np
 import pytest
 
 VOCAB_SIZE = 160
+NUM_TOKENS = 140  # of `padded_vocabulary`
 BASE_FIELDS = {
     "vocab_size": VOCAB_SIZE,
     "hidden_size": 64,
@@ -73,13 +76,13 @@ def _randomise(torch_model, seed):
         for name, weight in torch_model.named_parameters():
             if name.endswith("norm.weight"):
                 weight.copy_(0.4 + 1.2 * torch.rand(weight.shape, generator=generator))
+                if name == "model.norm.weight":  # both signs: else a tied model repeats its input token for ever
+                    weight.mul_(torch.where(torch.rand(weight.shape, generator=generator) < 0.5, -1.0, 1.0))
             elif name.endswith("bias"):
                 weight.copy_(0.5 * torch.randn(weight.shape, generator=generator))
             else:
                 # 0.4 on the embedding gives (tied or untied) logits a spread of about 3: neither flat nor saturated.
-                # Outputs of a block are doubled: else a tied model repeats its input, and greedy tokens show little.
                 scale = 0.4 if "embed" in name or "lm_head" in name else weight.shape[1] ** -0.5
-                scale *= 2 if "o_proj" in name or "down_proj" in name else 1
                 weight.copy_(scale * torch.randn(weight.shape, generator=generator))
 
 
@@ -117,6 +120,16 @@ def tiny_jax(tiny):
     from socialr1_jax import load_hf
 
     return load_hf(tiny.folder)
+
+
+@pytest.fixture(scope="session")
+def padded_vocabulary(tiny, tmp_path_factory) -> Path:
+    """`tiny` with a tokenizer of NUM_TOKENS tokens: like Qwen3, it has more embedding rows than there are tokens."""
+    folder = Path(shutil.copytree(tiny.folder, tmp_path_factory.mktemp("padded") / "model"))
+    added = [{"id": NUM_TOKENS - 1, "content": "<|im_end|>", "special": True}]
+    model = {"type": "BPE", "vocab": {f"t{number}": number for number in range(NUM_TOKENS - 1)}, "merges": []}
+    (folder / "tokenizer.json").write_text(json.dumps({"version": "1.0", "added_tokens": added, "model": model}))
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -34,7 +34,9 @@ def test_groups_do_not_mix():
 
 
 def test_the_preset_is_the_default():
-    np.testing.assert_array_equal(np.asarray(group_advantages(np.array([[0.0, 0.3, 1.0]]))), advantages([[0, 0.3, 1]]))
+    np.testing.assert_array_equal(
+        np.asarray(group_advantages(np.array([[0, 0.3, 1]], np.float32))), advantages([[0, 0.3, 1]])
+    )
 
 
 @pytest.mark.parametrize("value", [0.0, 0.7, 1.0, -3.0, 2.375])

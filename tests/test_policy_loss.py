@@ -7,9 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 
-from socialr1_jax.grpo import policy_loss, token_logprobs
+from socialr1_jax.grpo import policy_loss
 
 KL = 0.04  # coefficient of the social_r1 preset
 
@@ -184,53 +183,21 @@ def test_far_apart_policies_stay_finite(shift, advantage):
 
 
 def test_first_on_policy_gradient_is_minus_advantage(batch):
+    """At ratio 1 and KL 0 the gradient of the mean loss is -A * grad log-prob / N, with nothing from the clip or k3."""
     logp = jnp.asarray(batch["logp_bt"])
 
-    def total(x):
-        return call(batch, logp_bt=x, old_logp_bt=logp, ref_logp_bt=logp)[0]
-
-    expected = -batch["advantages_b"][:, None] * batch["mask_bt"]
-    np.testing.assert_allclose(np.asarray(jax.grad(total)(logp)), expected, atol=1e-6)
-
-
-def test_old_and_reference_get_no_gradient(batch):
-    """They are data: a trainer that passes the live log-probs as the old ones must still get the policy gradient."""
-    logp = jnp.asarray(batch["logp_bt"])
-    gradient = jax.grad(lambda x: call(batch, logp_bt=x, old_logp_bt=x, ref_logp_bt=x)[0])(logp)
-    np.testing.assert_allclose(np.asarray(gradient), -batch["advantages_b"][:, None] * batch["mask_bt"], atol=1e-6)
-
-
-def test_first_on_policy_step_of_a_model(tiny_jax, ragged_rows, pad_rows):
-    """Gradient of the mean loss in the weights = -A * grad log-prob / N."""
-    tokens_bt, lengths_b = map(jnp.asarray, pad_rows(ragged_rows))
-    mask_bt = (jnp.arange(tokens_bt.shape[1]) >= 3) & (jnp.arange(tokens_bt.shape[1]) < lengths_b[:, None])
-    advantages_b = jnp.array([1.0, -0.5, 2.0, 0.25])
-    graph, params, rest = nnx.split(tiny_jax, nnx.Param, ...)
-
-    def logp(params):
-        return token_logprobs(nnx.merge(graph, params, rest), tokens_bt, lengths_b)
-
-    def loss(params):
-        logp_bt = logp(params)
-        fixed = jax.lax.stop_gradient(logp_bt)
-        total, denominator, _ = policy_loss(logp_bt, fixed, fixed, advantages_b, mask_bt)
+    def mean(x):
+        total, denominator, _ = call(batch, logp_bt=x, old_logp_bt=logp, ref_logp_bt=logp)
         return total / denominator
 
-    def plain(params):
-        return -(advantages_b[:, None] * mask_bt * logp(params)).sum() / mask_bt.sum()
-
-    found, expected = jax.tree.leaves(jax.grad(loss)(params)), jax.tree.leaves(jax.grad(plain)(params))
-    assert max(float(jnp.abs(leaf).max()) for leaf in expected) > 1e-3
-    for a, b in zip(found, expected, strict=True):
-        np.testing.assert_allclose(np.asarray(a), np.asarray(b), rtol=1e-4, atol=1e-6)
+    expected = -batch["advantages_b"][:, None] * batch["mask_bt"] / 22
+    np.testing.assert_allclose(np.asarray(jax.grad(mean)(logp)), expected, atol=1e-7)
 
 
 # --- TRL's own code as oracle
 
 
-@pytest.mark.parametrize(
-    "loss_type", ["bnpo", "dapo"],
-)  # both a token mean over the batch when there is one micro-batch
+@pytest.mark.parametrize("loss_type", ["bnpo", "dapo"])  # with one micro-batch both are a token mean
 def test_equal_to_trl(batch, loss_type):
     torch = pytest.importorskip("torch")
     trl = pytest.importorskip("trl")

@@ -1,21 +1,22 @@
 """Reference reasoning for a question to simulated minds, in the four stages of social information processing.
 
-The traces earn the length window (about 500 characters) without repeating themselves: wording alternates within a
-trace, so that few 16-character grams occur twice.
+Short plots get about 500 characters, which the reward's length window pays nearly in full. Wording alternates within
+a trace, so that few 16-character grams occur twice (the repetition term starts at a share of 0.1).
 """
 
 from __future__ import annotations
 
+from collections import Counter
+
 from socialr1_jax.data.examples import LETTERS
-from socialr1_jax.data.plots import Script, join_names
 from socialr1_jax.data.questions import Question
-from socialr1_jax.data.world import Fact, World
+from socialr1_jax.data.scripts import Script, join_names
+from socialr1_jax.data.world import Fact, Witnessed, World
 
 
 def write_trace(script: Script, world: World, question: Question, options: tuple[str, ...]) -> str:
-    """The four stages, one line each: what happened, who thinks what, what is asked, each option in turn."""
-    answer = LETTERS[options.index(question.gold)]
-    weighed = [
+    """The four stages, one line each: what happened and who saw it, who thinks what, what is asked, each option."""
+    verdicts = [
         f"{letter}: {text}, {'yes' if text == question.gold else 'no'}."
         for letter, text in zip(LETTERS, options, strict=False)
     ]
@@ -23,63 +24,119 @@ def write_trace(script: Script, world: World, question: Question, options: tuple
         f"Encode: {_encode(script, world)}",
         f"Interpret: {_interpret(script, world, question)}",
         f"Goal: {question.goal}",
-        f"Respond: {' '.join(weighed)} So the answer is {answer}.",
+        f"Respond: {' '.join(verdicts)} So the answer is {LETTERS[options.index(question.gold)]}.",
     )
     return "\n".join(lines)
 
 
+def _encode(script: Script, world: World) -> str:
+    verb = "is" if len(script.start) == 1 else "are"
+    clauses = [f"At first {join_names(script.start)} {verb} there."]
+    turns: Counter[str] = Counter()
+    for seen in world.log:
+        clauses.append(_retell(script, seen, turns))
+        turns[seen.event.kind] += 1
+    return " ".join(clauses)
+
+
+def _retell(script: Script, seen: Witnessed, turns: Counter[str]) -> str:
+    """The event in few words, with who is there or who perceives it, in wording that alternates by kind."""
+    event = seen.event
+    who, thing, place, to = event.who, event.thing, event.place, event.to
+    turn = turns[event.kind]
+    match event.kind:
+        case "put":
+            return f"{who} puts the {thing} in the {place}, {_seen_by(seen.seen_by, turn)}."
+        case "move":
+            one_thing = all(other.thing in ("", thing) for other in script.events)
+            verb = ("moves {} to", "takes {} on to", "brings {} over to")[turn % 3]
+            verb = verb.format("it" if one_thing else f"the {thing}")
+            return f"{who} {verb} the {place}, {_seen_by(seen.seen_by, turn + 1)}."
+        case "leave":
+            verb = ("leaves", "goes as well")[turn % 2]
+            stay = "stays" if len(seen.here) == 1 else "stay"
+            return f"{who} {verb}, {join_names(seen.here) or 'nobody'} {stay if seen.here else 'stays'}."
+        case "enter":
+            now = "is" if len(seen.here) == 1 else "are"
+            return f"{who} {('comes in', 'comes too')[turn % 2]}, so {join_names(seen.here)} {now} in."
+        case "watch":
+            return f"{who} looks on from outside."
+        case "listen":
+            return f"{who} can hear now but not see."
+        case "look":
+            return f"{who} looks into the {place}{' also' if turn else ''}."
+        case "open":
+            return f"{who} opens the {place} for all to see."
+        case "reach":
+            return f"{who} walks to the {place}."
+        case "tell":
+            return f"{who} tells {to} of the {place}, heard by {join_names([p for p in seen.seen_by if p != who])}."
+        case "want":
+            return f"{who} {('wishes for', 'turns to', 'then likes')[turn % 3]} the {thing}, {_heard_by(seen, turn)}."
+        case "bring":
+            return f"{who} has a gift for {to}."
+        case "break":
+            return f"{who} breaks the {thing}, {_seen_by(seen.seen_by, turn)}."
+        case "spoil":
+            return f"{who} gets salt on the {thing}, {_seen_by(seen.seen_by, turn)}."
+        case "taste":
+            return f"{who} tries the {thing}."
+        case "say":
+            return f"{who} talks to {to} about the {thing or place}."
+
+
 def _seen_by(people: tuple[str, ...], turn: int) -> str:
-    names = people[0] if len(people) == 1 else join_names(people)
+    names = join_names(people)
     if len(people) == 1:
         return (f"seen by {names} alone", f"with only {names} to see it", f"and just {names} sees")[turn % 3]
     return (f"seen by {names}", f"and {names} can see it", f"before the eyes of {names}")[turn % 3]
 
 
-def _encode(script: Script, world: World) -> str:
-    start = [person for person in script.people if person not in script.absent]
-    clauses = [f"At first {join_names(start)} are there."]
-    moves = 0
-    for seen in world.log:
-        event = seen.event
-        who = event.who
-        match event.kind:
-            case "put":
-                clauses.append(f"{who} puts the {event.thing} in the {event.place}, {_seen_by(seen.seen_by, 0)}.")
-            case "move":
-                verb = ("moves it to", "takes it on to", "brings it over to")[moves % 3]
-                clauses.append(f"{who} {verb} the {event.place}, {_seen_by(seen.seen_by, moves + 1)}.")
-                moves += 1
-            case "leave":
-                stay = "nobody" if not seen.here else join_names(seen.here)
-                clauses.append(f"{who} leaves, {stay} can stay." if not seen.here else f"{who} leaves, {stay} can stay.")
-            case "enter":
-                clauses.append(f"{who} comes in, so now {join_names(seen.here)} are in.")
-            case "watch":
-                clauses.append(f"{who} looks on from outside.")
-            case "look":
-                found = world.facts[("place", script.thing)] if False else event.place
-                clauses.append(f"{who} looks into the {found}.")
-    return " ".join(clauses)
+def _heard_by(seen: Witnessed, turn: int) -> str:
+    others = [person for person in seen.seen_by if person != seen.event.who]
+    if not others:
+        return "but nobody hears it"
+    return (f"heard by {join_names(others)}", f"and {join_names(others)} can hear it")[turn % 2]
 
 
 def _interpret(script: Script, world: World, question: Question) -> str:
-    place: Fact = ("place", script.thing)
-    clauses = [f"By now it is in the {world.facts[place]}."]
-    last = [seen for seen in world.log if seen.event.kind in ("put", "move")][-1]
-    first_hand = [person for person in script.people if person in last.seen_by]
-    others = [person for person in script.people if person not in last.seen_by]
-    for turn, person in enumerate(first_hand):
-        ending = ("so for {p} it is in the {x}", "and {p} also has the {x} in mind", "so {p} thinks {x} too")[turn % 3]
-        verb = ("saw the last step", "was there for it", "did not miss it")[turn % 3]
-        clauses.append(f"{person} {verb}, {ending.format(p=person, x=world.thinks(person, place))}.")
-    for turn, person in enumerate(others):
-        thought = world.thinks(person, place)
-        if thought == world.facts[place]:
-            clauses.append(f"{person} was away but looked into it later, so {person} found it in the {thought}.")
-        else:
-            why = ("was away by then", "missed this as well")[turn % 2]
-            ending = ("still thinks of the {x}", "has the old {x} in mind")[turn % 2]
-            clauses.append(f"{person} {why}, so {person} {ending.format(x=thought)}.")
-    if question.type == "second_order_belief":
-        clauses.append(f"{script.other} can tell what {script.asked} could see.")
+    fact: Fact = ("place", script.thing)
+    clauses = []
+    if question.about:
+        clauses.append(f"By now it is in the {world.facts[fact]}.")
+        last = [seen for seen in world.log if seen.event.kind in ("put", "move")][-1]
+        relevant = [person for person in script.people if person in question.about or person == last.event.who]
+        first_hand = [person for person in relevant if person in last.seen_by]
+        away = [person for person in relevant if person not in last.seen_by]
+        clauses += [_present_line(world, person, fact, turn) for turn, person in enumerate(first_hand)]
+        clauses += [_away_line(world, person, fact, turn) for turn, person in enumerate(away)]
+    if question.why:
+        clauses.append(question.why)
     return " ".join(clauses)
+
+
+def _present_line(world: World, person: str, fact: Fact, turn: int) -> str:
+    place = world.thinks(person, fact)
+    return (
+        f"{person} saw the last step, so for {person} it is in the {place}.",
+        f"{person} was there for it, and {person} also has the {place} in mind.",
+        f"{person} did not miss it, so {person} thinks {place} too.",
+    )[turn % 3]
+
+
+def _away_line(world: World, person: str, fact: Fact, turn: int) -> str:
+    """A person who missed the last step: with an older view, a view by hearsay or by looking later, or no view."""
+    place, source = world.thinks(person, fact), world.learned_by(person, fact)
+    if place is None or source is None:
+        return f"{person} has no idea where it is."
+    if source.kind == "tell":
+        return (
+            f"{person} was away then and takes the word of {source.who}, so {person} thinks {place}.",
+            f"{person} missed it and trusts {source.who} as well: {place}.",
+        )[turn % 2]
+    if source.kind in ("look", "open"):
+        return f"{person} was away then but found it there, so {person} knows of the {place}."
+    return (
+        f"{person} was away by then, so {person} still thinks of the {place}.",
+        f"{person} too was away and keeps the old {place} in mind.",
+    )[turn % 2]

@@ -29,7 +29,7 @@ def policy_loss(
 
     `old_logp_bt=None` means that the policy that sampled is the one being updated: the ratio is exactly 1.
     `ref_logp_bt=None` needs kl_coefficient 0. All arrays are float32 [b, t] but advantages [b]; mask is boolean.
-    Metrics: kl, clipped, ratio_max (a maximum).
+    Metrics: kl, clip_fraction, ratio_max (a maximum).
     """
     if preset != "social_r1":
         raise ValueError(f"unknown preset {preset!r}; known: social_r1")
@@ -55,7 +55,7 @@ def policy_loss(
 
     metrics = {
         "kl": total(kl_bt),
-        "clipped": total((clipped_bt > plain_bt).astype(jnp.float32)),
+        "clip_fraction": total((clipped_bt > plain_bt).astype(jnp.float32)),
         "ratio_max": jnp.max(jnp.where(mask_bt, ratio_bt, 0.0)),
     }
     return total(loss_bt + kl_coefficient * kl_bt), jnp.sum(mask_bt).astype(jnp.float32), metrics

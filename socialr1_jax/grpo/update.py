@@ -6,6 +6,7 @@ so the result does not depend on how rows are cut into micro-batches.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -63,19 +64,13 @@ def make_update(
     """
 
     def update(state: TrainState, rows: Rows) -> tuple[TrainState, dict[str, jax.Array]]:
-        count = rows.lengths_b.shape[0]
-        micro = -(-count // micro_batch_rows)
-        # Rows of nothing fill the last micro-batch: an empty mask adds zero to every sum.
-        padded = jax.tree.map(lambda x: jnp.pad(x, ((0, micro * micro_batch_rows - count),) + ((0, 0),) * (x.ndim - 1)), rows)
-        stacked = jax.tree.map(lambda x: x.reshape(micro, micro_batch_rows, *x.shape[1:]), padded)
-
         def one(total: Any, batch: Rows) -> tuple[Any, Any]:
             (loss, (denominator, metrics)), gradient = jax.value_and_grad(loss_fn, has_aux=True)(state.params, batch)
             total = jax.tree.map(lambda a, g: a + g.astype(jnp.float32), total, gradient)
             return total, {"loss": loss, "tokens": denominator, **metrics}
 
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), state.params)
-        gradient, parts = jax.lax.scan(one, zeros, stacked)
+        gradient, parts = jax.lax.scan(one, zeros, micro_batches(rows, micro_batch_rows))
         sums = {name: jnp.max(x) if name.endswith("_max") else jnp.sum(x) for name, x in parts.items()}
         tokens = jnp.maximum(sums["tokens"], 1.0)
         gradient = jax.tree.map(lambda g: g / tokens, gradient)
@@ -87,6 +82,28 @@ def make_update(
         return TrainState(params, opt_state, state.updates + 1), metrics
 
     return jax.jit(update, donate_argnums=0)
+
+
+def map_rows(function: Callable[[Params, Rows], jax.Array], micro_batch_rows: int) -> Callable[[Params, Rows], jax.Array]:
+    """The jitted (params, rows) -> [b, ...] that applies `function` to one micro-batch after another."""
+
+    def mapped(params: Params, rows: Rows) -> jax.Array:
+        parts = jax.lax.map(partial(function, params), micro_batches(rows, micro_batch_rows))
+        return parts.reshape(-1, *parts.shape[2:])[: rows.lengths_b.shape[0]]
+
+    return jax.jit(mapped)
+
+
+def micro_batches(rows: Rows, size: int) -> Rows:
+    """The rows as [micro-batches, size, ...]. Rows of nothing fill the last one: an empty mask adds 0 to every sum."""
+    count = rows.lengths_b.shape[0]
+    parts = -(-count // size)
+
+    def cut(x: jax.Array) -> jax.Array:
+        filled = jnp.pad(x, ((0, parts * size - count),) + ((0, 0),) * (x.ndim - 1))
+        return filled.reshape(parts, size, *x.shape[1:])
+
+    return jax.tree.map(cut, rows)
 
 
 def pack_rows(

@@ -16,11 +16,11 @@ _NAMED = re.compile(
     re.IGNORECASE,
 )
 _CHOSEN = re.compile(
-    r"\b(?:choose|chose|choosing|pick|picking|select|selecting|go with|eliminate|reject|rule out|it's|is|be|so|therefore|"
-    r"thus|hence),?\s[(*\"'`]{0,3}$",
+    r"\b(?:choose|chose|choosing|pick|picking|select|selecting|go with|eliminate|reject|rule out|it's|is|be|so|"
+    r"therefore|thus|hence),?\s[(*\"'`]{0,3}$",
     re.IGNORECASE,
 )
-_CLAUSE_START = re.compile(r"(?:^|[\n.!?;:,(*–—-])[\s(*\"'`]{0,4}$")
+_CLAUSE_START = re.compile(r"(?:^|[\n.!?;:,(*–—-]|\s(?:and|or|nor))[\s(*\"'`]{0,4}$")
 _LISTED_BEFORE = re.compile(r"(?<![^\W_])[A-Z](?:,|/|\s(?:and|or|nor))(?:\s(?:and|or))?\s{0,2}$")
 _LISTED_AFTER = re.compile(r"(?:,|/|\s(?:and|or|nor))(?:\s(?:and|or))?\s{0,2}[A-Z](?![^\W_])")
 _LABEL_AFTER = re.compile(r"[)*\"'`]{0,3}:(?=\s|$)|[)\]]|\*\*")
@@ -56,9 +56,13 @@ def _is_mention(text: str, at: int) -> bool:
         return True
     if not _CLAUSE_START.search(before):
         return False
-    if not before.strip(" \t*-(") or before.rstrip(" \t*-(").endswith("\n"):  # "A. shelf" as a line of its own
-        return bool(_LABEL_AFTER.match(after) or _LINE_LABEL_AFTER.match(after) or _VERB_AFTER.match(after))
-    return bool(_LABEL_AFTER.match(after) or (letter != "I" and _VERB_AFTER.match(after)))
+    line = before.rstrip(" \t*-(")
+    starts_line = not line or line.endswith("\n")  # only there is "A. shelf" a label: else it may be an initial
+    return bool(
+        _LABEL_AFTER.match(after)
+        or (starts_line and _LINE_LABEL_AFTER.match(after))
+        or (letter != "I" and _VERB_AFTER.match(after))
+    )
 
 
 def announces_answer(text: str, before: int, reasons_before: int) -> bool:

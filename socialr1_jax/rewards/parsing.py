@@ -34,14 +34,14 @@ class ParsedResponse:
 def parse_response(text: str, mode: FormatMode = "strict") -> ParsedResponse:
     """Cut a response (special end tokens removed) into thoughts and answer.
 
-    ``strict``: outer white space aside, the response starts with ``<think>``, ends with ``</Answer>``, holds each of the
-    four tags exactly once (case-sensitive) and in order, and neither thoughts nor answer is empty. Where it is malformed,
-    a part is still given if it is beyond doubt, so that nothing is gained by writing several: the thoughts are the text
-    of the only think pair with no answer tag inside, the answer is the text of the only answer pair with no think tag
-    inside or after it. Everything else is "".
+    ``strict``: outer white space aside, the response starts with ``<think>``, ends with ``</Answer>``, holds each of
+    the four tags exactly once (case-sensitive) and in order, and neither thoughts nor answer is empty. Where it is
+    malformed, a part is still given if it is beyond doubt, so that nothing is gained by writing several: the thoughts
+    are the text of the only think pair with no answer tag inside, the answer is the text of the only answer pair with
+    no think tag inside or after it. Everything else is "".
 
-    ``reference``: the published pattern ``<think>.*</think>.*<Answer>.*</Answer>`` on the whole response. Tags may repeat
-    and parts may be empty; thoughts and answer are those of the first pair, wherever it stands, as published.
+    ``reference``: the published pattern ``<think>.*</think>.*<Answer>.*</Answer>`` on the whole response. Tags may
+    repeat and parts may be empty; thoughts and answer are those of the first pair, wherever it stands, as published.
 
     Raises TypeError for anything but a string; never fails on a string.
     """

@@ -1,9 +1,9 @@
 """A judge of structure without a server: documented, deterministic rules on the thoughts alone.
 
-Score: ``(sum of the four stages' substance / 4) ** 2`` times a factor for each fault, as docs/rewards.md lists them. The
-square makes a skipped stage cost 0.44 and a second one 0.31 more, so that the bands of the specification come out: all
-four 1.0, one skipped 0.56 (weak), two skipped 0.25 (failed). Factors, rather than deductions down to 0, keep the score
-graded everywhere: a group of bad responses still differs, and reinforcement learning has something to go by.
+Score: ``(sum of the four stages' substance / 4) ** 2`` times a factor for each fault, as docs/rewards.md lists them.
+The square makes a skipped stage cost 0.44 and a second one 0.31 more, so that the bands of the specification come out:
+all four 1.0, one skipped 0.56 (weak), two skipped 0.25 (failed). Factors, rather than deductions down to 0, keep the
+score graded everywhere: a group of bad responses still differs, and reinforcement learning has something to go by.
 
 It does not score correctness and knows neither story nor question: it cannot tell an invented fact.
 """
@@ -34,7 +34,7 @@ _REPEATED, _MOST_REPEATED, _FREE_RETURNS = 0.85, 6, 4
 
 @dataclass(frozen=True)
 class Judgement:
-    """score: in [0, 1]. violations: the names in docs/rewards.md of what lowered it. stages: what ``find_stages`` found."""
+    """score: in [0, 1]. violations: names in docs/rewards.md of what lowered it. stages: from ``find_stages``."""
 
     score: float
     violations: tuple[str, ...]
@@ -74,7 +74,7 @@ def judge_thoughts(thoughts: str) -> Judgement:
 
 
 def _substance(stage: Stage, words: set[str], content: set[str]) -> float:
-    """How much stands in a stage, in [0, 1]: half for different words, half for those that can name things of the story."""
+    """How much a stage says, in [0, 1]: half for different words, half for those that can name things of the story."""
     if len(words) < _FEWEST_WORDS:
         return 0.0
     need_words, need_content = _NEEDS[stage]

@@ -38,12 +38,12 @@ class ScoreSummary:
 def score_file(config: ScoreConfig) -> ScoreSummary:
     """Score every row of ``config.input`` and write ``config.output``, whole or not at all.
 
-    A row is a JSON object with ``question``, ``answer`` (gold letter, or text when there are no options), ``response``, and
-    optionally ``story``, ``options`` (list of texts) and ``content`` (the reward model's scalar; without it, presets that
-    use content are unscorable). ``reward`` and ``terms`` are added; blank lines are left out.
+    A row is a JSON object with ``question``, ``answer`` (gold letter, or text when there are no options),
+    ``response``, and optionally ``story``, ``options`` (list of texts) and ``content`` (the reward model's scalar;
+    without it, presets that use content are unscorable). ``reward`` and ``terms`` are added; blank lines are left out.
 
-    Raises ValueError naming file, line, reason and mend for a row that cannot be used, OSError for a file that cannot be
-    read or written.
+    Raises ValueError naming file, line, reason and mend for a row that cannot be used, OSError for a file that cannot
+    be read or written.
     """
     source, target = Path(config.input), Path(config.output)
     scored: list[RewardTerms] = []

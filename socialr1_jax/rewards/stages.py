@@ -1,7 +1,7 @@
 """Where the four stages of Social Information Processing stand in a text of thoughts.
 
-Headings are looked for first (``Encode:``, ``**Interpreting cues**``, ``3. Goals``); a text with fewer than two different
-ones is read sentence by sentence by its words. English only.
+Headings are looked for first (``Encode:``, ``**Interpreting cues**``, ``3. Goals``); a text with fewer than two
+different ones is read sentence by sentence by its words. English only.
 """
 
 from __future__ import annotations
@@ -28,17 +28,18 @@ Stage = Literal["encode", "interpret", "goal", "respond"]
 STAGES: tuple[Stage, ...] = ("encode", "interpret", "goal", "respond")
 
 # Every quantifier is bounded and a heading starts a line or follows a sentence: linear time on any text.
-_OF_CUES = r"(?:[ \t]+(?:of[ \t]+)?(?:the[ \t]+)?(?:social[ \t]+)?cues?)?"
+_OF_CUES = r"(?:[ \t](?:of[ \t])?(?:the[ \t])?(?:social[ \t])?cues?)?"
 _HEADING = re.compile(
     r"""(?:^|(?<=[.!?]\ ))[ \t]{0,8}
     (?:\#{1,6}[ \t]{1,4}|[-*•>][ \t]{1,4})?(?:\*\*|__)?
     (?:(?:stage|step|phase|part)[ \t]{1,2})?(?:\d{1,2}[ \t]?[.):–—-]?[ \t]{0,4})?(?:\*\*|__)?
     (?:
-        (?P<encode>(?:social[ \t]+)?cue[ \t]encoding|encod(?:e|es|ing)OF_CUES|cues|observations?)
-      | (?P<interpret>(?:social[ \t]+)?cue[ \t]interpretation|interpret(?:s|ing|ation)?OF_CUES|inference)
+        (?P<encode>(?:social[ \t])?cue[ \t]encoding|encod(?:e|es|ing)OF_CUES|cues|observations?)
+      | (?P<interpret>(?:social[ \t])?cue[ \t]interpretation|interpret(?:s|ing|ation)?OF_CUES|inference)
       | (?P<goal>goals?(?:[ \t]clarification)?|clarif(?:y|ying|ication)(?:[ \t]of)?(?:[ \t]the)?[ \t]goals?)
       | (?P<respond>respond(?:ing)?|(?:final[ \t])?responses?(?:[ \t](?:generation|selection|decision|construction))?
-          |(?:generat(?:e|ing|ion)|select(?:ing)?|choos(?:e|ing)|form(?:ing)?)(?:[ \t]of)?(?:[ \t](?:an?|the))?[ \t]responses?)
+          |(?:generat(?:e|ing|ion)|select(?:ing)?|choos(?:e|ing)|form(?:ing)?)
+           (?:[ \t]of)?(?:[ \t](?:an?|the))?[ \t]responses?)
     )
     [ \t]{0,4}(?:\([^()\n]{0,40}\)[ \t]{0,4})?
     (?:(?:\*\*|__)(?:[ \t]{0,4}:)?|:[ \t]{0,4}(?:\*\*|__)?|[–—-](?=[ \t])|\r?$)
@@ -49,7 +50,7 @@ _HEADING = re.compile(
 
 @dataclass(frozen=True)
 class StageSpan:
-    """One stretch of thoughts: characters ``[start, end)``; the stage's own words begin at ``body``, after a heading."""
+    """A stretch of thoughts, characters ``[start, end)``; the stage's own words begin at ``body``, after a heading."""
 
     stage: Stage
     start: int
@@ -60,9 +61,10 @@ class StageSpan:
 def find_stages(thoughts: str) -> list[StageSpan]:
     """The stretches of a text that belong to a stage, in text order, without overlap.
 
-    With at least two different headings, a stage reaches from its heading to the next. Otherwise each sentence is given
-    a stage by its words (``stage_of_sentence``), sentences without a cue belong to the stage before them, and neighbours
-    of one stage are one stretch. Text before the first heading or cue belongs to none. A stage may come more than once.
+    With at least two different headings, a stage reaches from its heading to the next. Otherwise each sentence is
+    given a stage by its words (``stage_of_sentence``), sentences without a cue belong to the stage before them, and
+    neighbours of one stage are one stretch. Text before the first heading or cue belongs to none. A stage may come
+    more than once.
     """
     headings = list(_HEADING.finditer(thoughts))
     if len({heading.lastgroup for heading in headings}) >= 2:
@@ -87,10 +89,10 @@ def find_stages(thoughts: str) -> list[StageSpan]:
 def stage_of_sentence(words: frozenset[str], inferred: bool) -> Stage | None:
     """The stage that a sentence's words speak for; the first rule that holds.
 
-    respond: a word of conclusion with "so", "therefore" or the like · goal: a word for the question or aim, or "need" with
-    "find", "decide" and the like · respond: a word of conclusion · interpret: a mental state or a reason, or a perception
-    denied ("did not see") · encode: a report ("the story states"), or an event while nothing has been inferred yet: once
-    something has, "Ben moved it" is part of the argument.
+    respond: a word of conclusion with "so", "therefore" or the like · goal: a word for the question or aim, or "need"
+    with "find", "decide" and the like · respond: a word of conclusion · interpret: a mental state or a reason, or a
+    perception denied ("did not see") · encode: a report ("the story states"), or an event while nothing has been
+    inferred yet: once something has, "Ben moved it" is part of the argument.
     """
     concludes = not words.isdisjoint(CONCLUSION)
     if concludes and not words.isdisjoint(CONNECTIVE):

@@ -24,8 +24,9 @@ def is_choice(gold: str) -> bool:
 def outcome_reward(answer: str, gold: str) -> float:
     """``R_out``: 1.0 if the answer is the gold answer, else 0.0.
 
-    A gold answer that is a single capital letter is multiple choice: the first capital letter (A to Z) of the answer must
-    equal it. Any other gold answer is free text: both are compared by ``normalized``. A missing answer ("") scores 0.
+    A gold answer that is a single capital letter is multiple choice: the first capital letter (A to Z) of the answer
+    must equal it. Any other gold answer is free text: both are compared by ``normalized``. A missing answer ("")
+    scores 0.
 
     Raises ValueError if the gold answer holds nothing to compare with.
     """
@@ -40,7 +41,7 @@ def outcome_reward(answer: str, gold: str) -> float:
 
 
 def normalized(text: str) -> str:
-    """Free text made comparable: case-folded, ASCII and Unicode punctuation dropped, white space folded to one blank."""
+    """Free text made comparable: case-folded, ASCII and Unicode punctuation dropped, white space folded."""
     kept = (c for c in text.casefold() if c not in _ASCII_PUNCTUATION and not unicodedata.category(c).startswith("P"))
     return " ".join("".join(kept).split())
 
@@ -69,7 +70,10 @@ def length_window(characters: int, config: RewardConfig) -> float:
 
 
 def repetition_factor(thoughts: str, config: RewardConfig) -> float:
-    """``exp(-rate (r - threshold))`` above the threshold, else 1; r is the share of repeated character grams, (n - unique) / n."""
+    """``exp(-rate (r - threshold))`` above the threshold, else 1.
+
+    r is the share of repeated character grams, ``(n - unique) / n``; 0 for texts shorter than a gram.
+    """
     gram = config.repetition_gram
     count = len(thoughts) - gram + 1
     if count < 1:

@@ -1,4 +1,4 @@
-"""The Social-R1 reward of one response: terms, curriculum, presets and what happens to a score that could not be had."""
+"""The Social-R1 reward of one response: terms, curriculum, presets, and scores that could not be had."""
 
 from __future__ import annotations
 
@@ -88,9 +88,9 @@ def social_r1_reward(
         config: the constants; None takes the published ones.
 
     Returns:
-        The terms. ``total`` is NaN when a term with a weight other than 0 is unscorable, except that a response of failed
-        format is 0 whatever the judges said: it needs none. Length and repetition are counted on ``parse_response``'s
-        thoughts, so they are those of an empty text when the thoughts cannot be told.
+        The terms. ``total`` is NaN when a term with a weight other than 0 is unscorable, except that a response of
+        failed format is 0 whatever the judges said: it needs none. Length and repetition are counted on
+        ``parse_response``'s thoughts, so they are those of an empty text when the thoughts cannot be told.
 
     Raises:
         TypeError: text or gold is no string.
@@ -159,7 +159,7 @@ def total_reward(
     preset: str,
     config: RewardConfig,
 ) -> float:
-    """The terms as one number; ``content`` is ``R_cont``, ``length`` is ``R_len``, ``weights`` come from ``term_weights``.
+    """The terms as one number; ``content`` is ``R_cont``, ``length`` is ``R_len``, ``weights`` are ``term_weights``'.
 
     ``R = R_fmt^3 (w_out R_out + tau (w_struct R_struct + w_cont R_cont)) R_len``, 0 if ``R_fmt < 0.1``, else at least
     0.01; ``outcome_only`` is the plain sum ``w_out R_out + R_fmt``, as published (no gate, no floor).

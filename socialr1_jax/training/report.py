@@ -213,12 +213,14 @@ def _response(row: Row) -> Row:
     text = str(row.get("response", ""))
     parsed = parse_response(text)
     pieces, problems, end = [], list(parsed.problems), 0
-    start = text.find(parsed.thoughts, text.find("<think>") + len("<think>")) if parsed.thoughts else -1
-    if start >= 0:
-        for span in find_stages(parsed.thoughts):
-            pieces.append(("", text[end : start + span.start]))
-            end = start + span.end
-            pieces.append((span.stage, text[start + span.start : end]))
+    # a response cut at the length limit has stages to show too, though no thoughts that count
+    thoughts = parsed.thoughts or ("" if "</think>" in text else text.partition("<think>")[2])
+    start = text.find(thoughts, text.find("<think>") + len("<think>"))
+    for span in find_stages(thoughts):
+        pieces.append(("", text[end : start + span.start]))
+        end = start + span.end
+        pieces.append((span.stage, text[start + span.start : end]))
+    if parsed.thoughts:
         problems += judge_thoughts(parsed.thoughts).violations
     pieces.append(("", text[end:]))
     terms = row["terms"] if isinstance(row.get("terms"), dict) else {}

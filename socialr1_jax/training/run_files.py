@@ -21,7 +21,8 @@ Metrics = dict[str, dict[int, dict[str, float]]]  # phase -> step -> key -> fini
 class Rollouts:
     """The responses that a page needs, kept while streaming: a long run's rollouts.jsonl holds gigabytes.
 
-    `before` and `after`: (question id, sample) -> row of phase eval_sft and eval_grpo, the last one written.
+    `before`: (question id, sample) -> its row of the first evaluation (phase eval_sft, or eval at the first step of
+    that phase); `after`: its row of the latest one (phase eval_grpo, or eval at a later step).
     `training`: step -> the first three rows of phase grpo, and the worst and the best of the rest.
     """
 
@@ -68,14 +69,14 @@ def read_metrics(directory: Path, notes: list[str]) -> Metrics:
 
 def read_rollouts(directory: Path, notes: list[str]) -> Rollouts:
     """What `Rollouts` keeps of rollouts.jsonl."""
-    kept = Rollouts()
+    kept, first = Rollouts(), None
     for row in _read_lines(directory / "rollouts.jsonl", notes):
         key = (str(row.get("id")), row["sample"] if isinstance(row.get("sample"), int) else 0)
         match row.get("phase"):
-            case "eval_sft":
-                kept.before[key] = row
-            case "eval_grpo":
-                kept.after[key] = row
+            case "eval_sft" | "eval_grpo" | "eval" as phase:
+                first = row["step"] if first is None and phase == "eval" else first
+                is_before = phase == "eval_sft" or (phase == "eval" and row["step"] == first)
+                (kept.before if is_before else kept.after)[key] = row
             case "grpo":
                 rows = kept.training.setdefault(row["step"], [])
                 rows.append(row)

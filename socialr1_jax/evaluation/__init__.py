@@ -1,0 +1,1 @@
+"""Evaluation: held-out questions, scored by the rewards' own rules."""

@@ -1,0 +1,27 @@
+"""Between token ids and text: stop tokens of a model, and responses as the rewards read them."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from socialr1_jax.models.qwen3 import Qwen3
+from socialr1_jax.sampling.params import Completion
+
+
+def stop_token_ids(model: Qwen3, tokenizer: Any) -> tuple[int, ...]:
+    """Every id that ends a response: of generation_config.json, config.json and the tokenizer."""
+    listed: list[Any] = [model.config.eos_token_id, tokenizer.eos_token_id]
+    generation = Path(model.source or "") / "generation_config.json"
+    if model.source and generation.exists():
+        listed.append(json.loads(generation.read_text(encoding="utf-8")).get("eos_token_id"))
+    ids: set[int] = set()
+    for entry in listed:
+        ids |= set(entry) if isinstance(entry, list | tuple) else {entry} - {None}
+    return tuple(sorted(ids))
+
+
+def decode_responses(tokenizer: Any, completions: Sequence[Completion]) -> list[str]:
+    """The texts of completions without the stop token that ended them."""
+    ids = [c.tokens[:-1] if c.finish_reason == "stop" else c.tokens for c in completions]
+    return tokenizer.batch_decode(ids, skip_special_tokens=False)

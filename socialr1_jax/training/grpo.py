@@ -1,0 +1,305 @@
+"""The GRPO trainer. One step, read from top to bottom in `train_grpo`: sample, reward, advantages, update, log."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from transformers import AutoTokenizer
+
+from socialr1_jax.config import ConfigError, RunConfig, load_config, save_config
+from socialr1_jax.data.examples import read_examples
+from socialr1_jax.data.pipeline import PromptStream
+from socialr1_jax.data.prompts import PromptSet, encode_prompts
+from socialr1_jax.evaluation.questions import evaluate_questions, response_record
+from socialr1_jax.grpo.advantages import group_advantages, groups_without_variance
+from socialr1_jax.grpo.logprobs import row_logprobs
+from socialr1_jax.grpo.losses import policy_loss
+from socialr1_jax.grpo.update import Rows, init_state, make_update, map_rows, pack_rows
+from socialr1_jax.hf import load_hf, save_hf
+from socialr1_jax.models.qwen3 import Params, Qwen3
+from socialr1_jax.rewards import RewardTerms, score_response
+from socialr1_jax.sampling import Completion, Engine, SamplingParams
+from socialr1_jax.sampling.text import decode_responses, stop_token_ids
+from socialr1_jax.training.checkpoints import Checkpoints
+from socialr1_jax.training.console import Bar, console, working
+from socialr1_jax.training.interrupt import stop_after_step
+from socialr1_jax.training.metrics import RunLog
+from socialr1_jax.training.optimizer import make_optimizer, make_schedule
+
+_ROW_MULTIPLE = 64  # widths of packed rows are multiples of this, so that few programs are compiled
+_ROLLOUTS_KEPT = 32  # training responses of a step that rollouts.jsonl keeps; evaluations keep all
+
+
+def train_grpo(config: RunConfig) -> bool:
+    """Trains `config.model.path` on `config.data.train`; True when the run is complete, False when it was interrupted.
+
+    Everything goes into `config.output_dir`. A run that has a checkpoint there goes on from it. Ctrl-C (or SIGTERM)
+    finishes the step and saves. Raises ConfigError when the folder holds a run of another configuration, and what
+    `load_hf` and `read_examples` raise.
+    """
+    folder = Path(config.output_dir)
+    _refuse_another_run(config, folder)
+    with working(f"loading {config.model.path}"):
+        model = load_hf(config.model.path)
+        tokenizer = AutoTokenizer.from_pretrained(model.source)
+        train, heldout = _questions(config, tokenizer)
+    group = config.sampling.group_size
+    sampling = SamplingParams(
+        n=group,
+        max_new_tokens=config.sampling.max_new_tokens,
+        temperature=config.sampling.temperature,
+        top_k=config.sampling.top_k,
+        top_p=config.sampling.top_p,
+        min_p=config.sampling.min_p,
+        seed=config.seed,
+        stop_token_ids=stop_token_ids(model, tokenizer),
+    )
+    programs = _compile(config, model)
+    state, first = init_state(model.params, programs.optimizer), 0
+    checkpoints = Checkpoints(folder / "checkpoints", config.checkpoint)
+    if checkpoints.latest is not None:
+        state, first = checkpoints.restore(state), checkpoints.latest
+        console.print(f"resuming after step {first} of {config.steps}")
+    save_config(config, folder / "config.yaml")
+    log = RunLog(folder, config.tracking, first_step=first + 1, config=config.model_dump())
+    stream = PromptStream(len(train.prompts), config.grpo.prompts_per_step, config.seed)
+
+    def engine() -> Engine:
+        return Engine(
+            params=state.params,
+            config=model.config,
+            num_tokens=model.num_tokens,
+            dtype=config.model.dtype,
+            backend=config.model.attention,
+            segment_tokens=config.sampling.segment_tokens,
+        )
+
+    def evaluate(step: int) -> None:
+        with working(f"evaluating after step {step}"):
+            questions = replace(sampling, n=config.evaluation.samples)
+            metrics, records = evaluate_questions(engine(), heldout, questions, tokenizer, config.reward)
+        log.metrics("eval", step, metrics)
+        log.rollouts({"phase": "eval", "step": step, **record} for record in records)
+        console.print(
+            f"step {step}: held-out accuracy {metrics['accuracy']:.3f} +- {metrics['accuracy_stderr']:.3f}, "
+            f"format {metrics['format_rate']:.3f}, reward {metrics['reward']:.2f} ({metrics['responses']} responses)"
+        )
+
+    if first == 0:
+        evaluate(0)
+    finished = first
+    with stop_after_step() as stop, Bar("grpo", config.steps, first) as bar:
+        while finished < config.steps and not stop.asked:
+            laps = _Laps()
+
+            # Sample a group of responses for each prompt of the step.
+            chosen = stream.batch(finished)
+            prompts = [train.prompts[i] for i in chosen]
+            groups = engine().sample(prompts, sampling, step=finished, prompt_ids=chosen)
+            completions = [completion for members in groups for completion in members]
+            laps.end("rollout")
+
+            # Reward every response; NaN where one could not be scored. Compare it with its group.
+            examples = [train.examples[i] for i in chosen for _ in range(group)]
+            texts = decode_responses(tokenizer, completions)
+            terms = [
+                score_response(text, example.answer, step=finished, config=config.reward)
+                for text, example in zip(texts, examples, strict=True)
+            ]
+            rewards_pg = np.array([t.total for t in terms]).reshape(-1, group)
+            advantages_b = group_advantages(rewards_pg, config.grpo.preset).reshape(-1)
+            laps.end("reward")
+
+            # Update on the sampler's own token ids; an unscorable response leaves the loss, too.
+            rows = pack_rows(
+                [prompt for prompt in prompts for _ in range(group)],
+                [completion.tokens for completion in completions],
+                multiple=_ROW_MULTIPLE,
+                advantages_b=advantages_b.astype(np.float32),
+            )
+            rows.mask_bt[np.isnan(rewards_pg.reshape(-1))] = False
+            rows = programs.with_logprobs(rows, state.params)
+            updates = []
+            mini_batch = config.grpo.mini_batch_prompts * group
+            for start in range(0, len(completions), mini_batch):
+                state, result = programs.update(state, rows.take(slice(start, start + mini_batch)))
+                updates.append(result)
+            updates = jax.device_get(updates)
+            laps.end("update")
+            finished += 1
+
+            # Log, and now and then evaluate and save.
+            metrics = _reward_metrics(terms, completions, rewards_pg) | {
+                **{name: float(np.mean([u[name] for u in updates])) for name in updates[0] if name != "tokens"},
+                "learning_rate": float(programs.schedule(int(state.updates) - 1)),
+                "tokens_per_second": sum(len(c.tokens) for c in completions) / laps.total,
+                **laps.seconds,
+            }
+            log.metrics("grpo", finished, metrics)
+            kept = zip(examples, texts, completions, terms, advantages_b, range(_ROLLOUTS_KEPT), strict=False)
+            log.rollouts(
+                {"phase": "grpo", "step": finished, "advantage": float(advantage)}
+                | response_record(example, i % group, text, completion.finish_reason, term)
+                for example, text, completion, term, advantage, i in kept
+            )
+            bar.advance(
+                f"reward {metrics['reward/total']:.2f}  accuracy {metrics['accuracy']:.2f}  "
+                f"format {metrics['format_rate']:.2f}  kl {metrics['kl']:.4f}  {laps.total:.1f} s"
+            )
+            if _due(finished, config.evaluation.every) and finished < config.steps:
+                evaluate(finished)
+            if _due(finished, config.checkpoint.every) or finished == config.steps or stop.asked:
+                checkpoints.save(finished, state)
+    if finished == config.steps:
+        evaluate(finished)
+        save_hf(Qwen3(model.config, state.params, source=model.source, num_tokens=model.num_tokens), folder / "export")
+    checkpoints.close()
+    log.close()
+    return finished == config.steps
+
+
+class _Programs(NamedTuple):
+    """What is compiled for a run."""
+
+    optimizer: optax.GradientTransformation
+    schedule: optax.Schedule
+    update: Any  # (state, rows) -> (state, metrics)
+    logprobs: Any  # (params, rows) -> [b, t]
+    reference: Params | None  # None: the KL coefficient is 0, no reference pass is made
+    several_updates: bool  # of one rollout; with one, the ratio is exactly 1 and no old-policy pass is made
+
+    def with_logprobs(self, rows: Rows, params: Params) -> Rows:
+        """The rows with the log-probs that the loss needs, of the policy that sampled and of the reference."""
+        old = self.logprobs(params, rows) if self.several_updates else None
+        ref = self.logprobs(self.reference, rows) if self.reference is not None else None
+        return replace(rows, old_logp_bt=old, ref_logp_bt=ref)
+
+
+def _compile(config: RunConfig, model: Qwen3) -> _Programs:
+    grpo = config.grpo
+
+    def logprobs(params: Params, rows: Rows) -> tuple[jax.Array, jax.Array]:
+        return row_logprobs(
+            params,
+            model.config,
+            rows.tokens_bt,
+            rows.lengths_b,
+            config.sampling.temperature,
+            num_tokens=model.num_tokens,
+            dtype=config.model.dtype,
+            backend=config.model.attention,
+            remat=config.model.remat,
+        )
+
+    def loss_fn(params: Params, rows: Rows) -> tuple[jax.Array, tuple[jax.Array, dict[str, jax.Array]]]:
+        logp_bt, entropy_bt = logprobs(params, rows)
+        total, tokens, metrics = policy_loss(
+            logp_bt,
+            rows.old_logp_bt,
+            rows.ref_logp_bt,
+            rows.advantages_b,
+            rows.mask_bt,
+            grpo.preset,
+            clip_low=grpo.clip_low,
+            clip_high=grpo.clip_high,
+            kl_coefficient=grpo.kl_coefficient,
+        )
+        entropy = jnp.sum(jnp.where(rows.mask_bt, entropy_bt, 0.0))
+        return total, (tokens, metrics | {"entropy": entropy})
+
+    schedule = make_schedule(config.optimizer, config.updates)
+    optimizer = make_optimizer(config.optimizer, schedule)
+    reference = None
+    if grpo.kl_coefficient:
+        reference = jax.tree.map(lambda x: x.astype(config.model.dtype), model.params)
+    return _Programs(
+        optimizer,
+        schedule,
+        make_update(loss_fn, optimizer, grpo.micro_batch_rows),
+        map_rows(lambda params, rows: logprobs(params, rows)[0], grpo.micro_batch_rows),
+        reference,
+        grpo.mini_batch_prompts < grpo.prompts_per_step,
+    )
+
+
+class _Laps:
+    """Wall seconds of the phases of one step."""
+
+    def __init__(self) -> None:
+        self._start = self._last = time.perf_counter()
+        self._laps: dict[str, float] = {}
+
+    def end(self, name: str) -> None:
+        now = time.perf_counter()
+        self._laps[f"seconds/{name}"], self._last = now - self._last, now
+
+    @property
+    def total(self) -> float:
+        return self._last - self._start
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        return {"seconds": self.total, **self._laps}
+
+
+def _questions(config: RunConfig, tokenizer: Any) -> tuple[PromptSet, PromptSet]:
+    """Training and held-out questions with their prompts."""
+    data = config.data
+    train = read_examples(data.train, columns=data.columns, where=data.where)
+    if data.eval:
+        heldout = read_examples(data.eval, columns=data.columns, where=data.where)
+    else:
+        if len(train) <= data.holdout:
+            raise ConfigError(
+                f"data.train has {len(train)} questions and data.holdout takes {data.holdout}: lower data.holdout"
+            )
+        order = np.random.default_rng(0).permutation(len(train))  # not the run's seed: runs compare on the same ones
+        heldout = [train[i] for i in sorted(order[: data.holdout])]
+        train = [train[i] for i in sorted(order[data.holdout :])]
+    return (
+        encode_prompts(tokenizer, train, data.max_prompt_tokens),
+        encode_prompts(tokenizer, heldout[: config.evaluation.questions], data.max_prompt_tokens),
+    )
+
+
+def _refuse_another_run(config: RunConfig, folder: Path) -> None:
+    """A folder with checkpoints belongs to the configuration that made them."""
+    if not (folder / "checkpoints").exists() or not (folder / "config.yaml").exists():
+        return
+    before, now = load_config(RunConfig, folder / "config.yaml").model_dump(), config.model_dump()
+    differing = [name for name in now if before[name] != now[name]]
+    if differing:
+        raise ConfigError(
+            f"{folder} holds a run of another configuration (it differs in {', '.join(differing)}): "
+            "give another output_dir, or remove the folder"
+        )
+
+
+def _reward_metrics(
+    terms: Sequence[RewardTerms], completions: Sequence[Completion], rewards_pg: np.ndarray
+) -> dict[str, float]:
+    """Means over the step's responses of the total and of every raw term, beside the weights that made the total."""
+    raw = {f"reward/{name}": np.array([t.raw()[name] for t in terms]) for name in terms[0].raw()}
+    scored = {name: float(np.nanmean(values)) for name, values in raw.items() if not np.isnan(values).all()}
+    return {
+        "reward/total": float(np.nanmean(rewards_pg)),
+        **scored,
+        "reward/unscorable": float(np.isnan(rewards_pg).mean()),
+        "weight/structure": terms[0].weights["structure"],
+        "weight/content": terms[0].weights["content"],
+        "accuracy": float(raw["reward/outcome"].mean()),
+        "format_rate": float(raw["reward/format"].mean()),
+        "response_tokens": float(np.mean([len(c.tokens) for c in completions])),
+        "truncated": float(np.mean([c.finish_reason == "length" for c in completions])),
+        "zero_variance_groups": groups_without_variance(rewards_pg),
+    }
+
+
+def _due(step: int, every: int) -> bool:
+    return every > 0 and step % every == 0

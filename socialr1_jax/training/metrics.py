@@ -1,0 +1,88 @@
+"""Where a run's numbers go: metrics.jsonl always, TensorBoard by default, wandb when asked for; rollouts.jsonl."""
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from socialr1_jax.config import TrackingConfig
+
+
+class RunLog:
+    """Appends to the run folder's metrics.jsonl and rollouts.jsonl, and to the trackers that are switched on.
+
+    `first_step` is 0 for a new run. A resumed one drops what it wrote at and after that step, which will come again.
+    """
+
+    def __init__(self, folder: Path, tracking: TrackingConfig, *, first_step: int, config: Mapping[str, Any]) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._metrics, self._rollouts = folder / "metrics.jsonl", folder / "rollouts.jsonl"
+        for file in (self._metrics, self._rollouts):
+            _keep_before(file, first_step)
+        self._tensorboard: Any = None
+        self._wandb: Any = None
+        if tracking.tensorboard:
+            from tensorboardX import SummaryWriter
+
+            self._tensorboard = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step or None)
+        if tracking.wandb:
+            import wandb
+
+            self._wandb = wandb.init(project="socialr1_jax", dir=str(folder), config=dict(config), resume="allow")
+
+    def metrics(self, phase: str, step: int, values: Mapping[str, float]) -> None:
+        """One line of numbers; a value that is not finite is written as null."""
+        _append(self._metrics, [{"phase": phase, "step": step, **values}])
+        if self._tensorboard:
+            for name, value in values.items():
+                self._tensorboard.add_scalar(f"{phase}/{name}", value, step)
+        if self._wandb:
+            self._wandb.log({f"{phase}/{name}": value for name, value in values.items()}, step=step)
+
+    def rollouts(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """One line a response."""
+        _append(self._rollouts, rows)
+
+    def close(self) -> None:
+        if self._tensorboard:
+            self._tensorboard.close()
+        if self._wandb:
+            self._wandb.finish()
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Writes a JSON file whole or not at all."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(json.dumps(_finite(value), indent=2) + "\n", encoding="utf-8")
+    partial.replace(path)
+
+
+def _append(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    with path.open("a", encoding="utf-8") as file:
+        file.writelines(json.dumps(_finite(row), ensure_ascii=False) + "\n" for row in rows)
+
+
+def _finite(value: Any) -> Any:
+    """The value with NaN and infinities as None: strict JSON has neither."""
+    if isinstance(value, Mapping):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def _keep_before(path: Path, first_step: int) -> None:
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:  # the line that a kill cut
+            break
+        if row["phase"] in ("sft", "eval_sft") or row["step"] < first_step:
+            kept.append(line)
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text("".join(kept), encoding="utf-8")
+    partial.replace(path)

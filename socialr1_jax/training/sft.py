@@ -1,0 +1,62 @@
+"""Supervised fine-tuning on reference responses: the cold start before GRPO."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from socialr1_jax.config import OptimizerConfig, SftConfig
+from socialr1_jax.data.examples import Example
+from socialr1_jax.data.pipeline import PromptStream
+from socialr1_jax.data.prompts import encode_prompt, reference_response
+from socialr1_jax.grpo.logprobs import row_logprobs
+from socialr1_jax.grpo.update import Rows, init_state, make_update, pack_rows
+from socialr1_jax.models.qwen3 import Params, Qwen3
+from socialr1_jax.training.console import Bar
+from socialr1_jax.training.metrics import RunLog
+from socialr1_jax.training.optimizer import make_optimizer, make_schedule
+
+_ROW_MULTIPLE = 64
+
+
+def train_sft(model: Qwen3, tokenizer: Any, examples: Sequence[Example], config: SftConfig, log: RunLog, seed: int) -> Qwen3:
+    """The model after `config.steps` updates on prompt + reference response; only the response is learned.
+
+    The loss is the mean over the response tokens of a batch, its end token included.
+    """
+    prompts = [encode_prompt(tokenizer, example) for example in examples]
+    responses = [
+        [*tokenizer.encode(reference_response(example), add_special_tokens=False), tokenizer.eos_token_id]
+        for example in examples
+    ]
+
+    def loss_fn(params: Params, rows: Rows) -> tuple[jax.Array, tuple[jax.Array, dict[str, jax.Array]]]:
+        logp_bt, _ = row_logprobs(
+            params, model.config, rows.tokens_bt, rows.lengths_b, 1.0, num_tokens=model.num_tokens, dtype="float32"
+        )
+        return -jnp.sum(jnp.where(rows.mask_bt, logp_bt, 0.0)), (jnp.sum(rows.mask_bt).astype(jnp.float32), {})
+
+    settings = OptimizerConfig(
+        learning_rate=config.learning_rate,
+        schedule="cosine",
+        warmup_steps=config.warmup_steps,
+        weight_decay=config.weight_decay,
+    )
+    schedule = make_schedule(settings, config.steps)
+    optimizer = make_optimizer(settings, schedule)
+    update = make_update(loss_fn, optimizer, config.batch_size)
+    state = init_state(model.params, optimizer)
+    stream = PromptStream(len(examples), config.batch_size, seed)
+    # One width for all batches, so that one program is compiled.
+    width = max(len(p) + len(r) for p, r in zip(prompts, responses, strict=True))
+    with Bar("sft", config.steps) as bar:
+        for step in range(config.steps):
+            chosen = stream.batch(step)
+            multiple = -(-width // _ROW_MULTIPLE) * _ROW_MULTIPLE
+            rows = pack_rows([prompts[i] for i in chosen], [responses[i] for i in chosen], multiple=multiple)
+            state, metrics = update(state, rows)
+            values = {name: float(value) for name, value in metrics.items()}
+            log.metrics("sft", step + 1, values | {"learning_rate": float(schedule(step))})
+            bar.advance(f"loss {values['loss']:.3f}")
+    return Qwen3(model.config, state.params, source=model.source, num_tokens=model.num_tokens)

@@ -1,0 +1,334 @@
+"""The example record, and questions read from every kind of file."""
+
+import csv
+import json
+import logging
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from socialr1_jax.data import tables
+from socialr1_jax.data.examples import Example, gold_letter, parse_options, read_examples
+from socialr1_jax.data.tables import DataError
+
+ROOT = Path(__file__).resolve().parents[1]
+BENCHMARKS = ROOT.parent / "shared" / "benchmarks"
+ROW = {"id": "q1", "story": "Anna left.", "question": "Who left?", "options": ["Anna", "Ben"], "answer": "A"}
+
+
+def write(path: Path, *rows: dict) -> Path:
+    if path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    elif path.suffix == ".json":
+        path.write_text(json.dumps(rows))
+    elif path.suffix == ".csv":
+        with path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+    return path
+
+
+# --------------------------------------------------------------------------------------------------------- the record
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"answer": "C"}, "the gold answer 'C' is not one of the option letters A to B"),
+        ({"answer": "AB"}, "'AB' is not one of the option letters"),
+        ({"answer": " "}, "the gold answer is empty"),
+        ({"question": ""}, "the question is empty"),
+        ({"options": ("Anna",)}, "1 options"),
+        ({"options": ("x",) * 27}, "27 options"),
+        ({"options": ("Anna", "")}, "option B is empty"),
+    ],
+)
+def test_a_record_that_cannot_be_asked_is_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        Example(**(ROW | {"options": ("Anna", "Ben")} | change))
+
+
+def test_free_text_answers_need_no_options():
+    assert Example(id="1", story="", question="Who left?", answer="Anna").options == ()
+
+
+# ----------------------------------------------------------------------------------------------------- options and gold
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (["Anna", "Ben"], ("Anna", "Ben")),
+        (["A. Anna", "B. Ben"], ("Anna", "Ben")),
+        (["(A) Anna", "(B) Ben"], ("Anna", "Ben")),
+        (["A. Anna", "Ben"], ("A. Anna", "Ben")),  # not every option has its letter: the text is left alone
+        (["B. Anna", "A. Ben"], ("B. Anna", "A. Ben")),
+        ({"A": "Anna", "B": "Ben"}, ("Anna", "Ben")),
+        ({"A": "Anna", "B": "Ben", "C": None, "D": float("nan")}, ("Anna", "Ben")),
+        ({"text": ["Anna", "Ben"], "label": ["A", "B"]}, ("Anna", "Ben")),
+        ("A. red_box, B. blue_crate, C. green_bathtub", ("red_box", "blue_crate", "green_bathtub")),
+        ("A. Anna, her aunt, B. Ben\nC. Carl", ("Anna, her aunt", "Ben", "Carl")),
+        (["yes", "no", "NaN", ""], ("yes", "no")),
+        ([3, 4.5], ("3", "4.5")),
+        ("", ()),
+        (None, ()),
+        ([], ()),
+    ],
+)
+def test_options_in_every_form(value, expected):
+    assert parse_options(value) == expected
+
+
+@pytest.mark.parametrize("value", [{"A": "x", "C": "y"}, "Anna or Ben", 7])
+def test_options_that_cannot_be_read(value):
+    with pytest.raises(ValueError, match="options"):
+        parse_options(value)
+
+
+@pytest.mark.parametrize(
+    ("answer", "letter"),
+    [("B", "B"), ("B.", "B"), ("(B)", "B"), ("B. ", "B"), ("Ben", "B"), ("B. Ben", "B"), (" Anna ", "A")],
+)
+def test_gold_as_letter_or_text(answer, letter):
+    assert gold_letter(answer, ("Anna", "Ben")) == letter
+
+
+@pytest.mark.parametrize(
+    ("answer", "options", "message"),
+    [
+        ("C", ("Anna", "Ben"), "not among the 2 options"),
+        ("B. Anna", ("Anna", "Ben"), "not among"),
+        ("Anna", ("Anna", "Ben", "Anna"), r"more than one option \(A, C\)"),
+        ("A", ("B", "A"), r"more than one option \(A, B\)"),  # letter A, or the text of B
+        ("Be", ("Anna", "Ben"), "not among"),
+    ],
+)
+def test_gold_that_is_no_option_or_two(answer, options, message):
+    with pytest.raises(ValueError, match=message):
+        gold_letter(answer, options)
+
+
+# --------------------------------------------------------------------------------------------------------------- files
+
+
+def test_jsonl_json_and_wrapped_json(tmp_path):
+    expected = [
+        Example(**(ROW | {"options": ("Anna", "Ben"), "meta": {"level": "2", "easy": "true"}})),
+        Example(**(ROW | {"id": "q2", "options": ("Anna", "Ben"), "meta": {"level": "1"}})),
+    ]
+    rows = [ROW | {"level": 2, "easy": True}, ROW | {"id": "q2", "level": 1}]
+    assert read_examples(write(tmp_path / "a.jsonl", *rows)) == expected
+    assert read_examples(write(tmp_path / "a.json", *rows)) == expected
+    (tmp_path / "b.json").write_text(json.dumps({"version": 3, "data": rows}))
+    assert read_examples(tmp_path / "b.json") == expected
+
+
+def test_csv_with_options_in_columns(tmp_path):
+    row = {
+        "STORY": "Anna, too, left.",
+        "Question": "Who?",
+        "OPTION-A": "Anna",
+        "OPTION-B": "Ben",
+        "OPTION-C": "",
+        "gold": "Ben",
+    }
+    path = write(tmp_path / "q.csv", row)
+    columns = {"options": "OPTION-A, OPTION-B, OPTION-C", "answer": "gold"}
+    assert read_examples(path, columns=columns) == [
+        Example(id="q-1", story="Anna, too, left.", question="Who?", options=("Anna", "Ben"), answer="B")
+    ]
+
+
+def test_parquet(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    parquet.write_table(pyarrow.Table.from_pylist([ROW, ROW | {"id": "q2"}]), tmp_path / "q.parquet")
+    assert [example.id for example in read_examples(tmp_path / "q.parquet")] == ["q1", "q2"]
+    (tmp_path / "cut.parquet").write_bytes((tmp_path / "q.parquet").read_bytes()[:-20])
+    with pytest.raises(DataError, match=r"cut.parquet: not a whole Parquet file"):
+        read_examples(tmp_path / "cut.parquet")
+
+
+def test_where_keeps_equal_rows_and_counts_them(tmp_path, caplog):
+    rows = [ROW | {"id": str(i), "kind": "abc"[i % 3], "deep": i < 4} for i in range(9)]
+    path = write(tmp_path / "q.jsonl", *rows)
+    with caplog.at_level(logging.INFO):
+        kept = read_examples(path, where={"kind": "a", "deep": "true"})
+    assert [example.id for example in kept] == ["0", "3"]
+    assert "kept 2 of 9 rows with kind = a, deep = true" in caplog.text
+    with pytest.raises(DataError, match=r"none of 9 rows has kind = d \(kind is one of a, b, c\)"):
+        read_examples(path, where={"kind": "d"})
+    with pytest.raises(DataError, match=r"where: no column 'knd' \(did you mean 'kind'\?\)"):
+        read_examples(path, where={"knd": "a"})
+
+
+def test_what_is_written_as_fields_reads_back(tmp_path):
+    example = Example(**(ROW | {"options": ("Anna", "Ben"), "thoughts": "Encode: x", "meta": {"plot": "leave"}}))
+    row = {**vars(example), "options": list(example.options)}
+    assert read_examples(write(tmp_path / "q.jsonl", row)) == [example]
+
+
+# -------------------------------------------------------------------------------------------------------------- faults
+
+
+def without(name: str) -> dict:
+    return {key: value for key, value in ROW.items() if key != name}
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        (ROW | {"answer": "C"}, r"q.jsonl row 2: the gold answer 'C' is not among the 2 options \(Anna; Ben\)"),
+        (
+            without("answer") | {"anwser": "A"},
+            r"row 2: no column 'answer' \(did you mean 'anwser'\?\); name it in columns",
+        ),
+        (without("story") | {"text": "x"}, r"row 2: no column 'story' \(the columns are"),
+        (ROW | {"id": "q0"}, r"row 2: the id 'q0' is already that of .*q.jsonl row 1"),
+        (ROW | {"question": " "}, "row 2: the question is empty"),
+        (ROW | {"answer": None}, "row 2: the gold answer ''"),
+        (ROW | {"options": ["Anna", None, "Ben"]}, "row 2: option B is empty"),
+        (ROW | {"options": ["Anna"]}, "row 2: 1 options"),
+        (["not an object"], "row 2: expected an object with named fields, found a list"),
+    ],
+)
+def test_a_bad_row_is_named(tmp_path, row, message):
+    with pytest.raises(DataError, match=message):
+        read_examples(write(tmp_path / "q.jsonl", ROW | {"id": "q0"}, row))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("q.jsonl", "", "q.jsonl: the file holds no rows"),
+        ("q.json", " ", "q.json: the file holds no rows"),
+        ("q.json", "[]", "holds no rows"),
+        ("q.csv", "story,question,answer\n", "holds no rows"),
+        ("q.jsonl", '{"id": 1}\n{"id": \n', "q.jsonl row 2: not JSON"),
+        ("q.json", '{"id": 1}\n{"id": 2}\n', r"q.json line 2: not JSON .*one object a line is .jsonl"),
+        ("q.json", '{"a": [], "b": []}', r"found 2 \['a', 'b'\]"),
+        ("q.json", "3", "expected a list of questions, found a number"),
+        ("q.csv", "story,question,answer\na,b\n", "q.csv row 1: not as many cells as the header has"),
+        ("q.csv", 'story,question,answer\na,b,"c\n', "q.csv row 1: not CSV"),
+        ("q.txt", "hello", "q.txt: unknown kind of file"),
+    ],
+)
+def test_a_bad_file_is_named(tmp_path, name, content, message):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(DataError, match=message):
+        read_examples(tmp_path / name)
+
+
+def test_other_faults_are_named(tmp_path):
+    with pytest.raises(DataError, match=r"gone.jsonl: cannot read the file \(No such file"):
+        read_examples(tmp_path / "gone.jsonl")
+    with pytest.raises(DataError, match="no such file, and not a hub dataset id"):
+        read_examples("questions")
+    (tmp_path / "latin.jsonl").write_bytes(b'{"id": "\xe9"}\n')
+    with pytest.raises(DataError, match=r"latin.jsonl: not UTF-8 text \(byte 8\)"):
+        read_examples(tmp_path / "latin.jsonl")
+    path = write(tmp_path / "q.jsonl", ROW)
+    with pytest.raises(DataError, match="'gold' is not a field of a question"):
+        read_examples(path, columns={"gold": "answer"})
+    with pytest.raises(DataError, match=r"row 1: no column 'anser' \(did you mean 'answer'\?\); mend it in columns"):
+        read_examples(path, columns={"answer": "anser"})
+    with pytest.raises(DataError, match=r"row 1: no column 'OPT-B'"):
+        read_examples(path, columns={"options": "question, OPT-B"})
+
+
+# ----------------------------------------------------------------------------------------------------------------- hub
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """A hub that holds one dataset of two splits, the training one in two parts."""
+    import huggingface_hub
+
+    folder = tmp_path / "snapshot"
+    (folder / "data").mkdir(parents=True)
+    for name, ident in (("train-00000", "a"), ("train-00001", "b"), ("test-00000", "c")):
+        write(folder / "data" / f"{name}.jsonl", ROW | {"id": ident})
+    (folder / "dataset_infos.json").write_text("{}")
+
+    def snapshot_download(repo, *, repo_type, allow_patterns):
+        assert repo_type == "dataset"
+        assert not any(".bin" in pattern or ".py" in pattern for pattern in allow_patterns)
+        if repo != "owner/stories":
+            raise OSError(f"Repository Not Found: {repo}\nand more lines")
+        return str(folder)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    return folder
+
+
+def test_hub_dataset_by_split(hub):
+    assert [example.id for example in read_examples("owner/stories")] == ["a", "b"]
+    assert [example.id for example in read_examples("owner/stories:test")] == ["c"]
+    with pytest.raises(DataError, match=r"no file of the split 'dev' among data/test-00000\.jsonl"):
+        read_examples("owner/stories:dev")
+
+
+def test_hub_dataset_that_cannot_be_had(hub):
+    with pytest.raises(DataError, match=r"owner/none: .*\(Repository Not Found: owner/none\); give a path") as caught:
+        read_examples("owner/none")
+    assert "\n" not in str(caught.value)
+
+
+def test_hub_offline(monkeypatch, tmp_path):
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(DataError, match="owner/stories: no such file here, and the hub dataset could not be had"):
+        tables.read_rows("owner/stories")
+
+
+# ---------------------------------------------------------------------------------------------------------- real files
+
+
+@pytest.mark.skipif(not BENCHMARKS.exists(), reason="no benchmark files here")
+def test_hitom():
+    rows = read_examples(
+        BENCHMARKS / "hitom/Hi-ToM_data.json", columns={"id": "sample_id"}, where={"prompting_type": "CoTP"}
+    )
+    assert len(rows) == 600
+    assert {len(row.options) for row in rows} == {15}
+    first = rows[0]
+    assert first.story.startswith(
+        "1 Avery, Charlotte, Isabella, Elizabeth and Owen entered the living_room.\n2 The lettuce"
+    )
+    assert (first.question, first.options[10], first.answer) == ("Where is the lettuce really?", "green_drawer", "K")
+    raw = {
+        str(row["sample_id"]): row for row in json.loads((BENCHMARKS / "hitom/Hi-ToM_data.json").read_text())["data"]
+    }
+    for row in rows:
+        choices = ", ".join(f"{letter}. {text}" for letter, text in zip("ABCDEFGHIJKLMNO", row.options, strict=True))
+        assert choices == raw[row.id]["choices"]
+        assert row.options[ord(row.answer) - ord("A")] == raw[row.id]["answer"]
+
+
+@pytest.mark.skipif(not BENCHMARKS.exists(), reason="no benchmark files here")
+def test_simpletom_and_tombench():
+    rows = read_examples(BENCHMARKS / "simpletom/judgment-qa/test.jsonl", columns={"answer": "answerKey"})
+    assert len(rows) == 1147
+    assert {row.options[ord(row.answer) - ord("A")].lower() for row in rows} == {"reasonable"}
+    columns = {"options": "OPTION-A, OPTION-B, OPTION-C, OPTION-D", "answer": "答案\nANSWER"}
+    counts = {}
+    for path in sorted((BENCHMARKS / "tombench/data").glob("*.jsonl")):
+        for row in read_examples(path, columns=columns):
+            counts[len(row.options)] = counts.get(len(row.options), 0) + 1
+    assert counts == {2: 483, 4: 2377}
+
+
+def test_reading_questions_needs_no_jax():
+    code = (
+        "import sys, socialr1_jax.data.examples, socialr1_jax.data.pipeline\n"
+        "print(sorted({'jax', 'grain', 'torch', 'transformers'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout == "[]\n"

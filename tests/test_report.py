@@ -1,0 +1,410 @@
+"""The run report: what it says of a run, what it makes of hostile text and cut files; the figure of several runs."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from socialr1_jax.training import report
+from socialr1_jax.training.report import RUN_FILES, plot_runs, write_report
+from socialr1_jax.training.run_files import before_after, interval, read_metrics, read_rollouts
+
+HOSTILE = '</script><script>document.title="owned"</script><img src=x onerror=alert(1)>{{ 7 * 7 }}<!-- & "\'\u2028'
+THOUGHTS = (
+    "Encode: Anna puts the key in the drawer and leaves. Ben moves the key to the shelf.\n"
+    "Interpret: Anna did not see the move, so Anna believes that the key is in the drawer.\n"
+    "Goal: Anna wants the key, so she goes to the place where she believes it is.\n"
+    "Respond: A: drawer, yes. B: shelf, no. So the answer is A."
+)
+RESPONSE = f"<think>\n{THOUGHTS}\n</think>\n\n<Answer>A</Answer>"
+
+
+def rollout(phase: str, step: int, name: str, *, sample: int = 0, right: bool = True, reward=2.0, response=RESPONSE):
+    terms = {"format": 1.0, "outcome": float(right), "structure": 0.875, "content": None, "repetition": 0.25}
+    row = {"phase": phase, "step": step, "id": name, "sample": sample, "story": "Anna and Ben.", "question": "Where?"}
+    row |= {"options": ["drawer", "shelf"], "answer": "A", "response": response, "finish_reason": "stop"}
+    return row | {"reward": reward, "terms": terms}
+
+
+def write_lines(path: Path, rows: list[dict]) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A small whole run: 3 SFT steps, 5 GRPO steps, evaluations at 0 and 5."""
+    folder = tmp_path / "demo"
+    folder.mkdir()
+    (folder / "config.yaml").write_text(
+        "seed: 7\nsteps: 6\ngrpo:\n  prompts_per_step: 24\nsampling:\n  group_size: 8\n"
+    )
+    metrics = [{"step": step, "phase": "sft", "loss": 3.0 / step} for step in (1, 2, 3)]
+    metrics += [
+        {"step": step, "phase": "grpo", "reward/total": step / 2, "accuracy": 0.1 * step, "kl": None, "entropy": 0.5}
+        for step in range(1, 6)
+    ]
+    for step, accuracy in ((0, 0.5), (5, 0.65)):
+        metrics.append({"step": step, "phase": "eval", "accuracy": accuracy, "accuracy_stderr": 0.02, "responses": 400})
+    write_lines(folder / "metrics.jsonl", metrics)
+    rollouts = [
+        rollout(phase, step, "q1", sample=k) for phase, step in (("eval_sft", 0), ("eval_grpo", 5)) for k in (0, 1)
+    ]
+    rollouts += [rollout("grpo", step, f"t{step}-{k}", reward=k / 10) for step in range(1, 6) for k in range(8)]
+    write_lines(folder / "rollouts.jsonl", rollouts)
+    summary = {"accuracy_sft": 0.5, "accuracy_grpo": 0.65, "heldout_responses": 400, "wall_seconds": 390}
+    summary |= {"peak_rss_bytes": 3 * 2**30, "reward_sft": 1.25, "reward_grpo": 2.5, "parameters": 832640}
+    (folder / "summary.json").write_text(json.dumps(summary))
+    return folder
+
+
+class Page(HTMLParser):
+    """The elements, attributes, visible text and embedded data of a page, as a browser would cut them."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict]] = []
+        self.stages: list[str] = []
+        self.text = ""
+        self.data = ""
+        self.feed(html)
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_data(self, data):
+        tag, attributes = self.elements[-1] if self.elements else ("", {})
+        if attributes.get("id") == "data" and not self.data:
+            self.data = data
+        elif tag not in ("script", "style"):
+            self.text += data
+        if (attributes.get("class") or "").startswith("stage "):
+            self.stages.append(f"{attributes['class'].split()[1]}|{data.strip()}")
+
+
+def page_of(folder: Path) -> Page:
+    return Page(write_report(folder).read_text(encoding="utf-8"))
+
+
+def test_the_header_states_the_facts_of_the_run(run: Path) -> None:
+    text = re.sub(r"\s+", "", page_of(run).text)
+    for fact in ("50.0 % → 65.0 %", "+15.0 points, 400 responses each", "46.1 % to 53.9 %", "61.1 % to 68.9 %"):
+        assert fact.replace(" ", "") in text
+    for fact in ("Seed 7", "SFT steps 3", "GRPO steps 5 of 6", "24 prompts × 8", "Parameters 0.83 M"):
+        assert fact.replace(" ", "") in text
+    for fact in ("reward 1.25 → 2.50", "Wall time 6.5 min", "Peak memory 3.00 GiB", "guessing, 50.0 %"):
+        assert fact.replace(" ", "") in text
+
+
+@pytest.mark.parametrize(
+    ("share", "stderr", "count", "low", "high"),
+    [
+        (0.5, None, 100, 0.403832, 0.596168),  # Wilson, by hand: (0.5 + 0.019207 -+ 1.96 * 0.050951) / 1.038415
+        (1.0, None, 20, 0.838875, 1.0),  # Wilson at the edge: 1 / (1 + z^2 / n)
+        (1.0, 0.0, 20, 0.838875, 1.0),  # all right: a standard error of 0 is no certainty
+        (0.5, 0.02, 100, 0.460801, 0.539199),
+        (0.99, 0.02, 100, 0.950801, 1.0),
+        (0.5, None, 0, 0.5, 0.5),
+    ],
+)
+def test_interval(share, stderr, count, low, high) -> None:
+    assert interval(share, stderr, count) == pytest.approx((low, high), abs=2e-6)
+
+
+def test_accuracy_without_summary_comes_from_the_first_and_last_evaluation(run: Path) -> None:
+    (run / "summary.json").unlink()
+    points = before_after({}, read_metrics(run, []))
+    assert [point["value"] for point in points] == [0.5, 0.65]
+    # an evaluation that is not the summary's lends it no standard error
+    other = before_after({"accuracy_grpo": 0.9, "heldout_responses": 100}, read_metrics(run, []))
+    assert (other[1]["low"], other[1]["high"]) == pytest.approx(interval(0.9, None, 100))
+
+
+def test_the_charts_get_every_number_and_null_for_none(run: Path) -> None:
+    data = json.loads(page_of(run).data)
+    assert data["grpo"]["step"] == [1, 2, 3, 4, 5]
+    assert data["grpo"]["reward/total"] == [0.5, 1.0, 1.5, 2.0, 2.5]
+    assert "kl" not in data["grpo"]
+    assert data["sft"]["loss"] == [3.0, 1.5, 1.0]
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write(
+            '{"step": 5, "phase": "grpo", "reward/total": 9, "kl": 0.25, "bad": NaN, "note": "x", "flag": true}\n'
+        )
+    data = json.loads(page_of(run).data)
+    assert data["grpo"]["reward/total"] == [0.5, 1.0, 1.5, 2.0, 9.0]  # a resumed run repeats a step
+    assert data["grpo"]["kl"] == [None, None, None, None, 0.25]
+    assert data["grpo"]["entropy"] == [0.5, 0.5, 0.5, 0.5, None]
+    assert not {"bad", "note", "flag", "phase"} & set(data["grpo"])
+
+
+def test_before_and_after_counts_questions_by_their_share_of_right_samples(run: Path) -> None:
+    rows = []
+    for name, before, after in (("same", 1, 1), ("up", 0, 2), ("down", 2, 1), ("late", 0, 1), ("only-before", 2, None)):
+        for phase, step, count in (("eval_sft", 0, before), ("eval_grpo", 5, after)):
+            rows += [rollout(phase, step, name, sample=k, right=k < count) for k in (0, 1) if count is not None]
+    write_lines(run / "rollouts.jsonl", rows)
+    comparison = report._comparison(read_rollouts(run, []))
+    assert (comparison["all"], comparison["better"], comparison["worse"]) == (4, 2, 1)
+    assert [(q["id"], q["why"]) for q in comparison["questions"]] == [
+        ("same", "in file order"),
+        ("up", "among the largest gains"),
+        ("down", "among the largest losses"),
+        ("late", "among the largest gains"),
+    ]
+    assert [(side["right"], side["of"]) for side in comparison["questions"][1]["sides"]] == [(0, 2), (2, 2)]
+
+
+def test_periodic_evaluations_compare_the_first_with_the_last(run: Path) -> None:
+    rows = [rollout("eval", step, "q", right=step > 20) for step in (0, 20, 40)]
+    write_lines(run / "rollouts.jsonl", rows[:1])
+    assert report._comparison(read_rollouts(run, []))["all"] == 0
+    write_lines(run / "rollouts.jsonl", rows)
+    kept = read_rollouts(run, [])
+    assert (kept.before["q", 0]["step"], kept.after["q", 0]["step"]) == (0, 40)
+    assert report._comparison(kept)["better"] == 1
+
+
+def test_a_dozen_training_responses_hold_the_best_and_the_worst_of_their_step(run: Path) -> None:
+    rows = [
+        rollout("grpo", step, f"{step}-{k}", reward=reward)
+        for step in (1, 4, 7, 10, 13)
+        for k, reward in enumerate((0.5, 0.4, 0.6, 0.7, 0.9, None, 0.3, 1.5, 0.2, 1.0))
+    ]
+    write_lines(run / "rollouts.jsonl", rows)
+    training = read_rollouts(run, []).training
+    assert {len(kept) for kept in training.values()} == {5}  # a long run's file does not fit into memory
+    moments = report._moments(training)
+    assert [moment["step"] for moment in moments] == [1, 4, 10, 13]
+    assert sum(len(moment["responses"]) for moment in moments) == 12
+    for moment in moments:
+        best, worst, blind = moment["responses"]
+        assert (best["response"]["reward"], best["why"]) == (1.5, "best of the step")
+        assert (worst["response"]["reward"], worst["why"]) == (None, "worst of the step")
+        assert (blind["response"]["reward"], blind["why"]) == (0.5, "picked blindly")
+
+
+def test_stages_are_marked_in_the_response_and_its_text_is_whole(run: Path) -> None:
+    shown = report._response(rollout("grpo", 1, "x"))
+    assert [stage for stage, _ in shown["pieces"]] == ["", "encode", "interpret", "goal", "respond", ""]
+    assert "".join(text for _, text in shown["pieces"]).replace("\n", "") == RESPONSE.replace("\n", "")
+    assert shown["problems"] == []
+    stages = page_of(run).stages
+    assert "goal|" + THOUGHTS.splitlines()[2] in stages
+
+
+def test_problems_become_chips_and_a_cut_response_still_shows_its_stages(run: Path) -> None:
+    cut = rollout("grpo", 1, "x", response=RESPONSE[:150]) | {"finish_reason": "length"}
+    write_lines(run / "rollouts.jsonl", [cut])
+    shown = report._response(cut)
+    assert [stage for stage, _ in shown["pieces"]] == ["", "encode", "interpret"]
+    html = write_report(run).read_text(encoding="utf-8")
+    assert "<li>cut at the length limit</li>" in html
+    assert "<li>no &lt;/think&gt;</li>" in html
+    skipped = RESPONSE.replace("Goal: Anna wants the key, so she goes to the place where she believes it is.\n", "")
+    write_lines(run / "rollouts.jsonl", [rollout("grpo", 1, "x", response=skipped)])
+    assert "<li>skipped: goal</li>" in write_report(run).read_text(encoding="utf-8")
+
+
+def test_reward_bars_are_scaled_to_the_range_of_their_term() -> None:
+    row = rollout("grpo", 1, "x") | {"terms": {"structure": 0.875, "content": 3.0, "repetition": None, "format": -1}}
+    bars = report._response(row)["terms"]
+    assert bars == [("format", -1, 0), ("structure", 0.875, 87.5), ("content", 3.0, 50), ("repetition", None, 0)]
+
+
+def test_hostile_text_stays_text_in_html_and_in_the_data(run: Path) -> None:
+    wrapped = f"<think>\nEncode: {HOSTILE}\n</think>\n\n<Answer>{HOSTILE}</Answer>\ud800"
+    fields = {"story": HOSTILE, "question": HOSTILE, "options": [HOSTILE, "b"], "answer": HOSTILE, "id": HOSTILE}
+    rows = [rollout(phase, 1, "x", response=wrapped) | fields for phase in ("eval_sft", "eval_grpo", "grpo")]
+    write_lines(run / "rollouts.jsonl", rows)
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps({"step": 6, "phase": "grpo", HOSTILE: 1.0}) + "\n")
+    (run / "config.yaml").write_text(f"seed: 1\nname: {json.dumps(HOSTILE)}\n")
+    (run / "summary.json").write_text(json.dumps({HOSTILE: 1.0}))
+    page = page_of(run)
+    scripts = [attributes for tag, attributes in page.elements if tag == "script"]
+    assert len(scripts) == 2
+    assert not [tag for tag, _ in page.elements if tag in ("img", "iframe", "link", "object", "form")]
+    assert not [name for _, attributes in page.elements for name in attributes if name.startswith("on")]
+    assert json.loads(page.data)["grpo"][HOSTILE][-1] == 1.0
+    assert "<" not in page.data
+    # comparison: id, story, question, option, two responses with thoughts and answer; training: the same with one
+    assert page.text.count(HOSTILE) >= 4 + 2 * 2 + 4 + 2
+
+
+def test_the_page_needs_no_network_and_only_its_own_script_may_run(run: Path) -> None:
+    html = write_report(run).read_text(encoding="utf-8")
+    assert set(re.findall(r"https?://[^\s\"']+", html)) == {"http://www.w3.org/2000/svg"}
+    policy = next(a["content"] for tag, a in Page(html).elements if a.get("http-equiv") == "Content-Security-Policy")
+    nonce = re.search(r"script-src 'nonce-(\w+)'", policy)[1]
+    assert policy.startswith("default-src 'none'")
+    assert f'<script nonce="{nonce}">' in html
+    assert write_report(run).read_text(encoding="utf-8") == html  # the same run, the same bytes
+
+
+@pytest.mark.parametrize("name", RUN_FILES)
+def test_a_missing_or_cut_file_is_named_and_the_rest_is_shown(run: Path, name: str) -> None:
+    whole = (run / name).read_bytes()
+    for keep in (0, 1, len(whole) // 3, len(whole) // 2, len(whole) - 4):
+        (run / name).write_bytes(whole[:keep])
+        page = page_of(run)
+        assert "Configuration" in page.text
+        if name != "config.yaml" and keep == len(whole) - 4:  # a cut YAML file is often whole YAML
+            assert name in page.text.split("Training")[0]
+    (run / name).unlink()
+    assert f"{name} is missing" in page_of(run).text
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "[1, 2]\n",
+        "null\n",
+        "}{\n",
+        "[" * 100_000,
+        "\x00\xff",
+        "a: [\n",
+        '{"step": "1"}\n',
+        '{"step": 1}\n',
+        "1e999",
+        '{"step": 1, "phase": "grpo", "kl": 1' + 400 * "0" + "}",
+    ],
+)
+@pytest.mark.parametrize("name", RUN_FILES)
+def test_no_content_of_a_file_breaks_the_report(tmp_path: Path, name: str, content: str) -> None:
+    (tmp_path / name).write_text(content, encoding="latin-1")
+    assert "Social-R1 run report" in page_of(tmp_path).text
+
+
+def test_rows_of_rollouts_with_wrong_types_are_shown_as_they_are(run: Path) -> None:
+    odd = {"step": 1, "phase": "grpo", "response": None, "options": "AB", "terms": [1], "reward": "x", "sample": [1]}
+    write_lines(run / "rollouts.jsonl", [odd, odd | {"phase": "eval_sft"}, odd | {"phase": "eval_grpo"}])
+    assert "unscorable" in page_of(run).text
+
+
+def test_an_empty_folder_is_one_clear_error(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"holds none of config\.yaml, .*give the output_dir of a run"):
+        write_report(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(FileNotFoundError, match="no report written"):
+        write_report(tmp_path / "nowhere")
+
+
+def test_a_failed_write_leaves_the_old_report_and_nothing_else(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (run / "report.html").write_text("old")
+    before = sorted(run.iterdir())
+
+    def full_disk(*_):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(os, "replace", full_disk)
+    with pytest.raises(OSError, match="no space"):
+        write_report(run)
+    assert sorted(run.iterdir()) == before
+    assert (run / "report.html").read_text() == "old"
+
+
+def test_the_figure_draws_each_run_before_and_after(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from matplotlib.figure import Figure
+
+    other = tmp_path / "other"
+    shutil.copytree(run, other)
+    (other / "config.yaml").unlink()
+    figures, save = [], Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda self, *a, **k: (figures.append(self), save(self, *a, **k)))
+    path = plot_runs([run, other], tmp_path / "runs.png")
+    assert path.read_bytes().startswith(b"\x89PNG")
+    change, reward, accuracy = figures[0].axes
+    assert [line.get_label() for line in reward.lines if not line.get_label().startswith("_")] == ["seed 7", "other"]
+    assert list(reward.lines[0].get_ydata()) == [0.5, 1.0, 1.5, 2.0, 2.5]
+    # smoothed by hand, weight 0.8: (0.1) / 0.2 = 0.5, then (0.8 * 0.1 + 0.2 * 1.0) / 0.36
+    assert list(reward.lines[1].get_ydata())[:2] == pytest.approx([0.5, 0.28 / 0.36])
+    assert len(accuracy.lines) == 4
+    values = [list(container[0].get_ydata()) for container in change.containers]
+    assert values == [[0.5, 0.65], [0.5, 0.65]]
+
+
+def test_the_figure_refuses_a_run_without_steps(run: Path, tmp_path: Path) -> None:
+    (run / "metrics.jsonl").write_text('{"step": 1, "phase": "sft", "loss": 1.0}\n')
+    with pytest.raises(ValueError, match=r"metrics\.jsonl: no GRPO step to plot"):
+        plot_runs([run], tmp_path / "runs.png")
+    with pytest.raises(FileNotFoundError, match=r"metrics\.jsonl: not found"):
+        plot_runs([tmp_path / "nowhere"], tmp_path / "runs.png")
+    assert not (tmp_path / "runs.png").exists()
+
+
+def test_the_report_needs_neither_jax_nor_matplotlib_to_import() -> None:
+    code = "import sys, socialr1_jax.training.report; sys.exit(bool({'jax', 'matplotlib'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_every_text_colour_has_contrast_on_its_ground() -> None:
+    css = Path(report.__file__).with_name("report_template.html").read_text(encoding="utf-8")
+    schemes = re.findall(r":root \{(.*?)\}", css, re.DOTALL)
+    assert len(schemes) == 2  # light and dark
+    for scheme in schemes:
+        colours = dict(re.findall(r"--(\w+): (#\w{6})", scheme))
+        for name in ("ink", "muted", "accent", "encode", "interpret", "goal", "respond"):
+            for ground in ("paper", "raised"):
+                assert contrast(colours[name], colours[ground]) >= 4.5, (name, ground)  # WCAG 2.2, 1.4.3
+
+
+def contrast(first: str, second: str) -> float:
+    """WCAG 2.2 contrast ratio of two #rrggbb colours."""
+
+    def luminance(colour: str) -> float:
+        parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    dark, light = sorted((luminance(first), luminance(second)))
+    return (light + 0.05) / (dark + 0.05)
+
+
+def browse(page: Path, profile: Path) -> tuple[str, str]:
+    """The document after its scripts ran in headless Chromium, and what the browser logged."""
+    flags = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
+    flags += f" --disable-component-update --disable-sync --user-data-dir={profile} --enable-logging=stderr"
+    command = ["chromium", *flags.split(), "--virtual-time-budget=2000", "--dump-dom", page.as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    return done.stdout, done.stderr
+
+
+@pytest.mark.skipif(not shutil.which("chromium"), reason="chromium is not on PATH")
+def test_the_page_draws_its_charts_in_a_browser(run: Path, tmp_path: Path) -> None:
+    write_lines(run / "rollouts.jsonl", [rollout("grpo", 1, HOSTILE, response=f"<think>{HOSTILE}</think>")])
+    document, log = browse(write_report(run), tmp_path / "profile")
+    assert "CONSOLE" not in log
+    # total reward, accuracy, entropy, SFT loss: the four charts that have data here
+    assert 'data-charts="4"' in document
+    assert document.count("<svg") == 4
+    assert len(re.findall(r'<path class="curve tone0" d="M[\d.]+ [\d.]+L', document)) == 4
+    assert document.count("<circle") == 2  # the two evaluations, on the accuracy chart
+    assert "<title>demo · Social-R1 run report</title>" in document
+
+
+@pytest.mark.skipif(not shutil.which("chromium"), reason="chromium is not on PATH")
+def test_pointer_keys_and_slider_work_in_a_browser(run: Path, tmp_path: Path) -> None:
+    html = write_report(run).read_text(encoding="utf-8")
+    act = """setTimeout(() => {
+      const svg = document.querySelector("svg"), box = svg.getBoundingClientRect();
+      svg.dispatchEvent(new PointerEvent("pointermove", {clientX: box.right - 12, clientY: box.top + 20}));
+      document.body.dataset.pointed = document.querySelectorAll(".readout")[2].textContent;
+      svg.dispatchEvent(new KeyboardEvent("keydown", {key: "ArrowLeft"}));
+      document.body.dataset.keyed = document.querySelector(".readout").textContent;
+      const slider = document.getElementById("smooth");
+      slider.value = 0;
+      slider.dispatchEvent(new Event("input"));
+      document.body.dataset.raw = document.querySelectorAll(".raw").length;
+    }, 300)"""
+    script = re.search(r'<script nonce="\w+">', html)[0]
+    (tmp_path / "acted.html").write_text(html.replace("</body>", f"{script}{act}</script></body>"), encoding="utf-8")
+    document, log = browse(tmp_path / "acted.html", tmp_path / "profile")
+    assert "CONSOLE" not in log
+    assert 'data-pointed="0.5 at 5"' in document  # the entropy chart follows the pointer on the first one
+    assert 'data-keyed="2 at 4"' in document
+    assert 'data-raw="0"' in document

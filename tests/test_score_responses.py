@@ -1,0 +1,157 @@
+"""scripts/score_responses.py: rows in, rows with reward and terms out, or one clear error and no file."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+
+from socialr1_jax.rewards import judge_thoughts, social_r1_reward
+
+SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "score_responses.py"
+THOUGHTS = (
+    "Encode: Anna put the coin in the drawer. Anna left the kitchen. Ben moved the coin to the shelf.\n"
+    "Interpret: Anna did not see Ben move the coin, so she still thinks that it is in the drawer.\n"
+    "Goal: say where Anna will look first for the coin.\n"
+    "Respond: Anna acts on her own belief. A: drawer, yes. B: shelf, no. So the answer is A."
+)
+ROW = {
+    "story": "Anna put the coin in the drawer.",
+    "question": "Where will Anna look?",
+    "options": ["drawer", "shelf"],
+    "answer": "A",
+    "response": f"<think>\n{THOUGHTS}\n</think>\n\n<Answer>A</Answer>",
+    "id": "kept",
+}
+
+
+@pytest.fixture(scope="module")
+def main():
+    spec = importlib.util.spec_from_file_location("score_responses", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.main
+
+
+@pytest.fixture
+def score(main, tmp_path):
+    """Run the script over rows (or raw text) and return (exit status, rows written or None)."""
+
+    def run(rows, *arguments):
+        source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+        if isinstance(rows, bytes):
+            source.write_bytes(rows)
+        else:
+            source.write_text("\n\n".join(json.dumps(row) for row in rows), encoding="utf-8")
+        status = main(["--input", str(source), "--output", str(target), *arguments])
+        assert {path.name for path in tmp_path.iterdir()} <= {"in.jsonl", "out.jsonl"}
+        found = [json.loads(line) for line in target.read_text().splitlines()] if target.exists() else None
+        return status, found
+
+    return run
+
+
+def test_rewards_and_terms(score, capsys):
+    wrong = ROW | {"response": ROW["response"].replace("<Answer>A", "<Answer>B")}
+    status, (first, second, third) = score([ROW, wrong, ROW | {"response": "A"}], "--preset", "no_content")
+    assert status == 0
+    assert {name: value for name, value in first.items() if name not in ("reward", "terms")} == ROW
+    structure = judge_thoughts(THOUGHTS).score
+    expected = social_r1_reward(ROW["response"], "A", structure, None, preset="no_content")
+    assert first["reward"] == expected.total
+    assert first["terms"] == {
+        "format": 1.0,
+        "outcome": 1.0,
+        "structure": structure,
+        "content": None,
+        "length_window": expected.length_window,
+        "repetition": expected.repetition,
+    }
+    assert second["reward"] == pytest.approx(0.2 * 2 * structure * expected.length_window)
+    assert (third["reward"], third["terms"]["format"]) == (0.0, 0.0)
+    captured = capsys.readouterr()
+    assert "3 responses" in captured.out
+    assert "format rate 0.6667, accuracy 0.3333, unscorable 0" in captured.out
+    assert captured.err == ""
+
+
+def test_full_needs_a_content_score(score, capsys):
+    rows = [ROW, ROW | {"content": 0.5}, ROW | {"content": float("nan")}]
+    status, found = score(rows, "--preset", "full", "--judge", "rules", "--step", "200")
+    assert status == 0
+    assert [row["reward"] is None for row in found] == [True, False, True]
+    assert found[1]["terms"]["content"] == pytest.approx(2.5**1.2)
+    expected = social_r1_reward(ROW["response"], "A", judge_thoughts(THOUGHTS).score, 0.5, step=200)
+    assert found[1]["reward"] == expected.total
+    assert "2 rewards are null: preset full needs a content score" in capsys.readouterr().err
+
+
+def test_free_text_without_story(score):
+    row = {
+        "question": "Where?",
+        "answer": "the drawer",
+        "response": ROW["response"].replace("<Answer>A", "<Answer>The drawer."),
+    }
+    assert score([row])[1][0]["terms"]["outcome"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({**ROW, "answer": "C"}, "the gold answer 'C' is not one of the option letters A to B"),
+        ({**ROW, "answer": 1}, "'answer' is 1, not a text"),
+        ({**ROW, "answer": " "}, "the gold answer is empty"),
+        ({**ROW, "response": None}, "'response' is None, not a text"),
+        ({**ROW, "options": "drawer"}, "'options' is 'drawer', not a list of texts"),
+        ({**ROW, "content": "high"}, "'content' is 'high', not a number or null"),
+        ({**ROW, "content": float("inf")}, "Infinity is not a number; write null"),
+        ({**ROW, "content": 1e300}, "content score 1e+300 is too large"),
+        ({name: ROW[name] for name in ROW if name != "response"}, "no 'response'; a row needs"),
+        ([ROW], "a row is a JSON object, not list"),
+    ],
+)
+def test_a_bad_row_names_its_line_and_writes_nothing(score, capsys, row, message):
+    status, found = score([ROW, row])
+    assert (status, found) == (2, None)
+    error = capsys.readouterr().err
+    assert "in.jsonl: line 3: " in error
+    assert message in error
+    assert len(error.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b'{"question": "q"', "line 1: not JSON"),
+        (b'\n\n{"question": "\xff"}', "line 3: not UTF-8 text"),
+        (b"\n \n", "the file holds no rows"),
+        (b"", "the file holds no rows"),
+    ],
+)
+def test_a_bad_file(score, capsys, text, message):
+    assert score(text) == (2, None)
+    assert message in capsys.readouterr().err
+
+
+def test_an_old_output_survives_an_error(score, tmp_path):
+    (tmp_path / "out.jsonl").write_text('{"old": 1}\n')
+    assert score([ROW, {}]) == (2, [{"old": 1}])
+
+
+def test_output_over_input(main, tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps(ROW))
+    assert main(["--input", str(path), "--output", str(path)]) == 0
+    assert json.loads(path.read_text())["reward"] > 0
+
+
+def test_a_missing_file(main, tmp_path, capsys):
+    assert main(["--input", str(tmp_path / "none.jsonl"), "--output", str(tmp_path / "o.jsonl")]) == 2
+    assert "none.jsonl: No such file or directory" in capsys.readouterr().err
+
+
+def test_judge_none_is_refused_where_it_is_needed(main, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["--input", "a", "--output", "b", "--preset", "full", "--judge", "none"])
+    assert stop.value.code == 2
+    assert "judge is none" in capsys.readouterr().err
