@@ -149,7 +149,9 @@ def _check_files(folder: Path, config: Qwen3Config) -> dict[str, str]:
         listed, files = None, [WEIGHTS]
     else:
         raise FileNotFoundError(f"{folder} has neither {WEIGHTS} nor {INDEX}")
-    problems, found, home = [], {}, {}
+    problems: list[str] = []
+    found: dict[str, tuple[tuple[int, ...], str]] = {}
+    home: dict[str, str] = {}
     for file in files:
         try:
             header = _header(folder / file)
@@ -181,22 +183,27 @@ def _check_files(folder: Path, config: Qwen3Config) -> dict[str, str]:
     return {name: home[name] for name in expected}
 
 
-def _tensors(model: Qwen3, kind: np.dtype) -> Iterator[tuple[str, Callable[[], np.ndarray]]]:
-    """Every tensor's Hugging Face name with a function that brings it to the host."""
+def _tensors(model: Qwen3) -> Iterator[tuple[str, jax.Array, int | None]]:
+    """Every tensor's Hugging Face name with the array that holds it and, where that is stacked, its layer."""
     params, table = model.params, declare_weights(model.config)
     for name, weight in table.pop("layers").items():
         for i in range(model.config.num_hidden_layers):
-            yield weight.hf_name.format(i=i), lambda name=name, i=i: np.asarray(params["layers"][name][i], kind)
+            yield weight.hf_name.format(i=i), params["layers"][name], i
     for name, weight in table.items():
-        yield weight.hf_name, lambda name=name: np.asarray(params[name], kind)
+        yield weight.hf_name, params[name], None
 
 
 def _write_weights(model: Qwen3, folder: Path, kind: np.dtype, max_file_bytes: int) -> None:
     shapes = _expected(model.config)
-    fetch = dict(_tensors(model, kind))
+    home = {name: (array, layer) for name, array, layer in _tensors(model)}
+
+    def fetch(name: str) -> np.ndarray:
+        array, layer = home[name]
+        return np.asarray(array if layer is None else array[layer], kind)
+
     groups: list[list[str]] = [[]]
     size = 0
-    for name in sorted(fetch):
+    for name in sorted(home):
         nbytes = int(np.prod(shapes[name])) * kind.itemsize
         if size + nbytes > max_file_bytes and groups[-1]:
             groups.append([])
@@ -207,10 +214,10 @@ def _write_weights(model: Qwen3, folder: Path, kind: np.dtype, max_file_bytes: i
         f"model-{i + 1:05d}-of-{len(groups):05d}.safetensors" for i in range(len(groups))
     ]  # fmt: skip
     for file, names in zip(files, groups, strict=True):  # one file's tensors on the host at a time
-        save_file({name: fetch[name]() for name in names}, folder / file, metadata={"format": "pt"})
+        save_file({name: fetch(name) for name in names}, folder / file, metadata={"format": "pt"})
         _sync(folder / file)
     if len(groups) > 1:
-        total = sum(int(np.prod(shapes[name])) * kind.itemsize for name in fetch)
+        total = sum(int(np.prod(shapes[name])) * kind.itemsize for name in home)
         weight_map = {name: file for file, names in zip(files, groups, strict=True) for name in names}
         _write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
 

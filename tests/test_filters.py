@@ -1,4 +1,4 @@
-"""Temperature, top-k, top-p and min-p against hand-worked sets, a float64 NumPy oracle and transformers' warpers."""
+"""Temperature, top-k, top-p and min-p against hand-worked sets and a float64 NumPy oracle."""
 
 import jax
 import jax.numpy as jnp
@@ -72,31 +72,6 @@ def test_random_rows_equal_the_oracle(filter_oracle, data):
         np.testing.assert_array_equal(found[~unsure], kept[~unsure])
         np.testing.assert_allclose(out_bv[row][found], scaled[found], rtol=1e-5, atol=1e-6)
         assert found[np.argmax(logits_bv[row])]
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"temperature": 0.7},
-        {"temperature": 1.3, "top_k": 9},
-        {"temperature": 1.0, "top_p": 0.8},
-        {"temperature": 0.9, "min_p": 0.07},
-        {"temperature": 0.8, "top_k": 20, "top_p": 0.9, "min_p": 0.02},
-    ],
-    ids=str,
-)
-def test_equal_to_the_warpers_of_transformers(options):
-    torch = pytest.importorskip("torch")
-    generation = pytest.importorskip("transformers")
-    logits_bv = np.random.default_rng(5).normal(0, 2, size=(6, 60)).astype(np.float32)
-    scores = generation.TemperatureLogitsWarper(options["temperature"])(None, torch.tensor(logits_bv))
-    if "top_k" in options:
-        scores = generation.TopKLogitsWarper(options["top_k"])(None, scores)
-    if "top_p" in options:
-        scores = generation.TopPLogitsWarper(options["top_p"])(None, scores)
-    if "min_p" in options:
-        scores = generation.MinPLogitsWarper(options["min_p"])(None, scores)
-    np.testing.assert_allclose(run_filter(logits_bv, **options), scores.numpy(), rtol=1e-5, atol=1e-6)
 
 
 def test_off_keeps_every_token_however_small():

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from socialr1_jax.models.attention import Backend
 from socialr1_jax.models.qwen3 import Params, Qwen3, Qwen3Config, forward, head_kernel, logits
@@ -15,7 +16,7 @@ from socialr1_jax.models.qwen3 import Params, Qwen3, Qwen3Config, forward, head_
 _CHUNK_LOGITS = 1 << 25  # logits a chunk may hold: 128 MiB of float32
 
 
-def token_logprobs(model: Qwen3, tokens_bt: jax.Array, lengths_b: jax.Array, temperature: float = 1.0) -> jax.Array:
+def token_logprobs(model: Qwen3, tokens_bt: ArrayLike, lengths_b: ArrayLike, temperature: float = 1.0) -> jax.Array:
     """float32 [b, t]: the log-prob of tokens_bt[:, t] given the ones before it; 0 at t = 0 and in padding.
 
     Rows are right-padded int32 [b, t] with lengths [b]. Logits are divided by the sampling temperature (> 0); ids that
@@ -51,7 +52,7 @@ def _chunked(
     hidden_bud: jax.Array, kernel_vd: jax.Array, targets_bu: jax.Array, temperature: Any, num_tokens: int
 ) -> tuple[jax.Array, jax.Array]:
     """Log-prob of each target and entropy, [b, u], chunk by chunk along u."""
-    b, u, d = hidden_bud.shape
+    b, u = targets_bu.shape
     chunk = max(1, min(u, _CHUNK_LOGITS // (b * kernel_vd.shape[0])))
     chunks = -(-u // chunk)
 

@@ -24,8 +24,8 @@ def policy_loss(
     """(sum over tokens, number of tokens, metrics as sums over tokens); the loss is sum / denominator.
 
     Token-mean GRPO (DeepSeekMath arXiv 2402.03300 eq. 3 with verl's aggregation): per token
-    -min(ratio A, clip(ratio, 1 - clip_low, 1 + clip_high) A), for A < 0 at most -3 A (dual clip, arXiv 1912.09729), plus
-    kl_coefficient * k3, k3 = exp(d) - d - 1 with d = ref - logp. Both sums add up over any split of the rows.
+    -min(ratio A, clip(ratio, 1 - clip_low, 1 + clip_high) A), for A < 0 at most -3 A (dual clip, arXiv 1912.09729),
+    plus kl_coefficient * k3, k3 = exp(d) - d - 1 with d = ref - logp. Both sums add up over any split of the rows.
 
     `old_logp_bt=None` means that the policy that sampled is the one being updated: the ratio is exactly 1.
     `ref_logp_bt=None` needs kl_coefficient 0. All arrays are float32 [b, t] but advantages [b]; mask is boolean.

@@ -84,7 +84,9 @@ def make_update(
     return jax.jit(update, donate_argnums=0)
 
 
-def map_rows(function: Callable[[Params, Rows], jax.Array], micro_batch_rows: int) -> Callable[[Params, Rows], jax.Array]:
+def map_rows(
+    function: Callable[[Params, Rows], jax.Array], micro_batch_rows: int
+) -> Callable[[Params, Rows], jax.Array]:
     """The jitted (params, rows) -> [b, ...] that applies `function` to one micro-batch after another."""
 
     def mapped(params: Params, rows: Rows) -> jax.Array:

@@ -31,9 +31,12 @@ def causal_attention(
 
     With "cudnn" the padding is given as lengths, never as a mask array, which would cost O(t * s) memory.
     """
-    lengths = {"query_seq_lengths": lengths_b, "key_value_seq_lengths": lengths_b} if backend == "cudnn" else {}
     # XLA needs no lengths: padding lies on the right, so a causal row never looks at it.
-    return jax.nn.dot_product_attention(q_btnh, k_btkh, v_btkh, is_causal=True, implementation=backend, **lengths)
+    real_b = lengths_b if backend == "cudnn" else None
+    return jax.nn.dot_product_attention(
+        q_btnh, k_btkh, v_btkh, is_causal=True, query_seq_lengths=real_b, key_value_seq_lengths=real_b,
+        implementation=backend,
+    )  # fmt: skip
 
 
 def decode_attention(q_bnh: jax.Array, k_bkhs: jax.Array, v_bksh: jax.Array, lengths_b: jax.Array) -> jax.Array:

@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import ArrayLike
 
 from socialr1_jax.models.attention import Backend, apply_rope, causal_attention, rope_tables
 from socialr1_jax.models.qwen3_config import Qwen3Config
@@ -156,7 +157,7 @@ def forward(
 
 def head_kernel(params: Params) -> jax.Array:
     """The output matrix [v, d]: lm_head, or the embedding where it is tied."""
-    return params.get("lm_head", params["embed_tokens"])
+    return params["lm_head"] if "lm_head" in params else params["embed_tokens"]
 
 
 def logits(hidden_btd: jax.Array, kernel_vd: jax.Array) -> jax.Array:
@@ -200,11 +201,13 @@ class Qwen3(nnx.Module):
     def dtype(self) -> jnp.dtype:
         return self.norm.get_value().dtype
 
-    def __call__(self, tokens_bt: jax.Array, lengths_b: jax.Array) -> jax.Array:
+    def __call__(self, tokens_bt: ArrayLike, lengths_b: ArrayLike) -> jax.Array:
         return _logits(self.params, self.config, jnp.asarray(tokens_bt), jnp.asarray(lengths_b), self.dtype.name)
 
 
-def _forward_logits(params: Params, config: Qwen3Config, tokens_bt: jax.Array, lengths_b: jax.Array, dtype: str):
+def _forward_logits(
+    params: Params, config: Qwen3Config, tokens_bt: jax.Array, lengths_b: jax.Array, dtype: str
+) -> jax.Array:
     hidden_btd, _ = forward(params, config, tokens_bt, lengths_b, dtype=jnp.dtype(dtype))
     return logits(hidden_btd, head_kernel(params))
 

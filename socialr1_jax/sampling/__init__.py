@@ -10,12 +10,13 @@ __all__ = ["Completion", "Engine", "SamplingParams", "generate"]
 
 
 def generate(
-    model: Qwen3, prompts: Sequence[Sequence[int]], sampling: SamplingParams = SamplingParams()
+    model: Qwen3, prompts: Sequence[Sequence[int]], sampling: SamplingParams | None = None
 ) -> list[list[Completion]]:
-    """`sampling.n` completions for each prompt, a non-empty list of token ids.
+    """`sampling.n` completions for each prompt, a non-empty list of token ids; None takes SamplingParams' defaults.
 
     A completion depends on (sampling.seed, the prompt's index, the sample's index) alone. Without stop token ids
     every row runs to `max_new_tokens`.
     """
+    sampling = sampling or SamplingParams()
     engine = Engine(params=model.params, config=model.config, num_tokens=model.num_tokens, dtype=model.dtype.name)
     return engine.sample(prompts, sampling)

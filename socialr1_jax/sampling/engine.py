@@ -38,8 +38,7 @@ class DecodeState(NamedTuple):
     caches: list[LayerCache]
 
     def take(self, rows: jax.Array) -> "DecodeState":
-        arrays = (x[rows] for x in self[:-1])
-        return DecodeState(*arrays, [cache.take(rows) for cache in self.caches])
+        return jax.tree.map(lambda x: x[rows], self)
 
     def grow(self, slots: int) -> "DecodeState":
         return self._replace(caches=[cache.grow(slots) for cache in self.caches])
@@ -130,15 +129,16 @@ def _advance(state: DecodeState, tokens_b: jax.Array, stops_k: jax.Array, step: 
 
 @partial(jax.jit, static_argnames=("config", "dtype", "backend", "group", "slots", "num_tokens"))
 def _start(
-    params: Params, config: Qwen3Config, tokens_pt, lengths_p, keys_b, left_b, done_b, temperature, filters, stops_k,
+    params: Params, config: Qwen3Config, tokens_pt: jax.Array, lengths_p: jax.Array, keys_b: jax.Array,
+    left_b: jax.Array, done_b: jax.Array, temperature: float, filters: Filters | None, stops_k: jax.Array,
     *, dtype: Any, backend: Backend, group: int, slots: int, num_tokens: int,
-):  # fmt: skip
+) -> tuple[DecodeState, jax.Array, jax.Array]:  # fmt: skip
     """Prefills each prompt once, repeats its cache for the group and draws every row's first token."""
     hidden_ptd, kv = forward(params, config, tokens_pt, lengths_p, dtype=dtype, backend=backend, keep_kv=True)
     last_pd = jnp.take_along_axis(hidden_ptd, (lengths_p - 1)[:, None, None], axis=1)[:, 0]
     logits_pv = jnp.dot(last_pd, head_kernel(params).T.astype(dtype), preferred_element_type=jnp.float32)
     caches = [cache.grow(slots) for cache in cache_from_prefill(*kv)]
-    rows = jnp.repeat(jnp.arange(tokens_pt.shape[0]), group)
+    rows = jnp.repeat(jnp.arange(lengths_p.shape[0]), group)
     zeros_b = jnp.zeros_like(rows)
     temperature_b = jnp.full(rows.shape, temperature, jnp.float32)
     state = DecodeState(
@@ -148,19 +148,23 @@ def _start(
     return _advance(state, tokens_b, stops_k, step=0), tokens_b, logprobs_b
 
 
+# Steps taken, state, tokens [b, steps] and log-probs [b, steps] so far.
+_Carry = tuple[jax.Array, DecodeState, jax.Array, jax.Array]
+
+
 @partial(jax.jit, static_argnames=("config", "steps", "num_tokens"), donate_argnames=("state",))
 def _segment(
-    weights: Params, config: Qwen3Config, state: DecodeState, filters: Filters | None, stops_k,
+    weights: Params, config: Qwen3Config, state: DecodeState, filters: Filters | None, stops_k: jax.Array,
     *, steps: int, num_tokens: int,
-):  # fmt: skip
-    """At most `steps` decode steps, fewer when every row is done -> (state, tokens [b, steps], log-probs [b, steps])."""
+) -> tuple[DecodeState, jax.Array, jax.Array]:  # fmt: skip
+    """At most `steps` decode steps, fewer when all rows are done: (state, tokens [b, steps], log-probs [b, steps])."""
     b = state.last_b.shape[0]
 
-    def more(carry) -> jax.Array:
+    def more(carry: _Carry) -> jax.Array:
         i, state, _, _ = carry
         return (i < steps) & ~jnp.all(state.done_b)
 
-    def step(carry):
+    def step(carry: _Carry) -> _Carry:
         i, state, tokens_bn, logprobs_bn = carry
         logits_bv, caches = decode_step(weights, config, state.last_b, state.positions_b, state.caches)
         # The token just written takes the row's position; the next one is drawn for the position after it.
@@ -209,9 +213,7 @@ class Engine:
             tokens[part.row] += part.tokens
             logprobs[part.row] += part.logprobs
         stops = set(sampling.stop_token_ids)
-        rows = [
-            Completion(t, p, "stop" if t[-1] in stops else "length") for t, p in zip(tokens, logprobs, strict=True)
-        ]
+        rows = [Completion(t, p, "stop" if t[-1] in stops else "length") for t, p in zip(tokens, logprobs, strict=True)]
         return [rows[i : i + sampling.n] for i in range(0, len(rows), sampling.n)]
 
     def stream(
@@ -265,8 +267,8 @@ class Engine:
         )
         stops_k = jnp.asarray(sorted(set(sampling.stop_token_ids)) or [-1], jnp.int32)
         state, tokens, logprobs = _start(
-            self.params, self.config, tokens_pt, lengths_p, keys_b, jnp.full(real_b.shape, sampling.max_new_tokens),
-            jnp.asarray(~real_b), sampling.temperature, filters, stops_k, dtype=jnp.dtype(self.dtype),
+            self.params, self.config, jnp.asarray(tokens_pt), jnp.asarray(lengths_p), keys_b,
+            jnp.full(real_b.shape, sampling.max_new_tokens), jnp.asarray(~real_b), sampling.temperature, filters, stops_k, dtype=jnp.dtype(self.dtype),
             backend=self.backend, group=n, slots=width, num_tokens=self.num_tokens,
         )  # fmt: skip
         rows = np.arange(padded * n)  # which row of the wave each row of the state is
@@ -275,15 +277,14 @@ class Engine:
         tokens, logprobs = np.asarray(tokens)[:, None], np.asarray(logprobs)[:, None]
         while True:
             done, left = np.asarray(state.done_b), np.asarray(state.left_b)
-            for i in np.flatnonzero(live):
+            for i in np.flatnonzero(live).tolist():
                 yield Segment(int(rows[i]), tokens[i, : drawn[i]].tolist(), logprobs[i, : drawn[i]].tolist(), done[i])
             if done.all():
                 return
-            # Live rows first; then finished ones up to the next size of the ladder.
-            order = np.argsort(done, kind="stable")[: ladder(int((~done).sum()))]
+            size = _halved(len(done), int((~done).sum()))
             slots = _round_up(int(np.asarray(state.positions_b)[~done].max()) + self.segment_tokens, stride)
-            if len(order) < len(done) or slots > state.caches[0].slots:
-                order = order if len(order) < len(done) else np.arange(len(done))
+            if size < len(done) or slots > state.caches[0].slots:
+                order = np.argsort(done, kind="stable")[:size]  # live rows first
                 state = _resize(state, jnp.asarray(order), slots=max(slots, state.caches[0].slots))
                 rows, done, left = rows[order], done[order], left[order]
             live = ~done
@@ -301,6 +302,13 @@ def ladder(size: int) -> int:
     """The next batch size of the ladder 1, 2, 3, 4, 6, 8, 12, 16, 24...: at most half as much again."""
     power = 1 << (size - 1).bit_length()
     return power * 3 // 4 if size <= power * 3 // 4 and power >= 4 else power
+
+
+def _halved(rows: int, live: int) -> int:
+    """The batch halved as long as the live rows fit, but not below 16: smaller ones save no time on any device."""
+    while rows % 2 == 0 and live <= rows // 2 and rows >= 32:
+        rows //= 2
+    return rows
 
 
 def _round_up(size: int, multiple: int) -> int:

@@ -21,7 +21,9 @@ class Bar:
         self._progress: Progress | None = None
         if console.is_terminal:
             columns = ("{task.description}", BarColumn(24), MofNCompleteColumn(), TimeElapsedColumn(), "eta")
-            self._progress = Progress(*columns, TimeRemainingColumn(), TextColumn("{task.fields[text]}"), console=console)
+            self._progress = Progress(
+                *columns, TimeRemainingColumn(), TextColumn("{task.fields[text]}"), console=console
+            )
             self._task = self._progress.add_task(name, total=total, completed=first, text="")
 
     def __enter__(self) -> "Bar":

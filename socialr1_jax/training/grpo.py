@@ -32,7 +32,7 @@ from socialr1_jax.training.interrupt import stop_after_step
 from socialr1_jax.training.metrics import RunLog
 from socialr1_jax.training.optimizer import make_optimizer, make_schedule
 
-_ROW_MULTIPLE = 64  # widths of packed rows are multiples of this, so that few programs are compiled
+_ROW_MULTIPLE = 32  # widths of packed rows are multiples of this, so that few programs are compiled
 _ROLLOUTS_KEPT = 32  # training responses of a step that rollouts.jsonl keeps; evaluations keep all
 
 
@@ -44,7 +44,8 @@ def train_grpo(config: RunConfig) -> bool:
     `load_hf` and `read_examples` raise.
     """
     folder = Path(config.output_dir)
-    _refuse_another_run(config, folder)
+    if (folder / "checkpoints").exists():
+        refuse_another_run(config, folder / "config.yaml")
     with working(f"loading {config.model.path}"):
         model = load_hf(config.model.path)
         tokenizer = AutoTokenizer.from_pretrained(model.source)
@@ -67,7 +68,7 @@ def train_grpo(config: RunConfig) -> bool:
         state, first = checkpoints.restore(state), checkpoints.latest
         console.print(f"resuming after step {first} of {config.steps}")
     save_config(config, folder / "config.yaml")
-    log = RunLog(folder, config.tracking, first_step=first + 1, config=config.model_dump())
+    log = RunLog(folder, config.tracking, first_step=first + 1 if first else 0, config=config.model_dump())
     stream = PromptStream(len(train.prompts), config.grpo.prompts_per_step, config.seed)
 
     def engine() -> Engine:
@@ -268,15 +269,13 @@ def _questions(config: RunConfig, tokenizer: Any) -> tuple[PromptSet, PromptSet]
     )
 
 
-def _refuse_another_run(config: RunConfig, folder: Path) -> None:
-    """A folder with checkpoints belongs to the configuration that made them."""
-    if not (folder / "checkpoints").exists() or not (folder / "config.yaml").exists():
-        return
-    before, now = load_config(RunConfig, folder / "config.yaml").model_dump(), config.model_dump()
+def refuse_another_run(config: RunConfig, saved: Path) -> None:
+    """Raises ConfigError when `saved`, the configuration of the run in this folder, is not `config`."""
+    before, now = load_config(type(config), saved).model_dump(), config.model_dump()
     differing = [name for name in now if before[name] != now[name]]
     if differing:
         raise ConfigError(
-            f"{folder} holds a run of another configuration (it differs in {', '.join(differing)}): "
+            f"{saved.parent} holds a run of another configuration (it differs in {', '.join(differing)}): "
             "give another output_dir, or remove the folder"
         )
 

@@ -76,13 +76,14 @@ def _keep_before(path: Path, first_step: int) -> None:
     if not path.exists():
         return
     kept = []
-    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+    # Not splitlines(): it also cuts at characters such as U+2028 that stand inside a response.
+    for line in path.read_text(encoding="utf-8").split("\n"):
         try:
             row = json.loads(line)
-        except json.JSONDecodeError:  # the line that a kill cut
+        except json.JSONDecodeError:  # the end of the file, or the line that a kill cut
             break
-        if row["phase"] in ("sft", "eval_sft") or row["step"] < first_step:
-            kept.append(line)
+        if row["phase"] == "sft" or row["step"] < first_step:
+            kept.append(line + "\n")
     partial = path.with_name(f".{path.name}.partial")
     partial.write_text("".join(kept), encoding="utf-8")
     partial.replace(path)

@@ -17,10 +17,12 @@ from socialr1_jax.training.console import Bar
 from socialr1_jax.training.metrics import RunLog
 from socialr1_jax.training.optimizer import make_optimizer, make_schedule
 
-_ROW_MULTIPLE = 64
+_ROW_MULTIPLE = 32
 
 
-def train_sft(model: Qwen3, tokenizer: Any, examples: Sequence[Example], config: SftConfig, log: RunLog, seed: int) -> Qwen3:
+def train_sft(
+    model: Qwen3, tokenizer: Any, examples: Sequence[Example], config: SftConfig, log: RunLog, seed: int
+) -> Qwen3:
     """The model after `config.steps` updates on prompt + reference response; only the response is learned.
 
     The loss is the mean over the response tokens of a batch, its end token included.

@@ -1,0 +1,40 @@
+"""Social-R1 training: GRPO on a Qwen3 folder or hub id, with any question file.
+
+    python scripts/train_grpo.py --config configs/social_r1_8b_a100x8.yaml data.train=questions.jsonl
+
+Called again with the same configuration, it goes on from the newest checkpoint in `output_dir`.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+from socialr1_jax.config import RunConfig, parse_args
+
+
+def main(argv: list[str] | None = None) -> int:
+    config = parse_args(RunConfig, argv, description="Train a Qwen3 with GRPO and the Social-R1 rewards.")
+    from socialr1_jax.training.grpo import train_grpo  # imports JAX: only once the arguments are right
+    from socialr1_jax.training.report import write_report
+    from socialr1_jax.training.summary import write_summary
+
+    started = time.monotonic()
+    folder = Path(config.output_dir)
+    try:
+        complete = train_grpo(config)
+    except (ValueError, FileNotFoundError) as error:  # bad configuration, model folder or question file
+        print(f"train_grpo.py: error: {error}", file=sys.stderr)
+        return 2
+    if not complete:
+        print(f"interrupted and saved. To go on: python scripts/train_grpo.py --config {folder}/config.yaml")
+        write_report(folder)
+        return 130
+    write_summary(folder, start="start", wall_seconds=time.monotonic() - started)
+    print(f"trained weights: {folder}/export   report: {write_report(folder)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

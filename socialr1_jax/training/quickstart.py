@@ -1,0 +1,166 @@
+"""The quickstart: stories, a tokenizer and a small random Qwen3 of its own, a cold start by SFT, then `train_grpo`.
+
+What SFT leaves is an ordinary Hugging Face folder and the stories are ordinary question files, so the GRPO part is the
+same program that trains a real Qwen3.
+"""
+
+import json
+import time
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from rich.table import Table
+
+from socialr1_jax.config import QuickstartConfig, RunConfig, save_config
+from socialr1_jax.data.examples import Example
+from socialr1_jax.data.prompts import question_text, reference_response
+from socialr1_jax.data.stories import generate_stories
+from socialr1_jax.data.tokenizer import build_tokenizer
+from socialr1_jax.hf import load_hf, save_hf
+from socialr1_jax.models.qwen3 import Qwen3, Qwen3Config, init_params
+from socialr1_jax.training.console import console, working
+from socialr1_jax.training.grpo import refuse_another_run, train_grpo
+from socialr1_jax.training.metrics import RunLog
+from socialr1_jax.training.report import write_report
+from socialr1_jax.training.sft import train_sft
+from socialr1_jax.training.summary import write_summary
+
+_TOKENIZER_STORIES = 1000  # stories that the tokenizer is trained on: every word of the plots is among them
+_LOGIT_TOLERANCE = 2e-4
+
+
+def run_quickstart(config: QuickstartConfig) -> bool:
+    """The whole of it; False when it was interrupted. Everything lies in `config.output_dir`."""
+    started = time.monotonic()
+    folder = Path(config.output_dir)
+    run = _grpo_config(config, folder)
+    made = folder / "quickstart.yaml"
+    if made.exists() and (folder / "sft" / "config.json").exists():
+        refuse_another_run(config, made)
+        console.print(f"{folder / 'sft'} is there from an earlier call and is used again")
+    else:
+        folder.mkdir(parents=True, exist_ok=True)
+        save_config(config, made)
+        _cold_start(config, folder)
+    if not train_grpo(run):
+        console.print(f"interrupted and saved. To go on: python scripts/train_grpo.py --config {folder}/config.yaml")
+        write_report(folder)
+        return False
+    with working("reading the exported folder back"):
+        differences = check_export(folder)
+    exported = load_hf(folder / "export")
+    summary = write_summary(
+        folder,
+        start="sft",
+        wall_seconds=time.monotonic() - started,
+        parameters=sum(x.size for x in jax.tree.leaves(exported.params)),
+        **differences,
+    )
+    report = write_report(folder)
+    _say_results(summary, folder, report)
+    return True
+
+
+def _grpo_config(config: QuickstartConfig, folder: Path) -> RunConfig:
+    """The run that train_grpo.py takes: the quickstart's own sections left out, its model and questions filled in."""
+    values = {name: value for name, value in config.model_dump().items() if name in RunConfig.model_fields}
+    values["model"]["path"] = str(folder / "sft")
+    values["data"] |= {"train": str(folder / "questions" / "train.jsonl")}
+    values["data"] |= {"eval": str(folder / "questions" / "heldout.jsonl")}
+    return RunConfig(**values)
+
+
+def _cold_start(config: QuickstartConfig, folder: Path) -> None:
+    """Writes questions/ and sft/."""
+    stories = config.stories
+    generate = partial(
+        generate_stories,
+        seed=config.seed,
+        question_types=stories.question_types,
+        plots=stories.plots,
+        hold_out_plots=stories.hold_out_plots,
+        hold_out_names=stories.hold_out_names,
+        twins=stories.twins,
+        options=stories.options,
+        max_events=stories.max_events,
+    )
+    train = generate(stories.train_count, split="train")
+    heldout = generate(stories.heldout_count, split="heldout")
+    (folder / "questions").mkdir(exist_ok=True)
+    for name, examples in (("train", train), ("heldout", heldout)):
+        lines = (json.dumps(asdict(example) | {"meta": dict(example.meta)}) + "\n" for example in examples)
+        (folder / "questions" / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
+    with working("building the tokenizer"):
+        texts = [question_text(e) + "\n" + reference_response(e) for e in train[:_TOKENIZER_STORIES]]
+        tokenizer = build_tokenizer(texts, config.tiny_model.vocab_size)
+        tokenizer.save_pretrained(folder / "tokenizer")
+    shape = Qwen3Config(
+        **config.tiny_model.model_dump(),
+        tie_word_embeddings=True,
+        max_position_embeddings=config.data.max_prompt_tokens + config.sampling.max_new_tokens,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    params = init_params(shape, jax.random.key(config.seed))
+    model = Qwen3(shape, params, source=str(folder / "tokenizer"), num_tokens=len(tokenizer))
+    size = sum(x.size for x in jax.tree.leaves(params))
+    console.print(f"Qwen3 with {size / 1e6:.2f} M parameters, {len(tokenizer)} tokens, {len(train)} stories, e.g.:")
+    _show(train[0])
+    log = RunLog(folder, config.tracking, first_step=0, config=config.model_dump())
+    save_hf(train_sft(model, tokenizer, train, config.sft, log, config.seed), folder / "sft")
+    log.close()
+
+
+def check_export(folder: Path) -> dict[str, float]:
+    """Largest difference of logits between the exported folder read back and transformers' reading of it.
+
+    Raises RuntimeError when they differ by more than 2e-4. Without torch there is nothing to compare with: {}.
+    """
+    try:
+        import torch
+        from transformers import Qwen3ForCausalLM
+    except ImportError:
+        console.print("torch is not installed: the export was read back by this package only")
+        return {}
+    model = load_hf(folder / "export")
+    other = Qwen3ForCausalLM.from_pretrained(folder / "export", dtype=torch.float32).eval()
+    tokens_bt = np.random.default_rng(0).integers(0, model.num_tokens, (2, 48))
+    with torch.no_grad():
+        theirs_btv = other(torch.from_numpy(tokens_bt)).logits.numpy()
+    difference = float(np.abs(np.asarray(model(tokens_bt, np.full(2, 48))) - theirs_btv).max())
+    if difference > _LOGIT_TOLERANCE:
+        raise RuntimeError(f"{folder / 'export'}: logits differ from transformers' by {difference:.1e}")
+    console.print(f"transformers loads the export; its logits differ by {difference:.1e} at most")
+    return {"export_logit_difference": difference}
+
+
+def _show(example: Example) -> None:
+    options = "  ".join(f"{chr(65 + i)}. {option}" for i, option in enumerate(example.options))
+    console.print(f"  {example.story}\n  {example.question}  {options}  (gold: {example.answer})", style="dim")
+
+
+def _say_results(summary: dict[str, Any], folder: Path, report: Path) -> None:
+    table = Table(title=f"{summary['heldout_responses']} responses to held-out stories, temperature 1")
+    for heading in ("", "after SFT", "after GRPO"):
+        table.add_column(heading, justify="left" if not heading else "right")
+    for label, name, form in (
+        ("accuracy", "accuracy", "{:.3f}"),
+        ("format rate", "format_rate", "{:.3f}"),
+        ("mean reward", "reward", "{:.2f}"),
+        ("response tokens", "response_tokens", "{:.0f}"),
+    ):
+        table.add_row(label, *(form.format(summary[f"{name}_{when}"]) for when in ("sft", "grpo")))
+    console.print(table)
+    console.print(f"{summary['wall_seconds']:.0f} s, {summary['peak_rss_bytes'] / 2**30:.2f} GiB at most")
+    console.print("What to try next:", style="bold")
+    for command in (
+        f"open {report} in a browser",
+        f"tensorboard --logdir {folder}/tensorboard",
+        f"python scripts/generate.py --model {folder}/export --file {folder}/questions/heldout.jsonl --row 1",
+        "python scripts/train_grpo.py --help",
+    ):
+        console.print(f"  {command}", soft_wrap=True)

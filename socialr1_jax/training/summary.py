@@ -1,0 +1,38 @@
+"""summary.json: what a finished run came to."""
+
+import json
+import resource
+import sys
+from pathlib import Path
+from typing import Any
+
+from socialr1_jax.training.metrics import write_json
+
+
+def write_summary(folder: Path, *, start: str, wall_seconds: float, **more: Any) -> dict[str, Any]:
+    """Writes and returns the summary of the run in `folder`, from the first and the last evaluation in its metrics.
+
+    `start` names the weights that GRPO began with: the keys are accuracy_<start>, accuracy_grpo and so on.
+    """
+    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").split("\n")
+    evaluations = [row for row in map(json.loads, filter(None, lines)) if row["phase"] == "eval"]
+    first, last = evaluations[0], evaluations[-1]
+    summary = {f"{name}_{start}": first[name] for name in _KEPT} | {f"{name}_grpo": last[name] for name in _KEPT}
+    summary |= {
+        "heldout_responses": last["responses"],
+        "steps": last["step"],
+        "wall_seconds": round(wall_seconds, 1),
+        "peak_rss_bytes": peak_rss_bytes(),
+        **more,
+    }
+    write_json(folder / "summary.json", summary)
+    return summary
+
+
+_KEPT = ("accuracy", "accuracy_stderr", "format_rate", "reward", "response_tokens")
+
+
+def peak_rss_bytes() -> int:
+    """The most memory this process has held."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
