@@ -36,8 +36,10 @@ def load_hf(path: str | os.PathLike[str], mesh: Mesh | None = None, dtype: str |
     laid out by `mesh.weight_sharding`. Raises FileNotFoundError when there is no such folder, and ValueError listing
     every missing, unexpected, mis-shaped or unreadable tensor.
     """
+    if dtype not in (None, *_DTYPES.values()):
+        raise ValueError(f"dtype {dtype!r} is not one of {', '.join(_DTYPES.values())} or None")
     folder = local_folder(path)
-    raw = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    raw = _read_json(folder / "config.json")
     config = Qwen3Config.from_hf(raw, source=str(folder / "config.json"))
     home = _check_files(folder, config)
     dtypes = {_DTYPES[_header(folder / file)[name][1]] for name, file in home.items()}
@@ -106,8 +108,11 @@ def _count_tokens(folder: Path, vocab_size: int) -> int:
     """One more than the largest id in the folder's tokenizer.json; the whole vocabulary when there is none."""
     if not (folder / "tokenizer.json").exists():
         return vocab_size
-    tokenizer = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
-    ids = list(tokenizer["model"]["vocab"].values()) + [token["id"] for token in tokenizer.get("added_tokens", ())]
+    tokenizer = _read_json(folder / "tokenizer.json")
+    try:
+        ids = list(tokenizer["model"]["vocab"].values()) + [token["id"] for token in tokenizer.get("added_tokens", ())]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{folder / 'tokenizer.json'} is not a tokenizer of the tokenizers library") from error
     if max(ids) >= vocab_size:
         raise ValueError(f"{folder}: tokenizer.json has id {max(ids)}, but config.json has vocab_size {vocab_size}")
     return max(ids) + 1
@@ -143,7 +148,7 @@ def _read(folder: Path, home: dict[str, str], name: str) -> np.ndarray:
 def _check_files(folder: Path, config: Qwen3Config) -> dict[str, str]:
     """Tensor name -> file name, after checking every file and every tensor's presence, shape and dtype."""
     if (folder / INDEX).exists():
-        listed = json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"]
+        listed = _read_json(folder / INDEX).get("weight_map", {})
         files = sorted(set(listed.values()))
     elif (folder / WEIGHTS).exists():
         listed, files = None, [WEIGHTS]
@@ -220,6 +225,16 @@ def _write_weights(model: Qwen3, folder: Path, kind: np.dtype, max_file_bytes: i
         total = sum(int(np.prod(shapes[name])) * kind.itemsize for name in home)
         weight_map = {name: file for file, names in zip(files, groups, strict=True) for name in names}
         _write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file} is not JSON, or cut: {error}") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{file} does not hold a JSON object")
+    return value
 
 
 def _write_json(file: Path, value: Any) -> None:

@@ -14,8 +14,8 @@ def group_advantages(rewards_pg: npt.ArrayLike, preset: Preset = "social_r1") ->
     """(reward - group mean) / (group deviation + 1e-6), float64 [prompts, group], of rewards [prompts, group].
 
     The deviation is Bessel-corrected (GRPO, DeepSeekMath arXiv 2402.03300 section 4.1, with verl's constants). NaN
-    marks an unscorable response: it leaves its group's mean and deviation and gets 0. A group whose scorable rewards
-    differ by at most 1e-6, or that has fewer than two, gets 0 everywhere: tested as max - min, because a deviation of
+    (or an infinity) marks an unscorable response: it leaves its group's mean and deviation and gets 0. A group whose
+    scorable rewards differ by at most 1e-6, or that has fewer than two, gets 0 everywhere: tested as max - min, because a deviation of
     rounding noise divided by itself would be an advantage of full size.
     """
     if preset != "social_r1":
@@ -23,7 +23,7 @@ def group_advantages(rewards_pg: npt.ArrayLike, preset: Preset = "social_r1") ->
     rewards = np.asarray(rewards_pg, np.float64)
     if rewards.ndim != 2:
         raise ValueError(f"rewards must be [prompts, group], got shape {rewards.shape}")
-    scorable = ~np.isnan(rewards)
+    scorable = np.isfinite(rewards)
     count = scorable.sum(axis=1, keepdims=True)
     filled = np.where(scorable, rewards, 0.0)
     mean = filled.sum(axis=1, keepdims=True) / np.maximum(count, 1)

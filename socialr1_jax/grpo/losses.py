@@ -38,8 +38,8 @@ def policy_loss(
     mask_bt = mask_bt.astype(bool)
     # `where`, not multiplication: a NaN in padding times 0 is NaN, in the gradient too.
     logp_bt = jnp.where(mask_bt, logp_bt, 0.0)
-    old_bt = jax.lax.stop_gradient(logp_bt) if old_logp_bt is None else jnp.where(mask_bt, old_logp_bt, 0.0)
-    ratio_bt = jnp.exp(jnp.clip(logp_bt - old_bt, -_LOG_RATIO_LIMIT, _LOG_RATIO_LIMIT))
+    old_bt = logp_bt if old_logp_bt is None else jnp.where(mask_bt, old_logp_bt, 0.0)
+    ratio_bt = jnp.exp(jnp.clip(logp_bt - jax.lax.stop_gradient(old_bt), -_LOG_RATIO_LIMIT, _LOG_RATIO_LIMIT))
     gain_bt = jnp.where(mask_bt, advantages_b[:, None], 0.0)
     plain_bt = -ratio_bt * gain_bt
     clipped_bt = -jnp.clip(ratio_bt, 1 - clip_low, 1 + clip_high) * gain_bt
@@ -47,7 +47,8 @@ def policy_loss(
     loss_bt = jnp.where(gain_bt < 0, jnp.minimum(loss_bt, -_DUAL_CLIP * gain_bt), loss_bt)
     kl_bt = jnp.zeros_like(logp_bt)
     if ref_logp_bt is not None:
-        d_bt = jnp.clip(jnp.where(mask_bt, ref_logp_bt, 0.0) - logp_bt, -_LOG_RATIO_LIMIT, _LOG_RATIO_LIMIT)
+        ref_bt = jax.lax.stop_gradient(jnp.where(mask_bt, ref_logp_bt, 0.0))
+        d_bt = jnp.clip(ref_bt - logp_bt, -_LOG_RATIO_LIMIT, _LOG_RATIO_LIMIT)
         kl_bt = jnp.clip(jnp.expm1(d_bt) - d_bt, -_KL_LIMIT, _KL_LIMIT)
 
     def total(x_bt: jax.Array) -> jax.Array:

@@ -228,6 +228,10 @@ class Engine:
         for i, prompt in enumerate(prompts):
             if not prompt:
                 raise ValueError(f"prompt {i} is empty")
+            if min(prompt) < 0 or max(prompt) >= self.config.vocab_size:
+                raise ValueError(
+                    f"prompt {i} has token ids outside 0..{self.config.vocab_size - 1}: another tokenizer?"
+                )
             if len(prompt) + sampling.max_new_tokens > self.config.max_position_embeddings:
                 raise ValueError(
                     f"prompt {i} has {len(prompt)} tokens; with max_new_tokens={sampling.max_new_tokens} that passes "
@@ -268,8 +272,9 @@ class Engine:
         stops_k = jnp.asarray(sorted(set(sampling.stop_token_ids)) or [-1], jnp.int32)
         state, tokens, logprobs = _start(
             self.params, self.config, jnp.asarray(tokens_pt), jnp.asarray(lengths_p), keys_b,
-            jnp.full(real_b.shape, sampling.max_new_tokens), jnp.asarray(~real_b), sampling.temperature, filters, stops_k, dtype=jnp.dtype(self.dtype),
-            backend=self.backend, group=n, slots=width, num_tokens=self.num_tokens,
+            jnp.full(real_b.shape, sampling.max_new_tokens), jnp.asarray(~real_b), sampling.temperature, filters,
+            stops_k, dtype=jnp.dtype(self.dtype), backend=self.backend, group=n, slots=width,
+            num_tokens=self.num_tokens,
         )  # fmt: skip
         rows = np.arange(padded * n)  # which row of the wave each row of the state is
         live = real_b

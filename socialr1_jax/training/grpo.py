@@ -124,7 +124,7 @@ def train_grpo(config: RunConfig) -> bool:
                 multiple=_ROW_MULTIPLE,
                 advantages_b=advantages_b.astype(np.float32),
             )
-            rows.mask_bt[np.isnan(rewards_pg.reshape(-1))] = False
+            rows.mask_bt[~np.isfinite(rewards_pg.reshape(-1))] = False
             rows = programs.with_logprobs(rows, state.params)
             updates = []
             mini_batch = config.grpo.mini_batch_prompts * group

@@ -31,6 +31,7 @@ from socialr1_jax.training.summary import write_summary
 
 _TOKENIZER_STORIES = 1000  # stories that the tokenizer is trained on: every word of the plots is among them
 _LOGIT_TOLERANCE = 2e-4
+_ROPE_THETA = 1e4  # Qwen3's 1e6 is for contexts of 32,768; a story and its thoughts have 300 tokens
 
 
 def run_quickstart(config: QuickstartConfig) -> bool:
@@ -101,6 +102,9 @@ def _cold_start(config: QuickstartConfig, folder: Path) -> None:
     shape = Qwen3Config(
         **config.tiny_model.model_dump(),
         tie_word_embeddings=True,
+        # As wide as the logits of a unit vector want; transformers' 0.02 is for widths of thousands.
+        initializer_range=config.tiny_model.hidden_size**-0.5,
+        rope_theta=_ROPE_THETA,
         max_position_embeddings=config.data.max_prompt_tokens + config.sampling.max_new_tokens,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
