@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ def load_hf(path: str | os.PathLike[str], mesh: Mesh | None = None, dtype: str |
     if dtype not in (None, *_DTYPES.values()):
         raise ValueError(f"dtype {dtype!r} is not one of {', '.join(_DTYPES.values())} or None")
     folder = local_folder(path)
-    raw = _read_json(folder / "config.json")
+    raw = read_json(folder / "config.json")
     config = Qwen3Config.from_hf(raw, source=str(folder / "config.json"))
     home = _check_files(folder, config)
     dtypes = {_DTYPES[_header(folder / file)[name][1]] for name, file in home.items()}
@@ -56,8 +57,8 @@ def load_hf(path: str | os.PathLike[str], mesh: Mesh | None = None, dtype: str |
                 array[i] = _read(folder, home, weight.hf_name.format(i=i))
         return jnp.asarray(array) if mesh is None else jax.device_put(array, weight_sharding(mesh, array.shape, axes))
 
-    params = _map_weights(config, read)
-    return Qwen3(config, params, source=str(folder), num_tokens=_count_tokens(folder, config.vocab_size))
+    params = map_weights(config, read)
+    return Qwen3(config, params, source=str(folder), num_tokens=count_tokens(folder, config.vocab_size))
 
 
 def save_hf(
@@ -68,22 +69,11 @@ def save_hf(
 
     An existing model folder is replaced; any other non-empty folder raises FileExistsError.
     """
-    target = Path(directory)
-    if target.exists() and any(target.iterdir()) and not (target / "config.json").exists():
-        raise FileExistsError(f"{target} exists and is not a model folder: choose another or empty it")
     kind = np.dtype(jnp.dtype(dtype or model.dtype))
-    partial = target.with_name(f".{target.name}.partial-{os.getpid()}")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
+    with whole_folder(directory, marker="config.json") as partial:
         _write_weights(model, partial, kind, max_file_bytes)
-        _write_json(partial / "config.json", model.config.to_hf(kind.name))
-        for name in TOKENIZER_FILES if model.source else ():
-            if (Path(model.source or "") / name).exists():
-                shutil.copyfile(Path(model.source or "") / name, partial / name)
-        _publish(partial, target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        write_json(partial / "config.json", model.config.to_hf(kind.name))
+        copy_tokenizer_files(model, partial)
 
 
 def local_folder(path: str | os.PathLike[str]) -> Path:
@@ -101,14 +91,23 @@ def local_folder(path: str | os.PathLike[str]) -> Path:
     try:
         return Path(snapshot_download(name, allow_patterns=["*.safetensors", INDEX, "config.json", *TOKENIZER_FILES]))
     except Exception as error:  # the hub raises many kinds: offline, no such model, no access
-        raise FileNotFoundError(f"no folder {name!r}, and the hub gave no model of that name: {error}") from error
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise FileNotFoundError(f"no folder {name!r}, and the hub gave no model of that name: {reason}") from error
 
 
-def _count_tokens(folder: Path, vocab_size: int) -> int:
+def copy_tokenizer_files(model: Qwen3, folder: Path) -> None:
+    """Copies what TOKENIZER_FILES names from the folder that the model came from, where there is one."""
+    for name in TOKENIZER_FILES if model.source else ():
+        if (Path(model.source or "") / name).exists():
+            shutil.copyfile(Path(model.source or "") / name, folder / name)
+            _sync(folder / name)
+
+
+def count_tokens(folder: Path, vocab_size: int) -> int:
     """One more than the largest id in the folder's tokenizer.json; the whole vocabulary when there is none."""
     if not (folder / "tokenizer.json").exists():
         return vocab_size
-    tokenizer = _read_json(folder / "tokenizer.json")
+    tokenizer = read_json(folder / "tokenizer.json")
     try:
         ids = list(tokenizer["model"]["vocab"].values()) + [token["id"] for token in tokenizer.get("added_tokens", ())]
     except (KeyError, TypeError, AttributeError) as error:
@@ -118,7 +117,8 @@ def _count_tokens(folder: Path, vocab_size: int) -> int:
     return max(ids) + 1
 
 
-def _map_weights(config: Qwen3Config, read: Callable[[Weight, int | None], Any]) -> Params:
+def map_weights(config: Qwen3Config, read: Callable[[Weight, int | None], Any]) -> Params:
+    """The tree of `read(weight, layers)` over every declared weight; `layers` is None for one that is not stacked."""
     table = declare_weights(config)
     layers = {name: read(weight, config.num_hidden_layers) for name, weight in table.pop("layers").items()}
     return {**{name: read(weight, None) for name, weight in table.items()}, "layers": layers}
@@ -148,7 +148,7 @@ def _read(folder: Path, home: dict[str, str], name: str) -> np.ndarray:
 def _check_files(folder: Path, config: Qwen3Config) -> dict[str, str]:
     """Tensor name -> file name, after checking every file and every tensor's presence, shape and dtype."""
     if (folder / INDEX).exists():
-        listed = _read_json(folder / INDEX).get("weight_map", {})
+        listed = read_json(folder / INDEX).get("weight_map", {})
         files = sorted(set(listed.values()))
     elif (folder / WEIGHTS).exists():
         listed, files = None, [WEIGHTS]
@@ -224,10 +224,11 @@ def _write_weights(model: Qwen3, folder: Path, kind: np.dtype, max_file_bytes: i
     if len(groups) > 1:
         total = sum(int(np.prod(shapes[name])) * kind.itemsize for name in home)
         weight_map = {name: file for file, names in zip(files, groups, strict=True) for name in names}
-        _write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
+        write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
 
 
-def _read_json(file: Path) -> dict[str, Any]:
+def read_json(file: Path) -> dict[str, Any]:
+    """The object in a JSON file; ValueError naming the file when it holds anything else."""
     try:
         value = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -237,7 +238,8 @@ def _read_json(file: Path) -> dict[str, Any]:
     return value
 
 
-def _write_json(file: Path, value: Any) -> None:
+def write_json(file: Path, value: Any) -> None:
+    """Writes a JSON file and waits until it is on the disk."""
     file.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
     _sync(file)
 
@@ -247,10 +249,24 @@ def _sync(file: Path) -> None:
         os.fsync(opened.fileno())
 
 
-def _publish(partial: Path, target: Path) -> None:
-    """Puts the finished folder in place; a folder that stood there is moved aside first and removed after."""
-    old = target.with_name(f".{target.name}.old-{os.getpid()}")
-    if target.exists():
-        target.rename(old)
-    partial.rename(target)
-    shutil.rmtree(old, ignore_errors=True)
+@contextmanager
+def whole_folder(directory: str | os.PathLike[str], marker: str) -> Iterator[Path]:
+    """A temporary folder beside `directory` that takes its place when the block ends without an error.
+
+    A folder that stands there is replaced when it holds the file `marker`; any other non-empty one raises
+    FileExistsError before anything is written.
+    """
+    target = Path(directory).absolute()
+    if target.exists() and any(target.iterdir()) and not (target / marker).exists():
+        raise FileExistsError(f"{directory} is not empty and has no {marker}: choose another folder or empty it")
+    partial, old = (target.with_name(f".{target.name}.{kind}-{os.getpid()}") for kind in ("partial", "old"))
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        if target.exists():
+            target.rename(old)
+        partial.rename(target)
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
@@ -37,8 +37,12 @@ CHAT_TEMPLATE = """\
 {%- endif -%}"""
 
 
-def build_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerBase:
+def build_tokenizer(texts: Iterable[str], vocab_size: int, words: Sequence[str] = ()) -> PreTrainedTokenizerBase:
     """A tokenizer with at most ``vocab_size`` ids, trained on ``texts``; the same texts give the same tokenizer.
+
+    With ``words``, text is split at these words instead of by Qwen's rule: each is one token wherever it stands, and
+    the phrases between them may become single tokens, too. Few tokens, and the same ones for the same thing, are what
+    a model of a million parameters needs: on the quickstart's stories 256 tokens a row fall to about half.
 
     The ids are 256 bytes, then merges from the most frequent on (so the most frequent words are one token each, their
     leading space included), then the special tokens, as in Qwen3. A turn ends with ``<|im_end|>``, padding is
@@ -56,7 +60,7 @@ def build_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex(SPLIT), behavior="isolated"),
+            pre_tokenizers.Split(Regex(_around(words) if words else SPLIT), behavior="isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, trim_offsets=False, use_regex=False),
         ]
     )
@@ -72,7 +76,8 @@ def build_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
     tokenizer.add_tokens(added)
 
     settings = {
-        "tokenizer_class": "Qwen2Tokenizer",
+        # Qwen2Tokenizer is the published Qwen3 tokenizers' class; it brings Qwen's splitting rule with it.
+        "tokenizer_class": "PreTrainedTokenizerFast" if words else "Qwen2Tokenizer",
         "chat_template": CHAT_TEMPLATE,
         "eos_token": END_OF_TURN,
         "pad_token": PADDING,
@@ -87,6 +92,12 @@ def build_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
         tokenizer.save(str(Path(folder) / "tokenizer.json"))
         (Path(folder) / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
         return AutoTokenizer.from_pretrained(folder)
+
+
+def _around(words: Sequence[str]) -> str:
+    """A pattern that finds each of the words where it stands alone."""
+    longest_first = sorted(words, key=lambda word: (-len(word), word))
+    return rf"(?<![A-Za-z])(?:{'|'.join(map(re.escape, longest_first))})(?![A-Za-z])"
 
 
 def _training_parts(texts: Iterable[str]) -> Iterator[str]:

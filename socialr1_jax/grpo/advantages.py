@@ -15,8 +15,8 @@ def group_advantages(rewards_pg: npt.ArrayLike, preset: Preset = "social_r1") ->
 
     The deviation is Bessel-corrected (GRPO, DeepSeekMath arXiv 2402.03300 section 4.1, with verl's constants). NaN
     (or an infinity) marks an unscorable response: it leaves its group's mean and deviation and gets 0. A group whose
-    scorable rewards differ by at most 1e-6, or that has fewer than two, gets 0 everywhere: tested as max - min, because a deviation of
-    rounding noise divided by itself would be an advantage of full size.
+    scorable rewards differ by at most 1e-6, or that has fewer than two, gets 0 everywhere: tested as max - min,
+    because a deviation of rounding noise divided by itself would be an advantage of full size.
     """
     if preset != "social_r1":
         raise ValueError(f"unknown preset {preset!r}; known: social_r1")

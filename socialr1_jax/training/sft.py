@@ -44,6 +44,7 @@ def train_sft(
         schedule="cosine",
         warmup_steps=config.warmup_steps,
         weight_decay=config.weight_decay,
+        beta2=0.95,  # 0.999 looks back over a thousand updates; a cold start has a few hundred
     )
     schedule = make_schedule(settings, config.steps)
     optimizer = make_optimizer(settings, schedule)

@@ -1,0 +1,102 @@
+"""Ask a model one question; its thoughts and answer appear while it generates them.
+
+    python scripts/generate.py --model DIR --story "Anna put the coin in the drawer and left. Ben took it away." \\
+        --question "Where will Anna look for the coin?" --options "A. the drawer, B. the shelf, C. the box"
+    python scripts/generate.py --model DIR --file questions.jsonl --row 3
+"""
+
+import sys
+import time
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from socialr1_jax.command_line import Real, Section, parse_args
+from socialr1_jax.data.one_question import chat_prompt, picked_question, typed_question
+from socialr1_jax.rewards import parse_response
+from socialr1_jax.rewards.terms import outcome_reward
+
+_SEGMENT_TOKENS = 8  # text comes in pieces of this size: smooth to read, and the host's look costs little
+
+
+class GenerateConfig(Section):
+    """Which model, which question, and how to sample."""
+
+    model: str = Field(min_length=1, description="Hugging Face folder or hub id of a Qwen3")
+    story: str = Field("", description="what happened")
+    question: str = Field("", description="the question; without it and --file it is read from standard input")
+    options: str = Field("", description='"A. drawer, B. shelf"; "" asks for a free answer')
+    file: str = Field("", description="take the question from this .jsonl, .json, .csv or .parquet file")
+    row: int = Field(1, ge=1, description="which question of the file, from 1")
+    thinking: bool = Field(True, description="false: ask for an answer without thoughts (enable_thinking)")
+    max_new_tokens: int = Field(2048, ge=1, description="length limit, lowered to what the model's positions allow")
+    temperature: Real = Field(0.7, ge=0, description="0 takes the likeliest token each time")
+    top_k: int = Field(0, ge=0, description="draw from the k likeliest tokens only; 0 = all")
+    top_p: Real = Field(1.0, gt=0, le=1, description="draw from the smallest set with this probability; 1 = all")
+    min_p: Real = Field(0.0, ge=0, lt=1, description="drop tokens below this share of the likeliest; 0 = none")
+    seed: int = Field(0, ge=0, lt=2**31, description="of the draws")
+    dtype: Literal["float32", "bfloat16"] = Field("float32", description="of weights and computation")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if self.file and (self.story or self.question or self.options):
+            raise ValueError("file brings its own story, question and options; leave those out, or file")
+        return self
+
+
+def main(argv: list[str] | None = None) -> int:
+    config = parse_args(GenerateConfig, argv, description="Ask a model one question and watch it answer.")
+    try:
+        answer(config)
+    except (OSError, ValueError) as error:
+        print(f"generate.py: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nstopped", file=sys.stderr)
+        return 130
+    return 0
+
+
+def answer(config: GenerateConfig) -> None:
+    if config.file:
+        example = picked_question(config.file, config.row)
+    else:
+        question = config.question or ("" if sys.stdin.isatty() else sys.stdin.read())
+        if not question.strip():
+            raise ValueError("no question: give --question or --file, or write it to standard input")
+        example = typed_question(question, config.story, config.options)
+
+    from transformers import AutoTokenizer  # these import JAX: only once the question is there
+
+    from socialr1_jax.hf import load_hf
+    from socialr1_jax.sampling import Engine, SamplingParams
+    from socialr1_jax.sampling.streaming import ResponseStream
+    from socialr1_jax.sampling.text import stop_token_ids
+
+    print(f"loading {config.model}", file=sys.stderr)
+    model = load_hf(config.model, dtype=config.dtype)
+    tokenizer = AutoTokenizer.from_pretrained(model.source)
+    sampling = SamplingParams(
+        **config.model_dump(include={"max_new_tokens", "temperature", "top_k", "top_p", "min_p", "seed"}),
+        stop_token_ids=stop_token_ids(model, tokenizer),
+    )
+    engine = Engine(
+        params=model.params, config=model.config, num_tokens=model.num_tokens, dtype=config.dtype,
+        segment_tokens=_SEGMENT_TOKENS,
+    )  # fmt: skip
+    response = ResponseStream(engine, tokenizer, chat_prompt(tokenizer, example, config.thinking), sampling)
+    started = time.monotonic()
+    for piece in response:
+        print(piece, end="", flush=True)
+    speed = response.tokens / (time.monotonic() - started)
+    parsed = parse_response(response.text)
+    found = f"answer {parsed.answer}" if parsed.answer else f"no answer ({', '.join(parsed.problems)})"
+    if config.file:
+        found += f", {'right' if outcome_reward(parsed.answer, example.answer) else f'gold is {example.answer}'}"
+    print(
+        f"\n\n{found}; {response.finish_reason} after {response.tokens} tokens, {speed:.1f} tokens/s with compilation"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,71 @@
+"""One question from the command line or from a file, and the prompt it becomes."""
+
+import json
+
+import pytest
+
+from socialr1_jax.data.one_question import chat_prompt, picked_question, typed_question
+from socialr1_jax.data.prompts import encode_prompt, question_text
+from socialr1_jax.data.tokenizer import build_tokenizer
+
+ROWS = [
+    {"story": "Anna left.", "question": f"Where does she look, {n}?", "options": ["drawer", "shelf"], "answer": "B"}
+    for n in range(3)
+]
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return build_tokenizer([ROWS[0]["question"]] * 2, 300)
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "questions.jsonl"
+    path.write_text("\n\n".join(map(json.dumps, ROWS)))
+    return path
+
+
+def test_a_typed_question_reads_as_the_same_one_of_a_file(file):
+    typed = typed_question(" Where does she look, 0? ", "Anna left.\n", "A. drawer, B. shelf")
+    assert question_text(typed) == question_text(picked_question(file, 1))
+    assert "A. drawer\nB. shelf" in question_text(typed)
+
+
+def test_a_typed_question_without_options_or_story():
+    text = question_text(typed_question("Why do people say sorry?"))
+    assert text.startswith("Why do people say sorry?\n\nYou should first think")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"question": " "}, "the question is empty"),
+        ({"question": "Where?", "options": "drawer, shelf"}, "cannot find the options A, B, ..."),
+        ({"question": "Where?", "options": "A. drawer"}, "1 options"),
+    ],
+)
+def test_a_typed_question_that_cannot_be_asked(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        typed_question(**arguments)
+
+
+def test_rows_count_questions_from_1_and_not_blank_lines(file):
+    assert [picked_question(file, row).question[-2] for row in (1, 2, 3)] == ["0", "1", "2"]
+    with pytest.raises(ValueError, match=r"questions\.jsonl: there is no row 4; the file has 3 questions"):
+        picked_question(file, 4)
+
+
+def test_the_prompt_is_the_one_of_training_unless_thoughts_are_switched_off(tokenizer):
+    question = typed_question("Where?", "Anna left.")
+    prompt = chat_prompt(tokenizer, question)
+    assert prompt == encode_prompt(tokenizer, question)
+    without = chat_prompt(tokenizer, question, thinking=False)
+    assert tokenizer.decode(without) == tokenizer.decode(prompt) + "<think>\n\n</think>\n\n"
+
+
+def test_a_tokenizer_without_a_chat_template(tokenizer):
+    bare = tokenizer.__class__(tokenizer_object=tokenizer.backend_tokenizer)
+    bare.chat_template = None
+    with pytest.raises(ValueError, match="has no chat template: put the model's tokenizer files"):
+        chat_prompt(bare, typed_question("Where?"))

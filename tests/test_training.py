@@ -1,0 +1,217 @@
+"""The trainer end to end on a toy: outputs, resume, interruption, refusals; the update against plain gradients."""
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import yaml
+
+from socialr1_jax import load_hf
+from socialr1_jax.config import ConfigError, OptimizerConfig, QuickstartConfig, RunConfig, load_config
+from socialr1_jax.grpo.update import Rows, init_state, make_update, map_rows, pack_rows
+from socialr1_jax.training import grpo
+from socialr1_jax.training.optimizer import make_optimizer, make_schedule
+from socialr1_jax.training.quickstart import run_quickstart
+
+TOY = {
+    "tiny_model": {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
+                   "num_key_value_heads": 1, "head_dim": 16, "vocab_size": 640},
+    "stories": {"train_count": 40, "heldout_count": 6, "max_events": 5},
+    "sft": {"steps": 2, "batch_size": 4, "warmup_steps": 1},
+    "data": {"max_prompt_tokens": 128},
+    "sampling": {"group_size": 4, "max_new_tokens": 12},
+    "grpo": {"prompts_per_step": 4, "mini_batch_prompts": 2, "micro_batch_rows": 4},
+    "optimizer": {"learning_rate": 1e-3},
+    "model": {"remat": False},
+    "evaluation": {"every": 0, "questions": 4, "samples": 2},
+    "checkpoint": {"every": 1},
+}  # fmt: skip
+
+
+def toy(folder: Path, **changes: object) -> QuickstartConfig:
+    return QuickstartConfig(output_dir=str(folder), steps=2, **(TOY | changes))
+
+
+def lines(file: Path) -> list[dict]:
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("quickstart")
+    assert run_quickstart(toy(folder))
+    return folder
+
+
+def test_the_run_folder_holds_what_design_promises(finished):
+    for name in (
+        "config.yaml",
+        "metrics.jsonl",
+        "rollouts.jsonl",
+        "checkpoints",
+        "export",
+        "summary.json",
+        "report.html",
+    ):
+        assert (finished / name).exists(), name
+    assert list((finished / "tensorboard").glob("events*"))
+    summary = json.loads((finished / "summary.json").read_text())
+    for key in ("accuracy_sft", "accuracy_grpo", "format_rate_grpo", "reward_sft", "reward_grpo", "wall_seconds"):
+        assert key in summary
+    assert summary["heldout_responses"] == 8
+    assert summary["peak_rss_bytes"] > 1e8
+    assert summary["export_logit_difference"] < 2e-4
+
+
+def test_metrics_name_every_raw_term_beside_its_weight(finished):
+    rows = [row for row in lines(finished / "metrics.jsonl") if row["phase"] == "grpo"]
+    assert [row["step"] for row in rows] == [1, 2]
+    for term in ("total", "format", "outcome", "structure", "length_window", "repetition", "unscorable"):
+        assert f"reward/{term}" in rows[0]
+    assert rows[0]["weight/structure"] == 2.0
+    assert rows[1]["weight/structure"] == pytest.approx(2.0 - 1 / 200)
+    assert rows[0]["learning_rate"] == pytest.approx(1e-3)
+    assert [row["step"] for row in lines(finished / "metrics.jsonl") if row["phase"] == "eval"] == [0, 2]
+
+
+def test_rollouts_are_one_line_a_response(finished):
+    rows = lines(finished / "rollouts.jsonl")
+    assert {row["phase"] for row in rows} == {"grpo", "eval"}
+    training = [row for row in rows if row["phase"] == "grpo"]
+    assert len(training) == 2 * 4 * 4
+    assert {
+        "id",
+        "sample",
+        "story",
+        "question",
+        "options",
+        "answer",
+        "response",
+        "reward",
+        "terms",
+        "advantage",
+    } <= set(training[0])
+
+
+def test_weights_changed_and_the_export_holds_the_last_ones(finished):
+    before, after = load_hf(finished / "sft"), load_hf(finished / "export")
+    moved = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), before.params, after.params)
+    assert all(value > 0 for value in jax.tree.leaves(moved))
+
+
+def test_an_interrupted_run_goes_on_and_equals_the_whole_one(finished, tmp_path, monkeypatch):
+    """Ctrl-C in the first step: it is finished and saved; the resumed run ends with the same bytes."""
+    real, calls = grpo.score_response, []
+
+    def interrupt_once(*args, **kwargs):
+        if not calls:
+            calls.append(os.kill(os.getpid(), signal.SIGINT))
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(grpo, "score_response", interrupt_once)
+    assert not run_quickstart(toy(tmp_path))
+    assert not (tmp_path / "export").exists()
+    assert (tmp_path / "report.html").exists()
+    assert [row["step"] for row in lines(tmp_path / "metrics.jsonl") if row["phase"] == "grpo"] == [1]
+    assert grpo.train_grpo(load_config(RunConfig, tmp_path / "config.yaml"))
+    weights = [(folder / "export" / "model.safetensors").read_bytes() for folder in (finished, tmp_path)]
+    assert weights[0] == weights[1]
+    timeless = [
+        [{k: v for k, v in row.items() if "second" not in k} for row in lines(folder / "metrics.jsonl")]
+        for folder in (finished, tmp_path)
+    ]
+    assert timeless[0] == timeless[1]
+
+
+def test_a_folder_of_another_run_is_refused_by_key(finished):
+    with pytest.raises(ConfigError, match="differs in seed"):
+        run_quickstart(toy(finished).model_copy(update={"seed": 5}))
+    config = load_config(RunConfig, finished / "config.yaml")
+    with pytest.raises(ConfigError, match="differs in steps"):
+        grpo.train_grpo(config.model_copy(update={"steps": 3}))
+
+
+def test_the_saved_configuration_is_the_resolved_one(finished):
+    saved = yaml.safe_load((finished / "config.yaml").read_text())
+    assert saved["model"]["path"] == str(finished / "sft")
+    assert saved["optimizer"]["learning_rate"] == 1e-3
+    assert saved["steps"] == 2
+
+
+# The update, on a loss small enough to differentiate by hand: mean over masked tokens of (w * token - 1)^2.
+def square_loss(params, rows):
+    error_bt = jnp.where(rows.mask_bt, (params["w"] * rows.tokens_bt - 1.0) ** 2, 0.0)
+    return jnp.sum(error_bt), (jnp.sum(rows.mask_bt).astype(jnp.float32), {"worst_max": jnp.max(error_bt)})
+
+
+def some_rows(count: int = 10) -> Rows:
+    rng = np.random.default_rng(0)
+    prompts = [[1] * int(n) for n in rng.integers(1, 5, count)]
+    responses = [rng.integers(0, 5, int(n)).tolist() for n in rng.integers(1, 9, count)]
+    return pack_rows(prompts, responses, multiple=8)
+
+
+@pytest.mark.parametrize("micro_batch_rows", [1, 3, 4, 10, 16])
+def test_the_gradient_does_not_depend_on_the_micro_batch(micro_batch_rows):
+    rows, optimizer = some_rows(), optax.sgd(0.1)
+    state, metrics = make_update(square_loss, optimizer, micro_batch_rows)(
+        init_state({"w": jnp.float32(0.5)}, optimizer), rows
+    )
+    tokens = rows.tokens_bt[rows.mask_bt].astype(np.float64)
+    gradient = np.mean(2 * (0.5 * tokens - 1) * tokens)
+    assert float(state.params["w"]) == pytest.approx(0.5 - 0.1 * gradient, abs=1e-6)
+    assert float(metrics["loss"]) == pytest.approx(np.mean((0.5 * tokens - 1) ** 2), rel=1e-6)
+    assert float(metrics["grad_norm"]) == pytest.approx(abs(gradient), rel=1e-5)
+    assert float(metrics["worst_max"]) == pytest.approx(((0.5 * tokens - 1) ** 2).max())
+    assert int(state.updates) == 1
+
+
+def test_an_update_of_1e_6_changes_the_weights_although_they_came_in_bfloat16():
+    optimizer = optax.sgd(1.0)
+    state = init_state({"w": jnp.bfloat16(1.0)}, optimizer)
+    assert state.params["w"].dtype == jnp.float32
+
+    def tiny(params, rows):
+        return 1e-6 * params["w"], (jnp.float32(1.0), {})
+
+    state, _ = make_update(tiny, optimizer, 4)(state, some_rows(4))
+    assert float(state.params["w"]) == pytest.approx(1.0 - 1e-6, abs=1e-8)
+    assert float(state.params["w"]) != 1.0
+
+
+def test_map_rows_keeps_the_order_whatever_the_micro_batch():
+    rows = some_rows(7)
+    mapped = map_rows(lambda params, part: params * part.tokens_bt.astype(jnp.float32), 3)
+    np.testing.assert_array_equal(np.asarray(mapped(jnp.float32(2.0), rows)), 2.0 * rows.tokens_bt)
+
+
+def test_pack_rows_masks_the_response_only():
+    rows = pack_rows([[1, 2], [3]], [[4], [5, 6, 7]], multiple=8)
+    np.testing.assert_array_equal(rows.tokens_bt, [[1, 2, 4, 0, 0, 0, 0, 0], [3, 5, 6, 7, 0, 0, 0, 0]])
+    np.testing.assert_array_equal(rows.lengths_b, [3, 4])
+    np.testing.assert_array_equal(rows.mask_bt.nonzero()[1], [2, 1, 2, 3])
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [("constant", [0.5, 1, 1, 1, 1]), ("linear", [0.5, 1, 0.7, 0.4, 0.1]), ("cosine", [0.5, 1, 0.775, 0.325, 0.1])],
+)
+def test_schedules_by_hand(schedule, expected):
+    config = OptimizerConfig(learning_rate=1.0, schedule=schedule, warmup_steps=2, final_fraction=0.1)
+    course = make_schedule(config, 5)
+    np.testing.assert_allclose([course(0), course(2), course(3), course(4), course(5)], expected, atol=1e-6)
+
+
+def test_the_optimizer_is_adamw_after_clipping():
+    config = OptimizerConfig(learning_rate=0.1, max_grad_norm=1.0, weight_decay=0.5, epsilon=1e-8)
+    optimizer = make_optimizer(config, make_schedule(config, 1))
+    params, gradient = {"w": jnp.array([3.0, -2.0])}, {"w": jnp.array([30.0, 40.0])}
+    change, _ = optimizer.update(gradient, optimizer.init(params), params)
+    # clipped to (0.6, 0.8); Adam's first step is the sign; decay adds 0.5 * w
+    np.testing.assert_allclose(change["w"], [-0.1 * (1 + 1.5), -0.1 * (1 - 1.0)], atol=1e-6)
