@@ -12,7 +12,8 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from socialr1_jax.command_line import Real, Section, parse_args
-from socialr1_jax.data.one_question import chat_prompt, picked_question, typed_question
+from socialr1_jax.data.one_question import picked_question, typed_question
+from socialr1_jax.data.prompts import encode_prompt
 from socialr1_jax.rewards import parse_response
 from socialr1_jax.rewards.terms import outcome_reward
 
@@ -84,7 +85,7 @@ def answer(config: GenerateConfig) -> None:
         params=model.params, config=model.config, num_tokens=model.num_tokens, dtype=config.dtype,
         segment_tokens=_SEGMENT_TOKENS,
     )  # fmt: skip
-    response = ResponseStream(engine, tokenizer, chat_prompt(tokenizer, example, config.thinking), sampling)
+    response = ResponseStream(engine, tokenizer, encode_prompt(tokenizer, example, config.thinking), sampling)
     started = time.monotonic()
     for piece in response:
         print(piece, end="", flush=True)

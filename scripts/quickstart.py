@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from socialr1_jax.config import ConfigError, QuickstartConfig, parse_args
+from socialr1_jax.config import QuickstartConfig, parse_args
 
 DEFAULTS = Path(__file__).resolve().parents[1] / "configs" / "quickstart.yaml"
 
@@ -24,7 +24,7 @@ def main(argv: list[str] | None = None) -> int:
 
     try:
         return 0 if run_quickstart(config) else 130
-    except ConfigError as error:
+    except (ValueError, FileNotFoundError) as error:
         print(f"quickstart.py: error: {error}", file=sys.stderr)
         return 2
 

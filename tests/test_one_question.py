@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from socialr1_jax.data.one_question import chat_prompt, picked_question, typed_question
+from socialr1_jax.data.one_question import picked_question, typed_question
 from socialr1_jax.data.prompts import encode_prompt, question_text
 from socialr1_jax.data.tokenizer import build_tokenizer
 
@@ -58,9 +58,9 @@ def test_rows_count_questions_from_1_and_not_blank_lines(file):
 
 def test_the_prompt_is_the_one_of_training_unless_thoughts_are_switched_off(tokenizer):
     question = typed_question("Where?", "Anna left.")
-    prompt = chat_prompt(tokenizer, question)
+    prompt = encode_prompt(tokenizer, question)
     assert prompt == encode_prompt(tokenizer, question)
-    without = chat_prompt(tokenizer, question, thinking=False)
+    without = encode_prompt(tokenizer, question, thinking=False)
     assert tokenizer.decode(without) == tokenizer.decode(prompt) + "<think>\n\n</think>\n\n"
 
 
@@ -68,4 +68,4 @@ def test_a_tokenizer_without_a_chat_template(tokenizer):
     bare = tokenizer.__class__(tokenizer_object=tokenizer.backend_tokenizer)
     bare.chat_template = None
     with pytest.raises(ValueError, match="has no chat template: put the model's tokenizer files"):
-        chat_prompt(bare, typed_question("Where?"))
+        encode_prompt(bare, typed_question("Where?"))

@@ -33,11 +33,20 @@ def question_text(example: Example) -> str:
     return "\n\n".join(part for part in (example.story, question, INSTRUCTION) if part)
 
 
-def encode_prompt(tokenizer: Any, example: Example) -> list[int]:
-    """Token ids up to and with the header of the assistant's turn, by the tokenizer's own chat template."""
+def encode_prompt(tokenizer: Any, example: Example, thinking: bool = True) -> list[int]:
+    """Token ids up to and with the header of the assistant's turn, by the tokenizer's own chat template.
+
+    With ``thinking`` false, templates of Qwen3's kind put empty thoughts there, so that the model answers at once.
+    Raises ValueError when the tokenizer has no chat template.
+    """
+    if not tokenizer.chat_template:
+        raise ValueError(
+            f"{tokenizer.name_or_path} has no chat template: put the model's tokenizer files beside its weights"
+        )
     messages = [{"role": "user", "content": question_text(example)}]
+    options = {"add_generation_prompt": True, "enable_thinking": thinking}
     # transformers 5 returns a mapping unless told otherwise; 4 and 5 both know return_dict.
-    return list(tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=False))
+    return list(tokenizer.apply_chat_template(messages, tokenize=True, return_dict=False, **options))
 
 
 def encode_prompts(tokenizer: Any, examples: Sequence[Example], max_prompt_tokens: int) -> PromptSet:

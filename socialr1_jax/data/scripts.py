@@ -24,6 +24,8 @@ OBJECTS = (
 CONTAINERS = ("bag", "basket", "box", "bucket", "case", "chest", "crate", "drawer", "jar", "pot", "sack", "tin")
 ROOMS = ("attic", "bedroom", "cellar", "garage", "garden", "hall", "kitchen", "office")
 # fmt: on
+# What a story is about; everything else in its text is phrasing.
+WORDS = (*NAMES, *HELD_OUT_NAMES, *OBJECTS, *CONTAINERS, *ROOMS)
 
 # Telling one of these at another moment changes who perceives what, and nothing else.
 PERCEPTIONS = ("leave", "enter", "watch", "listen", "look", "taste")

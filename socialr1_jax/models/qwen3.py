@@ -18,7 +18,7 @@ from socialr1_jax.models.qwen3_config import Qwen3Config
 __all__ = ["Params", "Qwen3", "Qwen3Config", "Weight", "declare_weights", "forward", "init_params", "logits"]
 
 Params = dict[str, Any]
-# Kernels of the training tree are "oi" ([out, in], Hugging Face's); the rollout copy holds "io" (sampling/rollout.py).
+# Kernels of the training tree are "oi" ([out, in], Hugging Face's); the rollout copy holds "io" (sampling/engine.py).
 KernelLayout = Literal["oi", "io"]
 
 

@@ -114,11 +114,11 @@ def _next_tokens(
         return draw(logits_bv, uniforms(state.keys_b, state.positions_b), state.temperature_b == 0)
 
 
-def _advance(state: DecodeState, tokens_b: jax.Array, stops_k: jax.Array, step: int) -> DecodeState:
+def _advance(state: DecodeState, tokens_b: jax.Array, stops: jax.Array, step: int) -> DecodeState:
     """The state after drawing `tokens_b`; finished rows stay where they are."""
     live_b = ~state.done_b
     left_b = state.left_b - live_b
-    stopped_b = jnp.any(tokens_b[:, None] == stops_k, axis=-1)
+    stopped_b = jnp.any(tokens_b[:, None] == stops, axis=-1)
     return state._replace(
         last_b=jnp.where(live_b, tokens_b, state.last_b),
         positions_b=state.positions_b + jnp.where(live_b, step, 0),
@@ -130,7 +130,7 @@ def _advance(state: DecodeState, tokens_b: jax.Array, stops_k: jax.Array, step: 
 @partial(jax.jit, static_argnames=("config", "dtype", "backend", "group", "slots", "num_tokens"))
 def _start(
     params: Params, config: Qwen3Config, tokens_pt: jax.Array, lengths_p: jax.Array, keys_b: jax.Array,
-    left_b: jax.Array, done_b: jax.Array, temperature: float, filters: Filters | None, stops_k: jax.Array,
+    left_b: jax.Array, done_b: jax.Array, temperature: float, filters: Filters | None, stops: jax.Array,
     *, dtype: Any, backend: Backend, group: int, slots: int, num_tokens: int,
 ) -> tuple[DecodeState, jax.Array, jax.Array]:  # fmt: skip
     """Prefills each prompt once, repeats its cache for the group and draws every row's first token."""
@@ -145,7 +145,7 @@ def _start(
         zeros_b, lengths_p[rows], left_b, done_b, keys_b, temperature_b, [cache.take(rows) for cache in caches]
     )
     tokens_b, logprobs_b = _next_tokens(logits_pv[rows], state, filters, num_tokens)
-    return _advance(state, tokens_b, stops_k, step=0), tokens_b, logprobs_b
+    return _advance(state, tokens_b, stops, step=0), tokens_b, logprobs_b
 
 
 # Steps taken, state, tokens [b, steps] and log-probs [b, steps] so far.
@@ -154,7 +154,7 @@ _Carry = tuple[jax.Array, DecodeState, jax.Array, jax.Array]
 
 @partial(jax.jit, static_argnames=("config", "steps", "num_tokens"), donate_argnames=("state",))
 def _segment(
-    weights: Params, config: Qwen3Config, state: DecodeState, filters: Filters | None, stops_k: jax.Array,
+    weights: Params, config: Qwen3Config, state: DecodeState, filters: Filters | None, stops: jax.Array,
     *, steps: int, num_tokens: int,
 ) -> tuple[DecodeState, jax.Array, jax.Array]:  # fmt: skip
     """At most `steps` decode steps, fewer when all rows are done: (state, tokens [b, steps], log-probs [b, steps])."""
@@ -165,17 +165,17 @@ def _segment(
         return (i < steps) & ~jnp.all(state.done_b)
 
     def step(carry: _Carry) -> _Carry:
-        i, state, tokens_bn, logprobs_bn = carry
+        i, state, tokens_bi, logprobs_bi = carry
         logits_bv, caches = decode_step(weights, config, state.last_b, state.positions_b, state.caches)
         # The token just written takes the row's position; the next one is drawn for the position after it.
         ahead = state._replace(caches=caches, positions_b=state.positions_b + 1)
         tokens_b, logprobs_b = _next_tokens(logits_bv, ahead, filters, num_tokens)
-        state = _advance(state._replace(caches=caches), tokens_b, stops_k, step=1)
-        return i + 1, state, tokens_bn.at[:, i].set(tokens_b), logprobs_bn.at[:, i].set(logprobs_b)
+        state = _advance(state._replace(caches=caches), tokens_b, stops, step=1)
+        return i + 1, state, tokens_bi.at[:, i].set(tokens_b), logprobs_bi.at[:, i].set(logprobs_b)
 
     empty = (jnp.zeros((b, steps), jnp.int32), jnp.zeros((b, steps), jnp.float32))
-    _, state, tokens_bn, logprobs_bn = jax.lax.while_loop(more, step, (jnp.int32(0), state, *empty))
-    return state, tokens_bn, logprobs_bn
+    _, state, tokens_bi, logprobs_bi = jax.lax.while_loop(more, step, (jnp.int32(0), state, *empty))
+    return state, tokens_bi, logprobs_bi
 
 
 @partial(jax.jit, static_argnames=("slots",))
@@ -269,11 +269,11 @@ class Engine:
             if sampling.filtered
             else None
         )
-        stops_k = jnp.asarray(sorted(set(sampling.stop_token_ids)) or [-1], jnp.int32)
+        stops = jnp.asarray(sorted(set(sampling.stop_token_ids)) or [-1], jnp.int32)
         state, tokens, logprobs = _start(
             self.params, self.config, jnp.asarray(tokens_pt), jnp.asarray(lengths_p), keys_b,
             jnp.full(real_b.shape, sampling.max_new_tokens), jnp.asarray(~real_b), sampling.temperature, filters,
-            stops_k, dtype=jnp.dtype(self.dtype), backend=self.backend, group=n, slots=width,
+            stops, dtype=jnp.dtype(self.dtype), backend=self.backend, group=n, slots=width,
             num_tokens=self.num_tokens,
         )  # fmt: skip
         rows = np.arange(padded * n)  # which row of the wave each row of the state is
@@ -283,18 +283,21 @@ class Engine:
         while True:
             done, left = np.asarray(state.done_b), np.asarray(state.left_b)
             for i in np.flatnonzero(live).tolist():
-                yield Segment(int(rows[i]), tokens[i, : drawn[i]].tolist(), logprobs[i, : drawn[i]].tolist(), done[i])
+                yield Segment(
+                    int(rows[i]), tokens[i, : drawn[i]].tolist(), logprobs[i, : drawn[i]].tolist(), bool(done[i])
+                )
             if done.all():
                 return
             size = _halved(len(done), int((~done).sum()))
-            slots = _round_up(int(np.asarray(state.positions_b)[~done].max()) + self.segment_tokens, stride)
+            needed = int(np.asarray(state.positions_b)[~done].max()) + self.segment_tokens
+            slots = ladder(-(-needed // stride)) * stride
             if size < len(done) or slots > state.caches[0].slots:
                 order = np.argsort(done, kind="stable")[:size]  # live rows first
                 state = _resize(state, jnp.asarray(order), slots=max(slots, state.caches[0].slots))
                 rows, done, left = rows[order], done[order], left[order]
             live = ~done
             state, tokens, logprobs = _segment(
-                weights, self.config, state, filters, stops_k, steps=self.segment_tokens, num_tokens=self.num_tokens
+                weights, self.config, state, filters, stops, steps=self.segment_tokens, num_tokens=self.num_tokens
             )
             tokens, logprobs = np.asarray(tokens), np.asarray(logprobs)
             drawn = left - np.asarray(state.left_b)

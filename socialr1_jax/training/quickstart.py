@@ -16,8 +16,9 @@ import numpy as np
 from rich.table import Table
 
 from socialr1_jax.config import QuickstartConfig, RunConfig, save_config
-from socialr1_jax.data.examples import Example
+from socialr1_jax.data.examples import LETTERS, Example
 from socialr1_jax.data.prompts import question_text, reference_response
+from socialr1_jax.data.scripts import WORDS
 from socialr1_jax.data.stories import generate_stories
 from socialr1_jax.data.tokenizer import build_tokenizer
 from socialr1_jax.hf import load_hf, save_hf
@@ -97,7 +98,8 @@ def _cold_start(config: QuickstartConfig, folder: Path) -> None:
         (folder / "questions" / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
     with working("building the tokenizer"):
         texts = [question_text(e) + "\n" + reference_response(e) for e in train[:_TOKENIZER_STORIES]]
-        tokenizer = build_tokenizer(texts, config.tiny_model.vocab_size)
+        words = (*WORDS, *LETTERS[: stories.options])
+        tokenizer = build_tokenizer(texts, config.tiny_model.vocab_size, words)
         tokenizer.save_pretrained(folder / "tokenizer")
     shape = Qwen3Config(
         **config.tiny_model.model_dump(),
