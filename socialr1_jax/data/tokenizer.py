@@ -97,7 +97,8 @@ def build_tokenizer(texts: Iterable[str], vocab_size: int, words: Sequence[str] 
 def _around(words: Sequence[str]) -> str:
     """A pattern that finds each of the words where it stands alone."""
     longest_first = sorted(words, key=lambda word: (-len(word), word))
-    return rf"(?<![A-Za-z])(?:{'|'.join(map(re.escape, longest_first))})(?![A-Za-z])"
+    alone = (re.escape(word) + ("(?![A-Za-z])" if word[-1].isalpha() else "") for word in longest_first)
+    return rf"(?<![A-Za-z])(?:{'|'.join(alone)})"
 
 
 def _training_parts(texts: Iterable[str]) -> Iterator[str]:

@@ -13,13 +13,12 @@ from socialr1_jax.data.questions import Question
 from socialr1_jax.data.scripts import Script, join_names
 from socialr1_jax.data.world import Fact, Witnessed, World
 
+_SHORT = 12  # characters of an answer that is said again for each option
+
 
 def write_trace(script: Script, world: World, question: Question, options: tuple[str, ...]) -> str:
     """The four stages, one line each: what happened and who saw it, who thinks what, what is asked, each option."""
-    verdicts = [
-        f"{letter}: {text}, {'yes' if text == question.gold else 'no'}."
-        for letter, text in zip(LETTERS, options, strict=False)
-    ]
+    verdicts = [_weigh(letter, text, question.gold) for letter, text in zip(LETTERS, options, strict=False)]
     lines = (
         f"Encode: {_encode(script, world)}",
         f"Interpret: {_interpret(script, world, question)}",
@@ -27,6 +26,16 @@ def write_trace(script: Script, world: World, question: Question, options: tuple
         f"Respond: {' '.join(verdicts)} So the answer is {LETTERS[options.index(question.gold)]}.",
     )
     return "\n".join(lines)
+
+
+def _weigh(letter: str, text: str, gold: str) -> str:
+    """One option, labelled as in the prompt, held against what was inferred; long texts are not said twice.
+
+    Both make the last stage learnable: with other labels and no second mention, a model of 0.7 million parameters
+    inferred the right place in 92 % of its thoughts after 350 updates and still chose among the options by chance.
+    """
+    against = f" against {gold}:" if len(gold) <= _SHORT else ","
+    return f"{letter}. {text}{against} {'yes' if text == gold else 'no'}."
 
 
 def _encode(script: Script, world: World) -> str:

@@ -128,7 +128,7 @@ def _advance(state: DecodeState, tokens_b: jax.Array, stops: jax.Array, step: in
 
 
 @partial(jax.jit, static_argnames=("config", "dtype", "backend", "group", "slots", "num_tokens"))
-def _start(
+def prefill(
     params: Params, config: Qwen3Config, tokens_pt: jax.Array, lengths_p: jax.Array, keys_b: jax.Array,
     left_b: jax.Array, done_b: jax.Array, temperature: float, filters: Filters | None, stops: jax.Array,
     *, dtype: Any, backend: Backend, group: int, slots: int, num_tokens: int,
@@ -270,7 +270,7 @@ class Engine:
             else None
         )
         stops = jnp.asarray(sorted(set(sampling.stop_token_ids)) or [-1], jnp.int32)
-        state, tokens, logprobs = _start(
+        state, tokens, logprobs = prefill(
             self.params, self.config, jnp.asarray(tokens_pt), jnp.asarray(lengths_p), keys_b,
             jnp.full(real_b.shape, sampling.max_new_tokens), jnp.asarray(~real_b), sampling.temperature, filters,
             stops, dtype=jnp.dtype(self.dtype), backend=self.backend, group=n, slots=width,

@@ -61,7 +61,7 @@ def train_grpo(config: RunConfig) -> bool:
         seed=config.seed,
         stop_token_ids=stop_token_ids(model, tokenizer),
     )
-    programs = _compile(config, model)
+    programs = compile_programs(config, model)
     state, first = init_state(model.params, programs.optimizer), 0
     checkpoints = Checkpoints(folder / "checkpoints", config.checkpoint)
     if checkpoints.latest is not None:
@@ -165,7 +165,7 @@ def train_grpo(config: RunConfig) -> bool:
     return finished == config.steps
 
 
-class _Programs(NamedTuple):
+class Programs(NamedTuple):
     """What is compiled for a run."""
 
     optimizer: optax.GradientTransformation
@@ -182,7 +182,7 @@ class _Programs(NamedTuple):
         return replace(rows, old_logp_bt=old, ref_logp_bt=ref)
 
 
-def _compile(config: RunConfig, model: Qwen3) -> _Programs:
+def compile_programs(config: RunConfig, model: Qwen3) -> Programs:
     grpo = config.grpo
 
     def logprobs(params: Params, rows: Rows) -> tuple[jax.Array, jax.Array]:
@@ -219,7 +219,7 @@ def _compile(config: RunConfig, model: Qwen3) -> _Programs:
     reference = None
     if grpo.kl_coefficient:
         reference = jax.tree.map(lambda x: x.astype(config.model.dtype), model.params)
-    return _Programs(
+    return Programs(
         optimizer,
         schedule,
         make_update(loss_fn, optimizer, grpo.micro_batch_rows),

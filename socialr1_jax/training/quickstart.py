@@ -98,7 +98,8 @@ def _cold_start(config: QuickstartConfig, folder: Path) -> None:
         (folder / "questions" / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
     with working("building the tokenizer"):
         texts = [question_text(e) + "\n" + reference_response(e) for e in train[:_TOKENIZER_STORIES]]
-        words = (*WORDS, *LETTERS[: stories.options])
+        letters = LETTERS[: stories.options]
+        words = (*WORDS, *letters, *(f"{letter}. " for letter in letters))
         tokenizer = build_tokenizer(texts, config.tiny_model.vocab_size, words)
         tokenizer.save_pretrained(folder / "tokenizer")
     shape = Qwen3Config(

@@ -1,0 +1,62 @@
+"""Measure prefill, decode, update and a whole GRPO step on random weights; one JSON line on standard output.
+
+    python scripts/benchmark.py --shape tiny --dtype float32 --rows 40 --prompt 128 --new 128
+    python scripts/benchmark.py --shape tiny --rows 40 --prompt 128 --new 128 --prompts 8 --group 5
+
+What each number means: docs/performance.md.
+"""
+
+import json
+import sys
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from socialr1_jax.command_line import Section, parse_args
+from socialr1_jax.models.shapes import SHAPES
+
+
+class BenchmarkConfig(Section):
+    """What is measured."""
+
+    shape: str = Field("tiny", description=f"size of the model: {', '.join(SHAPES)}")
+    dtype: Literal["float32", "bfloat16"] = Field("float32", description="of the computation; masters stay float32")
+    rows: int = Field(40, ge=1, description="rows of the prefill, decode and update batches")
+    prompt: int = Field(128, ge=1, description="tokens of a prompt")
+    new: int = Field(128, ge=2, description="tokens of a response; no token stops one")
+    prompts: int = Field(0, ge=0, description="prompts of a GRPO step; 0 = measure none")
+    group: int = Field(5, ge=2, description="responses per prompt of a GRPO step")
+    repeats: int = Field(3, ge=1, description="calls measured after the one that compiles; the median counts")
+    micro_batch_rows: int = Field(8, ge=1, description="rows of one backward pass, lowered to divide the batch")
+    remat: bool = Field(False, description="compute activations again in the backward pass")
+    attention: Literal["xla", "cudnn"] = Field("xla", description="attention kernel of prefill and update")
+    update: bool = Field(
+        True,
+        description="false: prefill and decode only, weights in dtype; an update takes 16 bytes a parameter and more",
+    )
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.shape not in SHAPES:
+            raise ValueError(f"unknown shape {self.shape!r}; known: {', '.join(SHAPES)}")
+        positions = SHAPES[self.shape].max_position_embeddings
+        if self.prompt + self.new > positions:
+            raise ValueError(f"prompt {self.prompt} + new {self.new} is more than the {positions} positions; lower one")
+        if self.attention == "cudnn" and self.dtype != "bfloat16":
+            raise ValueError("attention cudnn computes in bfloat16; set dtype to bfloat16")
+        if self.prompts and not self.update:
+            raise ValueError("a GRPO step (prompts) has an update; leave out prompts, or update=false")
+        return self
+
+
+def main(argv: list[str] | None = None) -> int:
+    config = parse_args(BenchmarkConfig, argv, description="Measure the speed of sampling and training.")
+    from socialr1_jax.training.benchmark import benchmark  # imports JAX: only once the arguments are right
+
+    speeds = benchmark(SHAPES[config.shape], **config.model_dump(exclude={"shape"}))
+    print(json.dumps({"shape": config.shape, **speeds}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

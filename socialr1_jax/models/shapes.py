@@ -1,0 +1,35 @@
+"""Named sizes of a Qwen3: every dense model that is published, and two small ones to measure on a laptop."""
+
+from collections.abc import Mapping
+
+from socialr1_jax.models.qwen3_config import Qwen3Config
+
+
+def _shape(
+    layers: int, hidden: int, ffn: int, heads: int, kv_heads: int, *, head_dim: int = 128, vocab: int = 151_936,
+    tied: bool = True,
+) -> Qwen3Config:  # fmt: skip
+    return Qwen3Config(
+        vocab_size=vocab,
+        hidden_size=hidden,
+        intermediate_size=ffn,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=kv_heads,
+        head_dim=head_dim,
+        rope_theta=1e6,
+        tie_word_embeddings=tied,
+    )
+
+
+# Sizes from the config.json of Qwen/Qwen3-0.6B to -32B on the Hugging Face hub.
+SHAPES: Mapping[str, Qwen3Config] = {
+    "tiny": _shape(4, 256, 768, 4, 2, head_dim=64, vocab=4096),
+    "small": _shape(12, 512, 1536, 8, 4, head_dim=64, vocab=32_768),
+    "0.6b": _shape(28, 1024, 3072, 16, 8),
+    "1.7b": _shape(28, 2048, 6144, 16, 8),
+    "4b": _shape(36, 2560, 9728, 32, 8),
+    "8b": _shape(36, 4096, 12_288, 32, 8, tied=False),
+    "14b": _shape(40, 5120, 17_408, 40, 8, tied=False),
+    "32b": _shape(64, 5120, 25_600, 64, 8, tied=False),
+}

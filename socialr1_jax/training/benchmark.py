@@ -1,0 +1,233 @@
+"""How fast the programs of a run are: prefill, decode, update, and a whole GRPO step, on random weights.
+
+Nothing is written anew for the measurement: prefill and decode are the engine's, the update and the log-probs are
+those that the trainer compiles. Definitions are in docs/performance.md.
+"""
+
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from socialr1_jax.config import DataConfig, GrpoConfig, ModelConfig, RunConfig, SamplingConfig
+from socialr1_jax.grpo.advantages import group_advantages
+from socialr1_jax.grpo.update import Rows, TrainState, init_state, pack_rows
+from socialr1_jax.models.qwen3 import Params, Qwen3, Qwen3Config, init_params
+from socialr1_jax.sampling import Engine, SamplingParams
+from socialr1_jax.sampling.draw import row_keys
+from socialr1_jax.sampling.engine import prefill  # the compiled program itself: no wrapper comes between
+from socialr1_jax.training.grpo import Programs, compile_programs  # the same
+from socialr1_jax.training.summary import peak_rss_bytes
+
+PHASES = ("rollout", "reward", "reference", "update")  # of one GRPO step
+
+
+class Timing(NamedTuple):
+    """Wall seconds of one piece of work: the first call, which compiles, and every later one."""
+
+    first: float
+    later: list[float]
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.later)
+
+    @property
+    def compile(self) -> float:
+        return max(0.0, self.first - self.median)
+
+    @property
+    def spread(self) -> list[float]:
+        return [_rounded(x) for x in (min(self.later), self.median, max(self.later))]
+
+
+def benchmark(
+    config: Qwen3Config, *, dtype: str = "float32", rows: int, prompt: int, new: int, prompts: int = 0, group: int = 5,
+    repeats: int = 3, micro_batch_rows: int = 8, remat: bool = False, attention: str = "xla", update: bool = True,
+) -> dict[str, Any]:  # fmt: skip
+    """Speeds of a random Qwen3, ready for one JSON line.
+
+    `rows` right-padded rows of `prompt` tokens and `new` more; with `prompts` > 0 also a GRPO step of prompts x group
+    responses. `micro_batch_rows` is lowered until it divides both row counts. With `update=False` there is no update
+    and no GRPO step, and the weights are made in `dtype` instead of float32. Speeds are tokens per second at the
+    median of `repeats` calls; `spread_s` holds [min, median, max] seconds of a call, `compile_s` how much longer the
+    first call took. One line for each result also goes to stderr as soon as it is there.
+    """
+    group = group if prompts else max(2, rows)
+    micro = _micro_batch(micro_batch_rows, rows, (prompts or 1) * group)
+    run = RunConfig(
+        model=ModelConfig.model_validate(
+            {"path": "random weights", "dtype": dtype, "attention": attention, "remat": remat}
+        ),
+        data=DataConfig(train="random tokens"),
+        sampling=SamplingConfig(group_size=group, max_new_tokens=new),
+        grpo=GrpoConfig(prompts_per_step=prompts or 1, mini_batch_prompts=prompts or 1, micro_batch_rows=micro),
+    )
+    weights = init_params(config, jax.random.key(0), jnp.float32 if update else dtype)
+    model = Qwen3(config, jax.block_until_ready(weights))
+    timings: dict[str, Timing] = {}
+
+    def measure(name: str, call: Callable[[], float]) -> None:
+        timings[name] = Timing(call(), [call() for _ in range(repeats)])
+        _say(name, timings[name])
+
+    measure("prefill", partial(_prefill, _engine(run, config, model.params), rows, prompt))
+    measure("decode", partial(_decode, _engine(run, config, model.params), rows, prompt, new))
+    speeds = {
+        "prefill_tok_s": rows * prompt / timings["prefill"].median,
+        "decode_tok_s": rows * (new - 1) / timings["decode"].median,
+    }
+    phases: list[dict[str, float]] = []
+    if update:
+        trainer = _Trainer(run, model, prompt)
+        measure("update", partial(trainer.update, rows, prompt + new))
+        speeds["update_tok_s"] = rows * (prompt + new) / timings["update"].median
+        if prompts:
+            phases = [trainer.step(i) for i in range(repeats + 1)]
+            first, *later = (sum(laps.values()) for laps in phases)
+            timings["grpo_step"] = Timing(first, later)
+            _say("grpo_step", timings["grpo_step"])
+            speeds["grpo_step_s"] = timings["grpo_step"].median
+    result: dict[str, Any] = {"dtype": dtype, "rows": rows, "prompt": prompt, "new": new}
+    if phases:
+        result |= {"prompts": prompts, "group": group}
+    result |= {name: _rounded(speed) for name, speed in speeds.items()}
+    if phases:
+        middle = {name: statistics.median(laps[name] for laps in phases[1:]) for name in PHASES}
+        result["grpo_phases_s"] = {name: _rounded(seconds) for name, seconds in middle.items()}
+    return result | {
+        "compile_s": {name: _rounded(timing.compile) for name, timing in timings.items()},
+        "repeats": repeats,
+        "spread_s": {name: timing.spread for name, timing in timings.items()},
+        "params_m": round(sum(x.size for x in jax.tree.leaves(model.params)) / 1e6, 2),
+        "micro_batch_rows": micro,
+        "remat": remat,
+        "attention": attention,
+        "device": _device(),
+        "jax": jax.__version__,
+        "peak_rss_bytes": peak_rss_bytes(),
+    }
+
+
+def _prefill(engine: Engine, rows: int, prompt: int) -> float:
+    """Seconds until the caches of `rows` prompts are filled and the first token of each is drawn."""
+    tokens_bt, lengths_b = jnp.asarray(_tokens(engine.config, rows, prompt)), jnp.full(rows, prompt)
+    keys_b = row_keys(0, 0, jnp.arange(rows), jnp.zeros(rows, int))
+    left_b, done_b, stops = jnp.ones(rows, int), jnp.zeros(rows, bool), jnp.array([-1])
+    jax.block_until_ready((tokens_bt, lengths_b, keys_b, left_b, done_b, stops))
+    started = time.perf_counter()
+    filled = prefill(
+        engine.params, engine.config, tokens_bt, lengths_b, keys_b, left_b, done_b, 1.0, None, stops,
+        dtype=jnp.dtype(engine.dtype), backend=engine.backend, group=1, slots=prompt, num_tokens=engine.num_tokens,
+    )  # fmt: skip
+    jax.block_until_ready(filled)
+    return time.perf_counter() - started
+
+
+def _decode(engine: Engine, rows: int, prompt: int, new: int) -> float:
+    """Seconds from the first token of `rows` samples of one prompt, prefill done, to the last."""
+    sampling = SamplingParams(n=rows, max_new_tokens=new)
+    segments = engine.stream(_tokens(engine.config, 1, prompt).tolist(), sampling)
+    drawn = len(next(segments).tokens)  # the engine hands it out when it has read the tokens that prefill drew
+    started = time.perf_counter()
+    drawn += sum(len(segment.tokens) for segment in segments)
+    seconds = time.perf_counter() - started
+    if drawn != rows * new:
+        raise RuntimeError(f"the engine drew {drawn} tokens, not {rows} x {new}")
+    return seconds
+
+
+class _Trainer:
+    """The training state of a run and its compiled programs."""
+
+    def __init__(self, run: RunConfig, model: Qwen3, prompt: int) -> None:
+        self._run, self._config, self._prompt = run, model.config, prompt
+        self._programs: Programs = compile_programs(run, model)
+        self._state: TrainState = init_state(model.params, self._programs.optimizer)
+
+    def update(self, rows: int, width: int) -> float:
+        """Seconds of one update on `rows` rows of `width` tokens, all of them trained on."""
+        mask_bt = np.ones((rows, width), bool)
+        mask_bt[:, 0] = False  # nothing predicts the first one
+        batch = Rows(
+            tokens_bt=_tokens(self._config, rows, width),
+            lengths_b=np.full(rows, width, np.int32),
+            mask_bt=mask_bt,
+            advantages_b=np.where(np.arange(rows) % 2, 1.0, -1.0).astype(np.float32),
+            ref_logp_bt=np.zeros((rows, width), np.float32),
+        )
+        started = time.perf_counter()
+        self._state, metrics = self._programs.update(self._state, batch)
+        jax.block_until_ready((self._state, metrics))
+        return time.perf_counter() - started
+
+    def step(self, step: int) -> dict[str, float]:
+        """Seconds of each phase of one GRPO step, in the trainer's order, on new random prompts."""
+        group, new = self._run.sampling.group_size, self._run.sampling.max_new_tokens
+        prompts = _tokens(self._config, self._run.grpo.prompts_per_step, self._prompt, seed=step).tolist()
+        marks = [time.perf_counter()]
+        engine = _engine(self._run, self._config, self._state.params)
+        groups = engine.sample(prompts, SamplingParams(n=group, max_new_tokens=new), step=step)
+        marks.append(time.perf_counter())
+        responses = [completion.tokens for members in groups for completion in members]
+        rewards_pg = np.array([float(len(set(tokens))) for tokens in responses]).reshape(-1, group)
+        rows = pack_rows(
+            [tokens for tokens in prompts for _ in range(group)],
+            responses,
+            multiple=1,  # every row is as long as the others: no padding, as in the baselines
+            advantages_b=group_advantages(rewards_pg).reshape(-1).astype(np.float32),
+        )
+        marks.append(time.perf_counter())
+        rows = self._programs.with_logprobs(rows, self._state.params)
+        jax.block_until_ready(rows.ref_logp_bt)
+        marks.append(time.perf_counter())
+        self._state, metrics = self._programs.update(self._state, rows)
+        jax.block_until_ready((self._state, metrics))
+        marks.append(time.perf_counter())
+        return dict(zip(PHASES, np.diff(marks).tolist(), strict=True))
+
+
+def _engine(run: RunConfig, config: Qwen3Config, params: Params) -> Engine:
+    return Engine(
+        params=params,
+        config=config,
+        num_tokens=config.vocab_size,
+        dtype=run.model.dtype,
+        backend=run.model.attention,
+        segment_tokens=run.sampling.segment_tokens,
+    )
+
+
+def _tokens(config: Qwen3Config, rows: int, width: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, config.vocab_size, (rows, width), dtype=np.int32)
+
+
+def _micro_batch(most: int, *row_counts: int) -> int:
+    """The largest micro-batch of at most `most` rows that cuts every batch without filler rows."""
+    return max(size for size in range(1, most + 1) if not any(count % size for count in row_counts))
+
+
+def _device() -> str:
+    kind = jax.devices()[0].device_kind
+    return f"{kind}, {os.cpu_count()} cores" if kind == "cpu" else kind
+
+
+def _say(name: str, timing: Timing) -> None:
+    low, middle, high = timing.spread
+    print(
+        f"{name}: {middle} s, {low} to {high} s in {len(timing.later)} calls, "
+        f"compiled in {_rounded(timing.compile)} s",
+        file=sys.stderr,
+    )  # fmt: skip
+
+
+def _rounded(value: float) -> float:
+    """Four significant digits: more is noise."""
+    return float(f"{value:.4g}")
