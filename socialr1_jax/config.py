@@ -100,8 +100,11 @@ class GrpoConfig(Section):
 
 
 class OptimizerConfig(Section):
-    """AdamW on float32 master weights."""
+    """Optimizer of the float32 master weights."""
 
+    name: Literal["adamw", "muon"] = Field(
+        "adamw", description="muon: orthogonalised steps for matrices, AdamW for the rest; for training from nothing"
+    )
     learning_rate: Real = Field(5e-7, gt=0, description="peak learning rate")
     schedule: Literal["constant", "cosine", "linear"] = Field("constant", description="course after the warm-up")
     warmup_steps: int = Field(0, ge=0, description="optimiser updates from 0 to the peak")
@@ -301,9 +304,11 @@ class SftConfig(Section):
 
     steps: int = Field(210, ge=1, description="optimiser updates")
     batch_size: int = Field(32, ge=1, description="reference responses of one update")
-    learning_rate: Real = Field(1e-3, gt=0, description="peak learning rate, falling to 0 along a cosine")
+    learning_rate: Real = Field(1e-3, gt=0, description="peak learning rate")
     warmup_steps: int = Field(20, ge=0, description="updates from 0 to the peak")
     weight_decay: Real = Field(0.01, ge=0, description="decoupled weight decay")
+    optimizer: Literal["adamw", "muon"] = Field("adamw", description="as optimizer.name, for the cold start")
+    schedule: Literal["constant", "cosine"] = Field("cosine", description="course after the warm-up")
 
     @model_validator(mode="after")
     def _fits(self) -> SftConfig:

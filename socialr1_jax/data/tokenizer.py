@@ -97,8 +97,13 @@ def build_tokenizer(texts: Iterable[str], vocab_size: int, words: Sequence[str] 
 def _around(words: Sequence[str]) -> str:
     """A pattern that finds each of the words where it stands alone."""
     longest_first = sorted(words, key=lambda word: (-len(word), word))
-    alone = (re.escape(word) + ("(?![A-Za-z])" if word[-1].isalpha() else "") for word in longest_first)
-    return rf"(?<![A-Za-z])(?:{'|'.join(alone)})"
+    alone = (
+        ("(?<![A-Za-z])" if word[0].isalpha() else "")
+        + re.escape(word)
+        + ("(?![A-Za-z])" if word[-1].isalpha() else "")
+        for word in longest_first
+    )
+    return "|".join(alone)
 
 
 def _training_parts(texts: Iterable[str]) -> Iterator[str]:

@@ -32,7 +32,7 @@ from socialr1_jax.training.interrupt import stop_after_step
 from socialr1_jax.training.metrics import RunLog
 from socialr1_jax.training.optimizer import make_optimizer, make_schedule
 
-_ROW_MULTIPLE = 32  # widths of packed rows are multiples of this, so that few programs are compiled
+_ROW_MULTIPLE = 16  # widths of packed rows are multiples of this, so that few programs are compiled
 _ROLLOUTS_KEPT = 32  # training responses of a step that rollouts.jsonl keeps; evaluations keep all
 
 

@@ -1,8 +1,16 @@
-"""AdamW with gradient clipping and a schedule, from the configuration."""
+"""The optimizer and its schedule, from the configuration."""
 
+from typing import Any
+
+import jax
 import optax
+from optax.contrib import MuonDimensionNumbers, muon
 
 from socialr1_jax.config import OptimizerConfig
+
+# Muon's steps are scaled to this root mean square, that of AdamW's, so that one learning rate serves both kinds of
+# weights (Moonlight, arXiv 2502.16982 section 2.2).
+_MUON_RMS = 0.2
 
 
 def make_schedule(config: OptimizerConfig, updates: int) -> optax.Schedule:
@@ -21,8 +29,24 @@ def make_schedule(config: OptimizerConfig, updates: int) -> optax.Schedule:
 
 
 def make_optimizer(config: OptimizerConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
-    """Clip by global norm, then AdamW with decay on every weight (verl's default)."""
-    return optax.chain(
-        optax.clip_by_global_norm(config.max_grad_norm),
-        optax.adamw(schedule, config.beta1, config.beta2, config.epsilon, weight_decay=config.weight_decay),
-    )
+    """Clip by global norm, then AdamW (decay on every weight, verl's default) or Muon for the layers' matrices."""
+    if config.name == "muon":
+        step = muon(
+            schedule,
+            weight_decay=config.weight_decay,
+            consistent_rms=_MUON_RMS,
+            adam_b1=config.beta1,
+            adam_b2=config.beta2,
+            eps=config.epsilon,
+            adam_weight_decay=config.weight_decay,
+            muon_weight_dimension_numbers=_layer_matrices,
+        )
+    else:
+        step = optax.adamw(schedule, config.beta1, config.beta2, config.epsilon, weight_decay=config.weight_decay)
+    return optax.chain(optax.clip_by_global_norm(config.max_grad_norm), step)
+
+
+def _layer_matrices(params: Any) -> Any:
+    """Which weights are stacks of matrices [layer, out, in], as Muon wants to be told."""
+    matrices = MuonDimensionNumbers(reduction_axis=2, output_axis=1)
+    return jax.tree.map(lambda x: matrices if x.ndim == 3 else None, params)

@@ -17,7 +17,7 @@ from socialr1_jax.training.console import Bar
 from socialr1_jax.training.metrics import RunLog
 from socialr1_jax.training.optimizer import make_optimizer, make_schedule
 
-_ROW_MULTIPLE = 32
+_ROW_MULTIPLE = 16
 
 
 def train_sft(
@@ -40,8 +40,9 @@ def train_sft(
         return -jnp.sum(jnp.where(rows.mask_bt, logp_bt, 0.0)), (jnp.sum(rows.mask_bt).astype(jnp.float32), {})
 
     settings = OptimizerConfig(
+        name=config.optimizer,
         learning_rate=config.learning_rate,
-        schedule="cosine",
+        schedule=config.schedule,
         warmup_steps=config.warmup_steps,
         weight_decay=config.weight_decay,
         beta2=0.95,  # 0.999 looks back over a thousand updates; a cold start has a few hundred
