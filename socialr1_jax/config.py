@@ -87,6 +87,9 @@ class GrpoConfig(Section):
     """Group-relative policy optimisation."""
 
     preset: Literal["social_r1"] = Field("social_r1", description="how advantages and losses are reduced")
+    scale_advantages: bool = Field(
+        True, description="divide advantages by the group's deviation; false only centres them (Dr. GRPO)"
+    )
     prompts_per_step: int = Field(64, ge=1, description="prompts of one step (x sampling.group_size responses)")
     mini_batch_prompts: int = Field(16, ge=1, description="prompts of one optimiser update; divides prompts_per_step")
     micro_batch_rows: int = Field(
@@ -302,8 +305,14 @@ class StoriesConfig(Section):
 class SftConfig(Section):
     """The cold start on reference traces before GRPO."""
 
-    steps: int = Field(210, ge=1, description="optimiser updates")
+    steps: int = Field(210, ge=1, description="optimiser updates, at most")
     batch_size: int = Field(32, ge=1, description="reference responses of one update")
+    check_every: int = Field(
+        0, ge=0, description="updates between two looks at the accuracy on fresh questions; 0 = never"
+    )
+    stop_accuracy: Real = Field(
+        0.6, gt=0, le=1, description="the cold start ends when a look finds this accuracy: GRPO takes it from there"
+    )
     learning_rate: Real = Field(1e-3, gt=0, description="peak learning rate")
     warmup_steps: int = Field(20, ge=0, description="updates from 0 to the peak")
     weight_decay: Real = Field(0.01, ge=0, description="decoupled weight decay")

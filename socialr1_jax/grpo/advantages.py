@@ -10,13 +10,18 @@ Preset = Literal["social_r1"]
 _EPSILON = 1e-6  # verl's; also the spread below which a group counts as having no variance
 
 
-def group_advantages(rewards_pg: npt.ArrayLike, preset: Preset = "social_r1") -> npt.NDArray[np.float64]:
+def group_advantages(
+    rewards_pg: npt.ArrayLike, preset: Preset = "social_r1", *, scale: bool = True
+) -> npt.NDArray[np.float64]:
     """(reward - group mean) / (group deviation + 1e-6), float64 [prompts, group], of rewards [prompts, group].
 
     The deviation is Bessel-corrected (GRPO, DeepSeekMath arXiv 2402.03300 section 4.1, with verl's constants). NaN
     (or an infinity) marks an unscorable response: it leaves its group's mean and deviation and gets 0. A group whose
     scorable rewards differ by at most 1e-6, or that has fewer than two, gets 0 everywhere: tested as max - min,
     because a deviation of rounding noise divided by itself would be an advantage of full size.
+
+    `scale=False` leaves the division out (Dr. GRPO, arXiv 2503.20783): a group whose answers are all right and whose
+    lengths differ a little then teaches a little, and not as much as one that is half right.
     """
     if preset != "social_r1":
         raise ValueError(f"unknown preset {preset!r}; known: social_r1")
@@ -32,7 +37,7 @@ def group_advantages(rewards_pg: npt.ArrayLike, preset: Preset = "social_r1") ->
     highest = np.where(scorable, rewards, -np.inf).max(axis=1, keepdims=True)
     lowest = np.where(scorable, rewards, np.inf).min(axis=1, keepdims=True)
     varies = (count >= 2) & (highest - lowest > _EPSILON)
-    return np.where(varies, centred / (deviation + _EPSILON), 0.0)
+    return np.where(varies, centred / (deviation + _EPSILON) if scale else centred, 0.0)
 
 
 def groups_without_variance(rewards_pg: npt.ArrayLike) -> int:

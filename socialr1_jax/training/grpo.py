@@ -114,7 +114,8 @@ def train_grpo(config: RunConfig) -> bool:
                 for text, example in zip(texts, examples, strict=True)
             ]
             rewards_pg = np.array([t.total for t in terms]).reshape(-1, group)
-            advantages_b = group_advantages(rewards_pg, config.grpo.preset).reshape(-1)
+            grpo = config.grpo
+            advantages_b = group_advantages(rewards_pg, grpo.preset, scale=grpo.scale_advantages).reshape(-1)
             laps.end("reward")
 
             # Update on the sampler's own token ids; an unscorable response leaves the loss, too.
@@ -127,7 +128,7 @@ def train_grpo(config: RunConfig) -> bool:
             rows.mask_bt[~np.isfinite(rewards_pg.reshape(-1))] = False
             rows = programs.with_logprobs(rows, state.params)
             updates = []
-            mini_batch = config.grpo.mini_batch_prompts * group
+            mini_batch = grpo.mini_batch_prompts * group
             for start in range(0, len(completions), mini_batch):
                 state, result = programs.update(state, rows.take(slice(start, start + mini_batch)))
                 updates.append(result)

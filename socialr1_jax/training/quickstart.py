@@ -7,9 +7,8 @@ same program that trains a real Qwen3.
 import json
 import time
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -17,12 +16,15 @@ from rich.table import Table
 
 from socialr1_jax.config import QuickstartConfig, RunConfig, save_config
 from socialr1_jax.data.examples import LETTERS, Example
-from socialr1_jax.data.prompts import question_text, reference_response
+from socialr1_jax.data.prompts import encode_prompts, question_text, reference_response
 from socialr1_jax.data.scripts import WORDS
 from socialr1_jax.data.stories import generate_stories
 from socialr1_jax.data.tokenizer import build_tokenizer
+from socialr1_jax.evaluation.questions import evaluate_questions
 from socialr1_jax.hf import load_hf, save_hf
-from socialr1_jax.models.qwen3 import Qwen3, Qwen3Config, init_params
+from socialr1_jax.models.qwen3 import Params, Qwen3, Qwen3Config, init_params
+from socialr1_jax.sampling import Engine, SamplingParams
+from socialr1_jax.sampling.text import stop_token_ids
 from socialr1_jax.training.console import console, working
 from socialr1_jax.training.grpo import refuse_another_run, train_grpo
 from socialr1_jax.training.metrics import RunLog
@@ -31,8 +33,8 @@ from socialr1_jax.training.sft import train_sft
 from socialr1_jax.training.summary import write_summary
 
 _TOKENIZER_STORIES = 1000  # stories that the tokenizer is trained on: every word of the plots is among them
+_LOOK_STORIES, _LOOK_SAMPLES = 64, 4  # questions and responses each of a look at the accuracy during SFT
 _LOGIT_TOLERANCE = 2e-4
-_ROPE_THETA = 1e4  # Qwen3's 1e6 is for contexts of 32,768; a story and its thoughts have 300 tokens
 
 
 def run_quickstart(config: QuickstartConfig) -> bool:
@@ -79,19 +81,8 @@ def _grpo_config(config: QuickstartConfig, folder: Path) -> RunConfig:
 def _cold_start(config: QuickstartConfig, folder: Path) -> None:
     """Writes questions/ and sft/."""
     stories = config.stories
-    generate = partial(
-        generate_stories,
-        seed=config.seed,
-        question_types=stories.question_types,
-        plots=stories.plots,
-        hold_out_plots=stories.hold_out_plots,
-        hold_out_names=stories.hold_out_names,
-        twins=stories.twins,
-        options=stories.options,
-        max_events=stories.max_events,
-    )
-    train = generate(stories.train_count, split="train")
-    heldout = generate(stories.heldout_count, split="heldout")
+    train = _stories(config, stories.train_count, "train", config.seed)
+    heldout = _stories(config, stories.heldout_count, "heldout", config.seed)
     (folder / "questions").mkdir(exist_ok=True)
     for name, examples in (("train", train), ("heldout", heldout)):
         lines = (json.dumps(asdict(example) | {"meta": dict(example.meta)}) + "\n" for example in examples)
@@ -107,7 +98,6 @@ def _cold_start(config: QuickstartConfig, folder: Path) -> None:
         tie_word_embeddings=True,
         # As wide as the logits of a unit vector want; transformers' 0.02 is for widths of thousands.
         initializer_range=config.tiny_model.hidden_size**-0.5,
-        rope_theta=_ROPE_THETA,
         max_position_embeddings=config.data.max_prompt_tokens + config.sampling.max_new_tokens,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
@@ -117,9 +107,37 @@ def _cold_start(config: QuickstartConfig, folder: Path) -> None:
     size = sum(x.size for x in jax.tree.leaves(params))
     console.print(f"Qwen3 with {size / 1e6:.2f} M parameters, {len(tokenizer)} tokens, {len(train)} stories, e.g.:")
     _show(train[0])
+    # Fresh stories of the training kind: the held-out ones are for the evaluations alone.
+    looks = encode_prompts(tokenizer, _stories(config, _LOOK_STORIES, "train", seed=config.seed + 1), 10**6)
+    sampling = SamplingParams(
+        n=_LOOK_SAMPLES, max_new_tokens=config.sampling.max_new_tokens, stop_token_ids=stop_token_ids(model, tokenizer)
+    )
+
+    def enough(params: Params) -> bool:
+        engine = Engine(params=params, config=shape, num_tokens=model.num_tokens)
+        accuracy = evaluate_questions(engine, looks, sampling, tokenizer, config.reward)[0]["accuracy"]
+        console.print(f"a look at fresh stories: accuracy {accuracy:.2f}")
+        return accuracy >= config.sft.stop_accuracy
+
     log = RunLog(folder, config.tracking, first_step=0, config=config.model_dump())
-    save_hf(train_sft(model, tokenizer, train, config.sft, log, config.seed), folder / "sft")
+    save_hf(train_sft(model, tokenizer, train, config.sft, log, config.seed, enough), folder / "sft")
     log.close()
+
+
+def _stories(config: QuickstartConfig, count: int, split: Literal["train", "heldout"], seed: int) -> list[Example]:
+    stories = config.stories
+    return generate_stories(
+        count,
+        seed=seed,
+        split=split,
+        question_types=stories.question_types,
+        plots=stories.plots,
+        hold_out_plots=stories.hold_out_plots,
+        hold_out_names=stories.hold_out_names,
+        twins=stories.twins,
+        options=stories.options,
+        max_events=stories.max_events,
+    )
 
 
 def check_export(folder: Path) -> dict[str, float]:

@@ -1,6 +1,6 @@
 """Supervised fine-tuning on reference responses: the cold start before GRPO."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -21,11 +21,18 @@ _ROW_MULTIPLE = 16
 
 
 def train_sft(
-    model: Qwen3, tokenizer: Any, examples: Sequence[Example], config: SftConfig, log: RunLog, seed: int
+    model: Qwen3,
+    tokenizer: Any,
+    examples: Sequence[Example],
+    config: SftConfig,
+    log: RunLog,
+    seed: int,
+    enough: Callable[[Params], bool] = lambda params: False,
 ) -> Qwen3:
     """The model after `config.steps` updates on prompt + reference response; only the response is learned.
 
-    The loss is the mean over the response tokens of a batch, its end token included.
+    Every `config.check_every` updates `enough(params)` is asked, and True ends the training. The loss is the mean over
+    the response tokens of a batch, its end token included.
     """
     prompts = [encode_prompt(tokenizer, example) for example in examples]
     responses = [
@@ -54,13 +61,15 @@ def train_sft(
     stream = PromptStream(len(examples), config.batch_size, seed)
     # One width for all batches, so that one program is compiled.
     width = max(len(p) + len(r) for p, r in zip(prompts, responses, strict=True))
+    multiple = -(-width // _ROW_MULTIPLE) * _ROW_MULTIPLE
     with Bar("sft", config.steps) as bar:
         for step in range(config.steps):
             chosen = stream.batch(step)
-            multiple = -(-width // _ROW_MULTIPLE) * _ROW_MULTIPLE
             rows = pack_rows([prompts[i] for i in chosen], [responses[i] for i in chosen], multiple=multiple)
             state, metrics = update(state, rows)
             values = {name: float(value) for name, value in metrics.items()}
             log.metrics("sft", step + 1, values | {"learning_rate": float(schedule(step))})
             bar.advance(f"loss {values['loss']:.3f}")
+            if config.check_every and (step + 1) % config.check_every == 0 and enough(state.params):
+                break
     return Qwen3(model.config, state.params, source=model.source, num_tokens=model.num_tokens)
