@@ -40,6 +40,10 @@ class ModelConfig(Section):
     """Which weights, and how they are computed with."""
 
     path: str = Field("", description="Hugging Face folder or hub id of a Qwen3 (required by train_grpo.py)")
+    random: str = Field(
+        "",
+        description="for trials: random weights of this shape (tiny, small, 0.6b ... 32b) behind the tokenizer of path",
+    )
     dtype: Literal["float32", "bfloat16"] = Field(
         "float32", description="type of the computation; master weights and Adam moments are float32 in either case"
     )

@@ -9,6 +9,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from socialr1_jax.mesh import weight_sharding
-from socialr1_jax.models.qwen3 import Params, Qwen3, Qwen3Config, Weight, declare_weights
+from socialr1_jax.models.qwen3 import Params, Qwen3, Qwen3Config, Weight, declare_weights, init_params
+from socialr1_jax.models.shapes import SHAPES
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 TOKENIZER_FILES = (
@@ -59,6 +61,22 @@ def load_hf(path: str | os.PathLike[str], mesh: Mesh | None = None, dtype: str |
 
     params = map_weights(config, read)
     return Qwen3(config, params, source=str(folder), num_tokens=count_tokens(folder, config.vocab_size))
+
+
+def random_model(tokenizer_folder: str | os.PathLike[str], shape: str, seed: int) -> Qwen3:
+    """A Qwen3 of a named shape with random float32 weights and as many vocabulary rows as published Qwen3s have.
+
+    The tokenizer files come from `tokenizer_folder`. Raises ValueError for an unknown shape and FileNotFoundError
+    when the folder has no tokenizer.json.
+    """
+    folder = Path(tokenizer_folder)
+    if shape not in SHAPES:
+        raise ValueError(f"model.random {shape!r} is not one of {', '.join(SHAPES)}")
+    if not (folder / "tokenizer.json").exists():
+        raise FileNotFoundError(f"{folder} has no tokenizer.json")
+    config = replace(SHAPES[shape], vocab_size=SHAPES["8b"].vocab_size)
+    num_tokens = count_tokens(folder, config.vocab_size)
+    return Qwen3(config, init_params(config, jax.random.key(seed)), source=str(folder), num_tokens=num_tokens)
 
 
 def save_hf(

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import AutoTokenizer
 
 from socialr1_jax.data.tokenizer import SPECIAL_TOKENS, SPLIT, THINK_TOKENS, build_tokenizer
 
@@ -144,3 +145,26 @@ def test_the_same_texts_give_the_same_tokenizer_in_another_process(tokenizer):
 def test_too_small_a_vocabulary_is_refused():
     with pytest.raises(ValueError, match="vocab_size 261 leaves no room: 256 bytes and 5 special tokens"):
         build_tokenizer(TEXTS, 261)
+
+
+def test_given_words_are_one_token_wherever_they_stand():
+    words = ("Anna", "box", "A", "B", "A. ", "B. ")
+    texts = ["Anna puts it in the box. A. box\nB. bag. The answer is A.", "Is Anna in? B. box"] * 40
+    tokenizer = build_tokenizer(texts, 400, words)
+    ids = {word: tokenizer.encode(word, add_special_tokens=False) for word in words}
+    assert all(len(tokens) == 1 for tokens in ids.values()), ids
+    encoded = tokenizer.encode(texts[0], add_special_tokens=False)
+    for word, count in (("Anna", 1), ("box", 2), ("A. ", 1), ("A", 1)):
+        assert encoded.count(ids[word][0]) == count, word
+    assert tokenizer.decode(encoded) == texts[0]
+    assert ids["A"][0] not in tokenizer.encode("And All Annas", add_special_tokens=False)
+    assert ids["Anna"][0] not in tokenizer.encode("Annas", add_special_tokens=False)
+
+
+def test_a_tokenizer_with_words_comes_back_from_its_folder(tmp_path):
+    tokenizer = build_tokenizer(["Anna and Ben are in the hall."] * 9, 400, ("Anna", "Ben", "hall"))
+    tokenizer.save_pretrained(tmp_path)
+    again = AutoTokenizer.from_pretrained(tmp_path)
+    text = "<|im_start|>user\nAnna is in the hall, <think>Ben</think> not.<|im_end|>"
+    assert again.encode(text) == tokenizer.encode(text)
+    assert again.decode(again.encode(text)) == text

@@ -15,7 +15,7 @@ import yaml
 from socialr1_jax import load_hf
 from socialr1_jax.config import ConfigError, OptimizerConfig, QuickstartConfig, RunConfig, load_config
 from socialr1_jax.grpo.update import Rows, init_state, make_update, map_rows, pack_rows
-from socialr1_jax.training import grpo
+from socialr1_jax.training import grpo, quickstart
 from socialr1_jax.training.optimizer import make_optimizer, make_schedule
 from socialr1_jax.training.quickstart import run_quickstart
 
@@ -127,6 +127,17 @@ def test_an_interrupted_run_goes_on_and_equals_the_whole_one(finished, tmp_path,
         for folder in (finished, tmp_path)
     ]
     assert timeless[0] == timeless[1]
+
+
+def test_the_cold_start_ends_at_the_accuracy_asked_for(tmp_path, monkeypatch):
+    looks = iter([0.2, 0.7])
+    monkeypatch.setattr(quickstart, "evaluate_questions", lambda *args: ({"accuracy": next(looks)}, []))
+    monkeypatch.setattr(quickstart, "train_grpo", lambda config: False)
+    config = toy(
+        tmp_path, sft={"steps": 50, "batch_size": 4, "warmup_steps": 1, "check_every": 2, "stop_accuracy": 0.5}
+    )
+    assert not run_quickstart(config)
+    assert [row["step"] for row in lines(tmp_path / "metrics.jsonl") if row["phase"] == "sft"] == [1, 2, 3, 4]
 
 
 def test_a_folder_of_another_run_is_refused_by_key(finished):

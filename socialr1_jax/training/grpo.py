@@ -21,7 +21,7 @@ from socialr1_jax.grpo.advantages import group_advantages, groups_without_varian
 from socialr1_jax.grpo.logprobs import row_logprobs
 from socialr1_jax.grpo.losses import policy_loss
 from socialr1_jax.grpo.update import Rows, init_state, make_update, map_rows, pack_rows
-from socialr1_jax.hf import load_hf, save_hf
+from socialr1_jax.hf import load_hf, random_model, save_hf
 from socialr1_jax.models.qwen3 import Params, Qwen3
 from socialr1_jax.rewards import RewardTerms, score_response
 from socialr1_jax.sampling import Completion, Engine, SamplingParams
@@ -47,7 +47,8 @@ def train_grpo(config: RunConfig) -> bool:
     if (folder / "checkpoints").exists():
         refuse_another_run(config, folder / "config.yaml")
     with working(f"loading {config.model.path}"):
-        model = load_hf(config.model.path)
+        path, shape = config.model.path, config.model.random
+        model = random_model(path, shape, config.seed) if shape else load_hf(path)
         tokenizer = AutoTokenizer.from_pretrained(model.source)
         train, heldout = _questions(config, tokenizer)
     group = config.sampling.group_size
