@@ -13,7 +13,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from socialr1_jax import Qwen3, Qwen3Config, SamplingParams, generate, load_hf, save_hf
-from socialr1_jax.data.one_question import chat_prompt, typed_question
+from socialr1_jax.data.one_question import typed_question
+from socialr1_jax.data.prompts import encode_prompt
 from socialr1_jax.data.tokenizer import build_tokenizer
 from socialr1_jax.models.qwen3 import init_params
 from socialr1_jax.sampling import Engine
@@ -82,7 +83,7 @@ def test_the_text_and_the_last_line_are_those_of_generate(main, model, tokenizer
     options = ("--max_new_tokens", "24", "--temperature", "1.3", "--top_k", "50", "--top_p", "0.9", "--seed", "3")
     assert main(["--model", str(model), *QUESTION, *options, "--min_p", "0.001"]) == 0
     out = capsys.readouterr().out
-    prompt = chat_prompt(tokenizer, typed_question(QUESTION[3], QUESTION[1], QUESTION[5]))
+    prompt = encode_prompt(tokenizer, typed_question(QUESTION[3], QUESTION[1], QUESTION[5]))
     sampling = SamplingParams(
         max_new_tokens=24, temperature=1.3, top_k=50, top_p=0.9, min_p=0.001, seed=3,
         stop_token_ids=(tokenizer.eos_token_id,),
