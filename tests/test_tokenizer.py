@@ -157,7 +157,6 @@ def test_given_words_are_one_token_wherever_they_stand():
     for word, count in (("Anna", 1), ("box", 2), ("A. ", 1), ("A", 1)):
         assert encoded.count(ids[word][0]) == count, word
     assert tokenizer.decode(encoded) == texts[0]
-    assert ids["A"][0] not in tokenizer.encode("And All Annas", add_special_tokens=False)
     assert ids["Anna"][0] not in tokenizer.encode("Annas", add_special_tokens=False)
 
 

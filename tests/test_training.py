@@ -192,7 +192,7 @@ def test_an_update_of_1e_6_changes_the_weights_although_they_came_in_bfloat16():
         return 1e-6 * params["w"], (jnp.float32(1.0), {})
 
     state, _ = make_update(tiny, optimizer, 4)(state, some_rows(4))
-    assert float(state.params["w"]) == pytest.approx(1.0 - 1e-6, abs=1e-8)
+    assert float(state.params["w"]) == pytest.approx(1.0 - 1e-6, abs=6e-8)  # one float32 step
     assert float(state.params["w"]) != 1.0
 
 
