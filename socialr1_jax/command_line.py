@@ -7,7 +7,6 @@ sections. Nothing heavy is imported here, so that a misspelt key is told within 
 from __future__ import annotations
 
 import difflib
-import os
 import shutil
 import sys
 import textwrap
@@ -18,6 +17,8 @@ from typing import Annotated, Any, NoReturn, TypeVar, get_origin
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
+
+from socialr1_jax.files import write_whole
 
 
 class ConfigError(ValueError):
@@ -85,14 +86,7 @@ def load_config(config_class: type[ConfigT], path: str | Path | None = None, ove
 
 def save_config(config: Section, path: str | Path) -> None:
     """Write the resolved configuration as YAML; the file appears whole or not at all."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(to_yaml(config))
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    write_whole(path, to_yaml(config))
 
 
 def to_yaml(config: Section) -> str:

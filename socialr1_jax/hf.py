@@ -4,11 +4,9 @@ Loading reads every header first and reports all that is wrong at once, before a
 temporary folder beside the target and renames it, so a folder is there whole or not at all.
 """
 
-import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ from jax.sharding import Mesh
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from socialr1_jax.files import read_json, sync, whole_folder, write_json
 from socialr1_jax.mesh import weight_sharding
 from socialr1_jax.models.qwen3 import Params, Qwen3, Qwen3Config, Weight, declare_weights, init_params
 from socialr1_jax.models.shapes import SHAPES
@@ -118,7 +117,7 @@ def copy_tokenizer_files(model: Qwen3, folder: Path) -> None:
     for name in TOKENIZER_FILES if model.source else ():
         if (Path(model.source or "") / name).exists():
             shutil.copyfile(Path(model.source or "") / name, folder / name)
-            _sync(folder / name)
+            sync(folder / name)
 
 
 def count_tokens(folder: Path, vocab_size: int) -> int:
@@ -238,53 +237,8 @@ def _write_weights(model: Qwen3, folder: Path, kind: np.dtype, max_file_bytes: i
     ]  # fmt: skip
     for file, names in zip(files, groups, strict=True):  # one file's tensors on the host at a time
         save_file({name: fetch(name) for name in names}, folder / file, metadata={"format": "pt"})
-        _sync(folder / file)
+        sync(folder / file)
     if len(groups) > 1:
         total = sum(int(np.prod(shapes[name])) * kind.itemsize for name in home)
         weight_map = {name: file for file, names in zip(files, groups, strict=True) for name in names}
         write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
-
-
-def read_json(file: Path) -> dict[str, Any]:
-    """The object in a JSON file; ValueError naming the file when it holds anything else."""
-    try:
-        value = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{file} is not JSON, or cut: {error}") from error
-    if not isinstance(value, dict):
-        raise ValueError(f"{file} does not hold a JSON object")
-    return value
-
-
-def write_json(file: Path, value: Any) -> None:
-    """Writes a JSON file and waits until it is on the disk."""
-    file.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-    _sync(file)
-
-
-def _sync(file: Path) -> None:
-    with file.open("rb") as opened:
-        os.fsync(opened.fileno())
-
-
-@contextmanager
-def whole_folder(directory: str | os.PathLike[str], marker: str) -> Iterator[Path]:
-    """A temporary folder beside `directory` that takes its place when the block ends without an error.
-
-    A folder that stands there is replaced when it holds the file `marker`; any other non-empty one raises
-    FileExistsError before anything is written.
-    """
-    target = Path(directory).absolute()
-    if target.exists() and any(target.iterdir()) and not (target / marker).exists():
-        raise FileExistsError(f"{directory} is not empty and has no {marker}: choose another folder or empty it")
-    partial, old = (target.with_name(f".{target.name}.{kind}-{os.getpid()}") for kind in ("partial", "old"))
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        yield partial
-        if target.exists():
-            target.rename(old)
-        partial.rename(target)
-        shutil.rmtree(old, ignore_errors=True)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)

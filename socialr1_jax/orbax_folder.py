@@ -16,7 +16,8 @@ import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
-from socialr1_jax.hf import copy_tokenizer_files, count_tokens, map_weights, read_json, whole_folder, write_json
+from socialr1_jax.files import read_json, whole_folder, write_json
+from socialr1_jax.hf import copy_tokenizer_files, count_tokens, map_weights
 from socialr1_jax.models.qwen3 import Qwen3, Qwen3Config
 
 PARAMS, MANIFEST = "params", "manifest.json"

@@ -305,6 +305,7 @@ def test_scores_are_graded():
         ("\nB. shelf", 1),
         ("neither A nor D", 2),
         ("B is wrong. A is right.", 2),
+        ("A looks right. B seems odd.", 2),
         ("so I pick C.", 1),
         ("it is B because", 1),
         ("A boy and a girl. I know. So I left, and I will see.", 0),

@@ -279,10 +279,8 @@ def test_traces_have_the_four_stages_and_end_with_the_answer(options):
         assert all(len(line.split(": ", 1)[1]) > 20 for line in lines)
         before, respond = "\n".join(lines[:3]), lines[3]
         assert not re.search(r"\b[A-D]\b", before)
-        gold = example.options["ABCD".index(example.answer)]
-        against = f" against {gold}:" if len(gold) <= 12 else ","
         weighed = [
-            f"{letter}. {text}{against} {'yes' if letter == example.answer else 'no'}."
+            f"{letter}. {text}, {'yes, that is it' if letter == example.answer else 'no, not this one'}."
             for letter, text in zip("ABCD", example.options, strict=False)
         ]
         assert respond == f"Respond: {' '.join(weighed)} So the answer is {example.answer}."

@@ -8,7 +8,8 @@ from conftest import NUM_TOKENS, VOCAB_SIZE
 from flax import nnx
 
 from socialr1_jax import load_hf, save_hf
-from socialr1_jax.grpo import token_logprobs
+from socialr1_jax.grpo import logprobs, token_logprobs
+from socialr1_jax.grpo.logprobs import row_logprobs
 
 
 def run(model, batch, **options):
@@ -108,3 +109,32 @@ def test_gradient_equals_torch(tiny_models, ragged_rows, pad_rows, tmp_path, nam
         if name.endswith("k_proj.bias"):
             assert scale > 0  # q/k norm follows, so a key's bias matters here
         np.testing.assert_allclose(found[name], leaf, rtol=0, atol=2e-4 * scale + 1e-6, err_msg=name)
+
+
+def test_chunks_without_a_wanted_token_are_skipped(tiny_jax, ragged_rows, pad_rows, monkeypatch):
+    """Small chunks give what one chunk gives, gradient too, and unwanted positions are 0 whatever lies in them."""
+    tokens_bt, lengths_b = map(jnp.asarray, pad_rows(ragged_rows, width=40))
+    wanted_bt = (jnp.arange(40) >= 17) & (jnp.arange(40) < lengths_b[:, None])
+
+    def value_and_gradient(wanted_bt):
+        def total(params):
+            logp_bt, entropy_bt = row_logprobs(
+                params, tiny_jax.config, tokens_bt, lengths_b, 0.9,
+                num_tokens=tiny_jax.num_tokens, dtype="float32", wanted_bt=wanted_bt,
+            )  # fmt: skip
+            return jnp.sum(jnp.where(wanted_bt, logp_bt, 0.0)), (logp_bt, entropy_bt)
+
+        return jax.jit(jax.value_and_grad(total, has_aux=True))(tiny_jax.params)
+
+    (_, whole), whole_gradient = value_and_gradient(wanted_bt)
+    monkeypatch.setattr(logprobs, "_CHUNK_LOGITS", 4 * 3 * VOCAB_SIZE)  # 3 positions of the 4 rows
+    (_, parts), gradient = value_and_gradient(wanted_bt)
+    for x_bt, expected_bt in zip(parts, whole, strict=True):
+        np.testing.assert_allclose(x_bt, expected_bt, rtol=0, atol=5e-5)  # sums of another order, logits of tens
+        assert (np.asarray(x_bt)[~np.asarray(wanted_bt)] == 0).all()
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=2e-4), gradient, whole_gradient)
+    hidden_btd = jnp.full((4, 39, tiny_jax.config.hidden_size), jnp.nan)
+    none_bu = jnp.zeros((4, 39), bool)
+    kernel_vd = tiny_jax.params["embed_tokens"]
+    skipped_bu, _ = logprobs._chunked(hidden_btd, kernel_vd, tokens_bt[:, 1:], none_bu, 1.0, VOCAB_SIZE)
+    assert (np.asarray(skipped_bu) == 0).all()

@@ -13,8 +13,6 @@ from socialr1_jax.data.questions import Question
 from socialr1_jax.data.scripts import Script, join_names
 from socialr1_jax.data.world import Fact, Witnessed, World
 
-_SHORT = 12  # characters of an answer that is said again for each option
-
 
 def write_trace(script: Script, world: World, question: Question, options: tuple[str, ...]) -> str:
     """The four stages, one line each: what happened and who saw it, who thinks what, what is asked, each option."""
@@ -29,13 +27,13 @@ def write_trace(script: Script, world: World, question: Question, options: tuple
 
 
 def _weigh(letter: str, text: str, gold: str) -> str:
-    """One option, labelled as in the prompt, held against what was inferred; long texts are not said twice.
+    """One option, labelled as in the prompt, and its verdict right behind it.
 
-    Meant to ease the last stage, where small models fail longest: in one trial with other labels and no second mention
-    92 % of the thoughts named the right place and the choice was near chance. Their share was not measured alone.
+    Nothing may stand between the two: a small model then needs only to find the option's words again where the
+    inference ended. With the inferred place said once more in between ("A. box against bag: no.") a model of a million
+    parameters needed 300 and 350 updates to be right in half of its answers, and 130 and 140 without (seeds 1 and 2).
     """
-    against = f" against {gold}:" if len(gold) <= _SHORT else ","
-    return f"{letter}. {text}{against} {'yes' if text == gold else 'no'}."
+    return f"{letter}. {text}, {'yes, that is it' if text == gold else 'no, not this one'}."
 
 
 def _encode(script: Script, world: World) -> str:

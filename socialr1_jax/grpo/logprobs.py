@@ -32,15 +32,22 @@ def token_logprobs(model: Qwen3, tokens_bt: ArrayLike, lengths_b: ArrayLike, tem
 
 def row_logprobs(
     params: Params, config: Qwen3Config, tokens_bt: jax.Array, lengths_b: jax.Array, temperature: float | jax.Array,
-    *, num_tokens: int, dtype: str, backend: Backend = "xla", remat: bool = False,
+    *, num_tokens: int, dtype: str, wanted_bt: jax.Array | None = None, backend: Backend = "xla", remat: bool = False,
 ) -> tuple[jax.Array, jax.Array]:  # fmt: skip
-    """Log-probs as in `token_logprobs` and the entropy of each prediction (no gradient), both float32 [b, t]."""
+    """Log-probs as in `token_logprobs` and the entropy of each prediction (no gradient), both float32 [b, t].
+
+    `wanted_bt` (boolean) marks the tokens that are asked for, all by default; the others get 0, and the logits of a
+    chunk without any are never computed: those of a long prompt cost as much as its forward pass.
+    """
     hidden_btd, _ = forward(params, config, tokens_bt, lengths_b, dtype=jnp.dtype(dtype), backend=backend, remat=remat)
-    logp_bu, entropy_bu = _chunked(hidden_btd[:, :-1], head_kernel(params), tokens_bt[:, 1:], temperature, num_tokens)
-    real_bt = jnp.arange(tokens_bt.shape[1]) < lengths_b[:, None]
+    if wanted_bt is None:
+        wanted_bt = jnp.arange(tokens_bt.shape[1]) < lengths_b[:, None]
+    logp_bu, entropy_bu = _chunked(
+        hidden_btd[:, :-1], head_kernel(params), tokens_bt[:, 1:], wanted_bt[:, 1:], temperature, num_tokens
+    )
 
     def place(x_bu: jax.Array) -> jax.Array:  # position u predicts token u + 1
-        return jnp.where(real_bt, jnp.pad(x_bu, ((0, 0), (1, 0))), 0.0)
+        return jnp.where(wanted_bt, jnp.pad(x_bu, ((0, 0), (1, 0))), 0.0)
 
     return place(logp_bu), place(entropy_bu)
 
@@ -49,7 +56,12 @@ _jitted = jax.jit(row_logprobs, static_argnums=1, static_argnames=("num_tokens",
 
 
 def _chunked(
-    hidden_bud: jax.Array, kernel_vd: jax.Array, targets_bu: jax.Array, temperature: Any, num_tokens: int
+    hidden_bud: jax.Array,
+    kernel_vd: jax.Array,
+    targets_bu: jax.Array,
+    wanted_bu: jax.Array,
+    temperature: Any,
+    num_tokens: int,
 ) -> tuple[jax.Array, jax.Array]:
     """Log-prob of each target and entropy, [b, u], chunk by chunk along u."""
     b, u = targets_bu.shape
@@ -61,8 +73,7 @@ def _chunked(
         return jnp.moveaxis(x.reshape(b, chunks, chunk, *x.shape[2:]), 1, 0)
 
     @jax.checkpoint
-    def one(part: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        hidden_bcd, targets_bc = part
+    def compute(hidden_bcd: jax.Array, targets_bc: jax.Array) -> tuple[jax.Array, jax.Array]:
         logits_bcv = logits(hidden_bcd, kernel_vd) / temperature
         vocabulary_v = jnp.arange(kernel_vd.shape[0])
         if num_tokens < kernel_vd.shape[0]:
@@ -74,6 +85,14 @@ def _chunked(
         mean_bc = jnp.sum(jnp.exp(still - jax.lax.stop_gradient(norm_bc)[..., None]) * still, axis=-1)
         return chosen_bc - norm_bc, jax.lax.stop_gradient(norm_bc) - mean_bc
 
-    parts = jax.lax.map(one, (cut(hidden_bud), cut(targets_bu)))
+    def skip(hidden_bcd: jax.Array, targets_bc: jax.Array) -> tuple[jax.Array, jax.Array]:
+        nothing_bc = jnp.zeros(targets_bc.shape, jnp.float32)
+        return nothing_bc, nothing_bc
+
+    def one(part: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        hidden_bcd, targets_bc, wanted_bc = part
+        return jax.lax.cond(jnp.any(wanted_bc), compute, skip, hidden_bcd, targets_bc)
+
+    parts = jax.lax.map(one, (cut(hidden_bud), cut(targets_bu), cut(wanted_bu)))
     logp_bu, entropy_bu = (jnp.moveaxis(x, 0, 1).reshape(b, -1)[:, :u] for x in parts)
     return logp_bu, entropy_bu

@@ -25,7 +25,9 @@ _LISTED_BEFORE = re.compile(r"(?<![^\W_])[A-Z](?:,|/|\s(?:and|or|nor))(?:\s(?:an
 _LISTED_AFTER = re.compile(r"(?:,|/|\s(?:and|or|nor))(?:\s(?:and|or))?\s{0,2}[A-Z](?![^\W_])")
 _LABEL_AFTER = re.compile(r"[)*\"'`]{0,3}:(?=\s|$)|[)\]]|\*\*")
 _LINE_LABEL_AFTER = re.compile(r"\.(?=\s)")
-_VERB_AFTER = re.compile(r"\s(?:is|says|would|matches|fits|seems|cannot|must|should|could)\b")
+_VERB_AFTER = re.compile(
+    r"\s(?:is|says|would|matches|fits|seems|looks|sounds|appears|works|cannot|must|should|could|may)\b"
+)
 _CLOSED_AFTER = re.compile(r"[)*\"'`]{0,3}(?:\s*[.,;:!?\n]|\s*$|\s(?:because|since|as)\b)")
 
 _ANNOUNCED = re.compile(

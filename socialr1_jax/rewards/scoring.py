@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from pydantic import Field
 
 from socialr1_jax.config import RewardConfig
 from socialr1_jax.data.examples import Example
+from socialr1_jax.files import write_whole
 from socialr1_jax.rewards.total import RewardTerms, score_response
 
 
@@ -63,7 +63,7 @@ def score_file(config: ScoreConfig) -> ScoreSummary:
             scored.append(terms)
     if not scored:
         raise ValueError(f"{source}: the file holds no rows; give one JSON object a line")
-    _write_whole(target, "\n".join(lines) + "\n")
+    write_whole(target, "\n".join(lines) + "\n")
     rewards = [terms.total for terms in scored if not math.isnan(terms.total)]
     return ScoreSummary(
         responses=len(scored),
@@ -112,16 +112,3 @@ def _score_row(row: dict[str, Any], config: ScoreConfig) -> RewardTerms:
 
 def _or_null(value: float) -> float | None:
     return None if math.isnan(value) else value
-
-
-def _write_whole(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -54,13 +54,9 @@ def train_grpo(config: RunConfig) -> bool:
     group = config.sampling.group_size
     sampling = SamplingParams(
         n=group,
-        max_new_tokens=config.sampling.max_new_tokens,
-        temperature=config.sampling.temperature,
-        top_k=config.sampling.top_k,
-        top_p=config.sampling.top_p,
-        min_p=config.sampling.min_p,
         seed=config.seed,
         stop_token_ids=stop_token_ids(model, tokenizer),
+        **config.sampling.model_dump(exclude={"group_size", "segment_tokens"}),
     )
     programs = compile_programs(config, model)
     state, first = init_state(model.params, programs.optimizer), 0
@@ -196,6 +192,7 @@ def compile_programs(config: RunConfig, model: Qwen3) -> Programs:
             config.sampling.temperature,
             num_tokens=model.num_tokens,
             dtype=config.model.dtype,
+            wanted_bt=rows.mask_bt,
             backend=config.model.attention,
             remat=config.model.remat,
         )

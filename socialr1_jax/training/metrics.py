@@ -1,12 +1,12 @@
 """Where a run's numbers go: metrics.jsonl always, TensorBoard by default, wandb when asked for; rollouts.jsonl."""
 
 import json
-import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from socialr1_jax.config import TrackingConfig
+from socialr1_jax.files import finite, write_whole
 
 
 class RunLog:
@@ -51,25 +51,9 @@ class RunLog:
             self._wandb.finish()
 
 
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Writes a JSON file whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(_finite(value), indent=2) + "\n", encoding="utf-8")
-    partial.replace(path)
-
-
 def _append(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     with path.open("a", encoding="utf-8") as file:
-        file.writelines(json.dumps(_finite(row), ensure_ascii=False) + "\n" for row in rows)
-
-
-def _finite(value: Any) -> Any:
-    """The value with NaN and infinities as None: strict JSON has neither."""
-    if isinstance(value, Mapping):
-        return {key: _finite(inner) for key, inner in value.items()}
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
+        file.writelines(json.dumps(finite(row), ensure_ascii=False) + "\n" for row in rows)
 
 
 def _keep_before(path: Path, first_step: int) -> None:
@@ -84,6 +68,4 @@ def _keep_before(path: Path, first_step: int) -> None:
             break
         if row["phase"] == "sft" or row["step"] < first_step:
             kept.append(line + "\n")
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text("".join(kept), encoding="utf-8")
-    partial.replace(path)
+    write_whole(path, "".join(kept))

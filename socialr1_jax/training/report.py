@@ -7,14 +7,13 @@ embedded JSON holds no `<`, and a content security policy lets only the page's o
 import hashlib
 import io
 import json
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jinja2
 
+from socialr1_jax.files import write_whole
 from socialr1_jax.rewards import find_stages, judge_thoughts, parse_response
 from socialr1_jax.training import run_files
 from socialr1_jax.training.run_files import Metrics, Rollouts, Row
@@ -80,7 +79,7 @@ def write_report(run_dir: str | Path) -> Path:
         nonce=hashlib.sha256(payload.encode()).hexdigest()[:24],
     )
     # "replace": a lone surrogate in a response has no UTF-8 form and must not cost the report
-    return _write_whole(directory / "report.html", html.encode("utf-8", "replace"))
+    return write_whole(directory / "report.html", html.encode("utf-8", "replace"))
 
 
 def plot_runs(run_dirs: Sequence[str | Path], path_png: str | Path) -> Path:
@@ -128,7 +127,7 @@ def plot_runs(run_dirs: Sequence[str | Path], path_png: str | Path) -> Path:
         curves[0].legend(loc="lower right")
         image = io.BytesIO()
         figure.savefig(image, dpi=160, format="png")
-    return _write_whole(Path(path_png), image.getvalue())
+    return write_whole(Path(path_png), image.getvalue())
 
 
 def _columns(metrics: Metrics) -> Row:
@@ -250,17 +249,3 @@ def _smooth(values: Sequence[float], weight: float) -> list[float]:
         mean = weight * mean + (1 - weight) * value
         smoothed.append(mean / (1 - weight**count))
     return smoothed
-
-
-def _write_whole(path: Path, content: bytes) -> Path:
-    """The file appears whole or not at all: a temporary file in the same folder, then a rename."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            os.fchmod(file.fileno(), 0o644)  # mkstemp makes a file that only its owner may read
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-    return path

@@ -42,7 +42,14 @@ def train_sft(
 
     def loss_fn(params: Params, rows: Rows) -> tuple[jax.Array, tuple[jax.Array, dict[str, jax.Array]]]:
         logp_bt, _ = row_logprobs(
-            params, model.config, rows.tokens_bt, rows.lengths_b, 1.0, num_tokens=model.num_tokens, dtype="float32"
+            params,
+            model.config,
+            rows.tokens_bt,
+            rows.lengths_b,
+            1.0,
+            num_tokens=model.num_tokens,
+            dtype="float32",
+            wanted_bt=rows.mask_bt,
         )
         return -jnp.sum(jnp.where(rows.mask_bt, logp_bt, 0.0)), (jnp.sum(rows.mask_bt).astype(jnp.float32), {})
 

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from socialr1_jax.training.metrics import write_json
+from socialr1_jax.files import write_json
 
 
 def write_summary(folder: Path, *, start: str, wall_seconds: float, **more: Any) -> dict[str, Any]:
