@@ -19,6 +19,7 @@ __all__ = [
     "DataConfig",
     "EvaluationConfig",
     "GrpoConfig",
+    "MeshConfig",
     "ModelConfig",
     "OptimizerConfig",
     "QuickstartConfig",
@@ -104,6 +105,14 @@ class GrpoConfig(Section):
     )
     clip_low: Real = Field(0.2, gt=0, lt=1, description="the ratio is clipped below 1 - clip_low")
     clip_high: Real = Field(0.2, gt=0, description="the ratio is clipped above 1 + clip_high")
+
+
+class MeshConfig(Section):
+    """How many ways the devices split the work; the three sizes multiply to the number of devices."""
+
+    replica: int = Field(1, ge=1, description="whole copies of weights and moments, each with rows of its own")
+    fsdp: int = Field(0, ge=0, description="parts that weights, moments and rows are split into; 0 = all that is left")
+    tensor: int = Field(1, ge=1, description="parts that heads, feed-forward width and vocabulary are split into")
 
 
 class OptimizerConfig(Section):
@@ -200,6 +209,7 @@ class RunConfig(Section):
     data: DataConfig = DataConfig()
     sampling: SamplingConfig = SamplingConfig()
     grpo: GrpoConfig = GrpoConfig()
+    mesh: MeshConfig = MeshConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     reward: RewardConfig = RewardConfig()
     evaluation: EvaluationConfig = EvaluationConfig()

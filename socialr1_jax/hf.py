@@ -7,20 +7,32 @@ temporary folder beside the target and renames it, so a folder is there whole or
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, SingleDeviceSharding
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from socialr1_jax.files import read_json, sync, whole_folder, write_json
-from socialr1_jax.mesh import weight_sharding
-from socialr1_jax.models.qwen3 import Params, Qwen3, Qwen3Config, Weight, declare_weights, init_params
+from socialr1_jax.mesh import P, fetch
+from socialr1_jax.models.qwen3 import (
+    Params,
+    Qwen3,
+    Qwen3Config,
+    Weight,
+    check_mesh,
+    declare_weights,
+    init_params,
+    weight_specs,
+)
 from socialr1_jax.models.shapes import SHAPES
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -34,35 +46,52 @@ _DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 def load_hf(path: str | os.PathLike[str], mesh: Mesh | None = None, dtype: str | None = "float32") -> Qwen3:
     """Reads a Qwen3 from a Hugging Face folder or hub id.
 
-    `dtype` is that of the arrays ("float32", "bfloat16"; None keeps the file's own). With a mesh, every weight is
-    laid out by `mesh.weight_sharding`. Raises FileNotFoundError when there is no such folder, and ValueError listing
-    every missing, unexpected, mis-shaped or unreadable tensor.
+    `dtype` is that of the arrays ("float32", "bfloat16"; None keeps the file's own). With a mesh, every weight has the
+    layout "train" (models/qwen3.py), and each process reads only the slices that its devices hold. Raises
+    FileNotFoundError when there is no such folder, and ValueError listing every missing, unexpected, mis-shaped or
+    unreadable tensor, or the sizes that the mesh does not divide.
     """
     if dtype not in (None, *_DTYPES.values()):
         raise ValueError(f"dtype {dtype!r} is not one of {', '.join(_DTYPES.values())} or None")
     folder = local_folder(path)
     raw = read_json(folder / "config.json")
     config = Qwen3Config.from_hf(raw, source=str(folder / "config.json"))
+    if mesh is not None:
+        check_mesh(config, mesh)
     home = _check_files(folder, config)
     dtypes = {_DTYPES[_header(folder / file)[name][1]] for name, file in home.items()}
     if dtype is None and len(dtypes) > 1:
         raise ValueError(f"{folder}: weights of several dtypes ({', '.join(sorted(dtypes))}); name one with dtype=")
     target = np.dtype(jnp.dtype(dtype or dtypes.pop()))
 
-    def read(weight: Weight, layers: int | None) -> jax.Array:
-        if layers is None:
-            array, axes = _read(folder, home, weight.hf_name).astype(target, copy=False), weight.axes
-        else:
-            array, axes = np.empty((layers, *weight.shape), target), ("layer", *weight.axes)
-            for i in range(layers):
-                array[i] = _read(folder, home, weight.hf_name.format(i=i))
-        return jnp.asarray(array) if mesh is None else jax.device_put(array, weight_sharding(mesh, array.shape, axes))
+    def read(weight: Weight, layers: int | None, spec: P) -> jax.Array:
+        names = [weight.hf_name] if layers is None else [weight.hf_name.format(i=i) for i in range(layers)]
 
-    params = map_weights(config, read)
+        def part(index: tuple[slice, ...]) -> np.ndarray:
+            """What one device holds, filled tensor by tensor: no second copy of the stack."""
+            chosen, inner = (names, index) if layers is None else (names[index[0]], index[1:])
+            tensors = (opened[home[name]].get_slice(name)[inner] for name in chosen)
+            if layers is None:
+                return next(tensors).astype(target, copy=False)
+            first = next(tensors)
+            stack = np.empty((len(chosen), *first.shape), target)
+            for i, tensor in enumerate(chain([first], tensors)):
+                stack[i] = tensor
+            return stack
+
+        shape = weight.shape if layers is None else (layers, *weight.shape)
+        sharding = SingleDeviceSharding(jax.devices()[0]) if mesh is None else NamedSharding(mesh, spec)
+        return jax.make_array_from_callback(shape, sharding, part)
+
+    with ExitStack() as stack:
+        opened = {
+            file: stack.enter_context(safe_open(folder / file, framework="np")) for file in sorted(set(home.values()))
+        }
+        params = map_weights(config, read)
     return Qwen3(config, params, source=str(folder), num_tokens=count_tokens(folder, config.vocab_size))
 
 
-def random_model(tokenizer_folder: str | os.PathLike[str], shape: str, seed: int) -> Qwen3:
+def random_model(tokenizer_folder: str | os.PathLike[str], shape: str, seed: int, mesh: Mesh | None = None) -> Qwen3:
     """A Qwen3 of a named shape with random float32 weights and as many vocabulary rows as published Qwen3s have.
 
     The tokenizer files come from `tokenizer_folder`. Raises ValueError for an unknown shape and FileNotFoundError
@@ -75,7 +104,12 @@ def random_model(tokenizer_folder: str | os.PathLike[str], shape: str, seed: int
         raise FileNotFoundError(f"{folder} has no tokenizer.json")
     config = replace(SHAPES[shape], vocab_size=SHAPES["8b"].vocab_size)
     num_tokens = count_tokens(folder, config.vocab_size)
-    return Qwen3(config, init_params(config, jax.random.key(seed)), source=str(folder), num_tokens=num_tokens)
+    shardings = None
+    if mesh is not None:
+        check_mesh(config, mesh)
+        shardings = jax.tree.map(partial(NamedSharding, mesh), weight_specs(config))
+    params = jax.jit(init_params, static_argnums=0, out_shardings=shardings)(config, jax.random.key(seed))
+    return Qwen3(config, params, source=str(folder), num_tokens=num_tokens)
 
 
 def save_hf(
@@ -134,11 +168,15 @@ def count_tokens(folder: Path, vocab_size: int) -> int:
     return max(ids) + 1
 
 
-def map_weights(config: Qwen3Config, read: Callable[[Weight, int | None], Any]) -> Params:
-    """The tree of `read(weight, layers)` over every declared weight; `layers` is None for one that is not stacked."""
-    table = declare_weights(config)
-    layers = {name: read(weight, config.num_hidden_layers) for name, weight in table.pop("layers").items()}
-    return {**{name: read(weight, None) for name, weight in table.items()}, "layers": layers}
+def map_weights(config: Qwen3Config, read: Callable[[Weight, int | None, P], Any]) -> Params:
+    """The tree of `read(weight, layers, spec)` over every declared weight.
+
+    `layers` is None for a weight that is not stacked; `spec` is its place on the mesh in the layout "train".
+    """
+    table, specs = declare_weights(config), weight_specs(config)
+    count, stacked = config.num_hidden_layers, table.pop("layers")
+    layers = {name: read(weight, count, specs["layers"][name]) for name, weight in stacked.items()}
+    return {**{name: read(weight, None, specs[name]) for name, weight in table.items()}, "layers": layers}
 
 
 def _expected(config: Qwen3Config) -> dict[str, tuple[int, ...]]:
@@ -219,9 +257,9 @@ def _write_weights(model: Qwen3, folder: Path, kind: np.dtype, max_file_bytes: i
     shapes = _expected(model.config)
     home = {name: (array, layer) for name, array, layer in _tensors(model)}
 
-    def fetch(name: str) -> np.ndarray:
+    def tensor(name: str) -> np.ndarray:
         array, layer = home[name]
-        return np.asarray(array if layer is None else array[layer], kind)
+        return fetch(array if layer is None else array[layer]).astype(kind, copy=False)
 
     groups: list[list[str]] = [[]]
     size = 0
@@ -236,7 +274,7 @@ def _write_weights(model: Qwen3, folder: Path, kind: np.dtype, max_file_bytes: i
         f"model-{i + 1:05d}-of-{len(groups):05d}.safetensors" for i in range(len(groups))
     ]  # fmt: skip
     for file, names in zip(files, groups, strict=True):  # one file's tensors on the host at a time
-        save_file({name: fetch(name) for name in names}, folder / file, metadata={"format": "pt"})
+        save_file({name: tensor(name) for name in names}, folder / file, metadata={"format": "pt"})
         sync(folder / file)
     if len(groups) > 1:
         total = sum(int(np.prod(shapes[name])) * kind.itemsize for name in home)

@@ -59,7 +59,7 @@ def load_orbax(directory: str | os.PathLike[str]) -> Qwen3:
     dtype, device = jnp.dtype(manifest["dtype"]), jax.sharding.SingleDeviceSharding(jax.devices()[0])
     abstract = map_weights(
         config,
-        lambda weight, layers: jax.ShapeDtypeStruct(
+        lambda weight, layers, spec: jax.ShapeDtypeStruct(
             weight.shape if layers is None else (layers, *weight.shape), dtype, sharding=device
         ),
     )

@@ -41,7 +41,7 @@ def make_model(folder, *, tied, dtype, bias=False):
     )  # fmt: skip
     rng = np.random.default_rng(1)  # norms and biases too: weights that change places must show
 
-    def draw(weight, layers):
+    def draw(weight, layers, spec):
         return jnp.asarray(rng.normal(size=weight.shape if layers is None else (layers, *weight.shape)), dtype)
 
     params = map_weights(config, draw)

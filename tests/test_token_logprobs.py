@@ -136,5 +136,5 @@ def test_chunks_without_a_wanted_token_are_skipped(tiny_jax, ragged_rows, pad_ro
     hidden_btd = jnp.full((4, 39, tiny_jax.config.hidden_size), jnp.nan)
     none_bu = jnp.zeros((4, 39), bool)
     kernel_vd = tiny_jax.params["embed_tokens"]
-    skipped_bu, _ = logprobs._chunked(hidden_btd, kernel_vd, tokens_bt[:, 1:], none_bu, 1.0, VOCAB_SIZE)
+    skipped_bu, _ = logprobs._chunked(hidden_btd, kernel_vd, tokens_bt[:, 1:], none_bu, 1.0, num_tokens=VOCAB_SIZE)
     assert (np.asarray(skipped_bu) == 0).all()

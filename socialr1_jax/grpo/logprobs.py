@@ -4,16 +4,17 @@ The vocabulary has 151,936 entries: float32 logits of 1,024 positions are 622 MB
 chunk's logits live only while its log-probs are computed, and are computed again in the backward pass.
 """
 
-from typing import Any
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from socialr1_jax.mesh import ROWS, P, by_rows
 from socialr1_jax.models.attention import Backend
 from socialr1_jax.models.qwen3 import Params, Qwen3, Qwen3Config, forward, head_kernel, logits
 
-_CHUNK_LOGITS = 1 << 25  # logits a chunk may hold: 128 MiB of float32
+_CHUNK_LOGITS = 1 << 25  # logits a device's chunk may hold: 128 MiB of float32
 
 
 def token_logprobs(model: Qwen3, tokens_bt: ArrayLike, lengths_b: ArrayLike, temperature: float = 1.0) -> jax.Array:
@@ -42,8 +43,10 @@ def row_logprobs(
     hidden_btd, _ = forward(params, config, tokens_bt, lengths_b, dtype=jnp.dtype(dtype), backend=backend, remat=remat)
     if wanted_bt is None:
         wanted_bt = jnp.arange(tokens_bt.shape[1]) < lengths_b[:, None]
-    logp_bu, entropy_bu = _chunked(
-        hidden_btd[:, :-1], head_kernel(params), tokens_bt[:, 1:], wanted_bt[:, 1:], temperature, num_tokens
+    # Every device goes through its own rows' chunks, and the head is gathered once for all of them.
+    chunked = by_rows(partial(_chunked, num_tokens=num_tokens), (ROWS, P(), ROWS, ROWS, P()), (ROWS, ROWS))
+    logp_bu, entropy_bu = chunked(
+        hidden_btd[:, :-1], head_kernel(params, dtype), tokens_bt[:, 1:], wanted_bt[:, 1:], jnp.float32(temperature)
     )
 
     def place(x_bu: jax.Array) -> jax.Array:  # position u predicts token u + 1
@@ -60,7 +63,8 @@ def _chunked(
     kernel_vd: jax.Array,
     targets_bu: jax.Array,
     wanted_bu: jax.Array,
-    temperature: Any,
+    temperature: jax.Array,
+    *,
     num_tokens: int,
 ) -> tuple[jax.Array, jax.Array]:
     """Log-prob of each target and entropy, [b, u], chunk by chunk along u."""

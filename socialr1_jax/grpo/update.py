@@ -13,7 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import NamedSharding
 
+from socialr1_jax.mesh import ROWS, P, constrain, place
 from socialr1_jax.models.qwen3 import Params
 
 # loss_fn(params, micro-batch) -> (sum, (denominator, metrics)); metrics add up over micro-batches, but names that
@@ -48,11 +50,31 @@ class Rows:
     def take(self, rows: Any) -> "Rows":
         return jax.tree.map(lambda x: x[rows], self)
 
+    def placed(self) -> "Rows":
+        """The same rows on the devices, split over the context's mesh."""
+        return jax.tree.map(place, self)
+
 
 def init_state(params: Params, optimizer: optax.GradientTransformation) -> TrainState:
-    """A fresh state with float32 master weights (a copy: the update donates its state)."""
+    """A fresh state with float32 master weights (a copy: the update donates its state), moments laid out like them."""
     masters = jax.tree.map(lambda x: jnp.array(x, jnp.float32, copy=True), params)
-    return TrainState(masters, optimizer.init(masters), jnp.int32(0))
+    moments = jax.jit(optimizer.init, out_shardings=moment_shardings(optimizer, masters))(masters)
+    return TrainState(masters, moments, place(np.int32(0), P()))
+
+
+def moment_shardings(optimizer: optax.GradientTransformation, masters: Params) -> Any:
+    """Where the optimizer's state lies: moments like their weights, counts whole; None for weights on no mesh."""
+    sharding = jax.tree.leaves(masters)[0].sharding
+    if not isinstance(sharding, NamedSharding):
+        return None  # naming the one device would commit the moments to it, and the second update compile again
+    everywhere = NamedSharding(sharding.mesh, P())
+    return optax.tree.map_params(
+        optimizer,
+        lambda _, weight: weight.sharding,
+        jax.eval_shape(optimizer.init, masters),
+        masters,
+        transform_non_params=lambda _: everywhere,
+    )
 
 
 def make_update(
@@ -91,19 +113,22 @@ def map_rows(
 
     def mapped(params: Params, rows: Rows) -> jax.Array:
         parts = jax.lax.map(partial(function, params), micro_batches(rows, micro_batch_rows))
-        return parts.reshape(-1, *parts.shape[2:])[: rows.lengths_b.shape[0]]
+        return constrain(parts.swapaxes(0, 1).reshape(-1, *parts.shape[2:])[: rows.lengths_b.shape[0]], ROWS)
 
     return jax.jit(mapped)
 
 
 def micro_batches(rows: Rows, size: int) -> Rows:
-    """The rows as [micro-batches, size, ...]. Rows of nothing fill the last one: an empty mask adds 0 to every sum."""
+    """The rows as [micro-batches, size, ...], row i in micro-batch i modulo their number: no device hands rows on.
+
+    Rows of nothing fill up the last places: an empty mask adds 0 to every sum.
+    """
     count = rows.lengths_b.shape[0]
     parts = -(-count // size)
 
     def cut(x: jax.Array) -> jax.Array:
         filled = jnp.pad(x, ((0, parts * size - count),) + ((0, 0),) * (x.ndim - 1))
-        return filled.reshape(parts, size, *x.shape[1:])
+        return constrain(filled.reshape(size, parts, *x.shape[1:]).swapaxes(0, 1), P(None, *ROWS))
 
     return jax.tree.map(cut, rows)
 

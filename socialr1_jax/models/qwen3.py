@@ -1,17 +1,22 @@
 """Qwen3 as pure functions over a plain tree of weights, with a thin Flax NNX module to hold them.
 
-One declaration per weight gives its Hugging Face name, shape, layout and initialiser. Kernels keep Hugging Face's
-orientation [out, in], so that loading and export are byte copies. Layers are stacked [l, ...] for `lax.scan`.
+One declaration per weight gives its Hugging Face name, shape and initialiser, a short table its place on the mesh.
+Kernels keep Hugging Face's orientation [out, in], so that loading and export are byte copies. Layers are stacked
+[l, ...] for `lax.scan`.
 """
 
+import re
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import Mesh
 from jax.typing import ArrayLike
 
+from socialr1_jax.mesh import ROWS, P, constrain
 from socialr1_jax.models.attention import Backend, apply_rope, causal_attention, rope_tables
 from socialr1_jax.models.qwen3_config import Qwen3Config
 
@@ -21,13 +26,21 @@ Params = dict[str, Any]
 # Kernels of the training tree are "oi" ([out, in], Hugging Face's); the rollout copy holds "io" (sampling/engine.py).
 KernelLayout = Literal["oi", "io"]
 
+# Where a weight lies on the mesh: the first pattern found in its name gives the mesh axes of [out, in]. The layout
+# "train" splits every large weight (and so its gradient and moments) over fsdp, "rollout" leaves it whole there.
+SHARDING_RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
+    ("norm|bias", (None,)),  # whole: all of an 8B's are 1.2 MB, and each would cost a collective of its own
+    ("o_proj|down_proj", ("fsdp", "tensor")),
+    ("", ("tensor", "fsdp")),
+)
+Layout = Literal["train", "rollout"]
+
 
 class Weight(NamedTuple):
-    """One weight: its Hugging Face name (`{i}` stands for the layer), shape and logical axes, without the layer's."""
+    """One weight: its Hugging Face name (`{i}` stands for the layer) and its shape, without the layer's axis."""
 
     hf_name: str
     shape: tuple[int, ...]
-    axes: tuple[str, ...]
     init: Literal["normal", "ones", "zeros"] = "normal"
 
 
@@ -36,34 +49,81 @@ def declare_weights(config: Qwen3Config) -> dict[str, Any]:
     d, f, h = config.hidden_size, config.intermediate_size, config.head_dim
     nh, kh = config.num_attention_heads * h, config.num_key_value_heads * h
     layers = {}
-    for name, out_dim, in_dim, out_axis, in_axis in (
-        ("self_attn.q_proj", nh, d, "heads", "width"),
-        ("self_attn.k_proj", kh, d, "heads", "width"),
-        ("self_attn.v_proj", kh, d, "heads", "width"),
-        ("self_attn.o_proj", d, nh, "width", "heads"),
-        ("mlp.gate_proj", f, d, "ffn", "width"),
-        ("mlp.up_proj", f, d, "ffn", "width"),
-        ("mlp.down_proj", d, f, "width", "ffn"),
+    for name, shape in (
+        ("self_attn.q_proj", (nh, d)),
+        ("self_attn.k_proj", (kh, d)),
+        ("self_attn.v_proj", (kh, d)),
+        ("self_attn.o_proj", (d, nh)),
+        ("mlp.gate_proj", (f, d)),
+        ("mlp.up_proj", (f, d)),
+        ("mlp.down_proj", (d, f)),
     ):
         block, kernel = name.split(".")
-        layers[kernel] = Weight(f"model.layers.{{i}}.{name}.weight", (out_dim, in_dim), (out_axis, in_axis))
+        layers[kernel] = Weight(f"model.layers.{{i}}.{name}.weight", shape)
         if config.attention_bias and block == "self_attn":
-            layers[f"{kernel}_bias"] = Weight(f"model.layers.{{i}}.{name}.bias", (out_dim,), (out_axis,), "zeros")
-    for name, width, axis in (
-        ("self_attn.q_norm", h, "head"),
-        ("self_attn.k_norm", h, "head"),
-        ("input_layernorm", d, "width"),
-        ("post_attention_layernorm", d, "width"),
-    ):
-        layers[name.split(".")[-1]] = Weight(f"model.layers.{{i}}.{name}.weight", (width,), (axis,), "ones")
+            layers[f"{kernel}_bias"] = Weight(f"model.layers.{{i}}.{name}.bias", shape[:1], "zeros")
+    for name, width in (
+        ("self_attn.q_norm", h), ("self_attn.k_norm", h), ("input_layernorm", d), ("post_attention_layernorm", d),
+    ):  # fmt: skip
+        layers[name.split(".")[-1]] = Weight(f"model.layers.{{i}}.{name}.weight", (width,), "ones")
     table = {
-        "embed_tokens": Weight("model.embed_tokens.weight", (config.vocab_size, d), ("vocab", "width")),
+        "embed_tokens": Weight("model.embed_tokens.weight", (config.vocab_size, d)),
         "layers": layers,
-        "norm": Weight("model.norm.weight", (d,), ("width",), "ones"),
+        "norm": Weight("model.norm.weight", (d,), "ones"),
     }
     if not config.tie_word_embeddings:
-        table["lm_head"] = Weight("lm_head.weight", (config.vocab_size, d), ("vocab", "width"))
+        table["lm_head"] = Weight("lm_head.weight", (config.vocab_size, d))
     return table
+
+
+def weight_spec(name: str, layout: Layout = "train") -> P:
+    """The mesh axes of one weight [out, in], the layer's axis not counted."""
+    axes = next(axes for pattern, axes in SHARDING_RULES if re.search(pattern, name))
+    return P(*(None if axis == "fsdp" and layout == "rollout" else axis for axis in axes))
+
+
+def weight_specs(config: Qwen3Config, layout: Layout = "train") -> Params:
+    """The tree of mesh axes that belongs to the tree of weights, layers stacked."""
+    table = declare_weights(config)
+    layers = {name: P(None, *weight_spec(name, layout)) for name in table.pop("layers")}
+    return {**{name: weight_spec(name, layout) for name in table}, "layers": layers}
+
+
+def check_mesh(config: Qwen3Config, mesh: Mesh) -> None:
+    """Raises ValueError naming every size of the model that the mesh does not divide."""
+    sizes = {
+        "fsdp": ("hidden_size",),
+        "tensor": ("num_key_value_heads", "intermediate_size", "vocab_size"),  # query heads: a multiple of the former
+    }
+    problems = [
+        f"{axis}={mesh.shape[axis]} does not divide {name} {getattr(config, name)}"
+        for axis, names in sizes.items()
+        for name in names
+        if getattr(config, name) % mesh.shape[axis]
+    ]
+    if problems:
+        raise ValueError(f"this model does not fit this mesh: {'; '.join(problems)}. Change the size of that mesh axis")
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0, 2))
+def gathered(name: str, weight: jax.Array, dtype: Any) -> jax.Array:
+    """The weight in the computation's dtype, whole over fsdp; its gradient goes straight back to the shards.
+
+    Cast first, so that half the bytes travel. Without the second half of the rule the compiler sums a whole gradient
+    on every device before it cuts it.
+    """
+    return constrain(weight.astype(dtype), weight_spec(name, "rollout"))
+
+
+def _gathered_forward(name: str, weight: jax.Array, dtype: Any) -> tuple[jax.Array, jax.Array]:
+    return gathered(name, weight, dtype), jnp.zeros(0, weight.dtype)
+
+
+def _gathered_backward(name: str, dtype: Any, like: jax.Array, gradient: jax.Array) -> tuple[jax.Array]:
+    return (constrain(gradient, weight_spec(name)).astype(like.dtype),)
+
+
+gathered.defvjp(_gathered_forward, _gathered_backward)
 
 
 def init_params(config: Qwen3Config, key: jax.Array, dtype: Any = jnp.float32) -> Params:
@@ -147,17 +207,20 @@ def forward(
         return causal_attention(q, k, v, lengths_b, backend), (k, v) if keep_kv else None
 
     def layer(x_btd: jax.Array, weights: Params) -> tuple[jax.Array, Any]:
-        return block(x_btd, weights, config, rope, attend)
+        weights = {name: gathered(name, weight, dtype) for name, weight in weights.items()}
+        x_btd, kv = block(x_btd, weights, config, rope, attend)
+        return constrain(x_btd, ROWS), kv
 
     with jax.named_scope("embed"):
-        x_btd = params["embed_tokens"].astype(dtype)[tokens_bt]
+        x_btd = constrain(gathered("embed_tokens", params["embed_tokens"], dtype)[tokens_bt], ROWS)
     x_btd, kv = jax.lax.scan(jax.checkpoint(layer) if remat else layer, x_btd, params["layers"])
     return rms_norm(x_btd, params["norm"], config.rms_norm_eps), kv
 
 
-def head_kernel(params: Params) -> jax.Array:
-    """The output matrix [v, d]: lm_head, or the embedding where it is tied."""
-    return params["lm_head"] if "lm_head" in params else params["embed_tokens"]
+def head_kernel(params: Params, dtype: Any) -> jax.Array:
+    """The output matrix [v, d], whole over fsdp: lm_head, or the embedding where it is tied."""
+    name = "lm_head" if "lm_head" in params else "embed_tokens"
+    return gathered(name, params[name], dtype)
 
 
 def logits(hidden_btd: jax.Array, kernel_vd: jax.Array) -> jax.Array:
@@ -166,7 +229,7 @@ def logits(hidden_btd: jax.Array, kernel_vd: jax.Array) -> jax.Array:
         return jnp.einsum(
             "btd,vd->btv",
             hidden_btd,
-            kernel_vd.astype(hidden_btd.dtype),
+            kernel_vd,
             precision=_precision(hidden_btd),
             preferred_element_type=jnp.float32,
         )
@@ -209,7 +272,7 @@ def _forward_logits(
     params: Params, config: Qwen3Config, tokens_bt: jax.Array, lengths_b: jax.Array, dtype: str
 ) -> jax.Array:
     hidden_btd, _ = forward(params, config, tokens_bt, lengths_b, dtype=jnp.dtype(dtype))
-    return logits(hidden_btd, head_kernel(params))
+    return logits(hidden_btd, head_kernel(params, hidden_btd.dtype))
 
 
 _logits = jax.jit(_forward_logits, static_argnums=(1, 4))

@@ -2,6 +2,9 @@
 
 from collections.abc import Sequence
 
+import jax
+
+from socialr1_jax.mesh import mesh_of
 from socialr1_jax.models.qwen3 import Qwen3
 from socialr1_jax.sampling.engine import Engine
 from socialr1_jax.sampling.params import Completion, SamplingParams
@@ -18,5 +21,7 @@ def generate(
     every row runs to `max_new_tokens`.
     """
     sampling = sampling or SamplingParams()
-    engine = Engine(params=model.params, config=model.config, num_tokens=model.num_tokens, dtype=model.dtype.name)
-    return engine.sample(prompts, sampling)
+    params = model.params
+    engine = Engine(params=params, config=model.config, num_tokens=model.num_tokens, dtype=model.dtype.name)
+    with jax.set_mesh(mesh_of(params)):
+        return engine.sample(prompts, sampling)

@@ -162,7 +162,7 @@ class _Trainer:
             mask_bt=mask_bt,
             advantages_b=np.where(np.arange(rows) % 2, 1.0, -1.0).astype(np.float32),
             ref_logp_bt=np.zeros((rows, width), np.float32),
-        )
+        ).placed()
         started = time.perf_counter()
         self._state, metrics = self._programs.update(self._state, batch)
         jax.block_until_ready((self._state, metrics))
@@ -186,9 +186,8 @@ class _Trainer:
         )
         marks.append(time.perf_counter())
         rows = self._programs.with_logprobs(rows, self._state.params)
-        jax.block_until_ready(rows.ref_logp_bt)
         marks.append(time.perf_counter())
-        self._state, metrics = self._programs.update(self._state, rows)
+        self._state, metrics = self._programs.update(self._state, rows.placed())
         jax.block_until_ready((self._state, metrics))
         marks.append(time.perf_counter())
         return dict(zip(PHASES, np.diff(marks).tolist(), strict=True))

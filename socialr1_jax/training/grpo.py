@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh
 from transformers import AutoTokenizer
 
 from socialr1_jax.config import ConfigError, RunConfig, load_config, save_config
@@ -22,6 +23,7 @@ from socialr1_jax.grpo.logprobs import row_logprobs
 from socialr1_jax.grpo.losses import policy_loss
 from socialr1_jax.grpo.update import Rows, init_state, make_update, map_rows, pack_rows
 from socialr1_jax.hf import load_hf, random_model, save_hf
+from socialr1_jax.mesh import fetch, make_mesh
 from socialr1_jax.models.qwen3 import Params, Qwen3
 from socialr1_jax.rewards import RewardTerms, score_response
 from socialr1_jax.sampling import Completion, Engine, SamplingParams
@@ -40,15 +42,21 @@ def train_grpo(config: RunConfig) -> bool:
     """Trains `config.model.path` on `config.data.train`; True when the run is complete, False when it was interrupted.
 
     Everything goes into `config.output_dir`. A run that has a checkpoint there goes on from it. Ctrl-C (or SIGTERM)
-    finishes the step and saves. Raises ConfigError when the folder holds a run of another configuration, and what
-    `load_hf` and `read_examples` raise.
+    finishes the step and saves. Raises ConfigError when the folder holds a run of another configuration or the batch
+    does not divide over the devices, and what `load_hf` and `read_examples` raise.
     """
+    mesh = run_mesh(config)
+    with jax.set_mesh(mesh):
+        return _train_grpo(config, mesh)
+
+
+def _train_grpo(config: RunConfig, mesh: Mesh) -> bool:
     folder = Path(config.output_dir)
     if (folder / "checkpoints").exists():
         refuse_another_run(config, folder / "config.yaml")
     with working(f"loading {config.model.path}"):
         path, shape = config.model.path, config.model.random
-        model = random_model(path, shape, config.seed) if shape else load_hf(path)
+        model = random_model(path, shape, config.seed, mesh) if shape else load_hf(path, mesh)
         tokenizer = AutoTokenizer.from_pretrained(model.source)
         train, heldout = _questions(config, tokenizer)
     group = config.sampling.group_size
@@ -127,7 +135,7 @@ def train_grpo(config: RunConfig) -> bool:
             updates = []
             mini_batch = grpo.mini_batch_prompts * group
             for start in range(0, len(completions), mini_batch):
-                state, result = programs.update(state, rows.take(slice(start, start + mini_batch)))
+                state, result = programs.update(state, rows.take(slice(start, start + mini_batch)).placed())
                 updates.append(result)
             updates = jax.device_get(updates)
             laps.end("update")
@@ -175,9 +183,25 @@ class Programs(NamedTuple):
 
     def with_logprobs(self, rows: Rows, params: Params) -> Rows:
         """The rows with the log-probs that the loss needs, of the policy that sampled and of the reference."""
-        old = self.logprobs(params, rows) if self.several_updates else None
-        ref = self.logprobs(self.reference, rows) if self.reference is not None else None
+        placed = rows.placed()
+        old = fetch(self.logprobs(params, placed)) if self.several_updates else None
+        ref = fetch(self.logprobs(self.reference, placed)) if self.reference is not None else None
         return replace(rows, old_logp_bt=old, ref_logp_bt=ref)
+
+
+def run_mesh(config: RunConfig) -> Mesh:
+    """The mesh of the configuration over the devices present; ConfigError when it or the batch does not divide."""
+    try:
+        mesh = make_mesh(config.mesh.replica, config.mesh.fsdp or None, config.mesh.tensor)
+    except ValueError as error:
+        raise ConfigError(f"mesh: {error}") from error
+    shards, micro = mesh.shape["replica"] * mesh.shape["fsdp"], config.grpo.micro_batch_rows
+    if micro % shards:
+        raise ConfigError(
+            f"grpo.micro_batch_rows {micro} does not divide over the {shards} devices of mesh.replica x mesh.fsdp; "
+            f"set grpo.micro_batch_rows to a multiple of {shards}, or mesh.replica and mesh.fsdp to less"
+        )
+    return mesh
 
 
 def compile_programs(config: RunConfig, model: Qwen3) -> Programs:

@@ -73,7 +73,7 @@ def train_sft(
         for step in range(config.steps):
             chosen = stream.batch(step)
             rows = pack_rows([prompts[i] for i in chosen], [responses[i] for i in chosen], multiple=multiple)
-            state, metrics = update(state, rows)
+            state, metrics = update(state, rows.placed())
             values = {name: float(value) for name, value in metrics.items()}
             log.metrics("sft", step + 1, values | {"learning_rate": float(schedule(step))})
             bar.advance(f"loss {values['loss']:.3f}")

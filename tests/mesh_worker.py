@@ -1,0 +1,87 @@
+"""One GRPO update and one sampling on each mesh that is asked for; what came out goes into .npz files.
+
+python mesh_worker.py FOLDER OUT REPLICAxFSDPxTENSOR... [--processes N --process I --port P]
+
+Run by test_mesh.py in processes of their own: the number of CPU devices is fixed when JAX starts.
+"""
+
+import argparse
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from socialr1_jax import SamplingParams, generate, load_hf, make_mesh
+from socialr1_jax.config import RunConfig
+from socialr1_jax.grpo.update import init_state, pack_rows
+from socialr1_jax.mesh import fetch
+from socialr1_jax.training.grpo import compile_programs
+
+CONFIG = RunConfig.model_validate(
+    {
+        "steps": 1,
+        "model": {"path": "given"},
+        "data": {"train": "given"},
+        "sampling": {"group_size": 4},
+        "grpo": {"prompts_per_step": 8, "mini_batch_prompts": 4, "micro_batch_rows": 8},
+        # epsilon above the rounding of gradients: else Adam turns noise around 0 into steps of the full size
+        "optimizer": {"learning_rate": 1e-2, "epsilon": 1e-3},
+    }
+)
+
+
+def rows_of(vocab_size: int):
+    rng = np.random.default_rng(3)
+    prompts = [rng.integers(0, vocab_size, rng.integers(1, 12)).tolist() for _ in range(32)]
+    responses = [rng.integers(0, vocab_size, rng.integers(1, 20)).tolist() for _ in range(32)]
+    return pack_rows(prompts, responses, multiple=16, advantages_b=rng.normal(size=32).astype(np.float32))
+
+
+def one_update(folder: str, mesh) -> dict[str, np.ndarray]:
+    """The weights after two updates from one rollout, and the log-probs before them."""
+    with jax.set_mesh(mesh):
+        model = load_hf(folder, mesh)
+        programs = compile_programs(CONFIG, model)
+        state = init_state(model.params, programs.optimizer)
+        rows = programs.with_logprobs(rows_of(model.config.vocab_size), state.params)
+        for start in (0, 16):
+            state, metrics = programs.update(state, rows.take(slice(start, start + 16)).placed())
+        arrays = {f"params{jax.tree_util.keystr(path)}": x for path, x in jax.tree.leaves_with_path(state.params)}
+        arrays |= {f"metrics/{name}": x for name, x in metrics.items()}
+        return {"logp": rows.old_logp_bt, **{name: fetch(x) for name, x in arrays.items()}}
+
+
+def one_sampling(folder: str, mesh) -> dict[str, np.ndarray]:
+    """Tokens and log-probs of 11 prompts x 3 samples of different lengths."""
+    model = load_hf(folder, mesh)
+    rng = np.random.default_rng(5)
+    prompts = [rng.integers(0, model.config.vocab_size, size).tolist() for size in rng.integers(1, 40, 11)]
+    sampling = SamplingParams(n=3, max_new_tokens=80, stop_token_ids=tuple(range(4)), seed=1)
+    samples = [completion for group in generate(model, prompts, sampling) for completion in group]
+    return {
+        "tokens": np.concatenate([[*sample.tokens, -1] for sample in samples]),
+        "logprobs": np.concatenate([sample.logprobs for sample in samples]),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder")
+    parser.add_argument("out", type=Path)
+    parser.add_argument("meshes", nargs="+")
+    parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--process", type=int, default=0)
+    parser.add_argument("--port", type=int)
+    args = parser.parse_args()
+    if args.processes > 1:
+        jax.distributed.initialize(f"localhost:{args.port}", args.processes, args.process)
+    for name in args.meshes:
+        sizes = tuple(map(int, name.split("x")))
+        mesh = make_mesh(*sizes, devices=jax.devices()[: int(np.prod(sizes))])
+        results = one_update(args.folder, mesh) | one_sampling(args.folder, mesh)
+        if args.process == 0:
+            np.savez(args.out / f"{name}-{args.processes}.npz", **results)
+
+
+if __name__ == "__main__":
+    main()
