@@ -67,7 +67,7 @@ def load_hf(path: str | os.PathLike[str], mesh: Mesh | None = None, dtype: str |
     def read(weight: Weight, layers: int | None, spec: P) -> jax.Array:
         names = [weight.hf_name] if layers is None else [weight.hf_name.format(i=i) for i in range(layers)]
 
-        def part(index: tuple[slice, ...]) -> np.ndarray:
+        def part(index: Any) -> np.ndarray:
             """What one device holds, filled tensor by tensor: no second copy of the stack."""
             chosen, inner = (names, index) if layers is None else (names[index[0]], index[1:])
             tensors = (opened[home[name]].get_slice(name)[inner] for name in chosen)

@@ -300,7 +300,7 @@ class Engine:
         width = _round_up(max(map(len, prompts)), stride)
         tokens_pt = np.zeros((len(dealt), width), np.int32)
         lengths_p = np.ones(len(dealt), np.int32)
-        for row, i in enumerate(dealt):
+        for row, i in enumerate(dealt.tolist()):
             if i >= 0:
                 tokens_pt[row, : len(prompts[i])], lengths_p[row] = prompts[i], len(prompts[i])
         real_b = np.repeat(dealt >= 0, n)
