@@ -29,7 +29,7 @@ class BenchmarkConfig(Section):
     repeats: int = Field(3, ge=1, description="calls measured after the one that compiles; the median counts")
     micro_batch_rows: int = Field(8, ge=1, description="rows of one backward pass, lowered to divide the batch")
     remat: bool = Field(False, description="compute activations again in the backward pass")
-    attention: Literal["xla", "cudnn"] = Field("xla", description="attention kernel of prefill and update")
+    attention: Literal["auto", "xla", "cudnn"] = Field("auto", description="attention kernel of prefill and update")
     update: bool = Field(
         True,
         description="false: prefill and decode only, weights in dtype; an update takes 16 bytes a parameter and more",

@@ -1,6 +1,6 @@
 """Social-R1 training: GRPO on a Qwen3 folder or hub id, with any question file.
 
-    python scripts/train_grpo.py --config configs/social_r1_8b_a100x8.yaml data.train=questions.jsonl
+    python scripts/train_grpo.py --config configs/socialr1_8b_a100x8.yaml data.train=questions.jsonl
 
 Called again with the same configuration, it goes on from the newest checkpoint in `output_dir`.
 """

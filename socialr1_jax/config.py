@@ -22,6 +22,7 @@ __all__ = [
     "MeshConfig",
     "ModelConfig",
     "OptimizerConfig",
+    "PlanConfig",
     "QuickstartConfig",
     "RewardConfig",
     "RunConfig",
@@ -48,8 +49,8 @@ class ModelConfig(Section):
     dtype: Literal["float32", "bfloat16"] = Field(
         "float32", description="type of the computation; master weights and Adam moments are float32 in either case"
     )
-    attention: Literal["xla", "cudnn"] = Field(
-        "xla", description="attention kernel; cudnn is for NVIDIA GPUs and bfloat16"
+    attention: Literal["auto", "xla", "cudnn"] = Field(
+        "auto", description="attention kernel; auto = cudnn for bfloat16 on NVIDIA GPUs, else xla; the run says which"
     )
     remat: bool = Field(
         True, description="compute activations again in the backward pass: less memory, about 1/3 slower"
@@ -86,6 +87,7 @@ class SamplingConfig(Section):
         0.0, ge=0, lt=1, description="drop tokens less likely than this share of the likeliest; 0 = none"
     )
     segment_tokens: int = Field(64, ge=1, description="tokens decoded on the device between two looks at finished rows")
+    max_rows: int = Field(512, ge=1, description="responses that a device decodes at once; more are drawn in waves")
 
 
 class GrpoConfig(Section):
@@ -275,6 +277,23 @@ class RunConfig(Section):
             f"{looks * answers:,} responses, up to {looks * answers * limit:,} response tokens",
         }
         return "\n".join(f"{name:<11} {text}" for name, text in lines.items())
+
+
+class PlanConfig(RunConfig):
+    """A run, and the devices that plan.py compiles it for."""
+
+    required: ClassVar[tuple[str, ...]] = ("model.path",)
+
+    topology: str = Field(
+        "a100-80gb:8",
+        description="kind and number of devices: a100-80gb:8, h100-80gb:8, h200:8, v5e:2x4, v5p:2x2x2, cpu:8",
+    )
+    response_tokens: int = Field(
+        0, ge=0, description="mean tokens of a response that times are told for; 0 = all have max_new_tokens"
+    )
+    memory_fraction: Real = Field(
+        0.92, gt=0, le=1, description="share of a device's memory that the run may take; the rest is the driver's"
+    )
 
 
 class TinyModelConfig(Section):

@@ -41,9 +41,9 @@ def one_update(folder: str, mesh) -> dict[str, np.ndarray]:
     """The weights after two updates from one rollout, and the log-probs before them."""
     with jax.set_mesh(mesh):
         model = load_hf(folder, mesh)
-        programs = compile_programs(CONFIG, model)
+        programs = compile_programs(CONFIG, model.config, model.num_tokens, "xla")
         state = init_state(model.params, programs.optimizer)
-        rows = programs.with_logprobs(rows_of(model.config.vocab_size), state.params)
+        rows = programs.with_logprobs(rows_of(model.config.vocab_size), state.params, model.params)
         for start in (0, 16):
             state, metrics = programs.update(state, rows.take(slice(start, start + 16)).placed())
         arrays = {f"params{jax.tree_util.keystr(path)}": x for path, x in jax.tree.leaves_with_path(state.params)}

@@ -8,6 +8,17 @@ import jax.numpy as jnp
 Backend = Literal["xla", "cudnn"]
 
 
+def attention_backend(name: Literal["auto", "xla", "cudnn"], dtype: str, platform: str) -> Backend:
+    """The kernel that a name stands for on a platform ("cpu", "gpu", "cuda", "tpu"): auto is cuDNN where it computes.
+
+    cuDNN is for NVIDIA GPUs and bfloat16 or float16; asked for by name elsewhere it raises ValueError.
+    """
+    fits = platform in ("gpu", "cuda") and dtype in ("bfloat16", "float16")
+    if name == "cudnn" and not fits:
+        raise ValueError(f"attention cudnn computes bfloat16 on NVIDIA GPUs, not {dtype} on {platform}; set auto")
+    return "cudnn" if fits and name != "xla" else "xla"
+
+
 def rope_tables(positions_bt: jax.Array, head_dim: int, theta: float) -> tuple[jax.Array, jax.Array]:
     """cos and sin of the rotary angles, float32 [b, t, 1, head_dim / 2].
 

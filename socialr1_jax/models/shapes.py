@@ -23,6 +23,7 @@ def _shape(
 
 
 # Sizes from the config.json of Qwen/Qwen3-0.6B to -32B on the Hugging Face hub.
+PUBLISHED_TOKENS = 151_669  # ids that the published tokenizer knows; the vocabulary's rows above are padding
 SHAPES: Mapping[str, Qwen3Config] = {
     "tiny": _shape(4, 256, 768, 4, 2, head_dim=64, vocab=4096),
     "small": _shape(12, 512, 1536, 8, 4, head_dim=64, vocab=32_768),

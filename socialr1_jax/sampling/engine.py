@@ -31,9 +31,15 @@ from socialr1_jax.sampling.draw import draw, row_keys, uniforms
 from socialr1_jax.sampling.filters import filter_logits, temper
 from socialr1_jax.sampling.params import Completion, SamplingParams
 
-# Cache and prompt lengths are multiples of this: 64 on a CPU, where every slot costs time, 128 on accelerators,
-# where kernels want it.
-_STRIDE = {"cpu": 64}
+
+def slot_stride(platform: str) -> int:
+    """Cache and prompt lengths are multiples of it: 64 on a CPU, where slots cost time, 128 where kernels want it."""
+    return 64 if platform == "cpu" else 128
+
+
+def wave_prompts(prompts: int, samples: int, max_rows: int) -> int:
+    """How many of a device's prompts are decoded at once, so that `samples` rows of each are at most `max_rows`."""
+    return min(ladder(prompts), floor_ladder(max(1, max_rows // samples)))
 
 
 class DecodeState(NamedTuple):
@@ -46,12 +52,6 @@ class DecodeState(NamedTuple):
     keys_b: jax.Array  # uint32 [b, 2]
     temperature_b: jax.Array
     caches: list[LayerCache]
-
-    def take(self, rows: jax.Array) -> "DecodeState":
-        return jax.tree.map(lambda x: x[rows], self)
-
-    def grow(self, slots: int) -> "DecodeState":
-        return self._replace(caches=[cache.grow(slots) for cache in self.caches])
 
 
 class Segment(NamedTuple):
@@ -182,7 +182,7 @@ _Carry = tuple[jax.Array, DecodeState, jax.Array, jax.Array]
 
 
 @partial(jax.jit, static_argnames=("config", "steps", "num_tokens"), donate_argnames=("state",))
-def _segment(
+def decode_segment(
     weights: Params, config: Qwen3Config, state: DecodeState, filters: Filters | None, stops: jax.Array,
     *, steps: int, num_tokens: int,
 ) -> tuple[DecodeState, jax.Array, jax.Array]:  # fmt: skip
@@ -216,9 +216,25 @@ def _segment(
 
 
 @partial(jax.jit, static_argnames=("slots",))
-def _resize(state: DecodeState, rows: jax.Array, *, slots: int) -> DecodeState:
-    """The chosen rows, counted on each device from 0, in caches of `slots`."""
-    return by_rows(lambda state, rows: state.take(rows).grow(slots), (ROWS, ROWS), ROWS)(state, rows)
+def take_rows(part: Any, rows: jax.Array, *, slots: int) -> Any:
+    """The chosen rows, counted on each device from 0, of a tree of arrays; the caches in it get `slots`."""
+
+    def take(part: Any, rows: jax.Array) -> Any:
+        return jax.tree.map(
+            lambda x: x.take(rows).grow(slots) if isinstance(x, LayerCache) else x[rows],
+            part,
+            is_leaf=lambda x: isinstance(x, LayerCache),
+        )
+
+    return by_rows(take, (ROWS, ROWS), ROWS)(part, rows)
+
+
+def _resize(state: DecodeState, rows: jax.Array, slots: int) -> DecodeState:
+    """The chosen rows of the state, in caches of `slots`; layer by layer, so that no second cache is ever whole."""
+    old, new = state.caches, []
+    while old:
+        new.append(take_rows(old.pop(0), rows, slots=slots))
+    return take_rows(state._replace(caches=[]), rows, slots=slots)._replace(caches=new)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -231,7 +247,7 @@ class Engine:
     dtype: str = "float32"
     backend: Backend = "xla"
     segment_tokens: int = 64
-    max_rows: int = 512  # a device
+    max_rows: int = 512  # that a device decodes at once; more prompts come in waves
 
     def sample(
         self,
@@ -276,8 +292,8 @@ class Engine:
                     f"the model's max_position_embeddings={self.config.max_position_embeddings}: lower one of them"
                 )
         ids = list(range(len(prompts))) if prompt_ids is None else list(prompt_ids)
-        weights = _rollout_weights(self.params, self.config, self.dtype)
-        wave = max(1, self.max_rows // sampling.n) * row_shards()
+        weights = reshard(self.params, self.config, self.dtype)
+        wave = wave_prompts(-(-len(prompts) // row_shards()), sampling.n, self.max_rows) * row_shards()
         for first in range(0, len(prompts), wave):
             chosen = slice(first, first + wave)
             for part in self._wave(weights, prompts[chosen], ids[chosen], sampling, step):
@@ -291,13 +307,14 @@ class Engine:
         sampling: SamplingParams,
         step: int,
     ) -> Iterator[Segment]:
-        stride = _STRIDE.get(jax.default_backend(), 128)
+        stride = slot_stride(jax.default_backend())
         count, n, shards = len(prompts), sampling.n, row_shards()
         each = ladder(-(-count // shards))  # prompts of a device
         # Prompts are dealt out in turn, so that every device has as many as the others; -1 fills up.
         dealt = np.arange(each * shards).reshape(each, shards).T.reshape(-1)
         dealt = np.where(dealt < count, dealt, -1)
         width = _round_up(max(map(len, prompts)), stride)
+        most = _round_up(max(map(len, prompts)) + sampling.max_new_tokens, stride)  # slots that any row can need
         tokens_pt = np.zeros((len(dealt), width), np.int32)
         lengths_p = np.ones(len(dealt), np.int32)
         for row, i in enumerate(dealt.tolist()):
@@ -334,27 +351,33 @@ class Engine:
             done_sb = done.reshape(shards, -1)
             size = _halved(done_sb.shape[1], int((~done_sb).sum(axis=1).max()))
             needed = int(fetch(state.positions_b)[~done].max()) + self.segment_tokens
-            slots = ladder(-(-needed // stride)) * stride
+            slots = min(ladder(-(-needed // stride)) * stride, most)
             if size < done_sb.shape[1] or slots > state.caches[0].slots:
                 order_sb = np.argsort(done_sb, axis=1, kind="stable")[:, :size]  # live rows first, device by device
-                state = _resize(state, place(order_sb.reshape(-1)), slots=max(slots, state.caches[0].slots))
+                state = _resize(state, place(order_sb.reshape(-1)), max(slots, state.caches[0].slots))
                 kept = (order_sb + np.arange(shards)[:, None] * done_sb.shape[1]).reshape(-1)
                 rows, done, left = rows[kept], done[kept], left[kept]
             live = ~done
-            state, tokens, logprobs = _segment(
+            state, tokens, logprobs = decode_segment(
                 weights, self.config, state, filters, stops, steps=self.segment_tokens, num_tokens=self.num_tokens
             )
             tokens, logprobs = fetch(tokens), fetch(logprobs)
             drawn = left - fetch(state.left_b)
 
 
-_rollout_weights = jax.jit(rollout_weights, static_argnums=(1, 2))
+reshard = jax.jit(rollout_weights, static_argnums=(1, 2))
 
 
 def ladder(size: int) -> int:
     """The next batch size of the ladder 1, 2, 3, 4, 6, 8, 12, 16, 24...: at most half as much again."""
     power = 1 << (size - 1).bit_length()
     return power * 3 // 4 if size <= power * 3 // 4 and power >= 4 else power
+
+
+def floor_ladder(size: int) -> int:
+    """The largest batch size of the ladder that is not above `size`."""
+    power = 1 << (size.bit_length() - 1)
+    return power * 3 // 2 if size >= power * 3 // 2 and power >= 2 else power
 
 
 def _halved(rows: int, live: int) -> int:

@@ -19,11 +19,12 @@ import numpy as np
 from socialr1_jax.config import DataConfig, GrpoConfig, ModelConfig, RunConfig, SamplingConfig
 from socialr1_jax.grpo.advantages import group_advantages
 from socialr1_jax.grpo.update import Rows, TrainState, init_state, pack_rows
+from socialr1_jax.models.attention import Backend, attention_backend
 from socialr1_jax.models.qwen3 import Params, Qwen3, Qwen3Config, init_params
 from socialr1_jax.sampling import Engine, SamplingParams
 from socialr1_jax.sampling.draw import row_keys
 from socialr1_jax.sampling.engine import prefill  # the compiled program itself: no wrapper comes between
-from socialr1_jax.training.grpo import Programs, compile_programs  # the same
+from socialr1_jax.training.grpo import Programs, compile_programs, reference_weights  # the same
 from socialr1_jax.training.summary import peak_rss_bytes
 
 PHASES = ("rollout", "reward", "reference", "update")  # of one GRPO step
@@ -50,7 +51,7 @@ class Timing(NamedTuple):
 
 def benchmark(
     config: Qwen3Config, *, dtype: str = "float32", rows: int, prompt: int, new: int, prompts: int = 0, group: int = 5,
-    repeats: int = 3, micro_batch_rows: int = 8, remat: bool = False, attention: str = "xla", update: bool = True,
+    repeats: int = 3, micro_batch_rows: int = 8, remat: bool = False, attention: str = "auto", update: bool = True,
 ) -> dict[str, Any]:  # fmt: skip
     """Speeds of a random Qwen3, ready for one JSON line.
 
@@ -72,21 +73,22 @@ def benchmark(
     )
     weights = init_params(config, jax.random.key(0), jnp.float32 if update else dtype)
     model = Qwen3(config, jax.block_until_ready(weights))
+    backend = attention_backend(run.model.attention, dtype, jax.default_backend())
     timings: dict[str, Timing] = {}
 
     def measure(name: str, call: Callable[[], float]) -> None:
         timings[name] = Timing(call(), [call() for _ in range(repeats)])
         _say(name, timings[name])
 
-    measure("prefill", partial(_prefill, _engine(run, config, model.params), rows, prompt))
-    measure("decode", partial(_decode, _engine(run, config, model.params), rows, prompt, new))
+    measure("prefill", partial(_prefill, _engine(run, config, model.params, backend), rows, prompt))
+    measure("decode", partial(_decode, _engine(run, config, model.params, backend), rows, prompt, new))
     speeds = {
         "prefill_tok_s": rows * prompt / timings["prefill"].median,
         "decode_tok_s": rows * (new - 1) / timings["decode"].median,
     }
     phases: list[dict[str, float]] = []
     if update:
-        trainer = _Trainer(run, model, prompt)
+        trainer = _Trainer(run, model, prompt, backend)
         measure("update", partial(trainer.update, rows, prompt + new))
         speeds["update_tok_s"] = rows * (prompt + new) / timings["update"].median
         if prompts:
@@ -109,7 +111,7 @@ def benchmark(
         "params_m": round(sum(x.size for x in jax.tree.leaves(model.params)) / 1e6, 2),
         "micro_batch_rows": micro,
         "remat": remat,
-        "attention": attention,
+        "attention": backend,
         "device": _device(),
         "jax": jax.__version__,
         "peak_rss_bytes": peak_rss_bytes(),
@@ -147,9 +149,10 @@ def _decode(engine: Engine, rows: int, prompt: int, new: int) -> float:
 class _Trainer:
     """The training state of a run and its compiled programs."""
 
-    def __init__(self, run: RunConfig, model: Qwen3, prompt: int) -> None:
-        self._run, self._config, self._prompt = run, model.config, prompt
-        self._programs: Programs = compile_programs(run, model)
+    def __init__(self, run: RunConfig, model: Qwen3, prompt: int, backend: Backend) -> None:
+        self._run, self._config, self._prompt, self._backend = run, model.config, prompt, backend
+        self._programs: Programs = compile_programs(run, model.config, model.num_tokens, backend)
+        self._reference = reference_weights(model.params, run.model.dtype)
         self._state: TrainState = init_state(model.params, self._programs.optimizer)
 
     def update(self, rows: int, width: int) -> float:
@@ -173,7 +176,7 @@ class _Trainer:
         group, new = self._run.sampling.group_size, self._run.sampling.max_new_tokens
         prompts = _tokens(self._config, self._run.grpo.prompts_per_step, self._prompt, seed=step).tolist()
         marks = [time.perf_counter()]
-        engine = _engine(self._run, self._config, self._state.params)
+        engine = _engine(self._run, self._config, self._state.params, self._backend)
         groups = engine.sample(prompts, SamplingParams(n=group, max_new_tokens=new), step=step)
         marks.append(time.perf_counter())
         responses = [completion.tokens for members in groups for completion in members]
@@ -185,7 +188,7 @@ class _Trainer:
             advantages_b=group_advantages(rewards_pg).reshape(-1).astype(np.float32),
         )
         marks.append(time.perf_counter())
-        rows = self._programs.with_logprobs(rows, self._state.params)
+        rows = self._programs.with_logprobs(rows, self._state.params, self._reference)
         marks.append(time.perf_counter())
         self._state, metrics = self._programs.update(self._state, rows.placed())
         jax.block_until_ready((self._state, metrics))
@@ -193,13 +196,13 @@ class _Trainer:
         return dict(zip(PHASES, np.diff(marks).tolist(), strict=True))
 
 
-def _engine(run: RunConfig, config: Qwen3Config, params: Params) -> Engine:
+def _engine(run: RunConfig, config: Qwen3Config, params: Params, backend: Backend) -> Engine:
     return Engine(
         params=params,
         config=config,
         num_tokens=config.vocab_size,
         dtype=run.model.dtype,
-        backend=run.model.attention,
+        backend=backend,
         segment_tokens=run.sampling.segment_tokens,
     )
 

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,7 +25,8 @@ from socialr1_jax.grpo.losses import policy_loss
 from socialr1_jax.grpo.update import Rows, init_state, make_update, map_rows, pack_rows
 from socialr1_jax.hf import load_hf, random_model, save_hf
 from socialr1_jax.mesh import fetch, make_mesh
-from socialr1_jax.models.qwen3 import Params, Qwen3
+from socialr1_jax.models.attention import Backend, attention_backend
+from socialr1_jax.models.qwen3 import Params, Qwen3, Qwen3Config
 from socialr1_jax.rewards import RewardTerms, score_response
 from socialr1_jax.sampling import Completion, Engine, SamplingParams
 from socialr1_jax.sampling.text import decode_responses, stop_token_ids
@@ -55,8 +57,8 @@ def _train_grpo(config: RunConfig, mesh: Mesh) -> bool:
     if (folder / "checkpoints").exists():
         refuse_another_run(config, folder / "config.yaml")
     with working(f"loading {config.model.path}"):
-        path, shape = config.model.path, config.model.random
-        model = random_model(path, shape, config.seed, mesh) if shape else load_hf(path, mesh)
+        path, random = config.model.path, config.model.random
+        model = random_model(path, random, config.seed, mesh) if random else load_hf(path, mesh)
         tokenizer = AutoTokenizer.from_pretrained(model.source)
         train, heldout = _questions(config, tokenizer)
     group = config.sampling.group_size
@@ -64,10 +66,17 @@ def _train_grpo(config: RunConfig, mesh: Mesh) -> bool:
         n=group,
         seed=config.seed,
         stop_token_ids=stop_token_ids(model, tokenizer),
-        **config.sampling.model_dump(exclude={"group_size", "segment_tokens"}),
+        **config.sampling.model_dump(exclude={"group_size", "segment_tokens", "max_rows"}),
     )
-    programs = compile_programs(config, model)
+    backend = attention_backend(config.model.attention, config.model.dtype, jax.default_backend())
+    console.print(f"mesh {dict(mesh.shape)} of {jax.devices()[0].device_kind}, attention {backend}")
+    programs = compile_programs(config, model.config, model.num_tokens, backend)
+    # No reference pass is made when the KL coefficient is 0.
+    reference = reference_weights(model.params, config.model.dtype) if config.grpo.kl_coefficient else None
     state, first = init_state(model.params, programs.optimizer), 0
+    # From here on the state holds the weights; what was read is let go.
+    shape, source, num_tokens = model.config, model.source, model.num_tokens
+    del model
     checkpoints = Checkpoints(folder / "checkpoints", config.checkpoint)
     if checkpoints.latest is not None:
         state, first = checkpoints.restore(state), checkpoints.latest
@@ -79,11 +88,12 @@ def _train_grpo(config: RunConfig, mesh: Mesh) -> bool:
     def engine() -> Engine:
         return Engine(
             params=state.params,
-            config=model.config,
-            num_tokens=model.num_tokens,
+            config=shape,
+            num_tokens=num_tokens,
             dtype=config.model.dtype,
-            backend=config.model.attention,
+            backend=backend,
             segment_tokens=config.sampling.segment_tokens,
+            max_rows=config.sampling.max_rows,
         )
 
     def evaluate(step: int) -> None:
@@ -131,7 +141,7 @@ def _train_grpo(config: RunConfig, mesh: Mesh) -> bool:
                 advantages_b=advantages_b.astype(np.float32),
             )
             rows.mask_bt[~np.isfinite(rewards_pg.reshape(-1))] = False
-            rows = programs.with_logprobs(rows, state.params)
+            rows = programs.with_logprobs(rows, state.params, reference)
             updates = []
             mini_batch = grpo.mini_batch_prompts * group
             for start in range(0, len(completions), mini_batch):
@@ -165,7 +175,7 @@ def _train_grpo(config: RunConfig, mesh: Mesh) -> bool:
                 checkpoints.save(finished, state)
     if finished == config.steps:
         evaluate(finished)
-        save_hf(Qwen3(model.config, state.params, source=model.source, num_tokens=model.num_tokens), folder / "export")
+        save_hf(Qwen3(shape, state.params, source=source, num_tokens=num_tokens), folder / "export")
     checkpoints.close()
     log.close()
     return finished == config.steps
@@ -178,14 +188,13 @@ class Programs(NamedTuple):
     schedule: optax.Schedule
     update: Any  # (state, rows) -> (state, metrics)
     logprobs: Any  # (params, rows) -> [b, t]
-    reference: Params | None  # None: the KL coefficient is 0, no reference pass is made
     several_updates: bool  # of one rollout; with one, the ratio is exactly 1 and no old-policy pass is made
 
-    def with_logprobs(self, rows: Rows, params: Params) -> Rows:
+    def with_logprobs(self, rows: Rows, params: Params, reference: Params | None) -> Rows:
         """The rows with the log-probs that the loss needs, of the policy that sampled and of the reference."""
         placed = rows.placed()
         old = fetch(self.logprobs(params, placed)) if self.several_updates else None
-        ref = fetch(self.logprobs(self.reference, placed)) if self.reference is not None else None
+        ref = fetch(self.logprobs(reference, placed)) if reference is not None else None
         return replace(rows, old_logp_bt=old, ref_logp_bt=ref)
 
 
@@ -195,29 +204,41 @@ def run_mesh(config: RunConfig) -> Mesh:
         mesh = make_mesh(config.mesh.replica, config.mesh.fsdp or None, config.mesh.tensor)
     except ValueError as error:
         raise ConfigError(f"mesh: {error}") from error
+    check_batch(config, mesh)
+    return mesh
+
+
+def check_batch(config: RunConfig, mesh: Mesh) -> None:
+    """Raises ConfigError when the run's micro-batches do not divide over the mesh."""
     shards, micro = mesh.shape["replica"] * mesh.shape["fsdp"], config.grpo.micro_batch_rows
     if micro % shards:
         raise ConfigError(
             f"grpo.micro_batch_rows {micro} does not divide over the {shards} devices of mesh.replica x mesh.fsdp; "
             f"set grpo.micro_batch_rows to a multiple of {shards}, or mesh.replica and mesh.fsdp to less"
         )
-    return mesh
 
 
-def compile_programs(config: RunConfig, model: Qwen3) -> Programs:
+@partial(jax.jit, static_argnums=1)
+def reference_weights(params: Params, dtype: str) -> Params:
+    """A copy of the starting weights in the computation's dtype, laid out like them."""
+    return jax.tree.map(lambda x: jnp.array(x, dtype, copy=True), params)
+
+
+def compile_programs(config: RunConfig, model: Qwen3Config, num_tokens: int, backend: Backend) -> Programs:
+    """The jitted functions of a run; `num_tokens` are the ids that the tokenizer knows."""
     grpo = config.grpo
 
     def logprobs(params: Params, rows: Rows) -> tuple[jax.Array, jax.Array]:
         return row_logprobs(
             params,
-            model.config,
+            model,
             rows.tokens_bt,
             rows.lengths_b,
             config.sampling.temperature,
-            num_tokens=model.num_tokens,
+            num_tokens=num_tokens,
             dtype=config.model.dtype,
             wanted_bt=rows.mask_bt,
-            backend=config.model.attention,
+            backend=backend,
             remat=config.model.remat,
         )
 
@@ -239,15 +260,11 @@ def compile_programs(config: RunConfig, model: Qwen3) -> Programs:
 
     schedule = make_schedule(config.optimizer, config.updates)
     optimizer = make_optimizer(config.optimizer, schedule)
-    reference = None
-    if grpo.kl_coefficient:
-        reference = jax.tree.map(lambda x: x.astype(config.model.dtype), model.params)
     return Programs(
         optimizer,
         schedule,
         make_update(loss_fn, optimizer, grpo.micro_batch_rows),
         map_rows(lambda params, rows: logprobs(params, rows)[0], grpo.micro_batch_rows),
-        reference,
         grpo.mini_batch_prompts < grpo.prompts_per_step,
     )
 

@@ -1,0 +1,40 @@
+"""What a run needs on accelerators that are not here: memory, traffic between devices, and a lower bound of its time.
+
+    python scripts/plan.py --config configs/socialr1_8b_a100x8.yaml --topology a100-80gb:8
+
+Every phase is compiled for the topology by XLA; nothing runs. Exit status 1 when a phase does not fit.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from socialr1_jax.config import PlanConfig, parse_args
+
+
+def main(argv: list[str] | None = None) -> int:
+    config = parse_args(PlanConfig, argv, description="Compile a run for devices that are not here.")
+    kind, _, count = config.topology.partition(":")
+    os.environ["JAX_PLATFORMS"] = "cpu"  # this process computes nothing; the topology is described, not opened
+    os.environ.setdefault("JAX_SKIP_CUDA_CONSTRAINTS_CHECK", "1")
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+    if kind == "cpu" and count.isdigit():
+        flags = os.environ.get("XLA_FLAGS", "")
+        os.environ["XLA_FLAGS"] = f"{flags} --xla_force_host_platform_device_count={count}".strip()
+    from socialr1_jax.training.plan import make_plan  # imports JAX: only once the arguments are right
+    from socialr1_jax.training.plan_tables import print_plan
+
+    try:
+        plan = make_plan(config)
+    except ValueError as error:
+        print(f"plan.py: error: {error}", file=sys.stderr)
+        return 2
+    print_plan(plan, config)
+    for problem in plan.problems:
+        print(f"plan.py: {problem}", file=sys.stderr)
+    return 1 if plan.problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,62 @@
+"""Accelerators by name: what one does in a second, what it holds, and how XLA is told about one that is not here."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chip:
+    """Peaks of one device. Times derived from them are lower bounds: nothing reaches all of them at once."""
+
+    platform: Literal["cuda", "tpu", "cpu"]
+    flops: float = 0.0  # bfloat16 FLOP/s, dense; 0 = not known
+    memory: int = 0  # bytes; 0 = the host's
+    bandwidth: float = 0.0  # bytes/s from memory
+    link: float = 0.0  # bytes/s to the other devices, one way, all links together
+    target: str = ""  # XLA's GpuTargetConfigProto
+
+
+def _gpu(cores: int, capability: int, bandwidth: float, l2: int, memory: int, optin: int, clock: float) -> str:
+    return (
+        "gpu_device_info { threads_per_block_limit: 1024 threads_per_warp: 32 shared_memory_per_block: 49152 "
+        f"shared_memory_per_core: {optin + 1024} threads_per_core_limit: 2048 core_count: {cores} "
+        f"fpus_per_core: {64 if capability == 8 else 128} block_dim_limit_x: 2147483647 block_dim_limit_y: 65535 "
+        f"block_dim_limit_z: 65535 memory_bandwidth: {int(bandwidth)} l2_cache_size: {l2} clock_rate_ghz: {clock} "
+        f"device_memory_size: {memory} shared_memory_per_block_optin: {optin} "
+        f"cuda_compute_capability {{ major: {capability} }} registers_per_core_limit: 65536 "
+        'registers_per_block_limit: 65536 } platform_name: "CUDA" dnn_version_info { major: 9 minor: 10 }'
+    )
+
+
+def _nvidia(cores: int, capability: int, *, flops: float, memory: int, bandwidth: float, link: float) -> Chip:
+    l2, optin, clock = (41_943_040, 166_912, 1.41) if capability == 8 else (52_428_800, 232_448, 1.98)
+    return Chip(
+        platform="cuda", flops=flops, memory=memory, bandwidth=bandwidth, link=link,
+        target=_gpu(cores, capability, bandwidth, l2, memory, optin, clock),
+    )  # fmt: skip
+
+
+# NVIDIA's data sheets (dense bfloat16; NVLink one way) and Google's Cloud TPU pages (ICI, all axes, both directions).
+CHIPS: Mapping[str, Chip] = {
+    "a100-80gb": _nvidia(108, 8, flops=312e12, memory=84_987_740_160, bandwidth=2.039e12, link=300e9),
+    "h100-80gb": _nvidia(132, 9, flops=989e12, memory=84_987_740_160, bandwidth=3.35e12, link=450e9),
+    "h200": _nvidia(132, 9, flops=989e12, memory=150_000_000_000, bandwidth=4.8e12, link=450e9),
+    "v5e": Chip(platform="tpu", flops=197e12, memory=17_179_869_184, bandwidth=8.19e11, link=1.8e11),
+    "v5p": Chip(platform="tpu", flops=459e12, memory=102_005_473_280, bandwidth=2.765e12, link=5.4e11),
+    "cpu": Chip(platform="cpu"),
+}
+
+
+def parse_topology(text: str) -> tuple[Chip, tuple[int, ...]]:
+    """The chip and the shape of "a100-80gb:8" or "v5e:2x4"; ValueError naming what is known."""
+    name, _, sizes = text.partition(":")
+    if name not in CHIPS:
+        raise ValueError(f"topology {text!r}: unknown chip {name!r}; known: {', '.join(CHIPS)}")
+    try:
+        shape = tuple(int(size) for size in sizes.split("x"))
+    except ValueError:
+        shape = ()
+    if not shape or min(shape) < 1:
+        raise ValueError(f"topology {text!r}: write the number of devices behind the chip, as in a100-80gb:8, v5e:2x4")
+    return CHIPS[name], shape

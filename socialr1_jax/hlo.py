@@ -1,0 +1,116 @@
+"""What a compiled program does between devices, read from its text: collectives, how often, with how many bytes."""
+
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+_KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "ragged-all-to-all", "collective-permute")
+_WIDTH = {"pred": 1, "s4": 0.5, "u4": 0.5, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "f16": 2, "bf16": 2, "s32": 4,
+          "u32": 4, "f32": 4, "s64": 8, "u64": 8, "f64": 8, "c64": 8}  # fmt: skip
+_COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.$-]+) (?:\(.*\) -> .* )?\{$")
+_INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.$-]+) = (.*?) ([a-z][\w-]*)\((.*)$")
+_ARRAY = re.compile(r"\b([a-z]+\d*)\[([\d,]*)\]")
+_CALLS = re.compile(r"(?:calls|to_apply|body|condition|true_computation|false_computation)=%?([\w.$-]+)")
+_BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
+_TRIPS = re.compile(r'known_trip_count"?:\s*\{\s*"?n"?:\s*"?(\d+)')
+
+
+@dataclass(frozen=True)
+class Collective:
+    """One collective of a program and how often it runs."""
+
+    kind: str
+    result_bytes: float  # of its result, on one device
+    group: int  # devices that take part together
+    times: int  # in one call of the program; a loop without a known end counts once
+    asynchronous: bool  # it starts, other work runs, it ends
+    in_open_loop: bool  # inside a loop whose end depends on the data, such as decoding
+
+    @property
+    def sent(self) -> float:
+        """Bytes that one device must send (or receive) in all its runs."""
+        n, result = self.group, self.result_bytes
+        share = {"all-reduce": 2 * (n - 1) / n, "reduce-scatter": n - 1, "collective-permute": 1}
+        return self.times * result * share.get(self.kind, (n - 1) / n)
+
+
+def collectives(text: str, devices: int) -> list[Collective]:
+    """Every collective of more than one device in a compiled module's text (`compiled.as_text()`)."""
+    bodies, entry = _computations(text)
+    found: list[Collective] = []
+
+    def walk(name: str, times: int, open_loop: bool, asynchronous: bool) -> None:
+        groups = {}
+        for instruction, kind, op, rest in bodies.get(name, ()):
+            base = op.removesuffix("-start").removesuffix("-done")
+            if base in _KINDS:
+                if not op.endswith("-done"):
+                    groups[instruction] = _group(rest, devices)
+                if not op.endswith("-start"):
+                    group = groups[instruction] if base == op else groups.get(_operand(rest), devices)
+                    one = Collective(base, _bytes(kind), group, times, asynchronous or base != op, open_loop)
+                    found.append(one)
+                continue
+            trips = _TRIPS.search(rest) if op == "while" else None
+            inner = times * int(trips[1]) if trips else times
+            endless = open_loop or (op == "while" and not trips)
+            branches = _BRANCHES.search(rest)
+            called = _CALLS.findall(rest)
+            called += re.findall(r"[\w.$-]+", branches[1]) if branches else []
+            if op not in ("reduce", "sort", "scatter", "reduce-window", "map", "select-and-scatter"):
+                for callee in called:
+                    walk(callee, inner, endless, asynchronous or op == "async-start")
+
+    walk(entry, 1, False, False)
+    return _merged(one for one in found if one.group > 1)
+
+
+def attention_kernels(text: str) -> list[str]:
+    """Names of the fused attention kernels that the program calls."""
+    return sorted(set(re.findall(r"__cudnn\$fmha\w*", text)))
+
+
+def _computations(text: str) -> tuple[dict[str, list[tuple[str, str, str, str]]], str]:
+    """Computation -> its instructions (name, result type, operation, the rest of the line), and the entry's name."""
+    bodies: dict[str, list[tuple[str, str, str, str]]] = defaultdict(list)
+    entry = current = ""
+    for line in text.splitlines():
+        if line.startswith((" ", "\t")):
+            if match := _INSTRUCTION.match(line):
+                bodies[current].append((match[1], match[2], match[3], match[4]))
+        elif match := _COMPUTATION.match(line):
+            current = match[2]
+            entry = current if match[1] else entry
+    return bodies, entry
+
+
+def _operand(rest: str) -> str:
+    """The name of the last operand in "type %name), attributes" or "%name), attributes"."""
+    return rest.partition(")")[0].split(" ")[-1].removeprefix("%")
+
+
+def _group(rest: str, devices: int) -> int:
+    if match := re.search(r"replica_groups=\{\{([\d,]+)\}", rest):
+        return len(match[1].split(","))
+    if match := re.search(r"replica_groups=\[(\d+),(\d+)\]", rest):
+        return int(match[2])
+    return 2 if "source_target_pairs" in rest else devices
+
+
+def _bytes(kind: str) -> float:
+    total = 0.0
+    for dtype, sizes in _ARRAY.findall(kind):
+        count = _WIDTH.get(dtype, 0)
+        for size in filter(None, sizes.split(",")):
+            count *= int(size)
+        total += count
+    return total
+
+
+def _merged(found: Iterator[Collective]) -> list[Collective]:
+    """Equal ones as one, largest traffic first."""
+    times: dict[Collective, int] = defaultdict(int)
+    for one in found:
+        times[replace(one, times=0)] += one.times
+    return sorted((replace(one, times=count) for one, count in times.items()), key=lambda one: -one.sent)

@@ -1,0 +1,326 @@
+"""What a run will need on devices that are not here: every phase compiled for them from abstract arrays.
+
+XLA compiles for a topology by name and reports what the program takes there. Nothing is allocated and nothing runs.
+"""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import topologies
+from jax.sharding import AxisType, Mesh, NamedSharding
+
+from socialr1_jax.chips import Chip, parse_topology
+from socialr1_jax.config import ConfigError, PlanConfig
+from socialr1_jax.files import read_json
+from socialr1_jax.grpo.update import Rows, TrainState, moment_shardings
+from socialr1_jax.hf import count_tokens, map_weights
+from socialr1_jax.hlo import Collective, attention_kernels, collectives
+from socialr1_jax.mesh import AXES, ROWS, P
+from socialr1_jax.models.arithmetic import Arithmetic, Cost
+from socialr1_jax.models.attention import Backend, attention_backend
+from socialr1_jax.models.kv_cache import LayerCache
+from socialr1_jax.models.qwen3 import Params, Qwen3Config, Weight, check_mesh
+from socialr1_jax.models.shapes import PUBLISHED_TOKENS, SHAPES
+from socialr1_jax.sampling.engine import decode_segment, prefill, reshard, slot_stride, take_rows, wave_prompts
+from socialr1_jax.training.grpo import check_batch, compile_programs
+
+_EXTRAS = {"cuda": "cuda12", "tpu": "tpu"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Phase:
+    """One compiled program of a run. Bytes are per device, cost and seconds per GRPO step."""
+
+    name: str
+    calls: int  # in a GRPO step
+    steps: int  # of its open loop, in all calls together: decode steps
+    arguments: int
+    outputs: int  # new ones: results that take the place of arguments are not counted
+    temporaries: int
+    beside: dict[str, int]  # what else lies on the device while it runs
+    cost: Cost
+    kernels: list[str]  # fused attention kernels that it calls
+    collectives: list[Collective] = field(repr=False)
+
+    @property
+    def peak(self) -> int:
+        return self.arguments + self.outputs + self.temporaries + sum(self.beside.values())
+
+    @property
+    def sent(self) -> float:
+        """Bytes that a device sends to others in a step."""
+        return sum(one.sent * (self.steps if one.in_open_loop else self.calls) for one in self.collectives)
+
+    def seconds(self, chip: Chip, devices: int) -> dict[str, float]:
+        """Lower bounds of the step's time in this phase by compute, memory and links; the largest counts."""
+        if not chip.flops:
+            return {}
+        return {
+            "compute": self.cost.flops / devices / chip.flops,
+            "memory": self.cost.bytes / devices / chip.bandwidth,
+            "links": self.sent / chip.link,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """All phases of a run on a topology."""
+
+    model: Qwen3Config
+    chip: Chip
+    devices: int
+    backend: Backend
+    memory: int  # bytes of a device
+    allowed: int  # bytes of it that the run may take
+    phases: list[Phase]
+
+    @property
+    def problems(self) -> list[str]:
+        """A line for every phase that does not fit."""
+        return [
+            f"{phase.name} does not fit: {gib(phase.peak)} GiB a device, {gib(phase.peak - self.allowed)} GiB more "
+            f"than the {gib(self.allowed)} GiB that it may take; {_MENDS.get(phase.name, _MENDS['rollout'])}"
+            for phase in self.phases
+            if phase.peak > self.allowed
+        ]
+
+
+_MENDS = {
+    "rollout": "lower sampling.max_rows or sampling.max_new_tokens, or raise mesh.tensor",
+    "reference log-probs": "lower grpo.micro_batch_rows, or take more devices",
+    "old log-probs": "lower grpo.micro_batch_rows, or take more devices",
+    "update": "lower grpo.micro_batch_rows, set model.remat to true, or take more devices",
+}
+
+
+def gib(size: float) -> str:
+    return f"{size / 2**30:.2f}"
+
+
+def make_plan(config: PlanConfig) -> Plan:
+    """Compiles every phase of the run for `config.topology`.
+
+    Raises ConfigError for a topology, mesh or batch that does not fit together, and when XLA's plugin for the topology
+    is not installed.
+    """
+    chip, shape = _chip(config)
+    model, num_tokens = model_shape(config)
+    mesh = _mesh(config, chip, shape)
+    check_batch(config, mesh)
+    try:
+        check_mesh(model, mesh)
+        backend = attention_backend(config.model.attention, config.model.dtype, chip.platform)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    phases = list(_phases(config, model, num_tokens, mesh, backend))
+    host = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // mesh.size
+    memory = chip.memory or host
+    return Plan(
+        model=model, chip=chip, devices=mesh.size, backend=backend, memory=memory,
+        allowed=int(memory * config.memory_fraction), phases=phases,
+    )  # fmt: skip
+
+
+def model_shape(config: PlanConfig) -> tuple[Qwen3Config, int]:
+    """The sizes of `config.model`, and how many ids its tokenizer knows: of its folder, or as published."""
+    path, named = config.model.path, config.model.random
+    published = path.removeprefix("Qwen/Qwen3-").removesuffix("-Base").lower()
+    if named or published in SHAPES:
+        if named and named not in SHAPES:
+            raise ConfigError(f"model.random {named!r} is not one of {', '.join(SHAPES)}")
+        shape = SHAPES[named or published]
+        return shape, min(PUBLISHED_TOKENS, shape.vocab_size)
+    file = Path(path) / "config.json"
+    if not file.exists():
+        raise ConfigError(
+            f"model.path {path!r} is neither a model folder nor one of Qwen/Qwen3-{{{','.join(SHAPES)}}}; give a "
+            "folder with a config.json, or name the shape with model.random"
+        )
+    shape = Qwen3Config.from_hf(read_json(file), source=str(file))
+    return shape, count_tokens(Path(path), shape.vocab_size)
+
+
+def _chip(config: PlanConfig) -> tuple[Chip, tuple[int, ...]]:
+    try:
+        return parse_topology(config.topology)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+def _mesh(config: PlanConfig, chip: Chip, shape: tuple[int, ...]) -> Mesh:
+    """The run's mesh over devices that are only described."""
+    name = config.topology.partition(":")[0]
+    try:
+        if chip.platform == "cuda":
+            devices = topologies.get_topology_desc(
+                platform="cuda", topology_name=name, topology=f"1x1x{np.prod(shape)}", target_config=chip.target
+            ).devices
+        elif chip.platform == "tpu":
+            devices = topologies.get_topology_desc(
+                platform="tpu", topology_name=f"{name}:{'x'.join(map(str, shape))}"
+            ).devices
+        else:
+            devices = jax.devices("cpu")[: int(np.prod(shape))]
+    except Exception as error:  # a plugin that is not there shows in many ways
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ConfigError(
+            f"cannot compile for {config.topology}: {reason}\nThis needs XLA's {chip.platform} plugin: "
+            f"pip install 'socialr1_jax[{_EXTRAS.get(chip.platform, 'test')}]' (no such device is needed)"
+        ) from error
+    sizes = config.mesh
+    fsdp = sizes.fsdp or len(devices) // (sizes.replica * sizes.tensor)
+    if sizes.replica * fsdp * sizes.tensor != len(devices):
+        raise ConfigError(
+            f"mesh.replica {sizes.replica} x mesh.fsdp {fsdp} x mesh.tensor {sizes.tensor} is not the {len(devices)} "
+            f"devices of {config.topology}; change one of them"
+        )
+    array = np.asarray(devices).reshape(sizes.replica, fsdp, sizes.tensor)
+    return Mesh(array, AXES, axis_types=(AxisType.Auto,) * 3)
+
+
+# ------------------------------------------------------------------------------------------------------------ phases
+
+
+def _phases(config: PlanConfig, model: Qwen3Config, num_tokens: int, mesh: Mesh, backend: Backend) -> Iterator[Phase]:
+    grpo, sampling, dtype = config.grpo, config.sampling, config.model.dtype
+    shards = mesh.shape["replica"] * mesh.shape["fsdp"]
+    stride = slot_stride("cpu" if mesh.devices.flat[0].platform == "cpu" else "accelerator")
+    compile_ = partial(_compile_on, mesh)
+    programs = compile_programs(config, model, num_tokens, backend)
+    costs = Arithmetic(model, jnp.dtype(dtype).itemsize, shards)
+
+    def array(shape: tuple[int, ...], kind: Any, spec: P = ROWS) -> Any:
+        return jax.ShapeDtypeStruct(shape, kind, sharding=NamedSharding(mesh, spec))
+
+    # What a run holds from start to end.
+    masters = _weights(model, jnp.float32, mesh)
+    moments = _laid_out(jax.eval_shape(programs.optimizer.init, masters), moment_shardings(programs.optimizer, masters))
+    state = TrainState(masters, moments, array((), jnp.int32, P()))
+    reference = _weights(model, dtype, mesh) if grpo.kl_coefficient else None
+    training = {"weights": masters, "moments": moments, "reference": reference}
+    resting = {"moments": moments, "reference": reference}
+
+    # The rollout: so many prompts of a device at once, each with its group; an evaluation's batches may be larger.
+    prompt, new, group = config.data.max_prompt_tokens, sampling.max_new_tokens, sampling.group_size
+    mean = min(config.response_tokens or new, new)  # tokens of a response that the times are for
+    responses = grpo.prompts_per_step * group
+    batches = ((grpo.prompts_per_step, group), (config.evaluation.questions, config.evaluation.samples))
+    waves = [(wave_prompts(-(-count // shards), n, sampling.max_rows) * shards, n) for count, n in batches]
+    calls = -(-grpo.prompts_per_step // waves[0][0])
+    prompts, samples = max(waves, key=lambda wave: wave[0] * wave[1])
+    rows, width, slots = prompts * samples, _round_up(prompt, stride), _round_up(prompt + new, stride)
+    stops = array((2,), jnp.int32, P())
+
+    compiled, weights = compile_(reshard, masters, model, dtype)
+    moved = Cost(0, costs.parameters * (4 + costs.itemsize * costs.copies))
+    yield _phase("reshard", compiled, mesh, resting, moved)
+
+    compiled, (decoding, *_) = compile_(
+        prefill, masters, model, array((prompts, width), jnp.int32), array((prompts,), jnp.int32),
+        array((rows, 2), jnp.uint32), array((rows,), jnp.int32), array((rows,), jnp.bool_), sampling.temperature, None,
+        stops, dtype=jnp.dtype(dtype), backend=backend, group=samples, slots=width, num_tokens=num_tokens,
+    )  # fmt: skip
+    cost = costs.forward(grpo.prompts_per_step, prompt, 1, passes=calls)
+    yield _phase("prefill", compiled, mesh, resting | {"rollout weights": weights}, cost, calls)
+
+    def caches(slots: int) -> list[LayerCache]:
+        return [
+            LayerCache(
+                array((*cache.k_bkhs.shape[:3], slots), cache.k_bkhs.dtype),
+                array((*cache.v_bksh.shape[:2], slots, cache.v_bksh.shape[3]), cache.v_bksh.dtype),
+            )
+            for cache in decoding.caches
+        ]
+
+    full = caches(slots)
+    compiled, _ = compile_(take_rows, caches(slots - stride)[0], array((rows,), jnp.int32), slots=slots)
+    yield _phase("cache growth", compiled, mesh, training | {"rollout weights": weights, "cache": full[1:]}, Cost())
+
+    compiled, _ = compile_(
+        decode_segment, weights, model, decoding._replace(caches=full), None, stops,
+        steps=sampling.segment_tokens, num_tokens=num_tokens,
+    )  # fmt: skip
+    cost = costs.decode_step(responses / calls, prompt + mean / 2) * (mean * calls)
+    segments = calls * -(-mean // sampling.segment_tokens)
+    yield _phase("decode", compiled, mesh, training, cost, segments, steps=calls * mean)
+
+    # Log-probs of whole steps, then the updates of one mini-batch after another.
+    def batch(count: int, **extra: Any) -> Rows:
+        shape = (count, slots)
+        return Rows(
+            tokens_bt=array(shape, jnp.int32), lengths_b=array((count,), jnp.int32), mask_bt=array(shape, jnp.bool_),
+            advantages_b=array((count,), jnp.float32), **extra,
+        )  # fmt: skip
+
+    cost = costs.forward(responses, prompt + mean, mean, passes=responses / grpo.micro_batch_rows)
+    if reference is not None:
+        compiled, _ = compile_(programs.logprobs, reference, batch(responses))
+        yield _phase("reference log-probs", compiled, mesh, {"weights": masters, "moments": moments}, cost)
+    if programs.several_updates:
+        compiled, _ = compile_(programs.logprobs, masters, batch(responses))
+        yield _phase("old log-probs", compiled, mesh, resting, cost)
+
+    count = grpo.mini_batch_prompts * group
+    updates = grpo.prompts_per_step // grpo.mini_batch_prompts
+    logp = array((count, slots), jnp.float32)
+    extra = {"old_logp_bt": logp if programs.several_updates else None}
+    extra |= {"ref_logp_bt": None if reference is None else logp}
+    compiled, _ = compile_(programs.update, state, batch(count, **extra))
+    cost = costs.update(count, prompt + mean, mean, count / grpo.micro_batch_rows, config.model.remat) * updates
+    yield _phase("update", compiled, mesh, {"reference": reference}, cost, updates)
+
+
+def _phase(
+    name: str, compiled: Any, mesh: Mesh, beside: dict[str, Any], cost: Cost, calls: int = 1, steps: int = 1
+) -> Phase:
+    memory, text = compiled.memory_analysis(), compiled.as_text()
+    return Phase(
+        name=name,
+        calls=calls,
+        steps=steps,
+        arguments=memory.argument_size_in_bytes,
+        outputs=memory.output_size_in_bytes - memory.alias_size_in_bytes,
+        temporaries=memory.temp_size_in_bytes,
+        beside={key: _device_bytes(tree) for key, tree in beside.items() if tree is not None},
+        cost=cost,
+        kernels=attention_kernels(text),
+        collectives=collectives(text, mesh.size),
+    )
+
+
+def _compile_on(mesh: Mesh, function: Any, *args: Any, **static: Any) -> tuple[Any, Any]:
+    """The compiled program and its results as abstract arrays, where the compiler lays them."""
+    with jax.set_mesh(mesh):  # not around more: what computes at once would look for these devices
+        lowered = function.lower(*args, **static)
+        compiled = lowered.compile()
+    return compiled, _laid_out(lowered.out_info, compiled.output_shardings)
+
+
+def _laid_out(arrays: Any, shardings: Any) -> Any:
+    return jax.tree.map(lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), arrays, shardings)
+
+
+def _weights(model: Qwen3Config, dtype: Any, mesh: Mesh) -> Params:
+    """The tree of abstract weights in the layout "train"."""
+
+    def one(weight: Weight, layers: int | None, spec: P) -> jax.ShapeDtypeStruct:
+        shape = weight.shape if layers is None else (layers, *weight.shape)
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, spec))
+
+    return map_weights(model, one)
+
+
+def _device_bytes(tree: Any) -> int:
+    """Bytes of the arrays of a tree on one device."""
+    return sum(int(np.prod(x.sharding.shard_shape(x.shape))) * x.dtype.itemsize for x in jax.tree.leaves(tree))
+
+
+def _round_up(size: int, multiple: int) -> int:
+    return -(-size // multiple) * multiple

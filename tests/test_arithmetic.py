@@ -1,0 +1,107 @@
+"""FLOP counted from shapes against FLOP counted from the programs themselves."""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from socialr1_jax.chips import CHIPS, parse_topology
+from socialr1_jax.grpo.logprobs import row_logprobs
+from socialr1_jax.models.arithmetic import Arithmetic
+from socialr1_jax.models.kv_cache import LayerCache
+from socialr1_jax.models.qwen3 import init_params
+from socialr1_jax.models.shapes import SHAPES
+from socialr1_jax.sampling.engine import decode_step, rollout_weights
+
+CONFIG = replace(SHAPES["tiny"], vocab_size=512, num_hidden_layers=3)
+
+
+def dots(jaxpr, times=1):
+    """FLOP of every matrix product, those in loops as often as they run."""
+    total = 0
+    for equation in jaxpr.eqns:
+        inner = times * equation.params.get("length", 1) if equation.primitive.name == "scan" else times
+        if equation.primitive.name == "dot_general":
+            (contracted, _), _ = equation.params["dimension_numbers"]
+            size = 1
+            for axis in contracted:
+                size *= equation.invars[0].aval.shape[axis]
+            total += 2 * times * size * equation.outvars[0].aval.size
+        branches = [
+            dots(getattr(inner_jaxpr, "jaxpr", inner_jaxpr), inner)
+            for value in equation.params.values()
+            for inner_jaxpr in (value if isinstance(value, tuple | list) else [value])
+            if hasattr(getattr(inner_jaxpr, "jaxpr", inner_jaxpr), "eqns")
+        ]
+        total += max(branches, default=0) if equation.primitive.name == "cond" else sum(branches)
+    return total
+
+
+def shapes():
+    return jax.eval_shape(lambda: init_params(CONFIG, jax.random.key(0)))
+
+
+def row_arguments(rows, tokens):
+    return jax.ShapeDtypeStruct((rows, tokens), jnp.int32), jax.ShapeDtypeStruct((rows,), jnp.int32)
+
+
+def logprobs(remat):
+    def run(params, tokens_bt, lengths_b):
+        return row_logprobs(
+            params, CONFIG, tokens_bt, lengths_b, 1.0, num_tokens=CONFIG.vocab_size, dtype="float32", remat=remat
+        )[0].sum()
+
+    return run
+
+
+def square(rows, tokens):
+    """What causal attention counts at half."""
+    return rows * tokens * 2 * CONFIG.num_hidden_layers * CONFIG.num_attention_heads * CONFIG.head_dim * tokens
+
+
+def test_forward():
+    rows, tokens = 3, 40
+    counted = dots(jax.make_jaxpr(logprobs(remat=False))(shapes(), *row_arguments(rows, tokens)).jaxpr)
+    expected = Arithmetic(CONFIG, 4, 1).forward(rows, tokens, tokens - 1).flops + square(rows, tokens)
+    assert counted == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("remat", [False, True])
+def test_update(remat):
+    rows, tokens = 3, 40
+    counted = dots(jax.make_jaxpr(jax.grad(logprobs(remat)))(shapes(), *row_arguments(rows, tokens)).jaxpr)
+    expected = Arithmetic(CONFIG, 4, 1).update(rows, tokens, tokens - 1, 1, remat).flops
+    expected += (4 if remat else 3) * square(rows, tokens)
+    assert counted == pytest.approx(expected, rel=1e-6)
+
+
+def test_decode_step():
+    rows, slots = 5, 64
+    weights = jax.eval_shape(lambda: rollout_weights(init_params(CONFIG, jax.random.key(0)), CONFIG, "float32"))
+    heads, width = CONFIG.num_key_value_heads, CONFIG.head_dim
+    cache = LayerCache(
+        jax.ShapeDtypeStruct((rows, heads, width, slots), jnp.float32),
+        jax.ShapeDtypeStruct((rows, heads, slots, width), jnp.float32),
+    )
+    ints = jax.ShapeDtypeStruct((rows,), jnp.int32)
+    traced = jax.make_jaxpr(lambda w, t, p, c: decode_step(w, CONFIG, t, p, c))(weights, ints, ints, [cache] * 3)
+    arithmetic = Arithmetic(CONFIG, 4, 1)
+    assert dots(traced.jaxpr) == arithmetic.decode_step(rows, slots).flops
+    read = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(weights["layers"]) if x.ndim == 2)
+    read += weights["head_dv"].size * 4 + 3 * sum(x.size * 4 for x in cache)
+    assert arithmetic.decode_step(rows, slots).bytes == read
+
+
+def test_parameters_are_those_published():
+    """Qwen3-4B: 4.02 B, 8B: 8.19 B; 147,456 bytes of keys and values a token in bfloat16 for both."""
+    sizes = {name: Arithmetic(SHAPES[name], 2, 1) for name in ("4b", "8b")}
+    assert [round(size.parameters / 1e9, 2) for size in sizes.values()] == [4.02, 8.19]
+    assert {size.cache_token for size in sizes.values()} == {147_456}
+
+
+def test_topologies():
+    assert parse_topology("v5p:2x2x2") == (CHIPS["v5p"], (2, 2, 2))
+    for text, said in (("b200:8", "unknown chip 'b200'; known: a100-80gb"), ("h200", "number of devices")):
+        with pytest.raises(ValueError, match=said):
+            parse_topology(text)
