@@ -1,23 +1,47 @@
-"""An Orbax folder of `hf_to_orbax.py` as a Hugging Face folder; weights keep their dtype.
+"""An Orbax folder of `hf_to_orbax.py` as a Hugging Face folder.
 
-python convert/orbax_to_hf.py --src DIR --dst DIR
+    python convert/orbax_to_hf.py --src DIR --dst DIR --verify
+
+A conversion that was killed goes on behind the last whole file when called again.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
 
 from socialr1_jax.command_line import parse_args
-from socialr1_jax.conversion import ConvertConfig, convert
+from socialr1_jax.conversion import ConvertConfig, convert, fingerprint, progress
+
+
+class OrbaxToHfConfig(ConvertConfig):
+    """Where a model lies and where it goes."""
+
+    dtype: Literal["", "float32", "bfloat16", "float16"] = Field("", description='of the files; "" keeps the source\'s')
+    max_file_gb: int = Field(5, ge=1, description="largest size of one file, 10^9 bytes")
 
 
 def main(argv: list[str] | None = None) -> int:
-    config = parse_args(ConvertConfig, argv, description="Convert an Orbax folder to a Hugging Face model folder.")
-    from socialr1_jax.hf import save_hf  # imports JAX: only once the arguments are right
-    from socialr1_jax.orbax_folder import load_orbax
+    config = parse_args(OrbaxToHfConfig, argv, description="Convert an Orbax folder to a Hugging Face model folder.")
+    from socialr1_jax.checksums import compare, folder_sums, model_sums  # import JAX: once the arguments are right
+    from socialr1_jax.hf import open_hf, save_hf
+    from socialr1_jax.orbax_folder import MANIFEST, load_orbax
 
-    return convert(config, load_orbax, save_hf)
+    def run() -> str:
+        model = load_orbax(config.src)
+        dtype = config.dtype or model.dtype.name
+        source = fingerprint([Path(config.src) / MANIFEST], dtype=dtype, max_file_gb=config.max_file_gb)
+        save_hf(model, config.dst, dtype, config.max_file_gb * 10**9, source=source, say=progress)
+        if not config.verify:
+            return ""
+        written = open_hf(config.dst)
+        return compare(model_sums(model, dtype), folder_sums(written.folder, written.home))
+
+    return convert(config, run)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,8 @@ from socialr1_jax.config import RunConfig, parse_args
 
 def main(argv: list[str] | None = None) -> int:
     config = parse_args(RunConfig, argv, description="Train a Qwen3 with GRPO and the Social-R1 rewards.")
-    from socialr1_jax.training.grpo import train_grpo  # imports JAX: only once the arguments are right
+    from socialr1_jax.processes import is_first  # imports JAX: only once the arguments are right
+    from socialr1_jax.training.grpo import train_grpo
     from socialr1_jax.training.report import write_report
     from socialr1_jax.training.summary import write_summary
 
@@ -27,6 +28,8 @@ def main(argv: list[str] | None = None) -> int:
     except (ValueError, FileNotFoundError) as error:  # bad configuration, model folder or question file
         print(f"train_grpo.py: error: {error}", file=sys.stderr)
         return 2
+    if not is_first():
+        return 0 if complete else 130
     if not complete:
         print(f"interrupted and saved. To go on: python scripts/train_grpo.py --config {folder}/config.yaml")
         write_report(folder)

@@ -17,6 +17,7 @@ __all__ = [
     "CheckpointConfig",
     "ConfigError",
     "DataConfig",
+    "DistributedConfig",
     "EvaluationConfig",
     "GrpoConfig",
     "MeshConfig",
@@ -117,6 +118,24 @@ class MeshConfig(Section):
     tensor: int = Field(1, ge=1, description="parts that heads, feed-forward width and vocabulary are split into")
 
 
+class DistributedConfig(Section):
+    """Several processes on several hosts. SLURM, Open MPI, GKE and Cloud TPU are recognised and need none of this."""
+
+    processes: int = Field(0, ge=0, description="number of processes; 0 = one, or as many as the launcher says")
+    process: int = Field(0, ge=0, description="which of them this is")
+    coordinator: str = Field("", description="host:port of process 0")
+    timeout: int = Field(300, ge=1, description="seconds to wait for the others, at start and at every meeting")
+
+    @model_validator(mode="after")
+    def _fits(self) -> DistributedConfig:
+        if self.processes and (self.process >= self.processes or not self.coordinator):
+            raise ValueError(
+                f"processes {self.processes} needs coordinator (host:port of process 0) and process 0 to "
+                f"{self.processes - 1}; set both"
+            )
+        return self
+
+
 class OptimizerConfig(Section):
     """Optimizer of the float32 master weights."""
 
@@ -212,6 +231,7 @@ class RunConfig(Section):
     sampling: SamplingConfig = SamplingConfig()
     grpo: GrpoConfig = GrpoConfig()
     mesh: MeshConfig = MeshConfig()
+    distributed: DistributedConfig = DistributedConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     reward: RewardConfig = RewardConfig()
     evaluation: EvaluationConfig = EvaluationConfig()

@@ -1,17 +1,21 @@
-"""What the command lines in `convert/` share: two folders, and one line when something is wrong. Imports no JAX."""
+"""What the command lines in `convert/` share: their settings, progress, and one line when something is wrong.
+
+Imports no JAX.
+"""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 from pydantic import Field, model_validator
 
 from socialr1_jax.command_line import Section
 
-ModelT = TypeVar("ModelT")
+_QUIET_SECONDS = 5.0  # between two lines of progress
 
 
 class ConvertConfig(Section):
@@ -19,6 +23,7 @@ class ConvertConfig(Section):
 
     src: str = Field(min_length=1, description="model folder to read (hf_to_orbax.py also takes a hub id)")
     dst: str = Field(min_length=1, description="folder to write; an earlier one of the same kind is replaced")
+    verify: bool = Field(False, description="read back what was written and compare every tensor's SHA-256")
 
     @model_validator(mode="after")
     def _apart(self) -> ConvertConfig:
@@ -29,12 +34,35 @@ class ConvertConfig(Section):
         return self
 
 
-def convert(config: ConvertConfig, read: Callable[[str], ModelT], write: Callable[[ModelT, str], None]) -> int:
-    """Reads `config.src`, writes `config.dst`; exit status 0, or 2 with the reason on stderr."""
+def convert(config: ConvertConfig, run: Callable[[], str]) -> int:
+    """Calls `run`, which converts and says what it verified; exit status 0, or 2 with the reason on stderr."""
+    started = time.monotonic()
     try:
-        write(read(config.src), config.dst)
+        verified = run()
     except (OSError, ValueError) as error:
         print(f"{Path(sys.argv[0]).name}: error: {error}", file=sys.stderr)
         return 2
-    print(f"{config.dst}: converted from {config.src}")
+    print(f"{config.dst}: converted from {config.src} in {time.monotonic() - started:.0f} s")
+    if verified:
+        print(verified)
     return 0
+
+
+def fingerprint(files: Sequence[Path], **settings: Any) -> dict[str, Any]:
+    """What a conversion reads: names, sizes and times of its files. A killed one is gone on with when this is equal."""
+    states = {str(file.resolve()): [file.stat().st_size, file.stat().st_mtime_ns] for file in files}
+    return {"files": states, **settings}
+
+
+def progress(total: int) -> Callable[[str], None]:
+    """Says on stderr, now and then, which of `total` parts is being written."""
+    done, said = 0, 0.0
+
+    def say(name: str) -> None:
+        nonlocal done, said
+        done += 1
+        if time.monotonic() - said > _QUIET_SECONDS or done == total:
+            said = time.monotonic()
+            print(f"{done}/{total} {name}", file=sys.stderr)
+
+    return say

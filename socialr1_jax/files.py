@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+_SOURCE = ".source.json"  # in a temporary folder that can be gone on with: what it is made from
+
 
 def write_whole(path: str | os.PathLike[str], content: str | bytes) -> Path:
     """Writes a file (text as UTF-8) beside its place, waits until it is on the disk, then renames it."""
@@ -27,26 +29,67 @@ def write_whole(path: str | os.PathLike[str], content: str | bytes) -> Path:
 
 
 @contextmanager
-def whole_folder(directory: str | os.PathLike[str], marker: str) -> Iterator[Path]:
+def whole_folder(
+    directory: str | os.PathLike[str], marker: str, source: Mapping[str, Any] | None = None
+) -> Iterator[Path]:
     """A temporary folder beside `directory` that takes its place when the block ends without an error.
 
     A folder that stands there is replaced when it holds the file `marker`; any other non-empty one raises
-    FileExistsError before anything is written.
+    FileExistsError before anything is written. What a killed process left beside it is cleared away first.
+
+    With `source`, which says what is written from what, the work can go on after a kill or Ctrl-C: the next call with
+    an equal one gets the temporary folder as it was left. The block must then leave alone what it finds finished.
     """
     target = Path(directory).absolute()
     if target.exists() and any(target.iterdir()) and not (target / marker).exists():
         raise FileExistsError(f"{directory} is not empty and has no {marker}: choose another folder or empty it")
+    _clear_left_over(target)
     partial, old = (target.with_name(f".{target.name}.{kind}-{os.getpid()}") for kind in ("partial", "old"))
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    if source is not None:
+        partial = target.with_name(f".{target.name}.partial")
+        label = partial / _SOURCE
+        if not label.exists() or read_json(label) != source:
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+            write_json(label, source)
+    else:
+        partial.mkdir(parents=True)
     try:
         yield partial
+        (partial / _SOURCE).unlink(missing_ok=True)
         if target.exists():
             target.rename(old)
         partial.rename(target)
         shutil.rmtree(old, ignore_errors=True)
-    finally:
+    except Exception:
         shutil.rmtree(partial, ignore_errors=True)
+        raise
+    except BaseException:  # Ctrl-C
+        if source is None:
+            shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def _clear_left_over(target: Path) -> None:
+    """Removes what processes that are no more left beside `target`; one killed between two renames left it aside."""
+    for path in sorted(target.parent.glob(f".{target.name}.*-*")):
+        kind, _, process = path.name.rpartition(".")[2].partition("-")
+        if kind not in ("partial", "old") or not process.isdigit() or _runs(int(process)):
+            continue
+        if kind == "old" and not target.exists():
+            path.rename(target)
+        else:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def sync(file: Path) -> None:

@@ -6,11 +6,9 @@ temporary folder beside the target and renames it, so a folder is there whole or
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -40,17 +38,35 @@ TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "special_tokens_map.json",
     "added_tokens.json", "chat_template.jinja", "chat_template.json", "generation_config.json",
 )  # fmt: skip
+_BLOCK = 1 << 17  # numbers whose exponents are looked at together
 _DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 
 
-def load_hf(path: str | os.PathLike[str], mesh: Mesh | None = None, dtype: str | None = "float32") -> Qwen3:
+def load_hf(
+    path: str | os.PathLike[str],
+    mesh: Mesh | None = None,
+    dtype: str | None = "float32",
+    *,
+    allow_nonfinite: bool = False,
+) -> Qwen3:
     """Reads a Qwen3 from a Hugging Face folder or hub id.
 
     `dtype` is that of the arrays ("float32", "bfloat16"; None keeps the file's own). With a mesh, every weight has the
     layout "train" (models/qwen3.py), and each process reads only the slices that its devices hold. Raises
-    FileNotFoundError when there is no such folder, and ValueError listing every missing, unexpected, mis-shaped or
-    unreadable tensor, or the sizes that the mesh does not divide.
+    FileNotFoundError when there is no such folder, and ValueError listing every missing, unexpected, mis-shaped,
+    doubled or unreadable tensor, every one that holds NaN or infinities (unless `allow_nonfinite`), or the sizes that
+    the mesh does not divide.
     """
+    source = open_hf(path, mesh, dtype)
+    params = map_weights(source.config, source.read)
+    if not allow_nonfinite:
+        source.refuse_nonfinite()
+    num_tokens = count_tokens(source.folder, source.config.vocab_size)
+    return Qwen3(source.config, params, source=str(source.folder), num_tokens=num_tokens)
+
+
+def open_hf(path: str | os.PathLike[str], mesh: Mesh | None = None, dtype: str | None = None) -> "HfFolder":
+    """The folder, its headers checked and no weight read yet; arguments and errors as of `load_hf`."""
     if dtype not in (None, *_DTYPES.values()):
         raise ValueError(f"dtype {dtype!r} is not one of {', '.join(_DTYPES.values())} or None")
     folder = local_folder(path)
@@ -59,36 +75,69 @@ def load_hf(path: str | os.PathLike[str], mesh: Mesh | None = None, dtype: str |
     if mesh is not None:
         check_mesh(config, mesh)
     home = _check_files(folder, config)
-    dtypes = {_DTYPES[_header(folder / file)[name][1]] for name, file in home.items()}
-    if dtype is None and len(dtypes) > 1:
-        raise ValueError(f"{folder}: weights of several dtypes ({', '.join(sorted(dtypes))}); name one with dtype=")
-    target = np.dtype(jnp.dtype(dtype or dtypes.pop()))
+    kinds = {_DTYPES[kind] for file in set(home.values()) for _, kind in _header(folder / file).values()}
+    if dtype is None and len(kinds) > 1:
+        raise ValueError(f"{folder}: weights of several dtypes ({', '.join(sorted(kinds))}); name one with dtype=")
+    return HfFolder(folder, config, home, np.dtype(jnp.dtype(dtype or kinds.pop())), mesh)
 
-    def read(weight: Weight, layers: int | None, spec: P) -> jax.Array:
+
+@dataclass(frozen=True)
+class HfFolder:
+    """A checked Hugging Face folder that hands out one declared weight at a time."""
+
+    folder: Path
+    config: Qwen3Config
+    home: Mapping[str, str]  # tensor name -> file name
+    dtype: np.dtype  # of the arrays that `read` gives
+    mesh: Mesh | None
+    nonfinite: set[str] = field(default_factory=set)  # tensors with NaN or infinities in what was read so far
+
+    def read(self, weight: Weight, layers: int | None, spec: P) -> jax.Array:
+        """The weight on the devices, the layers stacked; each device's part is read from the files on its own."""
         names = [weight.hf_name] if layers is None else [weight.hf_name.format(i=i) for i in range(layers)]
 
         def part(index: Any) -> np.ndarray:
             """What one device holds, filled tensor by tensor: no second copy of the stack."""
             chosen, inner = (names, index) if layers is None else (names[index[0]], index[1:])
-            tensors = (opened[home[name]].get_slice(name)[inner] for name in chosen)
             if layers is None:
-                return next(tensors).astype(target, copy=False)
-            first = next(tensors)
-            stack = np.empty((len(chosen), *first.shape), target)
-            for i, tensor in enumerate(chain([first], tensors)):
-                stack[i] = tensor
+                return self._slice(names[0], inner).astype(self.dtype, copy=False)
+            first = self._slice(chosen[0], inner)
+            stack = np.empty((len(chosen), *first.shape), self.dtype)
+            for i, name in enumerate(chosen):
+                stack[i] = self._slice(name, inner) if i else first
             return stack
 
         shape = weight.shape if layers is None else (layers, *weight.shape)
-        sharding = SingleDeviceSharding(jax.devices()[0]) if mesh is None else NamedSharding(mesh, spec)
+        device = jax.devices()[0]
+        sharding = SingleDeviceSharding(device) if self.mesh is None else NamedSharding(self.mesh, spec)
         return jax.make_array_from_callback(shape, sharding, part)
 
-    with ExitStack() as stack:
-        opened = {
-            file: stack.enter_context(safe_open(folder / file, framework="np")) for file in sorted(set(home.values()))
-        }
-        params = map_weights(config, read)
-    return Qwen3(config, params, source=str(folder), num_tokens=count_tokens(folder, config.vocab_size))
+    def _slice(self, name: str, index: tuple[slice, ...]) -> np.ndarray:
+        # Opened for each tensor: an open file is mapped, and its pages count as the process's memory.
+        with safe_open(self.folder / self.home[name], framework="np") as opened:
+            tensor = opened.get_slice(name)[index]
+        if not _all_finite(tensor):
+            self.nonfinite.add(name)
+        return tensor
+
+    def refuse_nonfinite(self) -> None:
+        """Raises ValueError naming every tensor that was read and holds NaN or infinities."""
+        if self.nonfinite:
+            raise ValueError(
+                f"{self.folder}: NaN or infinities in {', '.join(sorted(self.nonfinite))}; allow_nonfinite=True loads "
+                "them all the same (on the command line --allow_nonfinite)"
+            )
+
+
+def _all_finite(tensor: np.ndarray) -> bool:
+    """Whether no number has an exponent of ones, which is what NaN and infinities have.
+
+    Integers, block by block: NumPy has no fast isfinite for bfloat16, and a block stays in the cache.
+    """
+    bits: Any = np.uint32 if tensor.dtype.itemsize == 4 else np.uint16
+    ones = {"float32": 0x7F800000, "bfloat16": 0x7F80, "float16": 0x7C00}[tensor.dtype.name]
+    flat = tensor.reshape(-1).view(bits)
+    return all(((flat[i : i + _BLOCK] & bits(ones)).max(initial=0) < ones) for i in range(0, flat.size, _BLOCK))
 
 
 def random_model(tokenizer_folder: str | os.PathLike[str], shape: str, seed: int, mesh: Mesh | None = None) -> Qwen3:
@@ -113,18 +162,30 @@ def random_model(tokenizer_folder: str | os.PathLike[str], shape: str, seed: int
 
 
 def save_hf(
-    model: Qwen3, directory: str | os.PathLike[str], dtype: str | None = None, max_file_bytes: int = 5_000_000_000
+    model: Qwen3,
+    directory: str | os.PathLike[str],
+    dtype: str | None = None,
+    max_file_bytes: int = 5_000_000_000,
+    source: Mapping[str, Any] | None = None,
+    say: Callable[[int], Callable[[str], None]] = lambda total: lambda name: None,
 ) -> None:
     """Writes a Hugging Face folder: safetensors (several files with an index above `max_file_bytes`), config.json and
     the tokenizer files of the folder that the model came from. `dtype=None` keeps the arrays' own.
 
-    An existing model folder is replaced; any other non-empty folder raises FileExistsError.
+    An existing model folder is replaced; any other non-empty folder raises FileExistsError. With `source` a call that
+    was killed is gone on with by the next (files.py, `whole_folder`). `say(number of files)` gives what hears each
+    file's name. With several processes all must call; the first one writes.
     """
     kind = np.dtype(jnp.dtype(dtype or model.dtype))
-    with whole_folder(directory, marker="config.json") as partial:
-        _write_weights(model, partial, kind, max_file_bytes)
+    if jax.process_index():  # the others only give their shards
+        for _, names in _file_groups(model.config, kind, max_file_bytes):
+            for _ in fetched(model, names, kind):
+                pass
+        return
+    with whole_folder(directory, marker="config.json", source=source) as partial:
+        _write_weights(model, partial, kind, max_file_bytes, say)
         write_json(partial / "config.json", model.config.to_hf(kind.name))
-        copy_tokenizer_files(model, partial)
+        copy_tokenizer_files(Path(model.source) if model.source else None, partial)
 
 
 def local_folder(path: str | os.PathLike[str]) -> Path:
@@ -146,11 +207,11 @@ def local_folder(path: str | os.PathLike[str]) -> Path:
         raise FileNotFoundError(f"no folder {name!r}, and the hub gave no model of that name: {reason}") from error
 
 
-def copy_tokenizer_files(model: Qwen3, folder: Path) -> None:
-    """Copies what TOKENIZER_FILES names from the folder that the model came from, where there is one."""
-    for name in TOKENIZER_FILES if model.source else ():
-        if (Path(model.source or "") / name).exists():
-            shutil.copyfile(Path(model.source or "") / name, folder / name)
+def copy_tokenizer_files(source: Path | None, folder: Path) -> None:
+    """Copies what TOKENIZER_FILES names from the folder that a model came from, where there is one."""
+    for name in TOKENIZER_FILES if source else ():
+        if source and (source / name).exists():
+            shutil.copyfile(source / name, folder / name)
             sync(folder / name)
 
 
@@ -210,6 +271,7 @@ def _check_files(folder: Path, config: Qwen3Config) -> dict[str, str]:
     else:
         raise FileNotFoundError(f"{folder} has neither {WEIGHTS} nor {INDEX}")
     problems: list[str] = []
+    readable = True
     found: dict[str, tuple[tuple[int, ...], str]] = {}
     home: dict[str, str] = {}
     for file in files:
@@ -217,15 +279,23 @@ def _check_files(folder: Path, config: Qwen3Config) -> dict[str, str]:
             header = _header(folder / file)
         except FileNotFoundError:
             problems.append(f"file {file} is named in {INDEX} but absent")
+            readable = False
         except (SafetensorError, OSError) as error:
             problems.append(f"file {file} is cut or damaged ({error})")
+            readable = False
         else:
+            problems += [f"{name} is in both {home[name]} and {file}" for name in sorted(set(header) & set(home))]
             found |= header
             home |= dict.fromkeys(header, file)
     expected = _expected(config)
-    readable = not problems  # with a file unreadable, its tensors would all be "missing": say it once
+    # With a file unreadable its tensors would all be "missing": say it once.
     if listed is not None and readable:
         problems += [f"{name} is listed in {INDEX} but in no file" for name in sorted(set(listed) - set(found))]
+        problems += [
+            f"{name} is in {home[name]}, but {INDEX} looks for it in {file}"
+            for name, file in sorted(listed.items())
+            if home.get(name, file) != file
+        ]
     if readable:
         problems += [f"missing tensor {name} {list(expected[name])}" for name in sorted(set(expected) - set(found))]
     for name, (shape, kind) in sorted(found.items()):
@@ -243,40 +313,56 @@ def _check_files(folder: Path, config: Qwen3Config) -> dict[str, str]:
     return {name: home[name] for name in expected}
 
 
-def _tensors(model: Qwen3) -> Iterator[tuple[str, jax.Array, int | None]]:
+def tensors(model: Qwen3) -> dict[str, tuple[jax.Array, int | None]]:
     """Every tensor's Hugging Face name with the array that holds it and, where that is stacked, its layer."""
     params, table = model.params, declare_weights(model.config)
-    for name, weight in table.pop("layers").items():
-        for i in range(model.config.num_hidden_layers):
-            yield weight.hf_name.format(i=i), params["layers"][name], i
-    for name, weight in table.items():
-        yield weight.hf_name, params[name], None
+    layers = table.pop("layers")
+    stacked = {
+        weight.hf_name.format(i=i): (params["layers"][name], i)
+        for name, weight in layers.items()
+        for i in range(model.config.num_hidden_layers)
+    }
+    return stacked | {weight.hf_name: (params[name], None) for name, weight in table.items()}
 
 
-def _write_weights(model: Qwen3, folder: Path, kind: np.dtype, max_file_bytes: int) -> None:
-    shapes = _expected(model.config)
-    home = {name: (array, layer) for name, array, layer in _tensors(model)}
-
-    def tensor(name: str) -> np.ndarray:
+def fetched(model: Qwen3, names: Sequence[str], kind: np.dtype) -> Iterator[tuple[str, np.ndarray]]:
+    """The named tensors on this host."""
+    home = tensors(model)
+    for name in names:
         array, layer = home[name]
-        return fetch(array if layer is None else array[layer]).astype(kind, copy=False)
+        yield name, fetch(array if layer is None else array[layer]).astype(kind, copy=False)
 
+
+def _file_groups(config: Qwen3Config, kind: np.dtype, max_file_bytes: int) -> list[tuple[str, list[str]]]:
+    """(file name, its tensors) of an export, in the order of their names."""
     groups: list[list[str]] = [[]]
     size = 0
-    for name in sorted(home):
-        nbytes = int(np.prod(shapes[name])) * kind.itemsize
+    for name, shape in sorted(_expected(config).items()):
+        nbytes = int(np.prod(shape)) * kind.itemsize
         if size + nbytes > max_file_bytes and groups[-1]:
             groups.append([])
             size = 0
         groups[-1].append(name)
         size += nbytes
-    files = [WEIGHTS] if len(groups) == 1 else [
-        f"model-{i + 1:05d}-of-{len(groups):05d}.safetensors" for i in range(len(groups))
-    ]  # fmt: skip
-    for file, names in zip(files, groups, strict=True):  # one file's tensors on the host at a time
-        save_file({name: tensor(name) for name in names}, folder / file, metadata={"format": "pt"})
-        sync(folder / file)
+    if len(groups) == 1:
+        return [(WEIGHTS, groups[0])]
+    return [(f"model-{i + 1:05d}-of-{len(groups):05d}.safetensors", names) for i, names in enumerate(groups)]
+
+
+def _write_weights(
+    model: Qwen3, folder: Path, kind: np.dtype, max_file_bytes: int, say: Callable[[int], Callable[[str], None]]
+) -> None:
+    groups = _file_groups(model.config, kind, max_file_bytes)
+    begin = say(len(groups))
+    for file, names in groups:  # one file's tensors on the host at a time
+        begin(file)
+        if (folder / file).exists():  # from a call that was killed: a file gets its name when it is on the disk
+            continue
+        unfinished = folder / f"{file}.unfinished"
+        save_file(dict(fetched(model, names, kind)), unfinished, metadata={"format": "pt"})
+        sync(unfinished)
+        unfinished.rename(folder / file)
     if len(groups) > 1:
-        total = sum(int(np.prod(shapes[name])) * kind.itemsize for name in home)
-        weight_map = {name: file for file, names in zip(files, groups, strict=True) for name in names}
+        total = sum(int(np.prod(shape)) * kind.itemsize for shape in _expected(model.config).values())
+        weight_map = {name: file for file, names in groups for name in names}
         write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})

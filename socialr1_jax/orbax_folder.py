@@ -1,27 +1,35 @@
 """Model folders with Orbax weights: for jobs that read their weights in shards, from disks or object stores.
 
-    params/         the training tree as one Orbax checkpoint: layers stacked [l, ...], kernels [out, in]
+    params/NAME/    one Orbax checkpoint a declared weight, NAME as in Hugging Face without the layer's number: layers
+                    stacked [l, ...], kernels [out, in]
     config.json     as in a Hugging Face folder, and the tokenizer's files beside it
     manifest.json   every file with its SHA-256, written last: a folder without it is not read
 
-The sums are there because Orbax has none for the weights: a flipped byte in its data files loads as another number.
-One process holds the whole tree while it reads or writes.
+A checkpoint for each weight, so that memory holds one stacked weight and not the model while a folder is converted,
+and so that a conversion that was killed goes on behind the last one that is whole. The sums are there because Orbax
+has none for the weights: a flipped byte in its data files loads as another number.
 """
 
 import hashlib
 import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
+from jax.sharding import Mesh, NamedSharding, SingleDeviceSharding
 
 from socialr1_jax.files import read_json, whole_folder, write_json
 from socialr1_jax.hf import copy_tokenizer_files, count_tokens, map_weights
-from socialr1_jax.models.qwen3 import Qwen3, Qwen3Config
+from socialr1_jax.mesh import P
+from socialr1_jax.models.qwen3 import Qwen3, Qwen3Config, Weight, check_mesh
 
 PARAMS, MANIFEST = "params", "manifest.json"
-_VERSION = 1
+_VERSION = 2
+Read = Callable[[Weight, int | None, P], jax.Array]  # a declared weight, as for hf.map_weights
 
 
 def save_orbax(model: Qwen3, directory: str | os.PathLike[str]) -> None:
@@ -29,21 +37,53 @@ def save_orbax(model: Qwen3, directory: str | os.PathLike[str]) -> None:
 
     An existing Orbax folder is replaced; any other non-empty folder raises FileExistsError.
     """
-    with whole_folder(directory, marker=MANIFEST) as partial:
-        with ocp.StandardCheckpointer() as checkpointer:  # waits for the writing when it closes
-            checkpointer.save(partial / PARAMS, model.params)
-        write_json(partial / "config.json", model.config.to_hf(model.dtype.name))
-        copy_tokenizer_files(model, partial)
-        files = sorted(file for file in partial.rglob("*") if file.is_file())
+    names = jax.tree.leaves(map_weights(model.config, lambda weight, layers, spec: weight.hf_name))
+    arrays = dict(zip(names, jax.tree.leaves(model.params), strict=True))
+    tokenizer = Path(model.source) if model.source else None
+    write_orbax(directory, model.config, model.dtype.name, lambda weight, *_: arrays[weight.hf_name], tokenizer)
+
+
+def write_orbax(
+    directory: str | os.PathLike[str],
+    config: Qwen3Config,
+    dtype: str,
+    read: Read,
+    tokenizer: Path | None,
+    *,
+    source: Mapping[str, Any] | None = None,
+    check: Callable[[], None] = lambda: None,
+    say: Callable[[str], None] = lambda name: None,
+) -> None:
+    """The same from weights that `read` hands out one at a time.
+
+    `check` may raise when all are written and nothing is in place yet; `say` hears each weight's name. With `source` a
+    call that was killed is gone on with by the next (files.py, `whole_folder`).
+    """
+    with whole_folder(directory, marker=MANIFEST, source=source) as partial:
+        with ocp.StandardCheckpointer() as checkpointer:
+
+            def write(weight: Weight, layers: int | None, spec: P) -> None:
+                target = partial / PARAMS / _item(weight)
+                say(weight.hf_name)
+                if not target.exists():  # Orbax renames a checkpoint into its place when it is whole
+                    checkpointer.save(target, {"weight": read(weight, layers, spec)})
+                    checkpointer.wait_until_finished()
+
+            map_weights(config, write)
+        check()
+        write_json(partial / "config.json", config.to_hf(dtype))
+        copy_tokenizer_files(tokenizer, partial)
+        files = sorted(file for file in partial.rglob("*") if file.is_file() and file.parent != partial)
+        files += [file for file in partial.iterdir() if file.is_file() and not file.name.startswith(".")]
         sums = {file.relative_to(partial).as_posix(): _sha256(file) for file in files}
-        write_json(partial / MANIFEST, {"version": _VERSION, "dtype": model.dtype.name, "files": sums})
+        write_json(partial / MANIFEST, {"version": _VERSION, "dtype": dtype, "files": sums})
 
 
-def load_orbax(directory: str | os.PathLike[str]) -> Qwen3:
-    """Reads a folder of `save_orbax` onto the first device, in the dtype that was saved.
+def load_orbax(directory: str | os.PathLike[str], mesh: Mesh | None = None) -> Qwen3:
+    """Reads a folder of `save_orbax` in the dtype that was saved, onto the first device or a mesh's layout "train".
 
     Raises FileNotFoundError when the folder has no manifest, and ValueError naming every file that is absent, cut or
-    altered.
+    altered, or the sizes that the mesh does not divide.
     """
     folder = Path(directory).absolute()
     if not (folder / MANIFEST).exists():
@@ -56,16 +96,23 @@ def load_orbax(directory: str | os.PathLike[str]) -> Qwen3:
     if problems:
         raise ValueError(f"{directory} is damaged, convert it again: " + "; ".join(problems))
     config = Qwen3Config.from_hf(read_json(folder / "config.json"), source=str(folder / "config.json"))
-    dtype, device = jnp.dtype(manifest["dtype"]), jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    abstract = map_weights(
-        config,
-        lambda weight, layers, spec: jax.ShapeDtypeStruct(
-            weight.shape if layers is None else (layers, *weight.shape), dtype, sharding=device
-        ),
-    )
+    if mesh is not None:
+        check_mesh(config, mesh)
+    dtype = np.dtype(jnp.dtype(manifest["dtype"]))
     with ocp.StandardCheckpointer() as checkpointer:
-        params = checkpointer.restore(folder / PARAMS, abstract)
+
+        def read(weight: Weight, layers: int | None, spec: P) -> jax.Array:
+            sharding = SingleDeviceSharding(jax.devices()[0]) if mesh is None else NamedSharding(mesh, spec)
+            shape = weight.shape if layers is None else (layers, *weight.shape)
+            abstract = jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
+            return checkpointer.restore(folder / PARAMS / _item(weight), {"weight": abstract})["weight"]
+
+        params = map_weights(config, read)
     return Qwen3(config, params, source=str(folder), num_tokens=count_tokens(folder, config.vocab_size))
+
+
+def _item(weight: Weight) -> str:
+    return weight.hf_name.replace(".{i}", "")
 
 
 def _fault(file: Path, digest: str) -> str:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,8 +14,8 @@ import optax
 from jax.sharding import Mesh
 from transformers import AutoTokenizer
 
-from socialr1_jax.config import ConfigError, RunConfig, load_config, save_config
-from socialr1_jax.data.examples import read_examples
+from socialr1_jax.config import ConfigError, RewardConfig, RunConfig, load_config, save_config
+from socialr1_jax.data.examples import Example, read_examples
 from socialr1_jax.data.pipeline import PromptStream
 from socialr1_jax.data.prompts import PromptSet, encode_prompts
 from socialr1_jax.evaluation.questions import evaluate_questions, response_record
@@ -27,6 +27,7 @@ from socialr1_jax.hf import load_hf, random_model, save_hf
 from socialr1_jax.mesh import fetch, make_mesh
 from socialr1_jax.models.attention import Backend, attention_backend
 from socialr1_jax.models.qwen3 import Params, Qwen3, Qwen3Config
+from socialr1_jax.processes import any_of_all, divided, is_first, join, wait_for_all
 from socialr1_jax.rewards import RewardTerms, score_response
 from socialr1_jax.sampling import Completion, Engine, SamplingParams
 from socialr1_jax.sampling.text import decode_responses, stop_token_ids
@@ -47,6 +48,8 @@ def train_grpo(config: RunConfig) -> bool:
     finishes the step and saves. Raises ConfigError when the folder holds a run of another configuration or the batch
     does not divide over the devices, and what `load_hf` and `read_examples` raise.
     """
+    join(config.distributed)
+    console.quiet = not is_first()
     mesh = run_mesh(config)
     with jax.set_mesh(mesh):
         return _train_grpo(config, mesh)
@@ -81,8 +84,9 @@ def _train_grpo(config: RunConfig, mesh: Mesh) -> bool:
     if checkpoints.latest is not None:
         state, first = checkpoints.restore(state), checkpoints.latest
         console.print(f"resuming after step {first} of {config.steps}")
-    save_config(config, folder / "config.yaml")
     log = RunLog(folder, config.tracking, first_step=first + 1 if first else 0, config=config.model_dump())
+    if is_first():
+        save_config(config, folder / "config.yaml")
     stream = PromptStream(len(train.prompts), config.grpo.prompts_per_step, config.seed)
 
     def engine() -> Engine:
@@ -110,8 +114,9 @@ def _train_grpo(config: RunConfig, mesh: Mesh) -> bool:
     if first == 0:
         evaluate(0)
     finished = first
+    stopping = False  # asked for in any process
     with stop_after_step() as stop, Bar("grpo", config.steps, first) as bar:
-        while finished < config.steps and not stop.asked:
+        while finished < config.steps and not stopping:
             laps = _Laps()
 
             # Sample a group of responses for each prompt of the step.
@@ -124,10 +129,8 @@ def _train_grpo(config: RunConfig, mesh: Mesh) -> bool:
             # Reward every response; NaN where one could not be scored. Compare it with its group.
             examples = [train.examples[i] for i in chosen for _ in range(group)]
             texts = decode_responses(tokenizer, completions)
-            terms = [
-                score_response(text, example.answer, step=finished, config=config.reward)
-                for text, example in zip(texts, examples, strict=True)
-            ]
+            score = partial(_score, step=finished, config=config.reward)
+            terms = [RewardTerms(**term) for term in divided(score, list(zip(texts, examples, strict=True)))]
             rewards_pg = np.array([t.total for t in terms]).reshape(-1, group)
             grpo = config.grpo
             advantages_b = group_advantages(rewards_pg, grpo.preset, scale=grpo.scale_advantages).reshape(-1)
@@ -150,6 +153,7 @@ def _train_grpo(config: RunConfig, mesh: Mesh) -> bool:
             updates = jax.device_get(updates)
             laps.end("update")
             finished += 1
+            stopping = any_of_all(stop.asked)
 
             # Log, and now and then evaluate and save.
             metrics = _reward_metrics(terms, completions, rewards_pg) | {
@@ -171,13 +175,14 @@ def _train_grpo(config: RunConfig, mesh: Mesh) -> bool:
             )
             if _due(finished, config.evaluation.every) and finished < config.steps:
                 evaluate(finished)
-            if _due(finished, config.checkpoint.every) or finished == config.steps or stop.asked:
+            if _due(finished, config.checkpoint.every) or finished == config.steps or stopping:
                 checkpoints.save(finished, state)
     if finished == config.steps:
         evaluate(finished)
         save_hf(Qwen3(shape, state.params, source=source, num_tokens=num_tokens), folder / "export")
     checkpoints.close()
     log.close()
+    wait_for_all(f"end of {config.output_dir}", config.distributed.timeout)
     return finished == config.steps
 
 
@@ -267,6 +272,11 @@ def compile_programs(config: RunConfig, model: Qwen3Config, num_tokens: int, bac
         map_rows(lambda params, rows: logprobs(params, rows)[0], grpo.micro_batch_rows),
         grpo.mini_batch_prompts < grpo.prompts_per_step,
     )
+
+
+def _score(pair: tuple[str, Example], *, step: int, config: RewardConfig) -> dict[str, Any]:
+    text, example = pair
+    return asdict(score_response(text, example.answer, step=step, config=config))
 
 
 class _Laps:

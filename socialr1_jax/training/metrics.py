@@ -7,21 +7,26 @@ from typing import Any
 
 from socialr1_jax.config import TrackingConfig
 from socialr1_jax.files import finite, write_whole
+from socialr1_jax.processes import is_first
 
 
 class RunLog:
     """Appends to the run folder's metrics.jsonl and rollouts.jsonl, and to the trackers that are switched on.
 
     `first_step` is 0 for a new run. A resumed one drops what it wrote at and after that step, which will come again.
+    With several processes the first one writes.
     """
 
     def __init__(self, folder: Path, tracking: TrackingConfig, *, first_step: int, config: Mapping[str, Any]) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
         self._metrics, self._rollouts = folder / "metrics.jsonl", folder / "rollouts.jsonl"
-        for file in (self._metrics, self._rollouts):
-            _keep_before(file, first_step)
         self._tensorboard: Any = None
         self._wandb: Any = None
+        self._writes = is_first()
+        if not self._writes:
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        for file in (self._metrics, self._rollouts):
+            _keep_before(file, first_step)
         if tracking.tensorboard:
             from tensorboardX import SummaryWriter
 
@@ -33,6 +38,8 @@ class RunLog:
 
     def metrics(self, phase: str, step: int, values: Mapping[str, float]) -> None:
         """One line of numbers; a value that is not finite is written as null."""
+        if not self._writes:
+            return
         _append(self._metrics, [{"phase": phase, "step": step, **values}])
         if self._tensorboard:
             for name, value in values.items():
@@ -42,7 +49,8 @@ class RunLog:
 
     def rollouts(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """One line a response."""
-        _append(self._rollouts, rows)
+        if self._writes:
+            _append(self._rollouts, rows)
 
     def close(self) -> None:
         if self._tensorboard:

@@ -181,8 +181,8 @@ def _mesh(config: PlanConfig, chip: Chip, shape: tuple[int, ...]) -> Mesh:
             f"mesh.replica {sizes.replica} x mesh.fsdp {fsdp} x mesh.tensor {sizes.tensor} is not the {len(devices)} "
             f"devices of {config.topology}; change one of them"
         )
-    array = np.asarray(devices).reshape(sizes.replica, fsdp, sizes.tensor)
-    return Mesh(array, AXES, axis_types=(AxisType.Auto,) * 3)
+    grid: np.ndarray = np.asarray(devices).reshape(sizes.replica, fsdp, sizes.tensor)
+    return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * 3)
 
 
 # ------------------------------------------------------------------------------------------------------------ phases

@@ -1,0 +1,81 @@
+"""Several processes as one program: joining them, dividing host work among them, waiting with a bound.
+
+JAX's multi-controller runtime is the engine: every process runs the same script and gives every computation in the same
+order. With one process everything here does nothing.
+"""
+
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
+
+from socialr1_jax.config import ConfigError, DistributedConfig
+
+T = TypeVar("T")
+
+
+def join(config: DistributedConfig, environment: Mapping[str, str] = os.environ) -> None:
+    """Joins the other processes of this run; call before anything touches a device.
+
+    JAX finds address, count and number itself under SLURM, Open MPI, GKE and on Cloud TPU; elsewhere the configuration
+    gives them. Raises ConfigError when the others do not come within `config.timeout` seconds.
+    """
+    if not config.processes and not in_cluster(environment):
+        return
+    address, count, number = config.coordinator, config.processes, config.process
+    try:
+        if count:
+            jax.distributed.initialize(address, count, number, initialization_timeout=config.timeout)
+        else:
+            jax.distributed.initialize(initialization_timeout=config.timeout)
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ConfigError(f"distributed: the processes did not find each other: {reason}") from error
+
+
+def in_cluster(environment: Mapping[str, str]) -> bool:
+    """Whether a launcher that JAX knows started this process as one of several."""
+    counts = (environment.get(name, "") for name in ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE"))
+    started = "SLURM_PROCID" in environment or "OMPI_COMM_WORLD_RANK" in environment
+    several = started and any(count.isdigit() and int(count) > 1 for count in counts)
+    return several or "," in environment.get("TPU_WORKER_HOSTNAMES", "") or "JOBSET_NAME" in environment
+
+
+def is_first() -> bool:
+    """Whether this is the process that writes files and speaks on the console."""
+    return jax.process_index() == 0
+
+
+def wait_for_all(name: str, seconds: int) -> None:
+    """Returns when every process has come here; an error after `seconds`. Each name is used once."""
+    if jax.process_count() > 1:
+        ocp.multihost.sync_global_processes(name, timeout=seconds)
+
+
+def any_of_all(value: bool) -> bool:
+    """Whether `value` is true in any process: the same answer in all of them."""
+    return bool(np.any(_gather(np.array([value])))) if jax.process_count() > 1 else value
+
+
+def divided(function: Callable[[T], Mapping[str, Any]], items: Sequence[T]) -> list[dict[str, Any]]:
+    """[function(item) for item in items], each process calling it for its share; results must be JSON (NaN allowed)."""
+    count, first = jax.process_count(), jax.process_index()
+    mine = [function(item) for item in items[first::count]]
+    if count == 1:
+        return [dict(result) for result in mine]
+    content = np.frombuffer(json.dumps(mine).encode(), np.uint8)
+    sizes = _gather(np.array([content.size]))[:, 0]
+    padded = np.zeros(int(sizes.max()), np.uint8)
+    padded[: content.size] = content
+    shares = [json.loads(row[:size].tobytes()) for row, size in zip(_gather(padded), sizes, strict=True)]
+    return [shares[i % count][i // count] for i in range(len(items))]
+
+
+def _gather(x: np.ndarray) -> np.ndarray:
+    """[processes, ...]: what every process gave."""
+    return np.asarray(multihost_utils.process_allgather(x))
