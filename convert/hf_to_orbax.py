@@ -5,8 +5,6 @@
 Memory holds one stacked weight at a time. A conversion that was killed goes on where it was when called again.
 """
 
-from __future__ import annotations
-
 import os
 import sys
 

@@ -5,8 +5,6 @@
 A conversion that was killed goes on behind the last whole file when called again.
 """
 
-from __future__ import annotations
-
 import os
 import sys
 from pathlib import Path
@@ -22,7 +20,7 @@ class OrbaxToHfConfig(ConvertConfig):
     """Where a model lies and where it goes."""
 
     dtype: Literal["", "float32", "bfloat16", "float16"] = Field("", description='of the files; "" keeps the source\'s')
-    max_file_gb: int = Field(5, ge=1, description="largest size of one file, 10^9 bytes")
+    max_file_bytes: int = Field(5_000_000_000, ge=1, description="tensors that make a file larger begin a new one")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -34,8 +32,8 @@ def main(argv: list[str] | None = None) -> int:
     def run() -> str:
         model = load_orbax(config.src)
         dtype = config.dtype or model.dtype.name
-        source = fingerprint([Path(config.src) / MANIFEST], dtype=dtype, max_file_gb=config.max_file_gb)
-        save_hf(model, config.dst, dtype, config.max_file_gb * 10**9, source=source, say=progress)
+        source = fingerprint([Path(config.src) / MANIFEST], dtype=dtype, max_file_bytes=config.max_file_bytes)
+        save_hf(model, config.dst, dtype, config.max_file_bytes, source=source, say=progress)
         if not config.verify:
             return ""
         written = open_hf(config.dst)

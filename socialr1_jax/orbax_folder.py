@@ -64,7 +64,7 @@ def write_orbax(
 
             def write(weight: Weight, layers: int | None, spec: P) -> None:
                 target = partial / PARAMS / _item(weight)
-                say(weight.hf_name)
+                say(target.name)
                 if not target.exists():  # Orbax renames a checkpoint into its place when it is whole
                     checkpointer.save(target, {"weight": read(weight, layers, spec)})
                     checkpointer.wait_until_finished()

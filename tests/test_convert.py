@@ -14,6 +14,7 @@ import pytest
 
 from socialr1_jax import Qwen3, Qwen3Config, load_hf, save_hf
 from socialr1_jax.data.tokenizer import build_tokenizer
+from socialr1_jax.files import whole_folder
 from socialr1_jax.hf import map_weights
 from socialr1_jax.orbax_folder import load_orbax, save_orbax
 
@@ -88,13 +89,14 @@ def test_load_orbax_gives_the_model_of_load_hf(source, orbax):
     np.testing.assert_array_equal(model(tokens_bt, lengths_b)[0], expected(tokens_bt, lengths_b)[0])
 
 
-def test_params_are_a_plain_orbax_checkpoint_of_the_training_tree(source, orbax):
-    with ocp.StandardCheckpointer() as checkpointer:
-        tree = checkpointer.restore(orbax / "params")
+def test_each_weight_is_a_plain_orbax_checkpoint(source, orbax):
     expected = load_hf(source).params
-    assert jax.tree.structure(tree) == jax.tree.structure(expected)
-    assert tree["layers"]["down_proj"].shape == (2, 16, 24)  # stacked layers, [out, in]
-    jax.tree.map(np.testing.assert_array_equal, tree, expected)
+    with ocp.StandardCheckpointer() as checkpointer:
+        down = checkpointer.restore(orbax / "params" / "model.layers.mlp.down_proj.weight")["weight"]
+        norm = checkpointer.restore(orbax / "params" / "model.norm.weight")["weight"]
+    assert down.shape == (2, 16, 24)  # stacked layers, [out, in]
+    np.testing.assert_array_equal(down, expected["layers"]["down_proj"])
+    np.testing.assert_array_equal(norm, expected["norm"])
 
 
 # --- what is in the way
@@ -164,8 +166,8 @@ def flip(file):
         (lambda o: flip(o / "config.json"), "config.json is cut or altered"),
         (lambda o: (o / "tokenizer.json").unlink(), "tokenizer.json is absent"),
         (lambda o: (o / "manifest.json").unlink(), "has no manifest.json: not a folder of hf_to_orbax.py"),
-        (lambda o: (o / "manifest.json").write_text('{"version": 1'), "manifest.json is not JSON, or cut"),
-        (lambda o: (o / "manifest.json").write_text('{"version": 2}'), "manifest.json has version 2, this reads 1"),
+        (lambda o: (o / "manifest.json").write_text('{"version": 2'), "manifest.json is not JSON, or cut"),
+        (lambda o: (o / "manifest.json").write_text('{"version": 1}'), "manifest.json has version 1, this reads 2"),
     ],
 )
 def test_a_damaged_folder_is_refused(orbax, tmp_path, capsys, damage, message):
@@ -217,3 +219,127 @@ assert not heavy, heavy
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("folder to write") == 2
     assert done.stderr.count("unknown key 'source'; did you mean 'src'?") == 2
+
+
+# --- verification, interruption, numbers that are none
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_several_files_and_verification(tmp_path, capsys, dtype):
+    source = make_model(tmp_path, tied=False, dtype=dtype)
+    save_hf(load_hf(source, dtype=None), tmp_path / "cut", max_file_bytes=4000)
+    files = sorted((tmp_path / "cut").glob("*.safetensors"))
+    assert len(files) > 3
+    assert hf_to_orbax(["--src", str(tmp_path / "cut"), "--dst", str(tmp_path / "orbax"), "--verify"]) == 0
+    assert orbax_to_hf(["--src", str(tmp_path / "orbax"), "--dst", str(tmp_path / "back"), "--verify"]) == 0
+    assert capsys.readouterr().out.count("verified: the SHA-256 of all 25 tensors agree") == 2
+    assert contents(tmp_path / "back") == contents(source)
+
+
+def test_verification_finds_a_tensor_that_differs(source, tmp_path, monkeypatch, capsys):
+    real = load_orbax
+
+    def other(folder):
+        model = real(folder)
+        model.norm.set_value(model.norm.get_value() + 1)
+        return model
+
+    monkeypatch.setattr("socialr1_jax.orbax_folder.load_orbax", other)
+    assert hf_to_orbax(["--src", str(source), "--dst", str(tmp_path / "orbax"), "--verify"]) == 2
+    assert "1 of 24 tensors differ: model.norm.weight" in capsys.readouterr().err
+
+
+def test_another_dtype(source, tmp_path, orbax):
+    assert orbax_to_hf(["--src", str(orbax), "--dst", str(tmp_path / "half"), "--dtype", "bfloat16", "--verify"]) == 0
+    expected = load_hf(source, dtype="bfloat16")
+    jax.tree.map(np.testing.assert_array_equal, load_hf(tmp_path / "half", dtype=None).params, expected.params)
+
+
+KILLED = """
+import os, signal, sys
+sys.path.insert(0, sys.argv[1])
+import {script} as script
+from {module} import {function} as real
+import {module} as module
+calls = []
+def killed(*arguments, **named):
+    calls.append(1)
+    if len(calls) == 4:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return real(*arguments, **named)
+module.{function} = killed
+script.main(["--src", sys.argv[2], "--dst", sys.argv[3], *sys.argv[4:]])
+"""
+
+
+def killed_in_the_middle(script, module, function, *arguments):
+    program = KILLED.format(script=script, module=module, function=function)
+    done = subprocess.run([sys.executable, "-c", program, str(CONVERT), *map(str, arguments)], timeout=120, check=False)
+    assert done.returncode == -9
+
+
+def test_a_killed_conversion_to_orbax_goes_on(source, tmp_path, monkeypatch):
+    target = tmp_path / "orbax"
+    killed_in_the_middle("hf_to_orbax", "socialr1_jax.orbax_folder", "_item", source, target)
+    assert not target.exists()
+    left = tmp_path / ".orbax.partial" / "params"
+    stamps = {path.name: path.stat().st_mtime_ns for path in left.iterdir()}
+    assert len(stamps) == 3
+    assert hf_to_orbax(["--src", str(source), "--dst", str(target), "--verify"]) == 0
+    assert {name: (target / "params" / name).stat().st_mtime_ns for name in stamps} == stamps
+    assert not (tmp_path / ".orbax.partial").exists()
+
+
+def test_a_killed_conversion_of_another_source_is_begun_anew(source, tmp_path):
+    killed_in_the_middle("hf_to_orbax", "socialr1_jax.orbax_folder", "_item", source, tmp_path / "orbax")
+    (tmp_path / "other").mkdir()
+    other = make_model(tmp_path / "other", tied=False, dtype="bfloat16")
+    assert hf_to_orbax(["--src", str(other), "--dst", str(tmp_path / "orbax"), "--verify"]) == 0
+    assert load_orbax(tmp_path / "orbax").config.tie_word_embeddings is False
+
+
+def test_a_killed_export_leaves_the_old_folder_and_goes_on(source, orbax, tmp_path):
+    target = tmp_path / "back"
+    save_hf(load_hf(source), target, max_file_bytes=4000)
+    before = contents(target)
+    killed_in_the_middle("orbax_to_hf", "socialr1_jax.hf", "save_file", orbax, target, "--max_file_bytes", 4000)
+    assert contents(target) == before
+    left = {file.name: file.stat().st_ino for file in (tmp_path / ".back.partial").glob("*.safetensors")}
+    assert len(left) == 3
+    arguments = ["--src", str(orbax), "--dst", str(target), "--max_file_bytes", "4000", "--verify"]
+    assert orbax_to_hf(arguments) == 0
+    assert {name: (target / name).stat().st_ino for name in left} == left
+    assert contents(target) == before
+    assert not (tmp_path / ".back.partial").exists()
+
+
+def test_what_a_killed_save_left_is_cleared_away(source, tmp_path):
+    leftover = tmp_path / ".out.partial-999999999"
+    leftover.mkdir()
+    aside = tmp_path / ".moved.old-999999999"
+    save_hf(load_hf(source), aside)
+    save_hf(load_hf(source), tmp_path / "out")
+    assert not leftover.exists()
+    with whole_folder(tmp_path / "moved", marker="config.json") as partial:
+        load_hf(tmp_path / "moved")  # the one that was set aside is back
+        (partial / "new.txt").write_text("new")
+    assert list(contents(tmp_path / "moved")) == ["new.txt"]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_numbers_that_are_none_are_refused_by_name(tmp_path, capsys, value, dtype):
+    source = make_model(tmp_path, tied=True, dtype=dtype)
+    model = load_hf(source, dtype=None)
+    model.layers["q_norm"].set_value(model.layers["q_norm"].get_value().at[1, 3].set(value))
+    save_hf(model, source)
+    name = "model.layers.1.self_attn.q_norm.weight"
+    with pytest.raises(ValueError, match=f"NaN or infinities in {name}; allow_nonfinite=True"):
+        load_hf(source)
+    assert hf_to_orbax(["--src", str(source), "--dst", str(tmp_path / "orbax")]) == 2
+    assert f"NaN or infinities in {name}" in capsys.readouterr().err
+    assert not (tmp_path / "orbax").exists()
+    assert not list(tmp_path.glob(".orbax*"))
+    arguments = ["--src", str(source), "--dst", str(tmp_path / "orbax"), "--allow_nonfinite", "--verify"]
+    assert hf_to_orbax(arguments) == 0
+    load_hf(source, allow_nonfinite=True)

@@ -272,6 +272,51 @@ def test_every_fault_of_the_tensors_is_in_one_message(folder):
         assert name in str(error.value), name
 
 
+def test_a_doubled_tensor_and_one_in_another_file_are_named(tiny, tmp_path):
+    save_hf(load_hf(tiny.folder), tmp_path / "cut", max_file_bytes=60_000)
+    index = json.loads((tmp_path / "cut" / "model.safetensors.index.json").read_text())
+    first, last = sorted(set(index["weight_map"].values()))[::3][:2]
+    doubled = next(name for name, file in index["weight_map"].items() if file == first)
+    tensors = load_file(tmp_path / "cut" / last) | {doubled: load_file(tmp_path / "cut" / first)[doubled]}
+    save_file(tensors, tmp_path / "cut" / last)
+    with pytest.raises(ValueError, match=f"{doubled} is in both {first} and {last}"):
+        load_hf(tmp_path / "cut")
+    index["weight_map"][doubled] = last
+    left = load_file(tmp_path / "cut" / first)
+    del left[doubled]
+    save_file(left, tmp_path / "cut" / first)
+    (tmp_path / "cut" / "model.safetensors.index.json").write_text(json.dumps(index))
+    load_hf(tmp_path / "cut")
+    index["weight_map"][doubled] = first
+    (tmp_path / "cut" / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(
+        ValueError, match=f"{doubled} is in {last}, but model.safetensors.index.json looks for it in {first}"
+    ):
+        load_hf(tmp_path / "cut")
+
+
+@pytest.mark.parametrize("kind", ["qwen3_moe", "llama", "qwen2"])
+def test_another_architecture_is_refused_by_name(folder, kind):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"model_type": kind}))
+    with pytest.raises(ValueError, match=f"model_type '{kind}' is not supported"):
+        load_hf(folder)
+
+
+def test_a_full_disk_leaves_the_old_folder(tiny_jax, tmp_path, monkeypatch):
+    save_hf(tiny_jax, tmp_path / "export")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "export").iterdir()}
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("socialr1_jax.hf.save_file", full)
+    with pytest.raises(OSError, match="No space left"):
+        save_hf(tiny_jax, tmp_path / "export")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "export").iterdir()} == before
+    assert [path.name for path in tmp_path.iterdir()] == ["export"]
+
+
 @pytest.mark.parametrize("keep", [4, 200, 0.5, 0.999], ids=["length", "header", "half", "last_bytes"])
 def test_a_truncated_file_is_named(folder, keep):
     file = folder / "model.safetensors"

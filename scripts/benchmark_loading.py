@@ -1,0 +1,120 @@
+"""Time and memory of reading and writing a Hugging Face folder of random weights; one JSON line on standard output.
+
+    python scripts/benchmark_loading.py --shape 0.6b --dtype bfloat16 --shards 4
+
+Every figure comes from a process of its own, which imports first and then reads the folder `repeats` times; the most
+memory that it held is that of the first reading. With torch installed transformers reads the same folder in turn.
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+from importlib.util import find_spec
+from pathlib import Path
+from statistics import median
+from typing import Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from socialr1_jax.command_line import Section, parse_args
+from socialr1_jax.models.shapes import SHAPES
+
+_MEASURE = """
+import json, resource, sys, time
+{imports}
+folder, dtype, repeats = sys.argv[1], sys.argv[2], int(sys.argv[3])
+base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+seconds, peak = [], 0
+for i in range(repeats):
+    started = time.perf_counter()
+    model = {load}
+    seconds.append(time.perf_counter() - started)
+    peak = peak or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    {then}
+print(json.dumps([seconds, base * 1024, peak * 1024, {last}]))
+"""
+_OURS = {
+    "imports": "import jax\nfrom socialr1_jax import load_hf, save_hf\njax.devices()",
+    "load": "jax.block_until_ready(load_hf(folder, dtype=dtype).params)",
+}
+_READERS = {
+    "load": _OURS | {"then": "del model", "last": "0"},
+    "transformers": {
+        "imports": "import torch\nfrom transformers import Qwen3ForCausalLM",
+        "load": "Qwen3ForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype))",
+        "then": "del model",
+        "last": "0",
+    },
+    "save": {
+        "imports": "import jax\nfrom socialr1_jax import load_hf, save_hf\njax.devices()",
+        "load": "load_hf(folder, dtype=dtype)",
+        "then": "save_hf(model, folder + '-out', max_file_bytes=int(sys.argv[4]))",
+        "last": "resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024",
+    },
+}
+
+
+class LoadingConfig(Section):
+    """What is measured."""
+
+    shape: str = Field("0.6b", description=f"size of the model: {', '.join(SHAPES)}")
+    dtype: Literal["float32", "bfloat16"] = Field("bfloat16", description="of the files and of what is read")
+    into: Literal["", "float32", "bfloat16"] = Field("", description='dtype that is read into; "" = that of the files')
+    shards: int = Field(4, ge=1, description="files of the folder")
+    repeats: int = Field(3, ge=1, description="readings of each process; the median counts")
+    rounds: int = Field(3, ge=1, description="processes of each reader, in turn; the median counts")
+
+    @model_validator(mode="after")
+    def _known(self) -> Self:
+        if self.shape not in SHAPES:
+            raise ValueError(f"unknown shape {self.shape!r}; known: {', '.join(SHAPES)}")
+        return self
+
+
+def main(argv: list[str] | None = None) -> int:
+    config = parse_args(LoadingConfig, argv, description="Measure reading and writing of a Hugging Face folder.")
+    with tempfile.TemporaryDirectory() as home:
+        folder = Path(home) / "model"
+        nbytes = _make(config, folder)
+        most = nbytes // config.shards + 1
+        names = ["load", *(["transformers"] if find_spec("torch") else []), "save"]
+        runs: dict[str, list[Any]] = {name: [] for name in names}
+        for _ in range(config.rounds):
+            for name in names:
+                program = _MEASURE.format(**_READERS[name])
+                arguments = [folder, config.into or config.dtype, 1 if name == "save" else config.repeats, most]
+                done = subprocess.run(
+                    [sys.executable, "-c", program, *map(str, arguments)],
+                    stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True,
+                )  # fmt: skip
+                runs[name].append(json.loads(done.stdout))
+    result: dict[str, Any] = config.model_dump() | {"weights_bytes": nbytes}
+    for name, measured in runs.items():
+        seconds = median(median(run[0]) for run in measured)
+        base, peak, end = (int(median(run[i] for run in measured)) for i in (1, 2, 3))
+        if name == "save":
+            result[name] = {"above_loaded_bytes": end - peak, "file_bytes": most}
+        else:
+            result[name] = {"seconds": round(seconds, 3), "peak_rss_bytes": peak, "before_bytes": base}
+    print(json.dumps(result))
+    return 0
+
+
+def _make(config: LoadingConfig, folder: Path) -> int:
+    """Writes the folder; the bytes of its weights."""
+    import jax
+
+    from socialr1_jax import Qwen3, save_hf
+    from socialr1_jax.models.qwen3 import init_params
+
+    shape = SHAPES[config.shape]
+    params = init_params(shape, jax.random.key(0), config.dtype)
+    nbytes = sum(x.nbytes for x in jax.tree.leaves(params))
+    # A file ends with the last tensor that fits: the embedding, a quarter of a 0.6B, takes one of its own.
+    save_hf(Qwen3(shape, params), folder, max_file_bytes=max(nbytes // (config.shards - 1 or 1), 1))
+    return nbytes
+
+
+if __name__ == "__main__":
+    sys.exit(main())
