@@ -1,6 +1,5 @@
 """Files and folders that appear whole or not at all, and JSON objects in them."""
 
-import fcntl
 import json
 import math
 import os
@@ -9,8 +8,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-
-_PROGRESS, _LOCK = "progress.json", ".lock"
 
 _SOURCE = ".source.json"  # in a temporary folder that can be gone on with: what it is made from
 
@@ -33,68 +30,66 @@ def write_whole(path: str | os.PathLike[str], content: str | bytes) -> Path:
 
 @contextmanager
 def whole_folder(
-    directory: str | os.PathLike[str], marker: str, key: Mapping[str, Any] | None = None
+    directory: str | os.PathLike[str], marker: str, source: Mapping[str, Any] | None = None
 ) -> Iterator[Path]:
-    """A partial folder beside `directory` that takes its place when the block ends without an error.
+    """A temporary folder beside `directory` that takes its place when the block ends without an error.
 
     A folder that stands there is replaced when it holds the file `marker`; any other non-empty one raises
-    FileExistsError before anything is written, as does a partial folder that another process is writing. An error
-    removes the partial folder. One that was left behind (kill, power cut) is emptied first, unless `key` says what the
-    work is: then an interruption (Ctrl-C too) leaves it, and the next call with an equal key goes on from what
-    `finished` tells.
+    FileExistsError before anything is written. What a killed process left beside it is cleared away first.
+
+    With `source`, which says what is written from what, the work can go on after a kill or Ctrl-C: the next call with
+    an equal one gets the temporary folder as it was left. The block must then leave alone what it finds finished.
     """
     target = Path(directory).absolute()
-    partial, old = (target.with_name(f".{target.name}.{kind}") for kind in ("partial", "old"))
-    if old.exists() and not target.exists():  # killed between the two renames below
-        old.rename(target)
     if target.exists() and any(target.iterdir()) and not (target / marker).exists():
         raise FileExistsError(f"{directory} is not empty and has no {marker}: choose another folder or empty it")
-    partial.mkdir(parents=True, exist_ok=True)
-    with (partial / _LOCK).open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the system lets go of it when the process dies
-        except BlockingIOError:
-            raise FileExistsError(f"{directory} is being written by another process: wait for it") from None
-        try:
-            if key is None or _read_progress(partial).get("key") != json.loads(json.dumps(key)):
-                _empty(partial)
-            if key is not None and not (partial / _PROGRESS).exists():
-                write_json(partial / _PROGRESS, {"key": key, "finished": []})
-            yield partial
-            (partial / _PROGRESS).unlink(missing_ok=True)
-            shutil.rmtree(old, ignore_errors=True)
-            if target.exists():
-                target.rename(old)
-            partial.rename(target)
-            (target / _LOCK).unlink()  # last, so that nobody else can take the partial folder for theirs
-            shutil.rmtree(old, ignore_errors=True)
-        except BaseException as error:
-            if key is None or isinstance(error, Exception):
-                shutil.rmtree(partial, ignore_errors=True)
-            raise
+    _clear_left_over(target)
+    partial, old = (target.with_name(f".{target.name}.{kind}-{os.getpid()}") for kind in ("partial", "old"))
+    if source is not None:
+        partial = target.with_name(f".{target.name}.partial")
+        label = partial / _SOURCE
+        if not label.exists() or read_json(label) != source:
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+            write_json(label, source)
+    else:
+        partial.mkdir(parents=True)
+    try:
+        yield partial
+        (partial / _SOURCE).unlink(missing_ok=True)
+        if target.exists():
+            target.rename(old)
+        partial.rename(target)
+        shutil.rmtree(old, ignore_errors=True)
+    except Exception:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    except BaseException:  # Ctrl-C
+        if source is None:
+            shutil.rmtree(partial, ignore_errors=True)
+        raise
 
 
-def finished(partial: Path) -> list[str]:
-    """The parts of a `whole_folder` with a key that an earlier, interrupted call has finished."""
-    return list(_read_progress(partial)["finished"])
+def _clear_left_over(target: Path) -> None:
+    """Removes what processes that are no more left beside `target`; one killed between two renames left it aside."""
+    for path in sorted(target.parent.glob(f".{target.name}.*-*")):
+        kind, _, process = path.name.rpartition(".")[2].partition("-")
+        if kind not in ("partial", "old") or not process.isdigit() or _runs(int(process)):
+            continue
+        if kind == "old" and not target.exists():
+            path.rename(target)
+        else:
+            shutil.rmtree(path, ignore_errors=True)
 
 
-def finish(partial: Path, part: str) -> None:
-    """Notes that a part of a `whole_folder` with a key is on the disk and need not be written again."""
-    progress = _read_progress(partial)
-    write_json(partial / _PROGRESS, {**progress, "finished": [*progress["finished"], part]})
-
-
-def _read_progress(partial: Path) -> dict[str, Any]:
-    return read_json(partial / _PROGRESS) if (partial / _PROGRESS).exists() else {}
-
-
-def _empty(partial: Path) -> None:
-    for path in partial.iterdir():
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        elif path.name != _LOCK:
-            path.unlink()
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def sync(file: Path) -> None:
