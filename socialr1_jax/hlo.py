@@ -52,9 +52,8 @@ def collectives(text: str, devices: int) -> list[Collective]:
                     one = Collective(base, _bytes(kind), group, times, asynchronous or base != op, open_loop)
                     found.append(one)
                 continue
-            trips = _TRIPS.search(rest) if op == "while" else None
-            inner = times * int(trips[1]) if trips else times
-            endless = open_loop or (op == "while" and not trips)
+            trips = _trips(rest, bodies) if op == "while" else 1
+            inner, endless = times * (trips or 1), open_loop or not trips
             branches = _BRANCHES.search(rest)
             called = _CALLS.findall(rest)
             called += re.findall(r"[\w.$-]+", branches[1]) if branches else []
@@ -64,6 +63,19 @@ def collectives(text: str, devices: int) -> list[Collective]:
 
     walk(entry, 1, False, False)
     return _merged(one for one in found if one.group > 1)
+
+
+def _trips(rest: str, bodies: dict[str, list[tuple[str, str, str, str]]]) -> int:
+    """How often a loop runs; 0 when its end depends on the data. GPUs' texts say it, TPUs' compare with a constant."""
+    if known := _TRIPS.search(rest):
+        return int(known[1])
+    condition = re.search(r"condition=%?([\w.$-]+)", rest)
+    instructions = bodies.get(condition[1], []) if condition else []
+    constants = [
+        int(rest.partition(")")[0]) for _, kind, op, rest in instructions if op == "constant" and "s32" in kind
+    ]
+    counts = bool(instructions) and instructions[-1][2] == "compare" and "direction=LT" in instructions[-1][3]
+    return constants[0] if counts and len(constants) == 1 else 0
 
 
 def attention_kernels(text: str) -> list[str]:

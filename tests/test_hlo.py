@@ -63,6 +63,21 @@ def test_collectives_are_counted_with_their_loops():
     assert len(collectives(TEXT, 8)) == 3  # the one of single devices is none
 
 
+def test_a_loop_that_compares_with_a_constant_has_an_end():
+    """As the compiler writes it for TPUs, which says no trip count."""
+    condition = """%more (c: (s32[], bf16[16])) -> pred[] {
+  %c = (s32[], bf16[16]{0}) parameter(0)
+  %i = s32[] get-tuple-element(%c), index=0
+  %limit = s32[] constant(36)
+  ROOT %lt = pred[] compare(%i, %limit), direction=LT
+}"""
+    start = TEXT.index("%more (c")
+    text = TEXT[:start] + condition + TEXT[TEXT.index("\n\n", start) :]
+    text = text.replace(', backend_config={"known_trip_count":{"n":"36"}}', "")
+    gather = next(one for one in collectives(text, 8) if one.kind == "all-gather")
+    assert (gather.times, gather.in_open_loop) == (36, False)
+
+
 def test_fused_attention_is_found_by_name():
     assert attention_kernels(TEXT) == ["__cudnn$fmhaSoftmax"]
     assert attention_kernels("custom-call(dot)") == []

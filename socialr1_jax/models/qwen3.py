@@ -120,7 +120,7 @@ def _gathered_forward(name: str, weight: jax.Array, dtype: Any) -> tuple[jax.Arr
 
 
 def _gathered_backward(name: str, dtype: Any, like: jax.Array, gradient: jax.Array) -> tuple[jax.Array]:
-    return (constrain(gradient, weight_spec(name)).astype(like.dtype),)
+    return (constrain(gradient.astype(like.dtype), weight_spec(name)),)
 
 
 gathered.defvjp(_gathered_forward, _gathered_backward)
