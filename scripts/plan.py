@@ -22,7 +22,7 @@ def main(argv: list[str] | None = None) -> int:
     if kind == "cpu" and count.isdigit():
         flags = os.environ.get("XLA_FLAGS", "")
         os.environ["XLA_FLAGS"] = f"{flags} --xla_force_host_platform_device_count={count}".strip()
-    from socialr1_jax.training.plan import make_plan  # imports JAX: only once the arguments are right
+    from socialr1_jax.training.plan import DoesNotFit, make_plan  # imports JAX: only once the arguments are right
     from socialr1_jax.training.plan_tables import print_plan
 
     try:
@@ -30,6 +30,9 @@ def main(argv: list[str] | None = None) -> int:
     except ValueError as error:
         print(f"plan.py: error: {error}", file=sys.stderr)
         return 2
+    except DoesNotFit as error:
+        print(f"plan.py: {error}", file=sys.stderr)
+        return 1
     print_plan(plan, config)
     for problem in plan.problems:
         print(f"plan.py: {problem}", file=sys.stderr)

@@ -86,18 +86,22 @@ class Plan:
         """A line for every phase that does not fit."""
         return [
             f"{phase.name} does not fit: {gib(phase.peak)} GiB a device, {gib(phase.peak - self.allowed)} GiB more "
-            f"than the {gib(self.allowed)} GiB that it may take; {_MENDS.get(phase.name, _MENDS['rollout'])}"
+            f"than the {gib(self.allowed)} GiB that it may take; {_mend(phase.name)}"
             for phase in self.phases
             if phase.peak > self.allowed
         ]
 
 
-_MENDS = {
-    "rollout": "lower sampling.max_rows or sampling.max_new_tokens, or raise mesh.tensor",
-    "reference log-probs": "lower grpo.micro_batch_rows, or take more devices",
-    "old log-probs": "lower grpo.micro_batch_rows, or take more devices",
-    "update": "lower grpo.micro_batch_rows, set model.remat to true, or take more devices",
-}
+class DoesNotFit(Exception):
+    """The compiler itself refused a phase for want of memory; the message names phase, excess and mend."""
+
+
+def _mend(phase: str) -> str:
+    if phase == "update":
+        return "lower grpo.micro_batch_rows, set model.remat to true, or take more devices"
+    if "log-probs" in phase:
+        return "lower grpo.micro_batch_rows, or take more devices"
+    return "lower sampling.max_rows or sampling.max_new_tokens, or raise mesh.tensor"
 
 
 def gib(size: float) -> str:
@@ -108,7 +112,7 @@ def make_plan(config: PlanConfig) -> Plan:
     """Compiles every phase of the run for `config.topology`.
 
     Raises ConfigError for a topology, mesh or batch that does not fit together, and when XLA's plugin for the topology
-    is not installed.
+    is not installed; DoesNotFit when the compiler refuses a phase.
     """
     chip, shape = _chip(config)
     model, num_tokens = model_shape(config)
@@ -218,12 +222,12 @@ def _phases(config: PlanConfig, model: Qwen3Config, num_tokens: int, mesh: Mesh,
     rows, width, slots = prompts * samples, _round_up(prompt, stride), _round_up(prompt + new, stride)
     stops = array((2,), jnp.int32, P())
 
-    compiled, weights = compile_(reshard, masters, model, dtype)
+    compiled, weights = compile_("reshard", reshard, masters, model, dtype)
     moved = Cost(0, costs.parameters * (4 + costs.itemsize * costs.copies))
     yield _phase("reshard", compiled, mesh, resting, moved)
 
     compiled, (decoding, *_) = compile_(
-        prefill, masters, model, array((prompts, width), jnp.int32), array((prompts,), jnp.int32),
+        "prefill", prefill, masters, model, array((prompts, width), jnp.int32), array((prompts,), jnp.int32),
         array((rows, 2), jnp.uint32), array((rows,), jnp.int32), array((rows,), jnp.bool_), sampling.temperature, None,
         stops, dtype=jnp.dtype(dtype), backend=backend, group=samples, slots=width, num_tokens=num_tokens,
     )  # fmt: skip
@@ -231,20 +235,20 @@ def _phases(config: PlanConfig, model: Qwen3Config, num_tokens: int, mesh: Mesh,
     yield _phase("prefill", compiled, mesh, resting | {"rollout weights": weights}, cost, calls)
 
     def caches(slots: int) -> list[LayerCache]:
-        return [
-            LayerCache(
-                array((*cache.k_bkhs.shape[:3], slots), cache.k_bkhs.dtype),
-                array((*cache.v_bksh.shape[:2], slots, cache.v_bksh.shape[3]), cache.v_bksh.dtype),
-            )
-            for cache in decoding.caches
-        ]
+        """The caches that prefill gives, grown to `slots`."""
+
+        def grown(x: Any, axis: int) -> Any:
+            shape = (*x.shape[:axis], slots, *x.shape[axis + 1 :])
+            return jax.ShapeDtypeStruct(shape, x.dtype, sharding=x.sharding)
+
+        return [LayerCache(grown(cache.k_bkhs, 3), grown(cache.v_bksh, 2)) for cache in decoding.caches]
 
     full = caches(slots)
-    compiled, _ = compile_(take_rows, caches(slots - stride)[0], array((rows,), jnp.int32), slots=slots)
+    compiled, _ = compile_("cache growth", take_rows, caches(slots - stride)[0], array((rows,), jnp.int32), slots=slots)
     yield _phase("cache growth", compiled, mesh, training | {"rollout weights": weights, "cache": full[1:]}, Cost())
 
     compiled, _ = compile_(
-        decode_segment, weights, model, decoding._replace(caches=full), None, stops,
+        "decode", decode_segment, weights, model, decoding._replace(caches=full), None, stops,
         steps=sampling.segment_tokens, num_tokens=num_tokens,
     )  # fmt: skip
     cost = costs.decode_step(responses / calls, prompt + mean / 2) * (mean * calls)
@@ -261,10 +265,10 @@ def _phases(config: PlanConfig, model: Qwen3Config, num_tokens: int, mesh: Mesh,
 
     cost = costs.forward(responses, prompt + mean, mean, passes=responses / grpo.micro_batch_rows)
     if reference is not None:
-        compiled, _ = compile_(programs.logprobs, reference, batch(responses))
+        compiled, _ = compile_("reference log-probs", programs.logprobs, reference, batch(responses))
         yield _phase("reference log-probs", compiled, mesh, {"weights": masters, "moments": moments}, cost)
     if programs.several_updates:
-        compiled, _ = compile_(programs.logprobs, masters, batch(responses))
+        compiled, _ = compile_("old log-probs", programs.logprobs, masters, batch(responses))
         yield _phase("old log-probs", compiled, mesh, resting, cost)
 
     count = grpo.mini_batch_prompts * group
@@ -272,7 +276,7 @@ def _phases(config: PlanConfig, model: Qwen3Config, num_tokens: int, mesh: Mesh,
     logp = array((count, slots), jnp.float32)
     extra = {"old_logp_bt": logp if programs.several_updates else None}
     extra |= {"ref_logp_bt": None if reference is None else logp}
-    compiled, _ = compile_(programs.update, state, batch(count, **extra))
+    compiled, _ = compile_("update", programs.update, state, batch(count, **extra))
     cost = costs.update(count, prompt + mean, mean, count / grpo.micro_batch_rows, config.model.remat) * updates
     yield _phase("update", compiled, mesh, {"reference": reference}, cost, updates)
 
@@ -295,11 +299,17 @@ def _phase(
     )
 
 
-def _compile_on(mesh: Mesh, function: Any, *args: Any, **static: Any) -> tuple[Any, Any]:
+def _compile_on(mesh: Mesh, name: str, function: Any, *args: Any, **static: Any) -> tuple[Any, Any]:
     """The compiled program and its results as abstract arrays, where the compiler lays them."""
-    with jax.set_mesh(mesh):  # not around more: what computes at once would look for these devices
-        lowered = function.lower(*args, **static)
-        compiled = lowered.compile()
+    try:
+        with jax.set_mesh(mesh):  # not around more: what computes at once would look for these devices
+            lowered = function.lower(*args, **static)
+            compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:  # a TPU's compiler refuses what does not fit
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        reason = str(error).strip().splitlines()[0].removeprefix("RESOURCE_EXHAUSTED: ")
+        raise DoesNotFit(f"{name} does not fit: {reason}; {_mend(name)}") from error
     return compiled, _laid_out(lowered.out_info, compiled.output_shardings)
 
 
