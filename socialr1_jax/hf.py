@@ -327,14 +327,16 @@ def _read(folder: Path, home: dict[str, str], name: str) -> np.ndarray:
 def _check_files(folder: Path, config: Qwen3Config) -> dict[str, str]:
     """Tensor name -> file name, after checking every file and every tensor's presence, shape and dtype."""
     if (folder / INDEX).exists():
-        listed = read_json(folder / INDEX).get("weight_map", {})
+        listed = read_json(folder / INDEX).get("weight_map")
+        if not isinstance(listed, dict) or not all(isinstance(file, str) for file in listed.values()):
+            raise ValueError(f"{folder / INDEX} has no weight_map from tensor names to file names")
         files = sorted(set(listed.values()))
     elif (folder / WEIGHTS).exists():
         listed, files = None, [WEIGHTS]
     else:
         raise FileNotFoundError(f"{folder} has neither {WEIGHTS} nor {INDEX}")
     problems: list[str] = []
-    readable = True
+    unreadable: set[str] = set()
     found: dict[str, tuple[tuple[int, ...], str]] = {}
     home: dict[str, str] = {}
     for file in files:
@@ -342,28 +344,31 @@ def _check_files(folder: Path, config: Qwen3Config) -> dict[str, str]:
             header = _header(folder / file)
         except FileNotFoundError:
             problems.append(f"file {file} is named in {INDEX} but absent")
-            readable = False
+            unreadable.add(file)
         except (SafetensorError, OSError) as error:
             problems.append(f"file {file} is cut or damaged ({error})")
-            readable = False
+            unreadable.add(file)
         else:
             problems += [f"{name} is in both {home[name]} and {file}" for name in sorted(set(header) & set(home))]
             found |= header
             home |= dict.fromkeys(header, file)
     expected = _expected(config)
-    # With a file unreadable its tensors would all be "missing": say it once.
-    if listed is not None and readable:
-        problems += [f"{name} is listed in {INDEX} but in no file" for name in sorted(set(listed) - set(found))]
+    # The tensors of a file that is absent or cut would all be "missing": the file says it once.
+    lost = set(expected) if listed is None and unreadable else set()
+    if listed is not None:
+        lost = {name for name, file in listed.items() if file in unreadable}
+        problems += [f"{name} is listed in {INDEX} but in no file" for name in sorted(set(listed) - set(found) - lost)]
         problems += [
             f"{name} is in {home[name]}, but {INDEX} looks for it in {file}"
             for name, file in sorted(listed.items())
             if home.get(name, file) != file
         ]
-    if readable:
-        problems += [f"missing tensor {name} {list(expected[name])}" for name in sorted(set(expected) - set(found))]
+    missing = sorted(set(expected) - set(found) - lost)
+    problems += [f"missing tensor {name} {list(expected[name])}" for name in missing]
     for name, (shape, kind) in sorted(found.items()):
         if name == "lm_head.weight" and config.tie_word_embeddings:
-            if not np.array_equal(_read(folder, home, name), _read(folder, home, "model.embed_tokens.weight")):
+            tied = "model.embed_tokens.weight"
+            if tied in found and not np.array_equal(_read(folder, home, name), _read(folder, home, tied)):
                 problems.append("lm_head.weight differs from the embedding although tie_word_embeddings is true")
         elif name not in expected:
             problems.append(f"unexpected tensor {name} {list(shape)}")

@@ -295,6 +295,41 @@ def test_a_doubled_tensor_and_one_in_another_file_are_named(tiny, tmp_path):
         load_hf(tmp_path / "cut")
 
 
+def test_an_absent_shard_does_not_hide_the_other_faults(tiny, tmp_path):
+    save_hf(load_hf(tiny.folder), tmp_path / "cut", max_file_bytes=60_000)
+    files = sorted((tmp_path / "cut").glob("*.safetensors"))
+    tensors = load_file(files[-1])
+    gone = sorted(tensors)[-1]
+    save_file({name: x for name, x in tensors.items() if name != gone}, files[-1])
+    lost = sorted(load_file(files[1]))
+    files[1].unlink()
+    with pytest.raises(ValueError, match=f"file {files[1].name} is named in .* but absent") as error:
+        load_hf(tmp_path / "cut")
+    assert f"missing tensor {gone}" in str(error.value)
+    assert f"{gone} is listed in model.safetensors.index.json but in no file" in str(error.value)
+    assert not any(name in str(error.value) for name in lost)  # the file says it once
+
+
+@pytest.mark.parametrize("content", [{}, {"weight_map": None}, {"weight_map": {"model.norm.weight": 1}}])
+def test_an_index_without_a_map_is_refused(folder, content):
+    (folder / "model.safetensors.index.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"index\.json has no weight_map from tensor names to file names"):
+        load_hf(folder)
+
+
+def test_a_tied_model_with_a_head_but_no_embedding_names_the_embedding(tiny_models, tmp_path):
+    folder = Path(shutil.copytree(tiny_models("tied_gqa1").folder, tmp_path / "source"))
+    edit_tensors(folder, lambda t: t.update({"lm_head.weight": t.pop("model.embed_tokens.weight")}))
+    with pytest.raises(ValueError, match=r"missing tensor model\.embed_tokens\.weight"):
+        load_hf(folder)
+
+
+def test_blocks_of_a_few_rows_load_the_same(tiny, monkeypatch):
+    expected = load_hf(tiny.folder).params
+    monkeypatch.setattr("socialr1_jax.hf._BLOCK", 3 * 64 * 4)  # three rows of 64 float32
+    jax.tree.map(np.testing.assert_array_equal, load_hf(tiny.folder).params, expected)
+
+
 @pytest.mark.parametrize("kind", ["qwen3_moe", "llama", "qwen2"])
 def test_another_architecture_is_refused_by_name(folder, kind):
     config = json.loads((folder / "config.json").read_text())
