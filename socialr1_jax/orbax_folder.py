@@ -29,6 +29,8 @@ from socialr1_jax.models.qwen3 import Qwen3, Qwen3Config, Weight, check_mesh
 
 PARAMS, MANIFEST = "params", "manifest.json"
 _VERSION = 2
+# Bytes that are read and decoded together: with a whole weight as one chunk every process of a mesh decodes all of it.
+_CHUNK = 64 << 20
 Read = Callable[[Weight, int | None, P], jax.Array]  # a declared weight, as for hf.map_weights
 
 
@@ -66,7 +68,9 @@ def write_orbax(
                 target = partial / PARAMS / _item(weight)
                 say(target.name)
                 if not target.exists():  # Orbax renames a checkpoint into its place when it is whole
-                    checkpointer.save(target, {"weight": read(weight, layers, spec)})
+                    chunks = {"weight": ocp.SaveArgs(chunk_byte_size=_CHUNK)}
+                    item = {"weight": read(weight, layers, spec)}
+                    checkpointer.save(target, item, save_args=chunks)
                     checkpointer.wait_until_finished()
 
             map_weights(config, write)
