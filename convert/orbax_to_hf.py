@@ -20,18 +20,21 @@ class OrbaxToHfConfig(ConvertConfig):
     """Where a model lies and where it goes."""
 
     dtype: Literal["", "float32", "bfloat16", "float16"] = Field("", description='of the files; "" keeps the source\'s')
+    allow_nonfinite: bool = Field(False, description="convert weights that hold NaN or infinities, too")
     max_file_bytes: int = Field(5_000_000_000, ge=1, description="tensors that make a file larger begin a new one")
 
 
 def main(argv: list[str] | None = None) -> int:
     config = parse_args(OrbaxToHfConfig, argv, description="Convert an Orbax folder to a Hugging Face model folder.")
     from socialr1_jax.checksums import compare, folder_sums, model_sums  # import JAX: once the arguments are right
-    from socialr1_jax.hf import open_hf, save_hf
+    from socialr1_jax.hf import open_hf, refuse_nonfinite, save_hf
     from socialr1_jax.orbax_folder import MANIFEST, load_orbax
 
     def run() -> str:
         model = load_orbax(config.src)
         dtype = config.dtype or model.dtype.name
+        if not config.allow_nonfinite:
+            refuse_nonfinite(model, dtype)
         source = fingerprint([Path(config.src) / MANIFEST], dtype=dtype, max_file_bytes=config.max_file_bytes)
         save_hf(model, config.dst, dtype, config.max_file_bytes, source=source, say=progress)
         if not config.verify:

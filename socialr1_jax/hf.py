@@ -393,6 +393,14 @@ def tensors(model: Qwen3) -> dict[str, tuple[jax.Array, int | None]]:
     return stacked | {weight.hf_name: (params[name], None) for name, weight in table.items()}
 
 
+def refuse_nonfinite(model: Qwen3, dtype: str) -> None:
+    """Raises ValueError naming every tensor that holds NaN or infinities in `dtype`."""
+    with np.errstate(over="ignore"):  # a number too large for `dtype` is named below
+        spoiled = [name for name, x in fetched(model, sorted(tensors(model)), np.dtype(dtype)) if not _all_finite(x)]
+    if spoiled:
+        raise ValueError(f"NaN or infinities in {', '.join(spoiled)} (--allow_nonfinite converts them all the same)")
+
+
 def fetched(model: Qwen3, names: Sequence[str], kind: np.dtype) -> Iterator[tuple[str, np.ndarray]]:
     """The named tensors on this host."""
     home = tensors(model)
@@ -427,7 +435,10 @@ def _write_weights(
         if (folder / file).exists():  # from a call that was killed: a file gets its name when it is on the disk
             continue
         unfinished = folder / f"{file}.unfinished"
-        save_file(dict(fetched(model, names, kind)), unfinished, metadata={"format": "pt"})
+        try:
+            save_file(dict(fetched(model, names, kind)), unfinished, metadata={"format": "pt"})
+        except SafetensorError as error:  # its own kind, for a full disk too
+            raise OSError(f"{unfinished}: {error}") from error
         sync(unfinished)
         unfinished.rename(folder / file)
     if len(groups) > 1:

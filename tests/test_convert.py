@@ -343,3 +343,45 @@ def test_numbers_that_are_none_are_refused_by_name(tmp_path, capsys, value, dtyp
     arguments = ["--src", str(source), "--dst", str(tmp_path / "orbax"), "--allow_nonfinite", "--verify"]
     assert hf_to_orbax(arguments) == 0
     load_hf(source, allow_nonfinite=True)
+    back = ["--src", str(tmp_path / "orbax"), "--dst", str(tmp_path / "back")]
+    assert orbax_to_hf(back) == 2
+    assert f"NaN or infinities in {name}" in capsys.readouterr().err
+    assert not (tmp_path / "back").exists()
+    assert orbax_to_hf([*back, "--allow_nonfinite", "--verify"]) == 0
+    assert contents(tmp_path / "back") == contents(source)
+
+
+def test_a_number_too_large_for_the_new_dtype_is_refused(source, tmp_path, capsys):
+    model = load_hf(source, dtype=None)
+    model.norm.set_value(model.norm.get_value().at[2].set(1e6))
+    save_orbax(model, tmp_path / "orbax")
+    assert orbax_to_hf(["--src", str(tmp_path / "orbax"), "--dst", str(tmp_path / "half"), "--dtype", "float16"]) == 2
+    assert "NaN or infinities in model.norm.weight" in capsys.readouterr().err
+
+
+def test_a_weight_lies_in_chunks(source, tmp_path, monkeypatch):
+    """A process of a mesh then reads the chunks that its devices need."""
+    monkeypatch.setattr("socialr1_jax.orbax_folder._CHUNK", 256)
+    save_orbax(load_hf(source), tmp_path / "orbax")
+    with ocp.StandardCheckpointer() as checkpointer:
+        metadata = checkpointer.metadata(tmp_path / "orbax/params/model.embed_tokens.weight")
+    assert 4 * np.prod(metadata.item_metadata["weight"].storage.chunk_shape) <= 256
+    jax.tree.map(np.testing.assert_array_equal, load_orbax(tmp_path / "orbax").params, load_hf(source).params)
+
+
+@pytest.mark.parametrize("script", ["hf_to_orbax", "orbax_to_hf"])
+def test_a_write_that_fails_leaves_the_old_folder(script, source, orbax, tmp_path):
+    """The system refuses files above 2 kB, as a full disk would; nothing is patched."""
+    old, src = (orbax, source) if script == "hf_to_orbax" else (source, orbax)
+    target = tmp_path / "target"
+    old.rename(target) if script == "hf_to_orbax" else save_hf(load_hf(source), target)
+    before = contents(tmp_path)
+    program = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000)); "
+        f"sys.path.insert(0, {str(CONVERT)!r}); import {script} as s; sys.exit(s.main(sys.argv[1:]))"
+    )
+    arguments = [sys.executable, "-c", program, "--src", str(src), "--dst", str(target)]
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2, done.stderr
+    assert "error: " in done.stderr.splitlines()[-1]
+    assert contents(tmp_path) == before
