@@ -72,8 +72,7 @@ def by_rows(function: Callable[..., Any], in_specs: Any, out_specs: Any) -> Call
     The specs say where rows are (ROWS) and what is whole on all of them (P()). Loops inside may end at different
     steps; the axis `tensor` stays with the compiler.
     """
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or mesh.size == 1:
+    if row_shards() == 1:
         return function
     return jax.shard_map(
         function, in_specs=in_specs, out_specs=out_specs, axis_names={"replica", "fsdp"}, check_vma=False
