@@ -79,10 +79,10 @@ def open_hf(path: str | os.PathLike[str], mesh: Mesh | None = None, dtype: str |
     if mesh is not None:
         check_mesh(config, mesh)
     home = _check_files(folder, config)
-    kinds = {_DTYPES[kind] for file in set(home.values()) for _, kind in _header(folder / file).values()}
+    places = {name: place for file in set(home.values()) for name, place in _places(folder / file).items()}
+    kinds = {places[name].dtype.name for name in home}
     if dtype is None and len(kinds) > 1:
         raise ValueError(f"{folder}: weights of several dtypes ({', '.join(sorted(kinds))}); name one with dtype=")
-    places = {name: place for file in set(home.values()) for name, place in _places(folder / file).items()}
     return HfFolder(folder, config, home, np.dtype(jnp.dtype(dtype or kinds.pop())), mesh, places)
 
 
@@ -105,7 +105,7 @@ class HfFolder:
         def part(index: Any) -> np.ndarray:
             """What one device holds, filled tensor by tensor: one copy, from the file's pages to the array."""
             chosen, inner = (names, index) if layers is None else (names[index[0]], index[1:])
-            stack = aligned_empty((len(chosen), *_sliced(weight.shape, inner)), self.dtype)
+            stack = _aligned_empty((len(chosen), *_sliced(weight.shape, inner)), self.dtype)
             blocks = [b for name, row in zip(chosen, stack, strict=True) for b in self._blocks(name, inner, row)]
             with ThreadPoolExecutor(_READERS) as pool:
                 self.nonfinite.update(name for name in pool.map(_read_block, blocks) if name)
@@ -182,7 +182,7 @@ def _sliced(shape: tuple[int, ...], index: tuple[slice, ...]) -> tuple[int, ...]
     return tuple(len(range(*part.indices(size))) for size, part in zip(shape, index, strict=True))
 
 
-def aligned_empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+def _aligned_empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     """An array that begins at a multiple of 64 bytes: on a CPU JAX then takes it as it is instead of copying it."""
     nbytes = math.prod(shape) * dtype.itemsize
     buffer = np.empty(nbytes + 64, np.uint8)

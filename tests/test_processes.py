@@ -61,15 +61,20 @@ def runs(tmp_path_factory):
     save_config(RunConfig.model_validate(values), folder / "run.yaml")
     one, two = folder / "one", folder / "two"
     ended(train(folder / "run.yaml", 1, f"output_dir={one}"))
+    return one, two, by_two_processes(folder / "run.yaml", two)
+
+
+def by_two_processes(config, folder):
+    """What each of two processes printed that ran the configuration together, into `folder`."""
     address = f"localhost:{free_port()}"
     pair = [
         train(
-            folder / "run.yaml", 4, f"output_dir={two}", "distributed.processes=2", f"distributed.process={i}",
+            config, 4, f"output_dir={folder}", "distributed.processes=2", f"distributed.process={i}",
             f"distributed.coordinator={address}", "distributed.timeout=120",
         )
         for i in range(2)
     ]  # fmt: skip
-    return one, two, [ended(process) for process in pair]
+    return [ended(process) for process in pair]
 
 
 def lines(file):
@@ -102,6 +107,13 @@ def test_only_the_first_process_speaks_and_writes(runs):
     assert "trained weights" not in second
     assert {file.name for file in two.iterdir()} >= {"config.yaml", "summary.json", "report.html", "export"}
     assert len(list((two / "tensorboard").glob("events*"))) == 1
+
+
+def test_a_run_of_two_processes_goes_on_under_another_address(runs):
+    """The saved configuration holds the first process's number and the address of its day."""
+    _, two, _ = runs
+    first, _ = by_two_processes(two.parent / "run.yaml", two)
+    assert "resuming after step 2 of 2" in first
 
 
 def test_waiting_for_a_process_that_does_not_come_ends():

@@ -313,8 +313,8 @@ class Engine:
         # Prompts are dealt out in turn, so that every device has as many as the others; -1 fills up.
         dealt = np.arange(each * shards).reshape(each, shards).T.reshape(-1)
         dealt = np.where(dealt < count, dealt, -1)
-        width = _round_up(max(map(len, prompts)), stride)
-        most = _round_up(max(map(len, prompts)) + sampling.max_new_tokens, stride)  # slots that any row can need
+        width = round_up(max(map(len, prompts)), stride)
+        most = round_up(max(map(len, prompts)) + sampling.max_new_tokens, stride)  # slots that any row can need
         tokens_pt = np.zeros((len(dealt), width), np.int32)
         lengths_p = np.ones(len(dealt), np.int32)
         for row, i in enumerate(dealt.tolist()):
@@ -387,5 +387,6 @@ def _halved(rows: int, live: int) -> int:
     return rows
 
 
-def _round_up(size: int, multiple: int) -> int:
+def round_up(size: int, multiple: int) -> int:
+    """The smallest multiple that is not below `size`."""
     return -(-size // multiple) * multiple

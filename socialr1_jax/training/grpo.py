@@ -59,6 +59,8 @@ def _train_grpo(config: RunConfig, mesh: Mesh) -> bool:
     folder = Path(config.output_dir)
     if (folder / "checkpoints").exists():
         refuse_another_run(config, folder / "config.yaml")
+    # Nobody writes before all have looked: what another process begins is no earlier run.
+    wait_for_all(f"start of {config.output_dir}", config.distributed.timeout)
     with working(f"loading {config.model.path}"):
         path, random = config.model.path, config.model.random
         model = random_model(path, random, config.seed, mesh) if random else load_hf(path, mesh)
@@ -320,9 +322,12 @@ def _questions(config: RunConfig, tokenizer: Any) -> tuple[PromptSet, PromptSet]
 
 
 def refuse_another_run(config: RunConfig, saved: Path) -> None:
-    """Raises ConfigError when `saved`, the configuration of the run in this folder, is not `config`."""
+    """Raises ConfigError when `saved`, the configuration of the run in this folder, is not `config`.
+
+    Which process this is, and where the others are, may be another: a run goes on by any number of them.
+    """
     before, now = load_config(type(config), saved).model_dump(), config.model_dump()
-    differing = [name for name in now if before[name] != now[name]]
+    differing = [name for name in now if name != "distributed" and before[name] != now[name]]
     if differing:
         raise ConfigError(
             f"{saved.parent} holds a run of another configuration (it differs in {', '.join(differing)}): "

@@ -28,7 +28,15 @@ from socialr1_jax.models.attention import Backend, attention_backend
 from socialr1_jax.models.kv_cache import LayerCache
 from socialr1_jax.models.qwen3 import Params, Qwen3Config, Weight, check_mesh
 from socialr1_jax.models.shapes import PUBLISHED_TOKENS, SHAPES
-from socialr1_jax.sampling.engine import decode_segment, prefill, reshard, slot_stride, take_rows, wave_prompts
+from socialr1_jax.sampling.engine import (
+    decode_segment,
+    prefill,
+    reshard,
+    round_up,
+    slot_stride,
+    take_rows,
+    wave_prompts,
+)
 from socialr1_jax.training.grpo import check_batch, compile_programs
 
 _EXTRAS = {"cuda": "cuda12", "tpu": "tpu"}
@@ -73,7 +81,6 @@ class Phase:
 class Plan:
     """All phases of a run on a topology."""
 
-    model: Qwen3Config
     chip: Chip
     devices: int
     backend: Backend
@@ -127,7 +134,7 @@ def make_plan(config: PlanConfig) -> Plan:
     host = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // mesh.size
     memory = chip.memory or host
     return Plan(
-        model=model, chip=chip, devices=mesh.size, backend=backend, memory=memory,
+        chip=chip, devices=mesh.size, backend=backend, memory=memory,
         allowed=int(memory * config.memory_fraction), phases=phases,
     )  # fmt: skip
 
@@ -195,7 +202,7 @@ def _mesh(config: PlanConfig, chip: Chip, shape: tuple[int, ...]) -> Mesh:
 def _phases(config: PlanConfig, model: Qwen3Config, num_tokens: int, mesh: Mesh, backend: Backend) -> Iterator[Phase]:
     grpo, sampling, dtype = config.grpo, config.sampling, config.model.dtype
     shards = mesh.shape["replica"] * mesh.shape["fsdp"]
-    stride = slot_stride("cpu" if mesh.devices.flat[0].platform == "cpu" else "accelerator")
+    stride = slot_stride(mesh.devices.flat[0].platform)
     compile_ = partial(_compile_on, mesh)
     programs = compile_programs(config, model, num_tokens, backend)
     costs = Arithmetic(model, jnp.dtype(dtype).itemsize, shards)
@@ -219,7 +226,7 @@ def _phases(config: PlanConfig, model: Qwen3Config, num_tokens: int, mesh: Mesh,
     waves = [(wave_prompts(-(-count // shards), n, sampling.max_rows) * shards, n) for count, n in batches]
     calls = -(-grpo.prompts_per_step // waves[0][0])
     prompts, samples = max(waves, key=lambda wave: wave[0] * wave[1])
-    rows, width, slots = prompts * samples, _round_up(prompt, stride), _round_up(prompt + new, stride)
+    rows, width, slots = prompts * samples, round_up(prompt, stride), round_up(prompt + new, stride)
     stops = array((2,), jnp.int32, P())
 
     compiled, weights = compile_("reshard", reshard, masters, model, dtype)
@@ -330,7 +337,3 @@ def _weights(model: Qwen3Config, dtype: Any, mesh: Mesh) -> Params:
 def _device_bytes(tree: Any) -> int:
     """Bytes of the arrays of a tree on one device."""
     return sum(int(np.prod(x.sharding.shard_shape(x.shape))) * x.dtype.itemsize for x in jax.tree.leaves(tree))
-
-
-def _round_up(size: int, multiple: int) -> int:
-    return -(-size // multiple) * multiple
