@@ -26,6 +26,9 @@ class BenchmarkConfig(Section):
     new: int = Field(128, ge=2, description="tokens of a response; no token stops one")
     prompts: int = Field(0, ge=0, description="prompts of a GRPO step; 0 = measure none")
     group: int = Field(5, ge=2, description="responses per prompt of a GRPO step")
+    requests: int = Field(
+        0, ge=0, description="prompts with responses of long-tailed lengths (mean new / 4), rows at once; 0 = none"
+    )
     repeats: int = Field(3, ge=1, description="calls measured after the one that compiles; the median counts")
     micro_batch_rows: int = Field(8, ge=1, description="rows of one backward pass, lowered to divide the batch")
     remat: bool = Field(False, description="compute activations again in the backward pass")

@@ -18,7 +18,19 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-__all__ = ["AXES", "ROWS", "P", "by_rows", "constrain", "fetch", "make_mesh", "mesh_of", "place", "row_shards"]
+__all__ = [
+    "AXES",
+    "ROWS",
+    "P",
+    "by_rows",
+    "constrain",
+    "fetch",
+    "make_mesh",
+    "mesh_of",
+    "place",
+    "row_shards",
+    "tensor_shards",
+]
 
 AXES = ("replica", "fsdp", "tensor")
 ROWS = P(("replica", "fsdp"))  # the first axis of every array that has one entry a row
@@ -59,6 +71,12 @@ def row_shards() -> int:
     """Into how many parts the context's mesh splits rows."""
     mesh = jax.sharding.get_abstract_mesh()
     return 1 if mesh.empty else mesh.shape["replica"] * mesh.shape["fsdp"]
+
+
+def tensor_shards() -> int:
+    """How many devices of the context's mesh share a row."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return 1 if mesh.empty else mesh.shape["tensor"]
 
 
 def constrain(x: jax.Array, spec: P) -> jax.Array:

@@ -62,6 +62,11 @@ def any_of_all(value: bool) -> bool:
     return bool(np.any(_gather(np.array([value])))) if jax.process_count() > 1 else value
 
 
+def least_of_all(value: int) -> int:
+    """The smallest `value` of any process: the same answer in all of them. Below 2^31."""
+    return int(np.min(_gather(np.array([value])))) if jax.process_count() > 1 else value
+
+
 def divided(function: Callable[[T], Mapping[str, Any]], items: Sequence[T]) -> list[dict[str, Any]]:
     """[function(item) for item in items], each process calling it for its share; results must be JSON (NaN allowed)."""
     count, first = jax.process_count(), jax.process_index()

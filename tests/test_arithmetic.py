@@ -12,7 +12,7 @@ from socialr1_jax.models.arithmetic import Arithmetic
 from socialr1_jax.models.kv_cache import LayerCache
 from socialr1_jax.models.qwen3 import init_params
 from socialr1_jax.models.shapes import SHAPES
-from socialr1_jax.sampling.engine import decode_step, rollout_weights
+from socialr1_jax.sampling.decode import decode_step, rollout_weights
 
 CONFIG = replace(SHAPES["tiny"], vocab_size=512, num_hidden_layers=3)
 

@@ -17,7 +17,7 @@ from socialr1_jax import Qwen3Config
 from socialr1_jax.models.qwen3 import declare_weights, init_params
 from socialr1_jax.models.shapes import SHAPES
 from socialr1_jax.sampling import Engine
-from socialr1_jax.sampling.engine import Segment
+from socialr1_jax.sampling.batch import Segment
 from socialr1_jax.training.benchmark import PHASES, _decode, _micro_batch, benchmark
 
 SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "benchmark.py"

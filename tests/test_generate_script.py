@@ -18,7 +18,7 @@ from socialr1_jax.data.prompts import encode_prompt
 from socialr1_jax.data.tokenizer import build_tokenizer
 from socialr1_jax.models.qwen3 import init_params
 from socialr1_jax.sampling import Engine
-from socialr1_jax.sampling.engine import Segment
+from socialr1_jax.sampling.batch import Segment
 from socialr1_jax.sampling.text import decode_responses
 
 SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "generate.py"

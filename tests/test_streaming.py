@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from socialr1_jax import SamplingParams
 from socialr1_jax.data.tokenizer import build_tokenizer
-from socialr1_jax.sampling.engine import Segment
+from socialr1_jax.sampling.batch import Segment
 from socialr1_jax.sampling.streaming import ResponseStream
 
 # Trained on these alone, so that every other character is spread over one token a byte.

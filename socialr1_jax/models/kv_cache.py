@@ -36,6 +36,18 @@ class LayerCache(NamedTuple):
         """The cache of the given rows, in that order."""
         return LayerCache(self.k_bkhs[rows], self.v_bksh[rows])
 
+    def put(self, rows: jax.Array, new: "LayerCache") -> "LayerCache":
+        """The cache with the rows of `new` at the given places, from slot 0 on; a place past the end takes none."""
+        slots = new.slots
+        return LayerCache(
+            self.k_bkhs.at[rows, :, :, :slots].set(new.k_bkhs, mode="drop"),
+            self.v_bksh.at[rows, :, :slots].set(new.v_bksh, mode="drop"),
+        )
+
+    def repeat(self, times: int) -> "LayerCache":
+        """The cache of every row, `times` one after another."""
+        return LayerCache(jnp.repeat(self.k_bkhs, times, axis=0), jnp.repeat(self.v_bksh, times, axis=0))
+
     def grow(self, slots: int) -> "LayerCache":
         """The same cache with room for `slots` positions."""
         more = slots - self.slots

@@ -23,8 +23,6 @@ from socialr1_jax.models.qwen3_config import Qwen3Config
 __all__ = ["Params", "Qwen3", "Qwen3Config", "Weight", "declare_weights", "forward", "init_params", "logits"]
 
 Params = dict[str, Any]
-# Kernels of the training tree are "oi" ([out, in], Hugging Face's); the rollout copy holds "io" (sampling/engine.py).
-KernelLayout = Literal["oi", "io"]
 
 # Where a weight lies on the mesh: the first pattern found in its name gives the mesh axes of [out, in]. The layout
 # "train" splits every large weight (and so its gradient and moments) over fsdp, "rollout" leaves it whole there.
@@ -146,6 +144,20 @@ def _precision(x: jax.Array) -> jax.lax.Precision | None:
     return jax.lax.Precision.HIGHEST if x.dtype == jnp.float32 else None
 
 
+def linear(x_bti: jax.Array, kernel_oi: jax.Array, blocks: int = 1, **options: Any) -> jax.Array:
+    """x_bti times the kernel -> [b, t, o]. `blocks` > 1 cuts the outputs into that many products of one batched one.
+
+    For few rows on a CPU: XLA gives each core blocks of its own, where it would share out one small product badly
+    (4 x 1024 times [3072, 1024]: 0.7 against 1.1 ms, 8 rows: 1.1 against 2.1 ms on two cores).
+    """
+    o, i = kernel_oi.shape
+    if blocks == 1 or o % blocks:
+        return jnp.einsum("bti,oi->bto", x_bti, kernel_oi, precision=_precision(x_bti), **options)
+    kernel_koi = kernel_oi.reshape(blocks, -1, i)
+    y_kbto = jnp.einsum("bti,koi->kbto", x_bti, kernel_koi, precision=_precision(x_bti), **options)
+    return jnp.moveaxis(y_kbto, 0, 2).reshape(*x_bti.shape[:2], o)
+
+
 def rms_norm(x: jax.Array, weight: jax.Array, eps: float) -> jax.Array:
     """Root-mean-square norm over the last axis; variance in float32, result in x's dtype."""
     x32 = x.astype(jnp.float32)
@@ -159,12 +171,12 @@ def block(
     config: Qwen3Config,
     rope: tuple[jax.Array, jax.Array],
     attend: Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, Any]],
-    kernel: KernelLayout = "oi",
+    blocks: int = 1,
 ) -> tuple[jax.Array, Any]:
     """One decoder layer. `attend(q_btnh, k_btkh, v_btkh)` gives [b, t, n, h] and whatever it wants to carry out."""
 
     def project(x: jax.Array, name: str) -> jax.Array:
-        y = jnp.einsum(f"bti,{kernel}->bto", x, weights[name].astype(x.dtype), precision=_precision(x))
+        y = linear(x, weights[name].astype(x.dtype), blocks)
         bias = weights.get(f"{name}_bias")
         return y if bias is None else y + bias.astype(x.dtype)
 
@@ -223,16 +235,10 @@ def head_kernel(params: Params, dtype: Any) -> jax.Array:
     return gathered(name, params[name], dtype)
 
 
-def logits(hidden_btd: jax.Array, kernel_vd: jax.Array) -> jax.Array:
+def logits(hidden_btd: jax.Array, kernel_vd: jax.Array, blocks: int = 1) -> jax.Array:
     """float32 logits [b, t, v] of normed hidden states."""
     with jax.named_scope("lm_head"):
-        return jnp.einsum(
-            "btd,vd->btv",
-            hidden_btd,
-            kernel_vd,
-            precision=_precision(hidden_btd),
-            preferred_element_type=jnp.float32,
-        )
+        return linear(hidden_btd, kernel_vd, blocks, preferred_element_type=jnp.float32)
 
 
 class Qwen3(nnx.Module):

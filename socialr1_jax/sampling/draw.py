@@ -10,14 +10,15 @@ import jax.numpy as jnp
 _BLOCK = 128
 
 
-def row_keys(seed: int, step: int, prompt_ids_b: jax.Array, samples_b: jax.Array) -> jax.Array:
+@jax.jit
+def row_keys(seeds_b: jax.Array, step: jax.Array, prompt_ids_b: jax.Array, samples_b: jax.Array) -> jax.Array:
     """Key data uint32 [b, 2] from (seed, step, prompt id, sample index) alone."""
-    base = jax.random.fold_in(jax.random.key(seed), step)
 
-    def one(prompt_id: jax.Array, sample: jax.Array) -> jax.Array:
-        return jax.random.key_data(jax.random.fold_in(jax.random.fold_in(base, prompt_id), sample))
+    def one(seed: jax.Array, prompt_id: jax.Array, sample: jax.Array) -> jax.Array:
+        key = jax.random.fold_in(jax.random.key(seed), step)
+        return jax.random.key_data(jax.random.fold_in(jax.random.fold_in(key, prompt_id), sample))
 
-    return jax.vmap(one)(prompt_ids_b, samples_b)
+    return jax.vmap(one)(seeds_b, prompt_ids_b, samples_b)
 
 
 def uniforms(keys_b: jax.Array, positions_b: jax.Array) -> jax.Array:

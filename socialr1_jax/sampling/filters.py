@@ -5,27 +5,36 @@ ordered float32 values: 32 fused passes over a row in place of a sort of 151,936
 threshold are kept together.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 
 import jax
 import jax.numpy as jnp
 
+FILTERS = ("top_k", "top_p", "min_p")
+
 
 def filter_logits(
-    logits_bv: jax.Array, temperature_b: jax.Array, top_k_b: jax.Array, top_p_b: jax.Array, min_p_b: jax.Array
-) -> jax.Array:
+    logits_bv: jax.Array, temperature_b: jax.Array, top_k_b: jax.Array, top_p_b: jax.Array, min_p_b: jax.Array,
+    used: Container[str] = FILTERS,
+) -> jax.Array:  # fmt: skip
     """float32 logits [b, v] divided by the temperature, rejected tokens at -inf.
 
     Order: temperature, top-k, top-p, min-p, each on what the one before left. Rows with temperature 0 are not
-    scaled; `top_k` 0, `top_p` 1 and `min_p` 0 reject nothing.
+    scaled; `top_k` 0, `top_p` 1 and `min_p` 0 reject nothing. Filters that are not in `used` are left out: no row asks.
     """
     x_bv = temper(logits_bv, temperature_b)
-    k_b = jnp.where(top_k_b > 0, top_k_b, x_bv.shape[-1])
-    x_bv = _keep_from(x_bv, _largest_threshold(x_bv, lambda kept_bv: jnp.sum(kept_bv, axis=-1) >= k_b))
-    probs_bv = jax.nn.softmax(x_bv, axis=-1)
-    nucleus_b = _largest_threshold(x_bv, lambda kept_bv: jnp.sum(jnp.where(kept_bv, probs_bv, 0), axis=-1) >= top_p_b)
-    x_bv = _keep_from(x_bv, jnp.where(top_p_b < 1, nucleus_b, -jnp.inf))
-    return _keep_from(x_bv, jnp.max(x_bv, axis=-1) + jnp.log(min_p_b))
+    if "top_k" in used:
+        k_b = jnp.where(top_k_b > 0, top_k_b, x_bv.shape[-1])
+        x_bv = _keep_from(x_bv, _largest_threshold(x_bv, lambda kept_bv: jnp.sum(kept_bv, axis=-1) >= k_b))
+    if "top_p" in used:
+        probs_bv = jax.nn.softmax(x_bv, axis=-1)
+        nucleus_b = _largest_threshold(
+            x_bv, lambda kept_bv: jnp.sum(jnp.where(kept_bv, probs_bv, 0), axis=-1) >= top_p_b
+        )
+        x_bv = _keep_from(x_bv, jnp.where(top_p_b < 1, nucleus_b, -jnp.inf))
+    if "min_p" in used:
+        x_bv = _keep_from(x_bv, jnp.max(x_bv, axis=-1) + jnp.log(min_p_b))
+    return x_bv
 
 
 def temper(logits_bv: jax.Array, temperature_b: jax.Array) -> jax.Array:

@@ -1,14 +1,20 @@
 """What to sample, and what comes back."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
+
+FinishReason = Literal["stop", "length", "error"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingParams:
     """How to sample. `temperature=0` is greedy; `top_k=0`, `top_p=1`, `min_p=0` switch a filter off.
 
-    Filters act in this order, each on what the one before left: temperature, top-k, top-p, min-p.
+    Filters act in this order, each on what the one before left: temperature, top-k, top-p, min-p. A response ends with
+    one of `stop_token_ids`, when its text holds one of the strings `stop`, or after `max_new_tokens`. After
+    `thinking_budget` tokens without `think_end_id` that token is put in the next one's place. Raises ValueError naming
+    the field that is out of range.
     """
 
     n: int = 1
@@ -19,33 +25,50 @@ class SamplingParams:
     min_p: float = 0.0
     seed: int = 0
     stop_token_ids: tuple[int, ...] = ()
+    stop: tuple[str, ...] = ()
+    thinking_budget: int | None = None
+    think_end_id: int | None = None  # the id of </think>: 151668 in Qwen3's tokenizer
+    raw_logprobs: bool = False  # also the log-probs of the model itself, before temperature and filters
 
     def __post_init__(self) -> None:
+        if isinstance(self.stop, str):
+            object.__setattr__(self, "stop", (self.stop,))
         checks = {
             "n": self.n >= 1,
             "max_new_tokens": self.max_new_tokens >= 1,
-            "temperature": self.temperature >= 0,
+            "temperature": 0 <= self.temperature < math.inf,
             "top_k": self.top_k >= 0,
             "top_p": 0 < self.top_p <= 1,
             "min_p": 0 <= self.min_p <= 1,
+            "seed": 0 <= self.seed < 2**31,
+            "stop": all(self.stop),
+            "thinking_budget": self.thinking_budget is None or self.thinking_budget >= 0,
         }
         for name, fine in checks.items():
             if not fine:
-                raise ValueError(f"SamplingParams.{name}={getattr(self, name)} is out of range")
+                raise ValueError(f"SamplingParams.{name}={getattr(self, name)!r} is out of range")
+        if self.thinking_budget is not None and self.think_end_id is None:
+            raise ValueError("SamplingParams.thinking_budget needs think_end_id, the id of the token </think>")
 
     @property
-    def filtered(self) -> bool:
-        return self.top_k > 0 or self.top_p < 1 or self.min_p > 0
+    def filters(self) -> frozenset[str]:
+        """The filters that reject anything."""
+        on = {"top_k": self.top_k > 0, "top_p": self.top_p < 1, "min_p": self.min_p > 0}
+        return frozenset(name for name, used in on.items() if used)
 
 
 @dataclass(frozen=True)
 class Completion:
     """One sampled response.
 
-    `tokens` includes the stop token that ended it. `logprobs` are those of the distribution that was drawn from
-    (tempered and filtered; for greedy rows the plain softmax). `finish_reason` is "stop" or "length".
+    `tokens` includes the stop token, or all tokens of the stop string, that ended it. `logprobs` are those of the
+    distribution that was drawn from (tempered and filtered; for greedy rows the plain softmax; 0 for a `</think>` that
+    a budget put in). `finish_reason` is "stop", "length", or "error" where the model's logits were not finite: the
+    tokens before are kept, and no training should use them.
     """
 
     tokens: list[int]
     logprobs: list[float]
-    finish_reason: Literal["stop", "length"]
+    finish_reason: FinishReason
+    stop: int | str | None = None  # the stop token or stop string that ended it
+    raw_logprobs: list[float] | None = None  # asked for by SamplingParams.raw_logprobs

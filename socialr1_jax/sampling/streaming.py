@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 from socialr1_jax.sampling.engine import Engine
-from socialr1_jax.sampling.params import SamplingParams
+from socialr1_jax.sampling.params import FinishReason, SamplingParams
 
 _HALF = "\ufffd"  # what a decoder gives for bytes that are no whole character
 
@@ -29,21 +29,22 @@ class ResponseStream:
             )
         limit = min(sampling.max_new_tokens, positions - len(prompt))
         self._segments = engine.stream([prompt], replace(sampling, n=1, max_new_tokens=limit))
-        self._tokenizer, self._stops = tokenizer, frozenset(sampling.stop_token_ids)
+        self._tokenizer = tokenizer
         self.text, self.tokens = "", 0
-        self.finish_reason: Literal["stop", "length"] = "length"
+        self.finish_reason: FinishReason = "length"
 
     def __iter__(self) -> Iterator[str]:
         ids: list[int] = []
         for segment in self._segments:
             self.tokens += len(segment.tokens)
             ids += segment.tokens
-            if segment.finished and ids[-1] in self._stops:
+            if segment.finish_reason:
+                self.finish_reason = segment.finish_reason
+            if isinstance(segment.stop, int):
                 ids.pop()
-                self.finish_reason = "stop"
             # All of it anew, for bytes are decoded together; 2,048 tokens take 0.4 ms.
             text = self._tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-            if not segment.finished:
+            if not segment.finish_reason:
                 text = text.removesuffix(_HALF)  # one U+FFFD, however many of the character's bytes are there
             piece, self.text = text[len(self.text) :], text
             if piece:

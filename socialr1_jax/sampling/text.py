@@ -22,6 +22,10 @@ def stop_token_ids(model: Qwen3, tokenizer: Any) -> tuple[int, ...]:
 
 
 def decode_responses(tokenizer: Any, completions: Sequence[Completion]) -> list[str]:
-    """The texts of completions without the stop token that ended them."""
-    ids = [c.tokens[:-1] if c.finish_reason == "stop" else c.tokens for c in completions]
-    return tokenizer.batch_decode(ids, skip_special_tokens=False)
+    """The texts of completions without the stop token, or from the stop string on, that ended them."""
+    ids = [c.tokens[:-1] if isinstance(c.stop, int) else c.tokens for c in completions]
+    texts = tokenizer.batch_decode(ids, skip_special_tokens=False)
+    return [
+        text.partition(c.stop)[0] if isinstance(c.stop, str) else text
+        for text, c in zip(texts, completions, strict=True)
+    ]

@@ -9,6 +9,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -22,8 +23,8 @@ from socialr1_jax.grpo.update import Rows, TrainState, init_state, pack_rows
 from socialr1_jax.models.attention import Backend, attention_backend
 from socialr1_jax.models.qwen3 import Params, Qwen3, Qwen3Config, init_params
 from socialr1_jax.sampling import Engine, SamplingParams
-from socialr1_jax.sampling.draw import row_keys
-from socialr1_jax.sampling.engine import prefill  # the compiled program itself: no wrapper comes between
+from socialr1_jax.sampling.batch import Fresh
+from socialr1_jax.sampling.decode import admit, empty_batch  # the compiled programs themselves
 from socialr1_jax.training.grpo import Programs, compile_programs, reference_weights  # the same
 from socialr1_jax.training.summary import peak_rss_bytes
 
@@ -51,13 +52,14 @@ class Timing(NamedTuple):
 
 def benchmark(
     config: Qwen3Config, *, dtype: str = "float32", rows: int, prompt: int, new: int, prompts: int = 0, group: int = 5,
-    repeats: int = 3, micro_batch_rows: int = 8, remat: bool = False, attention: str = "auto", update: bool = True,
+    repeats: int = 3, micro_batch_rows: int = 8, remat: bool = False, attention: str = "auto", update: bool = True, requests: int = 0,
 ) -> dict[str, Any]:  # fmt: skip
     """Speeds of a random Qwen3, ready for one JSON line.
 
     `rows` right-padded rows of `prompt` tokens and `new` more; with `prompts` > 0 also a GRPO step of prompts x group
     responses. `micro_batch_rows` is lowered until it divides both row counts. With `update=False` there is no update
-    and no GRPO step, and the weights are made in `dtype` instead of float32. Speeds are tokens per second at the
+    and no GRPO step, and the weights are made in `dtype` instead of float32. With `requests` > 0 also responses of
+    `tail_lengths` to so many prompts, `rows` at once, by continuous batching and in static batches. Speeds are tokens per second at the
     median of `repeats` calls; `spread_s` holds [min, median, max] seconds of a call, `compile_s` how much longer the
     first call took. One line for each result also goes to stderr as soon as it is there.
     """
@@ -86,6 +88,11 @@ def benchmark(
         "prefill_tok_s": rows * prompt / timings["prefill"].median,
         "decode_tok_s": rows * (new - 1) / timings["decode"].median,
     }
+    if requests:
+        engine = replace(_engine(run, config, model.params, backend), max_rows=rows)
+        for name, static in (("tail", False), ("tail_static", True)):
+            measure(name, partial(_tail, engine, requests, rows, prompt, new, static=static))
+            speeds[f"{name}_tok_s"] = int(tail_lengths(requests, new).sum()) / timings[name].median
     phases: list[dict[str, float]] = []
     if update:
         trainer = _Trainer(run, model, prompt, backend)
@@ -119,31 +126,57 @@ def benchmark(
 
 
 def _prefill(engine: Engine, rows: int, prompt: int) -> float:
-    """Seconds until the caches of `rows` prompts are filled and the first token of each is drawn."""
+    """Seconds until the caches of `rows` prompts are filled."""
     tokens_bt, lengths_b = jnp.asarray(_tokens(engine.config, rows, prompt)), jnp.full(rows, prompt)
-    keys_b = row_keys(0, 0, jnp.arange(rows), jnp.zeros(rows, int))
-    left_b, done_b, stops = jnp.ones(rows, int), jnp.zeros(rows, bool), jnp.array([-1])
-    jax.block_until_ready((tokens_bt, lengths_b, keys_b, left_b, done_b, stops))
+    dtype, fresh = jnp.dtype(engine.dtype), Fresh(rows, 1).placed()
+    state = empty_batch(engine.config, rows, prompt, dtype, 1)
+    jax.block_until_ready((tokens_bt, lengths_b, state, fresh))
     started = time.perf_counter()
-    filled = prefill(
-        engine.params, engine.config, tokens_bt, lengths_b, keys_b, left_b, done_b, 1.0, None, stops,
-        dtype=jnp.dtype(engine.dtype), backend=engine.backend, group=1, slots=prompt, num_tokens=engine.num_tokens,
+    filled = admit(
+        engine.params, engine.config, state, tokens_bt, lengths_b, jnp.arange(rows), fresh, dtype=dtype,
+        backend=engine.backend,
     )  # fmt: skip
     jax.block_until_ready(filled)
     return time.perf_counter() - started
 
 
 def _decode(engine: Engine, rows: int, prompt: int, new: int) -> float:
-    """Seconds from the first token of `rows` samples of one prompt, prefill done, to the last."""
-    sampling = SamplingParams(n=rows, max_new_tokens=new)
-    segments = engine.stream(_tokens(engine.config, 1, prompt).tolist(), sampling)
-    drawn = len(next(segments).tokens)  # the engine hands it out when it has read the tokens that prefill drew
+    """Seconds for `rows` samples of `new` tokens to one prompt, less those for samples of one token."""
+
+    def seconds(new: int) -> float:
+        started = time.perf_counter()
+        (group,) = engine.sample(_tokens(engine.config, 1, prompt).tolist(), SamplingParams(n=rows, max_new_tokens=new))
+        taken = time.perf_counter() - started
+        drawn = sum(len(completion.tokens) for completion in group)
+        if drawn != rows * new:
+            raise RuntimeError(f"the engine drew {drawn} tokens, not {rows} x {new}")
+        return taken
+
+    return seconds(new) - seconds(1)
+
+
+def _tail(engine: Engine, requests: int, rows: int, prompt: int, new: int, *, static: bool) -> float:
+    """Seconds for responses of `tail_lengths` to `requests` prompts, `rows` at once.
+
+    `static`: each batch of `rows` decodes until its longest response is there, whatever the others need.
+    """
+    prompts, lengths = _tokens(engine.config, requests, prompt).tolist(), tail_lengths(requests, new)
+    batches = [range(first, min(first + rows, requests)) for first in range(0, requests, rows)]
     started = time.perf_counter()
-    drawn += sum(len(segment.tokens) for segment in segments)
-    seconds = time.perf_counter() - started
-    if drawn != rows * new:
-        raise RuntimeError(f"the engine drew {drawn} tokens, not {rows} x {new}")
-    return seconds
+    if static:
+        for batch in batches:
+            longest = SamplingParams(max_new_tokens=max(int(lengths[i]) for i in batch))
+            engine.sample([prompts[i] for i in batch], longest)
+    else:
+        engine.sample(prompts, [SamplingParams(max_new_tokens=int(length)) for length in lengths])
+    return time.perf_counter() - started
+
+
+def tail_lengths(requests: int, new: int) -> np.ndarray:
+    """Lengths [requests] of responses with a long tail: exponential, cut at `new`, a quarter of it in the mean."""
+    quantiles = (np.arange(requests) + 0.5) / requests
+    lengths = np.clip(np.ceil(-0.255 * new * np.log1p(-quantiles)), 1, new).astype(int)
+    return np.random.default_rng(0).permutation(lengths)
 
 
 class _Trainer:

@@ -25,20 +25,15 @@ from socialr1_jax.hlo import Collective, attention_kernels, collectives
 from socialr1_jax.mesh import AXES, ROWS, P
 from socialr1_jax.models.arithmetic import Arithmetic, Cost
 from socialr1_jax.models.attention import Backend, attention_backend
-from socialr1_jax.models.kv_cache import LayerCache
 from socialr1_jax.models.qwen3 import Params, Qwen3Config, Weight, check_mesh
 from socialr1_jax.models.shapes import PUBLISHED_TOKENS, SHAPES
-from socialr1_jax.sampling.engine import (
-    decode_segment,
-    prefill,
-    reshard,
-    round_up,
-    slot_stride,
-    take_rows,
-    wave_prompts,
-)
+from socialr1_jax.sampling import Engine, SamplingParams
+from socialr1_jax.sampling.batch import product_blocks, slot_stride
+from socialr1_jax.sampling.decode import DecodeState, admit, decode_segment, empty_batch, reshard, take_rows
+from socialr1_jax.sampling.memory import USABLE, BatchPlan
 from socialr1_jax.training.grpo import check_batch, compile_programs
 
+_STOPS = 4  # stop tokens of a row
 _EXTRAS = {"cuda": "cuda12", "tpu": "tpu"}
 
 
@@ -130,12 +125,12 @@ def make_plan(config: PlanConfig) -> Plan:
         backend = attention_backend(config.model.attention, config.model.dtype, chip.platform)
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    phases = list(_phases(config, model, num_tokens, mesh, backend))
     host = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // mesh.size
     memory = chip.memory or host
+    allowed = int(memory * config.memory_fraction)
+    phases = list(_phases(config, model, num_tokens, mesh, backend, allowed))
     return Plan(
-        chip=chip, devices=mesh.size, backend=backend, memory=memory,
-        allowed=int(memory * config.memory_fraction), phases=phases,
+        chip=chip, devices=mesh.size, backend=backend, memory=memory, allowed=allowed, phases=phases
     )  # fmt: skip
 
 
@@ -199,10 +194,13 @@ def _mesh(config: PlanConfig, chip: Chip, shape: tuple[int, ...]) -> Mesh:
 # ------------------------------------------------------------------------------------------------------------ phases
 
 
-def _phases(config: PlanConfig, model: Qwen3Config, num_tokens: int, mesh: Mesh, backend: Backend) -> Iterator[Phase]:
+def _phases(
+    config: PlanConfig, model: Qwen3Config, num_tokens: int, mesh: Mesh, backend: Backend, allowed: int
+) -> Iterator[Phase]:
     grpo, sampling, dtype = config.grpo, config.sampling, config.model.dtype
     shards = mesh.shape["replica"] * mesh.shape["fsdp"]
-    stride = slot_stride(mesh.devices.flat[0].platform)
+    platform = mesh.devices.flat[0].platform
+    stride = slot_stride(platform)
     compile_ = partial(_compile_on, mesh)
     programs = compile_programs(config, model, num_tokens, backend)
     costs = Arithmetic(model, jnp.dtype(dtype).itemsize, shards)
@@ -218,45 +216,60 @@ def _phases(config: PlanConfig, model: Qwen3Config, num_tokens: int, mesh: Mesh,
     training = {"weights": masters, "moments": moments, "reference": reference}
     resting = {"moments": moments, "reference": reference}
 
-    # The rollout: so many prompts of a device at once, each with its group; an evaluation's batches may be larger.
+    # The rollout: rows that a device decodes at once; an evaluation's batch may be larger.
     prompt, new, group = config.data.max_prompt_tokens, sampling.max_new_tokens, sampling.group_size
     mean = min(config.response_tokens or new, new)  # tokens of a response that the times are for
     responses = grpo.prompts_per_step * group
-    batches = ((grpo.prompts_per_step, group), (config.evaluation.questions, config.evaluation.samples))
-    waves = [(wave_prompts(-(-count // shards), n, sampling.max_rows) * shards, n) for count, n in batches]
-    calls = -(-grpo.prompts_per_step // waves[0][0])
-    prompts, samples = max(waves, key=lambda wave: wave[0] * wave[1])
-    rows, width, slots = prompts * samples, round_up(prompt, stride), round_up(prompt + new, stride)
-    stops = array((2,), jnp.int32, P())
+    free = allowed - sum(_device_bytes(tree) for tree in training.values() if tree is not None)
+
+    def batch_of(prompts: int, n: int) -> BatchPlan:
+        engine = Engine(
+            params={}, config=model, num_tokens=num_tokens, dtype=dtype, backend=backend,
+            max_rows=sampling.max_rows, memory=int(free * USABLE), platform=platform,
+        )  # fmt: skip
+        with jax.set_mesh(mesh):
+            return engine.plan([[0] * prompt] * prompts, SamplingParams(n=n, max_new_tokens=new))
+
+    try:
+        of_step = batch_of(grpo.prompts_per_step, group)
+        of_evaluation = batch_of(config.evaluation.questions, config.evaluation.samples)
+    except ValueError as error:
+        raise DoesNotFit(f"{error}; or {_mend('decode')}") from error
+    largest = max(of_step, of_evaluation, key=lambda batch: batch.rows)
+    samples = group if largest is of_step else config.evaluation.samples
+    rows, prompts, slots = largest.rows * shards, largest.prompts * shards, largest.slots
+    calls = -(-responses // (of_step.rows * shards))  # full batches, one after another
 
     compiled, weights = compile_("reshard", reshard, masters, model, dtype)
     moved = Cost(0, costs.parameters * (4 + costs.itemsize * costs.copies))
     yield _phase("reshard", compiled, mesh, resting, moved)
 
-    compiled, (decoding, *_) = compile_(
-        "prefill", prefill, masters, model, array((prompts, width), jnp.int32), array((prompts,), jnp.int32),
-        array((rows, 2), jnp.uint32), array((rows,), jnp.int32), array((rows,), jnp.bool_), sampling.temperature, None,
-        stops, dtype=jnp.dtype(dtype), backend=backend, group=samples, slots=width, num_tokens=num_tokens,
+    def rollout_state(rows: int, slots: int) -> DecodeState:
+        """The abstract state of a batch, where the compiler lays it."""
+        with jax.set_mesh(mesh):
+            lowered = empty_batch.lower(model, rows, slots, jnp.dtype(dtype), _STOPS)
+        return _laid_out(lowered.out_info, lowered.compile().output_shardings)
+
+    decoding = rollout_state(rows, slots)
+    placed = largest.prompts * min(samples, largest.rows) * shards
+    fresh = rollout_state(placed, stride)._replace(caches=[])
+    compiled, _ = compile_(
+        "prefill", admit, masters, model, decoding, array((prompts, largest.width), jnp.int32),
+        array((prompts,), jnp.int32), array((placed,), jnp.int32), fresh, dtype=jnp.dtype(dtype), backend=backend,
     )  # fmt: skip
-    cost = costs.forward(grpo.prompts_per_step, prompt, 1, passes=calls)
-    yield _phase("prefill", compiled, mesh, resting | {"rollout weights": weights}, cost, calls)
+    passes = -(-grpo.prompts_per_step // (of_step.prompts * shards))
+    cost = costs.forward(grpo.prompts_per_step, prompt, 0, passes=passes)
+    yield _phase("prefill", compiled, mesh, resting | {"rollout weights": weights}, cost, passes)
 
-    def caches(slots: int) -> list[LayerCache]:
-        """The caches that prefill gives, grown to `slots`."""
-
-        def grown(x: Any, axis: int) -> Any:
-            shape = (*x.shape[:axis], slots, *x.shape[axis + 1 :])
-            return jax.ShapeDtypeStruct(shape, x.dtype, sharding=x.sharding)
-
-        return [LayerCache(grown(cache.k_bkhs, 3), grown(cache.v_bksh, 2)) for cache in decoding.caches]
-
-    full = caches(slots)
-    compiled, _ = compile_("cache growth", take_rows, caches(slots - stride)[0], array((rows,), jnp.int32), slots=slots)
-    yield _phase("cache growth", compiled, mesh, training | {"rollout weights": weights, "cache": full[1:]}, Cost())
+    before = rollout_state(rows, slots - stride).caches[0]
+    compiled, _ = compile_("cache growth", take_rows, before, array((rows,), jnp.int32), slots=slots)
+    kept = training | {"rollout weights": weights, "cache": decoding.caches[1:]}
+    yield _phase("cache growth", compiled, mesh, kept, Cost())
 
     compiled, _ = compile_(
-        "decode", decode_segment, weights, model, decoding._replace(caches=full), None, stops,
+        "decode", decode_segment, weights, model, decoding, array((), jnp.int32, P()),
         steps=sampling.segment_tokens, num_tokens=num_tokens,
+        blocks=product_blocks(platform, mesh.shape["tensor"]),
     )  # fmt: skip
     cost = costs.decode_step(responses / calls, prompt + mean / 2) * (mean * calls)
     segments = calls * -(-mean // sampling.segment_tokens)

@@ -1,0 +1,280 @@
+"""One call of the engine: continuous batching over segments of decode steps on the devices.
+
+Each device holds a batch of rows. Between two segments the host takes out what has ended, puts the groups of waiting
+prompts into free rows, gathers the last rows into a smaller batch, and gives the caches more slots. Batch and cache
+sizes come from short ladders, so the number of compiled programs stays small, and each compilation is logged.
+"""
+
+import logging
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from socialr1_jax.compiles import told
+from socialr1_jax.mesh import fetch, place, row_shards, tensor_shards
+from socialr1_jax.sampling.decode import (
+    ERROR,
+    LIVE,
+    NO_BUDGET,
+    STOP,
+    DecodeState,
+    Drawn,
+    RowSampling,
+    admit,
+    cleared,
+    decode_segment,
+    empty_batch,
+    reshard,
+    resized,
+)
+from socialr1_jax.sampling.memory import BatchPlan, ladder, power, round_up
+from socialr1_jax.sampling.params import FinishReason, SamplingParams
+from socialr1_jax.sampling.stops import StopStrings
+
+if TYPE_CHECKING:
+    from socialr1_jax.sampling.engine import Engine
+
+log = logging.getLogger(__name__)
+_REASONS: tuple[FinishReason | None, ...] = (None, "stop", "length", "error")  # of LIVE, STOP, LENGTH, ERROR
+_STOP_MULTIPLE = 4  # stop tokens of a row are filled up to a multiple, so that one more is no recompilation
+
+
+def slot_stride(platform: str) -> int:
+    """Cache and prompt lengths are multiples of it: 64 on a CPU, where slots cost time, 128 where kernels want it."""
+    return 64 if platform == "cpu" else 128
+
+
+def product_blocks(platform: str, tensor: int) -> int:
+    """Into how many blocks `linear` cuts the products of decoding: 4 on a CPU, 1 where the compiler needs no help."""
+    return 4 if platform == "cpu" and tensor == 1 else 1
+
+
+def smallest_batch(platform: str) -> int:
+    """Rows below which a batch is not made smaller: the next program would cost more than it saves."""
+    return 4 if platform == "cpu" else 16
+
+
+@dataclass(frozen=True)
+class Segment:
+    """What one segment brought for one row: new tokens and their log-probs, and why the row has ended if it has."""
+
+    row: int
+    tokens: list[int]
+    logprobs: list[float]
+    finish_reason: FinishReason | None = None
+    stop: int | str | None = None
+    raw_logprobs: list[float] | None = None
+
+
+@dataclass(frozen=True)
+class Group:
+    """Samples of one prompt that are prefilled together."""
+
+    index: int  # of the prompt
+    prompt: Sequence[int]
+    params: SamplingParams
+    keys: np.ndarray  # uint32 [samples, 2]
+    rows: range  # of the call, which counts the samples of the first prompt, then the second's...
+
+
+class Rollout:
+    """One call of the engine: the groups that wait, the batch on the devices, and what the host knows of its rows."""
+
+    def __init__(self, engine: "Engine", plan: BatchPlan, groups: list[Group], each: Sequence[SamplingParams]) -> None:
+        self.engine, self.plan, self.waiting = engine, plan, deque(groups)
+        platform = engine.platform
+        self.stride, self.smallest = slot_stride(platform), smallest_batch(platform)
+        self.shards = row_shards()
+        self.group = max(len(group.rows) for group in groups)
+        self.stops = round_up(max(1, *(len(set(params.stop_token_ids)) for params in each)), _STOP_MULTIPLE)
+        self.run_segment = partial(
+            decode_segment,
+            steps=engine.segment_tokens,
+            num_tokens=engine.num_tokens,
+            filters=frozenset().union(*(params.filters for params in each)),
+            raw=any(params.raw_logprobs for params in each),
+            blocks=product_blocks(platform, tensor_shards()),
+        )
+        self.of_row = {row: group for group in groups for row in group.rows}
+        self.strings: dict[int, StopStrings] = {}
+        # Host's view of the batch, [devices x rows]: the call's row or -1, where it stands, what it may still get.
+        self.rows = np.full((self.shards, plan.rows), -1)
+        self.positions = np.zeros_like(self.rows)
+        self.left = np.zeros_like(self.rows)
+        self.slots = 0
+        self.state: DecodeState | None = None
+
+    def segments(self) -> Iterator[Segment]:
+        engine = self.engine
+        with told("the copy of the weights for decoding"):
+            weights = reshard(engine.params, engine.config, engine.dtype)
+        parts: list[Segment] = []
+        while self.waiting or (self.rows >= 0).any():
+            self._refill()
+            self._fit()
+            with told(f"decode of {self.rows.shape[1]} rows x {self.slots} slots"):
+                self.state, drawn = self.run_segment(weights, engine.config, self.state, jnp.int32(self._enough()))
+            yield from parts  # while the devices work
+            parts = self._collect(drawn)
+        yield from parts
+
+    # ---------------------------------------------------------------------------------------- before a segment
+
+    def _refill(self) -> None:
+        """Waiting groups go to devices that have rows for them, the emptiest first."""
+        dealt: list[list[Group]] = [[] for _ in range(self.shards)]
+        free = (self.rows < 0).sum(axis=1)
+        while self.waiting and free.max() >= len(self.waiting[0].rows):
+            device = int(free.argmax())
+            dealt[device].append(self.waiting.popleft())
+            free[device] -= len(dealt[device][-1].rows)
+        while any(dealt):
+            most = max(map(len, dealt))
+            size = power(most) if most < 0.75 * 2 * power(most) else 2 * power(most)  # a quarter of it may be empty
+            size = min(size, self.plan.prompts)
+            self._admit([groups[:size] for groups in dealt], size)
+            dealt = [groups[size:] for groups in dealt]
+
+    def _admit(self, dealt: list[list[Group]], size: int) -> None:
+        """Prefills at most `size` groups on each device and puts them into free rows."""
+        engine, entries = self.engine, size * self.group
+        longest = max(len(group.prompt) for groups in dealt for group in groups)
+        width = min(ladder(-(-longest // self.stride)) * self.stride, self.plan.width)
+        self._grow(width)
+        tokens_pt = np.zeros((self.shards * size, width), np.int32)
+        lengths_p = np.ones(self.shards * size, np.int32)
+        rows_m = np.full((self.shards, entries), self.rows.shape[1])  # past the end: nowhere
+        fresh = Fresh(self.shards * entries, self.stops)
+        for device, groups in enumerate(dealt):
+            free = iter(np.flatnonzero(self.rows[device] < 0).tolist())
+            for i, group in enumerate(groups):
+                prompt, params = group.prompt, group.params
+                tokens_pt[device * size + i, : len(prompt)] = prompt
+                lengths_p[device * size + i] = len(prompt)
+                for sample, row in enumerate(group.rows):
+                    at = next(free)
+                    rows_m[device, i * self.group + sample] = at
+                    self.rows[device, at], self.positions[device, at] = row, len(prompt) - 1
+                    self.left[device, at] = params.max_new_tokens
+                    fresh.set(device * entries + i * self.group + sample, group, sample)
+                    if params.stop:
+                        assert engine.decode is not None
+                        self.strings[row] = StopStrings(params.stop, engine.decode)
+        with told(f"prefill of {size} prompts x {width} tokens into {self.rows.shape[1]} rows x {self.slots} slots"):
+            self.state = admit(
+                engine.params, engine.config, self.state, place(tokens_pt), place(lengths_p),
+                place(rows_m.reshape(-1)), fresh.placed(), dtype=jnp.dtype(engine.dtype), backend=engine.backend,
+            )  # fmt: skip
+
+    def _grow(self, slots: int) -> None:
+        """At least so many slots."""
+        if self.state is None:
+            self.slots = slots
+            with told(f"an empty batch of {self.rows.shape[1]} rows x {slots} slots"):
+                config, dtype = self.engine.config, jnp.dtype(self.engine.dtype)
+                self.state = empty_batch(config, self.rows.size, slots, dtype, self.stops)
+        elif slots > self.slots:
+            self._take(np.tile(np.arange(self.rows.shape[1]), (self.shards, 1)), slots)
+
+    def _fit(self) -> None:
+        """A batch that is no larger than its live rows need, with slots for the next segment."""
+        live = self.rows >= 0
+        # No row needs a slot for its last token, nor more steps than it has tokens left.
+        steps = np.minimum(self.left, self.engine.segment_tokens)
+        needed = int((self.positions + steps)[live].max())
+        slots = max(self.slots, min(ladder(-(-needed // self.stride)) * self.stride, self.plan.slots))
+        size, most = self.rows.shape[1], int(live.sum(axis=1).max())
+        while not self.waiting and (half := self._half(size)) and most <= half:
+            size = half
+        if size < self.rows.shape[1]:
+            self._take(np.argsort(~live, axis=1, kind="stable")[:, :size], slots)
+        else:
+            self._grow(slots)
+
+    def _half(self, size: int) -> int:
+        """The next smaller batch, 0 if there is none."""
+        half = round_up(-(-size // 2), self.smallest)
+        return half if half < size else 0
+
+    def _take(self, order: np.ndarray, slots: int) -> None:
+        """The batch of the given rows of each device, with so many slots."""
+        assert self.state is not None
+        with told(f"change to {order.shape[1]} rows x {slots} slots"):
+            self.state = resized(self.state, place(order.reshape(-1)), slots)
+        self.rows, self.positions, self.left = (
+            np.take_along_axis(x, order, axis=1) for x in (self.rows, self.positions, self.left)
+        )
+        self.slots = slots
+
+    def _enough(self) -> int:
+        """A device may end its segment when no more rows than this are live: others wait, or half the batch will do."""
+        size = self.rows.shape[1]
+        if self.waiting:
+            return size - max(len(self.waiting[0].rows), size // 8)
+        return self._half(size)
+
+    # ----------------------------------------------------------------------------------------- after a segment
+
+    def _collect(self, drawn: Drawn) -> list[Segment]:
+        """What the segment brought; rows that have ended are free."""
+        assert self.state is not None
+        shape = self.rows.shape
+        ended = np.array(fetch(self.state.ended_b)).reshape(shape)
+        left = np.array(fetch(self.state.left_b)).reshape(shape)
+        brought = jax.tree.map(lambda x: fetch(x).reshape(*shape, -1), drawn)
+        parts, cut = [], False
+        for at in zip(*np.nonzero(self.rows >= 0), strict=True):
+            row, count = int(self.rows[at]), int(self.left[at] - left[at])
+            new, reason = brought.tokens[at][:count].tolist(), _REASONS[ended[at]]
+            stop: int | str | None = new[-1] if reason == "stop" else None
+            if row in self.strings and (found := self.strings[row].look(new)):
+                count, stop = found
+                new, reason, cut = new[:count], "stop", cut or reason is None
+                ended[at] = STOP
+            kept = brought.raw[at][:count].tolist() if self.of_row[row].params.raw_logprobs else None
+            parts.append(Segment(row, new, brought.logprobs[at][:count].tolist(), reason, stop, kept))
+        self.positions += self.left - left
+        self.left = left
+        if cut:  # the devices do not know yet
+            self.state = self.state._replace(ended_b=place(ended.reshape(-1)))
+        failed = (ended == ERROR) & (self.rows >= 0)
+        if failed.any():
+            marked = place(failed.reshape(-1))
+            self.state = self.state._replace(caches=[cleared(cache, marked) for cache in self.state.caches])
+            for row in self.rows[failed].tolist():
+                log.warning("prompt %d: logits are not finite, a response ends with an error", self.of_row[row].index)
+        self.rows = np.where(ended == LIVE, self.rows, -1)
+        return parts
+
+
+class Fresh:
+    """Entries of rows that are to be filled, in NumPy; those that are not set are free rows."""
+
+    def __init__(self, rows: int, stops: int) -> None:
+        ints: Any = np.zeros(rows, np.int32)
+        floats: Any = np.zeros(rows, np.float32)
+        keys: Any = np.zeros((rows, 2), np.uint32)
+        no_stops: Any = np.full((rows, stops), -1, np.int32)
+        sampling = RowSampling(keys, floats, ints, floats, floats, no_stops, ints)
+        state = DecodeState(ints, ints, ints, ints, ints + STOP, sampling, [])
+        self.state: Any = jax.tree.map(np.copy, state)
+
+    def set(self, at: int, group: Group, sample: int) -> None:
+        state, params = self.state, group.params
+        state.last_b[at], state.positions_b[at] = group.prompt[-1], len(group.prompt) - 1
+        state.left_b[at], state.ended_b[at] = params.max_new_tokens, LIVE
+        state.thinking_b[at] = NO_BUDGET if params.thinking_budget is None else params.thinking_budget
+        how = state.sampling
+        how.keys_b[at], how.temperature_b[at] = group.keys[sample], params.temperature
+        how.top_k_b[at], how.top_p_b[at], how.min_p_b[at] = params.top_k, params.top_p, params.min_p
+        how.stops_bi[at, : len(set(params.stop_token_ids))] = sorted(set(params.stop_token_ids))
+        how.think_end_b[at] = -1 if params.think_end_id is None else params.think_end_id
+
+    def placed(self) -> DecodeState:
+        return jax.tree.map(place, self.state)

@@ -1,0 +1,256 @@
+"""The programs of sampling that run on the devices: prefill into a batch, decode a segment, change the batch.
+
+A batch has a fixed number of rows (slots for responses) and of cache slots for each. Its state lives on the devices;
+`engine.py` decides between two programs what becomes of the rows. Every device works on its own rows.
+"""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from socialr1_jax.mesh import ROWS, P, by_rows, constrain
+from socialr1_jax.models.attention import Backend, decode_attention, rope_tables
+from socialr1_jax.models.kv_cache import LayerCache, cache_from_prefill
+from socialr1_jax.models.qwen3 import (
+    Params,
+    Qwen3Config,
+    block,
+    forward,
+    gathered,
+    head_kernel,
+    logits,
+    rms_norm,
+)
+from socialr1_jax.sampling.draw import draw, uniforms
+from socialr1_jax.sampling.filters import filter_logits, temper
+
+LIVE, STOP, LENGTH, ERROR = range(4)  # how a row has ended
+NO_BUDGET = 2**31 - 1
+
+
+class RowSampling(NamedTuple):
+    """How each row is sampled: arrays, so that another value is no recompilation."""
+
+    keys_b: jax.Array  # uint32 [b, 2]
+    temperature_b: jax.Array
+    top_k_b: jax.Array
+    top_p_b: jax.Array
+    min_p_b: jax.Array
+    stops_bi: jax.Array  # stop tokens, filled up with -1
+    think_end_b: jax.Array
+
+
+class DecodeState(NamedTuple):
+    """The rows of a batch. `last_b` is the newest token, not yet in the cache; it will be written at `positions_b`."""
+
+    last_b: jax.Array
+    positions_b: jax.Array
+    left_b: jax.Array  # tokens that the row may still get
+    thinking_b: jax.Array  # tokens that it may still think; NO_BUDGET without limit or after </think>
+    ended_b: jax.Array  # LIVE or why not; free rows are STOP
+    sampling: RowSampling
+    caches: list[LayerCache]
+
+
+class Drawn(NamedTuple):
+    """What was drawn, [b], or [b, steps] for a segment; raw log-probs when asked for."""
+
+    tokens: jax.Array
+    logprobs: jax.Array
+    raw: jax.Array | None
+
+
+def rollout_weights(params: Params, config: Qwen3Config, dtype: Any) -> Params:
+    """The copy of the weights that decoding reads: layout "rollout", `dtype`, layers apart.
+
+    Layers are cut out here, once, because XLA does not hoist the slices out of the decode loop.
+    """
+    layers = [
+        {name: gathered(name, stacked[i], dtype) for name, stacked in params["layers"].items()}
+        for i in range(config.num_hidden_layers)
+    ]
+    return {**{name: gathered(name, params[name], dtype) for name in params if name != "layers"}, "layers": layers}
+
+
+reshard = jax.jit(rollout_weights, static_argnums=(1, 2))
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
+def empty_batch(config: Qwen3Config, rows: int, slots: int, dtype: Any, stops: int) -> DecodeState:
+    """A batch of free rows whose caches have `slots`; `stops` is how many stop tokens a row can have."""
+    shape = (rows, config.num_key_value_heads)
+    caches = P(*ROWS, "tensor")
+    ints, floats = jnp.zeros(rows, jnp.int32), jnp.zeros(rows, jnp.float32)
+    sampling = RowSampling(
+        jnp.zeros((rows, 2), jnp.uint32), floats, ints, floats, floats, jnp.zeros((rows, stops), jnp.int32), ints
+    )
+    state = DecodeState(ints, ints, ints, ints, ints + STOP, sampling, [])
+    state = jax.tree.map(lambda x: constrain(x, ROWS), state)
+    return state._replace(
+        caches=[
+            LayerCache(
+                constrain(jnp.zeros((*shape, config.head_dim, slots), dtype), caches),
+                constrain(jnp.zeros((*shape, slots, config.head_dim), dtype), caches),
+            )
+            for _ in range(config.num_hidden_layers)
+        ]
+    )
+
+
+@partial(jax.jit, static_argnames=("config", "dtype", "backend"), donate_argnames=("state",))
+def admit(
+    params: Params, config: Qwen3Config, state: DecodeState, tokens_pt: jax.Array, lengths_p: jax.Array,
+    rows_m: jax.Array, fresh: DecodeState, *, dtype: Any, backend: Backend,
+) -> DecodeState:  # fmt: skip
+    """Prefills each prompt once and puts its cache into the rows of its group.
+
+    `rows_m` says where: a device's prompt i goes to the rows at i * g to (i + 1) * g, g = m / p, counted on that
+    device from 0; a number past the last row goes nowhere. `fresh` holds the other entries of those rows. The prompt's
+    last token stays out of what counts as filled: decoding begins with it, so that no logits are needed here.
+    """
+    _, kv = forward(params, config, tokens_pt, lengths_p, dtype=dtype, backend=backend, keep_kv=True)
+
+    def insert(
+        kv: tuple[jax.Array, jax.Array], state: DecodeState, rows_m: jax.Array, fresh: DecodeState
+    ) -> DecodeState:
+        group = rows_m.shape[0] // kv[0].shape[1]
+
+        def put(old: jax.Array, new: jax.Array) -> jax.Array:
+            return old.at[rows_m].set(new, mode="drop")
+
+        filled = [cache.repeat(group) for cache in cache_from_prefill(*kv)]
+        caches = [old.put(rows_m, new) for old, new in zip(state.caches, filled, strict=True)]
+        return jax.tree.map(put, state._replace(caches=[]), fresh)._replace(caches=caches)
+
+    with jax.named_scope("insert"):
+        return by_rows(insert, (P(None, *ROWS), ROWS, ROWS, ROWS), ROWS)(kv, state, rows_m, fresh)
+
+
+def decode_step(
+    weights: Params, config: Qwen3Config, tokens_b: jax.Array, positions_b: jax.Array, caches: list[LayerCache],
+    blocks: int = 1,
+) -> tuple[jax.Array, list[LayerCache]]:  # fmt: skip
+    """float32 logits [b, v] after one more token a row, and the caches that hold it. `blocks`: see `linear`."""
+    x_btd = weights["embed_tokens"][tokens_b][:, None]
+    rope = rope_tables(positions_b[:, None], config.head_dim, config.rope_theta)
+    grown = []
+    for layer, cache in zip(weights["layers"], caches, strict=True):
+
+        def attend(q: jax.Array, k: jax.Array, v: jax.Array, cache: LayerCache = cache) -> tuple[jax.Array, LayerCache]:
+            cache = cache.write(positions_b, k[:, 0], v[:, 0])
+            return decode_attention(q[:, 0], *cache, positions_b + 1)[:, None], cache
+
+        x_btd, cache = block(x_btd, layer, config, rope, attend, blocks)
+        grown.append(cache)
+    x_btd = rms_norm(x_btd, weights["norm"], config.rms_norm_eps)
+    return logits(x_btd, head_kernel(weights, x_btd.dtype), blocks)[:, 0], grown
+
+
+def _next(
+    logits_bv: jax.Array, state: DecodeState, filters: frozenset[str], num_tokens: int, raw: bool
+) -> tuple[DecodeState, Drawn]:
+    """The state after one more token a live row, and what was drawn, [b]."""
+    # Whole rows on every device of `tensor`: one gather instead of talk in each step of filters and draw, of which
+    # some would wait for devices whose rows, and loops, have ended.
+    logits_bv = constrain(logits_bv, P())
+    logits_bv = jnp.where(jnp.arange(logits_bv.shape[-1]) < num_tokens, logits_bv, -jnp.inf)
+    how = state.sampling
+    if filters:
+        shaped_bv = filter_logits(logits_bv, how.temperature_b, how.top_k_b, how.top_p_b, how.min_p_b, filters)
+    else:
+        shaped_bv = temper(logits_bv, how.temperature_b)
+    # The token in the cache has the row's position; the one drawn now will have the next.
+    uniform_b = uniforms(how.keys_b, state.positions_b + 1)
+    tokens_b, logprobs_b = draw(shaped_bv, uniform_b, how.temperature_b == 0)
+    forced_b = state.thinking_b == 0
+    tokens_b = jnp.where(forced_b, how.think_end_b, tokens_b)
+    logprobs_b = jnp.where(forced_b, 0.0, logprobs_b)
+
+    live_b = state.ended_b == LIVE
+    failed_b = live_b & ~jnp.isfinite(jnp.max(logits_bv, axis=-1))
+    took_b = live_b & ~failed_b
+    left_b = state.left_b - took_b
+    stopped_b = jnp.any(tokens_b[:, None] == how.stops_bi, axis=-1)
+    ended_b = jnp.where(stopped_b, STOP, jnp.where(left_b <= 0, LENGTH, LIVE))
+    ended_b = jnp.where(took_b, ended_b, jnp.where(failed_b, ERROR, state.ended_b))
+    bounded_b = (state.thinking_b != NO_BUDGET) & (tokens_b != how.think_end_b)
+    thinking_b = jnp.where(bounded_b, state.thinking_b - took_b, NO_BUDGET)
+    state = state._replace(
+        last_b=jnp.where(took_b, tokens_b, state.last_b),
+        positions_b=state.positions_b + took_b,
+        left_b=left_b,
+        thinking_b=thinking_b,
+        ended_b=ended_b.astype(jnp.int32),
+    )
+    raw_b = None
+    if raw:
+        chosen_b = jnp.take_along_axis(logits_bv, tokens_b[:, None], axis=-1)[:, 0]
+        raw_b = chosen_b - jax.nn.logsumexp(logits_bv, axis=-1)
+    return state, Drawn(tokens_b, logprobs_b, raw_b)
+
+
+# Steps taken, state, and what was drawn so far.
+_Carry = tuple[jax.Array, DecodeState, Drawn]
+
+
+@partial(
+    jax.jit, static_argnames=("config", "steps", "num_tokens", "filters", "raw", "blocks"), donate_argnames=("state",)
+)
+def decode_segment(
+    weights: Params, config: Qwen3Config, state: DecodeState, enough: jax.Array, *, steps: int, num_tokens: int,
+    filters: frozenset[str] = frozenset(), raw: bool = False, blocks: int = 1,
+) -> tuple[DecodeState, Drawn]:  # fmt: skip
+    """At most `steps` decode steps: a device stops when no more than `enough` of its rows are live.
+
+    Each device loops over its own rows: no word between devices inside the loop.
+    """
+
+    def more(carry: _Carry) -> jax.Array:
+        i, state, _ = carry
+        return (i < steps) & (jnp.sum(state.ended_b == LIVE) > enough)
+
+    def loop(weights: Params, state: DecodeState, enough: jax.Array) -> tuple[DecodeState, Drawn]:
+        def step(carry: _Carry) -> _Carry:
+            i, state, drawn = carry
+            logits_bv, caches = decode_step(weights, config, state.last_b, state.positions_b, state.caches, blocks)
+            with jax.named_scope("draw"):
+                state, new = _next(logits_bv, state._replace(caches=caches), filters, num_tokens, raw)
+            return i + 1, state, jax.tree.map(lambda all_bi, new_b: all_bi.at[:, i].set(new_b), drawn, new)
+
+        shape = (state.last_b.shape[0], steps)
+        floats = jnp.zeros(shape, jnp.float32)
+        empty = Drawn(jnp.zeros(shape, jnp.int32), floats, floats if raw else None)
+        _, state, drawn = jax.lax.while_loop(more, step, (jnp.int32(0), state, empty))
+        return state, drawn
+
+    return by_rows(loop, (P(), ROWS, P()), ROWS)(weights, state, enough)
+
+
+@partial(jax.jit, donate_argnums=0)
+def cleared(cache: LayerCache, rows_b: jax.Array) -> LayerCache:
+    """The cache with zeros in the marked rows. A masked NaN would still be one: 0 times NaN."""
+    return jax.tree.map(lambda x: jnp.where(rows_b[:, None, None, None], 0, x), cache)
+
+
+@partial(jax.jit, static_argnames=("slots",))
+def take_rows(part: Any, rows: jax.Array, *, slots: int) -> Any:
+    """The chosen rows, counted on each device from 0, of a tree of arrays; the caches in it get `slots`."""
+
+    def take(part: Any, rows: jax.Array) -> Any:
+        return jax.tree.map(
+            lambda x: x.take(rows).grow(slots) if isinstance(x, LayerCache) else x[rows],
+            part,
+            is_leaf=lambda x: isinstance(x, LayerCache),
+        )
+
+    return by_rows(take, (ROWS, ROWS), ROWS)(part, rows)
+
+
+def resized(state: DecodeState, rows: jax.Array, slots: int) -> DecodeState:
+    """The chosen rows of the state, in caches of `slots`; layer by layer, so that no second cache is ever whole."""
+    old, new = state.caches, []
+    while old:
+        new.append(take_rows(old.pop(0), rows, slots=slots))
+    return take_rows(state._replace(caches=[]), rows, slots=slots)._replace(caches=new)

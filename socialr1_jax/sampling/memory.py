@@ -1,0 +1,110 @@
+"""How large a batch fits: counted from the shapes, chosen and told before anything is compiled."""
+
+from dataclasses import dataclass
+from itertools import takewhile
+from pathlib import Path
+
+import jax
+
+from socialr1_jax.models.arithmetic import Arithmetic
+from socialr1_jax.models.attention import Backend
+from socialr1_jax.models.qwen3 import Qwen3Config
+from socialr1_jax.processes import least_of_all
+
+_PREFILL_TOKENS = 16_384  # of one prefill on a device: enough to keep it busy, little to hold
+USABLE = 0.9  # of what is free: allocators round up and leave gaps
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchPlan:
+    """The batch of one device, and the bytes that sampling takes there at its fullest."""
+
+    rows: int  # responses decoded at once
+    prompts: int  # prefilled by one call, at most
+    width: int  # of a prompt, at most
+    slots: int  # of a row's cache, at most
+    weights: int  # the rollout copy
+    cache: int  # of all rows, all slots in use
+    temporaries: int  # of the hungriest program
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.cache + self.temporaries
+
+
+def plan_batch(
+    config: Qwen3Config, itemsize: int, *, rows: int, group: int, prompts: int, width: int, slots: int,
+    backend: Backend = "xla", tensor: int = 1, memory: int | None = None,
+) -> BatchPlan:  # fmt: skip
+    """The largest batch of at most `rows` responses (groups of `group`, of `prompts` prompts) within `memory` bytes.
+
+    All of one device: `width` is the longest prompt's, `slots` what the longest row can need, `tensor` the number of
+    devices that share a row. `memory` None is without limit. Raises ValueError when not even one row fits.
+    """
+    costs = Arithmetic(config, itemsize, 1)
+    d, n, h, f = config.hidden_size, config.num_attention_heads, config.head_dim, config.intermediate_size
+    weights = costs.parameters * itemsize // tensor
+    token = costs.cache_token // tensor
+    scores = 8 * n // tensor * width if backend == "xla" else 0  # the float32 square before and after its softmax
+    prefilled = token + itemsize * (4 * d + (2 * f + 3 * n * h) // tensor) + scores  # of one token of a prompt
+    drawn = 16 * config.vocab_size  # float32 logits of one row and three arrays like them, in drawing
+
+    def planned(rows: int, prompts: int) -> BatchPlan:
+        cache = rows * slots * token
+        layer = cache // config.num_hidden_layers
+        inserted = min(group, rows) * token  # repeated for the group, before it is written
+        temporaries = max(prompts * width * (prefilled + inserted), rows * drawn, 2 * layer)
+        return BatchPlan(
+            rows=rows, prompts=prompts, width=width, slots=slots, weights=weights, cache=cache,
+            temporaries=temporaries,
+        )  # fmt: skip
+
+    most = max(1, min(prompts, _PREFILL_TOKENS // width))
+    candidates = [planned(rows, power(most))]
+    candidates += [planned(size, min(power(most), max(1, size // group))) for size in _below(rows)]
+    candidates.append(planned(1, 1))
+    for plan in candidates:
+        if memory is None or plan.total <= memory:
+            return plan
+    smallest = candidates[-1]
+    raise ValueError(
+        f"sampling does not fit: one row of {slots} tokens takes {smallest.total / 2**30:.2f} GiB a device "
+        f"({smallest.weights / 2**30:.2f} of it the weights), and {(memory or 0) / 2**30:.2f} GiB may be used. "
+        "Lower max_new_tokens, shorten the prompts, use bfloat16, or take more devices"
+    )
+
+
+def free_memory() -> int | None:
+    """Bytes that sampling may take on each device, the same in every process; None where nobody says."""
+    stats = [device.memory_stats() or {} for device in jax.local_devices()]
+    if all("bytes_limit" in one for one in stats):
+        free = min(one["bytes_limit"] - one["bytes_in_use"] for one in stats)
+    elif jax.default_backend() == "cpu" and Path("/proc/meminfo").exists():
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        free = next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable")) * 1024
+        free //= jax.local_device_count()
+    else:
+        return None
+    return least_of_all(int(free * USABLE) >> 20) << 20
+
+
+def power(size: int) -> int:
+    """The largest power of two that is not above `size`."""
+    return 1 << (size.bit_length() - 1)
+
+
+def ladder(size: int) -> int:
+    """The next size of the ladder 1, 2, 3, 4, 6, 8, 12, 16, 24...: at most half as much again."""
+    above = 1 << (size - 1).bit_length()
+    return above * 3 // 4 if size <= above * 3 // 4 and above >= 4 else above
+
+
+def round_up(size: int, multiple: int) -> int:
+    """The smallest multiple that is not below `size`."""
+    return -(-size // multiple) * multiple
+
+
+def _below(rows: int) -> list[int]:
+    """Sizes of the ladder below `rows`, the largest first."""
+    sizes = sorted({ladder(1 << i) for i in range(31)} | {3 << i for i in range(30)})
+    return list(takewhile(lambda size: size < rows, sizes))[::-1]
