@@ -16,9 +16,8 @@ import pytest
 from socialr1_jax import Qwen3Config
 from socialr1_jax.models.qwen3 import declare_weights, init_params
 from socialr1_jax.models.shapes import SHAPES
-from socialr1_jax.sampling import Engine
-from socialr1_jax.sampling.batch import Segment
-from socialr1_jax.training.benchmark import PHASES, _decode, _micro_batch, benchmark
+from socialr1_jax.sampling import Completion, Engine
+from socialr1_jax.training.benchmark import PHASES, _decode, _micro_batch, benchmark, tail_lengths
 
 SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "benchmark.py"
 PEERS = Path(__file__).resolve().parents[2] / "shared" / "peers" / "hf_shapes.py"
@@ -54,7 +53,7 @@ def script():
 @pytest.fixture(scope="module")
 def measured(script):
     """(the JSON line as an object, standard error) of a run with a GRPO step."""
-    arguments = "--rows 3 --prompt 8 --new 6 --prompts 2 --group 3 --repeats 1 --micro_batch_rows 2"
+    arguments = "--rows 3 --prompt 8 --new 48 --prompts 2 --group 3 --repeats 1 --micro_batch_rows 2"
     with redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()) as err:
         assert script.main(arguments.split()) == 0
     (line,) = out.getvalue().splitlines()
@@ -63,7 +62,7 @@ def measured(script):
 
 def test_one_json_line_says_what_was_measured(measured):
     line, said = measured
-    asked = {"shape": "tiny", "dtype": "float32", "rows": 3, "prompt": 8, "new": 6, "prompts": 2, "group": 3}
+    asked = {"shape": "tiny", "dtype": "float32", "rows": 3, "prompt": 8, "new": 48, "prompts": 2, "group": 3}
     assert {name: line[name] for name in asked} == asked
     assert (line["repeats"], line["remat"], line["attention"]) == (1, False, "xla")
     assert line["micro_batch_rows"] == 1  # 2 does not divide the 3 rows of the update
@@ -77,7 +76,7 @@ def test_one_json_line_says_what_was_measured(measured):
 
 def test_speeds_are_tokens_over_the_median(measured):
     line, _ = measured
-    tokens = {"prefill": 3 * 8, "decode": 3 * (6 - 1), "update": 3 * (8 + 6)}
+    tokens = {"prefill": 3 * 8, "decode": 3 * (48 - 1), "update": 3 * (8 + 48)}
     for name, count in tokens.items():
         low, middle, high = line["spread_s"][name]
         assert 0 < low <= middle <= high
@@ -91,28 +90,41 @@ def test_speeds_are_tokens_over_the_median(measured):
 
 
 def test_without_update_there_is_neither_update_nor_step():
-    result = benchmark(TOY, dtype="bfloat16", rows=2, prompt=4, new=3, repeats=2, update=False)
+    result = benchmark(TOY, dtype="bfloat16", rows=2, prompt=4, new=60, repeats=2, update=False)
     assert set(result["spread_s"]) == set(result["compile_s"]) == {"prefill", "decode"}
     assert {"update_tok_s", "grpo_step_s", "grpo_phases_s", "prompts", "group"}.isdisjoint(result)
     assert min(result["prefill_tok_s"], result["decode_tok_s"]) > 0
 
 
-def test_decode_is_timed_from_the_first_token(monkeypatch):
-    def stream(self, prompts, sampling):
-        assert (len(prompts), sampling.n, sampling.max_new_tokens) == (1, 2, 4)
-        assert (sampling.temperature, sampling.filtered, sampling.stop_token_ids) == (1.0, False, ())
-        time.sleep(0.3)  # prefill
-        yield from (Segment(row, [1], [0.0], False) for row in range(2))
-        time.sleep(0.02)
-        yield from (Segment(row, [1] * later, [0.0] * later, True) for row in range(2))
+def test_decode_is_timed_without_what_one_token_takes(monkeypatch):
+    def sample(self, prompts, sampling):
+        assert (len(prompts), sampling.n) == (1, 2)
+        assert (sampling.temperature, sampling.filters, sampling.stop_token_ids) == (1.0, frozenset(), ())
+        time.sleep(0.1 + 0.02 * sampling.max_new_tokens)  # prefill, and each token
+        return [[Completion([1] * (sampling.max_new_tokens - lost), [], "length")] * 2]
 
-    monkeypatch.setattr(Engine, "stream", stream)
+    monkeypatch.setattr(Engine, "sample", sample)
     engine = Engine(params={}, config=TOY, num_tokens=96)
-    later = 3
-    assert 0.02 <= _decode(engine, 2, 8, 4) < 0.2
-    later = 2
+    lost = 0
+    assert 0.06 <= _decode(engine, 2, 8, 4) < 0.1
+    lost = 1
     with pytest.raises(RuntimeError, match="drew 6 tokens, not 2 x 4"):
         _decode(engine, 2, 8, 4)
+
+
+def test_lengths_with_a_long_tail():
+    lengths = tail_lengths(400, 200)
+    assert lengths.mean() == pytest.approx(50, rel=0.03)
+    assert (lengths.min(), lengths.max()) == (1, 200)
+    assert np.median(lengths) < 40  # most are far shorter than the mean
+
+
+def test_continuous_batching_and_static_batches_are_measured_on_the_same_lengths():
+    result = benchmark(TOY, rows=4, prompt=4, new=40, repeats=1, update=False, requests=10)
+    assert min(result["tail_tok_s"], result["tail_static_tok_s"]) > 0
+    tokens = tail_lengths(10, 40).sum()
+    for name in ("tail", "tail_static"):
+        assert result[f"{name}_tok_s"] == pytest.approx(tokens / result["spread_s"][name][1], rel=2e-3)
 
 
 @pytest.mark.parametrize(("counts", "expected"), [((40, 40), 8), ((40, 15), 5), ((7, 14), 7), ((11, 11), 1), ((6,), 6)])

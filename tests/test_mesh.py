@@ -55,4 +55,4 @@ def test_an_update_is_the_same_on_every_mesh(results, mesh):
 @pytest.mark.parametrize("mesh", [*MESHES, "two processes"])
 def test_samples_are_the_same_on_every_mesh(results, mesh):
     np.testing.assert_array_equal(results[mesh]["tokens"], results["1x1x1"]["tokens"])
-    np.testing.assert_allclose(results[mesh]["logprobs"], results["1x1x1"]["logprobs"], rtol=0, atol=1e-5)
+    np.testing.assert_allclose(results[mesh]["logprobs"], results["1x1x1"]["logprobs"], rtol=1e-5, atol=1e-5)

@@ -23,8 +23,14 @@ def stream(segments, prompt=(1, 2, 3), stops=(STOP,), positions=100, **sampling)
 
     def stream(prompts, sampling):
         asked.append((prompts, sampling))
+        return made_up()
+
+    def made_up():
         last = len(segments) - 1
-        return (Segment(0, list(ids), [0.0] * len(ids), i == last) for i, ids in enumerate(segments))
+        for i, ids in enumerate(segments):
+            stop = ids[-1] if i == last and ids[-1] in stops else None
+            reason = None if i < last else "length" if stop is None else "stop"
+            yield Segment(0, list(ids), [0.0] * len(ids), reason, stop)
 
     engine = SimpleNamespace(config=SimpleNamespace(max_position_embeddings=positions), stream=stream)
     response = ResponseStream(engine, TOKENIZER, list(prompt), SamplingParams(stop_token_ids=stops, **sampling))

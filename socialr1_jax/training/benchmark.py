@@ -52,16 +52,17 @@ class Timing(NamedTuple):
 
 def benchmark(
     config: Qwen3Config, *, dtype: str = "float32", rows: int, prompt: int, new: int, prompts: int = 0, group: int = 5,
-    repeats: int = 3, micro_batch_rows: int = 8, remat: bool = False, attention: str = "auto", update: bool = True, requests: int = 0,
+    repeats: int = 3, micro_batch_rows: int = 8, remat: bool = False, attention: str = "auto", update: bool = True,
+    requests: int = 0,
 ) -> dict[str, Any]:  # fmt: skip
     """Speeds of a random Qwen3, ready for one JSON line.
 
     `rows` right-padded rows of `prompt` tokens and `new` more; with `prompts` > 0 also a GRPO step of prompts x group
     responses. `micro_batch_rows` is lowered until it divides both row counts. With `update=False` there is no update
     and no GRPO step, and the weights are made in `dtype` instead of float32. With `requests` > 0 also responses of
-    `tail_lengths` to so many prompts, `rows` at once, by continuous batching and in static batches. Speeds are tokens per second at the
-    median of `repeats` calls; `spread_s` holds [min, median, max] seconds of a call, `compile_s` how much longer the
-    first call took. One line for each result also goes to stderr as soon as it is there.
+    `tail_lengths` to so many prompts, `rows` at once, by continuous batching and in static batches. Speeds are tokens
+    per second at the median of `repeats` calls; `spread_s` holds [min, median, max] seconds of a call, `compile_s` how
+    much longer the first call took. One line for each result also goes to stderr as soon as it is there.
     """
     group = group if prompts else max(2, rows)
     micro = _micro_batch(micro_batch_rows, rows, (prompts or 1) * group)
