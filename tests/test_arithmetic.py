@@ -89,7 +89,7 @@ def test_decode_step():
     arithmetic = Arithmetic(CONFIG, 4, 1)
     assert dots(traced.jaxpr) == arithmetic.decode_step(rows, slots).flops
     read = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(weights["layers"]) if x.ndim == 2)
-    read += weights["head_dv"].size * 4 + 3 * sum(x.size * 4 for x in cache)
+    read += weights["embed_tokens"].size * 4 + 3 * sum(x.size * 4 for x in cache)
     assert arithmetic.decode_step(rows, slots).bytes == read
 
 

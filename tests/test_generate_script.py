@@ -71,7 +71,9 @@ def scripted(monkeypatch, tokenizer):
             for start in range(0, len(ids), 5):
                 before()
                 part = ids[start : start + 5]
-                yield Segment(0, part, [0.0] * len(part), start + 5 >= len(ids))
+                last = start + 5 >= len(ids)
+                ended = ("stop", part[-1]) if last else (None, None)
+                yield Segment(0, part, [0.0] * len(part), *ended)
 
         monkeypatch.setattr(Engine, "stream", stream)
         return asked

@@ -22,7 +22,7 @@ def evaluate_questions(
 
     Metrics: accuracy and its standard error (over questions, since responses to one question hang together),
     format_rate, reward (with the curriculum's weights of step 0, so that evaluations compare), response_tokens,
-    truncated (shares) and responses (their number).
+    truncated (shares), sampling_errors and responses (numbers).
     """
     groups = engine.sample(questions.prompts, sampling, step=_EVALUATION_STEP)
     records = []
@@ -40,6 +40,7 @@ def evaluate_questions(
         "reward": float(np.nanmean([r["reward"] for r in records])),
         "response_tokens": float(np.mean([r.pop("tokens") for r in records])),
         "truncated": float(np.mean([r["finish_reason"] == "length" for r in records])),
+        "sampling_errors": float(np.sum([r["finish_reason"] == "error" for r in records])),
         "responses": len(records),
     }
     return metrics, records

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import jax
 import jax.numpy as jnp
@@ -98,13 +99,12 @@ class Engine:
             width=round_up(max(map(len, prompts)), stride), slots=round_up(max(lengths), stride),
             backend=self.backend, tensor=tensor_shards(), memory=memory,
         )  # fmt: skip
-        log.info(
-            "sampling %d responses to %d prompts: %d rows at once%s, caches of up to %d slots; %.2f GiB weights, "
-            "%.2f caches, %.2f temporary of %s; attention %s",
-            rows, len(prompts), plan.rows, f" on each of {shards} devices" if shards > 1 else "", plan.slots,
-            *(part / 2**30 for part in (plan.weights, plan.cache, plan.temporaries)),
-            "no known limit" if memory is None else f"{memory / 2**30:.2f} GiB", self.backend,
-        )  # fmt: skip
+        _say(
+            f"sampling {rows} responses to {len(prompts)} prompts: {plan.rows} rows at once"
+            f"{f' on each of {shards} devices' if shards > 1 else ''}, caches of up to {plan.slots} slots; "
+            f"{plan.weights / 2**30:.2f} GiB weights, {plan.cache / 2**30:.2f} caches, "
+            f"{plan.temporaries / 2**30:.2f} temporary; attention {self.backend}"
+        )
         return plan
 
     def _check(self, prompts: Sequence[Sequence[int]], each: Sequence[SamplingParams]) -> None:
@@ -123,6 +123,12 @@ class Engine:
                 raise ValueError(f"prompt {i}: think_end_id {params.think_end_id} is not in 0..{self.num_tokens - 1}")
             if params.stop and self.decode is None:
                 raise ValueError(f"prompt {i} has stop strings: give the engine `decode`, from token ids to text")
+
+
+@lru_cache(maxsize=256)
+def _say(text: str) -> None:
+    """Once, not in every step."""
+    log.info(text)
 
 
 def _one_each(sampling: SamplingParams | Sequence[SamplingParams], prompts: int) -> list[SamplingParams]:

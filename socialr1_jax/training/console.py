@@ -1,5 +1,6 @@
 """Progress on the console: a live bar with ETA in a terminal, plain lines elsewhere."""
 
+import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +11,19 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 console = Console(highlight=False)
 _QUIET_SECONDS = 10.0  # between two plain lines
+
+
+class _ToConsole(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        console.print(record.getMessage(), markup=False)
+
+
+def show_log() -> None:
+    """The package's log, from INFO on, on the console."""
+    log = logging.getLogger("socialr1_jax")
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    log.handlers = [_ToConsole()]
 
 
 class Bar:

@@ -32,7 +32,7 @@ from socialr1_jax.rewards import RewardTerms, score_response
 from socialr1_jax.sampling import Completion, Engine, SamplingParams
 from socialr1_jax.sampling.text import decode_responses, stop_token_ids
 from socialr1_jax.training.checkpoints import Checkpoints
-from socialr1_jax.training.console import Bar, console, working
+from socialr1_jax.training.console import Bar, console, show_log, working
 from socialr1_jax.training.interrupt import stop_after_step
 from socialr1_jax.training.metrics import RunLog
 from socialr1_jax.training.optimizer import make_optimizer, make_schedule
@@ -50,6 +50,7 @@ def train_grpo(config: RunConfig) -> bool:
     """
     join(config.distributed)
     console.quiet = not is_first()
+    show_log()
     mesh = run_mesh(config)
     with jax.set_mesh(mesh):
         return _train_grpo(config, mesh)
@@ -133,7 +134,9 @@ def _train_grpo(config: RunConfig, mesh: Mesh) -> bool:
             texts = decode_responses(tokenizer, completions)
             score = partial(_score, step=finished, config=config.reward)
             terms = [RewardTerms(**term) for term in divided(score, list(zip(texts, examples, strict=True)))]
-            rewards_pg = np.array([t.total for t in terms]).reshape(-1, group)
+            rewards_b = np.array([t.total for t in terms])
+            rewards_b[[completion.finish_reason == "error" for completion in completions]] = np.nan
+            rewards_pg = rewards_b.reshape(-1, group)
             grpo = config.grpo
             advantages_b = group_advantages(rewards_pg, grpo.preset, scale=grpo.scale_advantages).reshape(-1)
             laps.end("reward")
@@ -351,6 +354,7 @@ def _reward_metrics(
         "format_rate": float(raw["reward/format"].mean()),
         "response_tokens": float(np.mean([len(c.tokens) for c in completions])),
         "truncated": float(np.mean([c.finish_reason == "length" for c in completions])),
+        "sampling_errors": float(sum(c.finish_reason == "error" for c in completions)),
         "zero_variance_groups": groups_without_variance(rewards_pg),
     }
 

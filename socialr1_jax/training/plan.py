@@ -223,18 +223,23 @@ def _phases(
     free = allowed - sum(_device_bytes(tree) for tree in training.values() if tree is not None)
 
     def batch_of(prompts: int, n: int) -> BatchPlan:
-        engine = Engine(
-            params={}, config=model, num_tokens=num_tokens, dtype=dtype, backend=backend,
-            max_rows=sampling.max_rows, memory=int(free * USABLE), platform=platform,
-        )  # fmt: skip
-        with jax.set_mesh(mesh):
-            return engine.plan([[0] * prompt] * prompts, SamplingParams(n=n, max_new_tokens=new))
+        """As the engine would choose it; without regard to memory where nothing fits, so that the phases say so."""
 
-    try:
-        of_step = batch_of(grpo.prompts_per_step, group)
-        of_evaluation = batch_of(config.evaluation.questions, config.evaluation.samples)
-    except ValueError as error:
-        raise DoesNotFit(f"{error}; or {_mend('decode')}") from error
+        def chosen(memory: int) -> BatchPlan:
+            engine = Engine(
+                params={}, config=model, num_tokens=num_tokens, dtype=dtype, backend=backend,
+                max_rows=sampling.max_rows, memory=memory, platform=platform,
+            )  # fmt: skip
+            with jax.set_mesh(mesh):
+                return engine.plan([[0] * prompt] * prompts, SamplingParams(n=n, max_new_tokens=new))
+
+        try:
+            return chosen(int(free * USABLE))
+        except ValueError:
+            return chosen(1 << 60)
+
+    of_step = batch_of(grpo.prompts_per_step, group)
+    of_evaluation = batch_of(config.evaluation.questions, config.evaluation.samples)
     largest = max(of_step, of_evaluation, key=lambda batch: batch.rows)
     samples = group if largest is of_step else config.evaluation.samples
     rows, prompts, slots = largest.rows * shards, largest.prompts * shards, largest.slots

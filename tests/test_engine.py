@@ -1,0 +1,302 @@
+"""The engine: continuous batching changes when rows are computed and nothing else.
+
+Oracles are transformers' greedy tokens, the teacher-forced forward, and the engine itself on one prompt alone.
+"""
+
+import logging
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import VOCAB_SIZE
+
+from socialr1_jax import SamplingParams, load_hf
+from socialr1_jax.compiles import compile_count
+from socialr1_jax.sampling import Engine
+from socialr1_jax.sampling.memory import plan_batch
+
+LENGTHS = [1, 2, 34, 5, 8, 13, 21, 3, 4, 6, 7, 9, 10, 70, 12, 14, 15, 16, 31, 33]
+NEW = [3, 24, 1, 2, 20, 4, 5, 6, 24, 2, 7, 1, 3, 9, 24, 2, 11, 1, 5, 24]  # most are short, some are not
+
+
+@pytest.fixture(scope="module")
+def prompts():
+    rng = np.random.default_rng(7)
+    return [rng.integers(0, VOCAB_SIZE, size=length).tolist() for length in LENGTHS]
+
+
+@pytest.fixture(scope="module")
+def engine(tiny_jax):
+    return Engine(params=tiny_jax.params, config=tiny_jax.config, num_tokens=VOCAB_SIZE, segment_tokens=8)
+
+
+def tokens_of(groups):
+    return [[completion.tokens for completion in group] for group in groups]
+
+
+@pytest.fixture(scope="module")
+def greedy(tiny, prompts):
+    """transformers' 24 greedy tokens after each prompt."""
+    import torch
+
+    rows = []
+    for prompt in prompts:
+        ids = torch.tensor([prompt])
+        row = tiny.torch_model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=24, do_sample=False)
+        rows.append(row[0, len(prompt) :].tolist())
+    return rows
+
+
+@pytest.fixture(scope="module")
+def sampled(engine, prompts):
+    return engine.sample(prompts, SamplingParams(n=2, max_new_tokens=24, seed=5))
+
+
+# --- the same tokens in every manner of batching
+
+
+@pytest.mark.parametrize("max_rows", [512, 6, 1], ids=["static", "continuous", "one row"])
+def test_greedy_tokens_equal_transformers(engine, prompts, greedy, max_rows):
+    sampling = SamplingParams(max_new_tokens=24, temperature=0)
+    assert tokens_of(replace(engine, max_rows=max_rows).sample(prompts, sampling)) == [[row] for row in greedy]
+
+
+@pytest.mark.parametrize("max_rows", [512, 6], ids=["compacted", "refilled and compacted"])
+def test_greedy_tokens_of_different_lengths_equal_transformers(engine, prompts, greedy, max_rows, caplog):
+    each = [SamplingParams(max_new_tokens=new, temperature=0) for new in NEW]
+    with caplog.at_level(logging.INFO, "socialr1_jax"):
+        groups = replace(engine, max_rows=max_rows, segment_tokens=6).sample(prompts, each)
+    assert tokens_of(groups) == [[row[:new]] for row, new in zip(greedy, NEW, strict=True)]
+    changes = [line for line in caplog.messages if line.startswith("compiled change to")]
+    assert any(f"change to {rows} rows" in line for line in changes for rows in range(1, min(20, max_rows)))
+
+
+@pytest.mark.parametrize("max_rows", [512, 5, 1])
+def test_a_sample_does_not_depend_on_the_batch(engine, prompts, sampled, max_rows):
+    """1 row at once: each sample in a group of its own, prefilled again."""
+    sampling = SamplingParams(n=2, max_new_tokens=24, seed=5)
+    assert tokens_of(replace(engine, max_rows=max_rows).sample(prompts, sampling)) == tokens_of(sampled)
+
+
+def test_a_sample_is_the_same_alone_in_64_and_in_another_order(engine, prompts, sampled):
+    sampling = SamplingParams(n=2, max_new_tokens=24, seed=5)
+    for i in (0, 13):
+        assert tokens_of(engine.sample([prompts[i]], sampling, prompt_ids=[i])) == tokens_of(sampled[i : i + 1])
+    order = [*range(19, -1, -1), *range(12)]  # 32 prompts, 64 rows
+    found = engine.sample([prompts[i] for i in order], sampling, prompt_ids=order)
+    assert tokens_of(found) == [tokens_of(sampled)[i] for i in order]
+    other = engine.sample(prompts[:2], sampling, step=1)
+    assert tokens_of(other) != tokens_of(sampled[:2])
+
+
+def test_logprobs_of_refilled_rows_are_those_of_a_full_forward(engine, tiny_jax, prompts, pad_rows, log_softmax):
+    each = [
+        SamplingParams(max_new_tokens=new, temperature=0.7, top_k=9, raw_logprobs=i % 2 == 0)
+        for i, new in enumerate(NEW)
+    ]
+    groups = replace(engine, max_rows=6).sample(prompts, each)
+    rows = [np.array(prompt + group[0].tokens) for prompt, group in zip(prompts, groups, strict=True)]
+    logits_btv = np.asarray(tiny_jax(*map(jnp.asarray, pad_rows(rows))))
+    for i, (prompt, [completion], new) in enumerate(zip(prompts, groups, NEW, strict=True)):
+        logits_tv = logits_btv[i, len(prompt) - 1 : len(prompt) + new - 1]
+        at = (np.arange(new), completion.tokens)
+        kept_tv = logits_tv >= np.sort(logits_tv, axis=-1)[:, -9:-8]
+        drawn_from = log_softmax(np.where(kept_tv, logits_tv / 0.7, -np.inf))[at]
+        np.testing.assert_allclose(completion.logprobs, drawn_from, atol=1e-4)
+        if i % 2:
+            assert completion.raw_logprobs is None
+        else:
+            np.testing.assert_allclose(completion.raw_logprobs, log_softmax(logits_tv)[at], atol=1e-4)
+
+
+def test_every_prompt_has_its_own_parameters(engine, prompts, greedy):
+    each = [
+        SamplingParams(max_new_tokens=5, temperature=0),
+        SamplingParams(n=3, max_new_tokens=7, top_k=1, seed=3),
+        SamplingParams(n=2, max_new_tokens=2, top_p=1e-6),
+        SamplingParams(max_new_tokens=24, min_p=1.0, stop_token_ids=(greedy[3][2], greedy[3][9])),
+    ]
+    groups = engine.sample(prompts[:4], each)
+    first = next(i for i, token in enumerate(greedy[3]) if token in each[3].stop_token_ids)
+    expected = [greedy[0][:5]], [greedy[1][:7]] * 3, [greedy[2][:2]] * 2, [greedy[3][: first + 1]]
+    assert tokens_of(groups) == list(expected)
+    assert (groups[3][0].finish_reason, groups[3][0].stop) == ("stop", greedy[3][first])
+
+
+# --- handed out as they end
+
+
+def test_completions_come_as_they_end(engine, prompts, greedy):
+    each = [SamplingParams(max_new_tokens=new, temperature=0) for new in NEW]
+    order = [(i, sample) for i, sample, _ in engine.completions(prompts, each)]
+    assert sorted(order) == [(i, 0) for i in range(20)]
+    seen = [NEW[i] for i, _ in order]
+    assert seen.index(24) > max(i for i, new in enumerate(seen) if new <= 8)
+
+
+def test_rows_are_refilled_while_others_decode(engine, prompts, monkeypatch):
+    """60 tokens through 3 rows take 20 steps and not the 40 of two static batches with a long row each."""
+    steps = []
+    import socialr1_jax.sampling.batch as batch
+
+    run = batch.decode_segment
+
+    def counted(weights, config, state, enough, **options):
+        before = int(state.left_b.sum())
+        state, drawn = run(weights, config, state, enough, **options)
+        steps.append(before - int(state.left_b.sum()))
+        return state, drawn
+
+    monkeypatch.setattr(batch, "decode_segment", counted)
+    each = [SamplingParams(max_new_tokens=new) for new in (20, 5, 5, 5, 5, 20)]
+    groups = replace(engine, max_rows=3).sample(prompts[:6], each)
+    assert [len(group[0].tokens) for group in groups] == [20, 5, 5, 5, 5, 20]
+    assert sum(steps) == 60
+    assert len(steps) <= 6
+
+
+# --- ends
+
+
+def words(ids):
+    return "".join(f"<{i}>" for i in ids)
+
+
+def test_stop_strings_end_a_row_at_the_token_that_completes_them(engine, prompts, greedy):
+    across = words(greedy[1][4:7])[1:-1]  # begins and ends inside a token
+    sampling = SamplingParams(max_new_tokens=24, temperature=0, stop=(across, "never"))
+    with_text = replace(engine, decode=words, segment_tokens=3)
+    [[first], [second]] = with_text.sample(prompts[1:3], sampling)
+    end = next(i for i in range(25) if across in words(greedy[1][:i]))
+    assert first.tokens == greedy[1][:end]
+    assert len(first.logprobs) == end
+    assert (first.finish_reason, first.stop) == ("stop", across)
+    assert (second.tokens, second.finish_reason, second.stop) == (greedy[2], "length", None)
+
+
+def test_rows_ended_by_a_string_make_room(engine, prompts, greedy):
+    each = [SamplingParams(max_new_tokens=24, temperature=0, stop=(f"<{row[3]}>",)) for row in greedy]
+    groups = replace(engine, decode=words, max_rows=4).sample(prompts, each)
+    assert tokens_of(groups) == [[row[: row.index(row[3]) + 1]] for row in greedy]
+
+
+def test_a_thinking_budget_puts_the_end_in(engine, prompts):
+    free = SamplingParams(max_new_tokens=12, seed=2)
+    end = 7
+    [[plain]] = engine.sample(prompts[:1], free)
+    assert end not in plain.tokens[:8]
+    [[bounded]] = engine.sample(prompts[:1], replace(free, thinking_budget=4, think_end_id=end))
+    assert bounded.tokens[:5] == [*plain.tokens[:4], end]
+    assert bounded.logprobs[4] == 0
+    assert len(bounded.tokens) == 12
+    assert end not in bounded.tokens[5:]  # once: what follows is the answer
+    [[at_once]] = engine.sample(prompts[:1], replace(free, thinking_budget=0, think_end_id=end))
+    assert at_once.tokens[0] == end
+    ended = plain.tokens[1]  # thought less than it may
+    [[early]] = engine.sample(prompts[:1], replace(free, thinking_budget=4, think_end_id=ended))
+    assert early.tokens == plain.tokens
+
+
+def test_a_row_without_finite_logits_ends_alone_and_its_place_is_clean(tiny, prompts, greedy, caplog):
+    model = load_hf(tiny.folder)
+    bad = 150
+    params = model.params
+    params["embed_tokens"] = params["embed_tokens"].at[bad].set(jnp.nan)
+    keep = [i for i in range(20) if bad not in prompts[i] and bad not in greedy[i]][:6]
+    engine = Engine(params=params, config=model.config, num_tokens=VOCAB_SIZE, segment_tokens=8, max_rows=2)
+    asked = [prompts[keep[0]], [3, bad, 5], [bad], *(prompts[i] for i in keep[1:])]
+    groups = engine.sample(asked, SamplingParams(max_new_tokens=24, temperature=0))
+    assert [(c.tokens, c.finish_reason) for [c] in groups[1:3]] == [([], "error")] * 2
+    assert tokens_of([groups[0], *groups[3:]]) == [[greedy[i]] for i in keep]
+    assert "prompt 1: logits are not finite, a response ends with an error" in caplog.messages
+
+
+# --- memory and bad input, before anything is compiled
+
+
+def test_the_batch_follows_the_memory(tiny_jax):
+    sizes = {"rows": 64, "group": 4, "prompts": 16, "width": 64, "slots": 128}
+    free = plan_batch(tiny_jax.config, 4, **sizes)
+    assert (free.rows, free.prompts) == (64, 16)
+    assert free.cache == 64 * 128 * 2 * 2 * 2 * 24 * 4  # rows, slots, layers, K and V, heads, width, bytes
+    half = plan_batch(tiny_jax.config, 4, **sizes, memory=free.total // 2)
+    assert 1 <= half.rows < 64
+    assert half.total <= free.total // 2
+    with pytest.raises(ValueError, match="one row of 128 tokens takes .* GiB a device"):
+        plan_batch(tiny_jax.config, 4, **sizes, memory=1000)
+
+
+def test_the_plan_counts_what_the_compiler_counts(engine, tiny_jax):
+    """Cache and weights exactly; temporaries are an upper bound that is not absurd."""
+    from socialr1_jax.sampling.decode import decode_segment, empty_batch, reshard
+
+    plan = plan_batch(tiny_jax.config, 4, rows=16, group=4, prompts=4, width=64, slots=128)
+    weights = reshard(tiny_jax.params, tiny_jax.config, "float32")
+    state = empty_batch(tiny_jax.config, 16, 128, jnp.dtype("float32"), 4)
+    assert plan.cache == sum(x.nbytes for x in jax.tree.leaves(state.caches))
+    assert plan.weights == pytest.approx(sum(x.nbytes for x in jax.tree.leaves(weights)), rel=0.01)
+    compiled = decode_segment.lower(
+        weights, tiny_jax.config, state, jnp.int32(0), steps=8, num_tokens=VOCAB_SIZE
+    ).compile()
+    assert compiled.memory_analysis().temp_size_in_bytes < 4 * plan.temporaries
+
+
+@pytest.mark.parametrize(
+    ("prompt", "fields", "message"),
+    [
+        ([], {}, "prompt 1 is empty"),
+        ([5, VOCAB_SIZE], {}, "prompt 1 has token ids outside 0..159"),
+        ([5, -1], {}, "prompt 1 has token ids outside 0..159"),
+        ([5] * 1020, {"max_new_tokens": 5}, "prompt 1 has 1020 tokens; with max_new_tokens=5 that passes"),
+        ([5], {"stop": ("x",)}, "prompt 1 has stop strings: give the engine `decode`"),
+        ([5], {"thinking_budget": 3, "think_end_id": VOCAB_SIZE}, "prompt 1: think_end_id 160 is not in 0..159"),
+    ],
+)
+def test_bad_requests_are_told_before_a_compile(engine, prompt, fields, message):
+    before = compile_count()
+    with pytest.raises(ValueError, match=message):
+        engine.sample([[1], prompt, [2]], [SamplingParams(), SamplingParams(**fields), SamplingParams()])
+    assert compile_count() == before
+
+
+def test_a_request_larger_than_memory_is_told_before_a_compile(engine):
+    before = compile_count()
+    with pytest.raises(ValueError, match=r"sampling does not fit: one row of 960 tokens"):
+        replace(engine, memory=100_000).sample([[1] * 32], SamplingParams(max_new_tokens=900))
+    assert compile_count() == before
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"n": 0}, {"max_new_tokens": 0}, {"temperature": -0.1}, {"temperature": float("nan")}, {"top_k": -1},
+        {"top_p": 0.0}, {"top_p": 1.1}, {"min_p": -0.1}, {"stop": ""}, {"stop": ("a", "")}, {"thinking_budget": -1},
+        {"seed": -1},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_parameters_out_of_range_are_named(fields):
+    (name,) = fields
+    with pytest.raises(ValueError, match=rf"SamplingParams\.{name}="):
+        SamplingParams(**fields)
+
+
+def test_a_budget_needs_the_token_that_ends_thinking():
+    with pytest.raises(ValueError, match="thinking_budget needs think_end_id"):
+        SamplingParams(thinking_budget=5)
+
+
+def test_no_prompts_no_completions(engine):
+    assert engine.sample([], SamplingParams()) == []
+
+
+def test_every_compilation_is_told_once(engine, prompts, caplog):
+    odd = replace(engine, segment_tokens=9)  # a program that no other test compiled
+    with caplog.at_level(logging.INFO, "socialr1_jax"):
+        for _ in range(2):
+            odd.sample(prompts[:3], SamplingParams(max_new_tokens=5))
+    told = [line for line in caplog.messages if line.startswith("compiled decode of 3 rows x 128 slots in ")]
+    assert len(told) == 1
+    assert len([line for line in caplog.messages if line.startswith("sampling 3 responses to 3 prompts")]) <= 1
