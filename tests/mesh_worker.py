@@ -15,6 +15,7 @@ from socialr1_jax import SamplingParams, generate, load_hf, make_mesh
 from socialr1_jax.config import RunConfig
 from socialr1_jax.grpo.update import init_state, pack_rows
 from socialr1_jax.mesh import fetch
+from socialr1_jax.sampling import Engine
 from socialr1_jax.training.grpo import compile_programs
 
 CONFIG = RunConfig.model_validate(
@@ -52,13 +53,17 @@ def one_update(folder: str, mesh) -> dict[str, np.ndarray]:
 
 
 def one_sampling(folder: str, mesh) -> dict[str, np.ndarray]:
-    """Tokens and log-probs of 11 prompts x 3 samples of different lengths."""
+    """Tokens and log-probs of 11 prompts x 3 samples of different lengths, and of as many with rows refilled."""
     model = load_hf(folder, mesh)
     rng = np.random.default_rng(5)
     prompts = [rng.integers(0, model.config.vocab_size, size).tolist() for size in rng.integers(1, 40, 11)]
     sampling = SamplingParams(n=3, max_new_tokens=80, stop_token_ids=tuple(range(4)), seed=1)
     samples = [completion for group in generate(model, prompts, sampling) for completion in group]
+    engine = Engine(params=model.params, config=model.config, num_tokens=model.num_tokens, max_rows=3)
+    with jax.set_mesh(mesh):
+        refilled = [completion for group in engine.sample(prompts, sampling) for completion in group]
     return {
+        "refilled": np.concatenate([[*sample.tokens, -1] for sample in refilled]),
         "tokens": np.concatenate([[*sample.tokens, -1] for sample in samples]),
         "logprobs": np.concatenate([sample.logprobs for sample in samples]),
     }

@@ -95,3 +95,55 @@ def test_bfloat16_logits_come_back_as_float32():
     out = run_filter(jnp.asarray(WORKED[None], jnp.bfloat16), top_k=2)
     np.testing.assert_allclose(out[0, :2], WORKED[:2], atol=0.01)
     assert np.isneginf(out[0, 2:]).all()
+
+
+ADVERSARIAL = {
+    "ties": [1.0, 3.0, 3.0, 2.0, 2.0, 2.0, 1.0, 0.0],
+    "one dominant": [0.0, 90.0, 0.0, 1.0, -1.0, 0.5, 0.25, -90.0],
+    "all equal": [0.5] * 8,
+    "minus infinities": [-np.inf, 1.0, -np.inf, 0.5, 0.25, -np.inf, -np.inf, -1.0],
+    "signed zeros": [0.0, -0.0, 1e-45, -1e-45, 0.0, 1.0, -1.0, -0.0],
+    "huge": [3e38, -3e38, 1e30, -1e30, 0.0, 1.0, 2.9e38, -np.inf],
+}
+
+
+def keep(logits_v, top_k=0, top_p=1.0, min_p=0.0):
+    """The kept set by definition, in float64; logits equal to the last one kept are kept, too."""
+    kept = np.asarray(logits_v, np.float64)
+    if top_k:
+        kept = np.where(kept >= np.sort(kept)[::-1][min(top_k, kept.size) - 1], kept, -np.inf)
+    if top_p < 1:
+        probs = np.exp(kept - kept.max()) / np.exp(kept - kept.max()).sum()
+        values = np.unique(kept)[::-1]
+        kept = np.where(kept >= next(v for v in values if probs[kept >= v].sum() >= top_p), kept, -np.inf)
+    if min_p:
+        kept = np.where(kept >= kept.max() + np.log(min_p), kept, -np.inf)
+    return np.isfinite(kept)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"top_k": 1},
+        {"top_k": 2},
+        {"top_k": 5},
+        {"top_p": 0.1},
+        {"top_p": 0.55},
+        {"min_p": 0.3},
+        {"top_k": 4, "top_p": 0.7, "min_p": 0.05},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("name", ADVERSARIAL)
+def test_adversarial_rows_equal_the_definition(name, options):
+    logits = np.array(ADVERSARIAL[name], np.float32)
+    out = run_filter(logits[None], **options)[0]
+    np.testing.assert_array_equal(np.isfinite(out), keep(logits, **options))
+    np.testing.assert_array_equal(out[np.isfinite(out)], logits[np.isfinite(out)])
+
+
+def test_filters_that_no_row_uses_are_left_out():
+    logits = jnp.asarray(np.random.default_rng(0).normal(size=(3, 50)), jnp.float32)
+    settings = jnp.ones(3), jnp.array([5, 0, 9]), jnp.ones(3), jnp.zeros(3)
+    np.testing.assert_array_equal(filter_logits(logits, *settings, ("top_k",)), filter_logits(logits, *settings))
+    np.testing.assert_array_equal(filter_logits(logits, *settings, ()), logits)

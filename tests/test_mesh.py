@@ -48,11 +48,12 @@ def results(tiny_models, tmp_path_factory):
 @pytest.mark.parametrize("mesh", [*MESHES, "two processes"])
 def test_an_update_is_the_same_on_every_mesh(results, mesh):
     for name, expected in results["1x1x1"].items():
-        if name not in ("tokens", "logprobs"):
+        if name not in ("tokens", "refilled", "logprobs"):
             np.testing.assert_allclose(results[mesh][name], expected, rtol=1e-5, atol=1e-5, err_msg=name)
 
 
 @pytest.mark.parametrize("mesh", [*MESHES, "two processes"])
 def test_samples_are_the_same_on_every_mesh(results, mesh):
     np.testing.assert_array_equal(results[mesh]["tokens"], results["1x1x1"]["tokens"])
+    np.testing.assert_array_equal(results[mesh]["refilled"], results["1x1x1"]["tokens"])
     np.testing.assert_allclose(results[mesh]["logprobs"], results["1x1x1"]["logprobs"], rtol=1e-5, atol=1e-5)

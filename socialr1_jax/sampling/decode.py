@@ -1,7 +1,7 @@
 """The programs of sampling that run on the devices: prefill into a batch, decode a segment, change the batch.
 
 A batch has a fixed number of rows (slots for responses) and of cache slots for each. Its state lives on the devices;
-`engine.py` decides between two programs what becomes of the rows. Every device works on its own rows.
+`batch.py` decides between two programs what becomes of the rows. Every device works on its own rows.
 """
 
 from functools import partial
