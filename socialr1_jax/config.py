@@ -88,7 +88,9 @@ class SamplingConfig(Section):
         0.0, ge=0, lt=1, description="drop tokens less likely than this share of the likeliest; 0 = none"
     )
     segment_tokens: int = Field(64, ge=1, description="tokens decoded on the device between two looks at finished rows")
-    max_rows: int = Field(512, ge=1, description="responses that a device decodes at once, at most; others wait for their places")
+    max_rows: int = Field(
+        512, ge=1, description="responses that a device decodes at once, at most; others wait for their places"
+    )
 
 
 class GrpoConfig(Section):
