@@ -209,11 +209,29 @@ def test_a_row_without_finite_logits_ends_alone_and_its_place_is_clean(tiny, pro
     params["embed_tokens"] = params["embed_tokens"].at[bad].set(jnp.nan)
     keep = [i for i in range(20) if bad not in prompts[i] and bad not in greedy[i]][:6]
     engine = Engine(params=params, config=model.config, num_tokens=VOCAB_SIZE, segment_tokens=8, max_rows=2)
-    asked = [prompts[keep[0]], [3, bad, 5], [bad], *(prompts[i] for i in keep[1:])]
+    # Behind the 64 slots that the next prompt writes anew.
+    asked = [prompts[keep[0]], [3, bad, 5], [4] * 70 + [bad], *(prompts[i] for i in keep[1:])]
     groups = engine.sample(asked, SamplingParams(max_new_tokens=24, temperature=0))
     assert [(c.tokens, c.finish_reason) for [c] in groups[1:3]] == [([], "error")] * 2
     assert tokens_of([groups[0], *groups[3:]]) == [[greedy[i]] for i in keep]
     assert "prompt 1: logits are not finite, a response ends with an error" in caplog.messages
+
+
+def test_a_stop_string_before_the_failure_leaves_a_clean_place_too(tiny, prompts, greedy):
+    model = load_hf(tiny.folder)
+    row = LENGTHS.index(70)  # what fails lies behind the 64 slots that the next prompt writes anew
+    bad = next(token for j, token in enumerate(greedy[row]) if j > 1 and token not in prompts[row] + greedy[row][:j])
+    after = next(i for i in range(20) if i != row and bad not in prompts[i] and bad not in greedy[i])
+    params = model.params
+    params["embed_tokens"] = params["embed_tokens"].at[bad].set(jnp.nan)
+    engine = Engine(params=params, config=model.config, num_tokens=VOCAB_SIZE, max_rows=1, decode=words)
+    greedily = SamplingParams(max_new_tokens=24, temperature=0)
+    [[failed]] = engine.sample([prompts[row]], greedily)
+    assert (failed.tokens, failed.finish_reason) == (greedy[row][: greedy[row].index(bad) + 1], "error")
+    asked = [replace(greedily, stop=(f"<{greedy[row][0]}>",)), greedily]
+    [[stopped], [next_one]] = engine.sample([prompts[row], prompts[after]], asked)
+    assert (stopped.tokens, stopped.finish_reason) == (greedy[row][:1], "stop")
+    assert next_one.tokens == greedy[after]
 
 
 # --- memory and bad input, before anything is compiled

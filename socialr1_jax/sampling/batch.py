@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 _REASONS: tuple[FinishReason | None, ...] = (None, "stop", "length", "error")  # of LIVE, STOP, LENGTH, ERROR
-_STOP_MULTIPLE = 4  # stop tokens of a row are filled up to a multiple, so that one more is no recompilation
+STOP_MULTIPLE = 4  # stop tokens of a row are filled up to a multiple, so that one more is no recompilation
 
 
 def slot_stride(platform: str) -> int:
@@ -92,7 +92,7 @@ class Rollout:
         self.stride, self.smallest = slot_stride(platform), smallest_batch(platform)
         self.shards = row_shards()
         self.group = max(len(group.rows) for group in groups)
-        self.stops = round_up(max(1, *(len(set(params.stop_token_ids)) for params in each)), _STOP_MULTIPLE)
+        self.stops = round_up(max(1, *(len(set(params.stop_token_ids)) for params in each)), STOP_MULTIPLE)
         self.run_segment = partial(
             decode_segment,
             steps=engine.segment_tokens,
@@ -228,6 +228,7 @@ class Rollout:
         ended = np.array(fetch(self.state.ended_b)).reshape(shape)
         left = np.array(fetch(self.state.left_b)).reshape(shape)
         brought = jax.tree.map(lambda x: fetch(x).reshape(*shape, -1), drawn)
+        failed = (ended == ERROR) & (self.rows >= 0)  # before a stop string, found earlier in the row, hides it
         parts, cut = [], False
         for at in zip(*np.nonzero(self.rows >= 0), strict=True):
             row, count = int(self.rows[at]), int(self.left[at] - left[at])
@@ -243,11 +244,10 @@ class Rollout:
         self.left = left
         if cut:  # the devices do not know yet
             self.state = self.state._replace(ended_b=place(ended.reshape(-1)))
-        failed = (ended == ERROR) & (self.rows >= 0)
         if failed.any():
             marked = place(failed.reshape(-1))
             self.state = self.state._replace(caches=[cleared(cache, marked) for cache in self.state.caches])
-            for row in self.rows[failed].tolist():
+            for row in self.rows[failed & (ended == ERROR)].tolist():
                 log.warning("prompt %d: logits are not finite, a response ends with an error", self.of_row[row].index)
         self.rows = np.where(ended == LIVE, self.rows, -1)
         return parts

@@ -1,7 +1,6 @@
 """How large a batch fits: counted from the shapes, chosen and told before anything is compiled."""
 
 from dataclasses import dataclass
-from itertools import takewhile
 from pathlib import Path
 
 import jax
@@ -106,5 +105,4 @@ def round_up(size: int, multiple: int) -> int:
 
 def _below(rows: int) -> list[int]:
     """Sizes of the ladder below `rows`, the largest first."""
-    sizes = sorted({ladder(1 << i) for i in range(31)} | {3 << i for i in range(30)})
-    return list(takewhile(lambda size: size < rows, sizes))[::-1]
+    return sorted({size << i for i in range(rows.bit_length()) for size in (1, 3) if size << i < rows}, reverse=True)

@@ -28,12 +28,11 @@ from socialr1_jax.models.attention import Backend, attention_backend
 from socialr1_jax.models.qwen3 import Params, Qwen3Config, Weight, check_mesh
 from socialr1_jax.models.shapes import PUBLISHED_TOKENS, SHAPES
 from socialr1_jax.sampling import Engine, SamplingParams
-from socialr1_jax.sampling.batch import product_blocks, slot_stride
+from socialr1_jax.sampling.batch import STOP_MULTIPLE, product_blocks, slot_stride
 from socialr1_jax.sampling.decode import DecodeState, admit, decode_segment, empty_batch, reshard, take_rows
 from socialr1_jax.sampling.memory import USABLE, BatchPlan
 from socialr1_jax.training.grpo import check_batch, compile_programs
 
-_STOPS = 4  # stop tokens of a row
 _EXTRAS = {"cuda": "cuda12", "tpu": "tpu"}
 
 
@@ -252,7 +251,7 @@ def _phases(
     def rollout_state(rows: int, slots: int) -> DecodeState:
         """The abstract state of a batch, where the compiler lays it."""
         with jax.set_mesh(mesh):
-            lowered = empty_batch.lower(model, rows, slots, jnp.dtype(dtype), _STOPS)
+            lowered = empty_batch.lower(model, rows, slots, jnp.dtype(dtype), STOP_MULTIPLE)
         return _laid_out(lowered.out_info, lowered.compile().output_shardings)
 
     decoding = rollout_state(rows, slots)
