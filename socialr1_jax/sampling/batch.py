@@ -146,7 +146,10 @@ class Rollout:
         engine, entries = self.engine, size * self.group
         longest = max(len(group.prompt) for groups in dealt for group in groups)
         width = min(ladder(-(-longest // self.stride)) * self.stride, self.plan.width)
-        self._grow(width)
+        # At once what the next segment will need, so that nothing just written is copied into a larger cache.
+        steps = engine.segment_tokens
+        ahead = (len(g.prompt) - 1 + min(g.params.max_new_tokens, steps) for groups in dealt for g in groups)
+        self._grow(max(width, self._slots(max(ahead))))
         tokens_pt = np.zeros((self.shards * size, width), np.int32)
         lengths_p = np.ones(self.shards * size, np.int32)
         rows_m = np.full((self.shards, entries), self.rows.shape[1])  # past the end: nowhere
@@ -188,7 +191,7 @@ class Rollout:
         # No row needs a slot for its last token, nor more steps than it has tokens left.
         steps = np.minimum(self.left, self.engine.segment_tokens)
         needed = int((self.positions + steps)[live].max())
-        slots = max(self.slots, min(ladder(-(-needed // self.stride)) * self.stride, self.plan.slots))
+        slots = max(self.slots, self._slots(needed))
         size, most = self.rows.shape[1], int(live.sum(axis=1).max())
         while not self.waiting and (half := self._half(size)) and most <= half:
             size = half
@@ -196,6 +199,10 @@ class Rollout:
             self._take(np.argsort(~live, axis=1, kind="stable")[:, :size], slots)
         else:
             self._grow(slots)
+
+    def _slots(self, needed: int) -> int:
+        """The size of cache that holds so many positions."""
+        return min(ladder(-(-needed // self.stride)) * self.stride, self.plan.slots)
 
     def _half(self, size: int) -> int:
         """The next smaller batch, 0 if there is none."""

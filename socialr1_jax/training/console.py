@@ -18,12 +18,20 @@ class _ToConsole(logging.Handler):
         console.print(record.getMessage(), markup=False)
 
 
-def show_log() -> None:
-    """The package's log, from INFO on, on the console."""
-    log = logging.getLogger("socialr1_jax")
+@contextmanager
+def shown_log() -> Iterator[None]:
+    """Within, the package's log from INFO on is on the console."""
+    log, handler = logging.getLogger("socialr1_jax"), _ToConsole()
+    level, propagate = log.level, log.propagate
+    log.addHandler(handler)
     log.setLevel(logging.INFO)
     log.propagate = False
-    log.handlers = [_ToConsole()]
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(level)
+        log.propagate = propagate
 
 
 class Bar:

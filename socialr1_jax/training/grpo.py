@@ -32,7 +32,7 @@ from socialr1_jax.rewards import RewardTerms, score_response
 from socialr1_jax.sampling import Completion, Engine, SamplingParams
 from socialr1_jax.sampling.text import decode_responses, stop_token_ids
 from socialr1_jax.training.checkpoints import Checkpoints
-from socialr1_jax.training.console import Bar, console, show_log, working
+from socialr1_jax.training.console import Bar, console, shown_log, working
 from socialr1_jax.training.interrupt import stop_after_step
 from socialr1_jax.training.metrics import RunLog
 from socialr1_jax.training.optimizer import make_optimizer, make_schedule
@@ -50,9 +50,8 @@ def train_grpo(config: RunConfig) -> bool:
     """
     join(config.distributed)
     console.quiet = not is_first()
-    show_log()
     mesh = run_mesh(config)
-    with jax.set_mesh(mesh):
+    with jax.set_mesh(mesh), shown_log():
         return _train_grpo(config, mesh)
 
 
