@@ -60,3 +60,12 @@ def parse_topology(text: str) -> tuple[Chip, tuple[int, ...]]:
     if not shape or min(shape) < 1:
         raise ValueError(f"topology {text!r}: write the number of devices behind the chip, as in a100-80gb:8, v5e:2x4")
     return CHIPS[name], shape
+
+
+_KINDS = {"a100": "a100-80gb", "h100": "h100-80gb", "h200": "h200", "v5 lite": "v5e", "v5e": "v5e", "v5p": "v5p"}
+
+
+def chip_of(device_kind: str) -> Chip | None:
+    """The chip that JAX calls `device_kind` ("NVIDIA A100-SXM4-80GB", "TPU v5 lite"); None for others and CPUs."""
+    kind = device_kind.lower()
+    return next((CHIPS[name] for part, name in _KINDS.items() if part in kind), None)

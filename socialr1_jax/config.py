@@ -12,6 +12,7 @@ from typing import ClassVar, Literal
 from pydantic import Field, model_validator
 
 from socialr1_jax.command_line import ConfigError, Real, Section, TextMap, Texts, load_config, parse_args, save_config
+from socialr1_jax.objective import Objective
 
 __all__ = [
     "CheckpointConfig",
@@ -53,8 +54,10 @@ class ModelConfig(Section):
     attention: Literal["auto", "xla", "cudnn"] = Field(
         "auto", description="attention kernel; auto = cudnn for bfloat16 on NVIDIA GPUs, else xla; the run says which"
     )
-    remat: bool = Field(
-        True, description="compute activations again in the backward pass: less memory, about 1/3 slower"
+    remat: Literal["nothing", "attention", "everything"] = Field(
+        "everything",
+        description="computed again in the backward pass: nothing (most memory); attention and elementwise work; or "
+        "everything from the layers' inputs (least memory, about 1/3 slower)",
     )
 
 
@@ -93,23 +96,23 @@ class SamplingConfig(Section):
     )
 
 
-class GrpoConfig(Section):
-    """Group-relative policy optimisation."""
+class GrpoConfig(Objective):
+    """Group-relative policy optimisation: the objective, and the sizes of its batches."""
 
-    preset: Literal["social_r1"] = Field("social_r1", description="how advantages and losses are reduced")
-    scale_advantages: bool = Field(
-        True, description="divide advantages by the group's deviation; false only centres them (Dr. GRPO)"
-    )
     prompts_per_step: int = Field(64, ge=1, description="prompts of one step (x sampling.group_size responses)")
     mini_batch_prompts: int = Field(16, ge=1, description="prompts of one optimiser update; divides prompts_per_step")
-    micro_batch_rows: int = Field(
-        8, ge=1, description="responses in one backward pass; changes memory, never the gradient"
+    micro_batch_tokens: int = Field(
+        4096,
+        ge=1,
+        description="tokens of one backward pass on a device, padding included; a longer row goes alone. Changes "
+        "memory, never the gradient",
     )
-    kl_coefficient: Real = Field(
-        0.04, ge=0, description="weight of the KL (k3) to the starting weights; 0 = no reference"
+    reference_memory: Literal["device", "host"] = Field(
+        "device", description="where the reference's weights rest between its passes"
     )
-    clip_low: Real = Field(0.2, gt=0, lt=1, description="the ratio is clipped below 1 - clip_low")
-    clip_high: Real = Field(0.2, gt=0, description="the ratio is clipped above 1 + clip_high")
+    most_skipped: int = Field(
+        5, ge=1, description="updates in a row whose loss or gradient is not finite before the run stops"
+    )
 
 
 class MeshConfig(Section):
@@ -144,7 +147,7 @@ class OptimizerConfig(Section):
     name: Literal["adamw", "muon"] = Field(
         "adamw", description="muon: orthogonalised steps for matrices, AdamW for the rest; for training from nothing"
     )
-    learning_rate: Real = Field(5e-7, gt=0, description="peak learning rate")
+    learning_rate: Real = Field(5e-7, ge=0, description="peak learning rate; 0 changes nothing")
     schedule: Literal["constant", "cosine", "linear"] = Field("constant", description="course after the warm-up")
     warmup_steps: int = Field(0, ge=0, description="optimiser updates from 0 to the peak")
     final_fraction: Real = Field(
@@ -228,6 +231,8 @@ class RunConfig(Section):
     output_dir: str = Field("runs/grpo", min_length=1, description="folder that everything is written to")
     seed: int = Field(0, ge=0, lt=2**31, description="of the order of prompts and of every draw")
     steps: int = Field(600, ge=1, description="GRPO steps")
+    save_rollouts: str = Field("", description="file (.jsonl) that every response with its tokens and reward goes to")
+    replay_rollouts: str = Field("", description="such a file: train on it, with neither sampler nor judge")
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
     sampling: SamplingConfig = SamplingConfig()
@@ -252,18 +257,11 @@ class RunConfig(Section):
             values = getattr(self, section)
             if not getattr(values, field):
                 raise ValueError(f"{name} is required: {type(values).model_fields[field].description}")
-        grpo, group = self.grpo, self.sampling.group_size
-        rows = grpo.mini_batch_prompts * group
+        grpo = self.grpo
         if grpo.prompts_per_step % grpo.mini_batch_prompts:
             raise ValueError(
                 f"grpo.mini_batch_prompts {grpo.mini_batch_prompts} does not divide grpo.prompts_per_step "
                 f"{grpo.prompts_per_step}; set grpo.mini_batch_prompts to {_divisors(grpo.prompts_per_step)}"
-            )
-        if rows % grpo.micro_batch_rows:
-            raise ValueError(
-                f"grpo.micro_batch_rows {grpo.micro_batch_rows} does not divide the {rows} responses of a mini-batch "
-                f"(grpo.mini_batch_prompts {grpo.mini_batch_prompts} x sampling.group_size {group}); "
-                f"set grpo.micro_batch_rows to {_divisors(rows)}"
             )
         if self.optimizer.warmup_steps >= self.updates:
             raise ValueError(
@@ -283,7 +281,7 @@ class RunConfig(Section):
         """The run in prompts, samples and tokens."""
         prompts, group, limit = self.grpo.prompts_per_step, self.sampling.group_size, self.sampling.max_new_tokens
         width = self.data.max_prompt_tokens + limit
-        mini, micro = self.grpo.mini_batch_prompts, self.grpo.micro_batch_rows
+        mini, micro = self.grpo.mini_batch_prompts, self.grpo.micro_batch_tokens
         rows, responses = mini * group, prompts * group
         looks = 1 + (-(-self.steps // self.evaluation.every) if self.evaluation.every else 1)
         answers = self.evaluation.questions * self.evaluation.samples
@@ -291,8 +289,8 @@ class RunConfig(Section):
             "row": f"up to {self.data.max_prompt_tokens:,} prompt + {limit:,} response = {width:,} tokens",
             "step": f"{prompts:,} prompts x {group} = {responses:,} responses, "
             f"up to {responses * limit:,} response tokens",
-            "mini-batch": f"{mini:,} prompts = {rows:,} rows = {rows // micro:,} micro-batches of {micro}, "
-            f"up to {rows * width:,} tokens an update",
+            "mini-batch": f"{mini:,} prompts = {rows:,} rows, up to {rows * width:,} tokens an update, "
+            f"{max(micro, width):,} at most in a device's backward pass",
             "run": f"{self.steps:,} steps = {self.updates:,} updates, {self.steps * prompts:,} prompts, "
             f"{self.steps * responses:,} responses, up to {self.steps * responses * limit:,} response tokens",
             "evaluation": f"{looks} x {self.evaluation.questions:,} questions x {self.evaluation.samples} = "

@@ -13,10 +13,11 @@ import numpy as np
 
 from socialr1_jax import SamplingParams, generate, load_hf, make_mesh
 from socialr1_jax.config import RunConfig
-from socialr1_jax.grpo.update import init_state, pack_rows
+from socialr1_jax.grpo.packing import pack_rows
+from socialr1_jax.grpo.update import init_state
 from socialr1_jax.mesh import fetch
 from socialr1_jax.sampling import Engine
-from socialr1_jax.training.grpo import compile_programs
+from socialr1_jax.training.programs import compile_programs, trainer_logprobs
 
 CONFIG = RunConfig.model_validate(
     {
@@ -24,7 +25,7 @@ CONFIG = RunConfig.model_validate(
         "model": {"path": "given"},
         "data": {"train": "given"},
         "sampling": {"group_size": 4},
-        "grpo": {"prompts_per_step": 8, "mini_batch_prompts": 4, "micro_batch_rows": 8},
+        "grpo": {"prompts_per_step": 8, "mini_batch_prompts": 4, "micro_batch_tokens": 64},
         # epsilon above the rounding of gradients: else Adam turns noise around 0 into steps of the full size
         "optimizer": {"learning_rate": 1e-2, "epsilon": 1e-3},
     }
@@ -35,7 +36,7 @@ def rows_of(vocab_size: int):
     rng = np.random.default_rng(3)
     prompts = [rng.integers(0, vocab_size, rng.integers(1, 12)).tolist() for _ in range(32)]
     responses = [rng.integers(0, vocab_size, rng.integers(1, 20)).tolist() for _ in range(32)]
-    return pack_rows(prompts, responses, multiple=16, advantages_b=rng.normal(size=32).astype(np.float32))
+    return pack_rows(prompts, responses, multiple=16, advantages=rng.normal(size=32).astype(np.float32))
 
 
 def one_update(folder: str, mesh) -> dict[str, np.ndarray]:
@@ -44,12 +45,23 @@ def one_update(folder: str, mesh) -> dict[str, np.ndarray]:
         model = load_hf(folder, mesh)
         programs = compile_programs(CONFIG, model.config, model.num_tokens, "xla")
         state = init_state(model.params, programs.optimizer)
-        rows = programs.with_logprobs(rows_of(model.config.vocab_size), state.params, model.params)
-        for start in (0, 16):
-            state, metrics = programs.update(state, rows.take(slice(start, start + 16)).placed())
-        arrays = {f"params{jax.tree_util.keystr(path)}": x for path, x in jax.tree.leaves_with_path(state.params)}
+        rows, computed = rows_of(model.config.vocab_size), []
+        batches = programs.mini_batches(rows)
+        batches = programs.with_reference(programs.with_old(batches, state.params), model.params)
+        first = [one.rows.placed() for one in batches[0]]
+        sums = programs.update.begin(state.params, first[0])
+        for part in first:
+            sums, _ = programs.update.accumulate(state.params, sums, part)
+        gradient = {f"gradient{jax.tree_util.keystr(path)}": x for path, x in jax.tree.leaves_with_path(sums.gradient)}
+        for batch in batches:
+            state, metrics, arrays = programs.update(state, [one.rows.placed() for one in batch])
+            computed.append(arrays)
+        arrays = gradient | {
+            f"params{jax.tree_util.keystr(path)}": x for path, x in jax.tree.leaves_with_path(state.params)
+        }
         arrays |= {f"metrics/{name}": x for name, x in metrics.items()}
-        return {"logp": rows.old_logp_bt, **{name: fetch(x) for name, x in arrays.items()}}
+        logp_bt = trainer_logprobs(batches, computed, rows.tokens_bt.shape)
+        return {"logp": logp_bt, **{name: fetch(x) for name, x in arrays.items()}}
 
 
 def one_sampling(folder: str, mesh) -> dict[str, np.ndarray]:

@@ -99,6 +99,12 @@ def test_an_unknown_preset_is_named():
 
 def test_without_scaling_advantages_are_only_centred():
     """Dr. GRPO's column of the worked table, and NaN still leaves the mean."""
-    np.testing.assert_allclose(group_advantages([[1.0, 2.0, 3.0, 4.0]], scale=False), [[-1.5, -0.5, 0.5, 1.5]])
-    np.testing.assert_allclose(group_advantages([[1.0, np.nan, 3.0, np.nan]], scale=False), [[-1.0, 0.0, 1.0, 0.0]])
-    np.testing.assert_array_equal(group_advantages([[0.7, 0.7, 0.7, 0.7 + 1e-7]], scale=False), np.zeros((1, 4)))
+    np.testing.assert_allclose(
+        group_advantages([[1.0, 2.0, 3.0, 4.0]], scale_advantages=False), [[-1.5, -0.5, 0.5, 1.5]]
+    )
+    np.testing.assert_allclose(
+        group_advantages([[1.0, np.nan, 3.0, np.nan]], scale_advantages=False), [[-1.0, 0.0, 1.0, 0.0]]
+    )
+    np.testing.assert_array_equal(
+        group_advantages([[0.7, 0.7, 0.7, 0.7 + 1e-7]], scale_advantages=False), np.zeros((1, 4))
+    )

@@ -17,7 +17,7 @@ from socialr1_jax import Qwen3Config
 from socialr1_jax.models.qwen3 import declare_weights, init_params
 from socialr1_jax.models.shapes import SHAPES
 from socialr1_jax.sampling import Completion, Engine
-from socialr1_jax.training.benchmark import PHASES, _decode, _micro_batch, benchmark, tail_lengths
+from socialr1_jax.training.benchmark import PHASES, _decode, benchmark, tail_lengths
 
 SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "benchmark.py"
 PEERS = Path(__file__).resolve().parents[2] / "shared" / "peers" / "hf_shapes.py"
@@ -53,7 +53,7 @@ def script():
 @pytest.fixture(scope="module")
 def measured(script):
     """(the JSON line as an object, standard error) of a run with a GRPO step."""
-    arguments = "--rows 3 --prompt 8 --new 480 --prompts 2 --group 3 --repeats 2 --micro_batch_rows 2"
+    arguments = "--rows 3 --prompt 8 --new 480 --prompts 2 --group 3 --repeats 2 --micro_batch_tokens 1000"
     with redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()) as err:
         assert script.main(arguments.split()) == 0
     (line,) = out.getvalue().splitlines()
@@ -65,13 +65,19 @@ def test_one_json_line_says_what_was_measured(measured):
     asked = {"shape": "tiny", "dtype": "float32", "rows": 3, "prompt": 8, "new": 480, "prompts": 2, "group": 3}
     assert {name: line[name] for name in asked} == asked
     assert (line["repeats"], line["remat"], line["attention"]) == (2, False, "xla")
-    assert line["micro_batch_rows"] == 1  # 2 does not divide the 3 rows of the update
+    assert line["micro_batch_tokens"] == 1000
     assert line["jax"] == jax.__version__
     assert line["device"]
     assert line["peak_rss_bytes"] > 10_000_000
     weights = jax.tree.leaves(init_params(TOY, jax.random.key(0)))
     assert line["params_m"] == round(sum(x.size for x in weights) / 1e6, 2)
-    assert [part.split(":")[0] for part in said.splitlines()] == ["prefill", "decode", "update", "grpo_step"]
+    assert [part.split(":")[0] for part in said.splitlines()] == [
+        "prefill",
+        "decode",
+        "update",
+        "update_whole",
+        "grpo_step",
+    ]
 
 
 def test_speeds_are_tokens_over_the_median(measured):
@@ -126,11 +132,6 @@ def test_continuous_batching_and_static_batches_are_measured_on_the_same_lengths
     tokens = tail_lengths(10, 40).sum()
     for name in ("tail", "tail_static"):
         assert result[f"{name}_tok_s"] == pytest.approx(tokens / result["spread_s"][name][1], rel=2e-3)
-
-
-@pytest.mark.parametrize(("counts", "expected"), [((40, 40), 8), ((40, 15), 5), ((7, 14), 7), ((11, 11), 1), ((6,), 6)])
-def test_a_micro_batch_leaves_no_filler_rows(counts, expected):
-    assert _micro_batch(8, *counts) == expected
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

@@ -127,10 +127,10 @@ def test_saved_configuration_reads_back_equal(tmp_path):
         ("optimizer.learning_rate=true", "optimizer.learning_rate: True is not a number"),
         ("optimizer.learning_rate=.inf", "optimizer.learning_rate: inf is not a finite number"),
         ("reward.content_shift=.nan", "reward.content_shift: nan is not a finite number"),
-        ("optimizer.learning_rate=0", "optimizer.learning_rate must be more than 0"),
+        ("optimizer.learning_rate=-1", "optimizer.learning_rate must be at least 0"),
         ("sampling.temperature=0", "sampling.temperature must be more than 0"),
         ("sampling.top_p=1.01", "sampling.top_p must be at most 1"),
-        ("model.remat=2", "model.remat: 2 is not true or false"),
+        ("model.remat=2", "model.remat must be one of 'nothing', 'attention' or 'everything', not 2"),
         ("model.dtype=float16", "model.dtype must be one of 'float32' or 'bfloat16', not 'float16'"),
         ("data.where=CoTP", "data.where: 'CoTP' is not a mapping"),
         ("data.where=[", "data.where: cannot read the value '['"),
@@ -170,7 +170,7 @@ def test_an_unknown_key_names_the_nearest_known_one(key, nearest, tmp_path):
     ("overrides", "message"),
     [
         (["grpo.prompts_per_step=10"], "set grpo.mini_batch_prompts to 1, 2, 5 or 10"),
-        (["grpo.micro_batch_rows=7"], "does not divide the 80 responses of a mini-batch"),
+        (["grpo.preset=cispo", "grpo.dual_clip=3"], "set dual_clip to 0"),
         (["steps=2", "optimizer.warmup_steps=8"], "leaves none of the run's 8 updates"),
         (["reward.preset=full"], "needs a content reward model"),
         (["reward.judge=none"], "scores the structure, but judge is none"),
@@ -302,7 +302,7 @@ def test_dry_run_prints_yaml_and_the_arithmetic(capsys):
     assert arithmetic.splitlines() == [
         "row         up to 1,024 prompt + 3,072 response = 4,096 tokens",
         "step        64 prompts x 5 = 320 responses, up to 983,040 response tokens",
-        "mini-batch  16 prompts = 80 rows = 10 micro-batches of 8, up to 327,680 tokens an update",
+        "mini-batch  16 prompts = 80 rows, up to 327,680 tokens an update, 4,096 at most in a device's backward pass",
         "run         600 steps = 2,400 updates, 38,400 prompts, 192,000 responses, up to 589,824,000 response tokens",
         "evaluation  13 x 100 questions x 4 = 5,200 responses, up to 15,974,400 response tokens",
     ]

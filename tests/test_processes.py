@@ -55,7 +55,6 @@ def runs(tmp_path_factory):
     values |= {"steps": 2, "model": values["model"] | {"path": str(folder / "start" / "sft")}}
     questions = {name: str(folder / "start" / "questions" / f"{name}.jsonl") for name in ("train", "heldout")}
     values["data"] |= {"train": questions["train"], "eval": questions["heldout"]}
-    values["grpo"] |= {"micro_batch_rows": 8}
     # epsilon above the rounding of gradients: else Adam turns noise around 0 into steps of the full size
     values["optimizer"] |= {"epsilon": 1e-3}
     save_config(RunConfig.model_validate(values), folder / "run.yaml")

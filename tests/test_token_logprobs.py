@@ -10,6 +10,7 @@ from flax import nnx
 from socialr1_jax import load_hf, save_hf
 from socialr1_jax.grpo import logprobs, token_logprobs
 from socialr1_jax.grpo.logprobs import row_logprobs
+from socialr1_jax.models.qwen3 import forward, head_kernel, logits
 
 
 def run(model, batch, **options):
@@ -111,30 +112,57 @@ def test_gradient_equals_torch(tiny_models, ragged_rows, pad_rows, tmp_path, nam
         np.testing.assert_allclose(found[name], leaf, rtol=0, atol=2e-4 * scale + 1e-6, err_msg=name)
 
 
-def test_chunks_without_a_wanted_token_are_skipped(tiny_jax, ragged_rows, pad_rows, monkeypatch):
-    """Small chunks give what one chunk gives, gradient too, and unwanted positions are 0 whatever lies in them."""
+@pytest.mark.parametrize("chunk", [1, 3, 64, 1000])
+@pytest.mark.parametrize("first", [0, 17, 40])
+def test_chunks_change_nothing_and_only_wanted_positions_are_computed(
+    tiny_jax, ragged_rows, pad_rows, monkeypatch, chunk, first
+):
+    """Log-probs, entropy and both their gradients against a plain log-softmax of all logits, for any chunk length."""
     tokens_bt, lengths_b = map(jnp.asarray, pad_rows(ragged_rows, width=40))
-    wanted_bt = (jnp.arange(40) >= 17) & (jnp.arange(40) < lengths_b[:, None])
+    wanted_bt = (jnp.arange(40) >= first) & (jnp.arange(40) < lengths_b[:, None])
+    weight_bt, other_bt = np.random.default_rng(1).normal(size=(2, 4, 40)).astype(np.float32)
 
-    def value_and_gradient(wanted_bt):
+    def plain(params):
+        hidden_btd, _ = forward(params, tiny_jax.config, tokens_bt, lengths_b, dtype=jnp.float32)
+        logp_btv = jax.nn.log_softmax(logits(hidden_btd, head_kernel(params, "float32")) / 0.9)
+        chosen_bu = jnp.take_along_axis(logp_btv[:, :-1], tokens_bt[:, 1:, None], axis=2)[..., 0]
+        entropy_bu = -jnp.sum(jnp.exp(logp_btv) * logp_btv, axis=2)[:, :-1]
+        return [jnp.where(wanted_bt, jnp.pad(x_bu, ((0, 0), (1, 0))), 0.0) for x_bu in (chosen_bu, entropy_bu)]
+
+    def chunked(params):
+        return row_logprobs(
+            params, tiny_jax.config, tokens_bt, lengths_b, 0.9,
+            num_tokens=tiny_jax.num_tokens, dtype="float32", wanted_bt=wanted_bt,
+        )  # fmt: skip
+
+    def value_and_gradient(function):
         def total(params):
-            logp_bt, entropy_bt = row_logprobs(
-                params, tiny_jax.config, tokens_bt, lengths_b, 0.9,
-                num_tokens=tiny_jax.num_tokens, dtype="float32", wanted_bt=wanted_bt,
-            )  # fmt: skip
-            return jnp.sum(jnp.where(wanted_bt, logp_bt, 0.0)), (logp_bt, entropy_bt)
+            logp_bt, entropy_bt = function(params)
+            return jnp.sum(weight_bt * logp_bt + other_bt * entropy_bt), (logp_bt, entropy_bt)
 
-        return jax.jit(jax.value_and_grad(total, has_aux=True))(tiny_jax.params)
+        (_, parts), gradient = jax.jit(jax.value_and_grad(total, has_aux=True))(tiny_jax.params)
+        return parts, gradient
 
-    (_, whole), whole_gradient = value_and_gradient(wanted_bt)
-    monkeypatch.setattr(logprobs, "_CHUNK_LOGITS", 4 * 3 * VOCAB_SIZE)  # 3 positions of the 4 rows
-    (_, parts), gradient = value_and_gradient(wanted_bt)
-    for x_bt, expected_bt in zip(parts, whole, strict=True):
+    monkeypatch.setattr(logprobs, "_CHUNK_LOGITS", chunk * VOCAB_SIZE)
+    parts, gradient = value_and_gradient(chunked)
+    expected, expected_gradient = value_and_gradient(plain)
+    for x_bt, expected_bt in zip(parts, expected, strict=True):
         np.testing.assert_allclose(x_bt, expected_bt, rtol=0, atol=5e-5)  # sums of another order, logits of tens
-        assert (np.asarray(x_bt)[~np.asarray(wanted_bt)] == 0).all()
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=2e-4), gradient, whole_gradient)
-    hidden_btd = jnp.full((4, 39, tiny_jax.config.hidden_size), jnp.nan)
-    none_bu = jnp.zeros((4, 39), bool)
-    kernel_vd = tiny_jax.params["embed_tokens"]
-    skipped_bu, _ = logprobs._chunked(hidden_btd, kernel_vd, tokens_bt[:, 1:], none_bu, 1.0, num_tokens=VOCAB_SIZE)
-    assert (np.asarray(skipped_bu) == 0).all()
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=5e-4), gradient, expected_gradient)
+
+
+def test_what_is_not_wanted_is_never_looked_at(tiny_jax):
+    """NaN in the hidden states of all other positions reaches neither results nor gradients."""
+    wanted_bu = jnp.zeros((3, 5), bool).at[1, 2].set(True).at[2, 4].set(True)
+    hidden_bud = jnp.where(wanted_bu[..., None], 0.1, jnp.full((3, 5, tiny_jax.config.hidden_size), jnp.nan))
+    targets_bu = jnp.arange(15).reshape(3, 5)
+
+    def total(hidden_bud, kernel_vd):
+        parts = logprobs._chunked(VOCAB_SIZE, hidden_bud, kernel_vd, targets_bu, wanted_bu, jnp.float32(1.0))
+        return sum(jnp.sum(x_bu) for x_bu in parts), parts
+
+    gradients, parts = jax.grad(total, argnums=(0, 1), has_aux=True)(hidden_bud, tiny_jax.params["embed_tokens"])
+    for x in jax.tree.leaves((parts, gradients)):
+        assert np.isfinite(np.asarray(x)).all()
+    for x_bu in parts:
+        assert (np.asarray(x_bu) != 0).tolist() == wanted_bu.tolist()

@@ -1,7 +1,8 @@
-"""GRPO: group advantages, the clipped loss, log-probs over chunks, and the jitted update."""
+"""GRPO: group advantages, the policy loss, log-probs over chunks, sampler-trainer mismatch, and the jitted update."""
 
-from socialr1_jax.grpo.advantages import group_advantages
+from socialr1_jax.grpo.advantages import group_advantages, soft_overlong
 from socialr1_jax.grpo.logprobs import token_logprobs
-from socialr1_jax.grpo.losses import policy_loss
+from socialr1_jax.grpo.losses import policy_loss, truncated_weights
+from socialr1_jax.grpo.mismatch import mismatch
 
-__all__ = ["group_advantages", "policy_loss", "token_logprobs"]
+__all__ = ["group_advantages", "mismatch", "policy_loss", "soft_overlong", "token_logprobs", "truncated_weights"]

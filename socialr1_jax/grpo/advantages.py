@@ -1,45 +1,61 @@
 """Group-relative advantages."""
 
-from typing import Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-Preset = Literal["social_r1"]
+from socialr1_jax.objective import Objective, objective
 
-_EPSILON = 1e-6  # verl's; also the spread below which a group counts as having no variance
+_FLAT = 1e-6  # rewards of a group that differ by no more than this have no variance
 
 
 def group_advantages(
-    rewards_pg: npt.ArrayLike, preset: Preset = "social_r1", *, scale: bool = True
+    rewards_pg: npt.ArrayLike, preset: str | Objective = "social_r1", **overrides: Any
 ) -> npt.NDArray[np.float64]:
-    """(reward - group mean) / (group deviation + 1e-6), float64 [prompts, group], of rewards [prompts, group].
+    """(reward - baseline) / (group deviation + epsilon), float64 [prompts, group], of rewards [prompts, group].
 
-    The deviation is Bessel-corrected (GRPO, DeepSeekMath arXiv 2402.03300 section 4.1, with verl's constants). NaN
-    (or an infinity) marks an unscorable response: it leaves its group's mean and deviation and gets 0. A group whose
-    scorable rewards differ by at most 1e-6, or that has fewer than two, gets 0 everywhere: tested as max - min,
-    because a deviation of rounding noise divided by itself would be an advantage of full size.
-
-    `scale=False` leaves the division out (Dr. GRPO, arXiv 2503.20783): a group whose answers are all right and whose
-    lengths differ a little then teaches a little, and not as much as one that is half right.
+    Baseline, whether it is divided, the deviation's ddof and epsilon are the preset's (GRPO, DeepSeekMath arXiv
+    2402.03300 section 4.1; objective.py) or `overrides` of single fields. NaN (or an infinity) marks a response that
+    is unscorable or excluded: it leaves its group's baseline and deviation and gets 0. A group whose remaining rewards
+    differ by at most 1e-6, or that has fewer than two, gets 0 everywhere: tested as max - min, because a deviation of
+    rounding noise divided by itself would be an advantage of full size.
     """
-    if preset != "social_r1":
-        raise ValueError(f"unknown preset {preset!r}; known: social_r1")
+    chosen = objective(preset, **overrides)
+    rewards = _two_axes(rewards_pg)
+    scorable = np.isfinite(rewards)
+    count = scorable.sum(axis=1, keepdims=True)
+    mean = np.where(scorable, rewards, 0.0).sum(axis=1, keepdims=True) / np.maximum(count, 1)
+    centred = np.where(scorable, rewards - mean, 0.0)
+    advantages = centred
+    if chosen.baseline == "leave_one_out":  # r - mean of the others = (r - mean) n / (n - 1)
+        advantages = centred * count / np.maximum(count - 1, 1)
+    if chosen.scale_advantages:
+        variance = (centred**2).sum(axis=1, keepdims=True) / np.maximum(count - chosen.deviation_ddof, 1)
+        advantages = advantages / (np.sqrt(variance) + chosen.deviation_epsilon + np.finfo(float).tiny)
+    return np.where(flat_groups(rewards)[:, None], 0.0, advantages)
+
+
+def flat_groups(rewards_pg: npt.ArrayLike) -> npt.NDArray[np.bool_]:
+    """[prompts]: whether a group teaches nothing, its scorable rewards being equal or fewer than two."""
+    rewards = _two_axes(rewards_pg)
+    scorable = np.isfinite(rewards)
+    highest = np.where(scorable, rewards, -np.inf).max(axis=1)
+    lowest = np.where(scorable, rewards, np.inf).min(axis=1)
+    return (scorable.sum(axis=1) < 2) | ~(highest - lowest > _FLAT)
+
+
+def soft_overlong(lengths_b: npt.ArrayLike, limit: int, buffer: int, factor: float = 1.0) -> npt.NDArray[np.float64]:
+    """What rewards [b] lose by their responses' lengths in tokens: 0 up to limit - buffer, then linearly to -factor.
+
+    DAPO's soft overlong punishment (arXiv 2503.14476 eq. 13), float64 [b], to be added to the rewards.
+    """
+    exceed = np.asarray(lengths_b, np.float64) - (limit - buffer)
+    return -np.clip(exceed, 0, buffer) / buffer * factor
+
+
+def _two_axes(rewards_pg: npt.ArrayLike) -> npt.NDArray[np.float64]:
     rewards = np.asarray(rewards_pg, np.float64)
     if rewards.ndim != 2:
         raise ValueError(f"rewards must be [prompts, group], got shape {rewards.shape}")
-    scorable = np.isfinite(rewards)
-    count = scorable.sum(axis=1, keepdims=True)
-    filled = np.where(scorable, rewards, 0.0)
-    mean = filled.sum(axis=1, keepdims=True) / np.maximum(count, 1)
-    centred = np.where(scorable, rewards - mean, 0.0)
-    deviation = np.sqrt((centred**2).sum(axis=1, keepdims=True) / np.maximum(count - 1, 1))
-    highest = np.where(scorable, rewards, -np.inf).max(axis=1, keepdims=True)
-    lowest = np.where(scorable, rewards, np.inf).min(axis=1, keepdims=True)
-    varies = (count >= 2) & (highest - lowest > _EPSILON)
-    return np.where(varies, centred / (deviation + _EPSILON) if scale else centred, 0.0)
-
-
-def groups_without_variance(rewards_pg: npt.ArrayLike) -> int:
-    """How many groups teach nothing because their scorable rewards are equal (or fewer than two)."""
-    return int((~np.any(group_advantages(rewards_pg), axis=1)).sum())
+    return rewards

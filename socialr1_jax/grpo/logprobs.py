@@ -1,20 +1,24 @@
 """Log-probs of given tokens, without ever holding a whole row of vocabulary logits.
 
-The vocabulary has 151,936 entries: float32 logits of 1,024 positions are 622 MB. Positions are taken in chunks; a
-chunk's logits live only while its log-probs are computed, and are computed again in the backward pass.
+The vocabulary has 151,936 entries: float32 logits of 1,024 positions are 622 MB. The positions that are asked for are
+taken in chunks; a chunk's logits live only while its log-probs are computed, and are computed again in the backward
+pass.
 """
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from socialr1_jax.mesh import ROWS, P, by_rows
-from socialr1_jax.models.attention import Backend
-from socialr1_jax.models.qwen3 import Params, Qwen3, Qwen3Config, forward, head_kernel, logits
+from socialr1_jax.models.attention import Backend, Segments
+from socialr1_jax.models.qwen3 import Params, Qwen3, Qwen3Config, Remat, forward, head_kernel, logits, precision
 
-_CHUNK_LOGITS = 1 << 25  # logits a device's chunk may hold: 128 MiB of float32
+# Logits that a device's chunk may hold: 256 MiB of float32. A chunk adds its share to the head's float32 gradient in
+# memory: 441 positions of Qwen3's vocabulary do 220 FLOP for each of those bytes.
+_CHUNK_LOGITS = 1 << 26
 
 
 def token_logprobs(model: Qwen3, tokens_bt: ArrayLike, lengths_b: ArrayLike, temperature: float = 1.0) -> jax.Array:
@@ -33,18 +37,23 @@ def token_logprobs(model: Qwen3, tokens_bt: ArrayLike, lengths_b: ArrayLike, tem
 
 def row_logprobs(
     params: Params, config: Qwen3Config, tokens_bt: jax.Array, lengths_b: jax.Array, temperature: float | jax.Array,
-    *, num_tokens: int, dtype: str, wanted_bt: jax.Array | None = None, backend: Backend = "xla", remat: bool = False,
+    *, num_tokens: int, dtype: str, wanted_bt: jax.Array | None = None, backend: Backend = "xla",
+    remat: Remat = "nothing", segments: Segments | None = None,
 ) -> tuple[jax.Array, jax.Array]:  # fmt: skip
-    """Log-probs as in `token_logprobs` and the entropy of each prediction (no gradient), both float32 [b, t].
+    """Log-probs as in `token_logprobs` and the entropy of each prediction, both float32 [b, t] with gradients.
 
-    `wanted_bt` (boolean) marks the tokens that are asked for, all by default; the others get 0, and the logits of a
-    chunk without any are never computed: those of a long prompt cost as much as its forward pass.
+    `wanted_bt` (boolean) marks the tokens that are asked for, all by default; the others get 0, and their logits are
+    never computed: those of a long prompt cost as much as its forward pass. With `segments` rows hold several texts,
+    and the first token of each must not be wanted.
     """
-    hidden_btd, _ = forward(params, config, tokens_bt, lengths_b, dtype=jnp.dtype(dtype), backend=backend, remat=remat)
+    hidden_btd, _ = forward(
+        params, config, tokens_bt, lengths_b, dtype=jnp.dtype(dtype), backend=backend, remat=remat,
+        segments=segments,
+    )  # fmt: skip
     if wanted_bt is None:
         wanted_bt = jnp.arange(tokens_bt.shape[1]) < lengths_b[:, None]
     # Every device goes through its own rows' chunks, and the head is gathered once for all of them.
-    chunked = by_rows(partial(_chunked, num_tokens=num_tokens), (ROWS, P(), ROWS, ROWS, P()), (ROWS, ROWS))
+    chunked = by_rows(partial(_chunked, num_tokens), (ROWS, P(), ROWS, ROWS, P()), (ROWS, ROWS))
     logp_bu, entropy_bu = chunked(
         hidden_btd[:, :-1], head_kernel(params, dtype), tokens_bt[:, 1:], wanted_bt[:, 1:], jnp.float32(temperature)
     )
@@ -58,45 +67,128 @@ def row_logprobs(
 _jitted = jax.jit(row_logprobs, static_argnums=1, static_argnames=("num_tokens", "dtype", "backend", "remat"))
 
 
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _chunked(
+    num_tokens: int,
     hidden_bud: jax.Array,
     kernel_vd: jax.Array,
     targets_bu: jax.Array,
     wanted_bu: jax.Array,
     temperature: jax.Array,
-    *,
-    num_tokens: int,
 ) -> tuple[jax.Array, jax.Array]:
-    """Log-prob of each target and entropy, [b, u], chunk by chunk along u."""
-    b, u = targets_bu.shape
-    chunk = max(1, min(u, _CHUNK_LOGITS // (b * kernel_vd.shape[0])))
-    chunks = -(-u // chunk)
+    """Log-prob of each wanted target and entropy of its prediction, [b, u]; 0 at the others."""
+    return _chunked_forward(num_tokens, hidden_bud, kernel_vd, targets_bu, wanted_bu, temperature)[0]
 
-    def cut(x: jax.Array) -> jax.Array:  # [b, u, ...] -> [chunks, b, chunk, ...]
-        x = jnp.pad(x, ((0, 0), (0, chunks * chunk - u)) + ((0, 0),) * (x.ndim - 2))
-        return jnp.moveaxis(x.reshape(b, chunks, chunk, *x.shape[2:]), 1, 0)
 
-    @jax.checkpoint
-    def compute(hidden_bcd: jax.Array, targets_bc: jax.Array) -> tuple[jax.Array, jax.Array]:
-        logits_bcv = logits(hidden_bcd, kernel_vd) / temperature
-        vocabulary_v = jnp.arange(kernel_vd.shape[0])
-        if num_tokens < kernel_vd.shape[0]:
-            logits_bcv = jnp.where(vocabulary_v < num_tokens, logits_bcv, -1e30)
-        norm_bc = jax.nn.logsumexp(logits_bcv, axis=-1)
+def _chunked_forward(
+    num_tokens: int,
+    hidden_bud: jax.Array,
+    kernel_vd: jax.Array,
+    targets_bu: jax.Array,
+    wanted_bu: jax.Array,
+    temperature: jax.Array,
+) -> tuple[tuple[jax.Array, jax.Array], Any]:
+    chunks = _Chunks(targets_bu, wanted_bu, kernel_vd.shape[0])
+
+    def one(i: jax.Array, results: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+        hidden_cd, targets_c = chunks.cut(i, hidden_bud), chunks.cut(i, targets_bu)
+        logits_cv = _logits(hidden_cd, kernel_vd, temperature, num_tokens)
+        highest_c = jnp.max(logits_cv, axis=1)
+        powers_cv = jnp.exp(logits_cv - highest_c[:, None])
+        sum_c = jnp.sum(powers_cv, axis=1)
+        norm_c = highest_c + jnp.log(sum_c)
         # A masked sum, not a gather: it fuses with the logits and splits over a sharded vocabulary.
-        chosen_bc = jnp.sum(jnp.where(vocabulary_v == targets_bc[..., None], logits_bcv, 0.0), axis=-1)
-        still = jax.lax.stop_gradient(logits_bcv)
-        mean_bc = jnp.sum(jnp.exp(still - jax.lax.stop_gradient(norm_bc)[..., None]) * still, axis=-1)
-        return chosen_bc - norm_bc, jax.lax.stop_gradient(norm_bc) - mean_bc
+        chosen_c = jnp.sum(jnp.where(_is_target(targets_c, logits_cv), logits_cv, 0.0), axis=1)
+        mean_c = jnp.sum(powers_cv * logits_cv, axis=1) / sum_c
+        return tuple(
+            chunks.put(i, result, x)
+            for result, x in zip(results, (chosen_c - norm_c, norm_c - mean_c, norm_c), strict=True)
+        )
 
-    def skip(hidden_bcd: jax.Array, targets_bc: jax.Array) -> tuple[jax.Array, jax.Array]:
-        nothing_bc = jnp.zeros(targets_bc.shape, jnp.float32)
-        return nothing_bc, nothing_bc
+    nothing = jnp.zeros(chunks.size, jnp.float32)
+    logp_n, entropy_n, norm_n = jax.lax.fori_loop(0, chunks.count, one, (nothing,) * 3)
+    results = chunks.restore(logp_n), chunks.restore(entropy_n)
+    return results, (hidden_bud, kernel_vd, targets_bu, wanted_bu, temperature, norm_n, entropy_n)
 
-    def one(part: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        hidden_bcd, targets_bc, wanted_bc = part
-        return jax.lax.cond(jnp.any(wanted_bc), compute, skip, hidden_bcd, targets_bc)
 
-    parts = jax.lax.map(one, (cut(hidden_bud), cut(targets_bu), cut(wanted_bu)))
-    logp_bu, entropy_bu = (jnp.moveaxis(x, 0, 1).reshape(b, -1)[:, :u] for x in parts)
-    return logp_bu, entropy_bu
+def _chunked_backward(
+    num_tokens: int, saved: Any, gradients: tuple[jax.Array, jax.Array]
+) -> tuple[jax.Array, jax.Array, None, None, None]:
+    hidden_bud, kernel_vd, targets_bu, wanted_bu, temperature, norm_n, entropy_n = saved
+    chunks = _Chunks(targets_bu, wanted_bu, kernel_vd.shape[0])
+    dtype = hidden_bud.dtype
+
+    def one(i: jax.Array, sums: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        hidden_nd, kernel_dv = sums
+        hidden_cd, targets_c = chunks.cut(i, hidden_bud), chunks.cut(i, targets_bu)
+        logp_c, entropy_c = (chunks.cut(i, gradient_bu)[:, None] for gradient_bu in gradients)
+        norm_c, spread_c = (chunks.take(i, x_n)[:, None] for x_n in (norm_n, entropy_n))
+        logits_cv = _logits(hidden_cd, kernel_vd, temperature, num_tokens)
+        probs_cv = jnp.exp(logits_cv - norm_c)
+        # d log-prob / d logits = onehot - p, d entropy / d logits = -p (log p + entropy)
+        change_cv = jnp.where(_is_target(targets_c, logits_cv), logp_c, 0.0)
+        change_cv -= probs_cv * (logp_c + entropy_c * (logits_cv - norm_c + spread_c))
+        change_cv = (change_cv / temperature).astype(dtype)
+        part_cd = _product("cv,vd->cd", change_cv, kernel_vd)
+        # [d, v] and not [v, d]: the CPU's product would first turn a copy of the chunk's logits.
+        part_dv = _product("cd,cv->dv", hidden_cd, change_cv)
+        return chunks.put(i, hidden_nd, part_cd.astype(dtype)), kernel_dv + part_dv
+
+    zeros = jnp.zeros((chunks.size, hidden_bud.shape[2]), dtype), jnp.zeros(kernel_vd.shape[::-1], jnp.float32)
+    hidden_nd, kernel_dv = jax.lax.fori_loop(0, chunks.count, one, zeros)
+    return chunks.restore(hidden_nd), kernel_dv.T.astype(kernel_vd.dtype), None, None, None
+
+
+_chunked.defvjp(_chunked_forward, _chunked_backward)
+
+
+class _Chunks:
+    """The positions of [b, u] as a list, the wanted ones first, in chunks of which only those are gone through."""
+
+    def __init__(self, targets_bu: jax.Array, wanted_bu: jax.Array, vocabulary: int) -> None:
+        self._shape = targets_bu.shape
+        positions = targets_bu.size
+        self._length = max(1, min(positions, _CHUNK_LOGITS // vocabulary))
+        self.size = -(-positions // self._length) * self._length  # of the list, its last places filled up
+        wanted_n = wanted_bu.reshape(-1)
+        total = jnp.sum(wanted_n)
+        self.count = -(-total // self._length)  # chunks with a wanted position
+        order_n = jnp.pad(jnp.argsort(~wanted_n, stable=True), (0, self.size - positions))
+        # Behind the wanted ones the list is empty: an index out of bounds reads 0, whatever lies there.
+        self._order_n = jnp.where(jnp.arange(self.size) < total, order_n, positions)
+        # Where each position stands in the list; out of bounds where it is not.
+        place_n = jnp.full(positions, self.size).at[self._order_n].set(jnp.arange(self.size), mode="drop")
+        self._place_bu = place_n.reshape(self._shape)
+
+    def cut(self, i: jax.Array, x_bu: jax.Array) -> jax.Array:
+        """Chunk i of an array [b, u, ...]."""
+        x_n = x_bu.reshape(-1, *x_bu.shape[2:])
+        return x_n.at[self.take(i, self._order_n)].get(mode="fill", fill_value=0)
+
+    def take(self, i: jax.Array, x_n: jax.Array) -> jax.Array:
+        """Chunk i of a list."""
+        return jax.lax.dynamic_slice_in_dim(x_n, i * self._length, self._length)
+
+    def put(self, i: jax.Array, x_n: jax.Array, chunk_c: jax.Array) -> jax.Array:
+        """The list with this as its chunk i."""
+        return jax.lax.dynamic_update_slice_in_dim(x_n, chunk_c, i * self._length, axis=0)
+
+    def restore(self, x_n: jax.Array) -> jax.Array:
+        """The list as [b, u, ...], 0 where nothing is wanted."""
+        return x_n.at[self._place_bu].get(mode="fill", fill_value=0)
+
+
+def _logits(hidden_cd: jax.Array, kernel_vd: jax.Array, temperature: jax.Array, num_tokens: int) -> jax.Array:
+    """Tempered logits, float32 [c, v]; ids that the tokenizer does not know have none."""
+    logits_cv = logits(hidden_cd[None], kernel_vd)[0] / temperature
+    if num_tokens < kernel_vd.shape[0]:
+        logits_cv = jnp.where(jnp.arange(kernel_vd.shape[0]) < num_tokens, logits_cv, -1e30)
+    return logits_cv
+
+
+def _is_target(targets_c: jax.Array, logits_cv: jax.Array) -> jax.Array:
+    return jnp.arange(logits_cv.shape[1]) == targets_c[:, None]
+
+
+def _product(form: str, x: jax.Array, y: jax.Array) -> jax.Array:
+    return jnp.einsum(form, x, y, precision=precision(x), preferred_element_type=jnp.float32)

@@ -1,12 +1,16 @@
-"""The clipped policy loss with a KL term, as (sum, denominator)."""
+"""The policy loss with KL and entropy terms, as (sum, denominator)."""
+
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-# verl's guards: a log-ratio beyond +-20 would overflow, a k3 beyond 10 is an outlier and not a lesson.
+from socialr1_jax.objective import Objective, objective
+
+# verl's guards: a log-ratio beyond +-20 would overflow, a KL estimate beyond +-10 is an outlier and not a lesson.
 _LOG_RATIO_LIMIT = 20.0
 _KL_LIMIT = 10.0
-_DUAL_CLIP = 3.0
+_LENGTH_CONSTANT = 3072  # the recipe's max_new_tokens
 
 
 def policy_loss(
@@ -15,48 +19,140 @@ def policy_loss(
     ref_logp_bt: jax.Array | None,
     advantages_b: jax.Array,
     mask_bt: jax.Array,
-    preset: str = "social_r1",
+    preset: str | Objective = "social_r1",
     *,
-    clip_low: float = 0.2,
-    clip_high: float = 0.2,
-    kl_coefficient: float = 0.04,
+    sampler_logp_bt: jax.Array | None = None,
+    entropy_bt: jax.Array | None = None,
+    segments_bt: jax.Array | None = None,
+    **overrides: Any,
 ) -> tuple[jax.Array, jax.Array, dict[str, jax.Array]]:
-    """(sum over tokens, number of tokens, metrics as sums over tokens); the loss is sum / denominator.
+    """(sum, denominator, metrics); the loss is sum / denominator, and both add up over any split of the rows.
 
-    Token-mean GRPO (DeepSeekMath arXiv 2402.03300 eq. 3 with verl's aggregation): per token
-    -min(ratio A, clip(ratio, 1 - clip_low, 1 + clip_high) A), for A < 0 at most -3 A (dual clip, arXiv 1912.09729),
-    plus kl_coefficient * k3, k3 = exp(d) - d - 1 with d = ref - logp. Both sums add up over any split of the rows.
+    Per token: the policy term of objective.py's `preset` (or of `overrides` of single fields; for "clip"
+    -min(ratio A, clip(ratio, 1 - clip_low, 1 + clip_high) A), DeepSeekMath arXiv 2402.03300 eq. 3), plus
+    kl_coefficient x KL estimate, minus entropy_coefficient x entropy; then summed by `aggregation`. The denominator is
+    the number of tokens, or of responses that have any: one without a token in the mask counts nowhere.
 
-    `old_logp_bt=None` means that the policy that sampled is the one being updated: the ratio is exactly 1.
-    `ref_logp_bt=None` needs kl_coefficient 0. All arrays are float32 [b, t] but advantages [b]; mask is boolean.
-    Metrics: kl, clip_fraction, ratio_max (a maximum).
+    All arrays are float32 [b, t] but advantages [b]; the mask is boolean, and what lies outside it is never looked at.
+    Rows may hold several responses, told apart by int32 `segments_bt`, and then advantages are [b, t].
+    `old_logp_bt=None`: the policy that sampled is the one being updated, the ratio is exactly 1. `ref_logp_bt` is
+    needed for a KL coefficient, `sampler_logp_bt` for importance sampling, `entropy_bt` for an entropy coefficient;
+    ValueError where one is missing. Metrics are sums over tokens: tokens, kl, entropy, clip_fraction; ratio_max and
+    ratio_min are extremes.
     """
-    if preset != "social_r1":
-        raise ValueError(f"unknown preset {preset!r}; known: social_r1")
-    if ref_logp_bt is None and kl_coefficient:
-        raise ValueError("kl_coefficient is not 0: give ref_logp_bt")
+    chosen = objective(preset, **overrides)
+    needed = {
+        "kl_coefficient": (chosen.kl_coefficient, "ref_logp_bt", ref_logp_bt),
+        "entropy_coefficient": (chosen.entropy_coefficient, "entropy_bt", entropy_bt),
+        "importance_sampling": (chosen.importance_sampling != "none", "sampler_logp_bt", sampler_logp_bt),
+    }
+    for field, (used, name, array) in needed.items():
+        if used and array is None:
+            raise ValueError(f"{field} is {getattr(chosen, field)}: give {name}")
     mask_bt = mask_bt.astype(bool)
-    # `where`, not multiplication: a NaN in padding times 0 is NaN, in the gradient too.
-    logp_bt = jnp.where(mask_bt, logp_bt, 0.0)
-    old_bt = logp_bt if old_logp_bt is None else jnp.where(mask_bt, old_logp_bt, 0.0)
-    ratio_bt = jnp.exp(jnp.clip(logp_bt - jax.lax.stop_gradient(old_bt), -_LOG_RATIO_LIMIT, _LOG_RATIO_LIMIT))
-    gain_bt = jnp.where(mask_bt, advantages_b[:, None], 0.0)
-    plain_bt = -ratio_bt * gain_bt
-    clipped_bt = -jnp.clip(ratio_bt, 1 - clip_low, 1 + clip_high) * gain_bt
-    loss_bt = jnp.maximum(plain_bt, clipped_bt)
-    loss_bt = jnp.where(gain_bt < 0, jnp.minimum(loss_bt, -_DUAL_CLIP * gain_bt), loss_bt)
-    kl_bt = jnp.zeros_like(logp_bt)
-    if ref_logp_bt is not None:
-        ref_bt = jax.lax.stop_gradient(jnp.where(mask_bt, ref_logp_bt, 0.0))
-        d_bt = jnp.clip(ref_bt - logp_bt, -_LOG_RATIO_LIMIT, _LOG_RATIO_LIMIT)
-        kl_bt = jnp.clip(jnp.expm1(d_bt) - d_bt, -_KL_LIMIT, _KL_LIMIT)
+
+    def inside(x_bt: jax.Array) -> jax.Array:
+        # `where`, not multiplication: a NaN in padding times 0 is NaN, in the gradient too.
+        return jnp.where(mask_bt, x_bt, 0.0)
 
     def total(x_bt: jax.Array) -> jax.Array:
-        return jnp.sum(jnp.where(mask_bt, x_bt, 0.0))
+        return jnp.sum(inside(x_bt))
 
+    logp_bt = inside(logp_bt)
+    still_bt = jax.lax.stop_gradient(logp_bt)
+    old_bt = still_bt if old_logp_bt is None else jax.lax.stop_gradient(inside(old_logp_bt))
+    gain_bt = inside(advantages_b if advantages_b.ndim == 2 else jnp.broadcast_to(advantages_b[:, None], mask_bt.shape))
+    length_bt = jnp.maximum(_of_response(mask_bt.astype(jnp.float32), segments_bt), 1.0)
+
+    log_ratio_bt = logp_bt - old_bt
+    if chosen.ratio == "sequence":
+        # The response's mean log-ratio as value; the gradient goes to each token, as if the others were constants.
+        mean_bt = _of_response(jax.lax.stop_gradient(log_ratio_bt), segments_bt) / length_bt
+        log_ratio_bt = mean_bt + logp_bt - still_bt
+    ratio_bt = jnp.exp(jnp.clip(log_ratio_bt, -_LOG_RATIO_LIMIT, _LOG_RATIO_LIMIT))
+    bounded_bt = jnp.clip(ratio_bt, 1 - chosen.clip_low, 1 + chosen.clip_high)
+    if chosen.policy_term == "cispo":
+        policy_bt = -jax.lax.stop_gradient(bounded_bt) * gain_bt * logp_bt
+        clipped_bt = bounded_bt != ratio_bt
+    else:
+        policy_bt = jnp.maximum(-ratio_bt * gain_bt, -bounded_bt * gain_bt)
+        clipped_bt = -bounded_bt * gain_bt > -ratio_bt * gain_bt
+        if chosen.dual_clip:
+            policy_bt = jnp.where(gain_bt < 0, jnp.minimum(policy_bt, -chosen.dual_clip * gain_bt), policy_bt)
+    if chosen.importance_sampling != "none" and sampler_logp_bt is not None:
+        policy_bt *= truncated_weights(
+            old_bt, sampler_logp_bt, mask_bt, chosen.importance_sampling, chosen.importance_cap, segments_bt
+        )
+
+    kl_bt = jnp.zeros_like(logp_bt)
+    if ref_logp_bt is not None:
+        kl_bt = _kl(logp_bt, inside(ref_logp_bt), jax.lax.stop_gradient(logp_bt - old_bt), chosen.kl_estimator)
+    entropy_bt = jnp.zeros_like(logp_bt) if entropy_bt is None else inside(entropy_bt)
+    loss_bt = policy_bt + chosen.kl_coefficient * kl_bt - chosen.entropy_coefficient * entropy_bt
+
+    tokens, responses = total(jnp.ones_like(logp_bt)), jnp.round(total(1.0 / length_bt))
+    sum_, denominator = total(loss_bt), responses
+    match chosen.aggregation:
+        case "token-mean":
+            denominator = tokens
+        case "seq-mean-token-mean":
+            sum_ = total(loss_bt / length_bt)
+        case "seq-mean-token-sum-norm":
+            denominator = responses * (chosen.length_constant or _LENGTH_CONSTANT)
     metrics = {
+        "tokens": tokens,
         "kl": total(kl_bt),
-        "clip_fraction": total((clipped_bt > plain_bt).astype(jnp.float32)),
-        "ratio_max": jnp.max(jnp.where(mask_bt, ratio_bt, 0.0)),
+        "entropy": total(entropy_bt),
+        "clip_fraction": total(clipped_bt.astype(jnp.float32)),
+        "ratio_max": jnp.max(ratio_bt, where=mask_bt, initial=-jnp.inf),
+        "ratio_min": jnp.min(ratio_bt, where=mask_bt, initial=jnp.inf),
     }
-    return total(loss_bt + kl_coefficient * kl_bt), jnp.sum(mask_bt).astype(jnp.float32), metrics
+    return sum_, denominator, jax.tree.map(jax.lax.stop_gradient, metrics)
+
+
+def truncated_weights(
+    old_bt: jax.Array,
+    sampler_bt: jax.Array,
+    mask_bt: jax.Array,
+    level: str,
+    cap: float,
+    segments_bt: jax.Array | None = None,
+) -> jax.Array:
+    """min(trainer's / sampler's probability, cap), float32 [b, t] without gradient; 1 outside the mask.
+
+    Truncated importance sampling: corrects for a sampler that is not quite the policy that the trainer computes. Of
+    each token, or (`level` "sequence") of the whole response, whose weight is the product over its tokens.
+    """
+    difference_bt = jnp.where(mask_bt, old_bt - sampler_bt, 0.0)
+    if level == "sequence":
+        difference_bt = _of_response(difference_bt, segments_bt)
+    difference_bt = jnp.clip(difference_bt, -_LOG_RATIO_LIMIT, _LOG_RATIO_LIMIT)
+    return jax.lax.stop_gradient(jnp.where(mask_bt, jnp.minimum(jnp.exp(difference_bt), cap), 1.0))
+
+
+def _of_response(x_bt: jax.Array, segments_bt: jax.Array | None) -> jax.Array:
+    """At each token the sum over the tokens of its response, [b, t]; without segments a row is one response."""
+    if segments_bt is None:
+        return jnp.broadcast_to(jnp.sum(x_bt, axis=1, keepdims=True), x_bt.shape)
+
+    def of_row(x_t: jax.Array, segments_t: jax.Array) -> jax.Array:
+        return jax.ops.segment_sum(x_t, segments_t, num_segments=len(x_t) + 1)[segments_t]
+
+    return jax.vmap(of_row)(x_bt, segments_bt)
+
+
+def _kl(logp_bt: jax.Array, ref_bt: jax.Array, log_ratio_bt: jax.Array, estimator: str) -> jax.Array:
+    """An estimate of KL(policy || reference) at each token (Schulman, "Approximating KL divergence", 2020).
+
+    With d = reference - policy: k1 = -d, k2 = d^2 / 2, k3 = exp(d) - d - 1. Differentiated as it stands k1 has no
+    gradient in expectation, k2 that of the exact reverse KL, k3 that of the forward KL. "+" keeps the value and takes
+    the gradient ratio (policy - reference) grad log-prob, exact in expectation for tokens of an old policy, too.
+    """
+    d_bt = jnp.clip(jax.lax.stop_gradient(ref_bt) - logp_bt, -_LOG_RATIO_LIMIT, _LOG_RATIO_LIMIT)
+    value_bt = {"k1": -d_bt, "k2": d_bt**2 / 2, "k3": jnp.expm1(d_bt) - d_bt}[estimator.rstrip("+")]
+    value_bt = jnp.clip(value_bt, -_KL_LIMIT, _KL_LIMIT)
+    if not estimator.endswith("+"):
+        return value_bt
+    ratio_bt = jnp.exp(jnp.clip(log_ratio_bt, -_LOG_RATIO_LIMIT, _LOG_RATIO_LIMIT))
+    score_bt = jax.lax.stop_gradient(-ratio_bt * d_bt) * logp_bt
+    return jax.lax.stop_gradient(value_bt) + score_bt - jax.lax.stop_gradient(score_bt)

@@ -1,11 +1,12 @@
-"""One optimizer update from a mini-batch of rows, in one jitted call.
+"""One optimizer update from the micro-batches of a mini-batch.
 
-Micro-batches go through `lax.scan`; gradients add up as float32 sums and are divided once by the summed denominator,
-so the result does not depend on how rows are cut into micro-batches.
+Two jitted programs: `accumulate` adds a micro-batch's gradient to float32 sums, `apply` divides once by the summed
+denominator and steps the optimizer. So the result does not depend on how rows are cut into micro-batches, and
+micro-batches may have different shapes, which one scan over all of them would not allow.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -15,51 +16,37 @@ import numpy as np
 import optax
 from jax.sharding import NamedSharding
 
-from socialr1_jax.mesh import ROWS, P, constrain, place
+from socialr1_jax.grpo.packing import Rows
+from socialr1_jax.mesh import P, place
 from socialr1_jax.models.qwen3 import Params
 
-# loss_fn(params, micro-batch) -> (sum, (denominator, metrics)); metrics add up over micro-batches, but names that
-# end in "_max" take the maximum.
-LossFn = Callable[[Params, "Rows"], tuple[jax.Array, tuple[jax.Array, dict[str, jax.Array]]]]
+# loss_fn(params, micro-batch) -> (sum, (denominator, metrics)). `tokens` must be among the metrics. They add up over
+# micro-batches and are divided by the tokens, but names that end in "_max" and "_min" are extremes, "_count" stays a
+# sum, and "_bt" is handed back row by row.
+LossFn = Callable[[Params, Rows], tuple[jax.Array, tuple[jax.Array, dict[str, jax.Array]]]]
 
 
 class TrainState(NamedTuple):
-    """float32 master weights, Adam moments, and the number of updates so far."""
+    """float32 master weights, Adam moments, the number of updates so far, and of those that were skipped."""
 
     params: Params
     opt_state: optax.OptState
     updates: jax.Array
+    skipped: jax.Array
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True, kw_only=True)
-class Rows:
-    """Right-padded rows: prompt then response. `mask_bt` marks the tokens that are trained on.
+class Sums(NamedTuple):
+    """What micro-batches add up to: the float32 gradient, and loss, denominator and metrics."""
 
-    The last three are None where they are not needed: old log-probs with one update a rollout, reference log-probs
-    with KL coefficient 0, advantages in supervised training.
-    """
-
-    tokens_bt: Any
-    lengths_b: Any
-    mask_bt: Any
-    advantages_b: Any = None
-    old_logp_bt: Any = None
-    ref_logp_bt: Any = None
-
-    def take(self, rows: Any) -> "Rows":
-        return jax.tree.map(lambda x: x[rows], self)
-
-    def placed(self) -> "Rows":
-        """The same rows on the devices, split over the context's mesh."""
-        return jax.tree.map(place, self)
+    gradient: Params
+    numbers: dict[str, jax.Array]
 
 
 def init_state(params: Params, optimizer: optax.GradientTransformation) -> TrainState:
     """A fresh state with float32 master weights (a copy: the update donates its state), moments laid out like them."""
     masters = jax.tree.map(lambda x: jnp.array(x, jnp.float32, copy=True), params)
     moments = jax.jit(optimizer.init, out_shardings=moment_shardings(optimizer, masters))(masters)
-    return TrainState(masters, moments, place(np.int32(0), P()))
+    return TrainState(masters, moments, place(np.int32(0), P()), place(np.int32(0), P()))
 
 
 def moment_shardings(optimizer: optax.GradientTransformation, masters: Params) -> Any:
@@ -77,71 +64,77 @@ def moment_shardings(optimizer: optax.GradientTransformation, masters: Params) -
     )
 
 
-def make_update(
-    loss_fn: LossFn, optimizer: optax.GradientTransformation, micro_batch_rows: int
-) -> Callable[[TrainState, Rows], tuple[TrainState, dict[str, jax.Array]]]:
-    """The jitted update: (state, rows) -> (new state, metrics). The old state's memory is reused.
+@dataclass(frozen=True)
+class Update:
+    """(state, micro-batches) -> (new state, metrics, the "_bt" metrics of each micro-batch).
 
-    Metrics: loss, grad_norm (before clipping), tokens (the denominator), and the loss's own, per token.
+    The old state's memory is reused. Metrics: loss, grad_norm (before clipping), tokens, skipped, and the loss's own.
+    An update whose loss, gradient or any number marked "nonfinite_count" is not finite or not 0 leaves weights and
+    moments as they are and counts as skipped.
     """
 
-    def update(state: TrainState, rows: Rows) -> tuple[TrainState, dict[str, jax.Array]]:
-        def one(total: Any, batch: Rows) -> tuple[Any, Any]:
-            (loss, (denominator, metrics)), gradient = jax.value_and_grad(loss_fn, has_aux=True)(state.params, batch)
-            total = jax.tree.map(lambda a, g: a + g.astype(jnp.float32), total, gradient)
-            return total, {"loss": loss, "tokens": denominator, **metrics}
+    accumulate: Any  # jitted (params, sums, rows) -> (sums, arrays of the rows)
+    apply: Any  # jitted (state, sums) -> (state, metrics)
+    loss_fn: LossFn
+    _numbers: dict[str, jax.Array] = field(default_factory=dict)  # the first micro-batch says which there are
 
-        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), state.params)
-        gradient, parts = jax.lax.scan(one, zeros, micro_batches(rows, micro_batch_rows))
-        sums = {name: jnp.max(x) if name.endswith("_max") else jnp.sum(x) for name, x in parts.items()}
-        tokens = jnp.maximum(sums["tokens"], 1.0)
-        gradient = jax.tree.map(lambda g: g / tokens, gradient)
-        with jax.named_scope("optimizer"):
-            change, opt_state = optimizer.update(gradient, state.opt_state, state.params)
-            params = optax.apply_updates(state.params, change)
-        metrics = {k: v if k.endswith("_max") or k == "tokens" else v / tokens for k, v in sums.items()}
-        metrics["grad_norm"] = optax.global_norm(gradient)
-        return TrainState(params, opt_state, state.updates + 1), metrics
+    def __call__(
+        self, state: TrainState, micro_batches: Sequence[Rows]
+    ) -> tuple[TrainState, dict[str, jax.Array], list[dict[str, jax.Array]]]:
+        sums, arrays = self.begin(state.params, micro_batches[0]), []
+        for rows in micro_batches:
+            sums, of_rows = self.accumulate(state.params, sums, rows)
+            arrays.append(of_rows)
+        return *self.apply(state, sums), arrays
 
-    return jax.jit(update, donate_argnums=0)
-
-
-def map_rows(
-    function: Callable[[Params, Rows], jax.Array], micro_batch_rows: int
-) -> Callable[[Params, Rows], jax.Array]:
-    """The jitted (params, rows) -> [b, ...] that applies `function` to one micro-batch after another."""
-
-    def mapped(params: Params, rows: Rows) -> jax.Array:
-        parts = jax.lax.map(partial(function, params), micro_batches(rows, micro_batch_rows))
-        return constrain(parts.swapaxes(0, 1).reshape(-1, *parts.shape[2:])[: rows.lengths_b.shape[0]], ROWS)
-
-    return jax.jit(mapped)
+    def begin(self, params: Params, rows: Rows) -> Sums:
+        """Sums of nothing."""
+        if not self._numbers:
+            _, (_, metrics) = jax.eval_shape(self.loss_fn, params, rows)
+            names = ["loss", "denominator", *(name for name in metrics if not name.endswith("_bt"))]
+            empty = {"_max": -np.inf, "_min": np.inf}
+            self._numbers.update({name: np.float32(empty.get(name[-4:], 0.0)) for name in names})
+        gradient = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32, device=_committed(x)), params)
+        return Sums(gradient, {name: place(value, P()) for name, value in self._numbers.items()})
 
 
-def micro_batches(rows: Rows, size: int) -> Rows:
-    """The rows as [micro-batches, size, ...], row i in micro-batch i modulo their number: no device hands rows on.
-
-    Rows of nothing fill up the last places: an empty mask adds 0 to every sum.
-    """
-    count = rows.lengths_b.shape[0]
-    parts = -(-count // size)
-
-    def cut(x: jax.Array) -> jax.Array:
-        filled = jnp.pad(x, ((0, parts * size - count),) + ((0, 0),) * (x.ndim - 1))
-        return constrain(filled.reshape(size, parts, *x.shape[1:]).swapaxes(0, 1), P(None, *ROWS))
-
-    return jax.tree.map(cut, rows)
+def make_update(loss_fn: LossFn, optimizer: optax.GradientTransformation) -> Update:
+    """The update that minimises sum / denominator of `loss_fn` over a mini-batch."""
+    return Update(
+        jax.jit(partial(_accumulate, loss_fn), donate_argnums=1),
+        jax.jit(partial(_apply, optimizer), donate_argnums=0),
+        loss_fn,
+    )
 
 
-def pack_rows(
-    prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]], *, multiple: int, **extra: Any
-) -> Rows:
-    """Right-padded int32 rows of prompt + response, width a multiple of `multiple`; the mask marks the response."""
-    lengths = [len(p) + len(r) for p, r in zip(prompts, responses, strict=True)]
-    width = -(-max(lengths) // multiple) * multiple
-    tokens_bt = np.zeros((len(lengths), width), np.int32)
-    mask_bt = np.zeros((len(lengths), width), bool)
-    for i, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
-        tokens_bt[i, : lengths[i]] = [*prompt, *response]
-        mask_bt[i, len(prompt) : lengths[i]] = True
-    return Rows(tokens_bt=tokens_bt, lengths_b=np.asarray(lengths, np.int32), mask_bt=mask_bt, **extra)
+def _accumulate(loss_fn: LossFn, params: Params, sums: Sums, rows: Rows) -> tuple[Sums, dict[str, jax.Array]]:
+    (loss, (denominator, metrics)), gradient = jax.value_and_grad(loss_fn, has_aux=True)(params, rows)
+    numbers = {"loss": loss, "denominator": denominator, **metrics}
+    arrays = {name: numbers.pop(name) for name in metrics if name.endswith("_bt")}
+    combine = {"_max": jnp.maximum, "_min": jnp.minimum}
+    return Sums(
+        jax.tree.map(lambda a, g: a + g.astype(jnp.float32), sums.gradient, gradient),
+        {name: combine.get(name[-4:], jnp.add)(sums.numbers[name], x) for name, x in numbers.items()},
+    ), arrays
+
+
+def _apply(
+    optimizer: optax.GradientTransformation, state: TrainState, sums: Sums
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    numbers = dict(sums.numbers)
+    denominator, tokens = (jnp.where(x == 0, 1.0, x) for x in (numbers.pop("denominator"), numbers["tokens"]))
+    gradient = jax.tree.map(lambda g: g / denominator, sums.gradient)
+    norm, loss = optax.global_norm(gradient), numbers.pop("loss") / denominator
+    fine = jnp.isfinite(norm) & jnp.isfinite(loss) & (numbers.get("nonfinite_count", 0) == 0)
+    with jax.named_scope("optimizer"):
+        change, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+        stepped = TrainState(optax.apply_updates(state.params, change), opt_state, state.updates + 1, state.skipped)
+        stayed = state._replace(skipped=state.skipped + 1)
+        state = jax.tree.map(lambda new, old: jnp.where(fine, new, old), stepped, stayed)
+    whole = ("_max", "_min", "_count", "tokens")
+    metrics = {name: x if name.endswith(whole) else x / tokens for name, x in numbers.items()}
+    return state, {"loss": loss, "grad_norm": norm, "skipped": 1.0 - fine, **metrics}
+
+
+def _committed(x: Any) -> Any:
+    return x.sharding if isinstance(x.sharding, NamedSharding) else None

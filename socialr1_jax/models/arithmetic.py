@@ -56,29 +56,41 @@ class Arithmetic:
 
     def forward(self, rows: float, tokens: float, predicted: float, passes: float = 1) -> Cost:
         """Whole rows of `tokens`, of which `predicted` positions get logits; the weights are read `passes` times."""
+        return Cost(rows * self.flops(tokens, tokens * tokens / 2, predicted), passes * self._weights)
+
+    def flops(self, tokens: float, pairs: float, predicted: float) -> float:
+        """Forward FLOP of texts with so many tokens, pairs of a query and a key, and positions with logits."""
+        return 2 * self.kernels * tokens + self.attention_pair * pairs + 2 * self.vocabulary * predicted
+
+    @property
+    def attention_pair(self) -> int:
+        """FLOP of one query and one key, in all layers and heads."""
         c = self.config
-        attention = 4 * c.num_hidden_layers * c.num_attention_heads * c.head_dim * tokens / 2
-        flops = rows * (tokens * (2 * self.kernels + attention) + 2 * predicted * self.vocabulary)
-        return Cost(flops, passes * self._weights)
+        return 4 * c.num_hidden_layers * c.num_attention_heads * c.head_dim
 
     def decode_step(self, rows: float, context: float) -> Cost:
         """One token for each of `rows`, which have `context` tokens each in their caches."""
-        c = self.config
-        attention = 4 * c.num_hidden_layers * c.num_attention_heads * c.head_dim * context
-        flops = rows * (2 * (self.kernels + self.vocabulary) + attention)
+        flops = rows * (2 * (self.kernels + self.vocabulary) + self.attention_pair * context)
         return Cost(flops, self._weights + rows * context * self.cache_token)
 
-    def update(self, rows: float, tokens: float, predicted: float, micro_batches: float, remat: bool) -> Cost:
-        """Forward and backward of `rows`, the logits computed twice, and AdamW on float32 masters."""
+    def update(self, rows: float, tokens: float, predicted: float, micro_batches: float, remat: str) -> Cost:
+        """Forward and backward of `rows`, the logits computed twice."""
         forward = self.forward(rows, tokens, predicted)
-        # Remat computes a layer again up to its last product, whose result nothing in the backward pass needs.
         c = self.config
+        # A layer is computed again up to its last product, whose result nothing in the backward pass needs.
         last = 2 * rows * tokens * c.num_hidden_layers * c.hidden_size * c.intermediate_size
-        again = self.forward(rows, tokens, 0).flops - last if remat else 0
+        layers = self.forward(rows, tokens, 0).flops
+        again = {"nothing": 0, "attention": layers - 2 * rows * tokens * self.kernels, "everything": layers - last}[
+            remat
+        ]
         logits = Cost(2 * rows * predicted * self.vocabulary)
-        # A micro-batch reads the weights forward and backward and writes their gradient; AdamW moves 28 bytes each.
-        moved = Cost(0, micro_batches * (3 * self._weights + 8 * self.parameters) + 28 * self.parameters)
+        # A micro-batch reads the weights forward and backward and adds to their gradient.
+        moved = Cost(0, micro_batches * (3 * self._weights + 8 * self.parameters))
         return Cost(3 * forward.flops + again + logits.flops) + moved
+
+    def optimizer(self) -> Cost:
+        """AdamW on float32 masters: gradient read, masters and two moments read and written."""
+        return Cost(0, 28 * self.parameters)
 
     @property
     def _weights(self) -> float:

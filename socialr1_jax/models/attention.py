@@ -5,6 +5,8 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
+from socialr1_jax.models.blockwise import Segments, blockwise_attention
+
 Backend = Literal["xla", "cudnn"]
 
 
@@ -36,16 +38,23 @@ def apply_rope(x_btnh: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
 
 
 def causal_attention(
-    q_btnh: jax.Array, k_btkh: jax.Array, v_btkh: jax.Array, lengths_b: jax.Array, backend: Backend
-) -> jax.Array:
+    q_btnh: jax.Array, k_btkh: jax.Array, v_btkh: jax.Array, lengths_b: jax.Array, backend: Backend,
+    segments: Segments | None = None,
+) -> jax.Array:  # fmt: skip
     """Causal attention over right-padded rows -> [b, t, n, h]; outputs at padded positions mean nothing.
 
-    With "cudnn" the padding is given as lengths, never as a mask array, which would cost O(t * s) memory.
+    With `segments` positions see what these say, and cuDNN takes a mask array, [b, 1, t, t]; else it takes lengths. XLA
+    needs none: padding lies on the right, so a causal row never looks at it.
     """
-    # XLA needs no lengths: padding lies on the right, so a causal row never looks at it.
-    real_b = lengths_b if backend == "cudnn" else None
+    if backend == "xla":
+        return blockwise_attention(q_btnh, k_btkh, v_btkh, segments)
+    if segments is not None:
+        seen_b1ts = segments.seen(slice(None), slice(None))[:, None]
+        return jax.nn.dot_product_attention(
+            q_btnh, k_btkh, v_btkh, mask=seen_b1ts, is_causal=True, implementation=backend
+        )
     return jax.nn.dot_product_attention(
-        q_btnh, k_btkh, v_btkh, is_causal=True, query_seq_lengths=real_b, key_value_seq_lengths=real_b,
+        q_btnh, k_btkh, v_btkh, is_causal=True, query_seq_lengths=lengths_b, key_value_seq_lengths=lengths_b,
         implementation=backend,
     )  # fmt: skip
 

@@ -17,10 +17,10 @@ from jax.sharding import Mesh
 from jax.typing import ArrayLike
 
 from socialr1_jax.mesh import ROWS, P, constrain
-from socialr1_jax.models.attention import Backend, apply_rope, causal_attention, rope_tables
+from socialr1_jax.models.attention import Backend, Segments, apply_rope, causal_attention, rope_tables
 from socialr1_jax.models.qwen3_config import Qwen3Config
 
-__all__ = ["Params", "Qwen3", "Qwen3Config", "Weight", "declare_weights", "forward", "init_params", "logits"]
+__all__ = ["Params", "Qwen3", "Qwen3Config", "Remat", "Weight", "declare_weights", "forward", "init_params", "logits"]
 
 Params = dict[str, Any]
 
@@ -32,6 +32,10 @@ SHARDING_RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     ("", ("tensor", "fsdp")),
 )
 Layout = Literal["train", "rollout"]
+
+# What the backward pass computes again instead of keeping it: nothing; everything but the results of the products with
+# weights (that is attention and elementwise work); or everything, from the layers' inputs.
+Remat = Literal["nothing", "attention", "everything"]
 
 
 class Weight(NamedTuple):
@@ -139,7 +143,8 @@ def init_params(config: Qwen3Config, key: jax.Array, dtype: Any = jnp.float32) -
     return {**{name: draw(weight, ()) for name, weight in table.items()}, "layers": layers}
 
 
-def _precision(x: jax.Array) -> jax.lax.Precision | None:
+def precision(x: jax.Array) -> jax.lax.Precision | None:
+    """Of a product: float32 as it is, other types as the backend likes."""
     # float32 is asked for where equality is checked: keep TF32 and bfloat16 passes out of it.
     return jax.lax.Precision.HIGHEST if x.dtype == jnp.float32 else None
 
@@ -152,9 +157,9 @@ def linear(x_bti: jax.Array, kernel_oi: jax.Array, blocks: int = 1, **options: A
     """
     o, i = kernel_oi.shape
     if blocks == 1 or o % blocks:
-        return jnp.einsum("bti,oi->bto", x_bti, kernel_oi, precision=_precision(x_bti), **options)
+        return jnp.einsum("bti,oi->bto", x_bti, kernel_oi, precision=precision(x_bti), **options)
     kernel_koi = kernel_oi.reshape(blocks, -1, i)
-    y_kbto = jnp.einsum("bti,koi->kbto", x_bti, kernel_koi, precision=_precision(x_bti), **options)
+    y_kbto = jnp.einsum("bti,koi->kbto", x_bti, kernel_koi, precision=precision(x_bti), **options)
     return jnp.moveaxis(y_kbto, 0, 2).reshape(*x_bti.shape[:2], o)
 
 
@@ -196,6 +201,13 @@ def block(
         return x_btd + project(gated_btf, "down_proj"), carry
 
 
+_REMAT: dict[Remat, Callable[[Any], Any]] = {
+    "nothing": lambda layer: layer,
+    "attention": partial(jax.checkpoint, policy=jax.checkpoint_policies.dots_with_no_batch_dims_saveable),
+    "everything": jax.checkpoint,
+}
+
+
 def forward(
     params: Params,
     config: Qwen3Config,
@@ -204,19 +216,24 @@ def forward(
     *,
     dtype: Any,
     backend: Backend = "xla",
-    remat: bool = False,
+    remat: Remat = "nothing",
     keep_kv: bool = False,
+    segments: Segments | None = None,
 ) -> tuple[jax.Array, Any]:
     """Hidden states after the last norm, [b, t, d] in `dtype`, of right-padded rows.
 
+    With `segments` rows hold several texts, each of which is computed as if it stood alone.
+
     With `keep_kv` the second value is the stacked keys and values, each [l, b, t, k, h]; otherwise None.
-    `remat` keeps only each layer's input for the backward pass.
+    `remat` says what the backward pass computes again.
     """
     positions_bt = jnp.broadcast_to(jnp.arange(tokens_bt.shape[1]), tokens_bt.shape)
+    if segments is not None:
+        positions_bt = segments.positions_bt
     rope = rope_tables(positions_bt, config.head_dim, config.rope_theta)
 
     def attend(q: jax.Array, k: jax.Array, v: jax.Array) -> tuple[jax.Array, Any]:
-        return causal_attention(q, k, v, lengths_b, backend), (k, v) if keep_kv else None
+        return causal_attention(q, k, v, lengths_b, backend, segments), (k, v) if keep_kv else None
 
     def layer(x_btd: jax.Array, weights: Params) -> tuple[jax.Array, Any]:
         weights = {name: gathered(name, weight, dtype) for name, weight in weights.items()}
@@ -225,7 +242,7 @@ def forward(
 
     with jax.named_scope("embed"):
         x_btd = constrain(gathered("embed_tokens", params["embed_tokens"], dtype)[tokens_bt], ROWS)
-    x_btd, kv = jax.lax.scan(jax.checkpoint(layer) if remat else layer, x_btd, params["layers"])
+    x_btd, kv = jax.lax.scan(_REMAT[remat](layer), x_btd, params["layers"])
     return rms_norm(x_btd, params["norm"], config.rms_norm_eps), kv
 
 

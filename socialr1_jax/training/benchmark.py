@@ -19,13 +19,14 @@ import numpy as np
 
 from socialr1_jax.config import DataConfig, GrpoConfig, ModelConfig, RunConfig, SamplingConfig
 from socialr1_jax.grpo.advantages import group_advantages
-from socialr1_jax.grpo.update import Rows, TrainState, init_state, pack_rows
+from socialr1_jax.grpo.packing import pack_rows
+from socialr1_jax.grpo.update import TrainState, init_state
 from socialr1_jax.models.attention import Backend, attention_backend
 from socialr1_jax.models.qwen3 import Params, Qwen3, Qwen3Config, init_params
 from socialr1_jax.sampling import Engine, SamplingParams
 from socialr1_jax.sampling.batch import Fresh
 from socialr1_jax.sampling.decode import admit, empty_batch  # the compiled programs themselves
-from socialr1_jax.training.grpo import Programs, compile_programs, reference_weights  # the same
+from socialr1_jax.training.programs import Programs, compile_programs, reference_weights  # the same
 from socialr1_jax.training.summary import peak_rss_bytes
 
 PHASES = ("rollout", "reward", "reference", "update")  # of one GRPO step
@@ -52,27 +53,28 @@ class Timing(NamedTuple):
 
 def benchmark(
     config: Qwen3Config, *, dtype: str = "float32", rows: int, prompt: int, new: int, prompts: int = 0, group: int = 5,
-    repeats: int = 3, micro_batch_rows: int = 8, remat: bool = False, attention: str = "auto", update: bool = True,
-    requests: int = 0,
+    repeats: int = 3, micro_batch_tokens: int = 1024, remat: str = "nothing", attention: str = "auto",
+    update: bool = True, requests: int = 0,
 ) -> dict[str, Any]:  # fmt: skip
     """Speeds of a random Qwen3, ready for one JSON line.
 
     `rows` right-padded rows of `prompt` tokens and `new` more; with `prompts` > 0 also a GRPO step of prompts x group
-    responses. `micro_batch_rows` is lowered until it divides both row counts. With `update=False` there is no update
-    and no GRPO step, and the weights are made in `dtype` instead of float32. With `requests` > 0 also responses of
-    `tail_lengths` to so many prompts, `rows` at once, by continuous batching and in static batches. Speeds are tokens
-    per second at the median of `repeats` calls; `spread_s` holds [min, median, max] seconds of a call, `compile_s` how
-    much longer the first call took. One line for each result also goes to stderr as soon as it is there.
+    responses. With `update=False` there is no update and no GRPO step, and the weights are made in `dtype` instead of
+    float32. With `requests` > 0 also responses of `tail_lengths` to so many prompts, `rows` at once, by continuous
+    batching and in static batches. Speeds are tokens per second at the median of `repeats` calls; `spread_s` holds
+    [min, median, max] seconds of a call, `compile_s` how much longer the first call took. One line for each result also
+    goes to stderr as soon as it is there.
     """
-    group = group if prompts else max(2, rows)
-    micro = _micro_batch(micro_batch_rows, rows, (prompts or 1) * group)
+    asked, group = group, group if prompts else max(2, rows)
     run = RunConfig(
         model=ModelConfig.model_validate(
             {"path": "random weights", "dtype": dtype, "attention": attention, "remat": remat}
         ),
         data=DataConfig(train="random tokens"),
         sampling=SamplingConfig(group_size=group, max_new_tokens=new),
-        grpo=GrpoConfig(prompts_per_step=prompts or 1, mini_batch_prompts=prompts or 1, micro_batch_rows=micro),
+        grpo=GrpoConfig(
+            prompts_per_step=prompts or 1, mini_batch_prompts=prompts or 1, micro_batch_tokens=micro_batch_tokens
+        ),
     )
     weights = init_params(config, jax.random.key(0), jnp.float32 if update else dtype)
     model = Qwen3(config, jax.block_until_ready(weights))
@@ -96,9 +98,11 @@ def benchmark(
             speeds[f"{name}_tok_s"] = int(tail_lengths(requests, new).sum()) / timings[name].median
     phases: list[dict[str, float]] = []
     if update:
-        trainer = _Trainer(run, model, prompt, backend)
-        measure("update", partial(trainer.update, rows, prompt + new))
-        speeds["update_tok_s"] = rows * (prompt + new) / timings["update"].median
+        trainer = _Trainer(run, model, prompt, backend, asked)
+        measure("update", partial(trainer.update, rows, prompt, new))
+        measure("update_whole", partial(trainer.update, rows, prompt, new, whole=True))
+        for name in ("update", "update_whole"):
+            speeds[f"{name}_tok_s"] = rows * (prompt + new) / timings[name].median
         if prompts:
             phases = [trainer.step(i) for i in range(repeats + 1)]
             first, *later = (sum(laps.values()) for laps in phases)
@@ -117,7 +121,7 @@ def benchmark(
         "repeats": repeats,
         "spread_s": {name: timing.spread for name, timing in timings.items()},
         "params_m": round(sum(x.size for x in jax.tree.leaves(model.params)) / 1e6, 2),
-        "micro_batch_rows": micro,
+        "micro_batch_tokens": micro_batch_tokens,
         "remat": remat,
         "attention": backend,
         "device": _device(),
@@ -183,25 +187,34 @@ def tail_lengths(requests: int, new: int) -> np.ndarray:
 class _Trainer:
     """The training state of a run and its compiled programs."""
 
-    def __init__(self, run: RunConfig, model: Qwen3, prompt: int, backend: Backend) -> None:
+    def __init__(self, run: RunConfig, model: Qwen3, prompt: int, backend: Backend, group: int) -> None:
         self._run, self._config, self._prompt, self._backend = run, model.config, prompt, backend
+        self._group = group  # rows of an update that share a prompt
         self._programs: Programs = compile_programs(run, model.config, model.num_tokens, backend)
         self._reference = reference_weights(model.params, run.model.dtype)
         self._state: TrainState = init_state(model.params, self._programs.optimizer)
 
-    def update(self, rows: int, width: int) -> float:
-        """Seconds of one update on `rows` rows of `width` tokens, all of them trained on."""
-        mask_bt = np.ones((rows, width), bool)
-        mask_bt[:, 0] = False  # nothing predicts the first one
-        batch = Rows(
-            tokens_bt=_tokens(self._config, rows, width),
-            lengths_b=np.full(rows, width, np.int32),
-            mask_bt=mask_bt,
-            advantages_b=np.where(np.arange(rows) % 2, 1.0, -1.0).astype(np.float32),
-            ref_logp_bt=np.zeros((rows, width), np.float32),
-        ).placed()
+    def update(self, rows: int, prompt: int, new: int, whole: bool = False) -> float:
+        """Seconds of one update on `rows` rows of prompt + new tokens.
+
+        On responses of which each group has one prompt, or (`whole`) on all tokens of rows that share nothing.
+        """
+        tokens = _tokens(self._config, rows, prompt + new)
+        cut = prompt
+        if whole:
+            cut = 1  # nothing predicts a row's first token
+        else:
+            tokens[:, :prompt] = tokens[np.arange(rows) // self._group * self._group, :prompt]
+        batch = pack_rows(
+            [row[:cut] for row in tokens.tolist()],
+            [row[cut:] for row in tokens.tolist()],
+            multiple=1,
+            advantages=np.where(np.arange(rows) % 2, 1.0, -1.0).astype(np.float32),
+        )
+        batch = replace(batch, ref_logp_bt=np.zeros(batch.tokens_bt.shape, np.float32))
+        placed = [one.rows.placed() for one in self._programs.micro_batches(batch)]
         started = time.perf_counter()
-        self._state, metrics = self._programs.update(self._state, batch)
+        self._state, metrics, _ = self._programs.update(self._state, placed)
         jax.block_until_ready((self._state, metrics))
         return time.perf_counter() - started
 
@@ -219,12 +232,13 @@ class _Trainer:
             [tokens for tokens in prompts for _ in range(group)],
             responses,
             multiple=1,  # every row is as long as the others: no padding, as in the baselines
-            advantages_b=group_advantages(rewards_pg).reshape(-1).astype(np.float32),
+            advantages=group_advantages(rewards_pg).reshape(-1).astype(np.float32),
         )
         marks.append(time.perf_counter())
-        rows = self._programs.with_logprobs(rows, self._state.params, self._reference)
+        batches = self._programs.with_reference(self._programs.mini_batches(rows), self._reference)
+        jax.block_until_ready([one.rows.ref_logp_bt for one in batches[0]])
         marks.append(time.perf_counter())
-        self._state, metrics = self._programs.update(self._state, rows.placed())
+        self._state, metrics, _ = self._programs.update(self._state, [one.rows.placed() for one in batches[0]])
         jax.block_until_ready((self._state, metrics))
         marks.append(time.perf_counter())
         return dict(zip(PHASES, np.diff(marks).tolist(), strict=True))
@@ -243,11 +257,6 @@ def _engine(run: RunConfig, config: Qwen3Config, params: Params, backend: Backen
 
 def _tokens(config: Qwen3Config, rows: int, width: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, config.vocab_size, (rows, width), dtype=np.int32)
-
-
-def _micro_batch(most: int, *row_counts: int) -> int:
-    """The largest micro-batch of at most `most` rows that cuts every batch without filler rows."""
-    return max(size for size in range(1, most + 1) if not any(count % size for count in row_counts))
 
 
 def _device() -> str:

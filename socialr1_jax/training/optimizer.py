@@ -29,21 +29,30 @@ def make_schedule(config: OptimizerConfig, updates: int) -> optax.Schedule:
 
 
 def make_optimizer(config: OptimizerConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
-    """Clip by global norm, then AdamW (decay on every weight, verl's default) or Muon for the layers' matrices."""
+    """Clip by global norm, then AdamW, or Muon for the layers' matrices; norms and biases do not decay."""
     if config.name == "muon":
-        step = muon(
-            schedule,
-            weight_decay=config.weight_decay,
+        direction = muon(
+            1.0,
             consistent_rms=_MUON_RMS,
             adam_b1=config.beta1,
             adam_b2=config.beta2,
             eps=config.epsilon,
-            adam_weight_decay=config.weight_decay,
             muon_weight_dimension_numbers=_layer_matrices,
         )
+        direction = optax.chain(direction, optax.scale(-1.0))  # downhill comes below
     else:
-        step = optax.adamw(schedule, config.beta1, config.beta2, config.epsilon, weight_decay=config.weight_decay)
-    return optax.chain(optax.clip_by_global_norm(config.max_grad_norm), step)
+        direction = optax.scale_by_adam(config.beta1, config.beta2, config.epsilon)
+    return optax.chain(
+        optax.clip_by_global_norm(config.max_grad_norm),
+        direction,
+        optax.add_decayed_weights(config.weight_decay, _decays),
+        optax.scale_by_learning_rate(schedule),
+    )
+
+
+def _decays(params: Any) -> Any:
+    """Which weights decay: kernels and embeddings. A norm's weight has its place at 1, a bias's is small anyway."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: not path[-1].key.endswith(("norm", "bias")), params)
 
 
 def _layer_matrices(params: Any) -> Any:

@@ -19,19 +19,21 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from socialr1_jax.chips import Chip, parse_topology
 from socialr1_jax.config import ConfigError, PlanConfig
 from socialr1_jax.files import read_json
-from socialr1_jax.grpo.update import Rows, TrainState, moment_shardings
+from socialr1_jax.grpo.packing import Rows, width_of
+from socialr1_jax.grpo.update import Sums, TrainState, moment_shardings
 from socialr1_jax.hf import count_tokens, map_weights
 from socialr1_jax.hlo import Collective, attention_kernels, collectives
 from socialr1_jax.mesh import AXES, ROWS, P
 from socialr1_jax.models.arithmetic import Arithmetic, Cost
 from socialr1_jax.models.attention import Backend, attention_backend
+from socialr1_jax.models.blockwise import Segments
 from socialr1_jax.models.qwen3 import Params, Qwen3Config, Weight, check_mesh
 from socialr1_jax.models.shapes import PUBLISHED_TOKENS, SHAPES
 from socialr1_jax.sampling import Engine, SamplingParams
 from socialr1_jax.sampling.batch import STOP_MULTIPLE, product_blocks, slot_stride
 from socialr1_jax.sampling.decode import DecodeState, admit, decode_segment, empty_batch, reshard, take_rows
 from socialr1_jax.sampling.memory import USABLE, BatchPlan
-from socialr1_jax.training.grpo import check_batch, compile_programs
+from socialr1_jax.training.programs import compile_programs
 
 _EXTRAS = {"cuda": "cuda12", "tpu": "tpu"}
 
@@ -98,10 +100,10 @@ class DoesNotFit(Exception):
 
 
 def _mend(phase: str) -> str:
-    if phase == "update":
-        return "lower grpo.micro_batch_rows, set model.remat to true, or take more devices"
+    if phase in ("backward", "optimizer"):
+        return "lower grpo.micro_batch_tokens, set model.remat to everything, or take more devices"
     if "log-probs" in phase:
-        return "lower grpo.micro_batch_rows, or take more devices"
+        return "lower grpo.micro_batch_tokens, or take more devices"
     return "lower sampling.max_rows or sampling.max_new_tokens, or raise mesh.tensor"
 
 
@@ -118,7 +120,6 @@ def make_plan(config: PlanConfig) -> Plan:
     chip, shape = _chip(config)
     model, num_tokens = model_shape(config)
     mesh = _mesh(config, chip, shape)
-    check_batch(config, mesh)
     try:
         check_mesh(model, mesh)
         backend = attention_backend(config.model.attention, config.model.dtype, chip.platform)
@@ -210,7 +211,7 @@ def _phases(
     # What a run holds from start to end.
     masters = _weights(model, jnp.float32, mesh)
     moments = _laid_out(jax.eval_shape(programs.optimizer.init, masters), moment_shardings(programs.optimizer, masters))
-    state = TrainState(masters, moments, array((), jnp.int32, P()))
+    state = TrainState(masters, moments, *(array((), jnp.int32, P()),) * 2)
     reference = _weights(model, dtype, mesh) if grpo.kl_coefficient else None
     training = {"weights": masters, "moments": moments, "reference": reference}
     resting = {"moments": moments, "reference": reference}
@@ -279,30 +280,41 @@ def _phases(
     segments = calls * -(-mean // sampling.segment_tokens)
     yield _phase("decode", compiled, mesh, training, cost, segments, steps=calls * mean)
 
-    # Log-probs of whole steps, then the updates of one mini-batch after another.
-    def batch(count: int, **extra: Any) -> Rows:
-        shape = (count, slots)
+    # The widest micro-batch: log-probs of reference and old policy, the backward pass, then the optimizer.
+    width = width_of(slots, 16 if platform == "cpu" else 128)
+    count = max(1, grpo.micro_batch_tokens // width) * shards
+    several = programs.several_updates
+
+    def batch(**extra: Any) -> Rows:
+        ints, floats, flags = (array((count, width), kind) for kind in (jnp.int32, jnp.float32, jnp.bool_))
         return Rows(
-            tokens_bt=array(shape, jnp.int32), lengths_b=array((count,), jnp.int32), mask_bt=array(shape, jnp.bool_),
-            advantages_b=array((count,), jnp.float32), **extra,
+            tokens_bt=ints, lengths_b=array((count,), jnp.int32), mask_bt=flags, segments=Segments(ints, ints, ints),
+            advantages=floats, on_policy_bt=flags if several else None, **extra,
         )  # fmt: skip
 
-    cost = costs.forward(responses, prompt + mean, mean, passes=responses / grpo.micro_batch_rows)
+    logp = array((count, width), jnp.float32)
+    passes = max(1, round(responses * (prompt + mean) / (max(width, grpo.micro_batch_tokens) * shards)))
+    cost = costs.forward(responses, prompt + mean, mean, passes=passes)
     if reference is not None:
-        compiled, _ = compile_("reference log-probs", programs.logprobs, reference, batch(responses))
-        yield _phase("reference log-probs", compiled, mesh, {"weights": masters, "moments": moments}, cost)
-    if programs.several_updates:
-        compiled, _ = compile_("old log-probs", programs.logprobs, masters, batch(responses))
-        yield _phase("old log-probs", compiled, mesh, resting, cost)
-
-    count = grpo.mini_batch_prompts * group
+        compiled, _ = compile_("reference log-probs", programs.logprobs, reference, batch())
+        beside = {"weights": masters, "moments": moments}
+        yield _phase("reference log-probs", compiled, mesh, beside, cost, passes)
     updates = grpo.prompts_per_step // grpo.mini_batch_prompts
-    logp = array((count, slots), jnp.float32)
-    extra = {"old_logp_bt": logp if programs.several_updates else None}
-    extra |= {"ref_logp_bt": None if reference is None else logp}
-    compiled, _ = compile_("update", programs.update, state, batch(count, **extra))
-    cost = costs.update(count, prompt + mean, mean, count / grpo.micro_batch_rows, config.model.remat) * updates
-    yield _phase("update", compiled, mesh, {"reference": reference}, cost, updates)
+    if several:  # all but the first update's rows
+        compiled, _ = compile_("old log-probs", programs.logprobs, masters, batch())
+        part = (updates - 1) / updates
+        yield _phase("old log-probs", compiled, mesh, resting, cost * part, max(1, round(passes * part)))
+
+    extra = {"old_logp_bt": logp if several else None, "ref_logp_bt": None if reference is None else logp}
+    rows = batch(**extra)
+    _, (_, metrics) = jax.eval_shape(programs.update.loss_fn, masters, rows)
+    names = ["loss", "denominator", *(name for name in metrics if not name.endswith("_bt"))]
+    sums = Sums(masters, {name: array((), jnp.float32, P()) for name in names})
+    compiled, _ = compile_("backward", programs.update.accumulate, masters, sums, rows)
+    cost = costs.update(responses, prompt + mean, mean, passes, config.model.remat)
+    yield _phase("backward", compiled, mesh, resting, cost, passes)
+    compiled, _ = compile_("optimizer", programs.update.apply, state, sums)
+    yield _phase("optimizer", compiled, mesh, {"reference": reference}, costs.optimizer() * updates, updates)
 
 
 def _phase(

@@ -11,7 +11,8 @@ from socialr1_jax.data.examples import Example
 from socialr1_jax.data.pipeline import PromptStream
 from socialr1_jax.data.prompts import encode_prompt, reference_response
 from socialr1_jax.grpo.logprobs import row_logprobs
-from socialr1_jax.grpo.update import Rows, init_state, make_update, pack_rows
+from socialr1_jax.grpo.packing import Rows, pack_rows
+from socialr1_jax.grpo.update import init_state, make_update
 from socialr1_jax.models.qwen3 import Params, Qwen3
 from socialr1_jax.training.console import Bar
 from socialr1_jax.training.metrics import RunLog
@@ -51,7 +52,8 @@ def train_sft(
             dtype="float32",
             wanted_bt=rows.mask_bt,
         )
-        return -jnp.sum(jnp.where(rows.mask_bt, logp_bt, 0.0)), (jnp.sum(rows.mask_bt).astype(jnp.float32), {})
+        tokens = jnp.sum(rows.mask_bt).astype(jnp.float32)
+        return -jnp.sum(jnp.where(rows.mask_bt, logp_bt, 0.0)), (tokens, {"tokens": tokens})
 
     settings = OptimizerConfig(
         name=config.optimizer,
@@ -63,7 +65,7 @@ def train_sft(
     )
     schedule = make_schedule(settings, config.steps)
     optimizer = make_optimizer(settings, schedule)
-    update = make_update(loss_fn, optimizer, config.batch_size)
+    update = make_update(loss_fn, optimizer)
     state = init_state(model.params, optimizer)
     stream = PromptStream(len(examples), config.batch_size, seed)
     # One width for all batches, so that one program is compiled.
@@ -73,7 +75,7 @@ def train_sft(
         for step in range(config.steps):
             chosen = stream.batch(step)
             rows = pack_rows([prompts[i] for i in chosen], [responses[i] for i in chosen], multiple=multiple)
-            state, metrics = update(state, rows.placed())
+            state, metrics, _ = update(state, [rows.placed()])
             values = {name: float(value) for name, value in metrics.items()}
             log.metrics("sft", step + 1, values | {"learning_rate": float(schedule(step))})
             bar.advance(f"loss {values['loss']:.3f}")

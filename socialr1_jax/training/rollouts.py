@@ -1,0 +1,248 @@
+"""The responses of a GRPO step with their rewards: sampled and scored, kept in a file, and read back from it."""
+
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from socialr1_jax.config import ConfigError, RewardConfig, RunConfig
+from socialr1_jax.data.examples import Example
+from socialr1_jax.data.pipeline import PromptStream
+from socialr1_jax.data.prompts import PromptSet
+from socialr1_jax.evaluation.questions import response_record
+from socialr1_jax.files import finite
+from socialr1_jax.grpo.advantages import flat_groups, soft_overlong
+from socialr1_jax.processes import divided, is_first
+from socialr1_jax.rewards import RewardTerms, score_response
+from socialr1_jax.sampling import Completion, Engine, SamplingParams
+from socialr1_jax.sampling.text import decode_responses
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rollouts:
+    """The responses of one step, those of a group one after another."""
+
+    group: int  # responses per prompt
+    prompts: list[list[int]]  # one a group, as the other lists are one a response
+    prompt_ids: list[int]
+    completions: list[Completion]
+    terms: list[RewardTerms]
+    replaced: int = 0  # groups whose rewards were equal, so that other prompts took their places
+
+    @property
+    def rewards_pg(self) -> np.ndarray:
+        """float64 [prompts, group]; NaN where a response could not be scored, or not be sampled to its end."""
+        rewards = np.array([term.total for term in self.terms])
+        rewards[[completion.finish_reason == "error" for completion in self.completions]] = np.nan
+        return rewards.reshape(-1, self.group)
+
+    def shaped_rewards(self, config: RunConfig) -> np.ndarray:
+        """What advantages are made of: the rewards, those of truncated responses as `grpo.truncated` says."""
+        grpo, limit = config.grpo, config.sampling.max_new_tokens
+        rewards = self.rewards_pg
+        if grpo.truncated == "mask":
+            truncated = [completion.finish_reason == "length" for completion in self.completions]
+            rewards[np.reshape(truncated, rewards.shape)] = np.nan
+        elif grpo.truncated == "penalise":
+            lengths = [len(completion.tokens) for completion in self.completions]
+            buffer = max(1, round(grpo.overlong_share * limit))
+            rewards += soft_overlong(lengths, limit, buffer, grpo.overlong_penalty).reshape(rewards.shape)
+        return rewards
+
+    def take(self, groups: Sequence[int]) -> "Rollouts":
+        """Some of the groups, in this order."""
+        rows = [i * self.group + j for i in groups for j in range(self.group)]
+        return replace(
+            self,
+            prompts=[self.prompts[i] for i in groups],
+            prompt_ids=[self.prompt_ids[i] for i in groups],
+            completions=[self.completions[i] for i in rows],
+            terms=[self.terms[i] for i in rows],
+        )
+
+    def __add__(self, other: "Rollouts") -> "Rollouts":
+        return replace(
+            self,
+            prompts=self.prompts + other.prompts,
+            prompt_ids=self.prompt_ids + other.prompt_ids,
+            completions=self.completions + other.completions,
+            terms=self.terms + other.terms,
+        )
+
+    def metrics(self) -> dict[str, float]:
+        """Means over the responses of the total and of every raw term, beside the weights that made the total."""
+        terms, completions, rewards = self.terms, self.completions, self.rewards_pg
+        raw = {f"reward/{name}": np.array([t.raw()[name] for t in terms]) for name in terms[0].raw()}
+        scored = {name: float(np.nanmean(values)) for name, values in raw.items() if not np.isnan(values).all()}
+        return {
+            "reward/total": float("nan") if np.isnan(rewards).all() else float(np.nanmean(rewards)),
+            **scored,
+            "reward/unscorable": float(np.isnan(rewards).mean()),
+            "weight/structure": terms[0].weights["structure"],
+            "weight/content": terms[0].weights["content"],
+            "accuracy": float(raw["reward/outcome"].mean()),
+            "format_rate": float(raw["reward/format"].mean()),
+            "response_tokens": float(np.mean([len(c.tokens) for c in completions])),
+            "truncated": float(np.mean([c.finish_reason == "length" for c in completions])),
+            "sampling_errors": float(sum(c.finish_reason == "error" for c in completions)),
+            "zero_variance_groups": float(flat_groups(rewards).sum()),
+            "replaced_groups": float(self.replaced),
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Collector:
+    """Samples the responses of a step and scores them."""
+
+    config: RunConfig
+    sampling: SamplingParams
+    questions: PromptSet
+    tokenizer: Any
+
+    def __call__(self, engine: Engine, step: int, end_lap: Callable[[str], None]) -> Rollouts:
+        """The responses of step `step` (from 0); tells `end_lap` when sampling and when scoring is over."""
+        grpo = self.config.grpo
+        rollouts = self._sampled(engine, step, self._stream(0).batch(step), end_lap)
+        if not grpo.replace_flat_groups:
+            return rollouts
+        # Other prompts come from an order of their own, so that the next steps' prompts stay as they are.
+        spare, used = self._stream(1), set(rollouts.prompt_ids)
+        for attempt in range(grpo.most_replacements):
+            flat = np.flatnonzero(flat_groups(rollouts.rewards_pg)).tolist()
+            drawn = dict.fromkeys(spare.batch(step * grpo.most_replacements + attempt))  # each once, in order
+            fresh = [i for i in drawn if i not in used][: len(flat)]
+            if not fresh:
+                break
+            used.update(fresh)
+            others = self._sampled(engine, step, fresh, end_lap)
+            good = np.flatnonzero(~flat_groups(others.rewards_pg)).tolist()
+            kept = [i for i in range(grpo.prompts_per_step) if i not in flat[: len(good)]]
+            rollouts = rollouts.take(kept) + others.take(good)
+            rollouts = replace(rollouts, replaced=rollouts.replaced + len(good))
+        return rollouts
+
+    def records(self, rollouts: Rollouts, advantages_b: np.ndarray, most: int) -> Iterator[dict[str, Any]]:
+        """The first `most` responses as rollouts.jsonl holds them."""
+        texts = decode_responses(self.tokenizer, rollouts.completions[:most])
+        for i, text in enumerate(texts):
+            example = self.questions.examples[rollouts.prompt_ids[i // rollouts.group]]
+            reason = rollouts.completions[i].finish_reason
+            record = response_record(example, i % rollouts.group, text, reason, rollouts.terms[i])
+            yield {"advantage": float(advantages_b[i])} | record
+
+    def _stream(self, number: int) -> PromptStream:
+        config = self.config
+        return PromptStream(len(self.questions.prompts), config.grpo.prompts_per_step, config.seed + number)
+
+    def _sampled(self, engine: Engine, step: int, chosen: list[int], end_lap: Callable[[str], None]) -> Rollouts:
+        prompts = [self.questions.prompts[i] for i in chosen]
+        groups = engine.sample(prompts, self.sampling, step=step, prompt_ids=chosen)
+        completions = [completion for members in groups for completion in members]
+        end_lap("rollout")
+        examples = [self.questions.examples[i] for i in chosen for _ in range(self.sampling.n)]
+        texts = decode_responses(self.tokenizer, completions)
+        score = partial(_score, step=step, config=self.config.reward)
+        terms = [RewardTerms(**term) for term in divided(score, list(zip(texts, examples, strict=True)))]
+        end_lap("reward")
+        return Rollouts(group=self.sampling.n, prompts=prompts, prompt_ids=chosen, completions=completions, terms=terms)
+
+
+def _score(pair: tuple[str, Example], *, step: int, config: RewardConfig) -> dict[str, Any]:
+    text, example = pair
+    return asdict(score_response(text, example.answer, step=step, config=config))
+
+
+# ------------------------------------------------------------------------------------------------------------- a file
+
+
+class RolloutFile:
+    """Rollouts as JSON lines, one a step: token ids, the sampler's log-probs, finish reasons and reward terms.
+
+    Log-probs are written so that the same floats come back. NaN is written as null.
+    """
+
+    def __init__(self, path: str | Path, *, finished: int = 0) -> None:
+        """For writing: what the file holds of steps after `finished` is dropped, they will come again."""
+        self._path = Path(path)
+        if is_first() and self._path.exists():
+            offsets = _line_offsets(self._path)
+            os.truncate(self._path, offsets[min(finished, len(offsets) - 1)])
+
+    def append(self, step: int, rollouts: Rollouts) -> None:
+        """Writes the rollouts of step `step` (from 0)."""
+        if not is_first():
+            return
+        line = {
+            "step": step,
+            "group": rollouts.group,
+            "prompts": rollouts.prompts,
+            "prompt_ids": [int(i) for i in rollouts.prompt_ids],
+            "tokens": [completion.tokens for completion in rollouts.completions],
+            "logprobs": [[float(x) for x in completion.logprobs] for completion in rollouts.completions],
+            "finish_reason": [completion.finish_reason for completion in rollouts.completions],
+            "terms": [finite(asdict(term)) for term in rollouts.terms],
+            "replaced": rollouts.replaced,
+        }
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+
+class Replay:
+    """Reads what a RolloutFile wrote. Raises ConfigError naming file and line for a file that does not fit the run."""
+
+    def __init__(self, config: RunConfig) -> None:
+        self._path, self._config = Path(config.replay_rollouts), config
+        if not self._path.is_file():
+            raise ConfigError(f"replay_rollouts: there is no file {self._path}")
+        self._offsets = _line_offsets(self._path)
+        if len(self._offsets) - 1 < config.steps:
+            raise ConfigError(
+                f"replay_rollouts: {self._path} holds {len(self._offsets) - 1} whole steps, the run has "
+                f"{config.steps}; lower steps"
+            )
+
+    def __call__(self, step: int) -> Rollouts:
+        """The rollouts of step `step` (from 0)."""
+        with self._path.open("rb") as file:
+            file.seek(self._offsets[step])
+            text = file.readline()
+        try:
+            line = json.loads(text)
+            terms = [RewardTerms(**{name: _number(value) for name, value in term.items()}) for term in line["terms"]]
+            columns = zip(line["tokens"], line["logprobs"], line["finish_reason"], strict=True)
+            completions = [Completion(*row) for row in columns]
+            found = line["step"], len(line["prompts"]), line["group"], len(completions), len(terms)
+            rollouts = Rollouts(
+                group=line["group"], prompts=line["prompts"], prompt_ids=line["prompt_ids"], completions=completions,
+                terms=terms, replaced=line["replaced"],
+            )  # fmt: skip
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ConfigError(f"{self._path} line {step + 1}: not rollouts of a step ({error!r})") from error
+        prompts, group = self._config.grpo.prompts_per_step, self._config.sampling.group_size
+        if found != (step, prompts, group, prompts * group, prompts * group):
+            raise ConfigError(
+                f"{self._path} line {step + 1} holds step {found[0]} with {found[1]} prompts x {found[2]} responses, "
+                f"the run wants step {step} with {prompts} x {group}: set grpo.prompts_per_step and "
+                "sampling.group_size as they were"
+            )
+        return rollouts
+
+
+def _number(value: Any) -> Any:
+    return float("nan") if value is None else value
+
+
+def _line_offsets(path: Path) -> list[int]:
+    """Where each whole line begins, and where the last one ends: a kill may have cut what follows."""
+    offsets = [0]
+    with path.open("rb") as file:
+        for line in file:
+            if line.endswith(b"\n"):
+                offsets.append(offsets[-1] + len(line))
+    return offsets
