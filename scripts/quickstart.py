@@ -20,13 +20,17 @@ def main(argv: list[str] | None = None) -> int:
         description="Train a small Qwen3 from nothing with Social-R1: stories, SFT, GRPO, export, report.",
         default_config=DEFAULTS,
     )
-    from socialr1_jax.training.quickstart import run_quickstart  # imports JAX: only once the arguments are right
+    from socialr1_jax.training.grpo import TrainingStopped  # imports JAX: only once the arguments are right
+    from socialr1_jax.training.quickstart import run_quickstart
 
     try:
         return 0 if run_quickstart(config) else 130
     except (ValueError, FileNotFoundError) as error:
         print(f"quickstart.py: error: {error}", file=sys.stderr)
         return 2
+    except TrainingStopped as error:
+        print(f"quickstart.py: stopped: {error}", file=sys.stderr)
+        return 1
 
 
 if __name__ == "__main__":

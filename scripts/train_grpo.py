@@ -17,7 +17,7 @@ from socialr1_jax.config import RunConfig, parse_args
 def main(argv: list[str] | None = None) -> int:
     config = parse_args(RunConfig, argv, description="Train a Qwen3 with GRPO and the Social-R1 rewards.")
     from socialr1_jax.processes import is_first  # imports JAX: only once the arguments are right
-    from socialr1_jax.training.grpo import train_grpo
+    from socialr1_jax.training.grpo import TrainingStopped, train_grpo
     from socialr1_jax.training.report import write_report
     from socialr1_jax.training.summary import write_summary
 
@@ -28,6 +28,9 @@ def main(argv: list[str] | None = None) -> int:
     except (ValueError, FileNotFoundError) as error:  # bad configuration, model folder or question file
         print(f"train_grpo.py: error: {error}", file=sys.stderr)
         return 2
+    except TrainingStopped as error:
+        print(f"train_grpo.py: stopped: {error}", file=sys.stderr)
+        return 1
     if not is_first():
         return 0 if complete else 130
     if not complete:

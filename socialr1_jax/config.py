@@ -255,7 +255,7 @@ class RunConfig(Section):
         for name in self.required:
             section, _, field = name.partition(".")
             values = getattr(self, section)
-            if not getattr(values, field):
+            if not getattr(values, field) and not (name == "data.train" and self.replay_rollouts):
                 raise ValueError(f"{name} is required: {type(values).model_fields[field].description}")
         grpo = self.grpo
         if grpo.prompts_per_step % grpo.mini_batch_prompts:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from socialr1_jax.chips import CHIPS, parse_topology
+from socialr1_jax.chips import CHIPS, chip_of, parse_topology
 from socialr1_jax.grpo.logprobs import row_logprobs
 from socialr1_jax.models.arithmetic import Arithmetic
 from socialr1_jax.models.kv_cache import LayerCache
@@ -105,3 +105,17 @@ def test_topologies():
     for text, said in (("b200:8", "unknown chip 'b200'; known: a100-80gb"), ("h200", "number of devices")):
         with pytest.raises(ValueError, match=said):
             parse_topology(text)
+
+
+def test_flops_of_packed_texts():
+    """Two responses of 3 and 5 tokens behind a prompt of 8: a query sees the prompt and half of its own part."""
+    arithmetic = Arithmetic(CONFIG, 4, 1)
+    pairs = 8 * 4 + 3 * (8 + 1.5) + 5 * (8 + 2.5)
+    expected = 16 * 2 * arithmetic.kernels + pairs * 4 * 3 * 4 * 64 + 8 * 2 * 512 * 256
+    assert arithmetic.flops(16, pairs, 8) == expected
+
+
+def test_chips_by_the_names_that_jax_gives():
+    for kind, name in (("NVIDIA A100-SXM4-80GB", "a100-80gb"), ("NVIDIA H200", "h200"), ("TPU v5 lite", "v5e")):
+        assert chip_of(kind) is CHIPS[name]
+    assert chip_of("cpu") is None

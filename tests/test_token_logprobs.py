@@ -166,3 +166,30 @@ def test_what_is_not_wanted_is_never_looked_at(tiny_jax):
         assert np.isfinite(np.asarray(x)).all()
     for x_bu in parts:
         assert (np.asarray(x_bu) != 0).tolist() == wanted_bu.tolist()
+
+
+def test_temporaries_are_a_seventh_of_those_of_whole_logits():
+    """4,096 tokens, vocabulary 151,936, width 1,024, float32; log-probs, entropy and the gradient of both."""
+
+    def plain(hidden_bud, kernel_vd, targets_bu):
+        logp_buv = jax.nn.log_softmax(jnp.einsum("bud,vd->buv", hidden_bud, kernel_vd) / 0.9)
+        chosen_bu = jnp.take_along_axis(logp_buv, targets_bu[..., None], axis=2)[..., 0]
+        return chosen_bu, -jnp.sum(jnp.exp(logp_buv) * logp_buv, axis=2)
+
+    def chunked(hidden_bud, kernel_vd, targets_bu):
+        wanted_bu = jnp.ones(targets_bu.shape, bool)
+        return logprobs._chunked(151_936, hidden_bud, kernel_vd, targets_bu, wanted_bu, jnp.float32(0.9))
+
+    def temporaries(function):
+        def total(hidden_bud, kernel_vd, targets_bu):
+            return sum(jnp.sum(x_bu) for x_bu in function(hidden_bud, kernel_vd, targets_bu))
+
+        shapes = (
+            jax.ShapeDtypeStruct((4, 1024, 1024), jnp.float32),
+            jax.ShapeDtypeStruct((151_936, 1024), jnp.float32),
+            jax.ShapeDtypeStruct((4, 1024), jnp.int32),
+        )
+        compiled = jax.jit(jax.grad(total, argnums=(0, 1))).lower(*shapes).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    assert temporaries(chunked) < 0.15 * temporaries(plain)

@@ -119,7 +119,7 @@ def _chunked_backward(
     dtype = hidden_bud.dtype
 
     def one(i: jax.Array, sums: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        hidden_nd, kernel_dv = sums
+        hidden_nd, kernel_sum_vd = sums
         hidden_cd, targets_c = chunks.cut(i, hidden_bud), chunks.cut(i, targets_bu)
         logp_c, entropy_c = (chunks.cut(i, gradient_bu)[:, None] for gradient_bu in gradients)
         norm_c, spread_c = (chunks.take(i, x_n)[:, None] for x_n in (norm_n, entropy_n))
@@ -130,13 +130,12 @@ def _chunked_backward(
         change_cv -= probs_cv * (logp_c + entropy_c * (logits_cv - norm_c + spread_c))
         change_cv = (change_cv / temperature).astype(dtype)
         part_cd = _product("cv,vd->cd", change_cv, kernel_vd)
-        # [d, v] and not [v, d]: the CPU's product would first turn a copy of the chunk's logits.
-        part_dv = _product("cd,cv->dv", hidden_cd, change_cv)
-        return chunks.put(i, hidden_nd, part_cd.astype(dtype)), kernel_dv + part_dv
+        part_vd = _product("cv,cd->vd", change_cv, hidden_cd)
+        return chunks.put(i, hidden_nd, part_cd.astype(dtype)), kernel_sum_vd + part_vd
 
-    zeros = jnp.zeros((chunks.size, hidden_bud.shape[2]), dtype), jnp.zeros(kernel_vd.shape[::-1], jnp.float32)
-    hidden_nd, kernel_dv = jax.lax.fori_loop(0, chunks.count, one, zeros)
-    return chunks.restore(hidden_nd), kernel_dv.T.astype(kernel_vd.dtype), None, None, None
+    zeros = jnp.zeros((chunks.size, hidden_bud.shape[2]), dtype), jnp.zeros(kernel_vd.shape, jnp.float32)
+    hidden_nd, kernel_sum_vd = jax.lax.fori_loop(0, chunks.count, one, zeros)
+    return chunks.restore(hidden_nd), kernel_sum_vd.astype(kernel_vd.dtype), None, None, None
 
 
 _chunked.defvjp(_chunked_forward, _chunked_backward)

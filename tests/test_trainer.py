@@ -1,0 +1,311 @@
+"""What a GRPO run does beside learning: rollouts kept and replayed, groups replaced, guards, ratios, mismatch."""
+
+import json
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from test_training import lines, toy
+
+from socialr1_jax import load_hf
+from socialr1_jax.config import ConfigError, RunConfig
+from socialr1_jax.rewards import RewardTerms
+from socialr1_jax.sampling import Completion
+from socialr1_jax.training import grpo, rollouts
+from socialr1_jax.training.programs import Programs, reference_weights
+from socialr1_jax.training.quickstart import run_quickstart
+from socialr1_jax.training.rollouts import Replay, RolloutFile, Rollouts
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory) -> RunConfig:
+    """A GRPO run on the toy's model and questions, rewarded by the letters of a response, so that groups differ."""
+    folder = tmp_path_factory.mktemp("start")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("socialr1_jax.training.quickstart.train_grpo", lambda config: False)
+        assert not run_quickstart(toy(folder))
+    values = {name: value for name, value in toy(folder).model_dump().items() if name in RunConfig.model_fields}
+    values["model"] |= {"path": str(folder / "sft")}
+    values["data"] |= {"train": str(folder / "questions/train.jsonl"), "eval": str(folder / "questions/heldout.jsonl")}
+    return RunConfig.model_validate(values)
+
+
+def lively(text: str, answer: str, *, step: int, config: object) -> RewardTerms:
+    total = len(set(text)) / 10
+    return RewardTerms(total, 1.0, 0.0, 0.5, float("nan"), 1.0, 1.0, {"structure": 2.0, "content": 0.0})
+
+
+@pytest.fixture
+def rewarded(monkeypatch):
+    monkeypatch.setattr(rollouts, "score_response", lively)
+
+
+def changed(config: RunConfig, folder: Path, **sections: object) -> RunConfig:
+    values = config.model_dump() | {"output_dir": str(folder)}
+    for name, value in sections.items():
+        values[name] = values[name] | value if isinstance(value, dict) else value
+    # a preset's fields are given anew by the preset
+    if "preset" in sections.get("grpo", {}):
+        sizes = ("prompts_per_step", "mini_batch_prompts", "micro_batch_tokens")
+        values["grpo"] = {name: config.model_dump()["grpo"][name] for name in sizes} | sections["grpo"]
+    return RunConfig.model_validate(values)
+
+
+def steps_of(folder: Path) -> list[dict]:
+    return [row for row in lines(folder / "metrics.jsonl") if row["phase"] == "grpo"]
+
+
+@pytest.fixture(scope="module")
+def saved(start, tmp_path_factory) -> Path:
+    """A run of two updates a step that kept its rollouts."""
+    folder = tmp_path_factory.mktemp("saved")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rollouts, "score_response", lively)
+        assert grpo.train_grpo(changed(start, folder, save_rollouts=str(folder / "kept" / "rollouts.jsonl")))
+    return folder
+
+
+def test_a_replay_needs_neither_sampler_nor_judge_and_ends_with_the_same_bytes(start, saved, tmp_path, monkeypatch):
+    for name in ("Engine", "Collector", "evaluate_questions", "read_examples", "AutoTokenizer"):
+        monkeypatch.setattr(grpo, name, None)
+    config = changed(
+        start, tmp_path, replay_rollouts=str(saved / "kept" / "rollouts.jsonl"), data={"train": "", "eval": ""}
+    )
+    assert grpo.train_grpo(config)
+    weights = [(folder / "export" / "model.safetensors").read_bytes() for folder in (saved, tmp_path)]
+    assert weights[0] == weights[1]
+    for first, second in zip(steps_of(saved), steps_of(tmp_path), strict=True):
+        timeless = {k: v for k, v in first.items() if "second" not in k and "flops" not in k}
+        assert timeless == {k: v for k, v in second.items() if "second" not in k and "flops" not in k}
+
+
+def test_a_cut_or_foreign_rollout_file_is_refused(start, saved, tmp_path):
+    text = (saved / "kept" / "rollouts.jsonl").read_text()
+    file = tmp_path / "cut.jsonl"
+    file.write_text(text[: text.index("\n") + 50])
+    replayed = changed(start, tmp_path / "run", replay_rollouts=str(file))
+    with pytest.raises(ConfigError, match="holds 1 whole steps, the run has 2"):
+        grpo.train_grpo(replayed)
+    with pytest.raises(ConfigError, match="no file"):
+        Replay(changed(start, tmp_path / "run", replay_rollouts="nowhere.jsonl"))
+    file.write_text('{"step": 0}\n' * 2)
+    with pytest.raises(ConfigError, match="line 1: not rollouts of a step"):
+        Replay(replayed)(0)
+    file.write_text(text)
+    sizes = {"prompts_per_step": 2, "mini_batch_prompts": 2}
+    with pytest.raises(ConfigError, match="4 prompts x 4 responses, the run wants step 0 with 2 x 4"):
+        Replay(changed(start, tmp_path / "run", replay_rollouts=str(file), grpo=sizes))(0)
+    file.write_text(text.splitlines()[0] + "\n" + text.splitlines()[0] + "\n")
+    with pytest.raises(ConfigError, match="holds step 0 with"):
+        Replay(replayed)(1)
+
+
+def test_a_resumed_run_drops_what_it_will_write_again(tmp_path, saved):
+    text = (saved / "kept" / "rollouts.jsonl").read_text()
+    file = tmp_path / "rollouts.jsonl"
+    for finished, cut in ((0, ""), (1, text[: text.index("\n") + 1]), (2, text), (9, text)):
+        file.write_text(text + '{"step": 2, "gro')
+        RolloutFile(file, finished=finished)
+        assert file.read_text() == cut
+
+
+def test_the_first_updates_ratio_is_exactly_1_and_the_reference_starts_at_the_policy(saved):
+    """Two updates a step: the first one's ratio is 1 to the bit, so the step's extremes come from the second."""
+    first = steps_of(saved)[0]
+    assert first["ratio_max"] >= 1.0 >= first["ratio_min"]
+    assert first["seconds/old"] > 0
+    assert first["skipped"] == 0
+
+
+@pytest.mark.parametrize("mini_batch_prompts", [4, 2])
+def test_ratios_of_a_run_that_does_not_learn_are_exactly_1(start, tmp_path, rewarded, mini_batch_prompts, monkeypatch):
+    """With learning rate 0 also the second update's old log-probs, of another program, are its own to rounding."""
+    passes = []
+    monkeypatch.setattr(
+        Programs, "_logprobs", lambda self, *args, real=Programs._logprobs: passes.append(1) or real(self, *args)
+    )
+    config = changed(
+        start, tmp_path, steps=1, optimizer={"learning_rate": 0.0},
+        grpo={"mini_batch_prompts": mini_batch_prompts, "kl_coefficient": 0.0},
+    )  # fmt: skip
+    assert grpo.train_grpo(config)
+    (row,) = steps_of(tmp_path)
+    assert row["ratio_max"] == pytest.approx(1.0, abs=0 if mini_batch_prompts == 4 else 2e-5)
+    assert row["ratio_min"] == pytest.approx(1.0, abs=0 if mini_batch_prompts == 4 else 2e-5)
+    # no reference pass at KL 0, no old-policy pass with one update, and none for the first of two
+    assert bool(passes) == (mini_batch_prompts == 2)
+    assert row["kl"] == 0
+
+
+def test_mismatch_stays_flat_at_learning_rate_0(start, tmp_path, rewarded):
+    config = changed(
+        start, tmp_path, steps=20, optimizer={"learning_rate": 0.0}, checkpoint={"every": 0},
+        grpo={"prompts_per_step": 1, "mini_batch_prompts": 1}, sampling={"max_new_tokens": 4},
+    )  # fmt: skip
+    before = load_hf(start.model.path).params
+    assert grpo.train_grpo(config)
+    rows = steps_of(tmp_path)
+    assert len(rows) == 20
+    assert max(row["mismatch/max"] for row in rows) < 1e-4
+    assert max(row["mismatch/ratio_error"] for row in rows) < 1 + 1e-4
+    assert min(row["mismatch/effective_samples"] for row in rows) > 1 - 1e-6
+    after = load_hf(tmp_path / "export").params
+    jax.tree.map(np.testing.assert_array_equal, after, before)
+
+
+def test_a_sampler_that_is_not_the_trainer_is_told(start, saved, tmp_path, caplog):
+    """Rollouts whose log-probs are off by 0.1 each: exp(0.1) = 1.105 is over the limit of 1.05."""
+    file = tmp_path / "off.jsonl"
+    with file.open("w") as out:
+        for text in (saved / "kept" / "rollouts.jsonl").read_text().splitlines():
+            line = json.loads(text)
+            line["logprobs"] = [[x - 0.1 for x in row] for row in line["logprobs"]]
+            out.write(json.dumps(line) + "\n")
+    with caplog.at_level(logging.WARNING, logger="socialr1_jax"):
+        logging.getLogger("socialr1_jax").addHandler(caplog.handler)
+        assert grpo.train_grpo(changed(start, tmp_path / "run", steps=1, replay_rollouts=str(file)))
+        logging.getLogger("socialr1_jax").removeHandler(caplog.handler)
+    (row,) = steps_of(tmp_path / "run")
+    assert row["mismatch/mean"] == pytest.approx(0.1, abs=1e-3)
+    assert row["mismatch/ratio_error"] == pytest.approx(np.exp(0.1), abs=1e-3)
+    assert row["mismatch/effective_samples"] == pytest.approx(1.0, abs=1e-4)  # one factor for all is no loss
+    assert "differ from the trainer's by a factor of 1.105" in caplog.text
+
+
+def test_updates_that_are_not_finite_stop_the_run_and_leave_the_weights(start, saved, tmp_path):
+    """Advantages of NaN rewards are 0, so the poison is a sampled log-prob under importance sampling."""
+    file = tmp_path / "bad.jsonl"
+    with file.open("w") as out:
+        for text in (saved / "kept" / "rollouts.jsonl").read_text().splitlines():
+            line = json.loads(text)
+            line["logprobs"] = [[float("nan")] * len(row) for row in line["logprobs"]]
+            out.write(json.dumps(line) + "\n")
+    config = changed(
+        start, tmp_path / "run", replay_rollouts=str(file), grpo={"importance_sampling": "token", "most_skipped": 3}
+    )
+    with pytest.raises(grpo.TrainingStopped, match=r"3 updates in a row .* not finite") as stopped:
+        grpo.train_grpo(config)
+    kept = np.load(tmp_path / "run" / "skipped_step_2.npz")
+    assert str(tmp_path / "run" / "skipped_step_2.npz") in str(stopped.value)
+    assert np.isnan(kept["sampler_logp_bt"][kept["mask_bt"]]).all()
+    assert kept["tokens_bt"].shape[0] == 8  # the rows of one update
+    rows = steps_of(tmp_path / "run")
+    assert [row["skipped"] for row in rows] == [2, 2]
+    assert not (tmp_path / "run" / "export").exists()
+    # mended, the run goes on from the weights before
+    good = changed(config, tmp_path / "run", replay_rollouts=str(file))
+    file.write_text((saved / "kept" / "rollouts.jsonl").read_text())
+    assert grpo.train_grpo(good)
+    before, after = load_hf(start.model.path).params, load_hf(tmp_path / "run" / "export").params
+    jax.tree.map(np.testing.assert_array_equal, after, before)  # both steps were done, and both changed nothing
+
+
+@pytest.mark.parametrize("preset", ["dapo", "gspo", "cispo", "rloo", "dr_grpo", "grpo"])
+def test_every_preset_trains(start, saved, tmp_path, preset):
+    config = changed(
+        start, tmp_path, steps=1, replay_rollouts=str(saved / "kept" / "rollouts.jsonl"), grpo={"preset": preset}
+    )
+    assert grpo.train_grpo(config)
+    (row,) = steps_of(tmp_path)
+    assert row["grad_norm"] > 0
+    assert np.isfinite([row[name] for name in ("loss", "entropy", "clip_fraction", "ratio_max", "ratio_min")]).all()
+
+
+# ------------------------------------------------------------------------------------------------ groups and truncation
+
+
+def test_flat_groups_are_replaced_by_other_prompts(start, tmp_path, monkeypatch):
+    """A group is flat where all responses earn the same: here every prompt with an even number, known by its answer."""
+    flat_answers = {"A"}
+
+    def score(text, answer, *, step, config):
+        return replace(
+            lively(text, answer, step=step, config=config), total=0.5 if answer in flat_answers else len(set(text)) / 10
+        )
+
+    monkeypatch.setattr(rollouts, "score_response", score)
+    file = tmp_path / "rollouts.jsonl"
+    config = changed(
+        start, tmp_path / "run", save_rollouts=str(file), grpo={"replace_flat_groups": True, "most_replacements": 4}
+    )
+    assert grpo.train_grpo(config)
+    rows = steps_of(tmp_path / "run")
+    assert sum(row["replaced_groups"] for row in rows) > 0
+    replayed = Replay(changed(start, tmp_path / "again", replay_rollouts=str(file)))
+    for step, row in enumerate(rows):
+        found = replayed(step)
+        assert len(set(found.prompt_ids)) == 4  # no prompt twice in a step, whose samples would be the same
+        assert row["zero_variance_groups"] == 0
+        assert len(found.completions) == 16
+    plain = changed(start, tmp_path / "plain")
+    assert grpo.train_grpo(plain)
+    assert sum(row["zero_variance_groups"] for row in steps_of(tmp_path / "plain")) > 0
+
+
+def some_rollouts(lengths, reasons, rewards, group=4):
+    terms = [lively("", "", step=0, config=None) for _ in rewards]
+    return Rollouts(
+        group=group,
+        prompts=[[1]] * (len(rewards) // group),
+        prompt_ids=list(range(len(rewards) // group)),
+        completions=[Completion([7] * n, [0.0] * n, reason) for n, reason in zip(lengths, reasons, strict=True)],
+        terms=[replace(term, total=reward) for term, reward in zip(terms, rewards, strict=True)],
+    )
+
+
+def test_truncated_responses_are_kept_masked_or_penalised_by_name(start, tmp_path):
+    """DAPO's worked example: limit 25, buffer 5, factor 0.5."""
+    found = some_rollouts([10, 22, 25, 25], ["stop", "stop", "stop", "length"], [1.0, 0.8, 0.6, 0.4])
+
+    def shaped(truncated):
+        objective = {"truncated": truncated, "overlong_share": 0.2, "overlong_penalty": 0.5}
+        config = changed(start, tmp_path, sampling={"max_new_tokens": 25}, grpo=objective)
+        return found.shaped_rewards(config)[0]
+
+    np.testing.assert_allclose(shaped("keep"), [1.0, 0.8, 0.6, 0.4])
+    np.testing.assert_allclose(shaped("mask"), [1.0, 0.8, 0.6, np.nan])
+    np.testing.assert_allclose(shaped("penalise"), [1.0, 0.6, 0.1, -0.1], atol=1e-12)
+
+
+def test_what_could_not_be_sampled_to_its_end_is_unscorable(start, tmp_path):
+    found = some_rollouts([3, 3, 3, 3], ["stop", "error", "stop", "stop"], [1.0, 5.0, 0.0, np.nan])
+    np.testing.assert_array_equal(found.rewards_pg, [[1.0, np.nan, 0.0, np.nan]])
+    metrics = found.metrics()
+    assert metrics["reward/unscorable"] == 0.5
+    assert metrics["sampling_errors"] == 1
+    assert metrics["reward/total"] == 0.5
+
+
+def test_masked_and_failed_responses_leave_baseline_and_loss_of_a_run(start, saved, tmp_path):
+    """A really truncated response, from the sampler's finish reason to the loss mask: all of the toy's are."""
+    config = changed(
+        start, tmp_path, steps=1, replay_rollouts=str(saved / "kept" / "rollouts.jsonl"), grpo={"truncated": "mask"}
+    )
+    assert grpo.train_grpo(config)
+    (row,) = steps_of(tmp_path)
+    kept = Replay(config)(0)
+    ended = sum(len(c.tokens) for c in kept.completions if c.finish_reason == "stop")
+    assert row["truncated"] > 0.5
+    assert row["tokens"] * 2 == ended  # the mean over two updates
+    if not ended:
+        assert (row["grad_norm"], row["loss"]) == (0.0, 0.0)
+
+
+def test_the_reference_may_rest_in_the_hosts_memory(tiny_jax):
+    reference = reference_weights(tiny_jax.params, "bfloat16", "host")
+    kinds = {x.sharding.memory_kind for x in jax.tree.leaves(reference)}
+    assert kinds == {"pinned_host"}
+    assert {x.dtype for x in jax.tree.leaves(reference)} == {jnp.dtype("bfloat16")}
+
+
+def test_a_run_with_its_reference_on_the_host_is_the_same_run(start, saved, tmp_path):
+    config = changed(
+        start, tmp_path, replay_rollouts=str(saved / "kept" / "rollouts.jsonl"), grpo={"reference_memory": "host"}
+    )
+    assert grpo.train_grpo(config)
+    weights = [(folder / "export" / "model.safetensors").read_bytes() for folder in (saved, tmp_path)]
+    assert weights[0] == weights[1]
