@@ -4,7 +4,9 @@ torch and transformers are imported inside the fixtures, so that tests of the pl
 """
 
 import json
+import os
 import shutil
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +14,24 @@ from typing import Any
 
 import numpy as np
 import pytest
+
+# Programs that one test has compiled, the next one and the scripts that tests start read from disk. A folder of this
+# session alone (its workers share it), so that nothing old is ever taken for new.
+_SESSION = os.environ.get("PYTEST_XDIST_TESTRUNUID", str(os.getpid()))
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(tempfile.gettempdir()) / f"compiled-{_SESSION}"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """The first process clears the folder away when all workers have ended."""
+    if not hasattr(session.config, "workerinput"):
+        for folder in Path(tempfile.gettempdir()).glob(f"compiled-{_session(session)}*"):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _session(session: pytest.Session) -> str:
+    return getattr(getattr(session.config, "_xdist", None), "testrunuid", None) or _SESSION
+
 
 VOCAB_SIZE = 160
 NUM_TOKENS = 140  # of `padded_vocabulary`

@@ -16,6 +16,7 @@ from socialr1_jax.config import RunConfig
 from socialr1_jax.grpo.packing import pack_rows
 from socialr1_jax.grpo.update import init_state
 from socialr1_jax.mesh import fetch
+from socialr1_jax.models.qwen3 import init_params
 from socialr1_jax.sampling import Engine
 from socialr1_jax.training.programs import compile_programs, trainer_logprobs
 
@@ -34,8 +35,8 @@ CONFIG = RunConfig.model_validate(
 
 def rows_of(vocab_size: int):
     rng = np.random.default_rng(3)
-    prompts = [rng.integers(0, vocab_size, rng.integers(1, 12)).tolist() for _ in range(32)]
-    responses = [rng.integers(0, vocab_size, rng.integers(1, 20)).tolist() for _ in range(32)]
+    prompts = [rng.integers(0, vocab_size, rng.integers(7, 12)).tolist() for _ in range(32)]
+    responses = [rng.integers(0, vocab_size, rng.integers(10, 20)).tolist() for _ in range(32)]
     return pack_rows(prompts, responses, multiple=16, advantages=rng.normal(size=32).astype(np.float32))
 
 
@@ -49,9 +50,12 @@ def one_update(folder: str, mesh) -> dict[str, np.ndarray]:
         batches = programs.mini_batches(rows)
         batches = programs.with_reference(programs.with_old(batches, state.params), model.params)
         first = [one.rows.placed() for one in batches[0]]
-        sums = programs.update.begin(state.params, first[0])
+        # The gradient of weights as training starts with: the folder's make logits whose rounding is a part in 1e6.
+        fresh = init_params(model.config, jax.random.key(0))
+        fresh = jax.tree.map(lambda x, like: jax.device_put(np.asarray(x), like.sharding), fresh, state.params)
+        sums = programs.update.begin(fresh, first[0])
         for part in first:
-            sums, _ = programs.update.accumulate(state.params, sums, part)
+            sums, _ = programs.update.accumulate(fresh, sums, part)
         gradient = {f"gradient{jax.tree_util.keystr(path)}": x for path, x in jax.tree.leaves_with_path(sums.gradient)}
         for batch in batches:
             state, metrics, arrays = programs.update(state, [one.rows.placed() for one in batch])

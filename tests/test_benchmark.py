@@ -64,7 +64,7 @@ def test_one_json_line_says_what_was_measured(measured):
     line, said = measured
     asked = {"shape": "tiny", "dtype": "float32", "rows": 3, "prompt": 8, "new": 480, "prompts": 2, "group": 3}
     assert {name: line[name] for name in asked} == asked
-    assert (line["repeats"], line["remat"], line["attention"]) == (2, False, "xla")
+    assert (line["repeats"], line["remat"], line["attention"]) == (2, "nothing", "xla")
     assert line["micro_batch_tokens"] == 1000
     assert line["jax"] == jax.__version__
     assert line["device"]
@@ -93,7 +93,8 @@ def test_speeds_are_tokens_over_the_median(measured):
     assert min(line["grpo_phases_s"].values()) > 0
     assert sum(line["grpo_phases_s"].values()) == pytest.approx(line["grpo_step_s"], rel=2e-3)
     # Were a program compiled again in the measured call, that call would take as long as the first.
-    assert all(line["compile_s"][name] > high for name, (_, _, high) in line["spread_s"].items())
+    spread = {name: value for name, value in line["spread_s"].items() if name != "update_whole"}  # update's programs
+    assert all(line["compile_s"][name] > high for name, (_, _, high) in spread.items())
 
 
 def test_without_update_there_is_neither_update_nor_step():

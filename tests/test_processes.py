@@ -48,7 +48,9 @@ def runs(tmp_path_factory):
     two processes is shown by test_mesh.py, here it is the whole program.
     """
     folder = tmp_path_factory.mktemp("processes")
-    started = toy(folder / "start", evaluation={"every": 0, "questions": 4, "samples": 2})
+    # Another number of rows on a device rounds otherwise, so a draw may fall on the other side of a border between
+    # two tokens (about one in 10,000 here): a seed where none does.
+    started = toy(folder / "start", evaluation={"every": 0, "questions": 4, "samples": 2}, seed=1)
     assert run_quickstart(started)
 
     values = {name: value for name, value in started.model_dump().items() if name in RunConfig.model_fields}

@@ -112,7 +112,7 @@ def test_gradient_equals_torch(tiny_models, ragged_rows, pad_rows, tmp_path, nam
         np.testing.assert_allclose(found[name], leaf, rtol=0, atol=2e-4 * scale + 1e-6, err_msg=name)
 
 
-@pytest.mark.parametrize("chunk", [1, 3, 64, 1000])
+@pytest.mark.parametrize("chunk", [1, 64, 1000])
 @pytest.mark.parametrize("first", [0, 17, 40])
 def test_chunks_change_nothing_and_only_wanted_positions_are_computed(
     tiny_jax, ragged_rows, pad_rows, monkeypatch, chunk, first
@@ -122,25 +122,25 @@ def test_chunks_change_nothing_and_only_wanted_positions_are_computed(
     wanted_bt = (jnp.arange(40) >= first) & (jnp.arange(40) < lengths_b[:, None])
     weight_bt, other_bt = np.random.default_rng(1).normal(size=(2, 4, 40)).astype(np.float32)
 
-    def plain(params):
+    def plain(params, wanted_bt):
         hidden_btd, _ = forward(params, tiny_jax.config, tokens_bt, lengths_b, dtype=jnp.float32)
         logp_btv = jax.nn.log_softmax(logits(hidden_btd, head_kernel(params, "float32")) / 0.9)
         chosen_bu = jnp.take_along_axis(logp_btv[:, :-1], tokens_bt[:, 1:, None], axis=2)[..., 0]
         entropy_bu = -jnp.sum(jnp.exp(logp_btv) * logp_btv, axis=2)[:, :-1]
         return [jnp.where(wanted_bt, jnp.pad(x_bu, ((0, 0), (1, 0))), 0.0) for x_bu in (chosen_bu, entropy_bu)]
 
-    def chunked(params):
+    def chunked(params, wanted_bt):
         return row_logprobs(
             params, tiny_jax.config, tokens_bt, lengths_b, 0.9,
             num_tokens=tiny_jax.num_tokens, dtype="float32", wanted_bt=wanted_bt,
         )  # fmt: skip
 
     def value_and_gradient(function):
-        def total(params):
-            logp_bt, entropy_bt = function(params)
+        def total(params, wanted_bt):
+            logp_bt, entropy_bt = function(params, wanted_bt)
             return jnp.sum(weight_bt * logp_bt + other_bt * entropy_bt), (logp_bt, entropy_bt)
 
-        (_, parts), gradient = jax.jit(jax.value_and_grad(total, has_aux=True))(tiny_jax.params)
+        (_, parts), gradient = jax.jit(jax.value_and_grad(total, has_aux=True))(tiny_jax.params, wanted_bt)
         return parts, gradient
 
     monkeypatch.setattr(logprobs, "_CHUNK_LOGITS", chunk * VOCAB_SIZE)
