@@ -13,10 +13,11 @@ from test_training import lines, toy
 
 from socialr1_jax import load_hf
 from socialr1_jax.config import ConfigError, RunConfig
+from socialr1_jax.grpo.update import init_state
 from socialr1_jax.rewards import RewardTerms
 from socialr1_jax.sampling import Completion
 from socialr1_jax.training import grpo, rollouts
-from socialr1_jax.training.programs import Programs, reference_weights
+from socialr1_jax.training.programs import Programs, compile_programs, reference_weights
 from socialr1_jax.training.quickstart import run_quickstart
 from socialr1_jax.training.rollouts import Replay, RolloutFile, Rollouts
 
@@ -293,6 +294,20 @@ def test_masked_and_failed_responses_leave_baseline_and_loss_of_a_run(start, sav
     assert row["tokens"] * 2 == ended  # the mean over two updates
     if not ended:
         assert (row["grad_norm"], row["loss"]) == (0.0, 0.0)
+
+
+def test_the_widest_micro_batch_is_tried_before_the_first_step(start, tiny_jax):
+    """What warm_up runs is the program of a row at both limits, alone in its bin; nothing is changed by it."""
+    programs = compile_programs(start, tiny_jax.config, tiny_jax.num_tokens, "xla")
+    state = init_state(tiny_jax.params, programs.optimizer)
+    widths = []
+    accumulate = programs.update.accumulate
+    update = replace(
+        programs.update, accumulate=lambda p, s, rows: widths.append(rows.tokens_bt.shape) or accumulate(p, s, rows)
+    )
+    programs._replace(update=update).warm_up(state, tiny_jax.params, width=140)
+    assert widths == [(1, 144)]
+    jax.tree.map(np.testing.assert_array_equal, state.params, tiny_jax.params)
 
 
 def test_the_reference_may_rest_in_the_hosts_memory(tiny_jax):

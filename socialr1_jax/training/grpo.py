@@ -146,6 +146,7 @@ def _train_grpo(config: RunConfig, mesh: Mesh) -> bool:
 
             # Compare each reward with its group. NaN: not scorable, or excluded; it leaves baseline and loss.
             rewards_pg = rollouts.shaped_rewards(config)
+            trained = np.isfinite(rewards_pg)
             advantages_b = group_advantages(rewards_pg, grpo).reshape(-1)
 
             # Pack the sampler's own token ids, by length, into the micro-batches of each update.
@@ -156,7 +157,7 @@ def _train_grpo(config: RunConfig, mesh: Mesh) -> bool:
                 sampler_logprobs=[completion.logprobs for completion in rollouts.completions],
                 advantages=advantages_b.astype(np.float32),
             )
-            rows.mask_bt[~np.isfinite(rewards_pg.reshape(-1))] = False
+            rows.mask_bt[~trained.reshape(-1)] = False
             batches = programs.mini_batches(rows)
             laps.end("reward")
 
@@ -181,7 +182,7 @@ def _train_grpo(config: RunConfig, mesh: Mesh) -> bool:
 
             # Log, and now and then evaluate and save.
             metrics = rollouts.metrics() | {
-                "reward/shaped": float(rewards_pg[np.isfinite(rewards_pg)].mean() if updates[0]["tokens"] else np.nan),
+                "reward/shaped": float(rewards_pg[trained].mean()) if trained.any() else float("nan"),
                 **_over_updates(updates),
                 **{f"mismatch/{name}": value for name, value in drift.items()},
                 "padding_waste": padding_waste([one for batch in batches for one in batch]),
