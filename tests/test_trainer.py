@@ -297,7 +297,7 @@ def test_masked_and_failed_responses_leave_baseline_and_loss_of_a_run(start, sav
 
 
 def test_the_widest_micro_batch_is_tried_before_the_first_step(start, tiny_jax):
-    """What warm_up runs is the program of a row at both limits, alone in its bin; nothing is changed by it."""
+    """What warm_up runs is the program of rows at both limits, as many as the budget takes; nothing is changed."""
     programs = compile_programs(start, tiny_jax.config, tiny_jax.num_tokens, "xla")
     state = init_state(tiny_jax.params, programs.optimizer)
     widths = []
@@ -306,7 +306,7 @@ def test_the_widest_micro_batch_is_tried_before_the_first_step(start, tiny_jax):
         programs.update, accumulate=lambda p, s, rows: widths.append(rows.tokens_bt.shape) or accumulate(p, s, rows)
     )
     programs._replace(update=update).warm_up(state, tiny_jax.params, width=140)
-    assert widths == [(1, 144)]
+    assert widths == [(3, 144)]  # of 512 tokens
     jax.tree.map(np.testing.assert_array_equal, state.params, tiny_jax.params)
 
 

@@ -78,10 +78,11 @@ class Programs(NamedTuple):
         return [self._with(batch, partial(self._logprobs, on_device), "ref_logp_bt") for batch in batches]
 
     def warm_up(self, state: TrainState, reference: Params | None, width: int) -> None:
-        """Runs the backward pass of a run's widest micro-batch once, on nothing: what does not fit shows now."""
-        batches = self.mini_batches(
-            pack_rows([[0] * width], [[]], multiple=1, advantages=np.zeros(1, np.float32), sampler_logprobs=[[]])
-        )
+        """Runs the backward pass of a run's widest micro-batch once: what does not fit shows now."""
+        count = max(1, self.config.grpo.micro_batch_tokens // width) * row_shards()
+        prompts = [[i] * (width - 1) for i in range(count)]  # different ones: equal prompts would be shared
+        extra: dict[str, Any] = {"advantages": np.zeros(count, np.float32), "sampler_logprobs": [[0.0]] * count}
+        batches = self.mini_batches(pack_rows(prompts, [[0]] * count, multiple=1, **extra))
         batches = self.with_reference(self.with_old(batches[:1], state.params), reference)
         rows = batches[0][0].rows.placed()
         jax.block_until_ready(self.update.accumulate(state.params, self.update.begin(state.params, rows), rows))
