@@ -109,7 +109,9 @@ class Programs(NamedTuple):
 
     @staticmethod
     def _with(batch: list[MicroBatch], compute: Callable[[Rows], Any], name: str) -> list[MicroBatch]:
-        return [MicroBatch(replace(one.rows, **{name: compute(one.rows)}), one.places) for one in batch]
+        # Waited for, so that each phase of a step has its own seconds.
+        found = jax.block_until_ready([compute(one.rows) for one in batch])
+        return [MicroBatch(replace(one.rows, **{name: x}), one.places) for one, x in zip(batch, found, strict=True)]
 
 
 def compile_programs(config: RunConfig, model: Qwen3Config, num_tokens: int, backend: Backend) -> Programs:
