@@ -3,10 +3,14 @@
 torch and transformers are imported inside the fixtures, so that tests of the plain-Python modules do not pay for them.
 """
 
+import collections
+import contextlib
+import functools
 import json
 import os
 import shutil
 import tempfile
+import types
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -213,3 +217,33 @@ def filter_oracle(log_softmax):
         return scaled, kept, unsure
 
     return compute
+
+
+def trl_trainer(trl, **settings):
+    """What GRPOTrainer's methods read of a trainer: one process, one micro-batch a step, k3 as it is."""
+    trainer = types.SimpleNamespace(
+        args=types.SimpleNamespace(use_bias_correction_kl=False, delta=None, steps_per_generation=1, report_to=[]),
+        accelerator=types.SimpleNamespace(
+            num_processes=1,
+            is_main_process=False,
+            reduce=lambda x, **_: x,
+            gather=lambda x: x,
+            autocast=contextlib.nullcontext,
+        ),
+        model=types.SimpleNamespace(training=True),
+        epsilon_low=0.2,
+        epsilon_high=0.2,
+        importance_sampling_level="token",
+        top_entropy_quantile=1.0,
+        off_policy_mask_threshold=None,
+        current_gradient_accumulation_steps=1,
+        aux_loss_enabled=False,
+        use_vllm=False,
+        _entropy_bonus_enabled=False,
+        _metrics=collections.defaultdict(lambda: collections.defaultdict(list)),
+    )
+    trainer._get_per_token_logps_and_entropies = functools.partial(
+        trl.GRPOTrainer._get_per_token_logps_and_entropies, trainer
+    )
+    vars(trainer).update(settings)
+    return trainer

@@ -1,12 +1,10 @@
 """The clipped loss with k3: worked tables, additivity, masked garbage, gradients, and TRL's own loss code."""
 
-import collections
-import types
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import trl_trainer
 
 from socialr1_jax.grpo import policy_loss
 
@@ -189,25 +187,13 @@ def test_equal_to_trl(batch, loss_type):
         "ref_per_token_logps": torch.tensor(batch["ref_logp_bt"]),
         "num_items_in_batch": mask.sum(),
     }
-    trainer = types.SimpleNamespace(
+    trainer = trl_trainer(
+        trl,
         _get_per_token_logps_and_entropies=lambda *_, **__: (logps, torch.zeros(5, 6), None),
-        # delta caps the ratio at 3, which for a negative advantage is the dual clip and for a positive one no change
-        args=types.SimpleNamespace(use_bias_correction_kl=False, delta=3.0, steps_per_generation=1),
-        accelerator=types.SimpleNamespace(num_processes=1, reduce=lambda x, **_: x, gather=lambda x: x),
-        model=types.SimpleNamespace(training=True),
         loss_type=loss_type,
         beta=KL,
-        epsilon_low=0.2,
-        epsilon_high=0.2,
-        importance_sampling_level="token",
-        top_entropy_quantile=1.0,
-        off_policy_mask_threshold=None,
-        current_gradient_accumulation_steps=1,
-        aux_loss_enabled=False,
-        use_vllm=False,
-        _entropy_bonus_enabled=False,
-        _metrics=collections.defaultdict(lambda: collections.defaultdict(list)),
     )
+    trainer.args.delta = 3.0  # caps the ratio: for a negative advantage the dual clip, for a positive one no change
     expected = trl.GRPOTrainer._compute_loss(trainer, None, inputs)
     expected.backward()
 

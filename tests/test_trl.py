@@ -4,17 +4,14 @@ Both sides run their own forward pass: TRL over left-padded prompts with right-p
 right-padded rows. TRL's model is float64, so that what differs is our rounding alone.
 """
 
-import collections
-import contextlib
 import copy
 import functools
-import types
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import VOCAB_SIZE
+from conftest import VOCAB_SIZE, trl_trainer
 from flax import nnx
 
 from socialr1_jax import load_hf, save_hf
@@ -83,7 +80,7 @@ def saved(model, trl):
         "num_items_in_batch": torch.tensor(completion_mask.sum()),
     }
     with torch.no_grad():
-        logp, _, _ = oracle(trl)._get_per_token_logps_and_entropies(
+        logp, _, _ = trl_trainer(trl)._get_per_token_logps_and_entropies(
             model,
             torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], dim=1),
             torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], dim=1),
@@ -93,37 +90,6 @@ def saved(model, trl):
     inputs["old_per_token_logps"] = torch.tensor(old.astype(np.float32)).double()
     inputs["ref_per_token_logps"] = torch.tensor((logp.numpy() + rng.normal(0, 0.7, shape)).astype(np.float32)).double()
     return inputs, prompts, completions
-
-
-def oracle(trl, **settings):
-    """What GRPOTrainer's methods read of a trainer: one process, one micro-batch a step, k3 as it is."""
-    trainer = types.SimpleNamespace(
-        args=types.SimpleNamespace(use_bias_correction_kl=False, delta=None, steps_per_generation=1, report_to=[]),
-        accelerator=types.SimpleNamespace(
-            num_processes=1,
-            is_main_process=False,
-            reduce=lambda x, **_: x,
-            gather=lambda x: x,
-            autocast=contextlib.nullcontext,
-        ),
-        model=types.SimpleNamespace(training=True),
-        max_completion_length=LONGEST,
-        epsilon_low=0.2,
-        epsilon_high=0.2,
-        importance_sampling_level="token",
-        top_entropy_quantile=1.0,
-        off_policy_mask_threshold=None,
-        current_gradient_accumulation_steps=1,
-        aux_loss_enabled=False,
-        use_vllm=False,
-        _entropy_bonus_enabled=False,
-        _metrics=collections.defaultdict(lambda: collections.defaultdict(list)),
-    )
-    vars(trainer).update(settings)
-    trainer._get_per_token_logps_and_entropies = functools.partial(
-        trl.GRPOTrainer._get_per_token_logps_and_entropies, trainer
-    )
-    return trainer
 
 
 def trl_advantages(rewards_pg, scale_rewards="group"):
@@ -192,7 +158,7 @@ def ours(tiny, saved, tmp_path_factory):
 def test_loss_and_gradient_equal_trls(model, saved, ours, trl, name, beta):
     preset, overrides, settings = OBJECTIVES[name]
     settings = {"loss_type": name, "beta": beta, "scale_rewards": "group", **settings}
-    trainer = oracle(trl, **settings)
+    trainer = trl_trainer(trl, max_completion_length=LONGEST, **settings)
     advantages = trl_advantages(REWARDS, settings["scale_rewards"]).flatten()
     model.zero_grad()
     expected = trl.GRPOTrainer._compute_loss(trainer, model, {**saved[0], "advantages": advantages})

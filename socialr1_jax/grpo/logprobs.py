@@ -67,19 +67,6 @@ def row_logprobs(
 _jitted = jax.jit(row_logprobs, static_argnums=1, static_argnames=("num_tokens", "dtype", "backend", "remat"))
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _chunked(
-    num_tokens: int,
-    hidden_bud: jax.Array,
-    kernel_vd: jax.Array,
-    targets_bu: jax.Array,
-    wanted_bu: jax.Array,
-    temperature: jax.Array,
-) -> tuple[jax.Array, jax.Array]:
-    """Log-prob of each wanted target and entropy of its prediction, [b, u]; 0 at the others."""
-    return _chunked_forward(num_tokens, hidden_bud, kernel_vd, targets_bu, wanted_bu, temperature)[0]
-
-
 def _chunked_forward(
     num_tokens: int,
     hidden_bud: jax.Array,
@@ -88,6 +75,7 @@ def _chunked_forward(
     wanted_bu: jax.Array,
     temperature: jax.Array,
 ) -> tuple[tuple[jax.Array, jax.Array], Any]:
+    """(log-prob of each wanted target and entropy of its prediction, [b, u], 0 at the others), and what is kept."""
     chunks = _Chunks(targets_bu, wanted_bu, kernel_vd.shape[0])
 
     def one(i: jax.Array, results: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
@@ -138,6 +126,7 @@ def _chunked_backward(
     return chunks.restore(hidden_nd), kernel_sum_vd.astype(kernel_vd.dtype), None, None, None
 
 
+_chunked = jax.custom_vjp(lambda num_tokens, *arrays: _chunked_forward(num_tokens, *arrays)[0], nondiff_argnums=(0,))
 _chunked.defvjp(_chunked_forward, _chunked_backward)
 
 

@@ -1,8 +1,8 @@
 """One optimizer update from the micro-batches of a mini-batch.
 
 Two jitted programs: `accumulate` adds a micro-batch's gradient to float32 sums, `apply` divides once by the summed
-denominator and steps the optimizer. So the result does not depend on how rows are cut into micro-batches, and
-micro-batches may have different shapes, which one scan over all of them would not allow.
+denominator and steps the optimizer. So the result does not depend on how rows are cut into micro-batches. The
+host calls one after another: one scan over all of them would be compiled again for every number of them.
 """
 
 from collections.abc import Callable, Sequence

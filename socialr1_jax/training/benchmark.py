@@ -236,7 +236,6 @@ class _Trainer:
         )
         marks.append(time.perf_counter())
         batches = self._programs.with_reference(self._programs.mini_batches(rows), self._reference)
-        jax.block_until_ready([one.rows.ref_logp_bt for one in batches[0]])
         marks.append(time.perf_counter())
         self._state, metrics, _ = self._programs.update(self._state, [one.rows.placed() for one in batches[0]])
         jax.block_until_ready((self._state, metrics))

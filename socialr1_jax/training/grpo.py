@@ -181,15 +181,16 @@ def _train_grpo(config: RunConfig, mesh: Mesh) -> bool:
             stopping = any_of_all(stop.asked)
 
             # Log, and now and then evaluate and save.
+            parts = [one for batch in batches for one in batch]
             metrics = rollouts.metrics() | {
                 "reward/shaped": float(rewards_pg[trained].mean()) if trained.any() else float("nan"),
                 **_over_updates(updates),
                 **{f"mismatch/{name}": value for name, value in drift.items()},
-                "padding_waste": padding_waste([one for batch in batches for one in batch]),
-                "shared_prompt_tokens": shared_prompts([one for batch in batches for one in batch], rows),
+                "padding_waste": padding_waste(parts),
+                "shared_prompt_tokens": shared_prompts(parts, rows),
                 "learning_rate": float(programs.schedule(max(0, int(state.updates) - 1))),
                 "tokens_per_second": sum(len(c.tokens) for c in rollouts.completions) / laps.total,
-                **programs.throughput(batches, laps.seconds["seconds/update"]),
+                **programs.throughput(parts, laps.seconds["seconds/update"]),
                 **laps.seconds,
             }
             runlog.metrics("grpo", finished, metrics)

@@ -17,7 +17,7 @@ from socialr1_jax.grpo.logprobs import row_logprobs
 from socialr1_jax.grpo.losses import policy_loss
 from socialr1_jax.grpo.packing import MicroBatch, Rows, micro_batches, pack_rows
 from socialr1_jax.grpo.update import TrainState, Update, make_update
-from socialr1_jax.mesh import fetch, make_mesh, row_shards
+from socialr1_jax.mesh import make_mesh, row_shards
 from socialr1_jax.models.arithmetic import Arithmetic
 from socialr1_jax.models.attention import Backend
 from socialr1_jax.models.qwen3 import Params, Qwen3Config
@@ -87,13 +87,12 @@ class Programs(NamedTuple):
         rows = batches[0][0].rows.placed()
         jax.block_until_ready(self.update.accumulate(state.params, self.update.begin(state.params, rows), rows))
 
-    def throughput(self, batches: Sequence[Sequence[MicroBatch]], seconds: float) -> dict[str, float]:
+    def throughput(self, batches: Sequence[MicroBatch], seconds: float) -> dict[str, float]:
         """`update_tflops`, model TFLOP/s of the updates over all devices, and `mfu` where the chip's peak is known."""
         costs = Arithmetic(self.model, 4, 1)
         flops = 3 * sum(
             costs.flops(place.length, place.pairs, int(one.rows.mask_bt[place.bin, place.start : place.stop].sum()))
-            for batch in batches
-            for one in batch
+            for one in batches
             for place in one.places
         )
         chip = chip_of(jax.devices()[0].device_kind)
@@ -205,8 +204,3 @@ def trainer_logprobs(
         for one, of_rows in zip(batch, arrays, strict=True):
             one.spread(one.rows.old_logp_bt if number else of_rows["logp_bt"], logp_nbt[number])
     return logp_nbt.reshape(shape)
-
-
-def fetched(metrics: Sequence[dict[str, jax.Array]]) -> list[dict[str, float]]:
-    """The numbers of several updates on the host."""
-    return [{name: float(fetch(x)) for name, x in one.items()} for one in metrics]
