@@ -74,8 +74,10 @@ class Programs(NamedTuple):
         """The micro-batches with the log-probs of the reference; as they are where there is none."""
         if reference is None:
             return batches
-        on_device = jax.device_put(reference, jax.tree.map(lambda x: x.sharding.with_memory_kind("device"), reference))
-        return [self._with(batch, partial(self._logprobs, on_device), "ref_logp_bt") for batch in batches]
+        if self.config.grpo.reference_memory == "host":
+            devices = jax.tree.map(lambda x: x.sharding.with_memory_kind("device"), reference)
+            reference = jax.device_put(reference, devices)
+        return [self._with(batch, partial(self._logprobs, reference), "ref_logp_bt") for batch in batches]
 
     def warm_up(self, state: TrainState, reference: Params | None, width: int) -> None:
         """Runs the backward pass of a run's widest micro-batch once: what does not fit shows now."""
