@@ -56,8 +56,8 @@ class ModelConfig(Section):
     )
     remat: Literal["nothing", "attention", "everything"] = Field(
         "everything",
-        description="computed again in the backward pass: nothing (most memory); attention and elementwise work; or "
-        "everything from the layers' inputs (least memory, about 1/3 slower)",
+        description="computed again in the backward pass: nothing (most memory); elementwise work beside products and "
+        "attention; or everything from the layers' inputs (least memory, about 1/3 slower)",
     )
 
 

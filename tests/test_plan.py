@@ -100,7 +100,7 @@ def test_the_cards_recipes_fit_eight_a100(size):
     assert done.returncode == 0, done.stderr
     for phase in PHASES:
         assert float(rows(done.stdout, phase)[0][-1]) <= 72
-    assert "fmhaSoftmaxBackward" in rows(done.stdout, "backward")[1][1]
+    assert "fmhaScaleBiasSoftmaxBackward" in rows(done.stdout, "backward")[1][1]  # the bias: packed rows' mask
     assert "fmhaSoftmax" in rows(done.stdout, "prefill")[1][1]
     assert [cells[2] for cells in rows(done.stdout, "decode")[1:-1]] == ["none"]
     gathers = [cells[2] for cells in rows(done.stdout, "backward")[1:-1] if "all-gather" in cells[2]]

@@ -79,10 +79,7 @@ class Arithmetic:
         c = self.config
         # A layer is computed again up to its last product, whose result nothing in the backward pass needs.
         last = 2 * rows * tokens * c.num_hidden_layers * c.hidden_size * c.intermediate_size
-        layers = self.forward(rows, tokens, 0).flops
-        again = {"nothing": 0, "attention": layers - 2 * rows * tokens * self.kernels, "everything": layers - last}[
-            remat
-        ]
+        again = self.forward(rows, tokens, 0).flops - last if remat == "everything" else 0
         logits = Cost(2 * rows * predicted * self.vocabulary)
         # A micro-batch reads the weights forward and backward and adds to their gradient.
         moved = Cost(0, micro_batches * (3 * self._weights + 8 * self.parameters))

@@ -11,7 +11,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
+SAVED = "attention"  # the name of results that a policy of remat may keep: they spare the forward pass a second time
 _BLOCKS, _SMALLEST_BLOCK = 8, 32  # 8: 9/16 of the square
 
 
@@ -56,8 +58,9 @@ def _forward(
         total_bkr1 = powers_bkrs.sum(-1, keepdims=True)
         outs.append(_dot("bkrs,bksh->bkrh", powers_bkrs.astype(v_btkh.dtype), v_bksh[:, :, s]) / total_bkr1)
         sums.append(highest_bkr1 + jnp.log(total_bkr1))
-    out_btnh = _heads(jnp.concatenate(outs, 2), q_btnh)
-    return out_btnh, (q_btnh, k_btkh, v_btkh, segments, out_btnh, jnp.concatenate(sums, 2))
+    out_btnh = checkpoint_name(_heads(jnp.concatenate(outs, 2), q_btnh), SAVED)
+    norm_bkr1 = checkpoint_name(jnp.concatenate(sums, 2), SAVED)
+    return out_btnh, (q_btnh, k_btkh, v_btkh, segments, out_btnh, norm_bkr1)
 
 
 def _backward(kept: Any, dout_btnh: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, None]:

@@ -18,6 +18,7 @@ from jax.typing import ArrayLike
 
 from socialr1_jax.mesh import ROWS, P, constrain
 from socialr1_jax.models.attention import Backend, Segments, apply_rope, causal_attention, rope_tables
+from socialr1_jax.models.blockwise import SAVED
 from socialr1_jax.models.qwen3_config import Qwen3Config
 
 __all__ = ["Params", "Qwen3", "Qwen3Config", "Remat", "Weight", "declare_weights", "forward", "init_params", "logits"]
@@ -201,9 +202,19 @@ def block(
         return x_btd + project(gated_btf, "down_proj"), carry
 
 
+def _keeps(primitive: Any, *inputs: Any, **options: Any) -> bool:
+    """Whether `remat` attention keeps an operation's results: products with kernels, and what attention gave."""
+    policies = jax.checkpoint_policies
+    return (
+        policies.dots_with_no_batch_dims_saveable(primitive, *inputs, **options)
+        or policies.save_only_these_names(SAVED)(primitive, *inputs, **options)
+        or primitive.name == "dot_product_attention_fwd_wrapper"  # cuDNN's; under another name it is computed again
+    )
+
+
 _REMAT: dict[Remat, Callable[[Any], Any]] = {
     "nothing": lambda layer: layer,
-    "attention": partial(jax.checkpoint, policy=jax.checkpoint_policies.dots_with_no_batch_dims_saveable),
+    "attention": partial(jax.checkpoint, policy=_keeps),
     "everything": jax.checkpoint,
 }
 
