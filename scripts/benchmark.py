@@ -30,9 +30,9 @@ class BenchmarkConfig(Section):
         0, ge=0, description="prompts with responses of long-tailed lengths (mean new / 4), rows at once; 0 = none"
     )
     repeats: int = Field(3, ge=1, description="calls measured after the one that compiles; the median counts")
-    micro_batch_tokens: int = Field(1024, ge=1, description="tokens of one backward pass")
+    micro_batch_tokens: int = Field(2048, ge=1, description="tokens of one backward pass")
     remat: Literal["nothing", "attention", "everything"] = Field(
-        "nothing", description="what the backward pass computes again"
+        "attention", description="what the backward pass computes again"
     )
     attention: Literal["auto", "xla", "cudnn"] = Field("auto", description="attention kernel of prefill and update")
     update: bool = Field(

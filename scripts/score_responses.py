@@ -1,8 +1,10 @@
-"""Score responses with the Social-R1 reward, offline and without a model.
+"""Score responses with the Social-R1 reward, offline.
 
     python scripts/score_responses.py --input I.jsonl --output O.jsonl --preset no_content --judge rules
+    python scripts/score_responses.py --input I.jsonl --output O.jsonl --preset full --content-model DIR \\
+        --judge endpoint --judge-base-url http://localhost:8000/v1 --judge-model NAME
 
-Each row of the input holds story, question, options, answer and response; the output adds reward and terms.
+Each row of the input holds story, question, options, answer and response; the output adds reward, status and terms.
 """
 
 from __future__ import annotations
@@ -10,17 +12,20 @@ from __future__ import annotations
 import sys
 
 from socialr1_jax.command_line import parse_args
+from socialr1_jax.rewards.scorer import ContentScores
 from socialr1_jax.rewards.scoring import ScoreConfig, score_file
 
 
 def main(argv: list[str] | None = None) -> int:
     config = parse_args(ScoreConfig, argv, description="Score the responses of a JSONL file with the Social-R1 reward.")
+    from socialr1_jax.rewards.verdict import JudgeRefused
+
     try:
-        summary = score_file(config)
+        summary = score_file(config, _content_model(config))
     except OSError as error:
         print(f"score_responses.py: error: {error.filename}: {error.strerror}", file=sys.stderr)
         return 2
-    except ValueError as error:
+    except (ValueError, ImportError, JudgeRefused) as error:
         print(f"score_responses.py: error: {error}", file=sys.stderr)
         return 2
     print(
@@ -28,12 +33,28 @@ def main(argv: list[str] | None = None) -> int:
         f"format rate {summary.format_rate:.4f}, accuracy {summary.accuracy:.4f}, unscorable {summary.unscorable}"
     )
     if summary.unscorable:
+        causes = ", ".join(f"{cause} {count}" for cause, count in sorted(summary.causes.items()))
+        print(f"score_responses.py: {summary.unscorable} rewards are null: {causes}", file=sys.stderr)
+    if "content" in summary.causes and not config.rewards.content.model:
         print(
-            f"score_responses.py: {summary.unscorable} rewards are null: preset {config.preset} needs a content score; "
-            "give a 'content' number in the rows, or use --preset no_content",
+            f"score_responses.py: preset {config.rewards.preset} needs a content score: give --content-model DIR or a "
+            "'content' number in the rows, or use --preset no_content",
             file=sys.stderr,
         )
     return 0
+
+
+def _content_model(config: ScoreConfig) -> ContentScores | None:
+    if not (config.rewards.uses.content and config.rewards.content.model):
+        return None
+    import jax  # only where a model runs
+    from socialr1_jax.rewards.content_model import load_content_model
+
+    from socialr1_jax.mesh import make_mesh
+
+    mesh = make_mesh()
+    jax.set_mesh(mesh)
+    return load_content_model(config.rewards.content, mesh, "float32", "xla")
 
 
 if __name__ == "__main__":

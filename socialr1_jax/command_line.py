@@ -66,13 +66,17 @@ TextMap = Annotated[dict[str, str], BeforeValidator(_scalar_text)]
 ConfigT = TypeVar("ConfigT", bound=Section)
 
 
-def load_config(config_class: type[ConfigT], path: str | Path | None = None, overrides: Sequence[str] = ()) -> ConfigT:
-    """A validated configuration from a YAML file (or none) and ``section.field=value`` overrides, which win.
+def load_config(
+    config_class: type[ConfigT], path: str | Path | Sequence[str | Path] | None = None, overrides: Sequence[str] = ()
+) -> ConfigT:
+    """A validated configuration from YAML files (later ones win) and ``section.field=value`` overrides, which win.
 
     Raises ConfigError: a file that is missing or no YAML, an unknown key (with the nearest known one), a wrong type, a
     value out of range, numbers that do not fit together.
     """
-    values = _read_yaml(config_class, Path(path)) if path is not None else {}
+    values: dict[str, Any] = {}
+    for one in [path] if isinstance(path, str | Path) else path or []:
+        _merge(values, _read_yaml(config_class, Path(one)))
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals:
@@ -103,7 +107,8 @@ def parse_args(
 ) -> ConfigT:
     """The configuration that a command line asks for.
 
-    Understands ``--config FILE.yaml`` (``default_config`` when it is not given), ``section.field=value``,
+    Understands ``--config FILE.yaml`` (``default_config`` when it is not given; several: later ones win field by
+    field), ``section.field=value``,
     ``--name value`` for every top-level field (``--name`` alone sets a bool), ``--help`` and ``--dry-run``. The last
     two print and exit 0; a fault prints one line per fault on stderr and exits 2.
 
@@ -118,8 +123,8 @@ def parse_args(
         if any(argument in ("-h", "--help") for argument in arguments):
             print(_help(config_class, description, default_config))
             raise SystemExit(0)
-        path, overrides, dry_run = _split(config_class, arguments)
-        config = load_config(config_class, path or default_config, overrides)
+        paths, overrides, dry_run = _split(config_class, arguments)
+        config = load_config(config_class, paths or default_config, overrides)
     except ConfigError as error:
         _fail(str(error))
     if dry_run:
@@ -133,9 +138,11 @@ def parse_args(
 # ---------------------------------------------------------------------------------------------------- the command line
 
 
-def _split(config_class: type[Section], arguments: list[str]) -> tuple[str | None, list[str], bool]:
-    """(configuration file, overrides, dry run) of an argument list."""
-    path, overrides, dry_run = None, [], False
+def _split(config_class: type[Section], arguments: list[str]) -> tuple[list[str], list[str], bool]:
+    """(configuration files, overrides, dry run) of an argument list."""
+    paths: list[str] = []
+    overrides: list[str] = []
+    dry_run = False
     rest = iter(arguments)
     for argument in rest:
         if not argument.startswith("--"):
@@ -158,10 +165,10 @@ def _split(config_class: type[Section], arguments: list[str]) -> tuple[str | Non
                     raise ConfigError(f"--{name} needs a value")
                 value = following
         if name == "config":
-            path = value
+            paths.append(value)
         else:
             overrides.append(f"{name}={value}")
-    return path, overrides, dry_run
+    return paths, overrides, dry_run
 
 
 def _fail(message: str) -> NoReturn:
@@ -182,7 +189,7 @@ def _help(config_class: type[Section], description: str, default_config: str | P
         )
         rows.setdefault(group, []).append((name, _default_text(name, field, values), field.description or ""))
     flags = [
-        ("--config FILE.yaml", str(default_config or ""), "start from this file"),
+        ("--config FILE.yaml", str(default_config or ""), "start from this file; given again: and what this one says"),
         ("--dry-run", "", "print the resolved configuration and the batch arithmetic, then exit"),
         ("--help", "", "this text"),
     ]
@@ -279,6 +286,15 @@ def _set(config_class: type[Section], values: dict[str, Any], key: str, text: st
     for parent in parents:
         values = values.setdefault(parent, {})
     values[last] = value
+
+
+def _merge(values: dict[str, Any], more: Mapping[str, Any]) -> None:
+    """Sections field by field, everything else as a whole."""
+    for name, value in more.items():
+        if isinstance(value, dict) and isinstance(values.get(name), dict):
+            _merge(values[name], value)
+        else:
+            values[name] = value
 
 
 class _Loader(yaml.SafeLoader):

@@ -13,10 +13,12 @@ from pydantic import Field, model_validator
 
 from socialr1_jax.command_line import ConfigError, Real, Section, TextMap, Texts, load_config, parse_args, save_config
 from socialr1_jax.objective import Objective
+from socialr1_jax.reward_config import ContentConfig, RewardConfig, Schedule, StructureConfig
 
 __all__ = [
     "CheckpointConfig",
     "ConfigError",
+    "ContentConfig",
     "DataConfig",
     "DistributedConfig",
     "EvaluationConfig",
@@ -29,9 +31,11 @@ __all__ = [
     "RewardConfig",
     "RunConfig",
     "SamplingConfig",
+    "Schedule",
     "Section",
     "SftConfig",
     "StoriesConfig",
+    "StructureConfig",
     "TinyModelConfig",
     "TrackingConfig",
     "load_config",
@@ -160,47 +164,6 @@ class OptimizerConfig(Section):
     max_grad_norm: Real = Field(1.0, gt=0, description="gradients are scaled down to this global norm")
 
 
-class RewardConfig(Section):
-    """The Social-R1 reward; every constant is the published one."""
-
-    preset: Literal["full", "outcome_only", "no_content", "no_structure", "no_length"] = Field(
-        "no_content", description="which terms count; full, no_structure and no_length need a content reward model"
-    )
-    judge: Literal["rules", "none"] = Field("rules", description="who scores the structure; rules needs no server")
-    format_mode: Literal["strict", "reference"] = Field(
-        "strict", description="strict: each tag exactly once; reference: the published pattern, which lets tags repeat"
-    )
-    outcome_weight: Real = Field(1.0, ge=0, description="weight of a right answer")
-    structure_weight_start: Real = Field(2.0, ge=0, description="structure's weight at step 0")
-    structure_weight_end: Real = Field(1.0, ge=0, description="structure's weight from curriculum_steps on")
-    content_weight_start: Real = Field(1.0, ge=0, description="content's weight at step 0")
-    content_weight_end: Real = Field(3.0, ge=0, description="content's weight from curriculum_steps on")
-    curriculum_steps: int = Field(200, ge=1, description="steps over which the two weights move")
-    tau_right: Real = Field(1.0, ge=0, description="factor of the process terms when the answer is right")
-    tau_wrong: Real = Field(0.2, ge=0, description="factor of the process terms when the answer is wrong")
-    format_power: Real = Field(3.0, gt=0, description="exponent of the format term")
-    format_gate: Real = Field(0.1, ge=0, le=1, description="a format term below this makes the whole reward 0")
-    floor: Real = Field(0.01, ge=0, description="least reward of a well-formed response")
-    content_shift: Real = Field(2.0, description="added to the reward model's scalar")
-    content_power: Real = Field(1.2, gt=0, description="exponent of the shifted scalar")
-    length_low: Real = Field(400.0, ge=0, description="lower edge of the length window, characters of thoughts")
-    length_high: Real = Field(3000.0, gt=0, description="upper edge of the length window, characters of thoughts")
-    length_scale: Real = Field(50.0, gt=0, description="softness of both edges, characters")
-    repetition_gram: int = Field(16, ge=1, description="characters of a gram in the repetition count")
-    repetition_threshold: Real = Field(0.1, ge=0, le=1, description="share of repeated grams that costs nothing")
-    repetition_rate: Real = Field(8.0, ge=0, description="rate of the exponential fall above the threshold")
-
-    @model_validator(mode="after")
-    def _fits(self) -> RewardConfig:
-        if self.length_low >= self.length_high:
-            raise ValueError(
-                f"length_low {self.length_low} must be below length_high {self.length_high}; lower length_low"
-            )
-        if self.judge == "none" and self.preset in ("full", "no_content", "no_length"):
-            raise ValueError(f"preset {self.preset} scores the structure, but judge is none; set judge: rules")
-        return self
-
-
 class EvaluationConfig(Section):
     """Looking at held-out questions during the run."""
 
@@ -240,7 +203,7 @@ class RunConfig(Section):
     mesh: MeshConfig = MeshConfig()
     distributed: DistributedConfig = DistributedConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
-    reward: RewardConfig = RewardConfig()
+    rewards: RewardConfig = RewardConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     tracking: TrackingConfig = TrackingConfig()
@@ -268,10 +231,10 @@ class RunConfig(Section):
                 f"optimizer.warmup_steps {self.optimizer.warmup_steps} leaves none of the run's {self.updates} updates "
                 "at the peak; lower optimizer.warmup_steps or raise steps"
             )
-        if self.reward.preset in ("full", "no_structure", "no_length"):
+        if self.rewards.uses.content and not (self.rewards.content.model or self.replay_rollouts):
             raise ValueError(
-                f"reward.preset {self.reward.preset} needs a content reward model, which a run cannot load yet; "
-                "set reward.preset to no_content or outcome_only"
+                f"rewards.preset {self.rewards.preset} needs a content reward model; set rewards.content.model to its "
+                "folder (scripts/train_reward_model.py makes one), or rewards.preset to no_content"
             )
         if self.model.attention == "cudnn" and self.model.dtype != "bfloat16":
             raise ValueError("model.attention cudnn computes in bfloat16; set model.dtype to bfloat16")

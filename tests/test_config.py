@@ -54,28 +54,27 @@ def test_defaults_are_the_recipe_of_the_cards():
 
 def test_reward_constants_are_those_of_the_published_reward():
     reward = RewardConfig().model_dump()
-    for name in ("preset", "judge", "format_mode"):
+    for name in ("preset", "format_mode", "structure", "extra", "extra_weight"):
         del reward[name]
+    still = {"steps": 200, "shape": "linear"}
     assert reward == {
-        "outcome_weight": 1.0,
-        "structure_weight_start": 2.0,
-        "structure_weight_end": 1.0,
-        "content_weight_start": 1.0,
-        "content_weight_end": 3.0,
-        "curriculum_steps": 200,
-        "tau_right": 1.0,
-        "tau_wrong": 0.2,
+        "outcome_weight": {"start": 1.0, "end": 1.0} | still,
+        "structure_weight": {"start": 2.0, "end": 1.0} | still,
+        "content_weight": {"start": 1.0, "end": 3.0} | still,
+        "tau_right": {"start": 1.0, "end": 1.0} | still,
+        "tau_wrong": {"start": 0.2, "end": 0.2} | still,
+        "content": {"model": "", "batch_tokens": 16_384, "shift": 2.0, "power": 1.2},
         "format_power": 3.0,
         "format_gate": 0.1,
         "floor": 0.01,
-        "content_shift": 2.0,
-        "content_power": 1.2,
         "length_low": 400.0,
         "length_high": 3000.0,
         "length_scale": 50.0,
         "repetition_gram": 16,
         "repetition_threshold": 0.1,
         "repetition_rate": 8.0,
+        "most_unscorable": 0.25,
+        "unscorable_window": 5,
     }
 
 
@@ -126,7 +125,7 @@ def test_saved_configuration_reads_back_equal(tmp_path):
         ("optimizer.learning_rate=fast", "optimizer.learning_rate: 'fast' is not a number"),
         ("optimizer.learning_rate=true", "optimizer.learning_rate: True is not a number"),
         ("optimizer.learning_rate=.inf", "optimizer.learning_rate: inf is not a finite number"),
-        ("reward.content_shift=.nan", "reward.content_shift: nan is not a finite number"),
+        ("rewards.content.shift=.nan", "rewards.content.shift: nan is not a finite number"),
         ("optimizer.learning_rate=-1", "optimizer.learning_rate must be at least 0"),
         ("sampling.temperature=0", "sampling.temperature must be more than 0"),
         ("sampling.top_p=1.01", "sampling.top_p must be at most 1"),
@@ -172,9 +171,13 @@ def test_an_unknown_key_names_the_nearest_known_one(key, nearest, tmp_path):
         (["grpo.prompts_per_step=10"], "set grpo.mini_batch_prompts to 1, 2, 5 or 10"),
         (["grpo.preset=cispo", "grpo.dual_clip=3"], "set dual_clip to 0"),
         (["steps=2", "optimizer.warmup_steps=8"], "leaves none of the run's 8 updates"),
-        (["reward.preset=full"], "needs a content reward model"),
-        (["reward.judge=none"], "scores the structure, but judge is none"),
-        (["reward.length_low=3000"], "must be below length_high"),
+        (["rewards.preset=full"], "needs a content reward model"),
+        (["rewards.structure.judge=none"], "scores the structure, but structure.judge is none"),
+        (["rewards.structure.judge=endpoint"], "needs model and base_url"),
+        (["rewards.structure.judge=local"], "needs model, the folder"),
+        (["rewards.structure.offline=true"], "cache is not set"),
+        (["rewards.extra=module"], "not of the form module:function"),
+        (["rewards.length_low=3000"], "must be below length_high"),
         (["model.attention=cudnn"], "set model.dtype to bfloat16"),
     ],
 )
@@ -339,14 +342,14 @@ def test_every_shipped_configuration_is_valid(path):
 def test_the_card_configurations_are_the_recipe():
     for size in ("4b", "8b"):
         config = load(path=ROOT / "configs" / f"socialr1_{size}_a100x8.yaml")
-        recipe = load("model.dtype=bfloat16", "sampling.max_rows=40", f"output_dir=runs/socialr1_{size}")
+        recipe = load("model.dtype=bfloat16", "model.remat=attention", "sampling.max_rows=40", f"output_dir=runs/socialr1_{size}")
         assert config == recipe
 
 
 def test_every_field_has_an_effect():
     """A field that nothing reads is a promise not kept."""
     sources = [*(ROOT / "socialr1_jax").rglob("*.py"), *(ROOT / "scripts").glob("*.py")]
-    text = "\n".join(path.read_text() for path in sources if path.name not in ("config.py", "command_line.py"))
+    text = "\n".join(path.read_text() for path in sources if path.name not in ("config.py", "reward_config.py", "command_line.py"))
     whole = set(re.findall(r"\.(\w+)\.model_dump\(", text))  # sections handed on as a whole
     unread = [
         name
@@ -357,6 +360,5 @@ def test_every_field_has_an_effect():
 
 
 def test_no_field_holds_a_secret():
-    assert not [
-        name for name in fields(QuickstartConfig) if re.search(r"api|secret|password|(^|_|\.)key(?!_value)", name)
-    ]
+    secret = r"api|secret|password|(^|_|\.)key(?!_value)"  # the name of an environment variable is none
+    assert not [name for name in fields(QuickstartConfig) if re.search(secret, name.removesuffix("api_key_env"))]

@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from socialr1_jax.config import RewardConfig
-from socialr1_jax.rewards import score_response, social_r1_reward
+from socialr1_jax.config import ContentConfig, RewardConfig, Schedule
+from socialr1_jax.data.examples import Example
+from socialr1_jax.rewards import Scorer, social_r1_reward
 from socialr1_jax.rewards.rules_judge import judge_thoughts
 from socialr1_jax.rewards.terms import (
     content_reward,
-    curriculum_weights,
     length_window,
     normalized,
     outcome_reward,
@@ -137,7 +137,20 @@ def test_repetition_is_free_up_to_the_threshold():
     ("step", "structure", "content"), [(0, 2, 1), (50, 1.75, 1.5), (100, 1.5, 2), (200, 1, 3), (600, 1, 3)]
 )
 def test_curriculum(step, structure, content):
-    assert curriculum_weights(step, CONFIG) == (pytest.approx(structure), pytest.approx(content))
+    weights = term_weights(1.0, step, "full", CONFIG)
+    assert (weights["structure"], weights["content"]) == (pytest.approx(structure), pytest.approx(content))
+
+
+@pytest.mark.parametrize(
+    ("shape", "quarter", "half", "last"),
+    [("linear", 1.5, 2.0, 2.99), ("cosine", 1.29289322, 2.0, 2.99987664), ("step", 1, 1, 1)],
+)
+def test_shapes_of_a_schedule(shape, quarter, half, last):
+    schedule = Schedule(start=1.0, end=3.0, steps=200, shape=shape)
+    found = [schedule.at(step) for step in (0, 50, 100, 199, 200, 1000)]
+    assert found == pytest.approx([1.0, quarter, half, last, 3.0, 3.0], abs=1e-8)
+    with pytest.raises(ValueError, match="negative"):
+        schedule.at(-1)
 
 
 @pytest.mark.parametrize(("scalar", "expected"), [(0.5, 2.5**1.2), (-2, 0), (-5, 0), (-1, 1), (None, math.nan)])
@@ -254,20 +267,34 @@ def test_config_and_preset():
 
 OTHER = {
     "preset": "outcome_only",
-    "judge": "none",
     "format_mode": "reference",
-    "curriculum_steps": 400,
     "repetition_gram": 4,
     "length_low": 1000.0,
     "length_high": 1200.0,
     "format_gate": 1.0,
 }
+SECTIONS = {name: field.annotation for name, field in RewardConfig.model_fields.items() if name not in ("structure",)}
+SCHEDULES = [name for name, kind in SECTIONS.items() if kind is Schedule and name != "extra_weight"]
+ELSEWHERE = ("extra", "most_unscorable", "unscorable_window")  # read by scorer and trainer: tests/test_scorer.py
+LEAVES = [
+    *(name for name, kind in SECTIONS.items() if kind not in (Schedule, ContentConfig) and name not in ELSEWHERE),
+    *(f"{name}.{leaf}" for name in SCHEDULES for leaf in ("start", "end", "steps")),
+    "content.shift",
+    "content.power",
+]
 
 
-@pytest.mark.parametrize("field", RewardConfig.model_fields)
+@pytest.mark.parametrize("field", LEAVES)
 def test_every_constant_is_read(field):
-    base = RewardConfig(preset="no_structure" if field == "judge" else "full")
-    other = base.model_copy(update={field: OTHER[field] if field in OTHER else getattr(base, field) * 1.5})
+    section, _, leaf = field.rpartition(".")
+    base = RewardConfig(preset="full")
+    if leaf == "steps":  # counts only where start and end differ
+        base = base.model_copy(update={section: Schedule(start=1.0, end=2.0)})
+    owner = getattr(base, section) if section else base
+    value = getattr(owner, leaf)
+    other = owner.model_copy(update={leaf: OTHER[leaf] if leaf in OTHER else type(value)(value * 1.5)})
+    if section:
+        other = base.model_copy(update={section: other})
     texts = [response(n, a) for n in (50, 700, 2900) for a in "AB"] + [response() + response(), "nothing"]
     texts += [f"<think>{TRACE} {prose(n) + prose(400)}</think><Answer>{a}</Answer>" for n in (300, 900) for a in "AB"]
     if field in ("format_gate", "format_power"):  # the format term is 0 or 1: only in between do these two show
@@ -278,8 +305,8 @@ def test_every_constant_is_read(field):
         return
 
     def table(config):
-        found = [score_response(t, "B", step=s, config=config, content=-0.5) for t in texts for s in (0, 150, 200)]
-        return [repr((terms.total, terms.structure)) for terms in found]
+        found = [social_r1_reward(t, "B", 0.7, -0.5, s, config=config) for t in texts for s in (0, 150, 200)]
+        return [terms.total for terms in found]
 
     assert table(base) != table(other)
 
@@ -301,10 +328,10 @@ def test_unscorable_is_nan_and_never_zero(missing, term, needed_by):
 
 def test_unscorable_needs_a_weight_and_a_format():
     assert social_r1_reward("no tags", "B", structure=None, content=None).total == 0.0
-    free = RewardConfig(preset="full", content_weight_start=0.0, content_weight_end=0.0)
+    free = RewardConfig(preset="full", content_weight={"start": 0.0, "end": 0.0})
     without = social_r1_reward(response(), "B", preset="no_content").total
     assert social_r1_reward(response(), "B", content=None, config=free).total == without
-    late = RewardConfig(preset="full", content_weight_start=0.0)
+    late = RewardConfig(preset="full", content_weight={"start": 0.0, "end": 3.0})
     assert not math.isnan(social_r1_reward(response(), "B", content=None, step=0, config=late).total)
     assert math.isnan(social_r1_reward(response(), "B", content=None, step=1, config=late).total)
 
@@ -316,18 +343,27 @@ def test_unscorable_beats_the_floor():
 # ------------------------------------------------------------------------------------------------------------- judge
 
 
-def test_score_response_judges_the_thoughts():
+EXAMPLE = Example(id="1", story="A story.", question="Who?", options=("Anna", "Ben", "Cleo"), answer="B")
+
+
+def scored(config, *texts):
+    scorer = Scorer(config)
+    for place, text in enumerate(texts):
+        scorer.submit(place, text, EXAMPLE)
+    return scorer.results(0)
+
+
+def test_the_rules_judge_the_thoughts():
     config = RewardConfig(preset="no_content")
     thoughts = TRACE + prose(800)
-    terms = score_response(f"<think>{thoughts}</think><Answer>B</Answer>", "B", step=0, config=config)
+    terms, untagged = scored(config, f"<think>{thoughts}</think><Answer>B</Answer>", "no tags")
     assert terms.structure == judge_thoughts(thoughts).score > 0.1
     assert terms.total == pytest.approx((1 + 2 * terms.structure) * terms.length_window)
-    assert score_response("no tags", "B", step=0, config=config).structure == 0.0
+    assert untagged.structure == 0.0
 
 
 def test_no_judge_is_unscorable():
-    config = RewardConfig(preset="outcome_only", judge="none")
-    terms = score_response(response(), "B", step=0, config=config)
+    (terms,) = scored(RewardConfig(preset="outcome_only", structure={"judge": "none"}), response())
     assert math.isnan(terms.structure)
     assert terms.total == 2.0
 
@@ -343,7 +379,7 @@ def test_the_worked_example_of_the_docs():
 
     def total(thoughts, preset="no_content", answer="<Answer>A</Answer>"):
         text = f"<think>\n{thoughts}\n</think>\n\n{answer}"
-        return score_response(text, "A", step=0, config=RewardConfig(preset=preset), content=0.5).total
+        return social_r1_reward(text, "A", judge_thoughts(thoughts).score, 0.5, preset=preset).total
 
     assert len(thoughts) == 416
     assert total(thoughts) == pytest.approx(1.7380, abs=5e-5)

@@ -55,7 +55,7 @@ def test_rewards_and_terms(score, capsys):
     wrong = ROW | {"response": ROW["response"].replace("<Answer>A", "<Answer>B")}
     status, (first, second, third) = score([ROW, wrong, ROW | {"response": "A"}], "--preset", "no_content")
     assert status == 0
-    assert {name: value for name, value in first.items() if name not in ("reward", "terms")} == ROW
+    assert {name: value for name, value in first.items() if name not in ("reward", "status", "terms")} == ROW
     structure = judge_thoughts(THOUGHTS).score
     expected = social_r1_reward(ROW["response"], "A", structure, None, preset="no_content")
     assert first["reward"] == expected.total
@@ -83,7 +83,11 @@ def test_full_needs_a_content_score(score, capsys):
     assert found[1]["terms"]["content"] == pytest.approx(2.5**1.2)
     expected = social_r1_reward(ROW["response"], "A", judge_thoughts(THOUGHTS).score, 0.5, step=200)
     assert found[1]["reward"] == expected.total
-    assert "2 rewards are null: preset full needs a content score" in capsys.readouterr().err
+    assert [row["status"] for row in found] == ["unscorable", "scored", "unscorable"]
+    assert [row.get("cause") for row in found] == ["content", None, "content"]
+    error = capsys.readouterr().err
+    assert "2 rewards are null: content 2" in error
+    assert "preset full needs a content score" in error
 
 
 def test_free_text_without_story(score):

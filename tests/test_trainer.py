@@ -14,9 +14,9 @@ from test_training import lines, toy
 from socialr1_jax import load_hf
 from socialr1_jax.config import ConfigError, RunConfig
 from socialr1_jax.grpo.update import init_state
-from socialr1_jax.rewards import RewardTerms
+from socialr1_jax.rewards import RewardTerms, scorer
 from socialr1_jax.sampling import Completion
-from socialr1_jax.training import grpo, rollouts
+from socialr1_jax.training import grpo
 from socialr1_jax.training.programs import Programs, compile_programs, reference_weights
 from socialr1_jax.training.quickstart import run_quickstart
 from socialr1_jax.training.rollouts import Replay, RolloutFile, Rollouts
@@ -35,14 +35,16 @@ def start(tmp_path_factory) -> RunConfig:
     return RunConfig.model_validate(values)
 
 
-def lively(text: str, answer: str, *, step: int, config: object) -> RewardTerms:
-    total = len(set(text)) / 10
-    return RewardTerms(total, 1.0, 0.0, 0.5, float("nan"), 1.0, 1.0, {"structure": 2.0, "content": 0.0})
+WEIGHTS = {"outcome": 1.0, "structure": 2.0, "content": 0.0, "tau": 1.0}
+
+
+def lively(text: str, *args: object, **kwargs: object) -> RewardTerms:
+    return RewardTerms(len(set(text)) / 10, 1.0, 0.0, 0.5, float("nan"), 1.0, 1.0, WEIGHTS)
 
 
 @pytest.fixture
 def rewarded(monkeypatch):
-    monkeypatch.setattr(rollouts, "score_response", lively)
+    monkeypatch.setattr(scorer, "social_r1_reward", lively)
 
 
 def changed(config: RunConfig, folder: Path, **sections: object) -> RunConfig:
@@ -65,7 +67,7 @@ def saved(start, tmp_path_factory) -> Path:
     """A run of two updates a step that kept its rollouts."""
     folder = tmp_path_factory.mktemp("saved")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rollouts, "score_response", lively)
+        patch.setattr(scorer, "social_r1_reward", lively)
         assert grpo.train_grpo(changed(start, folder, save_rollouts=str(folder / "kept" / "rollouts.jsonl")))
     return folder
 
@@ -223,12 +225,10 @@ def test_flat_groups_are_replaced_by_other_prompts(start, tmp_path, monkeypatch)
     """A group is flat where all responses earn the same: here every prompt with an even number, known by its answer."""
     flat_answers = {"A"}
 
-    def score(text, answer, *, step, config):
-        return replace(
-            lively(text, answer, step=step, config=config), total=0.5 if answer in flat_answers else len(set(text)) / 10
-        )
+    def score(text, answer, *args, **kwargs):
+        return replace(lively(text), total=0.5 if answer in flat_answers else len(set(text)) / 10)
 
-    monkeypatch.setattr(rollouts, "score_response", score)
+    monkeypatch.setattr(scorer, "social_r1_reward", score)
     file = tmp_path / "rollouts.jsonl"
     config = changed(
         start, tmp_path / "run", save_rollouts=str(file), grpo={"replace_flat_groups": True, "most_replacements": 4}

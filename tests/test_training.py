@@ -17,7 +17,8 @@ from socialr1_jax import load_hf
 from socialr1_jax.config import ConfigError, OptimizerConfig, QuickstartConfig, RunConfig, load_config
 from socialr1_jax.grpo.packing import Rows, micro_batches, pack_rows
 from socialr1_jax.grpo.update import init_state, make_update
-from socialr1_jax.training import grpo, quickstart, rollouts
+from socialr1_jax.rewards import scorer
+from socialr1_jax.training import grpo, quickstart
 from socialr1_jax.training.optimizer import make_optimizer, make_schedule
 from socialr1_jax.training.quickstart import run_quickstart
 
@@ -109,14 +110,14 @@ def test_weights_changed_and_the_export_holds_the_last_ones(finished):
 
 def test_an_interrupted_run_goes_on_and_equals_the_whole_one(finished, tmp_path, monkeypatch):
     """Ctrl-C in the first step: it is finished and saved; the resumed run ends with the same bytes."""
-    real, calls = rollouts.score_response, []
+    real, calls = scorer.social_r1_reward, []
 
     def interrupt_once(*args, **kwargs):
         if not calls:
             calls.append(os.kill(os.getpid(), signal.SIGINT))
         return real(*args, **kwargs)
 
-    monkeypatch.setattr(rollouts, "score_response", interrupt_once)
+    monkeypatch.setattr(scorer, "social_r1_reward", interrupt_once)
     assert not run_quickstart(toy(tmp_path))
     assert not (tmp_path / "export").exists()
     assert (tmp_path / "report.html").exists()

@@ -70,7 +70,7 @@ class Update:
 
     The old state's memory is reused. Metrics: loss, grad_norm (before clipping), tokens, skipped, and the loss's own.
     An update whose loss, gradient or any number marked "nonfinite_count" is not finite or not 0 leaves weights and
-    moments as they are and counts as skipped.
+    moments as they are and counts as skipped; one without a token to train on does so, too, and does not count.
     """
 
     accumulate: Any  # jitted (params, sums, rows) -> (sums, arrays of the rows)
@@ -129,8 +129,10 @@ def _apply(
     with jax.named_scope("optimizer"):
         change, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         stepped = TrainState(optax.apply_updates(state.params, change), opt_state, state.updates + 1, state.skipped)
-        stayed = state._replace(skipped=state.skipped + 1)
-        state = jax.tree.map(lambda new, old: jnp.where(fine, new, old), stepped, stayed)
+        stayed = state._replace(skipped=state.skipped + jnp.where(fine, 0, 1))
+        # Nor does momentum alone move weights when no response could be scored.
+        moves = fine & (numbers["tokens"] > 0)
+        state = jax.tree.map(lambda new, old: jnp.where(moves, new, old), stepped, stayed)
     whole = ("_max", "_min", "_count", "tokens")
     metrics = {name: x if name.endswith(whole) else x / tokens for name, x in numbers.items()}
     return state, {"loss": loss, "grad_norm": norm, "skipped": 1.0 - fine, **metrics}

@@ -28,7 +28,7 @@ Params = dict[str, Any]
 # Where a weight lies on the mesh: the first pattern found in its name gives the mesh axes of [out, in]. The layout
 # "train" splits every large weight (and so its gradient and moments) over fsdp, "rollout" leaves it whole there.
 SHARDING_RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
-    ("norm|bias", (None,)),  # whole: all of an 8B's are 1.2 MB, and each would cost a collective of its own
+    ("norm|bias|score", (None,)),  # whole: all of an 8B's are 1.2 MB, and each would cost a collective of its own
     ("o_proj|down_proj", ("fsdp", "tensor")),
     ("", ("tensor", "fsdp")),
 )
@@ -48,7 +48,9 @@ class Weight(NamedTuple):
 
 
 def declare_weights(config: Qwen3Config) -> dict[str, Any]:
-    """The tree of weights: {"embed_tokens": Weight, "layers": {name: Weight}, "norm": Weight, "lm_head"?: Weight}."""
+    """The tree of weights: {"embed_tokens": Weight, "layers": {name: Weight}, "norm": Weight} and, where it has one,
+    "lm_head" or (a reward model) "score".
+    """
     d, f, h = config.hidden_size, config.intermediate_size, config.head_dim
     nh, kh = config.num_attention_heads * h, config.num_key_value_heads * h
     layers = {}
@@ -74,7 +76,9 @@ def declare_weights(config: Qwen3Config) -> dict[str, Any]:
         "layers": layers,
         "norm": Weight("model.norm.weight", (d,), "ones"),
     }
-    if not config.tie_word_embeddings:
+    if config.scalar_head:
+        table["score"] = Weight("score.weight", (1, d))
+    elif not config.tie_word_embeddings:
         table["lm_head"] = Weight("lm_head.weight", (config.vocab_size, d))
     return table
 

@@ -4,24 +4,52 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from socialr1_jax.config import RewardConfig
+from socialr1_jax.command_line import Section
 from socialr1_jax.data.examples import Example
 from socialr1_jax.files import write_whole
-from socialr1_jax.rewards.total import RewardTerms, score_response
+from socialr1_jax.reward_config import JudgeKind, Preset, RewardConfig
+from socialr1_jax.rewards.scorer import ContentScores, Scorer
+from socialr1_jax.rewards.terms import content_reward
 
 
-class ScoreConfig(RewardConfig):
-    """Which file to score, and with which reward."""
+class ScoreConfig(Section):
+    """Which file to score, and with which reward; the flags below fill in the settings of `rewards`."""
 
     input: str = Field(min_length=1, description="JSONL with story, question, options, answer, response (and content)")
-    output: str = Field(min_length=1, description="the same rows with reward and terms added; null = unscorable")
+    output: str = Field(min_length=1, description="the same rows with reward, status and terms; null = unscorable")
     step: int = Field(0, ge=0, description="global step that the curriculum's weights are taken from")
+    preset: Literal["", Preset] = Field("", description="rewards.preset")
+    judge: Literal["", JudgeKind] = Field("", description="rewards.structure.judge")
+    judge_base_url: str = Field("", description="rewards.structure.base_url")
+    judge_model: str = Field("", description="rewards.structure.model")
+    content_model: str = Field("", description="rewards.content.model; without it a row's number `content` counts")
+    rewards: RewardConfig = RewardConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _flags(cls, values: Any) -> Any:
+        rewards = dict(values.get("rewards") or {})
+        for flag, section, name in (
+            ("preset", "", "preset"),
+            ("judge", "structure", "judge"),
+            ("judge_base_url", "structure", "base_url"),
+            ("judge_model", "structure", "model"),
+            ("content_model", "content", "model"),
+        ):
+            if given := values.get(flag):
+                if section:
+                    rewards[section] = {**rewards.get(section, {}), name: given}
+                else:
+                    rewards[name] = given
+        return values | {"rewards": rewards}
 
 
 @dataclass(frozen=True)
@@ -30,44 +58,57 @@ class ScoreSummary:
 
     responses: int
     unscorable: int
+    causes: Mapping[str, int]
     mean_reward: float
     format_rate: float
     accuracy: float
 
 
-def score_file(config: ScoreConfig) -> ScoreSummary:
+def score_file(config: ScoreConfig, content: ContentScores | None = None) -> ScoreSummary:
     """Score every row of ``config.input`` and write ``config.output``, whole or not at all.
 
     A row is a JSON object with ``question``, ``answer`` (gold letter, or text when there are no options),
-    ``response``, and optionally ``story``, ``options`` (list of texts) and ``content`` (the reward model's scalar;
-    without it, presets that use content are unscorable). ``reward`` and ``terms`` are added; blank lines are left out.
+    ``response``, and optionally ``story``, ``options`` (list of texts) and ``content`` (the reward model's scalar,
+    instead of ``content``'s own). Added are ``reward`` (null: unscorable), ``status`` (``scored`` or ``unscorable``),
+    ``cause`` where it is unscorable, and ``terms``; blank lines are left out.
 
     Raises ValueError naming file, line, reason and mend for a row that cannot be used, OSError for a file that cannot
-    be read or written.
+    be read or written, JudgeRefused when the judge answers nobody.
     """
     source, target = Path(config.input), Path(config.output)
-    scored: list[RewardTerms] = []
-    lines: list[str] = []
-    with source.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = _read_row(line)
-                terms = _score_row(row, config)
-                row["reward"] = _or_null(terms.total)
-                row["terms"] = {name: _or_null(value) for name, value in terms.raw().items()}
-                lines.append(json.dumps(row, allow_nan=False))
-            except ValueError as error:
-                raise ValueError(f"{source}: line {number}: {error}") from None
-            scored.append(terms)
-    if not scored:
-        raise ValueError(f"{source}: the file holds no rows; give one JSON object a line")
-    write_whole(target, "\n".join(lines) + "\n")
+    rows: list[dict[str, Any]] = []
+    scorer = Scorer(config.rewards, content)
+    try:
+        with source.open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                if not line.strip():
+                    continue
+                try:
+                    row = _read_row(line)
+                    example, response, scalar = _checked(row)
+                    content_reward(scalar, config.rewards)  # one too large is told with its line
+                except ValueError as error:
+                    raise ValueError(f"{source}: line {number}: {error}") from None
+                scorer.submit(len(rows), response, example, scalar)
+                rows.append(row)
+        if not rows:
+            raise ValueError(f"{source}: the file holds no rows; give one JSON object a line")
+        scored = scorer.results(config.step)
+    finally:
+        scorer.close()
+    for row, terms in zip(rows, scored, strict=True):
+        unscorable = math.isnan(terms.total)
+        row["reward"], row["status"] = _or_null(terms.total), "unscorable" if unscorable else "scored"
+        row.pop("cause", None)
+        if unscorable:
+            row["cause"] = terms.cause
+        row["terms"] = {name: _or_null(value) for name, value in terms.raw().items()}
+    write_whole(target, "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
     rewards = [terms.total for terms in scored if not math.isnan(terms.total)]
     return ScoreSummary(
         responses=len(scored),
         unscorable=len(scored) - len(rewards),
+        causes=Counter(terms.cause for terms in scored if terms.cause),
         mean_reward=sum(rewards) / len(rewards) if rewards else math.nan,
         format_rate=sum(terms.format for terms in scored) / len(scored),
         accuracy=sum(terms.outcome for terms in scored) / len(scored),
@@ -91,7 +132,8 @@ def _constant(name: str) -> None:
         raise ValueError(f"{name} is not a number; write null for a score that could not be had")
 
 
-def _score_row(row: dict[str, Any], config: ScoreConfig) -> RewardTerms:
+def _checked(row: dict[str, Any]) -> tuple[Example, str, float | None]:
+    """The row's question, its response, and its score by a content model."""
     for name in ("question", "answer", "response"):
         if name not in row:
             raise ValueError(f"no {name!r}; a row needs question, answer and response")
@@ -107,7 +149,7 @@ def _score_row(row: dict[str, Any], config: ScoreConfig) -> RewardTerms:
     example = Example(  # checks the question and the gold answer
         id="", story=row.get("story", ""), question=row["question"], options=tuple(options), answer=row["answer"]
     )
-    return score_response(row["response"], example.answer, step=config.step, config=config, content=content)
+    return example, row["response"], content
 
 
 def _or_null(value: float) -> float | None:

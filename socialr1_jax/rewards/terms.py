@@ -1,4 +1,4 @@
-"""The single terms of the Social-R1 reward (docs/rewards.md): outcome, content, length window, repetition, curriculum.
+"""The single terms of the Social-R1 reward (docs/rewards.md): outcome, content, length window, repetition.
 
 Each is a pure function of plain values; ``total.py`` puts them together.
 """
@@ -47,14 +47,14 @@ def normalized(text: str) -> str:
 
 
 def content_reward(scalar: float | None, config: RewardConfig) -> float:
-    """``R_cont = max(0, s + content_shift) ** content_power`` of the reward model's scalar s; NaN for None or NaN.
+    """``R_cont = max(0, s + content.shift) ** content.power`` of the reward model's scalar s; NaN for None or NaN.
 
     Raises ValueError for a scalar whose power is no finite number: one that could not be had is NaN.
     """
     if scalar is None or math.isnan(scalar):
         return math.nan
     try:
-        content = max(0.0, scalar + config.content_shift) ** config.content_power
+        content = max(0.0, scalar + config.content.shift) ** config.content.power
     except OverflowError:
         content = math.inf
     if math.isinf(content):
@@ -82,19 +82,6 @@ def repetition_factor(thoughts: str, config: RewardConfig) -> float:
     if repeated <= config.repetition_threshold:
         return 1.0
     return math.exp(-config.repetition_rate * (repeated - config.repetition_threshold))
-
-
-def curriculum_weights(step: int, config: RewardConfig) -> tuple[float, float]:
-    """(structure's weight, content's weight) at a global optimisation step, each linear over ``curriculum_steps``.
-
-    Raises ValueError for a negative step.
-    """
-    if step < 0:
-        raise ValueError(f"step {step} is negative; steps count from 0")
-    done = min(1.0, step / config.curriculum_steps)
-    structure = config.structure_weight_start + done * (config.structure_weight_end - config.structure_weight_start)
-    content = config.content_weight_start + done * (config.content_weight_end - config.content_weight_start)
-    return structure, content
 
 
 def _sigmoid(x: float) -> float:

@@ -5,34 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import NamedTuple
 
 from socialr1_jax.config import RewardConfig
+from socialr1_jax.reward_config import USES
 from socialr1_jax.rewards.parsing import parse_response
-from socialr1_jax.rewards.rules_judge import judge_thoughts
 from socialr1_jax.rewards.terms import (
     content_reward,
-    curriculum_weights,
     length_window,
     outcome_reward,
     repetition_factor,
 )
 
-
-class _Uses(NamedTuple):
-    structure: bool
-    content: bool
-    length: bool
-
-
-# outcome_only is a sum of two terms and not the product form of the others (total_reward)
-_PRESETS = {
-    "full": _Uses(structure=True, content=True, length=True),
-    "no_content": _Uses(structure=True, content=False, length=True),
-    "no_structure": _Uses(structure=False, content=True, length=True),
-    "no_length": _Uses(structure=True, content=True, length=False),
-    "outcome_only": _Uses(structure=False, content=False, length=False),
-}
 _DEFAULT = RewardConfig()
 
 
@@ -46,8 +29,10 @@ class RewardTerms:
     structure: ``R_struct`` in [0, 1].
     content: ``R_cont`` >= 0, that is, after shift and power; the reward model's scalar went in.
     length_window, repetition: the two factors of ``R_len``, each at most 1.
-    weights: what multiplied the terms: ``outcome``, ``structure``, ``content`` (0 where the preset leaves it out) and
-        ``tau``, the factor of structure and content together.
+    weights: what multiplied the terms: ``outcome``, ``structure``, ``content`` (0 where the preset leaves it out),
+        ``tau``, the factor of structure and content together, and ``extra`` where there is a function of the user's.
+    extra: what that function gave.
+    cause: why the total is NaN, a short name, where the scorer knows; else "".
 
     Terms that the preset leaves out are still given, so that they can be logged.
     """
@@ -60,10 +45,26 @@ class RewardTerms:
     length_window: float
     repetition: float
     weights: Mapping[str, float]
+    extra: float = 0.0
+    cause: str = ""
 
     def raw(self) -> dict[str, float]:
-        """The six raw terms by name, without total and weights, as logs and rollouts.jsonl hold them."""
-        return {name: value for name, value in asdict(self).items() if name not in ("total", "weights")}
+        """The raw terms by name, without total and weights, as logs and rollouts.jsonl hold them."""
+        left_out = ("total", "weights", "cause") if "extra" in self.weights else ("total", "weights", "cause", "extra")
+        return {name: value for name, value in asdict(self).items() if name not in left_out}
+
+    def parts(self) -> dict[str, float]:
+        """What each term brought to the total, weighted and times format and length: they add up to it."""
+        weights = self.weights
+        parts = {
+            "outcome": weights["outcome"] * self.outcome,
+            "structure": _weighted(weights["tau"] * weights["structure"], self.structure),
+            "content": _weighted(weights["tau"] * weights["content"], self.content),
+        }
+        summed = sum(parts.values())
+        extra = _weighted(weights.get("extra", 0.0), self.extra)
+        factor = (self.total - extra) / summed if summed else 0.0
+        return {name: part * factor for name, part in parts.items()} | {"extra": extra}
 
 
 def social_r1_reward(
@@ -74,6 +75,7 @@ def social_r1_reward(
     step: int = 0,
     preset: str | None = None,
     config: RewardConfig | None = None,
+    extra: float = 0.0,
 ) -> RewardTerms:
     """The Social-R1 reward of one response.
 
@@ -86,6 +88,7 @@ def social_r1_reward(
         preset: ``full``, ``outcome_only``, ``no_content``, ``no_structure`` or ``no_length``; None takes the one of
             ``config``, or ``full`` when there is no config either.
         config: the constants; None takes the published ones.
+        extra: what the user's own function gave for the response, where ``config.extra`` names one; NaN = unscorable.
 
     Returns:
         The terms. ``total`` is NaN when a term with a weight other than 0 is unscorable, except that a response of
@@ -115,20 +118,19 @@ def social_r1_reward(
     repetition = repetition_factor(parsed.thoughts, config)
     weights = term_weights(terms["outcome"], step, preset, config)
     total = total_reward(**terms, length=window * repetition, weights=weights, preset=preset, config=config)
-    return RewardTerms(total, **terms, length_window=window, repetition=repetition, weights=weights)
-
-
-def score_response(
-    text: str, gold: str, *, step: int, config: RewardConfig, content: float | None = None
-) -> RewardTerms:
-    """``social_r1_reward`` with the structure scored by the judge that the configuration names.
-
-    ``judge: rules`` scores the thoughts here (none to be told: 0), ``judge: none`` leaves structure unscorable.
-    """
-    structure = math.nan
-    if config.judge == "rules":
-        structure = judge_thoughts(parse_response(text, config.format_mode).thoughts).score
-    return social_r1_reward(text, gold, structure, content, step, config=config)
+    if terms["format"] >= config.format_gate:
+        total += _weighted(weights.get("extra", 0.0), extra)
+    return RewardTerms(
+        total=total,
+        format=terms["format"],
+        outcome=terms["outcome"],
+        structure=structure,
+        content=terms["content"],
+        length_window=window,
+        repetition=repetition,
+        weights=weights,
+        extra=extra,
+    )
 
 
 def term_weights(outcome: float, step: int, preset: str, config: RewardConfig) -> dict[str, float]:
@@ -136,16 +138,15 @@ def term_weights(outcome: float, step: int, preset: str, config: RewardConfig) -
 
     Raises ValueError for an unknown preset or a negative step.
     """
-    if preset not in _PRESETS:
-        raise ValueError(f"unknown reward preset {preset!r}; use one of {', '.join(_PRESETS)}")
-    uses = _PRESETS[preset]
-    structure, content = curriculum_weights(step, config)
+    if preset not in USES:
+        raise ValueError(f"unknown reward preset {preset!r}; use one of {', '.join(USES)}")
+    uses = USES[preset]
     return {
-        "outcome": config.outcome_weight,
-        "structure": structure if uses.structure else 0.0,
-        "content": content if uses.content else 0.0,
-        "tau": config.tau_right if outcome > 0.5 else config.tau_wrong,
-    }
+        "outcome": config.outcome_weight.at(step),
+        "structure": config.structure_weight.at(step) if uses.structure else 0.0,
+        "content": config.content_weight.at(step) if uses.content else 0.0,
+        "tau": (config.tau_right if outcome > 0.5 else config.tau_wrong).at(step),
+    } | ({"extra": config.extra_weight.at(step)} if config.extra else {})
 
 
 def total_reward(
@@ -168,12 +169,14 @@ def total_reward(
         return weights["outcome"] * outcome + format
     if format < config.format_gate:
         return 0.0
-    process = 0.0
-    for name, value in (("structure", structure), ("content", content)):
-        weight = weights["tau"] * weights[name]
-        if weight:  # 0 * NaN is NaN, but a term that does not count need not be scored
-            process += weight * value
+    process = _weighted(weights["tau"] * weights["structure"], structure)
+    process += _weighted(weights["tau"] * weights["content"], content)
     if math.isnan(process):
         return math.nan  # told apart here because max(floor, NaN) is the floor
-    factor = length if _PRESETS[preset].length else 1.0
+    factor = length if USES[preset].length else 1.0
     return max(config.floor, format**config.format_power * (weights["outcome"] * outcome + process) * factor)
+
+
+def _weighted(weight: float, value: float) -> float:
+    """0 * NaN is NaN, but a term that does not count need not be scored."""
+    return weight * value if weight else 0.0

@@ -53,7 +53,7 @@ class Timing(NamedTuple):
 
 def benchmark(
     config: Qwen3Config, *, dtype: str = "float32", rows: int, prompt: int, new: int, prompts: int = 0, group: int = 5,
-    repeats: int = 3, micro_batch_tokens: int = 1024, remat: str = "nothing", attention: str = "auto",
+    repeats: int = 3, micro_batch_tokens: int = 2048, remat: str = "attention", attention: str = "auto",
     update: bool = True, requests: int = 0,
 ) -> dict[str, Any]:  # fmt: skip
     """Speeds of a random Qwen3, ready for one JSON line.

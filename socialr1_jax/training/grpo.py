@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 from transformers import AutoTokenizer
 
-from socialr1_jax.config import ConfigError, RunConfig, load_config, save_config
+from socialr1_jax.config import ConfigError, RunConfig, Section, load_config, save_config
 from socialr1_jax.data.examples import read_examples
 from socialr1_jax.data.prompts import PromptSet, encode_prompts
 from socialr1_jax.evaluation.questions import evaluate_questions
@@ -24,6 +24,8 @@ from socialr1_jax.mesh import fetch
 from socialr1_jax.models.attention import attention_backend
 from socialr1_jax.models.qwen3 import Qwen3
 from socialr1_jax.processes import any_of_all, is_first, join, wait_for_all
+from socialr1_jax.rewards import JudgeRefused
+from socialr1_jax.rewards.shares import ShareWatch
 from socialr1_jax.sampling import Engine, SamplingParams
 from socialr1_jax.sampling.text import stop_token_ids
 from socialr1_jax.training.checkpoints import Checkpoints
@@ -38,7 +40,8 @@ from socialr1_jax.training.programs import (
     run_mesh,
     trainer_logprobs,
 )
-from socialr1_jax.training.rollouts import Collector, Replay, RolloutFile
+from socialr1_jax.training.rollouts import Collector, Replay, RolloutFile, make_scorer
+from socialr1_jax.training.unscorable import UnscorableWindow
 
 _ROLLOUTS_KEPT = 32  # training responses of a step that rollouts.jsonl keeps; evaluations keep all
 log = logging.getLogger(__name__)
@@ -53,8 +56,9 @@ def train_grpo(config: RunConfig) -> bool:
 
     Everything goes into `config.output_dir`. A run that has a checkpoint there goes on from it. Ctrl-C (or SIGTERM)
     finishes the step and saves. Raises ConfigError when the folder holds a run of another configuration or the mesh
-    does not fit the devices, TrainingStopped when `grpo.most_skipped` updates in a row were not finite, and what
-    `load_hf` and `read_examples` raise.
+    does not fit the devices, TrainingStopped when `grpo.most_skipped` updates in a row were not finite, when more than
+    `rewards.most_unscorable` of the responses could not be scored or when the judge refuses, and what `load_hf` and
+    `read_examples` raise.
     """
     join(config.distributed)
     console.quiet = not is_first()
@@ -82,8 +86,10 @@ def _train_grpo(config: RunConfig, mesh: Mesh) -> bool:
                 stop_token_ids=stop_token_ids(model, tokenizer),
                 **config.sampling.model_dump(exclude={"group_size", "segment_tokens", "max_rows"}),
             )
-            collect = Collector(config=config, sampling=sampling, questions=train, tokenizer=tokenizer)
     backend = attention_backend(config.model.attention, config.model.dtype, jax.default_backend())
+    if replay is None:
+        scorer = make_scorer(config, mesh, backend)
+        collect = Collector(config=config, sampling=sampling, questions=train, tokenizer=tokenizer, scorer=scorer)
     console.print(f"mesh {dict(mesh.shape)} of {jax.devices()[0].device_kind}, attention {backend}")
     programs = compile_programs(config, model.config, model.num_tokens, backend)
     # No reference pass is made when the KL coefficient is 0.
@@ -118,29 +124,44 @@ def _train_grpo(config: RunConfig, mesh: Mesh) -> bool:
             max_rows=config.sampling.max_rows,
         )
 
+    def halted(reason: str) -> TrainingStopped:
+        checkpoints.save(finished, state)
+        checkpoints.close()
+        runlog.close()
+        return TrainingStopped(
+            f"{reason}. {folder} is saved after step {finished}; to go on: the same command once more"
+        )
+
     def evaluate(step: int) -> None:
         if replay is not None:  # which needs no sampler
             return
         with working(f"evaluating after step {step}"):
             questions = replace(sampling, n=config.evaluation.samples)
-            metrics, records = evaluate_questions(engine(), heldout, questions, tokenizer, config.reward)
-        runlog.metrics("eval", step, metrics)
+            try:
+                metrics, records = evaluate_questions(engine(), heldout, questions, tokenizer, scorer)
+            except JudgeRefused as error:
+                raise halted(str(error)) from error
+        runlog.metrics("eval", step, metrics | scorer.metrics())
         runlog.rollouts({"phase": "eval", "step": step, **record} for record in records)
         console.print(
             f"step {step}: held-out accuracy {metrics['accuracy']:.3f} +- {metrics['accuracy_stderr']:.3f}, "
             f"format {metrics['format_rate']:.3f}, reward {metrics['reward']:.2f} ({metrics['responses']} responses)"
         )
 
-    if first == 0:
-        evaluate(0)
     finished, skipped_in_a_row = first, 0
     stopping = False  # asked for in any process
+    unscorable, watch = UnscorableWindow(config.rewards), ShareWatch()
     with stop_after_step() as stop, Bar("grpo", config.steps, first) as bar:
+        if first == 0:
+            evaluate(0)
         while finished < config.steps and not stopping:
             laps = _Laps()
 
             # Sample a group of responses for each prompt of the step and reward them, or take those of the file.
-            rollouts = replay(finished) if replay else collect(engine(), finished, laps.end)
+            try:
+                rollouts = replay(finished) if replay else collect(engine(), finished, laps.end)
+            except JudgeRefused as error:
+                raise halted(str(error)) from error
             if rollout_file:
                 rollout_file.append(finished, rollouts)
 
@@ -182,17 +203,22 @@ def _train_grpo(config: RunConfig, mesh: Mesh) -> bool:
 
             # Log, and now and then evaluate and save.
             parts = [one for batch in batches for one in batch]
-            metrics = rollouts.metrics() | {
-                "reward/shaped": float(rewards_pg[trained].mean()) if trained.any() else float("nan"),
-                **_over_updates(updates),
-                **{f"mismatch/{name}": value for name, value in drift.items()},
-                "padding_waste": padding_waste(parts),
-                "shared_prompt_tokens": shared_prompts(parts, rows),
-                "learning_rate": float(programs.schedule(max(0, int(state.updates) - 1))),
-                "tokens_per_second": sum(len(c.tokens) for c in rollouts.completions) / laps.total,
-                **programs.throughput(parts, laps.seconds["seconds/update"]),
-                **laps.seconds,
-            }
+            scoring = scorer.metrics() if replay is None else {}
+            metrics = (
+                rollouts.metrics()
+                | scoring
+                | {
+                    "reward/shaped": float(rewards_pg[trained].mean()) if trained.any() else float("nan"),
+                    **_over_updates(updates),
+                    **{f"mismatch/{name}": value for name, value in drift.items()},
+                    "padding_waste": padding_waste(parts),
+                    "shared_prompt_tokens": shared_prompts(parts, rows),
+                    "learning_rate": float(programs.schedule(max(0, int(state.updates) - 1))),
+                    "tokens_per_second": sum(len(c.tokens) for c in rollouts.completions) / laps.total,
+                    **programs.throughput(parts, laps.seconds["seconds/update"]),
+                    **laps.seconds,
+                }
+            )
             runlog.metrics("grpo", finished, metrics)
             if replay is None:
                 records = collect.records(rollouts, advantages_b, _ROLLOUTS_KEPT)
@@ -206,17 +232,19 @@ def _train_grpo(config: RunConfig, mesh: Mesh) -> bool:
                     "step %d: the sampler's probabilities differ from the trainer's by a factor of %.3f in the mean "
                     "(largest difference of log-probs %.2f)", finished, drift["ratio_error"], drift["max"],
                 )  # fmt: skip
+            for warning in watch({name: x for name, x in metrics.items() if name.startswith("variance_share/")}):
+                log.warning("step %d: %s", finished, warning)
+            unscorable.add(rollouts.terms)
             for number, update in enumerate(updates):
                 skipped_in_a_row = skipped_in_a_row + 1 if update["skipped"] else 0
                 if skipped_in_a_row >= grpo.most_skipped:
-                    checkpoints.save(finished, state)
-                    checkpoints.close()
-                    runlog.close()
                     kept = _save_rows(rows, number, len(updates), folder / f"skipped_step_{finished}.npz")
-                    raise TrainingStopped(
+                    raise halted(
                         f"{skipped_in_a_row} updates in a row had a loss, gradient or log-prob that is not finite; "
-                        f"weights and moments are those from before them. The last one's rows: {kept}"
+                        f"weights and moments are those from before them, the last one's rows are in {kept}"
                     )
+            if problem := unscorable.problem:
+                raise halted(problem)
             if _due(finished, config.evaluation.every) and finished < config.steps:
                 evaluate(finished)
             if _due(finished, config.checkpoint.every) or finished == config.steps or stopping:
@@ -224,6 +252,8 @@ def _train_grpo(config: RunConfig, mesh: Mesh) -> bool:
     if finished == config.steps:
         evaluate(finished)
         save_hf(Qwen3(shape, state.params, source=source, num_tokens=num_tokens), folder / "export")
+    if replay is None:
+        scorer.close()
     checkpoints.close()
     runlog.close()
     wait_for_all(f"end of {config.output_dir}", config.distributed.timeout)
@@ -291,7 +321,7 @@ def _questions(config: RunConfig, tokenizer: Any) -> tuple[PromptSet, PromptSet]
     )
 
 
-def refuse_another_run(config: RunConfig, saved: Path) -> None:
+def refuse_another_run(config: Section, saved: Path) -> None:
     """Raises ConfigError when `saved`, the configuration of the run in this folder, is not `config`.
 
     Which process this is, and where the others are, may be another: a run goes on by any number of them.

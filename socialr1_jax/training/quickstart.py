@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from rich.table import Table
 
-from socialr1_jax.config import QuickstartConfig, RunConfig, save_config
+from socialr1_jax.config import QuickstartConfig, RewardConfig, RunConfig, save_config
 from socialr1_jax.data.examples import LETTERS, Example
 from socialr1_jax.data.prompts import encode_prompts, question_text, reference_response
 from socialr1_jax.data.scripts import WORDS
@@ -23,6 +23,7 @@ from socialr1_jax.data.tokenizer import build_tokenizer
 from socialr1_jax.evaluation.questions import evaluate_questions
 from socialr1_jax.hf import load_hf, save_hf
 from socialr1_jax.models.qwen3 import Params, Qwen3, Qwen3Config, init_params
+from socialr1_jax.rewards import Scorer
 from socialr1_jax.sampling import Engine, SamplingParams
 from socialr1_jax.sampling.text import stop_token_ids
 from socialr1_jax.training.console import console, working
@@ -113,9 +114,11 @@ def _cold_start(config: QuickstartConfig, folder: Path) -> None:
         n=_LOOK_SAMPLES, max_new_tokens=config.sampling.max_new_tokens, stop_token_ids=stop_token_ids(model, tokenizer)
     )
 
+    scorer = Scorer(RewardConfig(preset="outcome_only"))
+
     def enough(params: Params) -> bool:
         engine = Engine(params=params, config=shape, num_tokens=model.num_tokens)
-        accuracy = evaluate_questions(engine, looks, sampling, tokenizer, config.reward)[0]["accuracy"]
+        accuracy = evaluate_questions(engine, looks, sampling, tokenizer, scorer)[0]["accuracy"]
         console.print(f"a look at fresh stories: accuracy {accuracy:.2f}")
         return accuracy >= config.sft.stop_accuracy
 

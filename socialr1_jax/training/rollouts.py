@@ -4,21 +4,23 @@ import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
+from jax.sharding import Mesh
 
-from socialr1_jax.config import ConfigError, RewardConfig, RunConfig
-from socialr1_jax.data.examples import Example
+from socialr1_jax.config import ConfigError, RunConfig
 from socialr1_jax.data.pipeline import PromptStream
 from socialr1_jax.data.prompts import PromptSet
-from socialr1_jax.evaluation.questions import response_record
+from socialr1_jax.evaluation.questions import response_record, sample_and_submit
 from socialr1_jax.files import finite
 from socialr1_jax.grpo.advantages import flat_groups, soft_overlong
+from socialr1_jax.models.attention import Backend
 from socialr1_jax.processes import divided, is_first
-from socialr1_jax.rewards import RewardTerms, score_response
+from socialr1_jax.rewards import RewardTerms, Scorer
+from socialr1_jax.rewards.shares import variance_shares
 from socialr1_jax.sampling import Completion, Engine, SamplingParams
 from socialr1_jax.sampling.text import decode_responses
 
@@ -92,6 +94,7 @@ class Rollouts:
             "sampling_errors": float(sum(c.finish_reason == "error" for c in completions)),
             "zero_variance_groups": float(flat_groups(rewards).sum()),
             "replaced_groups": float(self.replaced),
+            **{f"variance_share/{name}": share for name, share in variance_shares(terms, self.group).items()},
         }
 
 
@@ -103,6 +106,7 @@ class Collector:
     sampling: SamplingParams
     questions: PromptSet
     tokenizer: Any
+    scorer: Scorer
 
     def __call__(self, engine: Engine, step: int, end_lap: Callable[[str], None]) -> Rollouts:
         """The responses of step `step` (from 0); tells `end_lap` when sampling and when scoring is over."""
@@ -140,21 +144,27 @@ class Collector:
         return PromptStream(len(self.questions.prompts), config.grpo.prompts_per_step, config.seed + number)
 
     def _sampled(self, engine: Engine, step: int, chosen: list[int], end_lap: Callable[[str], None]) -> Rollouts:
-        prompts = [self.questions.prompts[i] for i in chosen]
-        groups = engine.sample(prompts, self.sampling, step=step, prompt_ids=chosen)
-        completions = [completion for members in groups for completion in members]
+        completions, _ = sample_and_submit(
+            engine, self.questions, chosen, self.sampling, self.tokenizer, self.scorer, step=step
+        )
         end_lap("rollout")
-        examples = [self.questions.examples[i] for i in chosen for _ in range(self.sampling.n)]
-        texts = decode_responses(self.tokenizer, completions)
-        score = partial(_score, step=step, config=self.config.reward)
-        terms = [RewardTerms(**term) for term in divided(score, list(zip(texts, examples, strict=True)))]
+        terms = self.scorer.results(step)
         end_lap("reward")
+        prompts = [self.questions.prompts[i] for i in chosen]
         return Rollouts(group=self.sampling.n, prompts=prompts, prompt_ids=chosen, completions=completions, terms=terms)
 
 
-def _score(pair: tuple[str, Example], *, step: int, config: RewardConfig) -> dict[str, Any]:
-    text, example = pair
-    return asdict(score_response(text, example.answer, step=step, config=config))
+def make_scorer(config: RunConfig, mesh: Mesh, backend: Backend) -> Scorer:
+    """What scores the run's responses: the judge that each process asks about its share, the content model on the mesh.
+
+    Raises what reading the content model raises, ValueError for a judge or a reward function that cannot be had.
+    """
+    content = None
+    if config.rewards.uses.content:
+        from socialr1_jax.rewards.content_model import load_content_model
+
+        content = load_content_model(config.rewards.content, mesh, config.model.dtype, backend)
+    return Scorer(config.rewards, content, (jax.process_index(), jax.process_count()), divided)
 
 
 # ------------------------------------------------------------------------------------------------------------- a file

@@ -1,0 +1,158 @@
+"""Settings of the reward: which terms count, with which weights, and who scores them. Every constant is published."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, NamedTuple
+
+from pydantic import Field, model_validator
+
+from socialr1_jax.command_line import Real, Section, TextMap
+
+JudgeKind = Literal["rules", "endpoint", "local", "none"]
+Preset = Literal["full", "outcome_only", "no_content", "no_structure", "no_length"]
+
+
+class Uses(NamedTuple):
+    """Which terms a preset counts beside outcome and format."""
+
+    structure: bool
+    content: bool
+    length: bool
+
+
+USES: dict[str, Uses] = {
+    "full": Uses(structure=True, content=True, length=True),
+    "outcome_only": Uses(structure=False, content=False, length=False),
+    "no_content": Uses(structure=True, content=False, length=True),
+    "no_structure": Uses(structure=False, content=True, length=True),
+    "no_length": Uses(structure=True, content=True, length=False),
+}
+
+
+class Schedule(Section):
+    """A number that moves from `start` to `end` over the first `steps` steps, then stays."""
+
+    start: Real = Field(1.0, ge=0, description="value at step 0")
+    end: Real = Field(1.0, ge=0, description="value from `steps` on")
+    steps: int = Field(200, ge=1, description="steps over which it moves")
+    shape: Literal["linear", "cosine", "step"] = Field(
+        "linear", description="course between: step stays at start until `steps`"
+    )
+
+    def at(self, step: int) -> float:
+        """Value at a global step. Raises ValueError for a negative one."""
+        if step < 0:
+            raise ValueError(f"step {step} is negative; steps count from 0")
+        share = min(1.0, step / self.steps)
+        if self.shape == "cosine":
+            share = (1.0 - math.cos(math.pi * share)) / 2
+        elif self.shape == "step":
+            share = math.floor(share)
+        return self.start + share * (self.end - self.start)
+
+
+def _schedule(start: float, end: float) -> Schedule:
+    return Schedule(start=start, end=end)
+
+
+class StructureConfig(Section):
+    """Who scores the structure of the thoughts, and how a judge on a server is asked."""
+
+    judge: JudgeKind = Field(
+        "rules",
+        description="rules: fixed rules, no server; endpoint: a chat model behind an OpenAI-compatible server; "
+        "local: a Qwen3 folder on this mesh; none: nobody",
+    )
+    model: str = Field("", description="endpoint: name of the model; local: its folder or hub id")
+    base_url: str = Field("", description="endpoint: address up to /v1, such as http://localhost:8000/v1")
+    api_key_env: str = Field(
+        "OPENAI_API_KEY", min_length=1, description="environment variable that holds the key; never written down"
+    )
+    temperature: Real = Field(0.0, ge=0, description="of the judge")
+    max_tokens: int = Field(1024, ge=1, description="length limit of a judge's answer, its thinking included")
+    options: TextMap = Field({}, description="further parameters of the request, such as {reasoning_effort: low}")
+    concurrency: int = Field(64, ge=1, description="calls in flight at most; fewer after the server said too many")
+    requests_per_minute: int = Field(0, ge=0, description="limit of calls; 0 = none")
+    tokens_per_minute: int = Field(0, ge=0, description="limit of tokens, answers counted as max_tokens; 0 = none")
+    retries: int = Field(4, ge=0, description="further tries after 429, 5xx and timeouts")
+    call_timeout: Real = Field(60.0, gt=0, description="seconds that one try may take")
+    deadline: Real = Field(300.0, gt=0, description="seconds that a step waits for its judge after its last response")
+    max_answer_bytes: int = Field(1_000_000, ge=1000, description="a longer answer is cut off and unscorable")
+    cache: str = Field("", description='folder that keeps the answers, to be shared between runs; "" = none')
+    offline: bool = Field(False, description="answers from the cache alone; what is not there is unscorable")
+    price_input: Real = Field(0.0, ge=0, description="cost of a million tokens sent, for the metrics")
+    price_output: Real = Field(0.0, ge=0, description="cost of a million tokens received")
+
+    @model_validator(mode="after")
+    def _fits(self) -> StructureConfig:
+        if self.judge == "endpoint" and not (self.model and (self.base_url or self.offline)):
+            raise ValueError("judge endpoint needs model and base_url; set both")
+        if self.judge == "local" and not self.model:
+            raise ValueError("judge local needs model, the folder or hub id of a Qwen3; set it")
+        if self.offline and not self.cache:
+            raise ValueError("offline takes answers from the cache, but cache is not set; give its folder")
+        return self
+
+
+class ContentConfig(Section):
+    """The content reward model."""
+
+    model: str = Field("", description="its folder or hub id (Qwen3ForSequenceClassification with one label)")
+    batch_tokens: int = Field(16_384, ge=1, description="tokens of one forward pass on a device")
+    shift: Real = Field(2.0, description="added to the scalar")
+    power: Real = Field(1.2, gt=0, description="exponent of the shifted scalar")
+
+
+class RewardConfig(Section):
+    """The Social-R1 reward; every constant is the published one."""
+
+    preset: Preset = Field(
+        "no_content", description="which terms count; full, no_structure and no_length need a content reward model"
+    )
+    format_mode: Literal["strict", "reference"] = Field(
+        "strict", description="strict: each tag exactly once; reference: the published pattern, which lets tags repeat"
+    )
+    format_power: Real = Field(3.0, gt=0, description="exponent of the format term")
+    format_gate: Real = Field(0.1, ge=0, le=1, description="a format term below this makes the whole reward 0")
+    floor: Real = Field(0.01, ge=0, description="least reward of a well-formed response")
+    length_low: Real = Field(400.0, ge=0, description="lower edge of the length window, characters of thoughts")
+    length_high: Real = Field(3000.0, gt=0, description="upper edge of the length window, characters of thoughts")
+    length_scale: Real = Field(50.0, gt=0, description="softness of both edges, characters")
+    repetition_gram: int = Field(16, ge=1, description="characters of a gram in the repetition count")
+    repetition_threshold: Real = Field(0.1, ge=0, le=1, description="share of repeated grams that costs nothing")
+    repetition_rate: Real = Field(8.0, ge=0, description="rate of the exponential fall above the threshold")
+    extra: str = Field(
+        "", description="a reward function of your own, module:function; its result is added (docs/rewards.md)"
+    )
+    most_unscorable: Real = Field(
+        0.25, gt=0, le=1, description="share of a window's responses that could not be scored before the run stops"
+    )
+    unscorable_window: int = Field(5, ge=1, description="steps of that window")
+    structure: StructureConfig = StructureConfig()
+    content: ContentConfig = ContentConfig()
+    outcome_weight: Schedule = _schedule(1.0, 1.0)
+    structure_weight: Schedule = _schedule(2.0, 1.0)
+    content_weight: Schedule = _schedule(1.0, 3.0)
+    extra_weight: Schedule = _schedule(1.0, 1.0)
+    tau_right: Schedule = _schedule(1.0, 1.0)
+    tau_wrong: Schedule = _schedule(0.2, 0.2)
+
+    @property
+    def uses(self) -> Uses:
+        """Which terms the preset counts."""
+        return USES[self.preset]
+
+    @model_validator(mode="after")
+    def _fits(self) -> RewardConfig:
+        if self.length_low >= self.length_high:
+            raise ValueError(
+                f"length_low {self.length_low} must be below length_high {self.length_high}; lower length_low"
+            )
+        if self.uses.structure and self.structure.judge == "none":
+            raise ValueError(
+                f"preset {self.preset} scores the structure, but structure.judge is none; set structure.judge to rules"
+            )
+        if self.extra and not all(part.strip() for part in self.extra.partition(":")):
+            raise ValueError(f"extra {self.extra!r} is not of the form module:function")
+        return self

@@ -1,0 +1,162 @@
+"""Responses as they come, and their rewards when all are there: the judge works while others are still sampled."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
+from typing import Any
+
+from socialr1_jax.config import RewardConfig
+from socialr1_jax.data.examples import Example
+from socialr1_jax.rewards.extra import extra_rewards, load_extra
+from socialr1_jax.rewards.judges import make_judge
+from socialr1_jax.rewards.parsing import ParsedResponse, parse_response
+from socialr1_jax.rewards.total import RewardTerms, social_r1_reward
+from socialr1_jax.rewards.verdict import Judge, JudgeRefused, Verdict
+
+# (story, question, thoughts) of some responses -> the content reward model's scalars, NaN where there is none.
+ContentScores = Callable[[Sequence[tuple[str, str, str]]], Sequence[float]]
+
+
+def _alone(function: Callable[[Any], dict[str, Any]], items: Sequence[Any]) -> list[dict[str, Any]]:
+    return [function(item) for item in items]
+
+
+@dataclass
+class _Waiting:
+    """A response that was handed in."""
+
+    place: int
+    text: str
+    example: Example
+    parsed: ParsedResponse
+    scalar: float | None  # of the content model, where it is known beforehand
+    verdict: Future[Verdict] | None  # None: no judge was asked, here
+
+
+@dataclass
+class Scorer:
+    """Scores the responses of a batch: `submit` each as it is finished, then `results`.
+
+    A judge that costs time is asked about a response only if its score can count: the preset has structure and the
+    format is right. Make one for a run, `close` it at the end.
+    """
+
+    config: RewardConfig
+    content: ContentScores | None = None
+    process: tuple[int, int] = (0, 1)  # which of how many processes: each asks the judge about its share
+    divide: Callable[[Callable[[Any], dict[str, Any]], Sequence[Any]], list[dict[str, Any]]] = _alone
+
+    def __post_init__(self) -> None:
+        self.judge: Judge | None = make_judge(self.config.structure)
+        self._extra = load_extra(self.config.extra) if self.config.extra else None
+        self._waiting: list[_Waiting] = []
+        self._judge_waited = 0.0
+        self._causes: Counter[str] = Counter()
+
+    def submit(self, place: int, text: str, example: Example, scalar: float | None = None) -> None:
+        """Takes a response; its judge, if it needs one, begins. `scalar` is a known score of the content model.
+
+        `place` numbers the responses of a batch, which may come in any order.
+        """
+        parsed = parse_response(text, self.config.format_mode)
+        index, count = self.process
+        mine = self.judge is not None and (self.judge.everywhere or place % count == index)
+        needed = self.config.structure.judge == "rules" or (self.config.uses.structure and parsed.well_formed)
+        verdict = None
+        if self.judge and mine and needed:
+            verdict = self.judge.submit(example.story, example.question, parsed.thoughts)
+        self._waiting.append(_Waiting(place, text, example, parsed, scalar, verdict))
+
+    def results(self, step: int) -> list[RewardTerms]:
+        """The rewards of everything submitted since the last call, by place, with the weights of step `step`.
+
+        Raises JudgeRefused when the judge answers nobody, ValueError for a wrong reward function of the user.
+        """
+        waiting, self._waiting = sorted(self._waiting, key=lambda one: one.place), []
+        self._score_content(waiting)
+        extras = self._extras(waiting, step)
+        started = time.perf_counter()
+        if self.judge:
+            self.judge.finish()
+        self._judge_waited += time.perf_counter() - started
+        verdicts = self.divide(_verdict, waiting)  # of all processes
+        if refused := next((verdict["refused"] for verdict in verdicts if "refused" in verdict), None):
+            raise JudgeRefused(refused)
+        return [
+            self._terms(one, verdict["score"], verdict["cause"], extra, step)
+            for one, verdict, extra in zip(waiting, verdicts, extras, strict=True)
+        ]
+
+    def metrics(self) -> dict[str, float]:
+        """Since the last call: seconds that `results` waited for the judge, the judge's own numbers, causes of NaN."""
+        numbers = {"judge/waited_seconds": self._judge_waited} if self.judge else {}
+        numbers |= {f"judge/{name}": value for name, value in (self.judge.counters() if self.judge else {}).items()}
+        numbers |= {f"unscorable/{cause}": float(count) for cause, count in sorted(self._causes.items())}
+        self._judge_waited, self._causes = 0.0, Counter()
+        return numbers
+
+    def close(self) -> None:
+        """Lets go of the judge."""
+        if self.judge:
+            self.judge.close()
+
+    def _score_content(self, waiting: list[_Waiting]) -> None:
+        open_ones = [one for one in waiting if one.scalar is None and one.parsed.well_formed]
+        if self.content is None or not self.config.uses.content or not open_ones:
+            return
+        texts = [(one.example.story, one.example.question, one.parsed.thoughts) for one in open_ones]
+        for one, scalar in zip(open_ones, self.content(texts), strict=True):
+            one.scalar = float(scalar)
+
+    def _extras(self, waiting: list[_Waiting], step: int) -> list[float]:
+        if self._extra is None:
+            return [0.0] * len(waiting)
+        return extra_rewards(self._extra, [_record(one, step) for one in waiting])
+
+    def _terms(self, one: _Waiting, structure: float, judged: str, extra: float, step: int) -> RewardTerms:
+        terms = social_r1_reward(
+            one.text, one.example.answer, structure, one.scalar, step, config=self.config, extra=extra
+        )
+        if not math.isnan(terms.total):
+            return terms
+        cause = "extra"
+        if self.config.uses.structure and math.isnan(terms.structure):
+            cause = f"judge_{judged}"
+        elif self.config.uses.content and math.isnan(terms.content):
+            cause = "content"
+        self._causes[cause] += 1
+        return replace(terms, cause=cause)
+
+
+def _verdict(one: _Waiting) -> dict[str, Any]:
+    """What the judge said, as JSON."""
+    if one.verdict is None:
+        return {"score": math.nan, "cause": "not_asked"}
+    try:
+        verdict = one.verdict.result()
+    except JudgeRefused as error:
+        return {"refused": str(error)}
+    return {"score": verdict.score, "cause": verdict.cause}
+
+
+def _record(one: _Waiting, step: int) -> dict[str, Any]:
+    """What a reward function of the user's own gets to see of a response."""
+    example = one.example
+    return {
+        "id": example.id,
+        "story": example.story,
+        "question": example.question,
+        "options": list(example.options),
+        "answer": example.answer,
+        "meta": dict(example.meta),
+        "response": one.text,
+        "thoughts": one.parsed.thoughts,
+        "given_answer": one.parsed.answer,
+        "well_formed": one.parsed.well_formed,
+        "step": step,
+    }

@@ -1,0 +1,62 @@
+"""How much each term has to say in the comparison within a group."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from socialr1_jax.rewards.total import RewardTerms
+
+_DOMINANT, _AGAINST = 0.95, -0.2
+_STEPS = 20
+
+
+def variance_shares(terms: Sequence[RewardTerms], group: int) -> dict[str, float]:
+    """Of the variance of the reward within groups, the share that each term explains; together 1.
+
+    The covariance of a term's part with the reward over the variance of the reward, both around the group's mean;
+    below 0 for a term that works against the others. NaN rewards are left out; {} where all rewards are equal.
+    """
+    parts = {name: np.array([one.parts()[name] for one in terms]).reshape(-1, group) for name in terms[0].parts()}
+    total_pg = np.array([one.total for one in terms]).reshape(-1, group)
+    scored_pg = np.isfinite(total_pg)
+    count_p1 = np.maximum(scored_pg.sum(1, keepdims=True), 1)
+
+    def centred(x_pg: np.ndarray) -> np.ndarray:
+        x_pg = np.where(scored_pg, x_pg, 0.0)
+        return np.where(scored_pg, x_pg - x_pg.sum(1, keepdims=True) / count_p1, 0.0)
+
+    centre_pg = centred(total_pg)
+    variance = float((centre_pg**2).sum())
+    if variance <= 1e-12 * total_pg.size:
+        return {}
+    return {name: float((centred(part_pg) * centre_pg).sum()) / variance for name, part_pg in parts.items()}
+
+
+class ShareWatch:
+    """Says once when, over some steps, one term decides alone or works against the others."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, deque[float]] = {}
+        self._said: set[str] = set()
+
+    def __call__(self, shares: Mapping[str, float]) -> list[str]:
+        """Warnings that are due after a step with these shares."""
+        warnings = []
+        counted = [name for name, share in shares.items() if share]
+        for name, share in shares.items():
+            steps = self._seen.setdefault(name, deque(maxlen=_STEPS))
+            steps.append(share)
+            mean = sum(steps) / len(steps)
+            if len(steps) < _STEPS or name in self._said:
+                continue
+            if mean > _DOMINANT and len(counted) > 1:
+                warnings.append(f"{name} alone makes {mean:.0%} of the reward's variance within groups")
+            elif mean < _AGAINST:
+                warnings.append(f"{name} works against the other terms: {mean:.0%} of the reward's variance")
+            else:
+                continue
+            self._said.add(name)
+        return warnings

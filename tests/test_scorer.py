@@ -1,0 +1,298 @@
+"""The scorer: who is asked about what, what is unscorable and why, own reward functions, and the watch over terms."""
+
+import math
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from socialr1_jax.config import RewardConfig
+from socialr1_jax.data.examples import Example
+from socialr1_jax.rewards import JudgeRefused, RewardTerms, Scorer, Verdict, social_r1_reward
+from socialr1_jax.rewards.shares import ShareWatch, variance_shares
+from socialr1_jax.training.unscorable import UnscorableWindow
+
+EXAMPLE = Example(
+    id="7", story="Anna left.", question="Who knows?", options=("Anna", "Ben"), answer="B", meta={"k": "v"}
+)
+THOUGHTS = " ".join(f"Fact {i} on {i * 7919}." for i in range(80))
+
+
+def response(answer="B", thoughts=THOUGHTS):
+    return f"<think>{thoughts}</think><Answer>{answer}</Answer>"
+
+
+class ScriptedJudge:
+    """Answers after some time with what it was told to; keeps what it was asked."""
+
+    everywhere = False
+
+    def __init__(self, answers=None, seconds=0.0):
+        self.asked, self._answers, self._seconds, self._pool = [], answers, seconds, ThreadPoolExecutor(8)
+
+    def submit(self, story, question, thoughts) -> Future:
+        at = len(self.asked)
+        self.asked.append((story, question, thoughts))
+        return self._pool.submit(self._answer, at)
+
+    def _answer(self, at):
+        time.sleep(self._seconds)
+        answer = self._answers[at] if self._answers else Verdict(0.5)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def finish(self):
+        self._pool.shutdown(wait=True)
+        self._pool = ThreadPoolExecutor(8)
+
+    def counters(self):
+        return {"calls": float(len(self.asked))}
+
+    def close(self):
+        self._pool.shutdown()
+
+
+def scorer_with(judge, config=None, **more):
+    found = Scorer(config or RewardConfig(), **more)
+    found.judge = judge
+    return found
+
+
+ENDPOINT = RewardConfig(structure={"judge": "endpoint", "model": "m", "base_url": "http://localhost:1/v1"})
+
+
+@pytest.fixture
+def endpoint(monkeypatch):
+    """A configuration with a judge on a server, whose place a scripted one takes."""
+    monkeypatch.setattr("socialr1_jax.rewards.scorer.make_judge", lambda config: None)
+    return ENDPOINT
+
+
+def test_results_come_by_place_whatever_the_order(endpoint):
+    scorer = scorer_with(ScriptedJudge([Verdict(0.1), Verdict(0.2), Verdict(0.3)]), endpoint)
+    for place in (2, 0, 1):
+        scorer.submit(place, response(), EXAMPLE)
+    assert [terms.structure for terms in scorer.results(0)] == [0.2, 0.3, 0.1]
+    assert scorer.results(0) == []
+
+
+def test_the_judge_sees_thoughts_alone_and_is_not_asked_in_vain(endpoint):
+    judge = ScriptedJudge()
+    scorer = scorer_with(judge, endpoint)
+    scorer.submit(0, response("A"), EXAMPLE)
+    scorer.submit(1, "no tags", EXAMPLE)
+    first, second = scorer.results(0)
+    assert judge.asked == [("Anna left.", "Who knows?", THOUGHTS)]
+    assert first.total == pytest.approx(social_r1_reward(response("A"), "B", 0.5, preset="no_content").total)
+    assert (second.total, second.cause) == (0.0, "")
+    without = scorer_with(judge, endpoint.model_copy(update={"preset": "no_structure"}), content=lambda rows: [0.5])
+    without.submit(0, response(), EXAMPLE)
+    assert without.results(0)[0].total > 0
+    assert len(judge.asked) == 1
+
+
+def test_what_the_judge_could_not_say_is_nan_with_its_cause(endpoint):
+    scorer = scorer_with(ScriptedJudge([Verdict.unscorable("timeout"), Verdict(0.9)]), endpoint)
+    scorer.submit(0, response(), EXAMPLE)
+    scorer.submit(1, response(), EXAMPLE)
+    first, second = scorer.results(0)
+    assert math.isnan(first.total)
+    assert (first.cause, second.cause) == ("judge_timeout", "")
+    metrics = scorer.metrics()
+    assert metrics["unscorable/judge_timeout"] == 1
+    assert metrics["judge/calls"] == 2
+    assert "unscorable/judge_timeout" not in scorer.metrics()
+
+
+def test_a_refusal_is_raised(endpoint):
+    scorer = scorer_with(ScriptedJudge([Verdict(0.9), JudgeRefused("wrong key")]), endpoint)
+    scorer.submit(0, response(), EXAMPLE)
+    scorer.submit(1, response(), EXAMPLE)
+    with pytest.raises(JudgeRefused, match="wrong key"):
+        scorer.results(0)
+
+
+def test_only_the_time_after_the_last_response_is_waited(endpoint):
+    scorer = scorer_with(ScriptedJudge(seconds=0.3), endpoint)
+    scorer.submit(0, response(), EXAMPLE)
+    time.sleep(0.4)  # the sampler is at work
+    scorer.results(0)
+    assert scorer.metrics()["judge/waited_seconds"] < 0.2
+    scorer.submit(0, response(), EXAMPLE)
+    scorer.results(0)
+    assert scorer.metrics()["judge/waited_seconds"] > 0.2
+
+
+def test_each_process_asks_about_its_share_and_all_get_all(endpoint):
+    """Two processes, played one after the other; what they give each other goes through a common place."""
+    judges = [ScriptedJudge([Verdict(0.1), Verdict(0.3)]), ScriptedJudge([Verdict(0.2), Verdict(0.4)])]
+    scorers = [scorer_with(judge, endpoint, process=(i, 2)) for i, judge in enumerate(judges)]
+    for scorer in scorers:
+        for place in range(4):
+            scorer.submit(place, response(), EXAMPLE)
+    shares = [[], []]
+
+    def divide(function, items):
+        for i, scorer in enumerate(scorers):
+            shares[i] = [function(item) for item in scorer.held][i::2]
+        return [shares[i % 2][i // 2] for i in range(len(items))]
+
+    for scorer in scorers:
+        scorer.held = list(scorer._waiting)
+        scorer.divide = divide
+    assert [terms.structure for terms in scorers[0].results(0)] == [0.1, 0.2, 0.3, 0.4]
+    assert [len(judge.asked) for judge in judges] == [2, 2]
+
+
+def test_content_scores_only_what_counts():
+    seen = []
+
+    def content(rows):
+        seen.extend(rows)
+        return [math.nan, 0.5][: len(rows)]
+
+    scorer = Scorer(RewardConfig(preset="full"), content)
+    scorer.submit(0, response(), EXAMPLE)
+    scorer.submit(1, response(), EXAMPLE)
+    scorer.submit(2, "no tags", EXAMPLE)
+    scorer.submit(3, response(), EXAMPLE, scalar=1.0)
+    first, second, third, fourth = scorer.results(0)
+    assert len(seen) == 2
+    assert (first.cause, second.cause, third.cause) == ("content", "", "")
+    assert second.content == pytest.approx(2.5**1.2)
+    assert fourth.content == pytest.approx(3.0**1.2)
+    scorer = Scorer(RewardConfig(preset="no_content"), content)
+    scorer.submit(0, response(), EXAMPLE)
+    scorer.results(0)
+    assert len(seen) == 2
+
+
+# ------------------------------------------------------------------------------------------------- own reward functions
+
+
+def extra_config(tmp_path, monkeypatch, body, **more):
+    name = f"own_{abs(hash(body)) % 10**9}"
+    (tmp_path / f"{name}.py").write_text(body)
+    monkeypatch.chdir(tmp_path)
+    return RewardConfig(extra=f"{name}:reward", **more)
+
+
+def score_one(config):
+    scorer = Scorer(config)
+    scorer.submit(0, response(), EXAMPLE)
+    return scorer.results(0)[0]
+
+
+def test_an_own_function_is_added_with_its_weight(tmp_path, monkeypatch):
+    body = (
+        "def reward(records):\n"
+        "    assert records[0]['meta'] == {'k': 'v'}\n"
+        "    return [r['step'] + len(r['given_answer']) for r in records]\n"
+    )
+    config = extra_config(tmp_path, monkeypatch, body, extra_weight={"start": 2.0, "end": 4.0, "steps": 10})
+    scorer = Scorer(config)
+    scorer.submit(0, response(), EXAMPLE)
+    scorer.submit(1, "no tags", EXAMPLE)
+    first, second = scorer.results(5)
+    plain = Scorer(RewardConfig())
+    plain.submit(0, response(), EXAMPLE)
+    assert first.total == pytest.approx(plain.results(5)[0].total + 3.0 * 6.0)
+    assert first.raw()["extra"] == 6.0
+    assert first.parts()["extra"] == 18.0
+    assert second.total == 0.0  # the format's gate comes before everything
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("def reward(records):\n    return []\n", "gave 0 numbers for 1 records"),
+        ("def reward(records):\n    return [float('inf')]\n", "infinite"),
+        ("reward = 3\n", "has no function 'reward'"),
+        ("import not_there_at_all\n", "cannot import"),
+    ],
+)
+def test_a_wrong_own_function_is_an_error(tmp_path, monkeypatch, body, message):
+    config = extra_config(tmp_path, monkeypatch, body)
+    with pytest.raises(ValueError, match=message):
+        score_one(config)
+
+
+def test_an_own_function_may_find_a_response_unscorable(tmp_path, monkeypatch):
+    config = extra_config(tmp_path, monkeypatch, "def reward(records):\n    return [float('nan')] * len(records)\n")
+    terms = score_one(config)
+    assert math.isnan(terms.total)
+    assert terms.cause == "extra"
+
+
+# ------------------------------------------------------------------------------------------------------ shares of terms
+
+
+def some_terms(structures, contents, outcomes):
+    return [
+        social_r1_reward(response("B" if right else "A"), "B", s, c, 0)
+        for s, c, right in zip(structures, contents, outcomes, strict=True)
+    ]
+
+
+def test_parts_add_up_to_the_total():
+    for terms in some_terms([0.1, 0.9, 0.4], [0.5, -3.0, 1.0], [1, 0, 1]):
+        assert sum(terms.parts().values()) == pytest.approx(terms.total)
+
+
+def test_shares_are_those_of_the_variance_within_groups():
+    terms = some_terms([0.1, 0.9, 0.4, 0.5], [0.5, 0.1, 1.0, 0.2], [1, 0, 1, 1])
+    shares = variance_shares(terms, 2)
+    assert sum(shares.values()) == pytest.approx(1.0)
+    parts = {name: np.array([t.parts()[name] for t in terms]).reshape(2, 2) for name in shares}
+    total = np.array([t.total for t in terms]).reshape(2, 2)
+    centre = total - total.mean(1, keepdims=True)
+    for name, part in parts.items():
+        expected = ((part - part.mean(1, keepdims=True)) * centre).sum() / (centre**2).sum()
+        assert shares[name] == pytest.approx(expected)
+    alone = variance_shares(some_terms([0.1, 0.9], [0.5, 0.5], [1, 1]), 2)
+    assert alone["structure"] == pytest.approx(1.0)
+    assert variance_shares(some_terms([0.5, 0.5], [0.5, 0.5], [1, 1]), 2) == {}
+
+
+def test_shares_leave_out_what_could_not_be_scored():
+    terms = some_terms([0.1, 0.9, None], [0.5, 0.1, 1.0], [1, 0, 1])
+    assert variance_shares(terms, 3) == pytest.approx(variance_shares(terms[:2], 2))
+
+
+def test_the_watch_speaks_once_after_enough_steps():
+    watch = ShareWatch()
+    said = [watch({"outcome": 0.01, "structure": 1.29, "content": -0.3}) for _ in range(60)]
+    assert [len(lines) for lines in said] == [0] * 19 + [2] + [0] * 40
+    assert any("structure alone" in line for line in said[19])
+    assert any("content works against" in line for line in said[19])
+    watch = ShareWatch()
+    assert not any(watch({"outcome": 0.5, "structure": 0.5}) for _ in range(60))
+    assert not any(ShareWatch()({"outcome": 1.0, "structure": 0.0}) for _ in range(60))  # the only term there is
+
+
+# ---------------------------------------------------------------------------------------------------- too many failures
+
+
+def unscored(count, of, cause="judge_timeout"):
+    good = RewardTerms(1.0, 1.0, 1.0, 0.5, math.nan, 1.0, 1.0, {})
+    bad = RewardTerms(math.nan, 1.0, 1.0, math.nan, math.nan, 1.0, 1.0, {}, cause=cause)
+    return [bad] * count + [good] * (of - count)
+
+
+def test_the_window_counts_failures_over_steps():
+    window = UnscorableWindow(RewardConfig(most_unscorable=0.25, unscorable_window=4))
+    for _ in range(10):
+        window.add(unscored(2, 10))
+        assert window.problem == ""
+    window.add(unscored(5, 10))  # 11 of 40
+    assert "11 of 40 responses of the last 4 steps could not be scored (judge_timeout 11)" in window.problem
+
+
+def test_a_dead_judge_stops_the_run_before_the_window_is_full():
+    window = UnscorableWindow(RewardConfig(most_unscorable=0.25, unscorable_window=4))
+    window.add(unscored(10, 10))  # a quarter of the window: still allowed
+    assert window.problem == ""
+    window.add(unscored(10, 10))
+    assert "20 of 20" in window.problem
