@@ -10,8 +10,11 @@ import re
 import string
 import unicodedata
 
+import numpy as np
+
 from socialr1_jax.config import RewardConfig
 
+_MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # odd: 2^64 over the golden ratio
 _CAPITAL = re.compile(r"[A-Z]")
 _ASCII_PUNCTUATION = frozenset(string.punctuation)  # with $ + < = > ^ ` | ~, which Unicode calls symbols
 
@@ -78,10 +81,20 @@ def repetition_factor(thoughts: str, config: RewardConfig) -> float:
     count = len(thoughts) - gram + 1
     if count < 1:
         return 1.0
-    repeated = (count - len({thoughts[i : i + gram] for i in range(count)})) / count
+    repeated = (count - _different_grams(thoughts, gram, count)) / count
     if repeated <= config.repetition_threshold:
         return 1.0
     return math.exp(-config.repetition_rate * (repeated - config.repetition_threshold))
+
+
+def _different_grams(text: str, gram: int, count: int) -> int:
+    """How many different grams there are, told apart by a 64-bit hash: a set of texts takes ten times as long."""
+    characters = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32).astype(np.uint64)
+    hashes = np.zeros(count, np.uint64)
+    for i in range(gram):
+        hashes = hashes * _MULTIPLIER + characters[i : i + count]
+    hashes.sort()
+    return 1 + int(np.count_nonzero(hashes[1:] != hashes[:-1]))
 
 
 def _sigmoid(x: float) -> float:
