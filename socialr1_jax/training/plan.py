@@ -5,7 +5,7 @@ XLA compiles for a topology by name and reports what the program takes there. No
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,8 @@ from socialr1_jax.mesh import AXES, ROWS, P
 from socialr1_jax.models.arithmetic import Arithmetic, Cost
 from socialr1_jax.models.attention import Backend, attention_backend
 from socialr1_jax.models.blockwise import Segments
-from socialr1_jax.models.qwen3 import Params, Qwen3Config, Weight, check_mesh
+from socialr1_jax.models.qwen3 import Layout, Params, Qwen3Config, Weight, check_mesh, weight_specs
+from socialr1_jax.models.reward_model import reward_scores
 from socialr1_jax.models.shapes import PUBLISHED_TOKENS, SHAPES
 from socialr1_jax.sampling import Engine, SamplingParams
 from socialr1_jax.sampling.batch import STOP_MULTIPLE, product_blocks, slot_stride
@@ -102,6 +103,8 @@ class DoesNotFit(Exception):
 def _mend(phase: str) -> str:
     if phase in ("backward", "optimizer"):
         return "lower grpo.micro_batch_tokens, set model.remat to everything, or take more devices"
+    if phase == "content scores":
+        return "lower rewards.content.batch_tokens, or take more devices"
     if "log-probs" in phase:
         return "lower grpo.micro_batch_tokens, or take more devices"
     return "lower sampling.max_rows or sampling.max_new_tokens, or raise mesh.tensor"
@@ -136,21 +139,27 @@ def make_plan(config: PlanConfig) -> Plan:
 
 def model_shape(config: PlanConfig) -> tuple[Qwen3Config, int]:
     """The sizes of `config.model`, and how many ids its tokenizer knows: of its folder, or as published."""
-    path, named = config.model.path, config.model.random
+    shape = shape_of(config.model.path, config.model.random)
+    folder = Path(config.model.path)
+    if not config.model.random and (folder / "config.json").exists():
+        return shape, count_tokens(folder, shape.vocab_size)
+    return shape, min(PUBLISHED_TOKENS, shape.vocab_size)
+
+
+def shape_of(path: str, named: str = "") -> Qwen3Config:
+    """The sizes of a model folder, of a published Qwen3 by its hub id, or of a shape by its name."""
     published = path.removeprefix("Qwen/Qwen3-").removesuffix("-Base").lower()
     if named or published in SHAPES:
         if named and named not in SHAPES:
             raise ConfigError(f"model.random {named!r} is not one of {', '.join(SHAPES)}")
-        shape = SHAPES[named or published]
-        return shape, min(PUBLISHED_TOKENS, shape.vocab_size)
+        return SHAPES[named or published]
     file = Path(path) / "config.json"
     if not file.exists():
         raise ConfigError(
             f"model.path {path!r} is neither a model folder nor one of Qwen/Qwen3-{{{','.join(SHAPES)}}}; give a "
             "folder with a config.json, or name the shape with model.random"
         )
-    shape = Qwen3Config.from_hf(read_json(file), source=str(file))
-    return shape, count_tokens(Path(path), shape.vocab_size)
+    return Qwen3Config.from_hf(read_json(file), source=str(file))
 
 
 def _chip(config: PlanConfig) -> tuple[Chip, tuple[int, ...]]:
@@ -213,8 +222,13 @@ def _phases(
     moments = _laid_out(jax.eval_shape(programs.optimizer.init, masters), moment_shardings(programs.optimizer, masters))
     state = TrainState(masters, moments, *(array((), jnp.int32, P()),) * 2)
     reference = _weights(model, dtype, mesh) if grpo.kl_coefficient else None
-    training = {"weights": masters, "moments": moments, "reference": reference}
-    resting = {"moments": moments, "reference": reference}
+    content = None
+    if config.rewards.uses.content:
+        shape = replace(shape_of(config.rewards.content.model), scalar_head=True)
+        content = _weights(shape, dtype, mesh, "rollout")
+    others = {"reference": reference, "content model": content}
+    training = {"weights": masters, "moments": moments, **others}
+    resting = {"moments": moments, **others}
 
     # The rollout: rows that a device decodes at once; an evaluation's batch may be larger.
     prompt, new, group = config.data.max_prompt_tokens, sampling.max_new_tokens, sampling.group_size
@@ -280,6 +294,19 @@ def _phases(
     segments = calls * -(-mean // sampling.segment_tokens)
     yield _phase("decode", compiled, mesh, training, cost, segments, steps=calls * mean)
 
+    if content is not None:
+        width = width_of(slots, 16 if platform == "cpu" else 128)
+        count = max(1, config.rewards.content.batch_tokens // width) * shards
+        compiled, _ = compile_(
+            "content scores", reward_scores, content, shape, array((count, width), jnp.int32),
+            array((count,), jnp.int32), dtype=dtype, backend=backend,
+        )  # fmt: skip
+        of_content = Arithmetic(shape, jnp.dtype(dtype).itemsize, shards)
+        passes = max(1, -(-responses // count))
+        cost = of_content.forward(responses, prompt + mean, 0, passes=passes)
+        kept = {"weights": masters, "moments": moments, "reference": reference}
+        yield _phase("content scores", compiled, mesh, kept, cost, passes)
+
     # The widest micro-batch: log-probs of reference and old policy, the backward pass, then the optimizer.
     width = width_of(slots, 16 if platform == "cpu" else 128)
     count = max(1, grpo.micro_batch_tokens // width) * shards
@@ -297,7 +324,7 @@ def _phases(
     cost = costs.forward(responses, prompt + mean, mean, passes=passes)
     if reference is not None:
         compiled, _ = compile_("reference log-probs", programs.logprobs, reference, batch())
-        beside = {"weights": masters, "moments": moments}
+        beside = {"weights": masters, "moments": moments, "content model": content}
         yield _phase("reference log-probs", compiled, mesh, beside, cost, passes)
     updates = grpo.prompts_per_step // grpo.mini_batch_prompts
     if several:  # all but the first update's rows
@@ -314,7 +341,7 @@ def _phases(
     cost = costs.update(responses, prompt + mean, mean, passes, config.model.remat)
     yield _phase("backward", compiled, mesh, resting, cost, passes)
     compiled, _ = compile_("optimizer", programs.update.apply, state, sums)
-    yield _phase("optimizer", compiled, mesh, {"reference": reference}, costs.optimizer() * updates, updates)
+    yield _phase("optimizer", compiled, mesh, others, costs.optimizer() * updates, updates)
 
 
 def _phase(
@@ -353,14 +380,14 @@ def _laid_out(arrays: Any, shardings: Any) -> Any:
     return jax.tree.map(lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), arrays, shardings)
 
 
-def _weights(model: Qwen3Config, dtype: Any, mesh: Mesh) -> Params:
-    """The tree of abstract weights in the layout "train"."""
+def _weights(model: Qwen3Config, dtype: Any, mesh: Mesh, layout: Layout = "train") -> Params:
+    """The tree of abstract weights in a layout."""
 
-    def one(weight: Weight, layers: int | None, spec: P) -> jax.ShapeDtypeStruct:
-        shape = weight.shape if layers is None else (layers, *weight.shape)
-        return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, spec))
+    def one(weight: Weight, layers: int | None, _: P) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(weight.shape if layers is None else (layers, *weight.shape), dtype)
 
-    return map_weights(model, one)
+    shardings = jax.tree.map(lambda spec: NamedSharding(mesh, spec), weight_specs(model, layout))
+    return _laid_out(map_weights(model, one), shardings)
 
 
 def _device_bytes(tree: Any) -> int:
