@@ -34,6 +34,7 @@ from socialr1_jax.models.qwen3 import (
     init_params,
     weight_specs,
 )
+from socialr1_jax.models.reward_model import RewardModel
 from socialr1_jax.models.shapes import SHAPES
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -69,13 +70,55 @@ def load_hf(
     return Qwen3(source.config, params, source=str(source.folder), num_tokens=num_tokens)
 
 
-def open_hf(path: str | os.PathLike[str], mesh: Mesh | None = None, dtype: str | None = None) -> "HfFolder":
-    """The folder, its headers checked and no weight read yet; arguments and errors as of `load_hf`."""
+def load_reward_model(
+    path: str | os.PathLike[str], mesh: Mesh | None = None, dtype: str | None = "float32"
+) -> RewardModel:
+    """Reads a reward model, a folder or hub id of a Qwen3ForSequenceClassification with one label; as `load_hf`."""
+    source = open_hf(path, mesh, dtype, scalar_head=True)
+    params = map_weights(source.config, source.read)
+    source.refuse_nonfinite()
+    return RewardModel(source.config, params, source=str(source.folder))
+
+
+def init_reward_model(model: Qwen3, key: jax.Array, pad_token_id: int | None = None) -> RewardModel:
+    """The language model's body (its own arrays) under a fresh scalar head: normal, deviation 1 / sqrt(d + 1) (Stiennon
+    et al., arXiv 2009.01325, appendix B).
+
+    `pad_token_id`, the tokenizer's, stands in for one that the model's config.json leaves out.
+    """
+    config = replace(
+        model.config,
+        scalar_head=True,
+        pad_token_id=model.config.pad_token_id if model.config.pad_token_id is not None else pad_token_id,
+    )
+    d, norm = config.hidden_size, model.norm.get_value()
+    score = (d + 1) ** -0.5 * jax.random.normal(key, (1, d), model.dtype)
+    if isinstance(norm.sharding, NamedSharding):
+        score = jax.device_put(np.asarray(score), NamedSharding(norm.sharding.mesh, weight_specs(config)["score"]))
+    params = {name: value for name, value in model.params.items() if name != "lm_head"}
+    return RewardModel(config, params | {"score": score}, source=model.source)
+
+
+def open_hf(
+    path: str | os.PathLike[str], mesh: Mesh | None = None, dtype: str | None = None, *, scalar_head: bool = False
+) -> "HfFolder":
+    """The folder, its headers checked and no weight read yet; arguments and errors as of `load_hf`.
+
+    `scalar_head`: a reward model is wanted. The other kind raises ValueError.
+    """
     if dtype not in (None, *_DTYPES.values()):
         raise ValueError(f"dtype {dtype!r} is not one of {', '.join(_DTYPES.values())} or None")
     folder = local_folder(path)
     raw = read_json(folder / "config.json")
     config = Qwen3Config.from_hf(raw, source=str(folder / "config.json"))
+    if config.scalar_head != scalar_head:
+        found, reader = (
+            ("a reward model", "load_reward_model") if config.scalar_head else ("a language model", "load_hf")
+        )
+        mend = "" if config.scalar_head else ", and scripts/train_reward_model.py makes a reward model of it"
+        raise ValueError(
+            f"{folder / 'config.json'}: architectures {raw.get('architectures')} is {found}: {reader} reads it{mend}"
+        )
     if mesh is not None:
         check_mesh(config, mesh)
     home = _check_files(folder, config)
@@ -224,8 +267,21 @@ def random_model(tokenizer_folder: str | os.PathLike[str], shape: str, seed: int
     return Qwen3(config, params, source=str(folder), num_tokens=num_tokens)
 
 
+def save_reward_model(model: RewardModel, directory: str | os.PathLike[str]) -> None:
+    """Writes a Qwen3ForSequenceClassification folder with one label, as `save_hf` a language model's.
+
+    Raises ValueError for a model without a pad_token_id: transformers finds a row's last token by it.
+    """
+    if model.config.pad_token_id is None:
+        raise ValueError(
+            "the reward model's config has no pad_token_id, by which transformers finds the last token of a row: give "
+            "init_reward_model the tokenizer's"
+        )
+    save_hf(model, directory)
+
+
 def save_hf(
-    model: Qwen3,
+    model: Qwen3 | RewardModel,
     directory: str | os.PathLike[str],
     dtype: str | None = None,
     max_file_bytes: int = 5_000_000_000,
@@ -381,7 +437,7 @@ def _check_files(folder: Path, config: Qwen3Config) -> dict[str, str]:
     return {name: home[name] for name in expected}
 
 
-def tensors(model: Qwen3) -> dict[str, tuple[jax.Array, int | None]]:
+def tensors(model: Qwen3 | RewardModel) -> dict[str, tuple[jax.Array, int | None]]:
     """Every tensor's Hugging Face name with the array that holds it and, where that is stacked, its layer."""
     params, table = model.params, declare_weights(model.config)
     layers = table.pop("layers")
@@ -393,7 +449,7 @@ def tensors(model: Qwen3) -> dict[str, tuple[jax.Array, int | None]]:
     return stacked | {weight.hf_name: (params[name], None) for name, weight in table.items()}
 
 
-def refuse_nonfinite(model: Qwen3, dtype: str) -> None:
+def refuse_nonfinite(model: Qwen3 | RewardModel, dtype: str) -> None:
     """Raises ValueError naming every tensor that holds NaN or infinities in `dtype`."""
     with np.errstate(over="ignore"):  # a number too large for `dtype` is named below
         spoiled = [name for name, x in fetched(model, sorted(tensors(model)), np.dtype(dtype)) if not _all_finite(x)]
@@ -401,7 +457,7 @@ def refuse_nonfinite(model: Qwen3, dtype: str) -> None:
         raise ValueError(f"NaN or infinities in {', '.join(spoiled)} (--allow_nonfinite converts them all the same)")
 
 
-def fetched(model: Qwen3, names: Sequence[str], kind: np.dtype) -> Iterator[tuple[str, np.ndarray]]:
+def fetched(model: Qwen3 | RewardModel, names: Sequence[str], kind: np.dtype) -> Iterator[tuple[str, np.ndarray]]:
     """The named tensors on this host."""
     home = tensors(model)
     for name in names:
@@ -426,7 +482,11 @@ def _file_groups(config: Qwen3Config, kind: np.dtype, max_file_bytes: int) -> li
 
 
 def _write_weights(
-    model: Qwen3, folder: Path, kind: np.dtype, max_file_bytes: int, say: Callable[[int], Callable[[str], None]]
+    model: Qwen3 | RewardModel,
+    folder: Path,
+    kind: np.dtype,
+    max_file_bytes: int,
+    say: Callable[[int], Callable[[str], None]],
 ) -> None:
     groups = _file_groups(model.config, kind, max_file_bytes)
     begin = say(len(groups))

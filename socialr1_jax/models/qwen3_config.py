@@ -14,10 +14,11 @@ _PASSIVE = {
     "use_cache", "max_window_layers", "sliding_window", "id2label", "label2id", "problem_type", "return_dict",
     "output_attentions", "output_hidden_states", "chunk_size_feed_forward", "is_encoder_decoder", "is_decoder",
     "torch_dtype", "dtype", "model_type", "rope_parameters", "rope_scaling", "add_cross_attention",
-    "tie_encoder_decoder", "cross_attention_hidden_size",
+    "tie_encoder_decoder", "cross_attention_hidden_size", "num_labels",
 }  # fmt: skip
 # Fields that this model supports with one value only.
 _FIXED: Mapping[str, Any] = {"hidden_act": "silu", "use_sliding_window": False, "attention_dropout": 0.0}
+_REWARD_MODEL = "Qwen3ForSequenceClassification"  # the architecture with a scalar head
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +41,7 @@ class Qwen3Config:
     bos_token_id: int | None = None
     eos_token_id: int | tuple[int, ...] | None = None
     pad_token_id: int | None = None
+    scalar_head: bool = False  # a reward model: one number in place of logits (the file says it in `architectures`)
 
     def __post_init__(self) -> None:
         if self.num_attention_heads % self.num_key_value_heads:
@@ -60,7 +62,7 @@ class Qwen3Config:
         rope = dict(raw.get("rope_parameters") or {})
         if "rope_theta" in rope:
             values["rope_theta"] = rope.pop("rope_theta")
-        known = {f.name for f in fields(cls)}
+        known = {f.name for f in fields(cls)} - {"scalar_head"}
         problems = []
         for field_name, rope_fields in (("rope_parameters", rope), ("rope_scaling", raw.get("rope_scaling") or {})):
             kind = rope_fields.get("rope_type", rope_fields.get("type", "default"))
@@ -76,19 +78,26 @@ class Qwen3Config:
             problems.append("layer_types other than full_attention")
         unknown = set(raw) - known - _PASSIVE - set(_FIXED) - {"layer_types"}
         problems += [f"unknown field {name!r}={raw[name]!r}" for name in sorted(unknown)]
+        scalar_head = raw.get("architectures") == [_REWARD_MODEL]
+        labels = raw.get("num_labels") or len(raw.get("id2label") or ()) or 2  # transformers leaves two unsaid
+        if scalar_head and labels != 1:
+            problems.append(f"{labels} labels (a reward model has one: train it with num_labels=1)")
         needed = {f.name for f in fields(cls) if f.name in _REQUIRED} - set(values)
         problems += [f"missing field {name!r}" for name in sorted(needed)]
         if problems:
             raise ValueError(f"{source}: cannot build this model: " + "; ".join(problems))
         if isinstance(values.get("eos_token_id"), list):  # a tuple keeps the configuration hashable
             values["eos_token_id"] = tuple(values["eos_token_id"])
-        return cls(**{name: value for name, value in values.items() if name in known})
+        return cls(**{name: value for name, value in values.items() if name in known}, scalar_head=scalar_head)
 
     def to_hf(self, dtype: str) -> dict[str, Any]:
         """The config.json that transformers 4 and 5 both read; `dtype` is the name of the weights' dtype."""
-        config = {f.name: getattr(self, f.name) for f in fields(self)}
+        config = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "scalar_head"}
+        head: dict[str, Any] = {"architectures": ["Qwen3ForCausalLM"]}
+        if self.scalar_head:
+            head = {"architectures": [_REWARD_MODEL], "id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}
         return {
-            "architectures": ["Qwen3ForCausalLM"],
+            **head,
             "model_type": "qwen3",
             **_FIXED,
             **config,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,7 +19,7 @@ from socialr1_jax.rewards.total import RewardTerms, social_r1_reward
 from socialr1_jax.rewards.verdict import Judge, JudgeRefused, Verdict
 
 # (story, question, thoughts) of some responses -> the content reward model's scalars, NaN where there is none.
-ContentScores = Callable[[Sequence[tuple[str, str, str]]], Sequence[float]]
+ContentScores = Callable[[Sequence[tuple[str, str, str]]], Iterable[float]]
 
 
 def _alone(function: Callable[[Any], dict[str, Any]], items: Sequence[Any]) -> list[dict[str, Any]]:

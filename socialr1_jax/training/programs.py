@@ -21,6 +21,7 @@ from socialr1_jax.mesh import make_mesh, row_shards
 from socialr1_jax.models.arithmetic import Arithmetic
 from socialr1_jax.models.attention import Backend
 from socialr1_jax.models.qwen3 import Params, Qwen3Config
+from socialr1_jax.reward_model_config import RewardModelConfig
 from socialr1_jax.training.optimizer import make_optimizer, make_schedule
 
 MFU_FORMULA = (
@@ -186,7 +187,7 @@ def row_multiple() -> int:
     return 16 if jax.default_backend() == "cpu" else 128
 
 
-def run_mesh(config: RunConfig) -> Mesh:
+def run_mesh(config: RunConfig | RewardModelConfig) -> Mesh:
     """The mesh of the configuration over the devices present; ConfigError when it does not divide."""
     try:
         return make_mesh(config.mesh.replica, config.mesh.fsdp or None, config.mesh.tensor)

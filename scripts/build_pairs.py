@@ -1,0 +1,35 @@
+"""Preference pairs for a content reward model: from a policy's own thoughts, or from generated stories.
+
+    python scripts/build_pairs.py --source policy --policy DIR --questions questions.jsonl --output pairs.jsonl
+    python scripts/build_pairs.py --source responses --responses rollouts.jsonl --output pairs.parquet
+    python scripts/build_pairs.py --source corruptions --output pairs.jsonl corruptions.count=1000
+
+A run that was cut off goes on from OUTPUT.work, which holds the responses and verdicts so far.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from socialr1_jax.command_line import parse_args
+from socialr1_jax.pairs_config import PairsConfig
+
+
+def main(argv: list[str] | None = None) -> int:
+    config = parse_args(PairsConfig, argv, description="Build preference pairs for a content reward model.")
+    from socialr1_jax.rewards.verdict import JudgeRefused
+    from socialr1_jax.training.build_pairs import build_pairs, say_summary
+
+    try:
+        say_summary(build_pairs(config), config.output)
+    except (OSError, ValueError, ImportError, JudgeRefused) as error:
+        print(f"build_pairs.py: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"\nstopped; the same command goes on from {config.output}.work", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

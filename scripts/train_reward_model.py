@@ -1,0 +1,41 @@
+"""Train the content reward model on preference pairs, from a Qwen3 folder or hub id.
+
+    python scripts/train_reward_model.py --config configs/reward_model_4b_a100x8.yaml data.pairs=pairs.jsonl
+
+Called again with the same configuration, it goes on from the newest checkpoint in `output_dir`. The result,
+`output_dir`/export, is what `rewards.content.model` takes.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from socialr1_jax.command_line import parse_args
+from socialr1_jax.reward_model_config import RewardModelConfig
+
+
+def main(argv: list[str] | None = None) -> int:
+    config = parse_args(RewardModelConfig, argv, description="Train a reward model on preference pairs.")
+    from socialr1_jax.processes import is_first  # imports JAX: only once the arguments are right
+    from socialr1_jax.training.grpo import TrainingStopped
+    from socialr1_jax.training.reward_model import train_reward_model
+
+    folder = Path(config.output_dir)
+    try:
+        complete = train_reward_model(config)
+    except (ValueError, FileNotFoundError) as error:  # bad configuration, model folder or file of pairs
+        print(f"train_reward_model.py: error: {error}", file=sys.stderr)
+        return 2
+    except TrainingStopped as error:
+        print(f"train_reward_model.py: stopped: {error}", file=sys.stderr)
+        return 1
+    if not complete and is_first():
+        print(f"interrupted and saved. To go on: python scripts/train_reward_model.py --config {folder}/config.yaml")
+    elif is_first():
+        print(f"reward model: {folder}/export   figures: {folder}/summary.json")
+    return 0 if complete else 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

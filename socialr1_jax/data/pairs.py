@@ -1,0 +1,143 @@
+"""Preference pairs, what a content reward model learns from, and the files that hold them."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+from socialr1_jax.data.tables import DataError, read_rows
+from socialr1_jax.files import write_whole
+
+PAIR_FILES = (".jsonl", ".parquet")
+STAGES = ("encode", "interpret", "goal", "respond")  # as in rewards/stages.py, which stands a floor above
+_TEXTS = ("id", "story", "question", "chosen", "rejected")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """Two texts of thoughts about one question, the better one first.
+
+    ``chosen`` and ``rejected`` are whole thoughts, or, with ``stage``, the words of that one stage without its heading.
+    ``margin`` is by how much the chosen one is better, 0 where nobody measured it. ``meta`` says where the pair is
+    from, as texts.
+
+    Raises ValueError for an empty text, texts that are equal but for white space, a negative or non-finite margin, an
+    unknown stage.
+    """
+
+    id: str
+    story: str
+    question: str
+    chosen: str
+    rejected: str
+    margin: float = 0.0
+    stage: str = ""
+    meta: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in _TEXTS:
+            if not getattr(self, name).strip():
+                raise ValueError(f"{name} is empty; fill it in, or leave the pair out")
+        if same_text(self.chosen, self.rejected):
+            raise ValueError("chosen and rejected are the same text; leave the pair out")
+        if not (math.isfinite(self.margin) and self.margin >= 0):
+            raise ValueError(f"margin is {self.margin}; give a number of at least 0, or leave it out")
+        if self.stage and self.stage not in STAGES:
+            raise ValueError(f"stage is {self.stage!r}; use one of {', '.join(STAGES)}, or '' for whole thoughts")
+
+
+_COLUMNS = tuple(column.name for column in fields(Pair))
+
+
+def same_text(one: str, other: str) -> bool:
+    """Whether two texts are equal but for white space."""
+    return one.split() == other.split()
+
+
+def read_pairs(path: str | Path) -> list[Pair]:
+    """All pairs of a ``.jsonl`` or ``.parquet`` file, or of a hub dataset id; ``margin``, ``stage``, ``meta`` may lack.
+
+    Raises DataError naming file, row, reason and mend: a file that cannot be read, a missing, unknown or mistyped
+    column, what `Pair` refuses, an id that comes twice.
+    """
+    pairs, seen = [], dict[str, str]()
+    for row in read_rows(path):
+        try:
+            pair = Pair(**_values(row.values))
+        except ValueError as error:
+            raise DataError(f"{row.where}: {error}") from None
+        if pair.id in seen:
+            raise DataError(f"{row.where}: the id {pair.id!r} is already that of {seen[pair.id]}; give each its own")
+        seen[pair.id] = row.where
+        pairs.append(pair)
+    return pairs
+
+
+def write_pairs(path: str | Path, pairs: Iterable[Pair]) -> None:
+    """Writes pairs as JSONL or Parquet, by the file's ending; the file appears whole or not at all.
+
+    Raises DataError for another ending, no pairs, an id that comes twice, Parquet without pyarrow.
+    """
+    path, pairs = Path(path), list(pairs)
+    if path.suffix.lower() not in PAIR_FILES:
+        raise DataError(f"{path}: pairs are written as {' or '.join(PAIR_FILES)}; change the file's ending")
+    if not pairs:
+        raise DataError(f"{path}: there are no pairs to write")
+    seen = dict[str, int]()
+    for row, pair in enumerate(pairs, 1):
+        if pair.id in seen:
+            raise DataError(f"{path} row {row}: the id {pair.id!r} is already that of row {seen[pair.id]}")
+        seen[pair.id] = row
+    rows = [{name: getattr(pair, name) for name in _COLUMNS} | {"meta": dict(pair.meta)} for pair in pairs]
+    write_whole(path, _jsonl(rows) if path.suffix.lower() == ".jsonl" else _parquet(rows, path))
+
+
+def _jsonl(rows: list[dict[str, Any]]) -> str:
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def _parquet(rows: list[dict[str, Any]], path: Path) -> bytes:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError:
+        raise DataError(f"{path}: writing Parquet needs pyarrow; pip install pyarrow, or write .jsonl") from None
+    if not any(row["meta"] for row in rows):  # Parquet has no column of objects without a field
+        for row in rows:
+            del row["meta"]
+    buffer = BytesIO()
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), buffer)
+    return buffer.getvalue()
+
+
+def _values(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a Pair from a file's row. Raises ValueError."""
+    for name in row:
+        if name not in _COLUMNS:
+            close = difflib.get_close_matches(name, _COLUMNS, n=1, cutoff=0.6)
+            hint = f"did you mean {close[0]!r}?" if close else "put it into meta"
+            raise ValueError(f"unknown column {name!r}; {hint} (the columns are {', '.join(_COLUMNS)})")
+    values = {name: value for name, value in row.items() if value is not None}
+    for name in _TEXTS:
+        if name not in values:
+            raise ValueError(f"no {name!r}; a pair needs {', '.join(_TEXTS)}")
+    for name in (*_TEXTS, "stage"):
+        if not isinstance(values.get(name, ""), str):
+            raise ValueError(f"{name} is {values[name]!r}, not a text; put it in quotes")
+    margin = values.get("margin", 0.0)
+    if isinstance(margin, bool) or not isinstance(margin, int | float):
+        raise ValueError(f"margin is {margin!r}, not a number")
+    meta = values.get("meta", {})
+    if not isinstance(meta, Mapping):
+        raise ValueError(f"meta is {meta!r}, not an object of texts")
+    meta = {key: text for key, text in meta.items() if text is not None}  # Parquet fills up what other rows have
+    for key, text in meta.items():
+        if not isinstance(text, str):
+            raise ValueError(f"meta.{key} is {text!r}, not a text; put it in quotes")
+    return values | {"margin": float(margin), "meta": meta}

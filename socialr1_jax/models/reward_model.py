@@ -1,0 +1,68 @@
+"""A Qwen3 with a scalar head: the number that it gives to a text, read at the text's last token."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import ArrayLike
+
+from socialr1_jax.models.attention import Backend, Segments
+from socialr1_jax.models.qwen3 import Params, Qwen3Config, Remat, forward
+
+__all__ = ["RewardModel", "position_scores", "reward_scores"]
+
+
+@partial(jax.jit, static_argnums=1, static_argnames=("dtype", "backend", "remat"))
+def position_scores(
+    params: Params, config: Qwen3Config, tokens_bt: jax.Array, lengths_b: jax.Array, *, dtype: str,
+    backend: Backend = "xla", remat: Remat = "nothing", segments: Segments | None = None,
+) -> jax.Array:  # fmt: skip
+    """float32 [b, t]: the scalar at every position of right-padded rows [b, t]; in padding it means nothing.
+
+    With `segments` rows hold several texts, each scored as if it stood alone. The body computes in `dtype`, the head
+    in float32.
+    """
+    hidden_btd, _ = forward(
+        params, config, tokens_bt, lengths_b, dtype=jnp.dtype(dtype), backend=backend, remat=remat, segments=segments
+    )  # fmt: skip
+    with jax.named_scope("score"):
+        return jnp.sum(hidden_btd.astype(jnp.float32) * params["score"][0].astype(jnp.float32), axis=-1)
+
+
+@partial(jax.jit, static_argnums=1, static_argnames=("dtype", "backend"))
+def reward_scores(
+    params: Params, config: Qwen3Config, tokens_bt: jax.Array, lengths_b: jax.Array, *, dtype: str,
+    backend: Backend = "xla",
+) -> jax.Array:  # fmt: skip
+    """float32 [b]: the scalar of each right-padded row [b, t], at its last real token (lengths >= 1)."""
+    scores_bt = position_scores(params, config, tokens_bt, lengths_b, dtype=dtype, backend=backend)
+    return jnp.take_along_axis(scores_bt, (lengths_b - 1)[:, None], axis=1)[:, 0]
+
+
+class RewardModel(nnx.Module):
+    """Holds a reward model's weights, as Qwen3 does a language model's: `score` [1, d] in place of the output matrix.
+
+    `model(tokens_bt, lengths_b)` gives float32 scalars [b] of right-padded int32 rows.
+    """
+
+    def __init__(self, config: Qwen3Config, params: Params, *, source: str | None = None) -> None:
+        self.config = config
+        self.source = source  # the folder it was read from: save_reward_model copies the tokenizer files from there
+        self.embed_tokens = nnx.Param(params["embed_tokens"])
+        self.layers = nnx.Dict({name: nnx.Param(value) for name, value in params["layers"].items()})
+        self.norm = nnx.Param(params["norm"])
+        self.score = nnx.Param(params["score"])
+
+    @property
+    def params(self) -> Params:
+        """The weights as a plain tree of arrays (no copy)."""
+        return nnx.to_pure_dict(nnx.state(self, nnx.Param))
+
+    @property
+    def dtype(self) -> jnp.dtype:
+        return self.norm.get_value().dtype
+
+    def __call__(self, tokens_bt: ArrayLike, lengths_b: ArrayLike) -> jax.Array:
+        batch = jnp.asarray(tokens_bt), jnp.asarray(lengths_b)
+        return reward_scores(self.params, self.config, *batch, dtype=self.dtype.name)

@@ -1,0 +1,92 @@
+"""A judge of structure that is a Qwen3 of its own, run by the engine on the run's mesh."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import Future
+from typing import Any
+
+import jax
+from transformers import AutoTokenizer
+
+from socialr1_jax.hf import load_hf
+from socialr1_jax.models.attention import attention_backend
+from socialr1_jax.reward_config import StructureConfig
+from socialr1_jax.rewards.rubric import answer_code, parse_verdict, rubric_messages
+from socialr1_jax.rewards.verdict import Verdict
+from socialr1_jax.sampling import Engine, SamplingParams
+from socialr1_jax.sampling.text import decode_responses, stop_token_ids
+
+_SEED_STEP = 2**31 - 2  # draws of the judge are not those of a step
+
+
+class LocalJudge:
+    """Collects what it is asked and answers in `finish`: it needs the devices that the sampler works on.
+
+    Weights lie as in training over the current mesh, and in bfloat16 on accelerators. Raises what `load_hf` raises.
+    """
+
+    everywhere = True
+
+    def __init__(self, config: StructureConfig) -> None:
+        self._config = config
+        on_cpu = jax.default_backend() == "cpu"
+        mesh = jax.sharding.get_mesh()
+        model = load_hf(config.model, None if mesh.empty else mesh, dtype="float32" if on_cpu else "bfloat16")
+        self._tokenizer = AutoTokenizer.from_pretrained(model.source)
+        if not self._tokenizer.chat_template:
+            raise ValueError(f"{config.model}: its tokenizer has no chat template, so it cannot be asked to judge")
+        self._engine = Engine(
+            params=model.params,
+            config=model.config,
+            num_tokens=model.num_tokens,
+            dtype=model.dtype.name,
+            backend=attention_backend("auto", model.dtype.name, jax.default_backend()),
+        )
+        self._sampling = SamplingParams(
+            max_new_tokens=config.max_tokens,
+            temperature=config.temperature,
+            stop_token_ids=stop_token_ids(model, self._tokenizer),
+        )
+        self._waiting: list[tuple[list[int], str, Future[Verdict]]] = []
+        self._counts: dict[str, float] = {}
+
+    def submit(self, story: str, question: str, thoughts: str) -> Future[Verdict]:
+        tokens: Any = self._tokenizer.apply_chat_template(
+            rubric_messages(story, question, thoughts), add_generation_prompt=True, return_dict=False
+        )
+        verdict: Future[Verdict] = Future()
+        if len(tokens) + self._config.max_tokens > self._engine.config.max_position_embeddings:
+            verdict.set_result(Verdict.unscorable("too_long"))
+        else:
+            self._waiting.append((tokens, answer_code(story, question, thoughts), verdict))
+        return verdict
+
+    def finish(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        if not waiting:
+            return
+        started = time.perf_counter()
+        groups = self._engine.sample([tokens for tokens, _, _ in waiting], self._sampling, step=_SEED_STEP)
+        answers = [group[0] for group in groups]
+        for (_, code, verdict), text in zip(waiting, decode_responses(self._tokenizer, answers), strict=True):
+            verdict.set_result(parse_verdict(text, code))
+        self._count(
+            calls=len(waiting),
+            tokens_in=sum(len(tokens) for tokens, _, _ in waiting),
+            tokens_out=sum(len(answer.tokens) for answer in answers),
+            seconds=time.perf_counter() - started,
+        )
+
+    def counters(self) -> dict[str, float]:
+        counts, self._counts = self._counts, {}
+        return counts
+
+    def close(self) -> None:
+        for _, _, verdict in self._waiting:
+            verdict.set_result(Verdict.unscorable("closed"))
+        self._waiting = []
+
+    def _count(self, **numbers: float) -> None:
+        for name, number in numbers.items():
+            self._counts[name] = self._counts.get(name, 0.0) + number

@@ -1,0 +1,191 @@
+"""The question put to a model that judges structure, and how its reply is read.
+
+What the policy wrote must not set its own score. Three things see to that:
+
+* Story, question and thoughts stand between fences of their own, and no character that could close a fence, open a chat
+  role or form JSON or a tag gets into them.
+* A grade counts only with the code of this question beside it. The code is a hash of the three texts: a text that holds
+  its own code cannot be found, so no echo of it can be a grade. The same texts give the same code, so answers can be
+  kept and looked up.
+* Grades that differ from each other, or numbers that are none, make the reply unscorable. They are never mended.
+
+What remains is a judge that is talked round and fills in the form as it was told; the rubric warns it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+import unicodedata
+from collections.abc import Mapping
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from socialr1_jax.rewards.stages import STAGES
+from socialr1_jax.rewards.verdict import Verdict
+
+RUBRIC_VERSION = "1"  # also in the file's name; a changed text is a new version
+
+_SYSTEM, _, _USER = (
+    Path(__file__).with_name(f"rubric_v{RUBRIC_VERSION}.txt").read_text("utf-8").partition("=== user ===\n")
+)
+_HARMLESS = str.maketrans({"<": "‹", ">": "›", "{": "(", "}": ")", "[": "(", "]": ")", '"': "'"})
+_RARE = re.compile(r"[^\t\n -~]")
+_DROPPED = ("Cc", "Cf", "Cs")  # control, invisible and half characters: nothing to read, much to hide behind
+
+_MOST_CODES, _MOST_BRACES = 8, 20  # looked at in a reply; bounds the time that a hostile one can take
+_MOST_VIOLATIONS, _LONGEST_VIOLATION = 20, 60
+_SLACK = 0.051  # models round each number to a tenth
+
+
+def rubric_messages(story: str, question: str, thoughts: str) -> list[dict[str, str]]:
+    """The chat messages that ask for a grade: a system message (always the same) and a user message.
+
+    The three texts may hold anything; they are made harmless. Fails on no string.
+    """
+    story, question, thoughts = (_harmless(text) for text in (story, question, thoughts))
+    user = Template(_USER).substitute(
+        story=story,
+        question=question,
+        thoughts=thoughts,
+        fence=_hash("fence", story, question, thoughts),
+        code=_hash("code", story, question, thoughts),
+    )
+    return [{"role": "system", "content": _SYSTEM.strip()}, {"role": "user", "content": user.strip()}]
+
+
+def answer_code(story: str, question: str, thoughts: str) -> str:
+    """The code that a grade of these texts must carry: 16 hexadecimal digits."""
+    return _hash("code", *(_harmless(text) for text in (story, question, thoughts)))
+
+
+def parse_verdict(reply: str, code: str) -> Verdict:
+    """The grade in a judge's reply to the question with this code.
+
+    Read are a JSON object (bare, fenced, with text around it) that has the ``code`` and a ``total`` (or ``score``), and
+    the code followed by ``<Score>0.8</Score>``. Thinking up to the last ``</think>`` is dropped first.
+
+    Unscorable, with the cause: ``no_answer`` (nothing but thinking), ``unreadable`` (no grade with the code),
+    ``no_score`` (a JSON object with the code but no total), ``out_of_range`` (NaN, true, a text, below 0, above 1; of a
+    stage too), ``contradictory`` (grades that differ, a total above every stage). Fails on no string; the time is
+    linear in the reply's length.
+    """
+    answer = _without_thinking(reply)
+    if not answer.strip():
+        return Verdict.unscorable("no_answer")
+    verdicts = [_read(fields) for fields in _objects(answer, code)]
+    tag = rf"{re.escape(code)}[\s\"'`*:.,)]{{0,20}}(?:</code>\s{{0,20}})?<score>([^<>]{{1,30}})</score>"
+    for text in re.findall(tag, answer, re.IGNORECASE):
+        if (score := _number(text)) is not None:
+            verdicts.append(_in_range(score))
+    if not verdicts:
+        return Verdict.unscorable("unreadable")
+    for verdict in verdicts:
+        if verdict.cause:
+            return verdict
+    if any(verdict.score != verdicts[0].score for verdict in verdicts):
+        return Verdict.unscorable("contradictory")
+    return verdicts[0]
+
+
+def _harmless(text: str) -> str:
+    text = _RARE.sub(lambda sign: "" if unicodedata.category(sign[0]) in _DROPPED else sign[0], text)
+    return text.translate(_HARMLESS)
+
+
+def _hash(purpose: str, *texts: str) -> str:
+    return hashlib.sha256(json.dumps([RUBRIC_VERSION, purpose, *texts]).encode()).hexdigest()[:16]
+
+
+def _without_thinking(reply: str) -> str:
+    _, _, answer = reply.rpartition("</think>")  # the whole reply when there is none: some servers cut the opening tag
+    return answer.partition("<think>")[0]  # thinking that was not finished
+
+
+def _objects(answer: str, code: str) -> list[Mapping[str, Any] | None]:
+    """The JSON objects in an answer that carry the code; None for a grade said twice, differently."""
+    decoder = json.JSONDecoder(object_pairs_hook=_without_doubles)
+    found: dict[tuple[int, int], Mapping[str, Any] | None] = {}
+    for match in list(re.finditer(re.escape(code), answer))[-_MOST_CODES:]:
+        start = match.start()
+        for _ in range(_MOST_BRACES):  # outwards: the code stands first, or after the stages' own object
+            start = answer.rfind("{", 0, start)
+            if start < 0:
+                break
+            try:
+                fields, end = decoder.raw_decode(answer, start)
+            except _Doubled:
+                found[start, match.end()] = None
+                break
+            except (ValueError, RecursionError):
+                continue
+            if end > match.end() and fields.get("code") == code:
+                found[start, end] = fields
+                break
+    # A judge that quotes without escaping may have its object closed by what it quotes; its own total then comes later.
+    first_end = min((end for _, end in found), default=len(answer))
+    for key in re.compile(r'"(?:total|score)"\s{0,20}:', re.IGNORECASE).finditer(answer, first_end):
+        if not any(start < key.start() < end for start, end in found):
+            return [None]
+    return list(found.values())
+
+
+class _Doubled(Exception):
+    pass
+
+
+def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields: dict[str, Any] = {}
+    for key, value in pairs:
+        key = key.lower()
+        if key in fields and fields[key] != value:
+            raise _Doubled
+        fields[key] = value
+    return fields
+
+
+def _read(fields: Mapping[str, Any] | None) -> Verdict:
+    if fields is None:
+        return Verdict.unscorable("contradictory")
+    totals = [fields[name] for name in ("total", "score") if fields.get(name) is not None]
+    if not totals:
+        return Verdict.unscorable("no_score")
+    verdicts = [_in_range(_number(total)) for total in totals]
+    stages = fields.get("stages")
+    graded = {name: stages[name] for name in STAGES if name in stages} if isinstance(stages, Mapping) else {}
+    grades = {name: _in_range(_number(grade)) for name, grade in graded.items()}
+    for verdict in (*verdicts, *grades.values()):
+        if verdict.cause:
+            return verdict
+    score = verdicts[0].score
+    if any(verdict.score != score for verdict in verdicts):
+        return Verdict.unscorable("contradictory")
+    if len(grades) == len(STAGES) and score > max(grade.score for grade in grades.values()) + _SLACK:
+        return Verdict.unscorable("contradictory")
+    listed = fields.get("violations")
+    names = [name.strip() for name in listed if isinstance(name, str)] if isinstance(listed, list) else []
+    names = [name for name in names if name]
+    return Verdict(
+        score,
+        stages={name: grade.score for name, grade in grades.items()},
+        violations=tuple(name[:_LONGEST_VIOLATION] for name in names[:_MOST_VIOLATIONS]),
+    )
+
+
+def _number(value: Any) -> float | None:
+    """A number, or a text of one; None for everything else. true is no number."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        return float(value)
+    except (ValueError, OverflowError):
+        return None
+
+
+def _in_range(value: float | None) -> Verdict:
+    if value is None or math.isnan(value) or not 0.0 <= value <= 1.0:
+        return Verdict.unscorable("out_of_range")
+    return Verdict(value)

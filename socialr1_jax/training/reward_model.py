@@ -1,0 +1,339 @@
+"""The content reward model's trainer: a Qwen3 with a fresh scalar head learns which of two thoughts is the better."""
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from rich.table import Table
+from transformers import AutoTokenizer
+
+from socialr1_jax.config import ConfigError, save_config
+from socialr1_jax.data.pairs import Pair, read_pairs
+from socialr1_jax.data.pipeline import PromptStream
+from socialr1_jax.files import write_json
+from socialr1_jax.grpo.update import Update, init_state, make_update
+from socialr1_jax.hf import init_reward_model, load_hf, random_model, save_reward_model
+from socialr1_jax.mesh import P, fetch, place, row_shards
+from socialr1_jax.models.attention import Backend, Segments, attention_backend
+from socialr1_jax.models.qwen3 import Params, Qwen3Config
+from socialr1_jax.models.reward_model import RewardModel, position_scores
+from socialr1_jax.processes import any_of_all, is_first, join, wait_for_all
+from socialr1_jax.reward_config import ContentConfig
+from socialr1_jax.reward_model_config import RewardModelConfig
+from socialr1_jax.rewards.content_model import ContentModel, check_tokenizer, content_prompts
+from socialr1_jax.rewards.text_bins import Unit, bin_width, fill_bins, lay_out
+from socialr1_jax.training.checkpoints import Checkpoints
+from socialr1_jax.training.console import Bar, console, shown_log, working
+from socialr1_jax.training.grpo import TrainingStopped, refuse_another_run
+from socialr1_jax.training.interrupt import stop_after_step
+from socialr1_jax.training.metrics import RunLog
+from socialr1_jax.training.optimizer import make_optimizer, make_schedule
+from socialr1_jax.training.preferences import bradley_terry, pair_accuracy, preference_metrics, swap_consistency
+from socialr1_jax.training.programs import run_mesh
+from socialr1_jax.training.summary import peak_rss_bytes
+
+_MOST_SKIPPED = 5  # updates in a row that were not finite before the run stops
+log = logging.getLogger(__name__)
+
+
+def train_reward_model(config: RewardModelConfig) -> bool:
+    """Trains on `config.data.pairs`; True when the run is complete, False when it was interrupted.
+
+    Everything goes into `config.output_dir`: metrics.jsonl, checkpoints/, summary.json with the figures on held-out
+    pairs, and export/, a Qwen3ForSequenceClassification folder for `rewards.content.model`. A run that has a checkpoint
+    there goes on from it. Raises ConfigError when the folder holds a run of another configuration or the pairs leave
+    nothing to train or evaluate on, TrainingStopped when five updates in a row were not finite, and what `load_hf` and
+    `read_pairs` raise.
+    """
+    join(config.distributed)
+    console.quiet = not is_first()
+    with jax.set_mesh(run_mesh(config)), shown_log():
+        return _train(config)
+
+
+def _train(config: RewardModelConfig) -> bool:
+    started, folder = time.monotonic(), Path(config.output_dir)
+    if (folder / "checkpoints").exists():
+        refuse_another_run(config, folder / "config.yaml")
+    # Nobody writes before all have looked: what another process begins is no earlier run.
+    wait_for_all(f"start of {config.output_dir}", config.distributed.timeout)
+    with working(f"loading {config.model.path}"):
+        path, random, mesh = config.model.path, config.model.random, jax.sharding.get_mesh()
+        base = random_model(path, random, config.seed, mesh) if random else load_hf(path, mesh)
+        tokenizer = AutoTokenizer.from_pretrained(base.source)
+        model = init_reward_model(base, jax.random.key(config.seed), tokenizer.pad_token_id)
+        check_tokenizer(tokenizer, model.config)
+        train, heldout, dropped = _pairs(config, tokenizer, model.config)
+    console.print(f"{len(train)} pairs to train on, {len(heldout)} held out, {dropped} dropped as too long")
+    backend = attention_backend(config.model.attention, config.model.dtype, jax.default_backend())
+    console.print(f"mesh {dict(mesh.shape)} of {jax.devices()[0].device_kind}, attention {backend}")
+    schedule = make_schedule(config.optimizer, config.steps)
+    optimizer = make_optimizer(config.optimizer, schedule)
+    update = pair_update(config, model.config, optimizer, backend)
+    state, first = init_state(model.params, optimizer), 0
+    # From here on the state holds the weights; what was read is let go.
+    shape, source = model.config, model.source
+    del base, model
+    checkpoints = Checkpoints(folder / "checkpoints", config.checkpoint)
+    if checkpoints.latest is not None:
+        state, first = checkpoints.restore(state), checkpoints.latest
+        console.print(f"resuming after step {first} of {config.steps}")
+    runlog = RunLog(folder, config.tracking, first_step=first + 1 if first else 0, config=config.model_dump())
+    if is_first():
+        save_config(config, folder / "config.yaml")
+    if jax.default_backend() != "cpu":  # where memory is short
+        with working("trying the widest micro-batch"):
+            longest = max(train, key=lambda pair: pair.unit(0).length)
+            widest: Any = pair_batches([longest] * config.batch.pairs, config)[0].placed()
+            jax.block_until_ready(update.accumulate(state.params, update.begin(state.params, widest), widest))
+
+    def evaluate(step: int, *, whole: bool = False) -> dict[str, float]:
+        with working(f"evaluating after step {step}"):
+            settings = ContentConfig(batch_tokens=config.batch.micro_batch_tokens)
+            scorer = ContentModel(RewardModel(shape, state.params), tokenizer, settings, config.model.dtype, backend)
+            metrics = _evaluated(scorer, heldout, swapped=whole)
+        runlog.metrics("eval", step, metrics)
+        console.print(
+            f"step {step}: held-out accuracy {metrics['accuracy']:.3f} +- {metrics['accuracy_stderr']:.3f}, "
+            f"loss {metrics['loss']:.3f} ({metrics['pairs']} pairs)"
+        )
+        return metrics
+
+    if first == 0:
+        evaluate(0)
+    stream = PromptStream(len(train), config.batch.pairs, config.seed)
+    finished, skipped_in_a_row = first, 0
+    stopping = False  # asked for in any process
+    with stop_after_step() as stop, Bar("reward model", config.steps, first) as bar:
+        while finished < config.steps and not stopping:
+            begun = time.perf_counter()
+
+            # The step's pairs; one update of all of them.
+            batches = pair_batches([train[i] for i in stream.batch(finished)], config)
+            placed: list[Any] = [batch.placed() for batch in batches]
+            state, result, arrays = update(state, placed)
+            metrics = {name: float(fetch(x)) for name, x in result.items()}
+            scores_p2 = np.concatenate(
+                [fetch(found["scores_bt"])[batch.real_p] for found, batch in zip(arrays, batches, strict=True)]
+            )
+            finished += 1
+            stopping = any_of_all(stop.asked)
+
+            # Log, and now and then evaluate and save.
+            seconds = time.perf_counter() - begun
+            metrics |= {
+                "accuracy": pair_accuracy(scores_p2[:, 0] - scores_p2[:, 1]),
+                "margin": float((scores_p2[:, 0] - scores_p2[:, 1]).mean()),
+                "score": float(scores_p2.mean()),
+                "learning_rate": float(schedule(max(0, int(state.updates) - 1))),
+                "tokens_per_second": metrics["tokens"] / seconds,
+                "seconds": seconds,
+            }
+            runlog.metrics("reward_model", finished, metrics)
+            bar.advance(f"loss {metrics['loss']:.3f}  accuracy {metrics['accuracy']:.2f}  {seconds:.1f} s")
+            skipped_in_a_row = skipped_in_a_row + 1 if metrics["skipped"] else 0
+            if skipped_in_a_row == _MOST_SKIPPED:
+                checkpoints.save(finished, state)
+                checkpoints.close()
+                runlog.close()
+                raise TrainingStopped(
+                    f"{_MOST_SKIPPED} updates in a row had a loss or gradient that is not finite; weights and moments "
+                    f"are those from before them, saved in {folder / 'checkpoints'}: lower optimizer.learning_rate"
+                )
+            if _due(finished, config.evaluate_every) and finished < config.steps:
+                evaluate(finished)
+            if _due(finished, config.checkpoint.every) or finished == config.steps or stopping:
+                checkpoints.save(finished, state)
+    if finished == config.steps:
+        metrics = evaluate(finished, whole=True)
+        save_reward_model(RewardModel(shape, state.params, source=source), folder / "export")
+        summary = metrics | {"steps": finished, "train_pairs": len(train), "dropped_pairs": dropped}
+        summary |= {"wall_seconds": round(time.monotonic() - started, 1), "peak_rss_bytes": peak_rss_bytes()}
+        if is_first():
+            write_json(folder / "summary.json", summary)
+        _say_results(metrics)
+    checkpoints.close()
+    runlog.close()
+    wait_for_all(f"end of {config.output_dir}", config.distributed.timeout)
+    return finished == config.steps
+
+
+# --------------------------------------------------------------------------------------------------------- the batches
+
+
+class PairTokens(NamedTuple):
+    """A pair and the token ids of its two texts."""
+
+    pair: Pair
+    chosen: list[int]
+    rejected: list[int]
+
+    def unit(self, number: int) -> Unit:
+        """Both texts behind what they share, as texts 2 x number and 2 x number + 1."""
+        shorter = min(len(self.chosen), len(self.rejected))
+        same = (i for i in range(shorter) if self.chosen[i] != self.rejected[i])
+        cut = min(next(same, shorter), shorter - 1)
+        return Unit([2 * number, 2 * number + 1], self.chosen[:cut], [self.chosen[cut:], self.rejected[cut:]])
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, kw_only=True)
+class PairRows:
+    """A micro-batch: packed rows, and where in the flattened ones the last tokens of a pair's two texts are.
+
+    There are as many places for pairs as an update has pairs, so that one program is compiled; `real_p` says which are
+    taken.
+    """
+
+    tokens_bt: Any
+    lengths_b: Any
+    segments: Segments
+    ends_p2: Any
+    margin_p: Any
+    real_p: Any
+
+    def placed(self) -> "PairRows":
+        """The same on the devices, rows split over the context's mesh."""
+        by_row = (self.tokens_bt, self.lengths_b, self.segments)
+        tokens_bt, lengths_b, segments = jax.tree.map(place, by_row)
+        ends_p2, margin_p, real_p = (place(x, P()) for x in (self.ends_p2, self.margin_p, self.real_p))
+        return PairRows(
+            tokens_bt=tokens_bt, lengths_b=lengths_b, segments=segments, ends_p2=ends_p2, margin_p=margin_p,
+            real_p=real_p,
+        )  # fmt: skip
+
+
+def pair_batches(pairs: Sequence[PairTokens], config: RewardModelConfig) -> list[PairRows]:
+    """The pairs of an update in micro-batches of one shape, both texts of a pair in the same one."""
+    units = [pair.unit(i) for i, pair in enumerate(pairs)]
+    width = bin_width(max(unit.length for unit in units))
+    filled = fill_bins(units, width)
+    count = max(1, config.batch.micro_batch_tokens // width) * row_shards()
+    found = []
+    for first in range(0, len(filled), count):
+        bins = lay_out(filled[first : first + count], width, count)
+        numbers = [item // 2 for item in bins.items[::2]]
+        ends_p2, margin_p = np.zeros((config.batch.pairs, 2), np.int32), np.zeros(config.batch.pairs, np.float32)
+        ends_p2[: len(numbers)] = np.reshape(bins.ends, (-1, 2))
+        if config.loss.margin:
+            margin_p[: len(numbers)] = [pairs[i].pair.margin for i in numbers]
+        found.append(
+            PairRows(
+                tokens_bt=bins.tokens_bt,
+                lengths_b=bins.lengths_b,
+                segments=bins.segments,
+                ends_p2=ends_p2,
+                margin_p=margin_p,
+                real_p=np.arange(config.batch.pairs) < len(numbers),
+            )  # fmt: skip
+        )
+    return found
+
+
+def pair_update(
+    config: RewardModelConfig, model: Qwen3Config, optimizer: optax.GradientTransformation, backend: Backend
+) -> Update:
+    """The update that minimises the mean Bradley-Terry loss of a step's pairs."""
+
+    def loss_fn(params: Params, rows: Any) -> tuple[jax.Array, tuple[jax.Array, dict[str, jax.Array]]]:
+        scores_bt = position_scores(
+            params, model, rows.tokens_bt, rows.lengths_b, dtype=config.model.dtype, backend=backend,
+            remat=config.model.remat, segments=rows.segments,
+        )  # fmt: skip
+        scores_p2 = scores_bt.reshape(-1)[rows.ends_p2]
+        total, denominator = bradley_terry(
+            scores_p2[:, 0], scores_p2[:, 1], rows.margin_p, rows.real_p, centring=config.loss.centring
+        )
+        tokens = jnp.sum(rows.lengths_b).astype(jnp.float32)
+        return total, (denominator, {"tokens": tokens, "scores_bt": jax.lax.stop_gradient(scores_p2)})
+
+    return make_update(loss_fn, optimizer)
+
+
+# ----------------------------------------------------------------------------------------------------------- the pairs
+
+
+def split_by_story(pairs: Sequence[Pair], share: float) -> tuple[list[Pair], list[Pair]]:
+    """(pairs to train on, held-out pairs) with no story on both sides; `share` of the stories are held out.
+
+    Twins (`meta.twin_id`), which tell one story in two orders, stay together. The choice depends on the stories alone,
+    so that runs compare on the same ones.
+    """
+    above: dict[str, str] = {}  # from a story, or a name of twins, to what it belongs to
+
+    def group(name: str) -> str:
+        while above.setdefault(name, name) != name:
+            name = above[name]
+        return name
+
+    stories = [" ".join(pair.story.split()) for pair in pairs]
+    for pair, story in zip(pairs, stories, strict=True):
+        above[group(story)] = group(f"twins {pair.meta['twin_id']}" if "twin_id" in pair.meta else story)
+    names = sorted({group(story) for story in stories})
+    count = max(1, round(share * len(names)))
+    if len(names) <= count:
+        raise ConfigError(
+            f"data.holdout {share} of {len(names)} stories leaves none to train on: give pairs of more stories"
+        )
+    out = {names[i] for i in np.random.default_rng(0).permutation(len(names))[:count]}
+    sides: tuple[list[Pair], list[Pair]] = ([], [])
+    for pair, story in zip(pairs, stories, strict=True):
+        sides[group(story) in out].append(pair)
+    return sides
+
+
+def _pairs(
+    config: RewardModelConfig, tokenizer: Any, model: Qwen3Config
+) -> tuple[list[PairTokens], list[PairTokens], int]:
+    """(to train on, held out, number dropped as too long)."""
+    limit = min(config.data.max_tokens, model.max_position_embeddings)
+    sides, dropped = [], 0
+    for pairs in split_by_story(read_pairs(config.data.pairs), config.data.holdout):
+        chosen = content_prompts(tokenizer, [(p.story, p.question, p.chosen) for p in pairs], limit)
+        rejected = content_prompts(tokenizer, [(p.story, p.question, p.rejected) for p in pairs], limit)
+        kept = [PairTokens(pair, c, r) for pair, c, r in zip(pairs, chosen, rejected, strict=True) if c and r]
+        dropped += len(pairs) - len(kept)
+        if not kept:
+            raise ConfigError(f"no pair is left whose texts have at most {limit} tokens: raise data.max_tokens")
+        sides.append(kept)
+    if dropped:
+        log.warning("dropped %d pairs with a text longer than %d tokens; data.max_tokens keeps more", dropped, limit)
+    return sides[0], sides[1], dropped
+
+
+# ------------------------------------------------------------------------------------------------------- the evaluation
+
+
+def _evaluated(scorer: ContentModel, pairs: Sequence[PairTokens], *, swapped: bool) -> dict[str, float]:
+    """The figures of held-out pairs; `swapped` scores them once more with the rejected texts first."""
+    scores_p2 = scorer.score([row for pair in pairs for row in (pair.chosen, pair.rejected)]).reshape(-1, 2)
+    lengths_p2 = np.array([(len(pair.pair.chosen), len(pair.pair.rejected)) for pair in pairs])
+    metrics = preference_metrics(scores_p2, lengths_p2)
+    difference_p = scores_p2[:, 0] - scores_p2[:, 1]
+    for stage in sorted({pair.pair.stage for pair in pairs} - {""}):
+        of_stage = np.array([pair.pair.stage == stage for pair in pairs])
+        metrics[f"accuracy/{stage}"] = pair_accuracy(difference_p[of_stage])
+    if swapped:
+        again_p2 = scorer.score([row for pair in pairs for row in (pair.rejected, pair.chosen)]).reshape(-1, 2)
+        metrics["swap_consistency"] = swap_consistency(difference_p, again_p2[:, 0] - again_p2[:, 1])
+    return metrics
+
+
+def _say_results(metrics: dict[str, float]) -> None:
+    table = Table(title=f"{metrics['pairs']} held-out pairs of stories that training never saw")
+    table.add_column("")
+    table.add_column("value", justify="right")
+    for name, value in metrics.items():
+        table.add_row(name.replace("_", " "), f"{value:.4g}" if isinstance(value, float) else f"{value:,}")
+    console.print(table)
+
+
+def _due(step: int, every: int) -> bool:
+    return every > 0 and step % every == 0

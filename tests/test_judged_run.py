@@ -1,0 +1,106 @@
+"""Training runs whose structure is judged over HTTP, by a server on loopback that fails as it is told."""
+
+import importlib.util
+import math
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from judge_server import JudgeServer
+from test_trainer import changed, start, steps_of  # noqa: F401  (start is a fixture)
+from test_training import lines
+
+from socialr1_jax.config import RunConfig, save_config
+from socialr1_jax.rewards import ParsedResponse, RewardTerms, scorer
+from socialr1_jax.training import grpo
+
+SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "train_grpo.py"
+WEIGHTS = {"outcome": 1.0, "structure": 2.0, "content": 0.0, "tau": 1.0}
+
+
+@pytest.fixture(autouse=True)
+def whatever_is_said_is_thoughts(monkeypatch):
+    """The toy's model says nothing well-formed: here every response is judged, and the judge's score is the reward."""
+
+    def reward(text, gold, structure, *args, **kwargs):
+        return RewardTerms(structure, 1.0, 0.0, structure, math.nan, 1.0, 1.0, WEIGHTS)
+
+    monkeypatch.setattr(scorer, "parse_response", lambda text, mode: ParsedResponse(text, "A", ()))
+    monkeypatch.setattr(scorer, "social_r1_reward", reward)
+    monkeypatch.setenv("JUDGE_KEY", "secret-of-the-test")
+
+
+def judged(start: RunConfig, folder: Path, server: JudgeServer, steps: int = 4, **rewards: object) -> RunConfig:  # noqa: F811
+    structure = {
+        "judge": "endpoint", "model": "judge", "base_url": server.base_url, "api_key_env": "JUDGE_KEY",
+        "call_timeout": 1.5, "retries": 0, "deadline": 20.0,
+    }  # fmt: skip
+    return changed(start, folder, steps=steps, rewards=rewards | {"structure": structure})
+
+
+def test_a_run_goes_on_when_a_fifth_of_the_calls_fails(start, tmp_path):  # noqa: F811
+    faults = {"500": 0.05, "hang": 0.05, "garbage": 0.05, "slow": 0.05}
+    with JudgeServer(faults=faults, slow=5.0, seed=3) as server:
+        config = judged(start, tmp_path, server, steps=6, most_unscorable=0.9)
+        assert grpo.train_grpo(config)
+        log = Counter(call.kind for call in server.log)
+    rows = lines(tmp_path / "metrics.jsonl")
+    told = Counter()
+    for row in rows:
+        for name, value in row.items():
+            if name.startswith("unscorable/"):
+                told[name.removeprefix("unscorable/judge_")] += int(value)
+    assert all(log[kind] for kind in faults), "every fault must have come up"
+    assert told == {"http_500": log["500"], "not_json": log["garbage"], "timeout": log["hang"] + log["slow"]}
+    steps = steps_of(tmp_path)
+    assert sum(row["judge/calls"] for row in rows) == log.total()
+    assert all(math.isfinite(row["loss"]) and row["judge/waited_seconds"] >= 0 for row in steps)
+    # The others are compared as if those responses had never existed.
+    kept = [row for row in lines(tmp_path / "rollouts.jsonl") if row["phase"] == "grpo"]
+    for group in (kept[i : i + 4] for i in range(0, len(kept), 4)):
+        assert len({row["id"] for row in group}) == 1
+        scored = [row for row in group if row["reward"] is not None]
+        rewards = np.array([row["reward"] for row in scored])
+        if len(scored) > 1 and rewards.max() > rewards.min():
+            expected = (rewards - rewards.mean()) / (rewards.std(ddof=1) + 1e-6)
+            np.testing.assert_allclose([row["advantage"] for row in scored], expected, rtol=1e-5)
+        assert all(row["advantage"] == 0 and row["unscorable"] for row in group if row["reward"] is None)
+    text = "".join(file.read_text() for file in tmp_path.glob("*.*") if file.suffix in (".yaml", ".jsonl"))
+    assert "secret-of-the-test" not in text
+
+
+def test_a_dead_judge_stops_the_run_and_it_goes_on_when_the_judge_is_back(start, tmp_path, capsys):  # noqa: F811
+    spec = importlib.util.spec_from_file_location("train_grpo_script", SCRIPT)
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    with JudgeServer(seed=1) as server:
+        config = judged(start, tmp_path / "run", server, steps=6, most_unscorable=0.3, unscorable_window=4)
+        save_config(config, tmp_path / "config.yaml")
+        arguments = ["--config", str(tmp_path / "config.yaml")]
+        server.faults = {"503": 1.0}
+        assert script.main(arguments) == 1
+        error = capsys.readouterr().err
+        assert "could not be scored (judge_http_503" in error
+        assert "to go on: the same command" in error
+        stopped = steps_of(tmp_path / "run")
+        assert 1 <= len(stopped) <= 4  # within the window
+        assert all(row["reward/unscorable"] == 1 and row["skipped"] == 0 for row in stopped)
+        assert (tmp_path / "run" / "checkpoints" / str(len(stopped))).is_dir()
+        server.faults = {}
+        assert script.main(arguments) == 0
+    rows = steps_of(tmp_path / "run")
+    assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
+    assert [row["reward/unscorable"] for row in rows[len(stopped) :]] == [0.0] * (6 - len(stopped))
+    assert (tmp_path / "run" / "export" / "model.safetensors").exists()
+
+
+def test_a_wrong_key_stops_at_once_and_names_its_variable(start, tmp_path):  # noqa: F811
+    with JudgeServer(key="another") as server:
+        config = judged(start, tmp_path, server)
+        with pytest.raises(grpo.TrainingStopped, match="JUDGE_KEY"):
+            grpo.train_grpo(config)
+        assert not (tmp_path / "metrics.jsonl").exists()  # nothing was learned or measured
+        server.key = ""
+        assert grpo.train_grpo(config)
+    assert len(steps_of(tmp_path)) == 4
