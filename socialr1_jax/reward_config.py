@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from typing import Literal, NamedTuple
+from urllib.parse import urlsplit
 
 from pydantic import Field, model_validator
 
@@ -88,6 +89,11 @@ class StructureConfig(Section):
     def _fits(self) -> StructureConfig:
         if self.judge == "endpoint" and not (self.model and (self.base_url or self.offline)):
             raise ValueError("judge endpoint needs model and base_url; set both")
+        address = urlsplit(self.base_url)
+        if address.username or address.password or address.query:  # would be written into config.yaml
+            raise ValueError(f"base_url holds a user, password or query; put the key into {self.api_key_env} instead")
+        if self.base_url and (address.scheme not in ("http", "https") or not address.hostname):
+            raise ValueError(f"base_url {self.base_url!r} is not of the form http://host:8000/v1")
         if self.judge == "local" and not self.model:
             raise ValueError("judge local needs model, the folder or hub id of a Qwen3; set it")
         if self.offline and not self.cache:

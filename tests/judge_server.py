@@ -23,10 +23,11 @@ from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-# What a call can be answered with. "ok" and "slow" (ok, after `slow` seconds more) hold a grade; nothing else does.
+# What a call can be answered with. "ok", "slow" (ok, after `slow` seconds more) and "drip" (ok, a few bytes at a time)
+# hold a grade; nothing else does.
 KINDS = (
     *("ok", "slow", "400", "401", "403", "404", "429", "500", "503", "hang", "drop", "half", "garbage", "html"),
-    *("huge", "huge_error", "no_choices", "refusal", "empty", "ungraded"),
+    *("huge", "huge_error", "drip", "no_choices", "refusal", "empty", "ungraded"),
 )
 HUGE = 20_000_000  # bytes
 
@@ -248,7 +249,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         with self.judge._lock:
             self.judge.usage.update(usage)
-        self._send(200, payload)
+        self._send(200, payload, slowly=kind == "drip")
 
     def _send(
         self,
@@ -257,6 +258,7 @@ class _Handler(BaseHTTPRequestHandler):
         content_type: str = "application/json",
         headers: Mapping[str, str] | None = None,
         length: int | None = None,
+        slowly: bool = False,
     ) -> None:
         self.send_response(status)
         self.send_header("Content-Type", content_type)
@@ -264,7 +266,11 @@ class _Handler(BaseHTTPRequestHandler):
         for name, value in (headers or {}).items():
             self.send_header(name, value)
         self.end_headers()
-        for start in range(0, len(payload), 65536):
-            self.wfile.write(payload[start : start + 65536])
-            self.call.sent_bytes += len(payload[start : start + 65536])
+        size = 10 if slowly else 65536
+        for start in range(0, len(payload), size):
+            self.wfile.write(payload[start : start + size])
+            self.call.sent_bytes += len(payload[start : start + size])
+            if slowly:
+                self.wfile.flush()
+                self.judge._closing.wait(0.05)
         self.wfile.flush()

@@ -1,4 +1,4 @@
-"""scripts/build_pairs.py: thoughts to segments, scores and pairs, against hand-made scores and a run that was not cut."""
+"""scripts/build_pairs.py: thoughts to segments, scores and pairs, against hand-made scores and runs without a cut."""
 
 from __future__ import annotations
 
@@ -21,8 +21,10 @@ from socialr1_jax.command_line import load_config
 from socialr1_jax.config import ConfigError
 from socialr1_jax.data.corruptions import KINDS, corruption_pairs
 from socialr1_jax.data.pairs import STAGES, read_pairs
+from socialr1_jax.data.prompts import encode_prompt, question_text
 from socialr1_jax.data.stories import generate_stories
 from socialr1_jax.data.tokenizer import build_tokenizer
+from socialr1_jax.mesh import make_mesh, mesh_of
 from socialr1_jax.models.qwen3 import init_params
 from socialr1_jax.pairs_config import MatchingConfig, PairsConfig
 from socialr1_jax.rewards import judge_thoughts
@@ -33,6 +35,7 @@ from socialr1_jax.training import build_pairs as module
 from socialr1_jax.training.build_pairs import Asked, Scored, match_pairs, segments
 
 SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "build_pairs.py"
+DRAWN = ("sampling.group_size=4", "sampling.max_new_tokens=8")  # one size for all, so that it is compiled once
 ENDPOINT = ("structure.judge=endpoint", "structure.model=m", "structure.base_url=http://localhost:1/v1")
 
 
@@ -141,7 +144,7 @@ def matched(texts: list[Scored], seed: int = 0, **settings):
 
 def test_gap_length_stage_and_sameness():
     texts = scored(
-        ("", "aaaa aaaa", 0.9), ("", "aaaa  aaaa", 0.1), ("", "bbbb bbbb", 0.7), ("", "cccccccccccccc", 0.5),
+        ("", "aaaa aaaa", 0.9), ("", "aaaa  aaaa", 0.1), ("", "bbbb bbbb", 0.7), ("", "cccccccccccccccc", 0.5),
         ("goal", "dddd dddd", 0.0), ("goal", "eeee eeee", 0.25),
     )  # fmt: skip
     pairs = matched(texts, min_gap=0.2, max_length_ratio=1.5, per_question=99)
@@ -154,13 +157,27 @@ def test_gap_length_stage_and_sameness():
         "judge": "hand", "question_id": "q", "scored": "whole", "chosen_sample": "0", "rejected_sample": "2",
         "chosen_score": "0.9", "rejected_score": "0.7",
     }  # fmt: skip
-    assert [p.id for p in matched(texts, min_gap=0.21, max_length_ratio=1.6, per_question=99)] == [
+    assert [p.id for p in matched(texts, min_gap=0.21, max_length_ratio=1.8, per_question=99)] == [
         "q-whole-0-3", "q-whole-2-1", "q-whole-3-1", "q-goal-5-4",
     ]  # fmt: skip
 
 
+def test_a_gap_of_the_least_size_counts():
+    assert 0.7 - 0.5 < 0.2  # in floating point
+    assert len(matched(scored(("", "aaaa", 0.7), ("", "bbbb", 0.5)), min_gap=0.2)) == 1
+    assert matched(scored(("", "aaaa", 0.7), ("", "bbbb", 0.501)), min_gap=0.2) == []
+
+
+def test_longer_and_shorter_rejected_texts_take_turns():
+    worse = [("", chr(98 + n) * (9 if n < 4 else 11), 0.1) for n in range(16)]
+    pairs = matched(scored(("", "a" * 10, 0.9), *worse), per_question=8)
+    assert sorted(len(pair.rejected) for pair in pairs) == [9] * 4 + [11] * 4
+    pairs = matched(scored(("", "a" * 10, 0.9), *worse), per_question=12)  # there are only four of the shorter
+    assert sorted(len(pair.rejected) for pair in pairs) == [9] * 4 + [11] * 8
+
+
 def test_against_every_pair_tried_by_hand():
-    texts = scored(*((("", "goal")[n % 2], chr(97 + n) * (4 + n % 5), (n * 7 % 10) / 10) for n in range(14)))
+    texts = scored(*((("", "goal")[n % 2], chr(97 + n) * (4 + n % 5), (n * 7 % 10) / 10) for n in range(24)))
     expected = {
         f"q-{a.stage or 'whole'}-{a.sample}-{b.sample}"
         for a, b in product(texts, texts)
@@ -229,24 +246,14 @@ def test_a_segment_without_a_score_of_its_own_stands_in_the_best_thoughts(main, 
     )
     thin = best.replace("say where Anna will look for the coin.", "one must answer.").replace("fits her view", "fits")
     rows = [
-        {
-            "story": "Anna put the coin away.",
-            "question": "Where?",
-            "response": f"<think>{text}</think><Answer>A</Answer>",
-        }
+        {"story": "Anna put the coin away.", "question": "Where?", "response": f"<think>{text}</think>"}
         for text in (thin, best)
     ]
     (tmp_path / "r.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    arguments = [
-        "--source",
-        "responses",
-        "--responses",
-        str(tmp_path / "r.jsonl"),
-        "--output",
-        str(tmp_path / "p.jsonl"),
-    ]
+    output = tmp_path / "p.jsonl"
+    arguments = ["--source", "responses", "--responses", str(tmp_path / "r.jsonl"), "--output", str(output)]
     assert main([*arguments, "matching.unit=stage", "matching.max_length_ratio=9", "matching.min_gap=0.05"]) == 0
-    (pair,) = read_pairs(tmp_path / "p.jsonl")  # the respond stages differ too, but by less than the gap
+    (pair,) = read_pairs(output)  # the respond stages differ too, but by less than the gap
     assert (pair.stage, pair.chosen, pair.rejected) == ("goal", segments(best)["goal"], "one must answer.")
     frame = best.replace("say where Anna will look for the coin.", "one must answer.")
     assert float(pair.meta["chosen_score"]) == pytest.approx(judge_thoughts(best).score, abs=1e-6)
@@ -265,9 +272,8 @@ def test_a_judge_with_scores_of_stages_is_asked_once_a_response(main, responses,
     assert len(judge.asked) == 6 * 6  # one text came twice
     assert judge.closed
     for pair in read_pairs(output):
-        texts = [
-            thoughts[pair.meta["question_id"]][int(pair.meta[f"{side}_sample"])] for side in ("chosen", "rejected")
-        ]
+        own = thoughts[pair.meta["question_id"]]
+        texts = [own[int(pair.meta[f"{side}_sample"])] for side in ("chosen", "rejected")]
         scores = [by_hash(text, pair.stage) for text in texts]
         assert [float(pair.meta[f"{side}_score"]) for side in ("chosen", "rejected")] == scores
         assert (pair.meta["judge"], pair.meta["rubric"]) == ("endpoint m", RUBRIC_VERSION)
@@ -293,15 +299,16 @@ def test_what_could_not_be_scored_is_in_no_pair_and_is_asked_again(main, respons
     output = tmp_path / "pairs.jsonl"
     arguments = ["--source", "responses", "--responses", str(responses), "--output", str(output), *ENDPOINT]
     assert main(arguments) == 0
-    lost = {text for _, _, text in judge.asked if math.isnan(flaky(text).score)}
+    lost = {(story, text) for story, _, text in judge.asked if math.isnan(flaky(text).score)}
     assert 3 < len(lost) < 33
     assert f"{len(lost)} texts unscorable, timeout {len(lost)}" in capsys.readouterr().out
-    assert not {pair.chosen for pair in read_pairs(output)} & lost
-    assert not {pair.rejected for pair in read_pairs(output)} & lost
+    assert any(pair.stage == "" for pair in read_pairs(output))
+    for pair in read_pairs(output):
+        assert not {(pair.story, pair.chosen), (pair.story, pair.rejected)} & lost
     judge.asked.clear()
     judge.say = with_stages
     assert main(arguments) == 0
-    assert {text for _, _, text in judge.asked} == lost
+    assert {(story, text) for story, _, text in judge.asked} == lost
     cut, uncut = output.read_bytes(), tmp_path / "uncut.jsonl"
     assert main([*arguments, "--output", str(uncut)]) == 0
     assert uncut.read_bytes() == cut
@@ -365,13 +372,13 @@ def test_a_damaged_work_file_is_named(main, responses, tmp_path, damage, capsys)
 
 
 @pytest.fixture(scope="module")
-def policy(tmp_path_factory):
+def policy(tmp_path_factory, stories):
     """A random one-layer Qwen3 with a tokenizer, as a Hugging Face folder."""
     folder = tmp_path_factory.mktemp("policy")
-    tokenizer = build_tokenizer(["Where will Anna look? the drawer the shelf"] * 2, 320)
+    tokenizer = build_tokenizer([question_text(story) for story in stories], 640)
     tokenizer.save_pretrained(folder / "tokenizer")
     config = Qwen3Config(
-        vocab_size=320, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
+        vocab_size=640, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
         num_key_value_heads=1, head_dim=8, tie_word_embeddings=True, max_position_embeddings=2048,
         initializer_range=0.3, eos_token_id=tokenizer.eos_token_id,
     )  # fmt: skip
@@ -410,7 +417,7 @@ def sampled(monkeypatch):
 
 @pytest.fixture
 def thinking(monkeypatch, stories):
-    """Reads the policy's tokens as one of the five corruptions of a trace, or the trace: what it thinks hangs on them."""
+    """Reads the policy's tokens as a trace or one of its five corruptions: what it thinks hangs on them."""
     texts = [p.rejected for p in corruption_pairs(stories[:1], seed=0)] + [stories[0].thoughts]
 
     def decode(tokenizer, completions):
@@ -429,32 +436,33 @@ def test_the_responses_are_the_engines(main, policy, questions, stories, tmp_pat
     """A policy that has learnt nothing has no thoughts, which is told; its responses are kept all the same."""
     output = tmp_path / "pairs.jsonl"
     arguments = ["--policy", str(policy), "--questions", str(questions), "--output", str(output), "--seed", "5"]
-    drawn = ["sampling.group_size=3", "sampling.max_new_tokens=12", "sampling.temperature=0.8"]
+    drawn = [*DRAWN, "sampling.temperature=0.8"]
     assert main([*arguments, *drawn]) == 2
     assert "no two of 0 scored texts make a pair" in capsys.readouterr().err
 
     from transformers import AutoTokenizer
 
-    from socialr1_jax.data.prompts import encode_prompt
     from socialr1_jax.sampling.text import decode_responses
 
-    model, tokenizer = load_hf(policy), AutoTokenizer.from_pretrained(policy)
+    model, tokenizer = load_hf(policy, make_mesh()), AutoTokenizer.from_pretrained(policy)
     engine = Engine(params=model.params, config=model.config, num_tokens=model.num_tokens)
-    params = SamplingParams(n=3, max_new_tokens=12, temperature=0.8, seed=5, stop_token_ids=(tokenizer.eos_token_id,))
+    params = SamplingParams(n=4, max_new_tokens=8, temperature=0.8, seed=5, stop_token_ids=(tokenizer.eos_token_id,))
     found = samples(Path(f"{output}.work"))
-    assert len(found) == 12
-    for story in stories[:4]:
-        key = module.question_key(story)
-        ((*group,),) = engine.sample([encode_prompt(tokenizer, story)], params, prompt_ids=[int(key[:8], 16)])
-        assert [found[key, n] for n in range(3)] == decode_responses(tokenizer, group)
-    assert len(set(found.values())) == 12
+    assert len(found) == 16
+    keys = [module.question_key(story) for story in stories[:4]]
+    prompts = [encode_prompt(tokenizer, story) for story in stories[:4]]
+    with jax.set_mesh(mesh_of(model.params)):
+        groups = engine.sample(prompts, params, prompt_ids=[int(key[:8], 16) for key in keys])
+    for key, group in zip(keys, groups, strict=True):
+        assert [found[key, n] for n in range(4)] == decode_responses(tokenizer, group)
+    assert len(set(found.values())) == 16
 
 
 def test_a_run_that_was_interrupted_goes_on_and_gives_the_same_pairs(
-    main, policy, questions, tmp_path, sampled, thinking, capsys
+    main, policy, questions, stories, tmp_path, sampled, thinking, capsys
 ):
     def run(name, *more):
-        drawn = ["sampling.group_size=4", "sampling.max_new_tokens=8", "matching.max_length_ratio=3"]
+        drawn = [*DRAWN, "matching.max_length_ratio=3"]
         files = ["--policy", str(policy), "--questions", str(questions), "--output", str(tmp_path / name)]
         return main([*files, *drawn, *more])
 
@@ -464,52 +472,38 @@ def test_a_run_that_was_interrupted_goes_on_and_gives_the_same_pairs(
     assert {pair.meta["policy"] for pair in pairs} == {str(policy)}
     assert len({pair.meta["question_id"] for pair in pairs}) > 1
 
-    sampled.update(responses=0, stop_after=6)
+    sampled.update(responses=0, stop_after=2)
     assert run("cut.jsonl") == 130
     assert "the same command goes on from" in capsys.readouterr().err
     work = tmp_path / "cut.jsonl.work"
-    assert len(samples(work)) == 6
+    assert len(samples(work)) == 2
     work.write_bytes(work.read_bytes()[:-9])  # and the last line was cut
-    left = {key for key, _ in samples_of_whole_lines(work)}
-    sampled.update(responses=0, stop_after=10**9, ids=[])
+    sampled.update(responses=0, stop_after=10**9)
     assert run("cut.jsonl") == 0
     assert (tmp_path / "cut.jsonl").read_bytes() == (tmp_path / "uncut.jsonl").read_bytes()
-    whole = {key for key in left if all((key, n) in samples_of_whole_lines(work) for n in range(4))}
-    assert whole == left
     assert samples(work) == samples(tmp_path / "uncut.jsonl.work")
 
-    # Finished: nothing is sampled again, nor is the model loaded; more samples and questions add to what is there.
+    # Finished: nothing is sampled again, nor is the model loaded.
     sampled.update(ids=[])
     assert run("cut.jsonl") == 0
+    assert run("cut.jsonl", "sampling.group_size=3") == 0  # fewer of the same
     assert sampled["ids"] == []
-    before = samples(work)
-    assert run("cut.jsonl", "sampling.group_size=5") == 0
-    assert len(sampled["ids"]) == 4
-    assert before.items() < samples(work).items()
-    assert len(samples(work)) == 20
+    used = {
+        pair.meta[f"{side}_sample"] for pair in read_pairs(tmp_path / "cut.jsonl") for side in ("chosen", "rejected")
+    }
+    assert used == {"0", "1", "2"}
+
+    # Only a question that lacks a response is sampled.
+    short = module.question_key(stories[2])
+    kept = [row for row in work.read_text().splitlines() if f'"{short}", "sample": 3' not in row]
+    assert len(kept) == len(work.read_text().splitlines()) - 1
+    work.write_text("".join(line + "\n" for line in kept))
+    assert run("cut.jsonl") == 0
+    assert sampled["ids"] == [int(short[:8], 16)]
+    assert (tmp_path / "cut.jsonl").read_bytes() == (tmp_path / "uncut.jsonl").read_bytes()
     # Other settings of the sampler are refused.
     assert run("cut.jsonl", "sampling.temperature=0.5") == 2
     assert "holds the samples of other settings (temperature): give another output" in capsys.readouterr().err
-
-
-def samples_of_whole_lines(work: Path) -> dict[tuple[str, int], str]:
-    rows = [json.loads(line) for line in work.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
-    return {(row["question"], row["sample"]): row["response"] for row in rows if "response" in row}
-
-
-def test_only_questions_that_lack_a_response_are_sampled(main, policy, questions, stories, tmp_path, sampled, thinking):
-    arguments = ["--policy", str(policy), "--questions", str(questions), "--output", str(tmp_path / "p.jsonl")]
-    arguments += ["sampling.group_size=3", "sampling.max_new_tokens=4", "matching.max_length_ratio=3"]
-    assert main(arguments) == 0
-    work = tmp_path / "p.jsonl.work"
-    key = module.question_key(stories[2])
-    lines = [line for line in work.read_text().splitlines() if json.loads(line).get("question") != key]
-    work.write_text("".join(line + "\n" for line in lines))
-    pairs = (tmp_path / "p.jsonl").read_bytes()
-    sampled.update(ids=[])
-    assert main(arguments) == 0
-    assert sampled["ids"] == [int(key[:8], 16)]
-    assert (tmp_path / "p.jsonl").read_bytes() == pairs
 
 
 # --- from generated stories
@@ -535,7 +529,8 @@ def test_pairs_of_corruptions(main, tmp_path, ending, capsys):
 
 def test_corruptions_need_no_jax(tmp_path):
     code = (
-        "import sys; from socialr1_jax.pairs_config import PairsConfig; from socialr1_jax.training.build_pairs import *\n"
+        "import sys; from socialr1_jax.pairs_config import PairsConfig\n"
+        "from socialr1_jax.training.build_pairs import build_pairs\n"
         f"build_pairs(PairsConfig(source='corruptions', output={str(tmp_path / 'p.jsonl')!r}))\n"
         "assert not {'jax', 'transformers', 'torch'} & set(sys.modules)"
     )
@@ -576,6 +571,7 @@ def test_a_question_without_a_story_and_files_that_are_not_there(main, policy, t
     file.write_text(json.dumps({"id": "q1", "story": "Anna left.", "question": "Why?", "answer": "so"}))
     assert main(["--policy", "nowhere", "--questions", str(file), "--output", str(output)]) == 2
     assert "no folder 'nowhere'" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["q.jsonl"]
     assert main(["--source", "responses", "--responses", str(tmp_path / "no.jsonl"), "--output", str(output)]) == 2
     assert "no.jsonl: cannot read the file" in capsys.readouterr().err
 

@@ -40,6 +40,27 @@ class ToolConfig(Section):
     greedy: bool = Field(False, description="take the likeliest token")
 
 
+def test_of_several_files_later_ones_win_field_by_field(tmp_path):
+    (tmp_path / "a.yaml").write_text("steps: 5\nrewards:\n  floor: 0.5\n  content_weight:\n    start: 2\n    end: 4\n")
+    (tmp_path / "b.yaml").write_text("rewards:\n  preset: outcome_only\n  content_weight:\n    end: 5\n")
+    config = parse_args(
+        RunConfig,
+        ["--config", str(tmp_path / "a.yaml"), "--config", str(tmp_path / "b.yaml"), "model.path=m", "data.train=d"],
+        description="later ones win",
+    )
+    weight = config.rewards.content_weight
+    assert (config.steps, config.rewards.floor, config.rewards.preset) == (5, 0.5, "outcome_only")
+    assert (weight.start, weight.end) == (2.0, 5.0)
+
+
+@pytest.mark.parametrize("preset", ["full", "outcome_only", "no_content", "no_structure", "no_length"])
+def test_each_ablation_goes_on_top_of_a_run(preset):
+    files = [ROOT / "configs" / "socialr1_8b_a100x8.yaml", ROOT / "configs" / "ablations" / f"{preset}.yaml"]
+    config = load_config(RunConfig, files, ["data.train=d", "rewards.content.model=m"])
+    assert config.rewards.preset == preset
+    assert config.model.path == "Qwen/Qwen3-8B"
+
+
 # ------------------------------------------------------------------------------------------------------------- values
 
 
@@ -175,6 +196,9 @@ def test_an_unknown_key_names_the_nearest_known_one(key, nearest, tmp_path):
         (["rewards.structure.judge=none"], "scores the structure, but structure.judge is none"),
         (["rewards.structure.judge=endpoint"], "needs model and base_url"),
         (["rewards.structure.judge=local"], "needs model, the folder"),
+        (["rewards.structure.base_url=http://me:key@host/v1"], "put the key into OPENAI_API_KEY"),
+        (["rewards.structure.base_url=http://host/v1?key=1"], "put the key into OPENAI_API_KEY"),
+        (["rewards.structure.base_url=host:8000"], "not of the form http://host:8000/v1"),
         (["rewards.structure.offline=true"], "cache is not set"),
         (["rewards.extra=module"], "not of the form module:function"),
         (["rewards.length_low=3000"], "must be below length_high"),
@@ -342,14 +366,18 @@ def test_every_shipped_configuration_is_valid(path):
 def test_the_card_configurations_are_the_recipe():
     for size in ("4b", "8b"):
         config = load(path=ROOT / "configs" / f"socialr1_{size}_a100x8.yaml")
-        recipe = load("model.dtype=bfloat16", "model.remat=attention", "sampling.max_rows=40", f"output_dir=runs/socialr1_{size}")
+        recipe = load(
+            "model.dtype=bfloat16", "model.remat=attention", "sampling.max_rows=40", f"output_dir=runs/socialr1_{size}"
+        )
         assert config == recipe
 
 
 def test_every_field_has_an_effect():
     """A field that nothing reads is a promise not kept."""
     sources = [*(ROOT / "socialr1_jax").rglob("*.py"), *(ROOT / "scripts").glob("*.py")]
-    text = "\n".join(path.read_text() for path in sources if path.name not in ("config.py", "reward_config.py", "command_line.py"))
+    text = "\n".join(
+        path.read_text() for path in sources if path.name not in ("config.py", "reward_config.py", "command_line.py")
+    )
     whole = set(re.findall(r"\.(\w+)\.model_dump\(", text))  # sections handed on as a whole
     unread = [
         name

@@ -27,7 +27,7 @@ from socialr1_jax.data.stories import ALL_PLOTS, generate_stories
 from socialr1_jax.rewards import judge_thoughts
 
 STAGES = ("Encode", "Interpret", "Goal", "Respond")
-COUNT = 400
+COUNT = 320
 
 
 @cache
@@ -320,7 +320,7 @@ def accuracy_without_the_story(found: tuple[Pair, ...]) -> float:
 
 @pytest.mark.parametrize("kind", ["wrong_perceiver", "ungrounded_claim"])
 def test_what_is_false_cannot_be_told_without_the_story(kind):
-    assert accuracy_without_the_story(pairs(kind)) < 0.62  # 160 held out: 3 standard errors of a coin
+    assert accuracy_without_the_story(pairs(kind)) < 0.62  # some 110 held out; measured with 500: 0.51 and 0.53
 
 
 def test_faults_of_form_can_be_told_without_the_story():

@@ -20,7 +20,7 @@ import pytest
 from judge_server import HUGE, JudgeServer, graded_reply, hashed_score
 
 from socialr1_jax.reward_config import StructureConfig
-from socialr1_jax.rewards import endpoint_judge
+from socialr1_jax.rewards import endpoint_judge, pace
 from socialr1_jax.rewards.endpoint_judge import EndpointJudge
 from socialr1_jax.rewards.rubric import rubric_messages
 from socialr1_jax.rewards.verdict import JudgeRefused, Verdict
@@ -192,10 +192,13 @@ def test_a_call_that_hangs_is_given_up_and_asked_again():
         assert [call.kind for call in server.log] == ["hang", "ok"]
 
 
-def test_a_server_that_only_hangs_is_a_timeout():
-    with JudgeServer(faults={"hang": 1.0}) as server, judge_at(server, call_timeout=0.2, retries=1) as judge:
+@pytest.mark.parametrize("kind", ["hang", "drip"])
+def test_a_server_that_only_hangs_or_drips_is_a_timeout(kind):
+    with JudgeServer(faults={kind: 1.0}) as server, judge_at(server, call_timeout=0.2, retries=1) as judge:
+        started = time.monotonic()
         assert causes(ask(judge, range(4))) == ["timeout"] * 4
-        assert server.count("hang") == judge.counters()["calls"] == 8
+        assert time.monotonic() - started < 1.5
+        assert server.count(kind) == judge.counters()["calls"] == 8
 
 
 def test_a_dead_endpoint_is_unscorable_and_quick():
@@ -229,9 +232,9 @@ def test_retry_after_is_honoured(after):
     assert second.started - first.started >= (0.4 if after == 0.4 else 0.0)
     assert second.started - first.started < 2.5
     if after == "date":  # a date has whole seconds: between 0 and 1 s away
-        assert endpoint_judge._retry_after("Thu, 01 Jan 2099 00:00:00 GMT") > 1e9
-    assert endpoint_judge._retry_after("") == endpoint_judge._retry_after("soon") == 0.0
-    assert endpoint_judge._retry_after("-5") == endpoint_judge._retry_after("nan") == 0.0
+        assert pace.retry_after("Thu, 01 Jan 2099 00:00:00 GMT") > 1e9
+    assert pace.retry_after("") == pace.retry_after("soon") == 0.0
+    assert pace.retry_after("-5") == pace.retry_after("nan") == 0.0
 
 
 def test_a_wait_beyond_the_deadline_is_not_begun():
@@ -528,7 +531,7 @@ def test_timeouts_lower_the_concurrency_too():
 
 
 def test_a_limit_of_requests_a_minute_holds_in_every_window(monkeypatch):
-    monkeypatch.setattr(endpoint_judge, "MINUTE", 0.5)
+    monkeypatch.setattr(pace, "MINUTE", 0.5)
     with JudgeServer() as server, judge_at(server, requests_per_minute=10) as judge:
         started = time.monotonic()
         assert causes(ask(judge, range(25))) == [""] * 25
@@ -538,7 +541,7 @@ def test_a_limit_of_requests_a_minute_holds_in_every_window(monkeypatch):
 
 
 def test_a_limit_of_tokens_a_minute_holds_and_retries_count(monkeypatch):
-    monkeypatch.setattr(endpoint_judge, "MINUTE", 0.5)
+    monkeypatch.setattr(pace, "MINUTE", 0.5)
     sent = sum(len(message["content"]) for message in rubric_messages("story", "question", thoughts(0))) / 3
     limit = int(4.5 * (sent + 500))  # room for four
     with JudgeServer(plan=("500",) * 4) as server:
@@ -551,24 +554,24 @@ def test_a_limit_of_tokens_a_minute_holds_and_retries_count(monkeypatch):
 
 def test_the_limits_are_exact(monkeypatch):
     now = 1000.0
-    monkeypatch.setattr(endpoint_judge, "time", types.SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr(pace, "time", types.SimpleNamespace(monotonic=lambda: now))
     limits = {"requests_per_minute": 5, "tokens_per_minute": 100, "max_tokens": 10}
-    pace = endpoint_judge._Pace(config_of("http://127.0.0.1:1/v1", **limits))
-    assert pace.pause(101) == math.inf
+    one = pace.Pace(config_of("http://127.0.0.1:1/v1", **limits))
+    assert one.pause(101) == math.inf
     for tokens in (40, 30, 30):
-        assert pace.pause(tokens) == 0.0
-        pace.started(tokens)
+        assert one.pause(tokens) == 0.0
+        one.started(tokens)
         now += 1.0
-    assert pace.pause(1) == 57.0  # the tokens are used up; the first call leaves the window then
+    assert one.pause(1) == 57.0  # the tokens are used up; the first call leaves the window then
     now = 1060.0
-    assert pace.pause(41) == 1.0  # 60 of 100 are taken
+    assert one.pause(41) == 1.0  # 60 of 100 are taken
     for _ in range(3):
-        assert pace.pause(1) == 0.0
-        pace.started(1)
-    assert pace.pause(1) == 1.0  # five calls
+        assert one.pause(1) == 0.0
+        one.started(1)
+    assert one.pause(1) == 1.0  # five calls
     now = 1200.0
-    assert pace.pause(100) == 0.0
-    unlimited = endpoint_judge._Pace(config_of("http://127.0.0.1:1/v1"))
+    assert one.pause(100) == 0.0
+    unlimited = pace.Pace(config_of("http://127.0.0.1:1/v1"))
     unlimited.started(10**9)
     assert unlimited.pause(10**9) == 0.0
 

@@ -28,7 +28,6 @@ from collections import Counter, deque
 from collections.abc import AsyncIterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
-from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -36,16 +35,14 @@ import yaml
 
 from socialr1_jax.reward_config import StructureConfig
 from socialr1_jax.rewards.judge_cache import JudgeCache, answer_key
+from socialr1_jax.rewards.pace import Pace, retry_after
 from socialr1_jax.rewards.rubric import RUBRIC_VERSION, answer_code, parse_verdict, rubric_messages
 from socialr1_jax.rewards.verdict import JudgeRefused, Verdict
 
 logger = logging.getLogger(__name__)
 
-MINUTE = 60.0  # seconds of the rate limits' window
-FIRST_PAUSE, LONGEST_PAUSE = (
-    0.5,
-    30.0,
-)  # seconds before another try; doubled each time, then half to all of it at random
+# Seconds before another try; doubled each time, then half to all of it at random.
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
 _BYTES_A_TOKEN = 3  # estimate for the tokens limit; English text has 4 to 5
 _CLOSING = 10.0  # seconds that close may take
 _HEADERS = {"Accept-Encoding": "identity"}  # else a small answer could unpack to a huge one
@@ -86,7 +83,6 @@ class EndpointJudge:
     def __init__(self, config: StructureConfig) -> None:
         self._config = config
         self._parameters = _parameters(config)
-        self._host = "" if config.offline and not config.base_url else _host(config)
         if 0 < config.tokens_per_minute <= config.max_tokens:
             raise ValueError(
                 f"max_tokens {config.max_tokens} is not below tokens_per_minute {config.tokens_per_minute}, so that no "
@@ -106,7 +102,7 @@ class EndpointJudge:
         self._disk = ThreadPoolExecutor(4, thread_name_prefix="judge-cache")
         self._queue: deque[_Job] = deque()  # from here on: of the loop's thread alone
         self._tasks: dict[asyncio.Task[None], _Job] = {}
-        self._pace = _Pace(config)
+        self._pace = Pace(config)
         self._timer: asyncio.TimerHandle | None = None
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="judge", daemon=True)
@@ -334,7 +330,7 @@ class EndpointJudge:
                 "judge endpoint needs the openai package: pip install 'socialr1_jax[judge]'", name="openai"
             ) from None
         config = self._config
-        local = _is_local(self._host)
+        local = _is_local(urlsplit(self._config.base_url).hostname or "")
         http = openai.DefaultAsyncHttpxClient(
             event_hooks={"response": [self._check_status]},
             trust_env=not local,  # no proxy between this machine and itself
@@ -357,8 +353,6 @@ class EndpointJudge:
             async with create(
                 model=self._config.model, messages=messages, extra_body=self._parameters, extra_headers=_HEADERS
             ) as response:
-                if "html" in response.headers.get("content-type", ""):
-                    raise _Failure("html")
                 return await self._read(response.iter_bytes())
         except openai.APITimeoutError:
             raise _Failure("timeout", again=True) from None
@@ -390,7 +384,7 @@ class EndpointJudge:
         again = status >= 500 or status in (408, 409, 429)
         if not again:
             logger.warning("the judge at %s answered %d: %s", config.base_url, status, await self._excerpt(response))
-        pause = _retry_after(response.headers.get("retry-after", ""))
+        pause = retry_after(response.headers.get("retry-after", ""))
         raise _Failure(f"http_{status}", again=again, pause=pause)
 
     async def _excerpt(self, response: Any) -> str:
@@ -432,49 +426,6 @@ class EndpointJudge:
 _COUNTED = ("calls", "retries", "cache_hits", "tokens_in", "tokens_out")
 
 
-class _Pace:
-    """How many calls may run at once and begin in a minute. Used by the loop's thread; ``limit`` may be read anywhere.
-
-    The number at once is halved when the server says too many or does not answer in time, but once for all the calls
-    that were under way together, and grows by one when as many calls as it allows have succeeded.
-    """
-
-    def __init__(self, config: StructureConfig) -> None:
-        self._most = config.concurrency
-        self._calls, self._tokens = config.requests_per_minute, config.tokens_per_minute  # 0 = no limit
-        self.limit = float(config.concurrency)
-        self._halved = -math.inf
-        self._recent: deque[tuple[float, int]] = deque()  # (began, tokens) of the last minute
-        self._recent_tokens = 0
-
-    def succeeded(self) -> None:
-        self.limit = min(float(self._most), self.limit + 1.0 / self.limit)
-
-    def failed(self, started: float) -> None:
-        """A call that began at `started` was too much."""
-        if started > self._halved:
-            self.limit = max(1.0, self.limit / 2)
-            self._halved = time.monotonic()
-
-    def pause(self, tokens: int) -> float:
-        """Seconds until a call of so many tokens may begin; infinite when it never may."""
-        if not (self._calls or self._tokens):
-            return 0.0
-        if self._tokens and tokens > self._tokens:
-            return math.inf
-        now = time.monotonic()
-        while self._recent and self._recent[0][0] <= now - MINUTE:
-            self._recent_tokens -= self._recent.popleft()[1]
-        calls_full = self._calls and len(self._recent) >= self._calls
-        tokens_full = self._tokens and self._recent_tokens + tokens > self._tokens
-        return self._recent[0][0] + MINUTE - now if calls_full or tokens_full else 0.0
-
-    def started(self, tokens: int) -> None:
-        if self._calls or self._tokens:
-            self._recent.append((time.monotonic(), tokens))
-            self._recent_tokens += tokens
-
-
 def _parameters(config: StructureConfig) -> dict[str, Any]:
     """What is sent beside model and messages. An empty option takes a parameter away, so `max_tokens:` can be."""
     options = {name: yaml.safe_load(text) for name, text in config.options.items()}
@@ -497,32 +448,11 @@ def _api_key(variable: str, *, local: bool) -> str:
     return key or "none"
 
 
-def _host(config: StructureConfig) -> str:
-    address = urlsplit(config.base_url)
-    if address.username or address.password or address.query:
-        raise ValueError(f"base_url holds a user, password or query; put the key into {config.api_key_env} instead")
-    if address.scheme not in ("http", "https") or not address.hostname:
-        raise ValueError(f"base_url {config.base_url!r} is not of the form http://host:8000/v1")
-    return address.hostname
-
-
 def _is_local(host: str) -> bool:
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
-
-
-def _retry_after(value: str) -> float:
-    """Seconds of a Retry-After header, a number or a date; 0 when there is none."""
-    try:
-        seconds = float(value)
-    except ValueError:
-        try:
-            seconds = parsedate_to_datetime(value).timestamp() - time.time()
-        except (ValueError, TypeError):
-            return 0.0
-    return max(0.0, seconds) if math.isfinite(seconds) else 0.0
 
 
 def _tokens(usage: dict[str, Any], name: str) -> int:

@@ -122,7 +122,7 @@ def _objects(answer: str, code: str) -> list[Mapping[str, Any] | None]:
                 break
             except (ValueError, RecursionError):
                 continue
-            if end > match.end() and fields.get("code") == code:
+            if fields.get("code") == code:
                 found[start, end] = fields
                 break
     # A judge that quotes without escaping may have its object closed by what it quotes; its own total then comes later.

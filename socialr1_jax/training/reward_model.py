@@ -232,7 +232,7 @@ def pair_batches(pairs: Sequence[PairTokens], config: RewardModelConfig) -> list
                 ends_p2=ends_p2,
                 margin_p=margin_p,
                 real_p=np.arange(config.batch.pairs) < len(numbers),
-            )  # fmt: skip
+            )
         )
     return found
 
