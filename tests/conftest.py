@@ -247,3 +247,21 @@ def trl_trainer(trl, **settings):
     )
     vars(trainer).update(settings)
     return trainer
+
+
+@pytest.fixture(scope="session")
+def start(tmp_path_factory):
+    """The configuration of a GRPO run on the toy's model and questions, as the quickstart leaves them after SFT."""
+    from toys import toy
+
+    from socialr1_jax.config import RunConfig
+    from socialr1_jax.training.quickstart import run_quickstart
+
+    folder = tmp_path_factory.mktemp("start")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("socialr1_jax.training.quickstart.train_grpo", lambda config: False)
+        assert not run_quickstart(toy(folder))
+    values = {name: value for name, value in toy(folder).model_dump().items() if name in RunConfig.model_fields}
+    values["model"] |= {"path": str(folder / "sft")}
+    values["data"] |= {"train": str(folder / "questions/train.jsonl"), "eval": str(folder / "questions/heldout.jsonl")}
+    return RunConfig.model_validate(values)

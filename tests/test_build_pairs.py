@@ -19,8 +19,9 @@ import pytest
 from socialr1_jax import Qwen3, Qwen3Config, SamplingParams, load_hf, save_hf
 from socialr1_jax.command_line import load_config
 from socialr1_jax.config import ConfigError
+from socialr1_jax.data import pairs as pairs_module
 from socialr1_jax.data.corruptions import KINDS, corruption_pairs
-from socialr1_jax.data.pairs import STAGES, read_pairs
+from socialr1_jax.data.pairs import STAGES, Scored, match_pairs, read_pairs
 from socialr1_jax.data.prompts import encode_prompt, question_text
 from socialr1_jax.data.stories import generate_stories
 from socialr1_jax.data.tokenizer import build_tokenizer
@@ -32,7 +33,7 @@ from socialr1_jax.rewards.rubric import RUBRIC_VERSION
 from socialr1_jax.rewards.verdict import JudgeRefused, Verdict
 from socialr1_jax.sampling import Engine
 from socialr1_jax.training import build_pairs as module
-from socialr1_jax.training.build_pairs import Asked, Scored, match_pairs, segments
+from socialr1_jax.training.build_pairs import segments
 
 SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "build_pairs.py"
 DRAWN = ("sampling.group_size=4", "sampling.max_new_tokens=8")  # one size for all, so that it is compiled once
@@ -138,8 +139,7 @@ def scored(*texts: tuple[str, str, float]) -> list[Scored]:
 
 
 def matched(texts: list[Scored], seed: int = 0, **settings):
-    asked = Asked(id="q", story="Anna left.", question="Where?", thoughts=())
-    return match_pairs(asked, texts, MatchingConfig(**settings), seed, {"judge": "hand"})
+    return match_pairs(texts, MatchingConfig(**settings), "q", "Anna left.", "Where?", seed, {"judge": "hand"})
 
 
 def test_gap_length_stage_and_sameness():
@@ -622,7 +622,7 @@ def test_dry_run_says_how_much_work_it_is(capsys, main):
 
 
 def test_every_field_has_an_effect():
-    text = Path(module.__file__).read_text()
+    text = Path(module.__file__).read_text() + Path(pairs_module.__file__).read_text()
     whole = re.findall(r"\.(\w+)\.model_dump\(", text)
     assert "sampling" in whole
     for section in (PairsConfig, *(type(PairsConfig.model_fields[n].default) for n in ("matching", "corruptions"))):

@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from judge_server import JudgeServer
-from test_trainer import changed, start, steps_of  # noqa: F401  (start is a fixture)
-from test_training import lines
+from toys import changed, lines, steps_of
 
 from socialr1_jax.config import RunConfig, save_config
 from socialr1_jax.rewards import ParsedResponse, RewardTerms, scorer
@@ -31,7 +30,7 @@ def whatever_is_said_is_thoughts(monkeypatch):
     monkeypatch.setenv("JUDGE_KEY", "secret-of-the-test")
 
 
-def judged(start: RunConfig, folder: Path, server: JudgeServer, steps: int = 4, **rewards: object) -> RunConfig:  # noqa: F811
+def judged(start: RunConfig, folder: Path, server: JudgeServer, steps: int = 4, **rewards: object) -> RunConfig:
     structure = {
         "judge": "endpoint", "model": "judge", "base_url": server.base_url, "api_key_env": "JUDGE_KEY",
         "call_timeout": 1.5, "retries": 0, "deadline": 20.0,
@@ -39,7 +38,7 @@ def judged(start: RunConfig, folder: Path, server: JudgeServer, steps: int = 4, 
     return changed(start, folder, steps=steps, rewards=rewards | {"structure": structure})
 
 
-def test_a_run_goes_on_when_a_fifth_of_the_calls_fails(start, tmp_path):  # noqa: F811
+def test_a_run_goes_on_when_a_fifth_of_the_calls_fails(start, tmp_path):
     faults = {"500": 0.05, "hang": 0.05, "garbage": 0.05, "slow": 0.05}
     with JudgeServer(faults=faults, slow=5.0, seed=3) as server:
         config = judged(start, tmp_path, server, steps=6, most_unscorable=0.9)
@@ -70,7 +69,7 @@ def test_a_run_goes_on_when_a_fifth_of_the_calls_fails(start, tmp_path):  # noqa
     assert "secret-of-the-test" not in text
 
 
-def test_a_dead_judge_stops_the_run_and_it_goes_on_when_the_judge_is_back(start, tmp_path, capsys):  # noqa: F811
+def test_a_dead_judge_stops_the_run_and_it_goes_on_when_the_judge_is_back(start, tmp_path, capsys):
     spec = importlib.util.spec_from_file_location("train_grpo_script", SCRIPT)
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
@@ -95,7 +94,7 @@ def test_a_dead_judge_stops_the_run_and_it_goes_on_when_the_judge_is_back(start,
     assert (tmp_path / "run" / "export" / "model.safetensors").exists()
 
 
-def test_a_wrong_key_stops_at_once_and_names_its_variable(start, tmp_path):  # noqa: F811
+def test_a_wrong_key_stops_at_once_and_names_its_variable(start, tmp_path):
     with JudgeServer(key="another") as server:
         config = judged(start, tmp_path, server)
         with pytest.raises(grpo.TrainingStopped, match="JUDGE_KEY"):

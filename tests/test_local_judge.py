@@ -3,30 +3,27 @@
 import json
 import math
 import re
+import shutil
 
 import jax
 import pytest
-from test_training import toy
 
 from socialr1_jax.config import StructureConfig
 from socialr1_jax.mesh import make_mesh
 from socialr1_jax.rewards import local_judge
 from socialr1_jax.rewards.judges import make_judge
-from socialr1_jax.training.quickstart import run_quickstart
 
 TEXTS = [("Anna left.", "Who knows?", f"Encode: fact {i}.") for i in range(3)]
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def folder(start, tmp_path_factory):
     """A random Qwen3 with a tokenizer and a chat template, long enough for the rubric."""
-    made = tmp_path_factory.mktemp("judge")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("socialr1_jax.training.quickstart.train_grpo", lambda config: False)
-        assert not run_quickstart(toy(made))
-    config = made / "sft" / "config.json"
+    made = tmp_path_factory.mktemp("judge") / "model"
+    shutil.copytree(start.model.path, made)
+    config = made / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"max_position_embeddings": 8192}))
-    return made / "sft"
+    return made
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
-from test_training import toy
+from toys import toy
 
 from socialr1_jax.config import ConfigError, DistributedConfig, RunConfig, save_config
 from socialr1_jax.processes import in_cluster, join

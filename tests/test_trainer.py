@@ -9,31 +9,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_training import lines, toy
+from toys import changed, steps_of
 
 from socialr1_jax import load_hf
-from socialr1_jax.config import ConfigError, RunConfig
+from socialr1_jax.config import ConfigError
 from socialr1_jax.grpo.update import init_state
 from socialr1_jax.rewards import RewardTerms, scorer
 from socialr1_jax.sampling import Completion
 from socialr1_jax.training import grpo
 from socialr1_jax.training.programs import Programs, compile_programs, reference_weights
-from socialr1_jax.training.quickstart import run_quickstart
 from socialr1_jax.training.rollouts import Replay, RolloutFile, Rollouts
-
-
-@pytest.fixture(scope="module")
-def start(tmp_path_factory) -> RunConfig:
-    """A GRPO run on the toy's model and questions, rewarded by the letters of a response, so that groups differ."""
-    folder = tmp_path_factory.mktemp("start")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("socialr1_jax.training.quickstart.train_grpo", lambda config: False)
-        assert not run_quickstart(toy(folder))
-    values = {name: value for name, value in toy(folder).model_dump().items() if name in RunConfig.model_fields}
-    values["model"] |= {"path": str(folder / "sft")}
-    values["data"] |= {"train": str(folder / "questions/train.jsonl"), "eval": str(folder / "questions/heldout.jsonl")}
-    return RunConfig.model_validate(values)
-
 
 WEIGHTS = {"outcome": 1.0, "structure": 2.0, "content": 0.0, "tau": 1.0}
 
@@ -45,21 +30,6 @@ def lively(text: str, *args: object, **kwargs: object) -> RewardTerms:
 @pytest.fixture
 def rewarded(monkeypatch):
     monkeypatch.setattr(scorer, "social_r1_reward", lively)
-
-
-def changed(config: RunConfig, folder: Path, **sections: object) -> RunConfig:
-    values = config.model_dump() | {"output_dir": str(folder)}
-    for name, value in sections.items():
-        values[name] = values[name] | value if isinstance(value, dict) else value
-    # a preset's fields are given anew by the preset
-    if "preset" in sections.get("grpo", {}):
-        sizes = ("prompts_per_step", "mini_batch_prompts", "micro_batch_tokens")
-        values["grpo"] = {name: config.model_dump()["grpo"][name] for name in sizes} | sections["grpo"]
-    return RunConfig.model_validate(values)
-
-
-def steps_of(folder: Path) -> list[dict]:
-    return [row for row in lines(folder / "metrics.jsonl") if row["phase"] == "grpo"]
 
 
 @pytest.fixture(scope="module")

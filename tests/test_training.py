@@ -12,37 +12,16 @@ import numpy as np
 import optax
 import pytest
 import yaml
+from toys import lines, toy
 
 from socialr1_jax import load_hf
-from socialr1_jax.config import ConfigError, OptimizerConfig, QuickstartConfig, RunConfig, load_config
+from socialr1_jax.config import ConfigError, OptimizerConfig, RunConfig, load_config
 from socialr1_jax.grpo.packing import Rows, micro_batches, pack_rows
 from socialr1_jax.grpo.update import init_state, make_update
 from socialr1_jax.rewards import scorer
 from socialr1_jax.training import grpo, quickstart
 from socialr1_jax.training.optimizer import make_optimizer, make_schedule
 from socialr1_jax.training.quickstart import run_quickstart
-
-TOY = {
-    "tiny_model": {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
-                   "num_key_value_heads": 1, "head_dim": 16, "vocab_size": 640},
-    "stories": {"train_count": 40, "heldout_count": 6, "max_events": 5},
-    "sft": {"steps": 2, "batch_size": 4, "warmup_steps": 1},
-    "data": {"max_prompt_tokens": 128},
-    "sampling": {"group_size": 4, "max_new_tokens": 12},
-    "grpo": {"prompts_per_step": 4, "mini_batch_prompts": 2, "micro_batch_tokens": 512},
-    "optimizer": {"learning_rate": 1e-3},
-    "model": {"remat": "nothing"},
-    "evaluation": {"every": 0, "questions": 4, "samples": 2},
-    "checkpoint": {"every": 1},
-}  # fmt: skip
-
-
-def toy(folder: Path, **changes: object) -> QuickstartConfig:
-    return QuickstartConfig(output_dir=str(folder), steps=2, **(TOY | changes))
-
-
-def lines(file: Path) -> list[dict]:
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
 
 
 @pytest.fixture(scope="module")

@@ -249,7 +249,7 @@ def _misperceived(one: ToldStory, twin: ToldStory | None, rng: random.Random) ->
     """The twin, which is to the other one what this is to it; without one, the tellings with a perception moved."""
     moved = [] if twin else list(variants(one.script))
     rng.shuffle(moved)
-    for other in [] if twin else map(one.with_script, moved):
+    for other in [twin] if twin else map(one.with_script, moved):
         if other is not None and _perceived(other) != _perceived(one):
             yield other
 

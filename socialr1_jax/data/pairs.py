@@ -1,21 +1,25 @@
-"""Preference pairs, what a content reward model learns from, and the files that hold them."""
+"""Preference pairs, what a content reward model learns from: their files, and how scored texts are paired."""
 
 from __future__ import annotations
 
 import difflib
 import json
 import math
-from collections.abc import Iterable, Mapping
+import random
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from io import BytesIO
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
 from socialr1_jax.data.tables import DataError, read_rows
 from socialr1_jax.files import write_whole
+from socialr1_jax.pairs_config import MatchingConfig
 
 PAIR_FILES = (".jsonl", ".parquet")
 STAGES = ("encode", "interpret", "goal", "respond")  # as in rewards/stages.py, which stands a floor above
+_ROUNDING = 1e-9  # 0.7 - 0.5 is a gap of 0.2
 _TEXTS = ("id", "story", "question", "chosen", "rejected")
 
 
@@ -141,3 +145,86 @@ def _values(row: Mapping[str, Any]) -> dict[str, Any]:
         if not isinstance(text, str):
             raise ValueError(f"meta.{key} is {text!r}, not a text; put it in quotes")
     return values | {"margin": float(margin), "meta": meta}
+
+
+# ------------------------------------------------------------------------------------------------ pairs of scored texts
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scored:
+    """A text with its score. `scored`: whole, stage (the judge's score of the stage) or frame."""
+
+    sample: int
+    stage: str
+    text: str
+    score: float
+    scored: str
+
+
+def match_pairs(
+    texts: Sequence[Scored],
+    matching: MatchingConfig,
+    id: str,
+    story: str,
+    question: str,
+    seed: int,
+    provenance: Mapping[str, str],
+) -> list[Pair]:
+    """At most `per_question` pairs of one question, drawn at random among those that fit.
+
+    Two texts fit when both are whole or of one stage, their scores are `min_gap` apart, their lengths within
+    `max_length_ratio`, and they are not the same text. Those with the rejected text longer and shorter take turns as
+    long as there are both, so that the length says little.
+    """
+    fitting = [
+        (better, worse)
+        for better, worse in permutations(texts, 2)
+        if better.stage == worse.stage
+        and better.score - worse.score >= matching.min_gap - _ROUNDING
+        and _ratio(better.text, worse.text) <= matching.max_length_ratio
+        and not same_text(better.text, worse.text)
+    ]
+    random.Random(f"socialr1 pairs {seed} {id}").shuffle(fitting)
+    drawn: list[tuple[Scored, Scored]] = []
+    seen: set[tuple[str, str, str]] = set()
+    lean = 0  # rejected texts that are longer, less those that are shorter
+    while fitting and len(drawn) < matching.per_question:
+        better, worse = min(fitting, key=lambda pair: _longer(pair[1], pair[0]) * lean)
+        fitting.remove((better, worse))
+        named = (better.stage, " ".join(better.text.split()), " ".join(worse.text.split()))
+        if named not in seen:  # two samples may have said the same
+            seen.add(named)
+            drawn.append((better, worse))
+            lean += _longer(worse, better)
+    order = ("", *STAGES)
+    drawn.sort(key=lambda pair: (order.index(pair[0].stage), pair[0].sample, pair[1].sample))
+    return [
+        Pair(
+            id=f"{id}-{better.stage or 'whole'}-{better.sample}-{worse.sample}",
+            story=story,
+            question=question,
+            chosen=better.text,
+            rejected=worse.text,
+            margin=round(better.score - worse.score, 6),
+            stage=better.stage,
+            meta={
+                **provenance,
+                "question_id": id,
+                "scored": better.scored,
+                "chosen_sample": str(better.sample),
+                "rejected_sample": str(worse.sample),
+                "chosen_score": str(round(better.score, 6)),
+                "rejected_score": str(round(worse.score, 6)),
+            },
+        )
+        for better, worse in drawn
+    ]
+
+
+def _ratio(one: str, other: str) -> float:
+    return max(len(one), len(other)) / min(len(one), len(other))
+
+
+def _longer(one: Scored, other: Scored) -> int:
+    """1, 0 or -1."""
+    return (len(one.text) > len(other.text)) - (len(one.text) < len(other.text))

@@ -90,12 +90,18 @@ class ContentModel:
         depends on its own text alone, to rounding (tests: 1e-6).
         """
         rows = content_prompts(self.tokenizer, texts, self.config.max_position_embeddings)
-        there = [i for i, row in enumerate(rows) if row is not None and texts[i][2].strip()]
-        found = self.score([row for i, row in enumerate(rows) if row is not None and i in there])
+        there: dict[int, list[int]] = {}
+        for i, row in enumerate(rows):
+            if row is None:
+                self.causes["too_long"] += 1
+            elif not texts[i][2].strip():
+                self.causes["no_thoughts"] += 1
+            else:
+                there[i] = row
+        found = self.score(list(there.values()))
+        self.causes["not_finite"] += int(np.sum(~np.isfinite(found)))
         scores = np.full(len(texts), np.nan)
-        scores[there] = np.where(np.isfinite(found), found, np.nan)
-        self.causes.update("too_long" if row is None else "no_thoughts" for i, row in enumerate(rows) if i not in there)
-        self.causes.update(not_finite=int(np.sum(~np.isfinite(found))))
+        scores[list(there)] = np.where(np.isfinite(found), found, np.nan)
         return scores
 
     def score(self, rows: Sequence[list[int]]) -> np.ndarray:

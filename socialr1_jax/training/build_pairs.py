@@ -18,22 +18,20 @@ import hashlib
 import io
 import json
 import math
-import random
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import permutations
 from pathlib import Path
 from typing import Any
 
 from socialr1_jax.config import ConfigError
 from socialr1_jax.data.corruptions import corruption_pairs
 from socialr1_jax.data.examples import Example, parse_options, read_examples
-from socialr1_jax.data.pairs import Pair, same_text, write_pairs
+from socialr1_jax.data.pairs import Pair, Scored, match_pairs, write_pairs
 from socialr1_jax.data.stories import generate_stories
 from socialr1_jax.data.tables import DataError, read_rows
 from socialr1_jax.files import write_whole
-from socialr1_jax.pairs_config import CorruptionConfig, MatchingConfig, PairsConfig
+from socialr1_jax.pairs_config import CorruptionConfig, PairsConfig
 from socialr1_jax.reward_config import StructureConfig
 from socialr1_jax.rewards.parsing import parse_response
 from socialr1_jax.rewards.stages import STAGES, find_stages
@@ -41,7 +39,6 @@ from socialr1_jax.rewards.verdict import Judge, JudgeRefused, Verdict
 from socialr1_jax.training.console import Bar, console, shown_log, working
 
 _BATCHES = 4  # of judge calls in flight that are handed in before their verdicts are written down
-_ROUNDING = 1e-9  # 0.7 - 0.5 is a gap of 0.2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,17 +76,6 @@ class Asked:
     thoughts: tuple[Thoughts, ...]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Scored:
-    """A text with its score. `scored`: whole, stage (the judge's score of the stage) or frame."""
-
-    sample: int
-    stage: str
-    text: str
-    score: float
-    scored: str
-
-
 def build_pairs(config: PairsConfig) -> PairsSummary:
     """Writes `config.output`, whole or not at all; with the same configuration the same bytes, cut off or not.
 
@@ -116,7 +102,9 @@ def build_pairs(config: PairsConfig) -> PairsSummary:
     pairs = [
         pair
         for question, texts in zip(asked, scored, strict=True)
-        for pair in match_pairs(question, texts, config.matching, config.seed, provenance)
+        for pair in match_pairs(
+            texts, config.matching, question.id, question.story, question.question, config.seed, provenance
+        )
     ]
     if not pairs:
         matching = config.matching
@@ -455,73 +443,6 @@ def _staged(question: Asked, desk: _Desk) -> Iterator[Scored]:
         if framed := desk.verdict(question, text):
             words = thoughts.segments[stage]
             yield Scored(sample=thoughts.sample, stage=stage, text=words, score=framed.score, scored="frame")
-
-
-# --------------------------------------------------------------------------------------------------------------- pairs
-
-
-def match_pairs(
-    question: Asked, texts: Sequence[Scored], matching: MatchingConfig, seed: int, provenance: Mapping[str, str]
-) -> list[Pair]:
-    """At most `per_question` pairs of one question, drawn at random among those that fit.
-
-    Two texts fit when both are whole or of one stage, their scores are `min_gap` apart, their lengths within
-    `max_length_ratio`, and they are not the same text. Those with the rejected text longer and shorter take turns as
-    long as there are both, so that the length says little.
-    """
-    fitting = [
-        (better, worse)
-        for better, worse in permutations(texts, 2)
-        if better.stage == worse.stage
-        and better.score - worse.score >= matching.min_gap - _ROUNDING
-        and _ratio(better.text, worse.text) <= matching.max_length_ratio
-        and not same_text(better.text, worse.text)
-    ]
-    random.Random(f"socialr1 pairs {seed} {question.id}").shuffle(fitting)
-    drawn: list[tuple[Scored, Scored]] = []
-    seen: set[tuple[str, str, str]] = set()
-    lean = 0  # rejected texts that are longer, less those that are shorter
-    while fitting and len(drawn) < matching.per_question:
-        better, worse = min(fitting, key=lambda pair: _longer(pair[1], pair[0]) * lean)
-        fitting.remove((better, worse))
-        named = (better.stage, " ".join(better.text.split()), " ".join(worse.text.split()))
-        if named not in seen:  # two samples may have said the same
-            seen.add(named)
-            drawn.append((better, worse))
-            lean += _longer(worse, better)
-    order = ("", *STAGES)
-    drawn.sort(key=lambda pair: (order.index(pair[0].stage), pair[0].sample, pair[1].sample))
-    return [_pair(question, better, worse, provenance) for better, worse in drawn]
-
-
-def _ratio(one: str, other: str) -> float:
-    return max(len(one), len(other)) / min(len(one), len(other))
-
-
-def _longer(one: Scored, other: Scored) -> int:
-    """1, 0 or -1."""
-    return (len(one.text) > len(other.text)) - (len(one.text) < len(other.text))
-
-
-def _pair(question: Asked, better: Scored, worse: Scored, provenance: Mapping[str, str]) -> Pair:
-    return Pair(
-        id=f"{question.id}-{better.stage or 'whole'}-{better.sample}-{worse.sample}",
-        story=question.story,
-        question=question.question,
-        chosen=better.text,
-        rejected=worse.text,
-        margin=round(better.score - worse.score, 6),
-        stage=better.stage,
-        meta={
-            **provenance,
-            "question_id": question.id,
-            "scored": better.scored,
-            "chosen_sample": str(better.sample),
-            "rejected_sample": str(worse.sample),
-            "chosen_score": str(round(better.score, 6)),
-            "rejected_score": str(round(worse.score, 6)),
-        },
-    )
 
 
 def _provenance(config: PairsConfig) -> dict[str, str]:

@@ -1,0 +1,43 @@
+"""A GRPO run so small that a step takes a second: its settings, and what reads its files."""
+
+import json
+from pathlib import Path
+
+from socialr1_jax.config import QuickstartConfig, RunConfig
+
+TOY = {
+    "tiny_model": {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
+                   "num_key_value_heads": 1, "head_dim": 16, "vocab_size": 640},
+    "stories": {"train_count": 40, "heldout_count": 6, "max_events": 5},
+    "sft": {"steps": 2, "batch_size": 4, "warmup_steps": 1},
+    "data": {"max_prompt_tokens": 128},
+    "sampling": {"group_size": 4, "max_new_tokens": 12},
+    "grpo": {"prompts_per_step": 4, "mini_batch_prompts": 2, "micro_batch_tokens": 512},
+    "optimizer": {"learning_rate": 1e-3},
+    "model": {"remat": "nothing"},
+    "evaluation": {"every": 0, "questions": 4, "samples": 2},
+    "checkpoint": {"every": 1},
+}  # fmt: skip
+
+
+def toy(folder: Path, **changes: object) -> QuickstartConfig:
+    return QuickstartConfig(output_dir=str(folder), steps=2, **(TOY | changes))
+
+
+def lines(file: Path) -> list[dict]:
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+
+
+def changed(config: RunConfig, folder: Path, **sections: object) -> RunConfig:
+    values = config.model_dump() | {"output_dir": str(folder)}
+    for name, value in sections.items():
+        values[name] = values[name] | value if isinstance(value, dict) else value
+    # a preset's fields are given anew by the preset
+    if "preset" in sections.get("grpo", {}):
+        sizes = ("prompts_per_step", "mini_batch_prompts", "micro_batch_tokens")
+        values["grpo"] = {name: config.model_dump()["grpo"][name] for name in sizes} | sections["grpo"]
+    return RunConfig.model_validate(values)
+
+
+def steps_of(folder: Path) -> list[dict]:
+    return [row for row in lines(folder / "metrics.jsonl") if row["phase"] == "grpo"]
