@@ -190,6 +190,7 @@ class RunConfig(Section):
     """A GRPO run, from any Qwen3 folder and any question file."""
 
     required: ClassVar[tuple[str, ...]] = ("model.path", "data.train")
+    makes_content_model: ClassVar[bool] = False
 
     output_dir: str = Field("runs/grpo", min_length=1, description="folder that everything is written to")
     seed: int = Field(0, ge=0, lt=2**31, description="of the order of prompts and of every draw")
@@ -231,7 +232,8 @@ class RunConfig(Section):
                 f"optimizer.warmup_steps {self.optimizer.warmup_steps} leaves none of the run's {self.updates} updates "
                 "at the peak; lower optimizer.warmup_steps or raise steps"
             )
-        if self.rewards.uses.content and not (self.rewards.content.model or self.replay_rollouts):
+        given = self.rewards.content.model or self.makes_content_model or self.replay_rollouts
+        if self.rewards.uses.content and not given:
             raise ValueError(
                 f"rewards.preset {self.rewards.preset} needs a content reward model; set rewards.content.model to its "
                 "folder (scripts/train_reward_model.py makes one), or rewards.preset to no_content"
@@ -344,19 +346,36 @@ class SftConfig(Section):
         return self
 
 
+class CorruptionsConfig(Section):
+    """The quickstart's content reward model: from its SFT model, on pairs of sound and corrupted reference thoughts."""
+
+    stories: int = Field(500, ge=10, description="questions that pairs are made of, one pair a kind of corruption")
+    kinds: Texts = Field(
+        ("wrong_perceiver", "ungrounded_claim", "skipped_stage", "loop", "option_first"),
+        min_length=1,
+        description="kinds of corruption",
+    )
+    steps: int = Field(60, ge=2, description="optimiser updates")
+    pairs: int = Field(32, ge=1, description="pairs of one update")
+    learning_rate: Real = Field(1e-3, gt=0, description="peak learning rate, of a cosine to a tenth")
+
+
 class QuickstartConfig(RunConfig):
     """The quickstart: a small model and stories of its own, SFT, then the same GRPO run."""
 
     required: ClassVar[tuple[str, ...]] = ()
+    makes_content_model: ClassVar[bool] = True
 
     output_dir: str = Field("runs/quickstart", min_length=1, description="folder that everything is written to")
     tiny_model: TinyModelConfig = TinyModelConfig()
     stories: StoriesConfig = StoriesConfig()
     sft: SftConfig = SftConfig()
+    corruptions: CorruptionsConfig = CorruptionsConfig()
 
     @model_validator(mode="after")
     def _own_parts(self) -> QuickstartConfig:
-        for name, given in (("model.path", self.model.path), ("data.train", self.data.train)):
+        content = ("rewards.content.model", self.rewards.content.model)
+        for name, given in (("model.path", self.model.path), ("data.train", self.data.train), content):
             if given:
                 raise ValueError(f"{name}: the quickstart makes its own model and stories; use scripts/train_grpo.py")
         if self.evaluation.questions > self.stories.heldout_count:

@@ -12,12 +12,14 @@ import numpy as np
 import optax
 import pytest
 import yaml
+from jax.sharding import NamedSharding
 from toys import lines, toy
 
 from socialr1_jax import load_hf
 from socialr1_jax.config import ConfigError, OptimizerConfig, RunConfig, load_config
 from socialr1_jax.grpo.packing import Rows, micro_batches, pack_rows
 from socialr1_jax.grpo.update import init_state, make_update
+from socialr1_jax.mesh import P, make_mesh
 from socialr1_jax.rewards import scorer
 from socialr1_jax.training import grpo, quickstart
 from socialr1_jax.training.optimizer import make_optimizer, make_schedule
@@ -244,3 +246,27 @@ def test_the_optimizer_is_adamw_after_clipping():
     change, _ = optimizer.update(gradient, optimizer.init(params), params)
     # clipped to (0.6, 0.8); Adam's first step is the sign; decay adds 0.5 * w
     np.testing.assert_allclose(change["w"], [-0.1 * (1 + 1.5), -0.1 * (1 - 1.0)], atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_moments_lie_like_their_weights(name):
+    """On a mesh, as every run is; Muon has no moment of one kind for the weights of the other."""
+    config = OptimizerConfig(name=name)
+    with jax.set_mesh(make_mesh()):
+        spec = NamedSharding(jax.sharding.get_mesh(), P(None, None, "fsdp"))
+        params = {
+            "norm": jax.device_put(jnp.ones(4), NamedSharding(spec.mesh, P())),
+            "layers": {"q_proj": jax.device_put(jnp.ones((2, 4, 4)), spec)},
+        }
+        optimizer = make_optimizer(config, make_schedule(config, 10))
+        state = init_state(params, optimizer)
+        weights = {jax.tree_util.keystr(path): x for path, x in jax.tree_util.tree_leaves_with_path(state.params)}
+        moments = jax.tree_util.tree_leaves_with_path(state.opt_state)
+        found = 0
+        for path, moment in moments:
+            own = [x for key, x in weights.items() if jax.tree_util.keystr(path).endswith(key)]
+            assert isinstance(moment.sharding, NamedSharding)
+            if own:
+                found += 1
+                assert moment.sharding.spec == own[0].sharding.spec
+        assert found >= len(weights)

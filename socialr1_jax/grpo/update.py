@@ -55,13 +55,12 @@ def moment_shardings(optimizer: optax.GradientTransformation, masters: Params) -
     if not isinstance(sharding, NamedSharding):
         return None  # naming the one device would commit the moments to it, and the second update compile again
     everywhere = NamedSharding(sharding.mesh, P())
-    return optax.tree.map_params(
-        optimizer,
-        lambda _, weight: weight.sharding,
-        jax.eval_shape(optimizer.init, masters),
-        masters,
-        transform_non_params=lambda _: everywhere,
-    )
+    homes = {path: weight.sharding for path, weight in jax.tree_util.tree_leaves_with_path(masters)}
+
+    def home(path: tuple[Any, ...], _: Any) -> NamedSharding:  # a moment's path ends with its weight's
+        return next((homes[path[i:]] for i in range(len(path)) if path[i:] in homes), everywhere)
+
+    return jax.tree_util.tree_map_with_path(home, jax.eval_shape(optimizer.init, masters))
 
 
 @dataclass(frozen=True)

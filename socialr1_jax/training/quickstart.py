@@ -15,7 +15,9 @@ import numpy as np
 from rich.table import Table
 
 from socialr1_jax.config import QuickstartConfig, RewardConfig, RunConfig, save_config
-from socialr1_jax.data.examples import LETTERS, Example
+from socialr1_jax.data.corruptions import corruption_pairs
+from socialr1_jax.data.examples import LETTERS, Example, read_examples
+from socialr1_jax.data.pairs import write_pairs
 from socialr1_jax.data.prompts import encode_prompts, question_text, reference_response
 from socialr1_jax.data.scripts import WORDS
 from socialr1_jax.data.stories import generate_stories
@@ -23,6 +25,7 @@ from socialr1_jax.data.tokenizer import build_tokenizer
 from socialr1_jax.evaluation.questions import evaluate_questions
 from socialr1_jax.hf import load_hf, save_hf
 from socialr1_jax.models.qwen3 import Params, Qwen3, Qwen3Config, init_params
+from socialr1_jax.reward_model_config import RewardModelConfig
 from socialr1_jax.rewards import Scorer
 from socialr1_jax.sampling import Engine, SamplingParams
 from socialr1_jax.sampling.text import stop_token_ids
@@ -30,6 +33,7 @@ from socialr1_jax.training.console import console, working
 from socialr1_jax.training.grpo import refuse_another_run, train_grpo
 from socialr1_jax.training.metrics import RunLog
 from socialr1_jax.training.report import write_report
+from socialr1_jax.training.reward_model import train_reward_model
 from socialr1_jax.training.sft import train_sft
 from socialr1_jax.training.summary import write_summary
 
@@ -51,6 +55,9 @@ def run_quickstart(config: QuickstartConfig) -> bool:
         folder.mkdir(parents=True, exist_ok=True)
         save_config(config, made)
         _cold_start(config, folder)
+    if config.rewards.uses.content and not _content_model(config, folder):
+        console.print("interrupted and saved. To go on: the same command once more")
+        return False
     if not train_grpo(run):
         console.print(f"interrupted and saved. To go on: python scripts/train_grpo.py --config {folder}/config.yaml")
         write_report(folder)
@@ -64,6 +71,7 @@ def run_quickstart(config: QuickstartConfig) -> bool:
         wall_seconds=time.monotonic() - started,
         parameters=sum(x.size for x in jax.tree.leaves(exported.params)),
         **differences,
+        **_pair_accuracy(folder),
     )
     report = write_report(folder)
     _say_results(summary, folder, report)
@@ -76,6 +84,8 @@ def _grpo_config(config: QuickstartConfig, folder: Path) -> RunConfig:
     values["model"]["path"] = str(folder / "sft")
     values["data"] |= {"train": str(folder / "questions" / "train.jsonl")}
     values["data"] |= {"eval": str(folder / "questions" / "heldout.jsonl")}
+    if config.rewards.uses.content:
+        values["rewards"]["content"]["model"] = str(folder / "content_model" / "export")
     return RunConfig(**values)
 
 
@@ -125,6 +135,45 @@ def _cold_start(config: QuickstartConfig, folder: Path) -> None:
     log = RunLog(folder, config.tracking, first_step=0, config=config.model_dump())
     save_hf(train_sft(model, tokenizer, train, config.sft, log, config.seed, enough), folder / "sft")
     log.close()
+
+
+def _content_model(config: QuickstartConfig, folder: Path) -> bool:
+    """Writes pairs.jsonl and content_model/; False when it was interrupted."""
+    settings, made = config.corruptions, folder / "content_model"
+    if not (folder / "pairs.jsonl").exists():
+        examples = read_examples(folder / "questions" / "train.jsonl")[: settings.stories]
+        write_pairs(folder / "pairs.jsonl", corruption_pairs(examples, seed=config.seed, kinds=settings.kinds))
+    if (made / "export" / "config.json").exists():
+        return True
+    width = config.data.max_prompt_tokens + config.sampling.max_new_tokens
+    return train_reward_model(
+        RewardModelConfig.model_validate(
+            {
+                "output_dir": str(made),
+                "seed": config.seed,
+                "steps": settings.steps,
+                "evaluate_every": 0,
+                "model": {"path": str(folder / "sft"), "dtype": config.model.dtype, "remat": config.model.remat},
+                "data": {"pairs": str(folder / "pairs.jsonl"), "max_tokens": width},
+                "batch": {"pairs": settings.pairs, "micro_batch_tokens": config.grpo.micro_batch_tokens},
+                "optimizer": {
+                    "learning_rate": settings.learning_rate, "warmup_steps": settings.steps // 12,
+                    "final_fraction": 0.1, "beta2": 0.95, "weight_decay": 0.0,
+                },
+                "checkpoint": {"every": 0},
+                "tracking": {"tensorboard": config.tracking.tensorboard},
+            }
+        )
+    )  # fmt: skip
+
+
+def _pair_accuracy(folder: Path) -> dict[str, float]:
+    """What the content model came to on held-out pairs, {} where there is none."""
+    file = folder / "content_model" / "summary.json"
+    if not file.exists():
+        return {}
+    summary = json.loads(file.read_text(encoding="utf-8"))
+    return {"content_pair_accuracy": summary["accuracy"], "content_pairs": summary["pairs"]}
 
 
 def _stories(config: QuickstartConfig, count: int, split: Literal["train", "heldout"], seed: int) -> list[Example]:
@@ -183,6 +232,11 @@ def _say_results(summary: dict[str, Any], folder: Path, report: Path) -> None:
     ):
         table.add_row(label, *(form.format(summary[f"{name}_{when}"]) for when in ("sft", "grpo")))
     console.print(table)
+    if "content_pair_accuracy" in summary:
+        console.print(
+            f"content reward model: {summary['content_pair_accuracy']:.3f} of {summary['content_pairs']} held-out pairs "
+            "of sound and corrupted thoughts in the right order"
+        )
     console.print(f"{summary['wall_seconds']:.0f} s, {summary['peak_rss_bytes'] / 2**30:.2f} GiB at most")
     console.print("What to try next:", style="bold")
     for command in (
