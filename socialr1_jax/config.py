@@ -349,15 +349,15 @@ class SftConfig(Section):
 class CorruptionsConfig(Section):
     """The quickstart's content reward model: from its SFT model, on pairs of sound and corrupted reference thoughts."""
 
-    stories: int = Field(500, ge=10, description="questions that pairs are made of, one pair a kind of corruption")
+    stories: int = Field(900, ge=10, description="questions that pairs are made of, one pair a kind of corruption")
     kinds: Texts = Field(
         ("wrong_perceiver", "ungrounded_claim", "skipped_stage", "loop", "option_first"),
         min_length=1,
         description="kinds of corruption",
     )
-    steps: int = Field(60, ge=2, description="optimiser updates")
+    steps: int = Field(80, ge=2, description="optimiser updates")
     pairs: int = Field(32, ge=1, description="pairs of one update")
-    learning_rate: Real = Field(1e-3, gt=0, description="peak learning rate, of a cosine to a tenth")
+    learning_rate: Real = Field(5e-3, gt=0, description="peak learning rate of Muon, of a cosine to a tenth")
 
 
 class QuickstartConfig(RunConfig):

@@ -151,7 +151,7 @@ def _why_say(script: Script, world: World, rng: random.Random) -> Question:
         wrong=_wrong(rng, gold, [fooled], others),
         goal=f"The aim behind the words of {speaker} is asked. It is {gold}.",
         about=(speaker,),
-        why=f"What {speaker} says is {said}, what {speaker} has in mind is {thought}, {verdict}.",
+        why=f"What {speaker} says is {said}, what {speaker} has in mind is {thought or 'no place'}, {verdict}.",
     )
 
 
@@ -282,7 +282,7 @@ def _report_emotion(script: Script, world: World, rng: random.Random) -> Questio
         wrong=_wrong(rng, gold, [reverse], ["thankful", "jealous", "proud"]),
         goal=f"The feeling of {listener} about {speaker} is asked. One is angry at a lie but not at a mistake: {gold}.",
         about=(speaker,),
-        why=f"What {speaker} says is {said}, what {speaker} has in mind is {thought}, {verdict}.",
+        why=f"What {speaker} says is {said}, what {speaker} has in mind is {thought or 'no place'}, {verdict}.",
     )
 
 
