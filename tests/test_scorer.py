@@ -241,6 +241,13 @@ def test_parts_add_up_to_the_total():
         assert sum(terms.parts().values()) == pytest.approx(terms.total)
 
 
+def test_a_failed_format_has_no_parts_although_nobody_was_asked():
+    terms = social_r1_reward("no tags", "B", None, None)
+    assert set(terms.parts().values()) == {0.0}
+    shares = variance_shares([terms, *some_terms([0.1, 0.9], [0.5, 0.1], [1, 0])], 3)
+    assert sum(shares.values()) == pytest.approx(1.0)
+
+
 def test_shares_are_those_of_the_variance_within_groups():
     terms = some_terms([0.1, 0.9, 0.4, 0.5], [0.5, 0.1, 1.0, 0.2], [1, 0, 1, 1])
     shares = variance_shares(terms, 2)

@@ -56,6 +56,8 @@ class RewardTerms:
     def parts(self) -> dict[str, float]:
         """What each term brought to the total, weighted and times format and length: they add up to it."""
         weights = self.weights
+        if self.total == 0.0:  # the format's gate: whatever the others are, and they may be NaN
+            return dict.fromkeys(("outcome", "structure", "content", "extra"), 0.0)
         parts = {
             "outcome": weights["outcome"] * self.outcome,
             "structure": _weighted(weights["tau"] * weights["structure"], self.structure),

@@ -1,6 +1,7 @@
 """Where a run's numbers go: metrics.jsonl always, TensorBoard by default, wandb when asked for; rollouts.jsonl."""
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -37,10 +38,11 @@ class RunLog:
             self._wandb = wandb.init(project="socialr1_jax", dir=str(folder), config=dict(config), resume="allow")
 
     def metrics(self, phase: str, step: int, values: Mapping[str, float]) -> None:
-        """One line of numbers; a value that is not finite is written as null."""
+        """One line of numbers; a value that is not finite is written as null, and trackers do not get it."""
         if not self._writes:
             return
         _append(self._metrics, [{"phase": phase, "step": step, **values}])
+        values = {name: value for name, value in values.items() if math.isfinite(value)}
         if self._tensorboard:
             for name, value in values.items():
                 self._tensorboard.add_scalar(f"{phase}/{name}", value, step)
