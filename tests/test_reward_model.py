@@ -237,7 +237,7 @@ def tiny_scorer(**changes):
         num_key_value_heads=2, head_dim=16, tie_word_embeddings=True, initializer_range=0.1, scalar_head=True,
         pad_token_id=tokenizer.pad_token_id, **{"max_position_embeddings": 256} | changes,
     )  # fmt: skip
-    params = init_params(config, jax.random.key(1))
+    params = jax.jit(init_params, static_argnums=0)(config, jax.random.key(1))
     return ContentModel(RewardModel(config, params), tokenizer, ContentConfig(batch_tokens=128), "float32")
 
 
@@ -375,7 +375,7 @@ def test_scores_and_the_update_are_the_same_on_eight_devices(tmp_path):
 
 
 def on_meshes(out: Path) -> None:
-    """Scores of TEXTS, and the loss and gradient of a step's pairs, on one device and on 2 x 2 x 2."""
+    """Scores of three texts, and the loss and gradient of a step's pairs, on one device and on 2 x 2 x 2."""
     from socialr1_jax.data.pairs import Pair
     from socialr1_jax.grpo.update import init_state
     from socialr1_jax.mesh import fetch
@@ -388,19 +388,22 @@ def on_meshes(out: Path) -> None:
     start_model = RewardModel(start.config, start.params, source=str(out / "tokenizer"))
     save_reward_model(start_model, out / "model")
     config = RewardModelConfig.model_validate(
-        {"data": {"pairs": "given"}, "batch": {"pairs": 5}, "model": {"path": "given", "remat": "nothing"}}
+        {
+            "data": {"pairs": "given"},
+            "batch": {"pairs": 5, "micro_batch_tokens": 64},
+            "model": {"path": "given", "remat": "nothing"},
+        }
     )
-    texts = content_prompts(start.tokenizer, TEXTS, 256)
-    pairs = [
-        PairTokens(Pair(id=f"{i}", story="s", question="q", chosen="c", rejected="r"), texts[i], texts[i - 1])
-        for i in range(5)
-    ]
+    rng = np.random.default_rng(0)
+    texts = [[1, 2, 3, *rng.integers(4, 300, length).tolist()] for length in rng.integers(5, 25, 10)]
+    pair = Pair(id="given", story="s", question="q", chosen="c", rejected="r")
+    pairs = [PairTokens(pair, *texts[i : i + 2]) for i in range(0, 10, 2)]
     for name in ("1x1x1", "2x2x2"):
         sizes = tuple(map(int, name.split("x")))
         mesh = make_mesh(*sizes, devices=jax.devices()[: int(np.prod(sizes))])
         with jax.set_mesh(mesh):
             model = load_reward_model(out / "model", mesh)
-            scores = ContentModel(model, start.tokenizer, ContentConfig(), "float32")(TEXTS)
+            scores = ContentModel(model, start.tokenizer, ContentConfig(), "float32")(TEXTS[::2])
             optimizer = make_optimizer(config.optimizer, make_schedule(config.optimizer, config.steps))
             update, state = pair_update(config, model.config, optimizer, "xla"), init_state(model.params, optimizer)
             batches = [batch.placed() for batch in pair_batches(pairs, config)]

@@ -234,8 +234,8 @@ def _say_results(summary: dict[str, Any], folder: Path, report: Path) -> None:
     console.print(table)
     if "content_pair_accuracy" in summary:
         console.print(
-            f"content reward model: {summary['content_pair_accuracy']:.3f} of {summary['content_pairs']} held-out pairs "
-            "of sound and corrupted thoughts in the right order"
+            f"content reward model: {summary['content_pair_accuracy']:.3f} of {summary['content_pairs']} held-out "
+            "pairs of sound and corrupted thoughts in the right order"
         )
     console.print(f"{summary['wall_seconds']:.0f} s, {summary['peak_rss_bytes'] / 2**30:.2f} GiB at most")
     console.print("What to try next:", style="bold")
