@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Literal, NamedTuple
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple
 from urllib.parse import urlsplit
 
 from pydantic import Field, model_validator
@@ -120,7 +121,7 @@ class RewardConfig(Section):
         "strict", description="strict: each tag exactly once; reference: the published pattern, which lets tags repeat"
     )
     format_power: Real = Field(3.0, gt=0, description="exponent of the format term")
-    format_gate: Real = Field(0.1, ge=0, le=1, description="a format term below this makes the whole reward 0")
+    format_gate: Real = Field(0.1, gt=0, le=1, description="a format term below this makes the whole reward 0")
     floor: Real = Field(0.01, ge=0, description="least reward of a well-formed response")
     length_low: Real = Field(400.0, ge=0, description="lower edge of the length window, characters of thoughts")
     length_high: Real = Field(3000.0, gt=0, description="upper edge of the length window, characters of thoughts")
@@ -148,6 +149,18 @@ class RewardConfig(Section):
     def uses(self) -> Uses:
         """Which terms the preset counts."""
         return USES[self.preset]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _over_defaults(cls, values: Any) -> Any:
+        """What is given of a schedule goes over that schedule's own defaults, not over those of any schedule."""
+        if not isinstance(values, Mapping):
+            return values
+        merged = dict(values)
+        for name, field in cls.model_fields.items():
+            if field.annotation is Schedule and isinstance(values.get(name), Mapping):
+                merged[name] = field.default.model_dump() | dict(values[name])
+        return merged
 
     @model_validator(mode="after")
     def _fits(self) -> RewardConfig:

@@ -11,6 +11,7 @@ from pydantic import Field, ValidationError
 
 from socialr1_jax.command_line import Section, load_config, parse_args, save_config, to_yaml
 from socialr1_jax.config import ConfigError, QuickstartConfig, RewardConfig, RunConfig
+from socialr1_jax.reward_model_config import RewardModelConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 NEEDED = ["model.path=Qwen/Qwen3-4B", "data.train=questions.jsonl"]
@@ -71,6 +72,14 @@ def test_defaults_are_the_recipe_of_the_cards():
     assert config.optimizer.learning_rate == 5e-7
     assert (config.data.max_prompt_tokens, config.sampling.max_new_tokens) == (1024, 3072)
     assert config.updates == 600 * 4
+
+
+@pytest.mark.parametrize(
+    "name", ["outcome_weight", "structure_weight", "content_weight", "extra_weight", "tau_right", "tau_wrong"]
+)
+def test_one_field_of_a_schedule_leaves_its_others(name):
+    before, after = (getattr(load(*changes).rewards, name) for changes in ([], [f"rewards.{name}.end=0.7"]))
+    assert (after.start, after.end, after.steps, after.shape) == (before.start, 0.7, before.steps, before.shape)
 
 
 def test_reward_constants_are_those_of_the_published_reward():
@@ -355,7 +364,9 @@ def test_a_bad_key_is_told_before_anything_heavy_is_imported():
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.name)
 def test_every_shipped_configuration_is_valid(path):
     if path.name.startswith("quickstart"):
-        config: RunConfig = load_config(QuickstartConfig, path)
+        config: Section = load_config(QuickstartConfig, path)
+    elif path.name.startswith("reward_model"):
+        config = load_config(RewardModelConfig, path, ["data.pairs=pairs.jsonl"])
     else:
         given = yaml.safe_load(path.read_text())
         missing = [x for x in NEEDED if not given.get(x.split(".")[0], {}).get(x.split(".")[1].split("=")[0])]

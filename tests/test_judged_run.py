@@ -10,7 +10,7 @@ import pytest
 from judge_server import JudgeServer
 from toys import changed, lines, steps_of
 
-from socialr1_jax.config import RunConfig, save_config
+from socialr1_jax.config import ConfigError, RunConfig, save_config
 from socialr1_jax.rewards import ParsedResponse, RewardTerms, scorer
 from socialr1_jax.training import grpo
 
@@ -85,12 +85,13 @@ def test_a_dead_judge_stops_the_run_and_it_goes_on_when_the_judge_is_back(start,
         stopped = steps_of(tmp_path / "run")
         assert 1 <= len(stopped) <= 4  # within the window
         assert all(row["reward/unscorable"] == 1 and row["skipped"] == 0 for row in stopped)
-        assert (tmp_path / "run" / "checkpoints" / str(len(stopped))).is_dir()
+        # Steps in which nothing could be scored are done again.
+        assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["0"]
         server.faults = {}
         assert script.main(arguments) == 0
     rows = steps_of(tmp_path / "run")
     assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
-    assert [row["reward/unscorable"] for row in rows[len(stopped) :]] == [0.0] * (6 - len(stopped))
+    assert [row["reward/unscorable"] for row in rows] == [0.0] * 6
     assert (tmp_path / "run" / "export" / "model.safetensors").exists()
 
 
@@ -103,3 +104,24 @@ def test_a_wrong_key_stops_at_once_and_names_its_variable(start, tmp_path):
         server.key = ""
         assert grpo.train_grpo(config)
     assert len(steps_of(tmp_path)) == 4
+
+
+def test_a_missing_key_is_told_before_anything_is_loaded(start, tmp_path, monkeypatch, capsys):
+    monkeypatch.delenv("JUDGE_KEY")
+    monkeypatch.setattr(grpo, "load_hf", None)
+    with JudgeServer() as server:
+        config = judged(start, tmp_path / "run", server)
+        away = config.rewards.structure.model_copy(update={"base_url": "http://judge.invalid/v1"})
+        config = config.model_copy(update={"rewards": config.rewards.model_copy(update={"structure": away})})
+        with pytest.raises(ConfigError, match="JUDGE_KEY"):
+            grpo.train_grpo(config)
+
+
+def test_a_run_stops_with_a_checkpoint_when_the_users_function_fails(start, tmp_path, monkeypatch):
+    body = "def reward(records):\n    assert records[0]['step'] < 1, 'lost'\n    return [1.0] * len(records)\n"
+    (tmp_path / "failing.py").write_text(body)
+    monkeypatch.chdir(tmp_path)
+    config = changed(start, tmp_path / "run", steps=3, rewards={"extra": "failing:reward"})
+    with pytest.raises(grpo.TrainingStopped, match="reward failed with AssertionError"):
+        grpo.train_grpo(config)
+    assert (tmp_path / "run" / "checkpoints" / "1").is_dir()

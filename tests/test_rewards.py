@@ -239,7 +239,7 @@ def test_presets_by_hand():
             "structure": 0.0 if preset in ("no_structure", "outcome_only") else 1.5,
             "content": 0.0 if preset in ("no_content", "outcome_only") else 2.0,
             "tau": 1.0,
-        }
+        } | ({"format": 1.0} if preset == "outcome_only" else {})
 
 
 def test_wrong_answers_weigh_the_process_less():

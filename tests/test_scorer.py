@@ -236,21 +236,33 @@ def some_terms(structures, contents, outcomes):
     ]
 
 
-def test_parts_add_up_to_the_total():
-    for terms in some_terms([0.1, 0.9, 0.4], [0.5, -3.0, 1.0], [1, 0, 1]):
-        assert sum(terms.parts().values()) == pytest.approx(terms.total)
+def totals(terms, group):
+    return np.array([one.total for one in terms]).reshape(-1, group)
+
+
+@pytest.mark.parametrize("preset", ["full", "outcome_only", "no_content", "no_structure", "no_length"])
+def test_parts_add_up_to_the_total(preset):
+    config = RewardConfig(preset=preset, extra="a:b", extra_weight={"start": 0.5})
+    for text in (response(), response("A"), response("B", "short"), response() + response("A"), "no tags"):
+        for extra in (0.0, 2.0):
+            terms = social_r1_reward(text, "B", 0.7, -0.5, 100, config=config, extra=extra)
+            assert sum(terms.parts().values()) == pytest.approx(terms.total)
+            assert terms.parts()["format"] == (terms.format if preset == "outcome_only" else 0.0)
+    malformed = social_r1_reward("<Answer>B</Answer>", "B", config=config, extra=math.nan)
+    assert all(math.isfinite(part) for part in malformed.parts().values())
 
 
 def test_a_failed_format_has_no_parts_although_nobody_was_asked():
     terms = social_r1_reward("no tags", "B", None, None)
     assert set(terms.parts().values()) == {0.0}
-    shares = variance_shares([terms, *some_terms([0.1, 0.9], [0.5, 0.1], [1, 0])], 3)
+    group = [terms, *some_terms([0.1, 0.9], [0.5, 0.1], [1, 0])]
+    shares = variance_shares(group, totals(group, 3))
     assert sum(shares.values()) == pytest.approx(1.0)
 
 
 def test_shares_are_those_of_the_variance_within_groups():
     terms = some_terms([0.1, 0.9, 0.4, 0.5], [0.5, 0.1, 1.0, 0.2], [1, 0, 1, 1])
-    shares = variance_shares(terms, 2)
+    shares = variance_shares(terms, totals(terms, 2))
     assert sum(shares.values()) == pytest.approx(1.0)
     parts = {name: np.array([t.parts()[name] for t in terms]).reshape(2, 2) for name in shares}
     total = np.array([t.total for t in terms]).reshape(2, 2)
@@ -258,14 +270,15 @@ def test_shares_are_those_of_the_variance_within_groups():
     for name, part in parts.items():
         expected = ((part - part.mean(1, keepdims=True)) * centre).sum() / (centre**2).sum()
         assert shares[name] == pytest.approx(expected)
-    alone = variance_shares(some_terms([0.1, 0.9], [0.5, 0.5], [1, 1]), 2)
+    terms = some_terms([0.1, 0.9], [0.5, 0.5], [1, 1])
+    alone = variance_shares(terms, totals(terms, 2))
     assert alone["structure"] == pytest.approx(1.0)
-    assert variance_shares(some_terms([0.5, 0.5], [0.5, 0.5], [1, 1]), 2) == {}
+    assert variance_shares(terms, np.ones((1, 2))) == {}
 
 
 def test_shares_leave_out_what_could_not_be_scored():
     terms = some_terms([0.1, 0.9, None], [0.5, 0.1, 1.0], [1, 0, 1])
-    assert variance_shares(terms, 3) == pytest.approx(variance_shares(terms[:2], 2))
+    assert variance_shares(terms, totals(terms, 3)) == pytest.approx(variance_shares(terms[:2], totals(terms[:2], 2)))
 
 
 def test_the_watch_speaks_once_after_enough_steps():

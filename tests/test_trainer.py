@@ -12,14 +12,17 @@ import pytest
 from toys import changed, steps_of
 
 from socialr1_jax import load_hf
-from socialr1_jax.config import ConfigError
+from socialr1_jax.config import ConfigError, RunConfig, load_config, save_config
+from socialr1_jax.evaluation import questions as evaluation
 from socialr1_jax.grpo.update import init_state
+from socialr1_jax.hf import init_reward_model, save_reward_model
 from socialr1_jax.rewards import RewardTerms, scorer
 from socialr1_jax.sampling import Completion
 from socialr1_jax.training import grpo
 from socialr1_jax.training.programs import Programs, compile_programs, reference_weights
 from socialr1_jax.training.rollouts import Replay, RolloutFile, Rollouts
 
+CONFIGS = Path(__file__).parents[1] / "configs"
 WEIGHTS = {"outcome": 1.0, "structure": 2.0, "content": 0.0, "tau": 1.0}
 
 
@@ -294,3 +297,35 @@ def test_a_run_with_its_reference_on_the_host_is_the_same_run(start, saved, tmp_
     assert grpo.train_grpo(config)
     weights = [(folder / "export" / "model.safetensors").read_bytes() for folder in (saved, tmp_path)]
     assert weights[0] == weights[1]
+
+
+@pytest.fixture(scope="module")
+def content_model(start, tmp_path_factory) -> Path:
+    """A reward model that has learned nothing, on the toy's weights."""
+    folder = tmp_path_factory.mktemp("content") / "model"
+    save_reward_model(init_reward_model(load_hf(start.model.path), jax.random.key(0), 0), folder)
+    return folder
+
+
+@pytest.mark.parametrize("preset", ["full", "outcome_only", "no_content", "no_structure", "no_length"])
+def test_each_ablation_trains_from_its_configuration(start, content_model, tmp_path, monkeypatch, preset):
+    """The real reward of responses that are made well-formed; the presets differ in what they count."""
+    monkeypatch.setattr(evaluation, "decode_responses", lambda tokenizer, completions: [well_formed(completions[0])])
+    save_config(changed(start, tmp_path / "run", steps=1), tmp_path / "run.yaml")
+    files = [tmp_path / "run.yaml", CONFIGS / "ablations" / f"{preset}.yaml"]
+    config = load_config(RunConfig, files, [f"rewards.content.model={content_model}"])
+    assert grpo.train_grpo(config)
+    (row,) = steps_of(tmp_path / "run")
+    assert row["format_rate"] == 1.0
+    assert row["reward/unscorable"] == 0.0
+    assert np.isfinite(row["loss"])
+    assert (row["weight/content"] > 0) == (row.get("reward/content") is not None) == (preset in WITH_CONTENT)
+    assert (row["weight/structure"] > 0) == (preset in ("full", "no_content", "no_length"))
+
+
+WITH_CONTENT = ("full", "no_structure", "no_length")
+
+
+def well_formed(completion: Completion) -> str:
+    words = " ".join(f"Fact {token} is known." for token in completion.tokens * 3)
+    return f"<think>Encode: {words}</think><Answer>{'AB'[completion.tokens[0] % 2]}</Answer>"

@@ -356,7 +356,9 @@ class EndpointJudge:
                 return await self._read(response.iter_bytes())
         except openai.APITimeoutError:
             raise _Failure("timeout", again=True) from None
-        except openai.APIConnectionError:
+        except openai.APIConnectionError as error:
+            if isinstance(error.__cause__, _Failure | _Refused):  # older clients wrap what `_check_status` raises
+                raise error.__cause__ from None
             raise _Failure("connection", again=True) from None
 
     async def _read(self, chunks: AsyncIterator[bytes]) -> bytes:

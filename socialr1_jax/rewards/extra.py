@@ -9,6 +9,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+
+class ExtraRewardError(ValueError):
+    """The user's function failed, or gave what is no reward."""
+
+
 ExtraReward = Callable[[Sequence[dict[str, Any]]], Sequence[float]]
 
 
@@ -30,11 +35,14 @@ def load_extra(name: str) -> ExtraReward:
     return function
 
 
-def extra_rewards(function: ExtraReward, records: Sequence[dict[str, Any]]) -> list[float]:
-    """What it gives for the records, checked: as many finite floats or NaN (unscorable). Raises ValueError."""
-    values = [float(value) for value in function(records)]
+def extra_rewards(function: ExtraReward, records: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """{"rewards": what it gives for the records}, as many finite floats or NaN; or {"error": what is wrong}."""
+    try:
+        values = [float(value) for value in function(records)]
+    except Exception as error:  # whatever the user's code raises
+        return {"error": f"rewards.extra: {function.__name__} failed with {error!r}"}
     if len(values) != len(records):
-        raise ValueError(f"rewards.extra gave {len(values)} numbers for {len(records)} records; give one each")
+        return {"error": f"rewards.extra gave {len(values)} numbers for {len(records)} records; give one each"}
     if any(math.isinf(value) for value in values):
-        raise ValueError("rewards.extra gave an infinite number; give NaN for what cannot be scored")
-    return values
+        return {"error": "rewards.extra gave an infinite number; give NaN for what cannot be scored"}
+    return {"rewards": values}

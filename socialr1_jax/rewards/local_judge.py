@@ -53,7 +53,10 @@ class LocalJudge:
 
     def submit(self, story: str, question: str, thoughts: str) -> Future[Verdict]:
         tokens: Any = self._tokenizer.apply_chat_template(
-            rubric_messages(story, question, thoughts), add_generation_prompt=True, return_dict=False
+            rubric_messages(story, question, thoughts),
+            add_generation_prompt=True,
+            enable_thinking=False,  # the grade comes first: greedy thinking would often not come to an end
+            return_dict=False,
         )
         verdict: Future[Verdict] = Future()
         if len(tokens) + self._config.max_tokens > self._engine.config.max_position_embeddings:

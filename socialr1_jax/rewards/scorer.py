@@ -12,7 +12,7 @@ from typing import Any
 
 from socialr1_jax.config import RewardConfig
 from socialr1_jax.data.examples import Example
-from socialr1_jax.rewards.extra import extra_rewards, load_extra
+from socialr1_jax.rewards.extra import ExtraRewardError, extra_rewards, load_extra
 from socialr1_jax.rewards.judges import make_judge
 from socialr1_jax.rewards.parsing import ParsedResponse, parse_response
 from socialr1_jax.rewards.total import RewardTerms, social_r1_reward
@@ -75,7 +75,7 @@ class Scorer:
     def results(self, step: int) -> list[RewardTerms]:
         """The rewards of everything submitted since the last call, by place, with the weights of step `step`.
 
-        Raises JudgeRefused when the judge answers nobody, ValueError for a wrong reward function of the user.
+        Raises JudgeRefused when the judge answers nobody, ExtraRewardError for a function of the user's that fails.
         """
         waiting, self._waiting = sorted(self._waiting, key=lambda one: one.place), []
         self._score_content(waiting)
@@ -83,8 +83,8 @@ class Scorer:
         started = time.perf_counter()
         if self.judge:
             self.judge.finish()
-        self._judge_waited += time.perf_counter() - started
         verdicts = self.divide(_verdict, waiting)  # of all processes
+        self._judge_waited += time.perf_counter() - started
         if refused := next((verdict["refused"] for verdict in verdicts if "refused" in verdict), None):
             raise JudgeRefused(refused)
         return [
@@ -95,10 +95,24 @@ class Scorer:
     def metrics(self) -> dict[str, float]:
         """Since the last call: seconds that `results` waited for the judge, the judge's own numbers, causes of NaN."""
         numbers = {"judge/waited_seconds": self._judge_waited} if self.judge else {}
-        numbers |= {f"judge/{name}": value for name, value in (self.judge.counters() if self.judge else {}).items()}
+        numbers |= {f"judge/{name}": value for name, value in self._counters().items()}
         numbers |= {f"unscorable/{cause}": float(count) for cause, count in sorted(self._causes.items())}
         self._judge_waited, self._causes = 0.0, Counter()
         return numbers
+
+    def _counters(self) -> dict[str, float]:
+        """The judge's numbers, of all processes that ask it."""
+        judge = self.judge
+        if judge is None:
+            return {}
+        if judge.everywhere:
+            return judge.counters()
+        shares = self.divide(lambda _: judge.counters(), range(self.process[1]))
+        names = {name: None for share in shares for name in share}  # in their order
+        summed = {name: sum(share.get(name, 0.0) for share in shares) for name in names}
+        if "latency" in summed:  # a mean
+            summed["latency"] /= sum("latency" in share for share in shares)
+        return summed
 
     def close(self) -> None:
         """Lets go of the judge."""
@@ -116,7 +130,11 @@ class Scorer:
     def _extras(self, waiting: list[_Waiting], step: int) -> list[float]:
         if self._extra is None:
             return [0.0] * len(waiting)
-        return extra_rewards(self._extra, [_record(one, step) for one in waiting])
+        function, records = self._extra, [_record(one, step) for one in waiting]
+        (found,) = self.divide(lambda _: extra_rewards(function, records), [0])  # by the first process, for all
+        if "error" in found:
+            raise ExtraRewardError(found["error"])
+        return found["rewards"]
 
     def _terms(self, one: _Waiting, structure: float, judged: str, extra: float, step: int) -> RewardTerms:
         terms = social_r1_reward(

@@ -19,6 +19,8 @@ from socialr1_jax.reward_config import JudgeKind, Preset, RewardConfig
 from socialr1_jax.rewards.scorer import ContentScores, Scorer
 from socialr1_jax.rewards.terms import content_reward
 
+_A_MONTH = 30 * 86_400.0  # seconds
+
 
 class ScoreConfig(Section):
     """Which file to score, and with which reward; the flags below fill in the settings of `rewards`."""
@@ -36,7 +38,8 @@ class ScoreConfig(Section):
     @model_validator(mode="before")
     @classmethod
     def _flags(cls, values: Any) -> Any:
-        rewards = dict(values.get("rewards") or {})
+        rewards = values.get("rewards") or {}
+        rewards = dict(rewards.model_dump() if isinstance(rewards, RewardConfig) else rewards)
         for flag, section, name in (
             ("preset", "", "preset"),
             ("judge", "structure", "judge"),
@@ -77,7 +80,9 @@ def score_file(config: ScoreConfig, content: ContentScores | None = None) -> Sco
     """
     source, target = Path(config.input), Path(config.output)
     rows: list[dict[str, Any]] = []
-    scorer = Scorer(config.rewards, content)
+    # No step waits here, and each call has its own bound.
+    structure = config.rewards.structure.model_copy(update={"deadline": _A_MONTH})
+    scorer = Scorer(config.rewards.model_copy(update={"structure": structure}), content)
     try:
         with source.open("rb") as file:
             for number, line in enumerate(file, start=1):

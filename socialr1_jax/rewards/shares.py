@@ -13,14 +13,15 @@ _DOMINANT, _AGAINST = 0.95, -0.2
 _STEPS = 20
 
 
-def variance_shares(terms: Sequence[RewardTerms], group: int) -> dict[str, float]:
+def variance_shares(terms: Sequence[RewardTerms], total_pg: np.ndarray) -> dict[str, float]:
     """Of the variance of the reward within groups, the share that each term explains; together 1.
 
     The covariance of a term's part with the reward over the variance of the reward, both around the group's mean;
-    below 0 for a term that works against the others. NaN rewards are left out; {} where all rewards are equal.
+    below 0 for a term that works against the others. `total_pg` are the rewards [prompts, group] of the same responses;
+    NaN ones are left out; {} where all rewards are equal.
     """
-    parts = {name: np.array([one.parts()[name] for one in terms]).reshape(-1, group) for name in terms[0].parts()}
-    total_pg = np.array([one.total for one in terms]).reshape(-1, group)
+    each = [one.parts() for one in terms]
+    parts = {name: np.array([one[name] for one in each]).reshape(total_pg.shape) for name in each[0]}
     scored_pg = np.isfinite(total_pg)
     count_p1 = np.maximum(scored_pg.sum(1, keepdims=True), 1)
 

@@ -30,7 +30,8 @@ class RewardTerms:
     content: ``R_cont`` >= 0, that is, after shift and power; the reward model's scalar went in.
     length_window, repetition: the two factors of ``R_len``, each at most 1.
     weights: what multiplied the terms: ``outcome``, ``structure``, ``content`` (0 where the preset leaves it out),
-        ``tau``, the factor of structure and content together, and ``extra`` where there is a function of the user's.
+        ``tau``, the factor of structure and content together, ``extra`` where there is a function of the user's, and
+        ``format`` where the format is a term of its own (outcome_only).
     extra: what that function gave.
     cause: why the total is NaN, a short name, where the scorer knows; else "".
 
@@ -57,16 +58,17 @@ class RewardTerms:
         """What each term brought to the total, weighted and times format and length: they add up to it."""
         weights = self.weights
         if self.total == 0.0:  # the format's gate: whatever the others are, and they may be NaN
-            return dict.fromkeys(("outcome", "structure", "content", "extra"), 0.0)
+            return dict.fromkeys(("format", "outcome", "structure", "content", "extra"), 0.0)
+        format = weights.get("format", 0.0) * self.format
         parts = {
             "outcome": weights["outcome"] * self.outcome,
             "structure": _weighted(weights["tau"] * weights["structure"], self.structure),
             "content": _weighted(weights["tau"] * weights["content"], self.content),
         }
         summed = sum(parts.values())
-        extra = _weighted(weights.get("extra", 0.0), self.extra)
-        factor = (self.total - extra) / summed if summed else 0.0
-        return {name: part * factor for name, part in parts.items()} | {"extra": extra}
+        extra = _weighted(weights.get("extra", 0.0), self.extra) if self.format else 0.0
+        factor = (self.total - extra - format) / summed if summed else 0.0
+        return {"format": format} | {name: part * factor for name, part in parts.items()} | {"extra": extra}
 
 
 def social_r1_reward(
@@ -143,12 +145,17 @@ def term_weights(outcome: float, step: int, preset: str, config: RewardConfig) -
     if preset not in USES:
         raise ValueError(f"unknown reward preset {preset!r}; use one of {', '.join(USES)}")
     uses = USES[preset]
-    return {
+    weights = {
         "outcome": config.outcome_weight.at(step),
         "structure": config.structure_weight.at(step) if uses.structure else 0.0,
         "content": config.content_weight.at(step) if uses.content else 0.0,
         "tau": (config.tau_right if outcome > 0.5 else config.tau_wrong).at(step),
-    } | ({"extra": config.extra_weight.at(step)} if config.extra else {})
+    }
+    if preset == "outcome_only":
+        weights["format"] = 1.0
+    if config.extra:
+        weights["extra"] = config.extra_weight.at(step)
+    return weights
 
 
 def total_reward(

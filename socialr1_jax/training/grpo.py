@@ -25,6 +25,7 @@ from socialr1_jax.models.attention import attention_backend
 from socialr1_jax.models.qwen3 import Qwen3
 from socialr1_jax.processes import any_of_all, is_first, join, wait_for_all
 from socialr1_jax.rewards import JudgeRefused
+from socialr1_jax.rewards.extra import ExtraRewardError
 from socialr1_jax.rewards.shares import ShareWatch
 from socialr1_jax.sampling import Engine, SamplingParams
 from socialr1_jax.sampling.text import stop_token_ids
@@ -74,6 +75,9 @@ def _train_grpo(config: RunConfig, mesh: Mesh) -> bool:
     # Nobody writes before all have looked: what another process begins is no earlier run.
     wait_for_all(f"start of {config.output_dir}", config.distributed.timeout)
     replay = Replay(config) if config.replay_rollouts else None
+    backend = attention_backend(config.model.attention, config.model.dtype, jax.default_backend())
+    if replay is None:  # first: a key that is missing shows before the weights are read
+        scorer = make_scorer(config, mesh, backend)
     with working(f"loading {config.model.path}"):
         path, random = config.model.path, config.model.random
         model = random_model(path, random, config.seed, mesh) if random else load_hf(path, mesh)
@@ -86,9 +90,7 @@ def _train_grpo(config: RunConfig, mesh: Mesh) -> bool:
                 stop_token_ids=stop_token_ids(model, tokenizer),
                 **config.sampling.model_dump(exclude={"group_size", "segment_tokens", "max_rows"}),
             )
-    backend = attention_backend(config.model.attention, config.model.dtype, jax.default_backend())
     if replay is None:
-        scorer = make_scorer(config, mesh, backend)
         collect = Collector(config=config, sampling=sampling, questions=train, tokenizer=tokenizer, scorer=scorer)
     console.print(f"mesh {dict(mesh.shape)} of {jax.devices()[0].device_kind}, attention {backend}")
     programs = compile_programs(config, model.config, model.num_tokens, backend)
@@ -125,12 +127,12 @@ def _train_grpo(config: RunConfig, mesh: Mesh) -> bool:
         )
 
     def halted(reason: str) -> TrainingStopped:
-        checkpoints.save(finished, state)
+        # Steps after the last one that anything could be scored in have changed nothing, and are done again.
+        saved = scored if (checkpoints.latest or 0) <= scored else finished
+        checkpoints.save(saved, state)
         checkpoints.close()
         runlog.close()
-        return TrainingStopped(
-            f"{reason}. {folder} is saved after step {finished}; to go on: the same command once more"
-        )
+        return TrainingStopped(f"{reason}. {folder} is saved after step {saved}; to go on: the same command once more")
 
     def evaluate(step: int) -> None:
         if replay is not None:  # which needs no sampler
@@ -139,7 +141,7 @@ def _train_grpo(config: RunConfig, mesh: Mesh) -> bool:
             questions = replace(sampling, n=config.evaluation.samples)
             try:
                 metrics, records = evaluate_questions(engine(), heldout, questions, tokenizer, scorer)
-            except JudgeRefused as error:
+            except (JudgeRefused, ExtraRewardError) as error:
                 raise halted(str(error)) from error
         runlog.metrics("eval", step, metrics | scorer.metrics())
         runlog.rollouts({"phase": "eval", "step": step, **record} for record in records)
@@ -148,7 +150,7 @@ def _train_grpo(config: RunConfig, mesh: Mesh) -> bool:
             f"format {metrics['format_rate']:.3f}, reward {metrics['reward']:.2f} ({metrics['responses']} responses)"
         )
 
-    finished, skipped_in_a_row = first, 0
+    finished, scored, skipped_in_a_row = first, first, 0
     stopping = False  # asked for in any process
     unscorable, watch = UnscorableWindow(config.rewards), ShareWatch()
     with stop_after_step() as stop, Bar("grpo", config.steps, first) as bar:
@@ -160,7 +162,7 @@ def _train_grpo(config: RunConfig, mesh: Mesh) -> bool:
             # Sample a group of responses for each prompt of the step and reward them, or take those of the file.
             try:
                 rollouts = replay(finished) if replay else collect(engine(), finished, laps.end)
-            except JudgeRefused as error:
+            except (JudgeRefused, ExtraRewardError) as error:
                 raise halted(str(error)) from error
             if rollout_file:
                 rollout_file.append(finished, rollouts)
@@ -199,6 +201,7 @@ def _train_grpo(config: RunConfig, mesh: Mesh) -> bool:
             trainer_bt = trainer_logprobs(batches, computed, rows.tokens_bt.shape)
             drift = mismatch(trainer_bt, rows.sampler_logp_bt, rows.mask_bt)
             finished += 1
+            scored = finished if trained.any() else scored
             stopping = any_of_all(stop.asked)
 
             # Log, and now and then evaluate and save.

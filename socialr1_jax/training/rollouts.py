@@ -19,7 +19,7 @@ from socialr1_jax.files import finite
 from socialr1_jax.grpo.advantages import flat_groups, soft_overlong
 from socialr1_jax.models.attention import Backend
 from socialr1_jax.processes import divided, is_first
-from socialr1_jax.rewards import RewardTerms, Scorer
+from socialr1_jax.rewards import JudgeRefused, RewardTerms, Scorer
 from socialr1_jax.rewards.shares import variance_shares
 from socialr1_jax.sampling import Completion, Engine, SamplingParams
 from socialr1_jax.sampling.text import decode_responses
@@ -94,7 +94,7 @@ class Rollouts:
             "sampling_errors": float(sum(c.finish_reason == "error" for c in completions)),
             "zero_variance_groups": float(flat_groups(rewards).sum()),
             "replaced_groups": float(self.replaced),
-            **{f"variance_share/{name}": share for name, share in variance_shares(terms, self.group).items()},
+            **{f"variance_share/{name}": share for name, share in variance_shares(terms, rewards).items()},
         }
 
 
@@ -117,7 +117,9 @@ class Collector:
         # Other prompts come from an order of their own, so that the next steps' prompts stay as they are.
         spare, used = self._stream(1), set(rollouts.prompt_ids)
         for attempt in range(grpo.most_replacements):
-            flat = np.flatnonzero(flat_groups(rollouts.rewards_pg)).tolist()
+            rewards_pg = rollouts.rewards_pg
+            scored_p = np.isfinite(rewards_pg).sum(axis=1) > 1  # other prompts are no help when nobody scores them
+            flat = np.flatnonzero(flat_groups(rewards_pg) & scored_p).tolist()
             drawn = dict.fromkeys(spare.batch(step * grpo.most_replacements + attempt))  # each once, in order
             fresh = [i for i in drawn if i not in used][: len(flat)]
             if not fresh:
@@ -157,14 +159,22 @@ class Collector:
 def make_scorer(config: RunConfig, mesh: Mesh, backend: Backend) -> Scorer:
     """What scores the run's responses: the judge that each process asks about its share, the content model on the mesh.
 
-    Raises what reading the content model raises, ValueError for a judge or a reward function that cannot be had.
+    Raises what reading the content model raises, ConfigError for a judge or a reward function that cannot be had.
     """
     content = None
     if config.rewards.uses.content:
         from socialr1_jax.rewards.content_model import load_content_model
 
         content = load_content_model(config.rewards.content, mesh, config.model.dtype, backend)
-    return Scorer(config.rewards, content, (jax.process_index(), jax.process_count()), divided)
+    # The limits are the server's, whatever the number of processes that ask it.
+    count, structure = jax.process_count(), config.rewards.structure
+    limits = ("concurrency", "requests_per_minute", "tokens_per_minute")
+    shares = {name: -(-value // count) for name in limits if (value := getattr(structure, name))}
+    rewards = config.rewards.model_copy(update={"structure": structure.model_copy(update=shares)})
+    try:
+        return Scorer(rewards, content, (jax.process_index(), count), divided)
+    except (JudgeRefused, ImportError) as error:  # no key, no client
+        raise ConfigError(f"rewards.structure: {error}") from error
 
 
 # ------------------------------------------------------------------------------------------------------------- a file
