@@ -86,6 +86,10 @@ class StructureConfig(Section):
     price_input: Real = Field(0.0, ge=0, description="cost of a million tokens sent, for the metrics")
     price_output: Real = Field(0.0, ge=0, description="cost of a million tokens received")
 
+    def patient(self) -> StructureConfig:
+        """The same where no step waits for the last answer: each try and the number of tries are bounds enough."""
+        return self.model_copy(update={"deadline": 30 * 86_400.0})
+
     @model_validator(mode="after")
     def _fits(self) -> StructureConfig:
         if self.judge == "endpoint" and not (self.model and (self.base_url or self.offline)):

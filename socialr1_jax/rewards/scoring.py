@@ -19,9 +19,6 @@ from socialr1_jax.reward_config import JudgeKind, Preset, RewardConfig
 from socialr1_jax.rewards.scorer import ContentScores, Scorer
 from socialr1_jax.rewards.terms import content_reward
 
-_A_MONTH = 30 * 86_400.0  # seconds
-
-
 class ScoreConfig(Section):
     """Which file to score, and with which reward; the flags below fill in the settings of `rewards`."""
 
@@ -80,8 +77,7 @@ def score_file(config: ScoreConfig, content: ContentScores | None = None) -> Sco
     """
     source, target = Path(config.input), Path(config.output)
     rows: list[dict[str, Any]] = []
-    # No step waits here, and each call has its own bound.
-    structure = config.rewards.structure.model_copy(update={"deadline": _A_MONTH})
+    structure = config.rewards.structure.patient()
     scorer = Scorer(config.rewards.model_copy(update={"structure": structure}), content)
     try:
         with source.open("rb") as file:

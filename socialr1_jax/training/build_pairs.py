@@ -340,7 +340,7 @@ def _scores(
 
     unit = config.matching.unit
     unscorable: Counter[str] = Counter()
-    judge = make_judge(config.structure)
+    judge = make_judge(config.structure.patient())
     assert judge is not None  # the configuration refuses `none`
     desk = _Desk(judge, config.structure, work, unscorable)
     try:
