@@ -19,6 +19,7 @@ from socialr1_jax.reward_config import JudgeKind, Preset, RewardConfig
 from socialr1_jax.rewards.scorer import ContentScores, Scorer
 from socialr1_jax.rewards.terms import content_reward
 
+
 class ScoreConfig(Section):
     """Which file to score, and with which reward; the flags below fill in the settings of `rewards`."""
 
