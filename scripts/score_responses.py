@@ -48,9 +48,9 @@ def _content_model(config: ScoreConfig) -> ContentScores | None:
     if not (config.rewards.uses.content and config.rewards.content.model):
         return None
     import jax  # only where a model runs
-    from socialr1_jax.rewards.content_model import load_content_model
 
     from socialr1_jax.mesh import make_mesh
+    from socialr1_jax.rewards.content_model import load_content_model
 
     mesh = make_mesh()
     jax.set_mesh(mesh)
