@@ -130,6 +130,8 @@ def _train_grpo(config: RunConfig, mesh: Mesh) -> bool:
         # Steps after the last one that anything could be scored in have changed nothing, and are done again.
         saved = scored if (checkpoints.latest or 0) <= scored else finished
         checkpoints.save(saved, state)
+        if replay is None:
+            scorer.close()
         checkpoints.close()
         runlog.close()
         return TrainingStopped(f"{reason}. {folder} is saved after step {saved}; to go on: the same command once more")
