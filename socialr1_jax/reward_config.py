@@ -109,7 +109,7 @@ class StructureConfig(Section):
 class ContentConfig(Section):
     """The content reward model."""
 
-    model: str = Field("", description="its folder or hub id (Qwen3ForSequenceClassification with one label)")
+    model: str = Field("", description="its folder or hub id: a Qwen3 classifier with one label")
     batch_tokens: int = Field(16_384, ge=1, description="tokens of one forward pass on a device")
     shift: Real = Field(2.0, description="added to the scalar")
     power: Real = Field(1.2, gt=0, description="exponent of the shifted scalar")

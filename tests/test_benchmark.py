@@ -64,7 +64,7 @@ def test_one_json_line_says_what_was_measured(measured):
     line, said = measured
     asked = {"shape": "tiny", "dtype": "float32", "rows": 3, "prompt": 8, "new": 480, "prompts": 2, "group": 3}
     assert {name: line[name] for name in asked} == asked
-    assert (line["repeats"], line["remat"], line["attention"]) == (2, "nothing", "xla")
+    assert (line["repeats"], line["remat"], line["attention"]) == (2, "attention", "xla")
     assert line["micro_batch_tokens"] == 1000
     assert line["jax"] == jax.__version__
     assert line["device"]

@@ -304,6 +304,8 @@ def content_model(start, tmp_path_factory) -> Path:
     """A reward model that has learned nothing, on the toy's weights."""
     folder = tmp_path_factory.mktemp("content") / "model"
     save_reward_model(init_reward_model(load_hf(start.model.path), jax.random.key(0), 0), folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 2048}))
     return folder
 
 

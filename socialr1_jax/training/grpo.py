@@ -252,7 +252,8 @@ def _train_grpo(config: RunConfig, mesh: Mesh) -> bool:
                 raise halted(problem)
             if _due(finished, config.evaluation.every) and finished < config.steps:
                 evaluate(finished)
-            if _due(finished, config.checkpoint.every) or finished == config.steps or stopping:
+            due = _due(finished, config.checkpoint.every) and scored == finished
+            if due or finished == config.steps or stopping:
                 checkpoints.save(finished, state)
     if finished == config.steps:
         evaluate(finished)
