@@ -7,10 +7,12 @@ import collections
 import contextlib
 import functools
 import json
+import logging
 import os
 import shutil
 import tempfile
 import types
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -265,3 +267,25 @@ def start(tmp_path_factory):
     values["model"] |= {"path": str(folder / "sft")}
     values["data"] |= {"train": str(folder / "questions/train.jsonl"), "eval": str(folder / "questions/heldout.jsonl")}
     return RunConfig.model_validate(values)
+
+
+@pytest.fixture
+def load_without_a_warning():
+    """load(class of transformers, folder) -> the model; nothing may be said, missing or left over."""
+
+    def load(kind, folder):
+        records = []
+        handler = logging.Handler(logging.WARNING)
+        handler.emit = records.append
+        logging.getLogger("transformers").addHandler(handler)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")
+                loaded, info = kind.from_pretrained(folder, output_loading_info=True, dtype="auto")
+        finally:
+            logging.getLogger("transformers").removeHandler(handler)
+        assert [record.getMessage() for record in records] == []
+        assert {key: value for key, value in info.items() if value} == {}
+        return loaded
+
+    return load

@@ -1,12 +1,10 @@
 """The reward model against transformers' Qwen3ForSequenceClassification; folders in and out; scores as a reward."""
 
 import json
-import logging
 import os
 import shutil
 import subprocess
 import sys
-import warnings
 from pathlib import Path
 
 import jax
@@ -130,25 +128,14 @@ def test_bfloat16_computes_near_float32_with_a_float32_head(untied, rows):
 # --- folders
 
 
-def test_a_folder_of_transformers_comes_out_byte_equal_and_loads_there_without_a_warning(pair, rows, tmp_path):
+def test_a_folder_of_transformers_comes_out_byte_equal_and_loads_there_without_a_warning(
+    pair, rows, tmp_path, load_without_a_warning
+):
     transformers = pytest.importorskip("transformers")
     theirs, ours, folder = pair
     save_reward_model(ours, tmp_path / "export")
     assert tensor_bytes(tmp_path / "export") == tensor_bytes(folder)
-    records = []
-    handler = logging.Handler(logging.WARNING)
-    handler.emit = records.append
-    logging.getLogger("transformers").addHandler(handler)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            loaded, info = transformers.AutoModelForSequenceClassification.from_pretrained(
-                tmp_path / "export", output_loading_info=True, dtype="auto"
-            )
-    finally:
-        logging.getLogger("transformers").removeHandler(handler)
-    assert [record.getMessage() for record in records] == []
-    assert {key: value for key, value in info.items() if value} == {}
+    loaded = load_without_a_warning(transformers.AutoModelForSequenceClassification, tmp_path / "export")
     assert type(loaded).__name__ == "Qwen3ForSequenceClassification"
     assert (loaded.config.num_labels, loaded.config.pad_token_id) == (1, PAD)
     tokens_bt, _ = padded(rows, 64, PAD)

@@ -273,25 +273,15 @@ def logits(hidden_btd: jax.Array, kernel_vd: jax.Array, blocks: int = 1) -> jax.
         return linear(hidden_btd, kernel_vd, blocks, preferred_element_type=jnp.float32)
 
 
-class Qwen3(nnx.Module):
-    """Holds a Qwen3's weights. Hot paths take `model.params`, a plain tree, and the pure functions above.
+class Weights(nnx.Module):
+    """Holds the weights that every Qwen3 has, and where they were read from; a head is its subclass's."""
 
-    `model(tokens_bt, lengths_b)` gives float32 logits [b, t, v] of right-padded int32 rows; positions at and after a
-    row's length mean nothing.
-    """
-
-    def __init__(
-        self, config: Qwen3Config, params: Params, *, source: str | None = None, num_tokens: int | None = None
-    ) -> None:
+    def __init__(self, config: Qwen3Config, params: Params, source: str | None) -> None:
         self.config = config
-        self.source = source  # the folder it was read from: save_hf copies the tokenizer files from there
-        # Ids that the tokenizer knows. The vocabulary's rows above are padding: never drawn, no share of the softmax.
-        self.num_tokens = num_tokens or config.vocab_size
-        self.embed_tokens = nnx.Param(params["embed_tokens"])
+        self.source = source  # the folder it was read from: saving copies the tokenizer files from there
         self.layers = nnx.Dict({name: nnx.Param(value) for name, value in params["layers"].items()})
+        self.embed_tokens = nnx.Param(params["embed_tokens"])
         self.norm = nnx.Param(params["norm"])
-        if not config.tie_word_embeddings:
-            self.lm_head = nnx.Param(params["lm_head"])
 
     @property
     def params(self) -> Params:
@@ -301,6 +291,23 @@ class Qwen3(nnx.Module):
     @property
     def dtype(self) -> jnp.dtype:
         return self.norm.get_value().dtype
+
+
+class Qwen3(Weights):
+    """A language model. Hot paths take `model.params` and the pure functions above.
+
+    `model(tokens_bt, lengths_b)` gives float32 logits [b, t, v] of right-padded int32 rows; positions at and after a
+    row's length mean nothing.
+    """
+
+    def __init__(
+        self, config: Qwen3Config, params: Params, *, source: str | None = None, num_tokens: int | None = None
+    ) -> None:
+        super().__init__(config, params, source)
+        if not config.tie_word_embeddings:
+            self.lm_head = nnx.Param(params["lm_head"])
+        # Ids that the tokenizer knows. The vocabulary's rows above are padding: never drawn, no share of the softmax.
+        self.num_tokens = num_tokens or config.vocab_size
 
     def __call__(self, tokens_bt: ArrayLike, lengths_b: ArrayLike) -> jax.Array:
         return _logits(self.params, self.config, jnp.asarray(tokens_bt), jnp.asarray(lengths_b), self.dtype.name)

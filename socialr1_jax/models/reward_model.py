@@ -8,7 +8,7 @@ from flax import nnx
 from jax.typing import ArrayLike
 
 from socialr1_jax.models.attention import Backend, Segments
-from socialr1_jax.models.qwen3 import Params, Qwen3Config, Remat, forward
+from socialr1_jax.models.qwen3 import Params, Qwen3Config, Remat, Weights, forward
 
 __all__ = ["RewardModel", "position_scores", "reward_scores"]
 
@@ -40,28 +40,15 @@ def reward_scores(
     return jnp.take_along_axis(scores_bt, (lengths_b - 1)[:, None], axis=1)[:, 0]
 
 
-class RewardModel(nnx.Module):
-    """Holds a reward model's weights, as Qwen3 does a language model's: `score` [1, d] in place of the output matrix.
+class RewardModel(Weights):
+    """A reward model: `score` [1, d] in place of a language model's output matrix.
 
     `model(tokens_bt, lengths_b)` gives float32 scalars [b] of right-padded int32 rows.
     """
 
     def __init__(self, config: Qwen3Config, params: Params, *, source: str | None = None) -> None:
-        self.config = config
-        self.source = source  # the folder it was read from: save_reward_model copies the tokenizer files from there
-        self.embed_tokens = nnx.Param(params["embed_tokens"])
-        self.layers = nnx.Dict({name: nnx.Param(value) for name, value in params["layers"].items()})
-        self.norm = nnx.Param(params["norm"])
+        super().__init__(config, params, source)
         self.score = nnx.Param(params["score"])
-
-    @property
-    def params(self) -> Params:
-        """The weights as a plain tree of arrays (no copy)."""
-        return nnx.to_pure_dict(nnx.state(self, nnx.Param))
-
-    @property
-    def dtype(self) -> jnp.dtype:
-        return self.norm.get_value().dtype
 
     def __call__(self, tokens_bt: ArrayLike, lengths_b: ArrayLike) -> jax.Array:
         batch = jnp.asarray(tokens_bt), jnp.asarray(lengths_b)

@@ -250,10 +250,10 @@ def _train_grpo(config: RunConfig, mesh: Mesh) -> bool:
                     )
             if problem := unscorable.problem:
                 raise halted(problem)
-            if _due(finished, config.evaluation.every) and finished < config.steps:
+            if due(finished, config.evaluation.every) and finished < config.steps:
                 evaluate(finished)
-            due = _due(finished, config.checkpoint.every) and scored == finished
-            if due or finished == config.steps or stopping:
+            save = due(finished, config.checkpoint.every) and scored == finished
+            if save or finished == config.steps or stopping:
                 checkpoints.save(finished, state)
     if finished == config.steps:
         evaluate(finished)
@@ -341,5 +341,6 @@ def refuse_another_run(config: Section, saved: Path) -> None:
         )
 
 
-def _due(step: int, every: int) -> bool:
+def due(step: int, every: int) -> bool:
+    """Whether what happens every so many steps happens after this one; 0 = never."""
     return every > 0 and step % every == 0

@@ -28,7 +28,7 @@ from socialr1_jax.models.arithmetic import Arithmetic, Cost
 from socialr1_jax.models.attention import Backend, attention_backend
 from socialr1_jax.models.blockwise import Segments
 from socialr1_jax.models.qwen3 import Layout, Params, Qwen3Config, Weight, check_mesh, weight_specs
-from socialr1_jax.models.reward_model import reward_scores
+from socialr1_jax.models.reward_model import position_scores
 from socialr1_jax.models.shapes import PUBLISHED_TOKENS, SHAPES
 from socialr1_jax.sampling import Engine, SamplingParams
 from socialr1_jax.sampling.batch import STOP_MULTIPLE, product_blocks, slot_stride
@@ -297,9 +297,10 @@ def _phases(
     if content is not None:
         width = width_of(slots, 16 if platform == "cpu" else 128)
         count = max(1, config.rewards.content.batch_tokens // width) * shards
+        ints = array((count, width), jnp.int32)
         compiled, _ = compile_(
-            "content scores", reward_scores, content, shape, array((count, width), jnp.int32),
-            array((count,), jnp.int32), dtype=dtype, backend=backend,
+            "content scores", position_scores, content, shape, ints, array((count,), jnp.int32), dtype=dtype,
+            backend=backend, segments=Segments(ints, ints, ints),
         )  # fmt: skip
         of_content = Arithmetic(shape, jnp.dtype(dtype).itemsize, shards)
         passes = max(1, -(-responses // count))

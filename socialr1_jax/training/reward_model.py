@@ -31,7 +31,7 @@ from socialr1_jax.rewards.content_model import ContentModel, check_tokenizer, co
 from socialr1_jax.rewards.text_bins import Unit, bin_width, fill_bins, lay_out
 from socialr1_jax.training.checkpoints import Checkpoints
 from socialr1_jax.training.console import Bar, console, shown_log, working
-from socialr1_jax.training.grpo import TrainingStopped, refuse_another_run
+from socialr1_jax.training.grpo import TrainingStopped, due, refuse_another_run
 from socialr1_jax.training.interrupt import stop_after_step
 from socialr1_jax.training.metrics import RunLog
 from socialr1_jax.training.optimizer import make_optimizer, make_schedule
@@ -147,9 +147,9 @@ def _train(config: RewardModelConfig) -> bool:
                     f"{_MOST_SKIPPED} updates in a row had a loss or gradient that is not finite; weights and moments "
                     f"are those from before them, saved in {folder / 'checkpoints'}: lower optimizer.learning_rate"
                 )
-            if _due(finished, config.evaluate_every) and finished < config.steps:
+            if due(finished, config.evaluate_every) and finished < config.steps:
                 evaluate(finished)
-            if _due(finished, config.checkpoint.every) or finished == config.steps or stopping:
+            if due(finished, config.checkpoint.every) or finished == config.steps or stopping:
                 checkpoints.save(finished, state)
     if finished == config.steps:
         metrics = evaluate(finished, whole=True)
@@ -333,7 +333,3 @@ def _say_results(metrics: dict[str, float]) -> None:
     for name, value in metrics.items():
         table.add_row(name.replace("_", " "), f"{value:.4g}" if isinstance(value, float) else f"{value:,}")
     console.print(table)
-
-
-def _due(step: int, every: int) -> bool:
-    return every > 0 and step % every == 0
