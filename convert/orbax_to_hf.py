@@ -1,6 +1,7 @@
-"""An Orbax folder of `hf_to_orbax.py` as a Hugging Face folder.
+"""An Orbax folder of `hf_to_orbax.py`, or a checkpoint of a run, as a Hugging Face folder.
 
     python convert/orbax_to_hf.py --src DIR --dst DIR --verify
+    python convert/orbax_to_hf.py --src runs/mine --step best --dst runs/mine/best
 
 A conversion that was killed goes on behind the last whole file when called again.
 """
@@ -19,6 +20,7 @@ from socialr1_jax.conversion import ConvertConfig, convert, fingerprint, progres
 class OrbaxToHfConfig(ConvertConfig):
     """Where a model lies and where it goes."""
 
+    step: str = Field("latest", description="of a run's checkpoints: latest, best, or a number of steps")
     dtype: Literal["", "float32", "bfloat16", "float16"] = Field("", description='of the files; "" keeps the source\'s')
     allow_nonfinite: bool = Field(False, description="convert weights that hold NaN or infinities, too")
     max_file_bytes: int = Field(5_000_000_000, ge=1, description="tensors that make a file larger begin a new one")
@@ -29,13 +31,19 @@ def main(argv: list[str] | None = None) -> int:
     from socialr1_jax.checksums import compare, folder_sums, model_sums  # import JAX: once the arguments are right
     from socialr1_jax.hf import open_hf, refuse_nonfinite, save_hf
     from socialr1_jax.orbax_folder import MANIFEST, load_orbax
+    from socialr1_jax.training.run_weights import find_checkpoint, is_run, load_policy
 
     def run() -> str:
-        model = load_orbax(config.src)
+        folder = Path(config.src)
+        if is_run(folder):
+            folder = find_checkpoint(folder, config.step)
+            model = load_policy(folder)
+        else:
+            model = load_orbax(folder)
         dtype = config.dtype or model.dtype.name
         if not config.allow_nonfinite:
             refuse_nonfinite(model, dtype)
-        source = fingerprint([Path(config.src) / MANIFEST], dtype=dtype, max_file_bytes=config.max_file_bytes)
+        source = fingerprint([folder / MANIFEST], dtype=dtype, max_file_bytes=config.max_file_bytes)
         save_hf(model, config.dst, dtype, config.max_file_bytes, source=source, say=progress)
         if not config.verify:
             return ""

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from socialr1_jax.config import QuickstartConfig, parse_args
+from socialr1_jax.interrupt import REQUEUE
 
 DEFAULTS = Path(__file__).resolve().parents[1] / "configs" / "quickstart.yaml"
 
@@ -24,7 +25,7 @@ def main(argv: list[str] | None = None) -> int:
     from socialr1_jax.training.quickstart import run_quickstart
 
     try:
-        return 0 if run_quickstart(config) else 130
+        return 0 if run_quickstart(config) else REQUEUE
     except (ValueError, FileNotFoundError) as error:
         print(f"quickstart.py: error: {error}", file=sys.stderr)
         return 2

@@ -2,7 +2,9 @@
 
     python scripts/train_grpo.py --config configs/socialr1_8b_a100x8.yaml data.train=questions.jsonl
 
-Called again with the same configuration, it goes on from the newest checkpoint in `output_dir`.
+Called again with the same configuration, it goes on from the newest checkpoint in `output_dir`. Exit status: 0
+complete, 75 interrupted and saved (queue it again), 1 stopped by itself (the message says why), 2 bad arguments or
+input.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import time
 from pathlib import Path
 
 from socialr1_jax.config import RunConfig, parse_args
+from socialr1_jax.interrupt import REQUEUE
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -25,20 +28,19 @@ def main(argv: list[str] | None = None) -> int:
     folder = Path(config.output_dir)
     try:
         complete = train_grpo(config)
-    except (ValueError, FileNotFoundError) as error:  # bad configuration, model folder or question file
+    except (ValueError, FileNotFoundError) as error:  # bad configuration, model folder, question file or checkpoint
         print(f"train_grpo.py: error: {error}", file=sys.stderr)
         return 2
     except TrainingStopped as error:
         print(f"train_grpo.py: stopped: {error}", file=sys.stderr)
         return 1
-    if not is_first():
-        return 0 if complete else 130
     if not complete:
-        print(f"interrupted and saved. To go on: python scripts/train_grpo.py --config {folder}/config.yaml")
-        write_report(folder)
-        return 130
-    write_summary(folder, start="start", wall_seconds=time.monotonic() - started)
-    print(f"trained weights: {folder}/export   report: {write_report(folder)}")
+        if is_first():
+            print(f"interrupted and saved. To go on: python scripts/train_grpo.py --config {folder}/config.yaml")
+        return REQUEUE
+    if is_first():
+        write_summary(folder, start="start", wall_seconds=time.monotonic() - started)
+        print(f"trained weights: {folder}/export   report: {write_report(folder)}")
     return 0
 
 

@@ -3,7 +3,7 @@
     python scripts/train_reward_model.py --config configs/reward_model_4b_a100x8.yaml data.pairs=pairs.jsonl
 
 Called again with the same configuration, it goes on from the newest checkpoint in `output_dir`. The result,
-`output_dir`/export, is what `rewards.content.model` takes.
+`output_dir`/export, is what `rewards.content.model` takes. Exit status as of train_grpo.py.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 from socialr1_jax.command_line import parse_args
+from socialr1_jax.interrupt import REQUEUE
 from socialr1_jax.reward_model_config import RewardModelConfig
 
 
@@ -34,7 +35,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"interrupted and saved. To go on: python scripts/train_reward_model.py --config {folder}/config.yaml")
     elif is_first():
         print(f"reward model: {folder}/export   figures: {folder}/summary.json")
-    return 0 if complete else 130
+    return 0 if complete else REQUEUE
 
 
 if __name__ == "__main__":

@@ -45,6 +45,12 @@ def _real(value: Any) -> Any:
     return value
 
 
+def _listed(value: Any) -> Any:
+    if isinstance(value, str):
+        return (value,) if value else ()
+    return tuple(value) if isinstance(value, list) else value
+
+
 def _scalar_text(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: scalar_text(item) for key, item in value.items()}
@@ -62,6 +68,8 @@ def scalar_text(value: Any) -> str:
 
 Real = Annotated[float, BeforeValidator(_real), Field(allow_inf_nan=False)]
 Texts = Annotated[tuple[str, ...], BeforeValidator(lambda v: tuple(v) if isinstance(v, list) else v)]
+# One text, or a list of them.
+Sources = Annotated[tuple[str, ...], BeforeValidator(_listed)]
 TextMap = Annotated[dict[str, str], BeforeValidator(_scalar_text)]
 ConfigT = TypeVar("ConfigT", bound=Section)
 
@@ -278,6 +286,7 @@ def _nearest(key: str, known: Iterable[str]) -> str:
 def _set(config_class: type[Section], values: dict[str, Any], key: str, text: str) -> None:
     field = _field(config_class, key)
     whole_text = field.annotation is str or key not in {name for name, _, _ in _leaves(config_class)}
+    whole_text |= field.annotation == tuple[str, ...] and not text.lstrip().startswith("[")
     try:
         value = text if whole_text else yaml.safe_load(text)
     except yaml.YAMLError:

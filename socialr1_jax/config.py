@@ -11,7 +11,17 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from socialr1_jax.command_line import ConfigError, Real, Section, TextMap, Texts, load_config, parse_args, save_config
+from socialr1_jax.command_line import (
+    ConfigError,
+    Real,
+    Section,
+    Sources,
+    TextMap,
+    Texts,
+    load_config,
+    parse_args,
+    save_config,
+)
 from socialr1_jax.objective import Objective
 from socialr1_jax.reward_config import ContentConfig, RewardConfig, Schedule, StructureConfig
 
@@ -50,7 +60,8 @@ class ModelConfig(Section):
     path: str = Field("", description="Hugging Face folder or hub id of a Qwen3 (required by train_grpo.py)")
     random: str = Field(
         "",
-        description="for trials: random weights of this shape (tiny, small, 0.6b ... 32b) behind the tokenizer of path",
+        description="for trials: random weights of this shape (nano, tiny, small, 0.6b ... 32b) behind the tokenizer "
+        "of path, or one that is made from the questions when there is no path",
     )
     dtype: Literal["float32", "bfloat16"] = Field(
         "float32", description="type of the computation; master weights and Adam moments are float32 in either case"
@@ -68,15 +79,24 @@ class ModelConfig(Section):
 class DataConfig(Section):
     """The questions."""
 
-    train: str = Field(
-        "",
-        description="questions: .jsonl, .json, .csv, .parquet or hub dataset id (required by train_grpo.py)",
+    train: Sources = Field(
+        (),
+        description="questions: .jsonl, .json, .csv, .parquet, hub dataset id, stories:COUNT for generated ones; or a "
+        "list of such (required by train_grpo.py)",
     )
-    eval: str = Field("", description='questions to evaluate on; "" holds out `holdout` questions of train')
+    eval: Sources = Field(
+        (),
+        description="questions to evaluate on, each source by itself; [] holds out `holdout` questions of train",
+    )
     holdout: int = Field(100, ge=1, description="questions held out of train when eval is not given")
     columns: TextMap = Field({}, description="our field name -> the file's column name, where they differ")
     where: TextMap = Field(
         {}, description="keep only the rows whose column has this value, such as {prompting_type: CoTP}"
+    )
+    allow_bad_rows: bool = Field(False, description="drop and count rows that are no questions, instead of refusing")
+    train_on_evaluation_set: str = Field(
+        "",
+        description="first 12 digits of the SHA-256 of a file whose authors forbid training on it: you mean it",
     )
     max_prompt_tokens: int = Field(1024, ge=1, description="longer prompts are dropped and counted, never cut")
 
@@ -168,7 +188,7 @@ class EvaluationConfig(Section):
     """Looking at held-out questions during the run."""
 
     every: int = Field(50, ge=0, description="steps between evaluations; 0 = only at start and end")
-    questions: int = Field(100, ge=1, description="held-out questions of one evaluation (the first ones)")
+    questions: int = Field(100, ge=1, description="questions of each source in one evaluation (the first ones)")
     samples: int = Field(4, ge=1, description="responses per question")
 
 
@@ -177,6 +197,18 @@ class CheckpointConfig(Section):
 
     every: int = Field(50, ge=0, description="steps between checkpoints; 0 = only at the end")
     keep: int = Field(2, ge=1, description="newest checkpoints kept")
+    on_failure: Literal["continue", "stop"] = Field(
+        "continue", description="when a checkpoint cannot be written (disk full)"
+    )
+
+
+class RunCheckpointConfig(CheckpointConfig):
+    """Saving the state of the run, so that it can go on after an interruption."""
+
+    best: str = Field(
+        "accuracy",
+        description='metric of evaluations; a checkpoint is made and kept where it is highest; "" = none such',
+    )
 
 
 class TrackingConfig(Section):
@@ -186,15 +218,22 @@ class TrackingConfig(Section):
     wandb: bool = Field(False, description="log to Weights & Biases (pip install 'socialr1_jax[wandb]')")
 
 
+class RunTrackingConfig(TrackingConfig):
+    """Where metrics go beside metrics.jsonl, and how much of the responses is kept."""
+
+    responses: int = Field(0, ge=0, description="responses of a step that rollouts.jsonl gets; 0 = all")
+
+
 class RunConfig(Section):
     """A GRPO run, from any Qwen3 folder and any question file."""
 
-    required: ClassVar[tuple[str, ...]] = ("model.path", "data.train")
+    required: ClassVar[tuple[str, ...]] = ("model.path", "data.train")  # model.random does for the first
     makes_content_model: ClassVar[bool] = False
 
     output_dir: str = Field("runs/grpo", min_length=1, description="folder that everything is written to")
     seed: int = Field(0, ge=0, lt=2**31, description="of the order of prompts and of every draw")
     steps: int = Field(600, ge=1, description="GRPO steps")
+    quiet: bool = Field(False, description="say only what went wrong and where the results are")
     save_rollouts: str = Field("", description="file (.jsonl) that every response with its tokens and reward goes to")
     replay_rollouts: str = Field("", description="such a file: train on it, with neither sampler nor judge")
     model: ModelConfig = ModelConfig()
@@ -206,8 +245,8 @@ class RunConfig(Section):
     optimizer: OptimizerConfig = OptimizerConfig()
     rewards: RewardConfig = RewardConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
-    checkpoint: CheckpointConfig = CheckpointConfig()
-    tracking: TrackingConfig = TrackingConfig()
+    checkpoint: RunCheckpointConfig = RunCheckpointConfig()
+    tracking: RunTrackingConfig = RunTrackingConfig()
 
     @property
     def updates(self) -> int:
@@ -219,7 +258,8 @@ class RunConfig(Section):
         for name in self.required:
             section, _, field = name.partition(".")
             values = getattr(self, section)
-            if not getattr(values, field) and not (name == "data.train" and self.replay_rollouts):
+            otherwise = self.replay_rollouts if name == "data.train" else self.model.random
+            if not getattr(values, field) and not otherwise:
                 raise ValueError(f"{name} is required: {type(values).model_fields[field].description}")
         grpo = self.grpo
         if grpo.prompts_per_step % grpo.mini_batch_prompts:
@@ -249,7 +289,7 @@ class RunConfig(Section):
         mini, micro = self.grpo.mini_batch_prompts, self.grpo.micro_batch_tokens
         rows, responses = mini * group, prompts * group
         looks = 1 + (-(-self.steps // self.evaluation.every) if self.evaluation.every else 1)
-        answers = self.evaluation.questions * self.evaluation.samples
+        answers = self.evaluation.questions * self.evaluation.samples * max(1, len(self.data.eval))
         lines = {
             "row": f"up to {self.data.max_prompt_tokens:,} prompt + {limit:,} response = {width:,} tokens",
             "step": f"{prompts:,} prompts x {group} = {responses:,} responses, "
@@ -258,7 +298,7 @@ class RunConfig(Section):
             f"{max(micro, width):,} at most in a device's backward pass",
             "run": f"{self.steps:,} steps = {self.updates:,} updates, {self.steps * prompts:,} prompts, "
             f"{self.steps * responses:,} responses, up to {self.steps * responses * limit:,} response tokens",
-            "evaluation": f"{looks} x {self.evaluation.questions:,} questions x {self.evaluation.samples} = "
+            "evaluation": f"{looks} x {answers // self.evaluation.samples:,} questions x {self.evaluation.samples} = "
             f"{looks * answers:,} responses, up to {looks * answers * limit:,} response tokens",
         }
         return "\n".join(f"{name:<11} {text}" for name, text in lines.items())

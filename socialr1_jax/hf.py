@@ -247,9 +247,10 @@ def _all_finite(block: np.ndarray) -> bool:
 
 
 def random_model(tokenizer_folder: str | os.PathLike[str], shape: str, seed: int, mesh: Mesh | None = None) -> Qwen3:
-    """A Qwen3 of a named shape with random float32 weights and as many vocabulary rows as published Qwen3s have.
+    """A Qwen3 of a named shape with random float32 weights.
 
-    The tokenizer files come from `tokenizer_folder`. Raises ValueError for an unknown shape and FileNotFoundError
+    The tokenizer files come from `tokenizer_folder`; if the shape has fewer vocabulary rows than that has tokens, the
+    model has as many as published Qwen3s. Raises ValueError for an unknown shape and FileNotFoundError
     when the folder has no tokenizer.json.
     """
     folder = Path(tokenizer_folder)
@@ -257,8 +258,10 @@ def random_model(tokenizer_folder: str | os.PathLike[str], shape: str, seed: int
         raise ValueError(f"model.random {shape!r} is not one of {', '.join(SHAPES)}")
     if not (folder / "tokenizer.json").exists():
         raise FileNotFoundError(f"{folder} has no tokenizer.json")
-    config = replace(SHAPES[shape], vocab_size=SHAPES["8b"].vocab_size)
-    num_tokens = count_tokens(folder, config.vocab_size)
+    config = SHAPES[shape]
+    num_tokens = count_tokens(folder, SHAPES["8b"].vocab_size)
+    if num_tokens > config.vocab_size:
+        config = replace(config, vocab_size=SHAPES["8b"].vocab_size)
     shardings = None
     if mesh is not None:
         check_mesh(config, mesh)

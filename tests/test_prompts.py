@@ -63,9 +63,9 @@ def test_long_prompts_are_dropped_and_counted_never_cut(tokenizer, caplog):
     limit = len(encode_prompt(tokenizer, CHOICE))  # exactly as long is not too long
     with caplog.at_level(logging.WARNING):
         kept = encode_prompts(tokenizer, [CHOICE, long, FREE], limit)
-    assert kept.examples == (CHOICE, FREE)
-    assert kept.prompts == (encode_prompt(tokenizer, CHOICE), encode_prompt(tokenizer, FREE))
-    assert kept.dropped == 1
+    assert [prompt.example for prompt in kept] == [CHOICE, FREE]
+    assert [prompt.tokens for prompt in kept] == [encode_prompt(tokenizer, CHOICE), encode_prompt(tokenizer, FREE)]
+    assert [prompt.id for prompt in kept] == [0, 1]
     assert f"dropped 1 of 3 prompts longer than {limit} tokens" in caplog.text
 
 

@@ -1,4 +1,7 @@
-"""The run report: what it says of a run, what it makes of hostile text and cut files; the figure of several runs."""
+"""The run report: what its page says and holds of runs, what it makes of hostile text and cut files; the figure.
+
+What the page's scripts do with it is in test_report_browser.py.
+"""
 
 import json
 import os
@@ -12,8 +15,9 @@ from pathlib import Path
 import pytest
 
 from socialr1_jax.training import report
-from socialr1_jax.training.report import RUN_FILES, plot_runs, write_report
-from socialr1_jax.training.run_files import before_after, interval, read_metrics, read_rollouts
+from socialr1_jax.training.report import write_report
+from socialr1_jax.training.report_figure import plot_runs
+from socialr1_jax.training.run_files import RUN_FILES, before_after, interval, read_metrics
 
 HOSTILE = '</script><script>document.title="owned"</script><img src=x onerror=alert(1)>{{ 7 * 7 }}<!-- & "\'\u2028'
 THOUGHTS = (
@@ -36,11 +40,9 @@ def write_lines(path: Path, rows: list[dict]) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
-@pytest.fixture
-def run(tmp_path: Path) -> Path:
+def make_run(folder: Path) -> Path:
     """A small whole run: 3 SFT steps, 5 GRPO steps, evaluations at 0 and 5."""
-    folder = tmp_path / "demo"
-    folder.mkdir()
+    folder.mkdir(parents=True)
     (folder / "config.yaml").write_text(
         "seed: 7\nsteps: 6\ngrpo:\n  prompts_per_step: 24\nsampling:\n  group_size: 8\n"
     )
@@ -63,13 +65,17 @@ def run(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    return make_run(tmp_path / "demo")
+
+
 class Page(HTMLParser):
     """The elements, attributes, visible text and embedded data of a page, as a browser would cut them."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
         self.elements: list[tuple[str, dict]] = []
-        self.stages: list[str] = []
         self.text = ""
         self.data = ""
         self.feed(html)
@@ -83,12 +89,19 @@ class Page(HTMLParser):
             self.data = data
         elif tag not in ("script", "style"):
             self.text += data
-        if (attributes.get("class") or "").startswith("stage "):
-            self.stages.append(f"{attributes['class'].split()[1]}|{data.strip()}")
 
 
-def page_of(folder: Path) -> Page:
-    return Page(write_report(folder).read_text(encoding="utf-8"))
+def page_of(*folders: Path) -> Page:
+    return Page(write_report(*folders, output=folders[0] / "report.html").read_text(encoding="utf-8"))
+
+
+def data_of(folder: Path) -> dict:
+    """What the page's scripts get of a run."""
+    return json.loads(page_of(folder).data)["runs"][0]
+
+
+def text_of(blocks: list) -> str:
+    return "".join(text for _, pieces in blocks for text, _ in pieces)
 
 
 def test_the_header_states_the_facts_of_the_run(run: Path) -> None:
@@ -125,115 +138,73 @@ def test_accuracy_without_summary_comes_from_the_first_and_last_evaluation(run: 
     assert (other[1]["low"], other[1]["high"]) == pytest.approx(interval(0.9, None, 100))
 
 
+def test_an_evaluations_own_interval_is_taken(run: Path) -> None:
+    row = {"step": 5, "phase": "eval", "accuracy": 0.65, "accuracy_low": 0.6, "accuracy_high": 0.71}
+    write_lines(run / "metrics.jsonl", [row | {"step": 0}, row])
+    assert [(p["low"], p["high"]) for p in before_after({}, read_metrics(run, []))] == [(0.6, 0.71)] * 2
+
+
 def test_the_charts_get_every_number_and_null_for_none(run: Path) -> None:
-    data = json.loads(page_of(run).data)
-    assert data["grpo"]["step"] == [1, 2, 3, 4, 5]
-    assert data["grpo"]["reward/total"] == [0.5, 1.0, 1.5, 2.0, 2.5]
-    assert "kl" not in data["grpo"]
-    assert data["sft"]["loss"] == [3.0, 1.5, 1.0]
+    metrics = data_of(run)["metrics"]
+    assert metrics["grpo"]["step"] == [1, 2, 3, 4, 5]
+    assert metrics["grpo"]["reward/total"] == [0.5, 1.0, 1.5, 2.0, 2.5]
+    assert "kl" not in metrics["grpo"]
+    assert metrics["sft"]["loss"] == [3.0, 1.5, 1.0]
     with (run / "metrics.jsonl").open("a") as file:
         file.write(
             '{"step": 5, "phase": "grpo", "reward/total": 9, "kl": 0.25, "bad": NaN, "note": "x", "flag": true}\n'
         )
-    data = json.loads(page_of(run).data)
-    assert data["grpo"]["reward/total"] == [0.5, 1.0, 1.5, 2.0, 9.0]  # a resumed run repeats a step
-    assert data["grpo"]["kl"] == [None, None, None, None, 0.25]
-    assert data["grpo"]["entropy"] == [0.5, 0.5, 0.5, 0.5, None]
-    assert not {"bad", "note", "flag", "phase"} & set(data["grpo"])
+    grpo = data_of(run)["metrics"]["grpo"]
+    assert grpo["reward/total"] == [0.5, 1.0, 1.5, 2.0, 9.0]  # a resumed run repeats a step
+    assert grpo["kl"] == [None, None, None, None, 0.25]
+    assert grpo["entropy"] == [0.5, 0.5, 0.5, 0.5, None]
+    assert not {"bad", "note", "flag", "phase"} & set(grpo)
 
 
-def test_before_and_after_counts_questions_by_their_share_of_right_samples(run: Path) -> None:
-    rows = []
-    for name, before, after in (("same", 1, 1), ("up", 0, 2), ("down", 2, 1), ("late", 0, 1), ("only-before", 2, None)):
-        for phase, step, count in (("eval_sft", 0, before), ("eval_grpo", 5, after)):
-            rows += [rollout(phase, step, name, sample=k, right=k < count) for k in (0, 1) if count is not None]
-    write_lines(run / "rollouts.jsonl", rows)
-    comparison = report._comparison(read_rollouts(run, []))
-    assert (comparison["all"], comparison["better"], comparison["worse"]) == (4, 2, 1)
-    assert [(q["id"], q["why"]) for q in comparison["questions"]] == [
-        ("same", "in file order"),
-        ("up", "among the largest gains"),
-        ("down", "among the largest losses"),
-        ("late", "among the largest gains"),
-    ]
-    assert [(side["right"], side["of"]) for side in comparison["questions"][1]["sides"]] == [(0, 2), (2, 2)]
+def test_settings_that_differ_from_the_defaults_or_between_runs(run: Path, tmp_path: Path) -> None:
+    text = re.sub(r"\s+", " ", page_of(run).text)
+    assert "What differs from the defaults" in text
+    assert "Settingthis rundefault seed70 steps6600 grpo.prompts_per_step2464 sampling.group_size85 All" in text
+    other = make_run(tmp_path / "other")
+    (other / "config.yaml").write_text("seed: 7\nsteps: 9\nsampling:\n  group_size: 8\n")
+    text = re.sub(r"\s+", " ", page_of(run, other).text.split("What differs between the runs")[1])
+    assert text.startswith(" Settingdemoother steps69 grpo.prompts_per_step24– All settings")
 
 
-def test_periodic_evaluations_compare_the_first_with_the_last(run: Path) -> None:
-    rows = [rollout("eval", step, "q", right=step > 20) for step in (0, 20, 40)]
-    write_lines(run / "rollouts.jsonl", rows[:1])
-    assert report._comparison(read_rollouts(run, []))["all"] == 0
-    write_lines(run / "rollouts.jsonl", rows)
-    kept = read_rollouts(run, [])
-    assert (kept.before["q", 0]["step"], kept.after["q", 0]["step"]) == (0, 40)
-    assert report._comparison(kept)["better"] == 1
-
-
-def test_a_dozen_training_responses_hold_the_best_and_the_worst_of_their_step(run: Path) -> None:
-    rows = [
-        rollout("grpo", step, f"{step}-{k}", reward=reward)
-        for step in (1, 4, 7, 10, 13)
-        for k, reward in enumerate((0.5, 0.4, 0.6, 0.7, 0.9, None, 0.3, 1.5, 0.2, 1.0))
-    ]
-    write_lines(run / "rollouts.jsonl", rows)
-    training = read_rollouts(run, []).training
-    assert {len(kept) for kept in training.values()} == {5}  # a long run's file does not fit into memory
-    moments = report._moments(training)
-    assert [moment["step"] for moment in moments] == [1, 4, 10, 13]
-    assert sum(len(moment["responses"]) for moment in moments) == 12
-    for moment in moments:
-        best, worst, blind = moment["responses"]
-        assert (best["response"]["reward"], best["why"]) == (1.5, "best of the step")
-        assert (worst["response"]["reward"], worst["why"]) == (None, "worst of the step")
-        assert (blind["response"]["reward"], blind["why"]) == (0.5, "picked blindly")
-
-
-def test_stages_are_marked_in_the_response_and_its_text_is_whole(run: Path) -> None:
-    shown = report._response(rollout("grpo", 1, "x"))
-    assert [stage for stage, _ in shown["pieces"]] == ["", "encode", "interpret", "goal", "respond", ""]
-    assert "".join(text for _, text in shown["pieces"]).replace("\n", "") == RESPONSE.replace("\n", "")
-    assert shown["problems"] == []
-    stages = page_of(run).stages
-    assert "goal|" + THOUGHTS.splitlines()[2] in stages
-
-
-def test_problems_become_chips_and_a_cut_response_still_shows_its_stages(run: Path) -> None:
-    cut = rollout("grpo", 1, "x", response=RESPONSE[:150]) | {"finish_reason": "length"}
-    write_lines(run / "rollouts.jsonl", [cut])
-    shown = report._response(cut)
-    assert [stage for stage, _ in shown["pieces"]] == ["", "encode", "interpret"]
-    html = write_report(run).read_text(encoding="utf-8")
-    assert "<li>cut at the length limit</li>" in html
-    assert "<li>no &lt;/think&gt;</li>" in html
-    skipped = RESPONSE.replace("Goal: Anna wants the key, so she goes to the place where she believes it is.\n", "")
-    write_lines(run / "rollouts.jsonl", [rollout("grpo", 1, "x", response=skipped)])
-    assert "<li>skipped: goal</li>" in write_report(run).read_text(encoding="utf-8")
-
-
-def test_reward_bars_are_scaled_to_the_range_of_their_term() -> None:
-    row = rollout("grpo", 1, "x") | {"terms": {"structure": 0.875, "content": 3.0, "repetition": None, "format": -1}}
-    bars = report._response(row)["terms"]
-    assert bars == [("format", -1, 0), ("structure", 0.875, 87.5), ("content", 3.0, 50), ("repetition", None, 0)]
+def test_several_runs_share_a_page_and_their_names_tell_them_apart(run: Path, tmp_path: Path, monkeypatch) -> None:
+    other = make_run(tmp_path / "again" / "demo")
+    (other / "summary.json").unlink()
+    monkeypatch.chdir(tmp_path)
+    assert write_report(run, other, run) == Path("report.html")
+    page = Page(Path("report.html").read_text(encoding="utf-8"))
+    names = [held["name"] for held in json.loads(page.data)["runs"]]
+    assert names == [f"{tmp_path.name}/demo", f"{tmp_path.name}/again/demo"]  # a folder given twice counts once
+    assert f"{names[1]}: summary.json is missing" in page.text
+    assert not (run / "report.html").exists()
 
 
 def test_hostile_text_stays_text_in_html_and_in_the_data(run: Path) -> None:
     wrapped = f"<think>\nEncode: {HOSTILE}\n</think>\n\n<Answer>{HOSTILE}</Answer>\ud800"
     fields = {"story": HOSTILE, "question": HOSTILE, "options": [HOSTILE, "b"], "answer": HOSTILE, "id": HOSTILE}
-    rows = [rollout(phase, 1, "x", response=wrapped) | fields for phase in ("eval_sft", "eval_grpo", "grpo")]
+    fields |= {"source": HOSTILE, "terms": {HOSTILE: 1.0}}
+    rows = [rollout(phase, 1, "x", response=wrapped) | fields for phase in ("eval_sft", "eval_grpo", HOSTILE)]
     write_lines(run / "rollouts.jsonl", rows)
     with (run / "metrics.jsonl").open("a") as file:
         file.write(json.dumps({"step": 6, "phase": "grpo", HOSTILE: 1.0}) + "\n")
     (run / "config.yaml").write_text(f"seed: 1\nname: {json.dumps(HOSTILE)}\n")
     (run / "summary.json").write_text(json.dumps({HOSTILE: 1.0}))
     page = page_of(run)
-    scripts = [attributes for tag, attributes in page.elements if tag == "script"]
-    assert len(scripts) == 2
-    assert not [tag for tag, _ in page.elements if tag in ("img", "iframe", "link", "object", "form")]
+    assert len([tag for tag, _ in page.elements if tag == "script"]) == 2
+    assert not [tag for tag, _ in page.elements if tag in ("img", "iframe", "link", "object")]
     assert not [name for _, attributes in page.elements for name in attributes if name.startswith("on")]
-    assert json.loads(page.data)["grpo"][HOSTILE][-1] == 1.0
+    assert page.text.count(HOSTILE) == 2  # the differing setting, and summary.json; config.yaml is in JSON's spelling
+    data = json.loads(page.data)["runs"][0]
+    assert data["metrics"]["grpo"][HOSTILE][-1] == 1.0
     assert "<" not in page.data
-    # comparison: id, story, question, option, two responses with thoughts and answer; training: the same with one
-    assert page.text.count(HOSTILE) >= 4 + 2 * 2 + 4 + 2
+    assert len(data["responses"]) == 3
+    for response in data["responses"]:
+        assert text_of(response["blocks"]).count(HOSTILE) == 2
+        assert data["questions"][response["question"]]["options"] == [HOSTILE, "b"]
 
 
 def test_the_page_needs_no_network_and_only_its_own_script_may_run(run: Path) -> None:
@@ -252,9 +223,9 @@ def test_a_missing_or_cut_file_is_named_and_the_rest_is_shown(run: Path, name: s
     for keep in (0, 1, len(whole) // 3, len(whole) // 2, len(whole) - 4):
         (run / name).write_bytes(whole[:keep])
         page = page_of(run)
-        assert "Configuration" in page.text
+        assert "All settings" in page.text
         if name != "config.yaml" and keep == len(whole) - 4:  # a cut YAML file is often whole YAML
-            assert name in page.text.split("Training")[0]
+            assert name in page.text.split("Curves\n")[0]
     (run / name).unlink()
     assert f"{name} is missing" in page_of(run).text
 
@@ -283,7 +254,7 @@ def test_no_content_of_a_file_breaks_the_report(tmp_path: Path, name: str, conte
 def test_rows_of_rollouts_with_wrong_types_are_shown_as_they_are(run: Path) -> None:
     odd = {"step": 1, "phase": "grpo", "response": None, "options": "AB", "terms": [1], "reward": "x", "sample": [1]}
     write_lines(run / "rollouts.jsonl", [odd, odd | {"phase": "eval_sft"}, odd | {"phase": "eval_grpo"}])
-    assert "unscorable" in page_of(run).text
+    assert [row["status"] for row in data_of(run)["responses"]] == ["unscorable"] * 3
 
 
 def test_an_empty_folder_is_one_clear_error(tmp_path: Path) -> None:
@@ -343,14 +314,16 @@ def test_the_report_needs_neither_jax_nor_matplotlib_to_import() -> None:
 
 
 def test_every_text_colour_has_contrast_on_its_ground() -> None:
-    css = Path(report.__file__).with_name("report_template.html").read_text(encoding="utf-8")
+    css = Path(report.__file__).with_name("report_style.css").read_text(encoding="utf-8")
     schemes = re.findall(r":root \{(.*?)\}", css, re.DOTALL)
     assert len(schemes) == 2  # light and dark
     for scheme in schemes:
         colours = dict(re.findall(r"--(\w+): (#\w{6})", scheme))
-        for name in ("ink", "muted", "accent", "encode", "interpret", "goal", "respond"):
+        for name in ("ink", "muted", "accent", "encode", "interpret", "goal", "respond", "fault"):
             for ground in ("paper", "raised"):
                 assert contrast(colours[name], colours[ground]) >= 4.5, (name, ground)  # WCAG 2.2, 1.4.3
+        for number in range(6):
+            assert contrast(colours[f"tone{number}"], colours["paper"]) >= 3  # of a line: 1.4.11
 
 
 def contrast(first: str, second: str) -> float:
@@ -365,46 +338,16 @@ def contrast(first: str, second: str) -> float:
     return (light + 0.05) / (dark + 0.05)
 
 
-def browse(page: Path, profile: Path) -> tuple[str, str]:
-    """The document after its scripts ran in headless Chromium, and what the browser logged."""
-    flags = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
-    flags += f" --disable-component-update --disable-sync --user-data-dir={profile} --enable-logging=stderr"
-    command = ["chromium", *flags.split(), "--virtual-time-budget=2000", "--dump-dom", page.as_uri()]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
-    return done.stdout, done.stderr
+def script(*arguments: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, str(Path(__file__).parents[1] / "scripts" / "report.py"), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
-@pytest.mark.skipif(not shutil.which("chromium"), reason="chromium is not on PATH")
-def test_the_page_draws_its_charts_in_a_browser(run: Path, tmp_path: Path) -> None:
-    write_lines(run / "rollouts.jsonl", [rollout("grpo", 1, HOSTILE, response=f"<think>{HOSTILE}</think>")])
-    document, log = browse(write_report(run), tmp_path / "profile")
-    assert "CONSOLE" not in log
-    # total reward, accuracy, entropy, SFT loss: the four charts that have data here
-    assert 'data-charts="4"' in document
-    assert document.count("<svg") == 4
-    assert len(re.findall(r'<path class="curve tone0" d="M[\d.]+ [\d.]+L', document)) == 4
-    assert document.count("<circle") == 2  # the two evaluations, on the accuracy chart
-    assert "<title>demo · Social-R1 run report</title>" in document
-
-
-@pytest.mark.skipif(not shutil.which("chromium"), reason="chromium is not on PATH")
-def test_pointer_keys_and_slider_work_in_a_browser(run: Path, tmp_path: Path) -> None:
-    html = write_report(run).read_text(encoding="utf-8")
-    act = """setTimeout(() => {
-      const svg = document.querySelector("svg"), box = svg.getBoundingClientRect();
-      svg.dispatchEvent(new PointerEvent("pointermove", {clientX: box.right - 12, clientY: box.top + 20}));
-      document.body.dataset.pointed = document.querySelectorAll(".readout")[2].textContent;
-      svg.dispatchEvent(new KeyboardEvent("keydown", {key: "ArrowLeft"}));
-      document.body.dataset.keyed = document.querySelector(".readout").textContent;
-      const slider = document.getElementById("smooth");
-      slider.value = 0;
-      slider.dispatchEvent(new Event("input"));
-      document.body.dataset.raw = document.querySelectorAll(".raw").length;
-    }, 300)"""
-    script = re.search(r'<script nonce="\w+">', html)[0]
-    (tmp_path / "acted.html").write_text(html.replace("</body>", f"{script}{act}</script></body>"), encoding="utf-8")
-    document, log = browse(tmp_path / "acted.html", tmp_path / "profile")
-    assert "CONSOLE" not in log
-    assert 'data-pointed="0.5 at 5"' in document  # the entropy chart follows the pointer on the first one
-    assert 'data-keyed="2 at 4"' in document
-    assert 'data-raw="0"' in document
+def test_the_script_writes_the_page_or_says_in_one_line_why_not(run: Path, tmp_path: Path) -> None:
+    done = script(str(run))
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{run}/report.html\n", "")
+    done = script(str(run), str(tmp_path), "--output", str(tmp_path / "both.html"))
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert re.match(r"report\.py: error: .* holds none of config\.yaml", done.stderr)
+    assert not (tmp_path / "both.html").exists()
+    assert "--output FILE.html" in script("--help").stdout

@@ -43,7 +43,7 @@ class ScriptedJudge:
             raise answer
         return answer
 
-    def finish(self):
+    def finish(self, stop):
         self._pool.shutdown(wait=True)
         self._pool = ThreadPoolExecutor(8)
 

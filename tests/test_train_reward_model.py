@@ -267,7 +267,7 @@ def test_no_story_nor_its_twin_is_on_both_sides():
 
 
 def test_a_folder_with_another_run_is_refused(base, finished):
-    with pytest.raises(ConfigError, match=r"another configuration \(it differs in loss\)"):
+    with pytest.raises(ConfigError, match=r"another configuration \(loss.margin False -> True\)"):
         train_reward_model(configured(base, finished, "loss.margin=true"))
 
 

@@ -1,6 +1,7 @@
 """A GRPO run so small that a step takes a second: its settings, and what reads its files."""
 
 import json
+import re
 from pathlib import Path
 
 from socialr1_jax.config import QuickstartConfig, RunConfig
@@ -37,6 +38,11 @@ def changed(config: RunConfig, folder: Path, **sections: object) -> RunConfig:
         sizes = ("prompts_per_step", "mini_batch_prompts", "micro_batch_tokens")
         values["grpo"] = {name: config.model_dump()["grpo"][name] for name in sizes} | sections["grpo"]
     return RunConfig.model_validate(values)
+
+
+def timeless(row: dict) -> dict:
+    """A line of metrics.jsonl without what another run of the same numbers may have otherwise."""
+    return {k: v for k, v in row.items() if not re.search("second|flops|mfu|memory|compiled", k)}
 
 
 def steps_of(folder: Path) -> list[dict]:

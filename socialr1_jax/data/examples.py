@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-import difflib
-import logging
 import re
 import string
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from socialr1_jax.command_line import scalar_text
-from socialr1_jax.data.tables import DataError, Row, read_rows
+from socialr1_jax.data.bad_rows import report
+from socialr1_jax.data.layouts import labels_beside, lettered_columns, recognise
+from socialr1_jax.data.tables import BadRow, Conditions, DataError, file_rows, kind_of, nearest, source_files
 
 LETTERS = string.ascii_uppercase
 FIELDS = ("id", "story", "question", "options", "answer", "thoughts")
 _REQUIRED = ("story", "question", "answer")
 _LABEL = r"\(?{letter}[.):]"
-log = logging.getLogger(__name__)
+_LABELS = [re.compile(_LABEL.format(letter=letter) + r"\s*(?=\S)") for letter in LETTERS]
+_ABSENT_TEXTS = ("", "NaN", "nan")
+_MOST_PLACES = 1000  # sets of columns of one source that are remembered
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +54,7 @@ class Example:
         for letter, option in zip(LETTERS, self.options, strict=False):
             if not option.strip():
                 raise ValueError(f"option {letter} is empty")
-        if self.options and self.answer not in list(LETTERS[: len(self.options)]):
+        if self.options and (len(self.answer) != 1 or self.answer not in LETTERS[: len(self.options)]):
             last = LETTERS[len(self.options) - 1]
             raise ValueError(f"the gold answer {self.answer!r} is not one of the option letters A to {last}")
 
@@ -62,117 +64,212 @@ def read_examples(
 ) -> list[Example]:
     """Questions of a ``.jsonl``, ``.json``, ``.csv`` or ``.parquet`` file, or of a hub dataset ``owner/name[:split]``.
 
-    Columns are found by their own name in any case (``story``, ``STORY``), ``options`` also as ``choices``. Options may
-    be a list, a mapping of letters to texts, a mapping of two lists ``{text, label}``, one text "A. x, B. y", or
-    several columns. The gold answer may be the letter or the option's text. Other columns become ``meta``.
+    Columns are found by their own name in any case (``story``, ``STORY``), ``options`` also as ``choices`` or as
+    ``OPTION-A``, ``OPTION-B``, ...; files of a known layout (``layouts.py``) need no mapping. Options may be a list, a
+    mapping of letters to texts, a mapping of two lists ``{text, label}``, one text "A. x, B. y", or several columns.
+    The gold answer may be the letter or the option's text. Other columns become ``meta``.
 
     Args:
         source: file or hub id.
         columns: our field name -> the file's column, where they differ ({"options": "choices", "id": "sample_id"});
-            options spread over columns are listed: {"options": "OPTION-A, OPTION-B, OPTION-C, OPTION-D"}.
+            options spread over columns are listed: {"options": "OPTION-A, OPTION-B, OPTION-C, OPTION-D"}. They go
+            before those of a known layout, field by field.
         where: keep only rows whose column has this value ({"prompting_type": "CoTP"}); the log counts the kept ones.
 
     Raises:
-        DataError: unreadable or empty file, missing column (with the nearest), a gold answer that is not among the
-            options, two rows with one id; the message names file, row and reason.
+        DataError: unreadable or empty file, or rows that are no questions: a missing column (with the nearest), a gold
+            answer that is not among the options, two rows with one id. The message names file, rows and reasons.
     """
-    columns, where = dict(columns or {}), dict(where or {})
-    for name in columns:
-        if name not in FIELDS:
-            raise DataError(f"columns: {name!r} is not a field of a question; the fields are {', '.join(FIELDS)}")
-    rows = _filtered(read_rows(source), where, str(source))
-    examples, seen = [], dict[str, str]()
-    for number, row in enumerate(rows, 1):
-        try:
-            example = _example(row, columns, default_id=f"{Path(source).stem}-{number}")
-        except DataError:
-            raise
-        except ValueError as error:
-            raise DataError(f"{row.where}: {error}") from None
-        if example.id in seen:
-            raise DataError(f"{row.where}: the id {example.id!r} is already that of {seen[example.id]}; ids are unique")
-        seen[example.id] = row.where
-        examples.append(example)
-    return examples
+    found = parse_files(str(source), source_files(source), columns or {}, where or {})
+    if found.bad:
+        raise DataError(report(found.bad, found.total, "Mend the file, or the columns that it is read by."))
+    return found.examples
 
 
-def _filtered(rows: list[Row], where: Mapping[str, str], source: str) -> list[Row]:
-    if not where:
-        return rows
-    for column in where:
-        if not any(column in row.values for row in rows):
-            raise DataError(f"{source}: where: no column {column!r}{_nearest(column, rows[0].values)}")
-    kept = [row for row in rows if all(scalar_text(row.values.get(key)) == value for key, value in where.items())]
-    condition = ", ".join(f"{key} = {value}" for key, value in where.items())
-    if not kept:
-        seen = {key: sorted({scalar_text(row.values.get(key)) for row in rows})[:5] for key in where}
-        found = "; ".join(f"{key} is one of {', '.join(values)}" for key, values in seen.items())
-        raise DataError(f"{source}: none of {len(rows)} rows has {condition} ({found})")
-    log.info("%s: kept %d of %d rows with %s", source, len(kept), len(rows), condition)
-    return kept
+class Parsed(NamedTuple):
+    """The rows of a source: the questions, those that are none, and the number of both."""
+
+    examples: list[Example]
+    bad: list[BadRow]
+    total: int
 
 
-def _example(row: Row, columns: Mapping[str, str], default_id: str) -> Example:
-    found = {name: _column(row, name, columns) for name in FIELDS}
-    texts = {name: _text(row.values[column]) for name, column in found.items() if column and column in row.values}
-    for name in _REQUIRED:
-        if name not in texts:
-            raise DataError(f"{row.where}: no column {name!r}{_nearest(name, row.values)}; name it in columns")
-    used = {column for column in found.values() if column}
-    if (listed := found["options"]) is None:
-        options: tuple[str, ...] = ()
-    elif listed in row.values:
-        options = parse_options(row.values[listed])
-    else:  # several columns
-        parts = [part.strip() for part in listed.split(",")]
-        for part in parts:
-            if part not in row.values:
-                raise DataError(f"{row.where}: no column {part!r}{_nearest(part, row.values)}; mend it in columns")
-        used.update(parts)
-        options = parse_options([row.values[part] for part in parts])
-    meta = {key: value for key, value in row.values.items() if key not in used and key != "meta"}
-    if isinstance(row.values.get("meta"), Mapping):
-        meta |= row.values["meta"]
-    return Example(
-        id=texts.get("id") or default_id,
-        story=texts["story"],
-        question=texts["question"],
-        options=options,
-        answer=gold_letter(texts["answer"], options) if options else texts["answer"],
-        thoughts=texts.get("thoughts", ""),
-        meta={key: scalar_text(value) for key, value in meta.items() if isinstance(value, str | int | float)},
-    )
+def parse_files(
+    source: str, files: Sequence[Path], columns: Mapping[str, str], where: Mapping[str, str], origin: str = ""
+) -> Parsed:
+    """Reads all rows of a source, the bad ones too, as ``read_examples`` says; ``origin`` is the `meta["source"]` of
+    rows that have none of their own.
+
+    Raises DataError for a source without rows, or one that cannot be read on.
+    """
+    examples: list[Example] = []
+    bad: list[BadRow] = []
+    seen: dict[str, str] = {}
+    parser: RowParser | None = None
+    total = 0
+    for file in files:
+        labels: list[str] | None = None
+        first, before = True, total
+        for row in file_rows(file):
+            total += 1
+            if isinstance(row, BadRow):
+                bad.append(row)
+                continue
+            if parser is None:
+                parser = RowParser(row.values, columns, where, ids=Path(source).stem, origin=origin)
+                conditions = Conditions(parser.where)
+            values = row.values
+            if first and parser.labels and parser.labels not in values:
+                labels = labels_beside(file)
+            first = False
+            if labels is not None and total - before <= len(labels):
+                values = {**values, parser.labels: labels[total - before - 1]}
+            if not conditions.hold(values):
+                continue
+            try:
+                example = parser.example(values, before + row.number)
+                if example.id in seen:
+                    raise ValueError(f"the id {example.id!r} is already that of {seen[example.id]}; ids are unique")
+            except ValueError as error:
+                bad.append(BadRow(row.file, row.number, str(error)))
+                continue
+            seen[example.id] = row.where
+            examples.append(example)
+        if labels is not None and len(labels) != total - before:
+            raise DataError(f"{file}: {total - before} rows, but {len(labels)} labels in the file beside it")
+    if not total:
+        raise DataError(f"{source}: the file holds no rows")
+    if parser is not None:
+        conditions.close(source)
+    return Parsed(examples, bad, total)
 
 
-def _column(row: Row, name: str, columns: Mapping[str, str]) -> str | None:
-    """The row's column for a field; None when it has none (an error only for a required field)."""
-    if name in columns:
-        column = columns[name]
-        if column not in row.values and not (name == "options" and "," in column):
-            raise DataError(f"{row.where}: no column {column!r}{_nearest(column, row.values)}; mend it in columns")
-        return column
-    for alias in (name, "choices") if name == "options" else (name,):
-        for column in row.values:
-            if column.lower() == alias:
-                return column
-    return None
+class RowParser:
+    """Makes examples of rows; where their fields are is worked out once for all rows with the same columns.
+
+    Args:
+        first: a row of the source; its columns tell the layout.
+        columns, where: as of ``read_examples``.
+        ids: rows without an id get this and their number.
+        origin: ``meta["source"]`` of rows that have none of their own; "" adds none.
+
+    Raises DataError for a key of ``columns`` that is no field of a question.
+    """
+
+    def __init__(
+        self, first: Collection[str], columns: Mapping[str, str], where: Mapping[str, str], ids: str, origin: str
+    ) -> None:
+        for name in columns:
+            if name not in FIELDS:
+                raise DataError(f"columns: {name!r} is not a field of a question; the fields are {', '.join(FIELDS)}")
+        layout = recognise(first)
+        own_answer = "answer" in columns
+        self.where = {**layout.where, **where}
+        self.labels = "" if own_answer else layout.labels
+        self._golds = {} if own_answer else layout.golds
+        self._columns = {**layout.columns, **columns}
+        self._ids, self._origin = ids, origin
+        self._places: dict[tuple[str, ...], _Places | ValueError] = {}
+
+    def used(self, columns: Sequence[str]) -> set[str]:
+        """The columns that an example's fields other than ``meta`` come from. Raises ValueError as ``example``."""
+        places = _find(columns, self._columns)
+        return {*places.texts.values(), *places.options}
+
+    def example(self, values: Mapping[str, Any], number: int) -> Example:
+        """The question of row ``number``. Raises ValueError saying why there is none."""
+        key = tuple(values)
+        if (places := self._places.get(key)) is None:
+            try:
+                places = _find(key, self._columns)
+            except ValueError as error:
+                places = error
+            if len(self._places) < _MOST_PLACES:
+                self._places[key] = places
+        if isinstance(places, ValueError):
+            raise ValueError(*places.args)
+        texts = {name: _text(values[column], column) for name, column in places.texts.items()}
+        if len(places.options) == 1:
+            options = parse_options(values[places.options[0]])
+        else:
+            options = parse_options([values[column] for column in places.options])
+        answer = self._golds.get(texts["answer"], texts["answer"])
+        meta = {name: values[name] for name in places.meta}
+        if isinstance(own := values.get("meta"), Mapping):
+            meta |= own
+        kept = {name: scalar_text(value) for name, value in meta.items() if isinstance(value, str | int | float)}
+        if self._origin:
+            kept["source"] = kept.get("source") or self._origin
+        example = Example(
+            id=texts.get("id") or f"{self._ids}-{number}",
+            story=texts["story"],
+            question=texts["question"],
+            options=options,
+            answer=gold_letter(answer, options) if options else answer,
+            thoughts=texts.get("thoughts", ""),
+            meta=kept,
+        )
+        for text in (example.story, example.question, example.thoughts, *example.options):
+            if not text.isascii():
+                _encodable(text)
+        return example
 
 
-def _nearest(name: str, known: Iterable[str]) -> str:
-    known = list(known)
-    close = difflib.get_close_matches(name.lower(), [column.lower() for column in known], n=1, cutoff=0.6)
-    if close:
-        return f" (did you mean {next(column for column in known if column.lower() == close[0])!r}?)"
-    return f" (the columns are {', '.join(repr(column) for column in known)})"
+class _Places(NamedTuple):
+    """The columns that fields are in, the columns of the options, and those that become meta."""
+
+    texts: dict[str, str]
+    options: tuple[str, ...]
+    meta: tuple[str, ...]
 
 
-def _text(value: Any) -> str:
-    return "" if _absent(value) else scalar_text(value).strip()
+def _find(known: Sequence[str], columns: Mapping[str, str]) -> _Places:
+    """Where the fields are in rows with the columns ``known``. Raises ValueError for a missing one."""
+    by_name = {column.lower(): column for column in reversed(known)}  # of two that differ in case, the first
+    texts, options = dict[str, str](), tuple[str, ...]()
+    for name in FIELDS:
+        if (column := columns.get(name)) is not None:
+            listed: tuple[str, ...] = (column,)
+            if name == "options" and column not in known and "," in column:
+                listed = tuple(part.strip() for part in column.split(","))
+            for part in listed:
+                if part not in known:
+                    raise ValueError(f"no column {part!r}{nearest(part, known)}; mend it in columns")
+        elif found := by_name.get(name) or (name == "options" and by_name.get("choices")):
+            listed = (found,)
+        elif name == "options":
+            listed = lettered_columns(known)
+        elif name in _REQUIRED:
+            raise ValueError(f"no column {name!r}{nearest(name, known)}; name it in columns")
+        else:
+            continue
+        if name == "options":
+            options = listed
+        else:
+            texts[name] = listed[0]
+    used = {*texts.values(), *options, "meta"}
+    return _Places(texts, options, tuple(column for column in known if column not in used))
+
+
+def _encodable(text: str) -> None:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ValueError(f"half a character (a lone surrogate) in {text[:60]!r}: {error.reason}") from None
+
+
+def _text(value: Any, column: str = "options") -> str:
+    if isinstance(value, str):
+        text = value.strip()
+        return "" if text in _ABSENT_TEXTS else text
+    if isinstance(value, Mapping | list | bytes):
+        raise ValueError(f"{column!r} holds {kind_of(value)}, not a text")
+    return "" if _absent(value) else scalar_text(value)
 
 
 def _absent(value: Any) -> bool:
     """Empty in any of the ways files have: null, the number NaN, an empty text, the text NaN of a stringified table."""
-    return value is None or value != value or (isinstance(value, str) and value.strip() in ("", "NaN", "nan"))
+    return value is None or value != value or (isinstance(value, str) and value.strip() in _ABSENT_TEXTS)
 
 
 def parse_options(value: Any) -> tuple[str, ...]:
@@ -182,7 +279,10 @@ def parse_options(value: Any) -> tuple[str, ...]:
     options at the end are dropped (tables pad short questions); () when there are none. Raises ValueError.
     """
     if isinstance(value, Mapping) and set(value) >= {"text", "label"}:
-        value = dict(zip(value["label"], value["text"], strict=True))
+        try:
+            value = dict(zip(value["label"], value["text"], strict=True))
+        except TypeError:
+            raise ValueError(f"cannot read the options {value!r}") from None
     if isinstance(value, Mapping):
         labels = [label for label in value if not _absent(value[label])]
         if labels != list(LETTERS[: len(labels)]):
@@ -198,12 +298,9 @@ def parse_options(value: Any) -> tuple[str, ...]:
         raise ValueError(f"cannot read the options {value!r}")
     while texts and not texts[-1]:
         texts.pop()
-    labelled = [
-        re.match(_LABEL.format(letter=letter) + r"\s*(?=\S)", text)
-        for letter, text in zip(LETTERS, texts, strict=False)
-    ]
-    if texts and all(labelled) and len(labelled) == len(texts):  # only when every text repeats its letter
-        texts = [text[match.end() :] for text, match in zip(texts, labelled, strict=True) if match]
+    labels = [pattern.match(text) for pattern, text in zip(_LABELS, texts, strict=False)]
+    if texts and all(labels) and len(labels) == len(texts):  # only when every text repeats its letter
+        texts = [text[match.end() :] for text, match in zip(texts, labels, strict=True) if match]
     return tuple(texts)
 
 
@@ -228,6 +325,8 @@ def gold_letter(answer: str, options: tuple[str, ...]) -> str:
     Raises ValueError when it is none of the options, or more than one.
     """
     answer = answer.strip()
+    if len(answer) == 1 and answer in LETTERS[: len(options)] and answer not in options:
+        return answer
     letters = {letter for letter, option in zip(LETTERS, options, strict=False) if option == answer}
     if match := re.fullmatch(r"\(?([A-Z])[.):]*\s*(.*)", answer, re.DOTALL):
         letter, rest = match.groups()

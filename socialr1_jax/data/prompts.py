@@ -18,12 +18,12 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class PromptSet:
-    """Examples with their prompts (token ids), in step with each other, and the number left out as too long."""
+class Prompt:
+    """A question with its prompt; ``id`` is the question's place among the run's questions and seeds its draws."""
 
-    examples: tuple[Example, ...]
-    prompts: tuple[list[int], ...]
-    dropped: int
+    id: int
+    example: Example
+    tokens: list[int]
 
 
 def question_text(example: Example) -> str:
@@ -49,18 +49,18 @@ def encode_prompt(tokenizer: Any, example: Example, thinking: bool = True) -> li
     return list(tokenizer.apply_chat_template(messages, tokenize=True, return_dict=False, **options))
 
 
-def encode_prompts(tokenizer: Any, examples: Sequence[Example], max_prompt_tokens: int) -> PromptSet:
+def encode_prompts(tokenizer: Any, examples: Sequence[Example], max_prompt_tokens: int) -> list[Prompt]:
     """Prompts of all examples; those longer than ``max_prompt_tokens`` are dropped and counted, never cut.
 
     Raises ValueError when none is left.
     """
-    kept, prompts, lengths = [], [], []
+    kept: list[Prompt] = []
+    lengths = []
     for example in examples:
         tokens = encode_prompt(tokenizer, example)
         lengths.append(len(tokens))
         if len(tokens) <= max_prompt_tokens:
-            kept.append(example)
-            prompts.append(tokens)
+            kept.append(Prompt(id=len(kept), example=example, tokens=tokens))
     if not kept:
         shortest = f"; the shortest has {min(lengths)}" if lengths else ""
         raise ValueError(
@@ -73,7 +73,7 @@ def encode_prompts(tokenizer: Any, examples: Sequence[Example], max_prompt_token
             "dropped %d of %d prompts longer than %d tokens (longest %d); data.max_prompt_tokens keeps more",
             *(dropped, len(examples), max_prompt_tokens, max(lengths)),
         )
-    return PromptSet(examples=tuple(kept), prompts=tuple(prompts), dropped=dropped)
+    return kept
 
 
 def reference_response(example: Example) -> str:

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import csv
+import difflib
 import json
+import logging
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from socialr1_jax.command_line import scalar_text
+
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
 _HUB_ID = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+?)(?::(?P<split>[\w.-]+))?")
+PARQUET_BATCH = 8192  # rows that are decoded at once
 # Files of a dataset repository that describe the data and hold none.
 _DESCRIPTIONS = {"dataset_infos.json", "dataset_dict.json", "dataset_info.json", "state.json", "metadata.json"}
+_MOST_COLUMNS = 1000  # of JSON rows that each have others, how many are remembered
+log = logging.getLogger(__name__)
 
 
 class DataError(ValueError):
@@ -20,10 +27,27 @@ class DataError(ValueError):
 
 
 class Row(NamedTuple):
-    """One row and where it stands ("questions.jsonl row 3")."""
+    """One row, the file that it stands in and its place there, from 1."""
 
-    where: str
+    file: str
+    number: int
     values: Mapping[str, Any]
+
+    @property
+    def where(self) -> str:
+        """ "questions.jsonl row 3"."""
+        return f"{self.file} row {self.number}"
+
+
+class BadRow(NamedTuple):
+    """A row that is no question, and why."""
+
+    source: str
+    row: int
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.source} row {self.row}: {self.reason}"
 
 
 def read_rows(source: str | Path) -> list[Row]:
@@ -32,44 +56,68 @@ def read_rows(source: str | Path) -> list[Row]:
     A ``.json`` file holds a list of objects, or one object with one list of objects in it ({"data": [...]}).
     Rows are counted from 1; in ``.jsonl`` the row is the line. Raises DataError.
     """
-    path = Path(source)
-    if path.exists() or path.suffix.lower() in SUFFIXES:
-        files = [path]
-    elif match := _HUB_ID.fullmatch(str(source)):
-        files = _hub_files(match["repo"], match["split"])
-    else:
-        raise DataError(f"{source}: no such file, and not a hub dataset id such as owner/name:train")
-    rows = [row for file in files for row in _file_rows(file)]
+    rows = []
+    for file in source_files(source):
+        for row in file_rows(file):
+            if isinstance(row, BadRow):
+                raise DataError(str(row))
+            rows.append(row)
     if not rows:
         raise DataError(f"{source}: the file holds no rows")
     return rows
 
 
-def _file_rows(path: Path) -> Iterator[Row]:
-    suffix = path.suffix.lower()
+def source_files(source: str | Path) -> list[Path]:
+    """The file itself, or the files of the hub dataset, which are fetched. Raises DataError."""
+    path = Path(source)
+    if path.exists() or path.suffix.lower() in SUFFIXES:
+        return [path]
+    if match := _HUB_ID.fullmatch(str(source)):
+        return _hub_files(match["repo"], match["split"])
+    raise DataError(f"{source}: no such file, and not a hub dataset id such as owner/name:train")
+
+
+def file_rows(path: Path) -> Iterator[Row | BadRow]:
+    """The rows of one file, those that cannot be read among them where the format lets one go on after it.
+
+    Raises DataError when it does not: no such file, a cut Parquet file, a .json file that is no JSON.
+    """
+    suffix, name = path.suffix.lower(), str(path)
     readers = {".jsonl": _jsonl, ".json": _json, ".csv": _csv, ".parquet": _parquet}
     if suffix not in readers:
         raise DataError(f"{path}: unknown kind of file; questions come as {', '.join(SUFFIXES)}")
     try:
         for number, values in readers[suffix](path):
-            if not isinstance(values, dict):
-                raise DataError(f"{path} row {number}: expected an object with named fields, found {_kind(values)}")
-            yield Row(f"{path} row {number}", values)
+            if isinstance(values, dict):
+                yield Row(name, number, values)
+            elif isinstance(values, _Unreadable):
+                yield BadRow(name, number, values)
+            else:
+                yield BadRow(name, number, f"expected an object with named fields, found {kind_of(values)}")
     except OSError as error:
         raise DataError(f"{path}: cannot read the file ({error.strerror or error})") from None
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not UTF-8 text (byte {error.start}); save the file as UTF-8") from None
 
 
+class _Unreadable(str):
+    """Why a row could not be parsed; no JSON value is of this class."""
+
+
 def _jsonl(path: Path) -> Iterator[tuple[int, Any]]:
-    with path.open(encoding="utf-8-sig") as file:
+    parse = json.JSONDecoder().decode
+    with path.open("rb") as file:
         for number, line in enumerate(file, 1):
-            if not line.strip():
+            if line.isspace():
                 continue
             try:
-                yield number, json.loads(line)
+                yield number, parse(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+            except UnicodeDecodeError as error:
+                yield number, _Unreadable(f"not UTF-8 text (byte {error.start} of the line); save the file as UTF-8")
             except json.JSONDecodeError as error:
-                raise DataError(f"{path} row {number}: not JSON ({error.msg}, column {error.colno})") from None
+                yield number, _Unreadable(f"not JSON ({error.msg}, column {error.colno})")
+            except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets without end
+                yield number, _Unreadable(f"not JSON ({error})")
 
 
 def _json(path: Path) -> Iterator[tuple[int, Any]]:
@@ -80,42 +128,125 @@ def _json(path: Path) -> Iterator[tuple[int, Any]]:
         content = json.loads(text)
     except json.JSONDecodeError as error:
         raise DataError(f"{path} line {error.lineno}: not JSON ({error.msg}); one object a line is .jsonl") from None
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}: not JSON ({error})") from None
     if isinstance(content, dict):
         lists = {key: value for key, value in content.items() if isinstance(value, list)}
         if len(lists) != 1:
             raise DataError(f"{path}: expected one list of questions in the object, found {len(lists)} {sorted(lists)}")
         content = next(iter(lists.values()))
     if not isinstance(content, list):
-        raise DataError(f"{path}: expected a list of questions, found {_kind(content)}")
+        raise DataError(f"{path}: expected a list of questions, found {kind_of(content)}")
     yield from enumerate(content, 1)
 
 
 def _csv(path: Path) -> Iterator[tuple[int, Any]]:
     with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file, strict=True)
-        number = 0
+        reader, number = csv.reader(file, strict=True), 0
         try:
-            for number, values in enumerate(reader, 1):
-                if None in values or None in values.values():
-                    raise DataError(
-                        f"{path} row {number}: not as many cells as the header has ({len(reader.fieldnames or ())})"
-                    )
-                yield number, values
+            header = next(reader, [])
         except csv.Error as error:
-            raise DataError(f"{path} row {number + 1}: not CSV ({error})") from None
+            raise DataError(f"{path}: the header is not CSV ({error})") from None
+        if twice := [name for i, name in enumerate(header) if name in header[:i]]:
+            raise DataError(f"{path}: the header names the column {twice[0]!r} twice; give each its own name")
+        while True:
+            number += 1
+            try:
+                cells = next(reader)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                yield number, _Unreadable(f"not CSV ({error}, line {reader.line_num})")
+                continue
+            if not cells:  # an empty line is no row
+                number -= 1
+            elif len(cells) == len(header):
+                yield number, dict(zip(header, cells, strict=True))
+            else:
+                found = f"{len(cells)}, not {len(header)}; line {reader.line_num}"
+                yield number, _Unreadable(f"not as many cells as the header has ({found})")
 
 
 def _parquet(path: Path) -> Iterator[tuple[int, Any]]:
+    import_parquet(path)
+    import pyarrow
+    import pyarrow.parquet
+
     try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError:
-        raise DataError(f"{path}: reading Parquet needs pyarrow; pip install pyarrow") from None
-    try:
-        rows = pyarrow.parquet.read_table(path).to_pylist()
+        with pyarrow.parquet.ParquetFile(path) as file:
+            names, before = file.schema_arrow.names, 0
+            for batch in file.iter_batches(PARQUET_BATCH):
+                cells = zip(*(column.to_pylist() for column in batch.columns), strict=True)
+                for number, values in enumerate(cells, before + 1):
+                    yield number, dict(zip(names, values, strict=True))
+                before += batch.num_rows
     except pyarrow.ArrowInvalid as error:
         raise DataError(f"{path}: not a whole Parquet file ({error})") from None
-    yield from enumerate(rows, 1)
+
+
+def import_parquet(path: Path) -> None:
+    """Raises DataError, naming the mend, when pyarrow is not installed."""
+    try:
+        import pyarrow.parquet  # noqa: F401
+    except ImportError:
+        raise DataError(f"{path}: reading Parquet needs pyarrow; pip install pyarrow") from None
+
+
+class Conditions:
+    """Keeps the rows whose columns have given values, and knows at the end what to say about it."""
+
+    def __init__(self, wanted: Mapping[str, str]) -> None:
+        self._wanted = dict(wanted)
+        self._seen: dict[str, set[str]] = {column: set() for column in wanted}
+        self._known: dict[str, None] = {}  # the source's columns, as far as its rows told
+        self._kept = self._total = 0
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that the conditions are about."""
+        return tuple(self._wanted)
+
+    def know(self, columns: Iterable[str]) -> None:
+        """The source has these columns, though `hold` is not told of them."""
+        self._known.update(dict.fromkeys(columns))
+
+    def hold(self, values: Mapping[str, Any]) -> bool:
+        """Whether a row fulfils all conditions."""
+        if not self._wanted:
+            return True
+        self._total += 1
+        if len(self._known) < _MOST_COLUMNS:
+            self.know(values)
+        kept = True
+        for column, value in self._wanted.items():
+            found = scalar_text(values.get(column))
+            if len(self._seen[column]) < 6:
+                self._seen[column].add(found)
+            kept &= found == value
+        self._kept += kept
+        return kept
+
+    def close(self, source: str) -> None:
+        """Logs what was kept. Raises DataError when no row has a wanted column, or none its value."""
+        if not self._wanted or not self._total:
+            return
+        for column in self._wanted:
+            if column not in self._known:
+                raise DataError(f"{source}: where: no column {column!r}{nearest(column, self._known)}")
+        condition = ", ".join(f"{key} = {value}" for key, value in self._wanted.items())
+        if not self._kept:
+            found = "; ".join(f"{key} is one of {', '.join(sorted(seen)[:5])}" for key, seen in self._seen.items())
+            raise DataError(f"{source}: none of {self._total} rows has {condition} ({found})")
+        log.info("%s: kept %d of %d rows with %s", source, self._kept, self._total, condition)
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """What to say behind an unknown name: the known one that was meant, or all."""
+    known = list(known)
+    close = difflib.get_close_matches(name.lower(), [column.lower() for column in known], n=1, cutoff=0.6)
+    if close:
+        return f" (did you mean {next(column for column in known if column.lower() == close[0])!r}?)"
+    return f" (the columns are {', '.join(repr(column) for column in known)})"
 
 
 def _hub_files(repo: str, split: str | None) -> list[Path]:
@@ -147,6 +278,14 @@ def _hub_files(repo: str, split: str | None) -> list[Path]:
     return chosen
 
 
-def _kind(value: Any) -> str:
-    names = {list: "a list", dict: "an object", str: "a text", bool: "true or false", type(None): "null"}
+def kind_of(value: Any) -> str:
+    """What a JSON value is, in words."""
+    names = {
+        list: "a list",
+        dict: "an object",
+        str: "a text",
+        bool: "true or false",
+        bytes: "bytes",
+        type(None): "null",
+    }
     return names.get(type(value), "a number")

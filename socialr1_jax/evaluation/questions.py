@@ -1,13 +1,16 @@
 """Sampled accuracy on questions with gold answers."""
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from socialr1_jax.data.examples import Example
-from socialr1_jax.data.prompts import PromptSet
-from socialr1_jax.rewards import RewardTerms, Scorer
+from socialr1_jax.data.prompts import Prompt
+from socialr1_jax.intervals import interval
+from socialr1_jax.rewards import RewardTerms, Scorer, parse_response
+from socialr1_jax.rewards.terms import outcome_reward
 from socialr1_jax.sampling import Completion, Engine, SamplingParams
 from socialr1_jax.sampling.text import decode_responses
 
@@ -17,50 +20,54 @@ _EVALUATION_STEP = 2**31 - 1
 
 
 def sample_and_submit(
-    engine: Engine, questions: PromptSet, chosen: Sequence[int], sampling: SamplingParams, tokenizer: Any,
-    scorer: Scorer, step: int,
-) -> tuple[list[Completion], list[str]]:  # fmt: skip
-    """Responses to the chosen questions and their texts, those of a question one after another.
+    engine: Engine, prompts: Sequence[Prompt], sampling: SamplingParams, tokenizer: Any, scorer: Scorer, step: int
+) -> tuple[list[Completion], list[str]]:
+    """Responses to the prompts and their texts, those of a prompt one after another.
 
     Each goes to the scorer as soon as it has ended, so that a judge works while others are still sampled.
     """
     found: dict[int, tuple[Completion, str]] = {}
-    prompts = [questions.prompts[i] for i in chosen]
-    for at, sample, completion in engine.completions(prompts, sampling, step=step, prompt_ids=chosen):
+    tokens, ids = [prompt.tokens for prompt in prompts], [prompt.id for prompt in prompts]
+    for at, sample, completion in engine.completions(tokens, sampling, step=step, prompt_ids=ids):
         place = at * sampling.n + sample
         (text,) = decode_responses(tokenizer, [completion])
-        scorer.submit(place, text, questions.examples[chosen[at]])
+        scorer.submit(place, text, prompts[at].example)
         found[place] = completion, text
     return [found[i][0] for i in range(len(found))], [found[i][1] for i in range(len(found))]
 
 
 def evaluate_questions(
-    engine: Engine, questions: PromptSet, sampling: SamplingParams, tokenizer: Any, scorer: Scorer
+    engine: Engine, prompts: Sequence[Prompt], sampling: SamplingParams, tokenizer: Any, scorer: Scorer
 ) -> tuple[dict[str, float], list[dict[str, Any]]]:
-    """`sampling.n` responses a question -> (metrics, one record a response).
+    """`sampling.n` = k responses a question -> (metrics, one record a response).
 
-    Metrics: accuracy and its standard error (over questions, since responses to one question hang together),
-    format_rate, reward (with the curriculum's weights of step 0, so that evaluations compare; of the responses that
-    could be scored), unscorable, response_tokens, truncated (shares), sampling_errors and responses (numbers).
+    Metrics: accuracy (which is mean@k) with its standard error (over questions, since responses to one question hang
+    together) and 95 % interval, maj@k (the answer given most often, of equals the one given first; k > 1), format_rate,
+    reward (with the curriculum's weights of step 0, so that evaluations compare; of the responses that could be
+    scored), unscorable, response_tokens, truncated (shares), sampling_errors and responses (numbers).
     """
-    count, n = len(questions.prompts), sampling.n
-    completions, texts = sample_and_submit(
-        engine, questions, range(count), sampling, tokenizer, scorer, step=_EVALUATION_STEP
-    )
+    count, n = len(prompts), sampling.n
+    completions, texts = sample_and_submit(engine, prompts, sampling, tokenizer, scorer, step=_EVALUATION_STEP)
     records = [
-        response_record(questions.examples[i // n], i % n, text, completion.finish_reason, terms)
+        response_record(prompts[i // n].example, i % n, text, completion, terms)
         for i, (text, completion, terms) in enumerate(zip(texts, completions, scorer.results(0), strict=True))
     ]
     rewards = np.array([record["reward"] for record in records])
-    lengths = [len(completion.tokens) for completion in completions]
-    by_question = np.array([r["terms"]["outcome"] for r in records]).reshape(count, n).mean(axis=1)
+    right_qk = np.array([record["terms"]["outcome"] for record in records]).reshape(count, n)
+    by_question = right_qk.mean(axis=1)
+    accuracy = float(by_question.mean())
+    stderr = float(by_question.std(ddof=1) / count**0.5) if count > 1 else 0.0
+    low, high = interval(accuracy, stderr, len(records))
     metrics = {
-        "accuracy": float(by_question.mean()),
-        "accuracy_stderr": float(by_question.std(ddof=1) / count**0.5) if count > 1 else 0.0,
+        "accuracy": accuracy,
+        "accuracy_stderr": stderr,
+        "accuracy_low": low,
+        "accuracy_high": high,
+        **({f"mean@{n}": accuracy, f"maj@{n}": _majority(prompts, texts, n)} if n > 1 else {}),
         "format_rate": float(np.mean([r["terms"]["format"] for r in records])),
         "reward": float("nan") if np.isnan(rewards).all() else float(np.nanmean(rewards)),
         "unscorable": float(np.isnan(rewards).mean()),
-        "response_tokens": float(np.mean(lengths)),
+        "response_tokens": float(np.mean([r["tokens"] for r in records])),
         "truncated": float(np.mean([r["finish_reason"] == "length" for r in records])),
         "sampling_errors": float(np.sum([r["finish_reason"] == "error" for r in records])),
         "responses": len(records),
@@ -68,18 +75,45 @@ def evaluate_questions(
     return metrics, records
 
 
-def response_record(example: Example, sample: int, text: str, finish_reason: str, terms: RewardTerms) -> dict[str, Any]:
-    """One response as a line of rollouts.jsonl (phase and step are added by the caller)."""
+def response_record(
+    example: Example, sample: int, text: str, completion: Completion, terms: RewardTerms
+) -> dict[str, Any]:
+    """One response as a line of rollouts.jsonl (phase and step are added by the caller).
+
+    `status` is the first that fits: error (of sampling), unscorable, truncated, malformed, ok.
+    """
+    status = "ok" if terms.format else "malformed"
+    if completion.finish_reason == "length":
+        status = "truncated"
+    if terms.cause:
+        status = "unscorable"
+    if completion.finish_reason == "error":
+        status = "error"
     record = {
         "id": example.id,
+        "source": example.meta.get("source", ""),
         "sample": sample,
+        "status": status,
         "story": example.story,
         "question": example.question,
         "options": list(example.options),
         "answer": example.answer,
         "response": text,
-        "finish_reason": finish_reason,
+        "tokens": len(completion.tokens),
+        "finish_reason": completion.finish_reason,
         "reward": terms.total,
         "terms": terms.raw(),
     }
     return record | ({"unscorable": terms.cause} if terms.cause else {})
+
+
+def _majority(prompts: Sequence[Prompt], texts: Sequence[str], n: int) -> float:
+    """The share of questions whose most frequent answer is right; no answer is an answer, too."""
+    right = 0.0
+    for i, prompt in enumerate(prompts):
+        answers = [parse_response(text).answer or "" for text in texts[i * n : (i + 1) * n]]
+        votes = Counter(answer.strip().casefold() for answer in answers)
+        winner = votes.most_common(1)[0][0]
+        chosen = next(answer for answer in answers if answer.strip().casefold() == winner)
+        right += outcome_reward(chosen, prompt.example.answer)
+    return right / len(prompts)

@@ -1,4 +1,4 @@
-"""Named sizes of a Qwen3: every dense model that is published, and two small ones to measure on a laptop."""
+"""Named sizes of a Qwen3: every dense model that is published, and small ones for trials and a laptop."""
 
 from collections.abc import Mapping
 
@@ -25,6 +25,7 @@ def _shape(
 # Sizes from the config.json of Qwen/Qwen3-0.6B to -32B on the Hugging Face hub.
 PUBLISHED_TOKENS = 151_669  # ids that the published tokenizer knows; the vocabulary's rows above are padding
 SHAPES: Mapping[str, Qwen3Config] = {
+    "nano": _shape(2, 64, 128, 2, 1, head_dim=32, vocab=640),
     "tiny": _shape(4, 256, 768, 4, 2, head_dim=64, vocab=4096),
     "small": _shape(12, 512, 1536, 8, 4, head_dim=64, vocab=32_768),
     "0.6b": _shape(28, 1024, 3072, 16, 8),

@@ -10,6 +10,7 @@ the judge's score or with the cause of having none. Causes are those of ``rubric
     not_json     the answer is no chat completion                refusal       the model declined, or was filtered
     deadline     not there ``deadline`` seconds after finish     not_cached    ``offline``, and never asked before
     token_limit  alone above ``tokens_per_minute``               closed        the judge was closed
+    interrupted  the run was asked to stop
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from urllib.parse import urlsplit
 
 import yaml
 
+from socialr1_jax.interrupt import NEVER, Stop
 from socialr1_jax.reward_config import StructureConfig
 from socialr1_jax.rewards.judge_cache import JudgeCache, answer_key
 from socialr1_jax.rewards.pace import Pace, retry_after
@@ -44,6 +46,7 @@ logger = logging.getLogger(__name__)
 # Seconds before another try; doubled each time, then half to all of it at random.
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
 _BYTES_A_TOKEN = 3  # estimate for the tokens limit; English text has 4 to 5
+_LOOK = 0.2  # seconds between two looks at whether the run is asked to stop
 _CLOSING = 10.0  # seconds that close may take
 _HEADERS = {"Accept-Encoding": "identity"}  # else a small answer could unpack to a huge one
 _OURS = ("model", "messages", "stream", "n")
@@ -135,13 +138,14 @@ class EndpointJudge:
             job.future.set_result(Verdict.unscorable("closed"))
         return job.future
 
-    def finish(self) -> None:
+    def finish(self, stop: Stop = NEVER) -> None:
         end = time.monotonic() + self._config.deadline
         with self._lock:
-            pending = set(self._pending)
-        _, late = wait(pending, timeout=self._config.deadline)
+            late = set(self._pending)
+        while late and not stop.asked and (left := end - time.monotonic()) > 0:
+            _, late = wait(late, timeout=min(left, _LOOK))
         for future in late:
-            self._settle(future, Verdict.unscorable("deadline"))
+            self._settle(future, Verdict.unscorable("interrupted" if stop.asked else "deadline"))
         if late:
             self._loop.call_soon_threadsafe(self._drop_settled)
             wait(late)  # those that another thread is settling just now

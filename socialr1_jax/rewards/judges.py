@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import Future
 
+from socialr1_jax.interrupt import NEVER, Stop
 from socialr1_jax.reward_config import StructureConfig
 from socialr1_jax.rewards.rules_judge import judge_thoughts
 from socialr1_jax.rewards.verdict import Judge, Verdict
@@ -35,7 +36,7 @@ class RulesJudge:
         verdict.set_result(Verdict(judged.score, violations=judged.violations))
         return verdict
 
-    def finish(self) -> None:
+    def finish(self, stop: Stop = NEVER) -> None:
         pass
 
     def counters(self) -> dict[str, float]:

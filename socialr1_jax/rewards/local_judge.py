@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import Future
+from dataclasses import replace
 from typing import Any
 
 import jax
 from transformers import AutoTokenizer
 
 from socialr1_jax.hf import load_hf
+from socialr1_jax.interrupt import NEVER, Stop
 from socialr1_jax.models.attention import attention_backend
 from socialr1_jax.reward_config import StructureConfig
 from socialr1_jax.rewards.rubric import answer_code, parse_verdict, rubric_messages
@@ -65,12 +67,13 @@ class LocalJudge:
             self._waiting.append((tokens, answer_code(story, question, thoughts), verdict))
         return verdict
 
-    def finish(self) -> None:
+    def finish(self, stop: Stop = NEVER) -> None:
         waiting, self._waiting = self._waiting, []
         if not waiting:
             return
         started = time.perf_counter()
-        groups = self._engine.sample([tokens for tokens, _, _ in waiting], self._sampling, step=_SEED_STEP)
+        engine = replace(self._engine, poll=stop.check)
+        groups = engine.sample([tokens for tokens, _, _ in waiting], self._sampling, step=_SEED_STEP)
         answers = [group[0] for group in groups]
         for (_, code, verdict), text in zip(waiting, decode_responses(self._tokenizer, answers), strict=True):
             verdict.set_result(parse_verdict(text, code))

@@ -12,6 +12,7 @@ from typing import Any
 
 from socialr1_jax.config import RewardConfig
 from socialr1_jax.data.examples import Example
+from socialr1_jax.interrupt import NEVER, Stop
 from socialr1_jax.rewards.extra import ExtraRewardError, extra_rewards, load_extra
 from socialr1_jax.rewards.judges import make_judge
 from socialr1_jax.rewards.parsing import ParsedResponse, parse_response
@@ -50,6 +51,7 @@ class Scorer:
     content: ContentScores | None = None
     process: tuple[int, int] = (0, 1)  # which of how many processes: each asks the judge about its share
     divide: Callable[[Callable[[Any], dict[str, Any]], Sequence[Any]], list[dict[str, Any]]] = _alone
+    stop: Stop = NEVER  # asked while the judge is waited for: `results` raises Interrupted
 
     def __post_init__(self) -> None:
         self.judge: Judge | None = make_judge(self.config.structure)
@@ -75,15 +77,17 @@ class Scorer:
     def results(self, step: int) -> list[RewardTerms]:
         """The rewards of everything submitted since the last call, by place, with the weights of step `step`.
 
-        Raises JudgeRefused when the judge answers nobody, ExtraRewardError for a function of the user's that fails.
+        Raises Interrupted when `stop` was asked, JudgeRefused when the judge answers nobody, ExtraRewardError for a
+        function of the user's that fails.
         """
         waiting, self._waiting = sorted(self._waiting, key=lambda one: one.place), []
         self._score_content(waiting)
         extras = self._extras(waiting, step)
         started = time.perf_counter()
         if self.judge:
-            self.judge.finish()
+            self.judge.finish(self.stop)
         verdicts = self.divide(_verdict, waiting)  # of all processes
+        self.stop.check()
         self._judge_waited += time.perf_counter() - started
         if refused := next((verdict["refused"] for verdict in verdicts if "refused" in verdict), None):
             raise JudgeRefused(refused)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -42,6 +43,15 @@ class ShareWatch:
     def __init__(self) -> None:
         self._seen: dict[str, deque[float]] = {}
         self._said: set[str] = set()
+
+    def get_state(self) -> dict[str, Any]:
+        """As JSON, for a checkpoint."""
+        return {"seen": {name: list(steps) for name, steps in self._seen.items()}, "said": sorted(self._said)}
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Goes on from what `get_state` gave."""
+        self._seen = {name: deque(steps, maxlen=_STEPS) for name, steps in state["seen"].items()}
+        self._said = set(state["said"])
 
     def __call__(self, shares: Mapping[str, float]) -> list[str]:
         """Warnings that are due after a step with these shares."""

@@ -8,6 +8,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from socialr1_jax.interrupt import NEVER, Stop
+
 
 class JudgeRefused(RuntimeError):
     """The judge will answer nothing until somebody mends the settings: a wrong key, an unknown model."""
@@ -38,8 +40,11 @@ class Judge(Protocol):
         Returns at once. `finish` says that no more come for now.
         """
 
-    def finish(self) -> None:
-        """Every future submitted so far is done when this returns, by the judge's own deadline at the latest."""
+    def finish(self, stop: Stop = NEVER) -> None:
+        """Every future submitted so far is done when this returns, by the judge's own deadline at the latest.
+
+        When `stop` is asked meanwhile, those that wait become unscorable or Interrupted is raised.
+        """
 
     def counters(self) -> dict[str, float]:
         """Numbers since the last call, for the metrics: calls, retries, tokens, cost."""

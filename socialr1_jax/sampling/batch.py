@@ -116,6 +116,7 @@ class Rollout:
             weights = reshard(engine.params, engine.config, engine.dtype)
         parts: list[Segment] = []
         while self.waiting or (self.rows >= 0).any():
+            engine.poll()
             self._refill()
             self._fit()
             with told(f"decode of {self.rows.shape[1]} rows x {self.slots} slots"):

@@ -1,7 +1,7 @@
 """The sampling engine: what is asked for is checked, a batch is planned, and completions come out as they end."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -39,6 +39,7 @@ class Engine:
     max_rows: int = 512  # that a device decodes at once; more wait until rows are free
     memory: int | None = None
     decode: Decode | None = None
+    poll: Callable[[], None] = lambda: None  # called between segments; may raise to end the sampling
     platform: str = field(default_factory=jax.default_backend)  # another one only to plan for it
 
     def sample(

@@ -70,7 +70,7 @@ def benchmark(
         model=ModelConfig.model_validate(
             {"path": "random weights", "dtype": dtype, "attention": attention, "remat": remat}
         ),
-        data=DataConfig(train="random tokens"),
+        data=DataConfig(train=("random tokens",)),
         sampling=SamplingConfig(group_size=group, max_new_tokens=new),
         grpo=GrpoConfig(
             prompts_per_step=prompts or 1, mini_batch_prompts=prompts or 1, micro_batch_tokens=micro_batch_tokens

@@ -256,8 +256,8 @@ def _sample(config: PairsConfig, examples: Sequence[Example], work: WorkFile) ->
         model = load_hf(config.policy, mesh, config.dtype)
         tokenizer = AutoTokenizer.from_pretrained(model.source)
     prompts = encode_prompts(tokenizer, examples, config.max_prompt_tokens)
-    missing = [i for i, example in enumerate(prompts.examples) if lacks(example)]
-    keys = [question_key(prompts.examples[i]) for i in missing]
+    missing = [i for i, prompt in enumerate(prompts) if lacks(prompt.example)]
+    keys = [question_key(prompts[i].example) for i in missing]
     engine = Engine(
         params=model.params,
         config=model.config,
@@ -276,7 +276,7 @@ def _sample(config: PairsConfig, examples: Sequence[Example], work: WorkFile) ->
     # A sample depends on its question, not on its place: the question's own number.
     ids = [int(key[:8], 16) for key in keys]
     with jax.set_mesh(mesh), shown_log(), Bar("sample", len(missing) * group) as bar:
-        chosen = [prompts.prompts[i] for i in missing]
+        chosen = [prompts[i].tokens for i in missing]
         for prompt, sample, completion in engine.completions(chosen, sampling, prompt_ids=ids):
             text = "" if completion.finish_reason == "error" else decode_responses(tokenizer, [completion])[0]
             if (keys[prompt], sample) not in work.samples:

@@ -1,7 +1,9 @@
 """Where a run's numbers go: metrics.jsonl always, TensorBoard by default, wandb when asked for; rollouts.jsonl."""
 
 import json
+import logging
 import math
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,24 +12,34 @@ from socialr1_jax.config import TrackingConfig
 from socialr1_jax.files import finite, write_whole
 from socialr1_jax.processes import is_first
 
+_FILES = ("metrics.jsonl", "rollouts.jsonl")
+log = logging.getLogger(__name__)
+
 
 class RunLog:
     """Appends to the run folder's metrics.jsonl and rollouts.jsonl, and to the trackers that are switched on.
 
-    `first_step` is 0 for a new run. A resumed one drops what it wrote at and after that step, which will come again.
-    With several processes the first one writes.
+    `goes_on` is what `get_state` gave when the checkpoint was made that the run goes on from; what was written after it
+    is dropped, for it will come again. None for a new run, which leaves of earlier ones the phase "sft" alone.
+    `first_step` is the step that comes next. With several processes the first one writes.
     """
 
-    def __init__(self, folder: Path, tracking: TrackingConfig, *, first_step: int, config: Mapping[str, Any]) -> None:
-        self._metrics, self._rollouts = folder / "metrics.jsonl", folder / "rollouts.jsonl"
+    def __init__(
+        self, folder: Path, tracking: TrackingConfig, *, config: Mapping[str, Any], first_step: int = 0,
+        goes_on: Mapping[str, int] | None = None,
+    ) -> None:  # fmt: skip
+        self._folder = folder
         self._tensorboard: Any = None
         self._wandb: Any = None
         self._writes = is_first()
         if not self._writes:
             return
         folder.mkdir(parents=True, exist_ok=True)
-        for file in (self._metrics, self._rollouts):
-            _keep_before(file, first_step)
+        for name in _FILES:
+            if goes_on is None:
+                _keep_sft(folder / name)
+            else:
+                _cut(folder / name, goes_on.get(name, 0))
         if tracking.tensorboard:
             from tensorboardX import SummaryWriter
 
@@ -37,11 +49,16 @@ class RunLog:
 
             self._wandb = wandb.init(project="socialr1_jax", dir=str(folder), config=dict(config), resume="allow")
 
+    def get_state(self) -> dict[str, int]:
+        """The length of each file in bytes."""
+        files = (self._folder / name for name in _FILES)
+        return {file.name: file.stat().st_size if file.exists() else 0 for file in files}
+
     def metrics(self, phase: str, step: int, values: Mapping[str, float]) -> None:
         """One line of numbers; a value that is not finite is written as null, and trackers do not get it."""
         if not self._writes:
             return
-        _append(self._metrics, [{"phase": phase, "step": step, **values}])
+        _append(self._folder / "metrics.jsonl", [{"phase": phase, "step": step, **values}])
         values = {name: value for name, value in values.items() if math.isfinite(value)}
         if self._tensorboard:
             for name, value in values.items():
@@ -52,7 +69,7 @@ class RunLog:
     def rollouts(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """One line a response."""
         if self._writes:
-            _append(self._rollouts, rows)
+            _append(self._folder / "rollouts.jsonl", rows)
 
     def close(self) -> None:
         if self._tensorboard:
@@ -66,16 +83,27 @@ def _append(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
         file.writelines(json.dumps(finite(row), ensure_ascii=False) + "\n" for row in rows)
 
 
-def _keep_before(path: Path, first_step: int) -> None:
+def _cut(path: Path, length: int) -> None:
+    size = path.stat().st_size if path.exists() else 0
+    if size >= length:
+        if size:
+            os.truncate(path, length)
+        return
+    log.warning("%s has lost its last %d bytes since the checkpoint was made", path, length - size)
+    if size:  # whole lines only
+        with path.open("rb+") as file:
+            file.truncate(file.read().rfind(b"\n") + 1)
+
+
+def _keep_sft(path: Path) -> None:
     if not path.exists():
         return
     kept = []
     # Not splitlines(): it also cuts at characters such as U+2028 that stand inside a response.
-    for line in path.read_text(encoding="utf-8").split("\n"):
+    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
         try:
-            row = json.loads(line)
-        except json.JSONDecodeError:  # the end of the file, or the line that a kill cut
-            break
-        if row["phase"] == "sft" or row["step"] < first_step:
-            kept.append(line + "\n")
+            if json.loads(line)["phase"] == "sft":
+                kept.append(line + "\n")
+        except (ValueError, KeyError, TypeError):  # the end of the file, or a line that a kill cut
+            continue
     write_whole(path, "".join(kept))

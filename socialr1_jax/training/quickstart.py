@@ -29,11 +29,12 @@ from socialr1_jax.reward_model_config import RewardModelConfig
 from socialr1_jax.rewards import Scorer
 from socialr1_jax.sampling import Engine, SamplingParams
 from socialr1_jax.sampling.text import stop_token_ids
-from socialr1_jax.training.console import console, working
-from socialr1_jax.training.grpo import refuse_another_run, train_grpo
+from socialr1_jax.training.console import console, shown_log, working
+from socialr1_jax.training.grpo import train_grpo
 from socialr1_jax.training.metrics import RunLog
 from socialr1_jax.training.report import write_report
 from socialr1_jax.training.reward_model import train_reward_model
+from socialr1_jax.training.run_folder import own_folder, refuse_another_run
 from socialr1_jax.training.sft import train_sft
 from socialr1_jax.training.summary import write_summary
 
@@ -44,8 +45,12 @@ _LOGIT_TOLERANCE = 2e-4
 
 def run_quickstart(config: QuickstartConfig) -> bool:
     """The whole of it; False when it was interrupted. Everything lies in `config.output_dir`."""
+    with own_folder(Path(config.output_dir)), shown_log(config.quiet):
+        return _run(config, Path(config.output_dir))
+
+
+def _run(config: QuickstartConfig, folder: Path) -> bool:
     started = time.monotonic()
-    folder = Path(config.output_dir)
     run = _grpo_config(config, folder)
     made = folder / "quickstart.yaml"
     if made.exists() and (folder / "sft" / "config.json").exists():
@@ -132,7 +137,7 @@ def _cold_start(config: QuickstartConfig, folder: Path) -> None:
         console.print(f"a look at fresh stories: accuracy {accuracy:.2f}")
         return accuracy >= config.sft.stop_accuracy
 
-    log = RunLog(folder, config.tracking, first_step=0, config=config.model_dump())
+    log = RunLog(folder, config.tracking, config=config.model_dump())
     save_hf(train_sft(model, tokenizer, train, config.sft, log, config.seed, enough), folder / "sft")
     log.close()
 

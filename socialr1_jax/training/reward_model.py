@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +20,7 @@ from socialr1_jax.data.pipeline import PromptStream
 from socialr1_jax.files import write_json
 from socialr1_jax.grpo.update import Update, init_state, make_update
 from socialr1_jax.hf import init_reward_model, load_hf, random_model, save_reward_model
+from socialr1_jax.interrupt import Stop, stop_on_signal
 from socialr1_jax.mesh import P, fetch, place, row_shards
 from socialr1_jax.models.attention import Backend, Segments, attention_backend
 from socialr1_jax.models.qwen3 import Params, Qwen3Config
@@ -31,12 +32,13 @@ from socialr1_jax.rewards.content_model import ContentModel, check_tokenizer, co
 from socialr1_jax.rewards.text_bins import Unit, bin_width, fill_bins, lay_out
 from socialr1_jax.training.checkpoints import Checkpoints
 from socialr1_jax.training.console import Bar, console, shown_log, working
-from socialr1_jax.training.grpo import TrainingStopped, due, refuse_another_run
-from socialr1_jax.training.interrupt import stop_after_step
+from socialr1_jax.training.grpo import TrainingStopped, due
 from socialr1_jax.training.metrics import RunLog
 from socialr1_jax.training.optimizer import make_optimizer, make_schedule
 from socialr1_jax.training.preferences import bradley_terry, pair_accuracy, preference_metrics, swap_consistency
 from socialr1_jax.training.programs import run_mesh
+from socialr1_jax.training.provenance import commit, versions
+from socialr1_jax.training.run_folder import own_folder, refuse_another_run
 from socialr1_jax.training.summary import peak_rss_bytes
 
 _MOST_SKIPPED = 5  # updates in a row that were not finite before the run stops
@@ -54,11 +56,12 @@ def train_reward_model(config: RewardModelConfig) -> bool:
     """
     join(config.distributed)
     console.quiet = not is_first()
-    with jax.set_mesh(run_mesh(config)), shown_log():
-        return _train(config)
+    mesh = run_mesh(config)
+    with jax.set_mesh(mesh), shown_log(), own_folder(Path(config.output_dir)), stop_on_signal() as stop:
+        return _train(config, stop)
 
 
-def _train(config: RewardModelConfig) -> bool:
+def _train(config: RewardModelConfig, stop: Stop) -> bool:
     started, folder = time.monotonic(), Path(config.output_dir)
     if (folder / "checkpoints").exists():
         refuse_another_run(config, folder / "config.yaml")
@@ -81,11 +84,17 @@ def _train(config: RewardModelConfig) -> bool:
     # From here on the state holds the weights; what was read is let go.
     shape, source = model.config, model.source
     del base, model
-    checkpoints = Checkpoints(folder / "checkpoints", config.checkpoint)
-    if checkpoints.latest is not None:
-        state, first = checkpoints.restore(state), checkpoints.latest
+    about = {"config": config.model_dump(mode="json"), "versions": versions(), "commit": commit(), "source": source}
+    checkpoints = Checkpoints(folder / "checkpoints", config.checkpoint, about | {"model": shape.to_hf("float32")})
+    before: Mapping[str, Any] = {}
+    if found := checkpoints.restore(state, ("finished", "skipped_in_a_row", "files")):
+        state, before = found
+        first = before["finished"]
         console.print(f"resuming after step {first} of {config.steps}")
-    runlog = RunLog(folder, config.tracking, first_step=first + 1 if first else 0, config=config.model_dump())
+    runlog = RunLog(
+        folder, config.tracking, config=config.model_dump(), first_step=first + 1 if first else 0,
+        goes_on=before.get("files"),
+    )  # fmt: skip
     if is_first():
         save_config(config, folder / "config.yaml")
     if jax.default_backend() != "cpu":  # where memory is short
@@ -106,12 +115,16 @@ def _train(config: RewardModelConfig) -> bool:
         )
         return metrics
 
+    def save() -> None:
+        standing = {"finished": finished, "skipped_in_a_row": skipped_in_a_row, "files": runlog.get_state()}
+        checkpoints.save(finished, state, standing)
+
     if first == 0:
         evaluate(0)
     stream = PromptStream(len(train), config.batch.pairs, config.seed)
-    finished, skipped_in_a_row = first, 0
+    finished, skipped_in_a_row = first, before.get("skipped_in_a_row", 0)
     stopping = False  # asked for in any process
-    with stop_after_step() as stop, Bar("reward model", config.steps, first) as bar:
+    with Bar("reward model", config.steps, first) as bar:
         while finished < config.steps and not stopping:
             begun = time.perf_counter()
 
@@ -140,7 +153,8 @@ def _train(config: RewardModelConfig) -> bool:
             bar.advance(f"loss {metrics['loss']:.3f}  accuracy {metrics['accuracy']:.2f}  {seconds:.1f} s")
             skipped_in_a_row = skipped_in_a_row + 1 if metrics["skipped"] else 0
             if skipped_in_a_row == _MOST_SKIPPED:
-                checkpoints.save(finished, state)
+                skipped_in_a_row = 0  # whoever goes on has mended it
+                save()
                 checkpoints.close()
                 runlog.close()
                 raise TrainingStopped(
@@ -150,7 +164,7 @@ def _train(config: RewardModelConfig) -> bool:
             if due(finished, config.evaluate_every) and finished < config.steps:
                 evaluate(finished)
             if due(finished, config.checkpoint.every) or finished == config.steps or stopping:
-                checkpoints.save(finished, state)
+                save()
     if finished == config.steps:
         metrics = evaluate(finished, whole=True)
         save_reward_model(RewardModel(shape, state.params, source=source), folder / "export")

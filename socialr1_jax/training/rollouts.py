@@ -2,8 +2,8 @@
 
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,13 @@ import numpy as np
 from jax.sharding import Mesh
 
 from socialr1_jax.config import ConfigError, RunConfig
-from socialr1_jax.data.pipeline import PromptStream
-from socialr1_jax.data.prompts import PromptSet
+from socialr1_jax.data.examples import Example
+from socialr1_jax.data.pipeline import QuestionStream
+from socialr1_jax.data.prompts import Prompt
 from socialr1_jax.evaluation.questions import response_record, sample_and_submit
 from socialr1_jax.files import finite
 from socialr1_jax.grpo.advantages import flat_groups, soft_overlong
+from socialr1_jax.interrupt import Stop
 from socialr1_jax.models.attention import Backend
 from socialr1_jax.processes import divided, is_first
 from socialr1_jax.rewards import JudgeRefused, RewardTerms, Scorer
@@ -34,6 +36,7 @@ class Rollouts:
     prompt_ids: list[int]
     completions: list[Completion]
     terms: list[RewardTerms]
+    examples: list[Example] = field(default_factory=list)  # one a group; a replay knows none
     replaced: int = 0  # groups whose rewards were equal, so that other prompts took their places
 
     @property
@@ -65,6 +68,7 @@ class Rollouts:
             prompt_ids=[self.prompt_ids[i] for i in groups],
             completions=[self.completions[i] for i in rows],
             terms=[self.terms[i] for i in rows],
+            examples=[self.examples[i] for i in groups],
         )
 
     def __add__(self, other: "Rollouts") -> "Rollouts":
@@ -74,6 +78,7 @@ class Rollouts:
             prompt_ids=self.prompt_ids + other.prompt_ids,
             completions=self.completions + other.completions,
             terms=self.terms + other.terms,
+            examples=self.examples + other.examples,
         )
 
     def metrics(self) -> dict[str, float]:
@@ -95,7 +100,20 @@ class Rollouts:
             "zero_variance_groups": float(flat_groups(rewards).sum()),
             "replaced_groups": float(self.replaced),
             **{f"variance_share/{name}": share for name, share in variance_shares(terms, rewards).items()},
+            **self._by_source(raw),
         }
+
+    def _by_source(self, raw: Mapping[str, np.ndarray]) -> dict[str, float]:
+        """Means of the raw terms over the questions of each source, where there are several."""
+        sources = np.repeat([example.meta.get("source", "") for example in self.examples], self.group)
+        names = np.unique(sources)
+        found = {}
+        for name in names if len(names) > 1 else ():
+            for term, values in raw.items():
+                of_source = values[sources == name]
+                if not np.isnan(of_source).all():
+                    found[f"source/{name}/{term}"] = float(np.nanmean(of_source))
+        return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,27 +122,29 @@ class Collector:
 
     config: RunConfig
     sampling: SamplingParams
-    questions: PromptSet
+    prompts: QuestionStream
+    spare: QuestionStream  # an order of its own, so that the next steps' prompts stay as they are
     tokenizer: Any
     scorer: Scorer
 
     def __call__(self, engine: Engine, step: int, end_lap: Callable[[str], None]) -> Rollouts:
         """The responses of step `step` (from 0); tells `end_lap` when sampling and when scoring is over."""
         grpo = self.config.grpo
-        rollouts = self._sampled(engine, step, self._stream(0).batch(step), end_lap)
+        rollouts = self._sampled(engine, step, next(self.prompts), end_lap)
         if not grpo.replace_flat_groups:
             return rollouts
-        # Other prompts come from an order of their own, so that the next steps' prompts stay as they are.
-        spare, used = self._stream(1), set(rollouts.prompt_ids)
-        for attempt in range(grpo.most_replacements):
+        used = set(rollouts.prompt_ids)
+        for _ in range(grpo.most_replacements):
             rewards_pg = rollouts.rewards_pg
             scored_p = np.isfinite(rewards_pg).sum(axis=1) > 1  # other prompts are no help when nobody scores them
             flat = np.flatnonzero(flat_groups(rewards_pg) & scored_p).tolist()
-            drawn = dict.fromkeys(spare.batch(step * grpo.most_replacements + attempt))  # each once, in order
-            fresh = [i for i in drawn if i not in used][: len(flat)]
+            if not flat:
+                break
+            drawn = {prompt.id: prompt for prompt in next(self.spare)}  # each once, in order
+            fresh = [prompt for prompt in drawn.values() if prompt.id not in used][: len(flat)]
             if not fresh:
                 break
-            used.update(fresh)
+            used.update(prompt.id for prompt in fresh)
             others = self._sampled(engine, step, fresh, end_lap)
             good = np.flatnonzero(~flat_groups(others.rewards_pg)).tolist()
             kept = [i for i in range(grpo.prompts_per_step) if i not in flat[: len(good)]]
@@ -132,31 +152,44 @@ class Collector:
             rollouts = replace(rollouts, replaced=rollouts.replaced + len(good))
         return rollouts
 
-    def records(self, rollouts: Rollouts, advantages_b: np.ndarray, most: int) -> Iterator[dict[str, Any]]:
-        """The first `most` responses as rollouts.jsonl holds them."""
-        texts = decode_responses(self.tokenizer, rollouts.completions[:most])
-        for i, text in enumerate(texts):
-            example = self.questions.examples[rollouts.prompt_ids[i // rollouts.group]]
-            reason = rollouts.completions[i].finish_reason
-            record = response_record(example, i % rollouts.group, text, reason, rollouts.terms[i])
+    def records(self, rollouts: Rollouts, advantages_b: np.ndarray) -> Iterator[dict[str, Any]]:
+        """The first `tracking.responses` responses, or all, as rollouts.jsonl holds them."""
+        completions = rollouts.completions[: self.config.tracking.responses or None]
+        for i, text in enumerate(decode_responses(self.tokenizer, completions)):
+            example = rollouts.examples[i // rollouts.group]
+            record = response_record(example, i % rollouts.group, text, completions[i], rollouts.terms[i])
             yield {"advantage": float(advantages_b[i])} | record
 
-    def _stream(self, number: int) -> PromptStream:
-        config = self.config
-        return PromptStream(len(self.questions.prompts), config.grpo.prompts_per_step, config.seed + number)
+    def get_state(self) -> dict[str, Any]:
+        """Where the streams of prompts stand, as JSON."""
+        return {"prompts": self.prompts.get_state(), "spare": self.spare.get_state()}
 
-    def _sampled(self, engine: Engine, step: int, chosen: list[int], end_lap: Callable[[str], None]) -> Rollouts:
-        completions, _ = sample_and_submit(
-            engine, self.questions, chosen, self.sampling, self.tokenizer, self.scorer, step=step
-        )
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Goes on from what `get_state` gave."""
+        self.prompts.set_state(state["prompts"])
+        self.spare.set_state(state["spare"])
+
+    def close(self) -> None:
+        """Lets go of the questions."""
+        self.prompts.close()
+        self.spare.close()
+
+    def _sampled(self, engine: Engine, step: int, prompts: list[Prompt], end_lap: Callable[[str], None]) -> Rollouts:
+        completions, _ = sample_and_submit(engine, prompts, self.sampling, self.tokenizer, self.scorer, step=step)
         end_lap("rollout")
         terms = self.scorer.results(step)
         end_lap("reward")
-        prompts = [self.questions.prompts[i] for i in chosen]
-        return Rollouts(group=self.sampling.n, prompts=prompts, prompt_ids=chosen, completions=completions, terms=terms)
+        return Rollouts(
+            group=self.sampling.n,
+            prompts=[prompt.tokens for prompt in prompts],
+            prompt_ids=[prompt.id for prompt in prompts],
+            completions=completions,
+            terms=terms,
+            examples=[prompt.example for prompt in prompts],
+        )
 
 
-def make_scorer(config: RunConfig, mesh: Mesh, backend: Backend) -> Scorer:
+def make_scorer(config: RunConfig, mesh: Mesh, backend: Backend, stop: Stop) -> Scorer:
     """What scores the run's responses: the judge that each process asks about its share, the content model on the mesh.
 
     Raises what reading the content model raises, ConfigError for a judge or a reward function that cannot be had.
@@ -172,7 +205,7 @@ def make_scorer(config: RunConfig, mesh: Mesh, backend: Backend) -> Scorer:
     shares = {name: -(-value // count) for name in limits if (value := getattr(structure, name))}
     rewards = config.rewards.model_copy(update={"structure": structure.model_copy(update=shares)})
     try:
-        return Scorer(rewards, content, (jax.process_index(), count), divided)
+        return Scorer(rewards, content, (jax.process_index(), count), divided, stop)
     except (JudgeRefused, ImportError) as error:  # no key, no client
         raise ConfigError(f"rewards.structure: {error}") from error
 

@@ -7,7 +7,6 @@ plain sentence about the rest into `notes`; they never raise for bad content.
 import json
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,26 +15,26 @@ import yaml
 Row = dict[str, Any]
 Metrics = dict[str, dict[int, dict[str, float]]]  # phase -> step -> key -> finite number
 
+RUN_FILES = ("config.yaml", "metrics.jsonl", "rollouts.jsonl", "summary.json")
+STATUSES = ("ok", "truncated", "malformed", "unscorable", "error")
 
-@dataclass
-class Rollouts:
-    """The responses that a page needs, kept while streaming: a long run's rollouts.jsonl holds gigabytes.
 
-    `before`: (question id, sample) -> its row of the first evaluation (phase eval_sft, or eval at the first step of
-    that phase); `after`: its row of the latest one (phase eval_grpo, or eval at a later step).
-    `training`: step -> the first three rows of phase grpo, and the worst and the best of the rest.
-    """
-
-    before: dict[tuple[str, int], Row] = field(default_factory=dict)
-    after: dict[tuple[str, int], Row] = field(default_factory=dict)
-    training: dict[int, list[Row]] = field(default_factory=dict)
+def missing_files(directory: Path) -> list[str]:
+    """Which of RUN_FILES are not there. Raises FileNotFoundError when none is: then the folder is no run."""
+    missing = [name for name in RUN_FILES if not (directory / name).is_file()]
+    if len(missing) == len(RUN_FILES):
+        raise FileNotFoundError(
+            f"{directory}: no report written, it holds none of {', '.join(RUN_FILES)}; give the output_dir of a run"
+        )
+    return missing
 
 
 def read_config(directory: Path, notes: list[str]) -> Mapping[str, Any]:
     """The content of config.yaml; empty when it is missing or is not a YAML mapping."""
     try:
         config = yaml.safe_load(read_text(directory / "config.yaml")) or {}
-    except (yaml.YAMLError, ValueError, RecursionError):
+        json.dumps(config, default=str)  # raises for a mapping that holds itself
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError):
         config = None
     if isinstance(config, dict):
         return config
@@ -61,35 +60,17 @@ def read_summary(directory: Path, notes: list[str]) -> dict[str, float]:
 def read_metrics(directory: Path, notes: list[str]) -> Metrics:
     """The finite numbers of metrics.jsonl; where a resumed run wrote a step twice, the last line counts."""
     metrics: Metrics = {}
-    for row in _read_lines(directory / "metrics.jsonl", notes):
+    for _, row in read_lines(directory / "metrics.jsonl", notes):
         numbers = {key: value for key in row if key != "step" and (value := number(row[key])) is not None}
         metrics.setdefault(str(row.get("phase")), {})[row["step"]] = numbers
     return metrics
 
 
-def read_rollouts(directory: Path, notes: list[str]) -> Rollouts:
-    """What `Rollouts` keeps of rollouts.jsonl."""
-    kept, first = Rollouts(), None
-    for row in _read_lines(directory / "rollouts.jsonl", notes):
-        key = (str(row.get("id")), row["sample"] if isinstance(row.get("sample"), int) else 0)
-        match row.get("phase"):
-            case "eval_sft" | "eval_grpo" | "eval" as phase:
-                first = row["step"] if first is None and phase == "eval" else first
-                is_before = phase == "eval_sft" or (phase == "eval" and row["step"] == first)
-                (kept.before if is_before else kept.after)[key] = row
-            case "grpo":
-                rows = kept.training.setdefault(row["step"], [])
-                rows.append(row)
-                if len(rows) > 5:
-                    rows[3:] = [min(rows[3:], key=reward_of), max(rows[3:], key=reward_of)]
-    return kept
-
-
 def before_after(summary: Mapping[str, float], metrics: Metrics) -> list[Row]:
     """Held-out accuracy before and after GRPO, from summary.json, else from evaluations: label, value, low, high.
 
-    The 95 % interval uses the evaluation's standard error where there is one (it knows that samples of one question
-    are not independent), else the number of responses.
+    The 95 % interval is the evaluation's own (accuracy_low, accuracy_high) or comes from its standard error where it
+    has one (both know that samples of one question are not independent), else from the number of responses.
     """
     evaluations = [row for _, row in sorted(metrics.get("eval", {}).items()) if "accuracy" in row]
     points = []
@@ -100,10 +81,13 @@ def before_after(summary: Mapping[str, float], metrics: Metrics) -> list[Row]:
         row = found[0] if found else {}
         value = summary.get(key, row.get("accuracy"))
         if value is not None:
-            # the standard error of another evaluation says nothing about this value
-            same = math.isclose(row.get("accuracy", -1.0), value, abs_tol=1e-4)
-            count = summary.get("heldout_responses", row.get("responses", 0.0))
-            low, high = interval(value, row.get("accuracy_stderr") if same else None, count)
+            # the spread of another evaluation says nothing about this value
+            same = row if math.isclose(row.get("accuracy", -1.0), value, abs_tol=1e-4) else {}
+            if "accuracy_low" in same and "accuracy_high" in same:
+                low, high = same["accuracy_low"], same["accuracy_high"]
+            else:
+                count = summary.get("heldout_responses", row.get("responses", 0.0))
+                low, high = interval(value, same.get("accuracy_stderr"), count)
             points.append({"label": label, "value": value, "low": low, "high": high})
     return points
 
@@ -132,10 +116,26 @@ def reward_of(row: Row) -> float:
     return number(row.get("reward")) or 0.0
 
 
+def terms_of(row: Row) -> dict[str, float | None]:
+    """The reward terms of a rollout row; None where a term could not be scored."""
+    terms = row.get("terms")
+    return {str(name): number(terms[name]) for name in terms} if isinstance(terms, dict) else {}
+
+
 def is_right(row: Row) -> bool:
     """Whether the outcome term of a rollout row says that its answer equals the gold one."""
-    terms = row.get("terms")
-    return isinstance(terms, dict) and (number(terms.get("outcome")) or 0.0) > 0.5
+    return (terms_of(row).get("outcome") or 0.0) > 0.5
+
+
+def status_of(row: Row) -> str:
+    """How a response ended, one of STATUSES: as its row says, else (older rows) from finish_reason, reward, format."""
+    if row.get("status") in STATUSES:
+        return str(row["status"])
+    if row.get("finish_reason") in ("length", "error"):
+        return "truncated" if row["finish_reason"] == "length" else "error"
+    if number(row.get("reward")) is None:
+        return "unscorable"
+    return "malformed" if (terms_of(row).get("format") or 0.0) < 1 else "ok"
 
 
 def read_text(path: Path) -> str:
@@ -143,20 +143,37 @@ def read_text(path: Path) -> str:
     return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
 
 
-def _read_lines(path: Path, notes: list[str]) -> Iterator[Row]:
+def read_lines(path: Path, notes: list[str]) -> Iterator[tuple[int, Row]]:
+    """(the byte where it begins, row) of each whole JSON line with a step: rollouts.jsonl may hold gigabytes."""
     if not path.is_file():
         return
     bad: list[int] = []
-    with path.open(encoding="utf-8", errors="replace") as lines:
+    offset = 0
+    with path.open("rb") as lines:
         for line_number, line in enumerate(lines, start=1):
-            try:
-                row = json.loads(line)
-            except (ValueError, RecursionError):
-                row = None
+            row = _parsed(line)
             if isinstance(row, dict) and isinstance(row.get("step"), int):
-                yield row
+                yield offset, row
             elif line.strip():
                 bad.append(line_number)
+            offset += len(line)
     if bad:
         what = "1 unreadable line" if len(bad) == 1 else f"{len(bad)} unreadable lines"
         notes.append(f"{path.name}: {what} left out, from line {bad[0]} (a stopped run cuts its last line)")
+
+
+def read_rows(path: Path, offsets: list[int]) -> Iterator[Row]:
+    """The rows that begin at bytes which `read_lines` gave, in the order asked for."""
+    if not offsets:
+        return
+    with path.open("rb") as file:
+        for offset in offsets:
+            file.seek(offset)
+            yield _parsed(file.readline())
+
+
+def _parsed(line: bytes) -> Any:
+    try:
+        return json.loads(line.decode("utf-8", "replace"))
+    except (ValueError, RecursionError):
+        return None

@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from socialr1_jax.files import write_json
 
 
@@ -30,6 +32,12 @@ def write_summary(folder: Path, *, start: str, wall_seconds: float, **more: Any)
 
 
 _KEPT = ("accuracy", "accuracy_stderr", "format_rate", "reward", "response_tokens")
+
+
+def peak_bytes() -> int:
+    """The most memory that has been in use on the first device; of this process where the device does not tell."""
+    stats = jax.devices()[0].memory_stats() or {}
+    return int(stats.get("peak_bytes_in_use", 0)) or peak_rss_bytes()
 
 
 def peak_rss_bytes() -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, deque
+from typing import Any
 
 from socialr1_jax.config import RewardConfig
 from socialr1_jax.rewards import RewardTerms
@@ -14,18 +15,29 @@ class UnscorableWindow:
 
     def __init__(self, config: RewardConfig) -> None:
         self._config = config
-        self._steps: deque[list[RewardTerms]] = deque(maxlen=config.unscorable_window)
+        # Of each step: number of responses, and those that could not be scored by cause.
+        self._steps: deque[tuple[int, dict[str, int]]] = deque(maxlen=config.unscorable_window)
 
     def add(self, terms: list[RewardTerms]) -> None:
         """The responses of one step."""
-        self._steps.append(terms)
+        causes = Counter(one.cause or "unknown" for one in terms if math.isnan(one.total))
+        self._steps.append((len(terms), dict(causes)))
+
+    def get_state(self) -> list[Any]:
+        """As JSON, for a checkpoint."""
+        return [[count, causes] for count, causes in self._steps]
+
+    def set_state(self, state: list[Any]) -> None:
+        """Goes on from what `get_state` gave."""
+        self._steps.extend((count, causes) for count, causes in state)
 
     @property
     def problem(self) -> str:
         """What is wrong, "" as long as the share allowed can still be kept in a whole window."""
-        terms = [one for step in self._steps for one in step]
-        causes = Counter(one.cause or "unknown" for one in terms if math.isnan(one.total))
-        failed, asked = causes.total(), len(terms)
+        causes: Counter[str] = Counter()
+        for _, of_step in self._steps:
+            causes.update(of_step)
+        failed, asked = causes.total(), sum(count for count, _ in self._steps)
         window = self._config.unscorable_window
         least = failed / (asked / len(self._steps) * window) if asked else 0.0
         if least <= self._config.most_unscorable:

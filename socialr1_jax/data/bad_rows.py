@@ -1,0 +1,43 @@
+"""What is said about the rows of question files that are no questions."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Collection, Iterable
+from pathlib import Path
+
+from socialr1_jax.data.tables import BadRow
+from socialr1_jax.files import write_whole
+
+_REASONS_SHOWN = 10
+_ROWS_SHOWN = 10  # of one reason
+# What differs between two rows of one fault: quoted texts, what stands in brackets, numbers.
+_PARTICULAR = re.compile(r"""\([^)]*\)?|'[^']*'|"[^"]*"|\b\d+\b""")
+
+
+def report(bad: Collection[BadRow], total: int, mend: str) -> str:
+    """Several lines: how many of `total` rows are bad, the first of them with their reasons, how to go on."""
+    by_reason: dict[tuple[str, str], list[int]] = {}
+    for row in bad:
+        by_reason.setdefault((row.source, row.reason), []).append(row.row)
+    lines = [f"{len(bad):,} of {total:,} rows {'is' if len(bad) == 1 else 'are'} no question:"]
+    for (source, reason), rows in list(by_reason.items())[:_REASONS_SHOWN]:
+        numbers = ", ".join(map(str, rows[:_ROWS_SHOWN]))
+        more = f" and {len(rows) - _ROWS_SHOWN:,} more" if len(rows) > _ROWS_SHOWN else ""
+        lines.append(f"  {source} row{'s' if len(rows) > 1 else ''} {numbers}{more}: {reason}")
+    if left := sum(len(rows) for rows in list(by_reason.values())[_REASONS_SHOWN:]):
+        lines.append(f"  ... and {left:,} more rows")
+    return "\n".join([*lines, mend])
+
+
+def summary(bad: Iterable[BadRow]) -> str:
+    """One line: how many rows have which kind of fault, the commonest first."""
+    kinds = Counter(re.sub(r"\s+", " ", _PARTICULAR.sub("...", row.reason)) for row in bad)
+    return "; ".join(f"{count:,} x {kind}" for kind, count in kinds.most_common())
+
+
+def write_bad_rows(path: str | Path, bad: Iterable[BadRow]) -> None:
+    """Writes one JSON object a line: source, row, reason."""
+    write_whole(path, "".join(json.dumps(row._asdict()) + "\n" for row in bad))

@@ -1,0 +1,110 @@
+"""A row of a large Parquet file at a time, in any order, without the file in memory.
+
+Parquet is compressed by the column in groups of up to a million rows, so that one row costs the decoding of its whole
+group: seconds. The file is therefore decoded once, as a stream, into a nameless temporary file in Arrow's uncompressed
+form, which is mapped into memory: 1.2 s and 0.6 GB of disk for 1,000,000 stories of 400 characters, then 0.1 ms a row.
+"""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import tempfile
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import overload
+
+import numpy as np
+
+from socialr1_jax.data.tables import Conditions, DataError, Row, import_parquet
+
+_BATCH = 4096  # rows that are decoded, and mapped for one row of theirs, at once
+
+
+def parquet_shape(path: Path) -> tuple[int, tuple[str, ...]]:
+    """The number of rows of a Parquet file and its columns, from its footer. Raises DataError."""
+    import_parquet(path)
+    import pyarrow.parquet
+
+    with _named_errors(path), pyarrow.parquet.ParquetFile(path) as file:
+        return file.metadata.num_rows, tuple(file.schema_arrow.names)
+
+
+class ParquetRows(Sequence[Row]):
+    """The rows of a Parquet file that fulfil the conditions.
+
+    Of the columns outside ``used`` only scalar ones are kept (an embedding beside each question would fill the disk).
+    The temporary file is in Python's ``tempfile.gettempdir()``, which TMPDIR sets, and is gone with the process,
+    however that ends.
+
+    Raises DataError for a file that cannot be decoded to its end, and for a full disk.
+    """
+
+    def __init__(self, path: Path, used: Collection[str], conditions: Conditions) -> None:
+        import pyarrow
+        import pyarrow.parquet
+
+        numbers, sizes, before = [], [], 0
+        with _named_errors(path), tempfile.TemporaryFile() as spilled:  # closing it writes, too
+            with pyarrow.parquet.ParquetFile(path, memory_map=True) as file:
+                fields = [
+                    field.with_type(field.type.value_type) if pyarrow.types.is_dictionary(field.type) else field
+                    for field in file.schema_arrow
+                    if field.name in used or field.name in conditions.columns or not pyarrow.types.is_nested(field.type)
+                ]
+                schema = pyarrow.schema(fields)
+                tested = [name for name in conditions.columns if name in schema.names]
+                conditions.know(schema.names)
+                with pyarrow.ipc.new_file(spilled, schema) as writer:
+                    for batch in file.iter_batches(_BATCH, columns=schema.names):
+                        # A dictionary would be another one in each row group, which Arrow's file format forbids.
+                        flat = pyarrow.Table.from_batches([batch]).select(schema.names).cast(schema)
+                        if conditions.columns:
+                            kept = [conditions.hold(row) for row in flat.select(tested).to_pylist()]
+                            numbers.append(np.flatnonzero(kept) + before + 1)
+                            flat = flat.filter(pyarrow.array(kept))
+                        before += batch.num_rows
+                        if flat.num_rows:
+                            sizes.append(flat.num_rows)
+                            writer.write_table(flat.combine_chunks())
+            spilled.flush()
+            mapped = mmap.mmap(spilled.fileno(), 0, access=mmap.ACCESS_READ)
+        pyarrow.default_memory_pool().release_unused()
+        self._path = str(path)
+        self._batches = pyarrow.ipc.open_file(pyarrow.py_buffer(mapped))
+        self._ends = np.cumsum(sizes)
+        self._numbers = np.concatenate(numbers) if numbers else None
+
+    def __len__(self) -> int:
+        return int(self._ends[-1]) if len(self._ends) else 0
+
+    @overload
+    def __getitem__(self, index: int) -> Row: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Row]: ...
+    def __getitem__(self, index: int | slice) -> Row | list[Row]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        index = range(len(self))[index]
+        at = int(np.searchsorted(self._ends, index, side="right"))
+        batch = self._batches.get_batch(at)
+        (values,) = batch.slice(index - int(self._ends[at]) + batch.num_rows, 1).to_pylist()
+        return Row(self._path, index + 1 if self._numbers is None else int(self._numbers[index]), values)
+
+
+@contextmanager
+def _named_errors(path: Path) -> Iterator[None]:
+    """Arrow's errors and the system's as DataError."""
+    import pyarrow
+
+    try:
+        yield
+    except pyarrow.ArrowInvalid as error:
+        raise DataError(f"{path}: not a whole Parquet file ({error})") from None
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise DataError(
+                f"{path}: no room to decode it in {tempfile.gettempdir()}; set TMPDIR to a folder on a larger disk"
+            ) from None
+        raise DataError(f"{path}: cannot read the file ({error.strerror or error})") from None

@@ -1,0 +1,247 @@
+"""The questions of a run: several sources as one sequence with random access, every row checked."""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+import logging
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Literal, Protocol, overload
+
+import numpy as np
+
+from socialr1_jax.data.bad_rows import report, summary, write_bad_rows
+from socialr1_jax.data.examples import Example, RowParser, parse_files
+from socialr1_jax.data.parquet_rows import ParquetRows, parquet_shape
+from socialr1_jax.data.stories import generate_stories
+from socialr1_jax.data.tables import SUFFIXES, BadRow, Conditions, DataError, source_files
+
+LARGE_PARQUET = 200_000  # rows; a file with more is not read whole, and its rows are checked when they are met
+STORY_TYPES = ("belief", "knowledge", "reality")
+_STORIES = re.compile(r"stories:(?:(?P<split>train|heldout):)?(?P<count>\d+)(?::(?P<seed>\d+))?")
+_MEND = "Mend the file, or set data.allow_bad_rows=true to drop such rows and count them."
+log = logging.getLogger(__name__)
+
+
+def open_questions(
+    sources: Sequence[str | Path],
+    *,
+    columns: Mapping[str, str] | None = None,
+    where: Mapping[str, str] | None = None,
+    allow_bad_rows: bool = False,
+) -> Questions:
+    """The questions of all sources, one source after the other.
+
+    A source is a file or hub dataset as ``read_examples`` takes it, or generated stories: ``stories:COUNT``,
+    ``stories:COUNT:SEED``, ``stories:heldout:COUNT[:SEED]`` (questions on belief, knowledge and reality; the other
+    arguments of ``generate_stories`` have their defaults, the seed is 0). ``columns`` and ``where`` are those of
+    ``read_examples``, for every file; generated stories need neither.
+
+    Rows without a column ``source`` get the file's name without its ending as ``meta["source"]`` (with folders before
+    it where two files share a name), so that figures can be kept by source.
+
+    Every row is checked before this returns. Only a Parquet file of more than 200,000 rows is opened without: its rows
+    are checked when they are met (their ids are not compared), and it takes room in the temporary folder.
+
+    Args:
+        allow_bad_rows: drop rows that are no questions, log how many had which fault, and go on.
+
+    Raises:
+        DataError: a source that cannot be read, or has no good row, whatever ``allow_bad_rows`` says; bad rows, with
+            their number and the first of them.
+    """
+    columns, where = columns or {}, where or {}
+    if not sources:
+        raise DataError("no source of questions is given")
+    parts: list[_Part] = []
+    bad: list[BadRow] = []
+    total = 0
+    for source, name in zip(map(str, sources), source_names(sources), strict=True):
+        if source.partition(":")[0] == "stories":
+            parts.append(_Checked(_stories(source)))
+            total += len(parts[-1])
+            continue
+        files = source_files(source)
+        tables = [file for file in files if file.suffix.lower() == ".parquet"]
+        if sum(parquet_shape(file)[0] for file in tables) > LARGE_PARQUET:
+            parts += (opened := _open_large(source, tables, columns, where, name))
+            total += sum(map(len, opened))
+            files = [file for file in files if file not in tables]
+        if files:
+            parsed = parse_files(source, files, columns, where, origin=name)
+            if parsed.bad and not parsed.examples:
+                raise DataError(report(parsed.bad, parsed.total, "Mend the file, or name its columns in data.columns."))
+            parts.append(_Checked(parsed.examples))
+            bad += parsed.bad
+            total += parsed.total
+    if bad and not allow_bad_rows:
+        raise DataError(report(bad, total, _MEND))
+    if bad:
+        log.warning("dropped %d of %d rows that are no questions: %s", len(bad), total, summary(bad))
+    return Questions(parts, bad, allow_bad_rows)
+
+
+class Questions(Sequence[Example]):
+    """Questions by their place; made by ``open_questions``.
+
+    ``allow_bad_rows`` says what becomes of a bad row that is met late, in a large Parquet file: with it iteration and
+    ``get`` leave the row out, else they raise DataError. Indexing raises it in either case.
+    """
+
+    def __init__(
+        self, parts: Sequence[_Part], bad: list[BadRow], allow_bad_rows: bool, chosen: np.ndarray | None = None
+    ) -> None:
+        self.allow_bad_rows = allow_bad_rows
+        self._parts = [part for part in parts if len(part)]
+        self._ends = list(itertools.accumulate(map(len, self._parts)))
+        self._bad = bad
+        self._chosen = chosen
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._chosen is None else len(self._chosen)
+
+    @overload
+    def __getitem__(self, index: int) -> Example: ...
+    @overload
+    def __getitem__(self, index: slice) -> Questions: ...
+    def __getitem__(self, index: int | slice) -> Example | Questions:
+        if isinstance(index, slice):
+            return self.take(range(*index.indices(len(self))))
+        found = self._found(index)
+        if isinstance(found, BadRow):
+            raise DataError(f"{found}. {_MEND}")
+        return found
+
+    def get(self, index: int) -> Example | None:
+        """The question, or None for a bad row where ``allow_bad_rows`` is set. Raises DataError where it is not."""
+        found = self._found(index)
+        if isinstance(found, Example):
+            return found
+        if self.allow_bad_rows:
+            return None
+        raise DataError(f"{found}. {_MEND}")
+
+    def __iter__(self) -> Iterator[Example]:
+        for index in range(len(self)):
+            if (example := self.get(index)) is not None:
+                yield example
+
+    def take(self, indices: Sequence[int]) -> Questions:
+        """A view of the questions at these places, in this order; it shares the rows and the count of bad ones."""
+        places = np.arange(len(self))[np.asarray(indices, dtype=np.int64)]
+        if self._chosen is not None:
+            places = self._chosen[places]
+        return Questions(self._parts, self._bad, self.allow_bad_rows, places)
+
+    @property
+    def dropped(self) -> int:
+        """How many bad rows were left out so far; it grows only by rows of large Parquet files."""
+        return len(self._bad)
+
+    @property
+    def bad_rows(self) -> tuple[BadRow, ...]:
+        """The rows that were left out so far."""
+        return tuple(self._bad)
+
+    def write_bad_rows(self, path: str | Path) -> None:
+        """Writes the rows that were left out so far, one JSON object a line: source, row, reason."""
+        write_bad_rows(path, self._bad)
+
+    def _found(self, index: int) -> Example | BadRow:
+        place = range(len(self))[index] if self._chosen is None else int(self._chosen[index])
+        at = bisect.bisect_right(self._ends, place)
+        return self._parts[at].found(place - self._ends[at] + len(self._parts[at]), self._bad)
+
+
+class _Part(Protocol):
+    """One after another they make the questions."""
+
+    def __len__(self) -> int: ...
+
+    def found(self, index: int, bad: list[BadRow]) -> Example | BadRow:
+        """The question at this place, or why there is none; a bad row that is new is also put into `bad`."""
+
+
+class _Checked:
+    """Questions in memory."""
+
+    def __init__(self, examples: list[Example]) -> None:
+        self._examples = examples
+
+    def __len__(self) -> int:
+        return len(self._examples)
+
+    def found(self, index: int, bad: list[BadRow]) -> Example:
+        return self._examples[index]
+
+
+class _Large:
+    """Questions of a large Parquet file, checked when they are met."""
+
+    def __init__(self, rows: ParquetRows, parser: RowParser) -> None:
+        self._rows, self._parser = rows, parser
+        self._met: set[int] = set()  # bad rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def found(self, index: int, bad: list[BadRow]) -> Example | BadRow:
+        row = self._rows[index]
+        try:
+            return self._parser.example(row.values, row.number)
+        except ValueError as error:
+            found = BadRow(row.file, row.number, str(error))
+        if index not in self._met:
+            if not self._met:
+                log.warning("%s; further bad rows of this file are counted without a word", found)
+            self._met.add(index)
+            bad.append(found)
+        return found
+
+
+def _open_large(
+    source: str, files: Sequence[Path], columns: Mapping[str, str], where: Mapping[str, str], name: str
+) -> list[_Large]:
+    parts = []
+    conditions: Conditions | None = None
+    for file in files:
+        known = parquet_shape(file)[1]
+        parser = RowParser(known, columns, where, ids=file.stem, origin=name)
+        conditions = conditions or Conditions(parser.where)
+        try:
+            used = parser.used(known)
+        except ValueError as error:
+            raise DataError(f"{file}: {error}") from None
+        parts.append(_Large(ParquetRows(file, used, conditions), parser))
+    if conditions is not None:
+        conditions.close(source)
+    return parts
+
+
+def _stories(source: str) -> list[Example]:
+    if not (match := _STORIES.fullmatch(source)) or not int(match["count"]):
+        raise DataError(
+            f"{source}: generated stories are written stories:COUNT, stories:COUNT:SEED or stories:heldout:COUNT"
+        )
+    split: Literal["train", "heldout"] = "heldout" if match["split"] == "heldout" else "train"
+    return generate_stories(int(match["count"]), seed=int(match["seed"] or 0), split=split, question_types=STORY_TYPES)
+
+
+def source_names(sources: Sequence[str | Path]) -> list[str]:
+    """A name for each source: a file's without its ending, with as many folders before it as tell it from the others;
+    hub ids and generated stories as they are given.
+    """
+    paths = {str(source): Path(source).with_suffix("").parts for source in sources}
+    names = []
+    for source, parts in paths.items():
+        if Path(source).suffix.lower() not in SUFFIXES:
+            names.append(source)
+            continue
+        others = [other for name, other in paths.items() if name != source]
+        depths = range(1, len(parts) + 1)
+        tells = (depth for depth in depths if all(other[-depth:] != parts[-depth:] for other in others))
+        depth = next(tells, 0)
+        names.append("/".join(parts[-depth:]) if depth else source)
+    return [dict(zip(paths, names, strict=True))[str(source)] for source in sources]

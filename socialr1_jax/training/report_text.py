@@ -1,0 +1,154 @@
+"""One response as the page shows it: cut into SIP stages, with what the rules found wrong marked where it stands."""
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from socialr1_jax.rewards import STAGES, StageSpan, find_stages, judge_thoughts, parse_response
+from socialr1_jax.rewards.mentions import announces_answer, option_mentions
+from socialr1_jax.rewards.parsing import ANSWER_END, TAGS, THINK, THINK_END
+from socialr1_jax.rewards.stages import Stage
+from socialr1_jax.rewards.words import sentences
+
+LONGEST_TEXT = 20_000  # characters of a response or a story on the page; the rest is counted
+
+Place = tuple[int, int]  # characters [start, end)
+Block = tuple[str, list[tuple[str, list[int]]]]  # stage or "", [(text, numbers of the problems marked there), ...]
+
+
+class MarkedText(NamedTuple):
+    """`problems` in plain words, numbered from 1; `blocks` together are the response but for outer line breaks."""
+
+    answer: str
+    problems: list[str]
+    blocks: list[Block]
+    left_out: int  # characters beyond LONGEST_TEXT
+
+
+def mark_response(text: str) -> MarkedText:
+    """Stages and problems of a response. What a problem has no place for (a stage skipped) is only named."""
+    parsed = parse_response(text)
+    # a response cut at the length limit has stages to show too, though no thoughts that count
+    thoughts = parsed.thoughts or ("" if THINK_END in text else text.partition(THINK)[2])
+    start = text.find(thoughts, text.find(THINK) + len(THINK))
+    spans = find_stages(thoughts)
+    found = [(problem, _tag_places(problem, text)) for problem in parsed.problems]
+    if parsed.thoughts:
+        places = dict.fromkeys(judge_thoughts(thoughts).violations)
+        for violation in places:
+            there = [(start + a, start + b) for a, b in _violation_places(violation, thoughts, spans)]
+            found.append((violation.replace("_", " ").replace(":", ": "), there))
+    stages = [(span.stage, start + span.start, start + span.end) for span in spans]
+    blocks = list(_blocks(text[:LONGEST_TEXT], stages, [there for _, there in found]))
+    left_out = max(0, len(text) - LONGEST_TEXT)
+    return MarkedText(parsed.answer, [problem for problem, _ in found], blocks, left_out)
+
+
+def _tag_places(problem: str, text: str) -> list[Place]:
+    if problem == f"text before {THINK}":
+        return [(0, text.find(THINK))]
+    if problem == f"text after {ANSWER_END}":
+        return [(text.find(ANSWER_END) + len(ANSWER_END), len(text))]
+    tag = next((tag for tag in TAGS if problem.startswith(f"{tag} appears")), "")
+    if not tag:
+        return []
+    places = []
+    at = text.find(tag)
+    while (at := text.find(tag, at + 1)) >= 0:  # the first one is as it should be
+        places.append((at, at + len(tag)))
+    return places
+
+
+def _violation_places(violation: str, thoughts: str, spans: list[StageSpan]) -> list[Place]:
+    """Where the rules of docs/rewards.md saw a violation; empty for what is missing and for rules unknown here."""
+    name, _, stage = violation.partition(":")
+    inference = next((span for span in spans if span.stage == "interpret"), None)
+    end = inference.end if inference else len(thoughts)
+    match name:
+        case "thin" | "unlinked" | "copied":
+            return [_head(thoughts, next(span for span in spans if span.stage == stage))]
+        case "repeated_stage":
+            return _heads(thoughts, spans, lambda stage, before: stage in before)
+        case "reversed":
+            return _heads(thoughts, spans, _comes_late)
+        case "option_before_inference":
+            early = [(span.start, span.end) for span in spans if span.stage in ("encode", "interpret")]
+            return [
+                (at, at + 1)
+                for at in option_mentions(thoughts)
+                if at < end or any(first <= at < last for first, last in early)
+            ]
+        case "backward_justification":
+            begin = inference.start if inference else len(thoughts)
+            return [
+                (a, b)
+                for a, b in sentences(thoughts[:end])
+                if announces_answer(thoughts[a:b], b - a if a < begin else 0, b - a)
+            ]
+        case "loop":
+            said: set[str] = set()
+            places = []
+            for span in spans:
+                for a, b in sentences(thoughts[span.body : span.end]):
+                    sentence = thoughts[span.body + a : span.body + b].strip().casefold()
+                    if sentence in said and sentence.count(" ") >= 2:
+                        places.append((span.body + a, span.body + b))
+                    said.add(sentence)
+            return places
+    return []
+
+
+def _heads(thoughts: str, spans: list[StageSpan], is_fault: Callable[[Stage, set[Stage]], bool]) -> list[Place]:
+    """The heads of stages at fault, as told from the stage and those before it."""
+    before: set[Stage] = set()
+    places = []
+    for span in spans:
+        if is_fault(span.stage, before):
+            places.append(_head(thoughts, span))
+        before.add(span.stage)
+    return places
+
+
+def _comes_late(stage: Stage, before: set[Stage]) -> bool:
+    return stage not in before and any(STAGES.index(other) > STAGES.index(stage) for other in before)
+
+
+def _head(thoughts: str, span: StageSpan) -> Place:
+    """A stage's heading; its first sentence where it has none."""
+    if span.body > span.start:
+        heading = thoughts[span.start : span.body]
+        return span.body - len(heading.lstrip()), span.start + len(heading.rstrip())
+    first = next(iter(sentences(thoughts[span.start : span.end])), (0, span.end - span.start))
+    return span.start + first[0], span.start + first[1]
+
+
+def _blocks(text: str, stages: list[tuple[str, int, int]], places: list[list[Place]]) -> Iterator[Block]:
+    """The text cut where a stage or a mark begins or ends: stretches outside the stages are blocks of their own."""
+    edges: dict[int, list[int]] = {}  # position -> numbers of problems that begin (+) or end (-) there
+    for number, there in enumerate(places, start=1):
+        for start, end in there:
+            if start < end:
+                edges.setdefault(start, []).append(number)
+                edges.setdefault(end, []).append(-number)
+    cuts = sorted(edges)
+    depth = [0] * (len(places) + 1)
+    stretches, last = [], 0
+    for stage, start, end in stages:
+        stretches += [("", last, start), (stage, start, end)]
+        last = end
+    at = 0  # the next of `cuts`
+    for stage, start, end in [*stretches, ("", last, len(text))]:
+        pieces: list[tuple[str, list[int]]] = []
+        while start < min(end, len(text)):
+            while at < len(cuts) and cuts[at] <= start:
+                for number in edges[cuts[at]]:
+                    depth[abs(number)] += 1 if number > 0 else -1
+                at += 1
+            stop = min(end, len(text), cuts[at] if at < len(cuts) else end)
+            pieces.append((text[start:stop], [number for number, deep in enumerate(depth) if deep]))
+            start = stop
+        if pieces:
+            pieces[0] = pieces[0][0].lstrip("\n"), pieces[0][1]
+            pieces[-1] = pieces[-1][0].rstrip("\n"), pieces[-1][1]
+            pieces = [piece for piece in pieces if piece[0]]
+        if any(piece[0].strip() for piece in pieces):
+            yield stage, pieces

@@ -1,0 +1,69 @@
+"""The weights in a run's checkpoint, as a model."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import jax
+import orbax.checkpoint as ocp
+from jax.sharding import Mesh, NamedSharding, SingleDeviceSharding
+
+from socialr1_jax.hf import count_tokens, map_weights
+from socialr1_jax.mesh import P
+from socialr1_jax.models.qwen3 import Qwen3, Qwen3Config, Weight, check_mesh
+from socialr1_jax.training.checkpoints import CheckpointError, fault, read_run, whole_steps
+
+
+def is_run(folder: str | os.PathLike[str]) -> bool:
+    """Whether this is the folder of a run, or one of its checkpoints."""
+    return (Path(folder) / "checkpoints").is_dir() or (Path(folder) / "run" / "metadata").is_file()
+
+
+def find_checkpoint(folder: str | os.PathLike[str], which: str = "latest") -> Path:
+    """The folder of a checkpoint: `which` is latest, best (by the run's `checkpoint.best`) or a number of steps.
+
+    A checkpoint's own folder is itself. Raises CheckpointError naming the checkpoints that there are.
+    """
+    folder = Path(folder).absolute()
+    if (folder / "run" / "metadata").is_file():
+        return folder
+    steps = sorted(whole_steps(folder / "checkpoints"))
+    if not steps:
+        raise CheckpointError(f"{folder} holds no whole checkpoint")
+    step = str(steps[-1]) if which == "latest" else which
+    if which == "best":
+        step = str(read_run(folder / "checkpoints" / str(steps[-1]))["best"].get("step", "best"))
+    if step not in map(str, steps):
+        raise CheckpointError(f"{folder} has no checkpoint {step}; it has {', '.join(map(str, steps))}")
+    return folder / "checkpoints" / step
+
+
+def load_policy(folder: str | os.PathLike[str], which: str = "latest", mesh: Mesh | None = None) -> Qwen3:
+    """The float32 weights of a run's checkpoint, on the first device or in a mesh's layout "train".
+
+    Its tokenizer is the one that the run read. Raises CheckpointError when the checkpoint is absent, cut or altered.
+    """
+    checkpoint = find_checkpoint(folder, which)
+    if problem := fault(checkpoint):
+        raise CheckpointError(f"{checkpoint} is damaged: {problem}")
+    about = read_run(checkpoint)["about"]
+    config = Qwen3Config.from_hf(about["model"], source=str(checkpoint))
+    if mesh is not None:
+        check_mesh(config, mesh)
+
+    def abstract(weight: Weight, layers: int | None, spec: P) -> jax.ShapeDtypeStruct:
+        sharding = SingleDeviceSharding(jax.devices()[0]) if mesh is None else NamedSharding(mesh, spec)
+        shape = weight.shape if layers is None else (layers, *weight.shape)
+        return jax.ShapeDtypeStruct(shape, "float32", sharding=sharding)
+
+    wanted = {"params": map_weights(config, abstract)}
+    restore_args = ocp.checkpoint_utils.construct_restore_args(wanted)
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(use_ocdbt=False)) as checkpointer:
+        found = checkpointer.restore(
+            checkpoint / "state", args=ocp.args.PyTreeRestore(wanted, restore_args=restore_args, partial_restore=True)
+        )
+    source = Path(about["source"]) if about.get("source") else None
+    if source is None or not source.is_dir():
+        return Qwen3(config, found["params"], num_tokens=config.vocab_size)
+    return Qwen3(config, found["params"], source=str(source), num_tokens=count_tokens(source, config.vocab_size))

@@ -1,0 +1,288 @@
+"""Several sources as one checked sequence: bad rows, names, views, generated stories, large Parquet files."""
+
+import json
+import logging
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from socialr1_jax.data import parquet_rows, question_sources
+from socialr1_jax.data.bad_rows import report, summary
+from socialr1_jax.data.question_sources import open_questions, source_names
+from socialr1_jax.data.stories import generate_stories
+from socialr1_jax.data.tables import BadRow, DataError
+
+pyarrow = pytest.importorskip("pyarrow")
+parquet = pytest.importorskip("pyarrow.parquet")
+
+
+def row(number: int, **change: object) -> dict:
+    return {
+        "id": f"q{number}",
+        "story": f"Anna left {number} times.",
+        "question": "Who left?",
+        "options": ["Anna", "Ben"],
+        "answer": "AB"[number % 2],
+        "level": number % 3,
+    } | change
+
+
+def jsonl(path: Path, *rows: dict | str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join((one if isinstance(one, str) else json.dumps(one)) + "\n" for one in rows))
+    return path
+
+
+# ------------------------------------------------------------------------------------------------------------- sources
+
+
+def test_sources_follow_each_other_and_keep_their_names(tmp_path):
+    first = jsonl(tmp_path / "first.jsonl", row(0), row(1, source="elsewhere"))
+    second = tmp_path / "second.csv"
+    second.write_text("story,question,answer\ns,q,free text\n")
+    third = tmp_path / "third.parquet"
+    parquet.write_table(pyarrow.Table.from_pylist([row(2)]), third)
+    questions = open_questions([first, str(second), third, "stories:3:5"])
+    assert len(questions) == 7
+    assert [example.meta["source"] for example in questions] == ["first", "elsewhere", "second", "third"] + [
+        "stories"
+    ] * 3
+    assert [questions[i].id for i in range(4)] == ["q0", "q1", "second-1", "q2"]
+    stories = generate_stories(3, seed=5, question_types=("belief", "knowledge", "reality"))
+    assert list(questions)[4:] == stories
+    assert questions[-1] == stories[-1]
+    with pytest.raises(IndexError):
+        questions[7]
+
+
+def test_generated_stories_as_a_source():
+    plain, heldout = open_questions(["stories:4"]), open_questions(["stories:heldout:4:7"])
+    assert [example.id for example in plain] == [f"stories-train-0-{i:06d}" for i in range(4)]
+    assert [example.id for example in heldout] == [f"stories-heldout-7-{i:06d}" for i in range(4)]
+    assert {example.meta["type"] for example in open_questions(["stories:30"])} == {"belief", "knowledge", "reality"}
+    for wrong in ("stories:", "stories:many", "stories:0", "stories:train", "stories:5:x", "stories:test:5"):
+        with pytest.raises(DataError, match="are written stories:COUNT"):
+            open_questions([wrong])
+
+
+def test_names_tell_sources_apart():
+    assert source_names(["a/x.jsonl", "b/y.csv", "owner/name:test", "stories:5"]) == [
+        "x", "y", "owner/name:test", "stories:5",
+    ]  # fmt: skip
+    same = ["a/test.jsonl", "b/test.jsonl", "c/b/test.csv", "test.csv", "test.json"]
+    assert source_names(same) == ["a/test", "b/test.jsonl", "c/b/test", "test.csv", "test.json"]
+    assert source_names(["x.csv", "x.csv"]) == ["x", "x"]  # the same questions twice
+
+
+def test_no_source_and_a_missing_one(tmp_path):
+    with pytest.raises(DataError, match="no source"):
+        open_questions([])
+    with pytest.raises(DataError, match="no such file"):
+        open_questions([jsonl(tmp_path / "q.jsonl", row(0)), "nowhere"])
+    with pytest.raises(DataError, match="'gold' is not a field"):
+        open_questions([tmp_path / "q.jsonl"], columns={"gold": "answer"})
+
+
+def test_where_holds_for_every_file(tmp_path):
+    path = jsonl(tmp_path / "q.jsonl", *map(row, range(9)))
+    assert [example.id for example in open_questions([path], where={"level": "1"})] == ["q1", "q4", "q7"]
+    with pytest.raises(DataError, match=r"q.jsonl: where: no column 'lvl'"):
+        open_questions([path, "stories:2"], where={"lvl": "1"})
+
+
+def test_views(tmp_path):
+    questions = open_questions([jsonl(tmp_path / "q.jsonl", *map(row, range(10)))])
+    view = questions.take([7, 2, 9])
+    assert (len(view), [example.id for example in view], view[-1].id) == (3, ["q7", "q2", "q9"], "q9")
+    assert [example.id for example in view.take([2, 0])] == ["q9", "q7"]
+    assert [example.id for example in questions[8:]] == ["q8", "q9"]
+    assert list(questions.take([])) == []
+    with pytest.raises(IndexError):
+        questions.take([10])
+    with pytest.raises(IndexError):
+        view[3]
+
+
+# ------------------------------------------------------------------------------------------------------------ bad rows
+
+
+@pytest.fixture
+def mixed(tmp_path):
+    """Two files with one row of every fault in the first."""
+    bad = [
+        "{not json",
+        row(1, answer="C"),
+        row(2, question=""),
+        row(0),  # the id of the first row
+        ["a list"],
+        {"id": "no answer", "story": "s", "question": "q"},
+        row(6, answer="D"),
+    ]
+    first = jsonl(tmp_path / "first.jsonl", row(0), *bad, row(8))
+    return first, jsonl(tmp_path / "second.jsonl", row(0))
+
+
+def test_all_bad_rows_are_reported_at_once(mixed):
+    with pytest.raises(DataError) as caught:
+        open_questions(mixed)
+    message = str(caught.value)
+    assert message.startswith("7 of 10 rows are no question:\n")
+    for number, reason in (
+        (2, "not JSON"),
+        (3, "the gold answer 'C' is not among the 2 options"),
+        (4, "the question is empty"),
+        (5, "the id 'q0' is already that of"),
+        (6, "expected an object"),
+        (7, "no column 'answer'"),
+        (8, "the gold answer 'D'"),
+    ):
+        assert f"first.jsonl row {number}: {reason}" in message
+    assert message.endswith("Mend the file, or set data.allow_bad_rows=true to drop such rows and count them.")
+
+
+def test_allowed_bad_rows_are_dropped_counted_logged_and_written(mixed, tmp_path, caplog):
+    with caplog.at_level(logging.WARNING):
+        questions = open_questions(mixed, allow_bad_rows=True)
+    assert [example.id for example in questions] == ["q0", "q8", "q0"]
+    assert questions.dropped == questions.take([0]).dropped == 7
+    assert "dropped 7 of 10 rows that are no questions: 2 x the gold answer ... is not among the ... opt" in caplog.text
+    questions.write_bad_rows(tmp_path / "run" / "bad_rows.jsonl")
+    written = [json.loads(line) for line in (tmp_path / "run" / "bad_rows.jsonl").read_text().splitlines()]
+    assert [one["row"] for one in written] == [2, 3, 4, 5, 6, 7, 8]
+    assert (written[2]["source"], written[2]["reason"]) == (str(mixed[0]), "the question is empty")
+    assert [BadRow(**one) for one in written] == list(questions.bad_rows)
+
+
+def test_a_file_of_bad_rows_is_always_an_error(tmp_path):
+    good = jsonl(tmp_path / "good.jsonl", row(0))
+    bad = jsonl(tmp_path / "bad.jsonl", *(row(i, answer="C") for i in range(30)))
+    with pytest.raises(DataError, match=r"30 of 30 rows are no question:\n  .*bad.jsonl rows 1, 2, 3, 4, .* more: the"):
+        open_questions([good, bad], allow_bad_rows=True)
+
+
+def test_a_bad_csv_row_is_passed_over(tmp_path):
+    path = tmp_path / "q.csv"
+    lines = ["story,question,answer", "a,b,c", "a,b", "", 'a,"b"x,c', "a,b,c,d", 'a,"b\nb",c', 'a,b,"c']
+    path.write_text("\n".join(lines) + "\n")
+    questions = open_questions([path], allow_bad_rows=True)
+    assert [(example.id, example.question) for example in questions] == [("q-1", "b"), ("q-5", "b\nb")]
+    assert [(bad.row, bad.reason.split(" (")[0]) for bad in questions.bad_rows] == [
+        (2, "not as many cells as the header has"),
+        (3, "not CSV"),
+        (4, "not as many cells as the header has"),
+        (6, "not CSV"),
+    ]
+
+
+def test_the_report_stays_short():
+    bad = [BadRow("f.jsonl", i, f"fault {i // 20}") for i in range(1, 1001)]
+    text = report(bad, 5000, "Mend it.")
+    assert text.splitlines()[0] == "1,000 of 5,000 rows are no question:"
+    assert "f.jsonl rows 20, 21, 22, 23, 24, 25, 26, 27, 28, 29 and 10 more: fault 1" in text
+    assert text.splitlines()[-2:] == ["  ... and 801 more rows", "Mend it."]
+    assert len(text.splitlines()) == 13
+    assert summary(bad) == "1,000 x fault ..."
+
+
+# -------------------------------------------------------------------------------------------------- large Parquet files
+
+
+@pytest.fixture
+def large(tmp_path, monkeypatch):
+    """Writes Parquet files, all of which count as large, in groups and batches of a few rows."""
+    monkeypatch.setattr(question_sources, "LARGE_PARQUET", 0)
+    monkeypatch.setattr(parquet_rows, "_BATCH", 4)
+
+    def write(rows: list[dict], name: str = "big.parquet", group: int = 7) -> Path:
+        parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / name, row_group_size=group)
+        return tmp_path / name
+
+    return write
+
+
+@pytest.mark.parametrize("group", [1, 7, 1000])
+def test_a_large_file_reads_as_a_small_one(large, group, monkeypatch):
+    rows = [row(i, vector=[0.5] * 3, note=None if i % 2 else "x") for i in range(50)]
+    path = large(rows, group=group)
+    lazily = open_questions([path])
+    monkeypatch.setattr(question_sources, "LARGE_PARQUET", 50)
+    assert [lazily[i] for i in range(50)] == list(open_questions([path])) == list(lazily)
+    assert lazily.take([49, 0, 20])[0].id == lazily[-1].id == "q49"
+
+
+def test_a_large_file_with_conditions(large):
+    lazily = open_questions([large([row(i, answer="A" if i != 7 else "C") for i in range(50)])], where={"level": "1"})
+    assert (len(lazily), lazily[0].id, lazily[-1].id) == (17, "q1", "q49")
+    with pytest.raises(DataError, match=r"big.parquet row 8: the gold answer 'C'"):
+        list(lazily)
+    with pytest.raises(DataError, match=r"where: no column 'lvl' \(did you mean 'level'\?\)"):
+        open_questions([large([row(0)])], where={"lvl": "1"})
+    with pytest.raises(DataError, match="none of 3 rows has level = 5"):
+        open_questions([large([row(0), row(1), row(2)])], where={"level": "5"})
+
+
+def test_a_bad_row_of_a_large_file_is_an_error_when_it_is_met(large):
+    questions = open_questions([large([row(i, answer="C" if i == 11 else "A") for i in range(30)])])
+    assert questions[10].id == "q10"
+    for _ in range(2):
+        with pytest.raises(DataError, match=r"big.parquet row 12: the gold answer 'C'.*data.allow_bad_rows=true"):
+            questions[11]
+    with pytest.raises(DataError, match="row 12"):
+        questions.get(11)
+    assert questions[12].id == "q12"
+
+
+def test_or_is_skipped_and_counted_once(large, caplog):
+    path = large([row(i, answer="C" if i % 10 == 1 else "A") for i in range(30)])
+    questions = open_questions([path], allow_bad_rows=True)
+    assert questions.dropped == 0
+    with caplog.at_level(logging.WARNING):
+        for _ in range(2):
+            assert len(list(questions)) == 27
+    assert questions.get(11) is None
+    assert questions.dropped == 3
+    assert [bad.row for bad in questions.bad_rows] == [2, 12, 22]
+    assert caplog.text.count("is not among") == 1
+    with pytest.raises(DataError, match="row 12"):
+        questions[11]
+
+
+def test_dictionary_columns_and_missing_columns(large, tmp_path):
+    table = pyarrow.Table.from_pylist([row(i) for i in range(20)])
+    encoded = table.set_column(1, "story", table["story"].dictionary_encode())
+    parquet.write_table(encoded, tmp_path / "d.parquet", row_group_size=6)
+    questions = open_questions([tmp_path / "d.parquet"])
+    assert [example.story for example in questions] == [f"Anna left {i} times." for i in range(20)]
+    parquet.write_table(table.drop_columns(["answer"]), tmp_path / "d.parquet")
+    with pytest.raises(DataError, match=r"d.parquet: no column 'answer' \(the columns are"):
+        open_questions([tmp_path / "d.parquet"], allow_bad_rows=True)
+
+
+def test_a_damaged_large_file_is_an_error_at_once(large):
+    path = large([row(i, story=f"{i}" * 400) for i in range(200)])
+    content = bytearray(path.read_bytes())
+    content[len(content) // 3 : len(content) // 3 + 64] = bytes(64)
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"big.parquet"):
+        list(open_questions([path]))
+    path.write_bytes(content[:-30])
+    with pytest.raises(DataError, match=r"big.parquet: not a whole Parquet file"):
+        open_questions([path])
+
+
+def test_a_full_disk_is_named(large, monkeypatch, tmp_path):
+    path = large([row(i) for i in range(200)])
+    if not Path("/dev/full").exists():
+        pytest.skip("no /dev/full here")
+    monkeypatch.setattr(parquet_rows.tempfile, "TemporaryFile", partial(Path("/dev/full").open, "wb"))
+    with pytest.raises(DataError, match=r"big.parquet: no room to decode it in .*; set TMPDIR"):
+        open_questions([path])
+
+
+def test_large_files_leave_nothing_behind(large, monkeypatch, tmp_path):
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setattr(parquet_rows.tempfile, "tempdir", str(tmp_path / "tmp"))
+    questions = open_questions([large([row(i) for i in range(30)])])
+    assert questions[3].id == "q3"
+    assert list((tmp_path / "tmp").iterdir()) == []
