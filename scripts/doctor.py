@@ -10,14 +10,14 @@ from __future__ import annotations
 import sys
 
 from socialr1_jax.config import parse_args
-from socialr1_jax.training.doctor import DoctorConfig, examine, say_sum, show
+from socialr1_jax.training.doctor import DoctorConfig, examine_apart, say_sum, show
 
 
 def main(argv: list[str] | None = None) -> int:
     config = parse_args(DoctorConfig, argv, description="Check the environment of a run, and say how to mend it.")
     lines = []
     try:
-        for line in examine(config):  # shown at once: should a check kill the process, the last line tells which
+        for line in examine_apart(config):
             show(line)
             lines.append(line)
     except KeyboardInterrupt:

@@ -178,4 +178,4 @@ def test_an_unknown_shape_is_told_before_jax_is_imported():
     done = subprocess.run([sys.executable, "-c", code, str(SCRIPT)], capture_output=True, text=True, check=True)
     assert done.stdout == "2 False\n"
     (line,) = done.stderr.splitlines()
-    assert line.endswith("unknown shape 'huge'; known: tiny, small, 0.6b, 1.7b, 4b, 8b, 14b, 32b")
+    assert line.endswith("unknown shape 'huge'; known: nano, tiny, small, 0.6b, 1.7b, 4b, 8b, 14b, 32b")

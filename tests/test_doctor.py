@@ -31,6 +31,7 @@ def main():
     spec = importlib.util.spec_from_file_location("doctor_script", SCRIPT)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    module.examine_apart = examine  # in this process, where faults can be put in; apart: at the end of this file
     return module.main
 
 
@@ -707,3 +708,44 @@ def test_the_step_computes_as_the_run_does(tmp_path):
     assert tiny.mesh.fsdp == 0
     tiny = doctor._tiny_run(DoctorConfig(mesh={"tensor": 3}), tmp_path)  # told by the check of the mesh
     assert (tiny.mesh.replica, tiny.mesh.fsdp, tiny.mesh.tensor) == (1, 1, 1)
+
+
+# ------------------------------------------------------------------------------------------------- a process of its own
+
+PROGRAM = """
+import os, time
+from socialr1_jax.training import doctor
+from socialr1_jax.training.doctor import Line
+
+def first(config):
+    yield Line("first", "ok", "before it")
+
+def fatal(config):
+    FATAL
+    yield
+
+doctor._CHECKS = {"first": (first, ""), "fatal": (fatal, "mend it"), "last": (first, "")}
+doctor._LONGEST_CHECK = 5.0
+if __name__ == "__main__":
+    for line in doctor.examine_apart(doctor.DoctorConfig()):
+        print(line.name, line.status, line.found, line.fix, sep="|")
+"""
+
+
+@pytest.mark.parametrize(
+    ("fatal", "found"),
+    [
+        ("os.abort()", "the process was killed by SIGABRT in this check"),
+        ("os._exit(3)", "the process ended with status 3 in this check"),
+        ("time.sleep(60)", "nothing after 5 s: the check hangs"),
+    ],
+)
+def test_what_ends_or_stops_the_process_is_a_line(fatal, found, tmp_path):
+    program = tmp_path / "program.py"
+    program.write_text(PROGRAM.replace("FATAL", fatal))
+    done = subprocess.run([sys.executable, program], capture_output=True, text=True, timeout=40, check=True)
+    lines = [line.split("|") for line in done.stdout.splitlines()]
+    assert [line[:2] for line in lines] == [["first", "ok"], ["fatal", "problem"], ["last", "skipped"]]
+    assert found in lines[1][2]
+    assert lines[1][3] == "mend it"
+    assert "Traceback" not in done.stderr

@@ -317,6 +317,12 @@ def test_hub_dataset_by_split(hub):
         read_examples("owner/stories:dev")
 
 
+def test_parts_of_a_hub_dataset_number_their_rows_on(hub):
+    for part in (hub / "data").glob("train-*.jsonl"):
+        write(part, without("id"), without("id"))
+    assert [example.id for example in read_examples("owner/stories")] == [f"stories-{i}" for i in (1, 2, 3, 4)]
+
+
 def test_hub_dataset_that_cannot_be_had(hub):
     with pytest.raises(DataError, match=r"owner/none: .*\(Repository Not Found: owner/none\); give a path") as caught:
         read_examples("owner/none")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from socialr1_jax.data import parquet_rows, question_sources
-from socialr1_jax.data.bad_rows import report, summary
+from socialr1_jax.data.bad_rows import report, summary, write_bad_rows
 from socialr1_jax.data.question_sources import open_questions, source_names
 from socialr1_jax.data.stories import generate_stories
 from socialr1_jax.data.tables import BadRow, DataError
@@ -147,7 +147,7 @@ def test_allowed_bad_rows_are_dropped_counted_logged_and_written(mixed, tmp_path
     assert [example.id for example in questions] == ["q0", "q8", "q0"]
     assert questions.dropped == questions.take([0]).dropped == 7
     assert "dropped 7 of 10 rows that are no questions: 2 x the gold answer ... is not among the ... opt" in caplog.text
-    questions.write_bad_rows(tmp_path / "run" / "bad_rows.jsonl")
+    write_bad_rows(tmp_path / "run" / "bad_rows.jsonl", questions.bad_rows)
     written = [json.loads(line) for line in (tmp_path / "run" / "bad_rows.jsonl").read_text().splitlines()]
     assert [one["row"] for one in written] == [2, 3, 4, 5, 6, 7, 8]
     assert (written[2]["source"], written[2]["reason"]) == (str(mixed[0]), "the question is empty")

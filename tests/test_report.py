@@ -14,10 +14,11 @@ from pathlib import Path
 
 import pytest
 
+from socialr1_jax.intervals import interval
 from socialr1_jax.training import report
 from socialr1_jax.training.report import write_report
 from socialr1_jax.training.report_figure import plot_runs
-from socialr1_jax.training.run_files import RUN_FILES, before_after, interval, read_metrics
+from socialr1_jax.training.run_files import RUN_FILES, before_after, read_metrics
 
 HOSTILE = '</script><script>document.title="owned"</script><img src=x onerror=alert(1)>{{ 7 * 7 }}<!-- & "\'\u2028'
 THOUGHTS = (

@@ -12,7 +12,7 @@ from typing import Literal, Protocol, overload
 
 import numpy as np
 
-from socialr1_jax.data.bad_rows import report, summary, write_bad_rows
+from socialr1_jax.data.bad_rows import report, summary
 from socialr1_jax.data.examples import Example, RowParser, parse_files
 from socialr1_jax.data.parquet_rows import ParquetRows, parquet_shape
 from socialr1_jax.data.stories import generate_stories
@@ -144,10 +144,6 @@ class Questions(Sequence[Example]):
     def bad_rows(self) -> tuple[BadRow, ...]:
         """The rows that were left out so far."""
         return tuple(self._bad)
-
-    def write_bad_rows(self, path: str | Path) -> None:
-        """Writes the rows that were left out so far, one JSON object a line: source, row, reason."""
-        write_bad_rows(path, self._bad)
 
     def _found(self, index: int) -> Example | BadRow:
         place = range(len(self))[index] if self._chosen is None else int(self._chosen[index])

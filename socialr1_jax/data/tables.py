@@ -189,7 +189,7 @@ def import_parquet(path: Path) -> None:
     try:
         import pyarrow.parquet  # noqa: F401
     except ImportError:
-        raise DataError(f"{path}: reading Parquet needs pyarrow; pip install pyarrow") from None
+        raise DataError(f"{path}: reading Parquet needs pyarrow; pip install pyarrow, or the extra parquet") from None
 
 
 class Conditions:

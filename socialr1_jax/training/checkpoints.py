@@ -27,6 +27,7 @@ MANIFEST = "manifest.json"
 _SCHEMA = 2  # of the run's part; 1 was before it had one
 _CHANGES = "_CHECKPOINT_METADATA"  # orbax writes the time into it afterwards; nothing here reads it
 _TEMPORARY = "*.orbax-checkpoint-tmp*"
+_SMALL = 1 << 20  # bytes; orbax's own files are smaller
 _SLOWEST_SAVE = 3600  # seconds
 log = logging.getLogger(__name__)
 
@@ -119,14 +120,22 @@ class Checkpoints:
         """
         steps, problems = sorted(whole_steps(self._folder), reverse=True), []
         for step in steps:
-            problem = fault(self._folder / str(step)) if is_first() else ""
+            folder = self._folder / str(step)
+            problem = fault(folder, up_to=_SMALL) if is_first() else ""
             if not any_of_all(bool(problem)):
-                return self._read(step, state, needs)
+                # The large files are checked while they are read, so that the disk gives them once.
+                with ThreadPoolExecutor(1) as pool:
+                    checked = pool.submit(fault, folder, above=_SMALL) if is_first() else None
+                    found = self._read(step, state, needs)
+                    problem = checked.result() if checked else ""
+                if not any_of_all(bool(problem)):
+                    return found
+                del found
             problems.append(f"checkpoint {step}: {problem}")
             if is_first():
                 aside = self._folder / f"{step}.damaged"
                 shutil.rmtree(aside, ignore_errors=True)
-                (self._folder / str(step)).rename(aside)
+                folder.rename(aside)
                 log.warning("checkpoint %d is damaged (%s): set aside as %s", step, problem, aside)
         if problems:
             raise CheckpointError(f"{self._folder}: no checkpoint is whole ({'; '.join(problems)})")
@@ -185,16 +194,21 @@ def whole_steps(folder: Path) -> list[int]:
     return [int(path.name) for path in found if path.name.isdigit() and (path / MANIFEST).is_file()]
 
 
-def fault(checkpoint: Path) -> str:
-    """Which files are absent, cut or altered; "" when all are as they were written."""
+def fault(checkpoint: Path, *, above: float = -1, up_to: float = float("inf")) -> str:
+    """Which files are absent, cut or altered; "" when all are as they were written.
+
+    The contents of files of more than `above` bytes, and at most `up_to`, are compared.
+    """
     try:
         listed = read_json(checkpoint / MANIFEST)["files"]
-        sizes = {name: (one["bytes"], one["xxh3"]) for name, one in listed.items()}
+        written = {name: (one["bytes"], one["xxh3"]) for name, one in listed.items()}
     except (OSError, ValueError, KeyError, TypeError) as error:
         return f"{MANIFEST}: {error}"
-    absent = [name for name in sizes if not (checkpoint / name).is_file()]
-    there = [name for name in sizes if name not in absent]
-    wrong = [name for name, size, digest in _sums(checkpoint, there) if sizes[name] != (size, digest)]
+    absent = [name for name in written if not (checkpoint / name).is_file()]
+    there = [name for name in written if name not in absent]
+    wrong = [name for name in there if (checkpoint / name).stat().st_size != written[name][0]]
+    read = [name for name in there if name not in wrong and above < written[name][0] <= up_to]
+    wrong += [name for name, size, digest in _sums(checkpoint, read) if written[name] != (size, digest)]
     return "; ".join([f"{name} is absent" for name in absent] + [f"{name} is cut or altered" for name in wrong])
 
 

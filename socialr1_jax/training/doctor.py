@@ -9,8 +9,10 @@ import contextlib
 import io
 import json
 import logging
+import multiprocessing
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -28,6 +30,8 @@ from pydantic import Field
 from socialr1_jax.config import ConfigError, RunConfig
 
 if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
+
     from jax.sharding import Mesh
 
     from socialr1_jax.models.qwen3_config import Qwen3Config
@@ -35,6 +39,7 @@ if TYPE_CHECKING:
 Status = Literal["ok", "warning", "problem", "skipped"]
 _JUDGE_SECONDS = 20.0  # that a judge gets for one answer
 _HUB_SECONDS = 5.0
+_LONGEST_CHECK = 600.0  # seconds between two lines, the compilation of the tiny step included
 _STATE_BYTES = 12  # of a parameter: float32 master weight and two moments
 _GRADIENT_BYTES = 4
 _TPU_CHIPS = {
@@ -77,14 +82,61 @@ class _NotChecked(Exception):
 
 def examine(config: DoctorConfig) -> Iterator[Line]:
     """The lines of all checks, each as soon as it is there. Never raises; keys of services are in no line."""
-    keys = [os.environ.get(name, "").strip() for name in (*_KEYS, config.rewards.structure.api_key_env)]
-    for name, (check, fix) in _CHECKS.items():
-        for line in _guarded(name, check, fix, config):
-            found, advice = line.found, line.fix
-            for key in keys:
-                if len(key) >= 8:  # a shorter one ("none", "EMPTY") is no secret
-                    found, advice = found.replace(key, "[key]"), advice.replace(key, "[key]")
-            yield replace(line, found=found, fix=advice)
+    for name in _CHECKS:
+        yield from _checked(name, config)
+
+
+def examine_apart(config: DoctorConfig) -> Iterator[Line]:
+    """The same from a process of its own: a compiler that aborts or a device that hangs is a line, too."""
+    ours, theirs = (context := multiprocessing.get_context("spawn")).Pipe(duplex=False)
+    process = context.Process(target=_send, args=(config, theirs), daemon=True)
+    process.start()
+    theirs.close()  # so that its end is ours to see
+    left, name = list(_CHECKS), next(iter(_CHECKS))
+    ended = ""
+    try:
+        while not ended:
+            try:
+                if not ours.poll(_LONGEST_CHECK):
+                    ended = f"nothing after {_LONGEST_CHECK:.0f} s: the check hangs"
+                elif (told := ours.recv()) is None:
+                    return
+                elif isinstance(told, Line):
+                    yield told
+                else:
+                    left.remove(name := told)
+            except EOFError:
+                process.join()
+                code = process.exitcode or 0
+                how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
+                ended = f"the process {how} in this check; above is what it said"
+    finally:
+        process.kill()
+        process.join()
+    yield Line(name, "problem", ended, _CHECKS[name][1])
+    yield from (Line(other, "skipped", "not checked: the checks ended before") for other in left)
+
+
+def _send(config: DoctorConfig, pipe: Connection) -> None:
+    """The name of each check as it begins, its lines, and None at the end."""
+    with contextlib.suppress(KeyboardInterrupt, BrokenPipeError):
+        for name in _CHECKS:
+            pipe.send(name)
+            for line in _checked(name, config):
+                pipe.send(line)
+        pipe.send(None)
+
+
+def _checked(name: str, config: DoctorConfig) -> Iterator[Line]:
+    """The lines of a check without the keys of services."""
+    check, fix = _CHECKS[name]
+    keys = [os.environ.get(key, "").strip() for key in (*_KEYS, config.rewards.structure.api_key_env)]
+    for line in _guarded(name, check, fix, config):
+        found, advice = line.found, line.fix
+        for key in keys:
+            if len(key) >= 8:  # a shorter one ("none", "EMPTY") is no secret
+                found, advice = found.replace(key, "[key]"), advice.replace(key, "[key]")
+        yield replace(line, found=found, fix=advice)
 
 
 def show(line: Line) -> None:

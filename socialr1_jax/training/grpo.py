@@ -206,7 +206,7 @@ def _train_grpo(config: RunConfig, mesh: Mesh, stop: Stop) -> bool:
         return metrics.get(config.checkpoint.best)
 
     # ------------------------------------------------------------------------------------------------------ the steps
-    last, complete = standing(), False
+    last, complete, ended = standing(), False, time.perf_counter()
     bar = Bar("grpo", config.steps, counts.finished)
     try:
         with bar:
@@ -214,7 +214,9 @@ def _train_grpo(config: RunConfig, mesh: Mesh, stop: Stop) -> bool:
                 stop.check()
                 scored = last["counts"]["finished"] == counts.finished
                 look = counts.finished in (0, config.steps) or due(counts.finished, config.evaluation.every)
+                begun = time.perf_counter()
                 value = evaluate() if look and counts.evaluated != counts.finished else None
+                ended += time.perf_counter() - begun
                 last = standing() if scored else last
                 wanted = checkpoints.is_best(value) or due(counts.finished, config.checkpoint.every)
                 if scored and wanted and counts.finished:
@@ -223,6 +225,7 @@ def _train_grpo(config: RunConfig, mesh: Mesh, stop: Stop) -> bool:
                 if counts.finished == config.steps:
                     break
                 laps = _Laps()
+                between = laps.begun - ended  # logging, and waiting for a save; the devices rest
 
                 # Sample a group of responses for each prompt of the step and reward them, or take those of the file.
                 rollouts = replay(counts.finished) if replay else collect(engine(), counts.finished, laps.end)
@@ -260,7 +263,7 @@ def _train_grpo(config: RunConfig, mesh: Mesh, stop: Stop) -> bool:
                     results.append(result)
                     computed.append(arrays)
                 updates = [{name: float(fetch(x)) for name, x in result.items()} for result in results]
-                laps.end("update")
+                ended = laps.end("update")
                 trainer_bt = trainer_logprobs(batches, computed, rows.tokens_bt.shape)
                 drift = mismatch(trainer_bt, rows.sampler_logp_bt, rows.mask_bt)
                 counts.finished += 1
@@ -281,6 +284,7 @@ def _train_grpo(config: RunConfig, mesh: Mesh, stop: Stop) -> bool:
                         "tokens_per_second": sum(len(c.tokens) for c in rollouts.completions) / laps.total,
                         **programs.throughput(parts, laps.seconds["seconds/update"]),
                         **laps.seconds,
+                        "seconds/between": between,
                         "memory_peak_bytes": peak_bytes(),
                         "compiled_programs": compile_count(),
                     }
@@ -359,17 +363,19 @@ class _Laps:
     """Wall seconds of the phases of one step; a phase that comes again adds up."""
 
     def __init__(self) -> None:
-        self._start = self._last = time.perf_counter()
+        self.begun = self._last = time.perf_counter()
         self._laps = dict.fromkeys(("rollout", "reward", "old", "reference", "update"), 0.0)
 
-    def end(self, name: str) -> None:
+    def end(self, name: str) -> float:
+        """Of this phase; the time now."""
         now = time.perf_counter()
         self._laps[name] += now - self._last
         self._last = now
+        return now
 
     @property
     def total(self) -> float:
-        return self._last - self._start
+        return self._last - self.begun
 
     @property
     def seconds(self) -> dict[str, float]:

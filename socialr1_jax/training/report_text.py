@@ -1,6 +1,6 @@
 """One response as the page shows it: cut into SIP stages, with what the rules found wrong marked where it stands."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from socialr1_jax.rewards import STAGES, StageSpan, find_stages, judge_thoughts, parse_response
@@ -121,7 +121,7 @@ def _head(thoughts: str, span: StageSpan) -> Place:
     return span.start + first[0], span.start + first[1]
 
 
-def _blocks(text: str, stages: list[tuple[str, int, int]], places: list[list[Place]]) -> Iterator[Block]:
+def _blocks(text: str, stages: Sequence[tuple[str, int, int]], places: list[list[Place]]) -> Iterator[Block]:
     """The text cut where a stage or a mark begins or ends: stretches outside the stages are blocks of their own."""
     edges: dict[int, list[int]] = {}  # position -> numbers of problems that begin (+) or end (-) there
     for number, there in enumerate(places, start=1):

@@ -127,7 +127,7 @@ class Collector:
     tokenizer: Any
     scorer: Scorer
 
-    def __call__(self, engine: Engine, step: int, end_lap: Callable[[str], None]) -> Rollouts:
+    def __call__(self, engine: Engine, step: int, end_lap: Callable[[str], float]) -> Rollouts:
         """The responses of step `step` (from 0); tells `end_lap` when sampling and when scoring is over."""
         grpo = self.config.grpo
         rollouts = self._sampled(engine, step, next(self.prompts), end_lap)
@@ -174,7 +174,7 @@ class Collector:
         self.prompts.close()
         self.spare.close()
 
-    def _sampled(self, engine: Engine, step: int, prompts: list[Prompt], end_lap: Callable[[str], None]) -> Rollouts:
+    def _sampled(self, engine: Engine, step: int, prompts: list[Prompt], end_lap: Callable[[str], float]) -> Rollouts:
         completions, _ = sample_and_submit(engine, prompts, self.sampling, self.tokenizer, self.scorer, step=step)
         end_lap("rollout")
         terms = self.scorer.results(step)

@@ -12,6 +12,8 @@ from typing import Any
 
 import yaml
 
+from socialr1_jax.intervals import interval
+
 Row = dict[str, Any]
 Metrics = dict[str, dict[int, dict[str, float]]]  # phase -> step -> key -> finite number
 
@@ -90,18 +92,6 @@ def before_after(summary: Mapping[str, float], metrics: Metrics) -> list[Row]:
                 low, high = interval(value, same.get("accuracy_stderr"), count)
             points.append({"label": label, "value": value, "low": low, "high": high})
     return points
-
-
-def interval(share: float, stderr: float | None, count: float) -> tuple[float, float]:
-    """95 % interval of a share: normal with the given standard error, else Wilson's (1927) on `count` responses."""
-    z = 1.959964
-    if stderr:
-        return max(0.0, share - z * stderr), min(1.0, share + z * stderr)
-    if count <= 0 or not 0 <= share <= 1:
-        return share, share
-    centre = share + z * z / (2 * count)
-    spread = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
-    return max(0.0, (centre - spread) / (1 + z * z / count)), min(1.0, (centre + spread) / (1 + z * z / count))
 
 
 def number(value: Any) -> float | None:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from socialr1_jax.config import ConfigError, RunConfig
+from socialr1_jax.data.bad_rows import write_bad_rows
 from socialr1_jax.data.evaluation_sets import refuse_evaluation_sets
 from socialr1_jax.data.pipeline import QuestionStream
 from socialr1_jax.data.prompts import Prompt, encode_prompts
@@ -20,9 +21,9 @@ HELD_OUT = "heldout"
 def open_run_questions(config: RunConfig) -> tuple[Questions, dict[str, Questions]]:
     """(to train on, name -> to evaluate on), every row checked.
 
-    Rows that are dropped are listed in `output_dir`/bad_rows.jsonl. Raises DataError for a row that is no question
-    where `data.allow_bad_rows` is not set, and for a file whose authors forbid training on it; ConfigError when
-    `data.holdout` leaves nothing.
+    Rows that are dropped are counted and listed in `output_dir`/bad_rows.jsonl. Raises DataError for a row that is no
+    question where `data.allow_bad_rows` is not set, and for a file whose authors forbid training on it; ConfigError
+    when `data.holdout` leaves nothing.
     """
     data = config.data
     refuse_evaluation_sets(data.train, data.train_on_evaluation_set)
@@ -30,11 +31,13 @@ def open_run_questions(config: RunConfig) -> tuple[Questions, dict[str, Question
         "columns": data.columns, "where": data.where, "allow_bad_rows": data.allow_bad_rows
     }  # fmt: skip
     train = open_questions(data.train, **reading)
-    if train.dropped and is_first():
-        train.write_bad_rows(Path(config.output_dir) / "bad_rows.jsonl")
-    if data.eval:
-        names = source_names(data.eval)
-        return train, {name: open_questions([one], **reading) for name, one in zip(names, data.eval, strict=True)}
+    names = source_names(data.eval)
+    sets = {name: open_questions([one], **reading) for name, one in zip(names, data.eval, strict=True)}
+    bad = [row for one in (train, *sets.values()) for row in one.bad_rows]
+    if bad and is_first():
+        write_bad_rows(Path(config.output_dir) / "bad_rows.jsonl", bad)
+    if sets:
+        return train, sets
     if len(train) <= data.holdout:
         raise ConfigError(
             f"data.train has {len(train)} questions and data.holdout takes {data.holdout}: lower data.holdout"

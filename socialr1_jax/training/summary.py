@@ -35,8 +35,8 @@ _KEPT = ("accuracy", "accuracy_stderr", "format_rate", "reward", "response_token
 
 
 def peak_bytes() -> int:
-    """The most memory that has been in use on the first device; of this process where the device does not tell."""
-    stats = jax.devices()[0].memory_stats() or {}
+    """The most memory in use so far on this process' first device, or by this process where a device does not tell."""
+    stats = jax.local_devices()[0].memory_stats() or {}
     return int(stats.get("peak_bytes_in_use", 0)) or peak_rss_bytes()
 
 

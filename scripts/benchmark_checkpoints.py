@@ -1,0 +1,135 @@
+"""What checkpoints cost: restoring beside a plain read of the same bytes, and saving beside steps that do not save.
+
+    python scripts/benchmark_checkpoints.py --shape 0.6b
+    python scripts/benchmark_checkpoints.py --restore=false --steps 40
+
+Prints one JSON line. Restoring is measured with the files out of the page cache, as after a restart, and in it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from pydantic import Field
+
+from socialr1_jax.command_line import Section, parse_args
+
+
+class CheckpointBenchmark(Section):
+    """What to measure."""
+
+    shape: str = Field("0.6b", description="size of the model whose full state (12 bytes a parameter) is restored")
+    restore: bool = Field(True, description="measure restoring")
+    repeats: int = Field(3, ge=1, description="times that each is measured; the median is told")
+    steps: int = Field(0, ge=0, description="steps of a small run with and without a save every 10; 0 = not measured")
+    folder: str = Field("", description='where files are written for a while; "" = the temporary folder')
+
+
+def main(argv: list[str] | None = None) -> int:
+    config = parse_args(CheckpointBenchmark, argv, description="Measure what checkpoints cost.")
+    figures: dict[str, float] = {}
+    with tempfile.TemporaryDirectory(dir=config.folder or None) as folder:
+        if config.restore:
+            figures |= _restoring(config, Path(folder))
+        if config.steps:
+            figures |= _saving(config, Path(folder))
+    print(json.dumps(figures))
+    return 0
+
+
+def _restoring(config: CheckpointBenchmark, folder: Path) -> dict[str, float]:
+    import jax
+
+    from socialr1_jax.config import CheckpointConfig, OptimizerConfig
+    from socialr1_jax.grpo.update import init_state
+    from socialr1_jax.models.qwen3 import init_params
+    from socialr1_jax.models.shapes import SHAPES
+    from socialr1_jax.training.checkpoints import Checkpoints
+    from socialr1_jax.training.optimizer import make_optimizer, make_schedule
+
+    settings = OptimizerConfig()
+    state = init_state(
+        init_params(SHAPES[config.shape], jax.random.key(0)), make_optimizer(settings, make_schedule(settings, 10))
+    )
+    checkpoints = Checkpoints(folder / "state", CheckpointConfig(), {})
+    begun = time.perf_counter()
+    checkpoints.save(1, state, {})
+    blocked = time.perf_counter() - begun
+    checkpoints.finish()
+    written = time.perf_counter() - begun
+    files = [path for path in (folder / "state").rglob("*") if path.is_file()]
+    size = sum(path.stat().st_size for path in files)
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
+    del state
+    seconds: dict[str, list[float]] = {"read": [], "restore": [], "read_cached": [], "restore_cached": []}
+    for _ in range(config.repeats):
+        for cached in ("", "_cached"):
+            for name, work in (
+                ("read", lambda: [_read(path) for path in files]),
+                ("restore", lambda: jax.block_until_ready(checkpoints.restore(shapes, ()))),
+            ):
+                for path in files:
+                    _out_of_cache(path) if not cached else _read(path)
+                begun = time.perf_counter()
+                result = work()
+                seconds[name + cached].append(time.perf_counter() - begun)
+                del result
+    checkpoints.close()
+    medians = {f"{name}_seconds": statistics.median(values) for name, values in seconds.items()}
+    return {
+        "bytes": size,
+        "save_blocked_seconds": blocked,
+        "save_seconds": written,
+        **medians,
+        "restore_to_read": medians["restore_seconds"] / medians["read_seconds"],
+        "restore_to_read_cached": medians["restore_cached_seconds"] / medians["read_cached_seconds"],
+    }
+
+
+def _read(path: Path) -> bytes:
+    return path.read_bytes()
+
+
+def _out_of_cache(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def _saving(config: CheckpointBenchmark, folder: Path) -> dict[str, float]:
+    from socialr1_jax.config import RunConfig, load_config
+    from socialr1_jax.training.grpo import train_grpo
+
+    smoke = Path(__file__).resolve().parents[1] / "configs" / "smoke.yaml"
+
+    def seconds_a_step(every: int) -> float:
+        run = folder / "run"
+        shutil.rmtree(run, ignore_errors=True)
+        changes = [
+            f"output_dir={run}", f"steps={config.steps}", f"checkpoint.every={every}", "evaluation.every=0",
+            "quiet=true", "model.random=tiny", "checkpoint.best=", "sampling.max_new_tokens=128",
+        ]  # fmt: skip
+        train_grpo(load_config(RunConfig, smoke, changes))
+        rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        steps = [row["seconds"] + row["seconds/between"] for row in rows if row["phase"] == "grpo"][5:]
+        return sum(steps) / len(steps)
+
+    pairs = [(seconds_a_step(0), seconds_a_step(10)) for _ in range(config.repeats)]
+    ratios = [saving / plain for plain, saving in pairs]
+    return {
+        "step_seconds": statistics.median(plain for plain, _ in pairs),
+        "saving_to_plain": statistics.median(ratios),
+        "saving_to_plain_least": min(ratios),
+        "saving_to_plain_most": max(ratios),
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,484 @@
+"""Exact resume and refusals, fast. What a kill leaves is a copy of the run folder at that moment; real ones, full disks
+and the like are in test_faults.py.
+"""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from functools import partial
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from faults import CONFIG, SCRIPT, SETTINGS, assert_same_run, leave_out, lively, reseal, steps_saved, when
+from judge_server import JudgeServer
+from toys import lines
+
+from socialr1_jax import load_hf
+from socialr1_jax.config import CheckpointConfig, ConfigError, RunConfig, load_config
+from socialr1_jax.files import whole_folder
+from socialr1_jax.grpo.update import TrainState
+from socialr1_jax.rewards import ParsedResponse, scorer
+from socialr1_jax.training import checkpoints as checkpoints_module
+from socialr1_jax.training.checkpoints import CheckpointError, Checkpoints, fault
+from socialr1_jax.training.grpo import train_grpo
+from socialr1_jax.training.run_weights import find_checkpoint, load_policy
+
+# Moments at which the whole run's folder is copied, as a kill would leave it: event, its number, the step that the run
+# must go on from. Steps 4 to 6 are the second epoch; updates are two a step.
+MOMENTS = {
+    "between the mini-batches of step 2": ("update", 4, 0),
+    "files of the first checkpoint written, no name yet": ("unnamed", 1, 0),
+    "metrics of step 3 written, rollouts not": ("rollouts", 4, 2),
+    "behind the epoch's end, within a rollout": ("segment", 17, 3),
+    "export written, not renamed": ("export_written", 1, 6),
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def rewards_differ():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scorer, "social_r1_reward", lively)
+        yield
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("survival")
+
+
+def config_of(folder: Path, *settings: str) -> RunConfig:
+    values = [f"output_dir={folder}", f"save_rollouts={folder / 'kept.jsonl'}", *SETTINGS, *settings]
+    return load_config(RunConfig, CONFIG, values)
+
+
+@pytest.fixture(scope="module")
+def whole(place) -> Path:
+    """A run that nothing happened to; beside it a copy of its folder at each of MOMENTS."""
+
+    def copy(name: str) -> None:
+        end = time.monotonic() + 20
+        while MOMENTS[name][0] != "unnamed" and list(place.glob("run/checkpoints/*tmp*")) and time.monotonic() < end:
+            time.sleep(0.01)  # what is being written would be whole at one time and not at another
+        shutil.copytree(place / "run", place / name)
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name, (event, number, _) in MOMENTS.items():
+            when(patch, event, number, partial(copy, name))
+        assert train_grpo(config_of(place / "run"))
+    return (place / "run").rename(place / "whole")
+
+
+@pytest.fixture
+def run(place, whole) -> Path:
+    """The folder of the run, to be filled by the test; always the same, for it is among the settings."""
+    shutil.rmtree(place / "run", ignore_errors=True)
+    return place / "run"
+
+
+def script_of(path: Path) -> ModuleType:
+    spec = spec_from_file_location(f"script_{path.stem}", path)
+    script = module_from_spec(spec)
+    spec.loader.exec_module(script)
+    return script
+
+
+def said(capsys: pytest.CaptureFixture[str]) -> str:
+    return " ".join(capsys.readouterr().out.split())
+
+
+# ------------------------------------------------------------------------------------------------------- exact resume
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_what_a_kill_leaves_goes_on_to_the_same_bytes(moment, place, whole, run, capsys):
+    step = MOMENTS[moment][2]
+    (place / moment).rename(run)
+    assert train_grpo(config_of(run))
+    text = said(capsys)
+    assert f"resuming after step {step} of 6" in text if step else "resuming" not in text
+    assert_same_run(run, whole)
+
+
+def test_a_run_resumed_twice_ends_with_the_same_bytes(place, whole, run):
+    """Interrupted in the rollout of step 2 and again, by what the first resume left, between updates of step 5."""
+    stages = []
+    for event, number in (("segment", 8), ("update", 6)):
+        with pytest.MonkeyPatch.context() as patch:
+            when(patch, event, number, lambda: os.kill(os.getpid(), signal.SIGTERM))
+            assert not train_grpo(config_of(run))
+        stages.append(steps_saved(run)[-1])
+    assert stages == [1, 4]
+    assert train_grpo(config_of(run))
+    # 1 and 4 are saved beside those that are due, which changes nothing else
+    shutil.rmtree(run / "checkpoints")
+    shutil.copytree(whole / "checkpoints", run / "checkpoints")
+    assert_same_run(run, whole)
+
+
+def test_a_finished_run_given_again_changes_nothing(whole, run):
+    shutil.copytree(whole, run)
+    assert train_grpo(config_of(run))
+    assert_same_run(run, whole)
+
+
+def test_a_folder_left_before_its_configuration_was_written_can_be_used(whole, run):
+    """A kill during start-up, when checkpoints/ is there and config.yaml not yet."""
+    (run / "checkpoints").mkdir(parents=True)
+    (run / "tokenizer").symlink_to(whole / "tokenizer")
+    with pytest.MonkeyPatch.context() as patch:
+        when(patch, "evaluate", 1, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        assert not train_grpo(config_of(run))
+
+
+def test_an_export_that_a_process_of_the_same_number_left_is_in_nobodys_way(tmp_path):
+    """In a container a program has the same process number each time."""
+    (tmp_path / f".export.partial-{os.getpid()}").mkdir()
+    with whole_folder(tmp_path / "export", marker="config.json") as partial:
+        (partial / "config.json").write_text("{}")
+    assert [path.name for path in tmp_path.iterdir()] == ["export"]
+
+
+# ------------------------------------------------------------------------------------------------------------ refusals
+
+
+def test_another_configuration_is_refused_by_key_and_nothing_is_touched(whole, run):
+    shutil.copytree(whole, run)
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file() and path.name != ".lock"}
+    with pytest.raises(ConfigError) as refused:
+        train_grpo(config_of(run, "seed=7", "optimizer.learning_rate=0.5", "grpo.clip_low=0.1"))
+    for part in ("seed 0 -> 7", "optimizer.learning_rate 0.001 -> 0.5", "grpo.clip_low 0.2 -> 0.1"):
+        assert part in str(refused.value)
+    assert "steps" not in str(refused.value)
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_a_run_folder_may_be_moved_and_named_otherwise(place, whole, tmp_path, monkeypatch):
+    """The same folder by a relative path, and elsewhere: where it lies is not what it computes."""
+    moved = Path(shutil.copytree(whole, tmp_path / "moved"))
+    monkeypatch.chdir(tmp_path)
+    config = load_config(RunConfig, moved / "config.yaml", ["output_dir=moved", "save_rollouts=moved/kept.jsonl"])
+    assert train_grpo(config)
+
+
+def test_settings_that_change_no_numbers_may_differ(whole, run):
+    shutil.copytree(whole, run)
+    free = ("quiet=true", "tracking.tensorboard=false", "checkpoint.keep=5", "checkpoint.on_failure=stop")
+    assert train_grpo(config_of(run, *free))
+
+
+# --------------------------------------------------------------------------------------------------------- checkpoints
+
+
+def small_state(value: float = 0.0) -> TrainState:
+    params = {"w": jnp.full((4, 3), value)}
+    return TrainState(params, {"mu": params}, jnp.int32(value), jnp.int32(0))
+
+
+def some_checkpoints(folder: Path, *steps: int, **settings: object) -> Checkpoints:
+    made = Checkpoints(folder, CheckpointConfig(**{"keep": 9} | settings), {"config": {}})
+    for step in steps:
+        made.save(step, small_state(step), {"counts": step})
+        made.finish()
+    return made
+
+
+def files_of(checkpoint: Path) -> list[str]:
+    return sorted(str(path.relative_to(checkpoint)) for path in checkpoint.rglob("*") if path.is_file())
+
+
+def load_w(folder: Path, step: int) -> float:
+    """A weight of the newest checkpoint, which is that of `step`."""
+    again = opened(folder)
+    state, run = again.restore(small_state(), ["counts"])
+    again.close()
+    assert run["counts"] == step
+    return float(state.params["w"][0, 0])
+
+
+def cut(file: Path) -> None:
+    content = file.read_bytes()
+    file.write_bytes(content[: len(content) // 2])
+
+
+def emptied(file: Path) -> None:
+    file.write_bytes(b"")
+
+
+def flipped(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+# Notes of orbax's about the checkpoint itself, written when the sums are made already: nothing there is used.
+UNUSED = ("_CHECKPOINT_METADATA", "commit_success.txt")
+HARM = {"cut": cut, "emptied": emptied, "flipped": flipped, "removed": Path.unlink}
+
+
+@pytest.mark.parametrize("harm", HARM)
+def test_harm_to_any_file_of_a_checkpoint_is_found_and_the_one_before_is_used(harm, tmp_path, caplog):
+    some_checkpoints(tmp_path / "made", 1, 2).close()
+    wrong = []
+    for name in files_of(tmp_path / "made" / "2"):
+        folder = Path(shutil.copytree(tmp_path / "made", tmp_path / "harmed"))
+        HARM[harm](folder / "2" / name)
+        expected = 2 if name in UNUSED else 1
+        caplog.clear()
+        again = opened(folder)
+        state, run = again.restore(small_state(), ["counts"])
+        if (float(state.params["w"][0, 0]), run["counts"]) != (expected, expected):
+            wrong.append(f"{name}: {run['counts']} was read")
+        if ("checkpoint 2 is damaged" in caplog.text) != (expected == 1):
+            wrong.append(f"{name}: said {caplog.text!r}")
+        for step in range(expected + 1, 4):  # the run goes on, past the step whose checkpoint was harmed
+            again.save(step, small_state(step), {"counts": step})
+            again.finish()
+            if fault(folder / str(step)):
+                wrong.append(f"{name}: step {step} was not saved: {fault(folder / str(step))}")
+        again.close()
+        shutil.rmtree(folder)
+    assert wrong == []
+
+
+def opened(folder: Path) -> Checkpoints:
+    return Checkpoints(folder, CheckpointConfig(keep=9), {"config": {}})
+
+
+def test_when_no_checkpoint_is_whole_the_error_names_each(tmp_path):
+    some_checkpoints(tmp_path, 1, 2).close()
+    for step in (1, 2):
+        flipped(tmp_path / str(step) / "state" / "params.w" / "0.0")
+    with pytest.raises(CheckpointError, match=r"no checkpoint is whole \(checkpoint 2: .*params.w/0.0.*checkpoint 1: "):
+        opened(tmp_path).restore(small_state(), ["counts"])
+
+
+def changed_run(checkpoint: Path, change) -> None:
+    file = checkpoint / "run" / "metadata"
+    content = json.loads(file.read_text())
+    change(content)
+    file.write_text(json.dumps(content))
+    reseal(checkpoint)
+
+
+def test_a_newer_schema_is_told(whole, run):
+    shutil.copytree(whole, run)
+    changed_run(run / "checkpoints" / "6", lambda content: content.update(schema=99))
+    with pytest.raises(CheckpointError, match="schema 99, this version reads 2: update socialr1_jax"):
+        train_grpo(config_of(run))
+
+
+@pytest.mark.parametrize(
+    "field", ["finished", "about", "best", "run", "run.counts", "run.prompts", "run.counts.evaluated"]
+)
+def test_a_missing_field_is_told_by_name(field, whole, run):
+    """As a version that did not know it would have left it out; test_faults.py has them all."""
+    shutil.copytree(whole, run)
+    changed_run(run / "checkpoints" / "6", partial(leave_out, field=field))
+    with pytest.raises(CheckpointError, match=field.rpartition(".")[2]):
+        train_grpo(config_of(run))
+
+
+def test_a_checkpoint_of_another_shape_is_told_by_weight(tmp_path):
+    some_checkpoints(tmp_path, 1).close()
+    wide = {"w": jnp.zeros((4, 5)), "b": jnp.zeros(2)}
+    with pytest.raises(CheckpointError, match=r"params/b is missing.*params/w has shape \(4, 3\), .* \(4, 5\)"):
+        opened(tmp_path).restore(TrainState(wide, {"mu": wide}, jnp.int32(0), jnp.int32(0)), ["counts"])
+
+
+def test_the_best_checkpoint_is_kept_while_newer_ones_come(tmp_path):
+    made = some_checkpoints(tmp_path / "checkpoints", keep=1)
+    for step, value in ((1, 0.5), (2, 0.9), (3, 0.4), (4, None), (5, 0.9)):
+        made.save(step, small_state(step), {"counts": step}, value)
+        made.finish()
+    made.close()
+    assert steps_saved(tmp_path) == [2, 5]
+    assert find_checkpoint(tmp_path, "best").name == "2"
+
+
+def test_a_best_checkpoint_that_could_not_be_written_does_not_cost_the_one_before(tmp_path, monkeypatch):
+    """The disk is full when the new best is written: the old one stays the best."""
+    folder = tmp_path / "checkpoints"
+    made = some_checkpoints(folder, keep=1)
+    made.save(1, small_state(1), {"counts": 1}, 0.5)
+    made.finish()
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints_module, "write_json", no_space)
+        made.save(2, small_state(2), {"counts": 2}, 0.9)
+        with pytest.raises(CheckpointError, match="no space left"):
+            made.finish()
+    for step, value in ((3, 0.3), (4, 0.2)):
+        made.save(step, small_state(step), {"counts": step}, value)
+        made.finish()
+    made.close()
+    assert find_checkpoint(tmp_path, "best") == folder / "1"
+    assert steps_saved(tmp_path) == [1, 4]
+
+
+def no_space(*args: object, **kwargs: object) -> None:
+    raise OSError(28, "No space left on device")
+
+
+def failed_save(folder: Path, monkeypatch: pytest.MonkeyPatch, **settings: object) -> Checkpoints:
+    """The checkpoint of step 1 is there, that of step 2 found the disk full; there is room again."""
+    made = some_checkpoints(folder, 1, **settings)
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints_module, "write_json", no_space)
+        made.save(2, small_state(2), {"counts": 2})
+        end = time.monotonic() + 20
+        while made._manager.is_saving_in_progress() and time.monotonic() < end:
+            time.sleep(0.02)
+    return made
+
+
+def test_a_failed_save_is_told_when_the_run_looks_next(tmp_path, monkeypatch, caplog):
+    made = failed_save(tmp_path, monkeypatch)
+    made.check()
+    assert "could not be written (no space left on the device); that of step 1 stays valid" in caplog.text
+    assert [path.name for path in tmp_path.iterdir()] == ["1"]
+    made.close()
+
+
+def test_a_failed_save_stops_the_run_when_it_looks_next_where_that_is_asked_for(tmp_path, monkeypatch):
+    made = failed_save(tmp_path, monkeypatch, on_failure="stop")
+    with pytest.raises(CheckpointError, match="step 1 stays valid"):
+        made.check()
+
+
+@pytest.mark.parametrize("step", [2, 3])
+def test_the_save_after_a_failed_one_is_written(tmp_path, monkeypatch, step):
+    """The next that is due; or the same step once more, at the end of a run."""
+    made = failed_save(tmp_path, monkeypatch)
+    made.check()
+    made.save(step, small_state(step), {"counts": step})
+    made.close()
+    assert load_w(tmp_path, step) == step
+
+
+# -------------------------------------------------------------------------------------------------------- files of the run
+
+
+def test_a_torn_last_line_of_metrics_is_written_whole_again(place, whole, run):
+    """Before the first checkpoint, and behind one."""
+    source = place / "whole"
+    shutil.copytree(source, run)
+    shutil.rmtree(run / "checkpoints" / "6")
+    for name in ("metrics.jsonl", "rollouts.jsonl", "kept.jsonl"):
+        with (run / name).open("a") as file:
+            file.write('{"phase": "grpo", "step": 7, "loss": 0.')
+    assert train_grpo(config_of(run))
+    assert_same_run(run, whole)
+
+
+def test_metrics_shorter_than_the_checkpoint_says_are_told_and_the_run_goes_on(whole, run, capsys):
+    left = 3
+    shutil.copytree(whole, run)
+    shutil.rmtree(run / "checkpoints" / "6")
+    rows = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (run / "metrics.jsonl").write_text("".join(rows[:left]) + rows[left][:40])
+    assert train_grpo(config_of(run))
+    assert "has lost its last" in said(capsys)
+    found = [(row["phase"], row["step"]) for row in lines(run / "metrics.jsonl")]
+    expected = [(row["phase"], row["step"]) for row in lines(whole / "metrics.jsonl")]
+    assert found == expected[:left] + expected[expected.index(("grpo", 5)) :]
+    assert (run / "export" / "model.safetensors").read_bytes() == (whole / "export" / "model.safetensors").read_bytes()
+
+
+def test_a_finished_run_that_lost_its_metrics_ends_in_words(whole, run):
+    """Given again, the script writes summary and report from what is left."""
+    shutil.copytree(whole, run)
+    (run / "metrics.jsonl").unlink()
+    assert script_of(SCRIPT).main(["--config", str(run / "config.yaml")]) in (0, 2)
+
+
+# ------------------------------------------------------------------------------------------------------------- signals
+
+
+def test_sigterm_is_heard_while_the_judge_is_waited_for(place, whole, run, monkeypatch):
+    """A judge that takes a minute for each answer; the run is told to stop as soon as it has been asked."""
+    monkeypatch.setattr(scorer, "parse_response", lambda text, mode: ParsedResponse(text, "A", ()))
+    with JudgeServer(latency=60.0) as server:
+        told = []
+
+        def stop() -> None:
+            while server.count() < 16:
+                time.sleep(0.05)
+            time.sleep(1.0)
+            told.append(time.monotonic())
+            os.kill(os.getpid(), signal.SIGTERM)
+
+        threading.Thread(target=stop, daemon=True).start()
+        judged = (
+            "rewards.structure.judge=endpoint",
+            "rewards.structure.model=m",
+            f"rewards.structure.base_url={server.base_url}",
+        )
+        assert not train_grpo(config_of(run, *judged))
+        seconds = time.monotonic() - told[0]
+    assert seconds < 10
+    assert steps_saved(run) == [0]
+
+
+def test_a_second_signal_ends_the_program_at_once():
+    """Also while the main thread is deep in a computation."""
+    program = """
+import time
+from socialr1_jax.interrupt import stop_on_signal
+with stop_on_signal() as stop:
+    print("ready", flush=True)
+    total = sum(i * i for i in range(10**10))
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGTERM)
+    assert process.stderr.readline().startswith("stopping, then saving")
+    assert process.poll() is None
+    begun = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(20) == 128 + signal.SIGTERM
+    assert time.monotonic() - begun < 5
+    process.stdout.close()
+    process.stderr.close()
+
+
+def test_exit_status_75_asks_to_be_queued_again(place, whole, run, monkeypatch, capsys):
+    when(monkeypatch, "update", 3, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    arguments = ["--config", str(CONFIG), f"output_dir={run}", *SETTINGS, f"save_rollouts={run / 'kept.jsonl'}"]
+    assert script_of(SCRIPT).main(arguments) == 75
+    text = said(capsys)
+    assert "saved after step 2 of 6" in text
+    command = re.search(r"To go on: python (\S+) --config (\S+)", text)
+    assert script_of(SCRIPT).main(["--config", command[2]]) == 0
+    assert (run / "export" / "model.safetensors").read_bytes() == (whole / "export" / "model.safetensors").read_bytes()
+
+
+# --------------------------------------------------------------------------------------------------------- the best one
+
+
+def test_best_latest_and_a_step_are_exported_and_load_back_equal(whole, tmp_path):
+    steps, convert = steps_saved(whole), script_of(CONFIG.parents[1] / "convert" / "orbax_to_hf.py")
+    best = json.loads((whole / "checkpoints" / str(steps[-1]) / "run" / "metadata").read_text())["best"]["step"]
+    assert best != steps[-1], "a best one that is not the latest shows more"
+    for which, step in (("best", best), ("latest", steps[-1]), (str(steps[-2]), steps[-2])):
+        assert convert.main(["--src", str(whole), "--step", which, "--dst", str(tmp_path / which), "--verify"]) == 0
+        loaded, kept = load_hf(tmp_path / which), load_policy(whole, str(step))
+        jax.tree.map(np.testing.assert_array_equal, loaded.params, kept.params)
+        state = whole / "checkpoints" / str(step) / "state"
+        stored = np.fromfile(state / "params.embed_tokens" / "0.0", "<f4")
+        np.testing.assert_array_equal(np.asarray(loaded.params["embed_tokens"]).ravel(), stored)
+    exported = [folder / "model.safetensors" for folder in (tmp_path / "latest", whole / "export")]
+    assert exported[0].read_bytes() == exported[1].read_bytes()
+    with pytest.raises(CheckpointError, match="has no checkpoint 99; it has"):
+        load_policy(whole, "99")
