@@ -87,7 +87,7 @@ def lively(text: str, gold: str, *args: Any, **kwargs: Any) -> Any:
     return RewardTerms(len(set(text)) / 10 + step / 100, 1.0, 0.0, 0.5, float("nan"), 1.0, 1.0, weights)
 
 
-# ----------------------------------------------------------------------------------------------------- what is compared
+# --------------------------------------------------------------------------------------------------- what is compared
 
 
 def states_of(folder: Path) -> dict[str, bytes]:

@@ -11,6 +11,7 @@ import random
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -338,7 +339,7 @@ def test_two_processes_on_one_folder(folder, whole, table):
     while not (folder / "metrics.jsonl").exists() and time.monotonic() < until:
         time.sleep(0.1)
     second = subprocess.run(
-        ["python", "scripts/train_grpo.py", "--config", str(folder / "config.yaml")],
+        [sys.executable, "scripts/train_grpo.py", "--config", str(folder / "config.yaml")],
         cwd=ROOT, capture_output=True, text=True, timeout=100, check=False,
     )  # fmt: skip
     assert first.poll() is None, "the second one must come while the first is at work"

@@ -365,7 +365,7 @@ def test_the_save_after_a_failed_one_is_written(tmp_path, monkeypatch, step):
     assert load_w(tmp_path, step) == step
 
 
-# -------------------------------------------------------------------------------------------------------- files of the run
+# --------------------------------------------------------------------------------------------------- files of the run
 
 
 def test_a_torn_last_line_of_metrics_is_written_whole_again(place, whole, run):

@@ -1,0 +1,120 @@
+"""What a benchmark is to the runner: prompts to answer, a grade for every reply, and figures made of the grades.
+
+A benchmark's file has a `Task`. Nothing here knows of models, and nothing imports JAX.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+Protocol_ = Literal["official", "social_r1"]
+Messages = tuple[Mapping[str, str], ...]  # {"role": "system" or "user", "content": ...}
+
+
+class BenchmarkError(ValueError):
+    """A benchmark cannot be read or run; the message names the file, the reason and where to get it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """One prompt of a benchmark.
+
+    `id` is unique in the task and the same in every run; requests of one `item` (a question, a story, a conversation)
+    belong together. `gold` and what else grading and figures need (`meta`) are plain JSON, so that samples can be
+    scored again from a file.
+    """
+
+    id: str
+    item: str
+    messages: Messages
+    gold: Any
+    meta: Mapping[str, Any] = field(default_factory=dict)
+    max_new_tokens: int = 512  # of the answer, as the protocol has it; thinking is on top
+
+
+class Grade(NamedTuple):
+    """answer: what was read from the reply, in the gold's terms ("" = nothing could be read); value: 0 to 1."""
+
+    answer: str
+    value: float
+
+
+class Graded(NamedTuple):
+    """A request with the grade of one reply."""
+
+    request: Request
+    grade: Grade
+
+
+class Metric(NamedTuple):
+    """A figure with its standard error and the number of independent units (items, not replies) behind it."""
+
+    value: float
+    stderr: float
+    n: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """A benchmark's items as its file has them, the files with their SHA-256, and remarks for the results."""
+
+    items: Sequence[Mapping[str, Any]]
+    files: Mapping[str, str]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """A benchmark.
+
+    load: folder of the benchmark -> Data; raises BenchmarkError.
+    requests: (data, protocol, seed) -> the prompts; the same for the same arguments.
+    grade: (request, protocol, reply without its thoughts) -> Grade. Replies that were cut never come here: they are
+        wrong.
+    metrics: (all graded requests of one reply each, protocol) -> figures by name; the first one is the headline.
+    """
+
+    name: str
+    title: str
+    source: str  # where the data come from: repository @ commit, or hub id
+    licence: str
+    load: Callable[[Path], Data]
+    requests: Callable[[Data, Protocol_, int], list[Request]]
+    grade: Callable[[Request, Protocol_, str], Grade]
+    metrics: Callable[[Sequence[Graded], Protocol_], dict[str, Metric]]
+
+
+def mean_metric(values: Sequence[float], clusters: Sequence[str] | None = None) -> Metric:
+    """The mean with its standard error; with `clusters` (the item of each value) over clusters, which may differ in
+    size. NaN and n = 0 for no values.
+    """
+    count = len(values)
+    if not count:
+        return Metric(math.nan, math.nan, 0)
+    mean = math.fsum(values) / count
+    sums: dict[Any, list[float]] = {}
+    for i, value in enumerate(values):
+        sums.setdefault(i if clusters is None else clusters[i], []).append(value - mean)
+    n = len(sums)
+    if n < 2:
+        return Metric(mean, math.nan, n)
+    # The variance of a ratio estimate over clusters; with clusters of one it is the usual s / sqrt(n).
+    spread = math.fsum(math.fsum(one) ** 2 for one in sums.values())
+    return Metric(mean, math.sqrt(spread * n / (n - 1)) / count, n)
+
+
+def by_group(graded: Sequence[Graded], key: str) -> dict[str, list[Graded]]:
+    """The graded requests by `meta[key]`, groups in order of their names."""
+    groups: dict[str, list[Graded]] = {}
+    for one in graded:
+        groups.setdefault(str(one.request.meta[key]), []).append(one)
+    return dict(sorted(groups.items()))
+
+
+def accuracy(graded: Sequence[Graded]) -> Metric:
+    """The mean grade, with the standard error over items."""
+    return mean_metric([one.grade.value for one in graded], [one.request.item for one in graded])
