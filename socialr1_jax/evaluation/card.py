@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from socialr1_jax.data.examples import LETTERS
 from socialr1_jax.data.prompts import INSTRUCTION
 from socialr1_jax.evaluation.task import Grade, Request
-from socialr1_jax.rewards.parsing import parse_response
-from socialr1_jax.rewards.terms import outcome_reward
 
+_LETTER = re.compile(r"<Answer>\s*([A-Z])[\s\S]*?</Answer>")
 _NEW_TOKENS = 2048  # the cards' limit, thoughts and answer together
 
 
@@ -27,6 +27,7 @@ def card_request(
 
 
 def card_grade(request: Request, reply: str) -> Grade:
-    """1 when the first capital letter inside <Answer> is the gold letter."""
-    answer = parse_response(reply).answer or ""
-    return Grade(answer, outcome_reward(answer, request.gold))
+    """1 when the capital letter that <Answer> begins with is the gold letter, as the paper's code reads it."""
+    found = _LETTER.search(reply)
+    answer = found.group(1) if found else ""
+    return Grade(answer, float(answer == request.gold))

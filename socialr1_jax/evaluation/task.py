@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-Protocol_ = Literal["official", "social_r1"]
+ProtocolName = Literal["official", "social_r1"]
 Messages = tuple[Mapping[str, str], ...]  # {"role": "system" or "user", "content": ...}
 
 
@@ -83,9 +83,9 @@ class Task:
     source: str  # where the data come from: repository @ commit, or hub id
     licence: str
     load: Callable[[Path], Data]
-    requests: Callable[[Data, Protocol_, int], list[Request]]
-    grade: Callable[[Request, Protocol_, str], Grade]
-    metrics: Callable[[Sequence[Graded], Protocol_], dict[str, Metric]]
+    requests: Callable[[Data, ProtocolName, int], list[Request]]
+    grade: Callable[[Request, ProtocolName, str], Grade]
+    metrics: Callable[[Sequence[Graded], ProtocolName], dict[str, Metric]]
 
 
 def mean_metric(values: Sequence[float], clusters: Sequence[str] | None = None) -> Metric:
