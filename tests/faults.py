@@ -105,6 +105,7 @@ def standing_of(folder: Path) -> dict[str, Any]:
     for file in (folder / "checkpoints").glob("*/run/metadata"):
         content = json.loads(file.read_text())
         content["run"].pop("files")
+        content["about"].pop("commit")  # somebody may be at work in the repository
         found[file.parts[-3]] = content
     return found
 

@@ -17,8 +17,8 @@ import pytest
 from socialr1_jax.intervals import interval
 from socialr1_jax.training import report
 from socialr1_jax.training.report import write_report
-from socialr1_jax.training.report_figure import plot_runs
-from socialr1_jax.training.run_files import RUN_FILES, before_after, read_metrics
+from socialr1_jax.training.report.figure import plot_runs
+from socialr1_jax.training.report.run_files import RUN_FILES, before_after, read_metrics
 
 HOSTILE = '</script><script>document.title="owned"</script><img src=x onerror=alert(1)>{{ 7 * 7 }}<!-- & "\'\u2028'
 THOUGHTS = (
@@ -315,7 +315,7 @@ def test_the_report_needs_neither_jax_nor_matplotlib_to_import() -> None:
 
 
 def test_every_text_colour_has_contrast_on_its_ground() -> None:
-    css = Path(report.__file__).with_name("report_style.css").read_text(encoding="utf-8")
+    css = Path(report.__file__).with_name("style.css").read_text(encoding="utf-8")
     schemes = re.findall(r":root \{(.*?)\}", css, re.DOTALL)
     assert len(schemes) == 2  # light and dark
     for scheme in schemes:

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from test_report import RESPONSE, make_run, rollout, write_lines
 
-from socialr1_jax.training import report_responses
-from socialr1_jax.training.report_responses import responses_of
-from socialr1_jax.training.report_sketches import EvenDraw, LengthMap
-from socialr1_jax.training.report_survey import survey_rollouts
-from socialr1_jax.training.report_text import LONGEST_TEXT, mark_response
-from socialr1_jax.training.run_files import read_rows, status_of
+from socialr1_jax.training.report import responses
+from socialr1_jax.training.report.responses import responses_of
+from socialr1_jax.training.report.sketches import EvenDraw, LengthMap
+from socialr1_jax.training.report.survey import survey_rollouts
+from socialr1_jax.training.report.text import LONGEST_TEXT, mark_response
+from socialr1_jax.training.report.run_files import read_rows, status_of
 
 INFERENCE = "Anna did not see the move, so Anna believes that the key is in the drawer."
 GOAL = "Goal: Anna wants the key, so she goes to the place where she believes it is."
@@ -134,7 +134,7 @@ def test_the_choice_of_a_long_run_is_bounded_spread_and_has_what_is_rare(run: Pa
         if response["phase"] == "grpo" and response["why"].startswith(("best", "worst")):
             rewards = [row["reward"] for row in rows if row["phase"] == "grpo" and row["step"] == response["step"]]
             assert response["reward"] == (max if response["why"].startswith("best") else min)(rewards)
-    monkeypatch.setattr(report_responses, "MOST_BYTES", 200_000)
+    monkeypatch.setattr(responses, "MOST_BYTES", 200_000)
     fewer = responses_of(run, [])["responses"]
     assert 50 < len(fewer) < len(shown)
     assert len(json.dumps(fewer)) < 200_000

@@ -255,6 +255,27 @@ def opened(folder: Path) -> Checkpoints:
     return Checkpoints(folder, CheckpointConfig(keep=9), {"config": {}})
 
 
+def test_a_flipped_bit_in_a_large_file_is_found(tmp_path, caplog):
+    """Files above a MiB are compared while they are read."""
+
+    def large(value: float) -> TrainState:
+        params = {"w": jnp.full((600, 600), value)}
+        return TrainState(params, {"mu": params}, jnp.int32(value), jnp.int32(0))
+
+    made = opened(tmp_path)
+    for step in (1, 2, 3):
+        made.save(step, large(step), {"counts": step})
+        made.finish()
+    made.close()
+    for step in (2, 3):
+        file = tmp_path / str(step) / "state" / "opt_state.mu.w" / "0.0"
+        assert file.stat().st_size > 1 << 20
+        flipped(file)
+    state, run = opened(tmp_path).restore(large(0), ["counts"])
+    assert (run["counts"], float(state.params["w"][300, 300]), float(state.opt_state["mu"]["w"].max())) == (1, 1.0, 1.0)
+    assert all(f"checkpoint {step} is damaged (state/opt_state.mu.w/0.0" in caplog.text for step in (2, 3))
+
+
 def test_when_no_checkpoint_is_whole_the_error_names_each(tmp_path):
     some_checkpoints(tmp_path, 1, 2).close()
     for step in (1, 2):

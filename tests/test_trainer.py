@@ -13,12 +13,12 @@ from toys import changed, steps_of, timeless
 
 from socialr1_jax import load_hf
 from socialr1_jax.config import ConfigError, RunConfig, load_config, save_config
-from socialr1_jax.evaluation import questions as evaluation
 from socialr1_jax.grpo.update import init_state
 from socialr1_jax.hf import init_reward_model, save_reward_model
 from socialr1_jax.rewards import RewardTerms, scorer
 from socialr1_jax.sampling import Completion
 from socialr1_jax.training import grpo
+from socialr1_jax.training import validation as evaluation
 from socialr1_jax.training.programs import Programs, compile_programs, reference_weights
 from socialr1_jax.training.rollouts import Replay, RolloutFile, Rollouts
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +34,11 @@ def question_text(example: Example) -> str:
 
 
 def encode_prompt(tokenizer: Any, example: Example, thinking: bool = True) -> list[int]:
+    """The question's prompt; see ``chat_tokens``."""
+    return chat_tokens(tokenizer, [{"role": "user", "content": question_text(example)}], thinking)
+
+
+def chat_tokens(tokenizer: Any, messages: Sequence[Mapping[str, str]], thinking: bool = True) -> list[int]:
     """Token ids up to and with the header of the assistant's turn, by the tokenizer's own chat template.
 
     With ``thinking`` false, templates of Qwen3's kind put empty thoughts there, so that the model answers at once.
@@ -43,10 +48,9 @@ def encode_prompt(tokenizer: Any, example: Example, thinking: bool = True) -> li
         raise ValueError(
             f"{tokenizer.name_or_path} has no chat template: put the model's tokenizer files beside its weights"
         )
-    messages = [{"role": "user", "content": question_text(example)}]
     options = {"add_generation_prompt": True, "enable_thinking": thinking}
     # transformers 5 returns a mapping unless told otherwise; 4 and 5 both know return_dict.
-    return list(tokenizer.apply_chat_template(messages, tokenize=True, return_dict=False, **options))
+    return list(tokenizer.apply_chat_template(list(messages), tokenize=True, return_dict=False, **options))
 
 
 def encode_prompts(tokenizer: Any, examples: Sequence[Example], max_prompt_tokens: int) -> list[Prompt]:

@@ -14,7 +14,6 @@ from transformers import AutoTokenizer
 
 from socialr1_jax.compiles import compile_count
 from socialr1_jax.config import RunConfig, save_config
-from socialr1_jax.evaluation.questions import evaluate_questions
 from socialr1_jax.grpo.advantages import group_advantages
 from socialr1_jax.grpo.mismatch import RATIO_ERROR_LIMIT, mismatch
 from socialr1_jax.grpo.packing import Rows, pack_rows, padding_waste, shared_prompts
@@ -48,6 +47,7 @@ from socialr1_jax.training.run_questions import evaluation_prompts, open_run_que
 from socialr1_jax.training.start import random_start
 from socialr1_jax.training.summary import peak_bytes
 from socialr1_jax.training.unscorable import UnscorableWindow
+from socialr1_jax.training.validation import evaluate_questions
 
 log = logging.getLogger(__name__)
 

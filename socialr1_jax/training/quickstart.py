@@ -22,7 +22,6 @@ from socialr1_jax.data.prompts import encode_prompts, question_text, reference_r
 from socialr1_jax.data.scripts import WORDS
 from socialr1_jax.data.stories import generate_stories
 from socialr1_jax.data.tokenizer import build_tokenizer
-from socialr1_jax.evaluation.questions import evaluate_questions
 from socialr1_jax.hf import load_hf, save_hf
 from socialr1_jax.models.qwen3 import Params, Qwen3, Qwen3Config, init_params
 from socialr1_jax.reward_model_config import RewardModelConfig
@@ -37,6 +36,7 @@ from socialr1_jax.training.reward_model import train_reward_model
 from socialr1_jax.training.run_folder import own_folder, refuse_another_run
 from socialr1_jax.training.sft import train_sft
 from socialr1_jax.training.summary import write_summary
+from socialr1_jax.training.validation import evaluate_questions
 
 _TOKENIZER_STORIES = 1000  # stories that the tokenizer is trained on: every word of the plots is among them
 _LOOK_STORIES, _LOOK_SAMPLES = 64, 4  # questions and responses each of a look at the accuracy during SFT

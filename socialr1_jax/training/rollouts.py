@@ -15,7 +15,6 @@ from socialr1_jax.config import ConfigError, RunConfig
 from socialr1_jax.data.examples import Example
 from socialr1_jax.data.pipeline import QuestionStream
 from socialr1_jax.data.prompts import Prompt
-from socialr1_jax.evaluation.questions import response_record, sample_and_submit
 from socialr1_jax.files import finite
 from socialr1_jax.grpo.advantages import flat_groups, soft_overlong
 from socialr1_jax.interrupt import Stop
@@ -25,6 +24,7 @@ from socialr1_jax.rewards import JudgeRefused, RewardTerms, Scorer
 from socialr1_jax.rewards.shares import variance_shares
 from socialr1_jax.sampling import Completion, Engine, SamplingParams
 from socialr1_jax.sampling.text import decode_responses
+from socialr1_jax.training.validation import response_record, sample_and_submit
 
 
 @dataclass(frozen=True, kw_only=True)

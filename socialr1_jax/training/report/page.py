@@ -1,6 +1,6 @@
 """The run report: one self-contained HTML page for a run folder, or for several compared.
 
-The page is report_template.html filled by jinja2, with report_style.css and the report_*.js files inlined. Text of the
+The page is page.html filled by jinja2, with style.css and the *.js files inlined. Text of the
 model is untrusted: jinja2 escapes all of it, the embedded JSON holds no `<`, scripts put it on the page as text only,
 and a content security policy lets only the page's own script run and forbids the network.
 """
@@ -15,12 +15,12 @@ from typing import Any
 import jinja2
 
 from socialr1_jax.files import write_whole
-from socialr1_jax.training import run_files
-from socialr1_jax.training.report_responses import responses_of
-from socialr1_jax.training.report_settings import changed, differing
-from socialr1_jax.training.run_files import Metrics, Row
+from socialr1_jax.training.report import run_files
+from socialr1_jax.training.report.responses import responses_of
+from socialr1_jax.training.report.settings import changed, differing
+from socialr1_jax.training.report.run_files import Metrics, Row
 
-_SCRIPTS = ("report_page.js", "report_charts.js", "report_lengths.js", "report_responses.js", "report_table.js")
+_SCRIPTS = ("page.js", "charts.js", "lengths.js", "responses.js", "table.js")
 
 
 def write_report(*run_dirs: str | Path, output: str | Path | None = None) -> Path:
@@ -40,11 +40,11 @@ def write_report(*run_dirs: str | Path, output: str | Path | None = None) -> Pat
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     configs = [run["config"] for run in runs]
-    html = environment.from_string(_part("report_template.html")).render(
+    html = environment.from_string(_part("page.html")).render(
         runs=runs,
         fact_names=list(dict.fromkeys(name for run in runs for name in run["facts"])),
         differing=differing(configs) if len(configs) > 1 else changed(configs[0]),
-        style=_part("report_style.css"),
+        style=_part("style.css"),
         script="\n".join(map(_part, _SCRIPTS)),
         payload=payload,
         # from the content, so that the same run gives the same bytes

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from socialr1_jax.files import write_whole
-from socialr1_jax.training import run_files
+from socialr1_jax.training.report import run_files
 
 COLOURS = ("#1f5fbf", "#b3541e", "#2f7d5b", "#7a4fb0", "#a3325f", "#6b6a65")  # one a run in the figure
 FIGURE_STYLE: dict[Any, Any] = {

@@ -1,0 +1,39 @@
+"""Ask a model the ten benchmarks of social reasoning, by their official rules and by the cards' prompt.
+
+    python scripts/evaluate.py --model runs/mine/export --tasks static --data_dir DATA --output runs/mine/evaluation
+    python scripts/evaluate.py --model NAME --base_url http://localhost:8000/v1 --tasks tombench,fantom --data_dir DATA
+
+Called again after an interruption, it asks what has no reply yet. `--list` shows the benchmarks. docs/evaluation.md.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from socialr1_jax.command_line import parse_args
+from socialr1_jax.evaluation_config import EvaluateConfig
+
+
+def main(argv: list[str] | None = None) -> int:
+    config = parse_args(EvaluateConfig, argv, description="Evaluate a model on ten benchmarks of social reasoning.")
+    from socialr1_jax.evaluation.evaluate import evaluate, listing  # only once the arguments are right
+    from socialr1_jax.evaluation.task import BenchmarkError
+
+    try:
+        if config.list:
+            print(listing(Path(config.data_dir)))
+            return 0
+        written = evaluate(config)
+    except (BenchmarkError, ValueError, OSError) as error:
+        print(f"evaluate.py: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"interrupted; the same command goes on with what is in {config.output}", file=sys.stderr)
+        return 130
+    print(f"results: {written}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,42 @@
+"""Score samples of evaluate.py once more, without generating: `python scripts/score.py samples_hitom.jsonl`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from pydantic import Field
+
+from socialr1_jax.command_line import ConfigError, Section, load_config
+
+
+class ScoreConfig(Section):
+    """Which samples, and where the figures go."""
+
+    samples: str = Field(min_length=1, description="samples_<task>.jsonl of evaluate.py")
+    output: str = Field("", description='file for the figures as JSON; "" = print them only')
+
+
+def main(argv: list[str] | None = None) -> int:
+    arguments = sys.argv[1:] if argv is None else argv
+    if not arguments or "-h" in arguments or "--help" in arguments:
+        print("usage: score.py SAMPLES.jsonl [output=FIGURES.json]\n\n" + (__doc__ or ""))
+        return 0
+    from socialr1_jax.evaluation.rescore import rescore
+    from socialr1_jax.files import write_json
+
+    try:
+        config = load_config(ScoreConfig, None, [f"samples={arguments[0]}", *arguments[1:]])
+        found = rescore(Path(config.samples))
+    except (ConfigError, ValueError, OSError) as error:
+        print(f"score.py: error: {error}", file=sys.stderr)
+        return 2
+    print(json.dumps(found, indent=2))
+    if config.output:
+        write_json(Path(config.output), found)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

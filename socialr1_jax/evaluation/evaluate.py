@@ -1,0 +1,73 @@
+"""What scripts/evaluate.py does: every task in turn, then the tables."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.table import Table
+
+from socialr1_jax.evaluation.registry import get_task
+from socialr1_jax.evaluation.reply_file import ReplyFile
+from socialr1_jax.evaluation.respondents import make_respondent
+from socialr1_jax.evaluation.results import headline_table, write_results
+from socialr1_jax.evaluation.runner import TaskResult, load_data, protocols, run_task
+from socialr1_jax.evaluation.task import BenchmarkError
+from socialr1_jax.evaluation_config import TASKS, EvaluateConfig
+from socialr1_jax.training.console import Bar, console, shown_log, working
+from socialr1_jax.training.provenance import commit, versions
+
+
+def evaluate(config: EvaluateConfig) -> Path:
+    """Runs every task that is asked for; returns results.json.
+
+    Raises BenchmarkError for data that are missing, before anything is asked, or an endpoint that refuses.
+    """
+    for name in config.task_names:
+        load_data(get_task(name), Path(config.data_dir))
+    results: list[TaskResult] = []
+    with shown_log():
+        with working(f"loading {config.model}"):
+            respondent = make_respondent(config)
+        identity = respondent.identity()
+        known = Path(config.cache) if config.cache else Path(config.output) / "replies.jsonl"
+        try:
+            with ReplyFile(known, identity) as replies:
+                for name in config.task_names:
+                    console.print(f"{name}")
+                    with Bar(name, total(name, config)) as bar:
+                        results.append(run_task(name, config, respondent, replies, bar.advance))
+                    written = write_results(config, results, identity, versions(), commit())
+        finally:
+            respondent.close()
+    head, rows = headline_table(results)
+    table = Table(title="NOT REPORTABLE: --limit" if config.limit else None)
+    for title in head:
+        table.add_column(title)
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+    return written
+
+
+def total(name: str, config: EvaluateConfig) -> int:
+    """How many replies a task takes."""
+    task = get_task(name)
+    data = load_data(task, Path(config.data_dir))
+    counts = [len(task.requests(data, protocol, config.seed)) for protocol in protocols(config)]
+    return sum(min(count, config.limit or count) for count in counts) * config.num_samples
+
+
+def listing(data_dir: Path) -> str:
+    """Tasks, sources and licences, and the files that are there with their SHA-256."""
+    lines = []
+    for name in TASKS:
+        if name == "sotopia":
+            continue
+        task = get_task(name)
+        lines.append(f"{name}: {task.title}. {task.source}. {task.licence}")
+        try:
+            files = load_data(task, data_dir).files
+            lines += [f"    {digest[:16]}  {file}" for file, digest in files.items()]
+        except BenchmarkError as error:
+            lines.append(f"    {error}")
+    return "\n".join(lines)

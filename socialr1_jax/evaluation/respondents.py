@@ -1,0 +1,220 @@
+"""Who answers a benchmark's prompts: a model on the devices here, or one behind an OpenAI-compatible endpoint."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+from socialr1_jax.data.prompts import chat_tokens
+from socialr1_jax.evaluation.task import BenchmarkError, Messages
+from socialr1_jax.evaluation_config import EvaluateConfig
+
+_THINK_END = "</think>"
+
+
+class Reply(NamedTuple):
+    """text: with the thoughts, as generated. finish_reason: stop, length, too_long (the prompt), or error."""
+
+    text: str
+    finish_reason: str
+    tokens: int
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A prompt and which samples of it are wanted; `key` seeds its draws."""
+
+    key: str
+    messages: Messages
+    max_new_tokens: int
+    samples: tuple[int, ...] = (0,)
+
+
+class Respondent(Protocol):
+    """Answers prompts. The same key, sample and settings give the same reply as far as the model can."""
+
+    def identity(self) -> dict[str, Any]:
+        """What the replies depend on beside the prompt, for results and for the cache; JSON."""
+
+    def replies(self, asked: Sequence[Asked]) -> Iterator[tuple[int, int, Reply]]:
+        """(index, sample, reply) of everything that is asked, each as soon as it is there."""
+
+    def close(self) -> None:
+        """Lets go of threads."""
+
+
+class LocalModel:
+    """A Hugging Face folder or hub id, or a run's checkpoint, sampled by the engine on the devices here.
+
+    Raises what `load_hf` and `load_policy` raise.
+    """
+
+    def __init__(self, config: EvaluateConfig) -> None:
+        import jax
+        from transformers import AutoTokenizer
+
+        from socialr1_jax.hf import load_hf
+        from socialr1_jax.mesh import make_mesh
+        from socialr1_jax.models.attention import attention_backend
+        from socialr1_jax.sampling import Engine
+        from socialr1_jax.sampling.text import stop_token_ids
+        from socialr1_jax.training.run_weights import find_checkpoint, is_run, load_policy
+
+        self._config = config
+        self._mesh = make_mesh()
+        with jax.set_mesh(self._mesh):
+            if is_run(config.model):
+                folder = find_checkpoint(config.model, config.step)
+                model = load_policy(folder, mesh=self._mesh)
+            else:
+                model = load_hf(config.model, self._mesh, config.dtype)
+                folder = Path(model.source or config.model)
+        self._tokenizer = AutoTokenizer.from_pretrained(model.source)
+        if not self._tokenizer.chat_template:
+            raise BenchmarkError(f"{config.model}: its tokenizer has no chat template, so it cannot be asked")
+        self._stops = stop_token_ids(model, self._tokenizer)
+        self._positions = model.config.max_position_embeddings
+        self._engine = Engine(
+            params=model.params,
+            config=model.config,
+            num_tokens=model.num_tokens,
+            dtype=config.dtype,
+            backend=attention_backend("auto", config.dtype, jax.default_backend()),
+            max_rows=512 if config.batch_size == "auto" else int(config.batch_size),
+        )
+        self._identity = {
+            "model": config.model, "step": config.step if is_run(config.model) else "", "dtype": config.dtype,
+            "sha256": folder_hash(folder), **_sampling(config),
+        }  # fmt: skip
+
+    def identity(self) -> dict[str, Any]:
+        return self._identity
+
+    def replies(self, asked: Sequence[Asked]) -> Iterator[tuple[int, int, Reply]]:
+        import jax
+
+        from socialr1_jax.sampling import SamplingParams
+        from socialr1_jax.sampling.text import decode_responses
+
+        config = self._config
+        budget: dict[str, Any] = {}
+        if config.thinking == "budget":
+            end = self._tokenizer.convert_tokens_to_ids(_THINK_END)
+            budget = {"thinking_budget": config.thinking_tokens, "think_end_id": end}
+        prompts, params, places = [], [], []
+        for i, one in enumerate(asked):
+            tokens = chat_tokens(self._tokenizer, one.messages, thinking=config.thinking != "off")
+            left = self._positions - len(tokens)
+            if left < 1:
+                yield from ((i, sample, Reply("", "too_long", 0)) for sample in one.samples)
+                continue
+            places.append(i)
+            prompts.append(tokens)
+            params.append(
+                SamplingParams(
+                    n=max(one.samples) + 1, max_new_tokens=min(one.max_new_tokens, left),
+                    temperature=config.temperature, top_k=config.top_k, top_p=config.top_p, seed=config.seed,
+                    stop_token_ids=self._stops, **budget,
+                )
+            )  # fmt: skip
+        ids = [int(hashlib.sha256(asked[i].key.encode()).hexdigest()[:8], 16) for i in places]
+        with jax.set_mesh(self._mesh):
+            for at, sample, completion in self._engine.completions(prompts, params, prompt_ids=ids):
+                if sample in asked[places[at]].samples:
+                    (text,) = decode_responses(self._tokenizer, [completion])
+                    yield places[at], sample, Reply(text, completion.finish_reason, len(completion.tokens))
+
+    def close(self) -> None:
+        pass
+
+
+class Endpoint:
+    """A model behind an OpenAI-compatible chat endpoint. Its key comes from the environment.
+
+    Raises BenchmarkError when the openai package or the key is missing, or when the server refuses key or model.
+    """
+
+    def __init__(self, config: EvaluateConfig) -> None:
+        try:
+            import openai
+        except ImportError:
+            raise BenchmarkError("base_url needs the openai package: pip install 'socialr1_jax[judge]'") from None
+        self._openai, self._config = openai, config
+        key = os.environ.get(config.api_key_env) or "none"
+        self._client = openai.OpenAI(
+            base_url=config.base_url, api_key=key, timeout=config.call_timeout, max_retries=config.retries
+        )
+        self._pool = ThreadPoolExecutor(config.concurrency, thread_name_prefix="endpoint")
+
+    def identity(self) -> dict[str, Any]:
+        return {"model": self._config.model, "base_url": self._config.base_url, **_sampling(self._config)}
+
+    def replies(self, asked: Sequence[Asked]) -> Iterator[tuple[int, int, Reply]]:
+        calls = {self._pool.submit(self._ask, one, s): (i, s) for i, one in enumerate(asked) for s in one.samples}
+        try:
+            for call in as_completed(calls):
+                yield *calls[call], call.result()
+        finally:
+            for call in calls:
+                call.cancel()
+
+    def close(self) -> None:
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._client.close()
+
+    def _ask(self, asked: Asked, sample: int) -> Reply:
+        config, openai = self._config, self._openai
+        seed = int(hashlib.sha256(f"{config.seed} {asked.key} {sample}".encode()).hexdigest()[:7], 16)
+        messages: Any = list(asked.messages)
+        options: dict[str, Any] = {"seed": seed, "max_tokens": asked.max_new_tokens}
+        if config.thinking == "off":
+            options["extra_body"] = {"chat_template_kwargs": {"enable_thinking": False}}
+        try:
+            answer = self._client.chat.completions.create(
+                model=config.model, messages=messages, temperature=config.temperature, top_p=config.top_p,
+                **options,
+            )  # fmt: skip
+            choice = answer.choices[0]
+            text = choice.message.content or ""
+        except (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError) as error:
+            raise BenchmarkError(
+                f"{config.base_url}: the server answers {error.status_code}: check model and ${config.api_key_env}"
+            ) from error
+        except openai.BadRequestError as error:
+            raise BenchmarkError(f"{config.base_url}: the server refuses the request: {_short(error)}") from error
+        except (openai.APIError, IndexError, AttributeError, TypeError):
+            return Reply("", "error", 0)
+        if thoughts := getattr(choice.message, "reasoning_content", None):  # servers that cut it off themselves
+            text = f"<think>{thoughts}{_THINK_END}{text}"
+        tokens = answer.usage.completion_tokens if answer.usage else 0
+        return Reply(text, "length" if choice.finish_reason == "length" else "stop", tokens)
+
+
+def make_respondent(config: EvaluateConfig) -> Respondent:
+    """The endpoint where `base_url` is given, else the model on the devices here."""
+    return Endpoint(config) if config.base_url else LocalModel(config)
+
+
+def folder_hash(folder: Path) -> str:
+    """SHA-256 over names and contents of the files of a model or a checkpoint, first 16 digits."""
+    digest = hashlib.sha256()
+    for file in sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")):
+        with file.open("rb") as opened:
+            digest.update(file.relative_to(folder).as_posix().encode())
+            digest.update(hashlib.file_digest(opened, "sha256").digest())
+    return digest.hexdigest()[:16]
+
+
+def _sampling(config: EvaluateConfig) -> dict[str, Any]:
+    names = {"temperature", "top_k", "top_p", "seed", "thinking"}
+    found = config.model_dump(include=names)
+    return found | ({"thinking_tokens": config.thinking_tokens} if config.thinking == "budget" else {})
+
+
+def _short(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]

@@ -1,0 +1,113 @@
+"""Runs benchmarks: prompts out, replies in and kept, figures and samples written."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from socialr1_jax.evaluation.registry import get_task
+from socialr1_jax.evaluation.reply_file import ReplyFile
+from socialr1_jax.evaluation.respondents import Asked, Reply, Respondent
+from socialr1_jax.evaluation.scoring import Scored, figures, sample_row, score, status_rates
+from socialr1_jax.evaluation.task import BenchmarkError, Data, Grade, Metric, ProtocolName, Request, Task
+from socialr1_jax.evaluation_config import EvaluateConfig
+from socialr1_jax.files import finite, write_whole
+
+PROTOCOLS: tuple[ProtocolName, ...] = ("official", "social_r1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskResult:
+    """What a benchmark came to. metrics: by "<protocol>/<figure>", the headlines first in each."""
+
+    task: str
+    metrics: dict[str, Metric]
+    status: dict[str, dict[str, float]]  # protocol -> share of replies of every status
+    replies: int
+    files: dict[str, str]
+    notes: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+def load_data(task: Task, data_dir: Path) -> Data:
+    """The benchmark's data from its folder below `data_dir`. Raises BenchmarkError saying where to get them."""
+    folder = data_dir / task.name
+    if not folder.is_dir():
+        raise BenchmarkError(f"{task.name}: there is no folder {folder}; get the data from {task.source}")
+    return task.load(folder)
+
+
+def protocols(config: EvaluateConfig) -> tuple[ProtocolName, ...]:
+    """Those that are asked for."""
+    return PROTOCOLS if config.protocol == "both" else (config.protocol,)
+
+
+def run_task(
+    name: str, config: EvaluateConfig, respondent: Respondent, replies: ReplyFile, said: Callable[[str], None]
+) -> TaskResult:
+    """Asks, grades and writes `samples_<task>.jsonl`; every reply is kept as it comes.
+
+    `said` hears one text for each reply. Raises BenchmarkError.
+    """
+    started = time.perf_counter()
+    task = get_task(name)
+    data = load_data(task, Path(config.data_dir))
+    wanted = protocols(config)
+    metrics: dict[str, Metric] = {}
+    status: dict[str, dict[str, float]] = {}
+    scored: list[tuple[ProtocolName, Scored]] = []
+    for protocol in wanted:
+        requests = task.requests(data, protocol, config.seed)
+        requests = requests[: config.limit] if config.limit else requests
+        answers = ask(name, protocol, requests, config, respondent, replies, said)
+        if config.predict_only:
+            scored += [(protocol, Scored(*answer, "", Grade("", math.nan))) for answer in answers]
+            continue
+        found = [score(task, protocol, *answer) for answer in answers]
+        metrics |= {f"{protocol}/{key}": one for key, one in figures(task, protocol, found).items()}
+        status[protocol] = status_rates(found)
+        scored += [(protocol, one) for one in found]
+    if config.log_samples or config.predict_only:
+        rows = (json.dumps(finite(sample_row(name, protocol, one)), ensure_ascii=True) for protocol, one in scored)
+        write_whole(Path(config.output) / f"samples_{name}.jsonl", "".join(f"{row}\n" for row in rows))
+    return TaskResult(
+        task=name,
+        metrics=metrics,
+        status=status,
+        replies=len(scored),
+        files=dict(data.files),
+        notes=list(data.notes),
+        seconds=time.perf_counter() - started,
+    )
+
+
+def ask(
+    name: str, protocol: ProtocolName, requests: Sequence[Request], config: EvaluateConfig, respondent: Respondent,
+    replies: ReplyFile, said: Callable[[str], None],
+) -> list[tuple[Request, int, Reply]]:  # fmt: skip
+    """(request, sample, reply) of every prompt and sample, in order; what is known already is not asked."""
+    samples = range(config.num_samples)
+    asked = [Asked(f"{name}/{protocol}/{one.id}", one.messages, _limit(config, one)) for one in requests]
+    found = {(i, s): reply for i, one in enumerate(asked) for s in samples if (reply := replies.get(one, s))}
+    missing: list[tuple[int, Asked]] = []
+    for i, one in enumerate(asked):
+        if left := tuple(s for s in samples if (i, s) not in found):
+            missing.append((i, Asked(one.key, one.messages, one.max_new_tokens, left)))
+    for _ in found:
+        said("known")
+    for at, sample, reply in respondent.replies([one for _, one in missing]):
+        i = missing[at][0]
+        replies.add(asked[i], sample, reply)
+        found[i, sample] = reply
+        said(f"{reply.tokens} tokens")
+    return [(one, s, found[i, s]) for i, one in enumerate(requests) for s in samples]
+
+
+def _limit(config: EvaluateConfig, request: Request) -> int:
+    if config.max_new_tokens:
+        return config.max_new_tokens
+    return request.max_new_tokens + (config.thinking_tokens if config.thinking != "off" else 0)

@@ -1,0 +1,117 @@
+"""From replies to figures: thoughts cut off, a status for every reply, grades, and figures over several samples."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from socialr1_jax.evaluation.respondents import Reply
+from socialr1_jax.evaluation.task import Grade, Graded, Metric, ProtocolName, Request, Task
+
+STATUSES = ("ok", "truncated", "unparsable", "too_long", "error")
+_THINK, _THINK_END = "<think>", "</think>"
+_WRONG = Grade("", 0.0)
+
+
+class Scored(NamedTuple):
+    """A reply with its grade; `sample` counts the replies to one prompt."""
+
+    request: Request
+    sample: int
+    reply: Reply
+    status: str
+    grade: Grade
+
+
+def without_thoughts(text: str) -> str | None:
+    """What follows the thoughts; the whole text where there are none; None where they do not come to an end."""
+    if _THINK_END in text:
+        return text.rpartition(_THINK_END)[2].strip()
+    return None if _THINK in text else text.strip()
+
+
+def score(task: Task, protocol: ProtocolName, request: Request, sample: int, reply: Reply) -> Scored:
+    """Grades a reply. One whose thoughts do not end is truncated and wrong; one that is cut later counts as it is."""
+    said = without_thoughts(reply.text)
+    if reply.finish_reason in ("error", "too_long"):
+        return Scored(request, sample, reply, reply.finish_reason, _WRONG)
+    if said is None:
+        return Scored(request, sample, reply, "truncated", _WRONG)
+    grade = task.grade(request, protocol, said)
+    status = "truncated" if reply.finish_reason == "length" else "ok" if grade.answer else "unparsable"
+    return Scored(request, sample, reply, status, grade)
+
+
+def figures(task: Task, protocol: ProtocolName, scored: Sequence[Scored]) -> dict[str, Metric]:
+    """The task's figures, means over the samples; of k > 1 samples also maj@k and pass@k of the headline.
+
+    A figure's standard error is that of one sample's (the mean over samples): it tells how far the items are a choice,
+    and is an upper bound of what repeated sampling leaves.
+    """
+    by_sample: dict[int, list[Graded]] = {}
+    by_request: dict[str, list[Graded]] = {}
+    for one in scored:
+        graded = Graded(one.request, one.grade)
+        by_sample.setdefault(one.sample, []).append(graded)
+        by_request.setdefault(one.request.id, []).append(graded)
+    each = [task.metrics(graded, protocol) for _, graded in sorted(by_sample.items())]
+    if not each:
+        return {}
+    found = {name: _mean([metrics[name] for metrics in each if name in metrics]) for name in each[0]}
+    if (k := len(each)) > 1:
+        headline = next(iter(found))
+        votes = [Graded(all_[0].request, _voted([one.grade for one in all_])) for all_ in by_request.values()]
+        best = [max(all_, key=lambda one: one.grade.value) for all_ in by_request.values()]
+        found[f"maj@{k}/{headline}"] = task.metrics(votes, protocol)[headline]
+        found[f"pass@{k}/{headline}"] = task.metrics(best, protocol)[headline]
+    return found
+
+
+def status_rates(scored: Sequence[Scored]) -> dict[str, float]:
+    """The share of replies of every status."""
+    counts = Counter(one.status for one in scored)
+    return {status: counts[status] / len(scored) if scored else math.nan for status in STATUSES}
+
+
+def sample_row(task: str, protocol: ProtocolName, scored: Scored) -> dict[str, Any]:
+    """A reply as samples_<task>.jsonl holds it: all that `scored_of` needs, and what a reader wants to see."""
+    request, reply = scored.request, scored.reply
+    return {
+        "task": task,
+        "protocol": protocol,
+        "id": request.id,
+        "item": request.item,
+        "sample": scored.sample,
+        "status": scored.status,
+        "gold": request.gold,
+        "answer": scored.grade.answer,
+        "value": None if math.isnan(scored.grade.value) else scored.grade.value,
+        "reply": reply.text,
+        "finish_reason": reply.finish_reason,
+        "tokens": reply.tokens,
+        "messages": list(request.messages),
+        "meta": dict(request.meta),
+    }
+
+
+def rescored(task: Task, row: Mapping[str, Any]) -> Scored:
+    """A row of samples_<task>.jsonl, graded anew."""
+    request = Request(
+        id=row["id"], item=row["item"], messages=tuple(row["messages"]), gold=row["gold"], meta=row["meta"]
+    )
+    reply = Reply(row["reply"], row["finish_reason"], row["tokens"])
+    return score(task, row["protocol"], request, row["sample"], reply)
+
+
+def _mean(metrics: Sequence[Metric]) -> Metric:
+    count = len(metrics)
+    value, stderr = (math.fsum(column) / count for column in ([m.value for m in metrics], [m.stderr for m in metrics]))
+    return Metric(value, stderr, metrics[0].n)
+
+
+def _voted(grades: Sequence[Grade]) -> Grade:
+    """The grade of the answer given most often, of equals the one given first."""
+    winner = Counter(grade.answer for grade in grades).most_common(1)[0][0]
+    return next(grade for grade in grades if grade.answer == winner)

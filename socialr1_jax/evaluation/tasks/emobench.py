@@ -1,0 +1,239 @@
+"""EmoBench: emotional understanding (EU: an emotion and its cause) and application (EA: what to do or say).
+
+Official rules as of Sahandfer/EmoBench @ 3b4f843: JSON replies, options in file order, an EU item is right only if both
+letters are. Up to five retries until the JSON parses are left out: a reply counts as it is. The benchmark has no single
+number; `ours/mean_en`, the mean of EU and EA in English (200 each, so also their micro average), is our reading.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+from socialr1_jax.data.examples import LETTERS
+from socialr1_jax.evaluation.card import card_grade, card_request
+from socialr1_jax.evaluation.task import (
+    BenchmarkError, Data, Grade, Graded, Metric, ProtocolName, Request, Task, accuracy, by_group, mean_metric,
+)  # fmt: skip
+from socialr1_jax.evaluation.tasks.fields import letter_of, text, texts
+from socialr1_jax.evaluation.tasks.files import check_sums, find_file, read_jsonl, sha256
+
+_SUMS = {
+    "EU.jsonl": "60140a7617779bdb496cd50dcebaf33037c39c65821ae300a6a24a72fd7c7037",
+    "EA.jsonl": "344c84913ed4adc9f26261a03cc4ddbecceeef4fcb8f77ab0405f8a63e8a4628",
+}
+_LANGUAGES = ("en", "zh")
+_KINDS = {"Action": "行动", "Response": "回应"}  # of EA; the Chinese rows name them in English, too
+
+_TASK = {
+    "en": (
+        "# Task\nYou are given a scenario, questions about it and lettered choices. Put yourself in the place of the "
+        "person asked about and select the choice that fits best.\n\n# Output\nGive one answer to each question, "
+        "without explanations. The response should be in the following JSON format:\n```json\n{shape}\n```"
+    ),
+    "zh": (
+        "# 任务\n你会看到一个场景、相关的问题和带字母的选项。请站在所问人物的立场，选出最合适的选项。\n\n"
+        "# 输出\n每个问题只给出一个答案，不要解释。回复应采用以下JSON格式：\n```json\n{shape}\n```"
+    ),
+}
+_LETTER = {"en": "<letter of the choice>", "zh": "<选项的字母>"}
+_HEADINGS = {"en": ("Scenario", "Question", "Choices"), "zh": ("场景", "问题", "选项")}
+_QUESTIONS = {
+    ("emotion", "en"): "What emotion(s) does {subject} feel in the end in this situation?",
+    ("emotion", "zh"): "在这种情况下，{subject}最后会有什么情绪？",
+    ("cause", "en"): "Why does {subject} feel these emotions in this situation?",
+    ("cause", "zh"): "{subject}在这种情况下为什么会有这些情绪？",
+    ("EA", "en"): "In this scenario, what is the most effective {kind} for {subject}?",
+    ("EA", "zh"): "在这个场景中，对{subject}来说最有效的{kind}是什么？",
+}
+
+
+def load(folder: Path) -> Data:
+    """EU and EA rows, each with its `part`. Raises BenchmarkError."""
+    items: list[dict[str, Any]] = []
+    files: dict[str, str] = {}
+    for part in ("EU", "EA"):
+        path = find_file(folder / "data", f"{part}.jsonl")
+        files[path.name] = sha256(path)
+        seen: set[tuple[str, str]] = set()
+        for number, row in enumerate(read_jsonl(path), 1):
+            where = f"{path}, line {number}"
+            _check(row, part, where)
+            if (key := (row["language"], row["qid"])) in seen:
+                raise BenchmarkError(f"{where}: qid {key[1]} is there twice in {key[0]}")
+            seen.add(key)
+            items.append({"part": part, **row})
+    return Data(items=items, files=files, notes=check_sums(files, _SUMS))
+
+
+def _check(row: Any, part: str, where: str) -> None:
+    for name in ("qid", "language", "scenario", "subject"):
+        text(row, name, where)
+    if row["language"] not in _LANGUAGES:
+        raise BenchmarkError(f"{where}: the language is {row['language']!r}, neither en nor zh")
+    text(row, "coarse_category" if part == "EU" else "category", where)
+    if part == "EA" and text(row, "question type", where) not in _KINDS:
+        raise BenchmarkError(f"{where}: the question type is {row['question type']!r}, neither Action nor Response")
+    for options, label in _CHOICES[part]:
+        letter_of(text(row, label, where), texts(row, options, where), where)
+
+
+_CHOICES = {
+    "EU": (("emotion_choices", "emotion_label"), ("cause_choices", "cause_label")),
+    "EA": (("choices", "label"),),
+}
+
+
+def requests(data: Data, protocol: ProtocolName, seed: int) -> list[Request]:
+    """English first, EU and EA in turn, so that a few of the first prompts are of both; nothing is drawn."""
+    build = _official if protocol == "official" else _social_r1
+    found: list[Request] = []
+    for language in _LANGUAGES:
+        rows = [item for item in data.items if item["language"] == language]
+        parts = [[item for item in rows if item["part"] == part] for part in ("EU", "EA")]
+        for pair in zip_longest(*parts):
+            found += [request for item in pair if item is not None for request in build(item)]
+    return found
+
+
+def _questions(item: Mapping[str, Any]) -> list[tuple[str, str, list[str], str]]:
+    """(name, question, options, gold letter) of a row."""
+    language = item["language"]
+    names = ("emotion", "cause") if item["part"] == "EU" else ("EA",)
+    kind = item.get("question type", "")
+    values = {"subject": item["subject"], "kind": _KINDS.get(kind, "") if language == "zh" else kind.lower()}
+    return [
+        (name, _QUESTIONS[name, language].format(**values), item[options], letter_of(item[label], item[options], name))
+        for name, (options, label) in zip(names, _CHOICES[item["part"]], strict=True)
+    ]
+
+
+def _meta(item: Mapping[str, Any]) -> dict[str, str]:
+    category = item["coarse_category" if item["part"] == "EU" else "category"]
+    return {"part": item["part"], "language": item["language"], "category": category}
+
+
+def _official(item: Mapping[str, Any]) -> list[Request]:
+    language, asked = item["language"], _questions(item)
+    scenario, question, choices = _HEADINGS[language]
+    keys = ("answer_q1", "answer_q2") if len(asked) == 2 else ("answer",)
+    parts = [f"## {scenario}\n{item['scenario']}"]
+    for number, (_, words, options, _) in enumerate(asked, 1):
+        of = f" {number}" if len(asked) == 2 else ""
+        lettered = "\n".join(f"{letter}) {option}" for letter, option in zip(LETTERS, options, strict=False))
+        parts += [f"## {question}{of}\n{words}", f"## {choices}{of}\n{lettered}"]
+    shape = json.dumps({key: _LETTER[language] for key in keys}, ensure_ascii=False, indent=2)
+    system = _TASK[language].replace("{shape}", shape)
+    return [
+        Request(
+            id=f"{item['part']}-{language}-{item['qid']}",
+            item=f"{item['part']}-{item['qid']}",
+            messages=({"role": "system", "content": system}, {"role": "user", "content": "\n\n".join(parts)}),
+            gold=",".join(gold for *_, gold in asked),
+            meta=_meta(item),
+        )
+    ]
+
+
+def _social_r1(item: Mapping[str, Any]) -> list[Request]:
+    return [
+        card_request(
+            id=f"{item['part']}-{item['language']}-{item['qid']}" + (f"-{name}" if item["part"] == "EU" else ""),
+            item=f"{item['part']}-{item['qid']}",
+            story=item["scenario"],
+            question=question,
+            options=options,
+            gold=gold,
+            meta=_meta(item) | {"question": name},
+        )
+        for name, question, options, gold in _questions(item)
+    ]
+
+
+def grade(request: Request, protocol: ProtocolName, reply: str) -> Grade:
+    """Official: the letters of the reply's JSON, "A,C" for EU with "-" for one that is missing; 1 when all are right."""
+    if protocol == "social_r1":
+        return card_grade(request, reply)
+    keys = ("answer_q1", "answer_q2") if request.meta["part"] == "EU" else ("answer",)
+    found = _json_with(reply, keys)
+    letters = [_letter(found.get(key)) for key in keys]
+    answer = ",".join(letter or "-" for letter in letters) if any(letters) else ""
+    return Grade(answer, float(answer == request.gold))
+
+
+def _letter(value: Any) -> str:
+    letter = value.strip() if isinstance(value, str) else ""
+    return letter if len(letter) == 1 and letter in LETTERS else ""
+
+
+def _json_with(reply: str, keys: Sequence[str]) -> Mapping[str, Any]:
+    """The first JSON object in the reply that has one of the keys, within code fences or other text; {} for none."""
+    decoder, at = json.JSONDecoder(), reply.find("{")
+    while at >= 0:
+        try:
+            found, _ = decoder.raw_decode(reply, at)
+        except (ValueError, RecursionError):
+            found = None
+        if isinstance(found, dict) and any(key in found for key in keys):
+            return found
+        at = reply.find("{", at + 1)
+    return {}
+
+
+def metrics(graded: Sequence[Graded], protocol: ProtocolName) -> dict[str, Metric]:
+    """EU (both letters), EA and their categories for each language; first the headline of English, which is ours."""
+    found: dict[str, Metric] = {}
+    for language in _LANGUAGES:
+        rows = [one for one in graded if one.request.meta["language"] == language]
+        if not rows and language != "en":
+            continue
+        eu_rows, ea_rows = ([one for one in rows if one.request.meta["part"] == part] for part in ("EU", "EA"))
+        if protocol == "social_r1":
+            found[f"ours/accuracy_{language}"] = accuracy(rows)
+        eu, ea = _both_right(eu_rows), accuracy(ea_rows)
+        found[f"ours/mean_{language}"] = Metric(
+            (eu.value + ea.value) / 2, (eu.stderr**2 + ea.stderr**2) ** 0.5 / 2, eu.n + ea.n
+        )
+        found |= {f"EU_{language}": eu, f"EA_{language}": ea}
+        for name in ("emotion", "cause"):
+            found[f"EU_{language}/{name}"] = _one_question(eu_rows, name)
+        for category, group in by_group(eu_rows, "category").items():
+            found[f"EU_{language}/{category}"] = _both_right(group)
+        for category, group in by_group(ea_rows, "category").items():
+            found[f"EA_{language}/{category}"] = accuracy(group)
+    return found
+
+
+def _both_right(graded: Sequence[Graded]) -> Metric:
+    """Over items; under social_r1 an item has two requests, and counts when both are right."""
+    values: dict[str, float] = {}
+    for one in graded:
+        values[one.request.item] = min(values.get(one.request.item, 1.0), one.grade.value)
+    return mean_metric(list(values.values()))
+
+
+def _one_question(eu: Sequence[Graded], name: str) -> Metric:
+    if any("question" in one.request.meta for one in eu):
+        return accuracy([one for one in eu if one.request.meta["question"] == name])
+    place = ("emotion", "cause").index(name)
+    return mean_metric(
+        [
+            float(bool(one.grade.answer) and one.grade.answer.split(",")[place] == one.request.gold.split(",")[place])
+            for one in eu
+        ]
+    )
+
+
+TASK = Task(
+    name="emobench",
+    title="EmoBench",
+    source="Sahandfer/EmoBench @ 3b4f843 (data/EU.jsonl, data/EA.jsonl)",
+    licence="MIT",
+    load=load,
+    requests=requests,
+    grade=grade,
+    metrics=metrics,
+)

@@ -1,0 +1,204 @@
+"""FANToM's grades and figures, by the rules of skywalker023/fantom @ ebd35eb; figures are fractions, not x 100."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+from socialr1_jax.evaluation.embeddings import Embedder, similarities
+from socialr1_jax.evaluation.task import (
+    Grade, Graded, Metric, ProtocolName, Request, accuracy, by_group, mean_metric,
+)  # fmt: skip
+
+_ALL = ("belief_choice", "answerability_list", "answerability_binary", "info_list", "info_binary")
+_YES_PARTS = (" yes ", " yes,", " yes.", " knows ")
+_NO_PARTS = (" no ", " no,", " no.", " does not know ", " doesn't know ")
+
+
+def official_grade(request: Request, reply: str) -> Grade:
+    """The reply's answer in the gold's terms: a letter, yes or no, the names it holds, or itself for a free answer."""
+    said = _said(reply)
+    kind, gold = request.meta["kind"], request.gold
+    if kind == "belief_dist":
+        return Grade(said, math.nan if said else 0.0)
+    if kind == "fact":
+        return Grade(said, word_f1(gold.lower(), said.lower()))
+    if kind == "belief_choice":
+        other = "a" if gold == "b" else "b"  # a reply that shows both counts as right
+        answer = gold if _chooses(said, gold) else other if _chooses(said, other) else ""
+        return Grade(answer, float(answer == gold))
+    if kind.endswith("_binary"):
+        answer = _yes_no(said)
+        return Grade(answer, float(answer == gold))
+    text = said.lower()
+    named = [name for name in (*gold["correct"], *gold["wrong"]) if name.lower() in text]
+    right = all(name in named for name in gold["correct"]) and not any(name.lower() in text for name in gold["wrong"])
+    return Grade(", ".join(named), float(right))
+
+
+def _said(reply: str) -> str:
+    for mark in ("Answer:", "Choose an answer from above:"):
+        if mark in reply:
+            return reply.rpartition(mark)[2].strip()
+    return reply.strip()
+
+
+def _chooses(said: str, letter: str) -> bool:
+    text = said.lower()
+    starts = (f"({letter})", *(letter + sign for sign in ").:,"))
+    return text.startswith(starts) or f"({letter})" in text or text == letter
+
+
+def _yes_no(said: str) -> str:
+    text = said.lower().strip("'").strip('"')
+    if text.startswith(("yes", "true")) or any(part in text for part in _YES_PARTS):
+        return "yes"
+    if text.startswith(("no", "false")) or any(part in text for part in _NO_PARTS):
+        return "no"
+    return ""
+
+
+def word_f1(one: str, other: str) -> float:
+    """F1 of whitespace tokens with their counts; 0 when none is shared."""
+    ours, theirs = one.split(), other.split()
+    shared = sum((Counter(ours) & Counter(theirs)).values())
+    return 2 * shared / (len(ours) + len(theirs)) if shared else 0.0
+
+
+def embed_grades(graded: Sequence[Graded], embed: Embedder) -> list[Graded]:
+    """Free beliefs whose value is NaN get 1 when the reply is nearer to the correct answer than to the wrong one.
+
+    Nearness is cosine similarity (all-roberta-large-v1); a tie is wrong. All texts are embedded in one call.
+    """
+    waiting = [i for i, one in enumerate(graded) if math.isnan(one.grade.value)]
+    pairs = []
+    for i in waiting:
+        request, answer = graded[i].request, graded[i].grade.answer
+        pairs += [(answer, request.gold), (answer, request.meta["wrong"])]
+    cosines = similarities(pairs, embed)
+    found = list(graded)
+    for i, right, wrong in zip(waiting, cosines[::2], cosines[1::2], strict=True):
+        found[i] = graded[i]._replace(grade=graded[i].grade._replace(value=float(right > wrong)))
+    return found
+
+
+def metrics(graded: Sequence[Graded], protocol: ProtocolName) -> dict[str, Metric]:
+    """`<context>/...` over questions on missed ("inaccessible") information, `<context>/accessible/...` over the rest.
+
+    Official: ALL (first), ALL*, and each kind; sets count only when none of their questions was skipped. ALL*, belief_dist
+    and the orders are there only when all free beliefs have a value. social_r1: plain accuracy of the questions that are
+    a choice, which is our selection.
+    """
+    contexts = by_group(graded, "context")
+    figures = _official if protocol == "official" else _social_r1
+    found: dict[str, Metric] = {}
+    for context in sorted(contexts, reverse=True):  # short, full
+        found |= {f"{context}/{name}": one for name, one in figures(contexts[context]).items()}
+    return found
+
+
+def _social_r1(graded: Sequence[Graded]) -> dict[str, Metric]:
+    found = {"ours/accuracy": accuracy(graded)}
+    for access, group in sorted(by_group(graded, "access").items(), reverse=True):
+        prefix = "" if access == "inaccessible" else f"{access}/"
+        found[f"{prefix}accuracy"] = accuracy(group)
+        found |= {f"{prefix}{kind}": accuracy(rows) for kind, rows in by_group(group, "kind").items()}
+    return found
+
+
+def _official(graded: Sequence[Graded]) -> dict[str, Metric]:
+    embedded = not any(math.isnan(one.grade.value) for one in graded)
+    access = by_group(graded, "access")
+    found = _report(access.get("inaccessible", []), embedded)
+    if "" in access:
+        found["fact_f1"] = accuracy(access[""])
+    if "accessible" in access:
+        control = _report(access["accessible"], embedded)
+        found |= {f"accessible/{name}": one for name, one in control.items()}
+    return found
+
+
+def _report(graded: Sequence[Graded], embedded: bool) -> dict[str, Metric]:
+    kinds = by_group(graded, "kind")
+    found = {"ALL": _all_right(graded, _ALL)}
+    found["sets"] = Metric(float(len(_whole_sets(graded, _ALL))), math.nan, found["ALL"].n)
+    if embedded:
+        found["ALL*"] = _all_right(graded, ("belief_dist", *_ALL))
+    if "belief_choice" in kinds:
+        found["belief_choice"] = accuracy(kinds["belief_choice"])
+    if embedded and (dist := kinds.get("belief_dist")):
+        found |= _free_beliefs(dist)
+    for name in ("answerability", "info"):
+        found[f"{name}_ALL"] = _all_right(graded, (f"{name}_list", f"{name}_binary"))
+        if rows := kinds.get(f"{name}_list"):
+            found[f"{name}_list"] = accuracy(rows)
+        if rows := kinds.get(f"{name}_binary"):
+            found[f"{name}_binary_f1"] = weighted_f1(rows)
+    return found
+
+
+def _free_beliefs(dist: Sequence[Graded]) -> dict[str, Metric]:
+    right = [one for one in dist if one.grade.value]
+    overlap = [word_f1(one.request.gold, one.grade.answer) for one in right]
+    found = {
+        "belief_dist": accuracy(dist),
+        "belief_true_word_f1": mean_metric(overlap, [one.request.item for one in right]),
+    }
+    typed = [one for one in dist if one.request.meta["tom_type"]]
+    for order in ("first-order", "second-order"):
+        rows = [one for one in typed if one.request.meta["tom_type"].startswith(order)]
+        if rows:
+            found[order.replace("-", "_")] = accuracy(rows)
+    for name, rows in by_group(typed, "tom_type").items():
+        if ":" in name:
+            found[name.replace("-", "_").replace(":", "_")] = accuracy(rows)
+    return found
+
+
+def _whole_sets(graded: Sequence[Graded], kinds: tuple[str, ...]) -> dict[str, list[Graded]]:
+    """The graded questions of these kinds by set, without the sets that had one skipped."""
+    rows = [
+        one for one in graded
+        if one.request.meta["kind"] in kinds and not set(kinds) & set(one.request.meta["skipped"])
+    ]  # fmt: skip
+    return by_group(rows, "set")
+
+
+def _all_right(graded: Sequence[Graded], kinds: tuple[str, ...]) -> Metric:
+    """The share of sets whose every question of these kinds is right; the standard error is over conversations."""
+    sets = _whole_sets(graded, kinds)
+    values = [min(one.grade.value for one in rows) for rows in sets.values()]
+    return mean_metric(values, [rows[0].request.item for rows in sets.values()])
+
+
+def weighted_f1(graded: Sequence[Graded]) -> Metric:
+    """F1 of yes and of no, weighted by how often each is the gold; an unreadable answer is a third class of weight 0.
+
+    The standard error is the jackknife's over conversations.
+    """
+    table: dict[str, Counter[tuple[str, str]]] = {}
+    for one in graded:
+        table.setdefault(one.request.item, Counter())[one.request.gold, one.grade.answer] += 1
+    total = sum(table.values(), Counter())
+    value, n = _weighted_f1(total.__getitem__), len(table)
+    if n < 2:
+        return Metric(value, math.nan, n)
+    without = [
+        _weighted_f1(lambda cell, one=counts: total[cell] - one[cell])  # type: ignore[misc]
+        for counts in table.values()
+    ]
+    mean = math.fsum(without) / n
+    return Metric(value, math.sqrt(math.fsum((one - mean) ** 2 for one in without) * (n - 1) / n), n)
+
+
+def _weighted_f1(count: Callable[[tuple[str, str]], int]) -> float:
+    """`count`: (gold, answer) -> number."""
+    weighted, total = 0.0, 0
+    for label, other in (("yes", "no"), ("no", "yes")):
+        hit = count((label, label))
+        golds = hit + count((label, other)) + count((label, ""))
+        answers = hit + count((other, label))
+        total += golds
+        weighted += golds * (2 * hit / (golds + answers) if hit else 0.0)
+    return weighted / total if total else math.nan

@@ -1,0 +1,173 @@
+"""MotiveBench: why somebody does something, what they will do, and both, with six options each.
+
+Official rules as of chicosirius/MotiveBench @ ea5faa1: every question is asked under six fixed option orders, the reply's
+first character is the answer, and figures are means over the orders, for each source. There is no number over all
+sources; `ours/accuracy`, over all questions, is ours. Social-R1's protocol asks once, in file order.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from socialr1_jax.data.examples import LETTERS
+from socialr1_jax.evaluation.card import card_grade, card_request
+from socialr1_jax.evaluation.task import (
+    BenchmarkError, Data, Grade, Graded, Metric, ProtocolName, Request, Task, accuracy, by_group, mean_metric,
+)  # fmt: skip
+from socialr1_jax.evaluation.tasks.fields import field, text, texts
+from socialr1_jax.evaluation.tasks.files import check_sums, find_file, read_json, sha256
+
+ORDERS = (
+    (1, 2, 3, 4, 5, 6), (6, 5, 4, 3, 2, 1), (3, 1, 6, 5, 4, 2),
+    (2, 3, 5, 6, 1, 4), (5, 4, 1, 2, 6, 3), (4, 6, 2, 1, 3, 5),
+)  # fmt: skip
+_SOURCES = {"Amazon": 50, "Blog": 50, "Persona": 100}
+_TYPES = {  # name -> (words in the prompt, field of the question, number of its options and answer)
+    "motivation": ("Motivational", "Motivation Reasoning Question", 1),
+    "behavior": ("Behavioral", "Behavior Reasoning Question", 2),
+    "both": ("Motivational and Behavioral", "Motivation and Behavior Reasoning Question", 3),
+}
+_SUMS = {
+    "Amazon_questions.json": "6f988bef7e8cf5d6102988cd5f710d21ee579902e0897baecd62a51360d4d2a3",
+    "Blog_questions.json": "7068fa7626001a0f4de1b22b699bf78f4e70e1f4c243d708c615f0ed58ce7e31",
+    "Persona_questions.json": "7601ae6fd1c39cc04d5eab77f954a6a61e1157c5a227ce96454a42c039d28c60",
+    "Blog_questions.first25.json": "6e704e24c8ee79c73478b6ea4931a2c64de76f2d4e694700d1e52b1d162d82e5",
+    "Persona_questions.first25.json": "baf516c51a88691a0984c487e409f156bfca013ac9d530c3583c47d59fae91a4",
+}
+_SYSTEM = "You ara a helpful AI assistant."  # sic
+_NEW_TOKENS = 4096
+_OPTIONS = 6
+_LABEL = re.compile(r"([A-F])\. ")
+
+
+def load(folder: Path) -> Data:
+    """The scenarios of all three sources, each with its `source`. Raises BenchmarkError."""
+    items: list[dict[str, Any]] = []
+    files: dict[str, str] = {}
+    notes: list[str] = []
+    for source, whole in _SOURCES.items():
+        path = find_file(folder / source, f"{source}_questions.json")
+        files[path.name] = sha256(path)
+        rows = read_json(path)
+        if not isinstance(rows, list):
+            raise BenchmarkError(f"{path}: {type(rows).__name__} instead of a list of scenarios")
+        seen = set()
+        for number, row in enumerate(rows, 1):
+            where = f"{path}, scenario {number}"
+            _check(row, where)
+            if row["idx"] in seen:
+                raise BenchmarkError(f"{where}: idx {row['idx']} is there twice")
+            seen.add(row["idx"])
+            items.append({"source": source, **row})
+        if len(rows) < whole:
+            notes.append(f"{source}: {len(rows)} of {whole} scenarios")
+    return Data(items=items, files=files, notes=(*notes, *check_sums(files, _SUMS)))
+
+
+def _check(row: Any, where: str) -> None:
+    field(row, "idx", int, where)
+    for _, question, number in _TYPES.values():
+        text(row, question, where)
+        options = texts(row, f"Options {number}", where)
+        labels = "".join(match.group(1) for option in options if (match := _LABEL.match(option)))
+        if labels != LETTERS[:_OPTIONS] or len(options) != _OPTIONS:
+            raise BenchmarkError(f"{where}: Options {number} are not six texts 'A. ...' to 'F. ...': {options}")
+        gold = text(row, f"Correct Answer {number}", where)
+        if len(gold) != 1 or gold not in LETTERS[:_OPTIONS]:
+            raise BenchmarkError(f"{where}: Correct Answer {number} is {gold!r}, no letter A to F")
+
+
+def requests(data: Data, protocol: ProtocolName, seed: int) -> list[Request]:
+    """Official: 3 questions x 6 orders a scenario; social_r1: 3 questions. Nothing is drawn."""
+    if protocol == "official":
+        return [
+            _official(item, name, number)
+            for item in data.items
+            for number in range(len(ORDERS))
+            for name in _TYPES
+        ]  # fmt: skip
+    return [_social_r1(item, name) for item in data.items for name in _TYPES]
+
+
+def _block(item: Mapping[str, Any], name: str) -> tuple[str, list[str], str]:
+    """(question, options without their letters, gold letter)."""
+    _, question, number = _TYPES[name]
+    options = [_LABEL.sub("", option, count=1) for option in item[f"Options {number}"]]
+    return item[question], options, item[f"Correct Answer {number}"]
+
+
+def _official(item: Mapping[str, Any], name: str, number: int) -> Request:
+    question, options, gold = _block(item, name)
+    order = ORDERS[number]
+    shown = [f"{letter}. {options[place - 1]}" for letter, place in zip(LETTERS, order, strict=False)]
+    content = (
+        f"The following is a {_TYPES[name][0]} Reasoning Question. Based on what it says, infer the most likely answer "
+        f"and output the answer index.\n\n{question}\nOptions: {shown}\n\n"
+        "This is a multiple-choice question: only return **one character**, without any explanation."
+    )
+    scenario = f"{item['source']}-{item['idx']}"
+    return Request(
+        id=f"{scenario}-{name}-order{number + 1}",
+        item=scenario,
+        messages=({"role": "system", "content": _SYSTEM}, {"role": "user", "content": content}),
+        gold=LETTERS[order.index(LETTERS.index(gold) + 1)],
+        meta={"source": item["source"], "type": name, "order": number + 1},
+        max_new_tokens=_NEW_TOKENS,
+    )
+
+
+def _social_r1(item: Mapping[str, Any], name: str) -> Request:
+    question, options, gold = _block(item, name)
+    scenario = f"{item['source']}-{item['idx']}"
+    meta = {"source": item["source"], "type": name, "order": 1}
+    return card_request(
+        id=f"{scenario}-{name}", item=scenario, story="", question=question, options=options, gold=gold, meta=meta
+    )
+
+
+def grade(request: Request, protocol: ProtocolName, reply: str) -> Grade:
+    """Official: the first character but for quotes, stars and full stops, in upper case; "" when it is not A to F."""
+    if protocol == "social_r1":
+        return card_grade(request, reply)
+    letter = reply.strip().strip(".'\"*")[:1].upper()
+    answer = letter if letter and letter in LETTERS[:_OPTIONS] else ""
+    return Grade(answer, float(answer == request.gold))
+
+
+def metrics(graded: Sequence[Graded], protocol: ProtocolName) -> dict[str, Metric]:
+    """Accuracy over all questions, of each type, and of "all three right"; over all sources, then for each.
+
+    The orders have the same questions, so that the mean over orders is the mean over all replies.
+    """
+    found = _figures(graded, "ours/accuracy" if protocol == "official" else "accuracy")
+    for source, group in by_group(graded, "source").items():
+        found |= {f"{source}/{name}": one for name, one in _figures(group, "accuracy").items()}
+    return found
+
+
+def _figures(graded: Sequence[Graded], headline: str) -> dict[str, Metric]:
+    types = by_group(graded, "type")
+    scenarios: dict[tuple[str, int], list[float]] = {}
+    for one in graded:
+        scenarios.setdefault((one.request.item, one.request.meta["order"]), []).append(one.grade.value)
+    whole = {key: min(values) for key, values in scenarios.items() if len(values) == len(_TYPES)}
+    return {
+        headline: accuracy(graded),
+        **{name: accuracy(types[name]) for name in _TYPES if name in types},
+        "all_three": mean_metric(list(whole.values()), [item for item, _ in whole]),
+    }
+
+
+TASK = Task(
+    name="motivebench",
+    title="MotiveBench",
+    source="chicosirius/MotiveBench @ ea5faa1 (Amazon, Blog and Persona folders)",
+    licence="not stated for the data (code: MIT)",
+    load=load,
+    requests=requests,
+    grade=grade,
+    metrics=metrics,
+)

@@ -1,0 +1,282 @@
+"""TactfulToM: white lies in conversations, eleven categories of questions.
+
+Official rules as of nii-cl/tactful-tom @ 0881b0d: the full context, a system prompt for each type of answer; belief, fact
+and lie-ability questions are asked freely and by choice, comprehension freely and by yes or no. There is no single
+number: `ours/micro`, over the choice and yes/no questions, is our reading, and so is social_r1's selection of
+the same questions. Options are shuffled by the seed and the question's id (the benchmark fixes no seed).
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from socialr1_jax.data.examples import LETTERS
+from socialr1_jax.evaluation.card import card_grade, card_request
+from socialr1_jax.evaluation.embeddings import Embedder, similarities
+from socialr1_jax.evaluation.task import (
+    BenchmarkError, Data, Grade, Graded, Metric, ProtocolName, Request, Task, accuracy, by_group, mean_metric,
+)  # fmt: skip
+from socialr1_jax.evaluation.tasks.fields import field, text, texts
+from socialr1_jax.evaluation.tasks.files import check_sums, find_file, read_json, sha256
+
+_CHOICE, _YES_NO, _LIST, _FREE = "choice", "yes_no", "list", "free"
+CATEGORIES = {  # category -> (field of a conversation, forms that its questions are asked in)
+    "comprehension": ("comprehensionQA", (_FREE, _YES_NO)),
+    "fact_reason": ("fact_reasonQA", (_FREE, _CHOICE)),
+    "fact_truth": ("fact_truthQA", (_FREE, _CHOICE)),
+    "belief": ("beliefQAs", (_FREE, _CHOICE)),
+    "info_access_list": ("infoAccessibilityQA_list", (_LIST,)),
+    "info_access_binary": ("infoAccessibilityQAs_binary", (_YES_NO,)),
+    "answerability_list": ("answerabilityQA_list", (_LIST,)),
+    "answerability_binary": ("answerabilityQAs_binary", (_YES_NO,)),
+    "lie_ability": ("lieabilityQAs", (_FREE, _CHOICE)),
+    "lie_detectability_list": ("liedetectabilityQAs_list", (_LIST,)),
+    "lie_detectability_binary": ("liedetectabilityQAs_binary", (_YES_NO,)),
+}
+_CONVERSATIONS = (36, 9, 14, 16, 25)  # of the five files
+_SUMS = {
+    "Tactful_conv_set_0.json": "ced957f109b1a355737219f69e5561ae80ac82b35d75895d38617eb0c9b5b8f8",
+    "Tactful_conv_set_0.first9.json": "ebbf4ea3b3defd8eeab62fe3be3a2394c56853dd682936988afc887bbfea10d4",
+    "Tactful_conv_set_1.json": "6977fa7afc14340d95c1f0b4e279c285618c6186e0ff37a80b715778be983eba",
+    "Tactful_conv_set_2.json": "24f42d45ea93abb7f60f39e925694f748b3b719945cee00a7827f6d3fc411e81",
+    "Tactful_conv_set_3.json": "61655e1489706a37dbe523be176d0e516605bae52027367049ebea11e5781d68",
+    "Tactful_conv_set_4.json": "27bcf48a284bd79e85851014d5b932ed79c962bb913d97153fe9beee837e9ec9",
+}
+_ROLE = "You know social situations well. "
+_SYSTEM = {
+    _CHOICE: _ROLE + "Answer the question with the number of the best option. ONLY include the option number.",
+    _YES_NO: _ROLE + "Answer the question with 'Yes' or 'No'. ONLY include 'Yes' or 'No'.",
+    _LIST: _ROLE + "List what is asked for, split by commas. ONLY include the items.",
+    _FREE: _ROLE + "Answer the question in one sentence.",
+}
+_TARGETS = ("fact_question_real_reason", "comprehension_q", "fact_question_truth")
+_NEW_TOKENS = 8192
+_ANSWER = re.compile(r"answer[^:]*:", re.IGNORECASE)
+_WORD = re.compile(r"\w+")
+
+
+def load(folder: Path) -> Data:
+    """Conversations of those of the five files that are there. Raises BenchmarkError, also when none is there."""
+    items: list[Mapping[str, Any]] = []
+    files: dict[str, str] = {}
+    notes: list[str] = []
+    for number, whole in enumerate(_CONVERSATIONS):
+        name = f"Tactful_conv_set_{number}.json"
+        try:
+            path = find_file(folder / "final_set", name)
+        except BenchmarkError:
+            if number == len(_CONVERSATIONS) - 1 and not files:
+                raise
+            notes.append(f"{name}: not here ({whole} conversations)")
+            continue
+        files[path.name] = sha256(path)
+        rows = read_json(path)
+        if not isinstance(rows, list):
+            raise BenchmarkError(f"{path}: {type(rows).__name__} instead of a list of conversations")
+        for place, row in enumerate(rows, 1):
+            _check(row, f"{path}, conversation {place}")
+        items += rows
+        if len(rows) < whole:
+            notes.append(f"{name}: {len(rows)} of {whole} conversations")
+    ids = [question["q_id"] for item in items for name, _ in CATEGORIES.values() for question in item[name]]
+    if twice := sorted({one for one in ids if ids.count(one) > 1} if len(set(ids)) < len(ids) else ()):
+        raise BenchmarkError(f"{folder}: question ids that are there twice: {', '.join(twice[:5])}")
+    return Data(items=items, files=files, notes=(*notes, *check_sums(files, _SUMS)))
+
+
+def _check(row: Any, where: str) -> None:
+    for name in ("set_id", "full_context", "lie_type"):
+        text(row, name, where)
+    for name, forms in CATEGORIES.values():
+        for place, question in enumerate(field(row, name, list, where), 1):
+            at = f"{where}, {name} {place}"
+            text(question, "q_id", at)
+            text(question, "question", at)
+            if _LIST in forms:
+                texts(question, "correct_answer", at)
+                continue
+            gold = text(question, "correct_answer", at)
+            if _YES_NO in forms and gold.lower() not in ("yes", "no"):
+                raise BenchmarkError(f"{at}: 'correct_answer' is {gold!r}, neither yes nor no")
+            if _FREE in forms and (not _wrong(question, at) or gold in _wrong(question, at)):
+                raise BenchmarkError(f"{at}: 'wrong_answer' is empty or holds the correct answer")
+
+
+def _wrong(question: Mapping[str, Any], where: str = "") -> list[str]:
+    """The wrong answers: a list, or one text."""
+    if isinstance(field(question, "wrong_answer", (list, str), where), str):
+        return [text(question, "wrong_answer", where)]
+    return texts(question, "wrong_answer", where)
+
+
+def requests(data: Data, protocol: ProtocolName, seed: int) -> list[Request]:
+    """All questions of a conversation, one conversation after another; social_r1 asks choice and yes/no only."""
+    found = []
+    for item in data.items:
+        for category, (name, forms) in CATEGORIES.items():
+            for question in item[name]:
+                for form in forms:
+                    if protocol == "official":
+                        found.append(_official(item, category, question, form, seed))
+                    elif form in (_CHOICE, _YES_NO):
+                        found.append(_social_r1(item, category, question, form, seed))
+    return found
+
+
+def _shuffled(question: Mapping[str, Any], seed: int) -> tuple[list[str], int]:
+    """The options in the order shown, and the place of the right one."""
+    options = [question["correct_answer"], *_wrong(question)]
+    order = list(range(len(options)))
+    random.Random(f"{seed} {question['q_id']}").shuffle(order)
+    return [options[i] for i in order], order.index(0)
+
+
+def _meta(item: Mapping[str, Any], category: str, form: str) -> dict[str, Any]:
+    return {"category": category, "form": form, "lie_type": item["lie_type"]}
+
+
+def _before(question: Mapping[str, Any]) -> tuple[str, str] | None:
+    """(heading, text) of what a question is about, where it has such."""
+    if "information" in question:
+        return "Information", question["information"]
+    return next((("Target Question", question[key]) for key in _TARGETS if key in question), None)
+
+
+def _official(
+    item: Mapping[str, Any], category: str, question: Mapping[str, Any], form: str, seed: int
+) -> Request:  # fmt: skip
+    parts = [("Context", item["full_context"]), ("Question", question["question"])]
+    if about := _before(question):
+        parts.insert(1, about)
+    meta = _meta(item, category, form)
+    gold: Any = question["correct_answer"]
+    if form == _YES_NO:
+        gold = gold.lower()
+    elif form == _CHOICE:
+        options, right = _shuffled(question, seed)
+        parts.append(("Options", "\n".join(f"{i}. {option}" for i, option in enumerate(options, 1))))
+        gold, meta["options"] = str(right + 1), len(options)
+    elif form == _FREE:
+        meta["wrong"] = _wrong(question)
+    user = "\n\n".join(f"# {heading}\n{words}" for heading, words in parts)
+    return Request(
+        id=f"{question['q_id']}-{form}",
+        item=item["set_id"],
+        messages=({"role": "system", "content": _SYSTEM[form]}, {"role": "user", "content": user}),
+        gold=gold,
+        meta=meta,
+        max_new_tokens=_NEW_TOKENS,
+    )
+
+
+def _social_r1(
+    item: Mapping[str, Any], category: str, question: Mapping[str, Any], form: str, seed: int
+) -> Request:  # fmt: skip
+    if form == _CHOICE:
+        options, right = _shuffled(question, seed)
+    else:
+        options, right = ["Yes", "No"], ("yes", "no").index(question["correct_answer"].lower())
+    about = _before(question)
+    return card_request(
+        id=f"{question['q_id']}-{form}",
+        item=item["set_id"],
+        story=item["full_context"],
+        question="\n".join([*([f"{about[0]}: {about[1]}"] if about else []), question["question"]]),
+        options=options,
+        gold=LETTERS[right],
+        meta=_meta(item, category, form),
+    )
+
+
+def grade(request: Request, protocol: ProtocolName, reply: str) -> Grade:
+    """Official: the option's number, yes or no, the names, or for a free answer the reply with its token F1."""
+    if protocol == "social_r1":
+        return card_grade(request, reply)
+    form = request.meta["form"]
+    if form == _FREE:
+        return Grade(reply.strip(), token_f1(reply, request.gold))
+    if form == _LIST:
+        names = [name.strip() for name in reply.split(",")]
+        answer = ", ".join(names) if any(names) else ""
+        return Grade(answer, float(set(names) == set(request.gold)))
+    answer = _yes_no(reply) if form == _YES_NO else _number(reply, request.meta["options"])
+    return Grade(answer, float(answer == request.gold))
+
+
+def _yes_no(reply: str) -> str:
+    words = set(re.sub(r"[^\w\s]", "", reply).lower().split())
+    return next((word for word in ("yes", "no") if word in words), "")
+
+
+def _number(reply: str, options: int) -> str:
+    """The digit that the reply begins with, after "Option" or after what ends with "answer ...:", where there is such."""
+    said = reply.strip()
+    if said.lower().startswith("option"):
+        said = said[len("option") :]
+    elif found := _ANSWER.search(said):
+        said = said[found.end() :]
+    first = said.strip(" \n\t#*:")[:1]
+    return first if first in [str(i) for i in range(1, options + 1)] else ""
+
+
+def token_f1(one: str, other: str) -> float:
+    """F1 of the two sets of words, case-blind; 1 for two empty texts."""
+    ours, theirs = set(_WORD.findall(one.lower())), set(_WORD.findall(other.lower()))
+    if not ours and not theirs:
+        return 1.0
+    return 2 * len(ours & theirs) / (len(ours) + len(theirs))
+
+
+def metrics(graded: Sequence[Graded], protocol: ProtocolName) -> dict[str, Metric]:
+    """First the micro average over choice and yes/no questions (ours), then each category and each form of answer.
+
+    Free answers apart: `free/<category>` is the token F1 with the correct answer, `free/f1_wrong` that with the nearest
+    wrong one.
+    """
+    closed = [one for one in graded if one.request.meta["form"] != _FREE]
+    free = [one for one in graded if one.request.meta["form"] == _FREE]
+    micro = [one for one in closed if one.request.meta["form"] in (_CHOICE, _YES_NO)]
+    found = {"ours/micro" if protocol == "official" else "ours/accuracy": accuracy(micro)}
+    by_category = by_group(closed, "category")
+    found |= {name: accuracy(by_category[name]) for name in CATEGORIES if name in by_category}
+    found |= {f"form/{form}": accuracy(group) for form, group in by_group(closed, "form").items()}
+    found |= {f"lie_type/{name}": accuracy(group) for name, group in by_group(micro, "lie_type").items()}
+    if free:
+        wrong = [max(token_f1(one.grade.answer, text) for text in one.request.meta["wrong"]) for one in free]
+        found["free/f1"] = accuracy(free)
+        found["free/f1_wrong"] = mean_metric(wrong, [one.request.item for one in free])
+        found |= {f"free/{name}": accuracy(group) for name, group in by_group(free, "category").items()}
+    return found
+
+
+def embedded_figures(graded: Sequence[Graded], embed: Embedder) -> dict[str, Metric]:
+    """Of free answers: cosine similarity with the correct answer and with the nearest wrong one (all-MiniLM-L6-v2)."""
+    free = [one for one in graded if one.request.meta["form"] == _FREE]
+    pairs = [
+        (one.grade.answer, text)
+        for one in free
+        for text in (one.request.gold, *one.request.meta["wrong"])
+    ]  # fmt: skip
+    cosines = iter(similarities(pairs, embed))
+    right, wrong = [], []
+    for one in free:
+        right.append(next(cosines))
+        wrong.append(max(next(cosines) for _ in one.request.meta["wrong"]))
+    items = [one.request.item for one in free]
+    return {"free/cosine": mean_metric(right, items), "free/cosine_wrong": mean_metric(wrong, items)}
+
+
+TASK = Task(
+    name="tactfultom",
+    title="TactfulToM",
+    source="nii-cl/tactful-tom @ 0881b0d (dataset/final_set)",
+    licence="not stated (research and evaluation only, no training)",
+    load=load,
+    requests=requests,
+    grade=grade,
+    metrics=metrics,
+)

@@ -1,0 +1,66 @@
+"""Settings of scripts/evaluate.py."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from socialr1_jax.command_line import Real, Section, Sources
+
+STATIC = (
+    "tombench", "tombench_hard", "socialiqa", "simpletom", "emobench", "motivebench", "hitom", "tactfultom",
+)  # fmt: skip
+TASKS = (*STATIC, "fantom", "sotopia")
+GROUPS = {"static": STATIC, "all": TASKS}
+
+
+class EvaluateConfig(Section):
+    """Which model is asked what, and how."""
+
+    model: str = Field("", description="Hugging Face folder or hub id, a run's folder, or the endpoint's model name")
+    step: str = Field("latest", description="of a run's checkpoints: latest, best, or a number of steps")
+    base_url: str = Field("", description="OpenAI-compatible endpoint, such as http://localhost:8000/v1")
+    api_key_env: str = Field("OPENAI_API_KEY", description="environment variable that holds the endpoint's key")
+    concurrency: int = Field(32, ge=1, description="calls to the endpoint at once")
+    call_timeout: Real = Field(600.0, gt=0, description="seconds that one call may take")
+    retries: int = Field(3, ge=0, description="further tries of a call that failed")
+    tasks: Sources = Field(("static",), description=f"benchmarks: {', '.join(TASKS)}; or static, all; with commas")
+    protocol: Literal["official", "social_r1", "both"] = Field(
+        "both", description="the benchmark's own prompt and scoring, the cards' prompt with plain accuracy, or both"
+    )
+    data_dir: str = Field("data", description="folder that has one folder a benchmark")
+    output: str = Field("runs/evaluation", min_length=1, description="folder for results and samples")
+    cache: str = Field("", description='file of replies that are known (.jsonl); "" = output/replies.jsonl')
+    limit: int = Field(0, ge=0, description="prompts of each task and protocol, for a trial; 0 = all")
+    num_samples: int = Field(1, ge=1, description="replies to each prompt")
+    temperature: Real = Field(0.0, ge=0, description="0 takes the likeliest token each time")
+    top_k: int = Field(0, ge=0, description="draw from the k likeliest tokens only; 0 = all (not at an endpoint)")
+    top_p: Real = Field(1.0, gt=0, le=1, description="draw from the smallest set with this probability; 1 = all")
+    thinking: Literal["on", "off", "budget"] = Field(
+        "on", description="with thoughts, without (empty ones in the prompt), or cut after thinking_tokens"
+    )
+    thinking_tokens: int = Field(4096, ge=1, description="tokens that thoughts may take, on top of the answer's")
+    max_new_tokens: int = Field(0, ge=0, description="limit of a reply, thoughts included; 0 = as the protocol has it")
+    batch_size: str = Field("auto", pattern="auto|[1-9][0-9]*", description="replies decoded at once on a device")
+    dtype: Literal["float32", "bfloat16"] = Field("float32", description="of weights and computation here")
+    seed: int = Field(0, ge=0, lt=2**31, description="of option orders and draws")
+    log_samples: bool = Field(True, description="write samples_<task>.jsonl, which score.py scores again")
+    predict_only: bool = Field(False, description="write samples and score nothing")
+    list: bool = Field(False, description="show tasks, figures, sources and known files, then exit")
+
+    @property
+    def task_names(self) -> tuple[str, ...]:
+        """The benchmarks asked for, each once."""
+        asked = [name.strip() for entry in self.tasks for name in entry.split(",") if name.strip()]
+        return tuple(dict.fromkeys(task for name in asked for task in GROUPS.get(name, (name,))))
+
+    @model_validator(mode="after")
+    def _fits(self) -> EvaluateConfig:
+        if unknown := [name for name in self.task_names if name not in TASKS]:
+            raise ValueError(f"tasks: unknown {', '.join(unknown)}; the tasks are {', '.join(TASKS)}, static, all")
+        if not self.model and not self.list:
+            raise ValueError(f"model is required: {type(self).model_fields['model'].description}")
+        if self.num_samples > 1 and self.temperature == 0:
+            raise ValueError("num_samples > 1 at temperature 0 gives equal replies; set temperature, such as 0.6")
+        return self
