@@ -85,6 +85,7 @@ class LocalModel:
             num_tokens=model.num_tokens,
             dtype=config.dtype,
             backend=attention_backend("auto", config.dtype, jax.default_backend()),
+            share_prefixes=config.share_prefixes,
             max_rows=512 if config.batch_size == "auto" else int(config.batch_size),
         )
         self._identity = {
@@ -107,7 +108,7 @@ class LocalModel:
             end = self._tokenizer.convert_tokens_to_ids(_THINK_END)
             budget = {"thinking_budget": config.thinking_tokens, "think_end_id": end}
         prompts, params, places = [], [], []
-        for i, one in enumerate(asked):
+        for i, one in enumerate(asked):  # sorted below: those that begin alike are prefilled together
             tokens = chat_tokens(self._tokenizer, one.messages, thinking=config.thinking != "off")
             left = self._positions - len(tokens)
             if left < 1:
@@ -122,6 +123,8 @@ class LocalModel:
                     stop_token_ids=self._stops, **budget,
                 )
             )  # fmt: skip
+        order = sorted(range(len(prompts)), key=prompts.__getitem__)
+        prompts, params, places = ([column[i] for i in order] for column in (prompts, params, places))
         ids = [int(hashlib.sha256(asked[i].key.encode()).hexdigest()[:8], 16) for i in places]
         with jax.set_mesh(self._mesh):
             for at, sample, completion in self._engine.completions(prompts, params, prompt_ids=ids):

@@ -35,6 +35,7 @@ from socialr1_jax.sampling.decode import (
 )
 from socialr1_jax.sampling.memory import BatchPlan, ladder, power, round_up
 from socialr1_jax.sampling.params import FinishReason, SamplingParams
+from socialr1_jax.sampling.shared_prefill import pack_prompts
 from socialr1_jax.sampling.stops import StopStrings
 
 if TYPE_CHECKING:
@@ -170,10 +171,18 @@ class Rollout:
                     if params.stop:
                         assert engine.decode is not None
                         self.strings[row] = StopStrings(params.stop, engine.decode)
-        with told(f"prefill of {size} prompts x {width} tokens into {self.rows.shape[1]} rows x {self.slots} slots"):
+        packed = None
+        if engine.share_prefixes:
+            packed = pack_prompts([[group.prompt for group in groups] for groups in dealt], size, width)
+        shape = (size, width) if packed is None else packed.tokens_bt.shape
+        what = "prompts" if packed is None else "bins of prompts"
+        with told(
+            f"prefill of {shape[0]} {what} x {shape[1]} tokens into {self.rows.shape[1]} rows x {self.slots} slots"
+        ):
             self.state = admit(
                 engine.params, engine.config, self.state, place(tokens_pt), place(lengths_p),
-                place(rows_m.reshape(-1)), fresh.placed(), dtype=jnp.dtype(engine.dtype), backend=engine.backend,
+                place(rows_m.reshape(-1)), fresh.placed(), jax.tree.map(place, packed),
+                dtype=jnp.dtype(engine.dtype), backend=engine.backend,
             )  # fmt: skip
 
     def _grow(self, slots: int) -> None:

@@ -25,6 +25,7 @@ from socialr1_jax.models.qwen3 import (
 )
 from socialr1_jax.sampling.draw import draw, uniforms
 from socialr1_jax.sampling.filters import filter_logits, temper
+from socialr1_jax.sampling.shared_prefill import PackedPrompts
 
 LIVE, STOP, LENGTH, ERROR = range(4)  # how a row has ended
 NO_BUDGET = 2**31 - 1
@@ -102,30 +103,40 @@ def empty_batch(config: Qwen3Config, rows: int, slots: int, dtype: Any, stops: i
 @partial(jax.jit, static_argnames=("config", "dtype", "backend"), donate_argnames=("state",))
 def admit(
     params: Params, config: Qwen3Config, state: DecodeState, tokens_pt: jax.Array, lengths_p: jax.Array,
-    rows_m: jax.Array, fresh: DecodeState, *, dtype: Any, backend: Backend,
+    rows_m: jax.Array, fresh: DecodeState, packed: PackedPrompts | None = None, *, dtype: Any, backend: Backend,
 ) -> DecodeState:  # fmt: skip
     """Prefills each prompt once and puts its cache into the rows of its group.
 
     `rows_m` says where: a device's prompt i goes to the rows at i * g to (i + 1) * g, g = m / p, counted on that
     device from 0; a number past the last row goes nowhere. `fresh` holds the other entries of those rows. The prompt's
     last token stays out of what counts as filled: decoding begins with it, so that no logits are needed here.
+
+    With `packed` the prompts are read from its bins, and `tokens_pt` and `lengths_p` are not used.
     """
-    _, kv = forward(params, config, tokens_pt, lengths_p, dtype=dtype, backend=backend, keep_kv=True)
+    rows: tuple[Any, ...] = (tokens_pt, lengths_p)
+    if packed is not None:
+        rows = packed.tokens_bt, packed.lengths_b
+    segments = None if packed is None else packed.segments
+    _, kv = forward(params, config, *rows, dtype=dtype, backend=backend, keep_kv=True, segments=segments)
 
     def insert(
-        kv: tuple[jax.Array, jax.Array], state: DecodeState, rows_m: jax.Array, fresh: DecodeState
+        kv: tuple[jax.Array, ...], state: DecodeState, rows_m: jax.Array, fresh: DecodeState, *at_pt: jax.Array
     ) -> DecodeState:
+        if at_pt:
+            kv = tuple(x.reshape(x.shape[0], -1, *x.shape[3:])[:, at_pt[0]] for x in kv)
         group = rows_m.shape[0] // kv[0].shape[1]
 
         def put(old: jax.Array, new: jax.Array) -> jax.Array:
             return old.at[rows_m].set(new, mode="drop")
 
-        filled = [cache.repeat(group) for cache in cache_from_prefill(*kv)]
+        filled = [cache.repeat(group) for cache in cache_from_prefill(kv[0], kv[1])]
         caches = [old.put(rows_m, new) for old, new in zip(state.caches, filled, strict=True)]
         return jax.tree.map(put, state._replace(caches=[]), fresh)._replace(caches=caches)
 
     with jax.named_scope("insert"):
-        return by_rows(insert, (P(None, *ROWS), ROWS, ROWS, ROWS), ROWS)(kv, state, rows_m, fresh)
+        places = () if packed is None else (packed.at_pt,)
+        specs = (P(None, *ROWS), ROWS, ROWS, ROWS, *(ROWS for _ in places))
+        return by_rows(insert, specs, ROWS)(kv, state, rows_m, fresh, *places)
 
 
 def decode_step(

@@ -39,6 +39,7 @@ class Engine:
     max_rows: int = 512  # that a device decodes at once; more wait until rows are free
     memory: int | None = None
     decode: Decode | None = None
+    share_prefixes: bool = False  # compute what prompts begin with alike once; its rounding depends on neighbours
     poll: Callable[[], None] = lambda: None  # called between segments; may raise to end the sampling
     platform: str = field(default_factory=jax.default_backend)  # another one only to plan for it
 

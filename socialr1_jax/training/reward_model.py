@@ -25,11 +25,11 @@ from socialr1_jax.mesh import P, fetch, place, row_shards
 from socialr1_jax.models.attention import Backend, Segments, attention_backend
 from socialr1_jax.models.qwen3 import Params, Qwen3Config
 from socialr1_jax.models.reward_model import RewardModel, position_scores
+from socialr1_jax.models.text_bins import Unit, bin_width, fill_bins, lay_out
 from socialr1_jax.processes import any_of_all, is_first, join, wait_for_all
 from socialr1_jax.reward_config import ContentConfig
 from socialr1_jax.reward_model_config import RewardModelConfig
 from socialr1_jax.rewards.content_model import ContentModel, check_tokenizer, content_prompts
-from socialr1_jax.rewards.text_bins import Unit, bin_width, fill_bins, lay_out
 from socialr1_jax.training.checkpoints import Checkpoints
 from socialr1_jax.training.console import Bar, console, shown_log, working
 from socialr1_jax.training.grpo import TrainingStopped, due

@@ -1,0 +1,89 @@
+"""Prompts that begin alike, packed so that what they share is computed once: several questions about one story.
+
+A completion may then differ in its rounding from the one of a prompt that is prefilled alone, so training does not use
+it; evaluation does (`Engine.share_prefixes`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from socialr1_jax.models.blockwise import Segments
+from socialr1_jax.models.text_bins import Unit, bin_width, fill_bins, lay_out
+
+_LEAST = 0.4  # share of a prompt that it must have in common with its neighbour
+_WORTH = 0.8  # packed rows with more tokens than this share of the plain ones are not worth a program of their own
+_LONGEST = 2  # bins are at most so many times as wide as the longest prompt
+
+
+class PackedPrompts(NamedTuple):
+    """Bins [b, t] of packed prompts. Token t of a device's prompt p lies at `at_pt[p, t]` of its flattened bins."""
+
+    tokens_bt: Any
+    lengths_b: Any
+    segments: Segments
+    at_pt: Any
+
+
+def pack_prompts(devices: Sequence[Sequence[Sequence[int]]], size: int, width: int) -> PackedPrompts | None:
+    """The prompts of each device, at most `size` of at most `width` tokens; None where packing saves too little."""
+    units = [units_of(prompts, _LONGEST * width) for prompts in devices]
+    longest = max((unit.length for each in units for unit in each), default=1)
+    bins_width = bin_width(max(longest, width))
+    filled = [fill_bins(each, bins_width) for each in units]
+    count = 1 << (max(map(len, filled)) - 1).bit_length()
+    if count * bins_width > _WORTH * size * width:
+        return None
+    at_pt = np.zeros((len(devices) * size, width), np.int32)
+    laid = []
+    for device, bins in enumerate(filled):
+        laid.append(lay_out(bins, bins_width, count))
+        for at, each in enumerate(bins):
+            start = at * bins_width
+            for unit in each:
+                shared = np.arange(start, start + len(unit.shared))
+                start += len(unit.shared)
+                for item, own in zip(unit.items, unit.own, strict=True):
+                    places = np.concatenate([shared, np.arange(start, start + len(own))])
+                    at_pt[device * size + item, : len(places)] = places
+                    start += len(own)
+    tokens_bt, lengths_b = (np.concatenate([getattr(one, name) for one in laid]) for name in ("tokens_bt", "lengths_b"))
+    segments = Segments(*(np.concatenate(parts) for parts in zip(*(one.segments for one in laid), strict=True)))
+    return PackedPrompts(tokens_bt, lengths_b, segments, at_pt)
+
+
+def units_of(prompts: Sequence[Sequence[int]], most: int) -> list[Unit]:
+    """Prompts in units of at most `most` tokens (or one prompt), neighbours in sorted order behind what they share."""
+    order = sorted(range(len(prompts)), key=lambda i: list(prompts[i]))
+    units: list[Unit] = []
+    members: list[int] = []
+    shared = 0
+
+    def close() -> None:
+        if members:
+            head = list(prompts[members[0]][:shared])
+            units.append(Unit(list(members), head, [list(prompts[i][shared:]) for i in members]))
+
+    for i in order:
+        prompt = prompts[i]
+        if members:
+            common = min(shared, _common(prompts[members[-1]], prompt), len(prompt) - 1)
+            total = common + sum(len(prompts[j]) - common for j in (*members, i))
+            if common >= _LEAST * len(prompt) and total <= most:
+                members.append(i)
+                shared = common
+                continue
+        close()
+        members, shared = [i], len(prompt) - 1  # each has a token of its own
+    close()
+    return units
+
+
+def _common(first: Sequence[int], second: Sequence[int]) -> int:
+    """Tokens that both begin with."""
+    length = min(len(first), len(second))
+    differ = np.flatnonzero(np.asarray(first[:length]) != np.asarray(second[:length]))
+    return int(differ[0]) if differ.size else length

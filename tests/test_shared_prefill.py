@@ -1,0 +1,76 @@
+"""Prompts that begin alike are computed once and answered as if each stood alone."""
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from socialr1_jax.hf import random_model  # noqa: F401  (imports JAX before hypothesis measures time)
+from socialr1_jax.models.qwen3 import Qwen3Config, init_params
+from socialr1_jax.sampling import Engine, SamplingParams, decode
+from socialr1_jax.sampling.shared_prefill import pack_prompts, units_of
+
+CONFIG = Qwen3Config(
+    vocab_size=96, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+    num_key_value_heads=2, head_dim=8, rope_theta=1e4, tie_word_embeddings=True,
+)  # fmt: skip
+PROMPTS = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=12), min_size=1, max_size=12)
+
+
+@given(PROMPTS, st.integers(12, 30))
+def test_units_hold_every_prompt_once_and_whole(prompts, most):
+    units = units_of(prompts, most)
+    assert sorted(item for unit in units for item in unit.items) == list(range(len(prompts)))
+    for unit in units:
+        assert unit.length <= most
+        for item, own in zip(unit.items, unit.own, strict=True):
+            assert unit.shared + own == prompts[item]
+            assert own
+
+
+@given(st.lists(PROMPTS, min_size=1, max_size=2))
+def test_places_say_where_the_tokens_of_a_prompt_lie(devices):
+    size = max(map(len, devices))
+    shared = [[[5] * 40 + prompt for prompt in prompts] for prompts in devices]
+    packed = pack_prompts(shared, size, 64)
+    if packed is None:
+        return
+    bins = packed.tokens_bt.reshape(len(devices), -1)
+    positions = packed.segments.positions_bt.reshape(len(devices), -1)
+    for device, prompts in enumerate(shared):
+        for i, prompt in enumerate(prompts):
+            at = packed.at_pt[device * size + i, : len(prompt)]
+            assert bins[device, at].tolist() == prompt
+            assert positions[device, at].tolist() == list(range(len(prompt)))
+
+
+def test_prompts_with_little_in_common_are_not_packed():
+    draw = np.random.default_rng(0)
+    assert pack_prompts([draw.integers(0, 90, (8, 50)).tolist()], 8, 64) is None
+
+
+@pytest.mark.parametrize("devices", [1, 4])
+def test_completions_are_those_of_prompts_alone(devices, monkeypatch):
+    """Greedy and sampled, three questions about each of seven stories, more than the batch holds at once."""
+    if devices > len(jax.devices()):
+        pytest.skip("one device")
+    draw = np.random.default_rng(1)
+    stories = draw.integers(0, 90, (7, 90)).tolist()
+    prompts = [story + draw.integers(0, 90, draw.integers(5, 30)).tolist() for story in stories for _ in range(3)]
+    params = init_params(CONFIG, jax.random.key(0))
+    packed = []
+    real = decode.forward
+    monkeypatch.setattr(
+        decode, "forward", lambda *a, **k: packed.append(k.get("segments") is not None) or real(*a, **k)
+    )
+    found = []
+    for share in (False, True):
+        engine = Engine(params=params, config=CONFIG, num_tokens=96, max_rows=12, share_prefixes=share)
+        sampling = [SamplingParams(n=2, max_new_tokens=9, temperature=i % 2) for i in range(len(prompts))]
+        found.append(engine.sample(prompts, sampling))
+        assert any(packed) == share
+    for alone, shared in zip(*found, strict=True):
+        assert [c.tokens for c in alone] == [c.tokens for c in shared]
+        for one, other in zip(alone, shared, strict=True):
+            np.testing.assert_allclose(one.logprobs, other.logprobs, atol=2e-5)
