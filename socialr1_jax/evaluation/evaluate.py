@@ -42,7 +42,7 @@ def evaluate(config: EvaluateConfig) -> Path:
     head, rows = headline_table(results)
     table = Table(title="NOT REPORTABLE: --limit" if config.limit else None)
     for title in head:
-        table.add_column(title)
+        table.add_column(title, overflow="fold")
     for row in rows:
         table.add_row(*row)
     console.print(table)

@@ -8,6 +8,7 @@ number; `ours/mean_en`, the mean of EU and EA in English (200 each, so also thei
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
@@ -16,8 +17,18 @@ from typing import Any
 from socialr1_jax.data.examples import LETTERS
 from socialr1_jax.evaluation.card import card_grade, card_request
 from socialr1_jax.evaluation.task import (
-    BenchmarkError, Data, Grade, Graded, Metric, ProtocolName, Request, Task, accuracy, by_group, mean_metric,
-)  # fmt: skip
+    BenchmarkError,
+    Data,
+    Grade,
+    Graded,
+    Metric,
+    ProtocolName,
+    Request,
+    Task,
+    accuracy,
+    by_group,
+    mean_metric,
+)
 from socialr1_jax.evaluation.tasks.fields import letter_of, text, texts
 from socialr1_jax.evaluation.tasks.files import check_sums, find_file, read_jsonl, sha256
 
@@ -26,6 +37,8 @@ _SUMS = {
     "EA.jsonl": "344c84913ed4adc9f26261a03cc4ddbecceeef4fcb8f77ab0405f8a63e8a4628",
 }
 _LANGUAGES = ("en", "zh")
+_OBJECT = re.compile(r'\{\s*"')
+_DECODER = json.JSONDecoder()
 _KINDS = {"Action": "行动", "Response": "回应"}  # of EA; the Chinese rows name them in English, too
 
 _TASK = {
@@ -125,7 +138,7 @@ def _official(item: Mapping[str, Any]) -> list[Request]:
         of = f" {number}" if len(asked) == 2 else ""
         lettered = "\n".join(f"{letter}) {option}" for letter, option in zip(LETTERS, options, strict=False))
         parts += [f"## {question}{of}\n{words}", f"## {choices}{of}\n{lettered}"]
-    shape = json.dumps({key: _LETTER[language] for key in keys}, ensure_ascii=False, indent=2)
+    shape = json.dumps(dict.fromkeys(keys, _LETTER[language]), ensure_ascii=False, indent=2)
     system = _TASK[language].replace("{shape}", shape)
     return [
         Request(
@@ -154,7 +167,7 @@ def _social_r1(item: Mapping[str, Any]) -> list[Request]:
 
 
 def grade(request: Request, protocol: ProtocolName, reply: str) -> Grade:
-    """Official: the letters of the reply's JSON, "A,C" for EU with "-" for one that is missing; 1 when all are right."""
+    """Official: the letters in the reply's JSON, for EU "A,C" with "-" for one that is missing; 1 if all are right."""
     if protocol == "social_r1":
         return card_grade(request, reply)
     keys = ("answer_q1", "answer_q2") if request.meta["part"] == "EU" else ("answer",)
@@ -171,15 +184,13 @@ def _letter(value: Any) -> str:
 
 def _json_with(reply: str, keys: Sequence[str]) -> Mapping[str, Any]:
     """The first JSON object in the reply that has one of the keys, within code fences or other text; {} for none."""
-    decoder, at = json.JSONDecoder(), reply.find("{")
-    while at >= 0:
+    for start in _OBJECT.finditer(reply):
         try:
-            found, _ = decoder.raw_decode(reply, at)
+            found, _ = _DECODER.raw_decode(reply, start.start())
         except (ValueError, RecursionError):
-            found = None
-        if isinstance(found, dict) and any(key in found for key in keys):
+            continue
+        if any(key in found for key in keys):
             return found
-        at = reply.find("{", at + 1)
     return {}
 
 

@@ -1,11 +1,11 @@
 """FANToM: who knows what in a conversation that people leave and join again.
 
-Official rules as of skywalker023/fantom @ ebd35eb. Six questions a set: the fact, beliefs (free and as a choice of two),
-who can answer (list and yes/no), who has the information (list and yes/no), asked with the short and with the full
-context: meta["context"]; the headline is that of the short one. Figures are in `fantom_scores.py`.
+Official rules as of skywalker023/fantom @ ebd35eb. A set asks for the fact, for beliefs (free and as a choice of
+two), who can answer (list and yes/no) and who has the information (list and yes/no), each with the short and with the
+full context: meta["context"]; the headline is that of the short one. Figures are in `fantom_scores.py`.
 
-The file here is recovered from mirrors: what is not known is null, and questions that need it are skipped, counted in the
-notes and by the figures `.../sets`. A score on a part of the sets is not the published FANToM score.
+The file here is recovered from mirrors: what is not known is null, and questions that need it are skipped and counted
+in the notes; the figures `.../sets` tell how many sets ALL is over. It is then not the published FANToM score.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _INACCESSIBLE = "inaccessible"
 
 
 class _Question(NamedTuple):
-    """A question of a set in one context. `body` is the prompt after the context; None, like a gold of None, is unknown."""
+    """A question of a set in one context. `body`, the prompt after the context, and `gold` are None when not known."""
 
     id: str
     kind: str
@@ -61,6 +61,10 @@ def load(folder: Path) -> Data:
     files = {path.name: sha256(path)}
     notes = [f"{len(items)} of {_SETS} sets"] if len(items) < _SETS else []
     notes += [_skipped_note(items, context) for context in CONTEXTS]
+    if hopeless := [item["set_id"] for item in items if _is_hopeless(item["answerabilityQA_list"])]:
+        notes.append(
+            f"lists that no reply can get right, a wrong name being part of a right one: {', '.join(hopeless)}"
+        )
     if not embeddings.installed():
         notes.append(f"without belief_dist, ALL* and the orders: {embeddings.FANTOM_MODEL} needs sentence-transformers")
     return Data(items=items, files=files, notes=tuple(filter(None, (*notes, *check_sums(files, _SUMS)))))
@@ -102,7 +106,13 @@ def _skipped_note(items: list[Mapping[str, Any]], context: str) -> str:
     if not skipped:
         return ""
     counts = ", ".join(f"{count} {kind}" for kind, count in sorted(skipped.items()))
-    return f"{context}: skipped for fields that are null: {counts}; {whole} of {len(items)} sets have all but the fact"
+    return f"{context}: skipped for fields that are null: {counts}; {whole} of {len(items)} sets are whole"
+
+
+def _is_hopeless(listed: Mapping[str, Any]) -> bool:
+    """The rule looks for names as parts of the reply: with Erika right and Erik wrong, no reply is right."""
+    right, wrong = (listed[side] or () for side in ("correct_answer", "wrong_answer"))
+    return any(other.lower() in name.lower() for other in wrong for name in right)
 
 
 def _known(question: _Question) -> bool:
@@ -143,9 +153,9 @@ def _questions(item: Mapping[str, Any], context: str, lasts: list[bool]) -> Iter
         listed, binaries = item[_LISTS[name]], item[_BINARIES[name]]
         list_access, binary_access = _access(listed, binaries, context)
         right, wrong = listed["correct_answer"], listed["wrong_answer"]
-        gold = None if right is None or wrong is None else {"correct": right, "wrong": wrong}
+        names = None if right is None or wrong is None else {"correct": right, "wrong": wrong}
         body = f"{heading}\nQuestion: {listed['question']}\nAnswer:"
-        yield _Question(f"{name}_list", f"{name}_list", asked(heading and body), gold, list_access, {})
+        yield _Question(f"{name}_list", f"{name}_list", asked(heading and body), names, list_access, {})
         for i, binary in enumerate(binaries):
             gold = binary["correct_answer"]
             if gold == "no:long":

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from socialr1_jax.evaluation.embeddings import Embedder, similarities
 from socialr1_jax.evaluation.task import (
-    Grade, Graded, Metric, ProtocolName, Request, accuracy, by_group, mean_metric,
-)  # fmt: skip
+    Grade,
+    Graded,
+    Metric,
+    ProtocolName,
+    Request,
+    accuracy,
+    by_group,
+    mean_metric,
+)
 
 _ALL = ("belief_choice", "answerability_list", "answerability_binary", "info_list", "info_binary")
 _YES_PARTS = (" yes ", " yes,", " yes.", " knows ")
@@ -86,9 +93,9 @@ def embed_grades(graded: Sequence[Graded], embed: Embedder) -> list[Graded]:
 def metrics(graded: Sequence[Graded], protocol: ProtocolName) -> dict[str, Metric]:
     """`<context>/...` over questions on missed ("inaccessible") information, `<context>/accessible/...` over the rest.
 
-    Official: ALL (first), ALL*, and each kind; sets count only when none of their questions was skipped. ALL*, belief_dist
-    and the orders are there only when all free beliefs have a value. social_r1: plain accuracy of the questions that are
-    a choice, which is our selection.
+    Official: ALL (first), ALL*, and each kind; sets count only when none of their questions was skipped. ALL*, the
+    orders and belief_dist are there only when all free beliefs have a value. social_r1: plain accuracy of the
+    questions that are a choice, which is our selection.
     """
     contexts = by_group(graded, "context")
     figures = _official if protocol == "official" else _social_r1
@@ -100,11 +107,8 @@ def metrics(graded: Sequence[Graded], protocol: ProtocolName) -> dict[str, Metri
 
 def _social_r1(graded: Sequence[Graded]) -> dict[str, Metric]:
     found = {"ours/accuracy": accuracy(graded)}
-    for access, group in sorted(by_group(graded, "access").items(), reverse=True):
-        prefix = "" if access == "inaccessible" else f"{access}/"
-        found[f"{prefix}accuracy"] = accuracy(group)
-        found |= {f"{prefix}{kind}": accuracy(rows) for kind, rows in by_group(group, "kind").items()}
-    return found
+    found |= {kind: accuracy(rows) for kind, rows in by_group(graded, "kind").items()}
+    return found | {access: accuracy(rows) for access, rows in by_group(graded, "access").items()}
 
 
 def _official(graded: Sequence[Graded]) -> dict[str, Metric]:
@@ -180,25 +184,21 @@ def weighted_f1(graded: Sequence[Graded]) -> Metric:
     table: dict[str, Counter[tuple[str, str]]] = {}
     for one in graded:
         table.setdefault(one.request.item, Counter())[one.request.gold, one.grade.answer] += 1
-    total = sum(table.values(), Counter())
-    value, n = _weighted_f1(total.__getitem__), len(table)
+    total = sum(table.values(), Counter[tuple[str, str]]())
+    value, n = _weighted_f1(total), len(table)
     if n < 2:
         return Metric(value, math.nan, n)
-    without = [
-        _weighted_f1(lambda cell, one=counts: total[cell] - one[cell])  # type: ignore[misc]
-        for counts in table.values()
-    ]
+    without = [_weighted_f1(total - counts) for counts in table.values()]
     mean = math.fsum(without) / n
     return Metric(value, math.sqrt(math.fsum((one - mean) ** 2 for one in without) * (n - 1) / n), n)
 
 
-def _weighted_f1(count: Callable[[tuple[str, str]], int]) -> float:
+def _weighted_f1(count: Counter[tuple[str, str]]) -> float:
     """`count`: (gold, answer) -> number."""
     weighted, total = 0.0, 0
     for label, other in (("yes", "no"), ("no", "yes")):
-        hit = count((label, label))
-        golds = hit + count((label, other)) + count((label, ""))
-        answers = hit + count((other, label))
+        hit = count[label, label]
+        golds = hit + count[label, other] + count[label, ""]
         total += golds
-        weighted += golds * (2 * hit / (golds + answers) if hit else 0.0)
+        weighted += golds * 2 * hit / (golds + hit + count[other, label]) if hit else 0.0
     return weighted / total if total else math.nan

@@ -1,8 +1,8 @@
 """MotiveBench: why somebody does something, what they will do, and both, with six options each.
 
-Official rules as of chicosirius/MotiveBench @ ea5faa1: every question is asked under six fixed option orders, the reply's
-first character is the answer, and figures are means over the orders, for each source. There is no number over all
-sources; `ours/accuracy`, over all questions, is ours. Social-R1's protocol asks once, in file order.
+Official rules as of chicosirius/MotiveBench @ ea5faa1: every question is asked under six fixed option orders, the
+answer is the reply's first character, and figures are means over the orders, for each source. There is no number over
+all sources; `ours/accuracy`, over all questions, is ours. Social-R1's protocol asks once, in file order.
 """
 
 from __future__ import annotations
@@ -15,8 +15,18 @@ from typing import Any
 from socialr1_jax.data.examples import LETTERS
 from socialr1_jax.evaluation.card import card_grade, card_request
 from socialr1_jax.evaluation.task import (
-    BenchmarkError, Data, Grade, Graded, Metric, ProtocolName, Request, Task, accuracy, by_group, mean_metric,
-)  # fmt: skip
+    BenchmarkError,
+    Data,
+    Grade,
+    Graded,
+    Metric,
+    ProtocolName,
+    Request,
+    Task,
+    accuracy,
+    by_group,
+    mean_metric,
+)
 from socialr1_jax.evaluation.tasks.fields import field, text, texts
 from socialr1_jax.evaluation.tasks.files import check_sums, find_file, read_json, sha256
 

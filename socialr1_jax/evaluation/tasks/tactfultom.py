@@ -1,9 +1,9 @@
 """TactfulToM: white lies in conversations, eleven categories of questions.
 
-Official rules as of nii-cl/tactful-tom @ 0881b0d: the full context, a system prompt for each type of answer; belief, fact
-and lie-ability questions are asked freely and by choice, comprehension freely and by yes or no. There is no single
-number: `ours/micro`, over the choice and yes/no questions, is our reading, and so is social_r1's selection of
-the same questions. Options are shuffled by the seed and the question's id (the benchmark fixes no seed).
+Official rules as of nii-cl/tactful-tom @ 0881b0d: the full context, a system prompt for each type of answer;
+questions of belief, fact and lie ability are asked freely and by choice, comprehension freely and by yes or no. There
+is no single number: `ours/micro`, over the choice and yes/no questions, is our reading, and so is social_r1's
+selection of the same questions. Options are shuffled by the seed and the question's id (the benchmark fixes no seed).
 """
 
 from __future__ import annotations
@@ -18,8 +18,18 @@ from socialr1_jax.data.examples import LETTERS
 from socialr1_jax.evaluation.card import card_grade, card_request
 from socialr1_jax.evaluation.embeddings import Embedder, similarities
 from socialr1_jax.evaluation.task import (
-    BenchmarkError, Data, Grade, Graded, Metric, ProtocolName, Request, Task, accuracy, by_group, mean_metric,
-)  # fmt: skip
+    BenchmarkError,
+    Data,
+    Grade,
+    Graded,
+    Metric,
+    ProtocolName,
+    Request,
+    Task,
+    accuracy,
+    by_group,
+    mean_metric,
+)
 from socialr1_jax.evaluation.tasks.fields import field, text, texts
 from socialr1_jax.evaluation.tasks.files import check_sums, find_file, read_json, sha256
 
@@ -213,7 +223,7 @@ def _yes_no(reply: str) -> str:
 
 
 def _number(reply: str, options: int) -> str:
-    """The digit that the reply begins with, after "Option" or after what ends with "answer ...:", where there is such."""
+    """The digit that the reply begins with, after "Option" or the first "answer ...:" where there is such; else ""."""
     said = reply.strip()
     if said.lower().startswith("option"):
         said = said[len("option") :]

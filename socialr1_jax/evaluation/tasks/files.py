@@ -1,0 +1,71 @@
+"""Files of benchmarks: found under their own name or as a subset of it, and compared with what was published."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from socialr1_jax.evaluation.task import BenchmarkError
+
+
+def find_file(folder: Path, *names: str) -> Path:
+    """The first of these files that is there, or a subset of it ("dev.first600.jsonl" for "dev.jsonl").
+
+    Raises BenchmarkError naming what is missing.
+    """
+    for name in names:
+        if (folder / name).is_file():
+            return folder / name
+        stem, dot, suffix = name.rpartition(".")
+        pattern = re.compile(rf"{re.escape(stem)}\.first\d+{re.escape(dot + suffix)}")
+        subsets = sorted(path for path in folder.glob("*") if pattern.fullmatch(path.name))
+        if subsets:
+            return subsets[-1]
+    missing = " or ".join(names)
+    raise BenchmarkError(f"{folder}: there is no {missing}; scripts/evaluate.py --list says where it is from")
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file, bare NaN as None. Raises BenchmarkError."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8-sig"), parse_constant=lambda _: None)
+    except (OSError, ValueError, RecursionError) as error:
+        raise BenchmarkError(f"{path}: cannot be read as JSON ({error}); get the file anew") from None
+
+
+def read_jsonl(path: Path) -> list[Any]:
+    """The values of a file with one JSON value a line, bare NaN as None. Raises BenchmarkError naming the line."""
+    values = []
+    try:
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
+    except (OSError, ValueError) as error:
+        raise BenchmarkError(f"{path}: cannot be read ({error})") from None
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            values.append(json.loads(line, parse_constant=lambda _: None))
+        except (ValueError, RecursionError) as error:
+            raise BenchmarkError(f"{path} line {number}: not JSON ({error}); get the file anew") from None
+    return values
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_sums(found: Mapping[str, str], known: Mapping[str, str]) -> tuple[str, ...]:
+    """Remarks on files that are not those that were published: subsets, and other contents. `known` is by name."""
+    notes = []
+    for name, digest in found.items():
+        if name in known and known[name] != digest:
+            notes.append(f"{name} is not the published file (SHA-256 {digest[:12]}...): figures may not compare")
+        elif re.search(r"\.first\d+\.", name):
+            notes.append(f"{name} is a part of the published file: figures do not compare with published ones")
+    return tuple(notes)
