@@ -5,16 +5,15 @@ sentence-transformers is optional: without it such figures are left out, and a n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib.util import find_spec
 
 import numpy as np
 
-from socialr1_jax.evaluation.task import BenchmarkError
+from socialr1_jax.evaluation.task import BenchmarkError, Embedder
 
 FANTOM_MODEL = "sentence-transformers/all-roberta-large-v1"
 TACTFULTOM_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
-Embedder = Callable[[Sequence[str]], np.ndarray]  # n texts -> float [n, width]
 
 
 def installed() -> bool:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from socialr1_jax.evaluation.registry import get_task
+from socialr1_jax.evaluation.runner import embedder
 from socialr1_jax.evaluation.scoring import Scored, figures, rescored, status_rates
 from socialr1_jax.evaluation.task import BenchmarkError
 
@@ -27,7 +28,7 @@ def rescore(samples: Path) -> dict[str, Any]:
     results: dict[str, dict[str, Any]] = {}
     status: dict[str, dict[str, Any]] = {}
     for (task, protocol), scored in groups.items():
-        found = figures(get_task(task), protocol, scored)
+        found = figures(get_task(task), protocol, scored, embedder(get_task(task)))
         results.setdefault(task, {}).update({f"{protocol}/{name}": one._asdict() for name, one in found.items()})
         status.setdefault(task, {})[protocol] = status_rates(scored)
     return {"results": results, "status": status}

@@ -107,25 +107,23 @@ class LocalModel:
         if config.thinking == "budget":
             end = self._tokenizer.convert_tokens_to_ids(_THINK_END)
             budget = {"thinking_budget": config.thinking_tokens, "think_end_id": end}
-        prompts, params, places = [], [], []
-        for i, one in enumerate(asked):  # sorted below: those that begin alike are prefilled together
+        ready: list[tuple[list[int], SamplingParams, int]] = []
+        for i, one in enumerate(asked):
             tokens = chat_tokens(self._tokenizer, one.messages, thinking=config.thinking != "off")
             left = self._positions - len(tokens)
             if left < 1:
                 yield from ((i, sample, Reply("", "too_long", 0)) for sample in one.samples)
                 continue
-            places.append(i)
-            prompts.append(tokens)
-            params.append(
-                SamplingParams(
-                    n=max(one.samples) + 1, max_new_tokens=min(one.max_new_tokens, left),
-                    temperature=config.temperature, top_k=config.top_k, top_p=config.top_p, seed=config.seed,
-                    stop_token_ids=self._stops, **budget,
-                )
+            sampling = SamplingParams(
+                n=max(one.samples) + 1, max_new_tokens=min(one.max_new_tokens, left),
+                temperature=config.temperature, top_k=config.top_k, top_p=config.top_p, seed=config.seed,
+                stop_token_ids=self._stops, **budget,
             )  # fmt: skip
-        order = sorted(range(len(prompts)), key=prompts.__getitem__)
-        prompts, params, places = ([column[i] for i in order] for column in (prompts, params, places))
+            ready.append((tokens, sampling, i))
+        ready.sort(key=lambda one: one[0])  # those that begin alike are prefilled together
+        places = [i for _, _, i in ready]
         ids = [int(hashlib.sha256(asked[i].key.encode()).hexdigest()[:8], 16) for i in places]
+        prompts, params = [tokens for tokens, _, _ in ready], [sampling for _, sampling, _ in ready]
         with jax.set_mesh(self._mesh):
             for at, sample, completion in self._engine.completions(prompts, params, prompt_ids=ids):
                 if sample in asked[places[at]].samples:

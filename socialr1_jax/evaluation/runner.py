@@ -9,11 +9,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from socialr1_jax.evaluation.embeddings import installed, load_embedder
 from socialr1_jax.evaluation.registry import get_task
 from socialr1_jax.evaluation.reply_file import ReplyFile
 from socialr1_jax.evaluation.respondents import Asked, Reply, Respondent
 from socialr1_jax.evaluation.scoring import Scored, figures, sample_row, score, status_rates
-from socialr1_jax.evaluation.task import BenchmarkError, Data, Grade, Metric, ProtocolName, Request, Task
+from socialr1_jax.evaluation.task import BenchmarkError, Data, Embedder, Grade, Metric, ProtocolName, Request, Task
 from socialr1_jax.evaluation_config import EvaluateConfig
 from socialr1_jax.files import finite, write_whole
 
@@ -39,6 +40,11 @@ def load_data(task: Task, data_dir: Path) -> Data:
     if not folder.is_dir():
         raise BenchmarkError(f"{task.name}: there is no folder {folder}; get the data from {task.source}")
     return task.load(folder)
+
+
+def embedder(task: Task) -> Embedder | None:
+    """What compares texts for the task, if it needs that and sentence-transformers is installed."""
+    return load_embedder(task.embedding_model) if task.embedding_model and installed() else None
 
 
 def protocols(config: EvaluateConfig) -> tuple[ProtocolName, ...]:
@@ -68,7 +74,7 @@ def run_task(
             scored += [(protocol, Scored(*answer, "", Grade("", math.nan))) for answer in answers]
             continue
         found = [score(task, protocol, *answer) for answer in answers]
-        metrics |= {f"{protocol}/{key}": one for key, one in figures(task, protocol, found).items()}
+        metrics |= {f"{protocol}/{key}": one for key, one in figures(task, protocol, found, embedder(task)).items()}
         status[protocol] = status_rates(found)
         scored += [(protocol, one) for one in found]
     if config.log_samples or config.predict_only:

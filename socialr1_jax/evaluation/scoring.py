@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from socialr1_jax.evaluation.respondents import Reply
-from socialr1_jax.evaluation.task import Grade, Graded, Metric, ProtocolName, Request, Task
+from socialr1_jax.evaluation.task import Embedder, Grade, Graded, Metric, ProtocolName, Request, Task
 
 STATUSES = ("ok", "truncated", "unparsable", "too_long", "error")
 _THINK, _THINK_END = "<think>", "</think>"
@@ -44,7 +44,9 @@ def score(task: Task, protocol: ProtocolName, request: Request, sample: int, rep
     return Scored(request, sample, reply, status, grade)
 
 
-def figures(task: Task, protocol: ProtocolName, scored: Sequence[Scored]) -> dict[str, Metric]:
+def figures(
+    task: Task, protocol: ProtocolName, scored: Sequence[Scored], embedder: Embedder | None = None
+) -> dict[str, Metric]:
     """The task's figures, means over the samples; of k > 1 samples also maj@k and pass@k of the headline.
 
     A figure's standard error is that of one sample's (the mean over samples): it tells how far the items are a choice,
@@ -56,7 +58,12 @@ def figures(task: Task, protocol: ProtocolName, scored: Sequence[Scored]) -> dic
         graded = Graded(one.request, one.grade)
         by_sample.setdefault(one.sample, []).append(graded)
         by_request.setdefault(one.request.id, []).append(graded)
-    each = [task.metrics(graded, protocol) for _, graded in sorted(by_sample.items())]
+    each = []
+    for _, of_sample in sorted(by_sample.items()):
+        further: dict[str, Metric] = {}
+        if embedder and task.embedded and protocol == "official":
+            of_sample, further = task.embedded(of_sample, embedder)
+        each.append(task.metrics(of_sample, protocol) | further)
     if not each:
         return {}
     found = {name: _mean([metrics[name] for metrics in each if name in metrics]) for name in each[0]}

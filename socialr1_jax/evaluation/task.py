@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+Embedder = Callable[[Sequence[str]], Any]  # n texts -> float [n, width]
 ProtocolName = Literal["official", "social_r1"]
 Messages = tuple[Mapping[str, str], ...]  # {"role": "system" or "user", "content": ...}
 
@@ -76,6 +77,8 @@ class Task:
     grade: (request, protocol, reply without its thoughts) -> Grade. Replies that were cut never come here: they are
         wrong.
     metrics: (all graded requests of one reply each, protocol) -> figures by name; the first one is the headline.
+    embedded: (graded requests of the official protocol, embedder of `embedding_model`) -> (the same with the grades
+        that only an embedder can give, further figures); called before `metrics` where it is installed.
     """
 
     name: str
@@ -86,6 +89,8 @@ class Task:
     requests: Callable[[Data, ProtocolName, int], list[Request]]
     grade: Callable[[Request, ProtocolName, str], Grade]
     metrics: Callable[[Sequence[Graded], ProtocolName], dict[str, Metric]]
+    embedding_model: str = ""
+    embedded: Callable[[Sequence[Graded], Embedder], tuple[list[Graded], dict[str, Metric]]] | None = None
 
 
 def mean_metric(values: Sequence[float], clusters: Sequence[str] | None = None) -> Metric:

@@ -16,7 +16,7 @@ from typing import Any
 
 from socialr1_jax.data.examples import LETTERS
 from socialr1_jax.evaluation.card import card_grade, card_request
-from socialr1_jax.evaluation.embeddings import Embedder, similarities
+from socialr1_jax.evaluation.embeddings import TACTFULTOM_MODEL, Embedder, similarities
 from socialr1_jax.evaluation.task import (
     BenchmarkError,
     Data,
@@ -289,4 +289,6 @@ TASK = Task(
     requests=requests,
     grade=grade,
     metrics=metrics,
+    embedding_model=TACTFULTOM_MODEL,
+    embedded=lambda graded, embed: (list(graded), embedded_figures(graded, embed)),
 )
