@@ -181,6 +181,7 @@ def test_filters_change_which_responses_are_listed(other: Path, visit) -> None:
     assert choose(page, "status", "truncated") == "1 of 40 responses on this page"
     row = page.locator(".row").first
     row.locator("summary").first.click()
+    row.locator(".stage").first.wait_for()  # drawn when the browser says that the row is open
     assert row.locator(".stage").all_inner_texts() == ["Encode: Ben is.", "Goal: to"]
     assert "truncated: cut at the length limit" in row.inner_text()
     assert choose(page, "text", "no such words") == "0 of 40 responses on this page"

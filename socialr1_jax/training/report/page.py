@@ -1,8 +1,8 @@
 """The run report: one self-contained HTML page for a run folder, or for several compared.
 
-The page is page.html filled by jinja2, with style.css and the *.js files inlined. Text of the
-model is untrusted: jinja2 escapes all of it, the embedded JSON holds no `<`, scripts put it on the page as text only,
-and a content security policy lets only the page's own script run and forbids the network.
+The page is page.html filled by jinja2, with style.css and the scripts inlined. Text of the model is untrusted: jinja2
+escapes all of it, the embedded JSON holds no `<`, scripts put it on the page as text only, and a content security
+policy lets only the page's own script run and forbids the network.
 """
 
 import hashlib
@@ -17,8 +17,8 @@ import jinja2
 from socialr1_jax.files import write_whole
 from socialr1_jax.training.report import run_files
 from socialr1_jax.training.report.responses import responses_of
-from socialr1_jax.training.report.settings import changed, differing
 from socialr1_jax.training.report.run_files import Metrics, Row
+from socialr1_jax.training.report.settings import changed, differing
 
 _SCRIPTS = ("page.js", "charts.js", "lengths.js", "responses.js", "table.js")
 

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from socialr1_jax.training.report import run_files
+from socialr1_jax.training.report.run_files import Row
 from socialr1_jax.training.report.survey import Answer, Survey, survey_rollouts
 from socialr1_jax.training.report.text import LONGEST_TEXT, mark_response
-from socialr1_jax.training.report.run_files import Row
 
 MOST_BYTES = 3_000_000  # of a run's responses and their questions on the page
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from socialr1_jax.training.report import run_files
-from socialr1_jax.training.report.sketches import EvenDraw, LengthMap
 from socialr1_jax.training.report.run_files import Row
+from socialr1_jax.training.report.sketches import EvenDraw, LengthMap
 
 # At most 600 responses a run: a draw from training and one from evaluations, the best and the worst of steps, and as
 # many of each status but ok, so that what is rare can be looked at too.

@@ -1,0 +1,66 @@
+"""The output folder: whether it can be written to, what it holds already, and room on its disk."""
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from socialr1_jax.config import ConfigError
+from socialr1_jax.training.doctor.line import DoctorConfig, Line, NotChecked, gib, good_or, short
+from socialr1_jax.training.doctor.memory import GRADIENT_BYTES, STATE_BYTES
+from socialr1_jax.training.doctor.model import model_shape, parameters
+
+
+def check_folder(config: DoctorConfig) -> Iterator[Line]:
+    folder, above = _folders(config)
+    try:
+        with tempfile.TemporaryFile(dir=above):
+            pass
+    except OSError as error:
+        reason = f"{above} is no folder" if not above.is_dir() else (error.strerror or str(error))
+        fix = f"give another output_dir, or make {above} a folder that you may write to"
+        yield Line("output_dir", "problem", f"{folder} cannot be written to: {reason}", fix)
+        return
+    if not folder.exists():
+        yield Line("output_dir", "ok", f"{folder} is not there yet and can be made")
+        return
+    from socialr1_jax.training.checkpoints import whole_steps
+    from socialr1_jax.training.run_folder import own_folder, refuse_another_run
+
+    try:
+        if (folder / ".lock").exists():
+            with own_folder(folder):
+                pass
+        if (folder / "checkpoints").exists():
+            refuse_another_run(config.model_copy(update={"no_step": False}), folder / "config.yaml")
+    except ConfigError as error:
+        fix = f"give another output_dir, or go on: python scripts/train_grpo.py --config {folder}/config.yaml"
+        yield Line("output_dir", "problem", short(error), fix)
+        return
+    last = max(whole_steps(folder / "checkpoints"), default=None)
+    after = "holds no checkpoint" if last is None else f"holds this run: it goes on after step {last} of {config.steps}"
+    yield Line("output_dir", "ok", f"{folder} can be written to and {after}")
+
+
+def check_disk(config: DoctorConfig) -> Iterator[Line]:
+    folder, above = _folders(config)
+    free = shutil.disk_usage(above).free
+    try:
+        weights = parameters(model_shape(config))
+    except NotChecked as reason:
+        raise NotChecked(f"{gib(free)} are free, but what the run needs is unknown: {reason}") from None
+    # While a checkpoint is written, those that are kept lie beside it: the newest ones and the best.
+    count = config.checkpoint.keep + bool(config.checkpoint.best) + 1
+    need = STATE_BYTES * weights * count + GRADIENT_BYTES * weights
+    files = (file for name in ("checkpoints", "export") for file in (folder / name).rglob("*"))
+    there = sum(file.stat().st_size for file in files if file.is_file())
+    found = f"{gib(free)} free for up to {count} checkpoints at a time and the export, {gib(need)}"
+    found += f", of which {gib(there)} are there" if there else ""
+    fix = "free some space, give an output_dir on a larger disk, or lower checkpoint.keep"
+    yield good_or("problem", "disk", need - there <= free, found, fix)
+
+
+def _folders(config: DoctorConfig) -> tuple[Path, Path]:
+    """The output folder, and itself or the nearest folder above it that is there."""
+    folder = Path(config.output_dir).absolute()
+    return folder, next(path for path in (folder, *folder.parents) if path.exists())
