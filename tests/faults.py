@@ -34,6 +34,7 @@ SETTINGS = ("data.train=stories:12", "steps=6", "checkpoint.best=truncated")
 EVENTS = {
     "load": ("socialr1_jax.training.grpo", "random_start", "before"),
     "tokenizer": ("socialr1_jax.training.start", "build_tokenizer", "after"),
+    "opening": ("socialr1_jax.training.grpo", "Checkpoints.__init__", "before"),
     "open": ("socialr1_jax.training.grpo", "Checkpoints.__init__", "after"),
     "restored": ("socialr1_jax.training.grpo", "Checkpoints.restore", "after"),
     "evaluate": ("socialr1_jax.training.grpo", "evaluate_questions", "before"),
@@ -231,8 +232,11 @@ def _fill(left: int) -> None:
         file.write(bytes(max(0, free.f_bavail * free.f_frsize - left)))
 
 
-def _read_only() -> None:
-    subprocess.run(["mount", "-o", "remount,ro", os.environ["FAULTS_DISK"]], check=True)
+def _own_disk(size: str) -> None:
+    """The checkpoints of this run lie on a small disk of their own."""
+    folder = Path(os.environ["FAULTS_RUN"]) / "checkpoints"
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)], check=True)
 
 
 def _half_deleted() -> None:
@@ -293,7 +297,8 @@ DEEDS: dict[str, Callable[..., Any]] = {
     "term_twice": _term_twice,
     "fill": lambda left="0": _fill(int(left)),
     "free": lambda: (Path(os.environ["FAULTS_DISK"]) / "ballast").unlink(missing_ok=True),
-    "read_only": _read_only,
+    "own_disk": _own_disk,
+    "frozen": lambda: subprocess.run(["chattr", "-R", "+i", os.environ["FAULTS_RUN"]], check=True),
     "half_deleted": _half_deleted,
     "clock_back": _clock_back,
     "torn": _torn,
