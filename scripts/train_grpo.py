@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 from socialr1_jax.config import RunConfig, parse_args
-from socialr1_jax.interrupt import REQUEUE
+from socialr1_jax.interrupt import REQUEUE, stop_on_signal
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -28,6 +28,10 @@ def main(argv: list[str] | None = None) -> int:
     folder = Path(config.output_dir)
     try:
         complete = train_grpo(config)
+        if complete and is_first():
+            with stop_on_signal():  # seconds, and nothing would be gained by ending now
+                write_summary(folder, start="start", wall_seconds=time.monotonic() - started)
+                print(f"trained weights: {folder}/export   report: {write_report(folder)}")
     except (ValueError, FileNotFoundError) as error:  # bad configuration, model folder, question file or checkpoint
         print(f"train_grpo.py: error: {error}", file=sys.stderr)
         return 2
@@ -38,9 +42,6 @@ def main(argv: list[str] | None = None) -> int:
         if is_first():
             print(f"interrupted and saved. To go on: python scripts/train_grpo.py --config {folder}/config.yaml")
         return REQUEUE
-    if is_first():
-        write_summary(folder, start="start", wall_seconds=time.monotonic() - started)
-        print(f"trained weights: {folder}/export   report: {write_report(folder)}")
     return 0
 
 

@@ -4,7 +4,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -74,7 +74,9 @@ def _clear_left_over(target: Path) -> None:
     """Removes what processes that are no more left beside `target`; one killed between two renames left it aside."""
     for path in sorted(target.parent.glob(f".{target.name}.*-*")):
         kind, _, process = path.name.rpartition(".")[2].partition("-")
-        if kind not in ("partial", "old") or not process.isdigit() or _runs(int(process)):
+        if (
+            kind not in ("partial", "old") or not process.isdigit() or _runs(int(process))
+        ):  # in a container the number may be ours
             continue
         if kind == "old" and not target.exists():
             path.rename(target)
@@ -83,6 +85,9 @@ def _clear_left_over(target: Path) -> None:
 
 
 def _runs(process: int) -> bool:
+    """Whether another process of this number is there."""
+    if process == os.getpid():
+        return False
     try:
         os.kill(process, 0)
     except ProcessLookupError:
@@ -90,6 +95,15 @@ def _runs(process: int) -> bool:
     except PermissionError:
         return True
     return True
+
+
+def append(file: Path, lines: Iterable[str]) -> None:
+    """Adds lines to a file. An OSError names the file, also when it is the disk that has no room."""
+    try:
+        with file.open("a", encoding="utf-8") as opened:
+            opened.writelines(lines)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(file)) from error
 
 
 def sync(file: Path) -> None:

@@ -91,11 +91,11 @@ def lively(text: str, gold: str, *args: Any, **kwargs: Any) -> Any:
 # --------------------------------------------------------------------------------------------------- what is compared
 
 
-def states_of(folder: Path) -> dict[str, bytes]:
-    """The arrays of every checkpoint of a run, as the bytes of their files."""
+def states_of(folder: Path, step: int | str = "*") -> dict[str, bytes]:
+    """The arrays of every checkpoint of a run, or of one, as the bytes of their files."""
     return {
         str(file.relative_to(folder)): file.read_bytes()
-        for file in sorted((folder / "checkpoints").glob("*/state/*/*"))
+        for file in sorted((folder / "checkpoints").glob(f"{step}/state/*/*"))
         if file.parent.name != "array_metadatas"
     }
 
@@ -128,7 +128,9 @@ def assert_same_metrics(run: Path, whole: Path) -> None:
 
 
 def steps_saved(folder: Path) -> list[int]:
-    return sorted(int(path.parent.name) for path in (folder / "checkpoints").glob("*/manifest.json"))
+    """Checkpoints that have their names and manifests."""
+    named = (path.parent.name for path in (folder / "checkpoints").glob("*/manifest.json"))
+    return sorted(int(name) for name in named if name.isdigit())
 
 
 def leave_out(content: dict[str, Any], field: str) -> None:

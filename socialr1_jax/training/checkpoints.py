@@ -28,6 +28,7 @@ _SCHEMA = 2  # of the run's part; 1 was before it had one
 _CHANGES = "_CHECKPOINT_METADATA"  # orbax writes the time into it afterwards; nothing here reads it
 _TEMPORARY = "*.orbax-checkpoint-tmp*"
 _SMALL = 1 << 20  # bytes; orbax's own files are smaller
+_DAMAGED = ".damaged"
 _SLOWEST_SAVE = 3600  # seconds
 log = logging.getLogger(__name__)
 
@@ -45,6 +46,7 @@ class Checkpoints:
     def __init__(self, folder: Path, config: CheckpointConfig, about: Mapping[str, Any]) -> None:
         self._folder, self._config, self._about = folder.absolute(), config, dict(about)
         self._best: dict[str, Any] = {}  # {"step": ..., "value": ...}
+        self._best_before: dict[str, Any] = {}  # the last save, which may fail
         self._manager = ocp.CheckpointManager(
             self._folder,
             options=ocp.CheckpointManagerOptions(
@@ -84,24 +86,22 @@ class Checkpoints:
         self.check()
         if finished == self.latest:
             return
-        best, self._best = self._best, {"step": finished, "value": value} if self.is_best(value) else self._best
+        self._best_before = self._best
+        self._best = {"step": finished, "value": value} if self.is_best(value) else self._best
         content = {"schema": _SCHEMA, "finished": finished, "best": self._best, "about": self._about, "run": dict(run)}
         args = ocp.args.Composite(state=ocp.args.PyTreeSave(state._asdict()), run=ocp.args.JsonSave(finite(content)))
         try:
             self._manager.save(finished, args=args)
         except (OSError, ValueError, RuntimeError) as error:
-            self._best = best
             self._failed(error)
 
     def check(self) -> None:
         """Tells of a save that has failed since. Raises CheckpointError when `config.on_failure` is stop."""
+        if self._manager.is_saving_in_progress():
+            return
         try:
-            self._manager.check_for_errors()
+            self._manager.wait_until_finished()  # which has the error, and forgets the step
         except (OSError, ValueError, RuntimeError) as error:
-            try:
-                self._manager.wait_until_finished()  # its other thread has the error, too
-            except (OSError, ValueError, RuntimeError):
-                log.debug("the same failure")
             self._failed(error)
 
     def finish(self) -> None:
@@ -118,7 +118,9 @@ class Checkpoints:
         at all; CheckpointError when none is whole, when it is of other shapes or a newer schema, or when the run's
         state lacks one of `needs`.
         """
-        steps, problems = sorted(whole_steps(self._folder), reverse=True), []
+        names = [path.name for path in self._folder.iterdir()]
+        steps = sorted((int(name) for name in names if name.isdigit()), reverse=True)
+        problems = [] if steps else [name for name in names if name.endswith(_DAMAGED)]
         for step in steps:
             folder = self._folder / str(step)
             problem = fault(folder, up_to=_SMALL) if is_first() else ""
@@ -133,7 +135,7 @@ class Checkpoints:
                 del found
             problems.append(f"checkpoint {step}: {problem}")
             if is_first():
-                aside = self._folder / f"{step}.damaged"
+                aside = self._folder / f"{step}{_DAMAGED}"
                 shutil.rmtree(aside, ignore_errors=True)
                 folder.rename(aside)
                 log.warning("checkpoint %d is damaged (%s): set aside as %s", step, problem, aside)
@@ -166,6 +168,7 @@ class Checkpoints:
         return TrainState(**arrays), content["run"]
 
     def _failed(self, error: Exception, *, always: bool = False) -> None:
+        self._best = self._best_before
         if is_first():
             for left in self._folder.glob(_TEMPORARY):  # they may be what fills the disk
                 shutil.rmtree(left, ignore_errors=True)

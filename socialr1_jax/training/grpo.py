@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax.sharding import Mesh
+from safetensors import SafetensorError
 from transformers import AutoTokenizer
 
 from socialr1_jax.compiles import compile_count
@@ -76,6 +77,10 @@ def train_grpo(config: RunConfig) -> bool:
     with jax.set_mesh(mesh), shown_log(config.quiet), own_folder(folder), stop_on_signal() as stop:
         try:
             return _train_grpo(config, mesh, stop)
+        except SafetensorError as error:  # of the export
+            raise TrainingStopped(
+                f"{folder / 'export'}: {error}. The checkpoint is saved: mend that, and give the same command once more"
+            ) from error
         except OSError as error:
             if not error.filename or not Path(error.filename).is_relative_to(folder):
                 raise
@@ -88,7 +93,7 @@ def train_grpo(config: RunConfig) -> bool:
 def _train_grpo(config: RunConfig, mesh: Mesh, stop: Stop) -> bool:
     # ------------------------------------------------------------------------------------------------ what is needed
     folder, grpo = Path(config.output_dir), config.grpo
-    if (folder / "checkpoints").exists():
+    if (folder / "checkpoints").exists() and (folder / "config.yaml").exists():
         refuse_another_run(config, folder / "config.yaml")
     # Nobody writes before all have looked: what another process begins is no earlier run.
     wait_for_all(f"start of {config.output_dir}", config.distributed.timeout)
@@ -136,7 +141,12 @@ def _train_grpo(config: RunConfig, mesh: Mesh, stop: Stop) -> bool:
     if found := checkpoints.restore(state, (*kept, "files")):
         state, before = found
         for name, part in kept.items():
-            part.set_state(before[name])
+            try:
+                part.set_state(before[name])
+            except (KeyError, TypeError, AttributeError) as error:
+                raise CheckpointError(
+                    f"{folder / 'checkpoints'}: the run's state has no {error} in {name}: another version wrote it"
+                ) from error
         console.print(f"resuming after step {counts.finished} of {config.steps}")
     runlog = RunLog(
         folder, config.tracking, config=config.model_dump(), first_step=counts.finished + 1 if found else 0,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from socialr1_jax.config import TrackingConfig
-from socialr1_jax.files import finite, write_whole
+from socialr1_jax.files import append, finite, write_whole
 from socialr1_jax.processes import is_first
 
 _FILES = ("metrics.jsonl", "rollouts.jsonl")
@@ -73,14 +73,16 @@ class RunLog:
 
     def close(self) -> None:
         if self._tensorboard:
-            self._tensorboard.close()
+            try:
+                self._tensorboard.close()
+            except OSError as error:  # what stopped the run says so, too
+                log.warning("TensorBoard's files could not be written to their end: %s", error)
         if self._wandb:
             self._wandb.finish()
 
 
 def _append(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    with path.open("a", encoding="utf-8") as file:
-        file.writelines(json.dumps(finite(row), ensure_ascii=False) + "\n" for row in rows)
+    append(path, (json.dumps(finite(row), ensure_ascii=False) + "\n" for row in rows))
 
 
 def _cut(path: Path, length: int) -> None:

@@ -63,7 +63,7 @@ def train_reward_model(config: RewardModelConfig) -> bool:
 
 def _train(config: RewardModelConfig, stop: Stop) -> bool:
     started, folder = time.monotonic(), Path(config.output_dir)
-    if (folder / "checkpoints").exists():
+    if (folder / "checkpoints").exists() and (folder / "config.yaml").exists():
         refuse_another_run(config, folder / "config.yaml")
     # Nobody writes before all have looked: what another process begins is no earlier run.
     wait_for_all(f"start of {config.output_dir}", config.distributed.timeout)

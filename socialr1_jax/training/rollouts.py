@@ -15,7 +15,7 @@ from socialr1_jax.config import ConfigError, RunConfig
 from socialr1_jax.data.examples import Example
 from socialr1_jax.data.pipeline import QuestionStream
 from socialr1_jax.data.prompts import Prompt
-from socialr1_jax.files import finite
+from socialr1_jax.files import append, finite
 from socialr1_jax.grpo.advantages import flat_groups, soft_overlong
 from socialr1_jax.interrupt import Stop
 from socialr1_jax.models.attention import Backend
@@ -242,8 +242,7 @@ class RolloutFile:
             "replaced": rollouts.replaced,
         }
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        append(self._path, [json.dumps(line) + "\n"])
 
 
 class Replay:

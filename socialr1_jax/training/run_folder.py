@@ -15,8 +15,9 @@ from socialr1_jax.processes import any_of_all, is_first
 # What a run may go on with otherwise: who computes and where numbers go, not which numbers. Sizes of batches on the
 # devices change the rounding.
 _FREE = (
-    "quiet", "distributed", "mesh", "tracking", "checkpoint", "model.remat", "sampling.max_rows",
-    "sampling.segment_tokens", "grpo.micro_batch_tokens", "batch.micro_batch_tokens", "grpo.reference_memory",
+    "output_dir", "save_rollouts", "quiet", "distributed", "mesh", "tracking", "checkpoint", "model.remat",
+    "sampling.max_rows", "sampling.segment_tokens", "grpo.micro_batch_tokens", "batch.micro_batch_tokens",
+    "grpo.reference_memory",
 )  # fmt: skip
 _LOCK = ".lock"
 _held: set[Path] = set()  # by this process, so that a program may use another's part in its own folder

@@ -18,6 +18,8 @@ def write_summary(folder: Path, *, start: str, wall_seconds: float, **more: Any)
     """
     lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").split("\n")
     evaluations = [row for row in map(json.loads, filter(None, lines)) if row["phase"] == "eval"]
+    if not evaluations:
+        raise ValueError(f"{folder / 'metrics.jsonl'} holds no evaluation: no summary can be made")
     first, last = evaluations[0], evaluations[-1]
     summary = {f"{name}_{start}": first[name] for name in _KEPT} | {f"{name}_grpo": last[name] for name in _KEPT}
     summary |= {

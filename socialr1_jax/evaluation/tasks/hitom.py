@@ -1,0 +1,192 @@
+"""Hi-ToM: where does Anna think that Ben thinks ... the thing is? Orders 0 to 4, told in 1 to 3 chapters.
+
+Official rules as of ying-hui-he/Hi-ToM_dataset @ 56dda76, which has no scorer: the CoTP prompt with the note of four
+assumptions, without which the gold answers are not defined (here in our words), and the text behind the chosen letter
+against the answer. How the letter is read is ours. Only the 600 CoTP rows are asked: the VP rows are the same
+questions, and 138 of their gold answers, at orders 2 to 4, are others and in part wrong. In `joint` figures an order
+counts only when the lower orders of that story are right, too.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from socialr1_jax.data.examples import LETTERS, parse_options
+from socialr1_jax.evaluation.card import card_grade, card_request
+from socialr1_jax.evaluation.task import (
+    BenchmarkError,
+    Data,
+    Grade,
+    Graded,
+    Metric,
+    ProtocolName,
+    Request,
+    Task,
+    accuracy,
+    by_group,
+)
+from socialr1_jax.evaluation.tasks.fields import field, text
+from socialr1_jax.evaluation.tasks.files import check_sums, find_file, read_json, sha256
+from socialr1_jax.evaluation.tasks.letters import named_letter
+
+ORDERS = range(5)
+
+_FILE = "Hi-ToM_data.json"
+_SUMS = {_FILE: "1c4077bbcdf815b91dbb791b60dbce3920a98bd63317954ebf94a532d43cd573"}
+_WHOLE = 600
+_TYPES = ("CoTP", "VP")
+_INSTRUCTION = (
+    "Read the following story and answer the multiple-choice question. Think step-by-step. Provide the answer first, "
+    "and then explain it."
+)
+_NOTE = (
+    "Note: Take the following for granted. (1) An agent witnesses everything that happens in a place before the agent "
+    "leaves it. (2) An agent A can infer what an agent B thinks only if A and B have been in the same place or have "
+    "talked with each other, in private or in public. (3) Agents may lie. What an agent says to others does not change "
+    "what that agent believes. Whoever hears a statement trusts a speaker who left the place later than the hearer. "
+    "(4) What is said in private is known to those two only, and they know it; what is claimed in public is heard by "
+    "everybody."
+)
+_NEW_TOKENS = 1024
+
+
+def load(folder: Path) -> Data:
+    """The CoTP rows, each with its list of `options` and its `story_id`, story by story. Raises BenchmarkError."""
+    path = find_file(folder, _FILE)
+    rows = field(read_json(path), "data", list, str(path))
+    items, seen = [], set[int]()
+    cells: dict[tuple[bool, int, int], list[dict[str, Any]]] = {}
+    for number, row in enumerate(rows, 1):
+        where = f"{path}, row {number}"
+        if text(row, "prompting_type", where) not in _TYPES:
+            raise BenchmarkError(f"{where}: the prompting_type is {row['prompting_type']!r}, neither CoTP nor VP")
+        if row["prompting_type"] == "VP":
+            continue
+        item = _item(row, where)
+        if item["sample_id"] in seen:
+            raise BenchmarkError(f"{where}: the sample_id {item['sample_id']} is there twice")
+        seen.add(item["sample_id"])
+        cells.setdefault((item["deception"], item["story_length"], item["question_order"]), []).append(item)
+    # The orders of one story have the same place in their cells; three stories differ between orders by a line "***".
+    for (deception, length, _), cell in cells.items():
+        of_order = [len(cells.get((deception, length, order), [])) for order in ORDERS]
+        if len(set(of_order)) > 1:
+            name = f"length {length}, deception {deception}"
+            raise BenchmarkError(f"{path}: {name}: orders 0 to 4 have {of_order} CoTP rows instead of equal numbers")
+        cell.sort(key=lambda item: item["sample_id"])
+        for place, item in enumerate(cell):
+            told = "tell" if deception else "no_tell"
+            items.append(item | {"story_id": f"{told}-length{length}-{place}", "place": place})
+    items.sort(key=lambda item: (item["deception"], item["story_length"], item["place"], item["question_order"]))
+    files = {path.name: sha256(path)}
+    notes = [f"{len(items)} of {_WHOLE} CoTP questions"] if len(items) != _WHOLE else []
+    return Data(items=items, files=files, notes=(*notes, *check_sums(files, _SUMS)))
+
+
+def _item(row: Mapping[str, Any], where: str) -> dict[str, Any]:
+    field(row, "deception", bool, where)
+    for name in ("story_length", "question_order", "sample_id"):
+        field(row, name, int, where)
+    if row["question_order"] not in ORDERS:
+        raise BenchmarkError(f"{where}: the question_order is {row['question_order']}, not 0 to 4")
+    for name in ("story", "question", "answer"):
+        text(row, name, where)
+    try:
+        options = list(parse_options(text(row, "choices", where)))
+    except BenchmarkError:
+        raise
+    except ValueError as error:
+        raise BenchmarkError(f"{where}: {error}") from None
+    if options.count(row["answer"]) != 1 or not all(options):
+        raise BenchmarkError(f"{where}: the answer {row['answer']!r} is not one of the options {options}")
+    return {**row, "options": options}
+
+
+def requests(data: Data, protocol: ProtocolName, seed: int) -> list[Request]:
+    """Story by story, orders 0 to 4 in a row; nothing is drawn."""
+    return [_request(item, protocol) for item in data.items]
+
+
+def _request(item: Mapping[str, Any], protocol: ProtocolName) -> Request:
+    id, story, options = f"CoTP-{item['sample_id']}", item["story"].strip(), item["options"]
+    meta = {"order": item["question_order"], "length": item["story_length"], "deception": item["deception"]}
+    if protocol == "social_r1":
+        gold = LETTERS[options.index(item["answer"])]
+        return card_request(
+            id=id, item=item["story_id"], story=story, question=item["question"], options=options, gold=gold, meta=meta
+        )  # fmt: skip
+    choices = ", ".join(f"{letter}. {option}" for letter, option in zip(LETTERS, options, strict=False))
+    content = f"{_INSTRUCTION}\n\nStory:\n{story}\n\nQuestion: {item['question']}\nChoices: {choices}\n\n{_NOTE}"
+    return Request(
+        id=id,
+        item=item["story_id"],
+        messages=({"role": "user", "content": content},),
+        gold=item["answer"],
+        meta=meta | {"options": options},
+        max_new_tokens=_NEW_TOKENS,
+    )
+
+
+def grade(request: Request, protocol: ProtocolName, reply: str) -> Grade:
+    """Official: the option behind the letter that `named_letter` finds; without a letter, the only option that the
+    reply mentions.
+    """
+    if protocol == "social_r1":
+        return card_grade(request, reply)
+    options: Sequence[str] = request.meta["options"]
+    letter = named_letter(reply, LETTERS[: len(options)])
+    answer = options[LETTERS.index(letter)] if letter else _mentioned(reply, options)
+    return Grade(answer, float(answer == request.gold))
+
+
+def _mentioned(reply: str, options: Sequence[str]) -> str:
+    by_words = {option.lower(): option for option in sorted(options, key=len, reverse=True)}
+    words = "|".join(map(re.escape, by_words))  # the longest first: "red_box" is no mention of "box"
+    found = set(re.findall(rf"(?<![^\W_])(?:{words})(?![^\W_])", reply.lower().replace(" ", "_")))
+    return by_words[found.pop()] if len(found) == 1 else ""
+
+
+def metrics(graded: Sequence[Graded], protocol: ProtocolName) -> dict[str, Metric]:
+    """Accuracy and joint accuracy: of all questions, by order, length, and with and without deception."""
+    joint = _joint(graded)
+    found = {"accuracy": accuracy(graded), "joint": accuracy(joint)}
+    for prefix, rows in (("", graded), ("joint/", joint)):
+        for order, group in by_group(rows, "order").items():
+            found[f"{prefix}order_{order}"] = accuracy(group)
+        for length, group in by_group(rows, "length").items():
+            found[f"{prefix}length_{length}"] = accuracy(group)
+        for deceived, name in ((False, "no_deception"), (True, "deception")):
+            if group := [one for one in rows if one.request.meta["deception"] is deceived]:
+                found[f"{prefix}{name}"] = accuracy(group)
+    return found
+
+
+def _joint(graded: Sequence[Graded]) -> list[Graded]:
+    """Each question with the least value of its story up to its order; those without all lower orders are left out."""
+    stories: dict[str, dict[int, Graded]] = {}
+    for one in graded:
+        stories.setdefault(one.request.item, {})[one.request.meta["order"]] = one
+    joint = []
+    for orders in stories.values():
+        value = 1.0
+        for order in ORDERS:
+            if order not in orders:
+                break
+            value = min(value, orders[order].grade.value)
+            joint.append(orders[order]._replace(grade=orders[order].grade._replace(value=value)))
+    return joint
+
+
+TASK = Task(
+    name="hitom",
+    title="Hi-ToM (CoTP rows)",
+    source="ying-hui-he/Hi-ToM_dataset @ 56dda76 (Hi-ToM_data.json)",
+    licence="Apache-2.0",
+    load=load,
+    requests=requests,
+    grade=grade,
+    metrics=metrics,
+)

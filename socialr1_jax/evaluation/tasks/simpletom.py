@@ -1,0 +1,241 @@
+"""SimpleToM: does a character know, what will they do, and was that reasonable? Three questions a story.
+
+Official rules as of yulinggu-cs/SimpleToM @ 0f054a7: the direct prompt, options in file order, 20 tokens, accuracy of
+each type. All types have 1,147 questions, so that `ours/mean` over them is also the accuracy of all. `all_three` counts
+a story when its three answers are right; `na_frac` is the share of replies without an answer.
+
+In every story the character does not know, and the gold texts are always "No", the unknowing act and "Reasonable": a
+policy of "nobody knows" scores 1. Two sets of ours stand beside it, with the same three kinds of question about stories
+of our generator (data/stories.py): in `ours/aware` the character knows, and every gold text is the other one; in
+`ours/unaware` the same sentences come in another order, and the character does not know.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from socialr1_jax.data.plots import PLOTS
+from socialr1_jax.data.questions import ask
+from socialr1_jax.data.scripts import CONTAINERS, HELD_OUT_NAMES, OBJECTS, ROOMS, Cast, Script, variants
+from socialr1_jax.evaluation.card import card_grade, card_request
+from socialr1_jax.evaluation.task import (
+    BenchmarkError,
+    Data,
+    Grade,
+    Graded,
+    Metric,
+    ProtocolName,
+    Request,
+    Task,
+    accuracy,
+    by_group,
+    mean_metric,
+)
+from socialr1_jax.evaluation.tasks.fields import field, text, texts
+from socialr1_jax.evaluation.tasks.files import check_sums, find_file, read_jsonl, sha256
+
+TYPES = {"mental_state": "aware", "behavior": "action", "judgment": "judge"}  # our name -> end of the id
+CONTROL_STORIES = 100
+
+_FILES = {"mental_state": "mental-state-qa", "behavior": "behavior-qa", "judgment": "judgment-qa"}
+_SUMS = {  # of the copy that was split back from joined prompts; the hub's own files may differ in bytes
+    "mental-state-qa/test.jsonl": "48912777c9ebe8c86d491dbc801ab49b223c422c7faa5bdce37ab7cd981cfadf",
+    "behavior-qa/test.jsonl": "4658aadaaabe8d8120802757b4f54d846837e434501d3eab7f9d8a8b4724ac37",
+    "judgment-qa/test.jsonl": "31b5c9f94cba14f084d14dac118e0f70fc03d4d634a4e484b1ffe5c4adc5a6d4",
+}
+_WHOLE = 1147
+_CONTROLS = ("aware", "unaware")
+_SYSTEM = "You are a helpful assistant."
+_NEW_TOKENS = 20
+_LABELS = ["A", "B"]
+_KNOWN_LETTERS = "ABCD"  # that the official reading looks for, also where there are two options
+_THE_WORD = re.compile(r"answer:?", re.IGNORECASE)
+
+
+def load(folder: Path) -> Data:
+    """The rows of the files and of our controls, each with its `set`, `type` and `story_id`. Raises BenchmarkError."""
+    by_story: dict[str, list[dict[str, Any]]] = {}
+    files: dict[str, str] = {}
+    notes = []
+    for kind, name in _FILES.items():
+        path = find_file(folder / name, "test.jsonl")
+        files[f"{name}/{path.name}"] = sha256(path)
+        rows = read_jsonl(path)
+        for number, row in enumerate(rows, 1):
+            story_id = _story_id(row, kind, f"{path}, row {number}")
+            story = by_story.setdefault(story_id, [])
+            if any(known["type"] == kind for known in story):
+                raise BenchmarkError(f"{path}, row {number}: the id {row['id']!r} is there twice")
+            story.append({"set": "simpletom", "type": kind, "story_id": story_id, **row})
+        if len(rows) != _WHOLE:
+            notes.append(f"{name}: {len(rows)} of {_WHOLE} questions")
+    items = [row for story in by_story.values() for row in story]
+    notes += check_sums(files, _SUMS)
+    notes.append(
+        f"ours/aware and ours/unaware are {CONTROL_STORIES} generated stories each, no part of SimpleToM: in the first "
+        "the character knows, which is never so in SimpleToM"
+    )
+    return Data(items=[*items, *_controls()], files=files, notes=tuple(notes))
+
+
+def _story_id(row: Any, kind: str, where: str) -> str:
+    story_id, _, end = text(row, "id", where).rpartition("_")
+    if end != TYPES[kind] or not story_id:
+        raise BenchmarkError(f"{where}: the id {row['id']!r} does not end in _{TYPES[kind]}")
+    for name in ("story", "question"):
+        text(row, name, where)
+    choices = field(row, "choices", Mapping, where)
+    options = texts(choices, "text", where)
+    if texts(choices, "label", where) != _LABELS or len(options) != len(_LABELS) or not all(options):
+        raise BenchmarkError(f"{where}: the choices are not two texts labelled A and B: {dict(choices)}")
+    if text(row, "answerKey", where) not in _LABELS:
+        raise BenchmarkError(f"{where}: the answerKey is {row['answerKey']!r}, neither A nor B")
+    return story_id
+
+
+def _controls() -> Iterator[dict[str, Any]]:
+    """Three questions about each of two stories: one comes back, asks for a thing, and saw its move or missed it.
+
+    The names are kept out of generated training stories.
+    """
+    rng = random.Random("simpletom controls")
+    for number in range(CONTROL_STORIES):
+        cast = Cast(
+            people=tuple(rng.sample(HELD_OUT_NAMES, 2)),
+            objects=(rng.choice(OBJECTS),),
+            containers=tuple(rng.sample(CONTAINERS, len(CONTAINERS))),
+            room=rng.choice(ROOMS),
+        )
+        missed = PLOTS["wish"].write(cast, rng)
+        saw = next(script for script in variants(missed) if _knows(script))
+        swapped = [rng.random() < 0.5 for _ in TYPES]
+        for name, script in zip(_CONTROLS, (saw, missed), strict=True):
+            yield from _questions(script, f"{name}-{number}", name, swapped, rng)
+
+
+def _knows(script: Script) -> bool:
+    return script.play().knows(script.asked, ("place", script.thing))
+
+
+def _questions(
+    script: Script, story_id: str, name: str, swapped: Sequence[bool], rng: random.Random
+) -> Iterator[dict[str, Any]]:
+    """Rows as SimpleToM has them; the judged act is that of one who does not know. `swapped`: the options, of each."""
+    world, who = script.play(), script.asked
+    real, naive = world.facts["place", script.thing], world.first_place[script.thing]
+    next_step = ask(script, world, "intention", rng)
+    assert next_step is not None
+    knows, acts = _knows(script), (f"look in the {real}", f"look in the {naive}")
+    asked = {
+        "mental_state": (
+            f'Is {who} likely to be aware that "The {script.thing} is in the {real}."?',
+            ("Yes", "No"),
+            "Yes" if knows else "No",
+        ),
+        "behavior": (f"What will {who} likely do next?", acts, next_step.gold),
+        "judgment": (
+            f'Next, {who} "{acts[1]}" and not "{acts[0]}". The behavior of {who} can be best described as: ',
+            ("Reasonable", "Not reasonable"),
+            "Not reasonable" if knows else "Reasonable",
+        ),
+    }
+    for (kind, (question, options, gold)), swap in zip(asked.items(), swapped, strict=True):
+        listed = [*options[::-1]] if swap else [*options]
+        yield {
+            "set": name,
+            "type": kind,
+            "story_id": story_id,
+            "id": f"{story_id}_{TYPES[kind]}",
+            "story": script.text(),
+            "question": question,
+            "choices": {"text": listed, "label": _LABELS},
+            "answerKey": _LABELS[listed.index(gold)],
+        }
+
+
+def requests(data: Data, protocol: ProtocolName, seed: int) -> list[Request]:
+    """Story by story, the three questions in a row; our controls at the end. Nothing is drawn."""
+    return [_request(item, protocol) for item in data.items]
+
+
+def _request(item: Mapping[str, Any], protocol: ProtocolName) -> Request:
+    id, story, options = item["id"], item["story_id"], item["choices"]["text"]
+    meta = {"set": item["set"], "type": item["type"]}
+    if protocol == "social_r1":
+        return card_request(
+            id=id, item=story, story=item["story"], question=item["question"].strip(), options=options,
+            gold=item["answerKey"], meta=meta,
+        )  # fmt: skip
+    content = (
+        "Given the following story, answer the question by giving the correct answer choice, (A) or (B).\n\n"
+        f"Story:\n{item['story']}\n\nQuestion: {item['question']}\n(A) {options[0]}\n(B) {options[1]}\n\n"
+        'What is the correct answer? Respond with just "(A)" or "(B)"'
+    )
+    messages = ({"role": "system", "content": _SYSTEM}, {"role": "user", "content": content})
+    return Request(
+        id=id, item=story, messages=messages, gold=item["answerKey"], meta=meta, max_new_tokens=_NEW_TOKENS
+    )  # fmt: skip
+
+
+def grade(request: Request, protocol: ProtocolName, reply: str) -> Grade:
+    """Official: "" where the reading finds no answer, two, or a letter that is no option."""
+    if protocol == "social_r1":
+        return card_grade(request, reply)
+    letter = _letter(reply)
+    answer = letter if letter in _LABELS else ""
+    return Grade(answer, float(answer == request.gold))
+
+
+def _letter(reply: str) -> str:
+    """Without the word "answer": the first letter, in alphabetical order, that stands as (A) anywhere; else the only
+    one that stands as (A without the bracket's end; else the only capital. "" for none, or several.
+    """
+    said = _THE_WORD.sub("", reply)
+    if whole := [letter for letter in _KNOWN_LETTERS if f"({letter})" in said]:
+        return whole[0]
+    for shape in ("({}", "{}"):
+        if found := [letter for letter in _KNOWN_LETTERS if shape.format(letter) in said]:
+            return found[0] if len(found) == 1 else ""
+    return ""
+
+
+def metrics(graded: Sequence[Graded], protocol: ProtocolName) -> dict[str, Metric]:
+    """Accuracy over SimpleToM's questions, of each type, and of stories; then the same for our controls."""
+    sets = by_group(graded, "set")
+    real = sets.get("simpletom", [])
+    found = _figures(real, "ours/mean" if protocol == "official" else "accuracy")
+    if real:
+        missing = [float(not one.grade.answer) for one in real]
+        found["na_frac"] = mean_metric(missing, [one.request.item for one in real])
+    for name in _CONTROLS:
+        if name in sets:
+            found |= {f"ours/{name}/{key}": one for key, one in _figures(sets[name], "accuracy").items()}
+    return found
+
+
+def _figures(graded: Sequence[Graded], headline: str) -> dict[str, Metric]:
+    types = by_group(graded, "type")
+    stories: dict[str, list[float]] = {}
+    for one in graded:
+        stories.setdefault(one.request.item, []).append(one.grade.value)
+    return {
+        headline: accuracy(graded),
+        **{name: accuracy(types[name]) for name in TYPES if name in types},
+        "all_three": mean_metric([min(values) for values in stories.values() if len(values) == len(TYPES)]),
+    }
+
+
+TASK = Task(
+    name="simpletom",
+    title="SimpleToM",
+    source="hub dataset allenai/SimpleToM (mental-state-qa, behavior-qa, judgment-qa: test.jsonl)",
+    licence="ODC-BY",
+    load=load,
+    requests=requests,
+    grade=grade,
+    metrics=metrics,
+)

@@ -1,0 +1,102 @@
+"""SocialIQA: commonsense about social situations, three options (dev; the test labels are not public).
+
+There is no official prompt for chat models. `official` is the common practice: options A, B and C in file order, one
+letter asked for; the prompt and the reading of the reply are ours. The figure is plain accuracy in both protocols.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from socialr1_jax.data.examples import LETTERS
+from socialr1_jax.evaluation.card import card_grade, card_request
+from socialr1_jax.evaluation.task import (
+    BenchmarkError,
+    Data,
+    Grade,
+    Graded,
+    Metric,
+    ProtocolName,
+    Request,
+    Task,
+    accuracy,
+)
+from socialr1_jax.evaluation.tasks.fields import text
+from socialr1_jax.evaluation.tasks.files import check_sums, find_file, read_jsonl, sha256
+from socialr1_jax.evaluation.tasks.letters import named_letter
+
+_SUMS = {
+    "dev.jsonl": "d8128dfe60783a9971b954ca82dd57b87b05d5d40468876d51a8e1ad2c557465",
+    "dev-labels.lst": "2d882ff71969d3980d37dd07aecdf9093c6e63e27c670f3a203bcf3b9b74bc05",
+    "dev.first600.jsonl": "2fdfd10a2a70d1879b4257135cd7d37ddacf80b8e1d791bbbcda6c0339d1df13",
+    "dev-labels.first600.lst": "df9b302300c5fd6b5f008f30484d013515ccf72b2b3394a440bca53840c92f50",
+}
+_WHOLE = 1954
+_OPTIONS = ("answerA", "answerB", "answerC")
+_LABELS = ("1", "2", "3")
+
+
+def load(folder: Path) -> Data:
+    """The dev rows, each with its `label`. Raises BenchmarkError."""
+    questions, labels_file = find_file(folder, "dev.jsonl"), find_file(folder, "dev-labels.lst")
+    rows = read_jsonl(questions)
+    try:
+        labels = labels_file.read_text(encoding="utf-8-sig").split()
+    except (OSError, ValueError) as error:
+        raise BenchmarkError(f"{labels_file}: cannot be read ({error})") from None
+    if len(labels) != len(rows):
+        raise BenchmarkError(f"{labels_file}: {len(labels)} labels for the {len(rows)} questions of {questions.name}")
+    items = []
+    for number, (row, label) in enumerate(zip(rows, labels, strict=True), 1):
+        for name in ("context", "question", *_OPTIONS):
+            text(row, name, f"{questions}, row {number}")
+        if label not in _LABELS:
+            raise BenchmarkError(f"{labels_file}, line {number}: the label is {label!r}, none of 1, 2 and 3")
+        items.append({**row, "number": number, "label": label})
+    files = {path.name: sha256(path) for path in (questions, labels_file)}
+    notes = [f"{len(items)} of {_WHOLE} questions"] if len(items) != _WHOLE else []
+    return Data(items=items, files=files, notes=(*notes, *check_sums(files, _SUMS)))
+
+
+def requests(data: Data, protocol: ProtocolName, seed: int) -> list[Request]:
+    """One prompt a question, in file order; nothing is drawn."""
+    return [_request(item, protocol) for item in data.items]
+
+
+def _request(item: Mapping[str, Any], protocol: ProtocolName) -> Request:
+    id = f"dev-{item['number']}"
+    options = [item[name].strip() for name in _OPTIONS]
+    gold = LETTERS[_LABELS.index(item["label"])]
+    context, question = item["context"].strip(), item["question"].strip()
+    if protocol == "social_r1":
+        return card_request(id=id, item=id, story=context, question=question, options=options, gold=gold, meta={})
+    lettered = "\n".join(f"{letter}. {option}" for letter, option in zip(LETTERS, options, strict=False))
+    content = f"{context}\n\nQuestion: {question}\n{lettered}\n\nAnswer with the letter only: A, B or C."
+    return Request(id=id, item=id, messages=({"role": "user", "content": content},), gold=gold)
+
+
+def grade(request: Request, protocol: ProtocolName, reply: str) -> Grade:
+    """Official: the letter that `named_letter` finds."""
+    if protocol == "social_r1":
+        return card_grade(request, reply)
+    answer = named_letter(reply, LETTERS[: len(_OPTIONS)])
+    return Grade(answer, float(answer == request.gold))
+
+
+def metrics(graded: Sequence[Graded], protocol: ProtocolName) -> dict[str, Metric]:
+    """Accuracy."""
+    return {"accuracy": accuracy(graded)}
+
+
+TASK = Task(
+    name="socialiqa",
+    title="SocialIQA (dev)",
+    source="socialiqa-train-dev.zip, as in kashrest/socialiqa-nlp244 @ 3d4a82e",
+    licence="not stated",
+    load=load,
+    requests=requests,
+    grade=grade,
+    metrics=metrics,
+)

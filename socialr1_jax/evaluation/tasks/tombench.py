@@ -1,0 +1,234 @@
+"""ToMBench: theory of mind in eight tasks and six groups of abilities, every question in English and in Chinese.
+
+Official rules as of zhchen18/ToMBench @ 4f491f0: every question is asked five times with its options shuffled, the
+direct prompt (ours in words, theirs in content) asks for [[A]], the five letters are led back to the file's letters and
+the most frequent one counts. Figures are accuracies of tasks (8 files), of ability groups (6) and of abilities (32
+names in the files, though 31 are reported), each language apart; a question with two abilities counts in both. There is
+no number over all questions; `ours/accuracy_en` is ours. The released scripts draw all shuffles from one stream; here
+each question has its own, so that orders stay what they are when other questions are left out. Social-R1's protocol
+asks once, in file order.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from socialr1_jax.data.evaluation_sets import EVALUATION_SETS
+from socialr1_jax.data.examples import LETTERS, gold_letter, parse_options
+from socialr1_jax.evaluation.card import card_grade, card_request
+from socialr1_jax.evaluation.task import (
+    BenchmarkError,
+    Data,
+    Grade,
+    Graded,
+    Metric,
+    ProtocolName,
+    Request,
+    Task,
+    mean_metric,
+)
+from socialr1_jax.evaluation.tasks.fields import text
+from socialr1_jax.evaluation.tasks.files import check_sums, find_file, read_jsonl, sha256
+
+TASKS = (
+    "Unexpected Outcome Test", "Scalar Implicature Test", "Persuasion Story Task", "False Belief Task",
+    "Ambiguous Story Task", "Hinting Task Test", "Strange Story Task", "Faux-pas Recognition Test",
+)  # fmt: skip
+GROUPS = ("emotion", "desire", "intention", "knowledge", "belief", "non-literal communication")
+TRIES = 5
+
+_SUMS = {name: digest for digest, name in EVALUATION_SETS["ToMBench"].items()}
+_FILES = (*(f"{task}.jsonl" for task in TASKS), *sorted(set(_SUMS) - {f"{task}.jsonl" for task in TASKS}))
+_LANGUAGES = ("en", "zh")
+_COLUMNS = {"en": ("STORY", "QUESTION", "OPTION-"), "zh": ("故事", "问题", "选项")}
+_ABILITY, _ANSWER = "能力\nABILITY", "答案\nANSWER"
+_MOST_OPTIONS = 4
+_NEXT_ABILITY = re.compile(rf"\s+(?=(?:{'|'.join(GROUPS)}):)")
+_NEW_TOKENS = 4096
+
+_SYSTEM = {
+    "en": (
+        "You are given a story, a question and several answer options. Judging by the story and by what is usual, "
+        "choose the most likely answer and output its letter.\nNote:\n"
+        "(1) Only output the letter of the most likely answer, in double square brackets: if 'A. Handbag' is the most "
+        "likely answer, output '[[A]]'.\n"
+        "(2) You must choose one of the options 'A, B, C, D', whether or not the story tells enough. If you think that "
+        'it does not, output one of "[[A]]", "[[B]]", "[[C]]" and "[[D]]" at random.\n'
+        "(3) Output nothing but the letter of the most likely answer."
+    ),
+    "zh": (
+        "你会看到一个故事、一个问题和几个答案选项。请根据故事内容和常理，选出最可能的答案，并输出它的序号。\n注意：\n"
+        "（1）只输出最可能的答案的序号，放在双方括号中：如果最可能的答案是“A. 手提包”，就输出“[[A]]”；\n"
+        "（2）不论故事中的信息是否充分，都必须从选项“A、B、C、D”中选择一个。如果认为信息不够，"
+        "请随机输出“[[A]]”、“[[B]]”、“[[C]]”、“[[D]]”之一；\n"
+        "（3）除最可能的答案的序号外，不要输出任何内容。"
+    ),
+}
+_HEADINGS = {"en": ("[Story]", "[Question]", "[Candidate Answers]"), "zh": ("[故事]", "[问题]", "[答案选项]")}
+
+
+def load(folder: Path) -> Data:
+    """The rows of all 20 files, each with its `task` (the file's name) and `number` (its line's place in the file).
+
+    Raises BenchmarkError.
+    """
+    items: list[dict[str, Any]] = []
+    files: dict[str, str] = {}
+    for name in _FILES:
+        path = find_file(folder / "data", name)
+        files[path.name] = sha256(path)
+        for number, row in enumerate(read_jsonl(path), 1):
+            where = f"{path}, row {number}"
+            abilities = _abilities(text(row, _ABILITY, where), where)
+            item = {"task": name.removesuffix(".jsonl"), "number": number, "abilities": abilities}
+            items.append(item | {language: _question(row, language, where) for language in _LANGUAGES})
+    return Data(items=items, files=files, notes=check_sums(files, _SUMS))
+
+
+def _question(row: Mapping[str, Any], language: str, where: str) -> dict[str, Any]:
+    story, question, option = _COLUMNS[language]
+    columns = [option + letter for letter in LETTERS[:_MOST_OPTIONS]]
+    if missing := [column for column in columns if column not in row]:
+        raise BenchmarkError(f"{where}: no field {missing[0]!r} (it has {', '.join(map(str, row))})")
+    try:
+        options = parse_options([row[column] for column in columns])
+        if len(options) < 2 or not all(options):
+            raise ValueError(f"the options {option}A to {option}D are {list(options)}")
+        gold = gold_letter(text(row, _ANSWER, where), options)
+    except BenchmarkError:
+        raise
+    except ValueError as error:
+        raise BenchmarkError(f"{where}: {error}") from None
+    return {"story": text(row, story, where), "question": text(row, question, where), "options": options, "gold": gold}
+
+
+def _abilities(listed: str, where: str) -> list[str]:
+    """ "Belief: Location false beliefs Belief: Second-order beliefs" -> two, in lower case."""
+    abilities = _NEXT_ABILITY.split(listed.strip().lower())
+    for ability in abilities:
+        if ability.partition(":")[0] not in GROUPS:
+            raise BenchmarkError(f"{where}: the ability {listed!r} is of none of the groups {', '.join(GROUPS)}")
+    return abilities
+
+
+def requests(data: Data, protocol: ProtocolName, seed: int) -> list[Request]:
+    """English, then Chinese; official: the five tries of a question in a row."""
+    asked = [(item, language) for language in _LANGUAGES for item in data.items]
+    if protocol == "social_r1":
+        return [_social_r1(item, language) for item, language in asked]
+    return [request for item, language in asked for request in _official(item, language, seed)]
+
+
+def _meta(item: Mapping[str, Any], language: str) -> dict[str, Any]:
+    return {"language": language, "task": item["task"], "abilities": item["abilities"]}
+
+
+def _official(item: Mapping[str, Any], language: str, seed: int) -> list[Request]:
+    asked, name = item[language], f"{item['task']}-{item['number']}"
+    options: Sequence[str] = asked["options"]
+    letters = LETTERS[: len(options)]
+    # Of two options that read alike the first letter counts for both, as in the released scripts.
+    originals = [letters[options.index(option)] for option in options]
+    system = {"role": "system", "content": _SYSTEM[language]}
+    story, question, candidates = _HEADINGS[language]
+    head = f"{story}\n{asked['story']}\n\n{question}\n{asked['question']}\n\n{candidates}\n"
+    rng = random.Random(f"tombench {seed} {language} {name}")
+    found = []
+    for number in range(1, TRIES + 1):
+        order = rng.sample(range(len(options)), len(options))
+        shown = "\n".join(f"{letter}. {options[place]}" for letter, place in zip(letters, order, strict=True))
+        mapped = {letter: originals[place] for letter, place in zip(letters, order, strict=True)}
+        found.append(
+            Request(
+                id=f"{name}-{language}-try{number}",
+                item=name,
+                messages=(system, {"role": "user", "content": head + shown}),
+                gold=originals[letters.index(asked["gold"])],
+                meta=_meta(item, language) | {"try": number, "shown": mapped},
+                max_new_tokens=_NEW_TOKENS,
+            )
+        )
+    return found
+
+
+def _social_r1(item: Mapping[str, Any], language: str) -> Request:
+    name = f"{item['task']}-{item['number']}"
+    return card_request(
+        id=f"{name}-{language}", item=name, meta=_meta(item, language) | {"try": 1}, **item[language]
+    )  # fmt: skip
+
+
+def grade(request: Request, protocol: ProtocolName, reply: str) -> Grade:
+    """Official: the letter of the file behind the displayed one; "" when the letter was not on display."""
+    if protocol == "social_r1":
+        return card_grade(request, reply)
+    answer = request.meta["shown"].get(_letter(reply), "")
+    return Grade(answer, float(answer == request.gold))
+
+
+def _letter(reply: str) -> str:
+    """The first of A to D, in this order, that stands in [[ ]] anywhere, else in [ ]; else the last capital; else A."""
+    letters = LETTERS[:_MOST_OPTIONS]
+    for shape in ("[[{}]]", "[{}]"):
+        for letter in letters:
+            if shape.format(letter) in reply:
+                return letter
+    return next((sign for sign in reversed(reply) if sign in letters), "A")
+
+
+def metrics(graded: Sequence[Graded], protocol: ProtocolName) -> dict[str, Metric]:
+    """Accuracy of the votes: of all questions, tasks, groups and abilities, for English and then for Chinese."""
+    headline = "ours/accuracy" if protocol == "official" else "accuracy"
+    found: dict[str, Metric] = {}
+    for language in _LANGUAGES:
+        voted = _votes([one for one in graded if one.request.meta["language"] == language])
+        if not voted and language != "en":
+            continue
+        found[f"{headline}_{language}"] = mean_metric([one.grade.value for one in voted])
+        sets: dict[str, list[float]] = {f"tasks_{language}/{task}": [] for task in TASKS}
+        sets |= {f"groups_{language}/{group}": [] for group in GROUPS}
+        sets |= {f"abilities_{language}/{ability}": [] for ability in _all_abilities(voted)}
+        for one in voted:
+            abilities = one.request.meta["abilities"]
+            names = {f"groups_{language}/{ability.partition(':')[0]}" for ability in abilities}
+            names |= {f"abilities_{language}/{ability}" for ability in abilities}
+            if one.request.meta["task"] in TASKS:
+                names.add(f"tasks_{language}/{one.request.meta['task']}")
+            for name in names:
+                sets[name].append(one.grade.value)
+        found |= {name: mean_metric(values) for name, values in sets.items() if values}
+    return found
+
+
+def _all_abilities(graded: Sequence[Graded]) -> list[str]:
+    return sorted({ability for one in graded for ability in one.request.meta["abilities"]})
+
+
+def _votes(graded: Sequence[Graded]) -> list[Graded]:
+    """Every question of one language with its most frequent answer; of equals, the one that came first."""
+    questions: dict[str, list[Graded]] = {}
+    for one in graded:
+        questions.setdefault(one.request.item, []).append(one)
+    voted = []
+    for tries in questions.values():
+        tries.sort(key=lambda one: one.request.meta["try"])
+        answer = Counter(one.grade.answer for one in tries).most_common(1)[0][0]
+        voted.append(next(one for one in tries if one.grade.answer == answer))
+    return voted
+
+
+TASK = Task(
+    name="tombench",
+    title="ToMBench",
+    source="zhchen18/ToMBench @ 4f491f0 (its folder data)",
+    licence="MIT",
+    load=load,
+    requests=requests,
+    grade=grade,
+    metrics=metrics,
+)

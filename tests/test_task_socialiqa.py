@@ -1,0 +1,161 @@
+"""SocialIQA: dev rows, labels beside them, a letter that is read from a free reply."""
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+
+from socialr1_jax.evaluation.task import BenchmarkError, Grade, Graded
+from socialr1_jax.evaluation.tasks.letters import named_letter
+from socialr1_jax.evaluation.tasks.socialiqa import TASK
+
+REAL = Path(__file__).resolve().parents[2] / "shared" / "benchmarks" / "socialiqa"
+real = pytest.mark.skipif(not REAL.exists(), reason="no benchmark files here")
+
+
+def row(number=1, **more):
+    return {
+        "context": f"Context {number}.", "question": "What next?", "answerA": "run ", "answerB": "rest",
+        "answerC": "ask",
+    } | more  # fmt: skip
+
+
+def written(folder, rows, labels, part=""):
+    text = "".join(json.dumps(one) + "\n" for one in rows)
+    (folder / f"dev{part}.jsonl").write_text(text, encoding="utf-8")
+    (folder / f"dev-labels{part}.lst").write_text("".join(f"{one}\n" for one in labels))
+    return folder
+
+
+def test_rows_and_labels_belong_together(tmp_path):
+    data = TASK.load(written(tmp_path, [row(1), row(2), row(3)], [3, 1, 2]))
+    assert set(data.files) == {"dev.jsonl", "dev-labels.lst"}
+    found = TASK.requests(data, "official", 0)
+    assert [(one.id, one.gold) for one in found] == [("dev-1", "C"), ("dev-2", "A"), ("dev-3", "B")]
+    assert TASK.requests(data, "official", 5) == found
+    content = found[0].messages[0]["content"]
+    assert content.startswith("Context 1.\n\nQuestion: What next?\nA. run\nB. rest\nC. ask\n")
+    card = TASK.requests(data, "social_r1", 0)[0]
+    assert card.messages[0]["content"].startswith("Context 1.\n\nWhat next?\nA. run\nB. rest\nC. ask\n\nYou should")
+    assert (card.gold, TASK.grade(card, "social_r1", "<Answer>C</Answer>")) == ("C", Grade("C", 1.0))
+
+
+def test_a_part_is_taken_and_noted_and_the_whole_goes_first(tmp_path):
+    written(tmp_path, [row(1)], [1], part=".first1")
+    data = TASK.load(tmp_path)
+    assert set(data.files) == {"dev.first1.jsonl", "dev-labels.first1.lst"}
+    assert data.notes[0] == "1 of 1954 questions"
+    assert sum("is a part of the published file" in note for note in data.notes) == 2
+    data = TASK.load(written(tmp_path, [row(1), row(2)], [1, 2]))
+    assert len(data.items) == 2
+    assert sum("is not the published file" in note for note in data.notes) == 2
+
+
+@pytest.mark.parametrize(
+    ("reply", "letter"),
+    [
+        ("B", "B"), (" (B) rest", "B"), ("**B**", "B"), ("B. rest", "B"), ("[B]", "B"), ("B\n\nbecause", ""),
+        ('"B"', "B"), ("C: ask", "C"), ("A friend would rest.", ""), ("A. B. C.", "A"), ("The answer is B", "B"),
+        ("Answer: (C)", "C"), ("**Answer:** C", "C"), ("**Answer**: C", "C"), ("answer is: A", "A"),
+        ("Answer: A? No, the answer is B.", "B"), ("\\boxed{C}", "C"), ("D", ""), ("The answer is D", ""),
+        ("The answer is D. The answer is B", "B"), ("b", ""),
+        ("", ""), ("I think B", ""), ("the answer is Because", ""), ("答案是B", ""), ("The answer is option B", ""),
+        ("B. rest. The answer is C", "B"),
+    ],
+)  # fmt: skip
+def test_which_letter_is_read(reply, letter):
+    assert named_letter(reply, "ABC") == letter
+
+
+def test_figures_by_hand(tmp_path):
+    """Right, wrong, nothing, right: 2 of 4; s of (1, 0, 0, 1) is 0.577, the standard error half of it."""
+    asked = TASK.requests(TASK.load(written(tmp_path, [row(i) for i in range(4)], [1, 2, 3, 2])), "official", 0)
+    graded = [Graded(one, TASK.grade(one, "official", x)) for one, x in zip(asked, ["A", "C", "?", "(B)"], strict=True)]
+    found = TASK.metrics(graded, "official")
+    assert list(found) == ["accuracy"]
+    assert (found["accuracy"].value, found["accuracy"].n) == (0.5, 4)
+    assert found["accuracy"].stderr == pytest.approx((1 / 3) ** 0.5 / 2)
+
+
+def oracle(reply):
+    """The stated rules, sign by sign, without regular expressions."""
+    rest = reply.lstrip(" \n\t([*\"'")
+    if rest[:1].isascii() and rest[:1].isupper():
+        after = rest[1:].lstrip()
+        if not after or after[0] in ".:)]*\"'":
+            return rest[0] if rest[0] in "ABC" else ""
+    found = ""
+    for i in range(len(reply)):
+        tail = reply[i:]
+        if tail.startswith("\\boxed"):
+            tail = tail[len("\\boxed") :]
+        elif (
+            tail[:1] in ("a", "A")
+            and tail[1:6] == "nswer"
+            and not (i and (reply[i - 1].isalnum() or reply[i - 1] == "_"))
+        ):
+            tail = tail[6:].lstrip(" \n*_")
+            if tail.startswith(":"):
+                tail = tail[1:]
+            elif tail.startswith("is") and not (tail[2:3].isalnum() or tail[2:3] == "_"):
+                tail = tail[2:]
+            else:
+                continue
+        else:
+            continue
+        tail = tail.lstrip(" \n([{*\"':")
+        if tail[:1] and tail[0] in "ABCDEFGHIJKLMNOPQRSTUVWXYZ" and not (tail[1:2].isalnum() or tail[1:2] == "_"):
+            found = tail[0]
+    return found if found and found in "ABC" else ""
+
+
+def test_agrees_with_an_oracle_on_random_replies(tmp_path):
+    draw = random.Random(2)
+    labels = [draw.randint(1, 3) for _ in range(1500)]
+    asked = TASK.requests(TASK.load(written(tmp_path, [row(i) for i in range(1500)], labels)), "official", 0)
+    pieces = [
+        "A", "B", "C", "D", "(A)", "(B)", "[C]", "**B**", ".", " ", "\n", "the answer is ", "Answer: ", "answer",
+        " is ", ":", "rest", "A friend", "because", "答案", "é", "\\boxed{B}", "\\boxed{A}", "**", '"', "😀",
+        "answers: ", "_",
+    ]  # fmt: skip
+    graded, right, read = [], 0, set()
+    for one, label in zip(asked, labels, strict=True):
+        reply = "".join(draw.choice(pieces) for _ in range(draw.choice([0, 1, 2, 3, 4, 8])))
+        graded.append(Graded(one, TASK.grade(one, "official", reply)))
+        expected = oracle(reply)
+        assert graded[-1].grade.answer == expected, reply
+        right += expected == "?ABC"[label]
+        read.add(expected)
+    assert read == {"", "A", "B", "C"}
+    assert TASK.metrics(graded, "official")["accuracy"].value == pytest.approx(right / 1500)
+
+
+def test_bad_input_is_told(tmp_path):
+    for rows, labels, reason in [
+        ([row()], [1, 2], r"dev-labels\.lst: 2 labels for the 1 questions of dev\.jsonl"),
+        ([row()], [4], r"dev-labels\.lst, line 1: the label is '4'"),
+        ([row(context="")], [1], r"dev\.jsonl, row 1: 'context' is empty"),
+        ([{"context": "x", "question": "y"}], [1], "no field 'answerA'"),
+        ([row(answerB=3)], [1], "'answerB' is int instead of str"),
+        (["text"], [1], "str instead of an object"),
+    ]:
+        with pytest.raises(BenchmarkError, match=reason):
+            TASK.load(written(tmp_path, rows, labels))
+    (tmp_path / "dev.jsonl").write_text("{]")
+    with pytest.raises(BenchmarkError, match="line 1: not JSON"):
+        TASK.load(tmp_path)
+    (tmp_path / "dev-labels.lst").unlink()
+    with pytest.raises(BenchmarkError, match=r"there is no dev-labels\.lst"):
+        TASK.load(tmp_path)
+
+
+@real
+def test_the_real_files():
+    data = TASK.load(REAL)
+    assert not any("not the published file" in note for note in data.notes)
+    asked = TASK.requests(data, "official", 0)
+    assert len(asked) == len({one.id for one in asked}) == len(TASK.requests(data, "social_r1", 0))
+    golds = [one.gold for one in asked]
+    counts = {600: [200, 202, 198], 1954: [643, 654, 657]}
+    assert [golds.count(letter) for letter in "ABC"] == counts[len(asked)]
