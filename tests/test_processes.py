@@ -103,8 +103,8 @@ def test_responses_and_their_rewards_are_the_same(runs):
 def test_only_the_first_process_speaks_and_writes(runs):
     _, two, (first, second) = runs
     assert "trained weights: " in first
-    assert "held-out accuracy" in first
-    assert "held-out accuracy" not in second
+    assert "heldout accuracy" in first
+    assert "heldout accuracy" not in second
     assert "trained weights" not in second
     assert {file.name for file in two.iterdir()} >= {"config.yaml", "summary.json", "report.html", "export"}
     assert len(list((two / "tensorboard").glob("events*"))) == 1
