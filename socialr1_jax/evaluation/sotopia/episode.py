@@ -1,0 +1,241 @@
+"""One episode as a state that replies lead on from: whose turn it is, what it is asked, and when it is over.
+
+Nothing here waits, draws or writes. Turns count from 0, as in the prompts; the first agent has the even ones.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+from socialr1_jax.evaluation.sotopia.objects import objects_in
+from socialr1_jax.evaluation.sotopia.profiles import (
+    ENVIRONMENT,
+    Agent,
+    Benchmark,
+    Pair,
+    Scenario,
+    SetName,
+    own_profile,
+    rendered,
+    seen_of,
+)
+from socialr1_jax.evaluation.sotopia.speakers import Reply
+from socialr1_jax.evaluation.task import Messages
+
+ACTIONS = ("none", "speak", "non-verbal communication", "action", "leave")
+MOST_TURNS = 20
+MOST_STALE = 2  # turns in a row without an action; one more ends the episode
+RULES = "1"  # of prompts, turns and the judge's prompt; another number makes another run
+
+_KEPT = 2_000  # characters of a reply that could not be read
+_HOW_TO_ACT = (
+    "Your kinds of action are: none (do nothing), speak (say something), non-verbal communication (a gesture or an "
+    "expression), action (do something physical), leave (end the conversation for yourself). You can leave when your "
+    "goal is reached, when the conversation makes you uncomfortable, when it no longer interests you, or for any other "
+    "reason.\n"
+    "Reply with one JSON object and nothing else:\n"
+    '{"action_type": "<kind of action>", "argument": "<what you say, how you gesture, or what you do; empty for none '
+    'and leave>"}'
+)
+
+
+class Turn(NamedTuple):
+    """agent: 0 or 1. parsed: the reply held an action. reply: what was said instead where it did not, cut."""
+
+    agent: int
+    action: str
+    argument: str
+    parsed: bool = True
+    truncated: bool = False
+    reply: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """What an episode is made of. tested: which of the two agents the tested model plays."""
+
+    pair: Pair
+    tested: int
+    seed: int = 0
+
+    @property
+    def scenario(self) -> Scenario:
+        return self.pair.scenario
+
+    @property
+    def agents(self) -> tuple[Agent, Agent]:
+        return self.pair.agents
+
+    @property
+    def key(self) -> str:
+        """Names the episode in files; the same in every run."""
+        ids = "-".join(agent.id for agent in self.agents)
+        return f"{self.scenario.id}-{ids}-{self.tested}-{self.seed}"
+
+
+def episodes_of(benchmark: Benchmark, name: SetName, seeds: int = 1) -> list[Setting]:
+    """Every pair of a set, with the tested model as the first and as the second agent, `seeds` times."""
+    return [
+        Setting(pair=pair, tested=tested, seed=seed)
+        for seed in range(seeds)
+        for pair in benchmark.pairs_of(name)
+        for tested in (0, 1)
+    ]
+
+
+@dataclass(frozen=True)
+class Episode:
+    """An episode after some turns."""
+
+    setting: Setting
+    turns: tuple[Turn, ...] = ()
+
+    @property
+    def ended(self) -> str:
+        """Why it is over: left, stale or turn_limit; "" while it goes on."""
+        if self.turns and self.turns[-1].action == "leave":
+            return "left"  # of two agents one is no longer active
+        recent = self.turns[-MOST_STALE - 1 :]
+        if len(recent) > MOST_STALE and all(turn.action == "none" for turn in recent):
+            return "stale"
+        return "turn_limit" if len(self.turns) >= MOST_TURNS else ""
+
+    @property
+    def agent(self) -> int:
+        """Whose turn it is."""
+        return len(self.turns) % 2
+
+    @property
+    def turn_key(self) -> str:
+        """Names the turn to come."""
+        return f"{self.setting.key}#{len(self.turns)}"
+
+    def messages(self) -> Messages:
+        """What the agent is asked whose turn it is: own profile and goal, what may be seen of the other, history."""
+        setting, me = self.setting, self.agent
+        agents, relationship = setting.agents, setting.scenario.relationship
+        name = agents[me].name
+        seen = [own_profile(one) if i == me else seen_of(one, relationship) for i, one in enumerate(agents)]
+        goals = [rendered(goal, f"agent_{i}") if i == me else "" for i, goal in enumerate(setting.scenario.goals)]
+        text = (
+            f"You are {name}. Act and speak as {name} would, and try to reach {name}'s goal in a way that fits "
+            f"{name}'s character. Nobody else can see this goal. Keep the conversation natural and realistic; do not "
+            "repeat what was said before.\n\n"
+            f"{_context(setting, seen, goals, f'agent_{me}')}\n\n"
+            f"The conversation so far:\n{self._history() or '(It begins with you.)'}\n\n"
+            f"You are {name}, and it is turn #{len(self.turns)}. {_HOW_TO_ACT}"
+        )
+        return ({"role": "user", "content": text},)
+
+    def seed(self) -> int:
+        """Of the reply to come, 0 to 2**31 - 1."""
+        return seed_of(self.turn_key)
+
+    def after(self, reply: Reply) -> Episode:
+        """The episode one turn later. A reply without an action is "none", and the turn says that it was not parsed.
+
+        Raises ValueError when the episode is over.
+        """
+        if self.ended:
+            raise ValueError(f"episode {self.setting.key} is over: {self.ended}")
+        found = parse_action(reply.text)
+        if found is None:
+            turn = Turn(self.agent, "none", "", False, reply.truncated, _clean(reply.text[:_KEPT]))
+        else:
+            turn = Turn(self.agent, *found, True, reply.truncated)
+        return replace(self, turns=(*self.turns, turn))
+
+    def transcript(self) -> str:
+        """What the judge reads: both profiles and goals, and all turns but those in which nothing was done."""
+        seen = [own_profile(agent) for agent in self.setting.agents]
+        goals = [rendered(goal, ENVIRONMENT) for goal in self.setting.scenario.goals]
+        history = self._history(idle=False) or "(Nothing was said or done.)"
+        return f"{_context(self.setting, seen, goals, ENVIRONMENT)}\n\nThe conversation:\n{history}"
+
+    def row(self, run: str) -> dict[str, Any]:
+        """The episode as a line of episodes.jsonl has it."""
+        setting = self.setting
+        return {
+            "key": setting.key, "run": run, "env_id": setting.scenario.id, "codename": setting.scenario.codename,
+            "agent_ids": [agent.id for agent in setting.agents], "agents": [agent.name for agent in setting.agents],
+            "tested": setting.tested, "seed": setting.seed, "ended": self.ended,
+            "turns": [turn._asdict() for turn in self.turns],
+        }  # fmt: skip
+
+    @classmethod
+    def from_row(cls, setting: Setting, row: Mapping[str, Any]) -> Episode:
+        """The episode of a line."""
+        return cls(setting, tuple(Turn(**turn) for turn in row["turns"]))
+
+    def _history(self, idle: bool = True) -> str:
+        lines = []
+        for number, turn in enumerate(self.turns):
+            if idle or turn.action != "none":
+                lines.append(f"Turn #{number}: {self.setting.agents[turn.agent].name} {_told(turn)}")
+        return "\n".join(lines)
+
+
+def parse_action(text: str) -> tuple[str, str] | None:
+    """(action, argument) of a reply: of the first JSON object in it that is an action; None if there is none.
+
+    Code fences, words around the object, further fields and the case of the kind do no harm. An argument is a text,
+    and may be absent or null for none and leave alone. Line breaks in it become spaces, so that no turn can be forged.
+    """
+    return next(filter(None, map(_action, objects_in(text))), None)
+
+
+def seed_of(key: str) -> int:
+    """0 to 2**31 - 1."""
+    return int(hashlib.sha256(key.encode()).hexdigest()[:8], 16) >> 1
+
+
+def run_id(identity: Mapping[str, Any]) -> str:
+    """Names a run in files: who plays (or judges) and how, JSON. Other rules or another identity give another one."""
+    return hashlib.sha256(json.dumps([RULES, identity], sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _action(value: dict[str, Any]) -> tuple[str, str] | None:
+    if not isinstance(kind := value.get("action_type"), str):
+        return None
+    kind, argument = kind.strip().lower(), value.get("argument")
+    if argument is None and kind in ("none", "leave"):
+        argument = ""
+    if kind not in ACTIONS or not isinstance(argument, str):
+        return None
+    return kind, " ".join(_clean(argument).split())
+
+
+def _clean(text: str) -> str:
+    """Without halves of surrogate pairs, which no tokenizer takes."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def _told(turn: Turn) -> str:
+    match turn.action:
+        case "none":
+            return "did nothing"
+        case "speak":
+            return f'said: "{turn.argument}"'
+        case "leave":
+            return "left the conversation"
+        case _:
+            return f"[{turn.action}] {turn.argument}"
+
+
+def _context(setting: Setting, seen: list[str], goals: list[str], viewer: str) -> str:
+    first, second = (agent.name for agent in setting.agents)
+    lines = [
+        "The context of this interaction:",
+        f"Scenario: {rendered(setting.scenario.text, viewer)}",
+        f"Participants: {first} and {second}",
+        *(
+            f"{agent.name}'s background: {known or 'Unknown'}"
+            for agent, known in zip(setting.agents, seen, strict=True)
+        ),
+        *(f"{agent.name}'s goal: {goal or 'Unknown'}" for agent, goal in zip(setting.agents, goals, strict=True)),
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,91 @@
+"""Figures of a set: the tested agent's scores with intervals, and how many replies and verdicts could not be used."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from scipy.special import stdtrit  # comes with JAX
+
+from socialr1_jax.evaluation.sotopia.episode import Setting
+from socialr1_jax.evaluation.sotopia.judging import DIMENSIONS
+from socialr1_jax.evaluation.sotopia.rows import Row
+from socialr1_jax.evaluation.task import mean_metric
+
+OVERALL = "overall"
+ENDINGS = ("left", "stale", "turn_limit")
+
+
+class Figure(NamedTuple):
+    """A mean over episodes with its standard error and 95 % interval over scenarios.
+
+    n: scenarios. episodes: judged ones behind the mean. The interval is the t distribution's with n - 1 degrees of
+    freedom, for episodes of one scenario go alike; NaN for fewer than two scenarios.
+    """
+
+    value: float
+    stderr: float
+    low: float
+    high: float
+    n: int
+    episodes: int
+
+
+class SetFigures(NamedTuple):
+    """counts: `expected` episodes, `played`, `judged`, `judge_failed`, `not_judged`, of those played.
+
+    rates: `parse_failures` and `truncated`, of the tested agent's turns; the same of the partner's with `partner_`;
+    `judge_failed` of the played episodes; `left`, `stale`, `turn_limit`: how they ended. NaN where nothing was played.
+    """
+
+    figures: Mapping[str, Figure]
+    counts: Mapping[str, int]
+    rates: Mapping[str, float]
+
+
+def figures(settings: Sequence[Setting], episodes: Mapping[str, Row], verdicts: Mapping[str, Row]) -> SetFigures:
+    """Figures of the set that `settings` is (`episodes_of`), by the rows of episodes and verdicts; others are left out.
+
+    Goal comes first, then the other dimensions and `overall`, the unweighted mean of the seven scores of an episode.
+    """
+    played = [setting for setting in settings if setting.key in episodes]
+    status = {setting.key: verdicts[setting.key]["status"] if setting.key in verdicts else "" for setting in played}
+    judged = [setting for setting in played if status[setting.key] == "ok"]
+    scores = [verdicts[setting.key]["scores"][setting.tested] for setting in judged]
+    clusters = [setting.scenario.id for setting in judged]
+    columns = {name: [float(one[name]) for one in scores] for name in ("goal", *DIMENSIONS)}
+    columns[OVERALL] = [math.fsum(one[name] for name in DIMENSIONS) / len(DIMENSIONS) for one in scores]
+    rows = [(setting, episodes[setting.key]) for setting in played]
+    tested = [turn for setting, row in rows for turn in row["turns"] if turn["agent"] == setting.tested]
+    partner = [turn for setting, row in rows for turn in row["turns"] if turn["agent"] != setting.tested]
+    endings = Counter(row["ended"] for _, row in rows)
+    failed = sum(one == "judge_failed" for one in status.values())
+    return SetFigures(
+        {name: clustered(column, clusters) for name, column in columns.items()},
+        {
+            "expected": len(settings), "played": len(played), "judged": len(judged), "judge_failed": failed,
+            "not_judged": len(played) - len(judged) - failed,
+        },
+        {
+            "parse_failures": _share(not turn["parsed"] for turn in tested),
+            "truncated": _share(turn["truncated"] for turn in tested),
+            "partner_parse_failures": _share(not turn["parsed"] for turn in partner),
+            "partner_truncated": _share(turn["truncated"] for turn in partner),
+            "judge_failed": failed / len(played) if played else math.nan,
+        }
+        | {ending: endings[ending] / len(played) if played else math.nan for ending in ENDINGS},
+    )  # fmt: skip
+
+
+def clustered(values: Sequence[float], clusters: Sequence[str]) -> Figure:
+    """The mean with its 95 % interval over clusters."""
+    mean, stderr, n = mean_metric(values, clusters)
+    reach = float(stdtrit(n - 1, 0.975)) * stderr if n > 1 else math.nan
+    return Figure(mean, stderr, mean - reach, mean + reach, n, len(values))
+
+
+def _share(hits: Iterable[bool]) -> float:
+    found = [bool(hit) for hit in hits]
+    return sum(found) / len(found) if found else math.nan

@@ -1,0 +1,232 @@
+"""What became of an episode, by a judge: seven scores for each agent, with a reason for each."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from socialr1_jax.evaluation.sotopia.episode import Episode, Setting, seed_of
+from socialr1_jax.evaluation.sotopia.objects import objects_in
+from socialr1_jax.evaluation.sotopia.play import Asked, feed
+from socialr1_jax.evaluation.sotopia.rows import Row, RowFile, read_rows
+from socialr1_jax.evaluation.sotopia.speakers import Reply, Speaker
+from socialr1_jax.evaluation.task import Messages
+from socialr1_jax.interrupt import NEVER, Stop
+
+
+class Dimension(NamedTuple):
+    """What is scored, from `low` to `high`, and what the judge is asked."""
+
+    low: int
+    high: int
+    asks: str
+
+
+DIMENSIONS = {
+    "believability": Dimension(0, 10, "Does the agent act naturally (no confusion about who it is, no repetition "
+        "without a reason, no politeness out of place) and consistently with its character? Higher is more "
+        "believable."),
+    "relationship": Dimension(-5, 5, "How did the agent stand with the other before, and how after? Did its relations, "
+        "standing or reputation get better (above 0), worse (below 0), or stay as they were (0)?"),
+    "knowledge": Dimension(0, 10, "What did the agent learn that was new to it and important? Higher is more."),
+    "secret": Dimension(-10, 0, "Which secrets or secret intentions did the agent have, and did it keep them? 0 when "
+        "nothing came out, -10 when the gravest did."),
+    "social_rules": Dimension(-10, 0, "Did the agent break moral rules, social norms or laws? 0 when it did not, lower "
+        "the graver."),
+    "financial_and_material_benefits": Dimension(-5, 5, "What did the agent gain (above 0) or lose (below 0) in money "
+        "and things, now or in the long run? 0 when neither."),
+    "goal": Dimension(0, 10, "What was the agent's social goal, and how far did it reach it? 0 for not at all, 10 for "
+        "completely."),
+}  # fmt: skip
+AGENTS = ("agent_1", "agent_2")  # as the judge calls them: the first and the second of the episode
+SCHEMA: dict[str, Any] = {  # JSON Schema of the judge's reply, for servers that can be held to one
+    "type": "object",
+    "required": list(AGENTS),
+    "additionalProperties": False,
+    "properties": {
+        agent: {
+            "type": "object",
+            "required": list(DIMENSIONS),
+            "additionalProperties": False,
+            "properties": {
+                name: {
+                    "type": "object",
+                    "required": ["reasoning", "score"],
+                    "additionalProperties": False,
+                    "properties": {
+                        "reasoning": {"type": "string"},
+                        "score": {"type": "integer", "minimum": one.low, "maximum": one.high},
+                    },
+                }
+                for name, one in DIMENSIONS.items()
+            },
+        }
+        for agent in AGENTS
+    },
+}
+
+_WRAPPER = "evaluations"  # that the official form has around the agents
+
+
+class Scores(NamedTuple):
+    """Of one agent, by dimension."""
+
+    values: Mapping[str, int]
+    reasons: Mapping[str, str]
+
+
+class BadVerdict(ValueError):
+    """A judge's reply cannot be used; the message says why."""
+
+
+def judge(
+    settings: Sequence[Setting], episodes: Mapping[str, Row], speaker: Speaker, file: Path, *, run: str,
+    tries: int = 3, at_once: int | None = None, on_verdict: Callable[[Row], None] = lambda _: None, stop: Stop = NEVER,
+) -> dict[str, Row]:  # fmt: skip
+    """Judges the episodes of `settings` that have no good verdict of this judge in `file`, and appends every verdict.
+
+    episodes: rows by key, as `Played.episodes` and `episodes.jsonl` have them. run: `run_id` of the judge; verdicts of
+    others stay in the file and do not count. A reply that cannot be used is asked for again, `tries` times in all, with
+    the reason told; then the verdict's status is "judge_failed", and the next call tries anew.
+
+    Returns the verdicts by the episode's key, good and failed. Raises Interrupted when `stop` is asked.
+    """
+    played = _played(settings, episodes)
+    digests = {key: _digest(episode) for key, episode in played.items()}
+    with RowFile(file, is_verdict) as rows:
+        verdicts = _latest(rows.known, digests, run)
+        waiting = deque(key for key in played if key not in verdicts or verdicts[key]["status"] != "ok")
+        before = {key: int(verdicts[key]["tries"]) if key in verdicts else 0 for key in waiting}
+        asked: dict[str, tuple[str, int]] = {}  # key of the turn -> key of the episode, number of the try
+
+        def ask(key: str, attempt: int, cause: str) -> list[Asked]:
+            turn = f"{key}#judge{attempt}"
+            asked[turn] = key, attempt
+            return [(speaker, turn, judge_messages(played[key], cause), seed_of(turn))]
+
+        def begin() -> list[Asked] | None:
+            if not waiting:
+                return None
+            key = waiting.popleft()
+            return ask(key, before[key], verdicts[key]["cause"] if key in verdicts else "")
+
+        def take(turn: str, reply: Reply) -> list[Asked]:
+            key, attempt = asked.pop(turn)
+            row: dict[str, Any] = {"key": key, "run": run, "episode": digests[key], "tries": attempt + 1}
+            try:
+                row |= {"status": "ok", "cause": ""} | _columns(parse_scores(reply))
+            except BadVerdict as bad:
+                if attempt + 1 - before[key] < tries:
+                    return ask(key, attempt + 1, str(bad))
+                row |= {"status": "judge_failed", "cause": str(bad)}
+            rows.add(row)
+            verdicts[key] = row
+            on_verdict(row)
+            return []
+
+        feed([speaker], begin, take, at_once=at_once or 2 * speaker.slots, stop=stop)
+    return verdicts
+
+
+def read_verdicts(settings: Sequence[Setting], episodes: Mapping[str, Row], file: Path, run: str) -> dict[str, Row]:
+    """What `judge` would return if it asked nothing: the last verdict of this judge on each episode as it is now."""
+    digests = {key: _digest(episode) for key, episode in _played(settings, episodes).items()}
+    return _latest(read_rows(file, is_verdict), digests, run)
+
+
+def judge_messages(episode: Episode, cause: str = "") -> Messages:
+    """What the judge is asked; with `cause`, why its last reply could not be used."""
+    names = [agent.name for agent in episode.setting.agents]
+    asks = "\n".join(f"- {name}: integer from {one.low} to {one.high}. {one.asks}" for name, one in DIMENSIONS.items())
+    score = '{"reasoning": "...", "score": 0}'
+    shape = "{" + ", ".join(f'"{name}": {score}' for name in DIMENSIONS) + "}"
+    text = (
+        f"{episode.transcript()}\n\n"
+        "Judge how each participant did in this interaction. For every dimension give your reasoning first, then the "
+        f"score:\n{asks}\n\n"
+        f'"{AGENTS[0]}" is {names[0]}, and "{AGENTS[1]}" is {names[1]}. Reply with one JSON object and nothing else:\n'
+        f'{{"{AGENTS[0]}": {shape},\n"{AGENTS[1]}": {shape}}}'
+    )
+    if cause:
+        text += f"\n\nYour last reply could not be used ({cause}). Give the whole JSON object, in this form."
+    return ({"role": "user", "content": text},)
+
+
+def parse_scores(reply: Reply) -> tuple[Scores, Scores]:
+    """The scores of both agents. Raises BadVerdict: error, truncated, not JSON, or what is missing or out of range."""
+    if reply.error:
+        raise BadVerdict(f"error: {reply.error}")
+    found = list(objects_in(reply.text))
+    if not found:
+        raise BadVerdict("truncated" if reply.truncated else "not a JSON object")
+    value = next((one for one in found if one.keys() & {*AGENTS, _WRAPPER}), found[0])
+    value = value.get(_WRAPPER, value)
+    first, second = (_scores(value, agent) for agent in AGENTS)
+    return first, second
+
+
+def is_verdict(row: Any) -> bool:
+    """Whether a line of a file is a verdict that `judge` has written."""
+    try:
+        texts = all(isinstance(row[name], str) for name in ("key", "run", "episode", "cause"))
+        if not texts or not isinstance(row["tries"], int):
+            return False
+        if row["status"] == "ok":
+            for scores in row["scores"]:
+                for name, one in DIMENSIONS.items():
+                    if _integer(scores[name], one) is None:
+                        return False
+            return len(row["scores"]) == 2
+        return bool(row["status"] == "judge_failed")
+    except (TypeError, KeyError):
+        return False
+
+
+def _played(settings: Sequence[Setting], episodes: Mapping[str, Row]) -> dict[str, Episode]:
+    by_key = {setting.key: setting for setting in settings if setting.key in episodes}
+    return {key: Episode.from_row(setting, episodes[key]) for key, setting in by_key.items()}
+
+
+def _latest(rows: Sequence[Row], digests: Mapping[str, str], run: str) -> dict[str, Row]:
+    """By the episode's key; verdicts on another course of it do not count."""
+    return {row["key"]: row for row in rows if row["run"] == run and digests.get(row["key"]) == row["episode"]}
+
+
+def _digest(episode: Episode) -> str:
+    return hashlib.sha256(episode.transcript().encode()).hexdigest()[:16]
+
+
+def _columns(scores: tuple[Scores, Scores]) -> dict[str, Any]:
+    return {"scores": [dict(one.values) for one in scores], "reasons": [dict(one.reasons) for one in scores]}
+
+
+def _scores(value: Any, agent: str) -> Scores:
+    of_agent = value.get(agent) if isinstance(value, dict) else None
+    if not isinstance(of_agent, dict):
+        raise BadVerdict(f"{agent} is missing")
+    values: dict[str, int] = {}
+    reasons: dict[str, str] = {}
+    for name, one in DIMENSIONS.items():
+        found = of_agent.get(name)
+        if isinstance(found, list) and len(found) == 2:  # the official form
+            found = {"reasoning": found[0], "score": found[1]}
+        if not isinstance(found, dict) or not {"reasoning", "score"} <= found.keys():
+            raise BadVerdict(f"{agent}: {name} is missing")
+        if not isinstance(found["reasoning"], str):
+            raise BadVerdict(f"{agent}: the reasoning of {name} is no text")
+        score = _integer(found["score"], one)
+        if score is None:
+            raise BadVerdict(f"{agent}: {name} is no integer from {one.low} to {one.high}")
+        values[name], reasons[name] = score, found["reasoning"]
+    return Scores(values, reasons)
+
+
+def _integer(value: Any, one: Dimension) -> int | None:
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int) or not one.low <= value <= one.high:
+        return None
+    return value

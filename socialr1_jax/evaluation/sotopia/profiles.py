@@ -1,0 +1,191 @@
+"""Scenarios, agents and who plays whom, as the benchmark's files have them, and what of it each side may see."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from socialr1_jax.evaluation.task import BenchmarkError
+from socialr1_jax.evaluation.tasks.fields import field, text, texts
+from socialr1_jax.evaluation.tasks.files import check_sums, find_file, read_json, read_jsonl, sha256
+
+SetName = Literal["all", "hard"]
+SETS: tuple[SetName, ...] = ("all", "hard")
+RELATIONSHIPS = ("stranger", "know by name", "acquaintance", "friend", "romantic relationship", "family member")
+ENVIRONMENT = "environment"  # who sees everything: the judge
+
+_SUMS = {
+    "environment_profiles.jsonl": "b75de0c5b1b951ebeb66eb223ab3eec996caa890263a0bcd48ce2d9f4ce3e109",
+    "agent_profiles.jsonl": "1f2f74c07fd9105242c7f2a951d5378f52cd03a6df113f6020edb90d31202f1b",
+    "relationship_profiles.jsonl": "33cd50cc1fbe93b8b7010ce5047e767e3a1ead421e791fee2bb1b9b2073327a2",
+    "env_agent_combo_storages.jsonl": "46d5858322e8c8266c4aabc45e3ca5a6d8f91df0fc6f167b10adb5b1477a4815",
+    "used_env.json": "593d5fc1dae6826030d88ce0734e17cf87c39e1efc37e253e9658f390e6fe826",
+}
+_GENDERS = {"Man": "male", "Woman": "female", "Nonbinary": "nonbinary"}
+_TAG = re.compile(r"<(/?)(p|extra_info|strategy_hint|clarification_hint)\b([^<>]*)>")
+_VIEWER = re.compile(r"""viewer\s*=\s*["']([^"']*)["']""")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Agent:
+    """A character; `personality` covers values and ways of deciding too."""
+
+    id: str
+    name: str
+    age: int
+    occupation: str
+    gender: str
+    pronouns: str
+    public_info: str
+    personality: str
+    secret: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scenario:
+    """A situation with a goal for each of two agents. relationship: index into RELATIONSHIPS."""
+
+    id: str
+    codename: str
+    text: str
+    goals: tuple[str, str]
+    relationship: int
+
+
+class Pair(NamedTuple):
+    """Two agents in a scenario; the first one has the first goal and the first turn."""
+
+    scenario: Scenario
+    agents: tuple[Agent, Agent]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Benchmark:
+    """The benchmark's files. relationships: of two agents' ids. files: with their SHA-256. notes: remarks on them."""
+
+    scenarios: Mapping[str, Scenario]
+    agents: Mapping[str, Agent]
+    relationships: Mapping[tuple[str, str], int]
+    pairs: tuple[Pair, ...]
+    hard: frozenset[str]
+    files: Mapping[str, str]
+    notes: tuple[str, ...]
+
+    def pairs_of(self, name: SetName) -> tuple[Pair, ...]:
+        """The pairs of a set, in the file's order."""
+        return tuple(pair for pair in self.pairs if name == "all" or pair.scenario.id in self.hard)
+
+
+def load(folder: Path) -> Benchmark:
+    """Reads the five files. Raises BenchmarkError naming the file, the line and what is wrong."""
+    paths = {name: find_file(folder, name) for name in _SUMS}
+    scenarios = {one.id: one for one in map(_scenario, *_lines(paths["environment_profiles.jsonl"]))}
+    agents = {one.id: one for one in map(_agent, *_lines(paths["agent_profiles.jsonl"]))}
+    relationships = {
+        (text(row, "agent1_id", where), text(row, "agent2_id", where)): _relationship(row, where)
+        for row, where in zip(*_lines(paths["relationship_profiles.jsonl"]), strict=True)
+    }
+    pairs = []
+    for row, where in zip(*_lines(paths["env_agent_combo_storages.jsonl"]), strict=True):
+        ids = texts(row, "agent_ids", where)
+        if (scenario := scenarios.get(text(row, "env_id", where))) is None:
+            raise BenchmarkError(f"{where}: no scenario {row['env_id']}")
+        if len(ids) != 2 or ids[0] == ids[1] or not agents.keys() >= set(ids):
+            raise BenchmarkError(f"{where}: 'agent_ids' {ids} are not two of the agents")
+        pairs.append(Pair(scenario, (agents[ids[0]], agents[ids[1]])))
+    used = read_json(paths["used_env.json"])
+    hard = frozenset(texts(used, "sotopia_hard_env", str(paths["used_env.json"])))
+    wanted = set(texts(used, "sotopia_env", str(paths["used_env.json"])))
+    if wanted != scenarios.keys() or not hard <= wanted:
+        raise BenchmarkError(f"{paths['used_env.json']}: its scenarios are not those of environment_profiles.jsonl")
+    files = {path.name: sha256(path) for path in paths.values()}
+    return Benchmark(
+        scenarios=scenarios, agents=agents, relationships=relationships, pairs=tuple(pairs), hard=hard, files=files,
+        notes=check_sums(files, _SUMS) + _contradictions(pairs, relationships),
+    )  # fmt: skip
+
+
+def rendered(raw: str, viewer: str) -> str:
+    """A scenario or goal without its tags, and without what is for another viewer ("agent_0", "agent_1", ENVIRONMENT).
+
+    Signs that are no tag of the benchmark stay as they are.
+    """
+    shown: list[str] = []
+    hidden: list[bool] = []  # of every open tag, whether it is for another viewer
+    at = 0
+    for tag in _TAG.finditer(raw):
+        if not any(hidden):
+            shown.append(raw[at : tag.start()])
+        at = tag.end()
+        if tag[1]:
+            if hidden:
+                hidden.pop()
+        else:
+            named = _VIEWER.search(tag[3])
+            hidden.append(named is not None and viewer not in (named[1], ENVIRONMENT))
+    if not any(hidden):
+        shown.append(raw[at:])
+    return "".join(shown).strip()
+
+
+def seen_of(agent: Agent, relationship: int) -> str:
+    """What another agent knows of this one: nothing of a stranger, and a secret of nobody."""
+    if relationship == 0:
+        return ""
+    if relationship == 1:
+        return agent.name
+    gender = _GENDERS.get(agent.gender, "")
+    facts = " ".join(f"{agent.age}-year-old {gender} {agent.occupation.lower()}".split())
+    known = f"{agent.name} is a {facts}. {agent.pronouns} pronouns. {agent.public_info}"
+    return known if relationship == 2 else f"{known} Personality and values: {agent.personality}"
+
+
+def own_profile(agent: Agent) -> str:
+    """All that is known of an agent, as the agent and the judge see it."""
+    return f"{seen_of(agent, len(RELATIONSHIPS) - 1)} Secret: {agent.secret}"
+
+
+def _lines(path: Path) -> tuple[list[Any], list[str]]:
+    """The rows of a file, and where each stands."""
+    rows = read_jsonl(path)
+    return rows, [f"{path} row {number}" for number in range(1, len(rows) + 1)]
+
+
+def _scenario(row: Any, where: str) -> Scenario:
+    goals = texts(row, "agent_goals", where)
+    if len(goals) != 2:
+        raise BenchmarkError(f"{where}: {len(goals)} goals instead of 2")
+    return Scenario(
+        id=text(row, "env_id", where), codename=text(row, "codename", where), text=text(row, "scenario", where),
+        goals=(goals[0], goals[1]), relationship=_relationship(row, where),
+    )  # fmt: skip
+
+
+def _agent(row: Any, where: str) -> Agent:
+    return Agent(
+        id=text(row, "agent_id", where), name=f"{text(row, 'first_name', where)} {text(row, 'last_name', where)}",
+        age=field(row, "age", int, where), occupation=text(row, "occupation", where), gender=text(row, "gender", where),
+        pronouns=text(row, "gender_pronoun", where), public_info=text(row, "public_info", where),
+        personality=text(row, "personality_and_values", where), secret=text(row, "secret", where),
+    )  # fmt: skip
+
+
+def _relationship(row: Any, where: str) -> int:
+    level = str(field(row, "relationship", (str, int), where))
+    if level not in map(str, range(len(RELATIONSHIPS))):
+        raise BenchmarkError(f"{where}: 'relationship' {level!r} is not 0 to {len(RELATIONSHIPS) - 1}")
+    return int(level)
+
+
+def _contradictions(pairs: list[Pair], relationships: Mapping[tuple[str, str], int]) -> tuple[str, ...]:
+    """A scenario's relationship decides; the file of relationships says another for some of its pairs."""
+    count = 0
+    for scenario, (first, second) in pairs:
+        levels = {relationships.get(ids) for ids in ((first.id, second.id), (second.id, first.id))} - {None}
+        count += bool(levels) and scenario.relationship not in levels
+    if not count:
+        return ()
+    return (f"{count} pairs have another relationship than their scenario; what they see follows the scenario",)

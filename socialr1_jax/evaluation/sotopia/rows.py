@@ -1,0 +1,64 @@
+"""Files that grow by a JSON line for everything that is finished, and are read again after a kill."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+log = logging.getLogger(__name__)
+Row = Mapping[str, Any]
+
+
+class RowFile:
+    """The rows that are in a file (`known`), in its order, and a way to add more. Use as a context manager.
+
+    A last line that a kill has cut is taken off; another line that is no row of this kind stays and does not count.
+    """
+
+    def __init__(self, path: Path, is_row: Callable[[Any], bool]) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.known, whole = _read(path, is_row)
+        self._file = path.open("a", encoding="utf-8")
+        self._file.truncate(whole)
+
+    def __enter__(self) -> RowFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def add(self, row: Row) -> None:
+        """Appends a row; it is with the system when the call returns."""
+        self.known.append(row)
+        self._file.write(json.dumps(row) + "\n")
+        self._file.flush()
+
+
+def read_rows(path: Path, is_row: Callable[[Any], bool]) -> list[Row]:
+    """The rows of a file without changing it; none where there is no file."""
+    return _read(path, is_row)[0]
+
+
+def _read(path: Path, is_row: Callable[[Any], bool]) -> tuple[list[Row], int]:
+    """The rows, and the bytes up to the end of the last whole line."""
+    rows: list[Row] = []
+    whole = 0
+    if not path.exists():
+        return rows, whole
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            if not line.endswith(b"\n"):
+                break
+            whole += len(line)
+            try:
+                row = json.loads(line)
+            except (ValueError, RecursionError):
+                row = None
+            if is_row(row):
+                rows.append(row)
+            else:
+                log.warning("%s line %d cannot be used and does not count", path, number)
+    return rows, whole

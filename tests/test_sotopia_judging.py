@@ -1,0 +1,299 @@
+"""SOTOPIA's judge and figures: replies that cannot be used, what is asked again, and numbers by hand."""
+
+import json
+import math
+from collections import Counter
+
+import numpy as np
+import pytest
+from scipy import stats
+from test_sotopia import act, after, setting
+from test_sotopia_play import Scripted, lines
+
+from socialr1_jax.evaluation.sotopia.figures import OVERALL, figures
+from socialr1_jax.evaluation.sotopia.judging import (
+    AGENTS,
+    DIMENSIONS,
+    SCHEMA,
+    BadVerdict,
+    is_verdict,
+    judge,
+    judge_messages,
+    parse_scores,
+    read_verdicts,
+)
+from socialr1_jax.evaluation.sotopia.rows import read_rows
+from socialr1_jax.evaluation.sotopia.speakers import Reply, Waves
+
+RANGES = {
+    "believability": (0, 10), "relationship": (-5, 5), "knowledge": (0, 10), "secret": (-10, 0),
+    "social_rules": (-10, 0), "financial_and_material_benefits": (-5, 5), "goal": (0, 10),
+}  # fmt: skip
+GOOD = {"believability": 9, "relationship": 2, "knowledge": 4, "secret": 0, "social_rules": -1,
+        "financial_and_material_benefits": -3, "goal": 7}  # fmt: skip
+
+
+def verdict(*, form="object", **more):
+    """A judge's reply. more: other scores of the second agent; None leaves one out."""
+    both = [GOOD, GOOD | more]
+    scored = [
+        {
+            name: {"reasoning": "Because.", "score": score} if form == "object" else ["Because.", score]
+            for name, score in one.items()
+            if score is not None
+        }
+        for one in both
+    ]
+    return json.dumps(dict(zip(AGENTS, scored, strict=True)))
+
+
+def test_ranges_and_schema():
+    assert {name: (one.low, one.high) for name, one in DIMENSIONS.items()} == RANGES
+    for agent in AGENTS:
+        of_agent = SCHEMA["properties"][agent]["properties"]
+        assert {
+            name: (one["properties"]["score"]["minimum"], one["properties"]["score"]["maximum"])
+            for name, one in of_agent.items()
+        } == RANGES
+
+
+def test_the_judges_prompt():
+    episode = after(setting(0), act(), act("none", ""), act("action", "opens a window"), act("leave", ""))
+    text = judge_messages(episode)[0]["content"]
+    assert 'Turn #0: Ada Stone said: "Hello."\nTurn #2: Ada Stone [action] opens a window\nTurn #3: Bo' in text
+    assert '"agent_1" is Ada Stone, and "agent_2" is Bo Stone' in text
+    assert "did nothing" not in text
+    assert "last reply" not in text
+    for name, (low, high) in RANGES.items():
+        assert f"- {name}: integer from {low} to {high}. " in text
+    assert "could not be used (no way)" in judge_messages(episode, "no way")[0]["content"]
+
+
+@pytest.mark.parametrize("name", RANGES)
+def test_the_ends_of_every_range(name):
+    low, high = RANGES[name]
+    for score in (low, high, float(low)):
+        assert parse_scores(Reply(verdict(**{name: score})))[1].values[name] == score
+    for score in (low - 1, high + 1, low + 0.5, math.nan, math.inf, True, "1", [], {}):
+        with pytest.raises(BadVerdict, match=f"agent_2: {name} is no integer from {low} to {high}"):
+            parse_scores(Reply(verdict(**{name: score})))
+    with pytest.raises(BadVerdict, match=f"agent_2: {name} is missing"):
+        parse_scores(Reply(verdict(**{name: None})))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        verdict(), f"```json\n{verdict()}\n```", f"Here {{it}} is: {{}} {verdict()} Done.",
+        json.dumps({"evaluations": json.loads(verdict())}), verdict(form="list"),
+    ],
+)  # fmt: skip
+def test_forms_of_a_good_reply(text):
+    first, second = parse_scores(Reply(text))
+    assert first.values == second.values == GOOD
+    assert set(first.reasons.values()) == {"Because."}
+
+
+@pytest.mark.parametrize(
+    ("reply", "cause"),
+    [
+        (Reply(""), "not a JSON object"), (Reply("Fine."), "not a JSON object"), (Reply("[1]"), "not a JSON object"),
+        (Reply(verdict()[:-1]), "missing|not a JSON object"), (Reply("{", truncated=True), "truncated"),
+        (Reply("{}"), "agent_1 is missing"), (Reply('{"agent_1": 3}'), "agent_1 is missing"),
+        (Reply('{"evaluations": 3}'), "agent_1 is missing"), (Reply("", error="http_500"), "error: http_500"),
+        (Reply(verdict().replace('"Because."', "null")), "the reasoning of believability is no text"),
+        (Reply('{"a":' * 100_000), "not a JSON object"), (Reply("{" * 500_000), "not a JSON object"),
+    ],
+    ids=range(12),
+)  # fmt: skip
+def test_replies_that_cannot_be_used(reply, cause):
+    with pytest.raises(BadVerdict, match=cause):
+        parse_scores(reply)
+
+
+# ---------------------------------------------------------------------------------------------- asking and asking again
+
+SETTINGS = [setting(tested=tested, number=number) for number in range(3) for tested in (0, 1)]
+EPISODES = {one.key: after(one, act(), act("leave", "")).row("p") for one in SETTINGS}
+
+
+class Judge(Scripted):
+    """Gives each episode's replies in their order, then good ones. replies: by the episode's key."""
+
+    def __init__(self, replies=None, **more):
+        super().__init__(self.of, **more)
+        self.replies = {key: list(all_) for key, all_ in (replies or {}).items()}
+        self.prompts = {}
+
+    def submit(self, key, messages, seed):
+        super().submit(key, (*messages, {"role": "key", "content": key.partition("#")[0]}), seed)
+
+    def of(self, messages, seed):
+        key = messages[-1]["content"]
+        self.prompts.setdefault(key, []).append(messages[0]["content"])
+        return self.replies[key].pop(0) if self.replies.get(key) else Reply(verdict())
+
+
+def test_bad_replies_are_asked_again(tmp_path):
+    file = tmp_path / "v.jsonl"
+    keys = list(EPISODES)
+    bad = {
+        keys[0]: [Reply("Fine."), Reply(verdict(goal=11))],
+        keys[1]: [Reply(verdict(secret=None))],
+        keys[2]: [Reply("Fine.")] * 3,
+    }
+    model = Judge(bad)
+    seen = []
+    found = judge(SETTINGS, EPISODES, model, file, run="j", on_verdict=seen.append)
+    assert {key: (row["status"], row["tries"]) for key, row in found.items()} == {
+        keys[0]: ("ok", 3), keys[1]: ("ok", 2), keys[2]: ("judge_failed", 3), keys[3]: ("ok", 1), keys[4]: ("ok", 1),
+        keys[5]: ("ok", 1),
+    }  # fmt: skip
+    assert found[keys[2]]["cause"] == "not a JSON object"
+    assert "could not be used (agent_2: goal is no integer from 0 to 10)" in model.prompts[keys[0]][2]
+    assert found[keys[0]]["scores"] == [GOOD, GOOD]
+    assert len(seen) == len(lines(file)) == 6
+    again = Judge()
+    found = judge(SETTINGS, EPISODES, again, file, run="j")
+    assert again.asked == Counter({f"{keys[2]}#judge3": 1})  # alone, and with another seed than before
+    assert {row["status"] for row in found.values()} == {"ok"}
+    assert found[keys[2]]["tries"] == 4
+    assert read_verdicts(SETTINGS, EPISODES, file, "j") == found
+    assert judge(SETTINGS, EPISODES, Judge(most=0), file, run="j") == found
+
+
+def test_a_judge_that_never_gets_it_right(tmp_path):
+    """Every call tries as often again, and no verdict is made up."""
+    file, key = tmp_path / "v.jsonl", SETTINGS[0].key
+    for call in (1, 2):
+        model = Judge({key: [Reply("Fine.", truncated=True)] * 9})
+        found = judge(SETTINGS[:2], EPISODES, model, file, run="j", tries=2)
+        assert (found[key]["status"], found[key]["tries"]) == ("judge_failed", 2 * call)
+        assert "scores" not in found[key]
+        assert len(model.asked) == (3 if call == 1 else 2)
+    assert figures(SETTINGS[:2], EPISODES, found).counts["judge_failed"] == 1
+
+
+@pytest.mark.parametrize("most", [0, 1, 4])
+def test_killed_the_judge_goes_on(tmp_path, most):
+    file, whole = tmp_path / "v.jsonl", tmp_path / "w.jsonl"
+    judge(SETTINGS, EPISODES, Judge(), whole, run="j")
+    with pytest.raises(KeyboardInterrupt):
+        judge(SETTINGS, EPISODES, Judge(most=most), file, run="j")
+    with file.open("a") as cut:
+        cut.write('{"key": "torn')
+    judged = {row["key"] for row in read_rows(file, is_verdict)}
+    again = Judge(order=9)
+    judge(SETTINGS, EPISODES, again, file, run="j")
+    assert {key.partition("#")[0] for key in again.asked} == EPISODES.keys() - judged
+    assert lines(file) == lines(whole)
+
+
+def test_another_judge_and_another_course_are_judged_anew(tmp_path):
+    file = tmp_path / "v.jsonl"
+    judge(SETTINGS, EPISODES, Judge(), file, run="j")
+    other = Judge({key: [Reply(verdict(goal=0))] for key in EPISODES})
+    judge(SETTINGS, EPISODES, other, file, run="k")
+    assert len(other.asked) == 6
+    key = SETTINGS[0].key
+    changed = EPISODES | {key: after(SETTINGS[0], act("leave", "")).row("p")}
+    again = Judge()
+    assert len(judge(SETTINGS, changed, again, file, run="j")) == 6
+    assert list(again.asked) == [f"{key}#judge0"]
+    assert read_verdicts(SETTINGS, EPISODES, file, "k")[key]["scores"][1]["goal"] == 0
+
+
+def test_a_judge_may_be_a_function_over_a_batch(tmp_path):
+    def speak(prompts, seeds):
+        yield from ((i, Reply(verdict())) for i in reversed(range(len(prompts))))
+
+    found = judge(SETTINGS, EPISODES, Waves(speak), tmp_path / "v.jsonl", run="j")
+    assert all(row["status"] == "ok" for row in found.values())
+
+
+def test_lines_that_are_no_verdicts():
+    good = {"key": "k", "run": "r", "episode": "e", "cause": "", "tries": 1, "status": "ok", "scores": [GOOD, GOOD]}
+    assert is_verdict(good)
+    assert is_verdict(good | {"status": "judge_failed", "scores": None})
+    for wrong in ({"scores": [GOOD]}, {"scores": [GOOD, {}]}, {"scores": [GOOD, GOOD | {"goal": 11}]}, {"tries": None},
+                  {"status": "odd"}, {"run": 1}, {"scores": 3}):  # fmt: skip
+        assert not is_verdict(good | wrong)
+    assert not is_verdict([])
+    assert not is_verdict(None)
+
+
+# -------------------------------------------------------------------------------------------------------------- figures
+
+
+def scored(**of_tested):
+    return GOOD | of_tested
+
+
+def test_figures_by_hand():
+    """Three scenarios with 2, 2 and 1 judged episodes; goals 8 and 6, 4 and 2, 5. The other side would have 1.
+
+    Mean 5; sums of deviations 4, -4, 0; variance 32 * 3/2, so the standard error is sqrt(48) / 5; t(2) = 4.3027.
+    """
+    goals = dict(zip([one.key for one in SETTINGS], [8, 6, 4, 2, 5, None], strict=True))
+    verdicts = {}
+    for one in SETTINGS:
+        both = [scored(goal=1), scored(goal=1)]
+        both[one.tested] = scored(goal=goals[one.key])
+        failed = goals[one.key] is None
+        verdicts[one.key] = {"status": "judge_failed"} if failed else {"status": "ok", "scores": both}
+    found = figures(SETTINGS, EPISODES, verdicts)
+    goal = found.figures["goal"]
+    assert goal.value == 5
+    assert goal.stderr == pytest.approx(math.sqrt(48) / 5)
+    assert (goal.low, goal.high) == pytest.approx((5 - 4.302653 * math.sqrt(48) / 5, 5 + 4.302653 * math.sqrt(48) / 5))
+    assert (goal.n, goal.episodes) == (3, 5)
+    assert found.figures["secret"][:4] == (0, 0, 0, 0)
+    assert found.figures[OVERALL].value == pytest.approx((9 + 2 + 4 + 0 - 1 - 3 + 5) / 7)
+    assert list(found.figures) == ["goal", *(name for name in DIMENSIONS if name != "goal"), "overall"]
+    assert found.counts == {"expected": 6, "played": 6, "judged": 5, "judge_failed": 1, "not_judged": 0}
+    assert found.rates["judge_failed"] == pytest.approx(1 / 6)
+
+
+def test_figures_against_numpy():
+    """One episode a scenario: the plain mean and the plain t interval."""
+    rng = np.random.default_rng(0)
+    ones = [setting(tested=int(rng.integers(2)), number=number) for number in range(40)]
+    table = {name: rng.integers(low, high + 1, 40) for name, (low, high) in RANGES.items()}
+    episodes = {one.key: after(one, act(), act("leave", "")).row("p") for one in ones}
+    verdicts = {}
+    for i, one in enumerate(ones):
+        both = [scored(), scored()]
+        both[one.tested] = {name: int(column[i]) for name, column in table.items()}
+        verdicts[one.key] = {"status": "ok", "scores": both}
+    found = figures(ones, episodes, verdicts).figures
+    overall = np.mean([*table.values()], axis=0)
+    for name, column in {**table, OVERALL: overall}.items():
+        stderr = column.std(ddof=1) / np.sqrt(40)
+        reach = stats.t.ppf(0.975, 39) * stderr
+        expected = (column.mean(), stderr, column.mean() - reach, column.mean() + reach, 40, 40)
+        assert found[name] == pytest.approx(expected)
+
+
+def test_rates_by_hand():
+    """Tested: turns 0 and 2 of the first, 1 of the second; partner: the others."""
+    first = after(SETTINGS[0], Reply("?", truncated=True), act(), act("leave", ""))
+    second = after(SETTINGS[1], Reply("?"), Reply("?"), Reply("?", truncated=True))
+    episodes = {one.setting.key: one.row("p") for one in (first, second)}
+    found = figures(SETTINGS, episodes, {})
+    assert found.rates == {
+        "parse_failures": 2 / 3, "truncated": 1 / 3, "partner_parse_failures": 2 / 3, "partner_truncated": 1 / 3,
+        "judge_failed": 0, "left": 0.5, "stale": 0.5, "turn_limit": 0,
+    }  # fmt: skip
+    assert found.counts == {"expected": 6, "played": 2, "judged": 0, "judge_failed": 0, "not_judged": 2}
+    assert found.figures["goal"].n == 0
+    assert math.isnan(found.figures["goal"].value)
+
+
+def test_figures_of_nothing_and_of_a_part():
+    nothing = figures(SETTINGS, {}, {})
+    assert all(math.isnan(rate) for rate in nothing.rates.values())
+    verdicts = {key: {"status": "ok", "scores": [scored(), scored()]} for key in EPISODES}
+    part = figures(SETTINGS[2:4], EPISODES, verdicts)
+    assert part.counts["played"] == 2
+    assert (part.figures["goal"].value, part.figures["goal"].n) == (7, 1)
+    assert math.isnan(part.figures["goal"].low)
