@@ -1,5 +1,6 @@
 """Files and folders that appear whole or not at all, and JSON objects in them."""
 
+import hashlib
 import json
 import math
 import os
@@ -74,9 +75,7 @@ def _clear_left_over(target: Path) -> None:
     """Removes what processes that are no more left beside `target`; one killed between two renames left it aside."""
     for path in sorted(target.parent.glob(f".{target.name}.*-*")):
         kind, _, process = path.name.rpartition(".")[2].partition("-")
-        if (
-            kind not in ("partial", "old") or not process.isdigit() or _runs(int(process))
-        ):  # in a container the number may be ours
+        if kind not in ("partial", "old") or not process.isdigit() or _another_runs(int(process)):
             continue
         if kind == "old" and not target.exists():
             path.rename(target)
@@ -84,8 +83,8 @@ def _clear_left_over(target: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def _runs(process: int) -> bool:
-    """Whether another process of this number is there."""
+def _another_runs(process: int) -> bool:
+    """Whether another process of this number is there; in a container one that is gone may have had ours."""
     if process == os.getpid():
         return False
     try:
@@ -95,6 +94,12 @@ def _runs(process: int) -> bool:
     except PermissionError:
         return True
     return True
+
+
+def sha256(file: Path) -> str:
+    """SHA-256 of a file's content, in hex."""
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def append(file: Path, lines: Iterable[str]) -> None:

@@ -10,7 +10,6 @@ and so that a conversion that was killed goes on behind the last one that is who
 has none for the weights: a flipped byte in its data files loads as another number.
 """
 
-import hashlib
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -22,7 +21,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.sharding import Mesh, NamedSharding, SingleDeviceSharding
 
-from socialr1_jax.files import read_json, whole_folder, write_json
+from socialr1_jax.files import read_json, sha256, whole_folder, write_json
 from socialr1_jax.hf import copy_tokenizer_files, count_tokens, map_weights
 from socialr1_jax.mesh import P
 from socialr1_jax.models.qwen3 import Qwen3, Qwen3Config, Weight, check_mesh
@@ -79,7 +78,7 @@ def write_orbax(
         copy_tokenizer_files(tokenizer, partial)
         files = sorted(file for file in partial.rglob("*") if file.is_file() and file.parent != partial)
         files += [file for file in partial.iterdir() if file.is_file() and not file.name.startswith(".")]
-        sums = {file.relative_to(partial).as_posix(): _sha256(file) for file in files}
+        sums = {file.relative_to(partial).as_posix(): sha256(file) for file in files}
         write_json(partial / MANIFEST, {"version": _VERSION, "dtype": dtype, "files": sums})
 
 
@@ -122,9 +121,4 @@ def _item(weight: Weight) -> str:
 def _fault(file: Path, digest: str) -> str:
     if not file.exists():
         return "absent"
-    return "" if _sha256(file) == digest else "cut or altered"
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
+    return "" if sha256(file) == digest else "cut or altered"

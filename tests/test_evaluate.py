@@ -12,11 +12,10 @@ import pytest
 from socialr1_jax.command_line import load_config
 from socialr1_jax.config import ConfigError
 from socialr1_jax.evaluation import evaluate as whole
-from socialr1_jax.evaluation import registry, runner
 from socialr1_jax.evaluation.reply_file import ReplyFile
 from socialr1_jax.evaluation.rescore import rescore
 from socialr1_jax.evaluation.respondents import Asked, Endpoint, Reply
-from socialr1_jax.evaluation.runner import ask, run_task
+from socialr1_jax.evaluation.runner import ask, requests_of, run_task
 from socialr1_jax.evaluation.scoring import figures, score, without_thoughts
 from socialr1_jax.evaluation.task import (
     BenchmarkError,
@@ -72,8 +71,7 @@ def right_or_wrong(asked: Asked, sample: int) -> Reply:
 
 @pytest.fixture
 def toy(monkeypatch, tmp_path):
-    for module in (registry, runner, whole):
-        monkeypatch.setattr(module, "get_task", lambda name: TOY)
+    monkeypatch.setattr(whole, "get_task", lambda name: TOY)
     monkeypatch.setattr("socialr1_jax.evaluation.rescore.get_task", lambda name: TOY)
     (tmp_path / "data" / "hitom").mkdir(parents=True)
 
@@ -86,7 +84,8 @@ def toy(monkeypatch, tmp_path):
 
 def run(config, respondent):
     with ReplyFile(Path(config.output) / "replies.jsonl", respondent.identity()) as replies:
-        return run_task("hitom", config, respondent, replies, lambda text: None)
+        data = TOY.load(Path(config.data_dir))
+        return run_task(TOY, data, requests_of(TOY, data, config), config, respondent, replies, lambda text: None)
 
 
 def test_samples_are_averaged_and_voted(toy):

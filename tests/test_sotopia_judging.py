@@ -10,6 +10,7 @@ from scipy import stats
 from test_sotopia import act, after, setting
 from test_sotopia_play import Scripted, lines
 
+from socialr1_jax.evaluation.rows import read_rows
 from socialr1_jax.evaluation.sotopia.figures import OVERALL, figures
 from socialr1_jax.evaluation.sotopia.judging import (
     AGENTS,
@@ -22,7 +23,6 @@ from socialr1_jax.evaluation.sotopia.judging import (
     parse_scores,
     read_verdicts,
 )
-from socialr1_jax.evaluation.sotopia.rows import read_rows
 from socialr1_jax.evaluation.sotopia.speakers import Reply, Waves
 
 RANGES = {

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from socialr1_jax.data.tables import DataError, source_files
+from socialr1_jax.files import sha256
 
 _TOLD_DIGITS = 12
 _LARGEST = 32 * 2**20  # bytes; every file of the table is smaller, and a larger one need not be read
@@ -74,7 +74,7 @@ def evaluation_set(file: Path) -> tuple[str, str, str] | None:
     """(benchmark, the file's name there, SHA-256) of a file of an evaluation-only benchmark; None for any other."""
     if file.stat().st_size > _LARGEST:
         return None
-    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    digest = sha256(file)
     for benchmark, files in EVALUATION_SETS.items():
         if digest in files:
             return benchmark, files[digest], digest

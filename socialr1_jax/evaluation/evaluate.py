@@ -10,7 +10,7 @@ from socialr1_jax.evaluation.registry import get_task
 from socialr1_jax.evaluation.reply_file import ReplyFile
 from socialr1_jax.evaluation.respondents import make_respondent
 from socialr1_jax.evaluation.results import headline_table, write_results
-from socialr1_jax.evaluation.runner import TaskResult, load_data, protocols, run_task
+from socialr1_jax.evaluation.runner import TaskResult, load_data, requests_of, run_task
 from socialr1_jax.evaluation.task import BenchmarkError
 from socialr1_jax.evaluation_config import TASKS, EvaluateConfig
 from socialr1_jax.training.console import Bar, console, shown_log, working
@@ -22,9 +22,10 @@ def evaluate(config: EvaluateConfig) -> Path:
 
     Raises BenchmarkError for data that are missing, before anything is asked, or an endpoint that refuses.
     """
-    for name in config.task_names:
-        load_data(get_task(name), Path(config.data_dir))
+    tasks = [get_task(name) for name in config.task_names]
+    loaded = [(task, load_data(task, Path(config.data_dir))) for task in tasks]
     results: list[TaskResult] = []
+    made_by = versions(), commit()
     with shown_log():
         with working(f"loading {config.model}"):
             respondent = make_respondent(config)
@@ -32,11 +33,11 @@ def evaluate(config: EvaluateConfig) -> Path:
         known = Path(config.cache) if config.cache else Path(config.output) / "replies.jsonl"
         try:
             with ReplyFile(known, identity) as replies:
-                for name in config.task_names:
-                    console.print(f"{name}")
-                    with Bar(name, total(name, config)) as bar:
-                        results.append(run_task(name, config, respondent, replies, bar.advance))
-                    written = write_results(config, results, identity, versions(), commit())
+                for task, data in loaded:
+                    asked = requests_of(task, data, config)
+                    with Bar(task.name, sum(map(len, asked.values())) * config.num_samples) as bar:
+                        results.append(run_task(task, data, asked, config, respondent, replies, bar.advance))
+                    written = write_results(config, results, identity, *made_by)
         finally:
             respondent.close()
     head, rows = headline_table(results)
@@ -47,14 +48,6 @@ def evaluate(config: EvaluateConfig) -> Path:
         table.add_row(*row)
     console.print(table)
     return written
-
-
-def total(name: str, config: EvaluateConfig) -> int:
-    """How many replies a task takes."""
-    task = get_task(name)
-    data = load_data(task, Path(config.data_dir))
-    counts = [len(task.requests(data, protocol, config.seed)) for protocol in protocols(config)]
-    return sum(min(count, config.limit or count) for count in counts) * config.num_samples
 
 
 def listing(data_dir: Path) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from socialr1_jax.evaluation.respondents import Asked, Reply
+from socialr1_jax.evaluation.rows import RowFile
 
 
 class ReplyFile:
@@ -19,26 +20,14 @@ class ReplyFile:
 
     def __init__(self, path: Path, identity: Mapping[str, Any]) -> None:
         self._identity = json.dumps(identity, sort_keys=True)
-        self._known: dict[str, Reply] = {}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        whole = 0
-        if path.exists():
-            with path.open("rb") as file:
-                for line in file:
-                    try:
-                        row = json.loads(line)
-                        self._known[row["key"]] = Reply(row["text"], row["finish_reason"], row["tokens"])
-                    except (ValueError, KeyError, TypeError):
-                        break
-                    whole += len(line)
-        self._file = path.open("a", encoding="utf-8")
-        self._file.truncate(whole)
+        self._file = RowFile(path, lambda row: isinstance(row, dict) and row.keys() >= {"key", *Reply._fields})
+        self._known = {row["key"]: Reply(*(row[name] for name in Reply._fields)) for row in self._file.known}
 
     def __enter__(self) -> ReplyFile:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
+    def __exit__(self, *exception: object) -> None:
+        self._file.__exit__(*exception)
 
     def key(self, asked: Asked, sample: int) -> str:
         """What a reply is known by."""
@@ -54,5 +43,4 @@ class ReplyFile:
         key = self.key(asked, sample)
         self._known[key] = reply
         if reply.finish_reason != "error":
-            self._file.write(json.dumps({"key": key, **reply._asdict()}) + "\n")
-            self._file.flush()
+            self._file.add({"key": key, **reply._asdict()})

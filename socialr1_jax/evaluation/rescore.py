@@ -28,7 +28,7 @@ def rescore(samples: Path) -> dict[str, Any]:
     results: dict[str, dict[str, Any]] = {}
     status: dict[str, dict[str, Any]] = {}
     for (task, protocol), scored in groups.items():
-        found = figures(get_task(task), protocol, scored, embedder(get_task(task)))
+        found = figures(get_task(task), protocol, scored, embedder(get_task(task), protocol))
         results.setdefault(task, {}).update({f"{protocol}/{name}": one._asdict() for name, one in found.items()})
         status.setdefault(task, {})[protocol] = status_rates(scored)
     return {"results": results, "status": status}

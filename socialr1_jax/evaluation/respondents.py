@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, Protocol
 from socialr1_jax.data.prompts import chat_tokens
 from socialr1_jax.evaluation.task import BenchmarkError, Messages
 from socialr1_jax.evaluation_config import EvaluateConfig
+from socialr1_jax.files import sha256
 
 _THINK_END = "</think>"
 
@@ -63,6 +64,7 @@ class LocalModel:
         from socialr1_jax.models.attention import attention_backend
         from socialr1_jax.sampling import Engine
         from socialr1_jax.sampling.text import stop_token_ids
+        from socialr1_jax.training.checkpoints import MANIFEST
         from socialr1_jax.training.run_weights import find_checkpoint, is_run, load_policy
 
         self._config = config
@@ -71,9 +73,10 @@ class LocalModel:
             if is_run(config.model):
                 folder = find_checkpoint(config.model, config.step)
                 model = load_policy(folder, mesh=self._mesh)
+                content = sha256(folder / MANIFEST)[:16]  # which has the sums of all files
             else:
                 model = load_hf(config.model, self._mesh, config.dtype)
-                folder = Path(model.source or config.model)
+                content = folder_hash(Path(model.source or config.model))
         self._tokenizer = AutoTokenizer.from_pretrained(model.source)
         if not self._tokenizer.chat_template:
             raise BenchmarkError(f"{config.model}: its tokenizer has no chat template, so it cannot be asked")
@@ -90,7 +93,7 @@ class LocalModel:
         )
         self._identity = {
             "model": config.model, "step": config.step if is_run(config.model) else "", "dtype": config.dtype,
-            "sha256": folder_hash(folder), **_sampling(config),
+            "sha256": content, **_sampling(config),
         }  # fmt: skip
 
     def identity(self) -> dict[str, Any]:
@@ -202,12 +205,10 @@ def make_respondent(config: EvaluateConfig) -> Respondent:
 
 
 def folder_hash(folder: Path) -> str:
-    """SHA-256 over names and contents of the files of a model or a checkpoint, first 16 digits."""
+    """SHA-256 over names and contents of the files of a model folder, first 16 digits."""
     digest = hashlib.sha256()
     for file in sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")):
-        with file.open("rb") as opened:
-            digest.update(file.relative_to(folder).as_posix().encode())
-            digest.update(hashlib.file_digest(opened, "sha256").digest())
+        digest.update(f"{file.relative_to(folder).as_posix()} {sha256(file)}\n".encode())
     return digest.hexdigest()[:16]
 
 

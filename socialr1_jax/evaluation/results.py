@@ -12,8 +12,8 @@ from socialr1_jax.evaluation.published import COLUMNS, NOTE, PUBLISHED
 from socialr1_jax.evaluation.runner import TaskResult
 from socialr1_jax.evaluation_config import EvaluateConfig
 from socialr1_jax.files import write_json, write_whole
+from socialr1_jax.intervals import Z
 
-_Z = 1.959964
 _STYLE = (
     "body{font:15px/1.5 system-ui,sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem;color:#222;"
     "background:#fcfbf8}div{overflow-x:auto}table{border-collapse:collapse;margin:1rem 0}th,td{padding:.3rem .8rem;"
@@ -84,7 +84,7 @@ def _parts(config: EvaluateConfig, results: Sequence[TaskResult]) -> list[str | 
 
 
 def _interval(value: float, stderr: float) -> str:
-    return "" if math.isnan(stderr) else f"{value - _Z * stderr:.4f} to {value + _Z * stderr:.4f}"
+    return "" if math.isnan(stderr) else f"{value - Z * stderr:.4f} to {value + Z * stderr:.4f}"
 
 
 def _is_title(parts: Sequence[str | Table], i: int) -> bool:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from socialr1_jax.evaluation.embeddings import installed, load_embedder
-from socialr1_jax.evaluation.registry import get_task
 from socialr1_jax.evaluation.reply_file import ReplyFile
 from socialr1_jax.evaluation.respondents import Asked, Reply, Respondent
 from socialr1_jax.evaluation.scoring import Scored, figures, sample_row, score, status_rates
@@ -42,9 +41,10 @@ def load_data(task: Task, data_dir: Path) -> Data:
     return task.load(folder)
 
 
-def embedder(task: Task) -> Embedder | None:
-    """What compares texts for the task, if it needs that and sentence-transformers is installed."""
-    return load_embedder(task.embedding_model) if task.embedding_model and installed() else None
+def embedder(task: Task, protocol: ProtocolName) -> Embedder | None:
+    """What compares texts, if the task's protocol needs that and sentence-transformers is installed."""
+    needed = task.embedding_model and protocol == "official" and installed()
+    return load_embedder(task.embedding_model) if needed else None
 
 
 def protocols(config: EvaluateConfig) -> tuple[ProtocolName, ...]:
@@ -52,29 +52,33 @@ def protocols(config: EvaluateConfig) -> tuple[ProtocolName, ...]:
     return PROTOCOLS if config.protocol == "both" else (config.protocol,)
 
 
+def requests_of(task: Task, data: Data, config: EvaluateConfig) -> dict[ProtocolName, list[Request]]:
+    """The prompts of each protocol that is asked for, the first `config.limit` of them."""
+    return {name: task.requests(data, name, config.seed)[: config.limit or None] for name in protocols(config)}
+
+
 def run_task(
-    name: str, config: EvaluateConfig, respondent: Respondent, replies: ReplyFile, said: Callable[[str], None]
-) -> TaskResult:
+    task: Task, data: Data, asked: Mapping[ProtocolName, Sequence[Request]], config: EvaluateConfig,
+    respondent: Respondent, replies: ReplyFile, said: Callable[[str], None],
+) -> TaskResult:  # fmt: skip
     """Asks, grades and writes `samples_<task>.jsonl`; every reply is kept as it comes.
 
     `said` hears one text for each reply. Raises BenchmarkError.
     """
     started = time.perf_counter()
-    task = get_task(name)
-    data = load_data(task, Path(config.data_dir))
-    wanted = protocols(config)
+    name = task.name
     metrics: dict[str, Metric] = {}
     status: dict[str, dict[str, float]] = {}
     scored: list[tuple[ProtocolName, Scored]] = []
-    for protocol in wanted:
-        requests = task.requests(data, protocol, config.seed)
-        requests = requests[: config.limit] if config.limit else requests
+    for protocol, requests in asked.items():
         answers = ask(name, protocol, requests, config, respondent, replies, said)
         if config.predict_only:
             scored += [(protocol, Scored(*answer, "", Grade("", math.nan))) for answer in answers]
             continue
         found = [score(task, protocol, *answer) for answer in answers]
-        metrics |= {f"{protocol}/{key}": one for key, one in figures(task, protocol, found, embedder(task)).items()}
+        metrics |= {
+            f"{protocol}/{key}": one for key, one in figures(task, protocol, found, embedder(task, protocol)).items()
+        }
         status[protocol] = status_rates(found)
         scored += [(protocol, one) for one in found]
     if config.log_samples or config.predict_only:

@@ -61,7 +61,7 @@ def figures(
     each = []
     for _, of_sample in sorted(by_sample.items()):
         further: dict[str, Metric] = {}
-        if embedder and task.embedded and protocol == "official":
+        if embedder and task.embedded:
             of_sample, further = task.embedded(of_sample, embedder)
         each.append(task.metrics(of_sample, protocol) | further)
     if not each:

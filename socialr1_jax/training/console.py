@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 console = Console(highlight=False)
-_BETWEEN_LINES = 1.0  # seconds between two plain lines, for steps that are faster
+_BETWEEN_LINES = 10.0  # seconds between two plain lines, for steps that are faster
 
 
 class _ToConsole(logging.Handler):

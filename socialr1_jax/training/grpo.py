@@ -41,7 +41,7 @@ from socialr1_jax.training.programs import (
     run_mesh,
     trainer_logprobs,
 )
-from socialr1_jax.training.provenance import commit, versions
+from socialr1_jax.training.provenance import about_run
 from socialr1_jax.training.rollouts import Collector, Replay, RolloutFile, make_scorer
 from socialr1_jax.training.run_folder import own_folder, refuse_another_run
 from socialr1_jax.training.run_questions import evaluation_prompts, open_run_questions, prompt_streams
@@ -93,7 +93,7 @@ def train_grpo(config: RunConfig) -> bool:
 def _train_grpo(config: RunConfig, mesh: Mesh, stop: Stop) -> bool:
     # ------------------------------------------------------------------------------------------------ what is needed
     folder, grpo = Path(config.output_dir), config.grpo
-    if (folder / "checkpoints").exists() and (folder / "config.yaml").exists():
+    if (folder / "checkpoints").exists():
         refuse_another_run(config, folder / "config.yaml")
     # Nobody writes before all have looked: what another process begins is no earlier run.
     wait_for_all(f"start of {config.output_dir}", config.distributed.timeout)
@@ -135,8 +135,7 @@ def _train_grpo(config: RunConfig, mesh: Mesh, stop: Stop) -> bool:
     counts, unscorable, watch = _Counts(), UnscorableWindow(config.rewards), ShareWatch()
     kept: dict[str, Any] = {"counts": counts, "unscorable": unscorable, "shares": watch}
     kept |= {} if replay else {"prompts": collect}
-    about = {"config": config.model_dump(mode="json"), "versions": versions(), "commit": commit(), "source": source}
-    checkpoints = Checkpoints(folder / "checkpoints", config.checkpoint, about | {"model": shape.to_hf("float32")})
+    checkpoints = Checkpoints(folder / "checkpoints", config.checkpoint, about_run(config, shape, source))
     before: Mapping[str, Any] = {}
     if found := checkpoints.restore(state, (*kept, "files")):
         state, before = found

@@ -6,10 +6,25 @@ import platform
 import subprocess
 from importlib import metadata
 from pathlib import Path
+from typing import Any
+
+from socialr1_jax.config import Section
+from socialr1_jax.models.qwen3_config import Qwen3Config
 
 _PACKAGES = (
     "socialr1_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "transformers", "numpy",
 )  # fmt: skip
+
+
+def about_run(config: Section, model: Qwen3Config, source: str | None) -> dict[str, Any]:
+    """What every checkpoint of a run says of it, as JSON: configuration, versions, commit, model and its folder."""
+    return {
+        "config": config.model_dump(mode="json"),
+        "versions": versions(),
+        "commit": commit(),
+        "source": source,
+        "model": model.to_hf("float32"),
+    }
 
 
 def versions() -> dict[str, str]:

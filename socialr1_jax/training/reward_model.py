@@ -37,7 +37,7 @@ from socialr1_jax.training.metrics import RunLog
 from socialr1_jax.training.optimizer import make_optimizer, make_schedule
 from socialr1_jax.training.preferences import bradley_terry, pair_accuracy, preference_metrics, swap_consistency
 from socialr1_jax.training.programs import run_mesh
-from socialr1_jax.training.provenance import commit, versions
+from socialr1_jax.training.provenance import about_run
 from socialr1_jax.training.run_folder import own_folder, refuse_another_run
 from socialr1_jax.training.summary import peak_rss_bytes
 
@@ -63,7 +63,7 @@ def train_reward_model(config: RewardModelConfig) -> bool:
 
 def _train(config: RewardModelConfig, stop: Stop) -> bool:
     started, folder = time.monotonic(), Path(config.output_dir)
-    if (folder / "checkpoints").exists() and (folder / "config.yaml").exists():
+    if (folder / "checkpoints").exists():
         refuse_another_run(config, folder / "config.yaml")
     # Nobody writes before all have looked: what another process begins is no earlier run.
     wait_for_all(f"start of {config.output_dir}", config.distributed.timeout)
@@ -84,8 +84,7 @@ def _train(config: RewardModelConfig, stop: Stop) -> bool:
     # From here on the state holds the weights; what was read is let go.
     shape, source = model.config, model.source
     del base, model
-    about = {"config": config.model_dump(mode="json"), "versions": versions(), "commit": commit(), "source": source}
-    checkpoints = Checkpoints(folder / "checkpoints", config.checkpoint, about | {"model": shape.to_hf("float32")})
+    checkpoints = Checkpoints(folder / "checkpoints", config.checkpoint, about_run(config, shape, source))
     before: Mapping[str, Any] = {}
     if found := checkpoints.restore(state, ("finished", "skipped_in_a_row", "files")):
         state, before = found
@@ -165,6 +164,7 @@ def _train(config: RewardModelConfig, stop: Stop) -> bool:
                 evaluate(finished)
             if due(finished, config.checkpoint.every) or finished == config.steps or stopping:
                 save()
+    checkpoints.finish()
     if finished == config.steps:
         metrics = evaluate(finished, whole=True)
         save_reward_model(RewardModel(shape, state.params, source=source), folder / "export")

@@ -64,8 +64,10 @@ def own_folder(folder: Path) -> Iterator[None]:
 def refuse_another_run(config: Section, saved: Path) -> None:
     """Raises ConfigError listing every setting in which `saved`, the configuration of the run here, is not `config`.
 
-    Settings that do not change what a run computes may differ.
+    Settings that do not change what a run computes may differ. Without the file nothing was begun.
     """
+    if not saved.exists():
+        return
     before, now = _flat(load_config(type(config), saved).model_dump()), _flat(config.model_dump())
     differing = [
         f"{name} {before.get(name)!r} -> {now.get(name)!r}"

@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 from scipy.special import stdtrit  # comes with JAX
 
+from socialr1_jax.evaluation.rows import Row
 from socialr1_jax.evaluation.sotopia.episode import Setting
 from socialr1_jax.evaluation.sotopia.judging import DIMENSIONS
-from socialr1_jax.evaluation.sotopia.rows import Row
 from socialr1_jax.evaluation.task import mean_metric
 
 OVERALL = "overall"

@@ -8,10 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from socialr1_jax.evaluation.rows import Row, RowFile, read_rows
 from socialr1_jax.evaluation.sotopia.episode import Episode, Setting, seed_of
 from socialr1_jax.evaluation.sotopia.objects import objects_in
 from socialr1_jax.evaluation.sotopia.play import Asked, feed
-from socialr1_jax.evaluation.sotopia.rows import Row, RowFile, read_rows
 from socialr1_jax.evaluation.sotopia.speakers import Reply, Speaker
 from socialr1_jax.evaluation.task import Messages
 from socialr1_jax.interrupt import NEVER, Stop

@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from socialr1_jax.evaluation.rows import Row, RowFile, read_rows
 from socialr1_jax.evaluation.sotopia.episode import ACTIONS, Episode, Setting, Turn
-from socialr1_jax.evaluation.sotopia.rows import Row, RowFile, read_rows
 from socialr1_jax.evaluation.sotopia.speakers import Reply, Speaker
 from socialr1_jax.evaluation.task import BenchmarkError, Messages
 from socialr1_jax.interrupt import NEVER, Interrupted, Stop

@@ -10,7 +10,8 @@ from typing import Any, Literal, NamedTuple
 
 from socialr1_jax.evaluation.task import BenchmarkError
 from socialr1_jax.evaluation.tasks.fields import field, text, texts
-from socialr1_jax.evaluation.tasks.files import check_sums, find_file, read_json, read_jsonl, sha256
+from socialr1_jax.evaluation.tasks.files import check_sums, find_file, read_json, read_jsonl
+from socialr1_jax.files import sha256
 
 SetName = Literal["all", "hard"]
 SETS: tuple[SetName, ...] = ("all", "hard")

@@ -30,7 +30,8 @@ from socialr1_jax.evaluation.task import (
     mean_metric,
 )
 from socialr1_jax.evaluation.tasks.fields import letter_of, text, texts
-from socialr1_jax.evaluation.tasks.files import check_sums, find_file, read_jsonl, sha256
+from socialr1_jax.evaluation.tasks.files import check_sums, find_file, read_jsonl
+from socialr1_jax.files import sha256
 
 _SUMS = {
     "EU.jsonl": "60140a7617779bdb496cd50dcebaf33037c39c65821ae300a6a24a72fd7c7037",

@@ -21,7 +21,8 @@ from socialr1_jax.evaluation.card import card_grade, card_request
 from socialr1_jax.evaluation.task import BenchmarkError, Data, Grade, ProtocolName, Request, Task
 from socialr1_jax.evaluation.tasks.fantom_scores import embed_grades, metrics, official_grade
 from socialr1_jax.evaluation.tasks.fields import field, text, texts
-from socialr1_jax.evaluation.tasks.files import check_sums, find_file, read_json, sha256
+from socialr1_jax.evaluation.tasks.files import check_sums, find_file, read_json
+from socialr1_jax.files import sha256
 
 CONTEXTS = ("short", "full")
 _SETS = 870

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -52,12 +51,6 @@ def read_jsonl(path: Path) -> list[Any]:
         except (ValueError, RecursionError) as error:
             raise BenchmarkError(f"{path} line {number}: not JSON ({error}); get the file anew") from None
     return values
-
-
-def sha256(path: Path) -> str:
-    """SHA-256 of a file, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def check_sums(found: Mapping[str, str], known: Mapping[str, str]) -> tuple[str, ...]:

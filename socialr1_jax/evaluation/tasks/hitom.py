@@ -29,8 +29,9 @@ from socialr1_jax.evaluation.task import (
     by_group,
 )
 from socialr1_jax.evaluation.tasks.fields import field, text
-from socialr1_jax.evaluation.tasks.files import check_sums, find_file, read_json, sha256
+from socialr1_jax.evaluation.tasks.files import check_sums, find_file, read_json
 from socialr1_jax.evaluation.tasks.letters import named_letter
+from socialr1_jax.files import sha256
 
 ORDERS = range(5)
 

@@ -36,7 +36,8 @@ from socialr1_jax.evaluation.task import (
     mean_metric,
 )
 from socialr1_jax.evaluation.tasks.fields import field, text, texts
-from socialr1_jax.evaluation.tasks.files import check_sums, find_file, read_jsonl, sha256
+from socialr1_jax.evaluation.tasks.files import check_sums, find_file, read_jsonl
+from socialr1_jax.files import sha256
 
 TYPES = {"mental_state": "aware", "behavior": "action", "judgment": "judge"}  # our name -> end of the id
 CONTROL_STORIES = 100

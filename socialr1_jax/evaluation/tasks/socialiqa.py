@@ -24,8 +24,9 @@ from socialr1_jax.evaluation.task import (
     accuracy,
 )
 from socialr1_jax.evaluation.tasks.fields import text
-from socialr1_jax.evaluation.tasks.files import check_sums, find_file, read_jsonl, sha256
+from socialr1_jax.evaluation.tasks.files import check_sums, find_file, read_jsonl
 from socialr1_jax.evaluation.tasks.letters import named_letter
+from socialr1_jax.files import sha256
 
 _SUMS = {
     "dev.jsonl": "d8128dfe60783a9971b954ca82dd57b87b05d5d40468876d51a8e1ad2c557465",

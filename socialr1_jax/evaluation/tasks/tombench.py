@@ -33,7 +33,8 @@ from socialr1_jax.evaluation.task import (
     mean_metric,
 )
 from socialr1_jax.evaluation.tasks.fields import text
-from socialr1_jax.evaluation.tasks.files import check_sums, find_file, read_jsonl, sha256
+from socialr1_jax.evaluation.tasks.files import check_sums, find_file, read_jsonl
+from socialr1_jax.files import sha256
 
 TASKS = (
     "Unexpected Outcome Test", "Scalar Implicature Test", "Persuasion Story Task", "False Belief Task",

@@ -31,7 +31,8 @@ from socialr1_jax.evaluation.task import (
     accuracy,
     by_group,
 )
-from socialr1_jax.evaluation.tasks.files import find_file, read_json, sha256
+from socialr1_jax.evaluation.tasks.files import find_file, read_json
+from socialr1_jax.files import sha256
 
 _STEMS = ("ToMBench_Hard_val", "ToMBench_Hard_test", "val", "test")
 _COLUMNS_FILE = "columns.json"
