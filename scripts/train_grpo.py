@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 from socialr1_jax.config import RunConfig, parse_args
-from socialr1_jax.interrupt import REQUEUE, stop_on_signal
+from socialr1_jax.interrupt import REQUEUE, requeue_on_sigterm, stop_on_signal
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -46,4 +46,5 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    requeue_on_sigterm()
     sys.exit(main())

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from socialr1_jax.command_line import Real, Section, Sources
 
@@ -13,6 +13,11 @@ STATIC = (
 )  # fmt: skip
 TASKS = (*STATIC, "fantom", "sotopia")
 GROUPS = {"static": STATIC, "all": TASKS}
+
+
+def _switch(value: Any) -> Any:
+    # YAML 1.1 reads on and off as true and false.
+    return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
 
 
 class EvaluateConfig(Section):
@@ -37,7 +42,7 @@ class EvaluateConfig(Section):
     temperature: Real = Field(0.0, ge=0, description="0 takes the likeliest token each time")
     top_k: int = Field(0, ge=0, description="draw from the k likeliest tokens only; 0 = all (not at an endpoint)")
     top_p: Real = Field(1.0, gt=0, le=1, description="draw from the smallest set with this probability; 1 = all")
-    thinking: Literal["on", "off", "budget"] = Field(
+    thinking: Annotated[Literal["on", "off", "budget"], BeforeValidator(_switch)] = Field(
         "on", description="with thoughts, without (empty ones in the prompt), or cut after thinking_tokens"
     )
     thinking_tokens: int = Field(4096, ge=1, description="tokens that thoughts may take, on top of the answer's")
@@ -48,6 +53,15 @@ class EvaluateConfig(Section):
     seed: int = Field(0, ge=0, lt=2**31, description="of option orders and draws")
     log_samples: bool = Field(True, description="write samples_<task>.jsonl, which score.py scores again")
     predict_only: bool = Field(False, description="write samples and score nothing")
+    partner: str = Field("", description='SOTOPIA: who plays the other agent, given as model is; "" = the model itself')
+    partner_url: str = Field("", description="SOTOPIA: the partner's OpenAI-compatible endpoint")
+    judge: str = Field("", description="SOTOPIA: who scores the episodes, given as model is")
+    judge_url: str = Field("", description="SOTOPIA: the judge's OpenAI-compatible endpoint")
+    judge_key_env: str = Field("OPENAI_API_KEY", description="environment variable that holds its key")
+    sotopia_set: Literal["all", "hard"] = Field("all", description="SOTOPIA: every pair, or those of hard scenarios")
+    turn_tokens: int = Field(512, ge=1, description="SOTOPIA: tokens of one turn, thinking on top")
+    judge_tokens: int = Field(2048, ge=1, description="SOTOPIA: tokens of one verdict, thinking on top")
+    prompt_tokens: int = Field(8192, ge=1, description="SOTOPIA: longest prompt of a model here, for its memory")
     list: bool = Field(False, description="show tasks, figures, sources and known files, then exit")
 
     @property
@@ -62,6 +76,8 @@ class EvaluateConfig(Section):
             raise ValueError(f"tasks: unknown {', '.join(unknown)}; the tasks are {', '.join(TASKS)}, static, all")
         if not self.model and not self.list:
             raise ValueError(f"model is required: {type(self).model_fields['model'].description}")
+        if "sotopia" in self.task_names and not self.judge and not self.predict_only and not self.list:
+            raise ValueError("sotopia is scored by a model: give judge (and judge_url), or predict_only=true")
         if self.num_samples > 1 and self.temperature == 0:
             raise ValueError("num_samples > 1 at temperature 0 gives equal replies; set temperature, such as 0.6")
         return self

@@ -37,6 +37,11 @@ class Stop:
 NEVER = Stop()
 
 
+def requeue_on_sigterm() -> None:
+    """For a script's first moments: SIGTERM ends it with status REQUEUE, since nothing is lost before it listens."""
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(REQUEUE))
+
+
 @contextmanager
 def stop_on_signal() -> Iterator[Stop]:
     """Within, the first signal sets `asked`, the second exits with status 128 + its number. In the main thread only."""

@@ -48,6 +48,7 @@ EVENTS = {
     "metrics": ("socialr1_jax.training.metrics", "RunLog.metrics", "before"),
     "rollouts": ("socialr1_jax.training.metrics", "RunLog.rollouts", "before"),
     "save": ("socialr1_jax.training.checkpoints", "Checkpoints.save", "before"),
+    "writing": ("socialr1_jax.training.checkpoints", "Checkpoints._need_room", "after"),
     "saving": ("socialr1_jax.training.checkpoints", "Checkpoints.save", "after"),  # files are written by threads
     "manifest": ("socialr1_jax.training.checkpoints", "Checkpoints._write_manifests", "before"),
     "unnamed": ("socialr1_jax.training.checkpoints", "Checkpoints._write_manifests", "after"),

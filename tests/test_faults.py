@@ -20,6 +20,7 @@ import pytest
 from faults import (
     CONFIG,
     ROOT,
+    SCRIPT,
     SETTINGS,
     assert_same_metrics,
     assert_same_run,
@@ -203,16 +204,18 @@ def test_sigterm_when_all_is_done(phase, folder, whole, table):
 
 
 def test_sigterm_before_the_program_listens(folder, whole, table):
-    """While libraries are imported, the first seconds."""
-    process = begin(folder)
-    time.sleep(0.7)
+    """While libraries are imported, the first seconds; the script itself, for nothing is done to it."""
+    settings = [f"output_dir={folder}", f"save_rollouts={folder / 'kept.jsonl'}", *SETTINGS]
+    process = subprocess.Popen([sys.executable, str(SCRIPT), "--config", str(CONFIG), *settings], cwd=ROOT)
+    time.sleep(1.5)
     sent = time.monotonic()
     process.send_signal(signal.SIGTERM)
-    stopped = end(process)
-    table(f"{time.monotonic() - sent:.1f} s to exit {stopped.code}", "nothing was there", "")
+    code = process.wait(20)
+    table(f"{time.monotonic() - sent:.1f} s to exit {code}", "nothing was there", "")
+    assert not folder.exists()
     completed(folder)
     assert_same_run(folder, whole)
-    assert stopped.code in (75, -signal.SIGTERM), stopped
+    assert code == 75
 
 
 def test_second_signal(folder, whole, table):
@@ -256,7 +259,7 @@ def test_queue_example_of_the_documentation(folder, whole, tmp_path, table):
 # --------------------------------------------------------------------------------------------------------- full disk
 
 
-# A checkpoint has 1.4 MB. Where the whole run lies on the full disk, its half-written files leave nothing for metrics.
+# A checkpoint has 1.4 MB. On a disk of its own it is begun; on the one disk the run sees before that there is no room.
 WHERE = ["checkpoints on a disk of their own", "all on one disk"]
 
 
@@ -266,12 +269,14 @@ def on_disk(disk: Path, *arguments: str, plan: tuple[str, ...] = ()):
 
 @pytest.fixture(params=WHERE)
 def filled(request, disk):
-    """filled(settings, plan) runs into `disk`/run; `fill` and `free` are about the disk that the checkpoints are on."""
+    """filled(settings, plan, full) runs into `disk`/run; the disk that is filled is the one of the checkpoints."""
     own = request.param == WHERE[0]
     checkpoints = disk / "run" / "checkpoints"
 
-    def start(*arguments: str, plan: tuple[str, ...] = ()):
-        first = ("opening@1:own_disk,8m",) if own and not checkpoints.exists() else ()
+    def start(*arguments: str, plan: tuple[str, ...] = (), full: int = 0):
+        """`full`: the number of the save that finds no room, on the one disk before it begins."""
+        first = ("opening@1:own_disk,16m",) if own and not checkpoints.exists() else ()
+        first += (f"{'writing' if own else 'save'}@{full}:fill,400000",) if full else ()
         return run(
             disk / "run", *arguments, plan=(*first, *plan), timeout=150, FAULTS_DISK=str(checkpoints if own else disk)
         )
@@ -288,7 +293,7 @@ def make_room(disk: Path) -> None:
 
 def test_disk_full_while_saving_and_the_run_goes_on(filled, disk, whole, table):
     """When step 4 is saved, and there is room again when step 6 is."""
-    ended = filled(plan=("save@3:fill,400000", "save@4:free"))
+    ended = filled(plan=("save@4:free",), full=3)
     make_room(disk)
     saved, code = steps_saved(disk / "run"), ended.code
     table(f"exit {code}", f"checkpoints {saved}", "")
@@ -301,7 +306,7 @@ def test_disk_full_while_saving_and_the_run_goes_on(filled, disk, whole, table):
 
 def test_disk_full_while_saving_and_the_run_stops(filled, disk, whole, table):
     """Where that is asked for: before another step is trained in vain."""
-    stopped = filled("checkpoint.on_failure=stop", plan=("save@2:fill,400000",))
+    stopped = filled("checkpoint.on_failure=stop", full=2)
     done = max(row["step"] for row in lines_so_far(disk / "run") if row["phase"] == "grpo")
     make_room(disk)
     ended = filled("checkpoint.on_failure=stop")
@@ -314,7 +319,7 @@ def test_disk_full_while_saving_and_the_run_stops(filled, disk, whole, table):
 
 
 def test_disk_full_at_the_last_checkpoint(filled, disk, whole, table):
-    stopped = filled(plan=("save@4:fill,400000",))
+    stopped = filled(full=4)
     make_room(disk)
     ended = filled()
     table(f"exit {stopped.code}", f"went on from {resumed_after(ended.text)}", "0 bytes differ")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 
 from rich.table import Table
@@ -10,57 +12,81 @@ from socialr1_jax.evaluation.registry import get_task
 from socialr1_jax.evaluation.reply_file import ReplyFile
 from socialr1_jax.evaluation.respondents import make_respondent
 from socialr1_jax.evaluation.results import headline_table, write_results
-from socialr1_jax.evaluation.runner import TaskResult, load_data, requests_of, run_task
-from socialr1_jax.evaluation.task import BenchmarkError
+from socialr1_jax.evaluation.runner import PROTOCOLS, TaskResult, load_data, requests_of, run_task
+from socialr1_jax.evaluation.sotopia import run as sotopia
+from socialr1_jax.evaluation.task import BenchmarkError, Grade, Graded
 from socialr1_jax.evaluation_config import TASKS, EvaluateConfig
 from socialr1_jax.training.console import Bar, console, shown_log, working
 from socialr1_jax.training.provenance import commit, versions
 
+_SHOWN = 6  # figures of a task
+
 
 def evaluate(config: EvaluateConfig) -> Path:
-    """Runs every task that is asked for; returns results.json.
+    """Asks `config.model` the tasks, prints their headlines and returns the path of results.json.
 
     Raises BenchmarkError for data that are missing, before anything is asked, or an endpoint that refuses.
     """
-    tasks = [get_task(name) for name in config.task_names]
+    names = config.task_names
+    tasks = [get_task(name) for name in names if name != sotopia.NAME]
     loaded = [(task, load_data(task, Path(config.data_dir))) for task in tasks]
+    episodes = sotopia.load_benchmark(Path(config.data_dir)) if sotopia.NAME in names else None
     results: list[TaskResult] = []
     made_by = versions(), commit()
-    with shown_log():
+    with shown_log(), ExitStack() as opened:
         with working(f"loading {config.model}"):
             respondent = make_respondent(config)
+            opened.callback(respondent.close)
+            players = sotopia.make_players(config, respondent) if episodes else None
         identity = respondent.identity()
         known = Path(config.cache) if config.cache else Path(config.output) / "replies.jsonl"
-        try:
-            with ReplyFile(known, identity) as replies:
-                for task, data in loaded:
-                    asked = requests_of(task, data, config)
-                    with Bar(task.name, sum(map(len, asked.values())) * config.num_samples) as bar:
-                        results.append(run_task(task, data, asked, config, respondent, replies, bar.advance))
-                    written = write_results(config, results, identity, *made_by)
-        finally:
-            respondent.close()
+        with ReplyFile(known, identity) as replies:
+            for task, data in loaded:
+                asked = requests_of(task, data, config)
+                with Bar(task.name, sum(map(len, asked.values())) * config.num_samples) as bar:
+                    results.append(run_task(task, data, asked, config, respondent, replies, bar.advance))
+                written = write_results(config, results, identity, *made_by)
+        if episodes and players:
+            opened.callback(players.close)
+            with Bar(sotopia.NAME, sotopia.work(config, episodes)) as bar:
+                results.append(sotopia.run_sotopia(config, episodes, players, bar.advance))
+            written = write_results(config, results, identity, *made_by)
     head, rows = headline_table(results)
     table = Table(title="NOT REPORTABLE: --limit" if config.limit else None)
     for title in head:
         table.add_column(title, overflow="fold")
     for row in rows:
         table.add_row(*row)
-    console.print(table)
+    if rows:
+        console.print(table)
     return written
 
 
 def listing(data_dir: Path) -> str:
-    """Tasks, sources and licences, and the files that are there with their SHA-256."""
+    """Tasks, sources and licences, and of those whose data are there the figures and the files with their SHA-256."""
     lines = []
     for name in TASKS:
-        if name == "sotopia":
-            continue
-        task = get_task(name)
-        lines.append(f"{name}: {task.title}. {task.source}. {task.licence}")
+        about = sotopia.ABOUT if name == sotopia.NAME else get_task(name)
+        lines.append(f"{name}: {about.title}. {about.source}. {about.licence}")
         try:
-            files = load_data(task, data_dir).files
-            lines += [f"    {digest[:16]}  {file}" for file, digest in files.items()]
+            named, files = _figures_and_files(name, data_dir)
         except BenchmarkError as error:
             lines.append(f"    {error}")
+            continue
+        for protocol, figures in named.items():
+            more = f", and {len(figures) - _SHOWN} more" if len(figures) > _SHOWN else ""
+            lines.append(f"    {protocol}: {', '.join(figures[:_SHOWN])}{more}")
+        lines += [f"    {digest[:16]}  {file}" for file, digest in files.items()]
     return "\n".join(lines)
+
+
+def _figures_and_files(name: str, data_dir: Path) -> tuple[dict[str, list[str]], Mapping[str, str]]:
+    if name == sotopia.NAME:
+        return dict.fromkeys(("official_all", "official_hard"), sotopia.FIGURES), sotopia.load_benchmark(data_dir).files
+    task = get_task(name)
+    data = load_data(task, data_dir)
+    named = {}
+    for protocol in PROTOCOLS:
+        graded = [Graded(request, Grade("", 0.0)) for request in task.requests(data, protocol, 0)]
+        named[str(protocol)] = list(task.metrics(graded, protocol)) if graded else []
+    return named, data.files

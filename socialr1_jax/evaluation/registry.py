@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from importlib import import_module
 
-from socialr1_jax.evaluation.task import BenchmarkError, Task
+from socialr1_jax.evaluation.task import Task
 
 
 def get_task(name: str) -> Task:
-    """The benchmark of that name. Raises BenchmarkError for sotopia, which is not wired in yet."""
-    if name == "sotopia":
-        raise BenchmarkError("sotopia cannot be run from here yet; take it out of tasks")
+    """The benchmark of that name; SOTOPIA, which is played, is none of them (sotopia/run.py)."""
     return import_module(f"socialr1_jax.evaluation.tasks.{name}").TASK

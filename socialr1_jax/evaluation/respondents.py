@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from socialr1_jax.data.prompts import chat_tokens
 from socialr1_jax.evaluation.task import BenchmarkError, Messages
 from socialr1_jax.evaluation_config import EvaluateConfig
 from socialr1_jax.files import sha256
+
+if TYPE_CHECKING:
+    from socialr1_jax.sampling import Completion, SamplingParams
 
 _THINK_END = "</think>"
 
@@ -68,21 +72,21 @@ class LocalModel:
         from socialr1_jax.training.run_weights import find_checkpoint, is_run, load_policy
 
         self._config = config
-        self._mesh = make_mesh()
-        with jax.set_mesh(self._mesh):
+        self.mesh = make_mesh()
+        with jax.set_mesh(self.mesh):
             if is_run(config.model):
                 folder = find_checkpoint(config.model, config.step)
-                model = load_policy(folder, mesh=self._mesh)
+                model = load_policy(folder, mesh=self.mesh)
                 content = sha256(folder / MANIFEST)[:16]  # which has the sums of all files
             else:
-                model = load_hf(config.model, self._mesh, config.dtype)
+                model = load_hf(config.model, self.mesh, config.dtype)
                 content = folder_hash(Path(model.source or config.model))
         self._tokenizer = AutoTokenizer.from_pretrained(model.source)
         if not self._tokenizer.chat_template:
             raise BenchmarkError(f"{config.model}: its tokenizer has no chat template, so it cannot be asked")
         self._stops = stop_token_ids(model, self._tokenizer)
-        self._positions = model.config.max_position_embeddings
-        self._engine = Engine(
+        self.positions = model.config.max_position_embeddings
+        self.engine = Engine(
             params=model.params,
             config=model.config,
             num_tokens=model.num_tokens,
@@ -91,47 +95,62 @@ class LocalModel:
             share_prefixes=config.share_prefixes,
             max_rows=512 if config.batch_size == "auto" else int(config.batch_size),
         )
-        self._identity = {
-            "model": config.model, "step": config.step if is_run(config.model) else "", "dtype": config.dtype,
-            "sha256": content, **_sampling(config),
-        }  # fmt: skip
+        step = config.step if is_run(config.model) else ""
+        self._weights = {"model": config.model, "step": step, "dtype": config.dtype, "sha256": content}
+
+    def sampled_as(self, config: EvaluateConfig) -> LocalModel:
+        """The same weights with the sampling of another configuration."""
+        other = copy.copy(self)
+        other._config = config
+        return other
 
     def identity(self) -> dict[str, Any]:
-        return self._identity
+        return self._weights | _sampling(self._config)
 
-    def replies(self, asked: Sequence[Asked]) -> Iterator[tuple[int, int, Reply]]:
-        import jax
+    def tokens(self, messages: Messages) -> list[int]:
+        """The prompt as the model reads it."""
+        return chat_tokens(self._tokenizer, messages, thinking=self._config.thinking != "off")
 
+    def sampling(self, max_new_tokens: int, n: int = 1) -> SamplingParams:
+        """How `n` replies to a prompt are drawn."""
         from socialr1_jax.sampling import SamplingParams
-        from socialr1_jax.sampling.text import decode_responses
 
         config = self._config
         budget: dict[str, Any] = {}
         if config.thinking == "budget":
             end = self._tokenizer.convert_tokens_to_ids(_THINK_END)
             budget = {"thinking_budget": config.thinking_tokens, "think_end_id": end}
+        return SamplingParams(
+            n=n, max_new_tokens=max_new_tokens, temperature=config.temperature, top_k=config.top_k, top_p=config.top_p,
+            seed=config.seed, stop_token_ids=self._stops, **budget,
+        )  # fmt: skip
+
+    def reply(self, completion: Completion) -> Reply:
+        """What was drawn, as text."""
+        from socialr1_jax.sampling.text import decode_responses
+
+        (text,) = decode_responses(self._tokenizer, [completion])
+        return Reply(text, completion.finish_reason, len(completion.tokens))
+
+    def replies(self, asked: Sequence[Asked]) -> Iterator[tuple[int, int, Reply]]:
+        import jax
+
         ready: list[tuple[list[int], SamplingParams, int]] = []
         for i, one in enumerate(asked):
-            tokens = chat_tokens(self._tokenizer, one.messages, thinking=config.thinking != "off")
-            left = self._positions - len(tokens)
+            tokens = self.tokens(one.messages)
+            left = self.positions - len(tokens)
             if left < 1:
                 yield from ((i, sample, Reply("", "too_long", 0)) for sample in one.samples)
                 continue
-            sampling = SamplingParams(
-                n=max(one.samples) + 1, max_new_tokens=min(one.max_new_tokens, left),
-                temperature=config.temperature, top_k=config.top_k, top_p=config.top_p, seed=config.seed,
-                stop_token_ids=self._stops, **budget,
-            )  # fmt: skip
-            ready.append((tokens, sampling, i))
+            ready.append((tokens, self.sampling(min(one.max_new_tokens, left), max(one.samples) + 1), i))
         ready.sort(key=lambda one: one[0])  # those that begin alike are prefilled together
         places = [i for _, _, i in ready]
         ids = [int(hashlib.sha256(asked[i].key.encode()).hexdigest()[:8], 16) for i in places]
         prompts, params = [tokens for tokens, _, _ in ready], [sampling for _, sampling, _ in ready]
-        with jax.set_mesh(self._mesh):
-            for at, sample, completion in self._engine.completions(prompts, params, prompt_ids=ids):
+        with jax.set_mesh(self.mesh):
+            for at, sample, completion in self.engine.completions(prompts, params, prompt_ids=ids):
                 if sample in asked[places[at]].samples:
-                    (text,) = decode_responses(self._tokenizer, [completion])
-                    yield places[at], sample, Reply(text, completion.finish_reason, len(completion.tokens))
+                    yield places[at], sample, self.reply(completion)
 
     def close(self) -> None:
         pass
@@ -153,13 +172,15 @@ class Endpoint:
         self._client = openai.OpenAI(
             base_url=config.base_url, api_key=key, timeout=config.call_timeout, max_retries=config.retries
         )
+        self.concurrency = config.concurrency
         self._pool = ThreadPoolExecutor(config.concurrency, thread_name_prefix="endpoint")
+        self._takes_schemas = True
 
     def identity(self) -> dict[str, Any]:
         return {"model": self._config.model, "base_url": self._config.base_url, **_sampling(self._config)}
 
     def replies(self, asked: Sequence[Asked]) -> Iterator[tuple[int, int, Reply]]:
-        calls = {self._pool.submit(self._ask, one, s): (i, s) for i, one in enumerate(asked) for s in one.samples}
+        calls = {self.start(one, s): (i, s) for i, one in enumerate(asked) for s in one.samples}
         try:
             for call in as_completed(calls):
                 yield *calls[call], call.result()
@@ -167,17 +188,24 @@ class Endpoint:
             for call in calls:
                 call.cancel()
 
+    def start(self, asked: Asked, sample: int = 0, schema: Mapping[str, Any] | None = None) -> Future[Reply]:
+        """Asks in a thread. schema: JSON Schema of the reply, for servers that can be held to one."""
+        return self._pool.submit(self._ask, asked, sample, schema)
+
     def close(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)
         self._client.close()
 
-    def _ask(self, asked: Asked, sample: int) -> Reply:
+    def _ask(self, asked: Asked, sample: int, schema: Mapping[str, Any] | None) -> Reply:
         config, openai = self._config, self._openai
         seed = int(hashlib.sha256(f"{config.seed} {asked.key} {sample}".encode()).hexdigest()[:7], 16)
         messages: Any = list(asked.messages)
         options: dict[str, Any] = {"seed": seed, "max_tokens": asked.max_new_tokens}
         if config.thinking == "off":
             options["extra_body"] = {"chat_template_kwargs": {"enable_thinking": False}}
+        if schema and self._takes_schemas:
+            form = {"name": "reply", "schema": schema, "strict": True}
+            options["response_format"] = {"type": "json_schema", "json_schema": form}
         try:
             answer = self._client.chat.completions.create(
                 model=config.model, messages=messages, temperature=config.temperature, top_p=config.top_p,
@@ -190,6 +218,9 @@ class Endpoint:
                 f"{config.base_url}: the server answers {error.status_code}: check model and ${config.api_key_env}"
             ) from error
         except openai.BadRequestError as error:
+            if "response_format" in options:
+                self._takes_schemas = False
+                return self._ask(asked, sample, None)
             raise BenchmarkError(f"{config.base_url}: the server refuses the request: {_short(error)}") from error
         except (openai.APIError, IndexError, AttributeError, TypeError):
             return Reply("", "error", 0)

@@ -10,9 +10,10 @@ from typing import Any
 
 from socialr1_jax.evaluation.published import COLUMNS, NOTE, PUBLISHED
 from socialr1_jax.evaluation.runner import TaskResult
+from socialr1_jax.evaluation.task import Metric
 from socialr1_jax.evaluation_config import EvaluateConfig
 from socialr1_jax.files import write_json, write_whole
-from socialr1_jax.intervals import Z
+from socialr1_jax.intervals import around
 
 _STYLE = (
     "body{font:15px/1.5 system-ui,sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem;color:#222;"
@@ -34,7 +35,8 @@ def write_results(
         "status": {one.task: one.status for one in results},
         "replies": {one.task: one.replies for one in results},
         "seconds": {one.task: round(one.seconds, 1) for one in results},
-        "reportable": not config.limit,
+        "reportable": not config.limit and all(one.complete for one in results),
+        "details": {one.task: one.details for one in results if one.details},
         "notes": {one.task: one.notes for one in results},
         "files": {one.task: one.files for one in results},
         "model": dict(identity),
@@ -59,7 +61,7 @@ def headline_table(results: Sequence[TaskResult]) -> Table:
                 continue
             metric = one.metrics[name]
             faults = ", ".join(f"{kind} {share:.1%}" for kind, share in status.items() if share and kind != "ok")
-            rows.append([one.task, name, f"{metric.value:.4f}", _interval(metric.value, metric.stderr),
+            rows.append([one.task, name, f"{metric.value:.4f}", _interval(metric),
                          str(metric.n), faults or "none"])  # fmt: skip
     return ("task", "figure", "value", "95 % interval", "n", "replies not ok"), rows
 
@@ -78,13 +80,14 @@ def _parts(config: EvaluateConfig, results: Sequence[TaskResult]) -> list[str | 
     if rows:
         parts += ["Beside published figures", (("task", "this model, social_r1", *COLUMNS), rows), NOTE]
     for one in results:
-        every = [[name, f"{m.value:.4f}", _interval(m.value, m.stderr), str(m.n)] for name, m in one.metrics.items()]
+        every = [[name, f"{m.value:.4f}", _interval(m), str(m.n)] for name, m in one.metrics.items()]
         parts += [one.task, (("figure", "value", "95 % interval", "n"), every), *one.notes]
     return parts
 
 
-def _interval(value: float, stderr: float) -> str:
-    return "" if math.isnan(stderr) else f"{value - Z * stderr:.4f} to {value + Z * stderr:.4f}"
+def _interval(metric: Metric) -> str:
+    low, high = around(*metric)
+    return "" if math.isnan(low) else f"{low:.4f} to {high:.4f}"
 
 
 def _is_title(parts: Sequence[str | Table], i: int) -> bool:

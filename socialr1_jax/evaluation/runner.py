@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from socialr1_jax.evaluation.embeddings import installed, load_embedder
 from socialr1_jax.evaluation.reply_file import ReplyFile
@@ -28,17 +29,24 @@ class TaskResult:
     metrics: dict[str, Metric]
     status: dict[str, dict[str, float]]  # protocol -> share of replies of every status
     replies: int
-    files: dict[str, str]
+    complete: bool = True  # everything was asked and scored
+    files: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    details: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
 
 
 def load_data(task: Task, data_dir: Path) -> Data:
     """The benchmark's data from its folder below `data_dir`. Raises BenchmarkError saying where to get them."""
-    folder = data_dir / task.name
+    return task.load(folder_of(task.name, task.source, data_dir))
+
+
+def folder_of(name: str, source: str, data_dir: Path) -> Path:
+    """The folder of a benchmark. Raises BenchmarkError saying where to get the data."""
+    folder = data_dir / name
     if not folder.is_dir():
-        raise BenchmarkError(f"{task.name}: there is no folder {folder}; get the data from {task.source}")
-    return task.load(folder)
+        raise BenchmarkError(f"{name}: there is no folder {folder}; get the data from {source}")
+    return folder
 
 
 def embedder(task: Task, protocol: ProtocolName) -> Embedder | None:

@@ -7,9 +7,10 @@ import jax
 from socialr1_jax.mesh import mesh_of
 from socialr1_jax.models.qwen3 import Qwen3
 from socialr1_jax.sampling.engine import Engine
+from socialr1_jax.sampling.feed import Feed
 from socialr1_jax.sampling.params import Completion, SamplingParams
 
-__all__ = ["Completion", "Engine", "SamplingParams", "generate"]
+__all__ = ["Completion", "Engine", "Feed", "SamplingParams", "generate"]
 
 
 def generate(

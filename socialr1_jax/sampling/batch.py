@@ -18,6 +18,7 @@ import numpy as np
 
 from socialr1_jax.compiles import told
 from socialr1_jax.mesh import fetch, place, row_shards, tensor_shards
+from socialr1_jax.models.qwen3 import Params
 from socialr1_jax.sampling.decode import (
     ERROR,
     LIVE,
@@ -88,11 +89,11 @@ class Rollout:
     """One call of the engine: the groups that wait, the batch on the devices, and what the host knows of its rows."""
 
     def __init__(self, engine: "Engine", plan: BatchPlan, groups: list[Group], each: Sequence[SamplingParams]) -> None:
-        self.engine, self.plan, self.waiting = engine, plan, deque(groups)
+        self.engine, self.plan, self.waiting = engine, plan, deque[Group]()
         platform = engine.platform
         self.stride, self.smallest = slot_stride(platform), smallest_batch(platform)
         self.shards = row_shards()
-        self.group = max(len(group.rows) for group in groups)
+        self.group = max((len(group.rows) for group in groups), default=1)
         self.stops = round_up(max(1, *(len(set(params.stop_token_ids)) for params in each)), STOP_MULTIPLE)
         self.run_segment = partial(
             decode_segment,
@@ -102,7 +103,7 @@ class Rollout:
             raw=any(params.raw_logprobs for params in each),
             blocks=product_blocks(platform, tensor_shards()),
         )
-        self.of_row = {row: group for group in groups for row in group.rows}
+        self.of_row: dict[int, Group] = {}
         self.strings: dict[int, StopStrings] = {}
         # Host's view of the batch, [devices x rows]: the call's row or -1, where it stands, what it may still get.
         self.rows = np.full((self.shards, plan.rows), -1)
@@ -110,21 +111,36 @@ class Rollout:
         self.left = np.zeros_like(self.rows)
         self.slots = 0
         self.state: DecodeState | None = None
+        self.weights: Params | None = None  # as decoding wants them
+        self.wait(groups)
 
-    def segments(self) -> Iterator[Segment]:
+    def wait(self, groups: Sequence[Group]) -> None:
+        """Takes groups that go into rows as those become free; also while `steps` runs."""
+        self.waiting += groups
+        self.of_row |= {row: group for group in groups for row in group.rows}
+
+    def forget(self, row: int) -> None:
+        """Lets go of a row that has ended, of a rollout that goes on and on."""
+        del self.of_row[row]
+        self.strings.pop(row, None)
+
+    def steps(self) -> Iterator[list[Segment]]:
+        """What each segment brought, while the devices are at work on the next one; until nothing waits or is live."""
         engine = self.engine
-        with told("the copy of the weights for decoding"):
-            weights = reshard(engine.params, engine.config, engine.dtype)
+        if self.weights is None:
+            with told("the copy of the weights for decoding"):
+                self.weights = reshard(engine.params, engine.config, engine.dtype)
         parts: list[Segment] = []
         while self.waiting or (self.rows >= 0).any():
             engine.poll()
             self._refill()
             self._fit()
             with told(f"decode of {self.rows.shape[1]} rows x {self.slots} slots"):
-                self.state, drawn = self.run_segment(weights, engine.config, self.state, jnp.int32(self._enough()))
-            yield from parts  # while the devices work
+                enough = jnp.int32(self._enough())
+                self.state, drawn = self.run_segment(self.weights, engine.config, self.state, enough)
+            yield parts
             parts = self._collect(drawn)
-        yield from parts
+        yield parts
 
     # ---------------------------------------------------------------------------------------- before a segment
 

@@ -71,7 +71,7 @@ class Engine:
         for part in self.stream(prompts, each, step=step, prompt_ids=prompt_ids):
             parts.setdefault(part.row, []).append(part)
             if part.finish_reason:
-                yield *places[part.row], _joined(parts.pop(part.row))
+                yield *places[part.row], joined(parts.pop(part.row))
 
     def stream(
         self, prompts: Sequence[Sequence[int]], sampling: SamplingParams | Sequence[SamplingParams], *, step: int = 0,
@@ -79,12 +79,13 @@ class Engine:
     ) -> Iterator[Segment]:  # fmt: skip
         """The same, handed out segment by segment; rows count the samples of the first prompt, then the second's..."""
         each = _one_each(sampling, len(prompts))
-        self._check(prompts, each)
+        self.check(prompts, each)
         ids = range(len(prompts)) if prompt_ids is None else prompt_ids
         if not prompts:
             return
         plan = self.plan(prompts, each)
-        yield from Rollout(self, plan, _groups(prompts, each, ids, step, plan.rows), each).segments()
+        for parts in Rollout(self, plan, groups_of(prompts, each, ids, step, plan.rows), each).steps():
+            yield from parts
 
     def plan(self, prompts: Sequence[Sequence[int]], sampling: SamplingParams | Sequence[SamplingParams]) -> BatchPlan:
         """The batch that these prompts get on each device. Raises ValueError when not even one row fits."""
@@ -109,7 +110,8 @@ class Engine:
         )
         return plan
 
-    def _check(self, prompts: Sequence[Sequence[int]], each: Sequence[SamplingParams]) -> None:
+    def check(self, prompts: Sequence[Sequence[int]], each: Sequence[SamplingParams]) -> None:
+        """Raises ValueError naming the prompt that cannot be sampled from."""
         vocabulary, positions = self.config.vocab_size, self.config.max_position_embeddings
         for i, (prompt, params) in enumerate(zip(prompts, each, strict=True)):
             if not len(prompt):
@@ -141,10 +143,11 @@ def _one_each(sampling: SamplingParams | Sequence[SamplingParams], prompts: int)
     return list(sampling)
 
 
-def _groups(
-    prompts: Sequence[Sequence[int]], each: Sequence[SamplingParams], ids: Sequence[int], step: int, most: int
-) -> list[Group]:
-    """The samples of every prompt, in groups that fit into a batch of `most` rows."""
+def groups_of(
+    prompts: Sequence[Sequence[int]], each: Sequence[SamplingParams], ids: Sequence[int], step: int, most: int,
+    first: int = 0,
+) -> list[Group]:  # fmt: skip
+    """The samples of every prompt, in groups that fit into a batch of `most` rows; they are numbered from `first`."""
     counts = np.array([params.n for params in each])
     total = int(counts.sum())
     of = np.repeat(np.arange(len(prompts)), counts)
@@ -155,17 +158,17 @@ def _groups(
     seeds_b, ids_b, samples_b = padded
     keys = np.asarray(row_keys(seeds_b, step, ids_b, samples_b))
     groups = []
-    first = 0
+    start = first
     for i, (prompt, params) in enumerate(zip(prompts, each, strict=True)):
         rows = range(first, first + params.n)
         for at in range(0, params.n, most):
             part = rows[at : at + most]
-            groups.append(Group(i, prompt, params, keys[part.start : part.stop], part))
+            groups.append(Group(i, prompt, params, keys[part.start - start : part.stop - start], part))
         first = rows.stop
     return groups
 
 
-def _joined(parts: Sequence[Segment]) -> Completion:
+def joined(parts: Sequence[Segment]) -> Completion:
     """A completion of its segments, the last of which says how it ended."""
     last = parts[-1]
     assert last.finish_reason is not None

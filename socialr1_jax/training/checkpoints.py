@@ -6,6 +6,7 @@ XXH3 sum of every other file, so that a cut or altered one is found before it is
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import shutil
@@ -83,7 +84,10 @@ class Checkpoints:
         `value` is the validation metric at this step. Raises CheckpointError when this or the save before failed and
         `config.on_failure` is stop; otherwise that is a warning.
         """
-        self.check()
+        try:
+            self._manager.wait_until_finished()  # the save before
+        except (OSError, ValueError, RuntimeError) as error:
+            self._failed(error)
         if finished == self.latest:
             return
         self._best_before = self._best
@@ -91,6 +95,7 @@ class Checkpoints:
         content = {"schema": _SCHEMA, "finished": finished, "best": self._best, "about": self._about, "run": dict(run)}
         args = ocp.args.Composite(state=ocp.args.PyTreeSave(state._asdict()), run=ocp.args.JsonSave(finite(content)))
         try:
+            self._need_room(state)
             self._manager.save(finished, args=args)
         except (OSError, ValueError, RuntimeError) as error:
             self._failed(error)
@@ -166,6 +171,12 @@ class Checkpoints:
         arrays = self._manager.restore(step, args=ocp.args.Composite(state=restore))["state"]
         self._best = content["best"]
         return TrainState(**arrays), content["run"]
+
+    def _need_room(self, state: TrainState) -> None:
+        """Raises OSError when the disk cannot hold a checkpoint: half of one could take the room of the run's log."""
+        wanted = sum(leaf.nbytes for leaf in jax.tree.leaves(state)) + _SMALL
+        if any_of_all(is_first() and shutil.disk_usage(self._folder).free < wanted):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._folder))
 
     def _failed(self, error: Exception, *, always: bool = False) -> None:
         self._best = self._best_before

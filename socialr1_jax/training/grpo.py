@@ -82,7 +82,8 @@ def train_grpo(config: RunConfig) -> bool:
                 f"{folder / 'export'}: {error}. The checkpoint is saved: mend that, and give the same command once more"
             ) from error
         except OSError as error:
-            if not error.filename or not Path(error.filename).is_relative_to(folder):
+            kept = (folder, Path(config.save_rollouts or folder).parent)
+            if not error.filename or not any(_is_within(error.filename, one) for one in kept):
                 raise
             raise TrainingStopped(
                 f"{error.filename}: {error.strerror}. To go on from the last checkpoint: mend that, and give the same "
@@ -350,6 +351,10 @@ def _train_grpo(config: RunConfig, mesh: Mesh, stop: Stop) -> bool:
         runlog.close()
     wait_for_all(f"end of {config.output_dir}", config.distributed.timeout)
     return complete
+
+
+def _is_within(file: str, folder: Path) -> bool:
+    return Path(file).absolute().is_relative_to(folder.absolute())
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 Rules as of sotopia-lab/sotopia @ a0aaafb, data of sotopia-space @ 12c13d8; prompts are ours. There is no server and no
 data base: two files of JSON lines hold the episodes and the verdicts, and the same calls go on where they were stopped.
+`run.py` makes players of models and calls these:
 
     settings = episodes_of(load(folder), "hard")
     played = play(settings, tested, partner, output / "episodes.jsonl", run=run_id(players))

@@ -7,12 +7,11 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from scipy.special import stdtrit  # comes with JAX
-
 from socialr1_jax.evaluation.rows import Row
 from socialr1_jax.evaluation.sotopia.episode import Setting
 from socialr1_jax.evaluation.sotopia.judging import DIMENSIONS
 from socialr1_jax.evaluation.task import mean_metric
+from socialr1_jax.intervals import around
 
 OVERALL = "overall"
 ENDINGS = ("left", "stale", "turn_limit")
@@ -82,8 +81,7 @@ def figures(settings: Sequence[Setting], episodes: Mapping[str, Row], verdicts: 
 def clustered(values: Sequence[float], clusters: Sequence[str]) -> Figure:
     """The mean with its 95 % interval over clusters."""
     mean, stderr, n = mean_metric(values, clusters)
-    reach = float(stdtrit(n - 1, 0.975)) * stderr if n > 1 else math.nan
-    return Figure(mean, stderr, mean - reach, mean + reach, n, len(values))
+    return Figure(mean, stderr, *around(mean, stderr, n), n, len(values))
 
 
 def _share(hits: Iterable[bool]) -> float:

@@ -1,0 +1,99 @@
+"""Models as speakers: one on the devices here, whose batch takes turns as they come, and one behind an endpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from concurrent import futures
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from socialr1_jax.evaluation import respondents
+from socialr1_jax.evaluation.respondents import Asked, Endpoint, LocalModel
+from socialr1_jax.evaluation.scoring import without_thoughts
+from socialr1_jax.evaluation.sotopia.speakers import Reply
+from socialr1_jax.evaluation.task import BenchmarkError, Messages
+
+
+class LocalSpeaker:
+    """A `Speaker` that decodes `rows` turns at once.
+
+    A prompt of more than `prompt_tokens`, or than the model's positions allow, is not asked; its reply is truncated.
+    memory: bytes of each device, None for what is free. Raises ValueError when it does not suffice.
+    """
+
+    def __init__(
+        self, model: LocalModel, *, new_tokens: int, prompt_tokens: int, rows: int, memory: int | None = None
+    ) -> None:
+        import jax
+
+        from socialr1_jax.sampling import Feed
+
+        self._longest = min(prompt_tokens, model.positions - new_tokens)
+        if self._longest < 1:
+            raise BenchmarkError(f"a reply of {new_tokens} tokens takes all {model.positions} positions of the model")
+        self._model, self._on = model, partial(jax.set_mesh, model.mesh)
+        with self._on():
+            self._feed = Feed(
+                replace(model.engine, memory=memory, share_prefixes=False), model.sampling(new_tokens),
+                prompt_tokens=self._longest, rows=rows,
+            )  # fmt: skip
+        self._asked: dict[int, str] = {}
+        self._too_long: list[str] = []
+        self.busy: list[float] = []  # share of the rows that each segment began with, while turns waited
+
+    @property
+    def slots(self) -> int:
+        return self._feed.rows
+
+    def submit(self, key: str, messages: Messages, seed: int) -> None:
+        """See `Speaker`."""
+        tokens = self._model.tokens(messages)
+        if len(tokens) > self._longest:
+            self._too_long.append(key)
+            return
+        with self._on():
+            self._asked[self._feed.add(tokens, seed)] = key
+
+    def poll(self, wait: float) -> list[tuple[str, Reply]]:
+        """See `Speaker`."""
+        found = [(key, Reply("", truncated=True)) for key in self._too_long]
+        self._too_long = []
+        if self._asked:
+            full = len(self._asked) >= self._feed.rows
+            with self._on():
+                ended = self._feed.step()
+            if full:
+                self.busy.append(self._feed.busy / self._feed.rows)
+            found += [(self._asked.pop(number), spoken(self._model.reply(one))) for number, one in ended]
+        return found
+
+
+class EndpointSpeaker:
+    """A `Speaker` that has as many calls under way as the endpoint's `concurrency`.
+
+    schema: JSON Schema of the replies, for servers that can be held to one. `poll` raises BenchmarkError when the
+    server refuses key, model or request.
+    """
+
+    def __init__(self, endpoint: Endpoint, *, new_tokens: int, schema: Mapping[str, Any] | None = None) -> None:
+        self.slots = endpoint.concurrency
+        self._endpoint, self._new_tokens, self._schema = endpoint, new_tokens, schema
+        self._calls: dict[futures.Future[respondents.Reply], str] = {}
+
+    def submit(self, key: str, messages: Messages, seed: int) -> None:
+        """See `Speaker`; the endpoint derives its own seed from the key."""
+        self._calls[self._endpoint.start(Asked(key, messages, self._new_tokens), schema=self._schema)] = key
+
+    def poll(self, wait: float) -> list[tuple[str, Reply]]:
+        """See `Speaker`."""
+        ended, _ = futures.wait(self._calls, timeout=wait, return_when=futures.FIRST_COMPLETED)
+        return [(self._calls.pop(call), spoken(call.result())) for call in ended]
+
+
+def spoken(reply: respondents.Reply) -> Reply:
+    """Without thoughts; "" and truncated where they do not end."""
+    if reply.finish_reason == "error":
+        return Reply("", error="no reply: the call failed, or numbers were not finite")
+    said = without_thoughts(reply.text)
+    return Reply(said or "", truncated=said is None or reply.finish_reason == "length")

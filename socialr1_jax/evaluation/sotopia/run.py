@@ -1,0 +1,201 @@
+"""SOTOPIA from settings to results: who plays, who judges, and what is kept."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from socialr1_jax.evaluation.respondents import Endpoint, LocalModel, Respondent, make_respondent
+from socialr1_jax.evaluation.rows import Row
+from socialr1_jax.evaluation.runner import TaskResult, folder_of
+from socialr1_jax.evaluation.sotopia import profiles
+from socialr1_jax.evaluation.sotopia.episode import Setting, episodes_of, run_id
+from socialr1_jax.evaluation.sotopia.figures import OVERALL, SetFigures, figures
+from socialr1_jax.evaluation.sotopia.judging import DIMENSIONS, SCHEMA, judge
+from socialr1_jax.evaluation.sotopia.models import EndpointSpeaker, LocalSpeaker
+from socialr1_jax.evaluation.sotopia.play import Played, play, read_episodes
+from socialr1_jax.evaluation.sotopia.speakers import Speaker
+from socialr1_jax.evaluation.task import Metric
+from socialr1_jax.evaluation_config import EvaluateConfig
+
+NAME = "sotopia"
+FIGURES = [*dict.fromkeys(("goal", *DIMENSIONS, OVERALL))]
+EPISODES, VERDICTS = "samples_sotopia.jsonl", "verdicts_sotopia.jsonl"
+
+
+class About(NamedTuple):
+    """What a `Task` says of other benchmarks."""
+
+    title: str
+    source: str
+    licence: str
+
+
+ABOUT = About(
+    "SOTOPIA: goals in conversations, seven scores by a judge",
+    "sotopia-lab/sotopia-space @ 12c13d8 (profiles), sotopia-lab/sotopia-pi @ 245fa7b (used_env.json)",
+    "code MIT; data: cc, by the card",
+)
+
+
+class Players(NamedTuple):
+    """Who plays and who scores; the tested model may be its own partner, and the judge None."""
+
+    tested: Respondent
+    partner: Respondent
+    judge: Respondent | None
+
+    def close(self) -> None:
+        """Lets go of threads."""
+        for one in self:
+            if one:
+                one.close()
+
+
+def load_benchmark(data_dir: Path) -> profiles.Benchmark:
+    """The five files. Raises BenchmarkError."""
+    return profiles.load(folder_of(NAME, ABOUT.source, data_dir))
+
+
+def make_players(config: EvaluateConfig, tested: Respondent) -> Players:
+    """Loads whom the settings name; weights that are there already are shared.
+
+    The partner speaks with the sampling of the tested model; the judge takes the likeliest token, and thinks. Raises
+    what `make_respondent` raises.
+    """
+    known = {(config.model, config.base_url): tested}
+
+    def player(model: str, url: str, **changes: Any) -> Respondent:
+        settings = config.model_copy(update={"model": model, "base_url": url, **changes})
+        found = known.get((model, url))
+        if isinstance(found, LocalModel):
+            return found.sampled_as(settings)
+        return known.setdefault((model, url), make_respondent(settings))
+
+    named = (config.partner or config.model, config.partner_url or ("" if config.partner else config.base_url))
+    partner = tested if named in known else player(*named, step="latest")
+    if config.predict_only:
+        return Players(tested, partner, None)
+    scoring = {"temperature": 0.0, "top_k": 0, "top_p": 1.0, "thinking": "on", "api_key_env": config.judge_key_env}
+    return Players(tested, partner, player(config.judge, config.judge_url, step="latest", **scoring))
+
+
+def run_sotopia(
+    config: EvaluateConfig, benchmark: profiles.Benchmark, players: Players, said: Callable[[str], None]
+) -> TaskResult:
+    """Plays and scores what `config.output` does not have yet: `samples_sotopia.jsonl`, `verdicts_sotopia.jsonl`.
+
+    `said` hears one text for each episode and each verdict, `work` of them. Raises BenchmarkError.
+    """
+    begun, folder = time.perf_counter(), Path(config.output)
+    settings = settings_of(config, benchmark)
+    who = {"tested": players.tested.identity(), "partner": players.partner.identity(), "tokens": turn_limit(config)}
+    played, filled = _play(config, settings, players, folder / EPISODES, run_id(who), said)
+    verdicts: Mapping[str, Row] = {}
+    if players.judge:
+        scores = {"judge": players.judge.identity(), "tokens": judge_limit(config)}
+        who |= scores
+        # One speaker at a time: the players' caches are gone by now.
+        speaker = _speaker(config, players.judge, judge_limit(config), len(played.episodes), 1, SCHEMA)
+        verdicts = judge(
+            settings, played.episodes, speaker, folder / VERDICTS, run=run_id(scores),
+            on_verdict=lambda row: said(row["status"]),
+        )  # fmt: skip
+    return _result(config, benchmark, settings, played, verdicts, who | filled, time.perf_counter() - begun)
+
+
+def settings_of(config: EvaluateConfig, benchmark: profiles.Benchmark) -> list[Setting]:
+    """The episodes that are asked for."""
+    return episodes_of(benchmark, config.sotopia_set, config.num_samples)[: config.limit or None]
+
+
+def work(config: EvaluateConfig, benchmark: profiles.Benchmark) -> int:
+    """How many texts `run_sotopia` says: for every episode, and for every verdict."""
+    return len(settings_of(config, benchmark)) * (1 if config.predict_only else 2)
+
+
+def turn_limit(config: EvaluateConfig) -> int:
+    """Tokens that a turn may take, thoughts included."""
+    return config.max_new_tokens or config.turn_tokens + (config.thinking_tokens if config.thinking != "off" else 0)
+
+
+def judge_limit(config: EvaluateConfig) -> int:
+    """Tokens that a verdict may take, thoughts included."""
+    return config.judge_tokens + config.thinking_tokens
+
+
+def _play(
+    config: EvaluateConfig, settings: Sequence[Setting], players: Players, file: Path, run: str,
+    said: Callable[[str], None],
+) -> tuple[Played, dict[str, float]]:  # fmt: skip
+    """The episodes, and how full the rows of models here were while turns waited."""
+    distinct = {id(one): one for one in players[:2]}
+    here = sum(isinstance(one, LocalModel) for one in distinct.values())
+    speakers = {key: _speaker(config, one, turn_limit(config), len(settings), here) for key, one in distinct.items()}
+    tested, partner = (speakers[id(one)] for one in players[:2])
+    for key in read_episodes(file).keys() & {one.key for one in settings}:
+        said(f"{key} is known")
+    played = play(
+        settings, tested, partner, file, run=run, on_end=lambda row: said(f"{len(row['turns'])} turns, {row['ended']}")
+    )
+    busy = [x for one in speakers.values() if isinstance(one, LocalSpeaker) for x in one.busy]
+    return played, {"rows_busy": sum(busy) / len(busy)} if busy else {}
+
+
+def _speaker(
+    config: EvaluateConfig, model: Respondent, new_tokens: int, episodes: int, here: int,
+    schema: Mapping[str, Any] | None = None,
+) -> Speaker:  # fmt: skip
+    """`here`: how many models share the devices."""
+    if isinstance(model, Endpoint):
+        return EndpointSpeaker(model, new_tokens=new_tokens, schema=schema)
+    assert isinstance(model, LocalModel)
+    from socialr1_jax.sampling.memory import free_memory
+
+    free = free_memory()
+    return LocalSpeaker(
+        model, new_tokens=new_tokens, prompt_tokens=config.prompt_tokens, rows=max(1, episodes // 2),
+        memory=free and free // here,
+    )  # fmt: skip
+
+
+def _result(
+    config: EvaluateConfig, benchmark: profiles.Benchmark, settings: Sequence[Setting], played: Played,
+    verdicts: Mapping[str, Row], about: dict[str, Any], seconds: float,
+) -> TaskResult:  # fmt: skip
+    metrics: dict[str, Metric] = {}
+    status: dict[str, dict[str, float]] = {}
+    details, notes = about, list(benchmark.notes)
+    complete = not played.failed
+    for name in ("all", "hard") if config.sotopia_set == "all" else ("hard",):
+        chosen = [one for one in settings if name == "all" or one.scenario.id in benchmark.hard]
+        if not chosen:
+            continue
+        found = figures(chosen, played.episodes, verdicts)
+        complete &= found.counts["judged"] == found.counts["expected"] or config.predict_only
+        notes.append(f"{name}: " + ", ".join(f"{count} {what}" for what, count in found.counts.items() if count))
+        details[name] = {"counts": dict(found.counts), "rates": dict(found.rates)}
+        if not config.predict_only:
+            details[name]["figures"] = {key: one._asdict() for key, one in found.figures.items()}
+            metrics |= {f"official_{name}/{k}": Metric(x.value, x.stderr, x.n) for k, x in found.figures.items()}
+            status[f"official_{name}"] = _status(found)
+    if played.failed:
+        causes = sorted(set(played.failed.values()))
+        notes.append(f"{len(played.failed)} episodes were given up ({causes[0]}); the same command plays them again")
+    return TaskResult(
+        task=NAME, metrics=metrics, status=status, replies=sum(len(row["turns"]) for row in played.episodes.values()),
+        complete=complete, files=dict(benchmark.files), notes=notes, details=details, seconds=seconds,
+    )  # fmt: skip
+
+
+def _status(found: SetFigures) -> dict[str, float]:
+    """Of the tested agent's turns: shares that held an action, did not, were cut; of episodes: judge failed."""
+    rates = found.rates
+    return {
+        "ok": 1 - rates["parse_failures"],
+        "truncated": rates["truncated"],
+        "unparsable": rates["parse_failures"],
+        "judge_failed": rates["judge_failed"],
+    }

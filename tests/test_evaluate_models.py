@@ -1,0 +1,231 @@
+"""The whole evaluation on models: one on the devices here, and one behind an endpoint on loopback."""
+
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+from test_evaluate import TOY
+from test_sotopia import written
+from test_sotopia_judging import GOOD, verdict
+
+from socialr1_jax.command_line import load_config
+from socialr1_jax.config import ConfigError
+from socialr1_jax.data.tokenizer import build_tokenizer
+from socialr1_jax.evaluation import evaluate as whole
+from socialr1_jax.evaluation.respondents import LocalModel
+from socialr1_jax.evaluation.sotopia.models import LocalSpeaker
+from socialr1_jax.evaluation.task import BenchmarkError
+from socialr1_jax.evaluation_config import EvaluateConfig
+from socialr1_jax.hf import random_model, save_hf
+
+WORDS = ["You are the first agent. Turn #1: a S said something.", "Reply with one JSON object: action_type, argument."]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A folder with a random model that is asked by chat."""
+    folder = tmp_path_factory.mktemp("random")
+    build_tokenizer(WORDS * 20, 600).save_pretrained(folder / "tokenizer")
+    save_hf(random_model(folder / "tokenizer", "nano", 0), folder / "model")
+    return folder / "model"
+
+
+@pytest.fixture
+def data(tmp_path, monkeypatch):
+    monkeypatch.setattr(whole, "get_task", lambda name: TOY)
+    (tmp_path / "data" / "hitom").mkdir(parents=True)
+    (tmp_path / "data" / "sotopia").mkdir()
+    written(tmp_path / "data" / "sotopia")
+    return tmp_path / "data"
+
+
+def evaluated(data, output, *overrides):
+    """(results.json, lines of every file of samples and verdicts, sorted)."""
+    config = load_config(EvaluateConfig, None, [f"data_dir={data}", f"output={output}", *overrides])
+    whole.evaluate(config)
+    rows = {file.name: sorted(file.read_text().splitlines()) for file in output.glob("*_*.jsonl")}
+    return json.loads((output / "results.json").read_text()), rows
+
+
+LOCAL = ("max_new_tokens=6", "judge_tokens=6", "thinking_tokens=4", "temperature=0.8", "thinking=off", "num_samples=2")
+
+
+def test_a_model_here_answers_alike_in_every_batch_and_from_its_files(model, data, tmp_path, monkeypatch):
+    who = (f"model={model}", f"judge={model}", "tasks=hitom,sotopia", *LOCAL)
+    results, rows = evaluated(data, tmp_path / "a", *who)
+    assert sorted(rows) == ["samples_hitom.jsonl", "samples_sotopia.jsonl", "verdicts_sotopia.jsonl"]
+    assert results["replies"]["hitom"] == 40  # two protocols, ten questions, two samples
+    details = results["details"]["sotopia"]
+    assert details["all"]["counts"]["played"] == 8  # two pairs, two roles, two seeds
+    assert details["all"]["counts"]["judge_failed"] == 8  # six tokens are no verdict
+    assert results["results"]["sotopia"]["official_all/goal"]["n"] == 0
+    assert results["status"]["sotopia"]["official_hard"]["judge_failed"] == 1.0
+    assert not results["reportable"]
+    # Rows with texts that differ, or nothing would show.
+    assert len({row["reply"] for row in map(json.loads, rows["samples_hitom.jsonl"])}) > 10
+
+    others, again = evaluated(data, tmp_path / "b", *who, "batch_size=3", "share_prefixes=false")
+    assert again == rows
+    assert others["results"] == results["results"]
+
+    real = LocalSpeaker.submit
+
+    def submit(self, key, messages, seed):
+        assert "#judge" in key, "only what failed is asked again"
+        real(self, key, messages, seed)
+
+    def replies(self, asked):
+        assert not asked, "everything is known"
+        return iter(())
+
+    monkeypatch.setattr(LocalModel, "replies", replies)
+    monkeypatch.setattr(LocalSpeaker, "submit", submit)
+    cached, once_more = evaluated(
+        data, tmp_path / "a", *who, "predict_only=false", f"cache={tmp_path / 'b'}/replies.jsonl"
+    )
+    assert once_more["samples_hitom.jsonl"] == rows["samples_hitom.jsonl"]
+    assert cached["results"]["hitom"] == results["results"]["hitom"]
+    assert cached["results"]["sotopia"] == results["results"]["sotopia"]
+
+
+@pytest.mark.parametrize("at", [1, 4, 6])
+def test_an_interrupted_conversation_goes_on(model, data, tmp_path, monkeypatch, at):
+    who = (f"model={model}", "predict_only=true", "tasks=sotopia", *LOCAL)
+    _, rows = evaluated(data, tmp_path / "whole", *who)
+    real, calls = LocalSpeaker.poll, [0]
+
+    def poll(self, wait):
+        calls[0] += 1
+        if calls[0] == at:
+            raise KeyboardInterrupt
+        return real(self, wait)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalSpeaker, "poll", poll)
+        with pytest.raises(KeyboardInterrupt):
+            evaluated(data, tmp_path / "cut", *who)
+    assert evaluated(data, tmp_path / "cut", *who)[1] == rows
+
+
+def test_another_model_as_partner(model, data, tmp_path):
+    other = tmp_path / "other"
+    save_hf(random_model(model, "nano", 1), other)
+    settings = (f"model={model}", "predict_only=true", "tasks=sotopia", "sotopia_set=hard", *LOCAL)
+    _, alone = evaluated(data, tmp_path / "a", *settings)
+    found, rows = evaluated(data, tmp_path / "b", *settings, f"partner={other}")
+    who = found["details"]["sotopia"]
+    assert who["tested"]["model"] == str(model)
+    assert who["partner"]["model"] == str(other)
+    assert rows != alone
+    # The first turn of an episode that the tested model begins is its own in both.
+    first = [
+        {row["key"]: row["turns"][0]["reply"] for row in map(json.loads, some["samples_sotopia.jsonl"])}
+        for some in (alone, rows)
+    ]
+    assert all((first[0][key] == first[1][key]) == (key[-3] == "0") for key in first[0])
+    with pytest.raises(BenchmarkError, match="episodes of another model, partner or setting"):
+        evaluated(data, tmp_path / "a", *settings, f"partner={other}")
+
+
+def test_a_prompt_that_is_too_long_is_a_truncated_turn(model, data, tmp_path):
+    settings = (f"model={model}", "predict_only=true", "tasks=sotopia", *LOCAL, "prompt_tokens=20")
+    found, rows = evaluated(data, tmp_path / "a", *settings)
+    turns = [turn for row in map(json.loads, rows["samples_sotopia.jsonl"]) for turn in row["turns"]]
+    assert all(turn["truncated"] and not turn["parsed"] for turn in turns)
+    assert found["details"]["sotopia"]["all"]["rates"]["stale"] == 1.0
+
+
+def test_sotopia_needs_a_judge():
+    with pytest.raises(ConfigError, match="sotopia is scored by a model: give judge"):
+        load_config(EvaluateConfig, None, ["model=m", "tasks=sotopia"])
+
+
+# ---------------------------------------------------------------------------------------------------- an endpoint
+
+
+@pytest.fixture
+def server():
+    """Plays and judges; `refuses` JSON schemas with status 400, `fails` the first so many calls with 500."""
+    pytest.importorskip("openai")
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            with lock:
+                httpd.bodies.append(body)
+                failing = len(httpd.bodies) <= httpd.fails
+            text = body["messages"][-1]["content"]
+            if "Judge how each participant" in text:
+                said = verdict()
+            else:
+                turn = text.rpartition("it is turn #")[2].partition(".")[0]
+                kind = "leave" if turn == "3" else "speak"
+                said = json.dumps({"action_type": kind, "argument": f"turn {turn} by {body['model']}"})
+            refused = httpd.refuses and "response_format" in body
+            choice = {"index": 0, "message": {"role": "assistant", "content": said}, "finish_reason": "stop"}
+            usage = {"prompt_tokens": 1, "completion_tokens": 5, "total_tokens": 6}
+            answer = {
+                "id": "1",
+                "object": "chat.completion",
+                "created": 0,
+                "model": "m",
+                "choices": [choice],
+                "usage": usage,
+            }
+            self.send_response(500 if failing else 400 if refused else 200)
+            self.send_header("Content-Type", "application/json")
+            self.end_headers()
+            self.wfile.write(json.dumps(answer).encode())
+
+        def log_message(self, *args):
+            pass
+
+    lock = threading.Lock()
+    httpd = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    httpd.refuses, httpd.fails, httpd.bodies = False, 0, []
+    threading.Thread(target=httpd.serve_forever, daemon=True).start()
+    yield httpd
+    httpd.shutdown()
+    httpd.server_close()
+
+
+def behind(server):
+    url = f"http://127.0.0.1:{server.server_port}/v1"
+    return (
+        "model=tested", f"base_url={url}", "partner=other", f"partner_url={url}", "judge=judging", f"judge_url={url}",
+        "tasks=sotopia", "retries=0",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("refuses", [False, True])
+def test_endpoints_play_and_judge(server, data, tmp_path, refuses):
+    server.refuses = refuses
+    results, rows = evaluated(data, tmp_path / "a", *behind(server))
+    found = results["results"]["sotopia"]
+    assert (found["official_all/goal"]["value"], found["official_all/goal"]["n"]) == (GOOD["goal"], 2)
+    assert found["official_all/overall"]["value"] == pytest.approx(sum(GOOD.values()) / 7)
+    assert results["reportable"]
+    for row in map(json.loads, rows["samples_sotopia.jsonl"]):
+        assert row["ended"] == "left"
+        by = [turn["argument"].rpartition(" ")[2] for turn in row["turns"]]
+        names = ["tested", "other"] if row["tested"] == 0 else ["other", "tested"]
+        assert by == names * 2
+    forms = [body.get("response_format") for body in server.bodies if body["model"] == "judging"]
+    assert any(forms)
+    assert all(forms) is not refuses
+    assert all("response_format" not in body for body in server.bodies if body["model"] != "judging")
+    asked = len(server.bodies)
+    assert evaluated(data, tmp_path / "a", *behind(server))[1] == rows
+    assert len(server.bodies) == asked
+
+
+def test_an_episode_with_a_failed_call_is_given_up_told_and_played_by_the_next_call(server, data, tmp_path):
+    server.fails = 1
+    results, rows = evaluated(data, tmp_path / "a", *behind(server), "concurrency=1")
+    assert len(rows["samples_sotopia.jsonl"]) == 3
+    assert any("1 episodes were given up (turn 0: no reply" in note for note in results["notes"]["sotopia"])
+    assert not results["reportable"]
+    results, rows = evaluated(data, tmp_path / "a", *behind(server))
+    assert len(rows["samples_sotopia.jsonl"]) == 4
+    assert results["reportable"]
