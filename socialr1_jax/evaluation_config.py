@@ -78,6 +78,8 @@ class EvaluateConfig(Section):
             raise ValueError(f"model is required: {type(self).model_fields['model'].description}")
         if "sotopia" in self.task_names and not self.judge and not self.predict_only and not self.list:
             raise ValueError("sotopia is scored by a model: give judge (and judge_url), or predict_only=true")
+        if self.base_url and self.thinking == "budget":
+            raise ValueError("thinking=budget cuts thoughts in the engine here; an endpoint takes on or off")
         if self.num_samples > 1 and self.temperature == 0:
             raise ValueError("num_samples > 1 at temperature 0 gives equal replies; set temperature, such as 0.6")
         return self

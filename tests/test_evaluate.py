@@ -205,6 +205,7 @@ def test_data_that_are_missing_are_told_before_anything_is_asked(toy, tmp_path, 
     [
         (["tasks=hitomm"], "unknown hitomm; the tasks are tombench"),
         (["num_samples=2", "temperature=0"], "equal replies"),
+        (["base_url=http://x", "thinking=budget"], "an endpoint takes on or off"),
         (["batch_size=many"], "batch_size"),
     ],
 )

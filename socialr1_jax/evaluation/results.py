@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -87,7 +86,7 @@ def _parts(config: EvaluateConfig, results: Sequence[TaskResult]) -> list[str | 
 
 def _interval(metric: Metric) -> str:
     low, high = around(*metric)
-    return "" if math.isnan(low) else f"{low:.4f} to {high:.4f}"
+    return f"{low:.4f} to {high:.4f}" if low < high else ""  # none of one unit, nor of values that are all the same
 
 
 def _is_title(parts: Sequence[str | Table], i: int) -> bool:
