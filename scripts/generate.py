@@ -69,11 +69,13 @@ def answer(config: GenerateConfig) -> None:
 
     from transformers import AutoTokenizer  # these import JAX: only once the question is there
 
+    from socialr1_jax.compiles import keep_programs
     from socialr1_jax.hf import load_hf
     from socialr1_jax.sampling import Engine, SamplingParams
     from socialr1_jax.sampling.streaming import ResponseStream
     from socialr1_jax.sampling.text import stop_token_ids
 
+    keep_programs()
     print(f"loading {config.model}", file=sys.stderr)
     model = load_hf(config.model, dtype=config.dtype)
     tokenizer = AutoTokenizer.from_pretrained(model.source)

@@ -18,11 +18,13 @@ from socialr1_jax.reward_model_config import RewardModelConfig
 
 def main(argv: list[str] | None = None) -> int:
     config = parse_args(RewardModelConfig, argv, description="Train a reward model on preference pairs.")
-    from socialr1_jax.processes import is_first  # imports JAX: only once the arguments are right
+    from socialr1_jax.compiles import keep_programs  # imports JAX: only once the arguments are right
+    from socialr1_jax.processes import is_first
     from socialr1_jax.training.grpo import TrainingStopped
     from socialr1_jax.training.reward_model import train_reward_model
 
     folder = Path(config.output_dir)
+    keep_programs()
     try:
         complete = train_reward_model(config)
     except (ValueError, FileNotFoundError) as error:  # bad configuration, model folder or file of pairs
