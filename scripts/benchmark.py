@@ -2,12 +2,14 @@
 
     python scripts/benchmark.py --shape tiny --dtype float32 --rows 40 --prompt 128 --new 128
     python scripts/benchmark.py --shape tiny --rows 40 --prompt 128 --new 128 --prompts 8 --group 5
+    python scripts/benchmark.py --shape tiny --prompts 8 --peers --record docs/benchmarks.jsonl
 
 What each number means: docs/performance.md.
 """
 
 import json
 import sys
+from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
@@ -39,6 +41,10 @@ class BenchmarkConfig(Section):
         True,
         description="false: prefill and decode only, weights in dtype; an update takes 16 bytes a parameter and more",
     )
+    peers: bool = Field(False, description="transformers does the same in turn, and TRL the step (extra test)")
+    record: str = Field(
+        "", description="append the result to this .jsonl file, and make the table of performance.md beside it anew"
+    )
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -57,9 +63,22 @@ class BenchmarkConfig(Section):
 def main(argv: list[str] | None = None) -> int:
     config = parse_args(BenchmarkConfig, argv, description="Measure the speed of sampling and training.")
     from socialr1_jax.training.benchmark import benchmark  # imports JAX: only once the arguments are right
+    from socialr1_jax.training.benchmark_record import read_record, record, render
+    from socialr1_jax.training.peers import PeersMissing
 
-    speeds = benchmark(SHAPES[config.shape], **config.model_dump(exclude={"shape"}))
-    print(json.dumps({"shape": config.shape, **speeds}))
+    try:
+        speeds = benchmark(SHAPES[config.shape], **config.model_dump(exclude={"shape", "record"}))
+        result = {"shape": config.shape, **speeds}
+        print(json.dumps(result))
+        if config.record:
+            file = Path(config.record)
+            asked = sys.argv[1:] if argv is None else argv
+            shown = [one for one in asked if "record" not in one and one != config.record]
+            record(file, " ".join(["python scripts/benchmark.py", *shown]), result)
+            render(file.with_name("performance.md"), read_record(file))
+    except (PeersMissing, OSError, ValueError) as error:
+        print(f"benchmark.py: error: {error}", file=sys.stderr)
+        return 2
     return 0
 
 

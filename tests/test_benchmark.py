@@ -179,3 +179,16 @@ def test_an_unknown_shape_is_told_before_jax_is_imported():
     assert done.stdout == "2 False\n"
     (line,) = done.stderr.splitlines()
     assert line.endswith("unknown shape 'huge'; known: nano, tiny, small, 0.6b, 1.7b, 4b, 8b, 14b, 32b")
+
+
+def test_peers_do_the_same_work_in_turn(capsys):
+    pytest.importorskip("torch")
+    pytest.importorskip("trl")
+    result = benchmark(TOY, rows=4, prompt=4, new=6, prompts=2, group=2, repeats=1, peers=True)
+    assert result["peers"].keys() == {"prefill_tok_s", "decode_tok_s", "update_tok_s", "grpo_step_s"}
+    assert result["spread_s"].keys() >= {"prefill of transformers", "update of transformers", "grpo_step of TRL"}
+    assert result["peers"]["prefill_tok_s"] == pytest.approx(
+        16 / result["spread_s"]["prefill of transformers"][1], 2e-3
+    )
+    order = [line.partition(":")[0] for line in capsys.readouterr().err.splitlines() if " s, " in line]
+    assert order.index("prefill") < order.index("prefill of transformers") < order.index("decode")

@@ -26,6 +26,7 @@ from socialr1_jax.models.qwen3 import Params, Qwen3, Qwen3Config, init_params
 from socialr1_jax.sampling import Engine, SamplingParams
 from socialr1_jax.sampling.batch import Fresh
 from socialr1_jax.sampling.decode import admit, empty_batch  # the compiled programs themselves
+from socialr1_jax.training.peers import Transformers, trl_steps
 from socialr1_jax.training.programs import Programs, compile_programs, reference_weights  # the same
 from socialr1_jax.training.summary import peak_rss_bytes
 
@@ -54,7 +55,7 @@ class Timing(NamedTuple):
 def benchmark(
     config: Qwen3Config, *, dtype: str = "float32", rows: int, prompt: int, new: int, prompts: int = 0, group: int = 5,
     repeats: int = 3, micro_batch_tokens: int = 2048, remat: str = "attention", attention: str = "auto",
-    update: bool = True, requests: int = 0,
+    update: bool = True, requests: int = 0, peers: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
     """Speeds of a random Qwen3, ready for one JSON line.
 
@@ -62,8 +63,9 @@ def benchmark(
     responses. With `update=False` there is no update and no GRPO step, and the weights are made in `dtype` instead of
     float32. With `requests` > 0 also responses of `tail_lengths` to so many prompts, `rows` at once, by continuous
     batching and in static batches. Speeds are tokens per second at the median of `repeats` calls; `spread_s` holds
-    [min, median, max] seconds of a call, `compile_s` how much longer the first call took. One line for each result also
-    goes to stderr as soon as it is there.
+    [min, median, max] seconds of a call, `compile_s` how much longer the first call took. With `peers` transformers
+    does the same work in turn with ours, and TRL the step after it. One line for each result also goes to stderr as
+    soon as it is there. Raises PeersMissing.
     """
     asked, group = group, group if prompts else max(2, rows)
     run = RunConfig(
@@ -81,9 +83,15 @@ def benchmark(
     backend = attention_backend(run.model.attention, dtype, jax.default_backend())
     timings: dict[str, Timing] = {}
 
+    theirs = _peers(config, dtype, rows, prompt, new) if peers else {}
+
     def measure(name: str, call: Callable[[], float]) -> None:
-        timings[name] = Timing(call(), [call() for _ in range(repeats)])
-        _say(name, timings[name])
+        calls = {name: call} | ({_peer(name): theirs[name]} if name in theirs else {})
+        firsts = {which: one() for which, one in calls.items()}
+        later = [{which: one() for which, one in calls.items()} for _ in range(repeats)]  # in turn: noise hits both
+        for which, first in firsts.items():
+            timings[which] = Timing(first, [seconds[which] for seconds in later])
+            _say(which, timings[which])
 
     measure("prefill", partial(_prefill, _engine(run, config, model.params, backend), rows, prompt))
     measure("decode", partial(_decode, _engine(run, config, model.params, backend), rows, prompt, new))
@@ -109,10 +117,20 @@ def benchmark(
             timings["grpo_step"] = Timing(first, later)
             _say("grpo_step", timings["grpo_step"])
             speeds["grpo_step_s"] = timings["grpo_step"].median
+            if peers:
+                first, *later = trl_steps(config, prompts=prompts, group=group, prompt=prompt, new=new, steps=repeats)
+                timings[_peer("grpo_step")] = Timing(first, later)
+                _say(_peer("grpo_step"), timings[_peer("grpo_step")])
     result: dict[str, Any] = {"dtype": dtype, "rows": rows, "prompt": prompt, "new": new}
     if phases:
         result |= {"prompts": prompts, "group": group}
     result |= {name: _rounded(speed) for name, speed in speeds.items()}
+    if peers:
+        work = {"prefill": rows * prompt, "decode": rows * (new - 1), "update": rows * (prompt + new)}
+        found = {name: count / timings[_peer(name)].median for name, count in work.items() if _peer(name) in timings}
+        result["peers"] = {f"{name}_tok_s": _rounded(speed) for name, speed in found.items()}
+        if _peer("grpo_step") in timings:
+            result["peers"]["grpo_step_s"] = _rounded(timings[_peer("grpo_step")].median)
     if phases:
         middle = {name: statistics.median(laps[name] for laps in phases[1:]) for name in PHASES}
         result["grpo_phases_s"] = {name: _rounded(seconds) for name, seconds in middle.items()}
@@ -127,6 +145,19 @@ def benchmark(
         "device": _device(),
         "jax": jax.__version__,
         "peak_rss_bytes": peak_rss_bytes(),
+    }
+
+
+def _peer(name: str) -> str:
+    return f"{name} of {'TRL' if name == 'grpo_step' else 'transformers'}"
+
+
+def _peers(config: Qwen3Config, dtype: str, rows: int, prompt: int, new: int) -> dict[str, Callable[[], float]]:
+    other = Transformers(config, dtype)
+    return {
+        "prefill": partial(other.prefill, rows, prompt),
+        "decode": partial(other.decode, rows, prompt, new),
+        "update": partial(other.update, rows, prompt + new),
     }
 
 
