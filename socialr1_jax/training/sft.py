@@ -1,6 +1,7 @@
 """Supervised fine-tuning on reference responses: the cold start before GRPO."""
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 import jax
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 from socialr1_jax.config import OptimizerConfig, SftConfig
 from socialr1_jax.data.examples import Example
 from socialr1_jax.data.pipeline import PromptStream
-from socialr1_jax.data.prompts import encode_prompt, reference_response
+from socialr1_jax.data.prompts import encode_prompt, question_text, reference_response
 from socialr1_jax.grpo.logprobs import row_logprobs
 from socialr1_jax.grpo.packing import Rows, pack_rows
 from socialr1_jax.grpo.update import init_state, make_update
@@ -19,6 +20,7 @@ from socialr1_jax.training.metrics import RunLog
 from socialr1_jax.training.optimizer import make_optimizer, make_schedule
 
 _ROW_MULTIPLE = 16
+_LONGEST_TEXTS = 200
 
 
 def train_sft(
@@ -35,11 +37,11 @@ def train_sft(
     Every `config.check_every` updates `enough(params)` is asked, and True ends the training. The loss is the mean over
     the response tokens of a batch, its end token included.
     """
-    prompts = [encode_prompt(tokenizer, example) for example in examples]
-    responses = [
-        [*tokenizer.encode(reference_response(example), add_special_tokens=False), tokenizer.eos_token_id]
-        for example in examples
-    ]
+
+    @cache
+    def encoded(i: int) -> tuple[list[int], list[int]]:
+        response = tokenizer.encode(reference_response(examples[i]), add_special_tokens=False)
+        return encode_prompt(tokenizer, examples[i]), [*response, tokenizer.eos_token_id]
 
     def loss_fn(params: Params, rows: Rows) -> tuple[jax.Array, tuple[jax.Array, dict[str, jax.Array]]]:
         logp_bt, _ = row_logprobs(
@@ -68,13 +70,16 @@ def train_sft(
     update = make_update(loss_fn, optimizer)
     state = init_state(model.params, optimizer)
     stream = PromptStream(len(examples), config.batch_size, seed)
-    # One width for all batches, so that one program is compiled.
-    width = max(len(p) + len(r) for p, r in zip(prompts, responses, strict=True))
+    # One width for all batches, so that one program is compiled: the longest row's, sought among the longest texts, for
+    # to tokenize all would hold up the first step. A row that is longer after all makes its batch twice as wide.
+    size = [len(question_text(example)) + len(reference_response(example)) for example in examples]
+    longest = sorted(range(len(examples)), key=size.__getitem__)[-_LONGEST_TEXTS:]
+    width = max(sum(map(len, encoded(i))) for i in longest)
     multiple = -(-width // _ROW_MULTIPLE) * _ROW_MULTIPLE
     with Bar("sft", config.steps) as bar:
         for step in range(config.steps):
-            chosen = stream.batch(step)
-            rows = pack_rows([prompts[i] for i in chosen], [responses[i] for i in chosen], multiple=multiple)
+            prompts, responses = zip(*map(encoded, stream.batch(step)), strict=True)
+            rows = pack_rows(prompts, responses, multiple=multiple)
             state, metrics, _ = update(state, [rows.placed()])
             values = {name: float(value) for name, value in metrics.items()}
             log.metrics("sft", step + 1, values | {"learning_rate": float(schedule(step))})
