@@ -4,6 +4,7 @@ Loading reads every header first and reports all that is wrong at once, before a
 temporary folder beside the target and renames it, so a folder is there whole or not at all.
 """
 
+import errno
 import json
 import math
 import os
@@ -501,7 +502,7 @@ def _write_weights(
         try:
             save_file(dict(fetched(model, names, kind)), unfinished, metadata={"format": "pt"})
         except SafetensorError as error:  # its own kind, for a full disk too
-            raise OSError(f"{unfinished}: {error}") from error
+            raise OSError(errno.EIO, str(error), str(unfinished)) from error
         sync(unfinished)
         unfinished.rename(folder / file)
     if len(groups) > 1:

@@ -370,6 +370,23 @@ def test_a_failed_save_is_told_when_the_run_looks_next(tmp_path, monkeypatch, ca
     made.close()
 
 
+def test_a_disk_without_room_is_seen_before_the_save_and_told_at_the_end(tmp_path, monkeypatch, caplog):
+    made = some_checkpoints(tmp_path, 1)
+    usage = checkpoints_module.shutil.disk_usage(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints_module.shutil, "disk_usage", lambda path: usage._replace(free=1000))
+        made.save(2, small_state(2), {"counts": 2})
+        assert "could not be written (no space left on the device); that of step 1 stays valid" in caplog.text
+        assert [path.name for path in tmp_path.iterdir()] == ["1"]
+        made.save(3, small_state(3), {"counts": 3})
+        with pytest.raises(CheckpointError, match="no space left on the device"):  # the last one of a run must be there
+            made.finish()
+    made.save(3, small_state(3), {"counts": 3})
+    made.finish()
+    made.close()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "3"]
+
+
 def test_a_failed_save_stops_the_run_when_it_looks_next_where_that_is_asked_for(tmp_path, monkeypatch):
     made = failed_save(tmp_path, monkeypatch, on_failure="stop")
     with pytest.raises(CheckpointError, match="step 1 stays valid"):

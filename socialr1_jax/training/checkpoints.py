@@ -48,6 +48,7 @@ class Checkpoints:
         self._folder, self._config, self._about = folder.absolute(), config, dict(about)
         self._best: dict[str, Any] = {}  # {"step": ..., "value": ...}
         self._best_before: dict[str, Any] = {}  # the last save, which may fail
+        self._lost: CheckpointError | None = None  # why the last save came to nothing
         self._manager = ocp.CheckpointManager(
             self._folder,
             options=ocp.CheckpointManagerOptions(
@@ -97,6 +98,7 @@ class Checkpoints:
         try:
             self._need_room(state)
             self._manager.save(finished, args=args)
+            self._lost = None
         except (OSError, ValueError, RuntimeError) as error:
             self._failed(error)
 
@@ -110,11 +112,13 @@ class Checkpoints:
             self._failed(error)
 
     def finish(self) -> None:
-        """Waits until what is being written is whole. Raises CheckpointError when it failed, whatever the setting."""
+        """Waits until the last save is whole. Raises CheckpointError when it failed, whatever the setting."""
         try:
             self._manager.wait_until_finished()
         except (OSError, ValueError, RuntimeError) as error:
             self._failed(error, always=True)
+        if self._lost:
+            raise self._lost
 
     def restore(self, state: TrainState, needs: Sequence[str]) -> tuple[TrainState, dict[str, Any]] | None:
         """(arrays laid out as `state`, whose values are not used; the run's state) of the newest whole checkpoint.
@@ -151,6 +155,7 @@ class Checkpoints:
 
     def close(self) -> None:
         """Waits for what is being written and lets go of threads."""
+        self._lost = None  # has been told
         try:
             self.finish()
         except CheckpointError as error:
@@ -186,8 +191,9 @@ class Checkpoints:
         kept = max(whole_steps(self._folder), default=None)
         valid = "there is no earlier one" if kept is None else f"that of step {kept} stays valid"
         text = f"{self._folder}: a checkpoint could not be written ({_reason(error)}); {valid}"
+        self._lost = CheckpointError(text)
         if always or self._config.on_failure == "stop":
-            raise CheckpointError(text) from error
+            raise self._lost from error
         log.warning("%s. The run goes on and tries again when the next one is due", text)
 
     def _write_manifests(self) -> None:

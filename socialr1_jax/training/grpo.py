@@ -10,7 +10,6 @@ from typing import Any
 import jax
 import numpy as np
 from jax.sharding import Mesh
-from safetensors import SafetensorError
 from transformers import AutoTokenizer
 
 from socialr1_jax.compiles import compile_count
@@ -77,10 +76,6 @@ def train_grpo(config: RunConfig) -> bool:
     with jax.set_mesh(mesh), shown_log(config.quiet), own_folder(folder), stop_on_signal() as stop:
         try:
             return _train_grpo(config, mesh, stop)
-        except SafetensorError as error:  # of the export
-            raise TrainingStopped(
-                f"{folder / 'export'}: {error}. The checkpoint is saved: mend that, and give the same command once more"
-            ) from error
         except OSError as error:
             kept = (folder, Path(config.save_rollouts or folder).parent)
             if not error.filename or not any(_is_within(error.filename, one) for one in kept):
