@@ -54,9 +54,10 @@ def row_logprobs(
         wanted_bt = jnp.arange(tokens_bt.shape[1]) < lengths_b[:, None]
     # Every device goes through its own rows' chunks, and the head is gathered once for all of them.
     chunked = by_rows(partial(_chunked, num_tokens), (ROWS, P(), ROWS, ROWS, P()), (ROWS, ROWS))
-    logp_bu, entropy_bu = chunked(
-        hidden_btd[:, :-1], head_kernel(params, dtype), tokens_bt[:, 1:], wanted_bt[:, 1:], jnp.float32(temperature)
-    )
+    with jax.named_scope("logprobs"):
+        logp_bu, entropy_bu = chunked(
+            hidden_btd[:, :-1], head_kernel(params, dtype), tokens_bt[:, 1:], wanted_bt[:, 1:], jnp.float32(temperature)
+        )
 
     def place(x_bu: jax.Array) -> jax.Array:  # position u predicts token u + 1
         return jnp.where(wanted_bt, jnp.pad(x_bu, ((0, 0), (1, 0))), 0.0)

@@ -64,31 +64,32 @@ def policy_loss(
     gain_bt = inside(advantages_b if advantages_b.ndim == 2 else jnp.broadcast_to(advantages_b[:, None], mask_bt.shape))
     length_bt = jnp.maximum(_of_response(mask_bt.astype(jnp.float32), segments_bt), 1.0)
 
-    log_ratio_bt = logp_bt - old_bt
-    if chosen.ratio == "sequence":
-        # The response's mean log-ratio as value; the gradient goes to each token, as if the others were constants.
-        mean_bt = _of_response(jax.lax.stop_gradient(log_ratio_bt), segments_bt) / length_bt
-        log_ratio_bt = mean_bt + logp_bt - still_bt
-    ratio_bt = jnp.exp(jnp.clip(log_ratio_bt, -_LOG_RATIO_LIMIT, _LOG_RATIO_LIMIT))
-    bounded_bt = jnp.clip(ratio_bt, 1 - chosen.clip_low, 1 + chosen.clip_high)
-    if chosen.policy_term == "cispo":
-        policy_bt = -jax.lax.stop_gradient(bounded_bt) * gain_bt * logp_bt
-        clipped_bt = bounded_bt != ratio_bt
-    else:
-        policy_bt = jnp.maximum(-ratio_bt * gain_bt, -bounded_bt * gain_bt)
-        clipped_bt = -bounded_bt * gain_bt > -ratio_bt * gain_bt
-        if chosen.dual_clip:
-            policy_bt = jnp.where(gain_bt < 0, jnp.minimum(policy_bt, -chosen.dual_clip * gain_bt), policy_bt)
-    if chosen.importance_sampling != "none" and sampler_logp_bt is not None:
-        policy_bt *= truncated_weights(
-            old_bt, sampler_logp_bt, mask_bt, chosen.importance_sampling, chosen.importance_cap, segments_bt
-        )
+    with jax.named_scope("policy_loss"):
+        log_ratio_bt = logp_bt - old_bt
+        if chosen.ratio == "sequence":
+            # The response's mean log-ratio as value; the gradient goes to each token, as if the others were constants.
+            mean_bt = _of_response(jax.lax.stop_gradient(log_ratio_bt), segments_bt) / length_bt
+            log_ratio_bt = mean_bt + logp_bt - still_bt
+        ratio_bt = jnp.exp(jnp.clip(log_ratio_bt, -_LOG_RATIO_LIMIT, _LOG_RATIO_LIMIT))
+        bounded_bt = jnp.clip(ratio_bt, 1 - chosen.clip_low, 1 + chosen.clip_high)
+        if chosen.policy_term == "cispo":
+            policy_bt = -jax.lax.stop_gradient(bounded_bt) * gain_bt * logp_bt
+            clipped_bt = bounded_bt != ratio_bt
+        else:
+            policy_bt = jnp.maximum(-ratio_bt * gain_bt, -bounded_bt * gain_bt)
+            clipped_bt = -bounded_bt * gain_bt > -ratio_bt * gain_bt
+            if chosen.dual_clip:
+                policy_bt = jnp.where(gain_bt < 0, jnp.minimum(policy_bt, -chosen.dual_clip * gain_bt), policy_bt)
+        if chosen.importance_sampling != "none" and sampler_logp_bt is not None:
+            policy_bt *= truncated_weights(
+                old_bt, sampler_logp_bt, mask_bt, chosen.importance_sampling, chosen.importance_cap, segments_bt
+            )
 
-    kl_bt = jnp.zeros_like(logp_bt)
-    if ref_logp_bt is not None:
-        kl_bt = _kl(logp_bt, inside(ref_logp_bt), jax.lax.stop_gradient(logp_bt - old_bt), chosen.kl_estimator)
-    entropy_bt = jnp.zeros_like(logp_bt) if entropy_bt is None else inside(entropy_bt)
-    loss_bt = policy_bt + chosen.kl_coefficient * kl_bt - chosen.entropy_coefficient * entropy_bt
+        kl_bt = jnp.zeros_like(logp_bt)
+        if ref_logp_bt is not None:
+            kl_bt = _kl(logp_bt, inside(ref_logp_bt), jax.lax.stop_gradient(logp_bt - old_bt), chosen.kl_estimator)
+        entropy_bt = jnp.zeros_like(logp_bt) if entropy_bt is None else inside(entropy_bt)
+        loss_bt = policy_bt + chosen.kl_coefficient * kl_bt - chosen.entropy_coefficient * entropy_bt
 
     tokens, responses = total(jnp.ones_like(logp_bt)), jnp.round(total(1.0 / length_bt))
     sum_, denominator = total(loss_bt), responses

@@ -111,10 +111,11 @@ def _accumulate(loss_fn: LossFn, params: Params, sums: Sums, rows: Rows) -> tupl
     numbers = {"loss": loss, "denominator": denominator, **metrics}
     arrays = {name: numbers.pop(name) for name in metrics if name.endswith("_bt")}
     combine = {"_max": jnp.maximum, "_min": jnp.minimum}
-    return Sums(
-        jax.tree.map(lambda a, g: a + g.astype(jnp.float32), sums.gradient, gradient),
-        {name: combine.get(name[-4:], jnp.add)(sums.numbers[name], x) for name, x in numbers.items()},
-    ), arrays
+    with jax.named_scope("gradient_sum"):
+        return Sums(
+            jax.tree.map(lambda a, g: a + g.astype(jnp.float32), sums.gradient, gradient),
+            {name: combine.get(name[-4:], jnp.add)(sums.numbers[name], x) for name, x in numbers.items()},
+        ), arrays
 
 
 def _apply(
@@ -122,8 +123,9 @@ def _apply(
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     numbers = dict(sums.numbers)
     denominator, tokens = (jnp.where(x == 0, 1.0, x) for x in (numbers.pop("denominator"), numbers["tokens"]))
-    gradient = jax.tree.map(lambda g: g / denominator, sums.gradient)
-    norm, loss = optax.global_norm(gradient), numbers.pop("loss") / denominator
+    with jax.named_scope("gradient_norm"):
+        gradient = jax.tree.map(lambda g: g / denominator, sums.gradient)
+        norm, loss = optax.global_norm(gradient), numbers.pop("loss") / denominator
     fine = jnp.isfinite(norm) & jnp.isfinite(loss) & (numbers.get("nonfinite_count", 0) == 0)
     with jax.named_scope("optimizer"):
         change, opt_state = optimizer.update(gradient, state.opt_state, state.params)

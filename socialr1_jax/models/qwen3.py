@@ -198,7 +198,10 @@ def block(
         q_btnh = rms_norm(heads(project(h_btd, "q_proj")), weights["q_norm"], config.rms_norm_eps)
         k_btkh = rms_norm(heads(project(h_btd, "k_proj")), weights["k_norm"], config.rms_norm_eps)
         v_btkh = heads(project(h_btd, "v_proj"))
-        mixed_btnh, carry = attend(apply_rope(q_btnh, *rope), apply_rope(k_btkh, *rope), v_btkh)
+        with jax.named_scope("rope"):
+            q_btnh, k_btkh = apply_rope(q_btnh, *rope), apply_rope(k_btkh, *rope)
+        with jax.named_scope("attend"):
+            mixed_btnh, carry = attend(q_btnh, k_btkh, v_btkh)
         x_btd = x_btd + project(mixed_btnh.reshape(*x_btd.shape[:2], -1), "o_proj")
     with jax.named_scope("mlp"):
         h_btd = rms_norm(x_btd, weights["post_attention_layernorm"], config.rms_norm_eps)
@@ -245,7 +248,8 @@ def forward(
     positions_bt = jnp.broadcast_to(jnp.arange(tokens_bt.shape[1]), tokens_bt.shape)
     if segments is not None:
         positions_bt = segments.positions_bt
-    rope = rope_tables(positions_bt, config.head_dim, config.rope_theta)
+    with jax.named_scope("rope"):
+        rope = rope_tables(positions_bt, config.head_dim, config.rope_theta)
 
     def attend(q: jax.Array, k: jax.Array, v: jax.Array) -> tuple[jax.Array, Any]:
         return causal_attention(q, k, v, lengths_b, backend, segments), (k, v) if keep_kv else None
@@ -258,7 +262,8 @@ def forward(
     with jax.named_scope("embed"):
         x_btd = constrain(gathered("embed_tokens", params["embed_tokens"], dtype)[tokens_bt], ROWS)
     x_btd, kv = jax.lax.scan(_REMAT[remat](layer), x_btd, params["layers"])
-    return rms_norm(x_btd, params["norm"], config.rms_norm_eps), kv
+    with jax.named_scope("final_norm"):
+        return rms_norm(x_btd, params["norm"], config.rms_norm_eps), kv
 
 
 def head_kernel(params: Params, dtype: Any) -> jax.Array:

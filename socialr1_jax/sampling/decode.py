@@ -144,18 +144,22 @@ def decode_step(
     blocks: int = 1,
 ) -> tuple[jax.Array, list[LayerCache]]:  # fmt: skip
     """float32 logits [b, v] after one more token a row, and the caches that hold it. `blocks`: see `linear`."""
-    x_btd = weights["embed_tokens"][tokens_b][:, None]
-    rope = rope_tables(positions_b[:, None], config.head_dim, config.rope_theta)
+    with jax.named_scope("embed"):
+        x_btd = weights["embed_tokens"][tokens_b][:, None]
+    with jax.named_scope("rope"):
+        rope = rope_tables(positions_b[:, None], config.head_dim, config.rope_theta)
     grown = []
     for layer, cache in zip(weights["layers"], caches, strict=True):
 
         def attend(q: jax.Array, k: jax.Array, v: jax.Array, cache: LayerCache = cache) -> tuple[jax.Array, LayerCache]:
-            cache = cache.write(positions_b, k[:, 0], v[:, 0])
+            with jax.named_scope("cache_write"):
+                cache = cache.write(positions_b, k[:, 0], v[:, 0])
             return decode_attention(q[:, 0], *cache, positions_b + 1)[:, None], cache
 
         x_btd, cache = block(x_btd, layer, config, rope, attend, blocks)
         grown.append(cache)
-    x_btd = rms_norm(x_btd, weights["norm"], config.rms_norm_eps)
+    with jax.named_scope("final_norm"):
+        x_btd = rms_norm(x_btd, weights["norm"], config.rms_norm_eps)
     return logits(x_btd, head_kernel(weights, x_btd.dtype), blocks)[:, 0], grown
 
 
@@ -168,10 +172,11 @@ def _next(
     logits_bv = constrain(logits_bv, P())
     logits_bv = jnp.where(jnp.arange(logits_bv.shape[-1]) < num_tokens, logits_bv, -jnp.inf)
     how = state.sampling
-    if filters:
-        shaped_bv = filter_logits(logits_bv, how.temperature_b, how.top_k_b, how.top_p_b, how.min_p_b, filters)
-    else:
-        shaped_bv = temper(logits_bv, how.temperature_b)
+    with jax.named_scope("filters"):
+        if filters:
+            shaped_bv = filter_logits(logits_bv, how.temperature_b, how.top_k_b, how.top_p_b, how.min_p_b, filters)
+        else:
+            shaped_bv = temper(logits_bv, how.temperature_b)
     # The token in the cache has the row's position; the one drawn now will have the next.
     uniform_b = uniforms(how.keys_b, state.positions_b + 1)
     tokens_b, logprobs_b = draw(shaped_bv, uniform_b, how.temperature_b == 0)
@@ -256,7 +261,8 @@ def take_rows(part: Any, rows: jax.Array, *, slots: int) -> Any:
             is_leaf=lambda x: isinstance(x, LayerCache),
         )
 
-    return by_rows(take, (ROWS, ROWS), ROWS)(part, rows)
+    with jax.named_scope("resize"):
+        return by_rows(take, (ROWS, ROWS), ROWS)(part, rows)
 
 
 def resized(state: DecodeState, rows: jax.Array, slots: int) -> DecodeState:

@@ -6,17 +6,21 @@ it; evaluation does (`Engine.share_prefixes`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from socialr1_jax.models.blockwise import Segments
-from socialr1_jax.models.text_bins import Unit, bin_width, fill_bins, lay_out
+from socialr1_jax.models.text_bins import Unit, fill_bins, lay_out
+from socialr1_jax.sampling.memory import ladder
 
 _LEAST = 0.4  # share of a prompt that it must have in common with its neighbour
 _WORTH = 0.8  # packed rows with more tokens than this share of the plain ones are not worth a program of their own
-_LONGEST = 2  # bins are at most so many times as wide as the longest prompt
+_LONGEST = 2  # units are at most so many times as long as the longest prompt
+_STEP = 64  # widths of bins are multiples
+_WIDEST = 4  # bins are at most about so many times as wide as the longest unit
+_ATTENTION = 2048  # width from which on attention costs more than the rest: 1,536 in `tiny`, 3,840 in 0.6b
 
 
 class PackedPrompts(NamedTuple):
@@ -32,10 +36,8 @@ def pack_prompts(devices: Sequence[Sequence[Sequence[int]]], size: int, width: i
     """The prompts of each device, at most `size` of at most `width` tokens; None where packing saves too little."""
     units = [units_of(prompts, _LONGEST * width) for prompts in devices]
     longest = max((unit.length for each in units for unit in each), default=1)
-    bins_width = bin_width(max(longest, width))
-    filled = [fill_bins(each, bins_width) for each in units]
-    count = 1 << (max(map(len, filled)) - 1).bit_length()
-    if count * bins_width > _WORTH * size * width:
+    cost, bins_width, count, filled = min(_ways(units, longest), key=lambda way: way[0])
+    if cost > _WORTH * _cost(size, width):
         return None
     at_pt = np.zeros((len(devices) * size, width), np.int32)
     laid = []
@@ -53,6 +55,20 @@ def pack_prompts(devices: Sequence[Sequence[Sequence[int]]], size: int, width: i
     tokens_bt, lengths_b = (np.concatenate([getattr(one, name) for one in laid]) for name in ("tokens_bt", "lengths_b"))
     segments = Segments(*(np.concatenate(parts) for parts in zip(*(one.segments for one in laid), strict=True)))
     return PackedPrompts(tokens_bt, lengths_b, segments, at_pt)
+
+
+def _ways(units: Sequence[Sequence[Unit]], longest: int) -> Iterator[tuple[float, int, int, list[list[list[Unit]]]]]:
+    """(cost, width, number of bins on a device, the bins) for several widths from the longest unit's up."""
+    least = -(-longest // _STEP)
+    for steps in {least, *(ladder(least * times) for times in range(1, _WIDEST + 1))}:
+        filled = [fill_bins(each, steps * _STEP) for each in units]
+        count = ladder(max(map(len, filled)))
+        yield _cost(count, steps * _STEP), steps * _STEP, count, filled
+
+
+def _cost(rows: int, width: int) -> float:
+    """Tokens, dearer in wide rows, of which attention computes the whole square."""
+    return rows * width * (1 + width / _ATTENTION)
 
 
 def units_of(prompts: Sequence[Sequence[int]], most: int) -> list[Unit]:

@@ -1,0 +1,86 @@
+"""A profile for people: a summary on the console, and one self-contained page that needs no network and no script."""
+
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from rich.table import Table
+
+from socialr1_jax.files import write_whole
+from socialr1_jax.profiling.blocks import KINDS
+from socialr1_jax.training import report
+from socialr1_jax.training.console import console
+
+
+def write_page(summary: Mapping[str, Any], path: Path) -> Path:
+    """Writes the page of what profile.json holds, in the run report's style."""
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"seconds": seconds_text, "amount": amount_text, "percent": percent_text}
+    template = environment.from_string(Path(__file__).with_name("page.html").read_text(encoding="utf-8"))
+    style = Path(report.__file__).with_name("style.css").read_text(encoding="utf-8")
+    return write_whole(path, template.render(summary, kinds_of_work=KINDS, style=style))
+
+
+def say_summary(summary: Mapping[str, Any]) -> None:
+    """The phases, what holds each of them up, and what should not have happened, on the console."""
+    step, peaks = summary["step"], summary["peaks"]
+    console.print(
+        f"{summary['device']}: at most {amount_text(peaks['flops'])}FLOP/s in {summary['dtype']}, "
+        f"{amount_text(peaks['bytes_per_second'])}B/s; a step took {seconds_text(step['seconds'])}, "
+        f"untraced {seconds_text(summary['untraced_seconds'])}"
+    )
+    phases = summary["phases"]
+    kinds = [kind for kind in KINDS if any(phase["kinds"][kind] for phase in phases.values())]
+    table = Table(title=f"wall time of a step, mean of {summary['steps']}")
+    for heading in ("phase", "time", "share", *kinds, "no op", "of roofline"):
+        table.add_column(heading, justify="left" if heading == "phase" else "right")
+    for name, phase in phases.items():
+        table.add_row(
+            name,
+            seconds_text(phase["seconds"]),
+            percent_text(phase["seconds"] / step["seconds"]),
+            *(seconds_text(phase["kinds"][kind]) for kind in kinds),
+            seconds_text(phase["idle_seconds"]),
+            percent_text(phase["roofline_share"]),
+        )
+    console.print(table)
+    for name, phase in phases.items():
+        gaps = ", ".join(f"{gap['what']} {seconds_text(gap['gap_seconds'])}" for gap in phase["gaps"])
+        console.print(f"{name}: most above its bound: {gaps}", soft_wrap=True)
+    if not summary["ops"]:
+        console.print("no event of the trace names an op of a device: all time counts as idle")
+    for one in summary["compilations"]:
+        console.print(
+            f"compiled in {one['phase']}: {one['function']}, {one['seconds']:.2f} s: {one['cause']}", soft_wrap=True
+        )
+    moved = Counter[str]()
+    for one in summary["transfers"]:
+        moved[one["phase"]] += one["count"]
+    if moved:
+        told = ", ".join(f"{phase} {count / summary['steps']:.0f}" for phase, count in moved.items())
+        console.print(f"implicit transfers a step: {told} (which: profile.html)")
+
+
+def seconds_text(value: float) -> str:
+    """Three digits: 1.23 s, 45.6 ms, 7.8 µs."""
+    for unit, size in (("s", 1.0), ("ms", 1e-3)):
+        if value >= size:
+            return f"{value / size:.3g} {unit}" if value < 1000 * size else f"{value / size:.0f} {unit}"
+    return f"{value / 1e-6:.3g} µs" if value else "0"
+
+
+def amount_text(value: float) -> str:
+    """Three digits and the thousands' letter, a space in between and none behind: "1.23 T", "45.6 G"."""
+    for letter, size in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if value >= size:
+            return f"{value / size:.3g} {letter}"
+    return f"{value:.3g} " if value else "0 "
+
+
+def percent_text(value: float | None) -> str:
+    """A share as a percentage, a dash for None."""
+    return "–" if value is None else f"{100 * value:.1f} %"

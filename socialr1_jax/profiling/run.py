@@ -1,0 +1,140 @@
+"""A profile of a run: steps that compile, steps that are traced, and the folder that says what was seen."""
+
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from socialr1_jax.compiles import compile_count
+from socialr1_jax.config import ConfigError, QuickstartConfig, RunConfig
+from socialr1_jax.files import whole_folder, write_json
+from socialr1_jax.profiling.page import say_summary, write_page
+from socialr1_jax.profiling.peaks import measure_peaks
+from socialr1_jax.profiling.programs import loaded_programs
+from socialr1_jax.profiling.start import quickstart_run
+from socialr1_jax.profiling.steps import PHASES, Measured, Steps
+from socialr1_jax.profiling.summary import STEP, summarise
+from socialr1_jax.profiling.trace import read_trace
+from socialr1_jax.profiling.watch import Watch, watching
+from socialr1_jax.training.console import console, shown_log, working
+from socialr1_jax.training.programs import run_mesh
+from socialr1_jax.training.summary import peak_bytes
+
+_PUT = "DevicePutWithSharding"  # what the runtime calls an array that goes to a device, asked for or not
+_WARM_UPS = 2  # the first compiles; the second is the step that the traced ones are compared with
+
+
+def profile_run(config: RunConfig, measured: Measured, steps: int, folder: Path, strict: bool = False) -> Path:
+    """Profiles `steps` steps of the run, or of one phase of it, into `folder`; the path of its profile.html.
+
+    The folder appears whole or not at all and replaces an earlier profile. Raises ImplicitTransfer when `strict` and
+    the update moves an array unasked, FileExistsError for a folder that holds anything else, ConfigError for a run that
+    samples nothing, and what opening the run raises.
+    """
+    if config.replay_rollouts:
+        raise ConfigError("replay_rollouts: there is no rollout to profile; leave it out")
+    # A program kept on disk has the names of blocks, and on a CPU the ids, of the process that compiled it.
+    jax.config.update("jax_enable_compilation_cache", False)
+    with (
+        shown_log(config.quiet),
+        whole_folder(folder, marker="profile.json") as unfinished,
+        tempfile.TemporaryDirectory() as scratch,
+    ):
+        run = _opened(config, Path(scratch))
+        mesh = run_mesh(run)
+        with jax.set_mesh(mesh):
+            opened = Steps(run, mesh, strict)
+            try:
+                summary = _profile(opened, measured, steps, unfinished)
+            finally:
+                opened.close()
+        write_json(unfinished / "profile.json", summary)
+        write_page(summary, unfinished / "profile.html")
+        say_summary(summary)
+    return folder / "profile.html"
+
+
+def _opened(config: RunConfig, scratch: Path) -> RunConfig:
+    """The run, whatever it writes going into `scratch`."""
+    if isinstance(config, QuickstartConfig):
+        console.print("random weights: neither SFT nor the content reward model is trained for a profile", style="dim")
+        config = quickstart_run(config, scratch)
+    return config.model_copy(update={"output_dir": str(scratch)})
+
+
+def _profile(run: Steps, measured: Measured, steps: int, folder: Path) -> dict[str, Any]:
+    for number in range(_WARM_UPS):
+        with working(f"warm-up step {number + 1} of {_WARM_UPS}"):
+            untraced, before = _Laps(), compile_count()
+            run.run(measured, number, untraced.phase)
+            compiled = compile_count() - before
+    options = jax.profiler.ProfileOptions()
+    options.python_tracer_level = 0  # each call of Python would be an event: steps of another length
+    with working(f"tracing {steps} steps"), watching() as seen:
+        jax.profiler.start_trace(folder / "trace", profiler_options=options)
+        for number in range(steps):
+            if measured == STEP:
+                with jax.profiler.StepTraceAnnotation(STEP, step_num=number):
+                    run.run(measured, _WARM_UPS + number, seen.phase)
+            else:  # the step is the phase; what it is made from is there from the warm-up
+                run.run(measured, _WARM_UPS + number, partial(_step_of_one_phase, seen, number))
+        memory = peak_bytes()
+        jax.profiler.stop_trace()
+    jax.profiler.save_device_memory_profile(folder / "memory.pprof")
+    with working("reading the trace and measuring the machine's peaks"):
+        trace = read_trace(folder / "trace")
+        programs = loaded_programs({op.program for line in trace.lines for op in line})
+        (folder / "hlo").mkdir()
+        for program in programs.values():
+            (folder / "hlo" / program.file).write_text(program.text, encoding="utf-8")
+        peaks = measure_peaks(run.config.model.dtype)
+        figures = summarise(trace, programs, peaks, PHASES if measured == STEP else (measured,), run.costs())
+    kind = jax.devices()[0].device_kind
+    return {
+        "measured": measured,
+        "steps": steps,
+        "device": f"{jax.device_count()} x {kind}" + (f", {os.cpu_count()} cores" if kind == "cpu" else ""),
+        "jax": jax.__version__,
+        "dtype": run.config.model.dtype,
+        "peaks": {"flops": peaks.flops, "bytes_per_second": peaks.bandwidth},
+        "untraced_seconds": untraced.seconds,
+        "compiled_in_untraced": compiled,
+        "memory_peak_bytes": memory,
+        **figures,
+        "compilations": [asdict(one) for one in seen.compilations],
+        "transfers": [
+            {"phase": phase, "direction": direction, "array": array, "count": count}
+            for (phase, direction, array), count in seen.transfers.most_common()
+        ],
+        "puts": sum(any(s.start <= put.start < s.stop for s in trace.spans(STEP)) for put in trace.spans(_PUT)) / steps,
+        "programs": [
+            {"name": program.name, "file": f"hlo/{program.file}", "memory": program.memory, "cost": program.cost}
+            for program in sorted(programs.values(), key=lambda program: -program.memory.get("temp", 0))
+        ],
+    }
+
+
+@contextmanager
+def _step_of_one_phase(seen: Watch, number: int, name: str) -> Iterator[None]:
+    with jax.profiler.StepTraceAnnotation(STEP, step_num=number), seen.phase(name):
+        yield
+
+
+class _Laps:
+    """Wall seconds of the phases of one step, without a trace."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    @contextmanager
+    def phase(self, _: str) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        self.seconds += time.perf_counter() - started
