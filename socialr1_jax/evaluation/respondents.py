@@ -93,7 +93,7 @@ class LocalModel:
             dtype=config.dtype,
             backend=attention_backend("auto", config.dtype, jax.default_backend()),
             share_prefixes=config.share_prefixes,
-            max_rows=512 if config.batch_size == "auto" else int(config.batch_size),
+            max_rows=_rows() if config.batch_size == "auto" else int(config.batch_size),
         )
         step = config.step if is_run(config.model) else ""
         self._weights = {"model": config.model, "step": step, "dtype": config.dtype, "sha256": content}
@@ -241,6 +241,13 @@ def folder_hash(folder: Path) -> str:
     for file in sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")):
         digest.update(f"{file.relative_to(folder).as_posix()} {sha256(file)}\n".encode())
     return digest.hexdigest()[:16]
+
+
+def _rows() -> int:
+    """Rows that a device decodes at once: on a CPU more of them take more time and no less for each."""
+    import jax
+
+    return 128 if jax.default_backend() == "cpu" else 512
 
 
 def _sampling(config: EvaluateConfig) -> dict[str, Any]:

@@ -6,7 +6,9 @@ it; evaluation does (`Engine.share_prefixes`).
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,10 +17,9 @@ from socialr1_jax.models.blockwise import Segments
 from socialr1_jax.models.text_bins import Unit, fill_bins, lay_out
 from socialr1_jax.sampling.memory import ladder
 
-_LEAST = 0.4  # share of a prompt that it must have in common with its neighbour
 _WORTH = 0.8  # packed rows with more tokens than this share of the plain ones are not worth a program of their own
 _LONGEST = 2  # units are at most so many times as long as the longest prompt
-_STEP = 64  # widths of bins are multiples
+_STEP = 64  # widths of bins are multiples of it by the ladder: few programs
 _WIDEST = 4  # bins are at most about so many times as wide as the longest unit
 _ATTENTION = 2048  # width from which on attention costs more than the rest: 1,536 in `tiny`, 3,840 in 0.6b
 
@@ -60,7 +61,7 @@ def pack_prompts(devices: Sequence[Sequence[Sequence[int]]], size: int, width: i
 def _ways(units: Sequence[Sequence[Unit]], longest: int) -> Iterator[tuple[float, int, int, list[list[list[Unit]]]]]:
     """(cost, width, number of bins on a device, the bins) for several widths from the longest unit's up."""
     least = -(-longest // _STEP)
-    for steps in {least, *(ladder(least * times) for times in range(1, _WIDEST + 1))}:
+    for steps in sorted({ladder(least * times) for times in range(1, _WIDEST + 1)}):
         filled = [fill_bins(each, steps * _STEP) for each in units]
         count = ladder(max(map(len, filled)))
         yield _cost(count, steps * _STEP), steps * _STEP, count, filled
@@ -72,30 +73,35 @@ def _cost(rows: int, width: int) -> float:
 
 
 def units_of(prompts: Sequence[Sequence[int]], most: int) -> list[Unit]:
-    """Prompts in units of at most `most` tokens (or one prompt), neighbours in sorted order behind what they share."""
+    """Prompts in units of at most `most` tokens (or one prompt), neighbours in sorted order behind what they share.
+
+    Of all ways to cut the sorted prompts into units the one with the fewest tokens.
+    """
     order = sorted(range(len(prompts)), key=lambda i: list(prompts[i]))
-    units: list[Unit] = []
-    members: list[int] = []
-    shared = 0
-
-    def close() -> None:
-        if members:
-            head = list(prompts[members[0]][:shared])
-            units.append(Unit(list(members), head, [list(prompts[i][shared:]) for i in members]))
-
-    for i in order:
-        prompt = prompts[i]
-        if members:
-            common = min(shared, _common(prompts[members[-1]], prompt), len(prompt) - 1)
-            total = common + sum(len(prompts[j]) - common for j in (*members, i))
-            if common >= _LEAST * len(prompt) and total <= most:
-                members.append(i)
-                shared = common
-                continue
-        close()
-        members, shared = [i], len(prompt) - 1  # each has a token of its own
-    close()
-    return units
+    lengths = [len(prompts[i]) for i in order]
+    common = [_common(prompts[i], prompts[j]) for i, j in pairwise(order)]
+    fewest, begins = [0], []  # tokens of the first n prompts, and where the last unit of them begins
+    shares: list[int] = []
+    for end in range(1, len(order) + 1):
+        shared, length, found = lengths[end - 1] - 1, 0, (sys.maxsize, 0, 0)
+        for begin in range(end - 1, -1, -1):
+            length += lengths[begin]
+            if begin < end - 1:
+                shared = min(shared, common[begin], lengths[begin] - 1)  # each has a token of its own
+            size = length - (end - begin - 1) * shared
+            if begin < end - 1 and size > most:
+                break
+            found = min(found, (fewest[begin] + size, begin, shared))
+        fewest.append(found[0])
+        begins.append(found[1])
+        shares.append(found[2])
+    units, end = [], len(order)
+    while end:
+        begin, shared = begins[end - 1], shares[end - 1]
+        items = order[begin:end]
+        units.append(Unit(items, list(prompts[items[0]][:shared]), [list(prompts[i][shared:]) for i in items]))
+        end = begin
+    return units[::-1]
 
 
 def _common(first: Sequence[int], second: Sequence[int]) -> int:
