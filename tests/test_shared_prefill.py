@@ -1,5 +1,7 @@
 """Prompts that begin alike are computed once and answered as if each stood alone."""
 
+import itertools
+
 import jax
 import numpy as np
 import pytest
@@ -27,6 +29,24 @@ def test_units_hold_every_prompt_once_and_whole(prompts, most):
         for item, own in zip(unit.items, unit.own, strict=True):
             assert unit.shared + own == prompts[item]
             assert own
+
+
+@given(st.lists(st.lists(st.integers(0, 1), min_size=1, max_size=8), min_size=1, max_size=7), st.integers(8, 20))
+def test_no_other_cut_of_the_sorted_prompts_has_fewer_tokens(prompts, most):
+    def tokens(part):
+        shared = len(part[0]) - 1
+        for prompt in part[1:]:
+            same = next((i for i, (a, b) in enumerate(zip(part[0], prompt, strict=False)) if a != b), None)
+            shared = min(shared, len(prompt) - 1, len(part[0]) if same is None else same)
+        return shared + sum(len(prompt) - shared for prompt in part)
+
+    ordered, least = sorted(prompts), []
+    for cuts in itertools.product([False, True], repeat=len(prompts) - 1):
+        edges = [0, *(i + 1 for i, cut in enumerate(cuts) if cut), len(prompts)]
+        sizes = [tokens(ordered[a:b]) for a, b in itertools.pairwise(edges)]
+        if all(size <= most or b - a == 1 for size, (a, b) in zip(sizes, itertools.pairwise(edges), strict=True)):
+            least.append(sum(sizes))
+    assert sum(unit.length for unit in units_of(prompts, most)) == min(least)
 
 
 @given(st.lists(PROMPTS, min_size=1, max_size=2))
