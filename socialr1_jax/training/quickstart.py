@@ -6,6 +6,7 @@ same program that trains a real Qwen3.
 
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
@@ -96,35 +97,19 @@ def _grpo_config(config: QuickstartConfig, folder: Path) -> RunConfig:
 
 def _cold_start(config: QuickstartConfig, folder: Path) -> None:
     """Writes questions/ and sft/."""
-    stories = config.stories
-    train = _stories(config, stories.train_count, "train", config.seed)
-    heldout = _stories(config, stories.heldout_count, "heldout", config.seed)
+    train = stories_of(config, config.stories.train_count, "train", config.seed)
+    heldout = stories_of(config, config.stories.heldout_count, "heldout", config.seed)
     (folder / "questions").mkdir(exist_ok=True)
     for name, examples in (("train", train), ("heldout", heldout)):
-        lines = (json.dumps(asdict(example) | {"meta": dict(example.meta)}) + "\n" for example in examples)
-        (folder / "questions" / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
+        write_stories(examples, folder / "questions" / f"{name}.jsonl")
     with working("building the tokenizer"):
-        texts = [question_text(e) + "\n" + reference_response(e) for e in train[:_TOKENIZER_STORIES]]
-        letters = LETTERS[: stories.options]
-        words = (*WORDS, *letters, *(f"{letter}. " for letter in letters))
-        tokenizer = build_tokenizer(texts, config.tiny_model.vocab_size, words)
-        tokenizer.save_pretrained(folder / "tokenizer")
-    shape = Qwen3Config(
-        **config.tiny_model.model_dump(),
-        tie_word_embeddings=True,
-        # As wide as the logits of a unit vector want; transformers' 0.02 is for widths of thousands.
-        initializer_range=config.tiny_model.hidden_size**-0.5,
-        max_position_embeddings=config.data.max_prompt_tokens + config.sampling.max_new_tokens,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    params = init_params(shape, jax.random.key(config.seed))
-    model = Qwen3(shape, params, source=str(folder / "tokenizer"), num_tokens=len(tokenizer))
+        model, tokenizer = small_model(config, train, folder)
+    shape, params = model.config, model.params
     size = sum(x.size for x in jax.tree.leaves(params))
     console.print(f"Qwen3 with {size / 1e6:.2f} M parameters, {len(tokenizer)} tokens, {len(train)} stories, e.g.:")
     _show(train[0])
     # Fresh stories of the training kind: the held-out ones are for the evaluations alone.
-    looks = encode_prompts(tokenizer, _stories(config, _LOOK_STORIES, "train", seed=config.seed + 1), 10**6)
+    looks = encode_prompts(tokenizer, stories_of(config, _LOOK_STORIES, "train", seed=config.seed + 1), 10**6)
     sampling = SamplingParams(
         n=_LOOK_SAMPLES, max_new_tokens=config.sampling.max_new_tokens, stop_token_ids=stop_token_ids(model, tokenizer)
     )
@@ -140,6 +125,32 @@ def _cold_start(config: QuickstartConfig, folder: Path) -> None:
     log = RunLog(folder, config.tracking, config=config.model_dump())
     save_hf(train_sft(model, tokenizer, train, config.sft, log, config.seed, enough), folder / "sft")
     log.close()
+
+
+def write_stories(examples: Sequence[Example], file: Path) -> None:
+    """As a question file."""
+    lines = (json.dumps(asdict(example) | {"meta": dict(example.meta)}) + "\n" for example in examples)
+    file.write_text("".join(lines), encoding="utf-8")
+
+
+def small_model(config: QuickstartConfig, train: Sequence[Example], folder: Path) -> tuple[Qwen3, Any]:
+    """A random Qwen3 and its tokenizer, which is made from the stories and written into `folder`/tokenizer."""
+    texts = [question_text(e) + "\n" + reference_response(e) for e in train[:_TOKENIZER_STORIES]]
+    letters = LETTERS[: config.stories.options]
+    words = (*WORDS, *letters, *(f"{letter}. " for letter in letters))
+    tokenizer = build_tokenizer(texts, config.tiny_model.vocab_size, words)
+    tokenizer.save_pretrained(folder / "tokenizer")
+    shape = Qwen3Config(
+        **config.tiny_model.model_dump(),
+        tie_word_embeddings=True,
+        # As wide as the logits of a unit vector want; transformers' 0.02 is for widths of thousands.
+        initializer_range=config.tiny_model.hidden_size**-0.5,
+        max_position_embeddings=config.data.max_prompt_tokens + config.sampling.max_new_tokens,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    params = init_params(shape, jax.random.key(config.seed))
+    return Qwen3(shape, params, source=str(folder / "tokenizer"), num_tokens=len(tokenizer)), tokenizer
 
 
 def _content_model(config: QuickstartConfig, folder: Path) -> bool:
@@ -181,7 +192,8 @@ def _pair_accuracy(folder: Path) -> dict[str, float]:
     return {"content_pair_accuracy": summary["accuracy"], "content_pairs": summary["pairs"]}
 
 
-def _stories(config: QuickstartConfig, count: int, split: Literal["train", "heldout"], seed: int) -> list[Example]:
+def stories_of(config: QuickstartConfig, count: int, split: Literal["train", "heldout"], seed: int) -> list[Example]:
+    """So many stories of the quickstart's kind."""
     stories = config.stories
     return generate_stories(
         count,
