@@ -179,7 +179,10 @@ def test_updates_that_are_not_finite_stop_the_run_and_leave_the_weights(start, s
     jax.tree.map(np.testing.assert_array_equal, after, before)  # both steps were done, and both changed nothing
 
 
-@pytest.mark.parametrize("preset", ["dapo", "gspo", "cispo", "rloo", "dr_grpo", "grpo"])
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("cispo", "rloo", "dr_grpo", "grpo")]
+
+
+@pytest.mark.parametrize("preset", ["dapo", "gspo", *SLOW])
 def test_every_preset_trains(start, saved, tmp_path, preset):
     config = changed(
         start, tmp_path, steps=1, replay_rollouts=str(saved / "kept" / "rollouts.jsonl"), grpo={"preset": preset}
