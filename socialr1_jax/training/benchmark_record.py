@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from socialr1_jax.files import append, write_whole
-from socialr1_jax.training.provenance import commit, versions
+from socialr1_jax.training.provenance import NOT_INSTALLED, commit, versions
 
 BEGIN, END = "<!-- benchmarks: made by scripts/benchmark.py, do not edit -->", "<!-- end of benchmarks -->"
 _VERSIONS = ("jax", "transformers", "torch", "trl")
@@ -21,12 +21,11 @@ _TITLES = ("prefill tokens/s", "decode tokens/s", "update tokens/s", "GRPO step 
 
 def record(file: Path, command: str, result: Mapping[str, Any]) -> dict[str, Any]:
     """Appends a result with what made it, and returns the line: date, command, machine, versions, commit, result."""
-    found = versions() | {name: _version(name) for name in ("torch", "trl")}
     line = {
         "date": time.strftime("%Y-%m-%d"),
         "command": command,
         "machine": machine(),
-        "versions": {name: version for name, version in found.items() if version},
+        "versions": {name: one for name, one in versions("torch", "trl").items() if one != NOT_INSTALLED},
         "commit": commit(),
         "result": dict(result),
     }
@@ -91,12 +90,3 @@ def _cell(result: Mapping[str, Any], name: str) -> str:
         return f"{own:,}"
     faster = peer / own if name.endswith("_s") and not name.endswith("tok_s") else own / peer
     return f"{own:,} ({peer:,}: **{faster:.2f}**)"
-
-
-def _version(name: str) -> str:
-    from importlib import metadata
-
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return ""

@@ -85,10 +85,7 @@ class Checkpoints:
         `value` is the validation metric at this step. Raises CheckpointError when this or the save before failed and
         `config.on_failure` is stop; otherwise that is a warning.
         """
-        try:
-            self._manager.wait_until_finished()  # the save before
-        except (OSError, ValueError, RuntimeError) as error:
-            self._failed(error)
+        self._wait()  # for the save before
         if finished == self.latest:
             return
         self._best_before = self._best
@@ -106,17 +103,11 @@ class Checkpoints:
         """Tells of a save that has failed since. Raises CheckpointError when `config.on_failure` is stop."""
         if self._manager.is_saving_in_progress():
             return
-        try:
-            self._manager.wait_until_finished()  # which has the error, and forgets the step
-        except (OSError, ValueError, RuntimeError) as error:
-            self._failed(error)
+        self._wait()  # which has the error, and forgets the step
 
     def finish(self) -> None:
         """Waits until the last save is whole. Raises CheckpointError when it failed, whatever the setting."""
-        try:
-            self._manager.wait_until_finished()
-        except (OSError, ValueError, RuntimeError) as error:
-            self._failed(error, always=True)
+        self._wait(always=True)
         if self._lost:
             raise self._lost
 
@@ -176,6 +167,12 @@ class Checkpoints:
         arrays = self._manager.restore(step, args=ocp.args.Composite(state=restore))["state"]
         self._best = content["best"]
         return TrainState(**arrays), content["run"]
+
+    def _wait(self, *, always: bool = False) -> None:
+        try:
+            self._manager.wait_until_finished()
+        except (OSError, ValueError, RuntimeError) as error:
+            self._failed(error, always=always)
 
     def _need_room(self, state: TrainState) -> None:
         """Raises OSError when the disk cannot hold a checkpoint: half of one could take the room of the run's log."""

@@ -11,6 +11,7 @@ from typing import Any
 from socialr1_jax.config import Section
 from socialr1_jax.models.qwen3_config import Qwen3Config
 
+NOT_INSTALLED = "not installed"
 _PACKAGES = (
     "socialr1_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "transformers", "numpy",
 )  # fmt: skip
@@ -27,14 +28,14 @@ def about_run(config: Section, model: Qwen3Config, source: str | None) -> dict[s
     }
 
 
-def versions() -> dict[str, str]:
-    """Python's version and those of the packages that a run's numbers depend on."""
+def versions(*further: str) -> dict[str, str]:
+    """Python's version and those of the packages that a run's numbers depend on, and of further ones."""
     found = {"python": platform.python_version()}
-    for name in _PACKAGES:
+    for name in (*_PACKAGES, *further):
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
-            found[name] = "not installed"
+            found[name] = NOT_INSTALLED
     return found
 
 

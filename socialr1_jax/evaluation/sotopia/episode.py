@@ -157,7 +157,7 @@ class Episode:
         return f"{_context(self.setting, seen, goals, ENVIRONMENT)}\n\nThe conversation:\n{history}"
 
     def row(self, run: str) -> dict[str, Any]:
-        """The episode as a line of episodes.jsonl has it."""
+        """The episode as a line of the episodes' file."""
         setting = self.setting
         return {
             "key": setting.key, "run": run, "env_id": setting.scenario.id, "codename": setting.scenario.codename,
