@@ -1,19 +1,30 @@
-"""What a compiled program does between devices, read from its text: collectives, how often, with how many bytes."""
+"""A compiled program read from its text: its instructions; collectives, how often, with how many bytes."""
 
 import re
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 _KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "ragged-all-to-all", "collective-permute")
 _WIDTH = {"pred": 1, "s4": 0.5, "u4": 0.5, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "f16": 2, "bf16": 2, "s32": 4,
           "u32": 4, "f32": 4, "s64": 8, "u64": 8, "f64": 8, "c64": 8}  # fmt: skip
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.$-]+) (?:\(.*\) -> .* )?\{$")
-_INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.$-]+) = (.*?) ([a-z][\w-]*)\((.*)$")
+_INSTRUCTION = re.compile(r"^\s+(ROOT )?%?([\w.$-]+) = (.*?) ([a-z][\w-]*)\((.*)$")
 _ARRAY = re.compile(r"\b([a-z]+\d*)\[([\d,]*)\]")
 _CALLS = re.compile(r"(?:calls|to_apply|body|condition|true_computation|false_computation)=%?([\w.$-]+)")
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
 _TRIPS = re.compile(r'known_trip_count"?:\s*\{\s*"?n"?:\s*"?(\d+)')
+
+
+class Line(NamedTuple):
+    """An instruction as the text has it; `rest` is all behind the opening bracket."""
+
+    name: str
+    type: str
+    opcode: str
+    rest: str
+    root: bool
 
 
 @dataclass(frozen=True)
@@ -37,12 +48,12 @@ class Collective:
 
 def collectives(text: str, devices: int) -> list[Collective]:
     """Every collective of more than one device in a compiled module's text (`compiled.as_text()`)."""
-    bodies, entry = _computations(text)
+    bodies, entry = computations(text)
     found: list[Collective] = []
 
     def walk(name: str, times: int, open_loop: bool, asynchronous: bool) -> None:
         groups = {}
-        for instruction, kind, op, rest in bodies.get(name, ()):
+        for instruction, kind, op, rest, _ in bodies.get(name, ()):
             base = op.removesuffix("-start").removesuffix("-done")
             if base in _KINDS:
                 if not op.endswith("-done"):
@@ -65,14 +76,14 @@ def collectives(text: str, devices: int) -> list[Collective]:
     return _merged(one for one in found if one.group > 1)
 
 
-def _trips(rest: str, bodies: dict[str, list[tuple[str, str, str, str]]]) -> int:
+def _trips(rest: str, bodies: dict[str, list[Line]]) -> int:
     """How often a loop runs; 0 when its end depends on the data. GPUs' texts say it, TPUs' compare with a constant."""
     if known := _TRIPS.search(rest):
         return int(known[1])
     condition = re.search(r"condition=%?([\w.$-]+)", rest)
     instructions = bodies.get(condition[1], []) if condition else []
     constants = [
-        int(rest.partition(")")[0]) for _, kind, op, rest in instructions if op == "constant" and "s32" in kind
+        int(rest.partition(")")[0]) for _, kind, op, rest, _ in instructions if op == "constant" and "s32" in kind
     ]
     counts = bool(instructions) and instructions[-1][2] == "compare" and "direction=LT" in instructions[-1][3]
     return constants[0] if counts and len(constants) == 1 else 0
@@ -83,14 +94,14 @@ def attention_kernels(text: str) -> list[str]:
     return sorted(set(re.findall(r"__cudnn\$fmha\w*", text)))
 
 
-def _computations(text: str) -> tuple[dict[str, list[tuple[str, str, str, str]]], str]:
-    """Computation -> its instructions (name, result type, operation, the rest of the line), and the entry's name."""
-    bodies: dict[str, list[tuple[str, str, str, str]]] = defaultdict(list)
+def computations(text: str) -> tuple[dict[str, list[Line]], str]:
+    """Computation -> its instructions, and the entry's name."""
+    bodies: dict[str, list[Line]] = defaultdict(list)
     entry = current = ""
     for line in text.splitlines():
         if line.startswith((" ", "\t")):
             if match := _INSTRUCTION.match(line):
-                bodies[current].append((match[1], match[2], match[3], match[4]))
+                bodies[current].append(Line(match[2], match[3], match[4], match[5], bool(match[1])))
         elif match := _COMPUTATION.match(line):
             current = match[2]
             entry = current if match[1] else entry

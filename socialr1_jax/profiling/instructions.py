@@ -11,10 +11,9 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from socialr1_jax.hlo import Line, computations
 from socialr1_jax.profiling.blocks import Kind, block_of, kind_of
 
-_COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.$-]+) \(.*\{$")
-_INSTRUCTION = re.compile(r"^\s+(ROOT )?%?([\w.$-]+) = (\(.*?\)|\S+) ([a-z][\w-]*)\((.*)$")
 _ARRAY = re.compile(r"\b([a-z]+)(\d*)\w*\[([\d,]*)\]")
 _OP_NAME = re.compile(r'op_name="([^"]*)"')
 _TARGET = re.compile(r'custom_call_target="([^"]*)"')
@@ -74,17 +73,13 @@ def read_instructions(text: str) -> dict[str, Instruction]:
 
 
 def _bodies(text: str) -> dict[str, dict[str, _Line]]:
-    bodies: dict[str, dict[str, _Line]] = defaultdict(dict)
-    current = ""
-    for row in text.splitlines():
-        if match := _INSTRUCTION.match(row):
-            root, name, kind, opcode, rest = match.groups()
-            inside = rest.partition(")")[0]
-            operands = tuple(part.split()[-1].lstrip("%") for part in inside.split(", ") if part.split())
-            bodies[current][name] = _Line(name, kind, opcode, operands, rest, bool(root))
-        elif match := _COMPUTATION.match(row):
-            current = match[1]
-    return bodies
+    return {name: {line.name: _with_operands(line) for line in lines} for name, lines in computations(text)[0].items()}
+
+
+def _with_operands(line: Line) -> _Line:
+    inside = line.rest.partition(")")[0]
+    operands = tuple(part.split()[-1].lstrip("%") for part in inside.split(", ") if part.split())
+    return _Line(line.name, line.type, line.opcode, operands, line.rest, line.root)
 
 
 def _fused(line: _Line, bodies: _Bodies) -> Mapping[str, _Line]:
