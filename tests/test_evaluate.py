@@ -222,39 +222,46 @@ def test_groups_name_their_tasks():
 # ------------------------------------------------------------------------------------------------------- an endpoint
 
 
-@pytest.fixture
-def server():
-    """An OpenAI-compatible endpoint on loopback that repeats the prompt; `status` is what it answers with."""
+def loopback(reply) -> Iterator[ThreadingHTTPServer]:
+    """An OpenAI-compatible endpoint on loopback: reply(server, body) is (status, message). `bodies`: what was asked."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self):
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            self.server.bodies.append(body)
-            self.send_response(self.server.status)
+            with lock:
+                self.server.bodies.append(body)
+                status, message = reply(self.server, body)
+            choice = {"index": 0, "message": {"role": "assistant"} | message, "finish_reason": "stop"}
+            usage = {"prompt_tokens": 1, "completion_tokens": 5, "total_tokens": 6}
+            about = {"id": "1", "object": "chat.completion", "created": 0, "model": "m"}
+            answer = about | {"choices": [choice], "usage": usage} if status == 200 else {"error": {"message": "no"}}
+            self.send_response(status)
             self.send_header("Content-Type", "application/json")
             self.end_headers()
-            message = {"role": "assistant", "content": "A " + body["messages"][-1]["content"]} | self.server.extra
-            choice = {"index": 0, "message": message, "finish_reason": "stop"}
-            usage = {"prompt_tokens": 1, "completion_tokens": 5, "total_tokens": 6}
-            answer = {
-                "id": "1",
-                "object": "chat.completion",
-                "created": 0,
-                "model": "m",
-                "choices": [choice],
-                "usage": usage,
-            }
-            self.wfile.write(json.dumps(answer if self.server.status == 200 else {"error": {"message": "no"}}).encode())
+            self.wfile.write(json.dumps(answer).encode())
 
         def log_message(self, *args):
             pass
 
+    lock = threading.Lock()
     httpd = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    httpd.status, httpd.extra, httpd.bodies = 200, {}, []
+    httpd.bodies = []
     threading.Thread(target=httpd.serve_forever, daemon=True).start()
     yield httpd
     httpd.shutdown()
     httpd.server_close()
+
+
+@pytest.fixture
+def server():
+    """Repeats the prompt; `status` is what it answers with."""
+
+    def reply(server, body):
+        return server.status, {"content": "A " + body["messages"][-1]["content"]} | server.extra
+
+    for httpd in loopback(reply):
+        httpd.status, httpd.extra = 200, {}
+        yield httpd
 
 
 def endpoint(server, **changes) -> Endpoint:

@@ -1,11 +1,9 @@
 """The whole evaluation on models: one on the devices here, and one behind an endpoint on loopback."""
 
 import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from test_evaluate import TOY
+from test_evaluate import TOY, loopback
 from test_sotopia import written
 from test_sotopia_judging import GOOD, verdict
 
@@ -149,45 +147,21 @@ def server():
     """Plays and judges; `refuses` JSON schemas with status 400, `fails` the first so many calls with 500."""
     pytest.importorskip("openai")
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self):
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            with lock:
-                httpd.bodies.append(body)
-                failing = len(httpd.bodies) <= httpd.fails
-            text = body["messages"][-1]["content"]
-            if "Judge how each participant" in text:
-                said = verdict()
-            else:
-                turn = text.rpartition("it is turn #")[2].partition(".")[0]
-                kind = "leave" if turn == "3" else "speak"
-                said = json.dumps({"action_type": kind, "argument": f"turn {turn} by {body['model']}"})
-            refused = httpd.refuses and "response_format" in body
-            choice = {"index": 0, "message": {"role": "assistant", "content": said}, "finish_reason": "stop"}
-            usage = {"prompt_tokens": 1, "completion_tokens": 5, "total_tokens": 6}
-            answer = {
-                "id": "1",
-                "object": "chat.completion",
-                "created": 0,
-                "model": "m",
-                "choices": [choice],
-                "usage": usage,
-            }
-            self.send_response(500 if failing else 400 if refused else 200)
-            self.send_header("Content-Type", "application/json")
-            self.end_headers()
-            self.wfile.write(json.dumps(answer).encode())
+    def reply(server, body):
+        text = body["messages"][-1]["content"]
+        if "Judge how each participant" in text:
+            said = verdict()
+        else:
+            turn = text.rpartition("it is turn #")[2].partition(".")[0]
+            kind = "leave" if turn == "3" else "speak"
+            said = json.dumps({"action_type": kind, "argument": f"turn {turn} by {body['model']}"})
+        failing = len(server.bodies) <= server.fails
+        refused = server.refuses and "response_format" in body
+        return 500 if failing else 400 if refused else 200, {"content": said}
 
-        def log_message(self, *args):
-            pass
-
-    lock = threading.Lock()
-    httpd = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    httpd.refuses, httpd.fails, httpd.bodies = False, 0, []
-    threading.Thread(target=httpd.serve_forever, daemon=True).start()
-    yield httpd
-    httpd.shutdown()
-    httpd.server_close()
+    for httpd in loopback(reply):
+        httpd.refuses, httpd.fails = False, 0
+        yield httpd
 
 
 def behind(server):
