@@ -310,6 +310,17 @@ def test_a_call_that_fails_is_an_error_reply_and_is_asked_again(server, toy, tmp
     assert reply.text == "A official 0"
 
 
+def test_results_with_calls_that_failed_are_not_reportable(server, toy, capsys):
+    server.status = 500
+    url = f"http://127.0.0.1:{server.server_port}/v1"
+    results = json.loads(whole.evaluate(toy(base_url=url, retries=0)).read_text())
+    assert not results["reportable"]
+    assert "20 of 20 replies are errors and count as wrong; the same command asks again" in results["notes"]["hitom"]
+    assert "NOT REPORTABLE: hitom: 20 of 20 replies are errors" in " ".join(capsys.readouterr().out.split())
+    server.status = 200
+    assert json.loads(whole.evaluate(toy(base_url=url)).read_text())["reportable"]
+
+
 def test_figures_without_replies_are_none():
     assert figures(TOY, "official", []) == {}
     assert Metric(1.0, 0.0, 1).n == 1

@@ -59,6 +59,9 @@ def evaluate(config: EvaluateConfig) -> Path:
         table.add_row(*row)
     if rows:
         console.print(table)
+    for one in results:
+        if not one.complete:
+            console.print(f"NOT REPORTABLE: {one.task}: {one.notes[-1]}")
     return written
 
 

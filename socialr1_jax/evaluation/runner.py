@@ -92,13 +92,18 @@ def run_task(
     if config.log_samples or config.predict_only:
         rows = (json.dumps(finite(sample_row(name, protocol, one)), ensure_ascii=True) for protocol, one in scored)
         write_whole(Path(config.output) / f"samples_{name}.jsonl", "".join(f"{row}\n" for row in rows))
+    lost = sum(one.reply.finish_reason == "error" for _, one in scored)
+    notes = list(data.notes)
+    if lost:
+        notes.append(f"{lost} of {len(scored)} replies are errors and count as wrong; the same command asks again")
     return TaskResult(
         task=name,
         metrics=metrics,
         status=status,
         replies=len(scored),
+        complete=not lost,
         files=dict(data.files),
-        notes=list(data.notes),
+        notes=notes,
         seconds=time.perf_counter() - started,
     )
 
