@@ -16,6 +16,7 @@ from pydantic import Field, model_validator
 
 from socialr1_jax.command_line import Section, parse_args
 from socialr1_jax.models.shapes import SHAPES
+from socialr1_jax.startup import keep_memory
 
 
 class BenchmarkConfig(Section):
@@ -62,6 +63,7 @@ class BenchmarkConfig(Section):
 
 def main(argv: list[str] | None = None) -> int:
     config = parse_args(BenchmarkConfig, argv, description="Measure the speed of sampling and training.")
+    keep_memory()
     from socialr1_jax.training.benchmark import benchmark  # imports JAX: only once the arguments are right
     from socialr1_jax.training.benchmark_record import read_record, record, render
     from socialr1_jax.training.peers import PeersMissing

@@ -13,15 +13,15 @@ import sys
 
 from socialr1_jax.command_line import parse_args
 from socialr1_jax.pairs_config import PairsConfig
+from socialr1_jax.startup import prepare
 
 
 def main(argv: list[str] | None = None) -> int:
     config = parse_args(PairsConfig, argv, description="Build preference pairs for a content reward model.")
-    from socialr1_jax.compiles import keep_programs
-    from socialr1_jax.rewards.verdict import JudgeRefused
+    prepare()
+    from socialr1_jax.rewards.verdict import JudgeRefused  # imports JAX: only once the arguments are right
     from socialr1_jax.training.build_pairs import build_pairs, say_summary
 
-    keep_programs()
     try:
         say_summary(build_pairs(config), config.output)
     except (OSError, ValueError, ImportError, JudgeRefused) as error:

@@ -13,19 +13,19 @@ from pathlib import Path
 
 from socialr1_jax.command_line import parse_args
 from socialr1_jax.evaluation_config import EvaluateConfig
+from socialr1_jax.startup import prepare
 
 
 def main(argv: list[str] | None = None) -> int:
     config = parse_args(EvaluateConfig, argv, description="Evaluate a model on ten benchmarks of social reasoning.")
-    from socialr1_jax.compiles import keep_programs  # imports JAX: only once the arguments are right
-    from socialr1_jax.evaluation.evaluate import evaluate, listing
+    prepare()
+    from socialr1_jax.evaluation.evaluate import evaluate, listing  # imports JAX: only once the arguments are right
     from socialr1_jax.evaluation.task import BenchmarkError
 
     try:
         if config.list:
             print(listing(Path(config.data_dir)))
             return 0
-        keep_programs()
         written = evaluate(config)
     except (BenchmarkError, ValueError, OSError) as error:
         print(f"evaluate.py: error: {error}", file=sys.stderr)

@@ -16,6 +16,7 @@ from socialr1_jax.data.one_question import picked_question, typed_question
 from socialr1_jax.data.prompts import encode_prompt
 from socialr1_jax.rewards import parse_response
 from socialr1_jax.rewards.terms import outcome_reward
+from socialr1_jax.startup import prepare
 
 _SEGMENT_TOKENS = 8  # text comes in pieces of this size: smooth to read, and the host's look costs little
 
@@ -67,15 +68,14 @@ def answer(config: GenerateConfig) -> None:
             raise ValueError("no question: give --question or --file, or write it to standard input")
         example = typed_question(question, config.story, config.options)
 
+    prepare()
     from transformers import AutoTokenizer  # these import JAX: only once the question is there
 
-    from socialr1_jax.compiles import keep_programs
     from socialr1_jax.hf import load_hf
     from socialr1_jax.sampling import Engine, SamplingParams
     from socialr1_jax.sampling.streaming import ResponseStream
     from socialr1_jax.sampling.text import stop_token_ids
 
-    keep_programs()
     print(f"loading {config.model}", file=sys.stderr)
     model = load_hf(config.model, dtype=config.dtype)
     tokenizer = AutoTokenizer.from_pretrained(model.source)

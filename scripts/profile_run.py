@@ -19,6 +19,7 @@ from pydantic import Field, model_validator
 
 from socialr1_jax.command_line import Section
 from socialr1_jax.config import QuickstartConfig, RunConfig, parse_args
+from socialr1_jax.startup import keep_memory, set_xla_flags
 
 
 class ProfileConfig(Section):
@@ -47,6 +48,8 @@ def main(argv: list[str] | None = None) -> int:
         "field of it can be set as there.",
     )
     run = parse_args(_run_class(others), others, description="")
+    set_xla_flags(run.xla_flags)
+    keep_memory()
     from socialr1_jax.profiling.run import profile_run  # imports JAX: only once the arguments are right
     from socialr1_jax.profiling.steps import ImplicitTransfer
 

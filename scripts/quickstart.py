@@ -10,6 +10,7 @@ from pathlib import Path
 
 from socialr1_jax.config import QuickstartConfig, parse_args
 from socialr1_jax.interrupt import REQUEUE
+from socialr1_jax.startup import prepare
 
 DEFAULTS = Path(__file__).resolve().parents[1] / "configs" / "quickstart.yaml"
 
@@ -21,11 +22,10 @@ def main(argv: list[str] | None = None) -> int:
         description="Train a small Qwen3 from nothing with Social-R1: stories, SFT, GRPO, export, report.",
         default_config=DEFAULTS,
     )
-    from socialr1_jax.compiles import keep_programs  # imports JAX: only once the arguments are right
-    from socialr1_jax.training.grpo import TrainingStopped
+    prepare(config.xla_flags)
+    from socialr1_jax.training.grpo import TrainingStopped  # imports JAX: only once the arguments are right
     from socialr1_jax.training.quickstart import run_quickstart
 
-    keep_programs()
     try:
         return 0 if run_quickstart(config) else REQUEUE
     except (ValueError, FileNotFoundError) as error:

@@ -15,19 +15,19 @@ from pathlib import Path
 
 from socialr1_jax.config import RunConfig, parse_args
 from socialr1_jax.interrupt import REQUEUE, requeue_on_sigterm, stop_on_signal
+from socialr1_jax.startup import prepare
 
 
 def main(argv: list[str] | None = None) -> int:
     config = parse_args(RunConfig, argv, description="Train a Qwen3 with GRPO and the Social-R1 rewards.")
-    from socialr1_jax.compiles import keep_programs  # imports JAX: only once the arguments are right
-    from socialr1_jax.processes import is_first
+    prepare(config.xla_flags)
+    from socialr1_jax.processes import is_first  # imports JAX: only once the arguments are right
     from socialr1_jax.training.grpo import TrainingStopped, train_grpo
     from socialr1_jax.training.report import write_report
     from socialr1_jax.training.summary import write_summary
 
     started = time.monotonic()
     folder = Path(config.output_dir)
-    keep_programs()
     try:
         complete = train_grpo(config)
         if complete and is_first():

@@ -14,17 +14,17 @@ from pathlib import Path
 from socialr1_jax.command_line import parse_args
 from socialr1_jax.interrupt import REQUEUE
 from socialr1_jax.reward_model_config import RewardModelConfig
+from socialr1_jax.startup import prepare
 
 
 def main(argv: list[str] | None = None) -> int:
     config = parse_args(RewardModelConfig, argv, description="Train a reward model on preference pairs.")
-    from socialr1_jax.compiles import keep_programs  # imports JAX: only once the arguments are right
-    from socialr1_jax.processes import is_first
+    prepare(config.xla_flags)
+    from socialr1_jax.processes import is_first  # imports JAX: only once the arguments are right
     from socialr1_jax.training.grpo import TrainingStopped
     from socialr1_jax.training.reward_model import train_reward_model
 
     folder = Path(config.output_dir)
-    keep_programs()
     try:
         complete = train_reward_model(config)
     except (ValueError, FileNotFoundError) as error:  # bad configuration, model folder or file of pairs

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any, NoReturn, TypeVar, get_origin
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 
 from socialr1_jax.files import write_whole
@@ -51,6 +51,13 @@ def _listed(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
+def _flags(values: tuple[str, ...]) -> tuple[str, ...]:
+    for value in values:
+        if not value.startswith("--xla_") or "=" not in value or value.split() != [value]:
+            raise ValueError(f"{value!r} is no flag of XLA's: --xla_name=value, without spaces")
+    return values
+
+
 def _scalar_text(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: scalar_text(item) for key, item in value.items()}
@@ -70,6 +77,7 @@ Real = Annotated[float, BeforeValidator(_real), Field(allow_inf_nan=False)]
 Texts = Annotated[tuple[str, ...], BeforeValidator(lambda v: tuple(v) if isinstance(v, list) else v)]
 # One text, or a list of them.
 Sources = Annotated[tuple[str, ...], BeforeValidator(_listed)]
+XlaFlags = Annotated[Sources, AfterValidator(_flags)]
 TextMap = Annotated[dict[str, str], BeforeValidator(_scalar_text)]
 ConfigT = TypeVar("ConfigT", bound=Section)
 

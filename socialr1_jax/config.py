@@ -18,6 +18,7 @@ from socialr1_jax.command_line import (
     Sources,
     TextMap,
     Texts,
+    XlaFlags,
     load_config,
     parse_args,
     save_config,
@@ -234,6 +235,7 @@ class RunConfig(Section):
     seed: int = Field(0, ge=0, lt=2**31, description="of the order of prompts and of every draw")
     steps: int = Field(600, ge=1, description="GRPO steps")
     quiet: bool = Field(False, description="say only what went wrong and where the results are")
+    xla_flags: XlaFlags = Field((), description="added to XLA_FLAGS, which win; configs/xla has measured ones")
     save_rollouts: str = Field("", description="file (.jsonl) that every response with its tokens and reward goes to")
     replay_rollouts: str = Field("", description="such a file: train on it, with neither sampler nor judge")
     model: ModelConfig = ModelConfig()

@@ -1,0 +1,71 @@
+"""What a script sets for its whole process before JAX starts: XLA's flags, kept memory, kept programs."""
+
+import ctypes
+import hashlib
+import os
+import platform
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+# glibc's parameters of mallopt (malloc.h)
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8
+_LARGEST = 2**31 - 1
+
+
+def prepare(xla_flags: Sequence[str] = ()) -> None:
+    """Everything below, in the order that it needs. Call it before anything touches a device."""
+    set_xla_flags(xla_flags)
+    keep_memory()
+    keep_programs()
+
+
+def set_xla_flags(flags: Sequence[str]) -> None:
+    """Adds the flags to XLA_FLAGS; what stands there already wins."""
+    if flags:
+        os.environ["XLA_FLAGS"] = " ".join([*flags, os.environ.get("XLA_FLAGS", "")]).strip()
+
+
+def keep_memory() -> None:
+    """Lets the allocator keep what XLA gives back, where that is glibc's and no accelerator's plugin is installed.
+
+    XLA takes its temporaries on a CPU anew in every call. By default glibc maps blocks above 32 MiB afresh and unmaps
+    them again, and each page costs a fault when it is first touched: a sixth of the time of an update of the `tiny`
+    shape (docs/performance.md). Blocks of 2 GiB and more are still given back.
+    """
+    if platform.libc_ver()[0] != "glibc" or not _cpu_only():
+        return
+    allocator = ctypes.CDLL(None)
+    allocator.mallopt(_MMAP_THRESHOLD, _LARGEST)
+    allocator.mallopt(_TRIM_THRESHOLD, _LARGEST)
+    allocator.mallopt(_ARENA_MAX, 1)  # the arenas of threads are cut into heaps of 64 MiB that come and go
+
+
+def keep_programs() -> None:
+    """Keeps every compiled program on disk, so that the next call of a script reads it instead of compiling it.
+
+    They lie in `~/.cache/socialr1_jax`, apart for processors of other abilities, and may be removed at any time.
+    JAX's own settings (JAX_COMPILATION_CACHE_DIR, JAX_ENABLE_COMPILATION_CACHE,
+    JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS) win. On GPUs XLA's choices of kernels are kept with them.
+    """
+    import jax
+
+    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        jax.config.update("jax_compilation_cache_dir", str(home / "socialr1_jax" / f"compiled-{_processor()}"))
+    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+
+def _cpu_only() -> bool:
+    """Whether JAX will find nothing but the CPU; by what is installed, since asking JAX would start it."""
+    return os.environ.get("JAX_PLATFORMS") == "cpu" or not any(map(find_spec, ("jax_plugins", "libtpu")))
+
+
+def _processor() -> str:
+    """What the processor can do, in eight digits: a program for another one may not run here."""
+    abilities, listed = platform.machine(), Path("/proc/cpuinfo")
+    if listed.exists():
+        lines = listed.read_text().splitlines()
+        abilities += next((line for line in lines if line.startswith(("flags", "Features"))), "")
+    return hashlib.sha256(abilities.encode()).hexdigest()[:8]

@@ -1,0 +1,93 @@
+"""What a script sets before JAX starts: programs and memory are kept, flags are added, settings of the user win."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from socialr1_jax.startup import set_xla_flags
+
+KEPT_PROGRAMS = """
+import jax, jax.numpy as jnp
+from socialr1_jax.startup import keep_programs
+keep_programs()
+hits = []
+jax.monitoring.register_event_listener(lambda event, **_: hits.append(event))
+print(jax.jit(lambda x: jnp.sin(x) @ x.T)(jnp.ones((8, 8))).sum())
+print(sum(event.endswith("cache_hits") for event in hits), sum(event.endswith("cache_misses") for event in hits))
+"""
+# A program with a result of 64 MiB, and the pages that its last ten of thirty calls had to be given. The first calls
+# find the room that later ones take again.
+KEPT_MEMORY = """
+import resource, sys
+from socialr1_jax.startup import keep_memory
+if sys.argv[1] == "kept":
+    keep_memory()
+import jax, jax.numpy as jnp
+program = jax.jit(lambda x: x + 1.0)
+x = jnp.ones((4096, 4096))
+for call in range(30):
+    if call == 20:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    program(x).block_until_ready()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def run_program(text: str, *arguments: str, **environment: str) -> list[str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
+    found = subprocess.run(
+        [sys.executable, "-c", text, *arguments], env=kept | {"JAX_PLATFORMS": "cpu"} | environment,
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    return found.stdout.split()
+
+
+def reads_and_compilations(tmp_path, **environment) -> list[int]:
+    """How many programs were read, and how many compiled."""
+    where = {"XDG_CACHE_HOME": str(tmp_path / "home")}
+    return [int(number) for number in run_program(KEPT_PROGRAMS, **where | environment)[-2:]]
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_the_second_process_reads_what_the_first_compiled(tmp_path, named):
+    there = tmp_path / "named" if named else tmp_path / "home" / "socialr1_jax"
+    settings = {"JAX_COMPILATION_CACHE_DIR": str(there)} if named else {}
+    read, compiled = reads_and_compilations(tmp_path, **settings)
+    assert read == 0
+    assert compiled > 0
+    assert any(file.is_file() for file in there.rglob("*"))
+    assert reads_and_compilations(tmp_path, **settings) == [compiled, 0]
+    assert (tmp_path / "home").exists() is not named
+
+
+def test_nothing_is_kept_where_that_is_asked_for(tmp_path):
+    reads_and_compilations(tmp_path, JAX_ENABLE_COMPILATION_CACHE="false")
+    assert not (tmp_path / "home").exists()
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's allocator")
+def test_later_calls_take_hardly_any_new_pages():
+    pages = {how: int(run_program(KEPT_MEMORY, how)[-1]) for how in ("kept", "left")}
+    assert pages["left"] > 50_000  # or the program has become too small to tell
+    assert pages["kept"] < pages["left"] / 4
+
+
+def test_flags_are_added_before_those_of_the_environment(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=1")
+    set_xla_flags(("--xla_backend_optimization_level=0", "--xla_cpu_use_xnnpack=false"))
+    assert os.environ["XLA_FLAGS"].split() == [
+        "--xla_backend_optimization_level=0", "--xla_cpu_use_xnnpack=false", "--xla_backend_optimization_level=1",
+    ]  # fmt: skip
+    monkeypatch.delenv("XLA_FLAGS")
+    set_xla_flags(())
+    assert "XLA_FLAGS" not in os.environ
+
+
+def test_the_last_flag_wins(tmp_path):
+    """What `set_xla_flags` relies on: two values of one flag, and the dumped module says which was taken."""
+    text = "import jax; jax.jit(lambda x: x * 2)(1.0).block_until_ready()"
+    folders = [tmp_path / "first", tmp_path / "last"]
+    run_program(text, XLA_FLAGS=" ".join(f"--xla_dump_to={folder}" for folder in folders))
+    assert [folder.exists() for folder in folders] == [False, True]
