@@ -8,6 +8,7 @@ What each number means: docs/performance.md.
 """
 
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import Literal, Self
@@ -65,18 +66,21 @@ def main(argv: list[str] | None = None) -> int:
     config = parse_args(BenchmarkConfig, argv, description="Measure the speed of sampling and training.")
     keep_memory()
     from socialr1_jax.training.benchmark import benchmark  # imports JAX: only once the arguments are right
-    from socialr1_jax.training.benchmark_record import read_record, record, render
+    from socialr1_jax.training.benchmark_record import around_table, read_record, record, render
     from socialr1_jax.training.peers import PeersMissing
 
     try:
+        file = Path(config.record)
+        if config.record:  # what is wrong with the record shows now
+            around_table(file.with_name("performance.md"))
+            read_record(file) if file.exists() else []
         speeds = benchmark(SHAPES[config.shape], **config.model_dump(exclude={"shape", "record"}))
         result = {"shape": config.shape, **speeds}
         print(json.dumps(result))
         if config.record:
-            file = Path(config.record)
             asked = sys.argv[1:] if argv is None else argv
-            shown = [one for one in asked if "record" not in one and one != config.record]
-            record(file, " ".join(["python scripts/benchmark.py", *shown]), result)
+            shown = [one for one in asked if one not in ("--record", config.record) and not one.startswith("--record=")]
+            record(file, shlex.join(["python", "scripts/benchmark.py", *shown]), result)
             render(file.with_name("performance.md"), read_record(file))
     except (PeersMissing, OSError, ValueError) as error:
         print(f"benchmark.py: error: {error}", file=sys.stderr)

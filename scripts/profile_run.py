@@ -55,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
 
     try:
         page = profile_run(run, config.phase, config.steps, Path(config.output_dir), config.strict)
-    except (ValueError, FileNotFoundError, FileExistsError) as error:
+    except (ValueError, OSError) as error:
         print(f"profile_run.py: error: {error}", file=sys.stderr)
         return 2
     except ImplicitTransfer as error:
@@ -72,6 +72,7 @@ def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
     rest = iter(arguments)
     for argument in rest:
         name, equals, _ = argument.lstrip("-").partition("=")
+        name = name.replace("-", "_")
         mine = name in (*ProfileConfig.model_fields, "help", "h")
         (own if mine else others).append(argument)
         if mine and argument.startswith("--") and not equals and name not in ("strict", "help"):
@@ -86,7 +87,8 @@ def _run_class(arguments: list[str]) -> type[RunConfig]:
         file = argument if before == "--config" else argument.removeprefix("--config=")
         if file != argument or before == "--config":
             with contextlib.suppress(OSError, ValueError, yaml.YAMLError):  # parse_args says what is wrong with it
-                names |= set(yaml.safe_load(Path(file).read_text(encoding="utf-8")) or ())
+                found = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+                names |= found.keys() if isinstance(found, dict) else set()
     own = QuickstartConfig.model_fields.keys() - RunConfig.model_fields.keys()
     return QuickstartConfig if names & own else RunConfig
 

@@ -153,6 +153,44 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["kept.txt"]
 
 
+def test_a_file_that_is_no_folder_is_told(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    done = profile(*SMOKE, f"output_dir={tmp_path / 'file'}")
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("profile_run.py: error:")
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.parametrize("text", ["5", "[{model: 1}]", "a: [", ""])
+def test_a_file_that_is_no_configuration_is_told(tmp_path, text):
+    (tmp_path / "c.yaml").write_text(text)
+    done = profile("--config", str(tmp_path / "c.yaml"), f"output_dir={tmp_path / 'out'}")
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("spelling", ["--output-dir", "--output_dir"])
+def test_its_own_options_are_its_own_in_both_spellings(spelling):
+    sys.path.insert(0, str(ROOT / "scripts"))
+    import profile_run
+
+    own, others = profile_run._split(["--config", "c.yaml", spelling, "there", "--phase=update", "steps=4", "seed=1"])
+    assert own == [spelling, "there", "--phase=update", "steps=4"]
+    assert others == ["--config", "c.yaml", "seed=1"]
+
+
+def test_what_a_crash_says_is_not_lost():
+    """The last words of a process that dies in a phase, as XLA's do, come out."""
+    program = (
+        "import os\nfrom socialr1_jax.profiling.watch import watching\nwith watching() as seen:\n"
+        "    with seen.phase('update'):\n        os.write(2, b'the reason\\n')\n        __import__('time').sleep(1)\n"
+        "        os.abort()"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode < 0
+    assert "the reason" in done.stderr
+
+
 # ---------------------------------------------------------------------------------------------------------- the parts
 
 
@@ -227,6 +265,18 @@ HloModule jit_f, is_scheduled=true
   ROOT %u = bf16[100,8]{1,0} dynamic-update-slice(%q0, %q1, %q2, %q2)
 }
 
+%six (r0: f32[8,4]) -> (f32[8,2], f32[8,2], f32[8,2], f32[8,2], f32[8,2], f32[8,4]) {
+  %r0 = f32[8,4]{1,0} parameter(0)
+  %half = f32[8,2]{1,0} slice(%r0), slice={[0:8], [0:2]}
+  %minus = f32[8,4]{1,0} negate(%r0)
+  ROOT %all = (f32[8,2]{1,0}, f32[8,2]{1,0}, f32[8,2]{1,0}, f32[8,2]{1,0}, f32[8,2]{1,0}, /*index=5*/f32[8,4]{1,0}) tuple(%half, %half, %half, %half, %half, /*index=5*/%minus)
+}
+
+%scattered (s0: f32[8,4]) -> f32[4,4] {
+  %s0 = f32[8,4]{1,0} parameter(0)
+  ROOT %scatter = f32[4,4]{1,0} reduce-scatter(%s0), dimensions={0}
+}
+
 ENTRY %main (a: f32[8,4], b: f32[4,2], c: bf16[100,8], e: bf16[1,8], i: s32[]) -> f32[8,2] {
   %a = f32[8,4]{1,0} parameter(0)
   %b = f32[4,2]{1,0} parameter(1)
@@ -235,9 +285,12 @@ ENTRY %main (a: f32[8,4], b: f32[4,2], c: bf16[100,8], e: bf16[1,8], i: s32[]) -
   %i = s32[] parameter(4)
   %product = f32[8,2]{1,0} fusion(%a, %b), kind=kCustom, calls=%fused
   %update = bf16[100,8]{1,0} fusion(%c, %e, %i), kind=kLoop, calls=%put, metadata={op_name="jit(f)/cache_write/scatter"}
+  %many = (f32[8,2]{1,0}, f32[8,2]{1,0}, f32[8,2]{1,0}, f32[8,2]{1,0}, f32[8,2]{1,0}, /*index=5*/f32[8,4]{1,0}) fusion(%a), kind=kLoop, calls=%six
+  %joined = f32[48,2]{1,0} concatenate(%product, %product, %product, %product, %product, /*index=5*/%product), dimensions={0}
+  %begun = ((f32[8,4]{1,0}), f32[4,4]{1,0}, s32[]) async-start(%a), calls=%scattered
   %nameless = f32[8,2]{1,0} negate(%product)
   %loop = (s32[], f32[8,2]{1,0}) while(%nameless), condition=%x, body=%y, metadata={op_name="jit(f)/while"}
-  ROOT %gemm = f32[8,2]{1,0} custom-call(%a, %b), custom_call_target="__cublas$lt$matmul", metadata={op_name="jit(f)/lm_head/dot"}, backend_config={"dot_dimension_numbers":{"lhs_contracting_dimensions":["1"]}}
+  ROOT %gemm = (f32[8,2]{1,0}, s8[33554432]{0}) custom-call(%a, %b), custom_call_target="__cublas$lt$matmul", metadata={op_name="jit(f)/lm_head/dot"}, backend_config={"dot_dimension_numbers":{"lhs_contracting_dimensions":["1"]}}
 }
 """  # noqa: E501
 
@@ -251,6 +304,10 @@ def test_instructions_of_a_program():
     assert (found["nameless"].block, found["nameless"].bytes) == ("mlp", 2 * 4 * 16)
     assert (found["loop"].block, found["loop"].bytes) == ("", 0)
     assert (found["gemm"].kind, found["gemm"].flops) == ("matmul", 128)
+    assert found["gemm"].bytes == 4 * (32 + 8 + 16)  # without the library's workspace
+    assert found["many"].bytes == 4 * (32 + 5 * 16 + 32)
+    assert found["joined"].bytes == 4 * 12 * 16
+    assert found["begun"].kind == "collective"
 
 
 def test_figures_of_a_hand_made_trace():

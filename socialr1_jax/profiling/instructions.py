@@ -17,8 +17,10 @@ from socialr1_jax.profiling.blocks import Kind, block_of, kind_of
 _ARRAY = re.compile(r"\b([a-z]+)(\d*)\w*\[([\d,]*)\]")
 _OP_NAME = re.compile(r'op_name="([^"]*)"')
 _TARGET = re.compile(r'custom_call_target="([^"]*)"')
-_CALLED = re.compile(r"(?:calls|to_apply)=%?([\w.$-]+)")
+_CALLED = re.compile(r"(?:calls|to_apply|called_computation)=%?([\w.$-]+)")
+_COMMENT = re.compile(r"/\*.*?\*/")  # XLA numbers every fifth of a long list
 _CONTRACTED = re.compile(r'lhs_contracting_dim(?:s=\{|ensions":\[)([\d",]*)')
+_WORKSPACE = re.compile(r"\b[su]8\[[\d,]*\]")  # a library's, behind its results
 _GEMM = re.compile(r"__cublas|__onednn\$matmul|__cudnn\$gemm")
 # Their bodies' instructions are in the trace themselves.
 _CONTROL = ("while", "call", "conditional", "async-start", "async-done", "async-update")
@@ -77,14 +79,14 @@ def _bodies(text: str) -> dict[str, dict[str, _Line]]:
 
 
 def _with_operands(line: Line) -> _Line:
-    inside = line.rest.partition(")")[0]
+    inside = _COMMENT.sub("", line.rest.partition(")")[0])
     operands = tuple(part.split()[-1].lstrip("%") for part in inside.split(", ") if part.split())
     return _Line(line.name, line.type, line.opcode, operands, line.rest, line.root)
 
 
 def _fused(line: _Line, bodies: _Bodies) -> Mapping[str, _Line]:
-    """What a fusion is made of; nothing for any other instruction."""
-    called = _CALLED.search(line.rest) if line.opcode == "fusion" else None
+    """What a fusion or the start of something asynchronous is made of; nothing for any other instruction."""
+    called = _CALLED.search(line.rest) if line.opcode in ("fusion", "async-start") else None
     return bodies.get(called[1], {}) if called else {}
 
 
@@ -99,7 +101,8 @@ def _instruction(line: _Line, body: Mapping[str, _Line], bodies: _Bodies, op_nam
     inner, target = _fused(line, bodies), _TARGET.search(line.rest)
     flops = sum((_flops(one, inner) for one in inner.values()), _flops(line, body))
     block = block_of(op_name)
-    kind = kind_of(line.opcode, block, target[1] if target else "", flops)
+    opcodes = [one.opcode for one in inner.values() if one.root] if line.opcode == "async-start" else [line.opcode]
+    kind = kind_of(opcodes[0] if opcodes else "", block, target[1] if target else "", flops)
     return Instruction(block, kind, flops, _bytes(line, body, inner), op_name)
 
 
@@ -125,6 +128,8 @@ def _bytes(line: _Line, body: Mapping[str, _Line], inner: Mapping[str, _Line]) -
             return 2 * _size(line.type)
         if line.opcode == "dynamic-update-slice":
             return 2 * _size(types[1])
+        if line.opcode == "custom-call":
+            return _size(_WORKSPACE.sub("", line.type)) + sum(map(_size, types))
         return _size(line.type) + sum(map(_size, types))
     users: dict[str, list[tuple[_Line, int]]] = defaultdict(list)
     for one in inner.values():

@@ -16,7 +16,7 @@ from socialr1_jax.compiles import compile_count
 from socialr1_jax.config import ConfigError, QuickstartConfig, RunConfig
 from socialr1_jax.files import whole_folder, write_json
 from socialr1_jax.profiling.page import say_summary, write_page
-from socialr1_jax.profiling.peaks import measure_peaks
+from socialr1_jax.profiling.peaks import Peaks, measure_peaks
 from socialr1_jax.profiling.programs import loaded_programs
 from socialr1_jax.profiling.start import quickstart_run
 from socialr1_jax.profiling.steps import PHASES, Measured, Steps
@@ -49,10 +49,11 @@ def profile_run(config: RunConfig, measured: Measured, steps: int, folder: Path,
     ):
         run = _opened(config, Path(scratch))
         mesh = run_mesh(run)
+        peaks = measure_peaks(run.model.dtype)  # before the run takes the memory, and again at the end
         with jax.set_mesh(mesh):
             opened = Steps(run, mesh, strict)
             try:
-                summary = _profile(opened, measured, steps, unfinished)
+                summary = _profile(opened, peaks, measured, steps, unfinished)
             finally:
                 opened.close()
         write_json(unfinished / "profile.json", summary)
@@ -69,7 +70,7 @@ def _opened(config: RunConfig, scratch: Path) -> RunConfig:
     return config.model_copy(update={"output_dir": str(scratch)})
 
 
-def _profile(run: Steps, measured: Measured, steps: int, folder: Path) -> dict[str, Any]:
+def _profile(run: Steps, peaks: Peaks, measured: Measured, steps: int, folder: Path) -> dict[str, Any]:
     for number in range(_WARM_UPS):
         with working(f"warm-up step {number + 1} of {_WARM_UPS}"):
             untraced, before = _Laps(), compile_count()
@@ -88,13 +89,13 @@ def _profile(run: Steps, measured: Measured, steps: int, folder: Path) -> dict[s
         memory = peak_bytes()
         jax.profiler.stop_trace()
     jax.profiler.save_device_memory_profile(folder / "memory.pprof")
-    with working("reading the trace and measuring the machine's peaks"):
+    with working("reading the trace"):
         trace = read_trace(folder / "trace")
         programs = loaded_programs({op.program for line in trace.lines for op in line})
         (folder / "hlo").mkdir()
         for program in programs.values():
             (folder / "hlo" / program.file).write_text(program.text, encoding="utf-8")
-        peaks = measure_peaks(run.config.model.dtype)
+        peaks = peaks.best(measure_peaks(run.config.model.dtype))
         figures = summarise(trace, programs, peaks, PHASES if measured == STEP else (measured,), run.costs())
     kind = jax.devices()[0].device_kind
     return {

@@ -3,7 +3,7 @@
 import logging
 import os
 import re
-import tempfile
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -100,18 +100,26 @@ class _Hears(logging.Handler):
 
 @contextmanager
 def _caught_stderr(note: Callable[[str], bool]) -> Iterator[None]:
-    """Gives `note` each line that the process writes to stderr meanwhile; those that it does not take come out after.
+    """Gives `note` each line that the process writes to stderr meanwhile; those that it does not take go on at once.
 
     The transfer guard of XLA writes there and nowhere else.
     """
-    with tempfile.TemporaryFile("w+", errors="replace") as kept:
-        stderr = os.dup(2)
-        os.dup2(kept.fileno(), 2)
-        try:
-            yield
-        finally:
-            os.dup2(stderr, 2)
-            kept.seek(0)
-            rest = "".join(line for line in kept if not note(line))
-            os.write(stderr, rest.encode())
-            os.close(stderr)
+    stderr = os.dup(2)
+    read, write = os.pipe()
+    os.dup2(write, 2)
+    os.close(write)
+
+    def pass_on() -> None:
+        with open(read, errors="replace") as lines:
+            for line in lines:
+                if not note(line):
+                    os.write(stderr, line.encode())
+
+    reader = threading.Thread(target=pass_on, daemon=True)
+    reader.start()
+    try:
+        yield
+    finally:
+        os.dup2(stderr, 2)  # closes the pipe's last end for writing: the reader comes to its end
+        reader.join()
+        os.close(stderr)

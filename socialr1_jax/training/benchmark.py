@@ -118,7 +118,9 @@ def benchmark(
             _say("grpo_step", timings["grpo_step"])
             speeds["grpo_step_s"] = timings["grpo_step"].median
             if peers:
-                first, *later = trl_steps(config, prompts=prompts, group=group, prompt=prompt, new=new, steps=repeats)
+                first, *later = trl_steps(
+                    config, dtype, prompts=prompts, group=group, prompt=prompt, new=new, steps=repeats
+                )
                 timings[_peer("grpo_step")] = Timing(first, later)
                 _say(_peer("grpo_step"), timings[_peer("grpo_step")])
     result: dict[str, Any] = {"dtype": dtype, "rows": rows, "prompt": prompt, "new": new}

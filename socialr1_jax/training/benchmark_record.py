@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shlex
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,15 +16,26 @@ from socialr1_jax.training.provenance import NOT_INSTALLED, commit, versions
 
 BEGIN, END = "<!-- benchmarks: made by scripts/benchmark.py, do not edit -->", "<!-- end of benchmarks -->"
 _VERSIONS = ("jax", "transformers", "torch", "trl")
-_COLUMNS = ("prefill_tok_s", "decode_tok_s", "update_tok_s", "grpo_step_s")
-_TITLES = ("prefill tokens/s", "decode tokens/s", "update tokens/s", "GRPO step s")
+# A column's figure and the one of the peers beside it: whole rows are all that they train on.
+_COLUMNS = {
+    "prefill tokens/s": ("prefill_tok_s", "prefill_tok_s"),
+    "decode tokens/s": ("decode_tok_s", "decode_tok_s"),
+    "update tokens/s, prompts shared": ("update_tok_s", "update_tok_s"),
+    "update tokens/s, whole rows": ("update_whole_tok_s", "update_tok_s"),
+    "GRPO step s": ("grpo_step_s", "grpo_step_s"),
+}
+_ENVIRONMENT = ("XLA_FLAGS", "JAX_PLATFORMS", "GLIBC_TUNABLES")  # what changes speeds, and belongs to the command
 
 
 def record(file: Path, command: str, result: Mapping[str, Any]) -> dict[str, Any]:
-    """Appends a result with what made it, and returns the line: date, command, machine, versions, commit, result."""
+    """Appends a result with what made it, and returns the line: date, command, machine, versions, commit, result.
+
+    Settings of the environment that change speeds stand before the command.
+    """
+    settings = [f"{name}={shlex.quote(os.environ[name])}" for name in _ENVIRONMENT if os.environ.get(name)]
     line = {
         "date": time.strftime("%Y-%m-%d"),
-        "command": command,
+        "command": " ".join([*settings, command]),
         "machine": machine(),
         "versions": {name: one for name, one in versions("torch", "trl").items() if one != NOT_INSTALLED},
         "commit": commit(),
@@ -46,24 +58,36 @@ def read_record(file: Path) -> list[dict[str, Any]]:
 
 
 def table(lines: Sequence[Mapping[str, Any]]) -> str:
-    """Markdown: a row for each line of the record; after a figure the peer's, and how many times faster ours is."""
-    head = ["date, machine", "versions", *_TITLES, "command"]
+    """Markdown: a row for each line of the record.
+
+    A figure, half the spread of its calls, and in brackets the peer's and how many times faster ours is.
+    """
+    head = ["date, machine", "versions", *_COLUMNS, "command"]
     rows = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for line in lines:
         shown = ", ".join(f"{name} {line['versions'][name]}" for name in _VERSIONS if line["versions"].get(name))
-        cells = [f"{line['date']}, {line['machine']}", shown, *(_cell(line["result"], name) for name in _COLUMNS)]
+        cells = [
+            f"{line['date']}, {line['machine']}",
+            shown,
+            *(_cell(line["result"], *pair) for pair in _COLUMNS.values()),
+        ]
         rows.append("| " + " | ".join([*cells, f"`{line['command']}`"]) + " |")
     return "\n".join(rows) + "\n"
 
 
 def render(page: Path, lines: Sequence[Mapping[str, Any]]) -> None:
     """Replaces the table between the marks of a page. Raises ValueError where they are missing."""
-    text = page.read_text(encoding="utf-8")
-    before, begin, rest = text.partition(BEGIN)
+    before, after = around_table(page)
+    write_whole(page, f"{before}\n\n{table(lines)}\n{after}")
+
+
+def around_table(page: Path) -> tuple[str, str]:
+    """The page up to the mark before the table, and from the one behind. Raises ValueError where they are missing."""
+    before, begin, rest = page.read_text(encoding="utf-8").partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
         raise ValueError(f"{page} has no lines {BEGIN!r} and {END!r} to put the table between")
-    write_whole(page, f"{before}{begin}\n\n{table(lines)}\n{end}{after}")
+    return before + begin, end + after
 
 
 def machine() -> str:
@@ -82,11 +106,12 @@ def machine() -> str:
     return f"{' '.join((names or [platform.machine()])[0].split())}, {os.cpu_count()} cores"
 
 
-def _cell(result: Mapping[str, Any], name: str) -> str:
+def _cell(result: Mapping[str, Any], name: str, of_peer: str) -> str:
     if name not in result:
         return ""
-    own, peer = result[name], result.get("peers", {}).get(name)
+    own, peer = result[name], result.get("peers", {}).get(of_peer)
+    low, middle, high = result["spread_s"][name.removesuffix("_s").removesuffix("_tok")]
+    shown = f"{own:,} ±{(high - low) / 2 / middle:.0%}"
     if peer is None:
-        return f"{own:,}"
-    faster = peer / own if name.endswith("_s") and not name.endswith("tok_s") else own / peer
-    return f"{own:,} ({peer:,}: **{faster:.2f}**)"
+        return shown
+    return f"{shown} ({peer:,}: **{own / peer if name.endswith('tok_s') else peer / own:.2f}**)"

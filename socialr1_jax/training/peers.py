@@ -77,8 +77,10 @@ class Transformers:
         return time.perf_counter() - begun
 
 
-def trl_steps(config: Qwen3Config, *, prompts: int, group: int, prompt: int, new: int, steps: int) -> list[float]:
-    """Seconds of each of `steps` GRPO steps of TRL's trainer in float32, and of one before them.
+def trl_steps(
+    config: Qwen3Config, dtype: str, *, prompts: int, group: int, prompt: int, new: int, steps: int
+) -> list[float]:
+    """Seconds of each of `steps` GRPO steps of TRL's trainer, and of one before them; the whole model in `dtype`.
 
     `prompts` x `group` responses of exactly `new` tokens, a KL term to a reference, the reward a count of characters.
     """
@@ -118,6 +120,7 @@ def trl_steps(config: Qwen3Config, *, prompts: int, group: int, prompt: int, new
             output_dir=os.path.join(folder, "run"), per_device_train_batch_size=prompts * group,
             num_generations=group, max_completion_length=new, max_steps=steps + 1, learning_rate=5e-7, beta=0.04,
             temperature=1.0, report_to=[], logging_steps=1000, save_strategy="no", bf16=False, disable_tqdm=True,
+            model_init_kwargs={"dtype": dtype},
             use_cpu=not torch.cuda.is_available(), gradient_checkpointing=False,
             generation_kwargs={"eos_token_id": None, "min_new_tokens": new},
         )  # fmt: skip

@@ -15,7 +15,7 @@ from socialr1_jax.processes import any_of_all, is_first
 # What a run may go on with otherwise: who computes and where numbers go, not which numbers. Sizes of batches on the
 # devices change the rounding.
 _FREE = (
-    "output_dir", "save_rollouts", "quiet", "distributed", "mesh", "tracking", "checkpoint", "model.remat",
+    "output_dir", "save_rollouts", "quiet", "xla_flags", "distributed", "mesh", "tracking", "checkpoint", "model.remat",
     "sampling.max_rows", "sampling.segment_tokens", "grpo.micro_batch_tokens", "batch.micro_batch_tokens",
     "grpo.reference_memory",
 )  # fmt: skip
