@@ -20,13 +20,13 @@ RESULT = {
 
 
 def test_a_line_says_what_made_it(tmp_path, monkeypatch):
-    monkeypatch.setenv("XLA_FLAGS", "--xla_a=1 --xla_b=2")
+    monkeypatch.setenv("GLIBC_TUNABLES", "a=1 b=2")
     file = tmp_path / "record.jsonl"
     first = record(file, "python scripts/benchmark.py --shape tiny", RESULT)
     record(file, "other", {})
     assert read_record(file) == [first, json.loads(file.read_text().splitlines()[1])]
     assert first["result"] == RESULT
-    assert first["command"] == "XLA_FLAGS='--xla_a=1 --xla_b=2' python scripts/benchmark.py --shape tiny"
+    assert first["command"] == "GLIBC_TUNABLES='a=1 b=2' python scripts/benchmark.py --shape tiny"
     assert "cores" in first["machine"]
     assert first["versions"].keys() >= {"jax", "python"}
 
