@@ -21,6 +21,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from socialr1_jax.startup import keep_memory
+
+keep_memory()  # as the scripts do
+
 # Programs that one test has compiled, the next one and the scripts that tests start read from disk. A folder of this
 # session alone (its workers share it), so that nothing old is ever taken for new.
 _SESSION = os.environ.get("PYTEST_XDIST_TESTRUNUID", str(os.getpid()))
