@@ -73,7 +73,8 @@ def main(argv: list[str] | None = None) -> int:
         file = Path(config.record)
         if config.record:  # what is wrong with the record shows now
             around_table(file.with_name("performance.md"))
-            read_record(file) if file.exists() else []
+            if file.exists():
+                read_record(file)
         speeds = benchmark(SHAPES[config.shape], **config.model_dump(exclude={"shape", "record"}))
         result = {"shape": config.shape, **speeds}
         print(json.dumps(result))

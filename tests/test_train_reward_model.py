@@ -303,6 +303,7 @@ def test_every_setting_is_read():
     files = ("training/reward_model.py", "training/programs.py", "training/optimizer.py", "training/checkpoints.py",
              "training/metrics.py", "processes.py")  # fmt: skip
     text = "\n".join((ROOT / "socialr1_jax" / name).read_text() for name in files)
+    text += (ROOT / "scripts" / "train_reward_model.py").read_text()
 
     def fields(section, prefix=""):
         for name, field in section.model_fields.items():

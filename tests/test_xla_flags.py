@@ -129,6 +129,7 @@ def test_this_backend_has_candidates(monkeypatch):
     assert candidates() == CANDIDATES["cpu"]
 
 
+@pytest.mark.slow
 def test_the_command_measures_writes_and_says_what_failed(tmp_path):
     """The real benchmark, as small as it can be; one flag does nothing, XLA does not know the other."""
     file = tmp_path / "cpu.yaml"
