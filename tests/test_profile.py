@@ -1,6 +1,6 @@
 """profile_run.py: what it writes, that its figures add up, and the parts that make them, on hand-made input."""
 
-import importlib.util
+import importlib
 import json
 import os
 import re
@@ -43,10 +43,9 @@ def profile(*arguments: str, before: str = "") -> subprocess.CompletedProcess[st
 
 
 def script():
-    spec = importlib.util.spec_from_file_location("profile_run", ROOT / "scripts" / "profile_run.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    if str(ROOT / "scripts") not in sys.path:
+        sys.path.insert(0, str(ROOT / "scripts"))
+    return importlib.import_module("profile_run")
 
 
 @pytest.fixture(scope="module")
