@@ -11,6 +11,7 @@ _WIDTH = {"pred": 1, "s4": 0.5, "u4": 0.5, "s8": 1, "u8": 1, "s16": 2, "u16": 2,
           "u32": 4, "f32": 4, "s64": 8, "u64": 8, "f64": 8, "c64": 8}  # fmt: skip
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.$-]+) (?:\(.*\) -> .* )?\{$")
 _INSTRUCTION = re.compile(r"^\s+(ROOT )?%?([\w.$-]+) = (.*?) ([a-z][\w-]*)\((.*)$")
+_COMMENT = re.compile(r"/\*index=\d+\*/")  # XLA numbers every fifth of a long list
 _ARRAY = re.compile(r"\b([a-z]+\d*)\[([\d,]*)\]")
 _CALLS = re.compile(r"(?:calls|to_apply|body|condition|true_computation|false_computation)=%?([\w.$-]+)")
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
@@ -95,10 +96,10 @@ def attention_kernels(text: str) -> list[str]:
 
 
 def computations(text: str) -> tuple[dict[str, list[Line]], str]:
-    """Computation -> its instructions, and the entry's name."""
+    """Computation -> its instructions, without the comments between operands, and the entry's name."""
     bodies: dict[str, list[Line]] = defaultdict(list)
     entry = current = ""
-    for line in text.splitlines():
+    for line in _COMMENT.sub("", text).splitlines():
         if line.startswith((" ", "\t")):
             if match := _INSTRUCTION.match(line):
                 bodies[current].append(Line(match[2], match[3], match[4], match[5], bool(match[1])))

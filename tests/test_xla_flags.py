@@ -51,7 +51,7 @@ def test_the_flag_that_gains_is_kept_and_its_gain_is_right():
     assert [trial.gain for trial in trials] == pytest.approx(list(FACTORS.values()), rel=0.01)
 
 
-def test_flags_that_do_nothing_are_seldom_kept_for_noise(tmp_path):
+def test_flags_that_do_nothing_are_seldom_kept_for_noise():
     """Eight of them at the defaults, every run off by up to 5 %: measured again, hardly one is left."""
     kept = 0
     for seed in range(200):

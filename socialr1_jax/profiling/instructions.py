@@ -17,8 +17,7 @@ from socialr1_jax.profiling.blocks import Kind, block_of, kind_of
 _ARRAY = re.compile(r"\b([a-z]+)(\d*)\w*\[([\d,]*)\]")
 _OP_NAME = re.compile(r'op_name="([^"]*)"')
 _TARGET = re.compile(r'custom_call_target="([^"]*)"')
-_CALLED = re.compile(r"(?:calls|to_apply|called_computation)=%?([\w.$-]+)")
-_COMMENT = re.compile(r"/\*.*?\*/")  # XLA numbers every fifth of a long list
+_CALLED = re.compile(r"(?:calls|to_apply)=%?([\w.$-]+)")
 _CONTRACTED = re.compile(r'lhs_contracting_dim(?:s=\{|ensions":\[)([\d",]*)')
 _WORKSPACE = re.compile(r"\b[su]8\[[\d,]*\]")  # a library's, behind its results
 _GEMM = re.compile(r"__cublas|__onednn\$matmul|__cudnn\$gemm")
@@ -79,7 +78,7 @@ def _bodies(text: str) -> dict[str, dict[str, _Line]]:
 
 
 def _with_operands(line: Line) -> _Line:
-    inside = _COMMENT.sub("", line.rest.partition(")")[0])
+    inside = line.rest.partition(")")[0]
     operands = tuple(part.split()[-1].lstrip("%") for part in inside.split(", ") if part.split())
     return _Line(line.name, line.type, line.opcode, operands, line.rest, line.root)
 
