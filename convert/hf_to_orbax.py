@@ -1,8 +1,9 @@
-"""A Hugging Face folder (or hub id) as an Orbax folder; weights keep their dtype.
+"""Convert a Hugging Face folder (or hub id) to an Orbax folder.
 
     python convert/hf_to_orbax.py --src DIR --dst DIR --verify
+    python convert/hf_to_orbax.py --src DIR --dst DIR --dtype bfloat16
 
-Memory holds one stacked weight at a time. A conversion that was killed goes on where it was when called again.
+Memory holds one stacked weight at a time. The same command resumes a conversion that was killed.
 """
 
 import os
@@ -10,14 +11,14 @@ import sys
 
 from pydantic import Field
 
-from socialr1_jax.command_line import parse_args
+from socialr1_jax.command_line import Texts, parse_args
 from socialr1_jax.conversion import ConvertConfig, convert, fingerprint, progress
 
 
 class HfToOrbaxConfig(ConvertConfig):
-    """Where a model lies and where it goes."""
+    """The model to read and the folder to write."""
 
-    allow_nonfinite: bool = Field(False, description="convert weights that hold NaN or infinities, too")
+    ignore_fields: Texts = Field((), description="fields of config.json that are unknown here but harmless: [a, b]")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -27,18 +28,20 @@ def main(argv: list[str] | None = None) -> int:
     from socialr1_jax.orbax_folder import load_orbax, write_orbax
 
     def run() -> str:
-        source = open_hf(config.src)
+        source = open_hf(config.src, dtype=config.dtype or None, ignore_fields=config.ignore_fields)
         weights: list[str] = []
         map_weights(source.config, lambda weight, layers, spec: weights.append(weight.hf_name))
         write_orbax(
-            config.dst, source.config, source.dtype.name, source.read, source.folder,
-            source=fingerprint([source.folder / file for file in sorted({*source.home.values(), "config.json"})]),
+            config.dst, source.config, source.dtypes(), source.read, source.folder,
+            source=fingerprint(
+                [source.folder / file for file in sorted({*source.files, "config.json"})], dtype=config.dtype
+            ),
             check=lambda: None if config.allow_nonfinite else source.refuse_nonfinite(),
             say=progress(len(weights)),
         )  # fmt: skip
         if not config.verify:
             return ""
-        return compare(folder_sums(source.folder, source.home), model_sums(load_orbax(config.dst)))
+        return compare(folder_sums(source), model_sums(load_orbax(config.dst)))
 
     return convert(config, run)
 

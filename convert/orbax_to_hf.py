@@ -1,15 +1,14 @@
-"""An Orbax folder of `hf_to_orbax.py`, or a checkpoint of a run, as a Hugging Face folder.
+"""Convert an Orbax folder of `hf_to_orbax.py`, or a checkpoint of a run, to a Hugging Face folder.
 
     python convert/orbax_to_hf.py --src DIR --dst DIR --verify
     python convert/orbax_to_hf.py --src runs/mine --step best --dst runs/mine/best
 
-A conversion that was killed goes on behind the last whole file when called again.
+The same command resumes a killed conversion behind the last whole file.
 """
 
 import os
 import sys
 from pathlib import Path
-from typing import Literal
 
 from pydantic import Field
 
@@ -18,11 +17,9 @@ from socialr1_jax.conversion import ConvertConfig, convert, fingerprint, progres
 
 
 class OrbaxToHfConfig(ConvertConfig):
-    """Where a model lies and where it goes."""
+    """The model to read and the folder to write."""
 
     step: str = Field("latest", description="of a run's checkpoints: latest, best, or a number of steps")
-    dtype: Literal["", "float32", "bfloat16", "float16"] = Field("", description='of the files; "" keeps the source\'s')
-    allow_nonfinite: bool = Field(False, description="convert weights that hold NaN or infinities, too")
     max_file_bytes: int = Field(5_000_000_000, ge=1, description="tensors that make a file larger begin a new one")
 
 
@@ -40,15 +37,14 @@ def main(argv: list[str] | None = None) -> int:
             model = load_policy(folder)
         else:
             model = load_orbax(folder)
-        dtype = config.dtype or model.dtype.name
+        dtype = config.dtype or None
         if not config.allow_nonfinite:
             refuse_nonfinite(model, dtype)
-        source = fingerprint([folder / MANIFEST], dtype=dtype, max_file_bytes=config.max_file_bytes)
+        source = fingerprint([folder / MANIFEST], dtype=config.dtype, max_file_bytes=config.max_file_bytes)
         save_hf(model, config.dst, dtype, config.max_file_bytes, source=source, say=progress)
         if not config.verify:
             return ""
-        written = open_hf(config.dst)
-        return compare(model_sums(model, dtype), folder_sums(written.folder, written.home))
+        return compare(model_sums(model, dtype), folder_sums(open_hf(config.dst)))
 
     return convert(config, run)
 

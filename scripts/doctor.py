@@ -1,4 +1,4 @@
-"""Whether a run can start here: devices, packages, memory, disk, tokenizer, judge, data, and one tiny step.
+"""Check whether a run can start here: devices, packages, memory, disk, tokenizer, judge, data, and one tiny step.
 
     python scripts/doctor.py --config configs/socialr1_8b_a100x8.yaml data.train=questions.jsonl
 
@@ -14,7 +14,7 @@ from socialr1_jax.training.doctor import DoctorConfig, examine_apart, say_sum, s
 
 
 def main(argv: list[str] | None = None) -> int:
-    config = parse_args(DoctorConfig, argv, description="Check the environment of a run, and say how to mend it.")
+    config = parse_args(DoctorConfig, argv, description="Check the environment of a run, and say how to correct it.")
     lines = []
     try:
         for line in examine_apart(config):

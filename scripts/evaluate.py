@@ -8,6 +8,7 @@ Called again after an interruption, it asks what has no reply yet. `--list` show
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -31,10 +32,13 @@ def main(argv: list[str] | None = None) -> int:
         print(f"evaluate.py: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(f"interrupted; the same command goes on with what is in {config.output}", file=sys.stderr)
+        print(f"interrupted; run the same command to resume from {config.output}", file=sys.stderr)
         return 130
     print(f"results: {written}")
-    return 0
+    failed = json.loads(written.read_text(encoding="utf-8"))["failed"]
+    for task, reason in failed.items():
+        print(f"evaluate.py: error: {task}: no reply at all ({reason})", file=sys.stderr)
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":

@@ -11,10 +11,12 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from socialr1_jax.command_line import Real, Section, parse_args
+from socialr1_jax.command_line import FreeText, Real, Section, Texts, parse_args
+from socialr1_jax.data.chat_template import response_opening
 from socialr1_jax.data.one_question import picked_question, typed_question
 from socialr1_jax.data.prompts import encode_prompt
 from socialr1_jax.rewards import parse_response
+from socialr1_jax.rewards.parsing import final_answer
 from socialr1_jax.rewards.terms import outcome_reward
 from socialr1_jax.startup import prepare
 
@@ -25,9 +27,9 @@ class GenerateConfig(Section):
     """Which model, which question, and how to sample."""
 
     model: str = Field(min_length=1, description="Hugging Face folder or hub id of a Qwen3")
-    story: str = Field("", description="what happened")
-    question: str = Field("", description="the question; without it and --file it is read from standard input")
-    options: str = Field("", description='"A. drawer, B. shelf"; "" asks for a free answer')
+    story: FreeText = Field("", description="what happened")
+    question: FreeText = Field("", description="the question; without it and --file it is read from standard input")
+    options: FreeText = Field("", description='"A. drawer, B. shelf"; "" asks for a free answer')
     file: str = Field("", description="take the question from this .jsonl, .json, .csv or .parquet file")
     row: int = Field(1, ge=1, description="which question of the file, from 1")
     thinking: bool = Field(True, description="false: ask for an answer without thoughts (enable_thinking)")
@@ -38,6 +40,7 @@ class GenerateConfig(Section):
     min_p: Real = Field(0.0, ge=0, lt=1, description="drop tokens below this share of the likeliest; 0 = none")
     seed: int = Field(0, ge=0, lt=2**31, description="of the draws")
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="of weights and computation")
+    ignore_fields: Texts = Field((), description="fields of config.json that are unknown here but harmless: [a, b]")
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
@@ -77,7 +80,7 @@ def answer(config: GenerateConfig) -> None:
     from socialr1_jax.sampling.text import stop_token_ids
 
     print(f"loading {config.model}", file=sys.stderr)
-    model = load_hf(config.model, dtype=config.dtype)
+    model = load_hf(config.model, dtype=config.dtype, ignore_fields=config.ignore_fields)
     tokenizer = AutoTokenizer.from_pretrained(model.source)
     sampling = SamplingParams(
         **config.model_dump(include={"max_new_tokens", "temperature", "top_k", "top_p", "min_p", "seed"}),
@@ -87,15 +90,16 @@ def answer(config: GenerateConfig) -> None:
         params=model.params, config=model.config, num_tokens=model.num_tokens, dtype=config.dtype,
         segment_tokens=_SEGMENT_TOKENS,
     )  # fmt: skip
-    response = ResponseStream(engine, tokenizer, encode_prompt(tokenizer, example, config.thinking), sampling)
+    prompt, opening = encode_prompt(tokenizer, example, config.thinking), response_opening(tokenizer, config.thinking)
+    response = ResponseStream(engine, tokenizer, prompt, sampling, opening)
     started = time.monotonic()
     for piece in response:
         print(piece, end="", flush=True)
     speed = response.tokens / (time.monotonic() - started)
-    parsed = parse_response(response.text)
-    found = f"answer {parsed.answer}" if parsed.answer else f"no answer ({', '.join(parsed.problems)})"
+    given, problems = final_answer(response.text), parse_response(response.text).problems
+    found = f"answer {given}" if given else f"no answer ({', '.join(problems)})"
     if config.file:
-        found += f", {'right' if outcome_reward(parsed.answer, example.answer) else f'gold is {example.answer}'}"
+        found += f", {'right' if outcome_reward(given, example.answer) else f'gold is {example.answer}'}"
     print(
         f"\n\n{found}; {response.finish_reason} after {response.tokens} tokens, {speed:.1f} tokens/s with compilation"
     )

@@ -32,6 +32,12 @@ def main(argv: list[str] | None = None) -> int:
         f"{config.output}: {summary.responses} responses, mean reward {summary.mean_reward:.4f}, "
         f"format rate {summary.format_rate:.4f}, accuracy {summary.accuracy:.4f}, unscorable {summary.unscorable}"
     )
+    if summary.opened:
+        print(
+            f"{config.input}: no response has <think>, so the prompts opened the thoughts and it was put in front of "
+            "each; --opened no scores them as they stand",
+            file=sys.stderr,
+        )
     if summary.unscorable:
         causes = ", ".join(f"{cause} {count}" for cause, count in sorted(summary.causes.items()))
         print(f"score_responses.py: {summary.unscorable} rewards are null: {causes}", file=sys.stderr)

@@ -2,7 +2,7 @@
 
     python scripts/train_grpo.py --config configs/socialr1_8b_a100x8.yaml data.train=questions.jsonl
 
-Called again with the same configuration, it goes on from the newest checkpoint in `output_dir`. Exit status: 0
+Called again with the same configuration, it resumes from the newest checkpoint in `output_dir`. Exit status: 0
 complete, 75 interrupted and saved (queue it again), 1 stopped by itself (the message says why), 2 bad arguments or
 input.
 """
@@ -18,8 +18,21 @@ from socialr1_jax.interrupt import REQUEUE, requeue_on_sigterm, stop_on_signal
 from socialr1_jax.startup import prepare
 
 
+def check_positions(config: RunConfig) -> None:
+    """Raise ConfigError when a question and its response do not fit into the model's positions; see the doctor."""
+    from socialr1_jax.training.doctor import data
+    from socialr1_jax.training.doctor.line import NotChecked
+
+    try:
+        data.check_positions(config)
+    except NotChecked as reason:
+        print(f"positions   not checked: {reason}")
+
+
 def main(argv: list[str] | None = None) -> int:
-    config = parse_args(RunConfig, argv, description="Train a Qwen3 with GRPO and the Social-R1 rewards.")
+    config = parse_args(
+        RunConfig, argv, description="Train a Qwen3 with GRPO and the Social-R1 rewards.", check=check_positions
+    )
     prepare(config.xla_flags)
     from socialr1_jax.processes import is_first  # imports JAX: only once the arguments are right
     from socialr1_jax.training.grpo import TrainingStopped, train_grpo

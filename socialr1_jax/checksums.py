@@ -1,33 +1,35 @@
-"""Whether two copies of a model hold the same numbers: SHA-256 of every tensor's bytes, by its Hugging Face name."""
+"""Compare two copies of a model by the SHA-256 of every tensor's bytes."""
 
 import hashlib
 from collections.abc import Mapping
-from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 from safetensors import safe_open
 
-from socialr1_jax.hf import fetched, tensors
+from socialr1_jax.hf import HfFolder, fetched, tensors
 from socialr1_jax.models.qwen3 import Qwen3
 
 
-def folder_sums(folder: Path, home: Mapping[str, str]) -> dict[str, str]:
-    """Of the tensors of safetensors files, read as they lie there; `home` gives each one's file."""
+def folder_sums(source: HfFolder) -> dict[str, str]:
+    """Returns the sums of a folder's tensors by Hugging Face name, in `source.dtype` (None: each in its own)."""
     sums: dict[str, str] = {}
-    for file in sorted(set(home.values())):
-        with safe_open(folder / file, framework="np") as opened:
-            sums |= {name: _sum(opened.get_tensor(name)) for name in home if home[name] == file}
+    for file in source.files:
+        with safe_open(source.folder / file, framework="np") as opened:
+            for name, place in source.places.items():
+                if place.file == file:
+                    tensor = opened.get_tensor(place.name)
+                    sums[name] = _sum(tensor if source.dtype is None else tensor.astype(jnp.dtype(source.dtype)))
     return sums
 
 
 def model_sums(model: Qwen3, dtype: str | None = None) -> dict[str, str]:
-    """Of a model's weights, in its own dtype or in `dtype`."""
-    kind = np.dtype(dtype or model.dtype)
-    return {name: _sum(tensor) for name, tensor in fetched(model, list(tensors(model)), kind)}
+    """Returns the sums of a model's weights by Hugging Face name, in `dtype` (None: each in its own)."""
+    return {name: _sum(tensor) for name, tensor in fetched(model, list(tensors(model)), dtype)}
 
 
 def compare(source: Mapping[str, str], written: Mapping[str, str]) -> str:
-    """What the comparison found; ValueError naming every tensor that differs or is on one side only."""
+    """Returns a line that says all sums agree; raises ValueError naming every tensor that differs or is missing."""
     differing = [name for name in sorted({*source, *written}) if source.get(name) != written.get(name)]
     if differing:
         raise ValueError(f"{len(differing)} of {len(source)} tensors differ: {', '.join(differing)}")

@@ -1,38 +1,67 @@
-"""From a class of typed fields to a command line: YAML file, overrides, help, dry run.
+"""Make a command line of a class of typed fields: YAML file, overrides, help, dry run.
 
 A configuration is a class derived from ``Section``: scalars are its top-level fields, nested ``Section`` classes its
-sections. Nothing heavy is imported here, so that a misspelt key is told within a fraction of a second.
+sections. Nothing heavy is imported here, so that a misspelt key is reported within a fraction of a second.
 """
 
 from __future__ import annotations
 
 import difflib
+import os
 import shutil
 import sys
 import textwrap
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, TypeVar, get_origin
 
 import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic.fields import FieldInfo
 
 from socialr1_jax.files import write_whole
 
 
 class ConfigError(ValueError):
-    """A configuration that cannot be used; the message is one line per fault and names the key and the mend."""
+    """Raised for a configuration that cannot be used; one line per fault names the key and the fix."""
 
 
 class Section(BaseModel):
-    """Base of every configuration class: frozen, no unknown keys, no silent conversion of types."""
+    """Base of every configuration class: frozen, no unknown keys, no silent conversion of types.
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, validate_default=True)
+    ``~`` at the start of a text, or of a text in a list, is the home folder: any such text is a path, except in fields
+    of type ``FreeText`` and in mappings.
+    """
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, validate_default=True, hide_input_in_errors=True
+    )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _expand_home(cls, value: Any, field: ValidationInfo) -> Any:
+        if _FREE_TEXT in cls.model_fields[field.field_name or ""].metadata:
+            return value
+        if isinstance(value, list | tuple):
+            return type(value)(_expanded(item) for item in value)
+        return _expanded(value)
 
     def arithmetic(self) -> str:
-        """What ``--dry-run`` prints below the resolved configuration; "" for nothing."""
+        """Returns what ``--dry-run`` prints below the resolved configuration; "" for nothing."""
         return ""
+
+
+def _expanded(value: Any) -> Any:
+    return os.path.expanduser(value) if isinstance(value, str) else value
 
 
 def _real(value: Any) -> Any:
@@ -65,7 +94,7 @@ def _scalar_text(value: Any) -> Any:
 
 
 def scalar_text(value: Any) -> str:
-    """The text of a JSON or YAML scalar, one spelling for configuration and data: true, 3, 0.5, "" for null."""
+    """Returns the text of a JSON or YAML scalar, one spelling for configuration and data: true, 3, 0.5, "" for null."""
     if value is None:
         return ""
     if isinstance(value, bool):
@@ -73,6 +102,8 @@ def scalar_text(value: Any) -> str:
     return str(value)
 
 
+_FREE_TEXT = "free text"
+FreeText = Annotated[str, _FREE_TEXT]  # words of a person, not a path
 Real = Annotated[float, BeforeValidator(_real), Field(allow_inf_nan=False)]
 Texts = Annotated[tuple[str, ...], BeforeValidator(lambda v: tuple(v) if isinstance(v, list) else v)]
 # One text, or a list of them.
@@ -85,14 +116,14 @@ ConfigT = TypeVar("ConfigT", bound=Section)
 def load_config(
     config_class: type[ConfigT], path: str | Path | Sequence[str | Path] | None = None, overrides: Sequence[str] = ()
 ) -> ConfigT:
-    """A validated configuration from YAML files (later ones win) and ``section.field=value`` overrides, which win.
+    """Builds a configuration from YAML files (later ones win) and ``section.field=value`` overrides (over those).
 
     Raises ConfigError: a file that is missing or no YAML, an unknown key (with the nearest known one), a wrong type, a
     value out of range, numbers that do not fit together.
     """
     values: dict[str, Any] = {}
     for one in [path] if isinstance(path, str | Path) else path or []:
-        _merge(values, _read_yaml(config_class, Path(one)))
+        _merge(values, _read_yaml(config_class, Path(os.path.expanduser(one))))
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals:
@@ -105,12 +136,12 @@ def load_config(
 
 
 def save_config(config: Section, path: str | Path) -> None:
-    """Write the resolved configuration as YAML; the file appears whole or not at all."""
+    """Writes the resolved configuration as YAML; the file appears whole or not at all."""
     write_whole(path, to_yaml(config))
 
 
 def to_yaml(config: Section) -> str:
-    """The configuration as YAML that ``load_config`` reads back to an equal object."""
+    """Returns the configuration as YAML that ``load_config`` reads back to an equal object."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
 
 
@@ -120,8 +151,9 @@ def parse_args(
     *,
     description: str,
     default_config: str | Path | None = None,
+    check: Callable[[ConfigT], None] = lambda config: None,
 ) -> ConfigT:
-    """The configuration that a command line asks for.
+    """Builds the configuration that a command line asks for.
 
     Understands ``--config FILE.yaml`` (``default_config`` when it is not given; several: later ones win field by
     field), ``section.field=value``,
@@ -133,6 +165,7 @@ def parse_args(
         argv: arguments without the program's name; None takes those of the process.
         description: one or two sentences for ``--help``.
         default_config: YAML file to start from when the command line names none.
+        check: called by a dry run with the configuration; a ValueError is a fault.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
@@ -147,6 +180,10 @@ def parse_args(
         print(to_yaml(config), end="")
         if config.arithmetic():
             print("\n" + config.arithmetic())
+        try:
+            check(config)
+        except ValueError as error:
+            _fail(str(error))
         raise SystemExit(0)
     return config
 
@@ -194,7 +231,7 @@ def _fail(message: str) -> NoReturn:
 
 
 def _help(config_class: type[Section], description: str, default_config: str | Path | None) -> str:
-    """Every field with its default and meaning, one block a section."""
+    """Returns every field with its default and meaning, one block a section."""
     values = _read_yaml(config_class, Path(default_config)) if default_config is not None else {}
     rows: dict[str, list[tuple[str, str, str]]] = {}
     titles: dict[str, str] = {}
@@ -267,7 +304,7 @@ def _leaves(config_class: type[Section], prefix: str = "") -> Iterator[tuple[str
 
 
 def _field(config_class: type[Section], key: str) -> FieldInfo:
-    """The field of a dotted name; a name below a mapping field (data.where.kind) gives the mapping."""
+    """Returns the field of a dotted name; a name below a mapping field (data.where.kind) gives the mapping."""
     fields = {name: field for name, _, field in _leaves(config_class)}
     if key in fields:
         return fields[key]
@@ -281,7 +318,7 @@ def _field(config_class: type[Section], key: str) -> FieldInfo:
 
 
 def _nearest(key: str, known: Iterable[str]) -> str:
-    """The known dotted name most like ``key``: by its whole, or by its last part alone (learning_rate)."""
+    """Returns the known dotted name most like ``key``: by its whole, or by its last part alone (learning_rate)."""
 
     def likeness(name: str) -> float:
         whole = difflib.SequenceMatcher(None, key, name).ratio()
@@ -306,7 +343,7 @@ def _set(config_class: type[Section], values: dict[str, Any], key: str, text: st
 
 
 def _merge(values: dict[str, Any], more: Mapping[str, Any]) -> None:
-    """Sections field by field, everything else as a whole."""
+    """Merges sections field by field, everything else as a whole."""
     for name, value in more.items():
         if isinstance(value, dict) and isinstance(values.get(name), dict):
             _merge(values[name], value)
@@ -383,7 +420,7 @@ _LIMITS = {
 
 
 def _explain(config_class: type[Section], fault: Any) -> str:
-    """One line for one fault that pydantic found."""
+    """Returns one line for one fault that pydantic found."""
     key = ".".join(str(part) for part in fault["loc"])
     kind, value, context = fault["type"], fault["input"], fault.get("ctx", {})
     if kind == "missing":

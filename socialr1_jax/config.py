@@ -56,7 +56,7 @@ __all__ = [
 
 
 class ModelConfig(Section):
-    """Which weights, and how they are computed with."""
+    """The weights, how they are computed with and how they are exported."""
 
     path: str = Field("", description="Hugging Face folder or hub id of a Qwen3 (required by train_grpo.py)")
     random: str = Field(
@@ -66,6 +66,12 @@ class ModelConfig(Section):
     )
     dtype: Literal["float32", "bfloat16"] = Field(
         "float32", description="type of the computation; master weights and Adam moments are float32 in either case"
+    )
+    export_dtype: Literal["", "float32", "bfloat16", "float16"] = Field(
+        "", description='of the files in export/; "" = that of the files of path, float32 for random weights'
+    )
+    ignore_fields: Texts = Field(
+        (), description="fields of config.json that are unknown here and cannot change the forward pass, such as [a, b]"
     )
     attention: Literal["auto", "xla", "cudnn"] = Field(
         "auto", description="attention kernel; auto = cudnn for bfloat16 on NVIDIA GPUs, else xla; the run says which"

@@ -1,4 +1,4 @@
-"""What the command lines in `convert/` share: their settings, progress, and one line when something is wrong.
+"""Share settings, progress and one-line errors between the command lines in `convert/`.
 
 Imports no JAX.
 """
@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -19,11 +19,15 @@ _QUIET_SECONDS = 5.0  # between two lines of progress
 
 
 class ConvertConfig(Section):
-    """Where a model lies and where it goes."""
+    """The model to read and the folder to write."""
 
     src: str = Field(min_length=1, description="model folder to read (hf_to_orbax.py also takes a hub id)")
     dst: str = Field(min_length=1, description="folder to write; an earlier one of the same kind is replaced")
+    dtype: Literal["", "float32", "bfloat16", "float16"] = Field(
+        "", description='of all weights written; "" keeps each one\'s own'
+    )
     verify: bool = Field(False, description="read back what was written and compare every tensor's SHA-256")
+    allow_nonfinite: bool = Field(False, description="convert weights that hold NaN or infinities, too")
 
     @model_validator(mode="after")
     def _apart(self) -> ConvertConfig:
@@ -35,7 +39,7 @@ class ConvertConfig(Section):
 
 
 def convert(config: ConvertConfig, run: Callable[[], str]) -> int:
-    """Calls `run`, which converts and says what it verified; exit status 0, or 2 with the reason on stderr."""
+    """Calls `run`, which converts and returns what it verified; exit status 0, or 2 with the reason on stderr."""
     started = time.monotonic()
     try:
         verified = run()
@@ -49,13 +53,13 @@ def convert(config: ConvertConfig, run: Callable[[], str]) -> int:
 
 
 def fingerprint(files: Sequence[Path], **settings: Any) -> dict[str, Any]:
-    """What a conversion reads: names, sizes and times of its files. A killed one is gone on with when this is equal."""
+    """Returns what a conversion reads: names, sizes and times of its files. If equal, a killed one is resumed."""
     states = {str(file.resolve()): [file.stat().st_size, file.stat().st_mtime_ns] for file in files}
     return {"files": states, **settings}
 
 
 def progress(total: int) -> Callable[[str], None]:
-    """Says on stderr, now and then, which of `total` parts is being written."""
+    """Returns a function that prints on stderr, now and then, which of `total` parts is being written."""
     done, said = 0, 0.0
 
     def say(name: str) -> None:

@@ -6,7 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from socialr1_jax.command_line import Real, Section, Sources
+from socialr1_jax.command_line import Real, Sources, TextMap, Texts
+from socialr1_jax.server_config import ServerConfig
 
 STATIC = (
     "tombench", "tombench_hard", "socialiqa", "simpletom", "emobench", "motivebench", "hitom", "tactfultom",
@@ -20,19 +21,22 @@ def _switch(value: Any) -> Any:
     return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
 
 
-class EvaluateConfig(Section):
+class EvaluateConfig(ServerConfig):
     """Which model is asked what, and how."""
 
     model: str = Field("", description="Hugging Face folder or hub id, a run's folder, or the endpoint's model name")
+    ignore_fields: Texts = Field((), description="fields of its config.json to ignore although they are not known")
     step: str = Field("latest", description="of a run's checkpoints: latest, best, or a number of steps")
-    base_url: str = Field("", description="OpenAI-compatible endpoint, such as http://localhost:8000/v1")
-    api_key_env: str = Field("OPENAI_API_KEY", description="environment variable that holds the endpoint's key")
-    concurrency: int = Field(32, ge=1, description="calls to the endpoint at once")
-    call_timeout: Real = Field(600.0, gt=0, description="seconds that one call may take")
-    retries: int = Field(3, ge=0, description="further tries of a call that failed")
+    call_timeout: Real = Field(600.0, gt=0, description="seconds that one try may take")
+    max_answer_bytes: int = Field(10_000_000, ge=1000, description="a larger answer is not read and counts as failed")
     tasks: Sources = Field(("static",), description=f"benchmarks: {', '.join(TASKS)}; or static, all; with commas")
     protocol: Literal["official", "social_r1", "both"] = Field(
         "both", description="the benchmark's own prompt and scoring, the cards' prompt with plain accuracy, or both"
+    )
+    answer_mode: Literal["plain", "reference"] = Field(
+        "plain",
+        description="social_r1: plain reads the one letter that <Answer> names, as training does; reference the "
+        "capital letter that it begins with, as published",
     )
     data_dir: str = Field("data", description="folder that has one folder a benchmark")
     output: str = Field("runs/evaluation", min_length=1, description="folder for results and samples")
@@ -54,9 +58,11 @@ class EvaluateConfig(Section):
     log_samples: bool = Field(True, description="write samples_<task>.jsonl, which score.py scores again")
     predict_only: bool = Field(False, description="write samples and score nothing")
     partner: str = Field("", description='SOTOPIA: who plays the other agent, given as model is; "" = the model itself')
-    partner_url: str = Field("", description="SOTOPIA: the partner's OpenAI-compatible endpoint")
+    partner_url: str = Field("", description="SOTOPIA: address of the partner's server")
+    partner_options: TextMap = Field({}, description="SOTOPIA: options of the partner's requests")
     judge: str = Field("", description="SOTOPIA: who scores the episodes, given as model is")
-    judge_url: str = Field("", description="SOTOPIA: the judge's OpenAI-compatible endpoint")
+    judge_url: str = Field("", description="SOTOPIA: address of the judge's server")
+    judge_options: TextMap = Field({}, description="SOTOPIA: options of the judge's requests")
     judge_key_env: str = Field("OPENAI_API_KEY", description="environment variable that holds its key")
     sotopia_set: Literal["all", "hard"] = Field("all", description="SOTOPIA: every pair, or those of hard scenarios")
     turn_tokens: int = Field(512, ge=1, description="SOTOPIA: tokens of one turn, thinking on top")

@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all, and JSON objects in them."""
+"""Write files and folders that appear whole or not at all, and read and write JSON objects."""
 
 import hashlib
 import json
@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-_SOURCE = ".source.json"  # in a temporary folder that can be gone on with: what it is made from
+_SOURCE = ".source.json"  # in a temporary folder that can be resumed: what it is made from
 
 
 def write_whole(path: str | os.PathLike[str], content: str | bytes) -> Path:
@@ -33,15 +33,18 @@ def write_whole(path: str | os.PathLike[str], content: str | bytes) -> Path:
 def whole_folder(
     directory: str | os.PathLike[str], marker: str, source: Mapping[str, Any] | None = None
 ) -> Iterator[Path]:
-    """A temporary folder beside `directory` that takes its place when the block ends without an error.
+    """Yields a temporary folder beside `directory` that replaces it when the block ends without an error.
 
-    A folder that stands there is replaced when it holds the file `marker`; any other non-empty one raises
-    FileExistsError before anything is written. What a killed process left beside it is cleared away first.
+    A folder with the file `marker` is replaced; any other non-empty one raises FileExistsError before anything is
+    written. `directory` may start with `~`. If it is a symbolic link, the folder behind it is replaced and the link
+    stays. Files and folders get the modes of the umask. What killed processes left beside the folder is removed first.
 
-    With `source`, which says what is written from what, the work can go on after a kill or Ctrl-C: the next call with
-    an equal one gets the temporary folder as it was left. The block must then leave alone what it finds finished.
+    With `source`, a description of what is written from what, a killed or interrupted call can be resumed: the next
+    call with an equal `source` gets the temporary folder as it was left. The block must then skip finished files.
     """
-    target = Path(directory).absolute()
+    target = Path(os.path.expanduser(directory)).absolute()
+    if target.is_symlink():
+        target = Path(os.path.realpath(target))
     if target.exists() and any(target.iterdir()) and not (target / marker).exists():
         raise FileExistsError(f"{directory} is not empty and has no {marker}: choose another folder or empty it")
     _clear_left_over(target)
@@ -58,6 +61,7 @@ def whole_folder(
     try:
         yield partial
         (partial / _SOURCE).unlink(missing_ok=True)
+        _set_modes(partial)
         if target.exists():
             target.rename(old)
         partial.rename(target)
@@ -71,8 +75,20 @@ def whole_folder(
         raise
 
 
+def _set_modes(folder: Path) -> None:
+    """Gives the folder and all in it the modes of the umask: safetensors writes its files with mode 600."""
+    probe = folder / ".mode"  # a new folder shows the umask; os.umask() would change it for other threads
+    probe.mkdir(exist_ok=True)
+    mode = probe.stat().st_mode & 0o777
+    probe.rmdir()
+    for path in (folder, *folder.rglob("*")):
+        wanted = mode if path.is_dir() else mode & 0o666
+        if not path.is_symlink() and path.stat().st_mode & 0o777 != wanted:
+            path.chmod(wanted | path.stat().st_mode & 0o7000)
+
+
 def _clear_left_over(target: Path) -> None:
-    """Removes what processes that are no more left beside `target`; one killed between two renames left it aside."""
+    """Removes temporary folders of dead processes, and completes a replacement that a kill left between two renames."""
     for path in sorted(target.parent.glob(f".{target.name}.*-*")):
         kind, _, process = path.name.rpartition(".")[2].partition("-")
         if kind not in ("partial", "old") or not process.isdigit() or _another_runs(int(process)):
@@ -84,7 +100,7 @@ def _clear_left_over(target: Path) -> None:
 
 
 def _another_runs(process: int) -> bool:
-    """Whether another process of this number is there; in a container one that is gone may have had ours."""
+    """Returns True if another process has this number; in a container a dead one may have had ours."""
     if process == os.getpid():
         return False
     try:
@@ -97,7 +113,7 @@ def _another_runs(process: int) -> bool:
 
 
 def sha256(file: Path) -> str:
-    """SHA-256 of a file's content, in hex."""
+    """Returns the SHA-256 of a file's content, in hex."""
     with file.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 
@@ -118,14 +134,21 @@ def sync(file: Path) -> None:
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """The object in a JSON file; ValueError naming the file when it holds anything else."""
+    """Returns the object in a JSON file, with or without a byte order mark.
+
+    Raises ValueError naming the file if it holds anything else.
+    """
     try:
-        value = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
+        value = json.loads(file.read_text(encoding="utf-8-sig"))
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{file} is not JSON, or cut: {error}") from error
     if not isinstance(value, dict):
-        raise ValueError(f"{file} does not hold a JSON object")
+        raise ValueError(f"{file} does not hold a JSON object {{...}} but {_kind(value)}")
     return value
+
+
+def _kind(value: Any) -> str:
+    return "a list" if isinstance(value, list) else repr(value)[:40]
 
 
 def write_json(file: Path, value: Mapping[str, Any]) -> None:
@@ -134,7 +157,7 @@ def write_json(file: Path, value: Mapping[str, Any]) -> None:
 
 
 def finite(value: Any) -> Any:
-    """The value with NaN and infinities as None, in mappings too."""
+    """Returns the value with NaN and infinities as None, in mappings too."""
     if isinstance(value, Mapping):
         return {key: finite(inner) for key, inner in value.items()}
     if isinstance(value, float) and not math.isfinite(value):

@@ -1,4 +1,4 @@
-"""Qwen3 folders of Hugging Face, in and out: safetensors weights, config.json, tokenizer files.
+"""Read and write Qwen3 folders of Hugging Face: safetensors weights, config.json, tokenizer files.
 
 Loading reads every header first and reports all that is wrong at once, before any weight is read. Saving writes a
 temporary folder beside the target and renames it, so a folder is there whole or not at all.
@@ -6,10 +6,12 @@ temporary folder beside the target and renames it, so a folder is there whole or
 
 import errno
 import json
+import logging
 import math
 import os
+import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -24,6 +26,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from socialr1_jax.files import read_json, sync, whole_folder, write_json
+from socialr1_jax.hub import find_snapshot, is_hub_id
 from socialr1_jax.mesh import P, fetch
 from socialr1_jax.models.qwen3 import (
     Params,
@@ -46,6 +49,11 @@ TOKENIZER_FILES = (
 _BLOCK = 8 << 20  # bytes of a file that are mapped, copied and checked together
 _READERS = min(8, os.cpu_count() or 1)  # threads
 _DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
+_EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
+_BUFFER = re.compile(r"(^|\.)rotary_emb\.(original_)?inv_freq$")  # old files hold what rope_theta says already
+_MOST_PROBLEMS = 20  # of a folder, in one message
+_DEFAULT_SPECIAL = "<|endoftext|>"  # Qwen2Tokenizer's unknown, padding and end token, where a folder names none
+log = logging.getLogger(__name__)
 
 
 def load_hf(
@@ -54,16 +62,26 @@ def load_hf(
     dtype: str | None = "float32",
     *,
     allow_nonfinite: bool = False,
+    ignore_fields: Collection[str] = (),
 ) -> Qwen3:
     """Reads a Qwen3 from a Hugging Face folder or hub id.
 
-    `dtype` is that of the arrays ("float32", "bfloat16"; None keeps the file's own). With a mesh, every weight has the
-    layout "train" (models/qwen3.py), and each process reads only the slices that its devices hold. Raises
-    FileNotFoundError when there is no such folder, and ValueError listing every missing, unexpected, mis-shaped,
-    doubled or unreadable tensor, every one that holds NaN or infinities (unless `allow_nonfinite`), or the sizes that
-    the mesh does not divide.
+    With a mesh, every weight has the layout "train" (models/qwen3.py), and each process reads only the slices that its
+    devices hold.
+
+    Args:
+        path: the folder, which may start with `~`, or a hub id.
+        mesh: the devices; None is the first one.
+        dtype: of the arrays ("float32", "bfloat16", "float16"); None keeps each weight's own.
+        allow_nonfinite: accept weights that hold NaN or infinities.
+        ignore_fields: unknown fields of config.json that cannot change the forward pass.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+        ValueError: one line with every missing, unexpected, mis-shaped, doubled or unreadable tensor, every one that
+            holds NaN or infinities, what is wrong in config.json, or the sizes that the mesh does not divide.
     """
-    source = open_hf(path, mesh, dtype)
+    source = open_hf(path, mesh, dtype, ignore_fields=ignore_fields)
     params = map_weights(source.config, source.read)
     if not allow_nonfinite:
         source.refuse_nonfinite()
@@ -72,18 +90,22 @@ def load_hf(
 
 
 def load_reward_model(
-    path: str | os.PathLike[str], mesh: Mesh | None = None, dtype: str | None = "float32"
+    path: str | os.PathLike[str],
+    mesh: Mesh | None = None,
+    dtype: str | None = "float32",
+    *,
+    ignore_fields: Collection[str] = (),
 ) -> RewardModel:
     """Reads a reward model, a folder or hub id of a Qwen3ForSequenceClassification with one label; as `load_hf`."""
-    source = open_hf(path, mesh, dtype, scalar_head=True)
+    source = open_hf(path, mesh, dtype, scalar_head=True, ignore_fields=ignore_fields)
     params = map_weights(source.config, source.read)
     source.refuse_nonfinite()
     return RewardModel(source.config, params, source=str(source.folder))
 
 
 def init_reward_model(model: Qwen3, key: jax.Array, pad_token_id: int | None = None) -> RewardModel:
-    """The language model's body (its own arrays) under a fresh scalar head: normal, deviation 1 / sqrt(d + 1) (Stiennon
-    et al., arXiv 2009.01325, appendix B).
+    """Puts a fresh scalar head on the language model's body (its own arrays): normal, deviation 1 / sqrt(d + 1)
+    (Stiennon et al., arXiv 2009.01325, appendix B).
 
     `pad_token_id`, the tokenizer's, stands in for one that the model's config.json leaves out.
     """
@@ -101,9 +123,14 @@ def init_reward_model(model: Qwen3, key: jax.Array, pad_token_id: int | None = N
 
 
 def open_hf(
-    path: str | os.PathLike[str], mesh: Mesh | None = None, dtype: str | None = None, *, scalar_head: bool = False
+    path: str | os.PathLike[str],
+    mesh: Mesh | None = None,
+    dtype: str | None = None,
+    *,
+    scalar_head: bool = False,
+    ignore_fields: Collection[str] = (),
 ) -> "HfFolder":
-    """The folder, its headers checked and no weight read yet; arguments and errors as of `load_hf`.
+    """Checks a folder's configuration and headers without reading weights; arguments and errors as of `load_hf`.
 
     `scalar_head`: a reward model is wanted. The other kind raises ValueError.
     """
@@ -111,23 +138,20 @@ def open_hf(
         raise ValueError(f"dtype {dtype!r} is not one of {', '.join(_DTYPES.values())} or None")
     folder = local_folder(path)
     raw = read_json(folder / "config.json")
-    config = Qwen3Config.from_hf(raw, source=str(folder / "config.json"))
+    config = Qwen3Config.from_hf(raw, str(folder / "config.json"), ignore_fields)
     if config.scalar_head != scalar_head:
         found, reader = (
             ("a reward model", "load_reward_model") if config.scalar_head else ("a language model", "load_hf")
         )
-        mend = "" if config.scalar_head else ", and scripts/train_reward_model.py makes a reward model of it"
+        fix = "" if config.scalar_head else ", and scripts/train_reward_model.py makes a reward model of it"
         raise ValueError(
-            f"{folder / 'config.json'}: architectures {raw.get('architectures')} is {found}: {reader} reads it{mend}"
+            f"{folder / 'config.json'}: architectures {raw.get('architectures')} is {found}: {reader} reads it{fix}"
         )
     if mesh is not None:
         check_mesh(config, mesh)
-    home = _check_files(folder, config)
-    places = {name: place for file in set(home.values()) for name, place in _places(folder / file).items()}
-    kinds = {places[name].dtype.name for name in home}
-    if dtype is None and len(kinds) > 1:
-        raise ValueError(f"{folder}: weights of several dtypes ({', '.join(sorted(kinds))}); name one with dtype=")
-    return HfFolder(folder, config, home, np.dtype(jnp.dtype(dtype or kinds.pop())), mesh, places)
+    source = HfFolder(folder, config, _find_tensors(folder, config), dtype, mesh)
+    source.dtypes()  # raises where the layers of a weight differ
+    return source
 
 
 @dataclass(frozen=True)
@@ -136,20 +160,47 @@ class HfFolder:
 
     folder: Path
     config: Qwen3Config
-    home: Mapping[str, str]  # tensor name -> file name
-    dtype: np.dtype  # of the arrays that `read` gives
+    places: Mapping[str, "_Place"]  # by declared tensor name
+    dtype: str | None  # of the arrays that `read` gives; None: each weight's own
     mesh: Mesh | None
-    places: Mapping[str, "_Place"]
     nonfinite: set[str] = field(default_factory=set)  # tensors with NaN or infinities in what was read so far
 
+    @property
+    def files(self) -> list[str]:
+        """The names of the files that hold the weights."""
+        return sorted({place.file for place in self.places.values()})
+
+    def dtypes(self) -> dict[str, str]:
+        """Returns the dtype of what `read` gives, by the weights' Hugging Face names.
+
+        Raises ValueError naming every weight whose layers have different dtypes when none is asked for.
+        """
+        kinds: dict[str, str] = {}
+        mixed: list[str] = []
+
+        def add(weight: Weight, layers: int | None, spec: P) -> None:
+            stored = sorted({self.places[name].dtype.name for name in _tensor_names(weight, layers)})
+            kinds[weight.hf_name] = self.dtype or stored[0]
+            if len(stored) > 1 and self.dtype is None:
+                mixed.append(f"{weight.hf_name.replace('{i}', '*')} ({', '.join(stored)})")
+
+        map_weights(self.config, add)
+        if mixed:
+            raise ValueError(
+                f"{self.folder}: the layers of {', '.join(mixed)} have different dtypes and are stacked in one array: "
+                "name one dtype (--dtype, or the argument dtype)"
+            )
+        return kinds
+
     def read(self, weight: Weight, layers: int | None, spec: P) -> jax.Array:
-        """The weight on the devices, the layers stacked; each device's part is read from the files on its own."""
-        names = [weight.hf_name] if layers is None else [weight.hf_name.format(i=i) for i in range(layers)]
+        """Reads the weight onto the devices, the layers stacked; each device's part is read on its own."""
+        names = _tensor_names(weight, layers)
+        dtype = np.dtype(jnp.dtype(self.dtype)) if self.dtype else self.places[names[0]].dtype
 
         def part(index: Any) -> np.ndarray:
-            """What one device holds, filled tensor by tensor: one copy, from the file's pages to the array."""
+            """Returns what one device holds, filled tensor by tensor: one copy, from the file's pages to the array."""
             chosen, inner = (names, index) if layers is None else (names[index[0]], index[1:])
-            stack = _aligned_empty((len(chosen), *_sliced(weight.shape, inner)), self.dtype)
+            stack = _aligned_empty((len(chosen), *_sliced(weight.shape, inner)), dtype)
             blocks = [b for name, row in zip(chosen, stack, strict=True) for b in self._blocks(name, inner, row)]
             with ThreadPoolExecutor(_READERS) as pool:
                 self.nonfinite.update(name for name in pool.map(_read_block, blocks) if name)
@@ -161,15 +212,15 @@ class HfFolder:
         return jax.make_array_from_callback(shape, sharding, part)
 
     def _blocks(self, name: str, index: tuple[slice, ...], row: np.ndarray) -> Iterator["_Block"]:
-        """The part `index` of a tensor as pieces of at most _BLOCK bytes of the file, each with where it goes."""
-        place, file = self.places[name], self.folder / self.home[name]
+        """Cuts the part `index` of a tensor into pieces of at most _BLOCK bytes, each with the array that takes it."""
+        place = self.places[name]
         line = math.prod(place.shape[1:]) * place.dtype.itemsize
         first, last, _ = index[0].indices(place.shape[0])
         step = max(1, _BLOCK // line)
         for start in range(first, last, step):
             stop = min(start + step, last)
             piece = place._replace(offset=place.offset + start * line, shape=(stop - start, *place.shape[1:]))
-            yield _Block(name, file, piece, index[1:], row[start - first : stop - first])
+            yield _Block(name, self.folder / place.file, piece, index[1:], row[start - first : stop - first])
 
     def refuse_nonfinite(self) -> None:
         """Raises ValueError naming every tensor that was read and holds NaN or infinities."""
@@ -180,9 +231,15 @@ class HfFolder:
             )
 
 
-class _Place(NamedTuple):
-    """Where a tensor lies in its file."""
+def _tensor_names(weight: Weight, layers: int | None) -> list[str]:
+    return [weight.hf_name] if layers is None else [weight.hf_name.format(i=i) for i in range(layers)]
 
+
+class _Place(NamedTuple):
+    """Where a tensor is stored: the file, its name there, the offset of its data."""
+
+    file: str
+    name: str
     dtype: np.dtype
     offset: int
     shape: tuple[int, ...]
@@ -199,7 +256,7 @@ class _Block(NamedTuple):
 
 
 def _read_block(block: _Block) -> str:
-    """Fills `block.out`; the tensor's name when it then holds NaN or infinities, else "".
+    """Fills `block.out`; returns the tensor's name if it then holds NaN or infinities, else "".
 
     Mapped a block at a time: mapped pages that were read count as the process's memory.
     """
@@ -208,18 +265,20 @@ def _read_block(block: _Block) -> str:
     return "" if _all_finite(block.out) else block.name
 
 
-def _places(file: Path) -> dict[str, _Place]:
-    """Every tensor's place in a safetensors file found whole: 8 bytes of size, a JSON header, data."""
+def _places(file: Path, names: Mapping[str, str]) -> dict[str, _Place]:
+    """Returns the places of tensors in a safetensors file found whole: 8 bytes of size, a JSON header, data.
+
+    `names` gives the names in the file by the declared names.
+    """
     with file.open("rb") as opened:
         size = int.from_bytes(opened.read(8), "little")
         header = json.loads(opened.read(size))
-    header.pop("__metadata__", None)
-    return {
-        name: _Place(
-            np.dtype(jnp.dtype(_DTYPES[entry["dtype"]])), 8 + size + entry["data_offsets"][0], tuple(entry["shape"])
-        )
-        for name, entry in header.items()
-    }
+    places = {}
+    for declared, name in names.items():
+        entry = header[name]
+        dtype, offset = np.dtype(jnp.dtype(_DTYPES[entry["dtype"]])), 8 + size + entry["data_offsets"][0]
+        places[declared] = _Place(file.name, name, dtype, offset, tuple(entry["shape"]))
+    return places
 
 
 def _sliced(shape: tuple[int, ...], index: tuple[slice, ...]) -> tuple[int, ...]:
@@ -227,7 +286,7 @@ def _sliced(shape: tuple[int, ...], index: tuple[slice, ...]) -> tuple[int, ...]
 
 
 def _aligned_empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """An array that begins at a multiple of 64 bytes: on a CPU JAX then takes it as it is instead of copying it."""
+    """Returns an array that begins at a multiple of 64 bytes, which JAX on a CPU takes without a copy."""
     nbytes = math.prod(shape) * dtype.itemsize
     buffer = np.empty(nbytes + 64, np.uint8)
     start = -buffer.ctypes.data % 64
@@ -235,7 +294,7 @@ def _aligned_empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
 
 
 def _all_finite(block: np.ndarray) -> bool:
-    """Whether no number has an exponent of ones, which is what NaN and infinities have.
+    """Returns True if no number has an exponent of ones, as NaN and infinities have.
 
     As integers such numbers are the largest: the positive ones of the signed, the negative ones of the unsigned. Two
     maxima without a temporary array.
@@ -248,17 +307,17 @@ def _all_finite(block: np.ndarray) -> bool:
 
 
 def random_model(tokenizer_folder: str | os.PathLike[str], shape: str, seed: int, mesh: Mesh | None = None) -> Qwen3:
-    """A Qwen3 of a named shape with random float32 weights.
+    """Makes a Qwen3 of a named shape with random float32 weights.
 
     The tokenizer files come from `tokenizer_folder`; if the shape has fewer vocabulary rows than that has tokens, the
-    model has as many as published Qwen3s. Raises ValueError for an unknown shape and FileNotFoundError
-    when the folder has no tokenizer.json.
+    model has as many as published Qwen3s. Raises ValueError for an unknown shape and FileNotFoundError when the folder
+    has neither tokenizer.json nor vocab.json.
     """
-    folder = Path(tokenizer_folder)
+    folder = Path(os.path.expanduser(tokenizer_folder))
     if shape not in SHAPES:
         raise ValueError(f"model.random {shape!r} is not one of {', '.join(SHAPES)}")
-    if not (folder / "tokenizer.json").exists():
-        raise FileNotFoundError(f"{folder} has no tokenizer.json")
+    if not any((folder / name).exists() for name in ("tokenizer.json", "vocab.json")):
+        raise FileNotFoundError(f"{folder} has neither tokenizer.json nor vocab.json: put a tokenizer there")
     config = SHAPES[shape]
     num_tokens = count_tokens(folder, SHAPES["8b"].vocab_size)
     if num_tokens > config.vocab_size:
@@ -271,7 +330,7 @@ def random_model(tokenizer_folder: str | os.PathLike[str], shape: str, seed: int
     return Qwen3(config, params, source=str(folder), num_tokens=num_tokens)
 
 
-def save_reward_model(model: RewardModel, directory: str | os.PathLike[str]) -> None:
+def save_reward_model(model: RewardModel, directory: str | os.PathLike[str], dtype: str | None = None) -> None:
     """Writes a Qwen3ForSequenceClassification folder with one label, as `save_hf` a language model's.
 
     Raises ValueError for a model without a pad_token_id: transformers finds a row's last token by it.
@@ -281,7 +340,7 @@ def save_reward_model(model: RewardModel, directory: str | os.PathLike[str]) -> 
             "the reward model's config has no pad_token_id, by which transformers finds the last token of a row: give "
             "init_reward_model the tokenizer's"
         )
-    save_hf(model, directory)
+    save_hf(model, directory, dtype)
 
 
 def save_hf(
@@ -292,39 +351,42 @@ def save_hf(
     source: Mapping[str, Any] | None = None,
     say: Callable[[int], Callable[[str], None]] = lambda total: lambda name: None,
 ) -> None:
-    """Writes a Hugging Face folder: safetensors (several files with an index above `max_file_bytes`), config.json and
-    the tokenizer files of the folder that the model came from. `dtype=None` keeps the arrays' own.
+    """Writes a Hugging Face folder: safetensors, config.json and the tokenizer files of the model's source folder.
 
-    An existing model folder is replaced; any other non-empty folder raises FileExistsError. With `source` a call that
-    was killed is gone on with by the next (files.py, `whole_folder`). `say(number of files)` gives what hears each
-    file's name. With several processes all must call; the first one writes.
+    An existing model folder is replaced; any other non-empty folder raises FileExistsError. With several processes all
+    must call; the first one writes.
+
+    Args:
+        model: the weights.
+        directory: the folder; it may start with `~` or be a symbolic link to a folder.
+        dtype: of the files; None keeps each array's own.
+        max_file_bytes: tensors that make a file larger begin a new one, and an index names the files.
+        source: lets the next equal call resume a killed one (files.py, `whole_folder`).
+        say: called with the number of files; its result is called with each file's name.
     """
-    kind = np.dtype(jnp.dtype(dtype or model.dtype))
     if jax.process_index():  # the others only give their shards
-        for _, names in _file_groups(model.config, kind, max_file_bytes):
-            for _ in fetched(model, names, kind):
+        for _, names in _file_groups(model, dtype, max_file_bytes):
+            for _ in fetched(model, list(names), dtype):
                 pass
         return
     with whole_folder(directory, marker="config.json", source=source) as partial:
-        _write_weights(model, partial, kind, max_file_bytes, say)
-        write_json(partial / "config.json", model.config.to_hf(kind.name))
+        _write_weights(model, partial, dtype, max_file_bytes, say)
+        write_json(partial / "config.json", model.config.to_hf(dtype or model.embed_tokens.get_value().dtype.name))
         copy_tokenizer_files(Path(model.source) if model.source else None, partial)
 
 
 def local_folder(path: str | os.PathLike[str]) -> Path:
-    """The folder itself, or the local snapshot of a hub id (downloaded unless HF_HUB_OFFLINE is set)."""
-    folder = Path(path)
+    """Returns the folder itself, or the local snapshot of a hub id (downloaded unless HF_HUB_OFFLINE is set)."""
+    name = os.path.expanduser(path)
+    folder = Path(name)
     if folder.is_dir():
         if not (folder / "config.json").exists():
             raise FileNotFoundError(f"{folder} has no config.json: not a Hugging Face model folder")
         return folder
-    name = os.fspath(path)
-    if name.count("/") != 1 or name.startswith((".", "/", "~")):
+    if not is_hub_id(name):
         raise FileNotFoundError(f"no folder {name!r}, and it is not a hub id of the form owner/name")
-    from huggingface_hub import snapshot_download
-
     try:
-        return Path(snapshot_download(name, allow_patterns=["*.safetensors", INDEX, "config.json", *TOKENIZER_FILES]))
+        return find_snapshot(name, allow_patterns=["*.safetensors", INDEX, "config.json", *TOKENIZER_FILES])
     except Exception as error:  # the hub raises many kinds: offline, no such model, no access
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise FileNotFoundError(f"no folder {name!r}, and the hub gave no model of that name: {reason}") from error
@@ -339,21 +401,79 @@ def copy_tokenizer_files(source: Path | None, folder: Path) -> None:
 
 
 def count_tokens(folder: Path, vocab_size: int) -> int:
-    """One more than the largest id in the folder's tokenizer.json; the whole vocabulary when there is none."""
-    if not (folder / "tokenizer.json").exists():
+    """Returns one more than the largest id of the folder's tokenizer; the whole vocabulary if there is none.
+
+    Reads tokenizer.json, vocab.json, added_tokens.json and the `added_tokens_decoder` of tokenizer_config.json. Raises
+    ValueError if one of them is none, or has an id that the model's vocabulary has not.
+    """
+    if not any((folder / name).exists() for name in ("tokenizer.json", "vocab.json")):
         return vocab_size
-    tokenizer = read_json(folder / "tokenizer.json")
-    try:
-        ids = list(tokenizer["model"]["vocab"].values()) + [token["id"] for token in tokenizer.get("added_tokens", ())]
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{folder / 'tokenizer.json'} is not a tokenizer of the tokenizers library") from error
-    if max(ids) >= vocab_size:
-        raise ValueError(f"{folder}: tokenizer.json has id {max(ids)}, but config.json has vocab_size {vocab_size}")
-    return max(ids) + 1
+    tokens: dict[str, int] = {}
+    for name, read in _TOKEN_READERS.items():
+        if not (folder / name).exists():
+            continue
+        content = read_json(folder / name)
+        try:
+            found = read(content)
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise ValueError(f"{folder / name} is not a tokenizer of the tokenizers library: {error!r}") from error
+        if wrong := [token for token, number in found.items() if type(number) is not int or number < 0]:
+            raise ValueError(f"{folder / name}: the id of {wrong[0]!r} is not a whole number: {found[wrong[0]]!r}")
+        if found and max(found.values()) >= vocab_size:
+            raise ValueError(
+                f"{folder}: {name} has id {max(found.values())}, but config.json has vocab_size {vocab_size}"
+            )
+        tokens |= {token: max(number, tokens.get(token, 0)) for token, number in found.items()}
+    if not tokens:
+        raise ValueError(f"{folder}: its tokenizer has no tokens")
+    count = max(tokens.values()) + 1
+    if not (folder / "tokenizer.json").exists():
+        # transformers gives special tokens without an id the next ones.
+        count = min(vocab_size, count + len(_special_tokens(folder) - set(tokens)))
+    return count
+
+
+def _added_tokens(config: Mapping[str, Any]) -> dict[str, int]:
+    """Returns the tokens of a tokenizer_config.json that have an id."""
+    listed = config.get("added_tokens_decoder") or {}
+    return {token["content"]: int(number) for number, token in listed.items()}
+
+
+_TOKEN_READERS: Mapping[str, Callable[[Any], dict[str, Any]]] = {
+    "tokenizer.json": lambda content: (
+        dict(content["model"]["vocab"].items())
+        | {token["content"]: token["id"] for token in content.get("added_tokens") or ()}
+    ),
+    "vocab.json": dict,
+    "added_tokens.json": dict,
+    "tokenizer_config.json": _added_tokens,
+}
+
+
+def _special_tokens(folder: Path) -> set[str]:
+    """Returns the special tokens that the folder, or else Qwen2Tokenizer, names."""
+    named: dict[str, Any] = dict.fromkeys(("unk_token", "eos_token", "pad_token"), _DEFAULT_SPECIAL)
+    for name in ("special_tokens_map.json", "tokenizer_config.json"):
+        content = read_json(folder / name) if (folder / name).exists() else {}
+        named |= {key: value for key, value in content.items() if key.endswith(("_token", "_special_tokens"))}
+    entries = [entry for value in named.values() for entry in (value if isinstance(value, list) else [value])]
+    texts = {entry.get("content") if isinstance(entry, dict) else entry for entry in entries}
+    return {text for text in texts if isinstance(text, str) and text}
+
+
+def files_dtype(folder: str | os.PathLike[str]) -> str:
+    """Returns the dtype of a model folder's files: the embedding's, which the kernels share. Raises as `load_hf`."""
+    files = _weight_files(folder := Path(folder))[0]
+    for file in files:
+        header = _header(folder / file)
+        for name in (_EMBEDDING, _EMBEDDING.removeprefix("model.")):
+            if name in header:
+                return _DTYPES[header[name][1]]
+    raise ValueError(f"{folder} has no {_EMBEDDING}")
 
 
 def map_weights(config: Qwen3Config, read: Callable[[Weight, int | None, P], Any]) -> Params:
-    """The tree of `read(weight, layers, spec)` over every declared weight.
+    """Returns the tree of `read(weight, layers, spec)` over every declared weight.
 
     `layers` is None for a weight that is not stacked; `spec` is its place on the mesh in the layout "train".
     """
@@ -364,7 +484,7 @@ def map_weights(config: Qwen3Config, read: Callable[[Weight, int | None, P], Any
 
 
 def _expected(config: Qwen3Config) -> dict[str, tuple[int, ...]]:
-    """Hugging Face name -> shape of every tensor of this architecture."""
+    """Returns Hugging Face name -> shape of every tensor of this architecture."""
     table = declare_weights(config)
     layers = table.pop("layers")
     shapes = {weight.hf_name: weight.shape for weight in table.values()}
@@ -379,29 +499,30 @@ def _header(file: Path) -> dict[str, tuple[tuple[int, ...], str]]:
         return {name: (tuple(part.get_shape()), part.get_dtype()) for name, part in slices.items()}
 
 
-def _read(folder: Path, home: dict[str, str], name: str) -> np.ndarray:
-    with safe_open(folder / home[name], framework="np") as opened:
-        return opened.get_tensor(name)
+def _weight_files(folder: Path) -> tuple[list[str], dict[str, str] | None]:
+    """Returns the files that hold the weights, and the index's map from tensor to file if the index is used."""
+    if (folder / WEIGHTS).exists():
+        return [WEIGHTS], None
+    if not (folder / INDEX).exists():
+        raise FileNotFoundError(f"{folder} has neither {WEIGHTS} nor {INDEX}: save the model as safetensors")
+    listed = read_json(folder / INDEX).get("weight_map")
+    if not isinstance(listed, dict) or not all(isinstance(file, str) for file in listed.values()):
+        raise ValueError(f"{folder / INDEX} has no weight_map from tensor names to file names")
+    return sorted(set(listed.values())), listed
 
 
-def _check_files(folder: Path, config: Qwen3Config) -> dict[str, str]:
-    """Tensor name -> file name, after checking every file and every tensor's presence, shape and dtype."""
-    if (folder / INDEX).exists():
-        listed = read_json(folder / INDEX).get("weight_map")
-        if not isinstance(listed, dict) or not all(isinstance(file, str) for file in listed.values()):
-            raise ValueError(f"{folder / INDEX} has no weight_map from tensor names to file names")
-        files = sorted(set(listed.values()))
-    elif (folder / WEIGHTS).exists():
-        listed, files = None, [WEIGHTS]
-    else:
-        raise FileNotFoundError(f"{folder} has neither {WEIGHTS} nor {INDEX}")
+def _find_tensors(folder: Path, config: Qwen3Config) -> dict[str, _Place]:
+    """Returns the place of every declared tensor, after checking every file and every tensor's presence and shape."""
+    files, listed = _weight_files(folder)
+    if listed is None and (folder / INDEX).exists():
+        log.warning("%s: reading %s, as transformers does, and not the files of %s", folder, WEIGHTS, INDEX)
     problems: list[str] = []
     unreadable: set[str] = set()
     found: dict[str, tuple[tuple[int, ...], str]] = {}
     home: dict[str, str] = {}
     for file in files:
         try:
-            header = _header(folder / file)
+            header = {name: entry for name, entry in _header(folder / file).items() if not _BUFFER.search(name)}
         except FileNotFoundError:
             problems.append(f"file {file} is named in {INDEX} but absent")
             unreadable.add(file)
@@ -413,36 +534,67 @@ def _check_files(folder: Path, config: Qwen3Config) -> dict[str, str]:
             found |= header
             home |= dict.fromkeys(header, file)
     expected = _expected(config)
+    stored: dict[str, str] = {}  # declared name -> name in the files
+    for name in sorted(found):
+        declared = _declared_name(name, expected)
+        if declared in stored:
+            problems.append(f"{declared} is there twice, as {stored[declared]} and as {name}")
+        stored[declared] = name
     # The tensors of a file that is absent or cut would all be "missing": the file says it once.
     lost = set(expected) if listed is None and unreadable else set()
     if listed is not None:
-        lost = {name for name, file in listed.items() if file in unreadable}
-        problems += [f"{name} is listed in {INDEX} but in no file" for name in sorted(set(listed) - set(found) - lost)]
+        absent = {name for name, file in listed.items() if file in unreadable}
+        lost = {_declared_name(name, expected) for name in absent}
+        gone = {name for name in set(listed) - set(found) - absent if not _BUFFER.search(name)}
+        problems += [f"{name} is listed in {INDEX} but in no file" for name in sorted(gone)]
         problems += [
             f"{name} is in {home[name]}, but {INDEX} looks for it in {file}"
             for name, file in sorted(listed.items())
             if home.get(name, file) != file
         ]
-    missing = sorted(set(expected) - set(found) - lost)
+    missing = sorted(set(expected) - set(stored) - lost)
     problems += [f"missing tensor {name} {list(expected[name])}" for name in missing]
-    for name, (shape, kind) in sorted(found.items()):
-        if name == "lm_head.weight" and config.tie_word_embeddings:
-            tied = "model.embed_tokens.weight"
-            if tied in found and not np.array_equal(_read(folder, home, name), _read(folder, home, tied)):
-                problems.append("lm_head.weight differs from the embedding although tie_word_embeddings is true")
-        elif name not in expected:
-            problems.append(f"unexpected tensor {name} {list(shape)}")
-        elif shape != expected[name]:
-            problems.append(f"{name} has shape {list(shape)}, config.json asks for {list(expected[name])}")
+    for declared, name in sorted(stored.items()):
+        shape, kind = found[name]
         if kind not in _DTYPES:
             problems.append(f"{name} has dtype {kind}; supported: {', '.join(_DTYPES)}")
+        elif declared == _HEAD and config.tie_word_embeddings:
+            tied = stored.get(_EMBEDDING)
+            if tied and found[tied][1] in _DTYPES and not _same_numbers(folder, home, name, tied):
+                problems.append("lm_head.weight differs from the embedding although tie_word_embeddings is true")
+        elif declared not in expected:
+            problems.append(f"unexpected tensor {name} {list(shape)}")
+        elif shape != expected[declared]:
+            problems.append(f"{name} has shape {list(shape)}, config.json asks for {list(expected[declared])}")
     if problems:
-        raise ValueError(f"{folder} cannot be loaded:\n  " + "\n  ".join(problems))
-    return {name: home[name] for name in expected}
+        more = len(problems) - _MOST_PROBLEMS
+        problems = problems[:_MOST_PROBLEMS] + ([f"and {more} more"] if more > 0 else [])
+        raise ValueError(f"{folder} cannot be loaded: " + "; ".join(problems))
+    places: dict[str, _Place] = {}
+    for file in files:
+        places |= _places(folder / file, {name: stored[name] for name in expected if home[stored[name]] == file})
+    return places
+
+
+def _declared_name(name: str, expected: Collection[str]) -> str:
+    """Returns a tensor's name with the prefix `model.`, which is missing where the body alone was saved."""
+    return f"model.{name}" if name not in expected and f"model.{name}" in expected else name
+
+
+def _same_numbers(folder: Path, home: Mapping[str, str], *names: str) -> bool:
+    """Compares two tensors; in different dtypes they are equal if one is the other's cast."""
+
+    def read(name: str) -> np.ndarray:
+        with safe_open(folder / home[name], framework="np") as opened:
+            return opened.get_tensor(name)
+
+    one, other = map(read, names)
+    with np.errstate(over="ignore"):
+        return np.array_equal(one, other.astype(one.dtype)) or np.array_equal(one.astype(other.dtype), other)
 
 
 def tensors(model: Qwen3 | RewardModel) -> dict[str, tuple[jax.Array, int | None]]:
-    """Every tensor's Hugging Face name with the array that holds it and, where that is stacked, its layer."""
+    """Returns every tensor's Hugging Face name with the array that holds it and, where that is stacked, its layer."""
     params, table = model.params, declare_weights(model.config)
     layers = table.pop("layers")
     stacked = {
@@ -453,33 +605,35 @@ def tensors(model: Qwen3 | RewardModel) -> dict[str, tuple[jax.Array, int | None
     return stacked | {weight.hf_name: (params[name], None) for name, weight in table.items()}
 
 
-def refuse_nonfinite(model: Qwen3 | RewardModel, dtype: str) -> None:
-    """Raises ValueError naming every tensor that holds NaN or infinities in `dtype`."""
+def refuse_nonfinite(model: Qwen3 | RewardModel, dtype: str | None = None) -> None:
+    """Raises ValueError naming every tensor that holds NaN or infinities in `dtype` (None: in its own)."""
     with np.errstate(over="ignore"):  # a number too large for `dtype` is named below
-        spoiled = [name for name, x in fetched(model, sorted(tensors(model)), np.dtype(dtype)) if not _all_finite(x)]
+        spoiled = [name for name, x in fetched(model, sorted(tensors(model)), dtype) if not _all_finite(x)]
     if spoiled:
         raise ValueError(f"NaN or infinities in {', '.join(spoiled)} (--allow_nonfinite converts them all the same)")
 
 
-def fetched(model: Qwen3 | RewardModel, names: Sequence[str], kind: np.dtype) -> Iterator[tuple[str, np.ndarray]]:
-    """The named tensors on this host."""
+def fetched(
+    model: Qwen3 | RewardModel, names: Sequence[str], dtype: str | None = None
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Yields the named tensors on this host, in `dtype` (None: each in its own)."""
     home = tensors(model)
     for name in names:
         array, layer = home[name]
-        yield name, fetch(array if layer is None else array[layer]).astype(kind, copy=False)
+        value = fetch(array if layer is None else array[layer])
+        yield name, value if dtype is None else value.astype(jnp.dtype(dtype), copy=False)
 
 
-def _file_groups(config: Qwen3Config, kind: np.dtype, max_file_bytes: int) -> list[tuple[str, list[str]]]:
-    """(file name, its tensors) of an export, in the order of their names."""
-    groups: list[list[str]] = [[]]
-    size = 0
-    for name, shape in sorted(_expected(config).items()):
-        nbytes = int(np.prod(shape)) * kind.itemsize
-        if size + nbytes > max_file_bytes and groups[-1]:
-            groups.append([])
-            size = 0
-        groups[-1].append(name)
-        size += nbytes
+def _file_groups(
+    model: Qwen3 | RewardModel, dtype: str | None, max_file_bytes: int
+) -> list[tuple[str, dict[str, int]]]:
+    """Returns (file name, its tensors with their bytes) of an export, in the order of their names."""
+    home, groups = tensors(model), list[dict[str, int]]([{}])
+    for name, shape in sorted(_expected(model.config).items()):
+        nbytes = math.prod(shape) * jnp.dtype(dtype or home[name][0].dtype).itemsize
+        if groups[-1] and sum(groups[-1].values()) + nbytes > max_file_bytes:
+            groups.append({})
+        groups[-1][name] = nbytes
     if len(groups) == 1:
         return [(WEIGHTS, groups[0])]
     return [(f"model-{i + 1:05d}-of-{len(groups):05d}.safetensors", names) for i, names in enumerate(groups)]
@@ -488,11 +642,11 @@ def _file_groups(config: Qwen3Config, kind: np.dtype, max_file_bytes: int) -> li
 def _write_weights(
     model: Qwen3 | RewardModel,
     folder: Path,
-    kind: np.dtype,
+    dtype: str | None,
     max_file_bytes: int,
     say: Callable[[int], Callable[[str], None]],
 ) -> None:
-    groups = _file_groups(model.config, kind, max_file_bytes)
+    groups = _file_groups(model, dtype, max_file_bytes)
     begin = say(len(groups))
     for file, names in groups:  # one file's tensors on the host at a time
         begin(file)
@@ -500,12 +654,12 @@ def _write_weights(
             continue
         unfinished = folder / f"{file}.unfinished"
         try:
-            save_file(dict(fetched(model, names, kind)), unfinished, metadata={"format": "pt"})
+            save_file(dict(fetched(model, list(names), dtype)), unfinished, metadata={"format": "pt"})
         except SafetensorError as error:  # its own kind, for a full disk too
             raise OSError(errno.EIO, str(error), str(unfinished)) from error
         sync(unfinished)
         unfinished.rename(folder / file)
     if len(groups) > 1:
-        total = sum(int(np.prod(shape)) * kind.itemsize for shape in _expected(model.config).values())
+        total = sum(sum(names.values()) for _, names in groups)
         weight_map = {name: file for file, names in groups for name in names}
         write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})

@@ -1,13 +1,13 @@
-"""Model folders with Orbax weights: for jobs that read their weights in shards, from disks or object stores.
+"""Write and read model folders with Orbax weights: for jobs that read them in shards, from disks or object stores.
 
     params/NAME/    one Orbax checkpoint a declared weight, NAME as in Hugging Face without the layer's number: layers
                     stacked [l, ...], kernels [out, in]
     config.json     as in a Hugging Face folder, and the tokenizer's files beside it
-    manifest.json   every file with its SHA-256, written last: a folder without it is not read
+    manifest.json   every file with its SHA-256 and every weight's dtype, written last: a folder without it is not read
 
-A checkpoint for each weight, so that memory holds one stacked weight and not the model while a folder is converted,
-and so that a conversion that was killed goes on behind the last one that is whole. The sums are there because Orbax
-has none for the weights: a flipped byte in its data files loads as another number.
+One checkpoint a weight: a conversion holds one stacked weight in memory, not the model, and a killed one resumes behind
+the last finished weight. The sums are there because Orbax has none for the weights: a flipped byte in its data files
+loads as another number.
 """
 
 import os
@@ -34,20 +34,21 @@ Read = Callable[[Weight, int | None, P], jax.Array]  # a declared weight, as for
 
 
 def save_orbax(model: Qwen3, directory: str | os.PathLike[str]) -> None:
-    """Writes the model's weights in their own dtype, its configuration and its tokenizer files; all or nothing.
+    """Writes the model's weights in their own dtypes, its configuration and its tokenizer files; all or nothing.
 
     An existing Orbax folder is replaced; any other non-empty folder raises FileExistsError.
     """
     names = jax.tree.leaves(map_weights(model.config, lambda weight, layers, spec: weight.hf_name))
     arrays = dict(zip(names, jax.tree.leaves(model.params), strict=True))
     tokenizer = Path(model.source) if model.source else None
-    write_orbax(directory, model.config, model.dtype.name, lambda weight, *_: arrays[weight.hf_name], tokenizer)
+    dtypes = {name: array.dtype.name for name, array in arrays.items()}
+    write_orbax(directory, model.config, dtypes, lambda weight, *_: arrays[weight.hf_name], tokenizer)
 
 
 def write_orbax(
     directory: str | os.PathLike[str],
     config: Qwen3Config,
-    dtype: str,
+    dtypes: Mapping[str, str],
     read: Read,
     tokenizer: Path | None,
     *,
@@ -55,10 +56,17 @@ def write_orbax(
     check: Callable[[], None] = lambda: None,
     say: Callable[[str], None] = lambda name: None,
 ) -> None:
-    """The same from weights that `read` hands out one at a time.
+    """Writes a folder as `save_orbax` does, from weights that `read` gives one at a time.
 
-    `check` may raise when all are written and nothing is in place yet; `say` hears each weight's name. With `source` a
-    call that was killed is gone on with by the next (files.py, `whole_folder`).
+    Args:
+        directory: the folder.
+        config: the model's.
+        dtypes: of what `read` gives, by Hugging Face name.
+        read: a declared weight's array.
+        tokenizer: the folder that the tokenizer files are copied from.
+        source: lets the next equal call resume a killed one (files.py, `whole_folder`).
+        check: may raise when all weights are written and the folder is not in place yet.
+        say: called with each weight's name.
     """
     with whole_folder(directory, marker=MANIFEST, source=source) as partial:
         with ocp.StandardCheckpointer() as checkpointer:
@@ -74,39 +82,44 @@ def write_orbax(
 
             map_weights(config, write)
         check()
-        write_json(partial / "config.json", config.to_hf(dtype))
+        main = dtypes["model.embed_tokens.weight"]
+        write_json(partial / "config.json", config.to_hf(main))
         copy_tokenizer_files(tokenizer, partial)
         files = sorted(file for file in partial.rglob("*") if file.is_file() and file.parent != partial)
         files += [file for file in partial.iterdir() if file.is_file() and not file.name.startswith(".")]
         sums = {file.relative_to(partial).as_posix(): sha256(file) for file in files}
-        write_json(partial / MANIFEST, {"version": _VERSION, "dtype": dtype, "files": sums})
+        others = {name: dtype for name, dtype in dtypes.items() if dtype != main}
+        write_json(partial / MANIFEST, {"version": _VERSION, "dtype": main, "dtypes": others, "files": sums})
 
 
 def load_orbax(directory: str | os.PathLike[str], mesh: Mesh | None = None) -> Qwen3:
-    """Reads a folder of `save_orbax` in the dtype that was saved, onto the first device or a mesh's layout "train".
+    """Reads a folder of `save_orbax` in the dtypes that were saved, onto the first device or a mesh's layout "train".
 
     Raises FileNotFoundError when the folder has no manifest, and ValueError naming every file that is absent, cut or
     altered, or the sizes that the mesh does not divide.
     """
-    folder = Path(directory).absolute()
+    folder = Path(os.path.expanduser(directory)).absolute()
     if not (folder / MANIFEST).exists():
         raise FileNotFoundError(f"{directory} has no {MANIFEST}: not a folder of hf_to_orbax.py, or not a whole one")
     manifest = read_json(folder / MANIFEST)
     if manifest.get("version") != _VERSION:
         raise ValueError(f"{directory}: {MANIFEST} has version {manifest.get('version')!r}, this reads {_VERSION}")
-    faults = ((name, _fault(folder / name, digest)) for name, digest in manifest["files"].items())
+    files, dtypes = manifest.get("files"), manifest.get("dtypes") or {}
+    if not isinstance(files, dict) or not isinstance(dtypes, dict) or "dtype" not in manifest:
+        raise ValueError(f"{folder / MANIFEST} lacks files or dtype: convert the folder again")
+    faults = ((name, _fault(folder / name, digest)) for name, digest in files.items())
     problems = [f"{name} is {fault}" for name, fault in faults if fault]
     if problems:
         raise ValueError(f"{directory} is damaged, convert it again: " + "; ".join(problems))
     config = Qwen3Config.from_hf(read_json(folder / "config.json"), source=str(folder / "config.json"))
     if mesh is not None:
         check_mesh(config, mesh)
-    dtype = np.dtype(jnp.dtype(manifest["dtype"]))
     with ocp.StandardCheckpointer() as checkpointer:
 
         def read(weight: Weight, layers: int | None, spec: P) -> jax.Array:
             sharding = SingleDeviceSharding(jax.devices()[0]) if mesh is None else NamedSharding(mesh, spec)
             shape = weight.shape if layers is None else (layers, *weight.shape)
+            dtype = np.dtype(jnp.dtype(dtypes.get(weight.hf_name, manifest["dtype"])))
             abstract = jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
             return checkpointer.restore(folder / PARAMS / _item(weight), {"weight": abstract})["weight"]
 

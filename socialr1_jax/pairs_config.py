@@ -59,11 +59,17 @@ class PairsConfig(Section):
     seed: int = Field(0, ge=0, lt=2**31, description="of samples, stories and the choice of pairs")
     policy: str = Field("", description="source policy: Hugging Face folder or hub id of a Qwen3")
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="of the policy's weights and computation")
+    ignore_fields: Texts = Field((), description="fields of the policy's config.json that are unknown but harmless")
     questions: str = Field("", description="source policy: .jsonl, .json, .csv, .parquet or hub dataset id")
     columns: TextMap = Field({}, description="our field name -> the question file's column, where they differ")
     where: TextMap = Field({}, description="keep only the questions whose column has this value")
     max_prompt_tokens: int = Field(1024, ge=1, description="longer prompts are dropped and counted, never cut")
     responses: str = Field("", description="source responses: rows with story, question, options and response")
+    opened: Literal["auto", "yes", "no"] = Field(
+        "auto",
+        description="source responses: whether the prompts ended in <think>, which the responses then lack; auto: yes "
+        "where no response of the file has <think> and some have </think>",
+    )
     sampling: TrajectoryConfig = TrajectoryConfig()
     structure: StructureConfig = StructureConfig()
     matching: MatchingConfig = MatchingConfig()

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
-from urllib.parse import urlsplit
 
 from pydantic import Field, model_validator
 
-from socialr1_jax.command_line import Real, Section, TextMap
+from socialr1_jax.command_line import Real, Section
+from socialr1_jax.server_config import ServerConfig
 
 JudgeKind = Literal["rules", "endpoint", "local", "none"]
 Preset = Literal["full", "outcome_only", "no_content", "no_structure", "no_length"]
@@ -58,51 +58,40 @@ def _schedule(start: float, end: float) -> Schedule:
     return Schedule(start=start, end=end)
 
 
-class StructureConfig(Section):
-    """Who scores the structure of the thoughts, and how a judge on a server is asked."""
+class StructureConfig(ServerConfig):
+    """Who scores the structure of the thoughts, and how a judge on a server is called."""
 
     judge: JudgeKind = Field(
         "rules",
         description="rules: fixed rules, no server; endpoint: a chat model behind an OpenAI-compatible server; "
-        "local: a Qwen3 folder on this mesh; none: nobody",
+        "local: a Qwen3 folder on this mesh; none: no judge",
     )
     model: str = Field("", description="endpoint: name of the model; local: its folder or hub id")
-    base_url: str = Field("", description="endpoint: address up to /v1, such as http://localhost:8000/v1")
-    api_key_env: str = Field(
-        "OPENAI_API_KEY", min_length=1, description="environment variable that holds the key; never written down"
-    )
     temperature: Real = Field(0.0, ge=0, description="of the judge")
     max_tokens: int = Field(1024, ge=1, description="length limit of a judge's answer, its thinking included")
-    options: TextMap = Field({}, description="further parameters of the request, such as {reasoning_effort: low}")
-    concurrency: int = Field(64, ge=1, description="calls in flight at most; fewer after the server said too many")
-    requests_per_minute: int = Field(0, ge=0, description="limit of calls; 0 = none")
-    tokens_per_minute: int = Field(0, ge=0, description="limit of tokens, answers counted as max_tokens; 0 = none")
-    retries: int = Field(4, ge=0, description="further tries after 429, 5xx and timeouts")
-    call_timeout: Real = Field(60.0, gt=0, description="seconds that one try may take")
     deadline: Real = Field(300.0, gt=0, description="seconds that a step waits for its judge after its last response")
-    max_answer_bytes: int = Field(1_000_000, ge=1000, description="a longer answer is cut off and unscorable")
     cache: str = Field("", description='folder that keeps the answers, to be shared between runs; "" = none')
     offline: bool = Field(False, description="answers from the cache alone; what is not there is unscorable")
     price_input: Real = Field(0.0, ge=0, description="cost of a million tokens sent, for the metrics")
     price_output: Real = Field(0.0, ge=0, description="cost of a million tokens received")
 
     def patient(self) -> StructureConfig:
-        """The same where no step waits for the last answer: each try and the number of tries are bounds enough."""
+        """Return a copy without a deadline, for offline use: the timeout and the number of retries bound the wait."""
         return self.model_copy(update={"deadline": 30 * 86_400.0})
 
     @model_validator(mode="after")
     def _fits(self) -> StructureConfig:
         if self.judge == "endpoint" and not (self.model and (self.base_url or self.offline)):
             raise ValueError("judge endpoint needs model and base_url; set both")
-        address = urlsplit(self.base_url)
-        if address.username or address.password or address.query:  # would be written into config.yaml
-            raise ValueError(f"base_url holds a user, password or query; put the key into {self.api_key_env} instead")
-        if self.base_url and (address.scheme not in ("http", "https") or not address.hostname):
-            raise ValueError(f"base_url {self.base_url!r} is not of the form http://host:8000/v1")
         if self.judge == "local" and not self.model:
             raise ValueError("judge local needs model, the folder or hub id of a Qwen3; set it")
         if self.offline and not self.cache:
             raise ValueError("offline takes answers from the cache, but cache is not set; give its folder")
+        if 0 < self.tokens_per_minute <= self.max_tokens:
+            raise ValueError(
+                f"max_tokens {self.max_tokens} is not below tokens_per_minute {self.tokens_per_minute}, so no call "
+                "would be allowed; lower max_tokens or raise tokens_per_minute"
+            )
         return self
 
 
@@ -123,6 +112,11 @@ class RewardConfig(Section):
     )
     format_mode: Literal["strict", "reference"] = Field(
         "strict", description="strict: each tag exactly once; reference: the published pattern, which lets tags repeat"
+    )
+    answer_mode: Literal["plain", "reference"] = Field(
+        "plain",
+        description="plain: the one letter that the answer names, as in evaluation; reference: the published pattern, "
+        "its first capital letter, which pays Anna for A",
     )
     format_power: Real = Field(3.0, gt=0, description="exponent of the format term")
     format_gate: Real = Field(0.1, gt=0, le=1, description="a format term below this makes the whole reward 0")

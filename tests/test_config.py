@@ -94,6 +94,7 @@ def test_reward_constants_are_those_of_the_published_reward():
         "tau_right": {"start": 1.0, "end": 1.0} | still,
         "tau_wrong": {"start": 0.2, "end": 0.2} | still,
         "content": {"model": "", "batch_tokens": 16_384, "shift": 2.0, "power": 1.2},
+        "answer_mode": "plain",
         "format_power": 3.0,
         "format_gate": 0.1,
         "floor": 0.01,

@@ -165,9 +165,9 @@ FAULTS = [  # what is set, the line that tells it, what it says
     ("model.random=8b", "memory", "at least 152.6 GiB", "weights and moments 91.5 GiB, gradients 30.5 GiB"),
     ("model.random=8b checkpoint.best= checkpoint.keep=2", "disk", "3 checkpoints at a time and the export, 305.1 GiB"),
     ("replay_rollouts={tmp}/none", "rollouts", "fix: set replay_rollouts"),
-    ("data.train={tmp}/none.jsonl", "data.train", "cannot read the file", "fix: mend the file"),
-    ("data.train={tmp}/empty", "data.train", "fix: mend the file"),
-    ("data.train={tmp}/wrong.jsonl", "data.train", "is not among the 2 options", "fix: mend the file"),
+    ("data.train={tmp}/none.jsonl", "data.train", "cannot read the file", "fix: correct the file"),
+    ("data.train={tmp}/empty", "data.train", "fix: correct the file"),
+    ("data.train={tmp}/wrong.jsonl", "data.train", "is not among the 2 options", "fix: correct the file"),
     ("data.train={tmp}/right.jsonl", "data.train", "none is left to train on", "fix: lower data.holdout"),
 ]
 

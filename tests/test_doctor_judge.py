@@ -53,8 +53,8 @@ def test_nobody_listens(ask):
 @pytest.mark.parametrize(
     ("kind", "found"),
     [
-        ("401", "answered 401 (key from DOCTOR_KEY)"),
-        ("404", "answered 404"),
+        ("401", "answers 401 (key from DOCTOR_KEY)"),
+        ("404", "answers 404"),
         ("400", "fix: the server does not take the request"),
         ("429", "fix: too many requests"),
         ("500", "http_500"),
@@ -85,7 +85,7 @@ def test_no_key_for_a_server_elsewhere(ask, monkeypatch):
     monkeypatch.delenv("DOCTOR_KEY")
     status, told = ask("https://judge.invalid/v1")
     assert status == "problem"
-    assert "DOCTOR_KEY with the judge's key is not set" in told
+    assert "the environment variable DOCTOR_KEY is not set" in told
     assert "fix: put a good key into DOCTOR_KEY" in told
 
 

@@ -14,13 +14,12 @@ import sys
 import threading
 import time
 import traceback
-import types
 
 import pytest
 from judge_server import HUGE, JudgeServer, graded_reply, hashed_score
 
+from socialr1_jax import chat
 from socialr1_jax.reward_config import StructureConfig
-from socialr1_jax.rewards import endpoint_judge, pace
 from socialr1_jax.rewards.endpoint_judge import EndpointJudge
 from socialr1_jax.rewards.rubric import rubric_messages
 from socialr1_jax.rewards.verdict import JudgeRefused, Verdict
@@ -30,7 +29,7 @@ KEY = "sk-very-secret-0123456789"
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch):
-    monkeypatch.setattr(endpoint_judge, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.01)
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
 
 
@@ -212,7 +211,7 @@ def test_a_dead_endpoint_is_unscorable_and_quick():
 
 
 def test_pauses_grow_with_jitter(monkeypatch):
-    monkeypatch.setattr(endpoint_judge, "FIRST_PAUSE", 0.1)
+    monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.1)
     with JudgeServer(faults={"500": 1.0}) as server, judge_at(server, retries=3) as judge:
         ask(judge, range(16))
         starts = {}
@@ -220,8 +219,8 @@ def test_pauses_grow_with_jitter(monkeypatch):
             starts.setdefault(call.prompt, []).append(call.started)
     gaps = [[later - first for first, later in itertools.pairwise(each)] for each in starts.values()]
     for number, longest in enumerate((0.1, 0.2, 0.4)):
-        assert min(gap[number] for gap in gaps) >= longest / 2
-    assert min(gap[2] for gap in gaps) < 0.4  # half to all of it, and not the same for all
+        assert min(gap[number] for gap in gaps) >= longest * 0.75
+    assert min(gap[2] for gap in gaps) < 0.4  # three quarters to all of it, and not the same for all
 
 
 @pytest.mark.parametrize("after", [0.4, "date"])
@@ -231,10 +230,6 @@ def test_retry_after_is_honoured(after):
         first, second = server.log
     assert second.started - first.started >= (0.4 if after == 0.4 else 0.0)
     assert second.started - first.started < 2.5
-    if after == "date":  # a date has whole seconds: between 0 and 1 s away
-        assert pace.retry_after("Thu, 01 Jan 2099 00:00:00 GMT") > 1e9
-    assert pace.retry_after("") == pace.retry_after("soon") == 0.0
-    assert pace.retry_after("-5") == pace.retry_after("nan") == 0.0
 
 
 def test_a_wait_beyond_the_deadline_is_not_begun():
@@ -404,7 +399,7 @@ def test_a_wrong_key_or_model_stops_at_once(monkeypatch, status):
                 future.result(0)
             assert server.base_url in str(error.value)
             assert status in str(error.value)
-        assert judge.counters()["failed/refused"] == 30
+        assert judge.counters()["failed/refused"] == 31
         assert server.count() <= 4  # the rest was never asked
 
 
@@ -508,30 +503,15 @@ def test_never_more_at_once_than_allowed(concurrency):
         assert server.most_at_once == concurrency
 
 
-def test_a_storm_of_429_lowers_the_concurrency_and_success_raises_it_again():
-    with JudgeServer(latency=0.02, most_calls=4) as server, judge_at(server, concurrency=64, retries=30) as judge:
+def test_a_server_that_limits_the_rate_gets_everything_asked():
+    """Four calls at once are answered, others get 429: more often in a row than `retries` allows for a dead server."""
+    with JudgeServer(latency=0.02, most_calls=4) as server, judge_at(server, concurrency=64, retries=1) as judge:
         assert causes(ask(judge, range(100))) == [""] * 100
-        counters = judge.counters()
-        assert counters["concurrency"] <= 16
-        assert server.count("429") == counters["retries"] > 0
-        assert server.count("429") < 200  # a client that keeps on asking with 64 gets thousands
-        server.most_calls = 1000
-        ask(judge, range(100))
-        assert judge.counters()["concurrency"] > counters["concurrency"]
-
-
-def test_timeouts_lower_the_concurrency_too():
-    asked = {"concurrency": 16, "retries": 0, "call_timeout": 0.2}
-    with JudgeServer(faults={"hang": 1.0}) as server, judge_at(server, **asked) as judge:
-        ask(judge, range(16))
-        assert judge.counters()["concurrency"] == 8  # once for those that were under way together
-        server.faults = {"500": 1.0}
-        ask(judge, range(16))
-        assert judge.counters()["concurrency"] == 8  # other failures say nothing of the load
+        assert server.count("429") == judge.counters()["retries"] > 0
 
 
 def test_a_limit_of_requests_a_minute_holds_in_every_window(monkeypatch):
-    monkeypatch.setattr(pace, "MINUTE", 0.5)
+    monkeypatch.setattr(chat, "MINUTE", 0.5)
     with JudgeServer() as server, judge_at(server, requests_per_minute=10) as judge:
         started = time.monotonic()
         assert causes(ask(judge, range(25))) == [""] * 25
@@ -541,7 +521,7 @@ def test_a_limit_of_requests_a_minute_holds_in_every_window(monkeypatch):
 
 
 def test_a_limit_of_tokens_a_minute_holds_and_retries_count(monkeypatch):
-    monkeypatch.setattr(pace, "MINUTE", 0.5)
+    monkeypatch.setattr(chat, "MINUTE", 0.5)
     sent = sum(len(message["content"]) for message in rubric_messages("story", "question", thoughts(0))) / 3
     limit = int(4.5 * (sent + 500))  # room for four
     with JudgeServer(plan=("500",) * 4) as server:
@@ -550,30 +530,6 @@ def test_a_limit_of_tokens_a_minute_holds_and_retries_count(monkeypatch):
         starts = sorted(call.started for call in server.log)
     assert len(starts) == 10
     assert all(later - first > 0.25 for first, later in zip(starts, starts[4:], strict=False))
-
-
-def test_the_limits_are_exact(monkeypatch):
-    now = 1000.0
-    monkeypatch.setattr(pace, "time", types.SimpleNamespace(monotonic=lambda: now))
-    limits = {"requests_per_minute": 5, "tokens_per_minute": 100, "max_tokens": 10}
-    one = pace.Pace(config_of("http://127.0.0.1:1/v1", **limits))
-    assert one.pause(101) == math.inf
-    for tokens in (40, 30, 30):
-        assert one.pause(tokens) == 0.0
-        one.started(tokens)
-        now += 1.0
-    assert one.pause(1) == 57.0  # the tokens are used up; the first call leaves the window then
-    now = 1060.0
-    assert one.pause(41) == 1.0  # 60 of 100 are taken
-    for _ in range(3):
-        assert one.pause(1) == 0.0
-        one.started(1)
-    assert one.pause(1) == 1.0  # five calls
-    now = 1200.0
-    assert one.pause(100) == 0.0
-    unlimited = pace.Pace(config_of("http://127.0.0.1:1/v1"))
-    unlimited.started(10**9)
-    assert unlimited.pause(10**9) == 0.0
 
 
 def test_a_call_above_the_limit_of_tokens_is_unscorable_and_holds_up_nobody():
@@ -680,14 +636,8 @@ def test_counters_start_anew_and_count_cost():
         assert 0.05 <= counters["latency"] < 2.0
         assert all(type(value) is float for value in counters.values())
         empty = judge.counters()
-        assert set(empty) == {"calls", "retries", "cache_hits", "tokens_in", "tokens_out", "cost", "concurrency"}
-        assert sum(empty.values()) == empty["concurrency"] == 64
-
-
-def test_usage_that_makes_no_sense_is_not_counted():
-    usage = {"prompt_tokens": "many", "completion_tokens": -5}
-    assert endpoint_judge._tokens(usage, "prompt_tokens") == endpoint_judge._tokens(usage, "completion_tokens") == 0
-    assert endpoint_judge._tokens({"prompt_tokens": True}, "prompt_tokens") == endpoint_judge._tokens({}, "x") == 0
+        assert set(empty) == {"calls", "retries", "cache_hits", "tokens_in", "tokens_out", "cost"}
+        assert sum(empty.values()) == 0
 
 
 def test_proxies_are_left_out_on_this_machine(monkeypatch):

@@ -14,6 +14,7 @@ from conftest import VOCAB_SIZE
 
 from socialr1_jax import SamplingParams, load_hf
 from socialr1_jax.compiles import compile_count
+from socialr1_jax.grpo import token_logprobs
 from socialr1_jax.sampling import Engine, batch, decode
 from socialr1_jax.sampling.memory import plan_batch
 
@@ -89,11 +90,42 @@ def test_a_sample_is_the_same_alone_in_64_and_in_another_order(engine, prompts, 
     sampling = SamplingParams(n=2, max_new_tokens=24, seed=5)
     for i in (0, 13):
         assert tokens_of(engine.sample([prompts[i]], sampling, prompt_ids=[i])) == tokens_of(sampled[i : i + 1])
-    order = [*range(19, -1, -1), *range(12)]  # 32 prompts, 64 rows
-    found = engine.sample([prompts[i] for i in order], sampling, prompt_ids=order)
-    assert tokens_of(found) == [tokens_of(sampled)[i] for i in order]
+    order = [*range(19, -1, -1), *range(20, 32)]  # 32 prompts, 64 rows
+    found = engine.sample([prompts[i % 20] for i in order], sampling, prompt_ids=order)
+    assert tokens_of(found)[:20] == [tokens_of(sampled)[i] for i in order[:20]]
     other = engine.sample(prompts[:2], sampling, step=1)
     assert tokens_of(other) != tokens_of(sampled[:2])
+
+
+def test_a_prompt_that_comes_again_gets_draws_of_its_own(engine, prompts):
+    """The k-th time its sample indices begin at k * n, whatever stands between and however rows are batched."""
+    sampling = SamplingParams(n=2, max_new_tokens=12, seed=5)
+    [six], [other] = (
+        tokens_of(engine.sample(prompts[i : i + 1], replace(sampling, n=n), prompt_ids=[7 + i]))
+        for i, n in ((3, 6), (4, 2))
+    )
+    assert len(set(map(tuple, six))) == 6
+    order = [3, 4, 3, 3]
+    for rows in (512, 1):
+        found = replace(engine, max_rows=rows).sample(
+            [prompts[i] for i in order], sampling, prompt_ids=[7 + i for i in order]
+        )
+        assert tokens_of(found) == [six[:2], other, six[2:4], six[4:]]
+
+
+def test_the_smallest_temperatures_are_greedy_and_the_trainer_agrees(engine, tiny_jax, prompts, pad_rows):
+    """Log-probs come to their limit, 0; the largest float is no infinity."""
+    temperatures = [1e-4, 1e-8, 1e-10, 1e-30, 1e-38, 1e-45, 5e-324]
+    asked = [SamplingParams(max_new_tokens=8, temperature=value) for value in (0, *temperatures, 1e300)]
+    (greedy,), *found = engine.sample(prompts[3:4] * len(asked), asked)
+    for temperature, (completion,) in zip(temperatures, found, strict=False):
+        assert completion.tokens == greedy.tokens, temperature
+        np.testing.assert_allclose(completion.logprobs, 0, atol=1e-6)
+        batch = pad_rows([np.array(prompts[3] + completion.tokens)])
+        logp_t = np.asarray(token_logprobs(tiny_jax, *batch, temperature=temperature))[0, len(prompts[3]) :]
+        np.testing.assert_allclose(logp_t, completion.logprobs, atol=1e-6)
+    np.testing.assert_allclose(found[-1][0].logprobs, -np.log(VOCAB_SIZE), rtol=1e-6)
+    assert min(greedy.logprobs) < -1e-3  # at temperature 0 itself they are the plain softmax's
 
 
 def test_logprobs_of_refilled_rows_are_those_of_a_full_forward(engine, tiny_jax, prompts, pad_rows, log_softmax):

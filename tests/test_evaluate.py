@@ -9,14 +9,15 @@ from pathlib import Path
 
 import pytest
 
+from socialr1_jax.chat import Reply
 from socialr1_jax.command_line import load_config
 from socialr1_jax.config import ConfigError
 from socialr1_jax.evaluation import evaluate as whole
 from socialr1_jax.evaluation.reply_file import ReplyFile
 from socialr1_jax.evaluation.rescore import rescore
-from socialr1_jax.evaluation.respondents import Asked, Endpoint, Reply
+from socialr1_jax.evaluation.respondents import Asked, Endpoint
 from socialr1_jax.evaluation.runner import ask, requests_of, run_task
-from socialr1_jax.evaluation.scoring import figures, score, without_thoughts
+from socialr1_jax.evaluation.scoring import figures, score
 from socialr1_jax.evaluation.task import (
     BenchmarkError,
     Data,
@@ -28,6 +29,7 @@ from socialr1_jax.evaluation.task import (
     mean_metric,
 )  # fmt: skip
 from socialr1_jax.evaluation_config import TASKS, EvaluateConfig
+from socialr1_jax.rewards.parsing import without_thoughts
 
 ITEMS = [{"id": str(i), "gold": "AB"[i % 2]} for i in range(10)]
 TOY = Task(
@@ -140,14 +142,16 @@ def test_another_model_or_prompt_is_asked_anew(toy, tmp_path):
         ("<think>x</think>A and on", "length", "truncated", 1.0),
         ("x</think>A", "stop", "ok", 1.0),  # the template opened the thoughts
         ("<think>x</think>", "stop", "unparsable", 0.0),
-        ("", "error", "error", 0.0),
-        ("", "too_long", "too_long", 0.0),
+        ("", "error", "error", math.nan),
+        ("", "too_long", "too_long", math.nan),
+        ("", "refused", "refused", math.nan),
     ],
 )
 def test_the_status_of_a_reply(text, reason, status, value):
     request = Request(id="0", item="0", messages=(), gold="A")
     found = score(TOY, "official", request, 0, Reply(text, reason, 1))
-    assert (found.status, found.grade.value) == (status, value)
+    assert found.status == status
+    assert found.grade.value == pytest.approx(value, nan_ok=True)
 
 
 def test_the_last_end_of_thoughts_counts():
@@ -291,10 +295,12 @@ def test_thoughts_that_a_server_cut_off_come_back(server):
 
 
 @pytest.mark.parametrize("status", [401, 404, 400])
-def test_an_endpoint_that_refuses_ends_the_run_with_the_reason(server, status):
+def test_an_endpoint_that_refuses_every_call_ends_the_run_with_the_reason(server, status):
     server.status = status
-    with pytest.raises(BenchmarkError, match="refuses the request" if status == 400 else f"answers {status}"):
-        list(endpoint(server).replies([Asked("k", ({"role": "user", "content": "q"},), 8)]))
+    asked = [Asked(f"k{i}", ({"role": "user", "content": "q"},), 8) for i in range(50)]
+    with pytest.raises(BenchmarkError, match=f"answers {status}"):
+        list(endpoint(server, concurrency=4).replies(asked))
+    assert len(server.bodies) < 20
 
 
 def test_a_call_that_fails_is_an_error_reply_and_is_asked_again(server, toy, tmp_path):
@@ -315,8 +321,9 @@ def test_results_with_calls_that_failed_are_not_reportable(server, toy, capsys):
     url = f"http://127.0.0.1:{server.server_port}/v1"
     results = json.loads(whole.evaluate(toy(base_url=url, retries=0)).read_text())
     assert not results["reportable"]
-    assert "20 of 20 replies are errors and count as wrong; the same command asks again" in results["notes"]["hitom"]
-    assert "NOT REPORTABLE: hitom: 20 of 20 replies are errors" in " ".join(capsys.readouterr().out.split())
+    assert results["notes"]["hitom"][0].startswith("20 of 20 replies failed (http_500 20: no); their items are")
+    assert "NOT REPORTABLE: hitom: 20 of 20 replies failed" in " ".join(capsys.readouterr().out.split())
+    assert (results["results"]["hitom"], results["failed"]) == ({}, {"hitom": "http_500 20: no"})
     server.status = 200
     assert json.loads(whole.evaluate(toy(base_url=url)).read_text())["reportable"]
 

@@ -74,6 +74,16 @@ def test_random_rows_equal_the_oracle(filter_oracle, data):
         assert found[np.argmax(logits_bv[row])]
 
 
+@pytest.mark.parametrize("options", [{}, {"top_k": 3}, {"top_p": 0.9}, {"min_p": 0.1}], ids=str)
+@pytest.mark.parametrize("temperature", [1e-4, 1e-10, 1e-30, 1e-38, 1e-45])
+def test_small_temperatures_leave_the_largest_logit_alone(temperature, options):
+    """Also of logits that are all below 0, and of ones that no division by 1e-45 survives."""
+    for shift in (0.0, -300.0, 3e4):
+        logits_bv = np.array([[0.5, -3.0, 2.0, 1.5, -np.inf], [-1.0, 7.0, 6.5, -40.0, 0.0]], np.float32) + shift
+        out_bv = np.exp(run_filter(logits_bv.astype(np.float32), temperature, **options).astype(np.float64))
+        np.testing.assert_array_equal(out_bv, [[0, 0, 1, 0, 0], [0, 1, 0, 0, 0]])
+
+
 def test_off_keeps_every_token_however_small():
     logits = np.array([[0.0, -30.0, -90.0, -300.0]], np.float32)  # the cumulative sum is 1.0 in float32 after the first
     np.testing.assert_array_equal(run_filter(logits), logits)

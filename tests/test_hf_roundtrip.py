@@ -299,6 +299,7 @@ def test_an_absent_shard_does_not_hide_the_other_faults(tiny, tmp_path):
 
 @pytest.mark.parametrize("content", [{}, {"weight_map": None}, {"weight_map": {"model.norm.weight": 1}}])
 def test_an_index_without_a_map_is_refused(folder, content):
+    (folder / "model.safetensors").unlink()  # else the index is not read
     (folder / "model.safetensors.index.json").write_text(json.dumps(content))
     with pytest.raises(ValueError, match=r"index\.json has no weight_map from tensor names to file names"):
         load_hf(folder)

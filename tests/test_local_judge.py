@@ -37,7 +37,7 @@ def judge(folder):
 def test_what_it_says_is_read_in_order(judge, monkeypatch):
     asked = []
 
-    def replies(tokenizer, completions):
+    def replies(tokenizer, completions, thinking):
         prompts = [tokenizer.decode(tokens) for tokens, _, _ in asked[0]]
         codes = [re.findall(r'"code": "(\w+)"', prompt)[-1] for prompt in prompts]
         return [

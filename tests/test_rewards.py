@@ -176,11 +176,13 @@ def test_content(scalar, expected):
         (" \n B. the shelf", "B", 1),
         ("(B)", "B", 1),
         ("**B**", "B", 1),
-        ("BA", "B", 1),
+        ("BA", "B", 0),
         ("A", "B", 0),
         ("A or B", "B", 0),
-        ("Answer: B", "B", 0),  # the first capital letter is A
-        ("b", "B", 0),
+        ("Answer: B", "B", 1),
+        ("Anna", "A", 0),
+        ("Both A and B", "B", 0),
+        ("b", "B", 1),
         ("", "B", 0),
         ("Β", "B", 0),  # a Greek Beta
         ("the shelf", "B", 0),
@@ -276,6 +278,7 @@ def test_config_and_preset():
 OTHER = {
     "preset": "outcome_only",
     "format_mode": "reference",
+    "answer_mode": "reference",
     "repetition_gram": 4,
     "length_low": 1000.0,
     "length_high": 1200.0,
@@ -303,7 +306,11 @@ def test_every_constant_is_read(field):
     other = owner.model_copy(update={leaf: OTHER[leaf] if leaf in OTHER else type(value)(value * 1.5)})
     if section:
         other = base.model_copy(update={section: other})
-    texts = [response(n, a) for n in (50, 700, 2900) for a in "AB"] + [response() + response(), "nothing"]
+    texts = [response(n, a) for n in (50, 700, 2900) for a in "AB"] + [
+        response() + response(),
+        "nothing",
+        response(700, "Bob"),
+    ]
     texts += [f"<think>{TRACE} {prose(n) + prose(400)}</think><Answer>{a}</Answer>" for n in (300, 900) for a in "AB"]
     if field in ("format_gate", "format_power"):  # the format term is 0 or 1: only in between do these two show
         values = {"outcome": 1.0, "structure": 1.0, "content": 1.0, "length": 1.0, "preset": "full"}

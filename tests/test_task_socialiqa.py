@@ -1,13 +1,11 @@
 """SocialIQA: dev rows, labels beside them, a letter that is read from a free reply."""
 
 import json
-import random
 from pathlib import Path
 
 import pytest
 
 from socialr1_jax.evaluation.task import BenchmarkError, Grade, Graded
-from socialr1_jax.evaluation.tasks.letters import named_letter
 from socialr1_jax.evaluation.tasks.socialiqa import TASK
 
 REAL = Path(__file__).resolve().parents[2] / "shared" / "benchmarks" / "socialiqa"
@@ -52,20 +50,17 @@ def test_a_part_is_taken_and_noted_and_the_whole_goes_first(tmp_path):
     assert sum("is not the published file" in note for note in data.notes) == 2
 
 
-@pytest.mark.parametrize(
-    ("reply", "letter"),
-    [
-        ("B", "B"), (" (B) rest", "B"), ("**B**", "B"), ("B. rest", "B"), ("[B]", "B"), ("B\n\nbecause", ""),
-        ('"B"', "B"), ("C: ask", "C"), ("A friend would rest.", ""), ("A. B. C.", "A"), ("The answer is B", "B"),
-        ("Answer: (C)", "C"), ("**Answer:** C", "C"), ("**Answer**: C", "C"), ("answer is: A", "A"),
-        ("Answer: A? No, the answer is B.", "B"), ("\\boxed{C}", "C"), ("D", ""), ("The answer is D", ""),
-        ("The answer is D. The answer is B", "B"), ("b", ""),
-        ("", ""), ("I think B", ""), ("the answer is Because", ""), ("答案是B", ""), ("The answer is option B", ""),
-        ("B. rest. The answer is C", "B"),
-    ],
-)  # fmt: skip
-def test_which_letter_is_read(reply, letter):
-    assert named_letter(reply, "ABC") == letter
+def test_an_option_is_named_by_its_letter_or_its_text(tmp_path):
+    (one,) = TASK.requests(TASK.load(written(tmp_path, [row(1)], [2])), "official", 0)
+    replies = {
+        "B": "B",
+        "rest": "B",
+        "**Rest.**": "B",
+        "B\n\nA and C are wrong.": "B",
+        "A friend would rest.": "",
+        "D": "",
+    }
+    assert {reply: TASK.grade(one, "official", reply).answer for reply in replies} == replies
 
 
 def test_figures_by_hand(tmp_path):
@@ -76,59 +71,6 @@ def test_figures_by_hand(tmp_path):
     assert list(found) == ["accuracy"]
     assert (found["accuracy"].value, found["accuracy"].n) == (0.5, 4)
     assert found["accuracy"].stderr == pytest.approx((1 / 3) ** 0.5 / 2)
-
-
-def oracle(reply):
-    """The stated rules, sign by sign, without regular expressions."""
-    rest = reply.lstrip(" \n\t([*\"'")
-    if rest[:1].isascii() and rest[:1].isupper():
-        after = rest[1:].lstrip()
-        if not after or after[0] in ".:)]*\"'":
-            return rest[0] if rest[0] in "ABC" else ""
-    found = ""
-    for i in range(len(reply)):
-        tail = reply[i:]
-        if tail.startswith("\\boxed"):
-            tail = tail[len("\\boxed") :]
-        elif (
-            tail[:1] in ("a", "A")
-            and tail[1:6] == "nswer"
-            and not (i and (reply[i - 1].isalnum() or reply[i - 1] == "_"))
-        ):
-            tail = tail[6:].lstrip(" \n*_")
-            if tail.startswith(":"):
-                tail = tail[1:]
-            elif tail.startswith("is") and not (tail[2:3].isalnum() or tail[2:3] == "_"):
-                tail = tail[2:]
-            else:
-                continue
-        else:
-            continue
-        tail = tail.lstrip(" \n([{*\"':")
-        if tail[:1] and tail[0] in "ABCDEFGHIJKLMNOPQRSTUVWXYZ" and not (tail[1:2].isalnum() or tail[1:2] == "_"):
-            found = tail[0]
-    return found if found and found in "ABC" else ""
-
-
-def test_agrees_with_an_oracle_on_random_replies(tmp_path):
-    draw = random.Random(2)
-    labels = [draw.randint(1, 3) for _ in range(1500)]
-    asked = TASK.requests(TASK.load(written(tmp_path, [row(i) for i in range(1500)], labels)), "official", 0)
-    pieces = [
-        "A", "B", "C", "D", "(A)", "(B)", "[C]", "**B**", ".", " ", "\n", "the answer is ", "Answer: ", "answer",
-        " is ", ":", "rest", "A friend", "because", "答案", "é", "\\boxed{B}", "\\boxed{A}", "**", '"', "😀",
-        "answers: ", "_",
-    ]  # fmt: skip
-    graded, right, read = [], 0, set()
-    for one, label in zip(asked, labels, strict=True):
-        reply = "".join(draw.choice(pieces) for _ in range(draw.choice([0, 1, 2, 3, 4, 8])))
-        graded.append(Graded(one, TASK.grade(one, "official", reply)))
-        expected = oracle(reply)
-        assert graded[-1].grade.answer == expected, reply
-        right += expected == "?ABC"[label]
-        read.add(expected)
-    assert read == {"", "A", "B", "C"}
-    assert TASK.metrics(graded, "official")["accuracy"].value == pytest.approx(right / 1500)
 
 
 def test_bad_input_is_told(tmp_path):

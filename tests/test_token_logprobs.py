@@ -39,6 +39,28 @@ def test_temperature_is_1_by_default(tiny_jax, ragged_rows, pad_rows):
     np.testing.assert_array_equal(run(tiny_jax, batch), run(tiny_jax, batch, temperature=1.0))
 
 
+@pytest.mark.parametrize("temperature", [1e-4, 1e-10, 1e-30, 1e-45, 5e-324])
+def test_the_smallest_temperatures_stay_finite(temperature):
+    """The largest logit's log-prob is 0 and any other's is finite. All logits are below 0, and 400 of 500 ids known."""
+    rng = np.random.default_rng(3)
+    hidden_bud, kernel_vd = (np.abs(rng.normal(size=shape)).astype(np.float32) for shape in ((1, 6, 16), (500, 16)))
+    kernel_vd = -kernel_vd
+    largest_bu = np.argmax((hidden_bud @ kernel_vd.T)[..., :400], axis=-1)
+
+    def total(hidden_bud, kernel_vd, targets_bu):
+        wanted_bu = jnp.ones((1, 6), bool)
+        parts = logprobs._chunked(400, hidden_bud, kernel_vd, targets_bu, wanted_bu, jnp.float32(temperature))
+        return sum(map(jnp.sum, parts)), parts
+
+    value_and_gradient = jax.jit(jax.value_and_grad(total, argnums=(0, 1), has_aux=True))
+    (_, (logp_bu, entropy_bu)), gradients = value_and_gradient(hidden_bud, kernel_vd, largest_bu)
+    for x in (logp_bu, entropy_bu, *gradients):
+        np.testing.assert_allclose(x, 0, atol=1e-3 if temperature == 1e-4 else 0)
+    (_, (logp_bu, _)), _ = value_and_gradient(hidden_bud, kernel_vd, (largest_bu + 1) % 400)
+    assert np.isfinite(logp_bu).all()
+    assert (logp_bu < -1).all()
+
+
 @pytest.mark.parametrize("length", [2, 64, 129, 300])
 def test_any_length(tiny, tiny_jax, pad_rows, log_softmax, length):
     """Lengths at and beside powers of two: where chunks of positions begin and end."""

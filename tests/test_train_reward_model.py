@@ -16,7 +16,7 @@ import yaml
 from socialr1_jax.config import ConfigError, load_config
 from socialr1_jax.data.pairs import Pair, write_pairs
 from socialr1_jax.data.tokenizer import build_tokenizer
-from socialr1_jax.hf import save_hf
+from socialr1_jax.hf import files_dtype, save_hf
 from socialr1_jax.models.qwen3 import Qwen3, Qwen3Config, init_params
 from socialr1_jax.models.reward_model import reward_scores
 from socialr1_jax.reward_config import ContentConfig
@@ -175,6 +175,13 @@ def test_a_resumed_run_equals_the_uninterrupted_one(base, finished, tmp_path, mo
         return [{k: v for k, v in row.items() if "second" not in k} for row in lines(folder)]
 
     assert timeless(tmp_path) == timeless(finished)
+
+
+def test_the_export_has_the_dtype_of_the_files_or_of_the_setting(base, finished, tmp_path):
+    assert files_dtype(finished / "export") == files_dtype(base / "base") == "float32"
+    short = ("steps=1", "evaluate_every=0", "optimizer.warmup_steps=0", "model.export_dtype=bfloat16")
+    assert train_reward_model(configured(base, tmp_path, *short))
+    assert files_dtype(tmp_path / "export") == "bfloat16"
 
 
 # --- the batches

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from toys import changed, steps_of, timeless
 
-from socialr1_jax import load_hf
+from socialr1_jax import load_hf, save_hf
 from socialr1_jax.config import ConfigError, RunConfig, load_config, save_config
 from socialr1_jax.grpo.update import init_state
 from socialr1_jax.hf import init_reward_model, save_reward_model
@@ -299,6 +299,21 @@ def test_a_run_with_its_reference_on_the_host_is_the_same_run(start, saved, tmp_
     assert grpo.train_grpo(config)
     weights = [(folder / "export" / "model.safetensors").read_bytes() for folder in (saved, tmp_path)]
     assert weights[0] == weights[1]
+
+
+def test_the_export_has_the_dtype_of_the_files_that_the_run_began_with(start, saved, tmp_path):
+    save_hf(load_hf(start.model.path), tmp_path / "model", dtype="bfloat16")
+    config = changed(
+        start, tmp_path / "run", steps=1, replay_rollouts=str(saved / "kept" / "rollouts.jsonl"),
+        model={"path": str(tmp_path / "model")},
+    )  # fmt: skip
+    assert grpo.train_grpo(config)
+    rounded = load_hf(tmp_path / "run" / "export", dtype=None).params
+    assert {x.dtype.name for x in jax.tree.leaves(rounded)} == {"bfloat16"}
+    assert grpo.train_grpo(changed(config, tmp_path / "run", model={"export_dtype": "float32"}))  # a resumed run
+    exact = load_hf(tmp_path / "run" / "export", dtype=None).params
+    assert {x.dtype.name for x in jax.tree.leaves(exact)} == {"float32"}
+    jax.tree.map(lambda x, y: np.testing.assert_array_equal(x.astype("bfloat16"), y), exact, rounded)
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""The order in which a run meets its prompts: shuffled anew in each epoch, by grain, and resumed without a replay."""
+"""Hand out prompts in an order that grain shuffles for each epoch, and resume it without a replay."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ log = logging.getLogger(__name__)
 
 
 class QuestionStream(Iterator[list[Prompt]]):
-    """Endless batches of prompts, encoded when they are met.
+    """Yield endless batches of prompts, encoded when they are met.
 
     Every epoch holds each question once, in an order of its own; a batch may end one epoch and begin the next. Prompts
     of more than ``max_prompt_tokens`` are left out and counted, never cut, and so are bad rows that are met late. What
     comes depends on the questions, the seed and the state alone. Two streams with different seeds have independent
     orders.
 
-    It runs in the caller's thread: a batch of 64 costs some 45 ms, nearly all of it the tokenizer's, and no state is
-    ahead of what was given out.
+    It runs in the caller's thread: a batch of 64 takes some 45 ms, nearly all of it in the tokenizer, and the state is
+    never ahead of what was handed out.
 
     Args:
         questions: what ``open_questions`` gives, or a view of it.
@@ -61,8 +61,10 @@ class QuestionStream(Iterator[list[Prompt]]):
         self._batches = iter(order.to_iter_dataset(inline).batch(prompts_per_step, batch_fn=list))
 
     def __next__(self) -> list[Prompt]:
-        """The next batch. Raises DataError when no prompt is short enough, or for a bad row of a large Parquet file
-        where bad rows are not allowed; the stream then stands where it stood before.
+        """Return the next batch.
+
+        Raises DataError when no prompt is short enough, or for a bad row of a large Parquet file where bad rows are not
+        allowed; the stream then stands where it stood before.
         """
         before = self._batches.get_state()
         try:
@@ -72,11 +74,11 @@ class QuestionStream(Iterator[list[Prompt]]):
             raise
 
     def get_state(self) -> dict[str, Any]:
-        """What `set_state` takes, as JSON holds it: the place behind the last batch that was given out."""
+        """Return the place behind the last batch, as JSON: what `set_state` takes."""
         return {"grain": self._batches.get_state(), "questions": self._count, "seed": self._seed}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Goes to that place, at once. Raises ValueError for the state of a stream of other questions or seed."""
+        """Move to that place, without a replay. Raises ValueError for the state of other questions or another seed."""
         for name, here in (("questions", self._count), ("seed", self._seed)):
             if state.get(name) != here:
                 raise ValueError(
@@ -87,17 +89,17 @@ class QuestionStream(Iterator[list[Prompt]]):
 
     @property
     def epoch(self) -> int:
-        """Whole epochs that are over, from 0."""
+        """Return how many whole epochs are over."""
         return self._met // self._count
 
     @property
     def position(self) -> int:
-        """Questions of the present epoch that were met, those that were left out among them."""
+        """Return how many questions of the present epoch were met, including those that were left out."""
         return self._met % self._count
 
     @property
     def dropped(self) -> int:
-        """Different questions that this process met and left out: too long, or bad."""
+        """Return how many different questions this process met and left out: too long, or bad."""
         return int(self._prompts.dropped.sum())
 
     @property
@@ -105,12 +107,12 @@ class QuestionStream(Iterator[list[Prompt]]):
         return int(self._batches.get_state()["next_index"])
 
     def close(self) -> None:
-        """Lets go of the questions; the stream gives nothing afterwards."""
+        """Release the questions; the stream cannot be used afterwards."""
         self._batches.close()
 
 
 class _Prompts:
-    """grain's view of the questions: a random access source of prompts, with None for those that are left out."""
+    """Give grain random access to the prompts, with None for questions that are left out."""
 
     def __init__(self, questions: Questions, tokenizer: Any, limit: int) -> None:
         self._questions, self._tokenizer, self._limit = questions, tokenizer, limit
@@ -143,7 +145,7 @@ class _Prompts:
         if not self._shortest:
             log.warning(
                 "the prompt of question %s has %d tokens and is dropped, as all that have more than "
-                "data.max_prompt_tokens=%d; further ones are counted without a word",
+                "data.max_prompt_tokens=%d; further ones are counted only",
                 *(example.id, len(tokens), self._limit),
             )
         self._shortest = min(self._shortest or len(tokens), len(tokens))
@@ -151,7 +153,7 @@ class _Prompts:
 
 
 class PromptStream:
-    """Endless shuffled prompts with random access by step.
+    """Give endless shuffled prompts with random access by step.
 
     Every epoch holds each prompt once, in an order of its own; a step may end one epoch and begin the next.
 
@@ -176,7 +178,7 @@ class PromptStream:
         self._prompts_per_step = prompts_per_step
 
     def batch(self, step: int) -> list[int]:
-        """Indices of the prompts of step ``step`` (from 0), in order."""
+        """Return the indices of the prompts of step ``step`` (from 0), in order."""
         if step < 0:
             raise ValueError(f"steps count from 0, not {step}")
         start = step * self._prompts_per_step

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from socialr1_jax.data.chat_template import chat_tokens
 from socialr1_jax.data.examples import LETTERS, Example
 
 # Verbatim from the Social-R1 model cards, the missing space included: the published weights were trained on it.
@@ -34,23 +35,8 @@ def question_text(example: Example) -> str:
 
 
 def encode_prompt(tokenizer: Any, example: Example, thinking: bool = True) -> list[int]:
-    """The question's prompt; see ``chat_tokens``."""
+    """Return the token ids of the question's prompt; see `chat_template.chat_tokens`."""
     return chat_tokens(tokenizer, [{"role": "user", "content": question_text(example)}], thinking)
-
-
-def chat_tokens(tokenizer: Any, messages: Sequence[Mapping[str, str]], thinking: bool = True) -> list[int]:
-    """Token ids up to and with the header of the assistant's turn, by the tokenizer's own chat template.
-
-    With ``thinking`` false, templates of Qwen3's kind put empty thoughts there, so that the model answers at once.
-    Raises ValueError when the tokenizer has no chat template.
-    """
-    if not tokenizer.chat_template:
-        raise ValueError(
-            f"{tokenizer.name_or_path} has no chat template: put the model's tokenizer files beside its weights"
-        )
-    options = {"add_generation_prompt": True, "enable_thinking": thinking}
-    # transformers 5 returns a mapping unless told otherwise; 4 and 5 both know return_dict.
-    return list(tokenizer.apply_chat_template(list(messages), tokenize=True, return_dict=False, **options))
 
 
 def encode_prompts(tokenizer: Any, examples: Sequence[Example], max_prompt_tokens: int) -> list[Prompt]:
@@ -80,6 +66,13 @@ def encode_prompts(tokenizer: Any, examples: Sequence[Example], max_prompt_token
     return kept
 
 
-def reference_response(example: Example) -> str:
-    """The response that SFT teaches, without the end token: thoughts and answer in the card's shape."""
-    return f"<think>\n{example.thoughts}\n</think>\n\n<Answer>{example.answer}</Answer>"
+def reference_response(example: Example, opening: str = "") -> str:
+    """Return the response that SFT teaches, without the end token: thoughts and answer in the card's shape.
+
+    `opening` is what the chat template's prompt already holds of it and the model need not write.
+    """
+    response = f"<think>\n{example.thoughts}\n</think>\n\n<Answer>{example.answer}</Answer>"
+    if opening.strip() != "<think>":
+        return response
+    rest = response.removeprefix("<think>")
+    return rest.lstrip() if opening[-1].isspace() else rest

@@ -9,15 +9,18 @@ from typing import Any
 from socialr1_jax.data.examples import LETTERS
 from socialr1_jax.data.prompts import INSTRUCTION
 from socialr1_jax.evaluation.task import Grade, Request
+from socialr1_jax.rewards.answers import answer_letter
+from socialr1_jax.rewards.parsing import final_answer
+from socialr1_jax.rewards.terms import is_choice, outcome_reward
 
-_LETTER = re.compile(r"<Answer>\s*([A-Z])[\s\S]*?</Answer>")
+_PUBLISHED = re.compile(r"<Answer>\s*([A-Z])[\s\S]*?</Answer>")
 _NEW_TOKENS = 2048  # the cards' limit, thoughts and answer together
 
 
 def card_request(
     *, id: str, item: str, story: str, question: str, options: Sequence[str], gold: str, meta: Mapping[str, Any]
 ) -> Request:
-    """The prompt of the SocialR1 cards. `gold` is a letter where there are options."""
+    """Return the prompt of the SocialR1 cards. `gold` is a letter where there are options."""
     lettered = "\n".join([question, *(f"{letter}. {text}" for letter, text in zip(LETTERS, options, strict=False))])
     content = "\n\n".join(part for part in (story, lettered, INSTRUCTION) if part)
     return Request(
@@ -27,7 +30,18 @@ def card_request(
 
 
 def card_grade(request: Request, reply: str) -> Grade:
-    """1 when the capital letter that <Answer> begins with is the gold letter, as the paper's code reads it."""
-    found = _LETTER.search(reply)
-    answer = found.group(1) if found else ""
-    return Grade(answer, float(answer == request.gold))
+    """Grade a reply without its thoughts as training's outcome reward does: by the one letter that <Answer> names.
+
+    Requests with `meta["answer_mode"]` "reference" are graded by `published_grade`.
+    """
+    if request.meta.get("answer_mode") == "reference":
+        return published_grade(request, reply)
+    answer = final_answer(reply)
+    shown = answer_letter(answer) if is_choice(request.gold) else answer
+    return Grade(shown, outcome_reward(answer, request.gold))
+
+
+def published_grade(request: Request, reply: str) -> Grade:
+    """Grade a reply as the paper's code does: by the capital letter that the first <Answer> begins with."""
+    found = _PUBLISHED.search(reply)
+    return Grade(found[1], float(found[1] == request.gold)) if found else Grade("", 0.0)

@@ -1,4 +1,4 @@
-"""Replies that are known: a file that grows as they come, so that nothing is asked twice."""
+"""Known replies: a file that grows as they come, so that nothing is asked twice."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from socialr1_jax.evaluation.respondents import Asked, Reply
+from socialr1_jax.chat import Reply
+from socialr1_jax.evaluation.respondents import Asked
 from socialr1_jax.evaluation.rows import RowFile
 
 
@@ -20,8 +21,8 @@ class ReplyFile:
 
     def __init__(self, path: Path, identity: Mapping[str, Any]) -> None:
         self._identity = json.dumps(identity, sort_keys=True)
-        self._file = RowFile(path, lambda row: isinstance(row, dict) and row.keys() >= {"key", *Reply._fields})
-        self._known = {row["key"]: Reply(*(row[name] for name in Reply._fields)) for row in self._file.known}
+        self._file = RowFile(path, _is_reply)
+        self._known = {row["key"]: Reply(row["text"], row["finish_reason"], row["tokens"]) for row in self._file.known}
 
     def __enter__(self) -> ReplyFile:
         return self
@@ -30,17 +31,26 @@ class ReplyFile:
         self._file.__exit__(*exception)
 
     def key(self, asked: Asked, sample: int) -> str:
-        """What a reply is known by."""
+        """Return the key of a reply."""
         prompt = json.dumps([list(asked.messages), asked.max_new_tokens, asked.key, sample], ensure_ascii=False)
         return hashlib.sha256(f"{self._identity}\n{prompt}".encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
     def get(self, asked: Asked, sample: int) -> Reply | None:
-        """The reply, None when it is not known."""
+        """Return the reply, None when it is not known."""
         return self._known.get(self.key(asked, sample))
 
     def add(self, asked: Asked, sample: int, reply: Reply) -> None:
-        """Keeps a reply; one that could not be had is not kept, so that it is asked again."""
+        """Keep a reply; a failed one is not stored, so that the next call asks again."""
         key = self.key(asked, sample)
         self._known[key] = reply
-        if reply.finish_reason != "error":
-            self._file.add({"key": key, **reply._asdict()})
+        row = {"key": key, "text": reply.text, "finish_reason": reply.finish_reason, "tokens": reply.tokens}
+        if _is_reply(row):
+            self._file.add(row)
+
+
+def _is_reply(row: Any) -> bool:
+    """Return whether a row is a reply that can be graded."""
+    if not isinstance(row, dict) or row.get("finish_reason") not in ("stop", "length"):
+        return False
+    kinds = {"key": str, "text": str, "tokens": int}
+    return all(isinstance(row.get(name), kind) for name, kind in kinds.items())

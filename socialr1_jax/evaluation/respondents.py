@@ -1,17 +1,17 @@
-"""Who answers a benchmark's prompts: a model on the devices here, or one behind an OpenAI-compatible endpoint."""
+"""What answers a benchmark's prompts: a model on the devices here, or one behind an OpenAI-compatible server."""
 
 from __future__ import annotations
 
 import copy
 import hashlib
-import os
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from concurrent.futures import Future, as_completed
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from socialr1_jax.data.prompts import chat_tokens
+from socialr1_jax.chat import ChatClient, ChatRefused, Reply
+from socialr1_jax.data.chat_template import chat_tokens
 from socialr1_jax.evaluation.task import BenchmarkError, Messages
 from socialr1_jax.evaluation_config import EvaluateConfig
 from socialr1_jax.files import sha256
@@ -22,17 +22,9 @@ if TYPE_CHECKING:
 _THINK_END = "</think>"
 
 
-class Reply(NamedTuple):
-    """text: with the thoughts, as generated. finish_reason: stop, length, too_long (the prompt), or error."""
-
-    text: str
-    finish_reason: str
-    tokens: int
-
-
 @dataclass(frozen=True)
 class Asked:
-    """A prompt and which samples of it are wanted; `key` seeds its draws."""
+    """A prompt and the samples of it that are wanted; `key` seeds its draws."""
 
     key: str
     messages: Messages
@@ -44,13 +36,13 @@ class Respondent(Protocol):
     """Answers prompts. The same key, sample and settings give the same reply as far as the model can."""
 
     def identity(self) -> dict[str, Any]:
-        """What the replies depend on beside the prompt, for results and for the cache; JSON."""
+        """Return what the replies depend on beside the prompt, for results and for the cache; JSON."""
 
     def replies(self, asked: Sequence[Asked]) -> Iterator[tuple[int, int, Reply]]:
-        """(index, sample, reply) of everything that is asked, each as soon as it is there."""
+        """Yield (index, sample, reply) of everything that is asked, each as soon as it is there."""
 
     def close(self) -> None:
-        """Lets go of threads."""
+        """Stop the threads."""
 
 
 class LocalModel:
@@ -79,7 +71,7 @@ class LocalModel:
                 model = load_policy(folder, mesh=self.mesh)
                 content = sha256(folder / MANIFEST)[:16]  # which has the sums of all files
             else:
-                model = load_hf(config.model, self.mesh, config.dtype)
+                model = load_hf(config.model, self.mesh, config.dtype, ignore_fields=config.ignore_fields)
                 content = folder_hash(Path(model.source or config.model))
         self._tokenizer = AutoTokenizer.from_pretrained(model.source)
         if not self._tokenizer.chat_template:
@@ -99,7 +91,7 @@ class LocalModel:
         self._weights = {"model": config.model, "step": step, "dtype": config.dtype, "sha256": content}
 
     def sampled_as(self, config: EvaluateConfig) -> LocalModel:
-        """The same weights with the sampling of another configuration."""
+        """Return the same weights with the sampling of another configuration."""
         other = copy.copy(self)
         other._config = config
         return other
@@ -108,11 +100,11 @@ class LocalModel:
         return self._weights | _sampling(self._config)
 
     def tokens(self, messages: Messages) -> list[int]:
-        """The prompt as the model reads it."""
+        """Return the prompt's token ids."""
         return chat_tokens(self._tokenizer, messages, thinking=self._config.thinking != "off")
 
     def sampling(self, max_new_tokens: int, n: int = 1) -> SamplingParams:
-        """How `n` replies to a prompt are drawn."""
+        """Return how `n` replies to a prompt are drawn."""
         from socialr1_jax.sampling import SamplingParams
 
         config = self._config
@@ -126,10 +118,10 @@ class LocalModel:
         )  # fmt: skip
 
     def reply(self, completion: Completion) -> Reply:
-        """What was drawn, as text."""
+        """Return what was drawn, as text."""
         from socialr1_jax.sampling.text import decode_responses
 
-        (text,) = decode_responses(self._tokenizer, [completion])
+        (text,) = decode_responses(self._tokenizer, [completion], thinking=self._config.thinking != "off")
         return Reply(text, completion.finish_reason, len(completion.tokens))
 
     def replies(self, asked: Sequence[Asked]) -> Iterator[tuple[int, int, Reply]]:
@@ -157,86 +149,63 @@ class LocalModel:
 
 
 class Endpoint:
-    """A model behind an OpenAI-compatible chat endpoint. Its key comes from the environment.
+    """A model behind an OpenAI-compatible server. `setting` stands before the names of its settings in messages.
 
-    Raises BenchmarkError when the openai package or the key is missing, or when the server refuses key or model.
+    Raises BenchmarkError when the openai package or the key is missing, or when the server refuses every call.
     """
 
-    def __init__(self, config: EvaluateConfig) -> None:
+    def __init__(self, config: EvaluateConfig, setting: str = "") -> None:
+        self._config, self.concurrency = config, config.concurrency
         try:
-            import openai
-        except ImportError:
-            raise BenchmarkError("base_url needs the openai package: pip install 'socialr1_jax[judge]'") from None
-        self._openai, self._config = openai, config
-        key = os.environ.get(config.api_key_env) or "none"
-        self._client = openai.OpenAI(
-            base_url=config.base_url, api_key=key, timeout=config.call_timeout, max_retries=config.retries
-        )
-        self.concurrency = config.concurrency
-        self._pool = ThreadPoolExecutor(config.concurrency, thread_name_prefix="endpoint")
-        self._takes_schemas = True
+            self._chat = ChatClient(config, setting)
+        except (ChatRefused, ImportError) as error:
+            raise BenchmarkError(str(error)) from None
 
     def identity(self) -> dict[str, Any]:
-        return {"model": self._config.model, "base_url": self._config.base_url, **_sampling(self._config)}
+        config = self._config
+        options = {"options": config.options} if config.options else {}
+        return {"model": config.model, "base_url": config.base_url, **_sampling(config), **options}
 
     def replies(self, asked: Sequence[Asked]) -> Iterator[tuple[int, int, Reply]]:
         calls = {self.start(one, s): (i, s) for i, one in enumerate(asked) for s in one.samples}
         try:
             for call in as_completed(calls):
-                yield *calls[call], call.result()
+                yield *calls[call], self.result(call)
         finally:
             for call in calls:
                 call.cancel()
 
     def start(self, asked: Asked, sample: int = 0, schema: Mapping[str, Any] | None = None) -> Future[Reply]:
-        """Asks in a thread. schema: JSON Schema of the reply, for servers that can be held to one."""
-        return self._pool.submit(self._ask, asked, sample, schema)
+        """Call the server. schema: JSON Schema of the reply, for servers that can be held to one."""
+        config = self._config
+        seed = int(hashlib.sha256(f"{config.seed} {asked.key} {sample}".encode()).hexdigest()[:7], 16)
+        sent: dict[str, Any] = {"temperature": config.temperature, "top_p": config.top_p, "seed": seed}
+        sent["max_tokens"] = asked.max_new_tokens
+        if config.thinking == "off":
+            sent["chat_template_kwargs"] = {"enable_thinking": False}
+        if schema:
+            form = {"name": "reply", "schema": schema, "strict": True}
+            sent["response_format"] = {"type": "json_schema", "json_schema": form}
+        return self._chat.ask(asked.messages, sent, thinking=config.thinking != "off")
+
+    def result(self, call: Future[Reply]) -> Reply:
+        """Return the reply of a call that has ended. Raises BenchmarkError when the server refuses every call."""
+        try:
+            return call.result()
+        except ChatRefused as error:
+            raise BenchmarkError(str(error)) from None
 
     def close(self) -> None:
-        self._pool.shutdown(wait=False, cancel_futures=True)
-        self._client.close()
-
-    def _ask(self, asked: Asked, sample: int, schema: Mapping[str, Any] | None) -> Reply:
-        config, openai = self._config, self._openai
-        seed = int(hashlib.sha256(f"{config.seed} {asked.key} {sample}".encode()).hexdigest()[:7], 16)
-        messages: Any = list(asked.messages)
-        options: dict[str, Any] = {"seed": seed, "max_tokens": asked.max_new_tokens}
-        if config.thinking == "off":
-            options["extra_body"] = {"chat_template_kwargs": {"enable_thinking": False}}
-        if schema and self._takes_schemas:
-            form = {"name": "reply", "schema": schema, "strict": True}
-            options["response_format"] = {"type": "json_schema", "json_schema": form}
-        try:
-            answer = self._client.chat.completions.create(
-                model=config.model, messages=messages, temperature=config.temperature, top_p=config.top_p,
-                **options,
-            )  # fmt: skip
-            choice = answer.choices[0]
-            text = choice.message.content or ""
-        except (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError) as error:
-            raise BenchmarkError(
-                f"{config.base_url}: the server answers {error.status_code}: check model and ${config.api_key_env}"
-            ) from error
-        except openai.BadRequestError as error:
-            if "response_format" in options:
-                self._takes_schemas = False
-                return self._ask(asked, sample, None)
-            raise BenchmarkError(f"{config.base_url}: the server refuses the request: {_short(error)}") from error
-        except (openai.APIError, IndexError, AttributeError, TypeError):
-            return Reply("", "error", 0)
-        if thoughts := getattr(choice.message, "reasoning_content", None):  # servers that cut it off themselves
-            text = f"<think>{thoughts}{_THINK_END}{text}"
-        tokens = answer.usage.completion_tokens if answer.usage else 0
-        return Reply(text, "length" if choice.finish_reason == "length" else "stop", tokens)
+        self._chat.close()
 
 
-def make_respondent(config: EvaluateConfig) -> Respondent:
-    """The endpoint where `base_url` is given, else the model on the devices here."""
-    return Endpoint(config) if config.base_url else LocalModel(config)
+def make_respondent(config: EvaluateConfig, setting: str = "") -> Respondent:
+    """Return the server's model where `base_url` is given, else the model on the devices here."""
+    return Endpoint(config, setting) if config.base_url else LocalModel(config)
 
 
 def folder_hash(folder: Path) -> str:
-    """SHA-256 over names and contents of the files of a model folder, first 16 digits."""
+    """Return the first 16 digits of a SHA-256 over names and contents of the files of a model folder."""
     digest = hashlib.sha256()
     for file in sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")):
         digest.update(f"{file.relative_to(folder).as_posix()} {sha256(file)}\n".encode())
@@ -244,7 +213,7 @@ def folder_hash(folder: Path) -> str:
 
 
 def _rows() -> int:
-    """Rows that a device decodes at once: on a CPU more of them take more time and no less for each."""
+    """Return the rows that a device decodes at once; on a CPU more of them save no time per row."""
     import jax
 
     return 128 if jax.default_backend() == "cpu" else 512
@@ -254,7 +223,3 @@ def _sampling(config: EvaluateConfig) -> dict[str, Any]:
     names = {"temperature", "top_k", "top_p", "seed", "thinking"}
     found = config.model_dump(include=names)
     return found | ({"thinking_tokens": config.thinking_tokens} if config.thinking == "budget" else {})
-
-
-def _short(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]

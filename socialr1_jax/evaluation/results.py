@@ -34,6 +34,7 @@ def write_results(
         "status": {one.task: one.status for one in results},
         "replies": {one.task: one.replies for one in results},
         "seconds": {one.task: round(one.seconds, 1) for one in results},
+        "failed": {one.task: one.failure for one in results if one.failure},
         "reportable": not config.limit and all(one.complete for one in results),
         "details": {one.task: one.details for one in results if one.details},
         "notes": {one.task: one.notes for one in results},

@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from socialr1_jax.chat import Reply
 from socialr1_jax.evaluation.embeddings import installed, load_embedder
 from socialr1_jax.evaluation.reply_file import ReplyFile
-from socialr1_jax.evaluation.respondents import Asked, Reply, Respondent
-from socialr1_jax.evaluation.scoring import Scored, figures, sample_row, score, status_rates
+from socialr1_jax.evaluation.respondents import Asked, Respondent
+from socialr1_jax.evaluation.scoring import FAILED, Scored, figures, sample_row, score, status_rates
 from socialr1_jax.evaluation.task import BenchmarkError, Data, Embedder, Grade, Metric, ProtocolName, Request, Task
 from socialr1_jax.evaluation_config import EvaluateConfig
 from socialr1_jax.files import finite, write_whole
@@ -23,13 +25,16 @@ PROTOCOLS: tuple[ProtocolName, ...] = ("official", "social_r1")
 
 @dataclass(frozen=True, kw_only=True)
 class TaskResult:
-    """What a benchmark came to. metrics: by "<protocol>/<figure>", the headlines first in each."""
+    """Result of a benchmark. metrics: by "<protocol>/<figure>", the headlines first in each. failure: why there is no
+    reply at all, "" when there is one.
+    """
 
     task: str
     metrics: dict[str, Metric]
     status: dict[str, dict[str, float]]  # protocol -> share of replies of every status
     replies: int
     complete: bool = True  # everything was asked and scored
+    failure: str = ""
     files: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     details: dict[str, Any] = field(default_factory=dict)
@@ -37,12 +42,12 @@ class TaskResult:
 
 
 def load_data(task: Task, data_dir: Path) -> Data:
-    """The benchmark's data from its folder below `data_dir`. Raises BenchmarkError saying where to get them."""
+    """Return the benchmark's data from its folder below `data_dir`. Raises BenchmarkError saying where to get them."""
     return task.load(folder_of(task.name, task.source, data_dir))
 
 
 def folder_of(name: str, source: str, data_dir: Path) -> Path:
-    """The folder of a benchmark. Raises BenchmarkError saying where to get the data."""
+    """Return the folder of a benchmark. Raises BenchmarkError saying where to get the data."""
     folder = data_dir / name
     if not folder.is_dir():
         raise BenchmarkError(f"{name}: there is no folder {folder}; get the data from {source}")
@@ -50,28 +55,31 @@ def folder_of(name: str, source: str, data_dir: Path) -> Path:
 
 
 def embedder(task: Task, protocol: ProtocolName) -> Embedder | None:
-    """What compares texts, if the task's protocol needs that and sentence-transformers is installed."""
+    """Return what compares texts, if the task's protocol needs that and sentence-transformers is installed."""
     needed = task.embedding_model and protocol == "official" and installed()
     return load_embedder(task.embedding_model) if needed else None
 
 
 def protocols(config: EvaluateConfig) -> tuple[ProtocolName, ...]:
-    """Those that are asked for."""
+    """Return the protocols that are asked for."""
     return PROTOCOLS if config.protocol == "both" else (config.protocol,)
 
 
 def requests_of(task: Task, data: Data, config: EvaluateConfig) -> dict[ProtocolName, list[Request]]:
-    """The prompts of each protocol that is asked for, the first `config.limit` of them."""
-    return {name: task.requests(data, name, config.seed)[: config.limit or None] for name in protocols(config)}
+    """Return the prompts of each protocol that is asked for, the first `config.limit` of them."""
+    found = {name: task.requests(data, name, config.seed)[: config.limit or None] for name in protocols(config)}
+    if config.answer_mode == "reference" and "social_r1" in found:  # the mode stays with the samples for score.py
+        found["social_r1"] = [replace(one, meta={**one.meta, "answer_mode": "reference"}) for one in found["social_r1"]]
+    return found
 
 
 def run_task(
     task: Task, data: Data, asked: Mapping[ProtocolName, Sequence[Request]], config: EvaluateConfig,
     respondent: Respondent, replies: ReplyFile, said: Callable[[str], None],
 ) -> TaskResult:  # fmt: skip
-    """Asks, grades and writes `samples_<task>.jsonl`; every reply is kept as it comes.
+    """Ask, grade and write `samples_<task>.jsonl`; every reply is kept as it comes.
 
-    `said` hears one text for each reply. Raises BenchmarkError.
+    `said` is called with a text for each reply. Raises BenchmarkError.
     """
     started = time.perf_counter()
     name = task.name
@@ -92,16 +100,23 @@ def run_task(
     if config.log_samples or config.predict_only:
         rows = (json.dumps(finite(sample_row(name, protocol, one)), ensure_ascii=True) for protocol, one in scored)
         write_whole(Path(config.output) / f"samples_{name}.jsonl", "".join(f"{row}\n" for row in rows))
-    lost = sum(one.reply.finish_reason == "error" for _, one in scored)
-    notes = list(data.notes)
+    lost = [one.reply for _, one in scored if one.reply.finish_reason in FAILED]
+    notes, why = list(data.notes), ""
     if lost:
-        notes.append(f"{lost} of {len(scored)} replies are errors and count as wrong; the same command asks again")
+        reason = next((reply.reason for reply in lost if reply.reason), "")
+        counts = Counter(reply.cause or reply.finish_reason for reply in lost)
+        why = ", ".join(f"{cause} {count}" for cause, count in counts.most_common()) + (reason and f": {reason}")
+        notes.append(
+            f"{len(lost)} of {len(scored)} replies failed ({why}); their items are left out of the figures; the same "
+            "command asks again"
+        )
     return TaskResult(
         task=name,
         metrics=metrics,
         status=status,
         replies=len(scored),
         complete=not lost,
+        failure=why if len(lost) == len(scored) else "",
         files=dict(data.files),
         notes=notes,
         seconds=time.perf_counter() - started,
@@ -112,7 +127,7 @@ def ask(
     name: str, protocol: ProtocolName, requests: Sequence[Request], config: EvaluateConfig, respondent: Respondent,
     replies: ReplyFile, said: Callable[[str], None],
 ) -> list[tuple[Request, int, Reply]]:  # fmt: skip
-    """(request, sample, reply) of every prompt and sample, in order; what is known already is not asked."""
+    """Return (request, sample, reply) of every prompt and sample, in order; known ones are not asked again."""
     samples = range(config.num_samples)
     asked = [Asked(f"{name}/{protocol}/{one.id}", one.messages, _limit(config, one)) for one in requests]
     found = {(i, s): reply for i, one in enumerate(asked) for s in samples if (reply := replies.get(one, s))}

@@ -1,4 +1,4 @@
-"""From replies to figures: thoughts cut off, a status for every reply, grades, and figures over several samples."""
+"""From replies to figures: a status and a grade for every reply, and figures over several samples."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from socialr1_jax.evaluation.respondents import Reply
+from socialr1_jax.chat import Reply
 from socialr1_jax.evaluation.task import Embedder, Grade, Graded, Metric, ProtocolName, Request, Task
+from socialr1_jax.rewards.parsing import without_thoughts
 
-STATUSES = ("ok", "truncated", "unparsable", "too_long", "error")
-_THINK, _THINK_END = "<think>", "</think>"
-_WRONG = Grade("", 0.0)
+FAILED = ("too_long", "refused", "error")  # there is no reply, so nothing to grade
+STATUSES = ("ok", "truncated", "unparsable", *FAILED)
+_WRONG, _NO_GRADE = Grade("", 0.0), Grade("", math.nan)
 
 
 class Scored(NamedTuple):
@@ -25,18 +26,11 @@ class Scored(NamedTuple):
     grade: Grade
 
 
-def without_thoughts(text: str) -> str | None:
-    """What follows the thoughts; the whole text where there are none; None where they do not come to an end."""
-    if _THINK_END in text:
-        return text.rpartition(_THINK_END)[2].strip()
-    return None if _THINK in text else text.strip()
-
-
 def score(task: Task, protocol: ProtocolName, request: Request, sample: int, reply: Reply) -> Scored:
-    """Grades a reply. One whose thoughts do not end is truncated and wrong; one that is cut later counts as it is."""
+    """Grade a reply. One whose thoughts do not end is truncated and wrong; one that is cut later counts as it is."""
     said = without_thoughts(reply.text)
-    if reply.finish_reason in ("error", "too_long"):
-        return Scored(request, sample, reply, reply.finish_reason, _WRONG)
+    if reply.finish_reason in FAILED:
+        return Scored(request, sample, reply, reply.finish_reason, _NO_GRADE)
     if said is None:
         return Scored(request, sample, reply, "truncated", _WRONG)
     grade = task.grade(request, protocol, said)
@@ -47,11 +41,15 @@ def score(task: Task, protocol: ProtocolName, request: Request, sample: int, rep
 def figures(
     task: Task, protocol: ProtocolName, scored: Sequence[Scored], embedder: Embedder | None = None
 ) -> dict[str, Metric]:
-    """The task's figures, means over the samples; of k > 1 samples also maj@k and pass@k of the headline.
+    """Return the task's figures, means over the samples; of k > 1 samples also maj@k and pass@k of the headline.
+
+    Items with a reply that failed are left out: a failed call is no wrong answer.
 
     A figure's standard error is that of one sample's (the mean over samples): it tells how far the items are a choice,
     and is an upper bound of what repeated sampling leaves.
     """
+    failed = {one.request.item for one in scored if one.status in FAILED}
+    scored = [one for one in scored if one.request.item not in failed]
     by_sample: dict[int, list[Graded]] = {}
     by_request: dict[str, list[Graded]] = {}
     for one in scored:
@@ -77,15 +75,16 @@ def figures(
 
 
 def status_rates(scored: Sequence[Scored]) -> dict[str, float]:
-    """The share of replies of every status."""
+    """Return the share of replies of every status."""
     counts = Counter(one.status for one in scored)
     return {status: counts[status] / len(scored) if scored else math.nan for status in STATUSES}
 
 
 def sample_row(task: str, protocol: ProtocolName, scored: Scored) -> dict[str, Any]:
-    """A reply as samples_<task>.jsonl holds it: all that `scored_of` needs, and what a reader wants to see."""
+    """Return a row of samples_<task>.jsonl: all that `rescored` needs, and what a reader wants to see."""
     request, reply = scored.request, scored.reply
-    return {
+    failure = {"cause": reply.cause, "reason": reply.reason} if reply.cause else {}
+    return failure | {
         "task": task,
         "protocol": protocol,
         "id": request.id,
@@ -104,7 +103,7 @@ def sample_row(task: str, protocol: ProtocolName, scored: Scored) -> dict[str, A
 
 
 def rescored(task: Task, row: Mapping[str, Any]) -> Scored:
-    """A row of samples_<task>.jsonl, graded anew."""
+    """Grade a row of samples_<task>.jsonl again."""
     request = Request(
         id=row["id"], item=row["item"], messages=tuple(row["messages"]), gold=row["gold"], meta=row["meta"]
     )
@@ -119,6 +118,6 @@ def _mean(metrics: Sequence[Metric]) -> Metric:
 
 
 def _voted(grades: Sequence[Grade]) -> Grade:
-    """The grade of the answer given most often, of equals the one given first."""
+    """Return the grade of the answer given most often, of equals the one given first."""
     winner = Counter(grade.answer for grade in grades).most_common(1)[0][0]
     return next(grade for grade in grades if grade.answer == winner)

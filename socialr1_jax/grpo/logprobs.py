@@ -15,6 +15,7 @@ from jax.typing import ArrayLike
 from socialr1_jax.mesh import ROWS, P, by_rows
 from socialr1_jax.models.attention import Backend, Segments
 from socialr1_jax.models.qwen3 import Params, Qwen3, Qwen3Config, Remat, forward, head_kernel, logits, precision
+from socialr1_jax.temperature import SMALL, divisor
 
 # Logits that a device's chunk may hold: 256 MiB of float32. A chunk adds its share to the head's float32 gradient in
 # memory: 441 positions of Qwen3's vocabulary do 220 FLOP for each of those bytes.
@@ -22,10 +23,10 @@ _CHUNK_LOGITS = 1 << 26
 
 
 def token_logprobs(model: Qwen3, tokens_bt: ArrayLike, lengths_b: ArrayLike, temperature: float = 1.0) -> jax.Array:
-    """float32 [b, t]: the log-prob of tokens_bt[:, t] given the ones before it; 0 at t = 0 and in padding.
+    """Return float32 [b, t]: the log-prob of tokens_bt[:, t] given the ones before it; 0 at t = 0 and in padding.
 
-    Rows are right-padded int32 [b, t] with lengths [b]. Logits are divided by the sampling temperature (> 0); ids that
-    the tokenizer does not know have no share of the softmax.
+    Rows are right-padded int32 [b, t] with lengths [b]. Logits are divided by the sampling temperature (> 0, however
+    small: log-probs stay finite); ids that the tokenizer does not know have no share of the softmax.
     """
     if temperature <= 0:
         raise ValueError(f"temperature must be above 0 to have log-probs, got {temperature}")
@@ -81,7 +82,9 @@ def _chunked_forward(
 
     def one(i: jax.Array, results: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
         hidden_cd, targets_c = chunks.cut(i, hidden_bud), chunks.cut(i, targets_bu)
-        logits_cv = _logits(hidden_cd, kernel_vd, temperature, num_tokens)
+        raw_cv = logits(hidden_cd[None], kernel_vd)[0]
+        offset_c = _offset(raw_cv, temperature, num_tokens)
+        logits_cv = _tempered(raw_cv, offset_c, temperature, num_tokens)
         highest_c = jnp.max(logits_cv, axis=1)
         powers_cv = jnp.exp(logits_cv - highest_c[:, None])
         sum_c = jnp.sum(powers_cv, axis=1)
@@ -91,19 +94,19 @@ def _chunked_forward(
         mean_c = jnp.sum(powers_cv * logits_cv, axis=1) / sum_c
         return tuple(
             chunks.put(i, result, x)
-            for result, x in zip(results, (chosen_c - norm_c, norm_c - mean_c, norm_c), strict=True)
+            for result, x in zip(results, (chosen_c - norm_c, norm_c - mean_c, norm_c, offset_c), strict=True)
         )
 
     nothing = jnp.zeros(chunks.size, jnp.float32)
-    logp_n, entropy_n, norm_n = jax.lax.fori_loop(0, chunks.count, one, (nothing,) * 3)
+    logp_n, entropy_n, norm_n, offset_n = jax.lax.fori_loop(0, chunks.count, one, (nothing,) * 4)
     results = chunks.restore(logp_n), chunks.restore(entropy_n)
-    return results, (hidden_bud, kernel_vd, targets_bu, wanted_bu, temperature, norm_n, entropy_n)
+    return results, (hidden_bud, kernel_vd, targets_bu, wanted_bu, temperature, norm_n, entropy_n, offset_n)
 
 
 def _chunked_backward(
     num_tokens: int, saved: Any, gradients: tuple[jax.Array, jax.Array]
 ) -> tuple[jax.Array, jax.Array, None, None, None]:
-    hidden_bud, kernel_vd, targets_bu, wanted_bu, temperature, norm_n, entropy_n = saved
+    hidden_bud, kernel_vd, targets_bu, wanted_bu, temperature, norm_n, entropy_n, offset_n = saved
     chunks = _Chunks(targets_bu, wanted_bu, kernel_vd.shape[0])
     dtype = hidden_bud.dtype
 
@@ -112,12 +115,13 @@ def _chunked_backward(
         hidden_cd, targets_c = chunks.cut(i, hidden_bud), chunks.cut(i, targets_bu)
         logp_c, entropy_c = (chunks.cut(i, gradient_bu)[:, None] for gradient_bu in gradients)
         norm_c, spread_c = (chunks.take(i, x_n)[:, None] for x_n in (norm_n, entropy_n))
-        logits_cv = _logits(hidden_cd, kernel_vd, temperature, num_tokens)
+        raw_cv = logits(hidden_cd[None], kernel_vd)[0]
+        logits_cv = _tempered(raw_cv, chunks.take(i, offset_n), temperature, num_tokens)
         probs_cv = jnp.exp(logits_cv - norm_c)
         # d log-prob / d logits = onehot - p, d entropy / d logits = -p (log p + entropy)
         change_cv = jnp.where(_is_target(targets_c, logits_cv), logp_c, 0.0)
         change_cv -= probs_cv * (logp_c + entropy_c * (logits_cv - norm_c + spread_c))
-        change_cv = (change_cv / temperature).astype(dtype)
+        change_cv = (change_cv / divisor(temperature)).astype(dtype)
         part_cd = _product("cv,vd->cd", change_cv, kernel_vd)
         part_vd = _product("cv,cd->vd", change_cv, hidden_cd)
         return chunks.put(i, hidden_nd, part_cd.astype(dtype)), kernel_sum_vd + part_vd
@@ -167,12 +171,25 @@ class _Chunks:
         return x_n.at[self._place_bu].get(mode="fill", fill_value=0)
 
 
-def _logits(hidden_cd: jax.Array, kernel_vd: jax.Array, temperature: jax.Array, num_tokens: int) -> jax.Array:
-    """Tempered logits, float32 [c, v]; ids that the tokenizer does not know have none."""
-    logits_cv = logits(hidden_cd[None], kernel_vd)[0] / temperature
-    if num_tokens < kernel_vd.shape[0]:
-        logits_cv = jnp.where(jnp.arange(kernel_vd.shape[0]) < num_tokens, logits_cv, -1e30)
-    return logits_cv
+def _is_known(logits_cv: jax.Array, num_tokens: int) -> jax.Array:
+    """Return where ids are ones that the tokenizer knows, [v]."""
+    return jnp.arange(logits_cv.shape[1]) < num_tokens
+
+
+def _offset(logits_cv: jax.Array, temperature: jax.Array, num_tokens: int) -> jax.Array:
+    """Return what is subtracted before the division, [c]: the largest logits at temperatures below `SMALL`, else 0."""
+
+    def largest() -> jax.Array:
+        return jnp.max(jnp.where(_is_known(logits_cv, num_tokens), logits_cv, -jnp.inf), axis=1)
+
+    # A branch at run time: ordinary temperatures are spared a pass over the logits.
+    return jax.lax.cond(temperature < SMALL, largest, lambda: jnp.zeros(logits_cv.shape[0], jnp.float32))
+
+
+def _tempered(logits_cv: jax.Array, offset_c: jax.Array, temperature: jax.Array, num_tokens: int) -> jax.Array:
+    """Return the logits less their offset, divided by the temperature; -1e30 for ids that the tokenizer lacks."""
+    tempered_cv = (logits_cv - offset_c[:, None]) / divisor(temperature)
+    return jnp.where(_is_known(logits_cv, num_tokens), tempered_cv, -1e30)
 
 
 def _is_target(targets_c: jax.Array, logits_cv: jax.Array) -> jax.Array:

@@ -1,24 +1,149 @@
 """The architecture of a Qwen3, read from and written to Hugging Face's config.json.
 
-Every field of the file is either used, or known to leave the mathematics alone, or refused by name: a field that
-is silently dropped (a rope theta, a sliding window) gives a model that is subtly wrong.
+Every field of the file is used, known not to change the forward pass, or refused by name: a field that is silently
+dropped (a rope theta, a sliding window) gives a model that is subtly wrong. Null means what it means to transformers.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Any
+import logging
+import sys
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import MISSING, dataclass, fields
+from typing import Any, NamedTuple
 
-# Fields that say nothing about the forward pass.
-_PASSIVE = {
-    "_name_or_path", "architectures", "transformers_version",
-    "use_cache", "max_window_layers", "sliding_window", "id2label", "label2id", "problem_type", "return_dict",
-    "output_attentions", "output_hidden_states", "chunk_size_feed_forward", "is_encoder_decoder", "is_decoder",
-    "torch_dtype", "dtype", "model_type", "rope_parameters", "rope_scaling", "add_cross_attention",
-    "tie_encoder_decoder", "cross_attention_hidden_size", "num_labels",
-}  # fmt: skip
-# Fields that this model supports with one value only.
-_FIXED: Mapping[str, Any] = {"hidden_act": "silu", "use_sliding_window": False, "attention_dropout": 0.0}
+log = logging.getLogger(__name__)
+
+# Fields that cannot change the forward pass, with any value: what transformers and the tools around it write for
+# themselves. `model.ignore_fields` adds names to this list.
+_HARMLESS_OF = {
+    "where the file comes from": (
+        "_name_or_path name_or_path model_name model_id base_model_name_or_path _commit_hash _from_auto _from_pipeline "
+        "_auto_class auto_map custom_pipelines transformers_version _diffusers_version trl_version peft_version "
+        "vllm_version library_name pipeline_tag license language tags datasets unsloth_fixed unsloth_version "
+        "unsloth_tiled_mlp unsloth_gradient_checkpointing transformers.js_config"
+    ),
+    "how the weights are stored, placed and trained": (
+        "dtype torch_dtype use_bfloat16 bf16 fp16 fp32 device_map low_cpu_mem_usage torchscript xla_device "
+        "gradient_checkpointing gradient_checkpointing_kwargs use_liger_kernel model_parallel is_parallelizable "
+        "tp_plan base_model_tp_plan base_model_pp_plan base_model_ep_plan base_model_fsdp_plan base_config_key "
+        "sub_configs attribute_map is_composition keys_to_ignore_at_inference ignore_index"
+    ),
+    "which kernel computes the same attention": (
+        "attn_implementation _attn_implementation _attn_implementation_autoset _attn_implementation_internal "
+        "experts_implementation _experts_implementation _experts_implementation_internal use_flash_attn "
+        "use_flash_attention use_flash_attention_2 _flash_attn_2_enabled use_sdpa use_cache chunk_size_feed_forward"
+    ),
+    "what a call returns beside the logits, and for which task": (
+        "return_dict output_hidden_states output_attentions output_scores output_logits return_dict_in_generate "
+        "tie_last_hidden_states finetuning_task task_specific_params problem_type id2label label2id num_labels "
+        "classifier_dropout tf_legacy_loss architectures model_type"
+    ),
+    "of encoder-decoder models": (
+        "is_encoder_decoder is_decoder add_cross_attention cross_attention_hidden_size tie_encoder_decoder "
+        "decoder_start_token_id"
+    ),
+    "of the tokenizer": (
+        "tokenizer_class tokenizer_file vocab_file prefix chat_template padding_side model_max_length bos_token "
+        "eos_token pad_token unk_token sep_token_id unk_token_id mask_token_id cls_token_id max_seq_length "
+        "max_sequence_length seq_length"
+    ),
+    "defaults of generation, which belong into generation_config.json": (
+        "generation_config max_length max_new_tokens min_length min_new_tokens max_time do_sample early_stopping "
+        "num_beams num_beam_groups diversity_penalty penalty_alpha temperature top_k top_p top_h min_p typical_p "
+        "epsilon_cutoff eta_cutoff repetition_penalty encoder_repetition_penalty length_penalty no_repeat_ngram_size "
+        "encoder_no_repeat_ngram_size bad_words_ids force_words_ids constraints renormalize_logits sequence_bias "
+        "guidance_scale num_return_sequences forced_bos_token_id forced_eos_token_id suppress_tokens "
+        "begin_suppress_tokens forced_decoder_ids remove_invalid_values exponential_decay_length_penalty stop_strings "
+        "token_healing low_memory watermarking_config cache_implementation cache_config return_legacy_cache "
+        "num_assistant_tokens num_assistant_tokens_schedule assistant_confidence_threshold assistant_early_exit "
+        "assistant_lookbehind target_lookbehind prompt_lookup_num_tokens max_matching_ngram_size "
+        "assistant_ensemble_weight is_assistant speculation_type use_mtp dola_layers max_cache_len prefill_chunk_size "
+        "compile_config disable_compile continuous_batching_config _from_model_config"
+    ),
+    "of a sliding window that is not used (`use_sliding_window`)": "max_window_layers",
+}
+_HARMLESS = frozenset(name for names in _HARMLESS_OF.values() for name in names.split())
+# Fields that change the forward pass unless they have one of these values.
+_SUPPORTED: Mapping[str, tuple[Any, ...]] = {
+    "hidden_act": ("silu",),
+    "attention_dropout": (0.0,),
+    "partial_rotary_factor": (1.0, None),
+    "is_causal": (True,),
+    "use_bidirectional_attention": (False, None),
+    "mlp_bias": (False, None),
+    "use_qk_norm": (True,),
+    "use_mrope": (False, None),
+    "use_dynamic_ntk": (False, None),
+    "use_logn_attn": (False, None),
+    "pretraining_tp": (1,),
+    "pruned_heads": ({}, None),
+    "per_layer_config": ({}, None),
+    "quantization_config": (None,),
+    "quantization": (None,),
+    "compression_config": (None,),
+    "transformers_weights": (None,),  # the name of another weight file
+}
+_ROPE_THETA = 10_000.0  # transformers' own where rope_parameters has none
 _REWARD_MODEL = "Qwen3ForSequenceClassification"  # the architecture with a scalar head
+
+
+class _Kind(NamedTuple):
+    """What values a field takes."""
+
+    words: str
+    fits: Callable[[Any], bool]
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    return (_is_whole(value) or isinstance(value, float)) and abs(value) <= sys.float_info.max  # not NaN
+
+
+_SIZE = _Kind("a whole number of at least 1", lambda x: _is_whole(x) and x >= 1)
+_EVEN_SIZE = _Kind("an even whole number of at least 2", lambda x: _is_whole(x) and x >= 2 and x % 2 == 0)
+_POSITIVE = _Kind("a number above 0", lambda x: _is_number(x) and x > 0)
+_AT_LEAST_0 = _Kind("a number of at least 0", lambda x: _is_number(x) and x >= 0)
+_SWITCH = _Kind("true or false", lambda x: isinstance(x, bool))
+_TOKEN = _Kind("a token id or null", lambda x: x is None or (_is_whole(x) and x >= 0))
+_TOKENS = _Kind(
+    "a token id, a list of them or null",
+    lambda x: all(_is_whole(token) and token >= 0 for token in x) if isinstance(x, list | tuple) else _TOKEN.fits(x),
+)
+_WINDOW = _Kind("a whole number or null", lambda x: x is None or _is_whole(x))
+_MAPPING = _Kind("a mapping {...} or null", lambda x: x is None or isinstance(x, dict))
+_TEXTS = _Kind(
+    "a list of texts or null", lambda x: x is None or (isinstance(x, list) and all(isinstance(y, str) for y in x))
+)
+_COUNT = _Kind("a whole number of at least 0 or null", lambda x: x is None or (_is_whole(x) and x >= 0))
+_KINDS: Mapping[str, _Kind] = {
+    "vocab_size": _SIZE,
+    "hidden_size": _SIZE,
+    "intermediate_size": _SIZE,
+    "num_hidden_layers": _SIZE,
+    "num_attention_heads": _SIZE,
+    "num_key_value_heads": _SIZE,
+    "head_dim": _EVEN_SIZE,
+    "rope_theta": _POSITIVE,
+    "rms_norm_eps": _POSITIVE,
+    "tie_word_embeddings": _SWITCH,
+    "attention_bias": _SWITCH,
+    "initializer_range": _AT_LEAST_0,
+    "max_position_embeddings": _SIZE,
+    "bos_token_id": _TOKEN,
+    "eos_token_id": _TOKENS,
+    "pad_token_id": _TOKEN,
+    "rope_parameters": _MAPPING,
+    "rope_scaling": _MAPPING,
+    "layer_types": _TEXTS,
+    "use_sliding_window": _SWITCH,
+    "sliding_window": _WINDOW,
+    "architectures": _TEXTS,
+    "id2label": _MAPPING,
+    "num_labels": _COUNT,
+}
+_FULL_ATTENTION = {"full_attention", "attention"}  # the second is transformers' older name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,47 +176,61 @@ class Qwen3Config:
             )
 
     @classmethod
-    def from_hf(cls, raw: Mapping[str, Any], source: str = "config.json") -> "Qwen3Config":
-        """The configuration in a config.json of transformers 4 (`rope_theta` on top) or 5 (`rope_parameters`).
+    def from_hf(
+        cls, raw: Mapping[str, Any], source: str = "config.json", ignore_fields: Collection[str] = ()
+    ) -> "Qwen3Config":
+        """Builds the configuration from a config.json of transformers 4 (`rope_theta` on top) or 5 (`rope_parameters`).
 
-        Raises ValueError naming every field that is missing, unsupported or unknown.
+        Args:
+            raw: the object in the file.
+            source: the file's name for messages.
+            ignore_fields: names of unknown fields to leave out, each with a line in the log.
+
+        Raises:
+            ValueError: one line that names every field that is missing, unknown, unsupported or of the wrong type.
         """
         if raw.get("model_type") != "qwen3":
             raise ValueError(f"{source}: model_type {raw.get('model_type')!r} is not supported, only 'qwen3' (dense)")
-        values = dict(raw)
-        rope = dict(raw.get("rope_parameters") or {})
-        if "rope_theta" in rope:
-            values["rope_theta"] = rope.pop("rope_theta")
-        known = {f.name for f in fields(cls)} - {"scalar_head"}
-        problems = []
-        for field_name, rope_fields in (("rope_parameters", rope), ("rope_scaling", raw.get("rope_scaling") or {})):
-            kind = rope_fields.get("rope_type", rope_fields.get("type", "default"))
-            extra = set(rope_fields) - {"rope_type", "type"}
-            if kind != "default" or extra:
-                problems.append(f"{field_name} {dict(rope_fields)} (only the default rotary positions are supported)")
+        values = {name: value for name, value in raw.items() if name in _KINDS}
+        if values.get("num_key_value_heads", 0) is None:
+            values["num_key_value_heads"] = values.get("num_attention_heads")
+        if isinstance(values.get("architectures"), str):
+            values["architectures"] = [values["architectures"]]
+        problems = _rope_problems(values)
+        wrong = [name for name, value in values.items() if not _KINDS[name].fits(value)]
+        problems += [f"{name}={_shown(values[name])} is not {_KINDS[name].words}" for name in wrong]
+        problems += [f"missing field {name!r}" for name in sorted(_REQUIRED - set(values))]
+        if not wrong:
+            problems += _value_problems(values)
+        for name, supported in _SUPPORTED.items():
+            if name in raw and not any(_same(raw[name], value) for value in supported):
+                problems.append(f"{name}={_shown(raw[name])} (only {_shown(supported[0])} is supported)")
+        scalar_head = values.get("architectures") == [_REWARD_MODEL]
+        unknown = sorted(set(raw) - set(_KINDS) - set(_SUPPORTED) - _HARMLESS)
+        if refused := [name for name in unknown if name not in ignore_fields]:
+            problems += [f"unknown field {name!r}={_shown(raw[name])}" for name in refused]
+            setting = f"ignore_fields=[{','.join(refused)}]"
+            problems[-1] += (
+                f" (if unknown fields cannot change the forward pass, set {setting}, in a run model.{setting})"
+            )
         problems += [
-            f"{name}={raw[name]!r} (only {value!r} is supported)"
-            for name, value in _FIXED.items()
-            if name in raw and raw[name] != value
+            f"ignore_fields names {name!r}, which this model uses"
+            for name in sorted({*ignore_fields} & {*_KINDS, *_SUPPORTED})
         ]
-        if set(raw.get("layer_types") or ()) - {"full_attention"}:
-            problems.append("layer_types other than full_attention")
-        unknown = set(raw) - known - _PASSIVE - set(_FIXED) - {"layer_types"}
-        problems += [f"unknown field {name!r}={raw[name]!r}" for name in sorted(unknown)]
-        scalar_head = raw.get("architectures") == [_REWARD_MODEL]
-        labels = raw.get("num_labels") or len(raw.get("id2label") or ()) or 2  # transformers leaves two unsaid
-        if scalar_head and labels != 1:
-            problems.append(f"{labels} labels (a reward model has one: train it with num_labels=1)")
-        needed = {f.name for f in fields(cls) if f.name in _REQUIRED} - set(values)
-        problems += [f"missing field {name!r}" for name in sorted(needed)]
         if problems:
             raise ValueError(f"{source}: cannot build this model: " + "; ".join(problems))
+        for name in unknown:
+            log.warning("%s: ignoring the field %s=%s", source, name, _shown(raw[name]))
         if isinstance(values.get("eos_token_id"), list):  # a tuple keeps the configuration hashable
             values["eos_token_id"] = tuple(values["eos_token_id"])
-        return cls(**{name: value for name, value in values.items() if name in known}, scalar_head=scalar_head)
+        known = {f.name: values[f.name] for f in fields(cls) if f.name in values}
+        try:
+            return cls(**known, scalar_head=scalar_head)
+        except ValueError as error:
+            raise ValueError(f"{source}: cannot build this model: {error}") from error
 
     def to_hf(self, dtype: str) -> dict[str, Any]:
-        """The config.json that transformers 4 and 5 both read; `dtype` is the name of the weights' dtype."""
+        """Returns the config.json that transformers 4 and 5 both read; `dtype` is the name of the weights' dtype."""
         config = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "scalar_head"}
         head: dict[str, Any] = {"architectures": ["Qwen3ForCausalLM"]}
         if self.scalar_head:
@@ -99,7 +238,9 @@ class Qwen3Config:
         return {
             **head,
             "model_type": "qwen3",
-            **_FIXED,
+            "hidden_act": "silu",
+            "use_sliding_window": False,
+            "attention_dropout": 0.0,
             **config,
             "rope_scaling": None,
             "sliding_window": None,
@@ -107,8 +248,57 @@ class Qwen3Config:
         }
 
 
-# No default that transformers would share: a file without them is refused.
-_REQUIRED = {
-    "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
-    "num_key_value_heads", "rope_theta",
-}  # fmt: skip
+# Fields without a default, and rope_theta, whose default in transformers (10,000) is no Qwen3's: a file must have them.
+_REQUIRED = {f.name for f in fields(Qwen3Config) if f.default is MISSING} | {"rope_theta"}
+
+
+def _rope_problems(values: dict[str, Any]) -> list[str]:
+    """Sets `rope_theta` in `values` as transformers reads it; returns what is not supported.
+
+    `rope_scaling` replaces `rope_parameters` there, and a theta in either wins over the one on top.
+    """
+    used = next((name for name in ("rope_scaling", "rope_parameters") if values.get(name)), "rope_parameters")
+    rope = values.get(used)
+    if rope is not None and not isinstance(rope, dict):
+        return []  # the wrong type is reported with the others
+    if isinstance(values.get("rope_parameters", "absent"), dict | None):
+        values.setdefault("rope_theta", _ROPE_THETA)
+    rope = dict(rope or {})
+    values |= {"rope_theta": rope.pop("rope_theta")} if "rope_theta" in rope else {}
+    rope_type = rope.pop("rope_type", rope.pop("type", "default"))
+    rope.pop("type", None)
+    if rope.get("partial_rotary_factor") == 1:
+        del rope["partial_rotary_factor"]
+    if rope_type != "default" or any(value is not None for value in rope.values()):
+        return [f"{used}={_shown(values[used])} (only the default rotary positions are supported)"]
+    return []
+
+
+def _value_problems(values: Mapping[str, Any]) -> list[str]:
+    """Returns what is wrong with layer types, sliding windows and labels, once all types are right."""
+    problems = []
+    if values.get("use_sliding_window") and values.get("sliding_window") is not None:
+        problems.append("use_sliding_window=True (only false is supported)")
+    if (layer_types := values.get("layer_types")) is not None:
+        if set(layer_types) - _FULL_ATTENTION:
+            problems.append(f"layer_types {sorted(set(layer_types))} (only full_attention is supported)")
+        if len(layer_types) != values.get("num_hidden_layers", len(layer_types)):
+            problems.append(f"{len(layer_types)} layer_types for num_hidden_layers={values['num_hidden_layers']}")
+    if values.get("architectures") == [_REWARD_MODEL]:
+        labels = values.get("num_labels")
+        if values.get("id2label") is not None:
+            labels = len(values["id2label"])
+        labels = 2 if labels is None else labels  # transformers leaves two unsaid
+        if labels != 1:
+            problems.append(f"{labels} labels (a reward model has one: train it with num_labels=1)")
+    return problems
+
+
+def _same(value: Any, supported: Any) -> bool:
+    """Compares values of JSON, in which true is not 1."""
+    return value == supported and isinstance(value, bool) == isinstance(supported, bool)
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 120 else text[:117] + "..."

@@ -66,7 +66,7 @@ class Steps:
         if config.model.random:
             model = random_start(config, self.mesh, questions)
         else:
-            model = load_hf(config.model.path, self.mesh)
+            model = load_hf(config.model.path, self.mesh, ignore_fields=config.model.ignore_fields)
         self.shape, self.backend, self.num_tokens = model.config, backend, model.num_tokens
         self.tokenizer: Any = AutoTokenizer.from_pretrained(model.source)
         self.sampling = SamplingParams(

@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from concurrent.futures import Future
 from dataclasses import replace
-from typing import Any
 
 import jax
 from transformers import AutoTokenizer
 
+from socialr1_jax.data.chat_template import chat_tokens
 from socialr1_jax.hf import load_hf
 from socialr1_jax.interrupt import NEVER, Stop
 from socialr1_jax.models.attention import attention_backend
@@ -23,9 +23,9 @@ _SEED_STEP = 2**31 - 2  # draws of the judge are not those of a step
 
 
 class LocalJudge:
-    """Collects what it is asked and answers in `finish`: it needs the devices that the sampler works on.
+    """Collects the questions and answers them in `finish`, since it needs the devices that the sampler works on.
 
-    Weights lie as in training over the current mesh, and in bfloat16 on accelerators. Raises what `load_hf` raises.
+    Weights have the layout of training on the current mesh, in bfloat16 on accelerators. Raises what `load_hf` raises.
     """
 
     everywhere = True
@@ -54,12 +54,8 @@ class LocalJudge:
         self._counts: dict[str, float] = {}
 
     def submit(self, story: str, question: str, thoughts: str) -> Future[Verdict]:
-        tokens: Any = self._tokenizer.apply_chat_template(
-            rubric_messages(story, question, thoughts),
-            add_generation_prompt=True,
-            enable_thinking=False,  # the grade comes first: greedy thinking would often not come to an end
-            return_dict=False,
-        )
+        # Without thinking, since greedy thoughts often do not end.
+        tokens = chat_tokens(self._tokenizer, rubric_messages(story, question, thoughts), thinking=False)
         verdict: Future[Verdict] = Future()
         if len(tokens) + self._config.max_tokens > self._engine.config.max_position_embeddings:
             verdict.set_result(Verdict.unscorable("too_long"))
@@ -75,7 +71,8 @@ class LocalJudge:
         engine = replace(self._engine, poll=stop.check)
         groups = engine.sample([tokens for tokens, _, _ in waiting], self._sampling, step=_SEED_STEP)
         answers = [group[0] for group in groups]
-        for (_, code, verdict), text in zip(waiting, decode_responses(self._tokenizer, answers), strict=True):
+        texts = decode_responses(self._tokenizer, answers, thinking=False)
+        for (_, code, verdict), text in zip(waiting, texts, strict=True):
             verdict.set_result(parse_verdict(text, code))
         self._count(
             calls=len(waiting),

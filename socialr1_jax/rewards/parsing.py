@@ -5,10 +5,12 @@ The expected shape is ``<think>`` thoughts ``</think>`` anything ``<Answer>`` an
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 FormatMode = Literal["strict", "reference"]
+Opened = Literal["auto", "yes", "no"]
 
 TAGS = ("<think>", "</think>", "<Answer>", "</Answer>")
 THINK, THINK_END, ANSWER, ANSWER_END = TAGS
@@ -49,6 +51,32 @@ def parse_response(text: str, mode: FormatMode = "strict") -> ParsedResponse:
         raise TypeError(f"a response is a string, not {type(text).__name__}; decode the token ids first")
     text = text.strip()
     return _parse_strict(text) if mode == "strict" else _parse_reference(text)
+
+
+def without_thoughts(text: str) -> str | None:
+    """Return what follows the thoughts, the whole text where there are none, None where they do not end."""
+    _, _, after = text.rpartition(THINK_END)  # the whole text comes last when there is no end
+    return None if THINK in after else after.strip()
+
+
+def final_answer(text: str) -> str:
+    """Return the answer that a response ends with: the only `<Answer>` behind its thoughts.
+
+    "" where there is none or more than one, and where the thoughts do not end. Training and evaluation read this one,
+    so tags that the thoughts mention decide nothing.
+    """
+    after = without_thoughts(text)
+    return "" if after is None else parse_response(after).answer
+
+
+def whole_responses(texts: Sequence[str], opened: Opened = "auto") -> list[str]:
+    """Return responses with the `<think>` that their chat template had put into the prompt ("yes").
+
+    "auto" takes it that the template did so where no text has `<think>` and some have `</think>`.
+    """
+    if opened == "auto":
+        opened = "no" if any(THINK in text for text in texts) or not any(THINK_END in text for text in texts) else "yes"
+    return [f"{THINK}\n{text.lstrip()}" if opened == "yes" else text for text in texts]
 
 
 def _parse_strict(text: str) -> ParsedResponse:

@@ -15,7 +15,7 @@ from socialr1_jax.data.examples import Example
 from socialr1_jax.interrupt import NEVER, Stop
 from socialr1_jax.rewards.extra import ExtraRewardError, extra_rewards, load_extra
 from socialr1_jax.rewards.judges import make_judge
-from socialr1_jax.rewards.parsing import ParsedResponse, parse_response
+from socialr1_jax.rewards.parsing import ParsedResponse, final_answer, parse_response
 from socialr1_jax.rewards.total import RewardTerms, social_r1_reward
 from socialr1_jax.rewards.verdict import Judge, JudgeRefused, Verdict
 
@@ -167,7 +167,7 @@ def _verdict(one: _Waiting) -> dict[str, Any]:
 
 
 def _record(one: _Waiting, step: int) -> dict[str, Any]:
-    """What a reward function of the user's own gets to see of a response."""
+    """Return the record that a user-defined reward function gets."""
     example = one.example
     return {
         "id": example.id,
@@ -178,7 +178,7 @@ def _record(one: _Waiting, step: int) -> dict[str, Any]:
         "meta": dict(example.meta),
         "response": one.text,
         "thoughts": one.parsed.thoughts,
-        "given_answer": one.parsed.answer,
+        "given_answer": final_answer(one.text),
         "well_formed": one.parsed.well_formed,
         "step": step,
     }

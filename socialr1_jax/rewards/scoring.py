@@ -16,6 +16,7 @@ from socialr1_jax.command_line import Section
 from socialr1_jax.data.examples import Example
 from socialr1_jax.files import write_whole
 from socialr1_jax.reward_config import JudgeKind, Preset, RewardConfig
+from socialr1_jax.rewards.parsing import Opened, whole_responses
 from socialr1_jax.rewards.scorer import ContentScores, Scorer
 from socialr1_jax.rewards.terms import content_reward
 
@@ -27,6 +28,11 @@ class ScoreConfig(Section):
     output: str = Field(min_length=1, description="the same rows with reward, status and terms; null = unscorable")
     step: int = Field(0, ge=0, description="global step that the curriculum's weights are taken from")
     preset: Literal["", Preset] = Field("", description="rewards.preset")
+    opened: Opened = Field(
+        "auto",
+        description="whether the prompts ended in <think>, which the responses then lack; auto: yes where no response "
+        "of the file has <think> and some have </think>",
+    )
     judge: Literal["", JudgeKind] = Field("", description="rewards.structure.judge")
     judge_base_url: str = Field("", description="rewards.structure.base_url")
     judge_model: str = Field("", description="rewards.structure.model")
@@ -55,7 +61,7 @@ class ScoreConfig(Section):
 
 @dataclass(frozen=True)
 class ScoreSummary:
-    """Counts and means over a file. ``mean_reward`` is over the scorable responses, NaN when there is none."""
+    """Counts and means over a file. `mean_reward` is over the scorable responses, NaN when there is none."""
 
     responses: int
     unscorable: int
@@ -63,6 +69,7 @@ class ScoreSummary:
     mean_reward: float
     format_rate: float
     accuracy: float
+    opened: bool = False  # the prompts opened the thoughts, so `<think>` was put in front of the responses
 
 
 def score_file(config: ScoreConfig, content: ContentScores | None = None) -> ScoreSummary:
@@ -73,11 +80,12 @@ def score_file(config: ScoreConfig, content: ContentScores | None = None) -> Sco
     instead of ``content``'s own). Added are ``reward`` (null: unscorable), ``status`` (``scored`` or ``unscorable``),
     ``cause`` where it is unscorable, and ``terms``; blank lines are left out.
 
-    Raises ValueError naming file, line, reason and mend for a row that cannot be used, OSError for a file that cannot
-    be read or written, JudgeRefused when the judge answers nobody.
+    Raises ValueError naming file, line, reason and fix for a row that cannot be used, OSError for a file that cannot
+    be read or written, JudgeRefused if the judge rejects every request.
     """
     source, target = Path(config.input), Path(config.output)
     rows: list[dict[str, Any]] = []
+    checked: list[tuple[Example, str, float | None]] = []
     structure = config.rewards.structure.patient()
     scorer = Scorer(config.rewards.model_copy(update={"structure": structure}), content)
     try:
@@ -88,13 +96,16 @@ def score_file(config: ScoreConfig, content: ContentScores | None = None) -> Sco
                 try:
                     row = _read_row(line)
                     example, response, scalar = _checked(row)
-                    content_reward(scalar, config.rewards)  # one too large is told with its line
+                    content_reward(scalar, config.rewards)  # raises here for one too large, with its line
                 except ValueError as error:
                     raise ValueError(f"{source}: line {number}: {error}") from None
-                scorer.submit(len(rows), response, example, scalar)
                 rows.append(row)
+                checked.append((example, response, scalar))
         if not rows:
             raise ValueError(f"{source}: the file holds no rows; give one JSON object a line")
+        texts = whole_responses([response for _, response, _ in checked], config.opened)
+        for place, (text, (example, _, scalar)) in enumerate(zip(texts, checked, strict=True)):
+            scorer.submit(place, text, example, scalar)
         scored = scorer.results(config.step)
     finally:
         scorer.close()
@@ -114,6 +125,7 @@ def score_file(config: ScoreConfig, content: ContentScores | None = None) -> Sco
         mean_reward=sum(rewards) / len(rewards) if rewards else math.nan,
         format_rate=sum(terms.format for terms in scored) / len(scored),
         accuracy=sum(terms.outcome for terms in scored) / len(scored),
+        opened=any(text != response for text, (_, response, _) in zip(texts, checked, strict=True)),
     )
 
 

@@ -6,16 +6,15 @@ Each is a pure function of plain values; ``total.py`` puts them together.
 from __future__ import annotations
 
 import math
-import re
 import string
 import unicodedata
 
 import numpy as np
 
 from socialr1_jax.config import RewardConfig
+from socialr1_jax.rewards.answers import AnswerMode, answer_letter
 
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # odd: 2^64 over the golden ratio
-_CAPITAL = re.compile(r"[A-Z]")
 _ASCII_PUNCTUATION = frozenset(string.punctuation)  # with $ + < = > ^ ` | ~, which Unicode calls symbols
 
 
@@ -24,19 +23,18 @@ def is_choice(gold: str) -> bool:
     return len(gold) == 1 and "A" <= gold <= "Z"
 
 
-def outcome_reward(answer: str, gold: str) -> float:
-    """``R_out``: 1.0 if the answer is the gold answer, else 0.0.
+def outcome_reward(answer: str, gold: str, mode: AnswerMode = "plain") -> float:
+    """Return `R_out`: 1.0 if the answer is the gold answer, else 0.0.
 
-    A gold answer that is a single capital letter is multiple choice: the first capital letter (A to Z) of the answer
-    must equal it. Any other gold answer is free text: both are compared by ``normalized``. A missing answer ("")
-    scores 0.
+    A gold answer that is a single capital letter is multiple choice: the one letter that the answer names must equal
+    it (`answers.answer_letter`, which knows `mode`). Any other gold answer is free text: both are compared by
+    `normalized`. A missing answer ("") scores 0.
 
     Raises ValueError if the gold answer holds nothing to compare with.
     """
     gold = gold.strip()
     if is_choice(gold):
-        first = _CAPITAL.search(answer)
-        return float(first is not None and first.group() == gold)
+        return float(answer_letter(answer, mode) == gold)
     expected = normalized(gold)
     if not expected:
         raise ValueError(f"the gold answer {gold!r} holds no letter or digit; give an option letter or a text")

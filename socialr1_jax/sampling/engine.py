@@ -1,6 +1,7 @@
 """The sampling engine: what is asked for is checked, a batch is planned, and completions come out as they end."""
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -26,8 +27,11 @@ class Engine:
     """Samples from one set of weights. Make a new one when the weights change; compiled programs are shared.
 
     A completion depends on (seed, step, prompt id, sample index) alone: not on other prompts, `max_rows`, the size of
-    the batch or the number of devices. `memory` is what sampling may take of each device in bytes; None is what is
-    free. `decode` turns token ids into text and is needed for stop strings only.
+    the batch or the number of devices. A prompt id that comes k times before in one call begins at sample index k * n,
+    so that no two of its completions share a key.
+
+    `memory` is what sampling may take of each device in bytes; None is what is free. `decode` turns token ids into
+    text and is needed for stop strings only.
     """
 
     params: Params
@@ -147,11 +151,18 @@ def groups_of(
     prompts: Sequence[Sequence[int]], each: Sequence[SamplingParams], ids: Sequence[int], step: int, most: int,
     first: int = 0,
 ) -> list[Group]:  # fmt: skip
-    """The samples of every prompt, in groups that fit into a batch of `most` rows; they are numbered from `first`."""
+    """Return the samples of every prompt, in groups that fit into a batch of `most` rows, numbered from `first`.
+
+    A prompt id that comes again continues with the sample indices: its groups draw different numbers.
+    """
     counts = np.array([params.n for params in each])
     total = int(counts.sum())
     of = np.repeat(np.arange(len(prompts)), counts)
-    sample = np.arange(total) - np.repeat(np.cumsum(counts) - counts, counts)
+    drawn, earlier = Counter[int](), []  # samples that the same prompt id has before this prompt
+    for prompt_id, params in zip(ids, each, strict=True):
+        earlier.append(drawn[prompt_id])
+        drawn[prompt_id] += params.n
+    sample = np.arange(total) - np.repeat(np.cumsum(counts) - counts - earlier, counts)
     seeds = np.array([params.seed for params in each])[of]
     columns = (seeds, np.asarray(ids, np.uint32)[of], sample)
     padded = (jnp.asarray(np.pad(column, (0, ladder(total) - total))) for column in columns)  # few sizes to compile

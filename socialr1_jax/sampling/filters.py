@@ -10,6 +10,8 @@ from collections.abc import Callable, Container
 import jax
 import jax.numpy as jnp
 
+from socialr1_jax.temperature import SMALL, divisor
+
 FILTERS = ("top_k", "top_p", "min_p")
 
 
@@ -17,7 +19,7 @@ def filter_logits(
     logits_bv: jax.Array, temperature_b: jax.Array, top_k_b: jax.Array, top_p_b: jax.Array, min_p_b: jax.Array,
     used: Container[str] = FILTERS,
 ) -> jax.Array:  # fmt: skip
-    """float32 logits [b, v] divided by the temperature, rejected tokens at -inf.
+    """Return float32 logits [b, v] divided by the temperature (see `temper`), rejected tokens at -inf.
 
     Order: temperature, top-k, top-p, min-p, each on what the one before left. Rows with temperature 0 are not
     scaled; `top_k` 0, `top_p` 1 and `min_p` 0 reject nothing. Filters that are not in `used` are left out: no row asks.
@@ -38,8 +40,16 @@ def filter_logits(
 
 
 def temper(logits_bv: jax.Array, temperature_b: jax.Array) -> jax.Array:
-    """float32 logits divided by each row's temperature; rows with temperature 0 as they are."""
-    return logits_bv.astype(jnp.float32) / jnp.where(temperature_b > 0, temperature_b, 1.0)[:, None]
+    """Return float32 logits divided by each row's temperature; rows with temperature 0 stay as they are.
+
+    Below `SMALL` the row's largest logit is subtracted first.
+    """
+    logits_bv = logits_bv.astype(jnp.float32)
+    # By its bits, since devices compare a subnormal number as 0.
+    positive_b = jax.lax.bitcast_convert_type(temperature_b.astype(jnp.float32), jnp.int32) > 0
+    temperature_b = jnp.where(positive_b, divisor(temperature_b), 1.0)
+    offset_b = jnp.where(temperature_b < SMALL, jnp.max(logits_bv, axis=-1), 0.0)
+    return (logits_bv - offset_b[:, None]) / temperature_b[:, None]
 
 
 def _keep_from(x_bv: jax.Array, threshold_b: jax.Array) -> jax.Array:

@@ -13,14 +13,17 @@ _HALF = "\ufffd"  # what a decoder gives for bytes that are no whole character
 class ResponseStream:
     """One response to one prompt: iterate over it once for its pieces of text, each as soon as it is there.
 
-    A character whose bytes are spread over tokens comes when it is whole; all pieces together are `text`, the decoded
-    response without the token that ended it. `tokens` counts what was generated, that token included.
+    `opening` is what the prompt already holds of the response and comes first. A character whose bytes are spread over
+    tokens comes when it is whole; all pieces together are `text`, the decoded response without the token that ended it.
+    `tokens` counts what was generated, that token included.
 
     `sampling.max_new_tokens` is lowered to what the prompt leaves of the model's positions. Raises ValueError when it
     leaves none.
     """
 
-    def __init__(self, engine: Engine, tokenizer: Any, prompt: Sequence[int], sampling: SamplingParams) -> None:
+    def __init__(
+        self, engine: Engine, tokenizer: Any, prompt: Sequence[int], sampling: SamplingParams, opening: str = ""
+    ) -> None:
         positions = engine.config.max_position_embeddings
         if len(prompt) >= positions:
             raise ValueError(
@@ -29,12 +32,15 @@ class ResponseStream:
             )
         limit = min(sampling.max_new_tokens, positions - len(prompt))
         self._segments = engine.stream([prompt], replace(sampling, n=1, max_new_tokens=limit))
-        self._tokenizer = tokenizer
+        self._tokenizer, self._opening = tokenizer, opening
         self.text, self.tokens = "", 0
         self.finish_reason: FinishReason = "length"
 
     def __iter__(self) -> Iterator[str]:
         ids: list[int] = []
+        self.text = self._opening
+        if self.text:
+            yield self.text
         for segment in self._segments:
             self.tokens += len(segment.tokens)
             ids += segment.tokens
@@ -42,8 +48,9 @@ class ResponseStream:
                 self.finish_reason = segment.finish_reason
             if isinstance(segment.stop, int):
                 ids.pop()
-            # All of it anew, for bytes are decoded together; 2,048 tokens take 0.4 ms.
+            # Decode all ids again, since a character's bytes may be spread over tokens; 2,048 tokens take 0.4 ms.
             text = self._tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+            text = self._opening + text
             if not segment.finish_reason:
                 text = text.removesuffix(_HALF)  # one U+FFFD, however many of the character's bytes are there
             piece, self.text = text[len(self.text) :], text

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from socialr1_jax.data.chat_template import response_opening
 from socialr1_jax.models.qwen3 import Qwen3
 from socialr1_jax.sampling.params import Completion
 
@@ -21,11 +22,16 @@ def stop_token_ids(model: Qwen3, tokenizer: Any) -> tuple[int, ...]:
     return tuple(sorted(ids))
 
 
-def decode_responses(tokenizer: Any, completions: Sequence[Completion]) -> list[str]:
-    """The texts of completions without the stop token, or from the stop string on, that ended them."""
+def decode_responses(tokenizer: Any, completions: Sequence[Completion], *, thinking: bool = True) -> list[str]:
+    """Return the whole responses as text: what the prompt already holds of them, then what was sampled.
+
+    The stop token that ended a completion, or the text from its stop string on, is left out. `thinking` is that of the
+    prompt (`chat_template.chat_tokens`).
+    """
+    opening = response_opening(tokenizer, thinking)
     ids = [c.tokens[:-1] if isinstance(c.stop, int) else c.tokens for c in completions]
     texts = tokenizer.batch_decode(ids, skip_special_tokens=False)
     return [
-        text.partition(c.stop)[0] if isinstance(c.stop, str) else text
+        opening + (text.partition(c.stop)[0] if isinstance(c.stop, str) else text)
         for text, c in zip(texts, completions, strict=True)
     ]

@@ -33,7 +33,7 @@ from socialr1_jax.data.tables import DataError, read_rows
 from socialr1_jax.files import write_whole
 from socialr1_jax.pairs_config import CorruptionConfig, PairsConfig
 from socialr1_jax.reward_config import StructureConfig
-from socialr1_jax.rewards.parsing import parse_response
+from socialr1_jax.rewards.parsing import Opened, parse_response, whole_responses
 from socialr1_jax.rewards.stages import STAGES, find_stages
 from socialr1_jax.rewards.verdict import Judge, JudgeRefused, Verdict
 from socialr1_jax.training.console import Bar, console, shown_log, working
@@ -95,7 +95,10 @@ def build_pairs(config: PairsConfig) -> PairsSummary:
             responses = [[work.samples.get((question_key(e), i)) for i in group] for e in examples]
             groups = [(e.id, e, found) for e, found in zip(examples, responses, strict=True)]
         else:
-            groups = [(name, example, list(found)) for name, example, found in _read_responses(config.responses)]
+            groups = [
+                (name, example, list(found))
+                for name, example, found in _read_responses(config.responses, config.opened)
+            ]
         asked = [_asked(name, example, found) for name, example, found in groups]
         scored, unscorable = _scores(config, asked, work)
     provenance = _provenance(config)
@@ -244,6 +247,7 @@ def _sample(config: PairsConfig, examples: Sequence[Example], work: WorkFile) ->
     import jax
     from transformers import AutoTokenizer
 
+    from socialr1_jax.data.prompt_lengths import refuse_long_prompts
     from socialr1_jax.data.prompts import encode_prompts
     from socialr1_jax.hf import load_hf
     from socialr1_jax.mesh import make_mesh
@@ -253,8 +257,16 @@ def _sample(config: PairsConfig, examples: Sequence[Example], work: WorkFile) ->
 
     mesh = make_mesh()
     with working(f"loading {config.policy}"), jax.set_mesh(mesh):
-        model = load_hf(config.policy, mesh, config.dtype)
+        model = load_hf(config.policy, mesh, config.dtype, ignore_fields=config.ignore_fields)
         tokenizer = AutoTokenizer.from_pretrained(model.source)
+    refuse_long_prompts(
+        tokenizer,
+        [([config.questions], examples)],
+        positions=model.config.max_position_embeddings,
+        max_new_tokens=config.sampling.max_new_tokens,
+        max_prompt_tokens=config.max_prompt_tokens,
+        limit="max_prompt_tokens",
+    )
     prompts = encode_prompts(tokenizer, examples, config.max_prompt_tokens)
     missing = [i for i, prompt in enumerate(prompts) if lacks(prompt.example)]
     keys = [question_key(prompts[i].example) for i in missing]
@@ -284,8 +296,8 @@ def _sample(config: PairsConfig, examples: Sequence[Example], work: WorkFile) ->
             bar.advance(f"{len(completion.tokens)} tokens")
 
 
-def _read_responses(file: str) -> Iterator[tuple[str, Example, list[str]]]:
-    """(name, question, responses) of each question of a file, in order; rows are one question when their texts are."""
+def _read_responses(file: str, opened: Opened) -> Iterator[tuple[str, Example, list[str]]]:
+    """Yield (name, question, responses) of each question of a file, in order; rows of equal texts are one question."""
     groups: dict[str, tuple[str, Example, list[str]]] = {}
     taken: set[str] = set()
     for number, row in enumerate(read_rows(file), 1):
@@ -307,7 +319,9 @@ def _read_responses(file: str) -> Iterator[tuple[str, Example, list[str]]]:
             taken.add(own)
             groups[key] = (own, Example(id=own, story=story, question=question, answer="unknown"), [])
         groups[key][2].append(row.values["response"])
-    yield from groups.values()
+    whole = iter(whole_responses([text for _, _, responses in groups.values() for text in responses], opened))
+    for name, example, responses in groups.values():
+        yield name, example, [next(whole) for _ in responses]
 
 
 def _asked(name: str, example: Example, responses: Iterable[str | None]) -> Asked:

@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,12 @@ from transformers import AutoTokenizer
 
 from socialr1_jax.compiles import compile_count
 from socialr1_jax.config import RunConfig, save_config
+from socialr1_jax.data.chat_template import read_template
 from socialr1_jax.grpo.advantages import group_advantages
 from socialr1_jax.grpo.mismatch import RATIO_ERROR_LIMIT, mismatch
 from socialr1_jax.grpo.packing import Rows, pack_rows, padding_waste, shared_prompts
 from socialr1_jax.grpo.update import init_state
-from socialr1_jax.hf import load_hf, save_hf
+from socialr1_jax.hf import files_dtype, load_hf, local_folder, save_hf
 from socialr1_jax.interrupt import Interrupted, Stop, stop_on_signal
 from socialr1_jax.mesh import fetch
 from socialr1_jax.models.attention import attention_backend
@@ -28,9 +30,10 @@ from socialr1_jax.rewards import JudgeRefused
 from socialr1_jax.rewards.extra import ExtraRewardError
 from socialr1_jax.rewards.shares import ShareWatch
 from socialr1_jax.sampling import Engine, SamplingParams
-from socialr1_jax.sampling.text import stop_token_ids
+from socialr1_jax.sampling.text import decode_responses, stop_token_ids
 from socialr1_jax.training.checkpoints import CheckpointError, Checkpoints
 from socialr1_jax.training.console import Bar, console, shown_log, working
+from socialr1_jax.training.format_watch import FormatWatch
 from socialr1_jax.training.metrics import RunLog
 from socialr1_jax.training.programs import (
     MFU_FORMULA,
@@ -43,7 +46,12 @@ from socialr1_jax.training.programs import (
 from socialr1_jax.training.provenance import about_run
 from socialr1_jax.training.rollouts import Collector, Replay, RolloutFile, make_scorer
 from socialr1_jax.training.run_folder import own_folder, refuse_another_run
-from socialr1_jax.training.run_questions import evaluation_prompts, open_run_questions, prompt_streams
+from socialr1_jax.training.run_questions import (
+    evaluation_prompts,
+    open_run_questions,
+    prompt_streams,
+    refuse_long_questions,
+)
 from socialr1_jax.training.start import random_start
 from socialr1_jax.training.summary import peak_bytes
 from socialr1_jax.training.unscorable import UnscorableWindow
@@ -98,11 +106,16 @@ def _train_grpo(config: RunConfig, mesh: Mesh, stop: Stop) -> bool:
     if replay is None:  # first: a key that is missing shows before the weights are read, and a bad row, too
         scorer = make_scorer(config, mesh, backend, stop)
         questions, heldout = open_run_questions(config)
+        if not config.model.random:
+            refuse_long_questions(config, questions, heldout, local_folder(config.model.path))
     with working(f"loading {config.model.path or config.model.random}"):
         if config.model.random:
             model = random_start(config, mesh, () if replay else questions)
+            if replay is None:
+                refuse_long_questions(config, questions, heldout, Path(model.source or ""))
         else:
-            model = load_hf(config.model.path, mesh)
+            model = load_hf(config.model.path, mesh, ignore_fields=config.model.ignore_fields)
+    export_dtype = config.model.export_dtype or ("float32" if config.model.random else files_dtype(model.source or ""))
     if replay is None:
         tokenizer = AutoTokenizer.from_pretrained(model.source)
         sampling = SamplingParams(
@@ -116,6 +129,7 @@ def _train_grpo(config: RunConfig, mesh: Mesh, stop: Stop) -> bool:
             config=config, sampling=sampling, prompts=prompts, spare=spare, tokenizer=tokenizer, scorer=scorer
         )
         sets = evaluation_prompts(config, heldout, tokenizer)
+        format_watch = FormatWatch(read_template(tokenizer))
     console.print(f"mesh {dict(mesh.shape)} of {jax.devices()[0].device_kind}, attention {backend}")
     programs = compile_programs(config, model.config, model.num_tokens, backend)
     # No reference pass is made when the KL coefficient is 0.
@@ -309,6 +323,10 @@ def _train_grpo(config: RunConfig, mesh: Mesh, stop: Stop) -> bool:
                         "mean (largest difference of log-probs %.2f)",
                         *(counts.finished, drift["ratio_error"], drift["max"]),
                     )
+                if replay is None:
+                    some = partial(decode_responses, tokenizer, rollouts.completions[:50])
+                    if warning := format_watch(metrics["format_rate"], metrics["truncated"], some):
+                        log.warning("step %d: %s", counts.finished, warning)
                 for warning in watch({name: x for name, x in metrics.items() if name.startswith("variance_share/")}):
                     log.warning("step %d: %s", counts.finished, warning)
                 unscorable.add(rollouts.terms)
@@ -329,7 +347,7 @@ def _train_grpo(config: RunConfig, mesh: Mesh, stop: Stop) -> bool:
                     raise halted(problem)
         last = standing()
         save_whole()
-        save_hf(Qwen3(shape, state.params, source=source, num_tokens=num_tokens), folder / "export")
+        save_hf(Qwen3(shape, state.params, source=source, num_tokens=num_tokens), folder / "export", export_dtype)
         complete = True
     except Interrupted:
         save_whole()

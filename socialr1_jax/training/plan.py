@@ -4,7 +4,7 @@ XLA compiles for a topology by name and reports what the program takes there. No
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -139,14 +139,14 @@ def make_plan(config: PlanConfig) -> Plan:
 
 def model_shape(config: PlanConfig) -> tuple[Qwen3Config, int]:
     """The sizes of `config.model`, and how many ids its tokenizer knows: of its folder, or as published."""
-    shape = shape_of(config.model.path, config.model.random)
+    shape = shape_of(config.model.path, config.model.random, config.model.ignore_fields)
     folder = Path(config.model.path)
     if not config.model.random and (folder / "config.json").exists():
         return shape, count_tokens(folder, shape.vocab_size)
     return shape, min(PUBLISHED_TOKENS, shape.vocab_size)
 
 
-def shape_of(path: str, named: str = "") -> Qwen3Config:
+def shape_of(path: str, named: str = "", ignore_fields: Sequence[str] = ()) -> Qwen3Config:
     """The sizes of a model folder, of a published Qwen3 by its hub id, or of a shape by its name."""
     published = path.removeprefix("Qwen/Qwen3-").removesuffix("-Base").lower()
     if named or published in SHAPES:
@@ -159,7 +159,7 @@ def shape_of(path: str, named: str = "") -> Qwen3Config:
             f"model.path {path!r} is neither a model folder nor one of Qwen/Qwen3-{{{','.join(SHAPES)}}}; give a "
             "folder with a config.json, or name the shape with model.random"
         )
-    return Qwen3Config.from_hf(read_json(file), source=str(file))
+    return Qwen3Config.from_hf(read_json(file), str(file), ignore_fields)
 
 
 def _chip(config: PlanConfig) -> tuple[Chip, tuple[int, ...]]:

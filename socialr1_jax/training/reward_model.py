@@ -19,7 +19,7 @@ from socialr1_jax.data.pairs import Pair, read_pairs
 from socialr1_jax.data.pipeline import PromptStream
 from socialr1_jax.files import write_json
 from socialr1_jax.grpo.update import Update, init_state, make_update
-from socialr1_jax.hf import init_reward_model, load_hf, random_model, save_reward_model
+from socialr1_jax.hf import files_dtype, init_reward_model, load_hf, random_model, save_reward_model
 from socialr1_jax.interrupt import Stop, stop_on_signal
 from socialr1_jax.mesh import P, fetch, place, row_shards
 from socialr1_jax.models.attention import Backend, Segments, attention_backend
@@ -69,7 +69,11 @@ def _train(config: RewardModelConfig, stop: Stop) -> bool:
     wait_for_all(f"start of {config.output_dir}", config.distributed.timeout)
     with working(f"loading {config.model.path}"):
         path, random, mesh = config.model.path, config.model.random, jax.sharding.get_mesh()
-        base = random_model(path, random, config.seed, mesh) if random else load_hf(path, mesh)
+        if random:
+            base = random_model(path, random, config.seed, mesh)
+        else:
+            base = load_hf(path, mesh, ignore_fields=config.model.ignore_fields)
+        export_dtype = config.model.export_dtype or ("float32" if random else files_dtype(base.source or ""))
         tokenizer = AutoTokenizer.from_pretrained(base.source)
         model = init_reward_model(base, jax.random.key(config.seed), tokenizer.pad_token_id)
         check_tokenizer(tokenizer, model.config)
@@ -167,7 +171,7 @@ def _train(config: RewardModelConfig, stop: Stop) -> bool:
     checkpoints.finish()
     if finished == config.steps:
         metrics = evaluate(finished, whole=True)
-        save_reward_model(RewardModel(shape, state.params, source=source), folder / "export")
+        save_reward_model(RewardModel(shape, state.params, source=source), folder / "export", export_dtype)
         summary = metrics | {"steps": finished, "train_pairs": len(train), "dropped_pairs": dropped}
         summary |= {"wall_seconds": round(time.monotonic() - started, 1), "peak_rss_bytes": peak_rss_bytes()}
         if is_first():

@@ -16,6 +16,7 @@ from socialr1_jax.processes import any_of_all, is_first
 # devices change the rounding.
 _FREE = (
     "output_dir", "save_rollouts", "quiet", "xla_flags", "distributed", "mesh", "tracking", "checkpoint", "model.remat",
+    "model.export_dtype", "model.ignore_fields",
     "sampling.max_rows", "sampling.segment_tokens", "grpo.micro_batch_tokens", "batch.micro_batch_tokens",
     "grpo.reference_memory",
 )  # fmt: skip

@@ -1,5 +1,6 @@
 """The questions of a run: what it trains on, what it holds out, what it is evaluated on."""
 
+import logging
 from collections.abc import Mapping
 from itertools import islice
 from pathlib import Path
@@ -11,19 +12,37 @@ from socialr1_jax.config import ConfigError, RunConfig
 from socialr1_jax.data.bad_rows import write_bad_rows
 from socialr1_jax.data.evaluation_sets import refuse_evaluation_sets
 from socialr1_jax.data.pipeline import QuestionStream
+from socialr1_jax.data.prompt_lengths import refuse_long_prompts
 from socialr1_jax.data.prompts import Prompt, encode_prompts
 from socialr1_jax.data.question_sources import Questions, open_questions, source_names
-from socialr1_jax.processes import is_first
+from socialr1_jax.files import read_json
+from socialr1_jax.models.qwen3_config import Qwen3Config
+from socialr1_jax.models.shapes import SHAPES
 
 HELD_OUT = "heldout"
+log = logging.getLogger(__name__)
 
 
 def open_run_questions(config: RunConfig) -> tuple[Questions, dict[str, Questions]]:
-    """(to train on, name -> to evaluate on), every row checked.
+    """Return (questions to train on, name -> questions to evaluate on), every row checked.
 
-    Rows that are dropped are counted and listed in `output_dir`/bad_rows.jsonl. Raises DataError for a row that is no
-    question where `data.allow_bad_rows` is not set, and for a file whose authors forbid training on it; ConfigError
-    when `data.holdout` leaves nothing.
+    Dropped rows are counted and listed in `output_dir`/bad_rows.jsonl. Raises what `read_run_questions` raises.
+    """
+    from socialr1_jax.processes import is_first  # imports JAX, which the doctor does without
+
+    train, sets = read_run_questions(config)
+    # Questions held out of `train` share its list of bad rows.
+    bad = [row for part in (train, *(sets.values() if config.data.eval else ())) for row in part.bad_rows]
+    if bad and is_first():
+        write_bad_rows(Path(config.output_dir) / "bad_rows.jsonl", bad)
+    return train, sets
+
+
+def read_run_questions(config: RunConfig) -> tuple[Questions, dict[str, Questions]]:
+    """Return what `open_run_questions` returns, without writing anything.
+
+    Raises DataError for a row that is no question where `data.allow_bad_rows` is not set, and for a file whose authors
+    forbid training on it; ConfigError when `data.holdout` leaves nothing.
     """
     data = config.data
     refuse_evaluation_sets(data.train, data.train_on_evaluation_set)
@@ -33,9 +52,6 @@ def open_run_questions(config: RunConfig) -> tuple[Questions, dict[str, Question
     train = open_questions(data.train, **reading)
     names = source_names(data.eval)
     sets = {name: open_questions([one], **reading) for name, one in zip(names, data.eval, strict=True)}
-    bad = [row for one in (train, *sets.values()) for row in one.bad_rows]
-    if bad and is_first():
-        write_bad_rows(Path(config.output_dir) / "bad_rows.jsonl", bad)
     if sets:
         return train, sets
     if len(train) <= data.holdout:
@@ -47,8 +63,52 @@ def open_run_questions(config: RunConfig) -> tuple[Questions, dict[str, Question
     return rest, {HELD_OUT: heldout}
 
 
+def refuse_long_questions(config: RunConfig, train: Questions, sets: Mapping[str, Questions], folder: Path) -> None:
+    """Raise ConfigError when the prompt of a question that the run may sample leaves too few positions.
+
+    Those are all that it trains on, and the first `evaluation.questions` of each set. `folder` holds the tokenizer and,
+    but for a random model, config.json; no weight is read. Raises ValueError when they cannot be read.
+    """
+    data, new_tokens = config.data, config.sampling.max_new_tokens
+    positions = model_positions(config, folder)
+    if data.max_prompt_tokens + new_tokens <= positions:
+        return
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # of the tokenizers library too, whose errors are plain Exceptions
+        raise ValueError(f"{folder}: the tokenizer cannot be read: {' '.join(str(error).split())[:300]}") from error
+    sources = dict(zip(source_names(data.eval), data.eval, strict=True))
+    asked = [
+        ([sources[name]] if sources else data.train, islice(part, config.evaluation.questions))
+        for name, part in sets.items()
+    ]
+    refuse_long_prompts(
+        tokenizer,
+        [(data.train, train), *asked],
+        positions=positions,
+        max_new_tokens=new_tokens,
+        max_prompt_tokens=data.max_prompt_tokens,
+    )
+
+
+def model_positions(config: RunConfig, folder: Path) -> int:
+    """Return the positions of the run's model. What else may be wrong in its config.json is left to `load_hf`."""
+    if config.model.random in SHAPES:
+        return SHAPES[config.model.random].max_position_embeddings
+    value = read_json(folder / "config.json").get("max_position_embeddings")
+    return value if isinstance(value, int) else Qwen3Config.max_position_embeddings
+
+
 def prompt_streams(config: RunConfig, questions: Questions, tokenizer: Any) -> tuple[QuestionStream, QuestionStream]:
-    """The prompts of the steps, and spare ones in an order of their own for groups that are replaced."""
+    """Return the prompts of the steps, and spare ones in an order of their own for groups that are replaced."""
+    if len(questions) < config.grpo.prompts_per_step:
+        log.warning(
+            "there are %d questions to train on and grpo.prompts_per_step is %d: a step holds some questions several "
+            "times, each time with other draws",
+            *(len(questions), config.grpo.prompts_per_step),
+        )
     seeds = (config.seed, config.seed + 1)
     first, second = (
         QuestionStream(

@@ -1,4 +1,4 @@
-"""The weights in a run's checkpoint, as a model."""
+"""Read the weights of a run's checkpoint as a model."""
 
 from __future__ import annotations
 
@@ -16,16 +16,17 @@ from socialr1_jax.training.checkpoints import CheckpointError, fault, read_run, 
 
 
 def is_run(folder: str | os.PathLike[str]) -> bool:
-    """Whether this is the folder of a run, or one of its checkpoints."""
-    return (Path(folder) / "checkpoints").is_dir() or (Path(folder) / "run" / "metadata").is_file()
+    """Returns True for the folder of a run, or one of its checkpoints."""
+    folder = Path(os.path.expanduser(folder))
+    return (folder / "checkpoints").is_dir() or (folder / "run" / "metadata").is_file()
 
 
 def find_checkpoint(folder: str | os.PathLike[str], which: str = "latest") -> Path:
-    """The folder of a checkpoint: `which` is latest, best (by the run's `checkpoint.best`) or a number of steps.
+    """Returns the folder of a checkpoint: `which` is latest, best (by `checkpoint.best`) or a number of steps.
 
-    A checkpoint's own folder is itself. Raises CheckpointError naming the checkpoints that there are.
+    The folder of a checkpoint is returned as it is. Raises CheckpointError naming the checkpoints that there are.
     """
-    folder = Path(folder).absolute()
+    folder = Path(os.path.expanduser(folder)).absolute()
     if (folder / "run" / "metadata").is_file():
         return folder
     steps = sorted(whole_steps(folder / "checkpoints"))
@@ -40,7 +41,7 @@ def find_checkpoint(folder: str | os.PathLike[str], which: str = "latest") -> Pa
 
 
 def load_policy(folder: str | os.PathLike[str], which: str = "latest", mesh: Mesh | None = None) -> Qwen3:
-    """The float32 weights of a run's checkpoint, on the first device or in a mesh's layout "train".
+    """Reads the float32 weights of a run's checkpoint, on the first device or in a mesh's layout "train".
 
     Its tokenizer is the one that the run read. Raises CheckpointError when the checkpoint is absent, cut or altered.
     """

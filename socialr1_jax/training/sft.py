@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from socialr1_jax.config import OptimizerConfig, SftConfig
+from socialr1_jax.data.chat_template import response_opening
 from socialr1_jax.data.examples import Example
 from socialr1_jax.data.pipeline import PromptStream
 from socialr1_jax.data.prompts import encode_prompt, question_text, reference_response
@@ -38,9 +39,11 @@ def train_sft(
     the response tokens of a batch, its end token included.
     """
 
+    opening = response_opening(tokenizer)
+
     @cache
     def encoded(i: int) -> tuple[list[int], list[int]]:
-        response = tokenizer.encode(reference_response(examples[i]), add_special_tokens=False)
+        response = tokenizer.encode(reference_response(examples[i], opening), add_special_tokens=False)
         return encode_prompt(tokenizer, examples[i]), [*response, tokenizer.eos_token_id]
 
     def loss_fn(params: Params, rows: Rows) -> tuple[jax.Array, tuple[jax.Array, dict[str, jax.Array]]]:

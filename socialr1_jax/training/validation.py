@@ -9,8 +9,10 @@ import numpy as np
 from socialr1_jax.data.examples import Example
 from socialr1_jax.data.prompts import Prompt
 from socialr1_jax.intervals import interval
-from socialr1_jax.rewards import RewardTerms, Scorer, parse_response
-from socialr1_jax.rewards.terms import outcome_reward
+from socialr1_jax.rewards import RewardTerms, Scorer
+from socialr1_jax.rewards.answers import answer_letter
+from socialr1_jax.rewards.parsing import final_answer
+from socialr1_jax.rewards.terms import is_choice, normalized, outcome_reward
 from socialr1_jax.sampling import Completion, Engine, SamplingParams
 from socialr1_jax.sampling.text import decode_responses
 
@@ -108,12 +110,11 @@ def response_record(
 
 
 def _majority(prompts: Sequence[Prompt], texts: Sequence[str], n: int) -> float:
-    """The share of questions whose most frequent answer is right; no answer is an answer, too."""
+    """Return the share of questions whose most frequent answer is right; no answer counts as an answer."""
     right = 0.0
     for i, prompt in enumerate(prompts):
-        answers = [parse_response(text).answer or "" for text in texts[i * n : (i + 1) * n]]
-        votes = Counter(answer.strip().casefold() for answer in answers)
-        winner = votes.most_common(1)[0][0]
-        chosen = next(answer for answer in answers if answer.strip().casefold() == winner)
-        right += outcome_reward(chosen, prompt.example.answer)
+        answers = [final_answer(text) for text in texts[i * n : (i + 1) * n]]
+        read = answer_letter if is_choice(prompt.example.answer) else normalized
+        winner = Counter(map(read, answers)).most_common(1)[0][0]
+        right += outcome_reward(next(one for one in answers if read(one) == winner), prompt.example.answer)
     return right / len(prompts)

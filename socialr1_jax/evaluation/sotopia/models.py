@@ -8,11 +8,12 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from socialr1_jax.evaluation import respondents
+from socialr1_jax import chat
 from socialr1_jax.evaluation.respondents import Asked, Endpoint, LocalModel
-from socialr1_jax.evaluation.scoring import without_thoughts
+from socialr1_jax.evaluation.scoring import FAILED
 from socialr1_jax.evaluation.sotopia.speakers import Reply
 from socialr1_jax.evaluation.task import BenchmarkError, Messages
+from socialr1_jax.rewards.parsing import without_thoughts
 
 
 class LocalSpeaker:
@@ -73,13 +74,13 @@ class EndpointSpeaker:
     """A `Speaker` that has as many calls under way as the endpoint's `concurrency`.
 
     schema: JSON Schema of the replies, for servers that can be held to one. `poll` raises BenchmarkError when the
-    server refuses key, model or request.
+    server refuses every call.
     """
 
     def __init__(self, endpoint: Endpoint, *, new_tokens: int, schema: Mapping[str, Any] | None = None) -> None:
         self.slots = endpoint.concurrency
         self._endpoint, self._new_tokens, self._schema = endpoint, new_tokens, schema
-        self._calls: dict[futures.Future[respondents.Reply], str] = {}
+        self._calls: dict[futures.Future[chat.Reply], str] = {}
 
     def submit(self, key: str, messages: Messages, seed: int) -> None:
         """See `Speaker`; the endpoint derives its own seed from the key."""
@@ -88,12 +89,14 @@ class EndpointSpeaker:
     def poll(self, wait: float) -> list[tuple[str, Reply]]:
         """See `Speaker`."""
         ended, _ = futures.wait(self._calls, timeout=wait, return_when=futures.FIRST_COMPLETED)
-        return [(self._calls.pop(call), spoken(call.result())) for call in ended]
+        return [(self._calls.pop(call), spoken(self._endpoint.result(call))) for call in ended]
 
 
-def spoken(reply: respondents.Reply) -> Reply:
-    """Without thoughts; "" and truncated where they do not end."""
-    if reply.finish_reason == "error":
-        return Reply("", error="no reply: the call failed, or numbers were not finite")
+def spoken(reply: chat.Reply) -> Reply:
+    """Return the reply without its thoughts; "" and truncated where they do not end."""
+    if reply.finish_reason in FAILED:
+        return Reply(
+            "", error=f"no reply: {reply.cause} {reply.reason}" if reply.cause else "no reply: not finite numbers"
+        )
     said = without_thoughts(reply.text)
     return Reply(said or "", truncated=said is None or reply.finish_reason == "length")

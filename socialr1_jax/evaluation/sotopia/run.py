@@ -60,26 +60,28 @@ def load_benchmark(data_dir: Path) -> profiles.Benchmark:
 
 
 def make_players(config: EvaluateConfig, tested: Respondent) -> Players:
-    """Loads whom the settings name; weights that are there already are shared.
+    """Load the models that the settings name; weights that are loaded already are shared.
 
     The partner speaks with the sampling of the tested model; the judge takes the likeliest token, and thinks. Raises
     what `make_respondent` raises.
     """
     known = {(config.model, config.base_url): tested}
 
-    def player(model: str, url: str, **changes: Any) -> Respondent:
-        settings = config.model_copy(update={"model": model, "base_url": url, **changes})
+    def player(setting: str, model: str, url: str, **changes: Any) -> Respondent:
+        settings = config.model_copy(update={"model": model, "base_url": url, "step": "latest", **changes})
         found = known.get((model, url))
         if isinstance(found, LocalModel):
             return found.sampled_as(settings)
-        return known.setdefault((model, url), make_respondent(settings))
+        known[model, url] = made = make_respondent(settings, setting)
+        return made
 
     named = (config.partner or config.model, config.partner_url or ("" if config.partner else config.base_url))
-    partner = tested if named in known else player(*named, step="latest")
+    partner = tested if named in known else player("partner_", *named, options=config.partner_options)
     if config.predict_only:
         return Players(tested, partner, None)
     scoring = {"temperature": 0.0, "top_k": 0, "top_p": 1.0, "thinking": "on", "api_key_env": config.judge_key_env}
-    return Players(tested, partner, player(config.judge, config.judge_url, step="latest", **scoring))
+    judge = player("judge_", config.judge, config.judge_url, options=config.judge_options, **scoring)
+    return Players(tested, partner, judge)
 
 
 def run_sotopia(
@@ -186,7 +188,8 @@ def _result(
         notes.append(f"{len(played.failed)} episodes were given up ({causes[0]}); the same command plays them again")
     return TaskResult(
         task=NAME, metrics=metrics, status=status, replies=sum(len(row["turns"]) for row in played.episodes.values()),
-        complete=complete, files=dict(benchmark.files), notes=notes, details=details, seconds=seconds,
+        complete=complete, failure="" if played.episodes else next(iter(played.failed.values()), ""),
+        files=dict(benchmark.files), notes=notes, details=details, seconds=seconds,
     )  # fmt: skip
 
 

@@ -30,8 +30,8 @@ from socialr1_jax.evaluation.task import (
 )
 from socialr1_jax.evaluation.tasks.fields import field, text
 from socialr1_jax.evaluation.tasks.files import check_sums, find_file, read_json
-from socialr1_jax.evaluation.tasks.letters import named_letter
 from socialr1_jax.files import sha256
+from socialr1_jax.rewards.answers import named_letter
 
 ORDERS = range(5)
 
@@ -132,13 +132,11 @@ def _request(item: Mapping[str, Any], protocol: ProtocolName) -> Request:
 
 
 def grade(request: Request, protocol: ProtocolName, reply: str) -> Grade:
-    """Official: the option behind the letter that `named_letter` finds; without a letter, the only option that the
-    reply mentions.
-    """
+    """Grade the option behind the letter that the reply names; without a letter, the only option that it mentions."""
     if protocol == "social_r1":
         return card_grade(request, reply)
     options: Sequence[str] = request.meta["options"]
-    letter = named_letter(reply, LETTERS[: len(options)])
+    letter = named_letter(reply, LETTERS[: len(options)], options)
     answer = options[LETTERS.index(letter)] if letter else _mentioned(reply, options)
     return Grade(answer, float(answer == request.gold))
 

@@ -25,8 +25,8 @@ from socialr1_jax.evaluation.task import (
 )
 from socialr1_jax.evaluation.tasks.fields import text
 from socialr1_jax.evaluation.tasks.files import check_sums, find_file, read_jsonl
-from socialr1_jax.evaluation.tasks.letters import named_letter
 from socialr1_jax.files import sha256
+from socialr1_jax.rewards.answers import named_letter
 
 _SUMS = {
     "dev.jsonl": "d8128dfe60783a9971b954ca82dd57b87b05d5d40468876d51a8e1ad2c557465",
@@ -75,14 +75,15 @@ def _request(item: Mapping[str, Any], protocol: ProtocolName) -> Request:
         return card_request(id=id, item=id, story=context, question=question, options=options, gold=gold, meta={})
     lettered = "\n".join(f"{letter}. {option}" for letter, option in zip(LETTERS, options, strict=False))
     content = f"{context}\n\nQuestion: {question}\n{lettered}\n\nAnswer with the letter only: A, B or C."
-    return Request(id=id, item=id, messages=({"role": "user", "content": content},), gold=gold)
+    messages = ({"role": "user", "content": content},)
+    return Request(id=id, item=id, messages=messages, gold=gold, meta={"options": options})
 
 
 def grade(request: Request, protocol: ProtocolName, reply: str) -> Grade:
-    """Official: the letter that `named_letter` finds."""
+    """Grade the letter that the reply names, by itself or by its option's text."""
     if protocol == "social_r1":
         return card_grade(request, reply)
-    answer = named_letter(reply, LETTERS[: len(_OPTIONS)])
+    answer = named_letter(reply, LETTERS[: len(_OPTIONS)], request.meta.get("options", ()))
     return Grade(answer, float(answer == request.gold))
 
 

@@ -1,9 +1,9 @@
 """ToMBench-Hard: 100 held-out questions of six kinds, written against shortcuts.
 
 The set could not be had when this was written, and the names of its columns are not known: they are found by likely
-names, or told by a file `columns.json` beside the data. The benchmark's own prompt is the cards', so that both
-protocols ask and score alike. With 100 questions one is a point, and the 95 % interval is about 9.6 points to either
-side at 0.6: draw several samples.
+names, or given in a file `columns.json` beside the data. The benchmark's own prompt is the cards', so that both
+protocols ask alike and differ in how the answer is read. With 100 questions one is a point, and the 95 % interval is
+about 9.6 points to either side at 0.6: draw several samples.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 from socialr1_jax.command_line import scalar_text
 from socialr1_jax.data.examples import gold_letter, parse_options
 from socialr1_jax.data.tables import SUFFIXES, BadRow, DataError, file_rows, nearest
-from socialr1_jax.evaluation.card import card_grade, card_request
+from socialr1_jax.evaluation.card import card_grade, card_request, published_grade
 from socialr1_jax.evaluation.task import (
     BenchmarkError,
     Data,
@@ -179,8 +179,8 @@ def requests(data: Data, protocol: ProtocolName, seed: int) -> list[Request]:
 
 
 def grade(request: Request, protocol: ProtocolName, reply: str) -> Grade:
-    """The letter in <Answer>."""
-    return card_grade(request, reply)
+    """Grade the letter in <Answer>: official as the paper's code reads it, social_r1 as training does."""
+    return published_grade(request, reply) if protocol == "official" else card_grade(request, reply)
 
 
 def metrics(graded: Sequence[Graded], protocol: ProtocolName) -> dict[str, Metric]:

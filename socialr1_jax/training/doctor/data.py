@@ -1,9 +1,11 @@
-"""Questions: that every source of the run opens and enough is left to train on; a sample one for other checks."""
+"""Checks that every source of questions opens, enough is left to train on, and prompts leave room for responses."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
+from socialr1_jax.config import RunConfig
 from socialr1_jax.training.doctor.line import DoctorConfig, Line, NotChecked, good_or, short
+from socialr1_jax.training.doctor.model import local
 
 STORY = "Ann puts the ball into the box and leaves. Ben moves the ball to the bag."
 QUESTION, OPTIONS = "Where will Ann look for the ball?", "A. the box, B. the bag"
@@ -32,7 +34,7 @@ def check_data(config: DoctorConfig) -> Iterator[Line]:
                 [path], columns=data.columns, where=data.where, allow_bad_rows=data.allow_bad_rows
             )
         except DataError as error:
-            fix = f"mend the file, or set {key}, data.columns and data.where so that its rows are questions"
+            fix = f"correct the file, or set {key}, data.columns and data.where so that its rows are questions"
             yield Line(key, "problem", short(error), fix)
             continue
         bad = f", {questions.dropped:,} bad rows are dropped" if questions.dropped else ""
@@ -41,3 +43,45 @@ def check_data(config: DoctorConfig) -> Iterator[Line]:
     if not data.eval and len(counts) == len(data.train) and sum(counts) <= data.holdout:
         found = f"data.holdout {data.holdout} holds out all {sum(counts)} questions: none is left to train on"
         yield Line("data.train", "problem", found, "lower data.holdout, or give data.eval")
+    elif len(counts) == len(data.train) + len(data.eval):
+        yield _positions(config)
+
+
+def check_positions(config: RunConfig) -> None:
+    """Raise ConfigError when the prompt of a question leaves too few positions for its response.
+
+    Raises NotChecked when the model, its tokenizer or the questions are not on this machine.
+    """
+    from socialr1_jax.data.tables import DataError
+    from socialr1_jax.training.run_questions import model_positions, read_run_questions, refuse_long_questions
+
+    model, data = config.model, config.data
+    if config.replay_rollouts:
+        raise NotChecked("a replay samples nothing")
+    if not model.path and not model.random:
+        raise NotChecked("model.path is not given")
+    made = Path(config.output_dir) / "tokenizer"  # by the run, for random weights without a path
+    folder = local(model.path) if model.path else made
+    if folder is None or not (model.random or (folder / "config.json").exists()):
+        raise NotChecked(f"{model.path} is not on this machine")
+    if data.max_prompt_tokens + config.sampling.max_new_tokens <= model_positions(config, folder):
+        return
+    if folder == made and not folder.exists():
+        raise NotChecked("the run makes its tokenizer when it starts")
+    try:
+        questions = read_run_questions(config)
+    except DataError as error:
+        raise NotChecked(short(error)) from error
+    refuse_long_questions(config, *questions, folder)
+
+
+def _positions(config: DoctorConfig) -> Line:
+    try:
+        check_positions(config)
+    except NotChecked as reason:
+        return Line("positions", "skipped", f"not checked: {reason}")
+    except ValueError as error:
+        found, _, fix = str(error).partition(": lower ")
+        return Line("positions", "problem", found, f"lower {fix}")
+    limit, new = config.data.max_prompt_tokens, config.sampling.max_new_tokens
+    return Line("positions", "ok", f"prompts of up to {limit} tokens leave room for {new} new ones")

@@ -1,4 +1,4 @@
-"""Devices that JAX computes on, whether the mesh fits them, and the attention that they run."""
+"""Checks of the devices that JAX computes on, of the mesh over them, and of the attention that they run."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from jax.sharding import Mesh
 
 WHOLE_ERROR = "python -c 'import jax; print(jax.devices())' shows the whole error"
+_CUDA_13 = "with an NVIDIA driver of 580 or newer also '.[cuda13]', but not both"
 _TPU_CHIPS = ("0027", "0056", "005e", "0062", "0063", "006f", "0076")  # PCI devices of Google's, as in JAX
 
 
@@ -50,17 +51,17 @@ def check_mesh(config: DoctorConfig) -> Iterator[Line]:
 
 
 def check_attention(config: DoctorConfig) -> Iterator[Line]:
-    found, model = platform(), config.model
+    where, model = platform(), config.model
     from socialr1_jax.models.attention import attention_backend
 
-    backend = attention_backend(model.attention, model.dtype, found)
-    told = f"{backend}: model.attention {model.attention}, model.dtype {model.dtype}, platform {found}"
+    backend = attention_backend(model.attention, model.dtype, where)
+    found = f"{backend}: model.attention {model.attention}, model.dtype {model.dtype}, platform {where}"
     fix = "model.dtype=bfloat16 with model.attention=auto computes with cuDNN here"
-    yield good_or("warning", "attention", found != "gpu" or backend == "cudnn", told, fix)
+    yield good_or("warning", "attention", where != "gpu" or backend == "cudnn", found, fix)
 
 
 def platform() -> str:
-    """JAX's platform: cpu, gpu or tpu."""
+    """Return JAX's platform: cpu, gpu or tpu."""
     try:
         import jax
 
@@ -70,7 +71,7 @@ def platform() -> str:
 
 
 def run_mesh(config: DoctorConfig) -> Mesh:
-    """The run's mesh; ConfigError when it does not fit the devices."""
+    """Return the run's mesh. Raises ConfigError when it does not fit the devices."""
     found = platform()
     from socialr1_jax.processes import in_cluster
     from socialr1_jax.training import programs
@@ -84,7 +85,7 @@ def run_mesh(config: DoctorConfig) -> Mesh:
 
 
 def accelerator() -> tuple[str, str]:
-    """(the extra that JAX needs for it, what it is) of this machine, whether JAX sees it or not; "" without one."""
+    """Return (the extra that JAX needs, what it is) of this machine's accelerator, seen by JAX or not; "" for none."""
     for file in Path("/dev").glob("nvidia[0-9]*"):
         return "cuda12", f"an NVIDIA GPU ({file})"
     for folder in Path("/sys/bus/pci/devices").glob("*"):
@@ -96,9 +97,10 @@ def accelerator() -> tuple[str, str]:
 
 
 def _open_it(extra: str) -> str:
-    """What to do so that JAX computes on an accelerator that is here."""
+    """Return what to do so that JAX computes on this machine's accelerator."""
     if os.environ.get("JAX_PLATFORMS") == "cpu":
         return "unset JAX_PLATFORMS, which is cpu"
-    if not any(map(installed, PLUGINS if extra == "cuda12" else ("libtpu",))):
-        return f"pip install -e '.[{extra}]'"
-    return f"JAX_PLATFORMS={'cuda' if extra == 'cuda12' else extra} {WHOLE_ERROR}; a GPU must be in nvidia-smi's list"
+    is_gpu = extra.startswith("cuda")
+    if not any(map(installed, PLUGINS if is_gpu else ("libtpu",))):
+        return f"pip install -e '.[{extra}]'" + (f"; {_CUDA_13}" if is_gpu else "")
+    return f"JAX_PLATFORMS={'cuda' if is_gpu else extra} {WHOLE_ERROR}; a GPU must be in nvidia-smi's list"

@@ -1,4 +1,4 @@
-"""Memory: the least that the run takes of a device and of the host beside it, from the shapes alone.
+"""Checks of memory: the least that the run takes of a device and of the host, from the shapes alone.
 
 scripts/plan.py compiles the run and knows it to the byte; this one takes no time.
 """
@@ -29,7 +29,7 @@ def check_memory(config: DoctorConfig) -> Iterator[Line]:
 
     free = free_memory()
     if free is None:
-        raise NotChecked(f"{platform()} does not tell its memory; scripts/plan.py says what the run takes")
+        raise NotChecked(f"{platform()} does not report its memory; scripts/plan.py says what the run takes")
     if host and on_cpu:
         free = min(free, host // jax.local_device_count())
     yield _fits("memory" if on_cpu else "device memory", device_parts(config, weights, mesh), free, _FIX)
@@ -38,7 +38,7 @@ def check_memory(config: DoctorConfig) -> Iterator[Line]:
 
 
 def device_parts(config: DoctorConfig, weights: int, mesh: Mapping[str, int]) -> dict[str, int]:
-    """Bytes of a device that training takes before any token is in it."""
+    """Return the bytes of a device that training takes before any token is in it."""
     shards, rewards = mesh["fsdp"] * mesh["tensor"], config.rewards
     parts = {"weights and moments": STATE_BYTES * weights // shards, "gradients": GRADIENT_BYTES * weights // shards}
     if config.grpo.kl_coefficient and config.grpo.reference_memory == "device":
@@ -53,7 +53,7 @@ def device_parts(config: DoctorConfig, weights: int, mesh: Mapping[str, int]) ->
 
 
 def host_parts(config: DoctorConfig, weights: int) -> dict[str, int]:
-    """Bytes of the host where the run computes on accelerators."""
+    """Return the bytes of the host where the run computes on accelerators."""
     parts = {"a checkpoint while it is written": STATE_BYTES * weights}
     if config.grpo.kl_coefficient and config.grpo.reference_memory == "host":
         parts["reference"] = _itemsize(config) * weights
@@ -61,7 +61,7 @@ def host_parts(config: DoctorConfig, weights: int) -> dict[str, int]:
 
 
 def host_memory() -> int:
-    """Bytes of RAM that this process may still take: the machine's, or its container's; 0 where nobody says."""
+    """Return the bytes of RAM that this process may still take: the machine's, or its container's; 0 if unknown."""
     free = 0
     with contextlib.suppress(OSError, StopIteration):
         lines = Path("/proc/meminfo").read_text().splitlines()
@@ -75,8 +75,8 @@ def host_memory() -> int:
 
 
 def _fits(name: str, parts: Mapping[str, int], free: int, fix: str) -> Line:
-    told = ", ".join(f"{what} {gib(size)}" for what, size in parts.items())
-    found = f"at least {gib(sum(parts.values()))} of {gib(free)} free: {told}"
+    listed = ", ".join(f"{what} {gib(size)}" for what, size in parts.items())
+    found = f"at least {gib(sum(parts.values()))} of {gib(free)} free: {listed}"
     return good_or("problem", name, sum(parts.values()) <= free, found, fix)
 
 

@@ -1,8 +1,9 @@
-"""Models of the run: its own, the content reward's and a local judge, and where they lie. No weight is read."""
+"""Check the models of the run: its own, the content reward's and a local judge. No weight is read."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from socialr1_jax.hub import find_snapshot, is_hub_id
 from socialr1_jax.models.arithmetic import Arithmetic
 from socialr1_jax.models.qwen3_config import Qwen3Config
 from socialr1_jax.training.doctor.line import DoctorConfig, Line, NotChecked, short
@@ -16,7 +17,7 @@ def check_models(config: DoctorConfig) -> Iterator[Line]:
         shape_of("", model.random)
         yield Line("model", "ok", f"random weights of the shape {model.random}")
     elif model.path:
-        yield _weights("model", "model.path", model.path)
+        yield _weights("model", "model.path", model.path, ignore_fields=model.ignore_fields)
     else:
         yield Line("model", "skipped", "not checked: model.path is not given")
     if rewards.uses.content:
@@ -26,18 +27,18 @@ def check_models(config: DoctorConfig) -> Iterator[Line]:
 
 
 def model_shape(config: DoctorConfig) -> Qwen3Config:
-    """The sizes of the run's model; see `shape_at`."""
-    return shape_at(config.model.path, config.model.random)
+    """Returns the sizes of the run's model; see `shape_at`."""
+    return shape_at(config.model.path, config.model.random, config.model.ignore_fields)
 
 
-def shape_at(path: str, named: str = "") -> Qwen3Config:
-    """The sizes of a model. What is wrong with its folder is told by the check of the models alone."""
+def shape_at(path: str, named: str = "", ignore_fields: Sequence[str] = ()) -> Qwen3Config:
+    """Returns the sizes of a model. Faults of its folder are reported by the check of the models alone."""
     if not path and not named:
         raise NotChecked("model.path is not given, so the model's sizes are not known")
     from socialr1_jax.training.plan import shape_of
 
     try:
-        return shape_of(path, named) if named else shape_of(str(local(path) or path))
+        return shape_of(path, named) if named else shape_of(str(local(path) or path), "", ignore_fields)
     except (ValueError, OSError):
         raise NotChecked(f"the sizes of {named or path} are not known") from None
 
@@ -47,20 +48,19 @@ def parameters(shape: Qwen3Config) -> int:
 
 
 def local(path: str) -> Path | None:
-    """A model's folder on this machine: itself, or the cached snapshot of a hub id; None when there is none."""
-    if Path(path).is_dir() or path.count("/") != 1 or path.startswith((".", "/", "~")):
+    """Returns a model's folder on this machine: itself, or the cached snapshot of a hub id; None if there is none."""
+    if Path(path).is_dir() or not is_hub_id(path):
         return Path(path)
-    from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(path, local_files_only=True))
+        return find_snapshot(path, local_files_only=True)
     except LocalEntryNotFoundError:
         return None
 
 
-def _weights(name: str, key: str, path: str, *, scalar_head: bool = False) -> Line:
-    """A model's folder with the headers of all its weight files."""
+def _weights(name: str, key: str, path: str, *, scalar_head: bool = False, ignore_fields: Sequence[str] = ()) -> Line:
+    """Checks a model's folder with the headers of all its weight files."""
     folder = local(path)
     if folder is None:
         found = f"{path} is not on this machine yet: the run's start downloads it"
@@ -68,10 +68,11 @@ def _weights(name: str, key: str, path: str, *, scalar_head: bool = False) -> Li
     from socialr1_jax.hf import open_hf
 
     try:
-        size = parameters(open_hf(folder, scalar_head=scalar_head).config) / 1e6
+        source = open_hf(folder, dtype="float32", scalar_head=scalar_head, ignore_fields=ignore_fields)
+        size = parameters(source.config) / 1e6
     except (ValueError, OSError) as error:
         cached = str(folder) != path
         fix = f"hf download {path}" if cached else f"set {key} to a whole Qwen3 folder or hub id"
         return Line(name, "problem", short(error), fix)
-    told = f"{size / 1000:.2f} billion" if size >= 1000 else f"{size:.2f} million"
-    return Line(name, "ok", f"Qwen3 of {told} parameters, all tensors there, in {folder}")
+    count = f"{size / 1000:.2f} billion" if size >= 1000 else f"{size:.2f} million"
+    return Line(name, "ok", f"Qwen3 of {count} parameters, all tensors there, in {folder}")

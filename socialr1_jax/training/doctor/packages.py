@@ -1,6 +1,6 @@
-"""Packages: Python, what the project needs, plugins that fit JAX, and the extras that the run needs.
+"""Checks of Python, the packages that the project needs, JAX's plugins, and the extras that the run needs.
 
-Only their metadata is read: a package that cannot be imported is told as well.
+Only metadata is read, so a package that cannot be imported is reported too.
 """
 
 from __future__ import annotations
@@ -31,24 +31,24 @@ def check_packages(config: DoctorConfig) -> Iterator[Line]:
     good = []
     for one in needed:
         if one.marker is None:  # else of an extra
-            fits, told = _found(one.name, one.specifier)
+            fits, found = _found(one.name, one.specifier)
             if fits:
-                good.append(told)
+                good.append(found)
             else:
-                yield Line("packages", "problem", told, f"pip install -U '{one}'")
+                yield Line("packages", "problem", found, f"pip install -U '{one}'")
     jax, jaxlib = installed("jax"), installed("jaxlib")
     yield Line("packages", "ok", ", ".join([*good, f"jaxlib {jaxlib}"]))
-    for name in PLUGINS:  # JAX passes over one of another version in silence
+    for name in PLUGINS:  # JAX silently ignores a plugin whose version does not match
         if version := installed(name):
             fix = f"pip install -U 'jax[{name.split('-')[1]}]=={jax}'"
             yield good_or("problem", "jaxlib", version == jaxlib, f"{name} {version} with jaxlib {jaxlib}", fix)
     for extra, name, reason in _extras(config):
-        fits, told = _found(name, next((one.specifier for one in needed if one.name == name), SpecifierSet()))
-        yield good_or("problem", "extras", fits, f"{told}, for {reason}", f"pip install -U -e '.[{extra}]'")
+        fits, found = _found(name, next((one.specifier for one in needed if one.name == name), SpecifierSet()))
+        yield good_or("problem", "extras", fits, f"{found}, for {reason}", f"pip install -U -e '.[{extra}]'")
 
 
 def installed(name: str) -> str | None:
-    """The version of a package; None where it is missing."""
+    """Return the version of a package, None if it is missing."""
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
@@ -56,7 +56,7 @@ def installed(name: str) -> str | None:
 
 
 def _found(name: str, wanted: SpecifierSet) -> tuple[bool, str]:
-    """Whether the package is there as wanted, and what is there."""
+    """Return whether the package is installed as wanted, and what is installed."""
     version = installed(name)
     if version is None:
         return False, f"{name} is missing"
@@ -65,7 +65,7 @@ def _found(name: str, wanted: SpecifierSet) -> tuple[bool, str]:
 
 
 def _extras(config: DoctorConfig) -> Iterator[tuple[str, str, str]]:
-    """(extra, package, what the configuration needs it for)."""
+    """Yield (extra, package, what the configuration needs it for)."""
     if config.tracking.wandb:
         yield "wandb", "wandb", "tracking.wandb"
     structure = config.rewards.structure

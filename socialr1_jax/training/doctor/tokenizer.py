@@ -18,10 +18,10 @@ def check_tokenizer(config: DoctorConfig) -> Iterator[Line]:
     folder = local(path)
     if folder is None or not folder.is_dir():
         raise NotChecked(f"{path} is not on this machine")
-    mend = f"put tokenizer.json and tokenizer_config.json of the model that {path} comes from beside its weights"
+    fix = f"put tokenizer.json and tokenizer_config.json of the model that {path} comes from beside its weights"
     # transformers makes an empty tokenizer of a folder without one.
     if not any((folder / name).exists() for name in ("tokenizer.json", "vocab.json")):
-        yield Line("tokenizer", "problem", f"{folder} holds no tokenizer", mend)
+        yield Line("tokenizer", "problem", f"{folder} holds no tokenizer", fix)
         return
     from transformers import AutoTokenizer
 
@@ -33,7 +33,7 @@ def check_tokenizer(config: DoctorConfig) -> Iterator[Line]:
             if not config.model.random:  # which gets a vocabulary that fits
                 count_tokens(folder, model_shape(config).vocab_size)
     except Exception as error:  # of the tokenizers library too, whose errors are plain Exceptions
-        yield Line("tokenizer", "problem", f"{folder}: {short(error)}", mend)
+        yield Line("tokenizer", "problem", f"{folder}: {short(error)}", fix)
         return
     yield Line("tokenizer", "ok", f"{type(tokenizer).__name__} of {len(tokenizer):,} tokens")
     split = [token for token in ("<think>", "</think>") if len(tokenizer.encode(token, add_special_tokens=False)) != 1]
@@ -44,8 +44,24 @@ def check_tokenizer(config: DoctorConfig) -> Iterator[Line]:
         fix = f"put chat_template.jinja, or a tokenizer_config.json with chat_template, into {folder}"
         yield Line("chat template", "problem", f"{folder} has no chat template", fix)
         return
+    yield _thoughts_in_prompt(tokenizer)
     yield _end_of_turn(config, tokenizer, folder)
     yield _prompt(config, tokenizer)
+
+
+def _thoughts_in_prompt(tokenizer: Any) -> Line:
+    """Report what the template does with the thoughts, in the prompt and in earlier turns."""
+    from socialr1_jax.data.chat_template import read_template
+
+    template = read_template(tokenizer)
+    history = "; drops the thoughts of earlier turns" if template.drops_thoughts else ""
+    if template.kind == "closes":
+        fix = "no response can be well formed: take a template that leaves thoughts to the model"
+        return Line("prompt's end", "problem", f"closes empty thoughts ({template.opening!r}){history}", fix)
+    found = "leaves <think> to the model"
+    if template.kind == "opens":
+        found = f"opens the thoughts ({template.opening!r}); it counts as the beginning of each response"
+    return Line("prompt's end", "ok", found + history)
 
 
 def _end_of_turn(config: DoctorConfig, tokenizer: Any, folder: Path) -> Line:

@@ -1,0 +1,346 @@
+"""The one client of OpenAI-compatible chat servers, for judges, evaluated models and SOTOPIA's players.
+
+Retries and their pauses are the `openai` package's. Each of its tries passes `send`, which bounds calls at once, calls
+and tokens a minute, the seconds of a whole answer and its bytes, and turns an error body behind status 200 into the
+status that it names. One thread runs an event loop with all calls. Causes of a failure:
+
+    timeout      no whole answer within `call_timeout`      http_500 ...  the server's status
+    connection   no server, or it hung up                   html          a web page: a login, a proxy's error
+    cut          the connection broke within the answer     not_json      the answer is no chat completion
+    refusal      the model declined, or was filtered        refused       a content filter refused the prompt
+    token_limit  alone above `tokens_per_minute`            too_long      the prompt exceeds the model's context, or
+                                                                          the answer `max_answer_bytes`
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import re
+import sys
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+from socialr1_jax.data.chat_template import whole_text
+from socialr1_jax.server_config import ServerConfig
+
+log = logging.getLogger(__name__)
+
+MINUTE = 60.0  # seconds of the rate limits' window
+_BYTES_A_TOKEN = 3  # estimate for the limit of tokens; English text has 4 to 5
+_MOST_REFUSED = 8  # prompts refused before any was answered: then every prompt is
+_CONTEXT = re.compile(
+    r"context.{0,20}(length|window|size)|reduce the length|(prompt|input|message|request|string).{0,30}too (long|large)"
+    r"|max_model_len|string_above_max",
+    re.I | re.S,
+)
+_FILTER = re.compile(
+    r"content.{0,12}(filter|management|policy)|moderation|flagged|safety|usage polic|responsible ai", re.I
+)
+_NO_SUCH = re.compile(
+    r"support|recogni[sz]ed|unexpected|unknown|extra|not (permitted|allowed)|forbidden|cannot both|deprecated|available"
+    r"|only one|at most|too large|must be|invalid",
+    re.I,
+)
+_WORDS = {"rate": 429, "too_many": 429, "quota": 429, "context": 400, "filter": 400, "api_key": 401, "not_found": 404}
+
+
+@dataclass
+class _Call:
+    """A prompt that is asked. rounds: how often it may be asked again while the server answers others."""
+
+    tokens: int
+    tries: int = 0
+    rounds: int = 20
+
+
+_CALL: ContextVar[_Call] = ContextVar("the call that a try belongs to")
+
+
+class ChatRefused(RuntimeError):
+    """Every call would fail until the settings are corrected: a wrong key, an unknown model or parameter."""
+
+
+class Reply(NamedTuple):
+    """text: with the thoughts, as generated; "" for too_long, refused and error, which have a cause and the server's
+    reason.
+    """
+
+    text: str
+    finish_reason: Literal["stop", "length", "too_long", "refused", "error"]
+    tokens: int
+    cause: str = ""
+    reason: str = ""
+
+
+class ChatClient:
+    """Calls the server of a configuration; thread-safe. `setting` stands before the names of its fields in messages.
+
+    Raises ChatRefused when there is no key (`ServerConfig.api_key`), ImportError without the openai package.
+    """
+
+    def __init__(self, config: ServerConfig, setting: str = "") -> None:
+        self._config, self._setting = config, setting
+        try:
+            self._key = config.api_key()
+        except ValueError as error:
+            raise ChatRefused(str(error)) from None
+        try:
+            import openai  # takes a second, and only servers need it
+        except ImportError:
+            raise ImportError("a server needs the openai package: pip install 'socialr1_jax[judge]'") from None
+        self._openai: Any = openai
+        self._lock = threading.Lock()  # guards the next two
+        self._counts: Counter[str] = Counter()
+        self._seconds = 0.0
+        self._recent: deque[tuple[float, int]] = deque()  # (began, tokens) of the last minute's calls
+        self._slots = asyncio.Semaphore(config.concurrency)
+        self._refused: ChatRefused | None = None
+        self._answered, self._rejected, self._schemas = 0, 0, True
+        self._said: set[str] = set()  # causes that were logged
+        # Names of an organisation in the environment are not sent.
+        other: dict[str, Any] = dict.fromkeys(("OpenAI-Organization", "OpenAI-Project"), openai.Omit())
+        self._client = openai.AsyncOpenAI(
+            api_key=self._key, base_url=config.base_url, timeout=config.call_timeout, max_retries=config.retries,
+            http_client=self._make_http(), default_headers={**other, "Accept-Encoding": "identity"},
+        )  # fmt: skip
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="chat", daemon=True)
+        self._thread.start()
+
+    def ask(
+        self, messages: Sequence[Mapping[str, str]], parameters: Mapping[str, Any], thinking: bool = True
+    ) -> Future[Reply]:
+        """Call the server; return a future of the reply, whose only exception is ChatRefused. Cancel it to hang up.
+
+        `parameters` are sent as `config.options` change them. `thinking`: see `whole_text`.
+        """
+        if self._refused:
+            refused = Future[Reply]()
+            refused.set_exception(self._refused)
+            return refused
+        future = asyncio.run_coroutine_threadsafe(self._ask(list(messages), dict(parameters), thinking), self._loop)
+        if not self._thread.is_alive():
+            future.cancel()
+        return future
+
+    def counters(self) -> dict[str, float]:
+        """Return numbers since the last call: `calls` (HTTP requests), `retries` among them, `tokens_in` and
+        `tokens_out` as the server counts, and `latency`, mean seconds of the calls that got an answer, if any did.
+        """
+        with self._lock:
+            counts, seconds, self._counts, self._seconds = self._counts, self._seconds, Counter(), 0.0
+        numbers = {name: float(counts[name]) for name in ("calls", "retries", "tokens_in", "tokens_out")}
+        return numbers | ({"latency": seconds / counts["answered"]} if counts["answered"] else {})
+
+    def close(self) -> None:
+        """Hang up on all calls and stop the thread."""
+        if self._thread.is_alive():
+            asyncio.run_coroutine_threadsafe(self._end(), self._loop)
+            self._thread.join(10.0)
+
+    async def _end(self) -> None:
+        calls = self._hang_up()
+        await asyncio.gather(*calls, return_exceptions=True)
+        await self._client.close()
+        self._loop.call_soon(self._loop.stop)
+
+    def _hang_up(self) -> set[asyncio.Task[Any]]:
+        calls = asyncio.all_tasks(self._loop) - {asyncio.current_task(self._loop)}
+        for call in calls:
+            call.cancel()
+        return calls
+
+    async def _ask(self, messages: list[Any], parameters: dict[str, Any], thinking: bool) -> Reply:
+        if self._refused:
+            raise self._refused
+        if not self._schemas:
+            parameters.pop("response_format", None)
+        sent = self._config.parameters(parameters)
+        tokens = sum(len(one["content"].encode()) for one in messages) // _BYTES_A_TOKEN
+        call = _CALL.get(None) or _Call(tokens + parameters.get("max_tokens", 0))
+        if 0 < self._config.tokens_per_minute < call.tokens:
+            return Reply("", "error", 0, "token_limit", f"about {call.tokens} tokens, above tokens_per_minute")
+        _CALL.set(call)
+        create, openai = self._client.chat.completions.with_raw_response.create, self._openai
+        answered = self._answered
+        try:
+            answer = await create(model=self._config.model, messages=messages, extra_body=sent)
+            return self._read(json.loads(answer.http_response.content), thinking)
+        except openai.APIStatusError as error:
+            status, cause = error.status_code, error.response.headers.get("x-cause", "")
+            reason = self._harmless(error.response.text)
+            if status == 429 and self._answered > answered and call.rounds:  # it answers others: it limits the rate
+                call.rounds -= 1
+                return await self._ask(messages, parameters, thinking)
+            own = cause or _CONTEXT.search(reason) or _FILTER.search(reason)
+            if "response_format" in sent and status in (400, 422) and not own:  # a server that takes no JSON Schema
+                self._schemas = False
+                return await self._ask(messages, parameters, thinking)
+            return self._failed(status, cause, reason, sent)
+        except openai.APITimeoutError:
+            return self._failure("timeout", f"no whole answer within {self._config.call_timeout:g} s")
+        except openai.APIConnectionError as error:
+            cut = "cut" in getattr(error.__cause__, "args", ())
+            return self._failure("cut" if cut else "connection", "the answer broke off" if cut else "no connection")
+        except asyncio.CancelledError:
+            if self._refused:
+                raise self._refused from None
+            raise
+
+    def _failed(self, status: int, cause: str, reason: str, sent: Mapping[str, Any]) -> Reply:
+        """Sort out a status that retries did not change: the prompt's fault, the server's, or that of every call."""
+        setting = self._setting
+        if cause or status in (408, 409, 429) or not 400 <= status < 500:
+            return self._failure(cause or f"http_{status}", reason)
+        if status == 413 or _CONTEXT.search(reason):
+            return self._failure("too_long", reason, "too_long")
+        if _FILTER.search(reason):
+            return self._failure("refused", reason, "refused")
+        if status in (401, 403, 404):
+            fix = f"{setting}model {self._config.model!r} and {setting}base_url" if status == 404 else "the key"
+            raise self._refuse(f"answers {status}", f"{reason.rstrip('.')}; check {fix}")
+        named = [name for name in sent if re.search(rf"(?<!\w){re.escape(name)}(?!\w)", reason)]
+        if named and _NO_SUCH.search(reason):
+            name = "top_p" if {"temperature", "top_p"} <= set(named) else named[0]
+            other = "max_completion_tokens" if name == "max_tokens" and "max_completion_tokens" in reason else ""
+            fix = f"set {setting}options.{name}={other}" + ("" if other else " (nothing) to leave it out")
+            raise self._refuse(f"refuses {name}", f"{reason.rstrip('.')}; {fix}")
+        self._rejected += 1
+        if not self._answered and self._rejected >= _MOST_REFUSED:
+            raise self._refuse(f"answers {status} to each of {self._rejected} prompts", reason)
+        return self._failure(f"http_{status}", reason, "refused")
+
+    def _failure(self, cause: str, reason: str, finish: Literal["too_long", "refused", "error"] = "error") -> Reply:
+        if cause not in self._said:
+            self._said.add(cause)
+            log.warning("%s: %s: %s", self._config.base_url, cause, reason)
+        return Reply("", finish, 0, cause, reason)
+
+    def _refuse(self, what: str, reason: str) -> ChatRefused:
+        config = self._config
+        self._refused = ChatRefused(f"{config.base_url} {what} (key from {config.api_key_env}): {reason}")
+        self._hang_up()
+        return self._refused
+
+    def _harmless(self, text: str) -> str:
+        """Return a server's own words in one line, without the key should the server send it back."""
+        try:
+            error = json.loads(text)
+            error = error.get("error", error)
+            text = str(error.get("message") or error)
+        except (ValueError, AttributeError, RecursionError):
+            pass
+        text = " ".join("".join(c if c.isprintable() else " " for c in text[:2000]).split())
+        return text.replace(self._key, "[key]")[:300] if self._key != "none" else text[:300]
+
+    def _read(self, completion: dict[str, Any], thinking: bool) -> Reply:
+        choice, usage = completion["choices"][0], completion.get("usage")
+        tokens = _count(usage, "completion_tokens")
+        with self._lock:
+            self._counts.update(tokens_in=_count(usage, "prompt_tokens"), tokens_out=tokens)
+        self._answered += 1
+        message, finish = choice["message"], choice.get("finish_reason")
+        if finish == "content_filter" or message.get("refusal"):
+            return self._failure("refusal", self._harmless(str(message.get("refusal") or finish)), "refused")
+        text = whole_text(message, cut=finish == "length", thinking=thinking)
+        return Reply(text, "length" if finish == "length" else "stop", tokens)
+
+    def _make_http(self) -> Any:
+        """Return the HTTP client below the openai package's; every try of a call passes its `send`."""
+        outer, base = self, self._openai.DefaultAsyncHttpxClient
+        httpx: Any = sys.modules[base.__mro__[1].__module__]  # httpx2, or httpx in older releases of openai
+
+        class Http(base):  # type: ignore[misc, valid-type]
+            async def send(self, request: Any, *, stream: bool = False, **options: Any) -> Any:
+                async with outer._slots:
+                    await outer._keep_pace()
+                    began, call = time.monotonic(), _CALL.get()
+                    with outer._lock:
+                        outer._counts.update(calls=1, retries=int(call.tries > 0))
+                    call.tries += 1
+                    try:
+                        async with asyncio.timeout(outer._config.call_timeout):
+                            response = await super().send(request, stream=True, **options | {"follow_redirects": False})
+                            body = await outer._body(response, httpx.ReadError)
+                    except TimeoutError:
+                        raise httpx.ReadTimeout("timeout", request=request) from None
+                    with outer._lock:
+                        outer._seconds += time.monotonic() - began
+                        outer._counts["answered"] += 1
+                status, cause = _status(response.status_code, body)
+                headers = {"x-cause": cause, "retry-after": response.headers.get("retry-after", "")}
+                return httpx.Response(status, headers=headers, content=body or b"", request=request)
+
+        return Http(trust_env=not self._config.local)  # no proxy between this machine and itself
+
+    async def _keep_pace(self) -> None:
+        """Wait until the limits of calls and tokens a minute allow one more call, and count it."""
+        calls, tokens, recent = self._config.requests_per_minute, self._config.tokens_per_minute, self._recent
+        needed = _CALL.get().tokens
+        while calls or tokens:
+            now = time.monotonic()
+            while recent and recent[0][0] <= now - MINUTE:
+                recent.popleft()
+            if not (0 < calls <= len(recent) or 0 < tokens < needed + sum(one for _, one in recent)):
+                recent.append((now, needed))
+                return
+            await asyncio.sleep(recent[0][0] + MINUTE - now)
+
+    async def _body(self, response: Any, broken: type[Exception]) -> bytes | None:
+        """Read the body; None for one that is too long, of which no more is read."""
+        body = bytearray()
+        try:
+            async for chunk in response.aiter_bytes():
+                body += chunk
+                if len(body) > self._config.max_answer_bytes:
+                    return None
+        except Exception as error:  # of the HTTP library, whose names differ between releases
+            raise broken("cut") from error
+        finally:
+            await response.aclose()
+        return bytes(body)
+
+
+def _status(status: int, body: bytes | None) -> tuple[int, str]:
+    """Return the status that an answer means, and the cause where it is another than the server's."""
+    if body is None:
+        return (status, "") if status >= 400 else (422, "too_long")
+    if status != 200:
+        return status, ""
+    if body.lstrip()[:1] == b"<":
+        return 422, "html"
+    try:
+        answer = json.loads(body)
+        choices = answer.get("choices")
+        error = answer.get("error") or (choices[0].get("error") if choices else None)
+        if error or choices is None:
+            return _code(error) or _code(answer) or 502, ""
+        if isinstance(choices[0]["message"].get("content"), str | list | None):
+            return 200, ""
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
+        pass
+    return 422, "not_json"
+
+
+def _code(error: Any) -> int:
+    """Return the HTTP status that an error body names by number or by word; 0 for none."""
+    for name in ("code", "status", "type", "message") if isinstance(error, Mapping) else ():
+        value = str(error.get(name)).lower().replace(" ", "_")
+        if re.fullmatch("[45][0-9][0-9]", value):
+            return int(value)
+        if found := next((code for word, code in _WORDS.items() if word in value), 0):
+            return found
+    return 0
+
+
+def _count(usage: Any, name: str) -> int:
+    tokens = usage.get(name) if isinstance(usage, Mapping) else None
+    return tokens if isinstance(tokens, int) and tokens is not True and 0 < tokens < 10**9 else 0

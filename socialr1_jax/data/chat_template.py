@@ -1,0 +1,102 @@
+"""What a tokenizer's chat template does around thoughts, found out by rendering it.
+
+A template may end the prompt with `<think>` and a line break (Qwen3-Thinking-2507, QwQ, R1 distills), so that the model
+writes the rest of its thoughts; it may close an empty pair, so that there are none; or it may leave both to the model.
+`sampling.text.decode_responses` puts what a prompt already holds of the response back in front of the decoded text, and
+`whole_text` what a server keeps apart: training, pairs, evaluation and judges see the same whole response.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+_QUESTION, _THOUGHT, _ANSWER = "Where will Ann look?", "She did not see it.", "In the box."
+_AT_THE_END = re.compile(r"(?:<think>\s{0,20})?</think>\s{0,20}\Z|<think>\s{0,20}\Z")
+
+
+@dataclass(frozen=True)
+class ChatTemplate:
+    """What a chat template does. opening: the part of a response that is already in the prompt, "" for none."""
+
+    opening: str
+    drops_thoughts: bool  # of earlier turns
+
+    @property
+    def kind(self) -> Literal["opens", "closes", "leaves"]:
+        """What becomes of the thoughts in the prompt: opened, closed empty, or left to the model."""
+        if not self.opening:
+            return "leaves"
+        return "closes" if "</think>" in self.opening else "opens"
+
+
+def read_template(tokenizer: Any, thinking: bool = True) -> ChatTemplate:
+    """Render the tokenizer's template and return what it does; see `chat_tokens` for `thinking` and errors."""
+    thoughts = f"<think>\n{_THOUGHT}\n</think>\n\n{_ANSWER}"
+    roles = ("user", _QUESTION), ("assistant", thoughts), ("user", _QUESTION)
+    history = _rendered(tokenizer, [{"role": role, "content": text} for role, text in roles], thinking)
+    return ChatTemplate(response_opening(tokenizer, thinking), _THOUGHT not in history)
+
+
+def response_opening(tokenizer: Any, thinking: bool = True) -> str:
+    """Return what the prompt already holds of the response, such as "<think>\\n"; "" for none or without a template."""
+    if not tokenizer.chat_template:
+        return ""
+    prompt = _rendered(tokenizer, [{"role": "user", "content": _QUESTION}], thinking)
+    found = _AT_THE_END.search(prompt.rpartition(_QUESTION)[2])
+    return "" if found is None else found[0] if found[0].startswith("<think>") else f"<think>{found[0]}"
+
+
+def whole_text(message: Mapping[str, Any], *, cut: bool, thinking: bool = True) -> str:
+    """Return a message's text behind its thoughts, wherever the server put them; thoughts that were cut stay open.
+
+    Args:
+        message: of a choice; `content` may be a text, a list of parts, null or absent.
+        cut: the reply ended at its limit of tokens.
+        thinking: the model may think, so that a reply that was cut before any thoughts ended may be thoughts only.
+    """
+    content = message.get("content")
+    parts = content if isinstance(content, list) else [content]
+    thoughts, said = _text(message.get("reasoning_content") or message.get("reasoning")), ""
+    for part in parts:
+        kind = part.get("type") if isinstance(part, Mapping) else "text"
+        if isinstance(part, Mapping) and kind in ("thinking", "reasoning"):
+            thoughts += _text(part.get(kind) or part)
+        else:
+            said += _text(part)
+    if thoughts:
+        end = "" if cut and not said.strip() else f"</think>{said}"
+        return f"<think>{thoughts.replace('</think>', '')}{end}"
+    return f"<think>{said}" if cut and thinking and "</think>" not in said else said
+
+
+def _text(part: Any) -> str:
+    if isinstance(part, Mapping):
+        part = part.get("text")
+    return "".join(map(_text, part)) if isinstance(part, list) else part if isinstance(part, str) else ""
+
+
+def chat_tokens(tokenizer: Any, messages: Sequence[Mapping[str, str]], thinking: bool = True) -> list[int]:
+    """Return the token ids up to and with the header of the assistant's turn, by the tokenizer's own chat template.
+
+    With `thinking` false, templates of Qwen3's kind close empty thoughts there, so that the model answers at once.
+    Raises ValueError when the tokenizer has no chat template, or one that does not take these messages.
+    """
+    return list(_rendered(tokenizer, messages, thinking, tokenize=True))
+
+
+def _rendered(tokenizer: Any, messages: Sequence[Mapping[str, str]], thinking: bool, tokenize: bool = False) -> Any:
+    if not tokenizer.chat_template:
+        raise ValueError(
+            f"{tokenizer.name_or_path} has no chat template: put the model's tokenizer files beside its weights"
+        )
+    from jinja2 import TemplateError
+
+    options = {"add_generation_prompt": True, "enable_thinking": thinking}
+    try:
+        # transformers 5 returns a mapping unless return_dict is false.
+        return tokenizer.apply_chat_template(list(messages), tokenize=tokenize, return_dict=False, **options)
+    except TemplateError as error:
+        raise ValueError(f"the chat template of {tokenizer.name_or_path} cannot be rendered: {error}") from None
