@@ -17,7 +17,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import re
 import sys
 import threading
 import time
@@ -29,6 +28,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 from socialr1_jax.data.chat_template import whole_text
+from socialr1_jax.server_answers import meant_status, read_refusal, server_words, token_count
 from socialr1_jax.server_config import ServerConfig
 
 log = logging.getLogger(__name__)
@@ -36,20 +36,6 @@ log = logging.getLogger(__name__)
 MINUTE = 60.0  # seconds of the rate limits' window
 _BYTES_A_TOKEN = 3  # estimate for the limit of tokens; English text has 4 to 5
 _MOST_REFUSED = 8  # prompts refused before any was answered: then every prompt is
-_CONTEXT = re.compile(
-    r"context.{0,20}(length|window|size)|reduce the length|(prompt|input|message|request|string).{0,30}too (long|large)"
-    r"|max_model_len|string_above_max",
-    re.I | re.S,
-)
-_FILTER = re.compile(
-    r"content.{0,12}(filter|management|policy)|moderation|flagged|safety|usage polic|responsible ai", re.I
-)
-_NO_SUCH = re.compile(
-    r"support|recogni[sz]ed|unexpected|unknown|extra|not (permitted|allowed)|forbidden|cannot both|deprecated|available"
-    r"|only one|at most|too large|must be|invalid",
-    re.I,
-)
-_WORDS = {"rate": 429, "too_many": 429, "quota": 429, "context": 400, "filter": 400, "api_key": 401, "not_found": 404}
 
 
 @dataclass
@@ -176,11 +162,11 @@ class ChatClient:
             return self._read(json.loads(answer.http_response.content), thinking)
         except openai.APIStatusError as error:
             status, cause = error.status_code, error.response.headers.get("x-cause", "")
-            reason = self._harmless(error.response.text)
+            reason = server_words(error.response.text, self._key)
             if status == 429 and self._answered > answered and call.rounds:  # it answers others: it limits the rate
                 call.rounds -= 1
                 return await self._ask(messages, parameters, thinking)
-            own = cause or _CONTEXT.search(reason) or _FILTER.search(reason)
+            own = cause or read_refusal(status, reason, (), "").kind != "unknown"
             if "response_format" in sent and status in (400, 422) and not own:  # a server that takes no JSON Schema
                 self._schemas = False
                 return await self._ask(messages, parameters, thinking)
@@ -197,26 +183,20 @@ class ChatClient:
 
     def _failed(self, status: int, cause: str, reason: str, sent: Mapping[str, Any]) -> Reply:
         """Sort out a status that retries did not change: the prompt's fault, the server's, or that of every call."""
-        setting = self._setting
         if cause or status in (408, 409, 429) or not 400 <= status < 500:
             return self._failure(cause or f"http_{status}", reason)
-        if status == 413 or _CONTEXT.search(reason):
-            return self._failure("too_long", reason, "too_long")
-        if _FILTER.search(reason):
-            return self._failure("refused", reason, "refused")
-        if status in (401, 403, 404):
-            fix = f"{setting}model {self._config.model!r} and {setting}base_url" if status == 404 else "the key"
-            raise self._refuse(f"answers {status}", f"{reason.rstrip('.')}; check {fix}")
-        named = [name for name in sent if re.search(rf"(?<!\w){re.escape(name)}(?!\w)", reason)]
-        if named and _NO_SUCH.search(reason):
-            name = "top_p" if {"temperature", "top_p"} <= set(named) else named[0]
-            other = "max_completion_tokens" if name == "max_tokens" and "max_completion_tokens" in reason else ""
-            fix = f"set {setting}options.{name}={other}" + ("" if other else " (nothing) to leave it out")
-            raise self._refuse(f"refuses {name}", f"{reason.rstrip('.')}; {fix}")
-        self._rejected += 1
-        if not self._answered and self._rejected >= _MOST_REFUSED:
-            raise self._refuse(f"answers {status} to each of {self._rejected} prompts", reason)
-        return self._failure(f"http_{status}", reason, "refused")
+        kind, fix = read_refusal(status, reason, sent, self._setting)
+        if kind == "too_long" or kind == "refused":
+            return self._failure(kind, reason, kind)
+        if kind == "unknown":
+            self._rejected += 1
+            if self._answered or self._rejected < _MOST_REFUSED:
+                return self._failure(f"http_{status}", reason, "refused")
+            fix = f"so it answered {self._rejected} prompts and no other"
+        url, variable = self._config.base_url, self._config.api_key_env
+        self._refused = ChatRefused(f"{url} answers {status} (key from {variable}): {reason.rstrip('.')}; {fix}")
+        self._hang_up()
+        raise self._refused
 
     def _failure(self, cause: str, reason: str, finish: Literal["too_long", "refused", "error"] = "error") -> Reply:
         if cause not in self._said:
@@ -224,32 +204,15 @@ class ChatClient:
             log.warning("%s: %s: %s", self._config.base_url, cause, reason)
         return Reply("", finish, 0, cause, reason)
 
-    def _refuse(self, what: str, reason: str) -> ChatRefused:
-        config = self._config
-        self._refused = ChatRefused(f"{config.base_url} {what} (key from {config.api_key_env}): {reason}")
-        self._hang_up()
-        return self._refused
-
-    def _harmless(self, text: str) -> str:
-        """Return a server's own words in one line, without the key should the server send it back."""
-        try:
-            error = json.loads(text)
-            error = error.get("error", error)
-            text = str(error.get("message") or error)
-        except (ValueError, AttributeError, RecursionError):
-            pass
-        text = " ".join("".join(c if c.isprintable() else " " for c in text[:2000]).split())
-        return text.replace(self._key, "[key]")[:300] if self._key != "none" else text[:300]
-
     def _read(self, completion: dict[str, Any], thinking: bool) -> Reply:
         choice, usage = completion["choices"][0], completion.get("usage")
-        tokens = _count(usage, "completion_tokens")
+        tokens = token_count(usage, "completion_tokens")
         with self._lock:
-            self._counts.update(tokens_in=_count(usage, "prompt_tokens"), tokens_out=tokens)
+            self._counts.update(tokens_in=token_count(usage, "prompt_tokens"), tokens_out=tokens)
         self._answered += 1
         message, finish = choice["message"], choice.get("finish_reason")
         if finish == "content_filter" or message.get("refusal"):
-            return self._failure("refusal", self._harmless(str(message.get("refusal") or finish)), "refused")
+            return self._failure("refusal", server_words(str(message.get("refusal") or finish), self._key), "refused")
         text = whole_text(message, cut=finish == "length", thinking=thinking)
         return Reply(text, "length" if finish == "length" else "stop", tokens)
 
@@ -275,7 +238,7 @@ class ChatClient:
                     with outer._lock:
                         outer._seconds += time.monotonic() - began
                         outer._counts["answered"] += 1
-                status, cause = _status(response.status_code, body)
+                status, cause = meant_status(response.status_code, body)
                 headers = {"x-cause": cause, "retry-after": response.headers.get("retry-after", "")}
                 return httpx.Response(status, headers=headers, content=body or b"", request=request)
 
@@ -307,40 +270,3 @@ class ChatClient:
         finally:
             await response.aclose()
         return bytes(body)
-
-
-def _status(status: int, body: bytes | None) -> tuple[int, str]:
-    """Return the status that an answer means, and the cause where it is another than the server's."""
-    if body is None:
-        return (status, "") if status >= 400 else (422, "too_long")
-    if status != 200:
-        return status, ""
-    if body.lstrip()[:1] == b"<":
-        return 422, "html"
-    try:
-        answer = json.loads(body)
-        choices = answer.get("choices")
-        error = answer.get("error") or (choices[0].get("error") if choices else None)
-        if error or choices is None:
-            return _code(error) or _code(answer) or 502, ""
-        if isinstance(choices[0]["message"].get("content"), str | list | None):
-            return 200, ""
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
-        pass
-    return 422, "not_json"
-
-
-def _code(error: Any) -> int:
-    """Return the HTTP status that an error body names by number or by word; 0 for none."""
-    for name in ("code", "status", "type", "message") if isinstance(error, Mapping) else ():
-        value = str(error.get(name)).lower().replace(" ", "_")
-        if re.fullmatch("[45][0-9][0-9]", value):
-            return int(value)
-        if found := next((code for word, code in _WORDS.items() if word in value), 0):
-            return found
-    return 0
-
-
-def _count(usage: Any, name: str) -> int:
-    tokens = usage.get(name) if isinstance(usage, Mapping) else None
-    return tokens if isinstance(tokens, int) and tokens is not True and 0 < tokens < 10**9 else 0

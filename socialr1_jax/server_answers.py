@@ -1,0 +1,106 @@
+"""What an answer of a chat server means: its status, its words, and whom a refusal concerns."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal, NamedTuple
+
+_CONTEXT = re.compile(
+    r"context.{0,20}(length|window|size)|reduce the length|(prompt|input|message|request|string).{0,30}too (long|large)"
+    r"|max_model_len|string_above_max",
+    re.I | re.S,
+)
+_FILTER = re.compile(
+    r"content.{0,12}(filter|management|policy)|moderation|flagged|safety|usage polic|responsible ai", re.I
+)
+_NO_SUCH = re.compile(
+    r"support|recogni[sz]ed|unexpected|unknown|extra|not (permitted|allowed)|forbidden|cannot both|deprecated|available"
+    r"|only one|at most|too large|must be|invalid",
+    re.I,
+)
+_WORDS = {"rate": 429, "too_many": 429, "quota": 429, "context": 400, "filter": 400, "api_key": 401, "not_found": 404}
+
+
+class Refusal(NamedTuple):
+    """What a status 4xx means: the prompt is too_long or refused, the settings do not fit, or unknown."""
+
+    kind: Literal["too_long", "refused", "settings", "unknown"]
+    fix: str = ""
+
+
+def read_refusal(status: int, reason: str, sent: Iterable[str], setting: str) -> Refusal:
+    """Return what a refusal means.
+
+    Args:
+        status: 400 to 499, without those that are tried again.
+        reason: the server's words.
+        sent: names of the parameters that were sent.
+        setting: stands before the names of settings in the fix.
+    """
+    if status == 413 or _CONTEXT.search(reason):
+        return Refusal("too_long")
+    if _FILTER.search(reason):
+        return Refusal("refused")
+    if status in (401, 403, 404):
+        return Refusal("settings", f"check {setting}model and {setting}base_url" if status == 404 else "check the key")
+    named = [name for name in sent if re.search(rf"(?<!\w){re.escape(name)}(?!\w)", reason)]
+    if not named or not _NO_SUCH.search(reason):
+        return Refusal("unknown")
+    name = "top_p" if {"temperature", "top_p"} <= set(named) else named[0]
+    other = "max_completion_tokens" if name == "max_tokens" and "max_completion_tokens" in reason else ""
+    return Refusal("settings", f"set {setting}options.{name}={other}" + ("" if other else " (nothing) to leave it out"))
+
+
+def server_words(text: str, key: str) -> str:
+    """Return a server's own words in one line of at most 300 characters, without the key should it send that back."""
+    try:
+        error = json.loads(text)
+        error = error.get("error", error)
+        text = str(error.get("message") or error)
+    except (ValueError, AttributeError, RecursionError):
+        pass
+    text = " ".join("".join(c if c.isprintable() else " " for c in text[:2000]).split())
+    return (text if key == "none" else text.replace(key, "[key]"))[:300]
+
+
+def meant_status(status: int, body: bytes | None) -> tuple[int, str]:
+    """Return the status that an answer means, and the cause where it is another than the server's.
+
+    A body of None was too long to be read. Error bodies behind status 200 mean the status that they name, or 502.
+    """
+    if body is None:
+        return (status, "") if status >= 400 else (422, "too_long")
+    if status != 200:
+        return status, ""
+    if body.lstrip()[:1] == b"<":
+        return 422, "html"
+    try:
+        answer = json.loads(body)
+        choices = answer.get("choices")
+        error = answer.get("error") or (choices[0].get("error") if choices else None)
+        if error or choices is None:
+            return _code(error) or _code(answer) or 502, ""
+        if isinstance(choices[0]["message"].get("content"), str | list | None):
+            return 200, ""
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
+        pass
+    return 422, "not_json"
+
+
+def _code(error: Any) -> int:
+    """Return the HTTP status that an error body names by number or by word; 0 for none."""
+    for name in ("code", "status", "type", "message") if isinstance(error, Mapping) else ():
+        value = str(error.get(name)).lower().replace(" ", "_")
+        if re.fullmatch("[45][0-9][0-9]", value):
+            return int(value)
+        if found := next((code for word, code in _WORDS.items() if word in value), 0):
+            return found
+    return 0
+
+
+def token_count(usage: Any, name: str) -> int:
+    """Return a number of tokens that a server counted, 0 where it makes no sense."""
+    tokens = usage.get(name) if isinstance(usage, Mapping) else None
+    return tokens if isinstance(tokens, int) and tokens is not True and 0 < tokens < 10**9 else 0
