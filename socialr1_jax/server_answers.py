@@ -1,4 +1,4 @@
-"""What an answer of a chat server means: its status, its words, and whom a refusal concerns."""
+"""Reads the answers of chat servers: the status they mean, their words, and whether a refusal concerns every call."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _WORDS = {"rate": 429, "too_many": 429, "quota": 429, "context": 400, "filter": 
 
 
 class Refusal(NamedTuple):
-    """What a status 4xx means: the prompt is too_long or refused, the settings do not fit, or unknown."""
+    """Meaning of a status 4xx: the prompt is too_long or refused, the settings do not fit, or unknown."""
 
     kind: Literal["too_long", "refused", "settings", "unknown"]
     fix: str = ""

@@ -1,4 +1,4 @@
-"""How a chat server is called: the same settings for a judge in training and for models in evaluation."""
+"""Settings of a chat server, the same for a judge in training and for models in evaluation."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class ServerConfig(Section):
 
     @property
     def local(self) -> bool:
-        """Whether the server is on this machine."""
+        """True if the server is on this machine."""
         host = urlsplit(self.base_url).hostname or ""
         try:
             return ipaddress.ip_address(host).is_loopback

@@ -95,7 +95,7 @@ def test_what_a_template_does_is_found_by_rendering_it(models, name, opening, wi
 
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_a_response_is_whole_wherever_it_is_decoded(models, name):
-    """What SFT teaches, behind the prompt, is the reference response, and decoding gives it back."""
+    """Decoding what SFT teaches behind the prompt gives the reference response."""
     _, tokenizer = models[name]
     example = Example(id="1", thoughts=THOUGHTS, **{key: ROW[key] for key in ("story", "question", "answer")},
                       options=tuple(ROW["options"]))  # fmt: skip

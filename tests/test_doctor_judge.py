@@ -39,14 +39,14 @@ def test_one_call_is_made_and_its_time_told(ask):
     assert "DOCTOR_KEY is set" in told
 
 
-def test_nobody_listens(ask):
+def test_no_server_at_the_address(ask):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"http://127.0.0.1:{free.getsockname()[1]}/v1"
         status, told = ask(address)
     assert status == "problem"
     assert "connection" in told
-    assert "fix: nobody listens there" in told
+    assert "fix: no server at base_url" in told
     assert f"{address}/models" in told
 
 

@@ -1,4 +1,4 @@
-"""What a tokenizer's chat template does around thoughts, found out by rendering it.
+"""Finds out what a tokenizer's chat template does around thoughts, by rendering it.
 
 A template may end the prompt with `<think>` and a line break (Qwen3-Thinking-2507, QwQ, R1 distills), so that the model
 writes the rest of its thoughts; it may close an empty pair, so that there are none; or it may leave both to the model.
@@ -19,14 +19,14 @@ _AT_THE_END = re.compile(r"(?:<think>\s{0,20})?</think>\s{0,20}\Z|<think>\s{0,20
 
 @dataclass(frozen=True)
 class ChatTemplate:
-    """What a chat template does. opening: the part of a response that is already in the prompt, "" for none."""
+    """Describes a chat template. opening: the part of a response that is already in the prompt, "" for none."""
 
     opening: str
     drops_thoughts: bool  # of earlier turns
 
     @property
     def kind(self) -> Literal["opens", "closes", "leaves"]:
-        """What becomes of the thoughts in the prompt: opened, closed empty, or left to the model."""
+        """Return what the prompt does with the thoughts: opens them, closes empty ones, or leaves them to the model."""
         if not self.opening:
             return "leaves"
         return "closes" if "</think>" in self.opening else "opens"

@@ -1,4 +1,4 @@
-"""What answers a benchmark's prompts: a model on the devices here, or one behind an OpenAI-compatible server."""
+"""Models that answer a benchmark's prompts: on the devices here, or behind an OpenAI-compatible server."""
 
 from __future__ import annotations
 

@@ -87,7 +87,7 @@ _REWARD_MODEL = "Qwen3ForSequenceClassification"  # the architecture with a scal
 
 
 class _Kind(NamedTuple):
-    """What values a field takes."""
+    """The values that a field takes."""
 
     words: str
     fits: Callable[[Any], bool]

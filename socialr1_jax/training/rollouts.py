@@ -153,11 +153,13 @@ class Collector:
         return rollouts
 
     def records(self, rollouts: Rollouts, advantages_b: np.ndarray) -> Iterator[dict[str, Any]]:
-        """The first `tracking.responses` responses, or all, as rollouts.jsonl holds them."""
-        completions = rollouts.completions[: self.config.tracking.responses or None]
+        """Yield the first `tracking.responses` responses, or all, as rollouts.jsonl holds them."""
+        completions, ids = rollouts.completions[: self.config.tracking.responses or None], rollouts.prompt_ids
+        earlier = [ids[:place].count(one) for place, one in enumerate(ids)]  # a prompt may come twice
         for i, text in enumerate(decode_responses(self.tokenizer, completions)):
-            example = rollouts.examples[i // rollouts.group]
-            record = response_record(example, i % rollouts.group, text, completions[i], rollouts.terms[i])
+            place, sample = divmod(i, rollouts.group)
+            sample += earlier[place] * rollouts.group
+            record = response_record(rollouts.examples[place], sample, text, completions[i], rollouts.terms[i])
             yield {"advantage": float(advantages_b[i])} | record
 
     def get_state(self) -> dict[str, Any]:

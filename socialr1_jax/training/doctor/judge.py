@@ -1,4 +1,4 @@
-"""The judge of structure: one sample is sent to it as the run would do it."""
+"""Checks the judge of structure by one sample, sent as the run would send it."""
 
 import logging
 import os
@@ -15,11 +15,11 @@ _THOUGHTS = "Ann saw the ball go into the box. She did not see Ben move it, so s
 _RUBRIC = "take a model that follows instructions, or raise rewards.structure.max_tokens so that its answer is whole"
 _ADDRESS = "that is no chat completion: rewards.structure.base_url must go up to /v1: {listed}"
 _FIXES = {  # of the causes of no grade
-    "connection": "nobody listens there: start the server, or mend base_url; from here this must answer: {listed}",
+    "connection": "no server at base_url: start it or correct base_url; this must succeed from here: {listed}",
     "timeout": "a server that is alive answers this at once: {listed}; a slow model needs a smaller max_tokens",
     "html": _ADDRESS,
     "not_json": _ADDRESS,
-    "http_400": "the server does not take the request: mend rewards.structure.options and max_tokens",
+    "http_400": "the server refuses the request: correct rewards.structure.options and max_tokens",
     "http_429": "too many requests, or no credit left: look at the account's limits; rewards.structure has its own",
     "token_limit": "raise rewards.structure.tokens_per_minute, which one call passes",
     **dict.fromkeys(("no_answer", "unreadable", "contradictory", "no_score", "out_of_range"), _RUBRIC),
@@ -52,13 +52,13 @@ def check_judge(config: DoctorConfig) -> Iterator[Line]:
     given = "no grade" if cause else f"a sample the grade {grade:.2f}"
     found = f"{structure.model} at {address} gave {given} in {time.monotonic() - started:.1f} s"
     key = f"{variable} is {'set' if os.environ.get(variable, '').strip() else 'not set'}"
-    fix = _FIXES.get(cause, "look at the server's log, and mend rewards.structure by it")
-    told = "; ".join([f"{found}: {cause}" if cause else found, key, *warnings])
-    yield good_or("problem", "judge", not cause, told, fix.format(listed=listed))
+    fix = _FIXES.get(cause, "look at the server's log, and correct rewards.structure by it")
+    report = "; ".join([f"{found}: {cause}" if cause else found, key, *warnings])
+    yield good_or("problem", "judge", not cause, report, fix.format(listed=listed))
 
 
 def _ask(config: DoctorConfig) -> tuple[float, str, list[str]]:
-    """The grade of one call, the cause of none, and what was warned of meanwhile."""
+    """Return the grade of one call, the cause where there is none, and the warnings meanwhile."""
     from socialr1_jax.rewards.endpoint_judge import EndpointJudge
 
     structure = config.rewards.structure
