@@ -28,17 +28,26 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 from socialr1_jax.data.chat_template import whole_text
-from socialr1_jax.server_answers import meant_status, read_refusal, server_words, token_count
+from socialr1_jax.server_answers import (
+    PLAIN_NAMES,
+    Refusal,
+    SettingNames,
+    meant_status,
+    read_refusal,
+    server_words,
+    token_count,
+)
 from socialr1_jax.server_config import ServerConfig
 
 log = logging.getLogger(__name__)
 
 MINUTE = 60.0  # seconds of the rate limits' window
 _BYTES_A_TOKEN = 3  # estimate for the limit of tokens; English text has 4 to 5
-_MOST_REFUSED = 8  # prompts refused before any was answered: then every prompt is
+_MOST_REFUSED = 8  # prompts refused before any is answered: then every prompt is
+_SECRET = 8  # characters of a key; a shorter one ("none", "EMPTY") is no secret
 
 
-@dataclass
+@dataclass(eq=False)
 class _Call:
     """A prompt that is asked. rounds: how often it may be asked again while the server answers others."""
 
@@ -67,13 +76,13 @@ class Reply(NamedTuple):
 
 
 class ChatClient:
-    """Calls the server of a configuration; thread-safe. `setting` stands before the names of its fields in messages.
+    """Calls the server of a configuration; thread-safe. `names`: of its settings, for messages.
 
     Raises ChatRefused when there is no key (`ServerConfig.api_key`), ImportError without the openai package.
     """
 
-    def __init__(self, config: ServerConfig, setting: str = "") -> None:
-        self._config, self._setting = config, setting
+    def __init__(self, config: ServerConfig, names: SettingNames = PLAIN_NAMES) -> None:
+        self._config, self._names = config, names
         try:
             self._key = config.api_key()
         except ValueError as error:
@@ -90,6 +99,8 @@ class ChatClient:
         self._slots = asyncio.Semaphore(config.concurrency)
         self._refused: ChatRefused | None = None
         self._answered, self._rejected, self._schemas = 0, 0, True
+        self._under_way: set[_Call] = set()
+        self._first_wave: set[_Call] = set()  # under way when the first prompt was refused
         self._said: set[str] = set()  # causes that were logged
         # Names of an organisation in the environment are not sent.
         other: dict[str, Any] = dict.fromkeys(("OpenAI-Organization", "OpenAI-Project"), openai.Omit())
@@ -131,6 +142,8 @@ class ChatClient:
         if self._thread.is_alive():
             asyncio.run_coroutine_threadsafe(self._end(), self._loop)
             self._thread.join(10.0)
+            if not self._thread.is_alive():
+                self._loop.close()
 
     async def _end(self) -> None:
         calls = self._hang_up()
@@ -149,8 +162,7 @@ class ChatClient:
             raise self._refused
         if not self._schemas:
             parameters.pop("response_format", None)
-        sent = self._config.parameters(parameters)
-        tokens = sum(len(one["content"].encode()) for one in messages) // _BYTES_A_TOKEN
+        tokens = sum(len(one["content"].encode("utf-8", "replace")) for one in messages) // _BYTES_A_TOKEN
         call = _CALL.get(None) or _Call(tokens + parameters.get("max_tokens", 0))
         if 0 < self._config.tokens_per_minute < call.tokens:
             return Reply("", "error", 0, "token_limit", f"about {call.tokens} tokens, above tokens_per_minute")
@@ -158,19 +170,22 @@ class ChatClient:
         create, openai = self._client.chat.completions.with_raw_response.create, self._openai
         answered = self._answered
         try:
+            sent = self._config.parameters(parameters)
             answer = await create(model=self._config.model, messages=messages, extra_body=sent)
             return self._read(json.loads(answer.http_response.content), thinking)
         except openai.APIStatusError as error:
             status, cause = error.status_code, error.response.headers.get("x-cause", "")
-            reason = server_words(error.response.text, self._key)
             if status == 429 and self._answered > answered and call.rounds:  # it answers others: it limits the rate
                 call.rounds -= 1
                 return await self._ask(messages, parameters, thinking)
-            own = cause or read_refusal(status, reason, (), "").kind != "unknown"
-            if "response_format" in sent and status in (400, 422) and not own:  # a server that takes no JSON Schema
-                self._schemas = False
-                return await self._ask(messages, parameters, thinking)
-            return self._failed(status, cause, reason, sent)
+            reason, words = server_words(error.response.text)
+            refusal = read_refusal(status, words, sent, self._names)
+            schema = parameters.pop("response_format", None)
+            if schema and not cause and status in (400, 422) and refusal.kind in ("unknown", "parameter"):
+                reply = await self._ask(messages, parameters, thinking)  # for servers that take no JSON Schema
+                self._schemas = bool(reply.cause)
+                return reply
+            return self._failed(status, cause, reason, refusal, out_of_credit="insufficient_quota" in words)
         except openai.APITimeoutError:
             return self._failure("timeout", f"no whole answer within {self._config.call_timeout:g} s")
         except openai.APIConnectionError as error:
@@ -180,29 +195,42 @@ class ChatClient:
             if self._refused:
                 raise self._refused from None
             raise
+        except ChatRefused:
+            raise
+        except Exception as error:  # such as a prompt or an option that cannot be sent; the text may hold the key
+            return self._failure("client", type(error).__name__)
 
-    def _failed(self, status: int, cause: str, reason: str, sent: Mapping[str, Any]) -> Reply:
+    def _failed(self, status: int, cause: str, reason: str, refusal: Refusal, out_of_credit: bool) -> Reply:
         """Sort out a status that retries did not change: the prompt's fault, the server's, or that of every call."""
-        if cause or status in (408, 409, 429) or not 400 <= status < 500:
+        kind, fix = refusal
+        if cause or not (400 <= status < 500) or (status in (408, 409, 429) and not out_of_credit):
             return self._failure(cause or f"http_{status}", reason)
-        kind, fix = read_refusal(status, reason, sent, self._setting)
         if kind == "too_long" or kind == "refused":
             return self._failure(kind, reason, kind)
-        if kind == "unknown":
+        every = kind != "unknown" and status != 403  # a firewall may answer 403 to one prompt
+        if not every:  # unless all calls that were under way with the first such prompt end alike
             self._rejected += 1
-            if self._answered or self._rejected < _MOST_REFUSED:
-                return self._failure(f"http_{status}", reason, "refused")
-            fix = f"so it answered {self._rejected} prompts and no other"
-        url, variable = self._config.base_url, self._config.api_key_env
-        self._refused = ChatRefused(f"{url} answers {status} (key from {variable}): {reason.rstrip('.')}; {fix}")
+            if self._rejected == 1:
+                self._first_wave = set(self._under_way)
+            least = _MOST_REFUSED if kind == "unknown" else 1
+            every = self._rejected >= least and not self._first_wave & self._under_way
+            fix = fix or f"so it answered {self._rejected} prompts and no other"
+        if self._answered or not every:
+            return self._failure(f"http_{status}", reason, "refused")
+        url, variable, said = self._config.base_url, self._config.api_key_env, self._masked(reason).rstrip(".")
+        self._refused = ChatRefused(f"{url} answers {status} (key from {variable}): {said}; {fix}")
         self._hang_up()
         raise self._refused
 
     def _failure(self, cause: str, reason: str, finish: Literal["too_long", "refused", "error"] = "error") -> Reply:
+        reason = self._masked(reason)
         if cause not in self._said:
             self._said.add(cause)
             log.warning("%s: %s: %s", self._config.base_url, cause, reason)
         return Reply("", finish, 0, cause, reason)
+
+    def _masked(self, text: str) -> str:
+        return text.replace(self._key, "[key]") if len(self._key) >= _SECRET else text
 
     def _read(self, completion: dict[str, Any], thinking: bool) -> Reply:
         choice, usage = completion["choices"][0], completion.get("usage")
@@ -210,11 +238,11 @@ class ChatClient:
         with self._lock:
             self._counts.update(tokens_in=token_count(usage, "prompt_tokens"), tokens_out=tokens)
         self._answered += 1
-        message, finish = choice["message"], choice.get("finish_reason")
+        message, finish = choice["message"], str(choice.get("finish_reason")).lower()
         if finish == "content_filter" or message.get("refusal"):
-            return self._failure("refusal", server_words(str(message.get("refusal") or finish), self._key), "refused")
-        text = whole_text(message, cut=finish == "length", thinking=thinking)
-        return Reply(text, "length" if finish == "length" else "stop", tokens)
+            return self._failure("refusal", server_words(str(message.get("refusal") or finish))[0], "refused")
+        cut = finish in ("length", "max_tokens", "model_length")
+        return Reply(whole_text(message, cut=cut, thinking=thinking), "length" if cut else "stop", tokens)
 
     def _make_http(self) -> Any:
         """Return the HTTP client below the openai package's; every try of a call passes its `send`."""
@@ -229,12 +257,15 @@ class ChatClient:
                     with outer._lock:
                         outer._counts.update(calls=1, retries=int(call.tries > 0))
                     call.tries += 1
+                    outer._under_way.add(call)
                     try:
                         async with asyncio.timeout(outer._config.call_timeout):
                             response = await super().send(request, stream=True, **options | {"follow_redirects": False})
                             body = await outer._body(response, httpx.ReadError)
                     except TimeoutError:
                         raise httpx.ReadTimeout("timeout", request=request) from None
+                    finally:
+                        outer._under_way.discard(call)
                     with outer._lock:
                         outer._seconds += time.monotonic() - began
                         outer._counts["answered"] += 1

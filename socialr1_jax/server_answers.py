@@ -8,61 +8,83 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Literal, NamedTuple
 
 _CONTEXT = re.compile(
-    r"context.{0,20}(length|window|size)|reduce the length|(prompt|input|message|request|string).{0,30}too (long|large)"
-    r"|max_model_len|string_above_max",
+    r"context.{0,3}(length|window|size|limit)|reduce the length|string_above_max|max_model_len|too many (input )?tokens"
+    r"|(prompt|input|message|request|string|token count).{0,40}(too (long|large)|exceed)|at least 1, got -"
+    r"|length should be \[|`?inputs`? tokens.{0,30}must be",
     re.I | re.S,
 )
 _FILTER = re.compile(
-    r"content.{0,12}(filter|management|policy)|moderation|flagged|safety|usage polic|responsible ai", re.I
+    r"content.{0,12}(filter|management|policy)|moderation|flagged|safety|usage polic|responsible ai|inappropriate"
+    r"|data_inspection|sensitive",
+    re.I,
 )
 _NO_SUCH = re.compile(
-    r"support|recogni[sz]ed|unexpected|unknown|extra|not (permitted|allowed)|forbidden|cannot both|deprecated|available"
-    r"|only one|at most|too large|must be|invalid",
+    r"support|recogni[sz]ed|unexpected|unknown|extra.{0,3}(input|field|forbidden)|not (permitted|allowed)|cannot both"
+    r"|deprecated|not available|only one|does not accept|too large",
     re.I,
 )
 _WORDS = {"rate": 429, "too_many": 429, "quota": 429, "context": 400, "filter": 400, "api_key": 401, "not_found": 404}
 
 
-class Refusal(NamedTuple):
-    """Meaning of a status 4xx: the prompt is too_long or refused, the settings do not fit, or unknown."""
+class SettingNames(NamedTuple):
+    """Names of a server's settings, for messages."""
 
-    kind: Literal["too_long", "refused", "settings", "unknown"]
+    model: str = "model"
+    url: str = "base_url"
+    options: str = "options"
+
+
+PLAIN_NAMES = SettingNames()
+
+
+class Refusal(NamedTuple):
+    """Meaning of a status 4xx: the prompt is too_long or refused, a parameter does not fit, there is no access (key,
+    model, address, credit), or unknown.
+    """
+
+    kind: Literal["too_long", "refused", "parameter", "access", "unknown"]
     fix: str = ""
 
 
-def read_refusal(status: int, reason: str, sent: Iterable[str], setting: str) -> Refusal:
+def read_refusal(status: int, words: str, sent: Iterable[str], names: SettingNames) -> Refusal:
     """Return what a refusal means.
 
     Args:
         status: 400 to 499, without those that are tried again.
-        reason: the server's words.
+        words: the server's, with its codes.
         sent: names of the parameters that were sent.
-        setting: stands before the names of settings in the fix.
+        names: of the settings that the fix names.
     """
-    if status == 413 or _CONTEXT.search(reason):
+    if status == 413 or _CONTEXT.search(words):
         return Refusal("too_long")
-    if _FILTER.search(reason):
+    if _FILTER.search(words):
         return Refusal("refused")
-    if status in (401, 403, 404):
-        return Refusal("settings", f"check {setting}model and {setting}base_url" if status == 404 else "check the key")
-    named = [name for name in sent if re.search(rf"(?<!\w){re.escape(name)}(?!\w)", reason)]
-    if not named or not _NO_SUCH.search(reason):
+    if status in (401, 402, 403, 404, 429):
+        fix = f"{names.model} and {names.url}" if status == 404 else "the key and its account"
+        return Refusal("access", f"check {fix}")
+    named = [name for name in sent if re.search(rf"(?<!\w){re.escape(name)}(?!\w)", words)]
+    if not named or not _NO_SUCH.search(words):
         return Refusal("unknown")
     name = "top_p" if {"temperature", "top_p"} <= set(named) else named[0]
-    other = "max_completion_tokens" if name == "max_tokens" and "max_completion_tokens" in reason else ""
-    return Refusal("settings", f"set {setting}options.{name}={other}" + ("" if other else " (nothing) to leave it out"))
+    other = "max_completion_tokens" if name == "max_tokens" and "max_completion_tokens" in words else ""
+    return Refusal("parameter", f"set {names.options}.{name}={other}" + ("" if other else " (nothing) to leave it out"))
 
 
-def server_words(text: str, key: str) -> str:
-    """Return a server's own words in one line of at most 300 characters, without the key should it send that back."""
+def server_words(text: str) -> tuple[str, str]:
+    """Return a server's own words in one line of at most 300 characters, and the same behind the codes of its error."""
+    codes = ""
     try:
         error = json.loads(text)
         error = error.get("error", error)
-        text = str(error.get("message") or error)
+        if isinstance(error, Mapping):
+            codes = " ".join(str(error.get(name) or "") for name in ("code", "type", "param"))
+            text = str(error.get("message") or error)
+        else:
+            text = str(error)
     except (ValueError, AttributeError, RecursionError):
         pass
-    text = " ".join("".join(c if c.isprintable() else " " for c in text[:2000]).split())
-    return (text if key == "none" else text.replace(key, "[key]"))[:300]
+    line = " ".join("".join(c if c.isprintable() else " " for c in text[:2000]).split())
+    return line[:300], f"{codes} {line}"[:2000]
 
 
 def meant_status(status: int, body: bytes | None) -> tuple[int, str]:
@@ -82,6 +104,8 @@ def meant_status(status: int, body: bytes | None) -> tuple[int, str]:
         error = answer.get("error") or (choices[0].get("error") if choices else None)
         if error or choices is None:
             return _code(error) or _code(answer) or 502, ""
+        if str(choices[0].get("finish_reason")).lower() in ("error", "abort", "cancelled"):
+            return 502, ""
         if isinstance(choices[0]["message"].get("content"), str | list | None):
             return 200, ""
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):

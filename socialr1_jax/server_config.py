@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import json
 import os
 import re
 from collections.abc import Mapping
@@ -80,9 +81,14 @@ class ServerConfig(Section):
             if name in _CLIENTS:
                 raise ValueError(f"may not hold {name!r}, which is set by the client")
             try:
-                yaml.safe_load(text)
-            except yaml.YAMLError:
-                raise ValueError(f"{name}: {text!r} is not a YAML value") from None
+                value = yaml.safe_load(text)
+                json.dumps(value, allow_nan=False)
+            except (yaml.YAMLError, TypeError, ValueError):
+                raise ValueError(f"{name}: {text!r} is not a value that can be sent as JSON") from None
+            if name in _NUMBERS and isinstance(value, str) and (value in _CLIENTS or not value.isidentifier()):
+                raise ValueError(f"{name}: {value!r} is not the name of a parameter")
+            if name in _NUMBERS and isinstance(value, list | dict | bool):
+                raise ValueError(f"{name}: {text!r} is neither a number nor the name of a parameter")
         return options
 
     @field_validator("base_url", "partner_url", "judge_url", check_fields=False)

@@ -266,7 +266,7 @@ def test_no_name_of_an_organisation_is_sent(server, monkeypatch):
 
 
 def test_options_are_refused_before_any_call():
-    for options, words in (({"model": "x"}, "may not hold 'model'"), ({"a": "[1"}, "not a YAML value")):
+    for options, words in (({"model": "x"}, "may not hold 'model'"), ({"a": "[1"}, "not a value that can be sent")):
         with pytest.raises(ValueError, match=words):
             ServerConfig(model="m", base_url="http://127.0.0.1/v1", options=options)
     with pytest.raises(ChatRefused, match="NO_KEY is not set"):

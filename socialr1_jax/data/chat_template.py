@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 _QUESTION, _THOUGHT, _ANSWER = "Where will Ann look?", "She did not see it.", "In the box."
+_TAG = re.compile("</?think>")
 _AT_THE_END = re.compile(r"(?:<think>\s{0,20})?</think>\s{0,20}\Z|<think>\s{0,20}\Z")
 
 
@@ -36,17 +37,26 @@ def read_template(tokenizer: Any, thinking: bool = True) -> ChatTemplate:
     """Render the tokenizer's template and return what it does; see `chat_tokens` for `thinking` and errors."""
     thoughts = f"<think>\n{_THOUGHT}\n</think>\n\n{_ANSWER}"
     roles = ("user", _QUESTION), ("assistant", thoughts), ("user", _QUESTION)
-    history = _rendered(tokenizer, [{"role": role, "content": text} for role, text in roles], thinking)
-    return ChatTemplate(response_opening(tokenizer, thinking), _THOUGHT not in history)
+    opening = response_opening(tokenizer, thinking)
+    try:
+        history = _rendered(tokenizer, [{"role": role, "content": text} for role, text in roles], thinking)
+    except ValueError:  # a template for one turn only
+        return ChatTemplate(opening, drops_thoughts=False)
+    return ChatTemplate(opening, _THOUGHT not in history)
 
 
 def response_opening(tokenizer: Any, thinking: bool = True) -> str:
     """Return what the prompt already holds of the response, such as "<think>\\n"; "" for none or without a template."""
     if not tokenizer.chat_template:
         return ""
-    prompt = _rendered(tokenizer, [{"role": "user", "content": _QUESTION}], thinking)
-    found = _AT_THE_END.search(prompt.rpartition(_QUESTION)[2])
-    return "" if found is None else found[0] if found[0].startswith("<think>") else f"<think>{found[0]}"
+    turn = [{"role": "user", "content": _QUESTION}]
+    prompt, before = (_rendered(tokenizer, turn, thinking, header=header) for header in (True, False))
+    # Behind the header stands what the template puts there; a template without a header of its own is read at its end.
+    header = prompt.removeprefix(before) if before != prompt and prompt.startswith(before) else ""
+    found = _TAG.search(header) or _AT_THE_END.search(prompt.rpartition(_QUESTION)[2])
+    if found is None:
+        return ""
+    return "<think>" * (found[0][:7] != "<think>") + found.string[found.start() :]
 
 
 def whole_text(message: Mapping[str, Any], *, cut: bool, thinking: bool = True) -> str:
@@ -61,11 +71,11 @@ def whole_text(message: Mapping[str, Any], *, cut: bool, thinking: bool = True) 
     parts = content if isinstance(content, list) else [content]
     thoughts, said = _text(message.get("reasoning_content") or message.get("reasoning")), ""
     for part in parts:
-        kind = part.get("type") if isinstance(part, Mapping) else "text"
-        if isinstance(part, Mapping) and kind in ("thinking", "reasoning"):
-            thoughts += _text(part.get(kind) or part)
-        else:
+        kind = str(part.get("type", "text")) if isinstance(part, Mapping) else "text"
+        if kind in ("text", "output_text"):
             said += _text(part)
+        elif isinstance(part, Mapping):
+            thoughts += _text(part.get(kind) or part)
     if thoughts:
         end = "" if cut and not said.strip() else f"</think>{said}"
         return f"<think>{thoughts.replace('</think>', '')}{end}"
@@ -87,16 +97,22 @@ def chat_tokens(tokenizer: Any, messages: Sequence[Mapping[str, str]], thinking:
     return list(_rendered(tokenizer, messages, thinking, tokenize=True))
 
 
-def _rendered(tokenizer: Any, messages: Sequence[Mapping[str, str]], thinking: bool, tokenize: bool = False) -> Any:
+def _rendered(
+    tokenizer: Any,
+    messages: Sequence[Mapping[str, str]],
+    thinking: bool,
+    *,
+    header: bool = True,
+    tokenize: bool = False,
+) -> Any:
     if not tokenizer.chat_template:
         raise ValueError(
             f"{tokenizer.name_or_path} has no chat template: put the model's tokenizer files beside its weights"
         )
-    from jinja2 import TemplateError
-
-    options = {"add_generation_prompt": True, "enable_thinking": thinking}
+    options = {"add_generation_prompt": header, "enable_thinking": thinking}
     try:
         # transformers 5 returns a mapping unless return_dict is false.
         return tokenizer.apply_chat_template(list(messages), tokenize=tokenize, return_dict=False, **options)
-    except TemplateError as error:
-        raise ValueError(f"the chat template of {tokenizer.name_or_path} cannot be rendered: {error}") from None
+    except Exception as error:  # of the template: its own raise_exception, or whatever its expressions raise
+        told = " ".join(str(error).split())
+        raise ValueError(f"the chat template of {tokenizer.name_or_path} cannot be rendered: {told}") from None

@@ -13,7 +13,7 @@ from socialr1_jax.rewards.answers import answer_letter
 from socialr1_jax.rewards.parsing import final_answer
 from socialr1_jax.rewards.terms import is_choice, outcome_reward
 
-_PUBLISHED = re.compile(r"<Answer>\s*([A-Z])[\s\S]*?</Answer>")
+_PUBLISHED = re.compile(r"<Answer>\s*([A-Z])")  # before any </Answer>
 _NEW_TOKENS = 2048  # the cards' limit, thoughts and answer together
 
 
@@ -44,4 +44,6 @@ def card_grade(request: Request, reply: str) -> Grade:
 def published_grade(request: Request, reply: str) -> Grade:
     """Grade a reply as the paper's code does: by the capital letter that the first <Answer> begins with."""
     found = _PUBLISHED.search(reply)
-    return Grade(found[1], float(found[1] == request.gold)) if found else Grade("", 0.0)
+    if found is None or reply.find("</Answer>", found.end()) < 0:
+        return Grade("", 0.0)
+    return Grade(found[1], float(found[1] == request.gold))

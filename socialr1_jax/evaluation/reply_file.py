@@ -12,6 +12,8 @@ from socialr1_jax.chat import Reply
 from socialr1_jax.evaluation.respondents import Asked
 from socialr1_jax.evaluation.rows import RowFile
 
+_FORMAT = 2  # of a reply's text: whole, with what the prompt opened and the server kept apart
+
 
 class ReplyFile:
     """Replies by what they depend on: who answers and how, the prompt, its limit, and the number of the sample.
@@ -20,7 +22,7 @@ class ReplyFile:
     """
 
     def __init__(self, path: Path, identity: Mapping[str, Any]) -> None:
-        self._identity = json.dumps(identity, sort_keys=True)
+        self._identity = f"{_FORMAT} {json.dumps(identity, sort_keys=True)}"
         self._file = RowFile(path, _is_reply)
         self._known = {row["key"]: Reply(row["text"], row["finish_reason"], row["tokens"]) for row in self._file.known}
 

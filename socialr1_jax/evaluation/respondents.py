@@ -15,6 +15,7 @@ from socialr1_jax.data.chat_template import chat_tokens
 from socialr1_jax.evaluation.task import BenchmarkError, Messages
 from socialr1_jax.evaluation_config import EvaluateConfig
 from socialr1_jax.files import sha256
+from socialr1_jax.server_answers import PLAIN_NAMES, SettingNames
 
 if TYPE_CHECKING:
     from socialr1_jax.sampling import Completion, SamplingParams
@@ -149,15 +150,15 @@ class LocalModel:
 
 
 class Endpoint:
-    """A model behind an OpenAI-compatible server. `setting` stands before the names of its settings in messages.
+    """A model behind an OpenAI-compatible server. `names`: of its settings, for messages.
 
     Raises BenchmarkError when the openai package or the key is missing, or when the server refuses every call.
     """
 
-    def __init__(self, config: EvaluateConfig, setting: str = "") -> None:
+    def __init__(self, config: EvaluateConfig, names: SettingNames = PLAIN_NAMES) -> None:
         self._config, self.concurrency = config, config.concurrency
         try:
-            self._chat = ChatClient(config, setting)
+            self._chat = ChatClient(config, names)
         except (ChatRefused, ImportError) as error:
             raise BenchmarkError(str(error)) from None
 
@@ -199,9 +200,9 @@ class Endpoint:
         self._chat.close()
 
 
-def make_respondent(config: EvaluateConfig, setting: str = "") -> Respondent:
+def make_respondent(config: EvaluateConfig, names: SettingNames = PLAIN_NAMES) -> Respondent:
     """Return the server's model where `base_url` is given, else the model on the devices here."""
-    return Endpoint(config, setting) if config.base_url else LocalModel(config)
+    return Endpoint(config, names) if config.base_url else LocalModel(config)
 
 
 def folder_hash(folder: Path) -> str:

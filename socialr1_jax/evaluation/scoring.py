@@ -31,8 +31,9 @@ def score(task: Task, protocol: ProtocolName, request: Request, sample: int, rep
     said = without_thoughts(reply.text)
     if reply.finish_reason in FAILED:
         return Scored(request, sample, reply, reply.finish_reason, _NO_GRADE)
-    if said is None:
-        return Scored(request, sample, reply, "truncated", _WRONG)
+    if not said:  # thoughts alone, cut or not, or nothing
+        status = "truncated" if said is None or reply.finish_reason == "length" else "unparsable"
+        return Scored(request, sample, reply, status, _WRONG)
     grade = task.grade(request, protocol, said)
     status = "truncated" if reply.finish_reason == "length" else "ok" if grade.answer else "unparsable"
     return Scored(request, sample, reply, status, grade)

@@ -21,8 +21,10 @@ from socialr1_jax.reward_config import StructureConfig
 from socialr1_jax.rewards.judge_cache import JudgeCache, answer_key
 from socialr1_jax.rewards.rubric import RUBRIC_VERSION, answer_code, parse_verdict, rubric_messages
 from socialr1_jax.rewards.verdict import JudgeRefused, Verdict
+from socialr1_jax.server_answers import SettingNames
 
 log = logging.getLogger(__name__)
+_NAMES = SettingNames(*(f"rewards.structure.{name}" for name in ("model", "base_url", "options")))
 _LOOK = 0.2  # seconds between two checks of whether the run is asked to stop
 
 
@@ -39,7 +41,7 @@ class EndpointJudge:
         self._config = config
         self._cache = JudgeCache(config.cache) if config.cache else None
         try:
-            self._chat = None if config.offline else ChatClient(config, "rewards.structure.")
+            self._chat = None if config.offline else ChatClient(config, _NAMES)
         except ChatRefused as error:
             raise JudgeRefused(str(error)) from None
         self._ours = {"temperature": config.temperature, "max_tokens": config.max_tokens}
@@ -110,7 +112,8 @@ class EndpointJudge:
         try:
             reply = call.result()
         except CancelledError:
-            return  # settled, or the judge is closed
+            self._settle(verdict, Verdict.unscorable("closed"))  # unless it is settled
+            return
         except ChatRefused as error:
             self._settle(verdict, JudgeRefused(str(error)))
             return

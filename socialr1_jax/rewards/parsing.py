@@ -69,14 +69,22 @@ def final_answer(text: str) -> str:
     return "" if after is None else parse_response(after).answer
 
 
+def given_answer(text: str, mode: FormatMode = "strict") -> str:
+    """Return the answer that the outcome reward reads: `final_answer`, or the first pair in mode `reference`."""
+    return final_answer(text) if mode == "strict" else parse_response(text, mode).answer
+
+
 def whole_responses(texts: Sequence[str], opened: Opened = "auto") -> list[str]:
     """Return responses with the `<think>` that their chat template had put into the prompt ("yes").
 
-    "auto" takes it that the template did so where no text has `<think>` and some have `</think>`.
+    "auto" takes it that the template did so where no text begins with `<think>` and some have nothing but `</think>`.
+    Texts that begin with `<think>` stay as they are.
     """
+    begins = [text.lstrip().startswith(THINK) for text in texts]
     if opened == "auto":
-        opened = "no" if any(THINK in text for text in texts) or not any(THINK_END in text for text in texts) else "yes"
-    return [f"{THINK}\n{text.lstrip()}" if opened == "yes" else text for text in texts]
+        opened = "yes" if not any(begins) and any(THINK_END in t and THINK not in t for t in texts) else "no"
+    missing = [opened == "yes" and not begun for begun in begins]
+    return [f"{THINK}\n{text.lstrip()}" if one else text for text, one in zip(texts, missing, strict=True)]
 
 
 def _parse_strict(text: str) -> ParsedResponse:

@@ -15,7 +15,7 @@ from socialr1_jax.data.examples import Example
 from socialr1_jax.interrupt import NEVER, Stop
 from socialr1_jax.rewards.extra import ExtraRewardError, extra_rewards, load_extra
 from socialr1_jax.rewards.judges import make_judge
-from socialr1_jax.rewards.parsing import ParsedResponse, final_answer, parse_response
+from socialr1_jax.rewards.parsing import FormatMode, ParsedResponse, given_answer, parse_response
 from socialr1_jax.rewards.total import RewardTerms, social_r1_reward
 from socialr1_jax.rewards.verdict import Judge, JudgeRefused, Verdict
 
@@ -134,7 +134,7 @@ class Scorer:
     def _extras(self, waiting: list[_Waiting], step: int) -> list[float]:
         if self._extra is None:
             return [0.0] * len(waiting)
-        function, records = self._extra, [_record(one, step) for one in waiting]
+        function, records = self._extra, [_record(one, step, self.config.format_mode) for one in waiting]
         (found,) = self.divide(lambda _: extra_rewards(function, records), [0])  # by the first process, for all
         if "error" in found:
             raise ExtraRewardError(found["error"])
@@ -166,7 +166,7 @@ def _verdict(one: _Waiting) -> dict[str, Any]:
     return {"score": verdict.score, "cause": verdict.cause}
 
 
-def _record(one: _Waiting, step: int) -> dict[str, Any]:
+def _record(one: _Waiting, step: int, mode: FormatMode) -> dict[str, Any]:
     """Return the record that a user-defined reward function gets."""
     example = one.example
     return {
@@ -178,7 +178,7 @@ def _record(one: _Waiting, step: int) -> dict[str, Any]:
         "meta": dict(example.meta),
         "response": one.text,
         "thoughts": one.parsed.thoughts,
-        "given_answer": final_answer(one.text),
+        "given_answer": given_answer(one.text, mode),
         "well_formed": one.parsed.well_formed,
         "step": step,
     }

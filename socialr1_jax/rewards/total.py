@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 
 from socialr1_jax.config import RewardConfig
 from socialr1_jax.reward_config import USES
-from socialr1_jax.rewards.parsing import final_answer, parse_response
+from socialr1_jax.rewards.parsing import given_answer, parse_response
 from socialr1_jax.rewards.terms import (
     content_reward,
     length_window,
@@ -109,7 +109,7 @@ def social_r1_reward(
     preset = preset or (config.preset if config else "full")
     config = config or _DEFAULT
     parsed = parse_response(text, config.format_mode)
-    answer = parsed.answer if config.format_mode == "reference" else final_answer(text)
+    answer = given_answer(text, config.format_mode)
     structure = math.nan if structure is None else float(structure)
     if not (math.isnan(structure) or 0.0 <= structure <= 1.0):
         raise ValueError(f"the structure score {structure} is outside [0, 1]; pass NaN for one that could not be had")

@@ -6,12 +6,13 @@ from typing import Any
 
 import numpy as np
 
+from socialr1_jax.config import RewardConfig
 from socialr1_jax.data.examples import Example
 from socialr1_jax.data.prompts import Prompt
 from socialr1_jax.intervals import interval
 from socialr1_jax.rewards import RewardTerms, Scorer
 from socialr1_jax.rewards.answers import answer_letter
-from socialr1_jax.rewards.parsing import final_answer
+from socialr1_jax.rewards.parsing import given_answer
 from socialr1_jax.rewards.terms import is_choice, normalized, outcome_reward
 from socialr1_jax.sampling import Completion, Engine, SamplingParams
 from socialr1_jax.sampling.text import decode_responses
@@ -65,7 +66,7 @@ def evaluate_questions(
         "accuracy_stderr": stderr,
         "accuracy_low": low,
         "accuracy_high": high,
-        **({f"mean@{n}": accuracy, f"maj@{n}": _majority(prompts, texts, n)} if n > 1 else {}),
+        **({f"mean@{n}": accuracy, f"maj@{n}": _majority(prompts, texts, n, scorer.config)} if n > 1 else {}),
         "format_rate": float(np.mean([r["terms"]["format"] for r in records])),
         "reward": float("nan") if np.isnan(rewards).all() else float(np.nanmean(rewards)),
         "unscorable": float(np.isnan(rewards).mean()),
@@ -109,12 +110,13 @@ def response_record(
     return record | ({"unscorable": terms.cause} if terms.cause else {})
 
 
-def _majority(prompts: Sequence[Prompt], texts: Sequence[str], n: int) -> float:
+def _majority(prompts: Sequence[Prompt], texts: Sequence[str], n: int, config: RewardConfig) -> float:
     """Return the share of questions whose most frequent answer is right; no answer counts as an answer."""
     right = 0.0
     for i, prompt in enumerate(prompts):
-        answers = [final_answer(text) for text in texts[i * n : (i + 1) * n]]
-        read = answer_letter if is_choice(prompt.example.answer) else normalized
-        winner = Counter(map(read, answers)).most_common(1)[0][0]
-        right += outcome_reward(next(one for one in answers if read(one) == winner), prompt.example.answer)
+        gold, mode = prompt.example.answer, config.answer_mode
+        answers = [given_answer(text, config.format_mode) for text in texts[i * n : (i + 1) * n]]
+        read = [answer_letter(one, mode) if is_choice(gold) else normalized(one) for one in answers]
+        winner = Counter(read).most_common(1)[0][0]
+        right += outcome_reward(answers[read.index(winner)], gold, mode)
     return right / len(prompts)

@@ -1,4 +1,4 @@
-"""What became of an episode, by a judge: seven scores for each agent, with a reason for each."""
+"""Judge's scores of an episode: seven for each agent, with a reason for each."""
 
 from __future__ import annotations
 
@@ -68,6 +68,7 @@ SCHEMA: dict[str, Any] = {  # JSON Schema of the judge's reply, for servers that
     },
 }
 
+_NO_REPLY = "error: "  # begins the cause of a verdict whose call failed
 _WRAPPER = "evaluations"  # that the official form has around the agents
 
 
@@ -86,11 +87,12 @@ def judge(
     settings: Sequence[Setting], episodes: Mapping[str, Row], speaker: Speaker, file: Path, *, run: str,
     tries: int = 3, at_once: int | None = None, on_verdict: Callable[[Row], None] = lambda _: None, stop: Stop = NEVER,
 ) -> dict[str, Row]:  # fmt: skip
-    """Judges the episodes of `settings` that have no good verdict of this judge in `file`, and appends every verdict.
+    """Judge the episodes of `settings` that have no good verdict of this judge in `file`, and append every verdict.
 
     episodes: rows by key, as `Played.episodes` and `episodes.jsonl` have them. run: `run_id` of the judge; verdicts of
-    others stay in the file and do not count. A reply that cannot be used is asked for again, `tries` times in all, with
-    the reason told; then the verdict's status is "judge_failed", and the next call tries anew.
+    others stay in the file and do not count. A reply that cannot be used is asked for again with the reason, `tries`
+    times in all; then the verdict's status is "judge_failed", and the next call tries again. A call that failed has no
+    reply to correct: it is "judge_failed" at once, and the next call repeats it.
 
     Returns the verdicts by the episode's key, good and failed. Raises Interrupted when `stop` is asked.
     """
@@ -111,7 +113,8 @@ def judge(
             if not waiting:
                 return None
             key = waiting.popleft()
-            return ask(key, before[key], verdicts[key]["cause"] if key in verdicts else "")
+            cause = verdicts[key]["cause"] if key in verdicts else ""
+            return ask(key, before[key], "" if cause.startswith(_NO_REPLY) else cause)
 
         def take(turn: str, reply: Reply) -> list[Asked]:
             key, attempt = asked.pop(turn)
@@ -119,7 +122,9 @@ def judge(
             try:
                 row |= {"status": "ok", "cause": ""} | _columns(parse_scores(reply))
             except BadVerdict as bad:
-                if attempt + 1 - before[key] < tries:
+                if reply.error:
+                    row["tries"] = attempt
+                elif attempt + 1 - before[key] < tries:
                     return ask(key, attempt + 1, str(bad))
                 row |= {"status": "judge_failed", "cause": str(bad)}
             rows.add(row)
@@ -132,13 +137,13 @@ def judge(
 
 
 def read_verdicts(settings: Sequence[Setting], episodes: Mapping[str, Row], file: Path, run: str) -> dict[str, Row]:
-    """What `judge` would return if it asked nothing: the last verdict of this judge on each episode as it is now."""
+    """Return the last verdict of this judge on each episode as it is now, without asking."""
     digests = {key: _digest(episode) for key, episode in _played(settings, episodes).items()}
     return _latest(read_rows(file, is_verdict), digests, run)
 
 
 def judge_messages(episode: Episode, cause: str = "") -> Messages:
-    """What the judge is asked; with `cause`, why its last reply could not be used."""
+    """Return the prompt of the judge; `cause` says why its last reply could not be used."""
     names = [agent.name for agent in episode.setting.agents]
     asks = "\n".join(f"- {name}: integer from {one.low} to {one.high}. {one.asks}" for name, one in DIMENSIONS.items())
     score = '{"reasoning": "...", "score": 0}'
@@ -156,9 +161,9 @@ def judge_messages(episode: Episode, cause: str = "") -> Messages:
 
 
 def parse_scores(reply: Reply) -> tuple[Scores, Scores]:
-    """The scores of both agents. Raises BadVerdict: error, truncated, not JSON, or what is missing or out of range."""
+    """Return the scores of both agents. Raises BadVerdict for a reply that cannot be used."""
     if reply.error:
-        raise BadVerdict(f"error: {reply.error}")
+        raise BadVerdict(f"{_NO_REPLY}{reply.error}")
     found = list(objects_in(reply.text))
     if not found:
         raise BadVerdict("truncated" if reply.truncated else "not a JSON object")
@@ -169,7 +174,7 @@ def parse_scores(reply: Reply) -> tuple[Scores, Scores]:
 
 
 def is_verdict(row: Any) -> bool:
-    """Whether a line of a file is a verdict that `judge` has written."""
+    """Return whether a line of a file is a verdict that `judge` has written."""
     try:
         texts = all(isinstance(row[name], str) for name in ("key", "run", "episode", "cause"))
         if not texts or not isinstance(row["tries"], int):
@@ -191,7 +196,7 @@ def _played(settings: Sequence[Setting], episodes: Mapping[str, Row]) -> dict[st
 
 
 def _latest(rows: Sequence[Row], digests: Mapping[str, str], run: str) -> dict[str, Row]:
-    """By the episode's key; verdicts on another course of it do not count."""
+    """Return the verdicts by the episode's key; those on another course of it do not count."""
     return {row["key"]: row for row in rows if row["run"] == run and digests.get(row["key"]) == row["episode"]}
 
 

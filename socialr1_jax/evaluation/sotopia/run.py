@@ -19,10 +19,15 @@ from socialr1_jax.evaluation.sotopia.play import Played, play, read_episodes
 from socialr1_jax.evaluation.sotopia.speakers import Speaker
 from socialr1_jax.evaluation.task import Metric
 from socialr1_jax.evaluation_config import EvaluateConfig
+from socialr1_jax.server_answers import SettingNames
 
 NAME = "sotopia"
 FIGURES = [*dict.fromkeys(("goal", *DIMENSIONS, OVERALL))]
 EPISODES, VERDICTS = "samples_sotopia.jsonl", "verdicts_sotopia.jsonl"
+
+
+_PARTNER = SettingNames("partner", "partner_url", "partner_options")
+_JUDGE = SettingNames("judge", "judge_url", "judge_options")
 
 
 class About(NamedTuple):
@@ -67,20 +72,21 @@ def make_players(config: EvaluateConfig, tested: Respondent) -> Players:
     """
     known = {(config.model, config.base_url): tested}
 
-    def player(setting: str, model: str, url: str, **changes: Any) -> Respondent:
+    def player(names: SettingNames, model: str, url: str, **changes: Any) -> Respondent:
         settings = config.model_copy(update={"model": model, "base_url": url, "step": "latest", **changes})
         found = known.get((model, url))
         if isinstance(found, LocalModel):
             return found.sampled_as(settings)
-        known[model, url] = made = make_respondent(settings, setting)
+        known[model, url] = made = make_respondent(settings, names)
         return made
 
     named = (config.partner or config.model, config.partner_url or ("" if config.partner else config.base_url))
-    partner = tested if named in known else player("partner_", *named, options=config.partner_options)
+    shared = named in known and not config.partner_options
+    partner = tested if shared else player(_PARTNER, *named, options=config.partner_options)
     if config.predict_only:
         return Players(tested, partner, None)
     scoring = {"temperature": 0.0, "top_k": 0, "top_p": 1.0, "thinking": "on", "api_key_env": config.judge_key_env}
-    judge = player("judge_", config.judge, config.judge_url, options=config.judge_options, **scoring)
+    judge = player(_JUDGE, config.judge, config.judge_url, options=config.judge_options, **scoring)
     return Players(tested, partner, judge)
 
 
@@ -179,16 +185,22 @@ def _result(
         complete &= found.counts["judged"] == found.counts["expected"] or config.predict_only
         notes.append(f"{name}: " + ", ".join(f"{count} {what}" for what, count in found.counts.items() if count))
         details[name] = {"counts": dict(found.counts), "rates": dict(found.rates)}
-        if not config.predict_only:
+        if not config.predict_only and found.counts["judged"]:
             details[name]["figures"] = {key: one._asdict() for key, one in found.figures.items()}
             metrics |= {f"official_{name}/{k}": Metric(x.value, x.stderr, x.n) for k, x in found.figures.items()}
             status[f"official_{name}"] = _status(found)
+    unjudged = [row["cause"] for row in verdicts.values() if row["status"] != "ok"]
+    if unjudged:
+        notes.append(f"{len(unjudged)} verdicts failed ({unjudged[0]}); the same command asks for them again")
+    failure = next(iter(played.failed.values()), "") if not played.episodes else ""
+    if unjudged and len(unjudged) == len(verdicts):
+        failure = f"no verdict of the judge: {unjudged[0]}"
     if played.failed:
         causes = sorted(set(played.failed.values()))
         notes.append(f"{len(played.failed)} episodes were given up ({causes[0]}); the same command plays them again")
     return TaskResult(
         task=NAME, metrics=metrics, status=status, replies=sum(len(row["turns"]) for row in played.episodes.values()),
-        complete=complete, failure="" if played.episodes else next(iter(played.failed.values()), ""),
+        complete=complete, failure=failure,
         files=dict(benchmark.files), notes=notes, details=details, seconds=seconds,
     )  # fmt: skip
 
