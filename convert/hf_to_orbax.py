@@ -34,14 +34,15 @@ def main(argv: list[str] | None = None) -> int:
         write_orbax(
             config.dst, source.config, source.dtypes(), source.read, source.folder,
             source=fingerprint(
-                [source.folder / file for file in sorted({*source.files, "config.json"})], dtype=config.dtype
+                [source.folder / file for file in sorted({*source.files, "config.json"})],
+                dtype=config.dtype, allow_nonfinite=config.allow_nonfinite,
             ),
             check=lambda: None if config.allow_nonfinite else source.refuse_nonfinite(),
             say=progress(len(weights)),
         )  # fmt: skip
         if not config.verify:
             return ""
-        return compare(folder_sums(source), model_sums(load_orbax(config.dst)))
+        return compare(folder_sums(source), model_sums(load_orbax(config.dst, tokenizer=False)))
 
     return convert(config, run)
 

@@ -34,9 +34,9 @@ def main(argv: list[str] | None = None) -> int:
         folder = Path(config.src)
         if is_run(folder):
             folder = find_checkpoint(folder, config.step)
-            model = load_policy(folder)
+            model = load_policy(folder, tokenizer=False)
         else:
-            model = load_orbax(folder)
+            model = load_orbax(folder, tokenizer=False)
         dtype = config.dtype or None
         if not config.allow_nonfinite:
             refuse_nonfinite(model, dtype)

@@ -72,16 +72,15 @@ def answer(config: GenerateConfig) -> None:
         example = typed_question(question, config.story, config.options)
 
     prepare()
-    from transformers import AutoTokenizer  # these import JAX: only once the question is there
-
-    from socialr1_jax.hf import load_hf
+    from socialr1_jax.hf import load_hf, local_folder  # these import JAX: only once the question is there
     from socialr1_jax.sampling import Engine, SamplingParams
     from socialr1_jax.sampling.streaming import ResponseStream
     from socialr1_jax.sampling.text import stop_token_ids
+    from socialr1_jax.tokenizer_files import load_tokenizer
 
     print(f"loading {config.model}", file=sys.stderr)
-    model = load_hf(config.model, dtype=config.dtype, ignore_fields=config.ignore_fields)
-    tokenizer = AutoTokenizer.from_pretrained(model.source)
+    tokenizer = load_tokenizer(folder := local_folder(config.model))  # its faults show before the weights are read
+    model = load_hf(folder, dtype=config.dtype, ignore_fields=config.ignore_fields)
     sampling = SamplingParams(
         **config.model_dump(include={"max_new_tokens", "temperature", "top_k", "top_p", "min_p", "seed"}),
         stop_token_ids=stop_token_ids(model, tokenizer),

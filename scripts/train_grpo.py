@@ -47,7 +47,8 @@ def main(argv: list[str] | None = None) -> int:
             with stop_on_signal():  # seconds, and nothing would be gained by ending now
                 write_summary(folder, start="start", wall_seconds=time.monotonic() - started)
                 print(f"trained weights: {folder}/export   report: {write_report(folder)}")
-    except (ValueError, FileNotFoundError) as error:  # bad configuration, model folder, question file or checkpoint
+    except (ValueError, FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
+        # a bad configuration, model folder, question file or checkpoint
         print(f"train_grpo.py: error: {error}", file=sys.stderr)
         return 2
     except TrainingStopped as error:

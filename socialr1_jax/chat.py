@@ -158,6 +158,18 @@ class ChatClient:
         return calls
 
     async def _ask(self, messages: list[Any], parameters: dict[str, Any], thinking: bool) -> Reply:
+        try:
+            return await self._call(messages, parameters, thinking)
+        except asyncio.CancelledError:
+            if self._refused:
+                raise self._refused from None
+            raise
+        except ChatRefused:
+            raise
+        except Exception as error:  # such as a prompt that cannot be sent; the text may hold the key
+            return self._failure("client", type(error).__name__)
+
+    async def _call(self, messages: list[Any], parameters: dict[str, Any], thinking: bool) -> Reply:
         if self._refused:
             raise self._refused
         if not self._schemas:
@@ -177,30 +189,26 @@ class ChatClient:
             status, cause = error.status_code, error.response.headers.get("x-cause", "")
             if status == 429 and self._answered > answered and call.rounds:  # it answers others: it limits the rate
                 call.rounds -= 1
-                return await self._ask(messages, parameters, thinking)
+                return await self._call(messages, parameters, thinking)
             reason, words = server_words(error.response.text)
             refusal = read_refusal(status, words, sent, self._names)
-            schema = parameters.pop("response_format", None)
-            if schema and not cause and status in (400, 422) and refusal.kind in ("unknown", "parameter"):
-                reply = await self._ask(messages, parameters, thinking)  # for servers that take no JSON Schema
+            if (
+                parameters.pop("response_format", None)
+                and not cause
+                and status in (400, 422)
+                and refusal.kind in ("unknown", "parameter")
+            ):
+                reply = await self._call(messages, parameters, thinking)  # for servers that take no JSON Schema
                 self._schemas = bool(reply.cause)
                 return reply
-            return self._failed(status, cause, reason, refusal, out_of_credit="insufficient_quota" in words)
+            return await self._failed(status, cause, reason, refusal, out_of_credit="insufficient_quota" in words)
         except openai.APITimeoutError:
             return self._failure("timeout", f"no whole answer within {self._config.call_timeout:g} s")
         except openai.APIConnectionError as error:
             cut = "cut" in getattr(error.__cause__, "args", ())
             return self._failure("cut" if cut else "connection", "the answer broke off" if cut else "no connection")
-        except asyncio.CancelledError:
-            if self._refused:
-                raise self._refused from None
-            raise
-        except ChatRefused:
-            raise
-        except Exception as error:  # such as a prompt or an option that cannot be sent; the text may hold the key
-            return self._failure("client", type(error).__name__)
 
-    def _failed(self, status: int, cause: str, reason: str, refusal: Refusal, out_of_credit: bool) -> Reply:
+    async def _failed(self, status: int, cause: str, reason: str, refusal: Refusal, out_of_credit: bool) -> Reply:
         """Sort out a status that retries did not change: the prompt's fault, the server's, or that of every call."""
         kind, fix = refusal
         if cause or not (400 <= status < 500) or (status in (408, 409, 429) and not out_of_credit):
@@ -208,12 +216,13 @@ class ChatClient:
         if kind == "too_long" or kind == "refused":
             return self._failure(kind, reason, kind)
         every = kind != "unknown" and status != 403  # a firewall may answer 403 to one prompt
-        if not every:  # unless all calls that were under way with the first such prompt end alike
+        if not every:  # the calls that were under way with the first such prompt decide
             self._rejected += 1
             if self._rejected == 1:
                 self._first_wave = set(self._under_way)
-            least = _MOST_REFUSED if kind == "unknown" else 1
-            every = self._rejected >= least and not self._first_wave & self._under_way
+            while not self._answered and self._first_wave & self._under_way:
+                await asyncio.sleep(0.02)
+            every = self._rejected >= (_MOST_REFUSED if kind == "unknown" else 1)
             fix = fix or f"so it answered {self._rejected} prompts and no other"
         if self._answered or not every:
             return self._failure(f"http_{status}", reason, "refused")

@@ -19,7 +19,9 @@ def folder_sums(source: HfFolder) -> dict[str, str]:
             for name, place in source.places.items():
                 if place.file == file:
                     tensor = opened.get_tensor(place.name)
-                    sums[name] = _sum(tensor if source.dtype is None else tensor.astype(jnp.dtype(source.dtype)))
+                    with np.errstate(over="ignore"):
+                        cast = tensor if source.dtype is None else tensor.astype(jnp.dtype(source.dtype))
+                    sums[name] = _sum(cast)
     return sums
 
 

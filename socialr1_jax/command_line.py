@@ -42,9 +42,7 @@ class Section(BaseModel):
     of type ``FreeText`` and in mappings.
     """
 
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, validate_default=True, hide_input_in_errors=True
-    )
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, validate_default=True)
 
     @field_validator("*", mode="before")
     @classmethod
@@ -165,7 +163,7 @@ def parse_args(
         argv: arguments without the program's name; None takes those of the process.
         description: one or two sentences for ``--help``.
         default_config: YAML file to start from when the command line names none.
-        check: called by a dry run with the configuration; a ValueError is a fault.
+        check: called by a dry run with the configuration; a ValueError or OSError is a fault.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
@@ -182,7 +180,7 @@ def parse_args(
             print("\n" + config.arithmetic())
         try:
             check(config)
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             _fail(str(error))
         raise SystemExit(0)
     return config

@@ -5,6 +5,7 @@ Imports no JAX.
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -31,8 +32,12 @@ class ConvertConfig(Section):
 
     @model_validator(mode="after")
     def _apart(self) -> ConvertConfig:
-        source, target = Path(self.src).resolve(), Path(self.dst).resolve()
-        # Writing replaces the whole folder, so the source must lie outside it.
+        source, target = Path(os.path.realpath(self.src)), Path(os.path.realpath(self.dst))
+        if target.is_symlink():  # `realpath` stops at a link that leads back to itself
+            raise ValueError(f"dst {self.dst} is a link that leads back to itself; give another dst")
+        if target.exists() and not target.is_dir():
+            raise ValueError(f"dst {self.dst} is a file; give a folder")
+        # Writing replaces the whole folder, so the source must be outside of it.
         if source == target or target in source.parents:
             raise ValueError(f"dst {self.dst} would replace src {self.src}; give another dst")
         return self

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # of UTF-8, which some editors write
 _SOURCE = ".source.json"  # in a temporary folder that can be resumed: what it is made from
 
 
@@ -140,6 +141,8 @@ def read_json(file: Path) -> dict[str, Any]:
     """
     try:
         value = json.loads(file.read_text(encoding="utf-8-sig"))
+    except IsADirectoryError:
+        raise ValueError(f"{file} is a folder: put a file with a JSON object there") from None
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{file} is not JSON, or cut: {error}") from error
     if not isinstance(value, dict):

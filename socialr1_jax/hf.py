@@ -10,13 +10,12 @@ import logging
 import math
 import os
 import re
-import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +24,7 @@ from jax.sharding import Mesh, NamedSharding, SingleDeviceSharding
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from socialr1_jax.files import read_json, sync, whole_folder, write_json
+from socialr1_jax.files import BYTE_ORDER_MARK, read_json, sync, whole_folder, write_json
 from socialr1_jax.hub import find_snapshot, is_hub_id
 from socialr1_jax.mesh import P, fetch
 from socialr1_jax.models.qwen3 import (
@@ -39,20 +38,16 @@ from socialr1_jax.models.qwen3 import (
     weight_specs,
 )
 from socialr1_jax.models.reward_model import RewardModel
-from socialr1_jax.models.shapes import SHAPES
+from socialr1_jax.models.shapes import SHAPES, named_shape
+from socialr1_jax.tokenizer_files import TOKENIZER_FILES, count_tokens, has_tokenizer
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
-TOKENIZER_FILES = (
-    "tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "special_tokens_map.json",
-    "added_tokens.json", "chat_template.jinja", "chat_template.json", "generation_config.json",
-)  # fmt: skip
 _BLOCK = 8 << 20  # bytes of a file that are mapped, copied and checked together
 _READERS = min(8, os.cpu_count() or 1)  # threads
 _DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 _EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
 _BUFFER = re.compile(r"(^|\.)rotary_emb\.(original_)?inv_freq$")  # old files hold what rope_theta says already
 _MOST_PROBLEMS = 20  # of a folder, in one message
-_DEFAULT_SPECIAL = "<|endoftext|>"  # Qwen2Tokenizer's unknown, padding and end token, where a folder names none
 log = logging.getLogger(__name__)
 
 
@@ -79,13 +74,14 @@ def load_hf(
     Raises:
         FileNotFoundError: there is no such folder.
         ValueError: one line with every missing, unexpected, mis-shaped, doubled or unreadable tensor, every one that
-            holds NaN or infinities, what is wrong in config.json, or the sizes that the mesh does not divide.
+            holds NaN or infinities, what is wrong in config.json or the tokenizer's files, or the sizes that the mesh
+            does not divide.
     """
     source = open_hf(path, mesh, dtype, ignore_fields=ignore_fields)
+    num_tokens = count_tokens(source.folder, source.config.vocab_size)  # before the weights are read
     params = map_weights(source.config, source.read)
     if not allow_nonfinite:
         source.refuse_nonfinite()
-    num_tokens = count_tokens(source.folder, source.config.vocab_size)
     return Qwen3(source.config, params, source=str(source.folder), num_tokens=num_tokens)
 
 
@@ -145,7 +141,7 @@ def open_hf(
         )
         fix = "" if config.scalar_head else ", and scripts/train_reward_model.py makes a reward model of it"
         raise ValueError(
-            f"{folder / 'config.json'}: architectures {raw.get('architectures')} is {found}: {reader} reads it{fix}"
+            f"{folder / 'config.json'}: architectures {raw.get('architectures')!r} is {found}: {reader} reads it{fix}"
         )
     if mesh is not None:
         check_mesh(config, mesh)
@@ -163,7 +159,9 @@ class HfFolder:
     places: Mapping[str, "_Place"]  # by declared tensor name
     dtype: str | None  # of the arrays that `read` gives; None: each weight's own
     mesh: Mesh | None
-    nonfinite: set[str] = field(default_factory=set)  # tensors with NaN or infinities in what was read so far
+    # Tensors with NaN or infinities in what was read so far, and of these the ones that the files hold as numbers.
+    nonfinite: set[str] = field(default_factory=set)
+    too_large: set[str] = field(default_factory=set)
 
     @property
     def files(self) -> list[str]:
@@ -203,7 +201,9 @@ class HfFolder:
             stack = _aligned_empty((len(chosen), *_sliced(weight.shape, inner)), dtype)
             blocks = [b for name, row in zip(chosen, stack, strict=True) for b in self._blocks(name, inner, row)]
             with ThreadPoolExecutor(_READERS) as pool:
-                self.nonfinite.update(name for name in pool.map(_read_block, blocks) if name)
+                faults = list(zip(blocks, pool.map(_read_block, blocks), strict=True))
+            self.nonfinite.update(block.name for block, fault in faults if fault is not None)
+            self.too_large.update(block.name for block, fault in faults if fault == "too large")
             return stack[0] if layers is None else stack
 
         shape = weight.shape if layers is None else (layers, *weight.shape)
@@ -223,12 +223,19 @@ class HfFolder:
             yield _Block(name, self.folder / place.file, piece, index[1:], row[start - first : stop - first])
 
     def refuse_nonfinite(self) -> None:
-        """Raises ValueError naming every tensor that was read and holds NaN or infinities."""
+        """Raises ValueError naming every tensor that was read and holds NaN, infinities or too large numbers."""
+        if self.too_large:
+            raise ValueError(f"{self.folder}: {_too_large(self.dtype or '', self.too_large)}")
         if self.nonfinite:
             raise ValueError(
                 f"{self.folder}: NaN or infinities in {', '.join(sorted(self.nonfinite))}; allow_nonfinite=True loads "
                 "them all the same (on the command line --allow_nonfinite)"
             )
+
+
+def _too_large(dtype: str, names: Collection[str]) -> str:
+    fix = "bfloat16 or float32" if dtype == "float16" else "float32"
+    return f"numbers too large for {dtype} in {', '.join(sorted(names))}: take {fix}"
 
 
 def _tensor_names(weight: Weight, layers: int | None) -> list[str]:
@@ -255,14 +262,18 @@ class _Block(NamedTuple):
     out: np.ndarray
 
 
-def _read_block(block: _Block) -> str:
-    """Fills `block.out`; returns the tensor's name if it then holds NaN or infinities, else "".
+def _read_block(block: _Block) -> Literal["not finite", "too large"] | None:
+    """Fills `block.out`; returns what is wrong with it: NaN or infinities, or numbers too large for its dtype.
 
     Mapped a block at a time: mapped pages that were read count as the process's memory.
     """
     place = block.place
-    block.out[...] = np.memmap(block.file, place.dtype, "r", place.offset, place.shape)[:, *block.columns]
-    return "" if _all_finite(block.out) else block.name
+    stored = np.memmap(block.file, place.dtype, "r", place.offset, place.shape)[:, *block.columns]
+    with np.errstate(over="ignore"):
+        block.out[...] = stored
+    if _all_finite(block.out):
+        return None
+    return "too large" if _all_finite(np.ascontiguousarray(stored)) else "not finite"
 
 
 def _places(file: Path, names: Mapping[str, str]) -> dict[str, _Place]:
@@ -314,11 +325,9 @@ def random_model(tokenizer_folder: str | os.PathLike[str], shape: str, seed: int
     has neither tokenizer.json nor vocab.json.
     """
     folder = Path(os.path.expanduser(tokenizer_folder))
-    if shape not in SHAPES:
-        raise ValueError(f"model.random {shape!r} is not one of {', '.join(SHAPES)}")
-    if not any((folder / name).exists() for name in ("tokenizer.json", "vocab.json")):
+    config = named_shape(shape)
+    if not has_tokenizer(folder):
         raise FileNotFoundError(f"{folder} has neither tokenizer.json nor vocab.json: put a tokenizer there")
-    config = SHAPES[shape]
     num_tokens = count_tokens(folder, SHAPES["8b"].vocab_size)
     if num_tokens > config.vocab_size:
         config = replace(config, vocab_size=SHAPES["8b"].vocab_size)
@@ -393,72 +402,14 @@ def local_folder(path: str | os.PathLike[str]) -> Path:
 
 
 def copy_tokenizer_files(source: Path | None, folder: Path) -> None:
-    """Copies what TOKENIZER_FILES names from the folder that a model came from, where there is one."""
+    """Copies what TOKENIZER_FILES names from the folder that a model came from, where there is one.
+
+    A byte order mark, with which transformers could not read a file, is left out.
+    """
     for name in TOKENIZER_FILES if source else ():
         if source and (source / name).exists():
-            shutil.copyfile(source / name, folder / name)
+            (folder / name).write_bytes((source / name).read_bytes().removeprefix(BYTE_ORDER_MARK))
             sync(folder / name)
-
-
-def count_tokens(folder: Path, vocab_size: int) -> int:
-    """Returns one more than the largest id of the folder's tokenizer; the whole vocabulary if there is none.
-
-    Reads tokenizer.json, vocab.json, added_tokens.json and the `added_tokens_decoder` of tokenizer_config.json. Raises
-    ValueError if one of them is none, or has an id that the model's vocabulary has not.
-    """
-    if not any((folder / name).exists() for name in ("tokenizer.json", "vocab.json")):
-        return vocab_size
-    tokens: dict[str, int] = {}
-    for name, read in _TOKEN_READERS.items():
-        if not (folder / name).exists():
-            continue
-        content = read_json(folder / name)
-        try:
-            found = read(content)
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
-            raise ValueError(f"{folder / name} is not a tokenizer of the tokenizers library: {error!r}") from error
-        if wrong := [token for token, number in found.items() if type(number) is not int or number < 0]:
-            raise ValueError(f"{folder / name}: the id of {wrong[0]!r} is not a whole number: {found[wrong[0]]!r}")
-        if found and max(found.values()) >= vocab_size:
-            raise ValueError(
-                f"{folder}: {name} has id {max(found.values())}, but config.json has vocab_size {vocab_size}"
-            )
-        tokens |= {token: max(number, tokens.get(token, 0)) for token, number in found.items()}
-    if not tokens:
-        raise ValueError(f"{folder}: its tokenizer has no tokens")
-    count = max(tokens.values()) + 1
-    if not (folder / "tokenizer.json").exists():
-        # transformers gives special tokens without an id the next ones.
-        count = min(vocab_size, count + len(_special_tokens(folder) - set(tokens)))
-    return count
-
-
-def _added_tokens(config: Mapping[str, Any]) -> dict[str, int]:
-    """Returns the tokens of a tokenizer_config.json that have an id."""
-    listed = config.get("added_tokens_decoder") or {}
-    return {token["content"]: int(number) for number, token in listed.items()}
-
-
-_TOKEN_READERS: Mapping[str, Callable[[Any], dict[str, Any]]] = {
-    "tokenizer.json": lambda content: (
-        dict(content["model"]["vocab"].items())
-        | {token["content"]: token["id"] for token in content.get("added_tokens") or ()}
-    ),
-    "vocab.json": dict,
-    "added_tokens.json": dict,
-    "tokenizer_config.json": _added_tokens,
-}
-
-
-def _special_tokens(folder: Path) -> set[str]:
-    """Returns the special tokens that the folder, or else Qwen2Tokenizer, names."""
-    named: dict[str, Any] = dict.fromkeys(("unk_token", "eos_token", "pad_token"), _DEFAULT_SPECIAL)
-    for name in ("special_tokens_map.json", "tokenizer_config.json"):
-        content = read_json(folder / name) if (folder / name).exists() else {}
-        named |= {key: value for key, value in content.items() if key.endswith(("_token", "_special_tokens"))}
-    entries = [entry for value in named.values() for entry in (value if isinstance(value, list) else [value])]
-    texts = {entry.get("content") if isinstance(entry, dict) else entry for entry in entries}
-    return {text for text in texts if isinstance(text, str) and text}
 
 
 def files_dtype(folder: str | os.PathLike[str]) -> str:
@@ -582,15 +533,24 @@ def _declared_name(name: str, expected: Collection[str]) -> str:
 
 
 def _same_numbers(folder: Path, home: Mapping[str, str], *names: str) -> bool:
-    """Compares two tensors; in different dtypes they are equal if one is the other's cast."""
+    """Compares two tensors; in different dtypes they are equal if one is the other's cast. NaN equals NaN."""
 
     def read(name: str) -> np.ndarray:
         with safe_open(folder / home[name], framework="np") as opened:
             return opened.get_tensor(name)
 
     one, other = map(read, names)
+    if one.shape != other.shape:
+        return False
+    if one.dtype == other.dtype and np.array_equal(_bytes(one), _bytes(other)):
+        return True
     with np.errstate(over="ignore"):
-        return np.array_equal(one, other.astype(one.dtype)) or np.array_equal(one.astype(other.dtype), other)
+        casts = (one, other.astype(one.dtype)), (one.astype(other.dtype), other)
+    return any(np.array_equal(left, right, equal_nan=True) for left, right in casts)
+
+
+def _bytes(tensor: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(tensor).reshape(-1).view(np.uint8)
 
 
 def tensors(model: Qwen3 | RewardModel) -> dict[str, tuple[jax.Array, int | None]]:
@@ -606,9 +566,14 @@ def tensors(model: Qwen3 | RewardModel) -> dict[str, tuple[jax.Array, int | None
 
 
 def refuse_nonfinite(model: Qwen3 | RewardModel, dtype: str | None = None) -> None:
-    """Raises ValueError naming every tensor that holds NaN or infinities in `dtype` (None: in its own)."""
-    with np.errstate(over="ignore"):  # a number too large for `dtype` is named below
-        spoiled = [name for name, x in fetched(model, sorted(tensors(model)), dtype) if not _all_finite(x)]
+    """Raises ValueError naming every tensor that holds NaN, infinities, or numbers too large for `dtype`.
+
+    `dtype` None is each tensor's own.
+    """
+    spoiled = [name for name, x in fetched(model, sorted(tensors(model)), dtype) if not _all_finite(x)]
+    too_large = [name for name, x in fetched(model, spoiled) if _all_finite(x)]
+    if too_large:
+        raise ValueError(_too_large(dtype or "", too_large))
     if spoiled:
         raise ValueError(f"NaN or infinities in {', '.join(spoiled)} (--allow_nonfinite converts them all the same)")
 
@@ -621,7 +586,9 @@ def fetched(
     for name in names:
         array, layer = home[name]
         value = fetch(array if layer is None else array[layer])
-        yield name, value if dtype is None else value.astype(jnp.dtype(dtype), copy=False)
+        with np.errstate(over="ignore"):  # `refuse_nonfinite` names what is too large
+            value = value if dtype is None else value.astype(jnp.dtype(dtype), copy=False)
+        yield name, value
 
 
 def _file_groups(

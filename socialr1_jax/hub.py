@@ -17,25 +17,34 @@ def is_hub_id(name: str) -> bool:
 def find_snapshot(name: str, *, allow_patterns: Sequence[str] | None = None, local_files_only: bool = False) -> Path:
     """Returns the local snapshot of a hub id, downloaded unless `local_files_only` or HF_HUB_OFFLINE is set.
 
-    If there is no model of this name, tries it with `-` and `_` exchanged in the last separators, since both spellings
-    of one name are in use, and logs which one it took. Raises what `snapshot_download` raises for `name` itself.
+    If the hub has no model of this name, tries it with `-` and `_` exchanged in the last separators, since both
+    spellings of one name are in use, and logs which one it took. Without the hub's answer the other spellings are
+    looked up in the cache alone. Raises what `snapshot_download` raises for `name` itself.
     """
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+    )
 
-    def snapshot(spelling: str) -> Path:
+    def snapshot(spelling: str, cached: bool) -> Path:
         patterns = list(allow_patterns) if allow_patterns else None
-        return Path(snapshot_download(spelling, allow_patterns=patterns, local_files_only=local_files_only))
+        return Path(snapshot_download(spelling, allow_patterns=patterns, local_files_only=cached))
 
     try:
-        return snapshot(name)
+        return snapshot(name, local_files_only)
     except GatedRepoError:
         raise
-    except (RepositoryNotFoundError, LocalEntryNotFoundError):
+    except (RepositoryNotFoundError, LocalEntryNotFoundError) as error:
+        # LocalEntryNotFoundError: offline, so the hub did not say whether the model exists.
+        cached = isinstance(error, LocalEntryNotFoundError)
+        reason = f"{name} is not in the cache" if cached else f"there is no model {name}"
         for other in _other_spellings(name):
-            with suppress(RepositoryNotFoundError, LocalEntryNotFoundError):
-                folder = snapshot(other)
-                log.warning("there is no model %s; taking %s", name, other)
+            with suppress(RepositoryNotFoundError, LocalEntryNotFoundError, HFValidationError):
+                folder = snapshot(other, cached)
+                log.warning("%s; taking %s%s", reason, other, ", which is" if cached else "")
                 return folder
         raise
 

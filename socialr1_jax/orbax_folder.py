@@ -22,12 +22,13 @@ import orbax.checkpoint as ocp
 from jax.sharding import Mesh, NamedSharding, SingleDeviceSharding
 
 from socialr1_jax.files import read_json, sha256, whole_folder, write_json
-from socialr1_jax.hf import copy_tokenizer_files, count_tokens, map_weights
+from socialr1_jax.hf import copy_tokenizer_files, map_weights
 from socialr1_jax.mesh import P
 from socialr1_jax.models.qwen3 import Qwen3, Qwen3Config, Weight, check_mesh
+from socialr1_jax.tokenizer_files import count_tokens
 
 PARAMS, MANIFEST = "params", "manifest.json"
-_VERSION = 2
+_VERSION, _VERSION_OF_SEVERAL_DTYPES = 2, 3  # of the manifest
 # Bytes that are read and decoded together: with a whole weight as one chunk every process of a mesh decodes all of it.
 _CHUNK = 64 << 20
 Read = Callable[[Weight, int | None, P], jax.Array]  # a declared weight, as for hf.map_weights
@@ -65,7 +66,7 @@ def write_orbax(
         read: a declared weight's array.
         tokenizer: the folder that the tokenizer files are copied from.
         source: lets the next equal call resume a killed one (files.py, `whole_folder`).
-        check: may raise when all weights are written and the folder is not in place yet.
+        check: called with each weight read and not yet written; may raise.
         say: called with each weight's name.
     """
     with whole_folder(directory, marker=MANIFEST, source=source) as partial:
@@ -77,11 +78,11 @@ def write_orbax(
                 if not target.exists():  # Orbax renames a checkpoint into its place when it is whole
                     chunks = {"weight": ocp.SaveArgs(chunk_byte_size=_CHUNK)}
                     item = {"weight": read(weight, layers, spec)}
+                    check()
                     checkpointer.save(target, item, save_args=chunks)
                     checkpointer.wait_until_finished()
 
             map_weights(config, write)
-        check()
         main = dtypes["model.embed_tokens.weight"]
         write_json(partial / "config.json", config.to_hf(main))
         copy_tokenizer_files(tokenizer, partial)
@@ -89,11 +90,14 @@ def write_orbax(
         files += [file for file in partial.iterdir() if file.is_file() and not file.name.startswith(".")]
         sums = {file.relative_to(partial).as_posix(): sha256(file) for file in files}
         others = {name: dtype for name, dtype in dtypes.items() if dtype != main}
-        write_json(partial / MANIFEST, {"version": _VERSION, "dtype": main, "dtypes": others, "files": sums})
+        version = _VERSION_OF_SEVERAL_DTYPES if others else _VERSION
+        write_json(partial / MANIFEST, {"version": version, "dtype": main, "dtypes": others, "files": sums})
 
 
-def load_orbax(directory: str | os.PathLike[str], mesh: Mesh | None = None) -> Qwen3:
+def load_orbax(directory: str | os.PathLike[str], mesh: Mesh | None = None, *, tokenizer: bool = True) -> Qwen3:
     """Reads a folder of `save_orbax` in the dtypes that were saved, onto the first device or a mesh's layout "train".
+
+    Without `tokenizer` its tokens are not counted: a model to convert, not to sample from.
 
     Raises FileNotFoundError when the folder has no manifest, and ValueError naming every file that is absent, cut or
     altered, or the sizes that the mesh does not divide.
@@ -102,8 +106,11 @@ def load_orbax(directory: str | os.PathLike[str], mesh: Mesh | None = None) -> Q
     if not (folder / MANIFEST).exists():
         raise FileNotFoundError(f"{directory} has no {MANIFEST}: not a folder of hf_to_orbax.py, or not a whole one")
     manifest = read_json(folder / MANIFEST)
-    if manifest.get("version") != _VERSION:
-        raise ValueError(f"{directory}: {MANIFEST} has version {manifest.get('version')!r}, this reads {_VERSION}")
+    if manifest.get("version") not in (_VERSION, _VERSION_OF_SEVERAL_DTYPES):
+        raise ValueError(
+            f"{directory}: {MANIFEST} has version {manifest.get('version')!r}, this reads {_VERSION} and "
+            f"{_VERSION_OF_SEVERAL_DTYPES}: convert the folder again"
+        )
     files, dtypes = manifest.get("files"), manifest.get("dtypes") or {}
     if not isinstance(files, dict) or not isinstance(dtypes, dict) or "dtype" not in manifest:
         raise ValueError(f"{folder / MANIFEST} lacks files or dtype: convert the folder again")
@@ -114,6 +121,7 @@ def load_orbax(directory: str | os.PathLike[str], mesh: Mesh | None = None) -> Q
     config = Qwen3Config.from_hf(read_json(folder / "config.json"), source=str(folder / "config.json"))
     if mesh is not None:
         check_mesh(config, mesh)
+    num_tokens = count_tokens(folder, config.vocab_size) if tokenizer else config.vocab_size
     with ocp.StandardCheckpointer() as checkpointer:
 
         def read(weight: Weight, layers: int | None, spec: P) -> jax.Array:
@@ -124,7 +132,7 @@ def load_orbax(directory: str | os.PathLike[str], mesh: Mesh | None = None) -> Q
             return checkpointer.restore(folder / PARAMS / _item(weight), {"weight": abstract})["weight"]
 
         params = map_weights(config, read)
-    return Qwen3(config, params, source=str(folder), num_tokens=count_tokens(folder, config.vocab_size))
+    return Qwen3(config, params, source=str(folder), num_tokens=num_tokens)
 
 
 def _item(weight: Weight) -> str:

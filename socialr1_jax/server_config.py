@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import yaml
-from pydantic import Field, field_validator
+from pydantic import ConfigDict, Field, field_validator
 
 from socialr1_jax.command_line import Real, Section, TextMap
 
@@ -21,6 +21,8 @@ _NUMBERS = ("max_tokens", "temperature", "top_p", "seed")
 
 class ServerConfig(Section):
     """A model behind an OpenAI-compatible address."""
+
+    model_config = ConfigDict(hide_input_in_errors=True)  # an address may hold a key
 
     model: str = Field("", description="name of the model")
     base_url: str = Field("", description="address of the server up to /v1, such as http://localhost:8000/v1")

@@ -55,7 +55,7 @@ def test_no_server_at_the_address(ask):
     [
         ("401", "answers 401 (key from DOCTOR_KEY)"),
         ("404", "answers 404"),
-        ("400", "fix: the server does not take the request"),
+        ("400", "fix: the server refuses the request"),
         ("429", "fix: too many requests"),
         ("500", "http_500"),
         ("html", "fix: that is no chat completion"),

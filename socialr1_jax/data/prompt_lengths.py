@@ -16,6 +16,14 @@ from socialr1_jax.data.question_sources import source_names
 _PROBE = "Where will Ann look?"
 
 
+class LongPromptError(ConfigError):
+    """A prompt that leaves too few positions; `fix` says which settings to lower."""
+
+    def __init__(self, found: str, fix: str) -> None:
+        super().__init__(f"{found}: {fix}")
+        self.found, self.fix = found, fix
+
+
 def refuse_long_prompts(
     tokenizer: Any,
     parts: Iterable[tuple[Sequence[str], Iterable[Example]]],
@@ -25,7 +33,7 @@ def refuse_long_prompts(
     max_prompt_tokens: int,
     limit: str = "data.max_prompt_tokens",
 ) -> None:
-    """Raise ConfigError when a prompt and its response together can pass the model's positions.
+    """Raise LongPromptError when a prompt and its response together can pass the model's positions.
 
     Prompts of more than `max_prompt_tokens` are dropped by the run and do not count. Nothing is read when that limit
     leaves room for the response; else only texts with enough bytes to be too long are tokenized.
@@ -55,10 +63,11 @@ def refuse_long_prompts(
         others = f" (the longest of {count:,} such prompts among {total:,})" if count > 1 else ""
         fixes = [f"sampling.max_new_tokens to {positions - longest}"] if longest < positions else []
         fixes += [f"{limit} to {room}, which drops such questions"] if room > 0 else []
-        raise ConfigError(
+        raise LongPromptError(
             f"{place}{others} has {longest} prompt tokens; {max_new_tokens} new tokens "
             f"(sampling.max_new_tokens) make {longest + max_new_tokens}, and the model has {positions} positions "
-            f"(max_position_embeddings): lower {' or '.join(fixes) or f'sampling.max_new_tokens and {limit}'}"
+            "(max_position_embeddings)",
+            f"lower {' or '.join(fixes) or f'sampling.max_new_tokens and {limit}'}",
         )
 
 

@@ -54,13 +54,13 @@ class LocalModel:
 
     def __init__(self, config: EvaluateConfig) -> None:
         import jax
-        from transformers import AutoTokenizer
 
         from socialr1_jax.hf import load_hf
         from socialr1_jax.mesh import make_mesh
         from socialr1_jax.models.attention import attention_backend
         from socialr1_jax.sampling import Engine
         from socialr1_jax.sampling.text import stop_token_ids
+        from socialr1_jax.tokenizer_files import load_tokenizer
         from socialr1_jax.training.checkpoints import MANIFEST
         from socialr1_jax.training.run_weights import find_checkpoint, is_run, load_policy
 
@@ -74,7 +74,7 @@ class LocalModel:
             else:
                 model = load_hf(config.model, self.mesh, config.dtype, ignore_fields=config.ignore_fields)
                 content = folder_hash(Path(model.source or config.model))
-        self._tokenizer = AutoTokenizer.from_pretrained(model.source)
+        self._tokenizer = load_tokenizer(model.source)
         if not self._tokenizer.chat_template:
             raise BenchmarkError(f"{config.model}: its tokenizer has no chat template, so it cannot be asked")
         self._stops = stop_token_ids(model, self._tokenizer)

@@ -4,7 +4,9 @@ Every field of the file is used, known not to change the forward pass, or refuse
 dropped (a rope theta, a sliding window) gives a model that is subtly wrong. Null means what it means to transformers.
 """
 
+import json
 import logging
+import re
 import sys
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import MISSING, dataclass, fields
@@ -25,7 +27,7 @@ _HARMLESS_OF = {
         "dtype torch_dtype use_bfloat16 bf16 fp16 fp32 device_map low_cpu_mem_usage torchscript xla_device "
         "gradient_checkpointing gradient_checkpointing_kwargs use_liger_kernel model_parallel is_parallelizable "
         "tp_plan base_model_tp_plan base_model_pp_plan base_model_ep_plan base_model_fsdp_plan base_config_key "
-        "sub_configs attribute_map is_composition keys_to_ignore_at_inference ignore_index"
+        "is_composition keys_to_ignore_at_inference ignore_index pretraining_tp"
     ),
     "which kernel computes the same attention": (
         "attn_implementation _attn_implementation _attn_implementation_autoset _attn_implementation_internal "
@@ -33,7 +35,7 @@ _HARMLESS_OF = {
         "use_flash_attention use_flash_attention_2 _flash_attn_2_enabled use_sdpa use_cache chunk_size_feed_forward"
     ),
     "what a call returns beside the logits, and for which task": (
-        "return_dict output_hidden_states output_attentions output_scores output_logits return_dict_in_generate "
+        "output_hidden_states output_attentions output_scores output_logits return_dict_in_generate "
         "tie_last_hidden_states finetuning_task task_specific_params problem_type id2label label2id num_labels "
         "classifier_dropout tf_legacy_loss architectures model_type"
     ),
@@ -74,8 +76,9 @@ _SUPPORTED: Mapping[str, tuple[Any, ...]] = {
     "use_mrope": (False, None),
     "use_dynamic_ntk": (False, None),
     "use_logn_attn": (False, None),
-    "pretraining_tp": (1,),
     "pruned_heads": ({}, None),
+    "attribute_map": ({},),  # renames fields
+    "return_dict": (True, None),
     "per_layer_config": ({}, None),
     "quantization_config": (None,),
     "quantization": (None,),
@@ -83,6 +86,7 @@ _SUPPORTED: Mapping[str, tuple[Any, ...]] = {
     "transformers_weights": (None,),  # the name of another weight file
 }
 _ROPE_THETA = 10_000.0  # transformers' own where rope_parameters has none
+_SLIDING_WINDOW = 4096  # and where there is no sliding_window
 _REWARD_MODEL = "Qwen3ForSequenceClassification"  # the architecture with a scalar head
 
 
@@ -106,10 +110,10 @@ _EVEN_SIZE = _Kind("an even whole number of at least 2", lambda x: _is_whole(x) 
 _POSITIVE = _Kind("a number above 0", lambda x: _is_number(x) and x > 0)
 _AT_LEAST_0 = _Kind("a number of at least 0", lambda x: _is_number(x) and x >= 0)
 _SWITCH = _Kind("true or false", lambda x: isinstance(x, bool))
-_TOKEN = _Kind("a token id or null", lambda x: x is None or (_is_whole(x) and x >= 0))
+_TOKEN = _Kind("a token id or null", lambda x: x is None or _is_whole(x))
 _TOKENS = _Kind(
     "a token id, a list of them or null",
-    lambda x: all(_is_whole(token) and token >= 0 for token in x) if isinstance(x, list | tuple) else _TOKEN.fits(x),
+    lambda x: all(map(_is_whole, x)) if isinstance(x, list | tuple) else _TOKEN.fits(x),
 )
 _WINDOW = _Kind("a whole number or null", lambda x: x is None or _is_whole(x))
 _MAPPING = _Kind("a mapping {...} or null", lambda x: x is None or isinstance(x, dict))
@@ -162,7 +166,7 @@ class Qwen3Config:
     tie_word_embeddings: bool = False
     attention_bias: bool = False
     initializer_range: float = 0.02
-    max_position_embeddings: int = 40960
+    max_position_embeddings: int = 32768
     bos_token_id: int | None = None
     eos_token_id: int | tuple[int, ...] | None = None
     pad_token_id: int | None = None
@@ -208,8 +212,8 @@ class Qwen3Config:
         scalar_head = values.get("architectures") == [_REWARD_MODEL]
         unknown = sorted(set(raw) - set(_KINDS) - set(_SUPPORTED) - _HARMLESS)
         if refused := [name for name in unknown if name not in ignore_fields]:
-            problems += [f"unknown field {name!r}={_shown(raw[name])}" for name in refused]
-            setting = f"ignore_fields=[{','.join(refused)}]"
+            problems += [f"unknown field {_shown(name)}={_shown(raw[name])}" for name in refused]
+            setting = f"ignore_fields=[{','.join(map(_as_yaml, refused))}]"
             problems[-1] += (
                 f" (if unknown fields cannot change the forward pass, set {setting}, in a run model.{setting})"
             )
@@ -220,7 +224,7 @@ class Qwen3Config:
         if problems:
             raise ValueError(f"{source}: cannot build this model: " + "; ".join(problems))
         for name in unknown:
-            log.warning("%s: ignoring the field %s=%s", source, name, _shown(raw[name]))
+            log.warning("%s: ignoring the field %s=%s", source, _as_yaml(name), _shown(raw[name]))
         if isinstance(values.get("eos_token_id"), list):  # a tuple keeps the configuration hashable
             values["eos_token_id"] = tuple(values["eos_token_id"])
         known = {f.name: values[f.name] for f in fields(cls) if f.name in values}
@@ -277,13 +281,16 @@ def _rope_problems(values: dict[str, Any]) -> list[str]:
 def _value_problems(values: Mapping[str, Any]) -> list[str]:
     """Returns what is wrong with layer types, sliding windows and labels, once all types are right."""
     problems = []
-    if values.get("use_sliding_window") and values.get("sliding_window") is not None:
+    if values.get("use_sliding_window") and values.get("sliding_window", _SLIDING_WINDOW) is not None:
         problems.append("use_sliding_window=True (only false is supported)")
     if (layer_types := values.get("layer_types")) is not None:
         if set(layer_types) - _FULL_ATTENTION:
             problems.append(f"layer_types {sorted(set(layer_types))} (only full_attention is supported)")
         if len(layer_types) != values.get("num_hidden_layers", len(layer_types)):
             problems.append(f"{len(layer_types)} layer_types for num_hidden_layers={values['num_hidden_layers']}")
+    vocab_size, padding = values.get("vocab_size"), values.get("pad_token_id")
+    if vocab_size and padding is not None and not -vocab_size <= padding < vocab_size:
+        problems.append(f"pad_token_id={padding} for vocab_size={vocab_size} (transformers refuses it, too)")
     if values.get("architectures") == [_REWARD_MODEL]:
         labels = values.get("num_labels")
         if values.get("id2label") is not None:
@@ -297,6 +304,11 @@ def _value_problems(values: Mapping[str, Any]) -> list[str]:
 def _same(value: Any, supported: Any) -> bool:
     """Compares values of JSON, in which true is not 1."""
     return value == supported and isinstance(value, bool) == isinstance(supported, bool)
+
+
+def _as_yaml(name: str) -> str:
+    """Returns a field's name as a command line takes it: in quotes, with escapes, if it has odd characters."""
+    return name if re.fullmatch(r"[\w.-]+", name, re.ASCII) else json.dumps(name)
 
 
 def _shown(value: Any) -> str:

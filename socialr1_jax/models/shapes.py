@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from socialr1_jax.command_line import ConfigError
 from socialr1_jax.models.qwen3_config import Qwen3Config
 
 
@@ -18,6 +19,7 @@ def _shape(
         num_key_value_heads=kv_heads,
         head_dim=head_dim,
         rope_theta=1e6,
+        max_position_embeddings=40_960,
         tie_word_embeddings=tied,
     )
 
@@ -35,3 +37,10 @@ SHAPES: Mapping[str, Qwen3Config] = {
     "14b": _shape(40, 5120, 17_408, 40, 8, tied=False),
     "32b": _shape(64, 5120, 25_600, 64, 8, tied=False),
 }
+
+
+def named_shape(name: str) -> Qwen3Config:
+    """Returns the shape of `model.random`. Raises ConfigError naming the known ones."""
+    if name not in SHAPES:
+        raise ConfigError(f"model.random {name!r} is not one of {', '.join(SHAPES)}")
+    return SHAPES[name]

@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from transformers import AutoTokenizer
 
 from socialr1_jax.config import RunConfig
 from socialr1_jax.data.prompts import Prompt
@@ -26,6 +25,7 @@ from socialr1_jax.models.arithmetic import Arithmetic, Cost
 from socialr1_jax.models.attention import attention_backend
 from socialr1_jax.sampling import Completion, Engine, SamplingParams
 from socialr1_jax.sampling.text import stop_token_ids
+from socialr1_jax.tokenizer_files import load_tokenizer
 from socialr1_jax.training.programs import compile_programs, reference_weights, row_multiple
 from socialr1_jax.training.rollouts import Rollouts, make_scorer
 from socialr1_jax.training.run_questions import open_run_questions, prompt_streams
@@ -68,7 +68,7 @@ class Steps:
         else:
             model = load_hf(config.model.path, self.mesh, ignore_fields=config.model.ignore_fields)
         self.shape, self.backend, self.num_tokens = model.config, backend, model.num_tokens
-        self.tokenizer: Any = AutoTokenizer.from_pretrained(model.source)
+        self.tokenizer: Any = load_tokenizer(model.source)
         self.sampling = SamplingParams(
             n=config.sampling.group_size,
             seed=config.seed,

@@ -3,11 +3,12 @@
 The outcome reward, the protocol `social_r1` and the benchmarks without an official reader (SocialIQA, Hi-ToM) use it.
 Forms are tried from the plainest to the weakest, and the first that is there decides:
 
-1. the first line is a letter and nothing else ("B", "(b)", "**B**", "Answer: B"), or an option's text;
-2. the last statement of an answer that is not negated ("the answer is B", "\\boxed{B}", "I choose B", "B is correct");
+1. the first line is a letter and nothing else ("B", "(b)", "**B**"), or an option's text;
+2. the last explicit statement ("the answer is B", "Answer: B", "\\boxed{B}"), then the last choice or praise ("I choose
+   B", "B is correct"); negated and hypothetical ones do not count;
 3. the text begins with a letter and a mark ("B. stay", "B - stay", "B, because ..."), and lists no other options;
 4. the last conclusion ("so B.", "it must be B");
-5. a short text that ends with the only letter in it ("Definitely B").
+5. nothing but words like "definitely" before the letter.
 
 Articles ("A friend would"), the pronoun ("I think"), words ("Anna") and lists ("A or B") name no letter. Every pattern
 is bounded, so the time is linear in the text's length.
@@ -22,68 +23,119 @@ from typing import Literal
 
 from socialr1_jax.data.examples import LETTERS
 
+# Typography that is taken off first.
 _BOXED = re.compile(r"\\f?box(?:ed)?\s{0,3}|<answer>|\[answer\]", re.IGNORECASE)
-_COMMAND = re.compile(r"\\(?:text|math)[a-z]{0,10}|\\[,;! ]|</?[A-Za-z]{1,20}>", re.IGNORECASE)
+_COMMAND = re.compile(
+    r"\\(?:text|math)[a-z]{0,10}|\\[,;! ]|</?(?:[A-Za-z]{2,20}|[a-z])>|<\|[a-z_]{1,20}\|>|~~[^~\n]{1,80}~~"
+)
 _EMPHASISED = re.compile(r"(?<![A-Za-z0-9])[*_`]{1,3}([A-Za-z])[*_`]{1,3}(?![A-Za-z0-9])")
-_MARKS = re.compile(r"[*`~$\"“”„«»{}\[\]\\#>【】「」]|(?<![A-Za-z])['‘’_]|['‘’_](?![A-Za-z])")
+_MARKS = re.compile(r"[*`~$\"“”„«»{}\[\]\\#<>【】「」]|(?<![A-Za-z])['‘’_]|['‘’_](?![A-Za-z])")
+_INVISIBLE = re.compile("[\u200b-\u200f\u2060\ufeff\u00ad\ufe0f]")
 _BULLET = re.compile(r"^ ?[-•–—+]+ ?| $", re.MULTILINE)
 _SPACE_BEFORE_MARK = re.compile(r" ([.,;:!?)])")
 
+_END = "(?![A-Za-zÀ-ɏ])"  # of a Latin word; other scripts have no spaces between words
 _LETTER = r"(?<![A-Za-z0-9À-ɏ])(?<![A-Za-z]['’-])\(?[ ]?([A-Za-z])(?![A-Za-z0-9À-ɏ]|['’-][A-Za-z])[ ]?\)?"
+_LINK = rf"(?:(?:is|are|was|be|es|est|é|è|ist|será){_END}|[:=-]|是|为|は|은|는|应选|选)"
 _FILLER = (
-    r"(?:[\s:=,.–—-]|->|['’]s(?![A-Za-z])|(?:it|that|is|are|was|be|to|as|should|must|would|will|has|have|seems?|appears?|therefore|thus|so|then|"
-    r"clearly|definitely|certainly|surely|most|more|likely|probably|simply|just|option|choice|letter|number|the|my|"
-    r"answer|correct|best|right|final|here|indeed|only|given|called|labell?ed|应该|为|是|选|项|应)(?![A-Za-z]))"
+    r"(?:[\s:=,.–—-]|->|['’]s(?![A-Za-z])|(?:it|that|is|are|was|be|to|as|should|must|would|will|has|have|seems?|"
+    r"appears?|"
+    r"therefore|thus|so|then|clearly|definitely|certainly|surely|most|more|likely|probably|simply|just|option|choice|"
+    r"letter|number|the|my|this|question|answer|correcta?|correcte|best|right|final|here|indeed|only|given|called|"
+    rf"labell?ed|es|est|é|è|ist|la|opción|yes|okay|well){_END}|应该|应|为|是|选项|选|项|は|은|는)"
 )
 _KEY = (
-    r"(?:(?<![A-Za-z])(?:answers?|ans|solution|conclusion|verdict|choose|chose|chosen|choosing|pick(?:ed|ing)?|"
-    r"select(?:ed|ing)?|prefer|think|believe|say|go(?:ing)?[ ]with|opt(?:ing)?[ ]for|vote[ ]for|guess)(?![A-Za-z])"
-    r"|(?<![A-Za-z])(?:options?|choices?|selection|letter|response|pick)[ ]?(?:is|was|[:=]|(?:should|must|would)[ ]be)"
-    r"|答案|选择|选)"
+    rf"(?:(?<![A-Za-z])(?:answers?|ans|solution|conclusion|verdict|correction|respuesta|"
+    rf"réponse|resposta|risposta|antwort)"
+    rf"{_END}|(?<![A-Za-z])(?:options?|choices?|selection|letter|response|pick){_END}(?=[ ]?{_LINK})"
+    rf"|(?<![A-Za-z])(?:options?|choices?){_END}(?=[ ](?:should|must|would)[ ]be)"
+    r"|答案|选项(?=[是为])|正解|答え|정답|ответ)"
 )
-_STATED = re.compile(rf"{_KEY}{_FILLER}{{0,12}}{_LETTER}", re.IGNORECASE)
-_CALLED_RIGHT = re.compile(
-    rf"{_LETTER}[ ](?:is|was|seems|appears|looks|would[ ]be|must[ ]be|should[ ]be)[ ](?:to[ ]be[ ])?"
+_VERB = (
+    rf"(?:(?<![A-Za-z])(?:choose|chose|choosing|pick(?:ed|ing)?|select(?:ed|ing)?|prefer|think|believe|say|guess|"
+    rf"go(?:ing)?[ ]with|opt(?:ing)?[ ]for|vote[ ]for){_END}|选择|选)"
+)
+_EXPLICIT = re.compile(rf"({_KEY}){_FILLER}{{0,12}}{_LETTER}", re.IGNORECASE)
+_CHOSEN = re.compile(rf"({_VERB}){_FILLER}{{0,12}}{_LETTER}", re.IGNORECASE)
+_PRAISED = re.compile(
+    rf"(){_LETTER}(?:[ ](?:is|was|seems|appears|looks|would[ ]be|must[ ]be|should[ ]be)[ ](?:to[ ]be[ ])?"
     r"(?:(?:the|my|clearly|most|more|very|definitely|probably|obviously|likely)[ ]){0,3}"
-    r"(?:correct|right|best|answer|true|appropriate|plausible|likely|suitable|fitting|accurate|final)(?![A-Za-z])"
-    rf"|{_LETTER}[ ]?(?:正确|是正确|对)",
+    rf"(?:correct|right|best|answer|true|appropriate|plausible|likely|suitable|fitting|accurate|final){_END}"
+    rf"|[ ](?:fits|matches)[ ]best{_END}|[ ]makes[ ](?:the[ ])?most[ ]sense{_END}"
+    r"|[ ]?(?:选项|项)?(?:是)?[更最]?(?:正确|合理|合适|好|对))",
     re.IGNORECASE,
 )
 _CONCLUDED = re.compile(
-    r"(?:(?<![A-Za-z])(?:so|thus|therefore|hence|but|instead|rather|is|be|it['’]?s|that['’]?s)[, ]{1,2}|是)"
-    rf"(?:(?:it|that)[ ](?:is|must[ ]be)[ ]|rather[ ]|(?:the[ ])?option[ ]){{0,2}}{_LETTER}(?=\s*(?:[.,;:!)\n]|$))",
+    rf"(?:(?<![A-Za-z])(?:so|thus|therefore|hence|but|instead|rather|is|be|it['’]?s|that['’]?s){_END}[, ]{{1,2}}|是)"
+    rf"(?:(?:it|that)[ ](?:is|must[ ]be)[ ]|rather[ ]|(?:the[ ])?option[ ]){{0,2}}{_LETTER}"
+    r"(?=\s*(?:[.,;:!)\n。，；、]|$))",
     re.IGNORECASE,
 )
-_BARE_LINE = re.compile(
-    rf"(?:[\s.,:=-]|(?:the|my|final|correct|best|answer|ans|option|choice|letter|is|答案|选项|选择|选|为|是)(?![A-Za-z]))"
-    rf"{{0,12}}{_LETTER}[\s.,:;!?。，！)-]{{0,5}}",
-    re.IGNORECASE,
-)
+_LABEL = rf"(?:(?:the|my|final|correct|best|answer|ans|option|choice|letter|is){_END}|答案|选项|选择|选|为|是)"
+_BARE_LINE = re.compile(rf"((?:[\s.,:=-]|{_LABEL}){{0,12}}){_LETTER}[^\w?？]{{0,8}}", re.IGNORECASE)
 _LEADING = re.compile(
     rf"(?:(?:option|choice|letter)[ ])?{_LETTER}(?:[.:,;!。]|[ ]?(?:[-–—=/](?=[ ])|\n|[(]|选项|项)|\)|"
-    r"[ ](?:because|since|as|rather[ ]than|instead[ ]of|(?:and[ ])?not)[ ])",
+    r"[ ](?:because|since|as(?![ ]well)|rather[ ]than|instead[ ]of|(?:and[ ])?not)[ ])",
     re.IGNORECASE,
 )
+_SURELY = re.compile(
+    rf"(?:[\s:,.!-]|(?:definitely|probably|surely|clearly|certainly|obviously|likely|perhaps|yes|ok|okay|well|then|so|it|"
+    rf"is|must|be|my|the|correct|right|final|best|answer|option|choice|pick|vote|letter){_END}){{0,10}}"
+    rf"{_LETTER}[.! )]{{0,3}}",
+    re.IGNORECASE,
+)
+
+# What is around a letter.
 _LIST_AFTER = re.compile(
-    r"\s{0,3}(?:[,/&+、]|and|or|nor|und|oder|和|或|与){1,4}[ ]?(?:and|or|also|maybe|perhaps|both|option|choice)?[ ]?"
-    + _LETTER,
+    r"\s{0,3}\(?(?:(?:[,;/&+、]|and|or|nor|und|oder|plus|as well as|along with|还是|和|或|与)[ ]?){1,3}"
+    r"(?:(?:and|or|also|maybe|perhaps|possibly|both|option|choice|选|(?:the )?answer:?)[ ]?){0,2}"
+    rf"{_LETTER}|\s{{0,2}}(?<=\s){_LETTER}(?=\W{{0,3}}$|\n)",
     re.IGNORECASE,
 )
+_ONLY_LINKS = re.compile(r"(?:[\s,;:/&+().-]|or|and|answers?|boxed|is|correct|right|或|和|还是){0,12}", re.IGNORECASE)
 _NEGATED_AFTER = re.compile(
     r"[).,:]?[ ](?:(?:is|was|are|can|could|would|does|do|will)(?:[ ]not(?![A-Za-z])|n['’]t)|cannot"
     r"|(?:is|was|are|seems|would[ ]be)[ ](?:\w+[ ])?(?:wrong|incorrect|false|out|ruled|excluded|impossible|implausible"
-    r"|unlikely)|makes[ ]no[ ]sense)|[ ]?(?:不|错)",
+    r"|unlikely|tempting)|makes[ ]no[ ]sense)|[ ]?(?:不|错)",
     re.IGNORECASE,
 )
-_NEGATED_BEFORE = re.compile(r"(?:not|never|n['’]t|neither|nor|without|than|不是|不|非)[ ]?(?:be[ ]|to[ ])?\(?$", re.I)
+_NEGATED_BEFORE = re.compile(
+    r"(?:(?<![A-Za-z])(?:not|cannot|never|neither|nor|without|than|except|eliminate|exclude|rule out|no es|"
+    r"n['’]est pas|nicht"
+    r"|(?:all|everything|anything|any|none) but)"
+    r"|n['’]t|不是|不|非|排除|(?:could|might|may)(?=[ ]be))[ ]?(?:be[ ]|to[ ])?\(?$",
+    re.IGNORECASE,
+)
+_NEGATED_KEY = re.compile(
+    r"(?:(?:(?<![A-Za-z])(?:not|never|cannot)|n['’]t)[ ](?:\w{1,12}[ ])?"
+    r"|(?:wrong|incorrect|false|worst|bad|unlikely)[ ]"
+    r"|least[ ]\w{1,12}[ ]|wrong[ ]to[ ]|不|不能|不应该?)$",
+    re.IGNORECASE,
+)
+_DOUBTED = re.compile(
+    r"(?:(?<![A-Za-z])not|n['’]t|never)[ ](?:think|believe|say|sure|certain|convinced|agree|know)(?![A-Za-z])"
+    r"[^.;!?\n]{0,25}$",
+    re.IGNORECASE,
+)
+_WRONG_ONE = re.compile(
+    r"(?:wrong|incorrect|false|worst|least \w{1,12}|unlikely) (?:answer|option|choice|one)s?[^.,;!?\n]{0,15}$",
+    re.IGNORECASE,
+)
+_SPEAKER = re.compile(
+    r"(?:^|[.!?;:,(\n-]|(?<![A-Za-z])(?:so|thus|therefore|hence|then|and|but|because|since|here)(?![A-Za-z]))\s{0,2}"
+    r"(?:(?:i|we|my|i['’]d|we['’]d|i['’]ll|we['’]ll|i['’]m|we['’]re|let['’]s|would|will|should|must|"
+    r"have to|am|are|going to|to|do|still|"
+    r"also|definitely|therefore|我|应该|应|会|要)[ ]?){0,5}$",
+    re.IGNORECASE,
+)
+_IF = re.compile(r"(?<![A-Za-z])(?:if|had|were|unless)(?![A-Za-z])|如果", re.IGNORECASE)
 _WORDS_AFTER_A = re.compile(
     r"[ ](?:is|are|was|and|or|nor|but|because|since|as|would|seems|fits|matches|not|which|for|in|rather|instead|over|"
-    r"with|here|too|due|given|must|should|makes|if|when)(?![A-Za-z])"
+    r"with|here|too|due|given|must|should|makes|if|when|based|according|to|by|plus|along|ignores|than)(?![A-Za-z])"
 )
 _WORDS_AFTER_I = re.compile(r"[ ](?:is|because|since)(?![A-Za-z])")
 _CAPITAL = re.compile(r"[A-Z]")
-_SHORT = 6  # words of a text that may name its letter by nothing but its end
-_ANY = re.compile(_LETTER)
+_MOST_LINES = 60
 
 
 AnswerMode = Literal["plain", "reference"]
@@ -110,7 +162,7 @@ def named_letter(text: str, letters: str = LETTERS, options: Sequence[str] = ())
     """
     text = _cleaned(text)
     found = _by_option(text, letters, options)
-    for form in (_bare_line, _stated, _leading, _concluded, _only_one):
+    for form in (_bare_line, _stated, _leading, _concluded, _surely):
         if found is not None:
             break
         found = form(text)
@@ -119,7 +171,7 @@ def named_letter(text: str, letters: str = LETTERS, options: Sequence[str] = ())
 
 def _cleaned(text: str) -> str:
     """Return the text without typography: full-width forms, LaTeX, Markdown, JSON, quotes, tags and bullets."""
-    text = unicodedata.normalize("NFKC", text).replace("→", "-").replace("|", " - ")
+    text = _INVISIBLE.sub("", unicodedata.normalize("NFKC", text)).replace("→", "-").replace("|", " - ")
     text = _COMMAND.sub(" ", _BOXED.sub("\nanswer: ", text))
     text = _MARKS.sub(" ", _EMPHASISED.sub(r"(\1)", text))
     text = _BULLET.sub("", re.sub(r"[ \t]+", " ", text))
@@ -138,24 +190,62 @@ def _plain(text: str) -> str:
 
 
 def _bare_line(text: str) -> str | None:
-    lines = [line for line in text.split("\n", 3)[:3] if line.strip(" :.-")]
-    first = " ".join(lines[:2]) if lines and re.fullmatch(r"[\s\W]*(?:\w+[ ])?answer[\s:.-]*", lines[0], re.I) else ""
-    for line in filter(None, (lines[0] if lines else "", first)):
-        if (match := _BARE_LINE.fullmatch(line)) and not re.fullmatch(r"(?:is|the|my|答案)[ ][a-z]", line):
-            return match[1].upper()
-    return None
+    """Return the letter that the first line is; "" where other lines are other letters and nothing is stated."""
+    lines = [line for line in text.split("\n", _MOST_LINES)[:_MOST_LINES] if line.strip(" :.-")]
+    if len(lines) > 1 and re.fullmatch(r"[\s\W]*(?:\w+[ ])?answer[\s:.-]*", lines[0], re.IGNORECASE):
+        lines[:2] = [" ".join(lines[:2])]  # a heading
+    bare = [match for line in lines if (match := _BARE_LINE.fullmatch(line)) and not _article_line(line)]
+    if not bare or not _BARE_LINE.fullmatch(lines[0]) or _article_line(lines[0]):
+        return None
+    if len({match[2].upper() for match in bare}) > 1:  # headings of options, or a list
+        return _stated(text) or ""
+    label, letter = bare[0][1], bare[0][2].upper()
+    if "answer" not in label.lower():
+        return letter
+    return _stated(text) or letter
+
+
+def _article_line(line: str) -> bool:
+    return bool(re.fullmatch(r"(?:is|the|my|答案)[ ][a-z]", line))
 
 
 def _stated(text: str) -> str | None:
-    """Return the letter of the last statement, "" where that one names several."""
-    last, letter = -1, None
-    for pattern in (_STATED, _CALLED_RIGHT):
-        for match in pattern.finditer(text):
-            group = 1 if match[1] else 2
-            at = match.start(group)
-            if at > last and (found := _letter(text, at, match.end())) is not None:
-                last, letter = at, found
+    """Return the letter of the last explicit statement, else of the last choice or praise; "" for several."""
+    explicit = _last(text, (_EXPLICIT,))
+    return _last(text, (_CHOSEN, _PRAISED)) if explicit is None else explicit
+
+
+def _last(text: str, patterns: Sequence[re.Pattern[str]]) -> str | None:
+    matches = sorted((match for one in patterns for match in one.finditer(text)), key=lambda match: match.start(2))
+    letter, end = None, -1
+    for match in matches:
+        found = _statement(text, match)
+        if found is None:
+            continue
+        corrected = match[1].lower() == "correction"
+        linked = end >= 0 and not corrected and _ONLY_LINKS.fullmatch(text[end : match.start()])
+        letter, end = "" if linked and found != letter else found, match.end()
     return letter
+
+
+def _statement(text: str, match: re.Match[str]) -> str | None:
+    """Return the letter that a statement names; None for one that is negated, hypothetical or somebody else's."""
+    key, at = match.start(1), match.start(2)
+    before = text[max(0, key - 60) : key]
+    if _NEGATED_KEY.search(before) or _DOUBTED.search(before) or _DOUBTED.search(text[max(0, at - 60) : at]):
+        return None
+    if match.re is _CHOSEN and not _SPEAKER.search(before) and match[1][:1] != "选":
+        return None
+    start, rest = re.split(r"[.!?\n]", before)[-1], re.split(r"[.!?\n]", text[at + 1 : at + 100])[0]
+    if " would" in text[key : match.end()] and _IF.search(f"{start} {rest}"):
+        return None
+    after = text[at + 1 : at + 40]
+    if match.re is _EXPLICIT and not re.search(rf"{_LINK}|\n", text[match.end(1) : at], re.IGNORECASE):
+        if re.match(r"\)?[ ](?!(?:because|since|as|-)(?![a-z]))[a-z]", after):  # "Answer C ignores the feelings"
+            return None
+        if match[1].lower() == "answers":
+            return None
+    return _letter(text, at, match.end() if match.re is not _PRAISED else at + 1, lower=match.re is _PRAISED)
 
 
 def _leading(text: str) -> str | None:
@@ -163,9 +253,12 @@ def _leading(text: str) -> str | None:
     if not match or not text[match.start(1)].isupper():
         return None
     letter = _letter(text, match.start(1), match.end(1), article=match[0][-1] in ",;!\n/ ")
+    rest = text[match.end() :]
+    if letter and match[0][-1] in "-–—=/" and re.fullmatch(rf"[\s>-]{{0,3}}{_LETTER}\W{{0,3}}", rest):
+        return ""
     if letter and (further := chr(ord(letter) + 1)) <= "Z":  # "A. go, B. stay": a list of the options
         mark = re.escape(text[match.end(1)]) if match.end(1) < len(text) else r"\."
-        if re.search(rf"(?<![A-Za-z0-9])\(?{further}\)?{mark}", text[match.end() :]):
+        if re.search(rf"(?<![A-Za-z0-9])\(?{further}\)?{mark}", rest):
             return ""
     return letter
 
@@ -173,37 +266,38 @@ def _leading(text: str) -> str | None:
 def _concluded(text: str) -> str | None:
     letter = None
     for match in _CONCLUDED.finditer(text):
-        found = _letter(text, match.start(1), match.end())
+        before = text[max(0, match.start() - 60) : match.start(1)]
+        found = (
+            None if _DOUBTED.search(before) or _WRONG_ONE.search(before) else _letter(text, match.start(1), match.end())
+        )
         letter = letter if found is None else found
     return letter
 
 
-def _only_one(text: str) -> str | None:
-    capitals = {match[1]: match for match in _ANY.finditer(text) if match[1].isupper()}
-    if len(capitals) != 1 or len(text.split()) > _SHORT:
-        return None
-    ((letter, match),) = capitals.items()
-    ends = not text[match.end() :].strip(" .!)?")
-    return letter if ends and not _NEGATED_BEFORE.search(text[max(0, match.start(1) - 12) : match.start(1)]) else None
+def _surely(text: str) -> str | None:
+    match = _SURELY.fullmatch(text)
+    return _letter(text, match.start(1), match.end()) if match and text[match.start(1)].isupper() else None
 
 
-def _letter(text: str, at: int, end: int, *, article: bool = True) -> str | None:
+def _letter(text: str, at: int, end: int, *, article: bool = True, lower: bool = False) -> str | None:
     """Return the letter at `at`; None where it is an article, a pronoun or negated; "" where it begins a list."""
     letter, after = text[at], text[at + 1 : at + 60]
     if letter.islower():
-        if not re.match(r"\s*(?:$|[).,;:!\n])", after):
+        if not lower and not re.match(r"\s*(?:$|[).,;:!\n])", after):
             return None
     elif article and re.match(r"[ ][a-z]|['’]", after):
         if letter == "A" and not _WORDS_AFTER_A.match(after):
             return None
         if letter == "I" and not _WORDS_AFTER_I.match(after):
             return None
-    if _NEGATED_BEFORE.search(text[max(0, at - 12) : at]) or _NEGATED_AFTER.match(after):
+    if _NEGATED_BEFORE.search(text[max(0, at - 16) : at]) or _NEGATED_AFTER.match(after):
         return None
-    listed = _LIST_AFTER.match(text, max(end, at + 1))
-    if listed and listed[1].isupper() and listed[1] != letter.upper():
-        second = text[listed.end(1) : listed.end(1) + 60]
-        article_follows = listed[1] in "AI" and re.match(r"[ ][a-z]", second) and not _WORDS_AFTER_A.match(second)
-        if not article_follows and not _NEGATED_AFTER.match(second):
-            return ""
+    if listed := _LIST_AFTER.match(text, max(end, at + 1)):
+        group = 1 if listed[1] else 2
+        second, place = listed[group], listed.end(group)
+        if second.isupper() and second != letter.upper():
+            words = text[place : place + 60]
+            article_follows = second in "AI" and re.match(r"[ ][a-z]", words) and not _WORDS_AFTER_A.match(words)
+            if not article_follows and not _NEGATED_AFTER.match(words):
+                return ""
     return letter.upper()

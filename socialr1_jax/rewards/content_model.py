@@ -9,13 +9,14 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from socialr1_jax.hf import load_reward_model
+from socialr1_jax.hf import load_reward_model, local_folder
 from socialr1_jax.mesh import constrain, fetch, place, row_shards
 from socialr1_jax.models.attention import Backend
 from socialr1_jax.models.qwen3 import Params, Qwen3Config, weight_specs
 from socialr1_jax.models.reward_model import RewardModel, position_scores
 from socialr1_jax.models.text_bins import Unit, bin_width, fill_bins, lay_out
 from socialr1_jax.reward_config import ContentConfig
+from socialr1_jax.tokenizer_files import load_tokenizer
 
 Text = tuple[str, str, str]  # story, question, thoughts
 _START, _END = "<|im_start|>", "<|im_end|>"
@@ -129,10 +130,8 @@ def load_content_model(
     config: ContentConfig, mesh: Mesh | None = None, dtype: str = "float32", backend: Backend = "xla"
 ) -> ContentModel:
     """The scorer of `config.model`, a folder or hub id with its tokenizer files; errors are those of its parts."""
-    model = load_reward_model(config.model, mesh, dtype)
-    from transformers import AutoTokenizer  # seconds to import
-
-    return ContentModel(model, AutoTokenizer.from_pretrained(model.source), config, dtype, backend)
+    tokenizer = load_tokenizer(folder := local_folder(config.model))  # its faults show before the weights are read
+    return ContentModel(load_reward_model(folder, mesh, dtype), tokenizer, config, dtype, backend)
 
 
 @partial(jax.jit, static_argnums=(1, 2))

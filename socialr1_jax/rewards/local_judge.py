@@ -7,10 +7,9 @@ from concurrent.futures import Future
 from dataclasses import replace
 
 import jax
-from transformers import AutoTokenizer
 
 from socialr1_jax.data.chat_template import chat_tokens
-from socialr1_jax.hf import load_hf
+from socialr1_jax.hf import load_hf, local_folder
 from socialr1_jax.interrupt import NEVER, Stop
 from socialr1_jax.models.attention import attention_backend
 from socialr1_jax.reward_config import StructureConfig
@@ -18,6 +17,7 @@ from socialr1_jax.rewards.rubric import answer_code, parse_verdict, rubric_messa
 from socialr1_jax.rewards.verdict import Verdict
 from socialr1_jax.sampling import Engine, SamplingParams
 from socialr1_jax.sampling.text import decode_responses, stop_token_ids
+from socialr1_jax.tokenizer_files import load_tokenizer
 
 _SEED_STEP = 2**31 - 2  # draws of the judge are not those of a step
 
@@ -34,8 +34,8 @@ class LocalJudge:
         self._config = config
         on_cpu = jax.default_backend() == "cpu"
         mesh = jax.sharding.get_mesh()
-        model = load_hf(config.model, None if mesh.empty else mesh, dtype="float32" if on_cpu else "bfloat16")
-        self._tokenizer = AutoTokenizer.from_pretrained(model.source)
+        self._tokenizer = load_tokenizer(folder := local_folder(config.model))
+        model = load_hf(folder, None if mesh.empty else mesh, dtype="float32" if on_cpu else "bfloat16")
         if not self._tokenizer.chat_template:
             raise ValueError(f"{config.model}: its tokenizer has no chat template, so it cannot be asked to judge")
         self._engine = Engine(

@@ -38,14 +38,13 @@ from socialr1_jax.sampling.memory import BatchPlan, ladder, power, round_up
 from socialr1_jax.sampling.params import FinishReason, SamplingParams
 from socialr1_jax.sampling.shared_prefill import pack_prompts
 from socialr1_jax.sampling.stops import StopStrings
-from socialr1_jax.temperature import SMALLEST
+from socialr1_jax.temperature import LARGEST, SMALLEST
 
 if TYPE_CHECKING:
     from socialr1_jax.sampling.engine import Engine
 
 log = logging.getLogger(__name__)
 _REASONS: tuple[FinishReason | None, ...] = (None, "stop", "length", "error")  # of LIVE, STOP, LENGTH, ERROR
-_MOST = float(np.finfo(np.float32).max)  # of a temperature
 STOP_MULTIPLE = 4  # stop tokens of a row are filled up to a multiple, so that one more is no recompilation
 
 
@@ -308,7 +307,7 @@ class Fresh:
         how = state.sampling
         how.keys_b[at] = group.keys[sample]
         # 0 stays 0; float32 would turn a smaller number than the least into 0, a larger one than the most into inf.
-        how.temperature_b[at] = params.temperature and np.clip(params.temperature, SMALLEST, _MOST)
+        how.temperature_b[at] = params.temperature and np.clip(params.temperature, SMALLEST, LARGEST)
         how.top_k_b[at], how.top_p_b[at], how.min_p_b[at] = params.top_k, params.top_p, params.min_p
         how.stops_bi[at, : len(set(params.stop_token_ids))] = sorted(set(params.stop_token_ids))
         how.think_end_b[at] = -1 if params.think_end_id is None else params.think_end_id

@@ -26,7 +26,7 @@ from socialr1_jax.models.qwen3 import (
 from socialr1_jax.sampling.draw import draw, uniforms
 from socialr1_jax.sampling.filters import filter_logits, temper
 from socialr1_jax.sampling.shared_prefill import PackedPrompts
-from socialr1_jax.temperature import SMALLEST
+from socialr1_jax.temperature import GREEDY
 
 LIVE, STOP, LENGTH, ERROR = range(4)  # how a row has ended
 NO_BUDGET = 2**31 - 1
@@ -180,7 +180,7 @@ def _next(
             shaped_bv = temper(logits_bv, how.temperature_b)
     # The token in the cache has the row's position; the one drawn now will have the next.
     uniform_b = uniforms(how.keys_b, state.positions_b + 1)
-    tokens_b, logprobs_b = draw(shaped_bv, uniform_b, how.temperature_b <= SMALLEST)
+    tokens_b, logprobs_b = draw(shaped_bv, uniform_b, how.temperature_b < GREEDY)
     forced_b = state.thinking_b == 0
     tokens_b = jnp.where(forced_b, how.think_end_b, tokens_b)
     logprobs_b = jnp.where(forced_b, 0.0, logprobs_b)

@@ -1,25 +1,36 @@
 """Between token ids and text: stop tokens of a model, and responses as the rewards read them."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from socialr1_jax.data.chat_template import response_opening
+from socialr1_jax.files import read_json
 from socialr1_jax.models.qwen3 import Qwen3
 from socialr1_jax.sampling.params import Completion
 
 
 def stop_token_ids(model: Qwen3, tokenizer: Any) -> tuple[int, ...]:
-    """Every id that ends a response: of generation_config.json, config.json and the tokenizer."""
+    """Return every id that ends a response: of generation_config.json, config.json and the tokenizer.
+
+    Raises ValueError naming generation_config.json if it is no JSON object or its eos_token_id is no id.
+    """
     listed: list[Any] = [model.config.eos_token_id, tokenizer.eos_token_id]
     generation = Path(model.source or "") / "generation_config.json"
     if model.source and generation.exists():
-        listed.append(json.loads(generation.read_text(encoding="utf-8")).get("eos_token_id"))
-    ids: set[int] = set()
-    for entry in listed:
-        ids |= set(entry) if isinstance(entry, list | tuple) else {entry} - {None}
-    return tuple(sorted(ids))
+        listed.append(read_json(generation).get("eos_token_id"))
+        if any(type(token) is not int for token in _as_list(listed[-1])):
+            raise ValueError(
+                f"{generation}: eos_token_id {listed[-1]!r} is not a token id, a list of them or null: correct it"
+            )
+    ids = {token for entry in listed for token in _as_list(entry)}
+    return tuple(sorted(token for token in ids if token >= 0))  # some files write -1 for none
+
+
+def _as_list(entry: Any) -> list[Any]:
+    if isinstance(entry, list | tuple):
+        return list(entry)
+    return [] if entry is None else [entry]
 
 
 def decode_responses(tokenizer: Any, completions: Sequence[Completion], *, thinking: bool = True) -> list[str]:

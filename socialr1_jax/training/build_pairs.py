@@ -245,20 +245,20 @@ def _sample(config: PairsConfig, examples: Sequence[Example], work: WorkFile) ->
         return
 
     import jax
-    from transformers import AutoTokenizer
 
     from socialr1_jax.data.prompt_lengths import refuse_long_prompts
     from socialr1_jax.data.prompts import encode_prompts
-    from socialr1_jax.hf import load_hf
+    from socialr1_jax.hf import load_hf, local_folder
     from socialr1_jax.mesh import make_mesh
     from socialr1_jax.models.attention import attention_backend
     from socialr1_jax.sampling import Engine, SamplingParams
     from socialr1_jax.sampling.text import decode_responses, stop_token_ids
+    from socialr1_jax.tokenizer_files import load_tokenizer
 
     mesh = make_mesh()
     with working(f"loading {config.policy}"), jax.set_mesh(mesh):
-        model = load_hf(config.policy, mesh, config.dtype, ignore_fields=config.ignore_fields)
-        tokenizer = AutoTokenizer.from_pretrained(model.source)
+        tokenizer = load_tokenizer(folder := local_folder(config.policy))  # its faults show before the weights are read
+        model = load_hf(folder, mesh, config.dtype, ignore_fields=config.ignore_fields)
     refuse_long_prompts(
         tokenizer,
         [([config.questions], examples)],

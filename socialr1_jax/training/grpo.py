@@ -11,7 +11,6 @@ from typing import Any
 import jax
 import numpy as np
 from jax.sharding import Mesh
-from transformers import AutoTokenizer
 
 from socialr1_jax.compiles import compile_count
 from socialr1_jax.config import RunConfig, save_config
@@ -31,6 +30,7 @@ from socialr1_jax.rewards.extra import ExtraRewardError
 from socialr1_jax.rewards.shares import ShareWatch
 from socialr1_jax.sampling import Engine, SamplingParams
 from socialr1_jax.sampling.text import decode_responses, stop_token_ids
+from socialr1_jax.tokenizer_files import load_tokenizer
 from socialr1_jax.training.checkpoints import CheckpointError, Checkpoints
 from socialr1_jax.training.console import Bar, console, shown_log, working
 from socialr1_jax.training.format_watch import FormatWatch
@@ -107,17 +107,18 @@ def _train_grpo(config: RunConfig, mesh: Mesh, stop: Stop) -> bool:
         scorer = make_scorer(config, mesh, backend, stop)
         questions, heldout = open_run_questions(config)
         if not config.model.random:
-            refuse_long_questions(config, questions, heldout, local_folder(config.model.path))
+            refuse_long_questions(config, questions, heldout, base := local_folder(config.model.path))
+            tokenizer = load_tokenizer(base)
     with working(f"loading {config.model.path or config.model.random}"):
         if config.model.random:
             model = random_start(config, mesh, () if replay else questions)
             if replay is None:
                 refuse_long_questions(config, questions, heldout, Path(model.source or ""))
+                tokenizer = load_tokenizer(model.source)
         else:
             model = load_hf(config.model.path, mesh, ignore_fields=config.model.ignore_fields)
     export_dtype = config.model.export_dtype or ("float32" if config.model.random else files_dtype(model.source or ""))
     if replay is None:
-        tokenizer = AutoTokenizer.from_pretrained(model.source)
         sampling = SamplingParams(
             n=config.sampling.group_size,
             seed=config.seed,

@@ -21,7 +21,7 @@ from socialr1_jax.config import ConfigError, PlanConfig
 from socialr1_jax.files import read_json
 from socialr1_jax.grpo.packing import Rows, width_of
 from socialr1_jax.grpo.update import Sums, TrainState, moment_shardings
-from socialr1_jax.hf import count_tokens, map_weights
+from socialr1_jax.hf import map_weights
 from socialr1_jax.hlo import Collective, attention_kernels, collectives
 from socialr1_jax.mesh import AXES, ROWS, P
 from socialr1_jax.models.arithmetic import Arithmetic, Cost
@@ -29,11 +29,12 @@ from socialr1_jax.models.attention import Backend, attention_backend
 from socialr1_jax.models.blockwise import Segments
 from socialr1_jax.models.qwen3 import Layout, Params, Qwen3Config, Weight, check_mesh, weight_specs
 from socialr1_jax.models.reward_model import position_scores
-from socialr1_jax.models.shapes import PUBLISHED_TOKENS, SHAPES
+from socialr1_jax.models.shapes import PUBLISHED_TOKENS, SHAPES, named_shape
 from socialr1_jax.sampling import Engine, SamplingParams
 from socialr1_jax.sampling.batch import STOP_MULTIPLE, product_blocks, slot_stride
 from socialr1_jax.sampling.decode import DecodeState, admit, decode_segment, empty_batch, reshard, take_rows
 from socialr1_jax.sampling.memory import USABLE, BatchPlan
+from socialr1_jax.tokenizer_files import count_tokens
 from socialr1_jax.training.programs import compile_programs
 
 _EXTRAS = {"cuda": "cuda12", "tpu": "tpu"}
@@ -150,9 +151,7 @@ def shape_of(path: str, named: str = "", ignore_fields: Sequence[str] = ()) -> Q
     """The sizes of a model folder, of a published Qwen3 by its hub id, or of a shape by its name."""
     published = path.removeprefix("Qwen/Qwen3-").removesuffix("-Base").lower()
     if named or published in SHAPES:
-        if named and named not in SHAPES:
-            raise ConfigError(f"model.random {named!r} is not one of {', '.join(SHAPES)}")
-        return SHAPES[named or published]
+        return named_shape(named or published)
     file = Path(path) / "config.json"
     if not file.exists():
         raise ConfigError(

@@ -12,7 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from rich.table import Table
-from transformers import AutoTokenizer
 
 from socialr1_jax.config import ConfigError, save_config
 from socialr1_jax.data.pairs import Pair, read_pairs
@@ -30,6 +29,7 @@ from socialr1_jax.processes import any_of_all, is_first, join, wait_for_all
 from socialr1_jax.reward_config import ContentConfig
 from socialr1_jax.reward_model_config import RewardModelConfig
 from socialr1_jax.rewards.content_model import ContentModel, check_tokenizer, content_prompts
+from socialr1_jax.tokenizer_files import load_tokenizer
 from socialr1_jax.training.checkpoints import Checkpoints
 from socialr1_jax.training.console import Bar, console, shown_log, working
 from socialr1_jax.training.grpo import TrainingStopped, due
@@ -74,7 +74,7 @@ def _train(config: RewardModelConfig, stop: Stop) -> bool:
         else:
             base = load_hf(path, mesh, ignore_fields=config.model.ignore_fields)
         export_dtype = config.model.export_dtype or ("float32" if random else files_dtype(base.source or ""))
-        tokenizer = AutoTokenizer.from_pretrained(base.source)
+        tokenizer = load_tokenizer(base.source)
         model = init_reward_model(base, jax.random.key(config.seed), tokenizer.pad_token_id)
         check_tokenizer(tokenizer, model.config)
         train, heldout, dropped = _pairs(config, tokenizer, model.config)

@@ -17,7 +17,8 @@ from socialr1_jax.data.prompts import Prompt, encode_prompts
 from socialr1_jax.data.question_sources import Questions, open_questions, source_names
 from socialr1_jax.files import read_json
 from socialr1_jax.models.qwen3_config import Qwen3Config
-from socialr1_jax.models.shapes import SHAPES
+from socialr1_jax.models.shapes import named_shape
+from socialr1_jax.tokenizer_files import load_tokenizer
 
 HELD_OUT = "heldout"
 log = logging.getLogger(__name__)
@@ -73,12 +74,7 @@ def refuse_long_questions(config: RunConfig, train: Questions, sets: Mapping[str
     positions = model_positions(config, folder)
     if data.max_prompt_tokens + new_tokens <= positions:
         return
-    from transformers import AutoTokenizer
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except Exception as error:  # of the tokenizers library too, whose errors are plain Exceptions
-        raise ValueError(f"{folder}: the tokenizer cannot be read: {' '.join(str(error).split())[:300]}") from error
+    tokenizer = load_tokenizer(folder)
     sources = dict(zip(source_names(data.eval), data.eval, strict=True))
     asked = [
         ([sources[name]] if sources else data.train, islice(part, config.evaluation.questions))
@@ -95,8 +91,8 @@ def refuse_long_questions(config: RunConfig, train: Questions, sets: Mapping[str
 
 def model_positions(config: RunConfig, folder: Path) -> int:
     """Return the positions of the run's model. What else may be wrong in its config.json is left to `load_hf`."""
-    if config.model.random in SHAPES:
-        return SHAPES[config.model.random].max_position_embeddings
+    if config.model.random:
+        return named_shape(config.model.random).max_position_embeddings
     value = read_json(folder / "config.json").get("max_position_embeddings")
     return value if isinstance(value, int) else Qwen3Config.max_position_embeddings
 

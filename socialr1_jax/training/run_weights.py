@@ -9,9 +9,10 @@ import jax
 import orbax.checkpoint as ocp
 from jax.sharding import Mesh, NamedSharding, SingleDeviceSharding
 
-from socialr1_jax.hf import count_tokens, map_weights
+from socialr1_jax.hf import map_weights
 from socialr1_jax.mesh import P
 from socialr1_jax.models.qwen3 import Qwen3, Qwen3Config, Weight, check_mesh
+from socialr1_jax.tokenizer_files import count_tokens
 from socialr1_jax.training.checkpoints import CheckpointError, fault, read_run, whole_steps
 
 
@@ -40,10 +41,13 @@ def find_checkpoint(folder: str | os.PathLike[str], which: str = "latest") -> Pa
     return folder / "checkpoints" / step
 
 
-def load_policy(folder: str | os.PathLike[str], which: str = "latest", mesh: Mesh | None = None) -> Qwen3:
+def load_policy(
+    folder: str | os.PathLike[str], which: str = "latest", mesh: Mesh | None = None, *, tokenizer: bool = True
+) -> Qwen3:
     """Reads the float32 weights of a run's checkpoint, on the first device or in a mesh's layout "train".
 
-    Its tokenizer is the one that the run read. Raises CheckpointError when the checkpoint is absent, cut or altered.
+    Its tokenizer is the one that the run read; without `tokenizer` its tokens are not counted. Raises CheckpointError
+    when the checkpoint is absent, cut or altered.
     """
     checkpoint = find_checkpoint(folder, which)
     if problem := fault(checkpoint):
@@ -52,6 +56,9 @@ def load_policy(folder: str | os.PathLike[str], which: str = "latest", mesh: Mes
     config = Qwen3Config.from_hf(about["model"], source=str(checkpoint))
     if mesh is not None:
         check_mesh(config, mesh)
+    source = Path(about["source"]) if about.get("source") else None
+    source = source if source and source.is_dir() else None
+    num_tokens = count_tokens(source, config.vocab_size) if source and tokenizer else config.vocab_size
 
     def abstract(weight: Weight, layers: int | None, spec: P) -> jax.ShapeDtypeStruct:
         sharding = SingleDeviceSharding(jax.devices()[0]) if mesh is None else NamedSharding(mesh, spec)
@@ -64,7 +71,4 @@ def load_policy(folder: str | os.PathLike[str], which: str = "latest", mesh: Mes
         found = checkpointer.restore(
             checkpoint / "state", args=ocp.args.PyTreeRestore(wanted, restore_args=restore_args, partial_restore=True)
         )
-    source = Path(about["source"]) if about.get("source") else None
-    if source is None or not source.is_dir():
-        return Qwen3(config, found["params"], num_tokens=config.vocab_size)
-    return Qwen3(config, found["params"], source=str(source), num_tokens=count_tokens(source, config.vocab_size))
+    return Qwen3(config, found["params"], source=str(source) if source else None, num_tokens=num_tokens)

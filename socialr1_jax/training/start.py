@@ -13,7 +13,7 @@ from socialr1_jax.data.tokenizer import build_tokenizer
 from socialr1_jax.files import whole_folder
 from socialr1_jax.hf import random_model
 from socialr1_jax.models.qwen3 import Qwen3
-from socialr1_jax.models.shapes import SHAPES
+from socialr1_jax.models.shapes import named_shape
 from socialr1_jax.processes import is_first, wait_for_all
 
 _READ = 1000  # questions that the tokenizer is made from
@@ -26,14 +26,13 @@ def random_start(config: RunConfig, mesh: Mesh, questions: Sequence[Example]) ->
     Raises what `random_model` raises, and ConfigError when there is nothing to make a tokenizer from.
     """
     shape, folder = config.model.random, Path(config.model.path or Path(config.output_dir) / "tokenizer")
-    if shape not in SHAPES:
-        raise ConfigError(f"model.random {shape!r} is not one of {', '.join(SHAPES)}")
+    sizes = named_shape(shape)
     if not config.model.path and is_first() and not (folder / _FILE).exists():
         if not questions:
             raise ConfigError(f"{folder}: there is no tokenizer, and a replay has no questions to make one from")
         read = islice(questions, _READ)
         texts = [f"{question_text(example)}\n{reference_response(example)}" for example in read]
         with whole_folder(folder, marker=_FILE) as partial:
-            build_tokenizer(texts, SHAPES[shape].vocab_size).save_pretrained(partial)
+            build_tokenizer(texts, sizes.vocab_size).save_pretrained(partial)
     wait_for_all(f"tokenizer of {config.output_dir}", config.distributed.timeout)
     return random_model(folder, shape, config.seed, mesh)

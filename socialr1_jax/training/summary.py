@@ -14,17 +14,19 @@ from socialr1_jax.files import write_json
 def write_summary(folder: Path, *, start: str, wall_seconds: float, **more: Any) -> dict[str, Any]:
     """Writes and returns the summary of the run in `folder`, from the first and the last evaluation in its metrics.
 
-    `start` names the weights that GRPO began with: the keys are accuracy_<start>, accuracy_grpo and so on.
+    `start` names the weights that GRPO began with: the keys are accuracy_<start>, accuracy_grpo and so on. A replay
+    evaluates nothing, so these are left out there.
     """
     lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").split("\n")
-    evaluations = [row for row in map(json.loads, filter(None, lines)) if row["phase"] == "eval"]
-    if not evaluations:
-        raise ValueError(f"{folder / 'metrics.jsonl'} holds no evaluation: no summary can be made")
-    first, last = evaluations[0], evaluations[-1]
-    summary = {f"{name}_{start}": first[name] for name in _KEPT} | {f"{name}_grpo": last[name] for name in _KEPT}
+    rows = list(map(json.loads, filter(None, lines)))
+    evaluations = [row for row in rows if row["phase"] == "eval"]
+    summary: dict[str, Any] = {}
+    if evaluations:
+        first, last = evaluations[0], evaluations[-1]
+        summary = {f"{name}_{start}": first[name] for name in _KEPT} | {f"{name}_grpo": last[name] for name in _KEPT}
+        summary["heldout_responses"] = last["responses"]
     summary |= {
-        "heldout_responses": last["responses"],
-        "steps": last["step"],
+        "steps": max((row["step"] for row in rows if row["phase"] in ("eval", "grpo")), default=0),
         "wall_seconds": round(wall_seconds, 1),
         "peak_rss_bytes": peak_rss_bytes(),
         **more,

@@ -185,7 +185,7 @@ def _result(
         complete &= found.counts["judged"] == found.counts["expected"] or config.predict_only
         notes.append(f"{name}: " + ", ".join(f"{count} {what}" for what, count in found.counts.items() if count))
         details[name] = {"counts": dict(found.counts), "rates": dict(found.rates)}
-        if not config.predict_only and found.counts["judged"]:
+        if not config.predict_only:
             details[name]["figures"] = {key: one._asdict() for key, one in found.figures.items()}
             metrics |= {f"official_{name}/{k}": Metric(x.value, x.stderr, x.n) for k, x in found.figures.items()}
             status[f"official_{name}"] = _status(found)

@@ -76,12 +76,15 @@ def check_positions(config: RunConfig) -> None:
 
 
 def _positions(config: DoctorConfig) -> Line:
+    from socialr1_jax.data.prompt_lengths import LongPromptError
+
     try:
         check_positions(config)
     except NotChecked as reason:
         return Line("positions", "skipped", f"not checked: {reason}")
-    except ValueError as error:
-        found, _, fix = str(error).partition(": lower ")
-        return Line("positions", "problem", found, f"lower {fix}")
+    except LongPromptError as error:
+        return Line("positions", "problem", error.found, error.fix)
+    except ValueError as error:  # of the model, its tokenizer or the questions
+        return Line("positions", "problem", short(error), "correct what this names, and give the command again")
     limit, new = config.data.max_prompt_tokens, config.sampling.max_new_tokens
     return Line("positions", "ok", f"prompts of up to {limit} tokens leave room for {new} new ones")

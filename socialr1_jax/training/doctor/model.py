@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from socialr1_jax.config import ConfigError
 from socialr1_jax.hub import find_snapshot, is_hub_id
 from socialr1_jax.models.arithmetic import Arithmetic
 from socialr1_jax.models.qwen3_config import Qwen3Config
@@ -47,21 +48,30 @@ def parameters(shape: Qwen3Config) -> int:
     return Arithmetic(shape, 4, 1).parameters
 
 
-def local(path: str) -> Path | None:
-    """Returns a model's folder on this machine: itself, or the cached snapshot of a hub id; None if there is none."""
+def local(path: str, key: str = "model.path") -> Path | None:
+    """Returns a model's folder on this machine: itself, or the cached snapshot of a hub id; None if there is none.
+
+    Raises ConfigError naming the setting `key` if `path` can be neither.
+    """
     if Path(path).is_dir() or not is_hub_id(path):
         return Path(path)
-    from huggingface_hub.errors import LocalEntryNotFoundError
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
     try:
         return find_snapshot(path, local_files_only=True)
     except LocalEntryNotFoundError:
         return None
+    except HFValidationError as error:
+        raise ConfigError(f"{key} {path!r} is no folder and cannot be a hub id: {short(error)}") from error
 
 
 def _weights(name: str, key: str, path: str, *, scalar_head: bool = False, ignore_fields: Sequence[str] = ()) -> Line:
     """Checks a model's folder with the headers of all its weight files."""
-    folder = local(path)
+    fix = f"set {key} to a whole Qwen3 folder or hub id"
+    try:
+        folder = local(path, key)
+    except ConfigError as error:
+        return Line(name, "problem", str(error), fix)
     if folder is None:
         found = f"{path} is not on this machine yet: the run's start downloads it"
         return Line(name, "warning", found, f"hf download {path} (with HF_TOKEN for a gated model)")
@@ -72,7 +82,6 @@ def _weights(name: str, key: str, path: str, *, scalar_head: bool = False, ignor
         size = parameters(source.config) / 1e6
     except (ValueError, OSError) as error:
         cached = str(folder) != path
-        fix = f"hf download {path}" if cached else f"set {key} to a whole Qwen3 folder or hub id"
-        return Line(name, "problem", short(error), fix)
+        return Line(name, "problem", short(error), f"hf download {path}" if cached else fix)
     count = f"{size / 1000:.2f} billion" if size >= 1000 else f"{size:.2f} million"
     return Line(name, "ok", f"Qwen3 of {count} parameters, all tensors there, in {folder}")

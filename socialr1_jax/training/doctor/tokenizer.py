@@ -6,6 +6,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from socialr1_jax.config import ConfigError
+from socialr1_jax.tokenizer_files import count_tokens, has_tokenizer, load_tokenizer
 from socialr1_jax.training.doctor.data import OPTIONS, QUESTION, STORY
 from socialr1_jax.training.doctor.line import DoctorConfig, Line, NotChecked, good_or, short
 from socialr1_jax.training.doctor.model import local, model_shape
@@ -15,25 +17,23 @@ def check_tokenizer(config: DoctorConfig) -> Iterator[Line]:
     path = config.model.path
     if not path:
         raise NotChecked("it is made from the questions" if config.model.random else "model.path is not given")
-    folder = local(path)
+    try:
+        folder = local(path)
+    except ConfigError as error:  # a problem of the model's check
+        raise NotChecked(str(error)) from None
     if folder is None or not folder.is_dir():
         raise NotChecked(f"{path} is not on this machine")
     fix = f"put tokenizer.json and tokenizer_config.json of the model that {path} comes from beside its weights"
-    # transformers makes an empty tokenizer of a folder without one.
-    if not any((folder / name).exists() for name in ("tokenizer.json", "vocab.json")):
+    if not has_tokenizer(folder):
         yield Line("tokenizer", "problem", f"{folder} holds no tokenizer", fix)
         return
-    from transformers import AutoTokenizer
-
-    from socialr1_jax.hf import count_tokens
-
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        tokenizer = load_tokenizer(folder)
         with contextlib.suppress(NotChecked):
             if not config.model.random:  # which gets a vocabulary that fits
                 count_tokens(folder, model_shape(config).vocab_size)
-    except Exception as error:  # of the tokenizers library too, whose errors are plain Exceptions
-        yield Line("tokenizer", "problem", f"{folder}: {short(error)}", fix)
+    except ValueError as error:  # names the folder or the file
+        yield Line("tokenizer", "problem", short(error), fix)
         return
     yield Line("tokenizer", "ok", f"{type(tokenizer).__name__} of {len(tokenizer):,} tokens")
     split = [token for token in ("<think>", "</think>") if len(tokenizer.encode(token, add_special_tokens=False)) != 1]
