@@ -2,14 +2,8 @@
 
 Retries and their pauses are the `openai` package's. Each of its tries passes `send`, which bounds calls at once, calls
 and tokens a minute, the seconds of a whole answer and its bytes, and turns an error body behind status 200 into the
-status that it names. One thread runs an event loop with all calls. Causes of a failure:
-
-    timeout      no whole answer within `call_timeout`      http_500 ...  the server's status
-    connection   no server, or it hung up                   html          a web page: a login, a proxy's error
-    cut          the connection broke within the answer     not_json      the answer is no chat completion
-    refusal      the model declined, or was filtered        refused       a content filter refused the prompt
-    token_limit  alone above `tokens_per_minute`            too_long      the prompt exceeds the model's context, or
-                                                                          the answer `max_answer_bytes`
+status that it names. One thread runs an event loop with all calls. `server_answers.py`
+lists the causes of a failure.
 """
 
 from __future__ import annotations
@@ -25,12 +19,13 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from socialr1_jax.data.chat_template import whole_text
 from socialr1_jax.server_answers import (
     PLAIN_NAMES,
     Refusal,
+    Reply,
     SettingNames,
     meant_status,
     read_refusal,
@@ -63,18 +58,6 @@ class ChatRefused(RuntimeError):
     """Every call would fail until the settings are corrected: a wrong key, an unknown model or parameter."""
 
 
-class Reply(NamedTuple):
-    """text: with the thoughts, as generated; "" for too_long, refused and error, which have a cause and the server's
-    reason.
-    """
-
-    text: str
-    finish_reason: Literal["stop", "length", "too_long", "refused", "error"]
-    tokens: int
-    cause: str = ""
-    reason: str = ""
-
-
 class ChatClient:
     """Calls the server of a configuration; thread-safe. `names`: of its settings, for messages.
 
@@ -98,9 +81,8 @@ class ChatClient:
         self._recent: deque[tuple[float, int]] = deque()  # (began, tokens) of the last minute's calls
         self._slots = asyncio.Semaphore(config.concurrency)
         self._refused: ChatRefused | None = None
-        self._answered, self._rejected, self._schemas = 0, 0, True
+        self._answered, self._rejected, self._before, self._schemas = 0, 0, False, True
         self._under_way: set[_Call] = set()
-        self._first_wave: set[_Call] = set()  # under way when the first prompt was refused
         self._said: set[str] = set()  # causes that were logged
         # Names of an organisation in the environment are not sent.
         other: dict[str, Any] = dict.fromkeys(("OpenAI-Organization", "OpenAI-Project"), openai.Omit())
@@ -119,14 +101,18 @@ class ChatClient:
 
         `parameters` are sent as `config.options` change them. `thinking`: see `whole_text`.
         """
-        if self._refused:
-            refused = Future[Reply]()
-            refused.set_exception(self._refused)
-            return refused
-        future = asyncio.run_coroutine_threadsafe(self._ask(list(messages), dict(parameters), thinking), self._loop)
-        if not self._thread.is_alive():
-            future.cancel()
-        return future
+        if self._thread.is_alive() and not self._refused:
+            return asyncio.run_coroutine_threadsafe(self._ask(list(messages), dict(parameters), thinking), self._loop)
+        ended = Future[Reply]()
+        if not self._refused:
+            ended.cancel()
+        else:
+            ended.set_exception(self._refused)
+        return ended
+
+    def answered_before(self) -> None:
+        """Take it that the server has answered other prompts, so that refusals concern single ones."""
+        self._before = True
 
     def counters(self) -> dict[str, float]:
         """Return numbers since the last call: `calls` (HTTP requests), `retries` among them, `tokens_in` and
@@ -216,11 +202,10 @@ class ChatClient:
         if kind == "too_long" or kind == "refused":
             return self._failure(kind, reason, kind)
         every = kind != "unknown" and status != 403  # a firewall may answer 403 to one prompt
-        if not every:  # the calls that were under way with the first such prompt decide
+        if not every and not self._before:  # the calls that are under way decide
             self._rejected += 1
-            if self._rejected == 1:
-                self._first_wave = set(self._under_way)
-            while not self._answered and self._first_wave & self._under_way:
+            others = set(self._under_way)
+            while not self._answered and others & self._under_way:
                 await asyncio.sleep(0.02)
             every = self._rejected >= (_MOST_REFUSED if kind == "unknown" else 1)
             fix = fix or f"so it answered {self._rejected} prompts and no other"

@@ -1,4 +1,15 @@
-"""Reads the answers of chat servers: the status they mean, their words, and whether a refusal concerns every call."""
+"""Reads the answers of chat servers: the status they mean, their words, and whether a refusal concerns every call.
+
+Causes of a failed call:
+
+    timeout      no whole answer within `call_timeout`      http_500 ...  the server's status
+    connection   no server, or it hung up                   html          a web page: a login, a proxy's error
+    cut          the connection broke within the answer     not_json      the answer is no chat completion
+    refusal      the model declined, or was filtered        refused       a content filter refused the prompt
+    token_limit  alone above `tokens_per_minute`            too_long      the prompt exceeds the model's context, or
+                                                                          the answer `max_answer_bytes`
+    client       the prompt cannot be sent                  http_400 ...  refused, for another reason
+"""
 
 from __future__ import annotations
 
@@ -24,6 +35,18 @@ _NO_SUCH = re.compile(
     re.I,
 )
 _WORDS = {"rate": 429, "too_many": 429, "quota": 429, "context": 400, "filter": 400, "api_key": 401, "not_found": 404}
+
+
+class Reply(NamedTuple):
+    """text: with the thoughts, as generated; "" for too_long, refused and error, which have a cause and the server's
+    reason.
+    """
+
+    text: str
+    finish_reason: Literal["stop", "length", "too_long", "refused", "error"]
+    tokens: int
+    cause: str = ""
+    reason: str = ""
 
 
 class SettingNames(NamedTuple):

@@ -157,7 +157,8 @@ def padded_vocabulary(tiny, tmp_path_factory) -> Path:
     """`tiny` with a tokenizer of NUM_TOKENS tokens: like Qwen3, it has more embedding rows than there are tokens."""
     folder = Path(shutil.copytree(tiny.folder, tmp_path_factory.mktemp("padded") / "model"))
     added = [{"id": NUM_TOKENS - 1, "content": "<|im_end|>", "special": True}]
-    model = {"type": "BPE", "vocab": {f"t{number}": number for number in range(NUM_TOKENS - 1)}, "merges": []}
+    names = ["<|endoftext|>", *(f"t{number}" for number in range(1, NUM_TOKENS - 1))]
+    model = {"type": "BPE", "vocab": {name: number for number, name in enumerate(names)}, "merges": []}
     (folder / "tokenizer.json").write_text(json.dumps({"version": "1.0", "added_tokens": added, "model": model}))
     return folder
 

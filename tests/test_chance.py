@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from socialr1_jax.evaluation.registry import get_task
-from socialr1_jax.evaluation.respondents import Reply
 from socialr1_jax.evaluation.runner import load_data
 from socialr1_jax.evaluation.scoring import figures, score
 from socialr1_jax.intervals import around
+from socialr1_jax.server_answers import Reply
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "benchmarks"
 LETTERED = re.compile(r"^\(?([A-Z])[.)] ", re.MULTILINE)

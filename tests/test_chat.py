@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import threading
+import time
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -11,8 +12,8 @@ import pytest
 
 from socialr1_jax.chat import ChatClient, ChatRefused
 from socialr1_jax.data.chat_template import whole_text
-from socialr1_jax.evaluation.respondents import Reply
 from socialr1_jax.evaluation.sotopia.models import spoken
+from socialr1_jax.server_answers import Reply
 from socialr1_jax.server_config import ServerConfig
 
 pytest.importorskip("openai")
@@ -53,6 +54,11 @@ def answer(manner, body, number):
         "cut_with_end": (200, said("", "length", reasoning=cut + "</think>B")),
         "cut_untagged": (200, said(cut, "length")),
         "cut_parts": (200, said([{"type": "thinking", "thinking": [{"type": "text", "text": "B"}]}], "length")),
+        "cut_max_tokens": (200, said("Let me think: (B)", "max_tokens")),
+        "thoughts_only": (200, said(None, reasoning_content=cut)),
+        "firewall": (403, "<html>Blocked</html>") if "Story 31" in text else (),
+        "refuses_some": (400, error("no such thing")) if "Story 0" in text else (),
+        "abort": (200, said("", "abort")),
         "parts": (200, said([{"type": "thinking", "thinking": "A"}, {"type": "text", "text": "[[B]]"}])),
         "absent": (200, {"choices": [{"finish_reason": "stop", "message": {"role": "assistant"}}]}),
         "error_body": (200, error("Rate limit exceeded", code=429)) if number % 3 == 0 else (),
@@ -77,6 +83,8 @@ def server():
                 httpd.bodies.append(body)
                 number = len(httpd.bodies)
             status, reply, *headers = answer(httpd.manner, body, number)
+            if httpd.manner == "refuses_some" and status == 200:  # refusals come first
+                time.sleep(0.3)
             data = (reply if isinstance(reply, str) else json.dumps(reply)).encode()
             self.send_response(status)
             for name, value in {"Content-Length": str(len(data)), **(headers[0] if headers else {})}.items():
@@ -156,6 +164,10 @@ def run(main, data, server, tmp_path, capsys, monkeypatch):
         ("cut_with_end", "truncated", 1.0, (0.0, 40)),
         ("cut_untagged", "truncated", 1.0, (0.0, 40)),
         ("cut_parts", "truncated", 1.0, (0.0, 40)),
+        ("cut_max_tokens", "truncated", 1.0, (0.0, 40)),
+        ("thoughts_only", "unparsable", 1.0, (0.0, 40)),
+        ("firewall", "refused", 1 / 40, (19 / 39, 39)),
+        ("refuses_some", "refused", 10 / 40, (0.5, 30)),
         ("parts", "ok", 1.0, (0.5, 40)),
         ("absent", "unparsable", 1.0, (0.0, 40)),
         ("error_body", "ok", 1.0, (0.5, 40)),
@@ -165,7 +177,7 @@ def run(main, data, server, tmp_path, capsys, monkeypatch):
     ],
 )
 def test_manners_of_servers(run, server, manner, status, share, accuracy):
-    for time in range(2):
+    for repeated in (False, True):
         before = len(server.bodies)
         code, results, heard = run(manner, "retries=6")
         figure = results["results"]["socialiqa"]["official/accuracy"]
@@ -174,7 +186,7 @@ def test_manners_of_servers(run, server, manner, status, share, accuracy):
         failed = COUNT - accuracy[1]
         assert results["reportable"] == (not failed)
         again = [body["messages"][-1]["content"] for body in server.bodies[before:]]
-        if time:  # only what failed is asked once more
+        if repeated:  # only what failed is asked once more
             assert len(set(again)) == len(again) == failed
         if failed:
             reason = {"filter": FILTERED, "context": CONTEXT}.get(manner, "")
@@ -208,7 +220,8 @@ def test_a_parameter_that_is_refused_is_named_with_the_option_that_fixes_it(run,
 
 
 @pytest.mark.parametrize(
-    ("manner", "reason"), [("web_page", "html 40"), ("500", "http_500 40: on fire"), ("dead", "connection 40")]
+    ("manner", "reason"),
+    [("web_page", "html 40"), ("500", "http_500 40: on fire"), ("abort", "http_502 40"), ("dead", "connection 40")],
 )
 def test_if_every_reply_failed_there_is_no_figure_and_the_status_is_1(run, manner, reason):
     for _ in range(2):
@@ -233,6 +246,18 @@ def test_a_key_with_a_line_end_is_trimmed_and_one_within_refused(run, monkeypatc
     assert code == 2
     assert "OPENAI_API_KEY contains characters" in heard
     assert "sk-abc" not in heard
+
+
+def test_a_short_key_is_no_secret_that_words_lose(run, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "x")
+    assert "set options.max_tokens=max_completion_tokens" in run("o3")[2]
+
+
+def test_what_cannot_be_sent_is_a_failure_of_its_own(server):
+    client = ChatClient(ServerConfig(model="m", base_url=f"http://127.0.0.1:{server.server_port}/v1"))
+    odd, good = (client.ask([{"role": "user", "content": text}], {}).result(10) for text in ("\ud800", "q"))
+    client.close()
+    assert (odd.finish_reason, odd.cause, good.text) == ("error", "client", "[[B]]")
 
 
 def test_a_stored_odd_reply_is_asked_again(run, tmp_path):

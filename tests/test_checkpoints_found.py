@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import stat
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,7 +17,12 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from huggingface_hub.errors import GatedRepoError
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+)
 from pydantic import Field
 from safetensors.torch import load_file, save_file
 
@@ -24,9 +30,12 @@ from socialr1_jax import load_hf, save_hf
 from socialr1_jax.command_line import FreeText, Section, Sources, TextMap, load_config
 from socialr1_jax.data.tokenizer import build_tokenizer
 from socialr1_jax.files import whole_folder
-from socialr1_jax.hf import count_tokens, files_dtype, load_reward_model, local_folder, open_hf, random_model
+from socialr1_jax.hf import files_dtype, load_reward_model, local_folder, open_hf, random_model
+from socialr1_jax.hub import find_snapshot
 from socialr1_jax.models.qwen3_config import Qwen3Config
 from socialr1_jax.orbax_folder import load_orbax, save_orbax
+from socialr1_jax.sampling.text import stop_token_ids
+from socialr1_jax.tokenizer_files import count_tokens, load_tokenizer
 
 ROW = np.array([3, 1, 4, 1, 5, 9, 2, 6])
 
@@ -87,7 +96,7 @@ HARMLESS = (
     {"unsloth_fixed": True, "unsloth_version": "2025.9.7"},
     {"_attn_implementation_autoset": True, "attn_implementation": "eager", "_attn_implementation": "flash_attention_2"},
     {"auto_map": {"AutoConfig": "configuration_other.OtherConfig"}},
-    {"quantization_config": None, "use_mrope": False, "pretraining_tp": 1, "pruned_heads": {}, "torchscript": False},
+    {"quantization_config": None, "use_mrope": False, "pretraining_tp": 2, "pruned_heads": {}, "torchscript": False},
     transformers.GenerationConfig(temperature=0.6, top_p=0.95, do_sample=True, bad_words_ids=[[1]]).to_dict(),
     {"task_specific_params": None, "finetuning_task": None, "tokenizer_class": "Qwen2Tokenizer", "prefix": None},
     {"sep_token_id": None, "decoder_start_token_id": 3, "use_bfloat16": False, "tf_legacy_loss": False},
@@ -111,7 +120,9 @@ AS_TRANSFORMERS = (
     {"layer_types": ["attention", "full_attention"]},
     {"architectures": None, "id2label": None},
     {"architectures": "Qwen3ForCausalLM"},
-    {"per_layer_config": {}, "attention_dropout": 0},
+    {"per_layer_config": {}, "attention_dropout": 0, "attribute_map": {}, "return_dict": True},
+    {"bos_token_id": -1, "eos_token_id": [-1, 900], "pad_token_id": -1},
+    {"bos_token_id": 900, "eos_token_id": -1},
 )
 
 
@@ -142,9 +153,9 @@ WRONG += [({"head_dim": value}, "head_dim") for value in (None, 0, 15, "16", -2)
 WRONG += [({"rms_norm_eps": value}, "rms_norm_eps") for value in (None, "1e-6", True, 0, -1e-6, [1e-6], float("nan"))]
 WRONG += [({"initializer_range": value}, "initializer_range") for value in (None, "0.02", -1)]
 WRONG += [({name: v}, name) for name in ("tie_word_embeddings", "attention_bias") for v in (None, 0, "false")]
-WRONG += [({"bos_token_id": value}, "bos_token_id") for value in ("1", [1], 1.5, True, -1)]
-WRONG += [({"eos_token_id": value}, "eos_token_id") for value in ("1", [1, "a"], [True], 1.5, -1, {"a": 1})]
-WRONG += [({"pad_token_id": value}, "pad_token_id") for value in ("1", [1], -1)]
+WRONG += [({"bos_token_id": value}, "bos_token_id") for value in ("1", [1], 1.5, True)]
+WRONG += [({"eos_token_id": value}, "eos_token_id") for value in ("1", [1, "a"], [True], 1.5, {"a": 1})]
+WRONG += [({"pad_token_id": value}, "pad_token_id") for value in ("1", [1], -161, 160)]
 WRONG += [
     ({"rope_parameters": value}, "rope_parameters")
     for value in ([1], "default", 5, True, {"full_attention": {"rope_theta": 1e6}}, {"rope_theta": 1e4, "factor": 2.0})
@@ -165,7 +176,11 @@ WRONG += [
     ({"attention_dropout": None}, "attention_dropout"),
     ({"attention_dropout": False}, "attention_dropout"),
     ({"use_mrope": True}, "use_mrope"),
-    ({"pretraining_tp": 2}, "pretraining_tp"),
+    ({"use_sliding_window": True, "sliding_window": 4096}, "use_sliding_window"),
+    ({"attribute_map": {"hidden_size": "head_dim"}}, "attribute_map"),
+    ({"return_dict": False}, "return_dict"),
+    ({"sub_configs": {}}, "sub_configs"),
+    ({"a\nb": 1}, r"unknown field 'a\\nb'=1 .*model\.ignore_fields=\[\"a\\nb\"\]"),
     ({"quantization_config": {}}, "quantization_config"),
     ({"pruned_heads": {"0": [1]}}, "pruned_heads"),
     ({"per_layer_config": {"0": {"rms_norm_eps": 1.0}}}, "per_layer_config"),
@@ -185,6 +200,12 @@ def test_a_wrong_value_is_one_line_that_names_the_field(tiny):
         with pytest.raises(ValueError, match=named) as error:
             Qwen3Config.from_hf(good | fields, source="folder/config.json")
         assert "folder/config.json" in one_line(error), fields
+    absent = {name: value for name, value in good.items() if name != "sliding_window"} | {"use_sliding_window": True}
+    with pytest.raises(ValueError, match="use_sliding_window=True"):  # of transformers' default of 4096
+        Qwen3Config.from_hf(absent)
+    assert Qwen3Config.from_hf({k: v for k, v in good.items() if k != "max_position_embeddings"}) == replace(
+        Qwen3Config.from_hf(good), max_position_embeddings=transformers.Qwen3Config().max_position_embeddings
+    )
 
 
 def test_a_file_that_is_no_object_is_one_line(folder):
@@ -279,11 +300,18 @@ def test_a_tied_head_is_compared_within_the_cast(tied):
 
         edit_tensors(tied, edit)
 
-    for dtype, embedding_dtype in ((torch.bfloat16, torch.float32), (torch.float32, torch.bfloat16)):
+    pairs = ((torch.bfloat16, torch.float32), (torch.float32, torch.bfloat16), (torch.float32, torch.float32))
+    for dtype, embedding_dtype in pairs:
         set_head(dtype, embedding_dtype)
         load_hf(tied)
         set_head(dtype, embedding_dtype, change=1.0)
         with pytest.raises(ValueError, match=r"lm_head\.weight differs from the embedding"):
+            load_hf(tied)
+    edit_tensors(tied, lambda tensors: tensors["model.embed_tokens.weight"][3, 5].fill_(float("nan")))
+    for dtype, embedding_dtype in pairs:
+        set_head(dtype, embedding_dtype)
+        load_hf(tied, allow_nonfinite=True)
+        with pytest.raises(ValueError, match=r"NaN or infinities in model\.embed_tokens\.weight"):
             load_hf(tied)
 
 
@@ -317,6 +345,7 @@ def slow_files(tmp_path_factory):
     build_tokenizer(["the drawer the shelf"] * 2, 300).save_pretrained(whole)
     model = json.loads((whole / "tokenizer.json").read_text())["model"]
     folder = tmp_path_factory.mktemp("slow")
+    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "Qwen2Tokenizer"}')
     (folder / "vocab.json").write_text(json.dumps(model["vocab"]))
     merges = [" ".join(merge) if isinstance(merge, list) else merge for merge in model["merges"]]
     (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges, ""]))
@@ -325,6 +354,8 @@ def slow_files(tmp_path_factory):
 
 def test_tokens_are_counted_over_all_files(slow_files, tmp_path):
     base = len(json.loads((slow_files / "vocab.json").read_text()))
+    build_tokenizer(["the drawer the shelf"] * 2, 300).save_pretrained(tmp_path / "whole")
+    whole = json.loads((tmp_path / "whole" / "tokenizer.json").read_text())
     names = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<think>"]
     added = {name: base + number for number, name in enumerate(names)}
     decoder = {str(number): {"content": name, "special": True} for name, number in added.items()}
@@ -335,17 +366,23 @@ def test_tokens_are_counted_over_all_files(slow_files, tmp_path):
         {"added_tokens.json": added, "tokenizer_config.json": {"added_tokens_decoder": decoder}},
         {"tokenizer_config.json": {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"}},
         {"special_tokens_map.json": {"eos_token": {"content": "<|im_end|>"}, "additional_special_tokens": ["<a>"]}},
+        {"tokenizer_config.json": {"extra_special_tokens": {"image_token": "<image>"}}},
+        {"added_tokens.json": {"<|endoftext|>": base, "<gap>": base + 7}},  # ids that leave a gap
+        {"tokenizer.json": whole, "vocab.json": {"stale": 900}, "added_tokens.json": {"<stale>": 950}},
+        {"tokenizer.json": whole, "tokenizer_config.json": {"eos_token": "<missing>"}},
     ]
-    counts = set()
+    counts = []
     for number, files in enumerate(cases):
         folder = Path(shutil.copytree(slow_files, tmp_path / str(number)))
         (folder / "config.json").write_text('{"model_type": "qwen3"}')
         for name, content in files.items():
             (folder / name).write_text(json.dumps(content))
         theirs = transformers.AutoTokenizer.from_pretrained(folder)
-        assert count_tokens(folder, 1000) == max(theirs.get_vocab().values()) + 1 == len(theirs), files
-        counts.add(len(theirs))
-    assert len(counts) == 4
+        assert count_tokens(folder, 1000) == max(theirs.get_vocab().values()) + 1, files
+        counts.append(len(theirs))
+    assert counts[-2] < 900
+    assert counts[-1] == counts[-2] + 1
+    assert len(set(counts[:6])) == 4
     assert count_tokens(tmp_path, 1000) == 1000  # no tokenizer
 
 
@@ -370,15 +407,45 @@ def test_a_damaged_tokenizer_file_is_named(slow_files, tmp_path, name, content):
     one_line(error)
 
 
+def test_a_tokenizer_is_read_behind_byte_order_marks_or_refused_in_one_line(folder, slow_files, tmp_path):
+    build_tokenizer(["the drawer the shelf"] * 2, 300).save_pretrained(folder)
+    write_config(folder, config_of(folder) | {"vocab_size": 320})
+    expected = load_tokenizer(folder)
+    marked = ["config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json", "chat_template.jinja"]
+    (folder / "generation_config.json").write_text('{"eos_token_id": [7, -1]}')
+    for name in filter(lambda name: (folder / name).exists(), marked):
+        (folder / name).write_bytes(b"\xef\xbb\xbf" + (folder / name).read_bytes())
+        tokenizer = load_tokenizer(folder)
+        assert tokenizer.get_vocab() == expected.get_vocab(), name
+        assert tokenizer.chat_template == expected.chat_template, name
+    model = SimpleNamespace(config=SimpleNamespace(eos_token_id=-1), source=str(folder))
+    assert stop_token_ids(model, expected) == (7, expected.eos_token_id)
+    for content in ('{"eos_token_id": "7"}', '{"eos_token_id": [true]}', "[7]", "{"):
+        (folder / "generation_config.json").write_text(content)
+        with pytest.raises(ValueError, match=r"generation_config\.json") as error:
+            stop_token_ids(model, expected)
+        one_line(error)
+    (folder / "tokenizer.json").write_text("{")
+    with pytest.raises(ValueError, match=r"tokenizer\.json is not JSON, or cut") as error:
+        count_tokens(folder, 320)
+    one_line(error)
+    for lost, fix in (("merges.txt", "put merges.txt beside it"), ("vocab.json", "put the tokenizer files of")):
+        (copy := Path(shutil.copytree(slow_files, tmp_path / lost)) / lost).unlink()
+        with pytest.raises(ValueError, match=fix) as error:
+            load_tokenizer(copy.parent)
+        assert str(copy.parent) in one_line(error)
+
+
 def test_ids_above_the_tokenizer_have_no_share(slow_files, folder):
     for name in ("vocab.json", "merges.txt"):
         shutil.copy(slow_files / name, folder)
     write_config(folder, config_of(folder))
-    with pytest.raises(ValueError, match=r"vocab\.json has id \d+, but config\.json has vocab_size 160"):
+    with pytest.raises(ValueError, match=r"its tokenizer has id \d+ .*, but the model has vocab_size 160"):
         load_hf(folder)
     (folder / "vocab.json").write_text(
         json.dumps({"<|endoftext|>": 99} | {f"t{number}": number for number in range(99)})
     )
+    (folder / "merges.txt").write_text("#version: 0.2\n")
     assert load_hf(folder).num_tokens == 100
     assert random_model(slow_files, "nano", seed=0).num_tokens == count_tokens(slow_files, 640) < 640
     with pytest.raises(FileNotFoundError, match=r"neither tokenizer\.json nor vocab\.json"):
@@ -416,6 +483,8 @@ def test_each_weight_keeps_its_dtype_there_and_back(folder, tmp_path, capsys):
     np.testing.assert_array_equal(our_logits(tmp_path / "back"), our_logits(folder))
     np.testing.assert_allclose(our_logits(folder), their_logits(folder), rtol=0, atol=2e-4)
     assert files_dtype(folder) == "bfloat16"
+    manifest = tmp_path / "orbax" / "manifest.json"
+    assert json.loads(manifest.read_text())["version"] == 3  # an earlier reader would take all for one dtype
 
 
 def test_one_dtype_for_all_is_verified(folder, tmp_path, capsys):
@@ -487,7 +556,7 @@ def test_library_calls_expand_the_home_folder(folder, tmp_path, monkeypatch):
         load_hf("~/absent")
 
 
-def test_a_link_to_a_folder_stays_a_link(folder, tmp_path):
+def test_a_link_to_a_folder_stays_a_link(folder, tmp_path, capsys):
     model = load_hf(folder)
     (tmp_path / "disk").mkdir()
     for name in ("there", "absent"):  # the second does not exist yet
@@ -500,8 +569,15 @@ def test_a_link_to_a_folder_stays_a_link(folder, tmp_path):
         assert link.is_symlink()
         assert (tmp_path / "disk" / name / "model.safetensors").is_file()
     assert hf_to_orbax(["--src", str(folder), "--dst", str(tmp_path / "link-there")]) == 2  # another kind of folder
+    assert len(capsys.readouterr().err.splitlines()) == 1
     assert sorted(path.name for path in (tmp_path / "disk").iterdir()) == ["absent", "there"]
     (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "file-link").symlink_to("model/config.json")
+    for name, fault in (("loop", "leads back to itself"), ("file-link", "is a file; give a folder")):
+        with pytest.raises(SystemExit, match="2"):
+            hf_to_orbax(["--src", str(folder), "--dst", str(tmp_path / name)])
+        said = capsys.readouterr().err.splitlines()
+        assert (len(said), fault in said[-1]) == (1, True), said
     with pytest.raises(OSError, match="loop"):
         save_hf(model, tmp_path / "loop")
 
@@ -545,7 +621,7 @@ def test_the_other_spelling_of_a_hub_name(folder, tmp_path, monkeypatch, caplog,
     assert local_folder(there) == snapshot
     assert not caplog.records
     assert local_folder(asked) == snapshot
-    assert f"there is no model {asked}; taking {there}" in caplog.text
+    assert f"{asked} is not in the cache; taking {there}, which is" in caplog.text
     from socialr1_jax.training.doctor.model import local
 
     assert local(asked) == snapshot
@@ -564,3 +640,44 @@ def test_a_gated_model_is_not_sought_under_other_names(monkeypatch):
     with pytest.raises(FileNotFoundError, match="ask for access"):
         local_folder("me/A-8B")
     assert asked == ["me/A-8B"]
+
+
+@pytest.mark.parametrize(
+    ("error", "other_error", "calls"),
+    [
+        (RepositoryNotFoundError, HFValidationError, [("me/A--8B", False), ("me/A-_8B", False), ("me/A__8B", False)]),
+        (
+            LocalEntryNotFoundError,
+            LocalEntryNotFoundError,
+            [("me/A--8B", False), ("me/A-_8B", True), ("me/A__8B", True)],
+        ),
+    ],
+)
+def test_other_spellings_neither_wait_for_a_network_nor_hide_the_error(monkeypatch, error, other_error, calls):
+    """A made-up spelling may be no valid name; without the hub's answer only the cache is searched."""
+    asked = []
+
+    def snapshot_download(name, *, local_files_only, **_):
+        asked.append((name, local_files_only))
+        kind = error if len(asked) == 1 else other_error
+        response = SimpleNamespace(headers={}, request=None)
+        raise kind(f"about {name}", response=response) if kind is RepositoryNotFoundError else kind(f"about {name}")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    with pytest.raises(error, match="about me/A--8B"):
+        find_snapshot("me/A--8B")
+    assert asked == calls
+
+
+def test_a_name_that_can_be_no_hub_id_is_one_line_of_the_doctor():
+    from socialr1_jax.training.doctor.line import DoctorConfig, NotChecked
+    from socialr1_jax.training.doctor.model import check_models
+    from socialr1_jax.training.doctor.tokenizer import check_tokenizer
+
+    config = DoctorConfig.model_validate({"model": {"path": "me/a--b"}})
+    line = next(check_models(config))
+    assert line.status == "problem"
+    assert line.found.startswith("model.path 'me/a--b' is no folder and cannot be a hub id")
+    assert len(line.found.splitlines()) == 1
+    with pytest.raises(NotChecked, match=r"model\.path 'me/a--b'"):
+        next(check_tokenizer(config))

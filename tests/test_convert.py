@@ -2,8 +2,10 @@
 
 import importlib.util
 import json
+import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import jax
@@ -167,7 +169,10 @@ def flip(file):
         (lambda o: (o / "tokenizer.json").unlink(), "tokenizer.json is absent"),
         (lambda o: (o / "manifest.json").unlink(), "has no manifest.json: not a folder of hf_to_orbax.py"),
         (lambda o: (o / "manifest.json").write_text('{"version": 2'), "manifest.json is not JSON, or cut"),
-        (lambda o: (o / "manifest.json").write_text('{"version": 1}'), "manifest.json has version 1, this reads 2"),
+        (
+            lambda o: (o / "manifest.json").write_text('{"version": 1}'),
+            "has version 1, this reads 2 and 3",
+        ),
     ],
 )
 def test_a_damaged_folder_is_refused(orbax, tmp_path, capsys, damage, message):
@@ -240,8 +245,8 @@ def test_several_files_and_verification(tmp_path, capsys, tied, dtype):
 def test_verification_finds_a_tensor_that_differs(source, tmp_path, monkeypatch, capsys):
     real = load_orbax
 
-    def other(folder):
-        model = real(folder)
+    def other(folder, **options):
+        model = real(folder, **options)
         model.norm.set_value(model.norm.get_value() + 1)
         return model
 
@@ -297,6 +302,20 @@ def test_a_killed_conversion_of_another_source_is_begun_anew(source, tmp_path):
     other = make_model(tmp_path / "other", tied=False, dtype="bfloat16")
     assert hf_to_orbax(["--src", str(other), "--dst", str(tmp_path / "orbax"), "--verify"]) == 0
     assert load_orbax(tmp_path / "orbax").config.tie_word_embeddings is False
+
+
+def test_a_killed_conversion_passes_no_nan_on(source, tmp_path, capsys):
+    """The tensor is one of the three weights that the killed call wrote, or would have written."""
+    model = load_hf(source)
+    model.layers["q_norm"].set_value(model.layers["q_norm"].get_value().at[1, 3].set(np.nan))
+    save_hf(model, source)
+    target = tmp_path / "orbax"
+    killed_in_the_middle("hf_to_orbax", "socialr1_jax.orbax_folder", "_item", source, target, "--allow_nonfinite")
+    assert len(list((tmp_path / ".orbax.partial" / "params").iterdir())) == 3
+    assert hf_to_orbax(["--src", str(source), "--dst", str(target)]) == 2
+    assert "NaN or infinities in model.layers.1.self_attn.q_norm.weight" in capsys.readouterr().err
+    assert not target.exists()
+    assert hf_to_orbax(["--src", str(source), "--dst", str(target), "--allow_nonfinite"]) == 0
 
 
 def test_a_killed_export_leaves_the_old_folder_and_goes_on(source, orbax, tmp_path):
@@ -356,8 +375,17 @@ def test_a_number_too_large_for_the_new_dtype_is_refused(source, tmp_path, capsy
     model = load_hf(source, dtype=None)
     model.norm.set_value(model.norm.get_value().at[2].set(1e6))
     save_orbax(model, tmp_path / "orbax")
-    assert orbax_to_hf(["--src", str(tmp_path / "orbax"), "--dst", str(tmp_path / "half"), "--dtype", "float16"]) == 2
-    assert "NaN or infinities in model.norm.weight" in capsys.readouterr().err
+    save_hf(model, tmp_path / "large")
+    for convert, name in ((orbax_to_hf, "orbax"), (hf_to_orbax, "large")):
+        arguments = ["--src", str(tmp_path / name), "--dst", str(tmp_path / "half"), "--dtype", "float16"]
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert convert(arguments) == 2
+        error = capsys.readouterr().err.splitlines()[-1]
+        assert "numbers too large for float16 in model.norm.weight: take bfloat16 or float32" in error
+        assert convert([*arguments, "--allow_nonfinite", "--verify"]) == 0
+        capsys.readouterr()
+        shutil.rmtree(tmp_path / "half")
 
 
 def test_a_weight_lies_in_chunks(source, tmp_path, monkeypatch):

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from socialr1_jax.chat import Reply
 from socialr1_jax.command_line import load_config
 from socialr1_jax.config import ConfigError
 from socialr1_jax.evaluation import evaluate as whole
@@ -30,6 +29,7 @@ from socialr1_jax.evaluation.task import (
 )  # fmt: skip
 from socialr1_jax.evaluation_config import TASKS, EvaluateConfig
 from socialr1_jax.rewards.parsing import without_thoughts
+from socialr1_jax.server_answers import Reply
 
 ITEMS = [{"id": str(i), "gold": "AB"[i % 2]} for i in range(10)]
 TOY = Task(

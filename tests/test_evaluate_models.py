@@ -194,6 +194,18 @@ def test_endpoints_play_and_judge(server, data, tmp_path, refuses):
     assert len(server.bodies) == asked
 
 
+def test_a_judge_that_never_answers_is_a_failure_and_is_asked_the_same_again(server, data, tmp_path):
+    dead = [one if not one.startswith("judge_url") else "judge_url=http://127.0.0.1:9/v1" for one in behind(server)]
+    results, rows = evaluated(data, tmp_path / "a", *dead)
+    assert "no verdict of the judge: error: no reply: connection" in results["failed"]["sotopia"]
+    assert {json.loads(row)["tries"] for row in rows["verdicts_sotopia.jsonl"]} == {0}
+    results, _ = evaluated(data, tmp_path / "a", *behind(server))
+    assert results["reportable"]
+    asked = [body["messages"][-1]["content"] for body in server.bodies if body["model"] == "judging"]
+    assert asked
+    assert not any("could not be used" in text for text in asked)
+
+
 def test_an_episode_with_a_failed_call_is_given_up_told_and_played_by_the_next_call(server, data, tmp_path):
     server.fails = 1
     results, rows = evaluated(data, tmp_path / "a", *behind(server), "concurrency=1")

@@ -7,7 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from socialr1_jax.sampling.draw import draw
 from socialr1_jax.sampling.filters import filter_logits
+from socialr1_jax.temperature import GREEDY
 
 jitted = jax.jit(filter_logits)  # as the decode loop runs it
 WORKED = np.log([0.5, 0.3, 0.15, 0.05])
@@ -157,3 +159,23 @@ def test_filters_that_no_row_uses_are_left_out():
     settings = jnp.ones(3), jnp.array([5, 0, 9]), jnp.ones(3), jnp.zeros(3)
     np.testing.assert_array_equal(filter_logits(logits, *settings, ("top_k",)), filter_logits(logits, *settings))
     np.testing.assert_array_equal(filter_logits(logits, *settings, ()), logits)
+
+
+@pytest.mark.parametrize("options", [{}, {"top_k": 3}, {"top_p": 0.5}, {"min_p": 0.1}], ids=str)
+@pytest.mark.parametrize("temperature", [1e-7, 1e-30])
+def test_below_greedy_a_row_takes_the_token_of_temperature_0_also_for_ties(temperature, options):
+    logits_bv = np.array([[0.5, 2.0, -np.inf, 2.0, 2.0], [-1.0, 6.5, 7.0, 7.0, 0.0]], np.float32)
+    assert temperature < GREEDY
+    for uniform in (0.0, 0.5, 0.99):
+        tokens, logprobs = draw(
+            run_filter(logits_bv, temperature, **options), jnp.full(2, uniform), jnp.array([True] * 2)
+        )
+        np.testing.assert_array_equal(tokens, [1, 2])
+        np.testing.assert_allclose(logprobs, -np.log([3, 2]), rtol=1e-6)
+
+
+@pytest.mark.parametrize("temperature", [1e30, 1e38, np.inf])
+def test_the_largest_temperatures_are_uniform_and_finite(temperature):
+    logits_bv = np.array([[0.5, 3e4, -np.inf, -3e4, 2.0]], np.float32)
+    _, logprobs = draw(run_filter(logits_bv, temperature), jnp.full(1, 0.3), jnp.array([False]))
+    np.testing.assert_allclose(logprobs, -np.log(4), rtol=1e-6)

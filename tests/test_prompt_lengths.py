@@ -121,6 +121,19 @@ def test_the_dry_run_and_the_doctor_refuse_it_too(folder, longest, capsys):
     assert lines["positions"].fix.startswith(f"lower sampling.max_new_tokens to {NEW - 1}")
     lines = {line.name: line for line in check_data(run(folder, longest + NEW, DoctorConfig))}
     assert lines["positions"].status == "ok"
+    (folder / "odd" / "config.json").mkdir(parents=True)
+    for fault, named in (
+        ("model.random=bogus", "model.random 'bogus' is not one of nano"),
+        (f"model.path={folder / 'odd'}", "config.json is a folder"),
+        ("model.path=me/a--b", "model.path 'me/a--b' is no folder and cannot be a hub id"),
+    ):
+        code, said = main(longest + NEW, fault)
+        assert (code, len(said.err.splitlines())) == (2, 1), said.err
+        assert named in said.err
+    config = run(folder, longest + NEW, DoctorConfig)
+    odd = config.model_copy(update={"model": config.model.model_copy(update={"path": str(folder / "odd")})})
+    line = {line.name: line for line in check_data(odd)}["positions"]
+    assert (line.status, "config.json is a folder" in line.found) == ("problem", True)
 
 
 def test_only_texts_that_may_be_too_long_are_tokenized(tokenizer, folder, longest, monkeypatch):

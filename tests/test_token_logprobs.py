@@ -39,6 +39,13 @@ def test_temperature_is_1_by_default(tiny_jax, ragged_rows, pad_rows):
     np.testing.assert_array_equal(run(tiny_jax, batch), run(tiny_jax, batch, temperature=1.0))
 
 
+@pytest.mark.parametrize("temperature", [1e30, 1e38, 1e300])
+def test_the_largest_temperatures_are_uniform_and_finite(tiny_jax, ragged_rows, pad_rows, temperature):
+    batch = pad_rows(ragged_rows, width=40)
+    logp_bt = np.asarray(run(tiny_jax, batch, temperature=temperature))
+    np.testing.assert_allclose(logp_bt[logp_bt != 0], -np.log(tiny_jax.num_tokens), rtol=1e-6)
+
+
 @pytest.mark.parametrize("temperature", [1e-4, 1e-10, 1e-30, 1e-45, 5e-324])
 def test_the_smallest_temperatures_stay_finite(temperature):
     """The largest logit's log-prob is 0 and any other's is finite. All logits are below 0, and 400 of 500 ids known."""

@@ -1,5 +1,6 @@
 """What a GRPO run does beside learning: rollouts kept and replayed, groups replaced, guards, ratios, mismatch."""
 
+import importlib.util
 import json
 import logging
 from dataclasses import replace
@@ -56,6 +57,19 @@ def test_a_replay_needs_neither_sampler_nor_judge_and_ends_with_the_same_bytes(s
     assert weights[0] == weights[1]
     for first, second in zip(steps_of(saved), steps_of(tmp_path), strict=True):
         assert timeless(first) == timeless(second)
+
+
+def test_a_replay_from_the_command_line_ends_with_a_summary_and_a_report(start, saved, tmp_path, capsys):
+    spec = importlib.util.spec_from_file_location("train_grpo_script", CONFIGS.parent / "scripts/train_grpo.py")
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    config = changed(start, tmp_path / "run", replay_rollouts=str(saved / "kept" / "rollouts.jsonl"))
+    save_config(config, tmp_path / "replay.yaml")
+    assert script.main(["--config", str(tmp_path / "replay.yaml")]) == 0
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["steps"] == 2
+    assert "accuracy_grpo" not in summary
+    assert "holds no evaluation" in (tmp_path / "run" / "report.html").read_text()
 
 
 def test_a_cut_or_foreign_rollout_file_is_refused(start, saved, tmp_path):

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from socialr1_jax.chat import ChatClient, ChatRefused, Reply
+from socialr1_jax.chat import ChatClient, ChatRefused
 from socialr1_jax.data.chat_template import chat_tokens
 from socialr1_jax.evaluation.task import BenchmarkError, Messages
 from socialr1_jax.evaluation_config import EvaluateConfig
 from socialr1_jax.files import sha256
-from socialr1_jax.server_answers import PLAIN_NAMES, SettingNames
+from socialr1_jax.server_answers import PLAIN_NAMES, Reply, SettingNames
 
 if TYPE_CHECKING:
     from socialr1_jax.sampling import Completion, SamplingParams
@@ -188,6 +188,10 @@ class Endpoint:
             form = {"name": "reply", "schema": schema, "strict": True}
             sent["response_format"] = {"type": "json_schema", "json_schema": form}
         return self._chat.ask(asked.messages, sent, thinking=config.thinking != "off")
+
+    def answered_before(self) -> None:
+        """Take it that the server has answered other prompts, so that refusals concern single ones."""
+        self._chat.answered_before()
 
     def result(self, call: Future[Reply]) -> Reply:
         """Return the reply of a call that has ended. Raises BenchmarkError when the server refuses every call."""

@@ -11,14 +11,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from socialr1_jax.chat import Reply
 from socialr1_jax.evaluation.embeddings import installed, load_embedder
 from socialr1_jax.evaluation.reply_file import ReplyFile
-from socialr1_jax.evaluation.respondents import Asked, Respondent
+from socialr1_jax.evaluation.respondents import Asked, Endpoint, Respondent
 from socialr1_jax.evaluation.scoring import FAILED, Scored, figures, sample_row, score, status_rates
 from socialr1_jax.evaluation.task import BenchmarkError, Data, Embedder, Grade, Metric, ProtocolName, Request, Task
 from socialr1_jax.evaluation_config import EvaluateConfig
 from socialr1_jax.files import finite, write_whole
+from socialr1_jax.server_answers import Reply
 
 PROTOCOLS: tuple[ProtocolName, ...] = ("official", "social_r1")
 
@@ -137,6 +137,8 @@ def ask(
             missing.append((i, Asked(one.key, one.messages, one.max_new_tokens, left)))
     for _ in found:
         said("known")
+    if found and isinstance(respondent, Endpoint):  # what is left may be nothing but refused prompts
+        respondent.answered_before()
     for at, sample, reply in respondent.replies([one for _, one in missing]):
         i = missing[at][0]
         replies.add(asked[i], sample, reply)

@@ -15,13 +15,13 @@ import time
 from collections import Counter
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
 
-from socialr1_jax.chat import ChatClient, ChatRefused, Reply
+from socialr1_jax.chat import ChatClient, ChatRefused
 from socialr1_jax.interrupt import NEVER, Stop
 from socialr1_jax.reward_config import StructureConfig
 from socialr1_jax.rewards.judge_cache import JudgeCache, answer_key
 from socialr1_jax.rewards.rubric import RUBRIC_VERSION, answer_code, parse_verdict, rubric_messages
 from socialr1_jax.rewards.verdict import JudgeRefused, Verdict
-from socialr1_jax.server_answers import SettingNames
+from socialr1_jax.server_answers import Reply, SettingNames
 
 log = logging.getLogger(__name__)
 _NAMES = SettingNames(*(f"rewards.structure.{name}" for name in ("model", "base_url", "options")))

@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from socialr1_jax import chat
+from socialr1_jax import server_answers
 from socialr1_jax.evaluation.respondents import Asked, Endpoint, LocalModel
 from socialr1_jax.evaluation.scoring import FAILED
 from socialr1_jax.evaluation.sotopia.speakers import Reply
@@ -80,7 +80,7 @@ class EndpointSpeaker:
     def __init__(self, endpoint: Endpoint, *, new_tokens: int, schema: Mapping[str, Any] | None = None) -> None:
         self.slots = endpoint.concurrency
         self._endpoint, self._new_tokens, self._schema = endpoint, new_tokens, schema
-        self._calls: dict[futures.Future[chat.Reply], str] = {}
+        self._calls: dict[futures.Future[server_answers.Reply], str] = {}
 
     def submit(self, key: str, messages: Messages, seed: int) -> None:
         """See `Speaker`; the endpoint derives its own seed from the key."""
@@ -92,7 +92,7 @@ class EndpointSpeaker:
         return [(self._calls.pop(call), spoken(self._endpoint.result(call))) for call in ended]
 
 
-def spoken(reply: chat.Reply) -> Reply:
+def spoken(reply: server_answers.Reply) -> Reply:
     """Return the reply without its thoughts; "" and truncated where they do not end."""
     if reply.finish_reason in FAILED:
         return Reply(
