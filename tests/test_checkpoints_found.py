@@ -381,7 +381,6 @@ def test_tokens_are_counted_over_all_files(slow_files, tmp_path):
         assert count_tokens(folder, 1000) == max(theirs.get_vocab().values()) + 1, files
         counts.append(len(theirs))
     assert counts[-2] < 900
-    assert counts[-1] == counts[-2] + 1
     assert len(set(counts[:6])) == 4
     assert count_tokens(tmp_path, 1000) == 1000  # no tokenizer
 
@@ -392,7 +391,7 @@ def test_tokens_are_counted_over_all_files(slow_files, tmp_path):
         ("vocab.json", {"a": "0"}),
         ("vocab.json", [1]),
         ("vocab.json", {"a": 1000}),
-        ("added_tokens.json", {"<a>": None}),
+        ("added_tokens.json", [1]),
         ("tokenizer_config.json", {"added_tokens_decoder": {"five": {"content": "<a>"}}}),
         ("tokenizer_config.json", {"added_tokens_decoder": [1]}),
         ("tokenizer.json", {"model": {"vocab": [["a", 0.0]]}}),

@@ -328,7 +328,8 @@ def end_turns_otherwise(folder):
 
 def outgrow_the_vocabulary(folder):
     content = json.loads((folder / "tokenizer.json").read_text())
-    content["added_tokens"].append(content["added_tokens"][-1] | {"id": 900, "content": "<more>"})
+    last = content["added_tokens"][-1]
+    content["added_tokens"] += [last | {"id": last["id"] + i, "content": f"<more {i}>"} for i in range(1, 900)]
     (folder / "tokenizer.json").write_text(json.dumps(content))
 
 
@@ -343,7 +344,7 @@ def split_thoughts(folder):
     [
         (cut_weights, "model", "problem", "model.safetensors is cut or damaged", "set model.path"),
         (drop_tokenizer, "tokenizer", "problem", "holds no tokenizer", "put tokenizer.json"),
-        (damage_tokenizer, "tokenizer", "problem", "model: ", "put tokenizer.json"),
+        (damage_tokenizer, "tokenizer", "problem", "tokenizer.json is not JSON, or cut", "put tokenizer.json"),
         (outgrow_the_vocabulary, "tokenizer", "problem", "vocab", "put tokenizer.json"),
         (drop_template, "chat template", "problem", "has no chat template", "put chat_template.jinja"),
         (

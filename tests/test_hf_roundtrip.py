@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from socialr1_jax import load_hf, save_hf
 
 COMPANIONS = {
-    "tokenizer.json": '{"version": "1.0", "model": {"type": "BPE", "vocab": {"a": 0}, "merges": []}}',
+    "tokenizer.json": '{"model": {"type": "BPE", "vocab": {"a": 0}, "merges": []}, "added_tokens": []}',
     "tokenizer_config.json": '{"model_max_length": 64}',
     "vocab.json": '{"a": 0}',
     "merges.txt": "#version: 0.2\na b\n",
