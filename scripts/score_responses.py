@@ -47,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
             "'content' number in the rows, or use --preset no_content",
             file=sys.stderr,
         )
-    return 0
+    return int(summary.judge_failed)  # no figure comes from a judge that never answered
 
 
 def _content_model(config: ScoreConfig) -> ContentScores | None:

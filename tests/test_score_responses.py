@@ -159,3 +159,10 @@ def test_judge_none_is_refused_where_it_is_needed(main, capsys):
         main(["--input", "a", "--output", "b", "--preset", "full", "--judge", "none"])
     assert stop.value.code == 2
     assert "judge is none" in capsys.readouterr().err
+
+
+def test_a_judge_that_never_answers_is_status_1(score):
+    pytest.importorskip("openai")
+    judge = ("--judge", "endpoint", "--judge-base-url", "http://127.0.0.1:9/v1", "--judge-model", "m")
+    status, (row,) = score([ROW], "--preset", "no_content", *judge, "rewards.structure.retries=0")
+    assert (status, row["reward"], row["cause"]) == (1, None, "judge_connection")

@@ -69,6 +69,7 @@ class ScoreSummary:
     mean_reward: float
     format_rate: float
     accuracy: float
+    judge_failed: bool = False  # every response is unscorable, and by the judge
     opened: bool = False  # the prompts opened the thoughts, so `<think>` was put in front of the responses
 
 
@@ -125,6 +126,7 @@ def score_file(config: ScoreConfig, content: ContentScores | None = None) -> Sco
         mean_reward=sum(rewards) / len(rewards) if rewards else math.nan,
         format_rate=sum(terms.format for terms in scored) / len(scored),
         accuracy=sum(terms.outcome for terms in scored) / len(scored),
+        judge_failed=not rewards and all(terms.cause.startswith("judge_") for terms in scored),
         opened=any(text != response for text, (_, response, _) in zip(texts, checked, strict=True)),
     )
 
