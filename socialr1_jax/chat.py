@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 
 MINUTE = 60.0  # seconds of the rate limits' window
 _BYTES_A_TOKEN = 3  # estimate for the limit of tokens; English text has 4 to 5
-_MOST_REFUSED = 8  # prompts refused before any is answered: then every prompt is
+_MOST_REFUSED, _MOST_FORBIDDEN = 8, 3  # prompts refused (403) before any is answered: then every prompt is
 _SECRET = 8  # characters of a key; a shorter one ("none", "EMPTY") is no secret
 
 
@@ -46,7 +46,7 @@ _SECRET = 8  # characters of a key; a shorter one ("none", "EMPTY") is no secret
 class _Call:
     """A prompt that is asked. rounds: how often it may be asked again while the server answers others."""
 
-    tokens: int
+    tokens: int = 0
     tries: int = 0
     rounds: int = 20
 
@@ -80,12 +80,12 @@ class ChatClient:
         self._seconds = 0.0
         self._recent: deque[tuple[float, int]] = deque()  # (began, tokens) of the last minute's calls
         self._slots = asyncio.Semaphore(config.concurrency)
-        self._refused: ChatRefused | None = None
+        self.refused: ChatRefused | None = None  # why every call fails
         self._answered, self._rejected, self._before, self._schemas = 0, 0, False, True
-        self._under_way: set[_Call] = set()
+        self._open: set[_Call] = set()  # calls whose end is not known
+        self._closing, self._denied = False, 0  # refusals of access since the last answer
         self._said: set[str] = set()  # causes that were logged
-        # Names of an organisation in the environment are not sent.
-        other: dict[str, Any] = dict.fromkeys(("OpenAI-Organization", "OpenAI-Project"), openai.Omit())
+        other: dict[str, Any] = dict.fromkeys(("OpenAI-Organization", "OpenAI-Project"), openai.Omit())  # not sent
         self._client = openai.AsyncOpenAI(
             api_key=self._key, base_url=config.base_url, timeout=config.call_timeout, max_retries=config.retries,
             http_client=self._make_http(), default_headers={**other, "Accept-Encoding": "identity"},
@@ -94,20 +94,17 @@ class ChatClient:
         self._thread = threading.Thread(target=self._loop.run_forever, name="chat", daemon=True)
         self._thread.start()
 
-    def ask(
-        self, messages: Sequence[Mapping[str, str]], parameters: Mapping[str, Any], thinking: bool = True
-    ) -> Future[Reply]:
+    def ask(self, messages: Sequence[Mapping[str, str]], parameters: Mapping[str, Any]) -> Future[Reply]:
         """Call the server; return a future of the reply, whose only exception is ChatRefused. Cancel it to hang up.
 
-        `parameters` are sent as `config.options` change them. `thinking`: see `whole_text`.
+        `parameters` are sent as `config.options` change them.
         """
-        if self._thread.is_alive() and not self._refused:
-            return asyncio.run_coroutine_threadsafe(self._ask(list(messages), dict(parameters), thinking), self._loop)
+        if not self._closing and not self.refused:
+            return asyncio.run_coroutine_threadsafe(self._ask(list(messages), dict(parameters)), self._loop)
         ended = Future[Reply]()
-        if not self._refused:
-            ended.cancel()
-        else:
-            ended.set_exception(self._refused)
+        if self.refused:
+            ended.set_exception(self.refused)
+        ended.cancel()  # leaves one that has ended as it is
         return ended
 
     def answered_before(self) -> None:
@@ -115,9 +112,7 @@ class ChatClient:
         self._before = True
 
     def counters(self) -> dict[str, float]:
-        """Return numbers since the last call: `calls` (HTTP requests), `retries` among them, `tokens_in` and
-        `tokens_out` as the server counts, and `latency`, mean seconds of the calls that got an answer, if any did.
-        """
+        """Return numbers since the last call: HTTP `calls`, `retries` among them, tokens, mean seconds (`latency`)."""
         with self._lock:
             counts, seconds, self._counts, self._seconds = self._counts, self._seconds, Counter(), 0.0
         numbers = {name: float(counts[name]) for name in ("calls", "retries", "tokens_in", "tokens_out")}
@@ -125,17 +120,20 @@ class ChatClient:
 
     def close(self) -> None:
         """Hang up on all calls and stop the thread."""
-        if self._thread.is_alive():
+        if not self._closing:
+            self._closing = True
             asyncio.run_coroutine_threadsafe(self._end(), self._loop)
             self._thread.join(10.0)
-            if not self._thread.is_alive():
-                self._loop.close()
+        if not self._thread.is_alive() and not self._loop.is_closed():
+            self._loop.run_until_complete(self._end())  # calls that another thread asked for meanwhile
+            self._loop.close()
 
     async def _end(self) -> None:
-        calls = self._hang_up()
-        await asyncio.gather(*calls, return_exceptions=True)
+        while calls := self._hang_up():
+            await asyncio.gather(*calls, return_exceptions=True)
         await self._client.close()
-        self._loop.call_soon(self._loop.stop)
+        if threading.current_thread() is self._thread:
+            self._loop.call_soon(self._loop.stop)
 
     def _hang_up(self) -> set[asyncio.Task[Any]]:
         calls = asyncio.all_tasks(self._loop) - {asyncio.current_task(self._loop)}
@@ -143,39 +141,44 @@ class ChatClient:
             call.cancel()
         return calls
 
-    async def _ask(self, messages: list[Any], parameters: dict[str, Any], thinking: bool) -> Reply:
+    async def _ask(self, messages: list[Any], parameters: dict[str, Any]) -> Reply:
+        call = _Call()
+        self._open.add(call)
+        _CALL.set(call)
         try:
-            return await self._call(messages, parameters, thinking)
+            return await self._call(messages, parameters)
         except asyncio.CancelledError:
-            if self._refused:
-                raise self._refused from None
+            if self.refused:
+                raise self.refused from None
             raise
         except ChatRefused:
             raise
         except Exception as error:  # such as a prompt that cannot be sent; the text may hold the key
             return self._failure("client", type(error).__name__)
+        finally:
+            self._open.discard(call)
 
-    async def _call(self, messages: list[Any], parameters: dict[str, Any], thinking: bool) -> Reply:
-        if self._refused:
-            raise self._refused
+    async def _call(self, messages: list[Any], parameters: dict[str, Any]) -> Reply:
+        if self.refused:
+            raise self.refused
         if not self._schemas:
             parameters.pop("response_format", None)
         tokens = sum(len(one["content"].encode("utf-8", "replace")) for one in messages) // _BYTES_A_TOKEN
-        call = _CALL.get(None) or _Call(tokens + parameters.get("max_tokens", 0))
+        call = _CALL.get()
+        call.tokens = tokens + parameters.get("max_tokens", 0)
         if 0 < self._config.tokens_per_minute < call.tokens:
             return Reply("", "error", 0, "token_limit", f"about {call.tokens} tokens, above tokens_per_minute")
-        _CALL.set(call)
         create, openai = self._client.chat.completions.with_raw_response.create, self._openai
         answered = self._answered
         try:
             sent = self._config.parameters(parameters)
             answer = await create(model=self._config.model, messages=messages, extra_body=sent)
-            return self._read(json.loads(answer.http_response.content), thinking)
+            return self._read(json.loads(answer.http_response.content))
         except openai.APIStatusError as error:
             status, cause = error.status_code, error.response.headers.get("x-cause", "")
             if status == 429 and self._answered > answered and call.rounds:  # it answers others: it limits the rate
                 call.rounds -= 1
-                return await self._call(messages, parameters, thinking)
+                return await self._call(messages, parameters)
             reason, words = server_words(error.response.text)
             refusal = read_refusal(status, words, sent, self._names)
             if (
@@ -184,7 +187,7 @@ class ChatClient:
                 and status in (400, 422)
                 and refusal.kind in ("unknown", "parameter")
             ):
-                reply = await self._call(messages, parameters, thinking)  # for servers that take no JSON Schema
+                reply = await self._call(messages, parameters)  # for servers that take no JSON Schema
                 self._schemas = bool(reply.cause)
                 return reply
             return await self._failed(status, cause, reason, refusal, out_of_credit="insufficient_quota" in words)
@@ -196,25 +199,28 @@ class ChatClient:
 
     async def _failed(self, status: int, cause: str, reason: str, refusal: Refusal, out_of_credit: bool) -> Reply:
         """Sort out a status that retries did not change: the prompt's fault, the server's, or that of every call."""
-        kind, fix = refusal
+        (kind, fix), config = refusal, self._config
         if cause or not (400 <= status < 500) or (status in (408, 409, 429) and not out_of_credit):
             return self._failure(cause or f"http_{status}", reason)
         if kind == "too_long" or kind == "refused":
             return self._failure(kind, reason, kind)
+        self._denied += kind == "access"
         every = kind != "unknown" and status != 403  # a firewall may answer 403 to one prompt
-        if not every and not self._before:  # the calls that are under way decide
+        if not every and not self._before:  # the calls that have begun decide, and enough of those that wait
             self._rejected += 1
-            others = set(self._under_way)
-            while not self._answered and others & self._under_way:
+            least = _MOST_REFUSED if kind == "unknown" else _MOST_FORBIDDEN
+            self._open.discard(_CALL.get())
+            begun = {call for call in self._open if call.tries}
+            while not self._answered and self._open and (self._rejected < least or begun & self._open):
                 await asyncio.sleep(0.02)
-            every = self._rejected >= (_MOST_REFUSED if kind == "unknown" else 1)
+            every = self._rejected >= least or status == 403
             fix = fix or f"so it answered {self._rejected} prompts and no other"
-        if self._answered or not every:
+        if (self._answered and self._denied < _MOST_REFUSED) or not every:
             return self._failure(f"http_{status}", reason, "refused")
-        url, variable, said = self._config.base_url, self._config.api_key_env, self._masked(reason).rstrip(".")
-        self._refused = ChatRefused(f"{url} answers {status} (key from {variable}): {said}; {fix}")
+        said = f"{config.base_url} answers {status} (key from {config.api_key_env}): {self._masked(reason).rstrip('.')}"
+        self.refused = ChatRefused(f"{said}; {fix}")
         self._hang_up()
-        raise self._refused
+        raise self.refused
 
     def _failure(self, cause: str, reason: str, finish: Literal["too_long", "refused", "error"] = "error") -> Reply:
         reason = self._masked(reason)
@@ -226,17 +232,17 @@ class ChatClient:
     def _masked(self, text: str) -> str:
         return text.replace(self._key, "[key]") if len(self._key) >= _SECRET else text
 
-    def _read(self, completion: dict[str, Any], thinking: bool) -> Reply:
+    def _read(self, completion: dict[str, Any]) -> Reply:
         choice, usage = completion["choices"][0], completion.get("usage")
         tokens = token_count(usage, "completion_tokens")
         with self._lock:
             self._counts.update(tokens_in=token_count(usage, "prompt_tokens"), tokens_out=tokens)
-        self._answered += 1
+        self._answered, self._denied = self._answered + 1, 0
         message, finish = choice["message"], str(choice.get("finish_reason")).lower()
         if finish == "content_filter" or message.get("refusal"):
             return self._failure("refusal", server_words(str(message.get("refusal") or finish))[0], "refused")
         cut = finish in ("length", "max_tokens", "model_length")
-        return Reply(whole_text(message, cut=cut, thinking=thinking), "length" if cut else "stop", tokens)
+        return Reply(whole_text(message, cut=cut), "length" if cut else "stop", tokens)
 
     def _make_http(self) -> Any:
         """Return the HTTP client below the openai package's; every try of a call passes its `send`."""
@@ -251,15 +257,12 @@ class ChatClient:
                     with outer._lock:
                         outer._counts.update(calls=1, retries=int(call.tries > 0))
                     call.tries += 1
-                    outer._under_way.add(call)
                     try:
                         async with asyncio.timeout(outer._config.call_timeout):
                             response = await super().send(request, stream=True, **options | {"follow_redirects": False})
                             body = await outer._body(response, httpx.ReadError)
                     except TimeoutError:
                         raise httpx.ReadTimeout("timeout", request=request) from None
-                    finally:
-                        outer._under_way.discard(call)
                     with outer._lock:
                         outer._seconds += time.monotonic() - began
                         outer._counts["answered"] += 1

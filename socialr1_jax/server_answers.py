@@ -19,22 +19,36 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Literal, NamedTuple
 
 _CONTEXT = re.compile(
-    r"context.{0,3}(length|window|size|limit)|reduce the length|string_above_max|max_model_len|too many (input )?tokens"
-    r"|(prompt|input|message|request|string|token count).{0,40}(too (long|large)|exceed)|at least 1, got -"
+    r"context.{0,3}(length|window|size|limit)|reduce the length|max_model_len|too many (input )?tokens"
+    r"|at least 1, got -|(?<!\w)(prompt|input|message|string|token count|request|token)s?(?!\w).{0,60}"
+    r"(too (long|large)|exceed|longer than)"
     r"|length should be \[|`?inputs`? tokens.{0,30}must be",
     re.I | re.S,
 )
 _FILTER = re.compile(
     r"content.{0,12}(filter|management|policy)|moderation|flagged|safety|usage polic|responsible ai|inappropriate"
-    r"|data_inspection|sensitive",
+    r"|data_inspection|(?<!case-)sensitive|exists risk",
+    re.I,
+)
+_ACCESS = re.compile(
+    r"credit balance|(?<!\w)api[ _-]?key|arrearage|over budget|model.{0,20}not (exist|a valid)|not a valid model"
+    r"|invalid model|insufficient_quota",
     re.I,
 )
 _NO_SUCH = re.compile(
     r"support|recogni[sz]ed|unexpected|unknown|extra.{0,3}(input|field|forbidden)|not (permitted|allowed)|cannot both"
-    r"|deprecated|not available|only one|does not accept|too large",
+    r"|deprecated|not available|only one|does not accept|too large|must be|range|at most|maximum|exceeds| > ",
     re.I,
 )
-_WORDS = {"rate": 429, "too_many": 429, "quota": 429, "context": 400, "filter": 400, "api_key": 401, "not_found": 404}
+_WORDS = {
+    "rate_limit": 429,
+    "too_many": 429,
+    "quota": 429,
+    "context": 400,
+    "filter": 400,
+    "api_key": 401,
+    "not_found": 404,
+}
 
 
 class Reply(NamedTuple):
@@ -74,19 +88,24 @@ def read_refusal(status: int, words: str, sent: Iterable[str], names: SettingNam
 
     Args:
         status: 400 to 499, without those that are tried again.
-        words: the server's, with its codes.
+        words: the server's, behind the codes of its error.
         sent: names of the parameters that were sent.
         names: of the settings that the fix names.
     """
-    if status == 413 or _CONTEXT.search(words):
+    codes, _, line = words.partition("\n")
+    fix = f"check {names.model} and {names.url}" if status == 404 else f"check {names.model}, the key and its account"
+    if status in (401, 402, 404, 429):
+        return Refusal("access", fix)
+    if status != 403 and (
+        status == 413 or _CONTEXT.search(line) or re.search("context_length|string_above_max", codes)
+    ):
         return Refusal("too_long")
     if _FILTER.search(words):
         return Refusal("refused")
-    if status in (401, 402, 403, 404, 429):
-        fix = f"{names.model} and {names.url}" if status == 404 else "the key and its account"
-        return Refusal("access", f"check {fix}")
+    if status == 403 or _ACCESS.search(words):
+        return Refusal("access", fix)
     named = [name for name in sent if re.search(rf"(?<!\w){re.escape(name)}(?!\w)", words)]
-    if not named or not _NO_SUCH.search(words):
+    if not named or not _NO_SUCH.search(line):
         return Refusal("unknown")
     name = "top_p" if {"temperature", "top_p"} <= set(named) else named[0]
     other = "max_completion_tokens" if name == "max_tokens" and "max_completion_tokens" in words else ""
@@ -100,14 +119,14 @@ def server_words(text: str) -> tuple[str, str]:
         error = json.loads(text)
         error = error.get("error", error)
         if isinstance(error, Mapping):
-            codes = " ".join(str(error.get(name) or "") for name in ("code", "type", "param"))
+            codes = " ".join(str(error.get(name) or "").replace("\n", " ") for name in ("code", "type", "param"))
             text = str(error.get("message") or error)
         else:
             text = str(error)
     except (ValueError, AttributeError, RecursionError):
         pass
     line = " ".join("".join(c if c.isprintable() else " " for c in text[:2000]).split())
-    return line[:300], f"{codes} {line}"[:2000]
+    return line[:300], f"{codes}\n{line}"[:2000]
 
 
 def meant_status(status: int, body: bytes | None) -> tuple[int, str]:
@@ -117,7 +136,7 @@ def meant_status(status: int, body: bytes | None) -> tuple[int, str]:
     """
     if body is None:
         return (status, "") if status >= 400 else (422, "too_long")
-    if status != 200:
+    if not 200 <= status < 300:
         return status, ""
     if body.lstrip()[:1] == b"<":
         return 422, "html"

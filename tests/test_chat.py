@@ -13,7 +13,7 @@ import pytest
 from socialr1_jax.chat import ChatClient, ChatRefused
 from socialr1_jax.data.chat_template import whole_text
 from socialr1_jax.evaluation.sotopia.models import spoken
-from socialr1_jax.server_answers import Reply
+from socialr1_jax.server_answers import PLAIN_NAMES, Reply, read_refusal, server_words
 from socialr1_jax.server_config import ServerConfig
 
 pytest.importorskip("openai")
@@ -299,21 +299,69 @@ def test_options_are_refused_before_any_call():
 
 
 @pytest.mark.parametrize(
-    ("message", "cut", "thinking", "text"),
+    ("message", "cut", "text"),
     [
-        ({"content": "A"}, False, True, "A"),
-        ({"content": "A"}, True, False, "A"),
-        ({"content": "A"}, True, True, "<think>A"),
-        ({"content": "x</think>A"}, True, True, "x</think>A"),
-        ({"content": "A", "reasoning_content": "x"}, True, True, "<think>x</think>A"),
-        ({"content": None, "reasoning": "x"}, False, True, "<think>x</think>"),
-        ({"content": " ", "reasoning": "x</think>A"}, True, False, "<think>xA"),
-        ({"content": ["A", {"type": "text", "text": "B"}, {"type": "image"}, 3, None]}, False, True, "AB"),
-        ({}, False, True, ""),
+        ({"content": "A"}, False, "A"),
+        ({"content": "A"}, True, "<think>A"),
+        ({"content": "x</think>A"}, True, "x</think>A"),
+        ({"content": "A", "reasoning_content": "x"}, True, "<think>x</think>A"),
+        ({"content": None, "reasoning": "x"}, False, "<think>x</think>"),
+        ({"content": " ", "reasoning": "x</think>A"}, True, "<think>xA"),
+        ({"content": ["A", {"type": "text", "text": "B"}, {"type": "image"}, 3, None]}, False, "AB"),
+        ({"content": [{"type": "thought", "text": "A"}, {"type": "text", "text": "B"}]}, False, "<think>A</think>B"),
+        ({}, False, ""),
     ],
 )
-def test_the_whole_text_of_a_message(message, cut, thinking, text):
-    assert whole_text(message, cut=cut, thinking=thinking) == text
+def test_the_whole_text_of_a_message(message, cut, text):
+    assert whole_text(message, cut=cut) == text
+
+
+# (status, the server's words, its code) -> what it means
+REFUSALS = [
+    (400, "temperature exceeds the maximum of 1", "invalid_request_error", "parameter"),
+    (400, "max_tokens is too large: 20000. This model supports at most 4096 completion tokens", "", "parameter"),
+    (400, "This model's maximum context length is 4096 tokens and max_tokens is 500", "", "too_long"),
+    (400, "max_tokens must be at least 1, got -173.", "", "too_long"),
+    (400, "The decoder prompt (length 9000) is longer than the maximum model length of 8192.", "", "too_long"),
+    (400, "Please check.", "context_length_exceeded", "too_long"),
+    (403, "Key limit exceeded (total limit)", "invalid_request_error", "access"),
+    (401, "Invalid API key. API keys are case-sensitive", "", "access"),
+    (400, "Your credit balance is too low", "", "access"),
+    (400, "Model Not Exist", "", "access"),
+    (400, "Content Exists Risk", "", "refused"),
+    (403, "Your input was flagged", "", "refused"),
+    (400, "no such thing", "", "unknown"),
+]
+
+
+def test_what_refusals_mean():
+    sent = ("temperature", "top_p", "seed", "max_tokens")
+    found = []
+    for status, message, code, _ in REFUSALS:
+        words = server_words(json.dumps({"error": {"message": message, "code": code}}))[1]
+        found.append(read_refusal(status, words, sent, PLAIN_NAMES).kind)
+    assert found == [kind for *_, kind in REFUSALS]
+
+
+def test_a_client_that_is_closed_while_it_is_asked_leaves_no_call_open(server):
+    client = ChatClient(ServerConfig(model="m", base_url=f"http://127.0.0.1:{server.server_port}/v1"))
+    calls, done = [], threading.Event()
+
+    def ask():
+        while not done.is_set():
+            calls.append(client.ask([{"role": "user", "content": "q"}], {}))
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    time.sleep(0.2)
+    client.close()
+    done.set()
+    thread.join()
+    assert len(calls) > 1
+    until = time.monotonic() + 5
+    while not all(call.done() for call in calls) and time.monotonic() < until:
+        time.sleep(0.01)
+    assert all(call.done() for call in calls)
 
 
 def test_a_turn_in_thoughts_that_were_cut_is_no_turn():

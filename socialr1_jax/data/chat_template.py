@@ -59,13 +59,13 @@ def response_opening(tokenizer: Any, thinking: bool = True) -> str:
     return "<think>" * (found[0][:7] != "<think>") + found.string[found.start() :]
 
 
-def whole_text(message: Mapping[str, Any], *, cut: bool, thinking: bool = True) -> str:
+def whole_text(message: Mapping[str, Any], *, cut: bool) -> str:
     """Return a message's text behind its thoughts, wherever the server put them; thoughts that were cut stay open.
 
     Args:
         message: of a choice; `content` may be a text, a list of parts, null or absent.
-        cut: the reply ended at its limit of tokens.
-        thinking: the model may think, so that a reply that was cut before any thoughts ended may be thoughts only.
+        cut: the reply ended at its limit of tokens. Without any end of thoughts it may be thoughts only, since the chat
+            template may have opened them.
     """
     content = message.get("content")
     parts = content if isinstance(content, list) else [content]
@@ -79,7 +79,7 @@ def whole_text(message: Mapping[str, Any], *, cut: bool, thinking: bool = True) 
     if thoughts:
         end = "" if cut and not said.strip() else f"</think>{said}"
         return f"<think>{thoughts.replace('</think>', '')}{end}"
-    return f"<think>{said}" if cut and thinking and "</think>" not in said else said
+    return f"<think>{said}" if cut and "</think>" not in said else said
 
 
 def _text(part: Any) -> str:
@@ -109,7 +109,7 @@ def _rendered(
         raise ValueError(
             f"{tokenizer.name_or_path} has no chat template: put the model's tokenizer files beside its weights"
         )
-    options = {"add_generation_prompt": header, "enable_thinking": thinking}
+    options = {"add_generation_prompt": header, "enable_thinking": thinking, "thinking": thinking}
     try:
         # transformers 5 returns a mapping unless return_dict is false.
         return tokenizer.apply_chat_template(list(messages), tokenize=tokenize, return_dict=False, **options)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, as_completed
+from concurrent.futures import CancelledError, Future, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -187,7 +187,7 @@ class Endpoint:
         if schema:
             form = {"name": "reply", "schema": schema, "strict": True}
             sent["response_format"] = {"type": "json_schema", "json_schema": form}
-        return self._chat.ask(asked.messages, sent, thinking=config.thinking != "off")
+        return self._chat.ask(asked.messages, sent)
 
     def answered_before(self) -> None:
         """Take it that the server has answered other prompts, so that refusals concern single ones."""
@@ -197,8 +197,8 @@ class Endpoint:
         """Return the reply of a call that has ended. Raises BenchmarkError when the server refuses every call."""
         try:
             return call.result()
-        except ChatRefused as error:
-            raise BenchmarkError(str(error)) from None
+        except (ChatRefused, CancelledError):
+            raise BenchmarkError(str(self._chat.refused or "the client was closed")) from None
 
     def close(self) -> None:
         self._chat.close()

@@ -8,7 +8,7 @@ Forms are tried from the plainest to the weakest, and the first that is there de
    B", "B is correct"); negated and hypothetical ones do not count;
 3. the text begins with a letter and a mark ("B. stay", "B - stay", "B, because ..."), and lists no other options;
 4. the last conclusion ("so B.", "it must be B");
-5. nothing but words like "definitely" before the letter.
+5. the text ends with its only letter ("..., B."), or nothing but words like "definitely" is before it.
 
 Articles ("A friend would"), the pronoun ("I think"), words ("Anna") and lists ("A or B") name no letter. Every pattern
 is bounded, so the time is linear in the text's length.
@@ -53,34 +53,42 @@ _KEY = (
 )
 _VERB = (
     rf"(?:(?<![A-Za-z])(?:choose|chose|choosing|pick(?:ed|ing)?|select(?:ed|ing)?|prefer|think|believe|say|guess|"
+    rf"conclude|"
     rf"go(?:ing)?[ ]with|opt(?:ing)?[ ]for|vote[ ]for){_END}|选择|选)"
 )
 _EXPLICIT = re.compile(rf"({_KEY}){_FILLER}{{0,12}}{_LETTER}", re.IGNORECASE)
 _CHOSEN = re.compile(rf"({_VERB}){_FILLER}{{0,12}}{_LETTER}", re.IGNORECASE)
 _PRAISED = re.compile(
-    rf"(){_LETTER}(?:[ ](?:is|was|seems|appears|looks|would[ ]be|must[ ]be|should[ ]be)[ ](?:to[ ]be[ ])?"
+    rf"(){_LETTER}(?:[ ]\([^()\n]{{1,60}}\))?(?:[ ](?:is|was|seems|appears|looks|"
+    r"would[ ]be|must[ ]be|should[ ]be)[ ](?:to[ ]be[ ])?"
     r"(?:(?:the|my|clearly|most|more|very|definitely|probably|obviously|likely)[ ]){0,3}"
-    rf"(?:correct|right|best|answer|true|appropriate|plausible|likely|suitable|fitting|accurate|final){_END}"
-    rf"|[ ](?:fits|matches)[ ]best{_END}|[ ]makes[ ](?:the[ ])?most[ ]sense{_END}"
+    rf"(?:correct|right|best|answer|appropriate|plausible|most[ ]likely|suitable|fitting|accurate|final){_END}"
+    rf"|[ ](?:fits|matches)[ ]be(?:st|tter){_END}|[ ]makes[ ](?:the[ ])?most[ ]sense{_END}"
+    rf"|[ ]best[ ](?:fits|captures|describes|matches|explains|reflects|represents){_END}"
+    rf"|[ ]?[:.)-]{{1,2}}[ ](?:✅[ ]?)?(?:this[ ]is[ ])?(?:the[ ])?"
+    rf"(?:correct|supported|right{_END}(?![ ][a-z])){_END}|[ ]?:?[ ]?✅"
+    rf"|[ ]the[ ](?:best|right|correct|most[ ]\w{{1,15}}){_END}"
     r"|[ ]?(?:选项|项)?(?:是)?[更最]?(?:正确|合理|合适|好|对))",
     re.IGNORECASE,
 )
 _CONCLUDED = re.compile(
-    rf"(?:(?<![A-Za-z])(?:so|thus|therefore|hence|but|instead|rather|is|be|it['’]?s|that['’]?s){_END}[, ]{{1,2}}|是)"
+    rf"(?:(?<![A-Za-z])(?:corresponds?[ ]to|match(?:es)?){_END}[ ](?:the[ ])?|\((?=option)"
+    rf"|(?<![A-Za-z])(?:so|thus|therefore|hence|but|instead|rather|is|be|"
+    rf"it['’]?s|that['’]?s){_END}[, ]{{1,2}}|是)"
     rf"(?:(?:it|that)[ ](?:is|must[ ]be)[ ]|rather[ ]|(?:the[ ])?option[ ]){{0,2}}{_LETTER}"
     r"(?=\s*(?:[.,;:!)\n。，；、]|$))",
     re.IGNORECASE,
 )
 _LABEL = rf"(?:(?:the|my|final|correct|best|answer|ans|option|choice|letter|is){_END}|答案|选项|选择|选|为|是)"
-_BARE_LINE = re.compile(rf"((?:[\s.,:=-]|{_LABEL}){{0,12}}){_LETTER}[^\w?？]{{0,8}}", re.IGNORECASE)
+_BARE_LINE = re.compile(rf"((?:[\s.,:=-]|{_LABEL}){{0,12}}){_LETTER}[^\w?？+]{{0,8}}", re.IGNORECASE)
 _LEADING = re.compile(
-    rf"(?:(?:option|choice|letter)[ ])?{_LETTER}(?:[.:,;!。]|[ ]?(?:[-–—=/](?=[ ])|\n|[(]|选项|项)|\)|"
+    rf"(?:(?:option|choice|letter)[ ])?{_LETTER}(?:[.:,;!。、]|[ ]?(?:[-–—=/](?=[ ])|\n|[(]|选项|项)|\)|[ ](?=[一-鿿])|"
     r"[ ](?:because|since|as(?![ ]well)|rather[ ]than|instead[ ]of|(?:and[ ])?not)[ ])",
     re.IGNORECASE,
 )
 _SURELY = re.compile(
-    rf"(?:[\s:,.!-]|(?:definitely|probably|surely|clearly|certainly|obviously|likely|perhaps|yes|ok|okay|well|then|so|it|"
-    rf"is|must|be|my|the|correct|right|final|best|answer|option|choice|pick|vote|letter){_END}){{0,10}}"
+    rf"(?:[\s:,.!-]|(?:definitely|probably|surely|clearly|certainly|obviously|likely|perhaps|yes|ok|okay|well|then|so|"
+    rf"it|is|must|be|my|the|correct|right|final|best|answer|option|choice|pick|vote|letter){_END}){{0,10}}"
     rf"{_LETTER}[.! )]{{0,3}}",
     re.IGNORECASE,
 )
@@ -92,18 +100,20 @@ _LIST_AFTER = re.compile(
     rf"{_LETTER}|\s{{0,2}}(?<=\s){_LETTER}(?=\W{{0,3}}$|\n)",
     re.IGNORECASE,
 )
-_ONLY_LINKS = re.compile(r"(?:[\s,;:/&+().-]|or|and|answers?|boxed|is|correct|right|或|和|还是){0,12}", re.IGNORECASE)
+_ONLY_LINKS = re.compile(
+    r"(?:[\s,;:/&+().-]|or|and|answers?|boxed|the|is|correct|right|或|和|还是){0,12}", re.IGNORECASE
+)
 _NEGATED_AFTER = re.compile(
     r"[).,:]?[ ](?:(?:is|was|are|can|could|would|does|do|will)(?:[ ]not(?![A-Za-z])|n['’]t)|cannot"
     r"|(?:is|was|are|seems|would[ ]be)[ ](?:\w+[ ])?(?:wrong|incorrect|false|out|ruled|excluded|impossible|implausible"
-    r"|unlikely|tempting)|makes[ ]no[ ]sense)|[ ]?(?:不|错)",
+    r"|unlikely|tempting)|makes[ ]no[ ]sense)|[ ]?(?:选项|项)?是?(?:不|错|并非)",
     re.IGNORECASE,
 )
 _NEGATED_BEFORE = re.compile(
     r"(?:(?<![A-Za-z])(?:not|cannot|never|neither|nor|without|than|except|eliminate|exclude|rule out|no es|"
     r"n['’]est pas|nicht"
     r"|(?:all|everything|anything|any|none) but)"
-    r"|n['’]t|不是|不|非|排除|(?:could|might|may)(?=[ ]be))[ ]?(?:be[ ]|to[ ])?\(?$",
+    r"|n['’]t|不可能是?|不会是?|并非|不是|不|非|排除|(?:could|might|may)(?=[ ]be))[ ]?(?:be[ ]|to[ ])?\(?$",
     re.IGNORECASE,
 )
 _NEGATED_KEY = re.compile(
@@ -123,7 +133,7 @@ _WRONG_ONE = re.compile(
 )
 _SPEAKER = re.compile(
     r"(?:^|[.!?;:,(\n-]|(?<![A-Za-z])(?:so|thus|therefore|hence|then|and|but|because|since|here)(?![A-Za-z]))\s{0,2}"
-    r"(?:(?:i|we|my|i['’]d|we['’]d|i['’]ll|we['’]ll|i['’]m|we['’]re|let['’]s|would|will|should|must|"
+    r"(?:(?:i|we|my|i['’]d|we['’]d|i['’]ll|we['’]ll|i['’]m|we['’]re|let['’]s|would|will|should|must|can|"
     r"have to|am|are|going to|to|do|still|"
     r"also|definitely|therefore|我|应该|应|会|要)[ ]?){0,5}$",
     re.IGNORECASE,
@@ -131,11 +141,23 @@ _SPEAKER = re.compile(
 _IF = re.compile(r"(?<![A-Za-z])(?:if|had|were|unless)(?![A-Za-z])|如果", re.IGNORECASE)
 _WORDS_AFTER_A = re.compile(
     r"[ ](?:is|are|was|and|or|nor|but|because|since|as|would|seems|fits|matches|not|which|for|in|rather|instead|over|"
-    r"with|here|too|due|given|must|should|makes|if|when|based|according|to|by|plus|along|ignores|than)(?![A-Za-z])"
+    r"with|here|too|due|given|must|should|makes|if|when|based|according|to|by|plus|along|ignores|"
+    r"than|a|an|the|he|she|they|his|her|their)(?![A-Za-z])"
 )
 _WORDS_AFTER_I = re.compile(r"[ ](?:is|because|since)(?![A-Za-z])")
+_OTHERS = re.compile(
+    r"(?:(?:thinks|believes|says|said|thought)[ ](?:that[ ])?|(?<![A-Za-z])so[ ](?:is|are)[ ]|"
+    r"(?:because|since|although|though|while|only|if)[ ](?:option[ ])?)$",
+    re.IGNORECASE,
+)
+_PREFIX = re.compile(
+    r"[^\w(]+|\d{1,2}[.)][ ]|(?:of course|sure|certainly|okay|ok|yes|well|based on [^,.\n]{1,60})[!,.:][ ]",
+    re.IGNORECASE,
+)
+_AT_THE_END = re.compile(rf"(?:[,.!。，]|\n|(?=\())[ ]?\n{{0,3}}{_LETTER}[.! )。]{{0,3}}", re.IGNORECASE)
 _CAPITAL = re.compile(r"[A-Z]")
 _MOST_LINES = 60
+_LONGEST = 4000  # characters that are read at each end of a text
 
 
 AnswerMode = Literal["plain", "reference"]
@@ -160,9 +182,11 @@ def named_letter(text: str, letters: str = LETTERS, options: Sequence[str] = ())
         letters: the letters of the options.
         options: the options' texts in the order of `letters`; a reply that is one of them names it.
     """
+    if len(text) > 2 * _LONGEST:
+        text = f"{text[:_LONGEST]}\n{text[-_LONGEST:]}"
     text = _cleaned(text)
     found = _by_option(text, letters, options)
-    for form in (_bare_line, _stated, _leading, _concluded, _surely):
+    for form in (_bare_line, _explicit, _leading, _chosen, _concluded, _at_the_end):
         if found is not None:
             break
         found = form(text)
@@ -175,7 +199,9 @@ def _cleaned(text: str) -> str:
     text = _COMMAND.sub(" ", _BOXED.sub("\nanswer: ", text))
     text = _MARKS.sub(" ", _EMPHASISED.sub(r"(\1)", text))
     text = _BULLET.sub("", re.sub(r"[ \t]+", " ", text))
-    return _SPACE_BEFORE_MARK.sub(r"\1", text).strip()
+    text = _SPACE_BEFORE_MARK.sub(r"\1", text).strip()
+    prefix = _PREFIX.match(text)
+    return text[prefix.end() :] if prefix else text
 
 
 def _by_option(text: str, letters: str, options: Sequence[str]) -> str | None:
@@ -198,21 +224,25 @@ def _bare_line(text: str) -> str | None:
     if not bare or not _BARE_LINE.fullmatch(lines[0]) or _article_line(lines[0]):
         return None
     if len({match[2].upper() for match in bare}) > 1:  # headings of options, or a list
-        return _stated(text) or ""
+        return _explicit(text) or _chosen(text) or ""
     label, letter = bare[0][1], bare[0][2].upper()
     if "answer" not in label.lower():
         return letter
-    return _stated(text) or letter
+    return _explicit(text) or letter
 
 
 def _article_line(line: str) -> bool:
     return bool(re.fullmatch(r"(?:is|the|my|答案)[ ][a-z]", line))
 
 
-def _stated(text: str) -> str | None:
-    """Return the letter of the last explicit statement, else of the last choice or praise; "" for several."""
-    explicit = _last(text, (_EXPLICIT,))
-    return _last(text, (_CHOSEN, _PRAISED)) if explicit is None else explicit
+def _explicit(text: str) -> str | None:
+    """Return the letter of the last explicit statement, "" where that one names several."""
+    return _last(text, (_EXPLICIT,))
+
+
+def _chosen(text: str) -> str | None:
+    """Return the letter of the last choice or praise, "" where that one names several."""
+    return _last(text, (_CHOSEN, _PRAISED))
 
 
 def _last(text: str, patterns: Sequence[re.Pattern[str]]) -> str | None:
@@ -232,6 +262,8 @@ def _statement(text: str, match: re.Match[str]) -> str | None:
     """Return the letter that a statement names; None for one that is negated, hypothetical or somebody else's."""
     key, at = match.start(1), match.start(2)
     before = text[max(0, key - 60) : key]
+    if match.re is _PRAISED and _OTHERS.search(text[max(0, at - 20) : at].removesuffix("(")):
+        return None
     if _NEGATED_KEY.search(before) or _DOUBTED.search(before) or _DOUBTED.search(text[max(0, at - 60) : at]):
         return None
     if match.re is _CHOSEN and not _SPEAKER.search(before) and match[1][:1] != "选":
@@ -250,33 +282,42 @@ def _statement(text: str, match: re.Match[str]) -> str | None:
 
 def _leading(text: str) -> str | None:
     match = _LEADING.match(text)
-    if not match or not text[match.start(1)].isupper():
+    if not match or (
+        text[match.start(1)].islower() and not (match[0][0] == "(" or re.match("[b-hj-z][.):] ", match[0] + " "))
+    ):
         return None
-    letter = _letter(text, match.start(1), match.end(1), article=match[0][-1] in ",;!\n/ ")
+    letter = _letter(text, match.start(1), match.end(1), article=match[0][-1] in ",;!\n/ ", lower=True)
     rest = text[match.end() :]
-    if letter and match[0][-1] in "-–—=/" and re.fullmatch(rf"[\s>-]{{0,3}}{_LETTER}\W{{0,3}}", rest):
+    if letter and match[0][-1] in ":-–—=/" and re.fullmatch(rf"[\s>-]{{0,3}}{_LETTER}\W{{0,3}}", rest):
         return ""
-    if letter and (further := chr(ord(letter) + 1)) <= "Z":  # "A. go, B. stay": a list of the options
+    if letter == "A":  # "A. go, B. stay": a list of the options
         mark = re.escape(text[match.end(1)]) if match.end(1) < len(text) else r"\."
-        if re.search(rf"(?<![A-Za-z0-9])\(?{further}\)?{mark}", rest):
-            return ""
-    return letter
+        if re.search(rf"(?<![A-Za-z0-9])\(?B\)?{mark}", rest):
+            return None
+    return letter or None
 
 
 def _concluded(text: str) -> str | None:
     letter = None
     for match in _CONCLUDED.finditer(text):
         before = text[max(0, match.start() - 60) : match.start(1)]
-        found = (
-            None if _DOUBTED.search(before) or _WRONG_ONE.search(before) else _letter(text, match.start(1), match.end())
-        )
+        odd = _DOUBTED.search(before) or _WRONG_ONE.search(before) or _OTHERS.search(text[: match.start(1)][-20:])
+        found = None if odd else _letter(text, match.start(1), match.end())
         letter = letter if found is None else found
     return letter
 
 
-def _surely(text: str) -> str | None:
+def _at_the_end(text: str) -> str | None:
+    """Return the only letter of a text that ends with it, or that is nothing but words like "definitely" before it."""
     match = _SURELY.fullmatch(text)
-    return _letter(text, match.start(1), match.end()) if match and text[match.start(1)].isupper() else None
+    if match is None:
+        end = text[-12:] if text.count(" ") > 2 or "\n" in text else ""
+        match = next((one for one in _AT_THE_END.finditer(end) if one.end() == len(end)), None)
+        capitals = {one[1] for one in re.finditer(_LETTER, text) if one[1].isupper()} - {"I"}
+        if match is None or capitals - {match[1]}:
+            return None
+        text = end
+    return _letter(text, match.start(1), match.end()) if text[match.start(1)].isupper() else None
 
 
 def _letter(text: str, at: int, end: int, *, article: bool = True, lower: bool = False) -> str | None:
@@ -290,6 +331,8 @@ def _letter(text: str, at: int, end: int, *, article: bool = True, lower: bool =
             return None
         if letter == "I" and not _WORDS_AFTER_I.match(after):
             return None
+    if re.match(r"\)?[ ]?[?？]", after):
+        return None
     if _NEGATED_BEFORE.search(text[max(0, at - 16) : at]) or _NEGATED_AFTER.match(after):
         return None
     if listed := _LIST_AFTER.match(text, max(end, at + 1)):

@@ -65,6 +65,8 @@ class EndpointJudge:
         if self._closed:
             self._settle(verdict, Verdict.unscorable("closed"))
         elif found is not None and not found.cause:
+            if self._chat:
+                self._chat.answered_before()
             self._settle(verdict, found)
         elif self._chat is None:
             self._settle(verdict, Verdict.unscorable("not_cached"))
@@ -111,11 +113,9 @@ class EndpointJudge:
         """Settle a verdict by the server's reply, and store the reply if it holds a grade."""
         try:
             reply = call.result()
-        except CancelledError:
-            self._settle(verdict, Verdict.unscorable("closed"))  # unless it is settled
-            return
-        except ChatRefused as error:
-            self._settle(verdict, JudgeRefused(str(error)))
+        except (ChatRefused, CancelledError):
+            refused = self._chat.refused if self._chat else None
+            self._settle(verdict, JudgeRefused(str(refused)) if refused else Verdict.unscorable("closed"))
             return
         found = Verdict.unscorable(reply.cause) if reply.cause else parse_verdict(reply.text, code)
         if self._cache and not found.cause:

@@ -145,6 +145,9 @@ def _play(
     tested, partner = (speakers[id(one)] for one in players[:2])
     for key in read_episodes(file).keys() & {one.key for one in settings}:
         said(f"{key} is known")
+        for one in distinct.values():
+            if isinstance(one, Endpoint):
+                one.answered_before()
     played = play(
         settings, tested, partner, file, run=run, on_end=lambda row: said(f"{len(row['turns'])} turns, {row['ended']}")
     )
