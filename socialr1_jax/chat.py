@@ -2,8 +2,7 @@
 
 Retries and their pauses are the `openai` package's. Each of its tries passes `send`, which bounds calls at once, calls
 and tokens a minute, the seconds of a whole answer and its bytes, and turns an error body behind status 200 into the
-status that it names. One thread runs an event loop with all calls. `server_answers.py`
-lists the causes of a failure.
+status that it names. One thread runs an event loop with all calls. `server_answers.py` lists the causes of a failure.
 """
 
 from __future__ import annotations
@@ -87,9 +86,13 @@ class ChatClient:
         self._said: set[str] = set()  # causes that were logged
         other: dict[str, Any] = dict.fromkeys(("OpenAI-Organization", "OpenAI-Project"), openai.Omit())  # not sent
         self._client = openai.AsyncOpenAI(
-            api_key=self._key, base_url=config.base_url, timeout=config.call_timeout, max_retries=config.retries,
-            http_client=self._make_http(), default_headers={**other, "Accept-Encoding": "identity"},
-        )  # fmt: skip
+            api_key=self._key,
+            base_url=config.base_url,
+            timeout=config.call_timeout,
+            max_retries=config.retries,
+            http_client=self._make_http(),
+            default_headers={**other, "Accept-Encoding": "identity"},
+        )
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="chat", daemon=True)
         self._thread.start()
@@ -181,26 +184,22 @@ class ChatClient:
                 return await self._call(messages, parameters)
             reason, words = server_words(error.response.text)
             refusal = read_refusal(status, words, sent, self._names)
-            if (
-                parameters.pop("response_format", None)
-                and not cause
-                and status in (400, 422)
-                and refusal.kind in ("unknown", "parameter")
-            ):
+            schema = parameters.pop("response_format", None)
+            if schema and not cause and status in (400, 422) and refusal.kind in ("unknown", "parameter"):
                 reply = await self._call(messages, parameters)  # for servers that take no JSON Schema
                 self._schemas = bool(reply.cause)
                 return reply
-            return await self._failed(status, cause, reason, refusal, out_of_credit="insufficient_quota" in words)
+            return await self._failed(status, cause, reason, refusal)
         except openai.APITimeoutError:
             return self._failure("timeout", f"no whole answer within {self._config.call_timeout:g} s")
         except openai.APIConnectionError as error:
             cut = "cut" in getattr(error.__cause__, "args", ())
             return self._failure("cut" if cut else "connection", "the answer broke off" if cut else "no connection")
 
-    async def _failed(self, status: int, cause: str, reason: str, refusal: Refusal, out_of_credit: bool) -> Reply:
+    async def _failed(self, status: int, cause: str, reason: str, refusal: Refusal) -> Reply:
         """Sort out a status that retries did not change: the prompt's fault, the server's, or that of every call."""
         (kind, fix), config = refusal, self._config
-        if cause or not (400 <= status < 500) or (status in (408, 409, 429) and not out_of_credit):
+        if cause or not (400 <= status < 500) or (status in (408, 409, 429) and kind != "access"):
             return self._failure(cause or f"http_{status}", reason)
         if kind == "too_long" or kind == "refused":
             return self._failure(kind, reason, kind)

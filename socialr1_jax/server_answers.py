@@ -87,15 +87,17 @@ def read_refusal(status: int, words: str, sent: Iterable[str], names: SettingNam
     """Return what a refusal means.
 
     Args:
-        status: 400 to 499, without those that are tried again.
+        status: the server's; one above 499 means nothing here.
         words: the server's, behind the codes of its error.
         sent: names of the parameters that were sent.
         names: of the settings that the fix names.
     """
     codes, _, line = words.partition("\n")
     fix = f"check {names.model} and {names.url}" if status == 404 else f"check {names.model}, the key and its account"
-    if status in (401, 402, 404, 429):
+    if status in (401, 402, 404):
         return Refusal("access", fix)
+    if status == 429:  # no credit left, or a limit of the rate
+        return Refusal("access", fix) if "insufficient_quota" in words else Refusal("unknown")
     if status != 403 and (
         status == 413 or _CONTEXT.search(line) or re.search("context_length|string_above_max", codes)
     ):

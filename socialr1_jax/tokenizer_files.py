@@ -41,15 +41,15 @@ def load_tokenizer(folder: str | os.PathLike[str] | None) -> Any:
         raise ValueError(f"{folder} has neither tokenizer.json nor vocab.json: {_TAKE_ANOTHER}")
     if "tokenizer.json" not in there and "merges.txt" not in there:
         raise ValueError(f"{folder} has vocab.json without merges.txt: put merges.txt beside it")
-    for name in there:
-        if name.endswith(".json"):
-            read_json(folder / name)  # names the file that is none
     from transformers import AutoTokenizer  # seconds to import
 
     with _without_marks(folder, there) as readable:
         try:
             tokenizer = AutoTokenizer.from_pretrained(readable, local_files_only=True, trust_remote_code=False)
         except Exception as error:  # of the tokenizers library too, whose errors are plain Exceptions
+            for name in there:
+                if name.endswith(".json"):
+                    read_json(folder / name)  # names the file that is no JSON object
             reason = " ".join(str(error).replace(str(readable), str(folder)).split())[:300] or type(error).__name__
             raise ValueError(
                 f"{folder}: the tokenizer cannot be read ({reason}) from {', '.join(there)}: {_TAKE_ANOTHER}"

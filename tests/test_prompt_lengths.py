@@ -53,7 +53,7 @@ def longest(tokenizer, folder):
 
 
 def run(folder, positions, kind=RunConfig, **data):
-    """A run of the model with so many positions."""
+    """Return a run of the model with this number of positions."""
     config = {"model_type": "qwen3", "max_position_embeddings": positions}
     (folder / "model" / "config.json").write_text(json.dumps(config))
     sizes = {"train": str(folder / "train.jsonl"), "holdout": 2, "max_prompt_tokens": 512}

@@ -114,5 +114,5 @@ def _rendered(
         # transformers 5 returns a mapping unless return_dict is false.
         return tokenizer.apply_chat_template(list(messages), tokenize=tokenize, return_dict=False, **options)
     except Exception as error:  # of the template: its own raise_exception, or whatever its expressions raise
-        told = " ".join(str(error).split())
-        raise ValueError(f"the chat template of {tokenizer.name_or_path} cannot be rendered: {told}") from None
+        reason = " ".join(str(error).split())
+        raise ValueError(f"the chat template of {tokenizer.name_or_path} cannot be rendered: {reason}") from None

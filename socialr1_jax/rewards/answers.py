@@ -259,7 +259,7 @@ def _last(text: str, patterns: Sequence[re.Pattern[str]]) -> str | None:
 
 
 def _statement(text: str, match: re.Match[str]) -> str | None:
-    """Return the letter that a statement names; None for one that is negated, hypothetical or somebody else's."""
+    """Return the letter that a statement names; None for one that is negated, hypothetical or another person's."""
     key, at = match.start(1), match.start(2)
     before = text[max(0, key - 60) : key]
     if match.re is _PRAISED and _OTHERS.search(text[max(0, at - 20) : at].removesuffix("(")):

@@ -143,11 +143,12 @@ def _play(
     here = sum(isinstance(one, LocalModel) for one in distinct.values())
     speakers = {key: _speaker(config, one, turn_limit(config), len(settings), here) for key, one in distinct.items()}
     tested, partner = (speakers[id(one)] for one in players[:2])
-    for key in read_episodes(file).keys() & {one.key for one in settings}:
+    known = read_episodes(file).keys() & {one.key for one in settings}
+    for key in known:
         said(f"{key} is known")
-        for one in distinct.values():
-            if isinstance(one, Endpoint):
-                one.answered_before()
+    for one in distinct.values():
+        if known and isinstance(one, Endpoint):
+            one.answered_before()
     played = play(
         settings, tested, partner, file, run=run, on_end=lambda row: said(f"{len(row['turns'])} turns, {row['ended']}")
     )
