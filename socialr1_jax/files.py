@@ -5,12 +5,14 @@ import json
 import math
 import os
 import shutil
+import stat
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # of UTF-8, which some editors write
+_MOST_JSON = 256 << 20  # bytes of a JSON file; a tokenizer has 11 MB
 _SOURCE = ".source.json"  # in a temporary folder that can be resumed: what it is made from
 
 
@@ -134,15 +136,20 @@ def sync(file: Path) -> None:
         os.fsync(opened.fileno())
 
 
-def read_json(file: Path) -> dict[str, Any]:
-    """Returns the object in a JSON file, with or without a byte order mark.
+def read_json(file: Path, most: int = _MOST_JSON) -> dict[str, Any]:
+    """Return the object in a JSON file of at most `most` bytes, with or without a byte order mark.
 
-    Raises ValueError naming the file if it holds anything else.
+    Raises FileNotFoundError, and ValueError naming the file if it holds anything else or is no ordinary file.
     """
+    state = file.stat()
+    if stat.S_ISDIR(state.st_mode):
+        raise ValueError(f"{file} is a folder: put a file with a JSON object there")
+    if not stat.S_ISREG(state.st_mode):  # a pipe would be waited for without end
+        raise ValueError(f"{file} is not an ordinary file: put a file with a JSON object there")
+    if state.st_size > most:
+        raise ValueError(f"{file} has {state.st_size:,} bytes, more than the {most:,} that such a file may have")
     try:
         value = json.loads(file.read_text(encoding="utf-8-sig"))
-    except IsADirectoryError:
-        raise ValueError(f"{file} is a folder: put a file with a JSON object there") from None
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{file} is not JSON, or cut: {error}") from error
     if not isinstance(value, dict):
