@@ -18,6 +18,7 @@ from pydantic import Field, model_validator
 from socialr1_jax.command_line import Section, parse_args
 from socialr1_jax.models.shapes import SHAPES
 from socialr1_jax.startup import keep_memory
+from socialr1_jax.terminal import print_error, print_result, run_script
 
 
 class BenchmarkConfig(Section):
@@ -77,17 +78,19 @@ def main(argv: list[str] | None = None) -> int:
                 read_record(file)
         speeds = benchmark(SHAPES[config.shape], **config.model_dump(exclude={"shape", "record"}))
         result = {"shape": config.shape, **speeds}
-        print(json.dumps(result))
-        if config.record:
-            asked = sys.argv[1:] if argv is None else argv
-            shown = [one for one in asked if one not in ("--record", config.record) and not one.startswith("--record=")]
-            record(file, shlex.join(["python", "scripts/benchmark.py", *shown]), result)
-            render(file.with_name("performance.md"), read_record(file))
+        try:
+            if config.record:
+                asked = sys.argv[1:] if argv is None else argv
+                shown = [x for x in asked if x not in ("--record", config.record) and not x.startswith("--record=")]
+                record(file, shlex.join(["python", "scripts/benchmark.py", *shown]), result)
+                render(file.with_name("performance.md"), read_record(file))
+        finally:
+            print_result(json.dumps(result))
     except (PeersMissing, OSError, ValueError) as error:
-        print(f"benchmark.py: error: {error}", file=sys.stderr)
+        print_error(f"benchmark.py: error: {error}")
         return 2
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_script(main)

@@ -12,7 +12,6 @@ import json
 import os
 import shutil
 import statistics
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -20,6 +19,7 @@ from pathlib import Path
 from pydantic import Field
 
 from socialr1_jax.command_line import Section, parse_args
+from socialr1_jax.terminal import print_result, run_script
 
 
 class CheckpointBenchmark(Section):
@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> int:
             figures |= _restoring(config, Path(folder))
         if config.steps:
             figures |= _saving(config, Path(folder))
-    print(json.dumps(figures))
+    print_result(json.dumps(figures))
     return 0
 
 
@@ -142,4 +142,4 @@ def _saving(config: CheckpointBenchmark, folder: Path) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_script(main)

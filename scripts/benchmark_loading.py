@@ -19,6 +19,7 @@ from pydantic import Field, model_validator
 
 from socialr1_jax.command_line import Section, parse_args
 from socialr1_jax.models.shapes import SHAPES
+from socialr1_jax.terminal import print_result, run_script
 
 _MEASURE = """
 import json, sys, time
@@ -104,7 +105,7 @@ def main(argv: list[str] | None = None) -> int:
         else:
             seconds = {"seconds": round(returned, 3), "seconds_used": round(used, 3)}
             result[name] = seconds | {"peak_rss_bytes": peak, "before_bytes": base}
-    print(json.dumps(result))
+    print_result(json.dumps(result))
     return 0
 
 
@@ -124,4 +125,4 @@ def _make(config: LoadingConfig, folder: Path) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_script(main)

@@ -9,11 +9,10 @@ A run that was cut off goes on from OUTPUT.work, which holds the responses and v
 
 from __future__ import annotations
 
-import sys
-
 from socialr1_jax.command_line import parse_args
 from socialr1_jax.pairs_config import PairsConfig
 from socialr1_jax.startup import prepare
+from socialr1_jax.terminal import print_error, run_script
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -25,13 +24,13 @@ def main(argv: list[str] | None = None) -> int:
     try:
         say_summary(build_pairs(config), config.output)
     except (OSError, ValueError, ImportError, JudgeRefused) as error:
-        print(f"build_pairs.py: error: {error}", file=sys.stderr)
+        print_error(f"build_pairs.py: error: {error}")
         return 2
     except KeyboardInterrupt:
-        print(f"\nstopped; the same command goes on from {config.output}.work", file=sys.stderr)
+        print_error(f"\nstopped; the same command goes on from {config.output}.work")
         return 130
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_script(main)

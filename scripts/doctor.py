@@ -7,9 +7,8 @@ A line a check, with what to do beneath it. Exit status 1 when there is a proble
 
 from __future__ import annotations
 
-import sys
-
 from socialr1_jax.config import parse_args
+from socialr1_jax.terminal import run_script
 from socialr1_jax.training.doctor import DoctorConfig, examine_apart, say_sum, show
 
 
@@ -27,4 +26,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_script(main)

@@ -9,12 +9,12 @@ Called again after an interruption, it asks what has no reply yet. `--list` show
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 from socialr1_jax.command_line import parse_args
 from socialr1_jax.evaluation_config import EvaluateConfig
 from socialr1_jax.startup import prepare
+from socialr1_jax.terminal import print_error, print_line, run_script
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -25,21 +25,21 @@ def main(argv: list[str] | None = None) -> int:
 
     try:
         if config.list:
-            print(listing(Path(config.data_dir)))
+            print_line(listing(Path(config.data_dir)))
             return 0
         written = evaluate(config)
     except (BenchmarkError, ValueError, OSError) as error:
-        print(f"evaluate.py: error: {error}", file=sys.stderr)
+        print_error(f"evaluate.py: error: {error}")
         return 2
     except KeyboardInterrupt:
-        print(f"interrupted; run the same command to resume from {config.output}", file=sys.stderr)
+        print_error(f"interrupted; run the same command to resume from {config.output}")
         return 130
-    print(f"results: {written}")
+    print_line(f"results: {written}")
     failed = json.loads(written.read_text(encoding="utf-8"))["failed"]
     for task, reason in failed.items():
-        print(f"evaluate.py: error: {task}: no reply at all ({reason})", file=sys.stderr)
+        print_error(f"evaluate.py: error: {task}: no reply at all ({reason})")
     return 1 if failed else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_script(main)

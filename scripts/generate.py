@@ -19,6 +19,7 @@ from socialr1_jax.rewards import parse_response
 from socialr1_jax.rewards.parsing import final_answer
 from socialr1_jax.rewards.terms import outcome_reward
 from socialr1_jax.startup import prepare
+from socialr1_jax.terminal import print_error, print_result, printable, run_script
 
 _SEGMENT_TOKENS = 8  # text comes in pieces of this size: smooth to read, and the host's look costs little
 
@@ -54,10 +55,10 @@ def main(argv: list[str] | None = None) -> int:
     try:
         answer(config)
     except (OSError, ValueError) as error:
-        print(f"generate.py: error: {error}", file=sys.stderr)
+        print_error(f"generate.py: error: {error}")
         return 2
     except KeyboardInterrupt:
-        print("\nstopped", file=sys.stderr)
+        print_error("\nstopped")
         return 130
     return 0
 
@@ -78,7 +79,7 @@ def answer(config: GenerateConfig) -> None:
     from socialr1_jax.sampling.text import stop_token_ids
     from socialr1_jax.tokenizer_files import load_tokenizer
 
-    print(f"loading {config.model}", file=sys.stderr)
+    print_error(f"loading {config.model}")
     tokenizer = load_tokenizer(folder := local_folder(config.model))  # its faults show before the weights are read
     model = load_hf(folder, dtype=config.dtype, ignore_fields=config.ignore_fields)
     sampling = SamplingParams(
@@ -93,16 +94,16 @@ def answer(config: GenerateConfig) -> None:
     response = ResponseStream(engine, tokenizer, prompt, sampling, opening)
     started = time.monotonic()
     for piece in response:
-        print(piece, end="", flush=True)
+        print_result(piece, end="")
     speed = response.tokens / (time.monotonic() - started)
     given, problems = final_answer(response.text), parse_response(response.text).problems
-    found = f"answer {given}" if given else f"no answer ({', '.join(problems)})"
+    found = f"answer {printable(given)}" if given else f"no answer ({', '.join(problems)})"
     if config.file:
-        found += f", {'right' if outcome_reward(given, example.answer) else f'gold is {example.answer}'}"
-    print(
+        found += f", {'right' if outcome_reward(given, example.answer) else f'gold is {printable(example.answer)}'}"
+    print_result(
         f"\n\n{found}; {response.finish_reason} after {response.tokens} tokens, {speed:.1f} tokens/s with compilation"
     )
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_script(main)

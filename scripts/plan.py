@@ -8,9 +8,9 @@ Every phase is compiled for the topology by XLA; nothing runs. Exit status 1 whe
 from __future__ import annotations
 
 import os
-import sys
 
 from socialr1_jax.config import PlanConfig, parse_args
+from socialr1_jax.terminal import print_error, run_script
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -28,16 +28,16 @@ def main(argv: list[str] | None = None) -> int:
     try:
         plan = make_plan(config)
     except ValueError as error:
-        print(f"plan.py: error: {error}", file=sys.stderr)
+        print_error(f"plan.py: error: {error}")
         return 2
     except DoesNotFit as error:
-        print(f"plan.py: {error}", file=sys.stderr)
+        print_error(f"plan.py: {error}")
         return 1
     print_plan(plan, config)
     for problem in plan.problems:
-        print(f"plan.py: {problem}", file=sys.stderr)
+        print_error(f"plan.py: {problem}")
     return 1 if plan.problems else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_script(main)

@@ -14,12 +14,12 @@ import sys
 from pathlib import Path
 from typing import Literal, Self
 
-import yaml
 from pydantic import Field, model_validator
 
-from socialr1_jax.command_line import Section
+from socialr1_jax.command_line import Section, parse_yaml
 from socialr1_jax.config import QuickstartConfig, RunConfig, parse_args
 from socialr1_jax.startup import keep_memory, set_xla_flags
+from socialr1_jax.terminal import print_error, print_line, run_script
 
 
 class ProfileConfig(Section):
@@ -56,12 +56,12 @@ def main(argv: list[str] | None = None) -> int:
     try:
         page = profile_run(run, config.phase, config.steps, Path(config.output_dir), config.strict)
     except (ValueError, OSError) as error:
-        print(f"profile_run.py: error: {error}", file=sys.stderr)
+        print_error(f"profile_run.py: error: {error}")
         return 2
     except ImplicitTransfer as error:
-        print(f"profile_run.py: strict: {error}", file=sys.stderr)
+        print_error(f"profile_run.py: strict: {error}")
         return 1
-    print(f"{page} and, beside it, profile.json, trace, hlo and memory.pprof")
+    print_line(f"{page} and, beside it, profile.json, trace, hlo and memory.pprof")
     return 0
 
 
@@ -86,12 +86,12 @@ def _run_class(arguments: list[str]) -> type[RunConfig]:
     for before, argument in zip(["", *arguments], arguments, strict=False):
         file = argument if before == "--config" else argument.removeprefix("--config=")
         if file != argument or before == "--config":
-            with contextlib.suppress(OSError, ValueError, yaml.YAMLError):  # parse_args says what is wrong with it
-                found = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+            with contextlib.suppress(OSError, ValueError):  # parse_args reports what is wrong with it
+                found = parse_yaml(Path(file).read_text(encoding="utf-8"))
                 names |= found.keys() if isinstance(found, dict) else set()
     own = QuickstartConfig.model_fields.keys() - RunConfig.model_fields.keys()
     return QuickstartConfig if names & own else RunConfig
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_script(main)

@@ -5,12 +5,12 @@ python scripts/quickstart.py --output_dir runs/quickstart --seed 0
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 from socialr1_jax.config import QuickstartConfig, parse_args
 from socialr1_jax.interrupt import REQUEUE
 from socialr1_jax.startup import prepare
+from socialr1_jax.terminal import print_error, run_script
 
 DEFAULTS = Path(__file__).resolve().parents[1] / "configs" / "quickstart.yaml"
 
@@ -29,12 +29,12 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return 0 if run_quickstart(config) else REQUEUE
     except (ValueError, FileNotFoundError) as error:
-        print(f"quickstart.py: error: {error}", file=sys.stderr)
+        print_error(f"quickstart.py: error: {error}")
         return 2
     except TrainingStopped as error:
-        print(f"quickstart.py: stopped: {error}", file=sys.stderr)
+        print_error(f"quickstart.py: stopped: {error}")
         return 1
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_script(main)

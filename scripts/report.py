@@ -7,7 +7,8 @@ Works on a run that is still going, and on one that was stopped.
 """
 
 import argparse
-import sys
+
+from socialr1_jax.terminal import print_error, print_line, run_script
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -20,12 +21,12 @@ def main(argv: list[str] | None = None) -> int:
     from socialr1_jax.training.report import write_report  # takes a moment: only once the arguments are right
 
     try:
-        print(write_report(*arguments.runs, output=arguments.output))
+        print_line(str(write_report(*arguments.runs, output=arguments.output)))
     except OSError as error:
-        print(f"report.py: error: {error}", file=sys.stderr)
+        print_error(f"report.py: error: {error}")
         return 2
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_script(main)

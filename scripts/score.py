@@ -9,6 +9,7 @@ from pathlib import Path
 from pydantic import Field
 
 from socialr1_jax.command_line import ConfigError, Section, load_config
+from socialr1_jax.terminal import print_error, print_line, print_result, run_script
 
 
 class ScoreConfig(Section):
@@ -21,22 +22,24 @@ class ScoreConfig(Section):
 def main(argv: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if argv is None else argv
     if not arguments or "-h" in arguments or "--help" in arguments:
-        print("usage: score.py SAMPLES.jsonl [output=FIGURES.json]\n\n" + (__doc__ or ""))
+        print_line("usage: score.py SAMPLES.jsonl [output=FIGURES.json]\n\n" + (__doc__ or ""))
         return 0
-    from socialr1_jax.evaluation.rescore import rescore
+    from socialr1_jax.evaluation.rescore import refuse_foreign_figures, rescore
     from socialr1_jax.files import write_json
 
     try:
         config = load_config(ScoreConfig, None, [f"samples={arguments[0]}", *arguments[1:]])
+        if config.output:
+            refuse_foreign_figures(Path(config.output))
         found = rescore(Path(config.samples))
+        if config.output:
+            write_json(Path(config.output), found)
     except (ConfigError, ValueError, OSError) as error:
-        print(f"score.py: error: {error}", file=sys.stderr)
+        print_error(f"score.py: error: {error}")
         return 2
-    print(json.dumps(found, indent=2))
-    if config.output:
-        write_json(Path(config.output), found)
+    print_result(json.dumps(found, indent=2))
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_script(main)

@@ -9,11 +9,10 @@ Each row of the input holds story, question, options, answer and response; the o
 
 from __future__ import annotations
 
-import sys
-
 from socialr1_jax.command_line import parse_args
 from socialr1_jax.rewards.scorer import ContentScores
 from socialr1_jax.rewards.scoring import ScoreConfig, score_file
+from socialr1_jax.terminal import print_error, print_line, run_script
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -22,30 +21,28 @@ def main(argv: list[str] | None = None) -> int:
 
     try:
         summary = score_file(config, _content_model(config))
-    except OSError as error:
-        print(f"score_responses.py: error: {error.filename}: {error.strerror}", file=sys.stderr)
-        return 2
     except (ValueError, ImportError, JudgeRefused) as error:
-        print(f"score_responses.py: error: {error}", file=sys.stderr)
+        print_error(f"score_responses.py: error: {error}")
         return 2
-    print(
+    except OSError as error:
+        print_error(f"score_responses.py: error: {error.filename}: {error.strerror}")
+        return 2
+    print_line(
         f"{config.output}: {summary.responses} responses, mean reward {summary.mean_reward:.4f}, "
         f"format rate {summary.format_rate:.4f}, accuracy {summary.accuracy:.4f}, unscorable {summary.unscorable}"
     )
     if summary.opened:
-        print(
+        print_error(
             f"{config.input}: no response has <think>, so the prompts opened the thoughts and it was put in front of "
-            "each; --opened no scores them as they stand",
-            file=sys.stderr,
+            "each; --opened no scores them as they stand"
         )
     if summary.unscorable:
         causes = ", ".join(f"{cause} {count}" for cause, count in sorted(summary.causes.items()))
-        print(f"score_responses.py: {summary.unscorable} rewards are null: {causes}", file=sys.stderr)
+        print_error(f"score_responses.py: {summary.unscorable} rewards are null: {causes}")
     if "content" in summary.causes and not config.rewards.content.model:
-        print(
+        print_error(
             f"score_responses.py: preset {config.rewards.preset} needs a content score: give --content-model DIR or a "
-            "'content' number in the rows, or use --preset no_content",
-            file=sys.stderr,
+            "'content' number in the rows, or use --preset no_content"
         )
     return int(summary.judge_failed)  # no figure comes from a judge that never answered
 
@@ -64,4 +61,4 @@ def _content_model(config: ScoreConfig) -> ContentScores | None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_script(main)

@@ -9,13 +9,13 @@ input.
 
 from __future__ import annotations
 
-import sys
 import time
 from pathlib import Path
 
 from socialr1_jax.config import RunConfig, parse_args
 from socialr1_jax.interrupt import REQUEUE, requeue_on_sigterm, stop_on_signal
 from socialr1_jax.startup import prepare
+from socialr1_jax.terminal import print_error, print_line, run_script
 
 
 def check_positions(config: RunConfig) -> None:
@@ -26,7 +26,7 @@ def check_positions(config: RunConfig) -> None:
     try:
         data.check_positions(config)
     except NotChecked as reason:
-        print(f"positions   not checked: {reason}")
+        print_line(f"positions   not checked: {reason}")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -46,21 +46,21 @@ def main(argv: list[str] | None = None) -> int:
         if complete and is_first():
             with stop_on_signal():  # seconds, and nothing would be gained by ending now
                 write_summary(folder, start="start", wall_seconds=time.monotonic() - started)
-                print(f"trained weights: {folder}/export   report: {write_report(folder)}")
+                print_line(f"trained weights: {folder}/export   report: {write_report(folder)}")
     except (ValueError, FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
         # a bad configuration, model folder, question file or checkpoint
-        print(f"train_grpo.py: error: {error}", file=sys.stderr)
+        print_error(f"train_grpo.py: error: {error}")
         return 2
     except TrainingStopped as error:
-        print(f"train_grpo.py: stopped: {error}", file=sys.stderr)
+        print_error(f"train_grpo.py: stopped: {error}")
         return 1
     if not complete:
         if is_first():
-            print(f"interrupted and saved. To go on: python scripts/train_grpo.py --config {folder}/config.yaml")
+            print_line(f"interrupted and saved. To go on: python scripts/train_grpo.py --config {folder}/config.yaml")
         return REQUEUE
     return 0
 
 
 if __name__ == "__main__":
     requeue_on_sigterm()
-    sys.exit(main())
+    run_script(main)

@@ -8,13 +8,13 @@ Called again with the same configuration, it goes on from the newest checkpoint 
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 from socialr1_jax.command_line import parse_args
 from socialr1_jax.interrupt import REQUEUE
 from socialr1_jax.reward_model_config import RewardModelConfig
 from socialr1_jax.startup import prepare
+from socialr1_jax.terminal import print_error, print_line, run_script
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -28,17 +28,19 @@ def main(argv: list[str] | None = None) -> int:
     try:
         complete = train_reward_model(config)
     except (ValueError, FileNotFoundError) as error:  # bad configuration, model folder or file of pairs
-        print(f"train_reward_model.py: error: {error}", file=sys.stderr)
+        print_error(f"train_reward_model.py: error: {error}")
         return 2
     except TrainingStopped as error:
-        print(f"train_reward_model.py: stopped: {error}", file=sys.stderr)
+        print_error(f"train_reward_model.py: stopped: {error}")
         return 1
     if not complete and is_first():
-        print(f"interrupted and saved. To go on: python scripts/train_reward_model.py --config {folder}/config.yaml")
+        print_line(
+            f"interrupted and saved. To go on: python scripts/train_reward_model.py --config {folder}/config.yaml"
+        )
     elif is_first():
-        print(f"reward model: {folder}/export   figures: {folder}/summary.json")
+        print_line(f"reward model: {folder}/export   figures: {folder}/summary.json")
     return 0 if complete else REQUEUE
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_script(main)

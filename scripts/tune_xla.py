@@ -16,6 +16,7 @@ from typing import Literal
 from pydantic import Field
 
 from socialr1_jax.command_line import Real, Section, XlaFlags, parse_args
+from socialr1_jax.terminal import print_error, print_line, run_script
 
 DEFAULT = "--shape tiny --rows 40 --prompt 128 --new 128 --prompts 8 --group 5"
 
@@ -37,14 +38,23 @@ class TuneConfig(Section):
 
 def main(argv: list[str] | None = None) -> int:
     config = parse_args(TuneConfig, argv, description="Find XLA flags that make this machine faster.")
-    from socialr1_jax.training.xla_flags import BenchmarkFailed, Trial, candidates, measured, tune, write_settings
+    from socialr1_jax.training.xla_flags import (
+        BenchmarkFailed,
+        Trial,
+        candidates,
+        measured,
+        refuse_foreign_settings,
+        tune,
+        write_settings,
+    )
 
     def say(trial: Trial) -> None:
         line = {"flags": trial.flags, "gain": round(trial.gain, 3), "turns": [round(x, 3) for x in trial.gains]}
-        print(json.dumps(line | {"failed": trial.failed}), flush=True)
+        print_line(json.dumps(line | {"failed": trial.failed}))
 
     asked = shlex.join(["python", "scripts/tune_xla.py", *(sys.argv[1:] if argv is None else argv)])
     try:
+        refuse_foreign_settings(Path(config.output))
         run = measured(shlex.split(config.benchmark), config.figure)
         flags = config.flags or candidates()
         run(())  # what is wrong with the benchmark itself shows now
@@ -53,11 +63,11 @@ def main(argv: list[str] | None = None) -> int:
             Path(config.output), trials, again, least=config.least, command=asked, figure=config.figure
         )
     except (BenchmarkFailed, OSError, ValueError) as error:
-        print(f"tune_xla.py: error: {error}", file=sys.stderr)
+        print_error(f"tune_xla.py: error: {error}")
         return 2
-    print(f"{config.output}: {len(kept)} of {len(trials)} flags are worth it", file=sys.stderr)
+    print_error(f"{config.output}: {len(kept)} of {len(trials)} flags are worth it")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_script(main)

@@ -2,12 +2,14 @@
 
 Retries and their pauses are the `openai` package's. Each of its tries passes `send`, which bounds calls at once, calls
 and tokens a minute, the seconds of a whole answer and its bytes, and turns an error body behind status 200 into the
-status that it names. One thread runs an event loop with all calls. `server_answers.py` lists the causes of a failure.
+status that it names. It sends the headers that are written there and no other, follows no redirect and keeps no cookie.
+One thread runs an event loop with all calls. `server_answers.py` lists the causes of a failure.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import sys
@@ -26,10 +28,13 @@ from socialr1_jax.server_answers import (
     Refusal,
     Reply,
     SettingNames,
+    holds_key,
     meant_status,
     read_refusal,
     server_words,
     token_count,
+    unpacked,
+    without_key,
 )
 from socialr1_jax.server_config import ServerConfig
 
@@ -38,7 +43,6 @@ log = logging.getLogger(__name__)
 MINUTE = 60.0  # seconds of the rate limits' window
 _BYTES_A_TOKEN = 3  # estimate for the limit of tokens; English text has 4 to 5
 _MOST_REFUSED, _MOST_FORBIDDEN = 8, 3  # prompts refused (403) before any is answered: then every prompt is
-_SECRET = 8  # characters of a key; a shorter one ("none", "EMPTY") is no secret
 
 
 @dataclass(eq=False)
@@ -84,14 +88,12 @@ class ChatClient:
         self._open: set[_Call] = set()  # calls whose end is not known
         self._closing, self._denied = False, 0  # refusals of access since the last answer
         self._said: set[str] = set()  # causes that were logged
-        other: dict[str, Any] = dict.fromkeys(("OpenAI-Organization", "OpenAI-Project"), openai.Omit())  # not sent
         self._client = openai.AsyncOpenAI(
             api_key=self._key,
             base_url=config.base_url,
             timeout=config.call_timeout,
             max_retries=config.retries,
             http_client=self._make_http(),
-            default_headers={**other, "Accept-Encoding": "identity"},
         )
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="chat", daemon=True)
@@ -156,7 +158,7 @@ class ChatClient:
             raise
         except ChatRefused:
             raise
-        except Exception as error:  # such as a prompt that cannot be sent; the text may hold the key
+        except Exception as error:  # such as a prompt that cannot be sent
             return self._failure("client", type(error).__name__)
         finally:
             self._open.discard(call)
@@ -182,7 +184,7 @@ class ChatClient:
             if status == 429 and self._answered > answered and call.rounds:  # it answers others: it limits the rate
                 call.rounds -= 1
                 return await self._call(messages, parameters)
-            reason, words = server_words(error.response.text)
+            reason, words = server_words(without_key(error.response.text, self._key))
             refusal = read_refusal(status, words, sent, self._names)
             schema = parameters.pop("response_format", None)
             if schema and not cause and status in (400, 422) and refusal.kind in ("unknown", "parameter"):
@@ -216,20 +218,16 @@ class ChatClient:
             fix = fix or f"so it answered {self._rejected} prompts and no other"
         if (self._answered and self._denied < _MOST_REFUSED) or not every:
             return self._failure(f"http_{status}", reason, "refused")
-        said = f"{config.base_url} answers {status} (key from {config.api_key_env}): {self._masked(reason).rstrip('.')}"
+        said = f"{config.base_url} answers {status} (key from {config.api_key_env}): {reason.rstrip('.')}"
         self.refused = ChatRefused(f"{said}; {fix}")
         self._hang_up()
         raise self.refused
 
     def _failure(self, cause: str, reason: str, finish: Literal["too_long", "refused", "error"] = "error") -> Reply:
-        reason = self._masked(reason)
         if cause not in self._said:
             self._said.add(cause)
             log.warning("%s: %s: %s", self._config.base_url, cause, reason)
         return Reply("", finish, 0, cause, reason)
-
-    def _masked(self, text: str) -> str:
-        return text.replace(self._key, "[key]") if len(self._key) >= _SECRET else text
 
     def _read(self, completion: dict[str, Any]) -> Reply:
         choice, usage = completion["choices"][0], completion.get("usage")
@@ -239,9 +237,13 @@ class ChatClient:
         self._answered, self._denied = self._answered + 1, 0
         message, finish = choice["message"], str(choice.get("finish_reason")).lower()
         if finish == "content_filter" or message.get("refusal"):
-            return self._failure("refusal", server_words(str(message.get("refusal") or finish))[0], "refused")
+            words = without_key(str(message.get("refusal") or finish), self._key)
+            return self._failure("refusal", server_words(words)[0], "refused")
         cut = finish in ("length", "max_tokens", "model_length")
-        return Reply(whole_text(message, cut=cut), "length" if cut else "stop", tokens)
+        text = whole_text(message, cut=cut)
+        if holds_key(text, self._key):  # it would be stored, and read by others
+            return self._failure("key", "the reply repeats the key")
+        return Reply(text, "length" if cut else "stop", tokens)
 
     def _make_http(self) -> Any:
         """Return the HTTP client below the openai package's; every try of a call passes its `send`."""
@@ -258,7 +260,15 @@ class ChatClient:
                     call.tries += 1
                     try:
                         async with asyncio.timeout(outer._config.call_timeout):
-                            response = await super().send(request, stream=True, **options | {"follow_redirects": False})
+                            sent = httpx.Request(
+                                request.method,
+                                request.url,
+                                headers=outer._headers(),
+                                content=request.content,
+                                extensions=request.extensions,
+                            )
+                            response = await super().send(sent, stream=True, **options | {"follow_redirects": False})
+                            self.cookies.clear()
                             body = await outer._body(response, httpx.ReadError)
                     except TimeoutError:
                         raise httpx.ReadTimeout("timeout", request=request) from None
@@ -270,6 +280,16 @@ class ChatClient:
                 return httpx.Response(status, headers=headers, content=body or b"", request=request)
 
         return Http(trust_env=not self._config.local)  # no proxy between this machine and itself
+
+    def _headers(self) -> dict[str, str]:
+        """Return every header of a request: those that the package takes from the environment are left out."""
+        return {
+            "Authorization": f"Bearer {self._key}",
+            "Content-Type": "application/json",
+            "Accept": "application/json",
+            "Accept-Encoding": "identity",
+            "User-Agent": self._client.user_agent,
+        }
 
     async def _keep_pace(self) -> None:
         """Wait until the limits of calls and tokens a minute allow one more call, and count it."""
@@ -286,14 +306,15 @@ class ChatClient:
 
     async def _body(self, response: Any, broken: type[Exception]) -> bytes | None:
         """Read the body; None for one that is too long, of which no more is read."""
-        body = bytearray()
+        most, body = self._config.max_answer_bytes, bytearray()
         try:
-            async for chunk in response.aiter_bytes():
-                body += chunk
-                if len(body) > self._config.max_answer_bytes:
-                    return None
+            async with contextlib.aclosing(response.aiter_raw()) as chunks:
+                async for chunk in chunks:
+                    body += chunk
+                    if len(body) > most:
+                        return None
         except Exception as error:  # of the HTTP library, whose names differ between releases
             raise broken("cut") from error
         finally:
             await response.aclose()
-        return bytes(body)
+        return unpacked(bytes(body), response.headers.get("content-encoding", ""), most)

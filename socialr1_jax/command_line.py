@@ -6,8 +6,10 @@ sections. Nothing heavy is imported here, so that a misspelt key is reported wit
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import os
+import re
 import shutil
 import sys
 import textwrap
@@ -29,6 +31,13 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 
 from socialr1_jax.files import write_whole
+from socialr1_jax.terminal import print_error, printable
+
+_MOST_BYTES = 1 << 20  # of a configuration file
+_MOST_VALUES = 100_000  # in it, those behind an alias counted each time
+_MOST_DIGITS = 100  # characters of a number
+_MOST_FAULTS = 20  # lines about a configuration
+_NEVER_IN_NAMES = re.compile("[\0\ud800-\udc7f\udd00-\udfff]")  # what no path can be made of
 
 
 class ConfigError(ValueError):
@@ -59,7 +68,15 @@ class Section(BaseModel):
 
 
 def _expanded(value: Any) -> Any:
-    return os.path.expanduser(value) if isinstance(value, str) else value
+    if not isinstance(value, str):
+        return value
+    if _NEVER_IN_NAMES.search(value):
+        raise ValueError(f"{_shown(value)} holds a zero character or half of one: remove it")
+    return os.path.expanduser(value)
+
+
+def _shown(value: Any) -> str:
+    return printable(repr(value), 200)
 
 
 def _real(value: Any) -> Any:
@@ -81,7 +98,7 @@ def _listed(value: Any) -> Any:
 def _flags(values: tuple[str, ...]) -> tuple[str, ...]:
     for value in values:
         if not value.startswith("--xla_") or "=" not in value or value.split() != [value]:
-            raise ValueError(f"{value!r} is no flag of XLA's: --xla_name=value, without spaces")
+            raise ValueError(f"{_shown(value)} is not an XLA flag: --xla_name=value, without spaces")
     return values
 
 
@@ -107,6 +124,7 @@ Texts = Annotated[tuple[str, ...], BeforeValidator(lambda v: tuple(v) if isinsta
 # One text, or a list of them.
 Sources = Annotated[tuple[str, ...], BeforeValidator(_listed)]
 XlaFlags = Annotated[Sources, AfterValidator(_flags)]
+Count = Annotated[int, Field(strict=True, ge=0, lt=2**53)]  # in a file that this program writes
 TextMap = Annotated[dict[str, str], BeforeValidator(_scalar_text)]
 ConfigT = TypeVar("ConfigT", bound=Section)
 
@@ -125,12 +143,15 @@ def load_config(
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals:
-            raise ConfigError(f"{override!r} is not of the form section.field=value")
+            raise ConfigError(f"{_shown(override)} is not of the form section.field=value")
         _set(config_class, values, key, text)
     try:
         return config_class.model_validate(values)
     except ValidationError as error:
-        raise ConfigError("\n".join(_explain(config_class, fault) for fault in error.errors())) from None
+        faults = error.errors(include_url=False)
+        lines = [printable(_explain(config_class, fault)) for fault in faults[:_MOST_FAULTS]]
+        lines += [f"and {len(faults) - _MOST_FAULTS} more"] if len(faults) > _MOST_FAULTS else []
+        raise ConfigError("\n".join(lines)) from None
 
 
 def save_config(config: Section, path: str | Path) -> None:
@@ -198,7 +219,7 @@ def _split(config_class: type[Section], arguments: list[str]) -> tuple[list[str]
     for argument in rest:
         if not argument.startswith("--"):
             if "=" not in argument:
-                raise ConfigError(f"unexpected argument {argument!r}; fields are set by section.field=value")
+                raise ConfigError(f"unexpected argument {_shown(argument)}; fields are set by section.field=value")
             overrides.append(argument)
             continue
         name, equals, value = argument[2:].partition("=")
@@ -223,8 +244,7 @@ def _split(config_class: type[Section], arguments: list[str]) -> tuple[list[str]
 
 
 def _fail(message: str) -> NoReturn:
-    for line in message.splitlines():
-        print(f"{Path(sys.argv[0]).name}: error: {line}", file=sys.stderr)
+    print_error("\n".join(f"{Path(sys.argv[0]).name}: error: {line}" for line in message.splitlines()))
     raise SystemExit(2)
 
 
@@ -312,7 +332,11 @@ def _field(config_class: type[Section], key: str) -> FieldInfo:
     sections = {name.rpartition(".")[0] for name in fields}
     if key in sections and key:
         raise ConfigError(f"{key} is a section; set one of its fields, such as {_nearest(key, fields)}")
-    raise ConfigError(f"unknown key {key!r}; did you mean {_nearest(key, fields)!r}?")
+    raise _unknown(key, fields)
+
+
+def _unknown(key: str, known: Iterable[str]) -> ConfigError:
+    return ConfigError(f"unknown key {_shown(key)}; did you mean {_nearest(key[:200], known)!r}?")
 
 
 def _nearest(key: str, known: Iterable[str]) -> str:
@@ -331,12 +355,14 @@ def _set(config_class: type[Section], values: dict[str, Any], key: str, text: st
     whole_text = field.annotation is str or key not in {name for name, _, _ in _leaves(config_class)}
     whole_text |= field.annotation == tuple[str, ...] and not text.lstrip().startswith("[")
     try:
-        value = text if whole_text else yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise ConfigError(f"{key}: cannot read the value {text!r}") from None
+        value = text if whole_text else parse_yaml(text)
+    except ConfigError as error:
+        raise ConfigError(f"{key}: cannot read the value {_shown(text)} ({error})") from None
     *parents, last = key.split(".")
     for parent in parents:
         values = values.setdefault(parent, {})
+        if not isinstance(values, dict):
+            raise ConfigError(f"{key}: {parent} is not a mapping but {_shown(values)}")
     values[last] = value
 
 
@@ -349,21 +375,98 @@ def _merge(values: dict[str, Any], more: Mapping[str, Any]) -> None:
             values[name] = value
 
 
-class _Loader(yaml.SafeLoader):
-    """SafeLoader that refuses a key given twice (YAML keeps the last one in silence)."""
+def parse_yaml(text: str) -> Any:
+    """Returns the value of a YAML text: mappings with texts as keys, lists, texts, numbers, booleans, null.
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key_node, _ in node.value:
-            if key_node.value in seen:
-                raise ConfigError(f"line {key_node.start_mark.line + 1}: the key {key_node.value!r} is given twice")
-            seen.add(key_node.value)
-        return super().construct_mapping(node, deep=deep)
+    Dates are texts. Raises ConfigError naming the line for any other tag, a key given twice (YAML keeps the last one in
+    silence), and for nesting, numbers or aliases without bound.
+    """
+    try:
+        loader = _Loader(text)
+        return loader.value_of(loader.get_single_node())
+    except RecursionError:
+        raise ConfigError("lists and mappings are nested too deeply") from None
+    except yaml.MarkedYAMLError as error:
+        where = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
+        raise ConfigError(printable(f"{where}not YAML ({error.problem})", 300)) from None
+    except ConfigError:
+        raise
+    except (yaml.YAMLError, ValueError, OverflowError) as error:  # a character that YAML does not allow
+        raise ConfigError(printable(f"not YAML ({error})", 300)) from None
+
+
+_TAG = "tag:yaml.org,2002:"
+_SCALARS = ("bool", "float", "int", "null")
+
+
+class _Loader(yaml.SafeLoader):
+    """Composes with PyYAML and builds the values itself, since its constructors raise any error and have no bounds."""
+
+    _count = 0
+
+    def value_of(self, node: yaml.Node | None) -> Any:
+        if node is None:  # an empty text
+            return None
+        self._count += 1
+        if self._count > _MOST_VALUES:
+            raise _fault(node, f"more than {_MOST_VALUES:,} values, those behind an alias counted each time")
+        if isinstance(node, yaml.MappingNode) and node.tag == f"{_TAG}map":
+            return self._mapping(node)
+        if isinstance(node, yaml.SequenceNode) and node.tag == f"{_TAG}seq":
+            return [self.value_of(item) for item in node.value]
+        return self._scalar(node)
+
+    def _mapping(self, node: yaml.MappingNode) -> dict[str, Any]:
+        values: dict[str, Any] = {}
+        merged: dict[str, Any] = {}
+        keys = set()
+        for key_node, value_node in node.value:
+            key, value = key_node.value, self.value_of(value_node)
+            if not isinstance(key, str):
+                raise _fault(key_node, "a key is not a text but a list or mapping")
+            if key in keys:
+                raise _fault(key_node, f"the key {_shown(key)} is given twice")
+            keys.add(key)
+            if key_node.tag != f"{_TAG}merge":
+                values[key] = value
+                continue
+            for other in reversed(value) if isinstance(value, list) else [value]:
+                if not isinstance(other, dict):
+                    raise _fault(value_node, "<< is followed by no mapping")
+                merged |= other
+        return merged | values
+
+    def _scalar(self, node: yaml.Node) -> Any:
+        kind = node.tag.removeprefix(_TAG)
+        if isinstance(node, yaml.ScalarNode) and kind == "str":
+            return node.value
+        if isinstance(node, yaml.ScalarNode) and kind in _SCALARS and len(node.value) <= _MOST_DIGITS:
+            with contextlib.suppress(ValueError, LookupError, OverflowError):
+                value = self.construct_object(node)
+                if not isinstance(value, int) or abs(value) < 2**63:
+                    return value
+        shown = _shown(node.value) if isinstance(node, yaml.ScalarNode) else "a list or mapping"
+        raise _fault(node, f"{shown} cannot be read as {printable(kind, 80)}")
+
+
+_Loader.yaml_implicit_resolvers = {  # no dates
+    first: [(tag, pattern) for tag, pattern in resolvers if tag.removeprefix(_TAG) in (*_SCALARS, "merge")]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+
+def _fault(node: yaml.Node, reason: str) -> ConfigError:
+    return ConfigError(f"line {node.start_mark.line + 1}: {reason}")
 
 
 def _read_yaml(config_class: type[Section], path: Path) -> dict[str, Any]:
     try:
-        values = yaml.load(path.read_text(encoding="utf-8"), _Loader) or {}
+        with path.open("rb") as file:
+            content = file.read(_MOST_BYTES + 1)
+        if len(content) > _MOST_BYTES:
+            raise ConfigError(f"the file has more than {_MOST_BYTES:,} bytes, so it is no configuration")
+        values = parse_yaml(content.decode("utf-8"))
+        values = {} if values is None else values
         if not isinstance(values, dict):
             raise ConfigError("the file does not hold key: value lines")
         _check_keys(config_class, values, config_class, "")
@@ -371,30 +474,24 @@ def _read_yaml(config_class: type[Section], path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: cannot read the configuration file ({error.strerror})") from None
     except UnicodeDecodeError:
         raise ConfigError(f"{path}: the configuration file is not UTF-8 text") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f" line {mark.line + 1}:" if mark else ""
-        raise ConfigError(f"{path}:{where} not YAML ({getattr(error, 'problem', error)})") from None
-    except ConfigError as error:
+    except ValueError as error:  # a ConfigError, or a zero byte in the name
         raise ConfigError(f"{path}: {error}") from None
     return values
 
 
-def _check_keys(root: type[Section], values: dict[Any, Any], config_class: type[Section], prefix: str) -> None:
+def _check_keys(root: type[Section], values: dict[str, Any], config_class: type[Section], prefix: str) -> None:
     for key, value in list(values.items()):
-        field = config_class.model_fields.get(str(key))
+        field = config_class.model_fields.get(key)
         if field is None:
             known = [name for name, _, _ in _leaves(root)] + list(root.model_fields)
-            raise ConfigError(
-                f"unknown key {prefix + str(key)!r}; did you mean {_nearest(prefix + str(key), known)!r}?"
-            )
+            raise _unknown(prefix + key, known)
         section = _section_of(field)
         if section is None:
             continue
         if value is None:  # a section whose lines are all commented out
             values[key] = {}
         elif not isinstance(value, dict):
-            raise ConfigError(f"{prefix}{key} is a section; give its fields below it, not {value!r}")
+            raise ConfigError(f"{prefix}{key} is a section; give its fields below it, not {_shown(value)}")
         else:
             _check_keys(root, value, section, f"{prefix}{key}.")
 
@@ -419,17 +516,17 @@ _LIMITS = {
 
 def _explain(config_class: type[Section], fault: Any) -> str:
     """Returns one line for one fault that pydantic found."""
-    key = ".".join(str(part) for part in fault["loc"])
-    kind, value, context = fault["type"], fault["input"], fault.get("ctx", {})
+    key = printable(".".join(str(part) for part in fault["loc"]), 200)
+    kind, value, context = fault["type"], _shown(fault["input"]), fault.get("ctx", {})
     if kind == "missing":
         return f"{key} is required: {_field(config_class, key).description}"
     if kind in _PLAIN:
-        return f"{key}: {value!r} {_PLAIN[kind]}"
+        return f"{key}: {value} {_PLAIN[kind]}"
     if kind in _LIMITS:
         name, words = _LIMITS[kind]
-        return f"{key} must be {words} {context[name]}, not {value!r}"
+        return f"{key} must be {words} {context[name]}, not {value}"
     if kind == "literal_error":
-        return f"{key} must be one of {context['expected']}, not {value!r}"
+        return f"{key} must be one of {context['expected']}, not {value}"
     if kind == "value_error":
         return f"{key}: {context['error']}" if key else str(context["error"])
     return f"{key}: {fault['msg']}"

@@ -445,6 +445,6 @@ class QuickstartConfig(RunConfig):
 
 
 def _divisors(number: int) -> str:
-    """The divisors of a batch size as a choice of words: "1, 2, 4 or 8"."""
-    *most, last = [str(d) for d in range(1, number + 1) if number % d == 0]
-    return f"{', '.join(most)} or {last}" if most else last
+    """Returns the divisors of a number below 1000, and the number, as a choice of words: "1, 2, 4 or 8"."""
+    small = [str(d) for d in range(1, min(number, 1000)) if number % d == 0]
+    return f"{', '.join(small)} or {number}" if small else str(number)

@@ -15,6 +15,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from socialr1_jax.command_line import Section
+from socialr1_jax.terminal import print_error, print_line
 
 _QUIET_SECONDS = 5.0  # between two lines of progress
 
@@ -49,11 +50,11 @@ def convert(config: ConvertConfig, run: Callable[[], str]) -> int:
     try:
         verified = run()
     except (OSError, ValueError) as error:
-        print(f"{Path(sys.argv[0]).name}: error: {error}", file=sys.stderr)
+        print_error(f"{Path(sys.argv[0]).name}: error: {error}")
         return 2
-    print(f"{config.dst}: converted from {config.src} in {time.monotonic() - started:.0f} s")
+    print_line(f"{config.dst}: converted from {config.src} in {time.monotonic() - started:.0f} s")
     if verified:
-        print(verified)
+        print_line(verified)
     return 0
 
 
@@ -72,6 +73,6 @@ def progress(total: int) -> Callable[[str], None]:
         done += 1
         if time.monotonic() - said > _QUIET_SECONDS or done == total:
             said = time.monotonic()
-            print(f"{done}/{total} {name}", file=sys.stderr)
+            print_error(f"{done}/{total} {name}")
 
     return say

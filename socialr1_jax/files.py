@@ -1,9 +1,12 @@
 """Write files and folders that appear whole or not at all, and read and write JSON objects."""
 
+import glob
 import hashlib
 import json
 import math
 import os
+import re
+import secrets
 import shutil
 import stat
 from collections.abc import Iterable, Iterator, Mapping
@@ -11,18 +14,21 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from socialr1_jax.ownership import SOURCE, ForeignFile, foreign_name, open_own, refuse_foreign_folder
+
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # of UTF-8, which some editors write
 _MOST_JSON = 256 << 20  # bytes of a JSON file; a tokenizer has 11 MB
-_SOURCE = ".source.json"  # in a temporary folder that can be resumed: what it is made from
+_PRIVATE = 0o700  # mode of an unfinished folder that can be resumed
 
 
 def write_whole(path: str | os.PathLike[str], content: str | bytes) -> Path:
     """Writes a file (text as UTF-8) beside its place, waits until it is on the disk, then renames it."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    # A name that cannot be guessed, so that no link can be planted there.
+    partial = path.with_name(f".{path.name[:50]}.partial-{secrets.token_hex(8)}")
     try:
-        with partial.open("wb") as file:
+        with partial.open("xb") as file:
             file.write(content.encode("utf-8") if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
@@ -38,9 +44,10 @@ def whole_folder(
 ) -> Iterator[Path]:
     """Yields a temporary folder beside `directory` that replaces it when the block ends without an error.
 
-    A folder with the file `marker` is replaced; any other non-empty one raises FileExistsError before anything is
-    written. `directory` may start with `~`. If it is a symbolic link, the folder behind it is replaced and the link
-    stays. Files and folders get the modes of the umask. What killed processes left beside the folder is removed first.
+    A folder of the kind of `marker` that holds nothing else is replaced; any other one that is not empty raises
+    ForeignFile before anything is written (ownership.py). `directory` may start with `~`. If it is a symbolic link, the
+    folder behind it is replaced and the link stays. Files and folders get the modes of the umask. What killed processes
+    left beside the folder is removed first.
 
     With `source`, a description of what is written from what, a killed or interrupted call can be resumed: the next
     call with an equal `source` gets the temporary folder as it was left. The block must then skip finished files.
@@ -48,23 +55,23 @@ def whole_folder(
     target = Path(os.path.expanduser(directory)).absolute()
     if target.is_symlink():
         target = Path(os.path.realpath(target))
-    if target.exists() and any(target.iterdir()) and not (target / marker).exists():
-        raise FileExistsError(f"{directory} is not empty and has no {marker}: choose another folder or empty it")
-    _clear_left_over(target)
+    refuse_foreign_folder(target, marker)
+    _clear_left_over(target, marker)
     partial, old = (target.with_name(f".{target.name}.{kind}-{os.getpid()}") for kind in ("partial", "old"))
     if source is not None:
         partial = target.with_name(f".{target.name}.partial")
-        label = partial / _SOURCE
-        if not label.exists() or read_json(label) != source:
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir(parents=True)
+        label = partial / SOURCE
+        if not _is_private(partial) or not label.is_file() or read_json(label) != source:
+            _remove(partial, marker)
+            partial.mkdir(mode=_PRIVATE, parents=True)
             write_json(label, source)
     else:
         partial.mkdir(parents=True)
     try:
         yield partial
-        (partial / _SOURCE).unlink(missing_ok=True)
+        (partial / SOURCE).unlink(missing_ok=True)
         _set_modes(partial)
+        refuse_foreign_folder(target, marker)  # once more: hours may have passed
         if target.exists():
             target.rename(old)
         partial.rename(target)
@@ -76,6 +83,22 @@ def whole_folder(
         if source is None:
             shutil.rmtree(partial, ignore_errors=True)
         raise
+
+
+def _is_private(folder: Path) -> bool:
+    """Returns True if only a process of this user can have made the folder and written into it."""
+    try:
+        state = folder.lstat()
+    except FileNotFoundError:
+        return False
+    return stat.S_ISDIR(state.st_mode) and state.st_uid == os.geteuid() and stat.S_IMODE(state.st_mode) == _PRIVATE
+
+
+def _remove(folder: Path, marker: str) -> None:
+    """Removes an unfinished folder of this kind. Raises ForeignFile for anything else."""
+    if folder.is_symlink() or (folder.exists() and (not folder.is_dir() or foreign_name(folder, marker))):
+        raise ForeignFile(f"{folder} is in the way and this program did not write it: move it away")
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _set_modes(folder: Path) -> None:
@@ -90,11 +113,13 @@ def _set_modes(folder: Path) -> None:
             path.chmod(wanted | path.stat().st_mode & 0o7000)
 
 
-def _clear_left_over(target: Path) -> None:
+def _clear_left_over(target: Path, marker: str) -> None:
     """Removes temporary folders of dead processes, and completes a replacement that a kill left between two renames."""
-    for path in sorted(target.parent.glob(f".{target.name}.*-*")):
-        kind, _, process = path.name.rpartition(".")[2].partition("-")
-        if kind not in ("partial", "old") or not process.isdigit() or _another_runs(int(process)):
+    for path in sorted(target.parent.glob(f".{glob.escape(target.name)}.*-*")):
+        kind, _, process = path.name.removeprefix(f".{target.name}.").partition("-")
+        if kind not in ("partial", "old") or not re.fullmatch("[0-9]+", process) or _another_runs(int(process)):
+            continue
+        if path.is_symlink() or not path.is_dir() or foreign_name(path, marker):
             continue
         if kind == "old" and not target.exists():
             path.rename(target)
@@ -124,7 +149,7 @@ def sha256(file: Path) -> str:
 def append(file: Path, lines: Iterable[str]) -> None:
     """Adds lines to a file. An OSError names the file, also when it is the disk that has no room."""
     try:
-        with file.open("a", encoding="utf-8") as opened:
+        with open_own(file, "a", encoding="utf-8") as opened:
             opened.writelines(lines)
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(file)) from error

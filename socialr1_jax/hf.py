@@ -27,6 +27,7 @@ from safetensors.numpy import save_file
 from socialr1_jax.files import BYTE_ORDER_MARK, read_json, sync, whole_folder, write_json
 from socialr1_jax.hub import find_snapshot, is_hub_id
 from socialr1_jax.mesh import P, fetch
+from socialr1_jax.model_files import file_of, listed, shown
 from socialr1_jax.models.qwen3 import (
     Params,
     Qwen3,
@@ -39,7 +40,9 @@ from socialr1_jax.models.qwen3 import (
 )
 from socialr1_jax.models.reward_model import RewardModel
 from socialr1_jax.models.shapes import SHAPES, named_shape
-from socialr1_jax.tokenizer_files import TOKENIZER_FILES, count_tokens, has_tokenizer
+from socialr1_jax.ownership import TOKENIZER_FILES
+from socialr1_jax.terminal import printable
+from socialr1_jax.tokenizer_files import count_tokens, has_tokenizer, tokenizer_files
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 _BLOCK = 8 << 20  # bytes of a file that are mapped, copied and checked together
@@ -47,7 +50,6 @@ _READERS = min(8, os.cpu_count() or 1)  # threads
 _DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 _EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
 _BUFFER = re.compile(r"(^|\.)rotary_emb\.(original_)?inv_freq$")  # old files hold what rope_theta says already
-_MOST_PROBLEMS = 20  # of a folder, in one message
 log = logging.getLogger(__name__)
 
 
@@ -73,9 +75,9 @@ def load_hf(
 
     Raises:
         FileNotFoundError: there is no such folder.
-        ValueError: one line with every missing, unexpected, mis-shaped, doubled or unreadable tensor, every one that
-            holds NaN or infinities, what is wrong in config.json or the tokenizer's files, or the sizes that the mesh
-            does not divide.
+        ValueError: one line with the missing, unexpected, mis-shaped, doubled or unreadable tensors (the first 20 and
+            how many more), those that hold NaN or infinities, what is wrong in config.json or the tokenizer's files,
+            or the sizes that the mesh does not divide. A link out of the folder is refused.
     """
     source = open_hf(path, mesh, dtype, ignore_fields=ignore_fields)
     num_tokens = count_tokens(source.folder, source.config.vocab_size)  # before the weights are read
@@ -141,10 +143,12 @@ def open_hf(
         )
         fix = "" if config.scalar_head else ", and scripts/train_reward_model.py makes a reward model of it"
         raise ValueError(
-            f"{folder / 'config.json'}: architectures {raw.get('architectures')!r} is {found}: {reader} reads it{fix}"
+            f"{folder / 'config.json'}: architectures {shown(raw.get('architectures'))} is {found}: {reader} reads it"
+            f"{fix}"
         )
     if mesh is not None:
         check_mesh(config, mesh)
+    tokenizer_files(folder)  # an export copies them: one that it must not copy is refused before weights are read
     source = HfFolder(folder, config, _find_tensors(folder, config), dtype, mesh)
     source.dtypes()  # raises where the layers of a weight differ
     return source
@@ -228,14 +232,14 @@ class HfFolder:
             raise ValueError(f"{self.folder}: {_too_large(self.dtype or '', self.too_large)}")
         if self.nonfinite:
             raise ValueError(
-                f"{self.folder}: NaN or infinities in {', '.join(sorted(self.nonfinite))}; allow_nonfinite=True loads "
-                "them all the same (on the command line --allow_nonfinite)"
+                f"{self.folder}: NaN or infinities in {listed(sorted(self.nonfinite), ', ')}; allow_nonfinite=True "
+                "loads them all the same (on the command line --allow_nonfinite)"
             )
 
 
 def _too_large(dtype: str, names: Collection[str]) -> str:
     fix = "bfloat16 or float32" if dtype == "float16" else "float32"
-    return f"numbers too large for {dtype} in {', '.join(sorted(names))}: take {fix}"
+    return f"numbers too large for {dtype} in {listed(sorted(names), ', ')}: take {fix}"
 
 
 def _tensor_names(weight: Weight, layers: int | None) -> list[str]:
@@ -389,7 +393,7 @@ def local_folder(path: str | os.PathLike[str]) -> Path:
     name = os.path.expanduser(path)
     folder = Path(name)
     if folder.is_dir():
-        if not (folder / "config.json").exists():
+        if not file_of(folder, "config.json"):
             raise FileNotFoundError(f"{folder} has no config.json: not a Hugging Face model folder")
         return folder
     if not is_hub_id(name):
@@ -397,19 +401,19 @@ def local_folder(path: str | os.PathLike[str]) -> Path:
     try:
         return find_snapshot(name, allow_patterns=["*.safetensors", INDEX, "config.json", *TOKENIZER_FILES])
     except Exception as error:  # the hub raises many kinds: offline, no such model, no access
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = printable((str(error).strip().splitlines() or [type(error).__name__])[0], 300)
         raise FileNotFoundError(f"no folder {name!r}, and the hub gave no model of that name: {reason}") from error
 
 
 def copy_tokenizer_files(source: Path | None, folder: Path) -> None:
-    """Copies what TOKENIZER_FILES names from the folder that a model came from, where there is one.
+    """Copies the tokenizer files of the folder that a model came from, where there is one.
 
-    A byte order mark, with which transformers could not read a file, is left out.
+    A byte order mark, with which transformers could not read a file, is left out. Raises ValueError for a link that
+    leads out of the folder: an export is published, and the file behind the link may be a secret.
     """
-    for name in TOKENIZER_FILES if source else ():
-        if source and (source / name).exists():
-            (folder / name).write_bytes((source / name).read_bytes().removeprefix(BYTE_ORDER_MARK))
-            sync(folder / name)
+    for file in tokenizer_files(source) if source else ():
+        (folder / file.name).write_bytes(file.read_bytes().removeprefix(BYTE_ORDER_MARK))
+        sync(folder / file.name)
 
 
 def files_dtype(folder: str | os.PathLike[str]) -> str:
@@ -452,20 +456,23 @@ def _header(file: Path) -> dict[str, tuple[tuple[int, ...], str]]:
 
 def _weight_files(folder: Path) -> tuple[list[str], dict[str, str] | None]:
     """Returns the files that hold the weights, and the index's map from tensor to file if the index is used."""
-    if (folder / WEIGHTS).exists():
+    if file_of(folder, WEIGHTS):
         return [WEIGHTS], None
-    if not (folder / INDEX).exists():
+    if not (index := file_of(folder, INDEX)):
         raise FileNotFoundError(f"{folder} has neither {WEIGHTS} nor {INDEX}: save the model as safetensors")
-    listed = read_json(folder / INDEX).get("weight_map")
-    if not isinstance(listed, dict) or not all(isinstance(file, str) for file in listed.values()):
-        raise ValueError(f"{folder / INDEX} has no weight_map from tensor names to file names")
-    return sorted(set(listed.values())), listed
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(file, str) for file in weight_map.values()):
+        raise ValueError(f"{index} has no weight_map from tensor names to file names")
+    files = sorted(set(weight_map.values()))
+    if outside := [file for file in files if "/" in file]:
+        raise ValueError(f"{index} names {shown(outside[0])}: name only files of this folder")
+    return files, weight_map
 
 
 def _find_tensors(folder: Path, config: Qwen3Config) -> dict[str, _Place]:
     """Returns the place of every declared tensor, after checking every file and every tensor's presence and shape."""
-    files, listed = _weight_files(folder)
-    if listed is None and (folder / INDEX).exists():
+    files, weight_map = _weight_files(folder)
+    if weight_map is None and (folder / INDEX).exists():
         log.warning("%s: reading %s, as transformers does, and not the files of %s", folder, WEIGHTS, INDEX)
     problems: list[str] = []
     unreadable: set[str] = set()
@@ -473,12 +480,17 @@ def _find_tensors(folder: Path, config: Qwen3Config) -> dict[str, _Place]:
     home: dict[str, str] = {}
     for file in files:
         try:
-            header = {name: entry for name, entry in _header(folder / file).items() if not _BUFFER.search(name)}
+            if not (there := file_of(folder, file)):
+                raise FileNotFoundError
+            header = {name: entry for name, entry in _header(there).items() if not _BUFFER.search(name)}
         except FileNotFoundError:
             problems.append(f"file {file} is named in {INDEX} but absent")
             unreadable.add(file)
         except (SafetensorError, OSError) as error:
             problems.append(f"file {file} is cut or damaged ({error})")
+            unreadable.add(file)
+        except ValueError as error:  # no file of this folder
+            problems.append(str(error))
             unreadable.add(file)
         else:
             problems += [f"{name} is in both {home[name]} and {file}" for name in sorted(set(header) & set(home))]
@@ -492,15 +504,15 @@ def _find_tensors(folder: Path, config: Qwen3Config) -> dict[str, _Place]:
             problems.append(f"{declared} is there twice, as {stored[declared]} and as {name}")
         stored[declared] = name
     # The tensors of a file that is absent or cut would all be "missing": the file says it once.
-    lost = set(expected) if listed is None and unreadable else set()
-    if listed is not None:
-        absent = {name for name, file in listed.items() if file in unreadable}
+    lost = set(expected) if weight_map is None and unreadable else set()
+    if weight_map is not None:
+        absent = {name for name, file in weight_map.items() if file in unreadable}
         lost = {_declared_name(name, expected) for name in absent}
-        gone = {name for name in set(listed) - set(found) - absent if not _BUFFER.search(name)}
+        gone = {name for name in set(weight_map) - set(found) - absent if not _BUFFER.search(name)}
         problems += [f"{name} is listed in {INDEX} but in no file" for name in sorted(gone)]
         problems += [
             f"{name} is in {home[name]}, but {INDEX} looks for it in {file}"
-            for name, file in sorted(listed.items())
+            for name, file in sorted(weight_map.items())
             if home.get(name, file) != file
         ]
     missing = sorted(set(expected) - set(stored) - lost)
@@ -518,9 +530,7 @@ def _find_tensors(folder: Path, config: Qwen3Config) -> dict[str, _Place]:
         elif shape != expected[declared]:
             problems.append(f"{name} has shape {list(shape)}, config.json asks for {list(expected[declared])}")
     if problems:
-        more = len(problems) - _MOST_PROBLEMS
-        problems = problems[:_MOST_PROBLEMS] + ([f"and {more} more"] if more > 0 else [])
-        raise ValueError(f"{folder} cannot be loaded: " + "; ".join(problems))
+        raise ValueError(f"{folder} cannot be loaded: {listed(problems)}")
     places: dict[str, _Place] = {}
     for file in files:
         places |= _places(folder / file, {name: stored[name] for name in expected if home[stored[name]] == file})
@@ -575,7 +585,7 @@ def refuse_nonfinite(model: Qwen3 | RewardModel, dtype: str | None = None) -> No
     if too_large:
         raise ValueError(_too_large(dtype or "", too_large))
     if spoiled:
-        raise ValueError(f"NaN or infinities in {', '.join(spoiled)} (--allow_nonfinite converts them all the same)")
+        raise ValueError(f"NaN or infinities in {listed(spoiled, ', ')} (--allow_nonfinite converts them all the same)")
 
 
 def fetched(

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+from socialr1_jax.terminal import print_error
 
 REQUEUE = 75  # exit status of a run that was interrupted and saved; the same command goes on (sysexits.h: EX_TEMPFAIL)
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -59,7 +60,7 @@ def stop_on_signal() -> Iterator[Stop]:
             if stop.asked:
                 os._exit(128 + number)
             stop.asked = True
-            print("stopping, then saving; once more ends at once without saving", file=sys.stderr, flush=True)
+            print_error("stopping, then saving; once more ends at once without saving")
 
     thread = threading.Thread(target=listen, name="signals", daemon=True)
     thread.start()

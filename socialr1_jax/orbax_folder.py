@@ -24,13 +24,16 @@ from jax.sharding import Mesh, NamedSharding, SingleDeviceSharding
 from socialr1_jax.files import read_json, sha256, whole_folder, write_json
 from socialr1_jax.hf import copy_tokenizer_files, map_weights
 from socialr1_jax.mesh import P
+from socialr1_jax.model_files import file_of, listed, shown
 from socialr1_jax.models.qwen3 import Qwen3, Qwen3Config, Weight, check_mesh
-from socialr1_jax.tokenizer_files import count_tokens
+from socialr1_jax.terminal import printable
+from socialr1_jax.tokenizer_files import count_tokens, tokenizer_files
 
 PARAMS, MANIFEST = "params", "manifest.json"
 _VERSION, _VERSION_OF_SEVERAL_DTYPES = 2, 3  # of the manifest
 # Bytes that are read and decoded together: with a whole weight as one chunk every process of a mesh decodes all of it.
 _CHUNK = 64 << 20
+_DTYPES = ("float32", "bfloat16", "float16")
 Read = Callable[[Weight, int | None, P], jax.Array]  # a declared weight, as for hf.map_weights
 
 
@@ -99,26 +102,31 @@ def load_orbax(directory: str | os.PathLike[str], mesh: Mesh | None = None, *, t
 
     Without `tokenizer` its tokens are not counted: a model to convert, not to sample from.
 
-    Raises FileNotFoundError when the folder has no manifest, and ValueError naming every file that is absent, cut or
-    altered, or the sizes that the mesh does not divide.
+    Raises FileNotFoundError when the folder has no manifest, and ValueError naming the files that are absent, cut or
+    altered or outside the folder, or the sizes that the mesh does not divide.
     """
     folder = Path(os.path.expanduser(directory)).absolute()
-    if not (folder / MANIFEST).exists():
+    if not file_of(folder, MANIFEST):
         raise FileNotFoundError(f"{directory} has no {MANIFEST}: not a folder of hf_to_orbax.py, or not a whole one")
     manifest = read_json(folder / MANIFEST)
     if manifest.get("version") not in (_VERSION, _VERSION_OF_SEVERAL_DTYPES):
         raise ValueError(
-            f"{directory}: {MANIFEST} has version {manifest.get('version')!r}, this reads {_VERSION} and "
+            f"{directory}: {MANIFEST} has version {shown(manifest.get('version'))}, this reads {_VERSION} and "
             f"{_VERSION_OF_SEVERAL_DTYPES}: convert the folder again"
         )
     files, dtypes = manifest.get("files"), manifest.get("dtypes") or {}
-    if not isinstance(files, dict) or not isinstance(dtypes, dict) or "dtype" not in manifest:
-        raise ValueError(f"{folder / MANIFEST} lacks files or dtype: convert the folder again")
-    faults = ((name, _fault(folder / name, digest)) for name, digest in files.items())
-    problems = [f"{name} is {fault}" for name, fault in faults if fault]
-    if problems:
-        raise ValueError(f"{directory} is damaged, convert it again: " + "; ".join(problems))
+    if not isinstance(files, dict) or not isinstance(dtypes, dict) or "config.json" not in files:
+        raise ValueError(f"{folder / MANIFEST} lacks files or dtypes: convert the folder again")
+    for dtype in (manifest.get("dtype"), *dtypes.values()):
+        if dtype not in _DTYPES:
+            raise ValueError(f"{folder / MANIFEST} has dtype {shown(dtype)}, not one of {', '.join(_DTYPES)}")
+    if problems := [fault for name, digest in files.items() if (fault := _fault(folder, name, digest))]:
+        raise ValueError(f"{directory} is damaged, convert it again: {listed(problems)}")
+    tokenizer_files(folder)  # an export copies them: one that it must not copy is refused before weights are read
     config = Qwen3Config.from_hf(read_json(folder / "config.json"), source=str(folder / "config.json"))
+    items = jax.tree.leaves(map_weights(config, lambda weight, layers, spec: _item(weight)))
+    if unlisted := sorted(set(items) - {name.split("/")[1] for name in files if name.startswith(f"{PARAMS}/")}):
+        raise ValueError(f"{folder / MANIFEST} lists no file of {listed(unlisted, ', ')}: convert the folder again")
     if mesh is not None:
         check_mesh(config, mesh)
     num_tokens = count_tokens(folder, config.vocab_size) if tokenizer else config.vocab_size
@@ -129,7 +137,11 @@ def load_orbax(directory: str | os.PathLike[str], mesh: Mesh | None = None, *, t
             shape = weight.shape if layers is None else (layers, *weight.shape)
             dtype = np.dtype(jnp.dtype(dtypes.get(weight.hf_name, manifest["dtype"])))
             abstract = jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
-            return checkpointer.restore(folder / PARAMS / _item(weight), {"weight": abstract})["weight"]
+            place = folder / PARAMS / _item(weight)
+            try:
+                return checkpointer.restore(place, {"weight": abstract})["weight"]
+            except (ValueError, TypeError, LookupError) as error:  # such as another shape than config.json's
+                raise ValueError(f"{place} cannot be read: {printable(str(error), 300)}") from error
 
         params = map_weights(config, read)
     return Qwen3(config, params, source=str(folder), num_tokens=num_tokens)
@@ -139,7 +151,12 @@ def _item(weight: Weight) -> str:
     return weight.hf_name.replace(".{i}", "")
 
 
-def _fault(file: Path, digest: str) -> str:
-    if not file.exists():
-        return "absent"
-    return "" if sha256(file) == digest else "cut or altered"
+def _fault(folder: Path, name: str, digest: Any) -> str:
+    """Returns what is wrong with a file of the manifest; "" if it is whole."""
+    try:
+        file = file_of(folder, name)
+    except ValueError as error:
+        return str(error)
+    if file is None:
+        return f"{name} is absent"
+    return "" if sha256(file) == digest else f"{name} is cut or altered"

@@ -9,14 +9,20 @@ Causes of a failed call:
     token_limit  alone above `tokens_per_minute`            too_long      the prompt exceeds the model's context, or
                                                                           the answer `max_answer_bytes`
     client       the prompt cannot be sent                  http_400 ...  refused, for another reason
+    key          the reply repeats the server's key         http_302 ...  a redirect, which is not followed
 """
 
 from __future__ import annotations
 
+import base64
+import html
 import json
 import re
+import zlib
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Any, Literal, NamedTuple
+from urllib.parse import unquote
 
 _CONTEXT = re.compile(
     r"context.{0,3}(length|window|size|limit)|reduce the length|max_model_len|too many (input )?tokens"
@@ -40,6 +46,10 @@ _NO_SUCH = re.compile(
     r"|deprecated|not available|only one|does not accept|too large|must be|range|at most|maximum|exceeds| > ",
     re.I,
 )
+_SECRET = 8  # characters of a key; a shorter one ("none", "EMPTY") is no secret
+_PIECE = 12  # letters and digits of a key that give it away
+_MARKS = bytes(code for code in range(128) if not chr(code).isalnum())
+_ESCAPE = re.compile(r"\\(?:u00|x)([0-9A-Fa-f]{2})")
 _WORDS = {
     "rate_limit": 429,
     "too_many": 429,
@@ -166,6 +176,53 @@ def _code(error: Any) -> int:
         if found := next((code for word, code in _WORDS.items() if word in value), 0):
             return found
     return 0
+
+
+def unpacked(body: bytes, encoding: str, most: int) -> bytes | None:
+    """Return a body that came as gzip or deflate, unpacked to `most` bytes; None for a longer one.
+
+    A body in any other encoding, or in several, stays as it is: it is no JSON.
+    """
+    if encoding.strip().lower() not in ("gzip", "x-gzip", "deflate"):
+        return body
+    try:
+        content = zlib.decompressobj(zlib.MAX_WBITS | 32).decompress(body, most + 1)
+    except zlib.error:
+        return body
+    return content if len(content) <= most else None
+
+
+def without_key(text: str, key: str) -> str:
+    """Return the text with [key] in place of the key; nothing of it where it holds the key in a disguise."""
+    if len(key) < _SECRET:
+        return text
+    return "[text with the key]" if holds_key(text.replace(key, ""), key) else text.replace(key, "[key]")
+
+
+def holds_key(text: str, key: str) -> bool:
+    """Return whether 12 letters and digits of the key in a row can be read in the text.
+
+    They may be of any case, escaped, in base64 or hexadecimal digits, backwards, or with other characters between them.
+    A key of plain words, such as "password", is not searched for.
+    """
+    plain = _ESCAPE.sub(lambda escape: chr(int(escape[1], 16)), html.unescape(unquote(text)))
+    readings = {_folded(text), _folded(plain)}
+    return any(piece in reading for piece in _pieces(key) for reading in readings)
+
+
+@lru_cache
+def _pieces(key: str) -> frozenset[str]:
+    data = key.encode()
+    forms = [_folded(key), _folded(key)[::-1], data.hex()]
+    for shift in range(3):  # bytes before the key; a character of base64 holds 6 bits
+        digits = base64.b64encode(bytes(shift) + data).decode()
+        forms.append(_folded(digits[-(-8 * shift // 6) : 8 * (shift + len(data)) // 6]))
+    pieces = {form[at : at + _PIECE] for form in forms for at in range(max(1, len(form) - _PIECE + 1))}
+    return frozenset(piece for piece in pieces if len(piece) >= _SECRET and any(map(str.isdigit, piece)))
+
+
+def _folded(text: str) -> str:
+    return text.encode("ascii", "ignore").translate(None, _MARKS).decode().lower()
 
 
 def token_count(usage: Any, name: str) -> int:

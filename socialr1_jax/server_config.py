@@ -10,13 +10,14 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
-import yaml
 from pydantic import ConfigDict, Field, field_validator
 
-from socialr1_jax.command_line import Real, Section, TextMap
+from socialr1_jax.command_line import Real, Section, TextMap, parse_yaml
+from socialr1_jax.terminal import printable
 
 _CLIENTS = ("model", "messages", "stream", "n")
 _NUMBERS = ("max_tokens", "temperature", "top_p", "seed")
+_LONG = 16  # letters and digits in a row that make an unset "variable" look like a key
 
 
 class ServerConfig(Section):
@@ -26,9 +27,7 @@ class ServerConfig(Section):
 
     model: str = Field("", description="name of the model")
     base_url: str = Field("", description="address of the server up to /v1, such as http://localhost:8000/v1")
-    api_key_env: str = Field(
-        "OPENAI_API_KEY", min_length=1, description="environment variable that holds the server's key"
-    )
+    api_key_env: str = Field("OPENAI_API_KEY", description="environment variable that holds the server's key")
     options: TextMap = Field(
         {},
         description="parameters of each request to add ({reasoning_effort: low}), to leave out ({seed: }) or to send "
@@ -69,7 +68,7 @@ class ServerConfig(Section):
         """
         sent = dict(ours)
         for name, text in self.options.items():
-            value = yaml.safe_load(text)
+            value = parse_yaml(text)
             if name not in _NUMBERS or not isinstance(value, str):
                 sent[name] = value
             elif name in sent:
@@ -82,26 +81,44 @@ class ServerConfig(Section):
         for name, text in options.items():
             if name in _CLIENTS:
                 raise ValueError(f"may not hold {name!r}, which is set by the client")
+            where, shown = printable(name, 100), printable(repr(text), 200)
             try:
-                value = yaml.safe_load(text)
+                value = parse_yaml(text)
                 json.dumps(value, allow_nan=False)
-            except (yaml.YAMLError, TypeError, ValueError):
-                raise ValueError(f"{name}: {text!r} is not a value that can be sent as JSON") from None
+            except (TypeError, ValueError, RecursionError):
+                raise ValueError(f"{where}: {shown} is not a value that can be sent as JSON") from None
             if name in _NUMBERS and isinstance(value, str) and (value in _CLIENTS or not value.isidentifier()):
-                raise ValueError(f"{name}: {value!r} is not the name of a parameter")
+                raise ValueError(f"{where}: {shown} is not the name of a parameter")
             if name in _NUMBERS and isinstance(value, list | dict | bool):
-                raise ValueError(f"{name}: {text!r} is neither a number nor the name of a parameter")
+                raise ValueError(f"{where}: {shown} is neither a number nor the name of a parameter")
         return options
+
+    @field_validator("api_key_env", "judge_key_env", check_fields=False)
+    @classmethod
+    def _is_variable(cls, name: str) -> str:
+        """A name reaches config.yaml and messages, so a key in its place is refused and not printed."""
+        looks_like_key = any(len(part) >= _LONG for part in name.split("_")) and name not in os.environ
+        if looks_like_key or not re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", name):
+            raise ValueError(
+                "not the name of an environment variable; set a variable such as OPENAI_API_KEY to the key, and give "
+                "the variable's name here"
+            )
+        return name
 
     @field_validator("base_url", "partner_url", "judge_url", check_fields=False)
     @classmethod
     def _is_address(cls, url: str) -> str:
-        address = urlsplit(url)
-        if address.username or address.password or address.query or address.fragment:  # would reach config.yaml
+        """An address reaches config.yaml, results and messages; one that is refused is not printed."""
+        try:
+            address = urlsplit(url)
+            whole = address.scheme in ("http", "https") and address.hostname and address.port != 0
+        except ValueError:
+            address, whole = urlsplit(""), False
+        if "@" in address.netloc or any(c in url for c in "?#="):
             raise ValueError(
                 "holds a user, password, query or fragment; put the key into OPENAI_API_KEY, or into the variable that "
                 "api_key_env names"
             )
-        if url and (address.scheme not in ("http", "https") or not address.hostname):
-            raise ValueError(f"{url!r} is not of the form http://host:8000/v1")
+        if url and not (whole and url.isprintable() and " " not in url):
+            raise ValueError("not of the form http://host:8000/v1")
         return url

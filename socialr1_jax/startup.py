@@ -44,15 +44,18 @@ def keep_memory() -> None:
 def keep_programs() -> None:
     """Keeps every compiled program on disk, so that the next call of a script reads it instead of compiling it.
 
-    They lie in `~/.cache/socialr1_jax`, apart for processors of other abilities, and may be removed at any time.
+    They are in `~/.cache/socialr1_jax`, apart for processors of other abilities, and may be removed at any time. A user
+    without a home directory keeps none.
     JAX's own settings (JAX_COMPILATION_CACHE_DIR, JAX_ENABLE_COMPILATION_CACHE,
     JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS) win. On GPUs XLA's choices of kernels are kept with them.
     """
     import jax
 
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        jax.config.update("jax_compilation_cache_dir", str(home / "socialr1_jax" / f"compiled-{_processor()}"))
+        cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+        if cache.startswith("~"):  # a user without a home
+            return
+        jax.config.update("jax_compilation_cache_dir", f"{cache}/socialr1_jax/compiled-{_processor()}")
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 

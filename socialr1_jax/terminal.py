@@ -1,9 +1,18 @@
-"""Text of users, files and servers that is safe to print: no control characters, one line, bounded."""
+"""Text that is safe to print, and standard streams that may close, fill up or be missing without ending a program."""
 
+import atexit
 import contextlib
+import io
+import os
+import signal
 import sys
+from collections.abc import Callable, Iterator
+from typing import Any, NoReturn, TextIO, cast
 
 _MOST = 2000  # characters of a message
+_MOST_LINES = 100  # of a message on stderr
+_LAYOUT = "\n\t\u200c\u200d"  # breaks, and the joiners that some scripts and emoji are written with
+_READER_IS_GONE = 128 + signal.SIGPIPE  # exit status of a command that a shell reports for `command | head`
 
 
 def printable(text: str, most: int = _MOST) -> str:
@@ -22,8 +31,112 @@ def _escaped(character: str) -> str:
     return character.encode("unicode_escape").decode()
 
 
+def readable(text: str) -> str:
+    """Return `text` with its line breaks and tabs; everything else that a terminal would obey is made `printable`."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in _LAYOUT else printable(c) for c in text)
+
+
+class LossyStream:
+    """A text stream that drops what it cannot write, because the reader is gone or the disk is full.
+
+    Characters that the stream's encoding lacks become escapes.
+    """
+
+    def __init__(self, stream: Any) -> None:
+        if stream is None:  # closed when Python started
+            stream = io.StringIO()
+        self._stream: Any = stream._stream if isinstance(stream, LossyStream) else stream
+
+    def write(self, text: str) -> int:
+        with self._guarded():
+            try:
+                self._stream.write(text)
+            except UnicodeError:
+                self._stream.write(text.encode("ascii", "backslashreplace").decode())
+        return len(text)
+
+    def flush(self) -> None:
+        with self._guarded():
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    @contextlib.contextmanager
+    def _guarded(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, ValueError) as error:  # ValueError: the stream is closed
+            self._lost(error)
+
+    def _lost(self, error: Exception) -> None:
+        pass
+
+
+class _ResultStream(LossyStream):
+    """Ends the program when it cannot write."""
+
+    def _lost(self, error: Exception) -> None:
+        if isinstance(error, BrokenPipeError):
+            raise SystemExit(_READER_IS_GONE) from None
+        print_error(f"{os.path.basename(sys.argv[0])}: error: cannot write to standard output: {error}")
+        raise SystemExit(2) from None
+
+
+def print_result(text: str, end: str = "\n") -> None:
+    """Print what a command exists for on stdout; if that is gone or full, end the program."""
+    _print(text + end, _ResultStream(sys.stdout))
+
+
+def print_line(text: str) -> None:
+    """Print a remark on stdout; if that is gone or full, the remark is dropped."""
+    _print(text + "\n", LossyStream(sys.stdout))
+
+
 def print_error(message: str) -> None:
     """Print the lines of a message on stderr, each made `printable`; a stderr that is gone or full is ignored."""
-    with contextlib.suppress(OSError, ValueError):
-        for line in message.splitlines() or [""]:
-            print(printable(line), file=sys.stderr, flush=True)
+    lines = message.splitlines() or [""]
+    if len(lines) > _MOST_LINES:
+        lines = [*lines[:_MOST_LINES], f"... and {len(lines) - _MOST_LINES} more lines"]
+    _print("".join(printable(line) + "\n" for line in lines), LossyStream(sys.stderr))
+
+
+def _print(text: str, stream: LossyStream) -> None:
+    stream.write(readable(text))
+    stream.flush()
+
+
+def run_script(main: Callable[[], int]) -> NoReturn:
+    """Run a script's `main` and exit with the status it returns, or 130 after Ctrl-C.
+
+    A standard stream that is closed, loses its reader or is full changes neither the work nor the status.
+    """
+    keep_streams()
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)
+
+
+def keep_streams() -> None:
+    """Make this process's standard streams lossy, and open those that were closed when it started.
+
+    Descriptors 0 to 2 would otherwise go to the next files that are opened, and libraries write their messages there.
+    """
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), "r" if name == "stdin" else "w"))
+    sys.stdout, sys.stderr = cast(TextIO, LossyStream(sys.stdout)), cast(TextIO, LossyStream(sys.stderr))
+    atexit.register(_discard_unwritten)
+
+
+def _discard_unwritten() -> None:
+    """Send what the streams cannot write to the null device: the interpreter's own flush would change the status."""
+    for stream in filter(None, (sys.__stdout__, sys.__stderr__)):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            with contextlib.suppress(OSError, ValueError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

@@ -10,33 +10,39 @@ from pathlib import Path
 from typing import Any
 
 from socialr1_jax.files import BYTE_ORDER_MARK, read_json
+from socialr1_jax.model_files import file_of, shown
+from socialr1_jax.ownership import TOKENIZER_FILES
+from socialr1_jax.terminal import printable
 
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "vocab.json",
-    "merges.txt",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-    "chat_template.json",
-    "generation_config.json",
-)
 _TAKE_ANOTHER = "put the tokenizer files of the model that its weights come from there"
+_MOST = 256 << 20  # bytes of a tokenizer's file; Qwen3's largest has 11 MB
+_SENTENCE = "Where will Ann look for the key?"
 
 
 def has_tokenizer(folder: Path) -> bool:
     """Returns True if the folder has one of the files that hold a vocabulary."""
-    return any((folder / name).exists() for name in ("tokenizer.json", "vocab.json"))
+    return any(file_of(folder, name) for name in ("tokenizer.json", "vocab.json"))
+
+
+def tokenizer_files(folder: Path) -> list[Path]:
+    """Return the tokenizer files that a folder has. Raises ValueError as `file_of`, and for one that is too large."""
+    files = [file for name in TOKENIZER_FILES if (file := file_of(folder, name))]
+    for file in files:
+        if (size := file.stat().st_size) > _MOST:
+            raise ValueError(f"{file} has {size:,} bytes, more than the {_MOST:,} that such a file may have")
+    return files
 
 
 def load_tokenizer(folder: str | os.PathLike[str] | None) -> Any:
     """Returns the tokenizer of a local folder as transformers reads it; files may begin with a byte order mark.
 
-    Raises ValueError: one line that names the folder or the file, and the fix.
+    Raises ValueError: one line that names the folder or the file, and the fix. A tokenizer that loses text is refused:
+    prompts would be empty, and responses too.
     """
-    folder = Path(os.path.expanduser(folder or ""))
-    there = [name for name in ("config.json", *TOKENIZER_FILES) if (folder / name).exists()]
+    if not folder:
+        raise ValueError(f"the model has no folder with a tokenizer: save it as a folder and {_TAKE_ANOTHER}")
+    folder = Path(os.path.expanduser(folder))
+    there = [file.name for file in (file_of(folder, "config.json"), *tokenizer_files(folder)) if file]
     if not has_tokenizer(folder):  # transformers would make an empty tokenizer
         raise ValueError(f"{folder} has neither tokenizer.json nor vocab.json: {_TAKE_ANOTHER}")
     if "tokenizer.json" not in there and "merges.txt" not in there:
@@ -46,14 +52,23 @@ def load_tokenizer(folder: str | os.PathLike[str] | None) -> Any:
     with _without_marks(folder, there) as readable:
         try:
             tokenizer = AutoTokenizer.from_pretrained(readable, local_files_only=True, trust_remote_code=False)
-        except Exception as error:  # of the tokenizers library too, whose errors are plain Exceptions
+            returned = tokenizer.decode(tokenizer.encode(_SENTENCE, add_special_tokens=False))
+        except BaseException as error:  # the tokenizers library raises plain Exceptions and, in Rust, panics
+            if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+                raise
             for name in there:
                 if name.endswith(".json"):
                     read_json(folder / name)  # names the file that is no JSON object
-            reason = " ".join(str(error).replace(str(readable), str(folder)).split())[:300] or type(error).__name__
+            reason = " ".join(str(error).replace(str(readable), str(folder)).split())
+            reason = printable(reason, 300) or type(error).__name__
             raise ValueError(
                 f"{folder}: the tokenizer cannot be read ({reason}) from {', '.join(there)}: {_TAKE_ANOTHER}"
             ) from error
+    if "".join(returned.split()).lower() != "".join(_SENTENCE.split()).lower():
+        raise ValueError(
+            f"{folder}: the tokenizer of {', '.join(there)} loses text ({_SENTENCE!r} comes back as {shown(returned)}): "
+            f"{_TAKE_ANOTHER}"
+        )
     tokenizer.name_or_path = str(folder)
     return tokenizer
 
@@ -71,7 +86,7 @@ def count_tokens(folder: Path, vocab_size: int) -> int:
     token, last = max(vocabulary.items(), key=lambda entry: entry[1])
     if last >= vocab_size:
         raise ValueError(
-            f"{folder}: its tokenizer has id {last} ({token!r}), but the model has vocab_size {vocab_size}: "
+            f"{folder}: its tokenizer has id {last} ({shown(token)}), but the model has vocab_size {vocab_size}: "
             f"{_TAKE_ANOTHER}"
         )
     return int(last) + 1

@@ -105,9 +105,9 @@ def test_each_weight_is_a_plain_orbax_checkpoint(source, orbax):
 
 
 def test_an_earlier_folder_of_the_same_kind_is_replaced(tmp_path, source, orbax):
-    (orbax / "left-over.txt").write_text("old")
+    before = (orbax / "manifest.json").stat().st_ino
     assert hf_to_orbax(["--src", str(source), "--dst", str(orbax)]) == 0
-    assert not (orbax / "left-over.txt").exists()
+    assert (orbax / "manifest.json").stat().st_ino != before
     load_orbax(orbax)
     (tmp_path / "empty").mkdir()
     save_orbax(load_orbax(orbax), tmp_path / "empty")

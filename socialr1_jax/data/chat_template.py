@@ -11,10 +11,15 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal
+
+from socialr1_jax.data.template_trial import refuse_endless
+from socialr1_jax.terminal import printable
 
 _QUESTION, _THOUGHT, _ANSWER = "Where will Ann look?", "She did not see it.", "In the box."
 _TAG = re.compile("</?think>")
+_PRIVATE_USE = range(0xF0000, 0xFFFFE)  # characters that mean nothing
 _AT_THE_END = re.compile(r"(?:<think>\s{0,20})?</think>\s{0,20}\Z|<think>\s{0,20}\Z")
 
 
@@ -91,28 +96,60 @@ def _text(part: Any) -> str:
 def chat_tokens(tokenizer: Any, messages: Sequence[Mapping[str, str]], thinking: bool = True) -> list[int]:
     """Return the token ids up to and with the header of the assistant's turn, by the tokenizer's own chat template.
 
-    With `thinking` false, templates of Qwen3's kind close empty thoughts there, so that the model answers at once.
+    Special tokens are the template's alone: `<|im_start|>` in a message is encoded as text. With `thinking` false,
+    templates of Qwen3's kind close empty thoughts there, so that the model answers at once.
+
     Raises ValueError when the tokenizer has no chat template, or one that does not take these messages.
     """
-    return list(_rendered(tokenizer, messages, thinking, tokenize=True))
+    listed = tuple(token.content for token in tokenizer.added_tokens_decoder.values() if token.special)
+    special = _any_of(listed)
+    used = set().union(*(special.findall(message["content"]) for message in messages))
+    if not used:
+        text = _rendered(tokenizer, messages, thinking)
+        return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    # A character that no message has stands for each special token while the template is rendered.
+    written = "".join(message["content"] for message in messages)
+    free = (character for character in map(chr, _PRIVATE_USE) if character not in written)
+    stand_ins = dict(zip(sorted(used), free, strict=False))
+    texts = [special.sub(lambda match: stand_ins[match[0]], message["content"]) for message in messages]
+    chat = [{**message, "content": text} for message, text in zip(messages, texts, strict=True)]
+    pieces = re.split(f"({special.pattern})", _rendered(tokenizer, chat, thinking))
+    back = str.maketrans({character: token for token, character in stand_ins.items()})
+    ids = plain_tokens(tokenizer, [piece.translate(back) for piece in pieces[::2]])
+    for i, token in enumerate(pieces[1::2]):
+        ids[i].append(tokenizer.convert_tokens_to_ids(token))
+    return [token for piece in ids for token in piece]
 
 
-def _rendered(
-    tokenizer: Any,
-    messages: Sequence[Mapping[str, str]],
-    thinking: bool,
-    *,
-    header: bool = True,
-    tokenize: bool = False,
-) -> Any:
+def plain_tokens(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
+    """Return the token ids of texts of users and models: `<|im_end|>` in one is so many letters."""
+    if not texts:
+        return []
+    return [
+        list(ids) for ids in tokenizer(list(texts), add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    ]
+
+
+@lru_cache
+def _any_of(tokens: tuple[str, ...]) -> re.Pattern[str]:
+    """Return a pattern of any of these tokens, the longest first; of nothing for no token."""
+    return re.compile("|".join(map(re.escape, sorted(tokens, key=len, reverse=True))) or "(?!)")
+
+
+def _rendered(tokenizer: Any, messages: Sequence[Mapping[str, str]], thinking: bool, *, header: bool = True) -> str:
+    name = tokenizer.name_or_path
     if not tokenizer.chat_template:
-        raise ValueError(
-            f"{tokenizer.name_or_path} has no chat template: put the model's tokenizer files beside its weights"
-        )
+        raise ValueError(f"{name} has no chat template: put the model's tokenizer files beside its weights")
     options = {"add_generation_prompt": header, "enable_thinking": thinking, "thinking": thinking}
     try:
-        # transformers 5 returns a mapping unless return_dict is false.
-        return tokenizer.apply_chat_template(list(messages), tokenize=tokenize, return_dict=False, **options)
+        refuse_endless(tokenizer.get_chat_template(), tokenizer.special_tokens_map)
+        text: str = tokenizer.apply_chat_template(list(messages), tokenize=False, **options)
+        for message in messages:
+            if message["role"] != "assistant" and message["content"].strip() not in text:
+                raise ValueError(f"it drops the text of the {message['role']}'s message")
     except Exception as error:  # of the template: its own raise_exception, or whatever its expressions raise
-        reason = " ".join(str(error).split())
-        raise ValueError(f"the chat template of {tokenizer.name_or_path} cannot be rendered: {reason}") from None
+        reason = printable(str(error), 300) or type(error).__name__
+        raise ValueError(
+            f"the chat template of {name} cannot be rendered: {reason}; put the model's own chat_template.jinja there"
+        ) from None
+    return text

@@ -71,10 +71,16 @@ def refuse_evaluation_sets(sources: Sequence[str | Path], told: str = "") -> Non
 
 
 def evaluation_set(file: Path) -> tuple[str, str, str] | None:
-    """(benchmark, the file's name there, SHA-256) of a file of an evaluation-only benchmark; None for any other."""
-    if file.stat().st_size > _LARGEST:
+    """Return (benchmark, its file's name, SHA-256) of an evaluation-only benchmark's file; None for any other.
+
+    None as well for a file that cannot be read.
+    """
+    try:
+        if file.stat().st_size > _LARGEST:
+            return None
+        digest = sha256(file)
+    except OSError:
         return None
-    digest = sha256(file)
     for benchmark, files in EVALUATION_SETS.items():
         if digest in files:
             return benchmark, files[digest], digest

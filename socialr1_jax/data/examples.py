@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import string
+import unicodedata
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,13 +13,28 @@ from typing import Any, NamedTuple
 from socialr1_jax.command_line import scalar_text
 from socialr1_jax.data.bad_rows import report
 from socialr1_jax.data.layouts import labels_beside, lettered_columns, recognise
-from socialr1_jax.data.tables import BadRow, Conditions, DataError, file_rows, kind_of, nearest, source_files
+from socialr1_jax.data.tables import (
+    BadRow,
+    Conditions,
+    DataError,
+    file_rows,
+    kind_of,
+    listed,
+    nearest,
+    refuse_half_characters,
+    shown,
+    source_files,
+)
+from socialr1_jax.terminal import printable
 
 LETTERS = string.ascii_uppercase
 FIELDS = ("id", "story", "question", "options", "answer", "thoughts")
 _REQUIRED = ("story", "question", "answer")
 _LABEL = r"\(?{letter}[.):]"
 _LABELS = [re.compile(_LABEL.format(letter=letter) + r"\s*(?=\S)") for letter in LETTERS]
+_NEXT_LABELS = {letter: re.compile(rf"[,;\s]{_LABEL.format(letter=letter)}\s+") for letter in LETTERS}
+_EDGES = ",;" + "".join(filter(str.isspace, map(chr, range(0x3001))))  # of an option in a text of several
+_ASCII_PUNCTUATION = frozenset(string.punctuation)  # with $ + < = > ^ ` | ~, which Unicode calls symbols
 _ABSENT_TEXTS = ("", "NaN", "nan")
 _MOST_PLACES = 1000  # sets of columns of one source that are remembered
 
@@ -33,7 +49,7 @@ class Example:
     ``meta`` holds whatever else is known, as strings (``source``, ``type``, ``twin_of``, ...).
 
     Raises ValueError for an answer that is no letter of the options, for one option or more than 26, for an empty
-    question, option or answer.
+    question, option or answer, for free text without a letter or digit, for half a character anywhere.
     """
 
     id: str
@@ -56,7 +72,19 @@ class Example:
                 raise ValueError(f"option {letter} is empty")
         if self.options and (len(self.answer) != 1 or self.answer not in LETTERS[: len(self.options)]):
             last = LETTERS[len(self.options) - 1]
-            raise ValueError(f"the gold answer {self.answer!r} is not one of the option letters A to {last}")
+            raise ValueError(f"the gold answer {shown(self.answer)} is not one of the option letters A to {last}")
+        if not (any(map(str.isalnum, self.answer)) or normalized(self.answer)):
+            raise ValueError(
+                f"the gold answer {shown(self.answer)} holds no letter or digit; give an option letter or a text"
+            )
+        texts = (self.id, self.story, self.question, *self.options, self.answer, self.thoughts)
+        refuse_half_characters((*texts, *self.meta, *self.meta.values()))
+
+
+def normalized(text: str) -> str:
+    """Return free text made comparable: case-folded, without ASCII and Unicode punctuation, white space folded."""
+    kept = (c for c in text.casefold() if c not in _ASCII_PUNCTUATION and not unicodedata.category(c).startswith("P"))
+    return " ".join("".join(kept).split())
 
 
 def read_examples(
@@ -129,7 +157,9 @@ def parse_files(
             try:
                 example = parser.example(values, before + row.number)
                 if example.id in seen:
-                    raise ValueError(f"the id {example.id!r} is already that of {seen[example.id]}; ids are unique")
+                    raise ValueError(
+                        f"the id {shown(example.id)} is already that of {seen[example.id]}; ids are unique"
+                    )
             except ValueError as error:
                 bad.append(BadRow(row.file, row.number, str(error)))
                 continue
@@ -200,7 +230,7 @@ class RowParser:
         kept = {name: scalar_text(value) for name, value in meta.items() if isinstance(value, str | int | float)}
         if self._origin:
             kept["source"] = kept.get("source") or self._origin
-        example = Example(
+        return Example(
             id=texts.get("id") or f"{self._ids}-{number}",
             story=texts["story"],
             question=texts["question"],
@@ -209,10 +239,6 @@ class RowParser:
             thoughts=texts.get("thoughts", ""),
             meta=kept,
         )
-        for text in (example.story, example.question, example.thoughts, *example.options):
-            if not text.isascii():
-                _encodable(text)
-        return example
 
 
 class _Places(NamedTuple):
@@ -229,33 +255,26 @@ def _find(known: Sequence[str], columns: Mapping[str, str]) -> _Places:
     texts, options = dict[str, str](), tuple[str, ...]()
     for name in FIELDS:
         if (column := columns.get(name)) is not None:
-            listed: tuple[str, ...] = (column,)
+            chosen: tuple[str, ...] = (column,)
             if name == "options" and column not in known and "," in column:
-                listed = tuple(part.strip() for part in column.split(","))
-            for part in listed:
+                chosen = tuple(part.strip() for part in column.split(","))
+            for part in chosen:
                 if part not in known:
-                    raise ValueError(f"no column {part!r}{nearest(part, known)}; mend it in columns")
+                    raise ValueError(f"no column {shown(part)}{nearest(part, known)}; mend it in columns")
         elif found := by_name.get(name) or (name == "options" and by_name.get("choices")):
-            listed = (found,)
+            chosen = (found,)
         elif name == "options":
-            listed = lettered_columns(known)
+            chosen = lettered_columns(known)
         elif name in _REQUIRED:
             raise ValueError(f"no column {name!r}{nearest(name, known)}; name it in columns")
         else:
             continue
         if name == "options":
-            options = listed
+            options = chosen
         else:
-            texts[name] = listed[0]
+            texts[name] = chosen[0]
     used = {*texts.values(), *options, "meta"}
     return _Places(texts, options, tuple(column for column in known if column not in used))
-
-
-def _encodable(text: str) -> None:
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise ValueError(f"half a character (a lone surrogate) in {text[:60]!r}: {error.reason}") from None
 
 
 def _text(value: Any, column: str = "options") -> str:
@@ -263,7 +282,7 @@ def _text(value: Any, column: str = "options") -> str:
         text = value.strip()
         return "" if text in _ABSENT_TEXTS else text
     if isinstance(value, Mapping | list | bytes):
-        raise ValueError(f"{column!r} holds {kind_of(value)}, not a text")
+        raise ValueError(f"{shown(column)} holds {kind_of(value)}, not a text")
     return "" if _absent(value) else scalar_text(value)
 
 
@@ -282,11 +301,11 @@ def parse_options(value: Any) -> tuple[str, ...]:
         try:
             value = dict(zip(value["label"], value["text"], strict=True))
         except TypeError:
-            raise ValueError(f"cannot read the options {value!r}") from None
+            raise ValueError(f"cannot read the options {shown(value)}") from None
     if isinstance(value, Mapping):
         labels = [label for label in value if not _absent(value[label])]
         if labels != list(LETTERS[: len(labels)]):
-            raise ValueError(f"the options are labelled {', '.join(map(str, labels))}; expected A, B, ... in order")
+            raise ValueError(f"the options are labelled {listed(labels)}; expected A, B, ... in order")
         texts = [_text(value[label]) for label in labels]
     elif isinstance(value, str) and not _absent(value):
         texts = _split_options(value)
@@ -295,7 +314,7 @@ def parse_options(value: Any) -> tuple[str, ...]:
     elif isinstance(value, Iterable):
         texts = [_text(item) for item in value]
     else:
-        raise ValueError(f"cannot read the options {value!r}")
+        raise ValueError(f"cannot read the options {shown(value)}")
     while texts and not texts[-1]:
         texts.pop()
     labels = [pattern.match(text) for pattern, text in zip(_LABELS, texts, strict=False)]
@@ -308,15 +327,15 @@ def _split_options(text: str) -> list[str]:
     """ "A. x, B. y, C. z" -> ["x", "y", "z"]: each label is looked for after the one before."""
     label = re.match(r"\s*" + _LABEL.format(letter="A") + r"\s*", text)
     if label is None:
-        raise ValueError(f"cannot find the options A, B, ... in {text[:60]!r}")
+        raise ValueError(f"cannot find the options A, B, ... in {shown(text)}")
     start, parts = label.end(), []
     for letter in LETTERS[1:]:
-        label = re.compile(r"\s*[,;\s]\s*" + _LABEL.format(letter=letter) + r"\s+").search(text, start)
+        label = _NEXT_LABELS[letter].search(text, start)
         if label is None:
             break
-        parts.append(text[start : label.start()].strip(" ,;\n"))
+        parts.append(text[start : label.start()].strip(_EDGES))
         start = label.end()
-    return [*parts, text[start:].strip(" ,;\n")]
+    return [*parts, text[start:].strip(_EDGES)]
 
 
 def gold_letter(answer: str, options: tuple[str, ...]) -> str:
@@ -335,9 +354,10 @@ def gold_letter(answer: str, options: tuple[str, ...]) -> str:
         if bare or (rest and position < len(options) and options[position] == rest.strip()):
             letters.add(letter)
     if len(letters) > 1:
-        raise ValueError(f"the gold answer {answer!r} is more than one option ({', '.join(sorted(letters))})")
+        raise ValueError(f"the gold answer {shown(answer)} is more than one option ({', '.join(sorted(letters))})")
     if not letters:
         raise ValueError(
-            f"the gold answer {answer!r} is not among the {len(options)} options ({'; '.join(options)[:200]})"
+            f"the gold answer {shown(answer)} is not among the {len(options)} options "
+            f"({printable('; '.join(options), 200)})"
         )
     return letters.pop()

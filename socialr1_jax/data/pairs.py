@@ -13,9 +13,10 @@ from itertools import permutations
 from pathlib import Path
 from typing import Any
 
-from socialr1_jax.data.tables import DataError, read_rows
+from socialr1_jax.data.tables import DataError, read_rows, refuse_half_characters, shown
 from socialr1_jax.files import write_whole
 from socialr1_jax.pairs_config import MatchingConfig
+from socialr1_jax.terminal import printable
 
 PAIR_FILES = (".jsonl", ".parquet")
 STAGES = ("encode", "interpret", "goal", "respond")  # as in rewards/stages.py, which stands a floor above
@@ -31,8 +32,8 @@ class Pair:
     ``margin`` is by how much the chosen one is better, 0 where nobody measured it. ``meta`` says where the pair is
     from, as texts.
 
-    Raises ValueError for an empty text, texts that are equal but for white space, a negative or non-finite margin, an
-    unknown stage.
+    Raises ValueError for an empty text, half a character, texts that are equal but for white space, a negative or
+    non-finite margin, an unknown stage.
     """
 
     id: str
@@ -48,12 +49,13 @@ class Pair:
         for name in _TEXTS:
             if not getattr(self, name).strip():
                 raise ValueError(f"{name} is empty; fill it in, or leave the pair out")
+        refuse_half_characters((*(getattr(self, name) for name in _TEXTS), *self.meta, *self.meta.values()))
         if same_text(self.chosen, self.rejected):
             raise ValueError("chosen and rejected are the same text; leave the pair out")
         if not (math.isfinite(self.margin) and self.margin >= 0):
             raise ValueError(f"margin is {self.margin}; give a number of at least 0, or leave it out")
         if self.stage and self.stage not in STAGES:
-            raise ValueError(f"stage is {self.stage!r}; use one of {', '.join(STAGES)}, or '' for whole thoughts")
+            raise ValueError(f"stage is {shown(self.stage)}; use one of {', '.join(STAGES)}, or '' for whole thoughts")
 
 
 _COLUMNS = tuple(column.name for column in fields(Pair))
@@ -77,7 +79,9 @@ def read_pairs(path: str | Path) -> list[Pair]:
         except ValueError as error:
             raise DataError(f"{row.where}: {error}") from None
         if pair.id in seen:
-            raise DataError(f"{row.where}: the id {pair.id!r} is already that of {seen[pair.id]}; give each its own")
+            raise DataError(
+                f"{row.where}: the id {shown(pair.id)} is already that of {seen[pair.id]}; give each its own"
+            )
         seen[pair.id] = row.where
         pairs.append(pair)
     return pairs
@@ -96,7 +100,7 @@ def write_pairs(path: str | Path, pairs: Iterable[Pair]) -> None:
     seen = dict[str, int]()
     for row, pair in enumerate(pairs, 1):
         if pair.id in seen:
-            raise DataError(f"{path} row {row}: the id {pair.id!r} is already that of row {seen[pair.id]}")
+            raise DataError(f"{path} row {row}: the id {shown(pair.id)} is already that of row {seen[pair.id]}")
         seen[pair.id] = row
     rows = [{name: getattr(pair, name) for name in _COLUMNS} | {"meta": dict(pair.meta)} for pair in pairs]
     write_whole(path, _jsonl(rows) if path.suffix.lower() == ".jsonl" else _parquet(rows, path))
@@ -126,25 +130,28 @@ def _values(row: Mapping[str, Any]) -> dict[str, Any]:
         if name not in _COLUMNS:
             close = difflib.get_close_matches(name, _COLUMNS, n=1, cutoff=0.6)
             hint = f"did you mean {close[0]!r}?" if close else "put it into meta"
-            raise ValueError(f"unknown column {name!r}; {hint} (the columns are {', '.join(_COLUMNS)})")
+            raise ValueError(f"unknown column {shown(name)}; {hint} (the columns are {', '.join(_COLUMNS)})")
     values = {name: value for name, value in row.items() if value is not None}
     for name in _TEXTS:
         if name not in values:
             raise ValueError(f"no {name!r}; a pair needs {', '.join(_TEXTS)}")
     for name in (*_TEXTS, "stage"):
         if not isinstance(values.get(name, ""), str):
-            raise ValueError(f"{name} is {values[name]!r}, not a text; put it in quotes")
+            raise ValueError(f"{name} is {shown(values[name])}, not a text; put it in quotes")
     margin = values.get("margin", 0.0)
     if isinstance(margin, bool) or not isinstance(margin, int | float):
-        raise ValueError(f"margin is {margin!r}, not a number")
+        raise ValueError(f"margin is {shown(margin)}, not a number")
     meta = values.get("meta", {})
     if not isinstance(meta, Mapping):
-        raise ValueError(f"meta is {meta!r}, not an object of texts")
+        raise ValueError(f"meta is {shown(meta)}, not an object of texts")
     meta = {key: text for key, text in meta.items() if text is not None}  # Parquet fills up what other rows have
     for key, text in meta.items():
         if not isinstance(text, str):
-            raise ValueError(f"meta.{key} is {text!r}, not a text; put it in quotes")
-    return values | {"margin": float(margin), "meta": meta}
+            raise ValueError(f"meta.{printable(key, 100)} is {shown(text)}, not a text; put it in quotes")
+    try:
+        return values | {"margin": float(margin), "meta": meta}
+    except OverflowError:
+        raise ValueError(f"margin is {shown(margin)}, too large for a number") from None
 
 
 # ------------------------------------------------------------------------------------------------ pairs of scored texts

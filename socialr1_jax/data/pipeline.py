@@ -11,6 +11,7 @@ import numpy as np
 from socialr1_jax.data.prompts import Prompt, encode_prompt
 from socialr1_jax.data.question_sources import Questions
 from socialr1_jax.data.tables import DataError
+from socialr1_jax.terminal import printable
 
 log = logging.getLogger(__name__)
 
@@ -146,7 +147,7 @@ class _Prompts:
             log.warning(
                 "the prompt of question %s has %d tokens and is dropped, as all that have more than "
                 "data.max_prompt_tokens=%d; further ones are counted only",
-                *(example.id, len(tokens), self._limit),
+                *(printable(example.id, 100), len(tokens), self._limit),
             )
         self._shortest = min(self._shortest or len(tokens), len(tokens))
         return None

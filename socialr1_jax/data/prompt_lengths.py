@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -12,6 +11,7 @@ from socialr1_jax.data.chat_template import chat_tokens
 from socialr1_jax.data.examples import Example
 from socialr1_jax.data.prompts import encode_prompt, question_text
 from socialr1_jax.data.question_sources import source_names
+from socialr1_jax.terminal import printable
 
 _PROBE = "Where will Ann look?"
 
@@ -58,7 +58,7 @@ def refuse_long_prompts(
             if room < tokens <= max_prompt_tokens:
                 count += 1
                 if tokens > longest:
-                    longest, place = tokens, f"{_file(sources, example)}: question {example.id}"
+                    longest, place = tokens, f"{_file(sources, example)}: question {printable(example.id, 100)}"
     if count:
         others = f" (the longest of {count:,} such prompts among {total:,})" if count > 1 else ""
         fixes = [f"sampling.max_new_tokens to {positions - longest}"] if longest < positions else []
@@ -85,7 +85,8 @@ def _bound(tokenizer: Any) -> Callable[[str], float]:
     size, copies = len(prompt.encode()), prompt.count(_PROBE)
     if not copies:
         return lambda text: math.inf
-    return lambda text: size + copies * len(unicodedata.normalize("NFC", text).encode(errors="surrogatepass"))
+    # NFC at most triples the bytes of a text, and Python's takes quadratic time for a run of combining characters.
+    return lambda text: size + copies * len(text.encode()) * (1 if text.isascii() else 3)
 
 
 def _file(sources: Sequence[str], example: Example) -> str:

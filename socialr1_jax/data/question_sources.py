@@ -18,9 +18,10 @@ from socialr1_jax.data.parquet_rows import ParquetRows, parquet_shape
 from socialr1_jax.data.stories import generate_stories
 from socialr1_jax.data.tables import SUFFIXES, BadRow, Conditions, DataError, source_files
 
+MOST_STORIES = 1_000_000  # of one source; they are held in memory
 LARGE_PARQUET = 200_000  # rows; a file with more is not read whole, and its rows are checked when they are met
 STORY_TYPES = ("belief", "knowledge", "reality")
-_STORIES = re.compile(r"stories:(?:(?P<split>train|heldout):)?(?P<count>\d+)(?::(?P<seed>\d+))?")
+_STORIES = re.compile(r"stories:(?:(?P<split>train|heldout):)?(?P<count>\d{1,999})(?::(?P<seed>\d{1,999}))?")
 _MEND = "Mend the file, or set data.allow_bad_rows=true to drop such rows and count them."
 log = logging.getLogger(__name__)
 
@@ -221,6 +222,8 @@ def _stories(source: str) -> list[Example]:
         raise DataError(
             f"{source}: generated stories are written stories:COUNT, stories:COUNT:SEED or stories:heldout:COUNT"
         )
+    if int(match["count"]) > MOST_STORIES:
+        raise DataError(f"{source}: {MOST_STORIES:,} stories are the most of one source; lower their number")
     split: Literal["train", "heldout"] = "heldout" if match["split"] == "heldout" else "train"
     return generate_stories(int(match["count"]), seed=int(match["seed"] or 0), split=split, question_types=STORY_TYPES)
 

@@ -7,11 +7,16 @@ import difflib
 import json
 import logging
 import re
+import reprlib
+import stat
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from socialr1_jax.command_line import scalar_text
+from socialr1_jax.terminal import printable
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
 _HUB_ID = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+?)(?::(?P<split>[\w.-]+))?")
@@ -19,7 +24,11 @@ PARQUET_BATCH = 8192  # rows that are decoded at once
 # Files of a dataset repository that describe the data and hold none.
 _DESCRIPTIONS = {"dataset_infos.json", "dataset_dict.json", "dataset_info.json", "state.json", "metadata.json"}
 _MOST_COLUMNS = 1000  # of JSON rows that each have others, how many are remembered
+_NAMED_COLUMNS = 30  # in a message
+_SHOWN = 100  # characters of a value in a message
 log = logging.getLogger(__name__)
+_short = reprlib.Repr()
+_short.maxstring = _short.maxother = _SHOWN
 
 
 class DataError(ValueError):
@@ -70,11 +79,25 @@ def read_rows(source: str | Path) -> list[Row]:
 def source_files(source: str | Path) -> list[Path]:
     """The file itself, or the files of the hub dataset, which are fetched. Raises DataError."""
     path = Path(source)
-    if path.exists() or path.suffix.lower() in SUFFIXES:
+    if _is_file(path) or path.suffix.lower() in SUFFIXES:
         return [path]
     if match := _HUB_ID.fullmatch(str(source)):
         return _hub_files(match["repo"], match["split"])
     raise DataError(f"{source}: no such file, and not a hub dataset id such as owner/name:train")
+
+
+def _is_file(path: Path) -> bool:
+    """Return whether the file is there. Raises DataError for what is no ordinary file, or cannot be looked at."""
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except (OSError, ValueError) as error:  # a folder that may not be entered, a name that is too long, a null byte
+        raise DataError(f"{path}: cannot read the file ({getattr(error, 'strerror', None) or error})") from None
+    if not stat.S_ISREG(mode):
+        found = "a folder" if stat.S_ISDIR(mode) else "a pipe or device"  # which could be waited for without end
+        raise DataError(f"{path}: cannot read the file (it is {found}); name an ordinary file")
+    return True
 
 
 def file_rows(path: Path) -> Iterator[Row | BadRow]:
@@ -86,6 +109,7 @@ def file_rows(path: Path) -> Iterator[Row | BadRow]:
     readers = {".jsonl": _jsonl, ".json": _json, ".csv": _csv, ".parquet": _parquet}
     if suffix not in readers:
         raise DataError(f"{path}: unknown kind of file; questions come as {', '.join(SUFFIXES)}")
+    _is_file(path)
     try:
         for number, values in readers[suffix](path):
             if isinstance(values, dict):
@@ -104,8 +128,21 @@ class _Unreadable(str):
     """Why a row could not be parsed; no JSON value is of this class."""
 
 
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the object of a JSON text, as an `object_pairs_hook`. Raises ValueError for a key that is there twice."""
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        raise ValueError(f"the key {shown(_repeated(key for key, _ in pairs))} is there twice; keep one of them")
+    return values
+
+
+def _repeated(names: Iterable[str]) -> str | None:
+    """Return the first name that is there twice."""
+    return next((name for name, times in Counter(names).items() if times > 1), None)
+
+
 def _jsonl(path: Path) -> Iterator[tuple[int, Any]]:
-    parse = json.JSONDecoder().decode
+    parse = json.JSONDecoder(object_pairs_hook=unique_keys).decode
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
             if line.isspace():
@@ -125,7 +162,7 @@ def _json(path: Path) -> Iterator[tuple[int, Any]]:
     if not text.strip():
         return
     try:
-        content = json.loads(text)
+        content = json.loads(text, object_pairs_hook=unique_keys)
     except json.JSONDecodeError as error:
         raise DataError(f"{path} line {error.lineno}: not JSON ({error.msg}); one object a line is .jsonl") from None
     except (ValueError, RecursionError) as error:
@@ -133,7 +170,8 @@ def _json(path: Path) -> Iterator[tuple[int, Any]]:
     if isinstance(content, dict):
         lists = {key: value for key, value in content.items() if isinstance(value, list)}
         if len(lists) != 1:
-            raise DataError(f"{path}: expected one list of questions in the object, found {len(lists)} {sorted(lists)}")
+            names = shown(sorted(lists))
+            raise DataError(f"{path}: expected one list of questions in the object, found {len(lists)} {names}")
         content = next(iter(lists.values()))
     if not isinstance(content, list):
         raise DataError(f"{path}: expected a list of questions, found {kind_of(content)}")
@@ -147,8 +185,7 @@ def _csv(path: Path) -> Iterator[tuple[int, Any]]:
             header = next(reader, [])
         except csv.Error as error:
             raise DataError(f"{path}: the header is not CSV ({error})") from None
-        if twice := [name for i, name in enumerate(header) if name in header[:i]]:
-            raise DataError(f"{path}: the header names the column {twice[0]!r} twice; give each its own name")
+        _refuse_repeated(header, path)
         while True:
             number += 1
             try:
@@ -167,6 +204,11 @@ def _csv(path: Path) -> Iterator[tuple[int, Any]]:
                 yield number, _Unreadable(f"not as many cells as the header has ({found})")
 
 
+def _refuse_repeated(columns: Iterable[str], path: Path) -> None:
+    if (twice := _repeated(columns)) is not None:
+        raise DataError(f"{path}: the header names the column {shown(twice)} twice; give each its own name")
+
+
 def _parquet(path: Path) -> Iterator[tuple[int, Any]]:
     import_parquet(path)
     import pyarrow
@@ -175,6 +217,7 @@ def _parquet(path: Path) -> Iterator[tuple[int, Any]]:
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
             names, before = file.schema_arrow.names, 0
+            _refuse_repeated(names, path)
             for batch in file.iter_batches(PARQUET_BATCH):
                 cells = zip(*(column.to_pylist() for column in batch.columns), strict=True)
                 for number, values in enumerate(cells, before + 1):
@@ -235,18 +278,43 @@ class Conditions:
                 raise DataError(f"{source}: where: no column {column!r}{nearest(column, self._known)}")
         condition = ", ".join(f"{key} = {value}" for key, value in self._wanted.items())
         if not self._kept:
-            found = "; ".join(f"{key} is one of {', '.join(sorted(seen)[:5])}" for key, seen in self._seen.items())
+            found = "; ".join(
+                f"{key} is one of {', '.join(printable(text, _SHOWN) for text in sorted(seen)[:5])}"
+                for key, seen in self._seen.items()
+            )
             raise DataError(f"{source}: none of {self._total} rows has {condition} ({found})")
         log.info("%s: kept %d of %d rows with %s", source, self._kept, self._total, condition)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """What to say behind an unknown name: the known one that was meant, or all."""
-    known = list(known)
+    """What to say behind an unknown name: the known one that was meant, or the first ones."""
+    known = list(islice(known, _MOST_COLUMNS))
     close = difflib.get_close_matches(name.lower(), [column.lower() for column in known], n=1, cutoff=0.6)
     if close:
-        return f" (did you mean {next(column for column in known if column.lower() == close[0])!r}?)"
-    return f" (the columns are {', '.join(repr(column) for column in known)})"
+        return f" (did you mean {shown(next(column for column in known if column.lower() == close[0]))}?)"
+    return f" (the columns are {listed(known)})"
+
+
+def listed(names: Iterable[str]) -> str:
+    """Return the first of these names for a message."""
+    first = list(islice(names, _NAMED_COLUMNS + 1))
+    return ", ".join(map(shown, first[:_NAMED_COLUMNS])) + ", ..." * (len(first) > _NAMED_COLUMNS)
+
+
+def shown(value: object) -> str:
+    """Return a value of a file for a message: as Python writes it, on one line of bounded length."""
+    return printable(_short.repr(value), 10 * _SHOWN)
+
+
+def refuse_half_characters(texts: Iterable[str]) -> None:
+    """Raise ValueError for a text with a lone surrogate, which no file and no tokenizer takes."""
+    for text in texts:
+        if not text.isascii():
+            try:
+                text.encode("utf-8")
+            except UnicodeEncodeError as error:
+                around = text[max(0, error.start - 30) : error.start + 30]
+                raise ValueError(f"half a character (a lone surrogate) in {shown(around)}; correct the text") from None
 
 
 def _hub_files(repo: str, split: str | None) -> list[Path]:

@@ -18,6 +18,7 @@ from socialr1_jax.evaluation.task import BenchmarkError, Grade, Graded
 from socialr1_jax.evaluation_config import TASKS, EvaluateConfig
 from socialr1_jax.training.console import Bar, console, shown_log, working
 from socialr1_jax.training.provenance import commit, versions
+from socialr1_jax.training.run_folder import EVALUATION, own_folder
 
 _SHOWN = 6  # figures of a task
 
@@ -25,8 +26,14 @@ _SHOWN = 6  # figures of a task
 def evaluate(config: EvaluateConfig) -> Path:
     """Asks `config.model` the tasks, prints their headlines and returns the path of results.json.
 
-    Raises BenchmarkError for data that are missing, before anything is asked, or an endpoint that refuses.
+    Raises BenchmarkError for data that are missing, before anything is asked, or an endpoint that refuses; ConfigError
+    for an output folder that holds foreign results or that another program writes to.
     """
+    with own_folder(Path(config.output), EVALUATION):
+        return _evaluate(config)
+
+
+def _evaluate(config: EvaluateConfig) -> Path:
     names = config.task_names
     tasks = [get_task(name) for name in names if name != sotopia.NAME]
     loaded = [(task, load_data(task, Path(config.data_dir))) for task in tasks]

@@ -10,6 +10,13 @@ from socialr1_jax.evaluation.registry import get_task
 from socialr1_jax.evaluation.runner import embedder
 from socialr1_jax.evaluation.scoring import Scored, figures, rescored, status_rates
 from socialr1_jax.evaluation.task import BenchmarkError
+from socialr1_jax.files import read_json
+from socialr1_jax.ownership import refuse_foreign_file
+
+
+def refuse_foreign_figures(file: Path) -> None:
+    """Raise ForeignFile if there is a file that does not hold what `rescore` returns."""
+    refuse_foreign_file(file, lambda file: read_json(file).keys() == {"results", "status"}, "a file of figures")
 
 
 def rescore(samples: Path) -> dict[str, Any]:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+
+from socialr1_jax.ownership import begins_as, open_own, refuse_foreign_file
 
 log = logging.getLogger(__name__)
 Row = Mapping[str, Any]
@@ -16,12 +19,14 @@ class RowFile:
     """The rows that are in a file (`known`), in its order, and a way to add more. Use as a context manager.
 
     A last line that a kill has cut is taken off; another line that is no row of this kind stays and does not count.
+    Raises ForeignFile for a file that holds other text and no such row.
     """
 
     def __init__(self, path: Path, is_row: Callable[[Any], bool]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.known, whole = _read(path, is_row)
-        self._file = path.open("a", encoding="utf-8")
+        refuse_foreign_file(path, lambda file: bool(self.known) or begins_as(file, b'{"key": '), "a file of rows")
+        self._file = open_own(Path(os.path.realpath(path)), "a", encoding="utf-8")
         self._file.truncate(whole)
 
     def __enter__(self) -> RowFile:

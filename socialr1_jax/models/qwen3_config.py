@@ -7,10 +7,12 @@ dropped (a rope theta, a sliding window) gives a model that is subtly wrong. Nul
 import json
 import logging
 import re
-import sys
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import MISSING, dataclass, fields
 from typing import Any, NamedTuple
+
+from socialr1_jax.model_files import listed, shown
+from socialr1_jax.terminal import printable
 
 log = logging.getLogger(__name__)
 
@@ -101,19 +103,29 @@ def _is_whole(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _is_number(value: Any) -> bool:
-    return (_is_whole(value) or isinstance(value, float)) and abs(value) <= sys.float_info.max  # not NaN
+def _size(most: int) -> _Kind:
+    return _Kind(f"a whole number from 1 to {most:,}", lambda x: _is_whole(x) and 1 <= x <= most)
 
 
-_SIZE = _Kind("a whole number of at least 1", lambda x: _is_whole(x) and x >= 1)
-_EVEN_SIZE = _Kind("an even whole number of at least 2", lambda x: _is_whole(x) and x >= 2 and x % 2 == 0)
-_POSITIVE = _Kind("a number above 0", lambda x: _is_number(x) and x > 0)
-_AT_LEAST_0 = _Kind("a number of at least 0", lambda x: _is_number(x) and x >= 0)
+def _number(least: float, most: float) -> _Kind:
+    return _Kind(
+        f"a number from {least:g} to {most:g}",
+        lambda x: (_is_whole(x) or isinstance(x, float)) and least <= x <= most,  # false for NaN
+    )
+
+
+def _is_token(value: Any) -> bool:
+    return _is_whole(value) and -1 <= value < _MOST  # some files write -1 for none
+
+
+_MOST = 10_000_000  # of a size, the vocabulary's too
+_SIZE = _size(_MOST)
+_EVEN_SIZE = _Kind("an even whole number from 2 to 10,000", lambda x: _is_whole(x) and 2 <= x <= 10_000 and x % 2 == 0)
 _SWITCH = _Kind("true or false", lambda x: isinstance(x, bool))
-_TOKEN = _Kind("a token id or null", lambda x: x is None or _is_whole(x))
+_TOKEN = _Kind("a token id, -1 or null", lambda x: x is None or _is_token(x))
 _TOKENS = _Kind(
-    "a token id, a list of them or null",
-    lambda x: all(map(_is_whole, x)) if isinstance(x, list | tuple) else _TOKEN.fits(x),
+    "a token id, a list of them, -1 or null",
+    lambda x: all(map(_is_token, x)) if isinstance(x, list | tuple) else _TOKEN.fits(x),
 )
 _WINDOW = _Kind("a whole number or null", lambda x: x is None or _is_whole(x))
 _MAPPING = _Kind("a mapping {...} or null", lambda x: x is None or isinstance(x, dict))
@@ -125,16 +137,16 @@ _KINDS: Mapping[str, _Kind] = {
     "vocab_size": _SIZE,
     "hidden_size": _SIZE,
     "intermediate_size": _SIZE,
-    "num_hidden_layers": _SIZE,
+    "num_hidden_layers": _size(10_000),
     "num_attention_heads": _SIZE,
     "num_key_value_heads": _SIZE,
     "head_dim": _EVEN_SIZE,
-    "rope_theta": _POSITIVE,
-    "rms_norm_eps": _POSITIVE,
+    "rope_theta": _number(1, 1e15),  # beyond, float32 has no such frequencies
+    "rms_norm_eps": _number(1e-15, 1),
     "tie_word_embeddings": _SWITCH,
     "attention_bias": _SWITCH,
-    "initializer_range": _AT_LEAST_0,
-    "max_position_embeddings": _SIZE,
+    "initializer_range": _number(0, 1000),
+    "max_position_embeddings": _size(1_000_000_000),
     "bos_token_id": _TOKEN,
     "eos_token_id": _TOKENS,
     "pad_token_id": _TOKEN,
@@ -194,7 +206,8 @@ class Qwen3Config:
             ValueError: one line that names every field that is missing, unknown, unsupported or of the wrong type.
         """
         if raw.get("model_type") != "qwen3":
-            raise ValueError(f"{source}: model_type {raw.get('model_type')!r} is not supported, only 'qwen3' (dense)")
+            model_type = shown(raw.get("model_type"))
+            raise ValueError(f"{source}: model_type {model_type} is not supported, only 'qwen3' (dense)")
         values = {name: value for name, value in raw.items() if name in _KINDS}
         if values.get("num_key_value_heads", 0) is None:
             values["num_key_value_heads"] = values.get("num_attention_heads")
@@ -202,29 +215,28 @@ class Qwen3Config:
             values["architectures"] = [values["architectures"]]
         problems = _rope_problems(values)
         wrong = [name for name, value in values.items() if not _KINDS[name].fits(value)]
-        problems += [f"{name}={_shown(values[name])} is not {_KINDS[name].words}" for name in wrong]
+        problems += [f"{name}={shown(values[name])} is not {_KINDS[name].words}" for name in wrong]
         problems += [f"missing field {name!r}" for name in sorted(_REQUIRED - set(values))]
         if not wrong:
             problems += _value_problems(values)
         for name, supported in _SUPPORTED.items():
             if name in raw and not any(_same(raw[name], value) for value in supported):
-                problems.append(f"{name}={_shown(raw[name])} (only {_shown(supported[0])} is supported)")
+                problems.append(f"{name}={shown(raw[name])} (only {shown(supported[0])} is supported)")
         scalar_head = values.get("architectures") == [_REWARD_MODEL]
         unknown = sorted(set(raw) - set(_KINDS) - set(_SUPPORTED) - _HARMLESS)
-        if refused := [name for name in unknown if name not in ignore_fields]:
-            problems += [f"unknown field {_shown(name)}={_shown(raw[name])}" for name in refused]
-            setting = f"ignore_fields=[{','.join(map(_as_yaml, refused))}]"
-            problems[-1] += (
-                f" (if unknown fields cannot change the forward pass, set {setting}, in a run model.{setting})"
-            )
         problems += [
             f"ignore_fields names {name!r}, which this model uses"
             for name in sorted({*ignore_fields} & {*_KINDS, *_SUPPORTED})
         ]
+        fix = ""
+        if refused := [name for name in unknown if name not in ignore_fields]:
+            problems += [f"unknown field {shown(name)}={shown(raw[name])}" for name in refused]
+            setting = f"ignore_fields=[{printable(listed([*map(_as_yaml, refused)], ','), 1000)}]"
+            fix = f" (if unknown fields cannot change the forward pass, set {setting}, in a run model.{setting})"
         if problems:
-            raise ValueError(f"{source}: cannot build this model: " + "; ".join(problems))
+            raise ValueError(f"{source}: cannot build this model: {listed(problems)}{fix}")
         for name in unknown:
-            log.warning("%s: ignoring the field %s=%s", source, _as_yaml(name), _shown(raw[name]))
+            log.warning("%s: ignoring the field %s=%s", source, _as_yaml(name), shown(raw[name]))
         if isinstance(values.get("eos_token_id"), list):  # a tuple keeps the configuration hashable
             values["eos_token_id"] = tuple(values["eos_token_id"])
         known = {f.name: values[f.name] for f in fields(cls) if f.name in values}
@@ -274,7 +286,7 @@ def _rope_problems(values: dict[str, Any]) -> list[str]:
     if rope.get("partial_rotary_factor") == 1:
         del rope["partial_rotary_factor"]
     if rope_type != "default" or any(value is not None for value in rope.values()):
-        return [f"{used}={_shown(values[used])} (only the default rotary positions are supported)"]
+        return [f"{used}={shown(values[used])} (only the default rotary positions are supported)"]
     return []
 
 
@@ -285,11 +297,11 @@ def _value_problems(values: Mapping[str, Any]) -> list[str]:
         problems.append("use_sliding_window=True (only false is supported)")
     if (layer_types := values.get("layer_types")) is not None:
         if set(layer_types) - _FULL_ATTENTION:
-            problems.append(f"layer_types {sorted(set(layer_types))} (only full_attention is supported)")
+            problems.append(f"layer_types {shown(sorted(set(layer_types)))} (only full_attention is supported)")
         if len(layer_types) != values.get("num_hidden_layers", len(layer_types)):
             problems.append(f"{len(layer_types)} layer_types for num_hidden_layers={values['num_hidden_layers']}")
     vocab_size, padding = values.get("vocab_size"), values.get("pad_token_id")
-    if vocab_size and padding is not None and not -vocab_size <= padding < vocab_size:
+    if vocab_size and padding is not None and padding >= vocab_size:
         problems.append(f"pad_token_id={padding} for vocab_size={vocab_size} (transformers refuses it, too)")
     if values.get("architectures") == [_REWARD_MODEL]:
         labels = values.get("num_labels")
@@ -297,7 +309,7 @@ def _value_problems(values: Mapping[str, Any]) -> list[str]:
             labels = len(values["id2label"])
         labels = 2 if labels is None else labels  # transformers leaves two unsaid
         if labels != 1:
-            problems.append(f"{labels} labels (a reward model has one: train it with num_labels=1)")
+            problems.append(f"{shown(labels)} labels (a reward model has one: train it with num_labels=1)")
     return problems
 
 
@@ -309,8 +321,3 @@ def _same(value: Any, supported: Any) -> bool:
 def _as_yaml(name: str) -> str:
     """Returns a field's name as a command line takes it: in quotes, with escapes, if it has odd characters."""
     return name if re.fullmatch(r"[\w.-]+", name, re.ASCII) else json.dumps(name)
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 120 else text[:117] + "..."

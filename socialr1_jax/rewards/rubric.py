@@ -7,9 +7,10 @@ What the policy wrote must not set its own score. Three things see to that:
 * A grade counts only with the code of this question beside it. The code is a hash of the three texts: a text that holds
   its own code cannot be found, so no echo of it can be a grade. The same texts give the same code, so answers can be
   kept and looked up.
-* Grades that differ from each other, or numbers that are none, make the reply unscorable. They are never mended.
+* Grades that differ from each other, or numbers that are none, make the reply unscorable.
 
-What remains is a judge that is talked round and fills in the form as it was told; the rubric warns it.
+What remains is a judge that is persuaded and fills in the form as the thoughts ask; the rubric warns it. The judge of
+SOTOPIA shares `harmless`, `material_hash` and `unique_keys`, its players `without_chat_tokens`.
 """
 
 from __future__ import annotations
@@ -33,8 +34,12 @@ _SYSTEM, _, _USER = (
     Path(__file__).with_name(f"rubric_v{RUBRIC_VERSION}.txt").read_text("utf-8").partition("=== user ===\n")
 )
 _HARMLESS = str.maketrans({"<": "‹", ">": "›", "{": "(", "}": ")", "[": "(", "]": ")", '"': "'"})
+_CHAT_TOKEN = re.compile(r"<(?=[|｜/A-Za-z_])|\[(?=/?[A-Z_]{3,20}\])")  # <|im_end|>, </s>, [INST]; not <3
 _RARE = re.compile(r"[^\t\n -~]")
-_DROPPED = ("Cc", "Cf", "Cs")  # control, invisible and half characters: nothing to read, much to hide behind
+_DROPPED = ("Cc", "Cf", "Cs")  # control, formatting and half characters: nothing to read, much to hide behind
+_UNSEEN = re.compile(  # fillers, variation selectors and tags, which are shown as nothing, too
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\ufff0-\ufffb\U000e0000-\U000e0fff]"
+)
 
 _MOST_CODES, _MOST_BRACES = 8, 20  # looked at in a reply; bounds the time that a hostile one can take
 _MOST_VIOLATIONS, _LONGEST_VIOLATION = 20, 60
@@ -46,20 +51,20 @@ def rubric_messages(story: str, question: str, thoughts: str) -> list[dict[str, 
 
     The three texts may hold anything; they are made harmless. Fails on no string.
     """
-    story, question, thoughts = (_harmless(text) for text in (story, question, thoughts))
+    story, question, thoughts = (harmless(text) for text in (story, question, thoughts))
     user = Template(_USER).substitute(
         story=story,
         question=question,
         thoughts=thoughts,
-        fence=_hash("fence", story, question, thoughts),
-        code=_hash("code", story, question, thoughts),
+        fence=material_hash("fence", story, question, thoughts),
+        code=material_hash("code", story, question, thoughts),
     )
     return [{"role": "system", "content": _SYSTEM.strip()}, {"role": "user", "content": user.strip()}]
 
 
 def answer_code(story: str, question: str, thoughts: str) -> str:
     """The code that a grade of these texts must carry: 16 hexadecimal digits."""
-    return _hash("code", *(_harmless(text) for text in (story, question, thoughts)))
+    return material_hash("code", *(harmless(text) for text in (story, question, thoughts)))
 
 
 def parse_verdict(reply: str, code: str) -> Verdict:
@@ -77,8 +82,8 @@ def parse_verdict(reply: str, code: str) -> Verdict:
     if not answer.strip():
         return Verdict.unscorable("no_answer")
     verdicts = [_read(fields) for fields in _objects(answer, code)]
-    tag = rf"{re.escape(code)}[\s\"'`*:.,)]{{0,20}}(?:</code>\s{{0,20}})?<score>([^<>]{{1,30}})</score>"
-    for text in re.findall(tag, answer, re.IGNORECASE):
+    tag = rf"{re.escape(code)}(?i:[\s\"'`*:.,)]{{0,20}}(?:</code>\s{{0,20}})?<score>([^<>]{{1,30}})</score>)"
+    for text in re.findall(tag, answer):
         if (score := _number(text)) is not None:
             verdicts.append(_in_range(score))
     if not verdicts:
@@ -91,12 +96,25 @@ def parse_verdict(reply: str, code: str) -> Verdict:
     return verdicts[0]
 
 
-def _harmless(text: str) -> str:
-    text = _RARE.sub(lambda sign: "" if unicodedata.category(sign[0]) in _DROPPED else sign[0], text)
-    return text.translate(_HARMLESS)
+def harmless(text: str) -> str:
+    """Return the text without characters that could form JSON, a tag, a fence or a chat token, or that are not seen."""
+    return _RARE.sub(lambda rare: _shown(rare[0]), text).translate(_HARMLESS)
 
 
-def _hash(purpose: str, *texts: str) -> str:
+def without_chat_tokens(text: str) -> str:
+    """Return the text with other brackets where a chat token such as `<|im_end|>` begins, so that it is text."""
+    return _CHAT_TOKEN.sub(lambda bracket: bracket[0].translate(_HARMLESS), text)
+
+
+def _shown(character: str) -> str:
+    category = unicodedata.category(character)
+    if category in _DROPPED or _UNSEEN.match(character):
+        return ""
+    return {"Zs": " ", "Zl": "\n", "Zp": "\n"}.get(category, character)
+
+
+def material_hash(purpose: str, *texts: str) -> str:
+    """Return 16 hexadecimal digits that no text among `texts` can hold, for a fence or a code."""
     return hashlib.sha256(json.dumps([RUBRIC_VERSION, purpose, *texts]).encode()).hexdigest()[:16]
 
 
@@ -107,7 +125,7 @@ def _without_thinking(reply: str) -> str:
 
 def _objects(answer: str, code: str) -> list[Mapping[str, Any] | None]:
     """The JSON objects in an answer that carry the code; None for a grade said twice, differently."""
-    decoder = json.JSONDecoder(object_pairs_hook=_without_doubles)
+    decoder = json.JSONDecoder(object_pairs_hook=unique_keys)
     found: dict[tuple[int, int], Mapping[str, Any] | None] = {}
     for match in list(re.finditer(re.escape(code), answer))[-_MOST_CODES:]:
         start = match.start()
@@ -117,7 +135,7 @@ def _objects(answer: str, code: str) -> list[Mapping[str, Any] | None]:
                 break
             try:
                 fields, end = decoder.raw_decode(answer, start)
-            except _Doubled:
+            except DoubledKey:
                 found[start, match.end()] = None
                 break
             except (ValueError, RecursionError):
@@ -133,16 +151,17 @@ def _objects(answer: str, code: str) -> list[Mapping[str, Any] | None]:
     return list(found.values())
 
 
-class _Doubled(Exception):
-    pass
+class DoubledKey(ValueError):
+    """A JSON object has a key twice, with different values."""
 
 
-def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a JSON object with its keys in small letters, for a decoder. Raises DoubledKey."""
     fields: dict[str, Any] = {}
     for key, value in pairs:
         key = key.lower()
         if key in fields and fields[key] != value:
-            raise _Doubled
+            raise DoubledKey
         fields[key] = value
     return fields
 

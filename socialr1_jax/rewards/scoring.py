@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,7 +15,9 @@ from pydantic import Field, model_validator
 
 from socialr1_jax.command_line import Section
 from socialr1_jax.data.examples import Example
+from socialr1_jax.data.tables import refuse_half_characters, shown, unique_keys
 from socialr1_jax.files import write_whole
+from socialr1_jax.ownership import refuse_foreign_file
 from socialr1_jax.reward_config import JudgeKind, Preset, RewardConfig
 from socialr1_jax.rewards.parsing import Opened, whole_responses
 from socialr1_jax.rewards.scorer import ContentScores, Scorer
@@ -85,6 +88,8 @@ def score_file(config: ScoreConfig, content: ContentScores | None = None) -> Sco
     be read or written, JudgeRefused if the judge rejects every request.
     """
     source, target = Path(config.input), Path(config.output)
+    if os.path.realpath(source) != os.path.realpath(target):  # rows scored in place keep all that they held
+        refuse_foreign_file(target, _is_scored, "a file of scored responses")
     rows: list[dict[str, Any]] = []
     checked: list[tuple[Example, str, float | None]] = []
     structure = config.rewards.structure.patient()
@@ -133,7 +138,12 @@ def score_file(config: ScoreConfig, content: ContentScores | None = None) -> Sco
 
 def _read_row(line: bytes) -> dict[str, Any]:
     try:
-        row = json.loads(line.decode("utf-8"), parse_constant=_constant)
+        row = json.loads(
+            line.decode("utf-8"), parse_constant=_constant, parse_float=_finite, object_pairs_hook=unique_keys
+        )
+        json.dumps(row)  # as it will be written
+    except RecursionError:
+        raise ValueError("its brackets are nested too deeply; write plain values") from None
     except UnicodeDecodeError as error:
         raise ValueError(f"not UTF-8 text (byte {error.start}); write the file as UTF-8") from None
     except json.JSONDecodeError as error:
@@ -148,6 +158,12 @@ def _constant(name: str) -> None:
         raise ValueError(f"{name} is not a number; write null for a score that could not be had")
 
 
+def _finite(number: str) -> float:
+    if math.isinf(value := float(number)):
+        raise ValueError(f"{number[:20]} is too large for a number; write null for a score that could not be had")
+    return value
+
+
 def _checked(row: dict[str, Any]) -> tuple[Example, str, float | None]:
     """The row's question, its response, and its score by a content model."""
     for name in ("question", "answer", "response"):
@@ -155,17 +171,24 @@ def _checked(row: dict[str, Any]) -> tuple[Example, str, float | None]:
             raise ValueError(f"no {name!r}; a row needs question, answer and response")
     for name in ("story", "question", "answer", "response"):
         if not isinstance(row.get(name, ""), str):
-            raise ValueError(f"{name!r} is {row[name]!r}, not a text")
+            raise ValueError(f"{name!r} is {shown(row[name])}, not a text")
     options = row.get("options") or []
     if not isinstance(options, list) or not all(isinstance(option, str) for option in options):
-        raise ValueError(f"'options' is {options!r}, not a list of texts")
+        raise ValueError(f"'options' is {shown(options)}, not a list of texts")
     content = row.get("content")
     if isinstance(content, bool) or not isinstance(content, int | float | None):
-        raise ValueError(f"'content' is {content!r}, not a number or null")
+        raise ValueError(f"'content' is {shown(content)}, not a number or null")
+    refuse_half_characters([row["response"]])
     example = Example(  # checks the question and the gold answer
         id="", story=row.get("story", ""), question=row["question"], options=tuple(options), answer=row["answer"]
     )
     return example, row["response"], content
+
+
+def _is_scored(file: Path) -> bool:
+    """Return whether every row of a file was scored here."""
+    with file.open("rb") as lines:
+        return all({"reward", "status", "terms"} <= json.loads(line).keys() for line in lines if line.strip())
 
 
 def _or_null(value: float) -> float | None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import BaseModel, Field
 
 from socialr1_jax.rewards.total import RewardTerms
 
@@ -37,6 +38,11 @@ def variance_shares(terms: Sequence[RewardTerms], total_pg: np.ndarray) -> dict[
     return {name: float((centred(part_pg) * centre_pg).sum()) / variance for name, part_pg in parts.items()}
 
 
+class _State(BaseModel):
+    seen: dict[str, list[Annotated[float, Field(strict=True)]]]
+    said: list[str]
+
+
 class ShareWatch:
     """Says once when, over some steps, one term decides alone or works against the others."""
 
@@ -49,9 +55,10 @@ class ShareWatch:
         return {"seen": {name: list(steps) for name, steps in self._seen.items()}, "said": sorted(self._said)}
 
     def set_state(self, state: Mapping[str, Any]) -> None:
-        """Goes on from what `get_state` gave."""
-        self._seen = {name: deque(steps, maxlen=_STEPS) for name, steps in state["seen"].items()}
-        self._said = set(state["said"])
+        """Restores what `get_state` returned. Raises ValidationError for anything else."""
+        read = _State.model_validate(state)
+        self._seen = {name: deque(steps, maxlen=_STEPS) for name, steps in read.seen.items()}
+        self._said = set(read.said)
 
     def __call__(self, shares: Mapping[str, float]) -> list[str]:
         """Warnings that are due after a step with these shares."""

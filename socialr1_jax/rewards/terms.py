@@ -6,16 +6,15 @@ Each is a pure function of plain values; ``total.py`` puts them together.
 from __future__ import annotations
 
 import math
-import string
-import unicodedata
 
 import numpy as np
 
 from socialr1_jax.config import RewardConfig
+from socialr1_jax.data.examples import normalized
+from socialr1_jax.data.tables import shown
 from socialr1_jax.rewards.answers import AnswerMode, answer_letter
 
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # odd: 2^64 over the golden ratio
-_ASCII_PUNCTUATION = frozenset(string.punctuation)  # with $ + < = > ^ ` | ~, which Unicode calls symbols
 
 
 def is_choice(gold: str) -> bool:
@@ -37,14 +36,8 @@ def outcome_reward(answer: str, gold: str, mode: AnswerMode = "plain") -> float:
         return float(answer_letter(answer, mode) == gold)
     expected = normalized(gold)
     if not expected:
-        raise ValueError(f"the gold answer {gold!r} holds no letter or digit; give an option letter or a text")
+        raise ValueError(f"the gold answer {shown(gold)} holds no letter or digit; give an option letter or a text")
     return float(normalized(answer) == expected)
-
-
-def normalized(text: str) -> str:
-    """Free text made comparable: case-folded, ASCII and Unicode punctuation dropped, white space folded."""
-    kept = (c for c in text.casefold() if c not in _ASCII_PUNCTUATION and not unicodedata.category(c).startswith("P"))
-    return " ".join("".join(kept).split())
 
 
 def content_reward(scalar: float | None, config: RewardConfig) -> float:
@@ -52,14 +45,16 @@ def content_reward(scalar: float | None, config: RewardConfig) -> float:
 
     Raises ValueError for a scalar whose power is no finite number: one that could not be had is NaN.
     """
-    if scalar is None or math.isnan(scalar):
-        return math.nan
     try:
+        if scalar is None or math.isnan(scalar):
+            return math.nan
         content = max(0.0, scalar + config.content.shift) ** config.content.power
     except OverflowError:
         content = math.inf
     if math.isinf(content):
-        raise ValueError(f"the content score {scalar} is too large; pass NaN or None for one that could not be had")
+        raise ValueError(
+            f"the content score {shown(scalar)} is too large; pass NaN or None for one that could not be had"
+        )
     return content
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from socialr1_jax.data.chat_template import response_opening
 from socialr1_jax.files import read_json
+from socialr1_jax.model_files import file_of, shown
 from socialr1_jax.models.qwen3 import Qwen3
 from socialr1_jax.sampling.params import Completion
 
@@ -13,18 +14,20 @@ from socialr1_jax.sampling.params import Completion
 def stop_token_ids(model: Qwen3, tokenizer: Any) -> tuple[int, ...]:
     """Return every id that ends a response: of generation_config.json, config.json and the tokenizer.
 
-    Raises ValueError naming generation_config.json if it is no JSON object or its eos_token_id is no id.
+    Raises ValueError naming generation_config.json if it is no JSON object or its eos_token_id is no id of the model.
     """
+    vocab_size = model.config.vocab_size
     listed: list[Any] = [model.config.eos_token_id, tokenizer.eos_token_id]
-    generation = Path(model.source or "") / "generation_config.json"
-    if model.source and generation.exists():
+    generation = file_of(Path(model.source), "generation_config.json") if model.source else None
+    if generation:
         listed.append(read_json(generation).get("eos_token_id"))
-        if any(type(token) is not int for token in _as_list(listed[-1])):
+        if any(type(token) is not int or not -1 <= token < vocab_size for token in _as_list(listed[-1])):
             raise ValueError(
-                f"{generation}: eos_token_id {listed[-1]!r} is not a token id, a list of them or null: correct it"
+                f"{generation}: eos_token_id {shown(listed[-1])} is not a token id below vocab_size {vocab_size}, a "
+                "list of them or null: correct it"
             )
     ids = {token for entry in listed for token in _as_list(entry)}
-    return tuple(sorted(token for token in ids if token >= 0))  # some files write -1 for none
+    return tuple(sorted(token for token in ids if 0 <= token < vocab_size))  # -1 stands for none
 
 
 def _as_list(entry: Any) -> list[Any]:

@@ -15,22 +15,23 @@ run that was cut off goes on from it, and other settings of `matching` or `struc
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from socialr1_jax.config import ConfigError
 from socialr1_jax.data.corruptions import corruption_pairs
 from socialr1_jax.data.examples import Example, parse_options, read_examples
-from socialr1_jax.data.pairs import Pair, Scored, match_pairs, write_pairs
+from socialr1_jax.data.pairs import Pair, Scored, match_pairs, read_pairs, write_pairs
 from socialr1_jax.data.stories import generate_stories
-from socialr1_jax.data.tables import DataError, read_rows
+from socialr1_jax.data.tables import DataError, read_rows, refuse_half_characters, shown
 from socialr1_jax.files import write_whole
+from socialr1_jax.ownership import begins_as, open_own, refuse_foreign_file
 from socialr1_jax.pairs_config import CorruptionConfig, PairsConfig
 from socialr1_jax.reward_config import StructureConfig
 from socialr1_jax.rewards.parsing import Opened, parse_response, whole_responses
@@ -38,6 +39,7 @@ from socialr1_jax.rewards.stages import STAGES, find_stages
 from socialr1_jax.rewards.verdict import Judge, JudgeRefused, Verdict
 from socialr1_jax.training.console import Bar, console, shown_log, working
 
+_BEGIN = b'{"sampled_by": '  # of a work file
 _BATCHES = 4  # of judge calls in flight that are handed in before their verdicts are written down
 
 
@@ -82,6 +84,7 @@ def build_pairs(config: PairsConfig) -> PairsSummary:
     Raises DataError for input that cannot be used, ConfigError for a work file of other samples, JudgeRefused when the
     judge answers nobody, ValueError when there is no pair, and what `load_hf` and `make_judge` raise.
     """
+    refuse_foreign_file(Path(config.output), _is_built, "a file of pairs")
     if config.source == "corruptions":
         pairs = _corrupted(config.corruptions, config.seed)
         write_pairs(config.output, pairs)
@@ -126,6 +129,11 @@ def build_pairs(config: PairsConfig) -> PairsSummary:
     )
 
 
+def _is_built(file: Path) -> bool:
+    """Returns True if every pair of a file says that it was built here."""
+    return all(pair.meta.get("source") in ("policy", "responses", "corruptions") for pair in read_pairs(file))
+
+
 def _corrupted(made: CorruptionConfig, seed: int) -> list[Pair]:
     stories = generate_stories(
         made.count,
@@ -149,12 +157,13 @@ class WorkFile:
     is damaged elsewhere.
     """
 
-    _file: io.FileIO | None
+    _file: IO[bytes] | None
 
     def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
         self.samples: dict[tuple[str, int], str] = {}
         self.verdicts: dict[str, Verdict] = {}
         self._path, self._file = path, None
+        refuse_foreign_file(path, partial(begins_as, begin=_BEGIN), "a work file")
         kept = path.read_bytes() if path.exists() else b""
         self._kept = kept = kept[: kept.rfind(b"\n") + 1] or (json.dumps({"sampled_by": settings}) + "\n").encode()
         for number, line in enumerate(kept.splitlines(), 1):
@@ -183,7 +192,7 @@ class WorkFile:
     def _add(self, line: Mapping[str, Any]) -> None:
         if self._file is None:  # no file before there is something to keep
             write_whole(self._path, self._kept)
-            self._file = self._path.open("ab", buffering=0)
+            self._file = open_own(self._path, "ab", buffering=0)
         self._file.write((json.dumps(line) + "\n").encode())
 
     def _take(self, line: Mapping[str, Any], number: int, settings: Mapping[str, Any], path: Path) -> None:
@@ -230,7 +239,7 @@ def _questions(config: PairsConfig) -> list[Example]:
     examples = read_examples(config.questions, columns=config.columns, where=config.where)
     for example in examples:
         if not example.story.strip():
-            raise DataError(f"{config.questions}: question {example.id} has no story; pairs need one")
+            raise DataError(f"{config.questions}: question {shown(example.id)} has no story; pairs need one")
     return examples
 
 
@@ -305,19 +314,21 @@ def _read_responses(file: str, opened: Opened) -> Iterator[tuple[str, Example, l
             if name not in row.values:
                 raise DataError(f"{row.where}: no {name!r}; a row needs story, question and response")
             if not isinstance(row.values[name], str) or not row.values[name].strip():
-                raise DataError(f"{row.where}: {name} is {row.values[name]!r}, not a text; fill it in")
+                raise DataError(f"{row.where}: {name} is {shown(row.values[name])}, not a text; fill it in")
         story, question = row.values["story"], row.values["question"]
+        given = row.values.get("id")
+        fits = isinstance(given, str) and given.strip() and given not in taken
+        own = str(given) if fits else f"{Path(file).stem}-{number}"
         try:
+            refuse_half_characters([row.values["response"]])
             options = parse_options(row.values.get("options"))
+            example = Example(id=own, story=story, question=question, answer="unknown")
         except ValueError as error:
             raise DataError(f"{row.where}: {error}") from None
         key = _hash(story, question, options)
         if key not in groups:
-            given = row.values.get("id")
-            fits = isinstance(given, str) and given.strip() and given not in taken
-            own = str(given) if fits else f"{Path(file).stem}-{number}"
             taken.add(own)
-            groups[key] = (own, Example(id=own, story=story, question=question, answer="unknown"), [])
+            groups[key] = (own, example, [])
         groups[key][2].append(row.values["response"])
     whole = iter(whole_responses([text for _, _, responses in groups.values() for text in responses], opened))
     for name, example, responses in groups.values():

@@ -9,20 +9,24 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, Literal
 
 import jax
 import orbax.checkpoint as ocp
 import xxhash
+from pydantic import BaseModel, Field, ValidationError
 
+from socialr1_jax.command_line import Count
 from socialr1_jax.config import CheckpointConfig
 from socialr1_jax.files import finite, read_json, write_json
 from socialr1_jax.grpo.update import TrainState
 from socialr1_jax.processes import any_of_all, is_first
+from socialr1_jax.terminal import printable
 
 MANIFEST = "manifest.json"
 _SCHEMA = 2  # of the run's part; 1 was before it had one
@@ -30,12 +34,45 @@ _CHANGES = "_CHECKPOINT_METADATA"  # orbax writes the time into it afterwards; n
 _TEMPORARY = "*.orbax-checkpoint-tmp*"
 _SMALL = 1 << 20  # bytes; orbax's own files are smaller
 _DAMAGED = ".damaged"
+AWAY = "move it away, and the run resumes from the one before"
 _SLOWEST_SAVE = 3600  # seconds
 log = logging.getLogger(__name__)
 
 
 class CheckpointError(ValueError):
     """No checkpoint could be read, or none be written; the message says why."""
+
+
+class _File(BaseModel):
+    bytes: Count
+    xxh3: str
+
+
+class _Manifest(BaseModel):
+    files: Annotated[dict[str, _File], Field(min_length=1)]
+
+
+class _Content(BaseModel):
+    finished: Count
+    best: dict[Literal["step", "value"], Annotated[float, Field(strict=True, allow_inf_nan=False)]]
+    about: dict[str, Any]
+    run: dict[str, Any]
+
+
+class _Run(BaseModel):
+    """What every trainer saves; each checks the rest of its state itself."""
+
+    files: Annotated[dict[Literal["metrics.jsonl", "rollouts.jsonl"], Count], Field(min_length=2)]
+    finished: Count | None = None
+    skipped_in_a_row: Count = 0
+
+
+def first_fault(error: ValidationError) -> str:
+    """Returns the first field that is wrong, and why, on one line."""
+    fault = error.errors(include_url=False)[0]
+    reason = fault["msg"].partition(" or instance of ")[0]
+    given = "" if fault["type"] == "missing" else f", not {printable(repr(fault['input']), 100)}"
+    return printable(": ".join([*filter(None, [".".join(map(str, fault["loc"]))]), reason + given]), 500)
 
 
 class Checkpoints:
@@ -119,7 +156,7 @@ class Checkpoints:
         state lacks one of `needs`.
         """
         names = [path.name for path in self._folder.iterdir()]
-        steps = sorted((int(name) for name in names if name.isdigit()), reverse=True)
+        steps = sorted(map(int, filter(_is_step, names)), reverse=True)
         problems = [] if steps else [name for name in names if name.endswith(_DAMAGED)]
         for step in steps:
             folder = self._folder / str(step)
@@ -159,10 +196,16 @@ class Checkpoints:
         content = read_run(folder)
         if missing := [name for name in needs if name not in content["run"]]:
             raise CheckpointError(f"{folder}: the run's state has no {', '.join(missing)}: another version wrote it")
+        try:
+            run = _Run.model_validate(content["run"])
+        except ValidationError as error:
+            raise CheckpointError(f"{folder}: the run's state cannot be used ({first_fault(error)}): {AWAY}") from None
+        if {content["finished"], run.finished} - {step, None}:
+            raise CheckpointError(f"{folder} holds the run after step {content['finished']}, not {step}: {AWAY}")
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, state._asdict())
         found = self._manager.item_metadata(step)["state"].tree
         if problems := _differences(abstract, found):
-            raise CheckpointError(f"{folder} does not fit this run: {'; '.join(problems)}")
+            raise CheckpointError(f"{folder} does not fit this run: {_few(problems)}")
         restore = ocp.args.PyTreeRestore(abstract, restore_args=ocp.checkpoint_utils.construct_restore_args(abstract))
         arrays = self._manager.restore(step, args=ocp.args.Composite(state=restore))["state"]
         self._best = content["best"]
@@ -208,29 +251,40 @@ class Checkpoints:
 def whole_steps(folder: Path) -> list[int]:
     """The steps that have a checkpoint with its manifest."""
     found = folder.iterdir() if folder.is_dir() else ()
-    return [int(path.name) for path in found if path.name.isdigit() and (path / MANIFEST).is_file()]
+    return [int(path.name) for path in found if _is_step(path.name) and (path / MANIFEST).is_file()]
+
+
+def _is_step(name: str) -> bool:
+    return re.fullmatch("0|[1-9][0-9]*", name) is not None
 
 
 def fault(checkpoint: Path, *, above: float = -1, up_to: float = float("inf")) -> str:
-    """Which files are absent, cut or altered; "" when all are as they were written.
+    """Returns which files are absent, cut, altered or not listed; "" when all are as they were written.
 
     The contents of files of more than `above` bytes, and at most `up_to`, are compared.
     """
     try:
-        listed = read_json(checkpoint / MANIFEST)["files"]
-        written = {name: (one["bytes"], one["xxh3"]) for name, one in listed.items()}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        return f"{MANIFEST}: {error}"
-    absent = [name for name in written if not (checkpoint / name).is_file()]
+        listed = _Manifest.model_validate(read_json(checkpoint / MANIFEST)).files
+    except ValidationError as error:
+        return f"{MANIFEST}: {first_fault(error)}"
+    except (OSError, ValueError) as error:
+        return printable(f"{MANIFEST}: {error}", 500)
+    if outside := [name for name in listed if {"/", ".."} & set(PurePosixPath(name).parts)]:
+        return f"{MANIFEST} lists files outside the checkpoint: {_few(outside)}"
+    files = (file for part in ("run", "state") for file in (checkpoint / part).rglob("*") if file.is_file())
+    if unknown := {file.relative_to(checkpoint).as_posix() for file in files} - set(listed):
+        return f"{MANIFEST} does not list {_few(sorted(unknown))}"
+    written = {name: (one.bytes, one.xxh3) for name, one in listed.items()}
+    absent = [name for name in written if not os.path.isfile(checkpoint / name)]
     there = [name for name in written if name not in absent]
     wrong = [name for name in there if (checkpoint / name).stat().st_size != written[name][0]]
     read = [name for name in there if name not in wrong and above < written[name][0] <= up_to]
     wrong += [name for name, size, digest in _sums(checkpoint, read) if written[name] != (size, digest)]
-    return "; ".join([f"{name} is absent" for name in absent] + [f"{name} is cut or altered" for name in wrong])
+    return _few([f"{name} is absent" for name in absent] + [f"{name} is cut or altered" for name in wrong])
 
 
 def read_run(checkpoint: Path) -> dict[str, Any]:
-    """What a checkpoint holds beside arrays: schema, finished, best, about, run. Raises CheckpointError."""
+    """Returns what a checkpoint holds beside arrays: finished, best, about, run. Raises CheckpointError."""
     file = checkpoint / "run" / "metadata"
     try:
         content = read_json(file)
@@ -238,9 +292,14 @@ def read_run(checkpoint: Path) -> dict[str, Any]:
         raise CheckpointError(f"{file} cannot be read: {error}") from error
     schema = content.get("schema")
     if not isinstance(schema, int) or schema > _SCHEMA:
+        schema = printable(repr(schema), 100)
         raise CheckpointError(f"{checkpoint} has schema {schema}, this version reads {_SCHEMA}: update socialr1_jax")
     if missing := [name for name in ("finished", "best", "about", "run") if name not in content]:
         raise CheckpointError(f"{file} has no {', '.join(missing)}: another version wrote it")
+    try:
+        _Content.model_validate(content)
+    except ValidationError as error:
+        raise CheckpointError(f"{file} cannot be used ({first_fault(error)}): {AWAY}") from None
     return content
 
 
@@ -272,7 +331,13 @@ def _differences(wanted: Any, found: Any) -> list[str]:
         for name, shape in wanted.items()
         if found.get(name, shape) != shape
     ]
-    return problems[:5] + ([f"and {len(problems) - 5} more"] if len(problems) > 5 else [])
+    return problems
+
+
+def _few(problems: Sequence[str], most: int = 5) -> str:
+    """Returns the first of many problems on one line."""
+    more = [f"and {len(problems) - most} more"] if len(problems) > most else []
+    return "; ".join([printable(problem, 300) for problem in problems[:most]] + more)
 
 
 def _reason(error: Exception) -> str:

@@ -1,23 +1,61 @@
-"""Progress on the console: a live bar with ETA in a terminal, plain lines elsewhere."""
+"""Progress on the console: a live bar with ETA in a terminal, plain lines elsewhere.
+
+Whatever the text holds, it is shown as it is: no markup, no emoji codes, no control characters.
+"""
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
+from typing import IO, Any, cast
 
-from rich.console import Console
+import rich.console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.segment import Segment
+from rich.text import Text
 
-console = Console(highlight=False)
+from socialr1_jax.terminal import LossyStream, print_error, printable, readable
+
 _BETWEEN_LINES = 10.0  # seconds between two plain lines, for steps that are faster
 
 
-class _ToConsole(logging.Handler):
-    """Through rich, so that lines do not cut the live bar."""
+class Console(rich.console.Console):
+    """A rich console for any text. A stdout that loses its reader or is full does not end the program."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(highlight=False, markup=False, emoji=False, **settings)
+
+    @property
+    def file(self) -> IO[str]:
+        return cast(IO[str], LossyStream(super().file))
+
+    @file.setter
+    def file(self, file: IO[str]) -> None:
+        self._file = file
+
+    def render_str(self, text: str, **settings: Any) -> Text:
+        """Return the text of a string, cell or title, with each line cut to what a person reads."""
+        return super().render_str("\n".join(map(printable, text.split("\n"))), **settings)
+
+    def render(self, renderable: Any, options: Any = None) -> Iterator[Segment]:
+        """Yield what is shown of any object; all output passes here."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else segment._replace(text=readable(segment.text))
+
+
+console = Console()
+
+
+class _LogLines(logging.Handler):
+    """Shows each record of a log as one line."""
+
+    def __init__(self, show: Callable[[str], None]) -> None:
+        super().__init__()
+        self._show = show
 
     def emit(self, record: logging.LogRecord) -> None:
-        console.print(record.getMessage(), markup=False)
+        self._show(printable(record.getMessage()))
 
 
 @contextmanager
@@ -26,7 +64,8 @@ def shown_log(quiet: bool = False) -> Iterator[None]:
 
     Orbax's own log is not: what it tells with a traceback of each of its threads, checkpoints.py says in a sentence.
     """
-    log, handler = logging.getLogger("socialr1_jax"), logging.StreamHandler() if quiet else _ToConsole()
+    # `console.print` does not cut the live bar.
+    log, handler = logging.getLogger("socialr1_jax"), _LogLines(print_error if quiet else console.print)
     if log.handlers:  # the program around this one shows it
         yield
         return
@@ -55,9 +94,15 @@ class Bar:
         self.started = self._said = time.monotonic()
         self._progress: Progress | None = None
         if console.is_terminal:
-            columns = ("{task.description}", BarColumn(24), MofNCompleteColumn(), TimeElapsedColumn(), "eta")
             self._progress = Progress(
-                *columns, TimeRemainingColumn(), TextColumn("{task.fields[text]}"), console=console
+                TextColumn("{task.description}", markup=False),
+                BarColumn(24),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+                "eta",
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[text]}", markup=False),
+                console=console,
             )
             self._task = self._progress.add_task(name, total=total, completed=first, text="")
 
@@ -71,7 +116,7 @@ class Bar:
             self._progress.stop()
 
     def advance(self, text: str) -> None:
-        self.done += 1
+        self.done, text = self.done + 1, printable(text)
         if self._progress:
             self._progress.update(self._task, completed=self.done, text=text)
         elif time.monotonic() - self._said > _BETWEEN_LINES or self.done in (self.first + 1, self.total):
@@ -82,9 +127,9 @@ class Bar:
 
 @contextmanager
 def working(text: str) -> Iterator[None]:
-    """Says what a longer wait is for."""
+    """Show what a longer wait is for."""
     if console.is_terminal:
-        with console.status(text):
+        with console.status(Text(printable(text))):
             yield
     else:
         console.print(text)

@@ -1,20 +1,24 @@
 """The GRPO trainer. One step, read from top to bottom in `_train_grpo`: sample, reward, advantages, update, log."""
 
+import io
 import logging
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
+from pydantic import BaseModel, Field, ValidationError
 
+from socialr1_jax.command_line import Count
 from socialr1_jax.compiles import compile_count
 from socialr1_jax.config import RunConfig, save_config
 from socialr1_jax.data.chat_template import read_template
+from socialr1_jax.files import write_whole
 from socialr1_jax.grpo.advantages import group_advantages
 from socialr1_jax.grpo.mismatch import RATIO_ERROR_LIMIT, mismatch
 from socialr1_jax.grpo.packing import Rows, pack_rows, padding_waste, shared_prompts
@@ -24,6 +28,7 @@ from socialr1_jax.interrupt import Interrupted, Stop, stop_on_signal
 from socialr1_jax.mesh import fetch
 from socialr1_jax.models.attention import attention_backend
 from socialr1_jax.models.qwen3 import Qwen3
+from socialr1_jax.ownership import refuse_foreign_folder
 from socialr1_jax.processes import is_first, join, wait_for_all
 from socialr1_jax.rewards import JudgeRefused
 from socialr1_jax.rewards.extra import ExtraRewardError
@@ -31,7 +36,7 @@ from socialr1_jax.rewards.shares import ShareWatch
 from socialr1_jax.sampling import Engine, SamplingParams
 from socialr1_jax.sampling.text import decode_responses, stop_token_ids
 from socialr1_jax.tokenizer_files import load_tokenizer
-from socialr1_jax.training.checkpoints import CheckpointError, Checkpoints
+from socialr1_jax.training.checkpoints import AWAY, CheckpointError, Checkpoints, first_fault
 from socialr1_jax.training.console import Bar, console, shown_log, working
 from socialr1_jax.training.format_watch import FormatWatch
 from socialr1_jax.training.metrics import RunLog
@@ -44,7 +49,7 @@ from socialr1_jax.training.programs import (
     trainer_logprobs,
 )
 from socialr1_jax.training.provenance import about_run
-from socialr1_jax.training.rollouts import Collector, Replay, RolloutFile, make_scorer
+from socialr1_jax.training.rollouts import Collector, Replay, RolloutFile, make_scorer, refuse_foreign_rollouts
 from socialr1_jax.training.run_folder import own_folder, refuse_another_run
 from socialr1_jax.training.run_questions import (
     evaluation_prompts,
@@ -97,9 +102,11 @@ def train_grpo(config: RunConfig) -> bool:
 def _train_grpo(config: RunConfig, mesh: Mesh, stop: Stop) -> bool:
     # ------------------------------------------------------------------------------------------------ what is needed
     folder, grpo = Path(config.output_dir), config.grpo
-    if (folder / "checkpoints").exists():
-        refuse_another_run(config, folder / "config.yaml")
-    # Nobody writes before all have looked: what another process begins is no earlier run.
+    refuse_another_run(config, folder / "config.yaml")
+    refuse_foreign_folder(folder / "export", "config.json")
+    if config.save_rollouts:
+        refuse_foreign_rollouts(config)
+    # Barrier: every process must look for an earlier run before any process writes to the folder.
     wait_for_all(f"start of {config.output_dir}", config.distributed.timeout)
     replay = Replay(config) if config.replay_rollouts else None
     backend = attention_backend(config.model.attention, config.model.dtype, jax.default_backend())
@@ -117,6 +124,9 @@ def _train_grpo(config: RunConfig, mesh: Mesh, stop: Stop) -> bool:
                 tokenizer = load_tokenizer(model.source)
         else:
             model = load_hf(config.model.path, mesh, ignore_fields=config.model.ignore_fields)
+    if replay:
+        with working(f"checking {config.replay_rollouts}"):
+            replay.check(model.num_tokens)
     export_dtype = config.model.export_dtype or ("float32" if config.model.random else files_dtype(model.source or ""))
     if replay is None:
         sampling = SamplingParams(
@@ -143,20 +153,23 @@ def _train_grpo(config: RunConfig, mesh: Mesh, stop: Stop) -> bool:
     del model
 
     # ------------------------------------------------------------------------------------- where an earlier call was
-    counts, unscorable, watch = _Counts(), UnscorableWindow(config.rewards), ShareWatch()
+    counts = _Counts(finished=0, evaluated=-1, skipped_in_a_row=0)
+    unscorable, watch = UnscorableWindow(config.rewards), ShareWatch()
     kept: dict[str, Any] = {"counts": counts, "unscorable": unscorable, "shares": watch}
     kept |= {} if replay else {"prompts": collect}
     checkpoints = Checkpoints(folder / "checkpoints", config.checkpoint, about_run(config, shape, source))
     before: Mapping[str, Any] = {}
     if found := checkpoints.restore(state, (*kept, "files")):
         state, before = found
+        saved = folder / "checkpoints" / str(checkpoints.latest)
         for name, part in kept.items():
             try:
                 part.set_state(before[name])
-            except (KeyError, TypeError, AttributeError) as error:
-                raise CheckpointError(
-                    f"{folder / 'checkpoints'}: the run's state has no {error} in {name}: another version wrote it"
-                ) from error
+            except (KeyError, ValueError) as error:
+                reason = first_fault(error) if isinstance(error, ValidationError) else error
+                raise CheckpointError(f"{saved}: the state of {name} cannot be used ({reason}): {AWAY}") from error
+        if counts.finished != checkpoints.latest or counts.finished > config.steps:
+            raise CheckpointError(f"{saved} holds the run after step {counts.finished} of {config.steps}: {AWAY}")
         console.print(f"resuming after step {counts.finished} of {config.steps}")
     runlog = RunLog(
         folder, config.tracking, config=config.model_dump(), first_step=counts.finished + 1 if found else 0,
@@ -371,20 +384,18 @@ def _is_within(file: str, folder: Path) -> bool:
     return Path(file).absolute().is_relative_to(folder.absolute())
 
 
-@dataclass
-class _Counts:
+class _Counts(BaseModel):
     """What a run counts."""
 
-    finished: int = 0  # steps
-    evaluated: int = -1  # the step of the last evaluation
-    skipped_in_a_row: int = 0  # updates
+    finished: Count  # steps
+    evaluated: Annotated[int, Field(strict=True, ge=-1)]  # the step of the last evaluation
+    skipped_in_a_row: Count  # updates
 
     def get_state(self) -> dict[str, int]:
-        return asdict(self)
+        return self.model_dump()
 
     def set_state(self, state: Mapping[str, int]) -> None:
-        self.finished, self.evaluated = state["finished"], state["evaluated"]
-        self.skipped_in_a_row = state["skipped_in_a_row"]
+        self.__dict__.update(_Counts.model_validate(state))
 
 
 class _Laps:
@@ -426,7 +437,8 @@ def _save_rows(rows: Rows, number: int, updates: int, file: Path) -> Path:
     count = len(rows.lengths_b) // updates
     part = rows.take(slice(number * count, (number + 1) * count))
     if is_first():
-        np.savez(file, **{name: x for name, x in vars(part).items() if x is not None})
+        np.savez(content := io.BytesIO(), **{name: x for name, x in vars(part).items() if x is not None})
+        write_whole(file, content.getvalue())
     return file
 
 

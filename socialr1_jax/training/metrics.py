@@ -3,16 +3,16 @@
 import json
 import logging
 import math
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from socialr1_jax.config import TrackingConfig
 from socialr1_jax.files import append, finite, write_whole
+from socialr1_jax.ownership import open_own
 from socialr1_jax.processes import is_first
 
-_FILES = ("metrics.jsonl", "rollouts.jsonl")
+RUN_FILES = ("metrics.jsonl", "rollouts.jsonl")
 log = logging.getLogger(__name__)
 
 
@@ -35,7 +35,7 @@ class RunLog:
         if not self._writes:
             return
         folder.mkdir(parents=True, exist_ok=True)
-        for name in _FILES:
+        for name in RUN_FILES:
             if goes_on is None:
                 _keep_sft(folder / name)
             else:
@@ -51,7 +51,7 @@ class RunLog:
 
     def get_state(self) -> dict[str, int]:
         """The length of each file in bytes."""
-        files = (self._folder / name for name in _FILES)
+        files = (self._folder / name for name in RUN_FILES)
         return {file.name: file.stat().st_size if file.exists() else 0 for file in files}
 
     def metrics(self, phase: str, step: int, values: Mapping[str, float]) -> None:
@@ -89,11 +89,12 @@ def _cut(path: Path, length: int) -> None:
     size = path.stat().st_size if path.exists() else 0
     if size >= length:
         if size:
-            os.truncate(path, length)
+            with open_own(path, "rb+") as file:
+                file.truncate(length)
         return
     log.warning("%s has lost its last %d bytes since the checkpoint was made", path, length - size)
     if size:  # whole lines only
-        with path.open("rb+") as file:
+        with open_own(path, "rb+") as file:
             file.truncate(file.read().rfind(b"\n") + 1)
 
 

@@ -1,15 +1,15 @@
 """A plan as three tables: memory, traffic and time."""
 
-from rich.console import Console
 from rich.table import Table
 
 from socialr1_jax.config import PlanConfig
+from socialr1_jax.training.console import Console
 from socialr1_jax.training.plan import Phase, Plan, gib
 
 
 def print_plan(plan: Plan, config: PlanConfig) -> None:
     """Prints the tables on standard output, wide enough that no cell is folded."""
-    console = Console(width=150, highlight=False)
+    console = Console(width=150)
     console.print(
         f"{config.model.path or config.model.random} on {config.topology}, attention {plan.backend}: "
         f"{gib(plan.memory)} GiB a device, of which the run may take {gib(plan.allowed)}\n"

@@ -23,8 +23,10 @@ from socialr1_jax.data.prompts import encode_prompts, question_text, reference_r
 from socialr1_jax.data.scripts import WORDS
 from socialr1_jax.data.stories import generate_stories
 from socialr1_jax.data.tokenizer import build_tokenizer
+from socialr1_jax.files import write_whole
 from socialr1_jax.hf import load_hf, save_hf
 from socialr1_jax.models.qwen3 import Params, Qwen3, Qwen3Config, init_params
+from socialr1_jax.ownership import refuse_foreign_folder
 from socialr1_jax.reward_model_config import RewardModelConfig
 from socialr1_jax.rewards import Scorer
 from socialr1_jax.sampling import Engine, SamplingParams
@@ -34,7 +36,7 @@ from socialr1_jax.training.grpo import train_grpo
 from socialr1_jax.training.metrics import RunLog
 from socialr1_jax.training.report import write_report
 from socialr1_jax.training.reward_model import train_reward_model
-from socialr1_jax.training.run_folder import own_folder, refuse_another_run
+from socialr1_jax.training.run_folder import QUICKSTART, own_folder, refuse_another_run, refuse_other_settings
 from socialr1_jax.training.sft import train_sft
 from socialr1_jax.training.summary import write_summary
 from socialr1_jax.training.validation import evaluate_questions
@@ -46,7 +48,7 @@ _LOGIT_TOLERANCE = 2e-4
 
 def run_quickstart(config: QuickstartConfig) -> bool:
     """The whole of it; False when it was interrupted. Everything lies in `config.output_dir`."""
-    with own_folder(Path(config.output_dir)), shown_log(config.quiet):
+    with own_folder(Path(config.output_dir), QUICKSTART), shown_log(config.quiet):
         return _run(config, Path(config.output_dir))
 
 
@@ -54,11 +56,12 @@ def _run(config: QuickstartConfig, folder: Path) -> bool:
     started = time.monotonic()
     run = _grpo_config(config, folder)
     made = folder / "quickstart.yaml"
+    refuse_another_run(config, made)
     if made.exists() and (folder / "sft" / "config.json").exists():
-        refuse_another_run(config, made)
+        refuse_other_settings(config, made)
         console.print(f"{folder / 'sft'} is there from an earlier call and is used again")
     else:
-        folder.mkdir(parents=True, exist_ok=True)
+        refuse_foreign_folder(folder / "sft", "config.json")
         save_config(config, made)
         _cold_start(config, folder)
     if config.rewards.uses.content and not _content_model(config, folder):
@@ -99,7 +102,6 @@ def _cold_start(config: QuickstartConfig, folder: Path) -> None:
     """Writes questions/ and sft/."""
     train = stories_of(config, config.stories.train_count, "train", config.seed)
     heldout = stories_of(config, config.stories.heldout_count, "heldout", config.seed)
-    (folder / "questions").mkdir(exist_ok=True)
     for name, examples in (("train", train), ("heldout", heldout)):
         write_stories(examples, folder / "questions" / f"{name}.jsonl")
     with working("building the tokenizer"):
@@ -128,9 +130,9 @@ def _cold_start(config: QuickstartConfig, folder: Path) -> None:
 
 
 def write_stories(examples: Sequence[Example], file: Path) -> None:
-    """As a question file."""
+    """Write the examples as a question file (JSON lines)."""
     lines = (json.dumps(asdict(example) | {"meta": dict(example.meta)}) + "\n" for example in examples)
-    file.write_text("".join(lines), encoding="utf-8")
+    write_whole(file, "".join(lines))
 
 
 def small_model(config: QuickstartConfig, train: Sequence[Example], folder: Path) -> tuple[Qwen3, Any]:

@@ -25,6 +25,7 @@ from socialr1_jax.models.attention import Backend, Segments, attention_backend
 from socialr1_jax.models.qwen3 import Params, Qwen3Config
 from socialr1_jax.models.reward_model import RewardModel, position_scores
 from socialr1_jax.models.text_bins import Unit, bin_width, fill_bins, lay_out
+from socialr1_jax.ownership import refuse_foreign_folder
 from socialr1_jax.processes import any_of_all, is_first, join, wait_for_all
 from socialr1_jax.reward_config import ContentConfig
 from socialr1_jax.reward_model_config import RewardModelConfig
@@ -63,9 +64,9 @@ def train_reward_model(config: RewardModelConfig) -> bool:
 
 def _train(config: RewardModelConfig, stop: Stop) -> bool:
     started, folder = time.monotonic(), Path(config.output_dir)
-    if (folder / "checkpoints").exists():
-        refuse_another_run(config, folder / "config.yaml")
-    # Nobody writes before all have looked: what another process begins is no earlier run.
+    refuse_another_run(config, folder / "config.yaml")
+    refuse_foreign_folder(folder / "export", "config.json")
+    # Barrier: every process must look for an earlier run before any process writes to the folder.
     wait_for_all(f"start of {config.output_dir}", config.distributed.timeout)
     with working(f"loading {config.model.path}"):
         path, random, mesh = config.model.path, config.model.random, jax.sharding.get_mesh()

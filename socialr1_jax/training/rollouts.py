@@ -4,14 +4,17 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
-from socialr1_jax.config import ConfigError, RunConfig
+from socialr1_jax.command_line import Count
+from socialr1_jax.config import ConfigError, RunConfig, load_config
 from socialr1_jax.data.examples import Example
 from socialr1_jax.data.pipeline import QuestionStream
 from socialr1_jax.data.prompts import Prompt
@@ -19,11 +22,15 @@ from socialr1_jax.files import append, finite
 from socialr1_jax.grpo.advantages import flat_groups, soft_overlong
 from socialr1_jax.interrupt import Stop
 from socialr1_jax.models.attention import Backend
+from socialr1_jax.ownership import begins_as, open_own, refuse_foreign_file
 from socialr1_jax.processes import divided, is_first
 from socialr1_jax.rewards import JudgeRefused, RewardTerms, Scorer
 from socialr1_jax.rewards.shares import variance_shares
 from socialr1_jax.sampling import Completion, Engine, SamplingParams
+from socialr1_jax.sampling.params import FinishReason
 from socialr1_jax.sampling.text import decode_responses
+from socialr1_jax.terminal import printable
+from socialr1_jax.training.checkpoints import first_fault
 from socialr1_jax.training.validation import response_record, sample_and_submit
 
 
@@ -116,6 +123,13 @@ class Rollouts:
         return found
 
 
+class _Place(BaseModel):
+    grain: dict[Literal["next_index"], Count]
+
+
+_PLACES = TypeAdapter(dict[Literal["prompts", "spare"], _Place])  # of the two streams of prompts
+
+
 @dataclass(frozen=True, kw_only=True)
 class Collector:
     """Samples the responses of a step and scores them."""
@@ -167,7 +181,8 @@ class Collector:
         return {"prompts": self.prompts.get_state(), "spare": self.spare.get_state()}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Goes on from what `get_state` gave."""
+        """Restores what `get_state` returned. Raises ValueError or KeyError for anything else."""
+        _PLACES.validate_python(state)
         self.prompts.set_state(state["prompts"])
         self.spare.set_state(state["spare"])
 
@@ -214,6 +229,8 @@ def make_scorer(config: RunConfig, mesh: Mesh, backend: Backend, stop: Stop) -> 
 
 # ------------------------------------------------------------------------------------------------------------- a file
 
+_BEGIN = b'{"step": 0, "group": '
+
 
 class RolloutFile:
     """Rollouts as JSON lines, one a step: token ids, the sampler's log-probs, finish reasons and reward terms.
@@ -222,11 +239,12 @@ class RolloutFile:
     """
 
     def __init__(self, path: str | Path, *, finished: int = 0) -> None:
-        """For writing: what the file holds of steps after `finished` is dropped, they will come again."""
-        self._path = Path(path)
+        """Opens the file for writing; lines of steps after `finished` are dropped, since those steps run again."""
+        self._path = Path(os.path.realpath(path))
         if is_first() and self._path.exists():
             offsets = _line_offsets(self._path)
-            os.truncate(self._path, offsets[min(finished, len(offsets) - 1)])
+            with open_own(self._path, "rb+") as file:
+                file.truncate(offsets[min(finished, len(offsets) - 1)])
 
     def append(self, step: int, rollouts: Rollouts) -> None:
         """Writes the rollouts of step `step` (from 0)."""
@@ -247,8 +265,55 @@ class RolloutFile:
         append(self._path, [json.dumps(line) + "\n"])
 
 
+def refuse_foreign_rollouts(config: RunConfig) -> None:
+    """Raises ConfigError unless `save_rollouts` is absent, empty, or what this very run has recorded so far."""
+    path, folder = Path(config.save_rollouts), Path(config.output_dir)
+    if config.replay_rollouts and os.path.realpath(path) == os.path.realpath(config.replay_rollouts):
+        raise ConfigError(f"save_rollouts: {path} is the file that replay_rollouts reads: give another one")
+    refuse_foreign_file(path, partial(begins_as, begin=_BEGIN), "a recording of rollouts")
+    if not path.exists() or not path.stat().st_size:
+        return
+    saved = folder / "config.yaml"
+    ours = saved.exists() and (
+        load_config(RunConfig, saved).save_rollouts == config.save_rollouts
+        or Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
+    )
+    if not ours:
+        raise ConfigError(f"save_rollouts: {path} is there, and this run did not write it: give another file")
+
+
+_Number = Annotated[float, Field(strict=True, ge=-1e30, le=1e30)]
+_Token = Annotated[int, Field(strict=True, ge=0, lt=2**31)]
+_LogProb = Annotated[float, Field(strict=True, ge=-1e30, le=0.01)]  # rounding may leave one just above 0
+
+
+class _Terms(BaseModel, extra="forbid"):
+    total: _Number | None
+    format: _Number | None
+    outcome: _Number | None
+    structure: _Number | None
+    content: _Number | None
+    length_window: _Number | None
+    repetition: _Number | None
+    weights: dict[str, _Number]
+    extra: _Number | None = 0.0
+    cause: str = ""
+
+
+class _Line(BaseModel):
+    step: Count
+    group: Count
+    prompts: list[Annotated[list[_Token], Field(min_length=1)]]
+    prompt_ids: list[Count]
+    tokens: list[list[_Token]]
+    logprobs: list[list[_LogProb]]
+    finish_reason: list[FinishReason]
+    terms: list[_Terms]
+    replaced: Count
+
+
 class Replay:
-    """Reads what a RolloutFile wrote. Raises ConfigError naming file and line for a file that does not fit the run."""
+    """Reads what a RolloutFile wrote. Raises ConfigError naming file, line and field if it does not fit the run."""
 
     def __init__(self, config: RunConfig) -> None:
         self._path, self._config = Path(config.replay_rollouts), config
@@ -261,31 +326,77 @@ class Replay:
                 f"{config.steps}; lower steps"
             )
 
+    def check(self, num_tokens: int) -> None:
+        """Reads all steps of the run, so that a bad last line does not end it late.
+
+        Raises ConfigError for a token that is not below `num_tokens`, and what a call raises.
+        """
+        for step in range(self._config.steps):
+            rollouts = self(step)
+            rows = {"prompts": rollouts.prompts, "tokens": [completion.tokens for completion in rollouts.completions]}
+            for name, lists in rows.items():
+                for i, tokens in enumerate(lists):
+                    if (largest := max(tokens, default=0)) >= num_tokens:
+                        raise ConfigError(
+                            f"{self._path} line {step + 1}: {name}.{i} holds token {largest}, the model has "
+                            f"{num_tokens} tokens: give the model that these rollouts were sampled from"
+                        )
+
     def __call__(self, step: int) -> Rollouts:
-        """The rollouts of step `step` (from 0)."""
+        """Returns the rollouts of step `step` (from 0)."""
         with self._path.open("rb") as file:
             file.seek(self._offsets[step])
             text = file.readline()
         try:
-            line = json.loads(text)
-            terms = [RewardTerms(**{name: _number(value) for name, value in term.items()}) for term in line["terms"]]
-            columns = zip(line["tokens"], line["logprobs"], line["finish_reason"], strict=True)
-            completions = [Completion(*row) for row in columns]
-            found = line["step"], len(line["prompts"]), line["group"], len(completions), len(terms)
-            rollouts = Rollouts(
-                group=line["group"], prompts=line["prompts"], prompt_ids=line["prompt_ids"], completions=completions,
-                terms=terms, replaced=line["replaced"],
-            )  # fmt: skip
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ConfigError(f"{self._path} line {step + 1}: not rollouts of a step ({error!r})") from error
+            line = _Line.model_validate(json.loads(text))
+        except ValidationError as error:
+            raise self._unfit(step, first_fault(error)) from None
+        except (ValueError, RecursionError) as error:
+            raise self._unfit(step, printable(f"not JSON: {error}", 300)) from None
         prompts, group = self._config.grpo.prompts_per_step, self._config.sampling.group_size
-        if found != (step, prompts, group, prompts * group, prompts * group):
+        found = line.step, len(line.prompts), line.group, len(line.tokens)
+        if found != (step, prompts, group, prompts * group):
             raise ConfigError(
                 f"{self._path} line {step + 1} holds step {found[0]} with {found[1]} prompts x {found[2]} responses, "
                 f"the run wants step {step} with {prompts} x {group}: set grpo.prompts_per_step and "
                 "sampling.group_size as they were"
             )
-        return rollouts
+        self._check_lengths(step, line)
+        return Rollouts(
+            group=group,
+            prompts=line.prompts,
+            prompt_ids=line.prompt_ids,
+            completions=[Completion(*row) for row in zip(line.tokens, line.logprobs, line.finish_reason, strict=True)],
+            terms=[RewardTerms(**{name: _number(x) for name, x in dict(term).items()}) for term in line.terms],
+            replaced=line.replaced,
+        )
+
+    def _check_lengths(self, step: int, line: _Line) -> None:
+        responses = len(line.tokens)
+        lengths = {"prompt_ids": len(line.prompts)} | dict.fromkeys(("logprobs", "finish_reason", "terms"), responses)
+        for name, wanted in lengths.items():
+            if len(getattr(line, name)) != wanted:
+                raise self._unfit(step, f"{name}: {len(getattr(line, name))} of them, not {wanted}")
+        for i, (tokens, logprobs) in enumerate(zip(line.tokens, line.logprobs, strict=True)):
+            if len(tokens) != len(logprobs):
+                raise self._unfit(step, f"logprobs.{i}: {len(logprobs)} of them for {len(tokens)} tokens")
+        names = line.terms[0].weights.keys()
+        for i, term in enumerate(line.terms):
+            if term.weights.keys() != names or not {"outcome", "structure", "content", "tau"} <= names:
+                raise self._unfit(step, f"terms.{i}.weights: not those of outcome, structure, content, tau")
+        for name, lists, setting, most in (
+            ("prompts", line.prompts, "data.max_prompt_tokens", self._config.data.max_prompt_tokens),
+            ("tokens", line.tokens, "sampling.max_new_tokens", self._config.sampling.max_new_tokens),
+        ):
+            if (longest := max(map(len, lists))) > most:
+                raise ConfigError(
+                    f"{self._path} line {step + 1}: {name} holds {longest} tokens, {setting} allows {most}: raise it"
+                )
+
+    def _unfit(self, step: int, reason: str) -> ConfigError:
+        return ConfigError(
+            f"{self._path} line {step + 1}: not rollouts of a step ({reason}): give a file that save_rollouts wrote"
+        )
 
 
 def _number(value: Any) -> Any:

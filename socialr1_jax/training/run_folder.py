@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from socialr1_jax.config import ConfigError, Section, load_config
+from socialr1_jax.files import read_json
+from socialr1_jax.ownership import open_own
 from socialr1_jax.processes import any_of_all, is_first
+from socialr1_jax.training.metrics import RUN_FILES
 
 # What a run may go on with otherwise: who computes and where numbers go, not which numbers. Sizes of batches on the
 # devices change the rounding.
@@ -20,55 +24,120 @@ _FREE = (
     "sampling.max_rows", "sampling.segment_tokens", "grpo.micro_batch_tokens", "batch.micro_batch_tokens",
     "grpo.reference_memory",
 )  # fmt: skip
+# Files that a command overwrites, cuts or appends to in its folder.
+RUN = ("config.yaml", *RUN_FILES, "bad_rows.jsonl", "summary.json", "report.html")
+QUICKSTART = (*RUN, "quickstart.yaml", "questions/train.jsonl", "questions/heldout.jsonl")
+EVALUATION = ("results.*", "replies.jsonl", "samples_*.jsonl", "verdicts_*.jsonl")
 _LOCK = ".lock"
-_held: set[Path] = set()  # by this process, so that a program may use another's part in its own folder
+_MARK = "socialr1_jax"  # at the beginning of our lock: a folder that has it is a run's
+_OURS = re.compile(rf"|{_MARK} +[0-9]+\n|[0-9]+\n")  # the last: of versions before the mark
+_held: set[Path] = set()  # folders locked by this process; makes `own_folder` re-entrant
 
 
-@contextmanager
-def own_folder(folder: Path) -> Iterator[None]:
-    """Makes the folder and keeps other programs out of it until the end, however this one ends.
+@contextlib.contextmanager
+def own_folder(folder: Path, files: Sequence[str] = RUN) -> Iterator[None]:
+    """Creates the folder and locks it. The lock is released when the process exits, even on a crash.
 
-    Raises ConfigError when another one is at work in it or the folder cannot be written to.
+    `files` are the names that the caller will overwrite in it; they may hold `*`.
+
+    Raises ConfigError if another program holds the lock, the folder cannot be written to, or it holds one of the files
+    and this program did not write it.
     """
     folder = folder.absolute()
     if folder in _held:
         yield
         return
-    opened, problem = None, ""
+    opened, problem, before = None, "", set[str]()
     if is_first():
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            opened = (folder / _LOCK).open("a+")
+            before = set(os.listdir(folder))
+            refuse_foreign_files(folder, files)
+            opened = open_own(folder / _LOCK, "a+")
             fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            opened.truncate(0)
-            opened.write(f"{os.getpid()}\n")
-            opened.flush()
+            # One write over what is there: a kill leaves the mark whole.
+            fcntl.fcntl(opened, fcntl.F_SETFL, fcntl.fcntl(opened, fcntl.F_GETFL) & ~os.O_APPEND)
+            os.pwrite(opened.fileno(), f"{_MARK} {os.getpid():>10}\n".encode(), 0)
+        except ConfigError as error:
+            problem = str(error)
         except BlockingIOError:
-            number = (folder / _LOCK).read_text().strip()
+            number = (folder / _LOCK).read_text().removeprefix(_MARK).strip()
             problem = f"{folder}: process {number} is at work in this folder: wait for it, or give another output_dir"
         except OSError as error:
             problem = f"{folder}: cannot write to this folder ({error.strerror}): give another output_dir"
     if any_of_all(bool(problem)):
-        raise ConfigError(problem or f"{folder}: the first process could not take this folder; it says why")
+        raise ConfigError(problem or f"{folder}: process 0 could not lock this folder; see its log")
     _held.add(folder)
     try:
         yield
     finally:
         _held.discard(folder)
         if opened:
-            if [path.name for path in folder.iterdir()] == [_LOCK]:  # bad input: leave nothing behind
+            if set(os.listdir(folder)) - before == {_LOCK}:  # bad input: leave nothing behind
                 (folder / _LOCK).unlink()
-                folder.rmdir()
+                if not before:
+                    folder.rmdir()
             opened.close()
 
 
-def refuse_another_run(config: Section, saved: Path) -> None:
-    """Raises ConfigError listing every setting in which `saved`, the configuration of the run here, is not `config`.
-
-    Settings that do not change what a run computes may differ. Without the file nothing was begun.
-    """
-    if not saved.exists():
+def refuse_foreign_files(folder: Path, files: Sequence[str] = RUN) -> None:
+    """Raises ConfigError naming one of `files` in the folder that this program did not write."""
+    lock = folder / _LOCK
+    there = [path for pattern in files for path in sorted(folder.glob(pattern))]
+    links = [path for path in (lock, *there) if path.is_symlink()]
+    if links:
+        raise ConfigError(f"{links[0]} is a link, and nothing is written through links there: remove it")
+    if lock.exists() and not (lock.is_file() and lock.stat().st_size < 100 and _OURS.fullmatch(_text(lock))):
+        raise ConfigError(f"{lock} is no lock of this program: give another output folder, or move it away")
+    if _is_marked(folder):
         return
+    there += [path for path in (folder / "checkpoints").glob("*") if re.fullmatch("[0-9]+", path.name)]
+    if there:
+        raise ConfigError(
+            f"{there[0]} is there and this program did not write it: give another output folder, or move it away"
+        )
+
+
+def _is_marked(folder: Path) -> bool:
+    """Returns True for the folder of a run: it has our lock, or a whole checkpoint (of versions before the mark)."""
+    lock = folder / _LOCK
+    return (lock.is_file() and _text(lock).startswith(_MARK)) or _has_checkpoint(folder)
+
+
+def _has_checkpoint(folder: Path) -> bool:
+    for manifest in folder.glob("checkpoints/[0-9]*/manifest.json"):
+        with contextlib.suppress(OSError, ValueError):
+            if {"schema", "files"} <= read_json(manifest).keys():
+                return True
+    return False
+
+
+def _text(file: Path) -> str:
+    return file.read_text(encoding="utf-8", errors="replace")
+
+
+def refuse_another_run(config: Section, saved: Path) -> None:
+    """Raises ConfigError if the folder of `saved`, a run's configuration, holds results that `config` would overwrite.
+
+    Results are checkpoints, an export, and lines of metrics and rollouts of a phase other than "sft". The same
+    configuration resumes from a checkpoint, or begins again if there is none and the run had not finished.
+    """
+    folder = saved.parent
+    finished = (folder / "export").exists() or (folder / "summary.json").exists()
+    lines = any(_has_results(folder / name) for name in RUN_FILES)
+    if not finished and not lines and not _has_checkpoint(folder):
+        return
+    if not saved.exists():
+        raise ConfigError(f"{folder} holds results of a run but no {saved.name}: give another output_dir, or move them")
+    refuse_other_settings(config, saved)
+    if finished and not any((folder / "checkpoints").glob("*")):
+        raise ConfigError(
+            f"{folder} holds a finished run without its checkpoints: give another output_dir, or remove the folder"
+        )
+
+
+def refuse_other_settings(config: Section, saved: Path) -> None:
+    """Raises ConfigError listing every setting of the file `saved` that differs and changes what a run computes."""
     before, now = _flat(load_config(type(config), saved).model_dump()), _flat(config.model_dump())
     differing = [
         f"{name} {before.get(name)!r} -> {now.get(name)!r}"
@@ -80,6 +149,14 @@ def refuse_another_run(config: Section, saved: Path) -> None:
             f"{saved.parent} holds a run of another configuration ({', '.join(differing)}): "
             "give another output_dir, or remove the folder"
         )
+
+
+def _has_results(file: Path) -> bool:
+    """Returns True if a file of JSON lines has one that is not of the phase "sft"."""
+    if not file.exists():
+        return False
+    with file.open("rb") as lines:
+        return any(b'"phase": "sft"' not in line for line in lines if line.strip())
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

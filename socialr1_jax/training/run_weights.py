@@ -53,11 +53,12 @@ def load_policy(
     if problem := fault(checkpoint):
         raise CheckpointError(f"{checkpoint} is damaged: {problem}")
     about = read_run(checkpoint)["about"]
+    if not isinstance(about.get("model"), dict) or not isinstance(about.get("source"), str | None):
+        raise CheckpointError(f"{checkpoint}: its about has no model, or a source that is no text: give another one")
     config = Qwen3Config.from_hf(about["model"], source=str(checkpoint))
     if mesh is not None:
         check_mesh(config, mesh)
-    source = Path(about["source"]) if about.get("source") else None
-    source = source if source and source.is_dir() else None
+    source = Path(about["source"]) if about.get("source") and os.path.isdir(about["source"]) else None
     num_tokens = count_tokens(source, config.vocab_size) if source and tokenizer else config.vocab_size
 
     def abstract(weight: Weight, layers: int | None, spec: P) -> jax.ShapeDtypeStruct:

@@ -6,8 +6,13 @@ import math
 from collections import Counter, deque
 from typing import Any
 
+from pydantic import TypeAdapter
+
+from socialr1_jax.command_line import Count
 from socialr1_jax.config import RewardConfig
 from socialr1_jax.rewards import RewardTerms
+
+_STATE = TypeAdapter(list[tuple[Count, dict[str, Count]]])
 
 
 class UnscorableWindow:
@@ -28,8 +33,8 @@ class UnscorableWindow:
         return [[count, causes] for count, causes in self._steps]
 
     def set_state(self, state: list[Any]) -> None:
-        """Goes on from what `get_state` gave."""
-        self._steps.extend((count, causes) for count, causes in state)
+        """Restores what `get_state` returned. Raises ValidationError for anything else."""
+        self._steps.extend(_STATE.validate_python(state))
 
     @property
     def problem(self) -> str:

@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 
 from socialr1_jax.config import RewardConfig
-from socialr1_jax.data.examples import Example
+from socialr1_jax.data.examples import Example, normalized
 from socialr1_jax.data.prompts import Prompt
 from socialr1_jax.intervals import interval
 from socialr1_jax.rewards import RewardTerms, Scorer
 from socialr1_jax.rewards.answers import answer_letter
 from socialr1_jax.rewards.parsing import given_answer
-from socialr1_jax.rewards.terms import is_choice, normalized, outcome_reward
+from socialr1_jax.rewards.terms import is_choice, outcome_reward
 from socialr1_jax.sampling import Completion, Engine, SamplingParams
 from socialr1_jax.sampling.text import decode_responses
 

@@ -10,12 +10,15 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from socialr1_jax.files import write_whole
+from socialr1_jax.ownership import begins_as, refuse_foreign_file
 from socialr1_jax.training.benchmark_record import machine
 from socialr1_jax.training.provenance import versions
 
+_HEAD = "# XLA flags for "  # of the file that is written
 BENCHMARK = Path(__file__).parents[2] / "scripts" / "benchmark.py"
 # What is tried where nothing is named. Flags that give up exactness (fast math) are none of them.
 CANDIDATES: dict[str, tuple[str, ...]] = {
@@ -138,13 +141,18 @@ def _tried(flags: tuple[str, ...], seconds: Callable[[Sequence[str]], float], tu
     return trial
 
 
+def refuse_foreign_settings(file: Path) -> None:
+    """Raise ForeignFile if there is a file that `write_settings` did not write."""
+    refuse_foreign_file(file, partial(begins_as, begin=_HEAD.encode()), "a file of XLA flags")
+
+
 def write_settings(
     file: Path, trials: Sequence[Trial], again: Trial | None, *, least: float, command: str, figure: str
 ) -> tuple[str, ...]:
     """Writes a configuration file with the flags that were worth it again, and the gains of all; returns the flags."""
     kept = again.flags if again is not None and again.worth(least) else ()
     lines = [
-        f"# XLA flags for {machine()}: seconds without over seconds with a flag ({figure}, median of the turns).",
+        f"{_HEAD}{machine()}: seconds without over seconds with a flag ({figure}, median of the turns).",
         f"# {time.strftime('%Y-%m-%d')}, jax {versions()['jax']}: {command}",
         "xla_flags:" if kept else "xla_flags: []",
         *(f"  - {flag}" for flag in kept),
@@ -152,7 +160,7 @@ def write_settings(
     if again is not None:
         lines.append(f"# {'These' if kept else ' '.join(again.flags)}, measured again: {_shown(again)}")
     lines += [f"# tried: {trial.flags[0]}  {_shown(trial)}" for trial in trials]
-    file.parent.mkdir(parents=True, exist_ok=True)
+    refuse_foreign_settings(file)
     write_whole(file, "\n".join(lines) + "\n")
     return kept
 

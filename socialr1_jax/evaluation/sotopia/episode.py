@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -25,11 +25,12 @@ from socialr1_jax.evaluation.sotopia.profiles import (
 )
 from socialr1_jax.evaluation.sotopia.speakers import Reply
 from socialr1_jax.evaluation.task import Messages
+from socialr1_jax.rewards.rubric import harmless, without_chat_tokens
 
 ACTIONS = ("none", "speak", "non-verbal communication", "action", "leave")
 MOST_TURNS = 20
 MOST_STALE = 2  # turns in a row without an action; one more ends the episode
-RULES = "1"  # of prompts, turns and the judge's prompt; another number makes another run
+RULES = "1"  # of prompts and turns; another number makes another run
 
 _KEPT = 2_000  # characters of a reply that could not be read
 _HOW_TO_ACT = (
@@ -126,7 +127,7 @@ class Episode:
             f"{name}'s character. Nobody else can see this goal. Keep the conversation natural and realistic; do not "
             "repeat what was said before.\n\n"
             f"{_context(setting, seen, goals, f'agent_{me}')}\n\n"
-            f"The conversation so far:\n{self._history() or '(It begins with you.)'}\n\n"
+            f"The conversation so far:\n{self._history(without_chat_tokens) or '(It begins with you.)'}\n\n"
             f"You are {name}, and it is turn #{len(self.turns)}. {_HOW_TO_ACT}"
         )
         return ({"role": "user", "content": text},)
@@ -150,10 +151,13 @@ class Episode:
         return replace(self, turns=(*self.turns, turn))
 
     def transcript(self) -> str:
-        """What the judge reads: both profiles and goals, and all turns but those in which nothing was done."""
+        """Return what the judge reads: both profiles and goals, and all turns in which something was done.
+
+        What the players said in them is `harmless`.
+        """
         seen = [own_profile(agent) for agent in self.setting.agents]
         goals = [rendered(goal, ENVIRONMENT) for goal in self.setting.scenario.goals]
-        history = self._history(idle=False) or "(Nothing was said or done.)"
+        history = self._history(harmless, idle=False) or "(Nothing was said or done.)"
         return f"{_context(self.setting, seen, goals, ENVIRONMENT)}\n\nThe conversation:\n{history}"
 
     def row(self, run: str) -> dict[str, Any]:
@@ -171,11 +175,12 @@ class Episode:
         """The episode of a line."""
         return cls(setting, tuple(Turn(**turn) for turn in row["turns"]))
 
-    def _history(self, idle: bool = True) -> str:
+    def _history(self, clean: Callable[[str], str], idle: bool = True) -> str:
         lines = []
         for number, turn in enumerate(self.turns):
             if idle or turn.action != "none":
-                lines.append(f"Turn #{number}: {self.setting.agents[turn.agent].name} {_told(turn)}")
+                name = self.setting.agents[turn.agent].name
+                lines.append(f"Turn #{number}: {name} {_described(turn.action, clean(turn.argument))}")
         return "\n".join(lines)
 
 
@@ -185,7 +190,7 @@ def parse_action(text: str) -> tuple[str, str] | None:
     Code fences, words around the object, further fields and the case of the kind do no harm. An argument is a text,
     and may be absent or null for none and leave alone. Line breaks in it become spaces, so that no turn can be forged.
     """
-    return next(filter(None, map(_action, objects_in(text))), None)
+    return next(filter(None, (_action(value) for *_, value in objects_in(text))), None)
 
 
 def seed_of(key: str) -> int:
@@ -214,16 +219,16 @@ def _clean(text: str) -> str:
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
-def _told(turn: Turn) -> str:
-    match turn.action:
+def _described(action: str, argument: str) -> str:
+    match action:
         case "none":
             return "did nothing"
         case "speak":
-            return f'said: "{turn.argument}"'
+            return f'said: "{argument}"'
         case "leave":
             return "left the conversation"
         case _:
-            return f"[{turn.action}] {turn.argument}"
+            return f"[{action}] {argument}"
 
 
 def _context(setting: Setting, seen: list[str], goals: list[str], viewer: str) -> str:

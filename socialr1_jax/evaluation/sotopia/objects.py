@@ -11,10 +11,10 @@ _MOST_STARTS = 100  # braces where an object may begin
 _DECODER = json.JSONDecoder(strict=False)  # takes line breaks within texts
 
 
-def objects_in(text: str) -> Iterator[dict[str, Any]]:
-    """The objects in a text in their order, without those inside others; what is around and between them is ignored.
+def objects_in(text: str, decoder: json.JSONDecoder = _DECODER) -> Iterator[tuple[int, int, dict[str, Any]]]:
+    """Yield (start, end, object) of the JSON objects in a text, without those inside others.
 
-    Of a text without end only the beginning is read.
+    Of a very long text only the beginning is read. A ValueError of the decoder means that no object begins there.
     """
     text = text[:_MOST_READ]
     start = text.find("{")
@@ -27,5 +27,5 @@ def objects_in(text: str) -> Iterator[dict[str, Any]]:
         except (ValueError, RecursionError):
             pass
         else:
-            yield value
+            yield start, end, value
         start = text.find("{", end)

@@ -13,7 +13,7 @@ from socialr1_jax.evaluation.runner import TaskResult, folder_of
 from socialr1_jax.evaluation.sotopia import profiles
 from socialr1_jax.evaluation.sotopia.episode import Setting, episodes_of, run_id
 from socialr1_jax.evaluation.sotopia.figures import OVERALL, SetFigures, figures
-from socialr1_jax.evaluation.sotopia.judging import DIMENSIONS, SCHEMA, judge
+from socialr1_jax.evaluation.sotopia.judging import DIMENSIONS, PROMPT, SCHEMA, judge
 from socialr1_jax.evaluation.sotopia.models import EndpointSpeaker, LocalSpeaker
 from socialr1_jax.evaluation.sotopia.play import Played, play, read_episodes
 from socialr1_jax.evaluation.sotopia.speakers import Speaker
@@ -103,7 +103,7 @@ def run_sotopia(
     played, filled = _play(config, settings, players, folder / EPISODES, run_id(who), said)
     verdicts: Mapping[str, Row] = {}
     if players.judge:
-        scores = {"judge": players.judge.identity(), "tokens": judge_limit(config)}
+        scores = {"judge": players.judge.identity(), "tokens": judge_limit(config), "prompt": PROMPT}
         who |= scores
         # One speaker at a time: the players' caches are gone by now.
         speaker = _speaker(config, players.judge, judge_limit(config), len(played.episodes), 1, SCHEMA)

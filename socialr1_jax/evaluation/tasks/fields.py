@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from socialr1_jax.data.tables import listed, shown
 from socialr1_jax.evaluation.task import BenchmarkError
 
 
@@ -13,7 +14,7 @@ def field(row: Any, key: str, kinds: type | tuple[type, ...], where: str) -> Any
     if not isinstance(row, Mapping):
         raise BenchmarkError(f"{where}: {type(row).__name__} instead of an object")
     if key not in row:
-        raise BenchmarkError(f"{where}: no field {key!r} (it has {', '.join(map(str, row))})")
+        raise BenchmarkError(f"{where}: no field {key!r} (it has {listed(row)})")
     if not isinstance(row[key], kinds):
         names = " or ".join(kind.__name__ for kind in (kinds if isinstance(kinds, tuple) else (kinds,)))
         raise BenchmarkError(f"{where}: {key!r} is {type(row[key]).__name__} instead of {names}")
@@ -39,5 +40,7 @@ def texts(row: Any, key: str, where: str) -> list[str]:
 def letter_of(label: str, options: list[str], where: str) -> str:
     """The letter of the option that reads like `label`. Raises BenchmarkError unless there is exactly one."""
     if options.count(label) != 1:
-        raise BenchmarkError(f"{where}: the label {label!r} is {options.count(label)} of the options {options}")
+        raise BenchmarkError(
+            f"{where}: the label {shown(label)} is {options.count(label)} of the options {shown(options)}"
+        )
     return chr(ord("A") + options.index(label))

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from socialr1_jax.data.tables import refuse_half_characters
 from socialr1_jax.evaluation.task import BenchmarkError
 
 
@@ -31,7 +32,7 @@ def find_file(folder: Path, *names: str) -> Path:
 def read_json(path: Path) -> Any:
     """The content of a JSON file, bare NaN as None. Raises BenchmarkError."""
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"), parse_constant=lambda _: None)
+        return _parsed(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
         raise BenchmarkError(f"{path}: cannot be read as JSON ({error}); get the file anew") from None
 
@@ -47,10 +48,17 @@ def read_jsonl(path: Path) -> list[Any]:
         if not line.strip():
             continue
         try:
-            values.append(json.loads(line, parse_constant=lambda _: None))
+            values.append(_parsed(line))
         except (ValueError, RecursionError) as error:
             raise BenchmarkError(f"{path} line {number}: not JSON ({error}); get the file anew") from None
     return values
+
+
+def _parsed(text: str) -> Any:
+    value = json.loads(text, parse_constant=lambda _: None)
+    if "\\ud" in text.lower():  # the escape of half a character; two of them are a whole one
+        refuse_half_characters([json.dumps(value, ensure_ascii=False)])
+    return value
 
 
 def check_sums(found: Mapping[str, str], known: Mapping[str, str]) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import random
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -66,7 +67,7 @@ _SYSTEM = {
 }
 _TARGETS = ("fact_question_real_reason", "comprehension_q", "fact_question_truth")
 _NEW_TOKENS = 8192
-_ANSWER = re.compile(r"answer[^:]*:", re.IGNORECASE)
+_ANSWER = re.compile("answer", re.IGNORECASE)
 _WORD = re.compile(r"\w+")
 
 
@@ -94,7 +95,7 @@ def load(folder: Path) -> Data:
         if len(rows) < whole:
             notes.append(f"{name}: {len(rows)} of {whole} conversations")
     ids = [question["q_id"] for item in items for name, _ in CATEGORIES.values() for question in item[name]]
-    if twice := sorted({one for one in ids if ids.count(one) > 1} if len(set(ids)) < len(ids) else ()):
+    if twice := sorted(name for name, times in Counter(ids).items() if times > 1):
         raise BenchmarkError(f"{folder}: question ids that are there twice: {', '.join(twice[:5])}")
     return Data(items=items, files=files, notes=(*notes, *check_sums(files, _SUMS)))
 
@@ -228,8 +229,8 @@ def _number(reply: str, options: int) -> str:
     said = reply.strip()
     if said.lower().startswith("option"):
         said = said[len("option") :]
-    elif found := _ANSWER.search(said):
-        said = said[found.end() :]
+    elif (found := _ANSWER.search(said)) and (colon := said.find(":", found.end())) >= 0:
+        said = said[colon + 1 :]
     first = said.strip(" \n\t#*:")[:1]
     return first if first in [str(i) for i in range(1, options + 1)] else ""
 

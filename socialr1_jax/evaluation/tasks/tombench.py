@@ -20,6 +20,7 @@ from typing import Any
 
 from socialr1_jax.data.evaluation_sets import EVALUATION_SETS
 from socialr1_jax.data.examples import LETTERS, gold_letter, parse_options
+from socialr1_jax.data.tables import listed, shown
 from socialr1_jax.evaluation.card import card_grade, card_request
 from socialr1_jax.evaluation.task import (
     BenchmarkError,
@@ -49,7 +50,7 @@ _LANGUAGES = ("en", "zh")
 _COLUMNS = {"en": ("STORY", "QUESTION", "OPTION-"), "zh": ("故事", "问题", "选项")}
 _ABILITY, _ANSWER = "能力\nABILITY", "答案\nANSWER"
 _MOST_OPTIONS = 4
-_NEXT_ABILITY = re.compile(rf"\s+(?=(?:{'|'.join(GROUPS)}):)")
+_NEXT_ABILITY = re.compile(rf"(?<!\s)\s+(?=(?:{'|'.join(GROUPS)}):)")
 _NEW_TOKENS = 4096
 
 _SYSTEM = {
@@ -95,7 +96,7 @@ def _question(row: Mapping[str, Any], language: str, where: str) -> dict[str, An
     story, question, option = _COLUMNS[language]
     columns = [option + letter for letter in LETTERS[:_MOST_OPTIONS]]
     if missing := [column for column in columns if column not in row]:
-        raise BenchmarkError(f"{where}: no field {missing[0]!r} (it has {', '.join(map(str, row))})")
+        raise BenchmarkError(f"{where}: no field {missing[0]!r} (it has {listed(row)})")
     try:
         options = parse_options([row[column] for column in columns])
         if len(options) < 2 or not all(options):
@@ -108,12 +109,12 @@ def _question(row: Mapping[str, Any], language: str, where: str) -> dict[str, An
     return {"story": text(row, story, where), "question": text(row, question, where), "options": options, "gold": gold}
 
 
-def _abilities(listed: str, where: str) -> list[str]:
+def _abilities(named: str, where: str) -> list[str]:
     """ "Belief: Location false beliefs Belief: Second-order beliefs" -> two, in lower case."""
-    abilities = _NEXT_ABILITY.split(listed.strip().lower())
+    abilities = _NEXT_ABILITY.split(named.strip().lower())
     for ability in abilities:
         if ability.partition(":")[0] not in GROUPS:
-            raise BenchmarkError(f"{where}: the ability {listed!r} is of none of the groups {', '.join(GROUPS)}")
+            raise BenchmarkError(f"{where}: the ability {shown(named)} is of none of the groups {', '.join(GROUPS)}")
     return abilities
 
 

@@ -17,7 +17,16 @@ from typing import Any
 
 from socialr1_jax.command_line import scalar_text
 from socialr1_jax.data.examples import gold_letter, parse_options
-from socialr1_jax.data.tables import SUFFIXES, BadRow, DataError, file_rows, nearest
+from socialr1_jax.data.tables import (
+    SUFFIXES,
+    BadRow,
+    DataError,
+    file_rows,
+    listed,
+    nearest,
+    refuse_half_characters,
+    shown,
+)
 from socialr1_jax.evaluation.card import card_grade, card_request, published_grade
 from socialr1_jax.evaluation.task import (
     BenchmarkError,
@@ -151,7 +160,8 @@ def _item(values: Mapping[str, Any], places: Mapping[str, tuple[str, ...]], wher
         cells = [values.get(column) for column in columns]
         options = parse_options(_listed(cells[0]) if len(cells) == 1 else cells)
         if len(options) < 2 or not all(options):
-            raise ValueError(f"the options are {list(options)}")
+            raise ValueError(f"the options are {shown(list(options))}")
+        refuse_half_characters(options)
         gold = gold_letter(found.pop("answer"), options)
     except ValueError as error:
         raise BenchmarkError(f"{where}: {error}; or name the right columns in {_COLUMNS_FILE}") from None
@@ -162,8 +172,9 @@ def _item(values: Mapping[str, Any], places: Mapping[str, tuple[str, ...]], wher
 def _listed(cell: Any) -> Any:
     """The list or mapping that a CSV cell holds as text, else the cell."""
     if isinstance(cell, str) and cell.lstrip()[:1] in ("[", "{"):
-        with suppress(ValueError, SyntaxError, RecursionError, MemoryError):
-            return ast.literal_eval(cell.strip())
+        with suppress(ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
+            value = ast.literal_eval(cell.strip())
+            return value if isinstance(value, list | tuple | dict) else cell  # a set has no order
     return cell
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from socialr1_jax.config import ConfigError
+from socialr1_jax.ownership import ForeignFile, refuse_foreign_folder
 from socialr1_jax.training.doctor.line import DoctorConfig, Line, NotChecked, gib, good_or, short
 from socialr1_jax.training.doctor.memory import GRADIENT_BYTES, STATE_BYTES
 from socialr1_jax.training.doctor.model import model_shape, parameters
@@ -25,15 +26,16 @@ def check_folder(config: DoctorConfig) -> Iterator[Line]:
         yield Line("output_dir", "ok", f"{folder} is not there yet and can be made")
         return
     from socialr1_jax.training.checkpoints import whole_steps
-    from socialr1_jax.training.run_folder import own_folder, refuse_another_run
+    from socialr1_jax.training.run_folder import own_folder, refuse_another_run, refuse_foreign_files
 
     try:
+        refuse_foreign_files(folder)
         if (folder / ".lock").exists():
             with own_folder(folder):
                 pass
-        if (folder / "checkpoints").exists():
-            refuse_another_run(config.model_copy(update={"no_step": False}), folder / "config.yaml")
-    except ConfigError as error:
+        refuse_another_run(config.model_copy(update={"no_step": False}), folder / "config.yaml")
+        refuse_foreign_folder(folder / "export", "config.json")
+    except (ConfigError, ForeignFile) as error:
         fix = f"give another output_dir, or go on: python scripts/train_grpo.py --config {folder}/config.yaml"
         yield Line("output_dir", "problem", short(error), fix)
         return

@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from socialr1_jax.config import RunConfig
+from socialr1_jax.terminal import printable
 
 Status = Literal["ok", "warning", "problem", "skipped"]
 
@@ -41,7 +42,7 @@ def good_or(bad: Status, name: str, good: bool, found: str, fix: str) -> Line:
 
 def short(error: BaseException) -> str:
     """The error in one line of at most 300 characters; its type where the text alone may say little."""
-    text = " ".join(str(error).split())
+    text = " ".join(printable(str(error)).split())
     if not isinstance(error, ValueError | OSError) or not text:
         text = f"{type(error).__name__}: {text}".rstrip(": ")
     return textwrap.shorten(text, 300, placeholder=" ...")
@@ -62,7 +63,7 @@ def show(line: Line) -> None:
     indent = " " * 24
     text, fix = (
         textwrap.fill(part, width, subsequent_indent=indent, break_on_hyphens=False)
-        for part in (f"{line.status:<8} {line.name:<14} {line.found}", f"{indent}fix: {line.fix}")
+        for part in (f"{line.status:<8} {line.name:<14} {printable(line.found)}", f"{indent}fix: {printable(line.fix)}")
     )
     out = Text(text)
     out.stylize(style, 0, 8)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from multiprocessing.connection import Connection
 
+from socialr1_jax.terminal import keep_streams
 from socialr1_jax.training.doctor.data import check_data
 from socialr1_jax.training.doctor.devices import WHOLE_ERROR, check_attention, check_devices, check_mesh
 from socialr1_jax.training.doctor.folder import check_disk, check_folder
@@ -77,6 +78,7 @@ def examine_apart(config: DoctorConfig) -> Iterator[Line]:
 
 def _send(config: DoctorConfig, pipe: Connection) -> None:
     """The lines of each check, and None at its end."""
+    keep_streams()
     with contextlib.suppress(KeyboardInterrupt, BrokenPipeError):
         for name in CHECKS:
             for line in _without_keys(_guarded(name, config), config):

@@ -24,10 +24,10 @@ def check_tokenizer(config: DoctorConfig) -> Iterator[Line]:
     if folder is None or not folder.is_dir():
         raise NotChecked(f"{path} is not on this machine")
     fix = f"put tokenizer.json and tokenizer_config.json of the model that {path} comes from beside its weights"
-    if not has_tokenizer(folder):
-        yield Line("tokenizer", "problem", f"{folder} holds no tokenizer", fix)
-        return
     try:
+        if not has_tokenizer(folder):
+            yield Line("tokenizer", "problem", f"{folder} holds no tokenizer", fix)
+            return
         tokenizer = load_tokenizer(folder)
         with contextlib.suppress(NotChecked):
             if not config.model.random:  # which gets a vocabulary that fits
@@ -68,11 +68,16 @@ def _end_of_turn(config: DoctorConfig, tokenizer: Any, folder: Path) -> Line:
     """Whether what the template puts behind a response stops the sampler."""
     from socialr1_jax.sampling.text import stop_token_ids
 
-    shape: Any = SimpleNamespace(eos_token_id=None)
+    eos_token_id, vocab_size = None, len(tokenizer)
     with contextlib.suppress(NotChecked):
         shape = model_shape(config)
-    model: Any = SimpleNamespace(config=shape, source=str(folder))
-    stops = stop_token_ids(model, tokenizer)
+        eos_token_id, vocab_size = shape.eos_token_id, max(vocab_size, shape.vocab_size)
+    sizes = SimpleNamespace(eos_token_id=eos_token_id, vocab_size=vocab_size)
+    model: Any = SimpleNamespace(config=sizes, source=str(folder))
+    try:
+        stops = stop_token_ids(model, tokenizer)
+    except ValueError as error:  # names generation_config.json
+        return Line("chat template", "problem", short(error), "correct generation_config.json of the model's folder")
     said = "Ann."
     turns = [{"role": "user", "content": QUESTION}, {"role": "assistant", "content": said}]
     behind = tokenizer.apply_chat_template(turns, tokenize=False).rpartition(said)[2]

@@ -15,6 +15,7 @@ from typing import Any
 import jinja2
 
 from socialr1_jax.files import write_whole
+from socialr1_jax.ownership import refuse_foreign_file
 from socialr1_jax.training.report import run_files
 from socialr1_jax.training.report.responses import responses_of
 from socialr1_jax.training.report.run_files import Metrics, Row
@@ -30,10 +31,13 @@ def write_report(*run_dirs: str | Path, output: str | Path | None = None) -> Pat
     after training, a choice of responses to browse, the settings. What is missing or cut is named on the page. Without
     `output` it is `report.html`, in the folder of the only run or, for several, in the working folder. A folder given
     twice counts once.
-    Raises FileNotFoundError when a folder holds none of the files of a run.
+    Raises FileNotFoundError when a folder holds none of the files of a run, ForeignFile for an output that is there and
+    is no report.
     """
     directories = list({Path(run_dir).resolve(): Path(run_dir) for run_dir in run_dirs}.values())
     missing = [run_files.missing_files(directory) for directory in directories]  # before anything long is read
+    path = Path(output) if output else (directories[0] if len(directories) == 1 else Path()) / "report.html"
+    refuse_foreign_file(path, _is_report, "a report")
     runs = [_read_run(*run) for run in zip(directories, _names(directories), missing, strict=True)]
     payload = _json_for_html({"runs": [run["data"] for run in runs]})
     environment = jinja2.Environment(
@@ -50,9 +54,14 @@ def write_report(*run_dirs: str | Path, output: str | Path | None = None) -> Pat
         # from the content, so that the same run gives the same bytes
         nonce=hashlib.sha256(payload.encode("utf-8", "replace")).hexdigest()[:24],
     )
-    path = Path(output) if output else (directories[0] if len(directories) == 1 else Path()) / "report.html"
     # "replace": a lone surrogate in a response has no UTF-8 form and must not cost the report
     return write_whole(path, html.encode("utf-8", "replace"))
+
+
+def _is_report(file: Path) -> bool:
+    """Returns True if the head of a file has the title that page.html gives."""
+    with file.open("rb") as opened:
+        return b"Social-R1 run report</title>" in opened.read(100_000)
 
 
 def _part(name: str) -> str:

@@ -2,7 +2,7 @@
 
 const STAGES = [["encode", "what is seen and heard"], ["interpret", "what it means to each mind"], ["goal", "what is wanted"], ["respond", "the answer weighed"]];
 // the value at which a term's bar is full; content has no bound, a reward model's 2.5 gives 6.1
-const FULL = {content: 6};
+const FULL = new Map([["content", 6]]);
 const words = name => name.replaceAll("_", " ");
 
 function stageLegend(parent) {
@@ -53,7 +53,7 @@ function addResponse(response, parent) {
   for (const [name, value] of Object.entries(response.terms)) {
     const item = node("li", {}, list);
     node("span", {}, item, words(name));
-    node("i", {}, node("span", {class: "bar"}, item)).style.width = `${100 * Math.min(1, Math.max(0, (value ?? 0) / (FULL[name] ?? 1)))}%`;
+    node("i", {}, node("span", {class: "bar"}, item)).style.width = `${100 * Math.min(1, Math.max(0, (value ?? 0) / (FULL.get(name) ?? 1)))}%`;
     node("b", {}, item, value === null ? "–" : value.toFixed(2));
   }
 }

@@ -10,8 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from socialr1_jax.command_line import ConfigError, parse_yaml
 from socialr1_jax.intervals import interval
 
 Row = dict[str, Any]
@@ -19,6 +18,7 @@ Metrics = dict[str, dict[int, dict[str, float]]]  # phase -> step -> key -> fini
 
 RUN_FILES = ("config.yaml", "metrics.jsonl", "rollouts.jsonl", "summary.json")
 STATUSES = ("ok", "truncated", "malformed", "unscorable", "error")
+_MOST_TEXT = 1 << 20  # bytes of config.yaml or summary.json
 
 
 def missing_files(directory: Path) -> list[str]:
@@ -32,16 +32,16 @@ def missing_files(directory: Path) -> list[str]:
 
 
 def read_config(directory: Path, notes: list[str]) -> Mapping[str, Any]:
-    """The content of config.yaml; empty when it is missing or is not a YAML mapping."""
+    """Returns the content of config.yaml; empty when it is missing or is not a YAML mapping."""
     try:
-        config = yaml.safe_load(read_text(directory / "config.yaml")) or {}
-        json.dumps(config, default=str)  # raises for a mapping that holds itself
-    except (yaml.YAMLError, ValueError, TypeError, RecursionError):
-        config = None
-    if isinstance(config, dict):
-        return config
-    notes.append("config.yaml cannot be read as YAML")
-    return {}
+        config = parse_yaml(read_text(directory / "config.yaml")) or {}
+    except ConfigError as error:
+        notes.append(f"config.yaml cannot be read: {error}")
+        return {}
+    if not isinstance(config, dict):
+        notes.append("config.yaml cannot be read: it does not hold key: value lines")
+        return {}
+    return config
 
 
 def read_summary(directory: Path, notes: list[str]) -> dict[str, float]:
@@ -129,8 +129,11 @@ def status_of(row: Row) -> str:
 
 
 def read_text(path: Path) -> str:
-    """The file's text, with U+FFFD for cut or broken bytes; empty when there is no file."""
-    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    """Returns the beginning of a file, at most 1 MiB, with U+FFFD for broken bytes; empty when there is no file."""
+    if not path.is_file():
+        return ""
+    with path.open("rb") as file:
+        return file.read(_MOST_TEXT).decode("utf-8", errors="replace")
 
 
 def read_lines(path: Path, notes: list[str]) -> Iterator[tuple[int, Row]]:

@@ -1,6 +1,6 @@
 // The responses of all runs in a table that can be filtered: a row opens to the whole response.
 
-const PHASES = {grpo: "training", eval: "held out"};
+const PHASES = new Map([["grpo", "training"], ["eval", "held out"]]);
 const ORDERS = [["step", "step"], ["best", "highest reward"], ["worst", "lowest reward"], ["longest", "longest"], ["shortest", "shortest"]];
 const ROWS_AT_ONCE = 25;
 const sampled = runs.flatMap((run, i) => run.responses.map(response => ({...response, run: i})));
@@ -25,7 +25,7 @@ function addFilters(form) {
   const any = (values, name = value => value) => [["", "any"], ...values.map(value => [value, name(value)])];
   const number = (id, label, parent) => node("input", {type: "number", step: "any", id, "aria-label": label, placeholder: label}, parent);
   if (runs.length > 1) chooser("Run", any(runs.map((_, i) => String(i)), i => runs[i].name), form, "f-run");
-  chooser("Phase", any(distinct(response => response.phase), phase => PHASES[phase] || phase), form, "f-phase");
+  chooser("Phase", any(distinct(response => response.phase), phase => PHASES.get(phase) ?? phase), form, "f-phase");
   chooser("Status", any(distinct(response => response.status)), form, "f-status");
   chooser("Answer", any(["right", "wrong"]), form, "f-right");
   const sources = distinct(response => response.source).filter(Boolean);
@@ -61,7 +61,7 @@ function chosen() {  // the responses that pass every filter, in the order asked
 function addRow(response, parent) {
   const row = node("details", {class: "row"}, parent), summary = node("summary", {}, row), cell = (text, style = "") => node("span", {class: style}, summary, text);
   if (runs.length > 1) swatch(response.run, cell("")).after(runs[response.run].name);
-  cell(`${PHASES[response.phase] || response.phase} ${response.step}`);
+  cell(`${PHASES.get(response.phase) ?? response.phase} ${response.step}`);
   cell(response.status, response.status === "ok" ? "" : "bad");
   cell(response.right ? "✓" : "✗").setAttribute("aria-label", response.right ? "right" : "wrong");
   cell(response.given || "none");

@@ -1,0 +1,133 @@
+"""Decide what this program may overwrite, replace or delete: what it wrote itself, and nothing else.
+
+A folder is its own if it has the marking file of its kind and every entry has a name that it writes there. A file is
+its own if its content is of the kind that it writes there. Anything else is refused in one line, before anything is
+written. Files in folders where others may plant a link are opened by `open_own`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from collections.abc import Callable, Iterator
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import IO, Any
+
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.json",
+    "merges.txt",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "generation_config.json",
+)
+SOURCE = ".source.json"  # in an unfinished folder that can be resumed: what it is made from
+_UNFINISHED = (SOURCE, ".mode", "*.safetensors.unfinished")
+# By the file that every folder of a kind has: the names in such a folder; `*` matches `/` too.
+_NAMES = {
+    "config.json": ("config.json", "model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json",
+                    *TOKENIZER_FILES),
+    "manifest.json": ("manifest.json", "config.json", "params/model.*", "params/lm_head.*", "params/score.*",
+                      *TOKENIZER_FILES),
+    "tokenizer.json": TOKENIZER_FILES,
+    "profile.json": ("profile.json", "profile.html", "memory.pprof", "trace/*", "hlo/*"),
+}  # fmt: skip
+
+
+# The keys that the marking file of a kind has.
+_KEYS = {
+    "config.json": {"model_type"},
+    "manifest.json": {"version", "dtype", "files"},
+    "tokenizer.json": {"model"},
+    "profile.json": {"measured", "steps"},
+}
+
+
+class ForeignFile(FileExistsError, ValueError):
+    """Raised for a file or folder that would have to be overwritten and is not this program's own."""
+
+
+def refuse_foreign_folder(folder: Path, marker: str) -> None:
+    """Raise ForeignFile unless `folder` may be replaced: absent, empty, or of the kind of `marker` and nothing else."""
+    if not folder.exists() or not any(folder.iterdir()):
+        return
+    if not (folder / marker).exists():
+        raise ForeignFile(f"{folder} is not empty and has no {marker}: choose another folder or empty it")
+    if not _KEYS[marker] <= _keys(folder / marker):
+        raise ForeignFile(f"{folder / marker} is not one that this program writes: choose another folder or empty it")
+    if foreign := foreign_name(folder, marker):
+        raise ForeignFile(
+            f"{folder} holds {foreign}, which this program did not write, so it is not replaced: choose another "
+            "folder, or move that away"
+        )
+
+
+def foreign_name(folder: Path, marker: str) -> str:
+    """Return an entry below `folder` that is not one of a finished or unfinished folder of this kind; "" for none."""
+    names = (*_NAMES[marker], *_UNFINISHED)
+
+    def is_ours(entry: os.DirEntry[str], name: str) -> bool:
+        if entry.is_dir(follow_symlinks=False):
+            return any(fnmatchcase(name, pattern) or pattern.startswith(f"{name}/") for pattern in names)
+        return entry.is_file(follow_symlinks=False) and any(fnmatchcase(name, pattern) for pattern in names)
+
+    return next((name for entry, name in _entries(folder, "") if not is_ours(entry, name)), "")
+
+
+def _keys(file: Path) -> set[str]:
+    try:
+        value = json.loads(file.read_bytes()) if file.is_file() else None
+    except (OSError, ValueError, RecursionError):
+        return set()
+    return set(value) if isinstance(value, dict) else set()
+
+
+def _entries(folder: str | Path, prefix: str) -> Iterator[tuple[os.DirEntry[str], str]]:
+    """Yield every entry below a folder with its relative name; links are not followed."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            yield entry, prefix + entry.name
+            if entry.is_dir(follow_symlinks=False):
+                yield from _entries(entry.path, f"{prefix}{entry.name}/")
+
+
+def refuse_foreign_file(path: Path, is_own: Callable[[Path], bool], kind: str) -> None:
+    """Raise ForeignFile unless `path` may be replaced: absent, empty, or a file that `is_own` knows.
+
+    Args:
+        path: the file that is to be written.
+        is_own: reads the file; may raise OSError, ValueError, TypeError or LookupError for one that is not.
+        kind: what such a file is called in the message.
+    """
+    if not path.exists() or (path.is_file() and not path.stat().st_size):
+        return
+    try:
+        own = path.is_file() and is_own(path)
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError):
+        own = False
+    if not own:
+        raise ForeignFile(f"{path} is there and is not {kind} of this program: give another file, or move it away")
+
+
+def begins_as(file: Path, begin: bytes) -> bool:
+    """Returns True if a file begins with `begin`, or is the part of it that a kill left."""
+    with file.open("rb") as opened:
+        return begin.startswith(opened.read(len(begin)))
+
+
+def open_own(path: Path, mode: str, **options: Any) -> IO[Any]:
+    """Open a file for writing, as `open` does, but not through a link. Raises OSError naming the file."""
+
+    def opener(name: str, flags: int) -> int:
+        descriptor = os.open(name, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise OSError(0, "not an ordinary file", name)
+        return descriptor
+
+    return open(path, mode, opener=opener, **options)
