@@ -7,12 +7,12 @@ Memory holds one stacked weight at a time. The same command resumes a conversion
 """
 
 import os
-import sys
 
 from pydantic import Field
 
 from socialr1_jax.command_line import Texts, parse_args
 from socialr1_jax.conversion import ConvertConfig, convert, fingerprint, progress
+from socialr1_jax.terminal import run_script
 
 
 class HfToOrbaxConfig(ConvertConfig):
@@ -49,4 +49,4 @@ def main(argv: list[str] | None = None) -> int:
 
 if __name__ == "__main__":
     os.environ.setdefault("JAX_PLATFORMS", "cpu")  # the host has room for models that one device has not
-    sys.exit(main())
+    run_script(main)

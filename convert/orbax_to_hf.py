@@ -7,13 +7,13 @@ The same command resumes a killed conversion behind the last whole file.
 """
 
 import os
-import sys
 from pathlib import Path
 
 from pydantic import Field
 
 from socialr1_jax.command_line import parse_args
 from socialr1_jax.conversion import ConvertConfig, convert, fingerprint, progress
+from socialr1_jax.terminal import run_script
 
 
 class OrbaxToHfConfig(ConvertConfig):
@@ -51,4 +51,4 @@ def main(argv: list[str] | None = None) -> int:
 
 if __name__ == "__main__":
     os.environ.setdefault("JAX_PLATFORMS", "cpu")  # the host has room for models that one device has not
-    sys.exit(main())
+    run_script(main)

@@ -179,6 +179,8 @@ class ChatClient:
             sent = self._config.parameters(parameters)
             answer = await create(model=self._config.model, messages=messages, extra_body=sent)
             return self._read(json.loads(answer.http_response.content))
+        except RecursionError:
+            return self._failure("not_json", "the answer is nested too deeply")
         except openai.APIStatusError as error:
             status, cause = error.status_code, error.response.headers.get("x-cause", "")
             if status == 429 and self._answered > answered and call.rounds:  # it answers others: it limits the rate
@@ -276,7 +278,8 @@ class ChatClient:
                         outer._seconds += time.monotonic() - began
                         outer._counts["answered"] += 1
                 status, cause = meant_status(response.status_code, body)
-                headers = {"x-cause": cause, "retry-after": response.headers.get("retry-after", "")}
+                after = response.headers.get("retry-after", "")
+                headers = {"x-cause": cause, "retry-after": after if after.isascii() else ""}
                 return httpx.Response(status, headers=headers, content=body or b"", request=request)
 
         return Http(trust_env=not self._config.local)  # no proxy between this machine and itself

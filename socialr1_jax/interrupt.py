@@ -1,6 +1,6 @@
 """Ctrl-C and SIGTERM: the first asks the run to stop where it can, the second ends the program at once.
 
-A thread of its own hears the signals, since Python's handlers wait until a computation on the devices is over.
+A separate thread receives the signals, since Python's handlers wait until a computation on the devices is over.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Interrupted(Exception):
 
 
 class Stop:
-    """Whether anybody asked the run to stop."""
+    """Records that the run was asked to stop."""
 
     def __init__(self) -> None:
         self.asked = False  # of this process
@@ -39,7 +39,7 @@ NEVER = Stop()
 
 
 def requeue_on_sigterm() -> None:
-    """For a script's first moments: SIGTERM ends it with status REQUEUE, since nothing is lost before it listens."""
+    """Let SIGTERM end a script with status REQUEUE until the run listens itself: nothing can be lost before."""
     signal.signal(signal.SIGTERM, lambda *_: os._exit(REQUEUE))
 
 

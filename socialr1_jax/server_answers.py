@@ -49,7 +49,7 @@ _NO_SUCH = re.compile(
 _SECRET = 8  # characters of a key; a shorter one ("none", "EMPTY") is no secret
 _PIECE = 12  # letters and digits of a key that give it away
 _MARKS = bytes(code for code in range(128) if not chr(code).isalnum())
-_ESCAPE = re.compile(r"\\(?:u00|x)([0-9A-Fa-f]{2})")
+_ESCAPE = re.compile(r"\\(?:u([0-9A-Fa-f]{4})|x([0-9A-Fa-f]{2})|[a-z])")
 _WORDS = {
     "rate_limit": 429,
     "too_many": 429,
@@ -205,7 +205,7 @@ def holds_key(text: str, key: str) -> bool:
     They may be of any case, escaped, in base64 or hexadecimal digits, backwards, or with other characters between them.
     A key of plain words, such as "password", is not searched for.
     """
-    plain = _ESCAPE.sub(lambda escape: chr(int(escape[1], 16)), html.unescape(unquote(text)))
+    plain = _ESCAPE.sub(lambda escape: chr(int(escape[1] or escape[2] or "20", 16)), html.unescape(unquote(text)))
     readings = {_folded(text), _folded(plain)}
     return any(piece in reading for piece in _pieces(key) for reading in readings)
 

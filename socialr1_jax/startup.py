@@ -1,4 +1,4 @@
-"""What a script sets for its whole process before JAX starts: XLA's flags, kept memory, kept programs."""
+"""Settings of a script's process before JAX starts: XLA's flags, kept memory, kept programs."""
 
 import ctypes
 import hashlib
@@ -14,23 +14,23 @@ _LARGEST = 2**31 - 1
 
 
 def prepare(xla_flags: Sequence[str] = ()) -> None:
-    """Everything below, in the order that it needs. Call it before anything touches a device."""
+    """Make all settings below, in the order they need. Call it before anything touches a device."""
     set_xla_flags(xla_flags)
     keep_memory()
     keep_programs()
 
 
 def set_xla_flags(flags: Sequence[str]) -> None:
-    """Adds the flags to XLA_FLAGS; what stands there already wins."""
+    """Add the flags to XLA_FLAGS; those that are there already win."""
     if flags:
         os.environ["XLA_FLAGS"] = " ".join([*flags, os.environ.get("XLA_FLAGS", "")]).strip()
 
 
 def keep_memory() -> None:
-    """Lets the allocator keep what XLA gives back, where that is glibc's and no accelerator's plugin is installed.
+    """Let glibc's allocator keep the memory that XLA frees, unless an accelerator's plugin is installed.
 
-    XLA takes its temporaries on a CPU anew in every call. By default glibc maps blocks above 32 MiB afresh and unmaps
-    them again, and each page costs a fault when it is first touched: a sixth of the time of an update of the `tiny`
+    XLA allocates its temporaries on a CPU in every call. By default glibc maps and unmaps blocks above 32 MiB each
+    time, and each page costs a fault when it is first touched: a sixth of the time of an update of the `tiny`
     shape (docs/performance.md). Blocks of 2 GiB and more are still given back.
     """
     if platform.libc_ver()[0] != "glibc" or not _cpu_only():
@@ -42,7 +42,7 @@ def keep_memory() -> None:
 
 
 def keep_programs() -> None:
-    """Keeps every compiled program on disk, so that the next call of a script reads it instead of compiling it.
+    """Keep every compiled program on disk, so that the next call of a script reads it instead of compiling it.
 
     They are in `~/.cache/socialr1_jax`, apart for processors of other abilities, and may be removed at any time. A user
     without a home directory keeps none.
@@ -61,12 +61,12 @@ def keep_programs() -> None:
 
 
 def _cpu_only() -> bool:
-    """Whether JAX will find nothing but the CPU; by what is installed, since asking JAX would start it."""
+    """Return True if JAX will find only the CPU, judged by what is installed: asking JAX would start it."""
     return os.environ.get("JAX_PLATFORMS") == "cpu" or not any(map(find_spec, ("jax_plugins", "libtpu")))
 
 
 def _processor() -> str:
-    """What the processor can do, in eight digits: a program for another one may not run here."""
+    """Return eight digits for what the processor can do: a program for another one may not run here."""
     abilities, listed = platform.machine(), Path("/proc/cpuinfo")
     if listed.exists():
         lines = listed.read_text().splitlines()

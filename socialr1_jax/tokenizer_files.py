@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,18 @@ def load_tokenizer(folder: str | os.PathLike[str] | None) -> Any:
     if not folder:
         raise ValueError(f"the model has no folder with a tokenizer: save it as a folder and {_TAKE_ANOTHER}")
     folder = Path(os.path.expanduser(folder))
+    tokenizer, returned = _read(folder, lambda read: read.decode(read.encode(_SENTENCE, add_special_tokens=False)))
+    if "".join(returned.split()).lower() != "".join(_SENTENCE.split()).lower():
+        file = file_of(folder, "tokenizer.json") or folder / "vocab.json"
+        raise ValueError(
+            f"{file}: this tokenizer loses text, {_SENTENCE!r} comes back as {shown(returned)}: {_TAKE_ANOTHER}"
+        )
+    tokenizer.name_or_path = str(folder)
+    return tokenizer
+
+
+def _read(folder: Path, use: Callable[[Any], Any]) -> tuple[Any, Any]:
+    """Returns the folder's tokenizer and `use(tokenizer)`: some broken files show when it is used."""
     there = [file.name for file in (file_of(folder, "config.json"), *tokenizer_files(folder)) if file]
     if not has_tokenizer(folder):  # transformers would make an empty tokenizer
         raise ValueError(f"{folder} has neither tokenizer.json nor vocab.json: {_TAKE_ANOTHER}")
@@ -49,10 +62,12 @@ def load_tokenizer(folder: str | os.PathLike[str] | None) -> Any:
         raise ValueError(f"{folder} has vocab.json without merges.txt: put merges.txt beside it")
     from transformers import AutoTokenizer  # seconds to import
 
+    for handler in logging.getLogger("transformers").handlers:
+        handler.addFilter(_make_printable)  # its warnings quote the files
     with _without_marks(folder, there) as readable:
         try:
             tokenizer = AutoTokenizer.from_pretrained(readable, local_files_only=True, trust_remote_code=False)
-            returned = tokenizer.decode(tokenizer.encode(_SENTENCE, add_special_tokens=False))
+            return tokenizer, use(tokenizer)
         except BaseException as error:  # the tokenizers library raises plain Exceptions and, in Rust, panics
             if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
                 raise
@@ -64,13 +79,6 @@ def load_tokenizer(folder: str | os.PathLike[str] | None) -> Any:
             raise ValueError(
                 f"{folder}: the tokenizer cannot be read ({reason}) from {', '.join(there)}: {_TAKE_ANOTHER}"
             ) from error
-    if "".join(returned.split()).lower() != "".join(_SENTENCE.split()).lower():
-        raise ValueError(
-            f"{folder}: the tokenizer of {', '.join(there)} loses text ({_SENTENCE!r} comes back as {shown(returned)}): "
-            f"{_TAKE_ANOTHER}"
-        )
-    tokenizer.name_or_path = str(folder)
-    return tokenizer
 
 
 def count_tokens(folder: Path, vocab_size: int) -> int:
@@ -80,7 +88,7 @@ def count_tokens(folder: Path, vocab_size: int) -> int:
     """
     if not has_tokenizer(folder):
         return vocab_size
-    vocabulary = load_tokenizer(folder).get_vocab()
+    _, vocabulary = _read(folder, lambda tokenizer: tokenizer.get_vocab())
     if not vocabulary:
         raise ValueError(f"{folder}: its tokenizer has no tokens: {_TAKE_ANOTHER}")
     token, last = max(vocabulary.items(), key=lambda entry: entry[1])
@@ -90,6 +98,11 @@ def count_tokens(folder: Path, vocab_size: int) -> int:
             f"{_TAKE_ANOTHER}"
         )
     return int(last) + 1
+
+
+def _make_printable(record: logging.LogRecord) -> bool:
+    record.msg, record.args = printable(record.getMessage()), None
+    return True
 
 
 @contextmanager

@@ -417,7 +417,7 @@ def test_a_tokenizer_is_read_behind_byte_order_marks_or_refused_in_one_line(fold
         tokenizer = load_tokenizer(folder)
         assert tokenizer.get_vocab() == expected.get_vocab(), name
         assert tokenizer.chat_template == expected.chat_template, name
-    model = SimpleNamespace(config=SimpleNamespace(eos_token_id=-1), source=str(folder))
+    model = SimpleNamespace(config=SimpleNamespace(eos_token_id=-1, vocab_size=320), source=str(folder))
     assert stop_token_ids(model, expected) == (7, expected.eos_token_id)
     for content in ('{"eos_token_id": "7"}', '{"eos_token_id": [true]}', "[7]", "{"):
         (folder / "generation_config.json").write_text(content)

@@ -261,7 +261,7 @@ def test_a_folder_with_a_run(run, model, tmp_path):
     config = load_config(RunConfig, None, [f"output_dir={folder}", *settings(model)])
     for step in (4, 20):
         (folder / "checkpoints" / str(step)).mkdir(parents=True)
-        (folder / "checkpoints" / str(step) / "manifest.json").write_text("{}")
+        (folder / "checkpoints" / str(step) / "manifest.json").write_text('{"schema": 1, "files": {}}')
     save_config(config, folder / "config.yaml")
     status, lines, _ = run(*settings(model))
     assert status == 0

@@ -5,7 +5,7 @@ import json
 import pytest
 from test_evaluate import TOY, loopback
 from test_sotopia import written
-from test_sotopia_judging import GOOD, verdict
+from test_sotopia_judging import GOOD, coded, verdict
 
 from socialr1_jax.command_line import load_config
 from socialr1_jax.config import ConfigError
@@ -13,6 +13,7 @@ from socialr1_jax.data.tokenizer import build_tokenizer
 from socialr1_jax.evaluation import evaluate as whole
 from socialr1_jax.evaluation.respondents import LocalModel
 from socialr1_jax.evaluation.sotopia.models import LocalSpeaker
+from socialr1_jax.evaluation.sotopia.speakers import Reply
 from socialr1_jax.evaluation.task import BenchmarkError
 from socialr1_jax.evaluation_config import EvaluateConfig
 from socialr1_jax.hf import random_model, save_hf
@@ -150,7 +151,7 @@ def server():
     def reply(server, body):
         text = body["messages"][-1]["content"]
         if "Judge how each participant" in text:
-            said = verdict()
+            said = coded(text, Reply(verdict())).text
         else:
             turn = text.rpartition("it is turn #")[2].partition(".")[0]
             kind = "leave" if turn == "3" else "speak"

@@ -139,9 +139,9 @@ def lines_so_far(folder: Path) -> list[dict]:
 
 @pytest.mark.parametrize("seed", range(4))
 def test_kill_at_a_random_moment_again_and_again(seed, folder, whole, table):
-    """Killed three times, once from the start on and twice after a first step; then left alone."""
+    """Killed four times, once from the start on and three times after a first step; then left alone."""
     moments, steps = random.Random(seed), []
-    for number in range(3):
+    for number in range(4):
         begun, process = time.time(), begin(folder)
         while number and process.poll() is None and not stepped(folder, begun):
             time.sleep(0.02)

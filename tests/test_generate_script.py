@@ -20,6 +20,7 @@ from socialr1_jax.models.qwen3 import init_params
 from socialr1_jax.sampling import Engine
 from socialr1_jax.sampling.batch import Segment
 from socialr1_jax.sampling.text import decode_responses
+from socialr1_jax.terminal import readable
 
 SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "generate.py"
 POSITIONS = 400
@@ -93,9 +94,43 @@ def test_the_text_and_the_last_line_are_those_of_generate(main, model, tokenizer
     [[completion]] = generate(load_hf(model), [prompt], sampling)
     text = decode_responses(tokenizer, [completion])[0]
     assert len(text) > 10
-    assert out.startswith(f"{text}\n\nno answer (")
+    assert out.startswith(f"{readable(text)}\n\nno answer (")
     ending = rf"; {completion.finish_reason} after {len(completion.tokens)} tokens, [\d.]+ tokens/s with compilation\n"
     assert re.search(ending + r"\Z", out)
+
+
+def test_neither_the_model_nor_the_file_commands_the_terminal(main, model, tmp_path, capsys, scripted):
+    texts = {
+        "\x1b[31mred\x1b]0;title\x07": "\\x1b[31mred\\x1b]0;title\\x07",
+        "\u202eexe.png\u2066": "\\u202eexe.png\\u2066",
+        "line\n\tindented\r\x08over": "line\n\tindented \\x08over",
+        "\x9b2J [bold]:smile: é — 猫 👩\u200d👧": "\\x9b2J [bold]:smile: é — 猫 👩\u200d👧",
+    }
+    said = " ".join(texts)
+    scripted(f"<think>{said}</think>\n\n<Answer>B</Answer>")
+    row = {"story": "Anna left.", "question": "Where?", "answer": f"{said}{'x' * 5000}"}
+    (tmp_path / "q.jsonl").write_text(json.dumps(row) + "\n")
+    assert main(["--model", str(model), "--file", str(tmp_path / "q.jsonl")]) == 0
+    out = capsys.readouterr().out
+    assert f"<think>{' '.join(texts.values())}</think>" in out
+    assert {character for character in out if not character.isprintable()} == {"\n", "\t", "\u200d"}
+    last = out.rpartition("\n\n")[2]
+    assert "gold is \\x1b[31mred" in last
+    assert len(last) < 2500
+    assert last.count("\n") == 1
+
+
+def test_a_reader_that_leaves_ends_the_answer(main, model, capsys, scripted, monkeypatch):
+    segments = []
+    scripted(RESPONSE * 20, before=lambda: segments.append(1))
+    lost = io.StringIO()
+    monkeypatch.setattr(lost, "write", lambda text: (_ for _ in ()).throw(BrokenPipeError(32, "Broken pipe")))
+    monkeypatch.setattr(sys, "stdout", lost)
+    with pytest.raises(SystemExit) as end:
+        main(["--model", str(model), *QUESTION])
+    assert end.value.code == 141
+    assert len(segments) < 3
+    assert capsys.readouterr().err.count("\n") == 1  # "loading ..."
 
 
 def test_text_is_on_the_terminal_before_the_response_ends(main, model, capsys, scripted):

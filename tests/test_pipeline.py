@@ -3,6 +3,8 @@
 import json
 import logging
 import threading
+from collections.abc import Mapping
+from types import MappingProxyType
 
 import pytest
 from hypothesis import given, settings
@@ -18,10 +20,18 @@ from socialr1_jax.data.tables import DataError
 class Words:
     """A tokenizer with one token a word, so that lengths are plain to see."""
 
-    chat_template = "yes"
+    name_or_path, chat_template = "words", "yes"
+    special_tokens_map: Mapping[str, str] = MappingProxyType({})
+    added_tokens_decoder: Mapping[int, object] = MappingProxyType({})
 
-    def apply_chat_template(self, messages: list[dict], **options: object) -> list[int]:
-        return [len(word) for word in messages[0]["content"].split()]
+    def get_chat_template(self) -> str:
+        return self.chat_template
+
+    def apply_chat_template(self, messages: list[dict], **options: object) -> str:
+        return messages[0]["content"]
+
+    def __call__(self, text: str, **options: object) -> dict[str, list[int]]:
+        return {"input_ids": [len(word) for word in text.split()]}
 
 
 @pytest.fixture(scope="module")

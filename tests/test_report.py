@@ -267,7 +267,7 @@ def test_an_empty_folder_is_one_clear_error(tmp_path: Path) -> None:
 
 
 def test_a_failed_write_leaves_the_old_report_and_nothing_else(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (run / "report.html").write_text("old")
+    old = write_report(run).read_bytes()
     before = sorted(run.iterdir())
 
     def full_disk(*_):
@@ -277,7 +277,7 @@ def test_a_failed_write_leaves_the_old_report_and_nothing_else(run: Path, monkey
     with pytest.raises(OSError, match="no space"):
         write_report(run)
     assert sorted(run.iterdir()) == before
-    assert (run / "report.html").read_text() == "old"
+    assert (run / "report.html").read_bytes() == old
 
 
 def test_the_figure_draws_each_run_before_and_after(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

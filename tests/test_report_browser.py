@@ -95,6 +95,24 @@ def choose(page: sync_api.Page, name: str, value: str) -> str:
     return count
 
 
+def test_names_that_every_object_inherits_are_names_like_others(run: Path, other: Path, visit) -> None:
+    names = ("constructor", "toString", "__proto__", "hasOwnProperty", "valueOf")
+    rows = [{"step": step, "phase": "grpo"} | dict.fromkeys(names, 0.5) for step in (1, 2)]
+    write_lines(run / "metrics.jsonl", rows + [{"step": 1, "phase": name, "loss": 1.0} for name in names])
+    odd = [rollout("grpo", 1, "q", reward=1.0), *(rollout(name, 1, "q") for name in names)]
+    for row in odd:
+        row["terms"] |= dict.fromkeys(names, 0.5)
+    write_lines(run / "rollouts.jsonl", odd)
+    page = visit(write_report(run, other, output=run / "both.html"))
+    charts = page.locator("figcaption strong").all_text_contents()
+    assert set(names) <= set(charts)
+    page.locator(".row summary").first.click()
+    assert "NaN" not in (page.locator(".row .terms").first.get_attribute("style") or "")
+    text = page.locator("body").inner_text()
+    assert "native code" not in text
+    assert "undefined" not in text
+
+
 def test_curves_are_drawn_and_follow_slider_pointer_and_keys(run: Path, visit) -> None:
     page = visit(write_report(run))
     assert page.title() == "demo · Social-R1 run report"

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import logging
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from faults import reseal
 from toys import changed, steps_of, timeless
 
 from socialr1_jax import load_hf, save_hf
@@ -20,6 +22,7 @@ from socialr1_jax.rewards import RewardTerms, scorer
 from socialr1_jax.sampling import Completion
 from socialr1_jax.training import grpo
 from socialr1_jax.training import validation as evaluation
+from socialr1_jax.training.checkpoints import CheckpointError
 from socialr1_jax.training.programs import Programs, compile_programs, reference_weights
 from socialr1_jax.training.rollouts import Replay, RolloutFile, Rollouts
 
@@ -91,6 +94,51 @@ def test_a_cut_or_foreign_rollout_file_is_refused(start, saved, tmp_path):
     file.write_text(text.splitlines()[0] + "\n" + text.splitlines()[0] + "\n")
     with pytest.raises(ConfigError, match="holds step 0 with"):
         Replay(replayed)(1)
+
+
+def test_a_replayed_token_that_the_model_has_not_is_refused_before_the_first_step(start, saved, tmp_path):
+    kept = (saved / "kept" / "rollouts.jsonl").read_text().splitlines()
+    for name in ("tokens", "prompts"):
+        line = json.loads(kept[-1])
+        line[name][1][0] = 99_999
+        (tmp_path / "kept.jsonl").write_text("\n".join([*kept[:-1], json.dumps(line)]) + "\n")
+        with pytest.raises(ConfigError, match=rf"kept\.jsonl line 2: {name}\.1 holds token 99999, the model has"):
+            grpo.train_grpo(changed(start, tmp_path / "run", replay_rollouts=str(tmp_path / "kept.jsonl")))
+        assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "field"),
+    [
+        (("counts", "finished"), 2, "after step 2 of 2"),
+        (("counts", "finished"), "1", "state of counts .*finished: "),
+        (("counts", "evaluated"), 5, "after step 1 of 2"),
+        (("counts",), {}, "state of counts .*finished: Field required"),
+        (("unscorable",), [[8]], "state of unscorable .*0.1: Field required"),
+        (("shares", "said"), 5, "state of shares .*said: "),
+        (("prompts", "spare"), None, "state of prompts .*spare: "),
+        (("prompts", "prompts", "grain", "next_index"), -5, "state of prompts .*prompts.grain.next_index: .*not -5"),
+        (("prompts", "prompts", "seed"), 3, "state of prompts .*the seed that it began with"),
+        (("files",), {"metrics.jsonl": 0}, "files: "),
+    ],
+)
+def test_a_forged_state_of_a_run_is_refused(start, saved, tmp_path, path, value, field):
+    for name in ("config.yaml", ".lock"):
+        shutil.copy(saved / name, tmp_path)
+    checkpoint = Path(shutil.copytree(saved / "checkpoints" / "1", tmp_path / "checkpoints" / "1"))
+    file = checkpoint / "run" / "metadata"
+    content = json.loads(file.read_text())
+    inner = content["run"]
+    for name in path[:-1]:
+        inner = inner[name]
+    inner[path[-1]] = value
+    file.write_text(json.dumps(content))
+    reseal(checkpoint)
+    config = load_config(RunConfig, tmp_path / "config.yaml")
+    with pytest.raises(CheckpointError, match=rf"checkpoints/1\b.*{field}") as refused:
+        grpo.train_grpo(config.model_copy(update={"output_dir": str(tmp_path), "save_rollouts": ""}))
+    assert len(str(refused.value).splitlines()) == 1
+    assert "move it away" in str(refused.value)
 
 
 def test_a_resumed_run_drops_what_it_will_write_again(tmp_path, saved):
@@ -165,17 +213,20 @@ def test_a_sampler_that_is_not_the_trainer_is_told(start, saved, tmp_path, caplo
     assert "differ from the trainer's by a factor of 1.105" in caplog.text
 
 
-def test_updates_that_are_not_finite_stop_the_run_and_leave_the_weights(start, saved, tmp_path):
+def test_updates_that_are_not_finite_stop_the_run_and_leave_the_weights(start, saved, tmp_path, monkeypatch):
     """Advantages of NaN rewards are 0, so the poison is a sampled log-prob under importance sampling."""
-    file = tmp_path / "bad.jsonl"
-    with file.open("w") as out:
-        for text in (saved / "kept" / "rollouts.jsonl").read_text().splitlines():
-            line = json.loads(text)
-            line["logprobs"] = [[float("nan")] * len(row) for row in line["logprobs"]]
-            out.write(json.dumps(line) + "\n")
     config = changed(
-        start, tmp_path / "run", replay_rollouts=str(file), grpo={"importance_sampling": "token", "most_skipped": 3}
-    )
+        start, tmp_path / "run", replay_rollouts=str(saved / "kept" / "rollouts.jsonl"),
+        grpo={"importance_sampling": "token", "most_skipped": 3},
+    )  # fmt: skip
+
+    def poisoned(self, step, real=Replay.__call__):
+        rollouts = real(self, step)
+        for completion in rollouts.completions:
+            completion.logprobs[:] = [float("nan")] * len(completion.logprobs)
+        return rollouts
+
+    monkeypatch.setattr(Replay, "__call__", poisoned)
     with pytest.raises(grpo.TrainingStopped, match=r"3 updates in a row .* not finite") as stopped:
         grpo.train_grpo(config)
     kept = np.load(tmp_path / "run" / "skipped_step_2.npz")
@@ -185,10 +236,8 @@ def test_updates_that_are_not_finite_stop_the_run_and_leave_the_weights(start, s
     rows = steps_of(tmp_path / "run")
     assert [row["skipped"] for row in rows] == [2, 2]
     assert not (tmp_path / "run" / "export").exists()
-    # mended, the run goes on from the weights before
-    good = changed(config, tmp_path / "run", replay_rollouts=str(file))
-    file.write_text((saved / "kept" / "rollouts.jsonl").read_text())
-    assert grpo.train_grpo(good)
+    monkeypatch.undo()  # the run resumes from the weights before
+    assert grpo.train_grpo(config)
     before, after = load_hf(start.model.path).params, load_hf(tmp_path / "run" / "export").params
     jax.tree.map(np.testing.assert_array_equal, after, before)  # both steps were done, and both changed nothing
 

@@ -37,6 +37,7 @@ from socialr1_jax.reward_config import StructureConfig
 from socialr1_jax.rewards.parsing import Opened, parse_response, whole_responses
 from socialr1_jax.rewards.stages import STAGES, find_stages
 from socialr1_jax.rewards.verdict import Judge, JudgeRefused, Verdict
+from socialr1_jax.terminal import printable
 from socialr1_jax.training.console import Bar, console, shown_log, working
 
 _BEGIN = b'{"sampled_by": '  # of a work file
@@ -239,7 +240,7 @@ def _questions(config: PairsConfig) -> list[Example]:
     examples = read_examples(config.questions, columns=config.columns, where=config.where)
     for example in examples:
         if not example.story.strip():
-            raise DataError(f"{config.questions}: question {shown(example.id)} has no story; pairs need one")
+            raise DataError(f"{config.questions}: question {printable(example.id, 100)} has no story; pairs need one")
     return examples
 
 

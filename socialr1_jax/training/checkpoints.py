@@ -62,7 +62,7 @@ class _Content(BaseModel):
 class _Run(BaseModel):
     """What every trainer saves; each checks the rest of its state itself."""
 
-    files: Annotated[dict[Literal["metrics.jsonl", "rollouts.jsonl"], Count], Field(min_length=2)]
+    files: Annotated[dict[Literal["metrics.jsonl", "rollouts.jsonl"], Count], Field(min_length=2)] = {}
     finished: Count | None = None
     skipped_in_a_row: Count = 0
 

@@ -168,7 +168,7 @@ def _train_grpo(config: RunConfig, mesh: Mesh, stop: Stop) -> bool:
             except (KeyError, ValueError) as error:
                 reason = first_fault(error) if isinstance(error, ValidationError) else error
                 raise CheckpointError(f"{saved}: the state of {name} cannot be used ({reason}): {AWAY}") from error
-        if counts.finished != checkpoints.latest or counts.finished > config.steps:
+        if not counts.evaluated <= counts.finished == int(saved.name) <= config.steps:
             raise CheckpointError(f"{saved} holds the run after step {counts.finished} of {config.steps}: {AWAY}")
         console.print(f"resuming after step {counts.finished} of {config.steps}")
     runlog = RunLog(

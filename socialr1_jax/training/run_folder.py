@@ -47,7 +47,7 @@ def own_folder(folder: Path, files: Sequence[str] = RUN) -> Iterator[None]:
     if folder in _held:
         yield
         return
-    opened, problem, before = None, "", set[str]()
+    opened, problem, made, before = None, "", not folder.exists(), set[str]()
     if is_first():
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -75,7 +75,7 @@ def own_folder(folder: Path, files: Sequence[str] = RUN) -> Iterator[None]:
         if opened:
             if set(os.listdir(folder)) - before == {_LOCK}:  # bad input: leave nothing behind
                 (folder / _LOCK).unlink()
-                if not before:
+                if made:
                     folder.rmdir()
             opened.close()
 

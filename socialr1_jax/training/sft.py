@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from socialr1_jax.config import OptimizerConfig, SftConfig
-from socialr1_jax.data.chat_template import response_opening
+from socialr1_jax.data.chat_template import plain_tokens, response_opening
 from socialr1_jax.data.examples import Example
 from socialr1_jax.data.pipeline import PromptStream
 from socialr1_jax.data.prompts import encode_prompt, question_text, reference_response
@@ -43,7 +43,7 @@ def train_sft(
 
     @cache
     def encoded(i: int) -> tuple[list[int], list[int]]:
-        response = tokenizer.encode(reference_response(examples[i], opening), add_special_tokens=False)
+        [response] = plain_tokens(tokenizer, [reference_response(examples[i], opening)])
         return encode_prompt(tokenizer, examples[i]), [*response, tokenizer.eos_token_id]
 
     def loss_fn(params: Params, rows: Rows) -> tuple[jax.Array, tuple[jax.Array, dict[str, jax.Array]]]:

@@ -23,7 +23,7 @@ def objects_in(text: str, decoder: json.JSONDecoder = _DECODER) -> Iterator[tupl
             return
         end = start + 1
         try:
-            value, end = _DECODER.raw_decode(text, start)
+            value, end = decoder.raw_decode(text, start)
         except (ValueError, RecursionError):
             pass
         else:

@@ -109,21 +109,23 @@ def _places(known: Sequence[str], told: Mapping[str, Any], path: Path) -> dict[s
     places: dict[str, tuple[str, ...]] = {}
     for name in _LIKELY:
         if name not in told:
-            listed = _likely(name, known)
+            chosen = _likely(name, known)
         elif isinstance(told[name], str):
-            listed = (told[name],) if told[name] else ()
+            chosen = (told[name],) if told[name] else ()
         elif isinstance(told[name], Sequence) and all(isinstance(one, str) for one in told[name]):
-            listed = tuple(told[name])
+            chosen = tuple(told[name])
         else:
-            raise BenchmarkError(f"{_COLUMNS_FILE}: {name} is {told[name]!r}, neither a column nor a list of columns")
-        for column in listed:
+            raise BenchmarkError(
+                f"{_COLUMNS_FILE}: {name} is {shown(told[name])}, neither a column nor a list of columns"
+            )
+        for column in chosen:
             if column not in known:
                 raise BenchmarkError(f"{_COLUMNS_FILE}: {path} has no column {column!r}{nearest(column, known)}")
-        if listed:
-            places[name] = listed
+        if chosen:
+            places[name] = chosen
         elif name not in _MAY_LACK and (name != "dimension" or name not in told):
             raise BenchmarkError(
-                f"{path}: no column looks like the {name} (the columns are {', '.join(map(repr, known))}); name it in "
+                f"{path}: no column looks like the {name} (the columns are {listed(known)}); name it in "
                 f'{path.parent / _COLUMNS_FILE}, such as {{"{name}": "{known[0]}"}}'
             )
     return places
