@@ -56,10 +56,7 @@ class Section(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _expand_home(cls, value: Any, field: ValidationInfo) -> Any:
-        declared = cls.model_fields[field.field_name or ""]
-        if declared.annotation is int and isinstance(value, int) and abs(value) >= 2**31:
-            raise ValueError(f"{_shown(value)} does not fit into 32 bits")
-        if _FREE_TEXT in declared.metadata:
+        if _FREE_TEXT in cls.model_fields[field.field_name or ""].metadata:
             return value
         if isinstance(value, list | tuple):
             return type(value)(_expanded(item) for item in value)

@@ -114,7 +114,7 @@ class SamplingConfig(Section):
     group_size: int = Field(5, ge=2, description="responses per prompt, compared with each other")
     max_new_tokens: int = Field(3072, ge=1, description="length limit of a response")
     temperature: Real = Field(1.0, gt=0, description="divides the logits, in sampling and in every log-prob")
-    top_k: int = Field(0, ge=0, description="draw from the k likeliest tokens only; 0 = all")
+    top_k: int = Field(0, ge=0, lt=2**31, description="draw from the k likeliest tokens only; 0 = all")
     top_p: Real = Field(
         1.0, gt=0, le=1, description="draw from the smallest set of tokens with this probability; 1 = all"
     )
@@ -239,7 +239,7 @@ class RunConfig(Section):
 
     output_dir: str = Field("runs/grpo", min_length=1, description="folder that everything is written to")
     seed: int = Field(0, ge=0, lt=2**31, description="of the order of prompts and of every draw")
-    steps: int = Field(600, ge=1, description="GRPO steps")
+    steps: int = Field(600, ge=1, lt=2**31, description="GRPO steps")
     quiet: bool = Field(False, description="say only what went wrong and where the results are")
     xla_flags: XlaFlags = Field((), description="added to XLA_FLAGS, which win; configs/xla has measured ones")
     save_rollouts: str = Field("", description="file (.jsonl) that every response with its tokens and reward goes to")

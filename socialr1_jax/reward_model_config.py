@@ -58,7 +58,7 @@ class RewardModelConfig(Section):
 
     output_dir: str = Field("runs/reward_model", min_length=1, description="folder that everything is written to")
     seed: int = Field(0, ge=0, lt=2**31, description="of the fresh head and of the order of pairs")
-    steps: int = Field(300, ge=1, description="optimiser updates")
+    steps: int = Field(300, ge=1, lt=2**31, description="optimiser updates")
     xla_flags: XlaFlags = Field((), description="added to XLA_FLAGS, which win; configs/xla has measured ones")
     evaluate_every: int = Field(
         50, ge=0, description="steps between evaluations on held-out pairs; 0 = only at start and end"

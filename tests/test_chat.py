@@ -4,7 +4,6 @@ import importlib.util
 import json
 import threading
 import time
-from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -270,24 +269,6 @@ def test_a_stored_odd_reply_is_asked_again(run, tmp_path):
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     code, results, _ = run("ok")
     assert (code, results["results"]["socialiqa"]["official/accuracy"]["n"]) == (0, COUNT)
-
-
-def test_no_name_of_an_organisation_is_sent(server, monkeypatch):
-    monkeypatch.setenv("OPENAI_ORG_ID", "org-1")
-    monkeypatch.setenv("OPENAI_PROJECT_ID", "proj-1")
-    heard = Counter()
-    client = ChatClient(ServerConfig(model="m", base_url=f"http://127.0.0.1:{server.server_port}/v1"))
-    send = client._client._client.send
-
-    async def hearing(request, **options):
-        heard.update(name.lower() for name in request.headers)
-        return await send(request, **options)
-
-    monkeypatch.setattr(client._client._client, "send", hearing)
-    assert client.ask([{"role": "user", "content": "q"}], {}).result(10).text == "[[B]]"
-    client.close()
-    assert heard["authorization"] == 1
-    assert not [name for name in heard if "organization" in name or "project" in name]
 
 
 def test_options_are_refused_before_any_call():

@@ -22,6 +22,7 @@ from judge_server import graded_reply
 
 from socialr1_jax.command_line import load_config
 from socialr1_jax.config import ConfigError, RunConfig
+from socialr1_jax.evaluation.rescore import rescore
 from socialr1_jax.evaluation.respondents import Asked, Endpoint
 from socialr1_jax.evaluation.task import BenchmarkError
 from socialr1_jax.evaluation_config import EvaluateConfig
@@ -81,6 +82,7 @@ def forever(head, piece=b"x" * 65536, pause=0.0):
 
 
 BOMB1, BOMB3 = packed(1), packed(3)
+CHUNKED = "Transfer-Encoding: chunked"
 GZ, GZ3 = "Content-Encoding: gzip", "Content-Encoding: gzip, gzip, gzip"
 # A gzip header with a name that never ends yields nothing, however much of it is unpacked.
 NAMELESS = packed(1, 0)[:3] + b"\x08" + bytes(6)
@@ -102,7 +104,7 @@ CASES = {
     "endless 400": (lambda: forever(http(400, length=False)), "http_400"),
     "endless 500": (lambda: forever(http(500, length=False)), "http_500"),
     "endless 200 in chunks": (
-        lambda: forever(http(200, b"", "Transfer-Encoding: chunked", length=False), b"8000\r\n" + b"x" * 0x8000 + b"\r\n"),
+        lambda: forever(http(200, b"", CHUNKED, length=False), b"8000\r\n" + b"x" * 0x8000 + b"\r\n"),
         "too_long",
     ),
     "endless headers": (lambda: forever(b"HTTP/1.1 200 OK\r\n", b"X-A: " + b"a" * 1000 + b"\r\n"), "*"),
@@ -116,7 +118,7 @@ CASES = {
     **{f"bomb of three layers, {status}": (http(status, BOMB3, GZ3), cause)
        for status, cause in ((200, "not_json"), (302, "http_302"), (400, "http_400"), (500, "http_500"))},
     "bomb in chunks": (
-        http(200, b"%x\r\n%s\r\n0\r\n\r\n" % (len(BOMB3), BOMB3), GZ3, "Transfer-Encoding: chunked", length=False),
+        http(200, b"%x\r\n%s\r\n0\r\n\r\n" % (len(BOMB3), BOMB3), GZ3, CHUNKED, length=False),
         "not_json",
     ),
     "bomb of deflate": (http(200, zlib.compress(bytes(32 << 20)), "Content-Encoding: deflate"), "too_long"),
@@ -133,14 +135,16 @@ CASES = {
     "NUL": (body(b"\0" * 50), "not_json"),
     "not UTF-8": (body(b"\xff\xfe\xfa"), "not_json"),
     **{f"deep {number}": (body(text), "*") for number, text in enumerate((
-        DEEP, '{"a":' * 100_000, DEEP + "]" * 100_000, f'{{"choices": {DEEP}', '{"choices":[{"message":{"content":' + DEEP,
+        DEEP, '{"a":' * 100_000, DEEP + "]" * 100_000, f'{{"choices": {DEEP}',
+        '{"choices":[{"message":{"content":' + DEEP,
         '{"error": ' + "[" * 900 + "]" * 900 + "}",
         '{"choices":[{"message":{"content":' + "[" * 900 + "]" * 900 + "}}]}"))},
     "deep finish": (said(choice={"finish_reason": json.loads("[" * 900 + "]" * 900)}), None),
     **{f"deep error {number}": (body(text, 400), "http_400") for number, text in enumerate((
         DEEP, '{"error": {"message": ' + "[" * 900 + "]" * 900 + "}}", '{"error":' * 100_000))},
     **{f"JSON {number}": (body(text), "not_json") for number, text in enumerate((
-        "[]", "3", "null", '"text"', "true", "NaN", "9" * 10_000, '{"choices": 3}', '{"choices": "abc"}', '{"choices": {}}',
+        "[]", "3", "null", '"text"', "true", "NaN", "9" * 10_000,
+        '{"choices": 3}', '{"choices": "abc"}', '{"choices": {}}',
         '{"choices": {"0": {}}}', '{"choices": [3]}', '{"choices": [[]]}', '{"choices": ["x"]}', '{"choices": [{}]}',
         '{"choices": [{"message": 3}]}', '{"choices": [{"message": []}]}', '{"choices": [{"message": "B"}]}',
         '{"choices": [{"message": {"content": 3}}]}', '{"choices": [{"message": {"content": {"text": "B"}}}]}',
@@ -152,9 +156,11 @@ CASES = {
     "odd refusal": (said(message={"refusal": [{"a": "\x1b[31m"}]}), "refusal"),
     "half a character": (said("\ud800 B"), None),
     **{f"usage {number}": (said(usage=usage), None) for number, usage in enumerate((
-        {"prompt_tokens": int("9" * 400), "completion_tokens": int("9" * 400)}, {"prompt_tokens": -5, "completion_tokens": -1},
+        {"prompt_tokens": int("9" * 400), "completion_tokens": int("9" * 400)},
+        {"prompt_tokens": -5, "completion_tokens": -1},
         {"prompt_tokens": 1e300, "completion_tokens": 2.5}, {"prompt_tokens": True, "completion_tokens": "[/x]"},
-        {"prompt_tokens": None, "completion_tokens": [1]}, [], 3, "many", {"prompt_tokens": {}, "completion_tokens": 10**30}))},
+        {"prompt_tokens": None, "completion_tokens": [1]}, [], 3, "many",
+        {"prompt_tokens": {}, "completion_tokens": 10**30}))},
     **{f"status {status}": (body("{}", status), "*") for status in (101, 199, 206, 299, 399, 418, 451, 599, 600, 999)},
     "cookies": (http(200, WHOLE, *(f"Set-Cookie: c{i}=v; Path=/" for i in range(200))), None),
     "retry never": (http(503, b"{}", "Retry-After: 1e400"), "http_503"),
@@ -172,10 +178,15 @@ class Server:
     def __enter__(self):
         self._socket = socket.create_server(("127.0.0.1", 0), backlog=512)
         self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}/v1"
-        threading.Thread(target=self._accept, daemon=True).start()
+        self._closed = False
+        self._thread = threading.Thread(target=self._accept, daemon=True)
+        self._thread.start()
         return self
 
     def __exit__(self, *_):
+        self._closed = True
+        self._socket.shutdown(socket.SHUT_RDWR)  # wakes the thread that accepts
+        self._thread.join()
         self._socket.close()
 
     def _accept(self):
@@ -197,10 +208,9 @@ class Server:
             prompt = json.loads(rest)["messages"][-1]["content"] if rest else ""
             self.requests.append((head.decode("latin-1"), headers, prompt))
             answer = self.answer(prompt)
-            begun = time.monotonic()
             for piece in [answer] if isinstance(answer, bytes) else answer:
                 connection.sendall(piece)
-                if time.monotonic() - begun > 10 * TIMEOUT:
+                if self._closed:
                     return
 
 
@@ -337,17 +347,18 @@ def echoes(form):
 
 def test_no_error_says_the_key(caplog):
     answers = {f"{form}, {place}": sent for form in DISGUISES for place, sent in echoes(form).items()}
-    heard = []
+    heard, statuses = [], []
 
     def answer(prompt):
         sent = answers.get(case_of(prompt), said())
-        return sent if isinstance(sent, bytes) else body(sent, status)
+        return sent if isinstance(sent, bytes) else body(sent, statuses[-1])
 
     few = [[name] for name in list(answers)[::21]]  # a wrong key ends a client
     plan = [(status, names) for status in (401, 403) for names in few]
     plan += [(status, ["fine", *answers]) for status in (400, 500, 200)]
     with Server(answer) as server, caplog.at_level(logging.INFO):
         for status, names in plan:
+            statuses.append(status)
             for ask in (by_endpoint, by_judge):
                 try:
                     found = ask(server.url, names)
@@ -458,11 +469,41 @@ def test_a_name_that_is_long_but_set_is_a_variable(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "text", ["[a", "{", "!!timestamp x", "!!int x", "!!python/object:os.system x", "[" * 500, "? [a]", "9" * 5000, ".nan",
-             "&a [*a]", "!!binary x", "\x1b", "'", "%", ".inf", "- &a [x, *a]"]
+    "text", ["[a", "{", "!!timestamp x", "!!int x", "!!python/object:os.system x", "[" * 500, "? [a]", "9" * 5000,
+             ".nan", "&a [*a]", "!!binary x", "\x1b", "'", "%", ".inf", "- &a [x, *a]"]
 )  # fmt: skip
 def test_options_that_cannot_be_sent_are_one_line(text):
     with pytest.raises(ValueError, match="options") as error:
         StructureConfig(judge="endpoint", model="m", base_url="http://h/v1", options={"stop": text})
     assert "is not a value that can be sent as JSON" in str(error.value)
     assert len(str(error.value)) < 1000
+
+
+# ------------------------------------------------------------------------------------------------------ stored samples
+
+SAMPLE = {
+    "task": "socialiqa", "protocol": "official", "id": "1", "item": "1", "sample": 0, "status": "ok", "gold": "A",
+    "answer": "A", "value": 1.0, "reply": "[[A]]", "finish_reason": "stop", "tokens": 3, "messages": [], "meta": {},
+}  # fmt: skip
+ODD = (None, 3, -1, 1e300, True, "x", "\ud800", "\x1b[31m", [], [[1]], {}, {"a": []}, "a" * 100_000)
+
+
+def test_odd_samples_are_one_line(tmp_path):
+    """Every field of another type, and rows that are none: figures, or one line that names the file."""
+    file = tmp_path / "samples.jsonl"
+    rows = [json.dumps(SAMPLE | {name: odd}) for name in SAMPLE for odd in ODD]
+    rows += [json.dumps({key: value for key, value in SAMPLE.items() if key != name}) for name in SAMPLE]
+    rows += ["[]", "3", "null", "{", "", "[" * 100_000, '{"task": ' + "9" * 5000 + "}", "\x00", "[1]", '"task"']
+    rows += [json.dumps(SAMPLE | {"task": name}) for name in ("os", "fields", "files", "..task", "sotopia", "__init__")]
+    messages = []
+    for row in rows:
+        file.write_text(row + "\n", encoding="utf-8")
+        try:
+            rescore(file)
+        except BenchmarkError as error:
+            messages.append(str(error))
+    assert len(messages) > len(rows) / 2
+    assert all(str(file) in message and len(message) < 1000 and message.isprintable() for message in messages)
+    file.write_bytes(json.dumps(SAMPLE).encode() + b"\n\xff\xfe\n")
+    with pytest.raises(BenchmarkError, match="line 2"):
+        rescore(file)

@@ -96,6 +96,34 @@ def test_any_text_gives_a_prompt_that_a_server_can_take(story, question, thought
     assert user.count(answer_code(story, question, thoughts)) == 2
 
 
+HIDDEN = [*range(0xE0100, 0xE01F0, 15), *range(0xFE00, 0xFE10), 0x34F, 0x115F, 0x17B4, 0x180B, 0x200B, 0x2028, 0x2029]
+HIDDEN += [
+    0x202E,
+    0x2060,
+    0x2800,
+    0x3164,
+    0xFEFF,
+    0xFFA0,
+    0xFFF9,
+    0xE0001,
+    0xE0041,
+    0xE0FFF,
+    0xA0,
+    0x2003,
+    0x3000,
+    0x85,
+]
+
+
+@pytest.mark.parametrize("place", ["story", "question", "thoughts"])
+def test_no_invisible_character_reaches_the_judge(place):
+    hidden = "".join(map(chr, HIDDEN))
+    user = user_message(**{place: f"a{hidden}b é 日本 😀"})
+    assert not set(user) & set(hidden)
+    assert user.replace("\n", "").isprintable()
+    assert "b é 日本 😀" in user
+
+
 def test_the_version_is_that_of_the_file():
     assert RUBRIC_VERSION == "1"
 
@@ -173,6 +201,8 @@ def test_the_ends_of_the_range_count(score):
         (FULL.replace(CODE, "0" * 16), "unreadable"),
         (FULL.replace(CODE, CODE[:-1]), "unreadable"),
         (FULL.replace(CODE, CODE + "0"), "unreadable"),
+        (FULL.replace(CODE, CODE.upper()), "unreadable"),
+        (f"{CODE.upper()} <Score>0.8</Score>", "unreadable"),
         (FULL.replace(f'"{CODE}"', "null"), "unreadable"),
         (f'["{CODE}", 0.8]', "unreadable"),
         (f'{{"grade": {{"x": "{CODE}"}}, "total": 0.8}}', "unreadable"),

@@ -25,6 +25,7 @@ from socialr1_jax.training import validation as evaluation
 from socialr1_jax.training.checkpoints import CheckpointError
 from socialr1_jax.training.programs import Programs, compile_programs, reference_weights
 from socialr1_jax.training.rollouts import Replay, RolloutFile, Rollouts
+from socialr1_jax.training.run_weights import load_policy
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 WEIGHTS = {"outcome": 1.0, "structure": 2.0, "content": 0.0, "tau": 1.0}
@@ -139,6 +140,19 @@ def test_a_forged_state_of_a_run_is_refused(start, saved, tmp_path, path, value,
         grpo.train_grpo(config.model_copy(update={"output_dir": str(tmp_path), "save_rollouts": ""}))
     assert len(str(refused.value).splitlines()) == 1
     assert "move it away" in str(refused.value)
+
+
+@pytest.mark.parametrize("field", ["tie_word_embeddings", "num_hidden_layers", "vocab_size", "head_dim"])
+def test_a_checkpoint_that_describes_another_model_is_refused(saved, tmp_path, field):
+    checkpoint = Path(shutil.copytree(saved / "checkpoints" / "1", tmp_path / "1"))
+    file = checkpoint / "run" / "metadata"
+    content = json.loads(file.read_text())
+    model = content["about"]["model"]
+    model[field] = not model[field] if field == "tie_word_embeddings" else model[field] + 2
+    file.write_text(json.dumps(content))
+    reseal(checkpoint)
+    with pytest.raises(CheckpointError, match=r"does not fit the model that its about describes: params/"):
+        load_policy(checkpoint)
 
 
 def test_a_resumed_run_drops_what_it_will_write_again(tmp_path, saved):

@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from socialr1_jax.evaluation.registry import get_task
-from socialr1_jax.evaluation.runner import embedder
+from socialr1_jax.evaluation.runner import PROTOCOLS, embedder
 from socialr1_jax.evaluation.scoring import Scored, figures, rescored, status_rates
 from socialr1_jax.evaluation.task import BenchmarkError
+from socialr1_jax.evaluation_config import TASKS
 from socialr1_jax.files import read_json
 from socialr1_jax.ownership import refuse_foreign_file
+from socialr1_jax.terminal import printable
 
 
 def refuse_foreign_figures(file: Path) -> None:
@@ -20,22 +22,29 @@ def refuse_foreign_figures(file: Path) -> None:
 
 
 def rescore(samples: Path) -> dict[str, Any]:
-    """{"results": {task: {figure: {value, stderr, n}}}, "status": ...} of a file of samples, graded anew.
+    """Grade a file of samples again; return {"results": {task: {figure: {value, stderr, n}}}, "status": ...}.
 
     Raises BenchmarkError naming the file and line of a row that is no sample.
     """
     groups: dict[tuple[str, Any], list[Scored]] = {}
-    with samples.open(encoding="utf-8") as file:
+    with samples.open("rb") as file:
         for number, line in enumerate(file, 1):
             try:
                 row = json.loads(line)
+                if row["task"] not in TASKS or row["task"] == "sotopia" or row["protocol"] not in PROTOCOLS:
+                    raise ValueError("its task or protocol is unknown, or none whose samples are scored here")
                 groups.setdefault((row["task"], row["protocol"]), []).append(rescored(get_task(row["task"]), row))
-            except (ValueError, KeyError, TypeError, ImportError) as error:
-                raise BenchmarkError(f"{samples} line {number}: not a sample of evaluate.py ({error!r})") from error
+            except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
+                reason = printable(repr(error), 200)
+                raise BenchmarkError(f"{samples} line {number}: not a sample of evaluate.py ({reason})") from error
     results: dict[str, dict[str, Any]] = {}
     status: dict[str, dict[str, Any]] = {}
     for (task, protocol), scored in groups.items():
-        found = figures(get_task(task), protocol, scored, embedder(get_task(task), protocol))
+        try:
+            found = figures(get_task(task), protocol, scored, embedder(get_task(task), protocol))
+        except (LookupError, TypeError, AttributeError, ArithmeticError) as error:
+            reason = printable(repr(error), 200)
+            raise BenchmarkError(f"{samples}: the rows of {task} do not fit together ({reason})") from error
         results.setdefault(task, {}).update({f"{protocol}/{name}": one._asdict() for name, one in found.items()})
         status.setdefault(task, {})[protocol] = status_rates(scored)
     return {"results": results, "status": status}

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from socialr1_jax.hlo import Line, computations
 from socialr1_jax.profiling.blocks import Kind, block_of, kind_of
 
-_ARRAY = re.compile(r"\b([a-z]+)(\d*)\w*\[([\d,]*)\]")
+_ARRAY = re.compile(r"\b([a-z]++)(\d*+)\w*+\[([\d,]*)\]")
 _OP_NAME = re.compile(r'op_name="([^"]*)"')
 _TARGET = re.compile(r'custom_call_target="([^"]*)"')
 _CALLED = re.compile(r"(?:calls|to_apply)=%?([\w.$-]+)")

@@ -12,7 +12,7 @@ from socialr1_jax.interrupt import NEVER, Stop
 
 
 class JudgeRefused(RuntimeError):
-    """The judge will answer nothing until somebody mends the settings: a wrong key, an unknown model."""
+    """The judge answers nothing until the settings are corrected: a wrong key, an unknown model."""
 
 
 @dataclass(frozen=True)

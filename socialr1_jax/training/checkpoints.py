@@ -204,8 +204,8 @@ class Checkpoints:
             raise CheckpointError(f"{folder} holds the run after step {content['finished']}, not {step}: {AWAY}")
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, state._asdict())
         found = self._manager.item_metadata(step)["state"].tree
-        if problems := _differences(abstract, found):
-            raise CheckpointError(f"{folder} does not fit this run: {_few(problems)}")
+        if problems := differences(abstract, found):
+            raise CheckpointError(f"{folder} does not fit this run: {problems}")
         restore = ocp.args.PyTreeRestore(abstract, restore_args=ocp.checkpoint_utils.construct_restore_args(abstract))
         arrays = self._manager.restore(step, args=ocp.args.Composite(state=restore))["state"]
         self._best = content["best"]
@@ -318,8 +318,8 @@ def _sum(file: Path) -> tuple[int, str]:
     return size, digest.hexdigest()
 
 
-def _differences(wanted: Any, found: Any) -> list[str]:
-    """What of one tree of shapes is not in the other, or is of another shape."""
+def differences(wanted: Any, found: Any) -> str:
+    """Returns what of one tree of shapes is not in the other, or is of another shape; "" for nothing."""
     wanted, found = (
         {jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape) for path, leaf in leaves}
         for leaves in (jax.tree_util.tree_leaves_with_path(tree) for tree in (wanted, found))
@@ -331,7 +331,7 @@ def _differences(wanted: Any, found: Any) -> list[str]:
         for name, shape in wanted.items()
         if found.get(name, shape) != shape
     ]
-    return problems
+    return _few(problems)
 
 
 def _few(problems: Sequence[str], most: int = 5) -> str:

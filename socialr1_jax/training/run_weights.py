@@ -13,7 +13,7 @@ from socialr1_jax.hf import map_weights
 from socialr1_jax.mesh import P
 from socialr1_jax.models.qwen3 import Qwen3, Qwen3Config, Weight, check_mesh
 from socialr1_jax.tokenizer_files import count_tokens
-from socialr1_jax.training.checkpoints import CheckpointError, fault, read_run, whole_steps
+from socialr1_jax.training.checkpoints import CheckpointError, differences, fault, read_run, whole_steps
 
 
 def is_run(folder: str | os.PathLike[str]) -> bool:
@@ -68,7 +68,11 @@ def load_policy(
 
     wanted = {"params": map_weights(config, abstract)}
     restore_args = ocp.checkpoint_utils.construct_restore_args(wanted)
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(use_ocdbt=False)) as checkpointer:
+    handler = ocp.PyTreeCheckpointHandler(use_ocdbt=False)
+    stored = handler.metadata(checkpoint / "state").tree
+    if problems := differences(wanted, {"params": stored.get("params", {})}):
+        raise CheckpointError(f"{checkpoint} does not fit the model that its about describes: {problems}")
+    with ocp.Checkpointer(handler) as checkpointer:
         found = checkpointer.restore(
             checkpoint / "state", args=ocp.args.PyTreeRestore(wanted, restore_args=restore_args, partial_restore=True)
         )
