@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 import socialr1_jax
+from socialr1_jax.rewards.answers import named_letter
 
 LENGTH = 20_000  # characters; a quadratic pattern takes seconds for them, a cubic one hours
 QUICK = 0.03  # seconds that need no second look
@@ -150,3 +151,10 @@ def test_the_test_finds_slow_patterns():
     for text in (r"\s*[,;\s]\s*x", r"<Answer>\s*([A-Z]).*?</Answer>", r"(a+)+$"):
         assert slow(re.compile(text, re.DOTALL), "search"), text
     assert sum(len(used(name)) for name in names()) > 100
+
+
+def test_a_run_of_combining_marks_takes_no_time():
+    """Python's normalization sorts such a run in quadratic time."""
+    started = time.process_time()
+    assert named_letter("The answer is B" + "\u0301\u0323" * 80_000) in ("", "B")
+    assert time.process_time() - started < 5

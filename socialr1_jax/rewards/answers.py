@@ -195,13 +195,25 @@ def named_letter(text: str, letters: str = LETTERS, options: Sequence[str] = ())
 
 def _cleaned(text: str) -> str:
     """Return the text without typography: full-width forms, LaTeX, Markdown, JSON, quotes, tags and bullets."""
-    text = _INVISIBLE.sub("", unicodedata.normalize("NFKC", text)).replace("→", "-").replace("|", " - ")
+    text = _INVISIBLE.sub("", unicodedata.normalize("NFKC", _few_marks(text))).replace("→", "-").replace("|", " - ")
     text = _COMMAND.sub(" ", _BOXED.sub("\nanswer: ", text))
     text = _MARKS.sub(" ", _EMPHASISED.sub(r"(\1)", text))
     text = _BULLET.sub("", re.sub(r"[ \t]+", " ", text))
     text = _SPACE_BEFORE_MARK.sub(r"\1", text).strip()
     prefix = _PREFIX.match(text)
     return text[prefix.end() :] if prefix else text
+
+
+def _few_marks(text: str) -> str:
+    """Return the text with at most 30 combining marks in a row: normalizing takes quadratic time for a run of them."""
+    if text.isascii():
+        return text
+    kept, run = [], 0
+    for character in text:
+        run = run + 1 if unicodedata.combining(character) else 0
+        if run <= 30:
+            kept.append(character)
+    return "".join(kept)
 
 
 def _by_option(text: str, letters: str, options: Sequence[str]) -> str | None:
