@@ -73,7 +73,7 @@ class Example:
         if self.options and (len(self.answer) != 1 or self.answer not in LETTERS[: len(self.options)]):
             last = LETTERS[len(self.options) - 1]
             raise ValueError(f"the gold answer {shown(self.answer)} is not one of the option letters A to {last}")
-        if not (any(map(str.isalnum, self.answer)) or normalized(self.answer)):
+        if not self.options and not (any(map(str.isalnum, self.answer)) or normalized(self.answer)):
             raise ValueError(
                 f"the gold answer {shown(self.answer)} holds no letter or digit; give an option letter or a text"
             )

@@ -308,13 +308,15 @@ def shown(value: object) -> str:
 
 def refuse_half_characters(texts: Iterable[str]) -> None:
     """Raise ValueError for a text with a lone surrogate, which no file and no tokenizer takes."""
+    texts = tuple(texts)
+    if " ".join(texts).isascii():  # the usual case in one step
+        return
     for text in texts:
-        if not text.isascii():
-            try:
-                text.encode("utf-8")
-            except UnicodeEncodeError as error:
-                around = text[max(0, error.start - 30) : error.start + 30]
-                raise ValueError(f"half a character (a lone surrogate) in {shown(around)}; correct the text") from None
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            around = text[max(0, error.start - 30) : error.start + 30]
+            raise ValueError(f"half a character (a lone surrogate) in {shown(around)}; correct the text") from None
 
 
 def _hub_files(repo: str, split: str | None) -> list[Path]:
