@@ -14,7 +14,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from socialr1_jax.ownership import SOURCE, ForeignFile, foreign_name, open_own, refuse_foreign_folder
+from socialr1_jax.ownership import (
+    SOURCE,
+    ForeignFile,
+    foreign_name,
+    is_own_folder,
+    open_own,
+    refuse_foreign_folder,
+)
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # of UTF-8, which some editors write
 _MOST_JSON = 256 << 20  # bytes of a JSON file; a tokenizer has 11 MB
@@ -117,9 +124,15 @@ def _clear_left_over(target: Path, marker: str) -> None:
     """Removes temporary folders of dead processes, and completes a replacement that a kill left between two renames."""
     for path in sorted(target.parent.glob(f".{glob.escape(target.name)}.*-*")):
         kind, _, process = path.name.removeprefix(f".{target.name}.").partition("-")
-        if kind not in ("partial", "old") or not re.fullmatch("[0-9]+", process) or _another_runs(int(process)):
+        if (
+            kind not in ("partial", "old")
+            or not re.fullmatch("[1-9][0-9]{0,8}", process)
+            or _another_runs(int(process))
+        ):
             continue
         if path.is_symlink() or not path.is_dir() or foreign_name(path, marker):
+            continue
+        if kind == "old" and not is_own_folder(path, marker):
             continue
         if kind == "old" and not target.exists():
             path.rename(target)

@@ -35,11 +35,12 @@ _NAMES = {
     "manifest.json": ("manifest.json", "config.json", "params/model.*", "params/lm_head.*", "params/score.*",
                       *TOKENIZER_FILES),
     "tokenizer.json": TOKENIZER_FILES,
-    "profile.json": ("profile.json", "profile.html", "memory.pprof", "trace/*", "hlo/*"),
+    "profile.json": ("profile.json", "profile.html", "memory.pprof", "trace/plugins/profile/*", "hlo/*.txt"),
 }  # fmt: skip
 
 
-# The keys that the marking file of a kind has.
+# The keys that the marking file of a kind has, and one that other programs' files of this name have.
+_FOREIGN_KEY = "transformers_version"
 _KEYS = {
     "config.json": {"model_type"},
     "manifest.json": {"version", "dtype", "files"},
@@ -58,7 +59,7 @@ def refuse_foreign_folder(folder: Path, marker: str) -> None:
         return
     if not (folder / marker).exists():
         raise ForeignFile(f"{folder} is not empty and has no {marker}: choose another folder or empty it")
-    if not _KEYS[marker] <= _keys(folder / marker):
+    if not _is_marked(folder, marker):
         raise ForeignFile(f"{folder / marker} is not one that this program writes: choose another folder or empty it")
     if foreign := foreign_name(folder, marker):
         raise ForeignFile(
@@ -79,12 +80,20 @@ def foreign_name(folder: Path, marker: str) -> str:
     return next((name for entry, name in _entries(folder, "") if not is_ours(entry, name)), "")
 
 
-def _keys(file: Path) -> set[str]:
+def is_own_folder(folder: Path, marker: str) -> bool:
+    """Return whether a folder is one that this program finished: its marking file is ours, and nothing is foreign."""
+    return _is_marked(folder, marker) and not foreign_name(folder, marker)
+
+
+def _is_marked(folder: Path, marker: str) -> bool:
+    file = folder / marker
     try:
         value = json.loads(file.read_bytes()) if file.is_file() else None
     except (OSError, ValueError, RecursionError):
-        return set()
-    return set(value) if isinstance(value, dict) else set()
+        return False
+    if not isinstance(value, dict) or not _KEYS[marker] <= value.keys() or _FOREIGN_KEY in value:
+        return False
+    return value.get("model_type", "qwen3") == "qwen3"
 
 
 def _entries(folder: str | Path, prefix: str) -> Iterator[tuple[os.DirEntry[str], str]]:

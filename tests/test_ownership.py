@@ -30,6 +30,10 @@ FILES = {
     "without an end of line": "precious",
     "JSON": '{"a": 1}',
     "rows": '{"key": 1}\n{"reward": 1}\n',
+    "a row without an end": '{"key": "precious"}',
+    "an answer": '{"status": "ok", "results": ["precious"]}',
+    "other rows": '{"reward": 3, "status": "x", "terms": []}\n',
+    "blank lines": "\n\n",
     "bytes": "\x00\udcff\n",
 }
 
@@ -56,9 +60,10 @@ def state(folder: Path) -> dict[str, object]:
     }
 
 
-def put(file: Path, text: str) -> None:
+def put(file: Path, text: str) -> Path:
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_bytes(text.encode("utf-8", "surrogateescape"))
+    return file
 
 
 @pytest.fixture(scope="module")
@@ -175,7 +180,7 @@ def finished(tmp_path) -> Path:
     """The files of a finished run that kept its rollouts, made by hand."""
     folder = tmp_path / "finished"
     save_config(smoke(folder, f"save_rollouts={tmp_path / 'kept.jsonl'}"), folder / "config.yaml")
-    put(folder / ".lock", "socialr1_jax       1234\n")
+    put(folder / ".lock", "socialr1_jax       1234 run\n")
     put(folder / "metrics.jsonl", '{"phase": "grpo", "step": 1}\n')
     put(folder / "rollouts.jsonl", '{"phase": "grpo", "step": 1}\n')
     put(folder / "checkpoints/1/manifest.json", '{"schema": 1, "files": {}}')
@@ -241,6 +246,37 @@ def test_links_in_a_run_folder_are_not_written_through(finished, tmp_path):
         assert victim.read_text() == "precious"
 
 
+def test_a_folder_of_another_kind_of_command_or_another_model_is_not_overwritten(inputs, tmp_path, capsys):
+    put(tmp_path / "runs" / ".lock", "socialr1_jax       1234 run\n")
+    put(tmp_path / "runs" / "results.json", "precious")
+    put(tmp_path / "evaluated" / ".lock", "socialr1_jax       1234 evaluation\n")
+    put(tmp_path / "evaluated" / "config.yaml", "precious")
+    for name, fields in (
+        ("llama", {"model_type": "llama"}),
+        ("hub", {"model_type": "qwen3", "transformers_version": "5"}),
+    ):
+        put(tmp_path / name / "config.json", json.dumps(fields))
+        put(tmp_path / name / "model.safetensors", "precious")
+    put(tmp_path / ".new.old-20240101" / "thesis.tex", "precious")
+    rows = put(
+        tmp_path / "rows.jsonl", json.dumps({**STORY, "answer": "A", "response": "A", "status": "reviewed"}) + "\n"
+    )
+    before = state(tmp_path)
+    evaluate, export = main_of("scripts/evaluate.py"), main_of("convert/orbax_to_hf.py")
+    score = main_of("scripts/score_responses.py")
+    asked = ["--model", str(inputs / "model"), "--tasks", "hitom", "--data_dir", str(inputs)]
+    assert evaluate([*asked, "--output", str(tmp_path / "runs")]) == 2
+    with pytest.raises(ConfigError, match=r"config\.yaml is there"):
+        train_grpo(smoke(tmp_path / "evaluated"))
+    for name in ("llama", "hub"):
+        assert export(["--src", str(inputs / "orbax"), "--dst", str(tmp_path / name)]) == 2
+    assert score(["--input", str(rows), "--output", str(rows), "--preset", "no_content"]) == 2
+    assert "status" in capsys.readouterr().err.splitlines()[-1]
+    assert export(["--src", str(inputs / "orbax"), "--dst", str(tmp_path / "new")]) == 0
+    shutil.rmtree(tmp_path / "new")
+    assert state(tmp_path) == before
+
+
 def test_bad_input_leaves_no_mark_in_a_folder(tmp_path):
     (tmp_path / "thesis.tex").write_text("precious")
     before = state(tmp_path)
@@ -289,9 +325,9 @@ def test_glob_characters_in_names_are_names(tmp_path, name):
     for other in others:
         put(other / "config.json", "{}")
     own = tmp_path / f".{name}.old-999999999"
-    put(own / "config.json", '{"model_type": "own"}')
+    put(own / "config.json", '{"model_type": "qwen3"}')
     with whole_folder(tmp_path / name, marker="config.json") as partial:
-        assert (tmp_path / name / "config.json").read_text() == '{"model_type": "own"}'  # a kill had left it aside
+        assert (tmp_path / name / "config.json").read_text() == '{"model_type": "qwen3"}'  # a kill had left it aside
         put(partial / "config.json", "{}")
     assert all(other.exists() for other in others)
     assert not own.exists()

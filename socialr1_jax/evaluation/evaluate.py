@@ -18,7 +18,7 @@ from socialr1_jax.evaluation.task import BenchmarkError, Grade, Graded
 from socialr1_jax.evaluation_config import TASKS, EvaluateConfig
 from socialr1_jax.training.console import Bar, console, shown_log, working
 from socialr1_jax.training.provenance import commit, versions
-from socialr1_jax.training.run_folder import EVALUATION, own_folder
+from socialr1_jax.training.run_folder import own_folder
 
 _SHOWN = 6  # figures of a task
 
@@ -29,7 +29,7 @@ def evaluate(config: EvaluateConfig) -> Path:
     Raises BenchmarkError for data that are missing, before anything is asked, or an endpoint that refuses; ConfigError
     for an output folder that holds foreign results or that another program writes to.
     """
-    with own_folder(Path(config.output), EVALUATION):
+    with own_folder(Path(config.output), "evaluation"):
         return _evaluate(config)
 
 

@@ -18,7 +18,13 @@ from socialr1_jax.terminal import printable
 
 def refuse_foreign_figures(file: Path) -> None:
     """Raise ForeignFile if there is a file that does not hold what `rescore` returns."""
-    refuse_foreign_file(file, lambda file: read_json(file).keys() == {"results", "status"}, "a file of figures")
+
+    def is_own(file: Path) -> bool:
+        written = read_json(file)
+        tasks = written["results"].keys() | written["status"].keys()
+        return written.keys() == {"results", "status"} and bool(tasks) and tasks <= set(TASKS)
+
+    refuse_foreign_file(file, is_own, "a file of figures")
 
 
 def rescore(samples: Path) -> dict[str, Any]:

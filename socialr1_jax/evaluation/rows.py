@@ -25,7 +25,7 @@ class RowFile:
     def __init__(self, path: Path, is_row: Callable[[Any], bool]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.known, whole = _read(path, is_row)
-        refuse_foreign_file(path, lambda file: bool(self.known) or begins_as(file, b'{"key": '), "a file of rows")
+        refuse_foreign_file(path, lambda file: bool(self.known) or _is_torn(file), "a file of rows")
         self._file = open_own(Path(os.path.realpath(path)), "a", encoding="utf-8")
         self._file.truncate(whole)
 
@@ -40,6 +40,17 @@ class RowFile:
         self.known.append(row)
         self._file.write(json.dumps(row) + "\n")
         self._file.flush()
+
+
+def _is_torn(file: Path) -> bool:
+    """Return whether a file is the part of a first row that a kill has left."""
+    if not begins_as(file, b'{"key": '):
+        return False
+    try:
+        json.loads(file.read_bytes())
+    except (ValueError, RecursionError):
+        return True
+    return False  # a whole object is no part of a row
 
 
 def read_rows(path: Path, is_row: Callable[[Any], bool]) -> list[Row]:

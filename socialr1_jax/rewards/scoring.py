@@ -62,6 +62,9 @@ class ScoreConfig(Section):
         return values | {"rewards": rewards}
 
 
+_ADDED = {"reward", "status", "cause", "terms"}  # columns
+
+
 @dataclass(frozen=True)
 class ScoreSummary:
     """Counts and means over a file. `mean_reward` is over the scorable responses, NaN when there is none."""
@@ -88,7 +91,8 @@ def score_file(config: ScoreConfig, content: ContentScores | None = None) -> Sco
     be read or written, JudgeRefused if the judge rejects every request.
     """
     source, target = Path(config.input), Path(config.output)
-    if os.path.realpath(source) != os.path.realpath(target):  # rows scored in place keep all that they held
+    in_place = os.path.realpath(source) == os.path.realpath(target)
+    if not in_place:
         refuse_foreign_file(target, _is_scored, "a file of scored responses")
     rows: list[dict[str, Any]] = []
     checked: list[tuple[Example, str, float | None]] = []
@@ -101,6 +105,10 @@ def score_file(config: ScoreConfig, content: ContentScores | None = None) -> Sco
                     continue
                 try:
                     row = _read_row(line)
+                    if in_place and not _ADDED.isdisjoint(row) and not _was_scored(row):
+                        raise ValueError(
+                            "it has a column reward, status, cause or terms of its own; give another output"
+                        )
                     example, response, scalar = _checked(row)
                     content_reward(scalar, config.rewards)  # raises here for one too large, with its line
                 except ValueError as error:
@@ -188,7 +196,18 @@ def _checked(row: dict[str, Any]) -> tuple[Example, str, float | None]:
 def _is_scored(file: Path) -> bool:
     """Return whether every row of a file was scored here."""
     with file.open("rb") as lines:
-        return all({"reward", "status", "terms"} <= json.loads(line).keys() for line in lines if line.strip())
+        rows = [json.loads(line) for line in lines if line.strip()]
+    return bool(rows) and all(map(_was_scored, rows))
+
+
+def _was_scored(row: dict[str, Any]) -> bool:
+    """Return whether a row has what `score_file` adds."""
+    return (
+        row.get("status") in ("scored", "unscorable")
+        and isinstance(row.get("reward", ""), float | int | None)
+        and isinstance(row.get("terms"), dict)
+        and row["terms"].keys() >= {"format", "outcome"}
+    )
 
 
 def _or_null(value: float) -> float | None:

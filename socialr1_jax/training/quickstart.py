@@ -36,7 +36,7 @@ from socialr1_jax.training.grpo import train_grpo
 from socialr1_jax.training.metrics import RunLog
 from socialr1_jax.training.report import write_report
 from socialr1_jax.training.reward_model import train_reward_model
-from socialr1_jax.training.run_folder import QUICKSTART, own_folder, refuse_another_run, refuse_other_settings
+from socialr1_jax.training.run_folder import own_folder, refuse_another_run, refuse_other_settings
 from socialr1_jax.training.sft import train_sft
 from socialr1_jax.training.summary import write_summary
 from socialr1_jax.training.validation import evaluate_questions
@@ -48,7 +48,7 @@ _LOGIT_TOLERANCE = 2e-4
 
 def run_quickstart(config: QuickstartConfig) -> bool:
     """The whole of it; False when it was interrupted. Everything lies in `config.output_dir`."""
-    with own_folder(Path(config.output_dir), QUICKSTART), shown_log(config.quiet):
+    with own_folder(Path(config.output_dir), "quickstart"), shown_log(config.quiet):
         return _run(config, Path(config.output_dir))
 
 

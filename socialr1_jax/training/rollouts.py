@@ -274,11 +274,13 @@ def refuse_foreign_rollouts(config: RunConfig) -> None:
     if not path.exists() or not path.stat().st_size:
         return
     saved = folder / "config.yaml"
-    ours = saved.exists() and (
-        load_config(RunConfig, saved).save_rollouts == config.save_rollouts
-        or Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
+    before = load_config(RunConfig, saved) if saved.exists() else None
+    inside = Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
+    same = before and all(
+        os.path.realpath(getattr(before, name)) == os.path.realpath(getattr(config, name))
+        for name in ("save_rollouts", "output_dir")  # a copy of a run must not cut the recording of the original
     )
-    if not ours:
+    if before is None or not (inside or same):
         raise ConfigError(f"save_rollouts: {path} is there, and this run did not write it: give another file")
 
 

@@ -6,7 +6,7 @@ import contextlib
 import fcntl
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,21 +24,25 @@ _FREE = (
     "sampling.max_rows", "sampling.segment_tokens", "grpo.micro_batch_tokens", "batch.micro_batch_tokens",
     "grpo.reference_memory",
 )  # fmt: skip
-# Files that a command overwrites, cuts or appends to in its folder.
-RUN = ("config.yaml", *RUN_FILES, "bad_rows.jsonl", "summary.json", "report.html")
-QUICKSTART = (*RUN, "quickstart.yaml", "questions/train.jsonl", "questions/heldout.jsonl")
-EVALUATION = ("results.*", "replies.jsonl", "samples_*.jsonl", "verdicts_*.jsonl")
+# Files that a command overwrites, cuts or appends to in its folder, by what the folder is to it.
+_RUN = ("config.yaml", *RUN_FILES, "bad_rows.jsonl", "summary.json", "report.html")
+_FILES = {
+    "run": _RUN,
+    "quickstart": (*_RUN, "quickstart.yaml", "questions/*", "tokenizer/*", "sft/*", "content_model/*"),
+    "evaluation": ("results.json", "results.md", "results.html", "replies.jsonl", "samples_*.jsonl",
+                   "verdicts_*.jsonl"),
+}  # fmt: skip
 _LOCK = ".lock"
-_MARK = "socialr1_jax"  # at the beginning of our lock: a folder that has it is a run's
-_OURS = re.compile(rf"|{_MARK} +[0-9]+\n|[0-9]+\n")  # the last: of versions before the mark
+_MARK = "socialr1_jax"  # at the beginning of our lock, before a process and what the folder is to us
+_OURS = re.compile(rf"|{_MARK} +[0-9]+( [a-z]+)+\n|[0-9]+\n")  # the last: of versions before the mark
 _held: set[Path] = set()  # folders locked by this process; makes `own_folder` re-entrant
 
 
 @contextlib.contextmanager
-def own_folder(folder: Path, files: Sequence[str] = RUN) -> Iterator[None]:
+def own_folder(folder: Path, kind: str = "run") -> Iterator[None]:
     """Creates the folder and locks it. The lock is released when the process exits, even on a crash.
 
-    `files` are the names that the caller will overwrite in it; they may hold `*`.
+    `kind` is run, quickstart or evaluation, and decides which files the caller will overwrite.
 
     Raises ConfigError if another program holds the lock, the folder cannot be written to, or it holds one of the files
     and this program did not write it.
@@ -52,16 +56,17 @@ def own_folder(folder: Path, files: Sequence[str] = RUN) -> Iterator[None]:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             before = set(os.listdir(folder))
-            refuse_foreign_files(folder, files)
+            refuse_foreign_files(folder, kind)
             opened = open_own(folder / _LOCK, "a+")
             fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # One write over what is there: a kill leaves the mark whole.
             fcntl.fcntl(opened, fcntl.F_SETFL, fcntl.fcntl(opened, fcntl.F_GETFL) & ~os.O_APPEND)
-            os.pwrite(opened.fileno(), f"{_MARK} {os.getpid():>10}\n".encode(), 0)
+            kinds = sorted({*_kinds(folder), kind, *(["run"] if kind == "quickstart" else [])})
+            os.pwrite(opened.fileno(), f"{_MARK} {os.getpid():>10} {' '.join(kinds)}\n".encode(), 0)
         except ConfigError as error:
             problem = str(error)
         except BlockingIOError:
-            number = (folder / _LOCK).read_text().removeprefix(_MARK).strip()
+            number = next(iter(re.findall("[0-9]+", _text(folder / _LOCK).removeprefix(_MARK))), "another")
             problem = f"{folder}: process {number} is at work in this folder: wait for it, or give another output_dir"
         except OSError as error:
             problem = f"{folder}: cannot write to this folder ({error.strerror}): give another output_dir"
@@ -80,16 +85,16 @@ def own_folder(folder: Path, files: Sequence[str] = RUN) -> Iterator[None]:
             opened.close()
 
 
-def refuse_foreign_files(folder: Path, files: Sequence[str] = RUN) -> None:
-    """Raises ConfigError naming one of `files` in the folder that this program did not write."""
+def refuse_foreign_files(folder: Path, kind: str = "run") -> None:
+    """Raises ConfigError naming a file in the folder that a command of this kind writes, and that none has written."""
     lock = folder / _LOCK
-    there = [path for pattern in files for path in sorted(folder.glob(pattern))]
+    there = [path for pattern in _FILES[kind] for path in sorted(folder.glob(pattern))]
     links = [path for path in (lock, *there) if path.is_symlink()]
     if links:
         raise ConfigError(f"{links[0]} is a link, and nothing is written through links there: remove it")
     if lock.exists() and not (lock.is_file() and lock.stat().st_size < 100 and _OURS.fullmatch(_text(lock))):
         raise ConfigError(f"{lock} is no lock of this program: give another output folder, or move it away")
-    if _is_marked(folder):
+    if kind in _kinds(folder) or _has_checkpoint(folder):
         return
     there += [path for path in (folder / "checkpoints").glob("*") if re.fullmatch("[0-9]+", path.name)]
     if there:
@@ -98,13 +103,14 @@ def refuse_foreign_files(folder: Path, files: Sequence[str] = RUN) -> None:
         )
 
 
-def _is_marked(folder: Path) -> bool:
-    """Returns True for the folder of a run: it has our lock, or a whole checkpoint (of versions before the mark)."""
-    lock = folder / _LOCK
-    return (lock.is_file() and _text(lock).startswith(_MARK)) or _has_checkpoint(folder)
+def _kinds(folder: Path) -> list[str]:
+    """Returns what the folder has been to this program, from its lock."""
+    text = _text(folder / _LOCK) if (folder / _LOCK).is_file() else ""
+    return re.findall("[a-z]+", text.removeprefix(_MARK)) if text.startswith(_MARK) else []
 
 
 def _has_checkpoint(folder: Path) -> bool:
+    """Returns True if there is a checkpoint with its manifest."""
     for manifest in folder.glob("checkpoints/[0-9]*/manifest.json"):
         with contextlib.suppress(OSError, ValueError):
             if {"schema", "files"} <= read_json(manifest).keys():
