@@ -17,7 +17,6 @@ from typing import Any
 from socialr1_jax.ownership import (
     SOURCE,
     ForeignFile,
-    foreign_name,
     is_own_folder,
     open_own,
     refuse_foreign_folder,
@@ -103,7 +102,7 @@ def _is_private(folder: Path) -> bool:
 
 def _remove(folder: Path, marker: str) -> None:
     """Removes an unfinished folder of this kind. Raises ForeignFile for anything else."""
-    if folder.is_symlink() or (folder.exists() and (not folder.is_dir() or foreign_name(folder, marker))):
+    if folder.is_symlink() or (folder.exists() and not is_own_folder(folder, marker, finished=False)):
         raise ForeignFile(f"{folder} is in the way and this program did not write it: move it away")
     shutil.rmtree(folder, ignore_errors=True)
 
@@ -130,9 +129,7 @@ def _clear_left_over(target: Path, marker: str) -> None:
             or _another_runs(int(process))
         ):
             continue
-        if path.is_symlink() or not path.is_dir() or foreign_name(path, marker):
-            continue
-        if kind == "old" and not is_own_folder(path, marker):
+        if path.is_symlink() or not is_own_folder(path, marker, finished=kind == "old"):
             continue
         if kind == "old" and not target.exists():
             path.rename(target)

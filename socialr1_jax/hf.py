@@ -27,7 +27,7 @@ from safetensors.numpy import save_file
 from socialr1_jax.files import BYTE_ORDER_MARK, read_json, sync, whole_folder, write_json
 from socialr1_jax.hub import find_snapshot, is_hub_id
 from socialr1_jax.mesh import P, fetch
-from socialr1_jax.model_files import file_of, listed, shown
+from socialr1_jax.model_files import file_of, listed
 from socialr1_jax.models.qwen3 import (
     Params,
     Qwen3,
@@ -41,7 +41,7 @@ from socialr1_jax.models.qwen3 import (
 from socialr1_jax.models.reward_model import RewardModel
 from socialr1_jax.models.shapes import SHAPES, named_shape
 from socialr1_jax.ownership import TOKENIZER_FILES
-from socialr1_jax.terminal import printable
+from socialr1_jax.terminal import printable, shown
 from socialr1_jax.tokenizer_files import count_tokens, has_tokenizer, tokenizer_files
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"

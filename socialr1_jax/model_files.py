@@ -6,18 +6,14 @@ read here can end up in an export that is published.
 
 import errno
 import os
-import reprlib
 import stat
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from socialr1_jax.terminal import printable
+from socialr1_jax.terminal import printable, shown
 
 _MOST_PROBLEMS = 20  # of a folder, in one message
 _MOST_CHARACTERS = 300  # of a problem
-_VALUES = reprlib.Repr()
-_VALUES.maxlevel, _VALUES.maxdict, _VALUES.maxlist, _VALUES.maxstring = 3, 8, 8, 100
 
 
 def file_of(folder: Path, name: str) -> Path | None:
@@ -57,9 +53,3 @@ def listed(problems: Sequence[str], separator: str = "; ") -> str:
     more = len(problems) - _MOST_PROBLEMS
     shortened = [printable(problem, _MOST_CHARACTERS) for problem in problems[:_MOST_PROBLEMS]]
     return separator.join(shortened + ([f"and {more} more"] if more > 0 else []))
-
-
-def shown(value: Any) -> str:
-    """Return a value from a file as Python writes it, in at most 120 characters."""
-    text = _VALUES.repr(value)
-    return text if len(text) <= 120 else text[:117] + "..."

@@ -24,9 +24,9 @@ from jax.sharding import Mesh, NamedSharding, SingleDeviceSharding
 from socialr1_jax.files import read_json, sha256, whole_folder, write_json
 from socialr1_jax.hf import copy_tokenizer_files, map_weights
 from socialr1_jax.mesh import P
-from socialr1_jax.model_files import file_of, listed, shown
+from socialr1_jax.model_files import file_of, listed
 from socialr1_jax.models.qwen3 import Qwen3, Qwen3Config, Weight, check_mesh
-from socialr1_jax.terminal import printable
+from socialr1_jax.terminal import printable, shown
 from socialr1_jax.tokenizer_files import count_tokens, tokenizer_files
 
 PARAMS, MANIFEST = "params", "manifest.json"

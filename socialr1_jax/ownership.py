@@ -37,8 +37,6 @@ _NAMES = {
     "tokenizer.json": TOKENIZER_FILES,
     "profile.json": ("profile.json", "profile.html", "memory.pprof", "trace/plugins/profile/*", "hlo/*.txt"),
 }  # fmt: skip
-
-
 # The keys that the marking file of a kind has, and one that other programs' files of this name have.
 _FOREIGN_KEY = "transformers_version"
 _KEYS = {
@@ -61,14 +59,14 @@ def refuse_foreign_folder(folder: Path, marker: str) -> None:
         raise ForeignFile(f"{folder} is not empty and has no {marker}: choose another folder or empty it")
     if not _is_marked(folder, marker):
         raise ForeignFile(f"{folder / marker} is not one that this program writes: choose another folder or empty it")
-    if foreign := foreign_name(folder, marker):
+    if foreign := _foreign_name(folder, marker):
         raise ForeignFile(
             f"{folder} holds {foreign}, which this program did not write, so it is not replaced: choose another "
             "folder, or move that away"
         )
 
 
-def foreign_name(folder: Path, marker: str) -> str:
+def _foreign_name(folder: Path, marker: str) -> str:
     """Return an entry below `folder` that is not one of a finished or unfinished folder of this kind; "" for none."""
     names = (*_NAMES[marker], *_UNFINISHED)
 
@@ -80,9 +78,9 @@ def foreign_name(folder: Path, marker: str) -> str:
     return next((name for entry, name in _entries(folder, "") if not is_ours(entry, name)), "")
 
 
-def is_own_folder(folder: Path, marker: str) -> bool:
-    """Return whether a folder is one that this program finished: its marking file is ours, and nothing is foreign."""
-    return _is_marked(folder, marker) and not foreign_name(folder, marker)
+def is_own_folder(folder: Path, marker: str, *, finished: bool) -> bool:
+    """Return whether this program made a folder: nothing is foreign and, if finished, its marking file is ours."""
+    return folder.is_dir() and not _foreign_name(folder, marker) and (not finished or _is_marked(folder, marker))
 
 
 def _is_marked(folder: Path, marker: str) -> bool:

@@ -4,12 +4,15 @@ import atexit
 import contextlib
 import io
 import os
+import reprlib
 import signal
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn, TextIO, cast
 
 _MOST = 2000  # characters of a message
+_VALUES = reprlib.Repr()
+_VALUES.maxlevel, _VALUES.maxdict, _VALUES.maxlist, _VALUES.maxstring, _VALUES.maxother = 3, 8, 8, 100, 100
 _MOST_LINES = 100  # of a message on stderr
 _LAYOUT = "\n\t\u200c\u200d"  # breaks, and the joiners that some scripts and emoji are written with
 _READER_IS_GONE = 128 + signal.SIGPIPE  # exit status of a command that a shell reports for `command | head`
@@ -29,6 +32,11 @@ def printable(text: str, most: int = _MOST) -> str:
 
 def _escaped(character: str) -> str:
     return character.encode("unicode_escape").decode()
+
+
+def shown(value: object, most: int = 120) -> str:
+    """Return a value of a file for a message: as Python writes it, shortened inside, in at most `most` characters."""
+    return printable(_VALUES.repr(value), most)
 
 
 def readable(text: str) -> str:

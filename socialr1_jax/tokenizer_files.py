@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from socialr1_jax.files import BYTE_ORDER_MARK, read_json
-from socialr1_jax.model_files import file_of, shown
+from socialr1_jax.model_files import file_of
 from socialr1_jax.ownership import TOKENIZER_FILES
-from socialr1_jax.terminal import printable
+from socialr1_jax.terminal import printable, shown
 
 _TAKE_ANOTHER = "put the tokenizer files of the model that its weights come from there"
 _MOST = 256 << 20  # bytes of a tokenizer's file; Qwen3's largest has 11 MB

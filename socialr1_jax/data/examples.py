@@ -22,10 +22,9 @@ from socialr1_jax.data.tables import (
     listed,
     nearest,
     refuse_half_characters,
-    shown,
     source_files,
 )
-from socialr1_jax.terminal import printable
+from socialr1_jax.terminal import printable, shown
 
 LETTERS = string.ascii_uppercase
 FIELDS = ("id", "story", "question", "options", "answer", "thoughts")

@@ -7,7 +7,6 @@ import difflib
 import json
 import logging
 import re
-import reprlib
 import stat
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from socialr1_jax.command_line import scalar_text
-from socialr1_jax.terminal import printable
+from socialr1_jax.terminal import printable, shown
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
 _HUB_ID = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+?)(?::(?P<split>[\w.-]+))?")
@@ -27,8 +26,6 @@ _MOST_COLUMNS = 1000  # of JSON rows that each have others, how many are remembe
 _NAMED_COLUMNS = 30  # in a message
 _SHOWN = 100  # characters of a value in a message
 log = logging.getLogger(__name__)
-_short = reprlib.Repr()
-_short.maxstring = _short.maxother = _SHOWN
 
 
 class DataError(ValueError):
@@ -287,7 +284,7 @@ class Conditions:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """What to say behind an unknown name: the known one that was meant, or the first ones."""
+    """Return what a message about an unknown name ends with: the known one that was meant, or the first ones."""
     known = list(islice(known, _MOST_COLUMNS))
     close = difflib.get_close_matches(name.lower(), [column.lower() for column in known], n=1, cutoff=0.6)
     if close:
@@ -299,11 +296,6 @@ def listed(names: Iterable[str]) -> str:
     """Return the first of these names for a message."""
     first = list(islice(names, _NAMED_COLUMNS + 1))
     return ", ".join(map(shown, first[:_NAMED_COLUMNS])) + ", ..." * (len(first) > _NAMED_COLUMNS)
-
-
-def shown(value: object) -> str:
-    """Return a value of a file for a message: as Python writes it, on one line of bounded length."""
-    return printable(_short.repr(value), 10 * _SHOWN)
 
 
 def refuse_half_characters(texts: Iterable[str]) -> None:

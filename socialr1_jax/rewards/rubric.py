@@ -10,7 +10,7 @@ What the policy wrote must not set its own score. Three things see to that:
 * Grades that differ from each other, or numbers that are none, make the reply unscorable.
 
 What remains is a judge that is persuaded and fills in the form as the thoughts ask; the rubric warns it. The judge of
-SOTOPIA shares `harmless`, `material_hash` and `unique_keys`, its players `without_chat_tokens`.
+SOTOPIA shares `harmless`, `material_hash` and `folded_keys`, its players `without_chat_tokens`.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ def _without_thinking(reply: str) -> str:
 
 def _objects(answer: str, code: str) -> list[Mapping[str, Any] | None]:
     """The JSON objects in an answer that carry the code; None for a grade said twice, differently."""
-    decoder = json.JSONDecoder(object_pairs_hook=unique_keys)
+    decoder = json.JSONDecoder(object_pairs_hook=folded_keys)
     found: dict[tuple[int, int], Mapping[str, Any] | None] = {}
     for match in list(re.finditer(re.escape(code), answer))[-_MOST_CODES:]:
         start = match.start()
@@ -155,7 +155,7 @@ class DoubledKey(ValueError):
     """A JSON object has a key twice, with different values."""
 
 
-def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def folded_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Return a JSON object with its keys in small letters, for a decoder. Raises DoubledKey."""
     fields: dict[str, Any] = {}
     for key, value in pairs:

@@ -15,13 +15,14 @@ from pydantic import Field, model_validator
 
 from socialr1_jax.command_line import Section
 from socialr1_jax.data.examples import Example
-from socialr1_jax.data.tables import refuse_half_characters, shown, unique_keys
+from socialr1_jax.data.tables import refuse_half_characters, unique_keys
 from socialr1_jax.files import write_whole
 from socialr1_jax.ownership import refuse_foreign_file
 from socialr1_jax.reward_config import JudgeKind, Preset, RewardConfig
 from socialr1_jax.rewards.parsing import Opened, whole_responses
 from socialr1_jax.rewards.scorer import ContentScores, Scorer
 from socialr1_jax.rewards.terms import content_reward
+from socialr1_jax.terminal import shown
 
 
 class ScoreConfig(Section):

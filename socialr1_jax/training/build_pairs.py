@@ -29,7 +29,7 @@ from socialr1_jax.data.corruptions import corruption_pairs
 from socialr1_jax.data.examples import Example, parse_options, read_examples
 from socialr1_jax.data.pairs import Pair, Scored, match_pairs, read_pairs, write_pairs
 from socialr1_jax.data.stories import generate_stories
-from socialr1_jax.data.tables import DataError, read_rows, refuse_half_characters, shown
+from socialr1_jax.data.tables import DataError, read_rows, refuse_half_characters
 from socialr1_jax.files import write_whole
 from socialr1_jax.ownership import begins_as, open_own, refuse_foreign_file
 from socialr1_jax.pairs_config import CorruptionConfig, PairsConfig
@@ -37,7 +37,7 @@ from socialr1_jax.reward_config import StructureConfig
 from socialr1_jax.rewards.parsing import Opened, parse_response, whole_responses
 from socialr1_jax.rewards.stages import STAGES, find_stages
 from socialr1_jax.rewards.verdict import Judge, JudgeRefused, Verdict
-from socialr1_jax.terminal import printable
+from socialr1_jax.terminal import printable, shown
 from socialr1_jax.training.console import Bar, console, shown_log, working
 
 _BEGIN = b'{"sampled_by": '  # of a work file

@@ -60,7 +60,7 @@ class _Content(BaseModel):
 
 
 class _Run(BaseModel):
-    """What every trainer saves; each checks the rest of its state itself."""
+    """Part of a run's state that every trainer saves; each checks the rest itself."""
 
     files: Annotated[dict[Literal["metrics.jsonl", "rollouts.jsonl"], Count], Field(min_length=2)] = {}
     finished: Count | None = None

@@ -22,7 +22,7 @@ from socialr1_jax.evaluation.sotopia.play import Asked, feed
 from socialr1_jax.evaluation.sotopia.speakers import Reply, Speaker
 from socialr1_jax.evaluation.task import Messages
 from socialr1_jax.interrupt import NEVER, Stop
-from socialr1_jax.rewards.rubric import material_hash, unique_keys
+from socialr1_jax.rewards.rubric import folded_keys, material_hash
 
 
 class Dimension(NamedTuple):
@@ -81,7 +81,7 @@ PROMPT = "2"  # version of the judge's prompt, part of its identity
 
 _NO_REPLY = "error: "  # begins the cause of a verdict whose call failed
 _WRAPPER = "evaluations"  # that the official form has around the agents
-_DECODER = json.JSONDecoder(strict=False, object_pairs_hook=unique_keys)
+_DECODER = json.JSONDecoder(strict=False, object_pairs_hook=folded_keys)
 _SCORE = re.compile(r'"(?:score|agent_[12])"\s*:', re.IGNORECASE)
 
 

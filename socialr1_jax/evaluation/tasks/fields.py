@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from socialr1_jax.data.tables import listed, shown
+from socialr1_jax.data.tables import listed
 from socialr1_jax.evaluation.task import BenchmarkError
+from socialr1_jax.terminal import shown
 
 
 def field(row: Any, key: str, kinds: type | tuple[type, ...], where: str) -> Any:

@@ -20,7 +20,7 @@ from typing import Any
 
 from socialr1_jax.data.evaluation_sets import EVALUATION_SETS
 from socialr1_jax.data.examples import LETTERS, gold_letter, parse_options
-from socialr1_jax.data.tables import listed, shown
+from socialr1_jax.data.tables import listed
 from socialr1_jax.evaluation.card import card_grade, card_request
 from socialr1_jax.evaluation.task import (
     BenchmarkError,
@@ -36,6 +36,7 @@ from socialr1_jax.evaluation.task import (
 from socialr1_jax.evaluation.tasks.fields import text
 from socialr1_jax.evaluation.tasks.files import check_sums, find_file, read_jsonl
 from socialr1_jax.files import sha256
+from socialr1_jax.terminal import shown
 
 TASKS = (
     "Unexpected Outcome Test", "Scalar Implicature Test", "Persuasion Story Task", "False Belief Task",

@@ -17,16 +17,7 @@ from typing import Any
 
 from socialr1_jax.command_line import scalar_text
 from socialr1_jax.data.examples import gold_letter, parse_options
-from socialr1_jax.data.tables import (
-    SUFFIXES,
-    BadRow,
-    DataError,
-    file_rows,
-    listed,
-    nearest,
-    refuse_half_characters,
-    shown,
-)
+from socialr1_jax.data.tables import SUFFIXES, BadRow, DataError, file_rows, listed, nearest, refuse_half_characters
 from socialr1_jax.evaluation.card import card_grade, card_request, published_grade
 from socialr1_jax.evaluation.task import (
     BenchmarkError,
@@ -42,6 +33,7 @@ from socialr1_jax.evaluation.task import (
 )
 from socialr1_jax.evaluation.tasks.files import find_file, read_json
 from socialr1_jax.files import sha256
+from socialr1_jax.terminal import shown
 
 _STEMS = ("ToMBench_Hard_val", "ToMBench_Hard_test", "val", "test")
 _COLUMNS_FILE = "columns.json"
