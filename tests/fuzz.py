@@ -132,7 +132,10 @@ def _reader(name: str, folder: Path) -> Callable[[bytes], None]:
         from socialr1_jax.rewards.rubric import parse_verdict
 
         def read_verdict(data: bytes) -> None:
-            text = data.decode("utf-8", "surrogatepass" if data[:1] == b"\xed" else "replace")
+            try:
+                text = data.decode("utf-8", "surrogatepass")  # JSON can hold half characters
+            except UnicodeDecodeError:
+                text = data.decode("utf-8", "replace")
             verdict = parse_verdict(text, "C0DE")
             assert not verdict.score > 1, verdict
             assert verdict.score != verdict.score or "c0de" in text.lower(), "a score without the code"
