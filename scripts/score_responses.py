@@ -5,14 +5,20 @@
         --judge endpoint --judge-base-url http://localhost:8000/v1 --judge-model NAME
 
 Each row of the input holds story, question, options, answer and response; the output adds reward, status and terms.
+Rows with `type` or `twin_id`, such as those of generated stories, also get accuracy by type and pair accuracy printed.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from socialr1_jax.command_line import parse_args
 from socialr1_jax.rewards.scorer import ContentScores
 from socialr1_jax.rewards.scoring import ScoreConfig, score_file
-from socialr1_jax.terminal import print_error, print_line, run_script
+from socialr1_jax.terminal import print_error, print_line, printable, run_script
+
+_MOST_TYPES = 20  # on the console
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -31,6 +37,8 @@ def main(argv: list[str] | None = None) -> int:
         f"{config.output}: {summary.responses} responses, mean reward {summary.mean_reward:.4f}, "
         f"format rate {summary.format_rate:.4f}, accuracy {summary.accuracy:.4f}, unscorable {summary.unscorable}"
     )
+    if summary.stories:
+        print_line(f"{config.output}: {stories_line(summary.stories)}")
     if summary.opened:
         print_error(
             f"{config.input}: no response has <think>, so the prompts opened the thoughts and it was put in front of "
@@ -45,6 +53,24 @@ def main(argv: list[str] | None = None) -> int:
             "'content' number in the rows, or use --preset no_content"
         )
     return int(summary.judge_failed)  # no figure comes from a judge that never answered
+
+
+def stories_line(figures: Mapping[str, Any]) -> str:
+    """Return pair accuracy, accuracy by type, chance and the best rule as words."""
+    parts = []
+    if "pair_accuracy" in figures:
+        parts.append(f"pair accuracy {figures['pair_accuracy']:.4f}")
+    if by_type := figures.get("accuracy_by_type"):
+        shown = [f"{printable(name, 40)} {value:.4f}" for name, value in by_type.items()]
+        more = f" and {len(shown) - _MOST_TYPES} further types" if len(shown) > _MOST_TYPES else ""
+        parts.append(f"accuracy {', '.join(shown[:_MOST_TYPES])}{more}")
+    if "chance" in figures:
+        parts.append(f"chance {figures['chance']:.4f}")
+    if "best_rule" in figures:
+        pairs = figures.get("best_rule_pair_accuracy")
+        beside = "" if pairs is None else f" (of pairs {pairs:.4f})"
+        parts.append(f"best rule {figures['best_rule']} {figures['best_rule_accuracy']:.4f}{beside}")
+    return "; ".join(parts)
 
 
 def _content_model(config: ScoreConfig) -> ContentScores | None:

@@ -22,7 +22,7 @@ def main(argv: list[str] | None = None) -> int:
     prepare(config.xla_flags)
     from socialr1_jax.processes import is_first  # imports JAX: only once the arguments are right
     from socialr1_jax.training.grpo import TrainingStopped
-    from socialr1_jax.training.reward_model import train_reward_model
+    from socialr1_jax.training.reward_model import say_results, train_reward_model
 
     folder = Path(config.output_dir)
     try:
@@ -38,6 +38,7 @@ def main(argv: list[str] | None = None) -> int:
             f"interrupted and saved. To go on: python scripts/train_reward_model.py --config {folder}/config.yaml"
         )
     elif is_first():
+        say_results(folder)
         print_line(f"reward model: {folder}/export   figures: {folder}/summary.json")
     return 0 if complete else REQUEUE
 

@@ -25,6 +25,7 @@ from socialr1_jax.command_line import (
 )
 from socialr1_jax.objective import Objective
 from socialr1_jax.reward_config import ContentConfig, RewardConfig, Schedule, StructureConfig
+from socialr1_jax.story_config import StoryConfig
 
 __all__ = [
     "CheckpointConfig",
@@ -95,7 +96,7 @@ class DataConfig(Section):
         (),
         description="questions to evaluate on, each source by itself; [] holds out `holdout` questions of train",
     )
-    holdout: int = Field(100, ge=1, description="questions held out of train when eval is not given")
+    holdout: int = Field(100, ge=1, description="questions held out of train when eval is not given, twins together")
     columns: TextMap = Field({}, description="our field name -> the file's column name, where they differ")
     where: TextMap = Field(
         {}, description="keep only the rows whose column has this value, such as {prompting_type: CoTP}"
@@ -195,7 +196,7 @@ class EvaluationConfig(Section):
     """Looking at held-out questions during the run."""
 
     every: int = Field(50, ge=0, description="steps between evaluations; 0 = only at start and end")
-    questions: int = Field(100, ge=1, description="questions of each source in one evaluation (the first ones)")
+    questions: int = Field(100, ge=1, description="questions of each source in one evaluation: the first, twins whole")
     samples: int = Field(4, ge=1, description="responses per question")
 
 
@@ -240,7 +241,11 @@ class RunConfig(Section):
     output_dir: str = Field("runs/grpo", min_length=1, description="folder that everything is written to")
     seed: int = Field(0, ge=0, lt=2**31, description="of the order of prompts and of every draw")
     steps: int = Field(600, ge=1, lt=2**31, description="GRPO steps")
+    cold_start: int = Field(
+        0, ge=0, description="for trials: updates of SFT on reference responses that random weights begin with"
+    )
     quiet: bool = Field(False, description="say only what went wrong and where the results are")
+    verbose: bool = Field(False, description="say also what is compiled, and how responses are sampled")
     xla_flags: XlaFlags = Field((), description="added to XLA_FLAGS, which win; configs/xla has measured ones")
     save_rollouts: str = Field("", description="file (.jsonl) that every response with its tokens and reward goes to")
     replay_rollouts: str = Field("", description="such a file: train on it, with neither sampler nor judge")
@@ -269,6 +274,8 @@ class RunConfig(Section):
             otherwise = self.replay_rollouts if name == "data.train" else self.model.random
             if not getattr(values, field) and not otherwise:
                 raise ValueError(f"{name} is required: {type(values).model_fields[field].description}")
+        if self.cold_start and (not self.model.random or self.replay_rollouts):
+            raise ValueError("cold_start is for model.random on questions; set cold_start to 0")
         grpo = self.grpo
         if grpo.prompts_per_step % grpo.mini_batch_prompts:
             raise ValueError(
@@ -352,20 +359,17 @@ class TinyModelConfig(Section):
         return self
 
 
-class StoriesConfig(Section):
-    """The generated theory-of-mind stories."""
+class StoriesConfig(StoryConfig):
+    """The quickstart's stories."""
 
     train_count: int = Field(4000, ge=1, description="questions to train on")
     heldout_count: int = Field(
         200, ge=1, description="questions to evaluate on; no name and object together as in training"
     )
     question_types: Texts = Field(("belief", "knowledge", "reality"), min_length=1, description="kinds of question")
-    plots: Texts = Field((), description="plots to draw from; [] = all")
     hold_out_plots: Texts = Field((), description="plots that only the held-out questions tell")
     hold_out_names: bool = Field(False, description="held-out questions have people that training never meets")
-    twins: bool = Field(True, description="questions in pairs: one perception changed, another answer")
     options: int = Field(3, ge=3, le=4, description="options of a question")
-    max_events: int = Field(5, ge=1, description="most sentences of a story")
 
 
 class SftConfig(Section):

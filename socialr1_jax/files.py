@@ -208,3 +208,14 @@ def finite(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
+
+
+def flattened(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a line of metrics without mappings: {"accuracy_by_type": {"belief": 1}} becomes {"accuracy/belief": 1}."""
+    flat: dict[str, Any] = {}
+    for name, value in row.items():
+        if isinstance(value, Mapping):
+            flat |= {f"{name.removesuffix('_by_type')}/{key}": inner for key, inner in value.items()}
+        else:
+            flat[name] = value
+    return flat

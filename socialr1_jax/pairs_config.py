@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from socialr1_jax.command_line import Real, Section, TextMap, Texts
 from socialr1_jax.config import SamplingConfig
 from socialr1_jax.reward_config import StructureConfig
+from socialr1_jax.story_config import StoryConfig
 
 
 class TrajectoryConfig(SamplingConfig):
@@ -30,7 +31,7 @@ class MatchingConfig(Section):
     per_question: int = Field(6, ge=1, description="most pairs of one question")
 
 
-class CorruptionConfig(Section):
+class CorruptionConfig(StoryConfig):
     """Generated stories and what is done to their reference traces (source corruptions)."""
 
     count: int = Field(1000, ge=1, description="stories")
@@ -41,10 +42,6 @@ class CorruptionConfig(Section):
         description="one pair of each a story",
     )
     single_stages: bool = Field(True, description="what is false comes once more as pairs of single stages")
-    question_types: Texts = Field((), description="kinds of question; [] = all")
-    plots: Texts = Field((), description="plots to draw from; [] = all")
-    options: int = Field(4, ge=3, le=4, description="options of a question")
-    max_events: int = Field(12, ge=1, description="most sentences of a story")
 
 
 class PairsConfig(Section):

@@ -28,7 +28,10 @@ SCRIPT = ROOT / "scripts" / "train_grpo.py"
 CONFIG = ROOT / "configs" / "smoke.yaml"
 # Three steps are an epoch: 4 to 6 are in the second one. Steps 2, 4 and 6 are saved because it is due, 3 because the
 # evaluation has not been better before; it is no better after step 6.
-SETTINGS = ("data.train=stories:12", "steps=6", "checkpoint.best=truncated")
+SETTINGS = (
+    "data.train=stories:12", "steps=6", "checkpoint.best=truncated", "cold_start=0", "sampling.max_new_tokens=24",
+    "sampling.segment_tokens=8", "grpo.micro_batch_tokens=2048", "grpo.entropy_coefficient=0.01",
+)  # fmt: skip
 
 # name: (module, what is called there, whether the deed comes before or after the call)
 EVENTS = {

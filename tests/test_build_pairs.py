@@ -16,7 +16,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from socialr1_jax import Qwen3, Qwen3Config, SamplingParams, load_hf, save_hf
+from socialr1_jax import Qwen3, Qwen3Config, SamplingParams, load_hf, save_hf, story_config
 from socialr1_jax.command_line import load_config
 from socialr1_jax.config import ConfigError
 from socialr1_jax.data import pairs as pairs_module
@@ -50,7 +50,7 @@ def main():
 
 @pytest.fixture(scope="module")
 def stories():
-    return generate_stories(6, seed=3, question_types=["belief"], max_events=5)
+    return generate_stories(6, seed=3, question_types=["belief"], options=3, max_events=6)
 
 
 @pytest.fixture(scope="module")
@@ -518,7 +518,7 @@ def test_pairs_of_corruptions(main, tmp_path, ending, capsys):
     assert read_pairs(output) == corruption_pairs(stories, seed=3, single_stages=True)
     assert "loop 20" in capsys.readouterr().out
     few = ["corruptions.kinds=[loop]", "corruptions.plots=[leave]", "corruptions.question_types=[belief]"]
-    assert main([*arguments, "corruptions.count=4", "corruptions.max_events=5", *few]) == 0
+    assert main([*arguments, "corruptions.count=4", "corruptions.options=3", "corruptions.max_events=6", *few]) == 0
     assert {(p.meta["kind"], p.meta["plot"], p.meta["type"]) for p in read_pairs(output)} == {
         ("loop", "leave", "belief")
     }
@@ -622,7 +622,7 @@ def test_dry_run_says_how_much_work_it_is(capsys, main):
 
 
 def test_every_field_has_an_effect():
-    text = Path(module.__file__).read_text() + Path(pairs_module.__file__).read_text()
+    text = "".join(Path(m.__file__).read_text() for m in (module, pairs_module, story_config))
     whole = re.findall(r"\.(\w+)\.model_dump\(", text)
     assert "sampling" in whole
     for section in (PairsConfig, *(type(PairsConfig.model_fields[n].default) for n in ("matching", "corruptions"))):

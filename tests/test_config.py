@@ -203,6 +203,7 @@ def test_an_unknown_key_names_the_nearest_known_one(key, nearest, tmp_path):
         (["grpo.preset=cispo", "grpo.dual_clip=3"], "set dual_clip to 0"),
         (["steps=2", "optimizer.warmup_steps=8"], "leaves none of the run's 8 updates"),
         (["rewards.preset=full"], "needs a content reward model"),
+        (["cold_start=4"], "cold_start is for model.random"),
         (["rewards.structure.judge=none"], "scores the structure, but structure.judge is none"),
         (["rewards.structure.judge=endpoint"], "needs model and base_url"),
         (["rewards.structure.judge=local"], "needs model, the folder"),

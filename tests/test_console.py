@@ -18,13 +18,16 @@ from pathlib import Path
 import jax
 import pytest
 import rich.live
+from rich.cells import cell_len
 from rich.table import Table
 from rich.text import Text
 
 from socialr1_jax import interrupt, startup
+from socialr1_jax.compiles import compiled, told
 from socialr1_jax.training import console as console_module
 from socialr1_jax.training.console import Bar, console, shown_log, working
 from socialr1_jax.training.doctor.line import Line, show
+from socialr1_jax.training.quickstart_console import response_pair, show_results
 
 ROOT = Path(__file__).resolve().parents[1]
 LOG = logging.getLogger("socialr1_jax.test")
@@ -148,6 +151,161 @@ def test_errors_of_scripts_are_bounded_lines_without_commands(name, arguments, t
         assert err
         assert {character for character in out + err if not character.isprintable()} <= {"\n"}
         assert max(map(len, err.splitlines())) < 5000
+
+
+# --------------------------------------------------------------------------------------------------- lines of progress
+
+FIGURES = "reward 0.01  accuracy 0.05  format 0.06  tokens 60  kl 0.0000  19.4 s"
+
+
+@pytest.mark.parametrize(
+    ("width", "kept", "left_out"),
+    [
+        (200, "0.0000  19.4 s  3 programs compiled, 7 s", "@"),
+        (100, "kl 0.0000", "compiled"),
+        (80, "0:00  reward 0.01  accuracy 0.05  format 0.06", "kl"),
+        (40, "1/9  0:00  reward", "accuracy"),
+        (25, "1/9  0:00", "reward"),
+        (6, "grpo", "1/9"),
+    ],
+)
+def test_a_live_line_is_shortened_never_wrapped(width, kept, left_out, monkeypatch):
+    monkeypatch.setattr(console, "_width", width)
+    bar = Bar("grpo", 9)
+    compiled().programs += 3
+    compiled().seconds += 7
+    bar.advance(FIGURES)
+    (line,) = console.render_lines(bar, console.options, pad=False)
+    text = "".join(segment.text for segment in line)
+    assert cell_len(text) <= width
+    assert kept in text
+    assert left_out not in text
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_a_bar_is_drawn_in_any_encoding(encoding, monkeypatch):
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding))
+    monkeypatch.setattr(console, "_width", 80)
+    bar = Bar("grpo", 2)
+    bar.advance("")
+    full, rest = "#-" if encoding == "ascii" else "\u2501\u2500"
+    assert bar.__rich__().plain == f"grpo {5 * full}{5 * rest} 1/2  0:00"
+
+
+def test_plain_lines_are_whole_and_few(monkeypatch):
+    clock = iter(range(0, 1000, 3))
+    monkeypatch.setattr(console_module.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(console, "_width", 80)
+    monkeypatch.setattr(sys, "stdout", io.StringIO())
+    console.print("word " * 40)
+    with Bar("grpo", 30) as bar:
+        for _ in range(20):
+            bar.advance(FIGURES)
+        with working("evaluating"):
+            pass
+    first, *lines, waiting, last = sys.stdout.getvalue().splitlines()
+    assert first == "word " * 40
+    assert lines[0] == f"grpo 1/30  {FIGURES}"
+    assert 3 <= len(lines) <= 7
+    assert re.fullmatch(rf"grpo \d+/30  {re.escape(FIGURES)}  eta \d+ s", lines[1])
+    assert waiting == "evaluating"
+    assert last.startswith("grpo 20/30  ")  # a phase that ends early shows its last figures
+
+
+@pytest.mark.parametrize(
+    ("seconds", "compiling", "eta"),
+    [
+        ([300], [290], ""),
+        ([300, 40], [290, 38], ""),
+        ([300, 40, 3], [290, 38, 0], "eta 18 s"),
+        ([300, 2, 2], [0, 0, 0], "eta 14 s"),
+        ([300, 9, 9, 2, 2, 2, 2], [0] * 7, "eta 6 s"),
+        ([1] * 10, [0] * 10, ""),
+    ],
+)
+def test_the_time_left_is_that_of_late_steps(seconds, compiling, eta, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(console_module.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(sys, "stdout", io.StringIO())
+    bar = Bar("grpo", 10)
+    for step, compilation in zip(seconds, compiling, strict=True):
+        now[0] += step
+        compiled().seconds += compilation
+        bar.advance("")
+    assert bar._eta == eta
+
+
+def test_waits_between_steps_show_in_the_live_line(monkeypatch):
+    monkeypatch.setattr(sys, "stdout", Terminal())
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(console, "_width", 80)
+    with Bar("grpo", 2) as bar:
+        bar.advance("reward 0.5")
+        with working("evaluating"):
+            assert "evaluating" in bar.__rich__().plain
+        assert "reward 0.5" in bar.__rich__().plain
+
+
+@pytest.mark.parametrize(("verbose", "quiet", "shown"), [(False, False, False), (True, False, True), (True, True, 0)])
+def test_compilations_are_named_when_verbose(verbose, quiet, shown, monkeypatch, capsys):
+    monkeypatch.setattr(logging.getLogger("socialr1_jax"), "handlers", [])
+    with shown_log(quiet, verbose), told("decode of 8 rows"):
+        compiled().programs += 1
+    assert ("compiled decode of 8 rows in 0.0 s" in capsys.readouterr().out) == shown
+
+
+# ------------------------------------------------------------------------------------------ the end of the quickstart
+
+
+def evaluated(step, name, right, **more):
+    row = {"phase": "eval", "step": step, "set": "heldout", "id": name, "sample": 0, "terms": {"outcome": float(right)}}
+    question = {"story": "Ann left.", "question": "Where?", "options": ["a", "b"], "answer": "A"}
+    return row | question | {"response": f"{name} after {step}\n\n<Answer>A</Answer>"} | more
+
+
+@pytest.mark.parametrize(
+    ("rows", "chosen"),
+    [
+        ([], None),
+        ([evaluated(0, "x", 0)], None),
+        ([evaluated(0, "x", 0), evaluated(9, "y", 1)], None),
+        ([evaluated(0, "x", 1), evaluated(9, "x", 1)], "x"),
+        ([evaluated(s, n, n == "y" and s) for s in (0, 5, 9) for n in "xy"], "y"),
+        ([evaluated(s, n, s == 9, **({"twin_id": "t"} if n == "y" else {})) for s in (0, 9) for n in "xyz"], "y"),
+        ([evaluated(s, n, s == 9, status="ok" if n == "z" else "malformed") for s in (0, 9) for n in "xyz"], "z"),
+    ],
+)
+def test_the_response_shown_became_right(rows, chosen, tmp_path):
+    (tmp_path / "rollouts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"cut')
+    pair = response_pair(tmp_path)
+    assert (pair and [row["response"][:9].strip() for row in pair]) == (
+        chosen and [f"{chosen} after 0", f"{chosen} after 9"]
+    )
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_the_quickstart_ends_with_its_results(whole, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(console, "_width", 80)
+    rows = [evaluated(0, "x", 0, response="\x1b[31m" + "word " * 40), evaluated(9, "x", 1, response="line\n" * 99)]
+    (tmp_path / "rollouts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    summary = {"heldout_responses": 8, "wall_seconds": 9.0, "peak_rss_bytes": 2**30, "accuracy_sft": None}
+    if whole:
+        summary |= {"accuracy_sft": 0.5, "accuracy_grpo": 0.75, "pair_accuracy_sft": 0.25, "pair_accuracy_grpo": 0.625}
+        summary |= {"accuracy_by_type": {"belief": [0.5, 0.875]}, "chance": 0.333, "best_rule": "named last"}
+        summary |= {"best_rule_accuracy": 0.4, "best_rule_pair_accuracy": 0.125, "reward_sft": float("nan")}
+    show_results(summary, tmp_path, tmp_path / "report.html", tensorboard=False)
+    out = capsys.readouterr().out
+    cells = [re.sub(r"[\s│]+", " ", line).strip() for line in out.splitlines() if "│" in line]
+    assert cells == (
+        ["accuracy 0.500 0.750 0.333 0.400", "belief 0.500 0.875 0.333", "both twins right 0.250 0.625 0.125"]
+        if whole
+        else []
+    )
+    assert ("best rule: named last" in out) == whole
+    assert "after SFT, wrong:\n    \\x1b[31mword " + "word " * 39 in out
+    assert out.count("    line\n") == 30
+    assert "generate.py --model" in out
+    assert "tensorboard" not in out
 
 
 # ------------------------------------------------------------------------------------ consoles that go away or are full
@@ -326,6 +484,8 @@ def test_a_run_survives_its_closed_pipe(tmp_path):
         assert process.stderr.read() == ""
         assert process.wait() == 0
     assert (tmp_path / "r" / "export" / "config.json").exists()
+    rows = [json.loads(line) for line in (tmp_path / "r" / "metrics.jsonl").read_text().splitlines()]
+    assert max(row["reward/total"] for row in rows if row["phase"] == "grpo") > 0.05
 
 
 # ------------------------------------------------------------------------------------------------- users without a home

@@ -23,7 +23,7 @@ NEW = 6
 
 @pytest.fixture(scope="module")
 def stories():
-    return generate_stories(5, seed=0, options=3, max_events=5)
+    return generate_stories(5, seed=0, options=3, max_events=5, twins=False)
 
 
 @pytest.fixture(scope="module")

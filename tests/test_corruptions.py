@@ -17,12 +17,12 @@ from functools import cache
 
 import numpy as np
 import pytest
-from test_stories import view
+from story_reader import scenes, view
 
-from socialr1_jax.data.corruptions import KINDS, corruption_pairs, read_story
+from socialr1_jax.data.corruptions import KINDS, corruption_pairs, telling_of
 from socialr1_jax.data.examples import Example
 from socialr1_jax.data.pairs import Pair
-from socialr1_jax.data.scripts import CONTAINERS, HELD_OUT_NAMES, NAMES, WORDS
+from socialr1_jax.data.scripts import CONTAINERS, HELD_OUT_NAMES, NAMES, WORDS, Script
 from socialr1_jax.data.stories import ALL_PLOTS, generate_stories
 from socialr1_jax.rewards import judge_thoughts
 
@@ -72,7 +72,7 @@ def test_every_kind_for_every_story_and_its_stages():
     assert {(p.meta["kind"], p.stage) for p in pairs() if p.stage} == {
         (kind, stage) for kind in ("wrong_perceiver", "ungrounded_claim") for stage in ("encode", "interpret")
     }
-    assert {p.meta["plot"] for p in pairs()} == set(ALL_PLOTS)
+    assert {p.meta["plot"] for p in pairs()} == set(ALL_PLOTS) - {"chain"}  # of the third order: hard stories alone
     assert len({pair.id for pair in pairs()}) == len(pairs())
 
 
@@ -142,7 +142,7 @@ def told_views(interpret: str) -> dict[str, str | None]:
     """Where the trace says that each person takes the thing to be."""
     found = {}
     for sentence in sentences(interpret):
-        if re.search(r"no idea where| saw the last| was there| did not miss| was away| missed it| was away", sentence):
+        if re.search(r"no idea where| saw the last| was there for it| did not miss| missed it| was away", sentence):
             places = [word for word in re.findall(r"\w+", sentence) if word in CONTAINERS]
             found[sentence.split()[0]] = places[-1] if places else None
     return found
@@ -153,8 +153,9 @@ def test_a_wrong_perceiver_is_false_in_the_story():
     for pair in pairs("wrong_perceiver"):
         example = example_of(pair)
         false = set()
-        if example.meta["plot"] not in ("gift", "praise", "taste", "hint", "show", "swap"):  # other sentences
-            seen, thought = perceivers(example.story), {p: view(example.story, p) for p in people(example.story)}
+        if example.meta["plot"] not in ("gift", "gifts", "praise", "taste", "swap"):  # other sentences
+            story, thing = scenes(example.story), Script.from_json(example.meta["script"]).thing
+            seen, thought = perceivers(example.story), {p: view(story, thing, p) for p in people(example.story)}
             assert told_perceivers(lines(pair.chosen)["Encode"]) == seen
             assert told_views(lines(pair.chosen)["Interpret"]).items() <= thought.items()
             if told_perceivers(lines(pair.rejected)["Encode"]) != seen:
@@ -166,7 +167,8 @@ def test_a_wrong_perceiver_is_false_in_the_story():
             false.add("answer")
         assert false, pair
         found.update(false)
-    assert min(found[name] for name in ("perceiver", "view", "answer")) > COUNT / 3
+    assert min(found["perceiver"], found["answer"]) > COUNT / 3
+    assert found["view"] > COUNT / 5  # the traces of some types state no views
 
 
 def test_a_wrong_perceiver_changes_perceptions_only():
@@ -201,8 +203,8 @@ def test_an_ungrounded_claim_exchanges_two_words_and_is_not_in_the_story():
             assert re.sub(rf"\b{changed.pop()}\b", missing.pop(), wrong) == encode
         else:
             swapped += 1
-            claims = [{sentence.split(",")[0] for sentence in sentences(text)} for text in (encode, wrong)]
-            assert not claims[1] <= claims[0]  # the reference tells every event of the story
+            claims = [[sentence.split(",")[0] for sentence in sentences(text)] for text in (encode, wrong)]
+            assert claims[1] != claims[0]  # the reference tells every event of the story, in order
     assert fresh > COUNT / 2
     assert swapped > COUNT / 50
 
@@ -232,7 +234,8 @@ def test_a_skipped_stage_is_gone_or_empty():
         words = set(re.findall(r"\w+", rejected.get(gone, "")))
         assert words.isdisjoint(set(WORDS) | set("ABCD") - {"A"})
         seen.add((gone, gone in rejected))
-    assert seen == {(stage, emptied) for stage in STAGES for emptied in (True, False)}
+    # Without the first stage, the longest, a text would be too short beside any other.
+    assert seen >= {(stage, emptied) for stage in STAGES for emptied in (True, False)} - {("Encode", False)}
 
 
 def said_once(stages: dict[str, str]) -> dict[str, list[str]]:
@@ -269,14 +272,14 @@ def test_the_rules_judge_sees_the_fault(kind):
     wanted = {"skipped_stage": "skipped|thin", "loop": "loop", "option_first": "option_before|backward|reversed"}[kind]
     for pair in pairs(kind):
         chosen, rejected = judge_thoughts(pair.chosen), judge_thoughts(pair.rejected)
-        assert chosen.violations in ((), ("thin:respond",))  # "D. nobody, yes, that is it." names nothing
-        assert rejected.score < (1.0 if chosen.violations else chosen.score)
+        assert chosen.violations == ()
+        assert rejected.score < chosen.score
         assert re.search(wanted, " ".join(rejected.violations)), (pair, rejected)
 
 
 @pytest.mark.parametrize("kind", ["wrong_perceiver", "ungrounded_claim"])
 def test_the_rules_judge_does_not_see_what_is_false(kind):
-    assert {judge_thoughts(pair.rejected).violations for pair in pairs(kind)} == {(), ("thin:respond",)}
+    assert {judge_thoughts(pair.rejected).violations for pair in pairs(kind)} <= {(), ("thin:respond",)}
 
 
 # --- what a reward model could learn instead
@@ -358,16 +361,16 @@ def test_a_pair_hangs_on_its_story_and_kind_alone():
     "arguments",
     [
         {"options": 3, "split": "heldout"},
-        {"distractors": 3},
+        {"difficulty": "hard"},
         {"twins": False},
         {"hold_out_names": True, "split": "heldout"},
     ],
     ids=str,
 )
-def test_every_story_is_read_back(arguments):
-    """`read_story` raises unless it tells story, question, answer and thoughts again, word for word."""
-    found = [read_story(example) for example in examples(**arguments).values()]
-    assert [one.script.text() for one in found] == [example.story for example in examples(**arguments).values()]
+def test_every_story_has_its_script(arguments):
+    """`telling_of` raises unless the script gives story, question, answer and thoughts again, word for word."""
+    telling = [telling_of(example) for example in examples(**arguments).values()]
+    assert [one.script.text() for one in telling] == [example.story for example in examples(**arguments).values()]
 
 
 def test_without_the_twin_another_perception_is_moved():
@@ -375,7 +378,7 @@ def test_without_the_twin_another_perception_is_moved():
     found = corruption_pairs(alone, seed=0, kinds=["wrong_perceiver"])
     assert len(found) > 0.9 * len(alone)
     for pair in found:
-        if (example := example_of(pair)).meta["plot"] in ("leave", "return", "third", "two_moves"):
+        if (example := example_of(pair)).meta["plot"] in ("leave", "return", "third", "two_things"):
             assert told_perceivers(lines(pair.rejected)["Encode"]) != perceivers(example.story)
 
 

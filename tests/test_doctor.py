@@ -382,6 +382,19 @@ def test_rows_that_are_dropped_are_counted(run, tmp_path):
     assert "stories:8: 8 questions" in one(lines, "data.eval", "ok")
 
 
+@pytest.mark.parametrize(("options", "warned"), [(["a long one", "short"], True), (["first", "other"], False)])
+def test_a_strong_shortcut_is_a_warning(options, warned, run, tmp_path):
+    made = [{"story": f"Day {i}", "question": "q", "options": options[:: 1 - 2 * (i % 2)]} for i in range(60)]
+    answers = ["AB"[i % 2] if options[0] == "a long one" else "AB"[i // 2 % 2] for i in range(60)]
+    rows = [json.dumps(row | {"answer": answer}) for row, answer in zip(made, answers, strict=True)]
+    (tmp_path / "questions.jsonl").write_text("\n".join(rows))
+    status, lines, _ = run(f"data.train={tmp_path / 'questions.jsonl'}", "data.holdout=1")
+    assert status == 0
+    assert ("shortcuts" in lines) == warned
+    if warned:
+        assert "all questions: longest is right in 1.00 (chance 0.50)" in one(lines, "shortcuts", "warning")
+
+
 def test_a_benchmark_that_must_not_be_trained_on(run, monkeypatch):
     from socialr1_jax.data.tables import DataError
 

@@ -347,7 +347,7 @@ def test_no_prompts_no_completions(engine):
 
 def test_every_compilation_is_told_once(engine, prompts, caplog):
     odd = replace(engine, segment_tokens=9)  # a program that no other test compiled
-    with caplog.at_level(logging.INFO, "socialr1_jax"):
+    with caplog.at_level(logging.DEBUG, "socialr1_jax"):
         for _ in range(2):
             odd.sample(prompts[:3], SamplingParams(max_new_tokens=5))
     told = [line for line in caplog.messages if line.startswith("compiled decode of 3 rows x 64 slots in ")]

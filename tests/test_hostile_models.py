@@ -220,7 +220,7 @@ def test_no_script_runs_without_a_tokenizer(script, lose, scripts, folder, tmp_p
     arguments = {
         "generate": ["--model", str(folder), "--question", "Where?", "--max_new_tokens", "2"],
         "train_grpo": ["--config", str(ROOT / "configs/smoke.yaml"), f"output_dir={tmp_path / 'out'}", "steps=1",
-                       "model.random=", f"model.path={folder}"],
+                       "cold_start=0", "model.random=", f"model.path={folder}"],
         "build_pairs": [f"policy={folder}", f"output={tmp_path / 'pairs.jsonl'}", "source=policy",
                         f"questions={tmp_path / 'questions.jsonl'}"],
     }[script]  # fmt: skip

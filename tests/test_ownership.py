@@ -15,12 +15,15 @@ from socialr1_jax.files import whole_folder, write_whole
 from socialr1_jax.training.grpo import train_grpo
 
 ROOT = Path(__file__).parents[1]
-SMOKE = ["--config", str(ROOT / "configs" / "smoke.yaml"), "steps=1", "quiet=true"]
+SMOKE = [
+    "--config", str(ROOT / "configs" / "smoke.yaml"), "steps=1", "quiet=true", "cold_start=0",
+    "sampling.max_new_tokens=24",
+]  # fmt: skip
 STORY = {"story": "Anna put the coin in the drawer.", "question": "Where is it?", "options": ["drawer", "box"]}
 QUESTIONS = [{"id": str(i), "answer": "A", **STORY} for i in range(12)]
 RUN_FILES = (
-    "config.yaml", "metrics.jsonl", "rollouts.jsonl", "bad_rows.jsonl", "summary.json", "report.html", ".lock",
-    "checkpoints/5/manifest.json", "export/config.json",
+    "config.yaml", "metrics.jsonl", "rollouts.jsonl", "bad_rows.jsonl", "shortcuts.json", "summary.json",
+    "report.html", ".lock", "checkpoints/5/manifest.json", "export/config.json",
 )  # fmt: skip
 MODEL_FILES = ("config.json", "manifest.json", "model.safetensors", "tokenizer.json", "params/model.norm.weight/x")
 FOREIGN = ("thesis.tex", ".git/HEAD", "params/thesis.tex", "trace", "model.txt", "export/README.md")
@@ -100,12 +103,15 @@ def commands(inputs: Path) -> dict[str, tuple[str, list[str], tuple[str, ...]]]:
             "output", ["--model", str(inputs / "model"), "--tasks", "hitom", "--data_dir", str(inputs)],
             ("results.json", "results.html", "replies.jsonl", "samples_hitom.jsonl", ".lock", "everything")),
         "scripts/build_pairs.py": ("output", pairs, ()),
+        "scripts/make_stories.py": ("output", ["count=2"], ()),
         "scripts/build_pairs.py work": (
             "output", ["--source", "responses", "--responses", str(inputs / "responses.jsonl")], ()),
         "scripts/score_responses.py": (
             "output", ["--input", str(inputs / "responses.jsonl"), "--preset", "no_content"], ()),
         "scripts/score.py": ("output", [str(inputs / "samples.jsonl")], ()),
         "scripts/report.py": ("output", [str(inputs / "run")], ()),
+        "scripts/audit_questions.py": ("--output", [str(inputs / "questions.jsonl")], ()),
+        "scripts/audit_questions.py plot": ("--plot", [str(inputs / "questions.jsonl")], ()),
         "scripts/tune_xla.py": ("output", ["--turns", "1"], ()),
         "scripts/benchmark.py": ("record", [], ()),
         "convert/hf_to_orbax.py": ("dst", model, (*FOREIGN, *MODEL_FILES, "everything")),

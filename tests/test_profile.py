@@ -23,7 +23,8 @@ from socialr1_jax.profiling.trace import Op, Span, Trace, own_pieces, read_trace
 from socialr1_jax.profiling.watch import watching
 
 ROOT = Path(__file__).resolve().parents[1]
-SMOKE = ["--config", str(ROOT / "configs" / "smoke.yaml"), "quiet=true"]
+SHORT = ("cold_start=0", "sampling.max_new_tokens=24", "grpo.micro_batch_tokens=2048")
+SMOKE = ["--config", str(ROOT / "configs" / "smoke.yaml"), "quiet=true", *SHORT]
 PHASES = ["rollout", "reward", "old", "reference", "update"]
 
 

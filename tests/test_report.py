@@ -252,6 +252,33 @@ def test_no_content_of_a_file_breaks_the_report(tmp_path: Path, name: str, conte
     assert "Social-R1 run report" in page_of(tmp_path).text
 
 
+AUDIT = {
+    "n": 100, "chance": 0.25, "rules": {"longest": {"accuracy": 0.6, "stderr": 0.05}}, "best_rule": "longest",
+    "best_rule_accuracy": 0.6, "by_type": {},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("content", "shown"),
+    [
+        (json.dumps(AUDIT), "all questions: longest is right in 0.60 (chance 0.25)"),
+        (json.dumps(AUDIT | {"chance": 0.5}), ""),
+        (json.dumps(AUDIT | {"n": "many"}), "shortcuts.json is cut or unreadable"),
+        (json.dumps(AUDIT | {"n": 1e400}), ""),
+        (json.dumps(AUDIT | {"by_type": [1]}), "shortcuts.json is cut or unreadable"),
+        (json.dumps(AUDIT | {"best_rule": "<b>"}), "shortcuts.json is cut or unreadable"),
+        (json.dumps(AUDIT | {"rules": {"longest": {"accuracy": 1e308, "stderr": 1e-308}}}), ""),
+        ("[" * 100_000, "shortcuts.json is cut or unreadable"),
+        ("[1]", "shortcuts.json is cut or unreadable"),
+    ],
+)
+def test_strong_shortcuts_in_the_questions_are_a_fact_of_the_run(run: Path, content: str, shown: str) -> None:
+    (run / "shortcuts.json").write_text(content)
+    text = page_of(run).text
+    assert shown in text
+    assert ("Shortcuts in data.train" in text) or not shown
+
+
 def test_rows_of_rollouts_with_wrong_types_are_shown_as_they_are(run: Path) -> None:
     odd = {"step": 1, "phase": "grpo", "response": None, "options": "AB", "terms": [1], "reward": "x", "sample": [1]}
     write_lines(run / "rollouts.jsonl", [odd, odd | {"phase": "eval_sft"}, odd | {"phase": "eval_grpo"}])
@@ -298,6 +325,51 @@ def test_the_figure_draws_each_run_before_and_after(run: Path, tmp_path: Path, m
     assert len(accuracy.lines) == 4
     values = [list(container[0].get_ydata()) for container in change.containers]
     assert values == [[0.5, 0.65], [0.5, 0.65]]
+
+
+def with_types(run: Path) -> Path:
+    """Give the evaluations of `make_run` twins, types and baselines."""
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    for row in rows:
+        if row["phase"] == "eval":
+            after = row["step"] > 0
+            row |= {"pair_accuracy": 0.6 if after else 0.2, "pair_accuracy_stderr": 0.05, "chance": 1 / 3}
+            row |= {"accuracy_by_type": {"belief": 0.75 if after else 0.5, HOSTILE: 0.25}}
+            row |= {"best_rule": "last_mentioned", "best_rule_accuracy": 0.43, "best_rule_pair_accuracy": 0.07}
+            row |= {"best_rule_accuracy_by_type": {"belief": 0.45}}
+    write_lines(run / "metrics.jsonl", rows)
+    return run
+
+
+def test_accuracy_by_type_and_of_pairs_stands_beside_chance_and_the_best_rule(run: Path) -> None:
+    assert "Accuracy by type" not in page_of(run).text
+    page = page_of(with_types(run))
+    text = re.sub(r"\s+", " ", page.text.split("Accuracy by type of question")[1].split("Curves")[0])
+    assert "All questions50.0 %65.0 %33.3 %43.0 %" in text
+    assert "Groups of twins, all right20.0 %60.0 %–7.0 %" in text
+    assert "belief50.0 %75.0 %–45.0 %" in text
+    assert "The best rule that needs no mind is last_mentioned" in text
+    assert "dashes are guessing, 33.3 %; dots are the best rule, 43.0 %" in page.text
+    metrics = json.loads(page.data)["runs"][0]["metrics"]["eval"]
+    assert metrics["accuracy/belief"] == [0.5, 0.75]
+    assert metrics["best_rule_accuracy/belief"] == [0.45, 0.45]
+    assert not {"best_rule", "accuracy_by_type"} & set(metrics)
+
+
+def test_the_figure_has_a_panel_for_pairs_and_lines_for_chance_and_the_best_rule(
+    run: Path, tmp_path: Path, monkeypatch
+):
+    from matplotlib.figure import Figure
+
+    figures, save = [], Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda self, *a, **k: (figures.append(self), save(self, *a, **k)))
+    plot_runs([with_types(run)], tmp_path / "runs.png")
+    change, pairs, *curves = figures[0].axes
+    assert len(curves) == 2
+    levels = [{line.get_label(): line.get_ydata()[0] for line in axes.lines[1:]} for axes in (change, pairs)]
+    named = [{name: y for name, y in found.items() if not name.startswith("_")} for found in levels]
+    assert named == [{"best rule": 0.43, "chance": pytest.approx(1 / 3)}, {"best rule": 0.07}]
+    assert list(pairs.containers[0][0].get_ydata()) == [0.2, 0.6]
 
 
 def test_the_figure_refuses_a_run_without_steps(run: Path, tmp_path: Path) -> None:

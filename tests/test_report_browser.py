@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from test_report import HOSTILE, RESPONSE, make_run, rollout, write_lines
+from test_report import HOSTILE, RESPONSE, make_run, rollout, with_types, write_lines
 
 from socialr1_jax.training.report import write_report
 
@@ -138,6 +138,18 @@ def test_curves_are_drawn_and_follow_slider_pointer_and_keys(run: Path, visit) -
     chart.press("ArrowLeft")  # to the last step, for none was pointed at
     chart.press("ArrowLeft")
     assert page.locator("figure", has_text="Total reward").locator(".readout").inner_text() == "2 at 4"
+
+
+def test_chance_and_the_best_rule_are_lines_in_the_charts_of_accuracy(run: Path, visit) -> None:
+    page = visit(write_report(with_types(run)))
+    titles = page.locator("#charts figure strong").all_text_contents()
+    assert titles[:4] == ["Accuracy", "Pair accuracy", f"accuracy/{HOSTILE}", "accuracy/belief"]
+    assert not [title for title in titles if "rule" in title or "chance" in title]
+    words = [page.locator("#charts figure").nth(place).locator("line.level").count() for place in range(4)]
+    assert words == [2, 1, 0, 1]
+    assert "best rule 0.43" in page.locator("#charts figure").first.inner_text()
+    page.locator("#find").fill("best_rule_pair")
+    assert page.locator("#charts figure:visible strong").all_inner_texts() == ["Pair accuracy"]
 
 
 def test_every_metric_can_be_found_whatever_its_name(run: Path, visit) -> None:

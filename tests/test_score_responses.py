@@ -90,6 +90,21 @@ def test_full_needs_a_content_score(score, capsys):
     assert "preset full needs a content score" in error
 
 
+def test_rows_with_twins_and_types_get_pair_accuracy(score, capsys):
+    wrong = ROW["response"].replace("<Answer>A", "<Answer>B")
+    meta = {"type": "belief\x1b[2J", "twin_id": "t"}
+    rows = [
+        ROW | {"meta": meta},  # right in 1 of 2 samples
+        ROW | {"meta": meta, "response": wrong},
+        ROW | {"meta": meta, "story": "Anna saw Ben put the coin on the shelf.", "answer": "B", "response": wrong},
+    ]
+    assert score(rows, "--preset", "no_content")[0] == 0
+    line = capsys.readouterr().out.splitlines()[1]
+    assert "pair accuracy 0.5000; accuracy belief\\x1b[2J 0.7500; chance 0.5000" in line
+    assert score([ROW | {"type": 3, "twin_id": None, "meta": [1]}], "--preset", "no_content")[0] == 0
+    assert "pair accuracy" not in capsys.readouterr().out
+
+
 def test_free_text_without_story(score):
     row = {
         "question": "Where?",

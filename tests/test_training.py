@@ -16,12 +16,13 @@ from jax.sharding import NamedSharding
 from toys import lines, timeless, toy
 
 from socialr1_jax import load_hf
-from socialr1_jax.config import ConfigError, OptimizerConfig, RunConfig, load_config
+from socialr1_jax.config import ConfigError, OptimizerConfig, RunConfig, TrackingConfig, load_config
 from socialr1_jax.grpo.packing import Rows, micro_batches, pack_rows
 from socialr1_jax.grpo.update import init_state, make_update
 from socialr1_jax.mesh import P, make_mesh
 from socialr1_jax.rewards import scorer
 from socialr1_jax.training import grpo, quickstart
+from socialr1_jax.training.metrics import RunLog
 from socialr1_jax.training.optimizer import make_optimizer, make_schedule
 from socialr1_jax.training.quickstart import run_quickstart
 
@@ -62,6 +63,45 @@ def test_metrics_name_every_raw_term_beside_its_weight(finished):
     assert rows[1]["weight/structure"] == pytest.approx(2.0 - 1 / 200)
     assert rows[0]["learning_rate"] == pytest.approx(1e-3)
     assert [row["step"] for row in lines(finished / "metrics.jsonl") if row["phase"] == "eval"] == [0, 2]
+
+
+def test_the_summary_has_the_evaluations_by_type_of_twins_and_of_rules(finished):
+    first, last = (row for row in lines(finished / "metrics.jsonl") if row["phase"] == "eval")
+    summary = json.loads((finished / "summary.json").read_text())
+    both = {
+        name: [first["accuracy_by_type"][name], last["accuracy_by_type"][name]] for name in last["accuracy_by_type"]
+    }
+    assert both
+    assert summary["accuracy_by_type"] == both
+    assert (summary["pair_accuracy_sft"], summary["pair_accuracy_grpo"]) == (
+        first["pair_accuracy"],
+        last["pair_accuracy"],
+    )
+    for name in ("chance", "best_rule", "best_rule_accuracy", "best_rule_pair_accuracy"):
+        assert summary[name] == first[name] == last[name]
+
+
+def test_trackers_get_the_numbers_of_a_line_alone(tmp_path, monkeypatch):
+    scalars = {}
+    writer = type("Writer", (), {"add_scalar": lambda self, name, value, step: scalars.update({name: value})})
+    monkeypatch.setattr("tensorboardX.SummaryWriter", lambda *args, **kwargs: writer())
+    values = {
+        "accuracy_by_type": {"belief": 0.5, "x": float("nan")},
+        "best_rule": "last",
+        "loss": 2,
+        "kl": float("inf"),
+    }
+    RunLog(tmp_path, TrackingConfig(), config={}).metrics("eval", 3, values)
+    assert scalars == {"eval/accuracy/belief": 0.5, "eval/loss": 2}
+    (row,) = lines(tmp_path / "metrics.jsonl")
+    assert row == {
+        "phase": "eval",
+        "step": 3,
+        "accuracy_by_type": {"belief": 0.5, "x": None},
+        "best_rule": "last",
+        "loss": 2,
+        "kl": None,
+    }
 
 
 def test_rollouts_are_one_line_a_response(finished):

@@ -9,7 +9,7 @@ from socialr1_jax.config import QuickstartConfig, RunConfig
 TOY = {
     "tiny_model": {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
                    "num_key_value_heads": 1, "head_dim": 16, "vocab_size": 640},
-    "stories": {"train_count": 40, "heldout_count": 6, "max_events": 5},
+    "stories": {"question_types": ["belief", "reality"], "train_count": 40, "heldout_count": 6, "max_events": 5},
     "sft": {"steps": 2, "batch_size": 4, "warmup_steps": 1},
     "data": {"max_prompt_tokens": 128},
     "sampling": {"group_size": 4, "max_new_tokens": 12},

@@ -11,7 +11,7 @@ Five kinds, each one fault and nothing else:
 * ``option_first``: the answer, or what becomes of every option, is named before anything was inferred.
 
 The first two are traces of true minds in another story, so that nothing but the story tells them from the chosen one.
-That is checked against the simulator, which runs the story as it is read back from the text.
+That is checked against the simulator, which plays the script that each story carries in its `meta`.
 
 A reward model must not learn that longer is worse, or better, so a coin says which side is to be the longer one. Each
 text comes in a full form (every option weighed) and a brief one (only the right option), as often here as there: a loop
@@ -24,21 +24,20 @@ import random
 import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cache, cached_property
-from itertools import combinations, islice, permutations, product
+from functools import cached_property
+from itertools import combinations, islice, product
 
 from socialr1_jax.data.examples import LETTERS, Example
 from socialr1_jax.data.pairs import STAGES, Pair
-from socialr1_jax.data.plots import PLOTS
 from socialr1_jax.data.questions import Question, ask
-from socialr1_jax.data.scripts import CONTAINERS, OBJECTS, Script, sentence, variants
+from socialr1_jax.data.scripts import CONTAINERS, OBJECTS, Script, variants
 from socialr1_jax.data.traces import write_trace
-from socialr1_jax.data.world import Event, Fact, ImpossibleEvent, Kind
+from socialr1_jax.data.world import Event, Fact, ImpossibleEvent
 
 KINDS = ("wrong_perceiver", "ungrounded_claim", "skipped_stage", "loop", "option_first")
 _FALSE = ("wrong_perceiver", "ungrounded_claim")  # wrong in what they say; the others are wrong in their order
 _FALSE_STAGES = ("encode", "interpret")  # the others repeat what these two found
-_WITNESSED = ("put", "move", "want", "break", "spoil", "tell")  # events of which the trace tells who perceived them
+_WITNESSED = ("put", "move", "fill", "want", "break", "spoil", "tell")  # whose witnesses the trace names
 _CLOSEST = 1.5  # the longer text has at most so many times the characters of the shorter, where the kind has such forms
 
 _TRIED = 6  # tellings that a false claim is drawn from, at most
@@ -61,7 +60,7 @@ def corruption_pairs(
     for kind in kinds:
         if kind not in KINDS:
             raise ValueError(f"kinds has {kind!r}; use some of {', '.join(KINDS)}")
-    told = [read_story(example) for example in examples]
+    told = [telling_of(example) for example in examples]
     twins = {example.id: one for example, one in zip(examples, told, strict=True)}
     company = _Company(told)
     pairs = []
@@ -119,12 +118,12 @@ def _length_matched(found: list[Texts], rejected_longer: bool, rng: random.Rando
     return min(found, key=misfit, default=None)
 
 
-# --------------------------------------------------------------------------------------------- a told story, read back
+# ---------------------------------------------------------------------------------------------- the story behind a text
 
 
 @dataclass(frozen=True, kw_only=True)
-class ToldStory:
-    """What `generate_stories` made an example from: the script, the question, and the options that it was put with."""
+class Telling:
+    """What `generate_stories` made an example from: the script, the question, and its options."""
 
     script: Script
     question: Question
@@ -139,46 +138,36 @@ class ToldStory:
 
     @property
     def letter(self) -> str:
-        """The right option's."""
+        """The letter of the right option."""
         return LETTERS[self.options.index(self.question.gold)]
 
-    def with_script(self, script: Script) -> ToldStory | None:
-        """The same question put to other events; None where it is another one, or its answer is no option."""
-        question = _asked(script, self.question_type)
+    def with_script(self, script: Script) -> Telling | None:
+        """The same question about other events; None where it is another one, or its answer is no option."""
+        try:
+            question = ask(script, script.play(), self.question_type)
+        except (ImpossibleEvent, KeyError, StopIteration):  # exchanged people no longer play the roles of the plot
+            return None
         if question is None or question.text != self.question.text or question.gold not in self.options:
             return None
         return replace(self, script=script, question=question)
 
 
-def read_story(example: Example) -> ToldStory:
-    """The script and question behind an example of `generate_stories`, found by telling it again.
+def telling_of(example: Example) -> Telling:
+    """Returns the script and question behind an example of `generate_stories`.
 
-    Raises ValueError when no script gives the example's story, question, answer and thoughts, word for word.
+    Raises ValueError when `meta["script"]` is missing, or does not give the example's story, question, answer and
+    thoughts, word for word.
     """
-    plot, question_type = example.meta.get("plot", ""), example.meta.get("type", "")
     try:
-        if question_type not in PLOTS[plot].types:
-            raise KeyError(question_type)
-        room, start, events = _read_events(example.story)
-        latecomers = [e.who for e in events if e.kind == "enter" and e.who not in start]
-        things = dict.fromkeys(event.thing for event in events if event.thing)
-        everybody = [*start, *dict.fromkeys(latecomers)]
-        for people, thing, (asked, other) in product(
-            _orders(start, everybody[len(start) :]), things, permutations(everybody, 2)
-        ):
-            script = Script(
-                plot=plot, room=room, people=people, asked=asked, other=other, thing=thing,
-                events=tuple(replace(event, to=asked) if event.kind == "open" else event for event in events),
-                absent=tuple(everybody[len(start) :]),
-                closed=events[-1].kind in ("want", "reach", "open", "bring", "say"),
-            )  # fmt: skip
-            question = _asked(script, question_type)
-            if question is None or question.text != example.question or question.gold not in example.options:
-                continue
-            told = ToldStory(script=script, question=question, question_type=question_type, options=example.options)
-            if script.text() == example.story and told.forms[0] == example.thoughts:
-                return told
-    except (ImpossibleEvent, IndexError, KeyError):
+        script = Script.from_json(example.meta["script"])
+        question = ask(script, script.play(), example.meta["type"])
+        if question is not None and question.gold in example.options:
+            kind = example.meta["type"]
+            telling = Telling(script=script, question=question, question_type=kind, options=example.options)
+            texts = (example.story, example.question, example.answer, example.thoughts)
+            if texts == (script.text(), question.text, telling.letter, telling.forms[0]):
+                return telling
+    except (ValueError, KeyError, IndexError, StopIteration):
         pass
     raise ValueError(
         f"example {example.id}: its story and thoughts are not those of generate_stories; corruptions are made from "
@@ -186,75 +175,22 @@ def read_story(example: Example) -> ToldStory:
     )
 
 
-def _asked(script: Script, question_type: str) -> Question | None:
-    """The question that these roles give; None where the plot has no such roles."""
-    try:
-        return ask(script, script.play(), question_type, random.Random(0))  # draws wrong options, which nobody reads
-    except (ImpossibleEvent, KeyError, StopIteration):
-        return None
-
-
-def _orders(start: Sequence[str], latecomers: Sequence[str]) -> list[tuple[str, ...]]:
-    """The orders in which the people may have been named: those of the opening keep theirs, others stand anywhere."""
-    orders = [tuple(start)]
-    for person in latecomers:
-        orders = [(*order[:at], person, *order[at:]) for order in orders for at in range(len(order) + 1)]
-    return orders
-
-
-@cache
-def _patterns(room: str) -> tuple[tuple[Kind, re.Pattern[str]], ...]:
-    """What `sentence` writes, turned round; `want` comes last, for its words may be any."""
-    kinds: tuple[Kind, ...] = (
-        "put", "move", "leave", "enter", "watch", "listen", "look", "open", "reach", "tell", "bring", "break", "spoil",
-        "taste", "say", "want",
-    )  # fmt: skip
-    blank = Event(kind="put", who="WHO", thing="THING", place="PLACE", to="TO", words="WORDS")
-    patterns = []
-    for kind in kinds:
-        pattern = re.escape(sentence(replace(blank, kind=kind), room))
-        for name in ("WHO", "THING", "PLACE", "TO"):
-            pattern = pattern.replace(name, rf"(?P<{name.lower()}>\w+)")
-        words = r'(?P<words>[^"]+)' if kind == "say" else r'(?P<words>[^".]+)'
-        patterns.append((kind, re.compile(pattern.replace("WORDS", words) + r"(?: |$)")))
-    return tuple(patterns)
-
-
-def _read_events(story: str) -> tuple[str, list[str], list[Event]]:
-    """(room, people there at first, events) of a story. Raises IndexError where it is no story of ours."""
-    opening = re.match(r"(?P<people>[\w, ]+?) (?:is|are) in the (?P<room>\w+)\.(?: |$)", story)
-    if opening is None:
-        raise IndexError(story)
-    events, at = list[Event](), opening.end()
-    while at < len(story):
-        found = [(kind, match) for kind, pattern in _patterns(opening["room"]) if (match := pattern.match(story, at))]
-        kind, match = found[0]
-        event = Event(kind=kind, **{name: text for name, text in match.groupdict().items() if text})
-        if kind == "say":  # what it is about ends the words
-            last = re.findall(r"\w+", event.words)[-1]
-            event = replace(event, place=last) if last in CONTAINERS else replace(event, thing=last)
-        events.append(event)
-        at = match.end()
-    return opening["room"], re.split(r", | and ", opening["people"]), events
-
-
 # ------------------------------------------------------------------------------------ false in what they say: two kinds
 
 
-def _in_both_forms(one: ToldStory, others: Iterator[ToldStory]) -> list[Texts]:
+def _in_both_forms(one: Telling, others: Iterator[Telling]) -> list[Texts]:
     return [texts for other in islice(others, _TRIED) for texts in zip(one.forms, other.forms, strict=True)]
 
 
-def _misperceived(one: ToldStory, twin: ToldStory | None, rng: random.Random) -> Iterator[ToldStory]:
+def _misperceived(one: Telling, twin: Telling | None, rng: random.Random) -> Iterator[Telling]:
     """The twin, which is to the other one what this is to it; without one, the tellings with a perception moved."""
-    moved = [] if twin else list(variants(one.script))
-    rng.shuffle(moved)
+    moved = [] if twin else [variant for variant, _ in variants(one.script, rng)]
     for other in [twin] if twin else map(one.with_script, moved):
         if other is not None and _perceived(other) != _perceived(one):
             yield other
 
 
-def _perceived(one: ToldStory) -> list[object]:
+def _perceived(one: Telling) -> list[object]:
     """What the trace tells of perceptions: who saw or heard each event, who then takes the thing to be where."""
     world = one.script.play()
     fact: Fact = ("place", one.script.thing)
@@ -268,7 +204,7 @@ class _Company:
     A word put where it is never met would tell the rejected text without the story.
     """
 
-    def __init__(self, told: Collection[ToldStory]) -> None:
+    def __init__(self, told: Collection[Telling]) -> None:
         self.things = {(one.script.plot, event.thing) for one in told for event in one.script.events if event.thing}
         self.met = {pair for one in told for pair in self._meetings(one.script)}
         self.people = sorted({person for one in told for person in one.script.people})
@@ -283,7 +219,7 @@ class _Company:
         return set(product(script.people, things))
 
 
-def _exchanged(one: ToldStory, company: _Company, rng: random.Random) -> Iterator[ToldStory]:
+def _exchanged(one: Telling, company: _Company, rng: random.Random) -> Iterator[Telling]:
     """The tellings with two words of one sort exchanged, at least one of them the story's, in random order.
 
     An option that names the word must name the other one, too: else the options alone would give the exchange away.
@@ -313,7 +249,9 @@ def _renamed_script(script: Script, one: str, other: str) -> Script:
         events=tuple(_renamed(event, one, other) for event in script.events),
         asked=swap.get(script.asked, script.asked),
         other=swap.get(script.other, script.other),
+        third=swap.get(script.third, script.third),
         thing=swap.get(script.thing, script.thing),
+        values=tuple(swap.get(value, value) for value in script.values),
     )
 
 
@@ -368,7 +306,7 @@ def _brief(trace: str, letter: str) -> str:
     return _written([*before, f"{next(w for w in weighed if w.startswith(f'{letter}. '))} {conclusion}"])
 
 
-def _skipped(one: ToldStory, rejected_longer: bool, rng: random.Random) -> list[Texts]:
+def _skipped(one: Telling, rejected_longer: bool, rng: random.Random) -> list[Texts]:
     full, brief = one.forms
     found = []
     for chosen, base in [(brief, full)] if rejected_longer else [(full, full), (brief, brief)]:
@@ -380,7 +318,7 @@ def _skipped(one: ToldStory, rejected_longer: bool, rng: random.Random) -> list[
     return found
 
 
-def _looped(one: ToldStory, rejected_longer: bool) -> list[Texts]:
+def _looped(one: Telling, rejected_longer: bool) -> list[Texts]:
     full, brief = one.forms
     found = []
     for chosen, base in [(full, full), (brief, brief)] if rejected_longer else [(full, brief)]:
@@ -392,10 +330,12 @@ def _looped(one: ToldStory, rejected_longer: bool) -> list[Texts]:
                 again = said[start:end] * -(-times // (end - start))
                 looped = " ".join([*said[:end], *again, *said[end:]])
                 found.append((chosen, _written([*bodies[:stage], looped, *bodies[stage + 1 :]])))
+        conclusion = bodies[3][bodies[3].rindex(" So the answer") :]  # the shortest sentence, where all others are long
+        found += [(chosen, _written([*bodies[:3], bodies[3] + conclusion * times])) for times in _REPEATS]
     return found
 
 
-def _option_first(one: ToldStory) -> list[Texts]:
+def _option_first(one: Telling) -> list[Texts]:
     letter = one.letter
     announced = (f"It is {letter}.", f"The answer is {letter}.", f"Option {letter} is right, and here is why.")
     found = []

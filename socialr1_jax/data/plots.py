@@ -1,4 +1,15 @@
-"""Plot templates: which cast a story needs and in which order things happen before any twin reorders them."""
+"""Plot templates: the cast a story needs, and its events before a twin moves one of them.
+
+Two kinds of plot keep every rule that reads no minds at chance (`audit.py` has the rules):
+
+* A path: one fact takes as many values as the question has options (a thing is in the box, then the tin, then the jar),
+  each mentioned once. Which value a mind holds depends on the moment at which its owner left.
+* Two witnesses: something happens, and each of two people saw it or missed it. Each leaves and comes back once
+  in every story, and the answers are the four groups: neither, the one, the other, both.
+
+`two_things` asks where a thing really is, or was at first. Another thing is moved around as well, so that the answer
+may be mentioned at any place among the options.
+"""
 
 from __future__ import annotations
 
@@ -9,282 +20,380 @@ from dataclasses import dataclass, replace
 from socialr1_jax.data.scripts import OBJECTS, Cast, Script
 from socialr1_jax.data.world import Event, ImpossibleEvent
 
-PLACE_TYPES = ("reality", "memory", "knowledge", "belief", "second_order_belief")
+BELIEFS = ("belief", "second_order_belief")
 _FRAGILE = ("cup", "doll", "egg", "kite", "toy")
 _FOOD = ("apple", "cake", "egg")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Draft:
+    """What a plot writes a script from.
+
+    options: number of options of the question; rank: where the right answer shall be among the values in order of
+    mention, or among the groups of witnesses (plots aim at it, but for perceptions at random moments).
+    """
+
+    cast: Cast
+    rng: random.Random
+    options: int
+    question_type: str
+    rank: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plot:
     """A template.
 
-    types: the question types it can answer; people, objects: how many it draws; sentences: how many it tells;
-    things: the objects that fit; write: the cast to a script.
+    types: the question types it can answer; people: how many it draws; fixed: sentences it tells besides one for each
+    value of a path; values: "places" or "things" that its path goes through, "" for two witnesses; objects: how many
+    it draws besides these; things: the objects that fit; write: the draft to a script.
     """
 
     name: str
     types: tuple[str, ...]
-    sentences: int
-    write: Callable[[Cast, random.Random], Script]
+    fixed: int
+    write: Callable[[Draft], Script]
+    values: str = "places"
     people: int = 2
     objects: int = 1
     things: tuple[str, ...] = OBJECTS
 
+    def sentences(self, options: int) -> int:
+        """The sentences of its stories without distractors."""
+        return self.fixed + (options if self.values else 0)
 
-def _put(who: str, thing: str, place: str) -> Event:
-    return Event(kind="put", who=who, thing=thing, place=place)
-
-
-def _move(who: str, thing: str, place: str) -> Event:
-    return Event(kind="move", who=who, thing=thing, place=place)
-
-
-def _leave(who: str) -> Event:
-    return Event(kind="leave", who=who)
+    def ranks(self, options: int) -> int:
+        """The number of answers that its stories can have."""
+        return options if self.values else 4
 
 
-def _enter(who: str) -> Event:
-    return Event(kind="enter", who=who)
+def _does(kind: str, *people: str) -> list[Event]:
+    return [Event(kind=kind, who=person) for person in people]  # type: ignore[arg-type]
 
 
-def _script(
-    plot: str,
-    cast: Cast,
-    rng: random.Random,
-    events: Sequence[Event],
-    *,
-    asked: str,
-    other: str,
-    absent: str = "",
-    closed: bool = False,
+def _path(draft: Draft, mover: str, things: Sequence[str], places: Sequence[str]) -> list[Event]:
+    """Each thing in turn to its place: put there by anybody at first, moved by the mover later."""
+    events: list[Event] = []
+    for thing, place in zip(things, places, strict=True):
+        first = all(event.thing != thing for event in events)
+        who = draft.rng.choice(draft.cast.people) if first and not events else mover
+        events.append(Event(kind="put" if first else "move", who=who, thing=thing, place=place))
+    return events
+
+
+def _scattered(script: Script, sequences: Sequence[Sequence[Event]], rng: random.Random) -> Script:
+    """The script with the perceptions of each sequence, in their order, at random moments between its events."""
+    end = len(script.events) - script.closing
+    while True:
+        events = list(script.events[:end])
+        for sequence in sequences:
+            at = 1
+            for event in sequence:
+                at = rng.randint(at, len(events))
+                events.insert(at, event)
+                at += 1
+        candidate = replace(script, events=(*events, *script.events[end:]))
+        try:
+            candidate.play()
+        except ImpossibleEvent:
+            continue
+        return candidate
+
+
+def _script(plot: str, draft: Draft, events: Sequence[Event], *sequences: Sequence[Event], **more: object) -> Script:
+    """The people are named in random order, so that nothing depends on who comes first."""
+    named = list(draft.cast.people)
+    draft.rng.shuffle(named)
+    asked, other = draft.cast.people[:2]
+    values: dict[str, object] = {"asked": asked, "other": other, "thing": draft.cast.objects[0]} | more
+    script = Script(plot=plot, room=draft.cast.room, people=tuple(named), events=tuple(events), **values)  # type: ignore[arg-type]
+    return _scattered(script, sequences, draft.rng)
+
+
+# ----------------------------------------------------------------------------------------------------- a path of places
+
+
+def _places(draft: Draft) -> tuple[str, ...]:
+    return draft.cast.containers[: draft.options]
+
+
+def _one_thing(
+    plot: str, draft: Draft, *sequences: Sequence[Event], closing: Sequence[Event] = (), **more: object
 ) -> Script:
-    """The people are named in random order, so that nothing hangs on who comes first."""
-    named = list(cast.people)
+    """The thing goes through all places, moved by a person who stays."""
+    places, thing = _places(draft), draft.cast.objects[0]
+    mover = draft.cast.people[-1]
+    events = [*_path(draft, mover, [thing] * len(places), places), *closing]
+    return _script(plot, draft, events, *sequences, values=places, closing=len(closing), **more)
+
+
+def _write_leave(draft: Draft) -> Script:
+    """One leaves and the other moves the thing (the Sally-Anne test)."""
+    return _one_thing("leave", draft, _does("leave", draft.cast.people[0]))
+
+
+def _comes_and_goes(person: str) -> list[Event]:
+    return [*_does("leave", person), *_does("enter", person)]
+
+
+def _write_return(draft: Draft) -> Script:
+    """One is away for a time: moves may fall into it or not."""
+    return _one_thing("return", draft, _comes_and_goes(draft.cast.people[0]))
+
+
+def _write_watch(draft: Draft) -> Script:
+    """One leaves, and from some moment on secretly watches through the window."""
+    asked = draft.cast.people[0]
+    return _one_thing("watch", draft, [*_does("leave", asked), *_does("watch", asked)])
+
+
+def _write_look(draft: Draft) -> Script:
+    """One is away for a time, and looks into everything before or after that."""
+    asked = draft.cast.people[0]
+    return _one_thing("look", draft, _comes_and_goes(asked), _does("look", asked))
+
+
+def _write_third(draft: Draft) -> Script:
+    """Two people leave at different moments, a third one moves the thing."""
+    asked, bystander, mover = draft.cast.people
+    return _one_thing("third", draft, _does("leave", asked), _does("leave", bystander), other=mover)
+
+
+def _write_chain(draft: Draft) -> Script:
+    """Three people leave at different moments, a fourth one moves the thing: views of views of views."""
+    leaves = [_does("leave", person) for person in draft.cast.people[:3]]
+    return _one_thing("chain", draft, *leaves, third=draft.cast.people[2], order=3)
+
+
+def _write_lie(draft: Draft) -> Script:
+    """The one who moved the thing names one more place to the one who may have missed moves."""
+    asked, liar = draft.cast.people
+    thing, (*visited, named) = draft.cast.objects[0], _places(draft)
+    lie = Event(kind="tell", who=liar, thing=thing, place=named, to=asked)
+    events = [*_path(draft, liar, [thing] * len(visited), visited), lie]
+    return _script("lie", draft, events, _comes_and_goes(asked), values=_places(draft))
+
+
+def _write_overhear(draft: Draft) -> Script:
+    """Two miss moves; one is told of the last place, the other may hear it at the door."""
+    asked, hearer, mover = draft.cast.people
+    thing, places = draft.cast.objects[0], _places(draft)
+    tell = Event(kind="tell", who=mover, thing=thing, place=places[-1], to=hearer, words="where")
+    events = [*_path(draft, mover, [thing] * len(places), places), tell]
+    listening = [*_does("leave", asked), *_does("listen", asked)]
+    return _script("overhear", draft, events, listening, _comes_and_goes(hearer), values=places, other=mover)
+
+
+def _write_wish(draft: Draft) -> Script:
+    """One comes back wanting the thing."""
+    asked, thing = draft.cast.people[0], draft.cast.objects[0]
+    want = Event(kind="want", who=asked, thing=thing, words="asks for")
+    return _one_thing("wish", draft, _comes_and_goes(asked), closing=[want])
+
+
+def _write_two_things(draft: Draft) -> Script:
+    """Two things go through the places between them, so that either may be mentioned first, last or in the middle."""
+    (asked, other), (thing, second), places = draft.cast.people, draft.cast.objects[:2], _places(draft)
+    rng, last = draft.rng, draft.options - 1
+    while True:
+        moved = [rng.choice((thing, second)) for _ in places]
+        if draft.question_type == "reality":
+            moved[draft.rank :] = [thing, *[second] * (last - draft.rank)]
+        elif draft.question_type == "memory":
+            moved[: draft.rank + 1] = [*[second] * draft.rank, thing]
+        if second in moved and moved.count(thing) >= (2 if draft.question_type in BELIEFS else 1):
+            break
+    events = _path(draft, other, moved, places)
+    return _script("two_things", draft, events, _does("leave", asked), values=places)
+
+
+# ----------------------------------------------------------------------------------------------------- a path of things
+
+
+def _write_gift(draft: Draft) -> Script:
+    """A wish changes again and again, and the giver may be out of the room."""
+    giver, wisher = draft.cast.people
+    things = draft.cast.objects[: draft.options]
+    wishes = [
+        Event(kind="want", who=wisher, thing=thing, words="now asks for" if number else "asks for")
+        for number, thing in enumerate(things)
+    ]
+    events = [*wishes, Event(kind="bring", who=giver, to=wisher)]
+    return _script("gift", draft, events, _comes_and_goes(giver), values=things, closing=1)
+
+
+def _write_swap(draft: Draft) -> Script:
+    """A container holds one thing after another; one comes back and goes to it: for which thing?"""
+    (asked, other), things, place = draft.cast.people, draft.cast.objects[: draft.options], draft.cast.containers[0]
+    fills = [Event(kind="fill", who=other, thing=thing, place=place) for thing in things]
+    events = [*fills, Event(kind="reach", who=asked, place=place)]
+    return _script("swap", draft, events, _comes_and_goes(asked), values=things, closing=1)
+
+
+# -------------------------------------------------------------------------------------------------------- two witnesses
+
+MISSED_MATTERS = ("show",)  # plots whose answer is who missed the event; in the others it is who saw it
+
+
+def _witnesses(
+    plot: str,
+    draft: Draft,
+    before: Sequence[Event],
+    event: Event,
+    *,
+    newcomer: Sequence[Event] = (),
+    closing: Sequence[Event] = (),
+    absent: Sequence[str] = (),
+) -> Script:
+    """Both leave before or after the event and come back at the end; the first of `before` opens the story.
+
+    Who comes back last must say nothing of who saw the event. So nobody is away and back before it, and the returns are
+    in random order.
+    """
+    rng, pair = draft.rng, draft.cast.people[:2]
+    chosen = {person for person, bit in zip(pair, (1, 2), strict=True) if draft.rank & bit}
+    saw = set(pair) - chosen if plot in MISSED_MATTERS else chosen
+    early = _does("leave", *(person for person in rng.sample(pair, 2) if person not in saw))
+    late = _does("leave", *(person for person in rng.sample(pair, 2) if person in saw))
+    returns = [*_does("enter", *pair), *newcomer]
+    rng.shuffle(returns)
+    named = list(draft.cast.people)
     rng.shuffle(named)
     return Script(
         plot=plot,
-        room=cast.room,
+        room=draft.cast.room,
         people=tuple(named),
-        events=tuple(events),
-        asked=asked,
-        other=other,
-        thing=cast.objects[0],
-        absent=(absent,) if absent else (),
-        closed=closed,
+        events=(*before, *early, event, *late, *returns, *closing),
+        asked=pair[0],
+        other=pair[1],
+        thing=event.thing,
+        absent=tuple(absent),
+        closing=len(closing),
+        movable=("leave",),
     )
 
 
-def _closed_by(script: Script, plot: str, event: Event) -> Script:
-    return replace(script, plot=plot, events=(*script.events, event), closed=True)
+def _moved(draft: Draft) -> tuple[list[Event], Event]:
+    """The thing is put in one place and moved to another by the third person."""
+    mover, thing, (first, second) = draft.cast.people[2], draft.cast.objects[0], draft.cast.containers[:2]
+    put = Event(kind="put", who=draft.rng.choice(draft.cast.people[:3]), thing=thing, place=first)
+    return [put], Event(kind="move", who=mover, thing=thing, place=second)
 
 
-def _write_leave(cast: Cast, rng: random.Random) -> Script:
-    """One leaves and the other moves the thing (the Sally-Anne test)."""
-    (asked, other), thing, (first, second) = cast.people, cast.objects[0], cast.containers[:2]
-    events = (_put(rng.choice(cast.people), thing, first), _leave(asked), _move(other, thing, second))
-    return _script("leave", cast, rng, events, asked=asked, other=other)
+def _both_say(draft: Draft, to: str, words: str, thing: str = "", place: str = "") -> list[Event]:
+    speakers = draft.rng.sample(draft.cast.people[:2], 2)
+    return [Event(kind="say", who=who, to=to, thing=thing, place=place, words=words) for who in speakers]
 
 
-def _write_return(cast: Cast, rng: random.Random) -> Script:
-    """One is away for a time: the move may fall into it or not."""
-    script = _write_leave(cast, rng)
-    return replace(script, plot="return", events=(*script.events, _enter(script.asked)))
+def _write_witness(draft: Draft) -> Script:
+    """The thing is moved: who saw it?"""
+    return _witnesses("witness", draft, *_moved(draft))
 
 
-def _write_two_moves(cast: Cast, rng: random.Random) -> Script:
-    """The thing is moved twice; one leaves at some point."""
-    (asked, other), thing, (first, second, third) = cast.people, cast.objects[0], cast.containers[:3]
-    start = _put(rng.choice(cast.people), thing, first)
-    if rng.random() < 0.5:
-        events = (start, _leave(asked), _move(other, thing, second), _move(other, thing, third))
-    else:
-        events = (start, _move(rng.choice(cast.people), thing, second), _leave(asked), _move(other, thing, third))
-    return _script("two_moves", cast, rng, events, asked=asked, other=other)
+def _write_show(draft: Draft) -> Script:
+    """The new place is opened before the eyes of two who may have missed the move."""
+    before, move = _moved(draft)
+    return _witnesses("show", draft, before, move, closing=[Event(kind="open", who=move.who, place=move.place)])
 
 
-def _write_watch(cast: Cast, rng: random.Random) -> Script:
-    """One leaves but secretly watches through the window, from before or after the move."""
-    script = _write_leave(cast, rng)
-    put, leave, move = script.events
-    return replace(script, plot="watch", events=(put, leave, Event(kind="watch", who=script.asked), move))
+def _write_gifts(draft: Draft) -> Script:
+    """A wish changes, and each of two givers may have been out of the room."""
+    wisher, (first, second) = draft.cast.people[2], draft.cast.objects[:2]
+    before = [Event(kind="want", who=wisher, thing=first, words="asks for")]
+    wish = Event(kind="want", who=wisher, thing=second, words="now asks for")
+    gifts = [Event(kind="bring", who=giver, to=wisher) for giver in draft.rng.sample(draft.cast.people[:2], 2)]
+    return _witnesses("gifts", draft, before, wish, closing=gifts)
 
 
-def _write_look(cast: Cast, rng: random.Random) -> Script:
-    """One comes back after the move and looks into the new place, or looked there before it."""
-    script = _write_return(cast, rng)
-    look = Event(kind="look", who=script.asked, place=cast.containers[1])
-    return replace(script, plot="look", events=(*script.events, look))
+def _write_report(draft: Draft) -> Script:
+    """Two name the old place to a newcomer: by mistake if they missed the move, else it is a lie."""
+    newcomer = draft.cast.people[3]
+    before, move = _moved(draft)
+    thing, place = move.thing, before[0].place
+    said = _both_say(draft, newcomer, f"The {thing} is in the {place}.", thing, place)
+    enter = _does("enter", newcomer)
+    return _witnesses("report", draft, before, move, newcomer=enter, closing=said, absent=[newcomer])
 
 
-def _write_third(cast: Cast, rng: random.Random) -> Script:
-    """Two people leave at different moments, a third one moves the thing."""
-    (asked, bystander, mover), thing, (first, second) = cast.people, cast.objects[0], cast.containers[:2]
-    events = [_put(rng.choice(cast.people), thing, first), _leave(asked), _move(mover, thing, second)]
-    events.insert(rng.choice((1, 2, 3)), _leave(bystander))
-    return _script("third", cast, rng, events, asked=asked, other=mover)
-
-
-def _write_lie(cast: Cast, rng: random.Random) -> Script:
-    """The one who moved the thing names a third place to the one who may not have seen it."""
-    (asked, liar), thing, (first, second, third) = cast.people, cast.objects[0], cast.containers[:3]
-    events = (
-        _put(rng.choice(cast.people), thing, first),
-        _leave(asked),
-        _move(liar, thing, second),
-        _enter(asked),
-        Event(kind="tell", who=liar, thing=thing, place=third, to=asked),
-    )
-    return _script("lie", cast, rng, events, asked=asked, other=liar)
-
-
-def _write_report(cast: Cast, rng: random.Random) -> Script:
-    """The reporter names the old place to a newcomer: a mistake if the move was missed, else a lie."""
-    (reporter, newcomer, mover), thing, (first, second) = cast.people, cast.objects[0], cast.containers[:2]
-    events = (
-        _put(rng.choice((reporter, mover)), thing, first),
-        _leave(reporter),
-        _move(mover, thing, second),
-        _enter(reporter),
-        _enter(newcomer),
-        Event(kind="tell", who=reporter, thing=thing, place=first, to=newcomer),
-    )
-    return _script("report", cast, rng, events, asked=reporter, other=newcomer, absent=newcomer)
-
-
-def _write_overhear(cast: Cast, rng: random.Random) -> Script:
-    """Two miss the move; one is told the new place, the other may hear it at the door."""
-    (asked, told, mover), thing, (first, second) = cast.people, cast.objects[0], cast.containers[:2]
-    events = (
-        _put(rng.choice(cast.people), thing, first),
-        _leave(told),
-        _leave(asked),
-        _move(mover, thing, second),
-        _enter(told),
-        Event(kind="listen", who=asked),
-        Event(kind="tell", who=mover, thing=thing, place=second, to=told),
-    )
-    return _script("overhear", cast, rng, events, asked=asked, other=mover)
-
-
-def _write_wish(cast: Cast, rng: random.Random) -> Script:
-    """One comes back wanting the thing."""
-    script = _write_return(cast, rng)
-    want = Event(kind="want", who=script.asked, thing=script.thing, words="asks for")
-    return _closed_by(script, "wish", want)
-
-
-def _write_swap(cast: Cast, rng: random.Random) -> Script:
-    """Two things change places; one comes back and goes to one of the places: for which thing?"""
-    (asked, other), (thing, second), (here, there) = cast.people, cast.objects, cast.containers[:2]
-    events = (
-        _put(rng.choice(cast.people), thing, here),
-        _put(rng.choice(cast.people), second, there),
-        _leave(asked),
-        _move(other, thing, there),
-        _move(other, second, here),
-        _enter(asked),
-        Event(kind="reach", who=asked, place=rng.choice((here, there))),
-    )
-    return _script("swap", cast, rng, events, asked=asked, other=other, closed=True)
-
-
-def _write_show(cast: Cast, rng: random.Random) -> Script:
-    """The new place is opened before the eyes of the one who may have missed the move."""
-    script = _write_return(cast, rng)
-    reveal = Event(kind="open", who=script.other, place=cast.containers[1], to=script.asked)
-    return _closed_by(script, "show", reveal)
-
-
-def _write_gift(cast: Cast, rng: random.Random) -> Script:
-    """A wish changes, and the giver may have been out of the room."""
-    (giver, wisher), (thing, second) = cast.people, cast.objects
-    events = (
-        Event(kind="want", who=wisher, thing=thing, words="asks for"),
-        _leave(giver),
-        Event(kind="want", who=wisher, thing=second, words="now asks for"),
-        _enter(giver),
-        Event(kind="bring", who=giver, to=wisher),
-    )
-    return _script("gift", cast, rng, events, asked=giver, other=wisher, closed=True)
-
-
-def _write_praise(cast: Cast, rng: random.Random) -> Script:
+def _write_praise(draft: Draft) -> Script:
     """Praise for care with a thing: ironic when the speaker saw it broken."""
-    (speaker, breaker), thing = cast.people, cast.objects[0]
-    events = (
-        _put(rng.choice(cast.people), thing, cast.containers[0]),
-        _leave(speaker),
-        Event(kind="break", who=breaker, thing=thing),
-        _enter(speaker),
-        Event(kind="say", who=speaker, to=breaker, thing=thing, words=f"You are so careful with the {thing}!"),
-    )
-    return _script("praise", cast, rng, events, asked=speaker, other=breaker, closed=True)
+    breaker, thing = draft.cast.people[2], draft.cast.objects[0]
+    put = Event(kind="put", who=draft.rng.choice(draft.cast.people), thing=thing, place=draft.cast.containers[0])
+    said = _both_say(draft, breaker, f"You are so careful with the {thing}!", thing)
+    return _witnesses("praise", draft, [put], Event(kind="break", who=breaker, thing=thing), closing=said)
 
 
-def _write_taste(cast: Cast, rng: random.Random) -> Script:
+def _write_taste(draft: Draft) -> Script:
     """Praise for food: a white lie when the speaker knows of the salt."""
-    (guest, cook), food = cast.people, cast.objects[0]
-    events = (
-        Event(kind="taste", who=guest, thing=food),
-        _leave(guest),
-        Event(kind="spoil", who=cook, thing=food),
-        _enter(guest),
-        Event(kind="say", who=guest, to=cook, thing=food, words=f"I like your {food}."),
-    )
-    return _script("taste", cast, rng, events, asked=guest, other=cook, closed=True)
+    cook, food = draft.cast.people[2], draft.cast.objects[0]
+    tastes = [Event(kind="taste", who=guest, thing=food) for guest in draft.rng.sample(draft.cast.people[:2], 2)]
+    said = _both_say(draft, cook, f"I like your {food}.", food)
+    return _witnesses("taste", draft, tastes, Event(kind="spoil", who=cook, thing=food), closing=said)
 
 
-def _write_hint(cast: Cast, rng: random.Random) -> Script:
+def _write_hint(draft: Draft) -> Script:
     """A question about the new place: a hint from one who knows what is in it."""
-    script = _write_return(cast, rng)
-    words = f"What may be in the {cast.containers[1]}?"
-    ask = Event(kind="say", who=script.asked, to=script.other, place=cast.containers[1], words=words)
-    return _closed_by(script, "hint", ask)
+    before, move = _moved(draft)
+    said = _both_say(draft, move.who, f"What may be in the {move.place}?", place=move.place)
+    return _witnesses("hint", draft, before, move, closing=said)
+
+
+# ---------------------------------------------------------------------------------------------------------- distractors
 
 
 def with_distractors(script: Script, cast: Cast, rng: random.Random, count: int) -> Script:
-    """The script with up to `count` more events that matter to nobody: people look into empty containers."""
-    named = {event.place for event in script.events}
-    empty = [place for place in cast.containers if place not in named]
-    for place in empty[:count]:
-        look = Event(kind="look", who=rng.choice(script.people), place=place)
-        slots = list(range(1, len(script.events)))
-        rng.shuffle(slots)
-        for slot in slots:
-            longer = replace(script, events=(*script.events[:slot], look, *script.events[slot:]))
-            try:
-                longer.play()
-            except ImpossibleEvent:
-                continue
-            script = longer
-            break
+    """The script with up to `count` more events that no question is about, in places that no option names.
+
+    People look into empty containers, and put and move further things. Where the answers are people, only the others
+    do so: the moments at which somebody can act tell who was in the room.
+    """
+    used = {event.place for event in script.events} | {event.thing for event in script.events}
+    places = [place for place in cast.containers if place not in used]
+    things = [thing for thing in cast.objects if thing not in used]
+    people = script.people if script.values else [p for p in script.people if p not in (script.asked, script.other)]
+    found: dict[str, str] = {}  # where each further thing is
+    at = 1
+    for left in range(count, 0, -1):
+        end = len(script.events) - script.closing
+        at = rng.randint(at, max(at, end - (end - at) * (left - 1) // left))
+        who, place = rng.choice(list(people)), rng.choice(places)
+        thing = rng.choice([*things, *found, ""])
+        if thing and found.get(thing) != place:
+            extra = Event(kind="move" if thing in found else "put", who=who, thing=thing, place=place)
+        else:
+            extra = Event(kind="look", who=who, place=place)
+        longer = replace(script, events=(*script.events[:at], extra, *script.events[at:]))
+        try:
+            longer.play()
+        except ImpossibleEvent:
+            continue
+        script, at = longer, at + 1
+        if extra.thing:
+            things, found = [other for other in things if other != thing], found | {thing: place}
     return script
 
 
 PLOTS = {
     plot.name: plot
     for plot in (
-        Plot(name="leave", types=PLACE_TYPES, sentences=4, write=_write_leave),
-        Plot(name="return", types=PLACE_TYPES, sentences=5, write=_write_return),
-        Plot(name="two_moves", types=PLACE_TYPES, sentences=5, write=_write_two_moves),
-        Plot(name="watch", types=PLACE_TYPES, sentences=5, write=_write_watch),
-        Plot(name="look", types=PLACE_TYPES, sentences=6, write=_write_look),
-        Plot(name="third", types=PLACE_TYPES, sentences=5, write=_write_third, people=3),
-        Plot(name="lie", types=PLACE_TYPES, sentences=6, write=_write_lie),
-        Plot(
-            name="report",
-            types=("reality", "memory", "knowledge", "belief", "intention", "emotion"),
-            sentences=7,
-            write=_write_report,
-            people=3,
-        ),
-        Plot(name="overhear", types=PLACE_TYPES, sentences=8, write=_write_overhear, people=3),
-        Plot(name="wish", types=(*PLACE_TYPES, "intention"), sentences=6, write=_write_wish),
-        Plot(name="swap", types=("intention", "desire"), sentences=8, write=_write_swap, objects=2),
-        Plot(name="show", types=("emotion",), sentences=6, write=_write_show),
-        Plot(name="gift", types=("intention", "desire", "emotion"), sentences=6, write=_write_gift, objects=2),
-        Plot(name="praise", types=("non_literal",), sentences=6, write=_write_praise, things=_FRAGILE),
-        Plot(name="taste", types=("non_literal",), sentences=6, write=_write_taste, things=_FOOD),
-        Plot(name="hint", types=("non_literal",), sentences=6, write=_write_hint),
+        Plot(name="leave", types=BELIEFS, fixed=2, write=_write_leave),
+        Plot(name="return", types=BELIEFS, fixed=3, write=_write_return),
+        Plot(name="watch", types=BELIEFS, fixed=3, write=_write_watch),
+        Plot(name="look", types=BELIEFS, fixed=4, write=_write_look),
+        Plot(name="third", types=BELIEFS, fixed=3, write=_write_third, people=3),
+        Plot(name="lie", types=BELIEFS, fixed=3, write=_write_lie),
+        Plot(name="overhear", types=BELIEFS, fixed=6, write=_write_overhear, people=3),
+        Plot(name="two_things", types=("reality", "memory", *BELIEFS), fixed=2, write=_write_two_things, objects=2),
+        Plot(name="chain", types=("third_order_belief",), fixed=4, write=_write_chain, people=4),
+        Plot(name="wish", types=("intention",), fixed=4, write=_write_wish),
+        Plot(name="swap", types=("intention", "desire"), fixed=4, write=_write_swap, values="things", objects=0),
+        Plot(name="gift", types=("intention", "desire"), fixed=4, write=_write_gift, values="things", objects=0),
+        Plot(name="witness", types=("knowledge",), fixed=7, write=_write_witness, values="", people=3),
+        Plot(name="show", types=("emotion",), fixed=8, write=_write_show, values="", people=3),
+        Plot(name="gifts", types=("emotion",), fixed=9, write=_write_gifts, values="", people=3, objects=2),
+        Plot(name="report", types=("intention", "emotion"), fixed=10, write=_write_report, values="", people=4),
+        Plot(name="praise", types=("non_literal",), fixed=9, write=_write_praise, values="", people=3, things=_FRAGILE),
+        Plot(name="taste", types=("non_literal",), fixed=10, write=_write_taste, values="", people=3, things=_FOOD),
+        Plot(name="hint", types=("non_literal",), fixed=9, write=_write_hint, values="", people=3),
     )
 }

@@ -17,6 +17,7 @@ from socialr1_jax.data.examples import Example, RowParser, parse_files
 from socialr1_jax.data.parquet_rows import ParquetRows, parquet_shape
 from socialr1_jax.data.stories import generate_stories
 from socialr1_jax.data.tables import SUFFIXES, BadRow, Conditions, DataError, source_files
+from socialr1_jax.data.twins import twin_groups
 
 MOST_STORIES = 1_000_000  # of one source; they are held in memory
 LARGE_PARQUET = 200_000  # rows; a file with more is not read whole, and its rows are checked when they are met
@@ -136,6 +137,23 @@ class Questions(Sequence[Example]):
             places = self._chosen[places]
         return Questions(self._parts, self._bad, self.allow_bad_rows, places)
 
+    def twins(self) -> list[list[int]]:
+        """Return the places of each group of twins. Large Parquet files are not read for that: they have none."""
+        return twin_groups(self._in_memory())
+
+    def _in_memory(self) -> Iterator[tuple[int, Example]]:
+        """Yield (place, question) of the questions in memory."""
+        if self._chosen is None:
+            for part, end in zip(self._parts, self._ends, strict=True):
+                if isinstance(part, _Checked):
+                    yield from enumerate(part.examples, end - len(part))
+            return
+        for place, row in enumerate(self._chosen.tolist()):
+            at = bisect.bisect_right(self._ends, row)
+            part = self._parts[at]
+            if isinstance(part, _Checked):
+                yield place, part.examples[row - self._ends[at]]
+
     @property
     def dropped(self) -> int:
         """How many bad rows were left out so far; it grows only by rows of large Parquet files."""
@@ -165,13 +183,13 @@ class _Checked:
     """Questions in memory."""
 
     def __init__(self, examples: list[Example]) -> None:
-        self._examples = examples
+        self.examples = examples
 
     def __len__(self) -> int:
-        return len(self._examples)
+        return len(self.examples)
 
     def found(self, index: int, bad: list[BadRow]) -> Example:
-        return self._examples[index]
+        return self.examples[index]
 
 
 class _Large:

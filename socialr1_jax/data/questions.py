@@ -1,15 +1,16 @@
-"""Questions put to the simulated minds: the gold text, the tempting wrong texts, and why the gold text is right.
+"""Questions put to the simulated minds: the gold text, the wrong texts, and why the gold text is right.
 
-Every gold text is read from a played `World`; a script only says whom and what to ask about.
+Every gold text is read from a played `World`; a script only says whom and what to ask about. All wrong texts are of
+the story: the other values that the asked fact had, or the other groups of the two people asked about.
 """
 
 from __future__ import annotations
 
-import random
 from dataclasses import dataclass
-from itertools import combinations
+from typing import NamedTuple
 
-from socialr1_jax.data.scripts import CONTAINERS, OBJECTS, Script, join_names
+from socialr1_jax.data.plots import MISSED_MATTERS
+from socialr1_jax.data.scripts import Script
 from socialr1_jax.data.world import Fact, World
 
 
@@ -17,333 +18,222 @@ from socialr1_jax.data.world import Fact, World
 class Question:
     """A question about one played script.
 
-    gold: the right option's text; wrong: texts of wrong options, the most tempting first, none equal to gold or to
-    each other. about: the people whose view of the thing's place the trace has to work out; why: what the trace infers
-    beyond that; goal: what the question is after.
+    gold: the right option's text; wrong: the texts of all other answers; rank: the place of the right answer among
+    all, in order of mention in the story, or in the order neither, the first, the second, both. about: the people
+    whose view of the thing's place the trace has to work out; why: what the trace infers beyond that; goal: what the
+    question asks for.
     """
 
     text: str
     gold: str
     wrong: tuple[str, ...]
+    rank: int
     goal: str
     about: tuple[str, ...] = ()
     why: str = ""
 
 
-def ask(script: Script, world: World, question_type: str, rng: random.Random) -> Question | None:
-    """The question of this type to the played script; None when the mind asked has no answer to it."""
-    match question_type:
-        case "knowledge":
-            return _knowledge(script, world, rng)
-        case "intention":
-            return _INTENTIONS[script.plot](script, world, rng)
-        case "desire":
-            return (_gift_desire if script.plot == "gift" else _reach_desire)(script, world, rng)
-        case "emotion":
-            return _EMOTIONS[script.plot](script, world, rng)
-        case "non_literal":
-            return _NON_LITERAL[script.plot](script, world)
+def ask(script: Script, world: World, question_type: str) -> Question | None:
+    """The question of this type about the played script; None when the mind asked has no answer to it.
+
+    Raises KeyError for a type that the script's plot cannot answer.
+    """
+    if not script.values:
+        return _who(script, world, _WITNESSES[script.plot, question_type])
+    match script.plot:
+        case "gift":
+            return _wish(script, world, question_type)
+        case "swap":
+            return _reach(script, world, question_type)
+        case "wish":
+            return _next_step(script, world)
         case _:
-            return _place(script, world, question_type, rng)
+            return _place(script, world, question_type)
 
 
-def _place(script: Script, world: World, question_type: str, rng: random.Random) -> Question | None:
-    """Reality, memory, and belief of the first and second order: each answer is a container."""
-    thing, asked, other = script.thing, script.asked, script.other
+def _valued(
+    script: Script, value: str | None, form: str, *, text: str, goal: str, about: tuple[str, ...] = (), why: str = ""
+) -> Question | None:
+    """A question whose answers are the values of the script, each written in the form. `goal` gets the gold text."""
+    if value not in script.values:
+        return None
+    gold = form.format(value)
+    wrong = tuple(form.format(other) for other in script.values if other != value)
+    rank = script.values.index(value)
+    return Question(text=text, gold=gold, wrong=wrong, rank=rank, goal=goal.format(gold), about=about, why=why)
+
+
+def _place(script: Script, world: World, question_type: str) -> Question | None:
+    """Reality, memory, and belief of every order: each answer is a container."""
+    thing, asked, other, third = script.thing, script.asked, script.other, script.third
     fact: Fact = ("place", thing)
     about: tuple[str, ...] = (asked,)
     why = ""
-    gold: str | None
     match question_type:
         case "reality":
-            gold = world.facts[fact]
+            value: str | None = world.facts[fact]
             text = f"Where is the {thing} really?"
-            goal = f"What counts is the real place of the {thing}, not a view of it. That is the {gold}."
+            goal = f"What counts is the real place of the {thing}, not a view of it. That is the {{}}."
+            about, why = (), f"By now the {thing} is in the {value}, and that is so for whoever looks."
         case "memory":
-            gold = world.first_place[thing]
+            value = world.first_place[thing]
             text = f"Where was the {thing} at first?"
-            goal = f"What counts is the start, not the end: the place that the {thing} had first is the {gold}."
+            goal = f"What counts is the start, not the end: the place that the {thing} had first is the {{}}."
+            about, why = (), f"At first the {thing} is in the {value}, and only later in any other place."
         case "belief":
-            gold = world.thinks(asked, fact)
+            value = world.thinks(asked, fact)
             text = f"Where will {asked} look for the {thing} first?"
-            goal = f"What counts is the view of {asked}, true or not. To get the {thing}, {asked} goes to the {gold}."
+            goal = f"What counts is the view of {asked}, true or not. To get the {thing}, {asked} goes to the {{}}."
         case "second_order_belief":
-            gold = world.thinks_of(other, asked, fact)
+            value = world.thinks_of(other, asked, fact)
             text = f"Where does {other} think that {asked} will look for the {thing}?"
-            goal = f"What counts is how {other} sees {asked}. In that view, {asked} goes to the {gold}."
-            about = (asked, other)
-            why = _second_order_reason(script, world, gold)
+            goal = f"What counts is how {other} sees {asked}. In that view, {asked} goes to the {{}}."
+            if value != world.thinks(asked, fact):
+                why = f"But {other} does not know what {asked} found out: to {other}, {asked} has {value} in mind."
+            else:
+                why = f"{other} can tell this: to {other}, {asked} has {value} in mind."
+        case "third_order_belief":
+            value = world.minds[third, other, asked].get(fact)
+            text = f"Where does {third} think that {other} thinks that {asked} will look for the {thing}?"
+            goal = f"What counts is how {third} sees the view that {other} has of {asked}. That view is the {{}}."
+            outer = world.thinks_of(third, asked, fact)
+            why = (
+                f"To {third}, {asked} has {outer or 'no place'} in mind. "
+                f"And as {third} sees it, to {other} {asked} has {value} in mind."
+            )
         case _:
-            raise ValueError(f"no question of type {question_type!r}")
-    if gold is None:
-        return None
-    named = [event.place for event in script.events if event.place]
-    tempting = [world.facts[fact], *rng.sample(named, len(named)), *rng.sample(CONTAINERS, len(CONTAINERS))]
-    wrong = tuple(dict.fromkeys(place for place in tempting if place != gold))
-    return Question(text=text, gold=gold, wrong=wrong, goal=goal, about=about, why=why)
+            raise KeyError(question_type)
+    return _valued(script, value, "{}", text=text, goal=goal, about=about, why=why)
 
 
-def _second_order_reason(script: Script, world: World, gold: str | None) -> str:
-    asked, other = script.asked, script.other
-    own = world.thinks(asked, ("place", script.thing))
-    if gold != own:
-        return f"But {other} has no clue that {asked} found out: to {other}, {asked} has {gold} in mind."
-    return f"{other} can tell this: to {other}, {asked} has {gold} in mind."
-
-
-def _knowledge(script: Script, world: World, rng: random.Random) -> Question:
-    """Who knows where the thing is. Wrong options are other groups of people, those off by one person first."""
-    fact: Fact = ("place", script.thing)
-    knowing = {person for person in script.people if world.knows(person, fact)}
-    groups = [set(group) for size in range(len(script.people) + 1) for group in combinations(script.people, size)]
-    rng.shuffle(groups)
-    groups.sort(key=lambda group: (not group, len(group ^ knowing)))
-    gold = _group(script, knowing)
-    return Question(
-        text=f"Who knows where the {script.thing} is?",
-        gold=gold,
-        wrong=tuple(_group(script, group) for group in groups if group != knowing),
-        goal=f"What counts is who has the real place in mind: {gold}.",
-        about=script.people,
-    )
-
-
-def _group(script: Script, group: set[str]) -> str:
-    names = [person for person in script.people if person in group]
-    return f"only {names[0]}" if len(names) == 1 else join_names(names) or "nobody"
-
-
-def _wrong(rng: random.Random, gold: str, tempting: list[str], others: list[str]) -> tuple[str, ...]:
-    rest = tempting + rng.sample(others, len(others))
-    return tuple(dict.fromkeys(text for text in rest if text != gold))
-
-
-def _next_step(script: Script, world: World, rng: random.Random) -> Question | None:
+def _next_step(script: Script, world: World) -> Question | None:
     """What one does who wants the thing: look where one thinks it is."""
     asked, thing = script.asked, script.thing
-    thought = world.thinks(asked, ("place", thing))
-    if thought is None:
-        return None
-    named = [event.place for event in script.events if event.place]
-    others = [f"look in the {place}" for place in CONTAINERS if place not in named]
-    return Question(
+    return _valued(
+        script,
+        world.thinks(asked, ("place", thing)),
+        "look in the {}",
         text=f"What will {asked} do next?",
-        gold=f"look in the {thought}",
-        wrong=_wrong(rng, f"look in the {thought}", [f"look in the {place}" for place in named], others),
-        goal=f"{asked} wants the {thing}, and one goes where one thinks it is: {asked} will look in the {thought}.",
+        goal=f"{asked} wants the {thing}, and one goes where one thinks it is: {asked} will {{}}.",
         about=(asked,),
     )
 
 
-def _why_say(script: Script, world: World, rng: random.Random) -> Question:
-    """Why one names a place: to help when one believes it, to fool when one does not."""
-    speaker, listener, thing = script.asked, script.other, script.thing
-    said = script.event("tell").place
-    thought = script.play_until("tell").thinks(speaker, ("place", thing))
-    gold, fooled = f"to help {listener}", f"to fool {listener}"
-    if thought != said:
-        gold, fooled = fooled, gold
-    verdict = "so this is meant well" if thought == said else "so this is a lie"
-    others = [f"to thank {listener}", f"to make {listener} laugh", f"to get the {said}"]
-    return Question(
-        text=f"Why does {speaker} say that the {thing} is in the {said}?",
-        gold=gold,
-        wrong=_wrong(rng, gold, [fooled], others),
-        goal=f"The aim behind the words of {speaker} is asked. It is {gold}.",
-        about=(speaker,),
-        why=f"What {speaker} says is {said}, what {speaker} has in mind is {thought or 'no place'}, {verdict}.",
-    )
-
-
-def _wanted(script: Script, world: World) -> str | None:
-    """The one thing that the asked person thinks is in the container gone to; None when it is not one thing."""
-    place = script.event("reach").place
-    inside = [thing for kind, thing in world.facts if world.thinks(script.asked, (kind, thing)) == place]
-    return inside[0] if len(inside) == 1 else None
-
-
-def _reach_reason(script: Script, world: World) -> str:
+def _reach(script: Script, world: World, question_type: str) -> Question | None:
+    """One goes to a container for the thing that one thinks is in it."""
     asked, place = script.asked, script.event("reach").place
-    views = [f"the {thing} is in the {world.thinks(asked, (kind, thing))}" for kind, thing in world.facts]
-    return f"In the mind of {asked}, {' and '.join(views)}. The goal of the walk is the {place}."
+    fact: Fact = ("content", place)
+    value = world.thinks(asked, fact)
+    why = f"By now the {world.facts[fact]} is in the {place}. " + _late(script, world, fact, "saw it", "is in there")
+    if question_type == "desire":
+        goal = f"People go where the wanted thing seems to be. So {asked} wants {{}}."
+        return _valued(script, value, "the {}", text=f"What does {asked} want?", goal=goal, why=why)
+    text = f"Why does {asked} go to the {place}?"
+    goal = f"The reason is what {asked} hopes to find there, true or not. It is {{}}."
+    return _valued(script, value, "to get the {}", text=text, goal=goal, why=why)
 
 
-def _reach_desire(script: Script, world: World, rng: random.Random) -> Question | None:
-    wanted = _wanted(script, world)
-    if wanted is None:
-        return None
-    named = [f"the {event.thing}" for event in script.events if event.thing]
-    return Question(
-        text=f"What does {script.asked} want?",
-        gold=f"the {wanted}",
-        wrong=_wrong(rng, f"the {wanted}", named, [f"the {thing}" for thing in OBJECTS]),
-        goal=f"People go where the wanted thing seems to be. So {script.asked} wants the {wanted}.",
-        why=_reach_reason(script, world),
-    )
-
-
-def _why_reach(script: Script, world: World, rng: random.Random) -> Question | None:
-    wanted = _wanted(script, world)
-    if wanted is None:
-        return None
-    named = [f"to get the {event.thing}" for event in script.events if event.thing]
-    place = script.event("reach").place
-    others = [f"to hide the {place}", f"to please {script.other}"]
-    return Question(
-        text=f"Why does {script.asked} go to the {place}?",
-        gold=f"to get the {wanted}",
-        wrong=_wrong(rng, f"to get the {wanted}", named, others),
-        goal=f"The reason is what {script.asked} hopes to find there, true or not. It is to get the {wanted}.",
-        why=_reach_reason(script, world),
-    )
-
-
-def _gift_reason(script: Script, world: World) -> str:
+def _wish(script: Script, world: World, question_type: str) -> Question | None:
+    """A gift follows the last wish that the giver heard."""
     giver, wisher = script.asked, script.other
     fact: Fact = ("want", wisher)
-    wish, gift = world.facts[fact], world.facts[("gift", wisher)]
-    heard = "heard the last wish" if wish == gift else "was away for the last wish and heard only the one before"
-    return f"By now {wisher} wants the {wish}. {giver} {heard}, so for {giver} the wish is the {gift}."
+    value = world.thinks(giver, fact)
+    why = f"By now {wisher} wants the {world.facts[fact]}. " + _late(script, world, fact, "heard it", "is the wish")
+    if question_type == "desire":
+        text = f"What does {giver} think that {wisher} wants?"
+        goal = f"The view of {giver} is asked for, right or not. In that view {wisher} wants {{}}."
+        return _valued(script, value, "the {}", text=text, goal=goal, why=why)
+    goal = f"The plan follows the view of {giver}, right or wrong, and means to please. It is to {{}}."
+    form = f"give {wisher} the {{}}"
+    return _valued(script, value, form, text=f"What does {giver} plan to do?", goal=goal, why=why)
 
 
-def _gift_desire(script: Script, world: World, rng: random.Random) -> Question | None:
-    giver, wisher = script.asked, script.other
-    gold = f"the {world.facts[('gift', wisher)]}"
-    named = [f"the {event.thing}" for event in script.events if event.thing]
+def _late(script: Script, world: World, fact: Fact, perceived: str, state: str) -> str:
+    asked = script.asked
+    value = world.thinks(asked, fact)
+    if value == world.facts[fact]:
+        return f"{asked} {perceived}, so to {asked} the {value} {state}."
+    return f"{asked} was away by then, so to {asked} the {value} {state.replace('is', 'is still', 1)}."
+
+
+class _Who(NamedTuple):
+    """A question about two witnesses: its text, the event that they saw or missed, and what follows from that."""
+
+    text: str
+    event: str
+    rule: str
+
+
+_WITNESSES = {
+    ("witness", "knowledge"): _Who(
+        "Who of {a} and {b} knows where the {thing} is?", "move", "Whoever was there knows the place"
+    ),
+    ("show", "emotion"): _Who(
+        "Who of {a} and {b} is surprised when {mover} opens the {place}?",
+        "move",
+        "Whoever was out is surprised to see it",
+    ),
+    ("gifts", "emotion"): _Who(
+        "Whose gift makes {mover} happy, that of {a} or {b}?", "last wish", "Whoever was there brings the right thing"
+    ),
+    ("report", "intention"): _Who(
+        "Who of {a} and {b} means to fool {to}?", "move", "Whoever was there knows better, and it is a lie"
+    ),
+    ("report", "emotion"): _Who(
+        "{to} finds no {thing} there and learns what {a} and {b} had seen. At whom is {to} angry?",
+        "move",
+        "Whoever was there has lied, and the rest is a mistake",
+    ),
+    ("praise", "non_literal"): _Who(
+        "Who of {a} and {b} means the opposite of these words?",
+        "break",
+        "Whoever was there knows better, and it is irony",
+    ),
+    ("taste", "non_literal"): _Who(
+        "Who of {a} and {b} says so only to be kind?",
+        "spill",
+        "Whoever was there knows of the salt, and it is a white lie",
+    ),
+    ("hint", "non_literal"): _Who(
+        "Who of {a} and {b} asks as a hint to {to}?",
+        "move",
+        "Whoever was there knows what is in it, and needs no answer",
+    ),
+}
+_FACTS = {"praise": "state", "taste": "taste"}
+
+
+def _who(script: Script, world: World, kind: _Who) -> Question:
+    """Whose mind has the fact as it is now, or has not: neither, one or both of two people."""
+    pair = (script.asked, script.other)
+    closing = script.events[-1]
+    fact: Fact = (_FACTS.get(script.plot, "place"), script.thing)
+    if script.plot == "gifts":
+        fact = ("want", closing.to)
+    before = script.play_until("open") if script.plot == "show" else world
+    saw = [before.knows(person, fact) for person in pair]
+    answer = [seen != (script.plot in MISSED_MATTERS) for seen in saw]
+    rank = answer[0] + 2 * answer[1]
+    a, b = pair
+    texts = ("neither", f"only {a}", f"only {b}", f"{a} and {b}")
+    if saw[0] == saw[1]:
+        a_was, b_was = ("was there for", "was there") if saw[0] else ("was out at", "was out")
+        why = f"{a} {a_was} the {kind.event}, and {b} {b_was} too."
+    else:
+        seeing, missing = pair if saw[0] else (b, a)
+        why = f"{seeing} was there for the {kind.event}, but {missing} was out."
+    words = {"a": a, "b": b, "thing": script.thing, "place": closing.place, "to": closing.to, "mover": _mover(script)}
     return Question(
-        text=f"What does {giver} think that {wisher} wants?",
-        gold=gold,
-        wrong=_wrong(rng, gold, named, [f"the {thing}" for thing in OBJECTS]),
-        goal=f"The view of {giver} is asked, whether it is right or not. In that view {wisher} wants {gold}.",
-        why=_gift_reason(script, world),
+        text=kind.text.format(**words),
+        gold=texts[rank],
+        wrong=tuple(text for text in texts if text != texts[rank]),
+        rank=rank,
+        goal=f"{kind.rule}. What is asked for is who of {a} and {b} that is: {texts[rank]}.",
+        why=why,
     )
 
 
-def _gift_intention(script: Script, world: World, rng: random.Random) -> Question | None:
-    giver, wisher = script.asked, script.other
-    gold = f"give {wisher} the {world.facts[('gift', wisher)]}"
-    named = [f"give {wisher} the {event.thing}" for event in script.events if event.thing]
-    return Question(
-        text=f"What does {giver} plan to do?",
-        gold=gold,
-        wrong=_wrong(rng, gold, named, [f"give {wisher} the {thing}" for thing in OBJECTS]),
-        goal=f"The plan follows the view of {giver}, right or wrong, and means to please. It is to {gold}.",
-        why=_gift_reason(script, world),
-    )
-
-
-def _gift_emotion(script: Script, world: World, rng: random.Random) -> Question:
-    wisher = script.other
-    glad = world.facts[("want", wisher)] == world.facts[("gift", wisher)]
-    gold, reverse = ("happy", "let down") if glad else ("let down", "happy")
-    verb = "is" if glad else "is not"
-    return Question(
-        text=f"How does {wisher} feel when {wisher} sees the gift?",
-        gold=gold,
-        wrong=_wrong(rng, gold, [reverse], ["afraid", "jealous", "sorry"]),
-        goal=f"The feeling hangs on wish and gift. The gift {verb} what {wisher} hoped for, so {wisher} is {gold}.",
-        why=_gift_reason(script, world),
-    )
-
-
-def _show_emotion(script: Script, world: World, rng: random.Random) -> Question | None:
-    """Surprise is a find that belief did not expect. The belief is the one before the container is opened."""
-    asked, thing, opened = script.asked, script.thing, script.event("open")
-    thought = script.play_until("open").thinks(asked, ("place", thing))
-    if thought is None:
-        return None
-    gold, reverse = ("calm", "surprised") if thought == opened.place else ("surprised", "calm")
-    verdict = "just as" if gold == "calm" else "not at all as"
-    return Question(
-        text=f"How does {asked} feel when {opened.who} opens the {opened.place}?",
-        gold=gold,
-        wrong=_wrong(rng, gold, [reverse], ["jealous", "proud", "sorry"]),
-        goal=f"The feeling of {asked} at the sight is asked: it follows from view and fact, so {asked} is {gold}.",
-        why=(
-            f"Before it opens, {asked} has the {thought} in mind. Now {asked} finds the {thing} in the {opened.place}, "
-            f"{verdict} {asked} thought."
-        ),
-    )
-
-
-def _report_emotion(script: Script, world: World, rng: random.Random) -> Question:
-    """Anger at a lie, none at an honest mistake."""
-    speaker, listener, thing = script.asked, script.other, script.thing
-    said = script.event("tell").place
-    thought = script.play_until("tell").thinks(speaker, ("place", thing))
-    gold, reverse = ("not angry", "angry") if thought == said else ("angry", "not angry")
-    verdict = "so it was an honest mistake" if thought == said else "so it was a lie"
-    return Question(
-        text=(
-            f"{listener} finds no {thing} there and learns what {speaker} had seen. "
-            f"How does {listener} feel about {speaker}?"
-        ),
-        gold=gold,
-        wrong=_wrong(rng, gold, [reverse], ["thankful", "jealous", "proud"]),
-        goal=f"The feeling of {listener} about {speaker} is asked. One is angry at a lie but not at a mistake: {gold}.",
-        about=(speaker,),
-        why=f"What {speaker} says is {said}, what {speaker} has in mind is {thought or 'no place'}, {verdict}.",
-    )
-
-
-def _praise_meaning(script: Script, world: World) -> Question:
-    speaker, hearer, thing = script.asked, script.other, script.thing
-    ironic = world.thinks(speaker, ("state", thing)) == "broken"
-    gold, literal = f"{hearer} is careful", f"{hearer} is not careful"
-    if ironic:
-        gold, literal = literal, gold
-    seen = f"saw {hearer} break the {thing}" if ironic else f"did not see {hearer} break the {thing}"
-    tone = "the praise is irony and means the reverse" if ironic else "the praise is meant as it is said"
-    return Question(
-        text=f"What does {speaker} mean?",
-        gold=gold,
-        wrong=(literal, f"the {thing} is new", f"{hearer} should leave"),
-        goal=f"The thought behind the words is asked, as {speaker} has it in mind: {gold}.",
-        why=f"{speaker} {seen}, so {tone}.",
-    )
-
-
-def _taste_meaning(script: Script, world: World) -> Question | None:
-    guest, cook, food = script.asked, script.other, script.thing
-    view = world.thinks(guest, ("taste", food))
-    if view is None:
-        return None
-    gold, reverse = f"the {food} is good", f"the {food} is bad, but {guest} is kind"
-    if view == "bad":
-        gold, reverse = reverse, gold
-    known = f"knows of the salt on the {food}" if view == "bad" else f"knows the {food} only from before the salt"
-    tone = f"are a white lie to spare {cook}" if view == "bad" else f"say what {guest} thinks"
-    return Question(
-        text=f"What does {guest} really think?",
-        gold=gold,
-        wrong=(reverse, f"the {food} is too small", f"{cook} should leave"),
-        goal=f"The true view of {guest} is asked, and not the words alone: {gold}.",
-        why=f"{guest} {known}, so the nice words {tone}.",
-    )
-
-
-def _hint_meaning(script: Script, world: World) -> Question | None:
-    asked, other, thing = script.asked, script.other, script.thing
-    named = script.event("say").place
-    knows = world.thinks(asked, ("place", thing)) == named
-    gold, reverse = f"please give me the {thing}", f"tell me what is in the {named}"
-    if not knows:
-        gold, reverse = reverse, gold
-    tone = (
-        f"{asked} knows what is in there and needs no answer. To ask is a hint to {other}"
-        if knows
-        else f"{asked} has no idea what is in there. To ask is just to ask {other}"
-    )
-    return Question(
-        text=f"What does {asked} mean?",
-        gold=gold,
-        wrong=(reverse, f"the {named} is too old", "please leave"),
-        goal=f"The wish behind the words is asked, in the mind of {asked}: {gold}.",
-        about=(asked,),
-        why=f"{tone}.",
-    )
-
-
-_INTENTIONS = {"wish": _next_step, "report": _why_say, "swap": _why_reach, "gift": _gift_intention}
-_EMOTIONS = {"show": _show_emotion, "report": _report_emotion, "gift": _gift_emotion}
-_NON_LITERAL = {"praise": _praise_meaning, "taste": _taste_meaning, "hint": _hint_meaning}
+def _mover(script: Script) -> str:
+    """The person whom the two witnesses saw or missed."""
+    witnessed = ("move", "break", "spoil", "want")
+    return next(seen.who for seen in script.events if seen.kind in witnessed and seen.thing == script.thing)

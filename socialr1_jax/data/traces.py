@@ -55,10 +55,13 @@ def _retell(script: Script, seen: Witnessed, turns: Counter[str]) -> str:
         case "put":
             return f"{who} puts the {thing} in the {place}, {_seen_by(seen.seen_by, turn)}."
         case "move":
-            one_thing = all(other.thing in ("", thing) for other in script.events)
+            one_thing = all(other.thing in ("", thing) for other in script.events if other.kind in ("put", "move"))
             verb = ("moves {} to", "takes {} on to", "brings {} over to")[turn % 3]
             verb = verb.format("it" if one_thing else f"the {thing}")
             return f"{who} {verb} the {place}, {_seen_by(seen.seen_by, turn + 1)}."
+        case "fill":
+            verb = ("now the {} is in the {}", "then the {} is in the {}", "next the {} gets into the {}")[turn % 3]
+            return f"By {who}, {verb.format(thing, place)}, {_seen_by(seen.seen_by, turn)}."
         case "leave":
             verb = ("leaves", "goes as well")[turn % 2]
             stay = "stays" if len(seen.here) == 1 else "stay"
@@ -71,7 +74,7 @@ def _retell(script: Script, seen: Witnessed, turns: Counter[str]) -> str:
         case "listen":
             return f"{who} can hear now but not see."
         case "look":
-            return f"{who} looks into the {place}{' also' if turn else ''}."
+            return f"{who} looks into {f'the {place}' if place else 'everything'}{' also' if turn else ''}."
         case "open":
             return f"{who} opens the {place} for all to see."
         case "reach":
@@ -110,8 +113,8 @@ def _interpret(script: Script, world: World, question: Question) -> str:
     fact: Fact = ("place", script.thing)
     clauses = []
     if question.about:
-        clauses.append(f"By now it is in the {world.facts[fact]}.")
-        last = [seen for seen in world.log if seen.event.kind in ("put", "move")][-1]
+        clauses.append(f"By now the {script.thing} is in the {world.facts[fact]}.")
+        last = [s for s in world.log if s.event.kind in ("put", "move") and s.event.thing == script.thing][-1]
         relevant = [person for person in script.people if person in question.about or person == last.event.who]
         first_hand = [person for person in relevant if person in last.seen_by]
         away = [person for person in relevant if person not in last.seen_by]

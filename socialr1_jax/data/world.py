@@ -1,8 +1,8 @@
 """A small world of people, a room and things, and what each person comes to think of it.
 
 A story is a list of `Event`s. Applying one changes the facts of the world, and changes the mind of exactly those who
-perceive it: the people in the room, and those who watch it unseen. Minds are kept as chains of people:
-`("Ben",)` is what Ben thinks, `("Anna", "Ben")` is what Anna thinks that Ben thinks.
+perceive it: the people in the room, and those who watch it unseen. Minds are stored by chains of people:
+`("Ben",)` is what Ben thinks, `("Anna", "Ben")` is what Anna thinks that Ben thinks, and so on to the third order.
 """
 
 from __future__ import annotations
@@ -13,11 +13,26 @@ from itertools import permutations
 from typing import Literal
 
 Kind = Literal[
-    "put", "move", "leave", "enter", "watch", "listen", "look", "open", "reach", "tell", "want", "bring", "break",
-    "spoil", "taste", "say",
-]  # fmt: skip
+    "put",
+    "move",
+    "fill",
+    "leave",
+    "enter",
+    "watch",
+    "listen",
+    "look",
+    "open",
+    "reach",
+    "tell",
+    "want",
+    "bring",
+    "break",
+    "spoil",
+    "taste",
+    "say",
+]
 Chain = tuple[str, ...]
-Fact = tuple[str, str]  # ("place", "apple"), ("want", "Ben"), ("gift", "Ben"), ("state", "cup"), ("taste", "cake")
+Fact = tuple[str, str]  # ("place", "apple"), ("content", "tin"), ("want", "Ben"), ("state", "cup"), ("taste", "cake")
 
 _FROM_OUTSIDE = ("enter", "watch", "listen")  # everything else is done in the room
 _SPOKEN = ("tell", "want", "say")  # heard, so that a listener at the door gets it and a watcher at the window does not
@@ -32,7 +47,8 @@ class Event:
     """One thing that happens.
 
     kind: what happens; who: the person who does it; thing: the object it is done to (or, for `want`, the object
-    wanted); place: the container named; to: the person spoken to; words: what is said, for `say`.
+    wanted); place: the container named ("" for a `look` into all of them); to: the person spoken to; words: what is
+    said, for `say`, and how, for `want` and `tell`.
     """
 
     kind: Kind
@@ -58,20 +74,20 @@ class Witnessed:
 
 
 class World:
-    """Facts, people and their minds, to the second order.
+    """Facts, people and their minds.
 
-    people: everybody in the story, in telling order; absent: those who are outside when the story starts.
+    people: all people of the story, in telling order; absent: those who are outside when the story starts; order: how
+    deep minds are simulated (2: what one thinks that another thinks).
     """
 
-    def __init__(self, people: Sequence[str], *, absent: Sequence[str] = ()) -> None:
+    def __init__(self, people: Sequence[str], *, absent: Sequence[str] = (), order: int = 2) -> None:
         self.people = tuple(people)
         self.present = {person for person in people if person not in absent}
         self.watching: set[str] = set()
         self.listening: set[str] = set()
         self.facts: dict[Fact, str] = {}
         self.first_place: dict[str, str] = {}
-        chains: list[Chain] = [(person,) for person in self.people]
-        chains += list(permutations(self.people, 2))
+        chains: list[Chain] = [chain for size in range(1, order + 1) for chain in permutations(self.people, size)]
         self.minds: dict[Chain, dict[Fact, str]] = {chain: {} for chain in chains}
         # Facts a chain has seen and cannot have missed a change of since: hearsay does not overturn them.
         self.sure: dict[Chain, set[Fact]] = {chain: set() for chain in chains}
@@ -117,9 +133,8 @@ class World:
                 self._happen(fact, event.place, event)
             case "leave":
                 self.present.discard(who)
-                for person in self.people:
-                    chain = (who,) if person == who else (person, who)
-                    if person == who or person in self.present | self.watching:
+                for chain in self.minds:
+                    if chain[-1] == who and (len(chain) == 1 or self._sees(chain[:-1])):
                         self.sure[chain].clear()
             case "enter":
                 self.present.add(who)
@@ -130,6 +145,10 @@ class World:
                 if who in places:
                     raise ImpossibleEvent(f"{who} does so already")
                 places.add(who)
+            case "fill":
+                if self.facts.get(("content", event.place)) == event.thing:
+                    raise ImpossibleEvent(f"the {event.thing} is in the {event.place} already")
+                self._happen(("content", event.place), event.thing, event)
             case "open":
                 for fact in self._inside(event.place):
                     self._happen(fact, event.place, event)
@@ -179,22 +198,32 @@ class World:
         self.facts[fact] = value
         perceiving = self.present | self._outside(event)
         for chain in self.minds:
-            if chain[0] in perceiving and (len(chain) == 1 or chain[1] in self.present):
+            if chain[0] in perceiving and self.present.issuperset(chain[1:]):
                 self._learn(chain, fact, value, event)
+
+    def _sees(self, chain: Chain) -> bool:
+        """Whether the first of the chain sees the room, and the others are openly in it."""
+        return chain[0] in self.present | self.watching and self.present.issuperset(chain[1:])
 
     def _look(self, event: Event) -> None:
         """The person sees what is inside; the others see only that the person looked, and judge by their own view."""
-        who, container = event.who, event.place
-        for fact in [fact for fact in self.facts if fact[0] == "place"]:
-            if self.facts[fact] == container:
-                self._learn((who,), fact, container, event)
-            elif self.thinks(who, fact) == container:
+        who = event.who
+        for fact, value in list(self.facts.items()):
+            if fact[0] != "place":
+                continue
+            seen = event.place or value  # a look into all containers finds the thing
+            if value == seen:
+                self._learn((who,), fact, value, event)
+            elif self.thinks(who, fact) == seen:
                 self._forget((who,), fact)
-            for other in (self.present | self.watching) - {who}:
-                if self.thinks(other, fact) == container:
-                    self._learn((other, who), fact, container, event)
-                elif self.thinks_of(other, who, fact) == container:
-                    self._forget((other, who), fact)
+            for chain in self.minds:
+                if chain[-1] != who or len(chain) == 1 or not self._sees(chain[:-1]):
+                    continue
+                supposed = self.minds[chain[:-1]].get(fact)
+                if supposed is not None and event.place in ("", supposed):
+                    self._learn(chain, fact, supposed, event)
+                elif (before := self.minds[chain].get(fact)) is not None and event.place in ("", before):
+                    self._forget(chain, fact)
 
     def _tell(self, event: Event) -> None:
         """Whoever hears it believes it, unless sure of the contrary by sight; others count on that."""
@@ -210,11 +239,11 @@ class World:
                 raise ImpossibleEvent(f"{person} has reason to doubt {event.who}")
             self._learn((person,), fact, event.place, event, sure=False)
         for chain in self.minds:
-            if len(chain) == 1 or chain[0] not in hearing or chain[1] not in self.present:
+            if len(chain) == 1 or chain[0] not in hearing or not self.present.issuperset(chain[1:]):
                 continue
             # A speaker is taken at their word by those who now agree with it; a hearer is taken to believe it.
-            if chain[1] == event.who:
-                believed = self.thinks(chain[0], fact) == event.place
+            if chain[-1] == event.who:
+                believed = self.minds[chain[:-1]].get(fact) == event.place
             else:
                 believed = fact not in self.sure[chain]
             if believed:

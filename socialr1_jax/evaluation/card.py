@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from socialr1_jax.data.examples import LETTERS
+from socialr1_jax.data.examples import LETTERS, Example
 from socialr1_jax.data.prompts import INSTRUCTION
 from socialr1_jax.evaluation.task import Grade, Request
 from socialr1_jax.rewards.answers import answer_letter
@@ -47,3 +47,26 @@ def published_grade(request: Request, reply: str) -> Grade:
     if found is None or reply.find("</Answer>", found.end()) < 0:
         return Grade("", 0.0)
     return Grade(found[1], float(found[1] == request.gold))
+
+
+def card_example(request: Request) -> Example:
+    """Return the question that `card_request` made a prompt of, with `item` as `meta["story_id"]`. It has options."""
+    text = request.messages[-1]["content"].removesuffix(INSTRUCTION).rstrip("\n")
+    start = text.rindex("\nA. ")
+    head, options = text[:start], []
+    for letter in LETTERS[1:]:
+        end = text.find(f"\n{letter}. ", start + 1)
+        if end < 0:
+            break
+        options.append(text[start + len("\nA. ") : end])
+        start = end
+    options.append(text[start + len("\nA. ") :])
+    story, _, question = head.rpartition("\n\n")
+    return Example(
+        id=request.id,
+        story=story,
+        question=question,
+        options=tuple(options),
+        answer=request.gold,
+        meta={"story_id": request.item} | {name: str(value) for name, value in request.meta.items()},
+    )

@@ -43,7 +43,7 @@ def profile_run(config: RunConfig, measured: Measured, steps: int, folder: Path,
     # A program kept on disk has the names of blocks, and on a CPU the ids, of the process that compiled it.
     jax.config.update("jax_enable_compilation_cache", False)
     with (
-        shown_log(config.quiet),
+        shown_log(config.quiet, config.verbose),
         whole_folder(folder, marker="profile.json") as unfinished,
         tempfile.TemporaryDirectory() as scratch,
     ):

@@ -6,13 +6,14 @@ import json
 import math
 import os
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from socialr1_jax.accuracy import accuracy_figures, baseline_figures
 from socialr1_jax.command_line import Section
 from socialr1_jax.data.examples import Example
 from socialr1_jax.data.tables import refuse_half_characters, unique_keys
@@ -78,15 +79,17 @@ class ScoreSummary:
     accuracy: float
     judge_failed: bool = False  # every response is unscorable, and by the judge
     opened: bool = False  # the prompts opened the thoughts, so `<think>` was put in front of the responses
+    stories: Mapping[str, Any] = field(default_factory=dict)  # `story_figures`
 
 
 def score_file(config: ScoreConfig, content: ContentScores | None = None) -> ScoreSummary:
     """Score every row of ``config.input`` and write ``config.output``, whole or not at all.
 
     A row is a JSON object with ``question``, ``answer`` (gold letter, or text when there are no options),
-    ``response``, and optionally ``story``, ``options`` (list of texts) and ``content`` (the reward model's scalar,
-    instead of ``content``'s own). Added are ``reward`` (null: unscorable), ``status`` (``scored`` or ``unscorable``),
-    ``cause`` where it is unscorable, and ``terms``; blank lines are left out.
+    ``response``, and optionally ``story``, ``options`` (list of texts), ``content`` (the reward model's scalar,
+    instead of ``content``'s own), ``type`` and ``twin_id`` (texts, also inside ``meta``). Added are ``reward`` (null:
+    unscorable), ``status`` (``scored`` or ``unscorable``), ``cause`` where it is unscorable, and ``terms``; blank
+    lines are left out.
 
     Raises ValueError naming file, line, reason and fix for a row that cannot be used, OSError for a file that cannot
     be read or written, JudgeRefused if the judge rejects every request.
@@ -142,7 +145,24 @@ def score_file(config: ScoreConfig, content: ContentScores | None = None) -> Sco
         accuracy=sum(terms.outcome for terms in scored) / len(scored),
         judge_failed=not rewards and all(terms.cause.startswith("judge_") for terms in scored),
         opened=any(text != response for text, (_, response, _) in zip(texts, checked, strict=True)),
+        stories=story_figures([example for example, _, _ in checked], [terms.outcome for terms in scored]),
     )
+
+
+def story_figures(examples: Sequence[Example], right: Sequence[float]) -> dict[str, Any]:
+    """Return pair accuracy and accuracy by type with chance and the best rule; {} without types and twins.
+
+    Args:
+        examples: the question of each response; equal ones are one question that was answered several times.
+        right: the outcome of each response.
+    """
+    questions: dict[tuple[Any, ...], tuple[Example, list[float]]] = {}
+    for example, outcome in zip(examples, right, strict=True):
+        key = (example.story, example.question, example.options, example.answer, example.meta.get("twin_id"))
+        questions.setdefault(key, (example, []))[1].append(outcome)
+    asked = [example for example, _ in questions.values()]
+    figures = accuracy_figures(asked, [sum(outcomes) / len(outcomes) for _, outcomes in questions.values()])
+    return figures | baseline_figures(asked) if figures else {}
 
 
 def _read_row(line: bytes) -> dict[str, Any]:
@@ -188,8 +208,14 @@ def _checked(row: dict[str, Any]) -> tuple[Example, str, float | None]:
     if isinstance(content, bool) or not isinstance(content, int | float | None):
         raise ValueError(f"'content' is {shown(content)}, not a number or null")
     refuse_half_characters([row["response"]])
+    known = row["meta"] | row if isinstance(row.get("meta"), dict) else row
     example = Example(  # checks the question and the gold answer
-        id="", story=row.get("story", ""), question=row["question"], options=tuple(options), answer=row["answer"]
+        id="",
+        story=row.get("story", ""),
+        question=row["question"],
+        options=tuple(options),
+        answer=row["answer"],
+        meta={name: known[name] for name in ("type", "twin_id") if isinstance(known.get(name), str)},
     )
     return example, row["response"], content
 

@@ -136,7 +136,7 @@ class Engine:
 @lru_cache(maxsize=256)
 def _say(text: str) -> None:
     """Once, not in every step."""
-    log.info(text)
+    log.debug(text)
 
 
 def _one_each(sampling: SamplingParams | Sequence[SamplingParams], prompts: int) -> list[SamplingParams]:

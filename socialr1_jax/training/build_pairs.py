@@ -136,15 +136,7 @@ def _is_built(file: Path) -> bool:
 
 
 def _corrupted(made: CorruptionConfig, seed: int) -> list[Pair]:
-    stories = generate_stories(
-        made.count,
-        seed=seed,
-        split=made.split,
-        question_types=made.question_types,
-        plots=made.plots,
-        options=made.options,
-        max_events=made.max_events,
-    )
+    stories = generate_stories(made.count, seed=seed, split=made.split, **made.arguments())
     return corruption_pairs(stories, seed=seed, kinds=made.kinds, single_stages=made.single_stages)
 
 

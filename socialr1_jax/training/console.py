@@ -1,4 +1,4 @@
-"""Progress on the console: a live bar with ETA in a terminal, plain lines elsewhere.
+"""Progress on the console: one live line with a bar in a terminal, plain lines elsewhere.
 
 Whatever the text holds, it is shown as it is: no markup, no emoji codes, no control characters.
 """
@@ -7,17 +7,19 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from types import TracebackType
 from typing import IO, Any, cast
 
 import rich.console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.live import Live
 from rich.segment import Segment
 from rich.text import Text
 
 from socialr1_jax.terminal import LossyStream, print_error, printable, readable
 
 _BETWEEN_LINES = 10.0  # seconds between two plain lines, for steps that are faster
+_BAR = 24  # characters of a live bar
 
 
 class Console(rich.console.Console):
@@ -33,6 +35,17 @@ class Console(rich.console.Console):
     @file.setter
     def file(self, file: IO[str]) -> None:
         self._file = file
+
+    def print(self, *objects: Any, soft_wrap: bool | None = None, **settings: Any) -> None:
+        """Print the objects. Texts that no terminal shows keep their lines whole at any width."""
+        if soft_wrap is None:
+            soft_wrap = not self.is_terminal and all(isinstance(one, str) for one in objects)
+        super().print(*objects, soft_wrap=soft_wrap, **settings)
+
+    @property
+    def shows_live(self) -> bool:
+        """Whether a line can be drawn over itself."""
+        return self.is_terminal and not self.is_dumb_terminal
 
     def render_str(self, text: str, **settings: Any) -> Text:
         """Return the text of a string, cell or title, with each line cut to what a person reads."""
@@ -59,10 +72,11 @@ class _LogLines(logging.Handler):
 
 
 @contextmanager
-def shown_log(quiet: bool = False) -> Iterator[None]:
-    """Within, the package's log is on the console: from INFO on, or warnings alone, on stderr, when `quiet`.
+def shown_log(quiet: bool = False, verbose: bool = False) -> Iterator[None]:
+    """Show the package's log on the console in this block: from INFO on, or from DEBUG on when `verbose`.
 
-    Orbax's own log is not: what it tells with a traceback of each of its threads, checkpoints.py says in a sentence.
+    When `quiet`, warnings alone are shown, on stderr. Orbax's own log is left out: checkpoints.py says in a sentence
+    what Orbax reports with a traceback of each of its threads.
     """
     # `console.print` does not cut the live bar.
     log, handler = logging.getLogger("socialr1_jax"), _LogLines(print_error if quiet else console.print)
@@ -72,7 +86,7 @@ def shown_log(quiet: bool = False) -> Iterator[None]:
     absl = logging.getLogger("absl")
     level, propagate, others = log.level, log.propagate, absl.level
     log.addHandler(handler)
-    log.setLevel(logging.WARNING if quiet else logging.INFO)
+    log.setLevel(logging.WARNING if quiet else logging.DEBUG if verbose else logging.INFO)
     log.propagate = False
     absl.setLevel(logging.CRITICAL)
     before, console.quiet = console.quiet, console.quiet or quiet
@@ -87,48 +101,112 @@ def shown_log(quiet: bool = False) -> Iterator[None]:
 
 
 class Bar:
-    """A bar over `total` steps that starts at `first`; `advance(text)` after each step. Use as a context manager."""
+    """A line of progress over `total` steps that starts at `first`; `advance(text)` after each step.
+
+    In a terminal the line is live, and never longer than the terminal is wide: it drops the count of compiled programs,
+    then the last fields of the text, which two blanks separate. Elsewhere whole lines are printed, one in ten seconds
+    at most. Use as a context manager.
+    """
 
     def __init__(self, name: str, total: int, first: int = 0) -> None:
-        self.name, self.total, self.done, self.first = name, total, first, first
-        self.started = self._said = time.monotonic()
-        self._progress: Progress | None = None
-        if console.is_terminal:
-            self._progress = Progress(
-                TextColumn("{task.description}", markup=False),
-                BarColumn(24),
-                MofNCompleteColumn(),
-                TimeElapsedColumn(),
-                "eta",
-                TimeRemainingColumn(),
-                TextColumn("{task.fields[text]}", markup=False),
-                console=console,
-            )
-            self._task = self._progress.add_task(name, total=total, completed=first, text="")
+        from socialr1_jax.compiles import compiled  # imports JAX, which the doctor's lines do without
+
+        self.name, self.total, self.done, self.first = printable(name), total, first, first
+        self._text, self._wait = "", ""
+        self._started = self._said = time.monotonic()
+        self._said_at = first  # the step of the last plain line
+        self._compiled, self._before = compiled(), replace(compiled())
+        self._ends: list[float] = []  # of each step, in seconds since the start without those of compiling
+        self._live = Live(self, console=console) if console.shows_live else None
 
     def __enter__(self) -> "Bar":
-        if self._progress:
-            self._progress.start()
+        _bars.append(self)
+        if self._live:
+            self._live.start()
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self._progress:
-            self._progress.stop()
+        _bars.remove(self)
+        if self._live:
+            self._live.stop()
+        elif self.done > self._said_at:
+            self._say()
 
     def advance(self, text: str) -> None:
-        self.done, text = self.done + 1, printable(text)
-        if self._progress:
-            self._progress.update(self._task, completed=self.done, text=text)
-        elif time.monotonic() - self._said > _BETWEEN_LINES or self.done in (self.first + 1, self.total):
-            self._said = time.monotonic()
-            left = (self._said - self.started) / (self.done - self.first) * (self.total - self.done)
-            console.print(f"{self.name} {self.done}/{self.total}  {text}  eta {_time(left)}")
+        """Count a step, and show its figures."""
+        self.done, self._text = self.done + 1, printable(text)
+        now = time.monotonic()
+        self._ends.append(now - self._started - self._compiling)
+        if self._live is None and (now - self._said > _BETWEEN_LINES or self.done in (self.first + 1, self.total)):
+            self._say()
+
+    @contextmanager
+    def waiting(self, text: str) -> Iterator[None]:
+        """Show in this block what a wait between two steps is for."""
+        self._wait = text
+        try:
+            yield
+        finally:
+            self._wait = ""
+
+    def __rich__(self) -> Text:
+        """Return the live line, for the width of the console."""
+        fields = (self._wait or self._text).split("  ")
+        for kept in [*fields, self._compilations], *(fields[:count] for count in range(len(fields), -1, -1)):
+            line = self._line(kept)
+            if line.cell_len <= console.width:
+                break
+        line.no_wrap, line.overflow = True, "ellipsis"
+        return line
+
+    def _line(self, fields: list[str]) -> Text:
+        width = min(_BAR, console.width // 8)
+        full = width * self.done // self.total if self.total else width
+        sign, rest = "#-" if console.options.ascii_only else "\u2501\u2500"
+        seconds = int(time.monotonic() - self._started)
+        parts = [f"{self.done}/{self.total}", f"{seconds // 60}:{seconds % 60:02d}", self._eta, *fields]
+        bar = (sign * full, "green"), (rest * (width - full), "bright_black"), " " * bool(width)
+        return Text.assemble(f"{self.name} ", *bar, "  ".join(filter(None, parts)))
+
+    def _say(self) -> None:
+        self._said, self._said_at = time.monotonic(), self.done
+        parts = f"{self.name} {self.done}/{self.total}", self._text, self._eta, self._compilations
+        console.print("  ".join(filter(None, parts)))
+
+    @property
+    def _eta(self) -> str:
+        """The time that the steps to come will take; "" until it is known, and at the end.
+
+        The first step is slow, and steps change: the latter half of the others is taken, two at least. Compiling is
+        left out, since most of it is over soon.
+        """
+        steps = len(self._ends)
+        if steps < 3 or self.done >= self.total:
+            return ""
+        half = max(1, steps // 2)
+        seconds = (self._ends[-1] - self._ends[half - 1]) / (steps - half)
+        return f"eta {_time(seconds * (self.total - self.done))}"
+
+    @property
+    def _compiling(self) -> float:
+        return self._compiled.seconds - self._before.seconds
+
+    @property
+    def _compilations(self) -> str:
+        programs = self._compiled.programs - self._before.programs
+        return f"{programs} programs compiled, {_time(self._compiling)}" if programs else ""
+
+
+_bars: list[Bar] = []  # those at work; the last one's line is the one to see
 
 
 @contextmanager
 def working(text: str) -> Iterator[None]:
     """Show what a longer wait is for."""
-    if console.is_terminal:
+    if console.shows_live and _bars:
+        with _bars[-1].waiting(printable(text)):
+            yield
+    elif console.shows_live:
         with console.status(Text(printable(text))):
             yield
     else:

@@ -14,11 +14,12 @@ import numpy as np
 from jax.sharding import Mesh
 from pydantic import BaseModel, Field, ValidationError
 
+from socialr1_jax.accuracy import baseline_figures
 from socialr1_jax.command_line import Count
 from socialr1_jax.compiles import compile_count
 from socialr1_jax.config import RunConfig, save_config
 from socialr1_jax.data.chat_template import read_template
-from socialr1_jax.files import write_whole
+from socialr1_jax.files import flattened, write_whole
 from socialr1_jax.grpo.advantages import group_advantages
 from socialr1_jax.grpo.mismatch import RATIO_ERROR_LIMIT, mismatch
 from socialr1_jax.grpo.packing import Rows, pack_rows, padding_waste, shared_prompts
@@ -33,6 +34,7 @@ from socialr1_jax.processes import is_first, join, wait_for_all
 from socialr1_jax.rewards import JudgeRefused
 from socialr1_jax.rewards.extra import ExtraRewardError
 from socialr1_jax.rewards.shares import ShareWatch
+from socialr1_jax.rewards.truth_watch import TruthWatch
 from socialr1_jax.sampling import Engine, SamplingParams
 from socialr1_jax.sampling.text import decode_responses, stop_token_ids
 from socialr1_jax.tokenizer_files import load_tokenizer
@@ -56,8 +58,9 @@ from socialr1_jax.training.run_questions import (
     open_run_questions,
     prompt_streams,
     refuse_long_questions,
+    write_shortcuts,
 )
-from socialr1_jax.training.start import random_start
+from socialr1_jax.training.start import cold_start, random_start
 from socialr1_jax.training.summary import peak_bytes
 from socialr1_jax.training.unscorable import UnscorableWindow
 from socialr1_jax.training.validation import evaluate_questions
@@ -83,10 +86,10 @@ def train_grpo(config: RunConfig) -> bool:
     raise.
     """
     join(config.distributed)
-    console.quiet = not is_first()
+    console.quiet |= not is_first()
     mesh = run_mesh(config)
     folder = Path(config.output_dir)
-    with jax.set_mesh(mesh), shown_log(config.quiet), own_folder(folder), stop_on_signal() as stop:
+    with jax.set_mesh(mesh), shown_log(config.quiet, config.verbose), own_folder(folder), stop_on_signal() as stop:
         try:
             return _train_grpo(config, mesh, stop)
         except OSError as error:
@@ -113,6 +116,7 @@ def _train_grpo(config: RunConfig, mesh: Mesh, stop: Stop) -> bool:
     if replay is None:  # first: a key that is missing shows before the weights are read, and a bad row, too
         scorer = make_scorer(config, mesh, backend, stop)
         questions, heldout = open_run_questions(config)
+        write_shortcuts(questions, folder)
         if not config.model.random:
             refuse_long_questions(config, questions, heldout, base := local_folder(config.model.path))
             tokenizer = load_tokenizer(base)
@@ -124,6 +128,8 @@ def _train_grpo(config: RunConfig, mesh: Mesh, stop: Stop) -> bool:
                 tokenizer = load_tokenizer(model.source)
         else:
             model = load_hf(config.model.path, mesh, ignore_fields=config.model.ignore_fields)
+    if config.cold_start:
+        model = cold_start(config, model, tokenizer, questions)
     if replay:
         with working(f"checking {config.replay_rollouts}"):
             replay.check(model.num_tokens)
@@ -140,8 +146,10 @@ def _train_grpo(config: RunConfig, mesh: Mesh, stop: Stop) -> bool:
             config=config, sampling=sampling, prompts=prompts, spare=spare, tokenizer=tokenizer, scorer=scorer
         )
         sets = evaluation_prompts(config, heldout, tokenizer)
+        baselines = {name: baseline_figures([prompt.example for prompt in part]) for name, part in sets.items()}
         format_watch = FormatWatch(read_template(tokenizer))
-    console.print(f"mesh {dict(mesh.shape)} of {jax.devices()[0].device_kind}, attention {backend}")
+    if jax.default_backend() != "cpu" or mesh.size > 1:
+        console.print(f"mesh {dict(mesh.shape)} of {jax.devices()[0].device_kind}, attention {backend}")
     programs = compile_programs(config, model.config, model.num_tokens, backend)
     # No reference pass is made when the KL coefficient is 0.
     reference = (
@@ -155,7 +163,8 @@ def _train_grpo(config: RunConfig, mesh: Mesh, stop: Stop) -> bool:
     # ------------------------------------------------------------------------------------- where an earlier call was
     counts = _Counts(finished=0, evaluated=-1, skipped_in_a_row=0)
     unscorable, watch = UnscorableWindow(config.rewards), ShareWatch()
-    kept: dict[str, Any] = {"counts": counts, "unscorable": unscorable, "shares": watch}
+    truth_watch = TruthWatch(config.rewards.format_mode)
+    kept: dict[str, Any] = {"counts": counts, "unscorable": unscorable, "shares": watch, "truth": truth_watch}
     kept |= {} if replay else {"prompts": collect}
     checkpoints = Checkpoints(folder / "checkpoints", config.checkpoint, about_run(config, shape, source))
     before: Mapping[str, Any] = {}
@@ -222,21 +231,24 @@ def _train_grpo(config: RunConfig, mesh: Mesh, stop: Stop) -> bool:
         """The metric that checkpoints are compared by."""
         if replay is not None:  # which needs no sampler
             return None
-        step, begun, metrics, rows = counts.finished, time.perf_counter(), dict[str, float](), []
+        step, begun, metrics, rows = counts.finished, time.perf_counter(), dict[str, Any](), []
         asked = replace(sampling, n=config.evaluation.samples)
         for number, (name, questions) in enumerate(sets.items()):
             with working(f"evaluating on {name} after step {step}"):
                 found, records = evaluate_questions(engine(), questions, asked, tokenizer, scorer)
-            metrics |= {f"{name}/{key}" if number else key: value for key, value in found.items()}
+            figures = found | baselines[name]
+            metrics |= {f"{name}/{key}" if number else key: value for key, value in figures.items()}
             rows += [{"phase": "eval", "step": step, "set": name, **record} for record in records]
             console.print(
                 f"step {step}: {name} accuracy {found['accuracy']:.3f} +- {found['accuracy_stderr']:.3f}, "
-                f"format {found['format_rate']:.3f}, reward {found['reward']:.2f} ({found['responses']} responses)"
+                + (f"pairs {found['pair_accuracy']:.3f}, " if "pair_accuracy" in found else "")
+                + f"format {found['format_rate']:.2f}, reward {found['reward']:.2f}"
             )
         counts.evaluated = step
         runlog.metrics("eval", step, metrics | scorer.metrics() | {"seconds": time.perf_counter() - begun})
         runlog.rollouts(rows)
-        return metrics.get(config.checkpoint.best)
+        best = flattened(metrics).get(config.checkpoint.best)
+        return None if isinstance(best, str) else best  # best_rule is a name
 
     # ------------------------------------------------------------------------------------------------------ the steps
     last, complete, ended = standing(), False, time.perf_counter()
@@ -304,9 +316,14 @@ def _train_grpo(config: RunConfig, mesh: Mesh, stop: Stop) -> bool:
                 # Log.
                 parts = [one for batch in batches for one in batch]
                 scoring = scorer.metrics() if replay is None else {}
+                truth, partings = dict[str, float](), list[str]()
+                if replay is None:
+                    texts = partial(decode_responses, tokenizer, rollouts.completions)
+                    truth, partings = truth_watch(rollouts.examples, rollouts.terms, texts)
                 metrics = (
                     rollouts.metrics()
                     | scoring
+                    | truth
                     | {
                         "reward/shaped": float(rewards_pg[trained].mean()) if trained.any() else float("nan"),
                         **_over_updates(updates),
@@ -341,7 +358,8 @@ def _train_grpo(config: RunConfig, mesh: Mesh, stop: Stop) -> bool:
                     some = partial(decode_responses, tokenizer, rollouts.completions[:50])
                     if warning := format_watch(metrics["format_rate"], metrics["truncated"], some):
                         log.warning("step %d: %s", counts.finished, warning)
-                for warning in watch({name: x for name, x in metrics.items() if name.startswith("variance_share/")}):
+                shares = {name: x for name, x in metrics.items() if name.startswith("variance_share/")}
+                for warning in [*watch(shares), *partings]:
                     log.warning("step %d: %s", counts.finished, warning)
                 unscorable.add(rollouts.terms)
                 problem = unscorable.problem

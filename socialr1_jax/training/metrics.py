@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from socialr1_jax.config import TrackingConfig
-from socialr1_jax.files import append, finite, write_whole
+from socialr1_jax.files import append, finite, flattened, write_whole
 from socialr1_jax.ownership import open_own
 from socialr1_jax.processes import is_first
 
@@ -54,17 +54,25 @@ class RunLog:
         files = (self._folder / name for name in RUN_FILES)
         return {file.name: file.stat().st_size if file.exists() else 0 for file in files}
 
-    def metrics(self, phase: str, step: int, values: Mapping[str, float]) -> None:
-        """One line of numbers; a value that is not finite is written as null, and trackers do not get it."""
+    def metrics(self, phase: str, step: int, values: Mapping[str, Any]) -> None:
+        """Write one line of numbers, texts, and mappings of a name to a number.
+
+        A number that is not finite is written as null. Trackers get the finite numbers alone, those of a mapping one by
+        one (`accuracy_by_type` as accuracy/belief, ...).
+        """
         if not self._writes:
             return
         _append(self._folder / "metrics.jsonl", [{"phase": phase, "step": step, **values}])
-        values = {name: value for name, value in values.items() if math.isfinite(value)}
+        numbers = {
+            f"{phase}/{name}": value
+            for name, value in flattened(values).items()
+            if not isinstance(value, str) and math.isfinite(value)
+        }
         if self._tensorboard:
-            for name, value in values.items():
-                self._tensorboard.add_scalar(f"{phase}/{name}", value, step)
+            for name, value in numbers.items():
+                self._tensorboard.add_scalar(name, value, step)
         if self._wandb:
-            self._wandb.log({f"{phase}/{name}": value for name, value in values.items()}, step=step)
+            self._wandb.log(numbers, step=step)
 
     def rollouts(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """One line a response."""

@@ -7,13 +7,11 @@ same program that trains a real Qwen3.
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
 import jax
 import numpy as np
-from rich.table import Table
 
 from socialr1_jax.config import QuickstartConfig, RewardConfig, RunConfig, save_config
 from socialr1_jax.data.corruptions import corruption_pairs
@@ -22,8 +20,8 @@ from socialr1_jax.data.pairs import write_pairs
 from socialr1_jax.data.prompts import encode_prompts, question_text, reference_response
 from socialr1_jax.data.scripts import WORDS
 from socialr1_jax.data.stories import generate_stories
+from socialr1_jax.data.story_files import write_stories
 from socialr1_jax.data.tokenizer import build_tokenizer
-from socialr1_jax.files import write_whole
 from socialr1_jax.hf import load_hf, save_hf
 from socialr1_jax.models.qwen3 import Params, Qwen3, Qwen3Config, init_params
 from socialr1_jax.ownership import refuse_foreign_folder
@@ -31,9 +29,11 @@ from socialr1_jax.reward_model_config import RewardModelConfig
 from socialr1_jax.rewards import Scorer
 from socialr1_jax.sampling import Engine, SamplingParams
 from socialr1_jax.sampling.text import stop_token_ids
+from socialr1_jax.terminal import print_line
 from socialr1_jax.training.console import console, shown_log, working
 from socialr1_jax.training.grpo import train_grpo
 from socialr1_jax.training.metrics import RunLog
+from socialr1_jax.training.quickstart_console import show_results, show_story
 from socialr1_jax.training.report import write_report
 from socialr1_jax.training.reward_model import train_reward_model
 from socialr1_jax.training.run_folder import own_folder, refuse_another_run, refuse_other_settings
@@ -42,13 +42,13 @@ from socialr1_jax.training.summary import write_summary
 from socialr1_jax.training.validation import evaluate_questions
 
 _TOKENIZER_STORIES = 1000  # stories that the tokenizer is trained on: every word of the plots is among them
-_LOOK_STORIES, _LOOK_SAMPLES = 64, 4  # questions and responses each of a look at the accuracy during SFT
+_CHECK_STORIES, _CHECK_SAMPLES = 32, 4  # questions, and responses to each, of an accuracy check during SFT
 _LOGIT_TOLERANCE = 2e-4
 
 
 def run_quickstart(config: QuickstartConfig) -> bool:
     """The whole of it; False when it was interrupted. Everything lies in `config.output_dir`."""
-    with own_folder(Path(config.output_dir), "quickstart"), shown_log(config.quiet):
+    with own_folder(Path(config.output_dir), "quickstart"), shown_log(config.quiet, config.verbose):
         return _run(config, Path(config.output_dir))
 
 
@@ -83,7 +83,9 @@ def _run(config: QuickstartConfig, folder: Path) -> bool:
         **_pair_accuracy(folder),
     )
     report = write_report(folder)
-    _say_results(summary, folder, report)
+    show_results(summary, folder, report, tensorboard=config.tracking.tensorboard)
+    if config.quiet:
+        print_line(f"trained weights: {folder}/export   report: {report}")
     return True
 
 
@@ -109,30 +111,28 @@ def _cold_start(config: QuickstartConfig, folder: Path) -> None:
     shape, params = model.config, model.params
     size = sum(x.size for x in jax.tree.leaves(params))
     console.print(f"Qwen3 with {size / 1e6:.2f} M parameters, {len(tokenizer)} tokens, {len(train)} stories, e.g.:")
-    _show(train[0])
+    show_story(train[0])
     # Fresh stories of the training kind: the held-out ones are for the evaluations alone.
-    looks = encode_prompts(tokenizer, stories_of(config, _LOOK_STORIES, "train", seed=config.seed + 1), 10**6)
+    checked = encode_prompts(tokenizer, stories_of(config, _CHECK_STORIES, "train", seed=config.seed + 1), 10**6)
     sampling = SamplingParams(
-        n=_LOOK_SAMPLES, max_new_tokens=config.sampling.max_new_tokens, stop_token_ids=stop_token_ids(model, tokenizer)
+        n=_CHECK_SAMPLES, max_new_tokens=config.sampling.max_new_tokens, stop_token_ids=stop_token_ids(model, tokenizer)
     )
 
     scorer = Scorer(RewardConfig(preset="outcome_only"))
 
-    def enough(params: Params) -> bool:
-        engine = Engine(params=params, config=shape, num_tokens=model.num_tokens)
-        accuracy = evaluate_questions(engine, looks, sampling, tokenizer, scorer)[0]["accuracy"]
-        console.print(f"a look at fresh stories: accuracy {accuracy:.2f}")
-        return accuracy >= config.sft.stop_accuracy
+    def accuracy(params: Params) -> float:
+        engine = Engine(
+            params=params,
+            config=shape,
+            num_tokens=model.num_tokens,
+            segment_tokens=config.sampling.segment_tokens,
+            max_rows=config.sampling.max_rows,
+        )
+        return float(evaluate_questions(engine, checked, sampling, tokenizer, scorer)[0]["accuracy"])
 
     log = RunLog(folder, config.tracking, config=config.model_dump())
-    save_hf(train_sft(model, tokenizer, train, config.sft, log, config.seed, enough), folder / "sft")
+    save_hf(train_sft(model, tokenizer, train, config.sft, log, config.seed, accuracy), folder / "sft")
     log.close()
-
-
-def write_stories(examples: Sequence[Example], file: Path) -> None:
-    """Write the examples as a question file (JSON lines)."""
-    lines = (json.dumps(asdict(example) | {"meta": dict(example.meta)}) + "\n" for example in examples)
-    write_whole(file, "".join(lines))
 
 
 def small_model(config: QuickstartConfig, train: Sequence[Example], folder: Path) -> tuple[Qwen3, Any]:
@@ -201,13 +201,9 @@ def stories_of(config: QuickstartConfig, count: int, split: Literal["train", "he
         count,
         seed=seed,
         split=split,
-        question_types=stories.question_types,
-        plots=stories.plots,
         hold_out_plots=stories.hold_out_plots,
         hold_out_names=stories.hold_out_names,
-        twins=stories.twins,
-        options=stories.options,
-        max_events=stories.max_events,
+        **stories.arguments(),
     )
 
 
@@ -218,12 +214,13 @@ def check_export(folder: Path) -> dict[str, float]:
     """
     try:
         import torch
-        from transformers import Qwen3ForCausalLM
+        import transformers
     except ImportError:
         console.print("torch is not installed: the export was read back by this package only")
         return {}
     model = load_hf(folder / "export")
-    other = Qwen3ForCausalLM.from_pretrained(folder / "export", dtype=torch.float32).eval()
+    transformers.utils.logging.disable_progress_bar()  # of loading: the folder has a few megabytes
+    other = transformers.Qwen3ForCausalLM.from_pretrained(folder / "export", dtype=torch.float32).eval()
     tokens_bt = np.random.default_rng(0).integers(0, model.num_tokens, (2, 48))
     with torch.no_grad():
         theirs_btv = other(torch.from_numpy(tokens_bt)).logits.numpy()
@@ -232,36 +229,3 @@ def check_export(folder: Path) -> dict[str, float]:
         raise RuntimeError(f"{folder / 'export'}: logits differ from transformers' by {difference:.1e}")
     console.print(f"transformers loads the export; its logits differ by {difference:.1e} at most")
     return {"export_logit_difference": difference}
-
-
-def _show(example: Example) -> None:
-    options = "  ".join(f"{chr(65 + i)}. {option}" for i, option in enumerate(example.options))
-    console.print(f"  {example.story}\n  {example.question}  {options}  (gold: {example.answer})", style="dim")
-
-
-def _say_results(summary: dict[str, Any], folder: Path, report: Path) -> None:
-    table = Table(title=f"{summary['heldout_responses']} responses to held-out stories, temperature 1")
-    for heading in ("", "after SFT", "after GRPO"):
-        table.add_column(heading, justify="left" if not heading else "right")
-    for label, name, form in (
-        ("accuracy", "accuracy", "{:.3f}"),
-        ("format rate", "format_rate", "{:.3f}"),
-        ("mean reward", "reward", "{:.2f}"),
-        ("response tokens", "response_tokens", "{:.0f}"),
-    ):
-        table.add_row(label, *(form.format(summary[f"{name}_{when}"]) for when in ("sft", "grpo")))
-    console.print(table)
-    if "content_pair_accuracy" in summary:
-        console.print(
-            f"content reward model: {summary['content_pair_accuracy']:.3f} of {summary['content_pairs']} held-out "
-            "pairs of sound and corrupted thoughts in the right order"
-        )
-    console.print(f"{summary['wall_seconds']:.0f} s, {summary['peak_rss_bytes'] / 2**30:.2f} GiB at most")
-    console.print("What to try next:", style="bold")
-    for command in (
-        f"open {report} in a browser",
-        f"tensorboard --logdir {folder}/tensorboard",
-        f"python scripts/generate.py --model {folder}/export --file {folder}/questions/heldout.jsonl --row 1",
-        "python scripts/train_grpo.py --help",
-    ):
-        console.print(f"  {command}", soft_wrap=True)

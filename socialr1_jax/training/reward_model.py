@@ -1,5 +1,6 @@
 """The content reward model's trainer: a Qwen3 with a fresh scalar head learns which of two thoughts is the better."""
 
+import json
 import logging
 import time
 from collections.abc import Mapping, Sequence
@@ -56,7 +57,7 @@ def train_reward_model(config: RewardModelConfig) -> bool:
     `read_pairs` raise.
     """
     join(config.distributed)
-    console.quiet = not is_first()
+    console.quiet |= not is_first()
     mesh = run_mesh(config)
     with jax.set_mesh(mesh), shown_log(), own_folder(Path(config.output_dir)), stop_on_signal() as stop:
         return _train(config, stop)
@@ -81,7 +82,8 @@ def _train(config: RewardModelConfig, stop: Stop) -> bool:
         train, heldout, dropped = _pairs(config, tokenizer, model.config)
     console.print(f"{len(train)} pairs to train on, {len(heldout)} held out, {dropped} dropped as too long")
     backend = attention_backend(config.model.attention, config.model.dtype, jax.default_backend())
-    console.print(f"mesh {dict(mesh.shape)} of {jax.devices()[0].device_kind}, attention {backend}")
+    if jax.default_backend() != "cpu" or mesh.size > 1:
+        console.print(f"mesh {dict(mesh.shape)} of {jax.devices()[0].device_kind}, attention {backend}")
     schedule = make_schedule(config.optimizer, config.steps)
     optimizer = make_optimizer(config.optimizer, schedule)
     update = pair_update(config, model.config, optimizer, backend)
@@ -177,7 +179,6 @@ def _train(config: RewardModelConfig, stop: Stop) -> bool:
         summary |= {"wall_seconds": round(time.monotonic() - started, 1), "peak_rss_bytes": peak_rss_bytes()}
         if is_first():
             write_json(folder / "summary.json", summary)
-        _say_results(metrics)
     checkpoints.close()
     runlog.close()
     wait_for_all(f"end of {config.output_dir}", config.distributed.timeout)
@@ -345,7 +346,9 @@ def _evaluated(scorer: ContentModel, pairs: Sequence[PairTokens], *, swapped: bo
     return metrics
 
 
-def _say_results(metrics: dict[str, float]) -> None:
+def say_results(folder: Path) -> None:
+    """Print the figures on held-out pairs of the finished run in `folder`."""
+    metrics = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     table = Table(title=f"{metrics['pairs']} held-out pairs of stories that training never saw")
     table.add_column("")
     table.add_column("value", justify="right")

@@ -19,13 +19,13 @@ from socialr1_jax.training.metrics import RUN_FILES
 # What a run may go on with otherwise: who computes and where numbers go, not which numbers. Sizes of batches on the
 # devices change the rounding.
 _FREE = (
-    "output_dir", "save_rollouts", "quiet", "xla_flags", "distributed", "mesh", "tracking", "checkpoint", "model.remat",
-    "model.export_dtype", "model.ignore_fields",
+    "output_dir", "save_rollouts", "quiet", "verbose", "xla_flags", "distributed", "mesh", "tracking", "checkpoint",
+    "model.remat", "model.export_dtype", "model.ignore_fields",
     "sampling.max_rows", "sampling.segment_tokens", "grpo.micro_batch_tokens", "batch.micro_batch_tokens",
     "grpo.reference_memory",
 )  # fmt: skip
 # Files that a command overwrites, cuts or appends to in its folder, by what the folder is to it.
-_RUN = ("config.yaml", *RUN_FILES, "bad_rows.jsonl", "summary.json", "report.html")
+_RUN = ("config.yaml", *RUN_FILES, "bad_rows.jsonl", "shortcuts.json", "summary.json", "report.html")
 _FILES = {
     "run": _RUN,
     "quickstart": (*_RUN, "quickstart.yaml", "questions/*", "tokenizer/*", "sft/*", "content_model/*"),

@@ -9,13 +9,16 @@ from typing import Any
 import numpy as np
 
 from socialr1_jax.config import ConfigError, RunConfig
+from socialr1_jax.data.audit import SHORTCUTS, audit_examples, shortcut_sample
 from socialr1_jax.data.bad_rows import write_bad_rows
 from socialr1_jax.data.evaluation_sets import refuse_evaluation_sets
+from socialr1_jax.data.examples import Example
 from socialr1_jax.data.pipeline import QuestionStream
 from socialr1_jax.data.prompt_lengths import refuse_long_prompts
 from socialr1_jax.data.prompts import Prompt, encode_prompts
 from socialr1_jax.data.question_sources import Questions, open_questions, source_names
-from socialr1_jax.files import read_json
+from socialr1_jax.data.twins import whole_groups
+from socialr1_jax.files import read_json, write_json
 from socialr1_jax.models.qwen3_config import Qwen3Config
 from socialr1_jax.models.shapes import named_shape
 from socialr1_jax.tokenizer_files import load_tokenizer
@@ -39,6 +42,14 @@ def open_run_questions(config: RunConfig) -> tuple[Questions, dict[str, Question
     return train, sets
 
 
+def write_shortcuts(questions: Questions, folder: Path) -> None:
+    """Write what rules that need no mind reach on a sample of the questions to shortcuts.json, for the report."""
+    from socialr1_jax.processes import is_first  # imports JAX, which the doctor does without
+
+    if is_first():
+        write_json(folder / SHORTCUTS, audit_examples(shortcut_sample(questions), learned=False))
+
+
 def read_run_questions(config: RunConfig) -> tuple[Questions, dict[str, Questions]]:
     """Return what `open_run_questions` returns, without writing anything.
 
@@ -60,15 +71,19 @@ def read_run_questions(config: RunConfig) -> tuple[Questions, dict[str, Question
             f"data.train has {len(train)} questions and data.holdout takes {data.holdout}: lower data.holdout"
         )
     order = np.random.default_rng(0).permutation(len(train))  # not the run's seed: runs compare on the same ones
-    heldout, rest = (train.take(np.sort(part).tolist()) for part in (order[: data.holdout], order[data.holdout :]))
-    return rest, {HELD_OUT: heldout}
+    # Twins are held out together: training on one would give the answer of the other away.
+    heldout = sorted(whole_groups(order.tolist(), train.twins(), data.holdout))
+    if not heldout:
+        raise ConfigError(f"data.holdout {data.holdout} is less than the questions of any group of twins: raise it")
+    rest = np.delete(np.arange(len(train)), heldout)
+    return train.take(rest.tolist()), {HELD_OUT: train.take(heldout)}
 
 
 def refuse_long_questions(config: RunConfig, train: Questions, sets: Mapping[str, Questions], folder: Path) -> None:
     """Raise ConfigError when the prompt of a question that the run may sample leaves too few positions.
 
-    Those are all that it trains on, and the first `evaluation.questions` of each set. `folder` holds the tokenizer and,
-    but for a random model, config.json; no weight is read. Raises ValueError when they cannot be read.
+    Those are all that it trains on, and those that `asked_questions` picks of each set. `folder` holds the tokenizer
+    and, but for a random model, config.json; no weight is read. Raises ValueError when they cannot be read.
     """
     data, new_tokens = config.data, config.sampling.max_new_tokens
     positions = model_positions(config, folder)
@@ -77,7 +92,7 @@ def refuse_long_questions(config: RunConfig, train: Questions, sets: Mapping[str
     tokenizer = load_tokenizer(folder)
     sources = dict(zip(source_names(data.eval), data.eval, strict=True))
     asked = [
-        ([sources[name]] if sources else data.train, islice(part, config.evaluation.questions))
+        ([sources[name]] if sources else data.train, asked_questions(part, config.evaluation.questions))
         for name, part in sets.items()
     ]
     refuse_long_prompts(
@@ -117,6 +132,22 @@ def prompt_streams(config: RunConfig, questions: Questions, tokenizer: Any) -> t
 
 
 def evaluation_prompts(config: RunConfig, sets: Mapping[str, Questions], tokenizer: Any) -> dict[str, list[Prompt]]:
-    """The first `evaluation.questions` prompts of each set. Raises ValueError for a set without a short enough one."""
+    """Return the prompts of the questions that `asked_questions` picks of each set.
+
+    Raises ValueError for a set without a short enough one.
+    """
     count, limit = config.evaluation.questions, config.data.max_prompt_tokens
-    return {name: encode_prompts(tokenizer, list(islice(one, count)), limit) for name, one in sets.items()}
+    return {name: encode_prompts(tokenizer, asked_questions(one, count), limit) for name, one in sets.items()}
+
+
+def asked_questions(questions: Questions, count: int) -> list[Example]:
+    """Return the first `count` questions of a set, each group of twins whole.
+
+    A group that does not fit whole is left out, unless nothing else is there.
+    """
+    if groups := questions.twins():
+        places = whole_groups(range(len(questions)), groups, count)
+        asked = [example for place in places if (example := questions.get(place))]
+        if asked:
+            return asked
+    return list(islice(questions, count))

@@ -29,14 +29,14 @@ def train_sft(
     tokenizer: Any,
     examples: Sequence[Example],
     config: SftConfig,
-    log: RunLog,
+    log: RunLog | None,
     seed: int,
-    enough: Callable[[Params], bool] = lambda params: False,
+    accuracy: Callable[[Params], float] = lambda params: 0.0,
 ) -> Qwen3:
     """The model after `config.steps` updates on prompt + reference response; only the response is learned.
 
-    Every `config.check_every` updates `enough(params)` is asked, and True ends the training. The loss is the mean over
-    the response tokens of a batch, its end token included.
+    Training ends early when `accuracy(params)`, asked every `config.check_every` updates, is `config.stop_accuracy`.
+    The loss is the mean over the response tokens of a batch, its end token included.
     """
 
     opening = response_opening(tokenizer)
@@ -79,14 +79,21 @@ def train_sft(
     longest = sorted(range(len(examples)), key=size.__getitem__)[-_LONGEST_TEXTS:]
     width = max(sum(map(len, encoded(i))) for i in longest)
     multiple = -(-width // _ROW_MULTIPLE) * _ROW_MULTIPLE
+    found = ""
     with Bar("sft", config.steps) as bar:
         for step in range(config.steps):
             prompts, responses = zip(*map(encoded, stream.batch(step)), strict=True)
             rows = pack_rows(prompts, responses, multiple=multiple)
             state, metrics, _ = update(state, [rows.placed()])
             values = {name: float(value) for name, value in metrics.items()}
-            log.metrics("sft", step + 1, values | {"learning_rate": float(schedule(step))})
-            bar.advance(f"loss {values['loss']:.3f}")
-            if config.check_every and (step + 1) % config.check_every == 0 and enough(state.params):
+            if log:
+                log.metrics("sft", step + 1, values | {"learning_rate": float(schedule(step))})
+            right = 0.0
+            if config.check_every and (step + 1) % config.check_every == 0:
+                with bar.waiting("answering fresh questions"):
+                    right = accuracy(state.params)
+                found = f"  accuracy {right:.2f}"
+            bar.advance(f"loss {values['loss']:.3f}{found}")
+            if right >= config.stop_accuracy:
                 break
     return Qwen3(model.config, state.params, source=model.source, num_tokens=model.num_tokens)

@@ -1,12 +1,13 @@
-"""Random weights to try a run with, behind a tokenizer that is there or one made from the run's own questions."""
+"""Random weights to try a run with, their tokenizer (a given one, or made from the questions) and their cold start."""
 
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from jax.sharding import Mesh
 
-from socialr1_jax.config import ConfigError, RunConfig
+from socialr1_jax.config import ConfigError, RunConfig, SftConfig
 from socialr1_jax.data.examples import Example
 from socialr1_jax.data.prompts import question_text, reference_response
 from socialr1_jax.data.tokenizer import build_tokenizer
@@ -15,6 +16,7 @@ from socialr1_jax.hf import random_model
 from socialr1_jax.models.qwen3 import Qwen3
 from socialr1_jax.models.shapes import named_shape
 from socialr1_jax.processes import is_first, wait_for_all
+from socialr1_jax.training.sft import train_sft
 
 _READ = 1000  # questions that the tokenizer is made from
 _FILE = "tokenizer.json"
@@ -36,3 +38,20 @@ def random_start(config: RunConfig, mesh: Mesh, questions: Sequence[Example]) ->
             build_tokenizer(texts, sizes.vocab_size).save_pretrained(partial)
     wait_for_all(f"tokenizer of {config.output_dir}", config.distributed.timeout)
     return random_model(folder, shape, config.seed, mesh)
+
+
+def cold_start(config: RunConfig, model: Qwen3, tokenizer: Any, questions: Sequence[Example]) -> Qwen3:
+    """Return the model after `config.cold_start` updates on reference responses to the questions.
+
+    40 updates on 48 stories make the nano shape well-formed in about half of its responses. A schedule that falls to
+    0 needs twice as many.
+    """
+    settings = SftConfig(
+        steps=config.cold_start,
+        batch_size=16,
+        optimizer="muon",
+        learning_rate=2e-2,
+        schedule="constant",
+        warmup_steps=min(2, config.cold_start - 1),
+    )
+    return train_sft(model, tokenizer, questions, settings, None, config.seed)

@@ -14,7 +14,8 @@ from socialr1_jax.files import write_json
 def write_summary(folder: Path, *, start: str, wall_seconds: float, **more: Any) -> dict[str, Any]:
     """Writes and returns the summary of the run in `folder`, from the first and the last evaluation in its metrics.
 
-    `start` names the weights that GRPO began with: the keys are accuracy_<start>, accuracy_grpo and so on. A replay
+    `start` names the weights that GRPO began with: the keys are accuracy_<start>, accuracy_grpo and so on.
+    accuracy_by_type is {type: [<start>, grpo]}; chance and the best rule's figures have one key each. A replay
     evaluates nothing, so these are left out there.
     """
     lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").split("\n")
@@ -25,6 +26,12 @@ def write_summary(folder: Path, *, start: str, wall_seconds: float, **more: Any)
         first, last = evaluations[0], evaluations[-1]
         summary = {f"{name}_{start}": first[name] for name in _KEPT} | {f"{name}_grpo": last[name] for name in _KEPT}
         summary["heldout_responses"] = last["responses"]
+        if "pair_accuracy" in first and "pair_accuracy" in last:
+            summary |= {f"pair_accuracy_{start}": first["pair_accuracy"], "pair_accuracy_grpo": last["pair_accuracy"]}
+        before, after = (row.get("accuracy_by_type", {}) for row in (first, last))
+        if both := [name for name in after if name in before]:
+            summary["accuracy_by_type"] = {name: [before[name], after[name]] for name in both}
+        summary |= {name: last[name] for name in _BASELINES if name in last}
     summary |= {
         "steps": max((row["step"] for row in rows if row["phase"] in ("eval", "grpo")), default=0),
         "wall_seconds": round(wall_seconds, 1),
@@ -35,6 +42,7 @@ def write_summary(folder: Path, *, start: str, wall_seconds: float, **more: Any)
     return summary
 
 
+_BASELINES = ("chance", "best_rule", "best_rule_accuracy", "best_rule_pair_accuracy")
 _KEPT = ("accuracy", "accuracy_stderr", "format_rate", "reward", "response_tokens")
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from socialr1_jax.accuracy import accuracy_figures
 from socialr1_jax.config import RewardConfig
 from socialr1_jax.data.examples import Example, normalized
 from socialr1_jax.data.prompts import Prompt
@@ -41,13 +42,14 @@ def sample_and_submit(
 
 def evaluate_questions(
     engine: Engine, prompts: Sequence[Prompt], sampling: SamplingParams, tokenizer: Any, scorer: Scorer
-) -> tuple[dict[str, float], list[dict[str, Any]]]:
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """`sampling.n` = k responses a question -> (metrics, one record a response).
 
     Metrics: accuracy (which is mean@k) with its standard error (over questions, since responses to one question hang
-    together) and 95 % interval, maj@k (the answer given most often, of equals the one given first; k > 1), format_rate,
-    reward (with the curriculum's weights of step 0, so that evaluations compare; of the responses that could be
-    scored), unscorable, response_tokens, truncated (shares), sampling_errors and responses (numbers).
+    together) and 95 % interval, pair accuracy and accuracy by type (`accuracy_figures`), maj@k (the answer given most
+    often, of equals the one given first; k > 1), format_rate, reward (with the curriculum's weights of step 0, so that
+    evaluations compare; of the responses that could be scored), unscorable, response_tokens, truncated (shares),
+    sampling_errors and responses (numbers).
     """
     count, n = len(prompts), sampling.n
     completions, texts = sample_and_submit(engine, prompts, sampling, tokenizer, scorer, step=_EVALUATION_STEP)
@@ -66,6 +68,7 @@ def evaluate_questions(
         "accuracy_stderr": stderr,
         "accuracy_low": low,
         "accuracy_high": high,
+        **accuracy_figures([prompt.example for prompt in prompts], by_question.tolist()),
         **({f"mean@{n}": accuracy, f"maj@{n}": _majority(prompts, texts, n, scorer.config)} if n > 1 else {}),
         "format_rate": float(np.mean([r["terms"]["format"] for r in records])),
         "reward": float("nan") if np.isnan(rewards).all() else float(np.nanmean(rewards)),
@@ -95,6 +98,7 @@ def response_record(
     record = {
         "id": example.id,
         "source": example.meta.get("source", ""),
+        **{name: example.meta[name] for name in ("type", "twin_id") if name in example.meta},
         "sample": sample,
         "status": status,
         "story": example.story,

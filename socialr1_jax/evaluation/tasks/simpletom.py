@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from socialr1_jax.data.plots import PLOTS
+from socialr1_jax.data.plots import PLOTS, Draft
 from socialr1_jax.data.questions import ask
 from socialr1_jax.data.scripts import CONTAINERS, HELD_OUT_NAMES, OBJECTS, ROOMS, Cast, Script, variants
 from socialr1_jax.evaluation.card import card_grade, card_request
@@ -111,8 +111,10 @@ def _controls() -> Iterator[dict[str, Any]]:
             containers=tuple(rng.sample(CONTAINERS, len(CONTAINERS))),
             room=rng.choice(ROOMS),
         )
-        missed = PLOTS["wish"].write(cast, rng)
-        saw = next(script for script in variants(missed) if _knows(script))
+        draft = Draft(cast=cast, rng=rng, options=2, question_type="intention", rank=0)
+        while _knows(missed := PLOTS["wish"].write(draft)):
+            pass
+        saw = next(script for script, _ in variants(missed, rng) if _knows(script))
         swapped = [rng.random() < 0.5 for _ in TYPES]
         for name, script in zip(_CONTROLS, (saw, missed), strict=True):
             yield from _questions(script, f"{name}-{number}", name, swapped, rng)
@@ -128,7 +130,7 @@ def _questions(
     """Rows as SimpleToM has them; the judged act is that of one who does not know. `swapped`: the options, of each."""
     world, who = script.play(), script.asked
     real, naive = world.facts["place", script.thing], world.first_place[script.thing]
-    next_step = ask(script, world, "intention", rng)
+    next_step = ask(script, world, "intention")
     assert next_step is not None
     knows, acts = _knows(script), (f"look in the {real}", f"look in the {naive}")
     asked = {

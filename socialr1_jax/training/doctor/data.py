@@ -1,10 +1,16 @@
 """Checks that every source of questions opens, enough is left to train on, and prompts leave room for responses."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from socialr1_jax.config import RunConfig
 from socialr1_jax.training.doctor.line import DoctorConfig, Line, NotChecked, good_or, short
+
+if TYPE_CHECKING:
+    from socialr1_jax.data.question_sources import Questions
 from socialr1_jax.training.doctor.model import local
 
 STORY = "Ann puts the ball into the box and leaves. Ben moves the ball to the bag."
@@ -39,12 +45,29 @@ def check_data(config: DoctorConfig) -> Iterator[Line]:
             continue
         bad = f", {questions.dropped:,} bad rows are dropped" if questions.dropped else ""
         yield Line(key, "ok", f"{path}: {len(questions):,} questions{bad}")
+        if key == "data.train":
+            yield from _shortcuts(path, questions)
         counts.append(len(questions))
     if not data.eval and len(counts) == len(data.train) and sum(counts) <= data.holdout:
         found = f"data.holdout {data.holdout} holds out all {sum(counts)} questions: none is left to train on"
         yield Line("data.train", "problem", found, "lower data.holdout, or give data.eval")
     elif len(counts) == len(data.train) + len(data.eval):
         yield _positions(config)
+
+
+def _shortcuts(path: str, questions: Questions) -> Iterator[Line]:
+    from socialr1_jax.data.audit import audit_examples, shortcut_sample, strong_shortcuts
+    from socialr1_jax.data.tables import DataError
+
+    try:
+        found = strong_shortcuts(audit_examples(shortcut_sample(questions), learned=False))
+    except DataError as error:  # a bad row of a large Parquet file
+        yield Line("shortcuts", "problem", short(error), "correct the file, or set data.allow_bad_rows=true")
+        return
+    if found:
+        fix = "train on questions that such rules do not answer; scripts/audit_questions.py has all rules"
+        more = f"; and {len(found) - 3} more" if len(found) > 3 else ""
+        yield Line("shortcuts", "warning", f"{path}: {'; '.join(found[:3])}{more}", fix)
 
 
 def check_positions(config: RunConfig) -> None:

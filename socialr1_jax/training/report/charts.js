@@ -3,6 +3,7 @@
 // [group, phase, key, title, note, axis: "share" 0..1 | "zero" from 0 | "auto"]
 const KNOWN = [
   ["Held-out questions", "eval", "accuracy", "Accuracy", "share of right answers", "auto"],
+  ["Held-out questions", "eval", "pair_accuracy", "Pair accuracy", "all twins of a group right", "auto"],
   ["Held-out questions", "eval", "reward", "Reward", "weights of step 0", "auto"],
   ["Held-out questions", "eval", "format_rate", "Format rate", "share of responses", "auto"],
   ["Held-out questions", "eval", "response_tokens", "Response length", "tokens", "auto"],
@@ -22,6 +23,9 @@ const KNOWN = [
   ["Reward terms and weights", "grpo", "weight/content", "Weight of content", "curriculum", "zero"],
   ["Reward terms and weights", "grpo", "reward/length_window", "Length window", "characters of thoughts", "share"],
   ["Reward terms and weights", "grpo", "reward/repetition", "Repetition", "1 = nothing repeated", "share"],
+  ["Reward terms and weights", "grpo", "truth/mean", "Truth of the thoughts", "generated stories: share of statements", "share"],
+  ["Reward terms and weights", "grpo", "truth/structure_gap", "Structure without truth", "its rise less that of the truth, deviations", "auto"],
+  ["Reward terms and weights", "grpo", "truth/content_gap", "Content without truth", "its rise less that of the truth, deviations", "auto"],
   ["Reward terms and weights", "grpo", "reward/unscorable", "Unscorable", "share of responses", "zero"],
   ["Policy update", "grpo", "loss", "Loss", "with the KL term", "auto"],
   ["Policy update", "grpo", "grad_norm", "Gradient norm", "before the clip", "zero"],
@@ -36,15 +40,23 @@ const KNOWN = [
 ];
 // where a metric without a line above belongs: [pattern of "phase/key", group]; the first that fits
 const PLACES = [
-  [/^eval\/(.*\/)?(accuracy|(mean|maj|pass|best)@\d+)$/, "Held-out questions"],
+  [/^eval\/(.*\/)?(accuracy|pair_accuracy|(mean|maj|pass|best)@\d+)$/, "Held-out questions"],
+  [/^eval\/(.*\/)?accuracy\//, "Held-out accuracy by type"],
   [/^grpo\/source\//, "By source"],
-  [/^grpo\/(reward|weight)\//, "Reward terms and weights"],
+  [/^grpo\/(reward|weight|truth)\//, "Reward terms and weights"],
   [/^grpo\/(ratio|mismatch|skipped|nonfinite|kl|clip)/, "Policy update"],
   [/^grpo\/(seconds|update_tflops)/, "Time"],
   [/^sft\//, "Cold start"],
 ];
-const GROUPS = ["Held-out questions", "Training", "Reward terms and weights", "By source", "Policy update", "Time", "Cold start", "Other metrics"];
-const OPEN = GROUPS.slice(0, 3);
+// dashed lines in a chart: [pattern of its key, what is put in for the key's end, name, class]
+const LEVELS = [
+  [/(^|\/)accuracy$/, "$1chance", "guessing", "level chance"],
+  [/(^|\/)accuracy$/, "$1best_rule_accuracy", "best rule", "level"],
+  [/(^|\/)pair_accuracy$/, "$1best_rule_pair_accuracy", "best rule", "level"],
+  [/(^|\/)accuracy\//, "$1best_rule_accuracy/", "best rule", "level"],
+];
+const GROUPS = ["Held-out questions", "Held-out accuracy by type", "Training", "Reward terms and weights", "By source", "Policy update", "Time", "Cold start", "Other metrics"];
+const OPEN = GROUPS.slice(0, 4);
 const SPREAD = /_(stderr|low|high)$/;  // drawn as an interval of the metric before it
 const TOP = 8, BOTTOM = 24, HEIGHT = 160;
 
@@ -54,15 +66,20 @@ const charts = [];
 function hasMetric(phase, key) {
   return runs.some(run => run.metrics[phase] && run.metrics[phase][key]);
 }
+function levelsOf(phase, key) {  // [key, name, class] of the dashed lines in a chart
+  const fitting = phase === "eval" ? LEVELS.filter(([pattern]) => pattern.test(key)) : [];
+  return fitting.map(([pattern, end, ...look]) => [key.replace(pattern, end), ...look]).filter(([level]) => level !== key && hasMetric(phase, level));
+}
 function allCharts() {  // in the order of GROUPS, known ones first; but the scores of all question files together
+  const lines = new Set(runs.flatMap(run => Object.keys(run.metrics.eval || {})).flatMap(key => levelsOf("eval", key).map(([level]) => `eval ${level}`)));
   const found = KNOWN.filter(([, phase, key]) => hasMetric(phase, key));
-  let scores = found.filter(([, phase, key]) => phase === "eval" && ["accuracy", "reward"].includes(key)).length;
+  let scores = found.filter(([, phase, key]) => phase === "eval" && ["accuracy", "pair_accuracy", "reward"].includes(key)).length;
   const known = new Set(KNOWN.map(([, phase, key]) => `${phase} ${key}`));
   const names = new Set(runs.flatMap(run => Object.keys(run.metrics).flatMap(phase =>
     Object.keys(run.metrics[phase]).filter(key => key !== "step").map(key => JSON.stringify([phase, key])))));
   for (const [phase, key] of [...names].sort().map(name => JSON.parse(name))) {
     const spread = SPREAD.test(key) && hasMetric(phase, key.replace(SPREAD, ""));
-    if (known.has(`${phase} ${key}`) || spread) continue;
+    if (known.has(`${phase} ${key}`) || lines.has(`${phase} ${key}`) || spread) continue;
     const place = PLACES.find(([pattern]) => pattern.test(`${phase}/${key}`));
     const made = [place ? place[1] : "Other metrics", phase, key, key, place || phase === "grpo" ? "" : `phase ${phase}`, "auto"];
     found.splice(made[0] === GROUPS[0] ? scores++ : found.length, 0, made);
@@ -81,7 +98,8 @@ function series({phase, key}, run) {
   const y = pick(key), error = pick(key + "_stderr"), lows = pick(key + "_low"), highs = pick(key + "_high");
   const low = y.map((value, i) => lows[i] ?? value - 1.96 * (error[i] ?? 0));
   const high = y.map((value, i) => highs[i] ?? value + 1.96 * (error[i] ?? 0));
-  return {run, x: keep.map(i => columns.step[i]), y, low, high};
+  const levels = levelsOf(phase, key).map(([level, name, look]) => [pick(level).findLast(value => value !== null), name, look]);
+  return {run, x: keep.map(i => columns.step[i]), y, low, high, levels: levels.filter(([value]) => value !== undefined)};
 }
 
 function addChart([group, phase, key, title, note, axis]) {
@@ -100,8 +118,9 @@ function addChart([group, phase, key, title, note, axis]) {
   const svg = node("svg", {height: HEIGHT, role: "img", tabindex: 0}, figure);
   const clock = phase === "eval" ? "grpo" : phase;  // charts of one clock share their steps
   const names = runs.flatMap(run => Object.keys(run.metrics[phase] || {})).filter(name => SPREAD.test(name) && name.replace(SPREAD, "") === key);
+  const levels = levelsOf(phase, key).map(([level]) => level);
   const chart = {phase, key, title, axis, clock, figure, readout, svg, details: room.parentElement, cursor: null, lines: []};
-  chart.words = [title, note, phase, key, ...names].join(" ").toLowerCase();
+  chart.words = [title, note, phase, key, ...names, ...levels].join(" ").toLowerCase();
   charts.push(chart);
   svg.addEventListener("pointermove", event => point(clock, chart.invert(event.clientX - svg.getBoundingClientRect().left)));
   svg.addEventListener("pointerleave", () => point(clock, null));
@@ -132,7 +151,8 @@ function draw(chart) {
   chart.overlay = node("g", {}, svg);
   mark(chart, null);
   if (!chart.lines.length) return;
-  let low = Math.min(...chart.lines.flatMap(line => line.low)), high = Math.max(...chart.lines.flatMap(line => line.high));
+  const levels = chart.lines.flatMap(line => line.levels.map(([value]) => value));
+  let low = Math.min(...chart.lines.flatMap(line => line.low), ...levels), high = Math.max(...chart.lines.flatMap(line => line.high), ...levels);
   if (axis !== "auto") low = Math.min(0, low);
   if (axis === "share") [low, high] = [0, Math.max(1, high)];
   if (low === high) [low, high] = low === 0 ? [0, 1] : [low - Math.abs(low) * 0.1, high + Math.abs(high) * 0.1];
@@ -150,6 +170,10 @@ function draw(chart) {
     if (tick >= first && tick <= end) node("text", {x: px(tick), y: HEIGHT - 6, "text-anchor": "middle"}, svg, tick);
   const path = (xs, ys) => xs.map((x, i) => `${i ? "L" : "M"}${px(x).toFixed(1)} ${py(ys[i]).toFixed(1)}`).join("");
   for (const line of chart.lines) {
+    line.levels.forEach(([value, name, look]) => {
+      node("line", {class: `${look} ${tone(line.run)}`, x1: left, x2: right, y1: py(value), y2: py(value)}, svg);
+      if (line === chart.lines[0]) node("text", {x: right, y: py(value) - 4, "text-anchor": "end"}, svg, `${name} ${show(value)}`);
+    });
     const points = chart.phase === "eval" || line.x.length === 1, colour = tone(line.run);
     if (!points && smoothing > 0) node("path", {class: `curve raw ${colour}`, d: path(line.x, line.y)}, svg);
     node("path", {class: `curve ${colour}`, d: path(line.x, points ? line.y : smooth(line.y))}, svg);

@@ -21,6 +21,7 @@ from socialr1_jax.training.report.responses import responses_of
 from socialr1_jax.training.report.run_files import Metrics, Row
 from socialr1_jax.training.report.settings import changed, differing
 
+_MOST_SHORTCUTS = 3
 _SCRIPTS = ("page.js", "charts.js", "lengths.js", "responses.js", "table.js")
 
 
@@ -95,8 +96,11 @@ def _read_run(directory: Path, name: str, missing: list[str]) -> Row:
         "config_text": run_files.read_text(directory / "config.yaml"),
         "summary": summary,
         "accuracy": run_files.before_after(summary, metrics),
-        "chance": responses["chance"],
-        "facts": _facts(config, summary, metrics),
+        "accuracies": run_files.accuracies(summary, metrics),
+        "best_rule": run_files.best_rule(directory),
+        "rule": run_files.last_evaluation(metrics).get("best_rule_accuracy"),
+        "chance": run_files.last_evaluation(metrics).get("chance", responses["chance"]),
+        "facts": _facts(config, summary, metrics) | _shortcuts(directory),
         "data": {"name": name, "metrics": _columns(metrics), "limit": run_files.number(limit), **responses},
     }
 
@@ -133,6 +137,12 @@ def _facts(config: Mapping[str, Any], summary: Mapping[str, float], metrics: Met
     if "peak_rss_bytes" in summary:
         facts["Peak memory"] = f"{summary['peak_rss_bytes'] / 2**30:.2f} GiB"
     return facts
+
+
+def _shortcuts(directory: Path) -> dict[str, str]:
+    found = run_files.shortcuts(directory)
+    more = f"; and {len(found) - _MOST_SHORTCUTS} more" if len(found) > _MOST_SHORTCUTS else ""
+    return {"Shortcuts in data.train": "; ".join(found[:_MOST_SHORTCUTS]) + more} if found else {}
 
 
 def _section(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from socialr1_jax.command_line import ConfigError, parse_yaml
+from socialr1_jax.data.audit import SHORTCUTS, strong_shortcuts
+from socialr1_jax.files import flattened
 from socialr1_jax.intervals import interval
 
 Row = dict[str, Any]
@@ -60,38 +62,92 @@ def read_summary(directory: Path, notes: list[str]) -> dict[str, float]:
 
 
 def read_metrics(directory: Path, notes: list[str]) -> Metrics:
-    """The finite numbers of metrics.jsonl; where a resumed run wrote a step twice, the last line counts."""
+    """Return the finite numbers of metrics.jsonl, those of mappings by `files.flattened`.
+
+    Where a resumed run wrote a step twice, the last line counts.
+    """
     metrics: Metrics = {}
     for _, row in read_lines(directory / "metrics.jsonl", notes):
-        numbers = {key: value for key in row if key != "step" and (value := number(row[key])) is not None}
+        values = flattened(row).items()
+        numbers = {key: value for key, held in values if key != "step" and (value := number(held)) is not None}
         metrics.setdefault(str(row.get("phase")), {})[row["step"]] = numbers
     return metrics
 
 
-def before_after(summary: Mapping[str, float], metrics: Metrics) -> list[Row]:
-    """Held-out accuracy before and after GRPO, from summary.json, else from evaluations: label, value, low, high.
+def before_after(summary: Mapping[str, float], metrics: Metrics, name: str = "accuracy") -> list[Row]:
+    """Return a held-out figure before and after GRPO as rows of label, value, low, high.
+
+    It comes from summary.json, else from evaluations.
 
     The 95 % interval is the evaluation's own (accuracy_low, accuracy_high) or comes from its standard error where it
     has one (both know that samples of one question are not independent), else from the number of responses.
+
+    Args:
+        name: accuracy, pair_accuracy or accuracy/TYPE.
     """
-    evaluations = [row for _, row in sorted(metrics.get("eval", {}).items()) if "accuracy" in row]
+    evaluations = [row for _, row in sorted(metrics.get("eval", {}).items()) if name in row]
     points = []
     for label, key, found in (
-        ("Before GRPO", "accuracy_sft", evaluations[:1]),
-        ("After GRPO", "accuracy_grpo", evaluations[1:][-1:]),
+        ("Before GRPO", f"{name}_sft", evaluations[:1]),
+        ("After GRPO", f"{name}_grpo", evaluations[1:][-1:]),
     ):
         row = found[0] if found else {}
-        value = summary.get(key, row.get("accuracy"))
+        value = summary.get(key, row.get(name))
         if value is not None:
             # the spread of another evaluation says nothing about this value
-            same = row if math.isclose(row.get("accuracy", -1.0), value, abs_tol=1e-4) else {}
-            if "accuracy_low" in same and "accuracy_high" in same:
-                low, high = same["accuracy_low"], same["accuracy_high"]
+            same = row if math.isclose(row.get(name, -1.0), value, abs_tol=1e-4) else {}
+            if f"{name}_low" in same and f"{name}_high" in same:
+                low, high = same[f"{name}_low"], same[f"{name}_high"]
             else:
                 count = summary.get("heldout_responses", row.get("responses", 0.0))
-                low, high = interval(value, same.get("accuracy_stderr"), count)
+                low, high = interval(value, same.get(f"{name}_stderr"), count)
             points.append({"label": label, "value": value, "low": low, "high": high})
     return points
+
+
+def accuracies(summary: Mapping[str, float], metrics: Metrics) -> list[Row]:
+    """Return the rows of the page's table of held-out accuracies: label, before, after, chance, rule (None if unknown).
+
+    All questions come first, then groups of twins, then each type.
+    """
+    known = last_evaluation(metrics)
+    types = {key for row in metrics.get("eval", {}).values() for key in row if key.startswith("accuracy/")}
+    rows = []
+    for label, name, chance, rule in (
+        ("All questions", "accuracy", "chance", "best_rule_accuracy"),
+        ("Groups of twins, all right", "pair_accuracy", "", "best_rule_pair_accuracy"),
+        *((key.removeprefix("accuracy/"), key, "", f"best_rule_{key}") for key in sorted(types)),
+    ):
+        values = {point["label"]: point["value"] for point in before_after(summary, metrics, name)}
+        if values:
+            before, after = values.get("Before GRPO"), values.get("After GRPO")
+            row = {"label": label, "before": before, "after": after}
+            rows.append(row | {"chance": known.get(chance), "rule": known.get(rule)})
+    return rows
+
+
+def last_evaluation(metrics: Metrics) -> Mapping[str, float]:
+    """Return the figures of the last evaluation; empty when there is none."""
+    evaluations = metrics.get("eval", {})
+    return evaluations[max(evaluations)] if evaluations else {}
+
+
+def best_rule(directory: Path) -> str:
+    """Return the name of the best rule in the last evaluation of metrics.jsonl; "" when it names none."""
+    name = ""
+    for _, row in read_lines(directory / "metrics.jsonl", []):
+        if isinstance(row.get("best_rule"), str):
+            name = row["best_rule"]
+    return name
+
+
+def shortcuts(directory: Path) -> list[str]:
+    """Return the strong shortcuts in the questions that the run trained on; see `audit.strong_shortcuts`."""
+    path = directory / SHORTCUTS
+    try:
+        return strong_shortcuts(json.loads(read_text(path))) if path.is_file() else []
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return ["shortcuts.json is cut or unreadable"]
 
 
 def number(value: Any) -> float | None:

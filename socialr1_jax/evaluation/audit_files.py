@@ -1,0 +1,195 @@
+"""Audits of question files, benchmarks and generated stories: reading, the table on the console, the plot."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from socialr1_jax.data.audit import STRONG, is_strong, rule_interval
+from socialr1_jax.data.bad_rows import summary
+from socialr1_jax.data.examples import Example
+from socialr1_jax.data.question_sources import open_questions
+from socialr1_jax.data.tables import SUFFIXES, DataError
+from socialr1_jax.evaluation.card import card_example
+from socialr1_jax.evaluation.registry import get_task
+from socialr1_jax.evaluation_config import TASKS
+from socialr1_jax.files import read_json, write_whole
+from socialr1_jax.ownership import refuse_foreign_file
+from socialr1_jax.terminal import printable
+
+# Benchmark -> the field of its requests that names the type of a question, and the value that a field must have.
+_BENCHMARKS: dict[str, tuple[str, tuple[str, str] | None]] = {
+    "tombench": ("task", ("language", "en")),
+    "simpletom": ("type", ("set", "simpletom")),  # without our controls
+    "emobench": ("question", ("language", "en")),
+    "motivebench": ("type", None),
+    "hitom": ("order", None),
+    "tactfultom": ("category", None),
+    "fantom": ("kind", ("context", "short")),
+}
+_MOST_TYPES = 20  # on the console
+_MOST_PANELS = 30  # of a plot
+_SOFTWARE = "socialr1_jax audit_questions"  # in the plot's file, so that it is known as ours
+_KEYS = {"n", "chance", "rules", "by_type", "pair"}
+
+
+def read_source(
+    source: str, columns: Mapping[str, str], where: Mapping[str, str]
+) -> tuple[list[Example], tuple[str, ...]]:
+    """Return the questions of a source that have options, and a remark on each kind of row that is left out.
+
+    A source is a file, hub dataset or `stories:COUNT` as `open_questions` takes it, or a folder. A folder with the name
+    of a benchmark is read as evaluate.py reads it: English, the short contexts of FANToM. Of any other folder all
+    question files are one source.
+
+    Raises DataError or BenchmarkError (ValueErrors), or OSError, when there is nothing to audit.
+    """
+    if not source:
+        raise DataError("a source without a name")
+    folder = Path(source)
+    if os.path.isdir(source) and folder.resolve().name in set(TASKS) - {"sotopia"}:
+        return _benchmark(folder), ()
+    sources = [source]
+    if os.path.isdir(source):
+        sources = [str(file) for file in sorted(folder.rglob("*")) if file.suffix.lower() in SUFFIXES]
+        if not sources:
+            raise DataError(f"{source}: a folder without question files, and not named after a benchmark")
+    questions = open_questions(sources, columns=columns, where=where, allow_bad_rows=True)
+    found = list(questions)
+    examples = [example for example in found if example.options]
+    if not examples:
+        raise DataError(f"{source}: no question has options; only multiple choice can be audited")
+    remarks = []
+    if questions.dropped:
+        remarks.append(f"left out {questions.dropped} rows that are no questions: {summary(questions.bad_rows)}")
+    if len(found) > len(examples):
+        remarks.append(f"left out {len(found) - len(examples)} questions without options")
+    return examples, tuple(remarks)
+
+
+def _benchmark(folder: Path) -> list[Example]:
+    task = get_task(folder.resolve().name)
+    kind, only = _BENCHMARKS.get(task.name, ("", None))
+    examples = []
+    for request in task.requests(task.load(folder), "social_r1", 0):
+        if only and str(request.meta[only[0]]) != only[1]:
+            continue
+        example = card_example(request)
+        name = f"order_{request.meta['order']}" if kind == "order" else str(request.meta.get(kind, ""))
+        meta = {"source": task.name, "story_id": request.item} | ({"type": name} if name else {})
+        examples.append(replace(example, meta=meta))
+    return examples
+
+
+def remarks_on(audit: Mapping[str, Any]) -> list[str]:
+    """Return what a reader of the figures must know."""
+    remarks = []
+    if audit["n"] == 1:
+        remarks.append("one question only: its figures have no interval")
+    if unmentioned := audit["n"] - audit["mentioned"]:
+        remarks.append(
+            f"the story mentions no option in {unmentioned} of {audit['n']} questions: rules of mention guess"
+        )
+    if "constant" not in audit["rules"]:
+        remarks.append("fewer than three stories: rules that count over other questions are left out")
+    return remarks
+
+
+def table(source: str, audit: Mapping[str, Any]) -> str:
+    """Return the figures of an audit as lines of text."""
+    chance = audit["chance"]
+    lines = [f"{printable(source, 200)}: {audit['n']:,} questions, chance {chance:.3f}"]
+    width = max(map(len, audit["rules"]))
+    for name, rule in sorted(audit["rules"].items(), key=lambda item: -item[1]["accuracy"]):
+        strong = f"  passes chance + {STRONG:.2f}" if is_strong(rule, chance) else ""
+        lines.append(f"  {name:<{width}}  {_figure(rule, audit['n'])}{strong}")
+    types = sorted(audit["by_type"].items(), key=lambda item: (-item[1]["n"], item[0]))
+    if types:
+        lines.append("  best rule of each type:")
+        names = {name: printable(name, 40) for name, _ in types[:_MOST_TYPES]}
+        width = max(map(len, names.values()))
+        lines += [f"    {text:<{width}}  {_best(audit['by_type'][name])}" for name, text in names.items()]
+    if len(types) > _MOST_TYPES:
+        lines.append(f"  ... and {len(types) - _MOST_TYPES} more types")
+    if audit["pair"]["n"]:
+        lines += ["  best rule on groups of twins, all of a group right:", f"    {_best(audit['pair'])}"]
+    return "\n".join(lines)
+
+
+def _figure(rule: Mapping[str, Any], count: int) -> str:
+    low, high = rule_interval(rule, count)
+    return f"{rule['accuracy']:.3f}  ({low:.3f} to {high:.3f})"
+
+
+def _best(part: Mapping[str, Any]) -> str:
+    name = part["best_rule"]
+    rule = part["rules"][name]
+    strong = f"  passes chance + {STRONG:.2f}" if is_strong(rule, part["chance"]) else ""
+    return f"{part['n']:>6,}  chance {part['chance']:.3f}  {_figure(rule, part['n'])}  {name}{strong}"
+
+
+def refuse_foreign_audit(file: Path) -> None:
+    """Raise ForeignFile if there is a file that does not hold audits."""
+
+    def is_own(file: Path) -> bool:
+        audits = read_json(file)
+        return bool(audits) and all(audit.keys() >= _KEYS for audit in audits.values())
+
+    refuse_foreign_file(file, is_own, "a file of audits")
+
+
+def refuse_foreign_plot(file: Path) -> None:
+    """Raise ForeignFile if there is a file that `plot_audits` did not write."""
+
+    def is_own(file: Path) -> bool:
+        with file.open("rb") as opened:
+            head = opened.read(1000)
+        return head.startswith(b"\x89PNG") and _SOFTWARE.encode() in head
+
+    refuse_foreign_file(file, is_own, "a plot of audits")
+
+
+def plot_audits(audits: Mapping[str, Mapping[str, Any]], file: Path) -> None:
+    """Draw the accuracy of each rule with its 95 % interval into a PNG, one panel for each of the first 30 sources.
+
+    The dotted line is chance, the dashed one chance + 0.20.
+    """
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    from socialr1_jax.training.report.figure import COLOURS, FIGURE_STYLE
+
+    shown = list(audits.items())[:_MOST_PANELS]
+    across = min(3, len(shown))
+    down = -(-len(shown) // across)
+    with matplotlib.rc_context({**FIGURE_STYLE, "text.parse_math": False}):
+        figure = Figure(figsize=(4.6 * across, 3.6 * down), layout="constrained")
+        panels = figure.subplots(down, across, squeeze=False).ravel()
+        for axes, (source, audit) in zip(panels, shown, strict=False):
+            rules = sorted(audit["rules"].items(), key=lambda item: item[1]["accuracy"])
+            values = [rule["accuracy"] for _, rule in rules]
+            bounds = [rule_interval(rule, audit["n"]) for _, rule in rules]
+            spread = [
+                [max(0.0, value - low) for value, (low, _) in zip(values, bounds, strict=True)],
+                [max(0.0, high - value) for value, (_, high) in zip(values, bounds, strict=True)],
+            ]
+            colours = [COLOURS[1 if is_strong(rule, audit["chance"]) else 0] for _, rule in rules]
+            axes.barh([name for name, _ in rules], values, xerr=spread, color=colours, ecolor="#6b6a65")
+            axes.axvline(audit["chance"], color="#333333", linestyle=":")
+            axes.axvline(audit["chance"] + STRONG, color="#333333", linestyle="--")
+            axes.set(xlim=(0, 1), title=_title(source), xlabel=f"accuracy of {audit['n']:,} questions")
+        for axes in panels[len(shown) :]:
+            axes.set_visible(False)
+        image = io.BytesIO()
+        figure.savefig(image, dpi=130, format="png", metadata={"Software": _SOFTWARE})
+    write_whole(file, image.getvalue())
+
+
+def _title(source: str) -> str:
+    """Return the end of a source's name; characters that the font lacks are escapes."""
+    name = printable(Path(source).name or source, 40)
+    return name.encode("ascii", "backslashreplace").decode()
