@@ -40,7 +40,6 @@ def main(argv: list[str] | None = None) -> int:
     from socialr1_jax.evaluation import audit_files
     from socialr1_jax.files import write_json
 
-    logging.getLogger("socialr1_jax").setLevel(logging.ERROR)  # rows that are left out are reported below
     try:
         given = [f"{name}={value}" for name, value in arguments.items() if value is not None]
         config = load_config(AuditConfig, None, given)
@@ -86,4 +85,5 @@ def _learned_rules_work() -> bool:
 
 
 if __name__ == "__main__":
+    logging.getLogger("socialr1_jax").setLevel(logging.ERROR)  # main reports the rows that are left out
     run_script(main)

@@ -188,7 +188,7 @@ class Policy:
 
 @pytest.mark.parametrize("seed", range(4))
 def test_a_content_term_that_pays_for_length_is_named_within_30_steps(seed):
-    ((step, warning),) = Policy(seed).walk(TruthWatch(), 40, worth=0.15)
+    ((step, warning),) = Policy(seed).walk(TruthWatch(), 40, worth=0.2)
     assert step <= 30
     assert re.match(r"content has risen from \S+ to \S+ while the truth of the thoughts fell from 0\.\d+ to 0", warning)
     assert re.search(r'stories-train-.*statements are false, as ".* has no idea where it is', warning)
