@@ -38,7 +38,7 @@ def show_results(summary: Mapping[str, Any], folder: Path, report: Path, *, tens
     console.print(f"\n{summary.get('heldout_responses')} responses to held-out stories, temperature 1", style="bold")
     console.print(_results_table(summary))
     if rule := summary.get("best_rule"):
-        console.print(f"best rule: {rule}, of the rules that need no mind the one that is right most often here")
+        console.print(f"best rule: {rule} (the most accurate of the rules that need no mind)")
     if "content_pair_accuracy" in summary:
         console.print(
             f"content reward model: {_figure(summary['content_pair_accuracy'])} of {summary['content_pairs']} held-out "
@@ -49,8 +49,9 @@ def show_results(summary: Mapping[str, Any], folder: Path, report: Path, *, tens
     console.print(f"  see every curve and response: open {report} in a browser", soft_wrap=True)
     if tensorboard:
         console.print(f"  tensorboard --logdir {folder}/tensorboard", soft_wrap=True)
-    console.print(f"  ask the trained model:\n  python scripts/generate.py --model {folder}/export \\", soft_wrap=True)
-    console.print(f"      --file {folder}/questions/heldout.jsonl --row 1", soft_wrap=True)
+    console.print("  ask the trained model:")
+    console.print(f"    python scripts/generate.py --model {folder}/export \\", soft_wrap=True)
+    console.print(f"        --file {folder}/questions/heldout.jsonl --row 1", soft_wrap=True)
     console.print("  train on questions of your own: python scripts/train_grpo.py --help", soft_wrap=True)
 
 
@@ -90,7 +91,7 @@ def _print_question(question: Mapping[str, Any]) -> None:
     options = zip(LETTERS, question.get("options") or (), strict=False)
     choice = "  ".join(f"{letter}. {option}" for letter, option in options)
     gold = f"(gold: {question.get('answer')})"
-    _print_indented(f"{question.get('story')}\n{question.get('question')}  {choice}  {gold}", 2)
+    _print_indented(f"{question.get('story')}\n{question.get('question')}\n{choice}  {gold}", 2)
 
 
 def _print_indented(text: str, columns: int) -> None:

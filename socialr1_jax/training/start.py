@@ -43,8 +43,8 @@ def random_start(config: RunConfig, mesh: Mesh, questions: Sequence[Example]) ->
 def cold_start(config: RunConfig, model: Qwen3, tokenizer: Any, questions: Sequence[Example]) -> Qwen3:
     """Return the model after `config.cold_start` updates on reference responses to the questions.
 
-    40 updates on 48 stories make the nano shape well-formed in about half of its responses. A schedule that falls to
-    0 needs twice as many.
+    40 updates on 48 stories make the nano shape well-formed in about half of its responses to them. A schedule that
+    falls to 0 needs twice as many.
     """
     settings = SftConfig(
         steps=config.cold_start,

@@ -42,7 +42,7 @@ def write_summary(folder: Path, *, start: str, wall_seconds: float, **more: Any)
     return summary
 
 
-_BASELINES = ("chance", "best_rule", "best_rule_accuracy", "best_rule_pair_accuracy")
+_BASELINES = ("chance", "best_rule", "best_rule_accuracy", "best_rule_accuracy_by_type", "best_rule_pair_accuracy")
 _KEPT = ("accuracy", "accuracy_stderr", "format_rate", "reward", "response_tokens")
 
 
