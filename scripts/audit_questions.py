@@ -18,7 +18,7 @@ from socialr1_jax.terminal import print_error, print_result, printable, run_scri
 
 
 class AuditConfig(Section):
-    """How the files are read, and where the figures go."""
+    """Settings for reading the files and writing the figures."""
 
     columns: TextMap = Field({}, description="our field name -> the file's column name, where they differ")
     where: TextMap = Field({}, description="keep only the rows whose column has this value")

@@ -10,7 +10,7 @@ import numpy as np
 from socialr1_jax.data.audit import audit_examples, question_type
 from socialr1_jax.data.examples import Example
 from socialr1_jax.data.twins import twin_groups
-from socialr1_jax.intervals import interval
+from socialr1_jax.intervals import share_figures
 
 
 def accuracy_figures(examples: Sequence[Example], accuracy_q: Sequence[float]) -> dict[str, Any]:
@@ -26,15 +26,7 @@ def accuracy_figures(examples: Sequence[Example], accuracy_q: Sequence[float]) -
     figures: dict[str, Any] = {}
     if groups := twin_groups(enumerate(examples)):
         whole_g = np.array([np.prod([accuracy_q[place] for place in group]) for group in groups])
-        mean = float(whole_g.mean())
-        stderr = float(whole_g.std(ddof=1) / len(groups) ** 0.5) if len(groups) > 1 else 0.0
-        low, high = interval(mean, stderr, len(groups))
-        figures = {
-            "pair_accuracy": mean,
-            "pair_accuracy_stderr": stderr,
-            "pair_accuracy_low": low,
-            "pair_accuracy_high": high,
-        }
+        figures |= share_figures("pair_accuracy", whole_g, len(groups))
     types: dict[str, list[float]] = {}
     for example, accuracy in zip(examples, accuracy_q, strict=True):
         if name := question_type(example):
@@ -53,7 +45,7 @@ def baseline_figures(examples: Sequence[Example]) -> dict[str, Any]:
     if not examples or not all(example.options for example in examples):
         return {}
     audit = audit_examples(examples, learned=False)
-    figures: dict[str, Any] = {"chance": float(np.mean([1 / len(example.options) for example in examples]))}
+    figures: dict[str, Any] = {"chance": audit["chance"]}
     if audit["best_rule"]:
         figures |= {"best_rule": audit["best_rule"], "best_rule_accuracy": audit["best_rule_accuracy"]}
     if twin_groups(enumerate(examples)) and audit["pair"]["best_rule"]:

@@ -124,7 +124,7 @@ def test_training_and_validation_see_whole_responses_and_a_run_without_format_sa
 
 def test_the_warning_comes_after_bad_steps_in_a_row_only(models):
     watch = FormatWatch(read_template(models["closes"][1]))
-    heard = [watch(rate, 0.0, lambda: ["<think></think>x"]) for rate in (0, 0, 1.0, 0, 0, 0.01, 0, 0, 0)]
+    heard = [watch(rate, 0.0, ["<think></think>x"]) for rate in (0, 0, 1.0, 0, 0, 0.01, 0, 0, 0)]
     assert [bool(said) for said in heard] == [False] * 5 + [True, False, False, True]
     assert "closes empty thoughts" in heard[5]
 

@@ -123,7 +123,7 @@ def _length_matched(found: list[Texts], rejected_longer: bool, rng: random.Rando
 
 @dataclass(frozen=True, kw_only=True)
 class Telling:
-    """What `generate_stories` made an example from: the script, the question, and its options."""
+    """The script and question that `generate_stories` made an example from, and its options."""
 
     script: Script
     question: Question
@@ -142,7 +142,7 @@ class Telling:
         return LETTERS[self.options.index(self.question.gold)]
 
     def with_script(self, script: Script) -> Telling | None:
-        """The same question about other events; None where it is another one, or its answer is no option."""
+        """Ask the same question about other events. None if the question changes, or its answer is no option."""
         try:
             question = ask(script, script.play(), self.question_type)
         except (ImpossibleEvent, KeyError, StopIteration):  # exchanged people no longer play the roles of the plot

@@ -1,6 +1,6 @@
 """Plot templates: the cast a story needs, and its events before a twin moves one of them.
 
-Two kinds of plot keep every rule that reads no minds at chance (`audit.py` has the rules):
+Two kinds of plot keep the rules of `audit.py`, which read no minds, near chance:
 
 * A path: one fact takes as many values as the question has options (a thing is in the box, then the tin, then the jar),
   each mentioned once. Which value a mind holds depends on the moment at which its owner left.
@@ -27,7 +27,7 @@ _FOOD = ("apple", "cake", "egg")
 
 @dataclass(frozen=True, kw_only=True)
 class Draft:
-    """What a plot writes a script from.
+    """The draws and targets that a plot writes a script from.
 
     options: number of options of the question; rank: where the right answer shall be among the values in order of
     mention, or among the groups of witnesses (plots aim at it, but for perceptions at random moments).
@@ -175,7 +175,7 @@ def _write_lie(draft: Draft) -> Script:
 
 
 def _write_overhear(draft: Draft) -> Script:
-    """Two miss moves; one is told of the last place, the other may hear it at the door."""
+    """Two people miss moves. One hears from the mover where the thing is, the other may listen at the door."""
     asked, hearer, mover = draft.cast.people
     thing, places = draft.cast.objects[0], _places(draft)
     tell = Event(kind="tell", who=mover, thing=thing, place=places[-1], to=hearer, words="where")

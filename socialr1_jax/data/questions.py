@@ -124,7 +124,7 @@ def _reach(script: Script, world: World, question_type: str) -> Question | None:
     asked, place = script.asked, script.event("reach").place
     fact: Fact = ("content", place)
     value = world.thinks(asked, fact)
-    why = f"By now the {world.facts[fact]} is in the {place}. " + _late(script, world, fact, "saw it", "is in there")
+    why = f"By now the {world.facts[fact]} is in the {place}. " + _late(script, world, fact, "saw it", "in there")
     if question_type == "desire":
         goal = f"People go where the wanted thing seems to be. So {asked} wants {{}}."
         return _valued(script, value, "the {}", text=f"What does {asked} want?", goal=goal, why=why)
@@ -138,7 +138,7 @@ def _wish(script: Script, world: World, question_type: str) -> Question | None:
     giver, wisher = script.asked, script.other
     fact: Fact = ("want", wisher)
     value = world.thinks(giver, fact)
-    why = f"By now {wisher} wants the {world.facts[fact]}. " + _late(script, world, fact, "heard it", "is the wish")
+    why = f"By now {wisher} wants the {world.facts[fact]}. " + _late(script, world, fact, "heard it", "the wish")
     if question_type == "desire":
         text = f"What does {giver} think that {wisher} wants?"
         goal = f"The view of {giver} is asked for, right or not. In that view {wisher} wants {{}}."
@@ -152,16 +152,20 @@ def _late(script: Script, world: World, fact: Fact, perceived: str, state: str) 
     asked = script.asked
     value = world.thinks(asked, fact)
     if value == world.facts[fact]:
-        return f"{asked} {perceived}, so to {asked} the {value} {state}."
-    return f"{asked} was away by then, so to {asked} the {value} {state.replace('is', 'is still', 1)}."
+        return f"{asked} {perceived}, so to {asked} the {value} is {state}."
+    return f"{asked} was away by then, so to {asked} the {value} is still {state}."
 
 
 class _Who(NamedTuple):
-    """A question about two witnesses: its text, the event that they saw or missed, and what follows from that."""
+    """A question about two witnesses: its text, the event that they saw or missed, what follows, and the fact at stake.
+
+    The fact is about the script's thing; that of a wish is about the person whom the last event is for.
+    """
 
     text: str
     event: str
     rule: str
+    fact: str = "place"
 
 
 _WITNESSES = {
@@ -169,12 +173,15 @@ _WITNESSES = {
         "Who of {a} and {b} knows where the {thing} is?", "move", "Whoever was there knows the place"
     ),
     ("show", "emotion"): _Who(
-        "Who of {a} and {b} is surprised when {mover} opens the {place}?",
+        "Who of {a} and {b} is surprised when {who} opens the {place}?",
         "move",
         "Whoever was out is surprised to see it",
     ),
     ("gifts", "emotion"): _Who(
-        "Whose gift makes {mover} happy, that of {a} or {b}?", "last wish", "Whoever was there brings the right thing"
+        "Whose gift makes {to} happy, that of {a} or {b}?",
+        "last wish",
+        "Whoever was there brings the right thing",
+        "want",
     ),
     ("report", "intention"): _Who(
         "Who of {a} and {b} means to fool {to}?", "move", "Whoever was there knows better, and it is a lie"
@@ -188,11 +195,13 @@ _WITNESSES = {
         "Who of {a} and {b} means the opposite of these words?",
         "break",
         "Whoever was there knows better, and it is irony",
+        "state",
     ),
     ("taste", "non_literal"): _Who(
         "Who of {a} and {b} says so only to be kind?",
         "spill",
         "Whoever was there knows of the salt, and it is a white lie",
+        "taste",
     ),
     ("hint", "non_literal"): _Who(
         "Who of {a} and {b} asks as a hint to {to}?",
@@ -200,16 +209,13 @@ _WITNESSES = {
         "Whoever was there knows what is in it, and needs no answer",
     ),
 }
-_FACTS = {"praise": "state", "taste": "taste"}
 
 
 def _who(script: Script, world: World, kind: _Who) -> Question:
     """Whose mind has the fact as it is now, or has not: neither, one or both of two people."""
     pair = (script.asked, script.other)
     closing = script.events[-1]
-    fact: Fact = (_FACTS.get(script.plot, "place"), script.thing)
-    if script.plot == "gifts":
-        fact = ("want", closing.to)
+    fact: Fact = (kind.fact, closing.to if kind.fact == "want" else script.thing)
     before = script.play_until("open") if script.plot == "show" else world
     saw = [before.knows(person, fact) for person in pair]
     answer = [seen != (script.plot in MISSED_MATTERS) for seen in saw]
@@ -222,7 +228,7 @@ def _who(script: Script, world: World, kind: _Who) -> Question:
     else:
         seeing, missing = pair if saw[0] else (b, a)
         why = f"{seeing} was there for the {kind.event}, but {missing} was out."
-    words = {"a": a, "b": b, "thing": script.thing, "place": closing.place, "to": closing.to, "mover": _mover(script)}
+    words = {"a": a, "b": b, "thing": script.thing, "place": closing.place, "who": closing.who, "to": closing.to}
     return Question(
         text=kind.text.format(**words),
         gold=texts[rank],
@@ -231,9 +237,3 @@ def _who(script: Script, world: World, kind: _Who) -> Question:
         goal=f"{kind.rule}. What is asked for is who of {a} and {b} that is: {texts[rank]}.",
         why=why,
     )
-
-
-def _mover(script: Script) -> str:
-    """The person whom the two witnesses saw or missed."""
-    witnessed = ("move", "break", "spoil", "want")
-    return next(seen.who for seen in script.events if seen.kind in witnessed and seen.thing == script.thing)

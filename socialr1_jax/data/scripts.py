@@ -31,7 +31,7 @@ ROOMS = ("attic", "bedroom", "cellar", "garage", "garden", "hall", "kitchen", "o
 WORDS = (*NAMES, *HELD_OUT_NAMES, *OBJECTS, *CONTAINERS, *ROOMS)
 
 # Moving one of these to another moment changes who perceives what, and nothing else.
-PERCEPTIONS: tuple[Kind, ...] = ("leave", "enter", "watch", "listen", "look", "taste")
+PERCEPTIONS: tuple[Kind, ...] = ("leave", "enter", "watch", "listen", "look")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,7 +3,7 @@
 The gold answer is read from simulated minds (`world.py`), never from a template's position. A twin tells the same
 sentences with one perception at another moment, so that the answer changes while the words do not. How often the
 answer is the value mentioned first, second, ..., and which letter it has, is counted and kept equal as stories are
-drawn, so that no rule that reads no minds is better than chance (`plots.py` says how, `audit.py` measures it).
+drawn, so that the rules of `audit.py` are near chance (`plots.py` says how).
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from socialr1_jax.data.plots import PLOTS, Draft, Plot, with_distractors
 from socialr1_jax.data.questions import Question, ask
 from socialr1_jax.data.scripts import CONTAINERS, HELD_OUT_NAMES, NAMES, OBJECTS, ROOMS, Cast, Script, variants
 from socialr1_jax.data.traces import write_trace
+from socialr1_jax.data.world import World
 
 T = TypeVar("T")
 ALL_PLOTS = tuple(PLOTS)
 ALL_TYPES = tuple(dict.fromkeys(name for plot in PLOTS.values() for name in plot.types))
 SPLITS = ("train", "heldout")
-DIFFICULTIES = ("easy", "medium", "hard")
 Difficulty = Literal["easy", "medium", "hard"]
 _WITHOUT_TWINS = ("reality", "memory")  # no perception changes what is so
 _FRESH_TRIES = 20
@@ -45,6 +45,7 @@ _LEVELS = {
     "medium": _Level(tuple(name for name in ALL_PLOTS if name != "chain"), 12, 0),
     "hard": _Level(ALL_PLOTS, 20, 6),
 }
+DIFFICULTIES = tuple(_LEVELS)
 
 
 def generate_stories(
@@ -62,7 +63,7 @@ def generate_stories(
     max_events: int | None = None,
     distractors: int | None = None,
 ) -> list[Example]:
-    """Returns `count` questions, the same for the same arguments on every machine.
+    """Return `count` questions, the same for the same arguments on every machine.
 
     question_types: what is asked, in equal shares; () asks all that the plots can answer. options: 3 or 4 a question;
     a story of a path has as many values. plots: what is told; max_events: most sentences of a story; distractors: up to
@@ -139,7 +140,7 @@ def generate_stories(
                 question=one.question.text,
                 options=texts,
                 answer=golds[position],
-                thoughts=write_trace(one.script, one.script.play(), one.question, texts),
+                thoughts=write_trace(one.script, one.world, one.question, texts),
                 meta=meta,
             )
             examples.append(example)
@@ -210,6 +211,7 @@ def _draw_cast(rng: random.Random, plot: Plot, options: int, split: str, hold_ou
 @dataclass(frozen=True)
 class _Drawn:
     script: Script
+    world: World
     question: Question
 
 
@@ -218,24 +220,25 @@ def _draw(draft: Draft, plot: Plot, distractors: int, ranks: Counter[int]) -> li
     rng, question_type = draft.rng, draft.question_type
     for _ in range(_AIMED_TRIES):
         script = with_distractors(plot.write(draft), draft.cast, rng, rng.randint(0, distractors))
-        question = ask(script, script.play(), question_type)
+        played = script.play()
+        question = ask(script, played, question_type)
         if question is not None and question.rank == draft.rank:
             break
     if question is None:
         return []
     if question_type in _WITHOUT_TWINS:
-        return [_Drawn(script, question)]
+        return [_Drawn(script, played, question)]
     twins: dict[int, _Drawn] = {}
     least = min(count for rank, count in ranks.items() if rank != question.rank)
     for variant, world in variants(script, rng):
         other = ask(variant, world, question_type)
         if other is not None and other.text == question.text and other.rank != question.rank:
-            twins.setdefault(other.rank, _Drawn(variant, other))
+            twins.setdefault(other.rank, _Drawn(variant, world, other))
             if ranks[other.rank] == least:
                 break
     if not twins:
         return []
-    pair = [_Drawn(script, question), twins[min(twins, key=lambda rank: ranks[rank])]]
+    pair = [_Drawn(script, played, question), twins[min(twins, key=lambda rank: ranks[rank])]]
     rng.shuffle(pair)
     return pair
 

@@ -146,7 +146,7 @@ _NAMED = {"move": "move", "last wish": "want", "break": "break", "spill": "spoil
 
 
 def _saw(story: Story, fields: Fields) -> bool:
-    """Whether one perceived the event named, or the last step, which settled what is asked for."""
+    """Return whether the person perceived the named event, or without a name the last step."""
     script, log = story.script, story.world.log
     kinds = (_NAMED[fields["event"]],) if "event" in fields else ("put", "move")
     steps = [seen for seen in log if seen.event.kind in kinds and seen.event.thing == script.thing]
@@ -159,14 +159,14 @@ def _missed(story: Story, fields: Fields) -> bool:
 
 
 def _view(story: Story, fields: Fields) -> bool:
-    """What one person, or a chain of two or three, takes the place to be."""
+    """Return whether a person, or a chain of two or three, takes this place to be the right one."""
     chain = tuple(fields[name] for name in ("third", "other", "who") if name in fields)
     place = fields.get("place", "").replace("no place", "")
     return _thought(story, chain, ("place", fields.get("thing", story.script.thing))) == place
 
 
 def _thought(story: Story, chain: Chain, fact: Fact) -> str:
-    """What the chain of people takes the fact to be; "" for no idea."""
+    """Return what the chain of people takes the fact to be; "" for no idea."""
     return story.world.minds.get(chain, {}).get(fact, "")
 
 
@@ -188,7 +188,7 @@ def _was_inside(story: Story, fields: Fields) -> bool:
 
 
 def _takes_inside(story: Story, fields: Fields) -> bool:
-    """Whether one thinks that the thing is in the container that the person asked about goes to."""
+    """Return whether the person thinks that the thing is in the container that is gone to."""
     place = next((event.place for event in story.script.events if event.kind == "reach"), "")
     return _thought(story, (fields["who"],), ("content", place)) == fields["thing"]
 

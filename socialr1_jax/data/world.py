@@ -202,7 +202,7 @@ class World:
                 self._learn(chain, fact, value, event)
 
     def _sees(self, chain: Chain) -> bool:
-        """Whether the first of the chain sees the room, and the others are openly in it."""
+        """Return whether the first of the chain sees the room and the others are openly in it."""
         return chain[0] in self.present | self.watching and self.present.issuperset(chain[1:])
 
     def _look(self, event: Event) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, NamedTuple
 
 import numpy as np
@@ -16,7 +16,7 @@ from socialr1_jax.terminal import printable
 
 _TERMS = ("structure", "content", "extra")
 _STEPS = 10  # of a window
-_ERRORS = 4.0  # a difference of two windows counts from so many of its standard errors
+_ERRORS = 4.0  # standard errors from which a difference of two windows counts
 _LEAST_FALL = 0.05  # of the truth
 _EXAMPLES, _QUOTED = 2, 2  # responses of a warning, and false statements of each
 
@@ -25,7 +25,7 @@ _Pair = Annotated[list[_Number], Field(min_length=2, max_length=2)]
 
 
 class _Seen(BaseModel, extra="forbid"):
-    """What is kept of one term. A step is [mean of the term, mean of the truth]."""
+    """Windows of steps that are kept for one term. A step is [mean of the term, mean of the truth]."""
 
     first: list[_Pair]  # the first steps
     spread: list[_Pair]  # their standard deviations over the responses
@@ -69,7 +69,7 @@ class TruthWatch:
         self._seen, self._said = read.seen, set(read.said)
 
     def __call__(
-        self, examples: Sequence[Example], terms: Sequence[RewardTerms], texts: Callable[[], Sequence[str]]
+        self, examples: Sequence[Example], terms: Sequence[RewardTerms], texts: Sequence[str]
     ) -> tuple[dict[str, float], list[str]]:
         """Return the metrics of a step and the warnings that are due.
 
@@ -80,12 +80,12 @@ class TruthWatch:
         Args:
             examples: one a group.
             terms: one a response, those of a group one after another.
-            texts: gives the responses; called only where an example has a script.
+            texts: the responses.
         """
         stories = [read_story(example) for example in examples]
         if not any(stories):
             return {}, []
-        rows = self._rows(examples, stories, terms, texts())
+        rows = self._rows(examples, stories, terms, texts)
         if not rows:
             return {}, []
         truth_b = np.full(len(terms), np.nan)
@@ -155,7 +155,7 @@ def _add(seen: _Seen, term_b: np.ndarray, truth_b: np.ndarray) -> float | None:
 
 
 def _parting(seen: _Seen) -> str:
-    """How the term rose while the truth fell, from the window of highest truth to the last one; "" where it did not."""
+    """Describes a rise of the term with a fall of the truth since the window of highest truth; "" if there is none."""
     if not seen.best:
         return ""
     last = np.array(seen.recent[-_STEPS:])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from socialr1_jax.data.chat_template import ChatTemplate
 from socialr1_jax.rewards.parsing import parse_response
@@ -18,18 +18,17 @@ class FormatWatch:
         self._template = template
         self._bad = 0
 
-    def __call__(self, format_rate: float, truncated: float, shown: Callable[[], Sequence[str]]) -> str:
+    def __call__(self, format_rate: float, truncated: float, texts: Sequence[str]) -> str:
         """Return a warning after every `_STEPS` bad steps in a row, else "".
 
         Args:
             format_rate: share of the step's responses that are well formed.
             truncated: share of them that were cut at `sampling.max_new_tokens`.
-            shown: gives some of the step's responses; called for a warning only.
+            texts: some of the step's responses.
         """
         self._bad = self._bad + 1 if format_rate < _LEAST else 0
         if not self._bad or self._bad % _STEPS:
             return ""
-        texts = shown()
         problems = Counter(problem for text in texts for problem in parse_response(text).problems)
         common = ", ".join(f"{problem} ({count} of {len(texts)})" for problem, count in problems.most_common(3))
         likely = (

@@ -5,7 +5,6 @@ import logging
 import time
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -36,7 +35,7 @@ from socialr1_jax.rewards.extra import ExtraRewardError
 from socialr1_jax.rewards.shares import ShareWatch
 from socialr1_jax.rewards.truth_watch import TruthWatch
 from socialr1_jax.sampling import Engine, SamplingParams
-from socialr1_jax.sampling.text import decode_responses, stop_token_ids
+from socialr1_jax.sampling.text import stop_token_ids
 from socialr1_jax.tokenizer_files import load_tokenizer
 from socialr1_jax.training.checkpoints import AWAY, CheckpointError, Checkpoints, first_fault
 from socialr1_jax.training.console import Bar, console, shown_log, working
@@ -318,8 +317,7 @@ def _train_grpo(config: RunConfig, mesh: Mesh, stop: Stop) -> bool:
                 scoring = scorer.metrics() if replay is None else {}
                 truth, partings = dict[str, float](), list[str]()
                 if replay is None:
-                    texts = partial(decode_responses, tokenizer, rollouts.completions)
-                    truth, partings = truth_watch(rollouts.examples, rollouts.terms, texts)
+                    truth, partings = truth_watch(rollouts.examples, rollouts.terms, rollouts.texts)
                 metrics = (
                     rollouts.metrics()
                     | scoring
@@ -354,10 +352,9 @@ def _train_grpo(config: RunConfig, mesh: Mesh, stop: Stop) -> bool:
                         "mean (largest difference of log-probs %.2f)",
                         *(counts.finished, drift["ratio_error"], drift["max"]),
                     )
-                if replay is None:
-                    some = partial(decode_responses, tokenizer, rollouts.completions[:50])
-                    if warning := format_watch(metrics["format_rate"], metrics["truncated"], some):
-                        log.warning("step %d: %s", counts.finished, warning)
+                shown = rollouts.texts[:50]
+                if replay is None and (warning := format_watch(metrics["format_rate"], metrics["truncated"], shown)):
+                    log.warning("step %d: %s", counts.finished, warning)
                 shares = {name: x for name, x in metrics.items() if name.startswith("variance_share/")}
                 for warning in [*watch(shares), *partings]:
                     log.warning("step %d: %s", counts.finished, warning)

@@ -28,7 +28,6 @@ from socialr1_jax.rewards import JudgeRefused, RewardTerms, Scorer
 from socialr1_jax.rewards.shares import variance_shares
 from socialr1_jax.sampling import Completion, Engine, SamplingParams
 from socialr1_jax.sampling.params import FinishReason
-from socialr1_jax.sampling.text import decode_responses
 from socialr1_jax.terminal import printable
 from socialr1_jax.training.checkpoints import first_fault
 from socialr1_jax.training.validation import response_record, sample_and_submit
@@ -43,7 +42,8 @@ class Rollouts:
     prompt_ids: list[int]
     completions: list[Completion]
     terms: list[RewardTerms]
-    examples: list[Example] = field(default_factory=list)  # one a group; a replay knows none
+    examples: list[Example] = field(default_factory=list)  # one a group; a replay has none
+    texts: list[str] = field(default_factory=list)  # of the completions; a replay has none
     replaced: int = 0  # groups whose rewards were equal, so that other prompts took their places
 
     @property
@@ -76,6 +76,7 @@ class Rollouts:
             completions=[self.completions[i] for i in rows],
             terms=[self.terms[i] for i in rows],
             examples=[self.examples[i] for i in groups],
+            texts=[self.texts[i] for i in rows],
         )
 
     def __add__(self, other: "Rollouts") -> "Rollouts":
@@ -86,6 +87,7 @@ class Rollouts:
             completions=self.completions + other.completions,
             terms=self.terms + other.terms,
             examples=self.examples + other.examples,
+            texts=self.texts + other.texts,
         )
 
     def metrics(self) -> dict[str, float]:
@@ -168,12 +170,12 @@ class Collector:
 
     def records(self, rollouts: Rollouts, advantages_b: np.ndarray) -> Iterator[dict[str, Any]]:
         """Yield the first `tracking.responses` responses, or all, as rollouts.jsonl holds them."""
-        completions, ids = rollouts.completions[: self.config.tracking.responses or None], rollouts.prompt_ids
+        texts, ids = rollouts.texts[: self.config.tracking.responses or None], rollouts.prompt_ids
         earlier = [ids[:place].count(one) for place, one in enumerate(ids)]  # a prompt may come twice
-        for i, text in enumerate(decode_responses(self.tokenizer, completions)):
+        for i, text in enumerate(texts):
             place, sample = divmod(i, rollouts.group)
             sample += earlier[place] * rollouts.group
-            record = response_record(rollouts.examples[place], sample, text, completions[i], rollouts.terms[i])
+            record = response_record(rollouts.examples[place], sample, text, rollouts.completions[i], rollouts.terms[i])
             yield {"advantage": float(advantages_b[i])} | record
 
     def get_state(self) -> dict[str, Any]:
@@ -192,7 +194,7 @@ class Collector:
         self.spare.close()
 
     def _sampled(self, engine: Engine, step: int, prompts: list[Prompt], end_lap: Callable[[str], float]) -> Rollouts:
-        completions, _ = sample_and_submit(engine, prompts, self.sampling, self.tokenizer, self.scorer, step=step)
+        completions, texts = sample_and_submit(engine, prompts, self.sampling, self.tokenizer, self.scorer, step=step)
         end_lap("rollout")
         terms = self.scorer.results(step)
         end_lap("reward")
@@ -203,6 +205,7 @@ class Collector:
             completions=completions,
             terms=terms,
             examples=[prompt.example for prompt in prompts],
+            texts=texts,
         )
 
 

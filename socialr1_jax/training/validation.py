@@ -10,7 +10,7 @@ from socialr1_jax.accuracy import accuracy_figures
 from socialr1_jax.config import RewardConfig
 from socialr1_jax.data.examples import Example, normalized
 from socialr1_jax.data.prompts import Prompt
-from socialr1_jax.intervals import interval
+from socialr1_jax.intervals import share_figures
 from socialr1_jax.rewards import RewardTerms, Scorer
 from socialr1_jax.rewards.answers import answer_letter
 from socialr1_jax.rewards.parsing import given_answer
@@ -61,13 +61,8 @@ def evaluate_questions(
     right_qk = np.array([record["terms"]["outcome"] for record in records]).reshape(count, n)
     by_question = right_qk.mean(axis=1)
     accuracy = float(by_question.mean())
-    stderr = float(by_question.std(ddof=1) / count**0.5) if count > 1 else 0.0
-    low, high = interval(accuracy, stderr, len(records))
     metrics = {
-        "accuracy": accuracy,
-        "accuracy_stderr": stderr,
-        "accuracy_low": low,
-        "accuracy_high": high,
+        **share_figures("accuracy", by_question, len(records)),
         **accuracy_figures([prompt.example for prompt in prompts], by_question.tolist()),
         **({f"mean@{n}": accuracy, f"maj@{n}": _majority(prompts, texts, n, scorer.config)} if n > 1 else {}),
         "format_rate": float(np.mean([r["terms"]["format"] for r in records])),
