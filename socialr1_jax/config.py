@@ -375,19 +375,16 @@ class StoriesConfig(StoryConfig):
 class SftConfig(Section):
     """The cold start on reference traces before GRPO."""
 
-    steps: int = Field(210, ge=1, description="optimiser updates, at most")
+    steps: int = Field(210, ge=1, description="optimiser updates")
     batch_size: int = Field(32, ge=1, description="reference responses of one update")
-    check_every: int = Field(
-        0, ge=0, description="updates between two looks at the accuracy on fresh questions; 0 = never"
-    )
-    stop_accuracy: Real = Field(
-        0.6, gt=0, le=1, description="the cold start ends when a look finds this accuracy: GRPO takes it from there"
+    egocentric: Real = Field(
+        0.0, ge=0, le=1, description="share of the references on beliefs that take everybody to know what is so"
     )
     learning_rate: Real = Field(1e-3, gt=0, description="peak learning rate")
     warmup_steps: int = Field(20, ge=0, description="updates from 0 to the peak")
     weight_decay: Real = Field(0.01, ge=0, description="decoupled weight decay")
     optimizer: Literal["adamw", "muon"] = Field("adamw", description="as optimizer.name, for the cold start")
-    schedule: Literal["constant", "cosine"] = Field("cosine", description="course after the warm-up")
+    schedule: Literal["constant", "linear", "cosine"] = Field("cosine", description="course after the warm-up")
 
     @model_validator(mode="after")
     def _fits(self) -> SftConfig:

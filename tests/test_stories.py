@@ -10,6 +10,7 @@ from collections import Counter, defaultdict
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
+from statistics import mean
 
 import pytest
 from story_reader import PERCEPTIONS, Scene, answer, is_in, last_perceived, scenes, sentences, view
@@ -131,6 +132,20 @@ def test_answers_about_witnesses_are_each_group_alike(options):
         assert max(shares) - min(shares) < 0.06, (kind, counts)
 
 
+def test_who_leaves_or_returns_first_or_last_says_nothing_of_witnesses():
+    """One of the two alone is the answer in half of the stories: such a rule is right in a quarter."""
+    right: defaultdict[tuple[str, int], list[bool]] = defaultdict(list)
+    for example in every_story():
+        if example.meta["plot"] not in PATHS:
+            pair = re.search(r"([A-Z]\w+) (?:and|or) ([A-Z]\w+)", example.question).groups()
+            for verb in ("leaves", "comes"):
+                people = [who for who in re.findall(rf"(\w+) {verb}", example.story) if who in pair]
+                for place in (0, -1):
+                    right[verb, place].append(gold_text(example) == f"only {people[place]}")
+    assert len(right["comes", 0]) > 1000
+    assert {rule: mean(found) for rule, found in right.items() if not 0.2 < mean(found) < 0.3} == {}
+
+
 @pytest.mark.parametrize("options", [3, 4])
 def test_no_rule_that_reads_no_minds_is_better_than_a_guess(options):
     audit = audit_examples([*stories(options, 0), *stories(options, 5)], learned=False)
@@ -207,7 +222,7 @@ def test_traces_have_the_four_stages_and_end_with_the_answer():
 
 
 # (plots, longest trace in characters, largest share of repeated 16-character grams)
-@pytest.mark.parametrize(("difficulty", "longest", "repeated"), [("easy", 800, 0.1), ("medium", 1000, 0.12)])
+@pytest.mark.parametrize(("difficulty", "longest", "repeated"), [("easy", 900, 0.1), ("medium", 1100, 0.12)])
 def test_traces_are_short_and_repeat_little(difficulty, longest, repeated):
     for example in generate_stories(300, seed=3, difficulty=difficulty):
         assert 400 <= len(example.thoughts) <= longest
@@ -229,9 +244,7 @@ SAYS = {
     r"By now the (\w+) is in the (\w+)": lambda story, _, thing, place: is_in(story, thing, place),
     r"By now (\w+) wants the (\w+)": lambda story, _, who, thing: last_perceived(story, "want", who)[1] == thing,
     r"for (\w+) it is in the (\w+)": lambda story, thing, who, place: view(story, thing, who) == place,
-    r"(\w+) also has the (\w+) in mind": lambda story, thing, who, place: view(story, thing, who) == place,
     r"(\w+) still thinks of the (\w+)": lambda story, thing, who, place: view(story, thing, who) == place,
-    r"so (\w+) thinks (\w+)\.": lambda story, thing, who, place: view(story, thing, who) == place,
     r"(\w+) knows of the (\w+)": lambda story, thing, who, place: view(story, thing, who) == place,
     r"[tT]o (\w+), (\w+) has (\w+) in mind": lambda story, thing, other, who, place: (
         view(story, thing, other, who) == place
@@ -256,18 +269,23 @@ def test_what_traces_say_of_minds_and_witnesses_is_what_the_story_tells(options)
         story = scenes(example.story)
         clauses = re.split(r"(?<=\.) ", encode)[1:]
         assert len(clauses) == len(story)
-        for clause, scene in zip(clauses, story, strict=True):
-            named = perceived_in_trace(clause)
+        for number, (clause, scene) in enumerate(zip(clauses, story, strict=True), start=1):
+            event, *state = re.split(r", so (?=now|it gets|\w+ (?:still thinks|knows no place))", clause)
+            named = perceived_in_trace(event)
             if named is not None:
                 assert named == named_in_story(scene), (clause, example.story)
                 used[scene.kind] += 1
+            if state and (thinks := re.match(r"(?:now )?(\w+) (?:still )?(?:thinks|knows no) (\w+)", state[0])):
+                who, place = thinks.groups()
+                assert (view(story[:number], scene.words[1], who) or "place") == place, (clause, example.story)
+                used["by then"] += 1
         thing = Script.from_json(example.meta["script"]).thing
         for pattern, is_so in SAYS.items():
             for match in re.finditer(pattern, interpret):
                 assert is_so(story, thing, *match.groups()), (match[0], example)
                 used[pattern] += 1
     kinds = {"put", "fill", "leave", "enter", "tell", "want", "break", "spoil"}
-    assert set(used) == {*kinds, *SAYS}
+    assert set(used) == {*kinds, *SAYS, "by then"}
     assert min(used.values()) >= 5, used
 
 
@@ -283,13 +301,13 @@ def named_in_story(scene: Scene) -> set[str]:
 @pytest.mark.parametrize(
     ("difficulty", "longest", "plots", "people"),
     [
-        ("easy", 8, {"leave", "return", "watch", "two_things", "witness"}, {2, 3}),
+        ("easy", 8, {"leave", "return", "watch", "two_things", "search", "witness"}, {2, 3}),
         ("medium", 12, set(ALL_PLOTS) - {"chain"}, {2, 3, 4}),
         ("hard", 20, set(ALL_PLOTS), {2, 3, 4}),
     ],
 )
 def test_difficulty_sets_plots_and_length(difficulty, longest, plots, people):
-    examples = generate_stories(300, seed=4, difficulty=difficulty)
+    examples = generate_stories(600, seed=5, difficulty=difficulty)
     counts = {name: set() for name in ALL_PLOTS}
     for example in examples:
         counts[example.meta["plot"]].add(len(sentences(example.story)))

@@ -17,6 +17,8 @@ from toys import lines, timeless, toy
 
 from socialr1_jax import load_hf
 from socialr1_jax.config import ConfigError, OptimizerConfig, RunConfig, TrackingConfig, load_config
+from socialr1_jax.data.corruptions import egocentric
+from socialr1_jax.data.examples import read_examples
 from socialr1_jax.grpo.packing import Rows, micro_batches, pack_rows
 from socialr1_jax.grpo.update import init_state, make_update
 from socialr1_jax.mesh import P, make_mesh
@@ -150,15 +152,15 @@ def test_an_interrupted_run_goes_on_and_equals_the_whole_one(finished, tmp_path,
     assert rows[0] == rows[1]
 
 
-def test_the_cold_start_ends_at_the_accuracy_asked_for(tmp_path, monkeypatch):
-    looks = iter([0.2, 0.7])
-    monkeypatch.setattr(quickstart, "evaluate_questions", lambda *args: ({"accuracy": next(looks)}, []))
+def test_the_cold_start_imitates_egocentric_references_and_grpo_asks_the_true_questions(tmp_path, monkeypatch):
+    imitated = []
+    monkeypatch.setattr(quickstart, "train_sft", lambda model, _, examples, *rest: imitated.extend(examples) or model)
     monkeypatch.setattr(quickstart, "train_grpo", lambda config: False)
-    config = toy(
-        tmp_path, sft={"steps": 50, "batch_size": 4, "warmup_steps": 1, "check_every": 2, "stop_accuracy": 0.5}
-    )
-    assert not run_quickstart(config)
-    assert [row["step"] for row in lines(tmp_path / "metrics.jsonl") if row["phase"] == "sft"] == [1, 2, 3, 4]
+    monkeypatch.setattr(quickstart, "write_report", lambda folder: None)
+    assert not run_quickstart(toy(tmp_path, sft={"steps": 5, "warmup_steps": 1, "egocentric": 1.0}))
+    asked = read_examples(tmp_path / "questions" / "train.jsonl")
+    assert imitated == [egocentric(example) for example in asked]
+    assert imitated != asked
 
 
 def test_a_folder_of_another_run_is_refused_by_key(finished):

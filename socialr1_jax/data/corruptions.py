@@ -175,6 +175,23 @@ def telling_of(example: Example) -> Telling:
     )
 
 
+def egocentric(example: Example) -> Example:
+    """The example with thoughts and answer of one who takes the person asked about to know where the thing really is.
+
+    A question that asks for no view of a place stays as it is. Raises ValueError as `telling_of` does.
+    """
+    one = telling_of(example)
+    world = one.script.play()
+    for chain in world.minds:
+        if chain[-1] == one.question.about:
+            world.minds[chain] = world.facts
+    question = ask(one.script, world, one.question_type)
+    if not one.question.about or question is None:
+        return example
+    thoughts = write_trace(one.script, world, question, one.options, egocentric=True)
+    return replace(example, answer=LETTERS[one.options.index(question.gold)], thoughts=thoughts)
+
+
 # ------------------------------------------------------------------------------------ false in what they say: two kinds
 
 
@@ -195,7 +212,7 @@ def _perceived(one: Telling) -> list[object]:
     world = one.script.play()
     fact: Fact = ("place", one.script.thing)
     seen = [(seen.event, frozenset(seen.seen_by)) for seen in world.log if seen.event.kind in _WITNESSED]
-    return [*seen, *((person, world.thinks(person, fact)) for person in one.question.about), one.question.gold]
+    return [*seen, world.thinks(one.question.about, fact) if one.question.about else None, one.question.gold]
 
 
 class _Company:

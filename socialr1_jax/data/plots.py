@@ -7,8 +7,8 @@ Two kinds of plot keep the rules of `audit.py`, which read no minds, near chance
 * Two witnesses: something happens, and each of two people saw it or missed it. Each leaves and comes back once
   in every story, and the answers are the four groups: neither, the one, the other, both.
 
-`two_things` asks where a thing really is, or was at first. Another thing is moved around as well, so that the answer
-may be mentioned at any place among the options.
+`two_things` and `search` ask where a thing really is, or was at first. Another thing is moved around as well, or people
+look into places without the thing, so that the answer may be mentioned at any place among the options.
 """
 
 from __future__ import annotations
@@ -191,20 +191,40 @@ def _write_wish(draft: Draft) -> Script:
     return _one_thing("wish", draft, _comes_and_goes(asked), closing=[want])
 
 
+def _stops(draft: Draft) -> list[bool]:
+    """Which of the places in order of mention the thing gets to; not all of them.
+
+    The answer has the wanted rank among them: the last stop for a question on reality, the first for one on memory.
+    Beliefs need two stops.
+    """
+    last = draft.options - 1
+    while True:
+        stops = [draft.rng.random() < 0.5 for _ in range(draft.options)]
+        if draft.question_type == "reality":
+            stops[draft.rank :] = [True, *[False] * (last - draft.rank)]
+        elif draft.question_type == "memory":
+            stops[: draft.rank + 1] = [*[False] * draft.rank, True]
+        if not all(stops) and sum(stops) >= (2 if draft.question_type in BELIEFS else 1):
+            return stops
+
+
 def _write_two_things(draft: Draft) -> Script:
     """Two things go through the places between them, so that either may be mentioned first, last or in the middle."""
     (asked, other), (thing, second), places = draft.cast.people, draft.cast.objects[:2], _places(draft)
-    rng, last = draft.rng, draft.options - 1
-    while True:
-        moved = [rng.choice((thing, second)) for _ in places]
-        if draft.question_type == "reality":
-            moved[draft.rank :] = [thing, *[second] * (last - draft.rank)]
-        elif draft.question_type == "memory":
-            moved[: draft.rank + 1] = [*[second] * draft.rank, thing]
-        if second in moved and moved.count(thing) >= (2 if draft.question_type in BELIEFS else 1):
-            break
-    events = _path(draft, other, moved, places)
+    events = _path(draft, other, [thing if stop else second for stop in _stops(draft)], places)
     return _script("two_things", draft, events, _does("leave", asked), values=places)
+
+
+def _write_search(draft: Draft) -> Script:
+    """The thing goes through some places, and into the others one looks without finding it."""
+    (asked, other), thing, places = draft.cast.people, draft.cast.objects[0], _places(draft)
+    stops = _stops(draft)
+    path = iter(
+        _path(draft, other, [thing] * sum(stops), [place for place, stop in zip(places, stops, strict=True) if stop])
+    )
+    looks = (Event(kind="look", who=other, place=place) for place in places)
+    events = [next(path) if stop else look for stop, look in zip(stops, looks, strict=True)]
+    return _script("search", draft, events, _does("leave", asked), values=places, movable=("leave",))
 
 
 # ----------------------------------------------------------------------------------------------------- a path of things
@@ -245,32 +265,52 @@ def _witnesses(
     closing: Sequence[Event] = (),
     absent: Sequence[str] = (),
 ) -> Script:
-    """Both leave before or after the event and come back at the end; the first of `before` opens the story.
-
-    Who comes back last must say nothing of who saw the event. So nobody is away and back before it, and the returns are
-    in random order.
-    """
+    """Each is away once, over the event or wholly before or after it; the first of `before` opens the story."""
     rng, pair = draft.rng, draft.cast.people[:2]
     chosen = {person for person, bit in zip(pair, (1, 2), strict=True) if draft.rank & bit}
     saw = set(pair) - chosen if plot in MISSED_MATTERS else chosen
-    early = _does("leave", *(person for person in rng.sample(pair, 2) if person not in saw))
-    late = _does("leave", *(person for person in rng.sample(pair, 2) if person in saw))
-    returns = [*_does("enter", *pair), *newcomer]
-    rng.shuffle(returns)
-    named = list(draft.cast.people)
-    rng.shuffle(named)
-    return Script(
-        plot=plot,
-        room=draft.cast.room,
-        people=tuple(named),
-        events=(*before, *early, event, *late, *returns, *closing),
-        asked=pair[0],
-        other=pair[1],
-        thing=event.thing,
-        absent=tuple(absent),
-        closing=len(closing),
-        movable=("leave",),
+    early = {person for person in pair if person in saw and rng.random() < 0.5}  # back before the event
+    late = saw - early
+    while True:
+        earlier = [_comes_and_goes(p) if p in early else _does("leave", p) for p in pair if p not in late]
+        later = [_comes_and_goes(p) if p in late else _does("enter", p) for p in pair if p not in early]
+        named = list(draft.cast.people)
+        rng.shuffle(named)
+        script = Script(
+            plot=plot,
+            room=draft.cast.room,
+            people=tuple(named),
+            events=(*before, *_merged(earlier, rng), event, *_merged([newcomer, *later], rng), *closing),
+            asked=pair[0],
+            other=pair[1],
+            thing=event.thing,
+            absent=tuple(absent),
+            closing=len(closing),
+            movable=("leave", "enter"),
+        )
+        if in_fair_order(script):
+            return script
+
+
+def in_fair_order(script: Script) -> bool:
+    """Whether two witnesses return in the order in which they leave.
+
+    So one who alone saw the event is the first to leave and to return in half of the stories, back before it, and the
+    last in the other half: the order tells nothing. With free returns the last one would tend to have missed the event.
+    """
+    pair = (script.asked, script.other)
+    leaves, returns = (
+        [e.who for e in script.events if e.kind == kind and e.who in pair] for kind in ("leave", "enter")
     )
+    return bool(script.values) or leaves == returns
+
+
+def _merged(sequences: Sequence[Sequence[Event]], rng: random.Random) -> list[Event]:
+    """All events in random order that keeps the order within each sequence."""
+    turns = [number for number, sequence in enumerate(sequences) for _ in sequence]
+    rng.shuffle(turns)
+    rest = [iter(sequence) for sequence in sequences]
+    return [next(rest[turn]) for turn in turns]
 
 
 def _moved(draft: Draft) -> tuple[list[Event], Event]:
@@ -384,6 +424,7 @@ PLOTS = {
         Plot(name="lie", types=BELIEFS, fixed=3, write=_write_lie),
         Plot(name="overhear", types=BELIEFS, fixed=6, write=_write_overhear, people=3),
         Plot(name="two_things", types=("reality", "memory", *BELIEFS), fixed=2, write=_write_two_things, objects=2),
+        Plot(name="search", types=("reality", "memory", *BELIEFS), fixed=2, write=_write_search),
         Plot(name="chain", types=("third_order_belief",), fixed=4, write=_write_chain, people=4),
         Plot(name="wish", types=("intention",), fixed=4, write=_write_wish),
         Plot(name="swap", types=("intention", "desire"), fixed=4, write=_write_swap, values="things", objects=0),

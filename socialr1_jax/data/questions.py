@@ -19,9 +19,9 @@ class Question:
     """A question about one played script.
 
     gold: the right option's text; wrong: the texts of all other answers; rank: the place of the right answer among
-    all, in order of mention in the story, or in the order neither, the first, the second, both. about: the people
-    whose view of the thing's place the trace has to work out; why: what the trace infers beyond that; goal: what the
-    question asks for.
+    all, in order of mention in the story, or in the order neither, the first, the second, both. about: the person
+    whose view of the thing's place the trace has to work out, or ""; why: what the trace infers beyond that; goal: what
+    the question asks for.
     """
 
     text: str
@@ -29,7 +29,7 @@ class Question:
     wrong: tuple[str, ...]
     rank: int
     goal: str
-    about: tuple[str, ...] = ()
+    about: str = ""
     why: str = ""
 
 
@@ -52,7 +52,7 @@ def ask(script: Script, world: World, question_type: str) -> Question | None:
 
 
 def _valued(
-    script: Script, value: str | None, form: str, *, text: str, goal: str, about: tuple[str, ...] = (), why: str = ""
+    script: Script, value: str | None, form: str, *, text: str, goal: str, about: str = "", why: str = ""
 ) -> Question | None:
     """A question whose answers are the values of the script, each written in the form. `goal` gets the gold text."""
     if value not in script.values:
@@ -67,19 +67,19 @@ def _place(script: Script, world: World, question_type: str) -> Question | None:
     """Reality, memory, and belief of every order: each answer is a container."""
     thing, asked, other, third = script.thing, script.asked, script.other, script.third
     fact: Fact = ("place", thing)
-    about: tuple[str, ...] = (asked,)
+    about = asked
     why = ""
     match question_type:
         case "reality":
             value: str | None = world.facts[fact]
             text = f"Where is the {thing} really?"
             goal = f"What counts is the real place of the {thing}, not a view of it. That is the {{}}."
-            about, why = (), f"By now the {thing} is in the {value}, and that is so for whoever looks."
+            about, why = "", f"By now the {thing} is in the {value}, and that is so for whoever looks."
         case "memory":
             value = world.first_place[thing]
             text = f"Where was the {thing} at first?"
             goal = f"What counts is the start, not the end: the place that the {thing} had first is the {{}}."
-            about, why = (), f"At first the {thing} is in the {value}, and only later in any other place."
+            about, why = "", f"At first the {thing} is in the {value}, and only later in any other place."
         case "belief":
             value = world.thinks(asked, fact)
             text = f"Where will {asked} look for the {thing} first?"
@@ -115,7 +115,7 @@ def _next_step(script: Script, world: World) -> Question | None:
         "look in the {}",
         text=f"What will {asked} do next?",
         goal=f"{asked} wants the {thing}, and one goes where one thinks it is: {asked} will {{}}.",
-        about=(asked,),
+        about=asked,
     )
 
 

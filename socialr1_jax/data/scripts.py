@@ -22,7 +22,7 @@ NAMES = (
 HELD_OUT_NAMES = ("Adam", "Bella", "Clara", "David", "Felix", "Grace", "Henry", "Julia")
 OBJECTS = (
     "apple", "ball", "book", "cake", "coin", "cup", "doll", "egg",
-    "hat", "key", "kite", "map", "pen", "ring", "shoe", "toy",
+    "hat", "horn", "kite", "map", "pen", "ring", "shoe", "toy",
 )
 CONTAINERS = ("bag", "basket", "box", "bucket", "case", "chest", "crate", "drawer", "jar", "pot", "sack", "tin")
 ROOMS = ("attic", "bedroom", "cellar", "garage", "garden", "hall", "kitchen", "office")
@@ -80,6 +80,15 @@ class Script:
         for event in self.events:
             world.apply(event)
         return world
+
+    def views(self, person: str) -> list[str | None]:
+        """Where the person thinks that the thing is, after each event; None for no idea."""
+        world = World(self.people, absent=self.absent, order=1)
+        views = []
+        for event in self.events:
+            world.apply(event)
+            views.append(world.thinks(person, ("place", self.thing)))
+        return views
 
     def event(self, kind: Kind) -> Event:
         """The first event of this kind. Raises StopIteration when the script has none."""

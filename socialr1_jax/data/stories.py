@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeVar
 
 from socialr1_jax.data.examples import LETTERS, Example
-from socialr1_jax.data.plots import PLOTS, Draft, Plot, with_distractors
+from socialr1_jax.data.plots import PLOTS, Draft, Plot, in_fair_order, with_distractors
 from socialr1_jax.data.questions import Question, ask
 from socialr1_jax.data.scripts import CONTAINERS, HELD_OUT_NAMES, NAMES, OBJECTS, ROOMS, Cast, Script, variants
 from socialr1_jax.data.traces import write_trace
@@ -39,7 +39,7 @@ class _Level:
     distractors: int
 
 
-_EASY = ("leave", "return", "watch", "two_things", "witness")
+_EASY = ("leave", "return", "watch", "two_things", "search", "witness")
 _LEVELS = {
     "easy": _Level(_EASY, 8, 0),
     "medium": _Level(tuple(name for name in ALL_PLOTS if name != "chain"), 12, 0),
@@ -232,7 +232,8 @@ def _draw(draft: Draft, plot: Plot, distractors: int, ranks: Counter[int]) -> li
     least = min(count for rank, count in ranks.items() if rank != question.rank)
     for variant, world in variants(script, rng):
         other = ask(variant, world, question_type)
-        if other is not None and other.text == question.text and other.rank != question.rank:
+        fits = other is not None and other.text == question.text and other.rank != question.rank
+        if other is not None and fits and in_fair_order(variant):
             twins.setdefault(other.rank, _Drawn(variant, world, other))
             if ranks[other.rank] == least:
                 break

@@ -165,6 +165,17 @@ def _view(story: Story, fields: Fields) -> bool:
     return _thought(story, chain, ("place", fields.get("thing", story.script.thing))) == place
 
 
+def _view_then(story: Story, fields: Fields) -> bool:
+    """Return whether right after the event a person takes this place to be the right one."""
+    events, views = _events(story, fields), story.script.views(fields["other"])
+    stated = fields["view"].replace("no place", "") or None
+    return any(seen in events and view == stated for seen, view in zip(story.world.log, views, strict=True))
+
+
+def _place_then(story: Story, fields: Fields) -> bool:
+    return _happens(story, fields) and fields["place"] == fields["view"]
+
+
 def _thought(story: Story, chain: Chain, fact: Fact) -> str:
     """Return what the chain of people takes the fact to be; "" for no idea."""
     return story.world.minds.get(chain, {}).get(fact, "")
@@ -201,7 +212,7 @@ def _is_right(story: Story, fields: Fields) -> bool:
 
 _PLACEHOLDERS = {
     **{word: rf"(?P<{word.lower()}>[A-Z]\w*)" for word in ("WHO", "OTHER", "THIRD", "TO")},
-    **{word: rf"(?P<{word.lower()}>\w+)" for word in ("THING", "PLACE", "ABOUT")},
+    **{word: rf"(?P<{word.lower()}>\w+)" for word in ("THING", "PLACE", "ABOUT", "VIEW")},
     "NAMES": r"(?P<names>nobody|[A-Z]\w*(?:, [A-Z]\w*)*(?: and [A-Z]\w*)?)",
     "NAME": r"[A-Z]\w*",
     "EVENT": f"(?P<event>{'|'.join(_NAMED)})",
@@ -210,9 +221,16 @@ _PLACEHOLDERS = {
 _PRONOUNS = frozenset(("He", "She", "It", "They", "This", "That", "Who", "it", "there", "here"))
 _SAW = ", (?:seen by|with only|and just|and|before the eyes of) NAMES(?: alone| to see it| sees| can see it)?"
 _HEARD = ", (?:heard by|and|but) NAMES(?: can hear it| hears it)?"
+_THOUGHTS: tuple[tuple[Judge, str], ...] = (
+    (_view_then, ", so now OTHER thinks VIEW"),
+    (_view_then, ", so OTHER still thinks VIEW"),
+    (_view_then, ", so OTHER knows (?P<view>)no place"),
+    (_place_then, ", so (?:now it is in|it gets to) the VIEW"),
+)
 _STAY = r", NAMES stays?\b"
 
-# Events that are stated with those who perceive them or are then in the room: two statements each.
+# Events that are stated with those who perceive them or are then in the room: two statements each, and with what the
+# person asked about thinks after a step of the thing: a third one.
 # (kind of event, form of the event, form of the people, judge of the people)
 _PERCEIVED: tuple[tuple[str, str, str, Judge], ...] = (
     ("put", "WHO puts the THING in the PLACE", _SAW, _seen_by),
@@ -223,7 +241,7 @@ _PERCEIVED: tuple[tuple[str, str, str, Judge], ...] = (
     ("fill", "By WHO, next the THING gets into the PLACE", _SAW, _seen_by),
     ("leave", "WHO leaves", _STAY, _here),
     ("leave", "WHO goes as well", _STAY, _here),
-    ("enter", "WHO comes (?:in|too)", r", so NAMES (?:is|are) in\b", _here),
+    ("enter", "WHO comes (?:in|too)", r", so NAMES (?:is|are) (?:in|there)\b", _here),
     ("tell", "WHO tells TO of the PLACE", _HEARD, _heard_by),
     ("want", "WHO wishes for the THING", _HEARD, _heard_by),
     ("want", "WHO turns to the THING", _HEARD, _heard_by),
@@ -244,21 +262,13 @@ _STATED: tuple[tuple[str, Judge, str], ...] = (
     ("say", _happens, "WHO talks to TO about the ABOUT"),
     ("", _at_first, "At first NAMES (?:is|are) there"),
     ("", _saw, "WHO saw the last step"),
-    ("", _saw, "WHO was there for it"),
-    ("", _saw, "WHO did not miss it"),
     ("", _saw, "WHO saw it(?=,)"),
     ("", _saw, "WHO heard it(?=,)"),
     ("", _missed, "WHO was away"),
-    ("", _missed, "WHO missed it"),
-    ("", _missed, "WHO too was away"),
     ("", _view, "for WHO it is in the PLACE"),
-    ("", _view, "WHO also has the PLACE in mind"),
-    ("", _view, "WHO thinks PLACE(?: too)?(?=[.,]|$)"),
     ("", _view, "WHO still thinks of the PLACE"),
-    ("", _view, "WHO too was away and keeps the old PLACE in mind"),
     ("", _view, r"WHO knows of the PLACE\b(?! on)"),
     ("", _view, "WHO has no idea where it is"),
-    ("", _view, "WHO missed it and trusts NAME as well: PLACE"),
     ("", _view, "WHO thinks (?:that )?(?:it|the THING) is (?:still )?in the PLACE"),
     ("", _view, "WHO believes (?:that )?(?:it|the THING) is (?:still )?in the PLACE"),
     ("", _view, "WHO knows (?:that )?(?:it|the THING) is (?:now )?in the PLACE"),
@@ -291,6 +301,8 @@ def _by_word() -> dict[str, list[_Form]]:
     stated = [*_STATED]
     for kind, event, people, judge in _PERCEIVED:
         stated += [(kind, _happens, event), (kind, judge, event + people)]
+        if kind in ("put", "move"):
+            stated += [(kind, judge, event + people + thought) for judge, thought in _THOUGHTS]
     forms: dict[str, list[_Form]] = {}
     for kind, judge, form in stated:
         first, second = re.findall(r"\w+", form)[:2]

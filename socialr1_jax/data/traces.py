@@ -14,12 +14,17 @@ from socialr1_jax.data.scripts import Script, join_names
 from socialr1_jax.data.world import Fact, Witnessed, World
 
 
-def write_trace(script: Script, world: World, question: Question, options: tuple[str, ...]) -> str:
-    """The four stages, one line each: what happened and who saw it, who thinks what, what is asked, each option."""
+def write_trace(
+    script: Script, world: World, question: Question, options: tuple[str, ...], *, egocentric: bool = False
+) -> str:
+    """The four stages, one line each: what happened and who saw it, who thinks what, what is asked, each option.
+
+    An egocentric trace takes the person asked about to know every step of the thing.
+    """
     verdicts = [_weigh(letter, text, question.gold) for letter, text in zip(LETTERS, options, strict=False)]
     lines = (
-        f"Encode: {_encode(script, world)}",
-        f"Interpret: {_interpret(script, world, question)}",
+        f"Encode: {_encode(script, world, question, egocentric)}",
+        f"Interpret: {_interpret(script, world, question, egocentric)}",
         f"Goal: {question.goal}",
         f"Respond: {' '.join(verdicts)} So the answer is {LETTERS[options.index(question.gold)]}.",
     )
@@ -36,12 +41,29 @@ def _weigh(letter: str, text: str, gold: str) -> str:
     return f"{letter}. {text}, {'yes, that is it' if text == gold else 'no, not this one'}."
 
 
-def _encode(script: Script, world: World) -> str:
+def _encode(script: Script, world: World, question: Question, egocentric: bool) -> str:
+    """Each event with who perceives it, and behind each step of a thing what the person asked about thinks by then.
+
+    A model of a million parameters learns this in a few hundred updates, for two reasons. An inference needs no more
+    than the clause at hand and the one before. And most clauses end with the word that the story's sentence ends with,
+    so that the next sentence is found by looking that word up.
+    """
     verb = "is" if len(script.start) == 1 else "are"
     clauses = [f"At first {join_names(script.start)} {verb} there."]
     turns: Counter[str] = Counter()
-    for seen in world.log:
-        clauses.append(_retell(script, seen, turns))
+    who = question.about
+    views = script.views(who) if who else [None] * len(script.events)
+    for seen, view in zip(world.log, views, strict=True):
+        clause, place = _retell(script, seen, turns), seen.event.place
+        if seen.event.kind in ("put", "move"):
+            if not who or seen.event.thing != script.thing:
+                state = f"{('now it is in', 'it gets to')[turns[seen.event.kind] % 2]} the {place}"
+            elif egocentric or who in seen.seen_by:
+                state = f"now {who} thinks {place}"
+            else:
+                state = f"{who} still thinks {view}, not {place}" if view else f"{who} knows no place, not {place}"
+            clause = f"{clause.removesuffix('.')}, so {state}."
+        clauses.append(clause)
         turns[seen.event.kind] += 1
     return " ".join(clauses)
 
@@ -64,17 +86,19 @@ def _retell(script: Script, seen: Witnessed, turns: Counter[str]) -> str:
             return f"By {who}, {verb.format(thing, place)}, {_seen_by(seen.seen_by, turn)}."
         case "leave":
             verb = ("leaves", "goes as well")[turn % 2]
-            stay = "stays" if len(seen.here) == 1 else "stay"
-            return f"{who} {verb}, {join_names(seen.here) or 'nobody'} {stay if seen.here else 'stays'}."
+            stay = "stay" if len(seen.here) > 1 else "stays"
+            where = "on" if turn % 2 else f"in the {script.room}"
+            return f"{who} {verb}, {join_names(seen.here) or 'nobody'} {stay} {where}."
         case "enter":
             now = "is" if len(seen.here) == 1 else "are"
-            return f"{who} {('comes in', 'comes too')[turn % 2]}, so {join_names(seen.here)} {now} in."
+            verb = ("comes in", "comes too")[turn % 2]
+            return f"{who} {verb}, so {join_names(seen.here)} {now} {'there' if turn % 2 else f'in the {script.room}'}."
         case "watch":
             return f"{who} looks on from outside."
         case "listen":
             return f"{who} can hear now but not see."
         case "look":
-            return f"{who} looks into {f'the {place}' if place else 'everything'}{' also' if turn else ''}."
+            return f"{who} looks into {f'the {place}' if place else 'everything'}."
         case "open":
             return f"{who} opens the {place} for all to see."
         case "reach":
@@ -109,44 +133,27 @@ def _heard_by(seen: Witnessed, turn: int) -> str:
     return (f"heard by {join_names(others)}", f"and {join_names(others)} can hear it")[turn % 2]
 
 
-def _interpret(script: Script, world: World, question: Question) -> str:
-    fact: Fact = ("place", script.thing)
+def _interpret(script: Script, world: World, question: Question, egocentric: bool) -> str:
     clauses = []
     if question.about:
-        clauses.append(f"By now the {script.thing} is in the {world.facts[fact]}.")
+        clauses.append(f"By now the {script.thing} is in the {world.facts['place', script.thing]}.")
         last = [s for s in world.log if s.event.kind in ("put", "move") and s.event.thing == script.thing][-1]
-        relevant = [person for person in script.people if person in question.about or person == last.event.who]
-        first_hand = [person for person in relevant if person in last.seen_by]
-        away = [person for person in relevant if person not in last.seen_by]
-        clauses += [_present_line(world, person, fact, turn) for turn, person in enumerate(first_hand)]
-        clauses += [_away_line(world, person, fact, turn) for turn, person in enumerate(away)]
+        clauses.append(_view(script, world, question.about, egocentric or question.about in last.seen_by))
     if question.why:
         clauses.append(question.why)
     return " ".join(clauses)
 
 
-def _present_line(world: World, person: str, fact: Fact, turn: int) -> str:
-    place = world.thinks(person, fact)
-    return (
-        f"{person} saw the last step, so for {person} it is in the {place}.",
-        f"{person} was there for it, and {person} also has the {place} in mind.",
-        f"{person} did not miss it, so {person} thinks {place} too.",
-    )[turn % 3]
-
-
-def _away_line(world: World, person: str, fact: Fact, turn: int) -> str:
-    """A person who missed the last step: with an older view, a view by hearsay or by looking later, or no view."""
+def _view(script: Script, world: World, person: str, saw: bool) -> str:
+    """What the person thinks in the end: from the last step, by hearsay, from a look into the place, or from before."""
+    fact: Fact = ("place", script.thing)
     place, source = world.thinks(person, fact), world.learned_by(person, fact)
+    if saw:
+        return f"{person} saw the last step, so for {person} it is in the {place}."
     if place is None or source is None:
         return f"{person} has no idea where it is."
     if source.kind == "tell":
-        return (
-            f"{person} was away then and takes the word of {source.who}, so {person} thinks {place}.",
-            f"{person} missed it and trusts {source.who} as well: {place}.",
-        )[turn % 2]
+        return f"{person} was away then and takes the word of {source.who}, so for {person} it is in the {place}."
     if source.kind in ("look", "open"):
         return f"{person} was away then but found it there, so {person} knows of the {place}."
-    return (
-        f"{person} was away by then, so {person} still thinks of the {place}.",
-        f"{person} too was away and keeps the old {place} in mind.",
-    )[turn % 2]
+    return f"{person} was away by then, so {person} still thinks of the {place}."

@@ -5,6 +5,7 @@ same program that trains a real Qwen3.
 """
 
 import json
+import random
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,22 +14,19 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
-from socialr1_jax.config import QuickstartConfig, RewardConfig, RunConfig, save_config
-from socialr1_jax.data.corruptions import corruption_pairs
+from socialr1_jax.config import QuickstartConfig, RunConfig, save_config
+from socialr1_jax.data.corruptions import corruption_pairs, egocentric
 from socialr1_jax.data.examples import LETTERS, Example, read_examples
 from socialr1_jax.data.pairs import write_pairs
-from socialr1_jax.data.prompts import encode_prompts, question_text, reference_response
+from socialr1_jax.data.prompts import question_text, reference_response
 from socialr1_jax.data.scripts import WORDS
 from socialr1_jax.data.stories import generate_stories
 from socialr1_jax.data.story_files import write_stories
 from socialr1_jax.data.tokenizer import build_tokenizer
 from socialr1_jax.hf import load_hf, save_hf
-from socialr1_jax.models.qwen3 import Params, Qwen3, Qwen3Config, init_params
+from socialr1_jax.models.qwen3 import Qwen3, Qwen3Config, init_params
 from socialr1_jax.ownership import refuse_foreign_folder
 from socialr1_jax.reward_model_config import RewardModelConfig
-from socialr1_jax.rewards import Scorer
-from socialr1_jax.sampling import Engine, SamplingParams
-from socialr1_jax.sampling.text import stop_token_ids
 from socialr1_jax.terminal import print_line
 from socialr1_jax.training.console import console, shown_log, working
 from socialr1_jax.training.grpo import train_grpo
@@ -39,10 +37,8 @@ from socialr1_jax.training.reward_model import train_reward_model
 from socialr1_jax.training.run_folder import own_folder, refuse_another_run, refuse_other_settings
 from socialr1_jax.training.sft import train_sft
 from socialr1_jax.training.summary import write_summary
-from socialr1_jax.training.validation import evaluate_questions
 
 _TOKENIZER_STORIES = 1000  # stories that the tokenizer is trained on: every word of the plots is among them
-_CHECK_STORIES, _CHECK_SAMPLES = 32, 4  # questions, and responses to each, of an accuracy check during SFT
 _LOGIT_TOLERANCE = 2e-4
 
 
@@ -108,30 +104,15 @@ def _cold_start(config: QuickstartConfig, folder: Path) -> None:
         write_stories(examples, folder / "questions" / f"{name}.jsonl")
     with working("building the tokenizer"):
         model, tokenizer = small_model(config, train, folder)
-    shape, params = model.config, model.params
-    size = sum(x.size for x in jax.tree.leaves(params))
+    size = sum(x.size for x in jax.tree.leaves(model.params))
     console.print(f"Qwen3 with {size / 1e6:.2f} M parameters, {len(tokenizer)} tokens, {len(train)} stories, e.g.:")
-    show_story(train[0])
-    # Fresh stories of the training kind: the held-out ones are for the evaluations alone.
-    checked = encode_prompts(tokenizer, stories_of(config, _CHECK_STORIES, "train", seed=config.seed + 1), 10**6)
-    sampling = SamplingParams(
-        n=_CHECK_SAMPLES, max_new_tokens=config.sampling.max_new_tokens, stop_token_ids=stop_token_ids(model, tokenizer)
-    )
-
-    scorer = Scorer(RewardConfig(preset="outcome_only"))
-
-    def accuracy(params: Params) -> float:
-        engine = Engine(
-            params=params,
-            config=shape,
-            num_tokens=model.num_tokens,
-            segment_tokens=config.sampling.segment_tokens,
-            max_rows=config.sampling.max_rows,
-        )
-        return float(evaluate_questions(engine, checked, sampling, tokenizer, scorer)[0]["accuracy"])
-
+    show_story(next((one for one in train if "twin_id" in one.meta), train[0]))
+    if share := config.sft.egocentric:
+        console.print(f"SFT imitates a child who thinks that everybody knows where the thing is ({share:.0%} of times)")
+    rng = random.Random(f"egocentric {config.seed}")
+    references = [egocentric(one) if rng.random() < config.sft.egocentric else one for one in train]
     log = RunLog(folder, config.tracking, config=config.model_dump())
-    save_hf(train_sft(model, tokenizer, train, config.sft, log, config.seed, accuracy), folder / "sft")
+    save_hf(train_sft(model, tokenizer, references, config.sft, log, config.seed), folder / "sft")
     log.close()
 
 

@@ -1,6 +1,6 @@
 """Supervised fine-tuning on reference responses: the cold start before GRPO."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -31,11 +31,9 @@ def train_sft(
     config: SftConfig,
     log: RunLog | None,
     seed: int,
-    accuracy: Callable[[Params], float] = lambda params: 0.0,
 ) -> Qwen3:
     """The model after `config.steps` updates on prompt + reference response; only the response is learned.
 
-    Training ends early when `accuracy(params)`, asked every `config.check_every` updates, is `config.stop_accuracy`.
     The loss is the mean over the response tokens of a batch, its end token included.
     """
 
@@ -79,7 +77,6 @@ def train_sft(
     longest = sorted(range(len(examples)), key=size.__getitem__)[-_LONGEST_TEXTS:]
     width = max(sum(map(len, encoded(i))) for i in longest)
     multiple = -(-width // _ROW_MULTIPLE) * _ROW_MULTIPLE
-    found = ""
     with Bar("sft", config.steps) as bar:
         for step in range(config.steps):
             prompts, responses = zip(*map(encoded, stream.batch(step)), strict=True)
@@ -88,12 +85,5 @@ def train_sft(
             values = {name: float(value) for name, value in metrics.items()}
             if log:
                 log.metrics("sft", step + 1, values | {"learning_rate": float(schedule(step))})
-            right = 0.0
-            if config.check_every and (step + 1) % config.check_every == 0:
-                with bar.waiting("answering fresh questions"):
-                    right = accuracy(state.params)
-                found = f"  accuracy {right:.2f}"
-            bar.advance(f"loss {values['loss']:.3f}{found}")
-            if right >= config.stop_accuracy:
-                break
+            bar.advance(f"loss {values['loss']:.3f}")
     return Qwen3(model.config, state.params, source=model.source, num_tokens=model.num_tokens)
