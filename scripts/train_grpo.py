@@ -18,20 +18,31 @@ from socialr1_jax.startup import prepare
 from socialr1_jax.terminal import print_error, print_line, run_script
 
 
-def check_positions(config: RunConfig) -> None:
-    """Raise ConfigError when a question and its response do not fit into the model's positions; see the doctor."""
+def check_questions(config: RunConfig) -> None:
+    """Print what the run would understand of its questions. Raise ValueError where it would."""
     from socialr1_jax.training.doctor import data
     from socialr1_jax.training.doctor.line import NotChecked
+    from socialr1_jax.training.doctor.model import local
+    from socialr1_jax.training.run_questions import first_prompt, read_run_questions, understood
 
     try:
         data.check_positions(config)
     except NotChecked as reason:
         print_line(f"positions   not checked: {reason}")
+    if config.replay_rollouts:
+        return
+    questions, sets = read_run_questions(config)
+    lines = understood(questions, sets)
+    if (folder := local(config.model.path)) and config.model.path:
+        from socialr1_jax.tokenizer_files import load_tokenizer
+
+        lines += first_prompt(questions, load_tokenizer(folder))
+    print_line("\n".join(lines))
 
 
 def main(argv: list[str] | None = None) -> int:
     config = parse_args(
-        RunConfig, argv, description="Train a Qwen3 with GRPO and the Social-R1 rewards.", check=check_positions
+        RunConfig, argv, description="Train a Qwen3 with GRPO and the Social-R1 rewards.", check=check_questions
     )
     prepare(config.xla_flags)
     from socialr1_jax.processes import is_first  # imports JAX: only once the arguments are right

@@ -31,7 +31,8 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 
 from socialr1_jax.files import write_whole
-from socialr1_jax.terminal import print_error, printable
+from socialr1_jax.terminal import print_error, print_line, printable
+from socialr1_jax.unused_settings import unused_settings
 
 _MOST_BYTES = 1 << 20  # of a configuration file
 _MOST_VALUES = 100_000  # in it, those behind an alias counted each time
@@ -135,23 +136,33 @@ def load_config(
     """Builds a configuration from YAML files (later ones win) and ``section.field=value`` overrides (over those).
 
     Raises ConfigError: a file that is missing or no YAML, an unknown key (with the nearest known one), a wrong type, a
-    value out of range, numbers that do not fit together.
+    value out of range, numbers that do not fit together, a setting that another one makes useless
+    (`unused_settings.py`).
     """
     values: dict[str, Any] = {}
-    for one in [path] if isinstance(path, str | Path) else path or []:
-        _merge(values, _read_yaml(config_class, Path(os.path.expanduser(one))))
+    layer_of: dict[str, int] = {}
+    files = [path] if isinstance(path, str | Path) else path or []
+    for number, one in enumerate(files):
+        given = _read_yaml(config_class, Path(os.path.expanduser(one)))
+        layer_of |= dict.fromkeys((name for name, _, _ in _leaves(config_class) if _is_given(given, name)), number)
+        _merge(values, given)
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals:
             raise ConfigError(f"{_shown(override)} is not of the form section.field=value")
         _set(config_class, values, key, text)
+        layer_of[key] = len(files)
+    unused = unused_settings(config_class, values, layer_of)
     try:
-        return config_class.model_validate(values)
+        config = config_class.model_validate(values)
     except ValidationError as error:
         faults = error.errors(include_url=False)
         lines = [printable(_explain(config_class, fault)) for fault in faults[:_MOST_FAULTS]]
         lines += [f"and {len(faults) - _MOST_FAULTS} more"] if len(faults) > _MOST_FAULTS else []
         raise ConfigError("\n".join(lines)) from None
+    if unused:
+        raise ConfigError("\n".join(map(printable, unused[:_MOST_FAULTS])))
+    return config
 
 
 def save_config(config: Section, path: str | Path) -> None:
@@ -175,8 +186,8 @@ def parse_args(
     """Builds the configuration that a command line asks for.
 
     Understands ``--config FILE.yaml`` (``default_config`` when it is not given; several: later ones win field by
-    field), ``section.field=value``,
-    ``--name value`` for every top-level field (``--name`` alone sets a bool), ``--help`` and ``--dry-run``. The last
+    field), ``section.field=value``, ``--name value`` for every top-level field (``--name`` alone sets a bool, as
+    ``--name true`` does), ``--help`` and ``--dry-run``. The last
     two print and exit 0; a fault prints one line per fault on stderr and exits 2.
 
     Args:
@@ -189,16 +200,15 @@ def parse_args(
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         if any(argument in ("-h", "--help") for argument in arguments):
-            print(_help(config_class, description, default_config))
+            print_line(_help(config_class, description, default_config))
             raise SystemExit(0)
         paths, overrides, dry_run = _split(config_class, arguments)
         config = load_config(config_class, paths or default_config, overrides)
     except ConfigError as error:
         _fail(str(error))
     if dry_run:
-        print(to_yaml(config), end="")
-        if config.arithmetic():
-            print("\n" + config.arithmetic())
+        arithmetic = config.arithmetic()
+        print_line((to_yaml(config) + (f"\n{arithmetic}" if arithmetic else "")).removesuffix("\n"))
         try:
             check(config)
         except (ValueError, OSError) as error:
@@ -215,8 +225,9 @@ def _split(config_class: type[Section], arguments: list[str]) -> tuple[list[str]
     paths: list[str] = []
     overrides: list[str] = []
     dry_run = False
-    rest = iter(arguments)
-    for argument in rest:
+    rest = list(arguments)
+    while rest:
+        argument = rest.pop(0)
         if not argument.startswith("--"):
             if "=" not in argument:
                 raise ConfigError(f"unexpected argument {_shown(argument)}; fields are set by section.field=value")
@@ -229,13 +240,12 @@ def _split(config_class: type[Section], arguments: list[str]) -> tuple[list[str]
             continue
         field = None if name == "config" else _field(config_class, name)
         if not equals:
-            if field is not None and field.annotation is bool:
+            if field is not None and field.annotation is bool and rest[:1] not in (["true"], ["false"]):
                 value = "true"
+            elif rest:
+                value = rest.pop(0)
             else:
-                following = next(rest, None)
-                if following is None:
-                    raise ConfigError(f"--{name} needs a value")
-                value = following
+                raise ConfigError(f"--{name} needs a value")
         if name == "config":
             paths.append(value)
         else:
@@ -364,6 +374,14 @@ def _set(config_class: type[Section], values: dict[str, Any], key: str, text: st
         if not isinstance(values, dict):
             raise ConfigError(f"{key}: {parent} is not a mapping but {_shown(values)}")
     values[last] = value
+
+
+def _is_given(values: Any, name: str) -> bool:
+    for part in name.split("."):
+        if not isinstance(values, Mapping) or part not in values:
+            return False
+        values = values[part]
+    return True
 
 
 def _merge(values: dict[str, Any], more: Mapping[str, Any]) -> None:

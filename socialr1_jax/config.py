@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 
 from socialr1_jax.command_line import (
     ConfigError,
+    FreeText,
     Real,
     Section,
     Sources,
@@ -26,6 +27,7 @@ from socialr1_jax.command_line import (
 from socialr1_jax.objective import Objective
 from socialr1_jax.reward_config import ContentConfig, RewardConfig, Schedule, StructureConfig
 from socialr1_jax.story_config import StoryConfig
+from socialr1_jax.unused_settings import Need
 
 __all__ = [
     "CheckpointConfig",
@@ -63,7 +65,7 @@ class ModelConfig(Section):
     random: str = Field(
         "",
         description="for trials: random weights of this shape (nano, tiny, small, 0.6b ... 32b) behind the tokenizer "
-        "of path, or one that is made from the questions when there is no path",
+        "of path, or one that is made from the questions when there is no path; a path given later takes its place",
     )
     dtype: Literal["float32", "bfloat16"] = Field(
         "float32", description="type of the computation; master weights and Adam moments are float32 in either case"
@@ -101,11 +103,20 @@ class DataConfig(Section):
     where: TextMap = Field(
         {}, description="keep only the rows whose column has this value, such as {prompting_type: CoTP}"
     )
+    first_label: int = Field(
+        0, ge=0, le=1, description="number of the first option, where gold answers are numbers instead of letters"
+    )
     allow_bad_rows: bool = Field(False, description="drop and count rows that are no questions, instead of refusing")
     train_on_evaluation_set: str = Field(
         "",
         description="first 12 digits of the SHA-256 of a file whose authors forbid training on it: you mean it",
     )
+    prompt: FreeText = Field(
+        "",
+        description="Jinja template of the user turn, or a file with one, over story, question, options, lettered, "
+        'meta and instruction; "" = the prompt of the Social-R1 cards',
+    )
+    system: FreeText = Field("", description='text of a system turn before it; "" = none')
     max_prompt_tokens: int = Field(1024, ge=1, description="longer prompts are dropped and counted, never cut")
 
 
@@ -158,6 +169,8 @@ class MeshConfig(Section):
 class DistributedConfig(Section):
     """Several processes on several hosts. SLURM, Open MPI, GKE and Cloud TPU are recognised and need none of this."""
 
+    needs: ClassVar[tuple[Need, ...]] = (Need("process", "processes"), Need("coordinator", "processes"))
+
     processes: int = Field(0, ge=0, description="number of processes; 0 = one, or as many as the launcher says")
     process: int = Field(0, ge=0, description="which of them this is")
     coordinator: str = Field("", description="host:port of process 0")
@@ -175,6 +188,8 @@ class DistributedConfig(Section):
 
 class OptimizerConfig(Section):
     """Optimizer of the float32 master weights."""
+
+    needs: ClassVar[tuple[Need, ...]] = (Need("final_fraction", "schedule", ("cosine", "linear")),)
 
     name: Literal["adamw", "muon"] = Field(
         "adamw", description="muon: orthogonalised steps for matrices, AdamW for the rest; for training from nothing"
@@ -236,6 +251,12 @@ class RunConfig(Section):
     """A GRPO run, from any Qwen3 folder and any question file."""
 
     required: ClassVar[tuple[str, ...]] = ("model.path", "data.train")  # model.random does for the first
+    replaces: ClassVar[dict[str, str]] = {"model.path": "model.random", "verbose": "quiet"}
+    needs: ClassVar[tuple[Need, ...]] = (
+        Need("cold_start", "model.random"),
+        Need("data.holdout", "data.eval", ([],)),
+        Need("verbose", "quiet", (False,)),
+    )
     makes_content_model: ClassVar[bool] = False
 
     output_dir: str = Field("runs/grpo", min_length=1, description="folder that everything is written to")

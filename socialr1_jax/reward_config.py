@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 from pydantic import Field, model_validator
 
 from socialr1_jax.command_line import Real, Section
 from socialr1_jax.server_config import ServerConfig
+from socialr1_jax.unused_settings import Need
 
 JudgeKind = Literal["rules", "endpoint", "local", "none"]
 Preset = Literal["full", "outcome_only", "no_content", "no_structure", "no_length"]
@@ -30,6 +31,10 @@ USES: dict[str, Uses] = {
     "no_structure": Uses(structure=False, content=True, length=True),
     "no_length": Uses(structure=True, content=True, length=False),
 }
+
+
+def _presets(term: str) -> tuple[str, ...]:
+    return tuple(preset for preset, uses in USES.items() if getattr(uses, term))
 
 
 class Schedule(Section):
@@ -61,12 +66,19 @@ def _schedule(start: float, end: float) -> Schedule:
 class StructureConfig(ServerConfig):
     """Who scores the structure of the thoughts, and how a judge on a server is called."""
 
+    needs: ClassVar[tuple[Need, ...]] = (
+        *(Need(name, "judge", ("endpoint", "local")) for name in ("model", "rubric", "temperature", "max_tokens")),
+        *(Need(name, "judge", ("endpoint",)) for name in ServerConfig.model_fields if name != "model"),
+        *(Need(name, "judge", ("endpoint",)) for name in ("cache", "offline", "price_input", "price_output")),
+    )
+
     judge: JudgeKind = Field(
         "rules",
         description="rules: fixed rules, no server; endpoint: a chat model behind an OpenAI-compatible server; "
         "local: a Qwen3 folder on this mesh; none: no judge",
     )
     model: str = Field("", description="endpoint: name of the model; local: its folder or hub id")
+    rubric: str = Field("", description='text file with what the judge is asked (docs/rewards.md); "" = our own')
     temperature: Real = Field(0.0, ge=0, description="of the judge")
     max_tokens: int = Field(1024, ge=1, description="length limit of a judge's answer, its thinking included")
     deadline: Real = Field(300.0, gt=0, description="seconds that a step waits for its judge after its last response")
@@ -106,6 +118,23 @@ class ContentConfig(Section):
 
 class RewardConfig(Section):
     """The Social-R1 reward; every constant is the published one."""
+
+    needs: ClassVar[tuple[Need, ...]] = (
+        *(Need(name, "preset", _presets("structure")) for name in ("structure", "structure_weight")),
+        *(Need(name, "preset", _presets("content")) for name in ("content", "content_weight")),
+        *(
+            Need(name, "preset", _presets("length"))
+            for name in (
+                "length_low",
+                "length_high",
+                "length_scale",
+                "repetition_gram",
+                "repetition_threshold",
+                "repetition_rate",
+            )
+        ),
+        Need("extra_weight", "extra"),
+    )
 
     preset: Preset = Field(
         "no_content", description="which terms count; full, no_structure and no_length need a content reward model"

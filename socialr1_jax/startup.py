@@ -15,6 +15,8 @@ _LARGEST = 2**31 - 1
 
 def prepare(xla_flags: Sequence[str] = ()) -> None:
     """Make all settings below, in the order they need. Call it before anything touches a device."""
+    # transformers says at its import that there is no PyTorch, which nothing here needs.
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     set_xla_flags(xla_flags)
     keep_memory()
     keep_programs()

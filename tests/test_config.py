@@ -11,6 +11,7 @@ from pydantic import Field, ValidationError
 
 from socialr1_jax.command_line import Section, load_config, parse_args, save_config, to_yaml
 from socialr1_jax.config import ConfigError, QuickstartConfig, RewardConfig, RunConfig
+from socialr1_jax.reward_config import USES
 from socialr1_jax.reward_model_config import RewardModelConfig
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -43,21 +44,25 @@ class ToolConfig(Section):
 
 def test_of_several_files_later_ones_win_field_by_field(tmp_path):
     (tmp_path / "a.yaml").write_text("steps: 5\nrewards:\n  floor: 0.5\n  content_weight:\n    start: 2\n    end: 4\n")
-    (tmp_path / "b.yaml").write_text("rewards:\n  preset: outcome_only\n  content_weight:\n    end: 5\n")
+    (tmp_path / "b.yaml").write_text("rewards:\n  preset: no_structure\n  content_weight:\n    end: 5\n")
     config = parse_args(
         RunConfig,
-        ["--config", str(tmp_path / "a.yaml"), "--config", str(tmp_path / "b.yaml"), "model.path=m", "data.train=d"],
+        [
+            *("--config", str(tmp_path / "a.yaml"), "--config", str(tmp_path / "b.yaml")),
+            *("model.path=m", "data.train=d", "rewards.content.model=m"),
+        ],
         description="later ones win",
     )
     weight = config.rewards.content_weight
-    assert (config.steps, config.rewards.floor, config.rewards.preset) == (5, 0.5, "outcome_only")
+    assert (config.steps, config.rewards.floor, config.rewards.preset) == (5, 0.5, "no_structure")
     assert (weight.start, weight.end) == (2.0, 5.0)
 
 
 @pytest.mark.parametrize("preset", ["full", "outcome_only", "no_content", "no_structure", "no_length"])
 def test_each_ablation_goes_on_top_of_a_run(preset):
     files = [ROOT / "configs" / "socialr1_8b_a100x8.yaml", ROOT / "configs" / "ablations" / f"{preset}.yaml"]
-    config = load_config(RunConfig, files, ["data.train=d", "rewards.content.model=m"])
+    content = ["rewards.content.model=m"] if USES[preset].content else []
+    config = load_config(RunConfig, files, ["data.train=d", *content])
     assert config.rewards.preset == preset
     assert config.model.path == "Qwen/Qwen3-8B"
 
@@ -78,7 +83,8 @@ def test_defaults_are_the_recipe_of_the_cards():
     "name", ["outcome_weight", "structure_weight", "content_weight", "extra_weight", "tau_right", "tau_wrong"]
 )
 def test_one_field_of_a_schedule_leaves_its_others(name):
-    before, after = (getattr(load(*changes).rewards, name) for changes in ([], [f"rewards.{name}.end=0.7"]))
+    used = ["rewards.preset=full", "rewards.content.model=m", "rewards.extra=m:f"]
+    before, after = (getattr(load(*used, *changes).rewards, name) for changes in ([], [f"rewards.{name}.end=0.7"]))
     assert (after.start, after.end, after.steps, after.shape) == (before.start, 0.7, before.steps, before.shape)
 
 
@@ -328,6 +334,22 @@ def test_help_lists_every_field_with_default_and_meaning(capsys, tmp_path):
     assert re.search(r"^  steps\s+41 ", text, re.MULTILINE)  # the default is the default file's
     assert re.search(r"^  optimizer.learning_rate\s+5e-07 ", text, re.MULTILINE)
     assert max(map(len, text.splitlines())) <= 140
+
+
+@pytest.mark.parametrize(
+    ("arguments", "quiet"),
+    [(["--quiet"], True), (["--quiet", "true"], True), (["--quiet", "false"], False), (["--quiet=false"], False)],
+)
+def test_a_flag_takes_a_value_or_none(arguments, quiet):
+    assert parse(*NEEDED, *arguments, "--seed", "3").quiet == quiet
+    assert parse("--seed", "3", *NEEDED, *arguments).quiet == quiet
+
+
+def test_help_ends_quietly_when_nobody_reads_on():
+    command = f"{sys.executable} {ROOT / 'scripts' / 'train_grpo.py'} --help | head -n 1"
+    ended = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert ended.stdout.startswith("usage: train_grpo.py")
 
 
 def test_dry_run_prints_yaml_and_the_arithmetic(capsys):

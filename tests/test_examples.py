@@ -92,10 +92,27 @@ def test_options_that_cannot_be_read(value):
 
 @pytest.mark.parametrize(
     ("answer", "letter"),
-    [("B", "B"), ("B.", "B"), ("(B)", "B"), ("B. ", "B"), ("Ben", "B"), ("B. Ben", "B"), (" Anna ", "A")],
+    [
+        *(("B", "B"), ("B.", "B"), ("(B)", "B"), ("B. ", "B"), ("Ben", "B"), ("B. Ben", "B"), (" Anna ", "A")),
+        *(("b", "B"), ("(b)", "B"), ("b. Ben", "B"), ("0", "A"), ("1", "B"), ("1.0", "B")),
+    ],
 )
-def test_gold_as_letter_or_text(answer, letter):
+def test_gold_as_letter_text_or_number(answer, letter):
     assert gold_letter(answer, ("Anna", "Ben")) == letter
+
+
+@pytest.mark.parametrize(
+    ("answer", "options", "first", "letter"),
+    [
+        ("1", ("Anna", "Ben"), 1, "A"),
+        ("2", ("Anna", "Ben"), 1, "B"),
+        ("1", ("3", "1"), 0, "B"),  # the text of an option
+        ("a", ("b", "a"), 0, "B"),
+        ("A", ("b", "a"), 0, "A"),
+    ],
+)
+def test_a_number_counts_from_the_first_label_unless_it_is_an_option(answer, options, first, letter):
+    assert gold_letter(answer, options, first) == letter
 
 
 @pytest.mark.parametrize(
@@ -106,6 +123,8 @@ def test_gold_as_letter_or_text(answer, letter):
         ("Anna", ("Anna", "Ben", "Anna"), r"more than one option \(A, C\)"),
         ("A", ("B", "A"), r"more than one option \(A, B\)"),  # letter A, or the text of B
         ("Be", ("Anna", "Ben"), "not among"),
+        ("2", ("Anna", "Ben"), "numbers count from 0, see data.first_label"),
+        ("c", ("Anna", "Ben"), "not among"),
     ],
 )
 def test_gold_that_is_no_option_or_two(answer, options, message):

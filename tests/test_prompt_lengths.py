@@ -115,6 +115,8 @@ def test_the_dry_run_and_the_doctor_refuse_it_too(folder, longest, capsys):
     code, said = main(longest + NEW, "model.path=nobody/nothing")
     assert code == 0
     assert "positions   not checked: nobody/nothing is not on this machine" in said.out
+    assert "training: 10 questions" in said.out
+    assert main(longest + NEW, "data.columns={story: nowhere}")[0] == 2  # as the run would end
     lines = {line.name: line for line in check_data(run(folder, longest + NEW - 1, DoctorConfig))}
     assert lines["positions"].status == "problem"
     assert "question train-8" in lines["positions"].found

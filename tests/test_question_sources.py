@@ -9,12 +9,20 @@ import pytest
 
 from socialr1_jax.data import parquet_rows, question_sources
 from socialr1_jax.data.bad_rows import report, summary, write_bad_rows
+from socialr1_jax.data.examples import Example
+from socialr1_jax.data.prompts import PromptWriter, question_text
 from socialr1_jax.data.question_sources import open_questions, source_names
 from socialr1_jax.data.stories import generate_stories
 from socialr1_jax.data.tables import BadRow, DataError
+from socialr1_jax.training.run_questions import understood
 
 pyarrow = pytest.importorskip("pyarrow")
 parquet = pytest.importorskip("pyarrow.parquet")
+
+
+CARD = question_text(
+    Example(id="q1", story="Anna left 1 times.", question="Who left?", options=("Anna", "Ben"), answer="B")
+)
 
 
 def row(number: int, **change: object) -> dict:
@@ -54,6 +62,89 @@ def test_sources_follow_each_other_and_keep_their_names(tmp_path):
     assert questions[-1] == stories[-1]
     with pytest.raises(IndexError):
         questions[7]
+
+
+# (columns of the CSV file, a row of it, data.columns, what is said of it)
+@pytest.mark.parametrize(
+    ("header", "line", "columns", "said"),
+    [
+        (
+            "story,question,A,B,answer,note",
+            "s,q,Ann,Ben,B,n",
+            {},
+            [
+                "training: 3 questions, 3 of free text",
+                "read: story, question, answer; no options; not read: A, B, note",
+            ],
+        ),
+        (
+            "story,question,A,B,answer,note",
+            "s,q,Ann,Ben,B,n",
+            {"options": "A, B"},
+            [
+                "training: 3 questions, 3 with 2 options",
+                "read: story, question, options from A + B, answer; not read: note",
+            ],
+        ),
+        (
+            "context,question,answer",
+            "s,q,free",
+            {"story": "context"},
+            ["read: story from context, question, answer; no"],
+        ),
+    ],
+)
+def test_a_run_says_what_it_understood(tmp_path, header, line, columns, said):
+    (tmp_path / "q.csv").write_text("\n".join([header, *[line] * 3]))
+    questions = open_questions([tmp_path / "q.csv"], columns=columns)
+    lines = understood(questions, {})
+    assert all(any(part in line for line in lines) for part in said), lines
+    without_options = "A" in header and not columns
+    assert any("data.columns.options='A, B, C, D'" in line for line in lines) == without_options
+
+
+# (data.prompt, data.system, the turns of question q1)
+@pytest.mark.parametrize(
+    ("template", "system", "turns"),
+    [
+        ("{{ question }} {{ options | join(' or ') }}?", "", [("user", "Who left? Anna or Ben?")]),
+        ("{{ lettered }}\n{{ meta.level }}", "Be brief.", [("system", "Be brief."), ("user", "A. Anna\nB. Ben\n1")]),
+        ("", "Be brief.", [("system", "Be brief."), ("user", CARD)]),
+        ("FILE", "", [("user", "From a file: Anna left 1 times.")]),
+    ],
+)
+def test_prompts_of_the_users_own(tmp_path, template, system, turns):
+    (tmp_path / "prompt.j2").write_text("From a file: {{ story }}")
+    writer = PromptWriter(str(tmp_path / "prompt.j2") if template == "FILE" else template, system)
+    questions = open_questions([jsonl(tmp_path / "q.jsonl", row(0), row(1))])
+    for view in (questions.asked_by(writer), questions.asked_by(writer).take([0, 1])):
+        assert [(m["role"], m["content"]) for m in view[1].messages] == turns
+        assert question_text(view[1]) == "\n\n".join(content for _, content in turns)
+        assert list(view)[1] == view.get(1) == view[1]
+    assert questions[1].messages == ()
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("{{ story", r"data\.prompt: line 1: "),
+        ("no/such/file.j2", r"data\.prompt: no/such/file\.j2 is no template and no file to read \(No such file"),
+        ("{{ answer }}", r"data\.prompt fails on question q1: 'answer' is undefined"),
+        ("{{ ''.__class__ }}", r"data\.prompt fails on question q1: .*unsafe"),
+        ("{{ options[5] }}", r"data\.prompt fails on question q1: "),
+    ],
+)
+def test_templates_that_do_not_work_say_where(tmp_path, template, message):
+    questions = open_questions([jsonl(tmp_path / "q.jsonl", row(0), row(1))])
+    with pytest.raises(ValueError, match=message):
+        questions.asked_by(PromptWriter(template, ""))[1]
+
+
+def test_the_labels_of_a_file_may_be_numbers(tmp_path):
+    file = jsonl(tmp_path / "q.jsonl", row(0, answer=1), row(1, answer=2))
+    assert [one.answer for one in open_questions([file], first_label=1)] == ["A", "B"]
+    with pytest.raises(DataError, match=r"numbers count from 0, see data\.first_label"):
+        open_questions([file])
 
 
 def test_generated_stories_as_a_source():

@@ -46,6 +46,7 @@ class Example:
     ``answer`` is the gold letter when there are options, else the free-text answer.
     ``thoughts`` is the reference reasoning that SFT puts inside ``<think>``; "" when there is none.
     ``meta`` holds whatever else is known, as strings (``source``, ``type``, ``twin_of``, ...).
+    ``messages`` are the turns (role, content) that ask the question; () is the card's prompt of the fields above.
 
     Raises ValueError for an answer that is no letter of the options, for one option or more than 26, for an empty
     question, option or answer, for free text without a letter or digit, for half a character anywhere.
@@ -58,6 +59,7 @@ class Example:
     answer: str
     thoughts: str = ""
     meta: Mapping[str, str] = field(default_factory=dict)
+    messages: tuple[Mapping[str, str], ...] = ()
 
     def __post_init__(self) -> None:
         if not self.question.strip():
@@ -87,14 +89,19 @@ def normalized(text: str) -> str:
 
 
 def read_examples(
-    source: str | Path, *, columns: Mapping[str, str] | None = None, where: Mapping[str, str] | None = None
+    source: str | Path,
+    *,
+    columns: Mapping[str, str] | None = None,
+    where: Mapping[str, str] | None = None,
+    first_label: int = 0,
 ) -> list[Example]:
     """Questions of a ``.jsonl``, ``.json``, ``.csv`` or ``.parquet`` file, or of a hub dataset ``owner/name[:split]``.
 
     Columns are found by their own name in any case (``story``, ``STORY``), ``options`` also as ``choices`` or as
     ``OPTION-A``, ``OPTION-B``, ...; files of a known layout (``layouts.py``) need no mapping. Options may be a list, a
     mapping of letters to texts, a mapping of two lists ``{text, label}``, one text "A. x, B. y", or several columns.
-    The gold answer may be the letter or the option's text. Other columns become ``meta``.
+    The gold answer may be the letter in either case, the option's text, or the option's number. Other columns become
+    ``meta``.
 
     Args:
         source: file or hub id.
@@ -102,27 +109,34 @@ def read_examples(
             options spread over columns are listed: {"options": "OPTION-A, OPTION-B, OPTION-C, OPTION-D"}. They go
             before those of a known layout, field by field.
         where: keep only rows whose column has this value ({"prompting_type": "CoTP"}); the log counts the kept ones.
+        first_label: the number of the first option, 0 or 1, where gold answers are numbers.
 
     Raises:
         DataError: unreadable or empty file, or rows that are no questions: a missing column (with the nearest), a gold
             answer that is not among the options, two rows with one id. The message names file, rows and reasons.
     """
-    found = parse_files(str(source), source_files(source), columns or {}, where or {})
+    found = parse_files(str(source), source_files(source), columns or {}, where or {}, first_label=first_label)
     if found.bad:
         raise DataError(report(found.bad, found.total, "Mend the file, or the columns that it is read by."))
     return found.examples
 
 
 class Parsed(NamedTuple):
-    """The rows of a source: the questions, those that are none, and the number of both."""
+    """The rows of a source: the questions, those that are none, the number of both, and the columns read."""
 
     examples: list[Example]
     bad: list[BadRow]
     total: int
+    reading: str
 
 
 def parse_files(
-    source: str, files: Sequence[Path], columns: Mapping[str, str], where: Mapping[str, str], origin: str = ""
+    source: str,
+    files: Sequence[Path],
+    columns: Mapping[str, str],
+    where: Mapping[str, str],
+    origin: str = "",
+    first_label: int = 0,
 ) -> Parsed:
     """Reads all rows of a source, the bad ones too, as ``read_examples`` says; ``origin`` is the `meta["source"]` of
     rows that have none of their own.
@@ -143,7 +157,7 @@ def parse_files(
                 bad.append(row)
                 continue
             if parser is None:
-                parser = RowParser(row.values, columns, where, ids=Path(source).stem, origin=origin)
+                parser = RowParser(row.values, columns, where, Path(source).stem, origin, first_label)
                 conditions = Conditions(parser.where)
             values = row.values
             if first and parser.labels and parser.labels not in values:
@@ -170,7 +184,7 @@ def parse_files(
         raise DataError(f"{source}: the file holds no rows")
     if parser is not None:
         conditions.close(source)
-    return Parsed(examples, bad, total)
+    return Parsed(examples, bad, total, parser.reading if parser else "")
 
 
 class RowParser:
@@ -181,12 +195,19 @@ class RowParser:
         columns, where: as of ``read_examples``.
         ids: rows without an id get this and their number.
         origin: ``meta["source"]`` of rows that have none of their own; "" adds none.
+        first_label: as of ``read_examples``.
 
     Raises DataError for a key of ``columns`` that is no field of a question.
     """
 
     def __init__(
-        self, first: Collection[str], columns: Mapping[str, str], where: Mapping[str, str], ids: str, origin: str
+        self,
+        first: Collection[str],
+        columns: Mapping[str, str],
+        where: Mapping[str, str],
+        ids: str,
+        origin: str,
+        first_label: int,
     ) -> None:
         for name in columns:
             if name not in FIELDS:
@@ -197,13 +218,29 @@ class RowParser:
         self.labels = "" if own_answer else layout.labels
         self._golds = {} if own_answer else layout.golds
         self._columns = {**layout.columns, **columns}
-        self._ids, self._origin = ids, origin
+        self._ids, self._origin, self._first_label = ids, origin, first_label
         self._places: dict[tuple[str, ...], _Places | ValueError] = {}
 
     def used(self, columns: Sequence[str]) -> set[str]:
         """The columns that an example's fields other than ``meta`` come from. Raises ValueError as ``example``."""
         places = _find(columns, self._columns)
         return {*places.texts.values(), *places.options}
+
+    @property
+    def reading(self) -> str:
+        """Which fields came from which columns of the rows so far, and the columns that no field came from."""
+        found = [places for places in self._places.values() if isinstance(places, _Places)]
+        columns: dict[str, tuple[str, ...]] = {}
+        for places in found:
+            columns = {name: (column,) for name, column in places.texts.items()} | {"options": places.options} | columns
+        fields = [
+            name if columns[name] == (name,) else f"{name} from {' + '.join(map(printable, columns[name]))}"
+            for name in FIELDS
+            if columns.get(name)
+        ]
+        unread = dict.fromkeys(printable(column) for places in found for column in places.meta)
+        without = "" if columns.get("options") else "; no options"
+        return f"read: {', '.join(fields)}{without}" + (f"; not read: {', '.join(unread)}" if unread else "")
 
     def example(self, values: Mapping[str, Any], number: int) -> Example:
         """The question of row ``number``. Raises ValueError saying why there is none."""
@@ -234,7 +271,7 @@ class RowParser:
             story=texts["story"],
             question=texts["question"],
             options=options,
-            answer=gold_letter(answer, options) if options else answer,
+            answer=gold_letter(answer, options, self._first_label) if options else answer,
             thoughts=texts.get("thoughts", ""),
             meta=kept,
         )
@@ -337,26 +374,31 @@ def _split_options(text: str) -> list[str]:
     return [*parts, text[start:].strip(_EDGES)]
 
 
-def gold_letter(answer: str, options: tuple[str, ...]) -> str:
-    """The letter of a gold answer given as a letter ("B", "B.", "(B)"), as an option's text, or as both ("B. text").
+def gold_letter(answer: str, options: tuple[str, ...], first_label: int = 0) -> str:
+    """The letter of a gold answer: a letter ("B", "b", "B.", "(B)"), an option's text, both ("B. text"), or a number.
 
+    ``first_label`` is the number of the first option. A text that is an option counts as that, and not as a number.
     Raises ValueError when it is none of the options, or more than one.
     """
     answer = answer.strip()
     if len(answer) == 1 and answer in LETTERS[: len(options)] and answer not in options:
         return answer
     letters = {letter for letter, option in zip(LETTERS, options, strict=False) if option == answer}
-    if match := re.fullmatch(r"\(?([A-Z])[.):]*\s*(.*)", answer, re.DOTALL):
-        letter, rest = match.groups()
+    if match := re.fullmatch(r"\(?([A-Za-z])[.):]*\s*(.*)", answer, re.DOTALL):
+        letter, rest = match[1].upper(), match[2].strip()
         position = LETTERS.index(letter)
-        bare = not rest and position < len(options)
-        if bare or (rest and position < len(options) and options[position] == rest.strip()):
+        said = not rest and (match[1] == letter or not letters)  # "a" may be the text of an option
+        if position < len(options) and (said or (rest and options[position] == rest)):
             letters.add(letter)
+    number = re.fullmatch(r"(\d{1,2})(?:\.0)?", answer)  # tables with gaps hold 1.0
+    if number and not letters and 0 <= int(number[1]) - first_label < len(options):
+        return LETTERS[int(number[1]) - first_label]
     if len(letters) > 1:
         raise ValueError(f"the gold answer {shown(answer)} is more than one option ({', '.join(sorted(letters))})")
     if not letters:
+        base = f"; numbers count from {first_label}, see data.first_label" if number else ""
         raise ValueError(
             f"the gold answer {shown(answer)} is not among the {len(options)} options "
-            f"({printable('; '.join(options), 200)})"
+            f"({printable('; '.join(options), 200)}){base}"
         )
     return letters.pop()

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
+
+import jinja2
+from jinja2.sandbox import SandboxedEnvironment
 
 from socialr1_jax.data.chat_template import chat_tokens
 from socialr1_jax.data.examples import LETTERS, Example
+from socialr1_jax.terminal import printable
 
 # Verbatim from the Social-R1 model cards, the missing space included: the published weights were trained on it.
 INSTRUCTION = (
@@ -27,16 +33,68 @@ class Prompt:
     tokens: list[int]
 
 
+class PromptWriter:
+    """Gives questions a prompt of the user's own.
+
+    Args:
+        template: of the user turn, in Jinja: a text, or the name of a file that holds it; "" is the card's prompt. It
+            may use story, question, options (texts), lettered (the options as lines "A. text"), meta and instruction
+            (the card's). A name that is none of these is an error, and the gold answer is none of them.
+        system: text of a system turn; "" for none.
+
+    Raises ValueError for a file that cannot be read and for a template that is no Jinja.
+    """
+
+    def __init__(self, template: str, system: str) -> None:
+        self._system = system
+        self._template = None
+        if not template:
+            return
+        try:
+            is_text = re.search(r"{{|{%|\n", template)
+            text = template if is_text else Path(template).expanduser().read_text(encoding="utf-8")
+            self._template = _jinja().from_string(text)
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+            raise ValueError(
+                f"data.prompt: {printable(template)} is no template and no file to read ({reason})"
+            ) from None
+        except jinja2.TemplateSyntaxError as error:
+            raise ValueError(f"data.prompt: line {error.lineno}: {printable(str(error.message))}") from None
+
+    def __call__(self, example: Example) -> Example:
+        """Return the question with the turns that ask it. Raises ValueError when the template fails on it."""
+        text = question_text(example)
+        if self._template is not None:
+            fields = {name: getattr(example, name) for name in ("story", "question", "options", "meta")}
+            try:
+                text = self._template.render(**fields, lettered="\n".join(_lettered(example)), instruction=INSTRUCTION)
+            except Exception as error:  # whatever a template does with a row
+                raise ValueError(f"data.prompt fails on question {example.id}: {printable(str(error), 200)}") from error
+        system = ({"role": "system", "content": self._system},) if self._system else ()
+        return replace(example, messages=(*system, {"role": "user", "content": text}))
+
+
+def _jinja() -> jinja2.Environment:
+    return SandboxedEnvironment(undefined=jinja2.StrictUndefined, keep_trailing_newline=False)
+
+
+def _lettered(example: Example) -> list[str]:
+    return [f"{letter}. {option}" for letter, option in zip(LETTERS, example.options, strict=False)]
+
+
 def question_text(example: Example) -> str:
-    """The user turn: story, question and lettered options, then the card's instruction."""
-    options = [f"{letter}. {option}" for letter, option in zip(LETTERS, example.options, strict=False)]
-    question = "\n".join([example.question, *options])
+    """The text of the prompt's turns; the card's is story, question and lettered options, then its instruction."""
+    if example.messages:
+        return "\n\n".join(message["content"] for message in example.messages)
+    question = "\n".join([example.question, *_lettered(example)])
     return "\n\n".join(part for part in (example.story, question, INSTRUCTION) if part)
 
 
 def encode_prompt(tokenizer: Any, example: Example, thinking: bool = True) -> list[int]:
     """Return the token ids of the question's prompt; see `chat_template.chat_tokens`."""
-    return chat_tokens(tokenizer, [{"role": "user", "content": question_text(example)}], thinking)
+    messages = example.messages or [{"role": "user", "content": question_text(example)}]
+    return chat_tokens(tokenizer, messages, thinking)
 
 
 def encode_prompts(tokenizer: Any, examples: Sequence[Example], max_prompt_tokens: int) -> list[Prompt]:

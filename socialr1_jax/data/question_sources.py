@@ -6,7 +6,8 @@ import bisect
 import itertools
 import logging
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, Protocol, overload
 
@@ -33,13 +34,14 @@ def open_questions(
     columns: Mapping[str, str] | None = None,
     where: Mapping[str, str] | None = None,
     allow_bad_rows: bool = False,
+    first_label: int = 0,
 ) -> Questions:
     """The questions of all sources, one source after the other.
 
     A source is a file or hub dataset as ``read_examples`` takes it, or generated stories: ``stories:COUNT``,
     ``stories:COUNT:SEED``, ``stories:heldout:COUNT[:SEED]`` (questions on belief, knowledge and reality; the other
     arguments of ``generate_stories`` have their defaults, the seed is 0). ``columns`` and ``where`` are those of
-    ``read_examples``, for every file; generated stories need neither.
+    ``read_examples``, for every file, and so is ``first_label``; generated stories need none of them.
 
     Rows without a column ``source`` get the file's name without its ending as ``meta["source"]`` (with folders before
     it where two files share a name), so that figures can be kept by source.
@@ -68,14 +70,14 @@ def open_questions(
         files = source_files(source)
         tables = [file for file in files if file.suffix.lower() == ".parquet"]
         if sum(parquet_shape(file)[0] for file in tables) > LARGE_PARQUET:
-            parts += (opened := _open_large(source, tables, columns, where, name))
+            parts += (opened := _open_large(source, tables, columns, where, name, first_label))
             total += sum(map(len, opened))
             files = [file for file in files if file not in tables]
         if files:
-            parsed = parse_files(source, files, columns, where, origin=name)
+            parsed = parse_files(source, files, columns, where, name, first_label)
             if parsed.bad and not parsed.examples:
                 raise DataError(report(parsed.bad, parsed.total, "Mend the file, or name its columns in data.columns."))
-            parts.append(_Checked(parsed.examples))
+            parts.append(_Checked(parsed.examples, f"{source}: {parsed.reading}"))
             bad += parsed.bad
             total += parsed.total
     if bad and not allow_bad_rows:
@@ -93,13 +95,19 @@ class Questions(Sequence[Example]):
     """
 
     def __init__(
-        self, parts: Sequence[_Part], bad: list[BadRow], allow_bad_rows: bool, chosen: np.ndarray | None = None
+        self,
+        parts: Sequence[_Part],
+        bad: list[BadRow],
+        allow_bad_rows: bool,
+        chosen: np.ndarray | None = None,
+        writer: Callable[[Example], Example] | None = None,
     ) -> None:
         self.allow_bad_rows = allow_bad_rows
         self._parts = [part for part in parts if len(part)]
         self._ends = list(itertools.accumulate(map(len, self._parts)))
         self._bad = bad
         self._chosen = chosen
+        self._writer = writer
 
     def __len__(self) -> int:
         return self._ends[-1] if self._chosen is None else len(self._chosen)
@@ -135,7 +143,20 @@ class Questions(Sequence[Example]):
         places = np.arange(len(self))[np.asarray(indices, dtype=np.int64)]
         if self._chosen is not None:
             places = self._chosen[places]
-        return Questions(self._parts, self._bad, self.allow_bad_rows, places)
+        return Questions(self._parts, self._bad, self.allow_bad_rows, places, self._writer)
+
+    def asked_by(self, writer: Callable[[Example], Example]) -> Questions:
+        """A view of the questions with the prompts that the writer gives them."""
+        return Questions(self._parts, self._bad, self.allow_bad_rows, self._chosen, writer)
+
+    @property
+    def readings(self) -> list[str]:
+        """Return for each file that was read whole which columns the questions came from."""
+        return [part.reading for part in self._parts if isinstance(part, _Checked) and part.reading]
+
+    def option_counts(self) -> Counter[int]:
+        """Return how many questions in memory have how many options; 0 is free text."""
+        return Counter(len(example.options) for _, example in self._in_memory())
 
     def twins(self) -> list[list[int]]:
         """Return the places of each group of twins. Large Parquet files are not read for that: they have none."""
@@ -167,7 +188,8 @@ class Questions(Sequence[Example]):
     def _found(self, index: int) -> Example | BadRow:
         place = range(len(self))[index] if self._chosen is None else int(self._chosen[index])
         at = bisect.bisect_right(self._ends, place)
-        return self._parts[at].found(place - self._ends[at] + len(self._parts[at]), self._bad)
+        found = self._parts[at].found(place - self._ends[at] + len(self._parts[at]), self._bad)
+        return self._writer(found) if self._writer and isinstance(found, Example) else found
 
 
 class _Part(Protocol):
@@ -182,8 +204,8 @@ class _Part(Protocol):
 class _Checked:
     """Questions in memory."""
 
-    def __init__(self, examples: list[Example]) -> None:
-        self.examples = examples
+    def __init__(self, examples: list[Example], reading: str = "") -> None:
+        self.examples, self.reading = examples, reading
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -217,13 +239,18 @@ class _Large:
 
 
 def _open_large(
-    source: str, files: Sequence[Path], columns: Mapping[str, str], where: Mapping[str, str], name: str
+    source: str,
+    files: Sequence[Path],
+    columns: Mapping[str, str],
+    where: Mapping[str, str],
+    name: str,
+    first_label: int,
 ) -> list[_Large]:
     parts = []
     conditions: Conditions | None = None
     for file in files:
         known = parquet_shape(file)[1]
-        parser = RowParser(known, columns, where, ids=file.stem, origin=name)
+        parser = RowParser(known, columns, where, file.stem, name, first_label)
         conditions = conditions or Conditions(parser.where)
         try:
             used = parser.used(known)

@@ -54,9 +54,11 @@ from socialr1_jax.training.rollouts import Collector, Replay, RolloutFile, make_
 from socialr1_jax.training.run_folder import own_folder, refuse_another_run
 from socialr1_jax.training.run_questions import (
     evaluation_prompts,
+    first_prompt,
     open_run_questions,
     prompt_streams,
     refuse_long_questions,
+    understood,
     write_shortcuts,
 )
 from socialr1_jax.training.start import cold_start, random_start
@@ -127,6 +129,12 @@ def _train_grpo(config: RunConfig, mesh: Mesh, stop: Stop) -> bool:
                 tokenizer = load_tokenizer(model.source)
         else:
             model = load_hf(config.model.path, mesh, ignore_fields=config.model.ignore_fields)
+    size = sum(x.size for x in jax.tree.leaves(model.params))
+    kind = f"random weights ({config.model.random})" if config.model.random else config.model.path
+    console.print(f"model: {kind}, {size / 1e6:,.1f} million parameters, vocabulary {model.num_tokens:,}")
+    if replay is None:
+        for line in (*understood(questions, heldout), *first_prompt(questions, tokenizer)):
+            console.print(line)
     if config.cold_start:
         model = cold_start(config, model, tokenizer, questions)
     if replay:

@@ -1,7 +1,7 @@
 """The questions of a run: what it trains on, what it holds out, what it is evaluated on."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,10 @@ from socialr1_jax.config import ConfigError, RunConfig
 from socialr1_jax.data.audit import SHORTCUTS, audit_examples, shortcut_sample
 from socialr1_jax.data.bad_rows import write_bad_rows
 from socialr1_jax.data.evaluation_sets import refuse_evaluation_sets
-from socialr1_jax.data.examples import Example
+from socialr1_jax.data.examples import LETTERS, Example
 from socialr1_jax.data.pipeline import QuestionStream
 from socialr1_jax.data.prompt_lengths import refuse_long_prompts
-from socialr1_jax.data.prompts import Prompt, encode_prompts
+from socialr1_jax.data.prompts import Prompt, PromptWriter, encode_prompts
 from socialr1_jax.data.question_sources import Questions, open_questions, source_names
 from socialr1_jax.data.twins import whole_groups
 from socialr1_jax.files import read_json, write_json
@@ -24,6 +24,7 @@ from socialr1_jax.models.shapes import named_shape
 from socialr1_jax.tokenizer_files import load_tokenizer
 
 HELD_OUT = "heldout"
+_LOOKED_AT = 1000  # questions, for whether options are missing
 log = logging.getLogger(__name__)
 
 
@@ -40,6 +41,33 @@ def open_run_questions(config: RunConfig) -> tuple[Questions, dict[str, Question
     if bad and is_first():
         write_bad_rows(Path(config.output_dir) / "bad_rows.jsonl", bad)
     return train, sets
+
+
+def understood(questions: Questions, sets: Mapping[str, Questions]) -> list[str]:
+    """Return lines on what the run trains on and is evaluated on: numbers, kinds of question, columns read and not."""
+    lines = []
+    for name, part in (("training", questions), *sets.items()):
+        kinds = [
+            f"{count:,} {f'with {options} options' if options else 'of free text'}"
+            for options, count in sorted(part.option_counts().items(), reverse=True)
+        ]
+        lines.append(f"{name}: {len(part):,} questions" + (f", {', '.join(kinds)}" if kinds else ""))
+    lines += dict.fromkeys(reading for part in (questions, *sets.values()) for reading in part.readings)
+    free = [example.answer for example in islice(questions, _LOOKED_AT) if not example.options]
+    if len(free) > 1 and all(len(answer) == 1 for answer in free):
+        lines.append(
+            "the answers are single letters or digits, but there are no options: if they choose among columns, name "
+            "these in data.columns.options, such as data.columns.options='A, B, C, D'"
+        )
+    return lines
+
+
+def first_prompt(questions: Questions, tokenizer: Any) -> list[str]:
+    """Return the prompt of the first question exactly as the model sees it, and its gold answer, as lines."""
+    example = next(iter(questions))
+    text = tokenizer.decode(encode_prompts(tokenizer, [example], 2**31)[0].tokens)
+    gold = f"{example.answer}. {example.options[LETTERS.index(example.answer)]}" if example.options else example.answer
+    return [f"the prompt of {example.id}, as the model sees it:", *text.splitlines(), f"gold: {gold}"]
 
 
 def write_shortcuts(questions: Questions, folder: Path) -> None:
@@ -59,11 +87,18 @@ def read_run_questions(config: RunConfig) -> tuple[Questions, dict[str, Question
     data = config.data
     refuse_evaluation_sets(data.train, data.train_on_evaluation_set)
     reading: Mapping[str, Any] = {
-        "columns": data.columns, "where": data.where, "allow_bad_rows": data.allow_bad_rows
+        "columns": data.columns, "where": data.where, "allow_bad_rows": data.allow_bad_rows,
+        "first_label": data.first_label,
     }  # fmt: skip
-    train = open_questions(data.train, **reading)
+    writer = PromptWriter(data.prompt, data.system) if data.prompt or data.system else None
+
+    def opened(sources: Sequence[str]) -> Questions:
+        questions = open_questions(sources, **reading)
+        return questions.asked_by(writer) if writer else questions
+
+    train = opened(data.train)
     names = source_names(data.eval)
-    sets = {name: open_questions([one], **reading) for name, one in zip(names, data.eval, strict=True)}
+    sets = {name: opened([one]) for name, one in zip(names, data.eval, strict=True)}
     if sets:
         return train, sets
     if len(train) <= data.holdout:

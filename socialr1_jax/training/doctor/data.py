@@ -37,8 +37,9 @@ def check_data(config: DoctorConfig) -> Iterator[Line]:
     for key, path in [("data.train", path) for path in data.train] + [("data.eval", path) for path in data.eval]:
         try:
             questions = open_questions(
-                [path], columns=data.columns, where=data.where, allow_bad_rows=data.allow_bad_rows
-            )
+                [path], columns=data.columns, where=data.where, allow_bad_rows=data.allow_bad_rows,
+                first_label=data.first_label,
+            )  # fmt: skip
         except DataError as error:
             fix = f"correct the file, or set {key}, data.columns and data.where so that its rows are questions"
             yield Line(key, "problem", short(error), fix)
