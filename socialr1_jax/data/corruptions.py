@@ -181,7 +181,7 @@ def egocentric(example: Example) -> Example:
     A question that asks for no view of a place stays as it is. Raises ValueError as `telling_of` does.
     """
     one = telling_of(example)
-    world = one.script.play()
+    world = replace(one.script).play()  # one of its own, to be changed
     for chain in world.minds:
         if chain[-1] == one.question.about:
             world.minds[chain] = world.facts

@@ -39,6 +39,11 @@ class Draft:
     question_type: str
     rank: int
 
+    @property
+    def order(self) -> int:
+        """How deep the minds need to be simulated for the answer."""
+        return {"second_order_belief": 2, "third_order_belief": 3}.get(self.question_type, 1)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Plot:
@@ -105,7 +110,8 @@ def _script(plot: str, draft: Draft, events: Sequence[Event], *sequences: Sequen
     named = list(draft.cast.people)
     draft.rng.shuffle(named)
     asked, other = draft.cast.people[:2]
-    values: dict[str, object] = {"asked": asked, "other": other, "thing": draft.cast.objects[0]} | more
+    values: dict[str, object] = {"asked": asked, "other": other, "thing": draft.cast.objects[0]}
+    values |= {"order": draft.order} | more
     script = Script(plot=plot, room=draft.cast.room, people=tuple(named), events=tuple(events), **values)  # type: ignore[arg-type]
     return _scattered(script, sequences, draft.rng)
 
@@ -162,7 +168,7 @@ def _write_third(draft: Draft) -> Script:
 def _write_chain(draft: Draft) -> Script:
     """Three people leave at different moments, a fourth one moves the thing: views of views of views."""
     leaves = [_does("leave", person) for person in draft.cast.people[:3]]
-    return _one_thing("chain", draft, *leaves, third=draft.cast.people[2], order=3)
+    return _one_thing("chain", draft, *leaves, third=draft.cast.people[2])
 
 
 def _write_lie(draft: Draft) -> Script:
@@ -287,6 +293,7 @@ def _witnesses(
             absent=tuple(absent),
             closing=len(closing),
             movable=("leave", "enter"),
+            order=draft.order,
         )
         if in_fair_order(script):
             return script

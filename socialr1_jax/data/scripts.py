@@ -10,6 +10,7 @@ import json
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from functools import cached_property
 from typing import Any, get_args
 
 from socialr1_jax.data.world import Event, ImpossibleEvent, Kind, World
@@ -75,7 +76,14 @@ class Script:
         return tuple(person for person in self.people if person not in self.absent)
 
     def play(self) -> World:
-        """The world after the last event. Raises ImpossibleEvent when the order of events makes no sense."""
+        """The world after the last event, the same object each time, not to be changed.
+
+        Raises ImpossibleEvent when the order of events makes no sense.
+        """
+        return self._played
+
+    @cached_property
+    def _played(self) -> World:
         world = World(self.people, absent=self.absent, order=self.order)
         for event in self.events:
             world.apply(event)
@@ -106,8 +114,8 @@ class Script:
 
     def to_json(self) -> str:
         """The script as one line of JSON, which `from_json` reads; empty fields are left out."""
-        values = {name: value for name, value in asdict(self).items() if value != _DEFAULTS.get(name)}
-        events = [{name: value for name, value in event.items() if value} for event in values["events"]]
+        values = {name: getattr(self, name) for name in _DEFAULTS if getattr(self, name) != _DEFAULTS[name]}
+        events = [{name: value for name, value in vars(event).items() if value} for event in self.events]
         return json.dumps(values | {"events": events}, separators=(",", ":"))
 
     @classmethod

@@ -11,7 +11,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeVar
 
 from socialr1_jax.data.examples import LETTERS, Example
@@ -131,7 +131,8 @@ def generate_stories(
         texts = _arrange([one.question for one in drawn], golds, options, rng)
         ids = [f"stories-{split}-{seed}-{len(examples) + offset:06d}" for offset in range(len(drawn))]
         for position, one in enumerate(drawn):
-            meta = {"source": "stories", "type": question_type, "plot": plot.name, "script": one.script.to_json()}
+            script = replace(one.script, order=max(2, draft.order))  # views of views can be read from any story
+            meta = {"source": "stories", "type": question_type, "plot": plot.name, "script": script.to_json()}
             if len(drawn) == 2:
                 meta |= {"twin_id": f"{ids[0]}-twins", "twin_of": ids[1 - position]}
             example = Example(

@@ -93,6 +93,7 @@ class World:
         self.sure: dict[Chain, set[Fact]] = {chain: set() for chain in chains}
         self.source: dict[Chain, dict[Fact, Event]] = {chain: {} for chain in chains}
         self.log: list[Witnessed] = []
+        self._here = self.here()
 
     def thinks(self, person: str, fact: Fact) -> str | None:
         """What `person` takes the fact to be; None when the person has no idea."""
@@ -172,10 +173,12 @@ class World:
                 self._learn((who,), ("taste", event.thing), taste, event)
             case "reach" | "say":
                 pass
-        outside = self._outside(event)
-        self.log.append(
-            Witnessed(event, self.here(), tuple(person for person in self.people if person in outside - self.present))
-        )
+        if event.kind in ("leave", "enter"):
+            self._here = self.here()
+        hidden: tuple[str, ...] = ()
+        if outside := self._outside(event):
+            hidden = tuple(person for person in self.people if person in outside - self.present)
+        self.log.append(Witnessed(event, self._here, hidden))
 
     def _outside(self, event: Event) -> set[str]:
         return self.listening if event.kind in _SPOKEN else self.watching
@@ -198,7 +201,7 @@ class World:
         self.facts[fact] = value
         perceiving = self.present | self._outside(event)
         for chain in self.minds:
-            if chain[0] in perceiving and self.present.issuperset(chain[1:]):
+            if chain[0] in perceiving and (len(chain) == 1 or self.present.issuperset(chain[1:])):
                 self._learn(chain, fact, value, event)
 
     def _sees(self, chain: Chain) -> bool:
