@@ -1,8 +1,9 @@
-"""What a run needs on accelerators that are not here: memory, traffic between devices, and a lower bound of its time.
+"""What a run needs on accelerators that are not here: memory, traffic between devices, least and expected time.
 
     python scripts/plan.py --config configs/socialr1_8b_a100x8.yaml --topology a100-80gb:8
 
-Every phase is compiled for the topology by XLA; nothing runs. Exit status 1 when a phase does not fit.
+Every phase is compiled for the topology by XLA; nothing runs. Exit status 1 when a phase does not fit; what would make
+it fit is compiled, too, before it is said.
 """
 
 from __future__ import annotations
@@ -23,20 +24,27 @@ def main(argv: list[str] | None = None) -> int:
         flags = os.environ.get("XLA_FLAGS", "")
         os.environ["XLA_FLAGS"] = f"{flags} --xla_force_host_platform_device_count={count}".strip()
     from socialr1_jax.training.plan import DoesNotFit, make_plan  # imports JAX: only once the arguments are right
+    from socialr1_jax.training.plan_advice import advice
     from socialr1_jax.training.plan_tables import print_plan
 
+    refused: DoesNotFit | None = None
     try:
         plan = make_plan(config)
     except ValueError as error:
         print_error(f"plan.py: error: {error}")
         return 2
     except DoesNotFit as error:
+        plan, refused = make_plan(config, ()), error
         print_error(f"plan.py: {error}")
-        return 1
-    print_plan(plan, config)
+    else:
+        print_plan(plan, config)
     for problem in plan.problems:
         print_error(f"plan.py: {problem}")
-    return 1 if plan.problems else 0
+    if too_large := [refused.part] if refused else plan.parts_too_large:
+        print_error("plan.py: looking for what would fit; each proposal is compiled")
+    for line in advice(config, plan, too_large):
+        print_error(f"plan.py: {line}")
+    return 1 if refused or plan.problems else 0
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ input.
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 from socialr1_jax.config import RunConfig, parse_args
@@ -50,13 +49,12 @@ def main(argv: list[str] | None = None) -> int:
     from socialr1_jax.training.report import write_report
     from socialr1_jax.training.summary import write_summary
 
-    started = time.monotonic()
     folder = Path(config.output_dir)
     try:
         complete = train_grpo(config)
         if complete and is_first():
             with stop_on_signal():  # seconds, and nothing would be gained by ending now
-                write_summary(folder, start="start", wall_seconds=time.monotonic() - started)
+                write_summary(folder, start="start")
                 print_line(f"trained weights: {folder}/export   report: {write_report(folder)}")
     except (ValueError, FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
         # a bad configuration, model folder, question file or checkpoint

@@ -31,6 +31,7 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 
 from socialr1_jax.files import write_whole
+from socialr1_jax.setting_names import known_name
 from socialr1_jax.terminal import print_error, print_line, printable
 from socialr1_jax.unused_settings import unused_settings
 
@@ -62,6 +63,11 @@ class Section(BaseModel):
         if isinstance(value, list | tuple):
             return type(value)(_expanded(item) for item in value)
         return _expanded(value)
+
+    @classmethod
+    def filled_in(cls, values: Any) -> Any:
+        """Returns what was given with short flags put into the settings that they stand for."""
+        return values
 
     def arithmetic(self) -> str:
         """Returns what ``--dry-run`` prints below the resolved configuration; "" for nothing."""
@@ -152,6 +158,7 @@ def load_config(
             raise ConfigError(f"{_shown(override)} is not of the form section.field=value")
         _set(config_class, values, key, text)
         layer_of[key] = len(files)
+    values = config_class.filled_in(values)
     unused = unused_settings(config_class, values, layer_of)
     try:
         config = config_class.model_validate(values)
@@ -346,7 +353,11 @@ def _field(config_class: type[Section], key: str) -> FieldInfo:
 
 
 def _unknown(key: str, known: Iterable[str]) -> ConfigError:
-    return ConfigError(f"unknown key {_shown(key)}; did you mean {_nearest(key[:200], known)!r}?")
+    known = list(known)
+    name = known_name(key[:200])
+    return ConfigError(
+        f"unknown key {_shown(key)}; did you mean {name if name in known else _nearest(key[:200], known)!r}?"
+    )
 
 
 def _nearest(key: str, known: Iterable[str]) -> str:

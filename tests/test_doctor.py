@@ -164,6 +164,7 @@ FAULTS = [  # what is set, the line that tells it, what it says
     # 8.19 billion parameters: 12 bytes each of masters and moments, and as much in a checkpoint
     ("model.random=8b", "memory", "at least 152.6 GiB", "weights and moments 91.5 GiB, gradients 30.5 GiB"),
     ("model.random=8b checkpoint.best= checkpoint.keep=2", "disk", "3 checkpoints at a time and the export, 305.1 GiB"),
+    ("model.random=0.6b checkpoint.best= checkpoint.keep=20", "disk", "set checkpoint.keep to 8, which needs 62.2 GiB"),
     ("replay_rollouts={tmp}/none", "rollouts", "fix: set replay_rollouts"),
     ("data.train={tmp}/none.jsonl", "data.train", "cannot read the file", "fix: correct the file"),
     ("data.train={tmp}/empty", "data.train", "fix: correct the file"),
@@ -235,7 +236,36 @@ def test_too_little_memory(monkeypatch, model, run):
     status, lines, _ = run(*settings(model))
     assert status == 1
     assert "of 1.0 MiB free: weights and moments" in one(lines, "memory", "problem")
-    assert "fix: more devices under mesh.fsdp" in one(lines, "memory", "problem")
+    assert re.search(r"fix: a machine with [\d.]+ MiB more, or a smaller model", one(lines, "memory", "problem"))
+
+
+# 8 billion parameters on 8 devices in float32: 12 GB of masters and moments, 4 of gradients, 4 of the reference.
+@pytest.mark.parametrize(
+    ("free", "fixes", "no_fix"),
+    [
+        (19e9, ["grpo.reference_memory=host (at least 14.9 GiB, 2.8 GiB left)", "model.dtype=bfloat16 (", "9 such"],
+         "with model.dtype"),
+        (17e9, ["grpo.reference_memory=host (", "at least 10 such devices (mesh.fsdp=10)"], "bfloat16"),
+        (10e9, ["at least 16 such devices (mesh.fsdp=16)", "or a smaller model"], "grpo."),
+    ],
+)  # fmt: skip
+def test_what_is_proposed_for_memory_would_help(free, fixes, no_fix):
+    mesh = {"replica": 1, "fsdp": 8, "tensor": 1}
+    config = load_config(DoctorConfig, None, ["grpo.kl_coefficient=0.04"])
+    parts = memory.device_parts(config, 8_000_000_000, mesh)
+    assert sum(parts.values()) == 20e9
+    fix = memory.device_fix(config, 8_000_000_000, mesh, int(free))
+    for text in fixes:
+        assert text in fix
+    assert no_fix not in fix
+
+
+def test_what_is_proposed_for_a_host_would_help():
+    parts = {"a checkpoint while it is written": 12 << 30, "reference": 4 << 30}
+    assert memory.host_fix(parts, 13 << 30) == (
+        "a host with 3.0 GiB more memory, or grpo.reference_memory=device (then 12.0 GiB), or a smaller model"
+    )
+    assert "reference_memory" not in memory.host_fix(parts, 11 << 30)
 
 
 def test_a_folder_that_refuses_to_be_written_to(run, monkeypatch, tmp_path):
@@ -253,7 +283,8 @@ def test_a_full_disk(run, model, monkeypatch):
     status, lines, _ = run(*settings(model))
     assert status == 1
     assert "1.0 MiB free" in one(lines, "disk", "problem")
-    assert "lower checkpoint.keep" in one(lines, "disk", "problem")
+    assert "checkpoint.keep" not in one(lines, "disk", "problem")  # no number of them would fit
+    assert re.search(r"fix: free [\d.]+ MiB, or give an output_dir", one(lines, "disk", "problem"))
 
 
 def test_a_folder_with_a_run(run, model, tmp_path):

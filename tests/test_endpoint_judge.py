@@ -564,6 +564,19 @@ def test_what_was_answered_is_not_asked_again(tmp_path):
             assert judge.counters()["cache_hits"] == 0
 
 
+def test_a_rubric_of_the_users_own_is_sent_and_its_answers_are_kept_apart(tmp_path):
+    form = '<thoughts-${fence}>\n${thoughts}\n</thoughts-${fence}>\n{"code": "${code}", "total": ...}'
+    rubric, cache = tmp_path / "rubric.txt", str(tmp_path / "cache")
+    with JudgeServer() as server:
+        for number, text in enumerate(("", "Be kind.", "Be kind.", "Be strict.")):
+            rubric.write_text(f"{text}\n=== user ===\n{form}")
+            with judge_at(server, cache=cache, rubric=str(rubric) if text else "") as judge:
+                assert causes(ask(judge, [0])) == [""]
+            assert server.count() == (1, 2, 2, 3)[number]
+        systems = [call.body["messages"][0]["content"] for call in server.log]
+    assert systems[1:] == ["Be kind.", "Be strict."]
+
+
 def test_replay_offline_gives_the_same_verdicts_without_a_server(tmp_path, monkeypatch):
     with JudgeServer() as server, judge_at(server, cache=str(tmp_path)) as judge:
         online = ask(judge, range(10))

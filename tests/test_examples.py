@@ -136,11 +136,18 @@ def test_gold_that_is_no_option_or_two(answer, options, message):
 
 
 def test_jsonl_json_and_wrapped_json(tmp_path):
+    meta = {"level": 2, "easy": True, "people": ["Anna", "Ben"], "type": "1"}
     expected = [
-        Example(**(ROW | {"options": ("Anna", "Ben"), "meta": {"level": "2", "easy": "true"}})),
-        Example(**(ROW | {"id": "q2", "options": ("Anna", "Ben"), "meta": {"level": "1"}})),
+        Example(**(ROW | {"options": ("Anna", "Ben"), "meta": meta})),
+        Example(**(ROW | {"id": "q2", "options": ("Anna", "Ben"), "meta": {"level": 1.5}})),
     ]
-    rows = [ROW | {"level": 2, "easy": True}, ROW | {"id": "q2", "level": 1}]
+    more = {
+        "level": 2,
+        "list": [1],
+        "none": None,
+        "meta": {"easy": True, "people": ["Anna", "Ben"], "type": 1, "plot": None},
+    }
+    rows = [ROW | more, ROW | {"id": "q2", "level": 1.5}]
     assert read_examples(write(tmp_path / "a.jsonl", *rows)) == expected
     assert read_examples(write(tmp_path / "a.json", *rows)) == expected
     (tmp_path / "b.json").write_text(json.dumps({"version": 3, "data": rows}))

@@ -145,13 +145,13 @@ def test_numbers_and_aliases_are_read_and_dates_are_texts(tmp_path):
     file.write_text(
         "output_dir: 2020-01-01\nseed: 0x10\nsteps: 1_000\nquiet: yes\n"
         "optimizer: {learning_rate: 5e-7, weight_decay: .5}\n"
-        "rewards:\n  structure_weight: &w {start: 2, steps: 7}\n  content_weight: {<<: *w, start: 3}\n"
+        "rewards:\n  structure_weight: &w {start: 2, steps: 7}\n  outcome_weight: {<<: *w, start: 3}\n"
         "data: {where: {day: 2020-01-01, 5: ~, on: no}, train: [a, b]}\n"
     )
     config = load_config(RunConfig, file, ["model.path=m"])
     assert (config.output_dir, config.seed, config.steps, config.quiet) == ("2020-01-01", 16, 1000, True)
     assert (config.optimizer.learning_rate, config.optimizer.weight_decay) == (5e-7, 0.5)
-    weights = config.rewards.structure_weight, config.rewards.content_weight
+    weights = config.rewards.structure_weight, config.rewards.outcome_weight
     assert [(weight.start, weight.steps) for weight in weights] == [(2.0, 7), (3.0, 7)]
     assert config.data.where == {"day": "2020-01-01", "5": "", "on": "false"}
     assert config.data.train == ("a", "b")

@@ -12,6 +12,7 @@ from toys import changed, lines, steps_of
 
 from socialr1_jax.config import ConfigError, RunConfig, save_config
 from socialr1_jax.rewards import ParsedResponse, RewardTerms, scorer
+from socialr1_jax.rewards.judge_probe import THOUGHTS
 from socialr1_jax.training import grpo
 
 SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "train_grpo.py"
@@ -40,10 +41,11 @@ def judged(start: RunConfig, folder: Path, server: JudgeServer, steps: int = 4, 
 
 def test_a_run_goes_on_when_a_fifth_of_the_calls_fails(start, tmp_path):
     faults = {"500": 0.05, "hang": 0.05, "garbage": 0.05, "slow": 0.05}
-    with JudgeServer(faults=faults, slow=5.0, seed=3) as server:
+    with JudgeServer(plan=("ok",), faults=faults, slow=5.0, seed=3) as server:  # the sample before the run is graded
         config = judged(start, tmp_path, server, steps=6, most_unscorable=0.9)
         assert grpo.train_grpo(config)
-        log = Counter(call.kind for call in server.log)
+        assert THOUGHTS[0] in server.log[0].prompt
+        log = Counter(call.kind for call in server.log[1:])
     rows = lines(tmp_path / "metrics.jsonl")
     told = Counter()
     for row in rows:
@@ -77,7 +79,7 @@ def test_a_dead_judge_stops_the_run_and_it_goes_on_when_the_judge_is_back(start,
         config = judged(start, tmp_path / "run", server, steps=6, most_unscorable=0.3, unscorable_window=4)
         save_config(config, tmp_path / "config.yaml")
         arguments = ["--config", str(tmp_path / "config.yaml")]
-        server.faults = {"503": 1.0}
+        server.plan, server.faults = ["ok"], {"503": 1.0}  # it dies after the sample before the run
         assert script.main(arguments) == 1
         error = capsys.readouterr().err
         assert "could not be scored (judge_http_503" in error
@@ -87,6 +89,10 @@ def test_a_dead_judge_stops_the_run_and_it_goes_on_when_the_judge_is_back(start,
         assert all(row["reward/unscorable"] == 1 and row["skipped"] == 0 for row in stopped)
         # Steps in which nothing could be scored are done again.
         assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["0"]
+        assert script.main(arguments) == 2
+        error = capsys.readouterr().err
+        assert f"rewards.structure: judge at {server.base_url} gave no grade (http_503)" in error
+        assert len(error.splitlines()) == 1
         server.faults = {}
         assert script.main(arguments) == 0
     rows = steps_of(tmp_path / "run")
@@ -95,12 +101,14 @@ def test_a_dead_judge_stops_the_run_and_it_goes_on_when_the_judge_is_back(start,
     assert (tmp_path / "run" / "export" / "model.safetensors").exists()
 
 
-def test_a_wrong_key_stops_at_once_and_names_its_variable(start, tmp_path):
+def test_a_wrong_key_stops_before_anything_is_loaded(start, tmp_path, monkeypatch):
     with JudgeServer(key="another") as server:
         config = judged(start, tmp_path, server)
-        with pytest.raises(grpo.TrainingStopped, match="JUDGE_KEY"):
-            grpo.train_grpo(config)
-        assert not (tmp_path / "metrics.jsonl").exists()  # nothing was learned or measured
+        with monkeypatch.context() as patch:
+            patch.setattr(grpo, "load_hf", None)  # nothing is loaded before
+            with pytest.raises(ConfigError, match=r"answers 401 \(key from JUDGE_KEY\)"):
+                grpo.train_grpo(config)
+        assert not (tmp_path / "metrics.jsonl").exists()
         server.key = ""
         assert grpo.train_grpo(config)
     assert len(steps_of(tmp_path)) == 4
@@ -122,6 +130,6 @@ def test_a_run_stops_with_a_checkpoint_when_the_users_function_fails(start, tmp_
     (tmp_path / "failing.py").write_text(body)
     monkeypatch.chdir(tmp_path)
     config = changed(start, tmp_path / "run", steps=3, rewards={"extra": "failing:reward"})
-    with pytest.raises(grpo.TrainingStopped, match="reward failed with AssertionError"):
+    with pytest.raises(grpo.TrainingStopped, match=r"reward failed: .*failing\.py:2: AssertionError: lost"):
         grpo.train_grpo(config)
     assert (tmp_path / "run" / "checkpoints" / "1").is_dir()

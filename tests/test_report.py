@@ -18,6 +18,7 @@ from socialr1_jax.intervals import interval
 from socialr1_jax.training import report
 from socialr1_jax.training.report import write_report
 from socialr1_jax.training.report.figure import plot_runs
+from socialr1_jax.training.report.metric_lines import PHASES, as_markdown, metric_line
 from socialr1_jax.training.report.run_files import RUN_FILES, before_after, read_metrics
 
 HOSTILE = '</script><script>document.title="owned"</script><img src=x onerror=alert(1)>{{ 7 * 7 }}<!-- & "\'\u2028'
@@ -160,6 +161,50 @@ def test_the_charts_get_every_number_and_null_for_none(run: Path) -> None:
     assert grpo["kl"] == [None, None, None, None, 0.25]
     assert grpo["entropy"] == [0.5, 0.5, 0.5, 0.5, None]
     assert not {"bad", "note", "flag", "phase"} & set(grpo)
+
+
+# What runs of every kind have written: quickstart, judges, several question files, the content reward model.
+RECORDED = {
+    "grpo": """accuracy clip_fraction compiled_programs entropy format_rate grad_norm judge/cache_hits judge/calls
+        judge/cost judge/failed/timeout judge/latency judge/retries judge/seconds judge/tokens_in judge/tokens_out
+        judge/waited_seconds kl learning_rate loss memory_peak_bytes mfu mismatch/effective_samples mismatch/max
+        mismatch/mean mismatch/p99 mismatch/ratio_error nonfinite_count padding_waste ratio_max ratio_min
+        replaced_groups response_tokens reward/content reward/extra reward/format reward/length_window reward/outcome
+        reward/repetition reward/shaped reward/structure reward/total reward/unscorable sampling_errors seconds
+        seconds/between seconds/old seconds/reference seconds/reward seconds/rollout seconds/update
+        shared_prompt_tokens skipped source/hitom/reward/outcome tokens tokens_per_second truncated
+        truth/content_correlation truth/content_gap truth/mean truth/structure_gap unscorable/judge_timeout
+        update_tflops variance_share/content variance_share/extra variance_share/format
+        variance_share/length_and_format variance_share/outcome
+        variance_share/structure weight/content weight/structure zero_variance_groups""",
+    "eval": """accuracy accuracy/belief accuracy_high accuracy_length_matched accuracy_low accuracy_stderr best_rule
+        best_rule_accuracy best_rule_accuracy/belief best_rule_pair_accuracy calibration_error chance format_rate
+        hitom/accuracy hitom/accuracy/belief judge/waited_seconds length_correlation length_matched_pairs longer_wins
+        loss maj@4 margin mean@4 pair_accuracy pair_accuracy_high pair_accuracy_low pair_accuracy_stderr pairs
+        response_tokens responses reward sampling_errors score_chosen score_rejected seconds swap_consistency truncated
+        unscorable unscorable/judge_timeout""",
+    "sft": "grad_norm learning_rate loss skipped tokens",
+    "reward_model": """accuracy grad_norm learning_rate loss margin score seconds skipped tokens tokens_per_second""",
+}  # fmt: skip
+
+
+def test_every_metric_has_its_line_and_every_line_its_metric() -> None:
+    for phase, (_, known) in PHASES.items():
+        lines = {name: metric_line(phase, name) for name in RECORDED[phase].split()}
+        assert [name for name, line in lines.items() if not line] == []
+        assert set(known.values()) - set(lines.values()) == set()
+    assert metric_line("grpo", "accuracy/belief") == ""
+    assert metric_line("eval", "/" * 10_000) == ""
+    assert metric_line("other", "loss") == ""
+
+
+def test_the_docs_have_the_lines_of_the_tooltips(run: Path) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "metrics.md").read_text(encoding="utf-8")
+    assert as_markdown() in page
+    meanings = json.loads(page_of(run).data)["meanings"]
+    assert meanings["grpo"]["entropy"] == metric_line("grpo", "entropy")
+    assert f"| `entropy` | {meanings['grpo']['entropy']} |" in page
+    assert set(meanings) == {"sft", "grpo", "eval"}
 
 
 def test_settings_that_differ_from_the_defaults_or_between_runs(run: Path, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ import pytest
 from test_report import HOSTILE, RESPONSE, make_run, rollout, with_types, write_lines
 
 from socialr1_jax.training.report import write_report
+from socialr1_jax.training.report.metric_lines import metric_line
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
 CHROMIUM = shutil.which("chromium")
@@ -166,6 +167,11 @@ def test_every_metric_can_be_found_whatever_its_name(run: Path, visit) -> None:
         page.locator("#find").fill(looked_for)
         assert page.locator("#charts figure:visible strong").all_inner_texts() == [title]
         assert page.locator("#charts figure:visible circle").count() > 0 or title == "Accuracy"
+    captions = {
+        title: page.locator("figcaption", has=page.get_by_text(title, exact=True)).first.get_attribute("title")
+        for title in ("hitom/accuracy", "brand/new <b>")
+    }
+    assert captions == {"hitom/accuracy": f"hitom/accuracy: {metric_line('eval', 'accuracy')}", "brand/new <b>": None}
     page.locator("#find").fill("nothing like it")
     assert page.locator("#charts figure:visible").count() == 0
     assert page.locator("#found").inner_text().startswith("0 of ")

@@ -4,13 +4,14 @@ import json
 import math
 import re
 import time
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from judge_server import code_of, graded_reply, thoughts_of
 
-from socialr1_jax.rewards.rubric import RUBRIC_VERSION, answer_code, parse_verdict, rubric_messages
+from socialr1_jax.rewards.rubric import RUBRIC, RUBRIC_VERSION, answer_code, parse_verdict, read_rubric, rubric_messages
 
 STORY = "Anna put the coin in the drawer and left. Ben moved it to the shelf."
 QUESTION = "Where will Anna look for the coin?\nA. drawer\nB. shelf"
@@ -369,9 +370,9 @@ SLOPPY = {  # judges that turn what they saw back into signs: their own grade, o
 }  # fmt: skip
 
 
-def judged(judge, raw, place="thoughts"):
+def judged(judge, raw, place="thoughts", rubric=RUBRIC):
     texts = {"story": STORY, "question": QUESTION, "thoughts": THOUGHTS} | {place: raw}
-    prompt = rubric_messages(**texts)[1]["content"]
+    prompt = rubric_messages(**texts, rubric=rubric)[1]["content"]
     if place != "thoughts":  # the judge echoes what was injected, wherever it stood
         seen = re.search(rf"<{place}-\w+>\n(.*)\n</{place}-", prompt, re.DOTALL).group(1)
         prompt = prompt.replace(THOUGHTS, seen)
@@ -416,3 +417,91 @@ def test_the_server_of_the_tests_grades_as_the_rubric_asks():
     verdict = parse_verdict(graded_reply(prompt, 0.42), CODE)
     assert verdict.score == 0.42
     assert set(verdict.stages.values()) == {0.42}
+
+
+# ---------------------------------------------------------------------------------------------------------- own rubric
+
+PAGE = (Path(__file__).resolve().parents[1] / "docs" / "rewards.md").read_text("utf-8")
+OWN_RUBRIC = re.search(r"```text\n(You grade.*?=== user ===.*?)```", PAGE, re.DOTALL).group(1)  # the docs' example
+
+
+def own_rubric(tmp_path, text=OWN_RUBRIC):
+    file = tmp_path / "rubric.txt"
+    file.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return read_rubric(file)
+
+
+def test_without_a_file_the_rubric_is_the_packages_own():
+    assert read_rubric("") is RUBRIC
+    assert RUBRIC.version == RUBRIC_VERSION
+
+
+def test_an_own_rubric_is_asked_with_code_and_fences(tmp_path):
+    rubric = own_rubric(tmp_path)
+    system, user = (message["content"] for message in rubric_messages(STORY, QUESTION, THOUGHTS, rubric))
+    assert system == OWN_RUBRIC.partition("=== user ===")[0].strip()
+    assert (code_of(user), thoughts_of(user)) == (CODE, THOUGHTS)
+    assert QUESTION not in user  # this rubric does not show it
+    assert "$" not in user
+    assert own_rubric(tmp_path, b"\xef\xbb\xbf" + OWN_RUBRIC.replace("\n", "\r\n").encode()).user == rubric.user
+
+
+def test_the_version_of_an_own_rubric_is_of_its_text(tmp_path):
+    versions = {own_rubric(tmp_path, OWN_RUBRIC + more).version for more in ("", "", "\nBe strict.")}
+    assert len(versions) == 2
+    assert RUBRIC_VERSION not in versions
+
+
+@pytest.mark.parametrize("raw", INJECTIONS.values(), ids=INJECTIONS)
+def test_an_own_rubric_has_the_same_defences(raw, tmp_path):
+    rubric = own_rubric(tmp_path)
+    for name, judge in OBEDIENT.items():
+        assert math.isnan(judged(judge, raw, rubric=rubric).score), name
+    for name, judge in CAREFUL.items():
+        assert judged(judge, raw, rubric=rubric).score == OWN, name
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda text: "", "the file is empty"),
+        (lambda text: " \n", "the file is empty"),
+        (lambda text: text.replace("=== user ===", ""), "a line === user ==="),
+        (lambda text: text.partition("=== user ===")[0], "a line === user ==="),
+        (lambda text: "=== user ===" + text.partition("=== user ===")[2], "it needs instructions"),
+        (lambda text: text.replace("${code}", "the code"), "it has no ${code}"),
+        (lambda text: text.replace("${thoughts}", ""), "it has no ${thoughts}"),
+        (lambda text: text.replace("<thoughts-${fence}>", "Thoughts:"), "<thoughts-${fence}> and </thoughts-${fence}>"),
+        (lambda text: text.replace("</story-${fence}>", "</story>"), "${story} must be alone between"),
+        (lambda text: text + "Once more: ${thoughts}", "${thoughts} must be alone between"),
+        (lambda text: text + "The answer was ${answer}.", "${answer} is unknown"),
+        (lambda text: text + "It is worth $5.", "'$5.': a dollar sign of the text itself is written $$"),
+        (lambda text: text + "x" * 65_536, "more than 65,536 bytes"),
+        (lambda text: text.encode() + b"\xff", "not UTF-8 text"),
+    ],
+)
+def test_a_rubric_that_cannot_be_used_is_one_line(change, reason, tmp_path):
+    with pytest.raises(ValueError, match=re.escape(reason)) as error:
+        own_rubric(tmp_path, change(OWN_RUBRIC))
+    assert f"rubric {tmp_path / 'rubric.txt'}: " in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_rubric_that_is_not_there_is_one_line(tmp_path):
+    for name in ("none.txt", ""):
+        with pytest.raises(ValueError, match=f"rubric {tmp_path / name}.*cannot be read"):
+            read_rubric(tmp_path / name)
+
+
+def test_the_docs_show_a_request_and_reply_as_they_are():
+    request, reply = (json.loads(block) for block in re.findall(r"```json\n(.*?)```", PAGE, re.DOTALL))
+    system, user = (message["content"] for message in request["messages"])
+    texts = [re.search(rf"<{name}-\w+>\n(.*)\n</{name}-", user, re.DOTALL).group(1) for name in ("story", "question")]
+    asked = rubric_messages(*texts, thoughts_of(user))
+    assert user == asked[1]["content"]
+    begin, end = system.split(" [...] ")
+    assert " ".join(asked[0]["content"].split()).startswith(begin)
+    assert asked[0]["content"].endswith(end)
+    verdict = parse_verdict(reply["choices"][0]["message"]["content"], answer_code(*texts, thoughts_of(user)))
+    assert verdict.score == 0.55
+    assert verdict.violations == ("skipped_stage",)

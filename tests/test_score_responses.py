@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
+from judge_server import JudgeServer
 
 from socialr1_jax.rewards import judge_thoughts, social_r1_reward
 
@@ -176,8 +177,21 @@ def test_judge_none_is_refused_where_it_is_needed(main, capsys):
     assert "judge is none" in capsys.readouterr().err
 
 
-def test_a_judge_that_never_answers_is_status_1(score):
+def test_a_judge_that_does_not_answer_is_one_line(main, tmp_path, capsys):
     pytest.importorskip("openai")
-    judge = ("--judge", "endpoint", "--judge-base-url", "http://127.0.0.1:9/v1", "--judge-model", "m")
-    status, (row,) = score([ROW], "--preset", "no_content", *judge, "rewards.structure.retries=0")
-    assert (status, row["reward"], row["cause"]) == (1, None, "judge_connection")
+    (tmp_path / "in.jsonl").write_text(json.dumps(ROW))
+    judge = [f"rewards.structure.{one}" for one in ("judge=endpoint", "base_url=http://127.0.0.1:9/v1", "model=m")]
+    files = ("--input", str(tmp_path / "in.jsonl"), "--output", str(tmp_path / "out.jsonl"))
+    assert main([*files, "--preset", "no_content", *judge, "rewards.structure.retries=0"]) == 2
+    error = capsys.readouterr().err
+    assert "rewards.structure: m at http://127.0.0.1:9/v1 gave no grade (connection)" in error
+    assert len(error.splitlines()) == 1
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_a_judge_that_stops_answering_is_status_1(score):
+    pytest.importorskip("openai")
+    with JudgeServer(plan=("ok",), faults={"503": 1.0}) as server:  # the sample is graded
+        judge = ("--judge", "endpoint", "--judge-base-url", server.base_url, "--judge-model", "m")
+        status, (row,) = score([ROW], "--preset", "no_content", *judge, "rewards.structure.retries=0")
+    assert (status, row["reward"], row["cause"]) == (1, None, "judge_http_503")

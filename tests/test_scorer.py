@@ -264,7 +264,7 @@ def test_shares_are_those_of_the_variance_within_groups():
     terms = some_terms([0.1, 0.9, 0.4, 0.5], [0.5, 0.1, 1.0, 0.2], [1, 0, 1, 1])
     shares = variance_shares(terms, totals(terms, 2))
     assert sum(shares.values()) == pytest.approx(1.0)
-    parts = {name: np.array([t.parts()[name] for t in terms]).reshape(2, 2) for name in shares}
+    parts = {name: np.array([t.parts()[name] for t in terms]).reshape(2, 2) for name in terms[0].parts()}
     total = np.array([t.total for t in terms]).reshape(2, 2)
     centre = total - total.mean(1, keepdims=True)
     for name, part in parts.items():
@@ -274,6 +274,20 @@ def test_shares_are_those_of_the_variance_within_groups():
     alone = variance_shares(terms, totals(terms, 2))
     assert alone["structure"] == pytest.approx(1.0)
     assert variance_shares(terms, np.ones((1, 2))) == {}
+
+
+def test_a_term_that_does_not_vary_has_no_share():
+    """What length makes of its part is the length's."""
+    terms = [social_r1_reward(response("B", THOUGHTS[:n]), "B", 0.3, 0.5, 0) for n in (300, 500, 1000)]
+    shares = variance_shares(terms, totals(terms, 3))
+    assert [shares[name] for name in ("outcome", "structure", "content", "format", "extra")] == [0.0] * 5
+    assert shares["length_and_format"] == pytest.approx(1.0)
+    terms = some_terms([0.1, 0.9, 0.9], [0.5, 0.5, 0.5], [1, 1, 0])
+    shares = variance_shares(
+        [*terms, social_r1_reward("no tags", "B", None, None)], np.array([[*(t.total for t in terms), 0.0]])
+    )
+    assert shares["content"] == 0.0
+    assert sum(shares.values()) == pytest.approx(1.0)
 
 
 def test_shares_leave_out_what_could_not_be_scored():

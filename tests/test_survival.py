@@ -26,12 +26,13 @@ from toys import lines
 
 from socialr1_jax import load_hf
 from socialr1_jax.config import CheckpointConfig, ConfigError, RunConfig, load_config
-from socialr1_jax.files import whole_folder
+from socialr1_jax.files import flattened, whole_folder
 from socialr1_jax.grpo.update import TrainState
 from socialr1_jax.rewards import ParsedResponse, scorer
 from socialr1_jax.training import checkpoints as checkpoints_module
 from socialr1_jax.training.checkpoints import CheckpointError, Checkpoints, fault
 from socialr1_jax.training.grpo import train_grpo
+from socialr1_jax.training.report.metric_lines import metric_line
 from socialr1_jax.training.run_weights import find_checkpoint, load_policy
 
 # Moments at which the whole run's folder is copied, as a kill would leave it: event, its number, the step that the run
@@ -149,6 +150,26 @@ def test_an_export_that_a_process_of_the_same_number_left_is_in_nobodys_way(tmp_
     assert [path.name for path in tmp_path.iterdir()] == ["export"]
 
 
+def test_more_steps_than_the_run_began_with_end_with_the_same_bytes(whole, run):
+    """A run of five steps, asked for a sixth: the bytes of one that was asked for six at once."""
+    shutil.copytree(whole, run)
+    shutil.rmtree(run / "checkpoints" / "6")
+    text = (run / "config.yaml").read_text()
+    assert "\nsteps: 6\n" in text
+    (run / "config.yaml").write_text(text.replace("\nsteps: 6\n", "\nsteps: 5\n"))
+    assert train_grpo(config_of(run))
+    assert_same_run(run, whole)
+
+
+def test_every_metric_that_the_run_has_written_is_explained(whole):
+    rows = [(row["phase"], flattened(row)) for row in lines(whole / "metrics.jsonl")]
+    names = {(phase, name) for phase, row in rows for name in row} - {
+        (p, n) for p, _ in rows for n in ("phase", "step")
+    }
+    assert len(names) > 60
+    assert [name for name in sorted(names) if not metric_line(*name)] == []
+
+
 # ------------------------------------------------------------------------------------------------------------ refusals
 
 
@@ -174,6 +195,7 @@ def test_a_run_folder_may_be_moved_and_named_otherwise(place, whole, tmp_path, m
 def test_settings_that_change_no_numbers_may_differ(whole, run):
     shutil.copytree(whole, run)
     free = ("quiet=true", "tracking.tensorboard=false", "checkpoint.keep=5", "checkpoint.on_failure=stop")
+    free += ("rewards.unscorable_window=2", "grpo.most_skipped=9")
     assert train_grpo(config_of(run, *free))
 
 
@@ -445,7 +467,7 @@ def test_a_finished_run_that_lost_its_metrics_ends_in_words(whole, run):
 def test_sigterm_is_heard_while_the_judge_is_waited_for(place, whole, run, monkeypatch):
     """A judge that takes a minute for each answer; the run is told to stop as soon as it has been asked."""
     monkeypatch.setattr(scorer, "parse_response", lambda text, mode: ParsedResponse(text, "A", ()))
-    with JudgeServer(latency=60.0) as server:
+    with JudgeServer(plan=("ok",), faults={"hang": 1.0}, hang=60.0) as server:  # the first is the sample before the run
         told = []
 
         def stop() -> None:

@@ -412,7 +412,8 @@ def test_each_ablation_trains_from_its_configuration(start, content_model, tmp_p
     monkeypatch.setattr(evaluation, "decode_responses", lambda tokenizer, completions: [well_formed(completions[0])])
     save_config(changed(start, tmp_path / "run", steps=1), tmp_path / "run.yaml")
     files = [tmp_path / "run.yaml", CONFIGS / "ablations" / f"{preset}.yaml"]
-    config = load_config(RunConfig, files, [f"rewards.content.model={content_model}"])
+    content = [f"rewards.content.model={content_model}"] if preset in WITH_CONTENT else []
+    config = load_config(RunConfig, files, content)
     assert grpo.train_grpo(config)
     (row,) = steps_of(tmp_path / "run")
     assert row["format_rate"] == 1.0

@@ -35,6 +35,7 @@ _NEXT_LABELS = {letter: re.compile(rf"[,;\s]{_LABEL.format(letter=letter)}\s+") 
 _EDGES = ",;" + "".join(filter(str.isspace, map(chr, range(0x3001))))  # of an option in a text of several
 _ASCII_PUNCTUATION = frozenset(string.punctuation)  # with $ + < = > ^ ` | ~, which Unicode calls symbols
 _ABSENT_TEXTS = ("", "NaN", "nan")
+_READ_AS_TEXT = frozenset(("source", "type", "twin_id", "twin_of", "story_id", "plot", "script"))  # of `meta`
 _MOST_PLACES = 1000  # sets of columns of one source that are remembered
 
 
@@ -45,7 +46,8 @@ class Example:
     ``options`` are the option texts in letter order (the first is A); without options the answer is free text.
     ``answer`` is the gold letter when there are options, else the free-text answer.
     ``thoughts`` is the reference reasoning that SFT puts inside ``<think>``; "" when there is none.
-    ``meta`` holds whatever else is known, as strings (``source``, ``type``, ``twin_of``, ...).
+    ``meta`` holds whatever else is known, with its JSON types: columns with one value, and all of a column ``meta``.
+    What the package itself reads of it (`_READ_AS_TEXT`) are texts.
     ``messages`` are the turns (role, content) that ask the question; () is the card's prompt of the fields above.
 
     Raises ValueError for an answer that is no letter of the options, for one option or more than 26, for an empty
@@ -58,7 +60,7 @@ class Example:
     options: tuple[str, ...] = ()
     answer: str
     thoughts: str = ""
-    meta: Mapping[str, str] = field(default_factory=dict)
+    meta: Mapping[str, Any] = field(default_factory=dict)
     messages: tuple[Mapping[str, str], ...] = ()
 
     def __post_init__(self) -> None:
@@ -79,7 +81,7 @@ class Example:
                 f"the gold answer {shown(self.answer)} holds no letter or digit; give an option letter or a text"
             )
         texts = (self.id, self.story, self.question, *self.options, self.answer, self.thoughts)
-        refuse_half_characters((*texts, *self.meta, *self.meta.values()))
+        refuse_half_characters((*texts, *self.meta, *(value for value in self.meta.values() if isinstance(value, str))))
 
 
 def normalized(text: str) -> str:
@@ -260,10 +262,14 @@ class RowParser:
         else:
             options = parse_options([values[column] for column in places.options])
         answer = self._golds.get(texts["answer"], texts["answer"])
-        meta = {name: values[name] for name in places.meta}
+        meta = {name: values[name] for name in places.meta if isinstance(values[name], str | int | float)}
         if isinstance(own := values.get("meta"), Mapping):
             meta |= own
-        kept = {name: scalar_text(value) for name, value in meta.items() if isinstance(value, str | int | float)}
+        kept = {
+            name: scalar_text(value) if name in _READ_AS_TEXT else value
+            for name, value in meta.items()
+            if name not in _READ_AS_TEXT or isinstance(value, str | int | float)
+        }
         if self._origin:
             kept["source"] = kept.get("source") or self._origin
         return Example(

@@ -19,12 +19,12 @@ from socialr1_jax.chat import ChatClient, ChatRefused
 from socialr1_jax.interrupt import NEVER, Stop
 from socialr1_jax.reward_config import StructureConfig
 from socialr1_jax.rewards.judge_cache import JudgeCache, answer_key
-from socialr1_jax.rewards.rubric import RUBRIC_VERSION, answer_code, parse_verdict, rubric_messages
+from socialr1_jax.rewards.rubric import answer_code, parse_verdict, read_rubric, rubric_messages
 from socialr1_jax.rewards.verdict import JudgeRefused, Verdict
 from socialr1_jax.server_answers import Reply, SettingNames
 
 log = logging.getLogger(__name__)
-_NAMES = SettingNames(*(f"rewards.structure.{name}" for name in ("model", "base_url", "options")))
+NAMES = SettingNames(*(f"rewards.structure.{name}" for name in ("model", "base_url", "options")))
 _LOOK = 0.2  # seconds between two checks of whether the run is asked to stop
 
 
@@ -32,16 +32,16 @@ class EndpointJudge:
     """A `verdict.Judge` over `config.base_url`; thread-safe. A wrong key or model fails every future: JudgeRefused.
 
     Raises JudgeRefused when the key's variable is not set (a server on this machine needs none), ImportError when the
-    openai package is missing.
+    openai package is missing, ValueError for a rubric file that cannot be used.
     """
 
     everywhere = False
 
     def __init__(self, config: StructureConfig) -> None:
-        self._config = config
+        self._config, self._rubric = config, read_rubric(config.rubric)
         self._cache = JudgeCache(config.cache) if config.cache else None
         try:
-            self._chat = None if config.offline else ChatClient(config, _NAMES)
+            self._chat = None if config.offline else ChatClient(config, NAMES)
         except ChatRefused as error:
             raise JudgeRefused(str(error)) from None
         self._ours = {"temperature": config.temperature, "max_tokens": config.max_tokens}
@@ -53,10 +53,10 @@ class EndpointJudge:
 
     def submit(self, story: str, question: str, thoughts: str) -> Future[Verdict]:
         """Return a future of the verdict; see `verdict.Judge`. After a refusal it holds JudgeRefused."""
-        messages = rubric_messages(story, question, thoughts)
+        messages = rubric_messages(story, question, thoughts, self._rubric)
         code, verdict = answer_code(story, question, thoughts), Future[Verdict]()
         parameters = self._config.parameters(self._ours)
-        key = answer_key("endpoint", self._config.model, RUBRIC_VERSION, messages, parameters)
+        key = answer_key("endpoint", self._config.model, self._rubric.version, messages, parameters)
         known = self._cache.get(key) if self._cache else None
         found = None if known is None else parse_verdict(known, code)
         with self._lock:

@@ -5,9 +5,18 @@ from __future__ import annotations
 import importlib
 import math
 import sys
-from collections.abc import Callable, Sequence
+import sysconfig
+import traceback
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
+
+from socialr1_jax.terminal import printable, shown
+
+_STANDARD, _INSTALLED = (
+    tuple(sysconfig.get_paths()[name] for name in names) for names in (("stdlib", "platstdlib"), ("purelib", "platlib"))
+)
+_MOST = 300  # characters of an error's own words
 
 
 class ExtraRewardError(ValueError):
@@ -18,17 +27,17 @@ ExtraReward = Callable[[Sequence[dict[str, Any]]], Sequence[float]]
 
 
 def load_extra(name: str) -> ExtraReward:
-    """The function; modules are also looked for in the folder that the program was started from.
+    """Return the function; modules are also searched for in the folder that the program was started from.
 
-    Raises ValueError saying which part of the name is not there.
+    Raises ValueError that says what is missing, or what the module raised and at which line.
     """
     module_name, _, function_name = name.partition(":")
     if (here := str(Path.cwd())) not in sys.path:
         sys.path.append(here)
     try:
         module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise ValueError(f"rewards.extra: cannot import {module_name!r}: {error}") from error
+    except Exception as error:  # whatever the user's code raises
+        raise ValueError(f"rewards.extra: cannot import {module_name!r}: {_place_and_words(error)}") from error
     function = getattr(module, function_name, None)
     if not callable(function):
         raise ValueError(f"rewards.extra: {module_name} has no function {function_name!r}")
@@ -36,13 +45,68 @@ def load_extra(name: str) -> ExtraReward:
 
 
 def extra_rewards(function: ExtraReward, records: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """{"rewards": what it gives for the records}, as many finite floats or NaN; or {"error": what is wrong}."""
+    """Return {"rewards": as many finite floats or NaN as there are records}, or {"error": what is wrong, in one line}.
+
+    The error of a function that raises names file and line of the user's code, and the record if it can be found.
+    """
+    name = getattr(function, "__name__", type(function).__name__)
     try:
-        values = [float(value) for value in function(records)]
+        given = function(records)
+        numbers = list(given) if isinstance(given, Iterable) else None  # a generator runs here
     except Exception as error:  # whatever the user's code raises
-        return {"error": f"rewards.extra: {function.__name__} failed with {error!r}"}
-    if len(values) != len(records):
-        return {"error": f"rewards.extra gave {len(values)} numbers for {len(records)} records; give one each"}
-    if any(math.isinf(value) for value in values):
-        return {"error": "rewards.extra gave an infinite number; give NaN for what cannot be scored"}
-    return {"rewards": values}
+        return {"error": f"rewards.extra: {name} failed{_at_record(error, records)}: {_place_and_words(error)}"}
+    if numbers is None:
+        return {"error": f"rewards.extra: {name} gave {shown(given)}; give a list of {len(records)} numbers"}
+    if len(numbers) != len(records):
+        return {"error": f"rewards.extra gave {len(numbers)} numbers for {len(records)} records; give one each"}
+    rewards = []
+    for place, number in enumerate(numbers):
+        try:
+            rewards.append(float(number))
+        except (TypeError, ValueError, OverflowError):
+            where = _record_name(place, records)
+            return {"error": f"rewards.extra: {name} gave {shown(number)} for {where}; give a number, NaN for none"}
+        if math.isinf(rewards[-1]):
+            where = _record_name(place, records)
+            return {"error": f"rewards.extra: {name} gave an infinite number for {where}; give NaN for what has none"}
+    return {"rewards": rewards}
+
+
+def _place_and_words(error: Exception) -> str:
+    """Return "file:line: type: words" of an error. The line is the user's own, else an installed package's."""
+    if isinstance(error, SyntaxError):
+        place, words = f"{error.filename}:{error.lineno}: ", error.msg
+    else:
+        frames = [
+            frame
+            for frame in traceback.extract_tb(error.__traceback__)
+            if frame.filename != __file__ and not frame.filename.startswith(("<", *_STANDARD))
+        ]
+        frames = [frame for frame in frames if not frame.filename.startswith(_INSTALLED)] or frames
+        place, words = (f"{frames[-1].filename}:{frames[-1].lineno}: " if frames else ""), str(error)
+    return printable(f"{place}{type(error).__name__}{': ' if words else ''}{words}", _MOST)
+
+
+def _at_record(error: Exception, records: Sequence[dict[str, Any]]) -> str:
+    """Return " at response ..." for the record that the code had in a variable when it failed; "" if none or several.
+
+    The innermost call that has one decides: a loop's variable, or what the loop handed to a helper.
+    """
+    for frame, _ in reversed(list(traceback.walk_tb(error.__traceback__))):
+        held = list(frame.f_locals.values())
+        places = [place for place, record in enumerate(records) if any(_belongs(value, record) for value in held)]
+        if len(places) == 1 and frame.f_code.co_filename != __file__:
+            return f" at {_record_name(places[0], records)}"
+    return ""
+
+
+def _belongs(value: Any, record: dict[str, Any]) -> bool:
+    """Return whether a value is a record, its `meta`, or its text: the object itself, not an equal one."""
+    if value is record or value is record.get("meta"):
+        return True
+    # A text of one character is one object, wherever it occurs.
+    return isinstance(value, str) and len(value) > 1 and (value is record["response"] or value is record["thoughts"])
+
+
+def _record_name(place: int, records: Sequence[dict[str, Any]]) -> str:
+    return f"response {place + 1} of {len(records)} (id {shown(records[place]['id'])})"

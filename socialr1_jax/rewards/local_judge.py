@@ -13,7 +13,7 @@ from socialr1_jax.hf import load_hf, local_folder
 from socialr1_jax.interrupt import NEVER, Stop
 from socialr1_jax.models.attention import attention_backend
 from socialr1_jax.reward_config import StructureConfig
-from socialr1_jax.rewards.rubric import answer_code, parse_verdict, rubric_messages
+from socialr1_jax.rewards.rubric import answer_code, parse_verdict, read_rubric, rubric_messages
 from socialr1_jax.rewards.verdict import Verdict
 from socialr1_jax.sampling import Engine, SamplingParams
 from socialr1_jax.sampling.text import decode_responses, stop_token_ids
@@ -25,13 +25,14 @@ _SEED_STEP = 2**31 - 2  # draws of the judge are not those of a step
 class LocalJudge:
     """Collects the questions and answers them in `finish`, since it needs the devices that the sampler works on.
 
-    Weights have the layout of training on the current mesh, in bfloat16 on accelerators. Raises what `load_hf` raises.
+    Weights have the layout of training on the current mesh, in bfloat16 on accelerators. Raises what `load_hf` and
+    `read_rubric` raise.
     """
 
     everywhere = True
 
     def __init__(self, config: StructureConfig) -> None:
-        self._config = config
+        self._config, self._rubric = config, read_rubric(config.rubric)
         on_cpu = jax.default_backend() == "cpu"
         mesh = jax.sharding.get_mesh()
         self._tokenizer = load_tokenizer(folder := local_folder(config.model))
@@ -55,7 +56,8 @@ class LocalJudge:
 
     def submit(self, story: str, question: str, thoughts: str) -> Future[Verdict]:
         # Without thinking, since greedy thoughts often do not end.
-        tokens = chat_tokens(self._tokenizer, rubric_messages(story, question, thoughts), thinking=False)
+        messages = rubric_messages(story, question, thoughts, self._rubric)
+        tokens = chat_tokens(self._tokenizer, messages, thinking=False)
         verdict: Future[Verdict] = Future()
         if len(tokens) + self._config.max_tokens > self._engine.config.max_position_embeddings:
             verdict.set_result(Verdict.unscorable("too_long"))

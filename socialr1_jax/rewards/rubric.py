@@ -9,8 +9,9 @@ What the policy wrote must not set its own score. Three things see to that:
   kept and looked up.
 * Grades that differ from each other, or numbers that are none, make the reply unscorable.
 
-What remains is a judge that is persuaded and fills in the form as the thoughts ask; the rubric warns it. The judge of
-SOTOPIA shares `harmless`, `material_hash` and `folded_keys`, its players `without_chat_tokens`.
+What remains is a judge that is persuaded and fills in the form as the thoughts ask; the rubric warns it. A rubric of
+the user's own (`read_rubric`) has the same form, fences and code. The judge of SOTOPIA shares `harmless`,
+`material_hash` and `folded_keys`, its players `without_chat_tokens`.
 """
 
 from __future__ import annotations
@@ -21,18 +22,22 @@ import math
 import re
 import unicodedata
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from string import Template
 from typing import Any
 
 from socialr1_jax.rewards.stages import STAGES
 from socialr1_jax.rewards.verdict import Verdict
+from socialr1_jax.terminal import shown
 
-RUBRIC_VERSION = "1"  # also in the file's name; a changed text is a new version
+RUBRIC_VERSION = "1"  # of the package's own; a changed text is a new version
 
-_SYSTEM, _, _USER = (
-    Path(__file__).with_name(f"rubric_v{RUBRIC_VERSION}.txt").read_text("utf-8").partition("=== user ===\n")
-)
+_FILE = f"rubric_v{RUBRIC_VERSION}.txt"
+_EXAMPLE = f"socialr1_jax/rewards/{_FILE}"
+_BORDER = "=== user ==="  # between the two messages of a rubric file, a line of its own
+_MOST_BYTES = 65_536  # of a rubric file
+_TEXTS = ("story", "question", "thoughts")
 _HARMLESS = str.maketrans({"<": "‹", ">": "›", "{": "(", "}": ")", "[": "(", "]": ")", '"': "'"})
 _CHAT_TOKEN = re.compile(r"<(?=[|｜/A-Za-z_])|\[(?=/?[A-Z_]{3,20}\])")  # <|im_end|>, </s>, [INST]; not <3
 _RARE = re.compile(r"[^\t\n -~]")
@@ -46,20 +51,95 @@ _MOST_VIOLATIONS, _LONGEST_VIOLATION = 20, 60
 _SLACK = 0.051  # models round each number to a tenth
 
 
-def rubric_messages(story: str, question: str, thoughts: str) -> list[dict[str, str]]:
-    """The chat messages that ask for a grade: a system message (always the same) and a user message.
+@dataclass(frozen=True)
+class Rubric:
+    """What a judge is asked. version: of the text, for the keys of kept answers; user: a `string.Template`."""
+
+    version: str
+    system: str
+    user: str
+
+
+def read_rubric(path: str | Path) -> Rubric:
+    """Return the rubric of a user's file, whose version is a hash of its text; for "" the package's own.
+
+    The file has the form of `rubric_v1.txt`: the system message, a line `=== user ===`, and the user message with
+    `${code}`, `${thoughts}` and, if the judge shall see them, `${story}` and `${question}`. Each of the texts stands
+    between the lines `<NAME-${fence}>` and `</NAME-${fence}>`.
+
+    Raises ValueError in one line that names the file, the fault and the fix.
+    """
+    if not path:
+        return RUBRIC
+    try:
+        with Path(path).open("rb") as file:
+            content = file.read(_MOST_BYTES + 1)
+    except OSError as error:
+        raise ValueError(f"rubric {path}: cannot be read ({error.strerror}); give a text file") from None
+    if len(content) > _MOST_BYTES:
+        raise ValueError(f"rubric {path}: more than {_MOST_BYTES:,} bytes, which each call would send; shorten it")
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"rubric {path}: not UTF-8 text (byte {error.start}); save it as UTF-8") from None
+    if fault := _fault(text):
+        raise ValueError(f"rubric {path}: {fault}; {_EXAMPLE} is an example")
+    return _rubric(text, f"sha256:{hashlib.sha256(content).hexdigest()[:16]}")
+
+
+def _rubric(text: str, version: str) -> Rubric:
+    system, user = _parts(text)
+    return Rubric(version, system, user)
+
+
+def _parts(text: str) -> tuple[str, str]:
+    """Return the system and the user message of a file's text; the second is "" without a border."""
+    system, _, user = text.replace("\r\n", "\n").partition(f"\n{_BORDER}\n")
+    return system.strip(), user.strip()
+
+
+def _fault(text: str) -> str:
+    """Return what a rubric's text lacks, "" for nothing."""
+    if not text.strip():
+        return "the file is empty"
+    system, user = _parts(text)
+    if not system or not user:
+        return f"it needs instructions, then a line {_BORDER}, then what is asked about each response"
+    names = []
+    for match in Template.pattern.finditer(user):
+        if match["invalid"] is not None:
+            return f"{shown(user[match.start() :][:20])}: a dollar sign of the text itself is written $$"
+        names.append(match["named"] or match["braced"])  # None for $$
+    if unknown := [name for name in names if name and name not in (*_TEXTS, "fence", "code")]:
+        return f"${{{unknown[0]}}} is unknown; use ${{story}}, ${{question}}, ${{thoughts}}, ${{fence}}, ${{code}}"
+    if "thoughts" not in names:
+        return "it has no ${thoughts}, so every response would get the same grade"
+    if "code" not in names:
+        return "it has no ${code}, and a grade counts only with the code beside it"
+    for name in _TEXTS:
+        fenced = rf"^<(\w+)-\$\{{fence\}}>\n\$\{{{name}\}}\n</\1-\$\{{fence\}}>$"
+        if names.count(name) != len(re.findall(fenced, user, re.MULTILINE)):
+            return f"${{{name}}} must be alone between the lines <{name}-${{fence}}> and </{name}-${{fence}}>"
+    return ""
+
+
+RUBRIC = _rubric(Path(__file__).with_name(_FILE).read_text("utf-8"), RUBRIC_VERSION)
+
+
+def rubric_messages(story: str, question: str, thoughts: str, rubric: Rubric = RUBRIC) -> list[dict[str, str]]:
+    """Return the chat messages that ask for a grade: a system message (always the same) and a user message.
 
     The three texts may hold anything; they are made harmless. Fails on no string.
     """
     story, question, thoughts = (harmless(text) for text in (story, question, thoughts))
-    user = Template(_USER).substitute(
+    user = Template(rubric.user).substitute(
         story=story,
         question=question,
         thoughts=thoughts,
         fence=material_hash("fence", story, question, thoughts),
         code=material_hash("code", story, question, thoughts),
     )
-    return [{"role": "system", "content": _SYSTEM.strip()}, {"role": "user", "content": user.strip()}]
+    return [{"role": "system", "content": rubric.system}, {"role": "user", "content": user.strip()}]
 
 
 def answer_code(story: str, question: str, thoughts: str) -> str:

@@ -20,9 +20,11 @@ from socialr1_jax.data.tables import refuse_half_characters, unique_keys
 from socialr1_jax.files import write_whole
 from socialr1_jax.ownership import refuse_foreign_file
 from socialr1_jax.reward_config import JudgeKind, Preset, RewardConfig
+from socialr1_jax.rewards.judge_probe import judge_fault
 from socialr1_jax.rewards.parsing import Opened, whole_responses
 from socialr1_jax.rewards.scorer import ContentScores, Scorer
 from socialr1_jax.rewards.terms import content_reward
+from socialr1_jax.rewards.verdict import JudgeRefused
 from socialr1_jax.terminal import shown
 
 
@@ -47,6 +49,11 @@ class ScoreConfig(Section):
     @model_validator(mode="before")
     @classmethod
     def _flags(cls, values: Any) -> Any:
+        return cls.filled_in(values)
+
+    @classmethod
+    def filled_in(cls, values: Any) -> Any:
+        """Return the values with the flags put into the settings of `rewards` that they stand for."""
         rewards = values.get("rewards") or {}
         rewards = dict(rewards.model_dump() if isinstance(rewards, RewardConfig) else rewards)
         for flag, section, name in (
@@ -92,7 +99,7 @@ def score_file(config: ScoreConfig, content: ContentScores | None = None) -> Sco
     lines are left out.
 
     Raises ValueError naming file, line, reason and fix for a row that cannot be used, OSError for a file that cannot
-    be read or written, JudgeRefused if the judge rejects every request.
+    be read or written, JudgeRefused if the judge does not grade a sample or rejects every request.
     """
     source, target = Path(config.input), Path(config.output)
     in_place = os.path.realpath(source) == os.path.realpath(target)
@@ -121,6 +128,8 @@ def score_file(config: ScoreConfig, content: ContentScores | None = None) -> Sco
                 checked.append((example, response, scalar))
         if not rows:
             raise ValueError(f"{source}: the file holds no rows; give one JSON object a line")
+        if config.rewards.uses.structure and (fault := judge_fault(structure)):
+            raise JudgeRefused(f"rewards.structure: {fault}")
         texts = whole_responses([response for _, response, _ in checked], config.opened)
         for place, (text, (example, _, scalar)) in enumerate(zip(texts, checked, strict=True)):
             scorer.submit(place, text, example, scalar)

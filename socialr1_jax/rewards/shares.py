@@ -16,11 +16,13 @@ _STEPS = 20
 
 
 def variance_shares(terms: Sequence[RewardTerms], total_pg: np.ndarray) -> dict[str, float]:
-    """Of the variance of the reward within groups, the share that each term explains; together 1.
+    """Return the share of the reward's variance within groups that each term explains; together 1.
 
     The covariance of a term's part with the reward over the variance of the reward, both around the group's mean;
-    below 0 for a term that works against the others. `total_pg` are the rewards [prompts, group] of the same responses;
-    NaN ones are left out; {} where all rewards are equal.
+    below 0 for a term that works against the others. A term whose raw score is the same for all responses of each group
+    explains nothing: its share is 0, and what length, repetition and format made of its part is `length_and_format`.
+    `total_pg` are the rewards [prompts, group] of the same responses; NaN ones are left out; {} where all rewards are
+    equal.
     """
     each = [one.parts() for one in terms]
     parts = {name: np.array([one[name] for one in each]).reshape(total_pg.shape) for name in each[0]}
@@ -35,7 +37,20 @@ def variance_shares(terms: Sequence[RewardTerms], total_pg: np.ndarray) -> dict[
     variance = float((centre_pg**2).sum())
     if variance <= 1e-12 * total_pg.size:
         return {}
-    return {name: float((centred(part_pg) * centre_pg).sum()) / variance for name, part_pg in parts.items()}
+    shares = {name: float((centred(part_pg) * centre_pg).sum()) / variance for name, part_pg in parts.items()}
+    constant = [name for name in shares if not _varies(terms, name, scored_pg)]
+    return {
+        **{name: 0.0 if name in constant else share for name, share in shares.items()},
+        "length_and_format": sum((shares[name] for name in constant), 0.0),
+    }
+
+
+def _varies(terms: Sequence[RewardTerms], name: str, scored_pg: np.ndarray) -> bool:
+    """Return True if the raw term differs between two scored responses of a group."""
+    raw_pg = np.array([getattr(one, name) for one in terms], float).reshape(scored_pg.shape)
+    there_pg = scored_pg & np.isfinite(raw_pg)
+    low_p = np.where(there_pg, raw_pg, np.inf).min(axis=1)
+    return bool((np.where(there_pg, raw_pg, -np.inf).max(axis=1) > low_p).any())
 
 
 class _State(BaseModel):

@@ -419,10 +419,10 @@ def judge_identity(config: StructureConfig) -> dict[str, Any]:
     """What a verdict depends on, beside the texts."""
     if config.judge == "rules":
         return {"judge": "rules"}
-    from socialr1_jax.rewards.rubric import RUBRIC_VERSION
+    from socialr1_jax.rewards.rubric import read_rubric
 
     fields = {"judge", "model", "base_url", "temperature", "max_tokens", "options"}
-    return config.model_dump(include=fields) | {"rubric": RUBRIC_VERSION}
+    return config.model_dump(include=fields) | {"rubric": read_rubric(config.rubric).version}
 
 
 def _whole(question: Asked, desk: _Desk) -> Iterator[Scored]:

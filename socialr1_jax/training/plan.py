@@ -4,11 +4,11 @@ XLA compiles for a topology by name and reports what the program takes there. No
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -35,8 +35,11 @@ from socialr1_jax.sampling.batch import STOP_MULTIPLE, product_blocks, slot_stri
 from socialr1_jax.sampling.decode import DecodeState, admit, decode_segment, empty_batch, reshard, take_rows
 from socialr1_jax.sampling.memory import USABLE, BatchPlan
 from socialr1_jax.tokenizer_files import count_tokens
-from socialr1_jax.training.programs import compile_programs
+from socialr1_jax.training.programs import Programs, compile_programs
 
+Part = Literal["rollout", "update"]  # of a step; their phases do not share a device's memory at the same time
+# Assumed for expected times, not measured: what good programs reach of a chip's peaks.
+EFFICIENCY = {"compute": 0.5, "memory": 0.65, "links": 0.65}
 _EXTRAS = {"cuda": "cuda12", "tpu": "tpu"}
 
 
@@ -45,6 +48,7 @@ class Phase:
     """One compiled program of a run. Bytes are per device, cost and seconds per GRPO step."""
 
     name: str
+    part: Part
     calls: int  # in a GRPO step
     steps: int  # of its open loop, in all calls together: decode steps
     arguments: int
@@ -74,6 +78,10 @@ class Phase:
             "links": self.sent / chip.link,
         }
 
+    def expected(self, chip: Chip, devices: int) -> float:
+        """Seconds of the step in this phase at `EFFICIENCY`."""
+        return max(seconds / EFFICIENCY[name] for name, seconds in self.seconds(chip, devices).items())
+
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
@@ -84,39 +92,49 @@ class Plan:
     backend: Backend
     memory: int  # bytes of a device
     allowed: int  # bytes of it that the run may take
+    resident: dict[str, int]  # bytes a device of what training keeps there all the time
     phases: list[Phase]
+
+    @property
+    def fullest(self) -> Phase:
+        """The phase that takes the most memory."""
+        return max(self.phases, key=lambda phase: phase.peak)
+
+    @property
+    def free(self) -> int:
+        """Bytes of a device that the fullest phase leaves of what the run may take; below 0 if it does not fit."""
+        return self.allowed - self.fullest.peak
+
+    @property
+    def parts_too_large(self) -> list[Part]:
+        """The parts with a phase that does not fit."""
+        return list(dict.fromkeys(phase.part for phase in self.phases if phase.peak > self.allowed))
 
     @property
     def problems(self) -> list[str]:
         """A line for every phase that does not fit."""
         return [
             f"{phase.name} does not fit: {gib(phase.peak)} GiB a device, {gib(phase.peak - self.allowed)} GiB more "
-            f"than the {gib(self.allowed)} GiB that it may take; {_mend(phase.name)}"
+            f"than the {gib(self.allowed)} GiB that it may take"
             for phase in self.phases
             if phase.peak > self.allowed
         ]
 
 
 class DoesNotFit(Exception):
-    """The compiler itself refused a phase for want of memory; the message names phase, excess and mend."""
+    """The compiler itself refused a phase of `part` for want of memory; the message names phase and excess."""
 
-
-def _mend(phase: str) -> str:
-    if phase in ("backward", "optimizer"):
-        return "lower grpo.micro_batch_tokens, set model.remat to everything, or take more devices"
-    if phase == "content scores":
-        return "lower rewards.content.batch_tokens, or take more devices"
-    if "log-probs" in phase:
-        return "lower grpo.micro_batch_tokens, or take more devices"
-    return "lower sampling.max_rows or sampling.max_new_tokens, or raise mesh.tensor"
+    def __init__(self, message: str, part: Part) -> None:
+        super().__init__(message)
+        self.part: Part = part
 
 
 def gib(size: float) -> str:
     return f"{size / 2**30:.2f}"
 
 
-def make_plan(config: PlanConfig) -> Plan:
-    """Compiles every phase of the run for `config.topology`.
+def make_plan(config: PlanConfig, parts: Collection[Part] = ("rollout", "update")) -> Plan:
+    """Compiles every phase of these parts of the run for `config.topology`.
 
     Raises ConfigError for a topology, mesh or batch that does not fit together, and when XLA's plugin for the topology
     is not installed; DoesNotFit when the compiler refuses a phase.
@@ -132,9 +150,11 @@ def make_plan(config: PlanConfig) -> Plan:
     host = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // mesh.size
     memory = chip.memory or host
     allowed = int(memory * config.memory_fraction)
-    phases = list(_phases(config, model, num_tokens, mesh, backend, allowed))
+    run = _Run(config=config, model=model, num_tokens=num_tokens, mesh=mesh, backend=backend, allowed=allowed)
+    phases = {"rollout": run.rollout_phases, "update": run.update_phases}
     return Plan(
-        chip=chip, devices=mesh.size, backend=backend, memory=memory, allowed=allowed, phases=phases
+        chip=chip, devices=mesh.size, backend=backend, memory=memory, allowed=allowed, resident=run.resident,
+        phases=[phase for part in parts for phase in phases[part]()],
     )  # fmt: skip
 
 
@@ -188,6 +208,10 @@ def _mesh(config: PlanConfig, chip: Chip, shape: tuple[int, ...]) -> Mesh:
             f"cannot compile for {config.topology}: {reason}\nThis needs XLA's {chip.platform} plugin: "
             f"pip install 'socialr1_jax[{_EXTRAS.get(chip.platform, 'test')}]' (no such device is needed)"
         ) from error
+    if len(devices) != np.prod(shape):
+        raise ConfigError(
+            f"topology {config.topology} has {np.prod(shape)} devices, and {len(devices)} can be described"
+        )
     sizes = config.mesh
     fsdp = sizes.fsdp or len(devices) // (sizes.replica * sizes.tensor)
     if sizes.replica * fsdp * sizes.tensor != len(devices):
@@ -202,154 +226,241 @@ def _mesh(config: PlanConfig, chip: Chip, shape: tuple[int, ...]) -> Mesh:
 # ------------------------------------------------------------------------------------------------------------ phases
 
 
-def _phases(
-    config: PlanConfig, model: Qwen3Config, num_tokens: int, mesh: Mesh, backend: Backend, allowed: int
-) -> Iterator[Phase]:
-    grpo, sampling, dtype = config.grpo, config.sampling, config.model.dtype
-    shards = mesh.shape["replica"] * mesh.shape["fsdp"]
-    platform = mesh.devices.flat[0].platform
-    stride = slot_stride(platform)
-    compile_ = partial(_compile_on, mesh)
-    programs = compile_programs(config, model, num_tokens, backend)
-    costs = Arithmetic(model, jnp.dtype(dtype).itemsize, shards)
+@dataclass(frozen=True, kw_only=True)
+class _Run:
+    """A run as abstract arrays on its mesh, and the phases that are compiled from them."""
 
-    def array(shape: tuple[int, ...], kind: Any, spec: P = ROWS) -> Any:
-        return jax.ShapeDtypeStruct(shape, kind, sharding=NamedSharding(mesh, spec))
+    config: PlanConfig
+    model: Qwen3Config
+    num_tokens: int
+    mesh: Mesh
+    backend: Backend
+    allowed: int  # bytes of a device that the run may take
 
-    # What a run holds from start to end.
-    masters = _weights(model, jnp.float32, mesh)
-    moments = _laid_out(jax.eval_shape(programs.optimizer.init, masters), moment_shardings(programs.optimizer, masters))
-    state = TrainState(masters, moments, *(array((), jnp.int32, P()),) * 2)
-    reference = _weights(model, dtype, mesh) if grpo.kl_coefficient else None
-    content = None
-    if config.rewards.uses.content:
-        shape = replace(shape_of(config.rewards.content.model), scalar_head=True)
-        content = _weights(shape, dtype, mesh, "rollout")
-    others = {"reference": reference, "content model": content}
-    training = {"weights": masters, "moments": moments, **others}
-    resting = {"moments": moments, **others}
+    @property
+    def platform(self) -> str:
+        return self.mesh.devices.flat[0].platform
 
-    # The rollout: rows that a device decodes at once; an evaluation's batch may be larger.
-    prompt, new, group = config.data.max_prompt_tokens, sampling.max_new_tokens, sampling.group_size
-    mean = min(config.response_tokens or new, new)  # tokens of a response that the times are for
-    responses = grpo.prompts_per_step * group
-    free = allowed - sum(_device_bytes(tree) for tree in training.values() if tree is not None)
+    @property
+    def shards(self) -> int:
+        """Parts that rows are split into."""
+        return self.mesh.shape["replica"] * self.mesh.shape["fsdp"]
 
-    def batch_of(prompts: int, n: int) -> BatchPlan:
-        """As the engine would choose it; without regard to memory where nothing fits, so that the phases say so."""
+    @property
+    def dtype(self) -> Any:
+        return self.config.model.dtype
+
+    @cached_property
+    def costs(self) -> Arithmetic:
+        return Arithmetic(self.model, jnp.dtype(self.dtype).itemsize, self.shards)
+
+    @cached_property
+    def programs(self) -> Programs:
+        return compile_programs(self.config, self.model, self.num_tokens, self.backend)
+
+    @cached_property
+    def masters(self) -> Params:
+        return _weights(self.model, jnp.float32, self.mesh)
+
+    @cached_property
+    def moments(self) -> Any:
+        optimizer, masters = self.programs.optimizer, self.masters
+        return _laid_out(jax.eval_shape(optimizer.init, masters), moment_shardings(optimizer, masters))
+
+    @cached_property
+    def reference(self) -> Params | None:
+        return _weights(self.model, self.dtype, self.mesh) if self.config.grpo.kl_coefficient else None
+
+    @cached_property
+    def content_shape(self) -> Qwen3Config | None:
+        """Sizes of the content model, None without one."""
+        if not self.config.rewards.uses.content:
+            return None
+        return replace(shape_of(self.config.rewards.content.model), scalar_head=True)
+
+    @cached_property
+    def content(self) -> Params | None:
+        return _weights(self.content_shape, self.dtype, self.mesh, "rollout") if self.content_shape else None
+
+    @property
+    def others(self) -> dict[str, Any]:
+        return {"reference": self.reference, "content model": self.content}
+
+    @property
+    def resting(self) -> dict[str, Any]:
+        return {"moments": self.moments, **self.others}
+
+    @property
+    def training(self) -> dict[str, Any]:
+        return {"weights": self.masters, **self.resting}
+
+    @property
+    def resident(self) -> dict[str, int]:
+        """Bytes a device of what training keeps there all the time."""
+        return {name: _device_bytes(tree) for name, tree in self.training.items() if tree is not None}
+
+    @property
+    def mean(self) -> int:
+        """Tokens of a response that the times are for."""
+        limit = self.config.sampling.max_new_tokens
+        return min(self.config.response_tokens or limit, limit)
+
+    @property
+    def responses(self) -> int:
+        """Responses of a step."""
+        return self.config.grpo.prompts_per_step * self.config.sampling.group_size
+
+    def array(self, shape: tuple[int, ...], kind: Any, spec: P = ROWS) -> Any:
+        return jax.ShapeDtypeStruct(shape, kind, sharding=NamedSharding(self.mesh, spec))
+
+    def batch_of(self, prompts: int, n: int) -> BatchPlan:
+        """The batch the engine would choose. If nothing fits, ignores memory so that the phases report the excess."""
+        sampling, free = self.config.sampling, self.allowed - sum(self.resident.values())
 
         def chosen(memory: int) -> BatchPlan:
             engine = Engine(
-                params={}, config=model, num_tokens=num_tokens, dtype=dtype, backend=backend,
-                max_rows=sampling.max_rows, memory=memory, platform=platform,
+                params={}, config=self.model, num_tokens=self.num_tokens, dtype=self.dtype, backend=self.backend,
+                max_rows=sampling.max_rows, memory=memory, platform=self.platform,
             )  # fmt: skip
-            with jax.set_mesh(mesh):
-                return engine.plan([[0] * prompt] * prompts, SamplingParams(n=n, max_new_tokens=new))
+            with jax.set_mesh(self.mesh):
+                prompt = [0] * self.config.data.max_prompt_tokens
+                return engine.plan([prompt] * prompts, SamplingParams(n=n, max_new_tokens=sampling.max_new_tokens))
 
         try:
             return chosen(int(free * USABLE))
         except ValueError:
             return chosen(1 << 60)
 
-    of_step = batch_of(grpo.prompts_per_step, group)
-    of_evaluation = batch_of(config.evaluation.questions, config.evaluation.samples)
-    largest = max(of_step, of_evaluation, key=lambda batch: batch.rows)
-    samples = group if largest is of_step else config.evaluation.samples
-    rows, prompts, slots = largest.rows * shards, largest.prompts * shards, largest.slots
-    calls = -(-responses // (of_step.rows * shards))  # full batches, one after another
+    @cached_property
+    def of_step(self) -> BatchPlan:
+        return self.batch_of(self.config.grpo.prompts_per_step, self.config.sampling.group_size)
 
-    compiled, weights = compile_("reshard", reshard, masters, model, dtype)
-    moved = Cost(0, costs.parameters * (4 + costs.itemsize * costs.copies))
-    yield _phase("reshard", compiled, mesh, resting, moved)
+    @cached_property
+    def of_evaluation(self) -> BatchPlan:
+        return self.batch_of(self.config.evaluation.questions, self.config.evaluation.samples)
 
-    def rollout_state(rows: int, slots: int) -> DecodeState:
+    @property
+    def largest(self) -> BatchPlan:
+        """An evaluation's batch may be larger than a step's."""
+        return max(self.of_step, self.of_evaluation, key=lambda batch: batch.rows)
+
+    @property
+    def width(self) -> int:
+        """Tokens of the widest row, padding included."""
+        return width_of(self.largest.slots, 16 if self.platform == "cpu" else 128)
+
+    def rollout_state(self, rows: int, slots: int) -> DecodeState:
         """The abstract state of a batch, where the compiler lays it."""
-        with jax.set_mesh(mesh):
-            lowered = empty_batch.lower(model, rows, slots, jnp.dtype(dtype), STOP_MULTIPLE)
+        with jax.set_mesh(self.mesh):
+            lowered = empty_batch.lower(self.model, rows, slots, jnp.dtype(self.dtype), STOP_MULTIPLE)
         return _laid_out(lowered.out_info, lowered.compile().output_shardings)
 
-    decoding = rollout_state(rows, slots)
-    placed = largest.prompts * min(samples, largest.rows) * shards
-    fresh = rollout_state(placed, stride)._replace(caches=[])
-    compiled, _ = compile_(
-        "prefill", admit, masters, model, decoding, array((prompts, largest.width), jnp.int32),
-        array((prompts,), jnp.int32), array((placed,), jnp.int32), fresh, dtype=jnp.dtype(dtype), backend=backend,
-    )  # fmt: skip
-    passes = -(-grpo.prompts_per_step // (of_step.prompts * shards))
-    cost = costs.forward(grpo.prompts_per_step, prompt, 0, passes=passes)
-    yield _phase("prefill", compiled, mesh, resting | {"rollout weights": weights}, cost, passes)
+    def rollout_phases(self) -> Iterator[Phase]:
+        """Compiles what samples and scores: new rollout weights, prefill, cache growth, decode, content scores."""
+        config, model, mesh, dtype, costs = self.config, self.model, self.mesh, self.dtype, self.costs
+        grpo, sampling, array, shards = config.grpo, config.sampling, self.array, self.shards
+        stride, prompt, mean = slot_stride(self.platform), config.data.max_prompt_tokens, self.mean
+        phase, compile_ = partial(_phase, part="rollout", mesh=mesh), partial(_compile_on, mesh, "rollout")
+        of_step, largest = self.of_step, self.largest
+        samples = sampling.group_size if largest is of_step else config.evaluation.samples
+        rows, prompts, slots = largest.rows * shards, largest.prompts * shards, largest.slots
+        calls = -(-self.responses // (of_step.rows * shards))  # full batches, one after another
 
-    before = rollout_state(rows, slots - stride).caches[0]
-    compiled, _ = compile_("cache growth", take_rows, before, array((rows,), jnp.int32), slots=slots)
-    kept = training | {"rollout weights": weights, "cache": decoding.caches[1:]}
-    yield _phase("cache growth", compiled, mesh, kept, Cost())
+        compiled, weights = compile_("reshard", reshard, self.masters, model, dtype)
+        moved = Cost(0, costs.parameters * (4 + costs.itemsize * costs.copies))
+        yield phase("reshard", compiled, beside=self.resting, cost=moved)
 
-    compiled, _ = compile_(
-        "decode", decode_segment, weights, model, decoding, array((), jnp.int32, P()),
-        steps=sampling.segment_tokens, num_tokens=num_tokens,
-        blocks=product_blocks(platform, mesh.shape["tensor"]),
-    )  # fmt: skip
-    cost = costs.decode_step(responses / calls, prompt + mean / 2) * (mean * calls)
-    segments = calls * -(-mean // sampling.segment_tokens)
-    yield _phase("decode", compiled, mesh, training, cost, segments, steps=calls * mean)
-
-    if content is not None:
-        width = width_of(slots, 16 if platform == "cpu" else 128)
-        count = max(1, config.rewards.content.batch_tokens // width) * shards
-        ints = array((count, width), jnp.int32)
+        decoding = self.rollout_state(rows, slots)
+        placed = largest.prompts * min(samples, largest.rows) * shards
+        fresh = self.rollout_state(placed, stride)._replace(caches=[])
         compiled, _ = compile_(
-            "content scores", position_scores, content, shape, ints, array((count,), jnp.int32), dtype=dtype,
-            backend=backend, segments=Segments(ints, ints, ints),
+            "prefill", admit, self.masters, model, decoding, array((prompts, largest.width), jnp.int32),
+            array((prompts,), jnp.int32), array((placed,), jnp.int32), fresh, dtype=jnp.dtype(dtype),
+            backend=self.backend,
         )  # fmt: skip
-        of_content = Arithmetic(shape, jnp.dtype(dtype).itemsize, shards)
-        passes = max(1, -(-responses // count))
-        cost = of_content.forward(responses, prompt + mean, 0, passes=passes)
-        kept = {"weights": masters, "moments": moments, "reference": reference}
-        yield _phase("content scores", compiled, mesh, kept, cost, passes)
+        passes = -(-grpo.prompts_per_step // (of_step.prompts * shards))
+        cost = costs.forward(grpo.prompts_per_step, prompt, 0, passes=passes)
+        yield phase("prefill", compiled, beside=self.resting | {"rollout weights": weights}, cost=cost, calls=passes)
 
-    # The widest micro-batch: log-probs of reference and old policy, the backward pass, then the optimizer.
-    width = width_of(slots, 16 if platform == "cpu" else 128)
-    count = max(1, grpo.micro_batch_tokens // width) * shards
-    several = programs.several_updates
+        before = self.rollout_state(rows, slots - stride).caches[0]
+        compiled, _ = compile_("cache growth", take_rows, before, array((rows,), jnp.int32), slots=slots)
+        kept = self.training | {"rollout weights": weights, "cache": decoding.caches[1:]}
+        yield phase("cache growth", compiled, beside=kept, cost=Cost())
 
-    def batch(**extra: Any) -> Rows:
-        ints, floats, flags = (array((count, width), kind) for kind in (jnp.int32, jnp.float32, jnp.bool_))
-        return Rows(
-            tokens_bt=ints, lengths_b=array((count,), jnp.int32), mask_bt=flags, segments=Segments(ints, ints, ints),
-            advantages=floats, on_policy_bt=flags if several else None, **extra,
+        compiled, _ = compile_(
+            "decode", decode_segment, weights, model, decoding, array((), jnp.int32, P()),
+            steps=sampling.segment_tokens, num_tokens=self.num_tokens,
+            blocks=product_blocks(self.platform, mesh.shape["tensor"]),
         )  # fmt: skip
+        cost = costs.decode_step(self.responses / calls, prompt + mean / 2) * (mean * calls)
+        segments = calls * -(-mean // sampling.segment_tokens)
+        yield phase("decode", compiled, beside=self.training, cost=cost, calls=segments, steps=calls * mean)
 
-    logp = array((count, width), jnp.float32)
-    passes = max(1, round(responses * (prompt + mean) / (max(width, grpo.micro_batch_tokens) * shards)))
-    cost = costs.forward(responses, prompt + mean, mean, passes=passes)
-    if reference is not None:
-        compiled, _ = compile_("reference log-probs", programs.logprobs, reference, batch())
-        beside = {"weights": masters, "moments": moments, "content model": content}
-        yield _phase("reference log-probs", compiled, mesh, beside, cost, passes)
-    updates = grpo.prompts_per_step // grpo.mini_batch_prompts
-    if several:  # all but the first update's rows
-        compiled, _ = compile_("old log-probs", programs.logprobs, masters, batch())
-        part = (updates - 1) / updates
-        yield _phase("old log-probs", compiled, mesh, resting, cost * part, max(1, round(passes * part)))
+        if self.content_shape is not None:
+            width = self.width
+            count = max(1, config.rewards.content.batch_tokens // width) * shards
+            ints = array((count, width), jnp.int32)
+            compiled, _ = compile_(
+                "content scores", position_scores, self.content, self.content_shape, ints,
+                array((count,), jnp.int32), dtype=dtype, backend=self.backend, segments=Segments(ints, ints, ints),
+            )  # fmt: skip
+            of_content = Arithmetic(self.content_shape, jnp.dtype(dtype).itemsize, shards)
+            passes = max(1, -(-self.responses // count))
+            cost = of_content.forward(self.responses, prompt + mean, 0, passes=passes)
+            beside = {"weights": self.masters, "moments": self.moments, "reference": self.reference}
+            yield phase("content scores", compiled, beside=beside, cost=cost, calls=passes)
 
-    extra = {"old_logp_bt": logp if several else None, "ref_logp_bt": None if reference is None else logp}
-    rows = batch(**extra)
-    _, (_, metrics) = jax.eval_shape(programs.update.loss_fn, masters, rows)
-    names = ["loss", "denominator", *(name for name in metrics if not name.endswith("_bt"))]
-    sums = Sums(masters, {name: array((), jnp.float32, P()) for name in names})
-    compiled, _ = compile_("backward", programs.update.accumulate, masters, sums, rows)
-    cost = costs.update(responses, prompt + mean, mean, passes, config.model.remat)
-    yield _phase("backward", compiled, mesh, resting, cost, passes)
-    compiled, _ = compile_("optimizer", programs.update.apply, state, sums)
-    yield _phase("optimizer", compiled, mesh, others, costs.optimizer() * updates, updates)
+    def update_phases(self) -> Iterator[Phase]:
+        """Compiles the widest micro-batch: log-probs of reference and old policy, backward; then the optimizer."""
+        config, costs, array, programs = self.config, self.costs, self.array, self.programs
+        grpo, masters, reference, responses = config.grpo, self.masters, self.reference, self.responses
+        prompt, mean, width = config.data.max_prompt_tokens, self.mean, self.width
+        phase, compile_ = partial(_phase, part="update", mesh=self.mesh), partial(_compile_on, self.mesh, "update")
+        count = max(1, grpo.micro_batch_tokens // width) * self.shards
+        several = programs.several_updates
+
+        def batch(**extra: Any) -> Rows:
+            ints, floats, flags = (array((count, width), kind) for kind in (jnp.int32, jnp.float32, jnp.bool_))
+            return Rows(
+                tokens_bt=ints, lengths_b=array((count,), jnp.int32), mask_bt=flags,
+                segments=Segments(ints, ints, ints), advantages=floats, on_policy_bt=flags if several else None,
+                **extra,
+            )  # fmt: skip
+
+        logp = array((count, width), jnp.float32)
+        passes = max(1, round(responses * (prompt + mean) / (max(width, grpo.micro_batch_tokens) * self.shards)))
+        cost = costs.forward(responses, prompt + mean, mean, passes=passes)
+        if reference is not None:
+            compiled, _ = compile_("reference log-probs", programs.logprobs, reference, batch())
+            beside = {"weights": masters, "moments": self.moments, "content model": self.content}
+            yield phase("reference log-probs", compiled, beside=beside, cost=cost, calls=passes)
+        updates = grpo.prompts_per_step // grpo.mini_batch_prompts
+        if several:  # all but the first update's rows
+            compiled, _ = compile_("old log-probs", programs.logprobs, masters, batch())
+            part, calls = (updates - 1) / updates, max(1, round(passes * (updates - 1) / updates))
+            yield phase("old log-probs", compiled, beside=self.resting, cost=cost * part, calls=calls)
+
+        extra = {"old_logp_bt": logp if several else None, "ref_logp_bt": None if reference is None else logp}
+        rows = batch(**extra)
+        _, (_, metrics) = jax.eval_shape(programs.update.loss_fn, masters, rows)
+        names = ["loss", "denominator", *(name for name in metrics if not name.endswith("_bt"))]
+        sums = Sums(masters, {name: array((), jnp.float32, P()) for name in names})
+        compiled, _ = compile_("backward", programs.update.accumulate, masters, sums, rows)
+        cost = costs.update(responses, prompt + mean, mean, passes, config.model.remat)
+        yield phase("backward", compiled, beside=self.resting, cost=cost, calls=passes)
+        state = TrainState(masters, self.moments, *(array((), jnp.int32, P()),) * 2)
+        compiled, _ = compile_("optimizer", programs.update.apply, state, sums)
+        yield phase("optimizer", compiled, beside=self.others, cost=costs.optimizer() * updates, calls=updates)
 
 
 def _phase(
-    name: str, compiled: Any, mesh: Mesh, beside: dict[str, Any], cost: Cost, calls: int = 1, steps: int = 1
-) -> Phase:
+    name: str, compiled: Any, *, part: Part, mesh: Mesh, beside: dict[str, Any], cost: Cost, calls: int = 1,
+    steps: int = 1,
+) -> Phase:  # fmt: skip
     memory, text = compiled.memory_analysis(), compiled.as_text()
     return Phase(
         name=name,
+        part=part,
         calls=calls,
         steps=steps,
         arguments=memory.argument_size_in_bytes,
@@ -362,7 +473,7 @@ def _phase(
     )
 
 
-def _compile_on(mesh: Mesh, name: str, function: Any, *args: Any, **static: Any) -> tuple[Any, Any]:
+def _compile_on(mesh: Mesh, part: Part, name: str, function: Any, *args: Any, **static: Any) -> tuple[Any, Any]:
     """The compiled program and its results as abstract arrays, where the compiler lays them."""
     try:
         with jax.set_mesh(mesh):  # not around more: what computes at once would look for these devices
@@ -372,7 +483,7 @@ def _compile_on(mesh: Mesh, name: str, function: Any, *args: Any, **static: Any)
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         reason = str(error).strip().splitlines()[0].removeprefix("RESOURCE_EXHAUSTED: ")
-        raise DoesNotFit(f"{name} does not fit: {reason}; {_mend(name)}") from error
+        raise DoesNotFit(f"{name} does not fit: {reason}", part) from error
     return compiled, _laid_out(lowered.out_info, compiled.output_shardings)
 
 

@@ -4,7 +4,7 @@ from rich.table import Table
 
 from socialr1_jax.config import PlanConfig
 from socialr1_jax.training.console import Console
-from socialr1_jax.training.plan import Phase, Plan, gib
+from socialr1_jax.training.plan import EFFICIENCY, Plan, gib
 
 
 def print_plan(plan: Plan, config: PlanConfig) -> None:
@@ -18,6 +18,12 @@ def print_plan(plan: Plan, config: PlanConfig) -> None:
     console.print(_traffic(plan))
     if plan.chip.flops:
         console.print(_time(plan, config))
+        shares = ", ".join(f"{share:.0%} of the peak in {name}" for name, share in EFFICIENCY.items())
+        console.print(
+            f"expected: {shares} (assumed, not measured); without the judge, evaluations, checkpoints and compiling\n"
+        )
+    if plan.free >= 0:
+        console.print(f"it fits: {plan.fullest.name} takes most, and leaves {gib(plan.free)} GiB a device free")
 
 
 def _table(title: str, *headings: str) -> Table:
@@ -60,23 +66,19 @@ def _traffic(plan: Plan) -> Table:
 def _time(plan: Plan, config: PlanConfig) -> Table:
     mean = config.response_tokens or config.sampling.max_new_tokens
     table = _table(
-        f"seconds of a GRPO step at best, responses of {mean:,} tokens",
-        "phase", "calls", "PFLOP", "compute", "memory", "links", "bound",
+        f"seconds of a GRPO step, responses of {mean:,} tokens",
+        "phase", "calls", "PFLOP", "compute", "memory", "links", "at best", "expected",
     )  # fmt: skip
-    total = 0.0
-
-    def seconds(phase: Phase) -> dict[str, float]:
-        return phase.seconds(plan.chip, plan.devices)
-
+    best = expected = 0.0
     for phase in plan.phases:
-        bounds = seconds(phase)
-        total += max(bounds.values())
+        bounds, likely = phase.seconds(plan.chip, plan.devices), phase.expected(plan.chip, plan.devices)
+        best, expected = best + max(bounds.values()), expected + likely
         calls = str(phase.steps if phase.steps > 1 else phase.calls)
-        cells = (f"{bounds[name]:.2f}" for name in ("compute", "memory", "links"))
-        table.add_row(phase.name, calls, f"{phase.cost.flops / 1e15:.1f}", *cells, f"{max(bounds.values()):.2f}")
+        cells = (f"{seconds:.2f}" for seconds in (*bounds.values(), max(bounds.values()), likely))
+        table.add_row(phase.name, calls, f"{phase.cost.flops / 1e15:.1f}", *cells)
     table.add_section()
-    table.add_row(
-        "a step", "", f"{sum(phase.cost.flops for phase in plan.phases) / 1e15:.1f}", "", "", "", f"{total:.2f}"
-    )
-    table.add_row(f"{config.steps} steps", "", "", "", "", "", f"{total * config.steps / 3600:.1f} h")
+    flops = f"{sum(phase.cost.flops for phase in plan.phases) / 1e15:.1f}"
+    table.add_row("a step", "", flops, "", "", "", f"{best:.2f}", f"{expected:.2f}")
+    hours = (f"{seconds * config.steps / 3600:.1f} h" for seconds in (best, expected))
+    table.add_row(f"{config.steps} steps", "", "", "", "", "", *hours)
     return table

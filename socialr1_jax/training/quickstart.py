@@ -6,7 +6,6 @@ same program that trains a real Qwen3.
 
 import json
 import random
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -49,7 +48,6 @@ def run_quickstart(config: QuickstartConfig) -> bool:
 
 
 def _run(config: QuickstartConfig, folder: Path) -> bool:
-    started = time.monotonic()
     run = _grpo_config(config, folder)
     made = folder / "quickstart.yaml"
     refuse_another_run(config, made)
@@ -73,7 +71,6 @@ def _run(config: QuickstartConfig, folder: Path) -> bool:
     summary = write_summary(
         folder,
         start="sft",
-        wall_seconds=time.monotonic() - started,
         parameters=sum(x.size for x in jax.tree.leaves(exported.params)),
         **differences,
         **_pair_accuracy(folder),

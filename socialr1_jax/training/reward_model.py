@@ -40,7 +40,7 @@ from socialr1_jax.training.optimizer import make_optimizer, make_schedule
 from socialr1_jax.training.preferences import bradley_terry, pair_accuracy, preference_metrics, swap_consistency
 from socialr1_jax.training.programs import run_mesh
 from socialr1_jax.training.provenance import about_run
-from socialr1_jax.training.run_folder import own_folder, refuse_another_run
+from socialr1_jax.training.run_folder import own_folder, refuse_another_run, wall_seconds
 from socialr1_jax.training.summary import peak_rss_bytes
 
 _MOST_SKIPPED = 5  # updates in a row that were not finite before the run stops
@@ -64,7 +64,7 @@ def train_reward_model(config: RewardModelConfig) -> bool:
 
 
 def _train(config: RewardModelConfig, stop: Stop) -> bool:
-    started, folder = time.monotonic(), Path(config.output_dir)
+    folder = Path(config.output_dir)
     refuse_another_run(config, folder / "config.yaml")
     refuse_foreign_folder(folder / "export", "config.json")
     # Barrier: every process must look for an earlier run before any process writes to the folder.
@@ -176,7 +176,7 @@ def _train(config: RewardModelConfig, stop: Stop) -> bool:
         metrics = evaluate(finished, whole=True)
         save_reward_model(RewardModel(shape, state.params, source=source), folder / "export", export_dtype)
         summary = metrics | {"steps": finished, "train_pairs": len(train), "dropped_pairs": dropped}
-        summary |= {"wall_seconds": round(time.monotonic() - started, 1), "peak_rss_bytes": peak_rss_bytes()}
+        summary |= {"wall_seconds": round(wall_seconds(folder), 1), "peak_rss_bytes": peak_rss_bytes()}
         if is_first():
             write_json(folder / "summary.json", summary)
     checkpoints.close()

@@ -25,6 +25,7 @@ from socialr1_jax.models.attention import Backend
 from socialr1_jax.ownership import begins_as, open_own, refuse_foreign_file
 from socialr1_jax.processes import divided, is_first
 from socialr1_jax.rewards import JudgeRefused, RewardTerms, Scorer
+from socialr1_jax.rewards.judge_probe import judge_fault
 from socialr1_jax.rewards.shares import variance_shares
 from socialr1_jax.sampling import Completion, Engine, SamplingParams
 from socialr1_jax.sampling.params import FinishReason
@@ -212,8 +213,13 @@ class Collector:
 def make_scorer(config: RunConfig, mesh: Mesh, backend: Backend, stop: Stop) -> Scorer:
     """What scores the run's responses: the judge that each process asks about its share, the content model on the mesh.
 
-    Raises what reading the content model raises, ConfigError for a judge or a reward function that cannot be had.
+    Raises what reading the content model raises, ConfigError for a judge that grades nothing (`judge_fault`) or a
+    reward function that cannot be had.
     """
+    if config.rewards.uses.structure:  # each process asks from its own host; all hear of a fault
+        asked = divided(lambda _: {"fault": judge_fault(config.rewards.structure)}, range(jax.process_count()))
+        if fault := next((one["fault"] for one in asked if one["fault"]), ""):
+            raise ConfigError(f"rewards.structure: {fault}")
     content = None
     if config.rewards.uses.content:
         from socialr1_jax.rewards.content_model import load_content_model

@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import os
 import re
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,18 @@ from socialr1_jax.ownership import open_own
 from socialr1_jax.processes import any_of_all, is_first
 from socialr1_jax.training.metrics import RUN_FILES
 
-# What a run may go on with otherwise: who computes and where numbers go, not which numbers. Sizes of batches on the
-# devices change the rounding.
+# Settings that may change on resume because they do not change what the run computes: hardware, logging, how long to
+# wait for whom, and when to look or to stop. Sizes of batches on the devices change the rounding.
 _FREE = (
     "output_dir", "save_rollouts", "quiet", "verbose", "xla_flags", "distributed", "mesh", "tracking", "checkpoint",
-    "model.remat", "model.export_dtype", "model.ignore_fields",
+    "model.remat", "model.export_dtype", "model.ignore_fields", "data.train_on_evaluation_set",
     "sampling.max_rows", "sampling.segment_tokens", "grpo.micro_batch_tokens", "batch.micro_batch_tokens",
-    "grpo.reference_memory",
+    "grpo.reference_memory", "grpo.most_skipped", "rewards.content.batch_tokens", "rewards.most_unscorable",
+    "rewards.unscorable_window", "evaluation.every", "evaluate_every",
+    *(f"rewards.structure.{name}" for name in (
+        "base_url", "api_key_env", "concurrency", "requests_per_minute", "tokens_per_minute", "retries", "call_timeout",
+        "deadline", "max_answer_bytes", "cache", "price_input", "price_output",
+    )),
 )  # fmt: skip
 # Files that a command overwrites, cuts or appends to in its folder, by what the folder is to it.
 _RUN = ("config.yaml", *RUN_FILES, "bad_rows.jsonl", "shortcuts.json", "summary.json", "report.html")
@@ -34,8 +40,9 @@ _FILES = {
 }  # fmt: skip
 _LOCK = ".lock"
 _MARK = "socialr1_jax"  # at the beginning of our lock, before a process and what the folder is to us
-_OURS = re.compile(rf"|{_MARK} +[0-9]+( [a-z]+)+\n|[0-9]+\n")  # the last: of versions before the mark
-_held: set[Path] = set()  # folders locked by this process; makes `own_folder` re-entrant
+# The number at the end: seconds of all sessions. The last alternative: of versions before the mark.
+_OURS = re.compile(rf"|{_MARK} +[0-9]+( [a-z]+)+( [0-9]+\.[0-9])?\n|[0-9]+\n")
+_held: dict[Path, float] = {}  # folders locked by this process, since when (monotonic); makes `own_folder` re-entrant
 
 
 @contextlib.contextmanager
@@ -52,6 +59,7 @@ def own_folder(folder: Path, kind: str = "run") -> Iterator[None]:
         yield
         return
     opened, problem, made, before = None, "", not folder.exists(), set[str]()
+    begun, mark, before_seconds = time.monotonic(), "", 0.0
     if is_first():
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -62,7 +70,9 @@ def own_folder(folder: Path, kind: str = "run") -> Iterator[None]:
             # One write over what is there: a kill leaves the mark whole.
             fcntl.fcntl(opened, fcntl.F_SETFL, fcntl.fcntl(opened, fcntl.F_GETFL) & ~os.O_APPEND)
             kinds = sorted({*_kinds(folder), kind, *(["run"] if kind == "quickstart" else [])})
-            os.pwrite(opened.fileno(), f"{_MARK} {os.getpid():>10} {' '.join(kinds)}\n".encode(), 0)
+            before_seconds = wall_seconds(folder) + _since_lock(folder)
+            mark = f"{_MARK} {os.getpid():>10} {' '.join(kinds)}"
+            os.pwrite(opened.fileno(), f"{mark} {before_seconds:.1f}\n".encode(), 0)
         except ConfigError as error:
             problem = str(error)
         except BlockingIOError:
@@ -72,12 +82,14 @@ def own_folder(folder: Path, kind: str = "run") -> Iterator[None]:
             problem = f"{folder}: cannot write to this folder ({error.strerror}): give another output_dir"
     if any_of_all(bool(problem)):
         raise ConfigError(problem or f"{folder}: process 0 could not lock this folder; see its log")
-    _held.add(folder)
+    _held[folder] = begun
     try:
         yield
     finally:
-        _held.discard(folder)
+        del _held[folder]
         if opened:
+            with contextlib.suppress(OSError):  # a disk that has become read-only: what ended the run says so
+                os.pwrite(opened.fileno(), f"{mark} {before_seconds + time.monotonic() - begun:.1f}\n".encode(), 0)
             if set(os.listdir(folder)) - before == {_LOCK}:  # bad input: leave nothing behind
                 (folder / _LOCK).unlink()
                 if made:
@@ -103,10 +115,35 @@ def refuse_foreign_files(folder: Path, kind: str = "run") -> None:
         )
 
 
+def wall_seconds(folder: Path) -> float:
+    """Returns the seconds that programs have had this folder to themselves, all sessions and the present one together.
+
+    Of a session that was killed, they end with its last line of metrics or rollouts. Sessions of versions that did not
+    count them are left out.
+    """
+    folder = folder.absolute()
+    counted = re.fullmatch(r"[0-9]+\.[0-9]", _lock_text(folder).rpartition(" ")[2].rstrip("\n"))
+    present = time.monotonic() - _held[folder] if folder in _held else 0.0
+    return (float(counted[0]) if counted else 0.0) + present
+
+
+def _since_lock(folder: Path) -> float:
+    """Returns the seconds from the last write to the lock to the last one to the run's files, 0 if that came before.
+
+    A session writes its lock first and, unless it is killed, last.
+    """
+    written = [(folder / name).stat().st_mtime for name in RUN_FILES if (folder / name).exists()]
+    return max(0.0, max(written, default=0.0) - (folder / _LOCK).stat().st_mtime)
+
+
 def _kinds(folder: Path) -> list[str]:
     """Returns what the folder has been to this program, from its lock."""
-    text = _text(folder / _LOCK) if (folder / _LOCK).is_file() else ""
+    text = _lock_text(folder)
     return re.findall("[a-z]+", text.removeprefix(_MARK)) if text.startswith(_MARK) else []
+
+
+def _lock_text(folder: Path) -> str:
+    return _text(folder / _LOCK) if (folder / _LOCK).is_file() else ""
 
 
 def _has_checkpoint(folder: Path) -> bool:
@@ -143,13 +180,26 @@ def refuse_another_run(config: Section, saved: Path) -> None:
 
 
 def refuse_other_settings(config: Section, saved: Path) -> None:
-    """Raises ConfigError listing every setting of the file `saved` that differs and changes what a run computes."""
+    """Raises ConfigError listing every setting of the file `saved` that differs and changes what a run computes.
+
+    `steps` may be raised where the learning rate does not depend on it (optimizer.schedule constant).
+    """
     before, now = _flat(load_config(type(config), saved).model_dump()), _flat(config.model_dump())
-    differing = [
-        f"{name} {before.get(name)!r} -> {now.get(name)!r}"
-        for name in {**before, **now}
-        if before.get(name) != now.get(name) and not any(f"{name}.".startswith(f"{free}.") for free in _FREE)
-    ]
+    differing = []
+    for name in {**before, **now}:
+        old: Any = before.get(name)
+        new: Any = now.get(name)
+        reason = ""
+        if old == new or any(f"{name}.".startswith(f"{free}.") for free in _FREE):
+            continue
+        if name == "steps":
+            schedule = before["optimizer.schedule"]
+            if new > old and schedule == "constant":
+                continue
+            reason = (
+                f", on which optimizer.schedule {schedule} depends" if new > old else ": more may be asked for only"
+            )
+        differing.append(f"{name} {old!r} -> {new!r}{reason}")
     if differing:
         raise ConfigError(
             f"{saved.parent} holds a run of another configuration ({', '.join(differing)}): "
@@ -168,5 +218,5 @@ def _has_results(file: Path) -> bool:
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for name, value in values.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) and value else {prefix + name: value}
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
     return flat

@@ -9,14 +9,15 @@ from typing import Any
 import jax
 
 from socialr1_jax.files import write_json
+from socialr1_jax.training.run_folder import wall_seconds
 
 
-def write_summary(folder: Path, *, start: str, wall_seconds: float, **more: Any) -> dict[str, Any]:
+def write_summary(folder: Path, *, start: str, **more: Any) -> dict[str, Any]:
     """Writes and returns the summary of the run in `folder`, from the first and the last evaluation in its metrics.
 
     `start` names the weights that GRPO began with: the keys are accuracy_<start>, accuracy_grpo and so on.
     accuracy_by_type is {type: [<start>, grpo]}; chance and the best rule's figures have one key each. A replay
-    evaluates nothing, so these are left out there.
+    evaluates nothing, so these are left out there. wall_seconds are those of all sessions of the run.
     """
     lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").split("\n")
     rows = list(map(json.loads, filter(None, lines)))
@@ -34,7 +35,7 @@ def write_summary(folder: Path, *, start: str, wall_seconds: float, **more: Any)
         summary |= {name: last[name] for name in _BASELINES if name in last}
     summary |= {
         "steps": max((row["step"] for row in rows if row["phase"] in ("eval", "grpo")), default=0),
-        "wall_seconds": round(wall_seconds, 1),
+        "wall_seconds": round(wall_seconds(folder), 1),
         "peak_rss_bytes": peak_rss_bytes(),
         **more,
     }

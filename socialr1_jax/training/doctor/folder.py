@@ -51,14 +51,21 @@ def check_disk(config: DoctorConfig) -> Iterator[Line]:
         weights = parameters(model_shape(config))
     except NotChecked as reason:
         raise NotChecked(f"{gib(free)} are free, but what the run needs is unknown: {reason}") from None
-    # While a checkpoint is written, those that are kept lie beside it: the newest ones and the best.
-    count = config.checkpoint.keep + bool(config.checkpoint.best) + 1
-    need = STATE_BYTES * weights * count + GRADIENT_BYTES * weights
+
+    def needed(keep: int) -> tuple[int, int]:
+        # While a checkpoint is written, those that are kept lie beside it: the newest ones and the best.
+        count = keep + bool(config.checkpoint.best) + 1
+        return count, STATE_BYTES * weights * count + GRADIENT_BYTES * weights
+
+    count, need = needed(config.checkpoint.keep)
     files = (file for name in ("checkpoints", "export") for file in (folder / name).rglob("*"))
     there = sum(file.stat().st_size for file in files if file.is_file())
     found = f"{gib(free)} free for up to {count} checkpoints at a time and the export, {gib(need)}"
     found += f", of which {gib(there)} are there" if there else ""
-    fix = "free some space, give an output_dir on a larger disk, or lower checkpoint.keep"
+    fix = f"free {gib(need - there - free)}, or give an output_dir on a larger disk"
+    keeps = (keep for keep in range(config.checkpoint.keep - 1, 0, -1) if needed(keep)[1] - there <= free)
+    if keep := next(keeps, None):
+        fix += f", or set checkpoint.keep to {keep}, which needs {gib(needed(keep)[1])}"
     yield good_or("problem", "disk", need - there <= free, found, fix)
 
 

@@ -13,11 +13,7 @@ from socialr1_jax.training.doctor.model import model_shape, parameters, shape_at
 
 STATE_BYTES = 12  # of a parameter: float32 master weight and two moments
 GRADIENT_BYTES = 4
-_FIX = (
-    "more devices under mesh.fsdp, grpo.reference_memory=host, model.dtype=bfloat16, or a smaller model; "
-    "scripts/plan.py says what the whole run takes"
-)
-_HOST_FIX = "a host with more memory, grpo.reference_memory=device, or a smaller model"
+_PLAN = "scripts/plan.py says what the whole run takes"
 
 
 def check_memory(config: DoctorConfig) -> Iterator[Line]:
@@ -29,12 +25,17 @@ def check_memory(config: DoctorConfig) -> Iterator[Line]:
 
     free = free_memory()
     if free is None:
-        raise NotChecked(f"{platform()} does not report its memory; scripts/plan.py says what the run takes")
+        raise NotChecked(f"{platform()} does not report its memory; {_PLAN}")
     if host and on_cpu:
         free = min(free, host // jax.local_device_count())
-    yield _fits("memory" if on_cpu else "device memory", device_parts(config, weights, mesh), free, _FIX)
-    if host and not on_cpu:
-        yield _fits("host memory", host_parts(config, weights), host, _HOST_FIX)
+    parts = device_parts(config, weights, mesh)
+    if on_cpu:  # whose devices share one memory
+        yield _fits("memory", parts, free, f"a machine with {gib(sum(parts.values()) - free)} more, or a smaller model")
+        return
+    yield _fits("device memory", parts, free, device_fix(config, weights, mesh, free))
+    if host:
+        parts = host_parts(config, weights)
+        yield _fits("host memory", parts, host, host_fix(parts, host))
 
 
 def device_parts(config: DoctorConfig, weights: int, mesh: Mapping[str, int]) -> dict[str, int]:
@@ -60,6 +61,36 @@ def host_parts(config: DoctorConfig, weights: int) -> dict[str, int]:
     return parts
 
 
+def device_fix(config: DoctorConfig, weights: int, mesh: Mapping[str, int], free: int) -> str:
+    """Return what makes the parts fit into the free bytes of a device; each proposal is computed."""
+    host = config.grpo.model_copy(update={"reference_memory": "host"})
+    half = config.model.model_copy(update={"dtype": "bfloat16"})
+    parts = device_parts(config, weights, mesh)
+    fixes: list[str] = []
+    for name, update in (
+        ("grpo.reference_memory=host", {"grpo": host}),
+        ("model.dtype=bfloat16", {"model": half}),
+        ("grpo.reference_memory=host with model.dtype=bfloat16", {"grpo": host, "model": half}),
+    ):
+        taken = sum(device_parts(config.model_copy(update=update), weights, mesh).values())
+        if taken < sum(parts.values()) and taken <= free and not (fixes and "with" in name):
+            fixes.append(f"{name} (at least {gib(taken)}, {gib(free - taken)} left)")
+    whole = parts.pop("content model", 0)  # on every device; fsdp splits the others
+    if whole < free:
+        fsdp = -(-sum(parts.values()) * mesh["fsdp"] // (free - whole))
+        fixes.append(f"at least {fsdp * mesh['tensor'] * mesh['replica']:,} such devices (mesh.fsdp={fsdp})")
+    return f"{', or '.join([*fixes, 'a smaller model'])}; {_PLAN}"
+
+
+def host_fix(parts: Mapping[str, int], free: int) -> str:
+    """Return what makes the parts fit into the free bytes of a host."""
+    taken = sum(parts.values())
+    fixes = [f"a host with {gib(taken - free)} more memory"]
+    if parts.get("reference", 0) > 0 and taken - parts["reference"] <= free:
+        fixes.append(f"grpo.reference_memory=device (then {gib(taken - parts['reference'])})")
+    return ", or ".join([*fixes, "a smaller model"])
+
+
 def host_memory() -> int:
     """Return the bytes of RAM that this process may still take: the machine's, or its container's; 0 if unknown."""
     free = 0
@@ -76,8 +107,10 @@ def host_memory() -> int:
 
 def _fits(name: str, parts: Mapping[str, int], free: int, fix: str) -> Line:
     listed = ", ".join(f"{what} {gib(size)}" for what, size in parts.items())
-    found = f"at least {gib(sum(parts.values()))} of {gib(free)} free: {listed}"
-    return good_or("problem", name, sum(parts.values()) <= free, found, fix)
+    taken = sum(parts.values())
+    found = f"at least {gib(taken)} of {gib(free)} free: {listed}"
+    found += f"; this fits and leaves {gib(free - taken)} for the tokens" if taken <= free else ""
+    return good_or("problem", name, taken <= free, found, fix)
 
 
 def _itemsize(config: DoctorConfig) -> int:

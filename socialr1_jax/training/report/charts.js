@@ -112,6 +112,8 @@ function addChart([group, phase, key, title, note, axis]) {
     details.addEventListener("toggle", () => charts.filter(chart => chart.details === details).forEach(draw));
   }
   const figure = node("figure", {}, room), caption = node("figcaption", {}, figure);
+  const meaning = (meanings[phase] || {})[key] || "";
+  if (meaning) caption.setAttribute("title", `${key}: ${meaning}`);
   node("strong", {}, caption, title);
   node("span", {}, caption, note);
   const readout = node("div", {class: "readout"}, caption);

@@ -2,7 +2,7 @@
 // The page's data and what all its parts use. Text from the run reaches the page through textContent alone.
 // A metric may be called "constructor": objects of the data inherit no names.
 const bare = (_, value) => value instanceof Object && !Array.isArray(value) ? Object.assign(Object.create(null), value) : value;
-const {runs} = JSON.parse(document.getElementById("data").textContent, bare);
+const {runs, meanings} = JSON.parse(document.getElementById("data").textContent, bare);
 const on = runs.map(() => true);  // which runs are switched on
 const redraws = [];  // called when a run is switched or the page's width changes
 

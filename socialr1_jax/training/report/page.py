@@ -17,6 +17,7 @@ import jinja2
 from socialr1_jax.files import write_whole
 from socialr1_jax.ownership import refuse_foreign_file
 from socialr1_jax.training.report import run_files
+from socialr1_jax.training.report.metric_lines import meanings
 from socialr1_jax.training.report.responses import responses_of
 from socialr1_jax.training.report.run_files import Metrics, Row
 from socialr1_jax.training.report.settings import changed, differing
@@ -40,7 +41,8 @@ def write_report(*run_dirs: str | Path, output: str | Path | None = None) -> Pat
     path = Path(output) if output else (directories[0] if len(directories) == 1 else Path()) / "report.html"
     refuse_foreign_file(path, _is_report, "a report")
     runs = [_read_run(*run) for run in zip(directories, _names(directories), missing, strict=True)]
-    payload = _json_for_html({"runs": [run["data"] for run in runs]})
+    names = [(phase, name) for run in runs for phase, columns in run["data"]["metrics"].items() for name in columns]
+    payload = _json_for_html({"runs": [run["data"] for run in runs], "meanings": meanings(names)})
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )

@@ -1,0 +1,122 @@
+"""Asks a judge on a server for one grade, so that a run with a judge that gives none ends before it loads anything."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterator
+from concurrent.futures import Future
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from socialr1_jax.chat import ChatClient, ChatRefused
+from socialr1_jax.reward_config import StructureConfig
+from socialr1_jax.rewards.endpoint_judge import NAMES
+from socialr1_jax.rewards.rubric import answer_code, parse_verdict, read_rubric, rubric_messages
+from socialr1_jax.server_answers import Reply
+from socialr1_jax.terminal import printable
+
+STORY = "Ann puts a ball into the box and leaves. Ben moves the ball into the basket. Ann comes back."
+QUESTION = "Where will Ann look for the ball?"
+THOUGHTS = (  # asked one after another until one is graded: a judge may fail at one of them by chance
+    "Ann saw the ball go into the box. She did not see Ben move it, so she still believes it is there.",
+    "Ann put the ball into the box. She was away when it was moved, so she thinks that it is in the box.",
+    "Ben moved the ball while Ann was out. She cannot know that, so she will look into the box.",
+)
+_GRACE = 2.0  # seconds beyond `call_timeout` that a sample may take with its retries
+_SHOWN = 200  # characters of a reply
+_RUBRIC = "take a model that follows instructions, or raise rewards.structure.max_tokens so that its answer is whole"
+_ADDRESS = "that is no chat completion: rewards.structure.base_url must go up to /v1: {listed}"
+_FIXES = {  # of the causes of no grade
+    "connection": "no server at base_url: start it or correct base_url; this must succeed from here: {listed}",
+    "timeout": "a server that is alive answers this at once: {listed}; a slow model needs a larger call_timeout",
+    "html": _ADDRESS,
+    "not_json": _ADDRESS,
+    "http_400": "the server refuses the request: correct rewards.structure.options and max_tokens",
+    "http_429": "too many requests, or no credit left: look at the account's limits; rewards.structure has its own",
+    "token_limit": "raise rewards.structure.tokens_per_minute, which one call passes",
+    **dict.fromkeys(("no_answer", "unreadable", "contradictory", "no_score", "out_of_range"), _RUBRIC),
+    "refusal": "the model declined: take another judge",
+}
+_OWN_FIX = "look at the server's log, and correct rewards.structure by it"
+
+
+class Sampled(NamedTuple):
+    """What came of a sample: its grade, or NaN with the fault and its fix, in one line each."""
+
+    score: float
+    fault: str = ""
+    fix: str = ""
+
+
+def judge_fault(config: StructureConfig) -> str:
+    """Return why the judge of a run would grade nothing, in one line with its address and the fix; "" if it grades.
+
+    Asks a server at most three times, for `call_timeout` seconds each. Judges that are no servers have no fault, and
+    `offline` needs the folder of answers alone.
+    """
+    if config.judge != "endpoint":
+        return ""
+    if config.offline:
+        there = Path(config.cache).is_dir()
+        return "" if there else f"offline takes answers from {config.cache}, which is no folder; set cache to one"
+    try:
+        sampled = ask_sample(config)
+    except (ValueError, ImportError) as error:  # a rubric that cannot be used, no client
+        return str(error)
+    return f"{sampled.fault}; {sampled.fix}" if sampled.fault else ""
+
+
+def ask_sample(config: StructureConfig) -> Sampled:
+    """Let the judge at `config.base_url` grade a sample, as a run would, but without the cache.
+
+    Raises ValueError for a rubric file that cannot be used, ImportError without the openai package.
+    """
+    rubric = read_rubric(config.rubric)
+    variable, address = config.api_key_env, config.base_url
+    listed = f'curl -H "Authorization: Bearer ${variable}" {address}/models'
+    parameters = {"temperature": config.temperature, "max_tokens": config.max_tokens}
+    who = f"{printable(config.model, 100)} at {address}"
+    try:
+        with _unlogged(), closing(ChatClient(config, NAMES)) as chat:
+            for thoughts in THOUGHTS:
+                messages = rubric_messages(STORY, QUESTION, thoughts, rubric)
+                reply = _reply(chat.ask(messages, parameters), config.call_timeout)
+                verdict = parse_verdict(reply.text, answer_code(STORY, QUESTION, thoughts))
+                if not reply.cause and not verdict.cause:
+                    return Sampled(verdict.score)
+                if reply.cause not in ("", "refusal", "refused"):  # of the server, which was tried again already
+                    break
+    except ChatRefused as error:
+        fix = f"put a good key into {variable}, and set rewards.structure.model to one that this lists: {listed}"
+        return Sampled(math.nan, str(error), fix)
+    cause = reply.cause or verdict.cause
+    cut = f", cut off at max_tokens {config.max_tokens}" if reply.finish_reason == "length" else ""
+    said = reply.reason if reply.cause else f'it replied "{printable(reply.text.strip(), _SHOWN)}"{cut}'
+    fix = _FIXES.get(cause, _OWN_FIX).format(listed=listed)
+    return Sampled(math.nan, f"{who} gave no grade ({cause}): {said}", fix)
+
+
+def _reply(call: Future[Reply], seconds: float) -> Reply:
+    """Return the reply of a call; one that takes longer is hung up."""
+    try:
+        return call.result(timeout=seconds + _GRACE)
+    except TimeoutError:
+        call.cancel()
+        return Reply("", "error", 0, "timeout", f"no whole answer within {seconds:g} s")
+
+
+@contextmanager
+def _unlogged() -> Iterator[None]:
+    """Drop what the client logs of a failure, since the fault says it."""
+    log = logging.getLogger("socialr1_jax.chat")
+    log.addFilter(_none)
+    try:
+        yield
+    finally:
+        log.removeFilter(_none)
+
+
+def _none(record: logging.LogRecord) -> bool:
+    return False

@@ -1,0 +1,123 @@
+"""What a run may be resumed with, setting by setting, and how long all its sessions have taken."""
+
+import os
+
+import pytest
+
+from socialr1_jax.config import ConfigError, QuickstartConfig, RunConfig, load_config, save_config
+from socialr1_jax.reward_model_config import RewardModelConfig
+from socialr1_jax.training.run_folder import own_folder, refuse_other_settings, wall_seconds
+
+RUN = (
+    "model.path=m", "data.train=q.jsonl", "rewards.preset=full", "rewards.content.model=c",
+    "rewards.structure.judge=endpoint", "rewards.structure.model=judge",
+    "rewards.structure.base_url=http://one:8000/v1", "steps=10",
+)  # fmt: skip
+JUDGE = "rewards.structure."
+# (the setting that changes, whether the run goes on)
+CASES = [
+    ("output_dir=elsewhere", True),
+    ("quiet=true", True),
+    ("tracking.tensorboard=false", True),
+    ("tracking.responses=3", True),
+    ("checkpoint.every=7", True),
+    ("checkpoint.keep=9", True),
+    ("checkpoint.best=", True),
+    ("mesh.tensor=2", True),
+    ("grpo.micro_batch_tokens=2048", True),
+    ("grpo.most_skipped=50", True),
+    ("evaluation.every=3", True),
+    ("rewards.most_unscorable=0.9", True),
+    ("rewards.unscorable_window=2", True),
+    ("rewards.content.batch_tokens=99", True),
+    (f"{JUDGE}base_url=http://two:9000/v1", True),
+    (f"{JUDGE}api_key_env=OTHER_KEY", True),
+    (f"{JUDGE}concurrency=2", True),
+    (f"{JUDGE}requests_per_minute=60", True),
+    (f"{JUDGE}tokens_per_minute=100000", True),
+    (f"{JUDGE}retries=9", True),
+    (f"{JUDGE}call_timeout=5", True),
+    (f"{JUDGE}deadline=5", True),
+    (f"{JUDGE}cache=answers", True),
+    (f"{JUDGE}price_input=1", True),
+    ("steps=11", True),
+    (f"{JUDGE}model=another", False),
+    (f"{JUDGE}temperature=0.5", False),
+    (f"{JUDGE}max_tokens=99", False),
+    (f"{JUDGE}options.reasoning_effort=low", False),
+    ("steps=9", False),
+    ("seed=1", False),
+    ("model.path=n", False),
+    ("model.dtype=bfloat16", False),
+    ("data.train=r.jsonl", False),
+    ("data.max_prompt_tokens=99", False),
+    ("sampling.temperature=0.5", False),
+    ("grpo.prompts_per_step=16", False),
+    ("evaluation.samples=8", False),
+    ("optimizer.learning_rate=1e-5", False),
+    ("optimizer.schedule=cosine", False),
+    ("rewards.structure_weight.steps=7", False),
+    ("rewards.content.model=d", False),
+    ("rewards.preset=no_length", False),
+]
+
+
+@pytest.mark.parametrize(("setting", "allowed"), CASES, ids=[case[0] for case in CASES])
+def test_what_changes_no_number_may_change_on_resume(setting, allowed, tmp_path):
+    save_config(load_config(RunConfig, None, list(RUN)), tmp_path / "config.yaml")
+    now = load_config(RunConfig, None, [*RUN, setting])
+    if allowed:
+        refuse_other_settings(now, tmp_path / "config.yaml")
+        return
+    with pytest.raises(ConfigError) as refused:
+        refuse_other_settings(now, tmp_path / "config.yaml")
+    message = str(refused.value)
+    assert f"({setting.partition('=')[0]} " in message  # this setting, and no other one
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize("schedule", ["constant", "cosine", "linear"])
+@pytest.mark.parametrize(
+    ("kind", "given"),
+    [(RunConfig, RUN[:2]), (QuickstartConfig, ()), (RewardModelConfig, ("model.path=m", "data.pairs=p.jsonl"))],
+)
+def test_more_steps_go_on_where_the_learning_rate_does_not_depend_on_them(kind, given, schedule, tmp_path):
+    settings = [*given, f"optimizer.schedule={schedule}"]
+    save_config(load_config(kind, None, [*settings, "steps=100"]), tmp_path / "config.yaml")
+    more = load_config(kind, None, [*settings, "steps=101"])
+    if schedule == "constant":
+        refuse_other_settings(more, tmp_path / "config.yaml")
+    else:
+        with pytest.raises(ConfigError, match=f"steps 100 -> 101, on which optimizer.schedule {schedule} depends"):
+            refuse_other_settings(more, tmp_path / "config.yaml")
+    with pytest.raises(ConfigError, match="steps 100 -> 99: more may be asked for only"):
+        refuse_other_settings(load_config(kind, None, [*settings, "steps=99"]), tmp_path / "config.yaml")
+
+
+def test_wall_seconds_are_those_of_all_sessions(tmp_path, monkeypatch):
+    clock = [1000.0]
+    monkeypatch.setattr("socialr1_jax.training.run_folder.time.monotonic", lambda: clock[0])
+    lock, metrics = tmp_path / ".lock", tmp_path / "metrics.jsonl"
+
+    def session(seconds: float) -> None:
+        with own_folder(tmp_path):
+            metrics.write_text("{}\n")
+            clock[0] += seconds
+            told.append(wall_seconds(tmp_path))
+        os.utime(metrics, (5000, 5000))
+        os.utime(lock, (5001, 5001))  # the lock is written last
+
+    told: list[float] = []
+    session(20.0)
+    session(300.5)
+    assert told == [20.0, 320.5]
+    assert wall_seconds(tmp_path) == 320.5
+    # A kill leaves the lock as the session's start wrote it; the last line of metrics came 70 seconds later.
+    os.utime(metrics, (5071, 5071))
+    session(1.0)
+    assert told[-1] == 391.5
+    # A lock of a version that did not count, and a clock that was set back.
+    lock.write_text("socialr1_jax       1234 run\n")
+    os.utime(lock, (9000, 9000))
+    session(2.0)
+    assert told[-1] == 2.0
