@@ -1,7 +1,8 @@
-"""Ask a model the ten benchmarks of social reasoning, by their official rules and by the cards' prompt.
+"""Ask a model benchmarks of social reasoning, by their official rules and the cards' prompt, or your own questions.
 
     python scripts/evaluate.py --model runs/mine/export --tasks static --data_dir DATA --output runs/mine/evaluation
     python scripts/evaluate.py --model NAME --base_url http://localhost:8000/v1 --tasks tombench,fantom --data_dir DATA
+    python scripts/evaluate.py --model runs/mine/export --tasks questions.jsonl --by type,plot --output runs/mine/own
 
 Called again after an interruption, it asks what has no reply yet. `--list` shows the benchmarks. docs/evaluation.md.
 """
@@ -18,7 +19,8 @@ from socialr1_jax.terminal import print_error, print_line, run_script
 
 
 def main(argv: list[str] | None = None) -> int:
-    config = parse_args(EvaluateConfig, argv, description="Evaluate a model on ten benchmarks of social reasoning.")
+    description = "Evaluate a model on ten benchmarks of social reasoning, or on your own questions."
+    config = parse_args(EvaluateConfig, argv, description=description)
     prepare()
     from socialr1_jax.evaluation.evaluate import evaluate, listing  # imports JAX: only once the arguments are right
     from socialr1_jax.evaluation.task import BenchmarkError

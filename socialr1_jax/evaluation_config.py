@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from socialr1_jax.command_line import Real, Sources, TextMap, Texts
+from socialr1_jax.command_line import FreeText, Real, Sources, TextMap, Texts
+from socialr1_jax.data.tables import SUFFIXES
 from socialr1_jax.server_config import ServerConfig
 
 STATIC = (
@@ -14,6 +17,26 @@ STATIC = (
 )  # fmt: skip
 TASKS = (*STATIC, "fantom", "sotopia")
 GROUPS = {"static": STATIC, "all": TASKS}
+
+
+def is_question_source(task: str) -> bool:
+    """Return whether a task is questions of the user's own (a file, or `stories:...`) and no benchmark."""
+    return task.lower().endswith(SUFFIXES) or task.startswith("stories:")
+
+
+def task_name(task: str) -> str:
+    """Return what results call a task: a benchmark's name, a question file's name without its folder."""
+    return Path(task).name if task.lower().endswith(SUFFIXES) else task
+
+
+def samples_name(task: str) -> str:
+    """Return the name of the file of a task's samples."""
+    return f"samples_{task_name(task).removesuffix('.jsonl').replace(':', '-')}.jsonl"
+
+
+def _listed(value: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the names of a list, each once; one text may hold several with commas."""
+    return tuple(dict.fromkeys(name.strip() for entry in value for name in entry.split(",") if name.strip()))
 
 
 def _switch(value: Any) -> Any:
@@ -29,7 +52,17 @@ class EvaluateConfig(ServerConfig):
     step: str = Field("latest", description="of a run's checkpoints: latest, best, or a number of steps")
     call_timeout: Real = Field(600.0, gt=0, description="seconds that one try may take")
     max_answer_bytes: int = Field(10_000_000, ge=1000, description="a larger answer is not read and counts as failed")
-    tasks: Sources = Field(("static",), description=f"benchmarks: {', '.join(TASKS)}; or static, all; with commas")
+    tasks: Sources = Field(
+        ("static",),
+        description=f"benchmarks: {', '.join(TASKS)}; or static, all; or your own questions: a file "
+        f"({', '.join(SUFFIXES)}) or stories:[heldout:]COUNT[:SEED]; with commas",
+    )
+    columns: TextMap = Field({}, description="question file: our field name -> its column name, where they differ")
+    where: TextMap = Field({}, description="question file: ask only the rows whose column has this value")
+    first_label: int = Field(0, ge=0, le=1, description="question file: number of the first option, where gold is one")
+    prompt: FreeText = Field("", description="question file: as data.prompt of the run that trained the model")
+    system: FreeText = Field("", description="question file: as data.system of the run that trained the model")
+    by: Sources = Field((), description="question file: columns to give the accuracy by; none = type, where it has one")
     protocol: Literal["official", "social_r1", "both"] = Field(
         "both", description="the benchmark's own prompt and scoring, the cards' prompt with plain accuracy, or both"
     )
@@ -72,14 +105,30 @@ class EvaluateConfig(ServerConfig):
 
     @property
     def task_names(self) -> tuple[str, ...]:
-        """The benchmarks asked for, each once."""
-        asked = [name.strip() for entry in self.tasks for name in entry.split(",") if name.strip()]
-        return tuple(dict.fromkeys(task for name in asked for task in GROUPS.get(name, (name,))))
+        """The tasks asked for, each once: benchmarks by name, question files by path."""
+        return tuple(dict.fromkeys(task for name in _listed(self.tasks) for task in GROUPS.get(name, (name,))))
+
+    @property
+    def by_columns(self) -> tuple[str, ...]:
+        """The columns of question files to give the accuracy by, each once."""
+        return _listed(self.by)
 
     @model_validator(mode="after")
     def _fits(self) -> EvaluateConfig:
-        if unknown := [name for name in self.task_names if name not in TASKS]:
-            raise ValueError(f"tasks: unknown {', '.join(unknown)}; the tasks are {', '.join(TASKS)}, static, all")
+        own = [name for name in self.task_names if is_question_source(name)]
+        if unknown := [name for name in self.task_names if name not in (*TASKS, *own)]:
+            raise ValueError(
+                f"tasks: unknown {', '.join(unknown)}; the tasks are {', '.join(TASKS)}, static, all, or a question "
+                f"file ({', '.join(SUFFIXES)})"
+            )
+        twice = [name for name, count in Counter(map(samples_name, self.task_names)).items() if count > 1]
+        if twice:
+            raise ValueError(f"tasks: two would write {twice[0]}; rename a file, or evaluate them into two folders")
+        for name in ("columns", "where", "first_label", "prompt", "system", "by"):
+            if getattr(self, name) and not own:
+                raise ValueError(f"{name} is about a question file, and tasks names none; leave it out, or add one")
+        if own and self.protocol == "official":
+            raise ValueError(f"{own[0]} has no official protocol: give protocol=social_r1")
         if not self.model and not self.list:
             raise ValueError(f"model is required: {type(self).model_fields['model'].description}")
         if "sotopia" in self.task_names and not self.judge and not self.predict_only and not self.list:

@@ -11,7 +11,7 @@ import pytest
 from socialr1_jax.evaluation.registry import get_task
 from socialr1_jax.evaluation.runner import load_data
 from socialr1_jax.evaluation.scoring import figures, score
-from socialr1_jax.intervals import around
+from socialr1_jax.intervals import share_interval
 from socialr1_jax.server_answers import Reply
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "benchmarks"
@@ -50,7 +50,7 @@ def test_random_letters(name):
         assert {one.status for one in scored} == {"ok"}
         first, found = next(iter(figures(task, "social_r1", scored).items()))
         chance = np.mean([1 / count for count, one in zip(counts, requests, strict=True) if HEADLINE[name](one)])
-        low, high = around(*found)
+        low, high = share_interval(*found)
         held += bool(low < chance < high)
         values.append(found.value)
     print(f"{name}/{first}: mean {np.mean(values):.4f}, chance {chance:.4f}, within in {held} of 20")

@@ -4,6 +4,7 @@ import json
 import math
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -12,10 +13,12 @@ import pytest
 from socialr1_jax.command_line import load_config
 from socialr1_jax.config import ConfigError
 from socialr1_jax.evaluation import evaluate as whole
+from socialr1_jax.evaluation.question_file import open_questions_task
 from socialr1_jax.evaluation.reply_file import ReplyFile
 from socialr1_jax.evaluation.rescore import rescore
 from socialr1_jax.evaluation.respondents import Asked, Endpoint
-from socialr1_jax.evaluation.runner import ask, requests_of, run_task
+from socialr1_jax.evaluation.results import checkpoint_text, figure_table, headline_table
+from socialr1_jax.evaluation.runner import TaskResult, ask, requests_of, run_task
 from socialr1_jax.evaluation.scoring import figures, score
 from socialr1_jax.evaluation.task import (
     BenchmarkError,
@@ -179,7 +182,7 @@ def test_results_say_what_was_done_and_scoring_again_gives_the_same(toy, tmp_pat
     assert content["model"] == {"model": "scripted"}
     for name in ("results.md", "results.html"):
         assert "NOT REPORTABLE" in (tmp_path / "out" / name).read_text()
-        assert "0.7083" in (tmp_path / "out" / name).read_text()  # the published figure beside it
+        assert "n: how many independent items" in (tmp_path / "out" / name).read_text()
     again = rescore(tmp_path / "out" / "samples_hitom.jsonl")
     assert again["results"] == content["results"]
     assert again["status"] == content["status"]
@@ -187,6 +190,46 @@ def test_results_say_what_was_done_and_scoring_again_gives_the_same(toy, tmp_pat
         file.write('{"task": "hitom"}\n')
     with pytest.raises(BenchmarkError, match="line 9: not a sample"):
         rescore(tmp_path / "out" / "samples_hitom.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("changes", "whole_data", "reason"),
+    [
+        ({}, True, ""),
+        ({}, False, "a part of its questions"),
+        ({"limit": 4}, True, "the first 4 prompts alone"),
+        ({"protocol": "official"}, True, "no figure of social_r1"),
+    ],
+)
+def test_published_figures_stand_beside_comparable_ones_alone(toy, tmp_path, monkeypatch, changes, whole_data, reason):
+    monkeypatch.setattr(whole, "make_respondent", lambda config: Scripted(right_or_wrong))
+    data = Data(items=ITEMS, files={}, whole=whole_data)
+    monkeypatch.setattr(whole, "get_task", lambda name: replace(TOY, load=lambda folder: data))
+    whole.evaluate(toy(**changes))
+    said = (tmp_path / "out" / "results.md").read_text()
+    assert ("0.7083" in said) is not bool(reason)
+    assert (f"would not compare: hitom ({reason})" in said) is bool(reason)
+
+
+def test_what_was_not_asked_has_no_figure(toy):
+    result = TaskResult(
+        task="hitom", shares=True, replies=0, status={"official": {"ok": 1.0}},
+        metrics={"official/accuracy": mean_metric([]), "official/first": Metric(1.0, 0.0, 8),
+                 "official/sets": Metric(0.0, math.nan, 0)},
+    )  # fmt: skip
+    assert headline_table([result])[1] == [["hitom", "official/accuracy", "–", "", "0", "none"]]
+    assert figure_table(result)[1][1:] == [
+        ["official/first", "1.0000", "0.6756 to 1.0000", "8"],
+        ["official/sets", "–", "", "0"],
+    ]
+    asked = requests_of(replace(TOY, requests=lambda data, protocol, seed: []), TOY.load(Path()), toy())
+    assert asked == {}
+
+
+def test_the_step_of_a_checkpoint_is_told():
+    assert checkpoint_text({"model": "runs/mine", "step": 0}) == "The checkpoint after step 0 of runs/mine."
+    assert checkpoint_text({"model": "Qwen/Qwen3-8B", "step": ""}) == ""
+    assert checkpoint_text({"model": "scripted"}) == ""
 
 
 def test_prediction_alone_scores_nothing(toy, tmp_path):
@@ -210,6 +253,11 @@ def test_data_that_are_missing_are_told_before_anything_is_asked(toy, tmp_path, 
         (["tasks=hitomm"], "unknown hitomm; the tasks are tombench"),
         (["num_samples=2", "temperature=0"], "equal replies"),
         (["base_url=http://x", "thinking=budget"], "an endpoint takes on or off"),
+        (["tasks=hitom", "by=type"], "by is about a question file, and tasks names none"),
+        (["tasks=hitom", "columns={options: choices}"], "columns is about a question file"),
+        (["tasks=a/quiz.csv,b/quiz.csv"], "two would write samples_quiz.csv.jsonl; rename a file"),
+        (["tasks=hitom,hitom.jsonl"], "two would write samples_hitom.jsonl; rename a file"),
+        (["tasks=quiz.csv", "protocol=official"], "quiz.csv has no official protocol: give protocol=social_r1"),
         (["batch_size=many"], "batch_size"),
     ],
 )
@@ -221,6 +269,90 @@ def test_settings_that_do_not_fit_are_named(override, message):
 def test_groups_name_their_tasks():
     assert load_config(EvaluateConfig, None, ["model=m", "tasks=all", "judge=j"]).task_names == TASKS
     assert load_config(EvaluateConfig, None, ["model=m", "tasks=fantom,static,fantom"]).task_names[0] == "fantom"
+
+
+# ------------------------------------------------------------------------------------------------ a question file
+
+
+QUIZ = """number,text,ask,choices,gold,kind,level,twin_id
+1,Anna left.,Where?,"A. box, B. bag, C. cup",A,belief,easy,t1
+2,Anna stayed.,Where?,"A. box, B. bag, C. cup",C,belief,easy,t1
+3,Ben left.,Where?,"A. box, B. bag",B,reality,easy,
+4,Ben stayed.,Where?,"A. box, B. bag",B,reality,hard,
+"""
+MAPPED = {"id": "number", "story": "text", "question": "ask", "options": "choices", "answer": "gold"}
+
+
+def test_a_question_file_is_evaluated_with_columns_intervals_and_baselines(tmp_path, monkeypatch, capsys):
+    def say(asked, sample):  # A everywhere but in the second question: 1 and 2 are right
+        return Reply(f"<think>hm</think><Answer>{'C' if asked.key.endswith('/2') else 'A'}</Answer>", "stop", 3)
+
+    monkeypatch.setattr(whole, "make_respondent", lambda config: Scripted(say))
+    (tmp_path / "quiz.csv").write_text(QUIZ)
+    settings = {"model": "m", "tasks": (str(tmp_path / "quiz.csv"),), "output": str(tmp_path / "out")}
+    config = EvaluateConfig(**settings, columns=MAPPED, by=("kind,level",))
+    content = json.loads(whole.evaluate(config).read_text())
+    found = content["results"]["quiz.csv"]
+    assert {name: (figure["value"], figure["n"]) for name, figure in found.items()} == {
+        "social_r1/accuracy": (0.5, 3),  # twins are one item
+        "social_r1/pair_accuracy": (1.0, 1),
+        "social_r1/accuracy/kind=belief": (1.0, 1),
+        "social_r1/accuracy/kind=reality": (0.0, 2),
+        "social_r1/accuracy/level=easy": (pytest.approx(2 / 3), 2),
+        "social_r1/accuracy/level=hard": (0.0, 1),
+    }
+    baselines = content["details"]["quiz.csv"]["baselines"]
+    assert baselines["social_r1/accuracy"]["chance"] == pytest.approx((1 / 3 + 1 / 3 + 1 / 2 + 1 / 2) / 4)
+    assert baselines["social_r1/accuracy"]["accuracy"] >= 0.5  # B is right in two of four
+    assert baselines["social_r1/accuracy/kind=reality"]["accuracy"] == 1.0
+    assert baselines["social_r1/pair_accuracy"]["chance"] == pytest.approx(1 / 9)
+    assert list(content["files"]["quiz.csv"]) == ["quiz.csv"]
+    assert content["status"]["quiz.csv"].keys() == {"social_r1"}
+    said = capsys.readouterr().out
+    for word in ("chance", "best rule", "0.4167", "kind=reality"):
+        assert word in said
+    again = rescore(tmp_path / "out" / "samples_quiz.csv.jsonl")
+    assert again["results"] == content["results"]
+
+
+def test_stories_are_evaluated_by_type_as_they_come(tmp_path, monkeypatch):
+    monkeypatch.setattr(whole, "make_respondent", lambda config: Scripted(right_or_wrong))
+    config = EvaluateConfig(model="m", tasks=("stories:heldout:6",), output=str(tmp_path))
+    found = json.loads(whole.evaluate(config).read_text())["results"]["stories:heldout:6"]
+    assert {"social_r1/accuracy", "social_r1/pair_accuracy", "social_r1/accuracy/type=belief"} <= found.keys()
+    assert (tmp_path / "samples_stories-heldout-6.jsonl").is_file()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"by": ("colour",)}, "by: .*quiz.csv has no column 'colour' .*'kind', 'level'"),
+        ({"by": ("levle",)}, r"no column 'levle' \(did you mean 'level'\?\)"),
+        ({"columns": {}}, "no column 'story'"),
+        ({"where": {"kind": "desire"}}, "none of 4 rows has kind"),
+        ({"tasks": ("gone.csv",)}, "gone.csv"),
+    ],
+)
+def test_a_question_file_that_cannot_be_asked_is_told_before_anything(tmp_path, monkeypatch, changes, message):
+    monkeypatch.setattr(whole, "make_respondent", lambda config: pytest.fail("asked"))
+    (tmp_path / "quiz.csv").write_text(QUIZ)
+    settings = {"model": "m", "tasks": (str(tmp_path / "quiz.csv"),), "columns": MAPPED, "output": str(tmp_path / "o")}
+    with pytest.raises(ValueError, match=message):
+        whole.evaluate(EvaluateConfig(**settings | changes))
+
+
+def test_a_column_with_a_value_for_each_question_is_refused(tmp_path):
+    lines = [f"s{i},q,a,x{i}\n" for i in range(101)]
+    (tmp_path / "free.csv").write_text("story,question,answer,place\n" + "".join(lines))
+    source = str(tmp_path / "free.csv")
+    with pytest.raises(BenchmarkError, match=r"column 'place' of .* has 101 values, more than 100"):
+        open_questions_task(source, EvaluateConfig(model="m", tasks=(source,), by=("place",)))
+    asks = {"prompt": "{{ story }} {{ question }}", "system": "Be brief."}
+    task, data = open_questions_task(source, EvaluateConfig(model="m", tasks=(source,), **asks))
+    messages = task.requests(data, "social_r1", 0)[7].messages
+    assert [(one["role"], one["content"]) for one in messages] == [("system", "Be brief."), ("user", "s7 q")]
+    # free text has no options, so no baselines
+    assert task.baselines(task.requests(data, "social_r1", 0)) == {}
 
 
 # ------------------------------------------------------------------------------------------------------- an endpoint

@@ -16,7 +16,8 @@ from socialr1_jax.evaluation.sotopia.models import LocalSpeaker
 from socialr1_jax.evaluation.sotopia.speakers import Reply
 from socialr1_jax.evaluation.task import BenchmarkError
 from socialr1_jax.evaluation_config import EvaluateConfig
-from socialr1_jax.hf import random_model, save_hf
+from socialr1_jax.hf import load_hf, random_model, save_hf
+from socialr1_jax.training import checkpoints, run_weights
 
 WORDS = ["You are the first agent. Turn #1: a S said something.", "Reply with one JSON object: action_type, argument."]
 
@@ -133,6 +134,16 @@ def test_a_prompt_that_is_too_long_is_a_truncated_turn(model, data, tmp_path):
     turns = [turn for row in map(json.loads, rows["samples_sotopia.jsonl"]) for turn in row["turns"]]
     assert all(turn["truncated"] and not turn["parsed"] for turn in turns)
     assert found["details"]["sotopia"]["all"]["rates"]["stale"] == 1.0
+
+
+def test_the_step_that_best_is_goes_into_the_results(model, tmp_path, monkeypatch):
+    (tmp_path / checkpoints.MANIFEST).write_text("{}")
+    monkeypatch.setattr(run_weights, "is_run", lambda folder: True)
+    monkeypatch.setattr(run_weights, "find_checkpoint", lambda folder, which: tmp_path)
+    monkeypatch.setattr(run_weights, "load_policy", lambda folder, mesh: load_hf(model, mesh))
+    monkeypatch.setattr(checkpoints, "read_run", lambda folder: {"finished": 40})
+    identity = LocalModel(EvaluateConfig(model="runs/mine", step="best", batch_size="4")).identity()
+    assert (identity["model"], identity["step"]) == ("runs/mine", 40)
 
 
 def test_sotopia_needs_a_judge():

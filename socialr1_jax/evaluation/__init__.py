@@ -1,1 +1,1 @@
-"""Evaluation: held-out questions, scored by the rewards' own rules."""
+"""Evaluation: benchmarks and question files asked and scored, two runs compared, question files audited."""

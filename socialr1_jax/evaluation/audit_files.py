@@ -71,12 +71,18 @@ def read_source(
     return examples, tuple(remarks)
 
 
+def in_headline(task: str, meta: Mapping[str, Any]) -> bool:
+    """Return whether a task's headline is over the prompts with this `meta`: English, FANToM's short contexts."""
+    _, only = _BENCHMARKS.get(task, ("", None))
+    return only is None or str(meta[only[0]]) == only[1]
+
+
 def _benchmark(folder: Path) -> list[Example]:
     task = get_task(folder.resolve().name)
-    kind, only = _BENCHMARKS.get(task.name, ("", None))
+    kind, _ = _BENCHMARKS.get(task.name, ("", None))
     examples = []
     for request in task.requests(task.load(folder), "social_r1", 0):
-        if only and str(request.meta[only[0]]) != only[1]:
+        if not in_headline(task.name, request.meta):
             continue
         example = card_example(request)
         name = f"order_{request.meta['order']}" if kind == "order" else str(request.meta.get(kind, ""))

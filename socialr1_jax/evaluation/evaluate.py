@@ -8,19 +8,28 @@ from pathlib import Path
 
 from rich.table import Table
 
+from socialr1_jax.evaluation.question_file import open_questions_task
 from socialr1_jax.evaluation.registry import get_task
 from socialr1_jax.evaluation.reply_file import ReplyFile
 from socialr1_jax.evaluation.respondents import make_respondent
-from socialr1_jax.evaluation.results import headline_table, write_results
+from socialr1_jax.evaluation.results import (
+    N_NOTE,
+    checkpoint_text,
+    figure_table,
+    headline_table,
+    write_results,
+)
+from socialr1_jax.evaluation.results import Table as Rows
 from socialr1_jax.evaluation.runner import PROTOCOLS, TaskResult, load_data, requests_of, run_task
 from socialr1_jax.evaluation.sotopia import run as sotopia
-from socialr1_jax.evaluation.task import BenchmarkError, Grade, Graded
-from socialr1_jax.evaluation_config import TASKS, EvaluateConfig
+from socialr1_jax.evaluation.task import BenchmarkError, Data, Grade, Graded, Task
+from socialr1_jax.evaluation_config import TASKS, EvaluateConfig, is_question_source, task_name
 from socialr1_jax.training.console import Bar, console, shown_log, working
 from socialr1_jax.training.provenance import commit, versions
 from socialr1_jax.training.run_folder import own_folder
 
-_SHOWN = 6  # figures of a task
+_SHOWN = 6  # figures of a task in the listing
+_MOST_ROWS = 40  # figures of a question file on the console
 
 
 def evaluate(config: EvaluateConfig) -> Path:
@@ -35,8 +44,7 @@ def evaluate(config: EvaluateConfig) -> Path:
 
 def _evaluate(config: EvaluateConfig) -> Path:
     names = config.task_names
-    tasks = [get_task(name) for name in names if name != sotopia.NAME]
-    loaded = [(task, load_data(task, Path(config.data_dir))) for task in tasks]
+    loaded = [_loaded(name, config) for name in names if name != sotopia.NAME]
     episodes = sotopia.load_benchmark(Path(config.data_dir)) if sotopia.NAME in names else None
     results: list[TaskResult] = []
     made_by = versions(), commit()
@@ -46,6 +54,8 @@ def _evaluate(config: EvaluateConfig) -> Path:
             opened.callback(respondent.close)
             players = sotopia.make_players(config, respondent) if episodes else None
         identity = respondent.identity()
+        if where := checkpoint_text(identity):
+            console.print(where)
         known = Path(config.cache) if config.cache else Path(config.output) / "replies.jsonl"
         with ReplyFile(known, identity) as replies:
             for task, data in loaded:
@@ -58,18 +68,37 @@ def _evaluate(config: EvaluateConfig) -> Path:
             with Bar(sotopia.NAME, sotopia.work(config, episodes)) as bar:
                 results.append(sotopia.run_sotopia(config, episodes, players, bar.advance))
             written = write_results(config, results, identity, *made_by)
-    head, rows = headline_table(results)
-    table = Table(title="NOT REPORTABLE: --limit" if config.limit else None)
-    for title in head:
-        table.add_column(title, overflow="fold")
-    for row in rows:
-        table.add_row(*row)
-    if rows:
-        console.print(table)
+    _print_table(headline_table(results), "NOT REPORTABLE: --limit" if config.limit else None, N_NOTE)
+    own = {task_name(name) for name in names if is_question_source(name)}
+    for one in results:
+        if one.task in own and len(one.metrics) > 1:
+            head, rows = figure_table(one)
+            _print_table((head, rows[:_MOST_ROWS]), one.task, _further(len(rows) - _MOST_ROWS))
     for one in results:
         if not one.complete:
             console.print(f"NOT REPORTABLE: {one.task}: {one.notes[-1]}")
     return written
+
+
+def _loaded(name: str, config: EvaluateConfig) -> tuple[Task, Data]:
+    if is_question_source(name):
+        return open_questions_task(name, config)
+    task = get_task(name)
+    return task, load_data(task, Path(config.data_dir))
+
+
+def _print_table(rows: Rows, title: str | None, caption: str | None) -> None:
+    table = Table(title=title, caption=caption, caption_justify="left")
+    for name in rows[0]:
+        table.add_column(name, overflow="fold")
+    for row in rows[1]:
+        table.add_row(*row)
+    if rows[1]:
+        console.print(table)
+
+
+def _further(count: int) -> str | None:
+    return f"... and {count} further figures in results.md" if count > 0 else None
 
 
 def listing(data_dir: Path) -> str:

@@ -4,9 +4,16 @@ from __future__ import annotations
 
 from importlib import import_module
 
+from socialr1_jax.evaluation.question_file import questions_task
 from socialr1_jax.evaluation.task import Task
+from socialr1_jax.evaluation_config import is_question_source
 
 
 def get_task(name: str) -> Task:
-    """The benchmark of that name; SOTOPIA, which is played, is none of them (sotopia/run.py)."""
+    """Return the benchmark of that name, or what scores the samples of a question file.
+
+    SOTOPIA, which is played, is none of them (sotopia/run.py).
+    """
+    if is_question_source(name):
+        return questions_task(name)
     return import_module(f"socialr1_jax.evaluation.tasks.{name}").TASK

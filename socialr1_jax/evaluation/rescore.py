@@ -10,8 +10,8 @@ from socialr1_jax.evaluation.registry import get_task
 from socialr1_jax.evaluation.runner import PROTOCOLS, embedder
 from socialr1_jax.evaluation.scoring import Scored, figures, rescored, status_rates
 from socialr1_jax.evaluation.task import BenchmarkError
-from socialr1_jax.evaluation_config import TASKS
-from socialr1_jax.files import read_json
+from socialr1_jax.evaluation_config import TASKS, is_question_source
+from socialr1_jax.files import finite, read_json
 from socialr1_jax.ownership import refuse_foreign_file
 from socialr1_jax.terminal import printable
 
@@ -22,13 +22,19 @@ def refuse_foreign_figures(file: Path) -> None:
     def is_own(file: Path) -> bool:
         written = read_json(file)
         tasks = written["results"].keys() | written["status"].keys()
-        return written.keys() == {"results", "status"} and bool(tasks) and tasks <= set(TASKS)
+        return written.keys() == {"results", "status"} and bool(tasks) and all(map(_is_task, tasks))
 
     refuse_foreign_file(file, is_own, "a file of figures")
 
 
+def _is_task(name: str) -> bool:
+    return name in TASKS or is_question_source(name)
+
+
 def rescore(samples: Path) -> dict[str, Any]:
     """Grade a file of samples again; return {"results": {task: {figure: {value, stderr, n}}}, "status": ...}.
+
+    A value that does not exist is None.
 
     Raises BenchmarkError naming the file and line of a row that is no sample.
     """
@@ -37,7 +43,7 @@ def rescore(samples: Path) -> dict[str, Any]:
         for number, line in enumerate(file, 1):
             try:
                 row = json.loads(line)
-                if row["task"] not in TASKS or row["task"] == "sotopia" or row["protocol"] not in PROTOCOLS:
+                if not _is_task(row["task"]) or row["task"] == "sotopia" or row["protocol"] not in PROTOCOLS:
                     raise ValueError("its task or protocol is unknown, or none whose samples are scored here")
                 groups.setdefault((row["task"], row["protocol"]), []).append(rescored(get_task(row["task"]), row))
             except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
@@ -53,4 +59,4 @@ def rescore(samples: Path) -> dict[str, Any]:
             raise BenchmarkError(f"{samples}: the rows of {task} do not fit together ({reason})") from error
         results.setdefault(task, {}).update({f"{protocol}/{name}": one._asdict() for name, one in found.items()})
         status.setdefault(task, {})[protocol] = status_rates(scored)
-    return {"results": results, "status": status}
+    return finite({"results": results, "status": status})

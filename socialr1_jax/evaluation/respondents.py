@@ -61,15 +61,17 @@ class LocalModel:
         from socialr1_jax.sampling import Engine
         from socialr1_jax.sampling.text import stop_token_ids
         from socialr1_jax.tokenizer_files import load_tokenizer
-        from socialr1_jax.training.checkpoints import MANIFEST
+        from socialr1_jax.training.checkpoints import MANIFEST, read_run
         from socialr1_jax.training.run_weights import find_checkpoint, is_run, load_policy
 
         self._config = config
         self.mesh = make_mesh()
+        step: int | str = ""
         with jax.set_mesh(self.mesh):
             if is_run(config.model):
                 folder = find_checkpoint(config.model, config.step)
                 model = load_policy(folder, mesh=self.mesh)
+                step = read_run(folder)["finished"]  # which one `best` or `latest` is
                 content = sha256(folder / MANIFEST)[:16]  # which has the sums of all files
             else:
                 model = load_hf(config.model, self.mesh, config.dtype, ignore_fields=config.ignore_fields)
@@ -88,7 +90,6 @@ class LocalModel:
             share_prefixes=config.share_prefixes,
             max_rows=_rows() if config.batch_size == "auto" else int(config.batch_size),
         )
-        step = config.step if is_run(config.model) else ""
         self._weights = {"model": config.model, "step": step, "dtype": config.dtype, "sha256": content}
 
     def sampled_as(self, config: EvaluateConfig) -> LocalModel:

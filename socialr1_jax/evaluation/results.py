@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from socialr1_jax.evaluation.runner import TaskResult
 from socialr1_jax.evaluation.task import Metric
 from socialr1_jax.evaluation_config import EvaluateConfig
 from socialr1_jax.files import write_json, write_whole
-from socialr1_jax.intervals import around
+from socialr1_jax.intervals import around, share_interval
 
 _STYLE = (
     "body{font:15px/1.5 system-ui,sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem;color:#222;"
@@ -21,6 +22,11 @@ _STYLE = (
     "strong{color:#a00}"
 )
 Table = tuple[Sequence[str], list[list[str]]]
+N_NOTE = (
+    "n: how many independent items the figure is over (questions, stories, conversations or scenarios: what belongs "
+    "together counts once). The interval is over them."
+)
+_NO_FIGURE = "–"  # nothing was asked
 
 
 def write_results(
@@ -45,14 +51,18 @@ def write_results(
         "config": config.model_dump(mode="json"),
     }
     write_json(folder / "results.json", content)
-    parts = _parts(config, results)
+    parts = _parts(config, results, identity)
     write_whole(folder / "results.md", _markdown(parts))
     write_whole(folder / "results.html", _html(parts))
     return folder / "results.json"
 
 
 def headline_table(results: Sequence[TaskResult]) -> Table:
-    """A row a task and protocol: its first figure with the 95 % interval, and how the replies ended."""
+    """A row a task and protocol: its first figure with the 95 % interval, and how the replies ended.
+
+    Where a task has baselines, so does the table.
+    """
+    beside = any(one.baselines for one in results)
     rows = []
     for one in results:
         for protocol, status in one.status.items():
@@ -61,33 +71,78 @@ def headline_table(results: Sequence[TaskResult]) -> Table:
                 continue
             metric = one.metrics[name]
             faults = ", ".join(f"{kind} {share:.1%}" for kind, share in status.items() if share and kind != "ok")
-            rows.append([one.task, name, f"{metric.value:.4f}", _interval(metric),
-                         str(metric.n), faults or "none"])  # fmt: skip
-    return ("task", "figure", "value", "95 % interval", "n", "replies not ok"), rows
+            cells = _cells(one, name, metric, beside)
+            rows.append([one.task, *cells, faults or "none"])
+    return ("task", *_head(beside), "replies not ok"), rows
 
 
-def _parts(config: EvaluateConfig, results: Sequence[TaskResult]) -> list[str | Table]:
+def figure_table(result: TaskResult) -> Table:
+    """A row for each figure of a task, with its baselines where there are some."""
+    beside = bool(result.baselines)
+    return _head(beside), [_cells(result, name, metric, beside) for name, metric in result.metrics.items()]
+
+
+def _head(beside: bool) -> tuple[str, ...]:
+    return ("figure", "value", "95 % interval", "n", *(("chance", "best rule without minds") if beside else ()))
+
+
+def _cells(result: TaskResult, name: str, metric: Metric, beside: bool) -> list[str]:
+    cells = [name, _value(metric), _interval(metric, result.shares), str(metric.n)]
+    if beside and (found := result.baselines.get(name)):
+        return [*cells, f"{found.chance:.4f}", f"{found.accuracy:.4f} ({found.rule})" if found.rule else ""]
+    return [*cells, "", ""] if beside else cells
+
+
+def checkpoint_text(identity: Mapping[str, Any]) -> str:
+    """Return which checkpoint of a run was asked, by its step; "" for another model."""
+    step = identity.get("step", "")
+    return f"The checkpoint after step {step} of {identity['model']}." if step != "" else ""
+
+
+def _parts(config: EvaluateConfig, results: Sequence[TaskResult], identity: Mapping[str, Any]) -> list[str | Table]:
     parts: list[str | Table] = [f"Evaluation of {config.model}"]
+    if where := checkpoint_text(identity):
+        parts.append(where)
     if config.limit:
         parts.append(f"NOT REPORTABLE: only the first {config.limit} prompts of each task and protocol were asked.")
-    parts.append(headline_table(results))
-    rows = []
+    parts += [headline_table(results), N_NOTE]
+    rows, left_out = [], []
     for one in results:
+        if one.task not in PUBLISHED:
+            continue
         ours = next((m for name, m in one.metrics.items() if name.startswith("social_r1/")), None)
-        if one.task in PUBLISHED:
+        if reason := _not_comparable(config, one, ours):
+            left_out.append(f"{one.task} ({reason})")
+        elif ours:
             published = ["" if value is None else f"{value:.4f}" for value in PUBLISHED[one.task]]
-            rows.append([one.task, "" if ours is None else f"{ours.value:.4f}", *published])
+            rows.append([one.task, _value(ours), *published])
     if rows:
         parts += ["Beside published figures", (("task", "this model, social_r1", *COLUMNS), rows), NOTE]
+    if left_out:
+        parts.append(f"Not beside published figures, which would not compare: {', '.join(left_out)}.")
     for one in results:
-        every = [[name, f"{m.value:.4f}", _interval(m), str(m.n)] for name, m in one.metrics.items()]
-        parts += [one.task, (("figure", "value", "95 % interval", "n"), every), *one.notes]
+        parts += [one.task, figure_table(one), *one.notes]
     return parts
 
 
-def _interval(metric: Metric) -> str:
-    low, high = around(*metric)
-    return f"{low:.4f} to {high:.4f}" if low < high else ""  # none of one unit, nor of values that are all the same
+def _not_comparable(config: EvaluateConfig, result: TaskResult, ours: Metric | None) -> str:
+    """Return why a task's figure does not compare with published ones; "" when it does."""
+    if ours is None or not ours.n:
+        return "no figure of social_r1"
+    if config.limit:
+        return f"the first {config.limit} prompts alone"
+    if not result.whole:
+        return "a part of its questions"
+    return "" if result.complete else "replies failed"
+
+
+def _value(metric: Metric) -> str:
+    return _NO_FIGURE if math.isnan(metric.value) or not metric.n else f"{metric.value:.4f}"
+
+
+def _interval(metric: Metric, share: bool) -> str:
+    low, high = share_interval(*metric) if share else around(*metric)
+    return f"{low:.4f} to {high:.4f}" if low < high else ""  # none of one unit
 
 
 def _is_title(parts: Sequence[str | Table], i: int) -> bool:

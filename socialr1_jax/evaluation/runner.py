@@ -15,8 +15,18 @@ from socialr1_jax.evaluation.embeddings import installed, load_embedder
 from socialr1_jax.evaluation.reply_file import ReplyFile
 from socialr1_jax.evaluation.respondents import Asked, Endpoint, Respondent
 from socialr1_jax.evaluation.scoring import FAILED, Scored, figures, sample_row, score, status_rates
-from socialr1_jax.evaluation.task import BenchmarkError, Data, Embedder, Grade, Metric, ProtocolName, Request, Task
-from socialr1_jax.evaluation_config import EvaluateConfig
+from socialr1_jax.evaluation.task import (
+    Baseline,
+    BenchmarkError,
+    Data,
+    Embedder,
+    Grade,
+    Metric,
+    ProtocolName,
+    Request,
+    Task,
+)
+from socialr1_jax.evaluation_config import EvaluateConfig, samples_name
 from socialr1_jax.files import finite, write_whole
 from socialr1_jax.server_answers import Reply
 
@@ -25,8 +35,8 @@ PROTOCOLS: tuple[ProtocolName, ...] = ("official", "social_r1")
 
 @dataclass(frozen=True, kw_only=True)
 class TaskResult:
-    """Result of a benchmark. metrics: by "<protocol>/<figure>", the headlines first in each. failure: why there is no
-    reply at all, "" when there is one.
+    """Result of a task. metrics: by "<protocol>/<figure>", the headlines first in each; baselines: by the same names.
+    failure: why there is no reply at all, "" when there is one.
     """
 
     task: str
@@ -34,6 +44,9 @@ class TaskResult:
     status: dict[str, dict[str, float]]  # protocol -> share of replies of every status
     replies: int
     complete: bool = True  # everything was asked and scored
+    whole: bool = False  # the questions are all that were published
+    shares: bool = False  # every figure with an interval is a share from 0 to 1
+    baselines: dict[str, Baseline] = field(default_factory=dict)
     failure: str = ""
     files: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
@@ -66,8 +79,9 @@ def protocols(config: EvaluateConfig) -> tuple[ProtocolName, ...]:
 
 
 def requests_of(task: Task, data: Data, config: EvaluateConfig) -> dict[ProtocolName, list[Request]]:
-    """Return the prompts of each protocol that is asked for, the first `config.limit` of them."""
-    found = {name: task.requests(data, name, config.seed)[: config.limit or None] for name in protocols(config)}
+    """Return the first `config.limit` prompts of each protocol that is asked for and that the task has."""
+    each = {name: task.requests(data, name, config.seed)[: config.limit or None] for name in protocols(config)}
+    found = {name: requests for name, requests in each.items() if requests}
     if config.answer_mode == "reference" and "social_r1" in found:  # the mode stays with the samples for score.py
         found["social_r1"] = [replace(one, meta={**one.meta, "answer_mode": "reference"}) for one in found["social_r1"]]
     return found
@@ -99,7 +113,12 @@ def run_task(
         scored += [(protocol, one) for one in found]
     if config.log_samples or config.predict_only:
         rows = (json.dumps(finite(sample_row(name, protocol, one)), ensure_ascii=True) for protocol, one in scored)
-        write_whole(Path(config.output) / f"samples_{name}.jsonl", "".join(f"{row}\n" for row in rows))
+        write_whole(Path(config.output) / samples_name(name), "".join(f"{row}\n" for row in rows))
+    baselines = {
+        f"{protocol}/{key}": one
+        for protocol, requests in asked.items()
+        for key, one in (task.baselines(requests) if task.baselines and metrics else {}).items()
+    }
     lost = [one.reply for _, one in scored if one.reply.finish_reason in FAILED]
     notes, why = list(data.notes), ""
     if lost:
@@ -116,9 +135,13 @@ def run_task(
         status=status,
         replies=len(scored),
         complete=not lost,
+        whole=data.whole,
+        shares=True,
+        baselines=baselines,
         failure=why if len(lost) == len(scored) else "",
         files=dict(data.files),
         notes=notes,
+        details={"baselines": {key: one._asdict() for key, one in baselines.items()}} if baselines else {},
         seconds=time.perf_counter() - started,
     )
 

@@ -59,13 +59,25 @@ class Metric(NamedTuple):
     n: int
 
 
+class Baseline(NamedTuple):
+    """What a figure is read beside: guessing, and the best rule of the audit (`data/audit.py`) with its accuracy."""
+
+    chance: float
+    rule: str
+    accuracy: float
+
+
 @dataclass(frozen=True, kw_only=True)
 class Data:
-    """A benchmark's items as its file has them, the files with their SHA-256, and remarks for the results."""
+    """A benchmark's items as its file has them, the files with their SHA-256, and remarks for the results.
+
+    `whole`: no published question is missing, so that published figures are over the same ones.
+    """
 
     items: Sequence[Mapping[str, Any]]
     files: Mapping[str, str]
     notes: tuple[str, ...] = ()
+    whole: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +91,7 @@ class Task:
     metrics: (all graded requests of one reply each, protocol) -> figures by name; the first one is the headline.
     embedded: (graded requests of the official protocol, embedder of `embedding_model`) -> (the same with the grades
         that only an embedder can give, further figures); called before `metrics` where it is installed.
+    baselines: the prompts that are asked -> baselines by figure; for figures that have some.
     """
 
     name: str
@@ -91,6 +104,7 @@ class Task:
     metrics: Callable[[Sequence[Graded], ProtocolName], dict[str, Metric]]
     embedding_model: str = ""
     embedded: Callable[[Sequence[Graded], Embedder], tuple[list[Graded], dict[str, Metric]]] | None = None
+    baselines: Callable[[Sequence[Request]], dict[str, Baseline]] | None = None
 
 
 def mean_metric(values: Sequence[float], clusters: Sequence[str] | None = None) -> Metric:

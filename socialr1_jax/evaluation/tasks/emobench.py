@@ -33,6 +33,7 @@ from socialr1_jax.evaluation.tasks.fields import letter_of, text, texts
 from socialr1_jax.evaluation.tasks.files import check_sums, find_file, read_jsonl
 from socialr1_jax.files import sha256
 
+_WHOLE = 800
 _SUMS = {
     "EU.jsonl": "60140a7617779bdb496cd50dcebaf33037c39c65821ae300a6a24a72fd7c7037",
     "EA.jsonl": "344c84913ed4adc9f26261a03cc4ddbecceeef4fcb8f77ab0405f8a63e8a4628",
@@ -80,7 +81,7 @@ def load(folder: Path) -> Data:
                 raise BenchmarkError(f"{where}: qid {key[1]} is there twice in {key[0]}")
             seen.add(key)
             items.append({"part": part, **row})
-    return Data(items=items, files=files, notes=check_sums(files, _SUMS))
+    return Data(items=items, files=files, notes=check_sums(files, _SUMS), whole=len(items) == _WHOLE)
 
 
 def _check(row: Any, part: str, where: str) -> None:

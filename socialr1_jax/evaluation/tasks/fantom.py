@@ -68,7 +68,8 @@ def load(folder: Path) -> Data:
         )
     if not embeddings.installed():
         notes.append(f"without belief_dist, ALL* and the orders: {embeddings.FANTOM_MODEL} needs sentence-transformers")
-    return Data(items=items, files=files, notes=tuple(filter(None, (*notes, *check_sums(files, _SUMS)))))
+    notes += check_sums(files, _SUMS)
+    return Data(items=items, files=files, notes=tuple(filter(None, notes)), whole=len(items) >= _SETS)
 
 
 def _check(item: Any, where: str) -> None:

@@ -84,7 +84,7 @@ def load(folder: Path) -> Data:
     items.sort(key=lambda item: (item["deception"], item["story_length"], item["place"], item["question_order"]))
     files = {path.name: sha256(path)}
     notes = [f"{len(items)} of {_WHOLE} CoTP questions"] if len(items) != _WHOLE else []
-    return Data(items=items, files=files, notes=(*notes, *check_sums(files, _SUMS)))
+    return Data(items=items, files=files, notes=(*notes, *check_sums(files, _SUMS)), whole=not notes)
 
 
 def _item(row: Mapping[str, Any], where: str) -> dict[str, Any]:

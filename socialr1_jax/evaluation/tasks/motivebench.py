@@ -75,7 +75,7 @@ def load(folder: Path) -> Data:
             items.append({"source": source, **row})
         if len(rows) < whole:
             notes.append(f"{source}: {len(rows)} of {whole} scenarios")
-    return Data(items=items, files=files, notes=(*notes, *check_sums(files, _SUMS)))
+    return Data(items=items, files=files, notes=(*notes, *check_sums(files, _SUMS)), whole=not notes)
 
 
 def _check(row: Any, where: str) -> None:

@@ -75,12 +75,13 @@ def load(folder: Path) -> Data:
         if len(rows) != _WHOLE:
             notes.append(f"{name}: {len(rows)} of {_WHOLE} questions")
     items = [row for story in by_story.values() for row in story]
+    whole = not notes
     notes += check_sums(files, _SUMS)
     notes.append(
         f"ours/aware and ours/unaware are {CONTROL_STORIES} generated stories each, no part of SimpleToM: in the first "
         "the character knows, which is never so in SimpleToM"
     )
-    return Data(items=[*items, *_controls()], files=files, notes=tuple(notes))
+    return Data(items=[*items, *_controls()], files=files, notes=tuple(notes), whole=whole)
 
 
 def _story_id(row: Any, kind: str, where: str) -> str:

@@ -58,7 +58,7 @@ def load(folder: Path) -> Data:
         items.append({**row, "number": number, "label": label})
     files = {path.name: sha256(path) for path in (questions, labels_file)}
     notes = [f"{len(items)} of {_WHOLE} questions"] if len(items) != _WHOLE else []
-    return Data(items=items, files=files, notes=(*notes, *check_sums(files, _SUMS)))
+    return Data(items=items, files=files, notes=(*notes, *check_sums(files, _SUMS)), whole=not notes)
 
 
 def requests(data: Data, protocol: ProtocolName, seed: int) -> list[Request]:

@@ -97,7 +97,7 @@ def load(folder: Path) -> Data:
     ids = [question["q_id"] for item in items for name, _ in CATEGORIES.values() for question in item[name]]
     if twice := sorted(name for name, times in Counter(ids).items() if times > 1):
         raise BenchmarkError(f"{folder}: question ids that are there twice: {', '.join(twice[:5])}")
-    return Data(items=items, files=files, notes=(*notes, *check_sums(files, _SUMS)))
+    return Data(items=items, files=files, notes=(*notes, *check_sums(files, _SUMS)), whole=not notes)
 
 
 def _check(row: Any, where: str) -> None:

@@ -45,6 +45,7 @@ TASKS = (
 GROUPS = ("emotion", "desire", "intention", "knowledge", "belief", "non-literal communication")
 TRIES = 5
 
+_WHOLE = 2860
 _SUMS = {name: digest for digest, name in EVALUATION_SETS["ToMBench"].items()}
 _FILES = (*(f"{task}.jsonl" for task in TASKS), *sorted(set(_SUMS) - {f"{task}.jsonl" for task in TASKS}))
 _LANGUAGES = ("en", "zh")
@@ -90,7 +91,7 @@ def load(folder: Path) -> Data:
             abilities = _abilities(text(row, _ABILITY, where), where)
             item = {"task": name.removesuffix(".jsonl"), "number": number, "abilities": abilities}
             items.append(item | {language: _question(row, language, where) for language in _LANGUAGES})
-    return Data(items=items, files=files, notes=check_sums(files, _SUMS))
+    return Data(items=items, files=files, notes=check_sums(files, _SUMS), whole=len(items) == _WHOLE)
 
 
 def _question(row: Mapping[str, Any], language: str, where: str) -> dict[str, Any]:

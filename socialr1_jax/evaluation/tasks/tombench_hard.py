@@ -72,7 +72,7 @@ def load(folder: Path, columns: Mapping[str, str | Sequence[str]] | None = None)
     notes = [f"columns read from {path.name}: " + "; ".join(f"{k} = {', '.join(v)}" for k, v in (places or {}).items())]
     if len(items) != _WHOLE:
         notes.append(f"{len(items)} questions, not the {_WHOLE} of the held-out set: figures do not compare with it")
-    return Data(items=items, files={path.name: sha256(path)}, notes=tuple(notes))
+    return Data(items=items, files={path.name: sha256(path)}, notes=tuple(notes), whole=len(items) == _WHOLE)
 
 
 def _data_file(folder: Path) -> Path:

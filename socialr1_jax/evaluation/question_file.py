@@ -1,0 +1,170 @@
+"""Questions of the user's own as a task: the prompt of training, accuracy, of twins and by column, beside baselines."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from socialr1_jax.command_line import scalar_text
+from socialr1_jax.data.audit import audit_examples, question_type
+from socialr1_jax.data.examples import Example, read_examples
+from socialr1_jax.data.prompts import PromptWriter
+from socialr1_jax.data.question_sources import open_questions
+from socialr1_jax.data.tables import nearest
+from socialr1_jax.data.twins import twin_groups, twin_name
+from socialr1_jax.evaluation.card import card_grade, card_request
+from socialr1_jax.evaluation.task import (
+    Baseline,
+    BenchmarkError,
+    Data,
+    Grade,
+    Graded,
+    Metric,
+    ProtocolName,
+    Request,
+    Task,
+    accuracy,
+    mean_metric,
+)
+from socialr1_jax.evaluation_config import EvaluateConfig, task_name
+from socialr1_jax.files import sha256
+from socialr1_jax.terminal import printable
+
+_TYPE = "type"
+_MOST_VALUES = 100  # of a column; one with more tells questions apart and groups nothing
+
+
+def open_questions_task(source: str, config: EvaluateConfig) -> tuple[Task, Data]:
+    """Read a question file, or generated stories, as a task with its data.
+
+    Args:
+        source: a file, or `stories:[heldout:]COUNT[:SEED]`.
+        config: `columns`, `where` and `first_label` are those of `read_examples`, `prompt` and `system` those of
+            `PromptWriter`; `by` names the columns to give the accuracy by, none takes `type` where there is one.
+
+    Raises:
+        DataError: a file that cannot be read, or rows that are no questions.
+        BenchmarkError: a column of `by` that is not there, or has more than 100 values.
+        ValueError: a prompt template that cannot be read or fails.
+    """
+    generated = source.startswith("stories:")
+    if generated:
+        examples = list(open_questions([source]))
+    else:
+        examples = read_examples(source, columns=config.columns, where=config.where, first_label=config.first_label)
+    if config.prompt or config.system:
+        examples = list(map(PromptWriter(config.prompt, config.system), examples))
+    by = config.by_columns
+    groups = [_groups(example, by or (_TYPE,)) for example in examples]
+    for column in by:
+        values = {group[column] for group in groups if column in group}
+        if not values:
+            known = dict.fromkeys(name for example in examples for name in example.meta)
+            raise BenchmarkError(f"by: {source} has no column {column!r}{nearest(column, known)}")
+        if len(values) > _MOST_VALUES:
+            raise BenchmarkError(
+                f"by: column {column!r} of {source} has {len(values)} values, more than {_MOST_VALUES}; choose another"
+            )
+    items = [{"example": one, "by": group} for one, group in zip(examples, groups, strict=True)]
+    files = {} if generated else {Path(source).name: sha256(Path(source))}
+    return questions_task(task_name(source), {one.id: one for one in examples}), Data(items=items, files=files)
+
+
+def questions_task(name: str, examples: Mapping[str, Example] | None = None) -> Task:
+    """Return the task of a question file; without its questions, by id, it can score samples again."""
+
+    def baselines(requests: Sequence[Request]) -> dict[str, Baseline]:
+        return _baselines([(examples[one.id], one.meta["by"]) for one in requests]) if examples else {}
+
+    return Task(
+        name=name,
+        title=name,
+        source="questions of your own",
+        licence="yours",
+        load=_is_opened,
+        requests=_requests,
+        grade=_grade,
+        metrics=_metrics,
+        baselines=baselines,
+    )
+
+
+def _is_opened(folder: Path) -> Data:
+    raise BenchmarkError("a question file is opened by its path, not below data_dir")
+
+
+def _groups(example: Example, by: Sequence[str]) -> dict[str, str]:
+    """Return the value of each column that the question has; the column `type` also where a layout tells the type."""
+    found = {name: question_type(example) if name == _TYPE else scalar_text(example.meta.get(name)) for name in by}
+    return {name: printable(value, 100) for name, value in found.items() if value}
+
+
+def _requests(data: Data, protocol: ProtocolName, seed: int) -> list[Request]:
+    return [] if protocol == "official" else [_request(item["example"], item["by"]) for item in data.items]
+
+
+def _request(example: Example, by: Mapping[str, str]) -> Request:
+    request = card_request(
+        id=example.id,
+        item=cluster_name(example),
+        story=example.story,
+        question=example.question,
+        options=example.options,
+        gold=example.answer,
+        meta={"by": dict(by), "twin_id": twin_name(example)},
+    )
+    return replace(request, messages=example.messages) if example.messages else request
+
+
+def cluster_name(example: Example) -> str:
+    """Return what questions that belong together share, as in the audit: their twins, else their story."""
+    return twin_name(example) or example.meta.get("story_id") or example.story or example.question
+
+
+def _grade(request: Request, protocol: ProtocolName, reply: str) -> Grade:
+    return card_grade(request, reply)
+
+
+def _metrics(graded: Sequence[Graded], protocol: ProtocolName) -> dict[str, Metric]:
+    """Accuracy; of groups of twins, all of a group right; by each value of each column."""
+    found = {"accuracy": accuracy(graded)}
+    twins: dict[str, list[float]] = {}
+    groups: dict[tuple[str, str], list[Graded]] = {}
+    for one in graded:
+        if name := one.request.meta["twin_id"]:
+            twins.setdefault(name, []).append(one.grade.value)
+        for group in one.request.meta["by"].items():
+            groups.setdefault(group, []).append(one)
+    if whole := [float(np.prod(values)) for values in twins.values() if len(values) > 1]:
+        found["pair_accuracy"] = mean_metric(whole)
+    columns = list(dict.fromkeys(column for column, _ in groups))
+    ordered = sorted(groups, key=lambda group: (columns.index(group[0]), group[1]))
+    return found | {_figure(*group): accuracy(groups[group]) for group in ordered}
+
+
+def _figure(column: str, value: str) -> str:
+    return f"accuracy/{column}={value}"
+
+
+def _baselines(asked: Sequence[tuple[Example, Mapping[str, str]]]) -> dict[str, Baseline]:
+    """Return the audit's best rule of each figure, without rules that are trained; {} where one has no options."""
+    examples = [example for example, _ in asked]
+    if not all(example.options for example in examples):
+        return {}
+    audit = audit_examples(examples, learned=False)
+    found = {"accuracy": _baseline(audit)}
+    if twin_groups(enumerate(examples)):
+        found["pair_accuracy"] = _baseline(audit["pair"])
+    for column in dict.fromkeys(name for _, by in asked for name in by):
+        typed = [replace(example, meta={**example.meta, _TYPE: by[column]}) for example, by in asked if column in by]
+        parts = audit_examples(typed, learned=False)["by_type"]
+        found |= {_figure(column, value): _baseline(part) for value, part in parts.items()}
+    return found
+
+
+def _baseline(part: Mapping[str, Any]) -> Baseline:
+    return Baseline(part["chance"], part["best_rule"] or "", part["best_rule_accuracy"] or 0.0)
