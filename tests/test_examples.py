@@ -98,7 +98,7 @@ def test_options_that_cannot_be_read(value):
     ],
 )
 def test_gold_as_letter_text_or_number(answer, letter):
-    assert gold_letter(answer, ("Anna", "Ben")) == letter
+    assert gold_letter(answer, ("Anna", "Ben"), 0) == letter
 
 
 @pytest.mark.parametrize(
@@ -129,7 +129,7 @@ def test_a_number_counts_from_the_first_label_unless_it_is_an_option(answer, opt
 )
 def test_gold_that_is_no_option_or_two(answer, options, message):
     with pytest.raises(ValueError, match=message):
-        gold_letter(answer, options)
+        gold_letter(answer, options, 0)
 
 
 # --------------------------------------------------------------------------------------------------------------- files

@@ -380,10 +380,11 @@ def _split_options(text: str) -> list[str]:
     return [*parts, text[start:].strip(_EDGES)]
 
 
-def gold_letter(answer: str, options: tuple[str, ...], first_label: int = 0) -> str:
+def gold_letter(answer: str, options: tuple[str, ...], first_label: int | None = None) -> str:
     """The letter of a gold answer: a letter ("B", "b", "B.", "(B)"), an option's text, both ("B. text"), or a number.
 
-    ``first_label`` is the number of the first option. A text that is an option counts as that, and not as a number.
+    ``first_label`` is the number of the first option, None where numbers are no labels. A text that is an option counts
+    as that, and not as a number.
     Raises ValueError when it is none of the options, or more than one.
     """
     answer = answer.strip()
@@ -396,13 +397,13 @@ def gold_letter(answer: str, options: tuple[str, ...], first_label: int = 0) -> 
         said = not rest and (match[1] == letter or not letters)  # "a" may be the text of an option
         if position < len(options) and (said or (rest and options[position] == rest)):
             letters.add(letter)
-    number = re.fullmatch(r"(\d{1,2})(?:\.0)?", answer)  # tables with gaps hold 1.0
-    if number and not letters and 0 <= int(number[1]) - first_label < len(options):
+    number = re.fullmatch(r"(\d{1,2})(?:\.0)?", answer)  # a table with gaps holds 1.0
+    if number and first_label is not None and not letters and 0 <= int(number[1]) - first_label < len(options):
         return LETTERS[int(number[1]) - first_label]
     if len(letters) > 1:
         raise ValueError(f"the gold answer {shown(answer)} is more than one option ({', '.join(sorted(letters))})")
     if not letters:
-        base = f"; numbers count from {first_label}, see data.first_label" if number else ""
+        base = f"; numbers count from {first_label}, see data.first_label" if number and first_label is not None else ""
         raise ValueError(
             f"the gold answer {shown(answer)} is not among the {len(options)} options "
             f"({printable('; '.join(options), 200)}){base}"
