@@ -407,7 +407,7 @@ def test_rows_that_are_dropped_are_counted(run, tmp_path):
     rows = [QUESTION, QUESTION | {"answer": "C"}, QUESTION]
     (tmp_path / "questions.jsonl").write_text("\n".join(map(json.dumps, rows)))
     source = f"data.train={tmp_path / 'questions.jsonl'}"
-    status, lines, _ = run(source, "data.holdout=1", "data.allow_bad_rows=true", "data.eval=stories:8")
+    status, lines, _ = run(source, "data.allow_bad_rows=true", "data.eval=stories:8")
     assert status == 0
     assert "2 questions, 1 bad rows are dropped" in one(lines, "data.train", "ok")
     assert "stories:8: 8 questions" in one(lines, "data.eval", "ok")

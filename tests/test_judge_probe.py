@@ -25,7 +25,8 @@ def fault(monkeypatch, caplog):
         assert found.isprintable()
         assert not found or address in found
         assert SECRET not in found
-        assert not caplog.records
+        # Other tests of the process may have lowered the level of all logs.
+        assert not [record for record in caplog.records if record.name.startswith("socialr1_jax")]
         return found
 
     return call

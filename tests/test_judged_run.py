@@ -31,10 +31,12 @@ def whatever_is_said_is_thoughts(monkeypatch):
     monkeypatch.setenv("JUDGE_KEY", "secret-of-the-test")
 
 
-def judged(start: RunConfig, folder: Path, server: JudgeServer, steps: int = 4, **rewards: object) -> RunConfig:
+def judged(
+    start: RunConfig, folder: Path, server: JudgeServer, steps: int = 4, call_timeout: float = 1.5, **rewards: object
+) -> RunConfig:
     structure = {
         "judge": "endpoint", "model": "judge", "base_url": server.base_url, "api_key_env": "JUDGE_KEY",
-        "call_timeout": 1.5, "retries": 0, "deadline": 20.0,
+        "call_timeout": call_timeout, "retries": 0, "deadline": 20.0,
     }  # fmt: skip
     return changed(start, folder, steps=steps, rewards=rewards | {"structure": structure})
 
@@ -76,7 +78,7 @@ def test_a_dead_judge_stops_the_run_and_it_goes_on_when_the_judge_is_back(start,
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
     with JudgeServer(seed=1) as server:
-        config = judged(start, tmp_path / "run", server, steps=6, most_unscorable=0.3, unscorable_window=4)
+        config = judged(start, tmp_path / "run", server, 6, call_timeout=20.0, most_unscorable=0.3, unscorable_window=4)
         save_config(config, tmp_path / "config.yaml")
         arguments = ["--config", str(tmp_path / "config.yaml")]
         server.plan, server.faults = ["ok"], {"503": 1.0}  # it dies after the sample before the run
