@@ -3,7 +3,6 @@
 import json
 import math
 import re
-from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -20,7 +19,7 @@ from socialr1_jax.rewards import RewardTerms
 from socialr1_jax.rewards import truth_watch as module
 from socialr1_jax.rewards.scorer import Scorer
 from socialr1_jax.rewards.truth_watch import TruthWatch
-from socialr1_jax.training import grpo
+from socialr1_jax.training import grpo, rollouts, validation
 
 EXAMPLES = {
     example.id: example
@@ -242,15 +241,15 @@ def test_a_run_whose_content_model_pays_for_length_warns(start, tmp_path, monkey
 
     finished: list[int] = []
 
-    def decoded(tokenizer: object, completions: Sequence[object]) -> list[str]:
-        if len(completions) == 16:
-            finished.append(len(finished))
-        return [texts[place] for place in range(len(completions))]
+    def sampled(*args: object, **kwargs: object) -> tuple[list, list[str]]:
+        completions, _ = validation.sample_and_submit(*args, **kwargs)
+        finished.append(len(finished))
+        return completions, [texts[place] for place in range(len(completions))]
 
     config = changed(start, tmp_path, steps=steps, rewards={"preset": "full", "content": {"model": "length"}})
     padded = Padded(config.rewards, lambda batch: [len(thoughts) / 500 for _, _, thoughts in batch])
     monkeypatch.setattr(grpo, "make_scorer", lambda *_: padded)
-    monkeypatch.setattr(grpo, "decode_responses", decoded)
+    monkeypatch.setattr(rollouts, "sample_and_submit", sampled)
     assert grpo.train_grpo(config)
     output = capsys.readouterr()
     assert len(re.findall(r"step \d+: content\s+has\s+risen", output.out + output.err)) == 1
