@@ -17,8 +17,10 @@ _BEGIN = b'{"id": "stories-'
 
 def write_stories(examples: Sequence[Example], file: Path) -> None:
     """Write the examples as a question file (JSON lines). Raises OSError as writing does."""
-    lines = (json.dumps(asdict(example) | {"meta": dict(example.meta)}) + "\n" for example in examples)
-    write_whole(file, "".join(lines))
+    rows = [asdict(example) | {"meta": dict(example.meta)} for example in examples]
+    for row in rows:
+        del row["messages"]  # the card's prompt, which is made of the other fields
+    write_whole(file, "".join(json.dumps(row) + "\n" for row in rows))
 
 
 def write_generated(config: MakeStoriesConfig) -> int:
