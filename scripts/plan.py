@@ -1,4 +1,4 @@
-"""What a run needs on accelerators that are not here: memory, traffic between devices, least and expected time.
+"""Compute what a run needs on accelerators that are not here: memory, traffic, shortest and expected time.
 
     python scripts/plan.py --config configs/socialr1_8b_a100x8.yaml --topology a100-80gb:8
 

@@ -18,7 +18,7 @@ from socialr1_jax.terminal import print_error, print_line, run_script
 
 
 def check_questions(config: RunConfig) -> None:
-    """Print what the run would understand of its questions. Raise ValueError where it would."""
+    """Print how the run would read its questions. Raise ValueError where the run would stop."""
     from socialr1_jax.training.doctor import data
     from socialr1_jax.training.doctor.line import NotChecked
     from socialr1_jax.training.doctor.model import local
@@ -32,7 +32,7 @@ def check_questions(config: RunConfig) -> None:
         return
     questions, sets = read_run_questions(config)
     lines = understood(questions, sets)
-    if (folder := local(config.model.path)) and config.model.path:
+    if config.model.path and (folder := local(config.model.path)):
         from socialr1_jax.tokenizer_files import load_tokenizer
 
         lines += first_prompt(questions, load_tokenizer(folder))

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 
 class Names(NamedTuple):
-    """What a setting of ours is called elsewhere. other: short names in use; note: how the value differs."""
+    """Names of one of our settings elsewhere. other: short names in use; note: how the value differs."""
 
     ours: str
     trl: tuple[str, ...] = ()

@@ -26,7 +26,7 @@ class Need(NamedTuple):
     values: tuple[Any, ...] = ()
 
     def is_met(self, value: Any) -> bool:
-        """Whether the field counts while the other one has this value."""
+        """Return whether the field counts while the other one has this value."""
         return value in self.values if self.values else bool(value)
 
 
@@ -75,7 +75,7 @@ def _needs(config_class: type[BaseModel], prefix: str = "") -> Iterator[Need]:
 
 
 def _default(config_class: type[BaseModel], name: str) -> Any:
-    """The default of a dotted name, as the innermost class or the section above it gives it."""
+    """Return the default of a dotted name."""
     first, _, rest = name.partition(".")
     field = config_class.model_fields[first]
     value = None if field.is_required() else field.get_default(call_default_factory=True)

@@ -14,7 +14,7 @@ import numpy as np
 from socialr1_jax.data.examples import Example
 from socialr1_jax.data.question_sources import Questions
 from socialr1_jax.data.shortcut_rules import FOLDS, constant_rule, fixed_rules, gold, learned_rules, question_form
-from socialr1_jax.data.twins import twin_name
+from socialr1_jax.data.twins import cluster_name, twin_name
 from socialr1_jax.intervals import interval
 
 SHORTCUTS = "shortcuts.json"  # the audit of a run's questions, in its folder
@@ -50,7 +50,7 @@ def audit_examples(examples: Iterable[Example], *, learned: bool = True) -> dict
     examples = [example for example in examples if example.options]
     if not examples:
         return _figures({}, np.zeros(0), np.zeros(0, int)) | {"mentioned": 0, "by_type": {}, "pair": _pair({}, [], [])}
-    stories_q = _numbered([_story_key(example) for example in examples])
+    stories_q = _numbered([cluster_name(example) for example in examples])
     chance_q = np.array([1 / len(example.options) for example in examples])
     rules, mentioned_q = fixed_rules(examples)
     if stories_q.max() + 1 >= FOLDS:
@@ -173,13 +173,6 @@ def _groups(examples: Sequence[Example]) -> list[list[int]]:
         return len({examples[place].options[gold(examples[place])] for place in group}) > 1
 
     return [group for key, group in groups.items() if len(group) > 1 and (key[0] == "twins" or differ(group))]
-
-
-def _story_key(example: Example) -> tuple[str, str]:
-    """Return what questions that hang together share: twins, or the story."""
-    if twin := twin_name(example):
-        return ("twins", twin)
-    return ("story", example.meta.get("story_id") or example.story or example.question)
 
 
 def _numbered(keys: Sequence[Any]) -> np.ndarray:

@@ -176,17 +176,19 @@ def telling_of(example: Example) -> Telling:
 
 
 def egocentric(example: Example) -> Example:
-    """The example with thoughts and answer of one who takes the person asked about to know where the thing really is.
+    """Return the example as somebody answers it who thinks that everybody knows where the thing is.
 
     A question that asks for no view of a place stays as it is. Raises ValueError as `telling_of` does.
     """
     one = telling_of(example)
+    if not one.question.about:
+        return example
     world = replace(one.script).play()  # one of its own, to be changed
     for chain in world.minds:
         if chain[-1] == one.question.about:
             world.minds[chain] = world.facts
     question = ask(one.script, world, one.question_type)
-    if not one.question.about or question is None:
+    if question is None:
         return example
     thoughts = write_trace(one.script, world, question, one.options, egocentric=True)
     return replace(example, answer=LETTERS[one.options.index(question.gold)], thoughts=thoughts)

@@ -230,7 +230,7 @@ class RowParser:
 
     @property
     def reading(self) -> str:
-        """Which fields came from which columns of the rows so far, and the columns that no field came from."""
+        """Describe which column each field was read from, and which columns were not read."""
         found = [places for places in self._places.values() if isinstance(places, _Places)]
         columns: dict[str, tuple[str, ...]] = {}
         for places in found:

@@ -41,7 +41,7 @@ class Draft:
 
     @property
     def order(self) -> int:
-        """How deep the minds need to be simulated for the answer."""
+        """Return the depth to which minds must be simulated for this type of question."""
         return {"second_order_belief": 2, "third_order_belief": 3}.get(self.question_type, 1)
 
 
@@ -300,7 +300,7 @@ def _witnesses(
 
 
 def in_fair_order(script: Script) -> bool:
-    """Whether two witnesses return in the order in which they leave.
+    """Return whether two witnesses come back in the order in which they left.
 
     So one who alone saw the event is the first to leave and to return in half of the stories, back before it, and the
     last in the other half: the order tells nothing. With free returns the last one would tend to have missed the event.

@@ -76,7 +76,7 @@ class Script:
         return tuple(person for person in self.people if person not in self.absent)
 
     def play(self) -> World:
-        """The world after the last event, the same object each time, not to be changed.
+        """Return the world after the last event: the same object each time, so do not change it.
 
         Raises ImpossibleEvent when the order of events makes no sense.
         """
@@ -90,7 +90,7 @@ class Script:
         return world
 
     def views(self, person: str) -> list[str | None]:
-        """Where the person thinks that the thing is, after each event; None for no idea."""
+        """Return where the person thinks the thing is after each event; None for no idea."""
         world = World(self.people, absent=self.absent, order=1)
         views = []
         for event in self.events:

@@ -17,7 +17,7 @@ from socialr1_jax.data.world import Fact, Witnessed, World
 def write_trace(
     script: Script, world: World, question: Question, options: tuple[str, ...], *, egocentric: bool = False
 ) -> str:
-    """The four stages, one line each: what happened and who saw it, who thinks what, what is asked, each option.
+    """Write the four stages, a line each: the events and who saw them, who thinks what, the question, each option.
 
     An egocentric trace takes the person asked about to know every step of the thing.
     """
@@ -145,7 +145,7 @@ def _interpret(script: Script, world: World, question: Question, egocentric: boo
 
 
 def _view(script: Script, world: World, person: str, saw: bool) -> str:
-    """What the person thinks in the end: from the last step, by hearsay, from a look into the place, or from before."""
+    """Say what the person thinks at the end, and how they know: by sight, by hearsay, by a look, or from before."""
     fact: Fact = ("place", script.thing)
     place, source = world.thinks(person, fact), world.learned_by(person, fact)
     if saw:

@@ -26,6 +26,13 @@ def twin_name(example: Example) -> str:
     return "" if name.lower() == "nan" else name  # a table writes "nan" for none
 
 
+def cluster_name(example: Example) -> str:
+    """Return the name shared by questions that are not independent: of their twins, else of their story."""
+    if name := twin_name(example):
+        return f"twins {name}"
+    return example.meta.get("story_id") or example.story or example.question
+
+
 def whole_groups(order: Iterable[int], groups: Sequence[Sequence[int]], count: int) -> list[int]:
     """Return the first `count` places of `order` with each group of twins whole.
 

@@ -13,10 +13,9 @@ from typing import Any, NamedTuple
 
 from socialr1_jax.accuracy import baseline_figures
 from socialr1_jax.data.examples import Example
-from socialr1_jax.data.twins import twin_name
+from socialr1_jax.data.twins import cluster_name, twin_name
 from socialr1_jax.evaluation.audit_files import in_headline
 from socialr1_jax.evaluation.card import card_example
-from socialr1_jax.evaluation.question_file import cluster_name
 from socialr1_jax.evaluation.task import Request, mean_metric
 from socialr1_jax.files import read_json
 from socialr1_jax.intervals import around, share_interval, sign_flip_p
@@ -407,6 +406,8 @@ def _part_lines(name: str, found: Mapping[str, Any]) -> list[str]:
     )
     for one in changed[:_SHOWN]:
         answers = f"{_shown(one['answer_a'])} -> {_shown(one['answer_b'])}, gold {_shown(one['gold'])}"
+        if one["answer_a"] == one["answer_b"]:  # the most frequent answer stayed; how often it came did not
+            answers += f", right in {one['value_a']:.0%} -> {one['value_b']:.0%} of the replies"
         lines.append(f"    {printable(one['id'], 60)}: {one['change']}, {answers}: {printable(one['question'], 100)}")
     if len(changed) > _SHOWN:
         lines.append(f"    ... and {len(changed) - _SHOWN} more (--output has all)")

@@ -15,7 +15,7 @@ from socialr1_jax.data.examples import Example, read_examples
 from socialr1_jax.data.prompts import PromptWriter
 from socialr1_jax.data.question_sources import open_questions
 from socialr1_jax.data.tables import nearest
-from socialr1_jax.data.twins import twin_groups, twin_name
+from socialr1_jax.data.twins import cluster_name, twin_groups, twin_name
 from socialr1_jax.evaluation.card import card_grade, card_request
 from socialr1_jax.evaluation.task import (
     Baseline,
@@ -118,11 +118,6 @@ def _request(example: Example, by: Mapping[str, str]) -> Request:
         meta={"by": dict(by), "twin_id": twin_name(example)},
     )
     return replace(request, messages=example.messages) if example.messages else request
-
-
-def cluster_name(example: Example) -> str:
-    """Return what questions that belong together share, as in the audit: their twins, else their story."""
-    return twin_name(example) or example.meta.get("story_id") or example.story or example.question
 
 
 def _grade(request: Request, protocol: ProtocolName, reply: str) -> Grade:

@@ -60,7 +60,7 @@ class Metric(NamedTuple):
 
 
 class Baseline(NamedTuple):
-    """What a figure is read beside: guessing, and the best rule of the audit (`data/audit.py`) with its accuracy."""
+    """Chance, and the best rule of the audit (`data/audit.py`) with its accuracy, shown beside a figure."""
 
     chance: float
     rule: str

@@ -43,7 +43,7 @@ _OWN_FIX = "look at the server's log, and correct rewards.structure by it"
 
 
 class Sampled(NamedTuple):
-    """What came of a sample: its grade, or NaN with the fault and its fix, in one line each."""
+    """Grade of a sample, or NaN with the fault and its fix, one line each."""
 
     score: float
     fault: str = ""
