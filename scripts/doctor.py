@@ -8,12 +8,14 @@ A line a check, with what to do beneath it. Exit status 1 when there is a proble
 from __future__ import annotations
 
 from socialr1_jax.config import parse_args
+from socialr1_jax.startup import take_memory
 from socialr1_jax.terminal import run_script
 from socialr1_jax.training.doctor import DoctorConfig, examine_apart, say_sum, show
 
 
 def main(argv: list[str] | None = None) -> int:
     config = parse_args(DoctorConfig, argv, description="Check the environment of a run, and say how to correct it.")
+    take_memory()
     lines = []
     try:
         for line in examine_apart(config):

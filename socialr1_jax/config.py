@@ -26,6 +26,7 @@ from socialr1_jax.command_line import (
 )
 from socialr1_jax.objective import Objective
 from socialr1_jax.reward_config import ContentConfig, RewardConfig, Schedule, StructureConfig
+from socialr1_jax.startup import GPU_MEMORY
 from socialr1_jax.story_config import StoryConfig
 from socialr1_jax.unused_settings import Need
 
@@ -353,7 +354,7 @@ class PlanConfig(RunConfig):
         0, ge=0, description="mean tokens of a response that times are told for; 0 = all have max_new_tokens"
     )
     memory_fraction: Real = Field(
-        0.92, gt=0, le=1, description="share of a device's memory that the run may take; the rest is the driver's"
+        GPU_MEMORY, gt=0, le=1, description="share of a device's memory that the run may take; the rest is the driver's"
     )
 
 

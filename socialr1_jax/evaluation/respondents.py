@@ -57,7 +57,7 @@ class LocalModel:
 
         from socialr1_jax.hf import load_hf
         from socialr1_jax.mesh import make_mesh
-        from socialr1_jax.models.attention import attention_backend
+        from socialr1_jax.models.attention_trial import working_attention
         from socialr1_jax.sampling import Engine
         from socialr1_jax.sampling.text import stop_token_ids
         from socialr1_jax.tokenizer_files import load_tokenizer
@@ -86,7 +86,7 @@ class LocalModel:
             config=model.config,
             num_tokens=model.num_tokens,
             dtype=config.dtype,
-            backend=attention_backend("auto", config.dtype, jax.default_backend()),
+            backend=working_attention("auto", config.dtype),
             share_prefixes=config.share_prefixes,
             max_rows=_rows() if config.batch_size == "auto" else int(config.batch_size),
         )

@@ -22,7 +22,7 @@ from socialr1_jax.hf import load_hf
 from socialr1_jax.interrupt import NEVER
 from socialr1_jax.mesh import fetch, row_shards
 from socialr1_jax.models.arithmetic import Arithmetic, Cost
-from socialr1_jax.models.attention import attention_backend
+from socialr1_jax.models.attention_trial import working_attention
 from socialr1_jax.sampling import Completion, Engine, SamplingParams
 from socialr1_jax.sampling.text import stop_token_ids
 from socialr1_jax.tokenizer_files import load_tokenizer
@@ -60,7 +60,7 @@ class Steps:
 
     def __post_init__(self) -> None:
         config = self.config
-        backend = attention_backend(config.model.attention, config.model.dtype, jax.default_backend())
+        backend = working_attention(config.model.attention, config.model.dtype)
         self.scorer = make_scorer(config, self.mesh, backend, NEVER)
         questions, _ = open_run_questions(config)
         if config.model.random:

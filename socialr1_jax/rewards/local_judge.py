@@ -11,7 +11,7 @@ import jax
 from socialr1_jax.data.chat_template import chat_tokens
 from socialr1_jax.hf import load_hf, local_folder
 from socialr1_jax.interrupt import NEVER, Stop
-from socialr1_jax.models.attention import attention_backend
+from socialr1_jax.models.attention_trial import working_attention
 from socialr1_jax.reward_config import StructureConfig
 from socialr1_jax.rewards.rubric import answer_code, parse_verdict, read_rubric, rubric_messages
 from socialr1_jax.rewards.verdict import Verdict
@@ -44,7 +44,7 @@ class LocalJudge:
             config=model.config,
             num_tokens=model.num_tokens,
             dtype=model.dtype.name,
-            backend=attention_backend("auto", model.dtype.name, jax.default_backend()),
+            backend=working_attention("auto", model.dtype.name),
         )
         self._sampling = SamplingParams(
             max_new_tokens=config.max_tokens,

@@ -21,7 +21,8 @@ from socialr1_jax.config import DataConfig, GrpoConfig, ModelConfig, RunConfig, 
 from socialr1_jax.grpo.advantages import group_advantages
 from socialr1_jax.grpo.packing import pack_rows
 from socialr1_jax.grpo.update import TrainState, init_state
-from socialr1_jax.models.attention import Backend, attention_backend
+from socialr1_jax.models.attention import Backend
+from socialr1_jax.models.attention_trial import working_attention
 from socialr1_jax.models.qwen3 import Params, Qwen3, Qwen3Config, init_params
 from socialr1_jax.sampling import Engine, SamplingParams
 from socialr1_jax.sampling.batch import Fresh
@@ -80,7 +81,7 @@ def benchmark(
     )
     weights = init_params(config, jax.random.key(0), jnp.float32 if update else dtype)
     model = Qwen3(config, jax.block_until_ready(weights))
-    backend = attention_backend(run.model.attention, dtype, jax.default_backend())
+    backend = working_attention(run.model.attention, dtype)
     timings: dict[str, Timing] = {}
 
     theirs = _peers(config, dtype, rows, prompt, new) if peers else {}

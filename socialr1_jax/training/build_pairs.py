@@ -252,7 +252,7 @@ def _sample(config: PairsConfig, examples: Sequence[Example], work: WorkFile) ->
     from socialr1_jax.data.prompts import encode_prompts
     from socialr1_jax.hf import load_hf, local_folder
     from socialr1_jax.mesh import make_mesh
-    from socialr1_jax.models.attention import attention_backend
+    from socialr1_jax.models.attention_trial import working_attention
     from socialr1_jax.sampling import Engine, SamplingParams
     from socialr1_jax.sampling.text import decode_responses, stop_token_ids
     from socialr1_jax.tokenizer_files import load_tokenizer
@@ -277,7 +277,7 @@ def _sample(config: PairsConfig, examples: Sequence[Example], work: WorkFile) ->
         config=model.config,
         num_tokens=model.num_tokens,
         dtype=config.dtype,
-        backend=attention_backend("auto", config.dtype, jax.default_backend()),
+        backend=working_attention("auto", config.dtype),
         segment_tokens=config.sampling.segment_tokens,
         max_rows=config.sampling.max_rows,
     )

@@ -26,7 +26,7 @@ from socialr1_jax.grpo.update import init_state
 from socialr1_jax.hf import files_dtype, load_hf, local_folder, save_hf
 from socialr1_jax.interrupt import Interrupted, Stop, stop_on_signal
 from socialr1_jax.mesh import fetch
-from socialr1_jax.models.attention import attention_backend
+from socialr1_jax.models.attention_trial import working_attention
 from socialr1_jax.models.qwen3 import Qwen3
 from socialr1_jax.ownership import refuse_foreign_folder
 from socialr1_jax.processes import is_first, join, wait_for_all
@@ -43,6 +43,7 @@ from socialr1_jax.training.format_watch import FormatWatch
 from socialr1_jax.training.metrics import RunLog
 from socialr1_jax.training.programs import (
     MFU_FORMULA,
+    about_devices,
     compile_programs,
     reference_weights,
     row_multiple,
@@ -113,7 +114,7 @@ def _train_grpo(config: RunConfig, mesh: Mesh, stop: Stop) -> bool:
     # Barrier: every process must look for an earlier run before any process writes to the folder.
     wait_for_all(f"start of {config.output_dir}", config.distributed.timeout)
     replay = Replay(config) if config.replay_rollouts else None
-    backend = attention_backend(config.model.attention, config.model.dtype, jax.default_backend())
+    backend = working_attention(config.model.attention, config.model.dtype)
     if replay is None:  # first: a key that is missing shows before the weights are read, and a bad row, too
         scorer = make_scorer(config, mesh, backend, stop)
         questions, heldout = open_run_questions(config)
@@ -156,7 +157,7 @@ def _train_grpo(config: RunConfig, mesh: Mesh, stop: Stop) -> bool:
         baselines = {name: baseline_figures([prompt.example for prompt in part]) for name, part in sets.items()}
         format_watch = FormatWatch(read_template(tokenizer))
     if jax.default_backend() != "cpu" or mesh.size > 1:
-        console.print(f"mesh {dict(mesh.shape)} of {jax.devices()[0].device_kind}, attention {backend}")
+        console.print(about_devices(mesh, backend))
     programs = compile_programs(config, model.config, model.num_tokens, backend)
     # No reference pass is made when the KL coefficient is 0.
     reference = (

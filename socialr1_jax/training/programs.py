@@ -30,6 +30,13 @@ MFU_FORMULA = (
 )
 
 
+def about_devices(mesh: Mesh, backend: Backend) -> str:
+    """Return the line of a run's console that names its devices, how they are meshed, and what they compute with."""
+    limit = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit", 0)
+    memory = f", {limit / 2**30:.1f} GiB of memory each" if limit else ""
+    return f"mesh {dict(mesh.shape)} of {jax.devices()[0].device_kind}{memory}, attention {backend}"
+
+
 class Programs(NamedTuple):
     """The jitted functions of a run, and how its rows are cut for them."""
 

@@ -22,7 +22,8 @@ from socialr1_jax.grpo.update import Update, init_state, make_update
 from socialr1_jax.hf import files_dtype, init_reward_model, load_hf, random_model, save_reward_model
 from socialr1_jax.interrupt import Stop, stop_on_signal
 from socialr1_jax.mesh import P, fetch, place, row_shards
-from socialr1_jax.models.attention import Backend, Segments, attention_backend
+from socialr1_jax.models.attention import Backend, Segments
+from socialr1_jax.models.attention_trial import working_attention
 from socialr1_jax.models.qwen3 import Params, Qwen3Config
 from socialr1_jax.models.reward_model import RewardModel, position_scores
 from socialr1_jax.models.text_bins import Unit, bin_width, fill_bins, lay_out
@@ -38,7 +39,7 @@ from socialr1_jax.training.grpo import TrainingStopped, due
 from socialr1_jax.training.metrics import RunLog
 from socialr1_jax.training.optimizer import make_optimizer, make_schedule
 from socialr1_jax.training.preferences import bradley_terry, pair_accuracy, preference_metrics, swap_consistency
-from socialr1_jax.training.programs import run_mesh
+from socialr1_jax.training.programs import about_devices, run_mesh
 from socialr1_jax.training.provenance import about_run
 from socialr1_jax.training.run_folder import own_folder, refuse_another_run, wall_seconds
 from socialr1_jax.training.summary import peak_rss_bytes
@@ -81,9 +82,9 @@ def _train(config: RewardModelConfig, stop: Stop) -> bool:
         check_tokenizer(tokenizer, model.config)
         train, heldout, dropped = _pairs(config, tokenizer, model.config)
     console.print(f"{len(train)} pairs to train on, {len(heldout)} held out, {dropped} dropped as too long")
-    backend = attention_backend(config.model.attention, config.model.dtype, jax.default_backend())
+    backend = working_attention(config.model.attention, config.model.dtype)
     if jax.default_backend() != "cpu" or mesh.size > 1:
-        console.print(f"mesh {dict(mesh.shape)} of {jax.devices()[0].device_kind}, attention {backend}")
+        console.print(about_devices(mesh, backend))
     schedule = make_schedule(config.optimizer, config.steps)
     optimizer = make_optimizer(config.optimizer, schedule)
     update = pair_update(config, model.config, optimizer, backend)

@@ -53,8 +53,14 @@ def check_mesh(config: DoctorConfig) -> Iterator[Line]:
 def check_attention(config: DoctorConfig) -> Iterator[Line]:
     where, model = platform(), config.model
     from socialr1_jax.models.attention import attention_backend
+    from socialr1_jax.models.attention_trial import cudnn_fault
 
     backend = attention_backend(model.attention, model.dtype, where)
+    if backend == "cudnn" and (fault := cudnn_fault(model.dtype)):
+        yield Line(
+            "attention", "warning", f"xla: cuDNN does not compute here: {fault}", "another version of JAX or cuDNN"
+        )
+        return
     found = f"{backend}: model.attention {model.attention}, model.dtype {model.dtype}, platform {where}"
     fix = "model.dtype=bfloat16 with model.attention=auto computes with cuDNN here"
     yield good_or("warning", "attention", where != "gpu" or backend == "cudnn", found, fix)
