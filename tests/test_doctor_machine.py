@@ -5,6 +5,7 @@ from importlib import metadata
 
 import pytest
 
+from socialr1_jax.models import attention_trial
 from socialr1_jax.training.doctor import DoctorConfig, devices, examine, memory, runner
 
 
@@ -67,9 +68,14 @@ def test_an_accelerator_that_jax_does_not_see(extra, platforms, plugin, status, 
 
 def test_attention_of_a_gpu(monkeypatch):
     monkeypatch.setattr(devices, "platform", lambda: "gpu")
+    monkeypatch.setattr(attention_trial, "cudnn_fault", lambda dtype: "")
     found = [next(devices.check_attention(DoctorConfig(model={"dtype": dtype}))) for dtype in ("float32", "bfloat16")]
     assert [(line.status, line.found[:5]) for line in found] == [("warning", "xla: "), ("ok", "cudnn")]
     assert "model.dtype=bfloat16" in found[0].fix
+    monkeypatch.setattr(attention_trial, "cudnn_fault", lambda dtype: "no plan")
+    for asked, status in (("auto", "warning"), ("cudnn", "problem")):
+        line = next(devices.check_attention(DoctorConfig(model={"dtype": "bfloat16", "attention": asked})))
+        assert (line.status, line.found) == (status, "xla: cuDNN does not compute here: no plan")
 
 
 def test_the_host_beside_accelerators(monkeypatch):

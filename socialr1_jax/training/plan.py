@@ -38,8 +38,9 @@ from socialr1_jax.tokenizer_files import count_tokens
 from socialr1_jax.training.programs import Programs, compile_programs
 
 Part = Literal["rollout", "update"]  # of a step; their phases do not share a device's memory at the same time
-# Assumed for expected times, not measured: what good programs reach of a chip's peaks.
-EFFICIENCY = {"compute": 0.5, "memory": 0.65, "links": 0.65}
+# What programs reach of a chip's peaks, for expected times. On one H200 (docs/performance.md) updates reached 0.30 to
+# 0.36 of the FLOP/s and prefill 0.62, decode 0.57 to 0.60 of the bandwidth; links are assumed.
+EFFICIENCY = {"compute": 0.4, "memory": 0.6, "links": 0.65}
 _EXTRAS = {"cuda": "cuda12", "tpu": "tpu"}
 
 

@@ -20,7 +20,8 @@ def print_plan(plan: Plan, config: PlanConfig) -> None:
         console.print(_time(plan, config))
         shares = ", ".join(f"{share:.0%} of the peak in {name}" for name, share in EFFICIENCY.items())
         console.print(
-            f"expected: {shares} (assumed, not measured); without the judge, evaluations, checkpoints and compiling\n"
+            f"expected: {shares} (compute and memory as on one H200, links assumed); without the judge, evaluations, "
+            "checkpoints and compiling\n"
         )
     if plan.free >= 0:
         console.print(f"it fits: {plan.fullest.name} takes most, and leaves {gib(plan.free)} GiB a device free")

@@ -57,9 +57,8 @@ def check_attention(config: DoctorConfig) -> Iterator[Line]:
 
     backend = attention_backend(model.attention, model.dtype, where)
     if backend == "cudnn" and (fault := cudnn_fault(model.dtype)):
-        yield Line(
-            "attention", "warning", f"xla: cuDNN does not compute here: {fault}", "another version of JAX or cuDNN"
-        )
+        found, fix = f"xla: cuDNN does not compute here: {fault}", "another version of JAX or of cuDNN may do it"
+        yield Line("attention", "problem" if model.attention == "cudnn" else "warning", found, fix)
         return
     found = f"{backend}: model.attention {model.attention}, model.dtype {model.dtype}, platform {where}"
     fix = "model.dtype=bfloat16 with model.attention=auto computes with cuDNN here"
