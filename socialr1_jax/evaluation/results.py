@@ -11,6 +11,7 @@ from typing import Any
 from socialr1_jax.evaluation.published import COLUMNS, NOTE, PUBLISHED
 from socialr1_jax.evaluation.runner import TaskResult
 from socialr1_jax.evaluation.task import Metric
+from socialr1_jax.evaluation.wording import shown_wording
 from socialr1_jax.evaluation_config import EvaluateConfig
 from socialr1_jax.files import write_json, write_whole
 from socialr1_jax.intervals import around, share_interval
@@ -45,6 +46,7 @@ def write_results(
         "details": {one.task: one.details for one in results if one.details},
         "notes": {one.task: one.notes for one in results},
         "files": {one.task: one.files for one in results},
+        "wording": {one.task: one.wording for one in results if one.wording},
         "model": dict(identity),
         "versions": dict(versions),
         "commit": commit,
@@ -60,9 +62,10 @@ def write_results(
 def headline_table(results: Sequence[TaskResult]) -> Table:
     """A row a task and protocol: its first figure with the 95 % interval, and how the replies ended.
 
-    Where a task has baselines, so does the table.
+    Where a task has baselines, so does the table; where official prompts are some authors', it says whose wording.
     """
     beside = any(one.baselines for one in results)
+    worded = any(one.wording for one in results)
     rows = []
     for one in results:
         for protocol, status in one.status.items():
@@ -72,8 +75,10 @@ def headline_table(results: Sequence[TaskResult]) -> Table:
             metric = one.metrics[name]
             faults = ", ".join(f"{kind} {share:.1%}" for kind, share in status.items() if share and kind != "ok")
             cells = _cells(one, name, metric, beside)
+            if worded:
+                cells.append(shown_wording(one.wording) if protocol.startswith("official") else "")
             rows.append([one.task, *cells, faults or "none"])
-    return ("task", *_head(beside), "replies not ok"), rows
+    return ("task", *_head(beside), *(["wording"] if worded else []), "replies not ok"), rows
 
 
 def figure_table(result: TaskResult) -> Table:

@@ -26,6 +26,7 @@ from socialr1_jax.evaluation.task import (
     Request,
     Task,
 )
+from socialr1_jax.evaluation.wording import with_wording, wording_of
 from socialr1_jax.evaluation_config import EvaluateConfig, samples_name
 from socialr1_jax.files import finite, write_whole
 from socialr1_jax.server_answers import Reply
@@ -47,6 +48,7 @@ class TaskResult:
     whole: bool = False  # the questions are all that were published
     shares: bool = False  # every figure with an interval is a share from 0 to 1
     baselines: dict[str, Baseline] = field(default_factory=dict)
+    wording: str = ""  # of the official prompts: "own wording" or the SHA-256 of the authors' texts; "" = has no texts
     failure: str = ""
     files: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
@@ -55,8 +57,12 @@ class TaskResult:
 
 
 def load_data(task: Task, data_dir: Path) -> Data:
-    """Return the benchmark's data from its folder below `data_dir`. Raises BenchmarkError saying where to get them."""
-    return task.load(folder_of(task.name, task.source, data_dir))
+    """Return the benchmark's data, with the authors' wording where it is there, from its folder below `data_dir`.
+
+    Raises BenchmarkError saying where to get what is missing.
+    """
+    folder = folder_of(task.name, task.source, data_dir)
+    return with_wording(task.name, folder, task.load(folder))
 
 
 def folder_of(name: str, source: str, data_dir: Path) -> Path:
@@ -138,6 +144,7 @@ def run_task(
         whole=data.whole,
         shares=True,
         baselines=baselines,
+        wording=wording_of(name, data),
         failure=why if len(lost) == len(scored) else "",
         files=dict(data.files),
         notes=notes,

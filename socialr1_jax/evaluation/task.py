@@ -6,6 +6,7 @@ A benchmark's file has a `Task`. Nothing here knows of models, and nothing impor
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any, Literal, NamedTuple
 Embedder = Callable[[Sequence[str]], Any]  # n texts -> float [n, width]
 ProtocolName = Literal["official", "social_r1"]
 Messages = tuple[Mapping[str, str], ...]  # {"role": "system" or "user", "content": ...}
+FIELD = re.compile(r"\{\{|\}\}|\{([^\W\d]\w*)\}")  # of a text of `Wording`, or one of its braces
 
 
 class BenchmarkError(ValueError):
@@ -67,17 +69,31 @@ class Baseline(NamedTuple):
     accuracy: float
 
 
+@dataclass(frozen=True)
+class Wording:
+    """The texts of the authors' prompts by our names for them, and the SHA-256 of all."""
+
+    texts: Mapping[str, str]
+    sha256: str
+
+    def text(self, name: str, /, **values: str) -> str:
+        """Return a text with its fields filled; values are taken as they are."""
+        return FIELD.sub(lambda mark: values[mark[1]] if mark[1] else mark[0][0], self.texts[name])
+
+
 @dataclass(frozen=True, kw_only=True)
 class Data:
     """A benchmark's items as its file has them, the files with their SHA-256, and remarks for the results.
 
-    `whole`: no published question is missing, so that published figures are over the same ones.
+    `whole`: no published question is missing, so that published figures are over the same ones. `wording`: of the
+    authors' prompts; without it the prompts of the official protocol are in our own words.
     """
 
     items: Sequence[Mapping[str, Any]]
     files: Mapping[str, str]
     notes: tuple[str, ...] = ()
     whole: bool = True
+    wording: Wording | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

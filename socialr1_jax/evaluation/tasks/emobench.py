@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,12 @@ from socialr1_jax.evaluation.task import (
     Data,
     Grade,
     Graded,
+    Messages,
     Metric,
     ProtocolName,
     Request,
     Task,
+    Wording,
     accuracy,
     by_group,
     mean_metric,
@@ -41,6 +44,7 @@ _SUMS = {
 _LANGUAGES = ("en", "zh")
 _OBJECT = re.compile(r'\{\s*"')
 _DECODER = json.JSONDecoder()
+_EU_CHOICES = {"emo": "emotion", "cause": "cause"}  # field of the authors' text -> beginning of the row's
 _KINDS = {"Action": "行动", "Response": "回应"}  # of EA; the Chinese rows name them in English, too
 
 _TASK = {
@@ -104,7 +108,7 @@ _CHOICES = {
 
 def requests(data: Data, protocol: ProtocolName, seed: int) -> list[Request]:
     """English first, EU and EA in turn, so that a few of the first prompts are of both; nothing is drawn."""
-    build = _official if protocol == "official" else _social_r1
+    build = partial(_official, wording=data.wording) if protocol == "official" else _social_r1
     found: list[Request] = []
     for language in _LANGUAGES:
         rows = [item for item in data.items if item["language"] == language]
@@ -131,26 +135,52 @@ def _meta(item: Mapping[str, Any]) -> dict[str, str]:
     return {"part": item["part"], "language": item["language"], "category": category}
 
 
-def _official(item: Mapping[str, Any]) -> list[Request]:
+def _official(item: Mapping[str, Any], wording: Wording | None) -> list[Request]:
+    language, asked = item["language"], _questions(item)
+    return [
+        Request(
+            id=f"{item['part']}-{language}-{item['qid']}",
+            item=f"{item['part']}-{item['qid']}",
+            messages=_authors_messages(item, wording) if wording else _own_messages(item),
+            gold=",".join(gold for *_, gold in asked),
+            meta=_meta(item),
+        )
+    ]
+
+
+def _own_messages(item: Mapping[str, Any]) -> Messages:
     language, asked = item["language"], _questions(item)
     scenario, question, choices = _HEADINGS[language]
     keys = ("answer_q1", "answer_q2") if len(asked) == 2 else ("answer",)
     parts = [f"## {scenario}\n{item['scenario']}"]
     for number, (_, words, options, _) in enumerate(asked, 1):
         of = f" {number}" if len(asked) == 2 else ""
-        lettered = "\n".join(f"{letter}) {option}" for letter, option in zip(LETTERS, options, strict=False))
-        parts += [f"## {question}{of}\n{words}", f"## {choices}{of}\n{lettered}"]
+        parts += [f"## {question}{of}\n{words}", f"## {choices}{of}\n{_lettered(options)}"]
     shape = json.dumps(dict.fromkeys(keys, _LETTER[language]), ensure_ascii=False, indent=2)
     system = _TASK[language].replace("{shape}", shape)
-    return [
-        Request(
-            id=f"{item['part']}-{language}-{item['qid']}",
-            item=f"{item['part']}-{item['qid']}",
-            messages=({"role": "system", "content": system}, {"role": "user", "content": "\n\n".join(parts)}),
-            gold=",".join(gold for *_, gold in asked),
-            meta=_meta(item),
-        )
-    ]
+    return ({"role": "system", "content": system}, {"role": "user", "content": "\n\n".join(parts)})
+
+
+def _authors_messages(item: Mapping[str, Any], wording: Wording) -> Messages:
+    part, language = item["part"], item["language"]
+    shape = wording.text(
+        "format",
+        statement=wording.text(f"statement_{language}"),
+        conditions=wording.text(f"conditions_{part}_{language}"),
+    )
+    if part == "EU":
+        choices = {f"{name}_choices": _lettered(item[f"{key}_choices"]) for name, key in _EU_CHOICES.items()}
+    else:
+        choices = {"choices": _lettered(item["choices"]), "q_type": item["question type"]}
+    values = {"scenario": item["scenario"], "subject": item["subject"], **choices}
+    return (
+        {"role": "system", "content": wording.text(f"system_{language}") + shape},
+        {"role": "user", "content": wording.text(f"user_{part}_{language}", **values)},
+    )
+
+
+def _lettered(options: Sequence[str]) -> str:
+    return "\n".join(f"{letter}) {option}" for letter, option in zip(LETTERS, options, strict=False))
 
 
 def _social_r1(item: Mapping[str, Any]) -> list[Request]:

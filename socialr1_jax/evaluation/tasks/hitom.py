@@ -25,6 +25,7 @@ from socialr1_jax.evaluation.task import (
     ProtocolName,
     Request,
     Task,
+    Wording,
     accuracy,
     by_group,
 )
@@ -108,10 +109,10 @@ def _item(row: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 def requests(data: Data, protocol: ProtocolName, seed: int) -> list[Request]:
     """Story by story, orders 0 to 4 in a row; nothing is drawn."""
-    return [_request(item, protocol) for item in data.items]
+    return [_request(item, protocol, data.wording) for item in data.items]
 
 
-def _request(item: Mapping[str, Any], protocol: ProtocolName) -> Request:
+def _request(item: Mapping[str, Any], protocol: ProtocolName, wording: Wording | None) -> Request:
     id, story, options = f"CoTP-{item['sample_id']}", item["story"].strip(), item["options"]
     meta = {"order": item["question_order"], "length": item["story_length"], "deception": item["deception"]}
     if protocol == "social_r1":
@@ -120,7 +121,11 @@ def _request(item: Mapping[str, Any], protocol: ProtocolName) -> Request:
             id=id, item=item["story_id"], story=story, question=item["question"], options=options, gold=gold, meta=meta
         )  # fmt: skip
     choices = ", ".join(f"{letter}. {option}" for letter, option in zip(LETTERS, options, strict=False))
-    content = f"{_INSTRUCTION}\n\nStory:\n{story}\n\nQuestion: {item['question']}\nChoices: {choices}\n\n{_NOTE}"
+    if wording:
+        story = story.removesuffix("***").rstrip()  # six rows of the file; the authors' prompt files lack the stars
+        content = wording.text("user", story=story, question=item["question"], choices=choices)
+    else:
+        content = f"{_INSTRUCTION}\n\nStory:\n{story}\n\nQuestion: {item['question']}\nChoices: {choices}\n\n{_NOTE}"
     return Request(
         id=id,
         item=item["story_id"],

@@ -23,6 +23,7 @@ from socialr1_jax.evaluation.task import (
     ProtocolName,
     Request,
     Task,
+    Wording,
     accuracy,
     by_group,
     mean_metric,
@@ -95,7 +96,7 @@ def requests(data: Data, protocol: ProtocolName, seed: int) -> list[Request]:
     """Official: 3 questions x 6 orders a scenario; social_r1: 3 questions. Nothing is drawn."""
     if protocol == "official":
         return [
-            _official(item, name, number)
+            _official(item, name, number, data.wording)
             for item in data.items
             for number in range(len(ORDERS))
             for name in _TYPES
@@ -110,20 +111,25 @@ def _block(item: Mapping[str, Any], name: str) -> tuple[str, list[str], str]:
     return item[question], options, item[f"Correct Answer {number}"]
 
 
-def _official(item: Mapping[str, Any], name: str, number: int) -> Request:
+def _official(item: Mapping[str, Any], name: str, number: int, wording: Wording | None) -> Request:
     question, options, gold = _block(item, name)
     order = ORDERS[number]
     shown = [f"{letter}. {options[place - 1]}" for letter, place in zip(LETTERS, order, strict=False)]
-    content = (
-        f"The following is a {_TYPES[name][0]} Reasoning Question. Based on what it says, infer the most likely answer "
-        f"and output the answer index.\n\n{question}\nOptions: {shown}\n\n"
-        "This is a multiple-choice question: only return **one character**, without any explanation."
-    )
+    if wording:
+        system = wording.text("system")
+        content = wording.text(f"user_{name}", question=question, options=str(shown))
+    else:
+        system = _SYSTEM
+        content = (
+            f"The following is a {_TYPES[name][0]} Reasoning Question. Based on what it says, infer the most likely "
+            f"answer and output the answer index.\n\n{question}\nOptions: {shown}\n\n"
+            "This is a multiple-choice question: only return **one character**, without any explanation."
+        )
     scenario = f"{item['source']}-{item['idx']}"
     return Request(
         id=f"{scenario}-{name}-order{number + 1}",
         item=scenario,
-        messages=({"role": "system", "content": _SYSTEM}, {"role": "user", "content": content}),
+        messages=({"role": "system", "content": system}, {"role": "user", "content": content}),
         gold=LETTERS[order.index(LETTERS.index(gold) + 1)],
         meta={"source": item["source"], "type": name, "order": number + 1},
         max_new_tokens=_NEW_TOKENS,

@@ -27,10 +27,12 @@ from socialr1_jax.evaluation.task import (
     Data,
     Grade,
     Graded,
+    Messages,
     Metric,
     ProtocolName,
     Request,
     Task,
+    Wording,
     accuracy,
     by_group,
     mean_metric,
@@ -163,10 +165,10 @@ def _questions(
 
 def requests(data: Data, protocol: ProtocolName, seed: int) -> list[Request]:
     """Story by story, the three questions in a row; our controls at the end. Nothing is drawn."""
-    return [_request(item, protocol) for item in data.items]
+    return [_request(item, protocol, data.wording) for item in data.items]
 
 
-def _request(item: Mapping[str, Any], protocol: ProtocolName) -> Request:
+def _request(item: Mapping[str, Any], protocol: ProtocolName, wording: Wording | None) -> Request:
     id, story, options = item["id"], item["story_id"], item["choices"]["text"]
     meta = {"set": item["set"], "type": item["type"]}
     if protocol == "social_r1":
@@ -174,15 +176,35 @@ def _request(item: Mapping[str, Any], protocol: ProtocolName) -> Request:
             id=id, item=story, story=item["story"], question=item["question"].strip(), options=options,
             gold=item["answerKey"], meta=meta,
         )  # fmt: skip
+    messages = _authors_messages(item, wording) if wording else _own_messages(item)
+    return Request(
+        id=id, item=story, messages=messages, gold=item["answerKey"], meta=meta, max_new_tokens=_NEW_TOKENS
+    )  # fmt: skip
+
+
+def _authors_messages(item: Mapping[str, Any], wording: Wording) -> Messages:
+    labels = [f"({letter})" for letter in _LABELS]
+    listed = [f"{label} {option}" for label, option in zip(labels, item["choices"]["text"], strict=True)]
+    user = wording.text(
+        "user",
+        labels=" or ".join(labels),
+        story=item["story"],
+        before="",
+        question=" \n".join([item["question"], *listed]),
+        final=wording.text("final"),
+        quoted_labels=" or ".join(f'"{label}"' for label in labels),
+    )
+    return ({"role": "system", "content": wording.text("system")}, {"role": "user", "content": user})
+
+
+def _own_messages(item: Mapping[str, Any]) -> Messages:
+    options = item["choices"]["text"]
     content = (
         "Given the following story, answer the question by giving the correct answer choice, (A) or (B).\n\n"
         f"Story:\n{item['story']}\n\nQuestion: {item['question']}\n(A) {options[0]}\n(B) {options[1]}\n\n"
         'What is the correct answer? Respond with just "(A)" or "(B)"'
     )
-    messages = ({"role": "system", "content": _SYSTEM}, {"role": "user", "content": content})
-    return Request(
-        id=id, item=story, messages=messages, gold=item["answerKey"], meta=meta, max_new_tokens=_NEW_TOKENS
-    )  # fmt: skip
+    return ({"role": "system", "content": _SYSTEM}, {"role": "user", "content": content})
 
 
 def grade(request: Request, protocol: ProtocolName, reply: str) -> Grade:

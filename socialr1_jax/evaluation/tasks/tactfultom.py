@@ -27,6 +27,7 @@ from socialr1_jax.evaluation.task import (
     ProtocolName,
     Request,
     Task,
+    Wording,
     accuracy,
     by_group,
     mean_metric,
@@ -64,6 +65,13 @@ _SYSTEM = {
     _YES_NO: _ROLE + "Answer the question with 'Yes' or 'No'. ONLY include 'Yes' or 'No'.",
     _LIST: _ROLE + "List what is asked for, split by commas. ONLY include the items.",
     _FREE: _ROLE + "Answer the question in one sentence.",
+}
+_AUTHORS = {  # our heading -> our name of the authors' text
+    "Context": "context",
+    "Information": "information",
+    "Target Question": "target_question",
+    "Question": "question",
+    "Options": "options",
 }
 _TARGETS = ("fact_question_real_reason", "comprehension_q", "fact_question_truth")
 _NEW_TOKENS = 8192
@@ -133,7 +141,7 @@ def requests(data: Data, protocol: ProtocolName, seed: int) -> list[Request]:
             for question in item[name]:
                 for form in forms:
                     if protocol == "official":
-                        found.append(_official(item, category, question, form, seed))
+                        found.append(_official(item, category, question, form, seed, data.wording))
                     elif form in (_CHOICE, _YES_NO):
                         found.append(_social_r1(item, category, question, form, seed))
     return found
@@ -159,8 +167,8 @@ def _before(question: Mapping[str, Any]) -> tuple[str, str] | None:
 
 
 def _official(
-    item: Mapping[str, Any], category: str, question: Mapping[str, Any], form: str, seed: int
-) -> Request:  # fmt: skip
+    item: Mapping[str, Any], category: str, question: Mapping[str, Any], form: str, seed: int, wording: Wording | None
+) -> Request:
     parts = [("Context", item["full_context"]), ("Question", question["question"])]
     if about := _before(question):
         parts.insert(1, about)
@@ -174,11 +182,16 @@ def _official(
         gold, meta["options"] = str(right + 1), len(options)
     elif form == _FREE:
         meta["wrong"] = _wrong(question)
-    user = "\n\n".join(f"# {heading}\n{words}" for heading, words in parts)
+    if wording:
+        system = wording.text(f"system_{form}")
+        user = "".join(wording.text(_AUTHORS[heading], text=words) for heading, words in parts)
+    else:
+        system = _SYSTEM[form]
+        user = "\n\n".join(f"# {heading}\n{words}" for heading, words in parts)
     return Request(
         id=f"{question['q_id']}-{form}",
         item=item["set_id"],
-        messages=({"role": "system", "content": _SYSTEM[form]}, {"role": "user", "content": user}),
+        messages=({"role": "system", "content": system}, {"role": "user", "content": user}),
         gold=gold,
         meta=meta,
         max_new_tokens=_NEW_TOKENS,

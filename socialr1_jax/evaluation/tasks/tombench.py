@@ -27,10 +27,12 @@ from socialr1_jax.evaluation.task import (
     Data,
     Grade,
     Graded,
+    Messages,
     Metric,
     ProtocolName,
     Request,
     Task,
+    Wording,
     mean_metric,
 )
 from socialr1_jax.evaluation.tasks.fields import text
@@ -90,7 +92,8 @@ def load(folder: Path) -> Data:
             where = f"{path}, row {number}"
             abilities = _abilities(text(row, _ABILITY, where), where)
             item = {"task": name.removesuffix(".jsonl"), "number": number, "abilities": abilities}
-            items.append(item | {language: _question(row, language, where) for language in _LANGUAGES})
+            item |= {language: _question(row, language, where) for language in _LANGUAGES}
+            items.append(item | {"written": {language: _written(row, language) for language in _LANGUAGES}})
     return Data(items=items, files=files, notes=check_sums(files, _SUMS), whole=len(items) == _WHOLE)
 
 
@@ -111,6 +114,11 @@ def _question(row: Mapping[str, Any], language: str, where: str) -> dict[str, An
     return {"story": text(row, story, where), "question": text(row, question, where), "options": options, "gold": gold}
 
 
+def _written(row: Mapping[str, Any], language: str) -> list[str]:
+    """Return the options as the authors' scripts show them: each without its own label, wherever that stands."""
+    return [str(row[_COLUMNS[language][2] + letter]).replace(f"{letter}. ", "") for letter in LETTERS[:_MOST_OPTIONS]]
+
+
 def _abilities(named: str, where: str) -> list[str]:
     """ "Belief: Location false beliefs Belief: Second-order beliefs" -> two, in lower case."""
     abilities = _NEXT_ABILITY.split(named.strip().lower())
@@ -125,39 +133,51 @@ def requests(data: Data, protocol: ProtocolName, seed: int) -> list[Request]:
     asked = [(item, language) for language in _LANGUAGES for item in data.items]
     if protocol == "social_r1":
         return [_social_r1(item, language) for item, language in asked]
-    return [request for item, language in asked for request in _official(item, language, seed)]
+    return [request for item, language in asked for request in _official(item, language, seed, data.wording)]
 
 
 def _meta(item: Mapping[str, Any], language: str) -> dict[str, Any]:
     return {"language": language, "task": item["task"], "abilities": item["abilities"]}
 
 
-def _official(item: Mapping[str, Any], language: str, seed: int) -> list[Request]:
+def _official(item: Mapping[str, Any], language: str, seed: int, wording: Wording | None) -> list[Request]:
     asked, name = item[language], f"{item['task']}-{item['number']}"
     options: Sequence[str] = asked["options"]
     letters = LETTERS[: len(options)]
     # Of two options that read alike the first letter counts for both, as in the released scripts.
     originals = [letters[options.index(option)] for option in options]
-    system = {"role": "system", "content": _SYSTEM[language]}
-    story, question, candidates = _HEADINGS[language]
-    head = f"{story}\n{asked['story']}\n\n{question}\n{asked['question']}\n\n{candidates}\n"
     rng = random.Random(f"tombench {seed} {language} {name}")
     found = []
     for number in range(1, TRIES + 1):
         order = rng.sample(range(len(options)), len(options))
-        shown = "\n".join(f"{letter}. {options[place]}" for letter, place in zip(letters, order, strict=True))
+        texts = [item["written"][language][place] if wording else options[place] for place in order]
         mapped = {letter: originals[place] for letter, place in zip(letters, order, strict=True)}
         found.append(
             Request(
                 id=f"{name}-{language}-try{number}",
                 item=name,
-                messages=(system, {"role": "user", "content": head + shown}),
+                messages=_messages(asked, language, texts, wording),
                 gold=originals[letters.index(asked["gold"])],
                 meta=_meta(item, language) | {"try": number, "shown": mapped},
                 max_new_tokens=_NEW_TOKENS,
             )
         )
     return found
+
+
+def _messages(asked: Mapping[str, Any], language: str, options: Sequence[str], wording: Wording | None) -> Messages:
+    letters = LETTERS[: len(options)]
+    if wording:
+        system = wording.text(f"system_{language}")
+        choices = {f"choice_{letter.lower()}": option for letter, option in zip(letters, options, strict=True)}
+        values = {"story": asked["story"], "question": asked["question"], **choices}
+        user = wording.text(f"user_{len(options)}_{language}", **values)
+    else:
+        system = _SYSTEM[language]
+        story, question, candidates = _HEADINGS[language]
+        head = f"{story}\n{asked['story']}\n\n{question}\n{asked['question']}\n\n{candidates}\n"
+        user = head + "\n".join(f"{letter}. {option}" for letter, option in zip(letters, options, strict=True))
+    return ({"role": "system", "content": system}, {"role": "user", "content": user})
 
 
 def _social_r1(item: Mapping[str, Any], language: str) -> Request:

@@ -1,0 +1,121 @@
+"""The authors' own wording of prompts, kept as data in `prompts.json` beside a benchmark's files.
+
+No text of theirs is in this package. `wording_sources.py` says where their repositories keep them, and
+scripts/benchmark_prompts.py reads them from there. A text has fields as `{name}`; `{{` and `}}` are braces.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from socialr1_jax.data.tables import listed
+from socialr1_jax.evaluation.task import BenchmarkError, Data, Wording
+from socialr1_jax.evaluation.wording_sources import SOURCES, Source, fields_of
+from socialr1_jax.files import read_json, sha256
+from socialr1_jax.ownership import refuse_foreign_file
+from socialr1_jax.terminal import printable
+
+FILE = "prompts.json"
+OWN_WORDING = "own wording"
+_SHOWN = 12  # digits of a hash in tables and notes
+
+
+def content_of(benchmark: str, checkout: Path) -> dict[str, Any]:
+    """Return what prompts.json holds: the texts, the authors' files with their SHA-256, and the SHA-256 of the texts.
+
+    Raises BenchmarkError naming a file or text that is not where the table has it.
+    """
+    source = SOURCES[benchmark]
+    texts, files = source.read(checkout)
+    return {
+        "benchmark": benchmark,
+        "source": source.version,
+        "files": files,
+        "sha256": texts_sha256(texts),
+        "texts": texts,
+    }
+
+
+def texts_sha256(texts: Mapping[str, str]) -> str:
+    """Return the SHA-256 of the texts by name, whatever their order in the file."""
+    return hashlib.sha256(json.dumps(dict(texts), sort_keys=True).encode()).hexdigest()
+
+
+def refuse_foreign_prompts(file: Path) -> None:
+    """Raise ForeignFile if there is a file that is no prompts.json, or one that was edited."""
+
+    def is_own(file: Path) -> bool:
+        content = read_json(file)
+        return content["benchmark"] in SOURCES and content["sha256"] == texts_sha256(content["texts"])
+
+    refuse_foreign_file(file, is_own, "an unedited prompts.json")
+
+
+def with_wording(name: str, folder: Path, data: Data) -> Data:
+    """Return a benchmark's data with the texts of its prompts.json, if there is one, and a note on the wording.
+
+    Raises BenchmarkError naming the file and what is wrong in it.
+    """
+    if name not in SOURCES:
+        return data
+    source, path = SOURCES[name], folder / FILE
+    if not path.exists():
+        note = f"official: {OWN_WORDING}, not that of {source.version} (there is no {path})"
+        return replace(data, notes=(*data.notes, note))
+    try:
+        content = read_json(path)
+    except (OSError, ValueError) as error:
+        raise BenchmarkError(f"{printable(str(error), 300)}; {_again(name)}") from None
+    texts = _checked(content, name, source, path)
+    found = Wording(texts, texts_sha256(texts))
+    note = f"official: {_origin(content, found, source)} (SHA-256 of the texts {found.sha256})"
+    return replace(data, wording=found, notes=(*data.notes, note), files={**data.files, path.name: sha256(path)})
+
+
+def wording_of(name: str, data: Data) -> str:
+    """Return "own wording", the SHA-256 of the authors' texts, or "" for a benchmark that has no prompts.json."""
+    if name not in SOURCES:
+        return ""
+    return data.wording.sha256 if data.wording else OWN_WORDING
+
+
+def shown_wording(wording: str) -> str:
+    """Return what a table says of it."""
+    return wording if wording in ("", OWN_WORDING) else f"prompts.json {wording[:_SHOWN]}"
+
+
+def _origin(content: Mapping[str, Any], found: Wording, source: Source) -> str:
+    if found.sha256 == source.known:
+        return f"the wording of {source.version}"
+    edited = content.get("sha256") != found.sha256
+    which = "was edited by hand" if edited else f"is of another version than {source.version}"
+    return f"the wording of a {FILE} that {which}: figures may not compare"
+
+
+def _again(name: str) -> str:
+    return f"make it with scripts/benchmark_prompts.py --benchmark {name} --source CHECKOUT --output FILE"
+
+
+def _checked(content: Mapping[str, Any], name: str, source: Source, path: Path) -> dict[str, str]:
+    """Return the texts: all that the benchmark has, with the fields that its prompts fill."""
+    if (benchmark := content.get("benchmark")) != name:
+        raise BenchmarkError(f"{path}: is of {printable(repr(benchmark), 60)}, not of {name}; {_again(name)}")
+    texts = content.get("texts")
+    if not isinstance(texts, dict):
+        raise BenchmarkError(f"{path}: has no object 'texts'; {_again(name)}")
+    expected = source.fields()
+    if missing := [text for text in expected if not isinstance(texts.get(text), str)]:
+        raise BenchmarkError(f"{path}: the text {missing[0]!r} is missing; {_again(name)}")
+    if unknown := [text for text in texts if text not in expected]:
+        named = printable(repr(unknown[0]), 60)
+        raise BenchmarkError(f"{path}: the text {named} is none of {name}'s, which are {listed(expected)}")
+    for text, fields in expected.items():
+        if (found := fields_of(texts[text])) != set(fields):
+            has, needs = (listed(sorted(names)) or "none" for names in (found, fields))
+            raise BenchmarkError(f"{path}: the text {text!r} has the fields {has} instead of {needs}")
+    return texts
