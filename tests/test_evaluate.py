@@ -179,10 +179,12 @@ def test_results_say_what_was_done_and_scoring_again_gives_the_same(toy, tmp_pat
     assert content["results"]["hitom"]["official/accuracy"] == {"value": 1.0, "stderr": 0.0, "n": 4}
     assert content["reportable"] is False
     assert content["files"]["hitom"] == {"toy.json": "0" * 64}
+    assert content["wording"] == {"hitom": "own wording"}
     assert content["model"] == {"model": "scripted"}
     for name in ("results.md", "results.html"):
         assert "NOT REPORTABLE" in (tmp_path / "out" / name).read_text()
         assert "n: how many independent items" in (tmp_path / "out" / name).read_text()
+        assert (tmp_path / "out" / name).read_text().count("own wording") == 2  # in the table, and in a note
     again = rescore(tmp_path / "out" / "samples_hitom.jsonl")
     assert again["results"] == content["results"]
     assert again["status"] == content["status"]
@@ -453,7 +455,7 @@ def test_results_with_calls_that_failed_are_not_reportable(server, toy, capsys):
     url = f"http://127.0.0.1:{server.server_port}/v1"
     results = json.loads(whole.evaluate(toy(base_url=url, retries=0)).read_text())
     assert not results["reportable"]
-    assert results["notes"]["hitom"][0].startswith("20 of 20 replies failed (http_500 20: no); their items are")
+    assert results["notes"]["hitom"][-1].startswith("20 of 20 replies failed (http_500 20: no); their items are")
     assert "NOT REPORTABLE: hitom: 20 of 20 replies failed" in " ".join(capsys.readouterr().out.split())
     assert (results["results"]["hitom"], results["failed"]) == ({}, {"hitom": "http_500 20: no"})
     server.status = 200

@@ -109,6 +109,7 @@ def commands(inputs: Path) -> dict[str, tuple[str, list[str], tuple[str, ...]]]:
         "scripts/score_responses.py": (
             "output", ["--input", str(inputs / "responses.jsonl"), "--preset", "no_content"], ()),
         "scripts/score.py": ("output", [str(inputs / "samples.jsonl")], ()),
+        "scripts/benchmark_prompts.py": ("output", ["--benchmark", "hitom", "--source", str(inputs)], ()),
         "scripts/report.py": ("output", [str(inputs / "run")], ()),
         "scripts/audit_questions.py": ("--output", [str(inputs / "questions.jsonl")], ()),
         "scripts/audit_questions.py plot": ("--plot", [str(inputs / "questions.jsonl")], ()),

@@ -65,7 +65,7 @@ def with_wording(name: str, folder: Path, data: Data) -> Data:
         return data
     source, path = SOURCES[name], folder / FILE
     if not path.exists():
-        note = f"official: {OWN_WORDING}, not that of {source.version} (there is no {path})"
+        note = f"official: {OWN_WORDING}, not that of {source.version} (no {FILE} beside the data)"
         return replace(data, notes=(*data.notes, note))
     try:
         content = read_json(path)
