@@ -13,7 +13,7 @@ from socialr1_jax.evaluation.results import headline_table
 from socialr1_jax.evaluation.runner import TaskResult
 from socialr1_jax.evaluation.task import BenchmarkError, Data, Metric, Wording
 from socialr1_jax.evaluation.tasks import tactfultom
-from socialr1_jax.evaluation.wording import content_of, with_wording, wording_of
+from socialr1_jax.evaluation.wording import content_of, note_on, with_wording, wording_of
 from socialr1_jax.evaluation.wording_sources import SOURCES, Place, Source
 
 main = runpy.run_path(str(Path(__file__).resolve().parents[1] / "scripts" / "benchmark_prompts.py"))["main"]
@@ -338,7 +338,7 @@ def test_a_text_that_moved_is_one_line(tmp_path, capsys, name, changed, reason):
 def test_a_folder_that_is_no_checkout_is_one_line(tmp_path, capsys):
     code, said = run(tmp_path / "none", "hitom", tmp_path / "out.json", capsys)
     assert code == 2
-    assert "order_0.txt: cannot be read (FileNotFoundError" in said.err
+    assert "order_0.txt: there is no such file" in said.err
     assert said.err.count("\n") == 1
     with pytest.raises(SystemExit):
         run(tmp_path, "fantom", tmp_path / "out.json", capsys)
@@ -367,7 +367,7 @@ def made(folder, name="hitom"):
 
 def loaded(file, content, name="hitom"):
     file.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
-    return with_wording(name, file.parent, Data(items=(), files={}, notes=("before",)))
+    return with_wording(name, file.parent, Data(items=(), files={}))
 
 
 def test_the_wording_is_named_with_its_hash(tmp_path, monkeypatch):
@@ -376,23 +376,22 @@ def test_the_wording_is_named_with_its_hash(tmp_path, monkeypatch):
         SOURCES, "hitom", Source(version="a/b @ 1", known=content["sha256"], places=SOURCES["hitom"].places)
     )
     data = loaded(file, content)
-    assert data.notes == ("before", f"official: the wording of a/b @ 1 (SHA-256 of the texts {content['sha256']})")
+    assert note_on("hitom", data) == f"official: the wording of a/b @ 1 (SHA-256 of the texts {content['sha256']})"
     assert wording_of("hitom", data) == content["sha256"]
     assert list(data.files) == ["prompts.json"]
     content["texts"]["user"] += "Be quick."
     edited = loaded(file, content)
     assert edited.wording.text("user", story="", question="", choices="").endswith("Be quick.")
-    assert "edited by hand: figures may not compare" in edited.notes[1]
-    assert wording_of("hitom", edited) in edited.notes[1]
+    assert "edited by hand: figures may not compare" in note_on("hitom", edited)
+    assert wording_of("hitom", edited) in note_on("hitom", edited)
     assert wording_of("hitom", edited) != content["sha256"]
     other = loaded(file, content | {"sha256": wording_of("hitom", edited)})
-    assert "of another version than a/b @ 1" in other.notes[1]
+    assert "of another version than a/b @ 1" in note_on("hitom", other)
     file.unlink()
     own = with_wording("hitom", tmp_path, Data(items=(), files={}))
     assert own.wording is None
-    assert own.notes[0].startswith("official: own wording, not that of a/b @ 1")
+    assert note_on("hitom", own).startswith("official: own wording, not that of a/b @ 1")
     assert wording_of("hitom", own) == "own wording"
-    assert with_wording("socialiqa", tmp_path, Data(items=(), files={})).notes == ()
     assert wording_of("socialiqa", own) == ""
 
 

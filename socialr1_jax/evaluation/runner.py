@@ -26,7 +26,7 @@ from socialr1_jax.evaluation.task import (
     Request,
     Task,
 )
-from socialr1_jax.evaluation.wording import with_wording, wording_of
+from socialr1_jax.evaluation.wording import note_on, with_wording, wording_of
 from socialr1_jax.evaluation_config import EvaluateConfig, samples_name
 from socialr1_jax.files import finite, write_whole
 from socialr1_jax.server_answers import Reply
@@ -126,7 +126,8 @@ def run_task(
         for key, one in (task.baselines(requests) if task.baselines and metrics else {}).items()
     }
     lost = [one.reply for _, one in scored if one.reply.finish_reason in FAILED]
-    notes, why = list(data.notes), ""
+    wording = wording_of(name, data) if any(protocol.startswith("official") for protocol in asked) else ""
+    notes, why = [*data.notes, *([note_on(name, data)] if wording else [])], ""
     if lost:
         reason = next((reply.reason for reply in lost if reply.reason), "")
         counts = Counter(reply.cause or reply.finish_reason for reply in lost)
@@ -144,7 +145,7 @@ def run_task(
         whole=data.whole,
         shares=True,
         baselines=baselines,
-        wording=wording_of(name, data),
+        wording=wording,
         failure=why if len(lost) == len(scored) else "",
         files=dict(data.files),
         notes=notes,

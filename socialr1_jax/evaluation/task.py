@@ -71,10 +71,11 @@ class Baseline(NamedTuple):
 
 @dataclass(frozen=True)
 class Wording:
-    """The texts of the authors' prompts by our names for them, and the SHA-256 of all."""
+    """The texts of the authors' prompts by our names for them, the SHA-256 of all, and what the notes say of them."""
 
     texts: Mapping[str, str]
     sha256: str
+    about: str = ""
 
     def text(self, name: str, /, **values: str) -> str:
         """Return a text with its fields filled; values are taken as they are."""

@@ -57,24 +57,21 @@ def refuse_foreign_prompts(file: Path) -> None:
 
 
 def with_wording(name: str, folder: Path, data: Data) -> Data:
-    """Return a benchmark's data with the texts of its prompts.json, if there is one, and a note on the wording.
+    """Return a benchmark's data with the texts of its prompts.json, if there is one.
 
     Raises BenchmarkError naming the file and what is wrong in it.
     """
-    if name not in SOURCES:
+    path = folder / FILE
+    if name not in SOURCES or not path.exists():
         return data
-    source, path = SOURCES[name], folder / FILE
-    if not path.exists():
-        note = f"official: {OWN_WORDING}, not that of {source.version} (no {FILE} beside the data)"
-        return replace(data, notes=(*data.notes, note))
     try:
         content = read_json(path)
     except (OSError, ValueError) as error:
         raise BenchmarkError(f"{printable(str(error), 300)}; {_again(name)}") from None
-    texts = _checked(content, name, source, path)
-    found = Wording(texts, texts_sha256(texts))
-    note = f"official: {_origin(content, found, source)} (SHA-256 of the texts {found.sha256})"
-    return replace(data, wording=found, notes=(*data.notes, note), files={**data.files, path.name: sha256(path)})
+    texts = _checked(content, name, path)
+    digest = texts_sha256(texts)
+    about = _origin(SOURCES[name], digest, content.get("sha256"))
+    return replace(data, wording=Wording(texts, digest, about), files={**data.files, path.name: sha256(path)})
 
 
 def wording_of(name: str, data: Data) -> str:
@@ -84,16 +81,22 @@ def wording_of(name: str, data: Data) -> str:
     return data.wording.sha256 if data.wording else OWN_WORDING
 
 
+def note_on(name: str, data: Data) -> str:
+    """Return a remark for the results on whose wording official prompts have."""
+    if data.wording:
+        return f"official: {data.wording.about} (SHA-256 of the texts {data.wording.sha256})"
+    return f"official: {OWN_WORDING}, not that of {SOURCES[name].version} (no {FILE} beside the data)"
+
+
 def shown_wording(wording: str) -> str:
     """Return what a table says of it."""
     return wording if wording in ("", OWN_WORDING) else f"prompts.json {wording[:_SHOWN]}"
 
 
-def _origin(content: Mapping[str, Any], found: Wording, source: Source) -> str:
-    if found.sha256 == source.known:
+def _origin(source: Source, digest: str, written: Any) -> str:
+    if digest == source.known:
         return f"the wording of {source.version}"
-    edited = content.get("sha256") != found.sha256
-    which = "was edited by hand" if edited else f"is of another version than {source.version}"
+    which = f"is of another version than {source.version}" if digest == written else "was edited by hand"
     return f"the wording of a {FILE} that {which}: figures may not compare"
 
 
@@ -101,14 +104,14 @@ def _again(name: str) -> str:
     return f"make it with scripts/benchmark_prompts.py --benchmark {name} --source CHECKOUT --output FILE"
 
 
-def _checked(content: Mapping[str, Any], name: str, source: Source, path: Path) -> dict[str, str]:
+def _checked(content: Mapping[str, Any], name: str, path: Path) -> dict[str, str]:
     """Return the texts: all that the benchmark has, with the fields that its prompts fill."""
     if (benchmark := content.get("benchmark")) != name:
         raise BenchmarkError(f"{path}: is of {printable(repr(benchmark), 60)}, not of {name}; {_again(name)}")
     texts = content.get("texts")
     if not isinstance(texts, dict):
         raise BenchmarkError(f"{path}: has no object 'texts'; {_again(name)}")
-    expected = source.fields()
+    expected = SOURCES[name].fields()
     if missing := [text for text in expected if not isinstance(texts.get(text), str)]:
         raise BenchmarkError(f"{path}: the text {missing[0]!r} is missing; {_again(name)}")
     if unknown := [text for text in texts if text not in expected]:

@@ -55,6 +55,8 @@ class Source:
         files: dict[str, str] = {}
         for place in self.places:
             path = checkout / place.file
+            if not path.is_file():
+                raise BenchmarkError(f"{path}: there is no such file; give a checkout of {self.version}")
             try:
                 found = _bound(path, place.name)
                 files[place.file] = sha256(path)
@@ -150,16 +152,16 @@ def _parts(node: ast.expr) -> _Parts:
         return [part for value in node.values for part in _parts(value)]
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
         return [*_parts(node.left), *_parts(node.right)]
-    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mod) and isinstance(node.left, ast.Constant):
-        found: _Parts = []
-        for part in _parts(node.left):
-            ends = 0
-            for mark in _PERCENT.finditer(part or ""):
-                found += [(part or "")[ends : mark.start()], None if mark[1] == "s" else "%"]
-                ends = mark.end()
-            found.append((part or "")[ends:])
-        return found
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mod):
+        marked = _parts(node.left)
+        return [piece for part in marked for piece in ([None] if part is None else _marks(part))]
     return [None]
+
+
+def _marks(text: str) -> _Parts:
+    """Return the parts of a text of the % operator."""
+    pieces = _PERCENT.split(text)
+    return [None if place % 2 and piece == "s" else piece for place, piece in enumerate(pieces)]
 
 
 def _template(parts: _Parts, fields: _Fields) -> str:
@@ -190,10 +192,6 @@ def _formatted(text: str, fields: _Fields) -> str:
 
 def _escaped(text: str) -> str:
     return text.replace("{", "{{").replace("}", "}}")
-
-
-def _each(file: str, names: Mapping[str, str], fields: _Fields = ()) -> list[Place]:
-    return [Place(file, name, {text: fields}) for text, name in names.items()]
 
 
 _LANGUAGES = ("en", "zh")
