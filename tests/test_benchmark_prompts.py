@@ -272,6 +272,16 @@ def test_tombench_shows_options_as_the_authors_do(tmp_path):
         assert user == f"S: T Q: Who?{' ' if language == 'zh' else chr(10)}{' '.join(listed)}"
 
 
+def test_tombench_has_no_text_for_three_options(tmp_path):
+    content = content_of("tombench", checkout(tmp_path, "tombench"))
+    item = TOM | {"en": SHOWN | {"options": FOUR[:3]}}
+    data = Data(items=[item], files={}, wording=Wording(content["texts"], ""))
+    with pytest.raises(
+        BenchmarkError, match=r"False Belief Task-1 \(en\): 3 options; the authors' prompts have two or"
+    ):
+        get_task("tombench").requests(data, "official", 0)
+
+
 @pytest.mark.parametrize(
     ("code", "fields", "text"),
     [

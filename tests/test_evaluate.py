@@ -194,6 +194,13 @@ def test_results_say_what_was_done_and_scoring_again_gives_the_same(toy, tmp_pat
         rescore(tmp_path / "out" / "samples_hitom.jsonl")
 
 
+def test_wording_is_of_official_prompts_alone(toy, tmp_path, monkeypatch):
+    monkeypatch.setattr(whole, "make_respondent", lambda config: Scripted(right_or_wrong))
+    content = json.loads(whole.evaluate(toy(protocol="social_r1", limit=2)).read_text())
+    assert content["wording"] == {}
+    assert "own wording" not in (tmp_path / "out" / "results.md").read_text()
+
+
 @pytest.mark.parametrize(
     ("changes", "whole_data", "reason"),
     [

@@ -63,6 +63,7 @@ def test_missing_options_and_labels(tmp_path):
     two, mixed = [item for item in data.items if item["task"] == FAUX_PAS]
     assert (two["en"]["options"], two["zh"]["options"]) == (("Yes", "No"), ("中Yes", "中No"))
     assert (mixed["en"]["options"], mixed["zh"]["options"]) == (("Yes", "No", "Maybe", "Never"), ("是", "否"))
+    assert mixed["written"] == {"en": ["Yes", "No", "Maybe", "Never"], "zh": ["是", "否"]}
     found = TASK.requests(data, "official", 0)
     for one in of(found, FAUX_PAS):
         shown = one.messages[1]["content"].split("[Candidate Answers]\n")[1]

@@ -18,6 +18,7 @@ from socialr1_jax.evaluation.sotopia.models import EndpointSpeaker, LocalSpeaker
 from socialr1_jax.evaluation.sotopia.play import Played, play, read_episodes
 from socialr1_jax.evaluation.sotopia.speakers import Speaker
 from socialr1_jax.evaluation.task import Metric
+from socialr1_jax.evaluation.wording import OWN_WORDING
 from socialr1_jax.evaluation_config import EvaluateConfig
 from socialr1_jax.server_answers import SettingNames
 
@@ -204,7 +205,7 @@ def _result(
         notes.append(f"{len(played.failed)} episodes were given up ({causes[0]}); the same command plays them again")
     return TaskResult(
         task=NAME, metrics=metrics, status=status, replies=sum(len(row["turns"]) for row in played.episodes.values()),
-        complete=complete, failure=failure,
+        complete=complete, failure=failure, wording=OWN_WORDING,
         files=dict(benchmark.files), notes=notes, details=details, seconds=seconds,
     )  # fmt: skip
 

@@ -92,8 +92,9 @@ def load(folder: Path) -> Data:
             where = f"{path}, row {number}"
             abilities = _abilities(text(row, _ABILITY, where), where)
             item = {"task": name.removesuffix(".jsonl"), "number": number, "abilities": abilities}
-            item |= {language: _question(row, language, where) for language in _LANGUAGES}
-            items.append(item | {"written": {language: _written(row, language) for language in _LANGUAGES}})
+            asked = {language: _question(row, language, where) for language in _LANGUAGES}
+            written = {language: _written(row, language, one["options"]) for language, one in asked.items()}
+            items.append(item | asked | {"written": written})
     return Data(items=items, files=files, notes=check_sums(files, _SUMS), whole=len(items) == _WHOLE)
 
 
@@ -114,9 +115,10 @@ def _question(row: Mapping[str, Any], language: str, where: str) -> dict[str, An
     return {"story": text(row, story, where), "question": text(row, question, where), "options": options, "gold": gold}
 
 
-def _written(row: Mapping[str, Any], language: str) -> list[str]:
+def _written(row: Mapping[str, Any], language: str, options: Sequence[str]) -> list[str]:
     """Return the options as the authors' scripts show them: each without its own label, wherever that stands."""
-    return [str(row[_COLUMNS[language][2] + letter]).replace(f"{letter}. ", "") for letter in LETTERS[:_MOST_OPTIONS]]
+    *_, option = _COLUMNS[language]
+    return [str(row[option + letter]).replace(f"{letter}. ", "") for letter, _ in zip(LETTERS, options, strict=False)]
 
 
 def _abilities(named: str, where: str) -> list[str]:
@@ -144,6 +146,8 @@ def _official(item: Mapping[str, Any], language: str, seed: int, wording: Wordin
     asked, name = item[language], f"{item['task']}-{item['number']}"
     options: Sequence[str] = asked["options"]
     letters = LETTERS[: len(options)]
+    if wording and f"user_{len(options)}_{language}" not in wording.texts:
+        raise BenchmarkError(f"{name} ({language}): {len(options)} options; the authors' prompts have two or four")
     # Of two options that read alike the first letter counts for both, as in the released scripts.
     originals = [letters[options.index(option)] for option in options]
     rng = random.Random(f"tombench {seed} {language} {name}")
