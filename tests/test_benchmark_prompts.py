@@ -448,5 +448,5 @@ def test_tables_name_the_wording():
     ]
     head, rows = headline_table(results)
     assert head[-2:] == ("wording", "replies not ok")
-    assert [row[-2] for row in rows] == ["own wording", "", "prompts.json 0123456789ab", "", "", ""]
+    assert [row[-2] for row in rows] == ["own wording", "", "01234567", "", "", ""]
     assert "wording" not in headline_table(results[2:])[0]

@@ -22,7 +22,7 @@ from socialr1_jax.terminal import printable
 
 FILE = "prompts.json"
 OWN_WORDING = "own wording"
-_SHOWN = 12  # digits of a hash in tables and notes
+_SHOWN = 8  # digits of a hash in tables
 
 
 def content_of(benchmark: str, checkout: Path) -> dict[str, Any]:
@@ -89,8 +89,8 @@ def note_on(name: str, data: Data) -> str:
 
 
 def shown_wording(wording: str) -> str:
-    """Return what a table says of it."""
-    return wording if wording in ("", OWN_WORDING) else f"prompts.json {wording[:_SHOWN]}"
+    """Return what a table says of it: "own wording", or the first digits of the hash."""
+    return wording if wording == OWN_WORDING else wording[:_SHOWN]
 
 
 def _origin(source: Source, digest: str, written: Any) -> str:
