@@ -82,14 +82,20 @@ class Engine:
         prompt_ids: Sequence[int] | None = None,
     ) -> Iterator[Segment]:  # fmt: skip
         """The same, handed out segment by segment; rows count the samples of the first prompt, then the second's..."""
+        if prompts:
+            for parts in self.rollout(prompts, sampling, step=step, prompt_ids=prompt_ids).steps():
+                yield from parts
+
+    def rollout(
+        self, prompts: Sequence[Sequence[int]], sampling: SamplingParams | Sequence[SamplingParams], *, step: int = 0,
+        prompt_ids: Sequence[int] | None = None,
+    ) -> Rollout:  # fmt: skip
+        """The same as a call whose `steps` are to be taken."""
         each = _one_each(sampling, len(prompts))
         self.check(prompts, each)
         ids = range(len(prompts)) if prompt_ids is None else prompt_ids
-        if not prompts:
-            return
         plan = self.plan(prompts, each)
-        for parts in Rollout(self, plan, groups_of(prompts, each, ids, step, plan.rows), each).steps():
-            yield from parts
+        return Rollout(self, plan, groups_of(prompts, each, ids, step, plan.rows), each)
 
     def plan(self, prompts: Sequence[Sequence[int]], sampling: SamplingParams | Sequence[SamplingParams]) -> BatchPlan:
         """The batch that these prompts get on each device. Raises ValueError when not even one row fits."""
