@@ -131,7 +131,7 @@ def test_a_run_stops_with_a_checkpoint_when_the_users_function_fails(start, tmp_
     body = "def reward(records):\n    assert records[0]['step'] < 1, 'lost'\n    return [1.0] * len(records)\n"
     (tmp_path / "failing.py").write_text(body)
     monkeypatch.chdir(tmp_path)
-    config = changed(start, tmp_path / "run", steps=3, rewards={"extra": "failing:reward"})
+    config = changed(start, tmp_path / "run", steps=3, rewards={"extra": {"own": {"function": "failing:reward"}}})
     with pytest.raises(grpo.TrainingStopped, match=r"reward failed: .*failing\.py:2: AssertionError: lost"):
         grpo.train_grpo(config)
     assert (tmp_path / "run" / "checkpoints" / "1").is_dir()
