@@ -416,6 +416,15 @@ BAD_LINES = [
 ]  # fmt: skip
 
 
+def test_a_recording_keeps_what_the_users_functions_gave(recording):
+    own = {"extra": {"own": None, "other": 2.0}, "weights": {**TERM["weights"], "own": 0.0, "other": 1.0}}
+    rollouts = recording(line(1) | {"terms": [TERM | own] * 4})(1)
+    assert rollouts.terms[0].raw()["other"] == 2.0
+    metrics = rollouts.metrics()
+    assert (metrics["reward/other"], metrics["weight/other"]) == (2.0, 1.0)
+    assert "reward/own" not in metrics  # it could say nothing of any response
+
+
 @pytest.mark.parametrize(("path", "value"), BAD_LINES)
 def test_a_line_of_a_recording_with_a_wrong_field_names_it(recording, tmp_path, path, value):
     replay = recording(changed(path, value))

@@ -136,4 +136,5 @@ def _belongs(value: Any, record: dict[str, Any]) -> bool:
 
 
 def _record_name(place: int, records: Sequence[dict[str, Any]]) -> str:
-    return f"response {place + 1} of {len(records)} (id {shown(records[place]['id'])})"
+    named = f" (id {shown(own)})" if (own := records[place]["id"]) else ""  # score_responses.py has none
+    return f"response {place + 1} of {len(records)}{named}"
