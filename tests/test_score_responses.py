@@ -79,11 +79,12 @@ def test_rewards_and_terms(score, capsys):
 def test_functions_of_ones_own(score, capsys, monkeypatch, tmp_path_factory):
     folder = tmp_path_factory.mktemp("own")
     (folder / "scored.py").write_text(
-        "def short(records):\n    return [-float(len(record['response']) < 5) for record in records]\n\n\n"
+        "def short(records):\n    assert all(record['meta'] == {'level': 3, 'type': 5} for record in records)\n"
+        "    return [-float(len(record['response']) < 5) for record in records]\n\n\n"
         "def bad(records):\n    return [1 / (len(record['response']) > 5) for record in records]\n"
     )
     monkeypatch.chdir(folder)
-    rows = [ROW, ROW | {"response": "A"}]
+    rows = [ROW | more | {"type": 5} for more in ({"level": 3}, {"meta": {"level": 3}, "response": "A"})]
     extra = ["rewards.extra.short.function=scored.py:short", "rewards.extra.short.weight=3"]
     found = {gated: score(rows, *extra, f"rewards.extra.short.gated={gated}")[1] for gated in ("true", "false")}
     (_, plain) = score(rows)
@@ -96,7 +97,10 @@ def test_functions_of_ones_own(score, capsys, monkeypatch, tmp_path_factory):
     status, _ = score(rows, *extra, "rewards.extra.worse.function=scored.py:bad")
     error = capsys.readouterr().err
     assert status == 2
-    assert f"rewards.extra.worse: bad failed at response 2 of 2: {folder / 'scored.py'}:6: ZeroDivisionError" in error
+    assert (
+        f"rewards.extra.worse: bad failed at response 2 of 2 (id 'kept'): {folder / 'scored.py'}:7: ZeroDivisionError"
+        in error
+    )
     for function, status in (("scored.py:short", 0), ("scored.py:long", 2)):
         with pytest.raises(SystemExit) as ended:
             score(rows, f"rewards.extra.one.function={function}", "--dry-run")
