@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from socialr1_jax.command_line import parse_args
+from socialr1_jax.rewards.extra import load_extras
 from socialr1_jax.rewards.scorer import ContentScores
 from socialr1_jax.rewards.scoring import ScoreConfig, score_file
 from socialr1_jax.terminal import print_error, print_line, printable, run_script
@@ -22,7 +23,12 @@ _MOST_TYPES = 20  # on the console
 
 
 def main(argv: list[str] | None = None) -> int:
-    config = parse_args(ScoreConfig, argv, description="Score the responses of a JSONL file with the Social-R1 reward.")
+    config = parse_args(
+        ScoreConfig,
+        argv,
+        description="Score the responses of a JSONL file with the Social-R1 reward.",
+        check=lambda config: print_line(f"own functions: {', '.join(load_extras(config.rewards)) or 'none'}"),
+    )
     from socialr1_jax.rewards.verdict import JudgeRefused
 
     try:

@@ -19,6 +19,7 @@ from socialr1_jax.terminal import print_error, print_line, run_script
 
 def check_questions(config: RunConfig) -> None:
     """Print how the run would read its questions. Raise ValueError where the run would stop."""
+    from socialr1_jax.rewards.extra import load_extras
     from socialr1_jax.training.doctor import data
     from socialr1_jax.training.doctor.line import NotChecked
     from socialr1_jax.training.doctor.model import local
@@ -30,6 +31,7 @@ def check_questions(config: RunConfig) -> None:
         print_line(f"positions   not checked: {reason}")
     if config.replay_rollouts:
         return
+    load_extras(config.rewards)
     questions, sets = read_run_questions(config)
     lines = understood(questions, sets)
     if config.model.path and (folder := local(config.model.path)):

@@ -142,10 +142,14 @@ NAMES: tuple[Names, ...] = (
     Names("optimizer.epsilon", ("adam_epsilon",), (), ("eps", "adam_eps")),
     Names("optimizer.max_grad_norm", ("max_grad_norm",), (f"{_ACTOR}.grad_clip",), ("clip_grad", "gradient_clipping")),
     Names(
-        "rewards.extra", ("reward_funcs",), ("custom_reward_function.path",),
-        ("reward_fn", "reward_function"), "module:function, added to the Social-R1 reward",
+        "rewards.extra.NAME.function", ("reward_funcs",), ("custom_reward_function.path",),
+        ("reward_fn", "reward_function"),
+        "module:function or file.py:function, each under a name of your own; added to the Social-R1 reward",
     ),
-    Names("rewards.extra_weight.start", ("reward_weights",), (), ("reward_weight",), "a schedule: start, end, steps"),
+    Names(
+        "rewards.extra.NAME.weight", ("reward_weights",), (), ("reward_weight", "extra_weight"),
+        "a number, or a schedule: start, end, steps",
+    ),
     Names("rewards.content.model", ("reward_model_name_or_path",), ("reward_model.model.path",), ("reward_model",)),
     Names("evaluation.every", ("eval_steps",), ("trainer.test_freq",), ("eval_every", "eval_interval"), "steps"),
     Names("evaluation.samples", ("num_generations_eval",), (f"{_ROLLOUT}.val_kwargs.n",), ("eval_samples",)),

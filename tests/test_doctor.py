@@ -136,6 +136,25 @@ def test_the_command_line_is_quick_and_plain_and_makes_nothing(tmp_path):
         assert re.search(rf"^skipped  {name} +not checked", done.stdout, re.MULTILINE), done.stdout
 
 
+@pytest.mark.parametrize(
+    ("function", "status", "found"),
+    [
+        ("", "skipped", "this run has no reward functions of your own"),
+        ("own.py:reward", "ok", "own: own.py:reward"),
+        ("own.py:rewrd", "problem", "rewards.extra.own: own.py has no function 'rewrd'"),
+        ("broken.py:reward", "problem", "broken.py:2: ZeroDivisionError: division by zero"),
+    ],
+)
+def test_own_reward_functions(function, status, found, run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(runner, "CHECKS", {"own rewards": runner.CHECKS["own rewards"]})
+    (tmp_path / "own.py").write_text("def reward(records):\n    return [0.0] * len(records)\n")
+    (tmp_path / "broken.py").write_text("\n1 / 0\n")
+    code, lines, _ = run(*([f"rewards.extra.own.function={function}"] if function else []))
+    assert found in one(lines, "own rewards", status)
+    assert code == (status == "problem")
+
+
 def test_lines_are_wrapped_under_their_beginning_in_a_terminal(monkeypatch, capsys):
     from socialr1_jax.training.console import console
 

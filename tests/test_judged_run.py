@@ -23,8 +23,9 @@ WEIGHTS = {"outcome": 1.0, "structure": 2.0, "content": 0.0, "tau": 1.0}
 def whatever_is_said_is_thoughts(monkeypatch):
     """The toy's model says nothing well-formed: here every response is judged, and the judge's score is the reward."""
 
-    def reward(text, gold, structure, *args, **kwargs):
-        return RewardTerms(structure, 1.0, 0.0, structure, math.nan, 1.0, 1.0, WEIGHTS)
+    def reward(text, gold, structure, *args, extra, **kwargs):
+        weights = WEIGHTS | dict.fromkeys(extra, 1.0)
+        return RewardTerms(structure, 1.0, 0.0, structure, math.nan, 1.0, 1.0, weights, extra)
 
     monkeypatch.setattr(scorer, "parse_response", lambda text, mode: ParsedResponse(text, "A", ()))
     monkeypatch.setattr(scorer, "social_r1_reward", reward)
@@ -131,7 +132,17 @@ def test_a_run_stops_with_a_checkpoint_when_the_users_function_fails(start, tmp_
     body = "def reward(records):\n    assert records[0]['step'] < 1, 'lost'\n    return [1.0] * len(records)\n"
     (tmp_path / "failing.py").write_text(body)
     monkeypatch.chdir(tmp_path)
-    config = changed(start, tmp_path / "run", steps=3, rewards={"extra": "failing:reward"})
-    with pytest.raises(grpo.TrainingStopped, match=r"reward failed: .*failing\.py:2: AssertionError: lost"):
+    (tmp_path / "fine.py").write_text("def short(records):\n    return [-1.0] * len(records)\n")
+    functions = {
+        "own": {"function": "failing:reward"},
+        "short": {"function": "fine.py:short", "weight": 0.5, "gated": False},
+    }
+    config = changed(start, tmp_path / "run", steps=3, rewards={"extra": functions})
+    message = r"rewards\.extra\.own: reward failed: .*failing\.py:2: AssertionError: lost"
+    with pytest.raises(grpo.TrainingStopped, match=message):
         grpo.train_grpo(config)
+    (step,) = steps_of(tmp_path / "run")
+    assert (step["reward/own"], step["reward/short"], step["weight/short"]) == (1.0, -1.0, 1.0)
+    response = lines(tmp_path / "run" / "rollouts.jsonl")[-1]
+    assert (response["terms"]["own"], response["terms"]["short"]) == (1.0, -1.0)
     assert (tmp_path / "run" / "checkpoints" / "1").is_dir()

@@ -169,14 +169,14 @@ RECORDED = {
         judge/cost judge/failed/timeout judge/latency judge/retries judge/seconds judge/tokens_in judge/tokens_out
         judge/waited_seconds kl learning_rate loss memory_peak_bytes mfu mismatch/effective_samples mismatch/max
         mismatch/mean mismatch/p99 mismatch/ratio_error nonfinite_count padding_waste ratio_max ratio_min
-        replaced_groups response_tokens reward/content reward/extra reward/format reward/length_window reward/outcome
+        replaced_groups response_tokens reward/content reward/brevity reward/format reward/length_window reward/outcome
         reward/repetition reward/shaped reward/structure reward/total reward/unscorable sampling_errors seconds
         seconds/between seconds/old seconds/reference seconds/reward seconds/rollout seconds/update
         shared_prompt_tokens skipped source/hitom/reward/outcome tokens tokens_per_second truncated
         truth/content_correlation truth/content_gap truth/mean truth/structure_gap unscorable/judge_timeout
-        update_tflops variance_share/content variance_share/extra variance_share/format
+        update_tflops variance_share/content variance_share/brevity variance_share/format
         variance_share/length_and_format variance_share/outcome
-        variance_share/structure weight/content weight/structure zero_variance_groups""",
+        variance_share/structure weight/brevity weight/content weight/structure zero_variance_groups""",
     "eval": """accuracy accuracy/belief accuracy_high accuracy_length_matched accuracy_low accuracy_stderr best_rule
         best_rule_accuracy best_rule_accuracy/belief best_rule_pair_accuracy calibration_error chance format_rate
         hitom/accuracy hitom/accuracy/belief judge/waited_seconds length_correlation length_matched_pairs longer_wins

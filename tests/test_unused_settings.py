@@ -32,7 +32,6 @@ def load(tmp_path: Path, layers: list[dict], *overrides: str) -> RunConfig:
         ([], ["rewards.structure.concurrency=3"], "rewards.structure.concurrency", "rewards.structure.judge"),
         ([{"rewards": {"preset": "outcome_only"}}, JUDGE], [], "rewards.structure.judge", "rewards.preset"),
         ([], ["rewards.preset=outcome_only", "rewards.length_low=1"], "rewards.length_low", "rewards.preset"),
-        ([], ["rewards.extra_weight.start=2"], "rewards.extra_weight.start", "rewards.extra"),
         ([], ["optimizer.final_fraction=0.1"], "optimizer.final_fraction", "optimizer.schedule"),
         ([], ["data.eval=e.jsonl", "data.holdout=7"], "data.holdout", "data.eval"),
         ([], ["quiet=true", "verbose=true"], "verbose", "quiet"),

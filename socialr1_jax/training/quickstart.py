@@ -26,6 +26,7 @@ from socialr1_jax.hf import load_hf, save_hf
 from socialr1_jax.models.qwen3 import Qwen3, Qwen3Config, init_params
 from socialr1_jax.ownership import refuse_foreign_folder
 from socialr1_jax.reward_model_config import RewardModelConfig
+from socialr1_jax.rewards.extra import load_extras
 from socialr1_jax.terminal import print_line
 from socialr1_jax.training.console import console, shown_log, working
 from socialr1_jax.training.grpo import train_grpo
@@ -51,6 +52,7 @@ def _run(config: QuickstartConfig, folder: Path) -> bool:
     run = _grpo_config(config, folder)
     made = folder / "quickstart.yaml"
     refuse_another_run(config, made)
+    load_extras(config.rewards)  # do this first: a fault of theirs shows before minutes of SFT
     if made.exists() and (folder / "sft" / "config.json").exists():
         refuse_other_settings(config, made)
         console.print(f"{folder / 'sft'} is there from an earlier call and is used again")
