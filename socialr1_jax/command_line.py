@@ -160,16 +160,21 @@ def load_config(
         layer_of[key] = len(files)
     values = config_class.filled_in(values)
     unused = unused_settings(config_class, values, layer_of)
+    config = validated(config_class, values)
+    if unused:
+        raise ConfigError("\n".join(map(printable, unused[:_MOST_FAULTS])))
+    return config
+
+
+def validated(config_class: type[ConfigT], values: Mapping[str, Any]) -> ConfigT:
+    """Builds a configuration of nested values. Raises ConfigError for types, ranges and numbers that do not fit."""
     try:
-        config = config_class.model_validate(values)
+        return config_class.model_validate(values)
     except ValidationError as error:
         faults = error.errors(include_url=False)
         lines = [printable(_explain(config_class, fault)) for fault in faults[:_MOST_FAULTS]]
         lines += [f"and {len(faults) - _MOST_FAULTS} more"] if len(faults) > _MOST_FAULTS else []
         raise ConfigError("\n".join(lines)) from None
-    if unused:
-        raise ConfigError("\n".join(map(printable, unused[:_MOST_FAULTS])))
-    return config
 
 
 def save_config(config: Section, path: str | Path) -> None:

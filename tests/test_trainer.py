@@ -51,7 +51,7 @@ def saved(start, tmp_path_factory) -> Path:
 
 
 def test_a_replay_needs_neither_sampler_nor_judge_and_ends_with_the_same_bytes(start, saved, tmp_path, monkeypatch):
-    for name in ("Engine", "Collector", "evaluate_questions", "open_run_questions", "load_tokenizer"):
+    for name in ("Engine", "Collector", "evaluate_questions", "read_run_questions", "load_tokenizer"):
         monkeypatch.setattr(grpo, name, None)
     config = changed(
         start, tmp_path, replay_rollouts=str(saved / "kept" / "rollouts.jsonl"), data={"train": "", "eval": ""}
