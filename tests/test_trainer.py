@@ -42,11 +42,12 @@ def rewarded(monkeypatch):
 
 @pytest.fixture(scope="module")
 def saved(start, tmp_path_factory) -> Path:
-    """A run of two updates a step that kept its rollouts."""
+    """A run of two steps, asked for as epochs of 40 questions, that kept its rollouts; of two updates a step."""
     folder = tmp_path_factory.mktemp("saved")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(scorer, "social_r1_reward", lively)
-        assert grpo.train_grpo(changed(start, folder, save_rollouts=str(folder / "kept" / "rollouts.jsonl")))
+        more = {"save_rollouts": str(folder / "kept" / "rollouts.jsonl"), "steps": 600, "epochs": 0.2}
+        assert grpo.train_grpo(changed(start, folder, **more))
     return folder
 
 
