@@ -15,7 +15,7 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, TypeVar, get_origin
+from typing import Annotated, Any, ClassVar, NoReturn, TypeVar, get_origin
 
 import yaml
 from pydantic import (
@@ -54,6 +54,8 @@ class Section(BaseModel):
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, validate_default=True)
+    # Pairs of fields that say the same in two ways; the second one counts where it is set.
+    either: ClassVar[tuple[tuple[str, str], ...]] = ()
 
     @field_validator("*", mode="before")
     @classmethod
@@ -184,7 +186,11 @@ def save_config(config: Section, path: str | Path) -> None:
 
 def to_yaml(config: Section) -> str:
     """Returns the configuration as YAML that ``load_config`` reads back to an equal object."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
+    values = config.model_dump(mode="json")
+    for replaced, name in config.either:
+        if values[name]:
+            del values[replaced]
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=120)
 
 
 def parse_args(

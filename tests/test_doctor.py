@@ -302,7 +302,7 @@ def test_a_folder_with_a_run(run, model, tmp_path):
     _, lines, _ = run(*settings(model), "epochs=1")
     assert "steps 600 -> 1: more may be asked for only" in one(lines, "output_dir", "problem")
     _, lines, _ = run(*settings(model), "epochs=1", "data.train=nowhere.jsonl")
-    assert "how many steps epochs 1 are is unknown: nowhere.jsonl" in one(lines, "output_dir", "skipped")
+    assert "the number of steps of epochs 1 is unknown: nowhere.jsonl" in one(lines, "output_dir", "skipped")
     status, lines, _ = run(*settings(model), "seed=7")
     assert status == 1
     assert "holds a run of another configuration" in one(lines, "output_dir", "problem")

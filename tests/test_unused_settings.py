@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from socialr1_jax.command_line import to_yaml
 from socialr1_jax.config import ConfigError, RunConfig, load_config
 
 BASE = {"model": {"random": "nano"}, "data": {"train": "q.jsonl"}, "cold_start": 3}
@@ -98,3 +99,5 @@ def test_of_steps_and_epochs_the_later_one_counts(tmp_path, layers, overrides, c
         return
     config = load(tmp_path, [BASE, *layers], *overrides)
     assert (config.steps, config.epochs) == counts
+    (tmp_path / "saved.yaml").write_text(to_yaml(config))
+    assert load_config(RunConfig, tmp_path / "saved.yaml") == config

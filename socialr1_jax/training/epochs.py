@@ -12,12 +12,12 @@ RunT = TypeVar("RunT", bound=RunConfig | RewardModelConfig)
 
 
 def steps_of(epochs: float, count: int, each: int) -> int:
-    """Return the number of steps of `each` in so many passes over `count` of them, rounded up."""
+    """Return how many steps `epochs` passes over `count` questions take, `each` a step, rounded up."""
     return math.ceil(Fraction(str(epochs)) * count / each)  # in floats, 0.1 x 30 is more than 3
 
 
 def in_steps(config: RunT, count: int, each: int) -> tuple[RunT, list[str]]:
-    """Return the run with the steps that its epochs come to instead of the epochs, and a line that says so.
+    """Return the run with its number of steps in place of its epochs, and a line that says so.
 
     A run without epochs is returned as it is, without a line. Prompts and pairs that are too long count, though no step
     takes them: they are found when they are met.

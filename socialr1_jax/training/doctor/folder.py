@@ -35,7 +35,7 @@ def check_folder(config: DoctorConfig) -> Iterator[Line]:
             questions, _ = read_run_questions(config)
             config, _ = in_steps(config, len(questions), config.grpo.prompts_per_step)
         except ValueError as error:
-            raise NotChecked(f"how many steps epochs {config.epochs:g} are is unknown: {short(error)}") from None
+            raise NotChecked(f"the number of steps of epochs {config.epochs:g} is unknown: {short(error)}") from None
     try:
         refuse_foreign_files(folder)
         if (folder / ".lock").exists():
