@@ -7,7 +7,7 @@ import pytest
 
 from socialr1_jax.config import ConfigError, QuickstartConfig, RunConfig, load_config, save_config
 from socialr1_jax.reward_model_config import RewardModelConfig
-from socialr1_jax.training.epochs import in_steps
+from socialr1_jax.training.epochs import in_steps, steps_of
 from socialr1_jax.training.run_folder import own_folder, refuse_other_settings, wall_seconds
 
 RUN = (
@@ -96,21 +96,23 @@ def test_more_steps_go_on_where_the_learning_rate_does_not_depend_on_them(kind, 
         refuse_other_settings(load_config(kind, None, [*settings, "steps=99"]), tmp_path / "config.yaml")
 
 
-# (epochs, questions, prompts a step, steps)
 @pytest.mark.parametrize(
     ("epochs", "count", "each", "steps"),
     [(1, 64, 64, 1), (2, 100, 64, 4), (0.5, 100, 64, 1), (0.1, 30, 1, 3), (1e-9, 3, 64, 1), (3, 1, 64, 1),
      (1.1, 10, 1, 11), (100, 18_000, 64, 28_125)],
 )  # fmt: skip
+def test_steps_of_epochs(epochs, count, each, steps):
+    assert steps_of(float(epochs), count, each) == steps
+
+
 @pytest.mark.parametrize(
     ("kind", "given"),
     [(RunConfig, RUN[:2]), (QuickstartConfig, ()), (RewardModelConfig, ("model.path=m", "data.pairs=p.jsonl"))],
 )
-def test_epochs_are_saved_as_steps(kind, given, epochs, count, each, steps, tmp_path):
-    config = load_config(kind, None, [*given, f"epochs={epochs}"])
+def test_epochs_are_saved_as_steps(kind, given, tmp_path):
+    config, count, each, steps = load_config(kind, None, [*given, "epochs=1.5"]), 3000, 64, 71
     run, (line,) = in_steps(config, count, each)
-    assert (run.steps, run.epochs) == (steps, 0)
-    assert line == f"epochs {epochs:g}: {count:,} x {epochs:g} / {each:,} = {steps:,} step{'s' if steps > 1 else ''}"
+    assert line == "epochs 1.5: 3,000 x 1.5 / 64 = 71 steps"
     assert run == config.model_copy(update={"steps": steps, "epochs": 0.0})
     save_config(run, tmp_path / "config.yaml")
     assert load_config(kind, tmp_path / "config.yaml") == run
