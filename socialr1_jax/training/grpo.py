@@ -109,11 +109,11 @@ def train_grpo(config: RunConfig) -> bool:
 def _train_grpo(config: RunConfig, mesh: Mesh, stop: Stop) -> bool:
     # ------------------------------------------------------------------------------------------------ what is needed
     folder, grpo, counted = Path(config.output_dir), config.grpo, list[str]()
-    if not config.replay_rollouts:  # first: their number says how many steps the epochs are
+    refuse_foreign_folder(folder / "export", "config.json")
+    if not config.replay_rollouts:  # before the earlier run is compared: their number says how many steps epochs are
         questions, heldout = read_run_questions(config)
         config, counted = in_steps(config, len(questions), grpo.prompts_per_step)
     refuse_another_run(config, folder / "config.yaml")
-    refuse_foreign_folder(folder / "export", "config.json")
     if config.save_rollouts:
         refuse_foreign_rollouts(config)
     # Barrier: every process must look for an earlier run before any process writes to the folder.

@@ -67,10 +67,10 @@ def train_reward_model(config: RewardModelConfig) -> bool:
 
 def _train(config: RewardModelConfig, stop: Stop) -> bool:
     folder = Path(config.output_dir)
+    refuse_foreign_folder(folder / "export", "config.json")
     sides = split_by_story(read_pairs(config.data.pairs), config.data.holdout)
     config, counted = in_steps(config, len(sides[0]), config.batch.pairs)
     refuse_another_run(config, folder / "config.yaml")
-    refuse_foreign_folder(folder / "export", "config.json")
     # Barrier: every process must look for an earlier run before any process writes to the folder.
     wait_for_all(f"start of {config.output_dir}", config.distributed.timeout)
     with working(f"loading {config.model.path}"):
