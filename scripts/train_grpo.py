@@ -23,6 +23,7 @@ def check_questions(config: RunConfig) -> None:
     from socialr1_jax.training.doctor import data
     from socialr1_jax.training.doctor.line import NotChecked
     from socialr1_jax.training.doctor.model import local
+    from socialr1_jax.training.epochs import in_steps
     from socialr1_jax.training.run_questions import first_prompt, read_run_questions, understood
 
     try:
@@ -33,7 +34,8 @@ def check_questions(config: RunConfig) -> None:
         return
     load_extras(config.rewards)
     questions, sets = read_run_questions(config)
-    lines = understood(questions, sets)
+    _, counted = in_steps(config, len(questions), config.grpo.prompts_per_step)
+    lines = [*understood(questions, sets), *counted]
     if config.model.path and (folder := local(config.model.path)):
         from socialr1_jax.tokenizer_files import load_tokenizer
 

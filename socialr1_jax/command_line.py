@@ -59,6 +59,8 @@ class Section(BaseModel):
     plain: ClassVar[tuple[str, ...]] = ()
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, validate_default=True)
+    # Pairs of fields that say the same in two ways; the second one counts where it is set.
+    either: ClassVar[tuple[tuple[str, str], ...]] = ()
 
     @field_validator("*", mode="before")
     @classmethod
@@ -177,16 +179,21 @@ def load_config(
         _merge(values, given, where)
     values = config_class.filled_in(values)
     unused = unused_settings(config_class, values, layer_of)
+    config = validated(config_class, values)
+    if unused:
+        raise ConfigError("\n".join(map(printable, unused[:_MOST_FAULTS])))
+    return config
+
+
+def validated(config_class: type[ConfigT], values: Mapping[str, Any]) -> ConfigT:
+    """Builds a configuration of nested values. Raises ConfigError for types, ranges and numbers that do not fit."""
     try:
-        config = config_class.model_validate(values)
+        return config_class.model_validate(values)
     except ValidationError as error:
         faults = error.errors(include_url=False)
         lines = [printable(_explain(config_class, fault)) for fault in faults[:_MOST_FAULTS]]
         lines += [f"and {len(faults) - _MOST_FAULTS} more"] if len(faults) > _MOST_FAULTS else []
         raise ConfigError("\n".join(lines)) from None
-    if unused:
-        raise ConfigError("\n".join(map(printable, unused[:_MOST_FAULTS])))
-    return config
 
 
 def save_config(config: Section, path: str | Path) -> None:
@@ -196,7 +203,11 @@ def save_config(config: Section, path: str | Path) -> None:
 
 def to_yaml(config: Section) -> str:
     """Returns the configuration as YAML that ``load_config`` reads back to an equal object."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
+    values = config.model_dump(mode="json")
+    for replaced, name in config.either:
+        if values[name]:
+            del values[replaced]
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=120)
 
 
 def parse_args(

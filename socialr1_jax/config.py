@@ -117,7 +117,7 @@ class DataConfig(Section):
         description="Jinja template of the user turn, or a file with one, over story, question, options, lettered, "
         'meta and instruction; "" = the prompt of the Social-R1 cards',
     )
-    system: FreeText = Field("", description='text of a system turn before it; "" = none')
+    system: FreeText = Field("", description='text of a system turn before it; "" = none, or the question\'s own')
     max_prompt_tokens: int = Field(1024, ge=1, description="longer prompts are dropped and counted, never cut")
 
 
@@ -253,7 +253,9 @@ class RunConfig(Section):
 
     required: ClassVar[tuple[str, ...]] = ("model.path", "data.train")  # model.random does for the first
     replaces: ClassVar[dict[str, str]] = {"model.path": "model.random", "verbose": "quiet"}
+    either: ClassVar[tuple[tuple[str, str], ...]] = (("steps", "epochs"),)
     needs: ClassVar[tuple[Need, ...]] = (
+        Need("epochs", "replay_rollouts", ("",)),
         Need("cold_start", "model.random"),
         Need("data.holdout", "data.eval", ([],)),
         Need("verbose", "quiet", (False,)),
@@ -263,6 +265,12 @@ class RunConfig(Section):
     output_dir: str = Field("runs/grpo", min_length=1, description="folder that everything is written to")
     seed: int = Field(0, ge=0, lt=2**31, description="of the order of prompts and of every draw")
     steps: int = Field(600, ge=1, lt=2**31, description="GRPO steps")
+    epochs: Real = Field(
+        0.0,
+        ge=0,
+        description="passes over the questions to train on, in place of steps: steps = questions x epochs / "
+        "grpo.prompts_per_step, rounded up; 0 = steps counts",
+    )
     cold_start: int = Field(
         0, ge=0, description="for trials: updates of SFT on reference responses that random weights begin with"
     )
@@ -304,7 +312,7 @@ class RunConfig(Section):
                 f"grpo.mini_batch_prompts {grpo.mini_batch_prompts} does not divide grpo.prompts_per_step "
                 f"{grpo.prompts_per_step}; set grpo.mini_batch_prompts to {_divisors(grpo.prompts_per_step)}"
             )
-        if self.optimizer.warmup_steps >= self.updates:
+        if not self.epochs and self.optimizer.warmup_steps >= self.updates:
             raise ValueError(
                 f"optimizer.warmup_steps {self.optimizer.warmup_steps} leaves none of the run's {self.updates} updates "
                 "at the peak; lower optimizer.warmup_steps or raise steps"
@@ -338,6 +346,9 @@ class RunConfig(Section):
             "evaluation": f"{looks} x {answers // self.evaluation.samples:,} questions x {self.evaluation.samples} = "
             f"{looks * answers:,} responses, up to {looks * answers * limit:,} response tokens",
         }
+        if self.epochs:  # the number of questions says how many steps that is
+            lines["run"] = f"{self.epochs:g} epochs of the questions"
+            del lines["evaluation"]
         return "\n".join(f"{name:<11} {text}" for name, text in lines.items())
 
 

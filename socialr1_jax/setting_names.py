@@ -27,10 +27,14 @@ NAMES: tuple[Names, ...] = (
     Names("seed", ("seed", "data_seed"), (), ("random_seed",)),
     Names(
         "steps",
-        ("max_steps", "num_train_epochs"),
-        ("trainer.total_training_steps", "trainer.total_epochs"),
-        ("num_steps", "total_steps", "train_steps", "num_epochs"),
-        "steps of `grpo.prompts_per_step` prompts, not passes over the questions",
+        ("max_steps",),
+        ("trainer.total_training_steps",),
+        ("num_steps", "total_steps", "train_steps"),
+        "steps of `grpo.prompts_per_step` prompts",
+    ),
+    Names(
+        "epochs", ("num_train_epochs",), ("trainer.total_epochs",), ("num_epochs", "total_epochs"),
+        "in place of `steps`; fractions too",
     ),
     Names("verbose", ("log_level",)),
     Names("quiet", ("disable_tqdm",)),
@@ -49,7 +53,7 @@ NAMES: tuple[Names, ...] = (
         "data.train", ("dataset_name",), ("data.train_files",), ("dataset", "train_file", "train_data", "dataset_path")
     ),
     Names("data.eval", ("dataset_test_split",), ("data.val_files",), ("eval_dataset", "eval_data", "test_files")),
-    Names("data.columns", (), ("data.prompt_key",), ("dataset_text_field",), "{question: your_column}"),
+    Names("data.columns", (), ("data.prompt_key",), ("dataset_text_field",), "{messages: your_column}"),
     Names("data.prompt", (), (), ("prompt_template",), "a Jinja template, or a file with one"),
     Names("data.system", (), (), ("system_prompt",)),
     Names("data.max_prompt_tokens", ("max_prompt_length",), ("data.max_prompt_length",), ("max_prompt_len",)),

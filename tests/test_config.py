@@ -173,6 +173,9 @@ def test_saved_configuration_reads_back_equal(tmp_path):
         ("data.where=CoTP", "data.where: 'CoTP' is not a mapping"),
         ("data.where=[", "data.where: cannot read the value '['"),
         ("steps", "'steps' is not of the form"),
+        ("epochs=-1", "epochs must be at least 0.0, not -1"),
+        ("epochs=true", "epochs: True is not a number"),
+        ("epochs=all", "epochs: 'all' is not a number"),
         ("grpo=3", "grpo is a section"),
     ],
 )

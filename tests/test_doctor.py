@@ -316,6 +316,12 @@ def test_a_folder_with_a_run(run, model, tmp_path):
     status, lines, _ = run(*settings(model))
     assert status == 0
     assert "goes on after step 20 of 600" in one(lines, "output_dir", "ok")
+    _, lines, _ = run(*settings(model), "epochs=10000")
+    assert re.search("goes on after step 20 of [0-9]{4}$", one(lines, "output_dir", "ok").strip())
+    _, lines, _ = run(*settings(model), "epochs=1")
+    assert "steps 600 -> 1: more may be asked for only" in one(lines, "output_dir", "problem")
+    _, lines, _ = run(*settings(model), "epochs=1", "data.train=nowhere.jsonl")
+    assert "the number of steps of epochs 1 is unknown: nowhere.jsonl" in one(lines, "output_dir", "skipped")
     status, lines, _ = run(*settings(model), "seed=7")
     assert status == 1
     assert "holds a run of another configuration" in one(lines, "output_dir", "problem")

@@ -1,5 +1,6 @@
 """Several sources as one checked sequence: bad rows, names, views, generated stories, large Parquet files."""
 
+import csv
 import json
 import logging
 from functools import partial
@@ -377,3 +378,134 @@ def test_large_files_leave_nothing_behind(large, monkeypatch, tmp_path):
     questions = open_questions([large([row(i) for i in range(30)])])
     assert questions[3].id == "q3"
     assert list((tmp_path / "tmp").iterdir()) == []
+
+
+# --------------------------------------------------------------------------------------------------------- chat format
+
+SYSTEM, USER = {"role": "system", "content": "Be brief."}, {"role": "user", "content": "Who left?"}
+REPLY, OPENING = {"role": "assistant", "content": "Ann."}, {"role": "user", "content": "Ann and Ben came. "}
+STORY = "Ann and Ben came.\n\nAnn."  # what was said before the last turn
+TWO_PARTS = {"role": "user", "content": [{"type": "text", "text": "Who "}, {"type": "text", "text": "left?"}]}
+
+
+def table(path: Path, *rows: dict) -> Path:
+    """Writes the rows as the ending of the file says; a CSV cell that is no text is JSON."""
+    if path.suffix == ".parquet":
+        parquet.write_table(pyarrow.Table.from_pylist(list(rows)), path)
+    elif path.suffix == ".csv":
+        cells = [{k: v if isinstance(v, str) else json.dumps(v) for k, v in one.items()} for one in rows]
+        with path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(cells[0]))
+            writer.writeheader()
+            writer.writerows(cells)
+    else:
+        jsonl(path, *rows)
+    return path
+
+
+# (a row, data.columns, story, question, answer, the turns, what the run says of the columns)
+CHATS = [
+    ({"prompt": [SYSTEM, USER], "solution": "Ann"}, {}, "", "Who left?", "Ann", [SYSTEM, USER],
+     "answer from solution, messages from prompt; no options"),
+    ({"data_source": "mine", "prompt": [USER], "reward_model": {"style": "rule", "ground_truth": "Ann"}}, {},
+     "", "Who left?", "Ann", [USER], "answer from reward_model, messages from prompt; no options; not read: data_s"),
+    ({"messages": [SYSTEM, USER, REPLY], "answer": "Ann"}, {}, "", "Who left?", "Ann", [SYSTEM, USER],
+     "answer, messages; no options; left out: the assistant's turn at the end of 1 row"),
+    ({"messages": [OPENING, REPLY, USER], "answer": "Ann"}, {}, STORY, "Who left?", "Ann",
+     [OPENING, REPLY, USER], "answer, messages; no options"),
+    ({"messages": [TWO_PARTS], "ground_truth": "Ann"}, {}, "", "Who left?", "Ann", [USER], "answer from ground_truth"),
+    ({"prompt": "Who left?", "answer": "Ann"}, {}, "", "Who left?", "Ann", [USER], "messages from prompt"),
+    ({"messages": [USER], "options": "A. Ann B. Ben", "label": 1}, {}, "", "Who left?", "B", [USER],
+     "options, answer from label, messages"),
+    ({"turns": [USER], "answer": "Ann"}, {"messages": "turns"}, "", "Who left?", "Ann", [USER], "messages from turns"),
+    ({"question": "Who?", "messages": [USER], "answer": "Ann"}, {}, "", "Who?", "Ann", [USER],
+     "question, answer, messages"),
+    ({"story": "s", "question": "q", "prompt": [USER], "answer": "Ann"}, {}, "s", "q", "Ann", [], "not read: prompt"),
+    ({"story": "s", "question": "q", "prompt": [USER], "answer": "Ann"}, {"messages": "prompt"}, "s", "q", "Ann",
+     [USER], "story, question, answer, messages from prompt"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv", "parquet"])
+@pytest.mark.parametrize(("one", "columns", "story", "question", "answer", "turns", "said"), CHATS)
+def test_turns_of_a_chat_ask_the_question(tmp_path, suffix, one, columns, story, question, answer, turns, said):
+    questions = open_questions([table(tmp_path / f"q.{suffix}", one)], columns=columns)
+    (example,) = questions
+    assert (example.story, example.question, example.answer) == (story, question, answer)
+    assert list(example.messages) == turns
+    lines = understood(questions, {})
+    assert said in lines[1]
+    asked = turns and "<Answer>" not in question_text(example)
+    assert any("no prompt asks for <think> and <Answer>" in line for line in lines) == bool(asked)
+
+
+def test_turns_of_a_large_parquet_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(question_sources, "LARGE_PARQUET", 1)
+    rows = [{"prompt": [SYSTEM, USER], "reward_model": {"ground_truth": answer}} for answer in ("Ann", "Ben")]
+    questions = open_questions([table(tmp_path / "q.parquet", *rows)])
+    assert [(list(one.messages), one.answer) for one in questions] == [([SYSTEM, USER], "Ann"), ([SYSTEM, USER], "Ben")]
+
+
+IMAGE = {"role": "user", "content": [{"type": "image", "image": None}, {"type": "text", "text": "Who?"}]}
+CALL = {"role": "assistant", "content": "", "tool_calls": [{"id": "1"}]}
+
+
+# (the cell of `messages`, what is said of it)
+@pytest.mark.parametrize(
+    ("cell", "message"),
+    [
+        ([], "'messages' is an empty list; a question has a user's turn"),
+        (None, "'messages' holds null, not a list of turns"),
+        (USER, "'messages' holds an object, not a list of turns"),
+        ("[{'role': 'user', 'content': 'Who?'}]", r"'messages' is not JSON \(.*\); write it with json.dumps"),
+        ("", "turn 1 of 'messages' has no text"),
+        (["Who?"], "turn 1 of 'messages' is not an object with 'role' and 'content'"),
+        ([{"from": "human", "value": "Who?"}], "turn 1 of 'messages' is not an object with 'role' and 'content'"),
+        ([USER | {"role": "human"}], "turn 1 of 'messages' has the role 'human'; the roles are system, user, assist"),
+        ([USER | {"role": ["user"]}], r"turn 1 of 'messages' has the role \['user'\]"),
+        ([USER | {"content": " "}], "turn 1 of 'messages' has no text"),
+        ([USER | {"content": None}], "turn 1 of 'messages' has no text"),
+        ([USER | {"content": []}], "turn 1 of 'messages' has no text"),
+        ([USER, REPLY, IMAGE], "turn 3 of 'messages' holds a part of type 'image'; only text can be asked"),
+        ([USER, CALL, USER], "turn 2 of 'messages' calls a tool"),
+        ([USER, SYSTEM, USER], "turn 2 of 'messages' is the system's; only the first one can be"),
+        ([SYSTEM], "'messages' does not end with a user's turn"),
+        ([REPLY], "'messages' does not end with a user's turn"),
+        ([USER, REPLY, REPLY], "'messages' does not end with a user's turn"),
+        ([USER | {"content": "Who\ud800?"}], "half a character"),
+    ],
+)
+def test_turns_that_ask_nothing_are_refused(tmp_path, cell, message):
+    with pytest.raises(DataError, match=f"q.jsonl row 2: {message}"):
+        open_questions([jsonl(tmp_path / "q.jsonl", *({"messages": x, "answer": "Ann"} for x in ([USER], cell)))])
+
+
+def test_a_row_without_a_story_is_no_chat_because_it_has_a_column_prompt(tmp_path):
+    rows = [row(0, prompt="template A"), row(1, prompt="template A")]
+    del rows[1]["story"]
+    with pytest.raises(DataError, match="row 2: no column 'story'"):
+        open_questions([jsonl(tmp_path / "q.jsonl", *rows)])
+
+
+@pytest.mark.parametrize(
+    ("answers", "message"),
+    [({}, "no column 'answer'"), ({"reward_model": {}}, "'reward_model' holds no 'ground_truth'"),
+     ({"reward_model": "Ann"}, "'reward_model' is not JSON"), ({"answer": {"a": 1}}, "'answer' holds an object")],
+)  # fmt: skip
+def test_turns_without_a_gold_answer_are_refused(tmp_path, answers, message):
+    with pytest.raises(DataError, match=f"row 1: {message}"):
+        open_questions([jsonl(tmp_path / "q.jsonl", {"prompt": [USER], **answers})])
+
+
+# (data.prompt, data.system, the turns)
+@pytest.mark.parametrize(
+    ("template", "system", "turns"),
+    [
+        ("", "New.", [SYSTEM | {"content": "New."}, OPENING, REPLY, USER]),
+        ("{{ question }}!", "", [SYSTEM, OPENING, REPLY, USER | {"content": "Who left?!"}]),
+        ("{{ story }}", "New.", [SYSTEM | {"content": "New."}, OPENING, REPLY, OPENING | {"content": STORY}]),
+    ],
+)
+def test_prompts_of_the_users_own_take_the_place_of_turns(tmp_path, template, system, turns):
+    file = jsonl(tmp_path / "q.jsonl", {"messages": [SYSTEM, OPENING, REPLY, USER], "answer": "Ann"})
+    assert list(open_questions([file]).asked_by(PromptWriter(template, system))[0].messages) == turns

@@ -27,6 +27,9 @@ def test_every_name_leads_to_a_field_and_to_one_alone():
     ("key", "ours"),
     [
         ("lr", "optimizer.learning_rate"),
+        ("num_train_epochs", "epochs"),
+        ("trainer.total_epochs", "epochs"),
+        ("num_epochs", "epochs"),
         ("learning_rate", "optimizer.learning_rate"),
         ("--learning-rate", "optimizer.learning_rate"),
         ("num_generations", "sampling.group_size"),

@@ -26,9 +26,10 @@ from socialr1_jax.models.attention_trial import working_attention
 from socialr1_jax.sampling import Completion, Engine, SamplingParams
 from socialr1_jax.sampling.text import stop_token_ids
 from socialr1_jax.tokenizer_files import load_tokenizer
+from socialr1_jax.training.epochs import in_steps
 from socialr1_jax.training.programs import compile_programs, reference_weights, row_multiple
 from socialr1_jax.training.rollouts import Rollouts, make_scorer
-from socialr1_jax.training.run_questions import open_run_questions, prompt_streams
+from socialr1_jax.training.run_questions import prompt_streams, read_run_questions
 from socialr1_jax.training.start import random_start
 from socialr1_jax.training.validation import sample_and_submit
 
@@ -62,7 +63,8 @@ class Steps:
         config = self.config
         backend = working_attention(config.model.attention, config.model.dtype)
         self.scorer = make_scorer(config, self.mesh, backend, NEVER)
-        questions, _ = open_run_questions(config)
+        questions, _ = read_run_questions(config)
+        config, _ = in_steps(config, len(questions), config.grpo.prompts_per_step)
         if config.model.random:
             model = random_start(config, self.mesh, questions)
         else:

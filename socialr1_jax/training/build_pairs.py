@@ -218,7 +218,7 @@ def _sample_settings(config: PairsConfig) -> dict[str, Any]:
 
 def question_key(example: Example) -> str:
     """Names a question in the work file, wherever it stands in the question file."""
-    return _hash(example.id, example.story, example.question, example.options)
+    return _hash(example.id, example.story, example.question, example.options, *map(dict, example.messages))
 
 
 def _hash(*parts: object) -> str:

@@ -29,6 +29,7 @@ from socialr1_jax.reward_model_config import RewardModelConfig
 from socialr1_jax.rewards.extra import load_extras
 from socialr1_jax.terminal import print_line
 from socialr1_jax.training.console import console, shown_log, working
+from socialr1_jax.training.epochs import in_steps
 from socialr1_jax.training.grpo import train_grpo
 from socialr1_jax.training.metrics import RunLog
 from socialr1_jax.training.quickstart_console import show_results, show_story
@@ -49,6 +50,9 @@ def run_quickstart(config: QuickstartConfig) -> bool:
 
 
 def _run(config: QuickstartConfig, folder: Path) -> bool:
+    config, counted = in_steps(config, config.stories.train_count, config.grpo.prompts_per_step)
+    for line in counted:
+        console.print(line)
     run = _grpo_config(config, folder)
     made = folder / "quickstart.yaml"
     refuse_another_run(config, made)

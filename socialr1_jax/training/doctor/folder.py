@@ -10,6 +10,7 @@ from socialr1_jax.ownership import ForeignFile, refuse_foreign_folder
 from socialr1_jax.training.doctor.line import DoctorConfig, Line, NotChecked, gib, good_or, short
 from socialr1_jax.training.doctor.memory import GRADIENT_BYTES, STATE_BYTES
 from socialr1_jax.training.doctor.model import model_shape, parameters
+from socialr1_jax.training.epochs import in_steps
 
 
 def check_folder(config: DoctorConfig) -> Iterator[Line]:
@@ -27,7 +28,14 @@ def check_folder(config: DoctorConfig) -> Iterator[Line]:
         return
     from socialr1_jax.training.checkpoints import whole_steps
     from socialr1_jax.training.run_folder import own_folder, refuse_another_run, refuse_foreign_files
+    from socialr1_jax.training.run_questions import read_run_questions
 
+    if config.epochs and (folder / "config.yaml").exists():
+        try:
+            questions, _ = read_run_questions(config)
+            config, _ = in_steps(config, len(questions), config.grpo.prompts_per_step)
+        except ValueError as error:
+            raise NotChecked(f"the number of steps of epochs {config.epochs:g} is unknown: {short(error)}") from None
     try:
         refuse_foreign_files(folder)
         if (folder / ".lock").exists():
