@@ -170,6 +170,7 @@ FIGURES = "reward 0.01  accuracy 0.05  format 0.06  tokens 60  kl 0.0000  19.4 s
     ],
 )
 def test_a_live_line_is_shortened_never_wrapped(width, kept, left_out, monkeypatch):
+    monkeypatch.setattr(console, "_force_terminal", True)
     monkeypatch.setattr(console, "_width", width)
     bar = Bar("grpo", 9)
     compiled().programs += 3
@@ -185,11 +186,25 @@ def test_a_live_line_is_shortened_never_wrapped(width, kept, left_out, monkeypat
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
 def test_a_bar_is_drawn_in_any_encoding(encoding, monkeypatch):
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding))
+    monkeypatch.setattr(console, "_force_terminal", True)
     monkeypatch.setattr(console, "_width", 80)
     bar = Bar("grpo", 2)
     bar.advance("")
     full, rest = "#-" if encoding == "ascii" else "\u2501\u2500"
     assert bar.__rich__().plain == f"grpo {5 * full}{5 * rest} 1/2  0:00"
+
+
+def test_no_cell_is_cut_where_no_terminal_shows_it(monkeypatch):
+    monkeypatch.setattr(sys, "stdout", io.StringIO())
+    monkeypatch.setattr(console, "_width", 80)
+    table = Table("word " * 40)
+    table.add_row(Text("cell " * 60))
+    console.print(table)
+    console.print(Text("long " * 40))
+    shown = sys.stdout.getvalue()
+    assert ("word " * 40).strip() in shown
+    assert ("cell " * 60).strip() in shown
+    assert shown.splitlines()[-1] == "long " * 40
 
 
 def test_plain_lines_are_whole_and_few(monkeypatch):
