@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import os
 import re
+import shlex
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -203,7 +204,7 @@ def refuse_other_settings(config: Section, saved: Path) -> None:
     if differing:
         raise ConfigError(
             f"{saved.parent} holds a run of another configuration ({', '.join(differing)}): "
-            "give another output_dir, or remove the folder"
+            f"give another output_dir, resume that run (--config {shlex.quote(str(saved))} alone), or remove the folder"
         )
 
 

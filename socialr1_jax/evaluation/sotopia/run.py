@@ -195,13 +195,15 @@ def _result(
             status[f"official_{name}"] = _status(found)
     unjudged = [row["cause"] for row in verdicts.values() if row["status"] != "ok"]
     if unjudged:
-        notes.append(f"{len(unjudged)} verdicts failed ({unjudged[0]}); the same command asks for them again")
+        notes.append(f"{len(unjudged)} verdicts failed ({unjudged[0]}); run the same command to ask for them again")
     failure = next(iter(played.failed.values()), "") if not played.episodes else ""
     if unjudged and len(unjudged) == len(verdicts):
         failure = f"no verdict of the judge: {unjudged[0]}"
     if played.failed:
         causes = sorted(set(played.failed.values()))
-        notes.append(f"{len(played.failed)} episodes were given up ({causes[0]}); the same command plays them again")
+        notes.append(
+            f"{len(played.failed)} episodes were given up ({causes[0]}); run the same command to play them again"
+        )
     return TaskResult(
         task=NAME, metrics=metrics, status=status, replies=sum(len(row["turns"]) for row in played.episodes.values()),
         complete=complete, failure=failure,

@@ -109,6 +109,6 @@ def _positions(config: DoctorConfig) -> Line:
     except LongPromptError as error:
         return Line("positions", "problem", error.found, error.fix)
     except ValueError as error:  # of the model, its tokenizer or the questions
-        return Line("positions", "problem", short(error), "correct what this names, and give the command again")
+        return Line("positions", "problem", short(error), "correct what this names, and run the same command")
     limit, new = config.data.max_prompt_tokens, config.sampling.max_new_tokens
     return Line("positions", "ok", f"prompts of up to {limit} tokens leave room for {new} new ones")

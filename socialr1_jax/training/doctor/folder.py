@@ -36,11 +36,10 @@ def check_folder(config: DoctorConfig) -> Iterator[Line]:
         refuse_another_run(config.model_copy(update={"no_step": False}), folder / "config.yaml")
         refuse_foreign_folder(folder / "export", "config.json")
     except (ConfigError, ForeignFile) as error:
-        fix = f"give another output_dir, or go on: python scripts/train_grpo.py --config {folder}/config.yaml"
-        yield Line("output_dir", "problem", short(error), fix)
+        yield Line("output_dir", "problem", short(error), "give another output_dir, or what else this names")
         return
     last = max(whole_steps(folder / "checkpoints"), default=None)
-    after = "holds no checkpoint" if last is None else f"holds this run: it goes on after step {last} of {config.steps}"
+    after = "holds no checkpoint" if last is None else f"holds this run: it resumes after step {last} of {config.steps}"
     yield Line("output_dir", "ok", f"{folder} can be written to and {after}")
 
 
