@@ -24,6 +24,7 @@ from rich.text import Text
 
 from socialr1_jax import interrupt, startup
 from socialr1_jax.compiles import compiled, told
+from socialr1_jax.terminal import counted
 from socialr1_jax.training import console as console_module
 from socialr1_jax.training.console import Bar, console, shown_log, working
 from socialr1_jax.training.doctor.line import Line, show
@@ -205,6 +206,14 @@ def test_no_cell_is_cut_where_no_terminal_shows_it(monkeypatch):
     assert ("word " * 40).strip() in shown
     assert ("cell " * 60).strip() in shown
     assert shown.splitlines()[-1] == "long " * 40
+
+
+@pytest.mark.parametrize(
+    ("number", "noun", "text"),
+    [(0, "row", "0 rows"), (1, "more line", "1 more line"), (2, "device", "2 devices"), (1024, "step", "1,024 steps")],
+)
+def test_one_of_a_kind_is_singular(number, noun, text):
+    assert counted(number, noun) == text
 
 
 def test_plain_lines_are_whole_and_few(monkeypatch):
@@ -433,7 +442,7 @@ def test_errors_have_a_bounded_number_of_lines(capsys):
     from socialr1_jax.terminal import print_error
 
     print_error("a\n" * 1_000_000)
-    assert capsys.readouterr().err.splitlines()[-2:] == ["a", "... and 999900 more lines"]
+    assert capsys.readouterr().err.splitlines()[-2:] == ["a", "... and 999,900 more lines"]
 
 
 @pytest.mark.parametrize(("raised", "status"), [(None, 7), (KeyboardInterrupt(), 130), (SystemExit(2), 2)])

@@ -157,7 +157,7 @@ FAULTS = [  # what is set, the line that tells it, what it says
     ("mesh.fsdp=3", "mesh", "fix: set mesh.replica"),
     ("mesh.tensor=2", "mesh", "fix: set mesh.replica"),
     ("model.attention=cudnn model.dtype=bfloat16", "attention", "fix: model.attention=auto"),
-    ("output_dir={tmp}/empty/run", "output_dir", "empty is no folder", "fix: give another output_dir"),
+    ("output_dir={tmp}/empty/run", "output_dir", "empty is not a folder", "fix: give another output_dir"),
     ("model.path={tmp}/nowhere", "model", "no folder", "fix: set model.path to a whole Qwen3 folder"),
     ("model.random=giant", "model", "is not one of nano"),
     ("rewards.preset=full rewards.content.model={model}", "content model", "a language model"),

@@ -16,7 +16,7 @@ from rich.live import Live
 from rich.segment import Segment
 from rich.text import Text
 
-from socialr1_jax.terminal import LossyStream, print_error, printable, readable
+from socialr1_jax.terminal import LossyStream, counted, print_error, printable, readable
 
 _BETWEEN_LINES = 10.0  # seconds between two plain lines, for steps that are faster
 _WIDE = 3000  # characters: more than `printable` leaves of a line
@@ -198,7 +198,7 @@ class Bar:
     @property
     def _compilations(self) -> str:
         programs = self._compiled.programs - self._before.programs
-        return f"{programs} programs compiled, {_time(self._compiling)}" if programs else ""
+        return f"{counted(programs, 'program')} compiled, {_time(self._compiling)}" if programs else ""
 
 
 _bars: list[Bar] = []  # those at work; the last one's line is the one to see

@@ -3,6 +3,7 @@
 from rich.table import Table
 
 from socialr1_jax.config import PlanConfig
+from socialr1_jax.terminal import counted
 from socialr1_jax.training.console import Console
 from socialr1_jax.training.plan import EFFICIENCY, Plan, gib
 
@@ -80,5 +81,5 @@ def _time(plan: Plan, config: PlanConfig) -> Table:
     flops = f"{sum(phase.cost.flops for phase in plan.phases) / 1e15:.1f}"
     table.add_row("a step", "", flops, "", "", "", f"{best:.2f}", f"{expected:.2f}")
     hours = (f"{seconds * config.steps / 3600:.1f} h" for seconds in (best, expected))
-    table.add_row(f"{config.steps} steps", "", "", "", "", "", *hours)
+    table.add_row(counted(config.steps, "step"), "", "", "", "", "", *hours)
     return table

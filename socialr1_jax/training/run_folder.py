@@ -106,7 +106,7 @@ def refuse_foreign_files(folder: Path, kind: str = "run") -> None:
     if links:
         raise ConfigError(f"{links[0]} is a link, and nothing is written through links there: remove it")
     if lock.exists() and not (lock.is_file() and lock.stat().st_size < 100 and _OURS.fullmatch(_text(lock))):
-        raise ConfigError(f"{lock} is no lock of this program: give another output folder, or move it away")
+        raise ConfigError(f"{lock} is not a lock of this program: give another output folder, or move it away")
     if kind in _kinds(folder) or _has_checkpoint(folder):
         return
     there += [path for path in (folder / "checkpoints").glob("*") if re.fullmatch("[0-9]+", path.name)]
