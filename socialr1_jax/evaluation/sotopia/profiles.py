@@ -191,5 +191,5 @@ def _contradictions(pairs: list[Pair], relationships: Mapping[tuple[str, str], i
     if not count:
         return ()
     return (
-        f"{counted(count, 'pair')} with another relationship than the scenario; what they see follows the scenario",
+        f"{counted(count, 'pair')} with another relationship than their scenario; what they see follows the scenario",
     )
