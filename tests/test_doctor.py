@@ -296,7 +296,7 @@ def test_a_folder_with_a_run(run, model, tmp_path):
     save_config(config, folder / "config.yaml")
     status, lines, _ = run(*settings(model))
     assert status == 0
-    assert "goes on after step 20 of 600" in one(lines, "output_dir", "ok")
+    assert "resumes after step 20 of 600" in one(lines, "output_dir", "ok")
     status, lines, _ = run(*settings(model), "seed=7")
     assert status == 1
     assert "holds a run of another configuration" in one(lines, "output_dir", "problem")
