@@ -12,7 +12,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from socialr1_jax.config import RunConfig, parse_args
-from socialr1_jax.interrupt import REQUEUE, requeue_on_sigterm, stop_on_signal
+from socialr1_jax.interrupt import REQUEUE, SAVED, requeue_on_sigterm, stop_on_signal
 from socialr1_jax.startup import prepare
 from socialr1_jax.terminal import print_error, print_line, run_script
 
@@ -69,7 +69,7 @@ def main(argv: list[str] | None = None) -> int:
         return 1
     if not complete:
         if is_first():
-            print_line(f"interrupted and saved. To go on: python scripts/train_grpo.py --config {folder}/config.yaml")
+            print_line(SAVED)
         return REQUEUE
     return 0
 

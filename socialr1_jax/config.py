@@ -28,6 +28,7 @@ from socialr1_jax.objective import Objective
 from socialr1_jax.reward_config import ContentConfig, RewardConfig, Schedule, StructureConfig
 from socialr1_jax.startup import GPU_MEMORY
 from socialr1_jax.story_config import StoryConfig
+from socialr1_jax.terminal import counted
 from socialr1_jax.unused_settings import Need
 
 __all__ = [
@@ -107,7 +108,7 @@ class DataConfig(Section):
     first_label: int = Field(
         0, ge=0, le=1, description="number of the first option, where gold answers are numbers instead of letters"
     )
-    allow_bad_rows: bool = Field(False, description="drop and count rows that are no questions, instead of refusing")
+    allow_bad_rows: bool = Field(False, description="drop and count rows that cannot be used, instead of refusing")
     train_on_evaluation_set: str = Field(
         "",
         description="first 12 digits of the SHA-256 of a file whose authors forbid training on it: you mean it",
@@ -337,13 +338,15 @@ class RunConfig(Section):
         answers = self.evaluation.questions * self.evaluation.samples * max(1, len(self.data.eval))
         lines = {
             "row": f"up to {self.data.max_prompt_tokens:,} prompt + {limit:,} response = {width:,} tokens",
-            "step": f"{prompts:,} prompts x {group} = {responses:,} responses, "
+            "step": f"{counted(prompts, 'prompt')} x {group} = {responses:,} responses, "
             f"up to {responses * limit:,} response tokens",
-            "mini-batch": f"{mini:,} prompts = {rows:,} rows, up to {rows * width:,} tokens an update, "
+            "mini-batch": f"{counted(mini, 'prompt')} = {rows:,} rows, up to {rows * width:,} tokens an update, "
             f"{max(micro, width):,} at most in a device's backward pass",
-            "run": f"{self.steps:,} steps = {self.updates:,} updates, {self.steps * prompts:,} prompts, "
+            "run": f"{counted(self.steps, 'step')} = {counted(self.updates, 'update')}, "
+            f"{counted(self.steps * prompts, 'prompt')}, "
             f"{self.steps * responses:,} responses, up to {self.steps * responses * limit:,} response tokens",
-            "evaluation": f"{looks} x {answers // self.evaluation.samples:,} questions x {self.evaluation.samples} = "
+            "evaluation": f"{looks} x {counted(answers // self.evaluation.samples, 'question')} x "
+            f"{self.evaluation.samples} = "
             f"{looks * answers:,} responses, up to {looks * answers * limit:,} response tokens",
         }
         if self.epochs:  # the number of questions says how many steps that is
@@ -362,7 +365,7 @@ class PlanConfig(RunConfig):
         description="kind and number of devices: a100-80gb:8, h100-80gb:8, h200:8, v5e:2x4, v5p:2x2x2, cpu:8",
     )
     response_tokens: int = Field(
-        0, ge=0, description="mean tokens of a response that times are told for; 0 = all have max_new_tokens"
+        0, ge=0, description="mean response length assumed for the time estimates; 0 = max_new_tokens"
     )
     memory_fraction: Real = Field(
         GPU_MEMORY, gt=0, le=1, description="share of a device's memory that the run may take; the rest is the driver's"

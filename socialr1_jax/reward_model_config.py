@@ -15,6 +15,7 @@ from socialr1_jax.config import (
     OptimizerConfig,
     TrackingConfig,
 )
+from socialr1_jax.terminal import counted
 
 
 class PairsConfig(Section):
@@ -101,10 +102,10 @@ class RewardModelConfig(Section):
         pairs, width = self.batch.pairs, self.data.max_tokens
         lines = {
             "text": f"up to {width:,} tokens of story, question and thoughts",
-            "update": f"{pairs:,} pairs = {2 * pairs:,} texts, up to {2 * pairs * width:,} tokens, "
+            "update": f"{counted(pairs, 'pair')} = {2 * pairs:,} texts, up to {2 * pairs * width:,} tokens, "
             f"{max(self.batch.micro_batch_tokens, 2 * width):,} at most in a device's backward pass",
             "run": f"{self.epochs:g} epochs of the pairs"
             if self.epochs
-            else f"{self.steps:,} updates, {self.steps * pairs:,} pairs",
+            else f"{counted(self.steps, 'update')}, {counted(self.steps * pairs, 'pair')}",
         }
         return "\n".join(f"{name:<11} {text}" for name, text in lines.items())

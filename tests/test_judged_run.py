@@ -86,7 +86,7 @@ def test_a_dead_judge_stops_the_run_and_it_goes_on_when_the_judge_is_back(start,
         assert script.main(arguments) == 1
         error = capsys.readouterr().err
         assert "could not be scored (judge_http_503" in error
-        assert "to go on: the same command" in error
+        assert "Run the same command to resume" in error
         stopped = steps_of(tmp_path / "run")
         assert 1 <= len(stopped) <= 4  # within the window
         assert all(row["reward/unscorable"] == 1 and row["skipped"] == 0 for row in stopped)

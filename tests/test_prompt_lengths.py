@@ -131,7 +131,7 @@ def test_the_dry_run_and_the_doctor_refuse_it_too(folder, longest, capsys):
     for fault, named in (
         ("model.random=bogus", "model.random 'bogus' is not one of nano"),
         (f"model.path={folder / 'odd'}", "config.json is a folder"),
-        ("model.path=me/a--b", "model.path 'me/a--b' is no folder and cannot be a hub id"),
+        ("model.path=me/a--b", "model.path 'me/a--b' is not a folder and cannot be a hub id"),
     ):
         code, said = main(longest + NEW, fault)
         assert (code, len(said.err.splitlines())) == (2, 1), said.err

@@ -219,7 +219,7 @@ def test_all_bad_rows_are_reported_at_once(mixed):
     with pytest.raises(DataError) as caught:
         open_questions(mixed)
     message = str(caught.value)
-    assert message.startswith("7 of 10 rows are no question:\n")
+    assert message.startswith("7 of 10 rows cannot be used:\n")
     for number, reason in (
         (2, "not JSON"),
         (3, "the gold answer 'C' is not among the 2 options"),
@@ -238,7 +238,7 @@ def test_allowed_bad_rows_are_dropped_counted_logged_and_written(mixed, tmp_path
         questions = open_questions(mixed, allow_bad_rows=True)
     assert [example.id for example in questions] == ["q0", "q8", "q0"]
     assert questions.dropped == questions.take([0]).dropped == 7
-    assert "dropped 7 of 10 rows that are no questions: 2 x the gold answer ... is not among the ... opt" in caplog.text
+    assert "dropped 7 of 10 rows that cannot be used: 2 x the gold answer ... is not among the ... opt" in caplog.text
     write_bad_rows(tmp_path / "run" / "bad_rows.jsonl", questions.bad_rows)
     written = [json.loads(line) for line in (tmp_path / "run" / "bad_rows.jsonl").read_text().splitlines()]
     assert [one["row"] for one in written] == [2, 3, 4, 5, 6, 7, 8]
@@ -249,7 +249,7 @@ def test_allowed_bad_rows_are_dropped_counted_logged_and_written(mixed, tmp_path
 def test_a_file_of_bad_rows_is_always_an_error(tmp_path):
     good = jsonl(tmp_path / "good.jsonl", row(0))
     bad = jsonl(tmp_path / "bad.jsonl", *(row(i, answer="C") for i in range(30)))
-    with pytest.raises(DataError, match=r"30 of 30 rows are no question:\n  .*bad.jsonl rows 1, 2, 3, 4, .* more: the"):
+    with pytest.raises(DataError, match=r"30 of 30 rows cannot be used:\n  .*bad.jsonl rows 1, 2, 3, 4, .* more: the"):
         open_questions([good, bad], allow_bad_rows=True)
 
 
@@ -270,7 +270,7 @@ def test_a_bad_csv_row_is_passed_over(tmp_path):
 def test_the_report_stays_short():
     bad = [BadRow("f.jsonl", i, f"fault {i // 20}") for i in range(1, 1001)]
     text = report(bad, 5000, "Mend it.")
-    assert text.splitlines()[0] == "1,000 of 5,000 rows are no question:"
+    assert text.splitlines()[0] == "1,000 of 5,000 rows cannot be used:"
     assert "f.jsonl rows 20, 21, 22, 23, 24, 25, 26, 27, 28, 29 and 10 more: fault 1" in text
     assert text.splitlines()[-2:] == ["  ... and 801 more rows", "Mend it."]
     assert len(text.splitlines()) == 13

@@ -122,7 +122,7 @@ def read_examples(
         first_label: the number of the first option, 0 or 1, where gold answers are numbers.
 
     Raises:
-        DataError: unreadable or empty file, or rows that are no questions: a missing column (with the nearest), a gold
+        DataError: unreadable or empty file, or rows that cannot be used: a missing column (with the nearest), a gold
             answer that is not among the options, two rows with one id. The message names file, rows and reasons.
     """
     found = parse_files(str(source), source_files(source), columns or {}, where or {}, first_label=first_label)
@@ -331,7 +331,7 @@ def _find(known: Sequence[str], columns: Mapping[str, str]) -> _Places:
                 chosen = tuple(part.strip() for part in column.split(","))
             for part in chosen:
                 if part not in known:
-                    raise ValueError(f"no column {shown(part)}{nearest(part, known)}; mend it in columns")
+                    raise ValueError(f"no column {shown(part)}{nearest(part, known)}; correct it in columns")
         elif found := next((by_name[one] for one in also.get(name, (name,)) if one in by_name), ""):
             chosen = (found,)
         elif name == "options":

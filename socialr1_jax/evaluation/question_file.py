@@ -45,7 +45,7 @@ def open_questions_task(source: str, config: EvaluateConfig) -> tuple[Task, Data
             `PromptWriter`; `by` names the columns to give the accuracy by, none takes `type` where there is one.
 
     Raises:
-        DataError: a file that cannot be read, or rows that are no questions.
+        DataError: a file that cannot be read, or rows that cannot be used.
         BenchmarkError: a column of `by` that is not there, or has more than 100 values.
         ValueError: a prompt template that cannot be read or fails.
     """

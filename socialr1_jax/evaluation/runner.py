@@ -125,8 +125,8 @@ def run_task(
         counts = Counter(reply.cause or reply.finish_reason for reply in lost)
         why = ", ".join(f"{cause} {count}" for cause, count in counts.most_common()) + (reason and f": {reason}")
         notes.append(
-            f"{len(lost)} of {len(scored)} replies failed ({why}); their items are left out of the figures; the same "
-            "command asks again"
+            f"{len(lost)} of {len(scored)} replies failed ({why}); their items are left out of the figures; run "
+            "the same command to ask again"
         )
     return TaskResult(
         task=name,

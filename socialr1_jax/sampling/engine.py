@@ -18,6 +18,7 @@ from socialr1_jax.sampling.draw import row_keys
 from socialr1_jax.sampling.memory import BatchPlan, free_memory, ladder, plan_batch, round_up
 from socialr1_jax.sampling.params import Completion, SamplingParams
 from socialr1_jax.sampling.stops import Decode
+from socialr1_jax.terminal import counted
 
 log = logging.getLogger(__name__)
 
@@ -113,7 +114,8 @@ class Engine:
             backend=self.backend, tensor=tensor_shards(), memory=memory,
         )  # fmt: skip
         _say(
-            f"sampling {rows} responses to {len(prompts)} prompts: {plan.rows} rows at once"
+            f"sampling {counted(rows, 'response')} to {counted(len(prompts), 'prompt')}: "
+            f"{counted(plan.rows, 'row')} at once"
             f"{f' on each of {shards} devices' if shards > 1 else ''}, caches of up to {plan.slots} slots; "
             f"{plan.weights / 2**30:.2f} GiB weights, {plan.cache / 2**30:.2f} caches, "
             f"{plan.temporaries / 2**30:.2f} temporary; attention {self.backend}"

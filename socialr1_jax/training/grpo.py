@@ -101,8 +101,8 @@ def train_grpo(config: RunConfig) -> bool:
             if not error.filename or not any(_is_within(error.filename, one) for one in kept):
                 raise
             raise TrainingStopped(
-                f"{error.filename}: {error.strerror}. To go on from the last checkpoint: mend that, and give the same "
-                "command once more"
+                f"{error.filename}: {error.strerror}. Fix this and run the same command to resume from the last "
+                "checkpoint"
             ) from error
 
 
@@ -237,7 +237,7 @@ def _train_grpo(config: RunConfig, mesh: Mesh, stop: Stop) -> bool:
         except TrainingStopped as error:
             return TrainingStopped(f"{reason}. {error}")
         return TrainingStopped(
-            f"{reason}. {folder} is saved after step {last['counts']['finished']}; to go on: the same command once more"
+            f"{reason}. {folder} was saved after step {last['counts']['finished']}. Run the same command to resume"
         )
 
     def evaluate() -> float | None:

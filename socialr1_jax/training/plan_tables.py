@@ -3,6 +3,7 @@
 from rich.table import Table
 
 from socialr1_jax.config import PlanConfig
+from socialr1_jax.terminal import counted
 from socialr1_jax.training.console import Console
 from socialr1_jax.training.epochs import steps_of
 from socialr1_jax.training.plan import EFFICIENCY, Plan, gib
@@ -86,5 +87,5 @@ def _time(plan: Plan, config: PlanConfig) -> Table:
         steps = steps_of(config.epochs, 1000, config.grpo.prompts_per_step)
         of = f": epochs {config.epochs:g} over 1,000 questions"
     hours = (f"{seconds * steps / 3600:.1f} h" for seconds in (best, expected))
-    table.add_row(f"{steps} steps{of}", "", "", "", "", "", *hours)
+    table.add_row(f"{counted(steps, 'step')}{of}", "", "", "", "", "", *hours)
     return table

@@ -23,6 +23,7 @@ from socialr1_jax.data.stories import generate_stories
 from socialr1_jax.data.story_files import write_stories
 from socialr1_jax.data.tokenizer import build_tokenizer
 from socialr1_jax.hf import load_hf, save_hf
+from socialr1_jax.interrupt import SAVED
 from socialr1_jax.models.qwen3 import Qwen3, Qwen3Config, init_params
 from socialr1_jax.ownership import refuse_foreign_folder
 from socialr1_jax.reward_model_config import RewardModelConfig
@@ -65,10 +66,10 @@ def _run(config: QuickstartConfig, folder: Path) -> bool:
         save_config(config, made)
         _cold_start(config, folder)
     if config.rewards.uses.content and not _content_model(config, folder):
-        console.print("interrupted and saved. To go on: the same command once more")
+        console.print(SAVED)
         return False
     if not train_grpo(run):
-        console.print(f"interrupted and saved. To go on: python scripts/train_grpo.py --config {folder}/config.yaml")
+        console.print(SAVED)
         write_report(folder)
         return False
     with working("reading the exported folder back"):

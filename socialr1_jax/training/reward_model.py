@@ -32,6 +32,7 @@ from socialr1_jax.processes import any_of_all, is_first, join, wait_for_all
 from socialr1_jax.reward_config import ContentConfig
 from socialr1_jax.reward_model_config import RewardModelConfig
 from socialr1_jax.rewards.content_model import ContentModel, check_tokenizer, content_prompts
+from socialr1_jax.terminal import counted
 from socialr1_jax.tokenizer_files import load_tokenizer
 from socialr1_jax.training.checkpoints import Checkpoints
 from socialr1_jax.training.console import Bar, console, shown_log, working
@@ -69,7 +70,7 @@ def _train(config: RewardModelConfig, stop: Stop) -> bool:
     folder = Path(config.output_dir)
     refuse_foreign_folder(folder / "export", "config.json")
     sides = split_by_story(read_pairs(config.data.pairs), config.data.holdout)
-    config, counted = in_steps(config, len(sides[0]), config.batch.pairs)
+    config, about_steps = in_steps(config, len(sides[0]), config.batch.pairs)
     refuse_another_run(config, folder / "config.yaml")
     # Barrier: every process must look for an earlier run before any process writes to the folder.
     wait_for_all(f"start of {config.output_dir}", config.distributed.timeout)
@@ -84,8 +85,8 @@ def _train(config: RewardModelConfig, stop: Stop) -> bool:
         model = init_reward_model(base, jax.random.key(config.seed), tokenizer.pad_token_id)
         check_tokenizer(tokenizer, model.config)
         train, heldout, dropped = _pairs(config, sides, tokenizer, model.config)
-    console.print(f"{len(train)} pairs to train on, {len(heldout)} held out, {dropped} dropped as too long")
-    for line in counted:
+    console.print(f"{counted(len(train), 'pair')} to train on, {len(heldout)} held out, {dropped} dropped as too long")
+    for line in about_steps:
         console.print(line)
     backend = working_attention(config.model.attention, config.model.dtype)
     if jax.default_backend() != "cpu" or mesh.size > 1:
@@ -123,7 +124,7 @@ def _train(config: RewardModelConfig, stop: Stop) -> bool:
         runlog.metrics("eval", step, metrics)
         console.print(
             f"step {step}: held-out accuracy {metrics['accuracy']:.3f} +- {metrics['accuracy_stderr']:.3f}, "
-            f"loss {metrics['loss']:.3f} ({metrics['pairs']} pairs)"
+            f"loss {metrics['loss']:.3f} ({counted(int(metrics['pairs']), 'pair')})"
         )
         return metrics
 
@@ -355,7 +356,7 @@ def _evaluated(scorer: ContentModel, pairs: Sequence[PairTokens], *, swapped: bo
 def say_results(folder: Path) -> None:
     """Print the figures on held-out pairs of the finished run in `folder`."""
     metrics = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-    table = Table(title=f"{metrics['pairs']} held-out pairs of stories that training never saw")
+    table = Table(title=f"{counted(int(metrics['pairs']), 'held-out pair')} of stories that training never saw")
     table.add_column("")
     table.add_column("value", justify="right")
     for name, value in metrics.items():

@@ -21,6 +21,7 @@ from socialr1_jax.data.twins import whole_groups
 from socialr1_jax.files import read_json, write_json
 from socialr1_jax.models.qwen3_config import Qwen3Config
 from socialr1_jax.models.shapes import named_shape
+from socialr1_jax.terminal import counted
 from socialr1_jax.tokenizer_files import load_tokenizer
 
 HELD_OUT = "heldout"
@@ -46,7 +47,7 @@ def understood(questions: Questions, sets: Mapping[str, Questions]) -> list[str]
             f"{count:,} {f'with {options} options' if options else 'of free text'}"
             for options, count in sorted(part.option_counts().items(), reverse=True)
         ]
-        lines.append(f"{name}: {len(part):,} questions" + (f", {', '.join(kinds)}" if kinds else ""))
+        lines.append(f"{name}: {counted(len(part), 'question')}" + (f", {', '.join(kinds)}" if kinds else ""))
     lines += dict.fromkeys(reading for part in (questions, *sets.values()) for reading in part.readings)
     first = list(islice(questions, _LOOKED_AT))
     free = [example.answer for example in first if not example.options]
@@ -105,7 +106,8 @@ def read_run_questions(config: RunConfig) -> tuple[Questions, dict[str, Question
         return train, sets
     if len(train) <= data.holdout:
         raise ConfigError(
-            f"data.train has {len(train)} questions and data.holdout takes {data.holdout}: lower data.holdout"
+            f"data.train has {counted(len(train), 'question')} and data.holdout takes {data.holdout}: lower "
+            "data.holdout"
         )
     order = np.random.default_rng(0).permutation(len(train))  # not the run's seed: runs compare on the same ones
     # Twins are held out together: training on one would give the answer of the other away.

@@ -38,7 +38,7 @@ CHECKS: dict[str, tuple[Callable[[DoctorConfig], Iterator[Line]], str]] = {
     "memory": (check_memory, "scripts/plan.py says what the run takes"),
     "tokenizer": (check_tokenizer, "put the tokenizer files of the model beside its weights"),
     "data": (check_data, "set data.train to a question file"),
-    "judge": (check_judge, "mend rewards.structure, or take rewards.structure.judge=rules"),
+    "judge": (check_judge, "correct rewards.structure, or take rewards.structure.judge=rules"),
     "own rewards": (check_functions, "correct the file, or rewards.extra"),
     "tiny step": (check_step, "this is the installation, not the run: pip install -U -e . in the repository"),
 }
