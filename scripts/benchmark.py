@@ -44,9 +44,9 @@ class BenchmarkConfig(Section):
         True,
         description="false: prefill and decode only, weights in dtype; an update takes 16 bytes a parameter and more",
     )
-    peers: bool = Field(False, description="transformers does the same in turn, and TRL the step (extra test)")
+    peers: bool = Field(False, description="alternate with transformers, and with TRL for the step (extra test)")
     record: str = Field(
-        "", description="append the result to this .jsonl file, and make the table of performance.md beside it anew"
+        "", description="append the result to this .jsonl file, and regenerate the table in performance.md beside it"
     )
 
     @model_validator(mode="after")

@@ -27,7 +27,7 @@ class CheckpointBenchmark(Section):
 
     shape: str = Field("0.6b", description="size of the model whose full state (12 bytes a parameter) is restored")
     restore: bool = Field(True, description="measure restoring")
-    repeats: int = Field(3, ge=1, description="times that each is measured; the median is told")
+    repeats: int = Field(3, ge=1, description="times that each is measured; the median is reported")
     steps: int = Field(0, ge=0, description="steps of a small run with and without a save every 10; 0 = not measured")
     folder: str = Field("", description='where files are written for a while; "" = the temporary folder')
 

@@ -70,7 +70,7 @@ class LoadingConfig(Section):
     into: Literal["", "float32", "bfloat16"] = Field("", description='dtype that is read into; "" = that of the files')
     shards: int = Field(4, ge=1, description="files of the folder")
     repeats: int = Field(3, ge=1, description="readings of each process; the median counts")
-    rounds: int = Field(3, ge=1, description="processes of each reader, in turn; the median counts")
+    rounds: int = Field(3, ge=1, description="processes of each reader, alternating; the median counts")
 
     @model_validator(mode="after")
     def _known(self) -> Self:

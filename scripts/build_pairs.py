@@ -27,7 +27,7 @@ def main(argv: list[str] | None = None) -> int:
         print_error(f"build_pairs.py: error: {error}")
         return 2
     except KeyboardInterrupt:
-        print_error(f"\nstopped; the same command goes on from {config.output}.work")
+        print_error(f"\ninterrupted; {config.output}.work has what was made. Run the same command to resume")
         return 130
     return 0
 

@@ -34,7 +34,7 @@ def main(argv: list[str] | None = None) -> int:
         print_error(f"evaluate.py: error: {error}")
         return 2
     except KeyboardInterrupt:
-        print_error(f"interrupted; run the same command to resume from {config.output}")
+        print_error(f"interrupted; {config.output} has what was answered. Run the same command to resume")
         return 130
     print_line(f"results: {written}")
     failed = json.loads(written.read_text(encoding="utf-8"))["failed"]

@@ -19,7 +19,7 @@ from socialr1_jax.rewards import parse_response
 from socialr1_jax.rewards.parsing import final_answer
 from socialr1_jax.rewards.terms import outcome_reward
 from socialr1_jax.startup import prepare
-from socialr1_jax.terminal import print_error, print_result, printable, run_script
+from socialr1_jax.terminal import counted, print_error, print_result, printable, run_script
 
 _SEGMENT_TOKENS = 8  # text comes in pieces of this size: smooth to read, and the host's look costs little
 
@@ -101,7 +101,8 @@ def answer(config: GenerateConfig) -> None:
     if config.file:
         found += f", {'right' if outcome_reward(given, example.answer) else f'gold is {printable(example.answer)}'}"
     print_result(
-        f"\n\n{found}; {response.finish_reason} after {response.tokens} tokens, {speed:.1f} tokens/s with compilation"
+        f"\n\n{found}; {response.finish_reason} after {counted(response.tokens, 'token')}, {speed:.1f} "
+        "tokens/s with compilation"
     )
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from socialr1_jax.command_line import parse_args
 from socialr1_jax.data.story_files import write_generated
 from socialr1_jax.story_config import MakeStoriesConfig
-from socialr1_jax.terminal import print_error, print_result, run_script
+from socialr1_jax.terminal import counted, print_error, print_result, run_script
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -20,7 +20,7 @@ def main(argv: list[str] | None = None) -> int:
     except (OSError, ValueError) as error:
         print_error(f"make_stories.py: error: {error}")
         return 2
-    print_result(f"{count:,} questions in {Path(config.output)}")
+    print_result(f"{counted(count, 'question')} in {Path(config.output)}")
     return 0
 
 

@@ -15,12 +15,20 @@ from socialr1_jax.terminal import print_error, run_script
 DEFAULTS = Path(__file__).resolve().parents[1] / "configs" / "quickstart.yaml"
 
 
+def check_rewards(config: QuickstartConfig) -> None:
+    """Raise ValueError where a reward function of `rewards.extra` cannot be had."""
+    from socialr1_jax.rewards.extra import load_extras
+
+    load_extras(config.rewards)
+
+
 def main(argv: list[str] | None = None) -> int:
     config = parse_args(
         QuickstartConfig,
         argv,
         description="Train a small Qwen3 from nothing with Social-R1: stories, SFT, GRPO, export, report.",
         default_config=DEFAULTS,
+        check=check_rewards,
     )
     prepare(config.xla_flags)
     from socialr1_jax.training.grpo import TrainingStopped  # imports JAX: only once the arguments are right

@@ -14,15 +14,21 @@ from collections.abc import Mapping
 from typing import Any
 
 from socialr1_jax.command_line import parse_args
+from socialr1_jax.rewards.extra import load_extras
 from socialr1_jax.rewards.scorer import ContentScores
 from socialr1_jax.rewards.scoring import ScoreConfig, score_file
-from socialr1_jax.terminal import print_error, print_line, printable, run_script
+from socialr1_jax.terminal import counted, print_error, print_line, printable, run_script
 
 _MOST_TYPES = 20  # on the console
 
 
 def main(argv: list[str] | None = None) -> int:
-    config = parse_args(ScoreConfig, argv, description="Score the responses of a JSONL file with the Social-R1 reward.")
+    config = parse_args(
+        ScoreConfig,
+        argv,
+        description="Score the responses of a JSONL file with the Social-R1 reward.",
+        check=lambda config: print_line(f"own functions: {', '.join(load_extras(config.rewards)) or 'none'}"),
+    )
     from socialr1_jax.rewards.verdict import JudgeRefused
 
     try:
@@ -34,7 +40,7 @@ def main(argv: list[str] | None = None) -> int:
         print_error(f"score_responses.py: error: {error.filename}: {error.strerror}")
         return 2
     print_line(
-        f"{config.output}: {summary.responses} responses, mean reward {summary.mean_reward:.4f}, "
+        f"{config.output}: {counted(summary.responses, 'response')}, mean reward {summary.mean_reward:.4f}, "
         f"format rate {summary.format_rate:.4f}, accuracy {summary.accuracy:.4f}, unscorable {summary.unscorable}"
     )
     if summary.stories:
@@ -62,7 +68,7 @@ def stories_line(figures: Mapping[str, Any]) -> str:
         parts.append(f"pair accuracy {figures['pair_accuracy']:.4f}")
     if by_type := figures.get("accuracy_by_type"):
         shown = [f"{printable(name, 40)} {value:.4f}" for name, value in by_type.items()]
-        more = f" and {len(shown) - _MOST_TYPES} further types" if len(shown) > _MOST_TYPES else ""
+        more = f" and {counted(len(shown) - _MOST_TYPES, 'further type')}" if len(shown) > _MOST_TYPES else ""
         parts.append(f"accuracy {', '.join(shown[:_MOST_TYPES])}{more}")
     if "chance" in figures:
         parts.append(f"chance {figures['chance']:.4f}")

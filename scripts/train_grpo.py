@@ -12,16 +12,18 @@ from __future__ import annotations
 from pathlib import Path
 
 from socialr1_jax.config import RunConfig, parse_args
-from socialr1_jax.interrupt import REQUEUE, requeue_on_sigterm, stop_on_signal
+from socialr1_jax.interrupt import REQUEUE, SAVED, requeue_on_sigterm, stop_on_signal
 from socialr1_jax.startup import prepare
 from socialr1_jax.terminal import print_error, print_line, run_script
 
 
 def check_questions(config: RunConfig) -> None:
     """Print how the run would read its questions. Raise ValueError where the run would stop."""
+    from socialr1_jax.rewards.extra import load_extras
     from socialr1_jax.training.doctor import data
     from socialr1_jax.training.doctor.line import NotChecked
     from socialr1_jax.training.doctor.model import local
+    from socialr1_jax.training.epochs import in_steps
     from socialr1_jax.training.run_questions import first_prompt, read_run_questions, understood
 
     try:
@@ -30,8 +32,10 @@ def check_questions(config: RunConfig) -> None:
         print_line(f"positions   not checked: {reason}")
     if config.replay_rollouts:
         return
+    load_extras(config.rewards)
     questions, sets = read_run_questions(config)
-    lines = understood(questions, sets)
+    _, counted = in_steps(config, len(questions), config.grpo.prompts_per_step)
+    lines = [*understood(questions, sets), *counted]
     if config.model.path and (folder := local(config.model.path)):
         from socialr1_jax.tokenizer_files import load_tokenizer
 
@@ -65,7 +69,7 @@ def main(argv: list[str] | None = None) -> int:
         return 1
     if not complete:
         if is_first():
-            print_line(f"interrupted and saved. To go on: python scripts/train_grpo.py --config {folder}/config.yaml")
+            print_line(SAVED)
         return REQUEUE
     return 0
 

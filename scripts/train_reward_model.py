@@ -11,7 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from socialr1_jax.command_line import parse_args
-from socialr1_jax.interrupt import REQUEUE
+from socialr1_jax.interrupt import REQUEUE, SAVED
 from socialr1_jax.reward_model_config import RewardModelConfig
 from socialr1_jax.startup import prepare
 from socialr1_jax.terminal import print_error, print_line, run_script
@@ -34,9 +34,7 @@ def main(argv: list[str] | None = None) -> int:
         print_error(f"train_reward_model.py: stopped: {error}")
         return 1
     if not complete and is_first():
-        print_line(
-            f"interrupted and saved. To go on: python scripts/train_reward_model.py --config {folder}/config.yaml"
-        )
+        print_line(SAVED)
     elif is_first():
         say_results(folder)
         print_line(f"reward model: {folder}/export   figures: {folder}/summary.json")

@@ -3,6 +3,7 @@
 The public names load on first use, so that `import socialr1_jax.config` or `socialr1_jax.rewards` never pays for JAX.
 """
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,9 @@ if TYPE_CHECKING:
     from socialr1_jax.mesh import make_mesh
     from socialr1_jax.models.qwen3 import Qwen3, Qwen3Config
     from socialr1_jax.sampling import Completion, SamplingParams, generate
+
+# transformers says at its import that there is no PyTorch, which nothing here needs; an empty value lets it speak.
+os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
 
 __version__ = "0.1.0"
 

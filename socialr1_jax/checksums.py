@@ -9,6 +9,7 @@ from safetensors import safe_open
 
 from socialr1_jax.hf import HfFolder, fetched, tensors
 from socialr1_jax.models.qwen3 import Qwen3
+from socialr1_jax.terminal import counted
 
 
 def folder_sums(source: HfFolder) -> dict[str, str]:
@@ -34,7 +35,7 @@ def compare(source: Mapping[str, str], written: Mapping[str, str]) -> str:
     """Returns a line that says all sums agree; raises ValueError naming every tensor that differs or is missing."""
     differing = [name for name in sorted({*source, *written}) if source.get(name) != written.get(name)]
     if differing:
-        raise ValueError(f"{len(differing)} of {len(source)} tensors differ: {', '.join(differing)}")
+        raise ValueError(f"{len(differing)} of {counted(len(source), 'tensor')} differ: {', '.join(differing)}")
     return f"verified: the SHA-256 of all {len(source)} tensors agree"
 
 

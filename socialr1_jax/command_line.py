@@ -15,7 +15,7 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, TypeVar, get_origin
+from typing import Annotated, Any, ClassVar, NoReturn, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import (
@@ -27,6 +27,7 @@ from pydantic import (
     ValidationError,
     ValidationInfo,
     field_validator,
+    model_validator,
 )
 from pydantic.fields import FieldInfo
 
@@ -51,9 +52,15 @@ class Section(BaseModel):
 
     ``~`` at the start of a text, or of a text in a list, is the home folder: any such text is a path, except in fields
     of type ``FreeText`` and in mappings.
+    A field of type ``dict[str, SomeSection]`` is a table: sections under names that the user gives.
+    A number that is given for a whole section goes into the fields of ``plain``, if its class names any.
     """
 
+    plain: ClassVar[tuple[str, ...]] = ()
+
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, validate_default=True)
+    # Pairs of fields that say the same in two ways; the second one counts where it is set.
+    either: ClassVar[tuple[tuple[str, str], ...]] = ()
 
     @field_validator("*", mode="before")
     @classmethod
@@ -68,6 +75,19 @@ class Section(BaseModel):
     def filled_in(cls, values: Any) -> Any:
         """Returns what was given with short flags put into the settings that they stand for."""
         return values
+
+    @model_validator(mode="before")
+    @classmethod
+    def _spread(cls, value: Any) -> Any:
+        return cls.spread(value)
+
+    @classmethod
+    def spread(cls, value: Any) -> Any:
+        """Returns the fields that a number stands for; any other value as it is."""
+        number = real_number(value)
+        if cls.plain and isinstance(number, int | float) and not isinstance(number, bool):
+            return dict.fromkeys(cls.plain, number)
+        return value
 
     def arithmetic(self) -> str:
         """Returns what ``--dry-run`` prints below the resolved configuration; "" for nothing."""
@@ -86,7 +106,8 @@ def _shown(value: Any) -> str:
     return printable(repr(value), 200)
 
 
-def _real(value: Any) -> Any:
+def real_number(value: Any) -> Any:
+    """Returns the number of a text that holds one; any other value as it is."""
     # YAML 1.1 reads 5e-7 (no dot) as a text, and everybody writes learning rates that way.
     if isinstance(value, str):
         try:
@@ -126,7 +147,7 @@ def scalar_text(value: Any) -> str:
 
 _FREE_TEXT = "free text"
 FreeText = Annotated[str, _FREE_TEXT]  # words of a person, not a path
-Real = Annotated[float, BeforeValidator(_real), Field(allow_inf_nan=False)]
+Real = Annotated[float, BeforeValidator(real_number), Field(allow_inf_nan=False)]
 Texts = Annotated[tuple[str, ...], BeforeValidator(lambda v: tuple(v) if isinstance(v, list) else v)]
 # One text, or a list of them.
 Sources = Annotated[tuple[str, ...], BeforeValidator(_listed)]
@@ -148,28 +169,31 @@ def load_config(
     values: dict[str, Any] = {}
     layer_of: dict[str, int] = {}
     files = [path] if isinstance(path, str | Path) else path or []
-    for number, one in enumerate(files):
-        given = _read_yaml(config_class, Path(os.path.expanduser(one)))
+    layers = [
+        (number, f"{one}: ", _read_yaml(config_class, Path(os.path.expanduser(one))))
+        for number, one in enumerate(files)
+    ]
+    layers += [(len(files), "", _read_override(config_class, override)) for override in overrides]
+    for number, where, given in layers:
         layer_of |= dict.fromkeys((name for name, _, _ in _leaves(config_class) if _is_given(given, name)), number)
-        _merge(values, given)
-    for override in overrides:
-        key, equals, text = override.partition("=")
-        if not equals:
-            raise ConfigError(f"{_shown(override)} is not of the form section.field=value")
-        _set(config_class, values, key, text)
-        layer_of[key] = len(files)
+        _merge(values, given, where)
     values = config_class.filled_in(values)
     unused = unused_settings(config_class, values, layer_of)
+    config = validated(config_class, values)
+    if unused:
+        raise ConfigError("\n".join(map(printable, unused[:_MOST_FAULTS])))
+    return config
+
+
+def validated(config_class: type[ConfigT], values: Mapping[str, Any]) -> ConfigT:
+    """Builds a configuration of nested values. Raises ConfigError for types, ranges and numbers that do not fit."""
     try:
-        config = config_class.model_validate(values)
+        return config_class.model_validate(values)
     except ValidationError as error:
         faults = error.errors(include_url=False)
         lines = [printable(_explain(config_class, fault)) for fault in faults[:_MOST_FAULTS]]
         lines += [f"and {len(faults) - _MOST_FAULTS} more"] if len(faults) > _MOST_FAULTS else []
         raise ConfigError("\n".join(lines)) from None
-    if unused:
-        raise ConfigError("\n".join(map(printable, unused[:_MOST_FAULTS])))
-    return config
 
 
 def save_config(config: Section, path: str | Path) -> None:
@@ -179,7 +203,11 @@ def save_config(config: Section, path: str | Path) -> None:
 
 def to_yaml(config: Section) -> str:
     """Returns the configuration as YAML that ``load_config`` reads back to an equal object."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
+    values = config.model_dump(mode="json")
+    for replaced, name in config.either:
+        if values[name]:
+            del values[replaced]
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=120)
 
 
 def parse_args(
@@ -245,9 +273,9 @@ def _split(config_class: type[Section], arguments: list[str]) -> tuple[list[str]
         if name == "dry_run":
             dry_run = True
             continue
-        field = None if name == "config" else _field(config_class, name)
+        kind = None if name == "config" else _field(config_class, name)[0]
         if not equals:
-            if field is not None and field.annotation is bool and rest[:1] not in (["true"], ["false"]):
+            if kind is bool and rest[:1] not in (["true"], ["false"]):
                 value = "true"
             elif rest:
                 value = rest.pop(0)
@@ -323,33 +351,54 @@ def _default_text(name: str, field: FieldInfo, values: Mapping[str, Any]) -> str
 # ---------------------------------------------------------------------------------------------------------- the fields
 
 
-def _section_of(field: FieldInfo) -> type[Section] | None:
-    kind = field.annotation
+_NAME = "NAME"  # in place of the name of a table's entry
+
+
+def _section_of(kind: Any) -> type[Section] | None:
     return kind if isinstance(kind, type) and issubclass(kind, Section) else None
 
 
+def _entry_of(kind: Any) -> type[Section] | None:
+    """Returns the section of a table's entries, None for a type that is no table."""
+    return _section_of(get_args(kind)[1]) if get_origin(kind) is dict else None
+
+
 def _leaves(config_class: type[Section], prefix: str = "") -> Iterator[tuple[str, type[Section], FieldInfo]]:
-    """(dotted name, the section that declares it, field) of every value."""
+    """(dotted name, the section that declares it, field) of every value; a table's are those of an entry NAME."""
     for name, field in config_class.model_fields.items():
-        section = _section_of(field)
+        entry = _entry_of(field.annotation)
+        section = _section_of(field.annotation) or entry
         if section is None:
             yield prefix + name, config_class, field
         else:
-            yield from _leaves(section, f"{prefix}{name}.")
+            yield from _leaves(section, f"{prefix}{name}.{f'{_NAME}.' if entry else ''}")
 
 
-def _field(config_class: type[Section], key: str) -> FieldInfo:
-    """Returns the field of a dotted name; a name below a mapping field (data.where.kind) gives the mapping."""
-    fields = {name: field for name, _, field in _leaves(config_class)}
-    if key in fields:
-        return fields[key]
-    parent = key.rpartition(".")[0]
-    if parent in fields and get_origin(fields[parent].annotation) is dict:
-        return fields[parent]
-    sections = {name.rpartition(".")[0] for name in fields}
-    if key in sections and key:
-        raise ConfigError(f"{key} is a section; set one of its fields, such as {_nearest(key, fields)}")
-    raise _unknown(key, fields)
+def _field(config_class: type[Section], key: str) -> tuple[Any, FieldInfo]:
+    """Returns the type of a dotted name and the field that declares it; below a mapping (data.where.kind), its values'.
+
+    Raises ConfigError for an unknown name.
+    """
+    kind: Any = config_class
+    for part in key.split("."):
+        if section := _section_of(kind):
+            if part not in section.model_fields:
+                break
+            field = section.model_fields[part]
+            kind = field.annotation
+        elif get_origin(kind) is dict:
+            kind = get_args(kind)[1]
+        else:
+            break
+    else:
+        return kind, field
+    raise _unknown(key, names_of(config_class))
+
+
+def names_of(config_class: type[Section]) -> list[str]:
+    """Returns the dotted names that can be set: of every value, and of every section that a number stands for."""
+    leaves = {name: section for name, section, _ in _leaves(config_class)}
+    return list(leaves) + list({name.rpartition(".")[0]: 0 for name, section in leaves.items() if section.plain})
 
 
 def _unknown(key: str, known: Iterable[str]) -> ConfigError:
@@ -371,20 +420,23 @@ def _nearest(key: str, known: Iterable[str]) -> str:
     return max(known, key=likeness)
 
 
-def _set(config_class: type[Section], values: dict[str, Any], key: str, text: str) -> None:
-    field = _field(config_class, key)
-    whole_text = field.annotation is str or key not in {name for name, _, _ in _leaves(config_class)}
-    whole_text |= field.annotation == tuple[str, ...] and not text.lstrip().startswith("[")
+def _read_override(config_class: type[Section], override: str) -> dict[str, Any]:
+    """Returns the nested values that a text `section.field=value` gives."""
+    key, equals, text = override.partition("=")
+    if not equals:
+        raise ConfigError(f"{_shown(override)} is not of the form section.field=value")
+    kind, _ = _field(config_class, key)
+    whole_text = kind is str or (kind == tuple[str, ...] and not text.lstrip().startswith("["))
     try:
-        value = text if whole_text else parse_yaml(text)
+        given = text if whole_text or not text else parse_yaml(text)
     except ConfigError as error:
         raise ConfigError(f"{key}: cannot read the value {_shown(text)} ({error})") from None
     *parents, last = key.split(".")
-    for parent in parents:
-        values = values.setdefault(parent, {})
-        if not isinstance(values, dict):
-            raise ConfigError(f"{key}: {parent} is not a mapping but {_shown(values)}")
-    values[last] = value
+    values = {last: given}
+    for parent in reversed(parents):
+        values = {parent: values}
+    _check_keys(config_class, values, config_class, "")
+    return values
 
 
 def _is_given(values: Any, name: str) -> bool:
@@ -395,11 +447,28 @@ def _is_given(values: Any, name: str) -> bool:
     return True
 
 
-def _merge(values: dict[str, Any], more: Mapping[str, Any]) -> None:
-    """Merges sections field by field, everything else as a whole."""
+_REMOVED = object()  # in place of a table's entry: null, which takes the one of an earlier file away
+
+
+def _merge(values: dict[str, Any], more: Mapping[str, Any], where: str) -> None:
+    """Merges sections field by field, everything else as a whole. `where` stands before a name in an error.
+
+    Raises ConfigError for an entry of a table that is to be removed and is not there, and for a mapping that would be
+    merged with something else.
+    """
     for name, value in more.items():
-        if isinstance(value, dict) and isinstance(values.get(name), dict):
-            _merge(values[name], value)
+        if value is _REMOVED:
+            if values.pop(name, None) is None:
+                there = f"only {', '.join(values)}" if values else "none"
+                raise ConfigError(
+                    f"{where}{name} is null, which removes what was given before it, and there is {there}"
+                )
+        elif isinstance(value, dict):
+            if (below := values.get(name)) is None:
+                below = values[name] = {}
+            if not isinstance(below, dict):
+                raise ConfigError(f"{where}{name} is not a mapping but {_shown(below)}")
+            _merge(below, value, f"{where}{name}.")
         else:
             values[name] = value
 
@@ -509,20 +578,33 @@ def _read_yaml(config_class: type[Section], path: Path) -> dict[str, Any]:
 
 
 def _check_keys(root: type[Section], values: dict[str, Any], config_class: type[Section], prefix: str) -> None:
-    for key, value in list(values.items()):
+    """Raises ConfigError for an unknown key; puts what is meant in place of null and of a section's plain number."""
+    for key, value in values.items():
         field = config_class.model_fields.get(key)
         if field is None:
-            known = [name for name, _, _ in _leaves(root)] + list(root.model_fields)
-            raise _unknown(prefix + key, known)
-        section = _section_of(field)
-        if section is None:
-            continue
-        if value is None:  # a section whose lines are all commented out
-            values[key] = {}
-        elif not isinstance(value, dict):
-            raise ConfigError(f"{prefix}{key} is a section; give its fields below it, not {_shown(value)}")
-        else:
-            _check_keys(root, value, section, f"{prefix}{key}.")
+            raise _unknown(prefix + key, names_of(root) + list(root.model_fields))
+        if section := _section_of(field.annotation):
+            values[key] = _checked(root, section, value, prefix + key)
+        elif entry := _entry_of(field.annotation):
+            values[key] = _checked_table(root, entry, value, prefix + key)
+
+
+def _checked(root: type[Section], section: type[Section], value: Any, name: str) -> dict[str, Any]:
+    fields = {} if value is None else section.spread(value)  # null: a section whose lines are all commented out
+    if not isinstance(fields, dict):
+        wanted = "takes a number, or fields" if section.plain else "is a section; set its fields"
+        raise ConfigError(f"{name} {wanted} such as {name}.{next(iter(section.model_fields))}, not {_shown(value)}")
+    _check_keys(root, fields, section, f"{name}.")
+    return fields
+
+
+def _checked_table(root: type[Section], entry: type[Section], value: Any, name: str) -> dict[str, Any]:
+    table = {} if value is None else value
+    for one in table.values() if isinstance(table, dict) else [table]:
+        if one is not None and not isinstance(one, dict):
+            first = f"{name}.{_NAME}.{next(iter(entry.model_fields))}"
+            raise ConfigError(f"{name} holds sections under names of your own: set {first}, not {_shown(one)}")
+    return {key: _REMOVED if one is None else _checked(root, entry, one, f"{name}.{key}") for key, one in table.items()}
 
 
 _PLAIN = {
@@ -548,7 +630,7 @@ def _explain(config_class: type[Section], fault: Any) -> str:
     key = printable(".".join(str(part) for part in fault["loc"]), 200)
     kind, value, context = fault["type"], _shown(fault["input"]), fault.get("ctx", {})
     if kind == "missing":
-        return f"{key} is required: {_field(config_class, key).description}"
+        return f"{key} is required: {_field(config_class, key)[1].description}"
     if kind in _PLAIN:
         return f"{key}: {value} {_PLAIN[kind]}"
     if kind in _LIMITS:

@@ -28,6 +28,7 @@ from socialr1_jax.objective import Objective
 from socialr1_jax.reward_config import ContentConfig, RewardConfig, Schedule, StructureConfig
 from socialr1_jax.startup import GPU_MEMORY
 from socialr1_jax.story_config import StoryConfig
+from socialr1_jax.terminal import counted
 from socialr1_jax.unused_settings import Need
 
 __all__ = [
@@ -107,7 +108,7 @@ class DataConfig(Section):
     first_label: int = Field(
         0, ge=0, le=1, description="number of the first option, where gold answers are numbers instead of letters"
     )
-    allow_bad_rows: bool = Field(False, description="drop and count rows that are no questions, instead of refusing")
+    allow_bad_rows: bool = Field(False, description="drop and count rows that cannot be used, instead of refusing")
     train_on_evaluation_set: str = Field(
         "",
         description="first 12 digits of the SHA-256 of a file whose authors forbid training on it: you mean it",
@@ -117,7 +118,7 @@ class DataConfig(Section):
         description="Jinja template of the user turn, or a file with one, over story, question, options, lettered, "
         'meta and instruction; "" = the prompt of the Social-R1 cards',
     )
-    system: FreeText = Field("", description='text of a system turn before it; "" = none')
+    system: FreeText = Field("", description='text of a system turn before it; "" = none, or the question\'s own')
     max_prompt_tokens: int = Field(1024, ge=1, description="longer prompts are dropped and counted, never cut")
 
 
@@ -253,7 +254,9 @@ class RunConfig(Section):
 
     required: ClassVar[tuple[str, ...]] = ("model.path", "data.train")  # model.random does for the first
     replaces: ClassVar[dict[str, str]] = {"model.path": "model.random", "verbose": "quiet"}
+    either: ClassVar[tuple[tuple[str, str], ...]] = (("steps", "epochs"),)
     needs: ClassVar[tuple[Need, ...]] = (
+        Need("epochs", "replay_rollouts", ("",)),
         Need("cold_start", "model.random"),
         Need("data.holdout", "data.eval", ([],)),
         Need("verbose", "quiet", (False,)),
@@ -263,6 +266,12 @@ class RunConfig(Section):
     output_dir: str = Field("runs/grpo", min_length=1, description="folder that everything is written to")
     seed: int = Field(0, ge=0, lt=2**31, description="of the order of prompts and of every draw")
     steps: int = Field(600, ge=1, lt=2**31, description="GRPO steps")
+    epochs: Real = Field(
+        0.0,
+        ge=0,
+        description="passes over the questions to train on, in place of steps: steps = questions x epochs / "
+        "grpo.prompts_per_step, rounded up; 0 = steps counts",
+    )
     cold_start: int = Field(
         0, ge=0, description="for trials: updates of SFT on reference responses that random weights begin with"
     )
@@ -304,7 +313,7 @@ class RunConfig(Section):
                 f"grpo.mini_batch_prompts {grpo.mini_batch_prompts} does not divide grpo.prompts_per_step "
                 f"{grpo.prompts_per_step}; set grpo.mini_batch_prompts to {_divisors(grpo.prompts_per_step)}"
             )
-        if self.optimizer.warmup_steps >= self.updates:
+        if not self.epochs and self.optimizer.warmup_steps >= self.updates:
             raise ValueError(
                 f"optimizer.warmup_steps {self.optimizer.warmup_steps} leaves none of the run's {self.updates} updates "
                 "at the peak; lower optimizer.warmup_steps or raise steps"
@@ -329,15 +338,20 @@ class RunConfig(Section):
         answers = self.evaluation.questions * self.evaluation.samples * max(1, len(self.data.eval))
         lines = {
             "row": f"up to {self.data.max_prompt_tokens:,} prompt + {limit:,} response = {width:,} tokens",
-            "step": f"{prompts:,} prompts x {group} = {responses:,} responses, "
+            "step": f"{counted(prompts, 'prompt')} x {group} = {responses:,} responses, "
             f"up to {responses * limit:,} response tokens",
-            "mini-batch": f"{mini:,} prompts = {rows:,} rows, up to {rows * width:,} tokens an update, "
+            "mini-batch": f"{counted(mini, 'prompt')} = {rows:,} rows, up to {rows * width:,} tokens an update, "
             f"{max(micro, width):,} at most in a device's backward pass",
-            "run": f"{self.steps:,} steps = {self.updates:,} updates, {self.steps * prompts:,} prompts, "
+            "run": f"{counted(self.steps, 'step')} = {counted(self.updates, 'update')}, "
+            f"{counted(self.steps * prompts, 'prompt')}, "
             f"{self.steps * responses:,} responses, up to {self.steps * responses * limit:,} response tokens",
-            "evaluation": f"{looks} x {answers // self.evaluation.samples:,} questions x {self.evaluation.samples} = "
+            "evaluation": f"{looks} x {counted(answers // self.evaluation.samples, 'question')} x "
+            f"{self.evaluation.samples} = "
             f"{looks * answers:,} responses, up to {looks * answers * limit:,} response tokens",
         }
+        if self.epochs:  # the number of questions says how many steps that is
+            lines["run"] = f"{self.epochs:g} epochs of the questions"
+            del lines["evaluation"]
         return "\n".join(f"{name:<11} {text}" for name, text in lines.items())
 
 
@@ -351,7 +365,7 @@ class PlanConfig(RunConfig):
         description="kind and number of devices: a100-80gb:8, h100-80gb:8, h200:8, v5e:2x4, v5p:2x2x2, cpu:8",
     )
     response_tokens: int = Field(
-        0, ge=0, description="mean tokens of a response that times are told for; 0 = all have max_new_tokens"
+        0, ge=0, description="mean response length assumed for the time estimates; 0 = max_new_tokens"
     )
     memory_fraction: Real = Field(
         GPU_MEMORY, gt=0, le=1, description="share of a device's memory that the run may take; the rest is the driver's"

@@ -13,7 +13,8 @@ from contextlib import contextmanager
 
 from socialr1_jax.terminal import print_error
 
-REQUEUE = 75  # exit status of a run that was interrupted and saved; the same command goes on (sysexits.h: EX_TEMPFAIL)
+REQUEUE = 75  # exit status of a run that was interrupted and saved (sysexits.h: EX_TEMPFAIL)
+SAVED = "interrupted and saved. Run the same command to resume"
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -60,7 +61,7 @@ def stop_on_signal() -> Iterator[Stop]:
             if stop.asked:
                 os._exit(128 + number)
             stop.asked = True
-            print_error("stopping, then saving; once more ends at once without saving")
+            print_error("stopping, then saving. Press Ctrl-C again to quit without saving")
 
     thread = threading.Thread(target=listen, name="signals", daemon=True)
     thread.start()

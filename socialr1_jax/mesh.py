@@ -18,6 +18,8 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from socialr1_jax.terminal import counted
+
 __all__ = [
     "AXES",
     "ROWS",
@@ -49,12 +51,12 @@ def make_mesh(
         fsdp, rest = divmod(count, replica * tensor)
         if rest or fsdp == 0:
             raise ValueError(
-                f"replica={replica} x tensor={tensor} does not divide the {count} devices: change one of them"
+                f"replica={replica} x tensor={tensor} does not divide {counted(count, 'device')}: change one of them"
             )
     if replica * fsdp * tensor != count:
         raise ValueError(
-            f"replica={replica} x fsdp={fsdp} x tensor={tensor} is {replica * fsdp * tensor}, but there are {count} "
-            "devices: change one of the three"
+            f"replica={replica} x fsdp={fsdp} x tensor={tensor} is {replica * fsdp * tensor}, not the number of "
+            f"devices, {count}: change one of the three"
         )
     return jax.make_mesh((replica, fsdp, tensor), AXES, devices=devices, axis_types=(AxisType.Auto,) * 3)
 

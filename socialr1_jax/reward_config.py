@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, NamedTuple
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from socialr1_jax.command_line import Real, Section
 from socialr1_jax.server_config import ServerConfig
@@ -38,7 +39,9 @@ def _presets(term: str) -> tuple[str, ...]:
 
 
 class Schedule(Section):
-    """A number that moves from `start` to `end` over the first `steps` steps, then stays."""
+    """A number that moves from `start` to `end` over the first `steps` steps, then stays; a plain number is both."""
+
+    plain: ClassVar[tuple[str, ...]] = ("start", "end")
 
     start: Real = Field(1.0, ge=0, description="value at step 0")
     end: Real = Field(1.0, ge=0, description="value from `steps` on")
@@ -116,6 +119,28 @@ class ContentConfig(Section):
     power: Real = Field(1.2, gt=0, description="exponent of the shifted scalar")
 
 
+class ExtraConfig(Section):
+    """A reward function of your own under a name that you choose, NAME; its result is added (docs/rewards.md)."""
+
+    function: str = Field(description="module:function or file.py:function")
+    weight: Schedule = _schedule(1.0, 1.0)
+    gated: bool = Field(True, description="true: it counts only in responses of the right format")
+
+    @field_validator("function")
+    @classmethod
+    def _names_a_function(cls, function: str) -> str:
+        if not all(part.strip() for part in function.rpartition(":")):
+            raise ValueError(f"{function!r} is not of the form module:function or file.py:function")
+        return function
+
+
+# Names that a function of the user's cannot have: they stand beside it in metrics and files.
+_TAKEN = (
+    *("total", "format", "outcome", "structure", "content", "length_window", "repetition", "tau"),
+    *("shaped", "unscorable", "length_and_format"),
+)
+
+
 class RewardConfig(Section):
     """The Social-R1 reward; every constant is the published one."""
 
@@ -133,7 +158,6 @@ class RewardConfig(Section):
                 "repetition_rate",
             )
         ),
-        Need("extra_weight", "extra"),
     )
 
     preset: Preset = Field(
@@ -156,9 +180,7 @@ class RewardConfig(Section):
     repetition_gram: int = Field(16, ge=1, description="characters of a gram in the repetition count")
     repetition_threshold: Real = Field(0.1, ge=0, le=1, description="share of repeated grams that costs nothing")
     repetition_rate: Real = Field(8.0, ge=0, description="rate of the exponential fall above the threshold")
-    extra: str = Field(
-        "", description="a reward function of your own, module:function; its result is added (docs/rewards.md)"
-    )
+    extra: dict[str, ExtraConfig] = Field({}, description="reward functions of your own, by name")
     most_unscorable: Real = Field(
         0.25, gt=0, le=1, description="share of a window's responses that could not be scored before the run stops"
     )
@@ -168,7 +190,6 @@ class RewardConfig(Section):
     outcome_weight: Schedule = _schedule(1.0, 1.0)
     structure_weight: Schedule = _schedule(2.0, 1.0)
     content_weight: Schedule = _schedule(1.0, 3.0)
-    extra_weight: Schedule = _schedule(1.0, 1.0)
     tau_right: Schedule = _schedule(1.0, 1.0)
     tau_wrong: Schedule = _schedule(0.2, 0.2)
 
@@ -176,6 +197,16 @@ class RewardConfig(Section):
     def uses(self) -> Uses:
         """Which terms the preset counts."""
         return USES[self.preset]
+
+    @field_validator("extra")
+    @classmethod
+    def _names(cls, extra: dict[str, ExtraConfig]) -> dict[str, ExtraConfig]:
+        for name in extra:
+            if not re.fullmatch("[A-Za-z0-9_]{1,60}", name):
+                raise ValueError(f"{name!r} is no name: take at most 60 letters, digits and underscores")
+            if name in _TAKEN:
+                raise ValueError(f"{name} is the name of a term that is there already; take another one")
+        return extra
 
     @model_validator(mode="before")
     @classmethod
@@ -199,6 +230,4 @@ class RewardConfig(Section):
             raise ValueError(
                 f"preset {self.preset} scores the structure, but structure.judge is none; set structure.judge to rules"
             )
-        if self.extra and not all(part.strip() for part in self.extra.partition(":")):
-            raise ValueError(f"extra {self.extra!r} is not of the form module:function")
         return self

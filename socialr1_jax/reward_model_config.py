@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -15,6 +15,7 @@ from socialr1_jax.config import (
     OptimizerConfig,
     TrackingConfig,
 )
+from socialr1_jax.terminal import counted
 
 
 class PairsConfig(Section):
@@ -56,9 +57,17 @@ class RewardOptimizerConfig(OptimizerConfig):
 class RewardModelConfig(Section):
     """A reward model, trained from any Qwen3 folder on any file of pairs."""
 
+    either: ClassVar[tuple[tuple[str, str], ...]] = (("steps", "epochs"),)
+
     output_dir: str = Field("runs/reward_model", min_length=1, description="folder that everything is written to")
     seed: int = Field(0, ge=0, lt=2**31, description="of the fresh head and of the order of pairs")
     steps: int = Field(300, ge=1, lt=2**31, description="optimiser updates")
+    epochs: Real = Field(
+        0.0,
+        ge=0,
+        description="passes over the pairs to train on, in place of steps: steps = pairs x epochs / batch.pairs, "
+        "rounded up; 0 = steps counts",
+    )
     xla_flags: XlaFlags = Field((), description="added to XLA_FLAGS, which win; configs/xla has measured ones")
     evaluate_every: int = Field(
         50, ge=0, description="steps between evaluations on held-out pairs; 0 = only at start and end"
@@ -79,7 +88,7 @@ class RewardModelConfig(Section):
             raise ValueError("model.path is required: Hugging Face folder or hub id of the Qwen3 to start from")
         if not self.data.pairs:
             raise ValueError(f"data.pairs is required: {PairsConfig.model_fields['pairs'].description}")
-        if self.optimizer.warmup_steps >= self.steps:
+        if not self.epochs and self.optimizer.warmup_steps >= self.steps:
             raise ValueError(
                 f"optimizer.warmup_steps {self.optimizer.warmup_steps} leaves none of the run's {self.steps} updates "
                 "at the peak; lower optimizer.warmup_steps or raise steps"
@@ -93,8 +102,10 @@ class RewardModelConfig(Section):
         pairs, width = self.batch.pairs, self.data.max_tokens
         lines = {
             "text": f"up to {width:,} tokens of story, question and thoughts",
-            "update": f"{pairs:,} pairs = {2 * pairs:,} texts, up to {2 * pairs * width:,} tokens, "
+            "update": f"{counted(pairs, 'pair')} = {2 * pairs:,} texts, up to {2 * pairs * width:,} tokens, "
             f"{max(self.batch.micro_batch_tokens, 2 * width):,} at most in a device's backward pass",
-            "run": f"{self.steps:,} updates, {self.steps * pairs:,} pairs",
+            "run": f"{self.epochs:g} epochs of the pairs"
+            if self.epochs
+            else f"{counted(self.steps, 'update')}, {counted(self.steps * pairs, 'pair')}",
         }
         return "\n".join(f"{name:<11} {text}" for name, text in lines.items())

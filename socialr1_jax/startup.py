@@ -17,8 +17,6 @@ GPU_MEMORY = 0.92  # share of an NVIDIA GPU's memory that plans count on; the re
 
 def prepare(xla_flags: Sequence[str] = ()) -> None:
     """Make all settings below, in the order they need. Call it before anything touches a device."""
-    # transformers says at its import that there is no PyTorch, which nothing here needs.
-    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     set_xla_flags(xla_flags)
     take_memory()
     keep_memory()

@@ -34,6 +34,11 @@ def _escaped(character: str) -> str:
     return character.encode("unicode_escape").decode()
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun, in the singular for 1: "1 device", "1,024 devices"."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def shown(value: object, most: int = 120) -> str:
     """Return a value of a file for a message: as Python writes it, shortened inside, in at most `most` characters."""
     return printable(_VALUES.repr(value), most)
@@ -107,7 +112,7 @@ def print_error(message: str) -> None:
     """Print the lines of a message on stderr, each made `printable`; a stderr that is gone or full is ignored."""
     lines = message.splitlines() or [""]
     if len(lines) > _MOST_LINES:
-        lines = [*lines[:_MOST_LINES], f"... and {len(lines) - _MOST_LINES} more lines"]
+        lines = [*lines[:_MOST_LINES], f"... and {counted(len(lines) - _MOST_LINES, 'more line')}"]
     _print("".join(printable(line) + "\n" for line in lines), LossyStream(sys.stderr))
 
 

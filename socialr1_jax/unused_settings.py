@@ -1,7 +1,8 @@
 """Refuse a setting that would be ignored because of another one, unless the other one was given later.
 
 A class of settings lists what counts only with what: `needs = (Need("content.model", "preset", ("full", ...)), ...)`,
-and what it takes the place of: `replaces = {"model.path": "model.random"}`.
+what it takes the place of: `replaces = {"model.path": "model.random"}`,
+and two that say the same in two ways: `either = (("steps", "epochs"),)`.
 Files and the command line are layers: later ones win. A layer that turns a feature off takes the settings of earlier
 layers for it away (an ablation's preset over a recipe); a setting for a feature that is off in its own layer or an
 earlier one is a fault, since whoever wrote it expects it to count.
@@ -44,6 +45,16 @@ def unused_settings(config_class: type[BaseModel], values: dict[str, Any], layer
         ):
             layer_of[other] = layer_of[name]
             _remove(values, other)
+    for pair in getattr(config_class, "either", ()):
+        given = sorted(
+            (layer_of[name], name) for name in pair if name in layer_of and _value(config_class, values, name)
+        )
+        if len(given) < 2:
+            continue
+        if given[0][0] == given[1][0]:
+            faults.append(f"{pair[0]} and {pair[1]} are both given, and only one of them can count: leave one out")
+        else:
+            _remove(values, given[0][1])
     for need in _needs(config_class):
         found = _value(config_class, values, need.other)
         if need.is_met(found):

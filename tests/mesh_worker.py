@@ -76,9 +76,17 @@ def one_sampling(folder: str, mesh) -> dict[str, np.ndarray]:
     sampling = SamplingParams(n=3, max_new_tokens=80, stop_token_ids=tuple(range(4)), seed=1)
     samples = [completion for group in generate(model, prompts, sampling) for completion in group]
     engine = Engine(params=model.params, config=model.config, num_tokens=model.num_tokens, max_rows=3)
+    # Exponential lengths, all rows at once: 8 on each of eight devices.
+    lengths = np.clip(np.ceil(rng.exponential(24, 64)), 1, 120).astype(int).tolist()
+    each = [SamplingParams(max_new_tokens=length) for length in lengths]
+    unbounded = Engine(params=model.params, config=model.config, num_tokens=model.num_tokens)
     with jax.set_mesh(mesh):
         refilled = [completion for group in engine.sample(prompts, sampling) for completion in group]
+        rollout = unbounded.rollout([[5]] * len(each), each)
+        for _ in rollout.steps():
+            pass
     return {
+        "wall_steps": np.array([rollout.wall_steps, max(lengths)]),
         "refilled": np.concatenate([[*sample.tokens, -1] for sample in refilled]),
         "tokens": np.concatenate([[*sample.tokens, -1] for sample in samples]),
         "logprobs": np.concatenate([sample.logprobs for sample in samples]),

@@ -474,7 +474,7 @@ def test_a_run_that_was_interrupted_goes_on_and_gives_the_same_pairs(
 
     sampled.update(responses=0, stop_after=2)
     assert run("cut.jsonl") == 130
-    assert "the same command goes on from" in capsys.readouterr().err
+    assert "Run the same command to resume" in capsys.readouterr().err
     work = tmp_path / "cut.jsonl.work"
     assert len(samples(work)) == 2
     work.write_bytes(work.read_bytes()[:-9])  # and the last line was cut

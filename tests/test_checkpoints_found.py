@@ -676,7 +676,7 @@ def test_a_name_that_can_be_no_hub_id_is_one_line_of_the_doctor():
     config = DoctorConfig.model_validate({"model": {"path": "me/a--b"}})
     line = next(check_models(config))
     assert line.status == "problem"
-    assert line.found.startswith("model.path 'me/a--b' is no folder and cannot be a hub id")
+    assert line.found.startswith("model.path 'me/a--b' is not a folder and cannot be a hub id")
     assert len(line.found.splitlines()) == 1
     with pytest.raises(NotChecked, match=r"model\.path 'me/a--b'"):
         next(check_tokenizer(config))

@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args, get_origin
 
 import pytest
 import yaml
@@ -27,8 +28,11 @@ def fields(config_class: type[Section], prefix: str = "") -> dict[str, type[Sect
     found: dict[str, type[Section]] = {}
     for name, field in config_class.model_fields.items():
         kind = field.annotation
+        entry = get_args(kind)[1] if get_origin(kind) is dict else str
         if isinstance(kind, type) and issubclass(kind, Section):
             found |= fields(kind, f"{prefix}{name}.")
+        elif issubclass(entry, Section):
+            found |= fields(entry, f"{prefix}{name}.NAME.")
         else:
             found[prefix + name] = config_class
     return found
@@ -79,18 +83,16 @@ def test_defaults_are_the_recipe_of_the_cards():
     assert config.updates == 600 * 4
 
 
-@pytest.mark.parametrize(
-    "name", ["outcome_weight", "structure_weight", "content_weight", "extra_weight", "tau_right", "tau_wrong"]
-)
+@pytest.mark.parametrize("name", ["outcome_weight", "structure_weight", "content_weight", "tau_right", "tau_wrong"])
 def test_one_field_of_a_schedule_leaves_its_others(name):
-    used = ["rewards.preset=full", "rewards.content.model=m", "rewards.extra=m:f"]
+    used = ["rewards.preset=full", "rewards.content.model=m"]
     before, after = (getattr(load(*used, *changes).rewards, name) for changes in ([], [f"rewards.{name}.end=0.7"]))
     assert (after.start, after.end, after.steps, after.shape) == (before.start, 0.7, before.steps, before.shape)
 
 
 def test_reward_constants_are_those_of_the_published_reward():
     reward = RewardConfig().model_dump()
-    for name in ("preset", "format_mode", "structure", "extra", "extra_weight"):
+    for name in ("preset", "format_mode", "structure", "extra"):
         del reward[name]
     still = {"steps": 200, "shape": "linear"}
     assert reward == {
@@ -171,6 +173,9 @@ def test_saved_configuration_reads_back_equal(tmp_path):
         ("data.where=CoTP", "data.where: 'CoTP' is not a mapping"),
         ("data.where=[", "data.where: cannot read the value '['"),
         ("steps", "'steps' is not of the form"),
+        ("epochs=-1", "epochs must be at least 0.0, not -1"),
+        ("epochs=true", "epochs: True is not a number"),
+        ("epochs=all", "epochs: 'all' is not a number"),
         ("grpo=3", "grpo is a section"),
     ],
 )
@@ -217,7 +222,10 @@ def test_an_unknown_key_names_the_nearest_known_one(key, nearest, tmp_path):
         (["rewards.structure.base_url=http://host/v1?key=1"], "put the key into OPENAI_API_KEY"),
         (["rewards.structure.base_url=host:8000"], "not of the form http://host:8000/v1"),
         (["rewards.structure.offline=true"], "cache is not set"),
-        (["rewards.extra=module"], "not of the form module:function"),
+        (
+            ["rewards.extra.own.function=module"],
+            "rewards.extra.own.function: 'module' is not of the form",
+        ),
         (["rewards.length_low=3000"], "must be below length_high"),
         (["model.attention=cudnn"], "set model.dtype to bfloat16"),
     ],

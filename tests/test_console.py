@@ -24,6 +24,7 @@ from rich.text import Text
 
 from socialr1_jax import interrupt, startup
 from socialr1_jax.compiles import compiled, told
+from socialr1_jax.terminal import counted
 from socialr1_jax.training import console as console_module
 from socialr1_jax.training.console import Bar, console, shown_log, working
 from socialr1_jax.training.doctor.line import Line, show
@@ -170,6 +171,7 @@ FIGURES = "reward 0.01  accuracy 0.05  format 0.06  tokens 60  kl 0.0000  19.4 s
     ],
 )
 def test_a_live_line_is_shortened_never_wrapped(width, kept, left_out, monkeypatch):
+    monkeypatch.setattr(console, "_force_terminal", True)
     monkeypatch.setattr(console, "_width", width)
     bar = Bar("grpo", 9)
     compiled().programs += 3
@@ -185,11 +187,33 @@ def test_a_live_line_is_shortened_never_wrapped(width, kept, left_out, monkeypat
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
 def test_a_bar_is_drawn_in_any_encoding(encoding, monkeypatch):
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding))
+    monkeypatch.setattr(console, "_force_terminal", True)
     monkeypatch.setattr(console, "_width", 80)
     bar = Bar("grpo", 2)
     bar.advance("")
     full, rest = "#-" if encoding == "ascii" else "\u2501\u2500"
     assert bar.__rich__().plain == f"grpo {5 * full}{5 * rest} 1/2  0:00"
+
+
+def test_no_cell_is_cut_where_no_terminal_shows_it(monkeypatch):
+    monkeypatch.setattr(sys, "stdout", io.StringIO())
+    monkeypatch.setattr(console, "_width", 80)
+    table = Table("word " * 40)
+    table.add_row(Text("cell " * 60))
+    console.print(table)
+    console.print(Text("long " * 40))
+    shown = sys.stdout.getvalue()
+    assert ("word " * 40).strip() in shown
+    assert ("cell " * 60).strip() in shown
+    assert shown.splitlines()[-1] == "long " * 40
+
+
+@pytest.mark.parametrize(
+    ("number", "noun", "text"),
+    [(0, "row", "0 rows"), (1, "more line", "1 more line"), (2, "device", "2 devices"), (1024, "step", "1,024 steps")],
+)
+def test_one_of_a_kind_is_singular(number, noun, text):
+    assert counted(number, noun) == text
 
 
 def test_plain_lines_are_whole_and_few(monkeypatch):
@@ -418,7 +442,7 @@ def test_errors_have_a_bounded_number_of_lines(capsys):
     from socialr1_jax.terminal import print_error
 
     print_error("a\n" * 1_000_000)
-    assert capsys.readouterr().err.splitlines()[-2:] == ["a", "... and 999900 more lines"]
+    assert capsys.readouterr().err.splitlines()[-2:] == ["a", "... and 999,900 more lines"]
 
 
 @pytest.mark.parametrize(("raised", "status"), [(None, 7), (KeyboardInterrupt(), 130), (SystemExit(2), 2)])

@@ -136,6 +136,25 @@ def test_the_command_line_is_quick_and_plain_and_makes_nothing(tmp_path):
         assert re.search(rf"^skipped  {name} +not checked", done.stdout, re.MULTILINE), done.stdout
 
 
+@pytest.mark.parametrize(
+    ("function", "status", "found"),
+    [
+        ("", "skipped", "this run has no reward functions of your own"),
+        ("own.py:reward", "ok", "own: own.py:reward"),
+        ("own.py:rewrd", "problem", "rewards.extra.own: own.py has no function 'rewrd'"),
+        ("broken.py:reward", "problem", "broken.py:2: ZeroDivisionError: division by zero"),
+    ],
+)
+def test_own_reward_functions(function, status, found, run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(runner, "CHECKS", {"own rewards": runner.CHECKS["own rewards"]})
+    (tmp_path / "own.py").write_text("def reward(records):\n    return [0.0] * len(records)\n")
+    (tmp_path / "broken.py").write_text("\n1 / 0\n")
+    code, lines, _ = run(*([f"rewards.extra.own.function={function}"] if function else []))
+    assert found in one(lines, "own rewards", status)
+    assert code == (status == "problem")
+
+
 def test_lines_are_wrapped_under_their_beginning_in_a_terminal(monkeypatch, capsys):
     from socialr1_jax.training.console import console
 
@@ -157,7 +176,7 @@ FAULTS = [  # what is set, the line that tells it, what it says
     ("mesh.fsdp=3", "mesh", "fix: set mesh.replica"),
     ("mesh.tensor=2", "mesh", "fix: set mesh.replica"),
     ("model.attention=cudnn model.dtype=bfloat16", "attention", "fix: model.attention=auto"),
-    ("output_dir={tmp}/empty/run", "output_dir", "empty is no folder", "fix: give another output_dir"),
+    ("output_dir={tmp}/empty/run", "output_dir", "empty is not a folder", "fix: give another output_dir"),
     ("model.path={tmp}/nowhere", "model", "no folder", "fix: set model.path to a whole Qwen3 folder"),
     ("model.random=giant", "model", "is not one of nano"),
     ("rewards.preset=full rewards.content.model={model}", "content model", "a language model"),
@@ -296,7 +315,13 @@ def test_a_folder_with_a_run(run, model, tmp_path):
     save_config(config, folder / "config.yaml")
     status, lines, _ = run(*settings(model))
     assert status == 0
-    assert "goes on after step 20 of 600" in one(lines, "output_dir", "ok")
+    assert "resumes after step 20 of 600" in one(lines, "output_dir", "ok")
+    _, lines, _ = run(*settings(model), "epochs=10000")
+    assert re.search("resumes after step 20 of [0-9]{4}$", one(lines, "output_dir", "ok").strip())
+    _, lines, _ = run(*settings(model), "epochs=1")
+    assert "steps 600 -> 1: more may be asked for only" in one(lines, "output_dir", "problem")
+    _, lines, _ = run(*settings(model), "epochs=1", "data.train=nowhere.jsonl")
+    assert "the number of steps of epochs 1 is unknown: nowhere.jsonl" in one(lines, "output_dir", "skipped")
     status, lines, _ = run(*settings(model), "seed=7")
     assert status == 1
     assert "holds a run of another configuration" in one(lines, "output_dir", "problem")
@@ -409,7 +434,7 @@ def test_rows_that_are_dropped_are_counted(run, tmp_path):
     source = f"data.train={tmp_path / 'questions.jsonl'}"
     status, lines, _ = run(source, "data.allow_bad_rows=true", "data.eval=stories:8")
     assert status == 0
-    assert "2 questions, 1 bad rows are dropped" in one(lines, "data.train", "ok")
+    assert "2 questions, 1 bad row dropped" in one(lines, "data.train", "ok")
     assert "stories:8: 8 questions" in one(lines, "data.eval", "ok")
 
 

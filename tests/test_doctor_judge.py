@@ -58,7 +58,7 @@ def test_no_server_at_the_address(ask):
         ("400", "fix: the server refuses the request"),
         ("429", "fix: too many requests"),
         ("500", "http_500"),
-        ("html", "fix: that is no chat completion"),
+        ("html", "fix: that is not a chat completion"),
         ("ungraded", "fix: take a model that follows instructions"),
         ("refusal", "fix: the model declined"),
     ],

@@ -4,6 +4,7 @@ Oracles are transformers' greedy tokens, the teacher-forced forward, and the eng
 """
 
 import logging
+import re
 from dataclasses import replace
 
 import jax
@@ -15,6 +16,7 @@ from conftest import VOCAB_SIZE
 from socialr1_jax import SamplingParams, load_hf
 from socialr1_jax.compiles import compile_count
 from socialr1_jax.grpo import token_logprobs
+from socialr1_jax.models.shapes import named_shape
 from socialr1_jax.sampling import Engine, batch, decode
 from socialr1_jax.sampling.memory import plan_batch
 
@@ -279,6 +281,46 @@ def test_the_batch_follows_the_memory(tiny_jax):
     assert half.total <= free.total // 2
     with pytest.raises(ValueError, match=r"one row of 128 tokens takes .* GiB a device"):
         plan_batch(tiny_jax.config, 4, **sizes, memory=1000)
+
+
+@pytest.mark.parametrize(
+    ("itemsize", "memory", "sizes", "fixes"),
+    [
+        (4, 20.0, (1024, 32_768), ["max_new_tokens of at most", "in bfloat16", "(mesh.tensor=2)"]),
+        (4, 12.0, (1024, 3072), ["in bfloat16", "(mesh.tensor=2)"]),
+        (2, 12.0, (20_480, 512), ["prompts of at most"]),
+        (2, 9.0, (8192, 512), ["prompts of at most", "(mesh.tensor=4)"]),
+        (2, 1.6, (1024, 3072), ["(mesh.tensor=8)"]),
+        (2, 0.5, (1024, 3072), []),
+    ],
+)
+def test_what_is_proposed_makes_a_row_fit(itemsize, memory, sizes, fixes):
+    config, size = named_shape("4b"), int(memory * 2**30)
+    width, new = sizes
+
+    def planned(itemsize=itemsize, width=width, new=new, tensor=1):
+        return plan_batch(
+            config, itemsize, rows=64, group=4, prompts=16, width=width, slots=width + new, tensor=tensor, memory=size
+        )
+
+    with pytest.raises(ValueError, match="sampling does not fit") as error:
+        planned()
+    text = str(error.value).partition("may be used. ")[2]
+    assert ("take a smaller model" in text) == (not fixes)
+    assert len(fixes) == len(re.findall("with |in bfloat16", text))
+    assert all(fix in text for fix in fixes)
+    if found := re.search("max_new_tokens of at most ([0-9]+)", text):
+        assert planned(new=int(found[1])).rows == 1
+        with pytest.raises(ValueError, match="does not fit"):
+            planned(new=int(found[1]) + 128)
+    if found := re.search("prompts of at most ([0-9]+)", text):
+        assert planned(width=int(found[1])).rows >= 1
+        with pytest.raises(ValueError, match="does not fit"):
+            planned(width=int(found[1]) + 128)
+    if "in bfloat16" in text:
+        assert planned(itemsize=2).rows >= 1
+    if found := re.search("mesh.tensor=([0-9]+)", text):
+        assert planned(tensor=int(found[1])).rows >= 1
 
 
 def test_the_plan_counts_what_the_compiler_counts(engine, tiny_jax):

@@ -13,7 +13,10 @@ import pytest
 from socialr1_jax.command_line import load_config
 from socialr1_jax.config import ConfigError
 from socialr1_jax.evaluation import evaluate as whole
+from socialr1_jax.evaluation.baselines import baselines
+from socialr1_jax.evaluation.card import card_example, card_request
 from socialr1_jax.evaluation.question_file import open_questions_task
+from socialr1_jax.evaluation.registry import get_task
 from socialr1_jax.evaluation.reply_file import ReplyFile
 from socialr1_jax.evaluation.rescore import rescore
 from socialr1_jax.evaluation.respondents import Asked, Endpoint
@@ -361,7 +364,26 @@ def test_a_column_with_a_value_for_each_question_is_refused(tmp_path):
     messages = task.requests(data, "social_r1", 0)[7].messages
     assert [(one["role"], one["content"]) for one in messages] == [("system", "Be brief."), ("user", "s7 q")]
     # free text has no options, so no baselines
-    assert task.baselines(task.requests(data, "social_r1", 0)) == {}
+    requests = task.requests(data, "social_r1", 0)
+    assert baselines(task, requests, task.examples(requests)) == {}
+
+
+def test_a_benchmark_has_baselines_for_every_figure():
+    """Of two stories with two questions of 2 and 4 options: the longest option is right in the first story alone."""
+    requests = [
+        card_request(
+            id=f"{story}{order}", item=story, story=f"Story {story}.", question="Which?", gold=gold,
+            options=["box", "a bag"] if order == 0 else ["one", "six", "fifteen", "two"],
+            meta={"order": order, "length": 1, "deception": False},
+        )
+        for story, order, gold in (("x", 0, "B"), ("x", 1, "C"), ("y", 0, "A"), ("y", 1, "A"))
+    ]  # fmt: skip
+    assert [card_example(request).options[-1] for request in requests] == ["a bag", "two", "a bag", "two"]
+    found = baselines(get_task("hitom"), requests, list(map(card_example, requests)))
+    assert found["accuracy"].chance == pytest.approx((0.5 + 0.25) / 2)
+    assert found["joint"].chance == pytest.approx((0.5 + 0.5 * 0.25) / 2)
+    assert (found["order_1"].rule, found["order_1"].accuracy) == ("longest", 0.5)
+    assert found["joint/order_1"].accuracy == 0.5  # both of x
 
 
 # ------------------------------------------------------------------------------------------------------- an endpoint

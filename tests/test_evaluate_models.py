@@ -222,7 +222,7 @@ def test_an_episode_with_a_failed_call_is_given_up_told_and_played_by_the_next_c
     server.fails = 1
     results, rows = evaluated(data, tmp_path / "a", *behind(server), "concurrency=1")
     assert len(rows["samples_sotopia.jsonl"]) == 3
-    assert any("1 episodes were given up (turn 0: no reply" in note for note in results["notes"]["sotopia"])
+    assert any("1 episode given up (turn 0: no reply" in note for note in results["notes"]["sotopia"])
     assert not results["reportable"]
     results, rows = evaluated(data, tmp_path / "a", *behind(server))
     assert len(rows["samples_sotopia.jsonl"]) == 4

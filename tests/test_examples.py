@@ -305,7 +305,7 @@ def test_other_faults_are_named(tmp_path):
     path = write(tmp_path / "q.jsonl", ROW)
     with pytest.raises(DataError, match="'gold' is not a field of a question"):
         read_examples(path, columns={"gold": "answer"})
-    with pytest.raises(DataError, match=r"row 1: no column 'anser' \(did you mean 'answer'\?\); mend it in columns"):
+    with pytest.raises(DataError, match=r"row 1: no column 'anser' \(did you mean 'answer'\?\); correct it in columns"):
         read_examples(path, columns={"answer": "anser"})
     with pytest.raises(DataError, match=r"row 1: no column 'OPT-B'"):
         read_examples(path, columns={"options": "question, OPT-B"})

@@ -1,10 +1,13 @@
-"""A reward function of the user's own: what it is given, and that each way to fail names file, line and response."""
+"""Reward functions of the user's own: how they are set, and that each way to fail names file, line and response."""
 
 import re
 
 import pytest
+import yaml
 
-from socialr1_jax.rewards.extra import extra_rewards, load_extra
+from socialr1_jax.command_line import to_yaml
+from socialr1_jax.config import ConfigError, RewardConfig, RunConfig, load_config
+from socialr1_jax.rewards.extra import extra_rewards, load_extras
 
 RECORDS = [
     {"id": f"q{i}", "response": f"response {i}", "thoughts": f"thoughts {i}", "meta": {"level": level}}
@@ -21,6 +24,10 @@ def level_of(record):
 """
 
 
+def load_one(function):
+    return load_extras(RewardConfig(extra={"own": {"function": function}}))["own"]
+
+
 @pytest.fixture
 def function(tmp_path, monkeypatch, request):
     """function(body) -> the function `reward` of a module with this text, and its file."""
@@ -31,7 +38,7 @@ def function(tmp_path, monkeypatch, request):
         name = f"own_{request.node.name.partition('[')[0]}_{abs(hash(body)) % 10**9}"
         (tmp_path / f"{name}.py").write_text(body)
         made.append(name)
-        return load_extra(f"{name}:reward"), tmp_path / f"{name}.py"
+        return load_one(f"{name}:reward"), tmp_path / f"{name}.py"
 
     return make
 
@@ -62,8 +69,8 @@ def function(tmp_path, monkeypatch, request):
 )  # fmt: skip
 def test_a_function_that_raises_names_file_line_and_response(body, at, line, words, function):
     reward, file = function(body)
-    error = extra_rewards(reward, RECORDS)["error"]
-    assert error.startswith(f"rewards.extra: reward failed{at}: {file}:{line}: {words}"), error
+    error = extra_rewards("own", reward, RECORDS)["error"]
+    assert error.startswith(f"rewards.extra.own: reward failed{at}: {file}:{line}: {words}"), error
     assert error.isprintable()
 
 
@@ -72,17 +79,20 @@ def test_a_function_that_raises_names_file_line_and_response(body, at, line, wor
     [
         (None, "gave None; give a list of 4 numbers"),
         (3.0, "gave 3.0; give a list of 4 numbers"),
-        ([1.0], "gave 1 numbers for 4 records"),
-        ([1.0, None, 0.0, 0.0], "reward gave None for response 2 of 4 (id 'q1')"),
-        ([1.0, 1.0, "good", 0.0], "reward gave 'good' for response 3 of 4 (id 'q2')"),
-        ([1.0, 1.0, 1.0, float("inf")], "infinite number for response 4 of 4 (id 'q3')"),
+        ([1.0], "gave 1 numbers for 4 responses"),
+        ([1.0, None, 0.0, 0.0], "gave None for response 2 of 4 (id 'q1')"),
+        ([1.0, 1.0, "good", 0.0], "gave 'good' for response 3 of 4 (id 'q2')"),
+        ([1.0, 1.0, 1.0, float("inf")], "gave an infinite number for response 4 of 4 (id 'q3')"),
     ],
 )
 def test_what_is_no_reward_names_the_response(given, reason):
     def reward(records):
         return given
 
-    assert reason in extra_rewards(reward, RECORDS)["error"]
+    line = reward.__code__.co_firstlineno
+    assert extra_rewards("own", reward, RECORDS)["error"].startswith(
+        f"rewards.extra.own: reward ({__file__}:{line}) {reason}"
+    )
 
 
 def test_what_is_a_reward():
@@ -90,7 +100,7 @@ def test_what_is_a_reward():
         def __call__(self, records):
             return (value for value in (1, True, "0.5", float("nan")))
 
-    rewards = extra_rewards(Reward(), RECORDS)["rewards"]
+    rewards = extra_rewards("own", Reward(), RECORDS)["rewards"]
     assert rewards[:3] == [1.0, 1.0, 0.5]
     assert rewards[3] != rewards[3]
 
@@ -104,11 +114,115 @@ def test_what_is_a_reward():
     ],
 )
 def test_a_module_that_cannot_be_imported_names_its_line(body, reason, function):
-    with pytest.raises(ValueError, match=r"rewards\.extra: cannot import 'own_") as error:
+    with pytest.raises(ValueError, match=r"rewards\.extra\.own: cannot import 'own_") as error:
         function(body)
     assert re.search(rf"own_\w+\.py{re.escape(reason)}", str(error.value)), error.value
 
 
-def test_a_module_that_is_not_there():
-    with pytest.raises(ValueError, match="cannot import 'no_such_module': ModuleNotFoundError: No module named"):
-        load_extra("no_such_module:reward")
+@pytest.mark.parametrize(
+    ("function", "reason"),
+    [
+        ("no_such_module:reward", "cannot import 'no_such_module': ModuleNotFoundError: No module named"),
+        ("no_such_file.py:reward", "cannot import 'no_such_file.py': FileNotFoundError: there is no such file"),
+        ("math:no_such", "math has no function 'no_such'"),
+        ("math:pi", "math has no function 'pi'"),
+    ],
+)
+def test_a_function_that_is_not_there(function, reason):
+    with pytest.raises(ValueError, match=re.escape(f"rewards.extra.own: {reason}")):
+        load_one(function)
+
+
+def test_a_file_may_hold_several_and_import_what_is_beside_it(tmp_path, monkeypatch):
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "beside_it.py").write_text("NUMBER = 3.0\n")
+    body = "import beside_it\nCALLS = []\ndef one(r):\n    CALLS.append(1)\n    return [beside_it.NUMBER]\n"
+    (tmp_path / "sub" / "json.py").write_text(body + "def two(r):\n    return [float(len(CALLS))]\n")
+    monkeypatch.chdir(tmp_path)
+    table = {name: {"function": f"sub/json.py:{name}"} for name in ("one", "two")}
+    functions = load_extras(RewardConfig(extra=table))
+    assert [functions[name](RECORDS[:1]) for name in table] == [[3.0], [1.0]]  # of one module, and not that of Python
+
+
+# ------------------------------------------------------------------------------------------------------- how it is set
+
+FILE = {"brevity": {"function": "my.py:brevity", "weight": 2}, "kind": {"function": "my:kind", "gated": False}}
+FLAT = {"steps": 200, "shape": "linear"}
+BREVITY = {"function": "my.py:brevity", "weight": {"start": 2.0, "end": 2.0, **FLAT}, "gated": True}
+KIND = {"function": "my:kind", "weight": {"start": 1.0, "end": 1.0, **FLAT}, "gated": False}
+
+
+def load_table(tmp_path, tables, *overrides):
+    files = []
+    for number, table in enumerate(tables):
+        files.append(tmp_path / f"{number}.yaml")
+        files[-1].write_text(yaml.safe_dump({"rewards": {"extra": table}}))
+    return load_config(RunConfig, files, ["model.path=m", "data.train=d", *overrides])
+
+
+@pytest.mark.parametrize(
+    ("tables", "overrides", "table"),
+    [
+        ([FILE], [], {"brevity": BREVITY, "kind": KIND}),
+        ([FILE, None], [], {"brevity": BREVITY, "kind": KIND}),
+        ([FILE, {"brevity": None}], [], {"kind": KIND}),
+        ([FILE], ["kind=null"], {"brevity": BREVITY}),
+        ([FILE, {"brevity": None}, {"brevity": FILE["brevity"]}], [], {"kind": KIND, "brevity": BREVITY}),
+        (
+            [FILE],
+            ["kind=null", "kind.function=m:f", "kind.gated=false"],
+            {"brevity": BREVITY, "kind": KIND | {"function": "m:f"}},
+        ),
+        ([], ["brevity.function=my.py:brevity", "brevity.weight=2"], {"brevity": BREVITY}),
+        ([], ["brevity.weight=2e0", "brevity.function=my.py:brevity"], {"brevity": BREVITY}),
+        ([], ["brevity={function: my.py:brevity, weight: 2.0}"], {"brevity": BREVITY}),
+        (
+            [{"brevity": FILE["brevity"]}, {"brevity": {"weight": {"end": 0}}}],
+            ["brevity.weight.steps=9", "brevity.gated=false"],
+            {"brevity": BREVITY | {"weight": {"start": 2.0, "end": 0.0, **FLAT, "steps": 9}, "gated": False}},
+        ),
+        ([{"brevity": BREVITY | {"weight": {"start": 1, "end": 0}}}], ["brevity.weight=2"], {"brevity": BREVITY}),
+    ],
+)
+def test_a_table_of_functions(tmp_path, tables, overrides, table):
+    config = load_table(tmp_path, tables, *(f"rewards.extra.{override}" for override in overrides))
+    assert {name: extra.model_dump() for name, extra in config.rewards.extra.items()} == table
+    (tmp_path / "saved.yaml").write_text(to_yaml(config))
+    assert load_config(RunConfig, tmp_path / "saved.yaml") == config
+
+
+NEW_FORM = "rewards.extra holds sections under names of your own: set rewards.extra.NAME.function, not "
+
+
+@pytest.mark.parametrize(
+    ("tables", "override", "line"),
+    [
+        ([], "rewards.extra=my:f", NEW_FORM + "'my:f'"),  # the form of before
+        (["my:f"], "", f"0.yaml: {NEW_FORM}'my:f'"),
+        ([["my:f"]], "", f"0.yaml: {NEW_FORM}['my:f']"),
+        ([{"function": "my:f"}], "", f"0.yaml: {NEW_FORM}'my:f'"),
+        ([], "rewards.extra.own=my:f", NEW_FORM + "'my:f'"),
+        ([], "rewards.extra_weight.start=2", "did you mean 'rewards.extra.NAME.weight.start'?"),
+        ([], "rewards.extra_weight=2", "did you mean 'rewards.extra.NAME.weight'?"),
+        ([{"own": {"wight": 1}}], "", "'rewards.extra.own.wight'; did you mean 'rewards.extra.NAME.weight'?"),
+        ([], "rewards.extra.a.b.function=m:f", "unknown key 'rewards.extra.a.b.function'"),
+        ([], "rewards.extra.own.weight=1", "rewards.extra.own.function is required: module:function"),
+        ([{"own": {}}], "", "rewards.extra.own.function is required"),
+        ([], "rewards.extra.own.function=reward", "rewards.extra.own.function: 'reward' is not of the form module:fun"),
+        ([], "rewards.extra.own.function=:reward", "rewards.extra.own.function: ':reward' is not of the form"),
+        ([FILE], "rewards.extra.kind.weight=heavy", "takes a number, or fields such as rewards.extra.kind.weight.st"),
+        ([FILE], "rewards.extra.kind.weight=true", "rewards.extra.kind.weight takes a number, or fields"),
+        ([FILE], "rewards.extra.kind.weight=-1", "rewards.extra.kind.weight.start must be at least 0.0, not -1"),
+        ([FILE], "rewards.extra.kind.gated=1", "rewards.extra.kind.gated: 1 is not true or false"),
+        ([], "rewards.extra.my-own.function=m:f", "rewards.extra: 'my-own' is no name: take at most 60 letters"),
+        ([], "rewards.extra..function=m:f", "rewards.extra: '' is no name"),
+        ([], f"rewards.extra.{'x' * 61}.function=m:f", "is no name: take at most 60 letters"),
+        ([], "rewards.extra.format.function=m:f", "rewards.extra: format is the name of a term that is there already"),
+        ([], "rewards.extra.own=null", "own is null, which removes what was given before it, and there is none"),
+        ([FILE, {"knd": None}], "", "1.yaml: rewards.extra.knd is null, which removes"),
+    ],
+)
+def test_what_is_no_table_of_functions(tmp_path, tables, override, line):
+    with pytest.raises(ConfigError) as refused:
+        load_table(tmp_path, tables, *([override] if override else []))
+    assert line in str(refused.value).splitlines()[0]

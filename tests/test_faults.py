@@ -182,7 +182,7 @@ STOPS = {
 def test_sigterm(phase, folder, whole, table):
     stopped = run(folder, plan=(f"{STOPS[phase]}:term",))
     assert stopped.code == 75, stopped
-    assert "interrupted and saved. To go on:" in stopped.text
+    assert "interrupted and saved. Run the same command to resume" in stopped.text
     saved = steps_saved(folder)[-1]
     done = [row["step"] for row in lines_so_far(folder) if row["phase"] == "grpo"]
     assert saved == max(done, default=0)

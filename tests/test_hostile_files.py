@@ -101,7 +101,7 @@ def test_what_is_no_configuration_gives_one_line(tmp_path, text):
         (["model.remat=" + "y" * 100_000], "model.remat must be one of"),
         (["x" * 100_000 + "=1"], "unknown key 'xxx"),
         (["grpo." + "x" * 100_000 + "=1"], "unknown key 'grpo.xxx"),
-        (["data.where=5", "data.where.kind=x"], "data.where.kind: where is not a mapping but 5"),
+        (["data.where=5", "data.where.kind=x"], "data.where is not a mapping but 5"),
         (["xla_flags=" + "z" * 100_000], "xla_flags: 'zzz"),
         (["sampling.top_k=9223372036854775807"], "sampling.top_k must be less than 2147483648, not 92233"),
         (["steps=9223372036854775807"], "steps must be less than 2147483648, not 9223372036854775807"),
@@ -355,7 +355,7 @@ def test_each_part_of_a_run_checks_what_it_restores(part, good, bad):
 # ----------------------------------------------------------------------------------------------------------- a replay
 
 TERM = {"total": 1.5, "format": 1.0, "outcome": 0.0, "structure": None, "content": None, "length_window": 1.0,
-        "repetition": 1.0, "weights": {"outcome": 1.0, "structure": 2.0, "content": 0.0, "tau": 1.0}, "extra": 0.0,
+        "repetition": 1.0, "weights": {"outcome": 1.0, "structure": 2.0, "content": 0.0, "tau": 1.0}, "extra": {},
         "cause": "late"}  # fmt: skip
 
 
@@ -405,6 +405,7 @@ BAD_LINES = [
     *((("terms", 2, name), x) for name in ("total", "outcome", "content") for x in NUMBERS),
     *((("terms", 2, "weights"), x) for x in ({}, None, 5, [], {**TERM["weights"], "extra": 1.0}, {"outcome": 1})),
     *((("terms", 2, "weights", "tau"), x) for x in (*NUMBERS, None)),
+    *((("terms", 2, "extra"), x) for x in (0.0, None, [], {"own": 1.0}, {"own": "x"})),
     (("terms", 2, "unknown"), 1),
     (("terms", 2, "cause"), 5),
     *((("terms", 2), x) for x in (None, 5, [], {})),
@@ -413,6 +414,15 @@ BAD_LINES = [
     *((("prompt_ids", 0), x) for x in (-1, 1.5, "x", None, True)),
     *(((name,), x) for name in ("step", "group", "replaced") for x in (-1, 1.0, "1", None, True, [], 10**30)),
 ]  # fmt: skip
+
+
+def test_a_recording_keeps_what_the_users_functions_gave(recording):
+    own = {"extra": {"own": None, "other": 2.0}, "weights": {**TERM["weights"], "own": 0.0, "other": 1.0}}
+    rollouts = recording(line(1) | {"terms": [TERM | own] * 4})(1)
+    assert rollouts.terms[0].raw()["other"] == 2.0
+    metrics = rollouts.metrics()
+    assert (metrics["reward/other"], metrics["weight/other"]) == (2.0, 1.0)
+    assert "reward/own" not in metrics  # it could say nothing of any response
 
 
 @pytest.mark.parametrize(("path", "value"), BAD_LINES)

@@ -106,7 +106,7 @@ def test_a_rubric_of_the_users_own_is_sent(fault, tmp_path):
             "the environment variable NOT_SET is not set",
         ),
         ({"rubric": "/none.txt"}, "rubric /none.txt: cannot be read (No such file or directory)"),
-        ({"offline": True, "cache": "/none"}, "offline takes answers from /none, which is no folder"),
+        ({"offline": True, "cache": "/none"}, "offline takes answers from /none, which is not a folder"),
     ],
 )
 def test_faults_without_a_server(changed, found):

@@ -23,8 +23,9 @@ WEIGHTS = {"outcome": 1.0, "structure": 2.0, "content": 0.0, "tau": 1.0}
 def whatever_is_said_is_thoughts(monkeypatch):
     """The toy's model says nothing well-formed: here every response is judged, and the judge's score is the reward."""
 
-    def reward(text, gold, structure, *args, **kwargs):
-        return RewardTerms(structure, 1.0, 0.0, structure, math.nan, 1.0, 1.0, WEIGHTS)
+    def reward(text, gold, structure, *args, extra, **kwargs):
+        weights = WEIGHTS | dict.fromkeys(extra, 1.0)
+        return RewardTerms(structure, 1.0, 0.0, structure, math.nan, 1.0, 1.0, weights, extra)
 
     monkeypatch.setattr(scorer, "parse_response", lambda text, mode: ParsedResponse(text, "A", ()))
     monkeypatch.setattr(scorer, "social_r1_reward", reward)
@@ -85,7 +86,7 @@ def test_a_dead_judge_stops_the_run_and_it_goes_on_when_the_judge_is_back(start,
         assert script.main(arguments) == 1
         error = capsys.readouterr().err
         assert "could not be scored (judge_http_503" in error
-        assert "to go on: the same command" in error
+        assert "Run the same command to resume" in error
         stopped = steps_of(tmp_path / "run")
         assert 1 <= len(stopped) <= 4  # within the window
         assert all(row["reward/unscorable"] == 1 and row["skipped"] == 0 for row in stopped)
@@ -131,7 +132,17 @@ def test_a_run_stops_with_a_checkpoint_when_the_users_function_fails(start, tmp_
     body = "def reward(records):\n    assert records[0]['step'] < 1, 'lost'\n    return [1.0] * len(records)\n"
     (tmp_path / "failing.py").write_text(body)
     monkeypatch.chdir(tmp_path)
-    config = changed(start, tmp_path / "run", steps=3, rewards={"extra": "failing:reward"})
-    with pytest.raises(grpo.TrainingStopped, match=r"reward failed: .*failing\.py:2: AssertionError: lost"):
+    (tmp_path / "fine.py").write_text("def short(records):\n    return [-1.0] * len(records)\n")
+    functions = {
+        "own": {"function": "failing:reward"},
+        "short": {"function": "fine.py:short", "weight": 0.5, "gated": False},
+    }
+    config = changed(start, tmp_path / "run", steps=3, rewards={"extra": functions})
+    message = r"rewards\.extra\.own: reward failed: .*failing\.py:2: AssertionError: lost"
+    with pytest.raises(grpo.TrainingStopped, match=message):
         grpo.train_grpo(config)
+    (step,) = steps_of(tmp_path / "run")
+    assert (step["reward/own"], step["reward/short"], step["weight/short"]) == (1.0, -1.0, 1.0)
+    response = lines(tmp_path / "run" / "rollouts.jsonl")[-1]
+    assert (response["terms"]["own"], response["terms"]["short"]) == (1.0, -1.0)
     assert (tmp_path / "run" / "checkpoints" / "1").is_dir()

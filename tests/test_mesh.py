@@ -48,8 +48,14 @@ def results(tiny_models, tmp_path_factory):
 @pytest.mark.parametrize("mesh", [*MESHES, "two processes"])
 def test_an_update_is_the_same_on_every_mesh(results, mesh):
     for name, expected in results["1x1x1"].items():
-        if name not in ("tokens", "refilled", "logprobs") and not name.startswith("gradient"):
+        if name not in ("tokens", "refilled", "logprobs", "wall_steps") and not name.startswith("gradient"):
             np.testing.assert_allclose(results[mesh][name], expected, rtol=1e-5, atol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("mesh", ["1x1x1", *MESHES, "two processes"])
+def test_no_device_waits_for_another_while_it_has_rows(results, mesh):
+    wall, longest = results[mesh]["wall_steps"]
+    assert wall == longest
 
 
 @pytest.mark.parametrize("mesh", [*MESHES, "two processes"])

@@ -186,6 +186,8 @@ def test_expected_hours_stand_beside_the_bound_with_their_assumptions(capsys):
     assert rows(out, "9 steps")[0][-2:] == ["0.6 h", "1.1 h"]
     assert "expected: 40% of the peak in compute, 60% of the peak in memory" in " ".join(out.split())
     assert "it fits: backward takes most, and leaves 10.00 GiB a device free" in out
+    print_plan(plan, load_config(PlanConfig, None, ["model.path=m", "epochs=2"]))
+    assert rows(capsys.readouterr().out, "32 steps: epochs 2 over 1,000 questions")[0][-2:] == ["2.0 h", "4.0 h"]
 
 
 # ---------------------------------------------------------------------------------------------------------- bad input

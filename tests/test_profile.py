@@ -1,11 +1,14 @@
 """profile_run.py: what it writes, that its figures add up, and the parts that make them, on hand-made input."""
 
+import html
 import importlib
 import json
 import os
 import re
 import subprocess
 import sys
+from collections import Counter
+from copy import deepcopy
 from pathlib import Path
 
 import jax
@@ -15,6 +18,7 @@ import pytest
 
 from socialr1_jax.models.arithmetic import Cost
 from socialr1_jax.profiling.blocks import BLOCKS, block_of, kind_of
+from socialr1_jax.profiling.conclusion import conclusion
 from socialr1_jax.profiling.instructions import read_instructions
 from socialr1_jax.profiling.peaks import Peaks
 from socialr1_jax.profiling.programs import Program
@@ -77,6 +81,20 @@ def test_the_page_needs_nothing_else(profiled):
     page = (profiled[0] / "profile.html").read_text(encoding="utf-8")
     assert not re.search(r"<script|<link|<img|src=|url\(|@import|https?://", page)
     assert all(f"<th>{name}</th>" in page for name in (*PHASES, "attend", "mlp"))
+
+
+def test_the_page_holds_every_row(profiled):
+    folder, summary = profiled
+    page = (folder / "profile.html").read_text(encoding="utf-8")
+    rows = [re.sub(r"<[^>]+>", "\n", row).split() for row in re.findall(r"<tr><th>.*?</tr>", page)]
+    assert len(summary["ops"]) > 100
+    for op in summary["ops"]:
+        assert any(row[0] == op["op"] and row[-1] == op["program"] for row in rows), op["op"]
+    named = [name for phase in summary["phases"].values() for name in phase["blocks"]]
+    named += [*summary["phases"], *summary["blocks"], *(program["file"] for program in summary["programs"])]
+    assert Counter(named) <= Counter(row[0] for row in rows)
+    assert len(summary["conclusion"]) == 3
+    assert all(sentence in html.unescape(page) for sentence in summary["conclusion"])
 
 
 def test_phases_add_up_to_the_step(profiled):
@@ -332,6 +350,156 @@ def test_figures_of_a_hand_made_trace():
     assert figures["ops"][0]["op"] == "loop"
     assert figures["ops"][0]["seconds"] == 2
     assert figures["ops_of_unknown_programs"] == 1
+
+
+def made_up_phase(seconds, blocks, idle=0.0, need=(0.0, 0.0), flops=0.0):
+    """A phase whose blocks are (seconds, bound) by name; `need` is in seconds at peaks of 1."""
+    found = {name: {"seconds": wall, "bound_seconds": bound} for name, (wall, bound) in blocks.items()}
+    core = blocks.get("attend", (0.0,))[0]
+    gaps = [(name, wall, bound) for name, (wall, bound) in [*blocks.items(), (IDLE, (idle, 0.0))] if wall > bound]
+    gaps.sort(key=lambda gap: gap[2] - gap[1])
+    return {
+        "seconds": seconds,
+        "idle_seconds": idle,
+        "kinds": {"matmul": seconds - core - idle, "attention": core, "collective": 0.0, "other": 0.0},
+        "flops": flops or need[0],
+        "needed_flops": need[0],
+        "needed_bytes": need[1],
+        "bound_seconds": max(need),
+        "roofline_share": max(need) / seconds if any(need) else None,
+        "blocks": found,
+        "gaps": [{"what": what, "seconds": wall, "bound_seconds": bound} for what, wall, bound in gaps],
+    }
+
+
+def made_up_profile(platform="cpu", phases=None, sizes=(), settings=(), **others):
+    phases = phases or {"rollout": made_up_phase(8.0, {"mlp": (7.0, 6.5)}, 1.0, (0.5, 6.0))}
+    whole = sum(phase["seconds"] for phase in phases.values())
+    kinds = {name: sum(p["kinds"][name] for p in phases.values()) for name in next(iter(phases.values()))["kinds"]}
+    return {
+        "steps": 2,
+        "platform": platform,
+        "dtype": "bfloat16",
+        "peaks": {"flops": 1.0, "bytes_per_second": 1.0},
+        "step": {"seconds": whole, "idle_seconds": sum(p["idle_seconds"] for p in phases.values())},
+        "phases": phases,
+        "kinds": kinds,
+        "ops": [{"op": "dot.1"}],
+        "compilations": [],
+        "sizes": {
+            "updates": 1,
+            "micro_batches": 4,
+            "responses": 64,
+            "rows_at_once": 64,
+            "longest_response": 300,
+            "decode_weight_bytes": 5.0,
+            "decode_cache_bytes": 1.0,
+        }
+        | dict(sizes),
+        "settings": {
+            "sampling.segment_tokens": 64,
+            "sampling.max_rows": 512,
+            "grpo.micro_batch_tokens": 2048,
+            "model.remat": "everything",
+            "model.attention": "xla",
+            "rewards.structure.judge": "rules",
+            "rewards.structure.concurrency": 16,
+        }
+        | dict(settings),
+    } | others
+
+
+ROLLOUT = {"rollout": made_up_phase(2.0, {"mlp": (2.0, 1.9)}, 0.0, (0.1, 1.8))}
+WAITING = {"reward": made_up_phase(6.0, {}, 6.0)} | ROLLOUT
+CORE = {"update": made_up_phase(5.0, {"attend": (4.0, 0.5), "mlp": (1.0, 0.9)}, 0.0, (1.0, 0.1))}
+SLOW = {"update": made_up_phase(5.0, {"mlp": (5.0, 1.0)}, 0.0, (1.0, 0.1), flops=1.5)}
+GATHERING = {"update": made_up_phase(5.0, {"mlp": (5.0, 0.5)}, 0.0, (1.0, 0.1))}
+GATHERING["update"]["kinds"] |= {"collective": 4.0, "matmul": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("profile", "sentences"),
+    [
+        (
+            {},
+            (
+                "A rollout takes 8 s; 87.5 % of all time is matrix products.",
+                "needs at least 6 s, bound by bytes (FLOP 500 ms, bytes 6 s): it reaches 75.0 % of its roofline, and "
+                "its largest gap is device idle (1 s against a bound of 0).",
+                "Try: more responses a step, since all 64 share each reading of the weights: 6.5 s of the rollout is "
+                "what its ops need at the measured peaks; then a larger sampling.segment_tokens (now 64;",
+            ),
+        ),
+        (
+            {"sizes": {"responses": 2048, "rows_at_once": 512}},
+            ("", "", "more rows at once (sampling.max_rows=512; 512 of 2048 responses"),
+        ),
+        ({"sizes": {"decode_cache_bytes": 9.0}}, ("", "", "Try: more devices or shorter texts: 6.5 s")),
+        ({"platform": "gpu", "dtype": "float32"}, ("", "", "Try: model.dtype=bfloat16, which halves the bytes: 6.5 s")),
+        (
+            {"phases": WAITING},
+            (
+                "The reward takes 75.0 % of a step (6 s of 8 s), the rollout 25.0 %; 75.0 % of all time is an idle",
+                "The model's arithmetic sets no bound for the reward; the device is idle for 6 s of it.",
+                "Try: the host's lines in the trace, since no setting is known to help: the device is idle for 6 s",
+            ),
+        ),
+        (
+            {"phases": WAITING, "settings": {"rewards.structure.judge": "endpoint"}},
+            ("", "", "Try: a faster judge or more calls at once (rewards.structure.concurrency=16): the device is"),
+        ),
+        (
+            {"phases": CORE},
+            (
+                "An update takes 5 s; 80.0 % of all time is the core of attention.",
+                "bound by FLOP (FLOP 1 s, bytes 100 ms): it reaches 20.0 % of its roofline, and its largest gap is "
+                "attend (4 s against a bound of 500 ms).",
+                "Try: shorter prompts and responses, since the core of attention grows with both: it takes 3.5 s",
+            ),
+        ),
+        (
+            {"phases": CORE, "platform": "gpu"},
+            ("", "", "Try: cuDNN's attention (model.dtype=bfloat16 model.attention=cudnn): it takes 3.5 s"),
+        ),
+        (
+            {"phases": SLOW},
+            ("", "", "Try: a larger grpo.micro_batch_tokens (now 2048, 4 micro-batches a step): ops outside of attend"),
+        ),
+        (
+            {"phases": SLOW, "sizes": {"micro_batches": 1}},
+            ("", "", "Try: model.remat=attention where memory allows (1.50 times the FLOP needed are done): ops"),
+        ),
+        (
+            {"phases": SLOW, "sizes": {"micro_batches": 1}, "settings": {"model.remat": "nothing"}},
+            ("", "", "Try: a look at the table of ops: ops outside of attend take 4 s beyond their bounds in the upda"),
+        ),
+        (
+            {"phases": GATHERING, "sizes": {"micro_batches": 1}},
+            ("is collectives.", "", "Try: a mesh with fewer parts where memory allows: collectives take 4 s"),
+        ),
+        (
+            {"compilations": [{"seconds": 9.0}]},
+            ("", "", "Try: more traced steps (now steps=2), for 9 s of these went into compiling"),
+        ),
+        (
+            {"ops": []},
+            (
+                "A rollout takes 8 s; the trace names no op, so it does not say which work that is.",
+                "it reaches 75.0 % of its roofline.",
+                "Try: nothing follows from these figures, since the trace names no op",
+            ),
+        ),
+    ],
+)
+def test_conclusion_follows_from_the_figures(profile, sentences):
+    summary = made_up_profile(**profile)
+    kept = deepcopy(summary)
+    found = conclusion(summary)
+    assert len(found) == 3
+    assert summary == kept
+    for sentence, part in zip(found, sentences, strict=True):
+        assert part in sentence
+        assert sentence.endswith(".")
 
 
 def test_what_should_not_happen_is_noted_with_its_phase():

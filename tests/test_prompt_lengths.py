@@ -117,6 +117,10 @@ def test_the_dry_run_and_the_doctor_refuse_it_too(folder, longest, capsys):
     assert "positions   not checked: nobody/nothing is not on this machine" in said.out
     assert "training: 10 questions" in said.out
     assert main(longest + NEW, "data.columns={story: nowhere}")[0] == 2  # as the run would end
+    code, said = main(longest + NEW, "epochs=12.9")
+    assert (code, said.out.count("\nepochs 12.9: 10 x 12.9 / 64 = 3 steps\n")) == (0, 1)
+    assert "600 steps" not in said.out
+    assert main(longest + NEW, "epochs=1", "optimizer.warmup_steps=4")[0] == 2
     lines = {line.name: line for line in check_data(run(folder, longest + NEW - 1, DoctorConfig))}
     assert lines["positions"].status == "problem"
     assert "question train-8" in lines["positions"].found
@@ -127,7 +131,7 @@ def test_the_dry_run_and_the_doctor_refuse_it_too(folder, longest, capsys):
     for fault, named in (
         ("model.random=bogus", "model.random 'bogus' is not one of nano"),
         (f"model.path={folder / 'odd'}", "config.json is a folder"),
-        ("model.path=me/a--b", "model.path 'me/a--b' is no folder and cannot be a hub id"),
+        ("model.path=me/a--b", "model.path 'me/a--b' is not a folder and cannot be a hub id"),
     ):
         code, said = main(longest + NEW, fault)
         assert (code, len(said.err.splitlines())) == (2, 1), said.err

@@ -1,5 +1,6 @@
 """Several sources as one checked sequence: bad rows, names, views, generated stories, large Parquet files."""
 
+import csv
 import json
 import logging
 from functools import partial
@@ -218,7 +219,7 @@ def test_all_bad_rows_are_reported_at_once(mixed):
     with pytest.raises(DataError) as caught:
         open_questions(mixed)
     message = str(caught.value)
-    assert message.startswith("7 of 10 rows are no question:\n")
+    assert message.startswith("7 of 10 rows cannot be used:\n")
     for number, reason in (
         (2, "not JSON"),
         (3, "the gold answer 'C' is not among the 2 options"),
@@ -237,7 +238,7 @@ def test_allowed_bad_rows_are_dropped_counted_logged_and_written(mixed, tmp_path
         questions = open_questions(mixed, allow_bad_rows=True)
     assert [example.id for example in questions] == ["q0", "q8", "q0"]
     assert questions.dropped == questions.take([0]).dropped == 7
-    assert "dropped 7 of 10 rows that are no questions: 2 x the gold answer ... is not among the ... opt" in caplog.text
+    assert "dropped 7 of 10 rows that cannot be used: 2 x the gold answer ... is not among the ... opt" in caplog.text
     write_bad_rows(tmp_path / "run" / "bad_rows.jsonl", questions.bad_rows)
     written = [json.loads(line) for line in (tmp_path / "run" / "bad_rows.jsonl").read_text().splitlines()]
     assert [one["row"] for one in written] == [2, 3, 4, 5, 6, 7, 8]
@@ -248,7 +249,7 @@ def test_allowed_bad_rows_are_dropped_counted_logged_and_written(mixed, tmp_path
 def test_a_file_of_bad_rows_is_always_an_error(tmp_path):
     good = jsonl(tmp_path / "good.jsonl", row(0))
     bad = jsonl(tmp_path / "bad.jsonl", *(row(i, answer="C") for i in range(30)))
-    with pytest.raises(DataError, match=r"30 of 30 rows are no question:\n  .*bad.jsonl rows 1, 2, 3, 4, .* more: the"):
+    with pytest.raises(DataError, match=r"30 of 30 rows cannot be used:\n  .*bad.jsonl rows 1, 2, 3, 4, .* more: the"):
         open_questions([good, bad], allow_bad_rows=True)
 
 
@@ -269,7 +270,7 @@ def test_a_bad_csv_row_is_passed_over(tmp_path):
 def test_the_report_stays_short():
     bad = [BadRow("f.jsonl", i, f"fault {i // 20}") for i in range(1, 1001)]
     text = report(bad, 5000, "Mend it.")
-    assert text.splitlines()[0] == "1,000 of 5,000 rows are no question:"
+    assert text.splitlines()[0] == "1,000 of 5,000 rows cannot be used:"
     assert "f.jsonl rows 20, 21, 22, 23, 24, 25, 26, 27, 28, 29 and 10 more: fault 1" in text
     assert text.splitlines()[-2:] == ["  ... and 801 more rows", "Mend it."]
     assert len(text.splitlines()) == 13
@@ -377,3 +378,134 @@ def test_large_files_leave_nothing_behind(large, monkeypatch, tmp_path):
     questions = open_questions([large([row(i) for i in range(30)])])
     assert questions[3].id == "q3"
     assert list((tmp_path / "tmp").iterdir()) == []
+
+
+# --------------------------------------------------------------------------------------------------------- chat format
+
+SYSTEM, USER = {"role": "system", "content": "Be brief."}, {"role": "user", "content": "Who left?"}
+REPLY, OPENING = {"role": "assistant", "content": "Ann."}, {"role": "user", "content": "Ann and Ben came. "}
+STORY = "Ann and Ben came.\n\nAnn."  # what was said before the last turn
+TWO_PARTS = {"role": "user", "content": [{"type": "text", "text": "Who "}, {"type": "text", "text": "left?"}]}
+
+
+def table(path: Path, *rows: dict) -> Path:
+    """Writes the rows as the ending of the file says; a CSV cell that is no text is JSON."""
+    if path.suffix == ".parquet":
+        parquet.write_table(pyarrow.Table.from_pylist(list(rows)), path)
+    elif path.suffix == ".csv":
+        cells = [{k: v if isinstance(v, str) else json.dumps(v) for k, v in one.items()} for one in rows]
+        with path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(cells[0]))
+            writer.writeheader()
+            writer.writerows(cells)
+    else:
+        jsonl(path, *rows)
+    return path
+
+
+# (a row, data.columns, story, question, answer, the turns, what the run says of the columns)
+CHATS = [
+    ({"prompt": [SYSTEM, USER], "solution": "Ann"}, {}, "", "Who left?", "Ann", [SYSTEM, USER],
+     "answer from solution, messages from prompt; no options"),
+    ({"data_source": "mine", "prompt": [USER], "reward_model": {"style": "rule", "ground_truth": "Ann"}}, {},
+     "", "Who left?", "Ann", [USER], "answer from reward_model, messages from prompt; no options; not read: data_s"),
+    ({"messages": [SYSTEM, USER, REPLY], "answer": "Ann"}, {}, "", "Who left?", "Ann", [SYSTEM, USER],
+     "answer, messages; no options; left out: the assistant's turn at the end of 1 row"),
+    ({"messages": [OPENING, REPLY, USER], "answer": "Ann"}, {}, STORY, "Who left?", "Ann",
+     [OPENING, REPLY, USER], "answer, messages; no options"),
+    ({"messages": [TWO_PARTS], "ground_truth": "Ann"}, {}, "", "Who left?", "Ann", [USER], "answer from ground_truth"),
+    ({"prompt": "Who left?", "answer": "Ann"}, {}, "", "Who left?", "Ann", [USER], "messages from prompt"),
+    ({"messages": [USER], "options": "A. Ann B. Ben", "label": 1}, {}, "", "Who left?", "B", [USER],
+     "options, answer from label, messages"),
+    ({"turns": [USER], "answer": "Ann"}, {"messages": "turns"}, "", "Who left?", "Ann", [USER], "messages from turns"),
+    ({"question": "Who?", "messages": [USER], "answer": "Ann"}, {}, "", "Who?", "Ann", [USER],
+     "question, answer, messages"),
+    ({"story": "s", "question": "q", "prompt": [USER], "answer": "Ann"}, {}, "s", "q", "Ann", [], "not read: prompt"),
+    ({"story": "s", "question": "q", "prompt": [USER], "answer": "Ann"}, {"messages": "prompt"}, "s", "q", "Ann",
+     [USER], "story, question, answer, messages from prompt"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv", "parquet"])
+@pytest.mark.parametrize(("one", "columns", "story", "question", "answer", "turns", "said"), CHATS)
+def test_turns_of_a_chat_ask_the_question(tmp_path, suffix, one, columns, story, question, answer, turns, said):
+    questions = open_questions([table(tmp_path / f"q.{suffix}", one)], columns=columns)
+    (example,) = questions
+    assert (example.story, example.question, example.answer) == (story, question, answer)
+    assert list(example.messages) == turns
+    lines = understood(questions, {})
+    assert said in lines[1]
+    asked = turns and "<Answer>" not in question_text(example)
+    assert any("no prompt asks for <think> and <Answer>" in line for line in lines) == bool(asked)
+
+
+def test_turns_of_a_large_parquet_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(question_sources, "LARGE_PARQUET", 1)
+    rows = [{"prompt": [SYSTEM, USER], "reward_model": {"ground_truth": answer}} for answer in ("Ann", "Ben")]
+    questions = open_questions([table(tmp_path / "q.parquet", *rows)])
+    assert [(list(one.messages), one.answer) for one in questions] == [([SYSTEM, USER], "Ann"), ([SYSTEM, USER], "Ben")]
+
+
+IMAGE = {"role": "user", "content": [{"type": "image", "image": None}, {"type": "text", "text": "Who?"}]}
+CALL = {"role": "assistant", "content": "", "tool_calls": [{"id": "1"}]}
+
+
+# (the cell of `messages`, what is said of it)
+@pytest.mark.parametrize(
+    ("cell", "message"),
+    [
+        ([], "'messages' is an empty list; a question has a user's turn"),
+        (None, "'messages' holds null, not a list of turns"),
+        (USER, "'messages' holds an object, not a list of turns"),
+        ("[{'role': 'user', 'content': 'Who?'}]", r"'messages' is not JSON \(.*\); write it with json.dumps"),
+        ("", "turn 1 of 'messages' has no text"),
+        (["Who?"], "turn 1 of 'messages' is not an object with 'role' and 'content'"),
+        ([{"from": "human", "value": "Who?"}], "turn 1 of 'messages' is not an object with 'role' and 'content'"),
+        ([USER | {"role": "human"}], "turn 1 of 'messages' has the role 'human'; the roles are system, user, assist"),
+        ([USER | {"role": ["user"]}], r"turn 1 of 'messages' has the role \['user'\]"),
+        ([USER | {"content": " "}], "turn 1 of 'messages' has no text"),
+        ([USER | {"content": None}], "turn 1 of 'messages' has no text"),
+        ([USER | {"content": []}], "turn 1 of 'messages' has no text"),
+        ([USER, REPLY, IMAGE], "turn 3 of 'messages' holds a part of type 'image'; only text can be asked"),
+        ([USER, CALL, USER], "turn 2 of 'messages' calls a tool"),
+        ([USER, SYSTEM, USER], "turn 2 of 'messages' is the system's; only the first one can be"),
+        ([SYSTEM], "'messages' does not end with a user's turn"),
+        ([REPLY], "'messages' does not end with a user's turn"),
+        ([USER, REPLY, REPLY], "'messages' does not end with a user's turn"),
+        ([USER | {"content": "Who\ud800?"}], "half a character"),
+    ],
+)
+def test_turns_that_ask_nothing_are_refused(tmp_path, cell, message):
+    with pytest.raises(DataError, match=f"q.jsonl row 2: {message}"):
+        open_questions([jsonl(tmp_path / "q.jsonl", *({"messages": x, "answer": "Ann"} for x in ([USER], cell)))])
+
+
+def test_a_row_without_a_story_is_no_chat_because_it_has_a_column_prompt(tmp_path):
+    rows = [row(0, prompt="template A"), row(1, prompt="template A")]
+    del rows[1]["story"]
+    with pytest.raises(DataError, match="row 2: no column 'story'"):
+        open_questions([jsonl(tmp_path / "q.jsonl", *rows)])
+
+
+@pytest.mark.parametrize(
+    ("answers", "message"),
+    [({}, "no column 'answer'"), ({"reward_model": {}}, "'reward_model' holds no 'ground_truth'"),
+     ({"reward_model": "Ann"}, "'reward_model' is not JSON"), ({"answer": {"a": 1}}, "'answer' holds an object")],
+)  # fmt: skip
+def test_turns_without_a_gold_answer_are_refused(tmp_path, answers, message):
+    with pytest.raises(DataError, match=f"row 1: {message}"):
+        open_questions([jsonl(tmp_path / "q.jsonl", {"prompt": [USER], **answers})])
+
+
+# (data.prompt, data.system, the turns)
+@pytest.mark.parametrize(
+    ("template", "system", "turns"),
+    [
+        ("", "New.", [SYSTEM | {"content": "New."}, OPENING, REPLY, USER]),
+        ("{{ question }}!", "", [SYSTEM, OPENING, REPLY, USER | {"content": "Who left?!"}]),
+        ("{{ story }}", "New.", [SYSTEM | {"content": "New."}, OPENING, REPLY, OPENING | {"content": STORY}]),
+    ],
+)
+def test_prompts_of_the_users_own_take_the_place_of_turns(tmp_path, template, system, turns):
+    file = jsonl(tmp_path / "q.jsonl", {"messages": [SYSTEM, OPENING, REPLY, USER], "answer": "Ann"})
+    assert list(open_questions([file]).asked_by(PromptWriter(template, system))[0].messages) == turns

@@ -106,6 +106,45 @@ def text_of(blocks: list) -> str:
     return "".join(text for _, pieces in blocks for text, _ in pieces)
 
 
+def paired_rows(before: str, after: str, step: int = 5) -> list[dict]:
+    """Evaluations at step 0 and `step` of as many questions as letters; "r" is a right answer."""
+    return [
+        rollout("eval", at, f"q{i}", right=letter == "r") | {"story": f"Story {i}.", "set": "heldout"}
+        for at, letters in ((0, before), (step, after))
+        for i, letter in enumerate(letters)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("rows", "parts"),
+    [
+        (
+            paired_rows("rrwwwwww", "rrrwwwww"),
+            ["+12.5 points, 95 % interval -17 to +42: not a difference yet", "1 of 8"],
+        ),
+        (paired_rows("w" * 12 + "rr", "r" * 12 + "rr"), ["step 0", "the second is better", "0.0005", "12 of 14"]),
+        (paired_rows("rw", "rw"), ["no difference: every item has the same grade in both", "0 of 2"]),
+        (paired_rows("rw", "rw", step=0), []),  # one evaluation
+        (paired_rows("rw", "")[:1], []),
+        ([], []),
+    ],
+)
+def test_evaluations_are_compared_by_question(rows, parts, run):
+    write_lines(run / "rollouts.jsonl", [*rows, rollout("grpo", 1, "t1")])
+    text = page_of(run).text
+    assert ("First and last evaluation, question by question" in text) == bool(parts)
+    assert [part for part in parts if part not in text] == []
+    assert "not compared" not in text
+
+
+def test_evaluations_that_differ_are_not_compared(run):
+    rows = paired_rows("rw", "rw")
+    write_lines(run / "rollouts.jsonl", [*rows[:2], *(row | {"answer": "B"} for row in rows[2:])])
+    text = page_of(run).text
+    assert "question by question" not in text
+    assert "the evaluations at step 0 and step 5 are not compared: heldout: the item q0 has another gold" in text
+
+
 def test_the_header_states_the_facts_of_the_run(run: Path) -> None:
     text = re.sub(r"\s+", "", page_of(run).text)
     for fact in ("50.0 % → 65.0 %", "+15.0 points, 400 responses each", "46.1 % to 53.9 %", "61.1 % to 68.9 %"):
@@ -169,14 +208,14 @@ RECORDED = {
         judge/cost judge/failed/timeout judge/latency judge/retries judge/seconds judge/tokens_in judge/tokens_out
         judge/waited_seconds kl learning_rate loss memory_peak_bytes mfu mismatch/effective_samples mismatch/max
         mismatch/mean mismatch/p99 mismatch/ratio_error nonfinite_count padding_waste ratio_max ratio_min
-        replaced_groups response_tokens reward/content reward/extra reward/format reward/length_window reward/outcome
+        replaced_groups response_tokens reward/content reward/brevity reward/format reward/length_window reward/outcome
         reward/repetition reward/shaped reward/structure reward/total reward/unscorable sampling_errors seconds
         seconds/between seconds/old seconds/reference seconds/reward seconds/rollout seconds/update
         shared_prompt_tokens skipped source/hitom/reward/outcome tokens tokens_per_second truncated
         truth/content_correlation truth/content_gap truth/mean truth/structure_gap unscorable/judge_timeout
-        update_tflops variance_share/content variance_share/extra variance_share/format
+        update_tflops variance_share/content variance_share/brevity variance_share/format
         variance_share/length_and_format variance_share/outcome
-        variance_share/structure weight/content weight/structure zero_variance_groups""",
+        variance_share/structure weight/brevity weight/content weight/structure zero_variance_groups""",
     "eval": """accuracy accuracy/belief accuracy_high accuracy_length_matched accuracy_low accuracy_stderr best_rule
         best_rule_accuracy best_rule_accuracy/belief best_rule_pair_accuracy calibration_error chance format_rate
         hitom/accuracy hitom/accuracy/belief judge/waited_seconds length_correlation length_matched_pairs longer_wins

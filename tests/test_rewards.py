@@ -285,7 +285,7 @@ OTHER = {
     "format_gate": 1.0,
 }
 SECTIONS = {name: field.annotation for name, field in RewardConfig.model_fields.items() if name not in ("structure",)}
-SCHEDULES = [name for name, kind in SECTIONS.items() if kind is Schedule and name != "extra_weight"]
+SCHEDULES = [name for name, kind in SECTIONS.items() if kind is Schedule]
 ELSEWHERE = ("extra", "most_unscorable", "unscorable_window")  # read by scorer and trainer: tests/test_scorer.py
 LEAVES = [
     *(name for name, kind in SECTIONS.items() if kind not in (Schedule, ContentConfig) and name not in ELSEWHERE),

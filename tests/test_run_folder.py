@@ -1,11 +1,13 @@
 """What a run may be resumed with, setting by setting, and how long all its sessions have taken."""
 
 import os
+import re
 
 import pytest
 
 from socialr1_jax.config import ConfigError, QuickstartConfig, RunConfig, load_config, save_config
 from socialr1_jax.reward_model_config import RewardModelConfig
+from socialr1_jax.training.epochs import in_steps, steps_of
 from socialr1_jax.training.run_folder import own_folder, refuse_other_settings, wall_seconds
 
 RUN = (
@@ -92,6 +94,62 @@ def test_more_steps_go_on_where_the_learning_rate_does_not_depend_on_them(kind, 
             refuse_other_settings(more, tmp_path / "config.yaml")
     with pytest.raises(ConfigError, match="steps 100 -> 99: more may be asked for only"):
         refuse_other_settings(load_config(kind, None, [*settings, "steps=99"]), tmp_path / "config.yaml")
+
+
+@pytest.mark.parametrize(
+    ("epochs", "count", "each", "steps"),
+    [(1, 64, 64, 1), (2, 100, 64, 4), (0.5, 100, 64, 1), (0.1, 30, 1, 3), (1e-9, 3, 64, 1), (3, 1, 64, 1),
+     (1.1, 10, 1, 11), (100, 18_000, 64, 28_125)],
+)  # fmt: skip
+def test_steps_of_epochs(epochs, count, each, steps):
+    assert steps_of(float(epochs), count, each) == steps
+
+
+@pytest.mark.parametrize(
+    ("kind", "given"),
+    [(RunConfig, RUN[:2]), (QuickstartConfig, ()), (RewardModelConfig, ("model.path=m", "data.pairs=p.jsonl"))],
+)
+def test_epochs_are_saved_as_steps(kind, given, tmp_path):
+    config, count, each, steps = load_config(kind, None, [*given, "epochs=1.5"]), 3000, 64, 71
+    run, (line,) = in_steps(config, count, each)
+    assert line == "epochs 1.5: 3,000 x 1.5 / 64 = 71 steps"
+    assert run == config.model_copy(update={"steps": steps, "epochs": 0.0})
+    save_config(run, tmp_path / "config.yaml")
+    assert load_config(kind, tmp_path / "config.yaml") == run
+    assert in_steps(run, 7, 7) == (run, [])
+    # the same command, and that of the message for an interrupted run
+    for again in (config, load_config(kind, tmp_path / "config.yaml")):
+        refuse_other_settings(in_steps(again, count, each)[0], tmp_path / "config.yaml")
+
+
+# (schedule, epochs of the resumed run, what is said; "" = it goes on)
+@pytest.mark.parametrize(
+    ("schedule", "epochs", "message"),
+    [("constant", 3, ""), ("constant", 1, "steps 40 -> 20: more may be asked for only"),
+     ("cosine", 3, "steps 40 -> 60, on which optimizer.schedule cosine depends"), ("cosine", 2, "")],
+)  # fmt: skip
+def test_more_epochs_are_more_steps(schedule, epochs, message, tmp_path):
+    saved = tmp_path / "config.yaml"
+    first = load_config(RunConfig, None, [*RUN[:2], f"optimizer.schedule={schedule}", "epochs=2"])
+    save_config(in_steps(first, 200, 10)[0], saved)
+    more, _ = in_steps(load_config(RunConfig, saved, [f"epochs={epochs}"]), 200, 10)
+    if not message:
+        refuse_other_settings(more, saved)
+        return
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        refuse_other_settings(more, saved)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [("optimizer.warmup_steps=4", "optimizer.warmup_steps 4 leaves none of the run's 4 updates"),
+     ("epochs=1e9", "steps must be less than 2147483648, not 50000000000")],
+)  # fmt: skip
+def test_settings_that_do_not_fit_the_steps_of_the_epochs_say_so(setting, message):
+    config = load_config(RunConfig, None, [*RUN[:2], *(["epochs=0.02"] if "epochs" not in setting else []), setting])
+    with pytest.raises(ConfigError, match=message) as refused:
+        in_steps(config, 50, 1)
+    assert "\n" not in str(refused.value)
 
 
 def test_wall_seconds_are_those_of_all_sessions(tmp_path, monkeypatch):

@@ -76,6 +76,38 @@ def test_rewards_and_terms(score, capsys):
     assert captured.err == ""
 
 
+def test_functions_of_ones_own(score, capsys, monkeypatch, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("own")
+    (folder / "scored.py").write_text(
+        "def short(records):\n    assert all(record['meta'] == {'level': 3, 'type': 5} for record in records)\n"
+        "    return [-float(len(record['response']) < 5) for record in records]\n\n\n"
+        "def bad(records):\n    return [1 / (len(record['response']) > 5) for record in records]\n"
+    )
+    monkeypatch.chdir(folder)
+    rows = [ROW | more | {"type": 5} for more in ({"level": 3}, {"meta": {"level": 3}, "response": "A"})]
+    extra = ["rewards.extra.short.function=scored.py:short", "rewards.extra.short.weight=3"]
+    found = {gated: score(rows, *extra, f"rewards.extra.short.gated={gated}")[1] for gated in ("true", "false")}
+    (_, plain) = score(rows)
+    assert [[row["reward"] for row in scored] for scored in found.values()] == [
+        [plain[0]["reward"], 0.0],
+        [plain[0]["reward"], -3.0],
+    ]
+    assert [row["terms"]["short"] for row in found["true"]] == [0.0, -1.0]
+    capsys.readouterr()
+    status, _ = score(rows, *extra, "rewards.extra.worse.function=scored.py:bad")
+    error = capsys.readouterr().err
+    assert status == 2
+    assert (
+        f"rewards.extra.worse: bad failed at response 2 of 2 (id 'kept'): {folder / 'scored.py'}:7: ZeroDivisionError"
+        in error
+    )
+    for function, status in (("scored.py:short", 0), ("scored.py:long", 2)):
+        with pytest.raises(SystemExit) as ended:
+            score(rows, f"rewards.extra.one.function={function}", "--dry-run")
+        assert ended.value.code == status
+    assert "rewards.extra.one: scored.py has no function 'long'" in capsys.readouterr().err
+
+
 def test_full_needs_a_content_score(score, capsys):
     rows = [ROW, ROW | {"content": 0.5}, ROW | {"content": float("nan")}]
     status, found = score(rows, "--preset", "full", "--judge", "rules", "--step", "200")

@@ -176,7 +176,7 @@ def extra_config(tmp_path, monkeypatch, body, **more):
     name = f"own_{abs(hash(body)) % 10**9}"
     (tmp_path / f"{name}.py").write_text(body)
     monkeypatch.chdir(tmp_path)
-    return RewardConfig(extra=f"{name}:reward", **more)
+    return RewardConfig(extra={"own": {"function": f"{name}:reward", **more}})
 
 
 def score_one(config):
@@ -191,7 +191,7 @@ def test_an_own_function_is_added_with_its_weight(tmp_path, monkeypatch):
         "    assert records[0]['meta'] == {'k': 'v'}\n"
         "    return [r['step'] + len(r['given_answer']) for r in records]\n"
     )
-    config = extra_config(tmp_path, monkeypatch, body, extra_weight={"start": 2.0, "end": 4.0, "steps": 10})
+    config = extra_config(tmp_path, monkeypatch, body, weight={"start": 2.0, "end": 4.0, "steps": 10})
     scorer = Scorer(config)
     scorer.submit(0, response(), EXAMPLE)
     scorer.submit(1, "no tags", EXAMPLE)
@@ -199,15 +199,15 @@ def test_an_own_function_is_added_with_its_weight(tmp_path, monkeypatch):
     plain = Scorer(RewardConfig())
     plain.submit(0, response(), EXAMPLE)
     assert first.total == pytest.approx(plain.results(5)[0].total + 3.0 * 6.0)
-    assert first.raw()["extra"] == 6.0
-    assert first.parts()["extra"] == 18.0
+    assert first.raw()["own"] == 6.0
+    assert first.parts()["own"] == 18.0
     assert second.total == 0.0  # the format's gate comes before everything
 
 
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        ("def reward(records):\n    return []\n", "gave 0 numbers for 1 records"),
+        ("def reward(records):\n    return []\n", "gave 0 numbers for 1 responses"),
         ("def reward(records):\n    return [float('inf')]\n", "infinite"),
         ("reward = 3\n", "has no function 'reward'"),
         ("import not_there_at_all\n", "cannot import"),
@@ -219,11 +219,58 @@ def test_a_wrong_own_function_is_an_error(tmp_path, monkeypatch, body, message):
         score_one(config)
 
 
+TWO = """
+def brevity(records):
+    lengths = [len(record["response"]) for record in records]
+    for record in records:
+        record["meta"].clear()
+        record["response"] = ""
+    return [1.0 if length < 10 else 0.25 for length in lengths]
+
+
+def shy(records):
+    assert all(record["meta"] and record["response"] for record in records)
+    return [float("nan") if "Anna" in record["response"] else -2.0 for record in records]
+"""
+
+
+def test_several_functions_have_weights_gates_and_causes_of_their_own(tmp_path, monkeypatch):
+    (tmp_path / "two.py").write_text(TWO)
+    monkeypatch.chdir(tmp_path)
+    functions = {
+        "error": {"function": "two.py:brevity", "weight": 2, "gated": False},
+        "shy": {"function": "two.py:shy", "weight": {"start": 1.0, "end": 0.0, "steps": 4}},
+    }
+    responses = (response(), "no tags", "Anna", response("Anna"))
+    found = {}
+    for name, gated in (("gated", True), ("not", False)):
+        scorer = Scorer(RewardConfig(extra=functions | {"shy": functions["shy"] | {"gated": gated}}))
+        for place, text in enumerate(responses):
+            scorer.submit(place, text, EXAMPLE)
+        found[name] = scorer.results(1), scorer.metrics()
+    plain = social_r1_reward(response(), "B", found["gated"][0][0].structure, step=1, preset="no_content").total
+    assert [terms.total for terms in found["gated"][0]] == pytest.approx(
+        [plain + 2 * 0.25 - 0.75 * 2, 2.0, 2.0, math.nan], nan_ok=True
+    )
+    assert [terms.total for terms in found["not"][0]] == pytest.approx(
+        [plain + 2 * 0.25 - 0.75 * 2, 2 - 0.75 * 2, math.nan, math.nan], nan_ok=True
+    )
+    assert [terms.weights["shy"] for terms in found["gated"][0]] == [0.75, 0.0, 0.0, 0.75]
+    assert [terms.raw()["shy"] for terms in found["gated"][0]] == pytest.approx(
+        [-2, -2, math.nan, math.nan], nan_ok=True
+    )
+    assert (found["gated"][1]["unscorable/extra_shy"], found["not"][1]["unscorable/extra_shy"]) == (1, 2)
+    shares = variance_shares(found["gated"][0][:2], totals(found["gated"][0][:2], 2))
+    assert sum(shares.values()) == pytest.approx(1.0)
+    assert shares["error"] != 0.0
+    assert shares["shy"] == 0.0  # its numbers do not differ: what the gate makes of them is the format's
+
+
 def test_an_own_function_may_find_a_response_unscorable(tmp_path, monkeypatch):
     config = extra_config(tmp_path, monkeypatch, "def reward(records):\n    return [float('nan')] * len(records)\n")
     terms = score_one(config)
     assert math.isnan(terms.total)
-    assert terms.cause == "extra"
+    assert terms.cause == "extra_own"
 
 
 # ------------------------------------------------------------------------------------------------------ shares of terms
@@ -242,13 +289,17 @@ def totals(terms, group):
 
 @pytest.mark.parametrize("preset", ["full", "outcome_only", "no_content", "no_structure", "no_length"])
 def test_parts_add_up_to_the_total(preset):
-    config = RewardConfig(preset=preset, extra="a:b", extra_weight={"start": 0.5})
+    functions = {"gated": {"function": "a:b", "weight": {"start": 0.5}}, "always": {"function": "a:c", "gated": False}}
+    config = RewardConfig(preset=preset, extra=functions)
     for text in (response(), response("A"), response("B", "short"), response() + response("A"), "no tags"):
         for extra in (0.0, 2.0):
-            terms = social_r1_reward(text, "B", 0.7, -0.5, 100, config=config, extra=extra)
+            given = {"gated": extra, "always": -extra}
+            terms = social_r1_reward(text, "B", 0.7, -0.5, 100, config=config, extra=given)
             assert sum(terms.parts().values()) == pytest.approx(terms.total)
             assert terms.parts()["format"] == (terms.format if preset == "outcome_only" else 0.0)
-    malformed = social_r1_reward("<Answer>B</Answer>", "B", config=config, extra=math.nan)
+            assert terms.parts()["gated"] == (0.75 * extra if terms.format else 0.0)
+            assert terms.parts()["always"] == -extra
+    malformed = social_r1_reward("<Answer>B</Answer>", "B", config=config, extra={"gated": math.nan, "always": 1.0})
     assert all(math.isfinite(part) for part in malformed.parts().values())
 
 
@@ -280,7 +331,7 @@ def test_a_term_that_does_not_vary_has_no_share():
     """What length makes of its part is the length's."""
     terms = [social_r1_reward(response("B", THOUGHTS[:n]), "B", 0.3, 0.5, 0) for n in (300, 500, 1000)]
     shares = variance_shares(terms, totals(terms, 3))
-    assert [shares[name] for name in ("outcome", "structure", "content", "format", "extra")] == [0.0] * 5
+    assert [shares[name] for name in ("outcome", "structure", "content", "format")] == [0.0] * 4
     assert shares["length_and_format"] == pytest.approx(1.0)
     terms = some_terms([0.1, 0.9, 0.9], [0.5, 0.5, 0.5], [1, 1, 0])
     shares = variance_shares(

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from socialr1_jax.command_line import _leaves
+from socialr1_jax.command_line import names_of
 from socialr1_jax.config import RunConfig
 from socialr1_jax.setting_names import NAMES, known_name
 
-OURS = {name for name, _, _ in _leaves(RunConfig)}
+OURS = set(names_of(RunConfig))
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "settings.md"
 EARLIER = {"max_prompt_length", "torch_dtype", "warmup_ratio"}  # names of earlier releases
 
@@ -27,6 +27,9 @@ def test_every_name_leads_to_a_field_and_to_one_alone():
     ("key", "ours"),
     [
         ("lr", "optimizer.learning_rate"),
+        ("num_train_epochs", "epochs"),
+        ("trainer.total_epochs", "epochs"),
+        ("num_epochs", "epochs"),
         ("learning_rate", "optimizer.learning_rate"),
         ("--learning-rate", "optimizer.learning_rate"),
         ("num_generations", "sampling.group_size"),
@@ -38,6 +41,7 @@ def test_every_name_leads_to_a_field_and_to_one_alone():
         ("sampling.n", "sampling.group_size"),
         ("grpo.beta", "grpo.kl_coefficient"),
         ("KL_coef", "grpo.kl_coefficient"),
+        ("rewards.extra_weight", "rewards.extra.NAME.weight"),
         ("evaluation.n", None),  # sampling's, which is another section
         ("optimiser.epsilon", None),  # the clip range is not what is meant
         ("path", None),  # of several of verl's

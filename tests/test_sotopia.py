@@ -304,7 +304,7 @@ def test_files(tmp_path):
         "f-a-b-0-1",
         "f-a-b-1-1",
     ]
-    assert any("2 pairs have another relationship" in note for note in found.notes)
+    assert any("2 pairs with another relationship" in note for note in found.notes)
     assert any("agent_profiles.jsonl is not the published file" in note for note in found.notes)
 
 
@@ -345,7 +345,7 @@ def test_the_real_files():
     assert (len(episodes_of(found, "all")), len(episodes_of(found, "hard"))) == (900, 140)
     assert len({one.key for one in episodes_of(found, "all")}) == 900
     assert found.notes == (
-        "10 pairs have another relationship than their scenario; what they see follows the scenario",
+        "10 pairs with another relationship than their scenario; what they see follows the scenario",
     )
     for one in episodes_of(found, "all"):
         first, second = Episode(one), after(one, act())

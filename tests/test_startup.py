@@ -35,6 +35,16 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
+# The import of transformers where there is no PyTorch.
+NO_TORCH = """
+import importlib.util, socialr1_jax
+find = importlib.util.find_spec
+importlib.util.find_spec = lambda name, package=None: None if name == "torch" else find(name, package)
+import transformers
+assert not transformers.utils.is_torch_available()
+"""
+
+
 def run_program(text: str, *arguments: str, **environment: str) -> list[str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
     found = subprocess.run(
@@ -91,3 +101,11 @@ def test_the_last_flag_wins(tmp_path):
     folders = [tmp_path / "first", tmp_path / "last"]
     run_program(text, XLA_FLAGS=" ".join(f"--xla_dump_to={folder}" for folder in folders))
     assert [folder.exists() for folder in folders] == [False, True]
+
+
+@pytest.mark.parametrize(("asked", "lines"), [({}, 0), ({"TRANSFORMERS_NO_ADVISORY_WARNINGS": ""}, 1)])
+def test_a_missing_pytorch_is_no_news_unless_asked(asked, lines):
+    kept = {name: value for name, value in os.environ.items() if name != "TRANSFORMERS_NO_ADVISORY_WARNINGS"}
+    done = subprocess.run([sys.executable, "-c", NO_TORCH], env=kept | asked, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("PyTorch was not found") == lines

@@ -331,6 +331,21 @@ def test_the_published_configuration_is_valid(capsys):
     assert "64 pairs = 128 texts" in shown
 
 
+def test_epochs_are_those_of_the_pairs_to_train_on(base, tmp_path, monkeypatch):
+    def refuse(config: RewardModelConfig, saved: Path) -> None:
+        raise ConfigError(f"steps {config.steps}, epochs {config.epochs}")
+
+    monkeypatch.setattr(reward_model, "refuse_another_run", refuse)
+    train, heldout = split_by_story(make_pairs(400), 0.2)
+    assert len(train) + len(heldout) == 400
+    with pytest.raises(ConfigError, match=f"^steps {-(-len(train) * 3 // 32)}, epochs 0.0$"):
+        train_reward_model(configured(base, tmp_path, "epochs=1.5"))
+    with pytest.raises(ConfigError, match=f"^steps {configured(base, tmp_path).steps}, epochs 0.0$"):
+        train_reward_model(configured(base, tmp_path))
+    with pytest.raises(ConfigError, match=r"^steps and epochs are both given"):
+        configured(base, tmp_path, "epochs=1.5", "steps=9")
+
+
 def test_five_updates_that_are_not_finite_stop_the_run(base, tmp_path, capsys):
     run = ["--config", str(base / "config.yaml"), f"output_dir={tmp_path}", "optimizer.learning_rate=1e38"]
     assert script().main([*run, "optimizer.warmup_steps=0", "optimizer.max_grad_norm=1e30"]) == 1

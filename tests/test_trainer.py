@@ -42,16 +42,17 @@ def rewarded(monkeypatch):
 
 @pytest.fixture(scope="module")
 def saved(start, tmp_path_factory) -> Path:
-    """A run of two updates a step that kept its rollouts."""
+    """A run of two steps, asked for as epochs of 40 questions, that kept its rollouts; of two updates a step."""
     folder = tmp_path_factory.mktemp("saved")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(scorer, "social_r1_reward", lively)
-        assert grpo.train_grpo(changed(start, folder, save_rollouts=str(folder / "kept" / "rollouts.jsonl")))
+        more = {"save_rollouts": str(folder / "kept" / "rollouts.jsonl"), "steps": 600, "epochs": 0.2}
+        assert grpo.train_grpo(changed(start, folder, **more))
     return folder
 
 
 def test_a_replay_needs_neither_sampler_nor_judge_and_ends_with_the_same_bytes(start, saved, tmp_path, monkeypatch):
-    for name in ("Engine", "Collector", "evaluate_questions", "open_run_questions", "load_tokenizer"):
+    for name in ("Engine", "Collector", "evaluate_questions", "read_run_questions", "load_tokenizer"):
         monkeypatch.setattr(grpo, name, None)
     config = changed(
         start, tmp_path, replay_rollouts=str(saved / "kept" / "rollouts.jsonl"), data={"train": "", "eval": ""}

@@ -169,6 +169,11 @@ def test_a_folder_of_another_run_is_refused_by_key(finished):
     config = load_config(RunConfig, finished / "config.yaml")
     with pytest.raises(ConfigError, match=r"\(steps 2 -> 1"):
         grpo.train_grpo(config.model_copy(update={"steps": 1}))
+    few = {"steps": 600, "epochs": 0.1}  # of 40 questions, 4 in a step
+    with pytest.raises(ConfigError, match=r"\(steps 2 -> 1: "):
+        grpo.train_grpo(config.model_copy(update=few))
+    with pytest.raises(ConfigError, match=r"\(steps 2 -> 1: "):
+        run_quickstart(toy(finished).model_copy(update=few))
 
 
 def test_the_saved_configuration_is_the_resolved_one(finished):

@@ -142,7 +142,12 @@ def test_terms_are_compared_with_the_truth_within_groups():
     assert metrics["truth/content_correlation"] == pytest.approx(-1)
     assert 0 < metrics["truth/structure_correlation"] <= 1
     assert metrics["truth/structure_gap"] == pytest.approx(0)  # the first step
-    assert not any("extra" in name for name in metrics)
+    own = [replace(term, extra={"own": -term.structure}) for term in terms]
+    more, _ = TruthWatch()(examples, own, texts)
+    assert more == metrics | {
+        "truth/own_correlation": pytest.approx(-metrics["truth/structure_correlation"]),
+        "truth/own_gap": pytest.approx(0),
+    }
     assert warnings == []
     malformed = [replace(term, format=0.0) for term in terms]
     assert TruthWatch()(examples, malformed, texts) == ({}, [])

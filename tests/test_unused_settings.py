@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from socialr1_jax.command_line import to_yaml
 from socialr1_jax.config import ConfigError, RunConfig, load_config
 
 BASE = {"model": {"random": "nano"}, "data": {"train": "q.jsonl"}, "cold_start": 3}
@@ -32,11 +33,11 @@ def load(tmp_path: Path, layers: list[dict], *overrides: str) -> RunConfig:
         ([], ["rewards.structure.concurrency=3"], "rewards.structure.concurrency", "rewards.structure.judge"),
         ([{"rewards": {"preset": "outcome_only"}}, JUDGE], [], "rewards.structure.judge", "rewards.preset"),
         ([], ["rewards.preset=outcome_only", "rewards.length_low=1"], "rewards.length_low", "rewards.preset"),
-        ([], ["rewards.extra_weight.start=2"], "rewards.extra_weight.start", "rewards.extra"),
         ([], ["optimizer.final_fraction=0.1"], "optimizer.final_fraction", "optimizer.schedule"),
         ([], ["data.eval=e.jsonl", "data.holdout=7"], "data.holdout", "data.eval"),
         ([], ["quiet=true", "verbose=true"], "verbose", "quiet"),
         ([], ["distributed.process=1"], "distributed.process", "distributed.processes"),
+        ([{"cold_start": 0}], ["epochs=2", "replay_rollouts=r.jsonl"], "epochs", "replay_rollouts"),
     ],
 )
 def test_a_setting_that_would_be_ignored_is_refused(tmp_path, layers, overrides, named, change):
@@ -67,3 +68,35 @@ def test_what_comes_later_takes_the_place_of_what_it_excludes(tmp_path):
 def test_the_default_of_an_unused_setting_may_be_written_down(tmp_path):
     config = load(tmp_path, [BASE])
     assert load(tmp_path, [config.model_dump(mode="json")]) == config
+
+
+# (layers, overrides, steps and epochs that count; None: refused)
+@pytest.mark.parametrize(
+    ("layers", "overrides", "counts"),
+    [
+        ([], [], (600, 0)),
+        ([{"epochs": 2}], [], (600, 2)),
+        ([{"steps": 5}, {"epochs": 0.5}], [], (600, 0.5)),
+        ([{"epochs": 2}, {"steps": 5}], [], (5, 0)),
+        ([{"epochs": 2}], ["steps=600"], (600, 0)),
+        ([{"steps": 5}], ["epochs=1e-1"], (600, 0.1)),
+        ([{"steps": 5}, {"epochs": 2}], ["steps=7"], (7, 0)),
+        ([{"steps": 5, "epochs": 0}], [], (5, 0)),
+        ([{"steps": 5}], ["epochs=0"], (5, 0)),
+        ([{"epochs": 2}], ["replay_rollouts=r.jsonl", "cold_start=0"], (600, 0)),
+        ([{"steps": 5, "epochs": 2}], [], None),
+        ([{"steps": 600, "epochs": 2}], [], None),  # its default, and not meant to be ignored either
+        ([], ["epochs=2", "steps=5"], None),
+        ([], ["steps=5", "epochs=2"], None),
+    ],
+)
+def test_of_steps_and_epochs_the_later_one_counts(tmp_path, layers, overrides, counts):
+    if counts is None:
+        with pytest.raises(ConfigError) as refused:
+            load(tmp_path, [BASE, *layers], *overrides)
+        assert str(refused.value) == "steps and epochs are both given, and only one of them can count: leave one out"
+        return
+    config = load(tmp_path, [BASE, *layers], *overrides)
+    assert (config.steps, config.epochs) == counts
+    (tmp_path / "saved.yaml").write_text(to_yaml(config))
+    assert load_config(RunConfig, tmp_path / "saved.yaml") == config

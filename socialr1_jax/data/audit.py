@@ -50,14 +50,8 @@ def audit_examples(examples: Iterable[Example], *, learned: bool = True) -> dict
     examples = [example for example in examples if example.options]
     if not examples:
         return _figures({}, np.zeros(0), np.zeros(0, int)) | {"mentioned": 0, "by_type": {}, "pair": _pair({}, [], [])}
-    stories_q = _numbered([cluster_name(example) for example in examples])
     chance_q = np.array([1 / len(example.options) for example in examples])
-    rules, mentioned_q = fixed_rules(examples)
-    if stories_q.max() + 1 >= FOLDS:
-        folds_q = np.random.default_rng(0).permutation(stories_q.max() + 1)[stories_q] % FOLDS
-        rules["constant"] = constant_rule(examples, folds_q)
-        if learned:
-            rules |= learned_rules(examples, folds_q)
+    rules, mentioned_q, stories_q = _rules(examples, learned=learned)
     types: dict[str, list[int]] = {}
     for place, example in enumerate(examples):
         if name := question_type(example):
@@ -77,6 +71,14 @@ def audit_examples(examples: Iterable[Example], *, learned: bool = True) -> dict
         "by_type": by_type,
         "pair": _pair(rules, chance_q, _groups(examples)),
     }
+
+
+def untrained_rules(examples: Sequence[Example]) -> dict[str, np.ndarray]:
+    """Return the probability of each rule to be right on each question [q], without rules that are trained.
+
+    All examples have options.
+    """
+    return _rules(examples, learned=False)[0]
 
 
 def strong_shortcuts(audit: Mapping[str, Any]) -> list[str]:
@@ -129,6 +131,18 @@ def question_type(example: Example) -> str:
     if match := _SIMPLETOM.fullmatch(example.id):
         return _SIMPLETOM_TYPES[match[1]]
     return meta.get("source", "") if "能力\nABILITY" in meta else ""
+
+
+def _rules(examples: Sequence[Example], *, learned: bool) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
+    """Return (rules, whether the story mentions an option [q], number of the question's story [q])."""
+    stories_q = _numbered([cluster_name(example) for example in examples])
+    rules, mentioned_q = fixed_rules(examples)
+    if stories_q.max() + 1 >= FOLDS:
+        folds_q = np.random.default_rng(0).permutation(stories_q.max() + 1)[stories_q] % FOLDS
+        rules["constant"] = constant_rule(examples, folds_q)
+        if learned:
+            rules |= learned_rules(examples, folds_q)
+    return rules, mentioned_q, stories_q
 
 
 def _figures(rules: Mapping[str, np.ndarray], chance_q: np.ndarray, clusters_q: np.ndarray) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What is said about the rows of question files that are no questions."""
+"""Reports of rows of question files that cannot be used."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 
 from socialr1_jax.data.tables import BadRow
 from socialr1_jax.files import write_whole
+from socialr1_jax.terminal import counted
 
 _REASONS_SHOWN = 10
 _ROWS_SHOWN = 10  # of one reason
@@ -22,13 +23,13 @@ def report(bad: Collection[BadRow], total: int, mend: str) -> str:
     by_reason: dict[tuple[str, str], list[int]] = {}
     for row in bad:
         by_reason.setdefault((row.source, row.reason), []).append(row.row)
-    lines = [f"{len(bad):,} of {total:,} rows {'is' if len(bad) == 1 else 'are'} no question:"]
+    lines = [f"{len(bad):,} of {counted(total, 'row')} cannot be used:"]
     for (source, reason), rows in list(by_reason.items())[:_REASONS_SHOWN]:
         numbers = ", ".join(map(str, rows[:_ROWS_SHOWN]))
         more = f" and {len(rows) - _ROWS_SHOWN:,} more" if len(rows) > _ROWS_SHOWN else ""
         lines.append(f"  {source} row{'s' if len(rows) > 1 else ''} {numbers}{more}: {reason}")
     if left := sum(len(rows) for rows in list(by_reason.values())[_REASONS_SHOWN:]):
-        lines.append(f"  ... and {left:,} more rows")
+        lines.append(f"  ... and {counted(left, 'more row')}")
     return "\n".join([*lines, mend])
 
 

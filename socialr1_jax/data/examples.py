@@ -24,11 +24,13 @@ from socialr1_jax.data.tables import (
     refuse_half_characters,
     source_files,
 )
+from socialr1_jax.data.turns import Turns, ground_truth, parse_turns, turns_column
 from socialr1_jax.terminal import printable, shown
 
 LETTERS = string.ascii_uppercase
-FIELDS = ("id", "story", "question", "options", "answer", "thoughts")
+FIELDS = ("id", "story", "question", "options", "answer", "thoughts", "messages")
 _REQUIRED = ("story", "question", "answer")
+_CHAT_ANSWERS = ("answer", "solution", "ground_truth", "label", "reward_model")  # columns, beside turns
 _LABEL = r"\(?{letter}[.):]"
 _LABELS = [re.compile(_LABEL.format(letter=letter) + r"\s*(?=\S)") for letter in LETTERS]
 _NEXT_LABELS = {letter: re.compile(rf"[,;\s]{_LABEL.format(letter=letter)}\s+") for letter in LETTERS}
@@ -81,6 +83,7 @@ class Example:
                 f"the gold answer {shown(self.answer)} holds no letter or digit; give an option letter or a text"
             )
         texts = (self.id, self.story, self.question, *self.options, self.answer, self.thoughts)
+        texts += tuple(turn["content"] for turn in self.messages)
         refuse_half_characters((*texts, *self.meta, *(value for value in self.meta.values() if isinstance(value, str))))
 
 
@@ -105,6 +108,11 @@ def read_examples(
     The gold answer may be the letter in either case, the option's text, or the option's number. Other columns become
     ``meta``.
 
+    Where the first row has no ``story`` or no ``question``, ``messages`` or ``prompt`` may hold the turns that ask the
+    question (``parse_turns``). A last turn of the assistant's is left out; ``question`` is then the user's last turn
+    and ``story`` what was said before it, and the answer may also be called ``solution``, ``ground_truth``, ``label``
+    or ``reward_model.ground_truth``.
+
     Args:
         source: file or hub id.
         columns: our field name -> the file's column, where they differ ({"options": "choices", "id": "sample_id"});
@@ -114,7 +122,7 @@ def read_examples(
         first_label: the number of the first option, 0 or 1, where gold answers are numbers.
 
     Raises:
-        DataError: unreadable or empty file, or rows that are no questions: a missing column (with the nearest), a gold
+        DataError: unreadable or empty file, or rows that cannot be used: a missing column (with the nearest), a gold
             answer that is not among the options, two rows with one id. The message names file, rows and reasons.
     """
     found = parse_files(str(source), source_files(source), columns or {}, where or {}, first_label=first_label)
@@ -220,8 +228,11 @@ class RowParser:
         self.labels = "" if own_answer else layout.labels
         self._golds = {} if own_answer else layout.golds
         self._columns = {**layout.columns, **columns}
+        if "messages" not in columns and (column := turns_column(first, self._columns)):
+            self._columns["messages"] = column
         self._ids, self._origin, self._first_label = ids, origin, first_label
         self._places: dict[tuple[str, ...], _Places | ValueError] = {}
+        self._cut = 0  # rows whose last turn was the assistant's
 
     def used(self, columns: Sequence[str]) -> set[str]:
         """The columns that an example's fields other than ``meta`` come from. Raises ValueError as ``example``."""
@@ -242,7 +253,9 @@ class RowParser:
         ]
         unread = dict.fromkeys(printable(column) for places in found for column in places.meta)
         without = "" if columns.get("options") else "; no options"
-        return f"read: {', '.join(fields)}{without}" + (f"; not read: {', '.join(unread)}" if unread else "")
+        rows = f"{self._cut:,} row{'s' * (self._cut > 1)}"
+        cut = f"; left out: the assistant's turn at the end of {rows}" if self._cut else ""
+        return f"read: {', '.join(fields)}{without}{cut}" + (f"; not read: {', '.join(unread)}" if unread else "")
 
     def example(self, values: Mapping[str, Any], number: int) -> Example:
         """The question of row ``number``. Raises ValueError saying why there is none."""
@@ -256,7 +269,20 @@ class RowParser:
                 self._places[key] = places
         if isinstance(places, ValueError):
             raise ValueError(*places.args)
-        texts = {name: _text(values[column], column) for name, column in places.texts.items()}
+        cells = {name: values[column] for name, column in places.texts.items()}
+        turns: Turns = ()
+        if (column := places.texts.get("messages")) is not None:
+            turns = parse_turns(cells.pop("messages"), column)
+            if turns[-1]["role"] == "assistant":
+                self._cut += 1
+                turns = turns[:-1]
+            if not turns or turns[-1]["role"] != "user":
+                raise ValueError(f"{shown(column)} does not end with a user's turn, or with one that is then answered")
+            said = [turn["content"].strip() for turn in turns if turn["role"] != "system"]
+            cells = {"story": "\n\n".join(said[:-1]), "question": said[-1]} | cells
+        if (column := places.texts["answer"]).lower() == "reward_model":
+            cells["answer"] = ground_truth(cells["answer"], column)
+        texts = {name: _text(cell, places.texts.get(name, name)) for name, cell in cells.items()}
         if len(places.options) == 1:
             options = parse_options(values[places.options[0]])
         else:
@@ -280,6 +306,7 @@ class RowParser:
             answer=gold_letter(answer, options, self._first_label) if options else answer,
             thoughts=texts.get("thoughts", ""),
             meta=kept,
+            messages=turns,
         )
 
 
@@ -295,19 +322,21 @@ def _find(known: Sequence[str], columns: Mapping[str, str]) -> _Places:
     """Where the fields are in rows with the columns ``known``. Raises ValueError for a missing one."""
     by_name = {column.lower(): column for column in reversed(known)}  # of two that differ in case, the first
     texts, options = dict[str, str](), tuple[str, ...]()
-    for name in FIELDS:
+    chat = "messages" in columns
+    also = {"options": ("options", "choices")} | ({"answer": _CHAT_ANSWERS} if chat else {})
+    for name in FIELDS if chat else FIELDS[:-1]:
         if (column := columns.get(name)) is not None:
             chosen: tuple[str, ...] = (column,)
             if name == "options" and column not in known and "," in column:
                 chosen = tuple(part.strip() for part in column.split(","))
             for part in chosen:
                 if part not in known:
-                    raise ValueError(f"no column {shown(part)}{nearest(part, known)}; mend it in columns")
-        elif found := by_name.get(name) or (name == "options" and by_name.get("choices")):
+                    raise ValueError(f"no column {shown(part)}{nearest(part, known)}; correct it in columns")
+        elif found := next((by_name[one] for one in also.get(name, (name,)) if one in by_name), ""):
             chosen = (found,)
         elif name == "options":
             chosen = lettered_columns(known)
-        elif name in _REQUIRED:
+        elif name in (_REQUIRED[2:] if chat else _REQUIRED):
             raise ValueError(f"no column {name!r}{nearest(name, known)}; name it in columns")
         else:
             continue

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from socialr1_jax.data.examples import Example, parse_options, read_examples
 from socialr1_jax.data.tables import DataError
+from socialr1_jax.terminal import counted
 
 
 def typed_question(question: str, story: str = "", options: str = "") -> Example:
@@ -22,5 +23,5 @@ def picked_question(file: str | Path, row: int) -> Example:
     """The question at place `row`, from 1, of a file of any kind that `read_examples` knows. Raises DataError."""
     examples = read_examples(file)
     if row > len(examples):
-        raise DataError(f"{file}: there is no row {row}; the file has {len(examples)} questions")
+        raise DataError(f"{file}: there is no row {row}; the file has {counted(len(examples), 'question')}")
     return examples[row - 1]

@@ -34,13 +34,13 @@ class Prompt:
 
 
 class PromptWriter:
-    """Gives questions a prompt of the user's own.
+    """Gives questions a prompt of the user's own; of questions in chat format the other turns stay.
 
     Args:
         template: of the user turn, in Jinja: a text, or the name of a file that holds it; "" is the card's prompt. It
             may use story, question, options (texts), lettered (the options as lines "A. text"), meta and instruction
             (the card's). A name that is none of these is an error, and the gold answer is none of them.
-        system: text of a system turn; "" for none.
+        system: text of the system turn; "" for none, or the question's own.
 
     Raises ValueError for a file that cannot be read and for a template that is no Jinja.
     """
@@ -64,15 +64,18 @@ class PromptWriter:
 
     def __call__(self, example: Example) -> Example:
         """Return the question with the turns that ask it. Raises ValueError when the template fails on it."""
-        text = question_text(example)
+        *earlier, last = example.messages or ({"role": "user", "content": question_text(example)},)
         if self._template is not None:
             fields = {name: getattr(example, name) for name in ("story", "question", "options", "meta")}
             try:
                 text = self._template.render(**fields, lettered="\n".join(_lettered(example)), instruction=INSTRUCTION)
             except Exception as error:  # whatever a template does with a row
                 raise ValueError(f"data.prompt fails on question {example.id}: {printable(str(error), 200)}") from error
-        system = ({"role": "system", "content": self._system},) if self._system else ()
-        return replace(example, messages=(*system, {"role": "user", "content": text}))
+            last = {"role": "user", "content": text}
+        if self._system:
+            rest = (turn for turn in earlier if turn["role"] != "system")
+            earlier = [{"role": "system", "content": self._system}, *rest]
+        return replace(example, messages=(*earlier, last))
 
 
 def _jinja() -> jinja2.Environment:

@@ -50,7 +50,7 @@ def open_questions(
     are checked when they are met (their ids are not compared), and it takes room in the temporary folder.
 
     Args:
-        allow_bad_rows: drop rows that are no questions, log how many had which fault, and go on.
+        allow_bad_rows: drop rows that cannot be used, and log how many had which fault.
 
     Raises:
         DataError: a source that cannot be read, or has no good row, whatever ``allow_bad_rows`` says; bad rows, with
@@ -83,7 +83,7 @@ def open_questions(
     if bad and not allow_bad_rows:
         raise DataError(report(bad, total, _MEND))
     if bad:
-        log.warning("dropped %d of %d rows that are no questions: %s", len(bad), total, summary(bad))
+        log.warning("dropped %d of %d rows that cannot be used: %s", len(bad), total, summary(bad))
     return Questions(parts, bad, allow_bad_rows)
 
 

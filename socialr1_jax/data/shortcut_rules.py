@@ -6,6 +6,7 @@ probability 1 / n, so that a rule that says nothing is right as often as a guess
 
 from __future__ import annotations
 
+import functools
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -124,10 +125,8 @@ def _credit(scores: Sequence[object], right: int) -> float:
 
 def _fixed_scores(example: Example) -> dict[str, list[float]]:
     """Return the score of each option by each rule."""
-    story, question = _words(example.story), _words(example.question)
-    places: dict[str, list[int]] = {}
-    for place, word in enumerate(story):
-        places.setdefault(word, []).append(place)
+    story, places = _places(example.story)
+    question = _words(example.question)
     options = [_words(option) for option in example.options]
     mentions = [_mentions(words, story, places) for words in options]
     lasts = [places[-1] if places else -1 for places in mentions]
@@ -147,6 +146,15 @@ def _fixed_scores(example: Example) -> dict[str, list[float]]:
     }
 
 
+@functools.lru_cache(16)  # the questions of a story follow each other
+def _places(story: str) -> tuple[list[str], dict[str, list[int]]]:
+    """Return the words of a story, and where each of them stands."""
+    words, places = _words(story), dict[str, list[int]]()
+    for place, word in enumerate(words):
+        places.setdefault(word, []).append(place)
+    return words, places
+
+
 def _mentions(option: list[str], story: Sequence[str], places: Mapping[str, list[int]]) -> list[int]:
     """Return where a story has the option: all of its words in a row, else any of its content words."""
     first, last = 0, len(option)
@@ -164,7 +172,7 @@ def _mentions(option: list[str], story: Sequence[str], places: Mapping[str, list
 
 
 def _form(example: Example) -> tuple[str, ...]:
-    named = set(_words(f"{example.story} {' '.join(example.options)}")) - _FUNCTION_WORDS
+    named = (_places(example.story)[1].keys() | set(_words(" ".join(example.options)))) - _FUNCTION_WORDS
     return tuple("_" if word in named else word for word in _words(example.question))
 
 

@@ -19,7 +19,7 @@ from socialr1_jax.evaluation.registry import get_task
 from socialr1_jax.evaluation_config import TASKS
 from socialr1_jax.files import read_json, write_whole
 from socialr1_jax.ownership import refuse_foreign_file
-from socialr1_jax.terminal import printable
+from socialr1_jax.terminal import counted, printable
 
 # Benchmark -> the field of its requests that names the type of a question, and the value that a field must have.
 _BENCHMARKS: dict[str, tuple[str, tuple[str, str] | None]] = {
@@ -65,9 +65,11 @@ def read_source(
         raise DataError(f"{source}: no question has options; only multiple choice can be audited")
     remarks = []
     if questions.dropped:
-        remarks.append(f"left out {questions.dropped} rows that are no questions: {summary(questions.bad_rows)}")
+        remarks.append(
+            f"left out {counted(questions.dropped, 'row')} that cannot be used: {summary(questions.bad_rows)}"
+        )
     if len(found) > len(examples):
-        remarks.append(f"left out {len(found) - len(examples)} questions without options")
+        remarks.append(f"left out {counted(len(found) - len(examples), 'question')} without options")
     return examples, tuple(remarks)
 
 
@@ -108,7 +110,7 @@ def remarks_on(audit: Mapping[str, Any]) -> list[str]:
 def table(source: str, audit: Mapping[str, Any]) -> str:
     """Return the figures of an audit as lines of text."""
     chance = audit["chance"]
-    lines = [f"{printable(source, 200)}: {audit['n']:,} questions, chance {chance:.3f}"]
+    lines = [f"{printable(source, 200)}: {counted(audit['n'], 'question')}, chance {chance:.3f}"]
     width = max(map(len, audit["rules"]))
     for name, rule in sorted(audit["rules"].items(), key=lambda item: -item[1]["accuracy"]):
         strong = f"  passes chance + {STRONG:.2f}" if is_strong(rule, chance) else ""
@@ -120,7 +122,7 @@ def table(source: str, audit: Mapping[str, Any]) -> str:
         width = max(map(len, names.values()))
         lines += [f"    {text:<{width}}  {_best(audit['by_type'][name])}" for name, text in names.items()]
     if len(types) > _MOST_TYPES:
-        lines.append(f"  ... and {len(types) - _MOST_TYPES} more types")
+        lines.append(f"  ... and {counted(len(types) - _MOST_TYPES, 'more type')}")
     if audit["pair"]["n"]:
         lines += ["  best rule on groups of twins, all of a group right:", f"    {_best(audit['pair'])}"]
     return "\n".join(lines)

@@ -50,17 +50,17 @@ def published_grade(request: Request, reply: str) -> Grade:
 
 
 def card_example(request: Request) -> Example:
-    """Return the question that `card_request` made a prompt of, with `item` as `meta["story_id"]`. It has options."""
-    text = request.messages[-1]["content"].removesuffix(INSTRUCTION).rstrip("\n")
-    start = text.rindex("\nA. ")
-    head, options = text[:start], []
-    for letter in LETTERS[1:]:
-        end = text.find(f"\n{letter}. ", start + 1)
-        if end < 0:
-            break
-        options.append(text[start + len("\nA. ") : end])
-        start = end
-    options.append(text[start + len("\nA. ") :])
+    """Return the question that `card_request` made a prompt of, with `item` as `meta["story_id"]`."""
+    head, options = request.messages[-1]["content"].removesuffix(INSTRUCTION).rstrip("\n"), list[str]()
+    if "\nA. " in head:
+        head, _, rest = head.rpartition("\nA. ")
+        for letter in LETTERS[1:]:
+            option, found, after = rest.partition(f"\n{letter}. ")
+            if not found:
+                break
+            options.append(option)
+            rest = after
+        options.append(rest)
     story, _, question = head.rpartition("\n\n")
     return Example(
         id=request.id,

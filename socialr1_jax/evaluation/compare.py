@@ -22,7 +22,7 @@ from socialr1_jax.intervals import around, share_interval, sign_flip_p
 from socialr1_jax.ownership import refuse_foreign_file
 from socialr1_jax.rewards.parsing import final_answer
 from socialr1_jax.rewards.terms import is_choice
-from socialr1_jax.terminal import printable
+from socialr1_jax.terminal import counted, printable
 
 TEST = "sign flips of clusters, two-sided (McNemar's exact test where items are single and right or wrong)"
 _SHOWN = 10  # questions that changed, on the console
@@ -383,7 +383,7 @@ def _part_lines(name: str, found: Mapping[str, Any]) -> list[str]:
     figures = {key: found[key] for key in ("accuracy", "mean_grade", "pair_accuracy") if key in found}
     first = next(iter(figures.values()))
     lines = [
-        f"{printable(name, 100)}: {found['items']} questions in {first['clusters']} clusters "
+        f"{printable(name, 100)}: {counted(found['items'], 'question')} in {counted(first['clusters'], 'cluster')} "
         "(twins and questions of one story are one)"
     ]
     lines.append(f"  {'':<14}  {'first':>7}  {'second':>7}  {'difference':>10}  {'95 % interval':>16}  {'p':>7}")
@@ -398,10 +398,11 @@ def _part_lines(name: str, found: Mapping[str, Any]) -> list[str]:
         lines.append(f"  chance {found['chance']:.1%}{rule if 'best_rule' in found else ''}")
     for key, what in (("only_a", "in the first alone"), ("only_b", "in the second alone"), ("ungraded", "not graded")):
         if found[key]:
-            lines.append(f"  left out: {found[key]} questions {what}")
+            lines.append(f"  left out: {counted(found[key], 'question')} {what}")
     changed = found["changed"]
     lines.append(
-        f"  changed: {len(changed)} of {found['items']} questions; {found['wrong_to_right']} from wrong to right, "
+        f"  changed: {len(changed)} of {counted(found['items'], 'question')}; {found['wrong_to_right']} from "
+        "wrong to right, "
         f"{found['right_to_wrong']} from right to wrong"
     )
     for one in changed[:_SHOWN]:

@@ -24,6 +24,7 @@ from socialr1_jax.evaluation.runner import PROTOCOLS, TaskResult, load_data, req
 from socialr1_jax.evaluation.sotopia import run as sotopia
 from socialr1_jax.evaluation.task import BenchmarkError, Data, Grade, Graded, Task
 from socialr1_jax.evaluation_config import TASKS, EvaluateConfig, is_question_source, task_name
+from socialr1_jax.terminal import counted
 from socialr1_jax.training.console import Bar, console, shown_log, working
 from socialr1_jax.training.provenance import commit, versions
 from socialr1_jax.training.run_folder import own_folder
@@ -98,7 +99,7 @@ def _print_table(rows: Rows, title: str | None, caption: str | None) -> None:
 
 
 def _further(count: int) -> str | None:
-    return f"... and {count} further figures in results.md" if count > 0 else None
+    return f"... and {counted(count, 'further figure')} in results.md" if count > 0 else None
 
 
 def listing(data_dir: Path) -> str:

@@ -5,20 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from socialr1_jax.command_line import scalar_text
-from socialr1_jax.data.audit import audit_examples, question_type
+from socialr1_jax.data.audit import question_type
 from socialr1_jax.data.examples import Example, read_examples
 from socialr1_jax.data.prompts import PromptWriter
 from socialr1_jax.data.question_sources import open_questions
 from socialr1_jax.data.tables import nearest
-from socialr1_jax.data.twins import cluster_name, twin_groups, twin_name
+from socialr1_jax.data.twins import cluster_name, twin_name
 from socialr1_jax.evaluation.card import card_grade, card_request
 from socialr1_jax.evaluation.task import (
-    Baseline,
     BenchmarkError,
     Data,
     Grade,
@@ -47,7 +45,7 @@ def open_questions_task(source: str, config: EvaluateConfig) -> tuple[Task, Data
             `PromptWriter`; `by` names the columns to give the accuracy by, none takes `type` where there is one.
 
     Raises:
-        DataError: a file that cannot be read, or rows that are no questions.
+        DataError: a file that cannot be read, or rows that cannot be used.
         BenchmarkError: a column of `by` that is not there, or has more than 100 values.
         ValueError: a prompt template that cannot be read or fails.
     """
@@ -77,8 +75,8 @@ def open_questions_task(source: str, config: EvaluateConfig) -> tuple[Task, Data
 def questions_task(name: str, examples: Mapping[str, Example] | None = None) -> Task:
     """Return the task of a question file; without its questions, by id, it can score samples again."""
 
-    def baselines(requests: Sequence[Request]) -> dict[str, Baseline]:
-        return _baselines([(examples[one.id], one.meta["by"]) for one in requests]) if examples else {}
+    def asked(requests: Sequence[Request]) -> list[Example]:
+        return [examples[one.id] for one in requests] if examples else []
 
     return Task(
         name=name,
@@ -89,7 +87,7 @@ def questions_task(name: str, examples: Mapping[str, Example] | None = None) -> 
         requests=_requests,
         grade=_grade,
         metrics=_metrics,
-        baselines=baselines,
+        examples=asked,
     )
 
 
@@ -138,28 +136,4 @@ def _metrics(graded: Sequence[Graded], protocol: ProtocolName) -> dict[str, Metr
         found["pair_accuracy"] = mean_metric(whole)
     columns = list(dict.fromkeys(column for column, _ in groups))
     ordered = sorted(groups, key=lambda group: (columns.index(group[0]), group[1]))
-    return found | {_figure(*group): accuracy(groups[group]) for group in ordered}
-
-
-def _figure(column: str, value: str) -> str:
-    return f"accuracy/{column}={value}"
-
-
-def _baselines(asked: Sequence[tuple[Example, Mapping[str, str]]]) -> dict[str, Baseline]:
-    """Return the audit's best rule of each figure, without rules that are trained; {} where one has no options."""
-    examples = [example for example, _ in asked]
-    if not all(example.options for example in examples):
-        return {}
-    audit = audit_examples(examples, learned=False)
-    found = {"accuracy": _baseline(audit)}
-    if twin_groups(enumerate(examples)):
-        found["pair_accuracy"] = _baseline(audit["pair"])
-    for column in dict.fromkeys(name for _, by in asked for name in by):
-        typed = [replace(example, meta={**example.meta, _TYPE: by[column]}) for example, by in asked if column in by]
-        parts = audit_examples(typed, learned=False)["by_type"]
-        found |= {_figure(column, value): _baseline(part) for value, part in parts.items()}
-    return found
-
-
-def _baseline(part: Mapping[str, Any]) -> Baseline:
-    return Baseline(part["chance"], part["best_rule"] or "", part["best_rule_accuracy"] or 0.0)
+    return found | {f"accuracy/{column}={value}": accuracy(groups[column, value]) for column, value in ordered}

@@ -15,6 +15,7 @@ from socialr1_jax.evaluation.wording import shown_wording
 from socialr1_jax.evaluation_config import EvaluateConfig
 from socialr1_jax.files import write_json, write_whole
 from socialr1_jax.intervals import around, share_interval
+from socialr1_jax.terminal import counted
 
 _STYLE = (
     "body{font:15px/1.5 system-ui,sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem;color:#222;"
@@ -109,7 +110,9 @@ def _parts(config: EvaluateConfig, results: Sequence[TaskResult], identity: Mapp
     if where := checkpoint_text(identity):
         parts.append(where)
     if config.limit:
-        parts.append(f"NOT REPORTABLE: only the first {config.limit} prompts of each task and protocol were asked.")
+        parts.append(
+            f"NOT REPORTABLE: of each task and protocol only the first {counted(config.limit, 'prompt')} asked."
+        )
     parts += [headline_table(results), N_NOTE]
     rows, left_out = [], []
     for one in results:
@@ -135,7 +138,7 @@ def _not_comparable(config: EvaluateConfig, result: TaskResult, ours: Metric | N
     if ours is None or not ours.n:
         return "no figure of social_r1"
     if config.limit:
-        return f"the first {config.limit} prompts alone"
+        return f"the first {counted(config.limit, 'prompt')} alone"
     if not result.whole:
         return "a part of its questions"
     return "" if result.complete else "replies failed"

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from socialr1_jax.evaluation.baselines import baselines
+from socialr1_jax.evaluation.card import card_example
 from socialr1_jax.evaluation.embeddings import installed, load_embedder
 from socialr1_jax.evaluation.reply_file import ReplyFile
 from socialr1_jax.evaluation.respondents import Asked, Endpoint, Respondent
@@ -120,11 +122,8 @@ def run_task(
     if config.log_samples or config.predict_only:
         rows = (json.dumps(finite(sample_row(name, protocol, one)), ensure_ascii=True) for protocol, one in scored)
         write_whole(Path(config.output) / samples_name(name), "".join(f"{row}\n" for row in rows))
-    baselines = {
-        f"{protocol}/{key}": one
-        for protocol, requests in asked.items()
-        for key, one in (task.baselines(requests) if task.baselines and metrics else {}).items()
-    }
+    beside = _baselines(task, data, asked, config) if metrics else {}
+    shown = {name: one for name in metrics if (one := beside.get(_plain(name)))}
     lost = [one.reply for _, one in scored if one.reply.finish_reason in FAILED]
     wording = wording_of(name, data) if any(protocol.startswith("official") for protocol in asked) else ""
     notes, why = [*data.notes, *([note_on(name, data)] if wording else [])], ""
@@ -133,8 +132,8 @@ def run_task(
         counts = Counter(reply.cause or reply.finish_reason for reply in lost)
         why = ", ".join(f"{cause} {count}" for cause, count in counts.most_common()) + (reason and f": {reason}")
         notes.append(
-            f"{len(lost)} of {len(scored)} replies failed ({why}); their items are left out of the figures; the same "
-            "command asks again"
+            f"{len(lost)} of {len(scored)} replies failed ({why}); their items are left out of the figures; run "
+            "the same command to ask again"
         )
     return TaskResult(
         task=name,
@@ -144,14 +143,28 @@ def run_task(
         complete=not lost,
         whole=data.whole,
         shares=True,
-        baselines=baselines,
+        baselines=shown,
         wording=wording,
         failure=why if len(lost) == len(scored) else "",
         files=dict(data.files),
         notes=notes,
-        details={"baselines": {key: one._asdict() for key, one in baselines.items()}} if baselines else {},
+        details={"baselines": {key: one._asdict() for key, one in shown.items()}} if shown else {},
         seconds=time.perf_counter() - started,
     )
+
+
+def _baselines(
+    task: Task, data: Data, asked: Mapping[ProtocolName, Sequence[Request]], config: EvaluateConfig
+) -> dict[str, Baseline]:
+    """Return the baselines of a task by the plain names of its figures: those of `social_r1`, which has the options."""
+    requests = asked.get("social_r1") or task.requests(data, "social_r1", config.seed)[: config.limit or None]
+    examples = task.examples(requests) if task.examples else list(map(card_example, requests))
+    return {_plain(name): one for name, one in baselines(task, requests, examples).items()}
+
+
+def _plain(figure: str) -> str:
+    """Return the name of a figure without its protocol and `ours/`."""
+    return figure.removeprefix("official/").removeprefix("social_r1/").replace("ours/", "")
 
 
 def ask(

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from socialr1_jax.data.examples import Example
+
 Embedder = Callable[[Sequence[str]], Any]  # n texts -> float [n, width]
 ProtocolName = Literal["official", "social_r1"]
 Messages = tuple[Mapping[str, str], ...]  # {"role": "system" or "user", "content": ...}
@@ -62,7 +64,7 @@ class Metric(NamedTuple):
 
 
 class Baseline(NamedTuple):
-    """Chance, and the best rule of the audit (`data/audit.py`) with its accuracy, shown beside a figure."""
+    """Chance, and the best rule that reads no minds (`data/audit.py`) with its accuracy, shown beside a figure."""
 
     chance: float
     rule: str
@@ -108,7 +110,7 @@ class Task:
     metrics: (all graded requests of one reply each, protocol) -> figures by name; the first one is the headline.
     embedded: (graded requests of the official protocol, embedder of `embedding_model`) -> (the same with the grades
         that only an embedder can give, further figures); called before `metrics` where it is installed.
-    baselines: the prompts that are asked -> baselines by figure; for figures that have some.
+    examples: (requests of `social_r1`) -> their questions, where the prompt does not tell them.
     """
 
     name: str
@@ -121,7 +123,7 @@ class Task:
     metrics: Callable[[Sequence[Graded], ProtocolName], dict[str, Metric]]
     embedding_model: str = ""
     embedded: Callable[[Sequence[Graded], Embedder], tuple[list[Graded], dict[str, Metric]]] | None = None
-    baselines: Callable[[Sequence[Request]], dict[str, Baseline]] | None = None
+    examples: Callable[[Sequence[Request]], list[Example]] | None = None
 
 
 def mean_metric(values: Sequence[float], clusters: Sequence[str] | None = None) -> Metric:

@@ -26,17 +26,19 @@ def write_page(summary: Mapping[str, Any], path: Path) -> Path:
 
 
 def say_summary(summary: Mapping[str, Any]) -> None:
-    """The phases, what holds each of them up, and what should not have happened, on the console."""
+    """The conclusion, the phases with what holds each of them up, and what should not have happened, on the console."""
     step, peaks = summary["step"], summary["peaks"]
     console.print(
         f"{summary['device']}: at most {amount_text(peaks['flops'])}FLOP/s in {summary['dtype']}, "
         f"{amount_text(peaks['bytes_per_second'])}B/s; a step took {seconds_text(step['seconds'])}, "
         f"untraced {seconds_text(summary['untraced_seconds'])}"
     )
+    for sentence in summary["conclusion"]:
+        console.print(sentence)
     phases = summary["phases"]
     kinds = [kind for kind in KINDS if any(phase["kinds"][kind] for phase in phases.values())]
     table = Table(title=f"wall time of a step, mean of {summary['steps']}")
-    for heading in ("phase", "time", "share", *kinds, "no op", "of roofline"):
+    for heading in ("phase", "time", "share", *kinds, "idle", "of roofline"):
         table.add_column(heading, justify="left" if heading == "phase" else "right")
     for name, phase in phases.items():
         table.add_row(
@@ -50,9 +52,7 @@ def say_summary(summary: Mapping[str, Any]) -> None:
     console.print(table)
     for name, phase in phases.items():
         gaps = ", ".join(f"{gap['what']} {seconds_text(gap['gap_seconds'])}" for gap in phase["gaps"])
-        console.print(f"{name}: most above its bound: {gaps}", soft_wrap=True)
-    if not summary["ops"]:
-        console.print("no event of the trace names an op of a device: all time counts as idle")
+        console.print(f"{name}: most above its bound: {gaps}")
     for one in summary["compilations"]:
         console.print(
             f"compiled in {one['phase']}: {one['function']}, {one['seconds']:.2f} s: {one['cause']}", soft_wrap=True

@@ -15,6 +15,7 @@ import jax
 from socialr1_jax.compiles import compile_count
 from socialr1_jax.config import ConfigError, QuickstartConfig, RunConfig
 from socialr1_jax.files import whole_folder, write_json
+from socialr1_jax.profiling.conclusion import conclusion
 from socialr1_jax.profiling.page import say_summary, write_page
 from socialr1_jax.profiling.peaks import Peaks, measure_peaks
 from socialr1_jax.profiling.programs import loaded_programs
@@ -54,6 +55,7 @@ def profile_run(config: RunConfig, measured: Measured, steps: int, folder: Path,
             opened = Steps(run, mesh, strict)
             try:
                 summary = _profile(opened, peaks, measured, steps, unfinished)
+                summary = {"conclusion": conclusion(summary), **summary}
             finally:
                 opened.close()
         write_json(unfinished / "profile.json", summary)
@@ -102,12 +104,15 @@ def _profile(run: Steps, peaks: Peaks, measured: Measured, steps: int, folder: P
         "measured": measured,
         "steps": steps,
         "device": f"{jax.device_count()} x {kind}" + (f", {os.cpu_count()} cores" if kind == "cpu" else ""),
+        "platform": jax.default_backend(),
         "jax": jax.__version__,
         "dtype": run.config.model.dtype,
         "peaks": {"flops": peaks.flops, "bytes_per_second": peaks.bandwidth},
         "untraced_seconds": untraced.seconds,
         "compiled_in_untraced": compiled,
         "memory_peak_bytes": memory,
+        "sizes": run.sizes(),
+        "settings": _settings(run),
         **figures,
         "compilations": [asdict(one) for one in seen.compilations],
         "transfers": [
@@ -119,6 +124,20 @@ def _profile(run: Steps, peaks: Peaks, measured: Measured, steps: int, folder: P
             {"name": program.name, "file": f"hlo/{program.file}", "memory": program.memory, "cost": program.cost}
             for program in sorted(programs.values(), key=lambda program: -program.memory.get("temp", 0))
         ],
+    }
+
+
+def _settings(run: Steps) -> dict[str, Any]:
+    """Return the settings that time depends on, by their dotted names."""
+    config = run.config
+    return {
+        "sampling.segment_tokens": config.sampling.segment_tokens,
+        "sampling.max_rows": config.sampling.max_rows,
+        "grpo.micro_batch_tokens": config.grpo.micro_batch_tokens,
+        "model.remat": config.model.remat,
+        "model.attention": run.backend,
+        "rewards.structure.judge": config.rewards.structure.judge,
+        "rewards.structure.concurrency": config.rewards.structure.concurrency,
     }
 
 

@@ -26,9 +26,10 @@ from socialr1_jax.models.attention_trial import working_attention
 from socialr1_jax.sampling import Completion, Engine, SamplingParams
 from socialr1_jax.sampling.text import stop_token_ids
 from socialr1_jax.tokenizer_files import load_tokenizer
+from socialr1_jax.training.epochs import in_steps
 from socialr1_jax.training.programs import compile_programs, reference_weights, row_multiple
 from socialr1_jax.training.rollouts import Rollouts, make_scorer
-from socialr1_jax.training.run_questions import open_run_questions, prompt_streams
+from socialr1_jax.training.run_questions import prompt_streams, read_run_questions
 from socialr1_jax.training.start import random_start
 from socialr1_jax.training.validation import sample_and_submit
 
@@ -62,7 +63,8 @@ class Steps:
         config = self.config
         backend = working_attention(config.model.attention, config.model.dtype)
         self.scorer = make_scorer(config, self.mesh, backend, NEVER)
-        questions, _ = open_run_questions(config)
+        questions, _ = read_run_questions(config)
+        config, _ = in_steps(config, len(questions), config.grpo.prompts_per_step)
         if config.model.random:
             model = random_start(config, self.mesh, questions)
         else:
@@ -135,14 +137,34 @@ class Steps:
             found["update"] = [Cost(3 * one.flops, x) + moments for one, x in zip(forward, moved, strict=True)]
         return found
 
+    def sizes(self) -> dict[str, float]:
+        """Return how the newest step was divided: responses, rows decoded at once, updates, micro-batches.
+
+        Beside them the bytes that its decode steps need, of weights and of caches, over all devices.
+        """
+        batches = self._batches or []
+        found: dict[str, float] = {"updates": len(batches), "micro_batches": sum(map(len, batches))}
+        if self._sampled is None:
+            return found
+        prompts = [prompt.tokens for prompt in self._sampled.prompts]
+        rows = self._engine().plan(prompts, self.sampling).rows * row_shards()
+        new, pairs = self._decoded(self._sampled)
+        return found | {
+            "responses": len(new),
+            "rows_at_once": min(rows, len(new)),
+            "longest_response": int(new.max()),
+            "decode_weight_bytes": float(new.max() * self._arithmetic.decode_step(0, 0).bytes),
+            "decode_cache_bytes": pairs * self._arithmetic.cache_token,
+        }
+
     def close(self) -> None:
         """Lets go of the judge and the questions."""
         self.scorer.close()
         self.prompts.close()
         self._spare.close()
 
-    def _sample(self, step: int) -> Sampled:
-        engine = Engine(
+    def _engine(self) -> Engine:
+        return Engine(
             params=self.state.params,
             config=self.shape,
             num_tokens=self.num_tokens,
@@ -151,8 +173,10 @@ class Steps:
             segment_tokens=self.config.sampling.segment_tokens,
             max_rows=self.config.sampling.max_rows,
         )
+
+    def _sample(self, step: int) -> Sampled:
         prompts = next(self.prompts)
-        found = sample_and_submit(engine, prompts, self.sampling, self.tokenizer, self.scorer, step=step)
+        found = sample_and_submit(self._engine(), prompts, self.sampling, self.tokenizer, self.scorer, step=step)
         return Sampled(prompts, *found)
 
     def _reward(self, sampled: Sampled, step: int) -> list[list[MicroBatch]]:
@@ -206,11 +230,15 @@ class Steps:
         needed = self._arithmetic
         weights = needed.decode_step(0, 0).bytes
         prefill = sum(needed.flops(n, n * n / 2, 0) for n in (len(prompt.tokens) for prompt in sampled.prompts))
-        new = np.array([len(completion.tokens) for completion in sampled.completions], float)
-        prompt = np.repeat([len(prompt.tokens) for prompt in sampled.prompts], self.sampling.n)
-        pairs = float(np.sum(new * prompt + new * new / 2))
+        new, pairs = self._decoded(sampled)
         decode = needed.flops(float(new.sum()), pairs, float(new.sum()))
         return [Cost(prefill, weights), Cost(decode, new.max() * weights + pairs * needed.cache_token)]
+
+    def _decoded(self, sampled: Sampled) -> tuple[np.ndarray, float]:
+        """The tokens of each response, and the pairs of a query and a key in decoding them."""
+        new = np.array([len(completion.tokens) for completion in sampled.completions], float)
+        prompt = np.repeat([len(prompt.tokens) for prompt in sampled.prompts], self.sampling.n)
+        return new, float(np.sum(new * prompt + new * new / 2))
 
     def _forward_cost(self, batch: list[MicroBatch]) -> Cost:
         """Of one forward pass over the micro-batches."""

@@ -20,8 +20,8 @@ from socialr1_jax.profiling.trace import Op, Span, Trace, cut, own_pieces, share
 
 STEP = "step"  # the annotation of a measured step
 UNNAMED = "unnamed"  # ops of no named block
-IDLE = "no op on a device"
-_TOP_OPS, _TOP_GAPS = 20, 3
+IDLE = "device idle"
+_TOP_GAPS = 3
 _UNKNOWN = Instruction(NO_BLOCK, "other", 0.0, 0.0, "")
 
 
@@ -166,9 +166,9 @@ def _kinds(uses: Mapping[int, _Use], steps: int) -> dict[str, float]:
 def _ops(
     uses: Mapping[int, _Use], names: Sequence[tuple[tuple[str, int], str]], peaks: Peaks, steps: int
 ) -> list[dict[str, Any]]:
-    """The instructions that took most, largest first; FLOP and bytes are those of all their runs in a step."""
+    """All instructions, those that took most first; FLOP and bytes are those of all their runs in a step."""
     found = []
-    for key in sorted(uses, key=lambda key: -uses[key].wall)[:_TOP_OPS]:
+    for key in sorted(uses, key=lambda key: -uses[key].wall):
         use, ((module, number), name) = uses[key], names[key]
         one, seconds = use.instruction, use.wall / 1e9 / steps
         bound = use.runs * peaks.bound(one.flops, one.bytes) / steps

@@ -1,4 +1,4 @@
-"""A reward function of the user's own, named in the configuration as module:function."""
+"""Reward functions of the user's own, named in the configuration as module:function or file.py:function."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ import sys
 import sysconfig
 import traceback
 from collections.abc import Callable, Iterable, Sequence
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
+from socialr1_jax.reward_config import RewardConfig
 from socialr1_jax.terminal import printable, shown
 
 _STANDARD, _INSTALLED = (
@@ -26,53 +28,78 @@ class ExtraRewardError(ValueError):
 ExtraReward = Callable[[Sequence[dict[str, Any]]], Sequence[float]]
 
 
-def load_extra(name: str) -> ExtraReward:
-    """Return the function; modules are also searched for in the folder that the program was started from.
+def load_extras(config: RewardConfig) -> dict[str, ExtraReward]:
+    """Return the functions of `rewards.extra` by name. A file is run once, whatever the number of its functions.
 
-    Raises ValueError that says what is missing, or what the module raised and at which line.
+    Modules are also searched for in the folder that the program was started from. Raises ValueError that says what is
+    missing, or what the module raised and at which line.
     """
-    module_name, _, function_name = name.partition(":")
     if (here := str(Path.cwd())) not in sys.path:
         sys.path.append(here)
-    try:
-        module = importlib.import_module(module_name)
-    except Exception as error:  # whatever the user's code raises
-        raise ValueError(f"rewards.extra: cannot import {module_name!r}: {_place_and_words(error)}") from error
-    function = getattr(module, function_name, None)
-    if not callable(function):
-        raise ValueError(f"rewards.extra: {module_name} has no function {function_name!r}")
-    return function
+    modules: dict[str, Any] = {}
+    functions = {}
+    for name, extra in config.extra.items():
+        place, _, function_name = extra.function.rpartition(":")
+        try:
+            if place not in modules:
+                modules[place] = _run_file(Path(place)) if place.endswith(".py") else importlib.import_module(place)
+        except (Exception, SystemExit) as error:  # whatever the user's code raises
+            reason = _place_and_words(error)
+            raise ValueError(f"rewards.extra.{name}: cannot import {place!r}: {reason}") from error
+        function = getattr(modules[place], function_name, None)
+        if not callable(function):
+            raise ValueError(f"rewards.extra.{name}: {place} has no function {function_name!r}")
+        functions[name] = function
+    return functions
 
 
-def extra_rewards(function: ExtraReward, records: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _run_file(file: Path) -> Any:
+    """Return a file as a module; it may import what is beside it."""
+    if not file.is_file():
+        raise FileNotFoundError("there is no such file")
+    file = file.absolute()
+    if str(file.parent) not in sys.path:
+        sys.path.append(str(file.parent))
+    spec = spec_from_file_location(f"rewards_extra_{file.stem}", file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules[spec.name] = module_from_spec(spec)  # there while it runs: dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+def extra_rewards(name: str, function: ExtraReward, records: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Return {"rewards": as many finite floats or NaN as there are records}, or {"error": what is wrong, in one line}.
 
-    The error of a function that raises names file and line of the user's code, and the record if it can be found.
+    The error names the function, its file and line (of a function that raises, where it did), and the record if it can
+    be found. `name` is that in `rewards.extra`.
     """
-    name = getattr(function, "__name__", type(function).__name__)
+    own, code = getattr(function, "__name__", type(function).__name__), getattr(function, "__code__", None)
+    who = f"rewards.extra.{name}: {own}"
+    defined = f"{who} ({code.co_filename}:{code.co_firstlineno})" if code else who
     try:
         given = function(records)
         numbers = list(given) if isinstance(given, Iterable) else None  # a generator runs here
-    except Exception as error:  # whatever the user's code raises
-        return {"error": f"rewards.extra: {name} failed{_at_record(error, records)}: {_place_and_words(error)}"}
+    except (Exception, SystemExit) as error:  # whatever the user's code raises
+        return {"error": f"{who} failed{_at_record(error, records)}: {_place_and_words(error)}"}
     if numbers is None:
-        return {"error": f"rewards.extra: {name} gave {shown(given)}; give a list of {len(records)} numbers"}
+        return {"error": f"{defined} gave {shown(given)}; give a list of {len(records)} numbers"}
     if len(numbers) != len(records):
-        return {"error": f"rewards.extra gave {len(numbers)} numbers for {len(records)} records; give one each"}
+        return {"error": f"{defined} gave {len(numbers)} numbers for {len(records)} responses; give one each"}
     rewards = []
     for place, number in enumerate(numbers):
         try:
             rewards.append(float(number))
         except (TypeError, ValueError, OverflowError):
             where = _record_name(place, records)
-            return {"error": f"rewards.extra: {name} gave {shown(number)} for {where}; give a number, NaN for none"}
+            return {"error": f"{defined} gave {shown(number)} for {where}; give a number, NaN for none"}
         if math.isinf(rewards[-1]):
             where = _record_name(place, records)
-            return {"error": f"rewards.extra: {name} gave an infinite number for {where}; give NaN for what has none"}
+            return {"error": f"{defined} gave an infinite number for {where}; give NaN for what has none"}
     return {"rewards": rewards}
 
 
-def _place_and_words(error: Exception) -> str:
+def _place_and_words(error: BaseException) -> str:
     """Return "file:line: type: words" of an error. The line is the user's own, else an installed package's."""
     if isinstance(error, SyntaxError):
         place, words = f"{error.filename}:{error.lineno}: ", error.msg
@@ -87,7 +114,7 @@ def _place_and_words(error: Exception) -> str:
     return printable(f"{place}{type(error).__name__}{': ' if words else ''}{words}", _MOST)
 
 
-def _at_record(error: Exception, records: Sequence[dict[str, Any]]) -> str:
+def _at_record(error: BaseException, records: Sequence[dict[str, Any]]) -> str:
     """Return " at response ..." for the record that the code had in a variable when it failed; "" if none or several.
 
     The innermost call that has one decides: a loop's variable, or what the loop handed to a helper.
@@ -109,4 +136,5 @@ def _belongs(value: Any, record: dict[str, Any]) -> bool:
 
 
 def _record_name(place: int, records: Sequence[dict[str, Any]]) -> str:
-    return f"response {place + 1} of {len(records)} (id {shown(records[place]['id'])})"
+    named = f" (id {shown(own)})" if (own := records[place]["id"]) else ""  # score_responses.py has none
+    return f"response {place + 1} of {len(records)}{named}"

@@ -27,7 +27,7 @@ THOUGHTS = (  # asked one after another until one is graded: a judge may fail at
 _GRACE = 2.0  # seconds beyond `call_timeout` that a sample may take with its retries
 _SHOWN = 200  # characters of a reply
 _RUBRIC = "take a model that follows instructions, or raise rewards.structure.max_tokens so that its answer is whole"
-_ADDRESS = "that is no chat completion: rewards.structure.base_url must go up to /v1: {listed}"
+_ADDRESS = "that is not a chat completion: rewards.structure.base_url must go up to /v1: {listed}"
 _FIXES = {  # of the causes of no grade
     "connection": "no server at base_url: start it or correct base_url; this must succeed from here: {listed}",
     "timeout": "a server that is alive answers this at once: {listed}; a slow model needs a larger call_timeout",
@@ -60,7 +60,7 @@ def judge_fault(config: StructureConfig) -> str:
         return ""
     if config.offline:
         there = Path(config.cache).is_dir()
-        return "" if there else f"offline takes answers from {config.cache}, which is no folder; set cache to one"
+        return "" if there else f"offline takes answers from {config.cache}, which is not a folder; set cache to one"
     try:
         sampled = ask_sample(config)
     except (ValueError, ImportError) as error:  # a rubric that cannot be used, no client

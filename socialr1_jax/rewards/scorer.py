@@ -13,7 +13,7 @@ from typing import Any
 from socialr1_jax.config import RewardConfig
 from socialr1_jax.data.examples import Example
 from socialr1_jax.interrupt import NEVER, Stop
-from socialr1_jax.rewards.extra import ExtraRewardError, extra_rewards, load_extra
+from socialr1_jax.rewards.extra import ExtraRewardError, extra_rewards, load_extras
 from socialr1_jax.rewards.judges import make_judge
 from socialr1_jax.rewards.parsing import FormatMode, ParsedResponse, given_answer, parse_response
 from socialr1_jax.rewards.total import RewardTerms, social_r1_reward
@@ -55,7 +55,7 @@ class Scorer:
 
     def __post_init__(self) -> None:
         self.judge: Judge | None = make_judge(self.config.structure)
-        self._extra = load_extra(self.config.extra) if self.config.extra else None
+        self._extra = load_extras(self.config)
         self._waiting: list[_Waiting] = []
         self._judge_waited = 0.0
         self._causes: Counter[str] = Counter()
@@ -131,26 +131,39 @@ class Scorer:
         for one, scalar in zip(open_ones, self.content(texts), strict=True):
             one.scalar = float(scalar)
 
-    def _extras(self, waiting: list[_Waiting], step: int) -> list[float]:
-        if self._extra is None:
-            return [0.0] * len(waiting)
-        function, records = self._extra, [_record(one, step, self.config.format_mode) for one in waiting]
-        (found,) = self.divide(lambda _: extra_rewards(function, records), [0])  # by the first process, for all
+    def _extras(self, waiting: list[_Waiting], step: int) -> list[dict[str, float]]:
+        """Return what the user's functions gave for each response, by name."""
+        if not self._extra:
+            return [{} for _ in waiting]
+
+        def call(_: int) -> dict[str, Any]:
+            rewards = {}
+            for name, function in self._extra.items():  # each gets records of its own, which it may change
+                records = [_record(one, step, self.config.format_mode) for one in waiting]
+                found = extra_rewards(name, function, records)
+                if "error" in found:
+                    return found
+                rewards[name] = found["rewards"]
+            return {"rewards": rewards}
+
+        (found,) = self.divide(call, [0])  # by the first process, for all
         if "error" in found:
             raise ExtraRewardError(found["error"])
-        return found["rewards"]
+        return [{name: numbers[i] for name, numbers in found["rewards"].items()} for i in range(len(waiting))]
 
-    def _terms(self, one: _Waiting, structure: float, judged: str, extra: float, step: int) -> RewardTerms:
+    def _terms(self, one: _Waiting, structure: float, judged: str, extra: dict[str, float], step: int) -> RewardTerms:
         terms = social_r1_reward(
             one.text, one.example.answer, structure, one.scalar, step, config=self.config, extra=extra
         )
         if not math.isnan(terms.total):
             return terms
-        cause = "extra"
-        if self.config.uses.structure and math.isnan(terms.structure):
+        # Without the right format nobody else is asked.
+        if terms.format and self.config.uses.structure and math.isnan(terms.structure):
             cause = f"judge_{judged}"
-        elif self.config.uses.content and math.isnan(terms.content):
+        elif terms.format and self.config.uses.content and math.isnan(terms.content):
             cause = "content"
+        else:
+            cause = "extra_" + next(name for name, value in extra.items() if terms.weights[name] and math.isnan(value))
         self._causes[cause] += 1
         return replace(terms, cause=cause)
 

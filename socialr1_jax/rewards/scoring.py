@@ -7,7 +7,7 @@ import math
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -72,6 +72,8 @@ class ScoreConfig(Section):
 
 
 _ADDED = {"reward", "status", "cause", "terms"}  # columns
+# Those that are no `meta`, which reward functions of the user's get.
+_COLUMNS = {*_ADDED, "id", "story", "question", "options", "answer", "response", "content", "meta"}
 
 
 @dataclass(frozen=True)
@@ -166,7 +168,9 @@ def story_figures(examples: Sequence[Example], right: Sequence[float]) -> dict[s
         right: the outcome of each response.
     """
     questions: dict[tuple[Any, ...], tuple[Example, list[float]]] = {}
-    for example, outcome in zip(examples, right, strict=True):
+    for given, outcome in zip(examples, right, strict=True):
+        meta = {name: given.meta[name] for name in ("type", "twin_id") if isinstance(given.meta.get(name), str)}
+        example = replace(given, meta=meta)
         key = (example.story, example.question, example.options, example.answer, example.meta.get("twin_id"))
         questions.setdefault(key, (example, []))[1].append(outcome)
     asked = [example for example, _ in questions.values()]
@@ -217,14 +221,15 @@ def _checked(row: dict[str, Any]) -> tuple[Example, str, float | None]:
     if isinstance(content, bool) or not isinstance(content, int | float | None):
         raise ValueError(f"'content' is {shown(content)}, not a number or null")
     refuse_half_characters([row["response"]])
+    own = row.get("id")
     known = row["meta"] | row if isinstance(row.get("meta"), dict) else row
     example = Example(  # checks the question and the gold answer
-        id="",
+        id=own if isinstance(own, str) else "",
         story=row.get("story", ""),
         question=row["question"],
         options=tuple(options),
         answer=row["answer"],
-        meta={name: known[name] for name in ("type", "twin_id") if isinstance(known.get(name), str)},
+        meta={name: value for name, value in known.items() if name not in _COLUMNS},
     )
     return example, row["response"], content
 

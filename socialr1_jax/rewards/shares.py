@@ -47,7 +47,7 @@ def variance_shares(terms: Sequence[RewardTerms], total_pg: np.ndarray) -> dict[
 
 def _varies(terms: Sequence[RewardTerms], name: str, scored_pg: np.ndarray) -> bool:
     """Return True if the raw term differs between two scored responses of a group."""
-    raw_pg = np.array([getattr(one, name) for one in terms], float).reshape(scored_pg.shape)
+    raw_pg = np.array([one.raw()[name] for one in terms], float).reshape(scored_pg.shape)
     there_pg = scored_pg & np.isfinite(raw_pg)
     low_p = np.where(there_pg, raw_pg, np.inf).min(axis=1)
     return bool((np.where(there_pg, raw_pg, -np.inf).max(axis=1) > low_p).any())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 
 from socialr1_jax.config import RewardConfig
 from socialr1_jax.reward_config import USES
@@ -30,9 +30,9 @@ class RewardTerms:
     content: ``R_cont`` >= 0, that is, after shift and power; the reward model's scalar went in.
     length_window, repetition: the two factors of ``R_len``, each at most 1.
     weights: what multiplied the terms: ``outcome``, ``structure``, ``content`` (0 where the preset leaves it out),
-        ``tau``, the factor of structure and content together, ``extra`` where there is a function of the user's, and
-        ``format`` where the format is a term of its own (outcome_only).
-    extra: what that function gave.
+        ``tau``, the factor of structure and content together, ``format`` where the format is a term of its own
+        (outcome_only), and of each function in ``rewards.extra``, 0 for a gated one without the right format.
+    extra: what those functions gave, by name.
     cause: why the total is NaN, a short name, where the scorer knows; else "".
 
     Terms that the preset leaves out are still given, so that they can be logged.
@@ -46,19 +46,20 @@ class RewardTerms:
     length_window: float
     repetition: float
     weights: Mapping[str, float]
-    extra: float = 0.0
+    extra: Mapping[str, float] = field(default_factory=dict)
     cause: str = ""
 
     def raw(self) -> dict[str, float]:
         """The raw terms by name, without total and weights, as logs and rollouts.jsonl hold them."""
-        left_out = ("total", "weights", "cause") if "extra" in self.weights else ("total", "weights", "cause", "extra")
-        return {name: value for name, value in asdict(self).items() if name not in left_out}
+        left_out = ("total", "weights", "cause", "extra")
+        return {name: value for name, value in vars(self).items() if name not in left_out} | dict(self.extra)
 
     def parts(self) -> dict[str, float]:
         """What each term brought to the total, weighted and times format and length: they add up to it."""
         weights = self.weights
-        if self.total == 0.0:  # the format's gate: whatever the others are, and they may be NaN
-            return dict.fromkeys(("format", "outcome", "structure", "content", "extra"), 0.0)
+        extra = {name: _weighted(weights[name], value) for name, value in self.extra.items()}
+        if not self.format and "format" not in weights:  # the gate: whatever the others are, and they may be NaN
+            return dict.fromkeys(("format", "outcome", "structure", "content"), 0.0) | extra
         format = weights.get("format", 0.0) * self.format
         parts = {
             "outcome": weights["outcome"] * self.outcome,
@@ -66,9 +67,8 @@ class RewardTerms:
             "content": _weighted(weights["tau"] * weights["content"], self.content),
         }
         summed = sum(parts.values())
-        extra = _weighted(weights.get("extra", 0.0), self.extra) if self.format else 0.0
-        factor = (self.total - extra - format) / summed if summed else 0.0
-        return {"format": format} | {name: part * factor for name, part in parts.items()} | {"extra": extra}
+        factor = (self.total - sum(extra.values()) - format) / summed if summed else 0.0
+        return {"format": format} | {name: part * factor for name, part in parts.items()} | extra
 
 
 def social_r1_reward(
@@ -79,7 +79,7 @@ def social_r1_reward(
     step: int = 0,
     preset: str | None = None,
     config: RewardConfig | None = None,
-    extra: float = 0.0,
+    extra: Mapping[str, float] | None = None,
 ) -> RewardTerms:
     """The Social-R1 reward of one response.
 
@@ -92,7 +92,7 @@ def social_r1_reward(
         preset: ``full``, ``outcome_only``, ``no_content``, ``no_structure`` or ``no_length``; None takes the one of
             ``config``, or ``full`` when there is no config either.
         config: the constants; None takes the published ones.
-        extra: what the user's own function gave for the response, where ``config.extra`` names one; NaN = unscorable.
+        extra: what each function in ``config.extra`` gave for the response, by name; NaN = unscorable.
 
     Returns:
         The terms. ``total`` is NaN when a term with a weight other than 0 is unscorable, except that a response of
@@ -102,12 +102,15 @@ def social_r1_reward(
     Raises:
         TypeError: text or gold is no string.
         ValueError: unknown preset, negative step, structure outside [0, 1], infinite content, a gold answer without a
-            letter or digit.
+            letter or digit, other names in ``extra`` than in ``config.extra``.
     """
     if not isinstance(gold, str):
         raise TypeError(f"the gold answer is a string, not {type(gold).__name__}")
     preset = preset or (config.preset if config else "full")
     config = config or _DEFAULT
+    extra = {} if extra is None else extra
+    if extra.keys() != config.extra.keys():
+        raise ValueError(f"extra has {sorted(extra)}, the configuration {sorted(config.extra)}; give a number of each")
     parsed = parse_response(text, config.format_mode)
     answer = given_answer(text, config.format_mode)
     structure = math.nan if structure is None else float(structure)
@@ -122,9 +125,11 @@ def social_r1_reward(
     window = length_window(len(parsed.thoughts), config)
     repetition = repetition_factor(parsed.thoughts, config)
     weights = term_weights(terms["outcome"], step, preset, config)
+    if terms["format"] < config.format_gate:
+        weights |= {name: 0.0 for name, function in config.extra.items() if function.gated}
     total = total_reward(**terms, length=window * repetition, weights=weights, preset=preset, config=config)
-    if terms["format"] >= config.format_gate:
-        total += _weighted(weights.get("extra", 0.0), extra)
+    for name, value in extra.items():
+        total += _weighted(weights[name], value)
     return RewardTerms(
         total=total,
         format=terms["format"],
@@ -139,7 +144,7 @@ def social_r1_reward(
 
 
 def term_weights(outcome: float, step: int, preset: str, config: RewardConfig) -> dict[str, float]:
-    """What multiplies the terms of a response: ``outcome``, ``structure``, ``content``, ``tau``.
+    """What multiplies the terms of a response: ``outcome``, ``structure``, ``content``, ``tau``, and each extra one.
 
     Raises ValueError for an unknown preset or a negative step.
     """
@@ -154,9 +159,7 @@ def term_weights(outcome: float, step: int, preset: str, config: RewardConfig) -
     }
     if preset == "outcome_only":
         weights["format"] = 1.0
-    if config.extra:
-        weights["extra"] = config.extra_weight.at(step)
-    return weights
+    return weights | {name: function.weight.at(step) for name, function in config.extra.items()}
 
 
 def total_reward(

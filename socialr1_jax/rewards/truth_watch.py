@@ -14,7 +14,7 @@ from socialr1_jax.rewards.parsing import FormatMode, parse_response
 from socialr1_jax.rewards.total import RewardTerms
 from socialr1_jax.terminal import printable
 
-_TERMS = ("structure", "content", "extra")
+_TERMS = ("structure", "content")  # and those of the user's functions
 _STEPS = 10  # of a window
 _ERRORS = 4.0  # standard errors from which a difference of two windows counts
 _LEAST_FALL = 0.05  # of the truth
@@ -92,10 +92,10 @@ class TruthWatch:
         for row in rows:
             truth_b[row.place] = share_of_truth(row.statements, row.story)
         metrics, warnings = {"truth/mean": float(np.nanmean(truth_b))}, []
-        for name in _TERMS:
-            term_b = np.array([getattr(term, name) for term in terms])
+        for name in (*_TERMS, *terms[0].extra):
+            term_b = np.array([term.raw()[name] for term in terms])
             both_b = np.isfinite(term_b) & np.isfinite(truth_b)
-            if not both_b.any() or (name == "extra" and "extra" not in terms[0].weights):
+            if not both_b.any():
                 continue
             correlation = _within_groups(term_b, truth_b, both_b, len(terms) // len(examples))
             metrics |= {} if correlation is None else {f"truth/{name}_correlation": correlation}

@@ -111,6 +111,7 @@ class Rollout:
         self.positions = np.zeros_like(self.rows)
         self.left = np.zeros_like(self.rows)
         self.slots = 0
+        self.wall_steps = 0  # decode steps of the device that took most, over all segments
         self.state: DecodeState | None = None
         self.weights: Params | None = None  # as decoding wants them
         self.wait(groups)
@@ -247,11 +248,14 @@ class Rollout:
         self.slots = slots
 
     def _enough(self) -> int:
-        """A device may end its segment when no more rows than this are live: others wait, or half the batch will do."""
+        """A device may end its segment when no more rows than this are live: others wait, or half the batch will do.
+
+        Of several devices none waits for the others to come down to half: one with fewer live rows would take no steps.
+        """
         size = self.rows.shape[1]
         if self.waiting:
             return size - max(len(self.waiting[0].rows), size // 8)
-        return self._half(size)
+        return self._half(size) if self.shards == 1 else 0
 
     # ----------------------------------------------------------------------------------------- after a segment
 
@@ -274,7 +278,9 @@ class Rollout:
                 ended[at] = STOP
             kept = brought.raw[at][:count].tolist() if self.of_row[row].params.raw_logprobs else None
             parts.append(Segment(row, new, brought.logprobs[at][:count].tolist(), reason, stop, kept))
-        self.positions += self.left - left
+        taken = self.left - left
+        self.wall_steps += int(taken.max())
+        self.positions += taken
         self.left = left
         if cut:  # the devices do not know yet
             self.state = self.state._replace(ended_b=place(ended.reshape(-1)))

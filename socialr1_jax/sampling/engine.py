@@ -18,6 +18,7 @@ from socialr1_jax.sampling.draw import row_keys
 from socialr1_jax.sampling.memory import BatchPlan, free_memory, ladder, plan_batch, round_up
 from socialr1_jax.sampling.params import Completion, SamplingParams
 from socialr1_jax.sampling.stops import Decode
+from socialr1_jax.terminal import counted
 
 log = logging.getLogger(__name__)
 
@@ -82,14 +83,20 @@ class Engine:
         prompt_ids: Sequence[int] | None = None,
     ) -> Iterator[Segment]:  # fmt: skip
         """The same, handed out segment by segment; rows count the samples of the first prompt, then the second's..."""
+        if prompts:
+            for parts in self.rollout(prompts, sampling, step=step, prompt_ids=prompt_ids).steps():
+                yield from parts
+
+    def rollout(
+        self, prompts: Sequence[Sequence[int]], sampling: SamplingParams | Sequence[SamplingParams], *, step: int = 0,
+        prompt_ids: Sequence[int] | None = None,
+    ) -> Rollout:  # fmt: skip
+        """The same as a call whose `steps` are to be taken."""
         each = _one_each(sampling, len(prompts))
         self.check(prompts, each)
         ids = range(len(prompts)) if prompt_ids is None else prompt_ids
-        if not prompts:
-            return
         plan = self.plan(prompts, each)
-        for parts in Rollout(self, plan, groups_of(prompts, each, ids, step, plan.rows), each).steps():
-            yield from parts
+        return Rollout(self, plan, groups_of(prompts, each, ids, step, plan.rows), each)
 
     def plan(self, prompts: Sequence[Sequence[int]], sampling: SamplingParams | Sequence[SamplingParams]) -> BatchPlan:
         """The batch that these prompts get on each device. Raises ValueError when not even one row fits."""
@@ -107,7 +114,8 @@ class Engine:
             backend=self.backend, tensor=tensor_shards(), memory=memory,
         )  # fmt: skip
         _say(
-            f"sampling {rows} responses to {len(prompts)} prompts: {plan.rows} rows at once"
+            f"sampling {counted(rows, 'response')} to {counted(len(prompts), 'prompt')}: "
+            f"{counted(plan.rows, 'row')} at once"
             f"{f' on each of {shards} devices' if shards > 1 else ''}, caches of up to {plan.slots} slots; "
             f"{plan.weights / 2**30:.2f} GiB weights, {plan.cache / 2**30:.2f} caches, "
             f"{plan.temporaries / 2**30:.2f} temporary; attention {self.backend}"

@@ -1,6 +1,9 @@
 """How large a batch fits: counted from the shapes, chosen and told before anything is compiled."""
 
+from bisect import bisect_left
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -11,6 +14,7 @@ from socialr1_jax.models.qwen3 import Qwen3Config
 from socialr1_jax.processes import least_of_all
 
 _PREFILL_TOKENS = 16_384  # of one prefill on a device: enough to keep it busy, little to hold
+_STRIDE = 128  # response lengths are proposed in multiples of it, which every platform's caches have
 USABLE = 0.9  # of what is free: allocators round up and leave gaps
 
 
@@ -38,8 +42,28 @@ def plan_batch(
     """The largest batch of at most `rows` responses (groups of `group`, of `prompts` prompts) within `memory` bytes.
 
     All of one device: `width` is the longest prompt's, `slots` what the longest row can need, `tensor` the number of
-    devices that share a row. `memory` None is without limit. Raises ValueError when not even one row fits.
+    devices that share a row. `memory` None is without limit. Raises ValueError when not even one row fits; the message
+    says what would make it fit.
     """
+    planned = partial(_batch, config, group=group, backend=backend)
+    most = max(1, min(prompts, _PREFILL_TOKENS // width))
+    sizes = [(rows, power(most))]
+    sizes += [(size, min(power(most), max(1, size // group))) for size in _below(rows)]
+    for rows, prompts in [*sizes, (1, 1)]:
+        plan = planned(itemsize, rows, prompts, width=width, slots=slots, tensor=tensor)
+        if memory is None or plan.total <= memory:
+            return plan
+    raise ValueError(
+        f"sampling does not fit: one row of {slots} tokens takes {plan.total / 2**30:.2f} GiB a device "
+        f"({plan.weights / 2**30:.2f} of it the weights), and {(memory or 0) / 2**30:.2f} GiB may be used. "
+        + _advice(planned, config, itemsize, width, slots, tensor, memory or 0)
+    )
+
+
+def _batch(
+    config: Qwen3Config, itemsize: int, rows: int, prompts: int, *, group: int, width: int, slots: int,
+    backend: Backend, tensor: int,
+) -> BatchPlan:  # fmt: skip
     costs = Arithmetic(config, itemsize, 1)
     d, n, h, f = config.hidden_size, config.num_attention_heads, config.head_dim, config.intermediate_size
     weights = costs.parameters * itemsize // tensor
@@ -47,30 +71,43 @@ def plan_batch(
     scores = 8 * n // tensor * width if backend == "xla" else 0  # the float32 square before and after its softmax
     prefilled = token + itemsize * (4 * d + (2 * f + 3 * n * h) // tensor) + scores  # of one token of a prompt
     drawn = 16 * config.vocab_size  # float32 logits of one row and three arrays like them, in drawing
-
-    def planned(rows: int, prompts: int) -> BatchPlan:
-        cache = rows * slots * token
-        layer = cache // config.num_hidden_layers
-        inserted = min(group, rows) * token  # repeated for the group, before it is written
-        temporaries = max(prompts * width * (prefilled + inserted), rows * drawn, 2 * layer)
-        return BatchPlan(
-            rows=rows, prompts=prompts, width=width, slots=slots, weights=weights, cache=cache,
-            temporaries=temporaries,
-        )  # fmt: skip
-
-    most = max(1, min(prompts, _PREFILL_TOKENS // width))
-    candidates = [planned(rows, power(most))]
-    candidates += [planned(size, min(power(most), max(1, size // group))) for size in _below(rows)]
-    candidates.append(planned(1, 1))
-    for plan in candidates:
-        if memory is None or plan.total <= memory:
-            return plan
-    smallest = candidates[-1]
-    raise ValueError(
-        f"sampling does not fit: one row of {slots} tokens takes {smallest.total / 2**30:.2f} GiB a device "
-        f"({smallest.weights / 2**30:.2f} of it the weights), and {(memory or 0) / 2**30:.2f} GiB may be used. "
-        "Lower max_new_tokens, shorten the prompts, use bfloat16, or take more devices"
+    cache = rows * slots * token
+    layer = cache // config.num_hidden_layers
+    inserted = min(group, rows) * token  # repeated for the group, before it is written
+    temporaries = max(prompts * width * (prefilled + inserted), rows * drawn, 2 * layer)
+    return BatchPlan(
+        rows=rows, prompts=prompts, width=width, slots=slots, weights=weights, cache=cache, temporaries=temporaries
     )
+
+
+def _advice(
+    planned: Callable[..., BatchPlan], config: Qwen3Config, itemsize: int, width: int, slots: int, tensor: int,
+    memory: int,
+) -> str:  # fmt: skip
+    """Return what would make one row fit, each by the same sum: fewer tokens, bfloat16, more devices."""
+    new = slots - width
+
+    def fits(itemsize: int = itemsize, width: int = width, new: int = new, tensor: int = tensor) -> bool:
+        return planned(itemsize, 1, 1, width=width, slots=width + new, tensor=tensor).total <= memory
+
+    def most(name: str, tokens: int) -> int:
+        shorter = range(_STRIDE, tokens, _STRIDE)
+        return _STRIDE * bisect_left(shorter, True, key=lambda size: not fits(**{name: size}))
+
+    fixes = []
+    if tokens := most("new", new):
+        fixes.append(f"with max_new_tokens of at most {tokens}")
+    if tokens := most("width", width):
+        fixes.append(f"with prompts of at most {tokens} tokens")
+    if itemsize > 2 and fits(itemsize=2):
+        fixes.append("in bfloat16")
+    sizes = config.num_key_value_heads, config.intermediate_size, config.vocab_size
+    split = (more for more in range(tensor + 1, sizes[0] + 1) if not any(size % more for size in sizes))
+    if more := next((more for more in split if fits(tensor=more)), 0):
+        fixes.append(f"with {more} such devices for each row (mesh.tensor={more})")
+    if fixes:
+        return f"It fits {', or '.join(fixes)}"
+    return "Neither fewer tokens nor bfloat16 nor more devices for a row make it fit: take a smaller model"
 
 
 def free_memory() -> int | None:

@@ -9,6 +9,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -21,6 +22,7 @@ from socialr1_jax.config import DataConfig, GrpoConfig, ModelConfig, RunConfig, 
 from socialr1_jax.grpo.advantages import group_advantages
 from socialr1_jax.grpo.packing import pack_rows
 from socialr1_jax.grpo.update import TrainState, init_state
+from socialr1_jax.mesh import make_mesh
 from socialr1_jax.models.attention import Backend
 from socialr1_jax.models.attention_trial import working_attention
 from socialr1_jax.models.qwen3 import Params, Qwen3, Qwen3Config, init_params
@@ -101,9 +103,10 @@ def benchmark(
         "decode_tok_s": rows * (new - 1) / timings["decode"].median,
     }
     if requests:
-        engine = replace(_engine(run, config, model.params, backend), max_rows=rows)
+        engine = replace(_engine(run, config, model.params, backend), max_rows=-(-rows // jax.device_count()))
+        wall_steps: list[int] = []
         for name, static in (("tail", False), ("tail_static", True)):
-            measure(name, partial(_tail, engine, requests, rows, prompt, new, static=static))
+            measure(name, partial(_tail, engine, requests, rows, prompt, new, wall_steps, static=static))
             speeds[f"{name}_tok_s"] = int(tail_lengths(requests, new).sum()) / timings[name].median
     phases: list[dict[str, float]] = []
     if update:
@@ -128,6 +131,8 @@ def benchmark(
     if phases:
         result |= {"prompts": prompts, "group": group}
     result |= {name: _rounded(speed) for name, speed in speeds.items()}
+    if requests:
+        result |= {"tail_wall_steps": wall_steps[-1], "tail_longest": int(tail_lengths(requests, new).max())}
     if peers:
         work = {"prefill": rows * prompt, "decode": rows * (new - 1), "update": rows * (prompt + new)}
         found = {name: count / timings[_peer(name)].median for name, count in work.items() if _peer(name) in timings}
@@ -194,21 +199,28 @@ def _decode(engine: Engine, rows: int, prompt: int, new: int) -> float:
     return seconds(new) - seconds(1)
 
 
-def _tail(engine: Engine, requests: int, rows: int, prompt: int, new: int, *, static: bool) -> float:
-    """Seconds for responses of `tail_lengths` to `requests` prompts, `rows` at once.
+def _tail(
+    engine: Engine, requests: int, rows: int, prompt: int, new: int, wall_steps: list[int], *, static: bool
+) -> float:
+    """Seconds for responses of `tail_lengths` to `requests` prompts, `rows` at once on all devices together.
 
-    `static`: each batch of `rows` decodes until its longest response is there, whatever the others need.
+    `static`: each batch of `rows` decodes until its longest response is there, whatever the others need. Else the
+    decode steps of the slowest device are appended to `wall_steps`.
     """
     prompts, lengths = _tokens(engine.config, requests, prompt).tolist(), tail_lengths(requests, new)
     batches = [range(first, min(first + rows, requests)) for first in range(0, requests, rows)]
-    started = time.perf_counter()
-    if static:
-        for batch in batches:
-            longest = SamplingParams(max_new_tokens=max(int(lengths[i]) for i in batch))
-            engine.sample([prompts[i] for i in batch], longest)
-    else:
-        engine.sample(prompts, [SamplingParams(max_new_tokens=int(length)) for length in lengths])
-    return time.perf_counter() - started
+    with jax.set_mesh(make_mesh()) if jax.device_count() > 1 else nullcontext():
+        started = time.perf_counter()
+        if static:
+            for batch in batches:
+                longest = SamplingParams(max_new_tokens=max(int(lengths[i]) for i in batch))
+                engine.sample([prompts[i] for i in batch], longest)
+        else:
+            rollout = engine.rollout(prompts, [SamplingParams(max_new_tokens=int(length)) for length in lengths])
+            for _ in rollout.steps():
+                pass
+            wall_steps.append(rollout.wall_steps)
+        return time.perf_counter() - started
 
 
 def tail_lengths(requests: int, new: int) -> np.ndarray:

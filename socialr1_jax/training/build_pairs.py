@@ -37,7 +37,7 @@ from socialr1_jax.reward_config import StructureConfig
 from socialr1_jax.rewards.parsing import Opened, parse_response, whole_responses
 from socialr1_jax.rewards.stages import STAGES, find_stages
 from socialr1_jax.rewards.verdict import Judge, JudgeRefused, Verdict
-from socialr1_jax.terminal import printable, shown
+from socialr1_jax.terminal import counted, printable, shown
 from socialr1_jax.training.console import Bar, console, shown_log, working
 
 _BEGIN = b'{"sampled_by": '  # of a work file
@@ -218,7 +218,7 @@ def _sample_settings(config: PairsConfig) -> dict[str, Any]:
 
 def question_key(example: Example) -> str:
     """Names a question in the work file, wherever it stands in the question file."""
-    return _hash(example.id, example.story, example.question, example.options)
+    return _hash(example.id, example.story, example.question, example.options, *map(dict, example.messages))
 
 
 def _hash(*parts: object) -> str:
@@ -295,7 +295,7 @@ def _sample(config: PairsConfig, examples: Sequence[Example], work: WorkFile) ->
             text = "" if completion.finish_reason == "error" else decode_responses(tokenizer, [completion])[0]
             if (keys[prompt], sample) not in work.samples:
                 work.add_sample(keys[prompt], sample, text)
-            bar.advance(f"{len(completion.tokens)} tokens")
+            bar.advance(counted(len(completion.tokens), "token"))
 
 
 def _read_responses(file: str, opened: Opened) -> Iterator[tuple[str, Example, list[str]]]:
@@ -480,13 +480,15 @@ def say_summary(summary: PairsSummary, output: str) -> None:
     kinds = Counter(pair.meta.get("kind") or pair.stage or "whole" for pair in pairs)
     if summary.questions:
         console.print(
-            f"{summary.questions} questions, {summary.responses} responses, {summary.thoughts} with thoughts, "
-            f"{sum(summary.unscorable.values())} texts unscorable"
+            f"{counted(summary.questions, 'question')}, {counted(summary.responses, 'response')}, "
+            f"{summary.thoughts} with thoughts, "
+            f"{counted(sum(summary.unscorable.values()), 'text')} unscorable"
             + "".join(f", {cause} {count}" for cause, count in summary.unscorable.items()),
             soft_wrap=True,
         )
     console.print(
-        f"{output}: {len(pairs)} pairs ({', '.join(f'{name} {count}' for name, count in sorted(kinds.items()))}); "
+        f"{output}: {counted(len(pairs), 'pair')} "
+        f"({', '.join(f'{name} {count}' for name, count in sorted(kinds.items()))}); "
         f"the rejected text is the shorter one in {summary.rejected_shorter:.2f}",
         soft_wrap=True,
     )

@@ -234,7 +234,7 @@ class Checkpoints:
         self._lost = CheckpointError(text)
         if always or self._config.on_failure == "stop":
             raise self._lost from error
-        log.warning("%s. The run goes on and tries again when the next one is due", text)
+        log.warning("%s. The run continues and saves again when the next one is due", text)
 
     def _write_manifests(self) -> None:
         """Called by orbax when all files are written and the folder has not got its name yet."""

@@ -16,9 +16,10 @@ from rich.live import Live
 from rich.segment import Segment
 from rich.text import Text
 
-from socialr1_jax.terminal import LossyStream, print_error, printable, readable
+from socialr1_jax.terminal import LossyStream, counted, print_error, printable, readable
 
 _BETWEEN_LINES = 10.0  # seconds between two plain lines, for steps that are faster
+_WIDE = 3000  # characters: more than `printable` leaves of a line
 _BAR = 24  # characters of a live bar
 
 
@@ -36,11 +37,14 @@ class Console(rich.console.Console):
     def file(self, file: IO[str]) -> None:
         self._file = file
 
-    def print(self, *objects: Any, soft_wrap: bool | None = None, **settings: Any) -> None:
-        """Print the objects. Texts that no terminal shows keep their lines whole at any width."""
-        if soft_wrap is None:
-            soft_wrap = not self.is_terminal and all(isinstance(one, str) for one in objects)
-        super().print(*objects, soft_wrap=soft_wrap, **settings)
+    @property
+    def size(self) -> rich.console.ConsoleDimensions:
+        """Return the terminal's size; where no terminal shows the output, nothing is wrapped or cut."""
+        return super().size if self.is_terminal else rich.console.ConsoleDimensions(_WIDE, 25)
+
+    @size.setter
+    def size(self, size: tuple[int, int]) -> None:
+        self._width, self._height = size
 
     @property
     def shows_live(self) -> bool:
@@ -194,7 +198,7 @@ class Bar:
     @property
     def _compilations(self) -> str:
         programs = self._compiled.programs - self._before.programs
-        return f"{programs} programs compiled, {_time(self._compiling)}" if programs else ""
+        return f"{counted(programs, 'program')} compiled, {_time(self._compiling)}" if programs else ""
 
 
 _bars: list[Bar] = []  # those at work; the last one's line is the one to see

@@ -39,6 +39,7 @@ from socialr1_jax.sampling.text import stop_token_ids
 from socialr1_jax.tokenizer_files import load_tokenizer
 from socialr1_jax.training.checkpoints import AWAY, CheckpointError, Checkpoints, first_fault
 from socialr1_jax.training.console import Bar, console, shown_log, working
+from socialr1_jax.training.epochs import in_steps
 from socialr1_jax.training.format_watch import FormatWatch
 from socialr1_jax.training.metrics import RunLog
 from socialr1_jax.training.programs import (
@@ -56,8 +57,9 @@ from socialr1_jax.training.run_folder import own_folder, refuse_another_run
 from socialr1_jax.training.run_questions import (
     evaluation_prompts,
     first_prompt,
-    open_run_questions,
+    list_bad_rows,
     prompt_streams,
+    read_run_questions,
     refuse_long_questions,
     understood,
     write_shortcuts,
@@ -99,25 +101,28 @@ def train_grpo(config: RunConfig) -> bool:
             if not error.filename or not any(_is_within(error.filename, one) for one in kept):
                 raise
             raise TrainingStopped(
-                f"{error.filename}: {error.strerror}. To go on from the last checkpoint: mend that, and give the same "
-                "command once more"
+                f"{error.filename}: {error.strerror}. Fix this and run the same command to resume from the last "
+                "checkpoint"
             ) from error
 
 
 def _train_grpo(config: RunConfig, mesh: Mesh, stop: Stop) -> bool:
     # ------------------------------------------------------------------------------------------------ what is needed
-    folder, grpo = Path(config.output_dir), config.grpo
-    refuse_another_run(config, folder / "config.yaml")
+    folder, grpo, counted = Path(config.output_dir), config.grpo, list[str]()
     refuse_foreign_folder(folder / "export", "config.json")
+    if not config.replay_rollouts:  # before the earlier run is compared: their number says how many steps epochs are
+        questions, heldout = read_run_questions(config)
+        config, counted = in_steps(config, len(questions), grpo.prompts_per_step)
+    refuse_another_run(config, folder / "config.yaml")
     if config.save_rollouts:
         refuse_foreign_rollouts(config)
     # Barrier: every process must look for an earlier run before any process writes to the folder.
     wait_for_all(f"start of {config.output_dir}", config.distributed.timeout)
     replay = Replay(config) if config.replay_rollouts else None
     backend = working_attention(config.model.attention, config.model.dtype)
-    if replay is None:  # first: a key that is missing shows before the weights are read, and a bad row, too
-        scorer = make_scorer(config, mesh, backend, stop)
-        questions, heldout = open_run_questions(config)
+    if replay is None:
+        scorer = make_scorer(config, mesh, backend, stop)  # first: a key that is missing shows before weights are read
+        list_bad_rows(config, questions, heldout)
         write_shortcuts(questions, folder)
         if not config.model.random:
             refuse_long_questions(config, questions, heldout, base := local_folder(config.model.path))
@@ -134,7 +139,7 @@ def _train_grpo(config: RunConfig, mesh: Mesh, stop: Stop) -> bool:
     kind = f"random weights ({config.model.random})" if config.model.random else config.model.path
     console.print(f"model: {kind}, {size / 1e6:,.1f} million parameters, vocabulary {model.num_tokens:,}")
     if replay is None:
-        for line in (*understood(questions, heldout), *first_prompt(questions, tokenizer)):
+        for line in (*understood(questions, heldout), *counted, *first_prompt(questions, tokenizer)):
             console.print(line)
     if config.cold_start:
         model = cold_start(config, model, tokenizer, questions)
@@ -232,7 +237,7 @@ def _train_grpo(config: RunConfig, mesh: Mesh, stop: Stop) -> bool:
         except TrainingStopped as error:
             return TrainingStopped(f"{reason}. {error}")
         return TrainingStopped(
-            f"{reason}. {folder} is saved after step {last['counts']['finished']}; to go on: the same command once more"
+            f"{reason}. {folder} was saved after step {last['counts']['finished']}. Run the same command to resume"
         )
 
     def evaluate() -> float | None:

@@ -34,6 +34,7 @@ from socialr1_jax.sampling import Engine, SamplingParams
 from socialr1_jax.sampling.batch import STOP_MULTIPLE, product_blocks, slot_stride
 from socialr1_jax.sampling.decode import DecodeState, admit, decode_segment, empty_batch, reshard, take_rows
 from socialr1_jax.sampling.memory import USABLE, BatchPlan
+from socialr1_jax.terminal import counted
 from socialr1_jax.tokenizer_files import count_tokens
 from socialr1_jax.training.programs import Programs, compile_programs
 
@@ -211,7 +212,8 @@ def _mesh(config: PlanConfig, chip: Chip, shape: tuple[int, ...]) -> Mesh:
         ) from error
     if len(devices) != np.prod(shape):
         raise ConfigError(
-            f"topology {config.topology} has {np.prod(shape)} devices, and {len(devices)} can be described"
+            f"topology {config.topology} has {counted(int(np.prod(shape)), 'device')}, and {len(devices)} can "
+            "be described"
         )
     sizes = config.mesh
     fsdp = sizes.fsdp or len(devices) // (sizes.replica * sizes.tensor)

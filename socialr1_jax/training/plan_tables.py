@@ -3,7 +3,9 @@
 from rich.table import Table
 
 from socialr1_jax.config import PlanConfig
+from socialr1_jax.terminal import counted
 from socialr1_jax.training.console import Console
+from socialr1_jax.training.epochs import steps_of
 from socialr1_jax.training.plan import EFFICIENCY, Plan, gib
 
 
@@ -80,6 +82,10 @@ def _time(plan: Plan, config: PlanConfig) -> Table:
     table.add_section()
     flops = f"{sum(phase.cost.flops for phase in plan.phases) / 1e15:.1f}"
     table.add_row("a step", "", flops, "", "", "", f"{best:.2f}", f"{expected:.2f}")
-    hours = (f"{seconds * config.steps / 3600:.1f} h" for seconds in (best, expected))
-    table.add_row(f"{config.steps} steps", "", "", "", "", "", *hours)
+    steps, of = config.steps, ""
+    if config.epochs:  # a plan reads no questions: it says what a thousand of them take
+        steps = steps_of(config.epochs, 1000, config.grpo.prompts_per_step)
+        of = f": epochs {config.epochs:g} over 1,000 questions"
+    hours = (f"{seconds * steps / 3600:.1f} h" for seconds in (best, expected))
+    table.add_row(f"{counted(steps, 'step')}{of}", "", "", "", "", "", *hours)
     return table

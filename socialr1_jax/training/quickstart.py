@@ -23,11 +23,14 @@ from socialr1_jax.data.stories import generate_stories
 from socialr1_jax.data.story_files import write_stories
 from socialr1_jax.data.tokenizer import build_tokenizer
 from socialr1_jax.hf import load_hf, save_hf
+from socialr1_jax.interrupt import SAVED
 from socialr1_jax.models.qwen3 import Qwen3, Qwen3Config, init_params
 from socialr1_jax.ownership import refuse_foreign_folder
 from socialr1_jax.reward_model_config import RewardModelConfig
+from socialr1_jax.rewards.extra import load_extras
 from socialr1_jax.terminal import print_line
 from socialr1_jax.training.console import console, shown_log, working
+from socialr1_jax.training.epochs import in_steps
 from socialr1_jax.training.grpo import train_grpo
 from socialr1_jax.training.metrics import RunLog
 from socialr1_jax.training.quickstart_console import show_results, show_story
@@ -48,9 +51,13 @@ def run_quickstart(config: QuickstartConfig) -> bool:
 
 
 def _run(config: QuickstartConfig, folder: Path) -> bool:
+    config, counted = in_steps(config, config.stories.train_count, config.grpo.prompts_per_step)
+    for line in counted:
+        console.print(line)
     run = _grpo_config(config, folder)
     made = folder / "quickstart.yaml"
     refuse_another_run(config, made)
+    load_extras(config.rewards)  # do this first: a fault of theirs shows before minutes of SFT
     if made.exists() and (folder / "sft" / "config.json").exists():
         refuse_other_settings(config, made)
         console.print(f"{folder / 'sft'} is there from an earlier call and is used again")
@@ -59,10 +66,10 @@ def _run(config: QuickstartConfig, folder: Path) -> bool:
         save_config(config, made)
         _cold_start(config, folder)
     if config.rewards.uses.content and not _content_model(config, folder):
-        console.print("interrupted and saved. To go on: the same command once more")
+        console.print(SAVED)
         return False
     if not train_grpo(run):
-        console.print(f"interrupted and saved. To go on: python scripts/train_grpo.py --config {folder}/config.yaml")
+        console.print(SAVED)
         write_report(folder)
         return False
     with working("reading the exported folder back"):

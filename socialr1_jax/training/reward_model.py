@@ -32,9 +32,11 @@ from socialr1_jax.processes import any_of_all, is_first, join, wait_for_all
 from socialr1_jax.reward_config import ContentConfig
 from socialr1_jax.reward_model_config import RewardModelConfig
 from socialr1_jax.rewards.content_model import ContentModel, check_tokenizer, content_prompts
+from socialr1_jax.terminal import counted
 from socialr1_jax.tokenizer_files import load_tokenizer
 from socialr1_jax.training.checkpoints import Checkpoints
 from socialr1_jax.training.console import Bar, console, shown_log, working
+from socialr1_jax.training.epochs import in_steps
 from socialr1_jax.training.grpo import TrainingStopped, due
 from socialr1_jax.training.metrics import RunLog
 from socialr1_jax.training.optimizer import make_optimizer, make_schedule
@@ -66,8 +68,10 @@ def train_reward_model(config: RewardModelConfig) -> bool:
 
 def _train(config: RewardModelConfig, stop: Stop) -> bool:
     folder = Path(config.output_dir)
-    refuse_another_run(config, folder / "config.yaml")
     refuse_foreign_folder(folder / "export", "config.json")
+    sides = split_by_story(read_pairs(config.data.pairs), config.data.holdout)
+    config, about_steps = in_steps(config, len(sides[0]), config.batch.pairs)
+    refuse_another_run(config, folder / "config.yaml")
     # Barrier: every process must look for an earlier run before any process writes to the folder.
     wait_for_all(f"start of {config.output_dir}", config.distributed.timeout)
     with working(f"loading {config.model.path}"):
@@ -80,8 +84,10 @@ def _train(config: RewardModelConfig, stop: Stop) -> bool:
         tokenizer = load_tokenizer(base.source)
         model = init_reward_model(base, jax.random.key(config.seed), tokenizer.pad_token_id)
         check_tokenizer(tokenizer, model.config)
-        train, heldout, dropped = _pairs(config, tokenizer, model.config)
-    console.print(f"{len(train)} pairs to train on, {len(heldout)} held out, {dropped} dropped as too long")
+        train, heldout, dropped = _pairs(config, sides, tokenizer, model.config)
+    console.print(f"{counted(len(train), 'pair')} to train on, {len(heldout)} held out, {dropped} dropped as too long")
+    for line in about_steps:
+        console.print(line)
     backend = working_attention(config.model.attention, config.model.dtype)
     if jax.default_backend() != "cpu" or mesh.size > 1:
         console.print(about_devices(mesh, backend))
@@ -118,7 +124,7 @@ def _train(config: RewardModelConfig, stop: Stop) -> bool:
         runlog.metrics("eval", step, metrics)
         console.print(
             f"step {step}: held-out accuracy {metrics['accuracy']:.3f} +- {metrics['accuracy_stderr']:.3f}, "
-            f"loss {metrics['loss']:.3f} ({metrics['pairs']} pairs)"
+            f"loss {metrics['loss']:.3f} ({counted(int(metrics['pairs']), 'pair')})"
         )
         return metrics
 
@@ -311,12 +317,12 @@ def split_by_story(pairs: Sequence[Pair], share: float) -> tuple[list[Pair], lis
 
 
 def _pairs(
-    config: RewardModelConfig, tokenizer: Any, model: Qwen3Config
+    config: RewardModelConfig, parts: Sequence[Sequence[Pair]], tokenizer: Any, model: Qwen3Config
 ) -> tuple[list[PairTokens], list[PairTokens], int]:
     """(to train on, held out, number dropped as too long)."""
     limit = min(config.data.max_tokens, model.max_position_embeddings)
     sides, dropped = [], 0
-    for pairs in split_by_story(read_pairs(config.data.pairs), config.data.holdout):
+    for pairs in parts:
         chosen = content_prompts(tokenizer, [(p.story, p.question, p.chosen) for p in pairs], limit)
         rejected = content_prompts(tokenizer, [(p.story, p.question, p.rejected) for p in pairs], limit)
         kept = [PairTokens(pair, c, r) for pair, c, r in zip(pairs, chosen, rejected, strict=True) if c and r]
@@ -350,7 +356,7 @@ def _evaluated(scorer: ContentModel, pairs: Sequence[PairTokens], *, swapped: bo
 def say_results(folder: Path) -> None:
     """Print the figures on held-out pairs of the finished run in `folder`."""
     metrics = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-    table = Table(title=f"{metrics['pairs']} held-out pairs of stories that training never saw")
+    table = Table(title=f"{counted(int(metrics['pairs']), 'held-out pair')} of stories that training never saw")
     table.add_column("")
     table.add_column("value", justify="right")
     for name, value in metrics.items():

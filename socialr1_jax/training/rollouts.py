@@ -102,6 +102,7 @@ class Rollouts:
             "reward/unscorable": float(np.isnan(rewards).mean()),
             "weight/structure": terms[0].weights["structure"],
             "weight/content": terms[0].weights["content"],
+            **{f"weight/{name}": max(term.weights[name] for term in terms) for name in terms[0].extra},
             "accuracy": float(raw["reward/outcome"].mean()),
             "format_rate": float(raw["reward/format"].mean()),
             "response_tokens": float(np.mean([len(c.tokens) for c in completions])),
@@ -307,7 +308,7 @@ class _Terms(BaseModel, extra="forbid"):
     length_window: _Number | None
     repetition: _Number | None
     weights: dict[str, _Number]
-    extra: _Number | None = 0.0
+    extra: dict[str, _Number | None] = {}
     cause: str = ""
 
 
@@ -378,7 +379,7 @@ class Replay:
             prompts=line.prompts,
             prompt_ids=line.prompt_ids,
             completions=[Completion(*row) for row in zip(line.tokens, line.logprobs, line.finish_reason, strict=True)],
-            terms=[RewardTerms(**{name: _number(x) for name, x in dict(term).items()}) for term in line.terms],
+            terms=[_reward_terms(term) for term in line.terms],
             replaced=line.replaced,
         )
 
@@ -391,10 +392,12 @@ class Replay:
         for i, (tokens, logprobs) in enumerate(zip(line.tokens, line.logprobs, strict=True)):
             if len(tokens) != len(logprobs):
                 raise self._unfit(step, f"logprobs.{i}: {len(logprobs)} of them for {len(tokens)} tokens")
-        names = line.terms[0].weights.keys()
+        names, extra = line.terms[0].weights.keys(), line.terms[0].extra.keys()
         for i, term in enumerate(line.terms):
-            if term.weights.keys() != names or not {"outcome", "structure", "content", "tau"} <= names:
-                raise self._unfit(step, f"terms.{i}.weights: not those of outcome, structure, content, tau")
+            if term.extra.keys() != extra:
+                raise self._unfit(step, f"terms.{i}.extra: not the names of the first response")
+            if term.weights.keys() != names or not {"outcome", "structure", "content", "tau", *extra} <= names:
+                raise self._unfit(step, f"terms.{i}.weights: not those of outcome, structure, content, tau, and extra")
         for name, lists, setting, most in (
             ("prompts", line.prompts, "data.max_prompt_tokens", self._config.data.max_prompt_tokens),
             ("tokens", line.tokens, "sampling.max_new_tokens", self._config.sampling.max_new_tokens),
@@ -410,8 +413,12 @@ class Replay:
         )
 
 
-def _number(value: Any) -> Any:
-    return float("nan") if value is None else value
+def _reward_terms(line: _Terms) -> RewardTerms:
+    def number(value: Any) -> Any:
+        return float("nan") if value is None else value
+
+    values = {name: number(value) for name, value in line}
+    return RewardTerms(**values | {"extra": {name: number(value) for name, value in line.extra.items()}})
 
 
 def _line_offsets(path: Path) -> list[int]:

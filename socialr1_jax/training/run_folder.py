@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import os
 import re
+import shlex
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -105,7 +106,7 @@ def refuse_foreign_files(folder: Path, kind: str = "run") -> None:
     if links:
         raise ConfigError(f"{links[0]} is a link, and nothing is written through links there: remove it")
     if lock.exists() and not (lock.is_file() and lock.stat().st_size < 100 and _OURS.fullmatch(_text(lock))):
-        raise ConfigError(f"{lock} is no lock of this program: give another output folder, or move it away")
+        raise ConfigError(f"{lock} is not a lock of this program: give another output folder, or move it away")
     if kind in _kinds(folder) or _has_checkpoint(folder):
         return
     there += [path for path in (folder / "checkpoints").glob("*") if re.fullmatch("[0-9]+", path.name)]
@@ -203,7 +204,7 @@ def refuse_other_settings(config: Section, saved: Path) -> None:
     if differing:
         raise ConfigError(
             f"{saved.parent} holds a run of another configuration ({', '.join(differing)}): "
-            "give another output_dir, or remove the folder"
+            f"give another output_dir, resume that run (--config {shlex.quote(str(saved))} alone), or remove the folder"
         )
 
 

@@ -15,12 +15,13 @@ from socialr1_jax.data.evaluation_sets import refuse_evaluation_sets
 from socialr1_jax.data.examples import LETTERS, Example
 from socialr1_jax.data.pipeline import QuestionStream
 from socialr1_jax.data.prompt_lengths import refuse_long_prompts
-from socialr1_jax.data.prompts import Prompt, PromptWriter, encode_prompts
+from socialr1_jax.data.prompts import Prompt, PromptWriter, encode_prompts, question_text
 from socialr1_jax.data.question_sources import Questions, open_questions, source_names
 from socialr1_jax.data.twins import whole_groups
 from socialr1_jax.files import read_json, write_json
 from socialr1_jax.models.qwen3_config import Qwen3Config
 from socialr1_jax.models.shapes import named_shape
+from socialr1_jax.terminal import counted
 from socialr1_jax.tokenizer_files import load_tokenizer
 
 HELD_OUT = "heldout"
@@ -28,19 +29,14 @@ _LOOKED_AT = 1000  # questions, for whether options are missing
 log = logging.getLogger(__name__)
 
 
-def open_run_questions(config: RunConfig) -> tuple[Questions, dict[str, Questions]]:
-    """Return (questions to train on, name -> questions to evaluate on), every row checked.
-
-    Dropped rows are counted and listed in `output_dir`/bad_rows.jsonl. Raises what `read_run_questions` raises.
-    """
+def list_bad_rows(config: RunConfig, train: Questions, sets: Mapping[str, Questions]) -> None:
+    """Write the rows that were dropped to `output_dir`/bad_rows.jsonl, if there are any."""
     from socialr1_jax.processes import is_first  # imports JAX, which the doctor does without
 
-    train, sets = read_run_questions(config)
     # Questions held out of `train` share its list of bad rows.
     bad = [row for part in (train, *(sets.values() if config.data.eval else ())) for row in part.bad_rows]
     if bad and is_first():
         write_bad_rows(Path(config.output_dir) / "bad_rows.jsonl", bad)
-    return train, sets
 
 
 def understood(questions: Questions, sets: Mapping[str, Questions]) -> list[str]:
@@ -51,13 +47,20 @@ def understood(questions: Questions, sets: Mapping[str, Questions]) -> list[str]
             f"{count:,} {f'with {options} options' if options else 'of free text'}"
             for options, count in sorted(part.option_counts().items(), reverse=True)
         ]
-        lines.append(f"{name}: {len(part):,} questions" + (f", {', '.join(kinds)}" if kinds else ""))
+        lines.append(f"{name}: {counted(len(part), 'question')}" + (f", {', '.join(kinds)}" if kinds else ""))
     lines += dict.fromkeys(reading for part in (questions, *sets.values()) for reading in part.readings)
-    free = [example.answer for example in islice(questions, _LOOKED_AT) if not example.options]
+    first = list(islice(questions, _LOOKED_AT))
+    free = [example.answer for example in first if not example.options]
     if len(free) > 1 and all(len(answer) == 1 for answer in free):
         lines.append(
             "the answers are single letters or digits, but there are no options: if they choose among columns, name "
             "these in data.columns.options, such as data.columns.options='A, B, C, D'"
+        )
+    turns = [question_text(example) for example in first if example.messages]
+    if turns and not any("<answer>" in text.casefold() for text in turns):
+        lines.append(
+            "no prompt asks for <think> and <Answer>, which the format reward wants: ask for them in the turns or in "
+            "data.system, or put {{ instruction }} into data.prompt"
         )
     return lines
 
@@ -79,7 +82,7 @@ def write_shortcuts(questions: Questions, folder: Path) -> None:
 
 
 def read_run_questions(config: RunConfig) -> tuple[Questions, dict[str, Questions]]:
-    """Return what `open_run_questions` returns, without writing anything.
+    """Return (questions to train on, name -> questions to evaluate on), every row checked; writes nothing.
 
     Raises DataError for a row that is no question where `data.allow_bad_rows` is not set, and for a file whose authors
     forbid training on it; ConfigError when `data.holdout` leaves nothing.
@@ -103,7 +106,8 @@ def read_run_questions(config: RunConfig) -> tuple[Questions, dict[str, Question
         return train, sets
     if len(train) <= data.holdout:
         raise ConfigError(
-            f"data.train has {len(train)} questions and data.holdout takes {data.holdout}: lower data.holdout"
+            f"data.train has {counted(len(train), 'question')} and data.holdout takes {data.holdout}: lower "
+            "data.holdout"
         )
     order = np.random.default_rng(0).permutation(len(train))  # not the run's seed: runs compare on the same ones
     # Twins are held out together: training on one would give the answer of the other away.

@@ -54,7 +54,7 @@ def load_policy(
         raise CheckpointError(f"{checkpoint} is damaged: {problem}")
     about = read_run(checkpoint)["about"]
     if not isinstance(about.get("model"), dict) or not isinstance(about.get("source"), str | None):
-        raise CheckpointError(f"{checkpoint}: its about has no model, or a source that is no text: give another one")
+        raise CheckpointError(f"{checkpoint}: its about has no model, or a source that is not text: give another one")
     config = Qwen3Config.from_hf(about["model"], source=str(checkpoint))
     if mesh is not None:
         check_mesh(config, mesh)

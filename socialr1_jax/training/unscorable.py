@@ -11,6 +11,7 @@ from pydantic import TypeAdapter
 from socialr1_jax.command_line import Count
 from socialr1_jax.config import RewardConfig
 from socialr1_jax.rewards import RewardTerms
+from socialr1_jax.terminal import counted
 
 _STATE = TypeAdapter(list[tuple[Count, dict[str, Count]]])
 
@@ -49,7 +50,8 @@ class UnscorableWindow:
             return ""
         listed = ", ".join(f"{name} {count}" for name, count in causes.most_common())
         return (
-            f"{failed} of {asked} responses of the last {len(self._steps)} steps could not be scored"
+            f"{failed} of {counted(asked, 'response')} of the last {counted(len(self._steps), 'step')} could "
+            "not be scored"
             f" ({listed}); rewards.most_unscorable allows {self._config.most_unscorable:.0%} of "
             f"{window} steps"
         )

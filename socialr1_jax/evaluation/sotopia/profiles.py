@@ -12,6 +12,7 @@ from socialr1_jax.evaluation.task import BenchmarkError
 from socialr1_jax.evaluation.tasks.fields import field, text, texts
 from socialr1_jax.evaluation.tasks.files import check_sums, find_file, read_json, read_jsonl
 from socialr1_jax.files import sha256
+from socialr1_jax.terminal import counted
 
 SetName = Literal["all", "hard"]
 SETS: tuple[SetName, ...] = ("all", "hard")
@@ -189,4 +190,6 @@ def _contradictions(pairs: list[Pair], relationships: Mapping[tuple[str, str], i
         count += bool(levels) and scenario.relationship not in levels
     if not count:
         return ()
-    return (f"{count} pairs have another relationship than their scenario; what they see follows the scenario",)
+    return (
+        f"{counted(count, 'pair')} with another relationship than their scenario; what they see follows the scenario",
+    )

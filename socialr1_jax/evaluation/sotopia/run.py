@@ -21,6 +21,7 @@ from socialr1_jax.evaluation.task import Metric
 from socialr1_jax.evaluation.wording import OWN_WORDING
 from socialr1_jax.evaluation_config import EvaluateConfig
 from socialr1_jax.server_answers import SettingNames
+from socialr1_jax.terminal import counted
 
 NAME = "sotopia"
 FIGURES = [*dict.fromkeys(("goal", *DIMENSIONS, OVERALL))]
@@ -151,7 +152,12 @@ def _play(
         if known and isinstance(one, Endpoint):
             one.answered_before()
     played = play(
-        settings, tested, partner, file, run=run, on_end=lambda row: said(f"{len(row['turns'])} turns, {row['ended']}")
+        settings,
+        tested,
+        partner,
+        file,
+        run=run,
+        on_end=lambda row: said(f"{counted(len(row['turns']), 'turn')}, {row['ended']}"),
     )
     busy = [x for one in speakers.values() if isinstance(one, LocalSpeaker) for x in one.busy]
     return played, {"rows_busy": sum(busy) / len(busy)} if busy else {}
@@ -196,13 +202,17 @@ def _result(
             status[f"official_{name}"] = _status(found)
     unjudged = [row["cause"] for row in verdicts.values() if row["status"] != "ok"]
     if unjudged:
-        notes.append(f"{len(unjudged)} verdicts failed ({unjudged[0]}); the same command asks for them again")
+        notes.append(
+            f"{counted(len(unjudged), 'verdict')} failed ({unjudged[0]}); run the same command to ask for them again"
+        )
     failure = next(iter(played.failed.values()), "") if not played.episodes else ""
     if unjudged and len(unjudged) == len(verdicts):
         failure = f"no verdict of the judge: {unjudged[0]}"
     if played.failed:
         causes = sorted(set(played.failed.values()))
-        notes.append(f"{len(played.failed)} episodes were given up ({causes[0]}); the same command plays them again")
+        notes.append(
+            f"{counted(len(played.failed), 'episode')} given up ({causes[0]}); run the same command to play them again"
+        )
     return TaskResult(
         task=NAME, metrics=metrics, status=status, replies=sum(len(row["turns"]) for row in played.episodes.values()),
         complete=complete, failure=failure, wording=OWN_WORDING,

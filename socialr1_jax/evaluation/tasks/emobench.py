@@ -254,7 +254,7 @@ def _both_right(graded: Sequence[Graded]) -> Metric:
     """Over items; under social_r1 an item has two requests, and counts when both are right."""
     values: dict[str, float] = {}
     for one in graded:
-        values[one.request.item] = min(values.get(one.request.item, 1.0), one.grade.value)
+        values[one.request.item] = values.get(one.request.item, 1.0) * one.grade.value
     return mean_metric(list(values.values()))
 
 

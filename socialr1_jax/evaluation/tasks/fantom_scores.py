@@ -172,7 +172,7 @@ def _whole_sets(graded: Sequence[Graded], kinds: tuple[str, ...]) -> dict[str, l
 def _all_right(graded: Sequence[Graded], kinds: tuple[str, ...]) -> Metric:
     """The share of sets whose every question of these kinds is right; the standard error is over conversations."""
     sets = _whole_sets(graded, kinds)
-    values = [min(one.grade.value for one in rows) for rows in sets.values()]
+    values = [math.prod(one.grade.value for one in rows) for rows in sets.values()]
     return mean_metric(values, [rows[0].request.item for rows in sets.values()])
 
 

@@ -34,7 +34,7 @@ def read_json(path: Path) -> Any:
     try:
         return _parsed(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
-        raise BenchmarkError(f"{path}: cannot be read as JSON ({error}); get the file anew") from None
+        raise BenchmarkError(f"{path}: cannot be read as JSON ({error}); download the file again") from None
 
 
 def read_jsonl(path: Path) -> list[Any]:
@@ -50,7 +50,7 @@ def read_jsonl(path: Path) -> list[Any]:
         try:
             values.append(_parsed(line))
         except (ValueError, RecursionError) as error:
-            raise BenchmarkError(f"{path} line {number}: not JSON ({error}); get the file anew") from None
+            raise BenchmarkError(f"{path} line {number}: not JSON ({error}); download the file again") from None
     return values
 
 

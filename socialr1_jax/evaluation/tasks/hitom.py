@@ -169,7 +169,7 @@ def metrics(graded: Sequence[Graded], protocol: ProtocolName) -> dict[str, Metri
 
 
 def _joint(graded: Sequence[Graded]) -> list[Graded]:
-    """Each question with the least value of its story up to its order; those without all lower orders are left out."""
+    """Each question with the product of its story's values up to its order, where all lower orders are there."""
     stories: dict[str, dict[int, Graded]] = {}
     for one in graded:
         stories.setdefault(one.request.item, {})[one.request.meta["order"]] = one
@@ -179,7 +179,7 @@ def _joint(graded: Sequence[Graded]) -> list[Graded]:
         for order in ORDERS:
             if order not in orders:
                 break
-            value = min(value, orders[order].grade.value)
+            value *= orders[order].grade.value
             joint.append(orders[order]._replace(grade=orders[order].grade._replace(value=value)))
     return joint
 

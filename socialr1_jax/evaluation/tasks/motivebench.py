@@ -7,6 +7,7 @@ all sources; `ours/accuracy`, over all questions, is ours. Social-R1's protocol 
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -170,7 +171,7 @@ def _figures(graded: Sequence[Graded], headline: str) -> dict[str, Metric]:
     scenarios: dict[tuple[str, int], list[float]] = {}
     for one in graded:
         scenarios.setdefault((one.request.item, one.request.meta["order"]), []).append(one.grade.value)
-    whole = {key: min(values) for key, values in scenarios.items() if len(values) == len(_TYPES)}
+    whole = {key: math.prod(values) for key, values in scenarios.items() if len(values) == len(_TYPES)}
     return {
         headline: accuracy(graded),
         **{name: accuracy(types[name]) for name in _TYPES if name in types},

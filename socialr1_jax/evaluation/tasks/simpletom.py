@@ -12,6 +12,7 @@ of our generator (data/stories.py): in `ours/aware` the character knows, and eve
 
 from __future__ import annotations
 
+import math
 import random
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -251,7 +252,7 @@ def _figures(graded: Sequence[Graded], headline: str) -> dict[str, Metric]:
     return {
         headline: accuracy(graded),
         **{name: accuracy(types[name]) for name in TYPES if name in types},
-        "all_three": mean_metric([min(values) for values in stories.values() if len(values) == len(TYPES)]),
+        "all_three": mean_metric([math.prod(values) for values in stories.values() if len(values) == len(TYPES)]),
     }
 
 

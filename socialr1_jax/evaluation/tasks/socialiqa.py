@@ -27,6 +27,7 @@ from socialr1_jax.evaluation.tasks.fields import text
 from socialr1_jax.evaluation.tasks.files import check_sums, find_file, read_jsonl
 from socialr1_jax.files import sha256
 from socialr1_jax.rewards.answers import named_letter
+from socialr1_jax.terminal import counted
 
 _SUMS = {
     "dev.jsonl": "d8128dfe60783a9971b954ca82dd57b87b05d5d40468876d51a8e1ad2c557465",
@@ -48,7 +49,10 @@ def load(folder: Path) -> Data:
     except (OSError, ValueError) as error:
         raise BenchmarkError(f"{labels_file}: cannot be read ({error})") from None
     if len(labels) != len(rows):
-        raise BenchmarkError(f"{labels_file}: {len(labels)} labels for the {len(rows)} questions of {questions.name}")
+        raise BenchmarkError(
+            f"{labels_file}: {counted(len(labels), 'label')} for the {counted(len(rows), 'question')} of "
+            f"{questions.name}"
+        )
     items = []
     for number, (row, label) in enumerate(zip(rows, labels, strict=True), 1):
         for name in ("context", "question", *_OPTIONS):

@@ -62,7 +62,7 @@ def load(folder: Path, columns: Mapping[str, str | Sequence[str]] | None = None)
     try:
         for row in file_rows(path):
             if isinstance(row, BadRow):
-                raise BenchmarkError(f"{row}; get the file anew")
+                raise BenchmarkError(f"{row}; download the file again")
             places = places or _places(tuple(map(str, row.values)), told, path)
             items.append(_item(row.values, places, f"{path}, row {row.number}"))
     except DataError as error:

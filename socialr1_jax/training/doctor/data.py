@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from socialr1_jax.config import RunConfig
+from socialr1_jax.terminal import counted
 from socialr1_jax.training.doctor.line import DoctorConfig, Line, NotChecked, good_or, short
 
 if TYPE_CHECKING:
@@ -44,8 +45,8 @@ def check_data(config: DoctorConfig) -> Iterator[Line]:
             fix = f"correct the file, or set {key}, data.columns and data.where so that its rows are questions"
             yield Line(key, "problem", short(error), fix)
             continue
-        bad = f", {questions.dropped:,} bad rows are dropped" if questions.dropped else ""
-        yield Line(key, "ok", f"{path}: {len(questions):,} questions{bad}")
+        bad = f", {counted(questions.dropped, 'bad row')} dropped" if questions.dropped else ""
+        yield Line(key, "ok", f"{path}: {counted(len(questions), 'question')}{bad}")
         if key == "data.train":
             yield from _shortcuts(path, questions)
         counts.append(len(questions))
@@ -109,6 +110,6 @@ def _positions(config: DoctorConfig) -> Line:
     except LongPromptError as error:
         return Line("positions", "problem", error.found, error.fix)
     except ValueError as error:  # of the model, its tokenizer or the questions
-        return Line("positions", "problem", short(error), "correct what this names, and give the command again")
+        return Line("positions", "problem", short(error), "correct what this names, and run the same command")
     limit, new = config.data.max_prompt_tokens, config.sampling.max_new_tokens
     return Line("positions", "ok", f"prompts of up to {limit} tokens leave room for {new} new ones")

@@ -1,4 +1,4 @@
-"""Checks the judge of structure by a sample, sent as the run would send it."""
+"""Checks the judge of structure by a sample, sent as the run would send it, and that reward functions can be had."""
 
 import math
 import os
@@ -8,6 +8,15 @@ from collections.abc import Iterator
 from socialr1_jax.training.doctor.line import DoctorConfig, Line, NotChecked, good_or
 
 JUDGE_SECONDS = 20.0  # that a judge gets for one answer
+
+
+def check_functions(config: DoctorConfig) -> Iterator[Line]:
+    from socialr1_jax.rewards.extra import load_extras
+
+    if not config.rewards.extra:
+        raise NotChecked("this run has no reward functions of your own (rewards.extra)")
+    load_extras(config.rewards)
+    yield Line("own rewards", "ok", ", ".join(f"{name}: {one.function}" for name, one in config.rewards.extra.items()))
 
 
 def check_judge(config: DoctorConfig) -> Iterator[Line]:

@@ -59,7 +59,7 @@ def show(line: Line) -> None:
     from socialr1_jax.training.console import console
 
     style = {"ok": "green", "warning": "yellow", "problem": "bold red", "skipped": "dim"}[line.status]
-    width = max(64, console.width) if console.is_terminal else 10**6
+    width = max(64, console.width)
     indent = " " * 24
     text, fix = (
         textwrap.fill(part, width, subsequent_indent=indent, break_on_hyphens=False)

@@ -62,7 +62,7 @@ def local(path: str, key: str = "model.path") -> Path | None:
     except LocalEntryNotFoundError:
         return None
     except HFValidationError as error:
-        raise ConfigError(f"{key} {path!r} is no folder and cannot be a hub id: {short(error)}") from error
+        raise ConfigError(f"{key} {path!r} is not a folder and cannot be a hub id: {short(error)}") from error
 
 
 def _weights(name: str, key: str, path: str, *, scalar_head: bool = False, ignore_fields: Sequence[str] = ()) -> Line:

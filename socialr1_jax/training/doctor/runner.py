@@ -12,7 +12,7 @@ from socialr1_jax.terminal import keep_streams
 from socialr1_jax.training.doctor.data import check_data
 from socialr1_jax.training.doctor.devices import WHOLE_ERROR, check_attention, check_devices, check_mesh
 from socialr1_jax.training.doctor.folder import check_disk, check_folder
-from socialr1_jax.training.doctor.judge import check_judge
+from socialr1_jax.training.doctor.judge import check_functions, check_judge
 from socialr1_jax.training.doctor.line import DoctorConfig, Line, NotChecked, short
 from socialr1_jax.training.doctor.memory import check_memory
 from socialr1_jax.training.doctor.model import check_models
@@ -38,7 +38,8 @@ CHECKS: dict[str, tuple[Callable[[DoctorConfig], Iterator[Line]], str]] = {
     "memory": (check_memory, "scripts/plan.py says what the run takes"),
     "tokenizer": (check_tokenizer, "put the tokenizer files of the model beside its weights"),
     "data": (check_data, "set data.train to a question file"),
-    "judge": (check_judge, "mend rewards.structure, or take rewards.structure.judge=rules"),
+    "judge": (check_judge, "correct rewards.structure, or take rewards.structure.judge=rules"),
+    "own rewards": (check_functions, "correct the file, or rewards.extra"),
     "tiny step": (check_step, "this is the installation, not the run: pip install -U -e . in the repository"),
 }
 

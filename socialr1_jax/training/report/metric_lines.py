@@ -22,10 +22,12 @@ PHASES: dict[str, tuple[str, dict[str, str]]] = {
             "reward/content": "mean score of the content reward model after shift and power, before its weight",
             "reward/length_window": "mean factor for the length of the thoughts; 1 = inside the window",
             "reward/repetition": "mean factor for repetition; 1 = nothing repeated",
-            "reward/extra": "mean of your own reward function (`rewards.extra`), before its weight",
+            "reward/NAME": "mean of your own reward function of this name (`rewards.extra`), before its weight",
             "reward/unscorable": "share of responses without a reward: not scored, or not sampled to the end",
             "weight/structure": "weight of the structure term at this step",
             "weight/content": "weight of the content term at this step",
+            "weight/NAME": "weight of your own reward function at this step; 0 if it is gated and no response had the "
+            "right format",
             "variance_share/TERM": "share of the reward's variance within groups that a term explains; the shares add "
             "up to 1; below 0 for a term that works against the others, 0 for one that does not vary",
             "variance_share/length_and_format": "share that length, repetition and format have by multiplying terms "

@@ -18,6 +18,7 @@ from socialr1_jax.files import write_whole
 from socialr1_jax.ownership import refuse_foreign_file
 from socialr1_jax.training.report import run_files
 from socialr1_jax.training.report.metric_lines import meanings
+from socialr1_jax.training.report.paired import paired_differences
 from socialr1_jax.training.report.responses import responses_of
 from socialr1_jax.training.report.run_files import Metrics, Row
 from socialr1_jax.training.report.settings import changed, differing
@@ -99,6 +100,7 @@ def _read_run(directory: Path, name: str, missing: list[str]) -> Row:
         "summary": summary,
         "accuracy": run_files.before_after(summary, metrics),
         "accuracies": run_files.accuracies(summary, metrics),
+        "paired": paired_differences(directory, responses["evaluations"], notes),
         "best_rule": run_files.best_rule(directory),
         "rule": run_files.last_evaluation(metrics).get("best_rule_accuracy"),
         "chance": run_files.last_evaluation(metrics).get("chance", responses["chance"]),

@@ -30,6 +30,7 @@ def responses_of(directory: Path, notes: list[str]) -> Row:
         "rows": survey.rows,
         "statuses": {status: survey.statuses[status] for status in run_files.STATUSES if survey.statuses[status]},
         "chance": survey.chance(),
+        "evaluations": survey.evaluations,
         "examples": examples,
         "responses": responses,
         "questions": pages.questions,

@@ -30,7 +30,8 @@ class Survey:
     """What `survey_rollouts` found.
 
     `before`: (source, question id, sample) -> its answer in the first evaluation (phase eval_sft, or eval at the first
-    step of that phase); `after`: in the latest one (phase eval_grpo, or eval at a later step).
+    step of that phase); `after`: in the latest one (phase eval_grpo, or eval at a later step). `evaluations`: the steps
+    of phase eval, in the file's order.
     """
 
     rows: int = 0
@@ -39,13 +40,13 @@ class Survey:
     characters: LengthMap = field(default_factory=LengthMap)
     before: dict[tuple[str, str, int], Answer] = field(default_factory=dict)
     after: dict[tuple[str, str, int], Answer] = field(default_factory=dict)
+    evaluations: list[int] = field(default_factory=list)
     _training: EvenDraw[int] = field(default_factory=lambda: EvenDraw(_TRAINING))
     _evaluations: EvenDraw[int] = field(default_factory=lambda: EvenDraw(_EVALUATIONS))
     _by_status: dict[str, EvenDraw[int]] = field(
         default_factory=lambda: {status: EvenDraw(_OF_A_STATUS) for status in run_files.STATUSES[1:]}
     )
     _extremes: EvenDraw[tuple[int, int]] = field(default_factory=lambda: EvenDraw(_STEPS))  # offsets of best, worst
-    _first_evaluation: int | None = None
     _step: tuple[str, int] | None = None  # the one being read, and (reward, offset) of its best and its worst
     _best: tuple[float, int] = (0.0, 0)
     _worst: tuple[float, int] = (0.0, 0)
@@ -104,9 +105,9 @@ class Survey:
             self._worst = reward, offset
 
     def _note_answer(self, offset: int, row: Row, phase: str) -> None:
-        if phase == "eval" and self._first_evaluation is None:
-            self._first_evaluation = row["step"]
-        is_before = phase == "eval_sft" or (phase == "eval" and row["step"] == self._first_evaluation)
+        if phase == "eval" and row["step"] not in self.evaluations[-1:]:
+            self.evaluations.append(row["step"])
+        is_before = phase == "eval_sft" or (phase == "eval" and row["step"] == self.evaluations[0])
         options, sample = row.get("options"), row.get("sample")
         key = str(row.get("source", "")), str(row.get("id")), sample if isinstance(sample, int) else 0
         answer = Answer(run_files.is_right(row), len(options) if isinstance(options, list) else 0, offset)
