@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import combinations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,6 +18,7 @@ STATIC = (
 )  # fmt: skip
 TASKS = (*STATIC, "fantom", "sotopia")
 GROUPS = {"static": STATIC, "all": TASKS}
+ALLOW_SELF = "a model neither plays against itself nor scores itself: name another one, or give allow_self=true"
 
 
 def is_question_source(task: str) -> bool:
@@ -76,7 +78,9 @@ class EvaluateConfig(ServerConfig):
     cache: str = Field("", description='file of replies that are known (.jsonl); "" = output/replies.jsonl')
     limit: int = Field(0, ge=0, description="prompts of each task and protocol, for a trial; 0 = all")
     num_samples: int = Field(1, ge=1, description="replies to each prompt")
-    temperature: Real = Field(0.0, ge=0, description="0 takes the likeliest token each time")
+    temperature: Real = Field(
+        0.0, ge=0, description="0 takes the likeliest token each time; not given, SOTOPIA's agents speak at 0.7"
+    )
     top_k: int = Field(0, ge=0, description="draw from the k likeliest tokens only; 0 = all (not at an endpoint)")
     top_p: Real = Field(1.0, gt=0, le=1, description="draw from the smallest set with this probability; 1 = all")
     thinking: Annotated[Literal["on", "off", "budget"], BeforeValidator(_switch)] = Field(
@@ -97,7 +101,13 @@ class EvaluateConfig(ServerConfig):
     judge_url: str = Field("", description="SOTOPIA: address of the judge's server")
     judge_options: TextMap = Field({}, description="SOTOPIA: options of the judge's requests")
     judge_key_env: str = Field("OPENAI_API_KEY", description="environment variable that holds its key")
-    sotopia_set: Literal["all", "hard"] = Field("all", description="SOTOPIA: every pair, or those of hard scenarios")
+    allow_self: bool = Field(False, description="SOTOPIA: let a model play against itself, or score itself")
+    sotopia_rules: Literal["0.1.4", "head"] = Field(
+        "0.1.4", description="SOTOPIA: when an episode ends and what is seen of the other, by version of its authors"
+    )
+    sotopia_set: Literal["all", "hard", "cooperative", "competitive"] = Field(
+        "all", description="SOTOPIA: every pair, or those of the hard, cooperative or competitive scenarios"
+    )
     turn_tokens: int = Field(512, ge=1, description="SOTOPIA: tokens of one turn, thinking on top")
     judge_tokens: int = Field(2048, ge=1, description="SOTOPIA: tokens of one verdict, thinking on top")
     prompt_tokens: int = Field(8192, ge=1, description="SOTOPIA: longest prompt of a model here, for its memory")
@@ -112,6 +122,13 @@ class EvaluateConfig(ServerConfig):
     def by_columns(self) -> tuple[str, ...]:
         """The columns of question files to give the accuracy by, each once."""
         return _listed(self.by)
+
+    @property
+    def same_players(self) -> tuple[str, ...]:
+        """Return which of SOTOPIA's tested model, partner and judge have the same name, a text for each two."""
+        names = {"model": self.model, "partner": self.partner or self.model}
+        names |= {} if self.predict_only else {"judge": self.judge}
+        return tuple(f"{a} and {b} are both {names[a]}" for a, b in combinations(names, 2) if names[a] == names[b])
 
     @model_validator(mode="after")
     def _fits(self) -> EvaluateConfig:
@@ -133,8 +150,11 @@ class EvaluateConfig(ServerConfig):
             raise ValueError(f"model is required: {type(self).model_fields['model'].description}")
         if "sotopia" in self.task_names and not self.judge and not self.predict_only and not self.list:
             raise ValueError("sotopia is scored by a model: give judge (and judge_url), or predict_only=true")
+        if "sotopia" in self.task_names and not self.allow_self and not self.list and self.same_players:
+            raise ValueError(f"sotopia: {self.same_players[0]}; {ALLOW_SELF}")
         if self.base_url and self.thinking == "budget":
             raise ValueError("thinking=budget cuts thoughts in the engine here; an endpoint takes on or off")
-        if self.num_samples > 1 and self.temperature == 0:
+        drawn = self.task_names == ("sotopia",) and "temperature" not in self.model_fields_set
+        if self.num_samples > 1 and self.temperature == 0 and not drawn:
             raise ValueError("num_samples > 1 at temperature 0 gives equal replies; set temperature, such as 0.6")
         return self

@@ -279,7 +279,7 @@ def test_settings_that_do_not_fit_are_named(override, message):
 
 
 def test_groups_name_their_tasks():
-    assert load_config(EvaluateConfig, None, ["model=m", "tasks=all", "judge=j"]).task_names == TASKS
+    assert load_config(EvaluateConfig, None, ["model=m", "tasks=all", "judge=j", "partner=p"]).task_names == TASKS
     assert load_config(EvaluateConfig, None, ["model=m", "tasks=fantom,static,fantom"]).task_names[0] == "fantom"
 
 

@@ -1,6 +1,7 @@
 """The whole evaluation on models: one on the devices here, and one behind an endpoint on loopback."""
 
 import json
+import shutil
 
 import pytest
 from test_evaluate import TOY, loopback
@@ -48,7 +49,10 @@ def evaluated(data, output, *overrides):
     return json.loads((output / "results.json").read_text()), rows
 
 
-LOCAL = ("max_new_tokens=6", "judge_tokens=6", "thinking_tokens=4", "temperature=0.8", "thinking=off", "num_samples=2")
+LOCAL = (
+    "max_new_tokens=6", "judge_tokens=6", "thinking_tokens=4", "temperature=0.8", "thinking=off", "num_samples=2",
+    "allow_self=true",
+)  # fmt: skip
 
 
 def test_a_model_here_answers_alike_in_every_batch_and_from_its_files(model, data, tmp_path, monkeypatch):
@@ -91,7 +95,7 @@ def test_a_model_here_answers_alike_in_every_batch_and_from_its_files(model, dat
 
 @pytest.mark.parametrize("at", [1, 4, 6])
 def test_an_interrupted_conversation_goes_on(model, data, tmp_path, monkeypatch, at):
-    who = (f"model={model}", "predict_only=true", "tasks=sotopia", *LOCAL)
+    who = (f"model={model}", "predict_only=true", "tasks=sotopia", "sotopia_rules=head", *LOCAL)
     _, rows = evaluated(data, tmp_path / "whole", *who)
     real, calls = LocalSpeaker.poll, [0]
 
@@ -124,8 +128,15 @@ def test_another_model_as_partner(model, data, tmp_path):
         for some in (alone, rows)
     ]
     assert all((first[0][key] == first[1][key]) == (key[-3] == "0") for key in first[0])
-    with pytest.raises(BenchmarkError, match="episodes of another model, partner or setting"):
-        evaluated(data, tmp_path / "a", *settings, f"partner={other}")
+    for changed in (f"partner={other}", "sotopia_rules=head", "temperature=0.7"):
+        with pytest.raises(BenchmarkError, match="episodes of another model, partner or setting"):
+            evaluated(data, tmp_path / "a", *settings, changed)
+
+
+def test_the_same_weights_under_another_name_do_not_play_each_other(model, data, tmp_path):
+    settings = (f"model={model}", "predict_only=true", "tasks=sotopia", *LOCAL, "allow_self=false")
+    with pytest.raises(BenchmarkError, match=r"^partner: .*copy has the weights of another player; .*allow_self=true$"):
+        evaluated(data, tmp_path / "a", *settings, f"partner={shutil.copytree(model, tmp_path / 'copy')}")
 
 
 def test_a_prompt_that_is_too_long_is_a_truncated_turn(model, data, tmp_path):
@@ -149,6 +160,37 @@ def test_the_step_that_best_is_goes_into_the_results(model, tmp_path, monkeypatc
 def test_sotopia_needs_a_judge():
     with pytest.raises(ConfigError, match="sotopia is scored by a model: give judge"):
         load_config(EvaluateConfig, None, ["model=m", "tasks=sotopia"])
+
+
+@pytest.mark.parametrize(
+    ("given", "fault"),
+    [
+        ("judge=j", "sotopia: model and partner are both m; .*allow_self=true$"),
+        ("judge=j partner=m", "model and partner are both m;"),
+        ("predict_only=true", "model and partner are both m;"),
+        ("judge=m partner=p", "model and judge are both m;"),
+        ("judge=p partner=p", "partner and judge are both p;"),
+        ("judge=m allow_self=true", ""),
+        ("judge=j partner=p", ""),
+        ("judge=m partner=m list=true", ""),
+        ("judge=m tasks=hitom", ""),
+        ("predict_only=true judge=m partner=p", ""),
+        ("judge=j partner=p num_samples=2", ""),  # at 0.7
+        ("judge=j partner=p num_samples=2 temperature=0", "num_samples > 1 at temperature 0"),
+        ("judge=j partner=p num_samples=2 tasks=sotopia,hitom", "num_samples > 1 at temperature 0"),
+        ("judge=j partner=p sotopia_rules=0.1.5", "^sotopia_rules[^\n]*'0.1.4'[^\n]*'head'[^\n]*$"),
+        ("judge=j partner=p sotopia_rules=", "^sotopia_rules[^\n]*$"),
+        ("judge=j partner=p sotopia_set=easy", "^sotopia_set[^\n]*'competitive'[^\n]*$"),
+    ],
+)
+def test_who_plays_and_by_which_rules(given, fault):
+    settings = ["model=m", "tasks=sotopia", *given.split()]
+    if not fault:
+        load_config(EvaluateConfig, None, settings)
+        return
+    with pytest.raises(ConfigError, match=fault) as raised:
+        load_config(EvaluateConfig, None, settings)
+    assert "\n" not in str(raised.value)
 
 
 # ---------------------------------------------------------------------------------------------------- an endpoint
@@ -190,6 +232,13 @@ def test_endpoints_play_and_judge(server, data, tmp_path, refuses):
     results, rows = evaluated(data, tmp_path / "a", *behind(server))
     found = results["results"]["sotopia"]
     assert (found["official_all/goal"]["value"], found["official_all/goal"]["n"]) == (GOOD["goal"], 2)
+    names = {name.partition("/")[0] for name in found}
+    assert names == {"official_all", "official_hard", "official_cooperative", "official_competitive"}
+    assert found["official_competitive/partner/goal"] == {"value": GOOD["goal"], "stderr": None, "n": 1}
+    details = results["details"]["sotopia"]
+    assert (details["rules"], details["tested"]["temperature"], details["judge"]["temperature"]) == ("0.1.4", 0.7, 0.0)
+    assert results["notes"]["sotopia"][0] == "rules of SOTOPIA 0.1.4, agents at temperature 0.7"
+    assert {body["temperature"] for body in server.bodies if body["model"] != "judging"} == {0.7}
     assert found["official_all/overall"]["value"] == pytest.approx(sum(GOOD.values()) / 7)
     assert results["reportable"]
     for row in map(json.loads, rows["samples_sotopia.jsonl"]):

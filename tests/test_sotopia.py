@@ -11,6 +11,7 @@ from socialr1_jax.evaluation.sotopia.episode import ACTIONS, Episode, Setting, T
 from socialr1_jax.evaluation.sotopia.play import is_episode
 from socialr1_jax.evaluation.sotopia.profiles import (
     ENVIRONMENT,
+    SETS,
     Agent,
     Pair,
     Scenario,
@@ -35,12 +36,13 @@ def agent(name, **more):
     return Agent(**(words | more))
 
 
-def setting(relationship=3, tested=0, seed=0, number=0, **more):
+def setting(relationship=3, tested=0, seed=0, number=0, rules="0.1.4", **more):
     words = {
         "id": f"s{number}", "codename": f"code{number}", "text": "They share a taxi.",
         "goals": ("Get out first", "Pay <extra_info>half, of 30</extra_info> at most"), "relationship": relationship,
     }  # fmt: skip
-    return Setting(pair=Pair(Scenario(**(words | more)), (agent("Ada"), agent("Bo"))), tested=tested, seed=seed)
+    pair = Pair(Scenario(**(words | more)), (agent("Ada"), agent("Bo")))
+    return Setting(pair=pair, tested=tested, seed=seed, rules=rules)
 
 
 def act(kind="speak", argument="Hello."):
@@ -87,6 +89,8 @@ def test_what_is_seen_of_another(relationship, seen):
     assert background == (text or "Unknown")
     assert "Ada owes a debt" in asked
     assert "Bo owes a debt" not in asked
+    other = prompt(Episode(setting(relationship, rules="head")))  # there nobody sees anything of the other
+    assert other == asked.replace(f"Bo Stone's background: {background}", "Bo Stone's background: Unknown")
 
 
 def test_profile_in_words():
@@ -143,6 +147,7 @@ def test_tags(raw, agent_0, agent_1, environment):
         ('{"action_type": "speak", "argument": "one\nTurn #3: Ada\\nleft  it"}', ("speak", "one Turn #3: Ada left it")),
         ('{"action_type": "speak", "argument": "\\ud800 é 你"}', ("speak", "? é 你")),
         ('{"action_type": "non-verbal communication", "argument": "smiles"}', ("non-verbal communication", "smiles")),
+        ('{"properties": {"action_type": "speak", "argument": "Hi"}, "title": "x"}', ("speak", "Hi")),
         ('{"action_type": "speak"}', None),
         ('{"action_type": "speak", "argument": null}', None),
         ('{"action_type": "speak", "argument": 3}', None),
@@ -166,7 +171,7 @@ def test_how_a_reply_is_read(text, found):
 
 
 def test_a_transcript_by_hand():
-    one = setting(relationship=1, tested=1)
+    one = setting(relationship=1, tested=1, rules="head")
     episode = Episode(one)
     assert "(It begins with you.)" in prompt(episode)
     assert "You are Ada Stone, and it is turn #0." in prompt(episode)
@@ -191,40 +196,44 @@ def test_a_transcript_by_hand():
     episode = episode.after(Reply('{"action_type": "leave"}', truncated=True))
     assert episode.ended == "left"
     assert episode.transcript().partition("The conversation:\n")[2] == (
-        'Turn #0: Ada Stone said: "Hello."\n'
-        "Turn #2: Ada Stone [action] opens a window\n"
-        "Turn #4: Ada Stone [non-verbal communication] nods\n"
-        "Turn #5: Bo Stone left the conversation"
+        'Turn #1: Ada Stone said: "Hello."\n'
+        "Turn #3: Ada Stone [action] opens a window\n"
+        "Turn #5: Ada Stone [non-verbal communication] nods\n"
+        "Turn #6: Bo Stone left the conversation"
     )
     assert episode.turns[3] == Turn(1, "none", "", parsed=False, reply="Mmh")
     assert episode.turns[5] == Turn(1, "leave", "", truncated=True)
     row = json.loads(json.dumps(episode.row("run")))
     assert is_episode(row)
     assert Episode.from_row(one, row) == episode
-    assert (row["key"], row["tested"], row["ended"]) == ("s0-ada-bo-1-0", 1, "left")
+    assert (row["key"], row["tested"], row["rules"], row["ended"]) == ("s0-ada-bo-1-0", 1, "head", "left")
     with pytest.raises(ValueError, match="is over: left"):
         episode.after(act())
 
 
 @pytest.mark.parametrize(
-    ("replies", "turns", "ended"),
+    ("replies", "tag", "head"),
     [
-        ([act()], 20, "turn_limit"),
-        ([Reply("no JSON")], 3, "stale"),
-        ([act("none", "")], 3, "stale"),
-        ([act("leave", "")], 1, "left"),
-        ([act(), act("leave", "")], 2, "left"),
-        ([act(), act("none", "")], 20, "turn_limit"),
-        ([act("none", ""), act("none", ""), act()], 20, "turn_limit"),  # two idle turns in a row are allowed
-        ([act()] * 17 + [Reply("")] * 3, 20, "stale"),
-        ([act()] * 19 + [act("leave", "")], 20, "left"),
+        ([act()], (20, "turn_limit"), (20, "turn_limit")),
+        ([Reply("no JSON")], (2, "stale"), (3, "stale")),
+        ([act("none", "")], (2, "stale"), (3, "stale")),
+        ([act("leave", "")], (1, "left"), (1, "left")),
+        ([act(), act("leave", "")], (2, "left"), (2, "left")),
+        ([act(), act("none", "")], (2, "stale"), (20, "turn_limit")),  # the second agent idles once
+        ([act("none", ""), act()], (20, "turn_limit"), (20, "turn_limit")),  # the first one always, which is allowed
+        ([act("none", ""), act("none", ""), act()], (2, "stale"), (20, "turn_limit")),
+        ([act()] * 17 + [Reply("")] * 3, (18, "stale"), (20, "stale")),
+        ([act()] * 18 + [Reply(""), act()], (20, "turn_limit"), (20, "turn_limit")),
+        ([act()] * 19 + [Reply("")], (20, "stale"), (20, "turn_limit")),
+        ([act()] * 19 + [act("leave", "")], (20, "left"), (20, "left")),
     ],
 )
-def test_when_an_episode_ends(replies, turns, ended):
-    episode = Episode(setting())
-    while not episode.ended:
-        episode = episode.after(replies[len(episode.turns) % len(replies)])
-    assert (len(episode.turns), episode.ended) == (turns, ended)
+def test_when_an_episode_ends(replies, tag, head):
+    for rules, ended in (("0.1.4", tag), ("head", head)):
+        episode = Episode(setting(rules=rules))
+        while not episode.ended:
+            episode = episode.after(replies[len(episode.turns) % len(replies)])
+        assert (len(episode.turns), episode.ended) == ended, rules
 
 
 json_values = st.recursive(
@@ -275,8 +284,8 @@ def written(folder, **more):
         for one in ("a", "b")
     ]  # fmt: skip
     scenarios = [
-        {"env_id": one, "codename": one, "scenario": "s", "agent_goals": ["g", "h"], "relationship": "2"}
-        for one in "ef"
+        {"env_id": one, "codename": name, "scenario": "s", "agent_goals": ["g", "h"], "relationship": "2"}
+        for one, name in (("e", "Mutual_1"), ("f", "craigslist_2"))
     ]
     files = {
         "agent_profiles.jsonl": people,
@@ -304,6 +313,8 @@ def test_files(tmp_path):
         "f-a-b-0-1",
         "f-a-b-1-1",
     ]
+    assert [[pair.scenario.id for pair in found.pairs_of(name)] for name in SETS] == [["e", "f"], ["f"], ["e"], ["f"]]
+    assert {one.rules for one in episodes_of(found, "all", rules="head")} == {"head"}
     assert any("2 pairs with another relationship" in note for note in found.notes)
     assert any("agent_profiles.jsonl is not the published file" in note for note in found.notes)
 
@@ -341,7 +352,7 @@ def test_the_real_files():
     found = load(REAL)
     assert (len(found.scenarios), len(found.agents), len(found.pairs), len(found.hard)) == (90, 40, 450, 14)
     assert len((REAL / "relationship_profiles.jsonl").read_text().splitlines()) == 120
-    assert len(found.pairs_of("hard")) == 70
+    assert [len(found.pairs_of(name)) for name in SETS] == [450, 70, 50, 50]
     assert (len(episodes_of(found, "all")), len(episodes_of(found, "hard"))) == (900, 140)
     assert len({one.key for one in episodes_of(found, "all")}) == 900
     assert found.notes == (

@@ -6,6 +6,7 @@ import math
 import re
 import time
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -68,9 +69,10 @@ def test_ranges_and_schema():
 
 
 def test_the_judges_prompt():
-    episode = after(setting(0), act(), act("none", ""), act("action", "opens a window"), act("leave", ""))
+    one = setting(0, rules="head")
+    episode = after(one, act(), act("none", ""), act("action", "opens a window"), act("leave", ""))
     text = judge_messages(episode)[0]["content"]
-    assert 'Turn #0: Ada Stone said: "Hello."\nTurn #2: Ada Stone [action] opens a window\nTurn #3: Bo' in text
+    assert 'Turn #1: Ada Stone said: "Hello."\nTurn #3: Ada Stone [action] opens a window\nTurn #4: Bo' in text
     assert '"agent_1" is Ada Stone, and "agent_2" is Bo Stone' in text
     assert "did nothing" not in text
     assert "last reply" not in text
@@ -82,9 +84,9 @@ def test_the_judges_prompt():
 @pytest.mark.parametrize("name", RANGES)
 def test_the_ends_of_every_range(name):
     low, high = RANGES[name]
-    for score in (low, high, float(low)):
-        assert parse_scores(Reply(verdict(**{name: score})))[1].values[name] == score
-    for score in (low - 1, high + 1, low + 0.5, math.nan, math.inf, True, "1", [], {}):
+    for score in (low, high, float(low), str(low), f" {high} ", f"{low}.0", f"+{high}" if high else "-0"):
+        assert parse_scores(Reply(verdict(**{name: score})))[1].values[name] == int(float(score))
+    for score in (low - 1, high + 1, low + 0.5, math.nan, math.inf, str(high + 1), f"{low}/10", "five", "", [], {}):
         with pytest.raises(BadVerdict, match=f"agent_2: {name} is no integer from {low} to {high}"):
             parse_scores(Reply(verdict(**{name: score})))
     with pytest.raises(BadVerdict, match=f"agent_2: {name} is missing"):
@@ -96,6 +98,8 @@ def test_the_ends_of_every_range(name):
     [
         verdict(), f"```json\n{verdict()}\n```", f"Here {{it}} is: {{}} {verdict()} Done.",
         json.dumps({"evaluations": json.loads(verdict())}), verdict(form="list"),
+        verdict(form="list").replace('"agent_1"', '"agent_1_evaluation"').replace('"agent_2"', '"agent_2_evaluation"'),
+        json.dumps({"properties": json.loads(verdict())}),
     ],
 )  # fmt: skip
 def test_forms_of_a_good_reply(text):
@@ -228,7 +232,7 @@ def test_lines_that_are_no_verdicts():
     assert is_verdict(good)
     assert is_verdict(good | {"status": "judge_failed", "scores": None})
     for wrong in ({"scores": [GOOD]}, {"scores": [GOOD, {}]}, {"scores": [GOOD, GOOD | {"goal": 11}]}, {"tries": None},
-                  {"status": "odd"}, {"run": 1}, {"scores": 3}):  # fmt: skip
+                  {"status": "odd"}, {"run": 1}, {"scores": 3}, {"scores": [GOOD, GOOD | {"goal": "7"}]}):  # fmt: skip
         assert not is_verdict(good | wrong)
     assert not is_verdict([])
     assert not is_verdict(None)
@@ -260,6 +264,8 @@ def test_figures_by_hand():
     assert (goal.low, goal.high) == pytest.approx((5 - 4.302653 * math.sqrt(48) / 5, 5 + 4.302653 * math.sqrt(48) / 5))
     assert (goal.n, goal.episodes) == (3, 5)
     assert found.figures["secret"][:4] == (0, 0, 0, 0)
+    assert found.partner["goal"][:4] == (1, 0, 1, 1)
+    assert found.partner[OVERALL].value == pytest.approx((9 + 2 + 4 + 0 - 1 - 3 + 1) / 7)
     assert found.figures[OVERALL].value == pytest.approx((9 + 2 + 4 + 0 - 1 - 3 + 5) / 7)
     assert list(found.figures) == ["goal", *(name for name in DIMENSIONS if name != "goal"), "overall"]
     assert found.counts == {"expected": 6, "played": 6, "judged": 5, "judge_failed": 1, "not_judged": 0}
@@ -289,7 +295,8 @@ def test_figures_against_numpy():
 def test_rates_by_hand():
     """Tested: turns 0 and 2 of the first, 1 of the second; partner: the others."""
     first = after(SETTINGS[0], Reply("?", truncated=True), act(), act("leave", ""))
-    second = after(SETTINGS[1], Reply("?"), Reply("?"), Reply("?", truncated=True))
+    three = replace(SETTINGS[1], rules="head")
+    second = after(three, Reply("?"), Reply("?"), Reply("?", truncated=True))
     episodes = {one.setting.key: one.row("p") for one in (first, second)}
     found = figures(SETTINGS, episodes, {})
     assert found.rates == {

@@ -1,7 +1,8 @@
 """SOTOPIA's rules on random replies, against an oracle in plain loops that knows what it put into each reply.
 
-The oracle is written from the benchmark's rules: round-robin, at most 20 turns, over when somebody has left or after
-more than two turns in a row in which nothing was done; a reply that is no action counts as "none".
+The oracle is written from the benchmark's rules: round-robin, at most 20 turns, over when somebody has left or when
+more than two messages in a row do nothing; a reply that is no action counts as "none". In 0.1.4 who waits has a message
+in each turn, too, and the first agent's comes first; in head there is only the message of who acts.
 """
 
 import json
@@ -42,13 +43,17 @@ def a_reply(draw):
     return json.dumps(value), kind, said
 
 
-def played(replies):
+def played(replies, rules):
     """[(agent, kind, argument, parsed)] and how it ended."""
     turns, idle = [], 0
     for number in range(20):
         _, kind, said = next(replies)
         turns.append((number % 2, kind or "none", said if kind else "", kind is not None))
-        idle = idle + 1 if turns[-1][1] == "none" else 0
+        messages = [kind or "none"]
+        if rules == "0.1.4":
+            messages.insert(1 - number % 2, "none")
+        for message in messages:
+            idle = idle + 1 if message == "none" else 0
         if kind == "leave":
             return turns, "left"
         if idle > 2:
@@ -56,13 +61,29 @@ def played(replies):
     return turns, "turn_limit"
 
 
-def test_episodes_of_random_replies():
+def test_the_oracle_by_hand():
+    idle, talk = ("", "none", ""), ("", "speak", "Hi.")
+    for kinds, tag, head in (
+        ([talk, idle], 2, 20),  # first acts, second idle
+        ([idle, talk], 20, 20),
+        ([idle], 2, 3),
+        ([talk, talk, idle, idle, idle, talk], 4, 5),
+        ([talk, talk, talk, idle, idle, talk], 4, 20),
+    ):
+        for rules, turns in (("0.1.4", tag), ("head", head)):
+            assert len(played(iter(kinds * 20), rules)[0]) == turns
+
+
+@pytest.mark.parametrize("rules", ["0.1.4", "head"])
+def test_episodes_of_random_replies(rules):
     ends, replies_seen = set(), 0
     for seed in range(300):
         draw = random.Random(seed)
-        replies = [a_reply(draw) for _ in range(20)]
-        turns, ended = played(iter(replies))
-        episode = Episode(setting(tested=seed % 2))
+        replies = [a_reply(draw) for _ in range(200)]
+        if seed % 5 == 0:
+            replies = [one for one in replies if one[1] == "speak"]
+        turns, ended = played(iter(replies), rules)
+        episode = Episode(setting(tested=seed % 2, rules=rules))
         for text, _, _ in replies:
             if episode.ended:
                 break
@@ -86,7 +107,7 @@ def a_verdict(draw):
     match draw.randrange(8):
         case 0:
             low, high = LIMITS[name]
-            value[agent][name]["score"] = draw.choice([low - 1, high + 1, 0.5, "5", None, True])
+            value[agent][name]["score"] = draw.choice([low - 1, high + 1, 0.5, "x", f"{high}/10", f"{high + 1}", None])
         case 1:
             del value[agent][name]
         case 2:
@@ -94,6 +115,9 @@ def a_verdict(draw):
         case 3:
             return "The first one did well.", None
         case 4:
+            value[agent][name]["score"] = draw.choice(["{}", " {} ", "{}.0"]).format(both[int(agent[-1]) - 1][name])
+            return json.dumps(value), both
+        case 5:
             return f"```\n{json.dumps({'evaluations': value})}\n```", both
         case _:
             return json.dumps(value), both

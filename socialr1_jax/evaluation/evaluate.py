@@ -122,7 +122,8 @@ def listing(data_dir: Path) -> str:
 
 def _figures_and_files(name: str, data_dir: Path) -> tuple[dict[str, list[str]], Mapping[str, str]]:
     if name == sotopia.NAME:
-        return dict.fromkeys(("official_all", "official_hard"), sotopia.FIGURES), sotopia.load_benchmark(data_dir).files
+        named = {f"official_{name}": sotopia.FIGURES for name in sotopia.SETS}
+        return named, sotopia.load_benchmark(data_dir).files
     task = get_task(name)
     data = load_data(task, data_dir)
     named = {}

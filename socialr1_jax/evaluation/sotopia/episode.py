@@ -1,6 +1,7 @@
 """One episode as a state that replies lead on from: whose turn it is, what it is asked, and when it is over.
 
-Nothing here waits, draws or writes. Turns count from 0, as in the prompts; the first agent has the even ones.
+Nothing here waits, draws or writes. Turns count from 0, as in the agents' prompts; the first agent has the even ones.
+The judge reads them counted from 1.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from socialr1_jax.evaluation.sotopia.objects import objects_in
 from socialr1_jax.evaluation.sotopia.profiles import (
@@ -29,8 +30,9 @@ from socialr1_jax.rewards.rubric import harmless, without_chat_tokens
 
 ACTIONS = ("none", "speak", "non-verbal communication", "action", "leave")
 MOST_TURNS = 20
-MOST_STALE = 2  # turns in a row without an action; one more ends the episode
-RULES = "1"  # of prompts and turns; another number makes another run
+MOST_STALE = 2  # actions in a row that are "none"; one more ends the episode
+PROMPTS = "2"  # version of the prompts, part of every run's identity
+Rules = Literal["0.1.4", "head"]  # the authors' tag, or their newest commit
 
 _KEPT = 2_000  # characters of a reply that could not be read
 _HOW_TO_ACT = (
@@ -57,11 +59,16 @@ class Turn(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """What an episode is made of. tested: which of the two agents the tested model plays."""
+    """What an episode is made of. tested: which of the two agents the tested model plays.
+
+    rules: "0.1.4": who waits counts as idle, so that one idle turn of the second agent ends the episode; what is seen
+    of the other depends on the relationship. "head": three idle turns in a row end it; nothing is seen of the other.
+    """
 
     pair: Pair
     tested: int
     seed: int = 0
+    rules: Rules = "0.1.4"
 
     @property
     def scenario(self) -> Scenario:
@@ -78,10 +85,10 @@ class Setting:
         return f"{self.scenario.id}-{ids}-{self.tested}-{self.seed}"
 
 
-def episodes_of(benchmark: Benchmark, name: SetName, seeds: int = 1) -> list[Setting]:
+def episodes_of(benchmark: Benchmark, name: SetName, seeds: int = 1, rules: Rules = "0.1.4") -> list[Setting]:
     """Every pair of a set, with the tested model as the first and as the second agent, `seeds` times."""
     return [
-        Setting(pair=pair, tested=tested, seed=seed)
+        Setting(pair=pair, tested=tested, seed=seed, rules=rules)
         for seed in range(seeds)
         for pair in benchmark.pairs_of(name)
         for tested in (0, 1)
@@ -101,7 +108,10 @@ class Episode:
         if self.turns and self.turns[-1].action == "leave":
             return "left"  # of two agents one is no longer active
         recent = self.turns[-MOST_STALE - 1 :]
-        if len(recent) > MOST_STALE and all(turn.action == "none" for turn in recent):
+        actions = [turn.action for turn in recent]
+        if self.setting.rules == "0.1.4":  # both agents act in every turn, the first one first, and who waits is idle
+            actions = [turn.action if turn.agent == agent else "none" for turn in recent for agent in (0, 1)]
+        if actions[-MOST_STALE - 1 :] == ["none"] * (MOST_STALE + 1):
             return "stale"
         return "turn_limit" if len(self.turns) >= MOST_TURNS else ""
 
@@ -118,7 +128,8 @@ class Episode:
     def messages(self) -> Messages:
         """What the agent is asked whose turn it is: own profile and goal, what may be seen of the other, history."""
         setting, me = self.setting, self.agent
-        agents, relationship = setting.agents, setting.scenario.relationship
+        agents = setting.agents
+        relationship = setting.scenario.relationship if setting.rules == "0.1.4" else 0  # as between strangers
         name = agents[me].name
         seen = [own_profile(one) if i == me else seen_of(one, relationship) for i, one in enumerate(agents)]
         goals = [rendered(goal, f"agent_{i}") if i == me else "" for i, goal in enumerate(setting.scenario.goals)]
@@ -127,7 +138,7 @@ class Episode:
             f"{name}'s character. Nobody else can see this goal. Keep the conversation natural and realistic; do not "
             "repeat what was said before.\n\n"
             f"{_context(setting, seen, goals, f'agent_{me}')}\n\n"
-            f"The conversation so far:\n{self._history(without_chat_tokens) or '(It begins with you.)'}\n\n"
+            f"The conversation so far:\n{self._history(without_chat_tokens, 0) or '(It begins with you.)'}\n\n"
             f"You are {name}, and it is turn #{len(self.turns)}. {_HOW_TO_ACT}"
         )
         return ({"role": "user", "content": text},)
@@ -157,7 +168,7 @@ class Episode:
         """
         seen = [own_profile(agent) for agent in self.setting.agents]
         goals = [rendered(goal, ENVIRONMENT) for goal in self.setting.scenario.goals]
-        history = self._history(harmless, idle=False) or "(Nothing was said or done.)"
+        history = self._history(harmless, 1, idle=False) or "(Nothing was said or done.)"
         return f"{_context(self.setting, seen, goals, ENVIRONMENT)}\n\nThe conversation:\n{history}"
 
     def row(self, run: str) -> dict[str, Any]:
@@ -166,7 +177,7 @@ class Episode:
         return {
             "key": setting.key, "run": run, "env_id": setting.scenario.id, "codename": setting.scenario.codename,
             "agent_ids": [agent.id for agent in setting.agents], "agents": [agent.name for agent in setting.agents],
-            "tested": setting.tested, "seed": setting.seed, "ended": self.ended,
+            "tested": setting.tested, "seed": setting.seed, "rules": setting.rules, "ended": self.ended,
             "turns": [turn._asdict() for turn in self.turns],
         }  # fmt: skip
 
@@ -175,9 +186,9 @@ class Episode:
         """The episode of a line."""
         return cls(setting, tuple(Turn(**turn) for turn in row["turns"]))
 
-    def _history(self, clean: Callable[[str], str], idle: bool = True) -> str:
+    def _history(self, clean: Callable[[str], str], first: int, idle: bool = True) -> str:
         lines = []
-        for number, turn in enumerate(self.turns):
+        for number, turn in enumerate(self.turns, first):
             if idle or turn.action != "none":
                 name = self.setting.agents[turn.agent].name
                 lines.append(f"Turn #{number}: {name} {_described(turn.action, clean(turn.argument))}")
@@ -199,8 +210,8 @@ def seed_of(key: str) -> int:
 
 
 def run_id(identity: Mapping[str, Any]) -> str:
-    """Names a run in files: who plays (or judges) and how, JSON. Other rules or another identity give another one."""
-    return hashlib.sha256(json.dumps([RULES, identity], sort_keys=True).encode()).hexdigest()[:16]
+    """Names a run in files: who plays (or judges) and how, JSON. Other prompts or another identity give another one."""
+    return hashlib.sha256(json.dumps([PROMPTS, identity], sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _action(value: dict[str, Any]) -> tuple[str, str] | None:

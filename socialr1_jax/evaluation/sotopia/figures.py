@@ -1,4 +1,4 @@
-"""Figures of a set: the tested agent's scores with intervals, and how many replies and verdicts could not be used."""
+"""Figures of a set: both agents' scores with intervals, and how many replies and verdicts could not be used."""
 
 from __future__ import annotations
 
@@ -33,13 +33,16 @@ class Figure(NamedTuple):
 
 
 class SetFigures(NamedTuple):
-    """counts: `expected` episodes, `played`, `judged`, `judge_failed`, `not_judged`, of those played.
+    """figures: of the tested agent. partner: the same of the other one.
+
+    counts: `expected` episodes, `played`, `judged`, `judge_failed`, `not_judged`, of those played.
 
     rates: `parse_failures` and `truncated`, of the tested agent's turns; the same of the partner's with `partner_`;
     `judge_failed` of the played episodes; `left`, `stale`, `turn_limit`: how they ended. NaN where nothing was played.
     """
 
     figures: Mapping[str, Figure]
+    partner: Mapping[str, Figure]
     counts: Mapping[str, int]
     rates: Mapping[str, float]
 
@@ -52,17 +55,18 @@ def figures(settings: Sequence[Setting], episodes: Mapping[str, Row], verdicts: 
     played = [setting for setting in settings if setting.key in episodes]
     status = {setting.key: verdicts[setting.key]["status"] if setting.key in verdicts else "" for setting in played}
     judged = [setting for setting in played if status[setting.key] == "ok"]
-    scores = [verdicts[setting.key]["scores"][setting.tested] for setting in judged]
     clusters = [setting.scenario.id for setting in judged]
-    columns = {name: [float(one[name]) for one in scores] for name in ("goal", *DIMENSIONS)}
-    columns[OVERALL] = [math.fsum(one[name] for name in DIMENSIONS) / len(DIMENSIONS) for one in scores]
+    scores = [verdicts[setting.key]["scores"] for setting in judged]
+    of_tested = [both[setting.tested] for setting, both in zip(judged, scores, strict=True)]
+    of_partner = [both[1 - setting.tested] for setting, both in zip(judged, scores, strict=True)]
     rows = [(setting, episodes[setting.key]) for setting in played]
     tested = [turn for setting, row in rows for turn in row["turns"] if turn["agent"] == setting.tested]
     partner = [turn for setting, row in rows for turn in row["turns"] if turn["agent"] != setting.tested]
     endings = Counter(row["ended"] for _, row in rows)
     failed = sum(one == "judge_failed" for one in status.values())
     return SetFigures(
-        {name: clustered(column, clusters) for name, column in columns.items()},
+        _by_dimension(of_tested, clusters),
+        _by_dimension(of_partner, clusters),
         {
             "expected": len(settings), "played": len(played), "judged": len(judged), "judge_failed": failed,
             "not_judged": len(played) - len(judged) - failed,
@@ -82,6 +86,12 @@ def clustered(values: Sequence[float], clusters: Sequence[str]) -> Figure:
     """The mean with its 95 % interval over clusters."""
     mean, stderr, n = mean_metric(values, clusters)
     return Figure(mean, stderr, *around(mean, stderr, n), n, len(values))
+
+
+def _by_dimension(scores: Sequence[Mapping[str, int]], clusters: Sequence[str]) -> dict[str, Figure]:
+    columns = {name: [float(one[name]) for one in scores] for name in ("goal", *DIMENSIONS)}
+    columns[OVERALL] = [math.fsum(one[name] for name in DIMENSIONS) / len(DIMENSIONS) for one in scores]
+    return {name: clustered(column, clusters) for name, column in columns.items()}
 
 
 def _share(hits: Iterable[bool]) -> float:

@@ -15,6 +15,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pydantic import TypeAdapter, ValidationError
+
 from socialr1_jax.evaluation.rows import Row, RowFile, read_rows
 from socialr1_jax.evaluation.sotopia.episode import Episode, Setting, seed_of
 from socialr1_jax.evaluation.sotopia.objects import objects_in
@@ -77,12 +79,14 @@ SCHEMA: dict[str, Any] = {  # JSON Schema of the judge's reply, for servers that
     },
 }
 
-PROMPT = "2"  # version of the judge's prompt, part of its identity
+PROMPT = "3"  # version of the judge's prompt, part of its identity
 
 _NO_REPLY = "error: "  # begins the cause of a verdict whose call failed
 _WRAPPER = "evaluations"  # that the official form has around the agents
 _DECODER = json.JSONDecoder(strict=False, object_pairs_hook=folded_keys)
-_SCORE = re.compile(r'"(?:score|agent_[12])"\s*:', re.IGNORECASE)
+_SUFFIX = "_evaluation"  # that the agents' names have in the form of 0.1.4
+_SCORE = re.compile(rf'"(?:score|agent_[12](?:{_SUFFIX})?)"\s*:', re.IGNORECASE)
+_LENIENT = TypeAdapter(int)  # reads a score as the authors' models do: 5, 5.0, "5", " 5 ", "5.0", true
 
 
 class Scores(NamedTuple):
@@ -184,7 +188,7 @@ def answer_code(episode: Episode) -> str:
 
 
 def parse_scores(reply: Reply, code: str = "") -> tuple[Scores, Scores]:
-    """Return the scores of both agents, of the verdict with this code; "" takes the official form, which has none.
+    """Return the scores of both agents, of the verdict with this code; "" takes the official forms, which have none.
 
     Raises BadVerdict for a reply that cannot be used, and for one whose verdicts differ.
     """
@@ -193,11 +197,12 @@ def parse_scores(reply: Reply, code: str = "") -> tuple[Scores, Scores]:
     found = list(objects_in(reply.text, _DECODER))
     if not found:
         raise BadVerdict("truncated" if reply.truncated else "not a JSON object")
-    verdicts = [one for one in found if one[2].keys() & {*AGENTS, _WRAPPER}] or found[:1]
+    known = {*AGENTS, *(agent + _SUFFIX for agent in AGENTS), _WRAPPER}
+    verdicts = [one for one in found if one[2].keys() & known] or found[:1]
     verdicts = [one for one in verdicts if not code or one[2].get("code") == code]
     if not verdicts:
         raise BadVerdict("no verdict with the code")
-    values = [value.get(_WRAPPER, value) for *_, value in verdicts]
+    values = [_named(value.get(_WRAPPER, value)) for *_, value in verdicts]
     both, *others = [(_scores(value, AGENTS[0]), _scores(value, AGENTS[1])) for value in values]
     if any([one.values for one in other] != [one.values for one in both] for other in others):
         raise BadVerdict("verdicts that differ")
@@ -217,7 +222,7 @@ def is_verdict(row: Any) -> bool:
         if row["status"] == "ok":
             for scores in row["scores"]:
                 for name, one in DIMENSIONS.items():
-                    if _integer(scores[name], one) is None:
+                    if type(scores[name]) is not int or not one.low <= scores[name] <= one.high:
                         return False
             return len(row["scores"]) == 2
         return bool(row["status"] == "judge_failed")
@@ -243,6 +248,13 @@ def _columns(scores: tuple[Scores, Scores]) -> dict[str, Any]:
     return {"scores": [dict(one.values) for one in scores], "reasons": [dict(one.reasons) for one in scores]}
 
 
+def _named(value: Any) -> Any:
+    """Return a verdict with the agents' names as we have them."""
+    if not isinstance(value, dict) or value.keys() & set(AGENTS):
+        return value
+    return {key.removesuffix(_SUFFIX): one for key, one in value.items()}
+
+
 def _scores(value: Any, agent: str) -> Scores:
     of_agent = value.get(agent) if isinstance(value, dict) else None
     if not isinstance(of_agent, dict):
@@ -265,8 +277,8 @@ def _scores(value: Any, agent: str) -> Scores:
 
 
 def _integer(value: Any, one: Dimension) -> int | None:
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    if isinstance(value, bool) or not isinstance(value, int) or not one.low <= value <= one.high:
+    try:
+        score = _LENIENT.validate_python(value)
+    except ValidationError:
         return None
-    return value
+    return score if one.low <= score <= one.high else None

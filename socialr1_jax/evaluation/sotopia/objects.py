@@ -14,7 +14,8 @@ _DECODER = json.JSONDecoder(strict=False)  # takes line breaks within texts
 def objects_in(text: str, decoder: json.JSONDecoder = _DECODER) -> Iterator[tuple[int, int, dict[str, Any]]]:
     """Yield (start, end, object) of the JSON objects in a text, without those inside others.
 
-    Of a very long text only the beginning is read. A ValueError of the decoder means that no object begins there.
+    Of a very long text only the beginning is read. A ValueError of the decoder means that no object begins there. Of an
+    object that is laid out like its schema, what stands under "properties" counts, as in the authors' reader.
     """
     text = text[:_MOST_READ]
     start = text.find("{")
@@ -27,5 +28,6 @@ def objects_in(text: str, decoder: json.JSONDecoder = _DECODER) -> Iterator[tupl
         except (ValueError, RecursionError):
             pass
         else:
-            yield start, end, value
+            inner = value.get("properties")
+            yield start, end, inner if isinstance(inner, dict) else value
         start = text.find("{", end)

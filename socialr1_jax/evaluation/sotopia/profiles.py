@@ -14,8 +14,8 @@ from socialr1_jax.evaluation.tasks.files import check_sums, find_file, read_json
 from socialr1_jax.files import sha256
 from socialr1_jax.terminal import counted
 
-SetName = Literal["all", "hard"]
-SETS: tuple[SetName, ...] = ("all", "hard")
+SetName = Literal["all", "hard", "cooperative", "competitive"]
+SETS: tuple[SetName, ...] = ("all", "hard", "cooperative", "competitive")
 RELATIONSHIPS = ("stranger", "know by name", "acquaintance", "friend", "romantic relationship", "family member")
 ENVIRONMENT = "environment"  # who sees everything: the judge
 
@@ -26,6 +26,7 @@ _SUMS = {
     "env_agent_combo_storages.jsonl": "46d5858322e8c8266c4aabc45e3ca5a6d8f91df0fc6f167b10adb5b1477a4815",
     "used_env.json": "593d5fc1dae6826030d88ce0734e17cf87c39e1efc37e253e9658f390e6fe826",
 }
+_CODENAMES = {"cooperative": "mutual", "competitive": "craigslist"}  # word in the codenames of a set
 _GENDERS = {"Man": "male", "Woman": "female", "Nonbinary": "nonbinary"}
 _TAG = re.compile(r"<(/?)(p|extra_info|strategy_hint|clarification_hint)\b([^<>]*)>")
 _VIEWER = re.compile(r"""viewer\s*=\s*["']([^"']*)["']""")
@@ -76,9 +77,15 @@ class Benchmark:
     files: Mapping[str, str]
     notes: tuple[str, ...]
 
+    def is_in(self, name: SetName, scenario: Scenario) -> bool:
+        """Return whether a scenario is in a set; of the cooperative and competitive ones its codename tells."""
+        if name in _CODENAMES:
+            return _CODENAMES[name] in scenario.codename.lower()
+        return name == "all" or scenario.id in self.hard
+
     def pairs_of(self, name: SetName) -> tuple[Pair, ...]:
         """The pairs of a set, in the file's order."""
-        return tuple(pair for pair in self.pairs if name == "all" or pair.scenario.id in self.hard)
+        return tuple(pair for pair in self.pairs if self.is_in(name, pair.scenario))
 
 
 def load(folder: Path) -> Benchmark:

@@ -16,15 +16,18 @@ from socialr1_jax.evaluation.sotopia.figures import OVERALL, SetFigures, figures
 from socialr1_jax.evaluation.sotopia.judging import DIMENSIONS, PROMPT, SCHEMA, judge
 from socialr1_jax.evaluation.sotopia.models import EndpointSpeaker, LocalSpeaker
 from socialr1_jax.evaluation.sotopia.play import Played, play, read_episodes
+from socialr1_jax.evaluation.sotopia.profiles import SETS
 from socialr1_jax.evaluation.sotopia.speakers import Speaker
-from socialr1_jax.evaluation.task import Metric
+from socialr1_jax.evaluation.task import BenchmarkError, Metric
 from socialr1_jax.evaluation.wording import OWN_WORDING
-from socialr1_jax.evaluation_config import EvaluateConfig
+from socialr1_jax.evaluation_config import ALLOW_SELF, EvaluateConfig
 from socialr1_jax.server_answers import SettingNames
 from socialr1_jax.terminal import counted
 
 NAME = "sotopia"
-FIGURES = [*dict.fromkeys(("goal", *DIMENSIONS, OVERALL))]
+_SCORED = [*dict.fromkeys(("goal", *DIMENSIONS, OVERALL))]
+FIGURES = [*_SCORED, *(f"partner/{name}" for name in _SCORED)]
+TEMPERATURE = 0.7  # of the agents in the authors' code
 EPISODES, VERDICTS = "samples_sotopia.jsonl", "verdicts_sotopia.jsonl"
 
 
@@ -69,9 +72,13 @@ def load_benchmark(data_dir: Path) -> profiles.Benchmark:
 def make_players(config: EvaluateConfig, tested: Respondent) -> Players:
     """Load the models that the settings name; weights that are loaded already are shared.
 
-    The partner speaks with the sampling of the tested model; the judge takes the likeliest token, and thinks. Raises
-    what `make_respondent` raises.
+    Both agents speak with the sampling that is given, at TEMPERATURE where none is; the judge takes the likeliest
+    token, and thinks. Raises what `make_respondent` raises, and BenchmarkError when two have the same weights, which
+    `allow_self` permits.
     """
+    if "temperature" not in config.model_fields_set:
+        config = config.model_copy(update={"temperature": TEMPERATURE})
+        tested = tested.sampled_as(config) if isinstance(tested, LocalModel) else make_respondent(config)
     known = {(config.model, config.base_url): tested}
 
     def player(names: SettingNames, model: str, url: str, **changes: Any) -> Respondent:
@@ -79,7 +86,11 @@ def make_players(config: EvaluateConfig, tested: Respondent) -> Players:
         found = known.get((model, url))
         if isinstance(found, LocalModel):
             return found.sampled_as(settings)
-        known[model, url] = made = make_respondent(settings, names)
+        made = make_respondent(settings, names)
+        weights = made.identity().get("sha256")
+        if not config.allow_self and weights in {one.identity().get("sha256", "") for one in known.values()}:
+            raise BenchmarkError(f"{names.model}: {model} has the weights of another player; {ALLOW_SELF}")
+        known[model, url] = made
         return made
 
     named = (config.partner or config.model, config.partner_url or ("" if config.partner else config.base_url))
@@ -101,7 +112,10 @@ def run_sotopia(
     """
     begun, folder = time.perf_counter(), Path(config.output)
     settings = settings_of(config, benchmark)
-    who = {"tested": players.tested.identity(), "partner": players.partner.identity(), "tokens": turn_limit(config)}
+    who: dict[str, Any] = {
+        "rules": config.sotopia_rules, "tested": players.tested.identity(), "partner": players.partner.identity(),
+        "tokens": turn_limit(config),
+    }  # fmt: skip
     played, filled = _play(config, settings, players, folder / EPISODES, run_id(who), said)
     verdicts: Mapping[str, Row] = {}
     if players.judge:
@@ -118,7 +132,8 @@ def run_sotopia(
 
 def settings_of(config: EvaluateConfig, benchmark: profiles.Benchmark) -> list[Setting]:
     """The episodes that are asked for."""
-    return episodes_of(benchmark, config.sotopia_set, config.num_samples)[: config.limit or None]
+    settings = episodes_of(benchmark, config.sotopia_set, config.num_samples, config.sotopia_rules)
+    return settings[: config.limit or None]
 
 
 def work(config: EvaluateConfig, benchmark: profiles.Benchmark) -> int:
@@ -186,10 +201,13 @@ def _result(
 ) -> TaskResult:  # fmt: skip
     metrics: dict[str, Metric] = {}
     status: dict[str, dict[str, float]] = {}
-    details, notes = about, list(benchmark.notes)
+    temperature = about["tested"]["temperature"]
+    details, notes = about, [f"rules of SOTOPIA {config.sotopia_rules}, agents at temperature {temperature}"]
+    notes += [f"{one}: figures of a model with itself do not compare" for one in config.same_players]
+    notes += benchmark.notes
     complete = not played.failed
-    for name in ("all", "hard") if config.sotopia_set == "all" else ("hard",):
-        chosen = [one for one in settings if name == "all" or one.scenario.id in benchmark.hard]
+    for name in SETS if config.sotopia_set == "all" else (config.sotopia_set,):
+        chosen = [one for one in settings if benchmark.is_in(name, one.scenario)]
         if not chosen:
             continue
         found = figures(chosen, played.episodes, verdicts)
@@ -197,8 +215,9 @@ def _result(
         notes.append(f"{name}: " + ", ".join(f"{count} {what}" for what, count in found.counts.items() if count))
         details[name] = {"counts": dict(found.counts), "rates": dict(found.rates)}
         if not config.predict_only:
-            details[name]["figures"] = {key: one._asdict() for key, one in found.figures.items()}
-            metrics |= {f"official_{name}/{k}": Metric(x.value, x.stderr, x.n) for k, x in found.figures.items()}
+            shown = {**found.figures, **{f"partner/{key}": one for key, one in found.partner.items()}}
+            details[name]["figures"] = {key: one._asdict() for key, one in shown.items()}
+            metrics |= {f"official_{name}/{k}": Metric(x.value, x.stderr, x.n) for k, x in shown.items()}
             status[f"official_{name}"] = _status(found)
     unjudged = [row["cause"] for row in verdicts.values() if row["status"] != "ok"]
     if unjudged:
