@@ -10,6 +10,7 @@ from conftest import NUM_TOKENS, VOCAB_SIZE
 from scipy import stats
 
 from socialr1_jax import SamplingParams, generate, load_hf
+from socialr1_jax.sampling import Engine
 
 LENGTHS = [1, 2, 34, 5, 8, 13, 21, 3, 4, 6, 7, 9, 10, 11, 12, 14, 15, 16, 31, 33]
 
@@ -37,21 +38,43 @@ def tokens_of(completions):
 
 
 @pytest.mark.parametrize(
-    ("name", "ignored"),
-    [("untied_gqa4_bias", {}), ("tied_gqa2_3layers", {"seed": 9, "top_k": 5, "top_p": 0.5, "min_p": 0.1})],
+    ("name", "options"),
+    [
+        ("untied_gqa4_bias", {}),
+        ("tied_gqa2_3layers", {"seed": 9, "top_k": 5, "top_p": 0.5, "min_p": 0.1}),
+        ("tied_gqa2_3layers", {"repetition_penalty": 1.3}),
+    ],
 )
-def test_greedy_tokens_equal_transformers(tiny_models, prompts, name, ignored):
+def test_greedy_tokens_equal_transformers(tiny_models, prompts, name, options):
     import torch
 
     tiny = tiny_models(name)
     expected = []
     for prompt in prompts:
         ids = torch.tensor([prompt])
-        row = tiny.torch_model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=20, do_sample=False)
+        row = tiny.torch_model.generate(
+            ids, attention_mask=torch.ones_like(ids), max_new_tokens=20, do_sample=False,
+            repetition_penalty=options.get("repetition_penalty", 1.0),
+        )  # fmt: skip
         expected.append([row[0, len(prompt) :].tolist()])
     assert np.mean([len(set(row[0])) for row in expected]) > 4  # a model that repeats one token would show little
-    completions = generate(load_hf(tiny.folder), prompts, params(n=1, temperature=0.0, max_new_tokens=20, **ignored))
+    completions = generate(load_hf(tiny.folder), prompts, params(n=1, temperature=0.0, max_new_tokens=20, **options))
     assert tokens_of(completions) == expected
+
+
+def test_a_penalty_for_repetition_is_that_of_its_row_alone(tiny_jax, prompts, standard):
+    """Also where rows are refilled; log-probs are those of the distribution with the penalty."""
+    each = [params(seed=3, repetition_penalty=penalty) for penalty in (1.0, 5.0, 0.5)]
+    asked = [prompts[0]] * 3
+    alone = [generate(tiny_jax, [prompt], one)[0] for prompt, one in zip(asked, each, strict=True)]
+    engine = Engine(params=tiny_jax.params, config=tiny_jax.config, num_tokens=tiny_jax.num_tokens, max_rows=2)
+    together = engine.sample(asked, each, prompt_ids=[0, 0, 0])
+    assert tokens_of(together) == tokens_of(alone)
+    assert len({str(tokens) for tokens in tokens_of(alone)}) == 3
+    plain = generate(tiny_jax, prompts[:1], params(seed=3))[0]
+    assert tokens_of([plain]) == tokens_of(alone[:1])
+    with pytest.raises(ValueError, match="repetition_penalty=0 is out of range"):
+        params(repetition_penalty=0)
 
 
 # --- log-probs of the tokens drawn

@@ -96,6 +96,7 @@ class Rollout:
         self.shards = row_shards()
         self.group = max((len(group.rows) for group in groups), default=1)
         self.stops = round_up(max(1, *(len(set(params.stop_token_ids)) for params in each)), STOP_MULTIPLE)
+        self.penalised = any(params.repetition_penalty != 1 for params in each)
         self.run_segment = partial(
             decode_segment,
             steps=engine.segment_tokens,
@@ -173,7 +174,7 @@ class Rollout:
         tokens_pt = np.zeros((self.shards * size, width), np.int32)
         lengths_p = np.ones(self.shards * size, np.int32)
         rows_m = np.full((self.shards, entries), self.rows.shape[1])  # past the end: nowhere
-        fresh = Fresh(self.shards * entries, self.stops)
+        fresh = Fresh(self.shards * entries, self.stops, engine.config.vocab_size if self.penalised else 0)
         for device, groups in enumerate(dealt):
             free = iter(np.flatnonzero(self.rows[device] < 0).tolist())
             for i, group in enumerate(groups):
@@ -209,7 +210,7 @@ class Rollout:
             self.slots = slots
             with told(f"an empty batch of {self.rows.shape[1]} rows x {slots} slots"):
                 config, dtype = self.engine.config, jnp.dtype(self.engine.dtype)
-                self.state = empty_batch(config, self.rows.size, slots, dtype, self.stops)
+                self.state = empty_batch(config, self.rows.size, slots, dtype, self.stops, self.penalised)
         elif slots > self.slots:
             self._take(np.tile(np.arange(self.rows.shape[1]), (self.shards, 1)), slots)
 
@@ -294,15 +295,19 @@ class Rollout:
 
 
 class Fresh:
-    """Entries of rows that are to be filled, in NumPy; those that are not set are free rows."""
+    """Entries of rows that are to be filled, in NumPy; those that are not set are free rows.
 
-    def __init__(self, rows: int, stops: int) -> None:
+    `vocabulary` > 0: which of so many tokens a row has is kept, for penalties of repetition.
+    """
+
+    def __init__(self, rows: int, stops: int, vocabulary: int = 0) -> None:
         ints: Any = np.zeros(rows, np.int32)
         floats: Any = np.zeros(rows, np.float32)
         keys: Any = np.zeros((rows, 2), np.uint32)
         no_stops: Any = np.full((rows, stops), -1, np.int32)
-        sampling = RowSampling(keys, floats, ints, floats, floats, no_stops, ints)
-        state = DecodeState(ints, ints, ints, ints, ints + STOP, sampling, [])
+        sampling = RowSampling(keys, floats, ints, floats, floats, floats + 1, no_stops, ints)
+        seen: Any = np.zeros((rows, vocabulary), bool) if vocabulary else None
+        state = DecodeState(ints, ints, ints, ints, ints + STOP, sampling, [], seen)
         self.state: Any = jax.tree.map(np.copy, state)
 
     def set(self, at: int, group: Group, sample: int) -> None:
@@ -315,6 +320,9 @@ class Fresh:
         # 0 stays 0; float32 would turn a smaller number than the least into 0, a larger one than the most into inf.
         how.temperature_b[at] = params.temperature and np.clip(params.temperature, SMALLEST, LARGEST)
         how.top_k_b[at], how.top_p_b[at], how.min_p_b[at] = params.top_k, params.top_p, params.min_p
+        how.penalty_b[at] = params.repetition_penalty
+        if state.seen_bv is not None:
+            state.seen_bv[at, list(group.prompt)] = True
         how.stops_bi[at, : len(set(params.stop_token_ids))] = sorted(set(params.stop_token_ids))
         how.think_end_b[at] = -1 if params.think_end_id is None else params.think_end_id
 

@@ -40,6 +40,7 @@ class RowSampling(NamedTuple):
     top_k_b: jax.Array
     top_p_b: jax.Array
     min_p_b: jax.Array
+    penalty_b: jax.Array  # of repetition
     stops_bi: jax.Array  # stop tokens, filled up with -1
     think_end_b: jax.Array
 
@@ -54,6 +55,7 @@ class DecodeState(NamedTuple):
     ended_b: jax.Array  # LIVE or why not; free rows are STOP
     sampling: RowSampling
     caches: list[LayerCache]
+    seen_bv: jax.Array | None = None  # whether the row has the token; None where no row has a penalty for it
 
 
 class Drawn(NamedTuple):
@@ -79,16 +81,23 @@ def rollout_weights(params: Params, config: Qwen3Config, dtype: Any) -> Params:
 reshard = jax.jit(rollout_weights, static_argnums=(1, 2))
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
-def empty_batch(config: Qwen3Config, rows: int, slots: int, dtype: Any, stops: int) -> DecodeState:
-    """A batch of free rows whose caches have `slots`; `stops` is how many stop tokens a row can have."""
+@partial(jax.jit, static_argnums=(0, 1, 2, 3, 4, 5))
+def empty_batch(
+    config: Qwen3Config, rows: int, slots: int, dtype: Any, stops: int, penalised: bool = False
+) -> DecodeState:
+    """A batch of free rows whose caches have `slots`; `stops` is how many stop tokens a row can have.
+
+    `penalised`: whether rows may have a repetition penalty.
+    """
     shape = (rows, config.num_key_value_heads)
     caches = P(*ROWS, "tensor")
     ints, floats = jnp.zeros(rows, jnp.int32), jnp.zeros(rows, jnp.float32)
     sampling = RowSampling(
-        jnp.zeros((rows, 2), jnp.uint32), floats, ints, floats, floats, jnp.zeros((rows, stops), jnp.int32), ints
-    )
-    state = DecodeState(ints, ints, ints, ints, ints + STOP, sampling, [])
+        jnp.zeros((rows, 2), jnp.uint32), floats, ints, floats, floats, floats, jnp.zeros((rows, stops), jnp.int32),
+        ints,
+    )  # fmt: skip
+    seen_bv = jnp.zeros((rows, config.vocab_size), bool) if penalised else None
+    state = DecodeState(ints, ints, ints, ints, ints + STOP, sampling, [], seen_bv)
     state = jax.tree.map(lambda x: constrain(x, ROWS), state)
     return state._replace(
         caches=[
@@ -173,11 +182,16 @@ def _next(
     logits_bv = constrain(logits_bv, P())
     logits_bv = jnp.where(jnp.arange(logits_bv.shape[-1]) < num_tokens, logits_bv, -jnp.inf)
     how = state.sampling
+    shaped_bv = logits_bv
     with jax.named_scope("filters"):
+        if state.seen_bv is not None:
+            penalty_b1 = how.penalty_b[:, None]
+            less_bv = jnp.where(logits_bv < 0, logits_bv * penalty_b1, logits_bv / penalty_b1)
+            shaped_bv = jnp.where(state.seen_bv, less_bv, logits_bv)
         if filters:
-            shaped_bv = filter_logits(logits_bv, how.temperature_b, how.top_k_b, how.top_p_b, how.min_p_b, filters)
+            shaped_bv = filter_logits(shaped_bv, how.temperature_b, how.top_k_b, how.top_p_b, how.min_p_b, filters)
         else:
-            shaped_bv = temper(logits_bv, how.temperature_b)
+            shaped_bv = temper(shaped_bv, how.temperature_b)
     # The token in the cache has the row's position; the one drawn now will have the next.
     uniform_b = uniforms(how.keys_b, state.positions_b + 1)
     tokens_b, logprobs_b = draw(shaped_bv, uniform_b, how.temperature_b < GREEDY)
@@ -194,7 +208,11 @@ def _next(
     ended_b = jnp.where(took_b, ended_b, jnp.where(failed_b, ERROR, state.ended_b))
     bounded_b = (state.thinking_b != NO_BUDGET) & (tokens_b != how.think_end_b)
     thinking_b = jnp.where(bounded_b, state.thinking_b - took_b, NO_BUDGET)
+    seen_bv = state.seen_bv
+    if seen_bv is not None:
+        seen_bv = seen_bv.at[jnp.arange(len(tokens_b)), tokens_b].max(took_b)
     state = state._replace(
+        seen_bv=seen_bv,
         last_b=jnp.where(took_b, tokens_b, state.last_b),
         positions_b=state.positions_b + took_b,
         left_b=left_b,

@@ -11,6 +11,8 @@ FinishReason = Literal["stop", "length", "error"]
 class SamplingParams:
     """How to sample. `temperature=0` is greedy; `top_k=0`, `top_p=1`, `min_p=0` switch a filter off.
 
+    `repetition_penalty=1` is off; p divides the positive logits of tokens that stand in the prompt or the response and
+    multiplies their negative ones (as in transformers), before everything else.
     Filters act in this order, each on what the one before left: temperature, top-k, top-p, min-p. A response ends with
     one of `stop_token_ids`, when its text holds one of the strings `stop`, or after `max_new_tokens`. After
     `thinking_budget` tokens without `think_end_id` that token is put in the next one's place. Raises ValueError naming
@@ -23,6 +25,7 @@ class SamplingParams:
     top_k: int = 0
     top_p: float = 1.0
     min_p: float = 0.0
+    repetition_penalty: float = 1.0
     seed: int = 0
     stop_token_ids: tuple[int, ...] = ()
     stop: tuple[str, ...] = ()
@@ -40,6 +43,7 @@ class SamplingParams:
             "top_k": self.top_k >= 0,
             "top_p": 0 < self.top_p <= 1,
             "min_p": 0 <= self.min_p <= 1,
+            "repetition_penalty": 0 < self.repetition_penalty < math.inf,
             "seed": 0 <= self.seed < 2**31,
             "stop": all(self.stop),
             "thinking_budget": self.thinking_budget is None or self.thinking_budget >= 0,
