@@ -62,17 +62,22 @@ def test_greedy_tokens_equal_transformers(tiny_models, prompts, name, options):
     assert tokens_of(completions) == expected
 
 
-def test_a_penalty_for_repetition_is_that_of_its_row_alone(tiny_jax, prompts, standard):
+def test_a_penalty_for_repetition_is_that_of_its_row_alone(tiny, tiny_jax, prompts, log_softmax):
     """Also where rows are refilled; log-probs are those of the distribution with the penalty."""
     each = [params(seed=3, repetition_penalty=penalty) for penalty in (1.0, 5.0, 0.5)]
     asked = [prompts[0]] * 3
-    alone = [generate(tiny_jax, [prompt], one)[0] for prompt, one in zip(asked, each, strict=True)]
     engine = Engine(params=tiny_jax.params, config=tiny_jax.config, num_tokens=tiny_jax.num_tokens, max_rows=2)
-    together = engine.sample(asked, each, prompt_ids=[0, 0, 0])
+    alone = [engine.sample([prompts[0]], one, prompt_ids=[i])[0] for i, one in enumerate(each)]
+    together = engine.sample(asked, each, prompt_ids=range(3))
     assert tokens_of(together) == tokens_of(alone)
-    assert len({str(tokens) for tokens in tokens_of(alone)}) == 3
-    plain = generate(tiny_jax, prompts[:1], params(seed=3))[0]
-    assert tokens_of([plain]) == tokens_of(alone[:1])
+    without = engine.sample(asked, params(seed=3), prompt_ids=range(3))
+    same = [one == other for one, other in zip(tokens_of(without), tokens_of(alone), strict=True)]
+    assert same == [True, False, False]
+    logits_v = tiny.logits(prompts[0])[-1]
+    logits_v[prompts[0]] *= np.where(logits_v[prompts[0]] < 0, 5.0, 1 / 5.0)
+    for completion in alone[1]:
+        expected = log_softmax(logits_v)[completion.tokens[0]]
+        np.testing.assert_allclose(completion.logprobs[0], expected, atol=1e-4)
     with pytest.raises(ValueError, match="repetition_penalty=0 is out of range"):
         params(repetition_penalty=0)
 
