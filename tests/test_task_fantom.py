@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 
 from socialr1_jax.evaluation import embeddings
+from socialr1_jax.evaluation.scoring import score
 from socialr1_jax.evaluation.task import BenchmarkError, Grade, Graded, Request
 from socialr1_jax.evaluation.tasks.fantom import TASK
 from socialr1_jax.evaluation.tasks.fantom_scores import embed_grades, weighted_f1, word_f1
+from socialr1_jax.server_answers import Reply
 
 REAL = Path(__file__).resolve().parents[2] / "shared" / "benchmarks" / "fantom"
 real = pytest.mark.skipif(not REAL.exists(), reason="no benchmark files here")
@@ -251,7 +253,10 @@ def test_free_beliefs_wait_for_embeddings(tmp_path):
 
 def test_a_tie_and_a_cut_reply_are_wrong(tmp_path):
     one = asked_of(tmp_path, [one_set()])["short/0-0-0/belief_dist-0"]
-    assert TASK.grade(one, "official", "") == Grade("", 0.0)
+    assert math.isnan(TASK.grade(one, "official", "").value)  # decided by the embeddings like any other
+    empty = [Graded(one, score(TASK, "official", one, 0, Reply(" ", "stop", 1)).grade)]
+    nearer = {"": [1.0, 0.1], one.gold: [1.0, 0.0], one.meta["wrong"]: [0.0, 1.0]}
+    assert embed_grades(empty, lambda texts: np.array([nearer[text] for text in texts]))[0].grade == Grade("", 1.0)
     tie = embed_grades([Graded(one, Grade("anything", math.nan))], lambda texts: np.ones((len(texts), 2)))
     assert tie[0].grade == Grade("anything", 0.0)
     cut = Graded(one, Grade("", 0.0))

@@ -80,10 +80,12 @@ def test_the_shown_letter_always_leads_to_the_gold_text(tmp_path):
     ("reply", "answer"),
     [
         ("B", "B"), ("b", "B"), (" **B** ", "B"), ("'B'.", "B"), ("B. run", "B"), ("The answer is B", ""), ("", ""),
-        ("...", ""), ("Answer: B", "A"), ("G", ""), ("2", ""),
+        ("...", ""), ("Answer: B", "A"), ("G", ""), ("2", ""), ("answer: B", ""), ("assistant\n\nB", "B"),
+        (" assistant\n\nB", "A"), ("B. rest", "B"), ("**'B'**", ""), ("'**B**'", "B"), ("\"'B'\"", ""),
+        ("'\"B\"'.", "B"), ("\n.B", "B"), ("an E", "E"), ("Ｂ", ""),
     ],
 )  # fmt: skip
-def test_the_first_character_counts(tmp_path, reply, answer):
+def test_the_first_character_counts_after_some_are_taken_off(tmp_path, reply, answer):
     request = TASK.requests(TASK.load(written(tmp_path, [scenario(0, "BBB")])), "official", 0)[0]
     assert TASK.grade(request, "official", reply) == Grade(answer, float(answer == "B"))
 
@@ -127,9 +129,8 @@ def test_agrees_with_an_oracle_on_random_replies(tmp_path):
                 trio = []
                 for number, kind in enumerate(("motivation", "behavior", "both"), 1):
                     said = replies[f"{name}-{row['idx']}-{kind}-order{turn}"]
-                    while said[0] in ".'\"*":
-                        said = said[1:]
-                    at = "ABCDEF".find(said[0].upper())
+                    said = said.lstrip("asitn\n").lstrip(".'\"*")
+                    at = "ABCDEF".find(said[:1].upper() or "?")
                     trio.append(at >= 0 and "ABCDEF"[int(digits[at]) - 1] == row[f"Correct Answer {number}"])
                 hits.append([*trio, all(trio)])
             per_order.append([sum(column) / len(rows) for column in zip(*hits, strict=True)])
@@ -137,6 +138,9 @@ def test_agrees_with_an_oracle_on_random_replies(tmp_path):
         for kind, mean in zip(("motivation", "behavior", "both", "all_three"), means, strict=True):
             assert found[f"{name}/{kind}"].value == pytest.approx(mean)
             assert found[f"{name}/{kind}"].n == len(rows)
+        for turn, values in enumerate(per_order, 1):
+            for kind, value in zip(("motivation", "behavior", "both", "all_three"), values, strict=True):
+                assert found[f"{name}/order_{turn}/{kind}"].value == pytest.approx(value)
 
 
 def test_the_cards_protocol_asks_once_in_file_order(tmp_path):

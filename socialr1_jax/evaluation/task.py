@@ -86,12 +86,14 @@ class Task:
 
     load: folder of the benchmark -> Data; raises BenchmarkError.
     requests: (data, protocol, seed) -> the prompts; the same for the same arguments.
-    grade: (request, protocol, reply without its thoughts) -> Grade. Replies that were cut never come here: they are
-        wrong.
+    grade: (request, protocol, reply without its thoughts) -> Grade. Replies that were cut in their thoughts never come
+        here: they are wrong.
     metrics: (all graded requests of one reply each, protocol) -> figures by name; the first one is the headline.
     embedded: (graded requests of the official protocol, embedder of `embedding_model`) -> (the same with the grades
         that only an embedder can give, further figures); called before `metrics` where it is installed.
     baselines: the prompts that are asked -> baselines by figure; for figures that have some.
+    kinder: as `grade`, for the official protocol of a benchmark whose own reader refuses answers that a reply plainly
+        gives; the figures of it stand beside the official ones as `ours/reader/<figure>`.
     """
 
     name: str
@@ -105,6 +107,7 @@ class Task:
     embedding_model: str = ""
     embedded: Callable[[Sequence[Graded], Embedder], tuple[list[Graded], dict[str, Metric]]] | None = None
     baselines: Callable[[Sequence[Request]], dict[str, Baseline]] | None = None
+    kinder: Callable[[Request, ProtocolName, str], Grade] | None = None
 
 
 def mean_metric(values: Sequence[float], clusters: Sequence[str] | None = None) -> Metric:

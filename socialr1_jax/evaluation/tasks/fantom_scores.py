@@ -28,7 +28,7 @@ def official_grade(request: Request, reply: str) -> Grade:
     said = _said(reply)
     kind, gold = request.meta["kind"], request.gold
     if kind == "belief_dist":
-        return Grade(said, math.nan if said else 0.0)
+        return Grade(said, math.nan)
     if kind == "fact":
         return Grade(said, word_f1(gold.lower(), said.lower()))
     if kind == "belief_choice":

@@ -90,7 +90,8 @@ def load(folder: Path) -> Data:
             where = f"{path}, row {number}"
             abilities = _abilities(text(row, _ABILITY, where), where)
             item = {"task": name.removesuffix(".jsonl"), "number": number, "abilities": abilities}
-            items.append(item | {language: _question(row, language, where) for language in _LANGUAGES})
+            questions = {language: _question(row, language, where) for language in _LANGUAGES}
+            items.append(item | questions | {"answer": row[_ANSWER]})
     return Data(items=items, files=files, notes=check_sums(files, _SUMS), whole=len(items) == _WHOLE)
 
 
@@ -134,10 +135,16 @@ def _meta(item: Mapping[str, Any], language: str) -> dict[str, Any]:
 
 def _official(item: Mapping[str, Any], language: str, seed: int) -> list[Request]:
     asked, name = item[language], f"{item['task']}-{item['number']}"
-    options: Sequence[str] = asked["options"]
+    # The released scripts count options by the Chinese columns: one question has four English options and two Chinese
+    # ones, and is asked with two in both languages.
+    options: Sequence[str] = asked["options"][: len(item["zh"]["options"])]
     letters = LETTERS[: len(options)]
     # Of two options that read alike the first letter counts for both, as in the released scripts.
     originals = [letters[options.index(option)] for option in options]
+    # They compare it with the file's answer as it is written, which nothing equals where that is "A. " or the second of
+    # two such letters. `kinder` compares with the option's letter.
+    letter = dict(zip(letters, originals, strict=True)).get(asked["gold"], "")
+    kinder_gold = {} if letter == item["answer"] else {"letter": letter}
     system = {"role": "system", "content": _SYSTEM[language]}
     story, question, candidates = _HEADINGS[language]
     head = f"{story}\n{asked['story']}\n\n{question}\n{asked['question']}\n\n{candidates}\n"
@@ -152,8 +159,8 @@ def _official(item: Mapping[str, Any], language: str, seed: int) -> list[Request
                 id=f"{name}-{language}-try{number}",
                 item=name,
                 messages=(system, {"role": "user", "content": head + shown}),
-                gold=originals[letters.index(asked["gold"])],
-                meta=_meta(item, language) | {"try": number, "shown": mapped},
+                gold=item["answer"],
+                meta=_meta(item, language) | {"try": number, "shown": mapped} | kinder_gold,
                 max_new_tokens=_NEW_TOKENS,
             )
         )
@@ -173,6 +180,12 @@ def grade(request: Request, protocol: ProtocolName, reply: str) -> Grade:
         return card_grade(request, reply)
     answer = request.meta["shown"].get(_letter(reply), "")
     return Grade(answer, float(answer == request.gold))
+
+
+def kinder(request: Request, protocol: ProtocolName, reply: str) -> Grade:
+    """Grade as `grade`, with the letter of the option that the file's answer means."""
+    answer = grade(request, protocol, reply).answer
+    return Grade(answer, float(answer == request.meta.get("letter", request.gold)))
 
 
 def _letter(reply: str) -> str:
@@ -235,4 +248,5 @@ TASK = Task(
     requests=requests,
     grade=grade,
     metrics=metrics,
+    kinder=kinder,
 )
