@@ -185,7 +185,7 @@ def test_binary_replies(tmp_path, reply, answer):
 @pytest.mark.parametrize(
     ("reply", "answer", "value"),
     [
-        ("ANA and bo", "Ana, Bo", 1), ("Ana, Bo, Di", "Ana, Bo", 1), ("Ana", "Ana", 0),
+        ("ANA and bo", "Ana, Bo", 1), ("Ana, Bo, Di", "Ana, Bo, Di", 1), ("Ana", "Ana", 0),
         ("Ana, Bo, Cy", "Ana, Bo, Cy", 0), ("Ana, Bo, Nancy", "Ana, Bo, Cy", 0), ("nobody", "Bo", 0),
         ("", "", 0), ("Cy? Answer: Ana, Bo", "Ana, Bo", 1),
     ],
@@ -249,6 +249,34 @@ def test_free_beliefs_wait_for_embeddings(tmp_path):
     assert (values["short/first_order"], values["short/second_order"], values["short/second_order_cyclic"]) == (1, 0, 0)
     assert values["short/belief_true_word_f1"] == 1
     assert set(bare) < set(found)
+
+
+def test_characters_errors_and_parts_by_hand(tmp_path):
+    """Two sets of one part. In the first the answerability list leaves Bo out, and Ana's info question is denied.
+
+    All is right about Cy of both sets and Ana of the second: 3 of 4; the denied answer contradicts the list: 3 of 4.
+    """
+    asked = asked_of(tmp_path, [one_set("0-0-0"), one_set("0-0-1")])
+    odd = {"short/0-0-0/answerability_list": "Ana", "short/0-0-0/info_binary-1": "no", "full/0-0-1/info_binary-0": "?"}
+    graded = graded_all(asked.values(), [odd.get(id) or reply_for(one) for id, one in asked.items()])
+    found = TASK.metrics(embed_grades(graded, embed), "official")
+    values = {name.removeprefix("short/"): one.value for name, one in found.items() if name.startswith("short/")}
+    assert (values["ALL"], values["part/ALL"], values["ALL_character"], values["part/ALL_character"]) == (
+        0.5,
+        0,
+        0.75,
+        0.5,
+    )
+    assert (values["character_consistency"], values["part/character_consistency"]) == (0.75, 0.5)
+    assert (values["part/answerability_ALL"], values["answerability_ALL"]) == (0, 0.5)
+    errors = {name.removeprefix("errors/"): value for name, value in values.items() if name.startswith("errors/")}
+    assert {name for name, value in errors.items() if value} == {"list/excluded_aware", "binary/false_negative"}
+    assert "conversation/ALL" not in values  # the short context is that of a part
+    assert found["full/conversation/ALL"].value == 0
+    assert (found["full/errors/binary/irrelevant"].value, found["full/errors/binary/irrelevant"].n) == (1, 1)
+    bare = TASK.metrics(graded, "official")
+    assert "short/ALL_character" not in bare
+    assert bare["short/character_consistency"].value == 0.75
 
 
 def test_a_tie_and_a_cut_reply_are_wrong(tmp_path):

@@ -71,6 +71,12 @@ def test_prompts(tmp_path):
     assert json.loads(json.dumps(one.meta)) == one.meta
 
 
+@pytest.fixture(scope="module")
+def one(tmp_path_factory):
+    folder = written(tmp_path_factory.mktemp("hitom"), block(answers=["red_box"]))
+    return TASK.requests(TASK.load(folder), "official", 0)[0]
+
+
 @pytest.mark.parametrize(
     ("reply", "answer"),
     [
@@ -91,8 +97,7 @@ def test_prompts(tmp_path):
         ("A. blue_box\n\nB. red_box\n\nThe answer is B.", "red_box"),
     ],
 )  # fmt: skip
-def test_which_option_is_read(tmp_path, reply, answer):
-    one = TASK.requests(TASK.load(written(tmp_path, block(answers=["red_box"]))), "official", 0)[0]
+def test_which_option_is_read(one, reply, answer):
     assert TASK.grade(one, "official", reply) == Grade(answer, float(answer == "red_box"))
 
 

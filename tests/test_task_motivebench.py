@@ -76,6 +76,12 @@ def test_the_shown_letter_always_leads_to_the_gold_text(tmp_path):
         assert texts[one.gold] == WORDS["ABCDEF".index(item[f"Correct Answer {number}"])]
 
 
+@pytest.fixture(scope="module")
+def one(tmp_path_factory):
+    folder = written(tmp_path_factory.mktemp("motivebench"), [scenario(0, "BBB")])
+    return TASK.requests(TASK.load(folder), "official", 0)[0]
+
+
 @pytest.mark.parametrize(
     ("reply", "answer"),
     [
@@ -85,9 +91,8 @@ def test_the_shown_letter_always_leads_to_the_gold_text(tmp_path):
         ("'\"B\"'.", "B"), ("\n.B", "B"), ("an E", "E"), ("Ｂ", ""),
     ],
 )  # fmt: skip
-def test_the_first_character_counts_after_some_are_taken_off(tmp_path, reply, answer):
-    request = TASK.requests(TASK.load(written(tmp_path, [scenario(0, "BBB")])), "official", 0)[0]
-    assert TASK.grade(request, "official", reply) == Grade(answer, float(answer == "B"))
+def test_the_first_character_counts_after_some_are_taken_off(one, reply, answer):
+    assert TASK.grade(one, "official", reply) == Grade(answer, float(answer == "B"))
 
 
 def test_the_figures_by_hand(tmp_path):

@@ -60,6 +60,11 @@ def test_stories_are_joined_by_id(tmp_path):
     assert card.messages[0]["content"].startswith("Story s0_sev1.\n\nQuestion action?\nA. eat it\nB. throw it\n\nYou")
 
 
+@pytest.fixture(scope="module")
+def one(tmp_path_factory):
+    return TASK.requests(TASK.load(stories(tmp_path_factory.mktemp("simpletom"), ["BAA"])), "official", 0)[0]
+
+
 @pytest.mark.parametrize(
     ("reply", "answer"),
     [
@@ -69,8 +74,7 @@ def test_stories_are_joined_by_id(tmp_path):
         ("Answer", ""), ("（B）", "B"), ("B (A", "A"),
     ],
 )  # fmt: skip
-def test_which_letter_is_read(tmp_path, reply, answer):
-    one = TASK.requests(TASK.load(stories(tmp_path, ["BAA"])), "official", 0)[0]
+def test_which_letter_is_read(one, reply, answer):
     assert TASK.grade(one, "official", reply) == Grade(answer, float(answer == "B"))
 
 

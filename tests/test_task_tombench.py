@@ -144,6 +144,11 @@ def test_answers_that_the_scripts_never_find_are_right_for_our_reader(tmp_path, 
     assert of(asked(tmp_path, "social_r1"), FALSE_BELIEF)[0].gold == answer[0]
 
 
+@pytest.fixture(scope="module")
+def one(tmp_path_factory):
+    return of(asked(written(tmp_path_factory.mktemp("tombench"))), FALSE_BELIEF)[0]
+
+
 @pytest.mark.parametrize(
     ("reply", "letter"),
     [
@@ -152,8 +157,7 @@ def test_answers_that_the_scripts_never_find_are_right_for_our_reader(tmp_path, 
         ("no idea", "A"), ("[[ B ]]", "B"), ("Ａ", "A"), ("[[b]]", "A"), ("【D】", "D"),
     ],
 )  # fmt: skip
-def test_which_letter_is_read(tmp_path, reply, letter):
-    one = of(asked(written(tmp_path)), FALSE_BELIEF)[0]
+def test_which_letter_is_read(one, reply, letter):
     answer = one.meta["shown"][letter]
     assert TASK.grade(one, "official", reply) == Grade(answer, float(answer == "A"))
 
