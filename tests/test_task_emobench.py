@@ -123,7 +123,7 @@ JSON = '{"answer_q1": "B", "answer_q2": "C"}'
         ("B, C", "", ""),
         ("null", "", ""),
         ("", "", ""),
-        ('{"a":' * 3000, "", ""),
+        ('{"a":' * 1200, "", ""),
     ],
 )
 def test_eu_replies(eu_request, reply, official, ours):
