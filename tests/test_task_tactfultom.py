@@ -8,10 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from socialr1_jax.evaluation.compare import compare
+from socialr1_jax.evaluation.scoring import rescored, sample_row, score
 from socialr1_jax.evaluation.task import BenchmarkError, Grade, Graded, Request
 from socialr1_jax.evaluation.tasks import tactfultom
 from socialr1_jax.evaluation.tasks.tactfultom import CATEGORIES, TASK
 from socialr1_jax.evaluation.tasks.words import english_words
+from socialr1_jax.server_answers import Reply
 
 REAL = Path(__file__).resolve().parents[2] / "shared" / "benchmarks" / "tactfultom"
 real = pytest.mark.skipif(not REAL.exists(), reason="no benchmark files here")
@@ -160,6 +163,21 @@ def test_a_third_option_of_two_is_no_answer():
 )
 def test_yes_no_replies(asked, reply, answer):
     assert TASK.grade(asked["info_binary-0-yes_no"], "official", reply) == Grade(answer, float(answer == "yes"))
+
+
+def test_lists_of_names_can_be_scored_again_and_compared(asked, tmp_path):
+    one = asked["info_list-0-list"]
+    first = score(TASK, "official", one, 0, Reply("Bo, Ana", "stop", 3))
+    row = json.loads(json.dumps(sample_row("tactfultom", "official", first)))
+    assert rescored(TASK, row).grade == first.grade == Grade("Bo, Ana", 1.0)
+    with pytest.raises(TypeError, match="gold is not of type str or list or dict"):
+        rescored(TASK, row | {"gold": 3})
+    files = [tmp_path / name / "samples_tactfultom.jsonl" for name in ("a", "b")]
+    for file, changed in zip(files, ({}, {"answer": "Bo", "value": 0.0}), strict=True):
+        file.parent.mkdir()
+        file.write_text(json.dumps(row | changed) + "\n")
+    (found,) = compare(*map(str, files))["comparisons"].values()
+    assert found["changed"][0]["gold"] == '["Ana", "Bo"]'
 
 
 @pytest.mark.parametrize(

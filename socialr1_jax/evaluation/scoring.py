@@ -14,9 +14,13 @@ from socialr1_jax.server_answers import Reply
 
 FAILED = ("too_long", "refused", "error")  # there is no reply, so nothing to grade
 STATUSES = ("ok", "truncated", "unparsable", *FAILED)
-_FIELDS = {"sample": int, "tokens": int, "messages": list, "meta": dict} | dict.fromkeys(
-    ("id", "item", "gold", "reply", "finish_reason"), str
-)  # of a row of samples
+_FIELDS: dict[str, tuple[type, ...]] = {  # of a row of samples
+    **dict.fromkeys(("id", "item", "reply", "finish_reason"), (str,)),
+    **dict.fromkeys(("sample", "tokens"), (int,)),
+    "messages": (list,),
+    "meta": (dict,),
+    "gold": (str, list, dict),
+}
 _WRONG, _NO_GRADE = Grade("", 0.0), Grade("", math.nan)
 
 
@@ -120,9 +124,9 @@ def sample_row(task: str, protocol: ProtocolName, scored: Scored) -> dict[str, A
 
 def rescored(task: Task, row: Mapping[str, Any]) -> Scored:
     """Grade a row of samples_<task>.jsonl again. Raises TypeError naming a field of another type."""
-    for name, kind in _FIELDS.items():
-        if not isinstance(row[name], kind):
-            raise TypeError(f"{name} is not of type {kind.__name__}")
+    for name, kinds in _FIELDS.items():
+        if not isinstance(row[name], kinds):
+            raise TypeError(f"{name} is not of type {' or '.join(kind.__name__ for kind in kinds)}")
     request = Request(
         id=row["id"], item=row["item"], messages=tuple(row["messages"]), gold=row["gold"], meta=row["meta"]
     )
