@@ -145,6 +145,11 @@ def test_choice_replies(reply, answer):
     assert TASK.grade(choice_request(), "official", reply) == Grade(answer, float(answer == "2"))
 
 
+@pytest.mark.parametrize(("reply", "answer"), [("<think>1</think>\n2", "2"), ("\n2", ""), ("2\n", "2")])
+def test_a_line_break_counts_unless_thoughts_are_before_it(reply, answer):
+    assert score(TASK, "official", choice_request(), 0, Reply(reply, "stop", 9)).grade.answer == answer
+
+
 def test_a_third_option_of_two_is_no_answer():
     assert TASK.grade(choice_request(options=2), "official", "3") == Grade("", 0.0)
 

@@ -10,6 +10,9 @@ Forms are tried from the plainest to the weakest, and the first that is there de
 4. the last conclusion ("so B.", "it must be B");
 5. the text ends with its only letter ("..., B."), or nothing but words like "definitely" is before it.
 
+Of a whole reply, read with its options' texts, a first paragraph of form 1, 2 or 3 decides alone: what follows the
+blank line is its explanation, unless it is a list of options or takes the answer back.
+
 Articles ("A friend would"), the pronoun ("I think"), words ("Anna") and lists ("A or B") name no letter. Every pattern
 is bounded, so the time is linear in the text's length.
 """
