@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from socialr1_jax.evaluation.scoring import figures, score
 from socialr1_jax.evaluation.task import BenchmarkError, Grade, Graded
 from socialr1_jax.evaluation.tasks.emobench import TASK
+from socialr1_jax.server_answers import Reply
 
 REAL = Path(__file__).resolve().parents[2] / "shared" / "benchmarks" / "emobench"
 real = pytest.mark.skipif(not REAL.exists(), reason="no benchmark files here")
@@ -44,6 +46,12 @@ def written(folder, eu_rows, ea_rows):
 @pytest.fixture
 def folder(tmp_path):
     return written(tmp_path, [eu("1"), eu("1", "zh"), eu("2")], [ea("1"), ea("1", "zh", kind="Response")])
+
+
+@pytest.fixture(scope="module")
+def eu_request(tmp_path_factory):
+    folder = written(tmp_path_factory.mktemp("emobench"), [eu("1")], [ea("1")])
+    return TASK.requests(TASK.load(folder), "official", 0)[0]
 
 
 def test_languages_share_ids_and_stay_apart(folder):
@@ -82,27 +90,60 @@ def test_the_cards_prompt_asks_emotion_and_cause_apart(folder):
     assert len({one.id for one in found}) == len(found) == 8
 
 
+JSON = '{"answer_q1": "B", "answer_q2": "C"}'
+
+
 @pytest.mark.parametrize(
-    ("reply", "answer", "value"),
+    ("reply", "official", "ours"),
     [
-        ('{"answer_q1": "B", "answer_q2": "C"}', "B,C", 1),
-        ('```json\n{"answer_q1": "B", "answer_q2": "C"}\n```', "B,C", 1),
-        ('```\n{"answer_q2": " C ", "answer_q1": "B"}\n```', "B,C", 1),
-        ('Sure: {"note": {"x": 1}} {"answer_q1": "B", "answer_q2": "C"} done', "B,C", 1),
-        ('{"answer_q1": "B", "answer_q2": "A"}', "B,A", 0),
-        ('{"answer_q1": "B"}', "B,-", 0),
-        ('{"answer_q1": "B", "answer_q2": 3}', "B,-", 0),
-        ('{"answer_q1": "Joy", "answer_q2": "C"}', "-,C", 0),
-        ('{"answer": "B"}', "", 0),
-        ('{"answer_q1": "B", "answer_q2": "C"', "", 0),
-        ("B, C", "", 0),
-        ("", "", 0),
-        ('{"a":' * 3000, "", 0),
+        (JSON, "B,C", "B,C"),
+        (f" \n{JSON}\n", "B,C", "B,C"),
+        (f"```json\n{JSON}\n```", "B,C", "B,C"),
+        (f"Sure!\n```json{JSON}```\nAny more?", "B,C", "B,C"),
+        (f'```json\n{JSON}\n```\n```json\n{{"answer_q1": "A", "answer_q2": "A"}}\n```', "B,C", "B,C"),
+        ('{"answer_q1": "A", "answer_q2": "C", "answer_q1": "B"}', "B,C", "B,C"),
+        (f"Here: {JSON}", "", "B,C"),
+        (f"{JSON} done", "", "B,C"),
+        (f"```\n{JSON}\n```", "", "B,C"),
+        (f"```json\n{JSON}", "", "B,C"),
+        (f"```JSON\n{JSON}\n```", "", "B,C"),
+        (f"```jsonc\n{JSON}\n```", "", "B,C"),
+        (f"```json\nA: {JSON}\n```", "", "B,C"),
+        (f"[{JSON}]", "", "B,C"),
+        (f'{{"answers": {JSON}}}', "", "B,C"),
+        ('{"answer_q2": " C ", "answer_q1": "B"}', "B,-", "B,C"),
+        (f'Sure: {{"note": {{"x": 1}}}} {JSON} done', "", "B,C"),
+        ('{"answer_q1": "B", "answer_q2": "A"}', "B,A", "B,A"),
+        ('{"answer_q1": "b", "answer_q2": "C)"}', "", ""),
+        ('{"answer_q1": "B"}', "B,-", "B,-"),
+        ('{"answer_q1": "B", "answer_q2": 3}', "B,-", "B,-"),
+        ('{"answer_q1": "Joy", "answer_q2": ["C"]}', "", ""),
+        ('{"answer": "B"}', "", ""),
+        ('{"answer_q1": "B", "answer_q2": "C"', "", ""),
+        ("B, C", "", ""),
+        ("null", "", ""),
+        ("", "", ""),
+        ('{"a":' * 1200, "", ""),
     ],
 )
-def test_eu_replies(folder, reply, answer, value):
-    request = TASK.requests(TASK.load(folder), "official", 0)[0]
-    assert TASK.grade(request, "official", reply) == Grade(answer, value)
+def test_eu_replies(eu_request, reply, official, ours):
+    """Officially the reply is one JSON object, by itself or in a closed block marked json; ours looks within text."""
+    assert TASK.grade(eu_request, "official", reply) == Grade(official, float(official == "B,C"))
+    assert TASK.kinder(eu_request, "official", reply) == Grade(ours, float(ours == "B,C"))
+
+
+def test_our_reader_stands_beside_the_official_figures(folder):
+    """EU in English: JSON, and JSON after a word: 1 of 2 officially, 2 of 2 by our reader."""
+    asked = TASK.requests(TASK.load(folder), "official", 0)
+    replies = {"EU-en-1": JSON, "EU-en-2": f"Here: {JSON}", "EA-en-1": '{"answer": "D"}'}
+    scored = [score(TASK, "official", one, 0, Reply(replies.get(one.id, ""), "stop", 9)) for one in asked]
+    found = {name: one.value for name, one in figures(TASK, "official", scored).items()}
+    assert (found["EU_en"], found["ours/mean_en"]) == (0.5, 0.75)
+    beside = {name: value for name, value in found.items() if name.startswith("ours/reader/")}
+    assert beside == {
+        f"ours/reader/{name}": value
+        for name, value in {"mean_en": 1, "EU_en": 1, "EA_en": 1, "mean_zh": 0, "EU_zh": 0, "EA_zh": 0}.items()
+    }
 
 
 def test_the_figures_by_hand(folder):
@@ -162,7 +203,7 @@ def test_agrees_with_an_oracle_on_random_replies(tmp_path):
             "{%s}", "```json\n{%s}\n```", "I think:\n```\n{ %s }\n```", "{%s", "%s", '{"reasoning": "hm", %s}', "{%s,}",
         ]) % ", ".join(pairs[: draw.choice([1, 2, 2, 2])])  # fmt: skip
         graded.append(Graded(one, TASK.grade(one, "official", reply)))
-        block = re.search(r"\{([^{}]*[^{},])\}", reply)
+        block = re.fullmatch(r"(?:```json\n)?\{([^{}]*[^{},])\}(?:\n```)?", reply)
         read = dict(re.findall(r'"(answer\w*)": "(.)"', block.group(1))) if block else {}
         right = [read.get(key) == "ABCDEF"[place] for key, place in zip(keys, golds[one.id], strict=True)]
         for name in [one.id[:5].replace("-", "_"), f"{one.id[:5].replace('-', '_')}/{one.meta['category']}"]:

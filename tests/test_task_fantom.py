@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 
 from socialr1_jax.evaluation import embeddings
+from socialr1_jax.evaluation.scoring import score
 from socialr1_jax.evaluation.task import BenchmarkError, Grade, Graded, Request
 from socialr1_jax.evaluation.tasks.fantom import TASK
 from socialr1_jax.evaluation.tasks.fantom_scores import embed_grades, weighted_f1, word_f1
+from socialr1_jax.server_answers import Reply
 
 REAL = Path(__file__).resolve().parents[2] / "shared" / "benchmarks" / "fantom"
 real = pytest.mark.skipif(not REAL.exists(), reason="no benchmark files here")
@@ -183,7 +185,7 @@ def test_binary_replies(tmp_path, reply, answer):
 @pytest.mark.parametrize(
     ("reply", "answer", "value"),
     [
-        ("ANA and bo", "Ana, Bo", 1), ("Ana, Bo, Di", "Ana, Bo", 1), ("Ana", "Ana", 0),
+        ("ANA and bo", "Ana, Bo", 1), ("Ana, Bo, Di", "Ana, Bo, Di", 1), ("Ana", "Ana", 0),
         ("Ana, Bo, Cy", "Ana, Bo, Cy", 0), ("Ana, Bo, Nancy", "Ana, Bo, Cy", 0), ("nobody", "Bo", 0),
         ("", "", 0), ("Cy? Answer: Ana, Bo", "Ana, Bo", 1),
     ],
@@ -249,9 +251,40 @@ def test_free_beliefs_wait_for_embeddings(tmp_path):
     assert set(bare) < set(found)
 
 
+def test_characters_errors_and_parts_by_hand(tmp_path):
+    """Two sets of one part. In the first the answerability list leaves Bo out, and Ana's info question is denied.
+
+    All is right about Cy of both sets and Ana of the second: 3 of 4; the denied answer contradicts the list: 3 of 4.
+    """
+    asked = asked_of(tmp_path, [one_set("0-0-0"), one_set("0-0-1")])
+    odd = {"short/0-0-0/answerability_list": "Ana", "short/0-0-0/info_binary-1": "no", "full/0-0-1/info_binary-0": "?"}
+    graded = graded_all(asked.values(), [odd.get(id) or reply_for(one) for id, one in asked.items()])
+    found = TASK.metrics(embed_grades(graded, embed), "official")
+    values = {name.removeprefix("short/"): one.value for name, one in found.items() if name.startswith("short/")}
+    assert (values["ALL"], values["part/ALL"], values["ALL_character"], values["part/ALL_character"]) == (
+        0.5,
+        0,
+        0.75,
+        0.5,
+    )
+    assert (values["character_consistency"], values["part/character_consistency"]) == (0.75, 0.5)
+    assert (values["part/answerability_ALL"], values["answerability_ALL"]) == (0, 0.5)
+    errors = {name.removeprefix("errors/"): value for name, value in values.items() if name.startswith("errors/")}
+    assert {name for name, value in errors.items() if value} == {"list/excluded_aware", "binary/false_negative"}
+    assert "conversation/ALL" not in values  # the short context is that of a part
+    assert found["full/conversation/ALL"].value == 0
+    assert (found["full/errors/binary/irrelevant"].value, found["full/errors/binary/irrelevant"].n) == (1, 1)
+    bare = TASK.metrics(graded, "official")
+    assert "short/ALL_character" not in bare
+    assert bare["short/character_consistency"].value == 0.75
+
+
 def test_a_tie_and_a_cut_reply_are_wrong(tmp_path):
     one = asked_of(tmp_path, [one_set()])["short/0-0-0/belief_dist-0"]
-    assert TASK.grade(one, "official", "") == Grade("", 0.0)
+    assert math.isnan(TASK.grade(one, "official", "").value)  # decided by the embeddings like any other
+    empty = [Graded(one, score(TASK, "official", one, 0, Reply(" ", "stop", 1)).grade)]
+    nearer = {"": [1.0, 0.1], one.gold: [1.0, 0.0], one.meta["wrong"]: [0.0, 1.0]}
+    assert embed_grades(empty, lambda texts: np.array([nearer[text] for text in texts]))[0].grade == Grade("", 1.0)
     tie = embed_grades([Graded(one, Grade("anything", math.nan))], lambda texts: np.ones((len(texts), 2)))
     assert tie[0].grade == Grade("anything", 0.0)
     cut = Graded(one, Grade("", 0.0))

@@ -61,12 +61,20 @@ def test_prompts(tmp_path):
     assert content.startswith("Read the following story and answer the multiple-choice question. Think step-by-step.")
     assert f"Story:\n1 Story of 0.\n\nQuestion: Where is it?\nChoices: {CHOICES}\n\nNote: " in content
     assert all(f"({number})" in content for number in (1, 2, 3, 4))
+    third = content.split("(3)")[1].split("(4)")[0]
+    assert all(words in third for words in ("tend to lie", "tendency to trust", "order in which they left"))
     assert one.meta["options"] == PLACES
     card = TASK.requests(data, "social_r1", 0)[0]
     assert card.messages[0]["content"].startswith("1 Story of 0.\n\nWhere is it?\nA. blue_box\nB. red_box\n")
     assert "\nO. box\n\nYou should first think" in card.messages[0]["content"]
     assert (one.gold, card.gold) == ("blue_box", "A")
     assert json.loads(json.dumps(one.meta)) == one.meta
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory):
+    folder = written(tmp_path_factory.mktemp("hitom"), block(answers=["red_box"]))
+    return TASK.requests(TASK.load(folder), "official", 0)[0]
 
 
 @pytest.mark.parametrize(
@@ -78,10 +86,18 @@ def test_prompts(tmp_path):
         "red_treasure_chest"), ("red_box or blue_box", ""), ("It is in a box.", "box"), ("redbox", ""), ("", ""),
         ("bag_boxes", ""), ("All of it is red.", "red"),
         ("She saw blue_bag, so the answer is N", "blue_jar"), ("I. green_bag", "green_bag"),
+        # The answer first, then a blank line and the explanation, which decides nothing.
+        ("B\n\nBen says the answer is C, but nobody trusts him.", "red_box"),
+        ("B. red_box\n\nBen would say the answer is C. green_box.", "red_box"),
+        ("**Answer:** B\n\nBen's answer is C.", "red_box"), ("Answer:\n\nB\n\nThe answer is C for Ben.", "red_box"),
+        ("The answer is red_box.\n\nHe thinks it must be C.", "red_box"), ("B\n\n- A\n- C\nare both wrong", "red_box"),
+        ("It is in the red_box.\n\nBefore, it was in the blue_box.", "red_box"),
+        ("Ben took it from the blue_box to the red_box.\n\nSo the answer is C.", "green_box"),
+        ("The answer is B.\n\nWait, he left before. The answer is C.", "green_box"), ("B\n\nC", ""),
+        ("A. blue_box\n\nB. red_box\n\nThe answer is B.", "red_box"),
     ],
 )  # fmt: skip
-def test_which_option_is_read(tmp_path, reply, answer):
-    one = TASK.requests(TASK.load(written(tmp_path, block(answers=["red_box"]))), "official", 0)[0]
+def test_which_option_is_read(one, reply, answer):
     assert TASK.grade(one, "official", reply) == Grade(answer, float(answer == "red_box"))
 
 

@@ -76,16 +76,23 @@ def test_the_shown_letter_always_leads_to_the_gold_text(tmp_path):
         assert texts[one.gold] == WORDS["ABCDEF".index(item[f"Correct Answer {number}"])]
 
 
+@pytest.fixture(scope="module")
+def one(tmp_path_factory):
+    folder = written(tmp_path_factory.mktemp("motivebench"), [scenario(0, "BBB")])
+    return TASK.requests(TASK.load(folder), "official", 0)[0]
+
+
 @pytest.mark.parametrize(
     ("reply", "answer"),
     [
         ("B", "B"), ("b", "B"), (" **B** ", "B"), ("'B'.", "B"), ("B. run", "B"), ("The answer is B", ""), ("", ""),
-        ("...", ""), ("Answer: B", "A"), ("G", ""), ("2", ""),
+        ("...", ""), ("Answer: B", "A"), ("G", ""), ("2", ""), ("answer: B", ""), ("assistant\n\nB", "B"),
+        (" assistant\n\nB", "A"), ("B. rest", "B"), ("**'B'**", ""), ("'**B**'", "B"), ("\"'B'\"", ""),
+        ("'\"B\"'.", "B"), ("\n.B", "B"), ("an E", "E"), ("Ｂ", ""),
     ],
 )  # fmt: skip
-def test_the_first_character_counts(tmp_path, reply, answer):
-    request = TASK.requests(TASK.load(written(tmp_path, [scenario(0, "BBB")])), "official", 0)[0]
-    assert TASK.grade(request, "official", reply) == Grade(answer, float(answer == "B"))
+def test_the_first_character_counts_after_some_are_taken_off(one, reply, answer):
+    assert TASK.grade(one, "official", reply) == Grade(answer, float(answer == "B"))
 
 
 def test_the_figures_by_hand(tmp_path):
@@ -127,9 +134,8 @@ def test_agrees_with_an_oracle_on_random_replies(tmp_path):
                 trio = []
                 for number, kind in enumerate(("motivation", "behavior", "both"), 1):
                     said = replies[f"{name}-{row['idx']}-{kind}-order{turn}"]
-                    while said[0] in ".'\"*":
-                        said = said[1:]
-                    at = "ABCDEF".find(said[0].upper())
+                    said = said.lstrip("asitn\n").lstrip(".'\"*")
+                    at = "ABCDEF".find(said[:1].upper() or "?")
                     trio.append(at >= 0 and "ABCDEF"[int(digits[at]) - 1] == row[f"Correct Answer {number}"])
                 hits.append([*trio, all(trio)])
             per_order.append([sum(column) / len(rows) for column in zip(*hits, strict=True)])
@@ -137,6 +143,9 @@ def test_agrees_with_an_oracle_on_random_replies(tmp_path):
         for kind, mean in zip(("motivation", "behavior", "both", "all_three"), means, strict=True):
             assert found[f"{name}/{kind}"].value == pytest.approx(mean)
             assert found[f"{name}/{kind}"].n == len(rows)
+        for turn, values in enumerate(per_order, 1):
+            for kind, value in zip(("motivation", "behavior", "both", "all_three"), values, strict=True):
+                assert found[f"{name}/order_{turn}/{kind}"].value == pytest.approx(value)
 
 
 def test_the_cards_protocol_asks_once_in_file_order(tmp_path):

@@ -60,6 +60,11 @@ def test_stories_are_joined_by_id(tmp_path):
     assert card.messages[0]["content"].startswith("Story s0_sev1.\n\nQuestion action?\nA. eat it\nB. throw it\n\nYou")
 
 
+@pytest.fixture(scope="module")
+def one(tmp_path_factory):
+    return TASK.requests(TASK.load(stories(tmp_path_factory.mktemp("simpletom"), ["BAA"])), "official", 0)[0]
+
+
 @pytest.mark.parametrize(
     ("reply", "answer"),
     [
@@ -69,8 +74,7 @@ def test_stories_are_joined_by_id(tmp_path):
         ("Answer", ""), ("（B）", "B"), ("B (A", "A"),
     ],
 )  # fmt: skip
-def test_which_letter_is_read(tmp_path, reply, answer):
-    one = TASK.requests(TASK.load(stories(tmp_path, ["BAA"])), "official", 0)[0]
+def test_which_letter_is_read(one, reply, answer):
     assert TASK.grade(one, "official", reply) == Grade(answer, float(answer == "B"))
 
 
@@ -90,7 +94,7 @@ def test_figures_by_hand(tmp_path):
     values = {name: one.value for name, one in found.items()}
     assert values == {
         "ours/mean": pytest.approx(4 / 6), "mental_state": 1, "behavior": 0.5, "judgment": 0.5, "all_three": 0.5,
-        "na_frac": pytest.approx(1 / 6),
+        "na_frac": pytest.approx(1 / 6), "na_frac/mental_state": 0, "na_frac/behavior": 0.5, "na_frac/judgment": 0,
     } | {
         f"ours/{name}/{key}": 0 for name in ("aware", "unaware") for key in ("accuracy", *TYPES, "all_three")
     }  # fmt: skip
@@ -268,6 +272,7 @@ def test_the_real_files():
         found = TASK.metrics(
             [Graded(one, TASK.grade(one, protocol, shape.format(one.gold))) for one in asked], protocol
         )
-        assert found.pop("na_frac").value == 0
+        missing = [name for name in found if name.startswith("na_frac")]
+        assert [found.pop(name).value for name in missing] == [0, 0, 0, 0]
         assert {one.value for one in found.values()} == {1.0}
         assert found["all_three"].n == 1147

@@ -57,6 +57,9 @@ def test_an_option_is_named_by_its_letter_or_its_text(tmp_path):
         "rest": "B",
         "**Rest.**": "B",
         "B\n\nA and C are wrong.": "B",
+        "B\n\nOthers say the answer is C.": "B",
+        "The answer is B. rest\n\nA runner would say that the answer is A.": "B",
+        "The answer is rest.\n\nIt could be C.": "B",
         "A friend would rest.": "",
         "D": "",
     }

@@ -8,9 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from socialr1_jax.evaluation.compare import compare
+from socialr1_jax.evaluation.scoring import rescored, sample_row, score
 from socialr1_jax.evaluation.task import BenchmarkError, Grade, Graded, Request
 from socialr1_jax.evaluation.tasks import tactfultom
 from socialr1_jax.evaluation.tasks.tactfultom import CATEGORIES, TASK
+from socialr1_jax.evaluation.tasks.words import english_words
+from socialr1_jax.server_answers import Reply
 
 REAL = Path(__file__).resolve().parents[2] / "shared" / "benchmarks" / "tactfultom"
 real = pytest.mark.skipif(not REAL.exists(), reason="no benchmark files here")
@@ -129,7 +133,9 @@ def choice_request(gold="2", options=4):
     ("reply", "answer"),
     [
         ("2", "2"), ("2. Ana", "2"), (" **2** ", "2"), ("#2", "2"), ("Option 2", "2"), ("option: 2", "2"),
-        ("OPTION 3.", "3"),
+        ("OPTION 3.", "3"), ("\n2", ""), ("Option\n2", ""), ("2\n", "2"), ("Option 1. Answer: 2", "1"),
+        ("Answer: 2\nReason: x", ""), ("First answer: 1. Final answer: 2", "2"), ("Answer:", ""), ("Answer: 2:", "2"),
+        ("2: my answer", "2"), ("{1} The answer: 2", "2"), ("Answer: 2} or: 3", "2"), ("1 answer", "1"),
         ("Answer: 2", "2"), ("The final answer is: 2", "2"), ("So the answer:\n**2**", "2"), ("I choose 2", ""),
         ("(2)", ""),
         ("5", ""), ("0", ""), ("", ""), ("two", ""), ("\u0662", ""),
@@ -137,6 +143,11 @@ def choice_request(gold="2", options=4):
 )  # fmt: skip
 def test_choice_replies(reply, answer):
     assert TASK.grade(choice_request(), "official", reply) == Grade(answer, float(answer == "2"))
+
+
+@pytest.mark.parametrize(("reply", "answer"), [("<think>1</think>\n2", "2"), ("\n2", ""), ("2\n", "2")])
+def test_a_line_break_counts_unless_thoughts_are_before_it(reply, answer):
+    assert score(TASK, "official", choice_request(), 0, Reply(reply, "stop", 9)).grade.answer == answer
 
 
 def test_a_third_option_of_two_is_no_answer():
@@ -159,6 +170,21 @@ def test_yes_no_replies(asked, reply, answer):
     assert TASK.grade(asked["info_binary-0-yes_no"], "official", reply) == Grade(answer, float(answer == "yes"))
 
 
+def test_lists_of_names_can_be_scored_again_and_compared(asked, tmp_path):
+    one = asked["info_list-0-list"]
+    first = score(TASK, "official", one, 0, Reply("Bo, Ana", "stop", 3))
+    row = json.loads(json.dumps(sample_row("tactfultom", "official", first)))
+    assert rescored(TASK, row).grade == first.grade == Grade("Bo, Ana", 1.0)
+    with pytest.raises(TypeError, match="gold is not of type str or list or dict"):
+        rescored(TASK, row | {"gold": 3})
+    files = [tmp_path / name / "samples_tactfultom.jsonl" for name in ("a", "b")]
+    for file, changed in zip(files, ({}, {"answer": "Bo", "value": 0.0}), strict=True):
+        file.parent.mkdir()
+        file.write_text(json.dumps(row | changed) + "\n")
+    (found,) = compare(*map(str, files))["comparisons"].values()
+    assert found["changed"][0]["gold"] == '["Ana", "Bo"]'
+
+
 @pytest.mark.parametrize(
     ("reply", "value"),
     [
@@ -179,13 +205,36 @@ def test_lists_are_exact_sets(asked, reply, value):
 
 
 def test_free_answers_by_hand(asked):
-    """ "Ana did it" and "Ana did.": 2 words shared of 3 and 2, F1 4/5; the nearest wrong "Cy did." has 2/5."""
+    """ "Ana did it." and "Ana did.": 3 words shared of 4 and 3, F1 6/7; the nearest wrong "Cy did." has 4/7.
+
+    "ana did it" shares "did" of 3 and 3: marks and capitals count.
+    """
     one = asked["fact_reason-0-free"]
-    graded = Graded(one, TASK.grade(one, "official", "Ana did it"))
-    assert graded.grade == Grade("Ana did it", pytest.approx(0.8))
+    graded = Graded(one, TASK.grade(one, "official", "Ana did it."))
+    assert graded.grade == Grade("Ana did it.", pytest.approx(6 / 7))
+    assert TASK.grade(one, "official", "ana did it").value == pytest.approx(1 / 3)
     found = TASK.metrics([graded], "official")
-    assert found["free/f1"].value == found["free/fact_reason"].value == pytest.approx(0.8)
-    assert found["free/f1_wrong"].value == pytest.approx(0.4)
+    assert found["free/f1"].value == found["free/fact_reason"].value == pytest.approx(6 / 7)
+    assert found["free/f1_wrong"].value == pytest.approx(4 / 7)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("Ana isn't sure, she'd go.", "Ana is n't sure , she 'd go ."),
+        ("She left. Then Bo came!", "She left . Then Bo came !"),
+        ("She left.Then Bo came", "She left.Then Bo came"),
+        ("At 5 p.m. Mr. Lee met J. Bo in the U.S. office.", "At 5 p.m. Mr. Lee met J. Bo in the U.S. office ."),
+        ('She said "no." Then left.', "She said `` no . '' Then left ."),
+        ('"Yes" (I think)...', "`` Yes '' ( I think ) ..."),
+        ("Cy's dogs' 'odd' idea: cannot, 3:15, $5", "Cy 's dogs ' ' odd ' idea : can not , 3:15 , $ 5"),
+        ("“Well”—she’s gone -- gonna see*", "“ Well ” — she ’ s gone -- gon na see *"),
+        ("1. Ana 2. Bo", "1 . Ana 2 . Bo"),
+        ("\n", ""),
+    ],
+)
+def test_words_are_those_of_the_penn_treebank(text, words):
+    assert english_words(text) == words.split()
 
 
 def test_cosines_of_free_answers():
@@ -218,6 +267,7 @@ def test_the_figures_by_hand(asked):
     )
     assert (values["form/choice"], values["form/yes_no"], values["form/list"]) == (0.5, 0.25, 1)
     assert values["free/belief"] == 1
+    assert (values["set_0/belief"], values["set_0/lie_ability"]) == (1, 0)
 
 
 def test_the_cards_protocol(tmp_path):

@@ -71,7 +71,9 @@ def test_missing_options_and_labels(tmp_path):
         assert TASK.grade(one, "official", "[[C]]") == Grade("", 0.0)
         assert TASK.grade(one, "official", "[[D]]") == Grade("", 0.0)
     assert all(set(one.meta["shown"]) == set("AB") for one in of(found, FAUX_PAS, "zh", 2))
-    assert all(set(one.meta["shown"]) == set("ABCD") for one in of(found, FAUX_PAS, "en", 2))
+    for one in of(found, FAUX_PAS, "en", 2):  # as the scripts, which look at the Chinese options
+        assert one.messages[1]["content"].split("]\n")[-1] in ("A. Yes\nB. No", "A. No\nB. Yes")
+    assert of(TASK.requests(data, "social_r1", 0), FAUX_PAS, "en", 2)[0].messages[0]["content"].count(". Never\n") == 1
 
 
 def test_gold_and_abilities(tmp_path):
@@ -130,12 +132,22 @@ def test_prompts(tmp_path):
     assert "随机" in chinese.messages[0]["content"]
 
 
-def test_options_that_read_alike_count_as_the_first(tmp_path):
-    rows = [row("C", english=["Angry", "Glad", "Angry", "Sad"])]
-    for one in of(asked(written(tmp_path, {FALSE_BELIEF: rows})), FALSE_BELIEF):
+@pytest.mark.parametrize("answer", ["C", "A. "])
+def test_answers_that_the_scripts_never_find_are_right_for_our_reader(tmp_path, answer):
+    """The second of two options that read alike counts as the first, and "A. " is no letter."""
+    rows = [row(answer, english=["Angry", "Glad", "Angry", "Sad"])]
+    five = of(asked(written(tmp_path, {FALSE_BELIEF: rows})), FALSE_BELIEF)
+    for one in five:
         assert sorted(one.meta["shown"].values()) == ["A", "A", "B", "D"]
-        assert one.gold == "A"
-    assert of(asked(tmp_path, "social_r1"), FALSE_BELIEF)[0].gold == "C"
+        shown = next(letter for letter, original in one.meta["shown"].items() if original == "A")
+        assert TASK.grade(one, "official", f"[[{shown}]]") == Grade("A", 0.0)
+        assert TASK.kinder(one, "official", f"[[{shown}]]") == Grade("A", 1.0)
+    assert of(asked(tmp_path, "social_r1"), FALSE_BELIEF)[0].gold == answer[0]
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory):
+    return of(asked(written(tmp_path_factory.mktemp("tombench"))), FALSE_BELIEF)[0]
 
 
 @pytest.mark.parametrize(
@@ -146,8 +158,7 @@ def test_options_that_read_alike_count_as_the_first(tmp_path):
         ("no idea", "A"), ("[[ B ]]", "B"), ("Ａ", "A"), ("[[b]]", "A"), ("【D】", "D"),
     ],
 )  # fmt: skip
-def test_which_letter_is_read(tmp_path, reply, letter):
-    one = of(asked(written(tmp_path)), FALSE_BELIEF)[0]
+def test_which_letter_is_read(one, reply, letter):
     answer = one.meta["shown"][letter]
     assert TASK.grade(one, "official", reply) == Grade(answer, float(answer == "A"))
 
@@ -326,13 +337,20 @@ def test_the_real_files():
     assert (len(official), len(cards)) == (28600, 5720)
     assert all(len({one.id for one in asked}) == len(asked) for asked in (official, cards))
     two = collections.Counter(one.meta["language"] for one in official if len(one.meta["shown"]) == 2)
-    assert two == {"en": 5 * 483, "zh": 5 * 484}
-    graded = []
+    assert two == {"en": 5 * 484, "zh": 5 * 484}
+    graded, odd = [], []
     for one in official:
-        letter = next(letter for letter, original in one.meta["shown"].items() if original == one.gold)
+        letter = next(letter for letter, original in one.meta["shown"].items() if original == one.gold[0])
         graded.append(Graded(one, TASK.grade(one, "official", f"[[{letter}]]")))
+        if "letter" in one.meta:
+            odd.append(TASK.kinder(one, "official", f"[[{letter}]]"))
+    assert odd == [Grade("A", 1.0)] * 10  # the question whose answer is "A. ", in two languages
     figures = TASK.metrics(graded, "official")
-    assert {one.value for one in figures.values()} == {1.0}
+    missed = {name for name, one in figures.items() if one.value < 1}
+    assert {name for name in missed if "_en" in name} == {
+        "ours/accuracy_en", "groups_en/knowledge", "abilities_en/knowledge: knowledge-attention links",
+    }  # fmt: skip
+    assert figures["ours/accuracy_en"].value == pytest.approx(2859 / 2860)
     for language in ("en", "zh"):
         groups = {name: figures[f"groups_{language}/{name}"].n for name in tombench.GROUPS}
         assert groups == {

@@ -27,7 +27,7 @@ from socialr1_jax.terminal import counted, printable
 TEST = "sign flips of clusters, two-sided (McNemar's exact test where items are single and right or wrong)"
 _SHOWN = 10  # questions that changed, on the console
 _KEYS = {"a", "b", "test", "comparisons"}
-_SAMPLE = {"task": str, "protocol": str, "id": str, "item": str, "gold": str, "answer": str, "meta": dict}
+_SAMPLE = dict.fromkeys(("task", "protocol", "id", "item", "answer"), str) | {"meta": dict}
 
 
 class Reply(NamedTuple):
@@ -308,8 +308,11 @@ def _of_sample(row: Mapping[str, Any]) -> Reply | None:
     if not in_headline(row["task"], row["meta"]):
         return None
     example = None
-    if row["protocol"] == "social_r1" and is_choice(row["gold"]):
-        request = Request(id=row["id"], item=row["item"], messages=row["messages"], gold=row["gold"], meta=row["meta"])
+    gold = row["gold"]
+    if not isinstance(gold, str):  # names of a list
+        gold = json.dumps(gold, ensure_ascii=False)
+    if row["protocol"] == "social_r1" and is_choice(gold):
+        request = Request(id=row["id"], item=row["item"], messages=row["messages"], gold=gold, meta=row["meta"])
         with contextlib.suppress(ValueError):  # a prompt in another form
             example = card_example(request)
     return Reply(
@@ -318,7 +321,7 @@ def _of_sample(row: Mapping[str, Any]) -> Reply | None:
         sample=int(row["sample"]),
         value=_number(row["value"]),
         answer=row["answer"],
-        gold=row["gold"],
+        gold=gold,
         cluster=row["item"],
         twin=str(row["meta"].get("twin_id", "")),
         question=example.question if example else "",

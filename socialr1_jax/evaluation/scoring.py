@@ -5,17 +5,22 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from socialr1_jax.evaluation.task import Embedder, Grade, Graded, Metric, ProtocolName, Request, Task
-from socialr1_jax.rewards.parsing import without_thoughts
+from socialr1_jax.rewards.parsing import THINK_END, without_thoughts
 from socialr1_jax.server_answers import Reply
 
 FAILED = ("too_long", "refused", "error")  # there is no reply, so nothing to grade
 STATUSES = ("ok", "truncated", "unparsable", *FAILED)
-_FIELDS = {"sample": int, "tokens": int, "messages": list, "meta": dict} | dict.fromkeys(
-    ("id", "item", "gold", "reply", "finish_reason"), str
-)  # of a row of samples
+_FIELDS: dict[str, tuple[type, ...]] = {  # of a row of samples
+    **dict.fromkeys(("id", "item", "reply", "finish_reason"), (str,)),
+    **dict.fromkeys(("sample", "tokens"), (int,)),
+    "messages": (list,),
+    "meta": (dict,),
+    "gold": (str, list, dict),
+}
 _WRONG, _NO_GRADE = Grade("", 0.0), Grade("", math.nan)
 
 
@@ -30,15 +35,17 @@ class Scored(NamedTuple):
 
 
 def score(task: Task, protocol: ProtocolName, request: Request, sample: int, reply: Reply) -> Scored:
-    """Grade a reply. One whose thoughts do not end is truncated and wrong; one that is cut later counts as it is."""
-    said = without_thoughts(reply.text)
+    """Grade a reply. One whose thoughts do not end is truncated and wrong; one that is cut later counts as it is.
+
+    A reply without thoughts is graded with its outer white space, which some official readers stumble over.
+    """
     if reply.finish_reason in FAILED:
         return Scored(request, sample, reply, reply.finish_reason, _NO_GRADE)
-    if not said:  # thoughts alone, cut or not, or nothing
-        status = "truncated" if said is None or reply.finish_reason == "length" else "unparsable"
-        return Scored(request, sample, reply, status, _WRONG)
-    grade = task.grade(request, protocol, said)
-    status = "truncated" if reply.finish_reason == "length" else "ok" if grade.answer else "unparsable"
+    said = without_thoughts(reply.text)
+    if said is None:
+        return Scored(request, sample, reply, "truncated", _WRONG)
+    grade = task.grade(request, protocol, said if THINK_END in reply.text else reply.text)
+    status = "truncated" if reply.finish_reason == "length" else "ok" if said and grade.answer else "unparsable"
     return Scored(request, sample, reply, status, grade)
 
 
@@ -49,9 +56,18 @@ def figures(
 
     Items with a reply that failed are left out: a failed call is no wrong answer.
 
+    Where a task reads replies in a kinder way than its authors (`Task.kinder`), its main figures follow as
+    `ours/reader/<figure>`.
+
     A figure's standard error is that of one sample's (the mean over samples): it tells how far the items are a choice,
     and is an upper bound of what repeated sampling leaves.
     """
+    kinder: dict[str, Metric] = {}
+    if task.kinder and protocol == "official":
+        ours = replace(task, grade=task.kinder, kinder=None)
+        again = [score(ours, protocol, one.request, one.sample, one.reply) for one in scored]
+        by_name = {name.removeprefix("ours/"): one for name, one in figures(ours, protocol, again, embedder).items()}
+        kinder = {f"ours/reader/{name}": one for name, one in by_name.items() if "/" not in name}
     failed = {one.request.item for one in scored if one.status in FAILED}
     scored = [one for one in scored if one.request.item not in failed]
     by_sample: dict[int, list[Graded]] = {}
@@ -75,7 +91,7 @@ def figures(
         best = [max(all_, key=lambda one: one.grade.value) for all_ in by_request.values()]
         found[f"maj@{k}/{headline}"] = task.metrics(votes, protocol)[headline]
         found[f"pass@{k}/{headline}"] = task.metrics(best, protocol)[headline]
-    return found
+    return found | kinder
 
 
 def status_rates(scored: Sequence[Scored]) -> dict[str, float]:
@@ -108,9 +124,9 @@ def sample_row(task: str, protocol: ProtocolName, scored: Scored) -> dict[str, A
 
 def rescored(task: Task, row: Mapping[str, Any]) -> Scored:
     """Grade a row of samples_<task>.jsonl again. Raises TypeError naming a field of another type."""
-    for name, kind in _FIELDS.items():
-        if not isinstance(row[name], kind):
-            raise TypeError(f"{name} is not of type {kind.__name__}")
+    for name, kinds in _FIELDS.items():
+        if not isinstance(row[name], kinds):
+            raise TypeError(f"{name} is not of type {' or '.join(kind.__name__ for kind in kinds)}")
     request = Request(
         id=row["id"], item=row["item"], messages=tuple(row["messages"]), gold=row["gold"], meta=row["meta"]
     )

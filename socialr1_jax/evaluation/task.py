@@ -105,12 +105,14 @@ class Task:
 
     load: folder of the benchmark -> Data; raises BenchmarkError.
     requests: (data, protocol, seed) -> the prompts; the same for the same arguments.
-    grade: (request, protocol, reply without its thoughts) -> Grade. Replies that were cut never come here: they are
-        wrong.
+    grade: (request, protocol, reply without its thoughts) -> Grade. Replies that were cut in their thoughts never come
+        here: they are wrong.
     metrics: (all graded requests of one reply each, protocol) -> figures by name; the first one is the headline.
     embedded: (graded requests of the official protocol, embedder of `embedding_model`) -> (the same with the grades
         that only an embedder can give, further figures); called before `metrics` where it is installed.
     examples: (requests of `social_r1`) -> their questions, where the prompt does not tell them.
+    kinder: as `grade`, for the official protocol of a benchmark whose own reader refuses answers that a reply plainly
+        gives; the figures of it stand beside the official ones as `ours/reader/<figure>`.
     """
 
     name: str
@@ -124,6 +126,7 @@ class Task:
     embedding_model: str = ""
     embedded: Callable[[Sequence[Graded], Embedder], tuple[list[Graded], dict[str, Metric]]] | None = None
     examples: Callable[[Sequence[Request]], list[Example]] | None = None
+    kinder: Callable[[Request, ProtocolName, str], Grade] | None = None
 
 
 def mean_metric(values: Sequence[float], clusters: Sequence[str] | None = None) -> Metric:

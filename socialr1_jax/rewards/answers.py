@@ -10,6 +10,9 @@ Forms are tried from the plainest to the weakest, and the first that is there de
 4. the last conclusion ("so B.", "it must be B");
 5. the text ends with its only letter ("..., B."), or nothing but words like "definitely" is before it.
 
+Of a whole reply, read with its options' texts, a first paragraph of form 1, 2 or 3 decides alone: what follows the
+blank line is its explanation, unless it is a list of options or takes the answer back.
+
 Articles ("A friend would"), the pronoun ("I think"), words ("Anna") and lists ("A or B") name no letter. Every pattern
 is bounded, so the time is linear in the text's length.
 """
@@ -150,6 +153,12 @@ _OTHERS = re.compile(
     r"(?:because|since|although|though|while|only|if)[ ](?:option[ ])?)$",
     re.IGNORECASE,
 )
+_BEFORE_OPTION = re.compile(r"(?:(?:the|my|final|correct|answer|is|it|in|would|be)[ ])+")
+_HEADING = re.compile(r"[\s\W]*(?:\w+[ ])?answer[\s:.-]*", re.IGNORECASE)
+_PARAGRAPH = re.compile(r"\n\s*\n")
+_TAKEN_BACK = re.compile(
+    r"(?<![A-Za-z])(?:wait|correction|second thoughts?|reconsider|i was wrong|actually,)(?![A-Za-z])", re.IGNORECASE
+)
 _PREFIX = re.compile(
     r"[^\w(]+|\d{1,2}[.)][ ]|(?:of course|sure|certainly|okay|ok|yes|well|based on [^,.\n]{1,60})[!,.:][ ]",
     re.IGNORECASE,
@@ -180,17 +189,35 @@ def named_letter(text: str, letters: str = LETTERS, options: Sequence[str] = ())
     Args:
         text: an answer or a reply without its thoughts; any string.
         letters: the letters of the options.
-        options: the options' texts in the order of `letters`; a reply that is one of them names it.
+        options: the options' texts in the order of `letters`; a reply whose first line is one of them names it. With
+            them the text is a whole reply, of which the first paragraph may be the answer and the rest an explanation.
     """
     if len(text) > 2 * _LONGEST:
         text = f"{text[:_LONGEST]}\n{text[-_LONGEST:]}"
     text = _cleaned(text)
-    found = _by_option(text, letters, options)
+    found = _by_option(text, letters, options) or (_answer_first(text) if options else None)
     for form in (_bare_line, _explicit, _leading, _chosen, _concluded, _at_the_end):
         if found is not None:
             break
         found = form(text)
     return found if found and found in letters else ""
+
+
+def _answer_first(text: str) -> str | None:
+    """Return the letter of a first paragraph that is an answer and is followed by a blank line and an explanation.
+
+    None where the text goes on with a list of options or with second thoughts.
+    """
+    head, *rest = _PARAGRAPH.split(text, 1)
+    if rest and _HEADING.fullmatch(head):
+        head, *rest = _PARAGRAPH.split(rest[0], 1)
+        head = f"answer: {head}"
+    if not rest or _TAKEN_BACK.search(rest[0]):
+        return None
+    lines = [line for line in rest[0].split("\n", _MOST_LINES) if line]
+    if not lines or _LEADING.match(lines[0]) or all(map(_BARE_LINE.fullmatch, lines)):
+        return None
+    return _bare_line(head) or _explicit(head) or _leading(head) or None
 
 
 def _cleaned(text: str) -> str:
@@ -217,20 +244,21 @@ def _few_marks(text: str) -> str:
 
 
 def _by_option(text: str, letters: str, options: Sequence[str]) -> str | None:
-    """Return the letter of the option that the first line is the text of."""
+    """Return the letter of the option that the first line is the text of, perhaps after words like "the answer is"."""
     said = _plain(text.partition("\n")[0])
     same = [letter for letter, option in zip(letters, options, strict=False) if _plain(option) == said]
     return same[0] if len(same) == 1 else None
 
 
 def _plain(text: str) -> str:
-    return " ".join(re.findall(r"\w+", _cleaned(text).casefold()))
+    words = " ".join(re.findall(r"[^\W_]+", _cleaned(text).casefold()))
+    return _BEFORE_OPTION.sub("", words) or words
 
 
 def _bare_line(text: str) -> str | None:
     """Return the letter that the first line is; "" where other lines are other letters and nothing is stated."""
     lines = [line for line in text.split("\n", _MOST_LINES)[:_MOST_LINES] if line.strip(" :.-")]
-    if len(lines) > 1 and re.fullmatch(r"[\s\W]*(?:\w+[ ])?answer[\s:.-]*", lines[0], re.IGNORECASE):
+    if len(lines) > 1 and _HEADING.fullmatch(lines[0]):
         lines[:2] = [" ".join(lines[:2])]  # a heading
     bare = [match for line in lines if (match := _BARE_LINE.fullmatch(line)) and not _article_line(line)]
     if not bare or not _BARE_LINE.fullmatch(lines[0]) or _article_line(lines[0]):

@@ -1,7 +1,8 @@
 """EmoBench: emotional understanding (EU: an emotion and its cause) and application (EA: what to do or say).
 
-Official rules as of Sahandfer/EmoBench @ 3b4f843: JSON replies, options in file order, an EU item is right only if both
-letters are. Up to five retries until the JSON parses are left out: a reply counts as it is. The benchmark has no single
+Official rules as of Sahandfer/EmoBench @ 3b4f843: options in file order, and an EU item is right only if both letters
+are. The whole reply, or its first closed block marked `json`, must be one JSON object whose values are the letters; any
+other reply is wrong. The figures `ours/reader/...` also take an object within other text. The benchmark has no single
 number; `ours/mean_en`, the mean of EU and EA in English (200 each, so also their micro average), is our reading.
 """
 
@@ -202,16 +203,42 @@ def grade(request: Request, protocol: ProtocolName, reply: str) -> Grade:
     """Official: the letters in the reply's JSON, for EU "A,C" with "-" for one that is missing; 1 if all are right."""
     if protocol == "social_r1":
         return card_grade(request, reply)
-    keys = ("answer_q1", "answer_q2") if request.meta["part"] == "EU" else ("answer",)
-    found = _json_with(reply, keys)
-    letters = [_letter(found.get(key)) for key in keys]
+    found = _whole_json(reply)
+    return _json_grade(request, [found.get(key) for key in _keys(request)])
+
+
+def kinder(request: Request, protocol: ProtocolName, reply: str) -> Grade:
+    """Grade the letters in the reply's JSON within any text, with white space around them."""
+    keys = _keys(request)
+    found = _whole_json(reply)
+    if not any(key in found for key in keys):
+        found = _json_with(reply, keys)
+    values = [found.get(key) for key in keys]
+    return _json_grade(request, [value.strip() if isinstance(value, str) else value for value in values])
+
+
+def _keys(request: Request) -> tuple[str, ...]:
+    return ("answer_q1", "answer_q2") if request.meta["part"] == "EU" else ("answer",)
+
+
+def _json_grade(request: Request, values: Sequence[Any]) -> Grade:
+    letters = [value if isinstance(value, str) and len(value) == 1 and value in LETTERS else "" for value in values]
     answer = ",".join(letter or "-" for letter in letters) if any(letters) else ""
     return Grade(answer, float(answer == request.gold))
 
 
-def _letter(value: Any) -> str:
-    letter = value.strip() if isinstance(value, str) else ""
-    return letter if len(letter) == 1 and letter in LETTERS else ""
+def _whole_json(reply: str) -> Mapping[str, Any]:
+    """Return the object that the reply is, or its first block between "```json" and "```"; {} for anything else."""
+    _, fence, block = reply.partition("```json")
+    if fence:
+        reply, closed, _ = block.partition("```")
+        if not closed:
+            return {}
+    try:
+        found = json.loads(reply)
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, Mapping) else {}
 
 
 def _json_with(reply: str, keys: Sequence[str]) -> Mapping[str, Any]:
@@ -279,4 +306,5 @@ TASK = Task(
     requests=requests,
     grade=grade,
     metrics=metrics,
+    kinder=kinder,
 )

@@ -139,7 +139,8 @@ def _questions(item: Mapping[str, Any], context: str, lasts: list[bool]) -> Iter
     yield _Question("fact", "fact", asked(f"Question: {fact}\nAnswer:"), answer, "", {})
     for i, (belief, last) in enumerate(zip(item["beliefQAs"], lasts, strict=True)):
         question, right, wrong = belief["question"], belief["correct_answer"], belief["wrong_answer"]
-        access, meta = belief["missed_info_accessibility"], {"tom_type": belief.get("tom_type")}
+        access = belief["missed_info_accessibility"]
+        meta = {"tom_type": belief.get("tom_type"), "character": _believer(question)}
         body = f"Question: {question}\nAnswer:"
         yield _Question(f"belief_dist-{i}", "belief_dist", asked(body), right, access, meta | {"wrong": wrong})
         options = (wrong, right) if last else (right, wrong)
@@ -157,7 +158,8 @@ def _questions(item: Mapping[str, Any], context: str, lasts: list[bool]) -> Iter
         right, wrong = listed["correct_answer"], listed["wrong_answer"]
         names = None if right is None or wrong is None else {"correct": right, "wrong": wrong}
         body = f"{heading}\nQuestion: {listed['question']}\nAnswer:"
-        yield _Question(f"{name}_list", f"{name}_list", asked(heading and body), names, list_access, {})
+        people = {"characters": [_knower(binary["question"]) for binary in binaries]}
+        yield _Question(f"{name}_list", f"{name}_list", asked(heading and body), names, list_access, people)
         for i, binary in enumerate(binaries):
             gold = binary["correct_answer"]
             if gold == "no:long":
@@ -166,9 +168,20 @@ def _questions(item: Mapping[str, Any], context: str, lasts: list[bool]) -> Iter
                 gold = "no"
             body = f"{heading}\nQuestion: {binary['question']} Answer yes or no.\nAnswer:"
             card = (f"{heading}\n{binary['question']}", ("Yes", "No"))
+            who = {"character": _knower(binary["question"]).lower()}
             yield _Question(
-                f"{name}_binary-{i}", f"{name}_binary", asked(heading and body), gold, binary_access, {}, card
+                f"{name}_binary-{i}", f"{name}_binary", asked(heading and body), gold, binary_access, who, card
             )
+
+
+def _knower(question: str) -> str:
+    """Return the character whose knowledge a yes-or-no question asks for."""
+    return question.removeprefix("Does ").partition(" know")[0]
+
+
+def _believer(question: str) -> str:
+    """Return the character whose belief a question asks for first, in lower case."""
+    return next(iter(question.lower().partition("does ")[2].split()), "")
 
 
 def _access(listed: Mapping[str, Any], binaries: list[Mapping[str, Any]], context: str) -> tuple[str, str]:

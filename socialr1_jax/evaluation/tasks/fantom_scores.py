@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from socialr1_jax.evaluation.embeddings import Embedder, similarities
 from socialr1_jax.evaluation.task import (
@@ -19,6 +19,11 @@ from socialr1_jax.evaluation.task import (
 )
 
 _ALL = ("belief_choice", "answerability_list", "answerability_binary", "info_list", "info_binary")
+_UNITS = {"set": 3, "part": 2, "conversation": 1}  # how many numbers of a set's id name the unit
+_ERRORS = {
+    "list": ("excluded_aware", "included_unaware", "did_both"),
+    "binary": ("false_negative", "false_positive", "irrelevant"),
+}
 _YES_PARTS = (" yes ", " yes,", " yes.", " knows ")
 _NO_PARTS = (" no ", " no,", " no.", " does not know ", " doesn't know ")
 
@@ -28,7 +33,7 @@ def official_grade(request: Request, reply: str) -> Grade:
     said = _said(reply)
     kind, gold = request.meta["kind"], request.gold
     if kind == "belief_dist":
-        return Grade(said, math.nan if said else 0.0)
+        return Grade(said, math.nan)
     if kind == "fact":
         return Grade(said, word_f1(gold.lower(), said.lower()))
     if kind == "belief_choice":
@@ -39,7 +44,10 @@ def official_grade(request: Request, reply: str) -> Grade:
         answer = _yes_no(said)
         return Grade(answer, float(answer == gold))
     text = said.lower()
-    named = [name for name in (*gold["correct"], *gold["wrong"]) if name.lower() in text]
+    people = (*gold["correct"], *gold["wrong"])
+    known = {name.lower() for name in people}
+    others = (name for name in request.meta.get("characters", ()) if name.lower() not in known)
+    named = [name for name in dict.fromkeys((*people, *others)) if name.lower() in text]
     right = all(name in named for name in gold["correct"]) and not any(name.lower() in text for name in gold["wrong"])
     return Grade(", ".join(named), float(right))
 
@@ -93,6 +101,9 @@ def embed_grades(graded: Sequence[Graded], embed: Embedder) -> list[Graded]:
 def metrics(graded: Sequence[Graded], protocol: ProtocolName) -> dict[str, Metric]:
     """`<context>/...` over questions on missed ("inaccessible") information, `<context>/accessible/...` over the rest.
 
+    `.../part/...` and `.../conversation/...` join the sets of a part or of a conversation where ALL joins one set's
+    questions; `.../errors/...` are numbers of wrong answers by their kind, n all wrong ones.
+
     Official: ALL (first), ALL*, and each kind; sets count only when none of their questions was skipped. ALL*, the
     orders and belief_dist are there only when all free beliefs have a value. social_r1: plain accuracy of the
     questions that are a choice, which is our selection.
@@ -101,44 +112,111 @@ def metrics(graded: Sequence[Graded], protocol: ProtocolName) -> dict[str, Metri
     figures = _official if protocol == "official" else _social_r1
     found: dict[str, Metric] = {}
     for context in sorted(contexts, reverse=True):  # short, full
-        found |= {f"{context}/{name}": one for name, one in figures(contexts[context]).items()}
+        found |= {f"{context}/{name}": one for name, one in figures(contexts[context], context).items()}
     return found
 
 
-def _social_r1(graded: Sequence[Graded]) -> dict[str, Metric]:
+def _social_r1(graded: Sequence[Graded], context: str) -> dict[str, Metric]:
     found = {"ours/accuracy": accuracy(graded)}
     found |= {kind: accuracy(rows) for kind, rows in by_group(graded, "kind").items()}
     return found | {access: accuracy(rows) for access, rows in by_group(graded, "access").items()}
 
 
-def _official(graded: Sequence[Graded]) -> dict[str, Metric]:
+def _official(graded: Sequence[Graded], context: str) -> dict[str, Metric]:
     embedded = not any(math.isnan(one.grade.value) for one in graded)
     access = by_group(graded, "access")
-    found = _report(access.get("inaccessible", []), embedded)
+    found = _report(access.get("inaccessible", []), embedded, context)
     if "" in access:
         found["fact_f1"] = accuracy(access[""])
     if "accessible" in access:
-        control = _report(access["accessible"], embedded)
+        control = _report(access["accessible"], embedded, context)
         found |= {f"accessible/{name}": one for name, one in control.items()}
     return found
 
 
-def _report(graded: Sequence[Graded], embedded: bool) -> dict[str, Metric]:
+def _report(graded: Sequence[Graded], embedded: bool, context: str) -> dict[str, Metric]:
     kinds = by_group(graded, "kind")
-    found = {"ALL": _all_right(graded, _ALL)}
-    found["sets"] = Metric(float(len(_whole_sets(graded, _ALL))), math.nan, found["ALL"].n)
-    if embedded:
-        found["ALL*"] = _all_right(graded, ("belief_dist", *_ALL))
+    found = _joined(graded, embedded, _UNITS["set"])
+    found["sets"] = Metric(float(len(_whole(graded, _ALL, _UNITS["set"]))), math.nan, found["ALL"].n)
     if "belief_choice" in kinds:
         found["belief_choice"] = accuracy(kinds["belief_choice"])
     if embedded and (dist := kinds.get("belief_dist")):
         found |= _free_beliefs(dist)
     for name in ("answerability", "info"):
-        found[f"{name}_ALL"] = _all_right(graded, (f"{name}_list", f"{name}_binary"))
         if rows := kinds.get(f"{name}_list"):
             found[f"{name}_list"] = accuracy(rows)
         if rows := kinds.get(f"{name}_binary"):
             found[f"{name}_binary_f1"] = weighted_f1(rows)
+    found |= _errors(kinds)
+    for unit in ("part", "conversation") if context == "full" else ("part",):
+        found |= {f"{unit}/{name}": one for name, one in _joined(graded, embedded, _UNITS[unit]).items()}
+    return found
+
+
+def _joined(graded: Sequence[Graded], embedded: bool, size: int) -> dict[str, Metric]:
+    """Figures that need every answer of a unit to be right, or all answers about a character in it."""
+    found = {"ALL": _all_right(graded, _ALL, size)}
+    if embedded:
+        found["ALL*"] = _all_right(graded, ("belief_dist", *_ALL), size)
+    for name in ("answerability", "info"):
+        found[f"{name}_ALL"] = _all_right(graded, (f"{name}_list", f"{name}_binary"), size)
+    return found | _characters(graded, embedded, size)
+
+
+def _characters(graded: Sequence[Graded], embedded: bool, size: int) -> dict[str, Metric]:
+    """Return ALL_character and character_consistency, over each character of each unit.
+
+    ALL_character: everything about the character is right: beliefs, yes-or-no answers, and whether lists name it.
+    character_consistency: yes-or-no answers and lists say the same of what it knows, right or wrong.
+    """
+    right: dict[tuple[str, str], list[float]] = {}
+    said: dict[tuple[str, str], set[str]] = {}
+    items: dict[tuple[str, str], str] = {}
+    for unit, rows in _whole(graded, ("belief_dist", *_ALL), size).items():
+        kinds = by_group(rows, "kind")
+        for one in rows:
+            if not (name := one.request.meta.get("character", "")):
+                continue
+            items[unit, name] = one.request.item
+            values = right.setdefault((unit, name), [])
+            values.append(one.grade.value)
+            topic, _, form = one.request.meta["kind"].rpartition("_")
+            if form != "binary":
+                continue
+            answers = said.setdefault((unit, name), set())
+            answers.add(one.grade.answer)
+            for listed in kinds.get(f"{topic}_list", ()):
+                answer = "yes" if name in listed.grade.answer.lower().split(", ") else "no"
+                answers.add(answer)
+                values.append(float(answer == one.request.gold))
+    found = {}
+    if right and embedded:
+        found["ALL_character"] = mean_metric([min(values) for values in right.values()], [items[key] for key in right])
+    if said:
+        same = [float(len(answers) == 1) for answers in said.values()]
+        found["character_consistency"] = mean_metric(same, [items[key] for key in said])
+    return found
+
+
+def _errors(kinds: Mapping[str, Sequence[Graded]]) -> dict[str, Metric]:
+    """Numbers of wrong answerability lists and of wrong yes-or-no answers, by what is wrong with them."""
+    reasons: Counter[str] = Counter()
+    for one in kinds.get("answerability_list", ()):
+        if not one.grade.value:
+            named = one.grade.answer.split(", ")
+            excluded = not all(name in named for name in one.request.gold["correct"])
+            included = any(name in named for name in one.request.gold["wrong"])
+            reason = "did_both" if excluded and included else "excluded_aware" if excluded else "included_unaware"
+            reasons[f"list/{reason}"] += 1
+    for one in (*kinds.get("answerability_binary", ()), *kinds.get("info_binary", ())):
+        if not one.grade.value:
+            reason = {"no": "false_negative", "yes": "false_positive"}.get(one.grade.answer, "irrelevant")
+            reasons[f"binary/{reason}"] += 1
+    found = {}
+    for form, names in _ERRORS.items():
+        wrong = sum(reasons[f"{form}/{name}"] for name in names)
+        for name in names if wrong else ():
+            found[f"errors/{form}/{name}"] = Metric(float(reasons[f"{form}/{name}"]), math.nan, wrong)
     return found
 
 
@@ -160,20 +238,21 @@ def _free_beliefs(dist: Sequence[Graded]) -> dict[str, Metric]:
     return found
 
 
-def _whole_sets(graded: Sequence[Graded], kinds: tuple[str, ...]) -> dict[str, list[Graded]]:
-    """The graded questions of these kinds by set, without the sets that had one skipped."""
-    rows = [
-        one for one in graded
-        if one.request.meta["kind"] in kinds and not set(kinds) & set(one.request.meta["skipped"])
-    ]  # fmt: skip
-    return by_group(rows, "set")
+def _whole(graded: Sequence[Graded], kinds: tuple[str, ...], size: int) -> dict[str, list[Graded]]:
+    """The graded questions of these kinds by unit, without the units that had one skipped."""
+    units: dict[str, list[Graded]] = {}
+    for one in graded:
+        if one.request.meta["kind"] in kinds:
+            units.setdefault("-".join(one.request.meta["set"].split("-")[:size]), []).append(one)
+    skipped = {unit for unit, rows in units.items() for one in rows if set(kinds) & set(one.request.meta["skipped"])}
+    return {unit: rows for unit, rows in sorted(units.items()) if unit not in skipped}
 
 
-def _all_right(graded: Sequence[Graded], kinds: tuple[str, ...]) -> Metric:
-    """The share of sets whose every question of these kinds is right; the standard error is over conversations."""
-    sets = _whole_sets(graded, kinds)
-    values = [math.prod(one.grade.value for one in rows) for rows in sets.values()]
-    return mean_metric(values, [rows[0].request.item for rows in sets.values()])
+def _all_right(graded: Sequence[Graded], kinds: tuple[str, ...], size: int) -> Metric:
+    """The share of units whose every question of these kinds is right; the standard error is over conversations."""
+    units = _whole(graded, kinds, size)
+    values = [math.prod(one.grade.value for one in rows) for rows in units.values()]
+    return mean_metric(values, [rows[0].request.item for rows in units.values()])
 
 
 def weighted_f1(graded: Sequence[Graded]) -> Metric:

@@ -47,10 +47,10 @@ _INSTRUCTION = (
 _NOTE = (
     "Note: Take the following for granted. (1) An agent witnesses everything that happens in a place before the agent "
     "leaves it. (2) An agent A can infer what an agent B thinks only if A and B have been in the same place or have "
-    "talked with each other, in private or in public. (3) Agents may lie. What an agent says to others does not change "
-    "what that agent believes. Whoever hears a statement trusts a speaker who left the place later than the hearer. "
-    "(4) What is said in private is known to those two only, and they know it; what is claimed in public is heard by "
-    "everybody."
+    "talked with each other, in private or in public. (3) All agents tend to lie. What an agent says to others does "
+    "not change what that agent believes. Whoever hears a statement has a tendency to trust a speaker who left the "
+    "place later than the hearer. All agents know the order in which they left. (4) What is said in private is known "
+    "to those two only, and they know it; what is claimed in public is heard by everybody."
 )
 _NEW_TOKENS = 1024
 
@@ -137,12 +137,16 @@ def _request(item: Mapping[str, Any], protocol: ProtocolName, wording: Wording |
 
 
 def grade(request: Request, protocol: ProtocolName, reply: str) -> Grade:
-    """Grade the option behind the letter that the reply names; without a letter, the only option that it mentions."""
+    """Grade the option behind the letter that the reply names; without a letter, the only option that it mentions.
+
+    Mentions are looked for in the first paragraph, and only if it has none in the explanation after it.
+    """
     if protocol == "social_r1":
         return card_grade(request, reply)
     options: Sequence[str] = request.meta["options"]
     letter = named_letter(reply, LETTERS[: len(options)], options)
-    answer = options[LETTERS.index(letter)] if letter else _mentioned(reply, options)
+    first = reply.strip().partition("\n\n")[0]
+    answer = options[LETTERS.index(letter)] if letter else _mentioned(first, options) or _mentioned(reply, options)
     return Grade(answer, float(answer == request.gold))
 
 

@@ -1,8 +1,9 @@
 """MotiveBench: why somebody does something, what they will do, and both, with six options each.
 
 Official rules as of chicosirius/MotiveBench @ ea5faa1: every question is asked under six fixed option orders, the
-answer is the reply's first character, and figures are means over the orders, for each source. There is no number over
-all sources; `ours/accuracy`, over all questions, is ours. Social-R1's protocol asks once, in file order.
+answer is the reply's first character after some are taken off, and figures are means over the orders, for each source.
+There is no number over all sources; `ours/accuracy`, over all questions, is ours. Social-R1's protocol asks once, in
+file order.
 """
 
 from __future__ import annotations
@@ -53,6 +54,9 @@ _SUMS = {
 _SYSTEM = "You ara a helpful AI assistant."  # sic
 _NEW_TOKENS = 4096
 _OPTIONS = 6
+# What is taken off both ends of a reply, one after another: the letters of the word "assistant" and line breaks, white
+# space, then marks. "answer: B" becomes "wer: B", and is read as W.
+_PEELED = ("asitn\n", None, ".", "'", '"', "*")
 _LABEL = re.compile(r"([A-F])\. ")
 
 
@@ -147,22 +151,30 @@ def _social_r1(item: Mapping[str, Any], name: str) -> Request:
 
 
 def grade(request: Request, protocol: ProtocolName, reply: str) -> Grade:
-    """Official: the first character but for quotes, stars and full stops, in upper case; "" when it is not A to F."""
+    """Official: the first character of what `_PEELED` leaves, in upper case; "" when it is not A to F."""
     if protocol == "social_r1":
         return card_grade(request, reply)
-    letter = reply.strip().strip(".'\"*")[:1].upper()
-    answer = letter if letter and letter in LETTERS[:_OPTIONS] else ""
+    for signs in _PEELED:
+        reply = reply.strip(signs)
+    letter = reply[:1].upper()
+    answer = letter if letter in [*LETTERS[:_OPTIONS]] else ""
     return Grade(answer, float(answer == request.gold))
 
 
 def metrics(graded: Sequence[Graded], protocol: ProtocolName) -> dict[str, Metric]:
-    """Accuracy over all questions, of each type, and of "all three right"; over all sources, then for each.
+    """Accuracy over all questions, of each type, and of "all three right"; over all sources, for each, and by order.
 
     The orders have the same questions, so that the mean over orders is the mean over all replies.
     """
     found = _figures(graded, "ours/accuracy" if protocol == "official" else "accuracy")
-    for source, group in by_group(graded, "source").items():
-        found |= {f"{source}/{name}": one for name, one in _figures(group, "accuracy").items()}
+    groups = by_group(graded, "source")
+    if protocol == "official":
+        groups |= {f"order_{order}": group for order, group in by_group(graded, "order").items()}
+        for source in _SOURCES:
+            orders = by_group(groups.get(source, ()), "order")
+            groups |= {f"{source}/order_{order}": group for order, group in orders.items()}
+    for name, group in groups.items():
+        found |= {f"{name}/{key}": one for key, one in _figures(group, "accuracy").items()}
     return found
 
 

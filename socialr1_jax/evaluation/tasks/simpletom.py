@@ -2,7 +2,7 @@
 
 Official rules as of yulinggu-cs/SimpleToM @ 0f054a7: the direct prompt, options in file order, 20 tokens, accuracy of
 each type. All types have 1,147 questions, so that `ours/mean` over them is also the accuracy of all. `all_three` counts
-a story when its three answers are right; `na_frac` is the share of replies without an answer.
+a story when its three answers are right; `na_frac` is the share of replies without an answer, also of each type.
 
 In every story the character does not know, and the gold texts are always "No", the unknowing act and "Reasonable": a
 policy of "nobody knows" scores 1. Two sets of ours stand beside it, with the same three kinds of question about stories
@@ -236,8 +236,10 @@ def metrics(graded: Sequence[Graded], protocol: ProtocolName) -> dict[str, Metri
     real = sets.get("simpletom", [])
     found = _figures(real, "ours/mean" if protocol == "official" else "accuracy")
     if real:
-        missing = [float(not one.grade.answer) for one in real]
-        found["na_frac"] = mean_metric(missing, [one.request.item for one in real])
+        parts = {"na_frac": real} | {f"na_frac/{name}": rows for name, rows in by_group(real, "type").items()}
+        for name, rows in parts.items():
+            missing = [float(not one.grade.answer) for one in rows]
+            found[name] = mean_metric(missing, [one.request.item for one in rows])
     for name in _CONTROLS:
         if name in sets:
             found |= {f"ours/{name}/{key}": one for key, one in _figures(sets[name], "accuracy").items()}

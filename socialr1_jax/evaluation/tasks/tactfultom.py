@@ -12,6 +12,7 @@ import random
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from socialr1_jax.evaluation.task import (
 )
 from socialr1_jax.evaluation.tasks.fields import field, text, texts
 from socialr1_jax.evaluation.tasks.files import check_sums, find_file, read_json
+from socialr1_jax.evaluation.tasks.words import english_words
 from socialr1_jax.files import sha256
 
 _CHOICE, _YES_NO, _LIST, _FREE = "choice", "yes_no", "list", "free"
@@ -76,7 +78,6 @@ _AUTHORS = {  # our heading -> our name of the authors' text
 _TARGETS = ("fact_question_real_reason", "comprehension_q", "fact_question_truth")
 _NEW_TOKENS = 8192
 _ANSWER = re.compile("answer", re.IGNORECASE)
-_WORD = re.compile(r"\w+")
 
 
 def load(folder: Path) -> Data:
@@ -99,7 +100,7 @@ def load(folder: Path) -> Data:
             raise BenchmarkError(f"{path}: {type(rows).__name__} instead of a list of conversations")
         for place, row in enumerate(rows, 1):
             _check(row, f"{path}, conversation {place}")
-        items += rows
+        items += [{"file": f"set_{number}", **row} for row in rows]
         if len(rows) < whole:
             notes.append(f"{name}: {len(rows)} of {whole} conversations")
     ids = [question["q_id"] for item in items for name, _ in CATEGORIES.values() for question in item[name]]
@@ -156,7 +157,7 @@ def _shuffled(question: Mapping[str, Any], seed: int) -> tuple[list[str], int]:
 
 
 def _meta(item: Mapping[str, Any], category: str, form: str) -> dict[str, Any]:
-    return {"category": category, "form": form, "lie_type": item["lie_type"]}
+    return {"category": category, "form": form, "lie_type": item["lie_type"], "file": item["file"]}
 
 
 def _before(question: Mapping[str, Any]) -> tuple[str, str] | None:
@@ -223,7 +224,7 @@ def grade(request: Request, protocol: ProtocolName, reply: str) -> Grade:
         return card_grade(request, reply)
     form = request.meta["form"]
     if form == _FREE:
-        return Grade(reply.strip(), token_f1(reply, request.gold))
+        return Grade(reply, token_f1(reply, request.gold))
     if form == _LIST:
         names = [name.strip() for name in reply.split(",")]
         answer = ", ".join(names) if any(names) else ""
@@ -238,26 +239,41 @@ def _yes_no(reply: str) -> str:
 
 
 def _number(reply: str, options: int) -> str:
-    """The digit that the reply begins with, after "Option" or the first "answer ...:" where there is such; else ""."""
-    said = reply.strip()
-    if said.lower().startswith("option"):
-        said = said[len("option") :]
-    elif (found := _ANSWER.search(said)) and (colon := said.find(":", found.end())) >= 0:
-        said = said[colon + 1 :]
-    first = said.strip(" \n\t#*:")[:1]
+    """Return the digit that the reply begins with, also after "Option" or after the last colon behind "answer"; or "".
+
+    The word and the colon stand between the same closing braces, and a colon with nothing behind it does not count. A
+    line break before the digit leaves none, except right after such a colon.
+    """
+    said = reply
+    if reply.lower().startswith("option"):
+        said = reply[len("option") :]
+    else:
+        for part in reply.split("}"):
+            colon = part.rfind(":", 0, len(part) - 1)
+            if colon >= 0 and _ANSWER.search(part, 0, colon):
+                said = part[colon + 1 :].strip()
+                break
+    first = said.strip(" #*:")[:1]
     return first if first in [str(i) for i in range(1, options + 1)] else ""
 
 
 def token_f1(one: str, other: str) -> float:
-    """F1 of the two sets of words, case-blind; 1 for two empty texts."""
-    ours, theirs = set(_WORD.findall(one.lower())), set(_WORD.findall(other.lower()))
+    """Return the F1 of the two sets of words and marks; 1 for two empty texts."""
+    ours, theirs = _word_set(one), _word_set(other)
     if not ours and not theirs:
         return 1.0
     return 2 * len(ours & theirs) / (len(ours) + len(theirs))
 
 
+@lru_cache(10_000)  # a reply is compared with four texts, and those with every reply to their question
+def _word_set(text: str) -> frozenset[str]:
+    return frozenset(english_words(text))
+
+
 def metrics(graded: Sequence[Graded], protocol: ProtocolName) -> dict[str, Metric]:
     """First the micro average over choice and yes/no questions (ours), then each category and each form of answer.
+
+    `<file>/<category>` is the category's figure in one of the five files, as the released script has it.
 
     Free answers apart: `free/<category>` is the token F1 with the correct answer, `free/f1_wrong` that with the nearest
     wrong one.
@@ -268,6 +284,9 @@ def metrics(graded: Sequence[Graded], protocol: ProtocolName) -> dict[str, Metri
     found = {"ours/micro" if protocol == "official" else "ours/accuracy": accuracy(micro)}
     by_category = by_group(closed, "category")
     found |= {name: accuracy(by_category[name]) for name in CATEGORIES if name in by_category}
+    for file, group in by_group([one for one in closed if "file" in one.request.meta], "file").items():
+        in_file = by_group(group, "category")
+        found |= {f"{file}/{name}": accuracy(in_file[name]) for name in CATEGORIES if name in in_file}
     found |= {f"form/{form}": accuracy(group) for form, group in by_group(closed, "form").items()}
     found |= {f"lie_type/{name}": accuracy(group) for name, group in by_group(micro, "lie_type").items()}
     if free:

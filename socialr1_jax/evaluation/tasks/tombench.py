@@ -94,7 +94,7 @@ def load(folder: Path) -> Data:
             item = {"task": name.removesuffix(".jsonl"), "number": number, "abilities": abilities}
             asked = {language: _question(row, language, where) for language in _LANGUAGES}
             written = {language: _written(row, language, one["options"]) for language, one in asked.items()}
-            items.append(item | asked | {"written": written})
+            items.append(item | asked | {"written": written, "answer": row[_ANSWER]})
     return Data(items=items, files=files, notes=check_sums(files, _SUMS), whole=len(items) == _WHOLE)
 
 
@@ -144,12 +144,18 @@ def _meta(item: Mapping[str, Any], language: str) -> dict[str, Any]:
 
 def _official(item: Mapping[str, Any], language: str, seed: int, wording: Wording | None) -> list[Request]:
     asked, name = item[language], f"{item['task']}-{item['number']}"
-    options: Sequence[str] = asked["options"]
+    # The released scripts count options by the Chinese columns: one question has four English options and two Chinese
+    # ones, and is asked with two in both languages.
+    options: Sequence[str] = asked["options"][: len(item["zh"]["options"])]
     letters = LETTERS[: len(options)]
     if wording and f"user_{len(options)}_{language}" not in wording.texts:
         raise BenchmarkError(f"{name} ({language}): {len(options)} options; the authors' prompts have two or four")
     # Of two options that read alike the first letter counts for both, as in the released scripts.
     originals = [letters[options.index(option)] for option in options]
+    # They compare it with the file's answer as it is written, which nothing equals where that is "A. " or the second of
+    # two such letters. `kinder` compares with the option's letter.
+    letter = dict(zip(letters, originals, strict=True)).get(asked["gold"], "")
+    kinder_gold = {} if letter == item["answer"] else {"letter": letter}
     rng = random.Random(f"tombench {seed} {language} {name}")
     found = []
     for number in range(1, TRIES + 1):
@@ -161,8 +167,8 @@ def _official(item: Mapping[str, Any], language: str, seed: int, wording: Wordin
                 id=f"{name}-{language}-try{number}",
                 item=name,
                 messages=_messages(asked, language, texts, wording),
-                gold=originals[letters.index(asked["gold"])],
-                meta=_meta(item, language) | {"try": number, "shown": mapped},
+                gold=item["answer"],
+                meta=_meta(item, language) | {"try": number, "shown": mapped} | kinder_gold,
                 max_new_tokens=_NEW_TOKENS,
             )
         )
@@ -197,6 +203,12 @@ def grade(request: Request, protocol: ProtocolName, reply: str) -> Grade:
         return card_grade(request, reply)
     answer = request.meta["shown"].get(_letter(reply), "")
     return Grade(answer, float(answer == request.gold))
+
+
+def kinder(request: Request, protocol: ProtocolName, reply: str) -> Grade:
+    """Grade as `grade`, with the letter of the option that the file's answer means."""
+    answer = grade(request, protocol, reply).answer
+    return Grade(answer, float(answer == request.meta.get("letter", request.gold)))
 
 
 def _letter(reply: str) -> str:
@@ -259,4 +271,5 @@ TASK = Task(
     requests=requests,
     grade=grade,
     metrics=metrics,
+    kinder=kinder,
 )
