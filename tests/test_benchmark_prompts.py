@@ -170,8 +170,9 @@ EA = {
 SHOWN = {"story": "T", "question": "Who?", "gold": "A"}
 FOUR, TWO = ("Ann", "Ben", "Cy", "Di"), ("是", "否")
 TOM = {
-    "task": "False Belief Task", "number": 1, "abilities": ["belief: x"], "en": SHOWN | {"options": FOUR},
-    "zh": SHOWN | {"options": TWO}, "written": {"en": ["A.Ann", *FOUR[1:]], "zh": [*TWO, "nan", "nan"]},
+    "task": "False Belief Task", "number": 1, "abilities": ["belief: x"], "answer": "A",
+    "en": SHOWN | {"options": FOUR}, "zh": SHOWN | {"options": TWO},
+    "written": {"en": ["A.Ann", *FOUR[1:]], "zh": [*TWO, "nan", "nan"]},
 }  # fmt: skip
 MOTIVES = {"source": "Blog", "idx": 7} | {
     key: value
@@ -182,7 +183,7 @@ MOTIVES = {"source": "Blog", "idx": 7} | {
         f"Correct Answer {number}": "A",
     }.items()
 }
-LIE = {"set_id": "s", "lie_type": "altruistic", "full_context": "A: hi."}
+LIE = {"set_id": "s", "file": "f", "lie_type": "altruistic", "full_context": "A: hi."}
 LIE |= {field: [] for field, _ in tactfultom.CATEGORIES.values()}
 LIES = LIE | {
     "beliefQAs": [
@@ -257,24 +258,28 @@ def test_prompts_are_in_the_authors_words(tmp_path, name):
     assert [(one.id, one.gold, one.meta) for one in own] == [(one.id, one.gold, one.meta) for one in asked.values()]
 
 
-def test_tombench_shows_options_as_the_authors_do(tmp_path):
+@pytest.mark.parametrize("chinese", [TWO, FOUR], ids=len)
+def test_tombench_shows_options_as_the_authors_do(tmp_path, chinese):
+    """As many in both languages as the Chinese row has."""
+    item = TOM | {"zh": SHOWN | {"options": chinese}}
     content = content_of("tombench", checkout(tmp_path, "tombench"))
     task, wording = get_task("tombench"), Wording(content["texts"], content["sha256"])
-    asked = task.requests(Data(items=[TOM], files={}, wording=wording), "official", 0)
-    own = task.requests(Data(items=[TOM], files={}), "official", 0)
+    asked = task.requests(Data(items=[item], files={}, wording=wording), "official", 0)
+    own = task.requests(Data(items=[item], files={}), "official", 0)
     assert [(one.id, one.gold, one.meta) for one in asked] == [(one.id, one.gold, one.meta) for one in own]
     for one in asked:
         system, user = (message["content"] for message in one.messages)
         language, shown = one.meta["language"], one.meta["shown"]
+        assert len(shown) == len(chinese)
         texts = dict(zip("ABCD", TOM["written"][language], strict=True))
         listed = [f"{letter}. {texts[behind]}" for letter, behind in shown.items()]
         assert system == f"Pick, {language}.\nSay [[A]]."
-        assert user == f"S: T Q: Who?{' ' if language == 'zh' else chr(10)}{' '.join(listed)}"
+        assert user == f"S: T Q: Who?{' ' if len(shown) == 2 else chr(10)}{' '.join(listed)}"
 
 
 def test_tombench_has_no_text_for_three_options(tmp_path):
     content = content_of("tombench", checkout(tmp_path, "tombench"))
-    item = TOM | {"en": SHOWN | {"options": FOUR[:3]}}
+    item = TOM | {language: SHOWN | {"options": FOUR[:3]} for language in ("en", "zh")}
     data = Data(items=[item], files={}, wording=Wording(content["texts"], ""))
     with pytest.raises(
         BenchmarkError, match=r"False Belief Task-1 \(en\): 3 options; the authors' prompts have two or"

@@ -67,7 +67,7 @@ def test_languages_share_ids_and_stay_apart(folder):
 def test_the_official_prompt(folder):
     first, second, _, chinese, _ = TASK.requests(TASK.load(folder), "official", 0)
     system, user = (message["content"] for message in first.messages)
-    assert "The response should be in the following JSON format" in system
+    assert "Reply with one JSON object of this form" in system
     assert '"answer_q1"' in system
     assert '"answer_q2"' in system
     assert "Scenario 1." in user
@@ -76,7 +76,7 @@ def test_the_official_prompt(folder):
     system, user = (message["content"] for message in second.messages)
     assert '"answer"' in system
     assert "answer_q1" not in system
-    assert "most effective action for Bo" in user
+    assert "Which action would help Bo most" in user
     assert "JSON" in chinese.messages[0]["content"]
     assert "## 场景\nScenario 1." in chinese.messages[1]["content"]
 

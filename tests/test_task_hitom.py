@@ -58,7 +58,7 @@ def test_prompts(tmp_path):
     data = TASK.load(written(tmp_path, block()))
     one = TASK.requests(data, "official", 0)[0]
     content = one.messages[0]["content"]
-    assert content.startswith("Read the following story and answer the multiple-choice question. Think step-by-step.")
+    assert content.startswith("Here is a story, with a question and its choices. Consider it step by step;")
     assert f"Story:\n1 Story of 0.\n\nQuestion: Where is it?\nChoices: {CHOICES}\n\nNote: " in content
     assert all(f"({number})" in content for number in (1, 2, 3, 4))
     third = content.split("(3)")[1].split("(4)")[0]

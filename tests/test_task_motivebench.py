@@ -58,9 +58,9 @@ def test_the_orders_by_hand(tmp_path):
     third = asked["Amazon-0-both-order3"]
     shown = [f"A. {WORDS[2]}", f"B. {WORDS[0]}", f"C. {WORDS[5]}", f"D. {WORDS[4]}", f"E. {WORDS[3]}", f"F. {WORDS[1]}"]
     system, user = (message["content"] for message in third.messages)
-    assert system == "You ara a helpful AI assistant."
+    assert system == "You answer questions about what moves people."
     assert f"\nOptions: {shown}\n" in user
-    assert user.startswith("The following is a Motivational and Behavioral Reasoning Question.")
+    assert user.startswith("A question of motivational and behavioral reasoning follows")
     assert third.max_new_tokens == 4096
 
 

@@ -53,7 +53,7 @@ def test_stories_are_joined_by_id(tmp_path):
         ("s1_sev1_aware", "s1_sev1", "B"), ("s1_sev1_action", "s1_sev1", "B"), ("s1_sev1_judge", "s1_sev1", "A"),
     ]  # fmt: skip
     system, user = (message["content"] for message in found[0].messages)
-    assert system == "You are a helpful assistant."
+    assert system == "You answer questions about short stories."
     assert "Story:\nStory s0_sev1.\n\nQuestion: Question aware?\n(A) Yes\n(B) No\n" in user
     assert found[0].max_new_tokens == 20
     card = TASK.requests(data, "social_r1", 0)[1]

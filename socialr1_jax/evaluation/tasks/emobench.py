@@ -52,22 +52,22 @@ _TASK = {
     "en": (
         "# Task\nYou are given a scenario, questions about it and lettered choices. Put yourself in the place of the "
         "person asked about and select the choice that fits best.\n\n# Output\nGive one answer to each question, "
-        "without explanations. The response should be in the following JSON format:\n```json\n{shape}\n```"
+        "without explanations. Reply with one JSON object of this form:\n```json\n{shape}\n```"
     ),
     "zh": (
         "# 任务\n你会看到一个场景、相关的问题和带字母的选项。请站在所问人物的立场，选出最合适的选项。\n\n"
-        "# 输出\n每个问题只给出一个答案，不要解释。回复应采用以下JSON格式：\n```json\n{shape}\n```"
+        "# 输出\n每个问题只给出一个答案，不要解释。请只用下面形式的一个JSON对象回复：\n```json\n{shape}\n```"
     ),
 }
 _LETTER = {"en": "<letter of the choice>", "zh": "<选项的字母>"}
 _HEADINGS = {"en": ("Scenario", "Question", "Choices"), "zh": ("场景", "问题", "选项")}
 _QUESTIONS = {
-    ("emotion", "en"): "What emotion(s) does {subject} feel in the end in this situation?",
-    ("emotion", "zh"): "在这种情况下，{subject}最后会有什么情绪？",
-    ("cause", "en"): "Why does {subject} feel these emotions in this situation?",
-    ("cause", "zh"): "{subject}在这种情况下为什么会有这些情绪？",
-    ("EA", "en"): "In this scenario, what is the most effective {kind} for {subject}?",
-    ("EA", "zh"): "在这个场景中，对{subject}来说最有效的{kind}是什么？",
+    ("emotion", "en"): "What does {subject} feel at the end of it all?",
+    ("emotion", "zh"): "到了最后，{subject}心里是什么感受？",
+    ("cause", "en"): "What makes {subject} feel so?",
+    ("cause", "zh"): "是什么让{subject}有这样的感受？",
+    ("EA", "en"): "Which {kind} would help {subject} most here?",
+    ("EA", "zh"): "这时哪一种{kind}对{subject}最有帮助？",
 }
 
 

@@ -41,8 +41,8 @@ _SUMS = {_FILE: "1c4077bbcdf815b91dbb791b60dbce3920a98bd63317954ebf94a532d43cd57
 _WHOLE = 600
 _TYPES = ("CoTP", "VP")
 _INSTRUCTION = (
-    "Read the following story and answer the multiple-choice question. Think step-by-step. Provide the answer first, "
-    "and then explain it."
+    "Here is a story, with a question and its choices. Consider it step by step; then give your answer before anything "
+    "else, and explain it after that."
 )
 _NOTE = (
     "Note: Take the following for granted. (1) An agent witnesses everything that happens in a place before the agent "

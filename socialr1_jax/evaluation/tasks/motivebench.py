@@ -51,7 +51,7 @@ _SUMS = {
     "Blog_questions.first25.json": "6e704e24c8ee79c73478b6ea4931a2c64de76f2d4e694700d1e52b1d162d82e5",
     "Persona_questions.first25.json": "baf516c51a88691a0984c487e409f156bfca013ac9d530c3583c47d59fae91a4",
 }
-_SYSTEM = "You ara a helpful AI assistant."  # sic
+_SYSTEM = "You answer questions about what moves people."
 _NEW_TOKENS = 4096
 _OPTIONS = 6
 # What is taken off both ends of a reply, one after another: the letters of the word "assistant" and line breaks, white
@@ -126,9 +126,8 @@ def _official(item: Mapping[str, Any], name: str, number: int, wording: Wording 
     else:
         system = _SYSTEM
         content = (
-            f"The following is a {_TYPES[name][0]} Reasoning Question. Based on what it says, infer the most likely "
-            f"answer and output the answer index.\n\n{question}\nOptions: {shown}\n\n"
-            "This is a multiple-choice question: only return **one character**, without any explanation."
+            f"A question of {_TYPES[name][0].lower()} reasoning follows: choose its likeliest answer.\n\n{question}\n"
+            f"Options: {shown}\n\nReply with the letter of that option alone: one character, no explanation."
         )
     scenario = f"{item['source']}-{item['idx']}"
     return Request(

@@ -53,7 +53,7 @@ _SUMS = {  # of the copy that was split back from joined prompts; the hub's own 
 }
 _WHOLE = 1147
 _CONTROLS = ("aware", "unaware")
-_SYSTEM = "You are a helpful assistant."
+_SYSTEM = "You answer questions about short stories."
 _NEW_TOKENS = 20
 _LABELS = ["A", "B"]
 _KNOWN_LETTERS = "ABCD"  # that the official reading looks for, also where there are two options
@@ -201,9 +201,9 @@ def _authors_messages(item: Mapping[str, Any], wording: Wording) -> Messages:
 def _own_messages(item: Mapping[str, Any]) -> Messages:
     options = item["choices"]["text"]
     content = (
-        "Given the following story, answer the question by giving the correct answer choice, (A) or (B).\n\n"
+        "Read the story, then choose the answer to its question: (A) or (B).\n\n"
         f"Story:\n{item['story']}\n\nQuestion: {item['question']}\n(A) {options[0]}\n(B) {options[1]}\n\n"
-        'What is the correct answer? Respond with just "(A)" or "(B)"'
+        'Your whole reply is "(A)" or "(B)".'
     )
     return ({"role": "system", "content": _SYSTEM}, {"role": "user", "content": content})
 
