@@ -79,10 +79,20 @@ class EvaluateConfig(ServerConfig):
     limit: int = Field(0, ge=0, description="prompts of each task and protocol, for a trial; 0 = all")
     num_samples: int = Field(1, ge=1, description="replies to each prompt")
     temperature: Real = Field(
-        0.0, ge=0, description="0 takes the likeliest token each time; not given, SOTOPIA's agents speak at 0.7"
+        0.0,
+        ge=0,
+        description="0 takes the likeliest token each time; not given: the authors' of official prompts, else 0",
     )
     top_k: int = Field(0, ge=0, description="draw from the k likeliest tokens only; 0 = all (not at an endpoint)")
-    top_p: Real = Field(1.0, gt=0, le=1, description="draw from the smallest set with this probability; 1 = all")
+    top_p: Real = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="draw from the smallest set with this probability; not given: as temperature, else 1",
+    )
+    repetition_penalty: Real = Field(
+        1.0, gt=0, description="divides logits of tokens that are already there; not given: likewise, else 1 (off)"
+    )
     thinking: Annotated[Literal["on", "off", "budget"], BeforeValidator(_switch)] = Field(
         "on", description="with thoughts, without (empty ones in the prompt), or cut after thinking_tokens"
     )

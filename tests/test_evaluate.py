@@ -21,11 +21,12 @@ from socialr1_jax.evaluation.reply_file import ReplyFile
 from socialr1_jax.evaluation.rescore import rescore
 from socialr1_jax.evaluation.respondents import Asked, Endpoint
 from socialr1_jax.evaluation.results import checkpoint_text, figure_table, headline_table
-from socialr1_jax.evaluation.runner import TaskResult, ask, requests_of, run_task
+from socialr1_jax.evaluation.runner import TaskResult, ask, drawn_with, requests_of, run_task
 from socialr1_jax.evaluation.scoring import figures, score
 from socialr1_jax.evaluation.task import (
     BenchmarkError,
     Data,
+    Decoding,
     Grade,
     Metric,
     Request,
@@ -366,6 +367,39 @@ def test_a_column_with_a_value_for_each_question_is_refused(tmp_path):
     # free text has no options, so no baselines
     requests = task.requests(data, "social_r1", 0)
     assert baselines(task, requests, task.examples(requests)) == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "official", "social"),
+    [
+        ("hitom", {}, (0.0, 1.0, 1.0), (0.0, 1.0, 1.0)),
+        ("emobench", {}, (0.6, 1.0, 1.0), (0.0, 1.0, 1.0)),
+        ("tactfultom", {}, (0.2, 1.0, 1.0), (0.0, 1.0, 1.0)),
+        ("motivebench", {}, (0.0, 1.0, 1.05), (0.0, 1.0, 1.0)),
+        ("motivebench", {"temperature": 0.7}, (0.7, 1.0, 1.05), (0.7, 1.0, 1.0)),
+        ("emobench", {"temperature": 0.0, "repetition_penalty": 1.2}, (0.0, 1.0, 1.2), (0.0, 1.0, 1.2)),
+    ],
+)
+def test_official_replies_are_drawn_as_the_authors_do_unless_told_otherwise(name, given, official, social):
+    config = EvaluateConfig(model="m", tasks=(name,), **given)
+    assert drawn_with(config, get_task(name), "official") == official
+    assert drawn_with(config, get_task(name), "social_r1") == social
+
+
+def test_a_reply_is_known_by_how_it_was_drawn(tmp_path):
+    """Results name the decoding; what is drawn as the configuration says keeps the key that it had."""
+    task, seen = replace(TOY, decoding=Decoding(temperature=0.6)), []
+    config, data = EvaluateConfig(model="m", tasks=("hitom",), output=str(tmp_path)), TOY.load(tmp_path)
+    respondent = Scripted(lambda one, sample: seen.append(one) or Reply("A", "stop", 1))
+    with ReplyFile(tmp_path / "r.jsonl", {}) as replies:
+        result = run_task(task, data, requests_of(task, data, config), config, respondent, replies, lambda text: None)
+        drawn = {one.key: one.decoding for one in seen}
+        assert {drawn[key] for key in drawn if "official" in key} == {Decoding(temperature=0.6)}
+        assert {drawn[key] for key in drawn if "social_r1" in key} == {None}
+        official = next(one for one in seen if one.decoding)
+        assert replies.key(official, 0) != replies.key(replace(official, decoding=None), 0)
+    found = result.details["decoding"]
+    assert (found["official"]["temperature"], found["social_r1"]["temperature"]) == (0.6, 0.0)
 
 
 def test_a_benchmark_has_baselines_for_every_figure():

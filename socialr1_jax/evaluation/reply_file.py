@@ -34,7 +34,8 @@ class ReplyFile:
 
     def key(self, asked: Asked, sample: int) -> str:
         """Return the key of a reply."""
-        prompt = json.dumps([list(asked.messages), asked.max_new_tokens, asked.key, sample], ensure_ascii=False)
+        drawn = () if asked.decoding is None else (asked.decoding,)
+        prompt = json.dumps([list(asked.messages), asked.max_new_tokens, asked.key, sample, *drawn], ensure_ascii=False)
         return hashlib.sha256(f"{self._identity}\n{prompt}".encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
     def get(self, asked: Asked, sample: int) -> Reply | None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from socialr1_jax.chat import ChatClient, ChatRefused
 from socialr1_jax.data.chat_template import chat_tokens
-from socialr1_jax.evaluation.task import BenchmarkError, Messages
+from socialr1_jax.evaluation.task import BenchmarkError, Decoding, Messages
 from socialr1_jax.evaluation_config import EvaluateConfig
 from socialr1_jax.files import sha256
 from socialr1_jax.server_answers import PLAIN_NAMES, Reply, SettingNames
@@ -31,6 +31,7 @@ class Asked:
     messages: Messages
     max_new_tokens: int
     samples: tuple[int, ...] = (0,)
+    decoding: Decoding | None = None  # None = the configuration's
 
 
 class Respondent(Protocol):
@@ -105,8 +106,8 @@ class LocalModel:
         """Return the prompt's token ids."""
         return chat_tokens(self._tokenizer, messages, thinking=self._config.thinking != "off")
 
-    def sampling(self, max_new_tokens: int, n: int = 1) -> SamplingParams:
-        """Return how `n` replies to a prompt are drawn."""
+    def sampling(self, max_new_tokens: int, n: int = 1, decoding: Decoding | None = None) -> SamplingParams:
+        """Return how `n` replies to a prompt are drawn; `decoding` None is the configuration's."""
         from socialr1_jax.sampling import SamplingParams
 
         config = self._config
@@ -115,8 +116,8 @@ class LocalModel:
             end = self._tokenizer.convert_tokens_to_ids(_THINK_END)
             budget = {"thinking_budget": config.thinking_tokens, "think_end_id": end}
         return SamplingParams(
-            n=n, max_new_tokens=max_new_tokens, temperature=config.temperature, top_k=config.top_k, top_p=config.top_p,
-            seed=config.seed, stop_token_ids=self._stops, **budget,
+            n=n, max_new_tokens=max_new_tokens, top_k=config.top_k, seed=config.seed, stop_token_ids=self._stops,
+            **(decoding or decoding_of(config))._asdict(), **budget,
         )  # fmt: skip
 
     def reply(self, completion: Completion) -> Reply:
@@ -136,7 +137,8 @@ class LocalModel:
             if left < 1:
                 yield from ((i, sample, Reply("", "too_long", 0)) for sample in one.samples)
                 continue
-            ready.append((tokens, self.sampling(min(one.max_new_tokens, left), max(one.samples) + 1), i))
+            sampling = self.sampling(min(one.max_new_tokens, left), max(one.samples) + 1, one.decoding)
+            ready.append((tokens, sampling, i))
         ready.sort(key=lambda one: one[0])  # those that begin alike are prefilled together
         places = [i for _, _, i in ready]
         ids = [int(hashlib.sha256(asked[i].key.encode()).hexdigest()[:8], 16) for i in places]
@@ -181,7 +183,9 @@ class Endpoint:
         """Call the server. schema: JSON Schema of the reply, for servers that can be held to one."""
         config = self._config
         seed = int(hashlib.sha256(f"{config.seed} {asked.key} {sample}".encode()).hexdigest()[:7], 16)
-        sent: dict[str, Any] = {"temperature": config.temperature, "top_p": config.top_p, "seed": seed}
+        sent: dict[str, Any] = {**(asked.decoding or decoding_of(config))._asdict(), "seed": seed}
+        if sent["repetition_penalty"] == 1:  # not every server knows it
+            del sent["repetition_penalty"]
         sent["max_tokens"] = asked.max_new_tokens
         if config.thinking == "off":
             sent["chat_template_kwargs"] = {"enable_thinking": False}
@@ -210,6 +214,11 @@ def make_respondent(config: EvaluateConfig, names: SettingNames = PLAIN_NAMES) -
     return Endpoint(config, names) if config.base_url else LocalModel(config)
 
 
+def decoding_of(config: EvaluateConfig) -> Decoding:
+    """Return how a configuration draws what has no way of its own."""
+    return Decoding(config.temperature, config.top_p, config.repetition_penalty)
+
+
 def folder_hash(folder: Path) -> str:
     """Return the first 16 digits of a SHA-256 over names and contents of the files of a model folder."""
     digest = hashlib.sha256()
@@ -228,4 +237,6 @@ def _rows() -> int:
 def _sampling(config: EvaluateConfig) -> dict[str, Any]:
     names = {"temperature", "top_k", "top_p", "seed", "thinking"}
     found = config.model_dump(include=names)
+    if config.repetition_penalty != 1:
+        found["repetition_penalty"] = config.repetition_penalty
     return found | ({"thinking_tokens": config.thinking_tokens} if config.thinking == "budget" else {})

@@ -15,12 +15,14 @@ from socialr1_jax.evaluation.baselines import baselines
 from socialr1_jax.evaluation.card import card_example
 from socialr1_jax.evaluation.embeddings import installed, load_embedder
 from socialr1_jax.evaluation.reply_file import ReplyFile
-from socialr1_jax.evaluation.respondents import Asked, Endpoint, Respondent
+from socialr1_jax.evaluation.respondents import Asked, Endpoint, Respondent, decoding_of
 from socialr1_jax.evaluation.scoring import FAILED, Scored, figures, sample_row, score, status_rates
 from socialr1_jax.evaluation.task import (
+    GREEDY,
     Baseline,
     BenchmarkError,
     Data,
+    Decoding,
     Embedder,
     Grade,
     Metric,
@@ -107,9 +109,11 @@ def run_task(
     name = task.name
     metrics: dict[str, Metric] = {}
     status: dict[str, dict[str, float]] = {}
+    decoding: dict[str, Decoding] = {}
     scored: list[tuple[ProtocolName, Scored]] = []
     for protocol, requests in asked.items():
-        answers = ask(name, protocol, requests, config, respondent, replies, said)
+        decoding[protocol] = drawn_with(config, task, protocol)
+        answers = ask(name, protocol, requests, config, respondent, replies, said, decoding[protocol])
         if config.predict_only:
             scored += [(protocol, Scored(*answer, "", Grade("", math.nan))) for answer in answers]
             continue
@@ -148,7 +152,8 @@ def run_task(
         failure=why if len(lost) == len(scored) else "",
         files=dict(data.files),
         notes=notes,
-        details={"baselines": {key: one._asdict() for key, one in shown.items()}} if shown else {},
+        details={"decoding": {protocol: one._asdict() for protocol, one in decoding.items()}}
+        | ({"baselines": {key: one._asdict() for key, one in shown.items()}} if shown else {}),
         seconds=time.perf_counter() - started,
     )
 
@@ -169,16 +174,17 @@ def _plain(figure: str) -> str:
 
 def ask(
     name: str, protocol: ProtocolName, requests: Sequence[Request], config: EvaluateConfig, respondent: Respondent,
-    replies: ReplyFile, said: Callable[[str], None],
+    replies: ReplyFile, said: Callable[[str], None], decoding: Decoding | None = None,
 ) -> list[tuple[Request, int, Reply]]:  # fmt: skip
     """Return (request, sample, reply) of every prompt and sample, in order; known ones are not asked again."""
     samples = range(config.num_samples)
-    asked = [Asked(f"{name}/{protocol}/{one.id}", one.messages, _limit(config, one)) for one in requests]
+    own = None if decoding == decoding_of(config) else decoding
+    asked = [Asked(f"{name}/{protocol}/{one.id}", one.messages, _limit(config, one), decoding=own) for one in requests]
     found = {(i, s): reply for i, one in enumerate(asked) for s in samples if (reply := replies.get(one, s))}
     missing: list[tuple[int, Asked]] = []
     for i, one in enumerate(asked):
         if left := tuple(s for s in samples if (i, s) not in found):
-            missing.append((i, Asked(one.key, one.messages, one.max_new_tokens, left)))
+            missing.append((i, replace(one, samples=left)))
     for _ in found:
         said("known")
     if found and isinstance(respondent, Endpoint):  # what is left may be nothing but refused prompts
@@ -189,6 +195,13 @@ def ask(
         found[i, sample] = reply
         said(f"{reply.tokens} tokens")
     return [(one, s, found[i, s]) for i, one in enumerate(requests) for s in samples]
+
+
+def drawn_with(config: EvaluateConfig, task: Task, protocol: ProtocolName) -> Decoding:
+    """Return how the replies of a protocol are drawn: what the configuration was given, else the authors' way."""
+    theirs = task.decoding if protocol == "official" else GREEDY
+    given = {name: getattr(config, name) for name in Decoding._fields if name in config.model_fields_set}
+    return theirs._replace(**given)
 
 
 def _limit(config: EvaluateConfig, request: Request) -> int:

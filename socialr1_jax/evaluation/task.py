@@ -63,6 +63,17 @@ class Metric(NamedTuple):
     n: int
 
 
+class Decoding(NamedTuple):
+    """How replies are drawn. The defaults take the likeliest token each time."""
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    repetition_penalty: float = 1.0  # as `SamplingParams` has it
+
+
+GREEDY = Decoding()
+
+
 class Baseline(NamedTuple):
     """Chance, and the best rule that reads no minds (`data/audit.py`) with its accuracy, shown beside a figure."""
 
@@ -110,6 +121,7 @@ class Task:
     metrics: (all graded requests of one reply each, protocol) -> figures by name; the first one is the headline.
     embedded: (graded requests of the official protocol, embedder of `embedding_model`) -> (the same with the grades
         that only an embedder can give, further figures); called before `metrics` where it is installed.
+    decoding: what the authors draw the replies of the official protocol with.
     examples: (requests of `social_r1`) -> their questions, where the prompt does not tell them.
     kinder: as `grade`, for the official protocol of a benchmark whose own reader refuses answers that a reply plainly
         gives; the figures of it stand beside the official ones as `ours/reader/<figure>`.
@@ -123,6 +135,7 @@ class Task:
     requests: Callable[[Data, ProtocolName, int], list[Request]]
     grade: Callable[[Request, ProtocolName, str], Grade]
     metrics: Callable[[Sequence[Graded], ProtocolName], dict[str, Metric]]
+    decoding: Decoding = GREEDY
     embedding_model: str = ""
     embedded: Callable[[Sequence[Graded], Embedder], tuple[list[Graded], dict[str, Metric]]] | None = None
     examples: Callable[[Sequence[Request]], list[Example]] | None = None

@@ -21,6 +21,7 @@ from socialr1_jax.evaluation.card import card_grade, card_request
 from socialr1_jax.evaluation.task import (
     BenchmarkError,
     Data,
+    Decoding,
     Grade,
     Graded,
     Messages,
@@ -304,6 +305,7 @@ TASK = Task(
     licence="MIT",
     load=load,
     requests=requests,
+    decoding=Decoding(temperature=0.6),
     grade=grade,
     metrics=metrics,
     kinder=kinder,

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from socialr1_jax.evaluation import embeddings
 from socialr1_jax.evaluation.card import card_grade, card_request
-from socialr1_jax.evaluation.task import BenchmarkError, Data, Grade, ProtocolName, Request, Task
+from socialr1_jax.evaluation.task import BenchmarkError, Data, Decoding, Grade, ProtocolName, Request, Task
 from socialr1_jax.evaluation.tasks.fantom_scores import embed_grades, metrics, official_grade
 from socialr1_jax.evaluation.tasks.fields import field, text, texts
 from socialr1_jax.evaluation.tasks.files import check_sums, find_file, read_json
@@ -263,6 +263,7 @@ TASK = Task(
     licence="MIT (evaluation only, no training)",
     load=load,
     requests=requests,
+    decoding=Decoding(top_p=0.95),
     grade=grade,
     metrics=metrics,
     embedding_model=embeddings.FANTOM_MODEL,

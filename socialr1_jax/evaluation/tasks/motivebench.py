@@ -19,6 +19,7 @@ from socialr1_jax.evaluation.card import card_grade, card_request
 from socialr1_jax.evaluation.task import (
     BenchmarkError,
     Data,
+    Decoding,
     Grade,
     Graded,
     Metric,
@@ -197,6 +198,7 @@ TASK = Task(
     licence="not stated for the data (code: MIT)",
     load=load,
     requests=requests,
+    decoding=Decoding(repetition_penalty=1.05),
     grade=grade,
     metrics=metrics,
 )

@@ -22,6 +22,7 @@ from socialr1_jax.evaluation.embeddings import TACTFULTOM_MODEL, Embedder, simil
 from socialr1_jax.evaluation.task import (
     BenchmarkError,
     Data,
+    Decoding,
     Grade,
     Graded,
     Metric,
@@ -321,6 +322,7 @@ TASK = Task(
     licence="not stated (research and evaluation only, no training)",
     load=load,
     requests=requests,
+    decoding=Decoding(temperature=0.2),
     grade=grade,
     metrics=metrics,
     embedding_model=TACTFULTOM_MODEL,
