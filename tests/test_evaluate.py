@@ -481,6 +481,16 @@ def test_an_endpoint_answers_every_sample_with_a_seed_of_its_own(server):
     assert len(found) == 12
     assert len({body["seed"] for body in server.bodies}) == 12
     assert {body["max_tokens"] for body in server.bodies} == {8}
+    assert {body["temperature"] for body in server.bodies} == {0.5}
+    assert not any("repetition_penalty" in body for body in server.bodies)
+
+
+def test_an_endpoint_is_told_how_a_protocol_draws(server):
+    model = endpoint(server)
+    drawn = Decoding(temperature=0.2, repetition_penalty=1.05)
+    list(model.replies([Asked("k", ({"role": "user", "content": "q"},), 8, decoding=drawn)]))
+    model.close()
+    assert {name: server.bodies[0][name] for name in Decoding._fields} == drawn._asdict()
 
 
 def test_thoughts_that_a_server_cut_off_come_back(server):
