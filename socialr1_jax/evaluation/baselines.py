@@ -1,4 +1,4 @@
-"""What guessing and rules that read no minds would get: figures that stand beside a model's."""
+"""Chance, and the best rule that reads no minds, beside every figure of a model."""
 
 from __future__ import annotations
 

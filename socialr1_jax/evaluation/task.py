@@ -64,7 +64,7 @@ class Metric(NamedTuple):
 
 
 class Decoding(NamedTuple):
-    """How replies are drawn. The defaults take the likeliest token each time."""
+    """A way of drawing replies. The defaults take the likeliest token each time."""
 
     temperature: float = 0.0
     top_p: float = 1.0

@@ -91,7 +91,7 @@ class Engine:
         self, prompts: Sequence[Sequence[int]], sampling: SamplingParams | Sequence[SamplingParams], *, step: int = 0,
         prompt_ids: Sequence[int] | None = None,
     ) -> Rollout:  # fmt: skip
-        """The same as a call whose `steps` are to be taken."""
+        """Return the same call with nothing done yet: its `steps` sample. There is at least one prompt."""
         each = _one_each(sampling, len(prompts))
         self.check(prompts, each)
         ids = range(len(prompts)) if prompt_ids is None else prompt_ids
