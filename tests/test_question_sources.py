@@ -75,7 +75,7 @@ def test_sources_follow_each_other_and_keep_their_names(tmp_path):
             {},
             [
                 "training: 3 questions, 3 of free text",
-                "read: story, question, answer; no options; not read: A, B, note",
+                "read: story, question, answer; no options; in meta, not in the card's prompt: A, B, note",
             ],
         ),
         (
@@ -84,14 +84,14 @@ def test_sources_follow_each_other_and_keep_their_names(tmp_path):
             {"options": "A, B"},
             [
                 "training: 3 questions, 3 with 2 options",
-                "read: story, question, options from A + B, answer; not read: note",
+                "read: story, question, options from A + B, answer; in meta, not in the card's prompt: note",
             ],
         ),
         (
-            "context,question,answer",
-            "s,q,free",
-            {"story": "context"},
-            ["read: story from context, question, answer; no"],
+            "context,question,answer,empty",
+            "s,q,free,",
+            {"story": "context", "id": "", "options": ""},  # "" takes a name back
+            ["read: story from context, question, answer; no options; in meta, not in the card's prompt: empty"],
         ),
     ],
 )
@@ -144,8 +144,51 @@ def test_templates_that_do_not_work_say_where(tmp_path, template, message):
 def test_the_labels_of_a_file_may_be_numbers(tmp_path):
     file = jsonl(tmp_path / "q.jsonl", row(0, answer=1), row(1, answer=2))
     assert [one.answer for one in open_questions([file], first_label=1)] == ["A", "B"]
-    with pytest.raises(DataError, match=r"numbers count from 0, see data\.first_label"):
-        open_questions([file])
+
+
+COUNTED_FROM_1 = (
+    r"numbers from 1 to 3, and row 2 has 3 for 3 options: they count from 1, not from 0; set first_label to 1"
+)
+
+
+# (gold answers of questions with three options, first_label, what is said, or how many rows are left out)
+@pytest.mark.parametrize("large", [False, True])
+@pytest.mark.parametrize(
+    ("answers", "first_label", "said"),
+    [
+        ([1, 3, 2, "1.0"], 0, COUNTED_FROM_1),
+        ([1, 3, "", "no option", "B"], 0, COUNTED_FROM_1),  # rows that are read or refused otherwise change nothing
+        ([1, 0, 1], 1, r"numbers from 0 to 1, and row 2 has 0 for 3 options: .*from 0, not from 1; set .* to 0 \("),
+        ([1, 3, 2, 0], 0, 1),  # a bad row among good ones
+        ([1, 3, 2, 0], 1, 1),
+        ([1, 2, 1], 0, 0),
+        ([1, 2, 1], 1, 0),
+        (["A", "3", "Ben"], 0, 1),  # the number is no letter: nothing is read wrongly
+        (["A", "Ben", "c", "C. Cid"], 0, 0),
+        (["A", 4, 3], 0, 2),
+    ],
+)
+def test_a_wrong_first_label_is_refused(tmp_path, monkeypatch, answers, first_label, said, large):
+    rows = [row(i, options=["Ann", "Ben", "Cid"], answer=str(answer)) for i, answer in enumerate(answers)]
+    if large:
+        monkeypatch.setattr(question_sources, "LARGE_PARQUET", 0)
+    file = table(tmp_path / ("q.parquet" if large else "q.jsonl"), *rows)
+    if isinstance(said, str):
+        for allowed in (True, False):
+            with pytest.raises(DataError, match=said) as caught:
+                open_questions([file], first_label=first_label, allow_bad_rows=allowed)
+            assert "\n" not in str(caught.value)
+    else:
+        questions = open_questions([file], first_label=first_label, allow_bad_rows=True)
+        assert len(list(questions)) == len(rows) - said
+
+
+def test_answers_that_may_be_texts_tell_nothing_of_the_first_label(tmp_path):
+    rows = [row(i, options=["2", "4", "6"], answer=answer) for i, answer in enumerate((1, 3, 4))]
+    assert [one.answer for one in open_questions([jsonl(tmp_path / "q.jsonl", *rows)], allow_bad_rows=True)] == [
+        "B",
+        "B",
+    ]
 
 
 def test_generated_stories_as_a_source():
@@ -408,7 +451,7 @@ CHATS = [
     ({"prompt": [SYSTEM, USER], "solution": "Ann"}, {}, "", "Who left?", "Ann", [SYSTEM, USER],
      "answer from solution, messages from prompt; no options"),
     ({"data_source": "mine", "prompt": [USER], "reward_model": {"style": "rule", "ground_truth": "Ann"}}, {},
-     "", "Who left?", "Ann", [USER], "answer from reward_model, messages from prompt; no options; not read: data_s"),
+     "", "Who left?", "Ann", [USER], "answer from reward_model, messages from prompt; no options; in meta, not in the card's prompt: data_s"),
     ({"messages": [SYSTEM, USER, REPLY], "answer": "Ann"}, {}, "", "Who left?", "Ann", [SYSTEM, USER],
      "answer, messages; no options; left out: the assistant's turn at the end of 1 row"),
     ({"messages": [OPENING, REPLY, USER], "answer": "Ann"}, {}, STORY, "Who left?", "Ann",
@@ -420,7 +463,7 @@ CHATS = [
     ({"turns": [USER], "answer": "Ann"}, {"messages": "turns"}, "", "Who left?", "Ann", [USER], "messages from turns"),
     ({"question": "Who?", "messages": [USER], "answer": "Ann"}, {}, "", "Who?", "Ann", [USER],
      "question, answer, messages"),
-    ({"story": "s", "question": "q", "prompt": [USER], "answer": "Ann"}, {}, "s", "q", "Ann", [], "not read: prompt"),
+    ({"story": "s", "question": "q", "prompt": [USER], "answer": "Ann"}, {}, "s", "q", "Ann", [], ": prompt"),
     ({"story": "s", "question": "q", "prompt": [USER], "answer": "Ann"}, {"messages": "prompt"}, "s", "q", "Ann",
      [USER], "story, question, answer, messages from prompt"),
 ]  # fmt: skip
