@@ -2,7 +2,7 @@
 
     python scripts/audit_questions.py questions.jsonl stories:4000 --output audit.json --plot audit.png
     python scripts/audit_questions.py data/tombench data/simpletom    # folders with the name of a benchmark
-    python scripts/audit_questions.py quiz.csv --columns '{options: choices}' --where '{split: test}'
+    python scripts/audit_questions.py quiz.csv --columns '{options: choices}' --where '{split: test}' --first_label 1
 
 A rule that is 0.20 or more above chance is marked: such questions can be answered without what they ask for.
 """
@@ -22,6 +22,7 @@ class AuditConfig(Section):
 
     columns: TextMap = Field({}, description="our field name -> the file's column name, where they differ")
     where: TextMap = Field({}, description="keep only the rows whose column has this value")
+    first_label: int = Field(0, ge=0, le=1, description="number of the first option, where gold answers are numbers")
     output: str = Field("", description="file for the figures as JSON")
     plot: str = Field("", description="file for a plot of them, a PNG")
 
@@ -31,7 +32,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "files", nargs="+", metavar="FILE", help="question file, folder, hub dataset or stories:[heldout:]COUNT[:SEED]"
     )
-    metavars = {"output": "FILE.json", "plot": "FILE.png"}
+    metavars = {"first_label": "0|1", "output": "FILE.json", "plot": "FILE.png"}
     for name, field in AuditConfig.model_fields.items():
         parser.add_argument(f"--{name}", metavar=metavars.get(name, "{NAME: NAME}"), help=field.description)
     arguments = vars(parser.parse_intermixed_args(argv))
@@ -54,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
     audits = {}
     for file in files:
         try:
-            examples, remarks = audit_files.read_source(file, config.columns, config.where)
+            examples, remarks = audit_files.read_source(file, config.columns, config.where, config.first_label)
         except (ValueError, ImportError, OSError) as error:
             print_error(f"audit_questions.py: not audited: {printable(str(error), 500)}")
             continue

@@ -131,6 +131,8 @@ def _flags(values: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _scalar_text(value: Any) -> Any:
+    if value is None:  # takes away what was given before it
+        return {}
     if isinstance(value, Mapping):
         return {key: scalar_text(item) for key, item in value.items()}
     return value
@@ -425,8 +427,9 @@ def _read_override(config_class: type[Section], override: str) -> dict[str, Any]
     key, equals, text = override.partition("=")
     if not equals:
         raise ConfigError(f"{_shown(override)} is not of the form section.field=value")
-    kind, _ = _field(config_class, key)
-    whole_text = kind is str or (kind == tuple[str, ...] and not text.lstrip().startswith("["))
+    kind, field = _field(config_class, key)
+    removed = text == "null" and get_origin(field.annotation) is dict  # the value of a mapping, as in a file
+    whole_text = (kind is str and not removed) or (kind == tuple[str, ...] and not text.lstrip().startswith("["))
     try:
         given = text if whole_text or not text else parse_yaml(text)
     except ConfigError as error:

@@ -43,6 +43,8 @@ def load_tokenizer(folder: str | os.PathLike[str] | None) -> Any:
     if not folder:
         raise ValueError(f"the model has no folder with a tokenizer: save it as a folder and {_TAKE_ANOTHER}")
     folder = Path(os.path.expanduser(folder))
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: there is no such folder; name the folder of a model, or a hub id as owner/name")
     tokenizer, returned = _read(folder, lambda read: read.decode(read.encode(_SENTENCE, add_special_tokens=False)))
     if "".join(returned.split()).lower() != "".join(_SENTENCE.split()).lower():
         file = file_of(folder, "tokenizer.json") or folder / "vocab.json"

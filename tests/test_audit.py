@@ -243,14 +243,22 @@ def test_files_audited_and_bad_ones_reported(main, tmp_path, capsys):
     assert main(files) == 2
 
 
-def test_columns_and_where(main, tmp_path, capsys):
+def test_columns_where_and_first_label(main, tmp_path, capsys):
     made = [{"split": split, **row} for split in ("a", "b") for row in rows(6)]
     made = [{**row, "id": place, "gold": row.pop("answer")} for place, row in enumerate(made)]
     file = put(tmp_path / "named.jsonl", made)
     assert main([file, "--columns", "{answer: gold}", "--where={split: a}"]) == 0
     assert "6 questions" in capsys.readouterr().out
-    assert main([file, "--columns", "[1]"]) == 2
-    assert len(capsys.readouterr().err.splitlines()) == 1
+    for wrong in (("--columns", "[1]"), ("--first_label", "2")):
+        assert main([file, *wrong]) == 2
+        assert len(capsys.readouterr().err.splitlines()) == 1
+    numbered = put(tmp_path / "numbered.jsonl", [{**row, "answer": 1 + "AB".index(row["answer"])} for row in rows(6)])
+    assert main([numbered]) == 2
+    assert "they count from 1, not from 0; set first_label to 1" in capsys.readouterr().err
+    output = tmp_path / "numbered.json"
+    assert main([numbered, "--first_label", "1", "--output", str(output)]) == 0
+    lettered, _ = read_source(put(tmp_path / "lettered.jsonl", rows(6)), {}, {})
+    assert json.loads(output.read_text()) == {numbered: audit_examples(lettered)}
 
 
 def test_a_folder_is_one_source(main, tmp_path, capsys):

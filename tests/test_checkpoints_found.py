@@ -433,6 +433,8 @@ def test_a_tokenizer_is_read_behind_byte_order_marks_or_refused_in_one_line(fold
         with pytest.raises(ValueError, match=fix) as error:
             load_tokenizer(copy.parent)
         assert str(copy.parent) in one_line(error)
+    with pytest.raises(ValueError, match=r"absent: there is no such folder; name the folder of a model, or a hub id"):
+        load_tokenizer(tmp_path / "absent")
 
 
 def test_ids_above_the_tokenizer_have_no_share(slow_files, folder):

@@ -127,6 +127,14 @@ def test_yaml_then_overrides(tmp_path):
     assert config.optimizer.learning_rate == 5e-6  # YAML itself reads 5e-6 as a text
     assert config.optimizer.weight_decay == 1.0
     assert config.data.where == {"deception": "false", "kind": "CoTP"}
+    for nulls, where in (
+        (["data.where=null"], {}),
+        (["data.where=null", "data.where.kind=CoTP"], {"kind": "CoTP"}),
+        (["data.where.deception=null"], {"deception": ""}),
+        (["data.where={deception: null}"], {"deception": ""}),
+        (["data.where={deception: 'null'}"], {"deception": "null"}),
+    ):
+        assert load(*nulls, path=path).data.where == where, nulls
 
 
 def test_text_fields_take_the_override_as_it_stands():

@@ -74,6 +74,10 @@ def test_free_text_answers_need_no_options():
         ("A. red_box, B. blue_crate, C. green_bathtub", ("red_box", "blue_crate", "green_bathtub")),
         ("A. Anna, her aunt, B. Ben\nC. Carl", ("Anna, her aunt", "Ben", "Carl")),
         (["yes", "no", "NaN", ""], ("yes", "no")),
+        ('["Anna", "Li\\nWei", 3, null]', ("Anna", "Li\nWei", "3")),
+        (" ['Anna', \"Ben's\", 'C, D', None]\n", ("Anna", "Ben's", "C, D")),
+        ("['A. Anna', 'B. Ben']", ("Anna", "Ben")),
+        ("[]", ()),
         ([3, 4.5], ("3", "4.5")),
         ("", ()),
         (None, ()),
@@ -84,7 +88,14 @@ def test_options_in_every_form(value, expected):
     assert parse_options(value) == expected
 
 
-@pytest.mark.parametrize("value", [{"A": "x", "C": "y"}, "Anna or Ben", 7])
+@pytest.mark.parametrize(
+    "value",
+    [
+        *({"A": "x", "C": "y"}, "Anna or Ben", 7),
+        *("[Anna, Ben]", "['Anna' 'Ben']", "['Anna', ['Ben']]", '["Anna", ["Ben"]]', "['Anna', {[]: 1}]"),
+        *("['Anna', b'Ben']", "['Anna', open('x')]", "('Anna', 'Ben')", "[" * 9999, "[" + "-" * 9999 + "1]"),
+    ],
+)
 def test_options_that_cannot_be_read(value):
     with pytest.raises(ValueError, match="options"):
         parse_options(value)
@@ -123,7 +134,7 @@ def test_a_number_counts_from_the_first_label_unless_it_is_an_option(answer, opt
         ("Anna", ("Anna", "Ben", "Anna"), r"more than one option \(A, C\)"),
         ("A", ("B", "A"), r"more than one option \(A, B\)"),  # letter A, or the text of B
         ("Be", ("Anna", "Ben"), "not among"),
-        ("2", ("Anna", "Ben"), "numbers count from 0, see data.first_label"),
+        ("2", ("Anna", "Ben"), "numbers count from 0, see first_label"),
         ("c", ("Anna", "Ben"), "not among"),
     ],
 )
@@ -276,6 +287,9 @@ def test_a_bad_row_is_named(tmp_path, row, message):
         ("q.json", "3", "expected a list of questions, found a number"),
         ("q.csv", "story,question,answer\na,b\n", "q.csv row 1: not as many cells as the header has"),
         ("q.csv", 'story,question,answer\na,b,"c\n', "q.csv row 1: not CSV"),
+        ("q.csv", 'story;question;answer\na;"b";c\n', "q.csv: the first line has semicolons but no comma; separate"),
+        ("q.csv", '"story";"question"\n', "q.csv: the first line has semicolons but no comma"),
+        ("q.csv", "story\tquestion\tan;swer\n", "q.csv: the first line has semicolons and tabs but no comma"),
         ("q.txt", "hello", "q.txt: unknown kind of file"),
         ("q.json", "9" * 5000, "q.json: not JSON"),
         ("q.jsonl", "[" * 100_000, "q.jsonl row 1: not JSON"),

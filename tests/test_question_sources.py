@@ -75,7 +75,7 @@ def test_sources_follow_each_other_and_keep_their_names(tmp_path):
             {},
             [
                 "training: 3 questions, 3 of free text",
-                "read: story, question, answer; no options; not read: A, B, note",
+                "read: story, question, answer; no options; in meta, not in the card's prompt: A, B, note",
             ],
         ),
         (
@@ -84,14 +84,14 @@ def test_sources_follow_each_other_and_keep_their_names(tmp_path):
             {"options": "A, B"},
             [
                 "training: 3 questions, 3 with 2 options",
-                "read: story, question, options from A + B, answer; not read: note",
+                "read: story, question, options from A + B, answer; in meta, not in the card's prompt: note",
             ],
         ),
         (
-            "context,question,answer",
-            "s,q,free",
-            {"story": "context"},
-            ["read: story from context, question, answer; no"],
+            "context,question,answer,empty",
+            "s,q,free,",
+            {"story": "context", "id": "", "options": ""},  # "" takes a name back
+            ["read: story from context, question, answer; no options; in meta, not in the card's prompt: empty"],
         ),
     ],
 )
@@ -144,8 +144,47 @@ def test_templates_that_do_not_work_say_where(tmp_path, template, message):
 def test_the_labels_of_a_file_may_be_numbers(tmp_path):
     file = jsonl(tmp_path / "q.jsonl", row(0, answer=1), row(1, answer=2))
     assert [one.answer for one in open_questions([file], first_label=1)] == ["A", "B"]
-    with pytest.raises(DataError, match=r"numbers count from 0, see data\.first_label"):
-        open_questions([file])
+
+
+COUNTED_FROM_1 = "numbers from 1 to 3, and row 2 has 3 for 3 options: they count from 1, not from 0; set .* to 1"
+
+
+# (gold answers of questions with three options, first_label, what is said, or how many rows are left out)
+@pytest.mark.parametrize("large", [False, True])
+@pytest.mark.parametrize(
+    ("answers", "first_label", "said"),
+    [
+        ([1, 3, 2, "1.0"], 0, COUNTED_FROM_1),
+        ([1, 3, "", "no option", "B"], 0, COUNTED_FROM_1),  # rows that are read or refused otherwise change nothing
+        ([1, 0, 1], 1, r"numbers from 0 to 1, and row 2 has 0 for 3 options: .*from 0, not from 1; set .* to 0 \("),
+        ([1, 3, 2, 0], 0, 1),  # a bad row among good ones
+        ([1, 3, 2, 0], 1, 1),
+        ([1, 2, 1], 0, 0),
+        ([1, 2, 1], 1, 0),
+        (["A", "3", "Ben"], 0, 1),  # the number is no letter: nothing is read wrongly
+        (["A", "Ben", "c", "C. Cid"], 0, 0),
+        (["A", 4, 3], 0, 2),
+    ],
+)
+def test_a_wrong_first_label_is_refused(tmp_path, monkeypatch, answers, first_label, said, large):
+    rows = [row(i, options=["Ann", "Ben", "Cid"], answer=str(answer)) for i, answer in enumerate(answers)]
+    if large:
+        monkeypatch.setattr(question_sources, "LARGE_PARQUET", 0)
+    file = table(tmp_path / ("q.parquet" if large else "q.jsonl"), *rows)
+    if isinstance(said, str):
+        for allowed in (True, False):
+            with pytest.raises(DataError, match=said) as caught:
+                open_questions([file], first_label=first_label, allow_bad_rows=allowed)
+            assert "\n" not in str(caught.value)
+    else:
+        questions = open_questions([file], first_label=first_label, allow_bad_rows=True)
+        assert len(list(questions)) == len(rows) - said
+
+
+def test_answers_that_may_be_texts_tell_nothing_of_the_first_label(tmp_path):
+    rows = [row(i, options=["2", "4", "6"], answer=answer) for i, answer in enumerate((1, 3, 4))]
+    questions = open_questions([jsonl(tmp_path / "q.jsonl", *rows)], allow_bad_rows=True)
+    assert [question.answer for question in questions] == ["B", "B"]
 
 
 def test_generated_stories_as_a_source():
@@ -238,7 +277,8 @@ def test_allowed_bad_rows_are_dropped_counted_logged_and_written(mixed, tmp_path
         questions = open_questions(mixed, allow_bad_rows=True)
     assert [example.id for example in questions] == ["q0", "q8", "q0"]
     assert questions.dropped == questions.take([0]).dropped == 7
-    assert "dropped 7 of 10 rows that cannot be used: 2 x the gold answer ... is not among the ... opt" in caplog.text
+    first = f"2 such as {mixed[0]} row 3: the gold answer 'C' is not among the 2 options (Anna; Ben); "
+    assert f"dropped 7 of 10 rows that cannot be used: {first}" in caplog.text
     write_bad_rows(tmp_path / "run" / "bad_rows.jsonl", questions.bad_rows)
     written = [json.loads(line) for line in (tmp_path / "run" / "bad_rows.jsonl").read_text().splitlines()]
     assert [one["row"] for one in written] == [2, 3, 4, 5, 6, 7, 8]
@@ -274,7 +314,10 @@ def test_the_report_stays_short():
     assert "f.jsonl rows 20, 21, 22, 23, 24, 25, 26, 27, 28, 29 and 10 more: fault 1" in text
     assert text.splitlines()[-2:] == ["  ... and 801 more rows", "Mend it."]
     assert len(text.splitlines()) == 13
-    assert summary(bad) == "1,000 x fault ..."
+    assert summary(bad) == "1,000 such as f.jsonl row 1: fault 0"
+    kinds = [BadRow("f.jsonl", i, "x\ny" * (i - i // 40)) for i in range(1, 41)]
+    assert summary(kinds).startswith("2 such as f.jsonl row 39: x y")
+    assert summary(kinds).endswith("; and 29 more rows")
 
 
 # -------------------------------------------------------------------------------------------------- large Parquet files
@@ -408,7 +451,8 @@ CHATS = [
     ({"prompt": [SYSTEM, USER], "solution": "Ann"}, {}, "", "Who left?", "Ann", [SYSTEM, USER],
      "answer from solution, messages from prompt; no options"),
     ({"data_source": "mine", "prompt": [USER], "reward_model": {"style": "rule", "ground_truth": "Ann"}}, {},
-     "", "Who left?", "Ann", [USER], "answer from reward_model, messages from prompt; no options; not read: data_s"),
+     "", "Who left?", "Ann", [USER],
+     "answer from reward_model, messages from prompt; no options; in meta, not in the card's prompt: data_source"),
     ({"messages": [SYSTEM, USER, REPLY], "answer": "Ann"}, {}, "", "Who left?", "Ann", [SYSTEM, USER],
      "answer, messages; no options; left out: the assistant's turn at the end of 1 row"),
     ({"messages": [OPENING, REPLY, USER], "answer": "Ann"}, {}, STORY, "Who left?", "Ann",
@@ -420,7 +464,7 @@ CHATS = [
     ({"turns": [USER], "answer": "Ann"}, {"messages": "turns"}, "", "Who left?", "Ann", [USER], "messages from turns"),
     ({"question": "Who?", "messages": [USER], "answer": "Ann"}, {}, "", "Who?", "Ann", [USER],
      "question, answer, messages"),
-    ({"story": "s", "question": "q", "prompt": [USER], "answer": "Ann"}, {}, "s", "q", "Ann", [], "not read: prompt"),
+    ({"story": "s", "question": "q", "prompt": [USER], "answer": "Ann"}, {}, "s", "q", "Ann", [], ": prompt"),
     ({"story": "s", "question": "q", "prompt": [USER], "answer": "Ann"}, {"messages": "prompt"}, "s", "q", "Ann",
      [USER], "story, question, answer, messages from prompt"),
 ]  # fmt: skip

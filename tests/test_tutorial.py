@@ -30,7 +30,7 @@ def test_the_tutorial_from_its_first_command_to_its_last(tmp_path):
         assert ended.returncode == 0, (block, ended.stdout[-2000:], ended.stderr[-2000:])
         assert "Traceback" not in ended.stderr
         said.append(ended.stdout)
-    for words in ("48 questions, 48 with 2 options", "not read: kind, note", "gold: "):
+    for words in ("48 questions, 48 with 2 options", "in meta, not in the card's prompt: kind, note", "gold: "):
         assert words in said[2]
     assert "resuming after step 2 of 3" in said[3]
     assert "interval" in said[4]

@@ -34,9 +34,19 @@ def report(bad: Collection[BadRow], total: int, mend: str) -> str:
 
 
 def summary(bad: Iterable[BadRow]) -> str:
-    """One line: how many rows have which kind of fault, the commonest first."""
-    kinds = Counter(re.sub(r"\s+", " ", _PARTICULAR.sub("...", row.reason)) for row in bad)
-    return "; ".join(f"{count:,} x {kind}" for kind, count in kinds.most_common())
+    """Return one line: how many rows have which kind of fault, the commonest first, with the first row of each."""
+    firsts: dict[str, BadRow] = {}
+    kinds = Counter[str]()
+    for row in bad:
+        kinds[kind := _PARTICULAR.sub("...", row.reason)] += 1
+        firsts.setdefault(kind, row)
+    named = [
+        f"{count:,} such as {firsts[kind]}" if count > 1 else str(firsts[kind])
+        for kind, count in kinds.most_common(_REASONS_SHOWN)
+    ]
+    if left := sum(kinds.values()) - sum(count for _, count in kinds.most_common(_REASONS_SHOWN)):
+        named.append(f"and {counted(left, 'more row')}")
+    return re.sub(r"\s+", " ", "; ".join(named))
 
 
 def write_bad_rows(path: str | Path, bad: Iterable[BadRow]) -> None:

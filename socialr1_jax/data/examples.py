@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import ast
+import json
 import re
 import string
 import unicodedata
+import warnings
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,7 +29,7 @@ from socialr1_jax.data.tables import (
     source_files,
 )
 from socialr1_jax.data.turns import Turns, ground_truth, parse_turns, turns_column
-from socialr1_jax.terminal import printable, shown
+from socialr1_jax.terminal import counted, printable, shown
 
 LETTERS = string.ascii_uppercase
 FIELDS = ("id", "story", "question", "options", "answer", "thoughts", "messages")
@@ -37,8 +41,10 @@ _NEXT_LABELS = {letter: re.compile(rf"[,;\s]{_LABEL.format(letter=letter)}\s+") 
 _EDGES = ",;" + "".join(filter(str.isspace, map(chr, range(0x3001))))  # of an option in a text of several
 _ASCII_PUNCTUATION = frozenset(string.punctuation)  # with $ + < = > ^ ` | ~, which Unicode calls symbols
 _ABSENT_TEXTS = ("", "NaN", "nan")
+_MOST_LITERAL = 20_000  # characters of a Python list
 _READ_AS_TEXT = frozenset(("source", "type", "twin_id", "twin_of", "story_id", "plot", "script"))  # of `meta`
 _MOST_PLACES = 1000  # sets of columns of one source that are remembered
+_NUMBER = re.compile(r"(\d{1,2})(?:\.0)?")  # an option's; a table with gaps holds 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +123,7 @@ def read_examples(
         source: file or hub id.
         columns: our field name -> the file's column, where they differ ({"options": "choices", "id": "sample_id"});
             options spread over columns are listed: {"options": "OPTION-A, OPTION-B, OPTION-C, OPTION-D"}. They go
-            before those of a known layout, field by field.
+            before those of a known layout, field by field. A field with "" is as if it were not given.
         where: keep only rows whose column has this value ({"prompting_type": "CoTP"}); the log counts the kept ones.
         first_label: the number of the first option, 0 or 1, where gold answers are numbers.
 
@@ -151,7 +157,7 @@ def parse_files(
     """Reads all rows of a source, the bad ones too, as ``read_examples`` says; ``origin`` is the `meta["source"]` of
     rows that have none of their own.
 
-    Raises DataError for a source without rows, or one that cannot be read on.
+    Raises DataError for a source without rows, or one that cannot be read on, and as ``RowParser.refuse_first_label``.
     """
     examples: list[Example] = []
     bad: list[BadRow] = []
@@ -194,6 +200,7 @@ def parse_files(
         raise DataError(f"{source}: the file holds no rows")
     if parser is not None:
         conditions.close(source)
+        parser.refuse_first_label(source)
     return Parsed(examples, bad, total, parser.reading if parser else "")
 
 
@@ -223,6 +230,7 @@ class RowParser:
             if name not in FIELDS:
                 raise DataError(f"columns: {name!r} is not a field of a question; the fields are {', '.join(FIELDS)}")
         layout = recognise(first)
+        columns = {name: column for name, column in columns.items() if column}
         own_answer = "answer" in columns
         self.where = {**layout.where, **where}
         self.labels = "" if own_answer else layout.labels
@@ -231,7 +239,9 @@ class RowParser:
         if "messages" not in columns and (column := turns_column(first, self._columns)):
             self._columns["messages"] = column
         self._ids, self._origin, self._first_label = ids, origin, first_label
+        self._numbers: dict[tuple[int, int], int] = {}  # (gold answer, count of options) -> the first such row
         self._places: dict[tuple[str, ...], _Places | ValueError] = {}
+        self._meta: dict[str, None] = {}  # columns that gave a value
         self._cut = 0  # rows whose last turn was the assistant's
 
     def used(self, columns: Sequence[str]) -> set[str]:
@@ -241,7 +251,7 @@ class RowParser:
 
     @property
     def reading(self) -> str:
-        """Describe which column each field was read from, and which columns were not read."""
+        """Describe which column each field was read from, which are in `meta` alone, and which were not read."""
         found = [places for places in self._places.values() if isinstance(places, _Places)]
         columns: dict[str, tuple[str, ...]] = {}
         for places in found:
@@ -251,11 +261,34 @@ class RowParser:
             for name in FIELDS
             if columns.get(name)
         ]
-        unread = dict.fromkeys(printable(column) for places in found for column in places.meta)
+        rest = dict.fromkeys(column for places in found for column in places.meta)
+        meta = [printable(column) for column in rest if column in self._meta]
+        unread = [printable(column) for column in rest if column not in self._meta]
+        also = f"; in meta, not in the card's prompt: {', '.join(meta)}" if meta else ""
+        also += f"; not read: {', '.join(unread)}" if unread else ""
         without = "" if columns.get("options") else "; no options"
         rows = f"{self._cut:,} row{'s' * (self._cut > 1)}"
         cut = f"; left out: the assistant's turn at the end of {rows}" if self._cut else ""
-        return f"read: {', '.join(fields)}{without}{cut}" + (f"; not read: {', '.join(unread)}" if unread else "")
+        return f"read: {', '.join(fields)}{without}{cut}{also}"
+
+    def refuse_first_label(self, source: str) -> None:
+        """Raise DataError if numbers among the gold answers were read as options, but count from the other label.
+
+        With ``first_label`` 0 they do if none is 0 and one is as high as its options are many; with 1 if one is 0 and
+        none is as high. Answers to questions with an option that is a number are left out: they may be texts.
+        """
+        first, numbers = self._first_label, self._numbers
+        zeros = [(label, options) for label, options in numbers if label == 0]
+        counts = [(label, options) for label, options in numbers if label == options]
+        fitting, others = (counts, zeros) if first else (zeros, counts)
+        if fitting or not others or not any(0 <= label - first < options for label, options in numbers):
+            return
+        label, options = others[0]
+        raise DataError(
+            f"{source}: the gold answers are numbers from {min(numbers)[0]} to {max(numbers)[0]}, and row "
+            f"{numbers[others[0]]} has {label} for {counted(options, 'option')}: they count from {1 - first}, not from "
+            f"{first}; set first_label to {1 - first} (of a run: data.first_label={1 - first})"
+        )
 
     def example(self, values: Mapping[str, Any], number: int) -> Example:
         """The question of row ``number``. Raises ValueError saying why there is none."""
@@ -288,7 +321,10 @@ class RowParser:
         else:
             options = parse_options([values[column] for column in places.options])
         answer = self._golds.get(texts["answer"], texts["answer"])
+        if options and (label := _NUMBER.fullmatch(answer)) and not any(map(_NUMBER.fullmatch, options)):
+            self._numbers.setdefault((int(label[1]), len(options)), number)
         meta = {name: values[name] for name in places.meta if isinstance(values[name], str | int | float)}
+        self._meta |= dict.fromkeys(meta)
         if isinstance(own := values.get("meta"), Mapping):
             meta |= own
         kept = {
@@ -365,8 +401,9 @@ def _absent(value: Any) -> bool:
 def parse_options(value: Any) -> tuple[str, ...]:
     """Option texts in letter order, without their labels.
 
-    Takes a list of texts, {"A": text, "B": text}, {"text": [...], "label": [...]}, or one text "A. x, B. y". Empty
-    options at the end are dropped (tables pad short questions); () when there are none. Raises ValueError.
+    Takes a list of texts, {"A": text, "B": text}, {"text": [...], "label": [...]}, or one text: "A. x, B. y", or a
+    list as JSON or Python writes it. Empty options at the end are dropped (tables pad short questions); () when there
+    are none. Raises ValueError.
     """
     if isinstance(value, Mapping) and set(value) >= {"text", "label"}:
         try:
@@ -379,7 +416,8 @@ def parse_options(value: Any) -> tuple[str, ...]:
             raise ValueError(f"the options are labelled {listed(labels)}; expected A, B, ... in order")
         texts = [_text(value[label]) for label in labels]
     elif isinstance(value, str) and not _absent(value):
-        texts = _split_options(value)
+        items = _written_list(value)
+        texts = _split_options(value) if items is None else [_text(item) for item in items]
     elif _absent(value):
         texts = []
     elif isinstance(value, Iterable):
@@ -394,11 +432,31 @@ def parse_options(value: Any) -> tuple[str, ...]:
     return tuple(texts)
 
 
+def _written_list(text: str) -> list[Any] | None:
+    """Return the values of a JSON list, or of a Python list of texts and numbers; None for any other text."""
+    if not text.lstrip().startswith("["):
+        return None
+    with suppress(ValueError, RecursionError):
+        items = json.loads(text)
+        return items if isinstance(items, list) else None
+    if len(text) > _MOST_LITERAL:
+        return None
+    errors = (ValueError, SyntaxError, TypeError, RecursionError, MemoryError)
+    with suppress(*errors), warnings.catch_warnings(action="ignore"):
+        items = ast.literal_eval(text.strip())
+        plain = isinstance(items, list) and all(isinstance(item, str | int | float | None) for item in items)
+        # Texts without commas between them, as NumPy prints them, are one text to Python.
+        return items if plain and len(items) != 1 else None
+    return None
+
+
 def _split_options(text: str) -> list[str]:
     """ "A. x, B. y, C. z" -> ["x", "y", "z"]: each label is looked for after the one before."""
     label = re.match(r"\s*" + _LABEL.format(letter="A") + r"\s*", text)
     if label is None:
-        raise ValueError(f"cannot find the options A, B, ... in {shown(text)}")
+        raise ValueError(
+            f'cannot find the options A, B, ... in {shown(text)}; write A. Ann, B. Ben or a list ["Ann", "Ben"]'
+        )
     start, parts = label.end(), []
     for letter in LETTERS[1:]:
         label = _NEXT_LABELS[letter].search(text, start)
@@ -426,15 +484,15 @@ def gold_letter(answer: str, options: tuple[str, ...], first_label: int | None =
         said = not rest and (match[1] == letter or not letters)  # "a" may be the text of an option
         if position < len(options) and (said or (rest and options[position] == rest)):
             letters.add(letter)
-    number = re.fullmatch(r"(\d{1,2})(?:\.0)?", answer)  # a table with gaps holds 1.0
+    number = _NUMBER.fullmatch(answer)
     if number and first_label is not None and not letters and 0 <= int(number[1]) - first_label < len(options):
         return LETTERS[int(number[1]) - first_label]
     if len(letters) > 1:
         raise ValueError(f"the gold answer {shown(answer)} is more than one option ({', '.join(sorted(letters))})")
     if not letters:
-        base = f"; numbers count from {first_label}, see data.first_label" if number and first_label is not None else ""
+        base = f"; numbers count from {first_label}, see first_label" if number and first_label is not None else ""
         raise ValueError(
-            f"the gold answer {shown(answer)} is not among the {len(options)} options "
+            f"the gold answer {shown(answer)} is not among the {counted(len(options), 'option')} "
             f"({printable('; '.join(options), 200)}){base}"
         )
     return letters.pop()

@@ -8,6 +8,7 @@ import logging
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal, Protocol, overload
 
@@ -21,6 +22,7 @@ from socialr1_jax.data.tables import SUFFIXES, BadRow, Conditions, DataError, so
 from socialr1_jax.data.twins import twin_groups
 
 MOST_STORIES = 1_000_000  # of one source; they are held in memory
+_LOOKED_AT = 1000  # rows of such a file, for a wrong `first_label`
 LARGE_PARQUET = 200_000  # rows; a file with more is not read whole, and its rows are checked when they are met
 STORY_TYPES = ("belief", "knowledge", "reality")
 _STORIES = re.compile(r"stories:(?:(?P<split>train|heldout):)?(?P<count>\d{1,999})(?::(?P<seed>\d{1,999}))?")
@@ -53,8 +55,9 @@ def open_questions(
         allow_bad_rows: drop rows that cannot be used, and log how many had which fault.
 
     Raises:
-        DataError: a source that cannot be read, or has no good row, whatever ``allow_bad_rows`` says; bad rows, with
-            their number and the first of them.
+        DataError: a source that cannot be read, has no good row, or has gold answers that count from the other number
+            than ``first_label`` says, whatever ``allow_bad_rows`` says; bad rows, with their number and the first of
+            them.
     """
     columns, where = columns or {}, where or {}
     if not sources:
@@ -256,7 +259,13 @@ def _open_large(
             used = parser.used(known)
         except ValueError as error:
             raise DataError(f"{file}: {error}") from None
-        parts.append(_Large(ParquetRows(file, used, conditions), parser))
+        rows = ParquetRows(file, used, conditions)
+        for index in range(0, len(rows), max(1, len(rows) // _LOOKED_AT)):
+            row = rows[index]
+            with suppress(ValueError):
+                parser.example(row.values, row.number)
+        parser.refuse_first_label(str(file))
+        parts.append(_Large(rows, parser))
     if conditions is not None:
         conditions.close(source)
     return parts

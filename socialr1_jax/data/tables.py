@@ -10,7 +10,7 @@ import re
 import stat
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +24,7 @@ PARQUET_BATCH = 8192  # rows that are decoded at once
 _DESCRIPTIONS = {"dataset_infos.json", "dataset_dict.json", "dataset_info.json", "state.json", "metadata.json"}
 _MOST_COLUMNS = 1000  # of JSON rows that each have others, how many are remembered
 _NAMED_COLUMNS = 30  # in a message
+_OTHER_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}  # of columns, with their names
 _SHOWN = 100  # characters of a value in a message
 log = logging.getLogger(__name__)
 
@@ -177,7 +178,13 @@ def _json(path: Path) -> Iterator[tuple[int, Any]]:
 
 def _csv(path: Path) -> Iterator[tuple[int, Any]]:
     with path.open(encoding="utf-8-sig", newline="") as file:
-        reader, number = csv.reader(file, strict=True), 0
+        first = file.readline()
+        if "," not in first and (signs := [name for sign, name in _OTHER_SEPARATORS.items() if sign in first]):
+            raise DataError(
+                f"{path}: the first line has {' and '.join(signs)} but no comma; separate the columns by commas (save "
+                "the file again as comma-separated CSV)"
+            )
+        reader, number = csv.reader(chain([first], file), strict=True), 0
         try:
             header = next(reader, [])
         except csv.Error as error:

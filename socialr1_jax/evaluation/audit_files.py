@@ -38,13 +38,13 @@ _KEYS = {"n", "chance", "rules", "by_type", "pair"}
 
 
 def read_source(
-    source: str, columns: Mapping[str, str], where: Mapping[str, str]
+    source: str, columns: Mapping[str, str], where: Mapping[str, str], first_label: int = 0
 ) -> tuple[list[Example], tuple[str, ...]]:
     """Return the questions of a source that have options, and a remark on each kind of row that is left out.
 
     A source is a file, hub dataset or `stories:COUNT` as `open_questions` takes it, or a folder. A folder with the name
     of a benchmark is read as evaluate.py reads it: English, the short contexts of FANToM. Of any other folder all
-    question files are one source.
+    question files are one source. `columns`, `where` and `first_label` are those of `open_questions`.
 
     Raises DataError or BenchmarkError (ValueErrors), or OSError, when there is nothing to audit.
     """
@@ -58,7 +58,7 @@ def read_source(
         sources = [str(file) for file in sorted(folder.rglob("*")) if file.suffix.lower() in SUFFIXES]
         if not sources:
             raise DataError(f"{source}: a folder without question files, and not named after a benchmark")
-    questions = open_questions(sources, columns=columns, where=where, allow_bad_rows=True)
+    questions = open_questions(sources, columns=columns, where=where, allow_bad_rows=True, first_label=first_label)
     found = list(questions)
     examples = [example for example in found if example.options]
     if not examples:

@@ -36,7 +36,8 @@ def list_bad_rows(config: RunConfig, train: Questions, sets: Mapping[str, Questi
     # Questions held out of `train` share its list of bad rows.
     bad = [row for part in (train, *(sets.values() if config.data.eval else ())) for row in part.bad_rows]
     if bad and is_first():
-        write_bad_rows(Path(config.output_dir) / "bad_rows.jsonl", bad)
+        write_bad_rows(file := Path(config.output_dir) / "bad_rows.jsonl", bad)
+        log.warning("%s lists %s that %s left out", file, counted(len(bad), "row"), "is" if len(bad) == 1 else "are")
 
 
 def understood(questions: Questions, sets: Mapping[str, Questions]) -> list[str]:
