@@ -125,7 +125,7 @@ def slow(pattern, method):
     for piece in hostile(pattern):
         texts = [piece * (length // len(piece)) + "\x00" for length in (LENGTH // 2, LENGTH)]
         if seconds(pattern, method, texts[1]) >= QUICK:
-            half, whole = (seconds(pattern, method, text) for text in texts)
+            half, whole = (min(seconds(pattern, method, text) for _ in range(2)) for text in texts)
             if whole >= LIMIT or whole > 2.8 * half:
                 return piece, whole
     return None
