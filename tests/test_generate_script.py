@@ -281,5 +281,6 @@ assert not heavy, heavy
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
+    assert "print the resolved configuration, then exit" in done.stdout
     assert "--max_new_tokens" in done.stdout or "max_new_tokens" in done.stdout
     assert "unknown key 'modle'; did you mean 'model'?" in done.stderr
