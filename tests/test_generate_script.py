@@ -179,6 +179,14 @@ def test_a_file_and_a_run_of_ones_own(main, model, capsys, scripted, tmp_path, m
     assert "quiz.csv row 2: the gold answer '9'" in capsys.readouterr().err
 
 
+def test_a_folder_with_an_export_names_it(main, model, capsys, tmp_path):
+    (tmp_path / "export").symlink_to(model)
+    assert main(["--model", str(tmp_path), "--question", "Where?"]) == 2
+    assert (
+        f"not a Hugging Face model folder; {tmp_path / 'export'} is one, exported by a run" in capsys.readouterr().err
+    )
+
+
 def test_the_question_comes_from_standard_input(main, model, scripted, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.StringIO("Why do people\nsay sorry?\n"))
     asked = scripted(RESPONSE)
