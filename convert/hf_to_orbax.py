@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
                 dtype=config.dtype, allow_nonfinite=config.allow_nonfinite,
             ),
             check=lambda: None if config.allow_nonfinite else source.refuse_nonfinite(),
-            say=progress(len(weights)),
+            say=progress(len(weights), "stacked weight"),
         )  # fmt: skip
         if not config.verify:
             return ""

@@ -13,7 +13,7 @@ from pydantic import Field
 
 from socialr1_jax.command_line import parse_args
 from socialr1_jax.conversion import ConvertConfig, convert, fingerprint, progress
-from socialr1_jax.terminal import run_script
+from socialr1_jax.terminal import print_line, run_script
 
 
 class OrbaxToHfConfig(ConvertConfig):
@@ -34,6 +34,7 @@ def main(argv: list[str] | None = None) -> int:
         folder = Path(config.src)
         if is_run(folder):
             folder = find_checkpoint(folder, config.step)
+            print_line(f"the checkpoint is {folder}")
             model = load_policy(folder, tokenizer=False)
         else:
             model = load_orbax(folder, tokenizer=False)

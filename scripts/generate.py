@@ -2,7 +2,9 @@
 
     python scripts/generate.py --model DIR --story "Anna put the coin in the drawer and left. Ben took it away." \\
         --question "Where will Anna look for the coin?" --options "A. the drawer, B. the shelf, C. the box"
-    python scripts/generate.py --model DIR --file questions.jsonl --row 3
+    python scripts/generate.py --model runs/mine --step best --file quiz.csv --row 3 --columns '{options: choices}'
+
+`--file` is read as scripts/evaluate.py reads it. Only the row that is asked for need be a question.
 """
 
 import sys
@@ -11,10 +13,11 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from socialr1_jax.command_line import FreeText, Real, Section, Texts, parse_args
+from socialr1_jax.command_line import FreeText, Real, Texts, parse_args
 from socialr1_jax.data.chat_template import response_opening
 from socialr1_jax.data.one_question import picked_question, typed_question
-from socialr1_jax.data.prompts import encode_prompt
+from socialr1_jax.data.prompts import PromptWriter, encode_prompt
+from socialr1_jax.evaluation_config import QuestionFileConfig
 from socialr1_jax.rewards import parse_response
 from socialr1_jax.rewards.parsing import final_answer
 from socialr1_jax.rewards.terms import outcome_reward
@@ -24,15 +27,16 @@ from socialr1_jax.terminal import counted, print_error, print_result, printable,
 _SEGMENT_TOKENS = 8  # text comes in pieces of this size: smooth to read, and the host's look costs little
 
 
-class GenerateConfig(Section):
+class GenerateConfig(QuestionFileConfig):
     """Which model, which question, and how to sample."""
 
-    model: str = Field(min_length=1, description="Hugging Face folder or hub id of a Qwen3")
+    model: str = Field(min_length=1, description="Hugging Face folder or hub id of a Qwen3, or a run's folder")
+    step: str = Field("latest", description="of a run's checkpoints: latest, best, or a number of steps")
     story: FreeText = Field("", description="what happened")
     question: FreeText = Field("", description="the question; without it and --file it is read from standard input")
     options: FreeText = Field("", description='"A. drawer, B. shelf"; "" asks for a free answer')
     file: str = Field("", description="take the question from this .jsonl, .json, .csv or .parquet file")
-    row: int = Field(1, ge=1, description="which question of the file, from 1")
+    row: int = Field(1, ge=1, description="which row of the file, from 1; those that `where` leaves out do not count")
     thinking: bool = Field(True, description="false: ask for an answer without thoughts (enable_thinking)")
     max_new_tokens: int = Field(2048, ge=1, description="length limit, lowered to what the model's positions allow")
     temperature: Real = Field(0.7, ge=0, description="0 takes the likeliest token each time")
@@ -47,6 +51,9 @@ class GenerateConfig(Section):
     def _one_source(self) -> Self:
         if self.file and (self.story or self.question or self.options):
             raise ValueError("file brings its own story, question and options; leave those out, or file")
+        for name in ("columns", "where", "first_label"):
+            if getattr(self, name) and not self.file:
+                raise ValueError(f"{name} is about a question file, and file names none; leave it out, or give file")
         return self
 
 
@@ -65,23 +72,28 @@ def main(argv: list[str] | None = None) -> int:
 
 def answer(config: GenerateConfig) -> None:
     if config.file:
-        example = picked_question(config.file, config.row)
+        read = config.model_dump(include={"columns", "where", "first_label"})
+        example = picked_question(config.file, config.row, **read)
     else:
         question = config.question or ("" if sys.stdin.isatty() else sys.stdin.read())
         if not question.strip():
             raise ValueError("no question: give --question or --file, or write it to standard input")
         example = typed_question(question, config.story, config.options)
+    if config.prompt or config.system:
+        example = PromptWriter(config.prompt, config.system)(example)
 
     prepare()
-    from socialr1_jax.hf import load_hf, local_folder  # these import JAX: only once the question is there
+    from socialr1_jax.evaluation.respondents import read_model  # these import JAX: only once the question is there
     from socialr1_jax.sampling import Engine, SamplingParams
     from socialr1_jax.sampling.streaming import ResponseStream
     from socialr1_jax.sampling.text import stop_token_ids
     from socialr1_jax.tokenizer_files import load_tokenizer
 
     print_error(f"loading {config.model}")
-    tokenizer = load_tokenizer(folder := local_folder(config.model))  # its faults show before the weights are read
-    model = load_hf(folder, dtype=config.dtype, ignore_fields=config.ignore_fields)
+    model, checkpoint = read_model(config.model, config.step, config.dtype, config.ignore_fields)
+    if checkpoint:
+        print_error(f"the checkpoint is {checkpoint}")
+    tokenizer = load_tokenizer(model.source)
     sampling = SamplingParams(
         **config.model_dump(include={"max_new_tokens", "temperature", "top_k", "top_p", "min_p", "seed"}),
         stop_token_ids=stop_token_ids(model, tokenizer),

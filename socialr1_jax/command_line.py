@@ -306,9 +306,10 @@ def _help(config_class: type[Section], description: str, default_config: str | P
             (section.__doc__ or "").strip().splitlines()[0] if group else "Each is also a flag: --name value."
         )
         rows.setdefault(group, []).append((name, _default_text(name, field, values), field.description or ""))
+    arithmetic = " and the batch arithmetic" * (config_class.arithmetic is not Section.arithmetic)
     flags = [
         ("--config FILE.yaml", str(default_config or ""), "start from this file; given again: and what this one says"),
-        ("--dry-run", "", "print the resolved configuration and the batch arithmetic, then exit"),
+        ("--dry-run", "", f"print the resolved configuration{arithmetic}, then exit"),
         ("--help", "", "this text"),
     ]
     every = [row for group in rows.values() for row in group] + flags

@@ -64,8 +64,8 @@ def fingerprint(files: Sequence[Path], **settings: Any) -> dict[str, Any]:
     return {"files": states, **settings}
 
 
-def progress(total: int) -> Callable[[str], None]:
-    """Returns a function that prints on stderr, now and then, which of `total` parts is being written."""
+def progress(total: int, part: str = "file") -> Callable[[str], None]:
+    """Returns a function that prints on stderr, now and then, which of `total` parts, as they are called, it writes."""
     done, said = 0, 0.0
 
     def say(name: str) -> None:
@@ -73,6 +73,6 @@ def progress(total: int) -> Callable[[str], None]:
         done += 1
         if time.monotonic() - said > _QUIET_SECONDS or done == total:
             said = time.monotonic()
-            print_error(f"{done}/{total} {name}")
+            print_error(f"{part} {done} of {total}: {name}")
 
     return say

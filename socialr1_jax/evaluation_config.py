@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from socialr1_jax.command_line import FreeText, Real, Sources, TextMap, Texts
+from socialr1_jax.command_line import FreeText, Real, Section, Sources, TextMap, Texts
 from socialr1_jax.data.tables import SUFFIXES
 from socialr1_jax.server_config import ServerConfig
 
@@ -46,7 +46,17 @@ def _switch(value: Any) -> Any:
     return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
 
 
-class EvaluateConfig(ServerConfig):
+class QuestionFileConfig(Section):
+    """How a question file is read and asked, as in a run's `data`."""
+
+    columns: TextMap = Field({}, description="question file: our field name -> its column name, where they differ")
+    where: TextMap = Field({}, description="question file: ask only the rows whose column has this value")
+    first_label: int = Field(0, ge=0, le=1, description="question file: number of the first option, where gold is one")
+    prompt: FreeText = Field("", description="question file: as data.prompt of the run that trained the model")
+    system: FreeText = Field("", description="question file: as data.system of the run that trained the model")
+
+
+class EvaluateConfig(QuestionFileConfig, ServerConfig):
     """Which model is asked what, and how."""
 
     model: str = Field("", description="Hugging Face folder or hub id, a run's folder, or the endpoint's model name")
@@ -59,11 +69,7 @@ class EvaluateConfig(ServerConfig):
         description=f"benchmarks: {', '.join(TASKS)}; or static, all; or your own questions: a file "
         f"({', '.join(SUFFIXES)}) or stories:[heldout:]COUNT[:SEED]; with commas",
     )
-    columns: TextMap = Field({}, description="question file: our field name -> its column name, where they differ")
-    where: TextMap = Field({}, description="question file: ask only the rows whose column has this value")
-    first_label: int = Field(0, ge=0, le=1, description="question file: number of the first option, where gold is one")
-    prompt: FreeText = Field("", description="question file: as data.prompt of the run that trained the model")
-    system: FreeText = Field("", description="question file: as data.system of the run that trained the model")
+    allow_bad_rows: bool = Field(False, description="question file: leave out rows that cannot be used, and count them")
     by: Sources = Field((), description="question file: columns to give the accuracy by; none = type, where it has one")
     protocol: Literal["official", "social_r1", "both"] = Field(
         "both", description="the benchmark's own prompt and scoring, the cards' prompt with plain accuracy, or both"
@@ -151,7 +157,7 @@ class EvaluateConfig(ServerConfig):
         twice = [name for name, count in Counter(map(samples_name, self.task_names)).items() if count > 1]
         if twice:
             raise ValueError(f"tasks: two would write {twice[0]}; rename a file, or evaluate them into two folders")
-        for name in ("columns", "where", "first_label", "prompt", "system", "by"):
+        for name in (*QuestionFileConfig.model_fields, "allow_bad_rows", "by"):
             if getattr(self, name) and not own:
                 raise ValueError(f"{name} is about a question file, and tasks names none; leave it out, or add one")
         if own and self.protocol == "official":

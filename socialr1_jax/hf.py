@@ -394,7 +394,9 @@ def local_folder(path: str | os.PathLike[str]) -> Path:
     folder = Path(name)
     if folder.is_dir():
         if not file_of(folder, "config.json"):
-            raise FileNotFoundError(f"{folder} has no config.json: not a Hugging Face model folder")
+            export = folder / "export"
+            hint = f"; {export} is one, exported by a run" if file_of(export, "config.json") else ""
+            raise FileNotFoundError(f"{folder} has no config.json: not a Hugging Face model folder{hint}")
         return folder
     if not is_hub_id(name):
         raise FileNotFoundError(f"no folder {name!r}, and it is not a hub id of the form owner/name")

@@ -106,6 +106,8 @@ def load_orbax(directory: str | os.PathLike[str], mesh: Mesh | None = None, *, t
     altered or outside the folder, or the sizes that the mesh does not divide.
     """
     folder = Path(os.path.expanduser(directory)).absolute()
+    if not folder.is_dir():
+        raise FileNotFoundError(f"there is no folder {directory}: give a folder of hf_to_orbax.py")
     if not file_of(folder, MANIFEST):
         raise FileNotFoundError(f"{directory} has no {MANIFEST}: not a folder of hf_to_orbax.py, or not a whole one")
     manifest = read_json(folder / MANIFEST)

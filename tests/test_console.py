@@ -124,6 +124,18 @@ def test_no_text_commands_the_terminal(place, kind, monkeypatch):
     assert not wrong
 
 
+def test_lines_end_without_blanks_where_no_terminal_shows_them(monkeypatch):
+    table = Table("name", "value", title="a title", caption="a caption", caption_justify="left", show_edge=False)
+    table.add_row("a longer cell", "")
+    for stream, padded in ((io.StringIO(), False), (Terminal(), True)):
+        monkeypatch.setattr(sys, "stdout", stream)
+        console.print(table)
+        console.print("word  ", end="")
+        assert (" \n" in stream.getvalue()) == padded
+        assert "a longer cell" in stream.getvalue()
+        assert stream.getvalue().endswith("word  ")
+
+
 @pytest.mark.parametrize("place", PLACES)
 def test_megabytes_are_cut(place, monkeypatch):
     if place not in ("text", "object"):

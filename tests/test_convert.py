@@ -198,7 +198,10 @@ def test_the_manifest_names_every_file_but_itself(orbax):
 
 @pytest.mark.parametrize(
     ("convert", "message"),
-    [(hf_to_orbax, "no folder 'nowhere', and it is not a hub id"), (orbax_to_hf, "nowhere has no manifest.json")],
+    [
+        (hf_to_orbax, "no folder 'nowhere', and it is not a hub id"),
+        (orbax_to_hf, "error: there is no folder nowhere: give"),
+    ],
 )
 def test_a_source_that_is_not_there(convert, message, tmp_path, capsys):
     assert convert(["--src", "nowhere", "--dst", str(tmp_path / "out")]) == 2

@@ -268,6 +268,7 @@ def test_data_that_are_missing_are_told_before_anything_is_asked(toy, tmp_path, 
         (["base_url=http://x", "thinking=budget"], "an endpoint takes on or off"),
         (["tasks=hitom", "by=type"], "by is about a question file, and tasks names none"),
         (["tasks=hitom", "columns={options: choices}"], "columns is about a question file"),
+        (["tasks=hitom", "allow_bad_rows=true"], "allow_bad_rows is about a question file"),
         (["tasks=a/quiz.csv,b/quiz.csv"], "two would write samples_quiz.csv.jsonl; rename a file"),
         (["tasks=hitom,hitom.jsonl"], "two would write samples_hitom.jsonl; rename a file"),
         (["tasks=quiz.csv", "protocol=official"], "quiz.csv has no official protocol: give protocol=social_r1"),
@@ -326,6 +327,23 @@ def test_a_question_file_is_evaluated_with_columns_intervals_and_baselines(tmp_p
         assert word in said
     again = rescore(tmp_path / "out" / "samples_quiz.csv.jsonl")
     assert again["results"] == content["results"]
+
+
+def test_rows_that_cannot_be_used_are_left_out_and_counted_where_that_is_allowed(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(whole, "make_respondent", lambda config: Scripted(right_or_wrong))
+    file = tmp_path / "quiz.csv"
+    settings = {"model": "m", "tasks": (str(file),), "columns": MAPPED, "output": str(tmp_path / "out")}
+    file.write_text(QUIZ + '5,Cem left.,Where?,"A. box, B. bag",Z,belief,easy,\n')
+    with pytest.raises(ValueError, match=r"quiz\.csv row 5: the gold answer 'Z'[^$]*allow_bad_rows=true"):
+        whole.evaluate(EvaluateConfig(**settings))
+    content = json.loads(whole.evaluate(EvaluateConfig(**settings, allow_bad_rows=True)).read_text())
+    assert content["results"]["quiz.csv"]["social_r1/accuracy"]["n"] == 3
+    (note,) = content["notes"]["quiz.csv"]
+    assert note.startswith("left out 1 of 5 rows that cannot be used: 1 x the gold answer")
+    assert f"quiz.csv: {note}" in capsys.readouterr().out
+    file.write_text(QUIZ.splitlines()[0] + "\n1,Anna left.,Where?,A. box; B. bag,Z,belief,easy,\n")
+    with pytest.raises(ValueError, match=r"1 of 1 row cannot be used"):
+        whole.evaluate(EvaluateConfig(**settings, allow_bad_rows=True))
 
 
 def test_stories_are_evaluated_by_type_as_they_come(tmp_path, monkeypatch):

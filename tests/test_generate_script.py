@@ -158,6 +158,35 @@ def test_a_question_of_a_file_is_judged(main, model, capsys, scripted, tmp_path)
     assert "answer A, gold is B; stop" in capsys.readouterr().out
 
 
+def test_a_file_and_a_run_of_ones_own(main, model, capsys, scripted, tmp_path, monkeypatch):
+    from socialr1_jax.training import run_weights
+
+    file, checkpoint = tmp_path / "quiz.csv", tmp_path / "checkpoints" / "7"
+    file.write_text("scene,question,options,gold\nAnna left.,Where?,A. x; B. y,1\nBen sat.,Who?,A. x; B. y,9\n")
+    asked = scripted(RESPONSE)
+    monkeypatch.setattr(run_weights, "is_run", lambda folder: folder == "runs/mine")
+    monkeypatch.setattr(run_weights, "find_checkpoint", lambda folder, step: {"best": checkpoint}[step])
+    monkeypatch.setattr(run_weights, "load_policy", lambda folder, mesh: load_hf(model, mesh))
+    arguments = ["--columns", "{story: scene, answer: gold}", "--first_label", "1", "--system", "Be brief."]
+    of_run = ["--model", "runs/mine", "--step", "best", "--prompt", "{{ story }} {{ lettered }}"]
+    assert main([*of_run, "--file", str(file), *arguments]) == 0
+    assert "Anna left. A. x\nB. y" in asked["prompt"]
+    assert "Be brief." in asked["prompt"]
+    captured = capsys.readouterr()
+    assert "answer A, right" in captured.out
+    assert f"the checkpoint is {checkpoint}" in captured.err
+    assert main([*of_run, "--file", str(file), "--row", "2", *arguments]) == 2
+    assert "quiz.csv row 2: the gold answer '9'" in capsys.readouterr().err
+
+
+def test_a_folder_with_an_export_names_it(main, model, capsys, tmp_path):
+    (tmp_path / "export").symlink_to(model)
+    assert main(["--model", str(tmp_path), "--question", "Where?"]) == 2
+    assert (
+        f"not a Hugging Face model folder; {tmp_path / 'export'} is one, exported by a run" in capsys.readouterr().err
+    )
+
+
 def test_the_question_comes_from_standard_input(main, model, scripted, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.StringIO("Why do people\nsay sorry?\n"))
     asked = scripted(RESPONSE)
@@ -234,6 +263,7 @@ def test_a_model_whose_weights_are_cut(main, model, tmp_path, capsys):
         (["--question", "Where?"], "model is required"),
         (["--model", "m", "--temprature", "1"], "unknown key 'temprature'; did you mean 'temperature'?"),
         (["--model", "m", "--file", "f.jsonl", "--question", "Where?"], "file brings its own story, question"),
+        (["--model", "m", "--first_label", "1"], "first_label is about a question file, and file names none"),
         (["--model", "m", "--row", "0"], "row must be at least 1"),
     ],
 )
@@ -259,5 +289,6 @@ assert not heavy, heavy
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
+    assert "print the resolved configuration, then exit" in done.stdout
     assert "--max_new_tokens" in done.stdout or "max_new_tokens" in done.stdout
     assert "unknown key 'modle'; did you mean 'model'?" in done.stderr

@@ -52,8 +52,19 @@ def test_a_typed_question_that_cannot_be_asked(arguments, message):
 
 def test_rows_count_questions_from_1_and_not_blank_lines(file):
     assert [picked_question(file, row).question[-2] for row in (1, 2, 3)] == ["0", "1", "2"]
-    with pytest.raises(ValueError, match=r"questions\.jsonl: there is no row 4; the file has 3 questions"):
+    with pytest.raises(ValueError, match=r"questions\.jsonl: there is no row 4; the file has 3 rows"):
         picked_question(file, 4)
+
+
+def test_a_row_is_read_as_an_evaluation_reads_it_beside_rows_that_are_no_questions(tmp_path):
+    file = tmp_path / "quiz.csv"
+    file.write_text("scene,question,options,gold,part\nAnna left.,Where 1?,A. x; B. y,2,test\n,Where 2?,,9,train\n"
+                    "Ben sat.,Where 3?,A. x; B. y,3,test\nCem ran.,Where 4?,A. x; B. y,1,test\n")  # fmt: skip
+    read = {"columns": {"story": "scene", "answer": "gold"}, "where": {"part": "test"}, "first_label": 1}
+    first, last = picked_question(file, 1, **read), picked_question(file, 3, **read)
+    assert (first.story, first.answer, last.question, last.answer) == ("Anna left.", "B", "Where 4?", "A")
+    with pytest.raises(ValueError, match=r"quiz\.csv row 3: the gold answer '3' .* Correct the row, or how"):
+        picked_question(file, 2, **read)
 
 
 def test_the_prompt_is_the_one_of_training_unless_thoughts_are_switched_off(tokenizer):

@@ -213,12 +213,12 @@ def test_what_does_not_fit_together_is_one_error(arguments, message):
 def test_a_missing_plugin_names_the_extra():
     done = plan("--topology", "a100-80gb:8", *SMALL)
     assert done.returncode == 2
-    assert "pip install 'socialr1_jax[cuda12]'" in done.stderr
+    assert "pip install -e '.[cuda12]' in the repository" in done.stderr
     assert "Traceback" not in done.stderr
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(find_spec("jax_cuda12_plugin") is None, reason="needs pip install 'socialr1_jax[cuda12]'")
+@pytest.mark.skipif(find_spec("jax_cuda12_plugin") is None, reason="needs pip install -e '.[cuda12]'")
 @pytest.mark.parametrize("size", ["4b", "8b"])
 def test_the_cards_recipes_fit_eight_a100(size):
     done = plan("--topology", "a100-80gb:8", config=ROOT / "configs" / f"socialr1_{size}_a100x8.yaml")

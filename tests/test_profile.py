@@ -20,6 +20,7 @@ from socialr1_jax.models.arithmetic import Cost
 from socialr1_jax.profiling.blocks import BLOCKS, block_of, kind_of
 from socialr1_jax.profiling.conclusion import conclusion
 from socialr1_jax.profiling.instructions import read_instructions
+from socialr1_jax.profiling.page import say_summary
 from socialr1_jax.profiling.peaks import Peaks
 from socialr1_jax.profiling.programs import Program
 from socialr1_jax.profiling.summary import IDLE, UNNAMED, summarise
@@ -81,6 +82,14 @@ def test_the_page_needs_nothing_else(profiled):
     page = (profiled[0] / "profile.html").read_text(encoding="utf-8")
     assert not re.search(r"<script|<link|<img|src=|url\(|@import|https?://", page)
     assert all(f"<th>{name}</th>" in page for name in (*PHASES, "attend", "mlp"))
+
+
+def test_a_comparison_with_a_step_that_compiled_is_called_none(profiled, capsys):
+    summary = profiled[1]
+    assert summary["compiled_in_untraced"] == 0
+    for compiled, words in ((0, "untraced 2 s\n"), (1, "untraced 2 s with 1 program compiled in it: do not compare")):
+        say_summary(summary | {"compiled_in_untraced": compiled, "untraced_seconds": 2.0})
+        assert words in capsys.readouterr().out
 
 
 def test_the_page_holds_every_row(profiled):

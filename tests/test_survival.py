@@ -526,12 +526,13 @@ def test_exit_status_75_asks_to_be_queued_again(place, whole, run, monkeypatch, 
 # --------------------------------------------------------------------------------------------------------- the best one
 
 
-def test_best_latest_and_a_step_are_exported_and_load_back_equal(whole, tmp_path):
+def test_best_latest_and_a_step_are_exported_and_load_back_equal(whole, tmp_path, capsys):
     steps, convert = steps_saved(whole), script_of(CONFIG.parents[1] / "convert" / "orbax_to_hf.py")
     best = json.loads((whole / "checkpoints" / str(steps[-1]) / "run" / "metadata").read_text())["best"]["step"]
     assert best != steps[-1], "a best one that is not the latest shows more"
     for which, step in (("best", best), ("latest", steps[-1]), (str(steps[-2]), steps[-2])):
         assert convert.main(["--src", str(whole), "--step", which, "--dst", str(tmp_path / which), "--verify"]) == 0
+        assert f"the checkpoint is {whole / 'checkpoints' / str(step)}\n" in capsys.readouterr().out
         loaded, kept = load_hf(tmp_path / which), load_policy(whole, str(step))
         jax.tree.map(np.testing.assert_array_equal, loaded.params, kept.params)
         state = whole / "checkpoints" / str(step) / "state"

@@ -138,12 +138,21 @@ def read_examples(
 
 
 class Parsed(NamedTuple):
-    """The rows of a source: the questions, those that are none, the number of both, and the columns read."""
+    """The rows of a source that hold the conditions, in their order, the number of all rows, and the columns read."""
 
-    examples: list[Example]
-    bad: list[BadRow]
+    rows: list[Example | BadRow]
     total: int
     reading: str
+
+    @property
+    def examples(self) -> list[Example]:
+        """The questions."""
+        return [row for row in self.rows if isinstance(row, Example)]
+
+    @property
+    def bad(self) -> list[BadRow]:
+        """The rows that are no questions."""
+        return [row for row in self.rows if isinstance(row, BadRow)]
 
 
 def parse_files(
@@ -159,8 +168,7 @@ def parse_files(
 
     Raises DataError for a source without rows, or one that cannot be read on, and as ``RowParser.refuse_first_label``.
     """
-    examples: list[Example] = []
-    bad: list[BadRow] = []
+    rows: list[Example | BadRow] = []
     seen: dict[str, str] = {}
     parser: RowParser | None = None
     total = 0
@@ -170,7 +178,7 @@ def parse_files(
         for row in file_rows(file):
             total += 1
             if isinstance(row, BadRow):
-                bad.append(row)
+                rows.append(row)
                 continue
             if parser is None:
                 parser = RowParser(row.values, columns, where, Path(source).stem, origin, first_label)
@@ -190,10 +198,10 @@ def parse_files(
                         f"the id {shown(example.id)} is already that of {seen[example.id]}; ids are unique"
                     )
             except ValueError as error:
-                bad.append(BadRow(row.file, row.number, str(error)))
+                rows.append(BadRow(row.file, row.number, str(error)))
                 continue
             seen[example.id] = row.where
-            examples.append(example)
+            rows.append(example)
         if labels is not None and len(labels) != total - before:
             raise DataError(f"{file}: {total - before} rows, but {len(labels)} labels in the file beside it")
     if not total:
@@ -201,7 +209,7 @@ def parse_files(
     if parser is not None:
         conditions.close(source)
         parser.refuse_first_label(source)
-    return Parsed(examples, bad, total, parser.reading if parser else "")
+    return Parsed(rows, total, parser.reading if parser else "")
 
 
 class RowParser:

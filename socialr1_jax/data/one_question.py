@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
-from socialr1_jax.data.examples import Example, parse_options, read_examples
-from socialr1_jax.data.tables import DataError
+from socialr1_jax.data.examples import Example, parse_files, parse_options
+from socialr1_jax.data.tables import BadRow, DataError, source_files
 from socialr1_jax.terminal import counted
 
 
@@ -19,9 +20,23 @@ def typed_question(question: str, story: str = "", options: str = "") -> Example
     return Example(id="typed", story=story.strip(), question=question.strip(), options=texts, answer="A")
 
 
-def picked_question(file: str | Path, row: int) -> Example:
-    """The question at place `row`, from 1, of a file of any kind that `read_examples` knows. Raises DataError."""
-    examples = read_examples(file)
-    if row > len(examples):
-        raise DataError(f"{file}: there is no row {row}; the file has {counted(len(examples), 'question')}")
-    return examples[row - 1]
+def picked_question(
+    file: str | Path,
+    row: int,
+    *,
+    columns: Mapping[str, str] | None = None,
+    where: Mapping[str, str] | None = None,
+    first_label: int = 0,
+) -> Example:
+    """Return the question of row `row`, from 1, of a file; the other arguments are those of `read_examples`.
+
+    Rows that `where` leaves out do not count, and neither do blank lines. Other rows may be no questions. Raises
+    DataError.
+    """
+    rows = parse_files(str(file), source_files(file), columns or {}, where or {}, first_label=first_label).rows
+    if row > len(rows):
+        raise DataError(f"{file}: there is no row {row}; the file has {counted(len(rows), 'row')}")
+    picked = rows[row - 1]
+    if isinstance(picked, BadRow):
+        raise DataError(f"{picked}. Correct the row, or how the file is read: columns, where, first_label")
+    return picked

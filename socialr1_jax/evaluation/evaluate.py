@@ -45,6 +45,7 @@ def evaluate(config: EvaluateConfig) -> Path:
 
 def _evaluate(config: EvaluateConfig) -> Path:
     names = config.task_names
+    own = {task_name(name) for name in names if is_question_source(name)}
     loaded = [_loaded(name, config) for name in names if name != sotopia.NAME]
     episodes = sotopia.load_benchmark(Path(config.data_dir)) if sotopia.NAME in names else None
     results: list[TaskResult] = []
@@ -60,6 +61,9 @@ def _evaluate(config: EvaluateConfig) -> Path:
         known = Path(config.cache) if config.cache else Path(config.output) / "replies.jsonl"
         with ReplyFile(known, identity) as replies:
             for task, data in loaded:
+                if task.name in own:
+                    for note in data.notes:
+                        console.print(f"{task.name}: {note}")
                 asked = requests_of(task, data, config)
                 with Bar(task.name, sum(map(len, asked.values())) * config.num_samples) as bar:
                     results.append(run_task(task, data, asked, config, respondent, replies, bar.advance))
@@ -70,7 +74,6 @@ def _evaluate(config: EvaluateConfig) -> Path:
                 results.append(sotopia.run_sotopia(config, episodes, players, bar.advance))
             written = write_results(config, results, identity, *made_by)
     _print_table(headline_table(results), "NOT REPORTABLE: --limit" if config.limit else None, N_NOTE)
-    own = {task_name(name) for name in names if is_question_source(name)}
     for one in results:
         if one.task in own and len(one.metrics) > 1:
             head, rows = figure_table(one)

@@ -10,10 +10,11 @@ import numpy as np
 
 from socialr1_jax.command_line import scalar_text
 from socialr1_jax.data.audit import question_type
-from socialr1_jax.data.examples import Example, read_examples
+from socialr1_jax.data.bad_rows import report, summary
+from socialr1_jax.data.examples import Example, parse_files
 from socialr1_jax.data.prompts import PromptWriter
 from socialr1_jax.data.question_sources import open_questions
-from socialr1_jax.data.tables import nearest
+from socialr1_jax.data.tables import DataError, nearest, source_files
 from socialr1_jax.data.twins import cluster_name, twin_name
 from socialr1_jax.evaluation.card import card_grade, card_request
 from socialr1_jax.evaluation.task import (
@@ -30,7 +31,7 @@ from socialr1_jax.evaluation.task import (
 )
 from socialr1_jax.evaluation_config import EvaluateConfig, task_name
 from socialr1_jax.files import sha256
-from socialr1_jax.terminal import printable
+from socialr1_jax.terminal import counted, printable
 
 _TYPE = "type"
 _MOST_VALUES = 100  # of a column; one with more tells questions apart and groups nothing
@@ -41,7 +42,8 @@ def open_questions_task(source: str, config: EvaluateConfig) -> tuple[Task, Data
 
     Args:
         source: a file, or `stories:[heldout:]COUNT[:SEED]`.
-        config: `columns`, `where` and `first_label` are those of `read_examples`, `prompt` and `system` those of
+        config: `columns`, `where` and `first_label` are those of `read_examples`, `allow_bad_rows` leaves out rows
+            that cannot be used and counts them in a remark of the data; `prompt` and `system` those of
             `PromptWriter`; `by` names the columns to give the accuracy by, none takes `type` where there is one.
 
     Raises:
@@ -49,11 +51,11 @@ def open_questions_task(source: str, config: EvaluateConfig) -> tuple[Task, Data
         BenchmarkError: a column of `by` that is not there, or has more than 100 values.
         ValueError: a prompt template that cannot be read or fails.
     """
-    generated = source.startswith("stories:")
+    generated, notes = source.startswith("stories:"), tuple[str, ...]()
     if generated:
         examples = list(open_questions([source]))
     else:
-        examples = read_examples(source, columns=config.columns, where=config.where, first_label=config.first_label)
+        examples, notes = _read(source, config)
     if config.prompt or config.system:
         examples = list(map(PromptWriter(config.prompt, config.system), examples))
     by = config.by_columns
@@ -69,7 +71,25 @@ def open_questions_task(source: str, config: EvaluateConfig) -> tuple[Task, Data
             )
     items = [{"example": one, "by": group} for one, group in zip(examples, groups, strict=True)]
     files = {} if generated else {Path(source).name: sha256(Path(source))}
-    return questions_task(task_name(source), {one.id: one for one in examples}), Data(items=items, files=files)
+    task = questions_task(task_name(source), {one.id: one for one in examples})
+    return task, Data(items=items, files=files, notes=notes)
+
+
+def _read(source: str, config: EvaluateConfig) -> tuple[list[Example], tuple[str, ...]]:
+    """Return the questions of a file, and a remark on the rows that were left out."""
+    files = source_files(source)
+    found = parse_files(source, files, config.columns, config.where, first_label=config.first_label)
+    bad = found.bad
+    if bad and not (config.allow_bad_rows and found.examples):
+        fix = "Correct the file, or how it is read: columns, where, first_label"
+        raise DataError(
+            report(bad, found.total, fix + "; or leave such rows out: allow_bad_rows=true." * bool(found.examples))
+        )
+    if not bad:
+        return found.examples, ()
+    return found.examples, (
+        f"left out {len(bad):,} of {counted(found.total, 'row')} that cannot be used: {summary(bad)}",
+    )
 
 
 def questions_task(name: str, examples: Mapping[str, Example] | None = None) -> Task:

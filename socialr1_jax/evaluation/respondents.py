@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Future, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,9 @@ from socialr1_jax.files import sha256
 from socialr1_jax.server_answers import PLAIN_NAMES, Reply, SettingNames
 
 if TYPE_CHECKING:
+    from jax.sharding import Mesh
+
+    from socialr1_jax.models.qwen3 import Qwen3
     from socialr1_jax.sampling import Completion, SamplingParams
 
 _THINK_END = "</think>"
@@ -56,26 +59,22 @@ class LocalModel:
     def __init__(self, config: EvaluateConfig) -> None:
         import jax
 
-        from socialr1_jax.hf import load_hf
         from socialr1_jax.mesh import make_mesh
         from socialr1_jax.models.attention_trial import working_attention
         from socialr1_jax.sampling import Engine
         from socialr1_jax.sampling.text import stop_token_ids
         from socialr1_jax.tokenizer_files import load_tokenizer
         from socialr1_jax.training.checkpoints import MANIFEST, read_run
-        from socialr1_jax.training.run_weights import find_checkpoint, is_run, load_policy
 
         self._config = config
         self.mesh = make_mesh()
         step: int | str = ""
         with jax.set_mesh(self.mesh):
-            if is_run(config.model):
-                folder = find_checkpoint(config.model, config.step)
-                model = load_policy(folder, mesh=self.mesh)
-                step = read_run(folder)["finished"]  # which one `best` or `latest` is
-                content = sha256(folder / MANIFEST)[:16]  # which has the sums of all files
+            model, checkpoint = read_model(config.model, config.step, config.dtype, config.ignore_fields, self.mesh)
+            if checkpoint:
+                step = read_run(checkpoint)["finished"]  # which one `best` or `latest` is
+                content = sha256(checkpoint / MANIFEST)[:16]  # which has the sums of all files
             else:
-                model = load_hf(config.model, self.mesh, config.dtype, ignore_fields=config.ignore_fields)
                 content = folder_hash(Path(model.source or config.model))
         self._tokenizer = load_tokenizer(model.source)
         if not self._tokenizer.chat_template:
@@ -217,6 +216,32 @@ def make_respondent(config: EvaluateConfig, names: SettingNames = PLAIN_NAMES) -
 def decoding_of(config: EvaluateConfig) -> Decoding:
     """Return how a configuration draws what has no way of its own."""
     return Decoding(config.temperature, config.top_p, config.repetition_penalty)
+
+
+def read_model(
+    name: str, step: str, dtype: str, ignore_fields: Collection[str] = (), mesh: Mesh | None = None
+) -> tuple[Qwen3, Path | None]:
+    """Load a Hugging Face folder or hub id, or a run's checkpoint.
+
+    Args:
+        name: a folder, a hub id, or the folder of a run.
+        step: of a run's checkpoints: latest, best or a number of steps.
+        dtype: of a Hugging Face model's weights; a checkpoint's are float32.
+        ignore_fields: as of `load_hf`.
+        mesh: whose layout the weights get; None is the first device.
+
+    Returns:
+        The model, and the checkpoint's folder where it is a run's.
+
+    Raises what `load_hf` and `load_policy` raise.
+    """
+    from socialr1_jax.hf import load_hf
+    from socialr1_jax.training.run_weights import find_checkpoint, is_run, load_policy
+
+    if is_run(name):
+        checkpoint = find_checkpoint(name, step)
+        return load_policy(checkpoint, mesh=mesh), checkpoint
+    return load_hf(name, mesh, dtype, ignore_fields=ignore_fields), None
 
 
 def folder_hash(folder: Path) -> str:

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from socialr1_jax.files import write_whole
 from socialr1_jax.profiling.blocks import KINDS
+from socialr1_jax.terminal import counted
 from socialr1_jax.training import report
 from socialr1_jax.training.console import console
 
@@ -19,7 +20,7 @@ def write_page(summary: Mapping[str, Any], path: Path) -> Path:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"seconds": seconds_text, "amount": amount_text, "percent": percent_text}
+    environment.filters |= {"seconds": seconds_text, "amount": amount_text, "percent": percent_text, "counted": counted}
     template = environment.from_string(Path(__file__).with_name("page.html").read_text(encoding="utf-8"))
     style = Path(report.__file__).with_name("style.css").read_text(encoding="utf-8")
     return write_whole(path, template.render(summary, kinds_of_work=KINDS, style=style))
@@ -27,11 +28,12 @@ def write_page(summary: Mapping[str, Any], path: Path) -> Path:
 
 def say_summary(summary: Mapping[str, Any]) -> None:
     """The conclusion, the phases with what holds each of them up, and what should not have happened, on the console."""
-    step, peaks = summary["step"], summary["peaks"]
+    step, peaks, compiled = summary["step"], summary["peaks"], summary["compiled_in_untraced"]
     console.print(
         f"{summary['device']}: at most {amount_text(peaks['flops'])}FLOP/s in {summary['dtype']}, "
         f"{amount_text(peaks['bytes_per_second'])}B/s; a step took {seconds_text(step['seconds'])}, "
         f"untraced {seconds_text(summary['untraced_seconds'])}"
+        + (f" with {counted(compiled, 'program')} compiled in it: do not compare the two" if compiled else "")
     )
     for sentence in summary["conclusion"]:
         console.print(sentence)

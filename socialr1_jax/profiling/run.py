@@ -24,12 +24,15 @@ from socialr1_jax.profiling.steps import PHASES, Measured, Steps
 from socialr1_jax.profiling.summary import STEP, summarise
 from socialr1_jax.profiling.trace import read_trace
 from socialr1_jax.profiling.watch import Watch, watching
+from socialr1_jax.terminal import counted
 from socialr1_jax.training.console import console, shown_log, working
 from socialr1_jax.training.programs import run_mesh
 from socialr1_jax.training.summary import peak_bytes
 
 _PUT = "DevicePutWithSharding"  # what the runtime calls an array that goes to a device, asked for or not
-_WARM_UPS = 2  # the first compiles; the second is the step that the traced ones are compared with
+# The first compiles. The last is the step that the traced ones are compared with: the first later one that compiles
+# nothing, for the second step's prompts may have another width.
+_MOST_WARM_UPS = 5
 
 
 def profile_run(config: RunConfig, measured: Measured, steps: int, folder: Path, strict: bool = False) -> Path:
@@ -73,21 +76,23 @@ def _opened(config: RunConfig, scratch: Path) -> RunConfig:
 
 
 def _profile(run: Steps, peaks: Peaks, measured: Measured, steps: int, folder: Path) -> dict[str, Any]:
-    for number in range(_WARM_UPS):
-        with working(f"warm-up step {number + 1} of {_WARM_UPS}"):
+    for warm_up in range(_MOST_WARM_UPS):
+        with working(f"warm-up step {warm_up + 1}"):
             untraced, before = _Laps(), compile_count()
-            run.run(measured, number, untraced.phase)
+            run.run(measured, warm_up, untraced.phase)
             compiled = compile_count() - before
+        if warm_up and not compiled:
+            break
     options = jax.profiler.ProfileOptions()
     options.python_tracer_level = 0  # each call of Python would be an event: steps of another length
-    with working(f"tracing {steps} steps"), watching() as seen:
+    with working(f"tracing {counted(steps, 'step')}"), watching() as seen:
         jax.profiler.start_trace(folder / "trace", profiler_options=options)
-        for number in range(steps):
+        for number in range(warm_up + 1, warm_up + 1 + steps):
             if measured == STEP:
                 with jax.profiler.StepTraceAnnotation(STEP, step_num=number):
-                    run.run(measured, _WARM_UPS + number, seen.phase)
+                    run.run(measured, number, seen.phase)
             else:  # the step is the phase; what it is made from is there from the warm-up
-                run.run(measured, _WARM_UPS + number, partial(_step_of_one_phase, seen, number))
+                run.run(measured, number, partial(_step_of_one_phase, seen, number))
         memory = peak_bytes()
         jax.profiler.stop_trace()
     jax.profiler.save_device_memory_profile(folder / "memory.pprof")

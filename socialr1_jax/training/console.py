@@ -5,7 +5,7 @@ Whatever the text holds, it is shown as it is: no markup, no emoji codes, no con
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from types import TracebackType
@@ -14,6 +14,7 @@ from typing import IO, Any, cast
 import rich.console
 from rich.live import Live
 from rich.segment import Segment
+from rich.table import Table
 from rich.text import Text
 
 from socialr1_jax.terminal import LossyStream, counted, print_error, printable, readable
@@ -57,8 +58,21 @@ class Console(rich.console.Console):
 
     def render(self, renderable: Any, options: Any = None) -> Iterator[Segment]:
         """Yield what is shown of any object; all output passes here."""
-        for segment in super().render(renderable, options):
+        segments: Iterable[Segment] = super().render(renderable, options)
+        if isinstance(renderable, Table) and not self.is_terminal:
+            segments = _without_filling(segments)
+        for segment in segments:
             yield segment if segment.control else segment._replace(text=readable(segment.text))
+
+
+def _without_filling(segments: Iterable[Segment]) -> Iterator[Segment]:
+    """Yield the lines of a table without the blanks at their ends."""
+    for line in Segment.split_lines(segments):
+        while line and not line[-1].text.strip(" "):
+            line.pop()
+        if line:
+            line[-1] = line[-1]._replace(text=line[-1].text.rstrip(" "))
+        yield from (*line, Segment.line())
 
 
 console = Console()

@@ -208,7 +208,7 @@ def _mesh(config: PlanConfig, chip: Chip, shape: tuple[int, ...]) -> Mesh:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ConfigError(
             f"cannot compile for {config.topology}: {reason}\nThis needs XLA's {chip.platform} plugin: "
-            f"pip install 'socialr1_jax[{_EXTRAS.get(chip.platform, 'test')}]' (no such device is needed)"
+            f"pip install -e '.[{_EXTRAS.get(chip.platform, 'test')}]' in the repository (no such device is needed)"
         ) from error
     if len(devices) != np.prod(shape):
         raise ConfigError(

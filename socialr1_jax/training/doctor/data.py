@@ -19,6 +19,7 @@ QUESTION, OPTIONS = "Where will Ann look for the ball?", "A. the box, B. the bag
 
 
 def check_data(config: DoctorConfig) -> Iterator[Line]:
+    from socialr1_jax.data.bad_rows import summary
     from socialr1_jax.data.evaluation_sets import refuse_evaluation_sets
     from socialr1_jax.data.question_sources import open_questions
     from socialr1_jax.data.tables import DataError
@@ -45,8 +46,11 @@ def check_data(config: DoctorConfig) -> Iterator[Line]:
             fix = f"correct the file, or set {key}, data.columns and data.where so that its rows are questions"
             yield Line(key, "problem", short(error), fix)
             continue
-        bad = f", {counted(questions.dropped, 'bad row')} dropped" if questions.dropped else ""
-        yield Line(key, "ok", f"{path}: {counted(len(questions), 'question')}{bad}")
+        found = f"{path}: {counted(len(questions), 'question')}"
+        if questions.dropped:
+            found += f", {counted(questions.dropped, 'bad row')} dropped ({summary(questions.bad_rows)})"
+        fix = "correct these rows, or how they are read: data.columns, data.first_label"
+        yield good_or("warning", key, not questions.dropped, found, fix)
         if key == "data.train":
             yield from _shortcuts(path, questions)
         counts.append(len(questions))

@@ -1,6 +1,7 @@
 """All checks in their order, and the process of its own that they run in."""
 
 import contextlib
+import logging
 import multiprocessing
 import os
 import signal
@@ -80,6 +81,7 @@ def examine_apart(config: DoctorConfig) -> Iterator[Line]:
 def _send(config: DoctorConfig, pipe: Connection) -> None:
     """The lines of each check, and None at its end."""
     keep_streams()
+    logging.getLogger("socialr1_jax").setLevel(logging.CRITICAL)  # what a check found is in its lines
     with contextlib.suppress(KeyboardInterrupt, BrokenPipeError):
         for name in CHECKS:
             for line in _without_keys(_guarded(name, config), config):
