@@ -76,7 +76,9 @@ class ChatClient:
         try:
             import openai  # takes a second, and only servers need it
         except ImportError:
-            raise ImportError("a server needs the openai package: pip install 'socialr1_jax[judge]'") from None
+            raise ImportError(
+                "a server needs the openai package: pip install -e '.[judge]' in the repository"
+            ) from None
         self._openai: Any = openai
         self._lock = threading.Lock()  # guards the next two
         self._counts: Counter[str] = Counter()

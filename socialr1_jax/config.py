@@ -240,7 +240,7 @@ class TrackingConfig(Section):
     """Where metrics go beside metrics.jsonl, which is always written."""
 
     tensorboard: bool = Field(True, description="write TensorBoard event files")
-    wandb: bool = Field(False, description="log to Weights & Biases (pip install 'socialr1_jax[wandb]')")
+    wandb: bool = Field(False, description="log to Weights & Biases (pip install -e '.[wandb]')")
 
 
 class RunTrackingConfig(TrackingConfig):

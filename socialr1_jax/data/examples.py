@@ -236,7 +236,10 @@ class RowParser:
     ) -> None:
         for name in columns:
             if name not in FIELDS:
-                raise DataError(f"columns: {name!r} is not a field of a question; the fields are {', '.join(FIELDS)}")
+                own = "; rename the column in the file: it is read by that name" if name in ("type", "source") else ""
+                raise DataError(
+                    f"columns: {name!r} is not a field of a question; the fields are {', '.join(FIELDS)}{own}"
+                )
         layout = recognise(first)
         columns = {name: column for name, column in columns.items() if column}
         own_answer = "answer" in columns

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from socialr1_jax.command_line import scalar_text
-from socialr1_jax.terminal import printable, shown
+from socialr1_jax.terminal import counted, printable, shown
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
 _HUB_ID = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+?)(?::(?P<split>[\w.-]+))?")
@@ -286,7 +286,7 @@ class Conditions:
                 f"{key} is one of {', '.join(printable(text, _SHOWN) for text in sorted(seen)[:5])}"
                 for key, seen in self._seen.items()
             )
-            raise DataError(f"{source}: none of {self._total} rows has {condition} ({found})")
+            raise DataError(f"{source}: none of {counted(self._total, 'row')} has {condition} ({found})")
         log.info("%s: kept %d of %d rows with %s", source, self._kept, self._total, condition)
 
 
