@@ -148,7 +148,8 @@ NAMES: tuple[Names, ...] = (
     Names(
         "rewards.extra.NAME.function", ("reward_funcs",), ("custom_reward_function.path",),
         ("reward_fn", "reward_function"),
-        "module:function or file.py:function, each under a name of your own; added to the Social-R1 reward",
+        "module:function or file.py:function, each under a name of your own; takes one list of "
+        "records (docs/rewards.md), not TRL's arguments; added to the Social-R1 reward",
     ),
     Names(
         "rewards.extra.NAME.weight", ("reward_weights",), (), ("reward_weight", "extra_weight"),

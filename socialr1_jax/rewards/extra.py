@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import math
 import sys
 import sysconfig
@@ -19,6 +20,7 @@ _STANDARD, _INSTALLED = (
     tuple(sysconfig.get_paths()[name] for name in names) for names in (("stdlib", "platstdlib"), ("purelib", "platlib"))
 )
 _MOST = 300  # characters of an error's own words
+_TRL = ("prompts", "completions", "prompt_ids", "completion_ids")  # arguments of a reward function there
 
 
 class ExtraRewardError(ValueError):
@@ -32,7 +34,7 @@ def load_extras(config: RewardConfig) -> dict[str, ExtraReward]:
     """Return the functions of `rewards.extra` by name. A file is run once, whatever the number of its functions.
 
     Modules are also searched for in the folder that the program was started from. Raises ValueError that says what is
-    missing, or what the module raised and at which line.
+    missing, what the module raised and at which line, or that a function does not take our records.
     """
     if (here := str(Path.cwd())) not in sys.path:
         sys.path.append(here)
@@ -49,8 +51,30 @@ def load_extras(config: RewardConfig) -> dict[str, ExtraReward]:
         function = getattr(modules[place], function_name, None)
         if not callable(function):
             raise ValueError(f"rewards.extra.{name}: {place} has no function {function_name!r}")
+        if takes := _other_arguments(function):
+            raise ValueError(
+                f"rewards.extra.{name}: {extra.function} takes {takes}, but is called as {function_name}(records), "
+                "with a list of one dict a response; see 'Your own reward functions' in docs/rewards.md"
+            )
         functions[name] = function
     return functions
+
+
+def _other_arguments(function: Callable[..., Any]) -> str:
+    """Return the arguments of a function that cannot be called with our records alone, or expects TRL's; else ""."""
+    try:
+        # Not those of a function that is wrapped: a decorator may have adapted it.
+        signature = inspect.signature(function, follow_wrapped=False)
+    except (TypeError, ValueError):  # some builtins have none
+        return ""
+    parameters = list(signature.parameters.values())
+    bare = [one.replace(default=one.empty, annotation=one.empty) for one in parameters]
+    takes = printable(str(signature.replace(parameters=bare, return_annotation=signature.empty)), _MOST)
+    try:
+        signature.bind([])
+    except TypeError:
+        return takes
+    return f"{takes}, as in TRL" if parameters[0].name in _TRL else ""
 
 
 def _run_file(file: Path) -> Any:
