@@ -418,11 +418,12 @@ def _nearest(key: str, known: Iterable[str]) -> str | None:
 
     def likeness(name: str) -> float:
         (above, _, last), (our_above, _, our_last) = key.rpartition("."), name.rpartition(".")
+        words, our_words = set(last.split("_")), set(our_last.split("_"))
         spelling = difflib.SequenceMatcher(None, last, our_last).ratio()
+        if above == our_above and words < our_words:  # one was left out
+            spelling = max(spelling, 0.7)
         place = difflib.SequenceMatcher(None, above, our_above).ratio() if above else 1.0
-        if set(our_last.split("_")) < set(last.split("_")) or spelling < 0.66:
-            return 0.0
-        if place < 0.5 and (our_above or spelling < 1.0):
+        if our_words < words or spelling < 0.66 or (place < 0.5 and (our_above or spelling < 1.0)):
             return 0.0
         return spelling + place + 0.01 * difflib.SequenceMatcher(None, key, name).ratio()
 

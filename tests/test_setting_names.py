@@ -95,6 +95,8 @@ def test_a_name_without_counterpart_says_why(keys, said):
         ("learning_rat", "optimizer.learning_rate"),
         ("optimiser.epsilom", "optimizer.epsilon"),
         ("rewards.structure.judgee", "rewards.structure.judge"),
+        ("evaluation.sample", "evaluation.samples"),
+        ("optimizer.fraction", "optimizer.final_fraction"),
         ("grpo.steps", "steps"),  # the name is right, the section is not
         ("print_steps", None),
         ("inner_epochs", None),
