@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import inspect
 import math
 import sys
@@ -36,8 +36,7 @@ def load_extras(config: RewardConfig) -> dict[str, ExtraReward]:
     Modules are also searched for in the folder that the program was started from. Raises ValueError that says what is
     missing, what the module raised and at which line, or that a function does not take our records.
     """
-    if (here := str(Path.cwd())) not in sys.path:
-        sys.path.append(here)
+    _search_here()
     modules: dict[str, Any] = {}
     functions = {}
     for name, extra in config.extra.items():
@@ -75,6 +74,28 @@ def _other_arguments(function: Callable[..., Any]) -> str:
     except TypeError:
         return takes
     return f"{takes}, as in TRL" if parameters[0].name in _TRL else ""
+
+
+def function_files(config: RewardConfig) -> dict[str, Path]:
+    """Return the file of each function of `rewards.extra` by name, without running it; built-in modules have none."""
+    _search_here()
+    files = {}
+    for name, extra in config.extra.items():
+        place = extra.function.rpartition(":")[0]
+        if not place.endswith(".py"):
+            try:
+                spec = importlib.util.find_spec(place)
+            except (Exception, SystemExit):  # a package around it that cannot be imported: `load_extras` says so
+                continue
+            place = (spec and spec.has_location and spec.origin) or ""
+        if place and Path(place).is_file():
+            files[name] = Path(place).absolute()
+    return files
+
+
+def _search_here() -> None:
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.append(here)
 
 
 def _run_file(file: Path) -> Any:

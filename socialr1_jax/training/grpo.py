@@ -53,7 +53,7 @@ from socialr1_jax.training.programs import (
 )
 from socialr1_jax.training.provenance import about_run
 from socialr1_jax.training.rollouts import Collector, Replay, RolloutFile, make_scorer, refuse_foreign_rollouts
-from socialr1_jax.training.run_folder import own_folder, refuse_another_run
+from socialr1_jax.training.run_folder import own_folder, refuse_another_run, save_own_files
 from socialr1_jax.training.run_questions import (
     evaluation_prompts,
     first_prompt,
@@ -200,6 +200,7 @@ def _train_grpo(config: RunConfig, mesh: Mesh, stop: Stop) -> bool:
     rollout_file = RolloutFile(config.save_rollouts, finished=counts.finished) if config.save_rollouts else None
     if is_first():
         save_config(config, folder / "config.yaml")
+        save_own_files(config)
     if jax.default_backend() != "cpu":  # where memory is short
         with working("trying the widest micro-batch"):
             programs.warm_up(state, reference, config.data.max_prompt_tokens + config.sampling.max_new_tokens)
