@@ -32,7 +32,7 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 
 from socialr1_jax.files import write_whole
-from socialr1_jax.setting_names import known_name
+from socialr1_jax.setting_names import absent_reason, known_name
 from socialr1_jax.terminal import print_error, print_line, printable
 from socialr1_jax.unused_settings import unused_settings
 
@@ -164,8 +164,8 @@ def load_config(
 ) -> ConfigT:
     """Builds a configuration from YAML files (later ones win) and ``section.field=value`` overrides (over those).
 
-    Raises ConfigError: a file that is missing or no YAML, an unknown key (with the nearest known one), a wrong type, a
-    value out of range, numbers that do not fit together, a setting that another one makes useless
+    Raises ConfigError: a file that is missing or no YAML, an unknown key (with a known one that is near), a wrong
+    type, a value out of range, numbers that do not fit together, a setting that another one makes useless
     (`unused_settings.py`).
     """
     values: dict[str, Any] = {}
@@ -405,22 +405,33 @@ def names_of(config_class: type[Section]) -> list[str]:
 
 
 def _unknown(key: str, known: Iterable[str]) -> ConfigError:
-    known = list(known)
-    name = known_name(key[:200])
-    return ConfigError(
-        f"unknown key {_shown(key)}; did you mean {name if name in known else _nearest(key[:200], known)!r}?"
-    )
+    known, short = list(known), key[:200]
+    name = known_name(short)
+    if name is None and (why := absent_reason(short)):
+        return ConfigError(f"{_shown(key)} has no counterpart here: {why}")
+    nearest = name if name in known else _nearest(short, known)
+    return ConfigError(f"unknown key {_shown(key)}; {f'did you mean {nearest!r}?' if nearest else '--help lists all'}")
 
 
-def _nearest(key: str, known: Iterable[str]) -> str:
-    """Returns the known dotted name most like ``key``: by its whole, or by its last part alone (learning_rate)."""
+def _nearest(key: str, known: Iterable[str]) -> str | None:
+    """Returns the known dotted name that ``key`` misspells, with its section or without; None if none is near.
+
+    No word is dropped from the last part: logging_steps is not steps.
+    """
 
     def likeness(name: str) -> float:
-        whole = difflib.SequenceMatcher(None, key, name).ratio()
-        last = difflib.SequenceMatcher(None, key.rpartition(".")[2], name.rpartition(".")[2]).ratio()
-        return max(whole, last) + 0.01 * whole + (0.1 if key.rpartition(".")[0] == name.rpartition(".")[0] else 0.0)
+        (above, _, last), (our_above, _, our_last) = key.rpartition("."), name.rpartition(".")
+        words, our_words = set(last.split("_")), set(our_last.split("_"))
+        spelling = difflib.SequenceMatcher(None, last, our_last).ratio()
+        if above == our_above and words < our_words:  # one was left out
+            spelling = max(spelling, 0.7)
+        place = difflib.SequenceMatcher(None, above, our_above).ratio() if above else 1.0
+        if our_words < words or spelling < 0.66 or (place < 0.5 and (our_above or spelling < 1.0)):
+            return 0.0
+        return spelling + place + 0.01 * difflib.SequenceMatcher(None, key, name).ratio()
 
-    return max(known, key=likeness)
+    nearest = max(known, key=likeness)
+    return nearest if likeness(nearest) else None
 
 
 def _read_override(config_class: type[Section], override: str) -> dict[str, Any]:

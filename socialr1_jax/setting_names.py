@@ -1,4 +1,4 @@
-"""Names that TRL and verl give to settings, and ours: for "did you mean" and the table of `docs/settings.md`.
+"""Names that TRL and verl give to settings, and ours or none: for "did you mean" and the tables of `docs/settings.md`.
 
 TRL's are those of its GRPOConfig, ModelConfig and ScriptArguments (1.16), with a few of earlier releases; verl's those
 of `verl/trainer/config/ppo_trainer.yaml`.
@@ -7,6 +7,7 @@ of `verl/trainer/config/ppo_trainer.yaml`.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from fnmatch import fnmatchcase
 from functools import cache
 from typing import NamedTuple
 
@@ -148,7 +149,8 @@ NAMES: tuple[Names, ...] = (
     Names(
         "rewards.extra.NAME.function", ("reward_funcs",), ("custom_reward_function.path",),
         ("reward_fn", "reward_function"),
-        "module:function or file.py:function, each under a name of your own; added to the Social-R1 reward",
+        "module:function or file.py:function, each under a name of your own; takes one list of "
+        "records (docs/rewards.md), not TRL's arguments; added to the Social-R1 reward",
     ),
     Names(
         "rewards.extra.NAME.weight", ("reward_weights",), (), ("reward_weight", "extra_weight"),
@@ -176,6 +178,81 @@ NAMES: tuple[Names, ...] = (
     Names("distributed.timeout", ("ddp_timeout",), ("actor_rollout_ref.nccl_timeout",), ("nccl_timeout",), "seconds"),
 )  # fmt: skip
 
+# (names without a counterpart here, why). Behind sections of verl, too; * stands for any text.
+ABSENT: tuple[tuple[tuple[str, ...], str], ...] = (
+    (
+        ("logging_steps", "logging_strategy", "logging_first_step", "num_completions_to_print"),
+        "every step is in metrics.jsonl and rollouts.jsonl",
+    ),
+    (
+        ("eval_strategy", "do_eval", "eval_on_start", "eval_delay", "val_before_train"),
+        "evaluation.every sets the steps between evaluations; start and end are always evaluated",
+    ),
+    (
+        ("save_strategy", "load_best_model_at_end", "save_only_model", "resume_from_checkpoint", "resume_mode"),
+        "checkpoint.every sets the steps between checkpoints; the same command resumes from the newest",
+    ),
+    (("num_iterations", "ppo_epochs"), "each rollout is trained on once"),
+    (
+        (
+            "use_vllm", "vllm_*", "sglang_*", "ray_*", "rollout.name", "rollout.mode", "gpu_memory_utilization",
+            "enforce_eager", "free_cache_engine", "max_num_batched_tokens", "max_model_len",
+        ),
+        "the sampler is part of the program, without vLLM, SGLang or Ray, and finds its own memory",
+    ),
+    (
+        (
+            "use_peft", "lora_*", "use_dora", "use_rslora", "target_modules", "load_in_4bit", "load_in_8bit", "bnb_*",
+            "use_bnb_nested_quant",
+        ),
+        "all parameters are trained, without adapters or quantisation",
+    ),
+    (("push_to_hub", "hub_*"), "the trained weights are in output_dir/export; upload that folder yourself"),
+    (
+        ("per_device_eval_batch_size", "auto_find_batch_size", "log_prob_micro_batch_size*"),
+        "the sampler sizes its batches by free memory, up to sampling.max_rows",
+    ),
+    (("sync_ref_model", "ref_model_*"), "the reference stays the model that the run began with"),
+    (("use_kl_in_reward", "kl_ctrl.*"), "the KL term is part of the loss: grpo.kl_coefficient"),
+    (("critic.*", "gamma", "lam", "cliprange_value", "vf_coef"), "no value model is trained"),
+    (
+        ("project_name", "experiment_name", "project", "trackio_*"),
+        "a run is named by output_dir; tracking.wandb logs to the project socialr1_jax",
+    ),
+    (
+        ("deepspeed", "fsdp_config", "ddp_*", "param_offload", "optimizer_offload", "ulysses_sequence_parallel_size"),
+        "the section mesh splits weights, moments and rows",
+    ),
+    (
+        ("shuffle", "shuffle_dataset", "dataloader_*"),
+        "questions are shuffled anew each epoch, and read without workers",
+    ),
+    (
+        ("repetition_penalty", "generation_kwargs", "do_sample"),
+        "responses are drawn by temperature, top_k, top_p and min_p alone",
+    ),
+    (
+        ("top_entropy_quantile", "use_adaptive_entropy", "entropy_target", "entropy_coef_*"),
+        "all tokens count alike, and grpo.entropy_coefficient is fixed",
+    ),
+    (("length_column_name", "group_by_length"), "responses are always packed by length"),
+    (("multi_objective_aggregation",), "rewards are added, each with its weight"),
+    (
+        ("fp16", "tf32", "torch_compile*", "use_liger_kernel", "use_remove_padding", "use_cpu"),
+        "XLA compiles the step; model.dtype sets its type, JAX_PLATFORMS its devices",
+    ),
+)  # fmt: skip
+
+
+def absent_reason(key: str) -> str:
+    """Return why a setting of TRL or verl has no counterpart here; "" for a name that is not in `ABSENT`.
+
+    Sections before a name make no difference.
+    """
+    key = _plain(key)
+    ends = (key, *_ends(key))
+    return next((why for names, why in ABSENT for name in names if any(fnmatchcase(end, name) for end in ends)), "")
+
 
 def known_name(key: str) -> str | None:
     """Return our dotted name of a setting that TRL, verl or a habit calls `key`; None for a name that is not known.
@@ -183,11 +260,15 @@ def known_name(key: str) -> str | None:
     Taken as verl's are also ends of its names (`rollout.n`), and behind one of our sections the last part alone
     (`optimizer.lr`), if that leads into this section.
     """
-    key = key.lstrip("-+").replace("-", "_").lower()
+    key = _plain(key)
     names = _by_name()
     section, _, last = key.rpartition(".")
     within = names.get(last, "")
     return names.get(key) or (within if section and within.startswith(f"{section}.") else None)
+
+
+def _plain(key: str) -> str:
+    return key.lstrip("-+").replace("-", "_").lower()
 
 
 @cache

@@ -124,9 +124,18 @@ def test_training_and_validation_see_whole_responses_and_a_run_without_format_sa
 
 def test_the_warning_comes_after_bad_steps_in_a_row_only(models):
     watch = FormatWatch(read_template(models["closes"][1]))
-    heard = [watch(rate, 0.0, ["<think></think>x"]) for rate in (0, 0, 1.0, 0, 0, 0.01, 0, 0, 0)]
-    assert [bool(said) for said in heard] == [False] * 5 + [True, False, False, True]
+    rates = (0, 0, 1.0, 0, 0, 0.01, 0, 0, 0, 1.0, *[0] * 20)
+    heard = [watch(rate, 0.0, 0.0, ["<think></think>x"]) for rate in rates]
+    assert [number for number, said in enumerate(heard, 1) if said] == [6, 13, 26]  # at least twice as late each time
     assert "closes empty thoughts" in heard[5]
+    assert "so nearly all rewards are 0 and the run learns nothing" in heard[5]
+
+
+def test_the_warning_does_not_call_rewards_0_that_are_not(models):
+    watch = FormatWatch(read_template(models["closes"][1]))
+    said = [watch(0.0, 0.0, 0.5, ["x"]) for _ in range(3)][2]
+    assert "so only terms that do not need the format count (50% of the rewards are not 0)" in said
+    assert "learns nothing" not in said
 
 
 def test_scoring_and_pairs_of_responses_that_lack_what_the_prompt_opened(tmp_path):

@@ -133,6 +133,73 @@ def test_a_function_that_is_not_there(function, reason):
         load_one(function)
 
 
+ARGUMENTS = """
+import functools
+
+
+def plain(records): return []
+def named_otherwise(batch, scale=1.0, *, completions=None, **rest): return []
+def anything(*arguments, **named): return []
+def two(records, scale): return []
+def trl(completions, **kwargs): return []
+def trl_long(prompts, completions, answer, **kwargs): return []
+def trl_defaults(prompts=None, completions=None): return []
+def named_alone(**kwargs): return []
+def keyword(records, *, scale: "a\\nb"): return []
+def nothing(): return []
+def verl(data_source, solution_str, ground_truth, extra_info=None): return []
+def adapt(function):
+    @functools.wraps(function)
+    def adapted(records): return function(completions=[record["response"] for record in records])
+    return adapted
+
+
+adapted = adapt(trl)
+part = functools.partial(two, scale=2.0)
+part_trl = functools.partial(trl_long, answer=[])
+wordless = lambda records: []
+class Reward:
+    def __init__(self, *_): pass
+    def __call__(self, records): return []
+    def method(self, records): return []
+    def trl(self, completions): return []
+called, method, method_trl = Reward(), Reward().method, Reward().trl
+called.__signature__ = "none"
+builtin = max
+"""
+
+
+@pytest.mark.parametrize(
+    ("names", "takes"),
+    [
+        ("plain named_otherwise anything adapted part wordless called method builtin", ""),
+        ("two", "(records, scale)"),
+        ("trl", "(completions, **kwargs), as in TRL"),
+        ("trl_long", "(prompts, completions, answer, **kwargs)"),
+        ("trl_defaults", "(prompts, completions), as in TRL"),
+        ("named_alone", "(**kwargs)"),
+        ("keyword", "(records, *, scale)"),
+        ("nothing", "()"),
+        ("verl", "(data_source, solution_str, ground_truth, extra_info)"),
+        ("part_trl", "(prompts, completions, *, answer, **kwargs)"),
+        ("method_trl", "(completions), as in TRL"),
+    ],
+)
+def test_a_function_of_other_arguments_is_refused_when_loaded(names, takes, tmp_path):
+    (tmp_path / "own.py").write_text(ARGUMENTS)
+    for name in names.split():
+        function = f"{tmp_path}/own.py:{name}"
+        if not takes:
+            assert callable(load_one(function))
+            continue
+        with pytest.raises(ValueError, match=re.escape(f"rewards.extra.own: {function} takes ")) as refused:
+            load_one(function)
+        assert str(refused.value).partition(" takes ")[2] == (
+            f"{takes}, but is called as {name}(records), with a list of one dict a response; see 'Your own reward "
+            "functions' in docs/rewards.md"
+        )
+
+
 def test_a_file_may_hold_several_and_import_what_is_beside_it(tmp_path, monkeypatch):
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub" / "beside_it.py").write_text("NUMBER = 3.0\n")

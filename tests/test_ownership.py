@@ -23,7 +23,7 @@ STORY = {"story": "Anna put the coin in the drawer.", "question": "Where is it?"
 QUESTIONS = [{"id": str(i), "answer": "A", **STORY} for i in range(12)]
 RUN_FILES = (
     "config.yaml", "metrics.jsonl", "rollouts.jsonl", "bad_rows.jsonl", "shortcuts.json", "summary.json",
-    "report.html", ".lock", "checkpoints/5/manifest.json", "export/config.json",
+    "own_files.json", "report.html", ".lock", "checkpoints/5/manifest.json", "export/config.json",
 )  # fmt: skip
 MODEL_FILES = ("config.json", "manifest.json", "model.safetensors", "tokenizer.json", "params/model.norm.weight/x")
 FOREIGN = ("thesis.tex", ".git/HEAD", "params/thesis.tex", "trace", "model.txt", "export/README.md")

@@ -204,10 +204,10 @@ def test_the_charts_get_every_number_and_null_for_none(run: Path) -> None:
 
 # What runs of every kind have written: quickstart, judges, several question files, the content reward model.
 RECORDED = {
-    "grpo": """accuracy clip_fraction compiled_programs entropy format_rate grad_norm judge/cache_hits judge/calls
-        judge/cost judge/failed/timeout judge/latency judge/retries judge/seconds judge/tokens_in judge/tokens_out
-        judge/waited_seconds kl learning_rate loss memory_peak_bytes mfu mismatch/effective_samples mismatch/max
-        mismatch/mean mismatch/p99 mismatch/ratio_error nonfinite_count padding_waste ratio_max ratio_min
+    "grpo": """accuracy clip_fraction compiled_programs dropped_prompts entropy format_rate grad_norm judge/cache_hits
+        judge/calls judge/cost judge/failed/timeout judge/latency judge/retries judge/seconds judge/tokens_in
+        judge/tokens_out judge/waited_seconds kl learning_rate loss memory_peak_bytes mfu mismatch/effective_samples
+        mismatch/max mismatch/mean mismatch/p99 mismatch/ratio_error nonfinite_count padding_waste ratio_max ratio_min
         replaced_groups response_tokens reward/content reward/brevity reward/format reward/length_window reward/outcome
         reward/repetition reward/shaped reward/structure reward/total reward/unscorable sampling_errors seconds
         seconds/between seconds/old seconds/reference seconds/reward seconds/rollout seconds/update

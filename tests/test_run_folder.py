@@ -6,9 +6,16 @@ import re
 import pytest
 
 from socialr1_jax.config import ConfigError, QuickstartConfig, RunConfig, load_config, save_config
+from socialr1_jax.files import read_json
 from socialr1_jax.reward_model_config import RewardModelConfig
 from socialr1_jax.training.epochs import in_steps, steps_of
-from socialr1_jax.training.run_folder import own_folder, refuse_other_settings, wall_seconds
+from socialr1_jax.training.run_folder import (
+    own_folder,
+    refuse_another_run,
+    refuse_other_settings,
+    save_own_files,
+    wall_seconds,
+)
 
 RUN = (
     "model.path=m", "data.train=q.jsonl", "rewards.preset=full", "rewards.content.model=c",
@@ -76,6 +83,46 @@ def test_what_changes_no_number_may_change_on_resume(setting, allowed, tmp_path)
     message = str(refused.value)
     assert f"({setting.partition('=')[0]} " in message  # this setting, and no other one
     assert "\n" not in message
+
+
+FILES = {
+    "my.py": "rewards.extra.own.function",
+    "beside.py": "rewards.extra.other.function",
+    "rubric.txt": "rewards.structure.rubric",
+    "prompt.j2": "data.prompt",
+}
+
+
+@pytest.mark.parametrize("changed", [*FILES, None, "gone", "no record", "damaged"])
+def test_a_changed_file_of_the_users_is_refused_on_resume(changed, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in FILES:
+        (tmp_path / name).write_text("X = 1\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    folder = tmp_path / "run"
+    config = load_config(RunConfig, None, [
+        *RUN, f"output_dir={folder}", "rewards.extra.own.function=my.py:f", "rewards.extra.other.function=beside:f",
+        "rewards.extra.built_in.function=sys:intern", "rewards.extra.missing.function=not_there.at_all:f",
+        f"{JUDGE}rubric=rubric.txt", f"data.prompt={tmp_path / 'prompt.j2'}",
+    ])  # fmt: skip
+    save_config(config, folder / "config.yaml")
+    save_own_files(config)
+    (folder / "metrics.jsonl").write_text('{"phase": "grpo"}\n')
+    assert sorted(read_json(folder / "own_files.json")) == sorted(FILES.values())
+    if changed in FILES:
+        (tmp_path / changed).write_text("X = 2\n")
+        message = f"run with another content of {tmp_path / changed} of {FILES[changed]}: put back"
+        with pytest.raises(ConfigError, match=re.escape(message)):
+            refuse_another_run(config, folder / "config.yaml")
+        return
+    if changed == "damaged":
+        (folder / "own_files.json").write_text("[1]")
+        with pytest.raises(ValueError, match=r"own_files\.json"):
+            refuse_another_run(config, folder / "config.yaml")
+        return
+    if changed:  # a missing file is named when it is read
+        (tmp_path / "my.py" if changed == "gone" else folder / "own_files.json").unlink()
+    refuse_another_run(config, folder / "config.yaml")
 
 
 @pytest.mark.parametrize("schedule", ["constant", "cosine", "linear"])

@@ -63,6 +63,7 @@ def test_a_replay_needs_neither_sampler_nor_judge_and_ends_with_the_same_bytes(s
     for first, second in zip(steps_of(saved), steps_of(tmp_path), strict=True):
         row = timeless(first)
         assert row.pop("truth/mean") == 0.0  # the toy states nothing; a replay has no questions to compare with
+        assert row.pop("dropped_prompts") == 0  # a replay drops none
         assert row == timeless(second)
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
+import inspect
 import math
 import sys
 import sysconfig
@@ -19,6 +20,7 @@ _STANDARD, _INSTALLED = (
     tuple(sysconfig.get_paths()[name] for name in names) for names in (("stdlib", "platstdlib"), ("purelib", "platlib"))
 )
 _MOST = 300  # characters of an error's own words
+_TRL = ("prompts", "completions", "prompt_ids", "completion_ids")  # arguments of a reward function there
 
 
 class ExtraRewardError(ValueError):
@@ -32,10 +34,9 @@ def load_extras(config: RewardConfig) -> dict[str, ExtraReward]:
     """Return the functions of `rewards.extra` by name. A file is run once, whatever the number of its functions.
 
     Modules are also searched for in the folder that the program was started from. Raises ValueError that says what is
-    missing, or what the module raised and at which line.
+    missing, what the module raised and at which line, or that a function does not take our records.
     """
-    if (here := str(Path.cwd())) not in sys.path:
-        sys.path.append(here)
+    _search_here()
     modules: dict[str, Any] = {}
     functions = {}
     for name, extra in config.extra.items():
@@ -49,8 +50,52 @@ def load_extras(config: RewardConfig) -> dict[str, ExtraReward]:
         function = getattr(modules[place], function_name, None)
         if not callable(function):
             raise ValueError(f"rewards.extra.{name}: {place} has no function {function_name!r}")
+        if takes := _other_arguments(function):
+            raise ValueError(
+                f"rewards.extra.{name}: {extra.function} takes {takes}, but is called as {function_name}(records), "
+                "with a list of one dict a response; see 'Your own reward functions' in docs/rewards.md"
+            )
         functions[name] = function
     return functions
+
+
+def _other_arguments(function: Callable[..., Any]) -> str:
+    """Return the arguments of a function that cannot be called with our records alone, or expects TRL's; else ""."""
+    try:
+        # Not those of a function that is wrapped: a decorator may have adapted it.
+        signature = inspect.signature(function, follow_wrapped=False)
+    except (TypeError, ValueError):  # some builtins have none
+        return ""
+    parameters = list(signature.parameters.values())
+    bare = [one.replace(default=one.empty, annotation=one.empty) for one in parameters]
+    takes = printable(str(signature.replace(parameters=bare, return_annotation=signature.empty)), _MOST)
+    try:
+        signature.bind([])
+    except TypeError:
+        return takes
+    return f"{takes}, as in TRL" if parameters[0].name in _TRL else ""
+
+
+def function_files(config: RewardConfig) -> dict[str, Path]:
+    """Return the file of each function of `rewards.extra` by name, without running it; built-in modules have none."""
+    _search_here()
+    files = {}
+    for name, extra in config.extra.items():
+        place = extra.function.rpartition(":")[0]
+        if not place.endswith(".py"):
+            try:
+                spec = importlib.util.find_spec(place)
+            except (Exception, SystemExit):  # a package around it that cannot be imported: `load_extras` says so
+                continue
+            place = (spec and spec.has_location and spec.origin) or ""
+        if place and Path(place).is_file():
+            files[name] = Path(place).absolute()
+    return files
+
+
+def _search_here() -> None:
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.append(here)
 
 
 def _run_file(file: Path) -> Any:

@@ -53,7 +53,7 @@ from socialr1_jax.training.programs import (
 )
 from socialr1_jax.training.provenance import about_run
 from socialr1_jax.training.rollouts import Collector, Replay, RolloutFile, make_scorer, refuse_foreign_rollouts
-from socialr1_jax.training.run_folder import own_folder, refuse_another_run
+from socialr1_jax.training.run_folder import own_folder, refuse_another_run, save_own_files
 from socialr1_jax.training.run_questions import (
     evaluation_prompts,
     first_prompt,
@@ -64,6 +64,7 @@ from socialr1_jax.training.run_questions import (
     understood,
     write_shortcuts,
 )
+from socialr1_jax.training.shared_questions import FIX, shared_questions
 from socialr1_jax.training.start import cold_start, random_start
 from socialr1_jax.training.summary import peak_bytes
 from socialr1_jax.training.unscorable import UnscorableWindow
@@ -123,6 +124,8 @@ def _train_grpo(config: RunConfig, mesh: Mesh, stop: Stop) -> bool:
     if replay is None:
         scorer = make_scorer(config, mesh, backend, stop)  # first: a key that is missing shows before weights are read
         list_bad_rows(config, questions, heldout)
+        if shared := shared_questions(questions, heldout):
+            log.warning("%s: %s", shared, FIX)
         write_shortcuts(questions, folder)
         if not config.model.random:
             refuse_long_questions(config, questions, heldout, base := local_folder(config.model.path))
@@ -200,6 +203,7 @@ def _train_grpo(config: RunConfig, mesh: Mesh, stop: Stop) -> bool:
     rollout_file = RolloutFile(config.save_rollouts, finished=counts.finished) if config.save_rollouts else None
     if is_first():
         save_config(config, folder / "config.yaml")
+        save_own_files(config)
     if jax.default_backend() != "cpu":  # where memory is short
         with working("trying the widest micro-batch"):
             programs.warm_up(state, reference, config.data.max_prompt_tokens + config.sampling.max_new_tokens)
@@ -332,6 +336,7 @@ def _train_grpo(config: RunConfig, mesh: Mesh, stop: Stop) -> bool:
                 truth, partings = dict[str, float](), list[str]()
                 if replay is None:
                     truth, partings = truth_watch(rollouts.examples, rollouts.terms, rollouts.texts)
+                    scoring["dropped_prompts"] = collect.dropped(counts.finished)
                 metrics = (
                     rollouts.metrics()
                     | scoring
@@ -367,7 +372,9 @@ def _train_grpo(config: RunConfig, mesh: Mesh, stop: Stop) -> bool:
                         *(counts.finished, drift["ratio_error"], drift["max"]),
                     )
                 shown = rollouts.texts[:50]
-                if replay is None and (warning := format_watch(metrics["format_rate"], metrics["truncated"], shown)):
+                paid = float((np.nan_to_num(rollouts.rewards_pg) != 0).mean())
+                figures = (metrics["format_rate"], metrics["truncated"], paid)
+                if replay is None and (warning := format_watch(*figures, shown)):
                     log.warning("step %d: %s", counts.finished, warning)
                 shares = {name: x for name, x in metrics.items() if name.startswith("variance_share/")}
                 for warning in [*watch(shares), *partings]:
@@ -392,6 +399,11 @@ def _train_grpo(config: RunConfig, mesh: Mesh, stop: Stop) -> bool:
         save_whole()
         save_hf(Qwen3(shape, state.params, source=source, num_tokens=num_tokens), folder / "export", export_dtype)
         complete = True
+        if replay is None and (dropped := collect.dropped(counts.finished)):
+            limit = config.data.max_prompt_tokens
+            console.print(
+                f"{dropped:,} prompts were left out, as longer than data.max_prompt_tokens={limit} or bad rows"
+            )
     except Interrupted:
         save_whole()
         console.print(f"saved after step {last['counts']['finished']} of {config.steps}")

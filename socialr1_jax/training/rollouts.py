@@ -180,6 +180,13 @@ class Collector:
             record = response_record(rollouts.examples[place], sample, text, rollouts.completions[i], rollouts.terms[i])
             yield {"advantage": float(advantages_b[i])} | record
 
+    def dropped(self, steps: int) -> int:
+        """Return how many prompts the first `steps` steps left out: too long, or bad rows met late; once an epoch each.
+
+        From the place in the questions, so that a resumed run counts on.
+        """
+        return int(self.prompts.get_state()["grain"]["next_index"]) - steps * self.config.grpo.prompts_per_step
+
     def get_state(self) -> dict[str, Any]:
         """Where the streams of prompts stand, as JSON."""
         return {"prompts": self.prompts.get_state(), "spare": self.spare.get_state()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import os
 import re
 import shlex
@@ -12,10 +13,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from socialr1_jax.config import ConfigError, Section, load_config
-from socialr1_jax.files import read_json
+from socialr1_jax.config import ConfigError, RunConfig, Section, load_config
+from socialr1_jax.files import read_json, write_json
 from socialr1_jax.ownership import open_own
 from socialr1_jax.processes import any_of_all, is_first
+from socialr1_jax.rewards.extra import function_files
 from socialr1_jax.training.metrics import RUN_FILES
 
 # Settings that may change on resume because they do not change what the run computes: hardware, logging, how long to
@@ -32,7 +34,8 @@ _FREE = (
     )),
 )  # fmt: skip
 # Files that a command overwrites, cuts or appends to in its folder, by what the folder is to it.
-_RUN = ("config.yaml", *RUN_FILES, "bad_rows.jsonl", "shortcuts.json", "summary.json", "report.html")
+_OWN_FILES = "own_files.json"  # sums of the user's files with code or text
+_RUN = ("config.yaml", *RUN_FILES, "bad_rows.jsonl", "shortcuts.json", "summary.json", "report.html", _OWN_FILES)
 _FILES = {
     "run": _RUN,
     "quickstart": (*_RUN, "quickstart.yaml", "questions/*", "tokenizer/*", "sft/*", "content_model/*"),
@@ -174,10 +177,46 @@ def refuse_another_run(config: Section, saved: Path) -> None:
     if not saved.exists():
         raise ConfigError(f"{folder} holds results of a run but no {saved.name}: give another output_dir, or move them")
     refuse_other_settings(config, saved)
+    if isinstance(config, RunConfig):
+        _refuse_changed_files(config, folder)
     if finished and not any((folder / "checkpoints").glob("*")):
         raise ConfigError(
             f"{folder} holds a finished run without its checkpoints: give another output_dir, or remove the folder"
         )
+
+
+def save_own_files(config: RunConfig) -> None:
+    """Write the SHA-256 of the user's files that the run's numbers depend on, by setting, if there are any."""
+    if sums := {name: _sum(file) for name, file in _own_files(config).items()}:
+        write_json(Path(config.output_dir) / _OWN_FILES, sums)
+
+
+def _refuse_changed_files(config: RunConfig, folder: Path) -> None:
+    """Raise ConfigError for a file of code or text that changed since the run began; older runs have no sums."""
+    if not (folder / _OWN_FILES).exists():
+        return
+    before = read_json(folder / _OWN_FILES)
+    files = _own_files(config).items()
+    changed = [f"{file} of {name}" for name, file in files if before.get(name, "") not in ("", _sum(file))]
+    if changed:
+        raise ConfigError(
+            f"{folder} holds a run with another content of {', '.join(changed)}: "
+            "put back what the run began with, give another output_dir, or remove the folder"
+        )
+
+
+def _own_files(config: RunConfig) -> dict[str, Path]:
+    """Return the user's files of code and text by setting; a replay reads none."""
+    if config.replay_rollouts:
+        return {}
+    extras = {f"rewards.extra.{name}.function": file for name, file in function_files(config.rewards).items()}
+    texts = {"rewards.structure.rubric": config.rewards.structure.rubric, "data.prompt": config.data.prompt}
+    there = {name: Path(text).expanduser() for name, text in texts.items() if text and "\n" not in text}
+    return extras | {name: file.absolute() for name, file in there.items() if os.path.isfile(file)}
+
+
+def _sum(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def refuse_other_settings(config: Section, saved: Path) -> None:

@@ -17,7 +17,8 @@ def write_summary(folder: Path, *, start: str, **more: Any) -> dict[str, Any]:
 
     `start` names the weights that GRPO began with: the keys are accuracy_<start>, accuracy_grpo and so on.
     accuracy_by_type is {type: [<start>, grpo]}; chance and the best rule's figures have one key each. A replay
-    evaluates nothing, so these are left out there. wall_seconds are those of all sessions of the run.
+    evaluates nothing, so these are left out there. dropped_prompts are those that were too long, a question once an
+    epoch. wall_seconds are those of all sessions of the run.
     """
     lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").split("\n")
     rows = list(map(json.loads, filter(None, lines)))
@@ -33,6 +34,8 @@ def write_summary(folder: Path, *, start: str, **more: Any) -> dict[str, Any]:
         if both := [name for name in after if name in before]:
             summary["accuracy_by_type"] = {name: [before[name], after[name]] for name in both}
         summary |= {name: last[name] for name in _BASELINES if name in last}
+    dropped = [row["dropped_prompts"] for row in rows if "dropped_prompts" in row]
+    summary |= {"dropped_prompts": dropped[-1]} if dropped else {}
     summary |= {
         "steps": max((row["step"] for row in rows if row["phase"] in ("eval", "grpo")), default=0),
         "wall_seconds": round(wall_seconds(folder), 1),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,6 +37,8 @@ def check_data(config: DoctorConfig) -> Iterator[Line]:
     except DataError as error:
         yield Line("data.train", "problem", short(error), "train on other questions")
     counts = []
+    train: list[Questions] = []
+    sets: dict[str, Questions] = {}
     for key, path in [("data.train", path) for path in data.train] + [("data.eval", path) for path in data.eval]:
         try:
             questions = open_questions(
@@ -53,12 +56,29 @@ def check_data(config: DoctorConfig) -> Iterator[Line]:
         yield good_or("warning", key, not questions.dropped, found, fix)
         if key == "data.train":
             yield from _shortcuts(path, questions)
+            train.append(questions)
+        else:
+            sets[path] = questions
         counts.append(len(questions))
+    yield from _shared(train, sets)
     if not data.eval and len(counts) == len(data.train) and sum(counts) <= data.holdout:
         found = f"data.holdout {data.holdout} holds out all {sum(counts)} questions: none is left to train on"
         yield Line("data.train", "problem", found, "lower data.holdout, or give data.eval")
     elif len(counts) == len(data.train) + len(data.eval):
         yield _positions(config)
+
+
+def _shared(train: list[Questions], sets: dict[str, Questions]) -> Iterator[Line]:
+    from socialr1_jax.data.tables import DataError
+    from socialr1_jax.training.shared_questions import FIX, shared_questions
+
+    try:
+        found = shared_questions(chain.from_iterable(train), sets)
+    except DataError as error:  # a bad row of a large Parquet file
+        yield Line("data.eval", "problem", short(error), "correct the file, or set data.allow_bad_rows=true")
+        return
+    if found:
+        yield Line("data.eval", "warning", found, FIX)
 
 
 def _shortcuts(path: str, questions: Questions) -> Iterator[Line]:

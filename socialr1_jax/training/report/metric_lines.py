@@ -39,6 +39,8 @@ PHASES: dict[str, tuple[str, dict[str, str]]] = {
             "sampling_errors": "responses that ended since the model's logits were not finite",
             "zero_variance_groups": "groups whose rewards are all equal: they give no gradient",
             "replaced_groups": "groups without variance that other questions took the place of",
+            "dropped_prompts": "prompts left out so far: longer than `data.max_prompt_tokens`, or bad rows met late; a "
+            "question counts once an epoch",
             "source/SOURCE/TERM": "mean of a raw reward term over the questions of one source, with several sources",
             "truth/mean": "generated stories: mean share of true statements in the thoughts of well-formed responses",
             "truth/TERM_correlation": "correlation of a term with that truth within groups",
