@@ -79,7 +79,7 @@ def test_a_function_that_raises_names_file_line_and_response(body, at, line, wor
     [
         (None, "gave None; give a list of 4 numbers"),
         (3.0, "gave 3.0; give a list of 4 numbers"),
-        ([1.0], "gave 1 numbers for 4 responses"),
+        ([1.0], "gave 1 number for 4 responses"),
         ([1.0, None, 0.0, 0.0], "gave None for response 2 of 4 (id 'q1')"),
         ([1.0, 1.0, "good", 0.0], "gave 'good' for response 3 of 4 (id 'q2')"),
         ([1.0, 1.0, 1.0, float("inf")], "gave an infinite number for response 4 of 4 (id 'q3')"),

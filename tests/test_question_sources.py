@@ -98,7 +98,8 @@ def test_sources_follow_each_other_and_keep_their_names(tmp_path):
 def test_a_run_says_what_it_understood(tmp_path, header, line, columns, said):
     (tmp_path / "q.csv").write_text("\n".join([header, *[line] * 3]))
     questions = open_questions([tmp_path / "q.csv"], columns=columns)
-    lines = understood(questions, {})
+    lines = understood(questions, {}, 1)
+    assert "; 0 of them are asked (evaluation.questions)" in understood(questions, {"held": questions}, 0)[1]
     assert all(any(part in line for line in lines) for part in said), lines
     without_options = "A" in header and not columns
     assert any("data.columns.options='A, B, C, D'" in line for line in lines) == without_options
@@ -477,7 +478,7 @@ def test_turns_of_a_chat_ask_the_question(tmp_path, suffix, one, columns, story,
     (example,) = questions
     assert (example.story, example.question, example.answer) == (story, question, answer)
     assert list(example.messages) == turns
-    lines = understood(questions, {})
+    lines = understood(questions, {}, 1)
     assert said in lines[1]
     asked = turns and "<Answer>" not in question_text(example)
     assert any("no prompt asks for <think> and <Answer>" in line for line in lines) == bool(asked)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from socialr1_jax.reward_config import RewardConfig
-from socialr1_jax.terminal import printable, shown
+from socialr1_jax.terminal import counted, printable, shown
 
 _STANDARD, _INSTALLED = (
     tuple(sysconfig.get_paths()[name] for name in names) for names in (("stdlib", "platstdlib"), ("purelib", "platlib"))
@@ -128,9 +128,10 @@ def extra_rewards(name: str, function: ExtraReward, records: Sequence[dict[str, 
     except (Exception, SystemExit) as error:  # whatever the user's code raises
         return {"error": f"{who} failed{_at_record(error, records)}: {_place_and_words(error)}"}
     if numbers is None:
-        return {"error": f"{defined} gave {shown(given)}; give a list of {len(records)} numbers"}
+        return {"error": f"{defined} gave {shown(given)}; give a list of {counted(len(records), 'number')}"}
     if len(numbers) != len(records):
-        return {"error": f"{defined} gave {len(numbers)} numbers for {len(records)} responses; give one each"}
+        gave = f"{counted(len(numbers), 'number')} for {counted(len(records), 'response')}"
+        return {"error": f"{defined} gave {gave}; give one each"}
     rewards = []
     for place, number in enumerate(numbers):
         try:

@@ -53,7 +53,7 @@ from socialr1_jax.training.programs import (
 )
 from socialr1_jax.training.provenance import about_run
 from socialr1_jax.training.rollouts import Collector, Replay, RolloutFile, make_scorer, refuse_foreign_rollouts
-from socialr1_jax.training.run_folder import own_folder, refuse_another_run, save_own_files
+from socialr1_jax.training.run_folder import own_folder, refuse_another_run, resuming_text, save_own_files
 from socialr1_jax.training.run_questions import (
     evaluation_prompts,
     first_prompt,
@@ -142,7 +142,11 @@ def _train_grpo(config: RunConfig, mesh: Mesh, stop: Stop) -> bool:
     kind = f"random weights ({config.model.random})" if config.model.random else config.model.path
     console.print(f"model: {kind}, {size / 1e6:,.1f} million parameters, vocabulary {model.num_tokens:,}")
     if replay is None:
-        for line in (*understood(questions, heldout), *counted, *first_prompt(questions, tokenizer)):
+        for line in (
+            *understood(questions, heldout, config.evaluation.questions),
+            *counted,
+            *first_prompt(questions, tokenizer),
+        ):
             console.print(line)
     if config.cold_start:
         model = cold_start(config, model, tokenizer, questions)
@@ -195,7 +199,7 @@ def _train_grpo(config: RunConfig, mesh: Mesh, stop: Stop) -> bool:
                 raise CheckpointError(f"{saved}: the state of {name} cannot be used ({reason}): {AWAY}") from error
         if not counts.evaluated <= counts.finished == int(saved.name) <= config.steps:
             raise CheckpointError(f"{saved} holds the run after step {counts.finished} of {config.steps}: {AWAY}")
-        console.print(f"resuming after step {counts.finished} of {config.steps}")
+        console.print(resuming_text(counts.finished, config.steps))
     runlog = RunLog(
         folder, config.tracking, config=config.model_dump(), first_step=counts.finished + 1 if found else 0,
         goes_on=before.get("files"),

@@ -43,7 +43,7 @@ from socialr1_jax.training.optimizer import make_optimizer, make_schedule
 from socialr1_jax.training.preferences import bradley_terry, pair_accuracy, preference_metrics, swap_consistency
 from socialr1_jax.training.programs import about_devices, run_mesh
 from socialr1_jax.training.provenance import about_run
-from socialr1_jax.training.run_folder import own_folder, refuse_another_run, wall_seconds
+from socialr1_jax.training.run_folder import own_folder, refuse_another_run, resuming_text, wall_seconds
 from socialr1_jax.training.summary import peak_rss_bytes
 
 _MOST_SKIPPED = 5  # updates in a row that were not finite before the run stops
@@ -103,7 +103,7 @@ def _train(config: RewardModelConfig, stop: Stop) -> bool:
     if found := checkpoints.restore(state, ("finished", "skipped_in_a_row", "files")):
         state, before = found
         first = before["finished"]
-        console.print(f"resuming after step {first} of {config.steps}")
+        console.print(resuming_text(first, config.steps))
     runlog = RunLog(
         folder, config.tracking, config=config.model_dump(), first_step=first + 1 if first else 0,
         goes_on=before.get("files"),

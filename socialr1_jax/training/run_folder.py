@@ -49,6 +49,13 @@ _OURS = re.compile(rf"|{_MARK} +[0-9]+( [a-z]+)+( [0-9]+\.[0-9])?\n|[0-9]+\n")
 _held: dict[Path, float] = {}  # folders locked by this process, since when (monotonic); makes `own_folder` re-entrant
 
 
+def resuming_text(finished: int, steps: int) -> str:
+    """Return the console's line for a run that has a checkpoint."""
+    if finished < steps:
+        return f"resuming after step {finished} of {steps}"
+    return f"this run is complete after step {finished} of {steps}; for more raise steps, or give another output_dir"
+
+
 @contextlib.contextmanager
 def own_folder(folder: Path, kind: str = "run") -> Iterator[None]:
     """Creates the folder and locks it. The lock is released when the process exits, even on a crash.

@@ -40,8 +40,11 @@ def list_bad_rows(config: RunConfig, train: Questions, sets: Mapping[str, Questi
         log.warning("%s lists %s that %s left out", file, counted(len(bad), "row"), "is" if len(bad) == 1 else "are")
 
 
-def understood(questions: Questions, sets: Mapping[str, Questions]) -> list[str]:
-    """Return lines on what the run trains on and is evaluated on: numbers, kinds of question, columns read and not."""
+def understood(questions: Questions, sets: Mapping[str, Questions], asked: int) -> list[str]:
+    """Return lines on what the run trains on and is evaluated on: numbers, kinds of question, columns read and not.
+
+    `asked` is `evaluation.questions`.
+    """
     lines = []
     for name, part in (("training", questions), *sets.items()):
         kinds = [
@@ -49,6 +52,8 @@ def understood(questions: Questions, sets: Mapping[str, Questions]) -> list[str]
             for options, count in sorted(part.option_counts().items(), reverse=True)
         ]
         lines.append(f"{name}: {counted(len(part), 'question')}" + (f", {', '.join(kinds)}" if kinds else ""))
+        if name in sets and asked < len(part):
+            lines[-1] += f"; {asked:,} of them are asked (evaluation.questions)"
     lines += dict.fromkeys(reading for part in (questions, *sets.values()) for reading in part.readings)
     first = list(islice(questions, _LOOKED_AT))
     free = [example.answer for example in first if not example.options]
