@@ -61,6 +61,32 @@ def evaluation(tmp_path):
     return write
 
 
+def test_settings_that_differ_are_named(evaluation):
+    """Of those that change replies: where something lies, or how many are asked at once, is no matter."""
+    folders = [evaluation("a", BEFORE), evaluation("b", AFTER)]
+    assert "other settings" not in text(compare(*map(str, folders)))  # none are known
+    for folder, tokens in zip(folders, (64, 256), strict=True):
+        config = {"max_new_tokens": tokens, "temperature": 0.0, "output": str(folder), "batch_size": str(tokens)}
+        (folder / "results.json").write_text(json.dumps({"config": config, "wording": {}}))
+    found = compare(*map(str, folders))
+    assert found["settings"] == {"max_new_tokens": [64, 256]}
+    assert "asked with other settings, so the difference may be theirs: max_new_tokens 64 -> 256" in text(found)
+
+
+def test_of_several_replies_better_and_worse_are_counted(evaluation):
+    folders = [evaluation("a", range(20), samples=2), evaluation("b", range(20), samples=2)]
+    file = folders[1] / "samples_quiz.jsonl"
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    for one in rows:
+        if one["sample"] == 1 and one["id"] in ("q1", "q2", "q30"):  # 100 % to 50 %, and 0 % to 50 %
+            one["value"] = 1.0 - one["value"]
+    file.write_text("".join(json.dumps(one) + "\n" for one in rows))
+    found = compare(*map(str, folders))
+    (part,) = found["comparisons"].values()
+    assert (part["better"], part["worse"], part["wrong_to_right"], part["right_to_wrong"]) == (1, 2, 0, 2)
+    assert "(right: in more than half of its replies); 1 better, 2 worse" in text(found)
+
+
 def test_a_comparison_of_single_items_by_hand(evaluation):
     found = compare(str(evaluation("a", BEFORE)), str(evaluation("b", AFTER)))["comparisons"]["quiz.jsonl, social_r1"]
     figures = found["accuracy"]

@@ -339,7 +339,8 @@ def test_rows_that_cannot_be_used_are_left_out_and_counted_where_that_is_allowed
     content = json.loads(whole.evaluate(EvaluateConfig(**settings, allow_bad_rows=True)).read_text())
     assert content["results"]["quiz.csv"]["social_r1/accuracy"]["n"] == 3
     (note,) = content["notes"]["quiz.csv"]
-    assert note.startswith("left out 1 of 5 rows that cannot be used: 1 x the gold answer")
+    assert note.startswith("left out 1 of 5 rows that cannot be used: ")
+    assert "the gold answer 'Z' is not among the 2 options" in note
     assert f"quiz.csv: {note}" in capsys.readouterr().out
     file.write_text(QUIZ.splitlines()[0] + "\n1,Anna left.,Where?,A. box; B. bag,Z,belief,easy,\n")
     with pytest.raises(ValueError, match=r"1 of 1 row cannot be used"):

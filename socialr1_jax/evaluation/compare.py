@@ -22,11 +22,15 @@ from socialr1_jax.intervals import around, share_interval, sign_flip_p
 from socialr1_jax.ownership import refuse_foreign_file
 from socialr1_jax.rewards.parsing import final_answer
 from socialr1_jax.rewards.terms import is_choice
-from socialr1_jax.terminal import counted, printable
+from socialr1_jax.terminal import counted, printable, shown
 
 TEST = "sign flips of clusters, two-sided (McNemar's exact test where items are single and right or wrong)"
 _SHOWN = 10  # questions that changed, on the console
 _KEYS = {"a", "b", "test", "comparisons"}
+_SETTINGS = (  # of evaluate.py: those that change prompts, replies or how they are read
+    "protocol", "answer_mode", "prompt", "system", "num_samples", "temperature", "top_k", "top_p", "repetition_penalty",
+    "thinking", "thinking_tokens", "max_new_tokens", "dtype", "options",
+)  # fmt: skip
 _SAMPLE = dict.fromkeys(("task", "protocol", "id", "item", "answer"), str) | {"meta": dict}
 
 
@@ -70,13 +74,15 @@ def compare(a: str, b: str) -> dict[str, Any]:
             or one of their files: samples_<task>.jsonl, rollouts.jsonl, the output of score_responses.py.
 
     Returns:
-        a, b: as given. test: what p is of.
+        a, b: as given. test: what p is of. settings: {name: [of a, of b]} of those that differ between two outputs of
+        evaluate.py and change replies or their reading.
         comparisons: {part: figures}. A part is a task with its protocol, or a set of a run's evaluations. Its figures
         are `difference_figures` of the items under `accuracy` (under `mean_grade` for official rules, whose headline
         may be another figure), and under `pair_accuracy` for groups of twins; items and clusters in both; `only_a`,
         `only_b`: items that the other one lacks; `ungraded`: items without a grade in one of them; chance, best_rule
-        and best_rule_accuracy where the questions have options; `wrong_to_right`, `right_to_wrong`: numbers of items;
-        `changed`: those items, with answers and gold.
+        and best_rule_accuracy where the questions have options; `better`, `worse`: numbers of items with a higher and a
+        lower mean grade; `wrong_to_right`, `right_to_wrong`: of items that pass one half; `changed`: those items, with
+        answers and gold.
 
     Raises:
         ValueError: nothing that can be compared; the message names the file and what to give instead.
@@ -85,7 +91,8 @@ def compare(a: str, b: str) -> dict[str, Any]:
     common = [name for name in of_a if name in of_b]
     if not common:
         raise ValueError(f"nothing in common: {a} has {_named(of_a)}, {b} has {_named(of_b)}; ask both the same")
-    return {"a": a, "b": b, "test": TEST, "comparisons": {name: _compared(name, of_a, of_b, a, b) for name in common}}
+    compared = {name: _compared(name, of_a, of_b, a, b) for name in common}
+    return {"a": a, "b": b, "test": TEST, "settings": _other_settings(a, b), "comparisons": compared}
 
 
 def difference_figures(values_a: Sequence[float], values_b: Sequence[float], clusters: Sequence[str]) -> dict[str, Any]:
@@ -180,6 +187,8 @@ def _compared(
     changed = [(key, *pair) for key, pair in zip(graded, pairs, strict=True) if pair[0].right != pair[1].right]
     found["wrong_to_right"] = sum(after.right for _, _, after in changed)
     found["right_to_wrong"] = len(changed) - found["wrong_to_right"]
+    found["better"] = sum(after.value > before.value for before, after in pairs)
+    found["worse"] = sum(after.value < before.value for before, after in pairs)
     found["changed"] = [
         {
             "id": key,
@@ -202,6 +211,18 @@ def _twins(pairs: Sequence[tuple[Item, Item]]) -> dict[str, list[tuple[Item, Ite
         if pair[0].twin:
             groups.setdefault(pair[0].twin, []).append(pair)
     return {name: group for name, group in groups.items() if len(group) > 1}
+
+
+def _other_settings(a: str, b: str) -> dict[str, list[Any]]:
+    files = [Path(source, "results.json") for source in (a, b)]
+    if not all(file.is_file() for file in files):
+        return {}
+    contents = [read_json(file) for file in files]
+    of_a, of_b = (
+        {name: content.get("config", {}).get(name) for name in _SETTINGS} | {"wording": content.get("wording")}
+        for content in contents
+    )
+    return {name: [of_a[name], of_b[name]] for name in of_a if of_a[name] != of_b[name]}
 
 
 # ------------------------------------------------------------------------------------------------------- reading a run
@@ -371,12 +392,15 @@ def _named(parts: Mapping[str, Any]) -> str:
 
 def refuse_foreign_comparison(file: Path) -> None:
     """Raise ForeignFile if there is a file that does not hold what `compare` returns."""
-    refuse_foreign_file(file, lambda file: read_json(file).keys() == _KEYS, "a comparison")
+    refuse_foreign_file(file, lambda file: read_json(file).keys() >= _KEYS, "a comparison")
 
 
 def text(comparison: Mapping[str, Any]) -> str:
     """Return a comparison as lines of text: for each part a table, what changed, and one sentence."""
     lines = [f"first   {printable(comparison['a'], 200)}", f"second  {printable(comparison['b'], 200)}"]
+    if other := comparison["settings"]:
+        changes = (f"{name} {shown(before, 40)} -> {shown(after, 40)}" for name, (before, after) in other.items())
+        lines.append(f"asked with other settings, so the difference may be theirs: {', '.join(changes)}")
     for name, found in comparison["comparisons"].items():
         lines += ["", *_part_lines(name, found)]
     return "\n".join([*lines, "", f"p: {comparison['test']}"])
@@ -408,11 +432,15 @@ def _part_lines(name: str, found: Mapping[str, Any]) -> list[str]:
         "wrong to right, "
         f"{found['right_to_wrong']} from right to wrong"
     )
+    if found["better"] + found["worse"] != len(changed):
+        lines[-1] += f" (right: in more than half of its replies); {found['better']} better, {found['worse']} worse"
     for one in changed[:_SHOWN]:
-        answers = f"{_shown(one['answer_a'])} -> {_shown(one['answer_b'])}, gold {_shown(one['gold'])}"
         if one["answer_a"] == one["answer_b"]:  # the most frequent answer stayed; how often it came did not
-            answers += f", right in {one['value_a']:.0%} -> {one['value_b']:.0%} of the replies"
-        lines.append(f"    {printable(one['id'], 60)}: {one['change']}, {answers}: {printable(one['question'], 100)}")
+            change = f"right in {one['value_a']:.0%} -> {one['value_b']:.0%} of the replies"
+        else:
+            change = f"{one['change']}, {_shown(one['answer_a'])} -> {_shown(one['answer_b'])}"
+        change += f", gold {_shown(one['gold'])}"
+        lines.append(f"    {printable(one['id'], 60)}: {change}: {printable(one['question'], 100)}")
     if len(changed) > _SHOWN:
         lines.append(f"    ... and {len(changed) - _SHOWN} more (--output has all)")
     return [*lines, f"  {next(iter(figures)).replace('_', ' ')}: {first['verdict']}"]

@@ -131,6 +131,9 @@ def run_task(
     lost = [one.reply for _, one in scored if one.reply.finish_reason in FAILED]
     wording = wording_of(name, data) if any(protocol.startswith("official") for protocol in asked) else ""
     notes, why = [*data.notes, *([note_on(name, data)] if wording else [])], ""
+    for which, rates in status.items():
+        if rates["truncated"] > 0.5:
+            notes.append(f"{which}: {rates['truncated']:.0%} of the replies were cut: give a larger max_new_tokens")
     if lost:
         reason = next((reply.reason for reply in lost if reply.reason), "")
         counts = Counter(reply.cause or reply.finish_reason for reply in lost)

@@ -109,11 +109,13 @@ def train_grpo(config: RunConfig) -> bool:
 
 def _train_grpo(config: RunConfig, mesh: Mesh, stop: Stop) -> bool:
     # ------------------------------------------------------------------------------------------------ what is needed
-    folder, grpo, counted = Path(config.output_dir), config.grpo, list[str]()
+    folder, grpo = Path(config.output_dir), config.grpo
     refuse_foreign_folder(folder / "export", "config.json")
     if not config.replay_rollouts:  # before the earlier run is compared: their number says how many steps epochs are
         questions, heldout = read_run_questions(config)
-        config, counted = in_steps(config, len(questions), grpo.prompts_per_step)
+        config, about_steps = in_steps(config, len(questions), grpo.prompts_per_step)
+        for line in about_steps:
+            console.print(line)
     refuse_another_run(config, folder / "config.yaml")
     if config.save_rollouts:
         refuse_foreign_rollouts(config)
@@ -142,11 +144,7 @@ def _train_grpo(config: RunConfig, mesh: Mesh, stop: Stop) -> bool:
     kind = f"random weights ({config.model.random})" if config.model.random else config.model.path
     console.print(f"model: {kind}, {size / 1e6:,.1f} million parameters, vocabulary {model.num_tokens:,}")
     if replay is None:
-        for line in (
-            *understood(questions, heldout, config.evaluation.questions),
-            *counted,
-            *first_prompt(questions, tokenizer),
-        ):
+        for line in (*understood(questions, heldout, config.evaluation.questions), *first_prompt(questions, tokenizer)):
             console.print(line)
     if config.cold_start:
         model = cold_start(config, model, tokenizer, questions)

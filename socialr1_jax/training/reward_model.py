@@ -71,6 +71,8 @@ def _train(config: RewardModelConfig, stop: Stop) -> bool:
     refuse_foreign_folder(folder / "export", "config.json")
     sides = split_by_story(read_pairs(config.data.pairs), config.data.holdout)
     config, about_steps = in_steps(config, len(sides[0]), config.batch.pairs)
+    for line in about_steps:
+        console.print(line)
     refuse_another_run(config, folder / "config.yaml")
     # Barrier: every process must look for an earlier run before any process writes to the folder.
     wait_for_all(f"start of {config.output_dir}", config.distributed.timeout)
@@ -86,8 +88,6 @@ def _train(config: RewardModelConfig, stop: Stop) -> bool:
         check_tokenizer(tokenizer, model.config)
         train, heldout, dropped = _pairs(config, sides, tokenizer, model.config)
     console.print(f"{counted(len(train), 'pair')} to train on, {len(heldout)} held out, {dropped} dropped as too long")
-    for line in about_steps:
-        console.print(line)
     backend = working_attention(config.model.attention, config.model.dtype)
     if jax.default_backend() != "cpu" or mesh.size > 1:
         console.print(about_devices(mesh, backend))
