@@ -438,7 +438,7 @@ def test_a_missing_package_says_what_to_install(monkeypatch):
         return real(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(ImportError, match=r"pip install 'socialr1_jax\[judge\]'"):
+    with pytest.raises(ImportError, match=r"pip install -e '\.\[judge\]' in the repository"):
         EndpointJudge(config_of("http://127.0.0.1:1/v1"))
 
 

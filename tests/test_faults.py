@@ -8,6 +8,7 @@ With FAULTS_TABLE=FILE each test adds what it measured to FILE; docs/reliability
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -106,7 +107,8 @@ def table(request):
 
 
 def resumed_after(text: str) -> int:
-    return int(text.partition("resuming after step ")[2].split()[0]) if "resuming after step " in text else 0
+    found = re.search(r"resuming after step (\d+)|all (\d+) steps of this run are done", text)
+    return int(found[1] or found[2]) if found else 0
 
 
 def same_numbers(folder: Path, whole: Path) -> None:

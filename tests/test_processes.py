@@ -114,7 +114,7 @@ def test_a_run_of_two_processes_goes_on_under_another_address(runs):
     """The saved configuration holds the first process's number and the address of its day."""
     _, two, _ = runs
     first, _ = by_two_processes(two.parent / "run.yaml", two)
-    assert "resuming after step 2 of 2" in first
+    assert "all 2 steps of this run are done" in first
 
 
 def test_waiting_for_a_process_that_does_not_come_ends():

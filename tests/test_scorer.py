@@ -207,7 +207,7 @@ def test_an_own_function_is_added_with_its_weight(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        ("def reward(records):\n    return []\n", "gave 0 numbers for 1 responses"),
+        ("def reward(records):\n    return []\n", "gave 0 numbers for 1 response"),
         ("def reward(records):\n    return [float('inf')]\n", "infinite"),
         ("reward = 3\n", "has no function 'reward'"),
         ("import not_there_at_all\n", "cannot import"),

@@ -106,7 +106,8 @@ def test_what_a_kill_leaves_goes_on_to_the_same_bytes(moment, place, whole, run,
     (place / moment).rename(run)
     assert train_grpo(config_of(run))
     text = said(capsys)
-    assert f"resuming after step {step} of 6" in text if step else "resuming" not in text
+    assert {0: "model: ", 6: "all 6 steps of this run are done"}.get(step, f"resuming after step {step} of 6") in text
+    assert ("resuming" in text) == (0 < step < 6)
     assert_same_run(run, whole)
 
 

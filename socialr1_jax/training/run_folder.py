@@ -18,6 +18,7 @@ from socialr1_jax.files import read_json, write_json
 from socialr1_jax.ownership import open_own
 from socialr1_jax.processes import any_of_all, is_first
 from socialr1_jax.rewards.extra import function_files
+from socialr1_jax.terminal import counted
 from socialr1_jax.training.metrics import RUN_FILES
 
 # Settings that may change on resume because they do not change what the run computes: hardware, logging, how long to
@@ -53,7 +54,7 @@ def resuming_text(finished: int, steps: int) -> str:
     """Return the console's line for a run that has a checkpoint."""
     if finished < steps:
         return f"resuming after step {finished} of {steps}"
-    return f"this run is complete after step {finished} of {steps}; for more raise steps, or give another output_dir"
+    return f"all {counted(steps, 'step')} of this run are done; for more raise steps, or give another output_dir"
 
 
 @contextlib.contextmanager
