@@ -17,7 +17,7 @@ from pydantic import Field, model_validator
 
 from socialr1_jax.command_line import Section, parse_args
 from socialr1_jax.models.shapes import SHAPES
-from socialr1_jax.startup import keep_memory, take_memory
+from socialr1_jax.startup import prepare
 from socialr1_jax.terminal import print_error, print_result, run_script
 
 
@@ -65,8 +65,7 @@ class BenchmarkConfig(Section):
 
 def main(argv: list[str] | None = None) -> int:
     config = parse_args(BenchmarkConfig, argv, description="Measure the speed of sampling and training.")
-    take_memory()
-    keep_memory()
+    prepare(programs=False)
     from socialr1_jax.training.benchmark import benchmark  # imports JAX: only once the arguments are right
     from socialr1_jax.training.benchmark_record import around_table, read_record, record, render
     from socialr1_jax.training.peers import PeersMissing

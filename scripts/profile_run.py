@@ -18,7 +18,7 @@ from pydantic import Field, model_validator
 
 from socialr1_jax.command_line import Section, parse_yaml
 from socialr1_jax.config import QuickstartConfig, RunConfig, parse_args
-from socialr1_jax.startup import keep_memory, set_xla_flags, take_memory
+from socialr1_jax.startup import prepare
 from socialr1_jax.terminal import print_error, print_line, run_script
 
 
@@ -48,9 +48,7 @@ def main(argv: list[str] | None = None) -> int:
         "field of it can be set as there.",
     )
     run = parse_args(_run_class(others), others, description="")
-    set_xla_flags(run.xla_flags)
-    take_memory()
-    keep_memory()
+    prepare(run.xla_flags, programs=False)
     from socialr1_jax.profiling.run import profile_run  # imports JAX: only once the arguments are right
     from socialr1_jax.profiling.steps import ImplicitTransfer
 

@@ -34,8 +34,8 @@ def check_questions(config: RunConfig) -> None:
         return
     load_extras(config.rewards)
     questions, sets = read_run_questions(config)
-    _, counted = in_steps(config, len(questions), config.grpo.prompts_per_step)
-    lines = [*understood(questions, sets, config.evaluation.questions), *counted]
+    _, about_steps = in_steps(config, len(questions), config.grpo.prompts_per_step)
+    lines = [*understood(questions, sets, config.evaluation.questions), *about_steps]
     if config.model.path and (folder := local(config.model.path)):
         from socialr1_jax.tokenizer_files import load_tokenizer
 

@@ -47,7 +47,7 @@ def _switch(value: Any) -> Any:
 
 
 class QuestionFileConfig(Section):
-    """How a question file is read and asked, as in a run's `data`."""
+    """Settings for reading and asking a question file, as in a run's `data`."""
 
     columns: TextMap = Field({}, description="question file: our field name -> its column name, where they differ")
     where: TextMap = Field({}, description="question file: ask only the rows whose column has this value")

@@ -225,7 +225,7 @@ ABSENT: tuple[tuple[tuple[str, ...], str], ...] = (
     ),
     (
         ("shuffle", "shuffle_dataset", "dataloader_*"),
-        "questions are shuffled anew each epoch, and read without workers",
+        "questions are shuffled again each epoch, and read without workers",
     ),
     (
         ("repetition_penalty", "generation_kwargs", "do_sample"),

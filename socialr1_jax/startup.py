@@ -15,12 +15,16 @@ _LARGEST = 2**31 - 1
 GPU_MEMORY = 0.92  # share of an NVIDIA GPU's memory that plans count on; the rest is the driver's and other libraries'
 
 
-def prepare(xla_flags: Sequence[str] = ()) -> None:
-    """Make all settings below, in the order they need. Call it before anything touches a device."""
+def prepare(xla_flags: Sequence[str] = (), *, programs: bool = True) -> None:
+    """Make all settings below, in the order they need. Call it before anything touches a device.
+
+    `programs=False` is for measurements in which everything is compiled.
+    """
     set_xla_flags(xla_flags)
     take_memory()
     keep_memory()
-    keep_programs()
+    if programs:
+        keep_programs()
 
 
 def set_xla_flags(flags: Sequence[str]) -> None:

@@ -480,7 +480,11 @@ GATHERING["update"]["kinds"] |= {"collective": 4.0, "matmul": 1.0}
         ),
         (
             {"phases": SLOW, "sizes": {"micro_batches": 1}, "settings": {"model.remat": "nothing"}},
-            ("", "", "Try: a look at the table of ops: ops outside of attend take 4 s beyond their bounds in the upda"),
+            (
+                "",
+                "",
+                "Try: the largest ops of the table: ops outside of attend take 4 s beyond their bounds in the upda",
+            ),
         ),
         (
             {"phases": GATHERING, "sizes": {"micro_batches": 1}},

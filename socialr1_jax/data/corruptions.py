@@ -176,7 +176,7 @@ def telling_of(example: Example) -> Telling:
 
 
 def egocentric(example: Example) -> Example:
-    """Return the example as somebody answers it who thinks that everybody knows where the thing is.
+    """Return the example with the thoughts and answer of a child, who thinks that everybody knows where the thing is.
 
     A question that asks for no view of a place stays as it is. Raises ValueError as `telling_of` does.
     """

@@ -278,8 +278,7 @@ class RowParser:
         also = f"; in meta, not in the card's prompt: {', '.join(meta)}" if meta else ""
         also += f"; not read: {', '.join(unread)}" if unread else ""
         without = "" if columns.get("options") else "; no options"
-        rows = f"{self._cut:,} row{'s' * (self._cut > 1)}"
-        cut = f"; left out: the assistant's turn at the end of {rows}" if self._cut else ""
+        cut = f"; left out: the assistant's turn at the end of {counted(self._cut, 'row')}" if self._cut else ""
         return f"read: {', '.join(fields)}{without}{cut}{also}"
 
     def refuse_first_label(self, source: str) -> None:

@@ -33,6 +33,11 @@ class Prompt:
     tokens: list[int]
 
 
+def template_file(template: str) -> Path | None:
+    """Return the file that `data.prompt` names; None for a template itself and for ""."""
+    return None if not template or re.search(r"{{|{%|\n", template) else Path(template).expanduser()
+
+
 class PromptWriter:
     """Gives questions a prompt of the user's own; of questions in chat format the other turns stay.
 
@@ -51,8 +56,8 @@ class PromptWriter:
         if not template:
             return
         try:
-            is_text = re.search(r"{{|{%|\n", template)
-            text = template if is_text else Path(template).expanduser().read_text(encoding="utf-8")
+            file = template_file(template)
+            text = template if file is None else file.read_text(encoding="utf-8")
             self._template = _jinja().from_string(text)
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"

@@ -134,7 +134,12 @@ def _causes(summary: Mapping[str, Any], name: str, phase: Mapping[str, Any]) -> 
         proposal = "shorter prompts and responses, since the core of attention grows with both"
     yield _Cause(core, proposal, f"it takes {seconds_text(core)} beyond its bound in the {name}")
 
-    proposal = more if waiting else fewer if several else remat if again else "a look at the table of ops"
+    if waiting:
+        proposal = more
+    elif several:
+        proposal = fewer
+    else:
+        proposal = remat if again else "the largest ops of the table"
     reason = f"ops outside of {_CORE} take {seconds_text(outside)} beyond their bounds in the {name}, most in {most}"
     yield _Cause(outside, proposal, reason)
 

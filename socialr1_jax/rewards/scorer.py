@@ -157,7 +157,7 @@ class Scorer:
         )
         if not math.isnan(terms.total):
             return terms
-        # Without the right format nobody else is asked.
+        # Without the right format neither judge nor content model is asked.
         if terms.format and self.config.uses.structure and math.isnan(terms.structure):
             cause = f"judge_{judged}"
         elif terms.format and self.config.uses.content and math.isnan(terms.content):

@@ -144,7 +144,7 @@ def social_r1_reward(
 
 
 def term_weights(outcome: float, step: int, preset: str, config: RewardConfig) -> dict[str, float]:
-    """What multiplies the terms of a response: ``outcome``, ``structure``, ``content``, ``tau``, and each extra one.
+    """Return the weights of a response's terms: ``outcome``, ``structure``, ``content``, ``tau``, and each extra one.
 
     Raises ValueError for an unknown preset or a negative step.
     """

@@ -7,6 +7,7 @@ from typing import TypeVar
 from socialr1_jax.command_line import validated
 from socialr1_jax.config import RunConfig
 from socialr1_jax.reward_model_config import RewardModelConfig
+from socialr1_jax.terminal import counted
 
 RunT = TypeVar("RunT", bound=RunConfig | RewardModelConfig)
 
@@ -31,5 +32,5 @@ def in_steps(config: RunT, count: int, each: int) -> tuple[RunT, list[str]]:
     if not config.epochs:
         return config, []
     steps = steps_of(config.epochs, count, each)
-    line = f"epochs {config.epochs:g}: {count:,} x {config.epochs:g} / {each:,} = {steps:,} step{'s' * (steps > 1)}"
+    line = f"epochs {config.epochs:g}: {count:,} x {config.epochs:g} / {each:,} = {counted(steps, 'step')}"
     return validated(type(config), config.model_dump() | {"epochs": 0.0, "steps": steps}), [line]

@@ -36,6 +36,7 @@ from socialr1_jax.rewards.shares import ShareWatch
 from socialr1_jax.rewards.truth_watch import TruthWatch
 from socialr1_jax.sampling import Engine, SamplingParams
 from socialr1_jax.sampling.text import stop_token_ids
+from socialr1_jax.terminal import counted
 from socialr1_jax.tokenizer_files import load_tokenizer
 from socialr1_jax.training.checkpoints import AWAY, CheckpointError, Checkpoints, first_fault
 from socialr1_jax.training.console import Bar, console, shown_log, working
@@ -402,10 +403,8 @@ def _train_grpo(config: RunConfig, mesh: Mesh, stop: Stop) -> bool:
         save_hf(Qwen3(shape, state.params, source=source, num_tokens=num_tokens), folder / "export", export_dtype)
         complete = True
         if replay is None and (dropped := collect.dropped(counts.finished)):
-            limit = config.data.max_prompt_tokens
-            console.print(
-                f"{dropped:,} prompts were left out, as longer than data.max_prompt_tokens={limit} or bad rows"
-            )
+            most = f"data.max_prompt_tokens={config.data.max_prompt_tokens}"
+            console.print(f"left out: {counted(dropped, 'prompt')}, longer than {most} or bad rows")
     except Interrupted:
         save_whole()
         console.print(f"saved after step {last['counts']['finished']} of {config.steps}")

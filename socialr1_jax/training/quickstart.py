@@ -51,8 +51,8 @@ def run_quickstart(config: QuickstartConfig) -> bool:
 
 
 def _run(config: QuickstartConfig, folder: Path) -> bool:
-    config, counted = in_steps(config, config.stories.train_count, config.grpo.prompts_per_step)
-    for line in counted:
+    config, about_steps = in_steps(config, config.stories.train_count, config.grpo.prompts_per_step)
+    for line in about_steps:
         console.print(line)
     run = _grpo_config(config, folder)
     made = folder / "quickstart.yaml"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
 import os
 import re
 import shlex
@@ -14,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from socialr1_jax.config import ConfigError, RunConfig, Section, load_config
-from socialr1_jax.files import read_json, write_json
+from socialr1_jax.data.prompts import template_file
+from socialr1_jax.files import read_json, sha256, write_json
 from socialr1_jax.ownership import open_own
 from socialr1_jax.processes import any_of_all, is_first
 from socialr1_jax.rewards.extra import function_files
@@ -195,7 +195,7 @@ def refuse_another_run(config: Section, saved: Path) -> None:
 
 def save_own_files(config: RunConfig) -> None:
     """Write the SHA-256 of the user's files that the run's numbers depend on, by setting, if there are any."""
-    if sums := {name: _sum(file) for name, file in _own_files(config).items()}:
+    if sums := {name: sha256(file) for name, file in _own_files(config).items()}:
         write_json(Path(config.output_dir) / _OWN_FILES, sums)
 
 
@@ -205,7 +205,7 @@ def _refuse_changed_files(config: RunConfig, folder: Path) -> None:
         return
     before = read_json(folder / _OWN_FILES)
     files = _own_files(config).items()
-    changed = [f"{file} of {name}" for name, file in files if before.get(name, "") not in ("", _sum(file))]
+    changed = [f"{file} of {name}" for name, file in files if before.get(name, "") not in ("", sha256(file))]
     if changed:
         raise ConfigError(
             f"{folder} holds a run with another content of {', '.join(changed)}: "
@@ -218,13 +218,12 @@ def _own_files(config: RunConfig) -> dict[str, Path]:
     if config.replay_rollouts:
         return {}
     extras = {f"rewards.extra.{name}.function": file for name, file in function_files(config.rewards).items()}
-    texts = {"rewards.structure.rubric": config.rewards.structure.rubric, "data.prompt": config.data.prompt}
-    there = {name: Path(text).expanduser() for name, text in texts.items() if text and "\n" not in text}
-    return extras | {name: file.absolute() for name, file in there.items() if os.path.isfile(file)}
-
-
-def _sum(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()
+    rubric = config.rewards.structure.rubric
+    texts = {
+        "rewards.structure.rubric": Path(rubric) if rubric else None,
+        "data.prompt": template_file(config.data.prompt),
+    }
+    return extras | {name: file.absolute() for name, file in texts.items() if file and os.path.isfile(file)}
 
 
 def refuse_other_settings(config: Section, saved: Path) -> None:

@@ -59,7 +59,7 @@ class Turn(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """What an episode is made of. tested: which of the two agents the tested model plays.
+    """Everything that determines an episode. tested: which of the two agents the tested model plays.
 
     rules: "0.1.4": who waits counts as idle, so that one idle turn of the second agent ends the episode; what is seen
     of the other depends on the relationship. "head": three idle turns in a row end it; nothing is seen of the other.
