@@ -71,6 +71,8 @@ def test_settings_that_differ_are_named(evaluation):
     found = compare(*map(str, folders))
     assert found["settings"] == {"max_new_tokens": [64, 256]}
     assert "asked with other settings, so the difference may be theirs: max_new_tokens 64 -> 256" in text(found)
+    (folders[0] / "results.json").write_text('{"config": null}')  # edited by hand: the items are still compared
+    assert compare(*map(str, folders))["settings"] == {}
 
 
 def test_of_several_replies_better_and_worse_are_counted(evaluation):

@@ -29,7 +29,7 @@ _SHOWN = 10  # questions that changed, on the console
 _KEYS = {"a", "b", "test", "comparisons"}
 _SETTINGS = (  # of evaluate.py: those that change prompts, replies or how they are read
     "protocol", "answer_mode", "prompt", "system", "num_samples", "temperature", "top_k", "top_p", "repetition_penalty",
-    "thinking", "thinking_tokens", "max_new_tokens", "dtype", "options",
+    "thinking", "thinking_tokens", "max_new_tokens", "dtype", "options", "wording",
 )  # fmt: skip
 _SAMPLE = dict.fromkeys(("task", "protocol", "id", "item", "answer"), str) | {"meta": dict}
 
@@ -218,11 +218,10 @@ def _other_settings(a: str, b: str) -> dict[str, list[Any]]:
     if not all(file.is_file() for file in files):
         return {}
     contents = [read_json(file) for file in files]
-    of_a, of_b = (
-        {name: content.get("config", {}).get(name) for name in _SETTINGS} | {"wording": content.get("wording")}
-        for content in contents
-    )
-    return {name: [of_a[name], of_b[name]] for name in of_a if of_a[name] != of_b[name]}
+    if not all(isinstance(content.get("config"), dict) for content in contents):
+        return {}
+    of_a, of_b = ({**content["config"], "wording": content.get("wording")} for content in contents)
+    return {name: [of_a.get(name), of_b.get(name)] for name in _SETTINGS if of_a.get(name) != of_b.get(name)}
 
 
 # ------------------------------------------------------------------------------------------------------- reading a run
