@@ -10,6 +10,7 @@ from socialr1_jax.files import read_json
 from socialr1_jax.reward_model_config import RewardModelConfig
 from socialr1_jax.training.epochs import in_steps, steps_of
 from socialr1_jax.training.run_folder import (
+    forget_functions,
     own_folder,
     refuse_another_run,
     refuse_other_settings,
@@ -114,6 +115,12 @@ def test_a_changed_file_of_the_users_is_refused_on_resume(changed, tmp_path, mon
         message = f"run with another content of {tmp_path / changed} of {FILES[changed]}: put back"
         with pytest.raises(ConfigError, match=re.escape(message)):
             refuse_another_run(config, folder / "config.yaml")
+        forget_functions(folder)  # as a run does that stops at a fault of one
+        if FILES[changed].startswith("rewards.extra."):
+            refuse_another_run(config, folder / "config.yaml")
+        else:
+            with pytest.raises(ConfigError, match=re.escape(message)):
+                refuse_another_run(config, folder / "config.yaml")
         return
     if changed == "damaged":
         (folder / "own_files.json").write_text("[1]")

@@ -377,7 +377,10 @@ def _find(known: Sequence[str], columns: Mapping[str, str]) -> _Places:
                 chosen = tuple(part.strip() for part in column.split(","))
             for part in chosen:
                 if part not in known:
-                    raise ValueError(f"no column {shown(part)}{nearest(part, known)}; correct it in columns")
+                    hint = ", or give null in rows that have fewer options" if len(chosen) > 1 else ""
+                    if part.partition(".")[0] in known and "." in part:
+                        hint += "; columns within another one are not read: write them beside it"
+                    raise ValueError(f"no column {shown(part)}{nearest(part, known)}; correct it in columns{hint}")
         elif found := next((by_name[one] for one in also.get(name, (name,)) if one in by_name), ""):
             chosen = (found,)
         elif name == "options":

@@ -417,7 +417,7 @@ def _part_lines(name: str, found: Mapping[str, Any]) -> list[str]:
         bounds = "none" if one["low"] is None else _bounds(one["low"], one["high"])
         lines.append(
             f"  {key.replace('_', ' '):<14}  {one['a']:>7.1%}  {one['b']:>7.1%}  {100 * one['difference']:>+10.1f}  "
-            f"{bounds:>16}  {one['p']:>7.4f}"
+            f"{bounds:>16}  {format(one['p'], '.4f') if one['p'] >= 1e-4 else '<0.0001':>7}"
         )
     if "chance" in found:
         rule = f", best rule without minds {found['best_rule_accuracy']:.1%} ({found['best_rule']})"

@@ -54,7 +54,13 @@ from socialr1_jax.training.programs import (
 )
 from socialr1_jax.training.provenance import about_run
 from socialr1_jax.training.rollouts import Collector, Replay, RolloutFile, make_scorer, refuse_foreign_rollouts
-from socialr1_jax.training.run_folder import own_folder, refuse_another_run, resuming_text, save_own_files
+from socialr1_jax.training.run_folder import (
+    forget_functions,
+    own_folder,
+    refuse_another_run,
+    resuming_text,
+    save_own_files,
+)
 from socialr1_jax.training.run_questions import (
     evaluation_prompts,
     first_prompt,
@@ -409,6 +415,8 @@ def _train_grpo(config: RunConfig, mesh: Mesh, stop: Stop) -> bool:
         save_whole()
         console.print(f"saved after step {last['counts']['finished']} of {config.steps}")
     except (JudgeRefused, ExtraRewardError) as error:
+        if is_first() and isinstance(error, ExtraRewardError):
+            forget_functions(folder)
         raise halted(str(error)) from error
     except CheckpointError as error:  # checkpoint.on_failure is stop
         raise TrainingStopped(str(error)) from error

@@ -28,7 +28,7 @@ from socialr1_jax.models.qwen3 import Qwen3, Qwen3Config, init_params
 from socialr1_jax.ownership import refuse_foreign_folder
 from socialr1_jax.reward_model_config import RewardModelConfig
 from socialr1_jax.rewards.extra import load_extras
-from socialr1_jax.terminal import print_line
+from socialr1_jax.terminal import print_error, print_line
 from socialr1_jax.training.console import console, shown_log, working
 from socialr1_jax.training.epochs import in_steps
 from socialr1_jax.training.grpo import train_grpo
@@ -64,7 +64,11 @@ def _run(config: QuickstartConfig, folder: Path) -> bool:
     else:
         refuse_foreign_folder(folder / "sft", "config.json")
         save_config(config, made)
-        _cold_start(config, folder)
+        try:
+            _cold_start(config, folder)
+        except KeyboardInterrupt:
+            print_error("interrupted in SFT, which is not saved: the same command begins it again")
+            raise
     if config.rewards.uses.content and not _content_model(config, folder):
         console.print(SAVED)
         return False

@@ -199,6 +199,13 @@ def save_own_files(config: RunConfig) -> None:
         write_json(Path(config.output_dir) / _OWN_FILES, sums)
 
 
+def forget_functions(folder: Path) -> None:
+    """Take the reward functions out of the sums: a fault of theirs stopped the run, which resumes with it corrected."""
+    if (file := folder / _OWN_FILES).exists():
+        sums = read_json(file)
+        write_json(file, {name: sums[name] for name in sums if not name.startswith("rewards.extra.")})
+
+
 def _refuse_changed_files(config: RunConfig, folder: Path) -> None:
     """Raise ConfigError for a file of code or text that changed since the run began; older runs have no sums."""
     if not (folder / _OWN_FILES).exists():
@@ -209,7 +216,8 @@ def _refuse_changed_files(config: RunConfig, folder: Path) -> None:
     if changed:
         raise ConfigError(
             f"{folder} holds a run with another content of {', '.join(changed)}: "
-            "put back what the run began with, give another output_dir, or remove the folder"
+            "put back what the run began with, give another output_dir, or (other numbers from there on) remove "
+            f"{folder / _OWN_FILES}"
         )
 
 

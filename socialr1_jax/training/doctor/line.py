@@ -42,7 +42,8 @@ def good_or(bad: Status, name: str, good: bool, found: str, fix: str) -> Line:
 
 def short(error: BaseException) -> str:
     """The error in one line of at most 300 characters; its type where the text alone may say little."""
-    text = " ".join(printable(str(error)).split())
+    lines = [" ".join(printable(line).split()) for line in str(error).splitlines()]
+    text = " ".join(line if line[-1:] in (":", ".", "") else f"{line};" for line in lines).removesuffix(";")
     if not isinstance(error, ValueError | OSError) or not text:
         text = f"{type(error).__name__}: {text}".rstrip(": ")
     return textwrap.shorten(text, 300, placeholder=" ...")
