@@ -16,7 +16,7 @@ from socialr1_jax.evaluation.tasks.tactfultom import CATEGORIES, TASK
 from socialr1_jax.evaluation.tasks.words import english_words
 from socialr1_jax.server_answers import Reply
 
-REAL = Path(__file__).resolve().parents[2] / "shared" / "benchmarks" / "tactfultom"
+REAL = Path(__file__).resolve().parents[3] / "shared" / "benchmarks" / "tactfultom"
 real = pytest.mark.skipif(not REAL.exists(), reason="no benchmark files here")
 
 

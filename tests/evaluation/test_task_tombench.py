@@ -12,7 +12,7 @@ from socialr1_jax.evaluation.task import BenchmarkError, Grade, Graded
 from socialr1_jax.evaluation.tasks import tombench
 from socialr1_jax.evaluation.tasks.tombench import TASK
 
-REAL = Path(__file__).resolve().parents[2] / "shared" / "benchmarks" / "tombench"
+REAL = Path(__file__).resolve().parents[3] / "shared" / "benchmarks" / "tombench"
 real = pytest.mark.skipif(not REAL.exists(), reason="no benchmark files here")
 NAN = float("nan")
 FALSE_BELIEF, FAUX_PAS, LINKS = "False Belief Task", "Faux-pas Recognition Test", "Knowledge-Attention Links"

@@ -9,7 +9,7 @@ import pytest
 from socialr1_jax.evaluation.task import BenchmarkError, Grade, Graded
 from socialr1_jax.evaluation.tasks.hitom import TASK
 
-REAL = Path(__file__).resolve().parents[2] / "shared" / "benchmarks" / "hitom"
+REAL = Path(__file__).resolve().parents[3] / "shared" / "benchmarks" / "hitom"
 real = pytest.mark.skipif(not REAL.exists(), reason="no benchmark files here")
 PLACES = [
     "blue_box", "red_box", "green_box", "blue_crate", "red_crate", "green_crate", "blue_bag", "red_bag", "green_bag",

@@ -12,7 +12,7 @@ from socialr1_jax.data.scripts import HELD_OUT_NAMES, NAMES
 from socialr1_jax.evaluation.task import BenchmarkError, Grade, Graded
 from socialr1_jax.evaluation.tasks.simpletom import CONTROL_STORIES, TASK, TYPES
 
-REAL = Path(__file__).resolve().parents[2] / "shared" / "benchmarks" / "simpletom"
+REAL = Path(__file__).resolve().parents[3] / "shared" / "benchmarks" / "simpletom"
 real = pytest.mark.skipif(not REAL.exists(), reason="no benchmark files here")
 FILES = {"mental-state-qa": "aware", "behavior-qa": "action", "judgment-qa": "judge"}
 OPTIONS = {"aware": ["Yes", "No"], "action": ["eat it", "throw it"], "judge": ["Reasonable", "Not reasonable"]}

@@ -9,7 +9,7 @@ import pytest
 from socialr1_jax.evaluation.task import BenchmarkError, Grade, Graded
 from socialr1_jax.evaluation.tasks.motivebench import TASK
 
-REAL = Path(__file__).resolve().parents[2] / "shared" / "benchmarks" / "motivebench"
+REAL = Path(__file__).resolve().parents[3] / "shared" / "benchmarks" / "motivebench"
 real = pytest.mark.skipif(not REAL.exists(), reason="no benchmark files here")
 WORDS = ["rest", "run. Fast", "eat", "it's 'her'", "D. C.", "sleep"]
 QUESTIONS = {

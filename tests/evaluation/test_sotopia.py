@@ -23,7 +23,7 @@ from socialr1_jax.evaluation.sotopia.profiles import (
 from socialr1_jax.evaluation.sotopia.speakers import Reply
 from socialr1_jax.evaluation.task import BenchmarkError
 
-REAL = Path(__file__).resolve().parents[2] / "shared" / "benchmarks" / "sotopia"
+REAL = Path(__file__).resolve().parents[3] / "shared" / "benchmarks" / "sotopia"
 real = pytest.mark.skipif(not REAL.exists(), reason="no benchmark files here")
 
 

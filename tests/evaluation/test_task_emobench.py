@@ -13,7 +13,7 @@ from socialr1_jax.evaluation.task import BenchmarkError, Grade, Graded
 from socialr1_jax.evaluation.tasks.emobench import TASK
 from socialr1_jax.server_answers import Reply
 
-REAL = Path(__file__).resolve().parents[2] / "shared" / "benchmarks" / "emobench"
+REAL = Path(__file__).resolve().parents[3] / "shared" / "benchmarks" / "emobench"
 real = pytest.mark.skipif(not REAL.exists(), reason="no benchmark files here")
 
 EMOTIONS = ["Anger", "Joy", "Fear", "Pride", "Awe", "Shame"]

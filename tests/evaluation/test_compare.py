@@ -15,7 +15,7 @@ from socialr1_jax.evaluation.task import mean_metric
 from socialr1_jax.evaluation_config import EvaluateConfig
 from socialr1_jax.server_answers import Reply
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 COUNT = 40
 # Of 40 questions 9 become right and 4 become wrong: right before are 16 to 35, right after 7 to 31.
 BEFORE, AFTER = range(16, 36), range(7, 32)

@@ -16,7 +16,7 @@ from socialr1_jax.evaluation.tasks import tactfultom
 from socialr1_jax.evaluation.wording import content_of, note_on, with_wording, wording_of
 from socialr1_jax.evaluation.wording_sources import SOURCES, Place, Source
 
-main = runpy.run_path(str(Path(__file__).resolve().parents[1] / "scripts" / "benchmark_prompts.py"))["main"]
+main = runpy.run_path(str(Path(__file__).resolve().parents[2] / "scripts" / "benchmark_prompts.py"))["main"]
 
 TOMBENCH = "".join(
     f'''

@@ -8,7 +8,7 @@ import pytest
 from socialr1_jax.evaluation.task import BenchmarkError, Grade, Graded
 from socialr1_jax.evaluation.tasks.socialiqa import TASK
 
-REAL = Path(__file__).resolve().parents[2] / "shared" / "benchmarks" / "socialiqa"
+REAL = Path(__file__).resolve().parents[3] / "shared" / "benchmarks" / "socialiqa"
 real = pytest.mark.skipif(not REAL.exists(), reason="no benchmark files here")
 
 

@@ -10,7 +10,7 @@ import pytest
 from socialr1_jax.evaluation.task import BenchmarkError, Grade, Graded
 from socialr1_jax.evaluation.tasks.tombench_hard import TASK, load
 
-REAL = Path(__file__).resolve().parents[2] / "shared" / "benchmarks" / "tombench_hard"
+REAL = Path(__file__).resolve().parents[3] / "shared" / "benchmarks" / "tombench_hard"
 real = pytest.mark.skipif(not REAL.exists(), reason="no benchmark files here")
 HEAD = ["Story", "Question", "Option A", "Option B", "Option C", "Option D", "Answer", "Dimension"]
 LINE = ["Ann left.", "Where?", "box", "bag", "tin", "jar", "B", "Belief: x"]

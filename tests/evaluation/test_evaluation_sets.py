@@ -9,7 +9,7 @@ from socialr1_jax.data import evaluation_sets
 from socialr1_jax.data.evaluation_sets import EVALUATION_SETS, evaluation_set, refuse_evaluation_sets
 from socialr1_jax.data.tables import DataError
 
-BENCHMARKS = Path(__file__).resolve().parents[2] / "shared" / "benchmarks"
+BENCHMARKS = Path(__file__).resolve().parents[3] / "shared" / "benchmarks"
 CONTENT = b'{"STORY": "secret"}\n'
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
 

@@ -17,7 +17,7 @@ from socialr1_jax.evaluation.tasks.fantom import TASK
 from socialr1_jax.evaluation.tasks.fantom_scores import embed_grades, weighted_f1, word_f1
 from socialr1_jax.server_answers import Reply
 
-REAL = Path(__file__).resolve().parents[2] / "shared" / "benchmarks" / "fantom"
+REAL = Path(__file__).resolve().parents[3] / "shared" / "benchmarks" / "fantom"
 real = pytest.mark.skipif(not REAL.exists(), reason="no benchmark files here")
 
 
