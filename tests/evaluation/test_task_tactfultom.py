@@ -10,7 +10,7 @@ import pytest
 
 from socialr1_jax.evaluation.compare import compare
 from socialr1_jax.evaluation.scoring import rescored, sample_row, score
-from socialr1_jax.evaluation.task import BenchmarkError, Grade, Graded, Request
+from socialr1_jax.evaluation.task import BenchmarkError, Grade, Graded, Metric, Request
 from socialr1_jax.evaluation.tasks import tactfultom
 from socialr1_jax.evaluation.tasks.tactfultom import CATEGORIES, TASK
 from socialr1_jax.evaluation.tasks.words import english_words
@@ -83,12 +83,12 @@ def test_loads_subsets_and_says_what_is_missing(tmp_path):
 
 
 def test_what_is_asked(asked):
-    """Free and choice for belief, fact and lie ability; free and yes/no for comprehension; justification not at all."""
+    """Free and choice for belief, fact, lie ability and justification; free and yes/no for comprehension."""
     assert list(asked) == [
         "comprehension-0-free", "comprehension-0-yes_no", "fact_reason-0-free", "fact_reason-0-choice", "belief-0-free",
         "belief-0-choice", "belief-1-free", "belief-1-choice", "info_list-0-list", "info_binary-0-yes_no",
         "ans_list-0-list", "ans_binary-0-yes_no", "lieability-0-free", "lieability-0-choice", "lie_list-0-list",
-        "lie_binary-0-yes_no",
+        "lie_binary-0-yes_no", "justification-0-free", "justification-0-choice",
     ]  # fmt: skip
     assert len(CATEGORIES) == 11
     assert asked["belief-1-choice"].meta["options"] == 2  # one wrong answer, a text
@@ -121,7 +121,7 @@ def test_options_are_shuffled_by_seed_and_question(tmp_path):
     again = [one.gold for one in asked_of(folder, seed=0).values() if one.id.endswith("choice")]
     assert again == golds[0]
     alone = asked_of(written(tmp_path, [conversation("0-1-0-7")]))
-    assert alone["0-1-0-7-fact_reason-0-choice"].gold == golds[0][4 * 7]
+    assert alone["0-1-0-7-fact_reason-0-choice"].gold == golds[0][5 * 7]
 
 
 def choice_request(gold="2", options=4):
@@ -268,19 +268,47 @@ def test_the_figures_by_hand(asked):
     assert (values["form/choice"], values["form/yes_no"], values["form/list"]) == (0.5, 0.25, 1)
     assert values["free/belief"] == 1
     assert (values["set_0/belief"], values["set_0/lie_ability"]) == (1, 0)
+    assert (values["ours/justification"], values["ours/comprehension_and_justification"]) == (0, 0)
+
+
+@pytest.mark.parametrize("protocol", ["official", "social_r1"])
+@pytest.mark.parametrize(("replies", "share", "both"), [
+    ([("yes", "right"), ("no", 0)], 0.5, 0),
+    ([("no", "right"), ("no", 0)], 0.5, 0.5),
+    ([("no", "right"), ("no", "right")], 1, 1),
+])  # fmt: skip
+def test_justification_has_figures_of_its_own(tmp_path, protocol, replies, share, both):
+    """(comprehension, justification) of two conversations: neither is in a mean with the other's categories."""
+    rows = [conversation(f"0-1-0-{i}") for i in range(2)]
+    graded = []
+    for one in TASK.requests(TASK.load(written(tmp_path, rows)), protocol, 0):
+        value, (comprehension, justification) = 0.25, replies[int(one.item[-1])]
+        if one.meta["form"] != "free" and one.meta["category"] in ("comprehension", "justification"):
+            value = comprehension == "no" if one.meta["category"] == "comprehension" else justification == "right"
+        graded.append(Graded(one, Grade("x", float(value))))
+    found = TASK.metrics(graded, protocol)
+    comprehension = sum(first == "no" for first, _ in replies)
+    assert found["comprehension"].value == comprehension / 2
+    others = 0.25 * 2 * 7
+    assert next(iter(found.values())).value == pytest.approx((others + comprehension) / 16)
+    assert found["ours/justification"] == Metric(share, pytest.approx(0.5 * (share == 0.5)), 2)
+    assert found["ours/comprehension_and_justification"].value == both
+    assert not any("justification" in name for name in found if not name.startswith("ours/"))
 
 
 def test_the_cards_protocol(tmp_path):
     asked = asked_of(written(tmp_path, [conversation()]), "social_r1")
-    assert len(asked) == 8
+    assert len(asked) == 9
     one = asked["ans_binary-0-yes_no"]
     assert one.gold == "B"
     assert "Target Question: Why so?\nans_binary?\nA. Yes\nB. No\n" in one.messages[0]["content"]
     assert "Information: It rained\n" in asked["info_binary-0-yes_no"].messages[0]["content"]
     choice = asked["fact_reason-0-choice"]
     assert f"\n{choice.gold}. Ana did.\n" in choice.messages[0]["content"]
-    found = TASK.metrics(graded_all(asked.values(), ["<Answer>B</Answer>"] * 8, "social_r1"), "social_r1")
+    found = TASK.metrics(graded_all(asked.values(), ["<Answer>B</Answer>"] * 9, "social_r1"), "social_r1")
     assert next(iter(found)) == "ours/accuracy"
+    justification = asked.pop("justification-0-choice").gold
+    assert found["ours/justification"].value == (justification == "B")
     assert found["ours/accuracy"].value == sum(one.gold == "B" for one in asked.values()) / 8
 
 
@@ -305,6 +333,8 @@ def test_agrees_with_an_oracle_on_random_replies(tmp_path):
     graded, tally, micro = [], {}, []
     for one in asked:
         id, form = one.id.rsplit("-", 1)
+        if "justification" in id:
+            continue
         if form == "choice":
             body = draw.choice(["1", "2", "3", "4", "4", "7", "none"])
             reply = draw.choice(["%s", "Option %s", "Answer: %s", "**%s**", "I say %s"]) % body
@@ -375,10 +405,11 @@ def test_the_real_files():
     for one in official:
         if one.meta["form"] != "free":
             counts[one.meta["category"]] = counts.get(one.meta["category"], 0) + 1
-    assert sum(counts.values()) == 1272 - 32  # all but the justifications
+    assert sum(counts.values()) == 1272
     assert (counts["belief"], counts["fact_truth"], counts["lie_ability"]) == (612, 19, 55)
     assert len([one for one in official if one.meta["form"] == "choice" and one.meta["options"] == 2]) == 19
     assert all(len({one.id for one in asked}) == len(asked) for asked in (official, cards))
+    assert counts.pop("justification") == 32
     assert len(cards) == sum(one.meta["form"] in ("choice", "yes_no") for one in official)
     golds = [", ".join(one.gold) if one.meta["form"] == "list" else one.gold for one in official]
     found = TASK.metrics(graded_all(official, golds), "official")

@@ -3,11 +3,14 @@
 Official rules as of nii-cl/tactful-tom @ 0881b0d: the full context, a system prompt for each type of answer;
 questions of belief, fact and lie ability are asked freely and by choice, comprehension freely and by yes or no. There
 is no single number: `ours/micro`, over the choice and yes/no questions, is our reading, and so is social_r1's
-selection of the same questions. Options are shuffled by the seed and the question's id (the benchmark fixes no seed).
+selection of the same questions. Justification questions ("why did Ana say that?") are in the files, but the released
+script does not ask them: here they have figures of their own, `ours/`, and are in no mean. Options are shuffled by the
+seed and the question's id (the benchmark fixes no seed).
 """
 
 from __future__ import annotations
 
+import math
 import random
 import re
 from collections import Counter
@@ -53,6 +56,8 @@ CATEGORIES = {  # category -> (field of a conversation, forms that its questions
     "lie_detectability_list": ("liedetectabilityQAs_list", (_LIST,)),
     "lie_detectability_binary": ("liedetectabilityQAs_binary", (_YES_NO,)),
 }
+_JUSTIFICATION = "justification"  # in the files, and not among the released script's categories
+_ASKED = CATEGORIES | {_JUSTIFICATION: ("justificationQA", (_FREE, _CHOICE))}
 _CONVERSATIONS = (36, 9, 14, 16, 25)  # of the five files
 _SUMS = {
     "Tactful_conv_set_0.json": "ced957f109b1a355737219f69e5561ae80ac82b35d75895d38617eb0c9b5b8f8",
@@ -104,7 +109,7 @@ def load(folder: Path) -> Data:
         items += [{"file": f"set_{number}", **row} for row in rows]
         if len(rows) < whole:
             notes.append(f"{name}: {len(rows)} of {whole} conversations")
-    ids = [question["q_id"] for item in items for name, _ in CATEGORIES.values() for question in item[name]]
+    ids = [question["q_id"] for item in items for name, _ in _ASKED.values() for question in item[name]]
     if twice := sorted(name for name, times in Counter(ids).items() if times > 1):
         raise BenchmarkError(f"{folder}: question ids that are there twice: {', '.join(twice[:5])}")
     return Data(items=items, files=files, notes=(*notes, *check_sums(files, _SUMS)), whole=not notes)
@@ -113,7 +118,7 @@ def load(folder: Path) -> Data:
 def _check(row: Any, where: str) -> None:
     for name in ("set_id", "full_context", "lie_type"):
         text(row, name, where)
-    for name, forms in CATEGORIES.values():
+    for name, forms in _ASKED.values():
         for place, question in enumerate(field(row, name, list, where), 1):
             at = f"{where}, {name} {place}"
             text(question, "q_id", at)
@@ -136,10 +141,10 @@ def _wrong(question: Mapping[str, Any], where: str = "") -> list[str]:
 
 
 def requests(data: Data, protocol: ProtocolName, seed: int) -> list[Request]:
-    """All questions of a conversation, one conversation after another; social_r1 asks choice and yes/no only."""
+    """Return the questions of a conversation, one conversation after another; social_r1: choice and yes or no only."""
     found = []
     for item in data.items:
-        for category, (name, forms) in CATEGORIES.items():
+        for category, (name, forms) in _ASKED.items():
             for question in item[name]:
                 for form in forms:
                     if protocol == "official":
@@ -277,10 +282,12 @@ def metrics(graded: Sequence[Graded], protocol: ProtocolName) -> dict[str, Metri
     `<file>/<category>` is the category's figure in one of the five files, as the released script has it.
 
     Free answers apart: `free/<category>` is the token F1 with the correct answer, `free/f1_wrong` that with the nearest
-    wrong one.
+    wrong one. Justification, which the released script leaves out, has figures of its own: `ours/justification`, by
+    choice, and the share of conversations with comprehension and justification right.
     """
-    closed = [one for one in graded if one.request.meta["form"] != _FREE]
-    free = [one for one in graded if one.request.meta["form"] == _FREE]
+    why = [one for one in graded if one.request.meta["category"] == _JUSTIFICATION]
+    closed = [one for one in _official_questions(graded) if one.request.meta["form"] != _FREE]
+    free = [one for one in _official_questions(graded) if one.request.meta["form"] == _FREE]
     micro = [one for one in closed if one.request.meta["form"] in (_CHOICE, _YES_NO)]
     found = {"ours/micro" if protocol == "official" else "ours/accuracy": accuracy(micro)}
     by_category = by_group(closed, "category")
@@ -290,6 +297,7 @@ def metrics(graded: Sequence[Graded], protocol: ProtocolName) -> dict[str, Metri
         found |= {f"{file}/{name}": accuracy(in_file[name]) for name in CATEGORIES if name in in_file}
     found |= {f"form/{form}": accuracy(group) for form, group in by_group(closed, "form").items()}
     found |= {f"lie_type/{name}": accuracy(group) for name, group in by_group(micro, "lie_type").items()}
+    found |= _justification(why, by_category.get("comprehension", ()))
     if free:
         wrong = [max(token_f1(one.grade.answer, text) for text in one.request.meta["wrong"]) for one in free]
         found["free/f1"] = accuracy(free)
@@ -298,9 +306,31 @@ def metrics(graded: Sequence[Graded], protocol: ProtocolName) -> dict[str, Metri
     return found
 
 
+def _official_questions(graded: Sequence[Graded]) -> list[Graded]:
+    """Return the questions that the released script asks."""
+    return [one for one in graded if one.request.meta["category"] in CATEGORIES]
+
+
+def _justification(why: Sequence[Graded], comprehension: Sequence[Graded]) -> dict[str, Metric]:
+    """Return the figures of justification. comprehension: the graded yes/no questions of that category."""
+    chosen = [one for one in why if one.request.meta["form"] == _CHOICE]
+    if not chosen:
+        return {}
+    both: dict[str, list[float]] = {one.request.item: [] for one in chosen}
+    for one in (*chosen, *comprehension):
+        if one.request.item in both:
+            both[one.request.item].append(one.grade.value)
+    free = [one for one in why if one.request.meta["form"] == _FREE]
+    return {
+        "ours/justification": accuracy(chosen),
+        "ours/comprehension_and_justification": mean_metric([math.prod(values) for values in both.values()]),
+        **({"ours/free_justification": accuracy(free)} if free else {}),
+    }
+
+
 def embedded_figures(graded: Sequence[Graded], embed: Embedder) -> dict[str, Metric]:
     """Of free answers: cosine similarity with the correct answer and with the nearest wrong one (all-MiniLM-L6-v2)."""
-    free = [one for one in graded if one.request.meta["form"] == _FREE]
+    free = [one for one in _official_questions(graded) if one.request.meta["form"] == _FREE]
     pairs = [
         (one.grade.answer, text)
         for one in free
