@@ -34,8 +34,9 @@ class ReplyFile:
 
     def key(self, asked: Asked, sample: int) -> str:
         """Return the key of a reply."""
-        drawn = () if asked.decoding is None else (asked.decoding,)
-        prompt = json.dumps([list(asked.messages), asked.max_new_tokens, asked.key, sample, *drawn], ensure_ascii=False)
+        further = [one for one in (asked.decoding, asked.continuations) if one]
+        asked_for = [list(asked.messages), asked.max_new_tokens, asked.key, sample, *further]
+        prompt = json.dumps(asked_for, ensure_ascii=False)
         return hashlib.sha256(f"{self._identity}\n{prompt}".encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
     def get(self, asked: Asked, sample: int) -> Reply | None:

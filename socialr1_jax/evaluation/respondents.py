@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Future, as_completed
 from dataclasses import dataclass
@@ -28,13 +29,18 @@ _THINK_END = "</think>"
 
 @dataclass(frozen=True)
 class Asked:
-    """A prompt and the samples of it that are wanted; `key` seeds its draws."""
+    """A prompt and the samples of it that are wanted; `key` seeds its draws.
+
+    With `continuations` nothing is sampled: the message is plain text, without a chat template, and the reply is the
+    JSON list of the continuations' log-probs.
+    """
 
     key: str
     messages: Messages
     max_new_tokens: int
     samples: tuple[int, ...] = (0,)
     decoding: Decoding | None = None  # None = the configuration's
+    continuations: tuple[str, ...] = ()
 
 
 class Respondent(Protocol):
@@ -129,8 +135,11 @@ class LocalModel:
     def replies(self, asked: Sequence[Asked]) -> Iterator[tuple[int, int, Reply]]:
         import jax
 
+        yield from self._likelihoods([(i, one) for i, one in enumerate(asked) if one.continuations])
         ready: list[tuple[list[int], SamplingParams, int]] = []
         for i, one in enumerate(asked):
+            if one.continuations:
+                continue
             tokens = self.tokens(one.messages)
             left = self.positions - len(tokens)
             if left < 1:
@@ -146,6 +155,31 @@ class LocalModel:
             for at, sample, completion in self.engine.completions(prompts, params, prompt_ids=ids):
                 if sample in asked[places[at]].samples:
                     yield places[at], sample, self.reply(completion)
+
+    def _likelihoods(self, asked: Sequence[tuple[int, Asked]]) -> Iterator[tuple[int, int, Reply]]:
+        """Yield the replies to prompts with continuations; a prompt and a continuation are encoded as one text."""
+        import jax
+
+        from socialr1_jax.evaluation.likelihood import continuation_logprobs
+
+        def encoded(text: str) -> list[int]:
+            return self._tokenizer(text, add_special_tokens=False)["input_ids"]
+
+        questions, places = [], []
+        for i, one in asked:
+            text = one.messages[-1]["content"]
+            prompt = encoded(text)
+            tails = [encoded(text + tail)[len(prompt) :] for tail in one.continuations]
+            if len(prompt) + max(map(len, tails)) > self.positions:
+                yield from ((i, sample, Reply("", "too_long", 0)) for sample in one.samples)
+            else:
+                questions.append((prompt, tails))
+                places.append((i, one.samples))
+        with jax.set_mesh(self.mesh):
+            for at, logprobs in continuation_logprobs(self.engine, questions):
+                i, samples = places[at]
+                reply = Reply(json.dumps(logprobs), "stop", sum(map(len, questions[at][1])))
+                yield from ((i, sample, reply) for sample in samples)
 
     def close(self) -> None:
         pass

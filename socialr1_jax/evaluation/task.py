@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple
 from socialr1_jax.data.examples import Example
 
 Embedder = Callable[[Sequence[str]], Any]  # n texts -> float [n, width]
-ProtocolName = Literal["official", "social_r1"]
+ProtocolName = Literal["official", "social_r1", "likelihood"]
 Messages = tuple[Mapping[str, str], ...]  # {"role": "system" or "user", "content": ...}
 FIELD = re.compile(r"\{\{|\}\}|\{([^\W\d]\w*)\}")  # of a text of `Wording`, or one of its braces
 
@@ -30,7 +30,7 @@ class Request:
 
     `id` is unique in the task and the same in every run; requests of one `item` (a question, a story, a conversation)
     belong together. `gold` and what else grading and figures need (`meta`) are plain JSON, so that samples can be
-    scored again from a file.
+    scored again from a file. `continuations`: as of `Asked`.
     """
 
     id: str
@@ -39,6 +39,7 @@ class Request:
     gold: Any
     meta: Mapping[str, Any] = field(default_factory=dict)
     max_new_tokens: int = 512  # of the answer, as the protocol has it; thinking is on top
+    continuations: tuple[str, ...] = ()
 
 
 class Grade(NamedTuple):

@@ -12,11 +12,12 @@ from socialr1_jax.command_line import load_config
 from socialr1_jax.config import ConfigError
 from socialr1_jax.data.tokenizer import build_tokenizer
 from socialr1_jax.evaluation import evaluate as whole
-from socialr1_jax.evaluation.respondents import LocalModel
+from socialr1_jax.evaluation.respondents import Asked, LocalModel
 from socialr1_jax.evaluation.sotopia.models import LocalSpeaker
 from socialr1_jax.evaluation.sotopia.speakers import Reply
 from socialr1_jax.evaluation.task import BenchmarkError
 from socialr1_jax.evaluation_config import EvaluateConfig
+from socialr1_jax.grpo import token_logprobs
 from socialr1_jax.hf import load_hf, random_model, save_hf
 from socialr1_jax.training import checkpoints, run_weights
 
@@ -91,6 +92,28 @@ def test_a_model_here_answers_alike_in_every_batch_and_from_its_files(model, dat
     assert once_more["samples_hitom.jsonl"] == rows["samples_hitom.jsonl"]
     assert cached["results"]["hitom"] == results["results"]["hitom"]
     assert cached["results"]["sotopia"] == results["results"]["sotopia"]
+
+
+def test_continuations_are_answered_with_their_log_probs(model):
+    """As plain text behind the prompt, without a chat template; too long ones are not computed."""
+    config = load_config(EvaluateConfig, None, [f"model={model}", "tasks=hitom"])
+    respondent = LocalModel(config)
+    tails = (" agent", " turn #1", " one JSON object: argument.")
+    message = {"role": "user", "content": "Reply with"}
+    long = {"role": "user", "content": "turn " * respondent.positions}
+    asked = [
+        Asked("a", (message,), 0, (0, 1), continuations=tails), Asked("b", (message,), 3),
+        Asked("c", (long,), 0, continuations=tails),
+    ]  # fmt: skip
+    replies = {(i, sample): reply for i, sample, reply in respondent.replies(asked)}
+    assert {key: reply.finish_reason for key, reply in replies.items()} == {
+        (0, 0): "stop", (0, 1): "stop", (1, 0): "length", (2, 0): "too_long",
+    }  # fmt: skip
+    prompt = respondent._tokenizer("Reply with")["input_ids"]
+    for tail, value in zip(tails, json.loads(replies[0, 1].text), strict=True):
+        tokens = respondent._tokenizer(f"Reply with{tail}")["input_ids"]
+        logp_bt = token_logprobs(load_hf(model), [tokens], [len(tokens)])
+        assert value == pytest.approx(float(logp_bt[0, len(prompt) :].sum()), abs=1e-3)
 
 
 @pytest.mark.parametrize("at", [1, 4, 6])

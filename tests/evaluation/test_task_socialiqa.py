@@ -39,6 +39,15 @@ def test_rows_and_labels_belong_together(tmp_path):
     assert (card.gold, TASK.grade(card, "social_r1", "<Answer>C</Answer>")) == ("C", Grade("C", 1.0))
 
 
+def test_the_likeliest_option_is_the_answer(tmp_path):
+    """The prompt and options as they are, joined by a blank; the first of equals."""
+    (one,) = TASK.requests(TASK.load(written(tmp_path, [row(1)], [2])), "likelihood", 0)
+    assert one.messages[0]["content"] == "Q: Context 1. What next?\nA:"
+    assert (one.continuations, one.gold) == ((" run ", " rest", " ask"), "B")
+    for reply, grade in {"[-9, -8.5, -9]": ("B", 1), "[-1, -1, -2]": ("A", 0), "[-9, -8, -7]": ("C", 0)}.items():
+        assert TASK.grade(one, "likelihood", reply) == grade
+
+
 def test_a_part_is_taken_and_noted_and_the_whole_goes_first(tmp_path):
     written(tmp_path, [row(1)], [1], part=".first1")
     data = TASK.load(tmp_path)

@@ -1,11 +1,14 @@
 """SocialIQA: commonsense about social situations, three options (dev; the test labels are not public).
 
 There is no official prompt for chat models. `official` is the common practice: options A, B and C in file order, one
-letter asked for; the prompt and the reading of the reply are ours. The figure is plain accuracy in both protocols.
+letter asked for; the prompt and the reading of the reply are ours. `likelihood` is what evaluation harnesses do with
+base models: the option with the highest log-prob after "Q: {context} {question}", a line break and "A:", summed over
+its tokens. The figure is plain accuracy in all protocols.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -77,6 +80,10 @@ def _request(item: Mapping[str, Any], protocol: ProtocolName) -> Request:
     context, question = item["context"].strip(), item["question"].strip()
     if protocol == "social_r1":
         return card_request(id=id, item=id, story=context, question=question, options=options, gold=gold, meta={})
+    if protocol == "likelihood":
+        messages = ({"role": "user", "content": f"Q: {item['context']} {item['question']}\nA:"},)
+        continuations = tuple(f" {item[name]}" for name in _OPTIONS)
+        return Request(id=id, item=id, messages=messages, gold=gold, max_new_tokens=0, continuations=continuations)
     lettered = "\n".join(f"{letter}. {option}" for letter, option in zip(LETTERS, options, strict=False))
     content = f"{context}\n\nQuestion: {question}\n{lettered}\n\nAnswer with the letter only: A, B or C."
     messages = ({"role": "user", "content": content},)
@@ -84,9 +91,13 @@ def _request(item: Mapping[str, Any], protocol: ProtocolName) -> Request:
 
 
 def grade(request: Request, protocol: ProtocolName, reply: str) -> Grade:
-    """Grade the letter that the reply names, by itself or by its option's text."""
+    """Grade the letter that the reply names, by itself or by its option's text, or the likeliest option."""
     if protocol == "social_r1":
         return card_grade(request, reply)
+    if protocol == "likelihood":
+        logprobs = json.loads(reply)
+        answer = LETTERS[logprobs.index(max(logprobs))]
+        return Grade(answer, float(answer == request.gold))
     answer = named_letter(reply, LETTERS[: len(_OPTIONS)], request.meta.get("options", ()))
     return Grade(answer, float(answer == request.gold))
 
