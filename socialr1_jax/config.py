@@ -277,7 +277,7 @@ class RunConfig(Section):
     )
     quiet: bool = Field(False, description="say only what went wrong and where the results are")
     verbose: bool = Field(False, description="say also what is compiled, and how responses are sampled")
-    xla_flags: XlaFlags = Field((), description="added to XLA_FLAGS, which win; configs/xla has measured ones")
+    xla_flags: XlaFlags = Field((), description="added to XLA_FLAGS; those set there win")
     save_rollouts: str = Field("", description="file (.jsonl) that every response with its tokens and reward goes to")
     replay_rollouts: str = Field("", description="such a file: train on it, with neither sampler nor judge")
     model: ModelConfig = ModelConfig()

@@ -68,7 +68,7 @@ class RewardModelConfig(Section):
         description="passes over the pairs to train on, in place of steps: steps = pairs x epochs / batch.pairs, "
         "rounded up; 0 = steps counts",
     )
-    xla_flags: XlaFlags = Field((), description="added to XLA_FLAGS, which win; configs/xla has measured ones")
+    xla_flags: XlaFlags = Field((), description="added to XLA_FLAGS; those set there win")
     evaluate_every: int = Field(
         50, ge=0, description="steps between evaluations on held-out pairs; 0 = only at start and end"
     )

@@ -185,6 +185,9 @@ def test_saved_configuration_reads_back_equal(tmp_path):
         ("epochs=true", "epochs: True is not a number"),
         ("epochs=all", "epochs: 'all' is not a number"),
         ("grpo=3", "grpo is a section"),
+        ('xla_flags=["xla_fast=true"]', "is not an XLA flag"),
+        ('xla_flags=["--xla_fast"]', "is not an XLA flag"),
+        ('xla_flags=["--xla_a=1 --xla_b=2"]', "is not an XLA flag"),
     ],
 )
 def test_a_bad_value_is_named(override, message):

@@ -114,7 +114,6 @@ def commands(inputs: Path) -> dict[str, tuple[str, list[str], tuple[str, ...]]]:
         "scripts/audit_questions.py": ("--output", [str(inputs / "questions.jsonl")], ()),
         "scripts/audit_questions.py plot": ("--plot", [str(inputs / "questions.jsonl")], ()),
         "scripts/compare.py": ("--output", 2 * [str(inputs / "run")], ()),
-        "scripts/tune_xla.py": ("output", ["--turns", "1"], ()),
         "scripts/benchmark.py": ("record", [], ()),
         "convert/hf_to_orbax.py": ("dst", model, (*FOREIGN, *MODEL_FILES, "everything")),
         "convert/orbax_to_hf.py": (
