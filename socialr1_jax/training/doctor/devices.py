@@ -79,14 +79,14 @@ def run_mesh(config: DoctorConfig) -> Mesh:
     """Return the run's mesh. Raises ConfigError when it does not fit the devices."""
     found = platform()
     from socialr1_jax.processes import in_cluster
-    from socialr1_jax.training import programs
+    from socialr1_jax.training.run import run_mesh as mesh_of_run
 
     if config.distributed.processes > 1 or in_cluster(os.environ):
         raise NotChecked(
             f"this is one of several processes, and only its own devices ({found}) are looked at; scripts/plan.py "
             "compiles the run for all of them"
         )
-    return programs.run_mesh(config)
+    return mesh_of_run(config)
 
 
 def accelerator() -> tuple[str, str]:
