@@ -358,6 +358,23 @@ def test_a_large_file_with_conditions(large):
         open_questions([large([row(0), row(1), row(2)])], where={"level": "5"})
 
 
+def test_a_large_file_with_dotted_names(large):
+    rows = [
+        {"item": {"story": f"s{i}", "level": str(i % 2)}, "question": "q", "key": "2",
+         "choices": {"text": ["x", "y"], "label": ["1", "2"]}}
+        for i in range(10)
+    ]  # fmt: skip
+    columns = {"story": "item.story", "options": "choices.text", "answer": "key", "type": "item.level"}
+    questions = open_questions([large(rows)], columns=columns, where={"item.level": "1"})
+    assert [(one.story, one.options, one.answer, one.meta["type"]) for one in questions] == [
+        (f"s{i}", ("x", "y"), "B", "1") for i in range(1, 10, 2)
+    ]
+    with pytest.raises(DataError, match="no column 'lvl'"):
+        open_questions([large(rows)], columns=columns | {"type": "lvl"})
+    with pytest.raises(DataError, match=r"row 1: no column 'item.text' .*correct it in columns"):
+        list(open_questions([large(rows)], columns=columns | {"story": "item.text"}))
+
+
 def test_a_bad_row_of_a_large_file_is_an_error_when_it_is_met(large):
     questions = open_questions([large([row(i, answer="C" if i == 11 else "A") for i in range(30)])])
     assert questions[10].id == "q10"
