@@ -330,6 +330,7 @@ ARC = {
     "key": "2",
 }
 ARC_COLUMNS = {"story": "item.story", "question": "item.question.stem", "options": "choices.text", "answer": "key"}
+ARC_ASKED = ("How many?", ("4", "2", "1"), "B")
 SPREAD = {"story": "s", "question": "q", "a": "Ann", "b": "Ben", "c": "Cleo", "answer": 1}
 
 
@@ -341,13 +342,13 @@ SPREAD = {"story": "s", "question": "q", "a": "Ann", "b": "Ben", "c": "Cleo", "a
         (
             [SPREAD, without("c", SPREAD), SPREAD | {"c": None}, without("a", without("b", without("c", SPREAD)))],
             {"options": "a, b, c"},
-            [("q", ("Ann", "Ben", "Cleo"), "B"), ("q", ("Ann", "Ben"), "B"), ("q", ("Ann", "Ben"), "B"), ("q", (), "1")],
+            [("q", ("Ann", "Ben", "Cleo"), "B"), *[("q", ("Ann", "Ben"), "B")] * 2, ("q", (), "1")],
         ),
         ([without("b", SPREAD)], {"options": "a, b, c"}, "q.jsonl: no column 'b'"),
         ([SPREAD, without("b", SPREAD)], {"options": "a, b, c"}, "row 2: option B is empty"),
         ([SPREAD, SPREAD], {"options": "a, bb"}, r"q.jsonl: no column 'bb' \(.*same for all files"),
         # dotted names
-        ([ARC], ARC_COLUMNS, [("How many?", ("4", "2", "1"), "B")]),  # by label, not by the text "2"
+        ([ARC], ARC_COLUMNS, [ARC_ASKED]),  # by label, not by the text "2"
         ([ARC | {"key": "4"}], ARC_COLUMNS, [("How many?", ("4", "2", "1"), "A")]),  # no label: by text
         ([ARC | {"key": 0}], ARC_COLUMNS, "the gold answer '0' is not among"),
         ([ARC], ARC_COLUMNS | {"options": "choices"}, [("How many?", ("4", "2", "1"), "B")]),
@@ -364,7 +365,7 @@ SPREAD = {"story": "s", "question": "q", "a": "Ann", "b": "Ben", "c": "Cleo", "a
         ([ARC], ARC_COLUMNS | {"question": "item.question"}, "'item.question' holds an object, not a text"),
         ([ARC | {"item": None}], ARC_COLUMNS, "no column 'item.story'"),
         ([ARC | {"item": "text"}], ARC_COLUMNS, "no column 'item.story'"),
-        ([ARC, ARC | {"id": "y", "choices": {}}], ARC_COLUMNS, [("How many?", ("4", "2", "1"), "B"), ("How many?", (), "2")]),
+        ([ARC | {"choices": {}, "id": "y"}, ARC], ARC_COLUMNS | {"story": "id"}, [("How many?", (), "2"), ARC_ASKED]),
         ([ARC], ARC_COLUMNS | {"options": "choices.txt"}, r"no column 'choices.txt' \(did you mean 'choices.text'"),
         # columns of `meta`
         ([SPREAD], {"type": "kind"}, "q.jsonl: no column 'kind'"),
