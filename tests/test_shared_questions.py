@@ -11,7 +11,6 @@ from socialr1_jax.training.doctor.data import check_data
 from socialr1_jax.training.doctor.line import DoctorConfig
 from socialr1_jax.training.shared_questions import shared_questions
 
-
 ROOT = Path(__file__).resolve().parents[1]
 
 

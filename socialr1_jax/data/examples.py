@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import logging
 import re
 import string
 import unicodedata
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from socialr1_jax.command_line import scalar_text
-from socialr1_jax.data.bad_rows import report
+from socialr1_jax.data.bad_rows import report, summary
 from socialr1_jax.data.layouts import labels_beside, lettered_columns, recognise
 from socialr1_jax.data.tables import (
     BadRow,
@@ -49,6 +50,9 @@ _FROM_0 = tuple(map(str, range(len(LETTERS) + 1)))
 _MOST_PLACES = 1000  # sets of columns of one source that are remembered
 _FIX_COLUMNS = "correct it in columns (they are the same for all files), or rename this file's column"
 _NUMBER = re.compile(r"(\d{1,2})(?:\.0)?")  # an option's; a table with gaps holds 1.0
+
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,6 +113,7 @@ def read_examples(
     columns: Mapping[str, str] | None = None,
     where: Mapping[str, str] | None = None,
     first_label: int = 0,
+    allow_bad_rows: bool = False,
 ) -> list[Example]:
     """Questions of a ``.jsonl``, ``.json``, ``.csv`` or ``.parquet`` file, or of a hub dataset ``owner/name[:split]``.
 
@@ -131,14 +136,20 @@ def read_examples(
             by field. A field with "" is as if it were not given.
         where: keep only rows whose column has this value ({"prompting_type": "CoTP"}); the log counts the kept ones.
         first_label: the number of the first option, 0 or 1, where gold answers are numbers.
+        allow_bad_rows: leave out rows that cannot be used, unless none can be, and log how many had which fault.
 
     Raises:
         DataError: unreadable or empty file, or rows that cannot be used: a missing column (with the nearest), a gold
             answer that is not among the options, two rows with one id. The message names file, rows and reasons.
     """
     found = parse_files(str(source), source_files(source), columns or {}, where or {}, first_label=first_label)
+    if found.bad and not (allow_bad_rows and found.examples):
+        fix = "Mend the file, or how it is read: columns, where, first_label"
+        fix += "; or leave such rows out: allow_bad_rows=true." * bool(found.examples)
+        raise DataError(report(found.bad, found.total, fix))
     if found.bad:
-        raise DataError(report(found.bad, found.total, "Mend the file, or the columns that it is read by."))
+        dropped, total = len(found.bad), found.total
+        log.warning("%s: dropped %d of %d rows that cannot be used: %s", source, dropped, total, summary(found.bad))
     return found.examples
 
 
