@@ -439,7 +439,7 @@ def test_the_responses_are_the_engines(main, policy, questions, stories, tmp_pat
     arguments = ["--policy", str(policy), "--questions", str(questions), "--output", str(output), "--seed", "5"]
     drawn = [*DRAWN, "sampling.temperature=0.8"]
     assert main([*arguments, *drawn]) == 2
-    assert "no two of 0 scored texts make a pair" in capsys.readouterr().err
+    assert "responses has thoughts to compare; take a policy that writes" in capsys.readouterr().err
 
     from transformers import AutoTokenizer
 

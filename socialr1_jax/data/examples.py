@@ -48,7 +48,6 @@ _MOST_LITERAL = 20_000  # characters of a Python list
 _READ_AS_TEXT = frozenset(("source", "type", "twin_id", "twin_of", "story_id", "plot", "script"))  # of `meta`
 _FROM_0 = tuple(map(str, range(len(LETTERS) + 1)))
 _MOST_PLACES = 1000  # sets of columns of one source that are remembered
-_FIX_COLUMNS = "correct it in columns (they are the same for all files), or rename this file's column"
 _NUMBER = re.compile(r"(\d{1,2})(?:\.0)?")  # an option's; a table with gaps holds 1.0
 
 
@@ -350,7 +349,9 @@ class RowParser:
             try:
                 places = _find(key, self._columns)
             except ValueError as error:
-                places = error
+                inner = spread(values, (f"{name}." for name in key)).keys() - set(key)
+                hint = f"; objects within hold {listed(sorted(inner))}" if inner else ""
+                places = ValueError(f"{error}{hint}")
             if len(self._places) < _MOST_PLACES:
                 self._places[key] = places
         if isinstance(places, ValueError):
@@ -423,7 +424,8 @@ def _missing(found: Iterable[_Places], known: Collection[str]) -> str:
     """Return a message on the first column that a row may lack and that is not known at all; "" for none."""
     wanted = (column for places in found for column in (*places.options, *places.named.values()))
     column = next((column for column in wanted if column not in known), "")
-    return f"no column {shown(column)}{nearest(column, known)}; {_FIX_COLUMNS}" if column else ""
+    fix = "correct it in columns (they are the same for all files), or rename this file's column"
+    return f"no column {shown(column)}{nearest(column, known)}; {fix}" if column else ""
 
 
 def _parts(column: str) -> tuple[str, ...]:
@@ -446,7 +448,7 @@ def _find(known: Sequence[str], columns: Mapping[str, str]) -> _Places:
                 labelled = last == "text" and holder in known and f"{holder}.label" in known
                 chosen = (holder,) if labelled else chosen if column in known else _parts(column)
             elif column not in known:
-                raise ValueError(f"no column {shown(column)}{nearest(column, known)}; {_FIX_COLUMNS}")
+                raise ValueError(f"no column {shown(column)}{nearest(column, known)}; correct it in columns")
         elif found := next((by_name[one] for one in also.get(name, (name,)) if one in by_name), ""):
             chosen = (found,)
         elif name == "options":
@@ -464,12 +466,14 @@ def _find(known: Sequence[str], columns: Mapping[str, str]) -> _Places:
     return _Places(texts, options, tuple(column for column in known if column not in used), named)
 
 
-def _text(value: Any, column: str = "options") -> str:
+def _text(value: Any, column: str = "") -> str:
     if isinstance(value, str):
         text = value.strip()
         return "" if text in _ABSENT_TEXTS else text
     if isinstance(value, Mapping | list | bytes):
-        raise ValueError(f"{shown(column)} holds {kind_of(value)}, not a text")
+        inner = [f"{column}.{key}" for key in value] if isinstance(value, Mapping) and column else []
+        hint = f"; name a part of it in columns: {listed(inner)}" if inner else ""
+        raise ValueError(f"{shown(column or 'options')} holds {kind_of(value)}, not a text{hint}")
     return "" if _absent(value) else scalar_text(value)
 
 

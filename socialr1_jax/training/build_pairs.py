@@ -114,6 +114,11 @@ def build_pairs(config: PairsConfig) -> PairsSummary:
             texts, config.matching, question.id, question.story, question.question, config.seed, provenance
         )
     ]
+    if not any(question.thoughts for question in asked):
+        raise ValueError(
+            f"none of {counted(sum(len(found) for _, _, found in groups), 'response')} has thoughts to compare; take a "
+            f"policy that writes <think>...</think>, or more tokens; {config.output}.work has the responses"
+        )
     if not pairs:
         matching = config.matching
         raise ValueError(
