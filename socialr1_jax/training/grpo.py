@@ -46,7 +46,7 @@ from socialr1_jax.training.run_questions import (
     write_shortcuts,
 )
 from socialr1_jax.training.sampler import Sampler, make_sampler, make_scorer
-from socialr1_jax.training.shared_questions import FIX, shared_questions
+from socialr1_jax.training.shared_questions import warn_of_shared
 from socialr1_jax.training.start import cold_start, random_start
 from socialr1_jax.training.step import MFU_FORMULA, GrpoStep, Packed, Updated, make_step, trainer_logprobs
 from socialr1_jax.training.summary import peak_bytes
@@ -186,8 +186,7 @@ def _sampled(
     """Return the model of a run that samples, after its cold start; its sampler and its chat template."""
     scorer = make_scorer(config, backend, stop)  # first: a missing key fails before the weights are loaded
     list_bad_rows(config, questions, heldout)
-    if shared := shared_questions(questions, heldout):
-        log.warning("%s: %s", shared, FIX)
+    warn_of_shared(questions, heldout)
     write_shortcuts(questions, Path(config.output_dir))
     if not config.model.random:
         refuse_long_questions(config, questions, heldout, base := local_folder(config.model.path))

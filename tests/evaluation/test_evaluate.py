@@ -380,6 +380,13 @@ def test_a_column_with_a_value_for_each_question_is_refused(tmp_path):
     with pytest.raises(BenchmarkError, match=r"column 'place' of .* has 101 values, more than 100"):
         open_questions_task(source, EvaluateConfig(model="m", tasks=(source,), by=("place",)))
     asks = {"prompt": "{{ story }} {{ question }}", "system": "Be brief."}
+    inner = tmp_path / "inner.jsonl"  # by a name within an object
+    rows = [{"story": "s", "question": f"{i}?", "answer": "x", "at": {"place": i % 2}} for i in range(4)]
+    inner.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = EvaluateConfig(model="m", tasks=(str(inner),), by=("at.place",))
+    assert [item["by"] for item in open_questions_task(str(inner), config)[1].items[:2]] == [
+        {"at.place": "0"}, {"at.place": "1"},
+    ]  # fmt: skip
     task, data = open_questions_task(source, EvaluateConfig(model="m", tasks=(source,), **asks))
     messages = task.requests(data, "social_r1", 0)[7].messages
     assert [(one["role"], one["content"]) for one in messages] == [("system", "Be brief."), ("user", "s7 q")]
