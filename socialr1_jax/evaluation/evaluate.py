@@ -47,7 +47,7 @@ def _evaluate(config: EvaluateConfig) -> Path:
     names = config.task_names
     own = {task_name(name) for name in names if is_question_source(name)}
     loaded = [_loaded(name, config) for name in names if name != sotopia.NAME]
-    episodes = sotopia.load_benchmark(Path(config.data_dir)) if sotopia.NAME in names else None
+    episodes = sotopia.load_benchmark(Path(config.data_dir), config.sotopia_rules) if sotopia.NAME in names else None
     results: list[TaskResult] = []
     made_by = versions(), commit()
     with shown_log(), ExitStack() as opened:
