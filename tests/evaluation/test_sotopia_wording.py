@@ -1,4 +1,4 @@
-"""SOTOPIA in its authors' words: made-up sources of both versions, the prompts made of them, and what goes with them."""
+"""SOTOPIA in its authors' words: made-up sources of both versions, and what is asked and kept with their texts."""
 
 import json
 import runpy
@@ -214,13 +214,15 @@ FILES = {
         "sotopia/envs/evaluators.py": SCORES + JUDGE % ("{history},", "Now."),
     },
     "head": {
-        "sotopia/generation_utils/generate.py": GENERATE.replace("if script_like", "if mine:\n        template = mine\n    elif script_like"),
+        "sotopia/generation_utils/generate.py": GENERATE.replace(
+            "if script_like", "if mine:\n        template = mine\n    elif script_like"
+        ),
         "sotopia/messages/message_classes.py": HEAD,
         "sotopia/envs/parallel.py": PARALLEL % "_process_incoming_actions",
         "sotopia/envs/evaluators.py": JUDGE % ("{history}", "{agent_instruction}"),
         "sotopia/database/evaluation_dimensions.py": KINDS + SCORES,
     },
-}  # fmt: skip
+}
 VERSIONS = dict(zip(FILES, SOURCES["sotopia"].versions, strict=True))
 both = pytest.mark.parametrize("rules", FILES)
 
@@ -253,12 +255,13 @@ ACTION_HEAD = (
     f'{{"additionalProperties": false, "properties": {{{KIND}, {TEXT}, {TO}}}, '
     '"required": ["action_type", "argument", "to"], "title": "AgentAction", '
 )
+SPACE = " "
 ASKED = {  # what Bo is asked after Ada has spoken, by version
-    "0.1.4": f"""Be Bo Stone. Bo Stone: 
+    "0.1.4": f"""Be Bo Stone. Bo Stone:{SPACE}
 About:
 In They share a taxi.
 Ada Stone, Bo Stone
-Ada Stone is {ADA} Ada is blunt. 
+Ada Stone is {ADA} Ada is blunt.{SPACE}
 Bo Stone is {BO} Bo is blunt. Bo's: Bo owes a debt.
 Ada Stone wants Unknown
 Bo Stone wants Pay half, of 30 at most
@@ -268,7 +271,7 @@ T0: Ada Stone spoke: "Say "a" {{b}}."
 .
 At 1: none speak non-verbal communication action leave.
 As {ACTION}"type": "object"}}""",
-    "head": f"""Be Bo Stone. Bo Stone: 
+    "head": f"""Be Bo Stone. Bo Stone:{SPACE}
 About:
 In They share a taxi.
 Ada Stone + Bo Stone
@@ -361,13 +364,13 @@ def test_the_schema_of_a_verdict(tmp_path):
     }
     assert json.dumps(head["$defs"]["NegativeReasoningScore"]) == (
         '{"additionalProperties": false, "properties": {"reasoning": {"description": "why Negative", "title": '
-        '"Reasoning", "type": "string"}, "score": {"description": "how Negative", "title": "Score", "type": "integer"}}, '
-        '"required": ["reasoning", "score"], "title": "NegativeReasoningScore", "type": "object"}'
+        '"Reasoning", "type": "string"}, "score": {"description": "how Negative", "title": "Score", "type": '
+        '"integer"}}, "required": ["reasoning", "score"], "title": "NegativeReasoningScore", "type": "object"}'
     )
     assert json.dumps({**head, "$defs": sorted(head["$defs"]) == list(head["$defs"])}) == (
         '{"$defs": true, "additionalProperties": false, "properties": {"evaluations": {"additionalProperties": '
-        '{"$ref": "#/$defs/SotopiaDimensions"}, "title": "Evaluations", "type": "object"}}, "required": ["evaluations"], '
-        '"title": "EvaluationForAgents[SotopiaDimensions]", "type": "object"}'
+        '{"$ref": "#/$defs/SotopiaDimensions"}, "title": "Evaluations", "type": "object"}}, "required": '
+        '["evaluations"], "title": "EvaluationForAgents[SotopiaDimensions]", "type": "object"}'
     )
 
 
@@ -404,17 +407,14 @@ def test_a_text_that_moved_is_one_line(tmp_path, capsys, rules, file, old, new, 
 
 @pytest.fixture
 def server():
-    """Plays and judges, in both wordings; `asked` is what players and judge were asked."""
+    """Plays, and judges in the authors' form."""
 
     def reply(server, body):
         text = body["messages"][-1]["content"]
         if "Judge." in text:
             assert "<episode-" not in text
-            return 200, {
-                "content": verdict(form="list")
-                .replace('"agent_1"', '"agent_1_evaluation"')
-                .replace('"agent_2"', '"agent_2_evaluation"')
-            }
+            both = {f"{agent}_evaluation": scores for agent, scores in json.loads(verdict(form="list")).items()}
+            return 200, {"content": json.dumps(both)}
         return 200, {"content": json.dumps({"action_type": "leave", "argument": ""})}
 
     yield from loopback(reply)
@@ -453,9 +453,7 @@ def test_an_evaluation_says_whose_words_it_was_in(tmp_path, server, capsys):
     assert "prompts.json" in found["files"]["sotopia"]
     schemas = [body["response_format"] for body in server.bodies if "response_format" in body]
     assert all("agent_1_evaluation" in json.dumps(schema) for schema in schemas)
-    with pytest.raises(
-        BenchmarkError, match=r"prompts.json: its texts are of version 0.1.4, and sotopia_rules is head"
-    ):
+    with pytest.raises(BenchmarkError, match=r"its texts are of version 0\.1\.4, and sotopia_rules is head"):
         evaluated("head", "sotopia_rules=head")
 
     content = json.loads((data / "prompts.json").read_text())
