@@ -42,12 +42,14 @@ class About(NamedTuple):
     title: str
     source: str
     licence: str
+    published: tuple[int, str]
 
 
 ABOUT = About(
     "SOTOPIA: goals in conversations, seven scores by a judge",
     "sotopia-lab/sotopia-space @ 12c13d8 (profiles), sotopia-lab/sotopia-pi @ 245fa7b (used_env.json)",
     "code MIT; data: cc, by the card",
+    (450, "pairs of agents"),
 )
 
 

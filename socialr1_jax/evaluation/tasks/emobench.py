@@ -24,6 +24,7 @@ from socialr1_jax.evaluation.task import (
     Decoding,
     Grade,
     Graded,
+    Hub,
     Messages,
     Metric,
     ProtocolName,
@@ -76,8 +77,9 @@ def load(folder: Path) -> Data:
     """EU and EA rows, each with its `part`. Raises BenchmarkError."""
     items: list[dict[str, Any]] = []
     files: dict[str, str] = {}
+    place = folder if (folder / "EU.jsonl").is_file() else folder / "data"  # on the hub, in the repository
     for part in ("EU", "EA"):
-        path = find_file(folder / "data", f"{part}.jsonl")
+        path = find_file(place, f"{part}.jsonl")
         files[path.name] = sha256(path)
         seen: set[tuple[str, str]] = set()
         for number, row in enumerate(read_jsonl(path), 1):
@@ -301,8 +303,10 @@ def _one_question(eu: Sequence[Graded], name: str) -> Metric:
 TASK = Task(
     name="emobench",
     title="EmoBench",
+    hub=Hub("SahandSab/EmoBench", ("EU.jsonl", "EA.jsonl")),
     source="Sahandfer/EmoBench @ 3b4f843 (data/EU.jsonl, data/EA.jsonl)",
     licence="MIT",
+    published=(_WHOLE, "questions"),
     load=load,
     requests=requests,
     decoding=Decoding(temperature=0.6),

@@ -267,6 +267,7 @@ TASK = Task(
     title="ToMBench",
     source="zhchen18/ToMBench @ 4f491f0 (its folder data)",
     licence="MIT",
+    published=(_WHOLE, "questions"),
     load=load,
     requests=requests,
     grade=grade,
