@@ -215,7 +215,7 @@ def test_samples_of_another_protocol_are_one_line_and_nothing_is_written(toy, tm
     rows = [
         sample_row("hitom", "social_r1", score(TOY, "social_r1", one, 0, Reply("A", "stop", 1))) for one in requests
     ]
-    file, figures = tmp_path / "samples_hitom.jsonl", tmp_path / "figures.json"
+    file, output = tmp_path / "samples_hitom.jsonl", tmp_path / "figures.json"
     file.write_text("".join(json.dumps(one) + "\n" for one in rows))
     assert score_main([str(file), f"output={output}"]) == 0
     before = output.read_text()

@@ -17,6 +17,7 @@ from socialr1_jax.terminal import counted
 SetName = Literal["all", "hard", "cooperative", "competitive"]
 SETS: tuple[SetName, ...] = ("all", "hard", "cooperative", "competitive")
 RELATIONSHIPS = ("stranger", "know by name", "acquaintance", "friend", "romantic relationship", "family member")
+PAIRS = 450  # that were published
 ENVIRONMENT = "environment"  # who sees everything: the judge
 
 _SUMS = {
@@ -119,9 +120,10 @@ def load(folder: Path) -> Benchmark:
     if wanted != scenarios.keys() or not hard <= wanted:
         raise BenchmarkError(f"{paths['used_env.json']}: its scenarios are not those of environment_profiles.jsonl")
     files = {path.name: sha256(path) for path in paths.values()}
+    part = (f"{len(pairs)} of {PAIRS} pairs of agents",) if len(pairs) != PAIRS else ()
     return Benchmark(
         scenarios=scenarios, agents=agents, relationships=relationships, pairs=tuple(pairs), hard=hard, files=files,
-        notes=check_sums(files, _SUMS) + _contradictions(pairs, relationships),
+        notes=part + check_sums(files, _SUMS) + _contradictions(pairs, relationships),
     )  # fmt: skip
 
 

@@ -49,7 +49,7 @@ ABOUT = About(
     "SOTOPIA: goals in conversations, seven scores by a judge",
     "sotopia-lab/sotopia-space @ 12c13d8 (profiles), sotopia-lab/sotopia-pi @ 245fa7b (used_env.json)",
     "code MIT; data: cc, by the card",
-    (450, "pairs of agents"),
+    (profiles.PAIRS, "pairs of agents"),
 )
 
 

@@ -89,7 +89,8 @@ def load(folder: Path) -> Data:
                 raise BenchmarkError(f"{where}: qid {key[1]} is there twice in {key[0]}")
             seen.add(key)
             items.append({"part": part, **row})
-    return Data(items=items, files=files, notes=check_sums(files, _SUMS), whole=len(items) == _WHOLE)
+    notes = [f"{len(items)} of {_WHOLE} questions"] if len(items) != _WHOLE else []
+    return Data(items=items, files=files, notes=(*notes, *check_sums(files, _SUMS)), whole=not notes)
 
 
 def _check(row: Any, part: str, where: str) -> None:
