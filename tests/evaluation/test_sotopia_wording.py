@@ -329,6 +329,7 @@ Bo Stone{now} wants Pay half, of 30 at most
 Turn 1
 Ada Stone {dash}spoke: "Say 'a' (b) ‹c›."
 Turn 2
+Bo Stone {dash}spoke: "I idled."
 Turn 3
 Turn 4
 Bo Stone {dash}<action> waves{comma}

@@ -325,7 +325,7 @@ def test_changed_files_are_noted(tmp_path):
     notes = TASK.load(written(tmp_path)).notes
     assert len(notes) == 21
     assert notes[0] == "20 of 2860 questions"
-    assert all("is not the published file" in note for note in notes)
+    assert all("is not the published file" in note for note in notes[1:])
 
 
 @real

@@ -58,17 +58,19 @@ def judge_prompt(
 ) -> str:  # fmt: skip
     """Return what the judge is asked; `clean` is applied to what was said.
 
-    As in the authors' code, every line that holds their words for doing nothing is left out, an utterance too.
+    Idle turns are left out. The authors' code also leaves out an utterance that holds their words for doing nothing,
+    with which an agent could hide a turn; here it stays.
     """
     lines = [_context(wording, setting, None)]
     for number, turn in enumerate(turns, 1):
-        lines += [wording.text("number", number=str(number)), _acted(wording, setting, turn, clean)]
-    idle = wording.text("none")
+        lines.append(wording.text("number", number=str(number)))
+        if turn.action != "none":
+            lines.append(_acted(wording, setting, turn, clean))
     agents = ", ".join(f'"{agent}"' for agent in _AGENTS)
     return _unindented(
         wording.text(
             "judge",
-            history="\n".join(line for line in lines if idle not in line),
+            history="\n".join(lines),
             agent_instruction=wording.text("agents", count="2", agents=agents) if rules_of(wording) == "head" else "",
             format_instructions=json.dumps(judge_schema(wording, dimensions)),
         )
