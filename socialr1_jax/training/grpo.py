@@ -76,7 +76,8 @@ def train_grpo(config: RunConfig) -> bool:
             try:
                 _train(opened)
             except ExtraRewardError:
-                forget_functions(run.folder)  # a corrected one resumes the run
+                if is_first():
+                    forget_functions(run.folder)  # a corrected one resumes the run
                 raise
             run.finish()
             shape = opened.step.model
