@@ -13,7 +13,8 @@ import jax
 import numpy as np
 import pytest
 
-from socialr1_jax import Qwen3Config
+from socialr1_jax import Qwen3Config, benchmark_config
+from socialr1_jax.benchmark_config import BenchmarkConfig
 from socialr1_jax.models.qwen3 import declare_weights, init_params
 from socialr1_jax.models.shapes import SHAPES
 from socialr1_jax.sampling import Completion, Engine
@@ -45,9 +46,11 @@ def load(path):
 
 @pytest.fixture(scope="module")
 def script():
-    module = load(SCRIPT)
-    module.SHAPES = {"tiny": TOY}
-    return module
+    with pytest.MonkeyPatch.context() as patch:
+        module = load(SCRIPT)
+        for where in (module, benchmark_config):
+            patch.setattr(where, "SHAPES", {"tiny": TOY})
+        yield module
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +101,7 @@ def test_speeds_are_tokens_over_the_median(measured):
 
 
 def test_without_update_there_is_neither_update_nor_step():
-    result = benchmark(TOY, dtype="bfloat16", rows=2, prompt=4, new=480, repeats=2, update=False)
+    result = benchmark(TOY, BenchmarkConfig(dtype="bfloat16", rows=2, prompt=4, new=480, repeats=2, update=False))
     assert set(result["spread_s"]) == set(result["compile_s"]) == {"prefill", "decode"}
     assert {"update_tok_s", "grpo_step_s", "grpo_phases_s", "prompts", "group"}.isdisjoint(result)
     assert min(result["prefill_tok_s"], result["decode_tok_s"]) > 0
@@ -128,7 +131,7 @@ def test_lengths_with_a_long_tail():
 
 
 def test_continuous_batching_and_static_batches_are_measured_on_the_same_lengths():
-    result = benchmark(TOY, rows=4, prompt=4, new=40, repeats=1, update=False, requests=10)
+    result = benchmark(TOY, BenchmarkConfig(rows=4, prompt=4, new=40, repeats=1, update=False, requests=10))
     assert min(result["tail_tok_s"], result["tail_static_tok_s"]) > 0
     tokens = tail_lengths(10, 40).sum()
     for name in ("tail", "tail_static"):
@@ -184,7 +187,7 @@ def test_an_unknown_shape_is_told_before_jax_is_imported():
 def test_peers_do_the_same_work_in_turn(capsys):
     pytest.importorskip("torch")
     pytest.importorskip("trl")
-    result = benchmark(TOY, rows=4, prompt=4, new=6, prompts=2, group=2, repeats=1, peers=True)
+    result = benchmark(TOY, BenchmarkConfig(rows=4, prompt=4, new=6, prompts=2, group=2, repeats=1, peers=True))
     assert result["peers"].keys() == {"prefill_tok_s", "decode_tok_s", "update_tok_s", "grpo_step_s"}
     assert result["spread_s"].keys() >= {"prefill of transformers", "update of transformers", "grpo_step of TRL"}
     assert result["peers"]["prefill_tok_s"] == pytest.approx(

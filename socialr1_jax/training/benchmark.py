@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from socialr1_jax.benchmark_config import BenchmarkConfig
 from socialr1_jax.config import DataConfig, GrpoConfig, ModelConfig, RunConfig, SamplingConfig
 from socialr1_jax.grpo.packing import pack_rows
 from socialr1_jax.grpo.update import TrainState, init_state
@@ -57,105 +58,135 @@ class Timing(NamedTuple):
         return [_rounded(x) for x in (min(self.later), self.median, max(self.later))]
 
 
-def benchmark(
-    config: Qwen3Config, *, dtype: str = "float32", rows: int, prompt: int, new: int, prompts: int = 0, group: int = 5,
-    repeats: int = 3, micro_batch_tokens: int = 2048, remat: str = "attention", attention: str = "auto",
-    update: bool = True, requests: int = 0, peers: bool = False,
-) -> dict[str, Any]:  # fmt: skip
-    """Speeds of a random Qwen3, ready for one JSON line.
+def benchmark(shape: Qwen3Config, config: BenchmarkConfig) -> dict[str, Any]:
+    """Return the speeds of a random Qwen3 of this shape, ready for one JSON line.
 
-    `rows` right-padded rows of `prompt` tokens and `new` more; with `prompts` > 0 also a GRPO step of prompts x group
-    responses. With `update=False` there is no update and no GRPO step, and the weights are made in `dtype` instead of
-    float32. With `requests` > 0 also responses of `tail_lengths` to so many prompts, `rows` at once, by continuous
-    batching and in static batches. Speeds are tokens per second at the median of `repeats` calls; `spread_s` holds
-    [min, median, max] seconds of a call, `compile_s` how much longer the first call took. With `peers` transformers
-    does the same work in turn with ours, and TRL the step after it. One line for each result also goes to stderr as
-    soon as it is there. Raises PeersMissing.
+    Speeds are tokens per second at the median of `config.repeats` calls; `spread_s` holds [min, median, max] seconds of
+    a call, `compile_s` how much longer the first call took. With `config.peers` transformers does the same work,
+    alternating with ours, and TRL the step after it. Without `config.update` the weights are made in `config.dtype`
+    instead of float32. One line for each result also goes to stderr as soon as it is there. Raises PeersMissing.
     """
-    asked, group = group, group if prompts else max(2, rows)
-    run = RunConfig(
-        model=ModelConfig.model_validate(
-            {"path": "random weights", "dtype": dtype, "attention": attention, "remat": remat}
-        ),
-        data=DataConfig(train=("random tokens",)),
-        sampling=SamplingConfig(group_size=group, max_new_tokens=new),
-        grpo=GrpoConfig(
-            prompts_per_step=prompts or 1, mini_batch_prompts=prompts or 1, micro_batch_tokens=micro_batch_tokens
-        ),
-    )
-    weights = init_params(config, jax.random.key(0), jnp.float32 if update else dtype)
-    model = Qwen3(config, jax.block_until_ready(weights))
-    backend = working_attention(run.model.attention, dtype)
-    timings: dict[str, Timing] = {}
+    measured = _Measured(shape, config)
+    measured.sampling()
+    if config.requests:
+        measured.tail()
+    if config.update:
+        measured.training()
+    return measured.result()
 
-    theirs = _peers(config, dtype, rows, prompt, new) if peers else {}
 
-    def measure(name: str, call: Callable[[], float]) -> None:
-        calls = {name: call} | ({_peer(name): theirs[name]} if name in theirs else {})
-        firsts = {which: one() for which, one in calls.items()}
-        later = [{which: one() for which, one in calls.items()} for _ in range(repeats)]  # in turn: noise hits both
-        for which, first in firsts.items():
-            timings[which] = Timing(first, [seconds[which] for seconds in later])
-            _say(which, timings[which])
+class _Measured:
+    """The weights that are measured, and what was measured so far."""
 
-    measure("prefill", partial(_prefill, _engine(run, config, model.params, backend), rows, prompt))
-    measure("decode", partial(_decode, _engine(run, config, model.params, backend), rows, prompt, new))
-    speeds = {
-        "prefill_tok_s": rows * prompt / timings["prefill"].median,
-        "decode_tok_s": rows * (new - 1) / timings["decode"].median,
-    }
-    if requests:
-        engine = replace(_engine(run, config, model.params, backend), max_rows=-(-rows // jax.device_count()))
-        wall_steps: list[int] = []
+    def __init__(self, shape: Qwen3Config, config: BenchmarkConfig) -> None:
+        self._shape, self._config = shape, config
+        group = config.group if config.prompts else max(2, config.rows)
+        self._run = RunConfig(
+            model=ModelConfig.model_validate(
+                {
+                    "path": "random weights",
+                    "dtype": config.dtype,
+                    "attention": config.attention,
+                    "remat": config.remat,
+                }
+            ),
+            data=DataConfig(train=("random tokens",)),
+            sampling=SamplingConfig(group_size=group, max_new_tokens=config.new),
+            grpo=GrpoConfig(
+                prompts_per_step=config.prompts or 1,
+                mini_batch_prompts=config.prompts or 1,
+                micro_batch_tokens=config.micro_batch_tokens,
+            ),
+        )
+        weights = init_params(shape, jax.random.key(0), jnp.float32 if config.update else config.dtype)
+        self._model = Qwen3(shape, jax.block_until_ready(weights))
+        self._backend = working_attention(self._run.model.attention, config.dtype)
+        self._engine = _engine(self._run, shape, self._model.params, self._backend)
+        self._theirs = _peers(shape, config.dtype, config.rows, config.prompt, config.new) if config.peers else {}
+        self._timings: dict[str, Timing] = {}
+        self._speeds: dict[str, float] = {}
+        self._phases: list[dict[str, float]] = []
+        self._wall_steps: list[int] = []
+
+    def sampling(self) -> None:
+        """Measure prefill and decode."""
+        rows, prompt, new = self._config.rows, self._config.prompt, self._config.new
+        self._measure("prefill", partial(_prefill, self._engine, rows, prompt))
+        self._measure("decode", partial(_decode, self._engine, rows, prompt, new))
+        self._speeds["prefill_tok_s"] = rows * prompt / self._timings["prefill"].median
+        self._speeds["decode_tok_s"] = rows * (new - 1) / self._timings["decode"].median
+
+    def tail(self) -> None:
+        """Measure responses of `tail_lengths`, by continuous batching and in static batches."""
+        config = self._config
+        engine = replace(self._engine, max_rows=-(-config.rows // jax.device_count()))
+        sizes = (config.requests, config.rows, config.prompt, config.new, self._wall_steps)
         for name, static in (("tail", False), ("tail_static", True)):
-            measure(name, partial(_tail, engine, requests, rows, prompt, new, wall_steps, static=static))
-            speeds[f"{name}_tok_s"] = int(tail_lengths(requests, new).sum()) / timings[name].median
-    phases: list[dict[str, float]] = []
-    if update:
-        trainer = _Trainer(run, model, prompt, backend, asked)
-        measure("update", partial(trainer.update, rows, prompt, new))
-        measure("update_whole", partial(trainer.update, rows, prompt, new, whole=True))
+            self._measure(name, partial(_tail, engine, *sizes, static=static))
+            tokens = int(tail_lengths(config.requests, config.new).sum())
+            self._speeds[f"{name}_tok_s"] = tokens / self._timings[name].median
+
+    def training(self) -> None:
+        """Measure an update, and a GRPO step where one is asked for."""
+        config, rows, prompt, new = self._config, self._config.rows, self._config.prompt, self._config.new
+        trainer = _Trainer(self._run, self._model, prompt, self._backend, config.group)
+        self._measure("update", partial(trainer.update, rows, prompt, new))
+        self._measure("update_whole", partial(trainer.update, rows, prompt, new, whole=True))
         for name in ("update", "update_whole"):
-            speeds[f"{name}_tok_s"] = rows * (prompt + new) / timings[name].median
-        if prompts:
-            phases = [trainer.step(i) for i in range(repeats + 1)]
-            first, *later = (sum(laps.values()) for laps in phases)
-            timings["grpo_step"] = Timing(first, later)
-            _say("grpo_step", timings["grpo_step"])
-            speeds["grpo_step_s"] = timings["grpo_step"].median
-            if peers:
-                first, *later = trl_steps(
-                    config, dtype, prompts=prompts, group=group, prompt=prompt, new=new, steps=repeats
-                )
-                timings[_peer("grpo_step")] = Timing(first, later)
-                _say(_peer("grpo_step"), timings[_peer("grpo_step")])
-    result: dict[str, Any] = {"dtype": dtype, "rows": rows, "prompt": prompt, "new": new}
-    if phases:
-        result |= {"prompts": prompts, "group": group}
-    result |= {name: _rounded(speed) for name, speed in speeds.items()}
-    if requests:
-        result |= {"tail_wall_steps": wall_steps[-1], "tail_longest": int(tail_lengths(requests, new).max())}
-    if peers:
-        work = {"prefill": rows * prompt, "decode": rows * (new - 1), "update": rows * (prompt + new)}
-        found = {name: count / timings[_peer(name)].median for name, count in work.items() if _peer(name) in timings}
-        result["peers"] = {f"{name}_tok_s": _rounded(speed) for name, speed in found.items()}
-        if _peer("grpo_step") in timings:
-            result["peers"]["grpo_step_s"] = _rounded(timings[_peer("grpo_step")].median)
-    if phases:
-        middle = {name: statistics.median(laps[name] for laps in phases[1:]) for name in PHASES}
-        result["grpo_phases_s"] = {name: _rounded(seconds) for name, seconds in middle.items()}
-    return result | {
-        "compile_s": {name: _rounded(timing.compile) for name, timing in timings.items()},
-        "repeats": repeats,
-        "spread_s": {name: timing.spread for name, timing in timings.items()},
-        "params_m": round(sum(x.size for x in jax.tree.leaves(model.params)) / 1e6, 2),
-        "micro_batch_tokens": micro_batch_tokens,
-        "remat": remat,
-        "attention": backend,
-        "device": _device(),
-        "jax": jax.__version__,
-        "peak_rss_bytes": peak_rss_bytes(),
-    }
+            self._speeds[f"{name}_tok_s"] = rows * (prompt + new) / self._timings[name].median
+        if not config.prompts:
+            return
+        self._phases = [trainer.step(i) for i in range(config.repeats + 1)]
+        first, *later = (sum(laps.values()) for laps in self._phases)
+        self._timings["grpo_step"] = Timing(first, later)
+        _say("grpo_step", self._timings["grpo_step"])
+        self._speeds["grpo_step_s"] = self._timings["grpo_step"].median
+        if config.peers:
+            sizes = {"prompts": config.prompts, "group": config.group, "prompt": prompt, "new": new}
+            first, *later = trl_steps(self._shape, config.dtype, **sizes, steps=config.repeats)
+            self._timings[_peer("grpo_step")] = Timing(first, later)
+
+    def result(self) -> dict[str, Any]:
+        """Return everything that was measured, and on what."""
+        config, timings = self._config, self._timings
+        found: dict[str, Any] = config.model_dump(include={"dtype", "rows", "prompt", "new"})
+        if self._phases:
+            found |= config.model_dump(include={"prompts", "group"})
+        found |= {name: _rounded(speed) for name, speed in self._speeds.items()}
+        if config.requests:
+            longest = int(tail_lengths(config.requests, config.new).max())
+            found |= {"tail_wall_steps": self._wall_steps[-1], "tail_longest": longest}
+        if config.peers:
+            rows, prompt, new = config.rows, config.prompt, config.new
+            work = {"prefill": rows * prompt, "decode": rows * (new - 1), "update": rows * (prompt + new)}
+            speeds = {name: n / timings[_peer(name)].median for name, n in work.items() if _peer(name) in timings}
+            found["peers"] = {f"{name}_tok_s": _rounded(speed) for name, speed in speeds.items()}
+            if _peer("grpo_step") in timings:
+                found["peers"]["grpo_step_s"] = _rounded(timings[_peer("grpo_step")].median)
+        if self._phases:
+            middle = {name: statistics.median(laps[name] for laps in self._phases[1:]) for name in PHASES}
+            found["grpo_phases_s"] = {name: _rounded(seconds) for name, seconds in middle.items()}
+        return found | {
+            "compile_s": {name: _rounded(timing.compile) for name, timing in timings.items()},
+            "repeats": config.repeats,
+            "spread_s": {name: timing.spread for name, timing in timings.items()},
+            "params_m": round(sum(x.size for x in jax.tree.leaves(self._model.params)) / 1e6, 2),
+            "micro_batch_tokens": config.micro_batch_tokens,
+            "remat": config.remat,
+            "attention": self._backend,
+            "device": _device(),
+            "jax": jax.__version__,
+            "peak_rss_bytes": peak_rss_bytes(),
+        }
+
+    def _measure(self, name: str, call: Callable[[], float]) -> None:
+        calls = {name: call} | ({_peer(name): self._theirs[name]} if name in self._theirs else {})
+        firsts = {which: one() for which, one in calls.items()}
+        # Alternately, so that noise hits both.
+        later = [{which: one() for which, one in calls.items()} for _ in range(self._config.repeats)]
+        for which, first in firsts.items():
+            self._timings[which] = Timing(first, [seconds[which] for seconds in later])
+            _say(which, self._timings[which])
 
 
 def _peer(name: str) -> str:
