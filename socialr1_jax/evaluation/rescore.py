@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from socialr1_jax.evaluation.registry import get_task
-from socialr1_jax.evaluation.runner import PROTOCOLS, embedder
+from socialr1_jax.evaluation.runner import embedder
 from socialr1_jax.evaluation.scoring import Scored, figures, rescored, status_rates
-from socialr1_jax.evaluation.task import BenchmarkError
+from socialr1_jax.evaluation.task import BenchmarkError, ProtocolName
 from socialr1_jax.evaluation_config import TASKS, is_question_source
 from socialr1_jax.files import finite, read_json
 from socialr1_jax.ownership import refuse_foreign_file
@@ -38,25 +38,30 @@ def rescore(samples: Path) -> dict[str, Any]:
 
     Raises BenchmarkError naming the file and line of a row that is no sample.
     """
-    groups: dict[tuple[str, Any], list[Scored]] = {}
+    groups: dict[tuple[str, ProtocolName], list[Scored]] = {}
     with samples.open("rb") as file:
         for number, line in enumerate(file, 1):
             try:
                 row = json.loads(line)
-                if not _is_task(row["task"]) or row["task"] == "sotopia" or row["protocol"] not in PROTOCOLS:
-                    raise ValueError("its task or protocol is unknown, or none whose samples are scored here")
-                groups.setdefault((row["task"], row["protocol"]), []).append(rescored(get_task(row["task"]), row))
+                if not _is_task(row["task"]) or row["task"] == "sotopia":
+                    raise ValueError("its task is unknown, or none whose samples are scored here")
+                task = get_task(row["task"])
+                if row["protocol"] not in task.protocols:
+                    has = ", ".join(task.protocols)
+                    raise ValueError(f"{task.name} has the protocols {has}, not {row['protocol']!r}")
+                groups.setdefault((task.name, row["protocol"]), []).append(rescored(task, row))
             except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
                 reason = printable(repr(error), 200)
                 raise BenchmarkError(f"{samples} line {number}: not a sample of evaluate.py ({reason})") from error
     results: dict[str, dict[str, Any]] = {}
     status: dict[str, dict[str, Any]] = {}
-    for (task, protocol), scored in groups.items():
+    for (name, protocol), scored in groups.items():
+        task = get_task(name)
         try:
-            found = figures(get_task(task), protocol, scored, embedder(get_task(task), protocol))
+            found = figures(task, protocol, scored, embedder(task, protocol))
         except (LookupError, TypeError, AttributeError, ArithmeticError) as error:
             reason = printable(repr(error), 200)
-            raise BenchmarkError(f"{samples}: the rows of {task} do not fit together ({reason})") from error
-        results.setdefault(task, {}).update({f"{protocol}/{name}": one._asdict() for name, one in found.items()})
-        status.setdefault(task, {})[protocol] = status_rates(scored)
+            raise BenchmarkError(f"{samples}: the rows of {name} do not fit together ({reason})") from error
+        results.setdefault(name, {}).update({f"{protocol}/{key}": one._asdict() for key, one in found.items()})
+        status.setdefault(name, {})[protocol] = status_rates(scored)
     return finite({"results": results, "status": status})

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -81,11 +81,12 @@ def wording_of(name: str, data: Data) -> str:
     return data.wording.sha256 if data.wording else OWN_WORDING
 
 
-def note_on(name: str, data: Data) -> str:
-    """Return a remark for the results on whose wording official prompts have."""
+def note_on(name: str, data: Data, protocols: Sequence[str] = ("official",)) -> str:
+    """Return a remark for the results on whose wording the prompts of these protocols have."""
+    of = ", ".join(protocols)
     if data.wording:
-        return f"official: {data.wording.about} (SHA-256 of the texts {data.wording.sha256})"
-    return f"official: {OWN_WORDING}, not that of {SOURCES[name].version} (no {FILE} beside the data)"
+        return f"{of}: {data.wording.about} (SHA-256 of the texts {data.wording.sha256})"
+    return f"{of}: {OWN_WORDING}, not that of {SOURCES[name].version} (no {FILE} beside the data)"
 
 
 def shown_wording(wording: str) -> str:
