@@ -29,7 +29,7 @@ from socialr1_jax.evaluation.task import (
     Request,
     Task,
 )
-from socialr1_jax.evaluation.wording import note_on, with_wording, wording_of
+from socialr1_jax.evaluation.wording import OWN_WORDING, note_on, with_wording, wording_of
 from socialr1_jax.evaluation_config import EvaluateConfig, samples_name
 from socialr1_jax.files import finite, write_whole
 from socialr1_jax.server_answers import Reply
@@ -87,8 +87,8 @@ def not_had(config: EvaluateConfig, had: Collection[ProtocolName]) -> list[Proto
 
 
 def skipped_notes(name: str, config: EvaluateConfig, had: Collection[ProtocolName]) -> list[str]:
-    """Return a remark for each protocol that was named and that a task does not have."""
-    return [f"{protocol}: left out, {name} has no such protocol" for protocol in not_had(config, had)]
+    """Return a remark for each protocol that was named and that a task has no prompts of."""
+    return [f"{protocol}: left out, {name} has no such prompts" for protocol in not_had(config, had)]
 
 
 def requests_of(task: Task, data: Data, config: EvaluateConfig) -> dict[ProtocolName, list[Request]]:
@@ -133,10 +133,13 @@ def run_task(
     beside = _baselines(task, data, asked, config) if metrics else {}
     shown = {name: one for name in metrics if (one := beside.get(_plain(name)))}
     lost = [one.reply for _, one in scored if one.reply.finish_reason in FAILED]
-    worded = [protocol for protocol in asked if protocol != "social_r1"]
-    wording = wording_of(name, data) if worded else ""
-    notes, why = [*data.notes, *([note_on(name, data, worded)] if wording else [])], ""
-    notes += skipped_notes(name, config, task.protocols)
+    official = [protocol for protocol in asked if protocol.startswith("official")]
+    wording = wording_of(name, data) if official else ""
+    notes, why = [*data.notes, *([note_on(name, data, official)] if wording else [])], ""
+    if "paper" in asked:
+        wording = wording or OWN_WORDING
+        notes.append(f"paper: {OWN_WORDING}")
+    notes += skipped_notes(name, config, asked)
     for which, rates in status.items():
         if rates["truncated"] > 0.5:
             notes.append(f"{which}: {rates['truncated']:.0%} of the replies were cut: give a larger max_new_tokens")

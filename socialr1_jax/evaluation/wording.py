@@ -89,9 +89,11 @@ def note_on(name: str, data: Data, protocols: Sequence[str] = ("official",)) -> 
     return f"{of}: {OWN_WORDING}, not that of {SOURCES[name].version} (no {FILE} beside the data)"
 
 
-def shown_wording(wording: str) -> str:
-    """Return what a table says of it: "own wording", or the first digits of the hash."""
-    return wording if wording == OWN_WORDING else wording[:_SHOWN]
+def shown_wording(wording: str, protocol: str) -> str:
+    """Return what a table says of it: "own wording", or the first digits of the hash; "" for the cards' prompt."""
+    if not wording or protocol == "social_r1":
+        return ""
+    return OWN_WORDING if wording == OWN_WORDING or protocol == "paper" else wording[:_SHOWN]
 
 
 def _origin(source: Source, digest: str, written: Any) -> str:

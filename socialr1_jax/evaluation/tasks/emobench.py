@@ -35,6 +35,7 @@ from socialr1_jax.evaluation.task import (
     by_group,
     mean_metric,
 )
+from socialr1_jax.evaluation.tasks import emobench_paper
 from socialr1_jax.evaluation.tasks.fields import letter_of, text, texts
 from socialr1_jax.evaluation.tasks.files import check_sums, find_file, read_jsonl
 from socialr1_jax.files import sha256
@@ -126,9 +127,14 @@ _CHOICES = {
 
 
 def requests(data: Data, protocol: ProtocolName, seed: int) -> list[Request]:
-    """English first, EU and EA in turn, so that a few of the first prompts are of both; nothing is drawn."""
+    """English first, EU and EA in turn, so that a few of the first prompts are of both.
+
+    Only the further orders of `paper` are drawn.
+    """
     build = _social_r1
-    if protocol != "social_r1":
+    if protocol == "paper":
+        build = partial(_paper, seed=seed)
+    elif protocol != "social_r1":
         build = partial(_official, wording=data.wording, cot=protocol == "official_cot")
     found: list[Request] = []
     for language in _LANGUAGES:
@@ -206,6 +212,15 @@ def _lettered(options: Sequence[str]) -> str:
     return "\n".join(f"{letter}) {option}" for letter, option in zip(LETTERS, options, strict=False))
 
 
+def _paper(item: Mapping[str, Any], seed: int) -> list[Request]:
+    return emobench_paper.requests(item, _questions(item), _meta(item), seed)
+
+
+def follow_up(request: Request, protocol: ProtocolName, reply: str) -> Request:
+    """Return the prompt of the cause (`paper`)."""
+    return emobench_paper.follow_up(request, reply)
+
+
 def _social_r1(item: Mapping[str, Any]) -> list[Request]:
     return [
         card_request(
@@ -225,6 +240,8 @@ def grade(request: Request, protocol: ProtocolName, reply: str) -> Grade:
     """Official: the letters in the reply's JSON, for EU "A,C" with "-" for one that is missing; 1 if all are right."""
     if protocol == "social_r1":
         return card_grade(request, reply)
+    if protocol == "paper":
+        return emobench_paper.grade(request, reply)
     found = _whole_json(reply)
     return _json_grade(request, [found.get(key) for key in _keys(request)])
 
@@ -276,7 +293,20 @@ def _json_with(reply: str, keys: Sequence[str]) -> Mapping[str, Any]:
 
 
 def metrics(graded: Sequence[Graded], protocol: ProtocolName) -> dict[str, Metric]:
-    """EU (both letters), EA and their categories for each language; first the headline of English, which is ours."""
+    """EU (both letters), EA and their categories for each language; first the headline of English, which is ours.
+
+    `paper`: of the majorities, means over the orders; `order_<number>/...` are those of one order.
+    """
+    if protocol != "paper":
+        return _figures(graded, protocol)
+    votes = emobench_paper.voted(graded)
+    found = _figures(votes, protocol)
+    for order, rows in by_group(votes, "order").items():
+        found |= {f"order_{order}/{name}": one for name, one in _figures(rows, protocol).items() if "/" not in name}
+    return found
+
+
+def _figures(graded: Sequence[Graded], protocol: ProtocolName) -> dict[str, Metric]:
     found: dict[str, Metric] = {}
     for language in _LANGUAGES:
         rows = [one for one in graded if one.request.meta["language"] == language]
@@ -300,11 +330,12 @@ def metrics(graded: Sequence[Graded], protocol: ProtocolName) -> dict[str, Metri
 
 
 def _both_right(graded: Sequence[Graded]) -> Metric:
-    """Over items; under social_r1 an item has two requests, and counts when both are right."""
-    values: dict[str, float] = {}
+    """Over items and orders; under social_r1 an item has two requests, and counts when both are right."""
+    values: dict[tuple[str, int], float] = {}
     for one in graded:
-        values[one.request.item] = values.get(one.request.item, 1.0) * one.grade.value
-    return mean_metric(list(values.values()))
+        key = one.request.item, one.request.meta.get("order", 1)
+        values[key] = values.get(key, 1.0) * one.grade.value
+    return mean_metric(list(values.values()), [item for item, _ in values])
 
 
 def _one_question(eu: Sequence[Graded], name: str) -> Metric:
@@ -315,7 +346,8 @@ def _one_question(eu: Sequence[Graded], name: str) -> Metric:
         [
             float(bool(one.grade.answer) and one.grade.answer.split(",")[place] == one.request.gold.split(",")[place])
             for one in eu
-        ]
+        ],
+        [one.request.item for one in eu],
     )
 
 
@@ -324,9 +356,15 @@ TASK = Task(
     title="EmoBench",
     source="Sahandfer/EmoBench @ 3b4f843 (data/EU.jsonl, data/EA.jsonl)",
     licence="MIT",
-    protocols={"official": _DECODING, "official_cot": _DECODING, "social_r1": GREEDY},
+    protocols={
+        "official": _DECODING,
+        "official_cot": _DECODING,
+        "paper": emobench_paper.DECODING,
+        "social_r1": GREEDY,
+    },
     load=load,
     requests=requests,
+    follow_up=follow_up,
     grade=grade,
     metrics=metrics,
     kinder=kinder,
