@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,19 @@ def refuse_foreign_figures(file: Path) -> None:
         return written.keys() == {"results", "status"} and bool(tasks) and all(map(_is_task, tasks))
 
     refuse_foreign_file(file, is_own, "a file of figures")
+
+
+def refuse_lost_figures(file: Path, found: Mapping[str, Any]) -> None:
+    """Raise BenchmarkError if an earlier file of figures has some of a task or protocol that `found` does not have."""
+    if not file.exists():
+        return
+    before, after = (
+        {(task, protocol) for task, of_task in figures["status"].items() for protocol in of_task}
+        for figures in (read_json(file), found)
+    )
+    if lost := sorted(before - after):
+        named = ", ".join(f"{protocol} of {task}" for task, protocol in lost)
+        raise BenchmarkError(f"{file}: holds figures of {named}, which these samples do not have; name another output")
 
 
 def _is_task(name: str) -> bool:

@@ -87,8 +87,9 @@ def not_had(config: EvaluateConfig, had: Collection[ProtocolName]) -> list[Proto
 
 
 def skipped_notes(name: str, config: EvaluateConfig, had: Collection[ProtocolName]) -> list[str]:
-    """Return a remark for each protocol that was named and that a task has no prompts of."""
-    return [f"{protocol}: left out, {name} has no such prompts" for protocol in not_had(config, had)]
+    """Return a remark on the protocols that were named and that a task has no prompts of, if there are such."""
+    missing = ", ".join(not_had(config, had))
+    return [f"left out, since {name} has no such prompts: {missing}"] if missing else []
 
 
 def requests_of(task: Task, data: Data, config: EvaluateConfig) -> dict[ProtocolName, list[Request]]:

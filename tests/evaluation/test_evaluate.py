@@ -238,10 +238,8 @@ def test_a_task_leaves_out_what_it_does_not_have(toy, tmp_path, monkeypatch):
     config = toy(tasks=tasks, protocols=("social_r1, official_cot",), columns=MAPPED)
     content = json.loads(whole.evaluate(config).read_text())
     assert list(content["status"]["hitom"]) == ["social_r1", "official_cot"]  # in the order asked for
-    assert content["notes"]["quiz.csv"] == ["official_cot: left out, quiz.csv has no such prompts"]
-    assert content["notes"]["sotopia"] == [
-        "social_r1: left out, sotopia has no such prompts", "official_cot: left out, sotopia has no such prompts",
-    ]  # fmt: skip
+    assert content["notes"]["quiz.csv"] == ["left out, since quiz.csv has no such prompts: official_cot"]
+    assert content["notes"]["sotopia"] == ["left out, since sotopia has no such prompts: social_r1, official_cot"]
     assert content["details"]["hitom"]["decoding"]["official_cot"]["temperature"] == 1.0  # given
     assert not content["failed"]
 
