@@ -262,7 +262,8 @@ def test_prompts_are_in_the_authors_words(tmp_path, name):
     ("name", "protocol", "id", "messages"),
     [
         ("tombench", "official_cot", "False Belief Task-1-zh-try1", ["Think {}, zh.", None]),
-        ("emobench", "official_cot", "EA-zh-1", ["参与\ncot\n    {\n    reasoning,\nEA\n    }", "景 Action 某 A) x\nB) y"]),
+        ("emobench", "official_cot", "EA-zh-1",
+         ["参与\ncot\n    {\n    reasoning,\nEA\n    }", "景 Action 某 A) x\nB) y"]),
         ("motivebench", "official_cot", "Blog-7-motivation-order1",
          ["Help.", f"Why, with thoughts? Q1 Of: {MOTIVE_OPTIONS} Think."]),
         ("motivebench", "official_18", "Blog-7-both-order1", ["Help.", f"Both? Q3 Of: {MOTIVE_OPTIONS}"]),
