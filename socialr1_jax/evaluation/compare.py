@@ -17,6 +17,7 @@ from socialr1_jax.data.twins import cluster_name, twin_name
 from socialr1_jax.evaluation.audit_files import in_headline
 from socialr1_jax.evaluation.card import card_example
 from socialr1_jax.evaluation.task import Request, mean_metric
+from socialr1_jax.evaluation_config import PROTOCOLS
 from socialr1_jax.files import read_json
 from socialr1_jax.intervals import around, share_interval, sign_flip_p
 from socialr1_jax.ownership import refuse_foreign_file
@@ -163,7 +164,7 @@ def _compared(
     if not graded:
         raise ValueError(f"{name}: no item has a grade in both; score the samples, or ask again what failed")
     pairs = [(items_a[key], items_b[key]) for key in graded]
-    figure = "mean_grade" if name.endswith(", official") else "accuracy"
+    figure = "mean_grade" if name.rpartition(", ")[2] in {*PROTOCOLS} - {"social_r1"} else "accuracy"
     found: dict[str, Any] = {
         "items": len(graded),
         "only_a": len(items_a) - len(both),

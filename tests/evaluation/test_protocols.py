@@ -8,6 +8,7 @@ from statistics import pvariance
 
 import pytest
 
+from socialr1_jax.evaluation.compare import compare
 from socialr1_jax.evaluation.registry import get_task
 from socialr1_jax.evaluation.rescore import refuse_lost_figures
 from socialr1_jax.evaluation.scoring import figures, score
@@ -24,6 +25,11 @@ EU = {
 EA = {
     "part": "EA", "qid": "1", "language": "en", "scenario": "S", "subject": "Bo", "category": "Personal-Self",
     "question type": "Action", "choices": ["Run", "Rest", "Call", "Hide"], "label": "Rest",
+}  # fmt: skip
+SAMPLE = {
+    "task": "socialiqa", "protocol": "social_r1", "id": "1", "item": "1", "sample": 0, "status": "ok", "gold": "A",
+    "answer": "A", "value": 1.0, "reply": "<Answer>A</Answer>", "finish_reason": "stop", "tokens": 1,
+    "messages": [{"role": "user", "content": "q"}], "meta": {},
 }  # fmt: skip
 
 
@@ -234,18 +240,25 @@ def test_vp_rows_stand_apart_with_their_label_conflicts(tmp_path):
     assert len(task.requests(task.load(tmp_path), "official_vp", 0)) == 4
 
 
+@pytest.mark.parametrize(
+    ("protocol", "figure"), [("official", "mean_grade"), ("paper", "mean_grade"), ("social_r1", "accuracy")]
+)
+def test_runs_are_compared_protocol_by_protocol(tmp_path, protocol, figure):
+    for name, value in (("a", 1.0), ("b", 0.0)):
+        (tmp_path / name).mkdir()
+        row = SAMPLE | {"task": "emobench", "protocol": protocol, "value": value, "meta": {"language": "en"}}
+        (tmp_path / name / "samples_emobench.jsonl").write_text(json.dumps(row))
+    found = compare(str(tmp_path / "a"), str(tmp_path / "b"))["comparisons"]
+    assert found[f"emobench, {protocol}"][figure]["difference"] == -1.0
+
+
 def test_figures_of_another_protocol_are_not_overwritten(tmp_path, capsys):
-    row = {
-        "task": "socialiqa", "protocol": "social_r1", "id": "1", "item": "1", "sample": 0, "status": "ok", "gold": "A",
-        "answer": "A", "value": 1.0, "reply": "<Answer>A</Answer>", "finish_reason": "stop", "tokens": 1,
-        "messages": [], "meta": {},
-    }  # fmt: skip
     samples, output = tmp_path / "samples.jsonl", tmp_path / "figures.json"
     main = runpy.run_path(str(Path(__file__).resolve().parents[2] / "scripts" / "score.py"))["main"]
-    samples.write_text(json.dumps(row))
+    samples.write_text(json.dumps(SAMPLE))
     assert main([str(samples), f"output={output}"]) == main([str(samples), f"output={output}"]) == 0
     before = output.read_text()
-    samples.write_text(json.dumps(row | {"protocol": "official", "reply": "A"}))
+    samples.write_text(json.dumps(SAMPLE | {"protocol": "official", "reply": "A"}))
     capsys.readouterr()
     assert main([str(samples), f"output={output}"]) == 2
     said = capsys.readouterr().err
