@@ -114,11 +114,12 @@ def run_task(
     name = task.name
     metrics: dict[str, Metric] = {}
     status: dict[str, dict[str, float]] = {}
-    decoding: dict[str, Decoding] = {}
+    decoding: dict[str, dict[str, float]] = {}
     scored: list[tuple[ProtocolName, Scored]] = []
     for protocol, requests in asked.items():
-        decoding[protocol] = drawn_with(config, task, protocol)
-        answers = ask(task, protocol, requests, config, respondent, replies, said, decoding[protocol])
+        drawn = drawn_with(config, task, protocol)
+        decoding[protocol] = drawn._asdict() | {"max_new_tokens": max(_limit(config, one) for one in requests)}
+        answers = ask(task, protocol, requests, config, respondent, replies, said, drawn)
         if config.predict_only:
             scored += [(protocol, Scored(*answer, "", Grade("", math.nan))) for answer in answers]
             continue
@@ -165,7 +166,7 @@ def run_task(
         failure=why if len(lost) == len(scored) else "",
         files=dict(data.files),
         notes=notes,
-        details={"decoding": {protocol: one._asdict() for protocol, one in decoding.items()}}
+        details={"decoding": decoding}
         | ({"baselines": {key: one._asdict() for key, one in shown.items()}} if shown else {}),
         seconds=time.perf_counter() - started,
     )
@@ -210,6 +211,8 @@ def ask(
         else:
             assert task.follow_up
             following[place] = task.follow_up(one, protocol, text)
+    if not following:
+        return answers
     second = [asked(one, f"{one.id}/{answers[place][1]}", (0,)) for place, one in following.items()]
     found = _replies(second, respondent, replies, said)
     for (place, one), (_, _, reply) in zip(following.items(), found, strict=True):

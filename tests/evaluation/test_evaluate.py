@@ -515,6 +515,7 @@ def test_a_reply_is_known_by_how_it_was_drawn(tmp_path):
         assert replies.key(official, 0) != replies.key(replace(official, decoding=None), 0)
     found = result.details["decoding"]
     assert (found["official"]["temperature"], found["social_r1"]["temperature"]) == (0.6, 0.0)
+    assert found["official"]["max_new_tokens"] == 8 + 4096  # of the answer, and of thoughts
 
 
 def test_a_benchmark_has_baselines_for_every_figure():

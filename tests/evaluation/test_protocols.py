@@ -79,15 +79,15 @@ def test_replies_with_reasons_are_read_as_the_authors_do(name, meta, reply, answ
 
 
 def test_reasons_are_asked_for_in_our_own_words_too():
-    task, data = get_task("emobench"), Data(items=[EU, EA], files={})
+    task, data = get_task("emobench"), Data(items=[EU, EA, EA | {"language": "zh"}], files={})
     direct, cot = (task.requests(data, protocol, 0) for protocol in ("official", "official_cot"))
-    assert [one.max_new_tokens for one in (*direct, *cot)] == [512, 512, 2048, 2048]
+    assert [one.max_new_tokens for one in (*direct, *cot)] == [512] * 3 + [2048] * 3
     assert [(one.id, one.gold, one.meta) for one in direct] == [(one.id, one.gold, one.meta) for one in cot]
     for one, other in zip(direct, cot, strict=True):
         system, reasoned = one.messages[0]["content"], other.messages[0]["content"]
-        assert "without explanations" in system
-        assert "step by step" in reasoned
-        assert "without explanations" not in reasoned
+        brief, steps = ("不要解释", "逐步推理") if "zh" in one.id else ("without explanations", "step by step")
+        assert (brief in system, steps in system) == (True, False)
+        assert (brief in reasoned, steps in reasoned) == (False, True)
         assert ('"reasoning"' in system, '"reasoning"' in reasoned) == (False, True)
         assert one.messages[1] == other.messages[1]
 
