@@ -24,7 +24,7 @@ def main(argv: list[str] | None = None) -> int:
     if not arguments or "-h" in arguments or "--help" in arguments:
         print_line("usage: score.py SAMPLES.jsonl [output=FIGURES.json]\n\n" + (__doc__ or ""))
         return 0
-    from socialr1_jax.evaluation.rescore import refuse_foreign_figures, rescore
+    from socialr1_jax.evaluation.rescore import refuse_foreign_figures, refuse_lost_figures, rescore
     from socialr1_jax.files import write_json
 
     try:
@@ -33,6 +33,7 @@ def main(argv: list[str] | None = None) -> int:
             refuse_foreign_figures(Path(config.output))
         found = rescore(Path(config.samples))
         if config.output:
+            refuse_lost_figures(Path(config.output), found)
             write_json(Path(config.output), found)
     except (ConfigError, ValueError, OSError) as error:
         print_error(f"score.py: error: {error}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from itertools import combinations
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast, get_args
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -18,6 +18,8 @@ STATIC = (
 )  # fmt: skip
 TASKS = (*STATIC, "fantom", "sotopia")
 GROUPS = {"static": STATIC, "all": TASKS}
+ProtocolName = Literal["official", "official_cot", "official_18", "official_vp", "paper", "likelihood", "social_r1"]
+PROTOCOLS: tuple[ProtocolName, ...] = get_args(ProtocolName)
 ALLOW_SELF = "a model neither plays against itself nor scores itself: name another one, or give allow_self=true"
 
 
@@ -71,8 +73,10 @@ class EvaluateConfig(QuestionFileConfig, ServerConfig):
     )
     allow_bad_rows: bool = Field(False, description="question file: leave out rows that cannot be used, and count them")
     by: Sources = Field((), description="question file: columns to give the accuracy by; none = type, where it has one")
-    protocol: Literal["official", "social_r1", "both"] = Field(
-        "both", description="the benchmark's own prompt and scoring, the cards' prompt with plain accuracy, or both"
+    protocols: Sources = Field(
+        ("official", "social_r1"),
+        description=f"ways to ask: {', '.join(PROTOCOLS)}; with commas. official is the benchmark's own prompt and "
+        "scoring, social_r1 the cards' prompt with plain accuracy; what a task does not have is left out",
     )
     answer_mode: Literal["plain", "reference"] = Field(
         "plain",
@@ -135,9 +139,19 @@ class EvaluateConfig(QuestionFileConfig, ServerConfig):
         return tuple(dict.fromkeys(task for name in _listed(self.tasks) for task in GROUPS.get(name, (name,))))
 
     @property
+    def protocol_names(self) -> tuple[ProtocolName, ...]:
+        """The protocols asked for, each once."""
+        return cast(tuple[ProtocolName, ...], _listed(self.protocols))
+
+    @property
     def by_columns(self) -> tuple[str, ...]:
         """The columns of question files to give the accuracy by, each once."""
         return _listed(self.by)
+
+    @property
+    def plays(self) -> bool:
+        """Return whether SOTOPIA is played: it is one of the tasks, and its only protocol is asked for."""
+        return "sotopia" in self.task_names and "official" in self.protocol_names
 
     @property
     def same_players(self) -> tuple[str, ...]:
@@ -160,13 +174,17 @@ class EvaluateConfig(QuestionFileConfig, ServerConfig):
         for name in (*QuestionFileConfig.model_fields, "allow_bad_rows", "by"):
             if getattr(self, name) and not own:
                 raise ValueError(f"{name} is about a question file, and tasks names none; leave it out, or add one")
-        if own and self.protocol == "official":
-            raise ValueError(f"{own[0]} has no official protocol: give protocol=social_r1")
+        unknown = [name for name in self.protocol_names if name not in PROTOCOLS]
+        if unknown or not self.protocol_names:
+            named = f"unknown {', '.join(unknown)}" if unknown else "none is given"
+            raise ValueError(f"protocols: {named}; the protocols are {', '.join(PROTOCOLS)}")
+        if "likelihood" in self.protocol_names and self.base_url:
+            raise ValueError("protocols: likelihood needs log-probs that no server gives: leave out it or base_url")
         if not self.model and not self.list:
             raise ValueError(f"model is required: {type(self).model_fields['model'].description}")
-        if "sotopia" in self.task_names and not self.judge and not self.predict_only and not self.list:
+        if self.plays and not self.judge and not self.predict_only and not self.list:
             raise ValueError("sotopia is scored by a model: give judge (and judge_url), or predict_only=true")
-        if "sotopia" in self.task_names and not self.allow_self and not self.list and self.same_players:
+        if self.plays and not self.allow_self and not self.list and self.same_players:
             raise ValueError(f"sotopia: {self.same_players[0]}; {ALLOW_SELF}")
         if self.base_url and self.thinking == "budget":
             raise ValueError("thinking=budget cuts thoughts in the engine here; an endpoint takes on or off")

@@ -137,7 +137,7 @@ def run(main, data, server, tmp_path, capsys, monkeypatch):
         server.manner = manner
         status = main([
             "--model", "m", "--base_url", f"http://127.0.0.1:{port or server.server_port}/v1", "--tasks", "socialiqa",
-            "--data_dir", str(data), "--output", str(tmp_path / "out"), "--protocol", "official", *arguments,
+            "--data_dir", str(data), "--output", str(tmp_path / "out"), "--protocols", "official", *arguments,
         ])  # fmt: skip
         heard = capsys.readouterr()
         file = tmp_path / "out" / "results.json"

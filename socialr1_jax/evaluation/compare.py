@@ -19,6 +19,7 @@ from socialr1_jax.data.twins import cluster_name, twin_name
 from socialr1_jax.evaluation.audit_files import in_headline
 from socialr1_jax.evaluation.card import card_example
 from socialr1_jax.evaluation.task import Request, mean_metric
+from socialr1_jax.evaluation_config import PROTOCOLS
 from socialr1_jax.files import read_json
 from socialr1_jax.intervals import around, share_interval, sign_flip_p
 from socialr1_jax.ownership import refuse_foreign_file
@@ -30,7 +31,7 @@ TEST = "sign flips of clusters, two-sided (McNemar's exact test where items are 
 _SHOWN = 10  # questions that changed, on the console
 _KEYS = {"a", "b", "test", "comparisons"}
 _SETTINGS = (  # of evaluate.py: those that change prompts, replies or how they are read
-    "protocol", "answer_mode", "prompt", "system", "num_samples", "temperature", "top_k", "top_p", "repetition_penalty",
+    "answer_mode", "prompt", "system", "num_samples", "temperature", "top_k", "top_p", "repetition_penalty",
     "thinking", "thinking_tokens", "max_new_tokens", "dtype", "options",
 )  # fmt: skip
 _OF_SOTOPIA = ("rules", "partner", "judge")
@@ -170,7 +171,7 @@ def _compared(
     if not graded:
         raise ValueError(f"{name}: no item has a grade in both; score the samples, or ask again what failed")
     pairs = [(items_a[key], items_b[key]) for key in graded]
-    figure = "mean_grade" if name.endswith(", official") else "accuracy"
+    figure = "mean_grade" if name.rpartition(", ")[2] in {*PROTOCOLS} - {"social_r1"} else "accuracy"
     found: dict[str, Any] = {
         "items": len(graded),
         "only_a": len(items_a) - len(both),

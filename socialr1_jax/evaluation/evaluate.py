@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from textwrap import wrap
@@ -22,13 +22,21 @@ from socialr1_jax.evaluation.results import (
     write_results,
 )
 from socialr1_jax.evaluation.results import Table as Rows
-from socialr1_jax.evaluation.runner import NoFolder, TaskResult, load_data, requests_of, run_task
+from socialr1_jax.evaluation.runner import (
+    NoFolder,
+    TaskResult,
+    load_data,
+    not_had,
+    requests_of,
+    run_task,
+    skipped_notes,
+)
 from socialr1_jax.evaluation.sotopia import run as sotopia
 from socialr1_jax.evaluation.task import BenchmarkError, Data, Task, Wording
 from socialr1_jax.evaluation.tasks.files import NOT_PUBLISHED
 from socialr1_jax.evaluation.wording import FILE, shown_wording
 from socialr1_jax.evaluation.wording_sources import SOURCES
-from socialr1_jax.evaluation_config import TASKS, EvaluateConfig, is_question_source, task_name
+from socialr1_jax.evaluation_config import PROTOCOLS, TASKS, EvaluateConfig, is_question_source, task_name
 from socialr1_jax.terminal import counted
 from socialr1_jax.training.console import Bar, console, shown_log, working
 from socialr1_jax.training.provenance import commit, versions
@@ -53,7 +61,8 @@ def _evaluate(config: EvaluateConfig) -> Path:
     names = config.task_names
     own = {task_name(name) for name in names if is_question_source(name)}
     loaded = [_loaded(name, config) for name in names if name != sotopia.NAME]
-    episodes = sotopia.load_benchmark(Path(config.data_dir), config.sotopia_rules) if sotopia.NAME in names else None
+    _refuse_protocols(config, [task for task, _ in loaded])
+    episodes = sotopia.load_benchmark(Path(config.data_dir), config.sotopia_rules) if config.plays else None
     results: list[TaskResult] = []
     made_by = versions(), commit()
     with shown_log(), ExitStack() as opened:
@@ -71,13 +80,18 @@ def _evaluate(config: EvaluateConfig) -> Path:
                     for note in data.notes:
                         console.print(f"{task.name}: {note}")
                 asked = requests_of(task, data, config)
-                with Bar(task.name, sum(map(len, asked.values())) * config.num_samples) as bar:
+                calls = sum(1 + one.follow_up for requests in asked.values() for one in requests)
+                with Bar(task.name, calls * config.num_samples) as bar:
                     results.append(run_task(task, data, asked, config, respondent, replies, bar.advance))
                 written = write_results(config, results, identity, *made_by)
         if episodes and players:
             opened.callback(players.close)
             with Bar(sotopia.NAME, sotopia.work(config, episodes)) as bar:
                 results.append(sotopia.run_sotopia(config, episodes, players, bar.advance))
+            written = write_results(config, results, identity, *made_by)
+        elif sotopia.NAME in names:
+            notes = skipped_notes(sotopia.NAME, config, sotopia.PROTOCOLS)
+            results.append(TaskResult(task=sotopia.NAME, metrics={}, status={}, replies=0, notes=notes))
             written = write_results(config, results, identity, *made_by)
     _print_table(headline_table(results), "NOT REPORTABLE: --limit" if config.limit else None, N_NOTE)
     for one in results:
@@ -88,6 +102,15 @@ def _evaluate(config: EvaluateConfig) -> Path:
         if not one.complete:
             console.print(f"NOT REPORTABLE: {one.task}: {one.notes[-1]}")
     return written
+
+
+def _refuse_protocols(config: EvaluateConfig, tasks: Sequence[Task]) -> None:
+    """Raise BenchmarkError for a protocol that no task has."""
+    there = {name for task in tasks for name in task.protocols}
+    there |= set(sotopia.PROTOCOLS) if sotopia.NAME in config.task_names else set()
+    if missing := not_had(config, there):
+        named = ", ".join(name for name in PROTOCOLS if name in there)
+        raise BenchmarkError(f"protocols: none of the tasks has {', '.join(missing)}; there is {named}")
 
 
 def _loaded(name: str, config: EvaluateConfig) -> tuple[Task, Data]:
@@ -162,7 +185,7 @@ def _what_is_here(name: str, published: tuple[int, str], data_dir: Path) -> Iter
 
 
 def _about(wording: Wording) -> str:
-    return f"{wording.about.removeprefix('the wording ')} (SHA-256 {shown_wording(wording.sha256)}...)"
+    return f"{wording.about.removeprefix('the wording ')} (SHA-256 {shown_wording(wording.sha256, 'official')}...)"
 
 
 def _listed_row(label: str, text: str) -> list[str]:

@@ -18,6 +18,7 @@ from socialr1_jax.data.tables import DataError, nearest, source_files
 from socialr1_jax.data.twins import cluster_name, twin_name
 from socialr1_jax.evaluation.card import card_grade, card_request
 from socialr1_jax.evaluation.task import (
+    GREEDY,
     BenchmarkError,
     Data,
     Grade,
@@ -105,6 +106,7 @@ def questions_task(name: str, examples: Mapping[str, Example] | None = None) -> 
         title=name,
         source="questions of your own",
         licence="yours",
+        protocols={"social_r1": GREEDY},
         load=_is_opened,
         requests=_requests,
         grade=_grade,
@@ -124,7 +126,7 @@ def _groups(example: Example, by: Sequence[str]) -> dict[str, str]:
 
 
 def _requests(data: Data, protocol: ProtocolName, seed: int) -> list[Request]:
-    return [] if protocol == "official" else [_request(item["example"], item["by"]) for item in data.items]
+    return [_request(item["example"], item["by"]) for item in data.items]
 
 
 def _request(example: Example, by: Mapping[str, str]) -> Request:

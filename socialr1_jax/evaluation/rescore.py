@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from socialr1_jax.evaluation.registry import get_task
-from socialr1_jax.evaluation.runner import PROTOCOLS, embedder
+from socialr1_jax.evaluation.runner import embedder
 from socialr1_jax.evaluation.scoring import Scored, figures, rescored, status_rates
-from socialr1_jax.evaluation.task import BenchmarkError
+from socialr1_jax.evaluation.task import BenchmarkError, ProtocolName, Task
 from socialr1_jax.evaluation_config import TASKS, is_question_source
 from socialr1_jax.files import finite, read_json
 from socialr1_jax.ownership import refuse_foreign_file
@@ -30,22 +30,37 @@ def refuse_foreign_figures(file: Path) -> None:
     refuse_foreign_file(file, is_own, "a file of figures")
 
 
+def refuse_lost_figures(file: Path, found: Mapping[str, Any]) -> None:
+    """Raise BenchmarkError if an earlier file of figures has some of a task or protocol that `found` does not have."""
+    if not file.exists():
+        return
+    before, after = (
+        {(task, protocol) for task, of_task in figures["status"].items() for protocol in of_task}
+        for figures in (read_json(file), found)
+    )
+    if lost := sorted(before - after):
+        named = ", ".join(f"{protocol} of {task}" for task, protocol in lost)
+        raise BenchmarkError(f"{file}: holds figures of {named}, which these samples do not have; name another output")
+
+
 def _is_task(name: str) -> bool:
     return name in TASKS or is_question_source(name)
 
 
-def _check(row: Mapping[str, Any]) -> None:
-    """Raise ValueError for a row whose task or protocol is none that is scored here, or whose prompt is of another."""
-    task, protocol = row["task"], row["protocol"]
-    if not _is_task(task):
-        raise ValueError(f"the task {task!r} is neither a benchmark nor a question file")
-    if task == "sotopia":
+def _task_of(row: Mapping[str, Any]) -> Task:
+    """Return the task of a row. Raises ValueError where task, protocol or prompt are none that are scored here."""
+    name, protocol = row["task"], row["protocol"]
+    if not _is_task(name):
+        raise ValueError(f"the task {name!r} is neither a benchmark nor a question file")
+    if name == "sotopia":
         raise ValueError("SOTOPIA's episodes are scored by its judge alone")
-    if protocol not in PROTOCOLS:
-        raise ValueError(f"the protocol {protocol!r} is none of {', '.join(PROTOCOLS)}")
+    task = get_task(name)
+    if protocol not in task.protocols:
+        raise ValueError(f"{name} has the protocols {', '.join(task.protocols)}, not {protocol!r}")
     is_cards = "<Answer>" in json.dumps(row["messages"][-1:])  # a question file may have a prompt of its own
-    if task in TASKS and task not in _ASKED_ALIKE and is_cards != (protocol == "social_r1"):
+    if name in TASKS and name not in _ASKED_ALIKE and is_cards != (protocol == "social_r1"):
         raise ValueError(f"its prompt is none of the protocol {protocol}")
+    return task
 
 
 def rescore(samples: Path) -> dict[str, Any]:
@@ -55,24 +70,25 @@ def rescore(samples: Path) -> dict[str, Any]:
 
     Raises BenchmarkError naming the file and line of a row that is no sample.
     """
-    groups: dict[tuple[str, Any], list[Scored]] = {}
+    groups: dict[tuple[str, ProtocolName], list[Scored]] = {}
     with samples.open("rb") as file:
         for number, line in enumerate(file, 1):
             try:
                 row = json.loads(line)
-                _check(row)
-                groups.setdefault((row["task"], row["protocol"]), []).append(rescored(get_task(row["task"]), row))
+                task = _task_of(row)
+                groups.setdefault((task.name, row["protocol"]), []).append(rescored(task, row))
             except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
                 reason = printable(repr(error), 200)
                 raise BenchmarkError(f"{samples} line {number}: not a sample of evaluate.py ({reason})") from error
     results: dict[str, dict[str, Any]] = {}
     status: dict[str, dict[str, Any]] = {}
-    for (task, protocol), scored in groups.items():
+    for (name, protocol), scored in groups.items():
+        task = get_task(name)
         try:
-            found = figures(get_task(task), protocol, scored, embedder(get_task(task), protocol))
+            found = figures(task, protocol, scored, embedder(task, protocol))
         except (LookupError, TypeError, AttributeError, ArithmeticError) as error:
             reason = printable(repr(error), 200)
-            raise BenchmarkError(f"{samples}: the rows of {task} do not fit together ({reason})") from error
-        results.setdefault(task, {}).update({f"{protocol}/{name}": one._asdict() for name, one in found.items()})
-        status.setdefault(task, {})[protocol] = status_rates(scored)
+            raise BenchmarkError(f"{samples}: the rows of {name} do not fit together ({reason})") from error
+        results.setdefault(name, {}).update({f"{protocol}/{key}": one._asdict() for key, one in found.items()})
+        status.setdefault(name, {})[protocol] = status_rates(scored)
     return finite({"results": results, "status": status})

@@ -77,7 +77,7 @@ def headline_table(results: Sequence[TaskResult]) -> Table:
             faults = ", ".join(f"{kind} {share:.1%}" for kind, share in status.items() if share and kind != "ok")
             cells = _cells(one, name, metric, beside)
             if worded:
-                cells.append(shown_wording(one.wording) if protocol.startswith("official") else "")
+                cells.append(shown_wording(one.wording, protocol))
             rows.append([one.task, *cells, faults or "none"])
     return ("task", *_head(beside), *(["wording"] if worded else []), "replies not ok"), rows
 

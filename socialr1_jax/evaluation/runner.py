@@ -6,7 +6,7 @@ import json
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,8 @@ from socialr1_jax.evaluation.card import card_example
 from socialr1_jax.evaluation.embeddings import installed, load_embedder
 from socialr1_jax.evaluation.reply_file import ReplyFile
 from socialr1_jax.evaluation.respondents import Asked, Endpoint, Respondent, decoding_of
-from socialr1_jax.evaluation.scoring import FAILED, Scored, figures, sample_row, score, status_rates
+from socialr1_jax.evaluation.scoring import FAILED, Scored, figures, said_in, sample_row, score, status_rates
 from socialr1_jax.evaluation.task import (
-    GREEDY,
     Baseline,
     BenchmarkError,
     Data,
@@ -32,13 +31,11 @@ from socialr1_jax.evaluation.task import (
     Task,
 )
 from socialr1_jax.evaluation.tasks.files import NOT_PUBLISHED
-from socialr1_jax.evaluation.wording import FILE, note_on, with_wording, wording_of
+from socialr1_jax.evaluation.wording import FILE, OWN_WORDING, note_on, with_wording, wording_of
 from socialr1_jax.evaluation_config import EvaluateConfig, samples_name
 from socialr1_jax.files import finite, write_whole
 from socialr1_jax.hub import find_data
 from socialr1_jax.server_answers import Reply
-
-PROTOCOLS: tuple[ProtocolName, ...] = ("official", "social_r1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,18 +103,26 @@ def _of_hub(task: Task, hub: Hub, download: bool, missing: str) -> Data:
 
 def embedder(task: Task, protocol: ProtocolName) -> Embedder | None:
     """Return what compares texts, if the task's protocol needs that and sentence-transformers is installed."""
-    needed = task.embedding_model and protocol == "official" and installed()
+    needed = task.embedding_model and protocol != "social_r1" and installed()
     return load_embedder(task.embedding_model) if needed else None
 
 
-def protocols(config: EvaluateConfig) -> tuple[ProtocolName, ...]:
-    """Return the protocols that are asked for."""
-    return PROTOCOLS if config.protocol == "both" else (config.protocol,)
+def not_had(config: EvaluateConfig, had: Collection[ProtocolName]) -> list[ProtocolName]:
+    """Return the protocols that were named on the command line or in a file and are none of these."""
+    named = config.protocol_names if "protocols" in config.model_fields_set else ()
+    return [name for name in named if name not in had]
+
+
+def skipped_notes(name: str, config: EvaluateConfig, had: Collection[ProtocolName]) -> list[str]:
+    """Return a remark on the protocols that were named and that a task has no prompts of, if there are such."""
+    missing = ", ".join(not_had(config, had))
+    return [f"left out, since {name} has no such prompts: {missing}"] if missing else []
 
 
 def requests_of(task: Task, data: Data, config: EvaluateConfig) -> dict[ProtocolName, list[Request]]:
     """Return the first `config.limit` prompts of each protocol that is asked for and that the task has."""
-    each = {name: task.requests(data, name, config.seed)[: config.limit or None] for name in protocols(config)}
+    names = [name for name in config.protocol_names if name in task.protocols]
+    each = {name: task.requests(data, name, config.seed)[: config.limit or None] for name in names}
     found = {name: requests for name, requests in each.items() if requests}
     if config.answer_mode == "reference" and "social_r1" in found:  # the mode stays with the samples for score.py
         found["social_r1"] = [replace(one, meta={**one.meta, "answer_mode": "reference"}) for one in found["social_r1"]]
@@ -136,11 +141,12 @@ def run_task(
     name = task.name
     metrics: dict[str, Metric] = {}
     status: dict[str, dict[str, float]] = {}
-    decoding: dict[str, Decoding] = {}
+    decoding: dict[str, dict[str, float]] = {}
     scored: list[tuple[ProtocolName, Scored]] = []
     for protocol, requests in asked.items():
-        decoding[protocol] = drawn_with(config, task, protocol)
-        answers = ask(name, protocol, requests, config, respondent, replies, said, decoding[protocol])
+        drawn = drawn_with(config, task, protocol)
+        decoding[protocol] = drawn._asdict() | {"max_new_tokens": max(_limit(config, one) for one in requests)}
+        answers = ask(task, protocol, requests, config, respondent, replies, said, drawn)
         if config.predict_only:
             scored += [(protocol, Scored(*answer, "", Grade("", math.nan))) for answer in answers]
             continue
@@ -156,8 +162,13 @@ def run_task(
     beside = _baselines(task, data, asked, config) if metrics else {}
     shown = {name: one for name in metrics if (one := beside.get(_plain(name)))}
     lost = [one.reply for _, one in scored if one.reply.finish_reason in FAILED]
-    wording = wording_of(name, data) if any(protocol.startswith("official") for protocol in asked) else ""
-    notes, why = [*data.notes, *([note_on(name, data)] if wording else [])], ""
+    official = [protocol for protocol in asked if protocol.startswith("official")]
+    wording = wording_of(name, data) if official else ""
+    notes, why = [*data.notes, *([note_on(name, data, official)] if wording else [])], ""
+    if "paper" in asked:
+        wording = wording or OWN_WORDING
+        notes.append(f"paper: {OWN_WORDING}")
+    notes += skipped_notes(name, config, asked)
     for which, rates in status.items():
         if rates["truncated"] > 0.5:
             notes.append(f"{which}: {rates['truncated']:.0%} of the replies were cut: give a larger max_new_tokens")
@@ -182,7 +193,7 @@ def run_task(
         failure=why if len(lost) == len(scored) else "",
         files=dict(data.files),
         notes=notes,
-        details={"decoding": {protocol: one._asdict() for protocol, one in decoding.items()}}
+        details={"decoding": decoding}
         | ({"baselines": {key: one._asdict() for key, one in shown.items()}} if shown else {}),
         seconds=time.perf_counter() - started,
     )
@@ -194,26 +205,58 @@ def _baselines(
     """Return the baselines of a task by the plain names of its figures: those of `social_r1`, which has the options."""
     requests = asked.get("social_r1") or task.requests(data, "social_r1", config.seed)[: config.limit or None]
     examples = task.examples(requests) if task.examples else list(map(card_example, requests))
-    return {_plain(name): one for name, one in baselines(task, requests, examples).items()}
+    return {_plain(f"social_r1/{name}"): one for name, one in baselines(task, requests, examples).items()}
 
 
 def _plain(figure: str) -> str:
     """Return the name of a figure without its protocol and `ours/`."""
-    return figure.removeprefix("official/").removeprefix("social_r1/").replace("ours/", "")
+    return figure.partition("/")[2].replace("ours/", "")
 
 
 def ask(
-    name: str, protocol: ProtocolName, requests: Sequence[Request], config: EvaluateConfig, respondent: Respondent,
+    task: Task, protocol: ProtocolName, requests: Sequence[Request], config: EvaluateConfig, respondent: Respondent,
     replies: ReplyFile, said: Callable[[str], None], decoding: Decoding | None = None,
 ) -> list[tuple[Request, int, Reply]]:  # fmt: skip
-    """Return (request, sample, reply) of every prompt and sample, in order; known ones are not asked again."""
-    samples = range(config.num_samples)
+    """Return (request, sample, reply) of every prompt and sample, in order; known ones are not asked again.
+
+    A follow-up and its reply stand in the place of the prompt that they follow, unless that had no reply.
+    """
     own = None if decoding == decoding_of(config) else decoding
-    asked = [Asked(f"{name}/{protocol}/{one.id}", one.messages, _limit(config, one), decoding=own) for one in requests]
-    found = {(i, s): reply for i, one in enumerate(asked) for s in samples if (reply := replies.get(one, s))}
+
+    def asked(one: Request, key: str, samples: Sequence[int]) -> Asked:
+        return Asked(
+            f"{task.name}/{protocol}/{key}", one.messages, _limit(config, one), tuple(samples), own, one.continuations
+        )
+
+    first = [asked(one, one.id, range(config.num_samples)) for one in requests]
+    answers = [(requests[i], s, reply) for i, s, reply in _replies(first, respondent, replies, said)]
+    following: dict[int, Request] = {}  # by the place in `answers`
+    for place, (one, _, reply) in enumerate(answers):
+        if not one.follow_up:
+            continue
+        text = None if reply.finish_reason in FAILED else said_in(reply)
+        if text is None:
+            said(reply.finish_reason)
+        else:
+            assert task.follow_up
+            following[place] = task.follow_up(one, protocol, text)
+    if not following:
+        return answers
+    second = [asked(one, f"{one.id}/{answers[place][1]}", (0,)) for place, one in following.items()]
+    found = _replies(second, respondent, replies, said)
+    for (place, one), (_, _, reply) in zip(following.items(), found, strict=True):
+        answers[place] = (one, answers[place][1], reply)
+    return answers
+
+
+def _replies(
+    asked: Sequence[Asked], respondent: Respondent, replies: ReplyFile, said: Callable[[str], None]
+) -> list[tuple[int, int, Reply]]:
+    """Return (index, sample, reply) of everything that is asked, in order."""
+    found = {(i, s): reply for i, one in enumerate(asked) for s in one.samples if (reply := replies.get(one, s))}
     missing: list[tuple[int, Asked]] = []
     for i, one in enumerate(asked):
-        if left := tuple(s for s in samples if (i, s) not in found):
+        if left := tuple(s for s in one.samples if (i, s) not in found):
             missing.append((i, replace(one, samples=left)))
     for _ in found:
         said("known")
@@ -224,14 +267,13 @@ def ask(
         replies.add(asked[i], sample, reply)
         found[i, sample] = reply
         said(f"{reply.tokens} tokens")
-    return [(one, s, found[i, s]) for i, one in enumerate(requests) for s in samples]
+    return [(i, s, found[i, s]) for i, one in enumerate(asked) for s in one.samples]
 
 
 def drawn_with(config: EvaluateConfig, task: Task, protocol: ProtocolName) -> Decoding:
     """Return how the replies of a protocol are drawn: what the configuration was given, else the authors' way."""
-    theirs = task.decoding if protocol == "official" else GREEDY
     given = {name: getattr(config, name) for name in Decoding._fields if name in config.model_fields_set}
-    return theirs._replace(**given)
+    return task.protocols[protocol]._replace(**given)
 
 
 def _limit(config: EvaluateConfig, request: Request) -> int:

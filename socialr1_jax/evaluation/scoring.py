@@ -41,12 +41,19 @@ def score(task: Task, protocol: ProtocolName, request: Request, sample: int, rep
     """
     if reply.finish_reason in FAILED:
         return Scored(request, sample, reply, reply.finish_reason, _NO_GRADE)
-    said = without_thoughts(reply.text)
+    said = said_in(reply)
     if said is None:
         return Scored(request, sample, reply, "truncated", _WRONG)
-    grade = task.grade(request, protocol, said if THINK_END in reply.text else reply.text)
-    status = "truncated" if reply.finish_reason == "length" else "ok" if said and grade.answer else "unparsable"
+    grade = task.grade(request, protocol, said)
+    answered = said.strip() and grade.answer
+    status = "truncated" if reply.finish_reason == "length" else "ok" if answered else "unparsable"
     return Scored(request, sample, reply, status, grade)
+
+
+def said_in(reply: Reply) -> str | None:
+    """Return what a reply says after its thoughts, or with its white space if it has none; None in endless thoughts."""
+    said = without_thoughts(reply.text)
+    return said if said is None or THINK_END in reply.text else reply.text
 
 
 def figures(
@@ -63,7 +70,7 @@ def figures(
     and is an upper bound of what repeated sampling leaves.
     """
     kinder: dict[str, Metric] = {}
-    if task.kinder and protocol == "official":
+    if task.kinder and protocol in ("official", "official_cot"):
         ours = replace(task, grade=task.kinder, kinder=None)
         again = [score(ours, protocol, one.request, one.sample, one.reply) for one in scored]
         by_name = {name.removeprefix("ours/"): one for name, one in figures(ours, protocol, again, embedder).items()}

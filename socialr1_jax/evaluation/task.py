@@ -10,12 +10,12 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from socialr1_jax.data.examples import Example
+from socialr1_jax.evaluation_config import ProtocolName as ProtocolName
 
 Embedder = Callable[[Sequence[str]], Any]  # n texts -> float [n, width]
-ProtocolName = Literal["official", "social_r1", "likelihood"]
 Messages = tuple[Mapping[str, str], ...]  # {"role": "system" or "user", "content": ...}
 FIELD = re.compile(r"\{\{|\}\}|\{([^\W\d]\w*)\}")  # of a text of `Wording`, or one of its braces
 
@@ -30,7 +30,8 @@ class Request:
 
     `id` is unique in the task and the same in every run; requests of one `item` (a question, a story, a conversation)
     belong together. `gold` and what else grading and figures need (`meta`) are plain JSON, so that samples can be
-    scored again from a file. `continuations`: as of `Asked`.
+    scored again from a file. The reply to one with `follow_up` is no answer yet: `Task.follow_up` makes the next prompt
+    of it. `continuations`: as of `Asked`.
     """
 
     id: str
@@ -39,6 +40,7 @@ class Request:
     gold: Any
     meta: Mapping[str, Any] = field(default_factory=dict)
     max_new_tokens: int = 512  # of the answer, as the protocol has it; thinking is on top
+    follow_up: bool = False
     continuations: tuple[str, ...] = ()
 
 
@@ -126,17 +128,19 @@ class Data:
 class Task:
     """A benchmark.
 
+    protocols: the ways to ask it, and what its authors draw the replies of each with.
     load: folder of the benchmark -> Data; raises BenchmarkError.
     requests: (data, protocol, seed) -> the prompts; the same for the same arguments.
     grade: (request, protocol, reply without its thoughts) -> Grade. Replies that were cut in their thoughts never come
         here: they are wrong.
     metrics: (all graded requests of one reply each, protocol) -> figures by name; the first one is the headline.
-    embedded: (graded requests of the official protocol, embedder of `embedding_model`) -> (the same with the grades
+    follow_up: (request with `follow_up`, protocol, reply without its thoughts) -> the prompt whose reply is graded in
+        its place, with the same id.
+    embedded: (graded requests of an official protocol, embedder of `embedding_model`) -> (the same with the grades
         that only an embedder can give, further figures); called before `metrics` where it is installed.
-    decoding: what the authors draw the replies of the official protocol with.
     examples: (requests of `social_r1`) -> their questions, where the prompt does not tell them.
-    kinder: as `grade`, for the official protocol of a benchmark whose own reader refuses answers that a reply plainly
-        gives; the figures of it stand beside the official ones as `ours/reader/<figure>`.
+    kinder: as `grade`, for `official` and `official_cot` of a benchmark whose own reader refuses answers that a reply
+        plainly gives; the figures of it stand beside the official ones as `ours/reader/<figure>`.
     """
 
     name: str
@@ -147,7 +151,10 @@ class Task:
     requests: Callable[[Data, ProtocolName, int], list[Request]]
     grade: Callable[[Request, ProtocolName, str], Grade]
     metrics: Callable[[Sequence[Graded], ProtocolName], dict[str, Metric]]
-    decoding: Decoding = GREEDY
+    protocols: Mapping[ProtocolName, Decoding] = field(
+        default_factory=lambda: {"official": GREEDY, "social_r1": GREEDY}
+    )
+    follow_up: Callable[[Request, ProtocolName, str], Request] | None = None
     embedding_model: str = ""
     embedded: Callable[[Sequence[Graded], Embedder], tuple[list[Graded], dict[str, Metric]]] | None = None
     examples: Callable[[Sequence[Request]], list[Example]] | None = None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -84,17 +84,20 @@ def wording_of(name: str, data: Data | Benchmark) -> str:
     return data.wording.sha256 if data.wording else OWN_WORDING
 
 
-def note_on(name: str, data: Data | Benchmark) -> str:
-    """Return a remark for the results on whose wording official prompts have."""
+def note_on(name: str, data: Data | Benchmark, protocols: Sequence[str] = ("official",)) -> str:
+    """Return a remark for the results on whose wording the prompts of these protocols have."""
+    of = ", ".join(protocols)
     if data.wording:
-        return f"official: {data.wording.about} (SHA-256 of the texts {data.wording.sha256})"
+        return f"{of}: {data.wording.about} (SHA-256 of the texts {data.wording.sha256})"
     versions = " or ".join(source.version for source in SOURCES[name].versions)
-    return f"official: {OWN_WORDING}, not that of {versions} (no {FILE} beside the data)"
+    return f"{of}: {OWN_WORDING}, not that of {versions} (no {FILE} beside the data)"
 
 
-def shown_wording(wording: str) -> str:
-    """Return what a table says of it: "own wording", or the first digits of the hash."""
-    return wording if wording == OWN_WORDING else wording[:_SHOWN]
+def shown_wording(wording: str, protocol: str) -> str:
+    """Return what a table says of it: "own wording", or the first digits of the hash; "" for the cards' prompt."""
+    if not wording or protocol == "social_r1":
+        return ""
+    return OWN_WORDING if wording == OWN_WORDING or protocol == "paper" else wording[:_SHOWN]
 
 
 def _origin(source: Source, digest: str, written: Any) -> str:

@@ -258,6 +258,35 @@ def test_prompts_are_in_the_authors_words(tmp_path, name):
     assert [(one.id, one.gold, one.meta) for one in own] == [(one.id, one.gold, one.meta) for one in asked.values()]
 
 
+@pytest.mark.parametrize(
+    ("name", "protocol", "id", "messages"),
+    [
+        ("tombench", "official_cot", "False Belief Task-1-zh-try1", ["Think {}, zh.", None]),
+        ("emobench", "official_cot", "EA-zh-1",
+         ["参与\ncot\n    {\n    reasoning,\nEA\n    }", "景 Action 某 A) x\nB) y"]),
+        ("motivebench", "official_cot", "Blog-7-motivation-order1",
+         ["Help.", f"Why, with thoughts? Q1 Of: {MOTIVE_OPTIONS} Think."]),
+        ("motivebench", "official_18", "Blog-7-both-order1", ["Help.", f"Both? Q3 Of: {MOTIVE_OPTIONS}"]),
+        ("tactfultom", "official_cot", "b-free",
+         ["System 5.", "# About\nA: hi.\n\n# Target\nSo?\n\n# Asked\nWhy?\n\nBy steps:\nIt {x}\n\nSo: "]),
+        ("hitom", "official_vp", "VP-3",
+         ["Answer.\nStory:\n1 Ann came.\nQuestion: Where?\nChoices: A. x, B. y\n\nNote: {}.\n"]),
+        ("simpletom", "official_cot", "k_aware",
+         ["Help.", 'Answer with (A) or (B).\n\nT.\n\nQ: Q? \n(A) Yes \n(B) No\n\nThink first, say  "(A)" or "(B)"\n']),
+    ],
+)  # fmt: skip
+def test_prompts_of_other_protocols_are_in_the_authors_words(tmp_path, name, protocol, id, messages):
+    """Of two calls, the second one: it repeats the first with the reply "It {x}" behind it."""
+    content, task = content_of(name, checkout(tmp_path, name)), get_task(name)
+    items = {"tombench": [TOM], "hitom": [MOVED | {"vp_answer": "x"}]}.get(name) or ASKED[name][0]
+    data = Data(items=items, files={}, wording=Wording(content["texts"], content["sha256"]))
+    one = next(one for one in task.requests(data, protocol, 0) if one.id == id)
+    if one.follow_up:
+        one = task.follow_up(one, protocol, "It {x}")
+    sent = [message["content"] for message in one.messages]
+    assert [text for text, known in zip(sent, messages, strict=True) if known] == [known for known in messages if known]
+
+
 @pytest.mark.parametrize("chinese", [TWO, FOUR], ids=len)
 def test_tombench_shows_options_as_the_authors_do(tmp_path, chinese):
     """As many in both languages as the Chinese row has."""

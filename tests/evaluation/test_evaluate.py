@@ -41,7 +41,7 @@ from socialr1_jax.server_answers import Reply
 
 ITEMS = [{"id": str(i), "gold": "AB"[i % 2]} for i in range(10)]
 score_main = runpy.run_path(str(Path(__file__).resolve().parents[2] / "scripts" / "score.py"))["main"]
-ASKS = {"official": "official", "social_r1": "social_r1 <Answer>"}
+ASKS = {"official": "official", "official_cot": "official_cot", "social_r1": "social_r1 <Answer>"}
 TOY = Task(
     name="hitom",  # a name that the settings know
     title="a toy", source="nowhere", licence="none",
@@ -164,6 +164,97 @@ def test_the_status_of_a_reply(text, reason, status, value):
     assert found.grade.value == pytest.approx(value, nan_ok=True)
 
 
+TWO_CALLS = replace(
+    TOY,
+    protocols={"official": Decoding(), "official_cot": Decoding(temperature=0.3), "social_r1": Decoding()},
+    requests=lambda data, protocol, seed: [
+        replace(one, follow_up=protocol == "official_cot") for one in TOY.requests(data, protocol, seed)
+    ],
+    follow_up=lambda request, protocol, reply: replace(
+        request, messages=({"role": "user", "content": f"{request.id}: {reply}, so?"},), follow_up=False
+    ),
+)
+
+
+def reasons(asked: Asked, sample: int) -> Reply:
+    """Thinks aloud in the first call, and answers in the second one; question 3 fails, question 4 thinks for ever."""
+    said = asked.messages[0]["content"]
+    if said.endswith("so?"):
+        return Reply("AB"[int(said[0]) % 2], "stop", 1)
+    if said[-1] == "3":
+        return Reply("", "error", 0)
+    return Reply("<think>on and on" if said[-1] == "4" else f"<think>hm</think>because of {sample}", "stop", 3)
+
+
+def test_an_answer_may_take_a_second_call(toy, tmp_path):
+    config, data, said = toy(protocols=("official_cot",), num_samples=2), TOY.load(tmp_path), []
+    respondent = Scripted(reasons)
+
+    def ran(respondent):
+        with ReplyFile(tmp_path / "out" / "replies.jsonl", {}) as replies:
+            asked = requests_of(TWO_CALLS, data, config)
+            return run_task(TWO_CALLS, data, asked, config, respondent, replies, said.append)
+
+    result = ran(respondent)
+    assert len(said) == 40  # a step of progress for each of two calls, also where the second one is not made
+    assert (result.metrics["official_cot/accuracy"].value, result.metrics["official_cot/accuracy"].n) == (8 / 9, 9)
+    assert result.status["official_cot"] == {
+        "ok": 0.8,
+        "truncated": 0.1,
+        "unparsable": 0.0,
+        "too_long": 0.0,
+        "refused": 0.0,
+        "error": 0.1,
+    }
+    rows = [json.loads(line) for line in (tmp_path / "out" / "samples_hitom.jsonl").read_text().splitlines()]
+    assert [(row["id"], row["sample"]) for row in rows[:3]] == [("0", 0), ("0", 1), ("1", 0)]
+    assert rows[1]["messages"][0]["content"] == "0: because of 1, so?"
+    assert rows[8]["reply"] == "<think>on and on"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("socialr1_jax.evaluation.rescore.get_task", lambda name: TWO_CALLS)
+        assert rescore(tmp_path / "out" / "samples_hitom.jsonl")["status"]["hitom"] == result.status
+    again = Scripted(reasons)
+    assert ran(again).metrics == result.metrics
+    assert again.calls == [("hitom/official_cot/3", 0), ("hitom/official_cot/3", 1)]  # what failed, and no more
+
+
+@pytest.mark.parametrize(
+    ("protocols", "message"),
+    [
+        (("paper",), r"^protocols: none of the tasks has paper; there is official, official_cot, social_r1$"),
+        (("official", "official_18", "paper"), r"^protocols: none of the tasks has official_18, paper; there is off"),
+    ],
+)
+def test_a_protocol_that_no_task_has_is_named_before_anything_is_asked(toy, monkeypatch, protocols, message):
+    monkeypatch.setattr(whole, "make_respondent", lambda config: pytest.fail("asked"))
+    monkeypatch.setattr(whole, "get_task", lambda name: TWO_CALLS)
+    with pytest.raises(BenchmarkError, match=message):
+        whole.evaluate(toy(protocols=protocols))
+
+
+def test_a_task_leaves_out_what_it_does_not_have(toy, tmp_path, monkeypatch):
+    monkeypatch.setattr(whole, "make_respondent", lambda config: Scripted(right_or_wrong))
+    monkeypatch.setattr(whole, "get_task", lambda name: TWO_CALLS if name == "hitom" else TOY)
+    (tmp_path / "data" / "socialiqa").mkdir()
+    (tmp_path / "quiz.csv").write_text(QUIZ)
+    tasks = ("hitom", str(tmp_path / "quiz.csv"), "sotopia")
+    config = toy(tasks=tasks, protocols=("social_r1, official_cot",), columns=MAPPED)
+    content = json.loads(whole.evaluate(config).read_text())
+    assert list(content["status"]["hitom"]) == ["social_r1", "official_cot"]  # in the order asked for
+    assert content["notes"]["quiz.csv"] == ["left out, since quiz.csv has no such prompts: official_cot"]
+    assert content["notes"]["sotopia"] == ["left out, since sotopia has no such prompts: social_r1, official_cot"]
+    assert content["details"]["hitom"]["decoding"]["official_cot"]["temperature"] == 1.0  # given
+    assert not content["failed"]
+
+
+def test_samples_of_another_protocol_are_refused(toy, tmp_path):
+    run(toy(limit=1), Scripted(right_or_wrong))
+    file = tmp_path / "out" / "samples_hitom.jsonl"
+    file.write_text(file.read_text().replace('"official"', '"paper"'))
+    with pytest.raises(BenchmarkError, match=r"line 1: .*hitom has the protocols official, social_r1, not 'paper'"):
+        rescore(file)
+
+
 def test_the_last_end_of_thoughts_counts():
     assert without_thoughts("<think>a</think>b</think> c ") == "c"
     assert without_thoughts("<think>a") is None
@@ -204,7 +295,7 @@ def test_results_say_what_was_done_and_scoring_again_gives_the_same(toy, tmp_pat
 @pytest.mark.parametrize(
     ("changed", "reason"),
     [
-        ({"protocol": "official_fancy"}, "the protocol 'official_fancy' is none of official, "),
+        ({"protocol": "official_fancy"}, "hitom has the protocols official, social_r1, not "),
         ({"protocol": "official"}, "its prompt is none of the protocol official"),
         ({"task": "sotopia"}, "SOTOPIA's episodes are scored by its judge alone"),
         ({"task": "hitomm"}, "the task 'hitomm' is neither a benchmark nor a question file"),
@@ -231,7 +322,7 @@ def test_samples_of_another_protocol_are_one_line_and_nothing_is_written(toy, tm
 
 def test_wording_is_of_official_prompts_alone(toy, tmp_path, monkeypatch):
     monkeypatch.setattr(whole, "make_respondent", lambda config: Scripted(right_or_wrong))
-    content = json.loads(whole.evaluate(toy(protocol="social_r1", limit=2)).read_text())
+    content = json.loads(whole.evaluate(toy(protocols=("social_r1",), limit=2)).read_text())
     assert content["wording"] == {}
     assert "own wording" not in (tmp_path / "out" / "results.md").read_text()
 
@@ -242,7 +333,7 @@ def test_wording_is_of_official_prompts_alone(toy, tmp_path, monkeypatch):
         ({}, True, ""),
         ({}, False, "a part of its questions"),
         ({"limit": 4}, True, "the first 4 prompts alone"),
-        ({"protocol": "official"}, True, "no figure of social_r1"),
+        ({"protocols": ("official",)}, True, "no figure of social_r1"),
     ],
 )
 def test_published_figures_stand_beside_comparable_ones_alone(toy, tmp_path, monkeypatch, changes, whole_data, reason):
@@ -302,7 +393,12 @@ def test_data_that_are_missing_are_told_before_anything_is_asked(toy, tmp_path, 
         (["tasks=hitom", "allow_bad_rows=true"], "allow_bad_rows is about a question file"),
         (["tasks=a/quiz.csv,b/quiz.csv"], "two would write samples_quiz.csv.jsonl; rename a file"),
         (["tasks=hitom,hitom.jsonl"], "two would write samples_hitom.jsonl; rename a file"),
-        (["tasks=quiz.csv", "protocol=official"], "quiz.csv has no official protocol: give protocol=social_r1"),
+        (
+            ["tasks=hitom", "protocols=official,offical_cot"],
+            "unknown offical_cot; the protocols are official, official_cot",
+        ),
+        (["tasks=hitom", "protocols=,"], "protocols: none is given; the protocols are official"),
+        (["tasks=hitom", "protocol=both"], "unknown key 'protocol'; did you mean 'protocols'"),
         (["batch_size=many"], "batch_size"),
     ],
 )
@@ -445,7 +541,7 @@ def test_official_replies_are_drawn_as_the_authors_do_unless_told_otherwise(name
 
 def test_a_reply_is_known_by_how_it_was_drawn(tmp_path):
     """Results name the decoding; what is drawn as the configuration says keeps the key that it had."""
-    task, seen = replace(TOY, decoding=Decoding(temperature=0.6)), []
+    task, seen = replace(TOY, protocols={"official": Decoding(temperature=0.6), "social_r1": Decoding()}), []
     config, data = EvaluateConfig(model="m", tasks=("hitom",), output=str(tmp_path)), TOY.load(tmp_path)
     respondent = Scripted(lambda one, sample: seen.append(one) or Reply("A", "stop", 1))
     with ReplyFile(tmp_path / "r.jsonl", {}) as replies:
@@ -457,6 +553,7 @@ def test_a_reply_is_known_by_how_it_was_drawn(tmp_path):
         assert replies.key(official, 0) != replies.key(replace(official, decoding=None), 0)
     found = result.details["decoding"]
     assert (found["official"]["temperature"], found["social_r1"]["temperature"]) == (0.6, 0.0)
+    assert found["official"]["max_new_tokens"] == 8 + 4096  # of the answer, and of thoughts
 
 
 def test_a_benchmark_has_baselines_for_every_figure():
@@ -572,11 +669,11 @@ def test_a_call_that_fails_is_an_error_reply_and_is_asked_again(server, toy, tmp
     model = endpoint(server)
     request = TOY.requests(TOY.load(tmp_path), "official", 0)[0]
     with ReplyFile(tmp_path / "r.jsonl", model.identity()) as replies:
-        ((_, _, reply),) = ask("hitom", "official", [request], toy(), model, replies, lambda text: None)
+        ((_, _, reply),) = ask(TOY, "official", [request], toy(), model, replies, lambda text: None)
     assert reply.finish_reason == "error"
     server.status = 200
     with ReplyFile(tmp_path / "r.jsonl", model.identity()) as replies:
-        ((_, _, reply),) = ask("hitom", "official", [request], toy(), model, replies, lambda text: None)
+        ((_, _, reply),) = ask(TOY, "official", [request], toy(), model, replies, lambda text: None)
     assert reply.text == "A official 0"
 
 

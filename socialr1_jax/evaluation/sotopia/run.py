@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from socialr1_jax.evaluation.respondents import Endpoint, LocalModel, Respondent, make_respondent
 from socialr1_jax.evaluation.rows import Row
-from socialr1_jax.evaluation.runner import TaskResult, folder_of
+from socialr1_jax.evaluation.runner import TaskResult, folder_of, skipped_notes
 from socialr1_jax.evaluation.sotopia import profiles
 from socialr1_jax.evaluation.sotopia.episode import Rules, Setting, episodes_of, run_id
 from socialr1_jax.evaluation.sotopia.figures import OVERALL, SetFigures, figures
@@ -21,11 +21,12 @@ from socialr1_jax.evaluation.sotopia.profiles import SETS
 from socialr1_jax.evaluation.sotopia.speakers import Speaker
 from socialr1_jax.evaluation.task import BenchmarkError, Metric
 from socialr1_jax.evaluation.wording import FILE, note_on, with_wording, wording_of
-from socialr1_jax.evaluation_config import ALLOW_SELF, EvaluateConfig
+from socialr1_jax.evaluation_config import ALLOW_SELF, EvaluateConfig, ProtocolName
 from socialr1_jax.server_answers import SettingNames
 from socialr1_jax.terminal import counted
 
 NAME = "sotopia"
+PROTOCOLS: tuple[ProtocolName, ...] = ("official",)
 _SCORED = [*dict.fromkeys(("goal", *DIMENSIONS, OVERALL))]
 FIGURES = [*_SCORED, *(f"partner/{name}" for name in _SCORED)]
 TEMPERATURE = 0.7  # of the agents in the authors' code
@@ -220,7 +221,7 @@ def _result(
     temperature = about["tested"]["temperature"]
     details, notes = about, [f"rules of SOTOPIA {config.sotopia_rules}, agents at temperature {temperature}"]
     notes += [f"{one}: figures of a model with itself do not compare" for one in config.same_players]
-    notes += [*benchmark.notes, note_on(NAME, benchmark)]
+    notes += [*benchmark.notes, note_on(NAME, benchmark), *skipped_notes(NAME, config, PROTOCOLS)]
     complete = not played.failed
     for name in SETS if config.sotopia_set == "all" else (config.sotopia_set,):
         chosen = [one for one in settings if benchmark.is_in(name, one.scenario)]

@@ -19,6 +19,7 @@ from typing import Any
 from socialr1_jax.data.examples import LETTERS
 from socialr1_jax.evaluation.card import card_grade, card_request
 from socialr1_jax.evaluation.task import (
+    GREEDY,
     BenchmarkError,
     Data,
     Decoding,
@@ -35,6 +36,7 @@ from socialr1_jax.evaluation.task import (
     by_group,
     mean_metric,
 )
+from socialr1_jax.evaluation.tasks import emobench_paper
 from socialr1_jax.evaluation.tasks.fields import letter_of, text, texts
 from socialr1_jax.evaluation.tasks.files import check_sums, find_file, read_jsonl
 from socialr1_jax.files import sha256
@@ -61,6 +63,21 @@ _TASK = {
         "# 输出\n每个问题只给出一个答案，不要解释。请只用下面形式的一个JSON对象回复：\n```json\n{shape}\n```"
     ),
 }
+_TASK_COT = {
+    "en": _TASK["en"].replace(
+        "Give one answer to each question, without explanations.",
+        "Reason step by step first: weigh what each choice would mean for the people asked about, given their "
+        "feelings, what the scenario tells of their past, and what may come of it. Then give one answer to each "
+        "question.",
+    ),
+    "zh": _TASK["zh"].replace(
+        "每个问题只给出一个答案，不要解释。",
+        "请先逐步推理：结合人物的情绪、场景中提到的经历和可能的后果，考虑每个选项对他们意味着什么；"
+        "然后每个问题给出一个答案。",
+    ),
+}
+_REASONING = {"en": "<your reasoning, step by step>", "zh": "<逐步推理>"}
+_NEW_TOKENS, _COT_TOKENS = 512, 2048
 _LETTER = {"en": "<letter of the choice>", "zh": "<选项的字母>"}
 _HEADINGS = {"en": ("Scenario", "Question", "Choices"), "zh": ("场景", "问题", "选项")}
 _QUESTIONS = {
@@ -71,6 +88,7 @@ _QUESTIONS = {
     ("EA", "en"): "Which {kind} would help {subject} most here?",
     ("EA", "zh"): "这时哪一种{kind}对{subject}最有帮助？",
 }
+_DECODING = Decoding(temperature=0.6)
 
 
 def load(folder: Path) -> Data:
@@ -112,8 +130,15 @@ _CHOICES = {
 
 
 def requests(data: Data, protocol: ProtocolName, seed: int) -> list[Request]:
-    """English first, EU and EA in turn, so that a few of the first prompts are of both; nothing is drawn."""
-    build = partial(_official, wording=data.wording) if protocol == "official" else _social_r1
+    """English first, EU and EA in turn, so that a few of the first prompts are of both.
+
+    Only the further orders of `paper` are drawn.
+    """
+    build = _social_r1
+    if protocol == "paper":
+        build = partial(_paper, seed=seed)
+    elif protocol != "social_r1":
+        build = partial(_official, wording=data.wording, cot=protocol == "official_cot")
     found: list[Request] = []
     for language in _LANGUAGES:
         rows = [item for item in data.items if item["language"] == language]
@@ -140,20 +165,21 @@ def _meta(item: Mapping[str, Any]) -> dict[str, str]:
     return {"part": item["part"], "language": item["language"], "category": category}
 
 
-def _official(item: Mapping[str, Any], wording: Wording | None) -> list[Request]:
+def _official(item: Mapping[str, Any], wording: Wording | None, cot: bool) -> list[Request]:
     language, asked = item["language"], _questions(item)
     return [
         Request(
             id=f"{item['part']}-{language}-{item['qid']}",
             item=f"{item['part']}-{item['qid']}",
-            messages=_authors_messages(item, wording) if wording else _own_messages(item),
+            messages=_authors_messages(item, wording, cot) if wording else _own_messages(item, cot),
             gold=",".join(gold for *_, gold in asked),
             meta=_meta(item),
+            max_new_tokens=_COT_TOKENS if cot else _NEW_TOKENS,
         )
     ]
 
 
-def _own_messages(item: Mapping[str, Any]) -> Messages:
+def _own_messages(item: Mapping[str, Any], cot: bool) -> Messages:
     language, asked = item["language"], _questions(item)
     scenario, question, choices = _HEADINGS[language]
     keys = ("answer_q1", "answer_q2") if len(asked) == 2 else ("answer",)
@@ -161,18 +187,19 @@ def _own_messages(item: Mapping[str, Any]) -> Messages:
     for number, (_, words, options, _) in enumerate(asked, 1):
         of = f" {number}" if len(asked) == 2 else ""
         parts += [f"## {question}{of}\n{words}", f"## {choices}{of}\n{_lettered(options)}"]
-    shape = json.dumps(dict.fromkeys(keys, _LETTER[language]), ensure_ascii=False, indent=2)
-    system = _TASK[language].replace("{shape}", shape)
+    values = ({"reasoning": _REASONING[language]} if cot else {}) | dict.fromkeys(keys, _LETTER[language])
+    shape = json.dumps(values, ensure_ascii=False, indent=2)
+    system = (_TASK_COT if cot else _TASK)[language].replace("{shape}", shape)
     return ({"role": "system", "content": system}, {"role": "user", "content": "\n\n".join(parts)})
 
 
-def _authors_messages(item: Mapping[str, Any], wording: Wording) -> Messages:
+def _authors_messages(item: Mapping[str, Any], wording: Wording, cot: bool) -> Messages:
     part, language = item["part"], item["language"]
-    shape = wording.text(
-        "format",
-        statement=wording.text(f"statement_{language}"),
-        conditions=wording.text(f"conditions_{part}_{language}"),
-    )
+    statement, conditions = wording.text(f"statement_{language}"), wording.text(f"conditions_{part}_{language}")
+    if cot:
+        statement = wording.text(f"statement_cot_{language}")
+        conditions = f"{wording.text(f'reasoning_{language}')},\n{conditions}"
+    shape = wording.text("format", statement=statement, conditions=conditions)
     if part == "EU":
         choices = {f"{name}_choices": _lettered(item[f"{key}_choices"]) for name, key in _EU_CHOICES.items()}
     else:
@@ -186,6 +213,15 @@ def _authors_messages(item: Mapping[str, Any], wording: Wording) -> Messages:
 
 def _lettered(options: Sequence[str]) -> str:
     return "\n".join(f"{letter}) {option}" for letter, option in zip(LETTERS, options, strict=False))
+
+
+def _paper(item: Mapping[str, Any], seed: int) -> list[Request]:
+    return emobench_paper.requests(item, _questions(item), _meta(item), seed)
+
+
+def follow_up(request: Request, protocol: ProtocolName, reply: str) -> Request:
+    """Return the prompt of the cause (`paper`)."""
+    return emobench_paper.follow_up(request, reply)
 
 
 def _social_r1(item: Mapping[str, Any]) -> list[Request]:
@@ -207,6 +243,8 @@ def grade(request: Request, protocol: ProtocolName, reply: str) -> Grade:
     """Official: the letters in the reply's JSON, for EU "A,C" with "-" for one that is missing; 1 if all are right."""
     if protocol == "social_r1":
         return card_grade(request, reply)
+    if protocol == "paper":
+        return emobench_paper.grade(request, reply)
     found = _whole_json(reply)
     return _json_grade(request, [found.get(key) for key in _keys(request)])
 
@@ -258,7 +296,20 @@ def _json_with(reply: str, keys: Sequence[str]) -> Mapping[str, Any]:
 
 
 def metrics(graded: Sequence[Graded], protocol: ProtocolName) -> dict[str, Metric]:
-    """EU (both letters), EA and their categories for each language; first the headline of English, which is ours."""
+    """EU (both letters), EA and their categories for each language; first the headline of English, which is ours.
+
+    `paper`: of the majorities, means over the orders; `order_<number>/...` are those of one order.
+    """
+    if protocol != "paper":
+        return _figures(graded, protocol)
+    votes = emobench_paper.voted(graded)
+    found = _figures(votes, protocol)
+    for order, rows in by_group(votes, "order").items():
+        found |= {f"order_{order}/{name}": one for name, one in _figures(rows, protocol).items() if "/" not in name}
+    return found
+
+
+def _figures(graded: Sequence[Graded], protocol: ProtocolName) -> dict[str, Metric]:
     found: dict[str, Metric] = {}
     for language in _LANGUAGES:
         rows = [one for one in graded if one.request.meta["language"] == language]
@@ -282,11 +333,12 @@ def metrics(graded: Sequence[Graded], protocol: ProtocolName) -> dict[str, Metri
 
 
 def _both_right(graded: Sequence[Graded]) -> Metric:
-    """Over items; under social_r1 an item has two requests, and counts when both are right."""
-    values: dict[str, float] = {}
+    """Over items and orders; under social_r1 an item has two requests, and counts when both are right."""
+    values: dict[tuple[str, int], float] = {}
     for one in graded:
-        values[one.request.item] = values.get(one.request.item, 1.0) * one.grade.value
-    return mean_metric(list(values.values()))
+        key = one.request.item, one.request.meta.get("order", 1)
+        values[key] = values.get(key, 1.0) * one.grade.value
+    return mean_metric(list(values.values()), [item for item, _ in values])
 
 
 def _one_question(eu: Sequence[Graded], name: str) -> Metric:
@@ -297,7 +349,8 @@ def _one_question(eu: Sequence[Graded], name: str) -> Metric:
         [
             float(bool(one.grade.answer) and one.grade.answer.split(",")[place] == one.request.gold.split(",")[place])
             for one in eu
-        ]
+        ],
+        [one.request.item for one in eu],
     )
 
 
@@ -308,9 +361,15 @@ TASK = Task(
     source="Sahandfer/EmoBench @ 3b4f843 (data/EU.jsonl, data/EA.jsonl)",
     licence="MIT",
     published=(_WHOLE, "questions"),
+    protocols={
+        "official": _DECODING,
+        "official_cot": _DECODING,
+        "paper": emobench_paper.DECODING,
+        "social_r1": GREEDY,
+    },
     load=load,
     requests=requests,
-    decoding=Decoding(temperature=0.6),
+    follow_up=follow_up,
     grade=grade,
     metrics=metrics,
     kinder=kinder,

@@ -13,12 +13,13 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from socialr1_jax.evaluation import embeddings
 from socialr1_jax.evaluation.card import card_grade, card_request
-from socialr1_jax.evaluation.task import BenchmarkError, Data, Decoding, Grade, ProtocolName, Request, Task
+from socialr1_jax.evaluation.task import GREEDY, BenchmarkError, Data, Decoding, Grade, ProtocolName, Request, Task
 from socialr1_jax.evaluation.tasks.fantom_scores import embed_grades, metrics, official_grade
 from socialr1_jax.evaluation.tasks.fields import field, text, texts
 from socialr1_jax.evaluation.tasks.files import check_sums, find_file, read_json
@@ -29,6 +30,9 @@ _SETS = 870
 _SUMS = {"fantom_v1_recovered.json": "e9751ab3822e951ecd014e7a0daac67fb1d58e3b58fda42a97b8dea3762f3855"}
 _ORDER_SEED = 99
 _NEW_TOKENS = 512
+_COT_TOKENS = 256
+_STEPS = " Let's think step by step."  # as in Kojima et al. 2022
+_FINAL = "\n\nTherefore, the answer is:"
 _LISTS = {"answerability": "answerabilityQA_list", "info": "infoAccessibilityQA_list"}
 _BINARIES = {"answerability": "answerabilityQAs_binary", "info": "infoAccessibilityQAs_binary"}
 _CARD_KINDS = ("belief_choice", "answerability_binary", "info_binary")
@@ -45,6 +49,9 @@ class _Question(NamedTuple):
     access: str  # inaccessible or accessible; "" for the fact
     meta: Mapping[str, Any]
     card: tuple[str, tuple[str, str]] = ("", ("", ""))  # question and options of the cards' prompt
+
+
+_DECODING = Decoding(top_p=0.95)
 
 
 def load(folder: Path) -> Data:
@@ -224,8 +231,10 @@ def requests(data: Data, protocol: ProtocolName, seed: int) -> list[Request]:
                     "skipped": sorted(skipped.get(one.access, ())),
                     **one.meta,
                 }
-                build = _official if protocol == "official" else _social_r1
-                found.append(build(item, one, context, meta))
+                if protocol == "social_r1":
+                    found.append(_social_r1(item, one, context, meta))
+                else:
+                    found.append(_official(item, one, context, meta, cot=protocol == "official_cot"))
     return found
 
 
@@ -234,13 +243,23 @@ def _names(item: Mapping[str, Any], one: _Question, context: str) -> tuple[str, 
     return f"{context}/{item['set_id']}/{one.id}", f"conversation-{item['set_id'].split('-')[0]}"
 
 
-def _official(item: Mapping[str, Any], one: _Question, context: str, meta: Mapping[str, Any]) -> Request:
+def _official(
+    item: Mapping[str, Any], one: _Question, context: str, meta: Mapping[str, Any], cot: bool
+) -> Request:  # fmt: skip
     id, unit = _names(item, one, context)
     content = f"{item[f'{context}_context'].strip()}\n\n{one.body}"
+    if cot:
+        content = content.removesuffix("Answer:") + _STEPS
     return Request(
         id=id, item=unit, messages=({"role": "user", "content": content},), gold=one.gold, meta=meta,
-        max_new_tokens=_NEW_TOKENS,
+        max_new_tokens=_COT_TOKENS if cot else _NEW_TOKENS, follow_up=cot,
     )  # fmt: skip
+
+
+def follow_up(request: Request, protocol: ProtocolName, reply: str) -> Request:
+    """Return the prompt of the answer: the first one with the reasoning behind it."""
+    content = f"{request.messages[0]['content']} {reply.strip()}{_FINAL}"
+    return replace(request, messages=({"role": "user", "content": content},), follow_up=False)
 
 
 def _social_r1(item: Mapping[str, Any], one: _Question, context: str, meta: Mapping[str, Any]) -> Request:
@@ -262,9 +281,10 @@ TASK = Task(
     source="skywalker023/fantom @ ebd35eb (fantom_v1.json in fantom.tar.gz), or the recovered file",
     licence="MIT (evaluation only, no training)",
     published=(_SETS, "sets of questions"),
+    protocols={"official": _DECODING, "official_cot": _DECODING, "social_r1": GREEDY},
     load=load,
     requests=requests,
-    decoding=Decoding(top_p=0.95),
+    follow_up=follow_up,
     grade=grade,
     metrics=metrics,
     embedding_model=embeddings.FANTOM_MODEL,

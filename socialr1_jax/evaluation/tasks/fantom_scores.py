@@ -109,7 +109,7 @@ def metrics(graded: Sequence[Graded], protocol: ProtocolName) -> dict[str, Metri
     questions that are a choice, which is our selection.
     """
     contexts = by_group(graded, "context")
-    figures = _official if protocol == "official" else _social_r1
+    figures = _social_r1 if protocol == "social_r1" else _official
     found: dict[str, Metric] = {}
     for context in sorted(contexts, reverse=True):  # short, full
         found |= {f"{context}/{name}": one for name, one in figures(contexts[context], context).items()}

@@ -2,13 +2,14 @@
 
 Official rules as of ying-hui-he/Hi-ToM_dataset @ 56dda76, which has no scorer: the CoTP prompt with the note of four
 assumptions, without which the gold answers are not defined (here in our words), and the text behind the chosen letter
-against the answer. How the letter is read is ours. Only the 600 CoTP rows are asked: the VP rows are the same
-questions, and 138 of their gold answers, at orders 2 to 4, are others and in part wrong. In `joint` figures an order
-counts only when the lower orders of that story are right, too.
+against the answer. How the letter is read is ours. `official` asks the 600 CoTP rows. The VP rows, `official_vp`, are
+the same questions without room for reasons; 138 of their gold answers, at orders 2 to 4, are others and in part wrong.
+In `joint` figures an order counts only when the lower orders of that story are right, too.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any
 from socialr1_jax.data.examples import LETTERS, parse_options
 from socialr1_jax.evaluation.card import card_grade, card_request
 from socialr1_jax.evaluation.task import (
+    GREEDY,
     BenchmarkError,
     Data,
     Grade,
@@ -45,6 +47,7 @@ _INSTRUCTION = (
     "Here is a story, with a question and its choices. Consider it step by step; then give your answer before anything "
     "else, and explain it after that."
 )
+_INSTRUCTION_VP = "Here is a story, with a question and its choices. Give your answer without any explanation."
 _NOTE = (
     "Note: Take the following for granted. (1) An agent witnesses everything that happens in a place before the agent "
     "leaves it. (2) An agent A can infer what an agent B thinks only if A and B have been in the same place or have "
@@ -57,36 +60,55 @@ _NEW_TOKENS = 1024
 
 
 def load(folder: Path) -> Data:
-    """The CoTP rows, each with its list of `options` and its `story_id`, story by story. Raises BenchmarkError."""
+    """The CoTP rows, each with its list of `options` and its `story_id`, story by story. Raises BenchmarkError.
+
+    `vp_answer` is the answer of the VP row of the same question, which begins its story with an instruction.
+    """
     path = find_file(folder, _FILE)
     rows = field(read_json(path), "data", list, str(path))
     items, seen = [], set[int]()
     cells: dict[tuple[bool, int, int], list[dict[str, Any]]] = {}
+    other_cells: dict[tuple[bool, int, int], list[dict[str, Any]]] = {}
     for number, row in enumerate(rows, 1):
         where = f"{path}, row {number}"
         if text(row, "prompting_type", where) not in _TYPES:
             raise BenchmarkError(f"{where}: the prompting_type is {row['prompting_type']!r}, neither CoTP nor VP")
-        if row["prompting_type"] == "VP":
-            continue
         item = _item(row, where)
         if item["sample_id"] in seen:
             raise BenchmarkError(f"{where}: the sample_id {item['sample_id']} is there twice")
         seen.add(item["sample_id"])
-        cells.setdefault((item["deception"], item["story_length"], item["question_order"]), []).append(item)
+        (other_cells if row["prompting_type"] == "VP" else cells).setdefault(
+            (item["deception"], item["story_length"], item["question_order"]), []
+        ).append(item)
     # The orders of one story have the same place in their cells; three stories differ between orders by a line "***".
-    for (deception, length, _), cell in cells.items():
+    for key, cell in cells.items():
+        deception, length, _ = key
         of_order = [len(cells.get((deception, length, order), [])) for order in ORDERS]
         if len(set(of_order)) > 1:
             name = f"length {length}, deception {deception}"
             raise BenchmarkError(f"{path}: {name}: orders 0 to 4 have {of_order} CoTP rows instead of equal numbers")
         cell.sort(key=lambda item: item["sample_id"])
+        vp = sorted(other_cells.get(key, []), key=lambda item: item["sample_id"])
         for place, item in enumerate(cell):
             told = "tell" if deception else "no_tell"
-            items.append(item | {"story_id": f"{told}-length{length}-{place}", "place": place})
+            other = vp[place] if len(vp) == len(cell) else None
+            answer = {"vp_answer": other["answer"]} if other and _is_same(item, other) else {}
+            items.append(item | {"story_id": f"{told}-length{length}-{place}", "place": place} | answer)
     items.sort(key=lambda item: (item["deception"], item["story_length"], item["place"], item["question_order"]))
     files = {path.name: sha256(path)}
     notes = [f"{len(items)} of {_WHOLE} CoTP questions"] if len(items) != _WHOLE else []
     return Data(items=items, files=files, notes=(*notes, *check_sums(files, _SUMS)), whole=not notes)
+
+
+def _is_same(item: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Return whether a VP row asks a CoTP row's question; six stories differ by a line "***" at the end."""
+    ends = other["story"].strip().endswith(_story(item))
+    return ends and (item["question"], item["options"]) == (other["question"], other["options"])
+
+
+def _story(item: Mapping[str, Any]) -> str:
+    """Return the story as the authors' prompt files have it, without the stars behind six of the data's."""
+    return item["story"].strip().removesuffix("***").rstrip()
 
 
 def _item(row: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -110,7 +132,8 @@ def _item(row: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 def requests(data: Data, protocol: ProtocolName, seed: int) -> list[Request]:
     """Story by story, orders 0 to 4 in a row; nothing is drawn."""
-    return [_request(item, protocol, data.wording) for item in data.items]
+    items = [item for item in data.items if "vp_answer" in item] if protocol == "official_vp" else data.items
+    return [_request(item, protocol, data.wording) for item in items]
 
 
 def _request(item: Mapping[str, Any], protocol: ProtocolName, wording: Wording | None) -> Request:
@@ -121,18 +144,20 @@ def _request(item: Mapping[str, Any], protocol: ProtocolName, wording: Wording |
         return card_request(
             id=id, item=item["story_id"], story=story, question=item["question"], options=options, gold=gold, meta=meta
         )  # fmt: skip
+    vp = protocol == "official_vp"
     choices = ", ".join(f"{letter}. {option}" for letter, option in zip(LETTERS, options, strict=False))
     if wording:
-        story = story.removesuffix("***").rstrip()  # six rows of the file; the authors' prompt files lack the stars
-        content = wording.text("user", story=story, question=item["question"], choices=choices)
+        name = "user_vp" if vp else "user"
+        content = wording.text(name, story=_story(item), question=item["question"], choices=choices)
     else:
-        content = f"{_INSTRUCTION}\n\nStory:\n{story}\n\nQuestion: {item['question']}\nChoices: {choices}\n\n{_NOTE}"
+        instruction = _INSTRUCTION_VP if vp else _INSTRUCTION
+        content = f"{instruction}\n\nStory:\n{story}\n\nQuestion: {item['question']}\nChoices: {choices}\n\n{_NOTE}"
     return Request(
-        id=id,
+        id=id.replace("CoTP", "VP") if vp else id,
         item=item["story_id"],
         messages=({"role": "user", "content": content},),
-        gold=item["answer"],
-        meta=meta | {"options": options},
+        gold=item["vp_answer"] if vp else item["answer"],
+        meta=meta | {"options": options} | ({"cotp_answer": item["answer"]} if vp else {}),
         max_new_tokens=_NEW_TOKENS,
     )
 
@@ -159,7 +184,11 @@ def _mentioned(reply: str, options: Sequence[str]) -> str:
 
 
 def metrics(graded: Sequence[Graded], protocol: ProtocolName) -> dict[str, Metric]:
-    """Accuracy and joint accuracy: of all questions, by order, length, and with and without deception."""
+    """Accuracy and joint accuracy: of all questions, by order, length, and with and without deception.
+
+    `official_vp` also has the accuracy of questions whose CoTP row has the same answer, and the numbers of those where
+    it has another one, in all and by order.
+    """
     joint = _joint(graded)
     found = {"accuracy": accuracy(graded), "joint": accuracy(joint)}
     for prefix, rows in (("", graded), ("joint/", joint)):
@@ -170,7 +199,20 @@ def metrics(graded: Sequence[Graded], protocol: ProtocolName) -> dict[str, Metri
         for deceived, name in ((False, "no_deception"), (True, "deception")):
             if group := [one for one in rows if one.request.meta["deception"] is deceived]:
                 found[f"{prefix}{name}"] = accuracy(group)
+    if protocol == "official_vp":
+        found["accuracy_same_answer"] = accuracy([one for one in graded if not _is_conflict(one)])
+        found["label_conflicts"] = _conflicts(graded)
+        for order, group in by_group(graded, "order").items():
+            found[f"label_conflicts/order_{order}"] = _conflicts(group)
     return found
+
+
+def _is_conflict(graded: Graded) -> bool:
+    return graded.request.gold != graded.request.meta["cotp_answer"]
+
+
+def _conflicts(graded: Sequence[Graded]) -> Metric:
+    return Metric(float(sum(map(_is_conflict, graded))), math.nan, len(graded))
 
 
 def _joint(graded: Sequence[Graded]) -> list[Graded]:
@@ -196,6 +238,7 @@ TASK = Task(
     source="ying-hui-he/Hi-ToM_dataset @ 56dda76 (Hi-ToM_data.json)",
     licence="Apache-2.0",
     published=(_WHOLE, "questions"),
+    protocols={"official": GREEDY, "official_vp": GREEDY, "social_r1": GREEDY},
     load=load,
     requests=requests,
     grade=grade,

@@ -12,11 +12,13 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import pvariance
 from typing import Any
 
 from socialr1_jax.data.examples import LETTERS
 from socialr1_jax.evaluation.card import card_grade, card_request
 from socialr1_jax.evaluation.task import (
+    GREEDY,
     BenchmarkError,
     Data,
     Decoding,
@@ -39,6 +41,12 @@ ORDERS = (
     (1, 2, 3, 4, 5, 6), (6, 5, 4, 3, 2, 1), (3, 1, 6, 5, 4, 2),
     (2, 3, 5, 6, 1, 4), (5, 4, 1, 2, 6, 3), (4, 6, 2, 1, 3, 5),
 )  # fmt: skip
+MORE_ORDERS = (  # of the newer release, behind the six
+    (1, 4, 3, 2, 5, 6), (2, 5, 4, 3, 6, 1), (3, 1, 2, 5, 4, 6),
+    (2, 3, 5, 4, 1, 6), (3, 4, 1, 2, 6, 5), (5, 6, 2, 1, 3, 4),
+    (1, 3, 2, 4, 5, 6), (6, 5, 4, 2, 3, 1), (3, 1, 5, 6, 4, 2),
+    (2, 3, 6, 5, 1, 4), (5, 4, 1, 6, 2, 3), (4, 2, 6, 1, 3, 5),
+)  # fmt: skip
 _SOURCES = {"Amazon": 50, "Blog": 50, "Persona": 100}
 _TYPES = {  # name -> (words in the prompt, field of the question, number of its options and answer)
     "motivation": ("Motivational", "Motivation Reasoning Question", 1),
@@ -53,12 +61,18 @@ _SUMS = {
     "Persona_questions.first25.json": "baf516c51a88691a0984c487e409f156bfca013ac9d530c3583c47d59fae91a4",
 }
 _SYSTEM = "You answer questions about what moves people."
+_ANSWER = "Reply with the letter of that option alone: one character, no explanation."
+_ANSWER_COT = (
+    "Reason step by step about the options first, then give the letter of the likeliest one. The last line of your "
+    "reply has that one character and nothing else."
+)
 _NEW_TOKENS = 4096
 _OPTIONS = 6
 # What is taken off both ends of a reply, one after another: the letters of the word "assistant" and line breaks, white
 # space, then marks. "answer: B" becomes "wer: B", and is read as W.
 _PEELED = ("asitn\n", None, ".", "'", '"', "*")
 _LABEL = re.compile(r"([A-F])\. ")
+_DECODING = Decoding(repetition_penalty=1.05)
 
 
 def load(folder: Path) -> Data:
@@ -99,15 +113,16 @@ def _check(row: Any, where: str) -> None:
 
 
 def requests(data: Data, protocol: ProtocolName, seed: int) -> list[Request]:
-    """Official: 3 questions x 6 orders a scenario; social_r1: 3 questions. Nothing is drawn."""
-    if protocol == "official":
-        return [
-            _official(item, name, number, data.wording)
-            for item in data.items
-            for number in range(len(ORDERS))
-            for name in _TYPES
-        ]  # fmt: skip
-    return [_social_r1(item, name) for item in data.items for name in _TYPES]
+    """Official: 3 questions x 6 or 18 orders a scenario; social_r1: 3 questions. Nothing is drawn."""
+    if protocol == "social_r1":
+        return [_social_r1(item, name) for item in data.items for name in _TYPES]
+    orders = (*ORDERS, *MORE_ORDERS) if protocol == "official_18" else ORDERS
+    return [
+        _official(item, name, number, order, data.wording, cot=protocol == "official_cot")
+        for item in data.items
+        for number, order in enumerate(orders, 1)
+        for name in _TYPES
+    ]  # fmt: skip
 
 
 def _block(item: Mapping[str, Any], name: str) -> tuple[str, list[str], str]:
@@ -117,26 +132,27 @@ def _block(item: Mapping[str, Any], name: str) -> tuple[str, list[str], str]:
     return item[question], options, item[f"Correct Answer {number}"]
 
 
-def _official(item: Mapping[str, Any], name: str, number: int, wording: Wording | None) -> Request:
+def _official(
+    item: Mapping[str, Any], name: str, number: int, order: Sequence[int], wording: Wording | None, cot: bool
+) -> Request:
     question, options, gold = _block(item, name)
-    order = ORDERS[number]
     shown = [f"{letter}. {options[place - 1]}" for letter, place in zip(LETTERS, order, strict=False)]
     if wording:
         system = wording.text("system")
-        content = wording.text(f"user_{name}", question=question, options=str(shown))
+        content = wording.text(f"user_cot_{name}" if cot else f"user_{name}", question=question, options=str(shown))
     else:
         system = _SYSTEM
         content = (
             f"A question of {_TYPES[name][0].lower()} reasoning follows: choose its likeliest answer.\n\n{question}\n"
-            f"Options: {shown}\n\nReply with the letter of that option alone: one character, no explanation."
+            f"Options: {shown}\n\n{_ANSWER_COT if cot else _ANSWER}"
         )
     scenario = f"{item['source']}-{item['idx']}"
     return Request(
-        id=f"{scenario}-{name}-order{number + 1}",
+        id=f"{scenario}-{name}-order{number}",
         item=scenario,
         messages=({"role": "system", "content": system}, {"role": "user", "content": content}),
         gold=LETTERS[order.index(LETTERS.index(gold) + 1)],
-        meta={"source": item["source"], "type": name, "order": number + 1},
+        meta={"source": item["source"], "type": name, "order": number},
         max_new_tokens=_NEW_TOKENS,
     )
 
@@ -151,12 +167,15 @@ def _social_r1(item: Mapping[str, Any], name: str) -> Request:
 
 
 def grade(request: Request, protocol: ProtocolName, reply: str) -> Grade:
-    """Official: the first character of what `_PEELED` leaves, in upper case; "" when it is not A to F."""
+    """Official: the first character of what `_PEELED` leaves, in upper case; "" when it is not A to F.
+
+    With reasoning it is the last character.
+    """
     if protocol == "social_r1":
         return card_grade(request, reply)
     for signs in _PEELED:
         reply = reply.strip(signs)
-    letter = reply[:1].upper()
+    letter = (reply[-1:] if protocol == "official_cot" else reply[:1]).upper()
     answer = letter if letter in [*LETTERS[:_OPTIONS]] else ""
     return Grade(answer, float(answer == request.gold))
 
@@ -164,17 +183,24 @@ def grade(request: Request, protocol: ProtocolName, reply: str) -> Grade:
 def metrics(graded: Sequence[Graded], protocol: ProtocolName) -> dict[str, Metric]:
     """Accuracy over all questions, of each type, and of "all three right"; over all sources, for each, and by order.
 
-    The orders have the same questions, so that the mean over orders is the mean over all replies.
+    The orders have the same questions, so that the mean over orders is the mean over all replies. `variance/...` of
+    `official_18` is the population variance of a figure over the orders.
     """
-    found = _figures(graded, "ours/accuracy" if protocol == "official" else "accuracy")
-    groups = by_group(graded, "source")
-    if protocol == "official":
-        groups |= {f"order_{order}": group for order, group in by_group(graded, "order").items()}
-        for source in _SOURCES:
-            orders = by_group(groups.get(source, ()), "order")
-            groups |= {f"{source}/order_{order}": group for order, group in orders.items()}
-    for name, group in groups.items():
+    found = _figures(graded, "accuracy" if protocol == "social_r1" else "ours/accuracy")
+    sources = by_group(graded, "source")
+    for name, group in sources.items():
         found |= {f"{name}/{key}": one for key, one in _figures(group, "accuracy").items()}
+    if protocol == "social_r1":
+        return found
+    for prefix, rows in {"": graded, **{f"{name}/": sources[name] for name in _SOURCES if name in sources}}.items():
+        orders = sorted(by_group(rows, "order").items(), key=lambda order: int(order[0]))
+        figures = {number: _figures(group, "accuracy") for number, group in orders}
+        for number, of_order in figures.items():
+            found |= {f"{prefix}order_{number}/{key}": one for key, one in of_order.items()}
+        if protocol == "official_18":
+            for key in next(iter(figures.values()), {}):
+                values = [of_order[key].value for of_order in figures.values() if key in of_order]
+                found[f"{prefix}variance/{key}"] = Metric(pvariance(values), math.nan, len(values))
     return found
 
 
@@ -197,9 +223,9 @@ TASK = Task(
     source="chicosirius/MotiveBench @ ea5faa1 (Amazon, Blog and Persona folders)",
     licence="not stated for the data (code: MIT)",
     published=(sum(_SOURCES.values()), "scenarios"),
+    protocols={"official": _DECODING, "official_cot": _DECODING, "official_18": _DECODING, "social_r1": GREEDY},
     load=load,
     requests=requests,
-    decoding=Decoding(repetition_penalty=1.05),
     grade=grade,
     metrics=metrics,
 )

@@ -24,6 +24,7 @@ from socialr1_jax.data.questions import ask
 from socialr1_jax.data.scripts import CONTAINERS, HELD_OUT_NAMES, OBJECTS, ROOMS, Cast, Script, variants
 from socialr1_jax.evaluation.card import card_grade, card_request
 from socialr1_jax.evaluation.task import (
+    GREEDY,
     BenchmarkError,
     Data,
     Grade,
@@ -55,10 +56,13 @@ _SUMS = {  # of the copy that was split back from joined prompts; the hub's own 
 _WHOLE = 1147
 _CONTROLS = ("aware", "unaware")
 _SYSTEM = "You answer questions about short stories."
-_NEW_TOKENS = 20
+_NEW_TOKENS, _COT_TOKENS = 20, 500
 _LABELS = ["A", "B"]
 _KNOWN_LETTERS = "ABCD"  # that the official reading looks for, also where there are two options
 _THE_WORD = re.compile(r"answer:?", re.IGNORECASE)
+_BEFORE_ANSWER = re.compile(r".*the answer is:?", re.IGNORECASE | re.DOTALL)
+_ANSWER = 'Your whole reply is "(A)" or "(B)".'
+_ANSWER_COT = 'Think step by step and explain your reasoning first. End with "Therefore, the answer is: (A)" or "(B)".'
 
 
 def load(folder: Path) -> Data:
@@ -178,13 +182,15 @@ def _request(item: Mapping[str, Any], protocol: ProtocolName, wording: Wording |
             id=id, item=story, story=item["story"], question=item["question"].strip(), options=options,
             gold=item["answerKey"], meta=meta,
         )  # fmt: skip
-    messages = _authors_messages(item, wording) if wording else _own_messages(item)
+    cot = protocol == "official_cot"
+    messages = _authors_messages(item, wording, cot) if wording else _own_messages(item, cot)
     return Request(
-        id=id, item=story, messages=messages, gold=item["answerKey"], meta=meta, max_new_tokens=_NEW_TOKENS
+        id=id, item=story, messages=messages, gold=item["answerKey"], meta=meta,
+        max_new_tokens=_COT_TOKENS if cot else _NEW_TOKENS,
     )  # fmt: skip
 
 
-def _authors_messages(item: Mapping[str, Any], wording: Wording) -> Messages:
+def _authors_messages(item: Mapping[str, Any], wording: Wording, cot: bool) -> Messages:
     labels = [f"({letter})" for letter in _LABELS]
     listed = [f"{label} {option}" for label, option in zip(labels, item["choices"]["text"], strict=True)]
     user = wording.text(
@@ -193,36 +199,38 @@ def _authors_messages(item: Mapping[str, Any], wording: Wording) -> Messages:
         story=item["story"],
         before="",
         question=" \n".join([item["question"], *listed]),
-        final=wording.text("final"),
+        final=wording.text("final_cot" if cot else "final"),
         quoted_labels=" or ".join(f'"{label}"' for label in labels),
     )
     return ({"role": "system", "content": wording.text("system")}, {"role": "user", "content": user})
 
 
-def _own_messages(item: Mapping[str, Any]) -> Messages:
+def _own_messages(item: Mapping[str, Any], cot: bool) -> Messages:
     options = item["choices"]["text"]
     content = (
         "Read the story, then choose the answer to its question: (A) or (B).\n\n"
         f"Story:\n{item['story']}\n\nQuestion: {item['question']}\n(A) {options[0]}\n(B) {options[1]}\n\n"
-        'Your whole reply is "(A)" or "(B)".'
+        f"{_ANSWER_COT if cot else _ANSWER}"
     )
     return ({"role": "system", "content": _SYSTEM}, {"role": "user", "content": content})
 
 
 def grade(request: Request, protocol: ProtocolName, reply: str) -> Grade:
-    """Official: "" where the reading finds no answer, two, or a letter that is no option."""
+    """Official: "" where the reading finds no answer, two, or a letter that is no option.
+
+    The word "answer" is left out, with reasoning all up to the last "the answer is".
+    """
     if protocol == "social_r1":
         return card_grade(request, reply)
-    letter = _letter(reply)
+    letter = _letter((_BEFORE_ANSWER if protocol == "official_cot" else _THE_WORD).sub("", reply))
     answer = letter if letter in _LABELS else ""
     return Grade(answer, float(answer == request.gold))
 
 
-def _letter(reply: str) -> str:
-    """Without the word "answer": the first letter, in alphabetical order, that stands as (A) anywhere; else the only
-    one that stands as (A without the bracket's end; else the only capital. "" for none, or several.
+def _letter(said: str) -> str:
+    """Return the first letter, in alphabetical order, that stands as (A) anywhere; else the only one that stands as (A
+    without the bracket's end; else the only capital. "" for none, or several.
     """
-    said = _THE_WORD.sub("", reply)
     if whole := [letter for letter in _KNOWN_LETTERS if f"({letter})" in said]:
         return whole[0]
     for shape in ("({}", "{}"):
@@ -235,7 +243,7 @@ def metrics(graded: Sequence[Graded], protocol: ProtocolName) -> dict[str, Metri
     """Accuracy over SimpleToM's questions, of each type, and of stories; then the same for our controls."""
     sets = by_group(graded, "set")
     real = sets.get("simpletom", [])
-    found = _figures(real, "ours/mean" if protocol == "official" else "accuracy")
+    found = _figures(real, "accuracy" if protocol == "social_r1" else "ours/mean")
     if real:
         parts = {"na_frac": real} | {f"na_frac/{name}": rows for name, rows in by_group(real, "type").items()}
         for name, rows in parts.items():
@@ -270,6 +278,7 @@ TASK = Task(
     source="hub dataset allenai/SimpleToM (mental-state-qa, behavior-qa, judgment-qa: test.jsonl)",
     licence="ODC-BY",
     published=(len(_FILES) * _WHOLE, "questions"),
+    protocols={"official": GREEDY, "official_cot": GREEDY, "social_r1": GREEDY},
     load=load,
     requests=requests,
     grade=grade,

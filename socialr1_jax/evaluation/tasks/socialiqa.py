@@ -16,6 +16,7 @@ from typing import Any
 from socialr1_jax.data.examples import LETTERS
 from socialr1_jax.evaluation.card import card_grade, card_request
 from socialr1_jax.evaluation.task import (
+    GREEDY,
     BenchmarkError,
     Data,
     Grade,
@@ -113,6 +114,7 @@ TASK = Task(
     source="socialiqa-train-dev.zip, as in kashrest/socialiqa-nlp244 @ 3d4a82e",
     licence="not stated",
     published=(_WHOLE, "questions"),
+    protocols={"official": GREEDY, "likelihood": GREEDY, "social_r1": GREEDY},
     load=load,
     requests=requests,
     grade=grade,

@@ -15,6 +15,7 @@ import random
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from socialr1_jax.data.examples import LETTERS
 from socialr1_jax.evaluation.card import card_grade, card_request
 from socialr1_jax.evaluation.embeddings import TACTFULTOM_MODEL, Embedder, similarities
 from socialr1_jax.evaluation.task import (
+    GREEDY,
     BenchmarkError,
     Data,
     Decoding,
@@ -74,6 +76,15 @@ _SYSTEM = {
     _LIST: _ROLE + "List what is asked for, split by commas. ONLY include the items.",
     _FREE: _ROLE + "Answer the question in one sentence.",
 }
+_THINK = "Think it through step by step; at the end "
+_SYSTEM_COT = {
+    _CHOICE: _ROLE + _THINK + "give the number of the best option as your final answer.",
+    _YES_NO: _ROLE + _THINK + "give 'Yes' or 'No' alone as your final answer.",
+    _LIST: _ROLE + _THINK + "list what is asked for, split by commas.",
+    _FREE: _ROLE + _THINK + "give one sentence as your final answer.",
+}
+_STEPS = "\n\nReason step by step:\n"
+_FINAL = "\n\nSo the final answer is: "
 _AUTHORS = {  # our heading -> our name of the authors' text
     "Context": "context",
     "Information": "information",
@@ -84,6 +95,7 @@ _AUTHORS = {  # our heading -> our name of the authors' text
 _TARGETS = ("fact_question_real_reason", "comprehension_q", "fact_question_truth")
 _NEW_TOKENS = 8192
 _ANSWER = re.compile("answer", re.IGNORECASE)
+_DECODING = Decoding(temperature=0.2)
 
 
 def load(folder: Path) -> Data:
@@ -143,12 +155,13 @@ def _wrong(question: Mapping[str, Any], where: str = "") -> list[str]:
 def requests(data: Data, protocol: ProtocolName, seed: int) -> list[Request]:
     """Return the questions of a conversation, one conversation after another; social_r1: choice and yes or no only."""
     found = []
+    cot = protocol == "official_cot"
     for item in data.items:
         for category, (name, forms) in _ASKED.items():
             for question in item[name]:
                 for form in forms:
-                    if protocol == "official":
-                        found.append(_official(item, category, question, form, seed, data.wording))
+                    if protocol != "social_r1":
+                        found.append(_official(item, category, question, form, seed, data.wording, cot))
                     elif form in (_CHOICE, _YES_NO):
                         found.append(_social_r1(item, category, question, form, seed))
     return found
@@ -174,8 +187,9 @@ def _before(question: Mapping[str, Any]) -> tuple[str, str] | None:
 
 
 def _official(
-    item: Mapping[str, Any], category: str, question: Mapping[str, Any], form: str, seed: int, wording: Wording | None
-) -> Request:
+    item: Mapping[str, Any], category: str, question: Mapping[str, Any], form: str, seed: int, wording: Wording | None,
+    cot: bool,
+) -> Request:  # fmt: skip
     parts = [("Context", item["full_context"]), ("Question", question["question"])]
     if about := _before(question):
         parts.insert(1, about)
@@ -190,11 +204,16 @@ def _official(
     elif form == _FREE:
         meta["wrong"] = _wrong(question)
     if wording:
-        system = wording.text(f"system_{form}")
+        system = wording.text(f"system_cot_{form}" if cot else f"system_{form}")
         user = "".join(wording.text(_AUTHORS[heading], text=words) for heading, words in parts)
+        steps, final = wording.text("cot"), wording.texts["cot_answer"]
     else:
-        system = _SYSTEM[form]
+        system = _SYSTEM_COT[form] if cot else _SYSTEM[form]
         user = "\n\n".join(f"# {heading}\n{words}" for heading, words in parts)
+        steps, final = _STEPS, "{reply}" + _FINAL
+    if cot:
+        user += steps
+        meta["final"] = final
     return Request(
         id=f"{question['q_id']}-{form}",
         item=item["set_id"],
@@ -202,7 +221,15 @@ def _official(
         gold=gold,
         meta=meta,
         max_new_tokens=_NEW_TOKENS,
+        follow_up=cot,
     )
+
+
+def follow_up(request: Request, protocol: ProtocolName, reply: str) -> Request:
+    """Return the prompt of the answer: the first one with the reasoning behind it."""
+    system, user = request.messages
+    content = user["content"] + Wording({"final": request.meta["final"]}, "").text("final", reply=reply)
+    return replace(request, messages=(system, {"role": "user", "content": content}), follow_up=False)
 
 
 def _social_r1(
@@ -289,7 +316,7 @@ def metrics(graded: Sequence[Graded], protocol: ProtocolName) -> dict[str, Metri
     closed = [one for one in _official_questions(graded) if one.request.meta["form"] != _FREE]
     free = [one for one in _official_questions(graded) if one.request.meta["form"] == _FREE]
     micro = [one for one in closed if one.request.meta["form"] in (_CHOICE, _YES_NO)]
-    found = {"ours/micro" if protocol == "official" else "ours/accuracy": accuracy(micro)}
+    found = {"ours/accuracy" if protocol == "social_r1" else "ours/micro": accuracy(micro)}
     by_category = by_group(closed, "category")
     found |= {name: accuracy(by_category[name]) for name in CATEGORIES if name in by_category}
     for file, group in by_group([one for one in closed if "file" in one.request.meta], "file").items():
@@ -351,9 +378,10 @@ TASK = Task(
     source="nii-cl/tactful-tom @ 0881b0d (dataset/final_set)",
     licence="not stated (research and evaluation only, no training)",
     published=(sum(_CONVERSATIONS), "conversations"),
+    protocols={"official": _DECODING, "official_cot": _DECODING, "social_r1": GREEDY},
     load=load,
     requests=requests,
-    decoding=Decoding(temperature=0.2),
+    follow_up=follow_up,
     grade=grade,
     metrics=metrics,
     embedding_model=TACTFULTOM_MODEL,

@@ -23,6 +23,7 @@ from socialr1_jax.data.examples import LETTERS, gold_letter, parse_options
 from socialr1_jax.data.tables import listed
 from socialr1_jax.evaluation.card import card_grade, card_request
 from socialr1_jax.evaluation.task import (
+    GREEDY,
     BenchmarkError,
     Data,
     Grade,
@@ -73,6 +74,25 @@ _SYSTEM = {
         "（2）不论故事中的信息是否充分，都必须从选项“A、B、C、D”中选择一个。如果认为信息不够，"
         "请随机输出“[[A]]”、“[[B]]”、“[[C]]”、“[[D]]”之一；\n"
         "（3）除最可能的答案的序号外，不要输出任何内容。"
+    ),
+}
+_SYSTEM_COT = {
+    "en": (
+        "You are given a story, a question and several answer options. Judging by the story and by what is usual, "
+        "choose the most likely answer and output its letter.\nNote:\n"
+        "(1) Reason step by step about the answers first; at the end output the letter of the most likely one, in "
+        "double square brackets: if 'A. Handbag' is the most likely answer, output '[[A]]'.\n"
+        "(2) You must choose one of the options 'A, B, C, D', whether or not the story tells enough. If you think that "
+        'it does not, output one of "[[A]]", "[[B]]", "[[C]]" and "[[D]]" at random.\n'
+        "(3) The reasoning must come first and the letter last. Do not output the letter straight away."
+    ),
+    "zh": (
+        "你会看到一个故事、一个问题和几个答案选项。请根据故事内容和常理，选出最可能的答案，并输出它的序号。\n注意：\n"
+        "（1）请先逐步分析各个答案，最后输出最可能的答案的序号，放在双方括号中：如果最可能的答案是“A. 手提包”，"
+        "就输出“[[A]]”；\n"
+        "（2）不论故事中的信息是否充分，都必须从选项“A、B、C、D”中选择一个。如果认为信息不够，"
+        "请随机输出“[[A]]”、“[[B]]”、“[[C]]”、“[[D]]”之一；\n"
+        "（3）必须先写出推理过程，最后才输出序号，不要一开始就给出答案。"
     ),
 }
 _HEADINGS = {"en": ("[Story]", "[Question]", "[Candidate Answers]"), "zh": ("[故事]", "[问题]", "[答案选项]")}
@@ -136,14 +156,15 @@ def requests(data: Data, protocol: ProtocolName, seed: int) -> list[Request]:
     asked = [(item, language) for language in _LANGUAGES for item in data.items]
     if protocol == "social_r1":
         return [_social_r1(item, language) for item, language in asked]
-    return [request for item, language in asked for request in _official(item, language, seed, data.wording)]
+    cot = protocol == "official_cot"
+    return [request for item, language in asked for request in _official(item, language, seed, data.wording, cot)]
 
 
 def _meta(item: Mapping[str, Any], language: str) -> dict[str, Any]:
     return {"language": language, "task": item["task"], "abilities": item["abilities"]}
 
 
-def _official(item: Mapping[str, Any], language: str, seed: int, wording: Wording | None) -> list[Request]:
+def _official(item: Mapping[str, Any], language: str, seed: int, wording: Wording | None, cot: bool) -> list[Request]:
     asked, name = item[language], f"{item['task']}-{item['number']}"
     # The released scripts count options by the Chinese columns: one question has four English options and two Chinese
     # ones, and is asked with two in both languages.
@@ -167,7 +188,7 @@ def _official(item: Mapping[str, Any], language: str, seed: int, wording: Wordin
             Request(
                 id=f"{name}-{language}-try{number}",
                 item=name,
-                messages=_messages(asked, language, texts, wording),
+                messages=_messages(asked, language, texts, wording, cot),
                 gold=item["answer"],
                 meta=_meta(item, language) | {"try": number, "shown": mapped} | kinder_gold,
                 max_new_tokens=_NEW_TOKENS,
@@ -176,15 +197,17 @@ def _official(item: Mapping[str, Any], language: str, seed: int, wording: Wordin
     return found
 
 
-def _messages(asked: Mapping[str, Any], language: str, options: Sequence[str], wording: Wording | None) -> Messages:
+def _messages(
+    asked: Mapping[str, Any], language: str, options: Sequence[str], wording: Wording | None, cot: bool
+) -> Messages:
     letters = LETTERS[: len(options)]
     if wording:
-        system = wording.text(f"system_{language}")
+        system = wording.text(f"system_cot_{language}" if cot else f"system_{language}")
         choices = {f"choice_{letter.lower()}": option for letter, option in zip(letters, options, strict=True)}
         values = {"story": asked["story"], "question": asked["question"], **choices}
         user = wording.text(f"user_{len(options)}_{language}", **values)
     else:
-        system = _SYSTEM[language]
+        system = (_SYSTEM_COT if cot else _SYSTEM)[language]
         story, question, candidates = _HEADINGS[language]
         head = f"{story}\n{asked['story']}\n\n{question}\n{asked['question']}\n\n{candidates}\n"
         user = head + "\n".join(f"{letter}. {option}" for letter, option in zip(letters, options, strict=True))
@@ -224,7 +247,7 @@ def _letter(reply: str) -> str:
 
 def metrics(graded: Sequence[Graded], protocol: ProtocolName) -> dict[str, Metric]:
     """Accuracy of the votes: of all questions, tasks, groups and abilities, for English and then for Chinese."""
-    headline = "ours/accuracy" if protocol == "official" else "accuracy"
+    headline = "accuracy" if protocol == "social_r1" else "ours/accuracy"
     found: dict[str, Metric] = {}
     for language in _LANGUAGES:
         voted = _votes([one for one in graded if one.request.meta["language"] == language])
@@ -269,6 +292,7 @@ TASK = Task(
     source="zhchen18/ToMBench @ 4f491f0 (its folder data)",
     licence="MIT",
     published=(_WHOLE, "questions"),
+    protocols={"official": GREEDY, "official_cot": GREEDY, "social_r1": GREEDY},
     load=load,
     requests=requests,
     grade=grade,
