@@ -50,7 +50,7 @@ class QuestionFileConfig(Section):
     """Settings for reading and asking a question file, as in a run's `data`."""
 
     columns: TextMap = Field({}, description="question file: our field name -> its column name, where they differ")
-    where: TextMap = Field({}, description="question file: ask only the rows whose column has this value")
+    where: TextMap = Field({}, description="question file: keep only the rows whose column has this value")
     first_label: int = Field(0, ge=0, le=1, description="question file: number of the first option, where gold is one")
     prompt: FreeText = Field("", description="question file: as data.prompt of the run that trained the model")
     system: FreeText = Field("", description="question file: as data.system of the run that trained the model")

@@ -7,8 +7,9 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from socialr1_jax.command_line import Real, Section, TextMap, Texts
+from socialr1_jax.command_line import Real, Section, Texts
 from socialr1_jax.config import SamplingConfig
+from socialr1_jax.evaluation_config import QuestionFileConfig
 from socialr1_jax.reward_config import StructureConfig
 from socialr1_jax.story_config import StoryConfig
 
@@ -44,7 +45,7 @@ class CorruptionConfig(StoryConfig):
     single_stages: bool = Field(True, description="what is false comes once more as pairs of single stages")
 
 
-class PairsConfig(Section):
+class PairsConfig(QuestionFileConfig):
     """Where the thoughts are from, who scores them, and how they are paired."""
 
     output: str = Field(min_length=1, description="file of pairs, .jsonl or .parquet")
@@ -58,8 +59,7 @@ class PairsConfig(Section):
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="of the policy's weights and computation")
     ignore_fields: Texts = Field((), description="fields of the policy's config.json that are unknown but harmless")
     questions: str = Field("", description="source policy: .jsonl, .json, .csv, .parquet or hub dataset id")
-    columns: TextMap = Field({}, description="our field name -> the question file's column, where they differ")
-    where: TextMap = Field({}, description="keep only the questions whose column has this value")
+    allow_bad_rows: bool = Field(False, description="question file: leave out rows that cannot be used, and count them")
     max_prompt_tokens: int = Field(1024, ge=1, description="longer prompts are dropped and counted, never cut")
     responses: str = Field("", description="source responses: rows with story, question, options and response")
     opened: Literal["auto", "yes", "no"] = Field(
@@ -84,6 +84,9 @@ class PairsConfig(Section):
                     raise ValueError(f"source {self.source} needs {name}; set it, or another source")
                 if given and not wanted:
                     raise ValueError(f"source {self.source} does not read {name}; leave it out, or set source")
+        for name in (*QuestionFileConfig.model_fields, "allow_bad_rows"):
+            if getattr(self, name) and self.source != "policy":
+                raise ValueError(f"{name} is about a question file, and source {self.source} reads none; leave it out")
         if self.source != "corruptions" and self.structure.judge == "none":
             raise ValueError("structure.judge is none, but pairs are made of scores; set structure.judge to rules")
         return self

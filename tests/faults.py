@@ -36,7 +36,7 @@ SETTINGS = (
 # name: (module, what is called there, whether the deed comes before or after the call)
 EVENTS = {
     "load": ("socialr1_jax.training.grpo", "random_start", "before"),
-    "tokenizer": ("socialr1_jax.training.start", "build_tokenizer", "after"),
+    "tokenizer": ("socialr1_jax.training.start", "made_tokenizer", "after"),
     "opening": ("socialr1_jax.training.grpo", "Checkpoints.__init__", "before"),
     "open": ("socialr1_jax.training.grpo", "Checkpoints.__init__", "after"),
     "restored": ("socialr1_jax.training.grpo", "Checkpoints.restore", "after"),

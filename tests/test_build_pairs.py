@@ -24,6 +24,7 @@ from socialr1_jax.data.corruptions import KINDS, corruption_pairs
 from socialr1_jax.data.pairs import STAGES, Scored, match_pairs, read_pairs
 from socialr1_jax.data.prompts import encode_prompt, question_text
 from socialr1_jax.data.stories import generate_stories
+from socialr1_jax.data.tables import DataError
 from socialr1_jax.data.tokenizer import build_tokenizer
 from socialr1_jax.mesh import make_mesh, mesh_of
 from socialr1_jax.models.qwen3 import init_params
@@ -438,7 +439,7 @@ def test_the_responses_are_the_engines(main, policy, questions, stories, tmp_pat
     arguments = ["--policy", str(policy), "--questions", str(questions), "--output", str(output), "--seed", "5"]
     drawn = [*DRAWN, "sampling.temperature=0.8"]
     assert main([*arguments, *drawn]) == 2
-    assert "no two of 0 scored texts make a pair" in capsys.readouterr().err
+    assert "responses has thoughts to compare; take a policy that writes" in capsys.readouterr().err
 
     from transformers import AutoTokenizer
 
@@ -576,9 +577,33 @@ def test_a_question_without_a_story_and_files_that_are_not_there(main, policy, t
     assert "no.jsonl: cannot read the file" in capsys.readouterr().err
 
 
+def test_a_question_file_is_read_as_a_run_reads_it(tmp_path, caplog):
+    row = {"story": "Anna left.", "question": "Who left?", "a": "Ann", "b": "Ben", "key": 2}
+    file = tmp_path / "q.jsonl"
+    file.write_text("".join(json.dumps(one) + "\n" for one in (row, row | {"key": 1}, row | {"key": 7})))
+    given = [
+        "output=p.jsonl",
+        "policy=x",
+        f"questions={file}",
+        "columns={options: 'a, b', answer: key}",
+        "first_label=1",
+    ]
+    with pytest.raises(DataError, match=r"row 3: the gold answer '7'(.|\n)*leave such rows out: allow_bad_rows=true"):
+        module._questions(load_config(PairsConfig, None, given))
+    given += ["allow_bad_rows=true", "prompt={{ question }}", "system=Be brief."]
+    found = module._questions(load_config(PairsConfig, None, given))
+    assert [one.answer for one in found] == ["B", "A"]
+    assert [turn["content"] for turn in found[0].messages] == ["Be brief.", "Who left?"]
+    file.write_text(json.dumps(row | {"key": 7}))
+    with pytest.raises(DataError, match="row 1: the gold answer '7'"):  # all rows are bad
+        module._questions(load_config(PairsConfig, None, given))
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
+        (["output=p.jsonl", "source=corruptions", "first_label=1"], "first_label is about a question file, and source"),
+        (["output=p.jsonl", "source=responses", "responses=r", "allow_bad_rows=true"], "source responses reads none"),
         (["source=corruptions"], "output is required"),
         (["output=p.txt", "source=corruptions"], "output 'p.txt' ends in neither .jsonl nor .parquet"),
         (["output=p.jsonl"], "source policy needs policy; set it, or another source"),

@@ -244,8 +244,8 @@ def test_any_line_is_passed_over(tmp_path_factory, line):
     assert [example.id for example in parse_files("q", [path], {}, {}).examples] == ["q1", "q2"]
 
 
-def without(name: str) -> dict:
-    return {key: value for key, value in ROW.items() if key != name}
+def without(name: str, row: dict = ROW) -> dict:
+    return {key: value for key, value in row.items() if key != name}
 
 
 @pytest.mark.parametrize(
@@ -321,8 +321,82 @@ def test_other_faults_are_named(tmp_path):
         read_examples(path, columns={"gold": "answer"})
     with pytest.raises(DataError, match=r"row 1: no column 'anser' \(did you mean 'answer'\?\); correct it in columns"):
         read_examples(path, columns={"answer": "anser"})
-    with pytest.raises(DataError, match=r"row 1: no column 'OPT-B'"):
-        read_examples(path, columns={"options": "question, OPT-B"})
+
+
+ARC = {
+    "id": "x",
+    "item": {"story": "Two cups.", "question": {"stem": "How many?"}, "level": 2},
+    "choices": {"text": ["4", "2", "1"], "label": ["1", "2", "3"]},
+    "key": "2",
+}
+ARC_COLUMNS = {"story": "item.story", "question": "item.question.stem", "options": "choices.text", "answer": "key"}
+ARC_ASKED = ("How many?", ("4", "2", "1"), "B")
+SPREAD = {"story": "s", "question": "q", "a": "Ann", "b": "Ben", "c": "Cleo", "answer": 1}
+
+
+# (rows, columns, (question, options, answer) of each or what is said of them)
+@pytest.mark.parametrize(
+    ("rows", "columns", "found"),
+    [
+        # a key that a row lacks is null
+        (
+            [SPREAD, without("c", SPREAD), SPREAD | {"c": None}, without("a", without("b", without("c", SPREAD)))],
+            {"options": "a, b, c"},
+            [("q", ("Ann", "Ben", "Cleo"), "B"), *[("q", ("Ann", "Ben"), "B")] * 2, ("q", (), "1")],
+        ),
+        ([without("b", SPREAD)], {"options": "a, b, c"}, "q.jsonl: no column 'b'"),
+        ([SPREAD, without("b", SPREAD)], {"options": "a, b, c"}, "row 2: option B is empty"),
+        ([SPREAD, SPREAD], {"options": "a, bb"}, r"q.jsonl: no column 'bb' \(.*same for all files"),
+        # dotted names
+        ([ARC], ARC_COLUMNS, [ARC_ASKED]),  # by label, not by the text "2"
+        ([ARC | {"key": "4"}], ARC_COLUMNS, [("How many?", ("4", "2", "1"), "A")]),  # no label: by text
+        ([ARC | {"key": 0}], ARC_COLUMNS, "the gold answer '0' is not among"),
+        ([ARC], ARC_COLUMNS | {"options": "choices"}, [("How many?", ("4", "2", "1"), "B")]),
+        (
+            [ARC | {"choices": {"text": ["x", "y"], "label": ["A", "B"]}, "key": "B"}, ARC | {"id": "y"}],
+            ARC_COLUMNS,
+            [("How many?", ("x", "y"), "B"), ("How many?", ("4", "2", "1"), "B")],
+        ),
+        ([ARC | {"choices": {"text": ["x", "y"], "label": ["A"]}}], ARC_COLUMNS, "give as many labels as texts"),
+        ([ARC | {"choices": {"text": ["x", "y"], "label": [2, 3]}}], ARC_COLUMNS, "labelled '2', '3'; expected A, B"),
+        ([ARC | {"choices": {"text": ["x", "y"]}}], ARC_COLUMNS, "'2' is not among"),
+        ([ARC | {"item.story": "top"}], ARC_COLUMNS | {"question": "item.story"}, [("top", ("4", "2", "1"), "B")]),
+        ([ARC], ARC_COLUMNS | {"question": "item.question.text"}, r"did you mean 'item.question.stem'\?"),
+        ([ARC], ARC_COLUMNS | {"question": "item.question"}, "not a text; name a part .*: 'item.question.stem'"),
+        ([ARC | {"item": {"passage": "x"}}], {}, "no column 'story' .*objects within hold .*, 'item.passage'"),
+        ([ARC | {"item": None}], ARC_COLUMNS, "no column 'item.story'"),
+        ([ARC | {"item": "text"}], ARC_COLUMNS, "no column 'item.story'"),
+        ([ARC | {"choices": {}, "id": "y"}, ARC], ARC_COLUMNS | {"story": "id"}, [("How many?", (), "2"), ARC_ASKED]),
+        ([ARC], ARC_COLUMNS | {"options": "choices.txt"}, r"no column 'choices.txt' \(did you mean 'choices.text'"),
+        # columns of `meta`
+        ([SPREAD], {"type": "kind"}, "q.jsonl: no column 'kind'"),
+    ],
+)  # fmt: skip
+def test_columns_that_rows_lack_or_hold_inside(tmp_path, rows, columns, found):
+    path = write(tmp_path / "q.jsonl", *rows)
+    if isinstance(found, str):
+        with pytest.raises(DataError, match=found):
+            read_examples(path, columns=columns)
+    else:
+        assert [(one.question, one.options, one.answer) for one in read_examples(path, columns=columns)] == found
+
+
+def test_meta_and_conditions_by_other_and_dotted_names(tmp_path):
+    rows = [ARC | {"item": ARC["item"] | {"level": level}, "id": str(level), "kind": "own"} for level in (1, 2, 2.0)]
+    path = write(tmp_path / "q.jsonl", *rows)
+    columns = ARC_COLUMNS | {"type": "item.level", "source": "kind"}
+    found = read_examples(path, columns=columns, where={"item.level": "2"})
+    (example,) = found
+    assert example.meta == {"type": "2", "source": "own", "kind": "own", "item.level": 2}
+    parsed = parse_files("q", [path], columns, {}, "q")
+    assert parsed.reading == (
+        "read: id, story from item.story, question from item.question.stem, options from choices, answer from key, "
+        "type from item.level, source from kind; in meta, not in the card's prompt: kind, item.level"
+    )
+    with pytest.raises(DataError, match=r"where: no column 'item.levl' \(did you mean 'item.level'\?\)"):
+        read_examples(path, columns=columns, where={"item.levl": "2"})
+    with_type = write(tmp_path / "typed.jsonl", *[row | {"type": "old"} for row in rows])
+    assert {one.meta["type"] for one in read_examples(with_type, columns=columns)} == {"1", "2", "2.0"}
 
 
 # ----------------------------------------------------------------------------------------------------------------- hub

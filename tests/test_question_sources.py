@@ -212,6 +212,8 @@ def test_no_source_and_a_missing_one(tmp_path):
         open_questions([])
     with pytest.raises(DataError, match="no such file"):
         open_questions([jsonl(tmp_path / "q.jsonl", row(0)), "nowhere"])
+    with pytest.raises(DataError, match=r"q.jsonl row 1: no column 'anser'(.|\n)*same for all files of a run"):
+        open_questions([tmp_path / "q.jsonl"], columns={"answer": "anser"})
     with pytest.raises(DataError, match="'gold' is not a field"):
         open_questions([tmp_path / "q.jsonl"], columns={"gold": "answer"})
 
@@ -356,6 +358,23 @@ def test_a_large_file_with_conditions(large):
         open_questions([large([row(0)])], where={"lvl": "1"})
     with pytest.raises(DataError, match="none of 3 rows has level = 5"):
         open_questions([large([row(0), row(1), row(2)])], where={"level": "5"})
+
+
+def test_a_large_file_with_dotted_names(large):
+    rows = [
+        {"item": {"story": f"s{i}", "level": str(i % 2)}, "question": "q", "key": "2",
+         "choices": {"text": ["x", "y"], "label": ["1", "2"]}}
+        for i in range(10)
+    ]  # fmt: skip
+    columns = {"story": "item.story", "options": "choices.text", "answer": "key", "type": "item.level"}
+    questions = open_questions([large(rows)], columns=columns, where={"item.level": "1"})
+    assert [(one.story, one.options, one.answer, one.meta["type"]) for one in questions] == [
+        (f"s{i}", ("x", "y"), "B", "1") for i in range(1, 10, 2)
+    ]
+    with pytest.raises(DataError, match="no column 'lvl'"):
+        open_questions([large(rows)], columns=columns | {"type": "lvl"})
+    with pytest.raises(DataError, match=r"row 1: no column 'item.text' .*correct it in columns"):
+        list(open_questions([large(rows)], columns=columns | {"story": "item.text"}))
 
 
 def test_a_bad_row_of_a_large_file_is_an_error_when_it_is_met(large):

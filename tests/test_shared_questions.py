@@ -1,6 +1,8 @@
 """Questions of an evaluation that the run trains on are counted, whatever their ids, answers and files."""
 
 import json
+from importlib import util
+from pathlib import Path
 
 import pytest
 
@@ -8,6 +10,8 @@ from socialr1_jax.data.examples import Example
 from socialr1_jax.training.doctor.data import check_data
 from socialr1_jax.training.doctor.line import DoctorConfig
 from socialr1_jax.training.shared_questions import shared_questions
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def example(number, **fields):
@@ -57,3 +61,23 @@ def test_the_doctor_warns_of_shared_questions(first, said, tmp_path):
     found = [line for line in check_data(config) if "also trained on" in str(line)]
     assert len(found) == bool(said)
     assert all(said.format(files[1]) in str(line) and "warning" in str(line) for line in found)
+
+
+def test_a_dry_run_says_what_the_run_would(tmp_path, capsys):
+    spec = util.spec_from_file_location("train_grpo_script", ROOT / "scripts/train_grpo.py")
+    script = util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    arguments = ["--config", str(ROOT / "configs/smoke.yaml"), f"output_dir={tmp_path}/run", "data.train=stories:3"]
+    with pytest.raises(SystemExit) as ended:
+        script.main([*arguments, "data.eval=[stories:2]", "epochs=3", "--dry-run"])
+    said = capsys.readouterr().out
+    assert ended.value.code == 0
+    for line in (
+        "2 of 2 questions of stories:2 are also trained on (same story, question and options): evaluate on",
+        "there are 3 questions to train on and grpo.prompts_per_step is 4",
+        "epochs 3: 3 x 3 / 4 = 3 steps\nrun         3 steps = 6 updates, 12 prompts, 48 responses",
+        "as the model sees it:\n<|im_start|>user\n",  # random weights with a tokenizer of their own
+        "<|im_start|>assistant\ngold: ",
+    ):
+        assert line in said, line
+    assert not (tmp_path / "run").exists()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import logging
 import re
 import string
 import unicodedata
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from socialr1_jax.command_line import scalar_text
-from socialr1_jax.data.bad_rows import report
+from socialr1_jax.data.bad_rows import report, summary
 from socialr1_jax.data.layouts import labels_beside, lettered_columns, recognise
 from socialr1_jax.data.tables import (
     BadRow,
@@ -27,12 +28,14 @@ from socialr1_jax.data.tables import (
     nearest,
     refuse_half_characters,
     source_files,
+    spread,
 )
 from socialr1_jax.data.turns import Turns, ground_truth, parse_turns, turns_column
 from socialr1_jax.terminal import counted, printable, shown
 
 LETTERS = string.ascii_uppercase
 FIELDS = ("id", "story", "question", "options", "answer", "thoughts", "messages")
+META_FIELDS = ("type", "source", "twin_id")  # of `meta`, which `columns` may name, too
 _REQUIRED = ("story", "question", "answer")
 _CHAT_ANSWERS = ("answer", "solution", "ground_truth", "label", "reward_model")  # columns, beside turns
 _LABEL = r"\(?{letter}[.):]"
@@ -43,8 +46,12 @@ _ASCII_PUNCTUATION = frozenset(string.punctuation)  # with $ + < = > ^ ` | ~, wh
 _ABSENT_TEXTS = ("", "NaN", "nan")
 _MOST_LITERAL = 20_000  # characters of a Python list
 _READ_AS_TEXT = frozenset(("source", "type", "twin_id", "twin_of", "story_id", "plot", "script"))  # of `meta`
+_FROM_0 = tuple(map(str, range(len(LETTERS) + 1)))
 _MOST_PLACES = 1000  # sets of columns of one source that are remembered
 _NUMBER = re.compile(r"(\d{1,2})(?:\.0)?")  # an option's; a table with gaps holds 1.0
+
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,14 +112,15 @@ def read_examples(
     columns: Mapping[str, str] | None = None,
     where: Mapping[str, str] | None = None,
     first_label: int = 0,
+    allow_bad_rows: bool = False,
 ) -> list[Example]:
     """Questions of a ``.jsonl``, ``.json``, ``.csv`` or ``.parquet`` file, or of a hub dataset ``owner/name[:split]``.
 
     Columns are found by their own name in any case (``story``, ``STORY``), ``options`` also as ``choices`` or as
     ``OPTION-A``, ``OPTION-B``, ...; files of a known layout (``layouts.py``) need no mapping. Options may be a list, a
-    mapping of letters to texts, a mapping of two lists ``{text, label}``, one text "A. x, B. y", or several columns.
-    The gold answer may be the letter in either case, the option's text, or the option's number. Other columns become
-    ``meta``.
+    mapping of labels to texts, a mapping of two lists ``{text, label}``, one text "A. x, B. y", or several columns; a
+    row that lacks their columns is as one with null there. The gold answer may be the letter in either case, the
+    option's text, or the option's number. Other columns become ``meta``.
 
     Where the first row has no ``story`` or no ``question``, ``messages`` or ``prompt`` may hold the turns that ask the
     question (``parse_turns``). A last turn of the assistant's is left out; ``question`` is then the user's last turn
@@ -122,18 +130,25 @@ def read_examples(
     Args:
         source: file or hub id.
         columns: our field name -> the file's column, where they differ ({"options": "choices", "id": "sample_id"});
-            options spread over columns are listed: {"options": "OPTION-A, OPTION-B, OPTION-C, OPTION-D"}. They go
-            before those of a known layout, field by field. A field with "" is as if it were not given.
+            options spread over columns are listed: {"options": "OPTION-A, OPTION-B, OPTION-C, OPTION-D"}. A dotted
+            name that is no column leads into objects ("item.question"). They go before those of a known layout, field
+            by field. A field with "" is as if it were not given.
         where: keep only rows whose column has this value ({"prompting_type": "CoTP"}); the log counts the kept ones.
         first_label: the number of the first option, 0 or 1, where gold answers are numbers.
+        allow_bad_rows: leave out rows that cannot be used, unless none can be, and log how many had which fault.
 
     Raises:
         DataError: unreadable or empty file, or rows that cannot be used: a missing column (with the nearest), a gold
             answer that is not among the options, two rows with one id. The message names file, rows and reasons.
     """
     found = parse_files(str(source), source_files(source), columns or {}, where or {}, first_label=first_label)
+    if found.bad and not (allow_bad_rows and found.examples):
+        fix = "Mend the file, or how it is read: columns, where, first_label"
+        fix += "; or leave such rows out: allow_bad_rows=true." * bool(found.examples)
+        raise DataError(report(found.bad, found.total, fix))
     if found.bad:
-        raise DataError(report(found.bad, found.total, "Mend the file, or the columns that it is read by."))
+        dropped, total = len(found.bad), found.total
+        log.warning("%s: dropped %d of %d rows that cannot be used: %s", source, dropped, total, summary(found.bad))
     return found.examples
 
 
@@ -162,11 +177,13 @@ def parse_files(
     where: Mapping[str, str],
     origin: str = "",
     first_label: int = 0,
+    paths: Sequence[str] = (),
 ) -> Parsed:
     """Reads all rows of a source, the bad ones too, as ``read_examples`` says; ``origin`` is the `meta["source"]` of
-    rows that have none of their own.
+    rows that have none of their own, ``paths`` are names for `meta` that may be dotted.
 
-    Raises DataError for a source without rows, or one that cannot be read on, and as ``RowParser.refuse_first_label``.
+    Raises DataError for a source without rows, or one that cannot be read on, and as ``RowParser.refuse_missing`` and
+    ``RowParser.refuse_first_label``.
     """
     rows: list[Example | BadRow] = []
     seen: dict[str, str] = {}
@@ -181,7 +198,7 @@ def parse_files(
                 rows.append(row)
                 continue
             if parser is None:
-                parser = RowParser(row.values, columns, where, Path(source).stem, origin, first_label)
+                parser = RowParser(row.values, columns, where, Path(source).stem, origin, first_label, paths)
                 conditions = Conditions(parser.where)
             values = row.values
             if first and parser.labels and parser.labels not in values:
@@ -208,6 +225,7 @@ def parse_files(
         raise DataError(f"{source}: the file holds no rows")
     if parser is not None:
         conditions.close(source)
+        parser.refuse_missing(source)
         parser.refuse_first_label(source)
     return Parsed(rows, total, parser.reading if parser else "")
 
@@ -221,6 +239,7 @@ class RowParser:
         ids: rows without an id get this and their number.
         origin: ``meta["source"]`` of rows that have none of their own; "" adds none.
         first_label: as of ``read_examples``.
+        paths: dotted names that ``meta`` has, too.
 
     Raises DataError for a key of ``columns`` that is no field of a question.
     """
@@ -233,13 +252,12 @@ class RowParser:
         ids: str,
         origin: str,
         first_label: int,
+        paths: Sequence[str] = (),
     ) -> None:
+        fields = (*FIELDS, *META_FIELDS)
         for name in columns:
-            if name not in FIELDS:
-                own = "; rename the column in the file: it is read by that name" if name in ("type", "source") else ""
-                raise DataError(
-                    f"columns: {name!r} is not a field of a question; the fields are {', '.join(FIELDS)}{own}"
-                )
+            if name not in fields:
+                raise DataError(f"columns: {name!r} is not a field of a question; the fields are {', '.join(fields)}")
         layout = recognise(first)
         columns = {name: column for name, column in columns.items() if column}
         own_answer = "answer" in columns
@@ -249,16 +267,26 @@ class RowParser:
         self._columns = {**layout.columns, **columns}
         if "messages" not in columns and (column := turns_column(first, self._columns)):
             self._columns["messages"] = column
+        names = (*paths, *columns.values(), *_parts(columns.get("options", "")))
+        self._paths = [name for name in dict.fromkeys(names) if "." in name]
         self._ids, self._origin, self._first_label = ids, origin, first_label
         self._numbers: dict[tuple[int, int], int] = {}  # (gold answer, count of options) -> the first such row
         self._places: dict[tuple[str, ...], _Places | ValueError] = {}
-        self._meta: dict[str, None] = {}  # columns that gave a value
+        self._met: dict[str, None] = {}  # columns
+        self._meta: dict[str, None] = {}  # those that gave a value
         self._cut = 0  # rows whose last turn was the assistant's
 
     def used(self, columns: Sequence[str]) -> set[str]:
-        """The columns that an example's fields other than ``meta`` come from. Raises ValueError as ``example``."""
-        places = _find(columns, self._columns)
-        return {*places.texts.values(), *places.options}
+        """The columns that an example's fields come from, or lead through, of a file that has `columns` in each row.
+
+        Raises ValueError as ``example``, and for a column that is not there.
+        """
+        inner = (path for path in self._paths if path not in columns and path.partition(".")[0] in columns)
+        places = _find(known := (*columns, *inner), self._columns)
+        if missing := _missing([places], known):
+            raise ValueError(missing)
+        names = (*places.texts.values(), *places.options, *places.named.values())
+        return {name if name in columns else name.partition(".")[0] for name in names}
 
     @property
     def reading(self) -> str:
@@ -266,20 +294,32 @@ class RowParser:
         found = [places for places in self._places.values() if isinstance(places, _Places)]
         columns: dict[str, tuple[str, ...]] = {}
         for places in found:
-            columns = {name: (column,) for name, column in places.texts.items()} | {"options": places.options} | columns
+            texts = {**places.texts, **places.named}
+            columns = {name: (column,) for name, column in texts.items()} | {"options": places.options} | columns
         fields = [
             name if columns[name] == (name,) else f"{name} from {' + '.join(map(printable, columns[name]))}"
-            for name in FIELDS
+            for name in (*FIELDS, *META_FIELDS)
             if columns.get(name)
         ]
         rest = dict.fromkeys(column for places in found for column in places.meta)
         meta = [printable(column) for column in rest if column in self._meta]
-        unread = [printable(column) for column in rest if column not in self._meta]
+        read = [f"{column}." for one in columns.values() for column in one]  # what is inside them, and what they are in
+        unread = [
+            printable(column)
+            for column in rest
+            if column not in self._meta
+            and not any(name.startswith(f"{column}.") or column.startswith(name) for name in read)
+        ]
         also = f"; in meta, not in the card's prompt: {', '.join(meta)}" if meta else ""
         also += f"; not read: {', '.join(unread)}" if unread else ""
         without = "" if columns.get("options") else "; no options"
         cut = f"; left out: the assistant's turn at the end of {counted(self._cut, 'row')}" if self._cut else ""
         return f"read: {', '.join(fields)}{without}{cut}{also}"
+
+    def refuse_missing(self, source: str) -> None:
+        """Raise DataError for a column of options or of `META_FIELDS` that some rows may lack, if all rows do."""
+        if missing := _missing([one for one in self._places.values() if isinstance(one, _Places)], self._met):
+            raise DataError(f"{source}: {missing}")
 
     def refuse_first_label(self, source: str) -> None:
         """Raise DataError if numbers among the gold answers were read as options, but count from the other label.
@@ -302,12 +342,16 @@ class RowParser:
 
     def example(self, values: Mapping[str, Any], number: int) -> Example:
         """The question of row ``number``. Raises ValueError saying why there is none."""
+        values = spread(values, self._paths)
         key = tuple(values)
         if (places := self._places.get(key)) is None:
+            self._met |= dict.fromkeys(key)
             try:
                 places = _find(key, self._columns)
             except ValueError as error:
-                places = error
+                inner = spread(values, (f"{name}." for name in key)).keys() - set(key)
+                hint = f"; objects within hold {listed(sorted(inner))}" if inner else ""
+                places = ValueError(f"{error}{hint}")
             if len(self._places) < _MOST_PLACES:
                 self._places[key] = places
         if isinstance(places, ValueError):
@@ -326,17 +370,25 @@ class RowParser:
         if (column := places.texts["answer"]).lower() == "reward_model":
             cells["answer"] = ground_truth(cells["answer"], column)
         texts = {name: _text(cell, places.texts.get(name, name)) for name, cell in cells.items()}
-        if len(places.options) == 1:
-            options = parse_options(values[places.options[0]])
-        else:
-            options = parse_options([values[column] for column in places.options])
+        choices: Any = [values.get(column) for column in places.options]
+        if len(choices) == 1:
+            choices = choices[0]
+        options = parse_options(choices)
         answer = self._golds.get(texts["answer"], texts["answer"])
-        if options and (label := _NUMBER.fullmatch(answer)) and not any(map(_NUMBER.fullmatch, options)):
-            self._numbers.setdefault((int(label[1]), len(options)), number)
+        numbers = _own_numbers(choices)
+        if answer in numbers:
+            answer = LETTERS[numbers.index(answer)]
+        elif numbers:
+            answer = gold_letter(answer, options)
+        elif options:
+            if (label := _NUMBER.fullmatch(answer)) and not any(map(_NUMBER.fullmatch, options)):
+                self._numbers.setdefault((int(label[1]), len(options)), number)
+            answer = gold_letter(answer, options, self._first_label)
         meta = {name: values[name] for name in places.meta if isinstance(values[name], str | int | float)}
         self._meta |= dict.fromkeys(meta)
         if isinstance(own := values.get("meta"), Mapping):
             meta |= own
+        meta |= {name: values.get(column) for name, column in places.named.items()}
         kept = {
             name: scalar_text(value) if name in _READ_AS_TEXT else value
             for name, value in meta.items()
@@ -349,7 +401,7 @@ class RowParser:
             story=texts["story"],
             question=texts["question"],
             options=options,
-            answer=gold_letter(answer, options, self._first_label) if options else answer,
+            answer=answer,
             thoughts=texts.get("thoughts", ""),
             meta=kept,
             messages=turns,
@@ -357,30 +409,46 @@ class RowParser:
 
 
 class _Places(NamedTuple):
-    """The columns that fields are in, the columns of the options, and those that become meta."""
+    """The columns that fields are in, those of the options, those that become meta, and those of `META_FIELDS`.
+
+    The options' and the last ones are those of the source: a row may lack them.
+    """
 
     texts: dict[str, str]
     options: tuple[str, ...]
     meta: tuple[str, ...]
+    named: dict[str, str]
+
+
+def _missing(found: Iterable[_Places], known: Collection[str]) -> str:
+    """Return a message on the first column that a row may lack and that is not known at all; "" for none."""
+    wanted = (column for places in found for column in (*places.options, *places.named.values()))
+    column = next((column for column in wanted if column not in known), "")
+    fix = "correct it in columns (they are the same for all files), or rename this file's column"
+    return f"no column {shown(column)}{nearest(column, known)}; {fix}" if column else ""
+
+
+def _parts(column: str) -> tuple[str, ...]:
+    """Return the columns that a name with commas lists."""
+    return tuple(part.strip() for part in column.split(","))
 
 
 def _find(known: Sequence[str], columns: Mapping[str, str]) -> _Places:
     """Where the fields are in rows with the columns ``known``. Raises ValueError for a missing one."""
     by_name = {column.lower(): column for column in reversed(known)}  # of two that differ in case, the first
     texts, options = dict[str, str](), tuple[str, ...]()
+    chosen: tuple[str, ...]
     chat = "messages" in columns
     also = {"options": ("options", "choices")} | ({"answer": _CHAT_ANSWERS} if chat else {})
     for name in FIELDS if chat else FIELDS[:-1]:
         if (column := columns.get(name)) is not None:
-            chosen: tuple[str, ...] = (column,)
-            if name == "options" and column not in known and "," in column:
-                chosen = tuple(part.strip() for part in column.split(","))
-            for part in chosen:
-                if part not in known:
-                    hint = ", or give null in rows that have fewer options" if len(chosen) > 1 else ""
-                    if part.partition(".")[0] in known and "." in part:
-                        hint += "; columns within another one are not read: write them beside it"
-                    raise ValueError(f"no column {shown(part)}{nearest(part, known)}; correct it in columns{hint}")
+            chosen = (column,)
+            if name == "options":
+                holder, _, last = column.rpartition(".")  # choices.text beside choices.label is read as choices
+                labelled = last == "text" and holder in known and f"{holder}.label" in known
+                chosen = (holder,) if labelled else chosen if column in known else _parts(column)
+            elif column not in known:
+                raise ValueError(f"no column {shown(column)}{nearest(column, known)}; correct it in columns")
         elif found := next((by_name[one] for one in also.get(name, (name,)) if one in by_name), ""):
             chosen = (found,)
         elif name == "options":
@@ -394,15 +462,18 @@ def _find(known: Sequence[str], columns: Mapping[str, str]) -> _Places:
         else:
             texts[name] = chosen[0]
     used = {*texts.values(), *options, "meta"}
-    return _Places(texts, options, tuple(column for column in known if column not in used))
+    named = {name: columns[name] for name in META_FIELDS if name in columns}
+    return _Places(texts, options, tuple(column for column in known if column not in used), named)
 
 
-def _text(value: Any, column: str = "options") -> str:
+def _text(value: Any, column: str = "") -> str:
     if isinstance(value, str):
         text = value.strip()
         return "" if text in _ABSENT_TEXTS else text
     if isinstance(value, Mapping | list | bytes):
-        raise ValueError(f"{shown(column)} holds {kind_of(value)}, not a text")
+        inner = [f"{column}.{key}" for key in value] if isinstance(value, Mapping) and column else []
+        hint = f"; name a part of it in columns: {listed(inner)}" if inner else ""
+        raise ValueError(f"{shown(column or 'options')} holds {kind_of(value)}, not a text{hint}")
     return "" if _absent(value) else scalar_text(value)
 
 
@@ -415,19 +486,11 @@ def parse_options(value: Any) -> tuple[str, ...]:
     """Option texts in letter order, without their labels.
 
     Takes a list of texts, {"A": text, "B": text}, {"text": [...], "label": [...]}, or one text: "A. x, B. y", or a
-    list as JSON or Python writes it. Empty options at the end are dropped (tables pad short questions); () when there
-    are none. Raises ValueError.
+    list as JSON or Python writes it. Labels are letters, or numbers from 0 or 1. Empty options at the end are dropped
+    (tables pad short questions); () when there are none. Raises ValueError.
     """
-    if isinstance(value, Mapping) and set(value) >= {"text", "label"}:
-        try:
-            value = dict(zip(value["label"], value["text"], strict=True))
-        except TypeError:
-            raise ValueError(f"cannot read the options {shown(value)}") from None
     if isinstance(value, Mapping):
-        labels = [label for label in value if not _absent(value[label])]
-        if labels != list(LETTERS[: len(labels)]):
-            raise ValueError(f"the options are labelled {listed(labels)}; expected A, B, ... in order")
-        texts = [_text(value[label]) for label in labels]
+        texts = list(map(_text, _by_label(value).values()))
     elif isinstance(value, str) and not _absent(value):
         items = _written_list(value)
         texts = _split_options(value) if items is None else [_text(item) for item in items]
@@ -443,6 +506,25 @@ def parse_options(value: Any) -> tuple[str, ...]:
     if texts and all(labels) and len(labels) == len(texts):  # only when every text repeats its letter
         texts = [text[match.end() :] for text, match in zip(texts, labels, strict=True) if match]
     return tuple(texts)
+
+
+def _by_label(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return {label: text} of {"A": text} or {"text": [...], "label": [...]} without empty texts. Raises ValueError."""
+    if set(options) >= {"text", "label"}:
+        try:
+            options = dict(zip(map(scalar_text, options["label"]), options["text"], strict=True))
+        except (TypeError, ValueError):
+            raise ValueError(f"cannot read the options {shown(options)}; give as many labels as texts") from None
+    found = {label: text for label, text in options.items() if not _absent(text)}
+    if list(found) not in [list(labels[: len(found)]) for labels in (LETTERS, _FROM_0, _FROM_0[1:])]:
+        raise ValueError(f"the options are labelled {listed(found)}; expected A, B, ... or 1, 2, ... in order")
+    return found
+
+
+def _own_numbers(options: Any) -> list[str]:
+    """Return the labels of options that their row numbers itself."""
+    labels = list(_by_label(options)) if isinstance(options, Mapping) else []
+    return labels if labels and labels[0] not in LETTERS else []
 
 
 def _written_list(text: str) -> list[Any] | None:

@@ -27,6 +27,10 @@ LARGE_PARQUET = 200_000  # rows; a file with more is not read whole, and its row
 STORY_TYPES = ("belief", "knowledge", "reality")
 _STORIES = re.compile(r"stories:(?:(?P<split>train|heldout):)?(?P<count>\d{1,999})(?::(?P<seed>\d{1,999}))?")
 _MEND = "Mend the file, or set data.allow_bad_rows=true to drop such rows and count them."
+_NAME_COLUMNS = (
+    "Mend the file, or name its columns in data.columns. These are the same for all files of a run: if others are "
+    "called otherwise, rename this file's columns."
+)
 log = logging.getLogger(__name__)
 
 
@@ -79,7 +83,7 @@ def open_questions(
         if files:
             parsed = parse_files(source, files, columns, where, name, first_label)
             if parsed.bad and not parsed.examples:
-                raise DataError(report(parsed.bad, parsed.total, "Mend the file, or name its columns in data.columns."))
+                raise DataError(report(parsed.bad, parsed.total, _NAME_COLUMNS))
             parts.append(_Checked(parsed.examples, f"{source}: {parsed.reading}"))
             bad += parsed.bad
             total += parsed.total

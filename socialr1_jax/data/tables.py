@@ -249,9 +249,9 @@ class Conditions:
         self._kept = self._total = 0
 
     @property
-    def columns(self) -> tuple[str, ...]:
-        """The columns that the conditions are about."""
-        return tuple(self._wanted)
+    def columns(self) -> set[str]:
+        """The columns that the conditions are about, and those that their dotted names may lead through."""
+        return {*self._wanted, *(column.partition(".")[0] for column in self._wanted)}
 
     def know(self, columns: Iterable[str]) -> None:
         """The source has these columns, though `hold` is not told of them."""
@@ -262,6 +262,7 @@ class Conditions:
         if not self._wanted:
             return True
         self._total += 1
+        values = spread(values, self._wanted)
         if len(self._known) < _MOST_COLUMNS:
             self.know(values)
         kept = True
@@ -288,6 +289,24 @@ class Conditions:
             )
             raise DataError(f"{source}: none of {counted(self._total, 'row')} has {condition} ({found})")
         log.info("%s: kept %d of %d rows with %s", source, self._kept, self._total, condition)
+
+
+def spread(values: Mapping[str, Any], paths: Iterable[str]) -> Mapping[str, Any]:
+    """Return a row and, under dotted names, the contents of the objects that the paths lead through.
+
+    `{"item": {"id": 1, "question": "Who?"}}` gains `item.id` and `item.question` by the path `item.question`. A path
+    that is the name of a column is that column.
+    """
+    inner: dict[str, Any] = {}
+    for path in paths:
+        cell: Any = values
+        name = ""
+        for part in () if path in values else path.split(".")[:-1]:
+            if not isinstance(cell := cell.get(part), Mapping):
+                break
+            name += f"{part}."
+            inner |= {f"{name}{key}": value for key, value in cell.items()}
+    return {**values, **inner, **values} if inner else values
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -78,7 +78,9 @@ def open_questions_task(source: str, config: EvaluateConfig) -> tuple[Task, Data
 def _read(source: str, config: EvaluateConfig) -> tuple[list[Example], tuple[str, ...]]:
     """Return the questions of a file, and a remark on the rows that were left out."""
     files = source_files(source)
-    found = parse_files(source, files, config.columns, config.where, first_label=config.first_label)
+    found = parse_files(
+        source, files, config.columns, config.where, first_label=config.first_label, paths=config.by_columns
+    )
     bad = found.bad
     if bad and not (config.allow_bad_rows and found.examples):
         fix = "Correct the file, or how it is read: columns, where, first_label"

@@ -28,6 +28,7 @@ from socialr1_jax.config import ConfigError
 from socialr1_jax.data.corruptions import corruption_pairs
 from socialr1_jax.data.examples import Example, parse_options, read_examples
 from socialr1_jax.data.pairs import Pair, Scored, match_pairs, read_pairs, write_pairs
+from socialr1_jax.data.prompts import PromptWriter
 from socialr1_jax.data.stories import generate_stories
 from socialr1_jax.data.tables import DataError, read_rows, refuse_half_characters
 from socialr1_jax.files import write_whole
@@ -113,6 +114,11 @@ def build_pairs(config: PairsConfig) -> PairsSummary:
             texts, config.matching, question.id, question.story, question.question, config.seed, provenance
         )
     ]
+    if not any(question.thoughts for question in asked):
+        raise ValueError(
+            f"none of {counted(sum(len(found) for _, _, found in groups), 'response')} has thoughts to compare; take a "
+            f"policy that writes <think>...</think>, or more tokens; {config.output}.work has the responses"
+        )
     if not pairs:
         matching = config.matching
         raise ValueError(
@@ -229,10 +235,16 @@ def _hash(*parts: object) -> str:
 
 
 def _questions(config: PairsConfig) -> list[Example]:
-    examples = read_examples(config.questions, columns=config.columns, where=config.where)
+    with shown_log():
+        examples = read_examples(
+            config.questions, columns=config.columns, where=config.where, first_label=config.first_label,
+            allow_bad_rows=config.allow_bad_rows,
+        )  # fmt: skip
     for example in examples:
         if not example.story.strip():
             raise DataError(f"{config.questions}: question {printable(example.id, 100)} has no story; pairs need one")
+    if config.prompt or config.system:
+        return list(map(PromptWriter(config.prompt, config.system), examples))
     return examples
 
 

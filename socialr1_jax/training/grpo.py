@@ -71,7 +71,7 @@ from socialr1_jax.training.run_questions import (
     understood,
     write_shortcuts,
 )
-from socialr1_jax.training.shared_questions import FIX, shared_questions
+from socialr1_jax.training.shared_questions import warn_of_shared
 from socialr1_jax.training.start import cold_start, random_start
 from socialr1_jax.training.summary import peak_bytes
 from socialr1_jax.training.unscorable import UnscorableWindow
@@ -133,8 +133,7 @@ def _train_grpo(config: RunConfig, mesh: Mesh, stop: Stop) -> bool:
     if replay is None:
         scorer = make_scorer(config, mesh, backend, stop)  # first: a key that is missing shows before weights are read
         list_bad_rows(config, questions, heldout)
-        if shared := shared_questions(questions, heldout):
-            log.warning("%s: %s", shared, FIX)
+        warn_of_shared(questions, heldout)
         write_shortcuts(questions, folder)
         if not config.model.random:
             refuse_long_questions(config, questions, heldout, base := local_folder(config.model.path))

@@ -1,7 +1,7 @@
 """The questions of a run: what it trains on, what it holds out, what it is evaluated on."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from socialr1_jax.data.evaluation_sets import refuse_evaluation_sets
 from socialr1_jax.data.examples import LETTERS, Example
 from socialr1_jax.data.pipeline import QuestionStream
 from socialr1_jax.data.prompt_lengths import refuse_long_prompts
-from socialr1_jax.data.prompts import Prompt, PromptWriter, encode_prompts, question_text
+from socialr1_jax.data.prompts import Prompt, PromptWriter, encode_prompts, question_text, reference_response
 from socialr1_jax.data.question_sources import Questions, open_questions, source_names
 from socialr1_jax.data.twins import whole_groups
 from socialr1_jax.files import read_json, write_json
@@ -25,6 +25,7 @@ from socialr1_jax.terminal import counted
 from socialr1_jax.tokenizer_files import load_tokenizer
 
 HELD_OUT = "heldout"
+_READ = 1000  # questions that a tokenizer is made from
 _LOOKED_AT = 1000  # questions, for whether options are missing
 log = logging.getLogger(__name__)
 
@@ -77,6 +78,14 @@ def first_prompt(questions: Questions, tokenizer: Any) -> list[str]:
     text = tokenizer.decode(encode_prompts(tokenizer, [example], 2**31)[0].tokens)
     gold = f"{example.answer}. {example.options[LETTERS.index(example.answer)]}" if example.options else example.answer
     return [f"the prompt of {example.id}, as the model sees it:", *text.splitlines(), f"gold: {gold}"]
+
+
+def made_tokenizer(config: RunConfig, questions: Iterable[Example]) -> Any:
+    """Return the tokenizer, made from the first 1,000 questions, of a random model that has none in `model.path`."""
+    from socialr1_jax.data.tokenizer import build_tokenizer  # imports transformers
+
+    texts = [f"{question_text(example)}\n{reference_response(example)}" for example in islice(questions, _READ)]
+    return build_tokenizer(texts, named_shape(config.model.random).vocab_size)
 
 
 def write_shortcuts(questions: Questions, folder: Path) -> None:
@@ -157,14 +166,19 @@ def model_positions(config: RunConfig, folder: Path) -> int:
     return value if isinstance(value, int) else Qwen3Config.max_position_embeddings
 
 
-def prompt_streams(config: RunConfig, questions: Questions, tokenizer: Any) -> tuple[QuestionStream, QuestionStream]:
-    """Return the prompts of the steps, and spare ones in an order of their own for groups that are replaced."""
+def warn_of_few(config: RunConfig, questions: Questions) -> None:
+    """Log a warning if a step takes more prompts than there are questions."""
     if len(questions) < config.grpo.prompts_per_step:
         log.warning(
             "there are %d questions to train on and grpo.prompts_per_step is %d: a step holds some questions several "
             "times, each time with other draws",
             *(len(questions), config.grpo.prompts_per_step),
         )
+
+
+def prompt_streams(config: RunConfig, questions: Questions, tokenizer: Any) -> tuple[QuestionStream, QuestionStream]:
+    """Return the prompts of the steps, and spare ones in an order of their own for groups that are replaced."""
+    warn_of_few(config, questions)
     seeds = (config.seed, config.seed + 1)
     first, second = (
         QuestionStream(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping
 from itertools import islice
 
@@ -9,6 +10,13 @@ from socialr1_jax.data.examples import Example
 
 _MOST = 100_000  # questions looked at, of training and of each set
 FIX = "evaluate on questions that are not in data.train"
+log = logging.getLogger(__name__)
+
+
+def warn_of_shared(train: Iterable[Example], sets: Mapping[str, Iterable[Example]]) -> None:
+    """Log a warning if questions of the sets are also trained on."""
+    if shared := shared_questions(train, sets):
+        log.warning("%s: %s", shared, FIX)
 
 
 def shared_questions(train: Iterable[Example], sets: Mapping[str, Iterable[Example]]) -> str:

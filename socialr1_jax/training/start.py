@@ -1,7 +1,6 @@
 """Random weights to try a run with, their tokenizer (a given one, or made from the questions) and their cold start."""
 
 from collections.abc import Sequence
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -9,16 +8,13 @@ from jax.sharding import Mesh
 
 from socialr1_jax.config import ConfigError, RunConfig, SftConfig
 from socialr1_jax.data.examples import Example
-from socialr1_jax.data.prompts import question_text, reference_response
-from socialr1_jax.data.tokenizer import build_tokenizer
 from socialr1_jax.files import whole_folder
 from socialr1_jax.hf import random_model
 from socialr1_jax.models.qwen3 import Qwen3
-from socialr1_jax.models.shapes import named_shape
 from socialr1_jax.processes import is_first, wait_for_all
+from socialr1_jax.training.run_questions import made_tokenizer
 from socialr1_jax.training.sft import train_sft
 
-_READ = 1000  # questions that the tokenizer is made from
 _FILE = "tokenizer.json"
 
 
@@ -28,14 +24,11 @@ def random_start(config: RunConfig, mesh: Mesh, questions: Sequence[Example]) ->
     Raises what `random_model` raises, and ConfigError when there is nothing to make a tokenizer from.
     """
     shape, folder = config.model.random, Path(config.model.path or Path(config.output_dir) / "tokenizer")
-    sizes = named_shape(shape)
     if not config.model.path and is_first() and not (folder / _FILE).exists():
         if not questions:
             raise ConfigError(f"{folder}: there is no tokenizer, and a replay has no questions to make one from")
-        read = islice(questions, _READ)
-        texts = [f"{question_text(example)}\n{reference_response(example)}" for example in read]
         with whole_folder(folder, marker=_FILE) as partial:
-            build_tokenizer(texts, sizes.vocab_size).save_pretrained(partial)
+            made_tokenizer(config, questions).save_pretrained(partial)
     wait_for_all(f"tokenizer of {config.output_dir}", config.distributed.timeout)
     return random_model(folder, shape, config.seed, mesh)
 
