@@ -174,7 +174,7 @@ def is_right(row: Row) -> bool:
 
 
 def status_of(row: Row) -> str:
-    """How a response ended, one of STATUSES: as its row says, else (older rows) from finish_reason, reward, format."""
+    """How a response ended, one of STATUSES: as its row says, else from finish_reason, reward, format."""
     if row.get("status") in STATUSES:
         return str(row["status"])
     if row.get("finish_reason") in ("length", "error"):
