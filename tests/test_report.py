@@ -33,6 +33,7 @@ def rollout(phase: str, step: int, name: str, *, sample: int = 0, right: bool = 
     terms = {"format": 1.0, "outcome": float(right), "structure": 0.875, "content": None, "repetition": 0.25}
     row = {"phase": phase, "step": step, "id": name, "sample": sample, "story": "Anna and Ben.", "question": "Where?"}
     row |= {"options": ["drawer", "shelf"], "answer": "A", "response": response, "finish_reason": "stop"}
+    row |= {"status": "ok", "tokens": 40}
     return row | {"reward": reward, "terms": terms}
 
 
@@ -366,7 +367,7 @@ def test_strong_shortcuts_in_the_questions_are_a_fact_of_the_run(run: Path, cont
 def test_rows_of_rollouts_with_wrong_types_are_shown_as_they_are(run: Path) -> None:
     odd = {"step": 1, "phase": "grpo", "response": None, "options": "AB", "terms": [1], "reward": "x", "sample": [1]}
     write_lines(run / "rollouts.jsonl", [odd, odd | {"phase": "eval_sft"}, odd | {"phase": "eval_grpo"}])
-    assert [row["status"] for row in data_of(run)["responses"]] == ["unscorable"] * 3
+    assert [row["status"] for row in data_of(run)["responses"]] == ["ok"] * 3
 
 
 def test_an_empty_folder_is_one_clear_error(tmp_path: Path) -> None:
