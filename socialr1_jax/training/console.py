@@ -121,15 +121,17 @@ def shown_log(quiet: bool = False, verbose: bool = False) -> Iterator[None]:
 
 @contextmanager
 def collected_warnings(name: str) -> Iterator[list[str]]:
-    """Collect the warnings of a logger and those below it in this block; they are not shown unless others do."""
+    """Collect the warnings of a logger and those below it in this block, in place of showing them."""
     said: list[str] = []
     log, handler = logging.getLogger(name), logging.Handler(logging.WARNING)
     handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
+    propagate, log.propagate = log.propagate, False
     log.addHandler(handler)
     try:
         yield said
     finally:
         log.removeHandler(handler)
+        log.propagate = propagate
 
 
 def print_finding(status: str, name: str, found: str, fix: str) -> None:

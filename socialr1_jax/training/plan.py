@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import jax
 import jax.numpy as jnp
@@ -152,7 +152,8 @@ def make_plan(config: PlanConfig, parts: Collection[Part] = ("rollout", "update"
 
 def plan_here(config: RunConfig) -> tuple[PlanConfig, Plan]:
     """Plan what training keeps on the devices of this process; no phase is compiled. Raises ConfigError."""
-    mesh, chip = run_mesh(config), Chip(platform="cpu", memory=free_memory() or 0)
+    mesh, platform = run_mesh(config), jax.default_backend()
+    chip = Chip(platform=cast(Any, "cuda" if platform == "gpu" else platform), memory=free_memory() or 0)
     if not (config.model.path or config.model.random):
         raise UnknownSizesError("model.path is not given")
     values = config.model_dump(include=set(RunConfig.model_fields)) | {"memory_fraction": 1.0}

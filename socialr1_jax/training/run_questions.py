@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 def list_bad_rows(config: RunConfig, train: Questions, sets: Mapping[str, Questions]) -> None:
     """Write the rows that were dropped to `output_dir`/bad_rows.jsonl, if there are any."""
-    from socialr1_jax.processes import is_first  # imports JAX, which the doctor does without
+    from socialr1_jax.processes import is_first  # imports JAX, which a dry run does without
 
     # Questions held out of `train` share its list of bad rows.
     bad = [row for part in (train, *(sets.values() if config.data.eval else ())) for row in part.bad_rows]
@@ -91,7 +91,7 @@ def made_tokenizer(config: RunConfig, questions: Iterable[Example]) -> Any:
 
 def write_shortcuts(questions: Questions, folder: Path) -> None:
     """Write what rules that need no mind reach on a sample of the questions to shortcuts.json, for the report."""
-    from socialr1_jax.processes import is_first  # imports JAX, which the doctor does without
+    from socialr1_jax.processes import is_first  # imports JAX, which a dry run does without
 
     if is_first():
         write_json(folder / SHORTCUTS, audit_examples(shortcut_sample(questions), learned=False))
