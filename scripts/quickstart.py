@@ -31,8 +31,8 @@ def main(argv: list[str] | None = None) -> int:
         check=check_rewards,
     )
     prepare(config.xla_flags)
-    from socialr1_jax.training.grpo import TrainingStopped  # imports JAX: only once the arguments are right
     from socialr1_jax.training.quickstart import run_quickstart
+    from socialr1_jax.training.run import TrainingStopped  # imports JAX: only once the arguments are right
 
     try:
         return 0 if run_quickstart(config) else REQUEUE

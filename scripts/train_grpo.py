@@ -60,8 +60,9 @@ def main(argv: list[str] | None = None) -> int:
     )
     prepare(config.xla_flags)
     from socialr1_jax.processes import is_first  # imports JAX: only once the arguments are right
-    from socialr1_jax.training.grpo import TrainingStopped, train_grpo
+    from socialr1_jax.training.grpo import train_grpo
     from socialr1_jax.training.report import write_report
+    from socialr1_jax.training.run import TrainingStopped
     from socialr1_jax.training.summary import write_summary
 
     folder = Path(config.output_dir)

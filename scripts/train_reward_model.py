@@ -21,8 +21,8 @@ def main(argv: list[str] | None = None) -> int:
     config = parse_args(RewardModelConfig, argv, description="Train a reward model on preference pairs.")
     prepare(config.xla_flags)
     from socialr1_jax.processes import is_first  # imports JAX: only once the arguments are right
-    from socialr1_jax.training.grpo import TrainingStopped
     from socialr1_jax.training.reward_model import say_results, train_reward_model
+    from socialr1_jax.training.run import TrainingStopped
 
     folder = Path(config.output_dir)
     try:

@@ -138,6 +138,17 @@ def _scalar_text(value: Any) -> Any:
     return value
 
 
+def flat_settings(config: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
+    """Return a configuration with dotted names: {"grpo.baseline": "mean", ...}."""
+    flat: dict[str, Any] = {}
+    for name, value in config.items():
+        if isinstance(value, Mapping) and value:
+            flat |= flat_settings(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat
+
+
 def scalar_text(value: Any) -> str:
     """Returns the text of a JSON or YAML scalar, one spelling for configuration and data: true, 3, 0.5, "" for null."""
     if value is None:

@@ -159,6 +159,11 @@ class GrpoConfig(Objective):
         5, ge=1, description="updates in a row whose loss or gradient is not finite before the run stops"
     )
 
+    @property
+    def several_updates(self) -> bool:
+        """Whether a rollout gets several updates; with one, the ratio is exactly 1 and no old-policy pass is made."""
+        return self.mini_batch_prompts < self.prompts_per_step
+
 
 class MeshConfig(Section):
     """How many ways the devices split the work; the three sizes multiply to the number of devices."""

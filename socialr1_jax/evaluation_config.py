@@ -127,7 +127,7 @@ class EvaluateConfig(QuestionFileConfig, ServerConfig):
     turn_tokens: int = Field(512, ge=1, description="SOTOPIA: tokens of one turn, thinking on top")
     judge_tokens: int = Field(2048, ge=1, description="SOTOPIA: tokens of one verdict, thinking on top")
     prompt_tokens: int = Field(8192, ge=1, description="SOTOPIA: longest prompt of a model here, for its memory")
-    list: bool = Field(False, description="show tasks, figures, sources and known files, then exit")
+    list: bool = Field(False, description="show what of each benchmark is here and where to get the rest, then exit")
 
     @property
     def task_names(self) -> tuple[str, ...]:

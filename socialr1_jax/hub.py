@@ -1,10 +1,12 @@
-"""Model folders by their Hugging Face hub id. Imports no JAX."""
+"""Folders of models and of data sets by their Hugging Face hub id. Imports no JAX."""
 
 import logging
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
+
+from socialr1_jax.terminal import printable
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +66,32 @@ def find_snapshot(name: str, *, allow_patterns: Sequence[str] | None = None, loc
                 log.warning("%s; taking %s%s", reason, other, ", which is" if cached else "")
                 return folder
         raise
+
+
+def find_data(name: str, files: Sequence[str], *, revision: str = "main", local_files_only: bool = False) -> Path:
+    """Return the local snapshot of a data set with some of these files, which are glob patterns.
+
+    It is downloaded unless `local_files_only` or HF_HUB_OFFLINE is set. If the revision cannot be had, the newest one
+    is taken. Raises FileNotFoundError with the reason in one line.
+    """
+    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    reason = f"not in the cache {constants.HF_HUB_CACHE}, and the hub is not asked or does not answer"
+    for which in dict.fromkeys((revision, "main")):
+        try:
+            folder = snapshot_download(
+                name, repo_type="dataset", revision=which, allow_patterns=list(files), local_files_only=local_files_only
+            )
+        except LocalEntryNotFoundError:
+            continue
+        except Exception as error:  # the hub raises many kinds: no such data set, no access
+            reason = printable((str(error).strip().splitlines() or [type(error).__name__])[0], 300)
+            continue
+        if any(file.is_file() for pattern in files for file in Path(folder).glob(pattern)):
+            return Path(folder)
+        reason = f"{folder} has none of {', '.join(files[:3])}"
+    raise FileNotFoundError(reason)
 
 
 def _other_spellings(name: str) -> Iterator[str]:

@@ -18,7 +18,7 @@ from socialr1_jax.grpo.update import init_state
 from socialr1_jax.mesh import fetch
 from socialr1_jax.models.qwen3 import init_params
 from socialr1_jax.sampling import Engine
-from socialr1_jax.training.programs import compile_programs, trainer_logprobs
+from socialr1_jax.training.step import GrpoStep, compile_programs, trainer_logprobs
 
 CONFIG = RunConfig.model_validate(
     {
@@ -45,10 +45,10 @@ def one_update(folder: str, mesh) -> dict[str, np.ndarray]:
     with jax.set_mesh(mesh):
         model = load_hf(folder, mesh)
         programs = compile_programs(CONFIG, model.config, model.num_tokens, "xla")
+        step = GrpoStep(config=CONFIG, model=model.config, programs=programs, reference=model.params, multiple=16)
         state = init_state(model.params, programs.optimizer)
         rows, computed = rows_of(model.config.vocab_size), []
-        batches = programs.mini_batches(rows)
-        batches = programs.with_reference(programs.with_old(batches, state.params), model.params)
+        batches = step.log_probs(state.params, step.mini_batches(rows))
         first = [one.rows.placed() for one in batches[0]]
         # The gradient of weights as training starts with: the folder's make logits whose rounding is a part in 1e6.
         fresh = init_params(model.config, jax.random.key(0))

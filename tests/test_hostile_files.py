@@ -13,9 +13,10 @@ from socialr1_jax.config import CheckpointConfig, ConfigError, RewardConfig, Run
 from socialr1_jax.grpo.update import TrainState
 from socialr1_jax.rewards.shares import ShareWatch
 from socialr1_jax.training.checkpoints import CheckpointError, Checkpoints, _sums, fault, whole_steps
+from socialr1_jax.training.recording import Replay
 from socialr1_jax.training.report import write_report
-from socialr1_jax.training.rollouts import Collector, Replay
 from socialr1_jax.training.run_weights import find_checkpoint, load_policy
+from socialr1_jax.training.sampler import Sampler
 from socialr1_jax.training.unscorable import UnscorableWindow
 
 NEEDED = ("model.path=m", "data.train=d")
@@ -312,10 +313,9 @@ def test_weights_of_a_forged_checkpoint_are_refused(folder):
         assert str(folder / "4") in one_short_line(caught.value)
 
 
-def streams() -> Collector:
+def streams() -> Sampler:
     stream = SimpleNamespace(set_state=lambda state: None)
-    rest = dict.fromkeys(("config", "sampling", "tokenizer", "scorer"))
-    return Collector(**rest, prompts=stream, spare=stream)
+    return Sampler(**dict.fromkeys(Sampler.__dataclass_fields__) | {"prompts": stream, "spare": stream})
 
 
 PLACE = {"grain": {"next_index": 4}, "questions": 12, "seed": 0}
@@ -418,7 +418,7 @@ BAD_LINES = [
 
 def test_a_recording_keeps_what_the_users_functions_gave(recording):
     own = {"extra": {"own": None, "other": 2.0}, "weights": {**TERM["weights"], "own": 0.0, "other": 1.0}}
-    rollouts = recording(line(1) | {"terms": [TERM | own] * 4})(1)
+    rollouts = recording(line(1) | {"terms": [TERM | own] * 4}).read(1)
     assert rollouts.terms[0].raw()["other"] == 2.0
     metrics = rollouts.metrics()
     assert (metrics["reward/other"], metrics["weight/other"]) == (2.0, 1.0)
@@ -428,9 +428,9 @@ def test_a_recording_keeps_what_the_users_functions_gave(recording):
 @pytest.mark.parametrize(("path", "value"), BAD_LINES)
 def test_a_line_of_a_recording_with_a_wrong_field_names_it(recording, tmp_path, path, value):
     replay = recording(changed(path, value))
-    replay(0)
+    replay.read(0)
     with pytest.raises(ConfigError) as caught:
-        replay(1)
+        replay.read(1)
     text = one_short_line(caught.value)
     assert f"{tmp_path / 'kept.jsonl'} line 2" in text
     assert str(path[0]) in text or "prompts x" in text
@@ -439,14 +439,14 @@ def test_a_line_of_a_recording_with_a_wrong_field_names_it(recording, tmp_path, 
 @pytest.mark.parametrize("text", ["", "{}", "[]", "5", "null", "x", "[" * 100_000, '{"step": ' + "1" * 5000 + "}"])
 def test_a_line_that_is_no_rollouts_is_named(recording, text):
     with pytest.raises(ConfigError, match=r"line 2: not rollouts of a step") as caught:
-        recording(text)(1)
+        recording(text).read(1)
     one_short_line(caught.value)
 
 
 def test_a_good_recording_is_read_as_it_was_written(recording):
     replay = recording(line(1))
     replay.check(num_tokens=9)
-    rollouts = replay(1)
+    rollouts = replay.read(1)
     assert [completion.logprobs for completion in rollouts.completions] == line(1)["logprobs"]
     assert (rollouts.prompts, rollouts.completions[3].finish_reason) == (line(1)["prompts"], "error")
     assert rollouts.terms[0].structure != rollouts.terms[0].structure

@@ -14,6 +14,7 @@ from socialr1_jax.config import ConfigError, RunConfig, save_config
 from socialr1_jax.rewards import ParsedResponse, RewardTerms, scorer
 from socialr1_jax.rewards.judge_probe import THOUGHTS
 from socialr1_jax.training import grpo
+from socialr1_jax.training.run import TrainingStopped
 
 SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "train_grpo.py"
 WEIGHTS = {"outcome": 1.0, "structure": 2.0, "content": 0.0, "tau": 1.0}
@@ -139,7 +140,7 @@ def test_a_run_stops_with_a_checkpoint_when_the_users_function_fails(start, tmp_
     }
     config = changed(start, tmp_path / "run", steps=3, rewards={"extra": functions})
     message = r"rewards\.extra\.own: reward failed: .*failing\.py:2: AssertionError: lost"
-    with pytest.raises(grpo.TrainingStopped, match=message):
+    with pytest.raises(TrainingStopped, match=message):
         grpo.train_grpo(config)
     (step,) = steps_of(tmp_path / "run")
     assert (step["reward/own"], step["reward/short"], step["weight/short"]) == (1.0, -1.0, 1.0)

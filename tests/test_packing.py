@@ -15,7 +15,7 @@ from socialr1_jax.grpo.logprobs import row_logprobs
 from socialr1_jax.grpo.packing import micro_batches, pack_rows, padding_waste, shared_prompts, width_of
 from socialr1_jax.models.qwen3 import init_params
 from socialr1_jax.training.benchmark import tail_lengths
-from socialr1_jax.training.programs import compile_programs
+from socialr1_jax.training.step import compile_programs
 
 
 def some_rows(prompts, responses, group, multiple=16, vocab=VOCAB_SIZE, seed=0):

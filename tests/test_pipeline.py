@@ -16,7 +16,7 @@ from socialr1_jax.data.pipeline import PromptStream, QuestionStream
 from socialr1_jax.data.prompts import Prompt, encode_prompt
 from socialr1_jax.data.question_sources import Questions, open_questions
 from socialr1_jax.data.tables import DataError
-from socialr1_jax.training.rollouts import Collector
+from socialr1_jax.training.sampler import Sampler
 
 
 class Words:
@@ -173,9 +173,9 @@ def test_long_prompts_are_counted_and_told_once(questions_of, caplog):
 
 
 def test_a_run_counts_its_long_prompts_from_its_place(questions_of):
-    def collector(prompts):
+    def sampler(prompts):
         config = RunConfig.model_construct(grpo=GrpoConfig(prompts_per_step=10, mini_batch_prompts=10))
-        return Collector(config=config, sampling=None, prompts=prompts, spare=None, tokenizer=None, scorer=None)
+        return Sampler(**dict.fromkeys(Sampler.__dataclass_fields__) | {"config": config, "prompts": prompts})
 
     questions = questions_of(30)
     limit = shortest(questions)
@@ -183,12 +183,12 @@ def test_a_run_counts_its_long_prompts_from_its_place(questions_of):
     for step in range(1, 7):
         next(whole), next(all_fit)
         met = whole.get_state()["grain"]["next_index"]
-        assert collector(whole).dropped(step) == met - 10 * step
-        assert collector(all_fit).dropped(step) == 0
-    assert 6 * 20 - 20 < collector(whole).dropped(6) <= 6 * 20
+        assert sampler(whole).dropped(step) == met - 10 * step
+        assert sampler(all_fit).dropped(step) == 0
+    assert 6 * 20 - 20 < sampler(whole).dropped(6) <= 6 * 20
     resumed = stream(questions, 10, limit=limit)
     resumed.set_state(whole.get_state())
-    assert collector(resumed).dropped(6) == collector(whole).dropped(6)
+    assert sampler(resumed).dropped(6) == sampler(whole).dropped(6)
 
 
 def test_no_prompt_that_fits_is_an_error_and_no_endless_loop(questions_of):

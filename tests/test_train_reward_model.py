@@ -307,7 +307,7 @@ def test_settings_that_do_not_fit_are_named(base, override, message):
 
 def test_every_setting_is_read():
     """A field that nothing reads is a promise not kept."""
-    files = ("training/reward_model.py", "training/programs.py", "training/optimizer.py", "training/checkpoints.py",
+    files = ("training/reward_model.py", "training/run.py", "training/optimizer.py", "training/checkpoints.py",
              "training/metrics.py", "processes.py")  # fmt: skip
     text = "\n".join((ROOT / "socialr1_jax" / name).read_text() for name in files)
     text += (ROOT / "scripts" / "train_reward_model.py").read_text()

@@ -23,9 +23,11 @@ from socialr1_jax.sampling import Completion
 from socialr1_jax.training import grpo
 from socialr1_jax.training import validation as evaluation
 from socialr1_jax.training.checkpoints import CheckpointError
-from socialr1_jax.training.programs import Programs, compile_programs, reference_weights
-from socialr1_jax.training.rollouts import Replay, RolloutFile, Rollouts
+from socialr1_jax.training.recording import Replay, RolloutFile
+from socialr1_jax.training.rollouts import Rollouts
+from socialr1_jax.training.run import TrainingStopped
 from socialr1_jax.training.run_weights import load_policy
+from socialr1_jax.training.step import GrpoStep, make_step, reference_weights
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 WEIGHTS = {"outcome": 1.0, "structure": 2.0, "content": 0.0, "tau": 1.0}
@@ -52,7 +54,7 @@ def saved(start, tmp_path_factory) -> Path:
 
 
 def test_a_replay_needs_neither_sampler_nor_judge_and_ends_with_the_same_bytes(start, saved, tmp_path, monkeypatch):
-    for name in ("Engine", "Collector", "evaluate_questions", "read_run_questions", "load_tokenizer"):
+    for name in ("make_sampler", "make_scorer", "read_run_questions", "load_tokenizer"):
         monkeypatch.setattr(grpo, name, None)
     config = changed(
         start, tmp_path, replay_rollouts=str(saved / "kept" / "rollouts.jsonl"), data={"train": "", "eval": ""}
@@ -91,14 +93,14 @@ def test_a_cut_or_foreign_rollout_file_is_refused(start, saved, tmp_path):
         Replay(changed(start, tmp_path / "run", replay_rollouts="nowhere.jsonl"))
     file.write_text('{"step": 0}\n' * 2)
     with pytest.raises(ConfigError, match="line 1: not rollouts of a step"):
-        Replay(replayed)(0)
+        Replay(replayed).read(0)
     file.write_text(text)
     sizes = {"prompts_per_step": 2, "mini_batch_prompts": 2}
     with pytest.raises(ConfigError, match="4 prompts x 4 responses, the run wants step 0 with 2 x 4"):
-        Replay(changed(start, tmp_path / "run", replay_rollouts=str(file), grpo=sizes))(0)
+        Replay(changed(start, tmp_path / "run", replay_rollouts=str(file), grpo=sizes)).read(0)
     file.write_text(text.splitlines()[0] + "\n" + text.splitlines()[0] + "\n")
     with pytest.raises(ConfigError, match="holds step 0 with"):
-        Replay(replayed)(1)
+        Replay(replayed).read(1)
 
 
 def test_a_replayed_token_that_the_model_has_not_is_refused_before_the_first_step(start, saved, tmp_path):
@@ -182,7 +184,7 @@ def test_ratios_of_a_run_that_does_not_learn_are_exactly_1(start, tmp_path, rewa
     """With learning rate 0 also the second update's old log-probs, of another program, are its own to rounding."""
     passes = []
     monkeypatch.setattr(
-        Programs, "_logprobs", lambda self, *args, real=Programs._logprobs: passes.append(1) or real(self, *args)
+        GrpoStep, "_pass", lambda self, *args, real=GrpoStep._pass: passes.append(1) or real(self, *args)
     )
     config = changed(
         start, tmp_path, steps=1, optimizer={"learning_rate": 0.0},
@@ -239,14 +241,14 @@ def test_updates_that_are_not_finite_stop_the_run_and_leave_the_weights(start, s
         grpo={"importance_sampling": "token", "most_skipped": 3},
     )  # fmt: skip
 
-    def poisoned(self, step, real=Replay.__call__):
+    def poisoned(self, step, real=Replay.read):
         rollouts = real(self, step)
         for completion in rollouts.completions:
             completion.logprobs[:] = [float("nan")] * len(completion.logprobs)
         return rollouts
 
-    monkeypatch.setattr(Replay, "__call__", poisoned)
-    with pytest.raises(grpo.TrainingStopped, match=r"3 updates in a row .* not finite") as stopped:
+    monkeypatch.setattr(Replay, "read", poisoned)
+    with pytest.raises(TrainingStopped, match=r"3 updates in a row .* not finite") as stopped:
         grpo.train_grpo(config)
     kept = np.load(tmp_path / "run" / "skipped_step_2.npz")
     assert str(tmp_path / "run" / "skipped_step_2.npz") in str(stopped.value)
@@ -295,7 +297,7 @@ def test_flat_groups_are_replaced_by_other_prompts(start, tmp_path, monkeypatch)
     assert sum(row["replaced_groups"] for row in rows) > 0
     replayed = Replay(changed(start, tmp_path / "again", replay_rollouts=str(file)))
     for step, row in enumerate(rows):
-        found = replayed(step)
+        found = replayed.read(step)
         assert len(set(found.prompt_ids)) == 4  # no prompt twice in a step, whose samples would be the same
         assert row["zero_variance_groups"] == 0
         assert len(found.completions) == 16
@@ -345,7 +347,7 @@ def test_masked_and_failed_responses_leave_baseline_and_loss_of_a_run(start, sav
     )
     assert grpo.train_grpo(config)
     (row,) = steps_of(tmp_path)
-    kept = Replay(config)(0)
+    kept = Replay(config).read(0)
     ended = sum(len(c.tokens) for c in kept.completions if c.finish_reason == "stop")
     assert row["truncated"] > 0.5
     assert row["tokens"] * 2 == ended  # the mean over two updates
@@ -355,14 +357,15 @@ def test_masked_and_failed_responses_leave_baseline_and_loss_of_a_run(start, sav
 
 def test_the_widest_micro_batch_is_tried_before_the_first_step(start, tiny_jax):
     """What warm_up runs is the program of rows at both limits, as many as the budget takes; nothing is changed."""
-    programs = compile_programs(start, tiny_jax.config, tiny_jax.num_tokens, "xla")
+    step = make_step(start, tiny_jax.config, tiny_jax.num_tokens, tiny_jax.params, "xla")
+    programs = step.programs
     state = init_state(tiny_jax.params, programs.optimizer)
     widths = []
     accumulate = programs.update.accumulate
     update = replace(
         programs.update, accumulate=lambda p, s, rows: widths.append(rows.tokens_bt.shape) or accumulate(p, s, rows)
     )
-    programs._replace(update=update).warm_up(state, tiny_jax.params, width=140)
+    replace(step, programs=programs._replace(update=update)).warm_up(state, width=140)
     assert widths == [(3, 144)]  # of 512 tokens
     jax.tree.map(np.testing.assert_array_equal, state.params, tiny_jax.params)
 

@@ -19,7 +19,7 @@ from socialr1_jax.rewards import RewardTerms
 from socialr1_jax.rewards import truth_watch as module
 from socialr1_jax.rewards.scorer import Scorer
 from socialr1_jax.rewards.truth_watch import TruthWatch
-from socialr1_jax.training import grpo, rollouts, validation
+from socialr1_jax.training import grpo, sampler, validation
 
 EXAMPLES = {
     example.id: example
@@ -254,7 +254,7 @@ def test_a_run_whose_content_model_pays_for_length_warns(start, tmp_path, monkey
     config = changed(start, tmp_path, steps=steps, rewards={"preset": "full", "content": {"model": "length"}})
     padded = Padded(config.rewards, lambda batch: [len(thoughts) / 500 for _, _, thoughts in batch])
     monkeypatch.setattr(grpo, "make_scorer", lambda *_: padded)
-    monkeypatch.setattr(rollouts, "sample_and_submit", sampled)
+    monkeypatch.setattr(sampler, "sample_and_submit", sampled)
     assert grpo.train_grpo(config)
     output = capsys.readouterr()
     assert len(re.findall(r"step \d+: content\s+has\s+risen", output.out + output.err)) == 1

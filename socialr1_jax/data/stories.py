@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, TypeVar
 
@@ -130,22 +130,28 @@ def generate_stories(
             letters[golds[-1]] += 1
         texts = _arrange([one.question for one in drawn], golds, options, rng)
         ids = [f"stories-{split}-{seed}-{len(examples) + offset:06d}" for offset in range(len(drawn))]
-        for position, one in enumerate(drawn):
-            script = replace(one.script, order=max(2, draft.order))  # views of views can be read from any story
-            meta = {"source": "stories", "type": question_type, "plot": plot.name, "script": script.to_json()}
-            if len(drawn) == 2:
-                meta |= {"twin_id": f"{ids[0]}-twins", "twin_of": ids[1 - position]}
-            example = Example(
-                id=ids[position],
-                story=one.script.text(),
-                question=one.question.text,
-                options=texts,
-                answer=golds[position],
-                thoughts=write_trace(one.script, one.world, one.question, texts),
-                meta=meta,
-            )
-            examples.append(example)
+        examples += _examples(drawn, draft, plot.name, ids, texts, golds)
     return examples
+
+
+def _examples(
+    drawn: Sequence[_Drawn], draft: Draft, plot: str, ids: Sequence[str], options: tuple[str, ...], golds: Sequence[str]
+) -> Iterator[Example]:
+    """Yield a question, or the two of a pair of twins, as examples."""
+    for position, one in enumerate(drawn):
+        script = replace(one.script, order=max(2, draft.order))  # views of views can be read from any story
+        meta = {"source": "stories", "type": draft.question_type, "plot": plot, "script": script.to_json()}
+        if len(drawn) == 2:
+            meta |= {"twin_id": f"{ids[0]}-twins", "twin_of": ids[1 - position]}
+        yield Example(
+            id=ids[position],
+            story=one.script.text(),
+            question=one.question.text,
+            options=options,
+            answer=golds[position],
+            thoughts=write_trace(one.script, one.world, one.question, options),
+            meta=meta,
+        )
 
 
 def _plots_by_type(

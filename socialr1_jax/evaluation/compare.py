@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import math
 from collections import Counter
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from socialr1_jax.accuracy import baseline_figures
+from socialr1_jax.command_line import flat_settings
 from socialr1_jax.data.examples import Example
 from socialr1_jax.data.twins import cluster_name, twin_name
 from socialr1_jax.evaluation.audit_files import in_headline
@@ -29,8 +31,9 @@ _SHOWN = 10  # questions that changed, on the console
 _KEYS = {"a", "b", "test", "comparisons"}
 _SETTINGS = (  # of evaluate.py: those that change prompts, replies or how they are read
     "protocol", "answer_mode", "prompt", "system", "num_samples", "temperature", "top_k", "top_p", "repetition_penalty",
-    "thinking", "thinking_tokens", "max_new_tokens", "dtype", "options", "wording",
+    "thinking", "thinking_tokens", "max_new_tokens", "dtype", "options",
 )  # fmt: skip
+_OF_SOTOPIA = ("rules", "partner", "judge")
 _SAMPLE = dict.fromkeys(("task", "protocol", "id", "item", "answer"), str) | {"meta": dict}
 
 
@@ -47,6 +50,7 @@ class Reply(NamedTuple):
     twin: str  # the name of its group of twins, "" for none
     question: str
     example: Example | None  # where its options can be read
+    prompt: str = ""  # hash of it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +64,7 @@ class Item:
     twin: str
     question: str
     example: Example | None
+    prompt: str
 
     @property
     def right(self) -> bool:
@@ -75,11 +80,13 @@ def compare(a: str, b: str) -> dict[str, Any]:
 
     Returns:
         a, b: as given. test: what p is of. settings: {name: [of a, of b]} of those that differ between two outputs of
-        evaluate.py and change replies or their reading.
+        evaluate.py and change replies or their reading: of the command, `wording.<task>`,
+        `decoding.<task>.<protocol>.<name>`, `sotopia.rules`, `.partner` and `.judge`, and the `commit` of this package.
         comparisons: {part: figures}. A part is a task with its protocol, or a set of a run's evaluations. Its figures
         are `difference_figures` of the items under `accuracy` (under `mean_grade` for official rules, whose headline
         may be another figure), and under `pair_accuracy` for groups of twins; items and clusters in both; `only_a`,
-        `only_b`: items that the other one lacks; `ungraded`: items without a grade in one of them; chance, best_rule
+        `only_b`: items that the other one lacks; `ungraded`: items without a grade in one of them; `other_prompts`:
+        items that were asked in other words, where both have the prompts; chance, best_rule
         and best_rule_accuracy where the questions have options; `better`, `worse`: numbers of items with a higher and a
         lower mean grade; `wrong_to_right`, `right_to_wrong`: of items that pass one half; `changed`: those items, with
         answers and gold.
@@ -169,6 +176,7 @@ def _compared(
         "only_a": len(items_a) - len(both),
         "only_b": len(items_b) - len(both),
         "ungraded": len(both) - len(graded),
+        "other_prompts": sum(one.prompt != other.prompt for one, other in pairs if one.prompt and other.prompt),
         figure: difference_figures(
             [one.value for one, _ in pairs], [one.value for _, one in pairs], [one.cluster for one, _ in pairs]
         ),
@@ -220,8 +228,24 @@ def _other_settings(a: str, b: str) -> dict[str, list[Any]]:
     contents = [read_json(file) for file in files]
     if not all(isinstance(content.get("config"), dict) for content in contents):
         return {}
-    of_a, of_b = ({**content["config"], "wording": content.get("wording")} for content in contents)
-    return {name: [of_a.get(name), of_b.get(name)] for name in _SETTINGS if of_a.get(name) != of_b.get(name)}
+    of_a, of_b = (content["config"] for content in contents)
+    found = {name: [of_a.get(name), of_b.get(name)] for name in _SETTINGS}
+    of_a, of_b = map(_used, contents)
+    found |= {name: [of_a[name], of_b[name]] for name in of_a if name in of_b}  # of a task that only one has: nothing
+    return {name: both for name, both in found.items() if both[0] != both[1]}
+
+
+def _used(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what results.json says beside the settings of how replies came about, with dotted names."""
+    details = content.get("details")
+    found: dict[str, Any] = {"wording": content.get("wording"), "decoding": {}, "sotopia": {}}
+    for task, about in details.items() if isinstance(details, dict) else ():
+        if isinstance(about, dict):
+            found["decoding"][task] = about.get("decoding", {})
+            if task == "sotopia":
+                found["sotopia"] = {name: about[name] for name in _OF_SOTOPIA if name in about}
+    commit = content.get("commit")
+    return flat_settings(found) | ({"commit": commit} if commit else {})
 
 
 # ------------------------------------------------------------------------------------------------------- reading a run
@@ -248,6 +272,7 @@ def _item(replies: Sequence[Reply]) -> Item:
         twin=replies[0].twin,
         question=replies[0].question,
         example=replies[0].example,
+        prompt=replies[0].prompt,
     )
 
 
@@ -346,6 +371,7 @@ def _of_sample(row: Mapping[str, Any]) -> Reply | None:
         twin=str(row["meta"].get("twin_id", "")),
         question=example.question if example else "",
         example=example,
+        prompt=hashlib.sha256(json.dumps(row.get("messages")).encode()).hexdigest() if row.get("messages") else "",
     )
 
 
@@ -425,6 +451,8 @@ def _part_lines(name: str, found: Mapping[str, Any]) -> list[str]:
     for key, what in (("only_a", "in the first alone"), ("only_b", "in the second alone"), ("ungraded", "not graded")):
         if found[key]:
             lines.append(f"  left out: {counted(found[key], 'question')} {what}")
+    if found["other_prompts"]:
+        lines.append(f"  asked in other words: {counted(found['other_prompts'], 'question')}")
     changed = found["changed"]
     lines.append(
         f"  changed: {len(changed)} of {counted(found['items'], 'question')}; {found['wrong_to_right']} from "

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from textwrap import wrap
 
 from rich.table import Table
 
@@ -20,16 +22,20 @@ from socialr1_jax.evaluation.results import (
     write_results,
 )
 from socialr1_jax.evaluation.results import Table as Rows
-from socialr1_jax.evaluation.runner import PROTOCOLS, TaskResult, load_data, requests_of, run_task
+from socialr1_jax.evaluation.runner import NoFolder, TaskResult, load_data, requests_of, run_task
 from socialr1_jax.evaluation.sotopia import run as sotopia
-from socialr1_jax.evaluation.task import BenchmarkError, Data, Grade, Graded, Task
+from socialr1_jax.evaluation.task import BenchmarkError, Data, Task, Wording
+from socialr1_jax.evaluation.tasks.files import NOT_PUBLISHED
+from socialr1_jax.evaluation.wording import FILE, shown_wording
+from socialr1_jax.evaluation.wording_sources import SOURCES
 from socialr1_jax.evaluation_config import TASKS, EvaluateConfig, is_question_source, task_name
 from socialr1_jax.terminal import counted
 from socialr1_jax.training.console import Bar, console, shown_log, working
 from socialr1_jax.training.provenance import commit, versions
 from socialr1_jax.training.run_folder import own_folder
 
-_SHOWN = 6  # figures of a task in the listing
+_SHOWN = 5  # files of a benchmark that the listing names
+_PART = re.compile(r"(?:[^:]+: )?\d+ of \d+ [\w ]+")
 _MOST_ROWS = 40  # figures of a question file on the console
 
 
@@ -47,7 +53,7 @@ def _evaluate(config: EvaluateConfig) -> Path:
     names = config.task_names
     own = {task_name(name) for name in names if is_question_source(name)}
     loaded = [_loaded(name, config) for name in names if name != sotopia.NAME]
-    episodes = sotopia.load_benchmark(Path(config.data_dir)) if sotopia.NAME in names else None
+    episodes = sotopia.load_benchmark(Path(config.data_dir), config.sotopia_rules) if sotopia.NAME in names else None
     results: list[TaskResult] = []
     made_by = versions(), commit()
     with shown_log(), ExitStack() as opened:
@@ -106,31 +112,61 @@ def _further(count: int) -> str | None:
 
 
 def listing(data_dir: Path) -> str:
-    """Tasks, sources and licences, and of those whose data are there the figures and the files with their SHA-256."""
-    lines = []
+    """Return a block for each benchmark: what of it is here, whose wording, and where to get it. Downloads nothing."""
+    blocks = [f"benchmarks in {data_dir}"]
     for name in TASKS:
         about = sotopia.ABOUT if name == sotopia.NAME else get_task(name)
-        lines.append(f"{name}: {about.title}. {about.source}. {about.licence}")
-        try:
-            named, files = _figures_and_files(name, data_dir)
-        except BenchmarkError as error:
-            lines.append(f"    {error}")
-            continue
-        for protocol, figures in named.items():
-            more = f", and {len(figures) - _SHOWN} more" if len(figures) > _SHOWN else ""
-            lines.append(f"    {protocol}: {', '.join(figures[:_SHOWN])}{more}")
-        lines += [f"    {digest[:16]}  {file}" for file, digest in files.items()]
-    return "\n".join(lines)
+        rows = [*_what_is_here(name, about.published, data_dir), ("from", about.source), ("licence", about.licence)]
+        blocks.append("\n".join([f"{name}: {about.title}", *(line for row in rows for line in _listed_row(*row))]))
+    blocks.append(
+        "The files of a benchmark belong into the folder of its name. To ask in the words\n"
+        "of its authors, with CHECKOUT a copy of their repository at that version:\n"
+        "  python scripts/benchmark_prompts.py --benchmark NAME --source CHECKOUT \\\n"
+        f"    --output {data_dir / 'NAME' / FILE}"
+    )
+    return "\n\n".join(blocks)
 
 
-def _figures_and_files(name: str, data_dir: Path) -> tuple[dict[str, list[str]], Mapping[str, str]]:
-    if name == sotopia.NAME:
-        named = {f"official_{name}": sotopia.FIGURES for name in sotopia.SETS}
-        return named, sotopia.load_benchmark(data_dir).files
-    task = get_task(name)
-    data = load_data(task, data_dir)
-    named = {}
-    for protocol in PROTOCOLS:
-        graded = [Graded(request, Grade("", 0.0)) for request in task.requests(data, protocol, 0)]
-        named[str(protocol)] = list(task.metrics(graded, protocol)) if graded else []
-    return named, data.files
+def _what_is_here(name: str, published: tuple[int, str], data_dir: Path) -> Iterator[tuple[str, str]]:
+    """Yield a benchmark's lines about data and wording, each as (label, text)."""
+    try:
+        if name == sotopia.NAME:
+            benchmark = sotopia.load_benchmark(data_dir)
+            data = Data(
+                items=[one._asdict() for one in benchmark.pairs], files=benchmark.files, notes=benchmark.notes,
+                whole=len(benchmark.pairs) == published[0], wording=benchmark.wording,
+            )  # fmt: skip
+        else:
+            data = load_data(get_task(name), data_dir, download=False)
+    except NoFolder:
+        hub = None if name == sotopia.NAME else get_task(name).hub
+        yield "data", f"none; an evaluation takes them from the hub data set {hub.id}" if hub else "none"
+        return
+    except BenchmarkError as error:
+        yield "data", f"cannot be used: {error}"
+        return
+    files = [file for file in data.files if file != FILE]
+    where = f"in {counted(len(files), 'file')}" if len(files) > _SHOWN else f"in {', '.join(files)}"
+    count, items = published
+    if data.whole:
+        yield "data", f"all {count:,} {items}, {where}"
+    else:
+        parts = [note for note in data.notes if _PART.fullmatch(note)] or [f"{len(data.items):,} of {count:,} {items}"]
+        yield "data", f"in part: {'; '.join(parts)}, {where}"
+    for note in data.notes:
+        if "not here" in note or NOT_PUBLISHED in note or "hub data set" in note:
+            yield "", note
+    if name in SOURCES:
+        versions = " or ".join(source.version for source in SOURCES[name].versions)
+        yield "wording", _about(data.wording) if data.wording else f"own, not that of {versions}"
+
+
+def _about(wording: Wording) -> str:
+    return f"{wording.about.removeprefix('the wording ')} (SHA-256 {shown_wording(wording.sha256)}...)"
+
+
+def _listed_row(label: str, text: str) -> list[str]:
+    """Return the lines of a row that fits into 80 columns; long names are not broken."""
+    width = 12
+    lines = wrap(text, 80 - width, break_long_words=False, break_on_hyphens=False)
+    return [f"  {label if number == 0 else '':<{width - 2}}{line}" for number, line in enumerate(lines)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from socialr1_jax.evaluation_config import TASKS, is_question_source
 from socialr1_jax.files import finite, read_json
 from socialr1_jax.ownership import refuse_foreign_file
 from socialr1_jax.terminal import printable
+
+_ASKED_ALIKE = ("tombench_hard",)  # in both protocols
 
 
 def refuse_foreign_figures(file: Path) -> None:
@@ -31,6 +34,20 @@ def _is_task(name: str) -> bool:
     return name in TASKS or is_question_source(name)
 
 
+def _check(row: Mapping[str, Any]) -> None:
+    """Raise ValueError for a row whose task or protocol is none that is scored here, or whose prompt is of another."""
+    task, protocol = row["task"], row["protocol"]
+    if not _is_task(task):
+        raise ValueError(f"the task {task!r} is neither a benchmark nor a question file")
+    if task == "sotopia":
+        raise ValueError("SOTOPIA's episodes are scored by its judge alone")
+    if protocol not in PROTOCOLS:
+        raise ValueError(f"the protocol {protocol!r} is none of {', '.join(PROTOCOLS)}")
+    is_cards = "<Answer>" in json.dumps(row["messages"][-1:])  # a question file may have a prompt of its own
+    if task in TASKS and task not in _ASKED_ALIKE and is_cards != (protocol == "social_r1"):
+        raise ValueError(f"its prompt is none of the protocol {protocol}")
+
+
 def rescore(samples: Path) -> dict[str, Any]:
     """Grade a file of samples again; return {"results": {task: {figure: {value, stderr, n}}}, "status": ...}.
 
@@ -43,8 +60,7 @@ def rescore(samples: Path) -> dict[str, Any]:
         for number, line in enumerate(file, 1):
             try:
                 row = json.loads(line)
-                if not _is_task(row["task"]) or row["task"] == "sotopia" or row["protocol"] not in PROTOCOLS:
-                    raise ValueError("its task or protocol is unknown, or none whose samples are scored here")
+                _check(row)
                 groups.setdefault((row["task"], row["protocol"]), []).append(rescored(get_task(row["task"]), row))
             except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
                 reason = printable(repr(error), 200)

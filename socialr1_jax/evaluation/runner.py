@@ -25,14 +25,17 @@ from socialr1_jax.evaluation.task import (
     Decoding,
     Embedder,
     Grade,
+    Hub,
     Metric,
     ProtocolName,
     Request,
     Task,
 )
-from socialr1_jax.evaluation.wording import note_on, with_wording, wording_of
+from socialr1_jax.evaluation.tasks.files import NOT_PUBLISHED
+from socialr1_jax.evaluation.wording import FILE, note_on, with_wording, wording_of
 from socialr1_jax.evaluation_config import EvaluateConfig, samples_name
 from socialr1_jax.files import finite, write_whole
+from socialr1_jax.hub import find_data
 from socialr1_jax.server_answers import Reply
 
 PROTOCOLS: tuple[ProtocolName, ...] = ("official", "social_r1")
@@ -60,21 +63,45 @@ class TaskResult:
     seconds: float = 0.0
 
 
-def load_data(task: Task, data_dir: Path) -> Data:
-    """Return the benchmark's data, with the authors' wording where it is there, from its folder below `data_dir`.
+def load_data(task: Task, data_dir: Path, *, download: bool = True) -> Data:
+    """Return the benchmark's data, with the authors' wording where it is there.
 
-    Raises BenchmarkError saying where to get what is missing.
+    They are in its folder below `data_dir`; if there is nothing but the wording, in a data set of the hub, which is
+    downloaded unless it is in the cache. Raises BenchmarkError saying where to get what is missing.
     """
-    folder = folder_of(task.name, task.source, data_dir)
-    return with_wording(task.name, folder, task.load(folder))
+    own = data_dir / task.name
+    try:
+        data = task.load(folder_of(task.name, task.source, data_dir))
+    except NoFolder as error:
+        if task.hub is None:
+            raise
+        data = _of_hub(task, task.hub, download, str(error))
+    return with_wording(task.name, own, data)
+
+
+class NoFolder(BenchmarkError):
+    """A benchmark's folder is missing, or has nothing but the wording of its prompts."""
 
 
 def folder_of(name: str, source: str, data_dir: Path) -> Path:
-    """Return the folder of a benchmark. Raises BenchmarkError saying where to get the data."""
+    """Return the folder of a benchmark. Raises NoFolder saying where to get the data."""
     folder = data_dir / name
     if not folder.is_dir():
-        raise BenchmarkError(f"{name}: there is no folder {folder}; get the data from {source}")
+        raise NoFolder(f"{name}: there is no folder {folder}; get the data from {source}")
+    if [file.name for file in folder.iterdir()] == [FILE]:
+        raise NoFolder(f"{name}: there are no data in {folder}; get them from {source}")
     return folder
+
+
+def _of_hub(task: Task, hub: Hub, download: bool, missing: str) -> Data:
+    try:
+        folder = find_data(hub.id, hub.files, revision=hub.revision, local_files_only=not download)
+    except FileNotFoundError as error:
+        raise NoFolder(f"{missing} (hub data set {hub.id}: {error})") from None
+    data = task.load(folder)
+    # The pinned revision is the published one, whatever copy our sums are of.
+    notes = [note for note in data.notes if folder.name != hub.revision or NOT_PUBLISHED not in note]
+    return replace(data, notes=(f"questions from the hub data set {hub.id} @ {folder.name[:12]}", *notes))
 
 
 def embedder(task: Task, protocol: ProtocolName) -> Embedder | None:

@@ -75,6 +75,17 @@ class Decoding(NamedTuple):
 GREEDY = Decoding()
 
 
+class Hub(NamedTuple):
+    """A data set of the Hugging Face hub that has the benchmark's files; those are glob patterns.
+
+    revision: the commit with the published files, "main" where none is known.
+    """
+
+    id: str
+    files: tuple[str, ...]
+    revision: str = "main"
+
+
 class Baseline(NamedTuple):
     """Chance, and the best rule that reads no minds (`data/audit.py`) with its accuracy, shown beside a figure."""
 
@@ -140,6 +151,8 @@ class Task:
     embedding_model: str = ""
     embedded: Callable[[Sequence[Graded], Embedder], tuple[list[Graded], dict[str, Metric]]] | None = None
     examples: Callable[[Sequence[Request]], list[Example]] | None = None
+    hub: Hub | None = None  # where its authors publish the files there
+    published: tuple[int, str] = (0, "items")  # how many items were published, and what they are
     kinder: Callable[[Request, ProtocolName, str], Grade] | None = None
 
 

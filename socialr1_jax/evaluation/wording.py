@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from socialr1_jax.data.tables import listed
 from socialr1_jax.evaluation.task import BenchmarkError, Data, Wording
@@ -20,6 +20,10 @@ from socialr1_jax.files import read_json, sha256
 from socialr1_jax.ownership import refuse_foreign_file
 from socialr1_jax.terminal import printable
 
+if TYPE_CHECKING:
+    from socialr1_jax.evaluation.sotopia.profiles import Benchmark
+
+Worded = TypeVar("Worded", "Data", "Benchmark")
 FILE = "prompts.json"
 OWN_WORDING = "own wording"
 _SHOWN = 8  # digits of a hash in tables
@@ -30,8 +34,7 @@ def content_of(benchmark: str, checkout: Path) -> dict[str, Any]:
 
     Raises BenchmarkError naming a file or text that is not where the table has it.
     """
-    source = SOURCES[benchmark]
-    texts, files = source.read(checkout)
+    texts, files, source = SOURCES[benchmark].read(checkout)
     return {
         "benchmark": benchmark,
         "source": source.version,
@@ -56,7 +59,7 @@ def refuse_foreign_prompts(file: Path) -> None:
     refuse_foreign_file(file, is_own, "an unedited prompts.json")
 
 
-def with_wording(name: str, folder: Path, data: Data) -> Data:
+def with_wording(name: str, folder: Path, data: Worded) -> Worded:
     """Return a benchmark's data with the texts of its prompts.json, if there is one.
 
     Raises BenchmarkError naming the file and what is wrong in it.
@@ -70,22 +73,23 @@ def with_wording(name: str, folder: Path, data: Data) -> Data:
         raise BenchmarkError(f"{printable(str(error), 300)}; {_again(name)}") from None
     texts = _checked(content, name, path)
     digest = texts_sha256(texts)
-    about = _origin(SOURCES[name], digest, content.get("sha256"))
+    about = _origin(SOURCES[name].of_texts(texts), digest, content.get("sha256"))
     return replace(data, wording=Wording(texts, digest, about), files={**data.files, path.name: sha256(path)})
 
 
-def wording_of(name: str, data: Data) -> str:
+def wording_of(name: str, data: Data | Benchmark) -> str:
     """Return "own wording", the SHA-256 of the authors' texts, or "" for a benchmark that has no prompts.json."""
     if name not in SOURCES:
         return ""
     return data.wording.sha256 if data.wording else OWN_WORDING
 
 
-def note_on(name: str, data: Data) -> str:
+def note_on(name: str, data: Data | Benchmark) -> str:
     """Return a remark for the results on whose wording official prompts have."""
     if data.wording:
         return f"official: {data.wording.about} (SHA-256 of the texts {data.wording.sha256})"
-    return f"official: {OWN_WORDING}, not that of {SOURCES[name].version} (no {FILE} beside the data)"
+    versions = " or ".join(source.version for source in SOURCES[name].versions)
+    return f"official: {OWN_WORDING}, not that of {versions} (no {FILE} beside the data)"
 
 
 def shown_wording(wording: str) -> str:
@@ -111,7 +115,7 @@ def _checked(content: Mapping[str, Any], name: str, path: Path) -> dict[str, str
     texts = content.get("texts")
     if not isinstance(texts, dict):
         raise BenchmarkError(f"{path}: has no object 'texts'; {_again(name)}")
-    expected = SOURCES[name].fields()
+    expected = SOURCES[name].of_texts(texts).fields
     if missing := [text for text in expected if not isinstance(texts.get(text), str)]:
         raise BenchmarkError(f"{path}: the text {missing[0]!r} is missing; {_again(name)}")
     if unknown := [text for text in texts if text not in expected]:

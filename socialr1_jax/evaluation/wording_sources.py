@@ -19,6 +19,7 @@ from socialr1_jax.evaluation.task import FIELD, BenchmarkError
 from socialr1_jax.files import sha256
 from socialr1_jax.terminal import printable
 
+_DEFINED = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 _PERCENT = re.compile(r"%(%|s)")
 _Fields = tuple[str, ...]
 _Parts = list[str | None]  # of a text; None is a field
@@ -27,9 +28,11 @@ _Parts = list[str | None]  # of a text; None is a field
 class Place(NamedTuple):
     """A name in a file of theirs and the texts that are bound to it.
 
-    name: in Python `NAME` or `function.name` (assigned or added to it, a dictionary's key, a parameter's default); in
-        YAML a path of keys; in other files a pattern whose groups are the fields.
-    texts: our names of the texts that are bound to it, in the order of the file, with the fields of each.
+    name: in Python `NAME`, `function.name` or `Class.method.name` (assigned or added to it, a dictionary's key, a
+        parameter's default, an argument), `.return` for what a function returns, `.__doc__` for a docstring; in YAML a
+        path of keys; in other files a pattern whose groups are the fields.
+    texts: our names of the texts that are bound to it, in the order of the file, with the fields of each. Those whose
+        name begins with "_" are there and not kept.
     """
 
     file: str
@@ -39,47 +42,78 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """A repository's version and the places of its texts. `known`: SHA-256 of all texts of that version."""
+    """A repository's version and the places of its texts. `known`: SHA-256 of all texts of that version.
+
+    `other`: a further version that prompts may have the words of.
+    """
 
     version: str
     known: str
     places: Sequence[Place]
+    other: Source | None = None
 
+    @property
+    def versions(self) -> tuple[Source, ...]:
+        """Return this version and the other ones."""
+        return (self, *(self.other.versions if self.other else ()))
+
+    @property
     def fields(self) -> dict[str, _Fields]:
         """Return the fields of every text, by our name of the text."""
-        return {text: fields for place in self.places for text, fields in place.texts.items()}
+        kept = ((text, fields) for place in self.places for text, fields in place.texts.items())
+        return {text: fields for text, fields in kept if not text.startswith("_")}
 
-    def read(self, checkout: Path) -> tuple[dict[str, str], dict[str, str]]:
-        """Return the texts by name, and the SHA-256 of every file that they are in. Raises BenchmarkError."""
+    def of_texts(self, texts: Mapping[str, str]) -> Source:
+        """Return the version that has most of these texts."""
+        return max(self.versions, key=lambda version: len(version.fields.keys() & texts.keys()))
+
+    def read(self, checkout: Path) -> tuple[dict[str, str], dict[str, str], Source]:
+        """Return the texts by name, the SHA-256 of every file that they are in, and the version.
+
+        Raises BenchmarkError naming the file and text that are missing of the version that fits best.
+        """
+        texts, files, errors, version = min((one._read(checkout) for one in self.versions), key=lambda one: len(one[2]))
+        if errors:
+            raise BenchmarkError(f"{errors[0]}; give a checkout of {version.version}")
+        return texts, files, version
+
+    def _read(self, checkout: Path) -> tuple[dict[str, str], dict[str, str], list[str], Source]:
         texts: dict[str, str] = {}
         files: dict[str, str] = {}
+        errors: list[str] = []
         for place in self.places:
-            path = checkout / place.file
-            if not path.is_file():
-                raise BenchmarkError(f"{path}: there is no such file; give a checkout of {self.version}")
             try:
-                found = _bound(path, place.name)
-                files[place.file] = sha256(path)
-            except (OSError, ValueError, SyntaxError, RecursionError, MemoryError, yaml.YAMLError) as error:
-                reason = printable(f"{type(error).__name__}: {error}", 200)
-                raise BenchmarkError(f"{path}: cannot be read ({reason}); give a checkout of {self.version}") from None
-            if len(found) != len(place.texts):
-                counts = f"{len(found)} texts instead of {len(place.texts)}"
-                raise BenchmarkError(f"{path}: {place.name!r} has {counts}; give a checkout of {self.version}")
-            for parts, (text, fields) in zip(found, place.texts.items(), strict=True):
-                try:
-                    texts[text] = _template(parts, fields)
-                except ValueError as error:
-                    reason = printable(str(error), 200)
-                    raise BenchmarkError(
-                        f"{path}: {place.name!r} {reason}; give a checkout of {self.version}"
-                    ) from None
-        return texts, files
+                texts |= _texts(checkout / place.file, place)
+                files[place.file] = sha256(checkout / place.file)
+            except BenchmarkError as error:
+                errors.append(str(error))
+        return texts, files, errors, self
 
 
 def fields_of(text: str) -> set[str]:
     """Return the names of a text's fields."""
     return {name for name in FIELD.findall(text) if name}
+
+
+def _texts(path: Path, place: Place) -> dict[str, str]:
+    """Return the texts of a place by our names. Raises BenchmarkError."""
+    if not path.is_file():
+        raise BenchmarkError(f"{path}: there is no such file")
+    try:
+        found = _bound(path, place.name)
+    except (OSError, ValueError, SyntaxError, RecursionError, MemoryError, yaml.YAMLError) as error:
+        raise BenchmarkError(f"{path}: cannot be read ({printable(f'{type(error).__name__}: {error}', 200)})") from None
+    if len(found) != len(place.texts):
+        raise BenchmarkError(f"{path}: {place.name!r} has {len(found)} texts instead of {len(place.texts)}")
+    texts = {}
+    for parts, (text, fields) in zip(found, place.texts.items(), strict=True):
+        if text.startswith("_"):
+            continue
+        try:
+            texts[text] = _template(parts, fields)
+        except ValueError as error:
+            raise BenchmarkError(f"{path}: {place.name!r} {printable(str(error), 200)}") from None
+    return texts
 
 
 def _bound(path: Path, name: str) -> list[_Parts]:
@@ -101,11 +135,13 @@ def _bound(path: Path, name: str) -> list[_Parts]:
 
 
 def _of_python(tree: ast.Module, name: str) -> list[_Parts]:
-    function, _, bound = name.rpartition(".")
+    *path, bound = name.split(".")
     scopes: list[ast.AST] = [tree]
-    if function:
-        defined = (ast.FunctionDef, ast.AsyncFunctionDef)
-        scopes = [node for node in ast.walk(tree) if isinstance(node, defined) and node.name == function]
+    for step in path:
+        inner = (node for scope in scopes for node in ast.walk(scope))
+        scopes = [node for node in inner if isinstance(node, _DEFINED) and node.name == step]
+    if bound == "__doc__":
+        return [[text] for scope in scopes if isinstance(scope, _DEFINED) and (text := ast.get_docstring(scope))]
     values = [value for scope in scopes for value in _values(scope, bound)]
     values.sort(key=lambda value: (value.lineno, value.col_offset))
     parts = [_parts(value) for value in values]
@@ -123,6 +159,9 @@ def _values(scope: ast.AST, name: str) -> Iterator[ast.expr]:
                 yield node.value
         elif isinstance(node, ast.Dict):
             yield from (value for key, value in zip(node.keys, node.values, strict=True) if _is_key(key, name))
+        elif isinstance(node, ast.Return) and node.value and name == "return":
+            # a text, or what a function makes of one
+            yield node.value.args[0] if isinstance(node.value, ast.Call) and node.value.args else node.value
         elif isinstance(node, ast.keyword) and node.arg == name:
             yield node.value
         elif isinstance(node, ast.arguments):
@@ -202,6 +241,49 @@ _ASKED = ("question", "options")
 _TACTFULTOM = "code/get_original_results.py"
 _FORMS = ("yes_no", "free", "choice", "list")  # in the order of get_system_prompt
 _HITOM = r"[^\n]+\nStory:\n(.+)\nQuestion: ([^\n]+)\nChoices: ([^\n]+)\n\n[^\n]+\n"
+
+_SOTOPIA = "sotopia"
+_MESSAGES = f"{_SOTOPIA}/messages/message_classes.py"
+_EVALUATORS = f"{_SOTOPIA}/envs/evaluators.py"
+_SCORES = f"{_SOTOPIA}/database/evaluation_dimensions.py"
+_DIMENSIONS = (
+    "believability", "relationship", "knowledge", "secret", "social_rules", "financial_and_material_benefits", "goal",
+)  # fmt: skip
+_ACTED = {
+    "none": (),
+    "speak": ("argument",),
+    **dict.fromkeys(("non-verbal communication", "action"), ("kind", "argument")),
+    "leave": (),
+}
+_PROFILE = (
+    "first_name", "last_name", "age", "gender", "occupation", "pronouns", "public_info", "personality", "first_name",
+    "secret",
+)  # fmt: skip
+
+
+def _profile(viewer: int) -> _Fields:
+    """Return the fields of a profile's text; those from `viewer` on are the agent's alone."""
+    return (*_PROFILE[:viewer], "agent", *_PROFILE[viewer:])
+
+
+_SOTOPIA_BOTH = (
+    Place(
+        f"{_SOTOPIA}/generation_utils/generate.py",
+        "agenerate_action.template",
+        {"_script": (), "turn": ("agent", "history", "turn_number", "action_list", "format_instructions")},
+    ),
+    Place(_MESSAGES, "Observation.to_natural_language.return", {"begins": ("context",), "seen": ("number", "acted")}),
+    *(
+        Place(f"{_SOTOPIA}/envs/parallel.py", f"_agent_profile_to_{known}_self.return", {text: _profile(viewer)})
+        for known, text, viewer in (
+            ("stranger", "profile_stranger", 0),
+            ("name", "profile_name", 2),
+            ("aquaintance", "profile_acquaintance", 7),
+            ("friendabove", "profile_friend", 8),
+        )
+    ),
+)
+_JUDGED = {f"asks_{name}": () for name in _DIMENSIONS}
 
 SOURCES = {
     "tombench": Source(
@@ -300,5 +382,81 @@ SOURCES = {
             Place("inference/utils.py", "question_prompt.final_prompt", {"final": ()}),
             Place("inference/prompts.py", "COT_PROMPT", {"final_cot": ()}),
         ],
+    ),
+    "sotopia": Source(
+        version="sotopia-lab/sotopia @ v0.1.4",
+        known="a5e419e2d70d0d913f7300e75079a3972ab715c47675474a4a84dcacb36f47f0",
+        places=[
+            *_SOTOPIA_BOTH,
+            Place(
+                _MESSAGES,
+                "ScriptBackground.to_natural_language.return",
+                {
+                    "context": (
+                        "scenario",
+                        "first",
+                        "second",
+                        "first",
+                        "background_1",
+                        "second",
+                        "background_2",
+                        "first",
+                        "goal_1",
+                        "second",
+                        "goal_2",
+                    ),
+                    "_without": (),
+                },
+            ),
+            Place(_MESSAGES, "AgentAction.to_natural_language.return", _ACTED),
+            Place(_MESSAGES, "AgentAction.description", {"action_type": (), "argument": ()}),
+            Place(f"{_SOTOPIA}/envs/parallel.py", "astep.message", {"number": ("number",)}),
+            Place(_EVALUATORS, "__acall__.template", {"judge": ("history", "format_instructions")}),
+            Place(_EVALUATORS, "SotopiaDimensions.__doc__", {"dimensions": ()}),
+            Place(_EVALUATORS, "SotopiaDimensions.description", _JUDGED),
+        ],
+        other=Source(
+            version="sotopia-lab/sotopia @ a0aaafb",
+            known="871e81f9c87340b37042f66fb7a5d2b81c1487b30ca205a36ae3b5fbe4b72e85",
+            places=[
+                *_SOTOPIA_BOTH,
+                Place(
+                    _MESSAGES,
+                    "ScriptBackground.to_natural_language.participants_str",
+                    {"participants": ("first", "second"), "_more": ()},
+                ),
+                Place(
+                    _MESSAGES,
+                    "ScriptBackground.to_natural_language.backgrounds_text",
+                    {"_hidden": (), "background": ("name", "background")},
+                ),
+                Place(
+                    _MESSAGES,
+                    "ScriptBackground.to_natural_language.goals_text",
+                    {"_hidden": (), "goal": ("name", "goal"), "_without": ()},
+                ),
+                Place(
+                    _MESSAGES,
+                    "ScriptBackground.to_natural_language.return",
+                    {"context": ("scenario", "participants", "backgrounds", "goals"), "_without": ()},
+                ),
+                Place(_MESSAGES, "AgentAction.to_natural_language.action_str", _ACTED),
+                Place(_MESSAGES, "AgentAction.to_natural_language.return", {"acted": ("to", "acted")}),
+                Place(_MESSAGES, "AgentAction.description", {"action_type": (), "argument": (), "to": ()}),
+                Place(f"{_SOTOPIA}/envs/parallel.py", "_process_incoming_actions.message", {"number": ("number",)}),
+                Place(
+                    _EVALUATORS,
+                    "__acall__.template",
+                    {"judge": ("history", "agent_instruction", "format_instructions")},
+                ),
+                Place(_EVALUATORS, "__acall__.agent_instruction", {"agents": ("count", "agents")}),
+                Place(_SCORES, "SotopiaDimensions.__doc__", {"dimensions": ()}),
+                Place(_SCORES, "SotopiaDimensions.description", _JUDGED),
+                *(
+                    Place(_SCORES, f"{kind}ReasoningScore.description", {f"reasoning_{kind}": (), f"score_{kind}": ()})
+                    for kind in ("Negative", "Positive", "Bidirectional")
+                ),
+            ],
+        ),
     ),
 }

@@ -41,14 +41,7 @@ def policy_loss(
     ratio_min are extremes.
     """
     chosen = objective(preset, **overrides)
-    needed = {
-        "kl_coefficient": (chosen.kl_coefficient, "ref_logp_bt", ref_logp_bt),
-        "entropy_coefficient": (chosen.entropy_coefficient, "entropy_bt", entropy_bt),
-        "importance_sampling": (chosen.importance_sampling != "none", "sampler_logp_bt", sampler_logp_bt),
-    }
-    for field, (used, name, array) in needed.items():
-        if used and array is None:
-            raise ValueError(f"{field} is {getattr(chosen, field)}: give {name}")
+    _need(chosen, ref_logp_bt=ref_logp_bt, entropy_bt=entropy_bt, sampler_logp_bt=sampler_logp_bt)
     mask_bt = mask_bt.astype(bool)
 
     def inside(x_bt: jax.Array) -> jax.Array:
@@ -71,15 +64,7 @@ def policy_loss(
             mean_bt = _of_response(jax.lax.stop_gradient(log_ratio_bt), segments_bt) / length_bt
             log_ratio_bt = mean_bt + logp_bt - still_bt
         ratio_bt = jnp.exp(jnp.clip(log_ratio_bt, -_LOG_RATIO_LIMIT, _LOG_RATIO_LIMIT))
-        bounded_bt = jnp.clip(ratio_bt, 1 - chosen.clip_low, 1 + chosen.clip_high)
-        if chosen.policy_term == "cispo":
-            policy_bt = -jax.lax.stop_gradient(bounded_bt) * gain_bt * logp_bt
-            clipped_bt = bounded_bt != ratio_bt
-        else:
-            policy_bt = jnp.maximum(-ratio_bt * gain_bt, -bounded_bt * gain_bt)
-            clipped_bt = -bounded_bt * gain_bt > -ratio_bt * gain_bt
-            if chosen.dual_clip:
-                policy_bt = jnp.where(gain_bt < 0, jnp.minimum(policy_bt, -chosen.dual_clip * gain_bt), policy_bt)
+        policy_bt, clipped_bt = _policy_term(chosen, ratio_bt, gain_bt, logp_bt)
         if chosen.importance_sampling != "none" and sampler_logp_bt is not None:
             policy_bt *= truncated_weights(
                 old_bt, sampler_logp_bt, mask_bt, chosen.importance_sampling, chosen.importance_cap, segments_bt
@@ -109,6 +94,32 @@ def policy_loss(
         "ratio_min": jnp.min(ratio_bt, where=mask_bt, initial=jnp.inf),
     }
     return sum_, denominator, jax.tree.map(jax.lax.stop_gradient, metrics)
+
+
+def _need(chosen: Objective, **arrays: jax.Array | None) -> None:
+    """Raise ValueError for an array that the objective needs and that is missing."""
+    needed = {
+        "kl_coefficient": (chosen.kl_coefficient, "ref_logp_bt"),
+        "entropy_coefficient": (chosen.entropy_coefficient, "entropy_bt"),
+        "importance_sampling": (chosen.importance_sampling != "none", "sampler_logp_bt"),
+    }
+    for field, (used, name) in needed.items():
+        if used and arrays[name] is None:
+            raise ValueError(f"{field} is {getattr(chosen, field)}: give {name}")
+
+
+def _policy_term(
+    chosen: Objective, ratio_bt: jax.Array, gain_bt: jax.Array, logp_bt: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Return the policy term of each token, [b, t], and where it was clipped."""
+    bounded_bt = jnp.clip(ratio_bt, 1 - chosen.clip_low, 1 + chosen.clip_high)
+    if chosen.policy_term == "cispo":
+        return -jax.lax.stop_gradient(bounded_bt) * gain_bt * logp_bt, bounded_bt != ratio_bt
+    policy_bt = jnp.maximum(-ratio_bt * gain_bt, -bounded_bt * gain_bt)
+    clipped_bt = -bounded_bt * gain_bt > -ratio_bt * gain_bt
+    if chosen.dual_clip:
+        policy_bt = jnp.where(gain_bt < 0, jnp.minimum(policy_bt, -chosen.dual_clip * gain_bt), policy_bt)
+    return policy_bt, clipped_bt
 
 
 def truncated_weights(

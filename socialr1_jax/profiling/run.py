@@ -26,7 +26,7 @@ from socialr1_jax.profiling.trace import read_trace
 from socialr1_jax.profiling.watch import Watch, watching
 from socialr1_jax.terminal import counted
 from socialr1_jax.training.console import console, shown_log, working
-from socialr1_jax.training.programs import run_mesh
+from socialr1_jax.training.run import run_mesh
 from socialr1_jax.training.summary import peak_bytes
 
 _PUT = "DevicePutWithSharding"  # what the runtime calls an array that goes to a device, asked for or not
@@ -55,7 +55,7 @@ def profile_run(config: RunConfig, measured: Measured, steps: int, folder: Path,
         mesh = run_mesh(run)
         peaks = measure_peaks(run.model.dtype)  # before the run takes the memory, and again at the end
         with jax.set_mesh(mesh):
-            opened = Steps(run, mesh, strict)
+            opened = Steps(run, strict)
             try:
                 summary = _profile(opened, peaks, measured, steps, unfinished)
                 summary = {"conclusion": conclusion(summary), **summary}

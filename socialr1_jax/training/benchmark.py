@@ -19,18 +19,20 @@ import jax.numpy as jnp
 import numpy as np
 
 from socialr1_jax.config import DataConfig, GrpoConfig, ModelConfig, RunConfig, SamplingConfig
-from socialr1_jax.grpo.advantages import group_advantages
 from socialr1_jax.grpo.packing import pack_rows
 from socialr1_jax.grpo.update import TrainState, init_state
 from socialr1_jax.mesh import make_mesh
 from socialr1_jax.models.attention import Backend
 from socialr1_jax.models.attention_trial import working_attention
 from socialr1_jax.models.qwen3 import Params, Qwen3, Qwen3Config, init_params
+from socialr1_jax.rewards import RewardTerms
 from socialr1_jax.sampling import Engine, SamplingParams
 from socialr1_jax.sampling.batch import Fresh
 from socialr1_jax.sampling.decode import admit, empty_batch  # the compiled programs themselves
 from socialr1_jax.training.peers import Transformers, trl_steps
-from socialr1_jax.training.programs import Programs, compile_programs, reference_weights  # the same
+from socialr1_jax.training.rollouts import Rollouts
+from socialr1_jax.training.run import Laps
+from socialr1_jax.training.step import make_step
 from socialr1_jax.training.summary import peak_rss_bytes
 
 PHASES = ("rollout", "reward", "reference", "update")  # of one GRPO step
@@ -231,17 +233,17 @@ def tail_lengths(requests: int, new: int) -> np.ndarray:
 
 
 class _Trainer:
-    """The training state of a run and its compiled programs."""
+    """The training state of a run and its step."""
 
     def __init__(self, run: RunConfig, model: Qwen3, prompt: int, backend: Backend, group: int) -> None:
         self._run, self._config, self._prompt, self._backend = run, model.config, prompt, backend
         self._group = group  # rows of an update that share a prompt
-        self._programs: Programs = compile_programs(run, model.config, model.num_tokens, backend)
-        self._reference = reference_weights(model.params, run.model.dtype)
-        self._state: TrainState = init_state(model.params, self._programs.optimizer)
+        # Every row is as long as the others: no padding, as in the baselines.
+        self._step = replace(make_step(run, model.config, model.num_tokens, model.params, backend), multiple=1)
+        self._state: TrainState = init_state(model.params, self._step.programs.optimizer)
 
     def update(self, rows: int, prompt: int, new: int, whole: bool = False) -> float:
-        """Seconds of one update on `rows` rows of prompt + new tokens.
+        """Return the seconds of one update on `rows` rows of prompt + new tokens.
 
         On responses of which each group has one prompt, or (`whole`) on all tokens of rows that share nothing.
         """
@@ -258,35 +260,40 @@ class _Trainer:
             advantages=np.where(np.arange(rows) % 2, 1.0, -1.0).astype(np.float32),
         )
         batch = replace(batch, ref_logp_bt=np.zeros(batch.tokens_bt.shape, np.float32))
-        placed = [one.rows.placed() for one in self._programs.micro_batches(batch)]
+        placed = [one.rows.placed() for one in self._step.micro_batches(batch)]
         started = time.perf_counter()
-        self._state, metrics, _ = self._programs.update(self._state, placed)
+        self._state, metrics, _ = self._step.programs.update(self._state, placed)
         jax.block_until_ready((self._state, metrics))
         return time.perf_counter() - started
 
-    def step(self, step: int) -> dict[str, float]:
-        """Seconds of each phase of one GRPO step, in the trainer's order, on new random prompts."""
+    def step(self, number: int) -> dict[str, float]:
+        """Return the seconds of each phase of one GRPO step, in the trainer's order, on new random prompts."""
         group, new = self._run.sampling.group_size, self._run.sampling.max_new_tokens
-        prompts = _tokens(self._config, self._run.grpo.prompts_per_step, self._prompt, seed=step).tolist()
-        marks = [time.perf_counter()]
+        prompts = _tokens(self._config, self._run.grpo.prompts_per_step, self._prompt, seed=number).tolist()
+        laps = Laps()
+        laps.begin(PHASES)
         engine = _engine(self._run, self._config, self._state.params, self._backend)
-        groups = engine.sample(prompts, SamplingParams(n=group, max_new_tokens=new), step=step)
-        marks.append(time.perf_counter())
-        responses = [completion.tokens for members in groups for completion in members]
-        rewards_pg = np.array([float(len(set(tokens))) for tokens in responses]).reshape(-1, group)
-        rows = pack_rows(
-            [tokens for tokens in prompts for _ in range(group)],
-            responses,
-            multiple=1,  # every row is as long as the others: no padding, as in the baselines
-            advantages=group_advantages(rewards_pg).reshape(-1).astype(np.float32),
+        groups = engine.sample(prompts, SamplingParams(n=group, max_new_tokens=new), step=number)
+        laps.end("rollout")
+        completions = [completion for members in groups for completion in members]
+        terms = [_reward(completion.tokens) for completion in completions]
+        rollouts = Rollouts(
+            group=group, prompts=prompts, prompt_ids=list(range(len(prompts))), completions=completions, terms=terms
         )
-        marks.append(time.perf_counter())
-        batches = self._programs.with_reference(self._programs.mini_batches(rows), self._reference)
-        marks.append(time.perf_counter())
-        self._state, metrics, _ = self._programs.update(self._state, [one.rows.placed() for one in batches[0]])
-        jax.block_until_ready((self._state, metrics))
-        marks.append(time.perf_counter())
-        return dict(zip(PHASES, np.diff(marks).tolist(), strict=True))
+        packed = self._step.pack(rollouts)
+        laps.end("reward")
+        updates = self._step.log_probs(self._state.params, packed.updates)
+        laps.end("reference")
+        self._state, _ = self._step.update(self._state, updates)
+        jax.block_until_ready(self._state)
+        laps.end("update")
+        return {name: laps.seconds[f"seconds/{name}"] for name in PHASES}
+
+
+def _reward(tokens: list[int]) -> RewardTerms:
+    """Return a reward that differs between responses: the number of different tokens."""
+    total = float(len(set(tokens)))
+    return RewardTerms(total, 1.0, total, 0.0, 0.0, 1.0, 1.0, {})
 
 
 def _engine(run: RunConfig, config: Qwen3Config, params: Params, backend: Backend) -> Engine:

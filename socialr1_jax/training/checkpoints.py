@@ -63,8 +63,6 @@ class _Run(BaseModel):
     """Part of a run's state that every trainer saves; each checks the rest itself."""
 
     files: Annotated[dict[Literal["metrics.jsonl", "rollouts.jsonl"], Count], Field(min_length=2)] = {}
-    finished: Count | None = None
-    skipped_in_a_row: Count = 0
 
 
 def first_fault(error: ValidationError) -> str:
@@ -197,10 +195,10 @@ class Checkpoints:
         if missing := [name for name in needs if name not in content["run"]]:
             raise CheckpointError(f"{folder}: the run's state has no {', '.join(missing)}: another version wrote it")
         try:
-            run = _Run.model_validate(content["run"])
+            _Run.model_validate(content["run"])
         except ValidationError as error:
             raise CheckpointError(f"{folder}: the run's state cannot be used ({first_fault(error)}): {AWAY}") from None
-        if {content["finished"], run.finished} - {step, None}:
+        if content["finished"] != step:
             raise CheckpointError(f"{folder} holds the run after step {content['finished']}, not {step}: {AWAY}")
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, state._asdict())
         found = self._manager.item_metadata(step)["state"].tree

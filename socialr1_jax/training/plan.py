@@ -37,7 +37,8 @@ from socialr1_jax.sampling.decode import DecodeState, admit, decode_segment, emp
 from socialr1_jax.sampling.memory import USABLE, BatchPlan, free_memory
 from socialr1_jax.terminal import counted
 from socialr1_jax.tokenizer_files import count_tokens
-from socialr1_jax.training.programs import Programs, compile_programs, run_mesh
+from socialr1_jax.training.run import run_mesh
+from socialr1_jax.training.step import Programs, compile_programs
 
 Part = Literal["rollout", "update"]  # of a step; their phases do not share a device's memory at the same time
 # What programs reach of a chip's peaks, for expected times. On one H200 (docs/performance.md) updates reached 0.30 to
@@ -440,7 +441,7 @@ class _Run:
         prompt, mean, width = config.data.max_prompt_tokens, self.mean, self.width
         phase, compile_ = partial(_phase, part="update", mesh=self.mesh), partial(_compile_on, self.mesh, "update")
         count = max(1, grpo.micro_batch_tokens // width) * self.shards
-        several = programs.several_updates
+        several = grpo.several_updates
 
         def batch(**extra: Any) -> Rows:
             ints, floats, flags = (array((count, width), kind) for kind in (jnp.int32, jnp.float32, jnp.bool_))

@@ -3,8 +3,9 @@
 import json
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,13 +15,13 @@ import numpy as np
 import optax
 from rich.table import Table
 
-from socialr1_jax.config import ConfigError, save_config
+from socialr1_jax.config import ConfigError
 from socialr1_jax.data.pairs import Pair, read_pairs
 from socialr1_jax.data.pipeline import PromptStream
 from socialr1_jax.files import write_json
 from socialr1_jax.grpo.update import Update, init_state, make_update
 from socialr1_jax.hf import files_dtype, init_reward_model, load_hf, random_model, save_reward_model
-from socialr1_jax.interrupt import Stop, stop_on_signal
+from socialr1_jax.interrupt import Stop
 from socialr1_jax.mesh import P, fetch, place, row_shards
 from socialr1_jax.models.attention import Backend, Segments
 from socialr1_jax.models.attention_trial import working_attention
@@ -28,22 +29,19 @@ from socialr1_jax.models.qwen3 import Params, Qwen3Config
 from socialr1_jax.models.reward_model import RewardModel, position_scores
 from socialr1_jax.models.text_bins import Unit, bin_width, fill_bins, lay_out
 from socialr1_jax.ownership import refuse_foreign_folder
-from socialr1_jax.processes import any_of_all, is_first, join, wait_for_all
+from socialr1_jax.processes import is_first, wait_for_all
 from socialr1_jax.reward_config import ContentConfig
 from socialr1_jax.reward_model_config import RewardModelConfig
 from socialr1_jax.rewards.content_model import ContentModel, check_tokenizer, content_prompts
 from socialr1_jax.terminal import counted
 from socialr1_jax.tokenizer_files import load_tokenizer
-from socialr1_jax.training.checkpoints import Checkpoints
-from socialr1_jax.training.console import Bar, console, shown_log, working
+from socialr1_jax.training.console import Bar, console, working
 from socialr1_jax.training.epochs import in_steps
-from socialr1_jax.training.grpo import TrainingStopped, due
-from socialr1_jax.training.metrics import RunLog
 from socialr1_jax.training.optimizer import make_optimizer, make_schedule
 from socialr1_jax.training.preferences import bradley_terry, pair_accuracy, preference_metrics, swap_consistency
-from socialr1_jax.training.programs import about_devices, run_mesh
 from socialr1_jax.training.provenance import about_run
-from socialr1_jax.training.run_folder import own_folder, refuse_another_run, resuming_text, wall_seconds
+from socialr1_jax.training.run import Run, about_devices, running
+from socialr1_jax.training.run_folder import refuse_another_run, wall_seconds
 from socialr1_jax.training.summary import peak_rss_bytes
 
 _MOST_SKIPPED = 5  # updates in a row that were not finite before the run stops
@@ -59,15 +57,12 @@ def train_reward_model(config: RewardModelConfig) -> bool:
     nothing to train or evaluate on, TrainingStopped when five updates in a row were not finite, and what `load_hf` and
     `read_pairs` raise.
     """
-    join(config.distributed)
-    console.quiet |= not is_first()
-    mesh = run_mesh(config)
-    with jax.set_mesh(mesh), shown_log(), own_folder(Path(config.output_dir)), stop_on_signal() as stop:
+    with running(config) as stop:
         return _train(config, stop)
 
 
 def _train(config: RewardModelConfig, stop: Stop) -> bool:
-    folder = Path(config.output_dir)
+    folder, mesh = Path(config.output_dir), jax.sharding.get_mesh()
     refuse_foreign_folder(folder / "export", "config.json")
     sides = split_by_story(read_pairs(config.data.pairs), config.data.holdout)
     config, about_steps = in_steps(config, len(sides[0]), config.batch.pairs)
@@ -77,15 +72,7 @@ def _train(config: RewardModelConfig, stop: Stop) -> bool:
     # Barrier: every process must look for an earlier run before any process writes to the folder.
     wait_for_all(f"start of {config.output_dir}", config.distributed.timeout)
     with working(f"loading {config.model.path}"):
-        path, random, mesh = config.model.path, config.model.random, jax.sharding.get_mesh()
-        if random:
-            base = random_model(path, random, config.seed, mesh)
-        else:
-            base = load_hf(path, mesh, ignore_fields=config.model.ignore_fields)
-        export_dtype = config.model.export_dtype or ("float32" if random else files_dtype(base.source or ""))
-        tokenizer = load_tokenizer(base.source)
-        model = init_reward_model(base, jax.random.key(config.seed), tokenizer.pad_token_id)
-        check_tokenizer(tokenizer, model.config)
+        model, tokenizer, export_dtype = _loaded(config)
         train, heldout, dropped = _pairs(config, sides, tokenizer, model.config)
     console.print(f"{counted(len(train), 'pair')} to train on, {len(heldout)} held out, {dropped} dropped as too long")
     backend = working_attention(config.model.attention, config.model.dtype)
@@ -94,102 +81,94 @@ def _train(config: RewardModelConfig, stop: Stop) -> bool:
     schedule = make_schedule(config.optimizer, config.steps)
     optimizer = make_optimizer(config.optimizer, schedule)
     update = pair_update(config, model.config, optimizer, backend)
-    state, first = init_state(model.params, optimizer), 0
-    # From here on the state holds the weights; what was read is let go.
-    shape, source = model.config, model.source
-    del base, model
-    checkpoints = Checkpoints(folder / "checkpoints", config.checkpoint, about_run(config, shape, source))
-    before: Mapping[str, Any] = {}
-    if found := checkpoints.restore(state, ("finished", "skipped_in_a_row", "files")):
-        state, before = found
-        first = before["finished"]
-        console.print(resuming_text(first, config.steps))
-    runlog = RunLog(
-        folder, config.tracking, config=config.model_dump(), first_step=first + 1 if first else 0,
-        goes_on=before.get("files"),
-    )  # fmt: skip
-    if is_first():
-        save_config(config, folder / "config.yaml")
+    state, shape, source = init_state(model.params, optimizer), model.config, model.source
+    del model  # `state` owns the weights now
+    run = Run(config, state, {}, about_run(config, shape, source), stop)
+    del state  # which a checkpoint may have replaced
     if jax.default_backend() != "cpu":  # where memory is short
         with working("trying the widest micro-batch"):
             longest = max(train, key=lambda pair: pair.unit(0).length)
             widest: Any = pair_batches([longest] * config.batch.pairs, config)[0].placed()
-            jax.block_until_ready(update.accumulate(state.params, update.begin(state.params, widest), widest))
+            jax.block_until_ready(update.accumulate(run.state.params, update.begin(run.state.params, widest), widest))
 
-    def evaluate(step: int, *, whole: bool = False) -> dict[str, float]:
+    @cache  # the last one goes into the summary, too
+    def evaluated(step: int) -> dict[str, float]:
         with working(f"evaluating after step {step}"):
-            settings = ContentConfig(batch_tokens=config.batch.micro_batch_tokens)
-            scorer = ContentModel(RewardModel(shape, state.params), tokenizer, settings, config.model.dtype, backend)
-            metrics = _evaluated(scorer, heldout, swapped=whole)
-        runlog.metrics("eval", step, metrics)
+            settings, weights = ContentConfig(batch_tokens=config.batch.micro_batch_tokens), run.state.params
+            scorer = ContentModel(RewardModel(shape, weights), tokenizer, settings, config.model.dtype, backend)
+            return _evaluated(scorer, heldout, swapped=step == config.steps)
+
+    with run:
+        _steps(config, run, update, schedule, train, evaluated)
+        run.finish()
+        save_reward_model(RewardModel(shape, run.state.params, source=source), folder / "export", export_dtype)
+        summary = evaluated(config.steps) | {"steps": config.steps, "train_pairs": len(train), "dropped_pairs": dropped}
+        summary |= {"wall_seconds": round(wall_seconds(folder), 1), "peak_rss_bytes": peak_rss_bytes()}
+        if is_first():
+            write_json(folder / "summary.json", summary)
+    return run.complete
+
+
+def _loaded(config: RewardModelConfig) -> tuple[RewardModel, Any, str]:
+    """Return the policy with a fresh scalar head, its tokenizer and the export's dtype."""
+    path, random, mesh = config.model.path, config.model.random, jax.sharding.get_mesh()
+    if random:
+        base = random_model(path, random, config.seed, mesh)
+    else:
+        base = load_hf(path, mesh, ignore_fields=config.model.ignore_fields)
+    tokenizer = load_tokenizer(base.source)
+    model = init_reward_model(base, jax.random.key(config.seed), tokenizer.pad_token_id)
+    check_tokenizer(tokenizer, model.config)
+    return model, tokenizer, config.model.export_dtype or ("float32" if random else files_dtype(base.source or ""))
+
+
+def _steps(
+    config: RewardModelConfig, run: Run, update: Update, schedule: optax.Schedule, train: "Sequence[PairTokens]",
+    evaluated: Callable[[int], dict[str, float]],
+) -> None:  # fmt: skip
+    """Do the steps that are left: one update of the step's pairs each, and now and then an evaluation."""
+    counts, stream = run.counts, PromptStream(len(train), config.batch.pairs, config.seed)
+
+    def evaluate(step: int) -> None:
+        metrics = evaluated(step)
+        counts.evaluated = step
+        run.log.metrics("eval", step, metrics)
         console.print(
             f"step {step}: held-out accuracy {metrics['accuracy']:.3f} +- {metrics['accuracy_stderr']:.3f}, "
             f"loss {metrics['loss']:.3f} ({counted(int(metrics['pairs']), 'pair')})"
         )
-        return metrics
 
-    def save() -> None:
-        standing = {"finished": finished, "skipped_in_a_row": skipped_in_a_row, "files": runlog.get_state()}
-        checkpoints.save(finished, state, standing)
-
-    if first == 0:
-        evaluate(0)
-    stream = PromptStream(len(train), config.batch.pairs, config.seed)
-    finished, skipped_in_a_row = first, before.get("skipped_in_a_row", 0)
-    stopping = False  # asked for in any process
-    with Bar("reward model", config.steps, first) as bar:
-        while finished < config.steps and not stopping:
+    with Bar("reward model", config.steps, counts.finished) as bar:
+        for number in run.steps(evaluate, config.evaluate_every):
             begun = time.perf_counter()
-
-            # The step's pairs; one update of all of them.
-            batches = pair_batches([train[i] for i in stream.batch(finished)], config)
+            batches = pair_batches([train[i] for i in stream.batch(number)], config)
             placed: list[Any] = [batch.placed() for batch in batches]
-            state, result, arrays = update(state, placed)
+            run.state, result, arrays = update(run.state, placed)
             metrics = {name: float(fetch(x)) for name, x in result.items()}
             scores_p2 = np.concatenate(
                 [fetch(found["scores_bt"])[batch.real_p] for found, batch in zip(arrays, batches, strict=True)]
             )
-            finished += 1
-            stopping = any_of_all(stop.asked)
-
-            # Log, and now and then evaluate and save.
+            counts.finished += 1
             seconds = time.perf_counter() - begun
             metrics |= {
                 "accuracy": pair_accuracy(scores_p2[:, 0] - scores_p2[:, 1]),
                 "margin": float((scores_p2[:, 0] - scores_p2[:, 1]).mean()),
                 "score": float(scores_p2.mean()),
-                "learning_rate": float(schedule(max(0, int(state.updates) - 1))),
+                "learning_rate": float(schedule(max(0, int(run.state.updates) - 1))),
                 "tokens_per_second": metrics["tokens"] / seconds,
                 "seconds": seconds,
             }
-            runlog.metrics("reward_model", finished, metrics)
+            run.log.metrics("reward_model", counts.finished, metrics)
             bar.advance(f"loss {metrics['loss']:.3f}  accuracy {metrics['accuracy']:.2f}  {seconds:.1f} s")
-            skipped_in_a_row = skipped_in_a_row + 1 if metrics["skipped"] else 0
-            if skipped_in_a_row == _MOST_SKIPPED:
-                skipped_in_a_row = 0  # whoever goes on has mended it
-                save()
-                checkpoints.close()
-                runlog.close()
-                raise TrainingStopped(
+            counts.skipped_in_a_row = counts.skipped_in_a_row + 1 if metrics["skipped"] else 0
+            too_many = counts.skipped_in_a_row == _MOST_SKIPPED
+            counts.skipped_in_a_row %= _MOST_SKIPPED  # a resumed run starts with a clean count
+            run.keep()
+            if too_many:
+                raise run.halted(
                     f"{_MOST_SKIPPED} updates in a row had a loss or gradient that is not finite; weights and moments "
-                    f"are those from before them, saved in {folder / 'checkpoints'}: lower optimizer.learning_rate"
+                    "are those from before them: lower optimizer.learning_rate"
                 )
-            if due(finished, config.evaluate_every) and finished < config.steps:
-                evaluate(finished)
-            if due(finished, config.checkpoint.every) or finished == config.steps or stopping:
-                save()
-    checkpoints.finish()
-    if finished == config.steps:
-        metrics = evaluate(finished, whole=True)
-        save_reward_model(RewardModel(shape, state.params, source=source), folder / "export", export_dtype)
-        summary = metrics | {"steps": finished, "train_pairs": len(train), "dropped_pairs": dropped}
-        summary |= {"wall_seconds": round(wall_seconds(folder), 1), "peak_rss_bytes": peak_rss_bytes()}
-        if is_first():
-            write_json(folder / "summary.json", summary)
-    checkpoints.close()
-    runlog.close()
-    wait_for_all(f"end of {config.output_dir}", config.distributed.timeout)
-    return finished == config.steps
 
 
 # --------------------------------------------------------------------------------------------------------- the batches

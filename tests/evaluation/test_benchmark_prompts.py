@@ -184,7 +184,7 @@ MOTIVES = {"source": "Blog", "idx": 7} | {
     }.items()
 }
 LIE = {"set_id": "s", "file": "f", "lie_type": "altruistic", "full_context": "A: hi."}
-LIE |= {field: [] for field, _ in tactfultom.CATEGORIES.values()}
+LIE |= {field: [] for field, _ in tactfultom.CATEGORIES.values()} | {"justificationQA": []}
 LIES = LIE | {
     "beliefQAs": [
         {"q_id": "b", "question": "Why?", "correct_answer": "r", "wrong_answer": "w", "fact_question_truth": "So?"}

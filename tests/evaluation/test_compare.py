@@ -75,6 +75,59 @@ def test_settings_that_differ_are_named(evaluation):
     assert compare(*map(str, folders))["settings"] == {}
 
 
+def test_wording_decoding_and_sotopias_players_that_differ_are_named(evaluation):
+    """Of tasks that both have."""
+    folders = [evaluation("a", BEFORE), evaluation("b", AFTER)]
+    drawn = {"temperature": 0.0, "repetition_penalty": 1.05}
+    of_a = {
+        "config": {}, "commit": "abc", "wording": {"hitom": "own wording", "simpletom": "12"},
+        "details": {
+            "motivebench": {"decoding": {"official": drawn, "social_r1": drawn}},
+            "sotopia": {
+                "rules": "0.1.4", "tested": {"model": "a"}, "partner": {"model": "p", "temperature": 0.7},
+                "judge": {"model": "j"}, "tokens": 5,
+            },
+        },
+    }  # fmt: skip
+    of_b = {
+        "config": {}, "commit": "def", "wording": {"hitom": "34", "emobench": "56"},
+        "details": {
+            "motivebench": {"decoding": {"official": drawn | {"repetition_penalty": 1.0}}},
+            "sotopia": {
+                "rules": "head", "tested": {"model": "b"}, "partner": {"model": "p", "temperature": 1.0},
+                "judge": {"model": "k"}, "tokens": 5,
+            },
+            "hitom": None,
+        },
+    }  # fmt: skip
+    for folder, content in zip(folders, (of_a, of_b), strict=True):
+        (folder / "results.json").write_text(json.dumps(content))
+    found = compare(*map(str, folders))
+    assert found["settings"] == {
+        "wording.hitom": ["own wording", "34"],
+        "decoding.motivebench.official.repetition_penalty": [1.05, 1.0],
+        "sotopia.rules": ["0.1.4", "head"],
+        "sotopia.partner.temperature": [0.7, 1.0],
+        "sotopia.judge.model": ["j", "k"],
+        "commit": ["abc", "def"],
+    }
+    assert "wording.hitom 'own wording' -> '34'" in text(found)
+    (folders[1] / "results.json").write_text(json.dumps(of_a))
+    assert compare(*map(str, folders))["settings"] == {}
+
+
+def test_questions_in_other_words_are_counted(evaluation):
+    folders = [evaluation("a", BEFORE), evaluation("b", AFTER)]
+    assert "asked in other words" not in text(compare(*map(str, folders)))
+    file = folders[1] / "samples_quiz.jsonl"
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    rows[0]["messages"][-1]["content"] += " Please."
+    file.write_text("".join(json.dumps(one) + "\n" for one in rows))
+    found = compare(*map(str, folders))
+    assert found["comparisons"]["quiz.jsonl, social_r1"]["other_prompts"] == 1
+    assert "asked in other words: 1 question\n" in text(found)
+
+
 def test_of_several_replies_better_and_worse_are_counted(evaluation):
     folders = [evaluation("a", range(20), samples=2), evaluation("b", range(20), samples=2)]
     file = folders[1] / "samples_quiz.jsonl"

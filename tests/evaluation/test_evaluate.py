@@ -2,6 +2,7 @@
 
 import json
 import math
+import runpy
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -22,7 +23,7 @@ from socialr1_jax.evaluation.rescore import rescore
 from socialr1_jax.evaluation.respondents import Asked, Endpoint
 from socialr1_jax.evaluation.results import checkpoint_text, figure_table, headline_table
 from socialr1_jax.evaluation.runner import TaskResult, ask, drawn_with, requests_of, run_task
-from socialr1_jax.evaluation.scoring import figures, score
+from socialr1_jax.evaluation.scoring import figures, sample_row, score
 from socialr1_jax.evaluation.task import (
     BenchmarkError,
     Data,
@@ -39,13 +40,15 @@ from socialr1_jax.rewards.parsing import without_thoughts
 from socialr1_jax.server_answers import Reply
 
 ITEMS = [{"id": str(i), "gold": "AB"[i % 2]} for i in range(10)]
+score_main = runpy.run_path(str(Path(__file__).resolve().parents[2] / "scripts" / "score.py"))["main"]
+ASKS = {"official": "official", "social_r1": "social_r1 <Answer>"}
 TOY = Task(
     name="hitom",  # a name that the settings know
     title="a toy", source="nowhere", licence="none",
     load=lambda folder: Data(items=ITEMS, files={"toy.json": "0" * 64}),
     requests=lambda data, protocol, seed: [
-        Request(id=item["id"], item=item["id"], messages=({"role": "user", "content": f"{protocol} {item['id']}"},),
-                gold=item["gold"], meta={}, max_new_tokens=8)
+        Request(id=item["id"], item=item["id"], gold=item["gold"], meta={}, max_new_tokens=8,
+                messages=({"role": "user", "content": f"{ASKS[protocol]} {item['id']}"},))
         for item in data.items
     ],
     grade=lambda request, protocol, reply: Grade(reply[:1], float(reply[:1] == request.gold)),
@@ -196,6 +199,34 @@ def test_results_say_what_was_done_and_scoring_again_gives_the_same(toy, tmp_pat
         file.write('{"task": "hitom"}\n')
     with pytest.raises(BenchmarkError, match="line 9: not a sample"):
         rescore(tmp_path / "out" / "samples_hitom.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        ({"protocol": "official_fancy"}, "the protocol 'official_fancy' is none of official, "),
+        ({"protocol": "official"}, "its prompt is none of the protocol official"),
+        ({"task": "sotopia"}, "SOTOPIA's episodes are scored by its judge alone"),
+        ({"task": "hitomm"}, "the task 'hitomm' is neither a benchmark nor a question file"),
+    ],
+)
+def test_samples_of_another_protocol_are_one_line_and_nothing_is_written(toy, tmp_path, capsys, changed, reason):
+    requests = TOY.requests(Data(items=ITEMS, files={}), "social_r1", 0)
+    rows = [
+        sample_row("hitom", "social_r1", score(TOY, "social_r1", one, 0, Reply("A", "stop", 1))) for one in requests
+    ]
+    file, output = tmp_path / "samples_hitom.jsonl", tmp_path / "figures.json"
+    file.write_text("".join(json.dumps(one) + "\n" for one in rows))
+    assert score_main([str(file), f"output={output}"]) == 0
+    before = output.read_text()
+    file.write_text("".join(json.dumps(one | changed) + "\n" for one in rows))
+    capsys.readouterr()
+    assert score_main([str(file), f"output={output}"]) == 2
+    said = capsys.readouterr()
+    assert (said.out, said.err.count("\n")) == ("", 1)
+    assert f"{file} line 1: not a sample of evaluate.py" in said.err
+    assert reason in said.err
+    assert output.read_text() == before
 
 
 def test_wording_is_of_official_prompts_alone(toy, tmp_path, monkeypatch):
@@ -380,6 +411,13 @@ def test_a_column_with_a_value_for_each_question_is_refused(tmp_path):
     with pytest.raises(BenchmarkError, match=r"column 'place' of .* has 101 values, more than 100"):
         open_questions_task(source, EvaluateConfig(model="m", tasks=(source,), by=("place",)))
     asks = {"prompt": "{{ story }} {{ question }}", "system": "Be brief."}
+    inner = tmp_path / "inner.jsonl"  # by a name within an object
+    rows = [{"story": "s", "question": f"{i}?", "answer": "x", "at": {"place": i % 2}} for i in range(4)]
+    inner.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = EvaluateConfig(model="m", tasks=(str(inner),), by=("at.place",))
+    assert [item["by"] for item in open_questions_task(str(inner), config)[1].items[:2]] == [
+        {"at.place": "0"}, {"at.place": "1"},
+    ]  # fmt: skip
     task, data = open_questions_task(source, EvaluateConfig(model="m", tasks=(source,), **asks))
     messages = task.requests(data, "social_r1", 0)[7].messages
     assert [(one["role"], one["content"]) for one in messages] == [("system", "Be brief."), ("user", "s7 q")]

@@ -9,10 +9,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
 from socialr1_jax.evaluation.sotopia.objects import objects_in
+from socialr1_jax.evaluation.sotopia.official import agent_prompt
 from socialr1_jax.evaluation.sotopia.profiles import (
     ENVIRONMENT,
     Agent,
@@ -25,7 +26,7 @@ from socialr1_jax.evaluation.sotopia.profiles import (
     seen_of,
 )
 from socialr1_jax.evaluation.sotopia.speakers import Reply
-from socialr1_jax.evaluation.task import Messages
+from socialr1_jax.evaluation.task import Messages, Wording
 from socialr1_jax.rewards.rubric import harmless, without_chat_tokens
 
 ACTIONS = ("none", "speak", "non-verbal communication", "action", "leave")
@@ -63,12 +64,14 @@ class Setting:
 
     rules: "0.1.4": who waits counts as idle, so that one idle turn of the second agent ends the episode; what is seen
     of the other depends on the relationship. "head": three idle turns in a row end it; nothing is seen of the other.
+    wording: of the authors' prompts of that version; None for our own.
     """
 
     pair: Pair
     tested: int
     seed: int = 0
     rules: Rules = "0.1.4"
+    wording: Wording | None = field(default=None, compare=False)
 
     @property
     def scenario(self) -> Scenario:
@@ -88,7 +91,7 @@ class Setting:
 def episodes_of(benchmark: Benchmark, name: SetName, seeds: int = 1, rules: Rules = "0.1.4") -> list[Setting]:
     """Every pair of a set, with the tested model as the first and as the second agent, `seeds` times."""
     return [
-        Setting(pair=pair, tested=tested, seed=seed, rules=rules)
+        Setting(pair=pair, tested=tested, seed=seed, rules=rules, wording=benchmark.wording)
         for seed in range(seeds)
         for pair in benchmark.pairs_of(name)
         for tested in (0, 1)
@@ -128,6 +131,9 @@ class Episode:
     def messages(self) -> Messages:
         """What the agent is asked whose turn it is: own profile and goal, what may be seen of the other, history."""
         setting, me = self.setting, self.agent
+        if setting.wording:
+            asked = agent_prompt(setting.wording, setting, self.turns, ACTIONS, without_chat_tokens)
+            return ({"role": "user", "content": asked},)
         agents = setting.agents
         relationship = setting.scenario.relationship if setting.rules == "0.1.4" else 0  # as between strangers
         name = agents[me].name

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from socialr1_jax.evaluation.task import BenchmarkError
+from socialr1_jax.evaluation.task import BenchmarkError, Wording
 from socialr1_jax.evaluation.tasks.fields import field, text, texts
 from socialr1_jax.evaluation.tasks.files import check_sums, find_file, read_json, read_jsonl
 from socialr1_jax.files import sha256
@@ -17,6 +17,7 @@ from socialr1_jax.terminal import counted
 SetName = Literal["all", "hard", "cooperative", "competitive"]
 SETS: tuple[SetName, ...] = ("all", "hard", "cooperative", "competitive")
 RELATIONSHIPS = ("stranger", "know by name", "acquaintance", "friend", "romantic relationship", "family member")
+PAIRS = 450  # that were published
 ENVIRONMENT = "environment"  # who sees everything: the judge
 
 _SUMS = {
@@ -27,8 +28,8 @@ _SUMS = {
     "used_env.json": "593d5fc1dae6826030d88ce0734e17cf87c39e1efc37e253e9658f390e6fe826",
 }
 _CODENAMES = {"cooperative": "mutual", "competitive": "craigslist"}  # word in the codenames of a set
-_GENDERS = {"Man": "male", "Woman": "female", "Nonbinary": "nonbinary"}
-_TAG = re.compile(r"<(/?)(p|extra_info|strategy_hint|clarification_hint)\b([^<>]*)>")
+GENDERS = {"Man": "male", "Woman": "female", "Nonbinary": "nonbinary"}
+_TAG = re.compile(r"<(/?)(root|p|extra_info|strategy_hint|clarification_hint)\b([^<>]*)>")
 _VIEWER = re.compile(r"""viewer\s*=\s*["']([^"']*)["']""")
 
 
@@ -45,6 +46,10 @@ class Agent:
     public_info: str
     personality: str
     secret: str
+
+    @property
+    def first_name(self) -> str:
+        return self.name.partition(" ")[0]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +72,10 @@ class Pair(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Benchmark:
-    """The benchmark's files. relationships: of two agents' ids. files: with their SHA-256. notes: remarks on them."""
+    """The benchmark's files. relationships: of two agents' ids. files: with their SHA-256. notes: remarks on them.
+
+    wording: of the authors' prompts; without it the prompts are in our own words.
+    """
 
     scenarios: Mapping[str, Scenario]
     agents: Mapping[str, Agent]
@@ -76,6 +84,7 @@ class Benchmark:
     hard: frozenset[str]
     files: Mapping[str, str]
     notes: tuple[str, ...]
+    wording: Wording | None = None
 
     def is_in(self, name: SetName, scenario: Scenario) -> bool:
         """Return whether a scenario is in a set; of the cooperative and competitive ones its codename tells."""
@@ -111,16 +120,22 @@ def load(folder: Path) -> Benchmark:
     if wanted != scenarios.keys() or not hard <= wanted:
         raise BenchmarkError(f"{paths['used_env.json']}: its scenarios are not those of environment_profiles.jsonl")
     files = {path.name: sha256(path) for path in paths.values()}
+    part = (f"{len(pairs)} of {PAIRS} pairs of agents",) if len(pairs) != PAIRS else ()
     return Benchmark(
         scenarios=scenarios, agents=agents, relationships=relationships, pairs=tuple(pairs), hard=hard, files=files,
-        notes=check_sums(files, _SUMS) + _contradictions(pairs, relationships),
+        notes=part + check_sums(files, _SUMS) + _contradictions(pairs, relationships),
     )  # fmt: skip
 
 
 def rendered(raw: str, viewer: str) -> str:
-    """A scenario or goal without its tags, and without what is for another viewer ("agent_0", "agent_1", ENVIRONMENT).
+    """Return what is `visible` without outer white space."""
+    return visible(raw, viewer).strip()
 
-    Signs that are no tag of the benchmark stay as they are.
+
+def visible(raw: str, viewer: str) -> str:
+    """Return a text without its tags, and without what is for another viewer ("agent_0", "agent_1", ENVIRONMENT).
+
+    Characters that are no tag of the benchmark stay as they are.
     """
     shown: list[str] = []
     hidden: list[bool] = []  # of every open tag, whether it is for another viewer
@@ -137,7 +152,7 @@ def rendered(raw: str, viewer: str) -> str:
             hidden.append(named is not None and viewer not in (named[1], ENVIRONMENT))
     if not any(hidden):
         shown.append(raw[at:])
-    return "".join(shown).strip()
+    return "".join(shown)
 
 
 def seen_of(agent: Agent, relationship: int) -> str:
@@ -146,7 +161,7 @@ def seen_of(agent: Agent, relationship: int) -> str:
         return ""
     if relationship == 1:
         return agent.name
-    gender = _GENDERS.get(agent.gender, "")
+    gender = GENDERS.get(agent.gender, "")
     facts = " ".join(f"{agent.age}-year-old {gender} {agent.occupation.lower()}".split())
     known = f"{agent.name} is a {facts}. {agent.pronouns} pronouns. {agent.public_info}"
     return known if relationship == 2 else f"{known} Personality and values: {agent.personality}"

@@ -11,15 +11,16 @@ from socialr1_jax.evaluation.respondents import Endpoint, LocalModel, Respondent
 from socialr1_jax.evaluation.rows import Row
 from socialr1_jax.evaluation.runner import TaskResult, folder_of
 from socialr1_jax.evaluation.sotopia import profiles
-from socialr1_jax.evaluation.sotopia.episode import Setting, episodes_of, run_id
+from socialr1_jax.evaluation.sotopia.episode import Rules, Setting, episodes_of, run_id
 from socialr1_jax.evaluation.sotopia.figures import OVERALL, SetFigures, figures
 from socialr1_jax.evaluation.sotopia.judging import DIMENSIONS, PROMPT, SCHEMA, judge
 from socialr1_jax.evaluation.sotopia.models import EndpointSpeaker, LocalSpeaker
+from socialr1_jax.evaluation.sotopia.official import judge_schema, rules_of
 from socialr1_jax.evaluation.sotopia.play import Played, play, read_episodes
 from socialr1_jax.evaluation.sotopia.profiles import SETS
 from socialr1_jax.evaluation.sotopia.speakers import Speaker
 from socialr1_jax.evaluation.task import BenchmarkError, Metric
-from socialr1_jax.evaluation.wording import OWN_WORDING
+from socialr1_jax.evaluation.wording import FILE, note_on, with_wording, wording_of
 from socialr1_jax.evaluation_config import ALLOW_SELF, EvaluateConfig
 from socialr1_jax.server_answers import SettingNames
 from socialr1_jax.terminal import counted
@@ -41,12 +42,14 @@ class About(NamedTuple):
     title: str
     source: str
     licence: str
+    published: tuple[int, str]
 
 
 ABOUT = About(
     "SOTOPIA: goals in conversations, seven scores by a judge",
     "sotopia-lab/sotopia-space @ 12c13d8 (profiles), sotopia-lab/sotopia-pi @ 245fa7b (used_env.json)",
     "code MIT; data: cc, by the card",
+    (profiles.PAIRS, "pairs of agents"),
 )
 
 
@@ -64,9 +67,19 @@ class Players(NamedTuple):
                 one.close()
 
 
-def load_benchmark(data_dir: Path) -> profiles.Benchmark:
-    """The five files. Raises BenchmarkError."""
-    return profiles.load(folder_of(NAME, ABOUT.source, data_dir))
+def load_benchmark(data_dir: Path, rules: Rules | None = None) -> profiles.Benchmark:
+    """Return the five files, with the authors' wording where it is there.
+
+    Raises BenchmarkError, also where the wording is not of the version whose rules are asked for.
+    """
+    folder = folder_of(NAME, ABOUT.source, data_dir)
+    benchmark = with_wording(NAME, folder, profiles.load(folder))
+    if rules and benchmark.wording and (theirs := rules_of(benchmark.wording)) != rules:
+        raise BenchmarkError(
+            f"{folder / FILE}: its texts are of version {theirs}, and sotopia_rules is {rules}: give "
+            f"sotopia_rules={theirs}, or make the file of a checkout of that version"
+        )
+    return benchmark
 
 
 def make_players(config: EvaluateConfig, tested: Respondent) -> Players:
@@ -116,13 +129,16 @@ def run_sotopia(
         "rules": config.sotopia_rules, "tested": players.tested.identity(), "partner": players.partner.identity(),
         "tokens": turn_limit(config),
     }  # fmt: skip
+    worded = {"wording": benchmark.wording.sha256} if benchmark.wording else {}
+    who |= worded
     played, filled = _play(config, settings, players, folder / EPISODES, run_id(who), said)
     verdicts: Mapping[str, Row] = {}
     if players.judge:
-        scores = {"judge": players.judge.identity(), "tokens": judge_limit(config), "prompt": PROMPT}
+        scores = {"judge": players.judge.identity(), "tokens": judge_limit(config), "prompt": PROMPT} | worded
         who |= scores
+        schema = judge_schema(benchmark.wording, DIMENSIONS) if benchmark.wording else SCHEMA
         # One speaker at a time: the players' caches are gone by now.
-        speaker = _speaker(config, players.judge, judge_limit(config), len(played.episodes), 1, SCHEMA)
+        speaker = _speaker(config, players.judge, judge_limit(config), len(played.episodes), 1, schema)
         verdicts = judge(
             settings, played.episodes, speaker, folder / VERDICTS, run=run_id(scores),
             on_verdict=lambda row: said(row["status"]),
@@ -204,7 +220,7 @@ def _result(
     temperature = about["tested"]["temperature"]
     details, notes = about, [f"rules of SOTOPIA {config.sotopia_rules}, agents at temperature {temperature}"]
     notes += [f"{one}: figures of a model with itself do not compare" for one in config.same_players]
-    notes += benchmark.notes
+    notes += [*benchmark.notes, note_on(NAME, benchmark)]
     complete = not played.failed
     for name in SETS if config.sotopia_set == "all" else (config.sotopia_set,):
         chosen = [one for one in settings if benchmark.is_in(name, one.scenario)]
@@ -234,7 +250,7 @@ def _result(
         )
     return TaskResult(
         task=NAME, metrics=metrics, status=status, replies=sum(len(row["turns"]) for row in played.episodes.values()),
-        complete=complete, failure=failure, wording=OWN_WORDING,
+        complete=complete, failure=failure, wording=wording_of(NAME, benchmark),
         files=dict(benchmark.files), notes=notes, details=details, seconds=seconds,
     )  # fmt: skip
 

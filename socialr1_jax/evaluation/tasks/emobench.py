@@ -24,6 +24,7 @@ from socialr1_jax.evaluation.task import (
     Decoding,
     Grade,
     Graded,
+    Hub,
     Messages,
     Metric,
     ProtocolName,
@@ -76,8 +77,9 @@ def load(folder: Path) -> Data:
     """EU and EA rows, each with its `part`. Raises BenchmarkError."""
     items: list[dict[str, Any]] = []
     files: dict[str, str] = {}
+    place = folder if (folder / "EU.jsonl").is_file() else folder / "data"  # on the hub, in the repository
     for part in ("EU", "EA"):
-        path = find_file(folder / "data", f"{part}.jsonl")
+        path = find_file(place, f"{part}.jsonl")
         files[path.name] = sha256(path)
         seen: set[tuple[str, str]] = set()
         for number, row in enumerate(read_jsonl(path), 1):
@@ -87,7 +89,8 @@ def load(folder: Path) -> Data:
                 raise BenchmarkError(f"{where}: qid {key[1]} is there twice in {key[0]}")
             seen.add(key)
             items.append({"part": part, **row})
-    return Data(items=items, files=files, notes=check_sums(files, _SUMS), whole=len(items) == _WHOLE)
+    notes = [f"{len(items)} of {_WHOLE} questions"] if len(items) != _WHOLE else []
+    return Data(items=items, files=files, notes=(*notes, *check_sums(files, _SUMS)), whole=not notes)
 
 
 def _check(row: Any, part: str, where: str) -> None:
@@ -301,8 +304,10 @@ def _one_question(eu: Sequence[Graded], name: str) -> Metric:
 TASK = Task(
     name="emobench",
     title="EmoBench",
+    hub=Hub("SahandSab/EmoBench", ("EU.jsonl", "EA.jsonl")),
     source="Sahandfer/EmoBench @ 3b4f843 (data/EU.jsonl, data/EA.jsonl)",
     licence="MIT",
+    published=(_WHOLE, "questions"),
     load=load,
     requests=requests,
     decoding=Decoding(temperature=0.6),

@@ -261,6 +261,7 @@ TASK = Task(
     title="FANToM",
     source="skywalker023/fantom @ ebd35eb (fantom_v1.json in fantom.tar.gz), or the recovered file",
     licence="MIT (evaluation only, no training)",
+    published=(_SETS, "sets of questions"),
     load=load,
     requests=requests,
     decoding=Decoding(top_p=0.95),

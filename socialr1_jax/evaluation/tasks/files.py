@@ -11,6 +11,8 @@ from typing import Any
 from socialr1_jax.data.tables import refuse_half_characters
 from socialr1_jax.evaluation.task import BenchmarkError
 
+NOT_PUBLISHED = "is not the published file"
+
 
 def find_file(folder: Path, *names: str) -> Path:
     """The first of these files that is there, or a subset of it ("dev.first600.jsonl" for "dev.jsonl").
@@ -66,7 +68,7 @@ def check_sums(found: Mapping[str, str], known: Mapping[str, str]) -> tuple[str,
     notes = []
     for name, digest in found.items():
         if name in known and known[name] != digest:
-            notes.append(f"{name} is not the published file (SHA-256 {digest[:12]}...): figures may not compare")
+            notes.append(f"{name} {NOT_PUBLISHED} (SHA-256 {digest[:12]}...): figures may not compare")
         elif re.search(r"\.first\d+\.", name):
             notes.append(f"{name} is a part of the published file: figures do not compare with published ones")
     return tuple(notes)

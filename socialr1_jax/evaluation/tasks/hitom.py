@@ -21,6 +21,7 @@ from socialr1_jax.evaluation.task import (
     Data,
     Grade,
     Graded,
+    Hub,
     Metric,
     ProtocolName,
     Request,
@@ -191,8 +192,10 @@ def _joint(graded: Sequence[Graded]) -> list[Graded]:
 TASK = Task(
     name="hitom",
     title="Hi-ToM (CoTP rows)",
+    hub=Hub("Hi-ToM/Hi-ToM_Dataset", (_FILE,)),
     source="ying-hui-he/Hi-ToM_dataset @ 56dda76 (Hi-ToM_data.json)",
     licence="Apache-2.0",
+    published=(_WHOLE, "questions"),
     load=load,
     requests=requests,
     grade=grade,

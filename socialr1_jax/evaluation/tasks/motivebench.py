@@ -196,6 +196,7 @@ TASK = Task(
     title="MotiveBench",
     source="chicosirius/MotiveBench @ ea5faa1 (Amazon, Blog and Persona folders)",
     licence="not stated for the data (code: MIT)",
+    published=(sum(_SOURCES.values()), "scenarios"),
     load=load,
     requests=requests,
     decoding=Decoding(repetition_penalty=1.05),

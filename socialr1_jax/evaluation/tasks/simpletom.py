@@ -28,6 +28,7 @@ from socialr1_jax.evaluation.task import (
     Data,
     Grade,
     Graded,
+    Hub,
     Messages,
     Metric,
     ProtocolName,
@@ -261,8 +262,14 @@ def _figures(graded: Sequence[Graded], headline: str) -> dict[str, Metric]:
 TASK = Task(
     name="simpletom",
     title="SimpleToM",
+    hub=Hub(
+        "allenai/SimpleToM",
+        tuple(f"{name}/test.jsonl" for name in _FILES.values()),
+        "7f51fed5577ecc386e0ade9f8a7ebd1f5296e8c7",
+    ),
     source="hub dataset allenai/SimpleToM (mental-state-qa, behavior-qa, judgment-qa: test.jsonl)",
     licence="ODC-BY",
+    published=(len(_FILES) * _WHOLE, "questions"),
     load=load,
     requests=requests,
     grade=grade,

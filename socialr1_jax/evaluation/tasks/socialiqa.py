@@ -112,6 +112,7 @@ TASK = Task(
     title="SocialIQA (dev)",
     source="socialiqa-train-dev.zip, as in kashrest/socialiqa-nlp244 @ 3d4a82e",
     licence="not stated",
+    published=(_WHOLE, "questions"),
     load=load,
     requests=requests,
     grade=grade,

@@ -350,6 +350,7 @@ TASK = Task(
     title="TactfulToM",
     source="nii-cl/tactful-tom @ 0881b0d (dataset/final_set)",
     licence="not stated (research and evaluation only, no training)",
+    published=(sum(_CONVERSATIONS), "conversations"),
     load=load,
     requests=requests,
     decoding=Decoding(temperature=0.2),

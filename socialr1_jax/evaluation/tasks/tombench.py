@@ -95,7 +95,8 @@ def load(folder: Path) -> Data:
             asked = {language: _question(row, language, where) for language in _LANGUAGES}
             written = {language: _written(row, language, one["options"]) for language, one in asked.items()}
             items.append(item | asked | {"written": written, "answer": row[_ANSWER]})
-    return Data(items=items, files=files, notes=check_sums(files, _SUMS), whole=len(items) == _WHOLE)
+    notes = [f"{len(items)} of {_WHOLE} questions"] if len(items) != _WHOLE else []
+    return Data(items=items, files=files, notes=(*notes, *check_sums(files, _SUMS)), whole=not notes)
 
 
 def _question(row: Mapping[str, Any], language: str, where: str) -> dict[str, Any]:
@@ -267,6 +268,7 @@ TASK = Task(
     title="ToMBench",
     source="zhchen18/ToMBench @ 4f491f0 (its folder data)",
     licence="MIT",
+    published=(_WHOLE, "questions"),
     load=load,
     requests=requests,
     grade=grade,

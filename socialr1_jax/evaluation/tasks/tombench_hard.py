@@ -24,6 +24,7 @@ from socialr1_jax.evaluation.task import (
     Data,
     Grade,
     Graded,
+    Hub,
     Metric,
     ProtocolName,
     Request,
@@ -198,8 +199,10 @@ _SOURCE = "hub dataset Jincenzi/ToMBench_Hard, or SocialR1/dataset in microsoft/
 TASK = Task(
     name="tombench_hard",
     title="ToMBench-Hard (100 held-out questions)",
+    hub=Hub("Jincenzi/ToMBench_Hard", tuple(f"{stem}{suffix}" for stem in _STEMS for suffix in SUFFIXES)),
     source=_SOURCE,
     licence="not known",
+    published=(_WHOLE, "questions"),
     load=load,
     requests=requests,
     grade=grade,

@@ -3,21 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from socialr1_jax.command_line import scalar_text
+from socialr1_jax.command_line import flat_settings, scalar_text
 from socialr1_jax.config import QuickstartConfig, RunConfig
 
 ABSENT = "–"
-
-
-def flat_settings(config: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
-    """The configuration with dotted names: {"grpo.baseline": "mean", ...}."""
-    flat: dict[str, Any] = {}
-    for name, value in config.items():
-        if isinstance(value, Mapping) and value:
-            flat |= flat_settings(value, f"{prefix}{name}.")
-        else:
-            flat[f"{prefix}{name}"] = value
-    return flat
 
 
 def changed(config: Mapping[str, Any]) -> list[tuple[str, list[str]]]:

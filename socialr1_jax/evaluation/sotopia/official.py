@@ -1,0 +1,190 @@
+"""Prompts in the authors' words: the texts of prompts.json, filled as their code fills them.
+
+Their code gives the agents and the judge a JSON Schema of the reply as text, made of descriptions by pydantic; here the
+same schema is built of the same descriptions.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from socialr1_jax.evaluation.sotopia.profiles import ENVIRONMENT, GENDERS, Agent, visible
+from socialr1_jax.evaluation.task import Wording
+
+if TYPE_CHECKING:
+    from socialr1_jax.evaluation.sotopia.episode import Rules, Setting, Turn
+    from socialr1_jax.evaluation.sotopia.judging import Dimension
+
+_PROFILES = ("stranger", "name", "acquaintance", "friend", "friend", "friend")  # by relationship
+_UNKNOWN = "Unknown"
+_DIMENSIONS = "SotopiaDimensions"
+_REF = {"$ref": f"#/$defs/{_DIMENSIONS}"}
+_AGENTS = ("agent_1", "agent_2")
+_KINDS = {(0, 10): "Positive", (-10, 0): "Negative", (-5, 5): "Bidirectional"}  # of scores, by their limits
+
+
+def rules_of(wording: Wording) -> Rules:
+    """Return which of the authors' versions the texts are of."""
+    return "head" if "participants" in wording.texts else "0.1.4"
+
+
+def agent_prompt(
+    wording: Wording, setting: Setting, turns: tuple[Turn, ...], actions: tuple[str, ...], clean: Callable[[str], str]
+) -> str:
+    """Return what the agent is asked whose turn comes after `turns`; `clean` is applied to what was said."""
+    me = len(turns) % 2
+    seen = [wording.text("begins", context=_context(wording, setting, me))]
+    for number, turn in enumerate(turns):
+        acted = "" if turn.action == "none" else _acted(wording, setting, turn, clean)
+        seen.append(wording.text("seen", number=str(number), acted=acted))
+    return _unindented(
+        wording.text(
+            "turn",
+            agent=setting.agents[me].name,
+            history="\n".join(seen),
+            turn_number=str(len(turns)),
+            action_list=" ".join(actions),
+            format_instructions=json.dumps(_action_schema(wording, actions)),
+        )
+    )
+
+
+def judge_prompt(
+    wording: Wording, setting: Setting, turns: tuple[Turn, ...], dimensions: Mapping[str, Dimension],
+    clean: Callable[[str], str],
+) -> str:  # fmt: skip
+    """Return what the judge is asked; `clean` is applied to what was said.
+
+    Idle turns are left out. The authors' code also leaves out an utterance that holds their words for doing nothing,
+    with which an agent could hide a turn; here it stays.
+    """
+    lines = [_context(wording, setting, None)]
+    for number, turn in enumerate(turns, 1):
+        lines.append(wording.text("number", number=str(number)))
+        if turn.action != "none":
+            lines.append(_acted(wording, setting, turn, clean))
+    agents = ", ".join(f'"{agent}"' for agent in _AGENTS)
+    return _unindented(
+        wording.text(
+            "judge",
+            history="\n".join(lines),
+            agent_instruction=wording.text("agents", count="2", agents=agents) if rules_of(wording) == "head" else "",
+            format_instructions=json.dumps(judge_schema(wording, dimensions)),
+        )
+    )
+
+
+def judge_schema(wording: Wording, dimensions: Mapping[str, Dimension]) -> dict[str, Any]:
+    """Return the JSON Schema of a verdict as the authors' judge is given it."""
+    head = rules_of(wording) == "head"
+    scores: dict[str, Any] = {}
+    for name, one in dimensions.items():
+        asks = {"description": wording.text(f"asks_{name}")}
+        if head:
+            scores[name] = {"$ref": f"#/$defs/{_KINDS[one.low, one.high]}ReasoningScore", **asks}
+        else:
+            pair = {"maxItems": 2, "minItems": 2, "prefixItems": [{"type": "string"}, {"type": "integer"}]}
+            scores[name] = {**asks, **pair, "title": _title(name), "type": "array"}
+    of_agent = _object(scores, _DIMENSIONS, closed=head, description=wording.text("dimensions"))
+    if not head:
+        both = _object({f"{agent}_evaluation": _REF for agent in _AGENTS}, f"EvaluationForTwoAgents[{_DIMENSIONS}]")
+        return {"$defs": {_DIMENSIONS: of_agent}, **both}
+    defs = {}
+    for kind in sorted(_KINDS.values()):
+        fields = {
+            name: {"description": wording.text(f"{name}_{kind}"), "title": _title(name), "type": of}
+            for name, of in (("reasoning", "string"), ("score", "integer"))
+        }
+        defs[f"{kind}ReasoningScore"] = _object(fields, f"{kind}ReasoningScore", closed=True)
+    evaluations = {"additionalProperties": _REF, "title": "Evaluations", "type": "object"}
+    whole = _object({"evaluations": evaluations}, f"EvaluationForAgents[{_DIMENSIONS}]", closed=True)
+    return {"$defs": defs | {_DIMENSIONS: of_agent}, **whole}
+
+
+def _action_schema(wording: Wording, actions: tuple[str, ...]) -> dict[str, Any]:
+    head = rules_of(wording) == "head"
+    kinds: dict[str, dict[str, Any]] = {
+        "action_type": {"enum": list(actions), "title": "Action Type", "type": "string"},
+        "argument": {"title": "Argument", "type": "string"},
+    }
+    if head:
+        kinds["to"] = {"items": {"type": "string"}, "title": "To", "type": "array"}
+    fields = {name: {"description": wording.text(name), **kind} for name, kind in kinds.items()}
+    return _object(fields, "AgentAction", closed=head)
+
+
+def _object(
+    properties: Mapping[str, Any], title: str, *, closed: bool = False, description: str = ""
+) -> dict[str, Any]:
+    """Return a schema with its keys in pydantic's order."""
+    return {
+        **({"additionalProperties": False} if closed else {}),
+        **({"description": description} if description else {}),
+        "properties": dict(properties),
+        "required": list(properties),
+        "title": title,
+        "type": "object",
+    }
+
+
+def _title(name: str) -> str:
+    return name.replace("_", " ").title()
+
+
+def _context(wording: Wording, setting: Setting, viewer: int | None) -> str:
+    """Return the scenario, profiles and goals as an agent sees them, or as the judge does (None)."""
+    name = ENVIRONMENT if viewer is None else f"agent_{viewer}"
+    head = rules_of(wording) == "head"
+    names = [agent.name for agent in setting.agents]
+    scenario = visible(setting.scenario.text, name)
+    goals = [visible(goal, name) if viewer in (None, i) else _UNKNOWN for i, goal in enumerate(setting.scenario.goals)]
+    seen = [
+        (visible(_profile(wording, setting, i), name) if viewer in (None, i) or not head else "") or _UNKNOWN
+        for i in range(2)
+    ]
+    if not head:
+        values = dict(zip(("first", "second", "background_1", "background_2"), (*names, *seen), strict=True))
+        return _unindented(wording.text("context", scenario=scenario, goal_1=goals[0], goal_2=goals[1], **values))
+    backgrounds = (wording.text("background", name=who, background=one) for who, one in zip(names, seen, strict=True))
+    wanted = (wording.text("goal", name=who, goal=one) for who, one in zip(names, goals, strict=True))
+    return _unindented(
+        wording.text(
+            "context",
+            scenario=scenario,
+            participants=wording.text("participants", first=names[0], second=names[1]),
+            backgrounds="".join(backgrounds).strip(),
+            goals="".join(wanted).strip(),
+        )
+    )
+
+
+def _profile(wording: Wording, setting: Setting, number: int) -> str:
+    """Return a profile with the authors' tags around what is for the agent alone."""
+    agent: Agent = setting.agents[number]
+    return wording.text(
+        f"profile_{_PROFILES[setting.scenario.relationship]}",
+        agent=str(number),
+        first_name=agent.first_name,
+        last_name=agent.name.partition(" ")[2],
+        age=str(agent.age),
+        gender=GENDERS.get(agent.gender, ""),
+        occupation=agent.occupation.lower(),
+        pronouns=agent.pronouns,
+        public_info=agent.public_info,
+        personality=agent.personality,
+        secret=agent.secret,
+    )
+
+
+def _acted(wording: Wording, setting: Setting, turn: Turn, clean: Callable[[str], str]) -> str:
+    acted = wording.text(turn.action, kind=turn.action, argument=clean(turn.argument))
+    if rules_of(wording) == "head":
+        acted = wording.text("acted", to="", acted=acted)
+    return f"{setting.agents[turn.agent].name} {acted}"
+
+
+def _unindented(text: str) -> str:
+    return re.sub("\n +", "\n", text).strip()

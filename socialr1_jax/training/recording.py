@@ -1,0 +1,237 @@
+"""Rollouts kept in a file, and read back from it."""
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+from pydantic import BaseModel, Field, ValidationError
+
+from socialr1_jax.command_line import Count
+from socialr1_jax.config import ConfigError, RunConfig, load_config
+from socialr1_jax.files import append, finite
+from socialr1_jax.models.qwen3 import Params
+from socialr1_jax.ownership import begins_as, open_own, refuse_foreign_file
+from socialr1_jax.processes import is_first
+from socialr1_jax.rewards import RewardTerms
+from socialr1_jax.sampling import Completion
+from socialr1_jax.sampling.params import FinishReason
+from socialr1_jax.terminal import printable
+from socialr1_jax.training.checkpoints import first_fault
+from socialr1_jax.training.rollouts import Phase, Rollouts
+
+_BEGIN = b'{"step": 0, "group": '
+
+
+class RolloutFile:
+    """Rollouts as JSON lines, one a step: token ids, the sampler's log-probs, finish reasons and reward terms.
+
+    Log-probs are written so that the same floats come back. NaN is written as null.
+    """
+
+    def __init__(self, path: str | Path, *, finished: int = 0) -> None:
+        """Opens the file for writing; lines of steps after `finished` are dropped, since those steps run again."""
+        self._path = Path(os.path.realpath(path))
+        if is_first() and self._path.exists():
+            offsets = _line_offsets(self._path)
+            with open_own(self._path, "rb+") as file:
+                file.truncate(offsets[min(finished, len(offsets) - 1)])
+
+    def append(self, step: int, rollouts: Rollouts) -> None:
+        """Writes the rollouts of step `step` (from 0)."""
+        if not is_first():
+            return
+        line = {
+            "step": step,
+            "group": rollouts.group,
+            "prompts": rollouts.prompts,
+            "prompt_ids": [int(i) for i in rollouts.prompt_ids],
+            "tokens": [completion.tokens for completion in rollouts.completions],
+            "logprobs": [[float(x) for x in completion.logprobs] for completion in rollouts.completions],
+            "finish_reason": [completion.finish_reason for completion in rollouts.completions],
+            "terms": [finite(asdict(term)) for term in rollouts.terms],
+            "replaced": rollouts.replaced,
+        }
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        append(self._path, [json.dumps(line) + "\n"])
+
+
+def refuse_foreign_rollouts(config: RunConfig) -> None:
+    """Raises ConfigError unless `save_rollouts` is absent, empty, or what this very run has recorded so far."""
+    path, folder = Path(config.save_rollouts), Path(config.output_dir)
+    if config.replay_rollouts and os.path.realpath(path) == os.path.realpath(config.replay_rollouts):
+        raise ConfigError(f"save_rollouts: {path} is the file that replay_rollouts reads: give another one")
+    refuse_foreign_file(path, partial(begins_as, begin=_BEGIN), "a recording of rollouts")
+    if not path.exists() or not path.stat().st_size:
+        return
+    saved = folder / "config.yaml"
+    before = load_config(RunConfig, saved) if saved.exists() else None
+    inside = Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
+    same = before and all(
+        os.path.realpath(getattr(before, name)) == os.path.realpath(getattr(config, name))
+        for name in ("save_rollouts", "output_dir")  # a copy of a run must not cut the recording of the original
+    )
+    if before is None or not (inside or same):
+        raise ConfigError(f"save_rollouts: {path} is there, and this run did not write it: give another file")
+
+
+_Number = Annotated[float, Field(strict=True, ge=-1e30, le=1e30)]
+_Token = Annotated[int, Field(strict=True, ge=0, lt=2**31)]
+_LogProb = Annotated[float, Field(strict=True, ge=-1e30, le=0.01)]  # rounding may leave one just above 0
+
+
+class _Terms(BaseModel, extra="forbid"):
+    total: _Number | None
+    format: _Number | None
+    outcome: _Number | None
+    structure: _Number | None
+    content: _Number | None
+    length_window: _Number | None
+    repetition: _Number | None
+    weights: dict[str, _Number]
+    extra: dict[str, _Number | None] = {}
+    cause: str = ""
+
+
+class _Line(BaseModel):
+    step: Count
+    group: Count
+    prompts: list[Annotated[list[_Token], Field(min_length=1)]]
+    prompt_ids: list[Count]
+    tokens: list[list[_Token]]
+    logprobs: list[list[_LogProb]]
+    finish_reason: list[FinishReason]
+    terms: list[_Terms]
+    replaced: Count
+
+
+class Replay:
+    """The `Source` that reads what a RolloutFile wrote.
+
+    Raises ConfigError naming file, line and field if it does not fit the run.
+    """
+
+    def __init__(self, config: RunConfig) -> None:
+        self._path, self._config = Path(config.replay_rollouts), config
+        if not self._path.is_file():
+            raise ConfigError(f"replay_rollouts: there is no file {self._path}")
+        self._offsets = _line_offsets(self._path)
+        if len(self._offsets) - 1 < config.steps:
+            raise ConfigError(
+                f"replay_rollouts: {self._path} holds {len(self._offsets) - 1} whole steps, the run has "
+                f"{config.steps}; lower steps"
+            )
+
+    def check(self, num_tokens: int) -> None:
+        """Read all steps of the run, so that a bad last line does not end it late.
+
+        Raises ConfigError for a token that is not below `num_tokens`, and what `read` raises.
+        """
+        for step in range(self._config.steps):
+            rollouts = self.read(step)
+            rows = {"prompts": rollouts.prompts, "tokens": [completion.tokens for completion in rollouts.completions]}
+            for name, lists in rows.items():
+                for i, tokens in enumerate(lists):
+                    if (largest := max(tokens, default=0)) >= num_tokens:
+                        raise ConfigError(
+                            f"{self._path} line {step + 1}: {name}.{i} holds token {largest}, the model has "
+                            f"{num_tokens} tokens: give the model that these rollouts were sampled from"
+                        )
+
+    def __call__(self, params: Params, step: int, phase: Phase) -> Rollouts:
+        return self.read(step)
+
+    def evaluate(self, params: Params, step: int) -> None:
+        return None
+
+    def metrics(self, steps: int) -> dict[str, float]:
+        return {}
+
+    def records(self, rollouts: Rollouts, advantages_b: np.ndarray) -> Iterator[Mapping[str, Any]]:
+        return iter(())
+
+    def dropped(self, steps: int) -> int:
+        return 0
+
+    def close(self) -> None:
+        pass
+
+    def read(self, step: int) -> Rollouts:
+        """Return the rollouts of step `step` (from 0)."""
+        with self._path.open("rb") as file:
+            file.seek(self._offsets[step])
+            text = file.readline()
+        try:
+            line = _Line.model_validate(json.loads(text))
+        except ValidationError as error:
+            raise self._unfit(step, first_fault(error)) from None
+        except (ValueError, RecursionError) as error:
+            raise self._unfit(step, printable(f"not JSON: {error}", 300)) from None
+        prompts, group = self._config.grpo.prompts_per_step, self._config.sampling.group_size
+        found = line.step, len(line.prompts), line.group, len(line.tokens)
+        if found != (step, prompts, group, prompts * group):
+            raise ConfigError(
+                f"{self._path} line {step + 1} holds step {found[0]} with {found[1]} prompts x {found[2]} responses, "
+                f"the run wants step {step} with {prompts} x {group}: set grpo.prompts_per_step and "
+                "sampling.group_size as they were"
+            )
+        self._check_lengths(step, line)
+        return Rollouts(
+            group=group,
+            prompts=line.prompts,
+            prompt_ids=line.prompt_ids,
+            completions=[Completion(*row) for row in zip(line.tokens, line.logprobs, line.finish_reason, strict=True)],
+            terms=[_reward_terms(term) for term in line.terms],
+            replaced=line.replaced,
+        )
+
+    def _check_lengths(self, step: int, line: _Line) -> None:
+        responses = len(line.tokens)
+        lengths = {"prompt_ids": len(line.prompts)} | dict.fromkeys(("logprobs", "finish_reason", "terms"), responses)
+        for name, wanted in lengths.items():
+            if len(getattr(line, name)) != wanted:
+                raise self._unfit(step, f"{name}: {len(getattr(line, name))} of them, not {wanted}")
+        for i, (tokens, logprobs) in enumerate(zip(line.tokens, line.logprobs, strict=True)):
+            if len(tokens) != len(logprobs):
+                raise self._unfit(step, f"logprobs.{i}: {len(logprobs)} of them for {len(tokens)} tokens")
+        names, extra = line.terms[0].weights.keys(), line.terms[0].extra.keys()
+        for i, term in enumerate(line.terms):
+            if term.extra.keys() != extra:
+                raise self._unfit(step, f"terms.{i}.extra: not the names of the first response")
+            if term.weights.keys() != names or not {"outcome", "structure", "content", "tau", *extra} <= names:
+                raise self._unfit(step, f"terms.{i}.weights: not those of outcome, structure, content, tau, and extra")
+        for name, lists, setting, most in (
+            ("prompts", line.prompts, "data.max_prompt_tokens", self._config.data.max_prompt_tokens),
+            ("tokens", line.tokens, "sampling.max_new_tokens", self._config.sampling.max_new_tokens),
+        ):
+            if (longest := max(map(len, lists))) > most:
+                raise ConfigError(
+                    f"{self._path} line {step + 1}: {name} holds {longest} tokens, {setting} allows {most}: raise it"
+                )
+
+    def _unfit(self, step: int, reason: str) -> ConfigError:
+        return ConfigError(
+            f"{self._path} line {step + 1}: not rollouts of a step ({reason}): give a file that save_rollouts wrote"
+        )
+
+
+def _reward_terms(line: _Terms) -> RewardTerms:
+    def number(value: Any) -> Any:
+        return float("nan") if value is None else value
+
+    values = {name: number(value) for name, value in line}
+    return RewardTerms(**values | {"extra": {name: number(value) for name, value in line.extra.items()}})
+
+
+def _line_offsets(path: Path) -> list[int]:
+    """Where each whole line begins, and where the last one ends: a kill may have cut what follows."""
+    offsets = [0]
+    with path.open("rb") as file:
+        for line in file:
+            if line.endswith(b"\n"):
+                offsets.append(offsets[-1] + len(line))
+    return offsets

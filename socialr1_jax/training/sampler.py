@@ -1,0 +1,218 @@
+"""What samples and scores the responses of a run, and evaluates it."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import jax
+import numpy as np
+from pydantic import BaseModel, TypeAdapter
+
+from socialr1_jax.accuracy import baseline_figures
+from socialr1_jax.command_line import Count
+from socialr1_jax.config import ConfigError, RunConfig
+from socialr1_jax.data.pipeline import QuestionStream
+from socialr1_jax.data.prompts import Prompt
+from socialr1_jax.data.question_sources import Questions
+from socialr1_jax.grpo.advantages import flat_groups
+from socialr1_jax.interrupt import Stop
+from socialr1_jax.models.attention import Backend
+from socialr1_jax.models.qwen3 import Params, Qwen3, Qwen3Config
+from socialr1_jax.processes import divided
+from socialr1_jax.rewards import JudgeRefused, Scorer
+from socialr1_jax.rewards.judge_probe import judge_fault
+from socialr1_jax.sampling import Engine, SamplingParams
+from socialr1_jax.sampling.text import stop_token_ids
+from socialr1_jax.training.console import console, working
+from socialr1_jax.training.rollouts import Phase, Rollouts
+from socialr1_jax.training.run_questions import evaluation_prompts, prompt_streams
+from socialr1_jax.training.validation import evaluate_questions, response_record, sample_and_submit
+
+
+class _Place(BaseModel):
+    grain: dict[Literal["next_index"], Count]
+
+
+_PLACES = TypeAdapter(dict[Literal["prompts", "spare"], _Place])  # of the two streams of prompts
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampler:
+    """The `Source` that samples: prompts in their order, an engine on the newest weights, a scorer.
+
+    `poll` is called between segments and may raise to end the sampling.
+    """
+
+    config: RunConfig
+    model: Qwen3Config
+    num_tokens: int
+    backend: Backend
+    tokenizer: Any
+    scorer: Scorer
+    sampling: SamplingParams
+    prompts: QuestionStream
+    spare: QuestionStream  # an order of its own, so that the next steps' prompts stay as they are
+    sets: Mapping[str, list[Prompt]]  # questions to evaluate on
+    baselines: Mapping[str, dict[str, Any]]  # figures of rules that read no minds, of each set
+    poll: Callable[[], None]
+
+    def __call__(self, params: Params, step: int, phase: Phase) -> Rollouts:
+        """Return the rollouts of step `step` (from 0); groups of equal rewards are replaced where that is asked for."""
+        grpo = self.config.grpo
+        rollouts = self.draw(params, step, next(self.prompts), phase)
+        if not grpo.replace_flat_groups:
+            return rollouts
+        used = set(rollouts.prompt_ids)
+        for _ in range(grpo.most_replacements):
+            rewards_pg = rollouts.rewards_pg
+            scored_p = np.isfinite(rewards_pg).sum(axis=1) > 1  # other prompts are no help when they get no score
+            flat = np.flatnonzero(flat_groups(rewards_pg) & scored_p).tolist()
+            if not flat:
+                break
+            drawn = {prompt.id: prompt for prompt in next(self.spare)}  # each once, in order
+            fresh = [prompt for prompt in drawn.values() if prompt.id not in used][: len(flat)]
+            if not fresh:
+                break
+            used.update(prompt.id for prompt in fresh)
+            others = self.draw(params, step, fresh, phase)
+            good = np.flatnonzero(~flat_groups(others.rewards_pg)).tolist()
+            kept = [i for i in range(grpo.prompts_per_step) if i not in flat[: len(good)]]
+            rollouts = rollouts.take(kept) + others.take(good)
+            rollouts = replace(rollouts, replaced=rollouts.replaced + len(good))
+        return rollouts
+
+    def draw(self, params: Params, step: int, prompts: list[Prompt], phase: Phase) -> Rollouts:
+        """Return the rollouts of these prompts; each response is scored as soon as it has ended."""
+        with phase("rollout"):
+            completions, texts = sample_and_submit(
+                self.engine(params), prompts, self.sampling, self.tokenizer, self.scorer, step=step
+            )
+        with phase("reward"):
+            terms = self.scorer.results(step)
+        return Rollouts(
+            group=self.sampling.n,
+            prompts=[prompt.tokens for prompt in prompts],
+            prompt_ids=[prompt.id for prompt in prompts],
+            completions=completions,
+            terms=terms,
+            examples=[prompt.example for prompt in prompts],
+            texts=texts,
+        )
+
+    def evaluate(self, params: Params, step: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        """Return metrics and records of the evaluation after `step` steps, and print the figures of each set."""
+        begun, metrics, rows = time.perf_counter(), dict[str, Any](), []
+        sampling = replace(self.sampling, n=self.config.evaluation.samples)
+        for number, (name, prompts) in enumerate(self.sets.items()):
+            with working(f"evaluating on {name} after step {step}"):
+                found, records = evaluate_questions(self.engine(params), prompts, sampling, self.tokenizer, self.scorer)
+            figures = found | self.baselines[name]
+            metrics |= {f"{name}/{key}" if number else key: value for key, value in figures.items()}
+            rows += [{"phase": "eval", "step": step, "set": name, **record} for record in records]
+            console.print(
+                f"step {step}: {name} accuracy {found['accuracy']:.3f} +- {found['accuracy_stderr']:.3f}, "
+                + (f"pairs {found['pair_accuracy']:.3f}, " if "pair_accuracy" in found else "")
+                + f"format {found['format_rate']:.2f}, reward {found['reward']:.2f}"
+            )
+        return metrics | self.scorer.metrics() | {"seconds": time.perf_counter() - begun}, rows
+
+    def metrics(self, steps: int) -> dict[str, float]:
+        return self.scorer.metrics() | {"dropped_prompts": self.dropped(steps)}
+
+    def records(self, rollouts: Rollouts, advantages_b: np.ndarray) -> Iterator[dict[str, Any]]:
+        """Yield the first `tracking.responses` responses, or all, as rollouts.jsonl holds them."""
+        texts, ids = rollouts.texts[: self.config.tracking.responses or None], rollouts.prompt_ids
+        earlier = [ids[:place].count(one) for place, one in enumerate(ids)]  # a prompt may come twice
+        for i, text in enumerate(texts):
+            place, sample = divmod(i, rollouts.group)
+            sample += earlier[place] * rollouts.group
+            record = response_record(rollouts.examples[place], sample, text, rollouts.completions[i], rollouts.terms[i])
+            yield {"advantage": float(advantages_b[i])} | record
+
+    def dropped(self, steps: int) -> int:
+        # From the place in the questions, so that a resumed run counts on. A prompt counts once an epoch.
+        return int(self.prompts.get_state()["grain"]["next_index"]) - steps * self.config.grpo.prompts_per_step
+
+    def engine(self, params: Params) -> Engine:
+        """Return the engine that samples from these weights."""
+        return Engine(
+            params=params,
+            config=self.model,
+            num_tokens=self.num_tokens,
+            dtype=self.config.model.dtype,
+            backend=self.backend,
+            segment_tokens=self.config.sampling.segment_tokens,
+            max_rows=self.config.sampling.max_rows,
+            poll=self.poll,
+        )
+
+    def get_state(self) -> dict[str, Any]:
+        """Return where the streams of prompts are, as JSON."""
+        return {"prompts": self.prompts.get_state(), "spare": self.spare.get_state()}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Restore what `get_state` returned. Raises ValueError or KeyError for anything else."""
+        _PLACES.validate_python(state)
+        self.prompts.set_state(state["prompts"])
+        self.spare.set_state(state["spare"])
+
+    def close(self) -> None:
+        self.scorer.close()
+        self.prompts.close()
+        self.spare.close()
+
+
+def make_sampler(
+    config: RunConfig, model: Qwen3, tokenizer: Any, scorer: Scorer, backend: Backend, questions: Questions,
+    heldout: Mapping[str, Questions], poll: Callable[[], None] = lambda: None,
+) -> Sampler:  # fmt: skip
+    """Return the sampler of a run that trains on `questions` and is evaluated on the sets of `heldout`."""
+    sampling = SamplingParams(
+        n=config.sampling.group_size,
+        seed=config.seed,
+        stop_token_ids=stop_token_ids(model, tokenizer),
+        **config.sampling.model_dump(exclude={"group_size", "segment_tokens", "max_rows"}),
+    )
+    prompts, spare = prompt_streams(config, questions, tokenizer)
+    sets = evaluation_prompts(config, heldout, tokenizer)
+    return Sampler(
+        config=config,
+        model=model.config,
+        num_tokens=model.num_tokens,
+        backend=backend,
+        tokenizer=tokenizer,
+        scorer=scorer,
+        sampling=sampling,
+        prompts=prompts,
+        spare=spare,
+        sets=sets,
+        baselines={name: baseline_figures([prompt.example for prompt in part]) for name, part in sets.items()},
+        poll=poll,
+    )
+
+
+def make_scorer(config: RunConfig, backend: Backend, stop: Stop) -> Scorer:
+    """Return what scores responses: a judge that each process asks about its share, a content model on the mesh.
+
+    Raises what reading the content model raises, ConfigError for a judge that grades nothing (`judge_fault`) or a
+    reward function that cannot be had.
+    """
+    if config.rewards.uses.structure:  # each process asks from its own host; all hear of a fault
+        asked = divided(lambda _: {"fault": judge_fault(config.rewards.structure)}, range(jax.process_count()))
+        if fault := next((one["fault"] for one in asked if one["fault"]), ""):
+            raise ConfigError(f"rewards.structure: {fault}")
+    content = None
+    if config.rewards.uses.content:
+        from socialr1_jax.rewards.content_model import load_content_model
+
+        content = load_content_model(config.rewards.content, jax.sharding.get_mesh(), config.model.dtype, backend)
+    # The limits are the server's, whatever the number of processes that ask it.
+    count, structure = jax.process_count(), config.rewards.structure
+    limits = ("concurrency", "requests_per_minute", "tokens_per_minute")
+    shares = {name: -(-value // count) for name in limits if (value := getattr(structure, name))}
+    rewards = config.rewards.model_copy(update={"structure": structure.model_copy(update=shares)})
+    try:
+        return Scorer(rewards, content, (jax.process_index(), count), divided, stop)
+    except (JudgeRefused, ImportError) as error:  # no key, no client
+        raise ConfigError(f"rewards.structure: {error}") from error
