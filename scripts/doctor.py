@@ -1,4 +1,4 @@
-"""Check whether a run can start here: devices, packages, memory, disk, tokenizer, judge, data, and one tiny step.
+"""Check whether a run can start on this machine: packages, devices, memory, model, questions, judge, one tiny step.
 
     python scripts/doctor.py --config configs/socialr1_8b_a100x8.yaml data.train=questions.jsonl
 
@@ -7,24 +7,27 @@ A line a check, with what to do beneath it. Exit status 1 when there is a proble
 
 from __future__ import annotations
 
-from socialr1_jax.config import parse_args
+from socialr1_jax.config import DoctorConfig, parse_args
 from socialr1_jax.startup import take_memory
-from socialr1_jax.terminal import run_script
-from socialr1_jax.training.doctor import DoctorConfig, examine_apart, say_sum, show
+from socialr1_jax.terminal import counted, print_line, run_script
 
 
 def main(argv: list[str] | None = None) -> int:
     config = parse_args(DoctorConfig, argv, description="Check the environment of a run, and say how to correct it.")
     take_memory()
-    lines = []
+    from socialr1_jax.training.console import print_finding  # imports rich: only once the arguments are right
+    from socialr1_jax.training.doctor import examine_apart
+
+    counts = {"ok": 0, "problem": 0, "warning": 0, "skipped": 0}
     try:
         for line in examine_apart(config):
-            show(line)
-            lines.append(line)
+            print_finding(*line)
+            counts[line.status] += 1
     except KeyboardInterrupt:
         return 130
-    say_sum(lines)
-    return 1 if any(line.status == "problem" for line in lines) else 0
+    problems, warnings = (counted(counts[status], status) for status in ("problem", "warning"))
+    print_line(f"{problems}, {warnings}, {counts['skipped']} not checked")
+    return 1 if counts["problem"] else 0
 
 
 if __name__ == "__main__":

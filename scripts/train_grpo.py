@@ -19,14 +19,13 @@ from socialr1_jax.terminal import print_error, print_line, run_script
 
 def check_questions(config: RunConfig) -> None:
     """Print how the run would read its questions. Raise ValueError where the run would stop."""
+    from socialr1_jax.hub import cached_folder
     from socialr1_jax.rewards.extra import load_extras
     from socialr1_jax.tokenizer_files import load_tokenizer
     from socialr1_jax.training.console import shown_log
-    from socialr1_jax.training.doctor import data
-    from socialr1_jax.training.doctor.line import NotChecked
-    from socialr1_jax.training.doctor.model import local
     from socialr1_jax.training.epochs import in_steps
     from socialr1_jax.training.run_questions import (
+        check_positions,
         first_prompt,
         made_tokenizer,
         read_run_questions,
@@ -35,10 +34,6 @@ def check_questions(config: RunConfig) -> None:
     )
     from socialr1_jax.training.shared_questions import warn_of_shared
 
-    try:
-        data.check_positions(config)
-    except NotChecked as reason:
-        print_line(f"positions   not checked: {reason}")
     if config.replay_rollouts:
         return
     load_extras(config.rewards)
@@ -46,13 +41,15 @@ def check_questions(config: RunConfig) -> None:
         questions, sets = read_run_questions(config)
         warn_of_shared(questions, sets)
         warn_of_few(config, questions)
+    if unchecked := check_positions(config, questions, sets):
+        print_line(f"positions   not checked: {unchecked}")
     in_full, lines = in_steps(config, len(questions), config.grpo.prompts_per_step)
     if lines:  # the number of epochs is one of steps now
         lines += in_full.arithmetic().splitlines()[-2:]
     lines += understood(questions, sets, config.evaluation.questions)
     if not config.model.path:
         lines += first_prompt(questions, made_tokenizer(config, questions))
-    elif folder := local(config.model.path):
+    elif folder := cached_folder(config.model.path):
         lines += first_prompt(questions, load_tokenizer(folder))
     print_line("\n".join(lines))
 

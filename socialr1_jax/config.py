@@ -377,6 +377,14 @@ class PlanConfig(RunConfig):
     )
 
 
+class DoctorConfig(RunConfig):
+    """A run, and how far its environment is checked."""
+
+    required: ClassVar[tuple[str, ...]] = ()
+
+    no_step: bool = Field(False, description="leave out the tiny GRPO step, most of the doctor's time")
+
+
 class TinyModelConfig(Section):
     """The small random Qwen3 that the quickstart builds (names as in Hugging Face's config.json)."""
 

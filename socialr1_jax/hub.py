@@ -16,6 +16,23 @@ def is_hub_id(name: str) -> bool:
     return name.count("/") == 1 and not name.startswith((".", "/", "~"))
 
 
+def cached_folder(path: str) -> Path | None:
+    """Return a model's folder without a download: itself, or the cached snapshot of a hub id; None if there is none.
+
+    Raises ValueError for a name that is not a folder and cannot be a hub id.
+    """
+    if Path(path).is_dir() or not is_hub_id(path):
+        return Path(path)
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return find_snapshot(path, local_files_only=True)
+    except LocalEntryNotFoundError:
+        return None
+    except HFValidationError as error:
+        raise ValueError(f"model path {path!r} is not a folder and cannot be a hub id: {error}") from error
+
+
 def find_snapshot(name: str, *, allow_patterns: Sequence[str] | None = None, local_files_only: bool = False) -> Path:
     """Returns the local snapshot of a hub id, downloaded unless `local_files_only` or HF_HUB_OFFLINE is set.
 

@@ -10,6 +10,7 @@ from toys import changed, lines
 from transformers import AutoTokenizer
 
 from socialr1_jax.command_line import load_config
+from socialr1_jax.config import DoctorConfig
 from socialr1_jax.data.chat_template import chat_tokens, read_template, response_opening
 from socialr1_jax.data.examples import Example
 from socialr1_jax.data.prompts import encode_prompt, reference_response
@@ -25,8 +26,7 @@ from socialr1_jax.rewards.scoring import ScoreConfig, score_file
 from socialr1_jax.sampling import Completion
 from socialr1_jax.sampling.text import decode_responses
 from socialr1_jax.training import build_pairs, grpo
-from socialr1_jax.training.doctor.line import DoctorConfig
-from socialr1_jax.training.doctor.tokenizer import check_tokenizer
+from socialr1_jax.training.doctor import examine
 from socialr1_jax.training.format_watch import FormatWatch
 
 HEADER = "'<|im_start|>assistant\\n'"
@@ -87,10 +87,9 @@ def test_what_a_template_does_is_found_by_rendering_it(models, name, opening, wi
     assert response_opening(tokenizer, thinking=False) == without
     prompt = tokenizer.decode(chat_tokens(tokenizer, [{"role": "user", "content": "q"}]))
     assert prompt.endswith(f"<|im_start|>assistant\n{opening}")
-    lines_ = {line.name: line for line in check_tokenizer(load_config(DoctorConfig, None, [f"model.path={folder}"]))}
-    assert lines_["prompt's end"].status == ("problem" if kind == "closes" else "ok")
-    assert f"{kind} " in lines_["prompt's end"].found
-    assert ("drops" in lines_["prompt's end"].found) == drops
+    line = next(examine(load_config(DoctorConfig, None, [f"model.path={folder}"]), ["tokenizer"]))
+    assert line.status == ("problem" if kind == "closes" else "ok")
+    assert f"prompt {kind} " in line.found
 
 
 @pytest.mark.parametrize("name", TEMPLATES)

@@ -31,7 +31,7 @@ from socialr1_jax.command_line import FreeText, Section, Sources, TextMap, load_
 from socialr1_jax.data.tokenizer import build_tokenizer
 from socialr1_jax.files import whole_folder
 from socialr1_jax.hf import files_dtype, load_reward_model, local_folder, open_hf, random_model
-from socialr1_jax.hub import find_snapshot
+from socialr1_jax.hub import cached_folder, find_snapshot
 from socialr1_jax.models.qwen3_config import Qwen3Config
 from socialr1_jax.orbax_folder import load_orbax, save_orbax
 from socialr1_jax.sampling.text import stop_token_ids
@@ -505,15 +505,14 @@ def test_one_dtype_for_all_is_verified(folder, tmp_path, capsys):
 
 
 def test_the_doctor_reads_what_a_run_reads(folder):
-    from socialr1_jax.training.doctor.line import DoctorConfig
-    from socialr1_jax.training.doctor.model import check_models, model_shape
+    from socialr1_jax.config import DoctorConfig
+    from socialr1_jax.training.doctor import examine
 
     mixed(folder, one_layer=True)
     write_config(folder, config_of(folder) | {"my_note": 1})
     config = DoctorConfig.model_validate({"model": {"path": str(folder), "ignore_fields": ["my_note"]}})
-    assert next(check_models(config)).status == "ok"
-    assert model_shape(config).head_dim == 24
-    line = next(check_models(DoctorConfig.model_validate({"model": {"path": str(folder)}})))
+    assert next(examine(config, ["model"])).status == "ok"
+    line = next(examine(DoctorConfig.model_validate({"model": {"path": str(folder)}}), ["model"]))
     assert (line.status, "unknown field 'my_note'=1" in line.found) == ("problem", True)
 
 
@@ -623,9 +622,7 @@ def test_the_other_spelling_of_a_hub_name(folder, tmp_path, monkeypatch, caplog,
     assert not caplog.records
     assert local_folder(asked) == snapshot
     assert f"{asked} is not in the cache; taking {there}, which is" in caplog.text
-    from socialr1_jax.training.doctor.model import local
-
-    assert local(asked) == snapshot
+    assert cached_folder(asked) == snapshot
     with pytest.raises(FileNotFoundError, match="no folder 'me/Another-8B', and the hub gave no model of that name"):
         local_folder("me/Another-8B")
 
@@ -668,17 +665,3 @@ def test_other_spellings_neither_wait_for_a_network_nor_hide_the_error(monkeypat
     with pytest.raises(error, match="about me/A--8B"):
         find_snapshot("me/A--8B")
     assert asked == calls
-
-
-def test_a_name_that_can_be_no_hub_id_is_one_line_of_the_doctor():
-    from socialr1_jax.training.doctor.line import DoctorConfig, NotChecked
-    from socialr1_jax.training.doctor.model import check_models
-    from socialr1_jax.training.doctor.tokenizer import check_tokenizer
-
-    config = DoctorConfig.model_validate({"model": {"path": "me/a--b"}})
-    line = next(check_models(config))
-    assert line.status == "problem"
-    assert line.found.startswith("model.path 'me/a--b' is not a folder and cannot be a hub id")
-    assert len(line.found.splitlines()) == 1
-    with pytest.raises(NotChecked, match=r"model\.path 'me/a--b'"):
-        next(check_tokenizer(config))

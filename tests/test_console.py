@@ -26,8 +26,7 @@ from socialr1_jax import interrupt, startup
 from socialr1_jax.compiles import compiled, told
 from socialr1_jax.terminal import counted
 from socialr1_jax.training import console as console_module
-from socialr1_jax.training.console import Bar, console, shown_log, working
-from socialr1_jax.training.doctor.line import Line, show
+from socialr1_jax.training.console import Bar, console, print_finding, shown_log, working
 from socialr1_jax.training.quickstart_console import response_pair, show_results
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -87,7 +86,7 @@ PLACES = {
     "working": _working,
     "log": _log,
     "quiet log": lambda text: _log(text, quiet=True),
-    "doctor": lambda text: show(Line("model", "problem", text, text)),
+    "doctor": lambda text: print_finding("problem", "model", text, text),
 }
 
 

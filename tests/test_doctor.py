@@ -1,358 +1,274 @@
-"""scripts/doctor.py: a green run, and each fault with its line, what mends it, and the exit status."""
+"""scripts/doctor.py: a line for each fault, with what to do about it; a crash or a hang is a line too."""
 
+import fcntl
 import importlib.util
 import json
-import os
+import logging
 import re
 import shutil
+import socket
 import subprocess
 import sys
-import time
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+from judge_server import JudgeServer
 
-from socialr1_jax.config import RunConfig, load_config, save_config
-from socialr1_jax.training.doctor import DoctorConfig, Line, examine, folder, memory, runner, show
-from socialr1_jax.training.doctor.step import tiny_run
+from socialr1_jax.config import DoctorConfig, load_config, save_config
+from socialr1_jax.training import doctor
+from socialr1_jax.training.console import console, print_finding
 
-ROOT = Path(__file__).resolve().parents[1]
-SCRIPT = ROOT / "scripts" / "doctor.py"
+SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "doctor.py"
 QUESTION = {"story": "s", "question": "q", "answer": "A", "options": ["a", "b"]}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-    """Half the time of the tiny step, which computes next to nothing."""
-    import jax
-
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
-@pytest.fixture(scope="module")
-def main():
-    spec = importlib.util.spec_from_file_location("doctor_script", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    module.examine_apart = examine  # in this process, where faults can be put in; apart: test_doctor_runner.py
-    return module.main
+SECRET = "sk-not-for-anyone-1234"
+CODE = {  # files of reward functions
+    "own": "def reward(records):\n    return [0.0] * len(records)\n",
+    "broken": "\n1 / 0\n",
+    "leaky": f"raise KeyError('{SECRET}')",
+    "abort": "import os\nos.abort()",
+    "hang": "import time\ntime.sleep(60)",
+}
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     """A tiny Qwen3 folder with a tokenizer of its own, and a question file beside it."""
+    import jax
 
     from socialr1_jax.data.prompts import question_text, reference_response
     from socialr1_jax.data.stories import generate_stories
     from socialr1_jax.data.tokenizer import build_tokenizer
-    from socialr1_jax.hf import random_model, save_hf
+    from socialr1_jax.hf import map_weights, save_hf
+    from socialr1_jax.models.qwen3 import Qwen3
+    from socialr1_jax.models.shapes import SHAPES
 
     folder = tmp_path_factory.mktemp("doctor")
     stories = generate_stories(12, seed=0, options=3, max_events=5)
     lines = [json.dumps(asdict(story) | {"meta": dict(story.meta)}) for story in stories]
     (folder / "questions.jsonl").write_text("\n".join(lines), encoding="utf-8")
-    tokenizer = build_tokenizer([f"{question_text(story)}\n{reference_response(story)}" for story in stories], 640)
-    tokenizer.save_pretrained(folder / "tokenizer")
-    save_hf(random_model(folder / "tokenizer", "nano", 0), folder / "model")
+    texts = [f"{question_text(story)}\n{reference_response(story)}" for story in stories]
+    build_tokenizer(texts, 640).save_pretrained(folder / "tokenizer")
+    zeros = map_weights(
+        SHAPES["nano"],
+        lambda weight, layers, _: jax.device_put(np.zeros(((layers,) if layers else ()) + weight.shape, np.float32)),
+    )
+    save_hf(
+        Qwen3(SHAPES["nano"], zeros, source=str(folder / "tokenizer"), num_tokens=621),
+        folder / "model",
+        dtype="float32",
+    )
     return folder / "model"
 
 
 @pytest.fixture
-def run(main, capsys, tmp_path):
-    """run(*arguments) -> exit status, {check: [lines of output]}, all output; without the tiny step unless asked."""
+def told(model, tmp_path, monkeypatch):
+    """told(check, text of settings) -> what the lines of the check say, as "status: found (fix)" each."""
+    monkeypatch.chdir(tmp_path)
+    for name, code in CODE.items():
+        Path(f"{name}.py").write_text(code)
+    Path("empty").write_text("")
+    Path("right.jsonl").write_text(json.dumps(QUESTION))
+    Path("wrong.jsonl").write_text(json.dumps(QUESTION | {"answer": "C"}))
+    Path("mixed.jsonl").write_text("\n".join(map(json.dumps, (QUESTION, QUESTION | {"answer": "C"}, QUESTION))))
+    rows = [
+        {"story": f"Day {i}", "question": "q", "options": ["a long one", "short"][:: 1 - 2 * (i % 2)]}
+        for i in range(60)
+    ]
+    lines = [json.dumps(row | {"answer": "AB"[i % 2]}) for i, row in enumerate(rows)]
+    Path("longest.jsonl").write_text("\n".join(lines))
 
-    def call(*arguments, step=False):
-        given = ["--output_dir", str(tmp_path / "run"), *arguments, *([] if step else ["--no-step"])]
-        status = main(given)
-        out, err = capsys.readouterr()
-        assert "Traceback" not in out + err
-        lines, last = {}, []
-        for line in out.splitlines():
-            if line[:8].strip():
-                last = lines.setdefault(line[9:23].strip(), [])
-            last.append(line)
-        return status, lines, out + err
+    def call(check, settings):
+        values = settings.format(model=model, questions=model.parent / "questions.jsonl").split()
+        config = load_config(DoctorConfig, None, ["output_dir=run", *values])
+        return "\n".join(f"{line.status}: {line.found} ({line.fix})" for line in doctor.examine(config, [check]))
 
     return call
 
 
-def settings(folder):
-    """A run that fits the tiny model."""
-    values = [f"model.path={folder}", f"data.train={folder.parent / 'questions.jsonl'}", "data.holdout=2"]
-    return [*values, "data.max_prompt_tokens=512", "sampling.max_new_tokens=16"]
-
-
-def one(lines, name, status):
-    """What the check says, its fix included, after a look at its status."""
-    assert lines[name][0].startswith(status), lines[name]
-    if status in ("problem", "warning"):
-        assert any(line.strip().startswith("fix: ") for line in lines[name]), lines[name]
-    return "\n".join(lines[name])
-
-
-def test_a_good_environment_is_all_green(model, run):
-    status, lines, out = run(*settings(model), "model.remat=nothing", step=True)
-    assert status == 0, out
-    assert "0 problems, 0 warnings" in out
-    assert "cpu" in one(lines, "devices", "ok")
-    assert "fsdp" in one(lines, "mesh", "ok")
-    assert "xla: model.attention auto, model.dtype float32" in one(lines, "attention", "ok")
-    assert f"jax {metadata.version('jax')}" in one(lines, "packages", "ok")
-    assert "all tensors there" in one(lines, "model", "ok")
-    assert "weights and moments" in one(lines, "memory", "ok")
-    assert "stop token (<|im_end|>)" in one(lines, "chat template", "ok")
-    assert "comes back whole" in one(lines, "prompt", "ok")
-    assert "12 questions" in one(lines, "data.train", "ok")
-    loss = float(one(lines, "tiny step", "ok").rpartition("loss ")[2])
-    assert 0 < abs(loss) < 1
-    assert "not checked" in one(lines, "judge", "skipped")
-
-
-def test_the_command_line_is_quick_and_plain_and_makes_nothing(tmp_path):
-    started = time.monotonic()
-    called = [sys.executable, "-X", "importtime", SCRIPT, "--help"]
-    help_ = subprocess.run(called, capture_output=True, text=True, check=True)
-    assert time.monotonic() - started < 3  # 0.3 s where nothing else computes
-    assert "no_step" in help_.stdout
-    imported = {line.rpartition("|")[2].strip() for line in help_.stderr.splitlines()}
-    assert "pydantic" in imported
-    assert not {"jax", "transformers", "rich"} & imported
-    done = subprocess.run([sys.executable, SCRIPT, "steps=none"], capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert "Traceback" not in done.stderr
-    done = subprocess.run(
-        [sys.executable, SCRIPT, "--no-step"], cwd=tmp_path, capture_output=True, text=True, check=False,
-        env=os.environ | {"TERM": "xterm"},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "\x1b" not in done.stdout
-    assert list(tmp_path.iterdir()) == []
-    for name in ("model", "memory", "disk", "tokenizer", "data", "judge", "tiny step"):
-        assert re.search(rf"^skipped  {name} +not checked", done.stdout, re.MULTILINE), done.stdout
+GOOD = "model.path={model} data.train={questions} data.holdout=2 data.max_prompt_tokens=512"
+JUDGE = "rewards.structure.judge=endpoint rewards.structure.model=judge rewards.structure.base_url="
 
 
 @pytest.mark.parametrize(
-    ("function", "status", "found"),
+    ("check", "settings", "texts"),
     [
-        ("", "skipped", "this run has no reward functions of your own"),
-        ("own.py:reward", "ok", "own: own.py:reward"),
-        ("own.py:rewrd", "problem", "rewards.extra.own: own.py has no function 'rewrd'"),
-        ("broken.py:reward", "problem", "broken.py:2: ZeroDivisionError: division by zero"),
+        ("packages", "", ["ok: jax 0."]),
+        ("devices", "", ["ok: ", "(cpu), attention xla in float32"]),
+        ("devices", "model.attention=cudnn model.dtype=bfloat16", ["problem: attention cudnn", "set auto"]),
+        ("output_dir", "", ["ok: ", "/run can be written to"]),
+        ("output_dir", "output_dir=empty/run", ["problem: ", "Not a directory", "(give another output_dir"]),
+        ("model", "", ["skipped: not checked: model.path is not given"]),
+        ("model", GOOD, ["ok: model.path: all tensors are in "]),
+        ("model", "model.path=nowhere", ["problem: model.path: no folder 'nowhere'", "(set model.path to a whole"]),
+        ("model", "model.path=me/a--b", ["problem: ", "model path 'me/a--b' is not a folder and cannot be a hub id"]),
+        ("model", "rewards.preset=full rewards.content.model={model}", ["problem: rewards.content.model: "]),
+        ("plan", GOOD, ["ok: training keeps 0.00 of ", "moments 0.00, reference 0.00"]),
+        ("plan", "mesh.fsdp=3", ["problem: mesh: ", "mesh.fsdp (0 = all that is left)"]),
+        ("plan", "mesh.tensor=2", ["problem: mesh: "]),
+        ("plan", "model.random=giant", ["problem: ", "is not one of nano"]),
+        ("plan", "model.path=me/absent", ["skipped: not checked: model.path 'me/absent' is neither"]),
+        ("plan", "distributed.processes=4 distributed.coordinator=host:1", ["skipped: ", "one of several processes"]),
+        ("tokenizer", GOOD, ["ok: ", "621 tokens, prompt leaves thoughts"]),
+        ("tokenizer", "model.random=nano", ["skipped: ", "made from the questions"]),
+        ("data", GOOD, ["ok: training: 10 questions", "heldout: 2 questions"]),
+        ("data", "", ["skipped: not checked: data.train is not given"]),
+        ("data", "data.train=none.jsonl", ["problem: none.jsonl", "cannot read", "(correct the file, or"]),
+        ("data", "data.train=empty", ["problem: ", "(correct the file"]),
+        ("data", "data.train=wrong.jsonl", ["problem: ", "is not among the 2 options"]),
+        ("data", "data.train=right.jsonl", ["problem: ", "data.holdout"]),
+        ("data", "data.train=mixed.jsonl data.allow_bad_rows=true data.holdout=1", ["warning: 1 bad row dropped ("]),
+        ("data", "data.train=longest.jsonl data.holdout=1", ["warning: all questions: longest is right in 1.00"]),
+        ("data", "data.train=right.jsonl data.eval=right.jsonl", ["warning: 1 of 1 questions of right are also"]),
+        ("data", GOOD + " sampling.max_new_tokens=40950", ["problem: ", "lower sampling.max_new_tokens"]),
+        ("data", "data.train=stories:200 model.path=me/absent", ["skipped: room for responses not checked: me/absent"]),
+        ("rewards", "", ["skipped: not checked: this run asks no judge"]),
+        ("rewards", "rewards.extra.own.function=own.py:reward", ["skipped: "]),
+        ("rewards", "rewards.extra.own.function=own.py:rewrd", ["problem: ", "own.py has no function 'rewrd'"]),
+        ("rewards", "rewards.extra.own.function=broken.py:reward", ["problem: ", "broken.py:2: ZeroDivisionError"]),
+        ("rewards", "rewards.extra.own.function=leaky.py:reward", ["problem: ", "[key]"]),
+        ("rewards", JUDGE + "https://judge.invalid/v1 rewards.structure.api_key_env=NONE", ["NONE is not set"]),
+        ("rewards", JUDGE + "http://h/v1 rewards.structure.offline=true rewards.structure.cache=no", ["not a folder"]),
+        ("tiny step", "no_step=true", ["skipped: not checked: --no-step"]),
     ],
-)
-def test_own_reward_functions(function, status, found, run, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(runner, "CHECKS", {"own rewards": runner.CHECKS["own rewards"]})
-    (tmp_path / "own.py").write_text("def reward(records):\n    return [0.0] * len(records)\n")
-    (tmp_path / "broken.py").write_text("\n1 / 0\n")
-    code, lines, _ = run(*([f"rewards.extra.own.function={function}"] if function else []))
-    assert found in one(lines, "own rewards", status)
-    assert code == (status == "problem")
+)  # fmt: skip
+def test_what_each_check_says(check, settings, texts, told, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", SECRET)
+    said = told(check, settings)
+    for text in texts:
+        assert text in said, said
+    assert SECRET not in said
+    assert "Traceback" not in said
+    for line in said.splitlines():
+        assert not re.match(r"problem: .* \(\)$", line)
 
 
-def test_lines_are_wrapped_under_their_beginning_in_a_terminal(monkeypatch, capsys):
-    from socialr1_jax.training.console import console
-
-    monkeypatch.setattr(console, "_force_terminal", True)
-    monkeypatch.setattr(console, "_width", 80)
-    monkeypatch.setattr(console, "_color_system", None)
-    show(Line("disk", "problem", "a few words " * 8, "free some space"))
-    first, *others = capsys.readouterr().out.splitlines()
-    assert first.startswith("problem  disk           a few words")
-    assert len(others) > 1
-    assert all(line.startswith(" " * 24) and len(line) <= 80 for line in others)
-    assert others[-1].strip() == "fix: free some space"
-
-
-# ------------------------------------------------------------------------------------------------------- one fault each
-
-
-FAULTS = [  # what is set, the line that tells it, what it says
-    ("mesh.fsdp=3", "mesh", "fix: set mesh.replica"),
-    ("mesh.tensor=2", "mesh", "fix: set mesh.replica"),
-    ("model.attention=cudnn model.dtype=bfloat16", "attention", "fix: model.attention=auto"),
-    ("output_dir={tmp}/empty/run", "output_dir", "empty is not a folder", "fix: give another output_dir"),
-    ("model.path={tmp}/nowhere", "model", "no folder", "fix: set model.path to a whole Qwen3 folder"),
-    ("model.random=giant", "model", "is not one of nano"),
-    ("rewards.preset=full rewards.content.model={model}", "content model", "a language model"),
-    # 8.19 billion parameters: 12 bytes each of masters and moments, and as much in a checkpoint
-    ("model.random=8b", "memory", "at least 152.6 GiB", "weights and moments 91.5 GiB, gradients 30.5 GiB"),
-    ("model.random=8b checkpoint.best= checkpoint.keep=2", "disk", "3 checkpoints at a time and the export, 305.1 GiB"),
-    ("model.random=0.6b checkpoint.best= checkpoint.keep=20", "disk", "set checkpoint.keep to 8, which needs 62.2 GiB"),
-    ("replay_rollouts={tmp}/none", "rollouts", "fix: set replay_rollouts"),
-    ("data.train={tmp}/none.jsonl", "data.train", "cannot read the file", "fix: correct the file"),
-    ("data.train={tmp}/empty", "data.train", "fix: correct the file"),
-    ("data.train={tmp}/wrong.jsonl", "data.train", "is not among the 2 options", "fix: correct the file"),
-    ("data.train={tmp}/right.jsonl", "data.train", "none is left to train on", "fix: lower data.holdout"),
-]
+@pytest.mark.parametrize(
+    ("installed", "texts"),
+    [
+        ({"flax": "0.8.1"}, ["flax 0.8.1, but >=0.12.8 is needed (pip install -U 'flax>=0.12.8')"]),
+        ({"optax": None}, ["problem: optax is missing (pip install -U 'optax>=0.2.5')"]),
+        ({"jax": None, "jaxlib": None}, ["problem: jax is missing"]),
+        ({"jax-cuda12-plugin": "0.4.30"}, ["jax-cuda12-plugin 0.4.30 with jaxlib 0.", "'jax[cuda12]==0."]),
+        ({"jax_cuda13_plugin": "0.4.30"}, ["jax-cuda13-plugin 0.4.30 with jaxlib 0."]),
+        ({"wandb": None}, ["problem: wandb is missing (pip install -U 'wandb>=0.19')"]),
+    ],
+)  # fmt: skip
+def test_packages_that_do_not_fit(installed, texts, told, monkeypatch):
+    there = {one.name: one.version for one in metadata.distributions()} | {"wandb": "1.0"} | installed
+    pairs = [SimpleNamespace(name=name, version=version) for name, version in there.items() if version]
+    monkeypatch.setattr(metadata, "distributions", lambda: pairs)
+    said = told("packages", "tracking.wandb=true")
+    for text in texts:
+        assert text in said, said
+    assert said.count("problem") == 1
 
 
-@pytest.mark.parametrize(("arguments", "name", "texts"), [(fault[0], fault[1], fault[2:]) for fault in FAULTS])
-def test_a_fault_is_told_with_its_mend(arguments, name, texts, model, run, tmp_path, monkeypatch):
-    monkeypatch.setattr(memory, "host_memory", lambda: 64 << 30)
-    monkeypatch.setattr(folder.shutil, "disk_usage", lambda path: SimpleNamespace(free=64 << 30))
-    (tmp_path / "empty").write_text("")
-    (tmp_path / "right.jsonl").write_text(json.dumps(QUESTION))
-    (tmp_path / "wrong.jsonl").write_text(json.dumps(QUESTION | {"answer": "C"}))
-    status, lines, _ = run(*arguments.format(tmp=tmp_path, model=model).split())
-    assert status == 1
-    told = [line for line in lines[name] if not line.startswith("ok")]
-    assert told[0].startswith("problem")
-    for text in (*texts, "fix: "):
-        assert text in "\n".join(told)
-
-
-# ------------------------------------------------------------------------------------------------- packages and devices
-
-
-def test_a_package_that_is_not_installed_itself(monkeypatch, run):
-    def absent(name):
-        raise metadata.PackageNotFoundError(name)
-
-    monkeypatch.setattr(metadata, "requires", absent)
-    status, lines, _ = run()
-    assert status == 1
-    assert "socialr1_jax" in "\n".join(lines["packages"])
-    assert "fix: in the repository: pip install -e ." in "\n".join(lines["packages"])
-
-
-def test_jax_that_does_not_start_is_told_once(monkeypatch, model, run):
+def test_devices_that_do_not_start(told, monkeypatch):
     import jax
 
     def broken():
-        raise RuntimeError("Unable to initialize backend 'cuda':\n no driver")
+        raise RuntimeError("Unable to initialize backend 'cuda'")
 
-    monkeypatch.delenv("JAX_PLATFORMS", raising=False)
     monkeypatch.setattr(jax, "devices", broken)
-    monkeypatch.setattr(jax, "default_backend", broken)
-    status, lines, out = run(*settings(model), step=True)
-    assert status == 1
-    told = one(lines, "devices", "problem")
-    assert "JAX does not start: RuntimeError: Unable to initialize backend 'cuda': no driver" in told
-    for name in ("mesh", "attention", "memory", "tiny step"):
-        one(lines, name, "skipped")
-    assert "1 problem, " in out
+    assert "problem: RuntimeError: Unable to initialize backend 'cuda' (pip install" in told("devices", "")
+    assert all("skipped: not checked: JAX does not start" in told(name, GOOD) for name in ("plan", "tiny step"))
 
 
-def test_several_processes_are_not_judged_by_one(run, model):
-    arguments = ["distributed.processes=4", "distributed.coordinator=host:1", "mesh.fsdp=4"]
-    status, lines, _ = run(*settings(model), *arguments)
-    assert status == 0
-    assert "one of several processes" in one(lines, "mesh", "skipped")
-    one(lines, "memory", "skipped")
+def test_an_accelerator_that_jax_leaves_out(told, monkeypatch):
+    import jax
+
+    cpu = jax.devices()
+
+    def warns():
+        logging.getLogger("jax._src.xla_bridge").warning("An NVIDIA GPU may be present on this machine, but")
+        return cpu
+
+    monkeypatch.setattr(jax, "devices", warns)
+    said = told("devices", "")
+    assert "problem: RuntimeError: JAX computes on " in said
+    assert "(cpu): An NVIDIA GPU may be present on this machine, but (pip install -e '.[cuda12]'" in said
 
 
-# ------------------------------------------------------------------------------------------------ memory and the folder
+def test_attention_that_falls_back_is_a_warning(told, monkeypatch):
+    from socialr1_jax.models import attention_trial
 
-
-def test_too_little_memory(monkeypatch, model, run):
-    monkeypatch.setattr("socialr1_jax.sampling.memory.free_memory", lambda: 1 << 20)
-    status, lines, _ = run(*settings(model))
-    assert status == 1
-    assert "of 1.0 MiB free: weights and moments" in one(lines, "memory", "problem")
-    assert re.search(r"fix: a machine with [\d.]+ MiB more, or a smaller model", one(lines, "memory", "problem"))
-
-
-# 8 billion parameters on 8 devices in float32: 12 GB of masters and moments, 4 of gradients, 4 of the reference.
-@pytest.mark.parametrize(
-    ("free", "fixes", "no_fix"),
-    [
-        (19e9, ["grpo.reference_memory=host (at least 14.9 GiB, 2.8 GiB left)", "model.dtype=bfloat16 (", "9 such"],
-         "with model.dtype"),
-        (17e9, ["grpo.reference_memory=host (", "at least 10 such devices (mesh.fsdp=10)"], "bfloat16"),
-        (10e9, ["at least 16 such devices (mesh.fsdp=16)", "or a smaller model"], "grpo."),
-    ],
-)  # fmt: skip
-def test_what_is_proposed_for_memory_would_help(free, fixes, no_fix):
-    mesh = {"replica": 1, "fsdp": 8, "tensor": 1}
-    config = load_config(DoctorConfig, None, ["grpo.kl_coefficient=0.04"])
-    parts = memory.device_parts(config, 8_000_000_000, mesh)
-    assert sum(parts.values()) == 20e9
-    fix = memory.device_fix(config, 8_000_000_000, mesh, int(free))
-    for text in fixes:
-        assert text in fix
-    assert no_fix not in fix
-
-
-def test_what_is_proposed_for_a_host_would_help():
-    parts = {"a checkpoint while it is written": 12 << 30, "reference": 4 << 30}
-    assert memory.host_fix(parts, 13 << 30) == (
-        "a host with 3.0 GiB more memory, or grpo.reference_memory=device (then 12.0 GiB), or a smaller model"
+    monkeypatch.setattr(attention_trial.jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(attention_trial, "cudnn_fault", lambda dtype: "no plan")
+    assert "warning: attention xla: cuDNN, which is faster, does not compute here: no plan" in told(
+        "devices", "model.dtype=bfloat16"
     )
-    assert "reference_memory" not in memory.host_fix(parts, 11 << 30)
+    assert "problem: attention cudnn does not compute here" in told(
+        "devices", "model.dtype=bfloat16 model.attention=cudnn"
+    )
 
 
-def test_a_folder_that_refuses_to_be_written_to(run, monkeypatch, tmp_path):
-    def refuse(**_):
-        raise PermissionError(13, "Permission denied")
-
-    monkeypatch.setattr(folder.tempfile, "TemporaryFile", refuse)
-    status, lines, _ = run()
-    assert status == 1
-    assert "cannot be written to: Permission denied" in one(lines, "output_dir", "problem")
-
-
-def test_a_full_disk(run, model, monkeypatch):
-    monkeypatch.setattr(folder.shutil, "disk_usage", lambda path: SimpleNamespace(free=1 << 20))
-    status, lines, _ = run(*settings(model))
-    assert status == 1
-    assert "1.0 MiB free" in one(lines, "disk", "problem")
-    assert "checkpoint.keep" not in one(lines, "disk", "problem")  # no number of them would fit
-    assert re.search(r"fix: free [\d.]+ MiB, or give an output_dir", one(lines, "disk", "problem"))
-
-
-def test_a_folder_with_a_run(run, model, tmp_path):
-    folder = tmp_path / "run"
-    config = load_config(RunConfig, None, [f"output_dir={folder}", *settings(model)])
-    for step in (4, 20):
-        (folder / "checkpoints" / str(step)).mkdir(parents=True)
-        (folder / "checkpoints" / str(step) / "manifest.json").write_text('{"schema": 1, "files": {}}')
-    save_config(config, folder / "config.yaml")
-    status, lines, _ = run(*settings(model))
-    assert status == 0
-    assert "resumes after step 20 of 600" in one(lines, "output_dir", "ok")
-    _, lines, _ = run(*settings(model), "epochs=10000")
-    assert re.search("resumes after step 20 of [0-9]{4}$", one(lines, "output_dir", "ok").strip())
-    _, lines, _ = run(*settings(model), "epochs=1")
-    assert "steps 600 -> 1: more may be asked for only" in one(lines, "output_dir", "problem")
-    _, lines, _ = run(*settings(model), "epochs=1", "data.train=nowhere.jsonl")
-    assert "the number of steps of epochs 1 is unknown: nowhere.jsonl" in one(lines, "output_dir", "skipped")
-    status, lines, _ = run(*settings(model), "seed=7")
-    assert status == 1
-    assert "holds a run of another configuration" in one(lines, "output_dir", "problem")
-    assert f"--config {folder}/config.yaml" in one(lines, "output_dir", "problem")
+@pytest.mark.parametrize(
+    ("free", "text"),
+    [
+        (1 << 20, "and 0.00 GiB may be used: no size of a batch helps; it takes at least 2 such devices, or a smaller"),
+        (1700 << 10, "it takes grpo.reference_memory=host (then 0.00 GiB are left), or at least 2 such devices"),
+    ],
+)
+def test_too_little_memory(free, text, told, monkeypatch):
+    """105,000 parameters: 12 bytes each of weights and moments, 4 of the reference."""
+    monkeypatch.setattr("socialr1_jax.training.plan.free_memory", lambda: free)
+    said = told("plan", "model.random=nano grpo.kl_coefficient=0.04")
+    assert said.startswith("problem: weights, moments and reference alone take 0.00 GiB")
+    assert text in said
+    assert told("plan", "model.random=nano grpo.kl_coefficient=0").startswith("ok" if free > 1 << 20 else "problem")
+    host = told("plan", "model.random=nano grpo.kl_coefficient=0.04 grpo.reference_memory=host")
+    assert host.startswith("ok" if free > 1 << 20 else "problem")
 
 
-def test_a_folder_that_another_program_holds(run, tmp_path):
-    folder = tmp_path / "run"
-    code = "import sys, time\nfrom pathlib import Path\nfrom socialr1_jax.training.run_folder import own_folder\n"
-    code += f"with own_folder(Path({str(folder)!r})):\n    print('held', flush=True)\n    sys.stdin.read()\n"
-    with subprocess.Popen([sys.executable, "-c", code], stdin=-1, stdout=-1, text=True) as other:
-        assert other.stdout.readline() == "held\n"
-        status, lines, _ = run()
-        other.communicate("")
-    assert status == 1
-    assert "is at work in this folder" in one(lines, "output_dir", "problem")
-
-
-# -------------------------------------------------------------------------------------------------- model and tokenizer
-
-
-def test_a_hub_id_that_is_not_here(run, monkeypatch, tmp_path):
+def test_a_model_of_the_hub_that_is_not_here(told, monkeypatch, tmp_path):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setattr("socialr1_jax.sampling.memory.free_memory", lambda: 64 << 30)
-    monkeypatch.setattr(memory, "host_memory", lambda: 0)
-    status, lines, _ = run("model.path=Qwen/Qwen3-0.6B")
-    assert status == 0
-    assert "downloads it" in one(lines, "model", "warning")
-    assert "fix: hf download Qwen/Qwen3-0.6B" in one(lines, "model", "warning")
-    assert "is not on this machine" in one(lines, "tokenizer", "skipped")
-    assert "weights and moments" in one(lines, "memory", "ok")  # the sizes are published
+    monkeypatch.setattr("socialr1_jax.training.plan.free_memory", lambda: 64 << 30)
+    said = told("model", "model.path=Qwen/Qwen3-0.6B")
+    assert "warning: model.path: Qwen/Qwen3-0.6B is not on this machine yet: the run's start downloads it" in said
+    assert "hf download Qwen/Qwen3-0.6B" in said
+    assert "is not on this machine" in told("tokenizer", "model.path=Qwen/Qwen3-0.6B")
+    assert "ok: training keeps " in told("plan", "model.path=Qwen/Qwen3-0.6B")  # the sizes are published
+
+
+# -------------------------------------------------------------------------------------------------- the output folder
+
+
+def test_an_output_folder_with_a_run(told, tmp_path, model):
+    step = tmp_path / "run" / "checkpoints" / "20"
+    step.mkdir(parents=True)
+    (step / "manifest.json").write_text('{"schema": 1, "files": {}}')
+    config = load_config(DoctorConfig, None, ["output_dir=run", *GOOD.format(
+        model=model, questions=model.parent / "questions.jsonl").split()])  # fmt: skip
+    save_config(config, tmp_path / "run" / "config.yaml")
+    assert told("output_dir", GOOD + " no_step=true").startswith("ok: ")
+    assert told("output_dir", GOOD + " epochs=10000").startswith("ok: ")
+    assert "steps 600 -> 1: more may be asked for only" in told("output_dir", GOOD + " epochs=1")
+    said = told("output_dir", GOOD + " seed=7")
+    assert said.startswith("problem: ")
+    assert "holds a run of another configuration (seed 0 -> 7)" in said
+    assert list((tmp_path / "run").iterdir()) != []
+    assert not (tmp_path / "run" / ".lock").exists()
+
+
+def test_an_output_folder_of_others(told, tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    with (folder / ".lock").open("w") as lock:
+        lock.write("socialr1_jax       4242 run 0.0\n")
+        lock.flush()
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert "problem: " in (said := told("output_dir", ""))
+        assert "process 4242 is at work in this folder" in said
+    (folder / ".lock").unlink()
+    (folder / "metrics.jsonl").write_text("{}")
+    assert re.match("problem: .*metrics.jsonl is there and this program did not write it", told("output_dir", ""))
+
+
+# ----------------------------------------------------------------------------------------------------- model and judge
 
 
 def cut_weights(folder):
@@ -377,7 +293,6 @@ def drop_template(folder):
 
 
 def end_turns_otherwise(folder):
-    drop_template(folder)
     text = "{% for m in messages %}[{{ m.role }}] {{ m.content }}<turn over>{% endfor %}"
     (folder / "chat_template.jinja").write_text(text)
 
@@ -396,118 +311,139 @@ def split_thoughts(folder):
 
 
 @pytest.mark.parametrize(
-    ("spoil", "name", "status", "found", "fix"),
+    ("spoil", "check", "texts"),
     [
-        (cut_weights, "model", "problem", "model.safetensors is cut or damaged", "set model.path"),
-        (drop_tokenizer, "tokenizer", "problem", "holds no tokenizer", "put tokenizer.json"),
-        (damage_tokenizer, "tokenizer", "problem", "tokenizer.json is not JSON, or cut", "put tokenizer.json"),
-        (outgrow_the_vocabulary, "tokenizer", "problem", "vocab", "put tokenizer.json"),
-        (drop_template, "chat template", "problem", "has no chat template", "put chat_template.jinja"),
+        (cut_weights, "model", ["problem: ", "model.safetensors is cut or damaged", "(set model.path"]),
+        (drop_tokenizer, "tokenizer", ["problem: ", "neither tokenizer.json nor vocab.json", "(put tokenizer"]),
+        (damage_tokenizer, "tokenizer", ["problem: ", "tokenizer.json is not JSON, or cut"]),
+        (outgrow_the_vocabulary, "tokenizer", ["problem: ", "but the model has vocab_size 640"]),
+        (drop_template, "tokenizer", ["problem: ", "chat_template is not set", "(put tokenizer, template"]),
         (
-            end_turns_otherwise, "chat template", "problem",
-            "a turn ends with '<turn over>', but the stop tokens are: <|im_end|>", "generation_config.json",
+            end_turns_otherwise,
+            "tokenizer",
+            [
+                "problem: a turn ends with '<turn over>', but the stop tokens are ['<|im_end|>']",
+                "generation_config.json",
+            ],
         ),
-        (split_thoughts, "thoughts", "warning", "<think> and </think> not one token", "take a Qwen3 tokenizer"),
+        (split_thoughts, "tokenizer", ["warning: <think> is not one token", "(take a Qwen3 tokenizer"]),
     ],
-)  # fmt: skip
-def test_a_spoiled_model_folder(spoil, name, status, found, fix, model, run, tmp_path):
-    copied = Path(shutil.copytree(model, tmp_path / "model"))
-    spoil(copied)
-    code, lines, _ = run(f"model.path={copied}")
-    assert code == (status == "problem")
-    assert found in one(lines, name, status)
-    assert fix in one(lines, name, status)
+)
+def test_a_spoiled_model_folder(spoil, check, texts, model, told, tmp_path):
+    spoil(Path(shutil.copytree(model, tmp_path / "model")))
+    said = told(check, "model.path=model")
+    for text in texts:
+        assert text in said, said
 
 
-def test_a_short_prompt_limit_is_a_warning(model, run):
-    status, lines, _ = run(f"model.path={model}", "data.max_prompt_tokens=20")
-    assert status == 0
-    assert "fix: raise data.max_prompt_tokens" in one(lines, "prompt", "warning")
+@pytest.mark.parametrize(
+    ("faults", "texts"),
+    [
+        ({}, ["ok: judge at http://", " grades"]),
+        ({"401": 1.0}, ["problem: ", "answers 401 (key from DOCTOR_KEY)"]),
+        ({"500": 1.0}, ["problem: ", "http_500", "rewards.structure.judge=rules asks no server"]),
+        ({"ungraded": 1.0}, ["problem: ", "take a model that follows instructions"]),
+    ],
+)
+def test_what_the_judge_answers(faults, texts, told, monkeypatch):
+    monkeypatch.setenv("DOCTOR_KEY", SECRET)
+    with JudgeServer(faults=faults) as server:
+        said = told("rewards", f"{JUDGE}{server.base_url} rewards.structure.api_key_env=DOCTOR_KEY")
+        assert server.count() == (3 if "ungraded" in faults else 1)
+    for text in texts:
+        assert text in said, said
+    assert SECRET not in said
 
 
-# ----------------------------------------------------------------------------------------------------------------- data
+def test_a_judge_that_is_dead_or_silent(told):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        said = told("rewards", f"{JUDGE}http://127.0.0.1:{free.getsockname()[1]}/v1")
+    assert "no server at base_url: start it or correct base_url" in said
+    with JudgeServer(plan=("hang",)) as server:
+        said = told("rewards", f"{JUDGE}{server.base_url} rewards.structure.call_timeout=0.5")
+    assert "problem: " in said
+    assert "timeout" in said
 
 
-def test_rows_that_are_dropped_are_counted(run, tmp_path):
-    rows = [QUESTION, QUESTION | {"answer": "C"}, QUESTION]
-    (tmp_path / "questions.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    source = f"data.train={tmp_path / 'questions.jsonl'}"
-    status, lines, _ = run(source, "data.allow_bad_rows=true", "data.eval=stories:8")
-    assert status == 0
-    assert "2 questions, 1 bad row dropped (" in one(lines, "data.train", "warning")
-    assert "stories:8: 8 questions" in one(lines, "data.eval", "ok")
+# --------------------------------------------------------------------------------------------- the step, and the whole
 
 
-@pytest.mark.parametrize(("options", "warned"), [(["a long one", "short"], True), (["first", "other"], False)])
-def test_a_strong_shortcut_is_a_warning(options, warned, run, tmp_path):
-    made = [{"story": f"Day {i}", "question": "q", "options": options[:: 1 - 2 * (i % 2)]} for i in range(60)]
-    answers = ["AB"[i % 2] if options[0] == "a long one" else "AB"[i // 2 % 2] for i in range(60)]
-    rows = [json.dumps(row | {"answer": answer}) for row, answer in zip(made, answers, strict=True)]
-    (tmp_path / "questions.jsonl").write_text("\n".join(rows))
-    status, lines, _ = run(f"data.train={tmp_path / 'questions.jsonl'}", "data.holdout=1")
-    assert status == 0
-    assert ("shortcuts" in lines) == warned
-    if warned:
-        assert "all questions: longest is right in 1.00 (chance 0.50)" in one(lines, "shortcuts", "warning")
+def test_the_step_computes_as_the_run_does(told, monkeypatch):
+    asked = []
+    monkeypatch.setitem(sys.modules, "socialr1_jax.training.grpo", SimpleNamespace(train_grpo=asked.append))
+    said = told("tiny step", "model.path=Qwen/Qwen3-8B model.dtype=bfloat16 model.remat=attention optimizer.name=muon")
+    assert said == "ok: a GRPO step of a tiny model in bfloat16, from sampling to export ()"
+    (tiny,) = asked
+    assert (tiny.model.path, tiny.model.random, tiny.model.dtype, tiny.model.remat) == (
+        "", "nano", "bfloat16", "attention",
+    )  # fmt: skip
+    assert (tiny.steps, tiny.optimizer.name, tiny.mesh.replica, tiny.mesh.fsdp) == (1, "muon", 1, 0)
+    assert not Path(tiny.output_dir).parent.exists()
 
 
-def test_a_benchmark_that_must_not_be_trained_on(run, monkeypatch):
-    from socialr1_jax.data.tables import DataError
-
-    def refuse(*_):
-        raise DataError("its authors forbid training on it")
-
-    monkeypatch.setattr("socialr1_jax.data.evaluation_sets.refuse_evaluation_sets", refuse)
-    status, lines, _ = run("data.train=stories:200")
-    assert status == 1
-    assert "forbid training" in one(lines, "data.train", "problem")
-
-
-# -------------------------------------------------------------------------------------------------------- the tiny step
-
-
-def test_a_check_that_breaks_is_a_line_and_the_others_go_on(monkeypatch, run):
-    def broken(config):
-        raise KeyError("a\nlong\nstory")
-        yield
-
-    monkeypatch.setitem(runner.CHECKS, "attention", (broken, "mend it"))
-    status, lines, _ = run()
-    assert status == 1
-    assert "KeyError: 'a\\nlong\\nstory'" in one(lines, "attention", "problem")
-    assert "fix: mend it" in one(lines, "attention", "problem")
-    one(lines, "output_dir", "ok")
-
-
-def test_a_step_that_breaks(monkeypatch, run):
+def test_a_step_that_fails(told, monkeypatch, capsys):
     def broken(config):
         print("said by the trainer")
         raise RuntimeError("cuDNN is too old")
 
     monkeypatch.setitem(sys.modules, "socialr1_jax.training.grpo", SimpleNamespace(train_grpo=broken))
-    status, lines, out = run(step=True)
-    assert status == 1
-    assert "RuntimeError: cuDNN is too old" in one(lines, "tiny step", "problem")
-    assert "said by the trainer" not in out
+    said = told("tiny step", "")
+    assert said.startswith("problem: RuntimeError: cuDNN is too old (not the run but the installation")
+    assert capsys.readouterr() == ("", "")
 
 
-def test_a_loss_that_is_not_finite(monkeypatch, run):
-    def spoiled(config):
-        Path(config.output_dir).mkdir()
-        (Path(config.output_dir) / "metrics.jsonl").write_text('{"phase": "grpo", "step": 1, "loss": null}\n')
-        return True
-
-    monkeypatch.setitem(sys.modules, "socialr1_jax.training.grpo", SimpleNamespace(train_grpo=spoiled))
-    status, lines, _ = run(step=True)
-    assert status == 1
-    assert "the loss is not finite" in one(lines, "tiny step", "problem")
+@pytest.mark.slow
+def test_a_real_step(told):
+    assert told("tiny step", "").startswith("ok: ")
 
 
-def test_the_step_computes_as_the_run_does(tmp_path):
-    model = {"path": "Qwen/Qwen3-8B", "dtype": "bfloat16", "remat": "attention"}
-    tiny = tiny_run(DoctorConfig(model=model, optimizer={"name": "muon"}), tmp_path)
-    assert (tiny.model.path, tiny.model.dtype, tiny.model.remat) == ("", "bfloat16", "attention")
-    assert tiny.optimizer.name == "muon"
-    assert tiny.mesh.fsdp == 0
-    tiny = tiny_run(DoctorConfig(mesh={"tensor": 3}), tmp_path)  # told by the check of the mesh
-    assert (tiny.mesh.replica, tiny.mesh.fsdp, tiny.mesh.tensor) == (1, 1, 1)
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("abort", "status -6 (below 0"), ("hang", "nothing after 9 s: the check hangs")],
+)
+def test_a_check_that_crashes_or_hangs(name, text, monkeypatch, tmp_path):
+    (tmp_path / f"{name}.py").write_text(CODE[name])
+    monkeypatch.setattr(doctor, "LONGEST_CHECK", 9.0)
+    config = load_config(DoctorConfig, None, [f"rewards.extra.own.function={tmp_path / name}.py:reward"])
+    lines = list(doctor.examine_apart(config, ["packages", "rewards", "tiny step"]))
+    assert [(line.status, line.name) for line in lines] == [
+        ("ok", "packages"), ("problem", "rewards"), ("skipped", "tiny step"),
+    ]  # fmt: skip
+    assert text in lines[1].found
+    assert lines[1].fix == doctor.CHECKS["rewards"][1]
+
+
+def test_the_command_is_quick_and_plain_and_makes_nothing(tmp_path, monkeypatch, capsys):
+    called = [sys.executable, "-X", "importtime", SCRIPT, "--help"]
+    help_ = subprocess.run(called, capture_output=True, text=True, check=True)
+    assert "no_step" in help_.stdout
+    imported = {line.rpartition("|")[2].strip() for line in help_.stderr.splitlines()}
+    assert "pydantic" in imported
+    assert not {"jax", "transformers", "rich"} & imported
+    spec = importlib.util.spec_from_file_location("doctor_script", SCRIPT)
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(doctor, "examine_apart", doctor.examine)
+    assert script.main(["--no-step", "mesh.fsdp=3"]) == 1
+    out = capsys.readouterr().out
+    assert [line[:14] for line in out.splitlines()] == [
+        "ok       packa", "ok       devic", "ok       outpu", "skipped  model", "problem  plan ", " " * 14,
+        "skipped  token", "skipped  data ", "skipped  rewar", "skipped  tiny ", "1 problem, 0 w",
+    ]  # fmt: skip
+    assert "\x1b" not in out
+    assert script.main(["--no-step"]) == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_lines_are_wrapped_in_a_terminal(monkeypatch, capsys):
+    monkeypatch.setattr(console, "_force_terminal", True)
+    monkeypatch.setattr(console, "_width", 80)
+    monkeypatch.setattr(console, "_color_system", None)
+    print_finding("problem", "disk", "a few words " * 8, "free some space")
+    first, *others = capsys.readouterr().out.splitlines()
+    assert first.startswith("problem  disk           a few words")
+    assert len(others) > 1
+    assert all(line.startswith(" " * 24) and len(line) <= 80 for line in others)
+    assert others[-1].strip() == "fix: free some space"

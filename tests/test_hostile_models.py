@@ -573,15 +573,14 @@ def test_a_manifest_lists_the_files_of_every_weight(listed, orbax, tmp_path):
     ("name", "content", "line"),
     [
         *((name, None, "tokenizer") for name in ("tokenizer.json", "merges.txt")),
-        ("generation_config.json", '{"eos_token_id": -5}', "chat template"),
-        ("generation_config.json", "[]", "chat template"),
+        ("generation_config.json", '{"eos_token_id": -5}', "tokenizer"),
+        ("generation_config.json", "[]", "tokenizer"),
         ("config.json", '{"model_type": "' + "y" * 1_000_000 + '"}', "model"),
     ],
 )
 def test_the_doctor_reports_them_as_problems(name, content, line, folder, tmp_path):
-    from socialr1_jax.training.doctor.line import DoctorConfig
-    from socialr1_jax.training.doctor.model import check_models
-    from socialr1_jax.training.doctor.tokenizer import check_tokenizer
+    from socialr1_jax.config import DoctorConfig
+    from socialr1_jax.training.doctor import examine
 
     (folder / name).unlink(missing_ok=True)
     if content is None:
@@ -590,7 +589,7 @@ def test_the_doctor_reports_them_as_problems(name, content, line, folder, tmp_pa
     else:
         (folder / name).write_text(content)
     config = DoctorConfig.model_validate({"model": {"path": str(folder)}})
-    lines = {found.name: found for check in (check_models, check_tokenizer) for found in check(config)}
+    lines = {found.name: found for found in examine(config, ["model", "tokenizer"])}
     assert lines[line].status == "problem"
     assert name in lines[line].found
     assert all(found.found.isprintable() and len(found.found) < LONGEST for found in lines.values())

@@ -187,7 +187,7 @@ def finished(tmp_path) -> Path:
     """The files of a finished run that kept its rollouts, made by hand."""
     folder = tmp_path / "finished"
     save_config(smoke(folder, f"save_rollouts={tmp_path / 'kept.jsonl'}"), folder / "config.yaml")
-    put(folder / ".lock", "socialr1_jax       1234 run\n")
+    put(folder / ".lock", "socialr1_jax       1234 run 0.0\n")
     put(folder / "metrics.jsonl", '{"phase": "grpo", "step": 1}\n')
     put(folder / "rollouts.jsonl", '{"phase": "grpo", "step": 1}\n')
     put(folder / "checkpoints/1/manifest.json", '{"schema": 1, "files": {}}')
@@ -254,9 +254,9 @@ def test_links_in_a_run_folder_are_not_written_through(finished, tmp_path):
 
 
 def test_a_folder_of_another_kind_of_command_or_another_model_is_not_overwritten(inputs, tmp_path, capsys):
-    put(tmp_path / "runs" / ".lock", "socialr1_jax       1234 run\n")
+    put(tmp_path / "runs" / ".lock", "socialr1_jax       1234 run 0.0\n")
     put(tmp_path / "runs" / "results.json", "precious")
-    put(tmp_path / "evaluated" / ".lock", "socialr1_jax       1234 evaluation\n")
+    put(tmp_path / "evaluated" / ".lock", "socialr1_jax       1234 evaluation 0.0\n")
     put(tmp_path / "evaluated" / "config.yaml", "precious")
     for name, fields in (
         ("llama", {"model_type": "llama"}),

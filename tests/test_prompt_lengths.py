@@ -8,16 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from socialr1_jax.config import ConfigError, RunConfig
+from socialr1_jax.config import ConfigError, DoctorConfig, RunConfig
 from socialr1_jax.data import prompt_lengths
 from socialr1_jax.data.prompt_lengths import refuse_long_prompts
 from socialr1_jax.data.prompts import encode_prompt, question_text
 from socialr1_jax.data.question_sources import open_questions
 from socialr1_jax.data.stories import generate_stories
 from socialr1_jax.data.tokenizer import build_tokenizer
-from socialr1_jax.training.doctor.data import check_data, check_positions
-from socialr1_jax.training.doctor.line import DoctorConfig
-from socialr1_jax.training.run_questions import prompt_streams
+from socialr1_jax.training.doctor import examine
+from socialr1_jax.training.run_questions import check_positions, prompt_streams, read_run_questions
 
 ROOT = Path(__file__).resolve().parents[1]
 NEW = 24
@@ -64,10 +63,14 @@ def run(folder, positions, kind=RunConfig, **data):
     )  # fmt: skip
 
 
+def check(config):
+    assert check_positions(config, *read_run_questions(config)) == ""
+
+
 def test_the_question_its_file_and_the_fix_are_named(folder, longest):
-    check_positions(run(folder, longest + NEW))
+    check(run(folder, longest + NEW))
     with pytest.raises(ConfigError) as refused:
-        check_positions(run(folder, longest + NEW - 1))
+        check(run(folder, longest + NEW - 1))
     text = str(refused.value)
     assert text.startswith(f"{folder / 'train.jsonl'}: question train-8 has {longest} prompt tokens; {NEW} new tokens")
     assert f"{longest + NEW - 1} positions" in text
@@ -75,20 +78,20 @@ def test_the_question_its_file_and_the_fix_are_named(folder, longest):
         f"lower sampling.max_new_tokens to {NEW - 1} or data.max_prompt_tokens to {longest - 1}, which drops such "
         "questions"
     )
-    check_positions(run(folder, longest + NEW - 1, max_prompt_tokens=longest - 1))  # which drops it
+    check(run(folder, longest + NEW - 1, max_prompt_tokens=longest - 1))  # which drops it
     with pytest.raises(ConfigError, match="such prompts among 12"):
-        check_positions(run(folder, NEW + 1))
+        check(run(folder, NEW + 1))
 
 
 def test_only_questions_that_are_asked_count(folder, longest):
     """Row 8 of a set to evaluate on is never reached by its first 5; among several sources the file is named."""
     other, train = (str(folder / f"{name}.jsonl") for name in ("other", "train"))
-    check_positions(run(folder, longest + NEW - 1, train=other, eval=[train]))
+    check(run(folder, longest + NEW - 1, train=other, eval=[train]))
     for sources in ({"train": [other, train], "eval": [other]}, {"train": other, "eval": [other, train]}):
         config = run(folder, longest + NEW - 1, **sources)
         config = config.model_copy(update={"evaluation": config.evaluation.model_copy(update={"questions": 8})})
         with pytest.raises(ConfigError, match=f"^{train}: question train-8 has {longest} prompt tokens"):
-            check_positions(config)
+            check(config)
 
 
 def test_the_dry_run_and_the_doctor_refuse_it_too(folder, longest, capsys):
@@ -121,24 +124,23 @@ def test_the_dry_run_and_the_doctor_refuse_it_too(folder, longest, capsys):
     assert (code, said.out.count("\nepochs 12.9: 10 x 12.9 / 64 = 3 steps\n")) == (0, 1)
     assert "600 steps" not in said.out
     assert main(longest + NEW, "epochs=1", "optimizer.warmup_steps=4")[0] == 2
-    lines = {line.name: line for line in check_data(run(folder, longest + NEW - 1, DoctorConfig))}
-    assert lines["positions"].status == "problem"
-    assert "question train-8" in lines["positions"].found
-    assert lines["positions"].fix.startswith(f"lower sampling.max_new_tokens to {NEW - 1}")
-    lines = {line.name: line for line in check_data(run(folder, longest + NEW, DoctorConfig))}
-    assert lines["positions"].status == "ok"
+    *_, line = examine(run(folder, longest + NEW - 1, DoctorConfig), ["data"])
+    assert line.status == "problem"
+    assert "question train-8" in line.found
+    assert f"lower sampling.max_new_tokens to {NEW - 1}" in line.found
+    assert "problem" not in {line.status for line in examine(run(folder, longest + NEW, DoctorConfig), ["data"])}
     (folder / "odd" / "config.json").mkdir(parents=True)
     for fault, named in (
         ("model.random=bogus", "model.random 'bogus' is not one of nano"),
         (f"model.path={folder / 'odd'}", "config.json is a folder"),
-        ("model.path=me/a--b", "model.path 'me/a--b' is not a folder and cannot be a hub id"),
+        ("model.path=me/a--b", "model path 'me/a--b' is not a folder and cannot be a hub id"),
     ):
         code, said = main(longest + NEW, fault)
         assert (code, len(said.err.splitlines())) == (2, 1), said.err
         assert named in said.err
     config = run(folder, longest + NEW, DoctorConfig)
     odd = config.model_copy(update={"model": config.model.model_copy(update={"path": str(folder / "odd")})})
-    line = {line.name: line for line in check_data(odd)}["positions"]
+    *_, line = examine(odd, ["data"])
     assert (line.status, "config.json is a folder" in line.found) == ("problem", True)
 
 

@@ -6,7 +6,6 @@ What the page's scripts do with it is in test_report_browser.py.
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -17,8 +16,7 @@ import pytest
 from socialr1_jax.intervals import interval
 from socialr1_jax.training import report
 from socialr1_jax.training.report import write_report
-from socialr1_jax.training.report.figure import plot_runs
-from socialr1_jax.training.report.metric_lines import PHASES, as_markdown, metric_line
+from socialr1_jax.training.report.metric_lines import PHASES, metric_line
 from socialr1_jax.training.report.run_files import RUN_FILES, before_after, read_metrics
 
 HOSTILE = '</script><script>document.title="owned"</script><img src=x onerror=alert(1)>{{ 7 * 7 }}<!-- & "\'\u2028'
@@ -35,6 +33,7 @@ def rollout(phase: str, step: int, name: str, *, sample: int = 0, right: bool = 
     terms = {"format": 1.0, "outcome": float(right), "structure": 0.875, "content": None, "repetition": 0.25}
     row = {"phase": phase, "step": step, "id": name, "sample": sample, "story": "Anna and Ben.", "question": "Where?"}
     row |= {"options": ["drawer", "shelf"], "answer": "A", "response": response, "finish_reason": "stop"}
+    row |= {"status": "ok", "tokens": 40}
     return row | {"reward": reward, "terms": terms}
 
 
@@ -239,7 +238,9 @@ def test_every_metric_has_its_line_and_every_line_its_metric() -> None:
 
 def test_the_docs_have_the_lines_of_the_tooltips(run: Path) -> None:
     page = (Path(__file__).parents[1] / "docs" / "metrics.md").read_text(encoding="utf-8")
-    assert as_markdown() in page
+    for title, lines in PHASES.values():
+        rows = "".join(f"| `{name}` | {line} |\n" for name, line in lines.items())
+        assert f"## {title}\n\n| metric | meaning |\n|---|---|\n{rows}" in page
     meanings = json.loads(page_of(run).data)["meanings"]
     assert meanings["grpo"]["entropy"] == metric_line("grpo", "entropy")
     assert f"| `entropy` | {meanings['grpo']['entropy']} |" in page
@@ -366,7 +367,7 @@ def test_strong_shortcuts_in_the_questions_are_a_fact_of_the_run(run: Path, cont
 def test_rows_of_rollouts_with_wrong_types_are_shown_as_they_are(run: Path) -> None:
     odd = {"step": 1, "phase": "grpo", "response": None, "options": "AB", "terms": [1], "reward": "x", "sample": [1]}
     write_lines(run / "rollouts.jsonl", [odd, odd | {"phase": "eval_sft"}, odd | {"phase": "eval_grpo"}])
-    assert [row["status"] for row in data_of(run)["responses"]] == ["unscorable"] * 3
+    assert [row["status"] for row in data_of(run)["responses"]] == ["ok"] * 3
 
 
 def test_an_empty_folder_is_one_clear_error(tmp_path: Path) -> None:
@@ -389,26 +390,6 @@ def test_a_failed_write_leaves_the_old_report_and_nothing_else(run: Path, monkey
         write_report(run)
     assert sorted(run.iterdir()) == before
     assert (run / "report.html").read_bytes() == old
-
-
-def test_the_figure_draws_each_run_before_and_after(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from matplotlib.figure import Figure
-
-    other = tmp_path / "other"
-    shutil.copytree(run, other)
-    (other / "config.yaml").unlink()
-    figures, save = [], Figure.savefig
-    monkeypatch.setattr(Figure, "savefig", lambda self, *a, **k: (figures.append(self), save(self, *a, **k)))
-    path = plot_runs([run, other], tmp_path / "runs.png")
-    assert path.read_bytes().startswith(b"\x89PNG")
-    change, reward, accuracy = figures[0].axes
-    assert [line.get_label() for line in reward.lines if not line.get_label().startswith("_")] == ["seed 7", "other"]
-    assert list(reward.lines[0].get_ydata()) == [0.5, 1.0, 1.5, 2.0, 2.5]
-    # smoothed by hand, weight 0.8: (0.1) / 0.2 = 0.5, then (0.8 * 0.1 + 0.2 * 1.0) / 0.36
-    assert list(reward.lines[1].get_ydata())[:2] == pytest.approx([0.5, 0.28 / 0.36])
-    assert len(accuracy.lines) == 4
-    values = [list(container[0].get_ydata()) for container in change.containers]
-    assert values == [[0.5, 0.65], [0.5, 0.65]]
 
 
 def with_types(run: Path) -> Path:
@@ -438,31 +419,6 @@ def test_accuracy_by_type_and_of_pairs_stands_beside_chance_and_the_best_rule(ru
     assert metrics["accuracy/belief"] == [0.5, 0.75]
     assert metrics["best_rule_accuracy/belief"] == [0.45, 0.45]
     assert not {"best_rule", "accuracy_by_type"} & set(metrics)
-
-
-def test_the_figure_has_a_panel_for_pairs_and_lines_for_chance_and_the_best_rule(
-    run: Path, tmp_path: Path, monkeypatch
-):
-    from matplotlib.figure import Figure
-
-    figures, save = [], Figure.savefig
-    monkeypatch.setattr(Figure, "savefig", lambda self, *a, **k: (figures.append(self), save(self, *a, **k)))
-    plot_runs([with_types(run)], tmp_path / "runs.png")
-    change, pairs, *curves = figures[0].axes
-    assert len(curves) == 2
-    levels = [{line.get_label(): line.get_ydata()[0] for line in axes.lines[1:]} for axes in (change, pairs)]
-    named = [{name: y for name, y in found.items() if not name.startswith("_")} for found in levels]
-    assert named == [{"best rule": 0.43, "chance": pytest.approx(1 / 3)}, {"best rule": 0.07}]
-    assert list(pairs.containers[0][0].get_ydata()) == [0.2, 0.6]
-
-
-def test_the_figure_refuses_a_run_without_steps(run: Path, tmp_path: Path) -> None:
-    (run / "metrics.jsonl").write_text('{"step": 1, "phase": "sft", "loss": 1.0}\n')
-    with pytest.raises(ValueError, match=r"metrics\.jsonl: no GRPO step to plot"):
-        plot_runs([run], tmp_path / "runs.png")
-    with pytest.raises(FileNotFoundError, match=r"metrics\.jsonl: not found"):
-        plot_runs([tmp_path / "nowhere"], tmp_path / "runs.png")
-    assert not (tmp_path / "runs.png").exists()
 
 
 def test_the_report_needs_neither_jax_nor_matplotlib_to_import() -> None:

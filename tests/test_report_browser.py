@@ -199,7 +199,7 @@ def test_two_runs_share_charts_and_can_be_switched_off(run: Path, other: Path, v
 def test_lengths_are_mapped_and_what_was_cut_is_shown(run: Path, other: Path, visit) -> None:
     page = visit(write_report(run, other, output=run / "both.html"))
     first, second = page.locator(".maps figure").all()
-    assert "In characters: the rows of this run's rollouts.jsonl have no number of tokens" in first.inner_text()
+    assert "Tokens of 40 responses" in first.inner_text()
     assert "none truncated" in first.locator("svg").text_content()
     assert second.locator(".cell").count() > 0
     assert second.locator(".cut").count() == 1

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from socialr1_jax.config import DoctorConfig
 from socialr1_jax.data.examples import Example
-from socialr1_jax.training.doctor.data import check_data
-from socialr1_jax.training.doctor.line import DoctorConfig
+from socialr1_jax.training.doctor import examine
 from socialr1_jax.training.shared_questions import shared_questions
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -58,9 +58,9 @@ def test_the_doctor_warns_of_shared_questions(first, said, tmp_path):
         files.append(tmp_path / f"{name}.jsonl")
         files[-1].write_text("".join(json.dumps(row) + "\n" for row in rows))
     config = DoctorConfig(data={"train": str(files[0]), "eval": str(files[1])})
-    found = [line for line in check_data(config) if "also trained on" in str(line)]
+    found = [line for line in examine(config, ["data"]) if "also trained on" in str(line)]
     assert len(found) == bool(said)
-    assert all(said.format(files[1]) in str(line) and "warning" in str(line) for line in found)
+    assert all(said.format("held") in str(line) and "warning" in str(line) for line in found)
 
 
 def test_a_dry_run_says_what_the_run_would(tmp_path, capsys):

@@ -89,11 +89,6 @@ class QuestionStream(Iterator[list[Prompt]]):
         self._batches.set_state(state["grain"])
 
     @property
-    def epoch(self) -> int:
-        """Return how many whole epochs are over."""
-        return self._met // self._count
-
-    @property
     def position(self) -> int:
         """Return how many questions of the present epoch were met, including those that were left out."""
         return self._met % self._count

@@ -16,7 +16,6 @@ import numpy as np
 
 from socialr1_jax.data.examples import LETTERS, Example
 
-MENTIONS = ("first_mentioned", "last_mentioned", "second_to_last_mentioned", "most_mentioned", "least_mentioned")
 FOLDS = 3
 
 # A word; a Chinese character or Japanese sign is one by itself.

@@ -29,7 +29,7 @@ from socialr1_jax.processes import any_of_all, is_first
 from socialr1_jax.terminal import printable
 
 MANIFEST = "manifest.json"
-_SCHEMA = 2  # of the run's part; 1 was before it had one
+_SCHEMA = 2  # of a checkpoint
 _CHANGES = "_CHECKPOINT_METADATA"  # orbax writes the time into it afterwards; nothing here reads it
 _TEMPORARY = "*.orbax-checkpoint-tmp*"
 _SMALL = 1 << 20  # bytes; orbax's own files are smaller
@@ -289,7 +289,7 @@ def read_run(checkpoint: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{file} cannot be read: {error}") from error
     schema = content.get("schema")
-    if not isinstance(schema, int) or schema > _SCHEMA:
+    if schema != _SCHEMA:
         schema = printable(repr(schema), 100)
         raise CheckpointError(f"{checkpoint} has schema {schema}, this version reads {_SCHEMA}: update socialr1_jax")
     if missing := [name for name in ("finished", "best", "about", "run") if name not in content]:

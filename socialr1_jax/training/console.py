@@ -4,6 +4,7 @@ Whatever the text holds, it is shown as it is: no markup, no emoji codes, no con
 """
 
 import logging
+import textwrap
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -116,6 +117,33 @@ def shown_log(quiet: bool = False, verbose: bool = False) -> Iterator[None]:
         log.removeHandler(handler)
         log.setLevel(level)
         log.propagate = propagate
+
+
+@contextmanager
+def collected_warnings(name: str) -> Iterator[list[str]]:
+    """Collect the warnings of a logger and those below it in this block, in place of showing them."""
+    said: list[str] = []
+    log, handler = logging.getLogger(name), logging.Handler(logging.WARNING)
+    handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
+    propagate, log.propagate = log.propagate, False
+    log.addHandler(handler)
+    try:
+        yield said
+    finally:
+        log.removeHandler(handler)
+        log.propagate = propagate
+
+
+def print_finding(status: str, name: str, found: str, fix: str) -> None:
+    """Print a line of the doctor, with what to do indented beneath it; wrapped in a terminal, whole elsewhere."""
+    indent, width = " " * 24, max(64, console.width)
+    texts = [f"{status:<8} {name:<14} {found}", *([f"{indent}fix: {fix}"] if fix else [])]
+    wrapped = [
+        textwrap.fill(printable(text), width, subsequent_indent=indent, break_on_hyphens=False) for text in texts
+    ]
+    line = Text("\n".join(wrapped))
+    line.stylize({"ok": "green", "warning": "yellow", "problem": "bold red"}.get(status, "dim"), 0, 8)
+    console.print(line, soft_wrap=True)
 
 
 class Bar:

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import jax
 import jax.numpy as jnp
@@ -17,12 +17,13 @@ from jax.experimental import topologies
 from jax.sharding import AxisType, Mesh, NamedSharding
 
 from socialr1_jax.chips import Chip, parse_topology
-from socialr1_jax.config import ConfigError, PlanConfig
+from socialr1_jax.config import ConfigError, PlanConfig, RunConfig
 from socialr1_jax.files import read_json
 from socialr1_jax.grpo.packing import Rows, width_of
 from socialr1_jax.grpo.update import Sums, TrainState, moment_shardings
 from socialr1_jax.hf import map_weights
 from socialr1_jax.hlo import Collective, attention_kernels, collectives
+from socialr1_jax.hub import cached_folder
 from socialr1_jax.mesh import AXES, ROWS, P
 from socialr1_jax.models.arithmetic import Arithmetic, Cost
 from socialr1_jax.models.attention import Backend, attention_backend
@@ -33,9 +34,10 @@ from socialr1_jax.models.shapes import PUBLISHED_TOKENS, SHAPES, named_shape
 from socialr1_jax.sampling import Engine, SamplingParams
 from socialr1_jax.sampling.batch import STOP_MULTIPLE, product_blocks, slot_stride
 from socialr1_jax.sampling.decode import DecodeState, admit, decode_segment, empty_batch, reshard, take_rows
-from socialr1_jax.sampling.memory import USABLE, BatchPlan
+from socialr1_jax.sampling.memory import USABLE, BatchPlan, free_memory
 from socialr1_jax.terminal import counted
 from socialr1_jax.tokenizer_files import count_tokens
+from socialr1_jax.training.run import run_mesh
 from socialr1_jax.training.step import Programs, compile_programs
 
 Part = Literal["rollout", "update"]  # of a step; their phases do not share a device's memory at the same time
@@ -131,6 +133,10 @@ class DoesNotFit(Exception):
         self.part: Part = part
 
 
+class UnknownSizesError(ConfigError):
+    """A model that is not on this machine, and whose sizes are not published ones."""
+
+
 def gib(size: float) -> str:
     return f"{size / 2**30:.2f}"
 
@@ -142,8 +148,22 @@ def make_plan(config: PlanConfig, parts: Collection[Part] = ("rollout", "update"
     is not installed; DoesNotFit when the compiler refuses a phase.
     """
     chip, shape = _chip(config)
+    return _plan(_mesh(config, chip, shape), chip, config, parts)
+
+
+def plan_here(config: RunConfig) -> tuple[PlanConfig, Plan]:
+    """Plan what training keeps on the devices of this process; no phase is compiled. Raises ConfigError."""
+    mesh, platform = run_mesh(config), jax.default_backend()
+    chip = Chip(platform=cast(Any, "cuda" if platform == "gpu" else platform), memory=free_memory() or 0)
+    if not (config.model.path or config.model.random):
+        raise UnknownSizesError("model.path is not given")
+    values = config.model_dump(include=set(RunConfig.model_fields)) | {"memory_fraction": 1.0}
+    run = PlanConfig.model_validate(values)
+    return run, _plan(mesh, chip, run, ())
+
+
+def _plan(mesh: Mesh, chip: Chip, config: PlanConfig, parts: Collection[Part]) -> Plan:
     model, num_tokens = model_shape(config)
-    mesh = _mesh(config, chip, shape)
     try:
         check_mesh(model, mesh)
         backend = attention_backend(config.model.attention, config.model.dtype, chip.platform)
@@ -174,9 +194,9 @@ def shape_of(path: str, named: str = "", ignore_fields: Sequence[str] = ()) -> Q
     published = path.removeprefix("Qwen/Qwen3-").removesuffix("-Base").lower()
     if named or published in SHAPES:
         return named_shape(named or published)
-    file = Path(path) / "config.json"
+    file = (cached_folder(path) or Path(path)) / "config.json"
     if not file.exists():
-        raise ConfigError(
+        raise UnknownSizesError(
             f"model.path {path!r} is neither a model folder nor one of Qwen/Qwen3-{{{','.join(SHAPES)}}}; give a "
             "folder with a config.json, or name the shape with model.random"
         )
@@ -287,7 +307,8 @@ class _Run:
 
     @property
     def others(self) -> dict[str, Any]:
-        return {"reference": self.reference, "content model": self.content}
+        reference = self.reference if self.config.grpo.reference_memory == "device" else None
+        return {"reference": reference, "content model": self.content}
 
     @property
     def resting(self) -> dict[str, Any]:
@@ -410,7 +431,7 @@ class _Run:
             of_content = Arithmetic(self.content_shape, jnp.dtype(dtype).itemsize, shards)
             passes = max(1, -(-self.responses // count))
             cost = of_content.forward(self.responses, prompt + mean, 0, passes=passes)
-            beside = {"weights": self.masters, "moments": self.moments, "reference": self.reference}
+            beside = {"weights": self.masters, "moments": self.moments, "reference": self.others["reference"]}
             yield phase("content scores", compiled, beside=beside, cost=cost, calls=passes)
 
     def update_phases(self) -> Iterator[Phase]:

@@ -43,8 +43,10 @@ class _Search:
             # Split over fsdp and tensor; each replica has all of it.
             replicas = self.config.mesh.replica
             devices = replicas * -(-resident * self.plan.devices // (replicas * max(1, allowed)))
+            free = allowed - resident + self.plan.resident.get("reference", 0)
+            host = f"grpo.reference_memory=host (then {gib(free)} GiB are left), or " if free >= 0 else ""
             return (
-                f"{alone}, and {gib(allowed)} GiB may be used: no size of a batch helps; it takes at least "
+                f"{alone}, and {gib(allowed)} GiB may be used: no size of a batch helps; it takes {host}at least "
                 f"{devices:,} such devices, or a smaller model"
             )
         least: Changes = {}

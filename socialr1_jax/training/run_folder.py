@@ -45,8 +45,7 @@ _FILES = {
 }  # fmt: skip
 _LOCK = ".lock"
 _MARK = "socialr1_jax"  # at the beginning of our lock, before a process and what the folder is to us
-# The number at the end: seconds of all sessions. The last alternative: of versions before the mark.
-_OURS = re.compile(rf"|{_MARK} +[0-9]+( [a-z]+)+( [0-9]+\.[0-9])?\n|[0-9]+\n")
+_OURS = re.compile(rf"|{_MARK} +[0-9]+( [a-z]+)+ [0-9]+\.[0-9]\n")  # the last number: seconds of all sessions
 _held: dict[Path, float] = {}  # folders locked by this process, since when (monotonic); makes `own_folder` re-entrant
 
 
@@ -130,13 +129,12 @@ def refuse_foreign_files(folder: Path, kind: str = "run") -> None:
 def wall_seconds(folder: Path) -> float:
     """Returns the seconds that programs have had this folder to themselves, all sessions and the present one together.
 
-    Of a session that was killed, they end with its last line of metrics or rollouts. Sessions of versions that did not
-    count them are left out.
+    Of a session that was killed, they end with its last line of metrics or rollouts.
     """
     folder = folder.absolute()
-    counted = re.fullmatch(r"[0-9]+\.[0-9]", _lock_text(folder).rpartition(" ")[2].rstrip("\n"))
+    counted = _lock_text(folder).rpartition(" ")[2]
     present = time.monotonic() - _held[folder] if folder in _held else 0.0
-    return (float(counted[0]) if counted else 0.0) + present
+    return float(counted or 0) + present
 
 
 def _since_lock(folder: Path) -> float:
@@ -207,7 +205,7 @@ def forget_functions(folder: Path) -> None:
 
 
 def _refuse_changed_files(config: RunConfig, folder: Path) -> None:
-    """Raise ConfigError for a file of code or text that changed since the run began; older runs have no sums."""
+    """Raise ConfigError for a file of code or text that changed since the run began."""
     if not (folder / _OWN_FILES).exists():
         return
     before = read_json(folder / _OWN_FILES)

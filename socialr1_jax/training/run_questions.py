@@ -19,6 +19,7 @@ from socialr1_jax.data.prompts import Prompt, PromptWriter, encode_prompts, ques
 from socialr1_jax.data.question_sources import Questions, open_questions, source_names
 from socialr1_jax.data.twins import whole_groups
 from socialr1_jax.files import read_json, write_json
+from socialr1_jax.hub import cached_folder
 from socialr1_jax.models.qwen3_config import Qwen3Config
 from socialr1_jax.models.shapes import named_shape
 from socialr1_jax.terminal import counted
@@ -32,7 +33,7 @@ log = logging.getLogger(__name__)
 
 def list_bad_rows(config: RunConfig, train: Questions, sets: Mapping[str, Questions]) -> None:
     """Write the rows that were dropped to `output_dir`/bad_rows.jsonl, if there are any."""
-    from socialr1_jax.processes import is_first  # imports JAX, which the doctor does without
+    from socialr1_jax.processes import is_first  # imports JAX, which a dry run does without
 
     # Questions held out of `train` share its list of bad rows.
     bad = [row for part in (train, *(sets.values() if config.data.eval else ())) for row in part.bad_rows]
@@ -90,7 +91,7 @@ def made_tokenizer(config: RunConfig, questions: Iterable[Example]) -> Any:
 
 def write_shortcuts(questions: Questions, folder: Path) -> None:
     """Write what rules that need no mind reach on a sample of the questions to shortcuts.json, for the report."""
-    from socialr1_jax.processes import is_first  # imports JAX, which the doctor does without
+    from socialr1_jax.processes import is_first  # imports JAX, which a dry run does without
 
     if is_first():
         write_json(folder / SHORTCUTS, audit_examples(shortcut_sample(questions), learned=False))
@@ -156,6 +157,23 @@ def refuse_long_questions(config: RunConfig, train: Questions, sets: Mapping[str
         max_new_tokens=new_tokens,
         max_prompt_tokens=data.max_prompt_tokens,
     )
+
+
+def check_positions(config: RunConfig, train: Questions, sets: Mapping[str, Questions]) -> str:
+    """Raise ConfigError as `refuse_long_questions` would when the run starts.
+
+    Return why this cannot be known before: the model or its tokenizer is not on this machine; "" if it was checked.
+    """
+    model, made = config.model, Path(config.output_dir) / "tokenizer"  # by the run, for random weights without a path
+    folder = cached_folder(model.path) if model.path else made
+    if folder is None or not (model.random or (folder / "config.json").exists()):
+        return f"{model.path or 'model.path'} is not on this machine"
+    if folder == made and not folder.exists():
+        if config.data.max_prompt_tokens + config.sampling.max_new_tokens <= model_positions(config, folder):
+            return ""
+        return "the run makes its tokenizer when it starts"
+    refuse_long_questions(config, train, sets, folder)
+    return ""
 
 
 def model_positions(config: RunConfig, folder: Path) -> int:

@@ -12,21 +12,20 @@ function drawLengths() {
   }
   node("p", {class: "muted small"}, room, "Stronger colour: a larger share of the step's responses. Line: their median. Bars above: the share that was truncated.");
   const maps = node("div", {class: "maps"}, room);
-  const most = unit => Math.max(...mapped.filter(i => runs[i].lengths.unit === unit).flatMap(i => runs[i].lengths.columns.flatMap(([, , cells]) => cells.map(([row]) => (row + 1) * runs[i].lengths.width))));
+  const highest = Math.max(...mapped.flatMap(i => runs[i].lengths.columns.flatMap(([, , cells]) => cells.map(([row]) => (row + 1) * runs[i].lengths.width))));
   const drawn = mapped.map(run => {
     const {lengths} = runs[run], figure = node("figure", {}, maps), caption = node("figcaption", {}, figure);
     if (runs.length > 1) swatch(run, node("strong", {}, caption)).after(runs[run].name);
     node("span", {}, caption, lengthNote(lengths));
     const readout = node("div", {class: "readout"}, caption);
     const svg = node("svg", {height: STRIP + MAP + AXIS, role: "img", "aria-label": `Lengths of ${runs[run].name}`}, figure);
-    return [run, most(lengths.unit), svg, readout];
+    return [run, highest, svg, readout];
   });
   drawn.forEach(map => drawMap(...map));  // when all are there, and have their width
 }
-function lengthNote({unit, responses, without, stride, width}) {
-  const cells = `a cell is ${stride > 1 ? `${stride} steps` : "1 step"} by ${width > 1 ? `${width} ${unit}` : `1 ${unit.slice(0, -1)}`}`;
-  if (unit === "characters") return `In characters: the rows of this run's rollouts.jsonl have no number of tokens. ${responses.toLocaleString("en")} responses; ${cells}.`;
-  return `Tokens of ${responses.toLocaleString("en")} responses; ${cells}.${without ? ` ${without.toLocaleString("en")} responses without a number of tokens are left out.` : ""}`;
+function lengthNote({responses, stride, width}) {
+  const cells = `a cell is ${stride > 1 ? `${stride} steps` : "1 step"} by ${width > 1 ? `${width} tokens` : "1 token"}`;
+  return `Tokens of ${responses.toLocaleString("en")} responses; ${cells}.`;
 }
 function summarise({width}, [column, cut, cells]) {
   const total = cells.reduce((sum, [, count]) => sum + count, 0);
@@ -37,7 +36,7 @@ function summarise({width}, [column, cut, cells]) {
 function drawMap(run, highest, svg, readout) {
   const {lengths, limit} = runs[run], {stride, width: size} = lengths, width = svg.clientWidth || 320;
   const columns = lengths.columns.map(column => summarise(lengths, column));
-  const showsLimit = lengths.unit === "tokens" && limit !== null && limit <= 2 * highest;
+  const showsLimit = limit !== null && limit <= 2 * highest;
   const top = showsLimit ? Math.max(limit, highest) : highest, yTicks = ticks(0, top, 5).filter(tick => tick <= top), labels = yTicks.map(show);
   const left = 10 + 6.4 * Math.max(4, ...labels.map(label => label.length)), right = width - 10;
   const first = columns[0].column, last = columns[columns.length - 1].column + 1;

@@ -185,12 +185,3 @@ def meanings(names: Iterable[tuple[str, str]]) -> dict[str, dict[str, str]]:
         if line := metric_line(phase, name):
             found.setdefault(phase, {})[name] = line
     return found
-
-
-def as_markdown() -> str:
-    """Returns the tables of docs/metrics.md."""
-    parts = []
-    for title, lines in PHASES.values():
-        rows = "".join(f"| `{name}` | {line} |\n" for name, line in lines.items())
-        parts.append(f"## {title}\n\n| metric | meaning |\n|---|---|\n{rows}")
-    return "\n".join(parts)

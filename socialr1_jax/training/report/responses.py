@@ -58,7 +58,6 @@ class _Page:
             "source": str(row.get("source", "")),
             "status": run_files.status_of(row),
             "tokens": tokens if isinstance(tokens, int) else None,
-            "characters": len(str(row.get("response", ""))),
             "right": run_files.is_right(row),
             "given": text.answer[:200],
             "reward": _short(row.get("reward")),
@@ -118,12 +117,10 @@ def _examples(path: Path, survey: Survey, pages: _Page) -> Row:
 
 
 def _lengths(survey: Survey) -> Row:
-    """The map of lengths in tokens, or in characters where the rows of an older run have no number of tokens."""
-    unit, found = ("tokens", survey.tokens) if survey.tokens.responses else ("characters", survey.characters)
+    """Return the map of the training responses' lengths in tokens."""
+    found = survey.tokens
     return {
-        "unit": unit,
         "responses": found.responses,
-        "without": survey.characters.responses - found.responses,
         "stride": found.stride,
         "width": found.width,
         "columns": found.columns(),

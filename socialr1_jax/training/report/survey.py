@@ -37,7 +37,6 @@ class Survey:
     rows: int = 0
     statuses: Counter[str] = field(default_factory=Counter)
     tokens: LengthMap = field(default_factory=LengthMap)  # of training
-    characters: LengthMap = field(default_factory=LengthMap)
     before: dict[tuple[str, str, int], Answer] = field(default_factory=dict)
     after: dict[tuple[str, str, int], Answer] = field(default_factory=dict)
     evaluations: list[int] = field(default_factory=list)
@@ -63,7 +62,6 @@ class Survey:
             self._note_answer(offset, row, phase)
             return
         self._training.offer(offset)
-        self.characters.add(step, len(str(row.get("response", ""))), status == "truncated")
         tokens = row.get("tokens")
         if isinstance(tokens, int) and tokens >= 0:
             self.tokens.add(step, tokens, status == "truncated")

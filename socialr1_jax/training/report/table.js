@@ -15,7 +15,7 @@ function searchable(response) {
   return textOf.get(response);
 }
 function lengthOf(response) {
-  return response.tokens ?? response.characters;
+  return response.tokens ?? 0;
 }
 function distinct(pick) {
   return [...new Set(sampled.map(pick))].sort();
@@ -66,7 +66,7 @@ function addRow(response, parent) {
   cell(response.right ? "✓" : "✗").setAttribute("aria-label", response.right ? "right" : "wrong");
   cell(response.given || "none");
   cell(response.reward === null ? "–" : response.reward.toFixed(2));
-  cell(response.tokens === null ? `${response.characters} ch` : `${response.tokens} tok`);
+  cell(response.tokens === null ? "" : `${response.tokens} tok`);
   const {question, id} = runs[response.run].questions[response.question];
   cell(response.problems.length ? `${question} · ${response.problems.join(", ")}` : question, "opening");
   row.addEventListener("toggle", () => {
