@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, cast, get_args
 from pydantic import BeforeValidator, Field, model_validator
 
 from socialr1_jax.command_line import FreeText, Real, Section, Sources, TextMap, Texts
-from socialr1_jax.data.tables import SUFFIXES
+from socialr1_jax.files import ROW_SUFFIXES
 from socialr1_jax.server_config import ServerConfig
 
 STATIC = (
@@ -25,12 +25,12 @@ ALLOW_SELF = "a model neither plays against itself nor scores itself: name anoth
 
 def is_question_source(task: str) -> bool:
     """Return whether a task is questions of the user's own (a file, or `stories:...`) and no benchmark."""
-    return task.lower().endswith(SUFFIXES) or task.startswith("stories:")
+    return task.lower().endswith(ROW_SUFFIXES) or task.startswith("stories:")
 
 
 def task_name(task: str) -> str:
     """Return what results call a task: a benchmark's name, a question file's name without its folder."""
-    return Path(task).name if task.lower().endswith(SUFFIXES) else task
+    return Path(task).name if task.lower().endswith(ROW_SUFFIXES) else task
 
 
 def samples_name(task: str) -> str:
@@ -69,7 +69,7 @@ class EvaluateConfig(QuestionFileConfig, ServerConfig):
     tasks: Sources = Field(
         ("static",),
         description=f"benchmarks: {', '.join(TASKS)}; or static, all; or your own questions: a file "
-        f"({', '.join(SUFFIXES)}) or stories:[heldout:]COUNT[:SEED]; with commas",
+        f"({', '.join(ROW_SUFFIXES)}) or stories:[heldout:]COUNT[:SEED]; with commas",
     )
     allow_bad_rows: bool = Field(False, description="question file: leave out rows that cannot be used, and count them")
     by: Sources = Field((), description="question file: columns to give the accuracy by; none = type, where it has one")
@@ -166,7 +166,7 @@ class EvaluateConfig(QuestionFileConfig, ServerConfig):
         if unknown := [name for name in self.task_names if name not in (*TASKS, *own)]:
             raise ValueError(
                 f"tasks: unknown {', '.join(unknown)}; the tasks are {', '.join(TASKS)}, static, all, or a question "
-                f"file ({', '.join(SUFFIXES)})"
+                f"file ({', '.join(ROW_SUFFIXES)})"
             )
         twice = [name for name, count in Counter(map(samples_name, self.task_names)).items() if count > 1]
         if twice:

@@ -23,6 +23,7 @@ from socialr1_jax.ownership import (
 )
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # of UTF-8, which some editors write
+ROW_SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")  # of files with rows: questions, pairs, responses
 _MOST_JSON = 256 << 20  # bytes of a JSON file; a tokenizer has 11 MB
 _PRIVATE = 0o700  # mode of an unfinished folder that can be resumed
 

@@ -1,11 +1,10 @@
-"""Several processes as one program: joining them, dividing host work among them, waiting with a bound.
+"""Several processes as one program: dividing host work among them, waiting with a bound.
 
 JAX's multi-controller runtime is the engine: every process runs the same script and gives every computation in the same
 order. With one process everything here does nothing.
 """
 
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -14,28 +13,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
-from socialr1_jax.config import ConfigError, DistributedConfig
-
 T = TypeVar("T")
-
-
-def join(config: DistributedConfig, environment: Mapping[str, str] = os.environ) -> None:
-    """Joins the other processes of this run; call before anything touches a device.
-
-    JAX finds address, count and number itself under SLURM, Open MPI, GKE and on Cloud TPU; elsewhere the configuration
-    gives them. Raises ConfigError when the others do not come within `config.timeout` seconds.
-    """
-    if not config.processes and not in_cluster(environment):
-        return
-    address, count, number = config.coordinator, config.processes, config.process
-    try:
-        if count:
-            jax.distributed.initialize(address, count, number, initialization_timeout=config.timeout)
-        else:
-            jax.distributed.initialize(initialization_timeout=config.timeout)
-    except (RuntimeError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ConfigError(f"distributed: the processes did not find each other: {reason}") from error
 
 
 def in_cluster(environment: Mapping[str, str]) -> bool:

@@ -18,8 +18,9 @@ from socialr1_jax.data.bad_rows import report, summary
 from socialr1_jax.data.examples import Example, RowParser, parse_files
 from socialr1_jax.data.parquet_rows import ParquetRows, parquet_shape
 from socialr1_jax.data.stories import generate_stories
-from socialr1_jax.data.tables import SUFFIXES, BadRow, Conditions, DataError, source_files
+from socialr1_jax.data.tables import BadRow, Conditions, DataError, source_files
 from socialr1_jax.data.twins import twin_groups
+from socialr1_jax.files import ROW_SUFFIXES
 
 MOST_STORIES = 1_000_000  # of one source; they are held in memory
 _LOOKED_AT = 1000  # rows of such a file, for a wrong `first_label`
@@ -293,7 +294,7 @@ def source_names(sources: Sequence[str | Path]) -> list[str]:
     paths = {str(source): Path(source).with_suffix("").parts for source in sources}
     names = []
     for source, parts in paths.items():
-        if Path(source).suffix.lower() not in SUFFIXES:
+        if Path(source).suffix.lower() not in ROW_SUFFIXES:
             names.append(source)
             continue
         others = [other for name, other in paths.items() if name != source]

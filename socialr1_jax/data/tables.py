@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from socialr1_jax.command_line import scalar_text
+from socialr1_jax.files import ROW_SUFFIXES
 from socialr1_jax.terminal import counted, printable, shown
 
-SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
 _HUB_ID = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+?)(?::(?P<split>[\w.-]+))?")
 PARQUET_BATCH = 8192  # rows that are decoded at once
 # Files of a dataset repository that describe the data and hold none.
@@ -77,7 +77,7 @@ def read_rows(source: str | Path) -> list[Row]:
 def source_files(source: str | Path) -> list[Path]:
     """The file itself, or the files of the hub dataset, which are fetched. Raises DataError."""
     path = Path(source)
-    if _is_file(path) or path.suffix.lower() in SUFFIXES:
+    if _is_file(path) or path.suffix.lower() in ROW_SUFFIXES:
         return [path]
     if match := _HUB_ID.fullmatch(str(source)):
         return _hub_files(match["repo"], match["split"])
@@ -106,7 +106,7 @@ def file_rows(path: Path) -> Iterator[Row | BadRow]:
     suffix, name = path.suffix.lower(), str(path)
     readers = {".jsonl": _jsonl, ".json": _json, ".csv": _csv, ".parquet": _parquet}
     if suffix not in readers:
-        raise DataError(f"{path}: unknown kind of file; questions come as {', '.join(SUFFIXES)}")
+        raise DataError(f"{path}: unknown kind of file; questions come as {', '.join(ROW_SUFFIXES)}")
     _is_file(path)
     try:
         for number, values in readers[suffix](path):
@@ -344,7 +344,9 @@ def _hub_files(repo: str, split: str | None) -> list[Path]:
 
     try:
         folder = Path(
-            huggingface_hub.snapshot_download(repo, repo_type="dataset", allow_patterns=[f"*{end}" for end in SUFFIXES])
+            huggingface_hub.snapshot_download(
+                repo, repo_type="dataset", allow_patterns=[f"*{end}" for end in ROW_SUFFIXES]
+            )
         )
     except (OSError, ValueError, HfHubHTTPError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
@@ -352,9 +354,9 @@ def _hub_files(repo: str, split: str | None) -> list[Path]:
             f"{repo}: no such file here, and the hub dataset could not be had ({reason}); give a path that exists, "
             "check the id and the network, or set HF_TOKEN for a gated dataset"
         ) from None
-    found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.name not in _DESCRIPTIONS)
+    found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in ROW_SUFFIXES and p.name not in _DESCRIPTIONS)
     if not found:
-        raise DataError(f"{repo}: the hub dataset has no {', '.join(SUFFIXES)} file")
+        raise DataError(f"{repo}: the hub dataset has no {', '.join(ROW_SUFFIXES)} file")
     if split is None and len(found) == 1:
         return found
     wanted = split or "train"

@@ -13,11 +13,11 @@ from socialr1_jax.data.audit import STRONG, is_strong, rule_interval
 from socialr1_jax.data.bad_rows import summary
 from socialr1_jax.data.examples import Example
 from socialr1_jax.data.question_sources import open_questions
-from socialr1_jax.data.tables import SUFFIXES, DataError
+from socialr1_jax.data.tables import DataError
 from socialr1_jax.evaluation.card import card_example
 from socialr1_jax.evaluation.registry import get_task
 from socialr1_jax.evaluation_config import TASKS
-from socialr1_jax.files import read_json, write_whole
+from socialr1_jax.files import ROW_SUFFIXES, read_json, write_whole
 from socialr1_jax.ownership import refuse_foreign_file
 from socialr1_jax.terminal import counted, printable
 
@@ -55,7 +55,7 @@ def read_source(
         return _benchmark(folder), ()
     sources = [source]
     if os.path.isdir(source):
-        sources = [str(file) for file in sorted(folder.rglob("*")) if file.suffix.lower() in SUFFIXES]
+        sources = [str(file) for file in sorted(folder.rglob("*")) if file.suffix.lower() in ROW_SUFFIXES]
         if not sources:
             raise DataError(f"{source}: a folder without question files, and not named after a benchmark")
     questions = open_questions(sources, columns=columns, where=where, allow_bad_rows=True, first_label=first_label)

@@ -1,5 +1,6 @@
 """A run in its folder: how it starts, resumes, saves and stops. GRPO and the reward model's training share it."""
 
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -12,12 +13,12 @@ from jax.sharding import Mesh
 from pydantic import BaseModel, Field, ValidationError
 
 from socialr1_jax.command_line import Count
-from socialr1_jax.config import ConfigError, RunConfig, save_config
+from socialr1_jax.config import ConfigError, DistributedConfig, RunConfig, save_config
 from socialr1_jax.grpo.update import TrainState
 from socialr1_jax.interrupt import Interrupted, Stop, stop_on_signal
 from socialr1_jax.mesh import make_mesh
 from socialr1_jax.models.attention import Backend
-from socialr1_jax.processes import is_first, join, wait_for_all
+from socialr1_jax.processes import in_cluster, is_first, wait_for_all
 from socialr1_jax.reward_model_config import RewardModelConfig
 from socialr1_jax.training.checkpoints import AWAY, CheckpointError, Checkpoints, first_fault
 from socialr1_jax.training.console import console, shown_log
@@ -77,6 +78,25 @@ def running(config: RunConfig | RewardModelConfig) -> Iterator[Stop]:
                 f"{error.filename}: {error.strerror}. Fix this and run the same command to resume from the last "
                 "checkpoint"
             ) from error
+
+
+def join(config: DistributedConfig, environment: Mapping[str, str] = os.environ) -> None:
+    """Join the other processes of this run; call before anything touches a device.
+
+    JAX finds address, count and number itself under SLURM, Open MPI, GKE and on Cloud TPU; elsewhere the configuration
+    gives them. Raises ConfigError when the others do not come within `config.timeout` seconds.
+    """
+    if not config.processes and not in_cluster(environment):
+        return
+    address, count, number = config.coordinator, config.processes, config.process
+    try:
+        if count:
+            jax.distributed.initialize(address, count, number, initialization_timeout=config.timeout)
+        else:
+            jax.distributed.initialize(initialization_timeout=config.timeout)
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ConfigError(f"distributed: the processes did not find each other: {reason}") from error
 
 
 def run_mesh(config: RunConfig | RewardModelConfig) -> Mesh:

@@ -17,7 +17,7 @@ from typing import Any
 
 from socialr1_jax.command_line import scalar_text
 from socialr1_jax.data.examples import gold_letter, parse_options
-from socialr1_jax.data.tables import SUFFIXES, BadRow, DataError, file_rows, listed, nearest, refuse_half_characters
+from socialr1_jax.data.tables import BadRow, DataError, file_rows, listed, nearest, refuse_half_characters
 from socialr1_jax.evaluation.card import card_grade, card_request, published_grade
 from socialr1_jax.evaluation.task import (
     BenchmarkError,
@@ -33,7 +33,7 @@ from socialr1_jax.evaluation.task import (
     by_group,
 )
 from socialr1_jax.evaluation.tasks.files import find_file, read_json
-from socialr1_jax.files import sha256
+from socialr1_jax.files import ROW_SUFFIXES, sha256
 from socialr1_jax.terminal import shown
 
 _STEMS = ("ToMBench_Hard_val", "ToMBench_Hard_test", "val", "test")
@@ -78,10 +78,10 @@ def load(folder: Path, columns: Mapping[str, str | Sequence[str]] | None = None)
 
 def _data_file(folder: Path) -> Path:
     try:
-        return find_file(folder, *(f"{stem}{suffix}" for stem in _STEMS for suffix in SUFFIXES))
+        return find_file(folder, *(f"{stem}{suffix}" for stem in _STEMS for suffix in ROW_SUFFIXES))
     except BenchmarkError:
         raise BenchmarkError(
-            f"{folder}: there is no {_STEMS[0]}.csv (or {', '.join(_STEMS[1:])}; or {', '.join(SUFFIXES)}); get it "
+            f"{folder}: there is no {_STEMS[0]}.csv (or {', '.join(_STEMS[1:])}; or {', '.join(ROW_SUFFIXES)}); get it "
             f"from {_SOURCE}"
         ) from None
 
@@ -199,7 +199,7 @@ _SOURCE = "hub dataset Jincenzi/ToMBench_Hard, or SocialR1/dataset in microsoft/
 TASK = Task(
     name="tombench_hard",
     title="ToMBench-Hard (100 held-out questions)",
-    hub=Hub("Jincenzi/ToMBench_Hard", tuple(f"{stem}{suffix}" for stem in _STEMS for suffix in SUFFIXES)),
+    hub=Hub("Jincenzi/ToMBench_Hard", tuple(f"{stem}{suffix}" for stem in _STEMS for suffix in ROW_SUFFIXES)),
     source=_SOURCE,
     licence="not known",
     published=(_WHOLE, "questions"),
