@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from socialr1_jax.hf import random_model  # noqa: F401  (imports JAX before hypothesis measures time)
 from socialr1_jax.models.qwen3 import Qwen3Config, init_params
 from socialr1_jax.sampling import Engine, SamplingParams, decode
-from socialr1_jax.sampling.shared_prefill import pack_prompts, units_of
+from socialr1_jax.sampling.shared_prefill import units_of
 
 CONFIG = Qwen3Config(
     vocab_size=96, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
@@ -47,27 +47,6 @@ def test_no_other_cut_of_the_sorted_prompts_has_fewer_tokens(prompts, most):
         if all(size <= most or b - a == 1 for size, (a, b) in zip(sizes, itertools.pairwise(edges), strict=True)):
             least.append(sum(sizes))
     assert sum(unit.length for unit in units_of(prompts, most)) == min(least)
-
-
-@given(st.lists(PROMPTS, min_size=1, max_size=2))
-def test_places_say_where_the_tokens_of_a_prompt_lie(devices):
-    size = max(map(len, devices))
-    shared = [[[5] * 40 + prompt for prompt in prompts] for prompts in devices]
-    packed = pack_prompts(shared, size, 64)
-    if packed is None:
-        return
-    bins = packed.tokens_bt.reshape(len(devices), -1)
-    positions = packed.segments.positions_bt.reshape(len(devices), -1)
-    for device, prompts in enumerate(shared):
-        for i, prompt in enumerate(prompts):
-            at = packed.at_pt[device * size + i, : len(prompt)]
-            assert bins[device, at].tolist() == prompt
-            assert positions[device, at].tolist() == list(range(len(prompt)))
-
-
-def test_prompts_with_little_in_common_are_not_packed():
-    draw = np.random.default_rng(0)
-    assert pack_prompts([draw.integers(0, 90, (8, 50)).tolist()], 8, 64) is None
 
 
 @pytest.mark.parametrize("devices", [1, 4])
