@@ -43,8 +43,8 @@ def plan_batch(
     """The largest batch of at most `rows` responses (groups of `group`, of `prompts` prompts) within `memory` bytes.
 
     All of one device: `width` is the longest prompt's, `slots` what the longest row can need, `tensor` the number of
-    devices that share a row. `memory` None is without limit. `shared`: whether what prompts share is computed once. Raises ValueError when not even one row fits; the message
-    says what would make it fit.
+    devices that share a row. `memory` None is without limit. `shared`: whether what prompts share is
+    computed once. Raises ValueError when not even one row fits; the message says what would make it fit.
     """
     planned = partial(_batch, config, group=group, backend=backend, shared=shared)
     most = max(1, min(prompts, _PREFILL_TOKENS // width))

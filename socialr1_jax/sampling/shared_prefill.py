@@ -37,6 +37,7 @@ _SHORTEST = 256  # units of so many tokens are never too long
 _LONGEST = 2  # longer ones are at most so many times as long as what the longest prompt has of its own
 _WIDER = 1, 2, 4  # widths of bins that are tried, times the least
 _ATTENTION = 2048  # width from which on attention costs more than the rest: 1,536 in `tiny`, 3,840 in 0.6b
+_TOGETHER = 4  # bins are computed so many at a time, the last ones singly: few programs
 _EXTENSION = 512  # tokens of a beginning that are computed at once
 _KIN = 32  # neighbours that share so many tokens more than `_MANY` do are not parted
 _MANY = 64
@@ -85,7 +86,7 @@ class SharedPrefill:
         packed = pack_prompts(devices, lengths, size, width, self._plan)
         first, (_, count, bin_width) = 0, packed.tokens_dbt.shape
         while first < count:
-            now = slice(first, first + power(count - first))
+            now = slice(first, first + (_TOGETHER if count - first >= _TOGETHER else 1))
             self._prefill(
                 packed.tokens_dbt[:, now], Segments(*(x[:, now] for x in packed.segments)), lengths,
                 [length + first * bin_width for length in lengths],
@@ -222,7 +223,7 @@ def _ways(
     for width in sorted({min(least * times, most) for times in _WIDER}):
         filled = [fill_bins(each, width) for each in units]
         count = max(map(len, filled))
-        cost = count * width * (1 + width / _ATTENTION) + _PROGRAM * count.bit_count()
+        cost = count * width * (1 + width / _ATTENTION) + _PROGRAM * sum(divmod(count, _TOGETHER))
         yield cost, width, count, filled
 
 
