@@ -118,6 +118,8 @@ def test_attention_behind_a_prefix_is_that_over_the_whole(bins, width, shared, d
     q, k, v = (draw.normal(size=(b, width, n, 8)).astype(np.float32) for n in (heads, 2, 2))
     before = [draw.normal(size=(devices, 64, 2, 8)).astype(np.float32) for _ in range(2)]
     lengths = np.array([shared, 40 - shared][:devices])
+    for of, length in enumerate(lengths):
+        before[1][of, length:] = np.nan  # of another prompt that failed
     one = np.ones((b, width), int)
     prefix, segments = Prefix(*before, lengths), Segments(one, one, one)
     want = np.zeros_like(q)

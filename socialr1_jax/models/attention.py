@@ -77,7 +77,7 @@ def _masked_attention(
     before_b1ts = jnp.broadcast_to(before_b11s, (b, 1, t, before_b11s.shape[-1]))
     k_bskh, v_bskh = (
         jnp.concatenate([jnp.repeat(x, times, axis=0), own], axis=1)
-        for x, own in ((prefix.k_dskh, k_btkh), (prefix.v_dskh, v_btkh))
+        for x, own in ((prefix.k_dskh, k_btkh), (prefix.values(), v_btkh))
     )
     mask_b1ts = jnp.concatenate([before_b1ts, own_b1tt], axis=-1)
     return jax.nn.dot_product_attention(q_btnh, k_bskh, v_bskh, mask=mask_b1ts, implementation=implementation)

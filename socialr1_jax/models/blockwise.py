@@ -48,6 +48,10 @@ class Prefix(NamedTuple):
         """Return which slots count: boolean [d, s]."""
         return jnp.arange(self.k_dskh.shape[-3]) < self.lengths_d[:, None]
 
+    def values(self) -> jax.Array:
+        """Return the values with zeros in the other slots: a NaN there would survive the mask, since 0 * NaN is NaN."""
+        return jnp.where(self.seen()[:, :, None, None], self.v_dskh, 0)
+
 
 @jax.custom_vjp
 def blockwise_attention(
@@ -111,7 +115,7 @@ def prefixed_attention(
     own_btnh, kept = _forward(q_btnh, k_btkh, v_btkh, segments)
     own_bkrh, norm_bkr1 = _rows(own_btnh, k_btkh), kept[-1]
     seen_d11s = prefix.seen()[:, None, None]
-    k_dksh, v_dksh = prefix.k_dskh.swapaxes(1, 2), prefix.v_dskh.swapaxes(1, 2)
+    k_dksh, v_dksh = prefix.k_dskh.swapaxes(1, 2), prefix.values().swapaxes(1, 2)
     entries, scale = len(k_dksh), q_btnh.shape[-1] ** -0.5
 
     def beside(q_dkrh: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -181,6 +181,9 @@ def _cost_of_call(prompts: Prompts, shared: int, beginning: Tokens, plan: BatchP
     more = shared - common(beginning, prompts[0][:shared])
     own = [prompt[shared:] for prompt in prompts]
     units = units_of(own, _longest_unit(own, plan))
+    # All bins but one are more than half full, so that these fit into the pool.
+    if len(prompts) > 1 and 2 * sum(unit.length for unit in units) > (plan.prompts - 1) * plan.width:
+        return math.inf
     cost = more * (1 + shared / _ATTENTION) + _PROGRAM * (1 + (more > 0))
     return cost + sum(unit.length * (1 + (unit.length + 2 * shared) / _ATTENTION) for unit in units)
 
