@@ -84,14 +84,14 @@ class SharedPrefill:
         self._extend([prompts[0][: shared_by(prompts)] if prompts else [] for prompts in devices])
         lengths = [len(beginning) for beginning in self._beginnings]
         packed = pack_prompts(devices, lengths, size, width, self._plan)
-        first, (_, count, bin_width) = 0, packed.tokens_dbt.shape
-        while first < count:
-            now = slice(first, first + (_TOGETHER if count - first >= _TOGETHER else 1))
+        bin_width = packed.tokens_dbt.shape[2]
+        filled = (packed.segments.own_bt > 0).sum(2).max(0)  # of the fullest device
+        for first, bins, used in _programs(filled.tolist(), bin_width):
+            now = (slice(None), slice(first, first + bins), slice(used))
             self._prefill(
-                packed.tokens_dbt[:, now], Segments(*(x[:, now] for x in packed.segments)), lengths,
+                packed.tokens_dbt[now], Segments(*(x[now] for x in packed.segments)), lengths,
                 [length + first * bin_width for length in lengths],
             )  # fmt: skip
-            first = now.stop
         with told(f"{size} prompts x {width} tokens put into caches of {state.caches[0].slots} slots"):
             return admit_from_pool(state, self._pool, place(packed.at_pt), rows_m, fresh)
 
@@ -226,8 +226,25 @@ def _ways(
     for width in sorted({min(least * times, most) for times in _WIDER}):
         filled = [fill_bins(each, width) for each in units]
         count = max(map(len, filled))
-        cost = count * width * (1 + width / _ATTENTION) + _PROGRAM * sum(divmod(count, _TOGETHER))
+        tokens = np.zeros(count, int)
+        for bins in filled:
+            used = [sum(unit.length for unit in units) for units in bins]
+            tokens[: len(used)] = np.maximum(tokens[: len(used)], used)
+        parts = _programs(tokens.tolist(), width)
+        cost = sum(bins * used * (1 + used / _ATTENTION) + _PROGRAM for _, bins, used in parts)
         yield cost, width, count, filled
+
+
+def _programs(filled: Sequence[int], width: int) -> Iterator[tuple[int, int, int]]:
+    """Yield (first bin, number of bins, width) of each program for bins that have so many tokens.
+
+    A bin that is computed alone is no wider than it must be.
+    """
+    first = 0
+    while first < len(filled):
+        bins = _TOGETHER if len(filled) - first >= _TOGETHER else 1
+        yield first, bins, width if bins > 1 else min(width, max(_STEP, ceiling(filled[first])))
+        first += bins
 
 
 def _laid(
