@@ -7,11 +7,17 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from jax.sharding import NamedSharding
 
 from socialr1_jax.hf import random_model  # noqa: F401  (imports JAX before hypothesis measures time)
+from socialr1_jax.mesh import P, make_mesh
+from socialr1_jax.models import attention
+from socialr1_jax.models.attention import Segments, causal_attention
+from socialr1_jax.models.blockwise import Prefix
 from socialr1_jax.models.qwen3 import Qwen3Config, init_params
-from socialr1_jax.sampling import Engine, SamplingParams, decode
-from socialr1_jax.sampling.shared_prefill import pack_prompts, units_of
+from socialr1_jax.sampling import Engine, SamplingParams, shared_prefill
+from socialr1_jax.sampling.memory import BatchPlan
+from socialr1_jax.sampling.shared_prefill import cut_prompts, good_order, pack_prompts, shared_by, units_of
 
 CONFIG = Qwen3Config(
     vocab_size=96, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
@@ -49,25 +55,86 @@ def test_no_other_cut_of_the_sorted_prompts_has_fewer_tokens(prompts, most):
     assert sum(unit.length for unit in units_of(prompts, most)) == min(least)
 
 
-@given(st.lists(PROMPTS, min_size=1, max_size=2))
-def test_places_say_where_the_tokens_of_a_prompt_lie(devices):
-    size = max(map(len, devices))
-    shared = [[[5] * 40 + prompt for prompt in prompts] for prompts in devices]
-    packed = pack_prompts(shared, size, 64)
-    if packed is None:
-        return
-    bins = packed.tokens_bt.reshape(len(devices), -1)
-    positions = packed.segments.positions_bt.reshape(len(devices), -1)
-    for device, prompts in enumerate(shared):
+def plan_for(prompts, width):
+    return BatchPlan(rows=8, prompts=prompts, width=width, slots=width, weights=0, cache=0, temporaries=0)
+
+
+@given(st.lists(PROMPTS, min_size=1, max_size=2), st.integers(0, 40), st.sampled_from([2, 4, 16]))
+def test_calls_hold_every_prompt_once_and_slots_hold_its_tokens(devices, instruction, most):
+    """The pool as the programs fill it: what is shared, and behind it the bins."""
+    plan = plan_for(most, 128)
+    devices = [[[5] * instruction + prompt for prompt in prompts] for prompts in devices]
+    for prompts in devices:
+        ordered = sorted(prompts)
+        sizes = cut_prompts(ordered, ordered[0][: instruction // 2], plan)
+        assert sum(sizes) == len(prompts)
+        assert min(sizes) > 0
+    calls = [prompts[:most] for prompts in devices]
+    lengths = [shared_by(prompts) for prompts in calls]
+    size = max(map(len, calls))
+    packed = pack_prompts(calls, lengths, size, 64, plan)
+    assert packed.tokens_dbt[0].size <= plan.prompts * plan.width
+    for device, (prompts, length) in enumerate(zip(calls, lengths, strict=True)):
+        pool = np.concatenate([prompts[0][:length], packed.tokens_dbt[device].reshape(-1)])
+        positions = np.concatenate([np.arange(length), packed.segments.positions_bt[device].reshape(-1)])
         for i, prompt in enumerate(prompts):
             at = packed.at_pt[device * size + i, : len(prompt)]
-            assert bins[device, at].tolist() == prompt
-            assert positions[device, at].tolist() == list(range(len(prompt)))
+            assert pool[at].tolist() == prompt
+            assert positions[at].tolist() == list(range(len(prompt)))
 
 
-def test_prompts_with_little_in_common_are_not_packed():
+def test_a_call_shares_what_is_worth_a_program():
     draw = np.random.default_rng(0)
-    assert pack_prompts([draw.integers(0, 90, (8, 50)).tolist()], 8, 64) is None
+    instruction, *stories = draw.integers(0, 90, (5, 200)).tolist()
+
+    def asked(questions, *texts, own=10):
+        return [[*text, *draw.integers(0, 90, own).tolist()] for text in texts for _ in range(questions)]
+
+    plan = plan_for(16, 512)
+    cases = [
+        (asked(16, instruction), [16]),
+        (sorted(asked(2, *(instruction + story for story in stories))), [8]),  # units do
+        (sorted(asked(16, stories[0], stories[1], own=50)), [16, 16]),  # nothing in common: each has its beginning
+        (asked(40, instruction), None),  # more than a call may have
+    ]
+    for prompts, sizes in cases:
+        found = cut_prompts(prompts, [], plan)
+        assert sizes is None or found == sizes
+        assert max(found) * 256 <= plan.prompts * plan.width
+
+
+def test_short_prompts_come_first_and_families_stay_together():
+    story, long = [1] * 100, [2] * 500
+    prompts = [[*long, 3], [*story, 4], [*long, 5], [7], [*story, 6]]
+    assert good_order(prompts, [16] * 5) == [3, 1, 4, 0, 2]
+    assert good_order([], []) == []
+
+
+@pytest.mark.parametrize(("bins", "width", "shared", "devices"), [(3, 40, 0, 2), (2, 7, 33, 1)])
+def test_attention_behind_a_prefix_is_that_over_the_whole(bins, width, shared, devices):
+    """Both ways to compute it, where some slots of the prefix are empty, against one query after another."""
+    draw = np.random.default_rng(2)
+    b, heads = devices * bins, 4
+    q, k, v = (draw.normal(size=(b, width, n, 8)).astype(np.float32) for n in (heads, 2, 2))
+    before = [draw.normal(size=(devices, 64, 2, 8)).astype(np.float32) for _ in range(2)]
+    lengths = np.array([shared, 40 - shared][:devices])
+    for of, length in enumerate(lengths):
+        before[1][of, length:] = np.nan  # of another prompt that failed
+    one = np.ones((b, width), int)
+    prefix, segments = Prefix(*before, lengths), Segments(one, one, one)
+    want = np.zeros_like(q)
+    for row, t, n in np.ndindex(b, width, heads):
+        of, first = row // bins, lengths[row // bins]
+        kk, vv = (
+            np.concatenate([x[of, :first, n // 2], y[row, : t + 1, n // 2]])
+            for x, y in zip(before, (k, v), strict=True)
+        )
+        powers = np.exp(kk @ q[row, t, n] / 8**0.5)
+        want[row, t, n] = powers @ vv / powers.sum()
+    blocks = jax.jit(lambda *args: causal_attention(*args[:3], None, "xla", *args[3:]))
+    mask = jax.jit(lambda *args: attention._masked_attention(*args, "xla"))
+    for name, found in (("blocks", blocks), ("mask", mask)):
+        np.testing.assert_allclose(found(q, k, v, segments, prefix), want, atol=2e-5, err_msg=name)
 
 
 @pytest.mark.parametrize("devices", [1, 4])
@@ -76,20 +143,22 @@ def test_completions_are_those_of_prompts_alone(devices, monkeypatch):
     if devices > len(jax.devices()):
         pytest.skip("one device")
     draw = np.random.default_rng(1)
-    stories = draw.integers(0, 90, (7, 90)).tolist()
-    prompts = [story + draw.integers(0, 90, draw.integers(5, 30)).tolist() for story in stories for _ in range(3)]
-    params = init_params(CONFIG, jax.random.key(0))
-    packed = []
-    real = decode.forward
-    monkeypatch.setattr(
-        decode, "forward", lambda *a, **k: packed.append(k.get("segments") is not None) or real(*a, **k)
-    )
-    found = []
-    for share in (False, True):
-        engine = Engine(params=params, config=CONFIG, num_tokens=96, max_rows=12, share_prefixes=share)
-        sampling = [SamplingParams(n=2, max_new_tokens=9, temperature=i % 2) for i in range(len(prompts))]
-        found.append(engine.sample(prompts, sampling))
-        assert any(packed) == share
+    instruction, *stories = draw.integers(0, 90, (8, 90)).tolist()
+    prompts = [
+        instruction + story + draw.integers(0, 90, draw.integers(5, 30)).tolist() for story in stories for _ in range(3)
+    ]
+    behind = []
+    real = shared_prefill.prefill_bins
+    monkeypatch.setattr(shared_prefill, "prefill_bins", lambda *a, **k: behind.append(k["shared"]) or real(*a, **k))
+    mesh = make_mesh(devices=jax.devices()[:devices])
+    with jax.set_mesh(mesh):
+        params = jax.device_put(init_params(CONFIG, jax.random.key(0)), NamedSharding(mesh, P()))
+        found = []
+        for share in (False, True):
+            engine = Engine(params=params, config=CONFIG, num_tokens=96, max_rows=12, share_prefixes=share)
+            sampling = [SamplingParams(n=2, max_new_tokens=9, temperature=i % 2) for i in range(len(prompts))]
+            found.append(engine.sample(prompts, sampling))
+            assert any(behind) == share
     for alone, shared in zip(*found, strict=True):
         assert [c.tokens for c in alone] == [c.tokens for c in shared]
         for one, other in zip(alone, shared, strict=True):

@@ -135,8 +135,12 @@ class LocalModel:
     def replies(self, asked: Sequence[Asked]) -> Iterator[tuple[int, int, Reply]]:
         import jax
 
+        from socialr1_jax.sampling.shared_prefill import good_order
+        from socialr1_jax.temperature import GREEDY
+
         yield from self._likelihoods([(i, one) for i, one in enumerate(asked) if one.continuations])
-        ready: list[tuple[list[int], SamplingParams, int]] = []
+        ready: list[tuple[list[int], SamplingParams, list[int]]] = []  # and which of `asked` they answer
+        equal: dict[tuple[Any, ...], list[int]] = {}
         for i, one in enumerate(asked):
             if one.continuations:
                 continue
@@ -146,15 +150,19 @@ class LocalModel:
                 yield from ((i, sample, Reply("", "too_long", 0)) for sample in one.samples)
                 continue
             sampling = self.sampling(min(one.max_new_tokens, left), max(one.samples) + 1, one.decoding)
-            ready.append((tokens, sampling, i))
-        ready.sort(key=lambda one: one[0])  # those that begin alike are prefilled together
-        places = [i for _, _, i in ready]
-        ids = [int(hashlib.sha256(asked[i].key.encode()).hexdigest()[:8], 16) for i in places]
+            # Where nothing is drawn equal prompts have equal replies.
+            places = equal.setdefault((*tokens, sampling) if sampling.temperature < GREEDY else (i,), [])
+            if not places:
+                ready.append((tokens, sampling, places))
+            places.append(i)
+        new = [min(sampling.max_new_tokens, self.engine.segment_tokens) for _, sampling, _ in ready]
+        ready = [ready[i] for i in good_order([tokens for tokens, _, _ in ready], new)]
+        ids = [int(hashlib.sha256(asked[places[0]].key.encode()).hexdigest()[:8], 16) for _, _, places in ready]
         prompts, params = [tokens for tokens, _, _ in ready], [sampling for _, sampling, _ in ready]
         with jax.set_mesh(self.mesh):
             for at, sample, completion in self.engine.completions(prompts, params, prompt_ids=ids):
-                if sample in asked[places[at]].samples:
-                    yield places[at], sample, self.reply(completion)
+                reply = self.reply(completion)
+                yield from ((i, sample, reply) for i in ready[at][2] if sample in asked[i].samples)
 
     def _likelihoods(self, asked: Sequence[tuple[int, Asked]]) -> Iterator[tuple[int, int, Reply]]:
         """Yield the replies to prompts with continuations; a prompt and a continuation are encoded as one text."""

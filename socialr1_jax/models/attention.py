@@ -5,7 +5,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from socialr1_jax.models.blockwise import Segments, blockwise_attention
+from socialr1_jax.models.blockwise import Prefix, Segments, blockwise_attention, prefixed_attention
 
 Backend = Literal["xla", "cudnn"]
 
@@ -39,13 +39,19 @@ def apply_rope(x_btnh: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
 
 def causal_attention(
     q_btnh: jax.Array, k_btkh: jax.Array, v_btkh: jax.Array, lengths_b: jax.Array, backend: Backend,
-    segments: Segments | None = None,
+    segments: Segments | None = None, prefix: Prefix | None = None,
 ) -> jax.Array:  # fmt: skip
     """Causal attention over right-padded rows -> [b, t, n, h]; outputs at padded positions mean nothing.
 
     With `segments` positions see what these say, and cuDNN takes a mask array, [b, 1, t, t]; else it takes lengths. XLA
-    needs none: padding lies on the right, so a causal row never looks at it.
+    needs none: padding lies on the right, so a causal row never looks at it. With a `prefix`, which needs segments,
+    positions see all of it, too.
     """
+    if prefix is not None:
+        assert segments is not None
+        if backend == "xla":
+            return prefixed_attention(q_btnh, k_btkh, v_btkh, segments, prefix)
+        return _masked_attention(q_btnh, k_btkh, v_btkh, segments, prefix, backend)
     if backend == "xla":
         return blockwise_attention(q_btnh, k_btkh, v_btkh, segments)
     if segments is not None:
@@ -57,6 +63,24 @@ def causal_attention(
         q_btnh, k_btkh, v_btkh, is_causal=True, query_seq_lengths=lengths_b, key_value_seq_lengths=lengths_b,
         implementation=backend,
     )  # fmt: skip
+
+
+def _masked_attention(
+    q_btnh: jax.Array, k_btkh: jax.Array, v_btkh: jax.Array, segments: Segments, prefix: Prefix, implementation: Backend
+) -> jax.Array:
+    """Return attention over the prefix and the rows' own keys through one mask array, [b, 1, t, s + t]."""
+    b, t = q_btnh.shape[:2]
+    times = b // len(prefix.lengths_d)
+    earlier_tt = jnp.tril(jnp.ones((t, t), bool))
+    own_b1tt = (segments.seen(slice(None), slice(None)) & earlier_tt)[:, None]
+    before_b11s = jnp.repeat(prefix.seen(), times, axis=0)[:, None, None]
+    before_b1ts = jnp.broadcast_to(before_b11s, (b, 1, t, before_b11s.shape[-1]))
+    k_bskh, v_bskh = (
+        jnp.concatenate([jnp.repeat(x, times, axis=0), own], axis=1)
+        for x, own in ((prefix.k_dskh, k_btkh), (prefix.values(), v_btkh))
+    )
+    mask_b1ts = jnp.concatenate([before_b1ts, own_b1tt], axis=-1)
+    return jax.nn.dot_product_attention(q_btnh, k_bskh, v_bskh, mask=mask_b1ts, implementation=implementation)
 
 
 def decode_attention(q_bnh: jax.Array, k_bkhs: jax.Array, v_bksh: jax.Array, lengths_b: jax.Array) -> jax.Array:

@@ -34,6 +34,25 @@ class Segments(NamedTuple):
         return (self.own_bt[:, queries, None] == key_b1k) | (self.prefix_bt[:, queries, None] == key_b1k)
 
 
+class Prefix(NamedTuple):
+    """Keys and values [d, s, k, h] that come before every row's own: row i of b sees those of entry i // (b / d).
+
+    Of entry d the first `lengths_d` count. In a tree of stacked layers the arrays are [l, d, s, k, h].
+    """
+
+    k_dskh: Any
+    v_dskh: Any
+    lengths_d: Any
+
+    def seen(self) -> jax.Array:
+        """Return which slots count: boolean [d, s]."""
+        return jnp.arange(self.k_dskh.shape[-3]) < self.lengths_d[:, None]
+
+    def values(self) -> jax.Array:
+        """Return the values with zeros in the other slots: a NaN there would survive the mask, since 0 * NaN is NaN."""
+        return jnp.where(self.seen()[:, :, None, None], self.v_dskh, 0)
+
+
 @jax.custom_vjp
 def blockwise_attention(
     q_btnh: jax.Array, k_btkh: jax.Array, v_btkh: jax.Array, segments: Segments | None
@@ -84,6 +103,37 @@ def _backward(kept: Any, dout_btnh: jax.Array) -> tuple[jax.Array, jax.Array, ja
 
 
 blockwise_attention.defvjp(_forward, _backward)
+
+
+def prefixed_attention(
+    q_btnh: jax.Array, k_btkh: jax.Array, v_btkh: jax.Array, segments: Segments | None, prefix: Prefix
+) -> jax.Array:
+    """Return `blockwise_attention` over the prefix and the rows' own keys, [b, t, n, h]; it has no gradient.
+
+    Each part is computed by itself, and the two are weighed by their sums: the prefix once for all rows that see it.
+    """
+    own_btnh, kept = _forward(q_btnh, k_btkh, v_btkh, segments)
+    own_bkrh, norm_bkr1 = _rows(own_btnh, k_btkh), kept[-1]
+    seen_d11s = prefix.seen()[:, None, None]
+    k_dksh, v_dksh = prefix.k_dskh.swapaxes(1, 2), prefix.values().swapaxes(1, 2)
+    entries, scale = len(k_dksh), q_btnh.shape[-1] ** -0.5
+
+    def beside(q_dkrh: jax.Array) -> tuple[jax.Array, jax.Array]:
+        scores_dkrs = _dot("dkrh,dksh->dkrs", q_dkrh, k_dksh) * scale
+        scores_dkrs = jnp.where(seen_d11s, scores_dkrs, -1e30)  # finite: an entry may be empty
+        highest_dkr1 = scores_dkrs.max(-1, keepdims=True)
+        powers_dkrs = jnp.exp(scores_dkrs - highest_dkr1)
+        total_dkr1 = powers_dkrs.sum(-1, keepdims=True)
+        out_dkrh = _dot("dkrs,dksh->dkrh", powers_dkrs.astype(v_dksh.dtype), v_dksh) / total_dkr1
+        return out_dkrh, highest_dkr1 + jnp.log(total_dkr1)
+
+    # One row of every entry at a time, so that the scores stay small.
+    q_bkrh = _rows(q_btnh, k_btkh)
+    q_cdkrh = q_bkrh.reshape(entries, -1, *q_bkrh.shape[1:]).swapaxes(0, 1)
+    parts = jax.lax.map(beside, q_cdkrh)
+    before_bkrh, before_bkr1 = (x.swapaxes(0, 1).reshape(len(q_bkrh), *x.shape[2:]) for x in parts)
+    share_bkr1 = jax.nn.sigmoid(norm_bkr1 - before_bkr1)  # of the row's own keys in the sum of all
+    return _heads(share_bkr1 * own_bkrh + (1 - share_bkr1) * before_bkrh, q_btnh)
 
 
 def _blocks(

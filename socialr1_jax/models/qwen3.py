@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 from jax.typing import ArrayLike
 
 from socialr1_jax.mesh import ROWS, P, constrain
-from socialr1_jax.models.attention import Backend, Segments, apply_rope, causal_attention, rope_tables
+from socialr1_jax.models.attention import Backend, Prefix, Segments, apply_rope, causal_attention, rope_tables
 from socialr1_jax.models.blockwise import SAVED
 from socialr1_jax.models.qwen3_config import Qwen3Config
 
@@ -237,10 +237,12 @@ def forward(
     remat: Remat = "nothing",
     keep_kv: bool = False,
     segments: Segments | None = None,
+    prefix: Prefix | None = None,
 ) -> tuple[jax.Array, Any]:
     """Hidden states after the last norm, [b, t, d] in `dtype`, of right-padded rows.
 
-    With `segments` rows hold several texts, each of which is computed as if it stood alone.
+    With `segments` rows hold several texts, each of which is computed as if it stood alone. With a `prefix` of every
+    layer, whose arrays are [l, d, s, k, h], the texts continue it, and their positions count from its beginning.
 
     With `keep_kv` the second value is the stacked keys and values, each [l, b, t, k, h]; otherwise None.
     `remat` says what the backward pass computes again.
@@ -251,17 +253,22 @@ def forward(
     with jax.named_scope("rope"):
         rope = rope_tables(positions_bt, config.head_dim, config.rope_theta)
 
-    def attend(q: jax.Array, k: jax.Array, v: jax.Array) -> tuple[jax.Array, Any]:
-        return causal_attention(q, k, v, lengths_b, backend, segments), (k, v) if keep_kv else None
+    before = None if prefix is None else (prefix.k_dskh, prefix.v_dskh)
 
-    def layer(x_btd: jax.Array, weights: Params) -> tuple[jax.Array, Any]:
-        weights = {name: gathered(name, weight, dtype) for name, weight in weights.items()}
+    def layer(x_btd: jax.Array, of_layer: tuple[Params, Any]) -> tuple[jax.Array, Any]:
+        stored, before = of_layer
+        seen = None if prefix is None else Prefix(before[0], before[1], prefix.lengths_d)
+
+        def attend(q: jax.Array, k: jax.Array, v: jax.Array) -> tuple[jax.Array, Any]:
+            return causal_attention(q, k, v, lengths_b, backend, segments, seen), (k, v) if keep_kv else None
+
+        weights = {name: gathered(name, weight, dtype) for name, weight in stored.items()}
         x_btd, kv = block(x_btd, weights, config, rope, attend)
         return constrain(x_btd, ROWS), kv
 
     with jax.named_scope("embed"):
         x_btd = constrain(gathered("embed_tokens", params["embed_tokens"], dtype)[tokens_bt], ROWS)
-    x_btd, kv = jax.lax.scan(_REMAT[remat](layer), x_btd, params["layers"])
+    x_btd, kv = jax.lax.scan(_REMAT[remat](layer), x_btd, (params["layers"], before))
     with jax.named_scope("final_norm"):
         return rms_norm(x_btd, params["norm"], config.rms_norm_eps), kv
 

@@ -34,9 +34,9 @@ from socialr1_jax.sampling.decode import (
     reshard,
     resized,
 )
-from socialr1_jax.sampling.memory import BatchPlan, ladder, power, round_up
+from socialr1_jax.sampling.memory import BatchPlan, ceiling, ladder, power, round_up
 from socialr1_jax.sampling.params import FinishReason, SamplingParams
-from socialr1_jax.sampling.shared_prefill import pack_prompts
+from socialr1_jax.sampling.shared_prefill import SharedPrefill
 from socialr1_jax.sampling.stops import StopStrings
 from socialr1_jax.temperature import LARGEST, SMALLEST
 
@@ -114,6 +114,7 @@ class Rollout:
         self.slots = 0
         self.wall_steps = 0  # decode steps of the device that took most, over all segments
         self.state: DecodeState | None = None
+        self.shared: SharedPrefill | None = None
         self.weights: Params | None = None  # as decoding wants them
         self.wait(groups)
 
@@ -155,6 +156,12 @@ class Rollout:
             device = int(free.argmax())
             dealt[device].append(self.waiting.popleft())
             free[device] -= len(dealt[device][-1].rows)
+        if self.engine.share_prefixes:
+            self.shared = self.shared or SharedPrefill(self.engine, self.plan, self.shards)
+            for call in self.shared.calls([[group.prompt for group in groups] for groups in dealt]):
+                most = max(map(len, call))
+                self._admit([[groups[i] for i in one] for groups, one in zip(dealt, call, strict=True)], ceiling(most))
+            return
         while any(dealt):
             most = max(map(len, dealt))
             size = power(most) if most < 0.75 * 2 * power(most) else 2 * power(most)  # a quarter of it may be empty
@@ -190,17 +197,15 @@ class Rollout:
                     if params.stop:
                         assert engine.decode is not None
                         self.strings[row] = StopStrings(params.stop, engine.decode)
-        packed = None
-        if engine.share_prefixes:
-            packed = pack_prompts([[group.prompt for group in groups] for groups in dealt], size, width)
-        shape = (size, width) if packed is None else packed.tokens_bt.shape
-        what = "prompts" if packed is None else "bins of prompts"
-        with told(
-            f"prefill of {shape[0]} {what} x {shape[1]} tokens into {self.rows.shape[1]} rows x {self.slots} slots"
-        ):
+        places, others = place(rows_m.reshape(-1)), fresh.placed()
+        if self.shared is not None:
+            assert self.state is not None
+            prompts = [[group.prompt for group in groups] for groups in dealt]
+            self.state = self.shared.admit(self.state, prompts, size, width, places, others)
+            return
+        with told(f"prefill of {size} prompts x {width} tokens into {self.rows.shape[1]} rows x {self.slots} slots"):
             self.state = admit(
-                engine.params, engine.config, self.state, place(tokens_pt), place(lengths_p),
-                place(rows_m.reshape(-1)), fresh.placed(), jax.tree.map(place, packed),
+                engine.params, engine.config, self.state, place(tokens_pt), place(lengths_p), places, others,
                 dtype=jnp.dtype(engine.dtype), backend=engine.backend,
             )  # fmt: skip
 

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from socialr1_jax.mesh import ROWS, P, by_rows, constrain
-from socialr1_jax.models.attention import Backend, decode_attention, rope_tables
+from socialr1_jax.models.attention import Backend, Prefix, Segments, decode_attention, rope_tables
 from socialr1_jax.models.kv_cache import LayerCache, cache_from_prefill
 from socialr1_jax.models.qwen3 import (
     Params,
@@ -25,7 +25,6 @@ from socialr1_jax.models.qwen3 import (
 )
 from socialr1_jax.sampling.draw import draw, uniforms
 from socialr1_jax.sampling.filters import filter_logits, temper
-from socialr1_jax.sampling.shared_prefill import PackedPrompts
 from socialr1_jax.temperature import GREEDY
 
 LIVE, STOP, LENGTH, ERROR = range(4)  # how a row has ended
@@ -113,40 +112,90 @@ def empty_batch(
 @partial(jax.jit, static_argnames=("config", "dtype", "backend"), donate_argnames=("state",))
 def admit(
     params: Params, config: Qwen3Config, state: DecodeState, tokens_pt: jax.Array, lengths_p: jax.Array,
-    rows_m: jax.Array, fresh: DecodeState, packed: PackedPrompts | None = None, *, dtype: Any, backend: Backend,
+    rows_m: jax.Array, fresh: DecodeState, *, dtype: Any, backend: Backend,
 ) -> DecodeState:  # fmt: skip
     """Prefills each prompt once and puts its cache into the rows of its group.
 
     `rows_m` says where: a device's prompt i goes to the rows at i * g to (i + 1) * g, g = m / p, counted on that
     device from 0; a number past the last row goes nowhere. `fresh` holds the other entries of those rows. The prompt's
     last token stays out of what counts as filled: decoding begins with it, so that no logits are needed here.
-
-    With `packed` the prompts are read from its bins, and `tokens_pt` and `lengths_p` are not used.
     """
-    rows: tuple[Any, ...] = (tokens_pt, lengths_p)
-    if packed is not None:
-        rows = packed.tokens_bt, packed.lengths_b
-    segments = None if packed is None else packed.segments
-    _, kv = forward(params, config, *rows, dtype=dtype, backend=backend, keep_kv=True, segments=segments)
+    _, kv = forward(params, config, tokens_pt, lengths_p, dtype=dtype, backend=backend, keep_kv=True)
+    with jax.named_scope("insert"):
+        return by_rows(_inserted, (P(None, *ROWS), ROWS, ROWS, ROWS), ROWS)(kv, state, rows_m, fresh)
 
-    def insert(
-        kv: tuple[jax.Array, ...], state: DecodeState, rows_m: jax.Array, fresh: DecodeState, *at_pt: jax.Array
-    ) -> DecodeState:
-        if at_pt:
-            kv = tuple(x.reshape(x.shape[0], -1, *x.shape[3:])[:, at_pt[0]] for x in kv)
-        group = rows_m.shape[0] // kv[0].shape[1]
 
-        def put(old: jax.Array, new: jax.Array) -> jax.Array:
-            return old.at[rows_m].set(new, mode="drop")
+def _inserted(
+    kv: tuple[jax.Array, jax.Array], state: DecodeState, rows_m: jax.Array, fresh: DecodeState
+) -> DecodeState:
+    """Return the state with the keys and values [l, p, t, k, h] of prompts, and what else is fresh, in the rows."""
+    group = rows_m.shape[0] // kv[0].shape[1]
 
-        filled = [cache.repeat(group) for cache in cache_from_prefill(kv[0], kv[1])]
-        caches = [old.put(rows_m, new) for old, new in zip(state.caches, filled, strict=True)]
-        return jax.tree.map(put, state._replace(caches=[]), fresh)._replace(caches=caches)
+    def put(old: jax.Array, new: jax.Array) -> jax.Array:
+        return old.at[rows_m].set(new, mode="drop")
+
+    filled = [cache.repeat(group) for cache in cache_from_prefill(*kv)]
+    caches = [old.put(rows_m, new) for old, new in zip(state.caches, filled, strict=True)]
+    return jax.tree.map(put, state._replace(caches=[]), fresh)._replace(caches=caches)
+
+
+class Pool(NamedTuple):
+    """Keys and values [d, l, m, k, h] of prompts that begin alike, before they go into rows: m slots on each device.
+
+    First stands what they share; behind it, what each has of its own.
+    """
+
+    k_dlmkh: jax.Array
+    v_dlmkh: jax.Array
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def empty_pool(config: Qwen3Config, devices: int, slots: int, dtype: Any) -> Pool:
+    """Return a pool of so many slots on each device."""
+    shape = (devices, config.num_hidden_layers, slots, config.num_key_value_heads, config.head_dim)
+    return Pool(*(constrain(jnp.zeros(shape, dtype), P(*ROWS, None, None, "tensor")) for _ in range(2)))
+
+
+@partial(jax.jit, static_argnames=("config", "shared", "dtype", "backend"), donate_argnames=("pool",))
+def prefill_bins(
+    params: Params, config: Qwen3Config, pool: Pool, tokens_bt: jax.Array, segments: Segments, lengths_d: jax.Array,
+    at_d: jax.Array, *, shared: int, dtype: Any, backend: Backend,
+) -> Pool:  # fmt: skip
+    """Prefills bins of tokens behind what stands in the pool, and writes theirs into it.
+
+    Every device has the same number of bins. They continue its first `lengths_d` slots, at most `shared`, and go from
+    slot `at_d` on, bin by bin.
+    """
+    prefix = None
+    if shared:
+        k_ldskh, v_ldskh = (x_dlmkh[:, :, :shared].swapaxes(0, 1) for x_dlmkh in pool)
+        prefix = Prefix(k_ldskh, v_ldskh, lengths_d)
+    full_b = jnp.full(len(tokens_bt), tokens_bt.shape[1])
+    _, kv = forward(
+        params, config, tokens_bt, full_b, dtype=dtype, backend=backend, keep_kv=True, segments=segments, prefix=prefix
+    )
+
+    def write(pool: Pool, kv: tuple[jax.Array, jax.Array], at_d: jax.Array) -> Pool:
+        flat = (x_lbtkh.reshape(1, len(x_lbtkh), -1, *x_lbtkh.shape[3:]) for x_lbtkh in kv)
+        place = (0, 0, at_d[0], 0, 0)
+        return Pool(*(jax.lax.dynamic_update_slice(*both, place) for both in zip(pool, flat, strict=True)))
 
     with jax.named_scope("insert"):
-        places = () if packed is None else (packed.at_pt,)
-        specs = (P(None, *ROWS), ROWS, ROWS, ROWS, *(ROWS for _ in places))
-        return by_rows(insert, specs, ROWS)(kv, state, rows_m, fresh, *places)
+        return by_rows(write, (ROWS, P(None, *ROWS), ROWS), ROWS)(pool, kv, at_d)
+
+
+@partial(jax.jit, donate_argnames=("state",))
+def admit_from_pool(
+    state: DecodeState, pool: Pool, at_pt: jax.Array, rows_m: jax.Array, fresh: DecodeState
+) -> DecodeState:
+    """Puts prompts into the rows of their groups, as `admit` does; token t of prompt p is in slot `at_pt[p, t]`."""
+
+    def insert(pool: Pool, state: DecodeState, rows_m: jax.Array, fresh: DecodeState, at_pt: jax.Array) -> DecodeState:
+        k_lptkh, v_lptkh = (x_dlmkh[0][:, at_pt] for x_dlmkh in pool)
+        return _inserted((k_lptkh, v_lptkh), state, rows_m, fresh)
+
+    with jax.named_scope("insert"):
+        return by_rows(insert, (ROWS, ROWS, ROWS, ROWS, ROWS), ROWS)(pool, state, rows_m, fresh, at_pt)
 
 
 def decode_step(

@@ -111,7 +111,7 @@ class Engine:
         plan = plan_batch(
             self.config, jnp.dtype(self.dtype).itemsize, rows=wanted, group=group, prompts=-(-len(prompts) // shards),
             width=round_up(max(map(len, prompts)), stride), slots=round_up(max(lengths), stride),
-            backend=self.backend, tensor=tensor_shards(), memory=memory,
+            backend=self.backend, tensor=tensor_shards(), memory=memory, shared=self.share_prefixes,
         )  # fmt: skip
         _say(
             f"sampling {counted(rows, 'response')} to {counted(len(prompts), 'prompt')}: "

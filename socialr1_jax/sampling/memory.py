@@ -14,6 +14,7 @@ from socialr1_jax.models.qwen3 import Qwen3Config
 from socialr1_jax.processes import least_of_all
 
 _PREFILL_TOKENS = 16_384  # of one prefill on a device: enough to keep it busy, little to hold
+_SHARED = 256  # what prompts share is looked at in multiples of so many tokens
 _STRIDE = 128  # response lengths are proposed in multiples of it, which every platform's caches have
 USABLE = 0.9  # of what is free: allocators round up and leave gaps
 
@@ -27,7 +28,7 @@ class BatchPlan:
     width: int  # of a prompt, at most
     slots: int  # of a row's cache, at most
     weights: int  # the rollout copy
-    cache: int  # of all rows, all slots in use
+    cache: int  # of all rows, all slots in use, and the pool of what prompts share
     temporaries: int  # of the hungriest program
 
     @property
@@ -37,15 +38,15 @@ class BatchPlan:
 
 def plan_batch(
     config: Qwen3Config, itemsize: int, *, rows: int, group: int, prompts: int, width: int, slots: int,
-    backend: Backend = "xla", tensor: int = 1, memory: int | None = None,
+    backend: Backend = "xla", tensor: int = 1, memory: int | None = None, shared: bool = False,
 ) -> BatchPlan:  # fmt: skip
     """The largest batch of at most `rows` responses (groups of `group`, of `prompts` prompts) within `memory` bytes.
 
     All of one device: `width` is the longest prompt's, `slots` what the longest row can need, `tensor` the number of
-    devices that share a row. `memory` None is without limit. Raises ValueError when not even one row fits; the message
-    says what would make it fit.
+    devices that share a row. `memory` None is without limit. `shared`: whether what prompts share is
+    computed once. Raises ValueError when not even one row fits; the message says what would make it fit.
     """
-    planned = partial(_batch, config, group=group, backend=backend)
+    planned = partial(_batch, config, group=group, backend=backend, shared=shared)
     most = max(1, min(prompts, _PREFILL_TOKENS // width))
     sizes = [(rows, power(most))]
     sizes += [(size, min(power(most), max(1, size // group))) for size in _below(rows)]
@@ -62,17 +63,19 @@ def plan_batch(
 
 def _batch(
     config: Qwen3Config, itemsize: int, rows: int, prompts: int, *, group: int, width: int, slots: int,
-    backend: Backend, tensor: int,
+    backend: Backend, tensor: int, shared: bool,
 ) -> BatchPlan:  # fmt: skip
     costs = Arithmetic(config, itemsize, 1)
     d, n, h, f = config.hidden_size, config.num_attention_heads, config.head_dim, config.intermediate_size
     weights = costs.parameters * itemsize // tensor
     token = costs.cache_token // tensor
-    scores = 8 * n // tensor * width if backend == "xla" else 0  # the float32 square before and after its softmax
+    seen = width + (shared_slots(width) if shared else 0)
+    scores = 8 * n // tensor * seen if backend == "xla" else 0  # the float32 square before and after its softmax
     prefilled = token + itemsize * (4 * d + (2 * f + 3 * n * h) // tensor) + scores  # of one token of a prompt
     drawn = 16 * config.vocab_size  # float32 logits of one row and three arrays like them, in drawing
     cache = rows * slots * token
     layer = cache // config.num_hidden_layers
+    cache += pool_slots(prompts, width) * token if shared else 0
     inserted = min(group, rows) * token  # repeated for the group, before it is written
     temporaries = max(prompts * width * (prefilled + inserted), rows * drawn, 2 * layer)
     return BatchPlan(
@@ -124,14 +127,29 @@ def free_memory() -> int | None:
     return least_of_all(int(free * USABLE) >> 20) << 20
 
 
+def shared_slots(tokens: int) -> int:
+    """Return how many slots of a pool attention looks at where prompts share so many tokens: few programs."""
+    return ladder(-(-tokens // _SHARED)) * _SHARED if tokens else 0
+
+
+def pool_slots(prompts: int, width: int) -> int:
+    """Return the slots of a pool in which so many prompts of `width` tokens are prefilled behind what they share."""
+    return shared_slots(width) + prompts * width
+
+
 def power(size: int) -> int:
     """The largest power of two that is not above `size`."""
     return 1 << (size.bit_length() - 1)
 
 
+def ceiling(size: int) -> int:
+    """Return the smallest power of two that is not below `size`."""
+    return 1 << (size - 1).bit_length()
+
+
 def ladder(size: int) -> int:
     """The next size of the ladder 1, 2, 3, 4, 6, 8, 12, 16, 24...: at most half as much again."""
-    above = 1 << (size - 1).bit_length()
+    above = ceiling(size)
     return above * 3 // 4 if size <= above * 3 // 4 and above >= 4 else above
 
 

@@ -1,4 +1,7 @@
-"""Prompts that begin alike, packed so that what they share is computed once: several questions about one story.
+"""Prompts that begin alike: what they share (an instruction, a story) is computed once, for later calls, too.
+
+A device's pool keeps the keys and values of one beginning, and the next prompts that begin with some of it go on from
+there. Behind it the rest of the prompts is packed into bins, where again the prompts of a unit share what they can.
 
 A completion may then differ in its rounding from the one of a prompt that is prefilled alone, so training does not use
 it; evaluation does (`Engine.share_prefixes`).
@@ -6,80 +9,273 @@ it; evaluation does (`Engine.share_prefixes`).
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
+from socialr1_jax.compiles import told
+from socialr1_jax.mesh import place
 from socialr1_jax.models.blockwise import Segments
 from socialr1_jax.models.text_bins import Unit, fill_bins, lay_out
-from socialr1_jax.sampling.memory import ladder
+from socialr1_jax.sampling.decode import DecodeState, admit_from_pool, empty_pool, prefill_bins
+from socialr1_jax.sampling.memory import BatchPlan, ceiling, ladder, pool_slots, power, shared_slots
 
-_WORTH = 0.8  # packed rows with more tokens than this share of the plain ones are not worth a program of their own
-_LONGEST = 2  # units are at most so many times as long as the longest prompt
-_STEP = 64  # widths of bins are multiples of it by the ladder: few programs
-_WIDEST = 4  # bins are at most about so many times as wide as the longest unit
+if TYPE_CHECKING:
+    from socialr1_jax.sampling.engine import Engine
+
+Tokens = Sequence[int] | np.ndarray
+Prompts = Sequence[Tokens]
+
+_STEP = 64  # bins are as wide as it or as a power of two above: few programs
+_SHORTEST = 256  # units of so many tokens are never too long
+_LONGEST = 2  # longer ones are at most so many times as long as what the longest prompt has of its own
+_WIDER = 1, 2, 4  # widths of bins that are tried, times the least
 _ATTENTION = 2048  # width from which on attention costs more than the rest: 1,536 in `tiny`, 3,840 in 0.6b
+_TOGETHER = 4  # bins are computed so many at a time, the last ones singly: few programs
+_EXTENSION = 512  # tokens of a beginning that are computed at once
+_KIN = 32  # neighbours that share so many tokens more than `_MANY` do are not parted
+_MANY = 64
+_PROGRAM = 128  # tokens that take as long as a program does beside its tokens
 
 
 class PackedPrompts(NamedTuple):
-    """Bins [b, t] of packed prompts. Token t of a device's prompt p lies at `at_pt[p, t]` of its flattened bins."""
+    """Bins [d, b, t] of what each device's prompts have behind their beginning.
 
-    tokens_bt: Any
-    lengths_b: Any
+    Token t of a device's prompt p will be in slot `at_pt[p, t]` of its pool.
+    """
+
+    tokens_dbt: np.ndarray
     segments: Segments
-    at_pt: Any
+    at_pt: np.ndarray
 
 
-def pack_prompts(devices: Sequence[Sequence[Sequence[int]]], size: int, width: int) -> PackedPrompts | None:
-    """The prompts of each device, at most `size` of at most `width` tokens; None where packing saves too little."""
-    units = [units_of(prompts, _LONGEST * width) for prompts in devices]
-    longest = max((unit.length for each in units for unit in each), default=1)
-    cost, bins_width, count, filled = min(_ways(units, longest), key=lambda way: way[0])
-    if cost > _WORTH * _cost(size, width):
-        return None
+class SharedPrefill:
+    """Prefills the prompts of a rollout. Each device has a pool that begins with the newest beginning."""
+
+    def __init__(self, engine: Engine, plan: BatchPlan, devices: int) -> None:
+        self._engine, self._plan = engine, plan
+        self._beginnings: list[Tokens] = [[]] * devices
+        dtype = jnp.dtype(engine.dtype)
+        self._pool = empty_pool(engine.config, devices, pool_slots(plan.prompts, plan.width), dtype)
+
+    def calls(self, devices: Sequence[Prompts]) -> list[list[list[int]]]:
+        """Return which prompts each device should admit together: numbers by call and device, in sorted order."""
+        cut = []
+        for prompts, beginning in zip(devices, self._beginnings, strict=True):
+            order = sorted(range(len(prompts)), key=lambda i: list(prompts[i]))
+            ends = np.cumsum([0, *cut_prompts([prompts[i] for i in order], beginning, self._plan)])
+            cut.append([order[a:b] for a, b in pairwise(ends)])
+        return [[each[i] if i < len(each) else [] for each in cut] for i in range(max(map(len, cut)))]
+
+    def admit(
+        self, state: DecodeState, devices: Sequence[Prompts], size: int, width: int, rows_m: jax.Array,
+        fresh: DecodeState,
+    ) -> DecodeState:  # fmt: skip
+        """Return the state with each device's prompts, at most `size` of at most `width` tokens, in its rows.
+
+        `rows_m` and `fresh` are those of `decode.admit`.
+        """
+        self._extend([prompts[0][: shared_by(prompts)] if prompts else [] for prompts in devices])
+        lengths = [len(beginning) for beginning in self._beginnings]
+        packed = pack_prompts(devices, lengths, size, width, self._plan)
+        bin_width = packed.tokens_dbt.shape[2]
+        filled = (packed.segments.own_bt > 0).sum(2).max(0)  # of the fullest device
+        for first, bins, used in _programs(filled.tolist(), bin_width):
+            now = (slice(None), slice(first, first + bins), slice(used))
+            self._prefill(
+                packed.tokens_dbt[now], Segments(*(x[now] for x in packed.segments)), lengths,
+                [length + first * bin_width for length in lengths],
+            )  # fmt: skip
+        with told(f"{size} prompts x {width} tokens put into caches of {state.caches[0].slots} slots"):
+            return admit_from_pool(state, self._pool, place(packed.at_pt), rows_m, fresh)
+
+    def _extend(self, beginnings: Prompts) -> None:
+        """The pools are to begin with these tokens."""
+        there = [common(old, new) for old, new in zip(self._beginnings, beginnings, strict=True)]
+        while left := max(len(new) - at for new, at in zip(beginnings, there, strict=True)):
+            width = min(max(_STEP, ceiling(min(left, _EXTENSION))), self._plan.width)
+            units = [Unit([0], [], [list(new[at : at + width])]) for new, at in zip(beginnings, there, strict=True)]
+            tokens_dbt, segments, _ = _laid([[[unit]] for unit in units], there, width, 1)
+            self._prefill(tokens_dbt, segments, there, there)
+            there = [at + unit.length for at, unit in zip(there, units, strict=True)]
+        self._beginnings = list(beginnings)
+
+    def _prefill(self, tokens_dbt: np.ndarray, segments: Segments, lengths: Sequence[int], at: Sequence[int]) -> None:
+        engine, (_, count, width) = self._engine, tokens_dbt.shape
+        shared = shared_slots(max(lengths))
+        rows = (place(x.reshape(-1, width)) for x in (tokens_dbt, *segments))
+        with told(f"prefill of {count} bins of prompts x {width} tokens behind {shared}"):
+            self._pool = prefill_bins(
+                engine.params, engine.config, self._pool, next(rows), Segments(*rows),
+                place(np.array(lengths, np.int32)), place(np.array(at, np.int32)),
+                shared=shared, dtype=jnp.dtype(engine.dtype), backend=engine.backend,
+            )  # fmt: skip
+
+
+def good_order(prompts: Prompts, new: Sequence[int]) -> list[int]:
+    """Return the prompts' numbers in an order that computes and reads little.
+
+    Those that begin alike are neighbours. Short ones come first, so that decoding does not read the slots of long ones
+    from the beginning: by the slots that they need with their first `new` tokens. Where that would part prompts, what
+    nearly all of a benchmark share does not count.
+    """
+    order = sorted(range(len(prompts)), key=lambda i: list(prompts[i]))
+    arrays = [np.asarray(prompts[i]) for i in order]
+    same = np.array([common(first, second) for first, second in pairwise(arrays)], int)
+    families = np.cumsum([0, *(same < _shared_by_many(same) + _KIN)])[: len(order)]
+    longest = np.zeros(len(order), int)
+    np.maximum.at(longest, families, [len(prompts[i]) + new[i] for i in order])
+    sizes = [ladder(-(-int(length) // _STEP)) for length in longest[families]]
+    return [order[i] for i in sorted(range(len(order)), key=lambda i: sizes[i])]
+
+
+def _shared_by_many(same: np.ndarray) -> np.ndarray:
+    """Return for each pair of neighbours how many tokens it shares with `_MANY` pairs around it."""
+    if len(same) < _MANY:
+        return np.zeros_like(same)
+    least = np.lib.stride_tricks.sliding_window_view(same, _MANY).min(-1)
+    padded = np.pad(least, _MANY - 1)
+    return np.lib.stride_tricks.sliding_window_view(padded, _MANY).max(-1)
+
+
+def cut_prompts(prompts: Prompts, beginning: Tokens, plan: BatchPlan) -> list[int]:
+    """Return how many of the sorted prompts to admit in each call, so that together they cost least.
+
+    `beginning` is what the pool begins with.
+    """
+    arrays = [np.asarray(prompt) for prompt in prompts]
+    same = [common(first, second) for first, second in pairwise(arrays)]
+
+    def cut(start: int, stop: int, beginning: Tokens) -> tuple[float, list[int]]:
+        """Return the cost of a range of the prompts and the sizes of its calls."""
+        part = arrays[start:stop]
+        shared = min([len(prompt) - 1 for prompt in part] + same[start : stop - 1])
+        tokens = sum(map(len, part)) - sum(same[start : stop - 1]) - common(beginning, part[0][:shared])
+        cost = math.inf
+        if len(part) <= _most(max(map(len, part)), plan):
+            cost = _cost_of_call(part, shared, beginning, plan)
+        if len(part) == 1 or cost < tokens + 2 * _PROGRAM:  # nor would two calls cost less
+            return cost, [len(part)]
+        at = min(range(start, stop - 1), key=lambda i: (same[i], abs(2 * i + 2 - start - stop)))
+        left, sizes = cut(start, at + 1, beginning)
+        last = arrays[at + 1 - sizes[-1] : at + 1]
+        right, others = cut(at + 1, stop, last[0][: shared_by(last)])
+        return min((cost, [len(part)]), (left + right, sizes + others))
+
+    return cut(0, len(arrays), beginning)[1] if arrays else []
+
+
+def _most(longest: int, plan: BatchPlan) -> int:
+    """Return how many prompts of so many tokens a call may have."""
+    return power(max(1, plan.prompts * plan.width // min(ladder(-(-longest // _STEP)) * _STEP, plan.width)))
+
+
+def _cost_of_call(prompts: Prompts, shared: int, beginning: Tokens, plan: BatchPlan) -> float:
+    """Return the tokens that a call computes, dearer where attention sees many, and what its programs cost."""
+    more = shared - common(beginning, prompts[0][:shared])
+    own = [prompt[shared:] for prompt in prompts]
+    units = units_of(own, _longest_unit(own, plan))
+    # All bins but one are more than half full, so that these fit into the pool.
+    if len(prompts) > 1 and 2 * sum(unit.length for unit in units) > (plan.prompts - 1) * plan.width:
+        return math.inf
+    cost = more * (1 + shared / _ATTENTION) + _PROGRAM * (1 + (more > 0))
+    return cost + sum(unit.length * (1 + (unit.length + 2 * shared) / _ATTENTION) for unit in units)
+
+
+def _longest_unit(own: Prompts, plan: BatchPlan) -> int:
+    return min(max(_SHORTEST, _LONGEST * max(map(len, own), default=1)), plan.width)
+
+
+def shared_by(prompts: Prompts) -> int:
+    """Return the number of tokens that all begin with; each has one more at least."""
+    arrays = [np.asarray(prompt) for prompt in prompts]
+    return min([len(prompt) - 1 for prompt in arrays] + [common(arrays[0], other) for other in arrays[1:]])
+
+
+def pack_prompts(
+    devices: Sequence[Prompts], lengths: Sequence[int], size: int, width: int, plan: BatchPlan
+) -> PackedPrompts:
+    """Return each device's prompts without their first `lengths` tokens, in bins that cost least.
+
+    A device has at most `size` prompts of at most `width` tokens. The bins go into the pool behind those first tokens.
+    """
+    owns = [[prompt[length:] for prompt in prompts] for prompts, length in zip(devices, lengths, strict=True)]
+    units = [units_of(own, _longest_unit(own, plan)) for own in owns]
+    longest = max(unit.length for each in units for unit in each)
+    ways = [way for way in _ways(units, longest, plan.width) if way[1] * way[2] <= plan.prompts * plan.width]
+    _, bin_width, count, filled = min(ways, key=lambda way: way[0])
+    tokens_dbt, segments, places = _laid(filled, lengths, bin_width, count)
     at_pt = np.zeros((len(devices) * size, width), np.int32)
-    laid = []
-    for device, bins in enumerate(filled):
-        laid.append(lay_out(bins, bins_width, count))
+    for device, (length, slots) in enumerate(zip(lengths, places, strict=True)):
+        for item, own in slots.items():
+            at_pt[device * size + item, : length + len(own)] = [*range(length), *(own + length)]
+    return PackedPrompts(tokens_dbt, segments, at_pt)
+
+
+def _ways(
+    units: Sequence[Sequence[Unit]], longest: int, most: int
+) -> Iterator[tuple[float, int, int, list[list[list[Unit]]]]]:
+    """(cost, width, number of bins on a device, the bins) for several widths from the longest unit's up."""
+    least = max(_STEP, ceiling(longest))
+    for width in sorted({min(least * times, most) for times in _WIDER}):
+        filled = [fill_bins(each, width) for each in units]
+        count = max(map(len, filled))
+        tokens = np.zeros(count, int)
+        for bins in filled:
+            used = [sum(unit.length for unit in units) for units in bins]
+            tokens[: len(used)] = np.maximum(tokens[: len(used)], used)
+        parts = _programs(tokens.tolist(), width)
+        cost = sum(bins * used * (1 + used / _ATTENTION) + _PROGRAM for _, bins, used in parts)
+        yield cost, width, count, filled
+
+
+def _programs(filled: Sequence[int], width: int) -> Iterator[tuple[int, int, int]]:
+    """Yield (first bin, number of bins, width) of each program for bins that have so many tokens.
+
+    A bin that is computed alone is no wider than it must be.
+    """
+    first = 0
+    while first < len(filled):
+        bins = _TOGETHER if len(filled) - first >= _TOGETHER else 1
+        yield first, bins, width if bins > 1 else min(width, max(_STEP, ceiling(filled[first])))
+        first += bins
+
+
+def _laid(
+    filled: Sequence[Sequence[Sequence[Unit]]], lengths: Sequence[int], width: int, count: int
+) -> tuple[np.ndarray, Segments, list[dict[int, np.ndarray]]]:
+    """Return tokens and segments [d, b, t] of each device's bins, and by item where in the bins its tokens are."""
+    laid = [lay_out(bins, width, count) for bins in filled]
+    segments = Segments(*(np.stack(parts) for parts in zip(*(one.segments for one in laid), strict=True)))
+    positions_dbt = segments.positions_bt + np.array(lengths, np.int32)[:, None, None]
+    places: list[dict[int, np.ndarray]] = []
+    for bins in filled:
+        places.append({})
         for at, each in enumerate(bins):
-            start = at * bins_width
+            start = at * width
             for unit in each:
                 shared = np.arange(start, start + len(unit.shared))
                 start += len(unit.shared)
                 for item, own in zip(unit.items, unit.own, strict=True):
-                    places = np.concatenate([shared, np.arange(start, start + len(own))])
-                    at_pt[device * size + item, : len(places)] = places
+                    places[-1][item] = np.concatenate([shared, np.arange(start, start + len(own))])
                     start += len(own)
-    tokens_bt, lengths_b = (np.concatenate([getattr(one, name) for one in laid]) for name in ("tokens_bt", "lengths_b"))
-    segments = Segments(*(np.concatenate(parts) for parts in zip(*(one.segments for one in laid), strict=True)))
-    return PackedPrompts(tokens_bt, lengths_b, segments, at_pt)
+    return np.stack([one.tokens_bt for one in laid]), segments._replace(positions_bt=positions_dbt), places
 
 
-def _ways(units: Sequence[Sequence[Unit]], longest: int) -> Iterator[tuple[float, int, int, list[list[list[Unit]]]]]:
-    """(cost, width, number of bins on a device, the bins) for several widths from the longest unit's up."""
-    least = -(-longest // _STEP)
-    for steps in sorted({ladder(least * times) for times in range(1, _WIDEST + 1)}):
-        filled = [fill_bins(each, steps * _STEP) for each in units]
-        count = ladder(max(map(len, filled)))
-        yield _cost(count, steps * _STEP), steps * _STEP, count, filled
-
-
-def _cost(rows: int, width: int) -> float:
-    """Tokens, dearer in wide rows, of which attention computes the whole square."""
-    return rows * width * (1 + width / _ATTENTION)
-
-
-def units_of(prompts: Sequence[Sequence[int]], most: int) -> list[Unit]:
+def units_of(prompts: Prompts, most: int) -> list[Unit]:
     """Prompts in units of at most `most` tokens (or one prompt), neighbours in sorted order behind what they share.
 
     Of all ways to cut the sorted prompts into units the one with the fewest tokens.
     """
     order = sorted(range(len(prompts)), key=lambda i: list(prompts[i]))
     lengths = [len(prompts[i]) for i in order]
-    common = [_common(prompts[i], prompts[j]) for i, j in pairwise(order)]
+    same = [common(prompts[i], prompts[j]) for i, j in pairwise(order)]
     fewest, begins = [0], []  # tokens of the first n prompts, and where the last unit of them begins
     shares: list[int] = []
     for end in range(1, len(order) + 1):
@@ -87,7 +283,7 @@ def units_of(prompts: Sequence[Sequence[int]], most: int) -> list[Unit]:
         for begin in range(end - 1, -1, -1):
             length += lengths[begin]
             if begin < end - 1:
-                shared = min(shared, common[begin], lengths[begin] - 1)  # each has a token of its own
+                shared = min(shared, same[begin], lengths[begin] - 1)  # each has a token of its own
             size = length - (end - begin - 1) * shared
             if begin < end - 1 and size > most:
                 break
@@ -104,8 +300,8 @@ def units_of(prompts: Sequence[Sequence[int]], most: int) -> list[Unit]:
     return units[::-1]
 
 
-def _common(first: Sequence[int], second: Sequence[int]) -> int:
-    """Tokens that both begin with."""
+def common(first: Tokens, second: Tokens) -> int:
+    """Return the number of tokens that both begin with."""
     length = min(len(first), len(second))
     differ = np.flatnonzero(np.asarray(first[:length]) != np.asarray(second[:length]))
     return int(differ[0]) if differ.size else length
