@@ -73,6 +73,24 @@ def understood(questions: Questions, sets: Mapping[str, Questions], asked: int) 
     return lines
 
 
+def cold_start_questions(config: RunConfig, questions: Questions) -> Questions:
+    """Return the questions with reference thoughts, which `config.cold_start` learns from, in their order.
+
+    Log how many they are if not all. Raise ConfigError if there is none.
+    """
+    places = [i for i in range(len(questions)) if (example := questions.get(i)) and example.thoughts.strip()]
+    if not places:
+        raise ConfigError(
+            f"cold_start learns from the reference thoughts, and no question of {', '.join(config.data.train)} has "
+            "any: name their column in data.columns.thoughts, set cold_start=0, or train from a model that knows the "
+            "format (docs/tutorial.md)"
+        )
+    if len(places) == len(questions):
+        return questions
+    log.warning("cold_start learns from %d of %d questions: the others have no thoughts", len(places), len(questions))
+    return questions.take(places)
+
+
 def first_prompt(questions: Questions, tokenizer: Any) -> list[str]:
     """Return the prompt of the first question exactly as the model sees it, and its gold answer, as lines."""
     example = next(iter(questions))
