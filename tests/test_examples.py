@@ -393,6 +393,10 @@ def test_meta_and_conditions_by_other_and_dotted_names(tmp_path):
         "read: id, story from item.story, question from item.question.stem, options from choices, answer from key, "
         "type from item.level, source from kind; in meta, not in the card's prompt: kind, item.level"
     )
+    (plain,) = read_examples(write(tmp_path / "nested.jsonl", ROW | {"item": {"level": 1, "tags": ["x"]}, "n": 2}))
+    assert plain.meta == {"n": 2, "item.level": 1}
+    nested = parse_files("q", [tmp_path / "nested.jsonl"], {}, {})
+    assert nested.reading.endswith("; in meta, not in the card's prompt: n, item.level")
     with pytest.raises(DataError, match=r"where: no column 'item.levl' \(did you mean 'item.level'\?\)"):
         read_examples(path, columns=columns, where={"item.levl": "2"})
     with_type = write(tmp_path / "typed.jsonl", *[row | {"type": "old"} for row in rows])

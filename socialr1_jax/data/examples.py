@@ -27,6 +27,7 @@ from socialr1_jax.data.tables import (
     listed,
     nearest,
     refuse_half_characters,
+    scalar_parts,
     source_files,
     spread,
 )
@@ -45,9 +46,10 @@ _EDGES = ",;" + "".join(filter(str.isspace, map(chr, range(0x3001))))  # of an o
 _ASCII_PUNCTUATION = frozenset(string.punctuation)  # with $ + < = > ^ ` | ~, which Unicode calls symbols
 _ABSENT_TEXTS = ("", "NaN", "nan")
 _MOST_LITERAL = 20_000  # characters of a Python list
-_READ_AS_TEXT = frozenset(("source", "type", "twin_id", "twin_of", "story_id", "plot", "script"))  # of `meta`
+READ_AS_TEXT = frozenset(("source", "type", "twin_id", "twin_of", "story_id", "plot", "script"))  # of `meta`
 _FROM_0 = tuple(map(str, range(len(LETTERS) + 1)))
 _MOST_PLACES = 1000  # sets of columns of one source that are remembered
+_PARTS_SHOWN = 30  # values inside objects, in a line on what was read
 _NUMBER = re.compile(r"(\d{1,2})(?:\.0)?")  # an option's; a table with gaps holds 1.0
 
 
@@ -61,8 +63,9 @@ class Example:
     ``options`` are the option texts in letter order (the first is A); without options the answer is free text.
     ``answer`` is the gold letter when there are options, else the free-text answer.
     ``thoughts`` is the reference reasoning that SFT puts inside ``<think>``; "" when there is none.
-    ``meta`` holds whatever else is known, with its JSON types: columns with one value, and all of a column ``meta``.
-    What the package itself reads of it (`_READ_AS_TEXT`) are texts.
+    ``meta`` holds whatever else is known, with its JSON types: columns with one value, the values inside a column's
+    objects by dotted names (`scalar_parts`), and all of a column ``meta``.
+    What the package itself reads of it (`READ_AS_TEXT`) are texts.
     ``messages`` are the turns (role, content) that ask the question; () is the card's prompt of the fields above.
 
     Raises ValueError for an answer that is no letter of the options, for one option or more than 26, for an empty
@@ -303,7 +306,10 @@ class RowParser:
         ]
         rest = dict.fromkeys(column for places in found for column in places.meta)
         meta = [printable(column) for column in rest if column in self._meta]
+        parts = [printable(name) for name in self._meta if name not in rest]
+        meta += [*parts[:_PARTS_SHOWN], f"and {len(parts) - _PARTS_SHOWN} more"][: len(parts)]
         read = [f"{column}." for one in columns.values() for column in one]  # what is inside them, and what they are in
+        read += [f"{name}." for name in self._meta if name not in rest]
         unread = [
             printable(column)
             for column in rest
@@ -384,15 +390,15 @@ class RowParser:
             if (label := _NUMBER.fullmatch(answer)) and not any(map(_NUMBER.fullmatch, options)):
                 self._numbers.setdefault((int(label[1]), len(options)), number)
             answer = gold_letter(answer, options, self._first_label)
-        meta = {name: values[name] for name in places.meta if isinstance(values[name], str | int | float)}
+        meta = scalar_parts({name: values[name] for name in places.meta}, places.used)
         self._meta |= dict.fromkeys(meta)
         if isinstance(own := values.get("meta"), Mapping):
             meta |= own
         meta |= {name: values.get(column) for name, column in places.named.items()}
         kept = {
-            name: scalar_text(value) if name in _READ_AS_TEXT else value
+            name: scalar_text(value) if name in READ_AS_TEXT else value
             for name, value in meta.items()
-            if name not in _READ_AS_TEXT or isinstance(value, str | int | float)
+            if name not in READ_AS_TEXT or isinstance(value, str | int | float)
         }
         if self._origin:
             kept["source"] = kept.get("source") or self._origin
@@ -418,6 +424,7 @@ class _Places(NamedTuple):
     options: tuple[str, ...]
     meta: tuple[str, ...]
     named: dict[str, str]
+    used: frozenset[str]  # columns of the fields
 
 
 def _missing(found: Iterable[_Places], known: Collection[str]) -> str:
@@ -463,7 +470,7 @@ def _find(known: Sequence[str], columns: Mapping[str, str]) -> _Places:
             texts[name] = chosen[0]
     used = {*texts.values(), *options, "meta"}
     named = {name: columns[name] for name in META_FIELDS if name in columns}
-    return _Places(texts, options, tuple(column for column in known if column not in used), named)
+    return _Places(texts, options, tuple(column for column in known if column not in used), named, frozenset(used))
 
 
 def _text(value: Any, column: str = "") -> str:

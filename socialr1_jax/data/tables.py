@@ -9,7 +9,7 @@ import logging
 import re
 import stat
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -307,6 +307,27 @@ def spread(values: Mapping[str, Any], paths: Iterable[str]) -> Mapping[str, Any]
             name += f"{part}."
             inner |= {f"{name}{key}": value for key, value in cell.items()}
     return {**values, **inner, **values} if inner else values
+
+
+def scalar_parts(values: Mapping[str, Any], without: Collection[str] = ()) -> dict[str, Any]:
+    """Return the texts, numbers and booleans of a row by name; those inside objects by dotted names ("item.level").
+
+    Lists, nulls, and what is named, or inside what is named, in `without` are left out. Of two values with one name
+    the outer one stays.
+    """
+    scalars: dict[str, Any] = {}
+    level = dict(values)
+    while level:
+        inner: dict[str, Any] = {}
+        for name, value in level.items():
+            if name in without:
+                continue
+            if isinstance(value, Mapping):
+                inner |= {f"{name}.{key}": part for key, part in value.items()}
+            elif isinstance(value, str | int | float):
+                scalars.setdefault(name, value)
+        level = inner
+    return scalars
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

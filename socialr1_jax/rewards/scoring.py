@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 
 from socialr1_jax.accuracy import accuracy_figures, baseline_figures
 from socialr1_jax.command_line import Section
-from socialr1_jax.data.examples import Example
+from socialr1_jax.data.examples import FIELDS, Example
 from socialr1_jax.data.tables import refuse_half_characters, unique_keys
 from socialr1_jax.files import write_whole
 from socialr1_jax.ownership import refuse_foreign_file
@@ -73,7 +73,7 @@ class ScoreConfig(Section):
 
 _ADDED = {"reward", "status", "cause", "terms"}  # columns
 # Those that are no `meta`, which reward functions of the user's get.
-_COLUMNS = {*_ADDED, "id", "story", "question", "options", "answer", "response", "content", "meta"}
+_COLUMNS = {*_ADDED, *FIELDS, "response", "content", "meta"} - {"messages"}
 
 
 @dataclass(frozen=True)
@@ -222,14 +222,14 @@ def _checked(row: dict[str, Any]) -> tuple[Example, str, float | None]:
         raise ValueError(f"'content' is {shown(content)}, not a number or null")
     refuse_half_characters([row["response"]])
     own = row.get("id")
-    known = row["meta"] | row if isinstance(row.get("meta"), dict) else row
+    meta = {name: value for name, value in row.items() if name not in _COLUMNS}
     example = Example(  # checks the question and the gold answer
         id=own if isinstance(own, str) else "",
         story=row.get("story", ""),
         question=row["question"],
         options=tuple(options),
         answer=row["answer"],
-        meta={name: value for name, value in known.items() if name not in _COLUMNS},
+        meta=row["meta"] | meta if isinstance(row.get("meta"), dict) else meta,
     )
     return example, row["response"], content
 
