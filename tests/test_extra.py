@@ -64,6 +64,7 @@ def function(tmp_path, monkeypatch, request):
             "def reward(records):\n    raise RuntimeError('all\\n\\x1b[31mtogether')\n",
             "", 2, r"RuntimeError: all \x1b[31mtogether",
         ),
+        ("def reward(records):\n    yield from records[0]['nothing']\n", "", 2, "KeyError: 'nothing'"),
         (
             "def reward(records):\n    return [r['meta']['lvl'] for r in records]\n",
             " at response 1 of 4 (id 'q0')", 2, "KeyError: 'lvl'; meta has 'level'",

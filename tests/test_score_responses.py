@@ -113,6 +113,14 @@ def test_functions_of_ones_own(score, capsys, monkeypatch, tmp_path_factory):
     assert "rewards.extra.one: scored.py has no function 'long'" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("answer", ["A", "a", "(a)", "drawer", "A. drawer"])
+def test_gold_answers_as_in_question_files(score, answer):
+    status, (row,) = score([ROW | {"answer": answer}])
+    assert (status, row["terms"]["outcome"], row["answer"]) == (0, 1.0, answer)
+    (kept,) = score([ROW | {"options": ["B", "A"]}])[1]  # a letter stays one
+    assert kept["terms"]["outcome"] == 1.0
+
+
 def test_meta_is_that_of_training(main, tmp_path, monkeypatch):
     seen = tmp_path / "seen.py"
     seen.write_text("metas = []\n\ndef see(records):\n    metas.extend(r['meta'] for r in records)\n    return [0.0]\n")
@@ -177,7 +185,7 @@ def test_free_text_without_story(score):
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({**ROW, "answer": "C"}, "the gold answer 'C' is not one of the option letters A to B"),
+        ({**ROW, "answer": "C"}, r"the gold answer 'C' is not among the 2 options (drawer; shelf)"),
         ({**ROW, "answer": 1}, "'answer' is 1, not a text"),
         ({**ROW, "answer": " "}, "the gold answer is empty"),
         ({**ROW, "response": None}, "'response' is None, not a text"),
