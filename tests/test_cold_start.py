@@ -9,7 +9,8 @@ import pytest
 
 from socialr1_jax.config import ConfigError, RunConfig
 from socialr1_jax.data.question_sources import open_questions
-from socialr1_jax.training.run_questions import cold_start_questions
+from socialr1_jax.data.tables import DataError
+from socialr1_jax.training.run_questions import cold_start_questions, read_run_questions
 
 ROOT = Path(__file__).resolve().parents[1]
 SMOKE = ["--config", str(ROOT / "configs/smoke.yaml"), "quiet=true"]
@@ -20,6 +21,7 @@ def question_file(folder, thoughts):
         {"id": f"q{i}", "story": "Ann left.", "question": "Who?", "options": ["Ann", "Ben"], "answer": "A", "why": text}
         for i, text in enumerate(thoughts)
     ]
+    folder.mkdir(exist_ok=True)
     file = folder / "q.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return file
@@ -36,6 +38,16 @@ def test_it_takes_the_questions_with_thoughts(tmp_path, caplog):
     assert cold_start_questions(config, whole) is whole
     with pytest.raises(ConfigError, match=r"no question of .*q.jsonl has any: name their column in data.columns"):
         cold_start_questions(config, open_questions([file]))
+
+
+def test_bad_rows_of_training_and_evaluation_are_listed_at_once(tmp_path):
+    files = [question_file(tmp_path / name, ["why", None]) for name in ("a", "b")]
+    for file in files:
+        file.write_text(file.read_text() + '{"question": 1}\n')
+    config = RunConfig(model={"random": "nano"}, data={"train": str(files[0]), "eval": list(map(str, files))})
+    with pytest.raises(DataError) as caught:
+        read_run_questions(config)
+    assert [str(caught.value).count(f"{file} row 3: no column 'story'") for file in files] == [1, 1]
 
 
 @pytest.mark.parametrize(

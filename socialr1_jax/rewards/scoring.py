@@ -222,9 +222,8 @@ def _checked(row: dict[str, Any]) -> tuple[Example, str, float | None]:
         raise ValueError(f"'content' is {shown(content)}, not a number or null")
     refuse_half_characters([row["response"]])
     answer = row["answer"]
-    if (
-        options and answer.strip() and answer not in LETTERS[: len(options)]
-    ):  # a letter stays one, even beside an option of one letter
+    # A letter stays one, even beside an option that is a letter.
+    if options and answer.strip() and answer not in LETTERS[: len(options)]:
         answer = gold_letter(answer, tuple(options))
     own = row.get("id")
     meta = {name: value for name, value in row.items() if name not in _COLUMNS}

@@ -17,6 +17,7 @@ from socialr1_jax.data.pipeline import QuestionStream
 from socialr1_jax.data.prompt_lengths import refuse_long_prompts
 from socialr1_jax.data.prompts import Prompt, PromptWriter, encode_prompts, question_text, reference_response
 from socialr1_jax.data.question_sources import Questions, open_questions, source_names
+from socialr1_jax.data.tables import DataError
 from socialr1_jax.data.twins import whole_groups
 from socialr1_jax.files import read_json, write_json
 from socialr1_jax.hub import cached_folder
@@ -133,9 +134,16 @@ def read_run_questions(config: RunConfig) -> tuple[Questions, dict[str, Question
         questions = open_questions(sources, **reading)
         return questions.asked_by(writer) if writer else questions
 
-    train = opened(data.train)
+    sets, faults = dict[str, Questions](), dict[str, None]()
     names = source_names(data.eval)
-    sets = {name: opened([one]) for name, one in zip(names, data.eval, strict=True)}
+    for name, sources in [("", data.train), *((name, [one]) for name, one in zip(names, data.eval, strict=True))]:
+        try:
+            sets[name] = opened(sources)
+        except DataError as error:
+            faults[str(error)] = None
+    if faults:  # of training and evaluation at once
+        raise DataError("\n".join(faults))
+    train = sets.pop("")
     if sets:
         return train, sets
     if len(train) <= data.holdout:
