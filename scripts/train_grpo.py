@@ -26,6 +26,7 @@ def check_questions(config: RunConfig) -> None:
     from socialr1_jax.training.epochs import in_steps
     from socialr1_jax.training.run_questions import (
         check_positions,
+        cold_start_questions,
         first_prompt,
         made_tokenizer,
         read_run_questions,
@@ -41,6 +42,8 @@ def check_questions(config: RunConfig) -> None:
         questions, sets = read_run_questions(config)
         warn_of_shared(questions, sets)
         warn_of_few(config, questions)
+        if config.cold_start:
+            cold_start_questions(config, questions)
     if unchecked := check_positions(config, questions, sets):
         print_line(f"positions   not checked: {unchecked}")
     in_full, lines = in_steps(config, len(questions), config.grpo.prompts_per_step)

@@ -259,7 +259,7 @@ def without(name: str, row: dict = ROW) -> dict:
         (without("story") | {"text": "x"}, r"row 2: no column 'story' \(the columns are"),
         (ROW | {"id": "q0"}, r"row 2: the id 'q0' is already that of .*q.jsonl row 1"),
         (ROW | {"question": " "}, "row 2: the question is empty"),
-        (ROW | {"answer": None}, "row 2: the gold answer ''"),
+        (ROW | {"answer": None}, "row 2: no gold answer in 'answer'"),
         (ROW | {"options": ["Anna", None, "Ben"]}, "row 2: option B is empty"),
         (ROW | {"options": ["Anna"]}, "row 2: 1 options"),
         (["not an object"], "row 2: expected an object with named fields, found a list"),
@@ -358,7 +358,9 @@ SPREAD = {"story": "s", "question": "q", "a": "Ann", "b": "Ben", "c": "Cleo", "a
             [("How many?", ("x", "y"), "B"), ("How many?", ("4", "2", "1"), "B")],
         ),
         ([ARC | {"choices": {"text": ["x", "y"], "label": ["A"]}}], ARC_COLUMNS, "give as many labels as texts"),
-        ([ARC | {"choices": {"text": ["x", "y"], "label": [2, 3]}}], ARC_COLUMNS, "labelled '2', '3'; expected A, B"),
+        ([ARC | {"choices": {"text": ["x", "y"], "label": [2, 3]}}], ARC_COLUMNS, [("How many?", ("x", "y"), "A")]),
+        ([ARC | {"choices": {"text": ["x", "y"], "label": ["B", "C"]}}], ARC_COLUMNS, "labelled 'B', 'C'; expected A"),
+        ([ARC | {"choices": {"text": ["x", "y"], "label": [2, 2]}}], ARC_COLUMNS, "labelled '2', '2'; expected A"),
         ([ARC | {"choices": {"text": ["x", "y"]}}], ARC_COLUMNS, "'2' is not among"),
         ([ARC | {"item.story": "top"}], ARC_COLUMNS | {"question": "item.story"}, [("top", ("4", "2", "1"), "B")]),
         ([ARC], ARC_COLUMNS | {"question": "item.question.text"}, r"did you mean 'item.question.stem'\?"),
@@ -393,10 +395,94 @@ def test_meta_and_conditions_by_other_and_dotted_names(tmp_path):
         "read: id, story from item.story, question from item.question.stem, options from choices, answer from key, "
         "type from item.level, source from kind; in meta, not in the card's prompt: kind, item.level"
     )
+    (plain,) = read_examples(write(tmp_path / "nested.jsonl", ROW | {"item": {"level": 1, "tags": ["x"]}, "n": 2}))
+    assert plain.meta == {"n": 2, "item.level": 1}
+    nested = parse_files("q", [tmp_path / "nested.jsonl"], {}, {})
+    assert nested.reading.endswith("; in meta, not in the card's prompt: n, item.level")
     with pytest.raises(DataError, match=r"where: no column 'item.levl' \(did you mean 'item.level'\?\)"):
         read_examples(path, columns=columns, where={"item.levl": "2"})
     with_type = write(tmp_path / "typed.jsonl", *[row | {"type": "old"} for row in rows])
     assert {one.meta["type"] for one in read_examples(with_type, columns=columns)} == {"1", "2", "2.0"}
+
+
+def survey(key, *options, **more):
+    return {"id": "x", "story": "s", "question": "q", "item": {"choices": list(options)}, "answer": key} | more
+
+
+def keyed(name, *labels):
+    return [{name: label, "text": text} for label, text in zip(labels, ("Ann", "Ben"), strict=True)]
+
+
+INNER, WHOLE = {"options": "item.choices.text"}, {"options": "item.choices"}
+
+
+@pytest.mark.parametrize("columns", [INNER, WHOLE])
+@pytest.mark.parametrize(
+    ("key", "options", "found"),
+    [
+        ("b", keyed("value", "a", "b"), "B"),
+        ("B", keyed("key", "a", "b"), "B"),
+        ("Ben", keyed("value", "a", "b"), "B"),
+        (2, keyed("label", 1, 2), "B"),
+        (17, keyed("id", 16, 17), "B"),
+        ("no", keyed("value", "yes", "no"), "B"),
+        (1, keyed("value", 0, 1), "B"),
+        (1, [{"text": "Ann"}, {"text": "Ben"}], "B"),  # without labels, counted from first_label
+        (1, keyed("value", True, False), "B"),  # a flag labels nothing
+        ("b", [*keyed("value", "a", "b"), {"value": "c", "text": None}], "B"),
+        ("c", [*keyed("value", "a", "b"), {"value": "c", "text": None}], "not among"),
+        ("b", keyed("value", "b", "a"), "labelled 'b', 'a'; expected A, B"),
+        (1, keyed("value", "yes", "no"), "'1' is not among"),
+        ("Ben", [{"value": "a"}, {"value": "b", "text": "Ben"}], "option A is empty"),
+        (
+            "Ben",
+            [{"text": {"en": "Ann"}}, {"text": {"en": "Ben"}}],
+            "'en'.*write plain texts|holds an object.*with: 'en'",
+        ),
+    ],
+)
+def test_options_that_are_objects(tmp_path, columns, key, options, found):
+    path = write(tmp_path / "q.jsonl", survey(key, *options))
+    if len(found) > 1:
+        with pytest.raises(DataError, match=found):
+            read_examples(path, columns=columns)
+    else:
+        (example,) = read_examples(path, columns=columns)
+        assert (example.options, example.answer, example.meta) == (("Ann", "Ben"), found, {})
+
+
+def test_options_whose_objects_have_other_names(tmp_path):
+    titled = [{"value": "a", "title": "Ann"}, {"value": "b", "title": "Ben"}]
+    path = write(tmp_path / "q.jsonl", survey("b", *titled))
+    with pytest.raises(DataError, match=r"objects with 'value', 'title', not with 'text'; name .*item.choices.title"):
+        read_examples(path, columns=WHOLE)
+    with pytest.raises(DataError, match=r"no column 'item.choices.titel' \(did you mean 'item.choices.title'\?\)"):
+        read_examples(path, columns={"options": "item.choices.titel"})
+    (example,) = read_examples(path, columns={"options": "item.choices.title"})
+    assert (example.options, example.answer) == (("Ann", "Ben"), "B")
+    table = write(tmp_path / "q.csv", {**ROW, "options": json.dumps(keyed("value", "a", "b")), "answer": "b"})
+    assert read_examples(table)[0].answer == "B"
+    parsed = parse_files("q", [path], {"options": "item.choices.title"}, {})
+    assert parsed.reading == "read: id, story, question, options from item.choices.title, answer"
+
+
+@pytest.mark.parametrize(
+    ("lists", "columns", "bad"),
+    [
+        (([], ["Ann", "Ben"], [], "[]"), {"options": "opts"}, [1, 3, 4]),
+        (([], []), {"options": "opts"}, []),  # all free text
+        ((None, ["Ann", "Ben"]), {"options": "opts"}, []),
+        (([], ["Ann", "Ben"]), {"options": "options"}, [1]),
+        (([], ["Ann", "Ben"]), {}, []),  # not named
+    ],
+)
+def test_an_empty_list_of_options_that_are_named(tmp_path, lists, columns, bad):
+    name = columns.get("options", "options")
+    rows = [without("options") | {"id": str(i), "answer": "Ann", name: one} for i, one in enumerate(lists)]
+    parsed = parse_files("q", [write(tmp_path / "q.jsonl", *rows)], columns, {})
+    assert [row.row for row in parsed.bad] == bad
+    assert all(row.reason.startswith(f"no options, though columns names '{name}'") for row in parsed.bad)
+    assert len(parsed.examples) + len(bad) == len(rows)
 
 
 # ----------------------------------------------------------------------------------------------------------------- hub

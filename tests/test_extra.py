@@ -65,6 +65,10 @@ def function(tmp_path, monkeypatch, request):
             "", 2, r"RuntimeError: all \x1b[31mtogether",
         ),
         ("def reward(records):\n    yield from records[0]['nothing']\n", "", 2, "KeyError: 'nothing'"),
+        (
+            "def reward(records):\n    return [r['meta']['lvl'] for r in records]\n",
+            " at response 1 of 4 (id 'q0')", 2, "KeyError: 'lvl'; meta has 'level'",
+        ),
     ],
 )  # fmt: skip
 def test_a_function_that_raises_names_file_line_and_response(body, at, line, words, function):

@@ -10,19 +10,23 @@ import sys
 from collections import Counter
 from copy import deepcopy
 from pathlib import Path
+from types import SimpleNamespace
+from typing import get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from socialr1_jax.models.arithmetic import Cost
+from socialr1_jax.models.arithmetic import Arithmetic, Cost
+from socialr1_jax.models.shapes import named_shape
 from socialr1_jax.profiling.blocks import BLOCKS, block_of, kind_of
 from socialr1_jax.profiling.conclusion import conclusion
 from socialr1_jax.profiling.instructions import read_instructions
 from socialr1_jax.profiling.page import say_summary
 from socialr1_jax.profiling.peaks import Peaks
 from socialr1_jax.profiling.programs import Program
+from socialr1_jax.profiling.steps import Measured, Steps
 from socialr1_jax.profiling.summary import IDLE, UNNAMED, summarise
 from socialr1_jax.profiling.trace import Op, Span, Trace, own_pieces, read_trace, shared, union
 from socialr1_jax.profiling.watch import watching
@@ -513,6 +517,25 @@ def test_conclusion_follows_from_the_figures(profile, sentences):
     for sentence, part in zip(found, sentences, strict=True):
         assert part in sentence
         assert sentence.endswith(".")
+
+
+@pytest.mark.parametrize("measured", get_args(Measured))
+def test_conclusion_follows_from_the_sizes_of_each_measured_phase(measured):
+    steps = object.__new__(Steps)  # one that has measured this phase alone
+    completions = [SimpleNamespace(tokens=[5] * count) for count in (2, 3, 4)]
+    rollouts = SimpleNamespace(prompts=[[1, 2]] * 3, completions=completions, group=1)
+    engine = SimpleNamespace(plan=lambda prompts, sampling: SimpleNamespace(rows=2))
+    steps._rollouts = None if measured == "update" else rollouts
+    steps._updates = [["batch"] * 4] if measured in ("step", "update") else None
+    steps.sampler = SimpleNamespace(engine=lambda params: engine, sampling=None)
+    steps.state, steps._arithmetic = SimpleNamespace(params=None), Arithmetic(named_shape("nano"), 4, 1)
+    phases = SLOW | {"old": SLOW["update"], "reference": SLOW["update"]} | WAITING
+    phases = phases if measured == "step" else {measured: phases[measured]}
+    with jax.set_mesh(jax.make_mesh((1, 1), ("replica", "fsdp"))):
+        sizes = steps.sizes()
+    assert ("rows_at_once" in sizes) == (measured != "update")
+    found = conclusion(made_up_profile(phases=phases) | {"sizes": sizes})
+    assert ("of 3 responses are decoded together" in found[2]) == (measured == "rollout")
 
 
 def test_what_should_not_happen_is_noted_with_its_phase():

@@ -2,12 +2,17 @@
 
 import importlib.util
 import json
+import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from judge_server import JudgeServer
 
+from socialr1_jax.data.examples import read_examples
+from socialr1_jax.reward_config import RewardConfig
 from socialr1_jax.rewards import judge_thoughts, social_r1_reward
+from socialr1_jax.rewards.scorer import Scorer
 
 SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "score_responses.py"
 THOUGHTS = (
@@ -79,7 +84,7 @@ def test_rewards_and_terms(score, capsys):
 def test_functions_of_ones_own(score, capsys, monkeypatch, tmp_path_factory):
     folder = tmp_path_factory.mktemp("own")
     (folder / "scored.py").write_text(
-        "def short(records):\n    assert all(record['meta'] == {'level': 3, 'type': 5} for record in records)\n"
+        "def short(records):\n    assert all(record['meta'] == {'level': 3, 'type': '5'} for record in records)\n"
         "    return [-float(len(record['response']) < 5) for record in records]\n\n\n"
         "def bad(records):\n    return [1 / (len(record['response']) > 5) for record in records]\n"
     )
@@ -106,6 +111,36 @@ def test_functions_of_ones_own(score, capsys, monkeypatch, tmp_path_factory):
             score(rows, f"rewards.extra.one.function={function}", "--dry-run")
         assert ended.value.code == status
     assert "rewards.extra.one: scored.py has no function 'long'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("answer", ["A", "a", "(a)", "drawer", "A. drawer"])
+def test_gold_answers_as_in_question_files(score, answer):
+    status, (row,) = score([ROW | {"answer": answer}])
+    assert (status, row["terms"]["outcome"], row["answer"]) == (0, 1.0, answer)
+    (kept,) = score([ROW | {"options": ["B", "A"]}])[1]  # a letter stays one
+    assert kept["terms"]["outcome"] == 1.0
+
+
+def test_meta_is_that_of_training(main, tmp_path, monkeypatch):
+    seen = tmp_path / "seen.py"
+    seen.write_text("metas = []\n\ndef see(records):\n    metas.extend(r['meta'] for r in records)\n    return [0.0]\n")
+    more = {"level": 2, "type": 5, "none": None, "a.b": 1, "a": {"b": 2, "c": {"d": True, "e": [1]}}, "list": [1]}
+    row = ROW | more | {"meta": {"own": 1.5, "scoring": {"rater": "x", "gone": None}}, "thoughts": "t"}
+    source = tmp_path / "in.jsonl"
+    source.write_text(json.dumps(row))
+    scored = ["--input", str(source), "--output", str(tmp_path / "out.jsonl"), f"rewards.extra.see.function={seen}:see"]
+    assert main(scored) == 0
+    (by_file,) = sys.modules["rewards_extra_seen"].metas
+    del row["response"]
+    source.write_text(json.dumps(row))
+    (example,) = read_examples(source)
+    config = RewardConfig(extra={"see": {"function": f"{seen}:see"}})
+    with closing(Scorer(config)) as scorer:
+        scorer.submit(0, ROW["response"], example)
+        scorer.results(0)
+    (by_run,) = sys.modules["rewards_extra_seen"].metas
+    assert by_run == by_file
+    assert by_run == {"level": 2, "type": "5", "a.b": 1, "a.c.d": True, "own": 1.5, "scoring.rater": "x"}
 
 
 def test_full_needs_a_content_score(score, capsys):
@@ -150,7 +185,7 @@ def test_free_text_without_story(score):
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({**ROW, "answer": "C"}, "the gold answer 'C' is not one of the option letters A to B"),
+        ({**ROW, "answer": "C"}, r"the gold answer 'C' is not among the 2 options (drawer; shelf)"),
         ({**ROW, "answer": 1}, "'answer' is 1, not a text"),
         ({**ROW, "answer": " "}, "the gold answer is empty"),
         ({**ROW, "response": None}, "'response' is None, not a text"),

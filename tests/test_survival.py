@@ -543,3 +543,5 @@ def test_best_latest_and_a_step_are_exported_and_load_back_equal(whole, tmp_path
     assert exported[0].read_bytes() == exported[1].read_bytes()
     with pytest.raises(CheckpointError, match="has no checkpoint 99; it has"):
         load_policy(whole, "99")
+    with pytest.raises(CheckpointError, match="has no checkpoint 0; .*what it began with is its model.path"):
+        load_policy(whole, "0")

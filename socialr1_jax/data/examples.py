@@ -19,6 +19,7 @@ from socialr1_jax.command_line import scalar_text
 from socialr1_jax.data.bad_rows import report, summary
 from socialr1_jax.data.layouts import labels_beside, lettered_columns, recognise
 from socialr1_jax.data.tables import (
+    LABEL_NAMES,
     BadRow,
     Conditions,
     DataError,
@@ -26,9 +27,12 @@ from socialr1_jax.data.tables import (
     kind_of,
     listed,
     nearest,
+    objects,
     refuse_half_characters,
+    scalar_parts,
     source_files,
     spread,
+    texts_of,
 )
 from socialr1_jax.data.turns import Turns, ground_truth, parse_turns, turns_column
 from socialr1_jax.terminal import counted, printable, shown
@@ -45,9 +49,10 @@ _EDGES = ",;" + "".join(filter(str.isspace, map(chr, range(0x3001))))  # of an o
 _ASCII_PUNCTUATION = frozenset(string.punctuation)  # with $ + < = > ^ ` | ~, which Unicode calls symbols
 _ABSENT_TEXTS = ("", "NaN", "nan")
 _MOST_LITERAL = 20_000  # characters of a Python list
-_READ_AS_TEXT = frozenset(("source", "type", "twin_id", "twin_of", "story_id", "plot", "script"))  # of `meta`
+READ_AS_TEXT = frozenset(("source", "type", "twin_id", "twin_of", "story_id", "plot", "script"))  # of `meta`
 _FROM_0 = tuple(map(str, range(len(LETTERS) + 1)))
 _MOST_PLACES = 1000  # sets of columns of one source that are remembered
+_PARTS_SHOWN = 30  # values inside objects, in a line on what was read
 _NUMBER = re.compile(r"(\d{1,2})(?:\.0)?")  # an option's; a table with gaps holds 1.0
 
 
@@ -61,8 +66,9 @@ class Example:
     ``options`` are the option texts in letter order (the first is A); without options the answer is free text.
     ``answer`` is the gold letter when there are options, else the free-text answer.
     ``thoughts`` is the reference reasoning that SFT puts inside ``<think>``; "" when there is none.
-    ``meta`` holds whatever else is known, with its JSON types: columns with one value, and all of a column ``meta``.
-    What the package itself reads of it (`_READ_AS_TEXT`) are texts.
+    ``meta`` holds whatever else is known, with its JSON types: columns with one value, the values inside a column's
+    objects by dotted names (`scalar_parts`), and all of a column ``meta``.
+    What the package itself reads of it (`READ_AS_TEXT`) are texts.
     ``messages`` are the turns (role, content) that ask the question; () is the card's prompt of the fields above.
 
     Raises ValueError for an answer that is no letter of the options, for one option or more than 26, for an empty
@@ -188,6 +194,7 @@ def parse_files(
     rows: list[Example | BadRow] = []
     seen: dict[str, str] = {}
     parser: RowParser | None = None
+    empty: dict[int, BadRow] = {}
     total = 0
     for file in files:
         labels: list[str] | None = None
@@ -218,6 +225,8 @@ def parse_files(
                 rows.append(BadRow(row.file, row.number, str(error)))
                 continue
             seen[example.id] = row.where
+            if before + row.number in parser.empty:
+                empty[len(rows)] = BadRow(row.file, row.number, parser.no_options)
             rows.append(example)
         if labels is not None and len(labels) != total - before:
             raise DataError(f"{file}: {total - before} rows, but {len(labels)} labels in the file beside it")
@@ -227,6 +236,8 @@ def parse_files(
         conditions.close(source)
         parser.refuse_missing(source)
         parser.refuse_first_label(source)
+        if parser.some_options:
+            rows = [empty.get(place, row) for place, row in enumerate(rows)]
     return Parsed(rows, total, parser.reading if parser else "")
 
 
@@ -275,6 +286,10 @@ class RowParser:
         self._met: dict[str, None] = {}  # columns
         self._meta: dict[str, None] = {}  # those that gave a value
         self._cut = 0  # rows whose last turn was the assistant's
+        self._options = columns.get("options", "")  # as the user names them
+        self.some_options = False  # whether a row had some
+        self.empty: set[int] = set()  # rows before that whose list of options, in a column that is named, is empty
+        self.no_options = f"no options, though columns names {shown(self._options)} and other rows have some there"
 
     def used(self, columns: Sequence[str]) -> set[str]:
         """The columns that an example's fields come from, or lead through, of a file that has `columns` in each row.
@@ -303,7 +318,10 @@ class RowParser:
         ]
         rest = dict.fromkeys(column for places in found for column in places.meta)
         meta = [printable(column) for column in rest if column in self._meta]
+        parts = [printable(name) for name in self._meta if name not in rest]
+        meta += [*parts[:_PARTS_SHOWN], f"and {len(parts) - _PARTS_SHOWN} more"][: len(parts)]
         read = [f"{column}." for one in columns.values() for column in one]  # what is inside them, and what they are in
+        read += [f"{name}." for name in self._meta if name not in rest]
         unread = [
             printable(column)
             for column in rest
@@ -373,26 +391,35 @@ class RowParser:
         choices: Any = [values.get(column) for column in places.options]
         if len(choices) == 1:
             choices = choices[0]
-        options = parse_options(choices)
+        choices = _plain(choices, places.options[0] if len(places.options) == 1 else "options")
+        options = _option_texts(choices)
+        if options:
+            self.some_options = True
+        elif choices == [] and places.options and self._options:
+            if self.some_options:
+                raise ValueError(self.no_options)
+            self.empty.add(number)
+        if not texts["answer"]:
+            raise ValueError(f"no gold answer in {shown(places.texts['answer'])}")
         answer = self._golds.get(texts["answer"], texts["answer"])
-        numbers = _own_numbers(choices)
-        if answer in numbers:
-            answer = LETTERS[numbers.index(answer)]
-        elif numbers:
+        labels = _own_labels(choices)
+        if answer in labels[: len(LETTERS)]:
+            answer = LETTERS[labels.index(answer)]
+        elif labels:
             answer = gold_letter(answer, options)
         elif options:
             if (label := _NUMBER.fullmatch(answer)) and not any(map(_NUMBER.fullmatch, options)):
                 self._numbers.setdefault((int(label[1]), len(options)), number)
             answer = gold_letter(answer, options, self._first_label)
-        meta = {name: values[name] for name in places.meta if isinstance(values[name], str | int | float)}
+        meta = scalar_parts({name: values[name] for name in places.meta}, places.used)
         self._meta |= dict.fromkeys(meta)
         if isinstance(own := values.get("meta"), Mapping):
             meta |= own
         meta |= {name: values.get(column) for name, column in places.named.items()}
         kept = {
-            name: scalar_text(value) if name in _READ_AS_TEXT else value
+            name: scalar_text(value) if name in READ_AS_TEXT else value
             for name, value in meta.items()
-            if name not in _READ_AS_TEXT or isinstance(value, str | int | float)
+            if name not in READ_AS_TEXT or isinstance(value, str | int | float)
         }
         if self._origin:
             kept["source"] = kept.get("source") or self._origin
@@ -418,6 +445,7 @@ class _Places(NamedTuple):
     options: tuple[str, ...]
     meta: tuple[str, ...]
     named: dict[str, str]
+    used: frozenset[str]  # columns of the fields
 
 
 def _missing(found: Iterable[_Places], known: Collection[str]) -> str:
@@ -463,7 +491,7 @@ def _find(known: Sequence[str], columns: Mapping[str, str]) -> _Places:
             texts[name] = chosen[0]
     used = {*texts.values(), *options, "meta"}
     named = {name: columns[name] for name in META_FIELDS if name in columns}
-    return _Places(texts, options, tuple(column for column in known if column not in used), named)
+    return _Places(texts, options, tuple(column for column in known if column not in used), named, frozenset(used))
 
 
 def _text(value: Any, column: str = "") -> str:
@@ -471,8 +499,9 @@ def _text(value: Any, column: str = "") -> str:
         text = value.strip()
         return "" if text in _ABSENT_TEXTS else text
     if isinstance(value, Mapping | list | bytes):
-        inner = [f"{column}.{key}" for key in value] if isinstance(value, Mapping) and column else []
-        hint = f"; name a part of it in columns: {listed(inner)}" if inner else ""
+        inner = [f"{column}.{key}" if column else key for key in value] if isinstance(value, Mapping) else []
+        fix = "name a part of it in columns" if column else "write a text instead of the object with"
+        hint = f"; {fix}: {listed(inner)}" if inner else ""
         raise ValueError(f"{shown(column or 'options')} holds {kind_of(value)}, not a text{hint}")
     return "" if _absent(value) else scalar_text(value)
 
@@ -485,15 +514,20 @@ def _absent(value: Any) -> bool:
 def parse_options(value: Any) -> tuple[str, ...]:
     """Option texts in letter order, without their labels.
 
-    Takes a list of texts, {"A": text, "B": text}, {"text": [...], "label": [...]}, or one text: "A. x, B. y", or a
-    list as JSON or Python writes it. Labels are letters, or numbers from 0 or 1. Empty options at the end are dropped
-    (tables pad short questions); () when there are none. Raises ValueError.
+    Takes a list of texts, {"A": text, "B": text}, {"text": [...], "label": [...]}, a list of objects with `text` (and a
+    label, see `texts_of`), or one text: "A. x, B. y", or a list as JSON or Python writes it. The keys of {"A": text}
+    are letters, or numbers from 0 or 1. Empty options at the end are dropped (tables pad short questions); () when
+    there are none. Raises ValueError.
     """
+    return _option_texts(_plain(value, "options"))
+
+
+def _option_texts(value: Any) -> tuple[str, ...]:
+    """As `parse_options`, of what `_plain` gives."""
     if isinstance(value, Mapping):
         texts = list(map(_text, _by_label(value).values()))
     elif isinstance(value, str) and not _absent(value):
-        items = _written_list(value)
-        texts = _split_options(value) if items is None else [_text(item) for item in items]
+        texts = _split_options(value)
     elif _absent(value):
         texts = []
     elif isinstance(value, Iterable):
@@ -508,23 +542,47 @@ def parse_options(value: Any) -> tuple[str, ...]:
     return tuple(texts)
 
 
+def _plain(options: Any, column: str) -> Any:
+    """Return options, read if they are a text that holds a list; a list of objects as `texts_of`. Raises ValueError."""
+    if isinstance(options, str) and (items := _written_list(options)) is not None:
+        options = items
+    if not objects(options):
+        return options
+    names = dict.fromkeys(key for one in options for key in one)
+    if "text" not in names:
+        texts = [name for name in names if name not in LABEL_NAMES] or list(names)
+        fix = f", as in columns.options={printable(f'{column}.{texts[0]}')}" if texts else ""
+        raise ValueError(
+            f"the options in {shown(column)} are objects with {listed(names) or 'nothing inside'}, not with 'text'; "
+            f"name the one that holds the text{fix}, or write plain texts"
+        )
+    return texts_of(options, "text")
+
+
 def _by_label(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return {label: text} of {"A": text} or {"text": [...], "label": [...]} without empty texts. Raises ValueError."""
-    if set(options) >= {"text", "label"}:
+    """Return {label: text} of {"A": text}, without empty texts, or {"text": [...], "label": [...]}. Raises ValueError.
+
+    Labels that are letters are made capital ones.
+    """
+    pairs = [(str(label), text) for label, text in options.items() if not _absent(text)]
+    if two_lists := set(options) >= {"text", "label"}:
         try:
-            options = dict(zip(map(scalar_text, options["label"]), options["text"], strict=True))
+            pairs = list(zip(map(scalar_text, options["label"]), options["text"], strict=True))
         except (TypeError, ValueError):
             raise ValueError(f"cannot read the options {shown(options)}; give as many labels as texts") from None
-    found = {label: text for label, text in options.items() if not _absent(text)}
-    if list(found) not in [list(labels[: len(found)]) for labels in (LETTERS, _FROM_0, _FROM_0[1:])]:
-        raise ValueError(f"the options are labelled {listed(found)}; expected A, B, ... or 1, 2, ... in order")
-    return found
+    labels = [label.upper() if len(label) == 1 else label for label, _ in pairs]
+    in_order = labels in [list(known[: len(labels)]) for known in (LETTERS, _FROM_0, _FROM_0[1:])]
+    own = two_lists and len(set(labels)) == len(labels) and not any(map(tuple(LETTERS).__contains__, labels))
+    if not in_order and not own:
+        expected = "A, B, ... or 1, 2, ... in order" + ", or numbers or words that differ" * two_lists
+        raise ValueError(f"the options are labelled {listed(label for label, _ in pairs)}; expected {expected}")
+    return {label: text for label, (_, text) in zip(labels, pairs, strict=True)}
 
 
-def _own_numbers(options: Any) -> list[str]:
-    """Return the labels of options that their row numbers itself."""
+def _own_labels(options: Any) -> list[str]:
+    """Return the labels of options that their row labels itself, but not by letters."""
     labels = list(_by_label(options)) if isinstance(options, Mapping) else []
-    return labels if labels and labels[0] not in LETTERS else []
+    return labels if labels and labels[0] not in tuple(LETTERS) else []
 
 
 def _written_list(text: str) -> list[Any] | None:

@@ -9,7 +9,7 @@ import logging
 import re
 import stat
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,6 +25,7 @@ _DESCRIPTIONS = {"dataset_infos.json", "dataset_dict.json", "dataset_info.json",
 _MOST_COLUMNS = 1000  # of JSON rows that each have others, how many are remembered
 _NAMED_COLUMNS = 30  # in a message
 _OTHER_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}  # of columns, with their names
+LABEL_NAMES = ("label", "value", "key", "id")  # of an option that is an object
 _SHOWN = 100  # characters of a value in a message
 log = logging.getLogger(__name__)
 
@@ -295,18 +296,64 @@ def spread(values: Mapping[str, Any], paths: Iterable[str]) -> Mapping[str, Any]
     """Return a row and, under dotted names, the contents of the objects that the paths lead through.
 
     `{"item": {"id": 1, "question": "Who?"}}` gains `item.id` and `item.question` by the path `item.question`. A path
-    that is the name of a column is that column.
+    that is the name of a column is that column. A list of objects is as `texts_of` says.
     """
     inner: dict[str, Any] = {}
     for path in paths:
         cell: Any = values
         name = ""
         for part in () if path in values else path.split(".")[:-1]:
-            if not isinstance(cell := cell.get(part), Mapping):
+            cell = cell.get(part)
+            if objects(cell):
+                keys = dict.fromkeys(key for one in cell for key in one)
+                last = path.removeprefix(f"{name}{part}.")
+                inner |= {f"{name}{part}.{key}": texts_of(cell, key) for key in ([last] if last in keys else keys)}
+            if not isinstance(cell, Mapping):
                 break
             name += f"{part}."
             inner |= {f"{name}{key}": value for key, value in cell.items()}
     return {**values, **inner, **values} if inner else values
+
+
+def objects(value: Any) -> bool:
+    """Return whether a value is a list of objects, at least one."""
+    return isinstance(value, list) and bool(value) and all(isinstance(one, Mapping) for one in value)
+
+
+def texts_of(options: list[Mapping[str, Any]], name: str) -> Any:
+    """Return the values of a key of options that are objects, as {"text": values, "label": labels}.
+
+    Labels are the values of the first of `LABEL_NAMES` that are texts or numbers and all different. Without one, return
+    the list of values.
+    """
+    texts = [one.get(name) for one in options]
+    for label in LABEL_NAMES:
+        labels = [one.get(label) for one in options]
+        plain = all(isinstance(one, str | int | float) and not isinstance(one, bool) for one in labels)
+        if label != name and plain and len(set(map(scalar_text, labels))) == len(labels):
+            return {"text": texts, "label": labels}
+    return texts
+
+
+def scalar_parts(values: Mapping[str, Any], without: Collection[str] = ()) -> dict[str, Any]:
+    """Return the texts, numbers and booleans of a row by name; those inside objects by dotted names ("item.level").
+
+    Lists, nulls, and what is named, or inside what is named, in `without` are left out. Of two values with one name
+    the outer one stays.
+    """
+    scalars: dict[str, Any] = {}
+    level = dict(values)
+    while level:
+        inner: dict[str, Any] = {}
+        for name, value in level.items():
+            if name in without:
+                continue
+            if isinstance(value, Mapping):
+                inner |= {f"{name}.{key}": part for key, part in value.items()}
+            elif isinstance(value, str | int | float):
+                scalars.setdefault(name, value)
+        level = inner
+    return scalars
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -104,11 +104,12 @@ def _causes(summary: Mapping[str, Any], name: str, phase: Mapping[str, Any]) -> 
         f"a larger grpo.micro_batch_tokens (now {settings['grpo.micro_batch_tokens']}, "
         f"{sizes['micro_batches']} micro-batches a step)"
     )
-    more = (
-        f"more rows at once (sampling.max_rows={settings['sampling.max_rows']}; "
-        f"{sizes['rows_at_once']} of {sizes['responses']} responses are decoded together)"
-    )
-    waiting = name == "rollout" and sizes["responses"] > sizes["rows_at_once"]
+    more = ""  # sizes of a rollout are known only where one was measured
+    if name == "rollout" and sizes["responses"] > sizes["rows_at_once"]:
+        more = (
+            f"more rows at once (sampling.max_rows={settings['sampling.max_rows']}; "
+            f"{sizes['rows_at_once']} of {sizes['responses']} responses are decoded together)"
+        )
     done = phase["flops"] / phase["needed_flops"] if phase["needed_flops"] else 0.0
     again = name == "update" and settings["model.remat"] == "everything" and done > _FAR
     remat = f"model.remat=attention where memory allows ({done:.2f} times the FLOP needed are done)"
@@ -134,7 +135,7 @@ def _causes(summary: Mapping[str, Any], name: str, phase: Mapping[str, Any]) -> 
         proposal = "shorter prompts and responses, since the core of attention grows with both"
     yield _Cause(core, proposal, f"it takes {seconds_text(core)} beyond its bound in the {name}")
 
-    if waiting:
+    if more:
         proposal = more
     elif several:
         proposal = fewer
@@ -148,9 +149,7 @@ def _causes(summary: Mapping[str, Any], name: str, phase: Mapping[str, Any]) -> 
         proposal = "model.dtype=bfloat16, which halves the bytes"
     elif name == "rollout" and moved > flops and sizes["decode_weight_bytes"] > sizes["decode_cache_bytes"]:
         responses = sizes["responses"]
-        proposal = (
-            more if waiting else f"more responses a step, since all {responses} share each reading of the weights"
-        )
+        proposal = more or f"more responses a step, since all {responses} share each reading of the weights"
     elif several and moved > flops:
         proposal = fewer
     else:

@@ -13,6 +13,7 @@ from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
+from socialr1_jax.data.tables import listed
 from socialr1_jax.reward_config import RewardConfig
 from socialr1_jax.terminal import counted, printable, shown
 
@@ -126,7 +127,8 @@ def extra_rewards(name: str, function: ExtraReward, records: Sequence[dict[str, 
         given = function(records)
         numbers = list(given) if isinstance(given, Iterable) else None  # a generator runs here
     except (Exception, SystemExit) as error:  # whatever the user's code raises
-        return {"error": f"{who} failed{_at_record(error, records)}: {_place_and_words(error)}"}
+        words = f"{_place_and_words(error)}{_keys_of_meta(error, records)}"
+        return {"error": f"{who} failed{_at_record(error, records)}: {words}"}
     if numbers is None:
         return {"error": f"{defined} gave {shown(given)}; give a list of {counted(len(records), 'number')}"}
     if len(numbers) != len(records):
@@ -158,6 +160,14 @@ def _place_and_words(error: BaseException) -> str:
         frames = [frame for frame in frames if not frame.filename.startswith(_INSTALLED)] or frames
         place, words = (f"{frames[-1].filename}:{frames[-1].lineno}: " if frames else ""), str(error)
     return printable(f"{place}{type(error).__name__}{': ' if words else ''}{words}", _MOST)
+
+
+def _keys_of_meta(error: BaseException, records: Sequence[dict[str, Any]]) -> str:
+    """Return "; meta has ..." for a KeyError whose key some record's `meta` lacks, else ""."""
+    if not isinstance(error, KeyError) or all(key in record["meta"] for key in error.args for record in records):
+        return ""
+    keys = dict.fromkeys(key for record in records for key in record["meta"])
+    return f"; meta has {listed(keys) or 'no keys'}"
 
 
 def _at_record(error: BaseException, records: Sequence[dict[str, Any]]) -> str:

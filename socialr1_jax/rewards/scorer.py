@@ -10,8 +10,10 @@ from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import Any
 
+from socialr1_jax.command_line import scalar_text
 from socialr1_jax.config import RewardConfig
-from socialr1_jax.data.examples import Example
+from socialr1_jax.data.examples import READ_AS_TEXT, Example
+from socialr1_jax.data.tables import scalar_parts
 from socialr1_jax.interrupt import NEVER, Stop
 from socialr1_jax.rewards.extra import ExtraRewardError, extra_rewards, load_extras
 from socialr1_jax.rewards.judges import make_judge
@@ -188,7 +190,10 @@ def _record(one: _Waiting, step: int, mode: FormatMode) -> dict[str, Any]:
         "question": example.question,
         "options": list(example.options),
         "answer": example.answer,
-        "meta": dict(example.meta),
+        "meta": {
+            name: scalar_text(value) if name in READ_AS_TEXT else value
+            for name, value in scalar_parts(example.meta).items()
+        },
         "response": one.text,
         "thoughts": one.parsed.thoughts,
         "given_answer": given_answer(one.text, mode),

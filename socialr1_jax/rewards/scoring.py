@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 
 from socialr1_jax.accuracy import accuracy_figures, baseline_figures
 from socialr1_jax.command_line import Section
-from socialr1_jax.data.examples import Example
+from socialr1_jax.data.examples import FIELDS, LETTERS, Example, gold_letter
 from socialr1_jax.data.tables import refuse_half_characters, unique_keys
 from socialr1_jax.files import write_whole
 from socialr1_jax.ownership import refuse_foreign_file
@@ -73,7 +73,7 @@ class ScoreConfig(Section):
 
 _ADDED = {"reward", "status", "cause", "terms"}  # columns
 # Those that are no `meta`, which reward functions of the user's get.
-_COLUMNS = {*_ADDED, "id", "story", "question", "options", "answer", "response", "content", "meta"}
+_COLUMNS = {*_ADDED, *FIELDS, "response", "content", "meta"} - {"messages"}
 
 
 @dataclass(frozen=True)
@@ -94,11 +94,11 @@ class ScoreSummary:
 def score_file(config: ScoreConfig, content: ContentScores | None = None) -> ScoreSummary:
     """Score every row of ``config.input`` and write ``config.output``, whole or not at all.
 
-    A row is a JSON object with ``question``, ``answer`` (gold letter, or text when there are no options),
-    ``response``, and optionally ``story``, ``options`` (list of texts), ``content`` (the reward model's scalar,
-    instead of ``content``'s own), ``type`` and ``twin_id`` (texts, also inside ``meta``). Added are ``reward`` (null:
-    unscorable), ``status`` (``scored`` or ``unscorable``), ``cause`` where it is unscorable, and ``terms``; blank
-    lines are left out.
+    A row is a JSON object with ``question``, ``answer`` (the gold letter in either case or an option's text, as
+    `gold_letter` reads it; any text when there are no options), ``response``, and optionally ``story``, ``options``
+    (list of texts), ``content`` (the reward model's scalar, instead of ``content``'s own), ``type`` and ``twin_id``
+    (texts, also inside ``meta``). Added are ``reward`` (null: unscorable), ``status`` (``scored`` or ``unscorable``),
+    ``cause`` where it is unscorable, and ``terms``; blank lines are left out.
 
     Raises ValueError naming file, line, reason and fix for a row that cannot be used, OSError for a file that cannot
     be read or written, JudgeRefused if the judge does not grade a sample or rejects every request.
@@ -221,15 +221,19 @@ def _checked(row: dict[str, Any]) -> tuple[Example, str, float | None]:
     if isinstance(content, bool) or not isinstance(content, int | float | None):
         raise ValueError(f"'content' is {shown(content)}, not a number or null")
     refuse_half_characters([row["response"]])
+    answer = row["answer"]
+    # A letter stays one, even beside an option that is a letter.
+    if options and answer.strip() and answer not in LETTERS[: len(options)]:
+        answer = gold_letter(answer, tuple(options))
     own = row.get("id")
-    known = row["meta"] | row if isinstance(row.get("meta"), dict) else row
+    meta = {name: value for name, value in row.items() if name not in _COLUMNS}
     example = Example(  # checks the question and the gold answer
         id=own if isinstance(own, str) else "",
         story=row.get("story", ""),
         question=row["question"],
         options=tuple(options),
-        answer=row["answer"],
-        meta={name: value for name, value in known.items() if name not in _COLUMNS},
+        answer=answer,
+        meta=row["meta"] | meta if isinstance(row.get("meta"), dict) else meta,
     )
     return example, row["response"], content
 

@@ -175,7 +175,13 @@ def _tokenizer(config: DoctorConfig) -> Findings:
 def _data(config: DoctorConfig) -> Findings:
     from socialr1_jax.data.audit import audit_examples, shortcut_sample, strong_shortcuts
     from socialr1_jax.data.bad_rows import summary
-    from socialr1_jax.training.run_questions import check_positions, read_run_questions, understood, warn_of_few
+    from socialr1_jax.training.run_questions import (
+        check_positions,
+        cold_start_questions,
+        read_run_questions,
+        understood,
+        warn_of_few,
+    )
     from socialr1_jax.training.shared_questions import warn_of_shared
 
     if not config.data.train:
@@ -183,6 +189,8 @@ def _data(config: DoctorConfig) -> Findings:
     questions, sets = read_run_questions(config)
     warn_of_shared(questions, sets)
     warn_of_few(config, questions)
+    if config.cold_start:
+        cold_start_questions(config, questions)
     if rules := strong_shortcuts(audit_examples(shortcut_sample(questions), learned=False)):
         fix = "train on questions that such rules do not answer; scripts/audit_questions.py has all rules"
         yield "warning", "; ".join(rules[:3]), fix

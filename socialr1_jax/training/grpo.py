@@ -38,6 +38,7 @@ from socialr1_jax.training.rollouts import Rollouts, Source
 from socialr1_jax.training.run import Laps, Run, about_devices, running
 from socialr1_jax.training.run_folder import forget_functions, refuse_another_run, save_own_files
 from socialr1_jax.training.run_questions import (
+    cold_start_questions,
     first_prompt,
     list_bad_rows,
     read_run_questions,
@@ -188,6 +189,7 @@ def _sampled(
     scorer = make_scorer(config, backend, stop)  # first: a missing key fails before the weights are loaded
     list_bad_rows(config, questions, heldout)
     warn_of_shared(questions, heldout)
+    taught = cold_start_questions(config, questions) if config.cold_start else questions
     write_shortcuts(questions, Path(config.output_dir))
     if not config.model.random:
         refuse_long_questions(config, questions, heldout, base := local_folder(config.model.path))
@@ -199,7 +201,7 @@ def _sampled(
     for line in (*understood(questions, heldout, config.evaluation.questions), *first_prompt(questions, tokenizer)):
         console.print(line)
     if config.cold_start:
-        model = cold_start(config, model, tokenizer, questions)
+        model = cold_start(config, model, tokenizer, taught)
     sampler = make_sampler(config, model, tokenizer, scorer, backend, questions, heldout, stop.check)
     return model, sampler, read_template(tokenizer)
 

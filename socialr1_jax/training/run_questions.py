@@ -17,6 +17,7 @@ from socialr1_jax.data.pipeline import QuestionStream
 from socialr1_jax.data.prompt_lengths import refuse_long_prompts
 from socialr1_jax.data.prompts import Prompt, PromptWriter, encode_prompts, question_text, reference_response
 from socialr1_jax.data.question_sources import Questions, open_questions, source_names
+from socialr1_jax.data.tables import DataError
 from socialr1_jax.data.twins import whole_groups
 from socialr1_jax.files import read_json, write_json
 from socialr1_jax.hub import cached_folder
@@ -73,6 +74,24 @@ def understood(questions: Questions, sets: Mapping[str, Questions], asked: int) 
     return lines
 
 
+def cold_start_questions(config: RunConfig, questions: Questions) -> Questions:
+    """Return the questions with reference thoughts, which `config.cold_start` learns from, in their order.
+
+    Log how many they are if not all. Raise ConfigError if there is none.
+    """
+    places = [i for i in range(len(questions)) if (example := questions.get(i)) and example.thoughts.strip()]
+    if not places:
+        raise ConfigError(
+            f"cold_start learns from the reference thoughts, and no question of {', '.join(config.data.train)} has "
+            "any: name their column in data.columns.thoughts, set cold_start=0, or train from a model that knows the "
+            "format (docs/tutorial.md)"
+        )
+    if len(places) == len(questions):
+        return questions
+    log.warning("cold_start learns from %d of %d questions: the others have no thoughts", len(places), len(questions))
+    return questions.take(places)
+
+
 def first_prompt(questions: Questions, tokenizer: Any) -> list[str]:
     """Return the prompt of the first question exactly as the model sees it, and its gold answer, as lines."""
     example = next(iter(questions))
@@ -115,9 +134,16 @@ def read_run_questions(config: RunConfig) -> tuple[Questions, dict[str, Question
         questions = open_questions(sources, **reading)
         return questions.asked_by(writer) if writer else questions
 
-    train = opened(data.train)
+    sets, faults = dict[str, Questions](), dict[str, None]()
     names = source_names(data.eval)
-    sets = {name: opened([one]) for name, one in zip(names, data.eval, strict=True)}
+    for name, sources in [("", data.train), *((name, [one]) for name, one in zip(names, data.eval, strict=True))]:
+        try:
+            sets[name] = opened(sources)
+        except DataError as error:
+            faults[str(error)] = None
+    if faults:  # of training and evaluation at once
+        raise DataError("\n".join(faults))
+    train = sets.pop("")
     if sets:
         return train, sets
     if len(train) <= data.holdout:
