@@ -10,9 +10,9 @@ import os
 
 from pydantic import Field
 
-from socialr1_jax.command_line import Texts, parse_args
-from socialr1_jax.conversion import ConvertConfig, convert, fingerprint, progress
-from socialr1_jax.terminal import run_script
+from socialr1_jax.config.command_line import Texts, parse_args
+from socialr1_jax.runtime.terminal import run_script
+from socialr1_jax.weights.conversion import ConvertConfig, convert, fingerprint, progress
 
 
 class HfToOrbaxConfig(ConvertConfig):
@@ -23,9 +23,13 @@ class HfToOrbaxConfig(ConvertConfig):
 
 def main(argv: list[str] | None = None) -> int:
     config = parse_args(HfToOrbaxConfig, argv, description="Convert a Hugging Face model folder to an Orbax folder.")
-    from socialr1_jax.checksums import compare, folder_sums, model_sums  # import JAX: once the arguments are right
-    from socialr1_jax.hf import map_weights, open_hf
-    from socialr1_jax.orbax_folder import load_orbax, write_orbax
+    from socialr1_jax.weights.checksums import (  # import JAX: once the arguments are right
+        compare,
+        folder_sums,
+        model_sums,
+    )
+    from socialr1_jax.weights.hf import map_weights, open_hf
+    from socialr1_jax.weights.orbax_folder import load_orbax, write_orbax
 
     def run() -> str:
         source = open_hf(config.src, dtype=config.dtype or None, ignore_fields=config.ignore_fields)

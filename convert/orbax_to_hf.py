@@ -11,9 +11,9 @@ from pathlib import Path
 
 from pydantic import Field
 
-from socialr1_jax.command_line import parse_args
-from socialr1_jax.conversion import ConvertConfig, convert, fingerprint, progress
-from socialr1_jax.terminal import print_line, run_script
+from socialr1_jax.config.command_line import parse_args
+from socialr1_jax.runtime.terminal import print_line, run_script
+from socialr1_jax.weights.conversion import ConvertConfig, convert, fingerprint, progress
 
 
 class OrbaxToHfConfig(ConvertConfig):
@@ -25,10 +25,14 @@ class OrbaxToHfConfig(ConvertConfig):
 
 def main(argv: list[str] | None = None) -> int:
     config = parse_args(OrbaxToHfConfig, argv, description="Convert an Orbax folder to a Hugging Face model folder.")
-    from socialr1_jax.checksums import compare, folder_sums, model_sums  # import JAX: once the arguments are right
-    from socialr1_jax.hf import open_hf, refuse_nonfinite, save_hf
-    from socialr1_jax.orbax_folder import MANIFEST, load_orbax
-    from socialr1_jax.training.run_weights import find_checkpoint, is_run, load_policy
+    from socialr1_jax.run.weights import find_checkpoint, is_run, load_policy
+    from socialr1_jax.weights.checksums import (  # import JAX: once the arguments are right
+        compare,
+        folder_sums,
+        model_sums,
+    )
+    from socialr1_jax.weights.hf import open_hf, refuse_nonfinite, save_hf
+    from socialr1_jax.weights.orbax_folder import MANIFEST, load_orbax
 
     def run() -> str:
         folder = Path(config.src)

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from pydantic import Field
 
-from socialr1_jax.command_line import ConfigError, Section, TextMap, load_config
-from socialr1_jax.terminal import print_error, print_result, printable, run_script
+from socialr1_jax.config.command_line import ConfigError, Section, TextMap, load_config
+from socialr1_jax.runtime.terminal import print_error, print_result, printable, run_script
 
 
 class AuditConfig(Section):
@@ -37,9 +37,9 @@ def main(argv: list[str] | None = None) -> int:
         parser.add_argument(f"--{name}", metavar=metavars.get(name, "{NAME: NAME}"), help=field.description)
     arguments = vars(parser.parse_intermixed_args(argv))
     files = list(dict.fromkeys(arguments.pop("files")))
-    from socialr1_jax.data.audit import audit_examples  # imports SciPy: only once the arguments are right
     from socialr1_jax.evaluation import audit_files
-    from socialr1_jax.files import write_json
+    from socialr1_jax.questions.audit import audit_examples  # imports SciPy: only once the arguments are right
+    from socialr1_jax.runtime.files import write_json
 
     try:
         given = [f"{name}={value}" for name, value in arguments.items() if value is not None]

@@ -12,19 +12,19 @@ import shlex
 import sys
 from pathlib import Path
 
-from socialr1_jax.benchmark_config import BenchmarkConfig
-from socialr1_jax.command_line import parse_args
+from socialr1_jax.benchmark.config import BenchmarkConfig
+from socialr1_jax.config.command_line import parse_args
 from socialr1_jax.models.shapes import SHAPES
-from socialr1_jax.startup import prepare
-from socialr1_jax.terminal import print_error, print_result, run_script
+from socialr1_jax.runtime.startup import prepare
+from socialr1_jax.runtime.terminal import print_error, print_result, run_script
 
 
 def main(argv: list[str] | None = None) -> int:
     config = parse_args(BenchmarkConfig, argv, description="Measure the speed of sampling and training.")
     prepare(programs=False)
-    from socialr1_jax.training.benchmark import benchmark  # imports JAX: only once the arguments are right
-    from socialr1_jax.training.benchmark_record import around_table, read_record, record, render
-    from socialr1_jax.training.peers import PeersMissing
+    from socialr1_jax.benchmark.benchmark import benchmark  # imports JAX: only once the arguments are right
+    from socialr1_jax.benchmark.peers import PeersMissing
+    from socialr1_jax.benchmark.record import around_table, read_record, record, render
 
     try:
         file = Path(config.record)

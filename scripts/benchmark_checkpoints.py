@@ -18,8 +18,8 @@ from pathlib import Path
 
 from pydantic import Field
 
-from socialr1_jax.command_line import Section, parse_args
-from socialr1_jax.terminal import print_result, run_script
+from socialr1_jax.config.command_line import Section, parse_args
+from socialr1_jax.runtime.terminal import print_result, run_script
 
 
 class CheckpointBenchmark(Section):
@@ -47,12 +47,12 @@ def main(argv: list[str] | None = None) -> int:
 def _restoring(config: CheckpointBenchmark, folder: Path) -> dict[str, float]:
     import jax
 
-    from socialr1_jax.config import CheckpointConfig, OptimizerConfig
+    from socialr1_jax.config.run import CheckpointConfig, OptimizerConfig
+    from socialr1_jax.grpo.optimizer import make_optimizer, make_schedule
     from socialr1_jax.grpo.update import init_state
     from socialr1_jax.models.qwen3 import init_params
     from socialr1_jax.models.shapes import SHAPES
-    from socialr1_jax.training.checkpoints import Checkpoints
-    from socialr1_jax.training.optimizer import make_optimizer, make_schedule
+    from socialr1_jax.run.checkpoints import Checkpoints
 
     settings = OptimizerConfig()
     state = init_state(
@@ -104,7 +104,7 @@ def _out_of_cache(path: Path) -> None:
 
 
 def _saving(config: CheckpointBenchmark, folder: Path) -> dict[str, float]:
-    from socialr1_jax.config import RunConfig, load_config
+    from socialr1_jax.config.run import RunConfig, load_config
     from socialr1_jax.training.grpo import train_grpo
 
     smoke = Path(__file__).resolve().parents[1] / "configs" / "smoke.yaml"

@@ -12,11 +12,11 @@ from pathlib import Path
 
 from pydantic import Field, field_validator
 
-from socialr1_jax.command_line import Section, parse_args
+from socialr1_jax.config.command_line import Section, parse_args
 from socialr1_jax.evaluation.wording import content_of, refuse_foreign_prompts
 from socialr1_jax.evaluation.wording_sources import SOURCES
-from socialr1_jax.files import write_json
-from socialr1_jax.terminal import print_error, print_result, run_script
+from socialr1_jax.runtime.files import write_json
+from socialr1_jax.runtime.terminal import print_error, print_result, run_script
 
 
 class BenchmarkPromptsConfig(Section):

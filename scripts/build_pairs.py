@@ -9,10 +9,10 @@ A run that was cut off goes on from OUTPUT.work, which holds the responses and v
 
 from __future__ import annotations
 
-from socialr1_jax.command_line import parse_args
-from socialr1_jax.pairs_config import PairsConfig
-from socialr1_jax.startup import prepare
-from socialr1_jax.terminal import print_error, run_script
+from socialr1_jax.config.command_line import parse_args
+from socialr1_jax.config.pairs import PairsConfig
+from socialr1_jax.runtime.startup import prepare
+from socialr1_jax.runtime.terminal import print_error, run_script
 
 
 def main(argv: list[str] | None = None) -> int:

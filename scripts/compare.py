@@ -11,7 +11,7 @@ docs/evaluation.md says how the interval and p are made.
 import argparse
 from pathlib import Path
 
-from socialr1_jax.terminal import print_error, print_result, run_script
+from socialr1_jax.runtime.terminal import print_error, print_result, run_script
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -22,7 +22,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--output", metavar="FILE.json", help="file for the figures and all changed questions as JSON")
     arguments = parser.parse_args(argv)
     from socialr1_jax.evaluation import compare  # imports SciPy: only once the arguments are right
-    from socialr1_jax.files import write_json
+    from socialr1_jax.runtime.files import write_json
 
     try:
         if arguments.output:

@@ -7,16 +7,16 @@ A line a check, with what to do beneath it. Exit status 1 when there is a proble
 
 from __future__ import annotations
 
-from socialr1_jax.config import DoctorConfig, parse_args
-from socialr1_jax.startup import take_memory
-from socialr1_jax.terminal import counted, print_line, run_script
+from socialr1_jax.config.run import DoctorConfig, parse_args
+from socialr1_jax.runtime.startup import take_memory
+from socialr1_jax.runtime.terminal import counted, print_line, run_script
 
 
 def main(argv: list[str] | None = None) -> int:
     config = parse_args(DoctorConfig, argv, description="Check the environment of a run, and say how to correct it.")
     take_memory()
-    from socialr1_jax.training.console import print_finding  # imports rich: only once the arguments are right
-    from socialr1_jax.training.doctor import examine_apart
+    from socialr1_jax.plan.doctor import examine_apart
+    from socialr1_jax.run.console import print_finding  # imports rich: only once the arguments are right
 
     counts = {"ok": 0, "problem": 0, "warning": 0, "skipped": 0}
     try:

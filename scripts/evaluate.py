@@ -12,10 +12,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from socialr1_jax.command_line import parse_args
-from socialr1_jax.evaluation_config import EvaluateConfig
-from socialr1_jax.startup import prepare
-from socialr1_jax.terminal import print_error, print_line, run_script
+from socialr1_jax.config.command_line import parse_args
+from socialr1_jax.config.evaluation import EvaluateConfig
+from socialr1_jax.runtime.startup import prepare
+from socialr1_jax.runtime.terminal import print_error, print_line, run_script
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -13,16 +13,16 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from socialr1_jax.command_line import FreeText, Real, Texts, parse_args
+from socialr1_jax.config.command_line import FreeText, Real, Texts, parse_args
+from socialr1_jax.config.evaluation import QuestionFileConfig
 from socialr1_jax.data.chat_template import response_opening
 from socialr1_jax.data.one_question import picked_question, typed_question
 from socialr1_jax.data.prompts import PromptWriter, encode_prompt
-from socialr1_jax.evaluation_config import QuestionFileConfig
 from socialr1_jax.rewards import parse_response
 from socialr1_jax.rewards.parsing import final_answer
 from socialr1_jax.rewards.terms import outcome_reward
-from socialr1_jax.startup import prepare
-from socialr1_jax.terminal import counted, print_error, print_result, printable, run_script
+from socialr1_jax.runtime.startup import prepare
+from socialr1_jax.runtime.terminal import counted, print_error, print_result, printable, run_script
 
 _SEGMENT_TOKENS = 8  # text comes in pieces of this size: smooth to read, and the host's look costs little
 
@@ -87,7 +87,7 @@ def answer(config: GenerateConfig) -> None:
     from socialr1_jax.sampling import Engine, SamplingParams
     from socialr1_jax.sampling.streaming import ResponseStream
     from socialr1_jax.sampling.text import stop_token_ids
-    from socialr1_jax.tokenizer_files import load_tokenizer
+    from socialr1_jax.weights.tokenizer_files import load_tokenizer
 
     print_error(f"loading {config.model}")
     model, checkpoint = read_model(config.model, config.step, config.dtype, config.ignore_fields)

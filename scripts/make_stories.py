@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from socialr1_jax.command_line import parse_args
-from socialr1_jax.data.story_files import write_generated
-from socialr1_jax.story_config import MakeStoriesConfig
-from socialr1_jax.terminal import counted, print_error, print_result, run_script
+from socialr1_jax.config.command_line import parse_args
+from socialr1_jax.config.stories import MakeStoriesConfig
+from socialr1_jax.questions.story_files import write_generated
+from socialr1_jax.runtime.terminal import counted, print_error, print_result, run_script
 
 
 def main(argv: list[str] | None = None) -> int:

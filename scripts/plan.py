@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import os
 
-from socialr1_jax.config import PlanConfig, parse_args
-from socialr1_jax.terminal import print_error, run_script
+from socialr1_jax.config.run import PlanConfig, parse_args
+from socialr1_jax.runtime.terminal import print_error, run_script
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -23,9 +23,9 @@ def main(argv: list[str] | None = None) -> int:
     if kind == "cpu" and count.isdigit():
         flags = os.environ.get("XLA_FLAGS", "")
         os.environ["XLA_FLAGS"] = f"{flags} --xla_force_host_platform_device_count={count}".strip()
-    from socialr1_jax.training.plan import DoesNotFit, make_plan  # imports JAX: only once the arguments are right
-    from socialr1_jax.training.plan_advice import advice
-    from socialr1_jax.training.plan_tables import print_plan
+    from socialr1_jax.plan.advice import advice
+    from socialr1_jax.plan.plan import DoesNotFit, make_plan  # imports JAX: only once the arguments are right
+    from socialr1_jax.plan.tables import print_plan
 
     refused: DoesNotFit | None = None
     try:

@@ -16,10 +16,10 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from socialr1_jax.command_line import Section, parse_yaml
-from socialr1_jax.config import QuickstartConfig, RunConfig, parse_args
-from socialr1_jax.startup import prepare
-from socialr1_jax.terminal import print_error, print_line, run_script
+from socialr1_jax.config.command_line import Section, parse_yaml
+from socialr1_jax.config.run import QuickstartConfig, RunConfig, parse_args
+from socialr1_jax.runtime.startup import prepare
+from socialr1_jax.runtime.terminal import print_error, print_line, run_script
 
 
 class ProfileConfig(Section):

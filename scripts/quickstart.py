@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from socialr1_jax.config import QuickstartConfig, parse_args
-from socialr1_jax.interrupt import REQUEUE
-from socialr1_jax.startup import prepare
-from socialr1_jax.terminal import print_error, run_script
+from socialr1_jax.config.run import QuickstartConfig, parse_args
+from socialr1_jax.runtime.interrupt import REQUEUE
+from socialr1_jax.runtime.startup import prepare
+from socialr1_jax.runtime.terminal import print_error, run_script
 
 DEFAULTS = Path(__file__).resolve().parents[1] / "configs" / "quickstart.yaml"
 
@@ -31,8 +31,8 @@ def main(argv: list[str] | None = None) -> int:
         check=check_rewards,
     )
     prepare(config.xla_flags)
+    from socialr1_jax.run.run import TrainingStopped  # imports JAX: only once the arguments are right
     from socialr1_jax.training.quickstart import run_quickstart
-    from socialr1_jax.training.run import TrainingStopped  # imports JAX: only once the arguments are right
 
     try:
         return 0 if run_quickstart(config) else REQUEUE

@@ -8,7 +8,7 @@ Works on a run that is still going, and on one that was stopped.
 
 import argparse
 
-from socialr1_jax.terminal import print_error, print_line, run_script
+from socialr1_jax.runtime.terminal import print_error, print_line, run_script
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -18,7 +18,7 @@ def main(argv: list[str] | None = None) -> int:
         "--output", metavar="FILE.html", help="default: report.html, in RUN or, for several, in the working folder"
     )
     arguments = parser.parse_args(argv)
-    from socialr1_jax.training.report import write_report  # takes a moment: only once the arguments are right
+    from socialr1_jax.report import write_report  # takes a moment: only once the arguments are right
 
     try:
         print_line(str(write_report(*arguments.runs, output=arguments.output)))

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from pydantic import Field
 
-from socialr1_jax.command_line import ConfigError, Section, load_config
-from socialr1_jax.terminal import print_error, print_line, print_result, run_script
+from socialr1_jax.config.command_line import ConfigError, Section, load_config
+from socialr1_jax.runtime.terminal import print_error, print_line, print_result, run_script
 
 
 class ScoreConfig(Section):
@@ -25,7 +25,7 @@ def main(argv: list[str] | None = None) -> int:
         print_line("usage: score.py SAMPLES.jsonl [output=FIGURES.json]\n\n" + (__doc__ or ""))
         return 0
     from socialr1_jax.evaluation.rescore import refuse_foreign_figures, refuse_lost_figures, rescore
-    from socialr1_jax.files import write_json
+    from socialr1_jax.runtime.files import write_json
 
     try:
         config = load_config(ScoreConfig, None, [f"samples={arguments[0]}", *arguments[1:]])

@@ -13,11 +13,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from socialr1_jax.command_line import parse_args
+from socialr1_jax.config.command_line import parse_args
 from socialr1_jax.rewards.extra import load_extras
 from socialr1_jax.rewards.scorer import ContentScores
 from socialr1_jax.rewards.scoring import ScoreConfig, score_file
-from socialr1_jax.terminal import counted, print_error, print_line, printable, run_script
+from socialr1_jax.runtime.terminal import counted, print_error, print_line, printable, run_script
 
 _MOST_TYPES = 20  # on the console
 
@@ -84,8 +84,8 @@ def _content_model(config: ScoreConfig) -> ContentScores | None:
         return None
     import jax  # only where a model runs
 
-    from socialr1_jax.mesh import make_mesh
     from socialr1_jax.rewards.content_model import load_content_model
+    from socialr1_jax.runtime.mesh import make_mesh
 
     mesh = make_mesh()
     jax.set_mesh(mesh)

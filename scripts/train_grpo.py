@@ -11,20 +11,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from socialr1_jax.config import RunConfig, parse_args
-from socialr1_jax.interrupt import REQUEUE, SAVED, requeue_on_sigterm, stop_on_signal
-from socialr1_jax.startup import prepare
-from socialr1_jax.terminal import print_error, print_line, run_script
+from socialr1_jax.config.run import RunConfig, parse_args
+from socialr1_jax.runtime.interrupt import REQUEUE, SAVED, requeue_on_sigterm, stop_on_signal
+from socialr1_jax.runtime.startup import prepare
+from socialr1_jax.runtime.terminal import print_error, print_line, run_script
 
 
 def check_questions(config: RunConfig) -> None:
     """Print how the run would read its questions. Raise ValueError where the run would stop."""
-    from socialr1_jax.hub import cached_folder
     from socialr1_jax.rewards.extra import load_extras
-    from socialr1_jax.tokenizer_files import load_tokenizer
-    from socialr1_jax.training.console import shown_log
-    from socialr1_jax.training.epochs import in_steps
-    from socialr1_jax.training.run_questions import (
+    from socialr1_jax.run.console import shown_log
+    from socialr1_jax.run.epochs import in_steps
+    from socialr1_jax.run.questions import (
         check_positions,
         cold_start_questions,
         first_prompt,
@@ -33,7 +31,9 @@ def check_questions(config: RunConfig) -> None:
         understood,
         warn_of_few,
     )
-    from socialr1_jax.training.shared_questions import warn_of_shared
+    from socialr1_jax.run.shared_questions import warn_of_shared
+    from socialr1_jax.weights.hub import cached_folder
+    from socialr1_jax.weights.tokenizer_files import load_tokenizer
 
     if config.replay_rollouts:
         return
@@ -62,11 +62,11 @@ def main(argv: list[str] | None = None) -> int:
         RunConfig, argv, description="Train a Qwen3 with GRPO and the Social-R1 rewards.", check=check_questions
     )
     prepare(config.xla_flags)
-    from socialr1_jax.processes import is_first  # imports JAX: only once the arguments are right
+    from socialr1_jax.report import write_report
+    from socialr1_jax.run.run import TrainingStopped
+    from socialr1_jax.run.summary import write_summary
+    from socialr1_jax.runtime.processes import is_first  # imports JAX: only once the arguments are right
     from socialr1_jax.training.grpo import train_grpo
-    from socialr1_jax.training.report import write_report
-    from socialr1_jax.training.run import TrainingStopped
-    from socialr1_jax.training.summary import write_summary
 
     folder = Path(config.output_dir)
     try:

@@ -10,19 +10,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from socialr1_jax.command_line import parse_args
-from socialr1_jax.interrupt import REQUEUE, SAVED
-from socialr1_jax.reward_model_config import RewardModelConfig
-from socialr1_jax.startup import prepare
-from socialr1_jax.terminal import print_error, print_line, run_script
+from socialr1_jax.config.command_line import parse_args
+from socialr1_jax.config.reward_model import RewardModelConfig
+from socialr1_jax.runtime.interrupt import REQUEUE, SAVED
+from socialr1_jax.runtime.startup import prepare
+from socialr1_jax.runtime.terminal import print_error, print_line, run_script
 
 
 def main(argv: list[str] | None = None) -> int:
     config = parse_args(RewardModelConfig, argv, description="Train a reward model on preference pairs.")
     prepare(config.xla_flags)
-    from socialr1_jax.processes import is_first  # imports JAX: only once the arguments are right
+    from socialr1_jax.run.run import TrainingStopped
+    from socialr1_jax.runtime.processes import is_first  # imports JAX: only once the arguments are right
     from socialr1_jax.training.reward_model import say_results, train_reward_model
-    from socialr1_jax.training.run import TrainingStopped
 
     folder = Path(config.output_dir)
     try:

@@ -1,6 +1,6 @@
 """Social-R1 in JAX: GRPO training of Qwen3 with process rewards for social reasoning.
 
-The public names load on first use, so that `import socialr1_jax.config` or `socialr1_jax.rewards` never pays for JAX.
+The public names load on first use: neither `import socialr1_jax.config.run` nor `socialr1_jax.rewards` pays for JAX.
 """
 
 import os
@@ -8,10 +8,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from socialr1_jax.hf import load_hf, save_hf
-    from socialr1_jax.mesh import make_mesh
     from socialr1_jax.models.qwen3 import Qwen3, Qwen3Config
+    from socialr1_jax.runtime.mesh import make_mesh
     from socialr1_jax.sampling import Completion, SamplingParams, generate
+    from socialr1_jax.weights.hf import load_hf, save_hf
 
 # transformers says at its import that there is no PyTorch, which nothing here needs; an empty value lets it speak.
 os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
@@ -24,9 +24,9 @@ _HOME = {
     "Qwen3Config": "socialr1_jax.models.qwen3",
     "SamplingParams": "socialr1_jax.sampling",
     "generate": "socialr1_jax.sampling",
-    "load_hf": "socialr1_jax.hf",
-    "make_mesh": "socialr1_jax.mesh",
-    "save_hf": "socialr1_jax.hf",
+    "load_hf": "socialr1_jax.weights.hf",
+    "make_mesh": "socialr1_jax.runtime.mesh",
+    "save_hf": "socialr1_jax.weights.hf",
 }
 
 __all__ = ["Completion", "Qwen3", "Qwen3Config", "SamplingParams", "generate", "load_hf", "make_mesh", "save_hf"]

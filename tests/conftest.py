@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from socialr1_jax.startup import keep_memory
+from socialr1_jax.runtime.startup import keep_memory
 
 keep_memory()  # as the scripts do
 
@@ -261,7 +261,7 @@ def start(tmp_path_factory):
     """The configuration of a GRPO run on the toy's model and questions, as the quickstart leaves them after SFT."""
     from toys import toy
 
-    from socialr1_jax.config import RunConfig
+    from socialr1_jax.config.run import RunConfig
     from socialr1_jax.training.quickstart import run_quickstart
 
     folder = tmp_path_factory.mktemp("start")

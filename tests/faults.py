@@ -37,28 +37,28 @@ SETTINGS = (
 EVENTS = {
     "load": ("socialr1_jax.training.grpo", "random_start", "before"),
     "tokenizer": ("socialr1_jax.training.start", "made_tokenizer", "after"),
-    "opening": ("socialr1_jax.training.run", "Checkpoints.__init__", "before"),
-    "open": ("socialr1_jax.training.run", "Checkpoints.__init__", "after"),
-    "restored": ("socialr1_jax.training.run", "Checkpoints.restore", "after"),
+    "opening": ("socialr1_jax.run.run", "Checkpoints.__init__", "before"),
+    "open": ("socialr1_jax.run.run", "Checkpoints.__init__", "after"),
+    "restored": ("socialr1_jax.run.run", "Checkpoints.restore", "after"),
     "evaluate": ("socialr1_jax.training.sampler", "evaluate_questions", "before"),
     "segment": ("socialr1_jax.sampling.batch", "Rollout._enough", "before"),
     "response": ("socialr1_jax.rewards.scorer", "Scorer.submit", "before"),
     "score": ("socialr1_jax.rewards.scorer", "Scorer.results", "before"),
     "kept": ("socialr1_jax.training.recording", "RolloutFile.append", "after"),
-    "old": ("socialr1_jax.training.step", "GrpoStep._with_old", "before"),
-    "reference": ("socialr1_jax.training.step", "GrpoStep._with_reference", "before"),
+    "old": ("socialr1_jax.grpo.step", "GrpoStep._with_old", "before"),
+    "reference": ("socialr1_jax.grpo.step", "GrpoStep._with_reference", "before"),
     "update": ("socialr1_jax.grpo.update", "Update.__call__", "before"),  # two a step
-    "metrics": ("socialr1_jax.training.metrics", "RunLog.metrics", "before"),
-    "rollouts": ("socialr1_jax.training.metrics", "RunLog.rollouts", "before"),
-    "save": ("socialr1_jax.training.checkpoints", "Checkpoints.save", "before"),
-    "writing": ("socialr1_jax.training.checkpoints", "Checkpoints._need_room", "after"),
-    "saving": ("socialr1_jax.training.checkpoints", "Checkpoints.save", "after"),  # files are written by threads
-    "manifest": ("socialr1_jax.training.checkpoints", "Checkpoints._write_manifests", "before"),
-    "unnamed": ("socialr1_jax.training.checkpoints", "Checkpoints._write_manifests", "after"),
+    "metrics": ("socialr1_jax.run.metrics", "RunLog.metrics", "before"),
+    "rollouts": ("socialr1_jax.run.metrics", "RunLog.rollouts", "before"),
+    "save": ("socialr1_jax.run.checkpoints", "Checkpoints.save", "before"),
+    "writing": ("socialr1_jax.run.checkpoints", "Checkpoints._need_room", "after"),
+    "saving": ("socialr1_jax.run.checkpoints", "Checkpoints.save", "after"),  # files are written by threads
+    "manifest": ("socialr1_jax.run.checkpoints", "Checkpoints._write_manifests", "before"),
+    "unnamed": ("socialr1_jax.run.checkpoints", "Checkpoints._write_manifests", "after"),
     "delete": ("orbax.checkpoint._src.path.deleter", "StandardCheckpointDeleter.delete_steps", "before"),
     "export": ("socialr1_jax.training.grpo", "save_hf", "before"),
-    "export_written": ("socialr1_jax.hf", "sync", "after"),
-    "report": ("socialr1_jax.training.report", "write_report", "before"),
+    "export_written": ("socialr1_jax.weights.hf", "sync", "after"),
+    "report": ("socialr1_jax.report", "write_report", "before"),
 }
 
 
@@ -147,7 +147,7 @@ def leave_out(content: dict[str, Any], field: str) -> None:
 
 def reseal(checkpoint: Path) -> None:
     """Writes the manifest of a changed checkpoint anew, as the program that wrote the change would have."""
-    from socialr1_jax.training.checkpoints import _sums
+    from socialr1_jax.run.checkpoints import _sums
 
     manifest = json.loads((checkpoint / "manifest.json").read_text())
     sums = {name: {"bytes": size, "xxh3": xxh3} for name, size, xxh3 in _sums(checkpoint, list(manifest["files"]))}
@@ -263,7 +263,7 @@ def _clock_back() -> None:
 
 def _torn(name: str) -> None:
     """The next line of that file is written by half, then the process is killed."""
-    from socialr1_jax.training import metrics
+    from socialr1_jax.run import metrics
 
     def half(path: Path, rows: Any) -> None:
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
@@ -280,8 +280,8 @@ def _keep_restored(file: Path) -> None:
     import jax
     import numpy as np
 
-    from socialr1_jax.mesh import fetch
-    from socialr1_jax.training.checkpoints import Checkpoints
+    from socialr1_jax.run.checkpoints import Checkpoints
+    from socialr1_jax.runtime.mesh import fetch
 
     real = Checkpoints.restore
 

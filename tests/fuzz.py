@@ -105,8 +105,8 @@ def _reader(name: str, folder: Path) -> Callable[[bytes], None]:
 
         return read_rows
     if name == "config":
-        from socialr1_jax.files import read_json
         from socialr1_jax.models.qwen3_config import Qwen3Config
+        from socialr1_jax.runtime.files import read_json
 
         def read_config(data: bytes) -> None:
             (file := folder / "config.json").write_bytes(data)
@@ -116,7 +116,7 @@ def _reader(name: str, folder: Path) -> Callable[[bytes], None]:
 
         return read_config
     if name == "yaml":
-        from socialr1_jax.config import RunConfig, load_config
+        from socialr1_jax.config.run import RunConfig, load_config
 
         def read_yaml(data: bytes) -> None:
             (file := folder / "c.yaml").write_bytes(data)
@@ -158,7 +158,7 @@ def _reader(name: str, folder: Path) -> Callable[[bytes], None]:
             assert outcome_reward(given_answer(text), "A") in (0.0, 1.0)
 
         return read_answer
-    from socialr1_jax.hf import open_hf
+    from socialr1_jax.weights.hf import open_hf
 
     (folder / "config.json").write_text(json.dumps(_MODEL))
 

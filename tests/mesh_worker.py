@@ -12,13 +12,13 @@ import jax
 import numpy as np
 
 from socialr1_jax import SamplingParams, generate, load_hf, make_mesh
-from socialr1_jax.config import RunConfig
+from socialr1_jax.config.run import RunConfig
 from socialr1_jax.grpo.packing import pack_rows
+from socialr1_jax.grpo.step import GrpoStep, compile_programs, trainer_logprobs
 from socialr1_jax.grpo.update import init_state
-from socialr1_jax.mesh import fetch
 from socialr1_jax.models.qwen3 import init_params
+from socialr1_jax.runtime.mesh import fetch
 from socialr1_jax.sampling import Engine
-from socialr1_jax.training.step import GrpoStep, compile_programs, trainer_logprobs
 
 CONFIG = RunConfig.model_validate(
     {

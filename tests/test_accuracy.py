@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from socialr1_jax.accuracy import accuracy_figures, baseline_figures
-from socialr1_jax.config import ConfigError, RunConfig
+from socialr1_jax.config.run import ConfigError, RunConfig
 from socialr1_jax.data.examples import Example
-from socialr1_jax.data.question_sources import open_questions
 from socialr1_jax.data.twins import twin_groups, whole_groups
-from socialr1_jax.training.run_questions import asked_questions, read_run_questions
+from socialr1_jax.questions.accuracy import accuracy_figures, baseline_figures
+from socialr1_jax.questions.sources import open_questions
+from socialr1_jax.run.questions import asked_questions, read_run_questions
 
 
 def question(number: int, twin: str = "", kind: str = "", options: tuple[str, ...] = ("box", "bag", "cup")) -> Example:

@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from socialr1_jax.chat.answers import Reply
 from socialr1_jax.evaluation.scoring import score
 from socialr1_jax.evaluation.task import Request
 from socialr1_jax.evaluation.tasks.socialiqa import TASK
 from socialr1_jax.rewards import social_r1_reward
 from socialr1_jax.rewards.answers import answer_letter, named_letter
 from socialr1_jax.rewards.terms import outcome_reward
-from socialr1_jax.server_answers import Reply
 
 OPTIONS = ("go", "stay / make a plan", "run")
 FORMS = [json.loads(line) for line in (Path(__file__).parent / "answer_forms.jsonl").read_text("utf-8").splitlines()]

@@ -6,12 +6,12 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from socialr1_jax.chips import CHIPS, chip_of, parse_topology
 from socialr1_jax.grpo.logprobs import row_logprobs
 from socialr1_jax.models.arithmetic import Arithmetic
 from socialr1_jax.models.kv_cache import LayerCache
 from socialr1_jax.models.qwen3 import init_params
 from socialr1_jax.models.shapes import SHAPES
+from socialr1_jax.runtime.chips import CHIPS, chip_of, parse_topology
 from socialr1_jax.sampling.decode import decode_step, rollout_weights
 
 CONFIG = replace(SHAPES["tiny"], vocab_size=512, num_hidden_layers=3)

@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from socialr1_jax.data.audit import audit_examples, rule_interval, strong_shortcuts
 from socialr1_jax.data.examples import LETTERS, Example
-from socialr1_jax.data.stories import generate_stories
 from socialr1_jax.evaluation.audit_files import read_source
 from socialr1_jax.evaluation.card import card_example, card_request
+from socialr1_jax.questions.audit import audit_examples, rule_interval, strong_shortcuts
+from socialr1_jax.stories.stories import generate_stories
 
 ROOT = Path(__file__).resolve().parents[1]
 REAL = ROOT.parent / "shared" / "benchmarks"

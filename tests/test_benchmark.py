@@ -13,12 +13,13 @@ import jax
 import numpy as np
 import pytest
 
-from socialr1_jax import Qwen3Config, benchmark_config
-from socialr1_jax.benchmark_config import BenchmarkConfig
+from socialr1_jax import Qwen3Config
+from socialr1_jax.benchmark import config as benchmark_config
+from socialr1_jax.benchmark.benchmark import PHASES, _decode, benchmark, tail_lengths
+from socialr1_jax.benchmark.config import BenchmarkConfig
 from socialr1_jax.models.qwen3 import declare_weights, init_params
 from socialr1_jax.models.shapes import SHAPES
 from socialr1_jax.sampling import Completion, Engine
-from socialr1_jax.training.benchmark import PHASES, _decode, benchmark, tail_lengths
 
 SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "benchmark.py"
 PEERS = Path(__file__).resolve().parents[2] / "shared" / "peers" / "hf_shapes.py"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from socialr1_jax.training.benchmark_record import BEGIN, END, read_record, record, render, table
+from socialr1_jax.benchmark.record import BEGIN, END, read_record, record, render, table
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 RESULT = {

@@ -16,23 +16,24 @@ from pathlib import Path
 import jax
 import pytest
 
-from socialr1_jax import Qwen3, Qwen3Config, SamplingParams, load_hf, save_hf, story_config
-from socialr1_jax.command_line import load_config
-from socialr1_jax.config import ConfigError
+from socialr1_jax import Qwen3, Qwen3Config, SamplingParams, load_hf, save_hf
+from socialr1_jax.config import stories as story_config
+from socialr1_jax.config.command_line import load_config
+from socialr1_jax.config.pairs import MatchingConfig, PairsConfig
+from socialr1_jax.config.run import ConfigError
 from socialr1_jax.data import pairs as pairs_module
-from socialr1_jax.data.corruptions import KINDS, corruption_pairs
 from socialr1_jax.data.pairs import STAGES, Scored, match_pairs, read_pairs
 from socialr1_jax.data.prompts import encode_prompt, question_text
-from socialr1_jax.data.stories import generate_stories
 from socialr1_jax.data.tables import DataError
 from socialr1_jax.data.tokenizer import build_tokenizer
-from socialr1_jax.mesh import make_mesh, mesh_of
 from socialr1_jax.models.qwen3 import init_params
-from socialr1_jax.pairs_config import MatchingConfig, PairsConfig
 from socialr1_jax.rewards import judge_thoughts
 from socialr1_jax.rewards.rubric import RUBRIC_VERSION
 from socialr1_jax.rewards.verdict import JudgeRefused, Verdict
+from socialr1_jax.runtime.mesh import make_mesh, mesh_of
 from socialr1_jax.sampling import Engine
+from socialr1_jax.stories.corruptions import KINDS, corruption_pairs
+from socialr1_jax.stories.stories import generate_stories
 from socialr1_jax.training import build_pairs as module
 from socialr1_jax.training.build_pairs import segments
 
@@ -530,7 +531,7 @@ def test_pairs_of_corruptions(main, tmp_path, ending, capsys):
 
 def test_corruptions_need_no_jax(tmp_path):
     code = (
-        "import sys; from socialr1_jax.pairs_config import PairsConfig\n"
+        "import sys; from socialr1_jax.config.pairs import PairsConfig\n"
         "from socialr1_jax.training.build_pairs import build_pairs\n"
         f"build_pairs(PairsConfig(source='corruptions', output={str(tmp_path / 'p.jsonl')!r}))\n"
         "assert not {'jax', 'transformers', 'torch'} & set(sys.modules)"

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from socialr1_jax.chat.answers import Reply
 from socialr1_jax.evaluation.registry import get_task
 from socialr1_jax.evaluation.runner import load_data
 from socialr1_jax.evaluation.scoring import figures, score
-from socialr1_jax.intervals import share_interval
-from socialr1_jax.server_answers import Reply
+from socialr1_jax.questions.intervals import share_interval
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "benchmarks"
 LETTERED = re.compile(r"^\(?([A-Z])[.)] ", re.MULTILINE)

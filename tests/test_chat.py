@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from socialr1_jax.chat import ChatClient, ChatRefused
+from socialr1_jax.chat.answers import PLAIN_NAMES, Reply, read_refusal, server_words
+from socialr1_jax.chat.client import ChatClient, ChatRefused
+from socialr1_jax.config.server import ServerConfig
 from socialr1_jax.data.chat_template import whole_text
 from socialr1_jax.evaluation.sotopia.models import spoken
-from socialr1_jax.server_answers import PLAIN_NAMES, Reply, read_refusal, server_words
-from socialr1_jax.server_config import ServerConfig
 
 pytest.importorskip("openai")
 SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "evaluate.py"

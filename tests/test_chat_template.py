@@ -9,8 +9,10 @@ import pytest
 from toys import changed, lines
 from transformers import AutoTokenizer
 
-from socialr1_jax.command_line import load_config
-from socialr1_jax.config import DoctorConfig
+from socialr1_jax.config.command_line import load_config
+from socialr1_jax.config.evaluation import EvaluateConfig
+from socialr1_jax.config.pairs import PairsConfig
+from socialr1_jax.config.run import DoctorConfig
 from socialr1_jax.data.chat_template import chat_tokens, read_template, response_opening
 from socialr1_jax.data.examples import Example
 from socialr1_jax.data.prompts import encode_prompt, reference_response
@@ -19,14 +21,12 @@ from socialr1_jax.evaluation.respondents import Asked, LocalModel
 from socialr1_jax.evaluation.scoring import score
 from socialr1_jax.evaluation.task import Request
 from socialr1_jax.evaluation.tasks.socialiqa import TASK
-from socialr1_jax.evaluation_config import EvaluateConfig
-from socialr1_jax.pairs_config import PairsConfig
+from socialr1_jax.plan.doctor import examine
 from socialr1_jax.rewards import parse_response, social_r1_reward
 from socialr1_jax.rewards.scoring import ScoreConfig, score_file
 from socialr1_jax.sampling import Completion
 from socialr1_jax.sampling.text import decode_responses
 from socialr1_jax.training import build_pairs, grpo
-from socialr1_jax.training.doctor import examine
 from socialr1_jax.training.format_watch import FormatWatch
 
 HEADER = "'<|im_start|>assistant\\n'"

@@ -27,15 +27,15 @@ from pydantic import Field
 from safetensors.torch import load_file, save_file
 
 from socialr1_jax import load_hf, save_hf
-from socialr1_jax.command_line import FreeText, Section, Sources, TextMap, load_config
+from socialr1_jax.config.command_line import FreeText, Section, Sources, TextMap, load_config
 from socialr1_jax.data.tokenizer import build_tokenizer
-from socialr1_jax.files import whole_folder
-from socialr1_jax.hf import files_dtype, load_reward_model, local_folder, open_hf, random_model
-from socialr1_jax.hub import cached_folder, find_snapshot
 from socialr1_jax.models.qwen3_config import Qwen3Config
-from socialr1_jax.orbax_folder import load_orbax, save_orbax
+from socialr1_jax.runtime.files import whole_folder
 from socialr1_jax.sampling.text import stop_token_ids
-from socialr1_jax.tokenizer_files import count_tokens, load_tokenizer
+from socialr1_jax.weights.hf import files_dtype, load_reward_model, local_folder, open_hf, random_model
+from socialr1_jax.weights.hub import cached_folder, find_snapshot
+from socialr1_jax.weights.orbax_folder import load_orbax, save_orbax
+from socialr1_jax.weights.tokenizer_files import count_tokens, load_tokenizer
 
 ROW = np.array([3, 1, 4, 1, 5, 9, 2, 6])
 
@@ -505,8 +505,8 @@ def test_one_dtype_for_all_is_verified(folder, tmp_path, capsys):
 
 
 def test_the_doctor_reads_what_a_run_reads(folder):
-    from socialr1_jax.config import DoctorConfig
-    from socialr1_jax.training.doctor import examine
+    from socialr1_jax.config.run import DoctorConfig
+    from socialr1_jax.plan.doctor import examine
 
     mixed(folder, one_layer=True)
     write_config(folder, config_of(folder) | {"my_note": 1})

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from socialr1_jax.config import ConfigError, RunConfig
-from socialr1_jax.data.question_sources import open_questions
+from socialr1_jax.config.run import ConfigError, RunConfig
 from socialr1_jax.data.tables import DataError
-from socialr1_jax.training.run_questions import cold_start_questions, read_run_questions
+from socialr1_jax.questions.sources import open_questions
+from socialr1_jax.run.questions import cold_start_questions, read_run_questions
 
 ROOT = Path(__file__).resolve().parents[1]
 SMOKE = ["--config", str(ROOT / "configs/smoke.yaml"), "quiet=true"]

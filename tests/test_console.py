@@ -22,11 +22,11 @@ from rich.cells import cell_len
 from rich.table import Table
 from rich.text import Text
 
-from socialr1_jax import interrupt, startup
-from socialr1_jax.compiles import compiled, told
-from socialr1_jax.terminal import counted
-from socialr1_jax.training import console as console_module
-from socialr1_jax.training.console import Bar, console, print_finding, shown_log, working
+from socialr1_jax.run import console as console_module
+from socialr1_jax.run.console import Bar, console, print_finding, shown_log, working
+from socialr1_jax.runtime import interrupt, startup
+from socialr1_jax.runtime.compiles import compiled, told
+from socialr1_jax.runtime.terminal import counted
 from socialr1_jax.training.quickstart_console import response_pair, show_results
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -440,7 +440,7 @@ def test_a_result_that_cannot_be_printed_ends_its_command(name, tmp_path, monkey
 
 
 def test_remarks_and_errors_are_dropped_without_their_stream(monkeypatch):
-    from socialr1_jax.terminal import print_error, print_line
+    from socialr1_jax.runtime.terminal import print_error, print_line
 
     for make in STREAMS.values():
         monkeypatch.setattr(sys, "stdout", make())
@@ -450,7 +450,7 @@ def test_remarks_and_errors_are_dropped_without_their_stream(monkeypatch):
 
 
 def test_errors_have_a_bounded_number_of_lines(capsys):
-    from socialr1_jax.terminal import print_error
+    from socialr1_jax.runtime.terminal import print_error
 
     print_error("a\n" * 1_000_000)
     assert capsys.readouterr().err.splitlines()[-2:] == ["a", "... and 999,900 more lines"]
@@ -458,7 +458,7 @@ def test_errors_have_a_bounded_number_of_lines(capsys):
 
 @pytest.mark.parametrize(("raised", "status"), [(None, 7), (KeyboardInterrupt(), 130), (SystemExit(2), 2)])
 def test_scripts_end_with_their_status(raised, status, monkeypatch):
-    from socialr1_jax import terminal
+    from socialr1_jax.runtime import terminal
 
     def main():
         if raised:
@@ -482,7 +482,7 @@ def test_standard_streams_of_a_process():
     """A closed pipe, a full disk and closed descriptors, up to the interpreter's own flush at the end."""
     program = """
 import os, sys
-from socialr1_jax.terminal import print_error, run_script
+from socialr1_jax.runtime.terminal import print_error, run_script
 def main():
     first = os.open(os.devnull, os.O_RDONLY)
     for step in range(2000):

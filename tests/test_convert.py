@@ -16,9 +16,9 @@ import pytest
 
 from socialr1_jax import Qwen3, Qwen3Config, load_hf, save_hf
 from socialr1_jax.data.tokenizer import build_tokenizer
-from socialr1_jax.files import whole_folder
-from socialr1_jax.hf import map_weights
-from socialr1_jax.orbax_folder import load_orbax, save_orbax
+from socialr1_jax.runtime.files import whole_folder
+from socialr1_jax.weights.hf import map_weights
+from socialr1_jax.weights.orbax_folder import load_orbax, save_orbax
 
 CONVERT = Path(__file__).resolve().parents[1] / "convert"
 
@@ -140,7 +140,7 @@ def test_a_failed_conversion_leaves_the_old_folder_and_no_other(orbax, source, t
     def fail(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("socialr1_jax.orbax_folder.copy_tokenizer_files", fail)
+    monkeypatch.setattr("socialr1_jax.weights.orbax_folder.copy_tokenizer_files", fail)
     assert hf_to_orbax(["--src", str(source), "--dst", str(orbax)]) == 2
     assert contents(tmp_path) == before
 
@@ -253,7 +253,7 @@ def test_verification_finds_a_tensor_that_differs(source, tmp_path, monkeypatch,
         model.norm.set_value(model.norm.get_value() + 1)
         return model
 
-    monkeypatch.setattr("socialr1_jax.orbax_folder.load_orbax", other)
+    monkeypatch.setattr("socialr1_jax.weights.orbax_folder.load_orbax", other)
     assert hf_to_orbax(["--src", str(source), "--dst", str(tmp_path / "orbax"), "--verify"]) == 2
     assert "1 of 24 tensors differ: model.norm.weight" in capsys.readouterr().err
 
@@ -289,7 +289,7 @@ def killed_in_the_middle(script, module, function, *arguments):
 
 def test_a_killed_conversion_to_orbax_goes_on(source, tmp_path, monkeypatch):
     target = tmp_path / "orbax"
-    killed_in_the_middle("hf_to_orbax", "socialr1_jax.orbax_folder", "_item", source, target)
+    killed_in_the_middle("hf_to_orbax", "socialr1_jax.weights.orbax_folder", "_item", source, target)
     assert not target.exists()
     left = tmp_path / ".orbax.partial" / "params"
     stamps = {path.name: path.stat().st_mtime_ns for path in left.iterdir()}
@@ -300,7 +300,7 @@ def test_a_killed_conversion_to_orbax_goes_on(source, tmp_path, monkeypatch):
 
 
 def test_a_killed_conversion_of_another_source_is_begun_anew(source, tmp_path):
-    killed_in_the_middle("hf_to_orbax", "socialr1_jax.orbax_folder", "_item", source, tmp_path / "orbax")
+    killed_in_the_middle("hf_to_orbax", "socialr1_jax.weights.orbax_folder", "_item", source, tmp_path / "orbax")
     (tmp_path / "other").mkdir()
     other = make_model(tmp_path / "other", tied=False, dtype="bfloat16")
     assert hf_to_orbax(["--src", str(other), "--dst", str(tmp_path / "orbax"), "--verify"]) == 0
@@ -313,7 +313,8 @@ def test_a_killed_conversion_passes_no_nan_on(source, tmp_path, capsys):
     model.layers["q_norm"].set_value(model.layers["q_norm"].get_value().at[1, 3].set(np.nan))
     save_hf(model, source)
     target = tmp_path / "orbax"
-    killed_in_the_middle("hf_to_orbax", "socialr1_jax.orbax_folder", "_item", source, target, "--allow_nonfinite")
+    module = "socialr1_jax.weights.orbax_folder"
+    killed_in_the_middle("hf_to_orbax", module, "_item", source, target, "--allow_nonfinite")
     assert len(list((tmp_path / ".orbax.partial" / "params").iterdir())) == 3
     assert hf_to_orbax(["--src", str(source), "--dst", str(target)]) == 2
     assert "NaN or infinities in model.layers.1.self_attn.q_norm.weight" in capsys.readouterr().err
@@ -325,7 +326,7 @@ def test_a_killed_export_leaves_the_old_folder_and_goes_on(source, orbax, tmp_pa
     target = tmp_path / "back"
     save_hf(load_hf(source), target, max_file_bytes=4000)
     before = contents(target)
-    killed_in_the_middle("orbax_to_hf", "socialr1_jax.hf", "save_file", orbax, target, "--max_file_bytes", 4000)
+    killed_in_the_middle("orbax_to_hf", "socialr1_jax.weights.hf", "save_file", orbax, target, "--max_file_bytes", 4000)
     assert contents(target) == before
     left = {file.name: file.stat().st_ino for file in (tmp_path / ".back.partial").glob("*.safetensors")}
     assert len(left) == 3
@@ -393,7 +394,7 @@ def test_a_number_too_large_for_the_new_dtype_is_refused(source, tmp_path, capsy
 
 def test_a_weight_lies_in_chunks(source, tmp_path, monkeypatch):
     """A process of a mesh then reads the chunks that its devices need."""
-    monkeypatch.setattr("socialr1_jax.orbax_folder._CHUNK", 256)
+    monkeypatch.setattr("socialr1_jax.weights.orbax_folder._CHUNK", 256)
     save_orbax(load_hf(source), tmp_path / "orbax")
     with ocp.StandardCheckpointer() as checkpointer:
         metadata = checkpointer.metadata(tmp_path / "orbax/params/model.embed_tokens.weight")

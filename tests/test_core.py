@@ -10,13 +10,13 @@ import pytest
 from toys import steps_of
 
 from socialr1_jax import SamplingParams, generate, load_hf, save_hf
-from socialr1_jax.config import RunConfig
+from socialr1_jax.config.run import RunConfig
 from socialr1_jax.data.prompts import question_text
-from socialr1_jax.data.stories import generate_stories
 from socialr1_jax.data.tokenizer import build_tokenizer
 from socialr1_jax.grpo import token_logprobs
-from socialr1_jax.hf import random_model
+from socialr1_jax.stories.stories import generate_stories
 from socialr1_jax.training.grpo import train_grpo
+from socialr1_jax.weights.hf import random_model
 
 NEW = 6
 

@@ -19,12 +19,12 @@ import numpy as np
 import pytest
 from story_reader import places, scenes, view
 
-from socialr1_jax.data.corruptions import KINDS, corruption_pairs, egocentric, telling_of
 from socialr1_jax.data.examples import LETTERS, Example
 from socialr1_jax.data.pairs import Pair
-from socialr1_jax.data.scripts import CONTAINERS, HELD_OUT_NAMES, NAMES, WORDS, Script
-from socialr1_jax.data.stories import ALL_PLOTS, generate_stories
 from socialr1_jax.rewards import judge_thoughts
+from socialr1_jax.stories.corruptions import KINDS, corruption_pairs, egocentric, telling_of
+from socialr1_jax.stories.scripts import CONTAINERS, HELD_OUT_NAMES, NAMES, WORDS, Script
+from socialr1_jax.stories.stories import ALL_PLOTS, generate_stories
 
 STAGES = ("Encode", "Interpret", "Goal", "Respond")
 COUNT = 320
@@ -340,8 +340,8 @@ def test_faults_of_form_can_be_told_without_the_story():
 
 def test_the_same_arguments_give_the_same_pairs_on_every_run():
     code = (
-        "from socialr1_jax.data.stories import generate_stories\n"
-        "from socialr1_jax.data.corruptions import corruption_pairs\n"
+        "from socialr1_jax.stories.stories import generate_stories\n"
+        "from socialr1_jax.stories.corruptions import corruption_pairs\n"
         "import zlib; print(zlib.crc32(repr(corruption_pairs(generate_stories(20, seed=2), seed=1)).encode()))"
     )
     runs = {

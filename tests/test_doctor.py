@@ -18,9 +18,9 @@ import numpy as np
 import pytest
 from judge_server import JudgeServer
 
-from socialr1_jax.config import DoctorConfig, load_config, save_config
-from socialr1_jax.training import doctor
-from socialr1_jax.training.console import console, print_finding
+from socialr1_jax.config.run import DoctorConfig, load_config, save_config
+from socialr1_jax.plan import doctor
+from socialr1_jax.run.console import console, print_finding
 
 SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "doctor.py"
 QUESTION = {"story": "s", "question": "q", "answer": "A", "options": ["a", "b"]}
@@ -40,11 +40,11 @@ def model(tmp_path_factory):
     import jax
 
     from socialr1_jax.data.prompts import question_text, reference_response
-    from socialr1_jax.data.stories import generate_stories
     from socialr1_jax.data.tokenizer import build_tokenizer
-    from socialr1_jax.hf import map_weights, save_hf
     from socialr1_jax.models.qwen3 import Qwen3
     from socialr1_jax.models.shapes import SHAPES
+    from socialr1_jax.stories.stories import generate_stories
+    from socialr1_jax.weights.hf import map_weights, save_hf
 
     folder = tmp_path_factory.mktemp("doctor")
     stories = generate_stories(12, seed=0, options=3, max_events=5)
@@ -215,7 +215,7 @@ def test_attention_that_falls_back_is_a_warning(told, monkeypatch):
 )
 def test_too_little_memory(free, text, told, monkeypatch):
     """105,000 parameters: 12 bytes each of weights and moments, 4 of the reference."""
-    monkeypatch.setattr("socialr1_jax.training.plan.free_memory", lambda: free)
+    monkeypatch.setattr("socialr1_jax.plan.plan.free_memory", lambda: free)
     said = told("plan", "model.random=nano grpo.kl_coefficient=0.04")
     assert said.startswith("problem: weights, moments and reference alone take 0.00 GiB")
     assert text in said
@@ -226,7 +226,7 @@ def test_too_little_memory(free, text, told, monkeypatch):
 
 def test_a_model_of_the_hub_that_is_not_here(told, monkeypatch, tmp_path):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setattr("socialr1_jax.training.plan.free_memory", lambda: 64 << 30)
+    monkeypatch.setattr("socialr1_jax.plan.plan.free_memory", lambda: 64 << 30)
     said = told("model", "model.path=Qwen/Qwen3-0.6B")
     assert "warning: model.path: Qwen/Qwen3-0.6B is not on this machine yet: the run's start downloads it" in said
     assert "hf download Qwen/Qwen3-0.6B" in said

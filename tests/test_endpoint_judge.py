@@ -18,8 +18,8 @@ import traceback
 import pytest
 from judge_server import HUGE, JudgeServer, graded_reply, hashed_score
 
-from socialr1_jax import chat
-from socialr1_jax.reward_config import StructureConfig
+from socialr1_jax.chat import client as chat
+from socialr1_jax.config.rewards import StructureConfig
 from socialr1_jax.rewards.endpoint_judge import EndpointJudge
 from socialr1_jax.rewards.rubric import rubric_messages
 from socialr1_jax.rewards.verdict import JudgeRefused, Verdict
@@ -372,7 +372,7 @@ def test_a_callback_may_ask_again():
 def test_a_program_that_forgets_to_close_ends():
     with JudgeServer(faults={"hang": 1.0}) as server:
         program = (
-            "from socialr1_jax.reward_config import StructureConfig\n"
+            "from socialr1_jax.config.rewards import StructureConfig\n"
             "from socialr1_jax.rewards.endpoint_judge import EndpointJudge\n"
             f"judge = EndpointJudge(StructureConfig(judge='endpoint', model='m', base_url={server.base_url!r}))\n"
             "judge.submit('s', 'q', 't')\n"

@@ -14,9 +14,9 @@ import pytest
 from conftest import VOCAB_SIZE
 
 from socialr1_jax import SamplingParams, load_hf
-from socialr1_jax.compiles import compile_count
 from socialr1_jax.grpo import token_logprobs
 from socialr1_jax.models.shapes import named_shape
+from socialr1_jax.runtime.compiles import compile_count
 from socialr1_jax.sampling import Engine, batch, decode
 from socialr1_jax.sampling.memory import plan_batch
 

@@ -577,7 +577,7 @@ def test_simpletom_and_tombench():
 
 def test_reading_questions_needs_no_jax():
     code = (
-        "import sys, socialr1_jax.data.examples, socialr1_jax.data.pipeline\n"
+        "import sys, socialr1_jax.data.examples, socialr1_jax.questions.pipeline\n"
         "print(sorted({'jax', 'grain', 'torch', 'transformers'} & set(sys.modules)))"
     )
     done = subprocess.run(

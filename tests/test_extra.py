@@ -5,8 +5,8 @@ import re
 import pytest
 import yaml
 
-from socialr1_jax.command_line import to_yaml
-from socialr1_jax.config import ConfigError, RewardConfig, RunConfig, load_config
+from socialr1_jax.config.command_line import to_yaml
+from socialr1_jax.config.run import ConfigError, RewardConfig, RunConfig, load_config
 from socialr1_jax.rewards.extra import extra_rewards, load_extras
 
 RECORDS = [

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from socialr1_jax.models.temperature import GREEDY
 from socialr1_jax.sampling.draw import draw
 from socialr1_jax.sampling.filters import filter_logits
-from socialr1_jax.temperature import GREEDY
 
 jitted = jax.jit(filter_logits)  # as the decode loop runs it
 WORKED = np.log([0.5, 0.3, 0.15, 0.05])

@@ -17,10 +17,10 @@ from socialr1_jax.data.one_question import typed_question
 from socialr1_jax.data.prompts import encode_prompt
 from socialr1_jax.data.tokenizer import build_tokenizer
 from socialr1_jax.models.qwen3 import init_params
+from socialr1_jax.runtime.terminal import readable
 from socialr1_jax.sampling import Engine
 from socialr1_jax.sampling.batch import Segment
 from socialr1_jax.sampling.text import decode_responses
-from socialr1_jax.terminal import readable
 
 SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "generate.py"
 POSITIONS = 400
@@ -159,7 +159,7 @@ def test_a_question_of_a_file_is_judged(main, model, capsys, scripted, tmp_path)
 
 
 def test_a_file_and_a_run_of_ones_own(main, model, capsys, scripted, tmp_path, monkeypatch):
-    from socialr1_jax.training import run_weights
+    from socialr1_jax.run import weights as run_weights
 
     file, checkpoint = tmp_path / "quiz.csv", tmp_path / "checkpoints" / "7"
     file.write_text("scene,question,options,gold\nAnna left.,Where?,A. x; B. y,1\nBen sat.,Who?,A. x; B. y,9\n")

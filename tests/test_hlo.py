@@ -2,7 +2,7 @@
 
 import pytest
 
-from socialr1_jax.hlo import attention_kernels, collectives
+from socialr1_jax.plan.hlo import attention_kernels, collectives
 
 TEXT = """
 HloModule jit_f, entry_computation_layout={(f32[8]{0})->f32[8]{0}}

@@ -9,13 +9,13 @@ from types import SimpleNamespace
 import jax.numpy as jnp
 import pytest
 
-from socialr1_jax.config import CheckpointConfig, ConfigError, RewardConfig, RunConfig, load_config, parse_args
+from socialr1_jax.config.run import CheckpointConfig, ConfigError, RewardConfig, RunConfig, load_config, parse_args
 from socialr1_jax.grpo.update import TrainState
+from socialr1_jax.report import write_report
 from socialr1_jax.rewards.shares import ShareWatch
-from socialr1_jax.training.checkpoints import CheckpointError, Checkpoints, _sums, fault, whole_steps
+from socialr1_jax.run.checkpoints import CheckpointError, Checkpoints, _sums, fault, whole_steps
+from socialr1_jax.run.weights import find_checkpoint, load_policy
 from socialr1_jax.training.recording import Replay
-from socialr1_jax.training.report import write_report
-from socialr1_jax.training.run_weights import find_checkpoint, load_policy
 from socialr1_jax.training.sampler import Sampler
 from socialr1_jax.training.unscorable import UnscorableWindow
 

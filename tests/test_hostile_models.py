@@ -22,8 +22,8 @@ import socialr1_jax
 from socialr1_jax import Qwen3, Qwen3Config, load_hf, save_hf
 from socialr1_jax.data.tokenizer import build_tokenizer
 from socialr1_jax.models.qwen3 import init_params
-from socialr1_jax.orbax_folder import load_orbax, save_orbax
 from socialr1_jax.sampling.text import stop_token_ids
+from socialr1_jax.weights.orbax_folder import load_orbax, save_orbax
 
 ROOT = Path(socialr1_jax.__file__).resolve().parents[1]
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -233,9 +233,9 @@ def test_no_script_runs_without_a_tokenizer(script, lose, scripts, folder, tmp_p
 
 @pytest.mark.parametrize("lose", LOST)
 def test_no_model_answers_or_judges_without_a_tokenizer(lose, folder):
-    from socialr1_jax.config import StructureConfig
+    from socialr1_jax.config.evaluation import EvaluateConfig
+    from socialr1_jax.config.run import StructureConfig
     from socialr1_jax.evaluation.respondents import LocalModel
-    from socialr1_jax.evaluation_config import EvaluateConfig
     from socialr1_jax.rewards.judges import make_judge
 
     lose(folder)
@@ -244,7 +244,7 @@ def test_no_model_answers_or_judges_without_a_tokenizer(lose, folder):
 
 
 def test_a_model_without_a_folder_has_no_tokenizer(source, monkeypatch):
-    from socialr1_jax.tokenizer_files import load_tokenizer
+    from socialr1_jax.weights.tokenizer_files import load_tokenizer
 
     monkeypatch.chdir(source)  # whose tokenizer is another model's
     for nothing in (None, ""):
@@ -347,7 +347,7 @@ def test_a_broken_tokenizer_file_is_one_line(name, change, scripts, folder, capf
 
 
 def test_warnings_about_odd_values_are_safe_to_print(folder, monkeypatch):
-    from socialr1_jax.tokenizer_files import load_tokenizer
+    from socialr1_jax.weights.tokenizer_files import load_tokenizer
 
     load_tokenizer(folder)
     console = io.StringIO()
@@ -579,8 +579,8 @@ def test_a_manifest_lists_the_files_of_every_weight(listed, orbax, tmp_path):
     ],
 )
 def test_the_doctor_reports_them_as_problems(name, content, line, folder, tmp_path):
-    from socialr1_jax.config import DoctorConfig
-    from socialr1_jax.training.doctor import examine
+    from socialr1_jax.config.run import DoctorConfig
+    from socialr1_jax.plan.doctor import examine
 
     (folder / name).unlink(missing_ok=True)
     if content is None:

@@ -10,18 +10,18 @@ from types import SimpleNamespace
 
 import pytest
 
-from socialr1_jax.data import question_sources
+from socialr1_jax.config.pairs import PairsConfig
 from socialr1_jax.data.evaluation_sets import refuse_evaluation_sets
 from socialr1_jax.data.examples import Example, parse_options
 from socialr1_jax.data.pairs import read_pairs
 from socialr1_jax.data.prompts import encode_prompt, question_text
-from socialr1_jax.data.question_sources import open_questions
 from socialr1_jax.data.tables import DataError, read_rows
 from socialr1_jax.data.tokenizer import SPECIAL_TOKENS, build_tokenizer
 from socialr1_jax.evaluation.respondents import LocalModel
 from socialr1_jax.evaluation.task import BenchmarkError
 from socialr1_jax.evaluation.tasks import files, tactfultom, tombench, tombench_hard
-from socialr1_jax.pairs_config import PairsConfig
+from socialr1_jax.questions import sources as question_sources
+from socialr1_jax.questions.sources import open_questions
 from socialr1_jax.rewards import scoring
 from socialr1_jax.rewards.total import social_r1_reward
 from socialr1_jax.training import build_pairs
@@ -245,7 +245,7 @@ def test_patterns_over_rows_and_replies_of_benchmarks_take_linear_time():
     assert seconds(lambda: tactfultom._ANSWER.search("answer " * 20_000)) < 1
     marks = Example(id="1", story="a" + "\u0301\u0316" * 30_000, question="q", answer="x")
     tokenizer = build_tokenizer(["a b"] * 3, 300)
-    from socialr1_jax.data import prompt_lengths
+    from socialr1_jax.questions import prompt_lengths
 
     room = {"positions": 300_000, "max_new_tokens": 1, "max_prompt_tokens": 300_000}
     assert seconds(lambda: prompt_lengths.refuse_long_prompts(tokenizer, [(["q.jsonl"], [marks])], **room)) < 2

@@ -20,13 +20,13 @@ from urllib.parse import quote
 import pytest
 from judge_server import graded_reply
 
-from socialr1_jax.command_line import load_config
-from socialr1_jax.config import ConfigError, RunConfig
+from socialr1_jax.config.command_line import load_config
+from socialr1_jax.config.evaluation import EvaluateConfig
+from socialr1_jax.config.rewards import StructureConfig
+from socialr1_jax.config.run import ConfigError, RunConfig
 from socialr1_jax.evaluation.rescore import rescore
 from socialr1_jax.evaluation.respondents import Asked, Endpoint
 from socialr1_jax.evaluation.task import BenchmarkError
-from socialr1_jax.evaluation_config import EvaluateConfig
-from socialr1_jax.reward_config import StructureConfig
 from socialr1_jax.rewards.endpoint_judge import EndpointJudge
 from socialr1_jax.rewards.verdict import JudgeRefused
 

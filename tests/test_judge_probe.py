@@ -7,7 +7,7 @@ import time
 import pytest
 from judge_server import JudgeServer, graded_reply
 
-from socialr1_jax.reward_config import StructureConfig
+from socialr1_jax.config.rewards import StructureConfig
 from socialr1_jax.rewards.judge_probe import judge_fault
 
 SECRET = "sk-not-for-anyone-1234"

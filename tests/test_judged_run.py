@@ -10,11 +10,11 @@ import pytest
 from judge_server import JudgeServer
 from toys import changed, lines, steps_of
 
-from socialr1_jax.config import ConfigError, RunConfig, save_config
+from socialr1_jax.config.run import ConfigError, RunConfig, save_config
 from socialr1_jax.rewards import ParsedResponse, RewardTerms, scorer
 from socialr1_jax.rewards.judge_probe import THOUGHTS
+from socialr1_jax.run.run import TrainingStopped
 from socialr1_jax.training import grpo
-from socialr1_jax.training.run import TrainingStopped
 
 SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "train_grpo.py"
 WEIGHTS = {"outcome": 1.0, "structure": 2.0, "content": 0.0, "tau": 1.0}

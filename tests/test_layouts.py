@@ -8,9 +8,9 @@ import pytest
 
 from socialr1_jax.data.examples import read_examples
 from socialr1_jax.data.layouts import LAYOUTS, lettered_columns, recognise
-from socialr1_jax.data.question_sources import open_questions
-from socialr1_jax.data.stories import generate_stories
 from socialr1_jax.data.tables import DataError
+from socialr1_jax.questions.sources import open_questions
+from socialr1_jax.stories.stories import generate_stories
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "shared" / "benchmarks"
 real = pytest.mark.skipif(not BENCHMARKS.exists(), reason="no benchmark files here")

@@ -8,10 +8,10 @@ import shutil
 import jax
 import pytest
 
-from socialr1_jax.config import StructureConfig
-from socialr1_jax.mesh import make_mesh
+from socialr1_jax.config.run import StructureConfig
 from socialr1_jax.rewards import local_judge
 from socialr1_jax.rewards.judges import make_judge
+from socialr1_jax.runtime.mesh import make_mesh
 
 TEXTS = [("Anna left.", "Who knows?", f"Encode: fact {i}.") for i in range(3)]
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from socialr1_jax import load_hf, save_hf
-from socialr1_jax.config import ConfigError, RunConfig, load_config, save_config
-from socialr1_jax.files import whole_folder, write_whole
+from socialr1_jax.config.run import ConfigError, RunConfig, load_config, save_config
+from socialr1_jax.runtime.files import whole_folder, write_whole
 from socialr1_jax.training.grpo import train_grpo
 
 ROOT = Path(__file__).parents[1]

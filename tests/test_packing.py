@@ -10,12 +10,12 @@ from conftest import VOCAB_SIZE
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from socialr1_jax.config import RunConfig
+from socialr1_jax.benchmark.benchmark import tail_lengths
+from socialr1_jax.config.run import RunConfig
 from socialr1_jax.grpo.logprobs import row_logprobs
 from socialr1_jax.grpo.packing import micro_batches, pack_rows, padding_waste, shared_prompts, width_of
+from socialr1_jax.grpo.step import compile_programs
 from socialr1_jax.models.qwen3 import init_params
-from socialr1_jax.training.benchmark import tail_lengths
-from socialr1_jax.training.step import compile_programs
 
 
 def some_rows(prompts, responses, group, multiple=16, vocab=VOCAB_SIZE, seed=0):

@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from socialr1_jax.config import GrpoConfig, RunConfig
-from socialr1_jax.data import question_sources
-from socialr1_jax.data.pipeline import PromptStream, QuestionStream
+from socialr1_jax.config.run import GrpoConfig, RunConfig
 from socialr1_jax.data.prompts import Prompt, encode_prompt
-from socialr1_jax.data.question_sources import Questions, open_questions
 from socialr1_jax.data.tables import DataError
+from socialr1_jax.questions import sources as question_sources
+from socialr1_jax.questions.pipeline import PromptStream, QuestionStream
+from socialr1_jax.questions.sources import Questions, open_questions
 from socialr1_jax.training.sampler import Sampler
 
 

@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from socialr1_jax.chips import CHIPS, parse_topology
-from socialr1_jax.config import PlanConfig, load_config
+from socialr1_jax.config.run import PlanConfig, load_config
 from socialr1_jax.models.arithmetic import Cost
-from socialr1_jax.training.plan import DoesNotFit, Phase, Plan
-from socialr1_jax.training.plan_advice import advice
-from socialr1_jax.training.plan_tables import print_plan
+from socialr1_jax.plan.advice import advice
+from socialr1_jax.plan.plan import DoesNotFit, Phase, Plan
+from socialr1_jax.plan.tables import print_plan
+from socialr1_jax.runtime.chips import CHIPS, parse_topology
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = ROOT / "configs" / "socialr1_8b_a100x8.yaml"

@@ -12,10 +12,10 @@ import pytest
 from safetensors.numpy import load_file
 from toys import toy
 
-from socialr1_jax.config import ConfigError, DistributedConfig, RunConfig, save_config
-from socialr1_jax.processes import in_cluster
+from socialr1_jax.config.run import ConfigError, DistributedConfig, RunConfig, save_config
+from socialr1_jax.run.run import join
+from socialr1_jax.runtime.processes import in_cluster
 from socialr1_jax.training.quickstart import run_quickstart
-from socialr1_jax.training.run import join
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -120,7 +120,7 @@ def test_a_run_of_two_processes_goes_on_under_another_address(runs):
 
 def test_waiting_for_a_process_that_does_not_come_ends():
     program = (
-        "from socialr1_jax.config import DistributedConfig as C; from socialr1_jax.training.run import join; "
+        "from socialr1_jax.config.run import DistributedConfig as C; from socialr1_jax.run.run import join; "
         f"join(C(processes=2, process=0, coordinator='localhost:{free_port()}', timeout=3))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=90, check=False)

@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from socialr1_jax.config import ConfigError, DoctorConfig, RunConfig
-from socialr1_jax.data import prompt_lengths
-from socialr1_jax.data.prompt_lengths import refuse_long_prompts
+from socialr1_jax.config.run import ConfigError, DoctorConfig, RunConfig
 from socialr1_jax.data.prompts import encode_prompt, question_text
-from socialr1_jax.data.question_sources import open_questions
-from socialr1_jax.data.stories import generate_stories
 from socialr1_jax.data.tokenizer import build_tokenizer
-from socialr1_jax.training.doctor import examine
-from socialr1_jax.training.run_questions import check_positions, prompt_streams, read_run_questions
+from socialr1_jax.plan.doctor import examine
+from socialr1_jax.questions import prompt_lengths
+from socialr1_jax.questions.prompt_lengths import refuse_long_prompts
+from socialr1_jax.questions.sources import open_questions
+from socialr1_jax.run.questions import check_positions, prompt_streams, read_run_questions
+from socialr1_jax.stories.stories import generate_stories
 
 ROOT = Path(__file__).resolve().parents[1]
 NEW = 24

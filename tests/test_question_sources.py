@@ -8,14 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from socialr1_jax.data import parquet_rows, question_sources
+from socialr1_jax.data import parquet_rows
 from socialr1_jax.data.bad_rows import report, summary, write_bad_rows
 from socialr1_jax.data.examples import Example
 from socialr1_jax.data.prompts import PromptWriter, question_text
-from socialr1_jax.data.question_sources import open_questions, source_names
-from socialr1_jax.data.stories import generate_stories
 from socialr1_jax.data.tables import BadRow, DataError
-from socialr1_jax.training.run_questions import understood
+from socialr1_jax.questions import sources as question_sources
+from socialr1_jax.questions.sources import open_questions, source_names
+from socialr1_jax.run.questions import understood
+from socialr1_jax.stories.stories import generate_stories
 
 pyarrow = pytest.importorskip("pyarrow")
 parquet = pytest.importorskip("pyarrow.parquet")

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from socialr1_jax.intervals import interval
-from socialr1_jax.training import report
-from socialr1_jax.training.report import write_report
-from socialr1_jax.training.report.metric_lines import PHASES, metric_line
-from socialr1_jax.training.report.run_files import RUN_FILES, before_after, read_metrics
+from socialr1_jax import report
+from socialr1_jax.questions.intervals import interval
+from socialr1_jax.report import write_report
+from socialr1_jax.report.metric_lines import PHASES, metric_line
+from socialr1_jax.report.run_files import RUN_FILES, before_after, read_metrics
 
 HOSTILE = '</script><script>document.title="owned"</script><img src=x onerror=alert(1)>{{ 7 * 7 }}<!-- & "\'\u2028'
 THOUGHTS = (
@@ -422,7 +422,7 @@ def test_accuracy_by_type_and_of_pairs_stands_beside_chance_and_the_best_rule(ru
 
 
 def test_the_report_needs_neither_jax_nor_matplotlib_to_import() -> None:
-    code = "import sys, socialr1_jax.training.report; sys.exit(bool({'jax', 'matplotlib'} & set(sys.modules)))"
+    code = "import sys, socialr1_jax.report; sys.exit(bool({'jax', 'matplotlib'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 from test_report import HOSTILE, RESPONSE, make_run, rollout, with_types, write_lines
 
-from socialr1_jax.training.report import write_report
-from socialr1_jax.training.report.metric_lines import metric_line
+from socialr1_jax.report import write_report
+from socialr1_jax.report.metric_lines import metric_line
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
 CHROMIUM = shutil.which("chromium")

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from test_report import RESPONSE, make_run, rollout, write_lines
 
-from socialr1_jax.training.report import responses
-from socialr1_jax.training.report.responses import responses_of
-from socialr1_jax.training.report.run_files import read_rows, status_of
-from socialr1_jax.training.report.sketches import EvenDraw, LengthMap
-from socialr1_jax.training.report.survey import survey_rollouts
-from socialr1_jax.training.report.text import LONGEST_TEXT, mark_response
+from socialr1_jax.report import responses
+from socialr1_jax.report.responses import responses_of
+from socialr1_jax.report.run_files import read_rows, status_of
+from socialr1_jax.report.sketches import EvenDraw, LengthMap
+from socialr1_jax.report.survey import survey_rollouts
+from socialr1_jax.report.text import LONGEST_TEXT, mark_response
 
 INFERENCE = "Anna did not see the move, so Anna believes that the key is in the drawer."
 GOAL = "Goal: Anna wants the key, so she goes to the place where she believes it is."

@@ -14,13 +14,13 @@ import pytest
 from conftest import ARCHITECTURES, BASE_FIELDS, VOCAB_SIZE, _randomise
 
 from socialr1_jax import load_hf, make_mesh
+from socialr1_jax.config.rewards import ContentConfig
 from socialr1_jax.data.tokenizer import build_tokenizer
-from socialr1_jax.hf import init_reward_model, load_reward_model, save_reward_model
 from socialr1_jax.models.qwen3 import Qwen3Config, init_params
 from socialr1_jax.models.reward_model import RewardModel, reward_scores
 from socialr1_jax.models.text_bins import Unit, bin_width, fill_bins, lay_out
-from socialr1_jax.reward_config import ContentConfig
 from socialr1_jax.rewards.content_model import ContentModel, content_prompts, load_content_model
+from socialr1_jax.weights.hf import init_reward_model, load_reward_model, save_reward_model
 
 PAD = 7
 TOLERANCE = 2e-4  # of float32 scalars against transformers', from the issue
@@ -363,11 +363,11 @@ def test_scores_and_the_update_are_the_same_on_eight_devices(tmp_path):
 
 def on_meshes(out: Path) -> None:
     """Scores of three texts, and the loss and gradient of a step's pairs, on one device and on 2 x 2 x 2."""
+    from socialr1_jax.config.reward_model import RewardModelConfig
     from socialr1_jax.data.pairs import Pair
+    from socialr1_jax.grpo.optimizer import make_optimizer, make_schedule
     from socialr1_jax.grpo.update import init_state
-    from socialr1_jax.mesh import fetch
-    from socialr1_jax.reward_model_config import RewardModelConfig
-    from socialr1_jax.training.optimizer import make_optimizer, make_schedule
+    from socialr1_jax.runtime.mesh import fetch
     from socialr1_jax.training.reward_model import PairTokens, pair_batches, pair_update
 
     start = tiny_scorer()

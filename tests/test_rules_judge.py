@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from socialr1_jax.data.stories import generate_stories
 from socialr1_jax.rewards import STAGES, find_stages, judge_thoughts
 from socialr1_jax.rewards.mentions import option_mentions
+from socialr1_jax.stories.stories import generate_stories
 
 ENCODE = "Anna put the coin in the drawer. Anna left the kitchen. Ben moved the coin to the shelf."
 INTERPRET = "Anna did not see Ben move the coin, so she still thinks that it is in the drawer."

@@ -5,11 +5,10 @@ import re
 
 import pytest
 
-from socialr1_jax.config import ConfigError, QuickstartConfig, RunConfig, load_config, save_config
-from socialr1_jax.files import read_json
-from socialr1_jax.reward_model_config import RewardModelConfig
-from socialr1_jax.training.epochs import in_steps, steps_of
-from socialr1_jax.training.run_folder import (
+from socialr1_jax.config.reward_model import RewardModelConfig
+from socialr1_jax.config.run import ConfigError, QuickstartConfig, RunConfig, load_config, save_config
+from socialr1_jax.run.epochs import in_steps, steps_of
+from socialr1_jax.run.folder import (
     forget_functions,
     own_folder,
     refuse_another_run,
@@ -17,6 +16,7 @@ from socialr1_jax.training.run_folder import (
     save_own_files,
     wall_seconds,
 )
+from socialr1_jax.runtime.files import read_json
 
 RUN = (
     "model.path=m", "data.train=q.jsonl", "rewards.preset=full", "rewards.content.model=c",
@@ -208,7 +208,7 @@ def test_settings_that_do_not_fit_the_steps_of_the_epochs_say_so(setting, messag
 
 def test_wall_seconds_are_those_of_all_sessions(tmp_path, monkeypatch):
     clock = [1000.0]
-    monkeypatch.setattr("socialr1_jax.training.run_folder.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("socialr1_jax.run.folder.time.monotonic", lambda: clock[0])
     lock, metrics = tmp_path / ".lock", tmp_path / "metrics.jsonl"
 
     def session(seconds: float) -> None:

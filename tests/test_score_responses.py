@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from judge_server import JudgeServer
 
+from socialr1_jax.config.rewards import RewardConfig
 from socialr1_jax.data.examples import read_examples
-from socialr1_jax.reward_config import RewardConfig
 from socialr1_jax.rewards import judge_thoughts, social_r1_reward
 from socialr1_jax.rewards.scorer import Scorer
 

@@ -9,9 +9,9 @@ from typing import get_args
 
 import pytest
 
-from socialr1_jax.data.scripts import Script, sentence, variants
-from socialr1_jax.data.stories import generate_stories
-from socialr1_jax.data.world import Event, Kind
+from socialr1_jax.stories.scripts import Script, sentence, variants
+from socialr1_jax.stories.stories import generate_stories
+from socialr1_jax.stories.world import Event, Kind
 
 APPLE = Event(kind="put", who="Ben", thing="apple", place="box", to="Anna")
 SCRIPT = Script(

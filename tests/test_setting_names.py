@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from socialr1_jax.command_line import names_of
-from socialr1_jax.config import ConfigError, RunConfig, load_config
-from socialr1_jax.setting_names import ABSENT, NAMES, absent_reason, known_name
+from socialr1_jax.config.command_line import names_of
+from socialr1_jax.config.run import ConfigError, RunConfig, load_config
+from socialr1_jax.config.setting_names import ABSENT, NAMES, absent_reason, known_name
 
 OURS = set(names_of(RunConfig))
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "settings.md"

@@ -9,15 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jax.sharding import NamedSharding
 
-from socialr1_jax.hf import random_model  # noqa: F401  (imports JAX before hypothesis measures time)
-from socialr1_jax.mesh import P, make_mesh
 from socialr1_jax.models import attention
 from socialr1_jax.models.attention import Segments, causal_attention
 from socialr1_jax.models.blockwise import Prefix
 from socialr1_jax.models.qwen3 import Qwen3Config, init_params
+from socialr1_jax.runtime.mesh import P, make_mesh
 from socialr1_jax.sampling import Engine, SamplingParams, shared_prefill
 from socialr1_jax.sampling.memory import BatchPlan
 from socialr1_jax.sampling.shared_prefill import cut_prompts, good_order, pack_prompts, shared_by, units_of
+from socialr1_jax.weights.hf import random_model  # noqa: F401  (imports JAX before hypothesis measures time)
 
 CONFIG = Qwen3Config(
     vocab_size=96, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,

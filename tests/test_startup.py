@@ -6,11 +6,11 @@ import sys
 
 import pytest
 
-from socialr1_jax.startup import set_xla_flags
+from socialr1_jax.runtime.startup import set_xla_flags
 
 KEPT_PROGRAMS = """
 import jax, jax.numpy as jnp
-from socialr1_jax.startup import keep_programs
+from socialr1_jax.runtime.startup import keep_programs
 keep_programs()
 hits = []
 jax.monitoring.register_event_listener(lambda event, **_: hits.append(event))
@@ -21,7 +21,7 @@ print(sum(event.endswith("cache_hits") for event in hits), sum(event.endswith("c
 # find the room that later ones take again.
 KEPT_MEMORY = """
 import resource, sys
-from socialr1_jax.startup import keep_memory
+from socialr1_jax.runtime.startup import keep_memory
 if sys.argv[1] == "kept":
     keep_memory()
 import jax, jax.numpy as jnp

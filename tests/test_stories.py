@@ -15,11 +15,11 @@ from statistics import mean
 import pytest
 from story_reader import PERCEPTIONS, Scene, answer, is_in, last_perceived, scenes, sentences, view
 
-from socialr1_jax.data.audit import audit_examples
 from socialr1_jax.data.examples import Example
-from socialr1_jax.data.plots import PLOTS
-from socialr1_jax.data.scripts import HELD_OUT_NAMES, NAMES, OBJECTS, Script
-from socialr1_jax.data.stories import ALL_PLOTS, ALL_TYPES, generate_stories
+from socialr1_jax.questions.audit import audit_examples
+from socialr1_jax.stories.plots import PLOTS
+from socialr1_jax.stories.scripts import HELD_OUT_NAMES, NAMES, OBJECTS, Script
+from socialr1_jax.stories.stories import ALL_PLOTS, ALL_TYPES, generate_stories
 
 PATHS = [name for name, plot in PLOTS.items() if plot.values]
 PLOT_TYPES = {(plot.name, kind) for plot in PLOTS.values() for kind in plot.types}
@@ -365,7 +365,7 @@ def test_held_out_names_and_plots():
 
 def test_the_same_arguments_give_the_same_stories_in_any_process():
     program = (
-        "import hashlib; from socialr1_jax.data.stories import generate_stories; "
+        "import hashlib; from socialr1_jax.stories.stories import generate_stories; "
         "print(hashlib.sha256(repr(generate_stories(60, seed=9, difficulty='hard')).encode()).hexdigest())"
     )
     seen = set()

@@ -24,15 +24,15 @@ from judge_server import JudgeServer
 from toys import lines
 
 from socialr1_jax import load_hf
-from socialr1_jax.config import CheckpointConfig, ConfigError, RunConfig, load_config
-from socialr1_jax.files import flattened, whole_folder
+from socialr1_jax.config.run import CheckpointConfig, ConfigError, RunConfig, load_config
 from socialr1_jax.grpo.update import TrainState
+from socialr1_jax.report.metric_lines import metric_line
 from socialr1_jax.rewards import ParsedResponse, scorer
-from socialr1_jax.training import checkpoints as checkpoints_module
-from socialr1_jax.training.checkpoints import CheckpointError, Checkpoints, fault
+from socialr1_jax.run import checkpoints as checkpoints_module
+from socialr1_jax.run.checkpoints import CheckpointError, Checkpoints, fault
+from socialr1_jax.run.weights import find_checkpoint, load_policy
+from socialr1_jax.runtime.files import flattened, whole_folder
 from socialr1_jax.training.grpo import train_grpo
-from socialr1_jax.training.report.metric_lines import metric_line
-from socialr1_jax.training.run_weights import find_checkpoint, load_policy
 
 # Moments at which the whole run's folder is copied, as a kill would leave it: event, its number, the step that the run
 # must go on from. Steps 4 to 6 are the second epoch; updates are two a step.
@@ -493,7 +493,7 @@ def test_a_second_signal_ends_the_program_at_once():
     """Also while the main thread is deep in a computation."""
     program = """
 import time
-from socialr1_jax.interrupt import stop_on_signal
+from socialr1_jax.runtime.interrupt import stop_on_signal
 with stop_on_signal() as stop:
     print("ready", flush=True)
     total = sum(i * i for i in range(10**10))
@@ -543,5 +543,5 @@ def test_best_latest_and_a_step_are_exported_and_load_back_equal(whole, tmp_path
     assert exported[0].read_bytes() == exported[1].read_bytes()
     with pytest.raises(CheckpointError, match="has no checkpoint 99; it has"):
         load_policy(whole, "99")
-    with pytest.raises(CheckpointError, match="has no checkpoint 0; .*what it began with is its model.path"):
+    with pytest.raises(CheckpointError, match=r"has no checkpoint 0; .*what it began with is its model.path"):
         load_policy(whole, "0")

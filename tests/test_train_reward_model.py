@@ -13,14 +13,13 @@ import optax
 import pytest
 import yaml
 
-from socialr1_jax.config import ConfigError, load_config
+from socialr1_jax.config.reward_model import RewardModelConfig
+from socialr1_jax.config.rewards import ContentConfig
+from socialr1_jax.config.run import ConfigError, load_config
 from socialr1_jax.data.pairs import Pair, write_pairs
 from socialr1_jax.data.tokenizer import build_tokenizer
-from socialr1_jax.hf import files_dtype, save_hf
 from socialr1_jax.models.qwen3 import Qwen3, Qwen3Config, init_params
 from socialr1_jax.models.reward_model import reward_scores
-from socialr1_jax.reward_config import ContentConfig
-from socialr1_jax.reward_model_config import RewardModelConfig
 from socialr1_jax.rewards.content_model import content_prompts, load_content_model
 from socialr1_jax.training import reward_model
 from socialr1_jax.training.reward_model import (
@@ -30,6 +29,7 @@ from socialr1_jax.training.reward_model import (
     split_by_story,
     train_reward_model,
 )
+from socialr1_jax.weights.hf import files_dtype, save_hf
 
 ROOT = Path(__file__).parents[1]
 NAMES, PLACES = ("Anna", "Ben", "Cleo", "Dan"), ("box", "bag", "tin", "pot")
@@ -307,8 +307,8 @@ def test_settings_that_do_not_fit_are_named(base, override, message):
 
 def test_every_setting_is_read():
     """A field that nothing reads is a promise not kept."""
-    files = ("training/reward_model.py", "training/run.py", "training/optimizer.py", "training/checkpoints.py",
-             "training/metrics.py", "processes.py")  # fmt: skip
+    files = ("training/reward_model.py", "run/run.py", "grpo/optimizer.py", "run/checkpoints.py",
+             "run/metrics.py", "runtime/processes.py")  # fmt: skip
     text = "\n".join((ROOT / "socialr1_jax" / name).read_text() for name in files)
     text += (ROOT / "scripts" / "train_reward_model.py").read_text()
 

@@ -15,19 +15,19 @@ from faults import reseal
 from toys import changed, steps_of, timeless
 
 from socialr1_jax import load_hf, save_hf
-from socialr1_jax.config import ConfigError, RunConfig, load_config, save_config
+from socialr1_jax.config.run import ConfigError, RunConfig, load_config, save_config
+from socialr1_jax.grpo.rollouts import Rollouts
+from socialr1_jax.grpo.step import GrpoStep, make_step, reference_weights
 from socialr1_jax.grpo.update import init_state
-from socialr1_jax.hf import init_reward_model, save_reward_model
 from socialr1_jax.rewards import RewardTerms, scorer
+from socialr1_jax.run.checkpoints import CheckpointError
+from socialr1_jax.run.run import TrainingStopped
+from socialr1_jax.run.weights import load_policy
 from socialr1_jax.sampling import Completion
 from socialr1_jax.training import grpo
 from socialr1_jax.training import validation as evaluation
-from socialr1_jax.training.checkpoints import CheckpointError
 from socialr1_jax.training.recording import Replay, RolloutFile
-from socialr1_jax.training.rollouts import Rollouts
-from socialr1_jax.training.run import TrainingStopped
-from socialr1_jax.training.run_weights import load_policy
-from socialr1_jax.training.step import GrpoStep, make_step, reference_weights
+from socialr1_jax.weights.hf import init_reward_model, save_reward_model
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 WEIGHTS = {"outcome": 1.0, "structure": 2.0, "content": 0.0, "tau": 1.0}

@@ -16,16 +16,16 @@ from jax.sharding import NamedSharding
 from toys import lines, timeless, toy
 
 from socialr1_jax import load_hf
-from socialr1_jax.config import ConfigError, OptimizerConfig, RunConfig, TrackingConfig, load_config
-from socialr1_jax.data.corruptions import egocentric
+from socialr1_jax.config.run import ConfigError, OptimizerConfig, RunConfig, TrackingConfig, load_config
 from socialr1_jax.data.examples import read_examples
+from socialr1_jax.grpo.optimizer import make_optimizer, make_schedule
 from socialr1_jax.grpo.packing import Rows, micro_batches, pack_rows
 from socialr1_jax.grpo.update import init_state, make_update
-from socialr1_jax.mesh import P, make_mesh
 from socialr1_jax.rewards import scorer
+from socialr1_jax.run.metrics import RunLog
+from socialr1_jax.runtime.mesh import P, make_mesh
+from socialr1_jax.stories.corruptions import egocentric
 from socialr1_jax.training import grpo, quickstart
-from socialr1_jax.training.metrics import RunLog
-from socialr1_jax.training.optimizer import make_optimizer, make_schedule
 from socialr1_jax.training.quickstart import run_quickstart
 
 

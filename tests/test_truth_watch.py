@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 from toys import changed, steps_of
 
-from socialr1_jax.data.corruptions import corruption_pairs
 from socialr1_jax.data.examples import Example
-from socialr1_jax.data.scripts import HELD_OUT_NAMES, Script
-from socialr1_jax.data.stories import ALL_TYPES, generate_stories
-from socialr1_jax.data.trace_truth import Story, read_story, read_thoughts, share_of_truth
-from socialr1_jax.data.world import Event
 from socialr1_jax.rewards import RewardTerms
 from socialr1_jax.rewards import truth_watch as module
 from socialr1_jax.rewards.scorer import Scorer
 from socialr1_jax.rewards.truth_watch import TruthWatch
+from socialr1_jax.stories.corruptions import corruption_pairs
+from socialr1_jax.stories.scripts import HELD_OUT_NAMES, Script
+from socialr1_jax.stories.stories import ALL_TYPES, generate_stories
+from socialr1_jax.stories.trace_truth import Story, read_story, read_thoughts, share_of_truth
+from socialr1_jax.stories.world import Event
 from socialr1_jax.training import grpo, sampler, validation
 
 EXAMPLES = {

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from socialr1_jax.command_line import to_yaml
-from socialr1_jax.config import ConfigError, RunConfig, load_config
+from socialr1_jax.config.command_line import to_yaml
+from socialr1_jax.config.run import ConfigError, RunConfig, load_config
 
 BASE = {"model": {"random": "nano"}, "data": {"train": "q.jsonl"}, "cold_start": 3}
 JUDGE = {"rewards": {"structure": {"judge": "endpoint", "model": "m", "base_url": "http://x/v1"}}}

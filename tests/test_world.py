@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from socialr1_jax.data.world import Event, ImpossibleEvent, World
+from socialr1_jax.stories.world import Event, ImpossibleEvent, World
 
 APPLE = ("place", "apple")
 

@@ -4,7 +4,7 @@ import json
 import re
 from pathlib import Path
 
-from socialr1_jax.config import QuickstartConfig, RunConfig
+from socialr1_jax.config.run import QuickstartConfig, RunConfig
 
 TOY = {
     "tiny_model": {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,

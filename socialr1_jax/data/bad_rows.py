@@ -9,8 +9,8 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from socialr1_jax.data.tables import BadRow
-from socialr1_jax.files import write_whole
-from socialr1_jax.terminal import counted
+from socialr1_jax.runtime.files import write_whole
+from socialr1_jax.runtime.terminal import counted
 
 _REASONS_SHOWN = 10
 _ROWS_SHOWN = 10  # of one reason

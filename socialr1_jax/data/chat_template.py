@@ -15,7 +15,7 @@ from functools import lru_cache
 from typing import Any, Literal
 
 from socialr1_jax.data.template_trial import refuse_endless
-from socialr1_jax.terminal import printable
+from socialr1_jax.runtime.terminal import printable
 
 _QUESTION, _THOUGHT, _ANSWER = "Where will Ann look?", "She did not see it.", "In the box."
 _TAG = re.compile("</?think>")

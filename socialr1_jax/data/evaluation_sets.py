@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from socialr1_jax.data.tables import DataError, source_files
-from socialr1_jax.files import sha256
+from socialr1_jax.runtime.files import sha256
 
 _TOLD_DIGITS = 12
 _LARGEST = 32 * 2**20  # bytes; every file of the table is smaller, and a larger one need not be read

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from socialr1_jax.command_line import scalar_text
+from socialr1_jax.config.command_line import scalar_text
 from socialr1_jax.data.bad_rows import report, summary
 from socialr1_jax.data.layouts import labels_beside, lettered_columns, recognise
 from socialr1_jax.data.tables import (
@@ -35,7 +35,7 @@ from socialr1_jax.data.tables import (
     texts_of,
 )
 from socialr1_jax.data.turns import Turns, ground_truth, parse_turns, turns_column
-from socialr1_jax.terminal import counted, printable, shown
+from socialr1_jax.runtime.terminal import counted, printable, shown
 
 LETTERS = string.ascii_uppercase
 FIELDS = ("id", "story", "question", "options", "answer", "thoughts", "messages")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from socialr1_jax.data.examples import Example, parse_files, parse_options
 from socialr1_jax.data.tables import BadRow, DataError, source_files
-from socialr1_jax.terminal import counted
+from socialr1_jax.runtime.terminal import counted
 
 
 def typed_question(question: str, story: str = "", options: str = "") -> Example:

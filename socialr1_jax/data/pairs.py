@@ -13,10 +13,10 @@ from itertools import permutations
 from pathlib import Path
 from typing import Any
 
+from socialr1_jax.config.pairs import MatchingConfig
 from socialr1_jax.data.tables import DataError, read_rows, refuse_half_characters
-from socialr1_jax.files import write_whole
-from socialr1_jax.pairs_config import MatchingConfig
-from socialr1_jax.terminal import printable, shown
+from socialr1_jax.runtime.files import write_whole
+from socialr1_jax.runtime.terminal import printable, shown
 
 PAIR_FILES = (".jsonl", ".parquet")
 STAGES = ("encode", "interpret", "goal", "respond")  # as in rewards/stages.py, which stands a floor above

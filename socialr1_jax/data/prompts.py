@@ -14,7 +14,7 @@ from jinja2.sandbox import SandboxedEnvironment
 
 from socialr1_jax.data.chat_template import chat_tokens
 from socialr1_jax.data.examples import LETTERS, Example
-from socialr1_jax.terminal import printable
+from socialr1_jax.runtime.terminal import printable
 
 # Verbatim from the Social-R1 model cards, the missing space included: the published weights were trained on it.
 INSTRUCTION = (

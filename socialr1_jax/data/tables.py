@@ -14,9 +14,9 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from socialr1_jax.command_line import scalar_text
-from socialr1_jax.files import ROW_SUFFIXES
-from socialr1_jax.terminal import counted, printable, shown
+from socialr1_jax.config.command_line import scalar_text
+from socialr1_jax.runtime.files import ROW_SUFFIXES
+from socialr1_jax.runtime.terminal import counted, printable, shown
 
 _HUB_ID = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+?)(?::(?P<split>[\w.-]+))?")
 PARQUET_BATCH = 8192  # rows that are decoded at once

@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from socialr1_jax.data.tables import kind_of, unique_keys
-from socialr1_jax.terminal import shown
+from socialr1_jax.runtime.terminal import shown
 
 _ROLES = ("system", "user", "assistant")
 _LIST_OF_OBJECTS = re.compile(r"\s*\[\s*[{\]]")

@@ -9,17 +9,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from socialr1_jax.data.audit import STRONG, is_strong, rule_interval
+from socialr1_jax.config.evaluation import TASKS
 from socialr1_jax.data.bad_rows import summary
 from socialr1_jax.data.examples import Example
-from socialr1_jax.data.question_sources import open_questions
 from socialr1_jax.data.tables import DataError
 from socialr1_jax.evaluation.card import card_example
 from socialr1_jax.evaluation.registry import get_task
-from socialr1_jax.evaluation_config import TASKS
-from socialr1_jax.files import ROW_SUFFIXES, read_json, write_whole
-from socialr1_jax.ownership import refuse_foreign_file
-from socialr1_jax.terminal import counted, printable
+from socialr1_jax.questions.audit import STRONG, is_strong, rule_interval
+from socialr1_jax.questions.sources import open_questions
+from socialr1_jax.runtime.files import ROW_SUFFIXES, read_json, write_whole
+from socialr1_jax.runtime.ownership import refuse_foreign_file
+from socialr1_jax.runtime.terminal import counted, printable
 
 # Benchmark -> the field of its requests that names the type of a question, and the value that a field must have.
 _BENCHMARKS: dict[str, tuple[str, tuple[str, str] | None]] = {
@@ -35,6 +35,20 @@ _MOST_TYPES = 20  # on the console
 _MOST_PANELS = 30  # of a plot
 _SOFTWARE = "socialr1_jax audit_questions"  # in the plot's file, so that it is known as ours
 _KEYS = {"n", "chance", "rules", "by_type", "pair"}
+
+_COLOURS = ("#1f5fbf", "#b3541e", "#2f7d5b", "#7a4fb0", "#a3325f", "#6b6a65")
+_STYLE: dict[Any, Any] = {
+    "axes.axisbelow": True,
+    "axes.edgecolor": "#8a8880",
+    "axes.grid": True,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 11,
+    "font.size": 9.5,
+    "grid.color": "#e6e4de",
+    "legend.frameon": False,
+}
 
 
 def read_source(
@@ -169,12 +183,10 @@ def plot_audits(audits: Mapping[str, Mapping[str, Any]], file: Path) -> None:
     import matplotlib
     from matplotlib.figure import Figure
 
-    from socialr1_jax.training.report.figure import COLOURS, FIGURE_STYLE
-
     shown = list(audits.items())[:_MOST_PANELS]
     across = min(3, len(shown))
     down = -(-len(shown) // across)
-    with matplotlib.rc_context({**FIGURE_STYLE, "text.parse_math": False}):
+    with matplotlib.rc_context({**_STYLE, "text.parse_math": False}):
         figure = Figure(figsize=(4.6 * across, 3.6 * down), layout="constrained")
         panels = figure.subplots(down, across, squeeze=False).ravel()
         for axes, (source, audit) in zip(panels, shown, strict=False):
@@ -185,7 +197,7 @@ def plot_audits(audits: Mapping[str, Mapping[str, Any]], file: Path) -> None:
                 [max(0.0, value - low) for value, (low, _) in zip(values, bounds, strict=True)],
                 [max(0.0, high - value) for value, (_, high) in zip(values, bounds, strict=True)],
             ]
-            colours = [COLOURS[1 if is_strong(rule, audit["chance"]) else 0] for _, rule in rules]
+            colours = [_COLOURS[1 if is_strong(rule, audit["chance"]) else 0] for _, rule in rules]
             axes.barh([name for name, _ in rules], values, xerr=spread, color=colours, ecolor="#6b6a65")
             axes.axvline(audit["chance"], color="#333333", linestyle=":")
             axes.axvline(audit["chance"] + STRONG, color="#333333", linestyle="--")

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from socialr1_jax.data.audit import untrained_rules
 from socialr1_jax.data.examples import Example
 from socialr1_jax.evaluation.task import Baseline, Grade, Graded, Metric, Request, Task
+from socialr1_jax.questions.audit import untrained_rules
 
 
 def baselines(task: Task, requests: Sequence[Request], examples: Sequence[Example]) -> dict[str, Baseline]:

@@ -12,20 +12,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from socialr1_jax.accuracy import baseline_figures
-from socialr1_jax.command_line import flat_settings
+from socialr1_jax.config.command_line import flat_settings
+from socialr1_jax.config.evaluation import PROTOCOLS
 from socialr1_jax.data.examples import Example
 from socialr1_jax.data.twins import cluster_name, twin_name
 from socialr1_jax.evaluation.audit_files import in_headline
 from socialr1_jax.evaluation.card import card_example
 from socialr1_jax.evaluation.task import Request, mean_metric
-from socialr1_jax.evaluation_config import PROTOCOLS
-from socialr1_jax.files import read_json
-from socialr1_jax.intervals import around, share_interval, sign_flip_p
-from socialr1_jax.ownership import refuse_foreign_file
+from socialr1_jax.questions.accuracy import baseline_figures
+from socialr1_jax.questions.intervals import around, share_interval, sign_flip_p
 from socialr1_jax.rewards.parsing import final_answer
 from socialr1_jax.rewards.terms import is_choice
-from socialr1_jax.terminal import counted, printable, shown
+from socialr1_jax.runtime.files import read_json
+from socialr1_jax.runtime.ownership import refuse_foreign_file
+from socialr1_jax.runtime.terminal import counted, printable, shown
 
 TEST = "sign flips of clusters, two-sided (McNemar's exact test where items are single and right or wrong)"
 _SHOWN = 10  # questions that changed, on the console

@@ -10,6 +10,7 @@ from textwrap import wrap
 
 from rich.table import Table
 
+from socialr1_jax.config.evaluation import PROTOCOLS, TASKS, EvaluateConfig, is_question_source, task_name
 from socialr1_jax.evaluation.question_file import open_questions_task
 from socialr1_jax.evaluation.registry import get_task
 from socialr1_jax.evaluation.reply_file import ReplyFile
@@ -36,11 +37,10 @@ from socialr1_jax.evaluation.task import BenchmarkError, Data, Task, Wording
 from socialr1_jax.evaluation.tasks.files import NOT_PUBLISHED
 from socialr1_jax.evaluation.wording import FILE, shown_wording
 from socialr1_jax.evaluation.wording_sources import SOURCES
-from socialr1_jax.evaluation_config import PROTOCOLS, TASKS, EvaluateConfig, is_question_source, task_name
-from socialr1_jax.terminal import counted
-from socialr1_jax.training.console import Bar, console, shown_log, working
-from socialr1_jax.training.provenance import commit, versions
-from socialr1_jax.training.run_folder import own_folder
+from socialr1_jax.run.console import Bar, console, shown_log, working
+from socialr1_jax.run.folder import own_folder
+from socialr1_jax.run.provenance import commit, versions
+from socialr1_jax.runtime.terminal import counted
 
 _SHOWN = 5  # files of a benchmark that the listing names
 _PART = re.compile(r"(?:[^:]+: )?\d+ of \d+ [\w ]+")

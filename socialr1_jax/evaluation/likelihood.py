@@ -9,8 +9,8 @@ import jax
 import numpy as np
 
 from socialr1_jax.grpo.logprobs import row_logprobs
-from socialr1_jax.mesh import fetch, place, row_shards
 from socialr1_jax.models.text_bins import Unit, bin_width, fill_bins, lay_out
+from socialr1_jax.runtime.mesh import fetch, place, row_shards
 from socialr1_jax.sampling import Engine
 
 _BATCH_TOKENS = 8192  # of a device

@@ -8,12 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from socialr1_jax.command_line import scalar_text
-from socialr1_jax.data.audit import question_type
+from socialr1_jax.config.command_line import scalar_text
+from socialr1_jax.config.evaluation import EvaluateConfig, task_name
 from socialr1_jax.data.bad_rows import report, summary
 from socialr1_jax.data.examples import Example, parse_files
 from socialr1_jax.data.prompts import PromptWriter
-from socialr1_jax.data.question_sources import open_questions
 from socialr1_jax.data.tables import DataError, nearest, source_files
 from socialr1_jax.data.twins import cluster_name, twin_name
 from socialr1_jax.evaluation.card import card_grade, card_request
@@ -30,9 +29,10 @@ from socialr1_jax.evaluation.task import (
     accuracy,
     mean_metric,
 )
-from socialr1_jax.evaluation_config import EvaluateConfig, task_name
-from socialr1_jax.files import sha256
-from socialr1_jax.terminal import counted, printable
+from socialr1_jax.questions.audit import question_type
+from socialr1_jax.questions.sources import open_questions
+from socialr1_jax.runtime.files import sha256
+from socialr1_jax.runtime.terminal import counted, printable
 
 _TYPE = "type"
 _MOST_VALUES = 100  # of a column; one with more tells questions apart and groups nothing

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from importlib import import_module
 
+from socialr1_jax.config.evaluation import is_question_source
 from socialr1_jax.evaluation.question_file import questions_task
 from socialr1_jax.evaluation.task import Task
-from socialr1_jax.evaluation_config import is_question_source
 
 
 def get_task(name: str) -> Task:

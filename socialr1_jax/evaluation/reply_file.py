@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from socialr1_jax.chat.answers import Reply
 from socialr1_jax.evaluation.respondents import Asked
 from socialr1_jax.evaluation.rows import RowFile
-from socialr1_jax.server_answers import Reply
 
 _FORMAT = 2  # of a reply's text: whole, with what the prompt opened and the server kept apart
 

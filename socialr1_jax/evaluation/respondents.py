@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from socialr1_jax.chat import ChatClient, ChatRefused
+from socialr1_jax.chat.answers import PLAIN_NAMES, Reply, SettingNames
+from socialr1_jax.chat.client import ChatClient, ChatRefused
+from socialr1_jax.config.evaluation import EvaluateConfig
 from socialr1_jax.data.chat_template import chat_tokens
 from socialr1_jax.evaluation.task import BenchmarkError, Decoding, Messages
-from socialr1_jax.evaluation_config import EvaluateConfig
-from socialr1_jax.files import sha256
-from socialr1_jax.server_answers import PLAIN_NAMES, Reply, SettingNames
+from socialr1_jax.runtime.files import sha256
 
 if TYPE_CHECKING:
     from jax.sharding import Mesh
@@ -65,12 +65,12 @@ class LocalModel:
     def __init__(self, config: EvaluateConfig) -> None:
         import jax
 
-        from socialr1_jax.mesh import make_mesh
         from socialr1_jax.models.attention_trial import working_attention
+        from socialr1_jax.run.checkpoints import MANIFEST, read_run
+        from socialr1_jax.runtime.mesh import make_mesh
         from socialr1_jax.sampling import Engine
         from socialr1_jax.sampling.text import stop_token_ids
-        from socialr1_jax.tokenizer_files import load_tokenizer
-        from socialr1_jax.training.checkpoints import MANIFEST, read_run
+        from socialr1_jax.weights.tokenizer_files import load_tokenizer
 
         self._config = config
         self.mesh = make_mesh()
@@ -135,8 +135,8 @@ class LocalModel:
     def replies(self, asked: Sequence[Asked]) -> Iterator[tuple[int, int, Reply]]:
         import jax
 
+        from socialr1_jax.models.temperature import GREEDY
         from socialr1_jax.sampling.shared_prefill import good_order
-        from socialr1_jax.temperature import GREEDY
 
         yield from self._likelihoods([(i, one) for i, one in enumerate(asked) if one.continuations])
         ready: list[tuple[list[int], SamplingParams, list[int]]] = []  # and which of `asked` they answer
@@ -277,8 +277,8 @@ def read_model(
 
     Raises what `load_hf` and `load_policy` raise.
     """
-    from socialr1_jax.hf import load_hf
-    from socialr1_jax.training.run_weights import find_checkpoint, is_run, load_policy
+    from socialr1_jax.run.weights import find_checkpoint, is_run, load_policy
+    from socialr1_jax.weights.hf import load_hf
 
     if is_run(name):
         checkpoint = find_checkpoint(name, step)

@@ -8,14 +8,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from socialr1_jax.config.evaluation import EvaluateConfig
 from socialr1_jax.evaluation.published import COLUMNS, NOTE, PUBLISHED
 from socialr1_jax.evaluation.runner import TaskResult
 from socialr1_jax.evaluation.task import Metric
 from socialr1_jax.evaluation.wording import shown_wording
-from socialr1_jax.evaluation_config import EvaluateConfig
-from socialr1_jax.files import write_json, write_whole
-from socialr1_jax.intervals import around, share_interval
-from socialr1_jax.terminal import counted
+from socialr1_jax.questions.intervals import around, share_interval
+from socialr1_jax.runtime.files import write_json, write_whole
+from socialr1_jax.runtime.terminal import counted
 
 _STYLE = (
     "body{font:15px/1.5 system-ui,sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem;color:#222;"

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from socialr1_jax.ownership import begins_as, open_own, refuse_foreign_file
+from socialr1_jax.runtime.ownership import begins_as, open_own, refuse_foreign_file
 
 log = logging.getLogger(__name__)
 Row = Mapping[str, Any]

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from socialr1_jax.chat.answers import Reply
+from socialr1_jax.config.evaluation import EvaluateConfig, samples_name
 from socialr1_jax.evaluation.baselines import baselines
 from socialr1_jax.evaluation.card import card_example
 from socialr1_jax.evaluation.embeddings import installed, load_embedder
@@ -32,10 +34,8 @@ from socialr1_jax.evaluation.task import (
 )
 from socialr1_jax.evaluation.tasks.files import NOT_PUBLISHED
 from socialr1_jax.evaluation.wording import FILE, OWN_WORDING, note_on, with_wording, wording_of
-from socialr1_jax.evaluation_config import EvaluateConfig, samples_name
-from socialr1_jax.files import finite, write_whole
-from socialr1_jax.hub import find_data
-from socialr1_jax.server_answers import Reply
+from socialr1_jax.runtime.files import finite, write_whole
+from socialr1_jax.weights.hub import find_data
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+from socialr1_jax.chat.answers import Reply
 from socialr1_jax.evaluation.task import Embedder, Grade, Graded, Metric, ProtocolName, Request, Task
 from socialr1_jax.rewards.parsing import THINK_END, without_thoughts
-from socialr1_jax.server_answers import Reply
 
 FAILED = ("too_long", "refused", "error")  # there is no reply, so nothing to grade
 STATUSES = ("ok", "truncated", "unparsable", *FAILED)

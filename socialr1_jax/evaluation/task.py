@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from socialr1_jax.config.evaluation import ProtocolName as ProtocolName
 from socialr1_jax.data.examples import Example
-from socialr1_jax.evaluation_config import ProtocolName as ProtocolName
 
 Embedder = Callable[[Sequence[str]], Any]  # n texts -> float [n, width]
 Messages = tuple[Mapping[str, str], ...]  # {"role": "system" or "user", "content": ...}
@@ -89,7 +89,7 @@ class Hub(NamedTuple):
 
 
 class Baseline(NamedTuple):
-    """Chance, and the best rule that reads no minds (`data/audit.py`) with its accuracy, shown beside a figure."""
+    """Chance, and the best rule that reads no minds (`questions/audit.py`) with its accuracy, shown beside a figure."""
 
     chance: float
     rule: str

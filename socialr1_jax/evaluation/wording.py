@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from socialr1_jax.data.tables import listed
 from socialr1_jax.evaluation.task import BenchmarkError, Data, Wording
 from socialr1_jax.evaluation.wording_sources import SOURCES, Source, fields_of
-from socialr1_jax.files import read_json, sha256
-from socialr1_jax.ownership import refuse_foreign_file
-from socialr1_jax.terminal import printable
+from socialr1_jax.runtime.files import read_json, sha256
+from socialr1_jax.runtime.ownership import refuse_foreign_file
+from socialr1_jax.runtime.terminal import printable
 
 if TYPE_CHECKING:
     from socialr1_jax.evaluation.sotopia.profiles import Benchmark

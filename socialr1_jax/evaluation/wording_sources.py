@@ -16,8 +16,8 @@ from typing import NamedTuple
 import yaml
 
 from socialr1_jax.evaluation.task import FIELD, BenchmarkError
-from socialr1_jax.files import sha256
-from socialr1_jax.terminal import printable
+from socialr1_jax.runtime.files import sha256
+from socialr1_jax.runtime.terminal import printable
 
 _DEFINED = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 _PERCENT = re.compile(r"%(%|s)")

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from socialr1_jax.objective import Objective, objective
+from socialr1_jax.config.objective import Objective, objective
 
 _FLAT = 1e-6  # rewards of a group that differ by no more than this have no variance
 
@@ -16,9 +16,9 @@ def group_advantages(
     """(reward - baseline) / (group deviation + epsilon), float64 [prompts, group], of rewards [prompts, group].
 
     Baseline, whether it is divided, the deviation's ddof and epsilon are the preset's (GRPO, DeepSeekMath arXiv
-    2402.03300 section 4.1; objective.py) or `overrides` of single fields. NaN (or an infinity) marks a response that
-    is unscorable or excluded: it leaves its group's baseline and deviation and gets 0. A group whose remaining rewards
-    differ by at most 1e-6, or that has fewer than two, gets 0 everywhere: tested as max - min, because a deviation of
+    2402.03300 section 4.1; config/objective.py) or `overrides` of single fields. NaN (or an infinity) marks a response
+    that is unscorable or excluded: it leaves its group's baseline and deviation and gets 0. A group whose remaining
+    rewards differ by at most 1e-6, or that has fewer than two, gets 0 everywhere: tested as max - min, because a deviation of
     rounding noise divided by itself would be an advantage of full size.
     """
     chosen = objective(preset, **overrides)

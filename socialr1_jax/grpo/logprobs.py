@@ -12,10 +12,10 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from socialr1_jax.mesh import ROWS, P, by_rows
 from socialr1_jax.models.attention import Backend, Segments
 from socialr1_jax.models.qwen3 import Params, Qwen3, Qwen3Config, Remat, forward, head_kernel, logits, precision
-from socialr1_jax.temperature import SMALL, divisor
+from socialr1_jax.models.temperature import SMALL, divisor
+from socialr1_jax.runtime.mesh import ROWS, P, by_rows
 
 # Logits that a device's chunk may hold: 256 MiB of float32. A chunk adds its share to the head's float32 gradient in
 # memory: 441 positions of Qwen3's vocabulary do 220 FLOP for each of those bytes.

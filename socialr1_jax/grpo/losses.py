@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from socialr1_jax.objective import Objective, objective
+from socialr1_jax.config.objective import Objective, objective
 
 # verl's guards: a log-ratio beyond +-20 would overflow, a KL estimate beyond +-10 is an outlier and not a lesson.
 _LOG_RATIO_LIMIT = 20.0
@@ -28,7 +28,7 @@ def policy_loss(
 ) -> tuple[jax.Array, jax.Array, dict[str, jax.Array]]:
     """(sum, denominator, metrics); the loss is sum / denominator, and both add up over any split of the rows.
 
-    Per token: the policy term of objective.py's `preset` (or of `overrides` of single fields; for "clip"
+    Per token: the policy term of config/objective.py's `preset` (or of `overrides` of single fields; for "clip"
     -min(ratio A, clip(ratio, 1 - clip_low, 1 + clip_high) A), DeepSeekMath arXiv 2402.03300 eq. 3), plus
     kl_coefficient x KL estimate, minus entropy_coefficient x entropy; then summed by `aggregation`. The denominator is
     the number of tokens, or of responses that have any: one without a token in the mask counts nowhere.

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from socialr1_jax.mesh import fetch, place
 from socialr1_jax.models.blockwise import Segments
+from socialr1_jax.runtime.mesh import fetch, place
 
 
 @jax.tree_util.register_dataclass

@@ -17,8 +17,8 @@ import optax
 from jax.sharding import NamedSharding
 
 from socialr1_jax.grpo.packing import Rows
-from socialr1_jax.mesh import P, place
 from socialr1_jax.models.qwen3 import Params
+from socialr1_jax.runtime.mesh import P, place
 
 # loss_fn(params, micro-batch) -> (sum, (denominator, metrics)). `tokens` must be among the metrics. They add up over
 # micro-batches and are divided by the tokens, but names that end in "_max" and "_min" are extremes, "_count" stays a

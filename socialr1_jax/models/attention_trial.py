@@ -10,7 +10,7 @@ import numpy as np
 
 from socialr1_jax.models.attention import Backend, attention_backend, causal_attention
 from socialr1_jax.models.blockwise import Segments
-from socialr1_jax.processes import least_of_all
+from socialr1_jax.runtime.processes import least_of_all
 
 log = logging.getLogger(__name__)
 

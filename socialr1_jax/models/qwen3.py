@@ -16,10 +16,10 @@ from flax import nnx
 from jax.sharding import Mesh
 from jax.typing import ArrayLike
 
-from socialr1_jax.mesh import ROWS, P, constrain
 from socialr1_jax.models.attention import Backend, Prefix, Segments, apply_rope, causal_attention, rope_tables
 from socialr1_jax.models.blockwise import SAVED
 from socialr1_jax.models.qwen3_config import Qwen3Config
+from socialr1_jax.runtime.mesh import ROWS, P, constrain
 
 __all__ = ["Params", "Qwen3", "Qwen3Config", "Remat", "Weight", "declare_weights", "forward", "init_params", "logits"]
 

@@ -11,8 +11,8 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import MISSING, dataclass, fields
 from typing import Any, NamedTuple
 
-from socialr1_jax.model_files import listed
-from socialr1_jax.terminal import printable, shown
+from socialr1_jax.runtime.model_files import listed
+from socialr1_jax.runtime.terminal import printable, shown
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from socialr1_jax.hlo import Line, computations
+from socialr1_jax.plan.hlo import Line, computations
 from socialr1_jax.profiling.blocks import Kind, block_of, kind_of
 
 _ARRAY = re.compile(r"\b([a-z]++)(\d*+)\w*+\[([\d,]*)\]")

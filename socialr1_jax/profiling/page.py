@@ -8,11 +8,11 @@ from typing import Any
 import jinja2
 from rich.table import Table
 
-from socialr1_jax.files import write_whole
+from socialr1_jax import report
 from socialr1_jax.profiling.blocks import KINDS
-from socialr1_jax.terminal import counted
-from socialr1_jax.training import report
-from socialr1_jax.training.console import console
+from socialr1_jax.run.console import console
+from socialr1_jax.runtime.files import write_whole
+from socialr1_jax.runtime.terminal import counted
 
 
 def write_page(summary: Mapping[str, Any], path: Path) -> Path:

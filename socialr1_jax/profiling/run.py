@@ -12,9 +12,7 @@ from typing import Any
 
 import jax
 
-from socialr1_jax.compiles import compile_count
-from socialr1_jax.config import ConfigError, QuickstartConfig, RunConfig
-from socialr1_jax.files import whole_folder, write_json
+from socialr1_jax.config.run import ConfigError, QuickstartConfig, RunConfig
 from socialr1_jax.profiling.conclusion import conclusion
 from socialr1_jax.profiling.page import say_summary, write_page
 from socialr1_jax.profiling.peaks import Peaks, measure_peaks
@@ -24,10 +22,12 @@ from socialr1_jax.profiling.steps import PHASES, Measured, Steps
 from socialr1_jax.profiling.summary import STEP, summarise
 from socialr1_jax.profiling.trace import read_trace
 from socialr1_jax.profiling.watch import Watch, watching
-from socialr1_jax.terminal import counted
-from socialr1_jax.training.console import console, shown_log, working
-from socialr1_jax.training.run import run_mesh
-from socialr1_jax.training.summary import peak_bytes
+from socialr1_jax.run.console import console, shown_log, working
+from socialr1_jax.run.run import run_mesh
+from socialr1_jax.run.summary import peak_bytes
+from socialr1_jax.runtime.compiles import compile_count
+from socialr1_jax.runtime.files import whole_folder, write_json
+from socialr1_jax.runtime.terminal import counted
 
 _PUT = "DevicePutWithSharding"  # what the runtime calls an array that goes to a device, asked for or not
 # The first compiles. The last is the step that the traced ones are compared with: the first later one that compiles

@@ -12,21 +12,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from socialr1_jax.config import RunConfig
+from socialr1_jax.config.run import RunConfig
 from socialr1_jax.grpo.packing import MicroBatch, Rows
+from socialr1_jax.grpo.rollouts import Phase, Rollouts, unmeasured
+from socialr1_jax.grpo.step import make_step
 from socialr1_jax.grpo.update import TrainState, Update, init_state
-from socialr1_jax.hf import load_hf
-from socialr1_jax.interrupt import NEVER
-from socialr1_jax.mesh import row_shards
 from socialr1_jax.models.arithmetic import Arithmetic, Cost
 from socialr1_jax.models.attention_trial import working_attention
-from socialr1_jax.tokenizer_files import load_tokenizer
-from socialr1_jax.training.epochs import in_steps
-from socialr1_jax.training.rollouts import Phase, Rollouts, unmeasured
-from socialr1_jax.training.run_questions import read_run_questions
+from socialr1_jax.run.epochs import in_steps
+from socialr1_jax.run.questions import read_run_questions
+from socialr1_jax.runtime.interrupt import NEVER
+from socialr1_jax.runtime.mesh import row_shards
 from socialr1_jax.training.sampler import make_sampler, make_scorer
 from socialr1_jax.training.start import random_start
-from socialr1_jax.training.step import make_step
+from socialr1_jax.weights.hf import load_hf
+from socialr1_jax.weights.tokenizer_files import load_tokenizer
 
 PHASES = ("rollout", "reward", "old", "reference", "update")
 Measured = Literal["rollout", "reward", "update", "step"]

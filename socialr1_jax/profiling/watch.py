@@ -58,7 +58,7 @@ def watching() -> Iterator[Watch]:
     On a CPU, reading a device's array is no transfer: it lies in the host's memory.
     """
     seen = Watch()
-    logs = [logging.getLogger(name) for name in ("jax", "socialr1_jax.compiles")]
+    logs = [logging.getLogger(name) for name in ("jax", "socialr1_jax.runtime.compiles")]
     flags = {name: getattr(jax.config, name) for name in ("jax_log_compiles", "jax_explain_cache_misses")}
     propagate, handler = logs[0].propagate, _Hears(seen)
     for log in logs:

@@ -1,6 +1,6 @@
 """A judge of structure behind an OpenAI-compatible chat server: OpenAI, vLLM, SGLang, llama.cpp and others.
 
-Each response gets a verdict with the judge's score, or with the cause of having none: those of `chat.py` and
+Each response gets a verdict with the judge's score, or with the cause of having none: those of `chat/client.py` and
 `rubric.parse_verdict`, and
 
     deadline     not there `deadline` seconds after finish    not_cached   `offline`, and never asked before
@@ -15,13 +15,13 @@ import time
 from collections import Counter
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
 
-from socialr1_jax.chat import ChatClient, ChatRefused
-from socialr1_jax.interrupt import NEVER, Stop
-from socialr1_jax.reward_config import StructureConfig
+from socialr1_jax.chat.answers import Reply, SettingNames
+from socialr1_jax.chat.client import ChatClient, ChatRefused
+from socialr1_jax.config.rewards import StructureConfig
 from socialr1_jax.rewards.judge_cache import JudgeCache, answer_key
 from socialr1_jax.rewards.rubric import answer_code, parse_verdict, read_rubric, rubric_messages
 from socialr1_jax.rewards.verdict import JudgeRefused, Verdict
-from socialr1_jax.server_answers import Reply, SettingNames
+from socialr1_jax.runtime.interrupt import NEVER, Stop
 
 log = logging.getLogger(__name__)
 NAMES = SettingNames(*(f"rewards.structure.{name}" for name in ("model", "base_url", "options")))

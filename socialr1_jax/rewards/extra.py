@@ -13,9 +13,9 @@ from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
+from socialr1_jax.config.rewards import RewardConfig
 from socialr1_jax.data.tables import listed
-from socialr1_jax.reward_config import RewardConfig
-from socialr1_jax.terminal import counted, printable, shown
+from socialr1_jax.runtime.terminal import counted, printable, shown
 
 _STANDARD, _INSTALLED = (
     tuple(sysconfig.get_paths()[name] for name in names) for names in (("stdlib", "platstdlib"), ("purelib", "platlib"))

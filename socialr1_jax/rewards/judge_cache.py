@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from socialr1_jax.files import read_json, write_whole
+from socialr1_jax.runtime.files import read_json, write_whole
 
 
 def answer_key(

@@ -10,12 +10,12 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from socialr1_jax.chat import ChatClient, ChatRefused
-from socialr1_jax.reward_config import StructureConfig
+from socialr1_jax.chat.answers import Reply
+from socialr1_jax.chat.client import ChatClient, ChatRefused
+from socialr1_jax.config.rewards import StructureConfig
 from socialr1_jax.rewards.endpoint_judge import NAMES
 from socialr1_jax.rewards.rubric import answer_code, parse_verdict, read_rubric, rubric_messages
-from socialr1_jax.server_answers import Reply
-from socialr1_jax.terminal import printable
+from socialr1_jax.runtime.terminal import printable
 
 STORY = "Ann puts a ball into the box and leaves. Ben moves the ball into the basket. Ann comes back."
 QUESTION = "Where will Ann look for the ball?"
@@ -110,7 +110,7 @@ def _reply(call: Future[Reply], seconds: float) -> Reply:
 @contextmanager
 def _unlogged() -> Iterator[None]:
     """Drop what the client logs of a failure, since the fault says it."""
-    log = logging.getLogger("socialr1_jax.chat")
+    log = logging.getLogger("socialr1_jax.chat.client")
     log.addFilter(_none)
     try:
         yield

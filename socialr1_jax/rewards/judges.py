@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from concurrent.futures import Future
 
-from socialr1_jax.interrupt import NEVER, Stop
-from socialr1_jax.reward_config import StructureConfig
+from socialr1_jax.config.rewards import StructureConfig
 from socialr1_jax.rewards.rules_judge import judge_thoughts
 from socialr1_jax.rewards.verdict import Judge, Verdict
+from socialr1_jax.runtime.interrupt import NEVER, Stop
 
 
 def make_judge(config: StructureConfig) -> Judge | None:

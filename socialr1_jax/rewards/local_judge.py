@@ -8,16 +8,16 @@ from dataclasses import replace
 
 import jax
 
+from socialr1_jax.config.rewards import StructureConfig
 from socialr1_jax.data.chat_template import chat_tokens
-from socialr1_jax.hf import load_hf, local_folder
-from socialr1_jax.interrupt import NEVER, Stop
 from socialr1_jax.models.attention_trial import working_attention
-from socialr1_jax.reward_config import StructureConfig
 from socialr1_jax.rewards.rubric import answer_code, parse_verdict, read_rubric, rubric_messages
 from socialr1_jax.rewards.verdict import Verdict
+from socialr1_jax.runtime.interrupt import NEVER, Stop
 from socialr1_jax.sampling import Engine, SamplingParams
 from socialr1_jax.sampling.text import decode_responses, stop_token_ids
-from socialr1_jax.tokenizer_files import load_tokenizer
+from socialr1_jax.weights.hf import load_hf, local_folder
+from socialr1_jax.weights.tokenizer_files import load_tokenizer
 
 _SEED_STEP = 2**31 - 2  # draws of the judge are not those of a step
 

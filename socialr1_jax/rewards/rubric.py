@@ -29,7 +29,7 @@ from typing import Any
 
 from socialr1_jax.rewards.stages import STAGES
 from socialr1_jax.rewards.verdict import Verdict
-from socialr1_jax.terminal import shown
+from socialr1_jax.runtime.terminal import shown
 
 RUBRIC_VERSION = "1"  # of the package's own; a changed text is a new version
 

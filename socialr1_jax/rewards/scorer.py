@@ -10,16 +10,16 @@ from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import Any
 
-from socialr1_jax.command_line import scalar_text
-from socialr1_jax.config import RewardConfig
+from socialr1_jax.config.command_line import scalar_text
+from socialr1_jax.config.run import RewardConfig
 from socialr1_jax.data.examples import READ_AS_TEXT, Example
 from socialr1_jax.data.tables import scalar_parts
-from socialr1_jax.interrupt import NEVER, Stop
 from socialr1_jax.rewards.extra import ExtraRewardError, extra_rewards, load_extras
 from socialr1_jax.rewards.judges import make_judge
 from socialr1_jax.rewards.parsing import FormatMode, ParsedResponse, given_answer, parse_response
 from socialr1_jax.rewards.total import RewardTerms, social_r1_reward
 from socialr1_jax.rewards.verdict import Judge, JudgeRefused, Verdict
+from socialr1_jax.runtime.interrupt import NEVER, Stop
 
 # (story, question, thoughts) of some responses -> the content reward model's scalars, NaN where there is none.
 ContentScores = Callable[[Sequence[tuple[str, str, str]]], Iterable[float]]

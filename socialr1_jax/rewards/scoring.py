@@ -13,19 +13,19 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from socialr1_jax.accuracy import accuracy_figures, baseline_figures
-from socialr1_jax.command_line import Section
+from socialr1_jax.config.command_line import Section
+from socialr1_jax.config.rewards import JudgeKind, Preset, RewardConfig
 from socialr1_jax.data.examples import FIELDS, LETTERS, Example, gold_letter
 from socialr1_jax.data.tables import refuse_half_characters, unique_keys
-from socialr1_jax.files import write_whole
-from socialr1_jax.ownership import refuse_foreign_file
-from socialr1_jax.reward_config import JudgeKind, Preset, RewardConfig
+from socialr1_jax.questions.accuracy import accuracy_figures, baseline_figures
 from socialr1_jax.rewards.judge_probe import judge_fault
 from socialr1_jax.rewards.parsing import Opened, whole_responses
 from socialr1_jax.rewards.scorer import ContentScores, Scorer
 from socialr1_jax.rewards.terms import content_reward
 from socialr1_jax.rewards.verdict import JudgeRefused
-from socialr1_jax.terminal import shown
+from socialr1_jax.runtime.files import write_whole
+from socialr1_jax.runtime.ownership import refuse_foreign_file
+from socialr1_jax.runtime.terminal import shown
 
 
 class ScoreConfig(Section):

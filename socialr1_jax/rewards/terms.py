@@ -9,10 +9,10 @@ import math
 
 import numpy as np
 
-from socialr1_jax.config import RewardConfig
+from socialr1_jax.config.run import RewardConfig
 from socialr1_jax.data.examples import normalized
 from socialr1_jax.rewards.answers import AnswerMode, answer_letter
-from socialr1_jax.terminal import shown
+from socialr1_jax.runtime.terminal import shown
 
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # odd: 2^64 over the golden ratio
 

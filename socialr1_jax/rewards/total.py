@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from socialr1_jax.config import RewardConfig
-from socialr1_jax.reward_config import USES
+from socialr1_jax.config.rewards import USES
+from socialr1_jax.config.run import RewardConfig
 from socialr1_jax.rewards.parsing import given_answer, parse_response
 from socialr1_jax.rewards.terms import (
     content_reward,

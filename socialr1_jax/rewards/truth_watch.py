@@ -9,10 +9,10 @@ import numpy as np
 from pydantic import BaseModel, Field
 
 from socialr1_jax.data.examples import Example
-from socialr1_jax.data.trace_truth import Statement, Story, read_story, read_thoughts, share_of_truth
 from socialr1_jax.rewards.parsing import FormatMode, parse_response
 from socialr1_jax.rewards.total import RewardTerms
-from socialr1_jax.terminal import printable
+from socialr1_jax.runtime.terminal import printable
+from socialr1_jax.stories.trace_truth import Statement, Story, read_story, read_thoughts, share_of_truth
 
 _TERMS = ("structure", "content")  # and those of the user's functions
 _STEPS = 10  # of a window

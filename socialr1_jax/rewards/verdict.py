@@ -8,7 +8,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from socialr1_jax.interrupt import NEVER, Stop
+from socialr1_jax.runtime.interrupt import NEVER, Stop
 
 
 class JudgeRefused(RuntimeError):

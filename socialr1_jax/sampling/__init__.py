@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import jax
 
-from socialr1_jax.mesh import mesh_of
 from socialr1_jax.models.qwen3 import Qwen3
+from socialr1_jax.runtime.mesh import mesh_of
 from socialr1_jax.sampling.engine import Engine
 from socialr1_jax.sampling.feed import Feed
 from socialr1_jax.sampling.params import Completion, SamplingParams

@@ -16,9 +16,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from socialr1_jax.compiles import told
-from socialr1_jax.mesh import fetch, place, row_shards, tensor_shards
 from socialr1_jax.models.qwen3 import Params
+from socialr1_jax.models.temperature import LARGEST, SMALLEST
+from socialr1_jax.runtime.compiles import told
+from socialr1_jax.runtime.mesh import fetch, place, row_shards, tensor_shards
 from socialr1_jax.sampling.decode import (
     ERROR,
     LIVE,
@@ -38,7 +39,6 @@ from socialr1_jax.sampling.memory import BatchPlan, ceiling, ladder, power, roun
 from socialr1_jax.sampling.params import FinishReason, SamplingParams
 from socialr1_jax.sampling.shared_prefill import SharedPrefill
 from socialr1_jax.sampling.stops import StopStrings
-from socialr1_jax.temperature import LARGEST, SMALLEST
 
 if TYPE_CHECKING:
     from socialr1_jax.sampling.engine import Engine

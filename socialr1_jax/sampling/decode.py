@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from socialr1_jax.mesh import ROWS, P, by_rows, constrain
 from socialr1_jax.models.attention import Backend, Prefix, Segments, decode_attention, rope_tables
 from socialr1_jax.models.kv_cache import LayerCache, cache_from_prefill
 from socialr1_jax.models.qwen3 import (
@@ -23,9 +22,10 @@ from socialr1_jax.models.qwen3 import (
     logits,
     rms_norm,
 )
+from socialr1_jax.models.temperature import GREEDY
+from socialr1_jax.runtime.mesh import ROWS, P, by_rows, constrain
 from socialr1_jax.sampling.draw import draw, uniforms
 from socialr1_jax.sampling.filters import filter_logits, temper
-from socialr1_jax.temperature import GREEDY
 
 LIVE, STOP, LENGTH, ERROR = range(4)  # how a row has ended
 NO_BUDGET = 2**31 - 1

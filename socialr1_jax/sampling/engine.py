@@ -10,15 +10,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from socialr1_jax.mesh import row_shards, tensor_shards
 from socialr1_jax.models.attention import Backend
 from socialr1_jax.models.qwen3 import Params, Qwen3Config
+from socialr1_jax.runtime.mesh import row_shards, tensor_shards
+from socialr1_jax.runtime.terminal import counted
 from socialr1_jax.sampling.batch import Group, Rollout, Segment, slot_stride
 from socialr1_jax.sampling.draw import row_keys
 from socialr1_jax.sampling.memory import BatchPlan, free_memory, ladder, plan_batch, round_up
 from socialr1_jax.sampling.params import Completion, SamplingParams
 from socialr1_jax.sampling.stops import Decode
-from socialr1_jax.terminal import counted
 
 log = logging.getLogger(__name__)
 

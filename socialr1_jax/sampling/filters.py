@@ -10,7 +10,7 @@ from collections.abc import Callable, Container
 import jax
 import jax.numpy as jnp
 
-from socialr1_jax.temperature import SMALL, divisor
+from socialr1_jax.models.temperature import SMALL, divisor
 
 FILTERS = ("top_k", "top_p", "min_p")
 

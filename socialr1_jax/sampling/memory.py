@@ -11,7 +11,7 @@ import jax
 from socialr1_jax.models.arithmetic import Arithmetic
 from socialr1_jax.models.attention import Backend
 from socialr1_jax.models.qwen3 import Qwen3Config
-from socialr1_jax.processes import least_of_all
+from socialr1_jax.runtime.processes import least_of_all
 
 _PREFILL_TOKENS = 16_384  # of one prefill on a device: enough to keep it busy, little to hold
 _SHARED = 256  # what prompts share is looked at in multiples of so many tokens

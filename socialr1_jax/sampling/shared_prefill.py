@@ -19,10 +19,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from socialr1_jax.compiles import told
-from socialr1_jax.mesh import place
 from socialr1_jax.models.blockwise import Segments
 from socialr1_jax.models.text_bins import Unit, fill_bins, lay_out
+from socialr1_jax.runtime.compiles import told
+from socialr1_jax.runtime.mesh import place
 from socialr1_jax.sampling.decode import DecodeState, admit_from_pool, empty_pool, prefill_bins
 from socialr1_jax.sampling.memory import BatchPlan, ceiling, ladder, pool_slots, power, shared_slots
 

@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from socialr1_jax.data.chat_template import response_opening
-from socialr1_jax.files import read_json
-from socialr1_jax.model_files import file_of
 from socialr1_jax.models.qwen3 import Qwen3
+from socialr1_jax.runtime.files import read_json
+from socialr1_jax.runtime.model_files import file_of
+from socialr1_jax.runtime.terminal import shown
 from socialr1_jax.sampling.params import Completion
-from socialr1_jax.terminal import shown
 
 
 def stop_token_ids(model: Qwen3, tokenizer: Any) -> tuple[int, ...]:

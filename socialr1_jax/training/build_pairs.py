@@ -24,22 +24,22 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
-from socialr1_jax.config import ConfigError
-from socialr1_jax.data.corruptions import corruption_pairs
+from socialr1_jax.config.pairs import CorruptionConfig, PairsConfig
+from socialr1_jax.config.rewards import StructureConfig
+from socialr1_jax.config.run import ConfigError
 from socialr1_jax.data.examples import Example, parse_options, read_examples
 from socialr1_jax.data.pairs import Pair, Scored, match_pairs, read_pairs, write_pairs
 from socialr1_jax.data.prompts import PromptWriter
-from socialr1_jax.data.stories import generate_stories
 from socialr1_jax.data.tables import DataError, read_rows, refuse_half_characters
-from socialr1_jax.files import write_whole
-from socialr1_jax.ownership import begins_as, open_own, refuse_foreign_file
-from socialr1_jax.pairs_config import CorruptionConfig, PairsConfig
-from socialr1_jax.reward_config import StructureConfig
 from socialr1_jax.rewards.parsing import Opened, parse_response, whole_responses
 from socialr1_jax.rewards.stages import STAGES, find_stages
 from socialr1_jax.rewards.verdict import Judge, JudgeRefused, Verdict
-from socialr1_jax.terminal import counted, printable, shown
-from socialr1_jax.training.console import Bar, console, shown_log, working
+from socialr1_jax.run.console import Bar, console, shown_log, working
+from socialr1_jax.runtime.files import write_whole
+from socialr1_jax.runtime.ownership import begins_as, open_own, refuse_foreign_file
+from socialr1_jax.runtime.terminal import counted, printable, shown
+from socialr1_jax.stories.corruptions import corruption_pairs
+from socialr1_jax.stories.stories import generate_stories
 
 _BEGIN = b'{"sampled_by": '  # of a work file
 _BATCHES = 4  # of judge calls in flight that are handed in before their verdicts are written down
@@ -260,14 +260,14 @@ def _sample(config: PairsConfig, examples: Sequence[Example], work: WorkFile) ->
 
     import jax
 
-    from socialr1_jax.data.prompt_lengths import refuse_long_prompts
     from socialr1_jax.data.prompts import encode_prompts
-    from socialr1_jax.hf import load_hf, local_folder
-    from socialr1_jax.mesh import make_mesh
     from socialr1_jax.models.attention_trial import working_attention
+    from socialr1_jax.questions.prompt_lengths import refuse_long_prompts
+    from socialr1_jax.runtime.mesh import make_mesh
     from socialr1_jax.sampling import Engine, SamplingParams
     from socialr1_jax.sampling.text import decode_responses, stop_token_ids
-    from socialr1_jax.tokenizer_files import load_tokenizer
+    from socialr1_jax.weights.hf import load_hf, local_folder
+    from socialr1_jax.weights.tokenizer_files import load_tokenizer
 
     mesh = make_mesh()
     with working(f"loading {config.policy}"), jax.set_mesh(mesh):

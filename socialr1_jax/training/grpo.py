@@ -10,34 +10,25 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from socialr1_jax.compiles import compile_count
-from socialr1_jax.config import RunConfig
+from socialr1_jax.config.run import RunConfig
 from socialr1_jax.data.chat_template import ChatTemplate, read_template
 from socialr1_jax.data.examples import Example
-from socialr1_jax.data.question_sources import Questions
-from socialr1_jax.files import flattened, write_whole
 from socialr1_jax.grpo.mismatch import mismatch
 from socialr1_jax.grpo.packing import MicroBatch, Rows, padding_waste, shared_prompts
+from socialr1_jax.grpo.rollouts import Rollouts, Source
+from socialr1_jax.grpo.step import MFU_FORMULA, GrpoStep, Packed, Updated, make_step, trainer_logprobs
 from socialr1_jax.grpo.update import init_state
-from socialr1_jax.hf import files_dtype, load_hf, local_folder, save_hf
-from socialr1_jax.interrupt import Stop
 from socialr1_jax.models.attention import Backend
 from socialr1_jax.models.attention_trial import working_attention
 from socialr1_jax.models.qwen3 import Qwen3
-from socialr1_jax.ownership import refuse_foreign_folder
-from socialr1_jax.processes import is_first, wait_for_all
+from socialr1_jax.questions.sources import Questions
 from socialr1_jax.rewards import JudgeRefused
 from socialr1_jax.rewards.extra import ExtraRewardError
-from socialr1_jax.terminal import counted
-from socialr1_jax.tokenizer_files import load_tokenizer
-from socialr1_jax.training.console import Bar, console, working
-from socialr1_jax.training.epochs import in_steps
-from socialr1_jax.training.provenance import about_run
-from socialr1_jax.training.recording import Replay, RolloutFile, refuse_foreign_rollouts
-from socialr1_jax.training.rollouts import Rollouts, Source
-from socialr1_jax.training.run import Laps, Run, about_devices, running
-from socialr1_jax.training.run_folder import forget_functions, refuse_another_run, save_own_files
-from socialr1_jax.training.run_questions import (
+from socialr1_jax.run.console import Bar, console, working
+from socialr1_jax.run.epochs import in_steps
+from socialr1_jax.run.folder import forget_functions, refuse_another_run, save_own_files
+from socialr1_jax.run.provenance import about_run
+from socialr1_jax.run.questions import (
     cold_start_questions,
     first_prompt,
     list_bad_rows,
@@ -46,12 +37,21 @@ from socialr1_jax.training.run_questions import (
     understood,
     write_shortcuts,
 )
+from socialr1_jax.run.run import Laps, Run, about_devices, running
+from socialr1_jax.run.shared_questions import warn_of_shared
+from socialr1_jax.run.summary import peak_bytes
+from socialr1_jax.runtime.compiles import compile_count
+from socialr1_jax.runtime.files import flattened, write_whole
+from socialr1_jax.runtime.interrupt import Stop
+from socialr1_jax.runtime.ownership import refuse_foreign_folder
+from socialr1_jax.runtime.processes import is_first, wait_for_all
+from socialr1_jax.runtime.terminal import counted
+from socialr1_jax.training.recording import Replay, RolloutFile, refuse_foreign_rollouts
 from socialr1_jax.training.sampler import Sampler, make_sampler, make_scorer
-from socialr1_jax.training.shared_questions import warn_of_shared
 from socialr1_jax.training.start import cold_start, random_start
-from socialr1_jax.training.step import MFU_FORMULA, GrpoStep, Packed, Updated, make_step, trainer_logprobs
-from socialr1_jax.training.summary import peak_bytes
 from socialr1_jax.training.watches import Watches
+from socialr1_jax.weights.hf import files_dtype, load_hf, local_folder, save_hf
+from socialr1_jax.weights.tokenizer_files import load_tokenizer
 
 PHASES = ("rollout", "reward", "old", "reference", "update")
 log = logging.getLogger(__name__)

@@ -13,32 +13,32 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
-from socialr1_jax.config import QuickstartConfig, RunConfig, save_config
-from socialr1_jax.data.corruptions import corruption_pairs, egocentric
+from socialr1_jax.config.reward_model import RewardModelConfig
+from socialr1_jax.config.run import QuickstartConfig, RunConfig, save_config
 from socialr1_jax.data.examples import LETTERS, Example, read_examples
 from socialr1_jax.data.pairs import write_pairs
 from socialr1_jax.data.prompts import question_text, reference_response
-from socialr1_jax.data.scripts import WORDS
-from socialr1_jax.data.stories import generate_stories
-from socialr1_jax.data.story_files import write_stories
 from socialr1_jax.data.tokenizer import build_tokenizer
-from socialr1_jax.hf import load_hf, save_hf
-from socialr1_jax.interrupt import SAVED
 from socialr1_jax.models.qwen3 import Qwen3, Qwen3Config, init_params
-from socialr1_jax.ownership import refuse_foreign_folder
-from socialr1_jax.reward_model_config import RewardModelConfig
+from socialr1_jax.questions.story_files import write_stories
+from socialr1_jax.report import write_report
 from socialr1_jax.rewards.extra import load_extras
-from socialr1_jax.terminal import print_error, print_line
-from socialr1_jax.training.console import console, shown_log, working
-from socialr1_jax.training.epochs import in_steps
+from socialr1_jax.run.console import console, shown_log, working
+from socialr1_jax.run.epochs import in_steps
+from socialr1_jax.run.folder import own_folder, refuse_another_run, refuse_other_settings
+from socialr1_jax.run.metrics import RunLog
+from socialr1_jax.run.summary import write_summary
+from socialr1_jax.runtime.interrupt import SAVED
+from socialr1_jax.runtime.ownership import refuse_foreign_folder
+from socialr1_jax.runtime.terminal import print_error, print_line
+from socialr1_jax.stories.corruptions import corruption_pairs, egocentric
+from socialr1_jax.stories.scripts import WORDS
+from socialr1_jax.stories.stories import generate_stories
 from socialr1_jax.training.grpo import train_grpo
-from socialr1_jax.training.metrics import RunLog
 from socialr1_jax.training.quickstart_console import show_results, show_story
-from socialr1_jax.training.report import write_report
 from socialr1_jax.training.reward_model import train_reward_model
-from socialr1_jax.training.run_folder import own_folder, refuse_another_run, refuse_other_settings
 from socialr1_jax.training.sft import train_sft
-from socialr1_jax.training.summary import write_summary
+from socialr1_jax.weights.hf import load_hf, save_hf
 
 _TOKENIZER_STORIES = 1000  # stories that the tokenizer is trained on: every word of the plots is among them
 _LOGIT_TOLERANCE = 2e-4

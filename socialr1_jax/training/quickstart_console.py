@@ -12,9 +12,9 @@ from rich.table import Table
 from rich.text import Text
 
 from socialr1_jax.data.examples import LETTERS, Example
-from socialr1_jax.terminal import printable
-from socialr1_jax.training.console import console
-from socialr1_jax.training.report.run_files import Row, is_right, read_lines, status_of
+from socialr1_jax.report.run_files import Row, is_right, read_lines, status_of
+from socialr1_jax.run.console import console
+from socialr1_jax.runtime.terminal import printable
 
 _MOST_LINES = 30  # of a response
 

@@ -11,18 +11,18 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import BaseModel, Field, ValidationError
 
-from socialr1_jax.command_line import Count
-from socialr1_jax.config import ConfigError, RunConfig, load_config
-from socialr1_jax.files import append, finite
+from socialr1_jax.config.command_line import Count
+from socialr1_jax.config.run import ConfigError, RunConfig, load_config
+from socialr1_jax.grpo.rollouts import Phase, Rollouts
 from socialr1_jax.models.qwen3 import Params
-from socialr1_jax.ownership import begins_as, open_own, refuse_foreign_file
-from socialr1_jax.processes import is_first
 from socialr1_jax.rewards import RewardTerms
+from socialr1_jax.run.checkpoints import first_fault
+from socialr1_jax.runtime.files import append, finite
+from socialr1_jax.runtime.ownership import begins_as, open_own, refuse_foreign_file
+from socialr1_jax.runtime.processes import is_first
+from socialr1_jax.runtime.terminal import printable
 from socialr1_jax.sampling import Completion
 from socialr1_jax.sampling.params import FinishReason
-from socialr1_jax.terminal import printable
-from socialr1_jax.training.checkpoints import first_fault
-from socialr1_jax.training.rollouts import Phase, Rollouts
 
 _BEGIN = b'{"step": 0, "group": '
 

@@ -15,34 +15,34 @@ import numpy as np
 import optax
 from rich.table import Table
 
-from socialr1_jax.config import ConfigError
+from socialr1_jax.config.reward_model import RewardModelConfig
+from socialr1_jax.config.rewards import ContentConfig
+from socialr1_jax.config.run import ConfigError
 from socialr1_jax.data.pairs import Pair, read_pairs
-from socialr1_jax.data.pipeline import PromptStream
-from socialr1_jax.files import write_json
+from socialr1_jax.grpo.optimizer import make_optimizer, make_schedule
 from socialr1_jax.grpo.update import Update, init_state, make_update
-from socialr1_jax.hf import files_dtype, init_reward_model, load_hf, random_model, save_reward_model
-from socialr1_jax.interrupt import Stop
-from socialr1_jax.mesh import P, fetch, place, row_shards
 from socialr1_jax.models.attention import Backend, Segments
 from socialr1_jax.models.attention_trial import working_attention
 from socialr1_jax.models.qwen3 import Params, Qwen3Config
 from socialr1_jax.models.reward_model import RewardModel, position_scores
 from socialr1_jax.models.text_bins import Unit, bin_width, fill_bins, lay_out
-from socialr1_jax.ownership import refuse_foreign_folder
-from socialr1_jax.processes import is_first, wait_for_all
-from socialr1_jax.reward_config import ContentConfig
-from socialr1_jax.reward_model_config import RewardModelConfig
+from socialr1_jax.questions.pipeline import PromptStream
 from socialr1_jax.rewards.content_model import ContentModel, check_tokenizer, content_prompts
-from socialr1_jax.terminal import counted
-from socialr1_jax.tokenizer_files import load_tokenizer
-from socialr1_jax.training.console import Bar, console, working
-from socialr1_jax.training.epochs import in_steps
-from socialr1_jax.training.optimizer import make_optimizer, make_schedule
+from socialr1_jax.run.console import Bar, console, working
+from socialr1_jax.run.epochs import in_steps
+from socialr1_jax.run.folder import refuse_another_run, wall_seconds
+from socialr1_jax.run.provenance import about_run
+from socialr1_jax.run.run import Run, about_devices, running
+from socialr1_jax.run.summary import peak_rss_bytes
+from socialr1_jax.runtime.files import write_json
+from socialr1_jax.runtime.interrupt import Stop
+from socialr1_jax.runtime.mesh import P, fetch, place, row_shards
+from socialr1_jax.runtime.ownership import refuse_foreign_folder
+from socialr1_jax.runtime.processes import is_first, wait_for_all
+from socialr1_jax.runtime.terminal import counted
 from socialr1_jax.training.preferences import bradley_terry, pair_accuracy, preference_metrics, swap_consistency
-from socialr1_jax.training.provenance import about_run
-from socialr1_jax.training.run import Run, about_devices, running
-from socialr1_jax.training.run_folder import refuse_another_run, wall_seconds
-from socialr1_jax.training.summary import peak_rss_bytes
+from socialr1_jax.weights.hf import files_dtype, init_reward_model, load_hf, random_model, save_reward_model
+from socialr1_jax.weights.tokenizer_files import load_tokenizer
 
 _MOST_SKIPPED = 5  # updates in a row that were not finite before the run stops
 log = logging.getLogger(__name__)

@@ -9,24 +9,24 @@ import jax
 import numpy as np
 from pydantic import BaseModel, TypeAdapter
 
-from socialr1_jax.accuracy import baseline_figures
-from socialr1_jax.command_line import Count
-from socialr1_jax.config import ConfigError, RunConfig
-from socialr1_jax.data.pipeline import QuestionStream
+from socialr1_jax.config.command_line import Count
+from socialr1_jax.config.run import ConfigError, RunConfig
 from socialr1_jax.data.prompts import Prompt
-from socialr1_jax.data.question_sources import Questions
 from socialr1_jax.grpo.advantages import flat_groups
-from socialr1_jax.interrupt import Stop
+from socialr1_jax.grpo.rollouts import Phase, Rollouts
 from socialr1_jax.models.attention import Backend
 from socialr1_jax.models.qwen3 import Params, Qwen3, Qwen3Config
-from socialr1_jax.processes import divided
+from socialr1_jax.questions.accuracy import baseline_figures
+from socialr1_jax.questions.pipeline import QuestionStream
+from socialr1_jax.questions.sources import Questions
 from socialr1_jax.rewards import JudgeRefused, Scorer
 from socialr1_jax.rewards.judge_probe import judge_fault
+from socialr1_jax.run.console import console, working
+from socialr1_jax.run.questions import evaluation_prompts, prompt_streams
+from socialr1_jax.runtime.interrupt import Stop
+from socialr1_jax.runtime.processes import divided
 from socialr1_jax.sampling import Engine, SamplingParams
 from socialr1_jax.sampling.text import stop_token_ids
-from socialr1_jax.training.console import console, working
-from socialr1_jax.training.rollouts import Phase, Rollouts
-from socialr1_jax.training.run_questions import evaluation_prompts, prompt_streams
 from socialr1_jax.training.validation import evaluate_questions, response_record, sample_and_submit
 
 

@@ -7,18 +7,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from socialr1_jax.config import OptimizerConfig, SftConfig
+from socialr1_jax.config.run import OptimizerConfig, SftConfig
 from socialr1_jax.data.chat_template import plain_tokens, response_opening
 from socialr1_jax.data.examples import Example
-from socialr1_jax.data.pipeline import PromptStream
 from socialr1_jax.data.prompts import encode_prompt, question_text, reference_response
 from socialr1_jax.grpo.logprobs import row_logprobs
+from socialr1_jax.grpo.optimizer import make_optimizer, make_schedule
 from socialr1_jax.grpo.packing import Rows, pack_rows
 from socialr1_jax.grpo.update import init_state, make_update
 from socialr1_jax.models.qwen3 import Params, Qwen3
-from socialr1_jax.training.console import Bar
-from socialr1_jax.training.metrics import RunLog
-from socialr1_jax.training.optimizer import make_optimizer, make_schedule
+from socialr1_jax.questions.pipeline import PromptStream
+from socialr1_jax.run.console import Bar
+from socialr1_jax.run.metrics import RunLog
 
 _ROW_MULTIPLE = 16
 _LONGEST_TEXTS = 200

@@ -6,14 +6,14 @@ from typing import Any
 
 from jax.sharding import Mesh
 
-from socialr1_jax.config import ConfigError, RunConfig, SftConfig
+from socialr1_jax.config.run import ConfigError, RunConfig, SftConfig
 from socialr1_jax.data.examples import Example
-from socialr1_jax.files import whole_folder
-from socialr1_jax.hf import random_model
 from socialr1_jax.models.qwen3 import Qwen3
-from socialr1_jax.processes import is_first, wait_for_all
-from socialr1_jax.training.run_questions import made_tokenizer
+from socialr1_jax.run.questions import made_tokenizer
+from socialr1_jax.runtime.files import whole_folder
+from socialr1_jax.runtime.processes import is_first, wait_for_all
 from socialr1_jax.training.sft import train_sft
+from socialr1_jax.weights.hf import random_model
 
 _FILE = "tokenizer.json"
 

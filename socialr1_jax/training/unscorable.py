@@ -8,10 +8,10 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from socialr1_jax.command_line import Count
-from socialr1_jax.config import RewardConfig
+from socialr1_jax.config.command_line import Count
+from socialr1_jax.config.run import RewardConfig
 from socialr1_jax.rewards import RewardTerms
-from socialr1_jax.terminal import counted
+from socialr1_jax.runtime.terminal import counted
 
 _STATE = TypeAdapter(list[tuple[Count, dict[str, Count]]])
 

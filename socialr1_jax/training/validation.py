@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from socialr1_jax.accuracy import accuracy_figures
-from socialr1_jax.config import RewardConfig
+from socialr1_jax.config.run import RewardConfig
 from socialr1_jax.data.examples import Example, normalized
 from socialr1_jax.data.prompts import Prompt
-from socialr1_jax.intervals import share_figures
+from socialr1_jax.questions.accuracy import accuracy_figures
+from socialr1_jax.questions.intervals import share_figures
 from socialr1_jax.rewards import RewardTerms, Scorer
 from socialr1_jax.rewards.answers import answer_letter
 from socialr1_jax.rewards.parsing import given_answer

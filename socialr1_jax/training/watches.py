@@ -5,13 +5,13 @@ from typing import Any
 
 import numpy as np
 
-from socialr1_jax.config import RunConfig
+from socialr1_jax.config.run import RunConfig
 from socialr1_jax.data.chat_template import ChatTemplate
 from socialr1_jax.grpo.mismatch import RATIO_ERROR_LIMIT
+from socialr1_jax.grpo.rollouts import Rollouts
 from socialr1_jax.rewards.shares import ShareWatch
 from socialr1_jax.rewards.truth_watch import TruthWatch
 from socialr1_jax.training.format_watch import FormatWatch
-from socialr1_jax.training.rollouts import Rollouts
 from socialr1_jax.training.unscorable import UnscorableWindow
 
 _SHOWN = 50  # responses that the format's faults are counted in

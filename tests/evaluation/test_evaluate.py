@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from socialr1_jax.command_line import load_config
-from socialr1_jax.config import ConfigError
+from socialr1_jax.chat.answers import Reply
+from socialr1_jax.config.command_line import load_config
+from socialr1_jax.config.evaluation import TASKS, EvaluateConfig
+from socialr1_jax.config.run import ConfigError
 from socialr1_jax.evaluation import evaluate as whole
 from socialr1_jax.evaluation.baselines import baselines
 from socialr1_jax.evaluation.card import card_example, card_request
@@ -35,9 +37,7 @@ from socialr1_jax.evaluation.task import (
     accuracy,
     mean_metric,
 )  # fmt: skip
-from socialr1_jax.evaluation_config import TASKS, EvaluateConfig
 from socialr1_jax.rewards.parsing import without_thoughts
-from socialr1_jax.server_answers import Reply
 
 ITEMS = [{"id": str(i), "gold": "AB"[i % 2]} for i in range(10)]
 score_main = runpy.run_path(str(Path(__file__).resolve().parents[2] / "scripts" / "score.py"))["main"]

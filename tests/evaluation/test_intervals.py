@@ -8,7 +8,7 @@ import pytest
 from scipy.stats import binomtest
 
 from socialr1_jax.evaluation.task import mean_metric
-from socialr1_jax.intervals import around, share_interval, sign_flip_p
+from socialr1_jax.questions.intervals import around, share_interval, sign_flip_p
 
 
 @pytest.mark.parametrize(

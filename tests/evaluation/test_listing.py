@@ -15,12 +15,12 @@ from test_task_hitom import block
 from test_task_hitom import written as hitom_file
 from test_task_tactfultom import written as tactfultom_file
 
+from socialr1_jax.config.evaluation import TASKS
 from socialr1_jax.evaluation import evaluate as whole
 from socialr1_jax.evaluation.registry import get_task
 from socialr1_jax.evaluation.runner import load_data
 from socialr1_jax.evaluation.task import BenchmarkError, Data, Hub
 from socialr1_jax.evaluation.wording import texts_sha256
-from socialr1_jax.evaluation_config import TASKS
 
 HASHES = {"main": "1" * 40, "pinned": "2" * 40}
 TEXTS = {"user": "{story} {question} {choices}", "user_vp": "{story} {question} {choices}"}

@@ -8,6 +8,7 @@ from statistics import pvariance
 
 import pytest
 
+from socialr1_jax.chat.answers import Reply
 from socialr1_jax.evaluation.compare import compare
 from socialr1_jax.evaluation.registry import get_task
 from socialr1_jax.evaluation.rescore import refuse_lost_figures
@@ -15,7 +16,6 @@ from socialr1_jax.evaluation.scoring import figures, score
 from socialr1_jax.evaluation.task import GREEDY, BenchmarkError, Data, Decoding, Grade, Graded, Request
 from socialr1_jax.evaluation.tasks import emobench_paper
 from socialr1_jax.evaluation.tasks.motivebench import MORE_ORDERS, ORDERS
-from socialr1_jax.server_answers import Reply
 
 EU = {
     "part": "EU", "qid": "1", "language": "en", "scenario": "Event {one}.", "subject": "Ana", "coarse_category": "c",

@@ -11,7 +11,7 @@ from socialr1_jax.evaluation.sotopia.episode import Episode, seed_of
 from socialr1_jax.evaluation.sotopia.play import play, read_episodes
 from socialr1_jax.evaluation.sotopia.speakers import Reply, Waves
 from socialr1_jax.evaluation.task import BenchmarkError
-from socialr1_jax.interrupt import Interrupted, Stop
+from socialr1_jax.runtime.interrupt import Interrupted, Stop
 
 SETTINGS = [setting(tested=tested, number=number) for number in range(6) for tested in (0, 1)]
 

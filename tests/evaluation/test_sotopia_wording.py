@@ -9,7 +9,8 @@ from test_evaluate import loopback
 from test_sotopia import act, after, setting, written
 from test_sotopia_judging import verdict
 
-from socialr1_jax.command_line import load_config
+from socialr1_jax.config.command_line import load_config
+from socialr1_jax.config.evaluation import EvaluateConfig
 from socialr1_jax.evaluation import evaluate as whole
 from socialr1_jax.evaluation.sotopia.judging import DIMENSIONS, judge_messages
 from socialr1_jax.evaluation.sotopia.official import judge_schema
@@ -17,7 +18,6 @@ from socialr1_jax.evaluation.sotopia.run import load_benchmark
 from socialr1_jax.evaluation.task import BenchmarkError, Wording
 from socialr1_jax.evaluation.wording import content_of
 from socialr1_jax.evaluation.wording_sources import SOURCES
-from socialr1_jax.evaluation_config import EvaluateConfig
 
 main = runpy.run_path(str(Path(__file__).resolve().parents[2] / "scripts" / "benchmark_prompts.py"))["main"]
 

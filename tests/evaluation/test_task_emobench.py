@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from socialr1_jax.chat.answers import Reply
 from socialr1_jax.evaluation.scoring import figures, score
 from socialr1_jax.evaluation.task import BenchmarkError, Grade, Graded
 from socialr1_jax.evaluation.tasks.emobench import TASK
-from socialr1_jax.server_answers import Reply
 
 REAL = Path(__file__).resolve().parents[3] / "shared" / "benchmarks" / "emobench"
 real = pytest.mark.skipif(not REAL.exists(), reason="no benchmark files here")

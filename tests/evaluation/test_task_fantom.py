@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from socialr1_jax.chat.answers import Reply
 from socialr1_jax.evaluation import embeddings
 from socialr1_jax.evaluation.scoring import score
 from socialr1_jax.evaluation.task import BenchmarkError, Grade, Graded, Request
 from socialr1_jax.evaluation.tasks.fantom import TASK
 from socialr1_jax.evaluation.tasks.fantom_scores import embed_grades, weighted_f1, word_f1
-from socialr1_jax.server_answers import Reply
 
 REAL = Path(__file__).resolve().parents[3] / "shared" / "benchmarks" / "fantom"
 real = pytest.mark.skipif(not REAL.exists(), reason="no benchmark files here")

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from socialr1_jax.data.scripts import HELD_OUT_NAMES, NAMES
 from socialr1_jax.evaluation.task import BenchmarkError, Grade, Graded
 from socialr1_jax.evaluation.tasks.simpletom import CONTROL_STORIES, TASK, TYPES
+from socialr1_jax.stories.scripts import HELD_OUT_NAMES, NAMES
 
 REAL = Path(__file__).resolve().parents[3] / "shared" / "benchmarks" / "simpletom"
 real = pytest.mark.skipif(not REAL.exists(), reason="no benchmark files here")

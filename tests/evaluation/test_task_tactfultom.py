@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from socialr1_jax.chat.answers import Reply
 from socialr1_jax.evaluation.compare import compare
 from socialr1_jax.evaluation.scoring import rescored, sample_row, score
 from socialr1_jax.evaluation.task import BenchmarkError, Grade, Graded, Metric, Request
 from socialr1_jax.evaluation.tasks import tactfultom
 from socialr1_jax.evaluation.tasks.tactfultom import CATEGORIES, TASK
 from socialr1_jax.evaluation.tasks.words import english_words
-from socialr1_jax.server_answers import Reply
 
 REAL = Path(__file__).resolve().parents[3] / "shared" / "benchmarks" / "tactfultom"
 real = pytest.mark.skipif(not REAL.exists(), reason="no benchmark files here")

@@ -11,7 +11,7 @@ from socialr1_jax.evaluation.rows import Row
 from socialr1_jax.evaluation.sotopia.episode import Setting
 from socialr1_jax.evaluation.sotopia.judging import DIMENSIONS
 from socialr1_jax.evaluation.task import mean_metric
-from socialr1_jax.intervals import around
+from socialr1_jax.questions.intervals import around
 
 OVERALL = "overall"
 ENDINGS = ("left", "stale", "turn_limit")

@@ -25,8 +25,8 @@ from socialr1_jax.evaluation.sotopia.official import judge_prompt
 from socialr1_jax.evaluation.sotopia.play import Asked, feed
 from socialr1_jax.evaluation.sotopia.speakers import Reply, Speaker
 from socialr1_jax.evaluation.task import Messages
-from socialr1_jax.interrupt import NEVER, Stop
 from socialr1_jax.rewards.rubric import folded_keys, harmless, material_hash
+from socialr1_jax.runtime.interrupt import NEVER, Stop
 
 
 class Dimension(NamedTuple):

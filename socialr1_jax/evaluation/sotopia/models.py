@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from socialr1_jax import server_answers
+from socialr1_jax.chat import answers as server_answers
 from socialr1_jax.evaluation.respondents import Asked, Endpoint, LocalModel
 from socialr1_jax.evaluation.scoring import FAILED
 from socialr1_jax.evaluation.sotopia.speakers import Reply

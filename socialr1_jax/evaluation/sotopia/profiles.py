@@ -11,8 +11,8 @@ from typing import Any, Literal, NamedTuple
 from socialr1_jax.evaluation.task import BenchmarkError, Wording
 from socialr1_jax.evaluation.tasks.fields import field, text, texts
 from socialr1_jax.evaluation.tasks.files import check_sums, find_file, read_json, read_jsonl
-from socialr1_jax.files import sha256
-from socialr1_jax.terminal import counted
+from socialr1_jax.runtime.files import sha256
+from socialr1_jax.runtime.terminal import counted
 
 SetName = Literal["all", "hard", "cooperative", "competitive"]
 SETS: tuple[SetName, ...] = ("all", "hard", "cooperative", "competitive")

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from socialr1_jax.chat.answers import SettingNames
+from socialr1_jax.config.evaluation import ALLOW_SELF, EvaluateConfig, ProtocolName
 from socialr1_jax.evaluation.respondents import Endpoint, LocalModel, Respondent, make_respondent
 from socialr1_jax.evaluation.rows import Row
 from socialr1_jax.evaluation.runner import TaskResult, folder_of, skipped_notes
@@ -21,9 +23,7 @@ from socialr1_jax.evaluation.sotopia.profiles import SETS
 from socialr1_jax.evaluation.sotopia.speakers import Speaker
 from socialr1_jax.evaluation.task import BenchmarkError, Metric
 from socialr1_jax.evaluation.wording import FILE, note_on, with_wording, wording_of
-from socialr1_jax.evaluation_config import ALLOW_SELF, EvaluateConfig, ProtocolName
-from socialr1_jax.server_answers import SettingNames
-from socialr1_jax.terminal import counted
+from socialr1_jax.runtime.terminal import counted
 
 NAME = "sotopia"
 PROTOCOLS: tuple[ProtocolName, ...] = ("official",)

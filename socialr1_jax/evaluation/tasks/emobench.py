@@ -39,7 +39,7 @@ from socialr1_jax.evaluation.task import (
 from socialr1_jax.evaluation.tasks import emobench_paper
 from socialr1_jax.evaluation.tasks.fields import letter_of, text, texts
 from socialr1_jax.evaluation.tasks.files import check_sums, find_file, read_jsonl
-from socialr1_jax.files import sha256
+from socialr1_jax.runtime.files import sha256
 
 _WHOLE = 800
 _SUMS = {

@@ -23,7 +23,7 @@ from socialr1_jax.evaluation.task import GREEDY, BenchmarkError, Data, Decoding,
 from socialr1_jax.evaluation.tasks.fantom_scores import embed_grades, metrics, official_grade
 from socialr1_jax.evaluation.tasks.fields import field, text, texts
 from socialr1_jax.evaluation.tasks.files import check_sums, find_file, read_json
-from socialr1_jax.files import sha256
+from socialr1_jax.runtime.files import sha256
 
 CONTEXTS = ("short", "full")
 _SETS = 870

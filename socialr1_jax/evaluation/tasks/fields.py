@@ -7,7 +7,7 @@ from typing import Any
 
 from socialr1_jax.data.tables import listed
 from socialr1_jax.evaluation.task import BenchmarkError
-from socialr1_jax.terminal import shown
+from socialr1_jax.runtime.terminal import shown
 
 
 def field(row: Any, key: str, kinds: type | tuple[type, ...], where: str) -> Any:

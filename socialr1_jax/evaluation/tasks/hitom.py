@@ -34,8 +34,8 @@ from socialr1_jax.evaluation.task import (
 )
 from socialr1_jax.evaluation.tasks.fields import field, text
 from socialr1_jax.evaluation.tasks.files import check_sums, find_file, read_json
-from socialr1_jax.files import sha256
 from socialr1_jax.rewards.answers import named_letter
+from socialr1_jax.runtime.files import sha256
 
 ORDERS = range(5)
 

@@ -35,7 +35,7 @@ from socialr1_jax.evaluation.task import (
 )
 from socialr1_jax.evaluation.tasks.fields import field, text, texts
 from socialr1_jax.evaluation.tasks.files import check_sums, find_file, read_json
-from socialr1_jax.files import sha256
+from socialr1_jax.runtime.files import sha256
 
 ORDERS = (
     (1, 2, 3, 4, 5, 6), (6, 5, 4, 3, 2, 1), (3, 1, 6, 5, 4, 2),

@@ -6,7 +6,7 @@ a story when its three answers are right; `na_frac` is the share of replies with
 
 In every story the character does not know, and the gold texts are always "No", the unknowing act and "Reasonable": a
 policy of "nobody knows" scores 1. Two sets of ours stand beside it, with the same three kinds of question about stories
-of our generator (data/stories.py): in `ours/aware` the character knows, and every gold text is the other one; in
+of our generator (stories/stories.py): in `ours/aware` the character knows, and every gold text is the other one; in
 `ours/unaware` the same sentences come in another order, and the character does not know.
 """
 
@@ -19,9 +19,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from socialr1_jax.data.plots import PLOTS, Draft
-from socialr1_jax.data.questions import ask
-from socialr1_jax.data.scripts import CONTAINERS, HELD_OUT_NAMES, OBJECTS, ROOMS, Cast, Script, variants
 from socialr1_jax.evaluation.card import card_grade, card_request
 from socialr1_jax.evaluation.task import (
     GREEDY,
@@ -42,7 +39,10 @@ from socialr1_jax.evaluation.task import (
 )
 from socialr1_jax.evaluation.tasks.fields import field, text, texts
 from socialr1_jax.evaluation.tasks.files import check_sums, find_file, read_jsonl
-from socialr1_jax.files import sha256
+from socialr1_jax.runtime.files import sha256
+from socialr1_jax.stories.plots import PLOTS, Draft
+from socialr1_jax.stories.questions import ask
+from socialr1_jax.stories.scripts import CONTAINERS, HELD_OUT_NAMES, OBJECTS, ROOMS, Cast, Script, variants
 
 TYPES = {"mental_state": "aware", "behavior": "action", "judgment": "judge"}  # our name -> end of the id
 CONTROL_STORIES = 100

@@ -29,9 +29,9 @@ from socialr1_jax.evaluation.task import (
 )
 from socialr1_jax.evaluation.tasks.fields import text
 from socialr1_jax.evaluation.tasks.files import check_sums, find_file, read_jsonl
-from socialr1_jax.files import sha256
 from socialr1_jax.rewards.answers import named_letter
-from socialr1_jax.terminal import counted
+from socialr1_jax.runtime.files import sha256
+from socialr1_jax.runtime.terminal import counted
 
 _SUMS = {
     "dev.jsonl": "d8128dfe60783a9971b954ca82dd57b87b05d5d40468876d51a8e1ad2c557465",

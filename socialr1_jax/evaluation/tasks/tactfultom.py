@@ -42,7 +42,7 @@ from socialr1_jax.evaluation.task import (
 from socialr1_jax.evaluation.tasks.fields import field, text, texts
 from socialr1_jax.evaluation.tasks.files import check_sums, find_file, read_json
 from socialr1_jax.evaluation.tasks.words import english_words
-from socialr1_jax.files import sha256
+from socialr1_jax.runtime.files import sha256
 
 _CHOICE, _YES_NO, _LIST, _FREE = "choice", "yes_no", "list", "free"
 CATEGORIES = {  # category -> (field of a conversation, forms that its questions are asked in)

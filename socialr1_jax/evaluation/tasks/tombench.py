@@ -38,8 +38,8 @@ from socialr1_jax.evaluation.task import (
 )
 from socialr1_jax.evaluation.tasks.fields import text
 from socialr1_jax.evaluation.tasks.files import check_sums, find_file, read_jsonl
-from socialr1_jax.files import sha256
-from socialr1_jax.terminal import shown
+from socialr1_jax.runtime.files import sha256
+from socialr1_jax.runtime.terminal import shown
 
 TASKS = (
     "Unexpected Outcome Test", "Scalar Implicature Test", "Persuasion Story Task", "False Belief Task",

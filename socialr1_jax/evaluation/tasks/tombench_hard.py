@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from socialr1_jax.command_line import scalar_text
+from socialr1_jax.config.command_line import scalar_text
 from socialr1_jax.data.examples import gold_letter, parse_options
 from socialr1_jax.data.tables import BadRow, DataError, file_rows, listed, nearest, refuse_half_characters
 from socialr1_jax.evaluation.card import card_grade, card_request, published_grade
@@ -33,8 +33,8 @@ from socialr1_jax.evaluation.task import (
     by_group,
 )
 from socialr1_jax.evaluation.tasks.files import find_file, read_json
-from socialr1_jax.files import ROW_SUFFIXES, sha256
-from socialr1_jax.terminal import shown
+from socialr1_jax.runtime.files import ROW_SUFFIXES, sha256
+from socialr1_jax.runtime.terminal import shown
 
 _STEMS = ("ToMBench_Hard_val", "ToMBench_Hard_test", "val", "test")
 _COLUMNS_FILE = "columns.json"

@@ -1,0 +1,1 @@
+"""How fast the programs of a run are, beside their peers."""

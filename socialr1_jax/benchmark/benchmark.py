@@ -1,0 +1,361 @@
+"""How fast the programs of a run are: prefill, decode, update, and a whole GRPO step, on random weights.
+
+Nothing is written anew for the measurement: prefill and decode are the engine's, the update and the log-probs are
+those that the trainer compiles. Definitions are in docs/performance.md.
+"""
+
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import replace
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from socialr1_jax.benchmark.config import BenchmarkConfig
+from socialr1_jax.benchmark.peers import Transformers, trl_steps
+from socialr1_jax.config.run import DataConfig, GrpoConfig, ModelConfig, RunConfig, SamplingConfig
+from socialr1_jax.grpo.packing import pack_rows
+from socialr1_jax.grpo.rollouts import Rollouts
+from socialr1_jax.grpo.step import make_step
+from socialr1_jax.grpo.update import TrainState, init_state
+from socialr1_jax.models.attention import Backend
+from socialr1_jax.models.attention_trial import working_attention
+from socialr1_jax.models.qwen3 import Params, Qwen3, Qwen3Config, init_params
+from socialr1_jax.rewards import RewardTerms
+from socialr1_jax.run.run import Laps
+from socialr1_jax.run.summary import peak_rss_bytes
+from socialr1_jax.runtime.mesh import make_mesh
+from socialr1_jax.sampling import Engine, SamplingParams
+from socialr1_jax.sampling.batch import Fresh
+from socialr1_jax.sampling.decode import admit, empty_batch  # the compiled programs themselves
+
+PHASES = ("rollout", "reward", "reference", "update")  # of one GRPO step
+
+
+class Timing(NamedTuple):
+    """Wall seconds of one piece of work: the first call, which compiles, and every later one."""
+
+    first: float
+    later: list[float]
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.later)
+
+    @property
+    def compile(self) -> float:
+        return max(0.0, self.first - self.median)
+
+    @property
+    def spread(self) -> list[float]:
+        return [_rounded(x) for x in (min(self.later), self.median, max(self.later))]
+
+
+def benchmark(shape: Qwen3Config, config: BenchmarkConfig) -> dict[str, Any]:
+    """Return the speeds of a random Qwen3 of this shape, ready for one JSON line.
+
+    Speeds are tokens per second at the median of `config.repeats` calls; `spread_s` holds [min, median, max] seconds of
+    a call, `compile_s` how much longer the first call took. With `config.peers` transformers does the same work,
+    alternating with ours, and TRL the step after it. Without `config.update` the weights are made in `config.dtype`
+    instead of float32. One line for each result also goes to stderr as soon as it is there. Raises PeersMissing.
+    """
+    measured = _Measured(shape, config)
+    measured.sampling()
+    if config.requests:
+        measured.tail()
+    if config.update:
+        measured.training()
+    return measured.result()
+
+
+class _Measured:
+    """The weights that are measured, and what was measured so far."""
+
+    def __init__(self, shape: Qwen3Config, config: BenchmarkConfig) -> None:
+        self._shape, self._config = shape, config
+        group = config.group if config.prompts else max(2, config.rows)
+        self._run = RunConfig(
+            model=ModelConfig.model_validate(
+                {
+                    "path": "random weights",
+                    "dtype": config.dtype,
+                    "attention": config.attention,
+                    "remat": config.remat,
+                }
+            ),
+            data=DataConfig(train=("random tokens",)),
+            sampling=SamplingConfig(group_size=group, max_new_tokens=config.new),
+            grpo=GrpoConfig(
+                prompts_per_step=config.prompts or 1,
+                mini_batch_prompts=config.prompts or 1,
+                micro_batch_tokens=config.micro_batch_tokens,
+            ),
+        )
+        weights = init_params(shape, jax.random.key(0), jnp.float32 if config.update else config.dtype)
+        self._model = Qwen3(shape, jax.block_until_ready(weights))
+        self._backend = working_attention(self._run.model.attention, config.dtype)
+        self._engine = _engine(self._run, shape, self._model.params, self._backend)
+        self._theirs = _peers(shape, config.dtype, config.rows, config.prompt, config.new) if config.peers else {}
+        self._timings: dict[str, Timing] = {}
+        self._speeds: dict[str, float] = {}
+        self._phases: list[dict[str, float]] = []
+        self._wall_steps: list[int] = []
+
+    def sampling(self) -> None:
+        """Measure prefill and decode."""
+        rows, prompt, new = self._config.rows, self._config.prompt, self._config.new
+        self._measure("prefill", partial(_prefill, self._engine, rows, prompt))
+        self._measure("decode", partial(_decode, self._engine, rows, prompt, new))
+        self._speeds["prefill_tok_s"] = rows * prompt / self._timings["prefill"].median
+        self._speeds["decode_tok_s"] = rows * (new - 1) / self._timings["decode"].median
+
+    def tail(self) -> None:
+        """Measure responses of `tail_lengths`, by continuous batching and in static batches."""
+        config = self._config
+        engine = replace(self._engine, max_rows=-(-config.rows // jax.device_count()))
+        sizes = (config.requests, config.rows, config.prompt, config.new, self._wall_steps)
+        for name, static in (("tail", False), ("tail_static", True)):
+            self._measure(name, partial(_tail, engine, *sizes, static=static))
+            tokens = int(tail_lengths(config.requests, config.new).sum())
+            self._speeds[f"{name}_tok_s"] = tokens / self._timings[name].median
+
+    def training(self) -> None:
+        """Measure an update, and a GRPO step where one is asked for."""
+        config, rows, prompt, new = self._config, self._config.rows, self._config.prompt, self._config.new
+        trainer = _Trainer(self._run, self._model, prompt, self._backend, config.group)
+        self._measure("update", partial(trainer.update, rows, prompt, new))
+        self._measure("update_whole", partial(trainer.update, rows, prompt, new, whole=True))
+        for name in ("update", "update_whole"):
+            self._speeds[f"{name}_tok_s"] = rows * (prompt + new) / self._timings[name].median
+        if not config.prompts:
+            return
+        self._phases = [trainer.step(i) for i in range(config.repeats + 1)]
+        first, *later = (sum(laps.values()) for laps in self._phases)
+        self._timings["grpo_step"] = Timing(first, later)
+        _say("grpo_step", self._timings["grpo_step"])
+        self._speeds["grpo_step_s"] = self._timings["grpo_step"].median
+        if config.peers:
+            sizes = {"prompts": config.prompts, "group": config.group, "prompt": prompt, "new": new}
+            first, *later = trl_steps(self._shape, config.dtype, **sizes, steps=config.repeats)
+            self._timings[_peer("grpo_step")] = Timing(first, later)
+
+    def result(self) -> dict[str, Any]:
+        """Return everything that was measured, and on what."""
+        config, timings = self._config, self._timings
+        found: dict[str, Any] = config.model_dump(include={"dtype", "rows", "prompt", "new"})
+        if self._phases:
+            found |= config.model_dump(include={"prompts", "group"})
+        found |= {name: _rounded(speed) for name, speed in self._speeds.items()}
+        if config.requests:
+            longest = int(tail_lengths(config.requests, config.new).max())
+            found |= {"tail_wall_steps": self._wall_steps[-1], "tail_longest": longest}
+        if config.peers:
+            rows, prompt, new = config.rows, config.prompt, config.new
+            work = {"prefill": rows * prompt, "decode": rows * (new - 1), "update": rows * (prompt + new)}
+            speeds = {name: n / timings[_peer(name)].median for name, n in work.items() if _peer(name) in timings}
+            found["peers"] = {f"{name}_tok_s": _rounded(speed) for name, speed in speeds.items()}
+            if _peer("grpo_step") in timings:
+                found["peers"]["grpo_step_s"] = _rounded(timings[_peer("grpo_step")].median)
+        if self._phases:
+            middle = {name: statistics.median(laps[name] for laps in self._phases[1:]) for name in PHASES}
+            found["grpo_phases_s"] = {name: _rounded(seconds) for name, seconds in middle.items()}
+        return found | {
+            "compile_s": {name: _rounded(timing.compile) for name, timing in timings.items()},
+            "repeats": config.repeats,
+            "spread_s": {name: timing.spread for name, timing in timings.items()},
+            "params_m": round(sum(x.size for x in jax.tree.leaves(self._model.params)) / 1e6, 2),
+            "micro_batch_tokens": config.micro_batch_tokens,
+            "remat": config.remat,
+            "attention": self._backend,
+            "device": _device(),
+            "jax": jax.__version__,
+            "peak_rss_bytes": peak_rss_bytes(),
+        }
+
+    def _measure(self, name: str, call: Callable[[], float]) -> None:
+        calls = {name: call} | ({_peer(name): self._theirs[name]} if name in self._theirs else {})
+        firsts = {which: one() for which, one in calls.items()}
+        # Alternately, so that noise hits both.
+        later = [{which: one() for which, one in calls.items()} for _ in range(self._config.repeats)]
+        for which, first in firsts.items():
+            self._timings[which] = Timing(first, [seconds[which] for seconds in later])
+            _say(which, self._timings[which])
+
+
+def _peer(name: str) -> str:
+    return f"{name} of {'TRL' if name == 'grpo_step' else 'transformers'}"
+
+
+def _peers(config: Qwen3Config, dtype: str, rows: int, prompt: int, new: int) -> dict[str, Callable[[], float]]:
+    other = Transformers(config, dtype)
+    return {
+        "prefill": partial(other.prefill, rows, prompt),
+        "decode": partial(other.decode, rows, prompt, new),
+        "update": partial(other.update, rows, prompt + new),
+    }
+
+
+def _prefill(engine: Engine, rows: int, prompt: int) -> float:
+    """Seconds until the caches of `rows` prompts are filled."""
+    tokens_bt, lengths_b = jnp.asarray(_tokens(engine.config, rows, prompt)), jnp.full(rows, prompt)
+    dtype, fresh = jnp.dtype(engine.dtype), Fresh(rows, 1).placed()
+    state = empty_batch(engine.config, rows, prompt, dtype, 1)
+    jax.block_until_ready((tokens_bt, lengths_b, state, fresh))
+    started = time.perf_counter()
+    filled = admit(
+        engine.params, engine.config, state, tokens_bt, lengths_b, jnp.arange(rows), fresh, dtype=dtype,
+        backend=engine.backend,
+    )  # fmt: skip
+    jax.block_until_ready(filled)
+    return time.perf_counter() - started
+
+
+def _decode(engine: Engine, rows: int, prompt: int, new: int) -> float:
+    """Seconds for `rows` samples of `new` tokens to one prompt, less those for samples of one token."""
+
+    def seconds(new: int) -> float:
+        started = time.perf_counter()
+        (group,) = engine.sample(_tokens(engine.config, 1, prompt).tolist(), SamplingParams(n=rows, max_new_tokens=new))
+        taken = time.perf_counter() - started
+        drawn = sum(len(completion.tokens) for completion in group)
+        if drawn != rows * new:
+            raise RuntimeError(f"the engine drew {drawn} tokens, not {rows} x {new}")
+        return taken
+
+    return seconds(new) - seconds(1)
+
+
+def _tail(
+    engine: Engine, requests: int, rows: int, prompt: int, new: int, wall_steps: list[int], *, static: bool
+) -> float:
+    """Seconds for responses of `tail_lengths` to `requests` prompts, `rows` at once on all devices together.
+
+    `static`: each batch of `rows` decodes until its longest response is there, whatever the others need. Else the
+    decode steps of the slowest device are appended to `wall_steps`.
+    """
+    prompts, lengths = _tokens(engine.config, requests, prompt).tolist(), tail_lengths(requests, new)
+    batches = [range(first, min(first + rows, requests)) for first in range(0, requests, rows)]
+    with jax.set_mesh(make_mesh()) if jax.device_count() > 1 else nullcontext():
+        started = time.perf_counter()
+        if static:
+            for batch in batches:
+                longest = SamplingParams(max_new_tokens=max(int(lengths[i]) for i in batch))
+                engine.sample([prompts[i] for i in batch], longest)
+        else:
+            rollout = engine.rollout(prompts, [SamplingParams(max_new_tokens=int(length)) for length in lengths])
+            for _ in rollout.steps():
+                pass
+            wall_steps.append(rollout.wall_steps)
+        return time.perf_counter() - started
+
+
+def tail_lengths(requests: int, new: int) -> np.ndarray:
+    """Lengths [requests] of responses with a long tail: exponential, cut at `new`, a quarter of it in the mean."""
+    quantiles = (np.arange(requests) + 0.5) / requests
+    lengths = np.clip(np.ceil(-0.255 * new * np.log1p(-quantiles)), 1, new).astype(int)
+    return np.random.default_rng(0).permutation(lengths)
+
+
+class _Trainer:
+    """The training state of a run and its step."""
+
+    def __init__(self, run: RunConfig, model: Qwen3, prompt: int, backend: Backend, group: int) -> None:
+        self._run, self._config, self._prompt, self._backend = run, model.config, prompt, backend
+        self._group = group  # rows of an update that share a prompt
+        # Every row is as long as the others: no padding, as in the baselines.
+        self._step = replace(make_step(run, model.config, model.num_tokens, model.params, backend), multiple=1)
+        self._state: TrainState = init_state(model.params, self._step.programs.optimizer)
+
+    def update(self, rows: int, prompt: int, new: int, whole: bool = False) -> float:
+        """Return the seconds of one update on `rows` rows of prompt + new tokens.
+
+        On responses of which each group has one prompt, or (`whole`) on all tokens of rows that share nothing.
+        """
+        tokens = _tokens(self._config, rows, prompt + new)
+        cut = prompt
+        if whole:
+            cut = 1  # nothing predicts a row's first token
+        else:
+            tokens[:, :prompt] = tokens[np.arange(rows) // self._group * self._group, :prompt]
+        batch = pack_rows(
+            [row[:cut] for row in tokens.tolist()],
+            [row[cut:] for row in tokens.tolist()],
+            multiple=1,
+            advantages=np.where(np.arange(rows) % 2, 1.0, -1.0).astype(np.float32),
+        )
+        batch = replace(batch, ref_logp_bt=np.zeros(batch.tokens_bt.shape, np.float32))
+        placed = [one.rows.placed() for one in self._step.micro_batches(batch)]
+        started = time.perf_counter()
+        self._state, metrics, _ = self._step.programs.update(self._state, placed)
+        jax.block_until_ready((self._state, metrics))
+        return time.perf_counter() - started
+
+    def step(self, number: int) -> dict[str, float]:
+        """Return the seconds of each phase of one GRPO step, in the trainer's order, on new random prompts."""
+        group, new = self._run.sampling.group_size, self._run.sampling.max_new_tokens
+        prompts = _tokens(self._config, self._run.grpo.prompts_per_step, self._prompt, seed=number).tolist()
+        laps = Laps()
+        laps.begin(PHASES)
+        engine = _engine(self._run, self._config, self._state.params, self._backend)
+        groups = engine.sample(prompts, SamplingParams(n=group, max_new_tokens=new), step=number)
+        laps.end("rollout")
+        completions = [completion for members in groups for completion in members]
+        terms = [_reward(completion.tokens) for completion in completions]
+        rollouts = Rollouts(
+            group=group, prompts=prompts, prompt_ids=list(range(len(prompts))), completions=completions, terms=terms
+        )
+        packed = self._step.pack(rollouts)
+        laps.end("reward")
+        updates = self._step.log_probs(self._state.params, packed.updates)
+        laps.end("reference")
+        self._state, _ = self._step.update(self._state, updates)
+        jax.block_until_ready(self._state)
+        laps.end("update")
+        return {name: laps.seconds[f"seconds/{name}"] for name in PHASES}
+
+
+def _reward(tokens: list[int]) -> RewardTerms:
+    """Return a reward that differs between responses: the number of different tokens."""
+    total = float(len(set(tokens)))
+    return RewardTerms(total, 1.0, total, 0.0, 0.0, 1.0, 1.0, {})
+
+
+def _engine(run: RunConfig, config: Qwen3Config, params: Params, backend: Backend) -> Engine:
+    return Engine(
+        params=params,
+        config=config,
+        num_tokens=config.vocab_size,
+        dtype=run.model.dtype,
+        backend=backend,
+        segment_tokens=run.sampling.segment_tokens,
+    )
+
+
+def _tokens(config: Qwen3Config, rows: int, width: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, config.vocab_size, (rows, width), dtype=np.int32)
+
+
+def _device() -> str:
+    kind = jax.devices()[0].device_kind
+    return f"{kind}, {os.cpu_count()} cores" if kind == "cpu" else kind
+
+
+def _say(name: str, timing: Timing) -> None:
+    low, middle, high = timing.spread
+    print(
+        f"{name}: {middle} s, {low} to {high} s in {len(timing.later)} calls, "
+        f"compiled in {_rounded(timing.compile)} s",
+        file=sys.stderr,
+    )  # fmt: skip
+
+
+def _rounded(value: float) -> float:
+    """Four significant digits: more is noise."""
+    return float(f"{value:.4g}")

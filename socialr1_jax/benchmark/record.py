@@ -1,0 +1,117 @@
+"""The kept record of benchmarks: a JSON line each, and the table made of them in a Markdown file."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shlex
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from socialr1_jax.run.provenance import NOT_INSTALLED, commit, versions
+from socialr1_jax.runtime.files import append, write_whole
+
+BEGIN, END = "<!-- benchmarks: made by scripts/benchmark.py, do not edit -->", "<!-- end of benchmarks -->"
+_VERSIONS = ("jax", "transformers", "torch", "trl")
+# A column's figure and the one of the peers beside it: whole rows are all that they train on.
+_COLUMNS = {
+    "prefill tokens/s": ("prefill_tok_s", "prefill_tok_s"),
+    "decode tokens/s": ("decode_tok_s", "decode_tok_s"),
+    "update tokens/s, prompts shared": ("update_tok_s", "update_tok_s"),
+    "update tokens/s, whole rows": ("update_whole_tok_s", "update_tok_s"),
+    "GRPO step s": ("grpo_step_s", "grpo_step_s"),
+}
+_ENVIRONMENT = ("XLA_FLAGS", "JAX_PLATFORMS", "GLIBC_TUNABLES")  # what changes speeds, and belongs to the command
+
+
+def record(file: Path, command: str, result: Mapping[str, Any]) -> dict[str, Any]:
+    """Appends a result with what made it, and returns the line: date, command, machine, versions, commit, result.
+
+    Settings of the environment that change speeds stand before the command.
+    """
+    settings = [f"{name}={shlex.quote(os.environ[name])}" for name in _ENVIRONMENT if os.environ.get(name)]
+    line = {
+        "date": time.strftime("%Y-%m-%d"),
+        "command": " ".join([*settings, command]),
+        "machine": machine(),
+        "versions": {name: one for name, one in versions("torch", "trl").items() if one != NOT_INSTALLED},
+        "commit": commit(),
+        "result": dict(result),
+    }
+    append(file, [json.dumps(line) + "\n"])
+    return line
+
+
+def read_record(file: Path) -> list[dict[str, Any]]:
+    """The lines of a record. Raises ValueError naming the line that is none."""
+    lines = []
+    for number, text in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            line = json.loads(text)
+            lines.append({name: line[name] for name in ("date", "command", "machine", "versions", "commit", "result")})
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{file} line {number}: no line of a record ({error!r})") from error
+    return lines
+
+
+def table(lines: Sequence[Mapping[str, Any]]) -> str:
+    """Markdown: a row for each line of the record.
+
+    A figure, half the spread of its calls, and in brackets the peer's and how many times faster ours is.
+    """
+    head = ["date, machine", "versions", *_COLUMNS, "command"]
+    rows = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    for line in lines:
+        shown = ", ".join(f"{name} {line['versions'][name]}" for name in _VERSIONS if line["versions"].get(name))
+        cells = [
+            f"{line['date']}, {line['machine']}",
+            shown,
+            *(_cell(line["result"], *pair) for pair in _COLUMNS.values()),
+        ]
+        rows.append("| " + " | ".join([*cells, f"`{line['command']}`"]) + " |")
+    return "\n".join(rows) + "\n"
+
+
+def render(page: Path, lines: Sequence[Mapping[str, Any]]) -> None:
+    """Replaces the table between the marks of a page. Raises ValueError where they are missing."""
+    before, after = around_table(page)
+    write_whole(page, f"{before}\n\n{table(lines)}\n{after}")
+
+
+def around_table(page: Path) -> tuple[str, str]:
+    """The page up to the mark before the table, and from the one behind. Raises ValueError where they are missing."""
+    before, begin, rest = page.read_text(encoding="utf-8").partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"{page} has no lines {BEGIN!r} and {END!r} to put the table between")
+    return before + begin, end + after
+
+
+def machine() -> str:
+    """The accelerator, or the processor with its cores."""
+    import jax
+
+    devices = jax.devices()
+    if devices[0].platform != "cpu":
+        return f"{len(devices)} x {devices[0].device_kind}"
+    listed = Path("/proc/cpuinfo")
+    names = (
+        [line.partition(":")[2] for line in listed.read_text().splitlines() if line.startswith("model name")]
+        if (listed.exists())
+        else []
+    )
+    return f"{' '.join((names or [platform.machine()])[0].split())}, {os.cpu_count()} cores"
+
+
+def _cell(result: Mapping[str, Any], name: str, of_peer: str) -> str:
+    if name not in result:
+        return ""
+    own, peer = result[name], result.get("peers", {}).get(of_peer)
+    low, middle, high = result["spread_s"][name.removesuffix("_s").removesuffix("_tok")]
+    shown = f"{own:,} ±{(high - low) / 2 / middle:.0%}"
+    if peer is None:
+        return shown
+    return f"{shown} ({peer:,}: **{own / peer if name.endswith('tok_s') else peer / own:.2f}**)"

@@ -1,0 +1,1 @@
+"""Settings: one file for each configuration, and the command line that reads them."""

@@ -1,0 +1,111 @@
+"""Settings of `train_reward_model.py`: a content reward model from preference pairs."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from socialr1_jax.config.command_line import Real, Section, XlaFlags
+from socialr1_jax.config.run import (
+    CheckpointConfig,
+    DistributedConfig,
+    MeshConfig,
+    ModelConfig,
+    OptimizerConfig,
+    TrackingConfig,
+)
+from socialr1_jax.runtime.terminal import counted
+
+
+class PairsConfig(Section):
+    """The preference pairs."""
+
+    pairs: str = Field("", description="pairs of scripts/build_pairs.py: .jsonl or .parquet (required)")
+    holdout: Real = Field(0.1, gt=0, lt=1, description="share of the stories whose pairs are evaluated on only")
+    max_tokens: int = Field(
+        4096, ge=8, description="of story, question and thoughts; pairs with a longer text are dropped and counted"
+    )
+
+
+class PreferenceConfig(Section):
+    """The Bradley-Terry loss."""
+
+    margin: bool = Field(False, description="ask for as much difference as the judged scores of a pair have")
+    centring: Real = Field(0.0, ge=0, description="weight of the squared sum of a pair's scores, which draws them to 0")
+
+
+class BatchConfig(Section):
+    """The sizes of batches."""
+
+    pairs: int = Field(64, ge=1, description="pairs of one optimiser update")
+    micro_batch_tokens: int = Field(
+        8192,
+        ge=1,
+        description="tokens of one backward pass on a device, padding included; a longer pair goes alone. Changes "
+        "memory, never the gradient",
+    )
+
+
+class RewardOptimizerConfig(OptimizerConfig):
+    """Optimizer of the float32 master weights."""
+
+    learning_rate: Real = Field(9e-6, ge=0, description="peak learning rate; 0 changes nothing")
+    schedule: Literal["constant", "cosine", "linear"] = Field("cosine", description="course after the warm-up")
+
+
+class RewardModelConfig(Section):
+    """A reward model, trained from any Qwen3 folder on any file of pairs."""
+
+    either: ClassVar[tuple[tuple[str, str], ...]] = (("steps", "epochs"),)
+
+    output_dir: str = Field("runs/reward_model", min_length=1, description="folder that everything is written to")
+    seed: int = Field(0, ge=0, lt=2**31, description="of the fresh head and of the order of pairs")
+    steps: int = Field(300, ge=1, lt=2**31, description="optimiser updates")
+    epochs: Real = Field(
+        0.0,
+        ge=0,
+        description="passes over the pairs to train on, in place of steps: steps = pairs x epochs / batch.pairs, "
+        "rounded up; 0 = steps counts",
+    )
+    xla_flags: XlaFlags = Field((), description="added to XLA_FLAGS; those set there win")
+    evaluate_every: int = Field(
+        50, ge=0, description="steps between evaluations on held-out pairs; 0 = only at start and end"
+    )
+    model: ModelConfig = ModelConfig()
+    data: PairsConfig = PairsConfig()
+    loss: PreferenceConfig = PreferenceConfig()
+    batch: BatchConfig = BatchConfig()
+    mesh: MeshConfig = MeshConfig()
+    distributed: DistributedConfig = DistributedConfig()
+    optimizer: RewardOptimizerConfig = RewardOptimizerConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    tracking: TrackingConfig = TrackingConfig()
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> RewardModelConfig:
+        if not self.model.path:
+            raise ValueError("model.path is required: Hugging Face folder or hub id of the Qwen3 to start from")
+        if not self.data.pairs:
+            raise ValueError(f"data.pairs is required: {PairsConfig.model_fields['pairs'].description}")
+        if not self.epochs and self.optimizer.warmup_steps >= self.steps:
+            raise ValueError(
+                f"optimizer.warmup_steps {self.optimizer.warmup_steps} leaves none of the run's {self.steps} updates "
+                "at the peak; lower optimizer.warmup_steps or raise steps"
+            )
+        if self.model.attention == "cudnn" and self.model.dtype != "bfloat16":
+            raise ValueError("model.attention cudnn computes in bfloat16; set model.dtype to bfloat16")
+        return self
+
+    def arithmetic(self) -> str:
+        """The run in pairs, texts and tokens."""
+        pairs, width = self.batch.pairs, self.data.max_tokens
+        lines = {
+            "text": f"up to {width:,} tokens of story, question and thoughts",
+            "update": f"{counted(pairs, 'pair')} = {2 * pairs:,} texts, up to {2 * pairs * width:,} tokens, "
+            f"{max(self.batch.micro_batch_tokens, 2 * width):,} at most in a device's backward pass",
+            "run": f"{self.epochs:g} epochs of the pairs"
+            if self.epochs
+            else f"{counted(self.steps, 'update')}, {counted(self.steps * pairs, 'pair')}",
+        }
+        return "\n".join(f"{name:<11} {text}" for name, text in lines.items())

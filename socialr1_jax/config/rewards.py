@@ -1,0 +1,233 @@
+"""Settings of the reward: which terms count, with which weights, and who scores them. Every constant is published."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, NamedTuple
+
+from pydantic import Field, field_validator, model_validator
+
+from socialr1_jax.config.command_line import Real, Section
+from socialr1_jax.config.server import ServerConfig
+from socialr1_jax.config.unused_settings import Need
+
+JudgeKind = Literal["rules", "endpoint", "local", "none"]
+Preset = Literal["full", "outcome_only", "no_content", "no_structure", "no_length"]
+
+
+class Uses(NamedTuple):
+    """Which terms a preset counts beside outcome and format."""
+
+    structure: bool
+    content: bool
+    length: bool
+
+
+USES: dict[str, Uses] = {
+    "full": Uses(structure=True, content=True, length=True),
+    "outcome_only": Uses(structure=False, content=False, length=False),
+    "no_content": Uses(structure=True, content=False, length=True),
+    "no_structure": Uses(structure=False, content=True, length=True),
+    "no_length": Uses(structure=True, content=True, length=False),
+}
+
+
+def _presets(term: str) -> tuple[str, ...]:
+    return tuple(preset for preset, uses in USES.items() if getattr(uses, term))
+
+
+class Schedule(Section):
+    """A number that moves from `start` to `end` over the first `steps` steps, then stays; a plain number is both."""
+
+    plain: ClassVar[tuple[str, ...]] = ("start", "end")
+
+    start: Real = Field(1.0, ge=0, description="value at step 0")
+    end: Real = Field(1.0, ge=0, description="value from `steps` on")
+    steps: int = Field(200, ge=1, description="steps over which it moves")
+    shape: Literal["linear", "cosine", "step"] = Field(
+        "linear", description="course between: step stays at start until `steps`"
+    )
+
+    def at(self, step: int) -> float:
+        """Value at a global step. Raises ValueError for a negative one."""
+        if step < 0:
+            raise ValueError(f"step {step} is negative; steps count from 0")
+        share = min(1.0, step / self.steps)
+        if self.shape == "cosine":
+            share = (1.0 - math.cos(math.pi * share)) / 2
+        elif self.shape == "step":
+            share = math.floor(share)
+        return self.start + share * (self.end - self.start)
+
+
+def _schedule(start: float, end: float) -> Schedule:
+    return Schedule(start=start, end=end)
+
+
+class StructureConfig(ServerConfig):
+    """Who scores the structure of the thoughts, and how a judge on a server is called."""
+
+    needs: ClassVar[tuple[Need, ...]] = (
+        *(Need(name, "judge", ("endpoint", "local")) for name in ("model", "rubric", "temperature", "max_tokens")),
+        *(Need(name, "judge", ("endpoint",)) for name in ServerConfig.model_fields if name != "model"),
+        *(Need(name, "judge", ("endpoint",)) for name in ("cache", "offline", "price_input", "price_output")),
+    )
+
+    judge: JudgeKind = Field(
+        "rules",
+        description="rules: fixed rules, no server; endpoint: a chat model behind an OpenAI-compatible server; "
+        "local: a Qwen3 folder on this mesh; none: no judge",
+    )
+    model: str = Field("", description="endpoint: name of the model; local: its folder or hub id")
+    rubric: str = Field("", description='text file with what the judge is asked (docs/rewards.md); "" = our own')
+    temperature: Real = Field(0.0, ge=0, description="of the judge")
+    max_tokens: int = Field(1024, ge=1, description="length limit of a judge's answer, its thinking included")
+    deadline: Real = Field(300.0, gt=0, description="seconds that a step waits for its judge after its last response")
+    cache: str = Field("", description='folder that keeps the answers, to be shared between runs; "" = none')
+    offline: bool = Field(False, description="answers from the cache alone; what is not there is unscorable")
+    price_input: Real = Field(0.0, ge=0, description="cost of a million tokens sent, for the metrics")
+    price_output: Real = Field(0.0, ge=0, description="cost of a million tokens received")
+
+    def patient(self) -> StructureConfig:
+        """Return a copy without a deadline, for offline use: the timeout and the number of retries bound the wait."""
+        return self.model_copy(update={"deadline": 30 * 86_400.0})
+
+    @model_validator(mode="after")
+    def _fits(self) -> StructureConfig:
+        if self.judge == "endpoint" and not (self.model and (self.base_url or self.offline)):
+            raise ValueError("judge endpoint needs model and base_url; set both")
+        if self.judge == "local" and not self.model:
+            raise ValueError("judge local needs model, the folder or hub id of a Qwen3; set it")
+        if self.offline and not self.cache:
+            raise ValueError("offline takes answers from the cache, but cache is not set; give its folder")
+        if 0 < self.tokens_per_minute <= self.max_tokens:
+            raise ValueError(
+                f"max_tokens {self.max_tokens} is not below tokens_per_minute {self.tokens_per_minute}, so no call "
+                "would be allowed; lower max_tokens or raise tokens_per_minute"
+            )
+        return self
+
+
+class ContentConfig(Section):
+    """The content reward model."""
+
+    model: str = Field("", description="its folder or hub id: a Qwen3 classifier with one label")
+    batch_tokens: int = Field(16_384, ge=1, description="tokens of one forward pass on a device")
+    shift: Real = Field(2.0, description="added to the scalar")
+    power: Real = Field(1.2, gt=0, description="exponent of the shifted scalar")
+
+
+class ExtraConfig(Section):
+    """A reward function of your own under a name that you choose, NAME; its result is added (docs/rewards.md)."""
+
+    function: str = Field(description="module:function or file.py:function")
+    weight: Schedule = _schedule(1.0, 1.0)
+    gated: bool = Field(True, description="true: it counts only in responses of the right format")
+
+    @field_validator("function")
+    @classmethod
+    def _names_a_function(cls, function: str) -> str:
+        if not all(part.strip() for part in function.rpartition(":")):
+            raise ValueError(f"{function!r} is not of the form module:function or file.py:function")
+        return function
+
+
+# Names that a function of the user's cannot have: they stand beside it in metrics and files.
+_TAKEN = (
+    *("total", "format", "outcome", "structure", "content", "length_window", "repetition", "tau"),
+    *("shaped", "unscorable", "length_and_format"),
+)
+
+
+class RewardConfig(Section):
+    """The Social-R1 reward; every constant is the published one."""
+
+    needs: ClassVar[tuple[Need, ...]] = (
+        *(Need(name, "preset", _presets("structure")) for name in ("structure", "structure_weight")),
+        *(Need(name, "preset", _presets("content")) for name in ("content", "content_weight")),
+        *(
+            Need(name, "preset", _presets("length"))
+            for name in (
+                "length_low",
+                "length_high",
+                "length_scale",
+                "repetition_gram",
+                "repetition_threshold",
+                "repetition_rate",
+            )
+        ),
+    )
+
+    preset: Preset = Field(
+        "no_content", description="which terms count; full, no_structure and no_length need a content reward model"
+    )
+    format_mode: Literal["strict", "reference"] = Field(
+        "strict", description="strict: each tag exactly once; reference: the published pattern, which lets tags repeat"
+    )
+    answer_mode: Literal["plain", "reference"] = Field(
+        "plain",
+        description="plain: the one letter that the answer names, as in evaluation; reference: the published pattern, "
+        "its first capital letter, which pays Anna for A",
+    )
+    format_power: Real = Field(3.0, gt=0, description="exponent of the format term")
+    format_gate: Real = Field(0.1, gt=0, le=1, description="a format term below this makes the whole reward 0")
+    floor: Real = Field(0.01, ge=0, description="least reward of a well-formed response")
+    length_low: Real = Field(400.0, ge=0, description="lower edge of the length window, characters of thoughts")
+    length_high: Real = Field(3000.0, gt=0, description="upper edge of the length window, characters of thoughts")
+    length_scale: Real = Field(50.0, gt=0, description="softness of both edges, characters")
+    repetition_gram: int = Field(16, ge=1, description="characters of a gram in the repetition count")
+    repetition_threshold: Real = Field(0.1, ge=0, le=1, description="share of repeated grams that costs nothing")
+    repetition_rate: Real = Field(8.0, ge=0, description="rate of the exponential fall above the threshold")
+    extra: dict[str, ExtraConfig] = Field({}, description="reward functions of your own, by name")
+    most_unscorable: Real = Field(
+        0.25, gt=0, le=1, description="share of a window's responses that could not be scored before the run stops"
+    )
+    unscorable_window: int = Field(5, ge=1, description="steps of that window")
+    structure: StructureConfig = StructureConfig()
+    content: ContentConfig = ContentConfig()
+    outcome_weight: Schedule = _schedule(1.0, 1.0)
+    structure_weight: Schedule = _schedule(2.0, 1.0)
+    content_weight: Schedule = _schedule(1.0, 3.0)
+    tau_right: Schedule = _schedule(1.0, 1.0)
+    tau_wrong: Schedule = _schedule(0.2, 0.2)
+
+    @property
+    def uses(self) -> Uses:
+        """Which terms the preset counts."""
+        return USES[self.preset]
+
+    @field_validator("extra")
+    @classmethod
+    def _names(cls, extra: dict[str, ExtraConfig]) -> dict[str, ExtraConfig]:
+        for name in extra:
+            if not re.fullmatch("[A-Za-z0-9_]{1,60}", name):
+                raise ValueError(f"{name!r} is no name: take at most 60 letters, digits and underscores")
+            if name in _TAKEN:
+                raise ValueError(f"{name} is the name of a term that is there already; take another one")
+        return extra
+
+    @model_validator(mode="before")
+    @classmethod
+    def _over_defaults(cls, values: Any) -> Any:
+        """What is given of a schedule goes over that schedule's own defaults, not over those of any schedule."""
+        if not isinstance(values, Mapping):
+            return values
+        merged = dict(values)
+        for name, field in cls.model_fields.items():
+            if field.annotation is Schedule and isinstance(values.get(name), Mapping):
+                merged[name] = field.default.model_dump() | dict(values[name])
+        return merged
+
+    @model_validator(mode="after")
+    def _fits(self) -> RewardConfig:
+        if self.length_low >= self.length_high:
+            raise ValueError(
+                f"length_low {self.length_low} must be below length_high {self.length_high}; lower length_low"
+            )
+        if self.uses.structure and self.structure.judge == "none":
+            raise ValueError(
+                f"preset {self.preset} scores the structure, but structure.judge is none; set structure.judge to rules"
+            )
+        return self

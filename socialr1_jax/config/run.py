@@ -1,0 +1,500 @@
+"""Every setting of a run: typed, bounded, described. A field's description is its line in ``--help``.
+
+``RunConfig`` is what ``train_grpo.py`` takes, ``QuickstartConfig`` adds what ``quickstart.py`` builds for itself.
+Defaults are the recipe of the Social-R1 cards (8 x A100); ``configs/`` holds smaller ones. Keys and tokens of services
+are no settings: they come from the environment and are never written down.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from socialr1_jax.config.command_line import (
+    ConfigError,
+    FreeText,
+    Real,
+    Section,
+    Sources,
+    TextMap,
+    Texts,
+    XlaFlags,
+    load_config,
+    parse_args,
+    save_config,
+)
+from socialr1_jax.config.objective import Objective
+from socialr1_jax.config.rewards import ContentConfig, RewardConfig, Schedule, StructureConfig
+from socialr1_jax.config.stories import StoryConfig
+from socialr1_jax.config.unused_settings import Need
+from socialr1_jax.runtime.startup import GPU_MEMORY
+from socialr1_jax.runtime.terminal import counted
+
+__all__ = [
+    "CheckpointConfig",
+    "ConfigError",
+    "ContentConfig",
+    "DataConfig",
+    "DistributedConfig",
+    "EvaluationConfig",
+    "GrpoConfig",
+    "MeshConfig",
+    "ModelConfig",
+    "OptimizerConfig",
+    "PlanConfig",
+    "QuickstartConfig",
+    "RewardConfig",
+    "RunConfig",
+    "SamplingConfig",
+    "Schedule",
+    "Section",
+    "SftConfig",
+    "StoriesConfig",
+    "StructureConfig",
+    "TinyModelConfig",
+    "TrackingConfig",
+    "load_config",
+    "parse_args",
+    "save_config",
+]
+
+
+class ModelConfig(Section):
+    """The weights, how they are computed with and how they are exported."""
+
+    path: str = Field("", description="Hugging Face folder or hub id of a Qwen3 (required by train_grpo.py)")
+    random: str = Field(
+        "",
+        description="for trials: random weights of this shape (nano, tiny, small, 0.6b ... 32b) behind the tokenizer "
+        "of path, or one that is made from the questions when there is no path; a path given later takes its place",
+    )
+    dtype: Literal["float32", "bfloat16"] = Field(
+        "float32", description="type of the computation; master weights and Adam moments are float32 in either case"
+    )
+    export_dtype: Literal["", "float32", "bfloat16", "float16"] = Field(
+        "", description='of the files in export/; "" = that of the files of path, float32 for random weights'
+    )
+    ignore_fields: Texts = Field(
+        (), description="fields of config.json that are unknown here and cannot change the forward pass, such as [a, b]"
+    )
+    attention: Literal["auto", "xla", "cudnn"] = Field(
+        "auto", description="attention kernel; auto = cudnn for bfloat16 on NVIDIA GPUs, else xla; the run says which"
+    )
+    remat: Literal["nothing", "attention", "everything"] = Field(
+        "everything",
+        description="computed again in the backward pass: nothing (most memory); elementwise work beside products and "
+        "attention; or everything from the layers' inputs (least memory, about 1/3 slower)",
+    )
+
+
+class DataConfig(Section):
+    """The questions."""
+
+    train: Sources = Field(
+        (),
+        description="questions: .jsonl, .json, .csv, .parquet, hub dataset id, stories:COUNT for generated ones; or a "
+        "list of such (required by train_grpo.py)",
+    )
+    eval: Sources = Field(
+        (),
+        description="questions to evaluate on, each source by itself; [] holds out `holdout` questions of train",
+    )
+    holdout: int = Field(100, ge=1, description="questions held out of train when eval is not given, twins together")
+    columns: TextMap = Field({}, description="our field name -> the file's column name, where they differ")
+    where: TextMap = Field(
+        {}, description="keep only the rows whose column has this value, such as {prompting_type: CoTP}"
+    )
+    first_label: int = Field(
+        0, ge=0, le=1, description="number of the first option, where gold answers are numbers instead of letters"
+    )
+    allow_bad_rows: bool = Field(False, description="drop and count rows that cannot be used, instead of refusing")
+    train_on_evaluation_set: str = Field(
+        "",
+        description="first 12 digits of the SHA-256 of a file whose authors forbid training on it: you mean it",
+    )
+    prompt: FreeText = Field(
+        "",
+        description="Jinja template of the user turn, or a file with one, over story, question, options, lettered, "
+        'meta and instruction; "" = the prompt of the Social-R1 cards',
+    )
+    system: FreeText = Field("", description='text of a system turn before it; "" = none, or the question\'s own')
+    max_prompt_tokens: int = Field(1024, ge=1, description="longer prompts are dropped and counted, never cut")
+
+
+class SamplingConfig(Section):
+    """How responses are drawn."""
+
+    group_size: int = Field(5, ge=2, description="responses per prompt, compared with each other")
+    max_new_tokens: int = Field(3072, ge=1, description="length limit of a response")
+    temperature: Real = Field(1.0, gt=0, description="divides the logits, in sampling and in every log-prob")
+    top_k: int = Field(0, ge=0, lt=2**31, description="draw from the k likeliest tokens only; 0 = all")
+    top_p: Real = Field(
+        1.0, gt=0, le=1, description="draw from the smallest set of tokens with this probability; 1 = all"
+    )
+    min_p: Real = Field(
+        0.0, ge=0, lt=1, description="drop tokens less likely than this share of the likeliest; 0 = none"
+    )
+    segment_tokens: int = Field(64, ge=1, description="tokens decoded on the device between two looks at finished rows")
+    max_rows: int = Field(
+        512, ge=1, description="responses that a device decodes at once, at most; others wait for their places"
+    )
+
+
+class GrpoConfig(Objective):
+    """Group-relative policy optimisation: the objective, and the sizes of its batches."""
+
+    prompts_per_step: int = Field(64, ge=1, description="prompts of one step (x sampling.group_size responses)")
+    mini_batch_prompts: int = Field(16, ge=1, description="prompts of one optimiser update; divides prompts_per_step")
+    micro_batch_tokens: int = Field(
+        4096,
+        ge=1,
+        description="tokens of one backward pass on a device, padding included; a longer row goes alone. Changes "
+        "memory, never the gradient",
+    )
+    reference_memory: Literal["device", "host"] = Field(
+        "device", description="where the reference's weights rest between its passes"
+    )
+    most_skipped: int = Field(
+        5, ge=1, description="updates in a row whose loss or gradient is not finite before the run stops"
+    )
+
+    @property
+    def several_updates(self) -> bool:
+        """Whether a rollout gets several updates; with one, the ratio is exactly 1 and no old-policy pass is made."""
+        return self.mini_batch_prompts < self.prompts_per_step
+
+
+class MeshConfig(Section):
+    """How many ways the devices split the work; the three sizes multiply to the number of devices."""
+
+    replica: int = Field(1, ge=1, description="whole copies of weights and moments, each with rows of its own")
+    fsdp: int = Field(0, ge=0, description="parts that weights, moments and rows are split into; 0 = all that is left")
+    tensor: int = Field(1, ge=1, description="parts that heads, feed-forward width and vocabulary are split into")
+
+
+class DistributedConfig(Section):
+    """Several processes on several hosts. SLURM, Open MPI, GKE and Cloud TPU are recognised and need none of this."""
+
+    needs: ClassVar[tuple[Need, ...]] = (Need("process", "processes"), Need("coordinator", "processes"))
+
+    processes: int = Field(0, ge=0, description="number of processes; 0 = one, or as many as the launcher says")
+    process: int = Field(0, ge=0, description="which of them this is")
+    coordinator: str = Field("", description="host:port of process 0")
+    timeout: int = Field(300, ge=1, description="seconds to wait for the others, at start and at every meeting")
+
+    @model_validator(mode="after")
+    def _fits(self) -> DistributedConfig:
+        if self.processes and (self.process >= self.processes or not self.coordinator):
+            raise ValueError(
+                f"processes {self.processes} needs coordinator (host:port of process 0) and process 0 to "
+                f"{self.processes - 1}; set both"
+            )
+        return self
+
+
+class OptimizerConfig(Section):
+    """Optimizer of the float32 master weights."""
+
+    needs: ClassVar[tuple[Need, ...]] = (Need("final_fraction", "schedule", ("cosine", "linear")),)
+
+    name: Literal["adamw", "muon"] = Field(
+        "adamw", description="muon: orthogonalised steps for matrices, AdamW for the rest; for training from nothing"
+    )
+    learning_rate: Real = Field(5e-7, ge=0, description="peak learning rate; 0 changes nothing")
+    schedule: Literal["constant", "cosine", "linear"] = Field("constant", description="course after the warm-up")
+    warmup_steps: int = Field(0, ge=0, description="optimiser updates from 0 to the peak")
+    final_fraction: Real = Field(
+        0.0, ge=0, le=1, description="of learning_rate at the end of a cosine or linear schedule"
+    )
+    weight_decay: Real = Field(0.01, ge=0, description="decoupled weight decay")
+    beta1: Real = Field(0.9, ge=0, lt=1, description="decay of the first moment")
+    beta2: Real = Field(0.999, ge=0, lt=1, description="decay of the second moment")
+    epsilon: Real = Field(1e-8, gt=0, description="added to the root of the second moment")
+    max_grad_norm: Real = Field(1.0, gt=0, description="gradients are scaled down to this global norm")
+
+
+class EvaluationConfig(Section):
+    """Looking at held-out questions during the run."""
+
+    every: int = Field(50, ge=0, description="steps between evaluations; 0 = only at start and end")
+    questions: int = Field(100, ge=1, description="questions of each source in one evaluation: the first, twins whole")
+    samples: int = Field(4, ge=1, description="responses per question")
+
+
+class CheckpointConfig(Section):
+    """Saving the state of the run, so that it can go on after an interruption."""
+
+    every: int = Field(50, ge=0, description="steps between checkpoints; 0 = only at the end")
+    keep: int = Field(2, ge=1, description="newest checkpoints kept")
+    on_failure: Literal["continue", "stop"] = Field(
+        "continue", description="when a checkpoint cannot be written (disk full)"
+    )
+
+
+class RunCheckpointConfig(CheckpointConfig):
+    """Saving the state of the run, so that it can go on after an interruption."""
+
+    best: str = Field(
+        "accuracy",
+        description='metric of evaluations; a checkpoint is made and kept where it is highest; "" = none such',
+    )
+
+
+class TrackingConfig(Section):
+    """Where metrics go beside metrics.jsonl, which is always written."""
+
+    tensorboard: bool = Field(True, description="write TensorBoard event files")
+    wandb: bool = Field(False, description="log to Weights & Biases (pip install -e '.[wandb]')")
+
+
+class RunTrackingConfig(TrackingConfig):
+    """Where metrics go beside metrics.jsonl, and how much of the responses is kept."""
+
+    responses: int = Field(0, ge=0, description="responses of a step that rollouts.jsonl gets; 0 = all")
+
+
+class RunConfig(Section):
+    """A GRPO run, from any Qwen3 folder and any question file."""
+
+    required: ClassVar[tuple[str, ...]] = ("model.path", "data.train")  # model.random does for the first
+    replaces: ClassVar[dict[str, str]] = {"model.path": "model.random", "verbose": "quiet"}
+    either: ClassVar[tuple[tuple[str, str], ...]] = (("steps", "epochs"),)
+    needs: ClassVar[tuple[Need, ...]] = (
+        Need("epochs", "replay_rollouts", ("",)),
+        Need("cold_start", "model.random"),
+        Need("data.holdout", "data.eval", ([],)),
+        Need("verbose", "quiet", (False,)),
+    )
+    makes_content_model: ClassVar[bool] = False
+
+    output_dir: str = Field("runs/grpo", min_length=1, description="folder that everything is written to")
+    seed: int = Field(0, ge=0, lt=2**31, description="of the order of prompts and of every draw")
+    steps: int = Field(600, ge=1, lt=2**31, description="GRPO steps")
+    epochs: Real = Field(
+        0.0,
+        ge=0,
+        description="passes over the questions to train on, in place of steps: steps = questions x epochs / "
+        "grpo.prompts_per_step, rounded up; 0 = steps counts",
+    )
+    cold_start: int = Field(
+        0, ge=0, description="for trials: updates of SFT on reference responses that random weights begin with"
+    )
+    quiet: bool = Field(False, description="say only what went wrong and where the results are")
+    verbose: bool = Field(False, description="say also what is compiled, and how responses are sampled")
+    xla_flags: XlaFlags = Field((), description="added to XLA_FLAGS; those set there win")
+    save_rollouts: str = Field("", description="file (.jsonl) that every response with its tokens and reward goes to")
+    replay_rollouts: str = Field("", description="such a file: train on it, with neither sampler nor judge")
+    model: ModelConfig = ModelConfig()
+    data: DataConfig = DataConfig()
+    sampling: SamplingConfig = SamplingConfig()
+    grpo: GrpoConfig = GrpoConfig()
+    mesh: MeshConfig = MeshConfig()
+    distributed: DistributedConfig = DistributedConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    rewards: RewardConfig = RewardConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    checkpoint: RunCheckpointConfig = RunCheckpointConfig()
+    tracking: RunTrackingConfig = RunTrackingConfig()
+
+    @property
+    def updates(self) -> int:
+        """Optimiser updates of the whole run."""
+        return self.steps * (self.grpo.prompts_per_step // self.grpo.mini_batch_prompts)
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> RunConfig:
+        for name in self.required:
+            section, _, field = name.partition(".")
+            values = getattr(self, section)
+            otherwise = self.replay_rollouts if name == "data.train" else self.model.random
+            if not getattr(values, field) and not otherwise:
+                raise ValueError(f"{name} is required: {type(values).model_fields[field].description}")
+        if self.cold_start and (not self.model.random or self.replay_rollouts):
+            raise ValueError("cold_start is for model.random on questions; set cold_start to 0")
+        grpo = self.grpo
+        if grpo.prompts_per_step % grpo.mini_batch_prompts:
+            raise ValueError(
+                f"grpo.mini_batch_prompts {grpo.mini_batch_prompts} does not divide grpo.prompts_per_step "
+                f"{grpo.prompts_per_step}; set grpo.mini_batch_prompts to {_divisors(grpo.prompts_per_step)}"
+            )
+        if not self.epochs and self.optimizer.warmup_steps >= self.updates:
+            raise ValueError(
+                f"optimizer.warmup_steps {self.optimizer.warmup_steps} leaves none of the run's {self.updates} updates "
+                "at the peak; lower optimizer.warmup_steps or raise steps"
+            )
+        given = self.rewards.content.model or self.makes_content_model or self.replay_rollouts
+        if self.rewards.uses.content and not given:
+            raise ValueError(
+                f"rewards.preset {self.rewards.preset} needs a content reward model; set rewards.content.model to its "
+                "folder (scripts/train_reward_model.py makes one), or rewards.preset to no_content"
+            )
+        if self.model.attention == "cudnn" and self.model.dtype != "bfloat16":
+            raise ValueError("model.attention cudnn computes in bfloat16; set model.dtype to bfloat16")
+        return self
+
+    def arithmetic(self) -> str:
+        """The run in prompts, samples and tokens."""
+        prompts, group, limit = self.grpo.prompts_per_step, self.sampling.group_size, self.sampling.max_new_tokens
+        width = self.data.max_prompt_tokens + limit
+        mini, micro = self.grpo.mini_batch_prompts, self.grpo.micro_batch_tokens
+        rows, responses = mini * group, prompts * group
+        looks = 1 + (-(-self.steps // self.evaluation.every) if self.evaluation.every else 1)
+        answers = self.evaluation.questions * self.evaluation.samples * max(1, len(self.data.eval))
+        lines = {
+            "row": f"up to {self.data.max_prompt_tokens:,} prompt + {limit:,} response = {width:,} tokens",
+            "step": f"{counted(prompts, 'prompt')} x {group} = {responses:,} responses, "
+            f"up to {responses * limit:,} response tokens",
+            "mini-batch": f"{counted(mini, 'prompt')} = {rows:,} rows, up to {rows * width:,} tokens an update, "
+            f"{max(micro, width):,} at most in a device's backward pass",
+            "run": f"{counted(self.steps, 'step')} = {counted(self.updates, 'update')}, "
+            f"{counted(self.steps * prompts, 'prompt')}, "
+            f"{self.steps * responses:,} responses, up to {self.steps * responses * limit:,} response tokens",
+            "evaluation": f"{looks} x {counted(answers // self.evaluation.samples, 'question')} x "
+            f"{self.evaluation.samples} = "
+            f"{looks * answers:,} responses, up to {looks * answers * limit:,} response tokens",
+        }
+        if self.epochs:  # the number of questions says how many steps that is
+            lines["run"] = f"{self.epochs:g} epochs of the questions"
+            del lines["evaluation"]
+        return "\n".join(f"{name:<11} {text}" for name, text in lines.items())
+
+
+class PlanConfig(RunConfig):
+    """A run, and the devices that plan.py compiles it for."""
+
+    required: ClassVar[tuple[str, ...]] = ("model.path",)
+
+    topology: str = Field(
+        "a100-80gb:8",
+        description="kind and number of devices: a100-80gb:8, h100-80gb:8, h200:8, v5e:2x4, v5p:2x2x2, cpu:8",
+    )
+    response_tokens: int = Field(
+        0, ge=0, description="mean response length assumed for the time estimates; 0 = max_new_tokens"
+    )
+    memory_fraction: Real = Field(
+        GPU_MEMORY, gt=0, le=1, description="share of a device's memory that the run may take; the rest is the driver's"
+    )
+
+
+class DoctorConfig(RunConfig):
+    """A run, and how far its environment is checked."""
+
+    required: ClassVar[tuple[str, ...]] = ()
+
+    no_step: bool = Field(False, description="leave out the tiny GRPO step, most of the doctor's time")
+
+
+class TinyModelConfig(Section):
+    """The small random Qwen3 that the quickstart builds (names as in Hugging Face's config.json)."""
+
+    hidden_size: int = Field(128, ge=1, description="width")
+    intermediate_size: int = Field(384, ge=1, description="width of the feed-forward block")
+    num_hidden_layers: int = Field(4, ge=1, description="layers")
+    num_attention_heads: int = Field(4, ge=1, description="query heads")
+    num_key_value_heads: int = Field(2, ge=1, description="key and value heads; divides num_attention_heads")
+    head_dim: int = Field(32, ge=2, multiple_of=2, description="width of a head (even, for the rotary embedding)")
+    vocab_size: int = Field(
+        1024, ge=300, description="tokens of the tokenizer, 256 bytes and the special ones included"
+    )
+
+    @model_validator(mode="after")
+    def _fits(self) -> TinyModelConfig:
+        if self.num_attention_heads % self.num_key_value_heads:
+            raise ValueError(
+                f"num_key_value_heads {self.num_key_value_heads} does not divide num_attention_heads "
+                f"{self.num_attention_heads}; set num_key_value_heads to {_divisors(self.num_attention_heads)}"
+            )
+        return self
+
+
+class StoriesConfig(StoryConfig):
+    """The quickstart's stories."""
+
+    train_count: int = Field(4000, ge=1, description="questions to train on")
+    heldout_count: int = Field(
+        200, ge=1, description="questions to evaluate on; no name and object together as in training"
+    )
+    question_types: Texts = Field(("belief", "knowledge", "reality"), min_length=1, description="kinds of question")
+    hold_out_plots: Texts = Field((), description="plots that only the held-out questions tell")
+    hold_out_names: bool = Field(False, description="held-out questions have people that training never meets")
+    options: int = Field(3, ge=3, le=4, description="options of a question")
+
+
+class SftConfig(Section):
+    """The cold start on reference traces before GRPO."""
+
+    steps: int = Field(210, ge=1, description="optimiser updates")
+    batch_size: int = Field(32, ge=1, description="reference responses of one update")
+    egocentric: Real = Field(
+        0.0, ge=0, le=1, description="share of the references on beliefs that take everybody to know what is so"
+    )
+    learning_rate: Real = Field(1e-3, gt=0, description="peak learning rate")
+    warmup_steps: int = Field(20, ge=0, description="updates from 0 to the peak")
+    weight_decay: Real = Field(0.01, ge=0, description="decoupled weight decay")
+    optimizer: Literal["adamw", "muon"] = Field("adamw", description="as optimizer.name, for the cold start")
+    schedule: Literal["constant", "linear", "cosine"] = Field("cosine", description="course after the warm-up")
+
+    @model_validator(mode="after")
+    def _fits(self) -> SftConfig:
+        if self.warmup_steps >= self.steps:
+            raise ValueError(
+                f"warmup_steps {self.warmup_steps} must be less than steps {self.steps}; lower warmup_steps"
+            )
+        return self
+
+
+class CorruptionsConfig(Section):
+    """The quickstart's content reward model: from its SFT model, on pairs of sound and corrupted reference thoughts."""
+
+    stories: int = Field(900, ge=10, description="questions that pairs are made of, one pair a kind of corruption")
+    kinds: Texts = Field(
+        ("wrong_perceiver", "ungrounded_claim", "skipped_stage", "loop", "option_first"),
+        min_length=1,
+        description="kinds of corruption",
+    )
+    steps: int = Field(80, ge=2, description="optimiser updates")
+    pairs: int = Field(32, ge=1, description="pairs of one update")
+    learning_rate: Real = Field(5e-3, gt=0, description="peak learning rate of Muon, of a cosine to a tenth")
+
+
+class QuickstartConfig(RunConfig):
+    """The quickstart: a small model and stories of its own, SFT, then the same GRPO run."""
+
+    required: ClassVar[tuple[str, ...]] = ()
+    makes_content_model: ClassVar[bool] = True
+
+    output_dir: str = Field("runs/quickstart", min_length=1, description="folder that everything is written to")
+    tiny_model: TinyModelConfig = TinyModelConfig()
+    stories: StoriesConfig = StoriesConfig()
+    sft: SftConfig = SftConfig()
+    corruptions: CorruptionsConfig = CorruptionsConfig()
+
+    @model_validator(mode="after")
+    def _own_parts(self) -> QuickstartConfig:
+        content = ("rewards.content.model", self.rewards.content.model)
+        for name, given in (("model.path", self.model.path), ("data.train", self.data.train), content):
+            if given:
+                raise ValueError(f"{name}: the quickstart makes its own model and stories; use scripts/train_grpo.py")
+        if self.evaluation.questions > self.stories.heldout_count:
+            raise ValueError(
+                f"evaluation.questions {self.evaluation.questions} is more than stories.heldout_count "
+                f"{self.stories.heldout_count}; raise stories.heldout_count"
+            )
+        return self
+
+    def arithmetic(self) -> str:
+        """The run in prompts, samples and tokens, the cold start first."""
+        width = self.data.max_prompt_tokens + self.sampling.max_new_tokens
+        shown = self.sft.steps * self.sft.batch_size
+        return (
+            f"{'sft':<11} {self.sft.steps:,} updates x {self.sft.batch_size} = {shown:,} reference responses "
+            f"({shown / self.stories.train_count:.1f} times {self.stories.train_count:,} stories), "
+            f"up to {shown * width:,} tokens\n" + super().arithmetic()
+        )
+
+
+def _divisors(number: int) -> str:
+    """Returns the divisors of a number below 1000, and the number, as a choice of words: "1, 2, 4 or 8"."""
+    small = [str(d) for d in range(1, min(number, 1000)) if number % d == 0]
+    return f"{', '.join(small)} or {number}" if small else str(number)

@@ -1,0 +1,133 @@
+"""What would make a run fit: every proposal is compiled before it is made."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from socialr1_jax.config.run import ConfigError, PlanConfig
+from socialr1_jax.plan.plan import DoesNotFit, Part, Phase, Plan, gib, make_plan
+from socialr1_jax.runtime.chips import parse_topology
+
+_TIMES = (2, 4, 8)  # the devices of the topology that are tried
+
+Changes = Mapping[str, Any]  # dotted setting -> value
+
+
+def advice(
+    config: PlanConfig, plan: Plan, parts: Iterable[Part], make: Callable[..., Plan] = make_plan
+) -> Iterator[str]:
+    """Yields a line for each of the parts of a step, rollout or update, that do not fit.
+
+    The line says with which settings the part fits and what they leave free, or what stands in the way. Changes of
+    settings come first, the mildest before others, then two, four and eight times the devices.
+
+    Args:
+        plan: of `config`; phases that the compiler refused are not in it.
+        make: compiles the phases of some parts, as `make_plan` does.
+    """
+    for part in parts:
+        yield _Search(config, plan, part, make).line()
+
+
+@dataclass(frozen=True)
+class _Search:
+    config: PlanConfig
+    plan: Plan
+    part: Part
+    make: Callable[..., Plan]
+
+    def line(self) -> str:
+        resident, allowed = sum(self.plan.resident.values()), self.plan.allowed
+        alone = f"{_listed(self.plan.resident)} alone take {gib(resident)} GiB a device"
+        if resident > allowed:
+            # Split over fsdp and tensor; each replica has all of it.
+            replicas = self.config.mesh.replica
+            devices = replicas * -(-resident * self.plan.devices // (replicas * max(1, allowed)))
+            free = allowed - resident + self.plan.resident.get("reference", 0)
+            host = f"grpo.reference_memory=host (then {gib(free)} GiB are left), or " if free >= 0 else ""
+            return (
+                f"{alone}, and {gib(allowed)} GiB may be used: no size of a batch helps; it takes {host}at least "
+                f"{devices:,} such devices, or a smaller model"
+            )
+        least: Changes = {}
+        smallest = max((phase for phase in self.plan.phases if phase.part == self.part), key=_peak, default=None)
+        for changes in self._settings():
+            plan = self._planned(changes)
+            if plan and plan.free >= 0:
+                return _fits(changes, plan)
+            least, smallest = (changes, plan.fullest) if plan else (least, smallest)
+        row = f"one row of {self.config.data.max_prompt_tokens + self.config.sampling.max_new_tokens:,} tokens alone"
+        row += f" takes {gib(smallest.peak)} GiB ({smallest.name})" if smallest else " does not fit"
+        # Devices that are parts of one host share its memory.
+        factors = [] if self.plan.chip.platform == "cpu" else _TIMES
+        for factor in factors:
+            more = {**least, **self._devices(factor)}
+            plan = self._planned(more)
+            if plan and plan.free >= 0:
+                return f"{row}; {alone}. {_fits(more, plan)}"
+        return (
+            f"{row}; {alone}. "
+            + (f"{factors[-1]} times the devices do not help: " if factors else "")
+            + "Lower sampling.max_new_tokens or data.max_prompt_tokens, or take a smaller model (not tried)"
+        )
+
+    def _settings(self) -> Iterator[Changes]:
+        """What takes less memory on the same devices; the last one takes the least."""
+        config = self.config
+        if self.part == "update":
+            row = config.data.max_prompt_tokens + config.sampling.max_new_tokens
+            rows = config.grpo.micro_batch_tokens // row
+            sizes = dict.fromkeys(size for size in (rows // 2, 1) if 0 < size < rows)
+            fewer: list[Changes] = [{"grpo.micro_batch_tokens": row * size} for size in sizes]
+            remat: list[Changes] = [{"model.remat": "everything"}] if config.model.remat != "everything" else []
+            yield from (*fewer, *remat)
+            if fewer and remat:
+                yield {**fewer[-1], **remat[-1]}
+            return
+        rows = min(config.sampling.max_rows, config.grpo.prompts_per_step * config.sampling.group_size)
+        sizes = dict.fromkeys(size for size in (rows // 2, rows // 8, 1) if 0 < size < rows)
+        smaller: list[Changes] = [{"sampling.max_rows": size} for size in sizes]
+        yield from smaller
+        fsdp = {"mesh.fsdp": config.mesh.fsdp // 2} if config.mesh.fsdp else {}
+        yield {**(smaller[-1] if smaller else {}), "mesh.tensor": 2 * config.mesh.tensor, **fsdp}
+
+    def _devices(self, factor: int) -> Changes:
+        name = self.config.topology.partition(":")[0]
+        _, shape = parse_topology(self.config.topology)
+        grown = list(shape)
+        for _ in range(factor.bit_length() - 1):
+            grown[grown.index(min(grown))] *= 2
+        fsdp = {"mesh.fsdp": self.config.mesh.fsdp * factor} if self.config.mesh.fsdp else {}
+        return {"topology": f"{name}:{'x'.join(map(str, grown))}", **fsdp}
+
+    def _planned(self, changes: Changes) -> Plan | None:
+        """The part with these changes; None where they do not go together, or the compiler refuses them."""
+        try:
+            return self.make(_changed(self.config, changes), (self.part,))
+        except (ConfigError, DoesNotFit):
+            return None
+
+
+def _fits(changes: Changes, plan: Plan) -> str:
+    return f"It fits with {_shown(changes)}: {gib(plan.fullest.peak)} GiB a device, {gib(plan.free)} GiB free"
+
+
+def _peak(phase: Phase) -> int:
+    return phase.peak
+
+
+def _changed(config: PlanConfig, changes: Changes) -> PlanConfig:
+    values = config.model_dump()
+    for name, value in changes.items():
+        section, _, field = name.rpartition(".")
+        (values[section] if section else values)[field] = value
+    return PlanConfig.model_validate(values)
+
+
+def _shown(changes: Changes) -> str:
+    return " ".join(f"{name}={value}" for name, value in changes.items())
+
+
+def _listed(resident: Mapping[str, int]) -> str:
+    names = list(resident)
+    return " and ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else names[0]

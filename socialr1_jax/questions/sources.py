@@ -1,0 +1,305 @@
+"""The questions of a run: several sources as one sequence with random access, every row checked."""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+import logging
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Literal, Protocol, overload
+
+import numpy as np
+
+from socialr1_jax.data.bad_rows import report, summary
+from socialr1_jax.data.examples import Example, RowParser, parse_files
+from socialr1_jax.data.parquet_rows import ParquetRows, parquet_shape
+from socialr1_jax.data.tables import BadRow, Conditions, DataError, source_files
+from socialr1_jax.data.twins import twin_groups
+from socialr1_jax.runtime.files import ROW_SUFFIXES
+from socialr1_jax.stories.stories import generate_stories
+
+MOST_STORIES = 1_000_000  # of one source; they are held in memory
+_LOOKED_AT = 1000  # rows of such a file, for a wrong `first_label`
+LARGE_PARQUET = 200_000  # rows; a file with more is not read whole, and its rows are checked when they are met
+STORY_TYPES = ("belief", "knowledge", "reality")
+_STORIES = re.compile(r"stories:(?:(?P<split>train|heldout):)?(?P<count>\d{1,999})(?::(?P<seed>\d{1,999}))?")
+_MEND = "Mend the file, or set data.allow_bad_rows=true to drop such rows and count them."
+_NAME_COLUMNS = (
+    "Mend the file, or name its columns in data.columns. These are the same for all files of a run: if others are "
+    "called otherwise, rename this file's columns."
+)
+log = logging.getLogger(__name__)
+
+
+def open_questions(
+    sources: Sequence[str | Path],
+    *,
+    columns: Mapping[str, str] | None = None,
+    where: Mapping[str, str] | None = None,
+    allow_bad_rows: bool = False,
+    first_label: int = 0,
+) -> Questions:
+    """The questions of all sources, one source after the other.
+
+    A source is a file or hub dataset as ``read_examples`` takes it, or generated stories: ``stories:COUNT``,
+    ``stories:COUNT:SEED``, ``stories:heldout:COUNT[:SEED]`` (questions on belief, knowledge and reality; the other
+    arguments of ``generate_stories`` have their defaults, the seed is 0). ``columns`` and ``where`` are those of
+    ``read_examples``, for every file, and so is ``first_label``; generated stories need none of them.
+
+    Rows without a column ``source`` get the file's name without its ending as ``meta["source"]`` (with folders before
+    it where two files share a name), so that figures can be kept by source.
+
+    Every row is checked before this returns. Only a Parquet file of more than 200,000 rows is opened without: its rows
+    are checked when they are met (their ids are not compared), and it takes room in the temporary folder.
+
+    Args:
+        allow_bad_rows: drop rows that cannot be used, and log how many had which fault.
+
+    Raises:
+        DataError: a source that cannot be read, has no good row, or has gold answers that count from the other number
+            than ``first_label`` says, whatever ``allow_bad_rows`` says; bad rows, with their number and the first of
+            them.
+    """
+    columns, where = columns or {}, where or {}
+    if not sources:
+        raise DataError("no source of questions is given")
+    parts: list[_Part] = []
+    bad: list[BadRow] = []
+    total = 0
+    for source, name in zip(map(str, sources), source_names(sources), strict=True):
+        if source.partition(":")[0] == "stories":
+            parts.append(_Checked(_stories(source)))
+            total += len(parts[-1])
+            continue
+        files = source_files(source)
+        tables = [file for file in files if file.suffix.lower() == ".parquet"]
+        if sum(parquet_shape(file)[0] for file in tables) > LARGE_PARQUET:
+            parts += (opened := _open_large(source, tables, columns, where, name, first_label))
+            total += sum(map(len, opened))
+            files = [file for file in files if file not in tables]
+        if files:
+            parsed = parse_files(source, files, columns, where, name, first_label)
+            if parsed.bad and not parsed.examples:
+                raise DataError(report(parsed.bad, parsed.total, _NAME_COLUMNS))
+            parts.append(_Checked(parsed.examples, f"{source}: {parsed.reading}"))
+            bad += parsed.bad
+            total += parsed.total
+    if bad and not allow_bad_rows:
+        raise DataError(report(bad, total, _MEND))
+    if bad:
+        log.warning("dropped %d of %d rows that cannot be used: %s", len(bad), total, summary(bad))
+    return Questions(parts, bad, allow_bad_rows)
+
+
+class Questions(Sequence[Example]):
+    """Questions by their place; made by ``open_questions``.
+
+    ``allow_bad_rows`` says what becomes of a bad row that is met late, in a large Parquet file: with it iteration and
+    ``get`` leave the row out, else they raise DataError. Indexing raises it in either case.
+    """
+
+    def __init__(
+        self,
+        parts: Sequence[_Part],
+        bad: list[BadRow],
+        allow_bad_rows: bool,
+        chosen: np.ndarray | None = None,
+        writer: Callable[[Example], Example] | None = None,
+    ) -> None:
+        self.allow_bad_rows = allow_bad_rows
+        self._parts = [part for part in parts if len(part)]
+        self._ends = list(itertools.accumulate(map(len, self._parts)))
+        self._bad = bad
+        self._chosen = chosen
+        self._writer = writer
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._chosen is None else len(self._chosen)
+
+    @overload
+    def __getitem__(self, index: int) -> Example: ...
+    @overload
+    def __getitem__(self, index: slice) -> Questions: ...
+    def __getitem__(self, index: int | slice) -> Example | Questions:
+        if isinstance(index, slice):
+            return self.take(range(*index.indices(len(self))))
+        found = self._found(index)
+        if isinstance(found, BadRow):
+            raise DataError(f"{found}. {_MEND}")
+        return found
+
+    def get(self, index: int) -> Example | None:
+        """The question, or None for a bad row where ``allow_bad_rows`` is set. Raises DataError where it is not."""
+        found = self._found(index)
+        if isinstance(found, Example):
+            return found
+        if self.allow_bad_rows:
+            return None
+        raise DataError(f"{found}. {_MEND}")
+
+    def __iter__(self) -> Iterator[Example]:
+        for index in range(len(self)):
+            if (example := self.get(index)) is not None:
+                yield example
+
+    def take(self, indices: Sequence[int]) -> Questions:
+        """A view of the questions at these places, in this order; it shares the rows and the count of bad ones."""
+        places = np.arange(len(self))[np.asarray(indices, dtype=np.int64)]
+        if self._chosen is not None:
+            places = self._chosen[places]
+        return Questions(self._parts, self._bad, self.allow_bad_rows, places, self._writer)
+
+    def asked_by(self, writer: Callable[[Example], Example]) -> Questions:
+        """A view of the questions with the prompts that the writer gives them."""
+        return Questions(self._parts, self._bad, self.allow_bad_rows, self._chosen, writer)
+
+    @property
+    def readings(self) -> list[str]:
+        """Return for each file that was read whole which columns the questions came from."""
+        return [part.reading for part in self._parts if isinstance(part, _Checked) and part.reading]
+
+    def option_counts(self) -> Counter[int]:
+        """Return how many questions in memory have how many options; 0 is free text."""
+        return Counter(len(example.options) for _, example in self._in_memory())
+
+    def twins(self) -> list[list[int]]:
+        """Return the places of each group of twins. Large Parquet files are not read for that: they have none."""
+        return twin_groups(self._in_memory())
+
+    def _in_memory(self) -> Iterator[tuple[int, Example]]:
+        """Yield (place, question) of the questions in memory."""
+        if self._chosen is None:
+            for part, end in zip(self._parts, self._ends, strict=True):
+                if isinstance(part, _Checked):
+                    yield from enumerate(part.examples, end - len(part))
+            return
+        for place, row in enumerate(self._chosen.tolist()):
+            at = bisect.bisect_right(self._ends, row)
+            part = self._parts[at]
+            if isinstance(part, _Checked):
+                yield place, part.examples[row - self._ends[at]]
+
+    @property
+    def dropped(self) -> int:
+        """How many bad rows were left out so far; it grows only by rows of large Parquet files."""
+        return len(self._bad)
+
+    @property
+    def bad_rows(self) -> tuple[BadRow, ...]:
+        """The rows that were left out so far."""
+        return tuple(self._bad)
+
+    def _found(self, index: int) -> Example | BadRow:
+        place = range(len(self))[index] if self._chosen is None else int(self._chosen[index])
+        at = bisect.bisect_right(self._ends, place)
+        found = self._parts[at].found(place - self._ends[at] + len(self._parts[at]), self._bad)
+        return self._writer(found) if self._writer and isinstance(found, Example) else found
+
+
+class _Part(Protocol):
+    """One after another they make the questions."""
+
+    def __len__(self) -> int: ...
+
+    def found(self, index: int, bad: list[BadRow]) -> Example | BadRow:
+        """The question at this place, or why there is none; a bad row that is new is also put into `bad`."""
+
+
+class _Checked:
+    """Questions in memory."""
+
+    def __init__(self, examples: list[Example], reading: str = "") -> None:
+        self.examples, self.reading = examples, reading
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def found(self, index: int, bad: list[BadRow]) -> Example:
+        return self.examples[index]
+
+
+class _Large:
+    """Questions of a large Parquet file, checked when they are met."""
+
+    def __init__(self, rows: ParquetRows, parser: RowParser) -> None:
+        self._rows, self._parser = rows, parser
+        self._met: set[int] = set()  # bad rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def found(self, index: int, bad: list[BadRow]) -> Example | BadRow:
+        row = self._rows[index]
+        try:
+            return self._parser.example(row.values, row.number)
+        except ValueError as error:
+            found = BadRow(row.file, row.number, str(error))
+        if index not in self._met:
+            if not self._met:
+                log.warning("%s; further bad rows of this file are counted without a word", found)
+            self._met.add(index)
+            bad.append(found)
+        return found
+
+
+def _open_large(
+    source: str,
+    files: Sequence[Path],
+    columns: Mapping[str, str],
+    where: Mapping[str, str],
+    name: str,
+    first_label: int,
+) -> list[_Large]:
+    parts = []
+    conditions: Conditions | None = None
+    for file in files:
+        known = parquet_shape(file)[1]
+        parser = RowParser(known, columns, where, file.stem, name, first_label)
+        conditions = conditions or Conditions(parser.where)
+        try:
+            used = parser.used(known)
+        except ValueError as error:
+            raise DataError(f"{file}: {error}") from None
+        rows = ParquetRows(file, used, conditions)
+        for index in range(0, len(rows), max(1, len(rows) // _LOOKED_AT)):
+            row = rows[index]
+            with suppress(ValueError):
+                parser.example(row.values, row.number)
+        parser.refuse_first_label(str(file))
+        parts.append(_Large(rows, parser))
+    if conditions is not None:
+        conditions.close(source)
+    return parts
+
+
+def _stories(source: str) -> list[Example]:
+    if not (match := _STORIES.fullmatch(source)) or not int(match["count"]):
+        raise DataError(
+            f"{source}: generated stories are written stories:COUNT, stories:COUNT:SEED or stories:heldout:COUNT"
+        )
+    if int(match["count"]) > MOST_STORIES:
+        raise DataError(f"{source}: {MOST_STORIES:,} stories are the most of one source; lower their number")
+    split: Literal["train", "heldout"] = "heldout" if match["split"] == "heldout" else "train"
+    return generate_stories(int(match["count"]), seed=int(match["seed"] or 0), split=split, question_types=STORY_TYPES)
+
+
+def source_names(sources: Sequence[str | Path]) -> list[str]:
+    """A name for each source: a file's without its ending, with as many folders before it as tell it from the others;
+    hub ids and generated stories as they are given.
+    """
+    paths = {str(source): Path(source).with_suffix("").parts for source in sources}
+    names = []
+    for source, parts in paths.items():
+        if Path(source).suffix.lower() not in ROW_SUFFIXES:
+            names.append(source)
+            continue
+        others = [other for name, other in paths.items() if name != source]
+        depths = range(1, len(parts) + 1)
+        tells = (depth for depth in depths if all(other[-depth:] != parts[-depth:] for other in others))
+        depth = next(tells, 0)
+        names.append("/".join(parts[-depth:]) if depth else source)
+    return [dict(zip(paths, names, strict=True))[str(source)] for source in sources]

@@ -1,0 +1,5 @@
+"""The report of runs: one HTML page that opens without network or server, and the README's figure."""
+
+from socialr1_jax.report.page import write_report
+
+__all__ = ["write_report"]

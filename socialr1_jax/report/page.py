@@ -1,0 +1,171 @@
+"""The run report: one self-contained HTML page for a run folder, or for several compared.
+
+The page is page.html filled by jinja2, with style.css and the scripts inlined. Text of the model is untrusted: jinja2
+escapes all of it, the embedded JSON holds no `<`, scripts put it on the page as text only, and a content security
+policy lets only the page's own script run and forbids the network.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from socialr1_jax.report import run_files
+from socialr1_jax.report.metric_lines import meanings
+from socialr1_jax.report.paired import paired_differences
+from socialr1_jax.report.responses import responses_of
+from socialr1_jax.report.run_files import Metrics, Row
+from socialr1_jax.report.settings import changed, differing
+from socialr1_jax.runtime.files import write_whole
+from socialr1_jax.runtime.ownership import refuse_foreign_file
+
+_MOST_SHORTCUTS = 3
+_SCRIPTS = ("page.js", "charts.js", "lengths.js", "responses.js", "table.js")
+
+
+def write_report(*run_dirs: str | Path, output: str | Path | None = None) -> Path:
+    """Writes the page of one run or of several, whole or not at all, and returns its path.
+
+    One file that opens without network or server: charts over steps, lengths, the same questions answered before and
+    after training, a choice of responses to browse, the settings. What is missing or cut is named on the page. Without
+    `output` it is `report.html`, in the folder of the only run or, for several, in the working folder. A folder given
+    twice counts once.
+    Raises FileNotFoundError when a folder holds none of the files of a run, ForeignFile for an output that is there and
+    is no report.
+    """
+    directories = list({Path(run_dir).resolve(): Path(run_dir) for run_dir in run_dirs}.values())
+    missing = [run_files.missing_files(directory) for directory in directories]  # before anything long is read
+    path = Path(output) if output else (directories[0] if len(directories) == 1 else Path()) / "report.html"
+    refuse_foreign_file(path, _is_report, "a report")
+    runs = [_read_run(*run) for run in zip(directories, _names(directories), missing, strict=True)]
+    names = [(phase, name) for run in runs for phase, columns in run["data"]["metrics"].items() for name in columns]
+    payload = _json_for_html({"runs": [run["data"] for run in runs], "meanings": meanings(names)})
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    configs = [run["config"] for run in runs]
+    html = environment.from_string(_part("page.html")).render(
+        runs=runs,
+        fact_names=list(dict.fromkeys(name for run in runs for name in run["facts"])),
+        differing=differing(configs) if len(configs) > 1 else changed(configs[0]),
+        style=_part("style.css"),
+        script="\n".join(map(_part, _SCRIPTS)),
+        payload=payload,
+        # from the content, so that the same run gives the same bytes
+        nonce=hashlib.sha256(payload.encode("utf-8", "replace")).hexdigest()[:24],
+    )
+    # "replace": a lone surrogate in a response has no UTF-8 form and must not cost the report
+    return write_whole(path, html.encode("utf-8", "replace"))
+
+
+def _is_report(file: Path) -> bool:
+    """Returns True if the head of a file has the title that page.html gives."""
+    with file.open("rb") as opened:
+        return b"Social-R1 run report</title>" in opened.read(100_000)
+
+
+def _part(name: str) -> str:
+    return Path(__file__).with_name(name).read_text(encoding="utf-8")
+
+
+def _names(directories: list[Path]) -> list[str]:
+    """The folders' own names; with the folders above them where two are called alike."""
+    places = [directory.resolve() for directory in directories]
+    if len({place.name for place in places}) == len(places):
+        return [place.name for place in places]
+    above = Path(os.path.commonpath(places)).parent
+    return [str(place.relative_to(above)) for place in places]
+
+
+def _read_run(directory: Path, name: str, missing: list[str]) -> Row:
+    """All that the page says of a run; "data" is what its scripts draw from."""
+    notes = [f"{file} is missing" for file in missing]
+    config = run_files.read_config(directory, notes)
+    summary = run_files.read_summary(directory, notes)
+    metrics = run_files.read_metrics(directory, notes)
+    responses = responses_of(directory, notes)
+    for phase, what in (("grpo", "GRPO step"), ("eval", "evaluation")):
+        if not metrics.get(phase) and "metrics.jsonl" not in missing:
+            notes.append(f"metrics.jsonl holds no {what}")
+    limit = _section(config, "sampling").get("max_new_tokens")
+    return {
+        "name": name,
+        "notes": notes,
+        "config": config,
+        "config_text": run_files.read_text(directory / "config.yaml"),
+        "summary": summary,
+        "accuracy": run_files.before_after(summary, metrics),
+        "accuracies": run_files.accuracies(summary, metrics),
+        "paired": paired_differences(directory, responses["evaluations"], notes),
+        "best_rule": run_files.best_rule(directory),
+        "rule": run_files.last_evaluation(metrics).get("best_rule_accuracy"),
+        "chance": run_files.last_evaluation(metrics).get("chance", responses["chance"]),
+        "facts": _facts(config, summary, metrics) | _shortcuts(directory),
+        "data": {"name": name, "metrics": _columns(metrics), "limit": run_files.number(limit), **responses},
+    }
+
+
+def _facts(config: Mapping[str, Any], summary: Mapping[str, float], metrics: Metrics) -> dict[str, str]:
+    """What the head of the page says of a run, as far as it is known."""
+    sampling, grpo, rewards = (_section(config, name) for name in ("sampling", "grpo", "rewards"))
+    facts: dict[str, str] = {}
+    if "parameters" in summary:
+        facts["Parameters"] = f"{summary['parameters'] / 1e6:.2f} M"
+    elif path := _section(config, "model").get("path"):
+        facts["Model"] = str(path)
+    if "seed" in config:
+        facts["Seed"] = str(config["seed"])
+    if metrics.get("sft"):
+        facts["SFT steps"] = str(len(metrics["sft"]))
+    facts["GRPO steps"] = str(len(metrics.get("grpo", {}))) + (f" of {config['steps']}" if "steps" in config else "")
+    if "prompts_per_step" in grpo and "group_size" in sampling:
+        facts["Responses a step"] = f"{grpo['prompts_per_step']} prompts × {sampling['group_size']}"
+    if (rate := _section(config, "optimizer").get("learning_rate")) is not None:
+        facts["Learning rate"] = str(rate)
+    if "preset" in rewards:
+        judge = _section(rewards, "structure").get("judge")
+        facts["Reward"] = str(rewards["preset"]) + (f", judge {judge}" if judge else "")
+    if "reward_sft" in summary and "reward_grpo" in summary:
+        facts["Held-out reward"] = f"{summary['reward_sft']:.2f} → {summary['reward_grpo']:.2f}"
+    if "content_pair_accuracy" in summary and "content_pairs" in summary:
+        share, pairs = summary["content_pair_accuracy"], summary["content_pairs"]
+        facts["Content model, held-out pairs"] = f"{100 * share:.1f} % of {pairs:.0f}"
+    if "format_rate_grpo" in summary:
+        facts["Format rate after"] = f"{100 * summary['format_rate_grpo']:.1f} %"
+    if (seconds := summary.get("wall_seconds")) is not None:
+        facts["Wall time"] = f"{seconds / 3600:.1f} h" if seconds >= 7200 else f"{seconds / 60:.1f} min"
+    if "peak_rss_bytes" in summary:
+        facts["Peak memory"] = f"{summary['peak_rss_bytes'] / 2**30:.2f} GiB"
+    return facts
+
+
+def _shortcuts(directory: Path) -> dict[str, str]:
+    found = run_files.shortcuts(directory)
+    more = f"; and {len(found) - _MOST_SHORTCUTS} more" if len(found) > _MOST_SHORTCUTS else ""
+    return {"Shortcuts in data.train": "; ".join(found[:_MOST_SHORTCUTS]) + more} if found else {}
+
+
+def _section(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    section = config.get(name)
+    return section if isinstance(section, Mapping) else {}
+
+
+def _columns(metrics: Metrics) -> Row:
+    """What the page's charts are drawn from: {phase: {"step": [...], key: [number or null, ...]}}, to six digits."""
+    columns: Row = {}
+    for phase, rows in metrics.items():
+        steps = sorted(rows)
+        columns[phase] = {"step": steps}
+        for key in sorted({key for row in rows.values() for key in row}):
+            columns[phase][key] = [float(f"{rows[step][key]:.6g}") if key in rows[step] else None for step in steps]
+    return columns
+
+
+def _json_for_html(value: Any) -> str:
+    """JSON that cannot end its script element: `<`, `>` and `&` only as escapes."""
+    text = json.dumps(value, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")

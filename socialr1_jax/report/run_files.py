@@ -1,0 +1,222 @@
+"""Reads the files of a run folder, finished or not.
+
+A run may have been stopped while writing, so every file may be missing or cut. Readers take what is whole and put one
+plain sentence about the rest into `notes`; they never raise for bad content.
+"""
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from socialr1_jax.config.command_line import ConfigError, parse_yaml
+from socialr1_jax.questions.audit import SHORTCUTS, strong_shortcuts
+from socialr1_jax.questions.intervals import interval
+from socialr1_jax.runtime.files import flattened
+
+Row = dict[str, Any]
+Metrics = dict[str, dict[int, dict[str, float]]]  # phase -> step -> key -> finite number
+
+RUN_FILES = ("config.yaml", "metrics.jsonl", "rollouts.jsonl", "summary.json")
+STATUSES = ("ok", "truncated", "malformed", "unscorable", "error")
+_MOST_TEXT = 1 << 20  # bytes of config.yaml or summary.json
+
+
+def missing_files(directory: Path) -> list[str]:
+    """Which of RUN_FILES are not there. Raises FileNotFoundError when none is: then the folder is no run."""
+    missing = [name for name in RUN_FILES if not (directory / name).is_file()]
+    if len(missing) == len(RUN_FILES):
+        raise FileNotFoundError(
+            f"{directory}: no report written, it holds none of {', '.join(RUN_FILES)}; give the output_dir of a run"
+        )
+    return missing
+
+
+def read_config(directory: Path, notes: list[str]) -> Mapping[str, Any]:
+    """Returns the content of config.yaml; empty when it is missing or is not a YAML mapping."""
+    try:
+        config = parse_yaml(read_text(directory / "config.yaml")) or {}
+    except ConfigError as error:
+        notes.append(f"config.yaml cannot be read: {error}")
+        return {}
+    if not isinstance(config, dict):
+        notes.append("config.yaml cannot be read: it does not hold key: value lines")
+        return {}
+    return config
+
+
+def read_summary(directory: Path, notes: list[str]) -> dict[str, float]:
+    """The finite numbers of summary.json."""
+    path = directory / "summary.json"
+    if not path.is_file():
+        return {}
+    try:
+        summary = json.loads(read_text(path))
+    except (ValueError, RecursionError):
+        summary = None
+    if isinstance(summary, dict):
+        return {str(key): value for key in summary if (value := number(summary[key])) is not None}
+    notes.append("summary.json is cut or unreadable")
+    return {}
+
+
+def read_metrics(directory: Path, notes: list[str]) -> Metrics:
+    """Return the finite numbers of metrics.jsonl, those of mappings by `files.flattened`.
+
+    Where a resumed run wrote a step twice, the last line counts.
+    """
+    metrics: Metrics = {}
+    for _, row in read_lines(directory / "metrics.jsonl", notes):
+        values = flattened(row).items()
+        numbers = {key: value for key, held in values if key != "step" and (value := number(held)) is not None}
+        metrics.setdefault(str(row.get("phase")), {})[row["step"]] = numbers
+    return metrics
+
+
+def before_after(summary: Mapping[str, float], metrics: Metrics, name: str = "accuracy") -> list[Row]:
+    """Return a held-out figure before and after GRPO as rows of label, value, low, high.
+
+    It comes from summary.json, else from evaluations.
+
+    The 95 % interval is the evaluation's own (accuracy_low, accuracy_high) or comes from its standard error where it
+    has one (both know that samples of one question are not independent), else from the number of responses.
+
+    Args:
+        name: accuracy, pair_accuracy or accuracy/TYPE.
+    """
+    evaluations = [row for _, row in sorted(metrics.get("eval", {}).items()) if name in row]
+    points = []
+    for label, key, found in (
+        ("Before GRPO", f"{name}_sft", evaluations[:1]),
+        ("After GRPO", f"{name}_grpo", evaluations[1:][-1:]),
+    ):
+        row = found[0] if found else {}
+        value = summary.get(key, row.get(name))
+        if value is not None:
+            # the spread of another evaluation says nothing about this value
+            same = row if math.isclose(row.get(name, -1.0), value, abs_tol=1e-4) else {}
+            if f"{name}_low" in same and f"{name}_high" in same:
+                low, high = same[f"{name}_low"], same[f"{name}_high"]
+            else:
+                count = summary.get("heldout_responses", row.get("responses", 0.0))
+                low, high = interval(value, same.get(f"{name}_stderr"), count)
+            points.append({"label": label, "value": value, "low": low, "high": high})
+    return points
+
+
+def accuracies(summary: Mapping[str, float], metrics: Metrics) -> list[Row]:
+    """Return the rows of the page's table of held-out accuracies: label, before, after, chance, rule (None if unknown).
+
+    All questions come first, then groups of twins, then each type.
+    """
+    known = last_evaluation(metrics)
+    types = {key for row in metrics.get("eval", {}).values() for key in row if key.startswith("accuracy/")}
+    rows = []
+    for label, name, chance, rule in (
+        ("All questions", "accuracy", "chance", "best_rule_accuracy"),
+        ("Groups of twins, all right", "pair_accuracy", "", "best_rule_pair_accuracy"),
+        *((key.removeprefix("accuracy/"), key, "", f"best_rule_{key}") for key in sorted(types)),
+    ):
+        values = {point["label"]: point["value"] for point in before_after(summary, metrics, name)}
+        if values:
+            before, after = values.get("Before GRPO"), values.get("After GRPO")
+            row = {"label": label, "before": before, "after": after}
+            rows.append(row | {"chance": known.get(chance), "rule": known.get(rule)})
+    return rows
+
+
+def last_evaluation(metrics: Metrics) -> Mapping[str, float]:
+    """Return the figures of the last evaluation; empty when there is none."""
+    evaluations = metrics.get("eval", {})
+    return evaluations[max(evaluations)] if evaluations else {}
+
+
+def best_rule(directory: Path) -> str:
+    """Return the name of the best rule in the last evaluation of metrics.jsonl; "" when it names none."""
+    name = ""
+    for _, row in read_lines(directory / "metrics.jsonl", []):
+        if isinstance(row.get("best_rule"), str):
+            name = row["best_rule"]
+    return name
+
+
+def shortcuts(directory: Path) -> list[str]:
+    """Return the strong shortcuts in the questions that the run trained on; see `audit.strong_shortcuts`."""
+    path = directory / SHORTCUTS
+    try:
+        return strong_shortcuts(json.loads(read_text(path))) if path.is_file() else []
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return ["shortcuts.json is cut or unreadable"]
+
+
+def number(value: Any) -> float | None:
+    """A finite number as a float; None for everything else (null, NaN, text, true)."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e300:
+        return None
+    return float(value)
+
+
+def reward_of(row: Row) -> float:
+    """The reward of a rollout row; 0 where it is unscorable."""
+    return number(row.get("reward")) or 0.0
+
+
+def terms_of(row: Row) -> dict[str, float | None]:
+    """The reward terms of a rollout row; None where a term could not be scored."""
+    terms = row.get("terms")
+    return {str(name): number(terms[name]) for name in terms} if isinstance(terms, dict) else {}
+
+
+def is_right(row: Row) -> bool:
+    """Whether the outcome term of a rollout row says that its answer equals the gold one."""
+    return (terms_of(row).get("outcome") or 0.0) > 0.5
+
+
+def status_of(row: Row) -> str:
+    """Return how a response ended, one of STATUSES; ok for a row that does not say it."""
+    return next((status for status in STATUSES if row.get("status") == status), "ok")
+
+
+def read_text(path: Path) -> str:
+    """Returns the beginning of a file, at most 1 MiB, with U+FFFD for broken bytes; empty when there is no file."""
+    if not path.is_file():
+        return ""
+    with path.open("rb") as file:
+        return file.read(_MOST_TEXT).decode("utf-8", errors="replace")
+
+
+def read_lines(path: Path, notes: list[str]) -> Iterator[tuple[int, Row]]:
+    """(the byte where it begins, row) of each whole JSON line with a step: rollouts.jsonl may hold gigabytes."""
+    if not path.is_file():
+        return
+    bad: list[int] = []
+    offset = 0
+    with path.open("rb") as lines:
+        for line_number, line in enumerate(lines, start=1):
+            row = _parsed(line)
+            if isinstance(row, dict) and isinstance(row.get("step"), int):
+                yield offset, row
+            elif line.strip():
+                bad.append(line_number)
+            offset += len(line)
+    if bad:
+        what = "1 unreadable line" if len(bad) == 1 else f"{len(bad)} unreadable lines"
+        notes.append(f"{path.name}: {what} left out, from line {bad[0]} (a stopped run cuts its last line)")
+
+
+def read_rows(path: Path, offsets: list[int]) -> Iterator[Row]:
+    """The rows that begin at bytes which `read_lines` gave, in the order asked for."""
+    if not offsets:
+        return
+    with path.open("rb") as file:
+        for offset in offsets:
+            file.seek(offset)
+            yield _parsed(file.readline())
+
+
+def _parsed(line: bytes) -> Any:
+    try:
+        return json.loads(line.decode("utf-8", "replace"))
+    except (ValueError, RecursionError):
+        return None

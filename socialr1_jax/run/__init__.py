@@ -1,0 +1,1 @@
+"""A run in its folder: state, checkpoints, log, console, questions, summary."""

@@ -1,0 +1,267 @@
+"""Progress on the console: one live line with a bar in a terminal, plain lines elsewhere.
+
+Whatever the text holds, it is shown as it is: no markup, no emoji codes, no control characters.
+"""
+
+import logging
+import textwrap
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from types import TracebackType
+from typing import IO, Any, cast
+
+import rich.console
+from rich.live import Live
+from rich.segment import Segment
+from rich.table import Table
+from rich.text import Text
+
+from socialr1_jax.runtime.terminal import LossyStream, counted, print_error, printable, readable
+
+_BETWEEN_LINES = 10.0  # seconds between two plain lines, for steps that are faster
+_WIDE = 3000  # characters: more than `printable` leaves of a line
+_BAR = 24  # characters of a live bar
+
+
+class Console(rich.console.Console):
+    """A rich console for any text. A stdout that loses its reader or is full does not end the program."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(highlight=False, markup=False, emoji=False, **settings)
+
+    @property
+    def file(self) -> IO[str]:
+        return cast(IO[str], LossyStream(super().file))
+
+    @file.setter
+    def file(self, file: IO[str]) -> None:
+        self._file = file
+
+    @property
+    def size(self) -> rich.console.ConsoleDimensions:
+        """Return the terminal's size; where no terminal shows the output, nothing is wrapped or cut."""
+        return super().size if self.is_terminal else rich.console.ConsoleDimensions(_WIDE, 25)
+
+    @size.setter
+    def size(self, size: tuple[int, int]) -> None:
+        self._width, self._height = size
+
+    @property
+    def shows_live(self) -> bool:
+        """Whether a line can be drawn over itself."""
+        return self.is_terminal and not self.is_dumb_terminal
+
+    def render_str(self, text: str, **settings: Any) -> Text:
+        """Return the text of a string, cell or title, with each line cut to what a person reads."""
+        return super().render_str("\n".join(map(printable, text.split("\n"))), **settings)
+
+    def render(self, renderable: Any, options: Any = None) -> Iterator[Segment]:
+        """Yield what is shown of any object; all output passes here."""
+        segments: Iterable[Segment] = super().render(renderable, options)
+        if isinstance(renderable, Table) and not self.is_terminal:
+            segments = _without_filling(segments)
+        for segment in segments:
+            yield segment if segment.control else segment._replace(text=readable(segment.text))
+
+
+def _without_filling(segments: Iterable[Segment]) -> Iterator[Segment]:
+    """Yield the lines of a table without the blanks at their ends."""
+    for line in Segment.split_lines(segments):
+        while line and not line[-1].text.strip(" "):
+            line.pop()
+        if line:
+            line[-1] = line[-1]._replace(text=line[-1].text.rstrip(" "))
+        yield from (*line, Segment.line())
+
+
+console = Console()
+
+
+class _LogLines(logging.Handler):
+    """Shows each record of a log as one line."""
+
+    def __init__(self, show: Callable[[str], None]) -> None:
+        super().__init__()
+        self._show = show
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._show(printable(record.getMessage()))
+
+
+@contextmanager
+def shown_log(quiet: bool = False, verbose: bool = False) -> Iterator[None]:
+    """Show the package's log on the console in this block: from INFO on, or from DEBUG on when `verbose`.
+
+    When `quiet`, warnings alone are shown, on stderr. Orbax's own log is left out: checkpoints.py says in a sentence
+    what Orbax reports with a traceback of each of its threads.
+    """
+    # `console.print` does not cut the live bar.
+    log, handler = logging.getLogger("socialr1_jax"), _LogLines(print_error if quiet else console.print)
+    if log.handlers:  # the program around this one shows it
+        yield
+        return
+    absl = logging.getLogger("absl")
+    level, propagate, others = log.level, log.propagate, absl.level
+    log.addHandler(handler)
+    log.setLevel(logging.WARNING if quiet else logging.DEBUG if verbose else logging.INFO)
+    log.propagate = False
+    absl.setLevel(logging.CRITICAL)
+    before, console.quiet = console.quiet, console.quiet or quiet
+    try:
+        yield
+    finally:
+        console.quiet = before
+        absl.setLevel(others)
+        log.removeHandler(handler)
+        log.setLevel(level)
+        log.propagate = propagate
+
+
+@contextmanager
+def collected_warnings(name: str) -> Iterator[list[str]]:
+    """Collect the warnings of a logger and those below it in this block, in place of showing them."""
+    said: list[str] = []
+    log, handler = logging.getLogger(name), logging.Handler(logging.WARNING)
+    handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
+    propagate, log.propagate = log.propagate, False
+    log.addHandler(handler)
+    try:
+        yield said
+    finally:
+        log.removeHandler(handler)
+        log.propagate = propagate
+
+
+def print_finding(status: str, name: str, found: str, fix: str) -> None:
+    """Print a line of the doctor, with what to do indented beneath it; wrapped in a terminal, whole elsewhere."""
+    indent, width = " " * 24, max(64, console.width)
+    texts = [f"{status:<8} {name:<14} {found}", *([f"{indent}fix: {fix}"] if fix else [])]
+    wrapped = [
+        textwrap.fill(printable(text), width, subsequent_indent=indent, break_on_hyphens=False) for text in texts
+    ]
+    line = Text("\n".join(wrapped))
+    line.stylize({"ok": "green", "warning": "yellow", "problem": "bold red"}.get(status, "dim"), 0, 8)
+    console.print(line, soft_wrap=True)
+
+
+class Bar:
+    """A line of progress over `total` steps that starts at `first`; `advance(text)` after each step.
+
+    In a terminal the line is live, and never longer than the terminal is wide: it drops the count of compiled programs,
+    then the last fields of the text, which two blanks separate. Elsewhere whole lines are printed, one in ten seconds
+    at most. Use as a context manager.
+    """
+
+    def __init__(self, name: str, total: int, first: int = 0) -> None:
+        from socialr1_jax.runtime.compiles import compiled  # imports JAX, which the doctor's lines do without
+
+        self.name, self.total, self.done, self.first = printable(name), total, first, first
+        self._text, self._wait = "", ""
+        self._started = self._said = time.monotonic()
+        self._said_at = first  # the step of the last plain line
+        self._compiled, self._before = compiled(), replace(compiled())
+        self._ends: list[float] = []  # of each step, in seconds since the start without those of compiling
+        self._live = Live(self, console=console) if console.shows_live else None
+
+    def __enter__(self) -> "Bar":
+        _bars.append(self)
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        _bars.remove(self)
+        if self._live:
+            self._live.stop()
+        elif self.done > self._said_at:
+            self._say()
+
+    def advance(self, text: str) -> None:
+        """Count a step, and show its figures."""
+        self.done, self._text = self.done + 1, printable(text)
+        now = time.monotonic()
+        self._ends.append(now - self._started - self._compiling)
+        if self._live is None and (now - self._said > _BETWEEN_LINES or self.done in (self.first + 1, self.total)):
+            self._say()
+
+    @contextmanager
+    def waiting(self, text: str) -> Iterator[None]:
+        """Show in this block what a wait between two steps is for."""
+        self._wait = text
+        try:
+            yield
+        finally:
+            self._wait = ""
+
+    def __rich__(self) -> Text:
+        """Return the live line, for the width of the console."""
+        fields = (self._wait or self._text).split("  ")
+        for kept in [*fields, self._compilations], *(fields[:count] for count in range(len(fields), -1, -1)):
+            line = self._line(kept)
+            if line.cell_len <= console.width:
+                break
+        line.no_wrap, line.overflow = True, "ellipsis"
+        return line
+
+    def _line(self, fields: list[str]) -> Text:
+        width = min(_BAR, console.width // 8)
+        full = width * self.done // self.total if self.total else width
+        sign, rest = "#-" if console.options.ascii_only else "\u2501\u2500"
+        seconds = int(time.monotonic() - self._started)
+        parts = [f"{self.done}/{self.total}", f"{seconds // 60}:{seconds % 60:02d}", self._eta, *fields]
+        bar = (sign * full, "green"), (rest * (width - full), "bright_black"), " " * bool(width)
+        return Text.assemble(f"{self.name} ", *bar, "  ".join(filter(None, parts)))
+
+    def _say(self) -> None:
+        self._said, self._said_at = time.monotonic(), self.done
+        parts = f"{self.name} {self.done}/{self.total}", self._text, self._eta, self._compilations
+        console.print("  ".join(filter(None, parts)))
+
+    @property
+    def _eta(self) -> str:
+        """The time that the steps to come will take; "" until it is known, and at the end.
+
+        The first step is slow, and steps change: the latter half of the others is taken, two at least. Compiling is
+        left out, since most of it is over soon.
+        """
+        steps = len(self._ends)
+        if steps < 3 or self.done >= self.total:
+            return ""
+        half = max(1, steps // 2)
+        seconds = (self._ends[-1] - self._ends[half - 1]) / (steps - half)
+        return f"eta {_time(seconds * (self.total - self.done))}"
+
+    @property
+    def _compiling(self) -> float:
+        return self._compiled.seconds - self._before.seconds
+
+    @property
+    def _compilations(self) -> str:
+        programs = self._compiled.programs - self._before.programs
+        return f"{counted(programs, 'program')} compiled, {_time(self._compiling)}" if programs else ""
+
+
+_bars: list[Bar] = []  # those at work; the last one's line is the one to see
+
+
+@contextmanager
+def working(text: str) -> Iterator[None]:
+    """Show what a longer wait is for."""
+    if console.shows_live and _bars:
+        with _bars[-1].waiting(printable(text)):
+            yield
+    elif console.shows_live:
+        with console.status(Text(printable(text))):
+            yield
+    else:
+        console.print(text)
+        yield
+
+
+def _time(seconds: float) -> str:
+    """For people: 45 s, 12 min, 5.2 h."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,275 @@
+"""A run folder belongs to one program at a time and to one configuration."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import re
+import shlex
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from socialr1_jax.config.run import ConfigError, RunConfig, Section, load_config
+from socialr1_jax.data.prompts import template_file
+from socialr1_jax.rewards.extra import function_files
+from socialr1_jax.run.metrics import RUN_FILES
+from socialr1_jax.runtime.files import read_json, sha256, write_json
+from socialr1_jax.runtime.ownership import open_own
+from socialr1_jax.runtime.processes import any_of_all, is_first
+from socialr1_jax.runtime.terminal import counted
+
+# Settings that may change on resume because they do not change what the run computes: hardware, logging, how long to
+# wait for whom, and when to look or to stop. Sizes of batches on the devices change the rounding.
+_FREE = (
+    "output_dir", "save_rollouts", "quiet", "verbose", "xla_flags", "distributed", "mesh", "tracking", "checkpoint",
+    "model.remat", "model.export_dtype", "model.ignore_fields", "data.train_on_evaluation_set",
+    "sampling.max_rows", "sampling.segment_tokens", "grpo.micro_batch_tokens", "batch.micro_batch_tokens",
+    "grpo.reference_memory", "grpo.most_skipped", "rewards.content.batch_tokens", "rewards.most_unscorable",
+    "rewards.unscorable_window", "evaluation.every", "evaluate_every",
+    *(f"rewards.structure.{name}" for name in (
+        "base_url", "api_key_env", "concurrency", "requests_per_minute", "tokens_per_minute", "retries", "call_timeout",
+        "deadline", "max_answer_bytes", "cache", "price_input", "price_output",
+    )),
+)  # fmt: skip
+# Files that a command overwrites, cuts or appends to in its folder, by what the folder is to it.
+_OWN_FILES = "own_files.json"  # sums of the user's files with code or text
+_RUN = ("config.yaml", *RUN_FILES, "bad_rows.jsonl", "shortcuts.json", "summary.json", "report.html", _OWN_FILES)
+_FILES = {
+    "run": _RUN,
+    "quickstart": (*_RUN, "quickstart.yaml", "questions/*", "tokenizer/*", "sft/*", "content_model/*"),
+    "evaluation": ("results.json", "results.md", "results.html", "replies.jsonl", "samples_*.jsonl",
+                   "verdicts_*.jsonl"),
+}  # fmt: skip
+_LOCK = ".lock"
+_MARK = "socialr1_jax"  # at the beginning of our lock, before a process and what the folder is to us
+_OURS = re.compile(rf"|{_MARK} +[0-9]+( [a-z]+)+ [0-9]+\.[0-9]\n")  # the last number: seconds of all sessions
+_held: dict[Path, float] = {}  # folders locked by this process, since when (monotonic); makes `own_folder` re-entrant
+
+
+def resuming_text(finished: int, steps: int) -> str:
+    """Return the console's line for a run that has a checkpoint."""
+    if finished < steps:
+        return f"resuming after step {finished} of {steps}"
+    return f"all {counted(steps, 'step')} of this run are done; for more raise steps, or give another output_dir"
+
+
+@contextlib.contextmanager
+def own_folder(folder: Path, kind: str = "run") -> Iterator[None]:
+    """Creates the folder and locks it. The lock is released when the process exits, even on a crash.
+
+    `kind` is run, quickstart or evaluation, and decides which files the caller will overwrite.
+
+    Raises ConfigError if another program holds the lock, the folder cannot be written to, or it holds one of the files
+    and this program did not write it.
+    """
+    folder = folder.absolute()
+    if folder in _held:
+        yield
+        return
+    opened, problem, made, before = None, "", not folder.exists(), set[str]()
+    begun, mark, before_seconds = time.monotonic(), "", 0.0
+    if is_first():
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            before = set(os.listdir(folder))
+            refuse_foreign_files(folder, kind)
+            opened = open_own(folder / _LOCK, "a+")
+            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # One write over what is there: a kill leaves the mark whole.
+            fcntl.fcntl(opened, fcntl.F_SETFL, fcntl.fcntl(opened, fcntl.F_GETFL) & ~os.O_APPEND)
+            kinds = sorted({*_kinds(folder), kind, *(["run"] if kind == "quickstart" else [])})
+            before_seconds = wall_seconds(folder) + _since_lock(folder)
+            mark = f"{_MARK} {os.getpid():>10} {' '.join(kinds)}"
+            os.pwrite(opened.fileno(), f"{mark} {before_seconds:.1f}\n".encode(), 0)
+        except ConfigError as error:
+            problem = str(error)
+        except BlockingIOError:
+            number = next(iter(re.findall("[0-9]+", _text(folder / _LOCK).removeprefix(_MARK))), "another")
+            problem = f"{folder}: process {number} is at work in this folder: wait for it, or give another output_dir"
+        except OSError as error:
+            problem = f"{folder}: cannot write to this folder ({error.strerror}): give another output_dir"
+    if any_of_all(bool(problem)):
+        raise ConfigError(problem or f"{folder}: process 0 could not lock this folder; see its log")
+    _held[folder] = begun
+    try:
+        yield
+    finally:
+        del _held[folder]
+        if opened:
+            with contextlib.suppress(OSError):  # a disk that has become read-only: what ended the run says so
+                os.pwrite(opened.fileno(), f"{mark} {before_seconds + time.monotonic() - begun:.1f}\n".encode(), 0)
+            if set(os.listdir(folder)) - before == {_LOCK}:  # bad input: leave nothing behind
+                (folder / _LOCK).unlink()
+                if made:
+                    folder.rmdir()
+            opened.close()
+
+
+def refuse_foreign_files(folder: Path, kind: str = "run") -> None:
+    """Raises ConfigError naming a file in the folder that a command of this kind writes, and that none has written."""
+    lock = folder / _LOCK
+    there = [path for pattern in _FILES[kind] for path in sorted(folder.glob(pattern))]
+    links = [path for path in (lock, *there) if path.is_symlink()]
+    if links:
+        raise ConfigError(f"{links[0]} is a link, and nothing is written through links there: remove it")
+    if lock.exists() and not (lock.is_file() and lock.stat().st_size < 100 and _OURS.fullmatch(_text(lock))):
+        raise ConfigError(f"{lock} is not a lock of this program: give another output folder, or move it away")
+    if kind in _kinds(folder) or _has_checkpoint(folder):
+        return
+    there += [path for path in (folder / "checkpoints").glob("*") if re.fullmatch("[0-9]+", path.name)]
+    if there:
+        raise ConfigError(
+            f"{there[0]} is there and this program did not write it: give another output folder, or move it away"
+        )
+
+
+def wall_seconds(folder: Path) -> float:
+    """Returns the seconds that programs have had this folder to themselves, all sessions and the present one together.
+
+    Of a session that was killed, they end with its last line of metrics or rollouts.
+    """
+    folder = folder.absolute()
+    counted = _lock_text(folder).rpartition(" ")[2]
+    present = time.monotonic() - _held[folder] if folder in _held else 0.0
+    return float(counted or 0) + present
+
+
+def _since_lock(folder: Path) -> float:
+    """Returns the seconds from the last write to the lock to the last one to the run's files, 0 if that came before.
+
+    A session writes its lock first and, unless it is killed, last.
+    """
+    written = [(folder / name).stat().st_mtime for name in RUN_FILES if (folder / name).exists()]
+    return max(0.0, max(written, default=0.0) - (folder / _LOCK).stat().st_mtime)
+
+
+def _kinds(folder: Path) -> list[str]:
+    """Returns what the folder has been to this program, from its lock."""
+    text = _lock_text(folder)
+    return re.findall("[a-z]+", text.removeprefix(_MARK)) if text.startswith(_MARK) else []
+
+
+def _lock_text(folder: Path) -> str:
+    return _text(folder / _LOCK) if (folder / _LOCK).is_file() else ""
+
+
+def _has_checkpoint(folder: Path) -> bool:
+    """Returns True if there is a checkpoint with its manifest."""
+    for manifest in folder.glob("checkpoints/[0-9]*/manifest.json"):
+        with contextlib.suppress(OSError, ValueError):
+            if {"schema", "files"} <= read_json(manifest).keys():
+                return True
+    return False
+
+
+def _text(file: Path) -> str:
+    return file.read_text(encoding="utf-8", errors="replace")
+
+
+def refuse_another_run(config: Section, saved: Path) -> None:
+    """Raises ConfigError if the folder of `saved`, a run's configuration, holds results that `config` would overwrite.
+
+    Results are checkpoints, an export, and lines of metrics and rollouts of a phase other than "sft". The same
+    configuration resumes from a checkpoint, or begins again if there is none and the run had not finished.
+    """
+    folder = saved.parent
+    finished = (folder / "export").exists() or (folder / "summary.json").exists()
+    lines = any(_has_results(folder / name) for name in RUN_FILES)
+    if not finished and not lines and not _has_checkpoint(folder):
+        return
+    if not saved.exists():
+        raise ConfigError(f"{folder} holds results of a run but no {saved.name}: give another output_dir, or move them")
+    refuse_other_settings(config, saved)
+    if isinstance(config, RunConfig):
+        _refuse_changed_files(config, folder)
+    if finished and not any((folder / "checkpoints").glob("*")):
+        raise ConfigError(
+            f"{folder} holds a finished run without its checkpoints: give another output_dir, or remove the folder"
+        )
+
+
+def save_own_files(config: RunConfig) -> None:
+    """Write the SHA-256 of the user's files that the run's numbers depend on, by setting, if there are any."""
+    if sums := {name: sha256(file) for name, file in _own_files(config).items()}:
+        write_json(Path(config.output_dir) / _OWN_FILES, sums)
+
+
+def forget_functions(folder: Path) -> None:
+    """Take the reward functions out of the sums: a fault of theirs stopped the run, which resumes with it corrected."""
+    if (file := folder / _OWN_FILES).exists():
+        sums = read_json(file)
+        write_json(file, {name: sums[name] for name in sums if not name.startswith("rewards.extra.")})
+
+
+def _refuse_changed_files(config: RunConfig, folder: Path) -> None:
+    """Raise ConfigError for a file of code or text that changed since the run began."""
+    if not (folder / _OWN_FILES).exists():
+        return
+    before = read_json(folder / _OWN_FILES)
+    files = _own_files(config).items()
+    changed = [f"{file} of {name}" for name, file in files if before.get(name, "") not in ("", sha256(file))]
+    if changed:
+        raise ConfigError(
+            f"{folder} holds a run with another content of {', '.join(changed)}: "
+            "put back what the run began with, give another output_dir, or (other numbers from there on) remove "
+            f"{folder / _OWN_FILES}"
+        )
+
+
+def _own_files(config: RunConfig) -> dict[str, Path]:
+    """Return the user's files of code and text by setting; a replay reads none."""
+    if config.replay_rollouts:
+        return {}
+    extras = {f"rewards.extra.{name}.function": file for name, file in function_files(config.rewards).items()}
+    rubric = config.rewards.structure.rubric
+    texts = {
+        "rewards.structure.rubric": Path(rubric) if rubric else None,
+        "data.prompt": template_file(config.data.prompt),
+    }
+    return extras | {name: file.absolute() for name, file in texts.items() if file and os.path.isfile(file)}
+
+
+def refuse_other_settings(config: Section, saved: Path) -> None:
+    """Raises ConfigError listing every setting of the file `saved` that differs and changes what a run computes.
+
+    `steps` may be raised where the learning rate does not depend on it (optimizer.schedule constant).
+    """
+    before, now = _flat(load_config(type(config), saved).model_dump()), _flat(config.model_dump())
+    differing = []
+    for name in {**before, **now}:
+        old: Any = before.get(name)
+        new: Any = now.get(name)
+        reason = ""
+        if old == new or any(f"{name}.".startswith(f"{free}.") for free in _FREE):
+            continue
+        if name == "steps":
+            schedule = before["optimizer.schedule"]
+            if new > old and schedule == "constant":
+                continue
+            reason = (
+                f", on which optimizer.schedule {schedule} depends" if new > old else ": more may be asked for only"
+            )
+        differing.append(f"{name} {old!r} -> {new!r}{reason}")
+    if differing:
+        raise ConfigError(
+            f"{saved.parent} holds a run of another configuration ({', '.join(differing)}): "
+            f"give another output_dir, resume that run (--config {shlex.quote(str(saved))} alone), or remove the folder"
+        )
+
+
+def _has_results(file: Path) -> bool:
+    """Returns True if a file of JSON lines has one that is not of the phase "sft"."""
+    if not file.exists():
+        return False
+    with file.open("rb") as lines:
+        return any(b'"phase": "sft"' not in line for line in lines if line.strip())
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
+    return flat

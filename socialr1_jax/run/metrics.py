@@ -1,0 +1,120 @@
+"""Where a run's numbers go: metrics.jsonl always, TensorBoard by default, wandb when asked for; rollouts.jsonl."""
+
+import json
+import logging
+import math
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from socialr1_jax.config.run import TrackingConfig
+from socialr1_jax.runtime.files import append, finite, flattened, write_whole
+from socialr1_jax.runtime.ownership import open_own
+from socialr1_jax.runtime.processes import is_first
+
+RUN_FILES = ("metrics.jsonl", "rollouts.jsonl")
+log = logging.getLogger(__name__)
+
+
+class RunLog:
+    """Appends to the run folder's metrics.jsonl and rollouts.jsonl, and to the trackers that are switched on.
+
+    `goes_on` is what `get_state` gave when the checkpoint was made that the run goes on from; what was written after it
+    is dropped, for it will come again. None for a new run, which leaves of earlier ones the phase "sft" alone.
+    `first_step` is the step that comes next. With several processes the first one writes.
+    """
+
+    def __init__(
+        self, folder: Path, tracking: TrackingConfig, *, config: Mapping[str, Any], first_step: int = 0,
+        goes_on: Mapping[str, int] | None = None,
+    ) -> None:  # fmt: skip
+        self._folder = folder
+        self._tensorboard: Any = None
+        self._wandb: Any = None
+        self._writes = is_first()
+        if not self._writes:
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in RUN_FILES:
+            if goes_on is None:
+                _keep_sft(folder / name)
+            else:
+                _cut(folder / name, goes_on.get(name, 0))
+        if tracking.tensorboard:
+            from tensorboardX import SummaryWriter
+
+            self._tensorboard = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step or None)
+        if tracking.wandb:
+            import wandb
+
+            self._wandb = wandb.init(project="socialr1_jax", dir=str(folder), config=dict(config), resume="allow")
+
+    def get_state(self) -> dict[str, int]:
+        """The length of each file in bytes."""
+        files = (self._folder / name for name in RUN_FILES)
+        return {file.name: file.stat().st_size if file.exists() else 0 for file in files}
+
+    def metrics(self, phase: str, step: int, values: Mapping[str, Any]) -> None:
+        """Write one line of numbers, texts, and mappings of a name to a number.
+
+        A number that is not finite is written as null. Trackers get the finite numbers alone, those of a mapping one by
+        one (`accuracy_by_type` as accuracy/belief, ...).
+        """
+        if not self._writes:
+            return
+        _append(self._folder / "metrics.jsonl", [{"phase": phase, "step": step, **values}])
+        numbers = {
+            f"{phase}/{name}": value
+            for name, value in flattened(values).items()
+            if not isinstance(value, str) and math.isfinite(value)
+        }
+        if self._tensorboard:
+            for name, value in numbers.items():
+                self._tensorboard.add_scalar(name, value, step)
+        if self._wandb:
+            self._wandb.log(numbers, step=step)
+
+    def rollouts(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """One line a response."""
+        if self._writes:
+            _append(self._folder / "rollouts.jsonl", rows)
+
+    def close(self) -> None:
+        if self._tensorboard:
+            try:
+                self._tensorboard.close()
+            except OSError as error:  # what stopped the run says so, too
+                log.warning("TensorBoard's files could not be written to their end: %s", error)
+        if self._wandb:
+            self._wandb.finish()
+
+
+def _append(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    append(path, (json.dumps(finite(row), ensure_ascii=False) + "\n" for row in rows))
+
+
+def _cut(path: Path, length: int) -> None:
+    size = path.stat().st_size if path.exists() else 0
+    if size >= length:
+        if size:
+            with open_own(path, "rb+") as file:
+                file.truncate(length)
+        return
+    log.warning("%s has lost its last %d bytes since the checkpoint was made", path, length - size)
+    if size:  # whole lines only
+        with open_own(path, "rb+") as file:
+            file.truncate(file.read().rfind(b"\n") + 1)
+
+
+def _keep_sft(path: Path) -> None:
+    if not path.exists():
+        return
+    kept = []
+    # Not splitlines(): it also cuts at characters such as U+2028 that stand inside a response.
+    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
+        try:
+            if json.loads(line)["phase"] == "sft":
+                kept.append(line + "\n")
+        except (ValueError, KeyError, TypeError):  # the end of the file, or a line that a kill cut
+            continue
+    write_whole(path, "".join(kept))

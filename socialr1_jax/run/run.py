@@ -1,0 +1,298 @@
+"""A run in its folder: how it starts, resumes, saves and stops. GRPO and the reward model's training share it."""
+
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Annotated, Any, Protocol, Self
+
+import jax
+from jax.sharding import Mesh
+from pydantic import BaseModel, Field, ValidationError
+
+from socialr1_jax.config.command_line import Count
+from socialr1_jax.config.reward_model import RewardModelConfig
+from socialr1_jax.config.run import ConfigError, DistributedConfig, RunConfig, save_config
+from socialr1_jax.grpo.update import TrainState
+from socialr1_jax.models.attention import Backend
+from socialr1_jax.run.checkpoints import AWAY, CheckpointError, Checkpoints, first_fault
+from socialr1_jax.run.console import console, shown_log
+from socialr1_jax.run.folder import own_folder, resuming_text
+from socialr1_jax.run.metrics import RunLog
+from socialr1_jax.runtime.interrupt import Interrupted, Stop, stop_on_signal
+from socialr1_jax.runtime.mesh import make_mesh
+from socialr1_jax.runtime.processes import in_cluster, is_first, wait_for_all
+
+
+class TrainingStopped(RuntimeError):
+    """The run stopped itself; the message says why, and where what it stopped at is stored."""
+
+
+class Saved(Protocol):
+    """A part of a run that is saved with it, as JSON."""
+
+    def get_state(self) -> Any:
+        """Return the state."""
+
+    def set_state(self, state: Any) -> None:
+        """Restore what `get_state` returned. Raises ValueError or KeyError for anything else."""
+
+
+class Counts(BaseModel):
+    """Counters that are saved with a run."""
+
+    finished: Count  # steps
+    evaluated: Annotated[int, Field(strict=True, ge=-1)]  # the step of the last evaluation
+    skipped_in_a_row: Count  # updates
+
+    def get_state(self) -> dict[str, int]:
+        return self.model_dump()
+
+    def set_state(self, state: Mapping[str, int]) -> None:
+        self.__dict__.update(Counts.model_validate(state))
+
+
+@contextmanager
+def running(config: RunConfig | RewardModelConfig) -> Iterator[Stop]:
+    """Join the other processes, set the mesh and own the folder; yield what a signal asks to stop.
+
+    Raises ConfigError when another program is at work in the folder or the mesh does not fit the devices, and
+    TrainingStopped when a file of the run cannot be written.
+    """
+    join(config.distributed)
+    console.quiet |= not is_first()
+    mesh, folder = run_mesh(config), Path(config.output_dir)
+    shown = (config.quiet, config.verbose) if isinstance(config, RunConfig) else ()
+    written = [folder]
+    if isinstance(config, RunConfig) and config.save_rollouts:
+        written.append(Path(config.save_rollouts).parent)
+    with jax.set_mesh(mesh), shown_log(*shown), own_folder(folder), stop_on_signal() as stop:
+        try:
+            yield stop
+        except OSError as error:
+            if not error.filename or not any(_is_within(error.filename, one) for one in written):
+                raise
+            raise TrainingStopped(
+                f"{error.filename}: {error.strerror}. Fix this and run the same command to resume from the last "
+                "checkpoint"
+            ) from error
+
+
+def join(config: DistributedConfig, environment: Mapping[str, str] = os.environ) -> None:
+    """Join the other processes of this run; call before anything touches a device.
+
+    JAX finds address, count and number itself under SLURM, Open MPI, GKE and on Cloud TPU; elsewhere the configuration
+    gives them. Raises ConfigError when the others do not come within `config.timeout` seconds.
+    """
+    if not config.processes and not in_cluster(environment):
+        return
+    address, count, number = config.coordinator, config.processes, config.process
+    try:
+        if count:
+            jax.distributed.initialize(address, count, number, initialization_timeout=config.timeout)
+        else:
+            jax.distributed.initialize(initialization_timeout=config.timeout)
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ConfigError(f"distributed: the processes did not find each other: {reason}") from error
+
+
+def run_mesh(config: RunConfig | RewardModelConfig) -> Mesh:
+    """Return the configuration's mesh over the devices present. Raises ConfigError when it does not divide them."""
+    try:
+        return make_mesh(config.mesh.replica, config.mesh.fsdp or None, config.mesh.tensor)
+    except ValueError as error:
+        raise ConfigError(f"mesh: {error}") from error
+
+
+def about_devices(mesh: Mesh, backend: Backend) -> str:
+    """Return the line of a run's console that names its devices, how they are meshed, and what they compute with."""
+    limit = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit", 0)
+    memory = f", {limit / 2**30:.1f} GiB of memory each" if limit else ""
+    return f"mesh {dict(mesh.shape)} of {jax.devices()[0].device_kind}{memory}, attention {backend}"
+
+
+class Run:
+    """The state of a run, its counters, log and checkpoints. Use as a context manager.
+
+    A run that has a checkpoint in its folder resumes from it. Leaving the context after `Interrupted` or one of
+    `halting` saves what is finished; the unfinished step is done again. The first is not raised further.
+
+    Args:
+        state: weights and moments of a new run; owned by this.
+        parts: what else is saved, by name.
+        about: kept in every checkpoint: configuration, versions, commit.
+
+    Raises CheckpointError when there are checkpoints and none can be used.
+    """
+
+    def __init__(
+        self, config: RunConfig | RewardModelConfig, state: TrainState, parts: Mapping[str, Saved],
+        about: Mapping[str, Any], stop: Stop, halting: tuple[type[Exception], ...] = (),
+    ) -> None:  # fmt: skip
+        self.config, self.state, self.stop = config, state, stop
+        self.folder = Path(config.output_dir)
+        self.counts, self.complete = Counts(finished=0, evaluated=-1, skipped_in_a_row=0), False
+        self._halting = halting
+        self._parts: dict[str, Saved] = {"counts": self.counts, **parts}
+        self._checkpoints = Checkpoints(self.folder / "checkpoints", config.checkpoint, about)
+        files = self._restore()
+        self.log = RunLog(
+            self.folder, config.tracking, config=config.model_dump(),
+            first_step=0 if files is None else self.counts.finished + 1, goes_on=files,
+        )  # fmt: skip
+        if is_first():
+            save_config(config, self.folder / "config.yaml")
+        self._last = self._standing()
+
+    def steps(self, evaluate: Callable[[int], float | None] | None, every: int) -> Iterator[int]:
+        """Yield the number of each step that is left, from 0; the caller does it and counts it as finished.
+
+        Between steps this evaluates (at the start, at the end, and after each `every` steps), saves what is due, and
+        raises Interrupted when the run is to stop. `evaluate`: steps -> the metric that checkpoints are compared by.
+        """
+        counts, steps = self.counts, self.config.steps
+        while True:
+            self.stop.check()
+            finished, kept = counts.finished, self._last["counts"]["finished"] == counts.finished
+            value = None
+            if evaluate and counts.evaluated != finished and (finished in (0, steps) or due(finished, every)):
+                value = evaluate(finished)
+            if kept:
+                self.keep()
+            if kept and finished and (self._checkpoints.is_best(value) or due(finished, self.config.checkpoint.every)):
+                self._checkpoints.save(finished, self.state, self._last, value)
+            self._checkpoints.check()
+            if finished == steps:
+                return
+            yield finished
+
+    def keep(self) -> None:
+        """Let the run be saved as it is now. Steps that changed no weights are not kept, and are done again."""
+        self._last = self._standing()
+
+    def finish(self) -> None:
+        """Save the end of the run and wait until it is written. Raises TrainingStopped when it cannot be."""
+        self.keep()
+        self._save()
+        self.complete = True
+
+    def halted(self, reason: str) -> TrainingStopped:
+        """Save the run and return the error that stops it."""
+        try:
+            self._save()
+        except TrainingStopped as error:
+            return TrainingStopped(f"{reason}. {error}")
+        step = self._last["counts"]["finished"]
+        return TrainingStopped(f"{reason}. {self.folder} was saved after step {step}. Run the same command to resume")
+
+    def reset(self, part: str, state: Any) -> None:
+        """Save `state` as that of a part, so that a resumed run starts with it."""
+        self._last[part] = state
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool:
+        try:
+            if isinstance(error, Interrupted):
+                self._save()
+                console.print(f"saved after step {self._last['counts']['finished']} of {self.config.steps}")
+            elif isinstance(error, self._halting):
+                raise self.halted(str(error)) from error
+            elif isinstance(error, CheckpointError):  # checkpoint.on_failure is stop
+                raise TrainingStopped(str(error)) from error
+        finally:
+            self._checkpoints.close()
+            self.log.close()
+        if error is not None and not isinstance(error, Interrupted):
+            return False
+        wait_for_all(f"end of {self.config.output_dir}", self.config.distributed.timeout)
+        return True
+
+    def _standing(self) -> dict[str, Any]:
+        return {name: part.get_state() for name, part in self._parts.items()} | {"files": self.log.get_state()}
+
+    def _save(self) -> None:
+        try:
+            self._checkpoints.save(self._last["counts"]["finished"], self.state, self._last)
+            self._checkpoints.finish()
+        except CheckpointError as error:
+            raise TrainingStopped(str(error)) from error
+
+    def _restore(self) -> Mapping[str, int] | None:
+        """Restore the newest whole checkpoint; return the lengths of the log's files, None for a new run."""
+        found = self._checkpoints.restore(self.state, (*self._parts, "files"))
+        if not found:
+            return None
+        self.state, before = found
+        saved = self.folder / "checkpoints" / str(self._checkpoints.latest)
+        for name, part in self._parts.items():
+            try:
+                part.set_state(before[name])
+            except (KeyError, ValueError) as error:
+                reason = first_fault(error) if isinstance(error, ValidationError) else error
+                raise CheckpointError(f"{saved}: the state of {name} cannot be used ({reason}): {AWAY}") from error
+        counts = self.counts
+        if not counts.evaluated <= counts.finished == int(saved.name) <= self.config.steps:
+            raise CheckpointError(f"{saved} holds the run after step {counts.finished} of {self.config.steps}: {AWAY}")
+        console.print(resuming_text(counts.finished, self.config.steps))
+        return before["files"]
+
+
+class Laps:
+    """Wall seconds of the phases of one step, and between steps. A phase that comes again adds up."""
+
+    def __init__(self) -> None:
+        self.begun = self._last = self._ended = time.perf_counter()
+        self._between = 0.0
+        self._laps: dict[str, float] = {}
+
+    def begin(self, phases: tuple[str, ...]) -> None:
+        """Begin a step."""
+        self.begun = self._last = time.perf_counter()
+        self._between = self.begun - self._ended
+        self._laps = dict.fromkeys(phases, 0.0)
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """End phase `name` on leaving: it has the time since the end of the one before it."""
+        yield
+        self.end(name)
+
+    def end(self, name: str) -> None:
+        """End phase `name`."""
+        now = self._ended = time.perf_counter()
+        self._laps[name] += now - self._last
+        self._last = now
+
+    @contextmanager
+    def left_out(self) -> Iterator[None]:
+        """Leave the time within out of the seconds between steps."""
+        begun = time.perf_counter()
+        yield
+        self._ended += time.perf_counter() - begun
+
+    @property
+    def total(self) -> float:
+        """Seconds of the step until the end of its last phase."""
+        return self._last - self.begun
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Return the metrics of the step and its phases."""
+        each = {f"seconds/{name}": seconds for name, seconds in self._laps.items()}
+        return {"seconds": self.total} | each | {"seconds/between": self._between}
+
+
+def _is_within(file: str, folder: Path) -> bool:
+    return Path(file).absolute().is_relative_to(folder.absolute())
+
+
+def due(step: int, every: int) -> bool:
+    """Return whether what happens after each `every` steps happens after this one; 0 = never."""
+    return every > 0 and step % every == 0

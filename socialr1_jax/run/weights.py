@@ -1,0 +1,80 @@
+"""Read the weights of a run's checkpoint as a model."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import jax
+import orbax.checkpoint as ocp
+from jax.sharding import Mesh, NamedSharding, SingleDeviceSharding
+
+from socialr1_jax.models.qwen3 import Qwen3, Qwen3Config, Weight, check_mesh
+from socialr1_jax.run.checkpoints import CheckpointError, differences, fault, read_run, whole_steps
+from socialr1_jax.runtime.mesh import P
+from socialr1_jax.weights.hf import map_weights
+from socialr1_jax.weights.tokenizer_files import count_tokens
+
+
+def is_run(folder: str | os.PathLike[str]) -> bool:
+    """Returns True for the folder of a run, or one of its checkpoints."""
+    folder = Path(os.path.expanduser(folder))
+    return (folder / "checkpoints").is_dir() or (folder / "run" / "metadata").is_file()
+
+
+def find_checkpoint(folder: str | os.PathLike[str], which: str = "latest") -> Path:
+    """Returns the folder of a checkpoint: `which` is latest, best (by `checkpoint.best`) or a number of steps.
+
+    The folder of a checkpoint is returned as it is. Raises CheckpointError naming the checkpoints that there are.
+    """
+    folder = Path(os.path.expanduser(folder)).absolute()
+    if (folder / "run" / "metadata").is_file():
+        return folder
+    steps = sorted(whole_steps(folder / "checkpoints"))
+    if not steps:
+        raise CheckpointError(f"{folder} holds no whole checkpoint")
+    step = str(steps[-1]) if which == "latest" else which
+    if which == "best":
+        step = str(read_run(folder / "checkpoints" / str(steps[-1]))["best"].get("step", "best"))
+    if step not in map(str, steps):
+        base = "; what it began with is its model.path (in its config.yaml)" if step == "0" else ""
+        raise CheckpointError(f"{folder} has no checkpoint {step}; it has {', '.join(map(str, steps))}{base}")
+    return folder / "checkpoints" / step
+
+
+def load_policy(
+    folder: str | os.PathLike[str], which: str = "latest", mesh: Mesh | None = None, *, tokenizer: bool = True
+) -> Qwen3:
+    """Reads the float32 weights of a run's checkpoint, on the first device or in a mesh's layout "train".
+
+    Its tokenizer is the one that the run read; without `tokenizer` its tokens are not counted. Raises CheckpointError
+    when the checkpoint is absent, cut or altered.
+    """
+    checkpoint = find_checkpoint(folder, which)
+    if problem := fault(checkpoint):
+        raise CheckpointError(f"{checkpoint} is damaged: {problem}")
+    about = read_run(checkpoint)["about"]
+    if not isinstance(about.get("model"), dict) or not isinstance(about.get("source"), str | None):
+        raise CheckpointError(f"{checkpoint}: its about has no model, or a source that is not text: give another one")
+    config = Qwen3Config.from_hf(about["model"], source=str(checkpoint))
+    if mesh is not None:
+        check_mesh(config, mesh)
+    source = Path(about["source"]) if about.get("source") and os.path.isdir(about["source"]) else None
+    num_tokens = count_tokens(source, config.vocab_size) if source and tokenizer else config.vocab_size
+
+    def abstract(weight: Weight, layers: int | None, spec: P) -> jax.ShapeDtypeStruct:
+        sharding = SingleDeviceSharding(jax.devices()[0]) if mesh is None else NamedSharding(mesh, spec)
+        shape = weight.shape if layers is None else (layers, *weight.shape)
+        return jax.ShapeDtypeStruct(shape, "float32", sharding=sharding)
+
+    wanted = {"params": map_weights(config, abstract)}
+    restore_args = ocp.checkpoint_utils.construct_restore_args(wanted)
+    handler = ocp.PyTreeCheckpointHandler(use_ocdbt=False)
+    stored = handler.metadata(checkpoint / "state").tree
+    if problems := differences(wanted, {"params": stored.get("params", {})}):
+        raise CheckpointError(f"{checkpoint} does not fit the model that its about describes: {problems}")
+    with ocp.Checkpointer(handler) as checkpointer:
+        found = checkpointer.restore(
+            checkpoint / "state", args=ocp.args.PyTreeRestore(wanted, restore_args=restore_args, partial_restore=True)
+        )
+    return Qwen3(config, found["params"], source=str(source) if source else None, num_tokens=num_tokens)

@@ -1,0 +1,222 @@
+"""Write files and folders that appear whole or not at all, and read and write JSON objects."""
+
+import glob
+import hashlib
+import json
+import math
+import os
+import re
+import secrets
+import shutil
+import stat
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from socialr1_jax.runtime.ownership import (
+    SOURCE,
+    ForeignFile,
+    is_own_folder,
+    open_own,
+    refuse_foreign_folder,
+)
+
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # of UTF-8, which some editors write
+ROW_SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")  # of files with rows: questions, pairs, responses
+_MOST_JSON = 256 << 20  # bytes of a JSON file; a tokenizer has 11 MB
+_PRIVATE = 0o700  # mode of an unfinished folder that can be resumed
+
+
+def write_whole(path: str | os.PathLike[str], content: str | bytes) -> Path:
+    """Writes a file (text as UTF-8) beside its place, waits until it is on the disk, then renames it."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # A name that cannot be guessed, so that no link can be planted there.
+    partial = path.with_name(f".{path.name[:50]}.partial-{secrets.token_hex(8)}")
+    try:
+        with partial.open("xb") as file:
+            file.write(content.encode("utf-8") if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return path
+
+
+@contextmanager
+def whole_folder(
+    directory: str | os.PathLike[str], marker: str, source: Mapping[str, Any] | None = None
+) -> Iterator[Path]:
+    """Yields a temporary folder beside `directory` that replaces it when the block ends without an error.
+
+    A folder of the kind of `marker` that holds nothing else is replaced; any other one that is not empty raises
+    ForeignFile before anything is written (ownership.py). `directory` may start with `~`. If it is a symbolic link, the
+    folder behind it is replaced and the link stays. Files and folders get the modes of the umask. What killed processes
+    left beside the folder is removed first.
+
+    With `source`, a description of what is written from what, a killed or interrupted call can be resumed: the next
+    call with an equal `source` gets the temporary folder as it was left. The block must then skip finished files.
+    """
+    target = Path(os.path.expanduser(directory)).absolute()
+    if target.is_symlink():
+        target = Path(os.path.realpath(target))
+    refuse_foreign_folder(target, marker)
+    _clear_left_over(target, marker)
+    partial, old = (target.with_name(f".{target.name}.{kind}-{os.getpid()}") for kind in ("partial", "old"))
+    if source is not None:
+        partial = target.with_name(f".{target.name}.partial")
+        label = partial / SOURCE
+        if not _is_private(partial) or not label.is_file() or read_json(label) != source:
+            _remove(partial, marker)
+            partial.mkdir(mode=_PRIVATE, parents=True)
+            write_json(label, source)
+    else:
+        partial.mkdir(parents=True)
+    try:
+        yield partial
+        (partial / SOURCE).unlink(missing_ok=True)
+        _set_modes(partial)
+        refuse_foreign_folder(target, marker)  # once more: hours may have passed
+        if target.exists():
+            target.rename(old)
+        partial.rename(target)
+        shutil.rmtree(old, ignore_errors=True)
+    except Exception:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    except BaseException:  # Ctrl-C
+        if source is None:
+            shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def _is_private(folder: Path) -> bool:
+    """Returns True if only a process of this user can have made the folder and written into it."""
+    try:
+        state = folder.lstat()
+    except FileNotFoundError:
+        return False
+    return stat.S_ISDIR(state.st_mode) and state.st_uid == os.geteuid() and stat.S_IMODE(state.st_mode) == _PRIVATE
+
+
+def _remove(folder: Path, marker: str) -> None:
+    """Removes an unfinished folder of this kind. Raises ForeignFile for anything else."""
+    if folder.is_symlink() or (folder.exists() and not is_own_folder(folder, marker, finished=False)):
+        raise ForeignFile(f"{folder} is in the way and this program did not write it: move it away")
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _set_modes(folder: Path) -> None:
+    """Gives the folder and all in it the modes of the umask: safetensors writes its files with mode 600."""
+    probe = folder / ".mode"  # a new folder shows the umask; os.umask() would change it for other threads
+    probe.mkdir(exist_ok=True)
+    mode = probe.stat().st_mode & 0o777
+    probe.rmdir()
+    for path in (folder, *folder.rglob("*")):
+        wanted = mode if path.is_dir() else mode & 0o666
+        if not path.is_symlink() and path.stat().st_mode & 0o777 != wanted:
+            path.chmod(wanted | path.stat().st_mode & 0o7000)
+
+
+def _clear_left_over(target: Path, marker: str) -> None:
+    """Removes temporary folders of dead processes, and completes a replacement that a kill left between two renames."""
+    for path in sorted(target.parent.glob(f".{glob.escape(target.name)}.*-*")):
+        kind, _, process = path.name.removeprefix(f".{target.name}.").partition("-")
+        if (
+            kind not in ("partial", "old")
+            or not re.fullmatch("[1-9][0-9]{0,8}", process)
+            or _another_runs(int(process))
+        ):
+            continue
+        if path.is_symlink() or not is_own_folder(path, marker, finished=kind == "old"):
+            continue
+        if kind == "old" and not target.exists():
+            path.rename(target)
+        else:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _another_runs(process: int) -> bool:
+    """Returns True if another process has this number; in a container a dead one may have had ours."""
+    if process == os.getpid():
+        return False
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def sha256(file: Path) -> str:
+    """Returns the SHA-256 of a file's content, in hex."""
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def append(file: Path, lines: Iterable[str]) -> None:
+    """Adds lines to a file. An OSError names the file, also when it is the disk that has no room."""
+    try:
+        with open_own(file, "a", encoding="utf-8") as opened:
+            opened.writelines(lines)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(file)) from error
+
+
+def sync(file: Path) -> None:
+    """Waits until a written file is on the disk."""
+    with file.open("rb") as opened:
+        os.fsync(opened.fileno())
+
+
+def read_json(file: Path, most: int = _MOST_JSON) -> dict[str, Any]:
+    """Return the object in a JSON file of at most `most` bytes, with or without a byte order mark.
+
+    Raises FileNotFoundError, and ValueError naming the file if it holds anything else or is no ordinary file.
+    """
+    state = file.stat()
+    if stat.S_ISDIR(state.st_mode):
+        raise ValueError(f"{file} is a folder: put a file with a JSON object there")
+    if not stat.S_ISREG(state.st_mode):  # a pipe would be waited for without end
+        raise ValueError(f"{file} is not an ordinary file: put a file with a JSON object there")
+    if state.st_size > most:
+        raise ValueError(f"{file} has {state.st_size:,} bytes, more than the {most:,} that such a file may have")
+    try:
+        value = json.loads(file.read_text(encoding="utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{file} is not JSON, or cut: {error}") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{file} does not hold a JSON object {{...}} but {_kind(value)}")
+    return value
+
+
+def _kind(value: Any) -> str:
+    return "a list" if isinstance(value, list) else repr(value)[:40]
+
+
+def write_json(file: Path, value: Mapping[str, Any]) -> None:
+    """Writes a JSON object, whole or not at all; NaN and infinities become null, for strict JSON has neither."""
+    write_whole(file, json.dumps(finite(value), indent=2) + "\n")
+
+
+def finite(value: Any) -> Any:
+    """Returns the value with NaN and infinities as None, in mappings too."""
+    if isinstance(value, Mapping):
+        return {key: finite(inner) for key, inner in value.items()}
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def flattened(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a line of metrics without mappings: {"accuracy_by_type": {"belief": 1}} becomes {"accuracy/belief": 1}."""
+    flat: dict[str, Any] = {}
+    for name, value in row.items():
+        if isinstance(value, Mapping):
+            flat |= {f"{name.removesuffix('_by_type')}/{key}": inner for key, inner in value.items()}
+        else:
+            flat[name] = value
+    return flat

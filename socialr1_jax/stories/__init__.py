@@ -1,0 +1,1 @@
+"""Stories from simulated minds, questions about them, and traces of thoughts."""

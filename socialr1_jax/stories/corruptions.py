@@ -1,0 +1,370 @@
+"""Preference pairs without a judge: the reference trace of a generated story against the same trace made worse.
+
+Five kinds, each one fault and nothing else:
+
+* ``wrong_perceiver``: somebody saw (or missed) what in the story they missed (or saw), with all that follows from it.
+  The rejected thoughts are the reference trace of the story's twin: the same words, one perception at another moment.
+* ``ungrounded_claim``: a name, thing or place that the story does not have, or not there, with all that follows. The
+  rejected thoughts are the reference trace of the story with two words exchanged.
+* ``skipped_stage``: a stage is left out, or is a heading with empty words beneath it.
+* ``loop``: a sentence, or two, again and again.
+* ``option_first``: the answer, or what becomes of every option, is named before anything was inferred.
+
+The first two are traces of true minds in another story, so that nothing but the story tells them from the chosen one.
+That is checked against the simulator, which plays the script that each story carries in its `meta`.
+
+A reward model must not learn that longer is worse, or better, so a coin says which side is to be the longer one. Each
+text comes in a full form (every option weighed) and a brief one (only the right option), as often here as there: a loop
+is made up for by a brief form, a stage left out by a full one. That holds when both kinds are asked for.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import combinations, islice, product
+
+from socialr1_jax.data.examples import LETTERS, Example
+from socialr1_jax.data.pairs import STAGES, Pair
+from socialr1_jax.stories.questions import Question, ask
+from socialr1_jax.stories.scripts import CONTAINERS, OBJECTS, Script, variants
+from socialr1_jax.stories.traces import write_trace
+from socialr1_jax.stories.world import Event, Fact, ImpossibleEvent
+
+KINDS = ("wrong_perceiver", "ungrounded_claim", "skipped_stage", "loop", "option_first")
+_FALSE = ("wrong_perceiver", "ungrounded_claim")  # wrong in what they say; the others are wrong in their order
+_FALSE_STAGES = ("encode", "interpret")  # the others repeat what these two found
+_WITNESSED = ("put", "move", "fill", "want", "break", "spoil", "tell")  # whose witnesses the trace names
+_CLOSEST = 1.5  # the longer text has at most so many times the characters of the shorter, where the kind has such forms
+
+_TRIED = 6  # tellings that a false claim is drawn from, at most
+
+Texts = tuple[str, str]  # chosen, rejected
+
+
+def corruption_pairs(
+    examples: Sequence[Example], *, seed: int, kinds: Sequence[str] = KINDS, single_stages: bool = False
+) -> list[Pair]:
+    """One pair of each kind for each example of `generate_stories`, the same for the same arguments on every machine.
+
+    A kind that a story has no room for (a twin whose trace cannot be told with these options) is left out. `seed` draws
+    forms and places of the faults. With `single_stages`, what is false comes once more as a pair of the one stage:
+    encode and interpret, where they differ. `meta` has source, kind, story_id, type, plot, and twin_id for twins: pairs
+    of one story, and of twins, belong into one split.
+
+    Raises ValueError for a kind that does not exist, and for an example that is not of `generate_stories`.
+    """
+    for kind in kinds:
+        if kind not in KINDS:
+            raise ValueError(f"kinds has {kind!r}; use some of {', '.join(KINDS)}")
+    told = [telling_of(example) for example in examples]
+    twins = {example.id: one for example, one in zip(examples, told, strict=True)}
+    company = _Company(told)
+    pairs = []
+    for example, one in zip(examples, told, strict=True):
+        twin = twins.get(example.meta.get("twin_of", ""))
+        for kind in dict.fromkeys(kinds):
+            rng = random.Random(f"socialr1 corruption {seed} {example.id} {kind}")
+            rejected_longer = rng.random() < 0.5
+            match kind:
+                case "wrong_perceiver":
+                    found = _in_both_forms(one, _misperceived(one, twin, rng))
+                case "ungrounded_claim":
+                    found = _in_both_forms(one, _exchanged(one, company, rng))
+                case "skipped_stage":
+                    found = _skipped(one, rejected_longer, rng)
+                case "loop":
+                    found = _looped(one, rejected_longer)
+                case _:
+                    found = _option_first(one)
+            drawn = _length_matched([texts for texts in found if texts[0] != texts[1]], rejected_longer, rng)
+            if drawn is None:
+                continue
+            pairs.append(_pair(example, kind, "", drawn))
+            if single_stages and kind in _FALSE:
+                bodies = [dict(zip(STAGES, _bodies(text), strict=True)) for text in drawn]
+                for stage in _FALSE_STAGES:
+                    texts = (bodies[0][stage], bodies[1][stage])
+                    if texts[0] != texts[1]:
+                        pairs.append(_pair(example, kind, stage, texts))
+    return pairs
+
+
+def _pair(example: Example, kind: str, stage: str, texts: Texts) -> Pair:
+    known = {name: example.meta[name] for name in ("type", "plot", "twin_id") if name in example.meta}
+    return Pair(
+        id="-".join(filter(None, (example.id, kind, stage))),
+        story=example.story,
+        question=example.question,
+        chosen=texts[0],
+        rejected=texts[1],
+        stage=stage,
+        meta={"source": "corruptions", "kind": kind, "story_id": example.id, **known},
+    )
+
+
+def _length_matched(found: list[Texts], rejected_longer: bool, rng: random.Random) -> Texts | None:
+    """One of the candidates, with the longer side as asked and lengths alike where that can be had; None for none."""
+    rng.shuffle(found)
+
+    def misfit(texts: Texts) -> tuple[bool, bool]:
+        chosen, rejected = map(len, texts)
+        alike = max(chosen, rejected) <= _CLOSEST * min(chosen, rejected)
+        return (chosen == rejected or (rejected > chosen) != rejected_longer), not alike
+
+    return min(found, key=misfit, default=None)
+
+
+# ---------------------------------------------------------------------------------------------- the story behind a text
+
+
+@dataclass(frozen=True, kw_only=True)
+class Telling:
+    """The script and question that `generate_stories` made an example from, and its options."""
+
+    script: Script
+    question: Question
+    question_type: str
+    options: tuple[str, ...]
+
+    @cached_property
+    def forms(self) -> Texts:
+        """The reference trace, full and brief: the brief one weighs no option but the right one."""
+        trace = write_trace(self.script, self.script.play(), self.question, self.options)
+        return trace, _brief(trace, self.letter)
+
+    @property
+    def letter(self) -> str:
+        """The letter of the right option."""
+        return LETTERS[self.options.index(self.question.gold)]
+
+    def with_script(self, script: Script) -> Telling | None:
+        """Ask the same question about other events. None if the question changes, or its answer is no option."""
+        try:
+            question = ask(script, script.play(), self.question_type)
+        except (ImpossibleEvent, KeyError, StopIteration):  # exchanged people no longer play the roles of the plot
+            return None
+        if question is None or question.text != self.question.text or question.gold not in self.options:
+            return None
+        return replace(self, script=script, question=question)
+
+
+def telling_of(example: Example) -> Telling:
+    """Returns the script and question behind an example of `generate_stories`.
+
+    Raises ValueError when `meta["script"]` is missing, or does not give the example's story, question, answer and
+    thoughts, word for word.
+    """
+    try:
+        script = Script.from_json(example.meta["script"])
+        question = ask(script, script.play(), example.meta["type"])
+        if question is not None and question.gold in example.options:
+            kind = example.meta["type"]
+            telling = Telling(script=script, question=question, question_type=kind, options=example.options)
+            texts = (example.story, example.question, example.answer, example.thoughts)
+            if texts == (script.text(), question.text, telling.letter, telling.forms[0]):
+                return telling
+    except (ValueError, KeyError, IndexError, StopIteration):
+        pass
+    raise ValueError(
+        f"example {example.id}: its story and thoughts are not those of generate_stories; corruptions are made from "
+        "generated stories alone"
+    )
+
+
+def egocentric(example: Example) -> Example:
+    """Return the example with the thoughts and answer of a child, who thinks that everybody knows where the thing is.
+
+    A question that asks for no view of a place stays as it is. Raises ValueError as `telling_of` does.
+    """
+    one = telling_of(example)
+    if not one.question.about:
+        return example
+    world = replace(one.script).play()  # one of its own, to be changed
+    for chain in world.minds:
+        if chain[-1] == one.question.about:
+            world.minds[chain] = world.facts
+    question = ask(one.script, world, one.question_type)
+    if question is None:
+        return example
+    thoughts = write_trace(one.script, world, question, one.options, egocentric=True)
+    return replace(example, answer=LETTERS[one.options.index(question.gold)], thoughts=thoughts)
+
+
+# ------------------------------------------------------------------------------------ false in what they say: two kinds
+
+
+def _in_both_forms(one: Telling, others: Iterator[Telling]) -> list[Texts]:
+    return [texts for other in islice(others, _TRIED) for texts in zip(one.forms, other.forms, strict=True)]
+
+
+def _misperceived(one: Telling, twin: Telling | None, rng: random.Random) -> Iterator[Telling]:
+    """The twin, which is to the other one what this is to it; without one, the tellings with a perception moved."""
+    moved = [] if twin else [variant for variant, _ in variants(one.script, rng)]
+    for other in [twin] if twin else map(one.with_script, moved):
+        if other is not None and _perceived(other) != _perceived(one):
+            yield other
+
+
+def _perceived(one: Telling) -> list[object]:
+    """What the trace tells of perceptions: who saw or heard each event, who then takes the thing to be where."""
+    world = one.script.play()
+    fact: Fact = ("place", one.script.thing)
+    seen = [(seen.event, frozenset(seen.seen_by)) for seen in world.log if seen.event.kind in _WITNESSED]
+    return [*seen, world.thinks(one.question.about, fact) if one.question.about else None, one.question.gold]
+
+
+class _Company:
+    """Which words meet in the stories: names are bound to things by the split, and things to plots.
+
+    A word put where it is never met would tell the rejected text without the story.
+    """
+
+    def __init__(self, told: Collection[Telling]) -> None:
+        self.things = {(one.script.plot, event.thing) for one in told for event in one.script.events if event.thing}
+        self.met = {pair for one in told for pair in self._meetings(one.script)}
+        self.people = sorted({person for one in told for person in one.script.people})
+
+    def fits(self, script: Script) -> bool:
+        things = {(script.plot, event.thing) for event in script.events if event.thing}
+        return things <= self.things and self._meetings(script) <= self.met
+
+    @staticmethod
+    def _meetings(script: Script) -> set[tuple[str, str]]:
+        things = {event.thing for event in script.events if event.thing}
+        return set(product(script.people, things))
+
+
+def _exchanged(one: Telling, company: _Company, rng: random.Random) -> Iterator[Telling]:
+    """The tellings with two words of one sort exchanged, at least one of them the story's, in random order.
+
+    An option that names the word must name the other one, too: else the options alone would give the exchange away.
+    """
+    script = one.script
+    told = " ".join((*script.people, *(f"{e.thing} {e.place}" for e in script.events)))
+    named, offered = set(told.split()), set(re.findall(r"\w+", " ".join(one.options)))
+    pairs = [pair for words in (CONTAINERS, OBJECTS, company.people) for pair in combinations(words, 2)]
+    pairs = [pair for pair in pairs if not named.isdisjoint(pair) and (pair[0] in offered) == (pair[1] in offered)]
+    rng.shuffle(pairs)
+    for pair in pairs:
+        if set(pair) <= set(script.people):  # who is asked stays; only what they did is exchanged
+            other = replace(script, events=tuple(_renamed(event, *pair) for event in script.events))
+        else:
+            other = _renamed_script(script, *pair)
+        found = one.with_script(other) if company.fits(other) else None
+        if found is not None and set(other.events) != set(script.events):
+            yield found
+
+
+def _renamed_script(script: Script, one: str, other: str) -> Script:
+    swap = {one: other, other: one}
+    return replace(
+        script,
+        people=tuple(swap.get(person, person) for person in script.people),
+        absent=tuple(swap.get(person, person) for person in script.absent),
+        events=tuple(_renamed(event, one, other) for event in script.events),
+        asked=swap.get(script.asked, script.asked),
+        other=swap.get(script.other, script.other),
+        third=swap.get(script.third, script.third),
+        thing=swap.get(script.thing, script.thing),
+        values=tuple(swap.get(value, value) for value in script.values),
+    )
+
+
+def _renamed(event: Event, one: str, other: str) -> Event:
+    swap = {one: other, other: one}
+    return Event(
+        kind=event.kind,
+        who=swap.get(event.who, event.who),
+        thing=swap.get(event.thing, event.thing),
+        place=swap.get(event.place, event.place),
+        to=swap.get(event.to, event.to),
+        words=re.sub(r"\w+", lambda word: swap.get(word[0], word[0]), event.words),
+    )
+
+
+# ------------------------------------------------------------------------------------------ wrong in form: three kinds
+
+_HEADINGS = [f"{stage.capitalize()}: " for stage in STAGES]
+# Empty words for each stage: nothing in them is of the story.
+_EMPTY = (
+    (
+        "The facts of the story are read first.",
+        "Each cue is important and is noted.",
+        "What happened in the story is read with all its details.",
+        "Nothing of it is left out here.",
+    ),
+    (
+        "The people have thoughts of their own about this.",
+        "Each of them knows some of it and thinks something.",
+        "It is about what goes on in the mind of each.",
+        "From the cues one can tell what they mean to everyone.",
+    ),
+    ("There is a question.", "It wants an answer, and that is the task here.", "That is what one needs to find out."),
+    ("Each of the options is looked at.", "One of them is best.", "That one is chosen, and no other."),
+)
+_REPEATS = (3, 4, 5)  # times that a sentence is said once more; two sentences in turn half as often
+
+
+def _bodies(trace: str) -> list[str]:
+    """The words of the four stages, without their headings."""
+    lines = trace.split("\n")
+    return [line.removeprefix(heading) for line, heading in zip(lines, _HEADINGS, strict=True)]
+
+
+def _written(bodies: Sequence[str], order: Sequence[int] = range(4)) -> str:
+    return "\n".join(_HEADINGS[stage] + bodies[stage] for stage in order)
+
+
+def _brief(trace: str, letter: str) -> str:
+    *before, respond = _bodies(trace)
+    *weighed, conclusion = re.split(r" (?=[B-Z]\. |So the answer)", respond)
+    return _written([*before, f"{next(w for w in weighed if w.startswith(f'{letter}. '))} {conclusion}"])
+
+
+def _skipped(one: Telling, rejected_longer: bool, rng: random.Random) -> list[Texts]:
+    full, brief = one.forms
+    found = []
+    for chosen, base in [(brief, full)] if rejected_longer else [(full, full), (brief, brief)]:
+        bodies = _bodies(base)
+        for stage, empty in enumerate(_EMPTY):
+            found.append((chosen, _written(bodies, [other for other in range(4) if other != stage])))
+            words = " ".join(sorted(rng.sample(empty, rng.randint(1, len(empty))), key=empty.index))
+            found.append((chosen, _written([*bodies[:stage], words, *bodies[stage + 1 :]])))
+    return found
+
+
+def _looped(one: Telling, rejected_longer: bool) -> list[Texts]:
+    full, brief = one.forms
+    found = []
+    for chosen, base in [(full, full), (brief, brief)] if rejected_longer else [(full, brief)]:
+        bodies = _bodies(base)
+        for stage in (0, 1):
+            said = re.split(r"(?<=[.?!]) ", bodies[stage])
+            for start, size, times in product(range(len(said)), (1, 2), _REPEATS):
+                end = min(start + size, len(said))
+                again = said[start:end] * -(-times // (end - start))
+                looped = " ".join([*said[:end], *again, *said[end:]])
+                found.append((chosen, _written([*bodies[:stage], looped, *bodies[stage + 1 :]])))
+        conclusion = bodies[3][bodies[3].rindex(" So the answer") :]  # the shortest sentence, where all others are long
+        found += [(chosen, _written([*bodies[:3], bodies[3] + conclusion * times])) for times in _REPEATS]
+    return found
+
+
+def _option_first(one: Telling) -> list[Texts]:
+    letter = one.letter
+    announced = (f"It is {letter}.", f"The answer is {letter}.", f"Option {letter} is right, and here is why.")
+    found = []
+    for base in one.forms:
+        bodies = _bodies(base)
+        conclusion = re.search(r" So the answer.*$", bodies[3])
+        assert conclusion
+        for stage, words in product((0, 1), announced):
+            early = [*bodies[:stage], f"{words} {bodies[stage]}", *bodies[stage + 1 :]]
+            found.append((base, _written(early)))
+            found.append((base, _written([*early[:3], bodies[3][: conclusion.start()]])))
+        found += [(base, _written(bodies, order)) for order in ((3, 0, 1, 2), (0, 3, 1, 2))]
+    return found

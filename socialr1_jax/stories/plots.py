@@ -1,0 +1,447 @@
+"""Plot templates: the cast a story needs, and its events before a twin moves one of them.
+
+Two kinds of plot keep the rules of `audit.py`, which read no minds, near chance:
+
+* A path: one fact takes as many values as the question has options (a thing is in the box, then the tin, then the jar),
+  each mentioned once. Which value a mind holds depends on the moment at which its owner left.
+* Two witnesses: something happens, and each of two people saw it or missed it. Each leaves and comes back once
+  in every story, and the answers are the four groups: neither, the one, the other, both.
+
+`two_things` and `search` ask where a thing really is, or was at first. Another thing is moved around as well, or people
+look into places without the thing, so that the answer may be mentioned at any place among the options.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from socialr1_jax.stories.scripts import OBJECTS, Cast, Script
+from socialr1_jax.stories.world import Event, ImpossibleEvent
+
+BELIEFS = ("belief", "second_order_belief")
+_FRAGILE = ("cup", "doll", "egg", "kite", "toy")
+_FOOD = ("apple", "cake", "egg")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Draft:
+    """The draws and targets that a plot writes a script from.
+
+    options: number of options of the question; rank: where the right answer shall be among the values in order of
+    mention, or among the groups of witnesses (plots aim at it, but for perceptions at random moments).
+    """
+
+    cast: Cast
+    rng: random.Random
+    options: int
+    question_type: str
+    rank: int
+
+    @property
+    def order(self) -> int:
+        """Return the depth to which minds must be simulated for this type of question."""
+        return {"second_order_belief": 2, "third_order_belief": 3}.get(self.question_type, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plot:
+    """A template.
+
+    types: the question types it can answer; people: how many it draws; fixed: sentences it tells besides one for each
+    value of a path; values: "places" or "things" that its path goes through, "" for two witnesses; objects: how many
+    it draws besides these; things: the objects that fit; write: the draft to a script.
+    """
+
+    name: str
+    types: tuple[str, ...]
+    fixed: int
+    write: Callable[[Draft], Script]
+    values: str = "places"
+    people: int = 2
+    objects: int = 1
+    things: tuple[str, ...] = OBJECTS
+
+    def sentences(self, options: int) -> int:
+        """The sentences of its stories without distractors."""
+        return self.fixed + (options if self.values else 0)
+
+    def ranks(self, options: int) -> int:
+        """The number of answers that its stories can have."""
+        return options if self.values else 4
+
+
+def _does(kind: str, *people: str) -> list[Event]:
+    return [Event(kind=kind, who=person) for person in people]  # type: ignore[arg-type]
+
+
+def _path(draft: Draft, mover: str, things: Sequence[str], places: Sequence[str]) -> list[Event]:
+    """Each thing in turn to its place: put there by anybody at first, moved by the mover later."""
+    events: list[Event] = []
+    for thing, place in zip(things, places, strict=True):
+        first = all(event.thing != thing for event in events)
+        who = draft.rng.choice(draft.cast.people) if first and not events else mover
+        events.append(Event(kind="put" if first else "move", who=who, thing=thing, place=place))
+    return events
+
+
+def _scattered(script: Script, sequences: Sequence[Sequence[Event]], rng: random.Random) -> Script:
+    """The script with the perceptions of each sequence, in their order, at random moments between its events."""
+    end = len(script.events) - script.closing
+    while True:
+        events = list(script.events[:end])
+        for sequence in sequences:
+            at = 1
+            for event in sequence:
+                at = rng.randint(at, len(events))
+                events.insert(at, event)
+                at += 1
+        candidate = replace(script, events=(*events, *script.events[end:]))
+        try:
+            candidate.play()
+        except ImpossibleEvent:
+            continue
+        return candidate
+
+
+def _script(plot: str, draft: Draft, events: Sequence[Event], *sequences: Sequence[Event], **more: object) -> Script:
+    """The people are named in random order, so that nothing depends on who comes first."""
+    named = list(draft.cast.people)
+    draft.rng.shuffle(named)
+    asked, other = draft.cast.people[:2]
+    values: dict[str, object] = {"asked": asked, "other": other, "thing": draft.cast.objects[0]}
+    values |= {"order": draft.order} | more
+    script = Script(plot=plot, room=draft.cast.room, people=tuple(named), events=tuple(events), **values)  # type: ignore[arg-type]
+    return _scattered(script, sequences, draft.rng)
+
+
+# ----------------------------------------------------------------------------------------------------- a path of places
+
+
+def _places(draft: Draft) -> tuple[str, ...]:
+    return draft.cast.containers[: draft.options]
+
+
+def _one_thing(
+    plot: str, draft: Draft, *sequences: Sequence[Event], closing: Sequence[Event] = (), **more: object
+) -> Script:
+    """The thing goes through all places, moved by a person who stays."""
+    places, thing = _places(draft), draft.cast.objects[0]
+    mover = draft.cast.people[-1]
+    events = [*_path(draft, mover, [thing] * len(places), places), *closing]
+    return _script(plot, draft, events, *sequences, values=places, closing=len(closing), **more)
+
+
+def _write_leave(draft: Draft) -> Script:
+    """One leaves and the other moves the thing (the Sally-Anne test)."""
+    return _one_thing("leave", draft, _does("leave", draft.cast.people[0]))
+
+
+def _comes_and_goes(person: str) -> list[Event]:
+    return [*_does("leave", person), *_does("enter", person)]
+
+
+def _write_return(draft: Draft) -> Script:
+    """One is away for a time: moves may fall into it or not."""
+    return _one_thing("return", draft, _comes_and_goes(draft.cast.people[0]))
+
+
+def _write_watch(draft: Draft) -> Script:
+    """One leaves, and from some moment on secretly watches through the window."""
+    asked = draft.cast.people[0]
+    return _one_thing("watch", draft, [*_does("leave", asked), *_does("watch", asked)])
+
+
+def _write_look(draft: Draft) -> Script:
+    """One is away for a time, and looks into everything before or after that."""
+    asked = draft.cast.people[0]
+    return _one_thing("look", draft, _comes_and_goes(asked), _does("look", asked))
+
+
+def _write_third(draft: Draft) -> Script:
+    """Two people leave at different moments, a third one moves the thing."""
+    asked, bystander, mover = draft.cast.people
+    return _one_thing("third", draft, _does("leave", asked), _does("leave", bystander), other=mover)
+
+
+def _write_chain(draft: Draft) -> Script:
+    """Three people leave at different moments, a fourth one moves the thing: views of views of views."""
+    leaves = [_does("leave", person) for person in draft.cast.people[:3]]
+    return _one_thing("chain", draft, *leaves, third=draft.cast.people[2])
+
+
+def _write_lie(draft: Draft) -> Script:
+    """The one who moved the thing names one more place to the one who may have missed moves."""
+    asked, liar = draft.cast.people
+    thing, (*visited, named) = draft.cast.objects[0], _places(draft)
+    lie = Event(kind="tell", who=liar, thing=thing, place=named, to=asked)
+    events = [*_path(draft, liar, [thing] * len(visited), visited), lie]
+    return _script("lie", draft, events, _comes_and_goes(asked), values=_places(draft))
+
+
+def _write_overhear(draft: Draft) -> Script:
+    """Two people miss moves. One hears from the mover where the thing is, the other may listen at the door."""
+    asked, hearer, mover = draft.cast.people
+    thing, places = draft.cast.objects[0], _places(draft)
+    tell = Event(kind="tell", who=mover, thing=thing, place=places[-1], to=hearer, words="where")
+    events = [*_path(draft, mover, [thing] * len(places), places), tell]
+    listening = [*_does("leave", asked), *_does("listen", asked)]
+    return _script("overhear", draft, events, listening, _comes_and_goes(hearer), values=places, other=mover)
+
+
+def _write_wish(draft: Draft) -> Script:
+    """One comes back wanting the thing."""
+    asked, thing = draft.cast.people[0], draft.cast.objects[0]
+    want = Event(kind="want", who=asked, thing=thing, words="asks for")
+    return _one_thing("wish", draft, _comes_and_goes(asked), closing=[want])
+
+
+def _stops(draft: Draft) -> list[bool]:
+    """Which of the places in order of mention the thing gets to; not all of them.
+
+    The answer has the wanted rank among them: the last stop for a question on reality, the first for one on memory.
+    Beliefs need two stops.
+    """
+    last = draft.options - 1
+    while True:
+        stops = [draft.rng.random() < 0.5 for _ in range(draft.options)]
+        if draft.question_type == "reality":
+            stops[draft.rank :] = [True, *[False] * (last - draft.rank)]
+        elif draft.question_type == "memory":
+            stops[: draft.rank + 1] = [*[False] * draft.rank, True]
+        if not all(stops) and sum(stops) >= (2 if draft.question_type in BELIEFS else 1):
+            return stops
+
+
+def _write_two_things(draft: Draft) -> Script:
+    """Two things go through the places between them, so that either may be mentioned first, last or in the middle."""
+    (asked, other), (thing, second), places = draft.cast.people, draft.cast.objects[:2], _places(draft)
+    events = _path(draft, other, [thing if stop else second for stop in _stops(draft)], places)
+    return _script("two_things", draft, events, _does("leave", asked), values=places)
+
+
+def _write_search(draft: Draft) -> Script:
+    """The thing goes through some places, and into the others one looks without finding it."""
+    (asked, other), thing, places = draft.cast.people, draft.cast.objects[0], _places(draft)
+    stops = _stops(draft)
+    path = iter(
+        _path(draft, other, [thing] * sum(stops), [place for place, stop in zip(places, stops, strict=True) if stop])
+    )
+    looks = (Event(kind="look", who=other, place=place) for place in places)
+    events = [next(path) if stop else look for stop, look in zip(stops, looks, strict=True)]
+    return _script("search", draft, events, _does("leave", asked), values=places, movable=("leave",))
+
+
+# ----------------------------------------------------------------------------------------------------- a path of things
+
+
+def _write_gift(draft: Draft) -> Script:
+    """A wish changes again and again, and the giver may be out of the room."""
+    giver, wisher = draft.cast.people
+    things = draft.cast.objects[: draft.options]
+    wishes = [
+        Event(kind="want", who=wisher, thing=thing, words="now asks for" if number else "asks for")
+        for number, thing in enumerate(things)
+    ]
+    events = [*wishes, Event(kind="bring", who=giver, to=wisher)]
+    return _script("gift", draft, events, _comes_and_goes(giver), values=things, closing=1)
+
+
+def _write_swap(draft: Draft) -> Script:
+    """A container holds one thing after another; one comes back and goes to it: for which thing?"""
+    (asked, other), things, place = draft.cast.people, draft.cast.objects[: draft.options], draft.cast.containers[0]
+    fills = [Event(kind="fill", who=other, thing=thing, place=place) for thing in things]
+    events = [*fills, Event(kind="reach", who=asked, place=place)]
+    return _script("swap", draft, events, _comes_and_goes(asked), values=things, closing=1)
+
+
+# -------------------------------------------------------------------------------------------------------- two witnesses
+
+MISSED_MATTERS = ("show",)  # plots whose answer is who missed the event; in the others it is who saw it
+
+
+def _witnesses(
+    plot: str,
+    draft: Draft,
+    before: Sequence[Event],
+    event: Event,
+    *,
+    newcomer: Sequence[Event] = (),
+    closing: Sequence[Event] = (),
+    absent: Sequence[str] = (),
+) -> Script:
+    """Each is away once, over the event or wholly before or after it; the first of `before` opens the story."""
+    rng, pair = draft.rng, draft.cast.people[:2]
+    chosen = {person for person, bit in zip(pair, (1, 2), strict=True) if draft.rank & bit}
+    saw = set(pair) - chosen if plot in MISSED_MATTERS else chosen
+    early = {person for person in pair if person in saw and rng.random() < 0.5}  # back before the event
+    late = saw - early
+    while True:
+        earlier = [_comes_and_goes(p) if p in early else _does("leave", p) for p in pair if p not in late]
+        later = [_comes_and_goes(p) if p in late else _does("enter", p) for p in pair if p not in early]
+        named = list(draft.cast.people)
+        rng.shuffle(named)
+        script = Script(
+            plot=plot,
+            room=draft.cast.room,
+            people=tuple(named),
+            events=(*before, *_merged(earlier, rng), event, *_merged([newcomer, *later], rng), *closing),
+            asked=pair[0],
+            other=pair[1],
+            thing=event.thing,
+            absent=tuple(absent),
+            closing=len(closing),
+            movable=("leave", "enter"),
+            order=draft.order,
+        )
+        if in_fair_order(script):
+            return script
+
+
+def in_fair_order(script: Script) -> bool:
+    """Return whether two witnesses come back in the order in which they left.
+
+    So one who alone saw the event is the first to leave and to return in half of the stories, back before it, and the
+    last in the other half: the order tells nothing. With free returns the last one would tend to have missed the event.
+    """
+    pair = (script.asked, script.other)
+    leaves, returns = (
+        [e.who for e in script.events if e.kind == kind and e.who in pair] for kind in ("leave", "enter")
+    )
+    return bool(script.values) or leaves == returns
+
+
+def _merged(sequences: Sequence[Sequence[Event]], rng: random.Random) -> list[Event]:
+    """All events in random order that keeps the order within each sequence."""
+    turns = [number for number, sequence in enumerate(sequences) for _ in sequence]
+    rng.shuffle(turns)
+    rest = [iter(sequence) for sequence in sequences]
+    return [next(rest[turn]) for turn in turns]
+
+
+def _moved(draft: Draft) -> tuple[list[Event], Event]:
+    """The thing is put in one place and moved to another by the third person."""
+    mover, thing, (first, second) = draft.cast.people[2], draft.cast.objects[0], draft.cast.containers[:2]
+    put = Event(kind="put", who=draft.rng.choice(draft.cast.people[:3]), thing=thing, place=first)
+    return [put], Event(kind="move", who=mover, thing=thing, place=second)
+
+
+def _both_say(draft: Draft, to: str, words: str, thing: str = "", place: str = "") -> list[Event]:
+    speakers = draft.rng.sample(draft.cast.people[:2], 2)
+    return [Event(kind="say", who=who, to=to, thing=thing, place=place, words=words) for who in speakers]
+
+
+def _write_witness(draft: Draft) -> Script:
+    """The thing is moved: who saw it?"""
+    return _witnesses("witness", draft, *_moved(draft))
+
+
+def _write_show(draft: Draft) -> Script:
+    """The new place is opened before the eyes of two who may have missed the move."""
+    before, move = _moved(draft)
+    return _witnesses("show", draft, before, move, closing=[Event(kind="open", who=move.who, place=move.place)])
+
+
+def _write_gifts(draft: Draft) -> Script:
+    """A wish changes, and each of two givers may have been out of the room."""
+    wisher, (first, second) = draft.cast.people[2], draft.cast.objects[:2]
+    before = [Event(kind="want", who=wisher, thing=first, words="asks for")]
+    wish = Event(kind="want", who=wisher, thing=second, words="now asks for")
+    gifts = [Event(kind="bring", who=giver, to=wisher) for giver in draft.rng.sample(draft.cast.people[:2], 2)]
+    return _witnesses("gifts", draft, before, wish, closing=gifts)
+
+
+def _write_report(draft: Draft) -> Script:
+    """Two name the old place to a newcomer: by mistake if they missed the move, else it is a lie."""
+    newcomer = draft.cast.people[3]
+    before, move = _moved(draft)
+    thing, place = move.thing, before[0].place
+    said = _both_say(draft, newcomer, f"The {thing} is in the {place}.", thing, place)
+    enter = _does("enter", newcomer)
+    return _witnesses("report", draft, before, move, newcomer=enter, closing=said, absent=[newcomer])
+
+
+def _write_praise(draft: Draft) -> Script:
+    """Praise for care with a thing: ironic when the speaker saw it broken."""
+    breaker, thing = draft.cast.people[2], draft.cast.objects[0]
+    put = Event(kind="put", who=draft.rng.choice(draft.cast.people), thing=thing, place=draft.cast.containers[0])
+    said = _both_say(draft, breaker, f"You are so careful with the {thing}!", thing)
+    return _witnesses("praise", draft, [put], Event(kind="break", who=breaker, thing=thing), closing=said)
+
+
+def _write_taste(draft: Draft) -> Script:
+    """Praise for food: a white lie when the speaker knows of the salt."""
+    cook, food = draft.cast.people[2], draft.cast.objects[0]
+    tastes = [Event(kind="taste", who=guest, thing=food) for guest in draft.rng.sample(draft.cast.people[:2], 2)]
+    said = _both_say(draft, cook, f"I like your {food}.", food)
+    return _witnesses("taste", draft, tastes, Event(kind="spoil", who=cook, thing=food), closing=said)
+
+
+def _write_hint(draft: Draft) -> Script:
+    """A question about the new place: a hint from one who knows what is in it."""
+    before, move = _moved(draft)
+    said = _both_say(draft, move.who, f"What may be in the {move.place}?", place=move.place)
+    return _witnesses("hint", draft, before, move, closing=said)
+
+
+# ---------------------------------------------------------------------------------------------------------- distractors
+
+
+def with_distractors(script: Script, cast: Cast, rng: random.Random, count: int) -> Script:
+    """The script with up to `count` more events that no question is about, in places that no option names.
+
+    People look into empty containers, and put and move further things. Where the answers are people, only the others
+    do so: the moments at which somebody can act tell who was in the room.
+    """
+    used = {event.place for event in script.events} | {event.thing for event in script.events}
+    places = [place for place in cast.containers if place not in used]
+    things = [thing for thing in cast.objects if thing not in used]
+    people = script.people if script.values else [p for p in script.people if p not in (script.asked, script.other)]
+    found: dict[str, str] = {}  # where each further thing is
+    at = 1
+    for left in range(count, 0, -1):
+        end = len(script.events) - script.closing
+        at = rng.randint(at, max(at, end - (end - at) * (left - 1) // left))
+        who, place = rng.choice(list(people)), rng.choice(places)
+        thing = rng.choice([*things, *found, ""])
+        if thing and found.get(thing) != place:
+            extra = Event(kind="move" if thing in found else "put", who=who, thing=thing, place=place)
+        else:
+            extra = Event(kind="look", who=who, place=place)
+        longer = replace(script, events=(*script.events[:at], extra, *script.events[at:]))
+        try:
+            longer.play()
+        except ImpossibleEvent:
+            continue
+        script, at = longer, at + 1
+        if extra.thing:
+            things, found = [other for other in things if other != thing], found | {thing: place}
+    return script
+
+
+PLOTS = {
+    plot.name: plot
+    for plot in (
+        Plot(name="leave", types=BELIEFS, fixed=2, write=_write_leave),
+        Plot(name="return", types=BELIEFS, fixed=3, write=_write_return),
+        Plot(name="watch", types=BELIEFS, fixed=3, write=_write_watch),
+        Plot(name="look", types=BELIEFS, fixed=4, write=_write_look),
+        Plot(name="third", types=BELIEFS, fixed=3, write=_write_third, people=3),
+        Plot(name="lie", types=BELIEFS, fixed=3, write=_write_lie),
+        Plot(name="overhear", types=BELIEFS, fixed=6, write=_write_overhear, people=3),
+        Plot(name="two_things", types=("reality", "memory", *BELIEFS), fixed=2, write=_write_two_things, objects=2),
+        Plot(name="search", types=("reality", "memory", *BELIEFS), fixed=2, write=_write_search),
+        Plot(name="chain", types=("third_order_belief",), fixed=4, write=_write_chain, people=4),
+        Plot(name="wish", types=("intention",), fixed=4, write=_write_wish),
+        Plot(name="swap", types=("intention", "desire"), fixed=4, write=_write_swap, values="things", objects=0),
+        Plot(name="gift", types=("intention", "desire"), fixed=4, write=_write_gift, values="things", objects=0),
+        Plot(name="witness", types=("knowledge",), fixed=7, write=_write_witness, values="", people=3),
+        Plot(name="show", types=("emotion",), fixed=8, write=_write_show, values="", people=3),
+        Plot(name="gifts", types=("emotion",), fixed=9, write=_write_gifts, values="", people=3, objects=2),
+        Plot(name="report", types=("intention", "emotion"), fixed=10, write=_write_report, values="", people=4),
+        Plot(name="praise", types=("non_literal",), fixed=9, write=_write_praise, values="", people=3, things=_FRAGILE),
+        Plot(name="taste", types=("non_literal",), fixed=10, write=_write_taste, values="", people=3, things=_FOOD),
+        Plot(name="hint", types=("non_literal",), fixed=9, write=_write_hint, values="", people=3),
+    )
+}

@@ -1,0 +1,244 @@
+"""Words and sentences of the generated stories, and the script: the events of a story before it is written as text.
+
+`variants` moves one perception of a script to another moment. That makes adversarial twins: the same words, and people
+who saw something else.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from functools import cached_property
+from typing import Any, get_args
+
+from socialr1_jax.stories.world import Event, ImpossibleEvent, Kind, World
+
+# fmt: off
+NAMES = (
+    "Anna", "Ben", "Carl", "Dora", "Emma", "Finn", "Gina", "Hugo", "Iris", "Jack",
+    "Kate", "Leo", "Mia", "Noah", "Olga", "Paul", "Rosa", "Sam", "Tina", "Zoe",
+)
+HELD_OUT_NAMES = ("Adam", "Bella", "Clara", "David", "Felix", "Grace", "Henry", "Julia")
+OBJECTS = (
+    "apple", "ball", "book", "cake", "coin", "cup", "doll", "egg",
+    "hat", "horn", "kite", "map", "pen", "ring", "shoe", "toy",
+)
+CONTAINERS = ("bag", "basket", "box", "bucket", "case", "chest", "crate", "drawer", "jar", "pot", "sack", "tin")
+ROOMS = ("attic", "bedroom", "cellar", "garage", "garden", "hall", "kitchen", "office")
+# fmt: on
+# What a story is about; everything else in its text is phrasing.
+WORDS = (*NAMES, *HELD_OUT_NAMES, *OBJECTS, *CONTAINERS, *ROOMS)
+
+# Moving one of these to another moment changes who perceives what, and nothing else.
+PERCEPTIONS: tuple[Kind, ...] = ("leave", "enter", "watch", "listen", "look")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cast:
+    """The words drawn for one story, each in random order."""
+
+    people: tuple[str, ...]
+    objects: tuple[str, ...]
+    containers: tuple[str, ...]
+    room: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Script:
+    """One story before it is written.
+
+    people: in the order they are named; asked: whose mind the questions probe; other: who has a view of that mind, or
+    is asked about beside it; third: who has a view of that view; thing: the object in question; values: the answers
+    that the story mentions, in order of mention, () where the answers are groups of people; absent: those who start
+    outside; closing: the number of last events that stay last in every variant; movable: the perceptions that a
+    variant may move; order: how deep the minds are simulated.
+    """
+
+    plot: str
+    room: str
+    people: tuple[str, ...]
+    events: tuple[Event, ...]
+    asked: str
+    other: str
+    third: str = ""
+    thing: str = ""
+    values: tuple[str, ...] = ()
+    absent: tuple[str, ...] = ()
+    closing: int = 0
+    movable: tuple[Kind, ...] = PERCEPTIONS
+    order: int = 2
+
+    @property
+    def start(self) -> tuple[str, ...]:
+        """The people in the room when the story starts."""
+        return tuple(person for person in self.people if person not in self.absent)
+
+    def play(self) -> World:
+        """Return the world after the last event: the same object each time, so do not change it.
+
+        Raises ImpossibleEvent when the order of events makes no sense.
+        """
+        return self._played
+
+    @cached_property
+    def _played(self) -> World:
+        world = World(self.people, absent=self.absent, order=self.order)
+        for event in self.events:
+            world.apply(event)
+        return world
+
+    def views(self, person: str) -> list[str | None]:
+        """Return where the person thinks the thing is after each event; None for no idea."""
+        world = World(self.people, absent=self.absent, order=1)
+        views = []
+        for event in self.events:
+            world.apply(event)
+            views.append(world.thinks(person, ("place", self.thing)))
+        return views
+
+    def event(self, kind: Kind) -> Event:
+        """The first event of this kind. Raises StopIteration when the script has none."""
+        return next(event for event in self.events if event.kind == kind)
+
+    def play_until(self, kind: Kind) -> World:
+        """The world just before the first event of this kind."""
+        return replace(self, events=self.events[: self.events.index(self.event(kind))]).play()
+
+    def text(self) -> str:
+        """The story as text: who is where, then one short sentence an event."""
+        verb = "is" if len(self.start) == 1 else "are"
+        opening = f"{join_names(self.start)} {verb} in the {self.room}."
+        return " ".join([opening, *(sentence(event, self.room) for event in self.events)])
+
+    def to_json(self) -> str:
+        """The script as one line of JSON, which `from_json` reads; empty fields are left out."""
+        values = {name: getattr(self, name) for name in _DEFAULTS if getattr(self, name) != _DEFAULTS[name]}
+        events = [{name: value for name, value in vars(event).items() if value} for event in self.events]
+        return json.dumps(values | {"events": events}, separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str) -> Script:
+        """The script that `to_json` wrote. Raises ValueError for any other text, and for events that cannot happen."""
+        try:
+            script = cls(**_typed(json.loads(text)))
+            if len(set(script.people)) != len(script.people) or len(script.people) > _MOST_PEOPLE:
+                raise ValueError(f"people has {len(script.people)} names")
+            if script.order not in (1, 2, 3) or len(script.events) > _MOST_EVENTS:
+                raise ValueError(f"order {script.order} with {len(script.events)} events")
+            if not {script.asked, script.other, *script.absent, *filter(None, [script.third])} <= set(script.people):
+                raise ValueError("it has people who are not in the list of people")
+            if not 0 <= script.closing <= len(script.events):
+                raise ValueError(f"closing {script.closing} of {len(script.events)} events")
+            script.play()
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            raise ValueError(f"not a script of generate_stories: {error}") from error
+        return script
+
+
+_DEFAULTS = {field.name: field.default for field in fields(Script)}
+_LISTS, _NUMBERS = ("people", "values", "absent", "movable"), ("closing", "order")
+_MOST_PEOPLE, _MOST_EVENTS = 6, 100  # of a script that is read; generated ones have less
+
+
+def _typed(values: Any) -> dict[str, Any]:
+    """The values of a script with their types checked. Raises ValueError or TypeError for others."""
+    texts: dict[str, Any] = dict(values)
+    texts["events"] = tuple(Event(**event) for event in texts["events"])
+    for event in texts["events"]:
+        if event.kind not in get_args(Kind) or not all(isinstance(value, str) for value in asdict(event).values()):
+            raise ValueError("an event of no kind")
+    for name, value in texts.items():
+        if name in _LISTS:
+            texts[name] = tuple(value)
+            right = isinstance(value, list) and all(isinstance(word, str) for word in value)
+        else:
+            right = name == "events" or type(value) is (int if name in _NUMBERS else str)
+        if not right:
+            raise ValueError(f"{name} has a value of another type")
+    return texts
+
+
+def join_names(names: Sequence[str]) -> str:
+    """`Anna`, `Anna and Ben`, `Anna, Ben and Carl`."""
+    if len(names) < 2:
+        return "".join(names)
+    return f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def sentence(event: Event, room: str) -> str:
+    """The one way a story tells this event."""
+    who, thing, place, to = event.who, event.thing, event.place, event.to
+    match event.kind:
+        case "put":
+            return f"{who} puts the {thing} in the {place}."
+        case "move":
+            return f"{who} moves the {thing} to the {place}."
+        case "fill":
+            return f"{who} empties the {place} and puts the {thing} in."
+        case "leave":
+            return f"{who} leaves the {room}."
+        case "enter":
+            return f"{who} comes to the {room}."
+        case "watch":
+            return f"{who} secretly watches through the window."
+        case "listen":
+            return f"{who} secretly listens at the door."
+        case "look":
+            return f"{who} looks in the {place}." if place else f"{who} looks into everything."
+        case "open":
+            return f"{who} opens the {place}."
+        case "reach":
+            return f"{who} goes straight to the {place}."
+        case "tell":
+            if event.words:
+                return f"{who} tells {to} {event.words} the {thing} is."
+            return f"{who} tells {to} that the {thing} is in the {place}."
+        case "want":
+            return f"{who} {event.words} the {thing}."
+        case "bring":
+            return f"{who} brings {to} a gift."
+        case "break":
+            return f"{who} breaks the {thing} and hides it."
+        case "spoil":
+            return f"{who} spills salt on the {thing}."
+        case "taste":
+            return f"{who} tastes the {thing}."
+        case "say":
+            return f'{who} says to {to}: "{event.words}"'
+
+
+def variants(script: Script, rng: random.Random) -> Iterator[tuple[Script, World]]:
+    """Every other script that makes sense with one perception at another moment, in random order, and its world.
+
+    Two perceptions of one person in a row (leaving, then watching from outside) may also move together.
+    """
+    seen = {script.events}
+    moves = list(_moves(script))
+    rng.shuffle(moves)
+    for start, size, target in moves:
+        events = list(script.events)
+        moved = events[start : start + size]
+        del events[start : start + size]
+        events[target:target] = moved
+        if tuple(events) in seen:
+            continue
+        seen.add(tuple(events))
+        variant = replace(script, events=tuple(events))
+        try:
+            world = variant.play()
+        except ImpossibleEvent:
+            continue
+        yield variant, world
+
+
+def _moves(script: Script) -> Iterator[tuple[int, int, int]]:
+    """(start, size, target) of each block of one or two perceptions and each place it may move to."""
+    events = script.events[: len(script.events) - script.closing]
+    for size in (1, 2):
+        for start in range(len(events) - size + 1):
+            block = events[start : start + size]
+            if all(event.kind in script.movable and event.who == block[0].who for event in block):
+                for target in range(1, len(events) - size + 1):  # the first event stays first
+                    yield start, size, target

@@ -1,5 +1,0 @@
-"""The report of runs: one HTML page that opens without network or server, and the README's figure."""
-
-from socialr1_jax.training.report.page import write_report
-
-__all__ = ["write_report"]

@@ -1,0 +1,1 @@
+"""Model folders of Hugging Face and of Orbax, read, written and converted."""

@@ -1,0 +1,164 @@
+"""Write and read model folders with Orbax weights: for jobs that read them in shards, from disks or object stores.
+
+    params/NAME/    one Orbax checkpoint a declared weight, NAME as in Hugging Face without the layer's number: layers
+                    stacked [l, ...], kernels [out, in]
+    config.json     as in a Hugging Face folder, and the tokenizer's files beside it
+    manifest.json   every file with its SHA-256 and every weight's dtype, written last: a folder without it is not read
+
+One checkpoint a weight: a conversion holds one stacked weight in memory, not the model, and a killed one resumes behind
+the last finished weight. The sums are there because Orbax has none for the weights: a flipped byte in its data files
+loads as another number.
+"""
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+from jax.sharding import Mesh, NamedSharding, SingleDeviceSharding
+
+from socialr1_jax.models.qwen3 import Qwen3, Qwen3Config, Weight, check_mesh
+from socialr1_jax.runtime.files import read_json, sha256, whole_folder, write_json
+from socialr1_jax.runtime.mesh import P
+from socialr1_jax.runtime.model_files import file_of, listed
+from socialr1_jax.runtime.terminal import printable, shown
+from socialr1_jax.weights.hf import copy_tokenizer_files, map_weights
+from socialr1_jax.weights.tokenizer_files import count_tokens, tokenizer_files
+
+PARAMS, MANIFEST = "params", "manifest.json"
+_VERSION, _VERSION_OF_SEVERAL_DTYPES = 2, 3  # of the manifest
+# Bytes that are read and decoded together: with a whole weight as one chunk every process of a mesh decodes all of it.
+_CHUNK = 64 << 20
+_DTYPES = ("float32", "bfloat16", "float16")
+Read = Callable[[Weight, int | None, P], jax.Array]  # a declared weight, as for hf.map_weights
+
+
+def save_orbax(model: Qwen3, directory: str | os.PathLike[str]) -> None:
+    """Writes the model's weights in their own dtypes, its configuration and its tokenizer files; all or nothing.
+
+    An existing Orbax folder is replaced; any other non-empty folder raises FileExistsError.
+    """
+    names = jax.tree.leaves(map_weights(model.config, lambda weight, layers, spec: weight.hf_name))
+    arrays = dict(zip(names, jax.tree.leaves(model.params), strict=True))
+    tokenizer = Path(model.source) if model.source else None
+    dtypes = {name: array.dtype.name for name, array in arrays.items()}
+    write_orbax(directory, model.config, dtypes, lambda weight, *_: arrays[weight.hf_name], tokenizer)
+
+
+def write_orbax(
+    directory: str | os.PathLike[str],
+    config: Qwen3Config,
+    dtypes: Mapping[str, str],
+    read: Read,
+    tokenizer: Path | None,
+    *,
+    source: Mapping[str, Any] | None = None,
+    check: Callable[[], None] = lambda: None,
+    say: Callable[[str], None] = lambda name: None,
+) -> None:
+    """Writes a folder as `save_orbax` does, from weights that `read` gives one at a time.
+
+    Args:
+        directory: the folder.
+        config: the model's.
+        dtypes: of what `read` gives, by Hugging Face name.
+        read: a declared weight's array.
+        tokenizer: the folder that the tokenizer files are copied from.
+        source: lets the next equal call resume a killed one (runtime/files.py, `whole_folder`).
+        check: called with each weight read and not yet written; may raise.
+        say: called with each weight's name.
+    """
+    with whole_folder(directory, marker=MANIFEST, source=source) as partial:
+        with ocp.StandardCheckpointer() as checkpointer:
+
+            def write(weight: Weight, layers: int | None, spec: P) -> None:
+                target = partial / PARAMS / _item(weight)
+                say(target.name)
+                if not target.exists():  # Orbax renames a checkpoint into its place when it is whole
+                    chunks = {"weight": ocp.SaveArgs(chunk_byte_size=_CHUNK)}
+                    item = {"weight": read(weight, layers, spec)}
+                    check()
+                    checkpointer.save(target, item, save_args=chunks)
+                    checkpointer.wait_until_finished()
+
+            map_weights(config, write)
+        main = dtypes["model.embed_tokens.weight"]
+        write_json(partial / "config.json", config.to_hf(main))
+        copy_tokenizer_files(tokenizer, partial)
+        files = sorted(file for file in partial.rglob("*") if file.is_file() and file.parent != partial)
+        files += [file for file in partial.iterdir() if file.is_file() and not file.name.startswith(".")]
+        sums = {file.relative_to(partial).as_posix(): sha256(file) for file in files}
+        others = {name: dtype for name, dtype in dtypes.items() if dtype != main}
+        version = _VERSION_OF_SEVERAL_DTYPES if others else _VERSION
+        write_json(partial / MANIFEST, {"version": version, "dtype": main, "dtypes": others, "files": sums})
+
+
+def load_orbax(directory: str | os.PathLike[str], mesh: Mesh | None = None, *, tokenizer: bool = True) -> Qwen3:
+    """Reads a folder of `save_orbax` in the dtypes that were saved, onto the first device or a mesh's layout "train".
+
+    Without `tokenizer` its tokens are not counted: a model to convert, not to sample from.
+
+    Raises FileNotFoundError when the folder has no manifest, and ValueError naming the files that are absent, cut or
+    altered or outside the folder, or the sizes that the mesh does not divide.
+    """
+    folder = Path(os.path.expanduser(directory)).absolute()
+    if not folder.is_dir():
+        raise FileNotFoundError(f"there is no folder {directory}: give a folder of hf_to_orbax.py")
+    if not file_of(folder, MANIFEST):
+        raise FileNotFoundError(f"{directory} has no {MANIFEST}: not a folder of hf_to_orbax.py, or not a whole one")
+    manifest = read_json(folder / MANIFEST)
+    if manifest.get("version") not in (_VERSION, _VERSION_OF_SEVERAL_DTYPES):
+        raise ValueError(
+            f"{directory}: {MANIFEST} has version {shown(manifest.get('version'))}, this reads {_VERSION} and "
+            f"{_VERSION_OF_SEVERAL_DTYPES}: convert the folder again"
+        )
+    files, dtypes = manifest.get("files"), manifest.get("dtypes") or {}
+    if not isinstance(files, dict) or not isinstance(dtypes, dict) or "config.json" not in files:
+        raise ValueError(f"{folder / MANIFEST} lacks files or dtypes: convert the folder again")
+    for dtype in (manifest.get("dtype"), *dtypes.values()):
+        if dtype not in _DTYPES:
+            raise ValueError(f"{folder / MANIFEST} has dtype {shown(dtype)}, not one of {', '.join(_DTYPES)}")
+    if problems := [fault for name, digest in files.items() if (fault := _fault(folder, name, digest))]:
+        raise ValueError(f"{directory} is damaged, convert it again: {listed(problems)}")
+    tokenizer_files(folder)  # an export copies them: one that it must not copy is refused before weights are read
+    config = Qwen3Config.from_hf(read_json(folder / "config.json"), source=str(folder / "config.json"))
+    items = jax.tree.leaves(map_weights(config, lambda weight, layers, spec: _item(weight)))
+    if unlisted := sorted(set(items) - {name.split("/")[1] for name in files if name.startswith(f"{PARAMS}/")}):
+        raise ValueError(f"{folder / MANIFEST} lists no file of {listed(unlisted, ', ')}: convert the folder again")
+    if mesh is not None:
+        check_mesh(config, mesh)
+    num_tokens = count_tokens(folder, config.vocab_size) if tokenizer else config.vocab_size
+    with ocp.StandardCheckpointer() as checkpointer:
+
+        def read(weight: Weight, layers: int | None, spec: P) -> jax.Array:
+            sharding = SingleDeviceSharding(jax.devices()[0]) if mesh is None else NamedSharding(mesh, spec)
+            shape = weight.shape if layers is None else (layers, *weight.shape)
+            dtype = np.dtype(jnp.dtype(dtypes.get(weight.hf_name, manifest["dtype"])))
+            abstract = jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
+            place = folder / PARAMS / _item(weight)
+            try:
+                return checkpointer.restore(place, {"weight": abstract})["weight"]
+            except (ValueError, TypeError, LookupError) as error:  # such as another shape than config.json's
+                raise ValueError(f"{place} cannot be read: {printable(str(error), 300)}") from error
+
+        params = map_weights(config, read)
+    return Qwen3(config, params, source=str(folder), num_tokens=num_tokens)
+
+
+def _item(weight: Weight) -> str:
+    return weight.hf_name.replace(".{i}", "")
+
+
+def _fault(folder: Path, name: str, digest: Any) -> str:
+    """Returns what is wrong with a file of the manifest; "" if it is whole."""
+    try:
+        file = file_of(folder, name)
+    except ValueError as error:
+        return str(error)
+    if file is None:
+        return f"{name} is absent"
+    return "" if sha256(file) == digest else f"{name} is cut or altered"
