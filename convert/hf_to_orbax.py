@@ -36,14 +36,19 @@ def main(argv: list[str] | None = None) -> int:
         weights: list[str] = []
         map_weights(source.config, lambda weight, layers, spec: weights.append(weight.hf_name))
         write_orbax(
-            config.dst, source.config, source.dtypes(), source.read, source.folder,
+            config.dst,
+            source.config,
+            source.dtypes(),
+            source.read,
+            source.folder,
             source=fingerprint(
                 [source.folder / file for file in sorted({*source.files, "config.json"})],
-                dtype=config.dtype, allow_nonfinite=config.allow_nonfinite,
+                dtype=config.dtype,
+                allow_nonfinite=config.allow_nonfinite,
             ),
             check=lambda: None if config.allow_nonfinite else source.refuse_nonfinite(),
             say=progress(len(weights), "stacked weight"),
-        )  # fmt: skip
+        )
         if not config.verify:
             return ""
         return compare(folder_sums(source), model_sums(load_orbax(config.dst, tokenizer=False)))

@@ -114,9 +114,16 @@ def _saving(config: CheckpointBenchmark, folder: Path) -> dict[str, float]:
         run = folder / "run"
         shutil.rmtree(run, ignore_errors=True)
         changes = [
-            f"output_dir={run}", f"steps={config.steps}", f"checkpoint.every={every}", "evaluation.every=0",
-            "quiet=true", "cold_start=0", "model.random=tiny", "checkpoint.best=", "sampling.max_new_tokens=128",
-        ]  # fmt: skip
+            f"output_dir={run}",
+            f"steps={config.steps}",
+            f"checkpoint.every={every}",
+            "evaluation.every=0",
+            "quiet=true",
+            "cold_start=0",
+            "model.random=tiny",
+            "checkpoint.best=",
+            "sampling.max_new_tokens=128",
+        ]
         begun = os.times()
         train_grpo(load_config(RunConfig, smoke, changes))
         ended = os.times()

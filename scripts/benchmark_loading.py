@@ -93,8 +93,11 @@ def main(argv: list[str] | None = None) -> int:
                 arguments = [folder, config.into or config.dtype, 1 if name == "save" else config.repeats, most]
                 done = subprocess.run(
                     [sys.executable, "-c", program, *map(str, arguments)],
-                    stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True,
-                )  # fmt: skip
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.DEVNULL,
+                    text=True,
+                    check=True,
+                )
                 runs[name].append(json.loads(done.stdout))
     result: dict[str, Any] = config.model_dump() | {"weights_bytes": nbytes}
     for name, measured in runs.items():

@@ -99,9 +99,12 @@ def answer(config: GenerateConfig) -> None:
         stop_token_ids=stop_token_ids(model, tokenizer),
     )
     engine = Engine(
-        params=model.params, config=model.config, num_tokens=model.num_tokens, dtype=config.dtype,
+        params=model.params,
+        config=model.config,
+        num_tokens=model.num_tokens,
+        dtype=config.dtype,
         segment_tokens=_SEGMENT_TOKENS,
-    )  # fmt: skip
+    )
     prompt, opening = encode_prompt(tokenizer, example, config.thinking), response_opening(tokenizer, config.thinking)
     response = ResponseStream(engine, tokenizer, prompt, sampling, opening)
     started = time.monotonic()

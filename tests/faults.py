@@ -29,9 +29,15 @@ CONFIG = ROOT / "configs" / "smoke.yaml"
 # Three steps are an epoch: 4 to 6 are in the second one. Steps 2, 4 and 6 are saved because it is due, 3 because the
 # evaluation has not been better before; it is no better after step 6.
 SETTINGS = (
-    "data.train=stories:12", "steps=6", "checkpoint.best=truncated", "cold_start=0", "sampling.max_new_tokens=24",
-    "sampling.segment_tokens=8", "grpo.micro_batch_tokens=2048", "grpo.entropy_coefficient=0.01",
-)  # fmt: skip
+    "data.train=stories:12",
+    "steps=6",
+    "checkpoint.best=truncated",
+    "cold_start=0",
+    "sampling.max_new_tokens=24",
+    "sampling.segment_tokens=8",
+    "grpo.micro_batch_tokens=2048",
+    "grpo.entropy_coefficient=0.01",
+)
 
 # name: (module, what is called there, whether the deed comes before or after the call)
 EVENTS = {
@@ -175,9 +181,12 @@ def begin(folder: Path, *arguments: str, plan: tuple[str, ...] = (), **environme
     settings = [f"output_dir={folder}", f"save_rollouts={folder / 'kept.jsonl'}", *SETTINGS]
     return subprocess.Popen(
         [sys.executable, str(Path(__file__)), *plan, "--", "--config", str(CONFIG), *settings, *arguments],
-        cwd=ROOT, env=os.environ | {"JAX_PLATFORMS": "cpu"} | environment, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )  # fmt: skip
+        cwd=ROOT,
+        env=os.environ | {"JAX_PLATFORMS": "cpu"} | environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
 
 
 def end(process: subprocess.Popen, timeout: float = 240) -> Ended:

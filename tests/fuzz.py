@@ -23,12 +23,33 @@ HERE = Path(__file__).parent
 _MOST_MESSAGE = 10_000
 _ROW = {"id": "1", "story": "Anna left.", "question": "Where is it?", "options": ["box", "bag"], "answer": "A"}
 _MODEL = {
-    "model_type": "qwen3", "architectures": ["Qwen3ForCausalLM"], "vocab_size": 32, "hidden_size": 8, "head_dim": 4,
-    "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1,
-    "max_position_embeddings": 64, "rms_norm_eps": 1e-6, "rope_theta": 1e6, "tie_word_embeddings": True,
-}  # fmt: skip
-_JSON = ["[" * 3000, '{"a":' * 3000, '{"a": 1, "a": 2}', "1e999", "NaN", "[1]", "null", '"\\ud800"', "\ufeff{}", "\x00",
-         '{"a": 1' + "0" * 5000 + "}"]  # fmt: skip
+    "model_type": "qwen3",
+    "architectures": ["Qwen3ForCausalLM"],
+    "vocab_size": 32,
+    "hidden_size": 8,
+    "head_dim": 4,
+    "intermediate_size": 8,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "max_position_embeddings": 64,
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 1e6,
+    "tie_word_embeddings": True,
+}
+_JSON = [
+    "[" * 3000,
+    '{"a":' * 3000,
+    '{"a": 1, "a": 2}',
+    "1e999",
+    "NaN",
+    "[1]",
+    "null",
+    '"\\ud800"',
+    "\ufeff{}",
+    "\x00",
+    '{"a": 1' + "0" * 5000 + "}",
+]
 
 
 def _changed(record: dict, **changes: object) -> str:
@@ -72,8 +93,17 @@ def _answers() -> list[str]:
 
 def _headers() -> list[bytes]:
     tensor = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
-    odd = [tensor | change for change in ({"shape": [-1]}, {"shape": [2**62] * 3}, {"data_offsets": [8, 0]},
-                                          {"dtype": "F4"}, {"data_offsets": [0, 2**63]}, {"shape": "x"})]  # fmt: skip
+    odd = [
+        tensor | change
+        for change in (
+            {"shape": [-1]},
+            {"shape": [2**62] * 3},
+            {"data_offsets": [8, 0]},
+            {"dtype": "F4"},
+            {"data_offsets": [0, 2**63]},
+            {"shape": "x"},
+        )
+    ]
     texts = [json.dumps({"model.norm.weight": one}).encode() for one in (tensor, *odd)]
     return [len(text).to_bytes(8, "little") + text + bytes(8) for text in texts] + [b"", b"\xff" * 16]
 
@@ -171,8 +201,13 @@ def _reader(name: str, folder: Path) -> Callable[[bytes], None]:
 
 
 SEEDS: dict[str, Callable[[], list]] = {
-    "rows": _rows, "config": _configs, "yaml": _yamls, "verdicts": _verdicts, "answers": _answers, "headers": _headers
-}  # fmt: skip
+    "rows": _rows,
+    "config": _configs,
+    "yaml": _yamls,
+    "verdicts": _verdicts,
+    "answers": _answers,
+    "headers": _headers,
+}
 
 
 def _fuzz(name: str, seconds: int, artifacts: Path) -> None:

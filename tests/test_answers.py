@@ -42,11 +42,14 @@ def test_reference_mode_is_the_published_pattern():
 
 
 PIECES = st.lists(
-    st.sampled_from([
-        *("<think>", "</think>", "<Answer>", "</Answer>", "A", "B", "(B)", "**B**", "\\boxed{B}", "or"),
-        *("the answer is ", "Answer: ", "not ", "Anna", "I", " ", "\n", ".", ",", "is", "答案", "é"),
-    ]), max_size=14,
-).map("".join)  # fmt: skip
+    st.sampled_from(
+        [
+            *("<think>", "</think>", "<Answer>", "</Answer>", "A", "B", "(B)", "**B**", "\\boxed{B}", "or"),
+            *("the answer is ", "Answer: ", "not ", "Anna", "I", " ", "\n", ".", ",", "is", "答案", "é"),
+        ]
+    ),
+    max_size=14,
+).map("".join)
 CARD = Request(id="0", item="0", messages=(), gold="B")
 
 

@@ -124,11 +124,18 @@ def test_constant_answers_follow_the_form_of_the_question():
 def twins(count, answer="AB"):
     """Two stories each, of the same words but for one, with answers that `answer` gives."""
     return [
-        example(f"{pair}-{place}", f"Pair {pair}: Ann {verb} the bag, then a tin.", "Where?", ("bag", "tin"),
-                answer[place], twin_id=f"{pair}", type="belief" if pair % 2 else "reality")
+        example(
+            f"{pair}-{place}",
+            f"Pair {pair}: Ann {verb} the bag, then a tin.",
+            "Where?",
+            ("bag", "tin"),
+            answer[place],
+            twin_id=f"{pair}",
+            type="belief" if pair % 2 else "reality",
+        )
         for pair in range(count)
         for place, verb in enumerate(("saw", "missed"))
-    ]  # fmt: skip
+    ]
 
 
 def test_pairs_and_types():
@@ -227,8 +234,12 @@ def test_files_audited_and_bad_ones_reported(main, tmp_path, capsys):
     audits = json.loads(output.read_text())
     assert list(audits) == [good, single, other, mixed, "stories:40"]
     assert {name: audit["n"] for name, audit in audits.items()} == {
-        good: 30, single: 1, other: 10, mixed: 9, "stories:40": 40
-    }  # fmt: skip
+        good: 30,
+        single: 1,
+        other: 10,
+        mixed: 9,
+        "stories:40": 40,
+    }
     assert {"accuracy", "stderr"} == set(audits[good]["rules"]["bag_of_words"])
     assert plot.read_bytes().startswith(b"\x89PNG")
     lines = printed.err.splitlines()

@@ -24,9 +24,16 @@ from socialr1_jax.sampling import Completion, Engine
 SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "benchmark.py"
 PEERS = Path(__file__).resolve().parents[2] / "shared" / "peers" / "hf_shapes.py"
 TOY = Qwen3Config(
-    vocab_size=96, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
-    num_key_value_heads=1, head_dim=8, tie_word_embeddings=True, max_position_embeddings=512,
-)  # fmt: skip
+    vocab_size=96,
+    hidden_size=16,
+    intermediate_size=32,
+    num_hidden_layers=1,
+    num_attention_heads=2,
+    num_key_value_heads=1,
+    head_dim=8,
+    tie_word_embeddings=True,
+    max_position_embeddings=512,
+)
 # Numbers of weights of the published models; a tied output matrix counts once.
 PUBLISHED = {
     "0.6b": 596_049_920,

@@ -9,14 +9,20 @@ from socialr1_jax.benchmark.record import BEGIN, END, read_record, record, rende
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 RESULT = {
-    "prefill_tok_s": 12000.0, "decode_tok_s": 3000.0, "grpo_step_s": 2.0,
-    "update_tok_s": 4000.0, "update_whole_tok_s": 1800.0,
+    "prefill_tok_s": 12000.0,
+    "decode_tok_s": 3000.0,
+    "grpo_step_s": 2.0,
+    "update_tok_s": 4000.0,
+    "update_whole_tok_s": 1800.0,
     "peers": {"prefill_tok_s": 10000.0, "update_tok_s": 2000.0, "grpo_step_s": 5.0},
     "spread_s": {
-        "prefill": [0.9, 1.0, 1.1], "decode": [1.0, 1.0, 1.0], "update": [1.0, 1.0, 1.04],
-        "update_whole": [1.0, 1.0, 1.0], "grpo_step": [1.9, 2.0, 2.1],
+        "prefill": [0.9, 1.0, 1.1],
+        "decode": [1.0, 1.0, 1.0],
+        "update": [1.0, 1.0, 1.04],
+        "update_whole": [1.0, 1.0, 1.0],
+        "grpo_step": [1.9, 2.0, 2.1],
     },
-}  # fmt: skip
+}
 
 
 def test_a_line_says_what_made_it(tmp_path, monkeypatch):
@@ -33,8 +39,12 @@ def test_a_line_says_what_made_it(tmp_path, monkeypatch):
 
 def test_the_table_by_hand():
     line = {
-        "date": "2026-11-26", "machine": "m", "versions": {"jax": "1", "numpy": "2"}, "command": "c", "result": RESULT,
-    }  # fmt: skip
+        "date": "2026-11-26",
+        "machine": "m",
+        "versions": {"jax": "1", "numpy": "2"},
+        "command": "c",
+        "result": RESULT,
+    }
     assert table([line]).splitlines()[2] == (
         "| 2026-11-26, m | jax 1 | 12,000.0 ±10% (10,000.0: **1.20**) | 3,000.0 ±0% "
         "| 4,000.0 ±2% (2,000.0: **2.00**) | 1,800.0 ±0% (2,000.0: **0.90**) | 2.0 ±5% (5.0: **2.50**) | `c` |"

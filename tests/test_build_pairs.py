@@ -68,10 +68,17 @@ def thoughts(stories):
 def responses(stories, thoughts, tmp_path):
     """A file of responses, the questions' rows mixed; the last row has no thoughts."""
     rows = [
-        {"id": s.id, "story": s.story, "question": s.question, "options": list(s.options), "answer": s.answer,
-         "response": f"<think>\n{thoughts[s.id][n]}\n</think>\n\n<Answer>A</Answer>"}
-        for n in range(7) for s in stories
-    ]  # fmt: skip
+        {
+            "id": s.id,
+            "story": s.story,
+            "question": s.question,
+            "options": list(s.options),
+            "answer": s.answer,
+            "response": f"<think>\n{thoughts[s.id][n]}\n</think>\n\n<Answer>A</Answer>",
+        }
+        for n in range(7)
+        for s in stories
+    ]
     file = tmp_path / "responses.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in [*rows, rows[0] | {"response": "A"}]), encoding="utf-8")
     return file
@@ -124,15 +131,18 @@ def with_stages(text: str) -> Verdict:
 def test_segments_are_the_words_of_each_stage():
     text = "Encode: Anna left. Ben moved it.\nInterpret: She thinks box.\nGoal: Where she looks.\nRespond: So it is A."
     assert segments(text) == {
-        "encode": "Anna left. Ben moved it.", "interpret": "She thinks box.", "goal": "Where she looks.",
+        "encode": "Anna left. Ben moved it.",
+        "interpret": "She thinks box.",
+        "goal": "Where she looks.",
         "respond": "So it is A.",
-    }  # fmt: skip
+    }
     back = "Goal: say where.\nEncode: Anna left.\nGoal: once more.\nInterpret:\n"
     assert segments(back) == {"encode": "Anna left.", "goal": "say where.\nonce more."}
     assert segments("Anna left the room. So she thinks that it is there. So the answer is B.") == {
-        "encode": "Anna left the room.", "interpret": "So she thinks that it is there.",
+        "encode": "Anna left the room.",
+        "interpret": "So she thinks that it is there.",
         "respond": "So the answer is B.",
-    }  # fmt: skip
+    }
     assert segments("Hm.") == {}
 
 
@@ -146,22 +156,36 @@ def matched(texts: list[Scored], seed: int = 0, **settings):
 
 def test_gap_length_stage_and_sameness():
     texts = scored(
-        ("", "aaaa aaaa", 0.9), ("", "aaaa  aaaa", 0.1), ("", "bbbb bbbb", 0.7), ("", "cccccccccccccccc", 0.5),
-        ("goal", "dddd dddd", 0.0), ("goal", "eeee eeee", 0.25),
-    )  # fmt: skip
+        ("", "aaaa aaaa", 0.9),
+        ("", "aaaa  aaaa", 0.1),
+        ("", "bbbb bbbb", 0.7),
+        ("", "cccccccccccccccc", 0.5),
+        ("goal", "dddd dddd", 0.0),
+        ("goal", "eeee eeee", 0.25),
+    )
     pairs = matched(texts, min_gap=0.2, max_length_ratio=1.5, per_question=99)
     # 0 > 1 is the same text; 3 is too long for 0, 1 and 2; 4 and 5 are of another unit.
     assert [(p.stage, p.chosen[0], p.rejected[0], p.margin) for p in pairs] == [
-        ("", "a", "b", 0.2), ("", "b", "a", 0.6), ("goal", "e", "d", 0.25)
-    ]  # fmt: skip
+        ("", "a", "b", 0.2),
+        ("", "b", "a", 0.6),
+        ("goal", "e", "d", 0.25),
+    ]
     assert [p.id for p in pairs] == ["q-whole-0-2", "q-whole-2-1", "q-goal-5-4"]
     assert pairs[0].meta == {
-        "judge": "hand", "question_id": "q", "scored": "whole", "chosen_sample": "0", "rejected_sample": "2",
-        "chosen_score": "0.9", "rejected_score": "0.7",
-    }  # fmt: skip
+        "judge": "hand",
+        "question_id": "q",
+        "scored": "whole",
+        "chosen_sample": "0",
+        "rejected_sample": "2",
+        "chosen_score": "0.9",
+        "rejected_score": "0.7",
+    }
     assert [p.id for p in matched(texts, min_gap=0.21, max_length_ratio=1.8, per_question=99)] == [
-        "q-whole-0-3", "q-whole-2-1", "q-whole-3-1", "q-goal-5-4",
-    ]  # fmt: skip
+        "q-whole-0-3",
+        "q-whole-2-1",
+        "q-whole-3-1",
+        "q-goal-5-4",
+    ]
 
 
 def test_a_gap_of_the_least_size_counts():
@@ -183,9 +207,11 @@ def test_against_every_pair_tried_by_hand():
     expected = {
         f"q-{a.stage or 'whole'}-{a.sample}-{b.sample}"
         for a, b in product(texts, texts)
-        if a.stage == b.stage and round(a.score - b.score, 3) >= 0.3
-        and len(a.text) <= 1.4 * len(b.text) and len(b.text) <= 1.4 * len(a.text)
-    }  # fmt: skip
+        if a.stage == b.stage
+        and round(a.score - b.score, 3) >= 0.3
+        and len(a.text) <= 1.4 * len(b.text)
+        and len(b.text) <= 1.4 * len(a.text)
+    }
     every = matched(texts, min_gap=0.3, max_length_ratio=1.4, per_question=999)
     assert {p.id for p in every} == expected
     assert len(every) == len(expected) > 15
@@ -380,10 +406,18 @@ def policy(tmp_path_factory, stories):
     tokenizer = build_tokenizer([question_text(story) for story in stories], 640)
     tokenizer.save_pretrained(folder / "tokenizer")
     config = Qwen3Config(
-        vocab_size=640, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
-        num_key_value_heads=1, head_dim=8, tie_word_embeddings=True, max_position_embeddings=2048,
-        initializer_range=0.3, eos_token_id=tokenizer.eos_token_id,
-    )  # fmt: skip
+        vocab_size=640,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=8,
+        tie_word_embeddings=True,
+        max_position_embeddings=2048,
+        initializer_range=0.3,
+        eos_token_id=tokenizer.eos_token_id,
+    )
     save_hf(Qwen3(config, init_params(config, jax.random.key(0)), source=str(folder / "tokenizer")), folder / "hf")
     return folder / "hf"
 

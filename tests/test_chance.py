@@ -19,9 +19,11 @@ LETTERED = re.compile(r"^\(?([A-Z])[.)] ", re.MULTILINE)
 # Which questions the first figure is over.
 HEADLINE = defaultdict(
     lambda: lambda one: True,
-    tombench=lambda one: one.meta["language"] == "en", emobench=lambda one: one.meta["language"] == "en",
-    simpletom=lambda one: one.meta["set"] == "simpletom", fantom=lambda one: one.meta["context"] == "short",
-)  # fmt: skip
+    tombench=lambda one: one.meta["language"] == "en",
+    emobench=lambda one: one.meta["language"] == "en",
+    simpletom=lambda one: one.meta["set"] == "simpletom",
+    fantom=lambda one: one.meta["context"] == "short",
+)
 TASKS = ("tombench", "socialiqa", "simpletom", "emobench", "motivebench", "hitom", "tactfultom", "fantom")
 
 

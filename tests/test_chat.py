@@ -119,10 +119,15 @@ def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
     (folder / "socialiqa").mkdir()
     rows = [
-        {"context": f"Story {i:02d}: Ann left." + " It was a long day." * (i % 10 == 3), "question": "What next?",
-         "answerA": "go", "answerB": "stay", "answerC": "run"}
+        {
+            "context": f"Story {i:02d}: Ann left." + " It was a long day." * (i % 10 == 3),
+            "question": "What next?",
+            "answerA": "go",
+            "answerB": "stay",
+            "answerC": "run",
+        }
         for i in range(COUNT)
-    ]  # fmt: skip
+    ]
     (folder / "socialiqa/dev.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (folder / "socialiqa/dev-labels.lst").write_text("".join(f"{1 + i % 2}\n" for i in range(COUNT)))
     return folder
@@ -135,10 +140,23 @@ def run(main, data, server, tmp_path, capsys, monkeypatch):
 
     def call(manner, *arguments, port=None):
         server.manner = manner
-        status = main([
-            "--model", "m", "--base_url", f"http://127.0.0.1:{port or server.server_port}/v1", "--tasks", "socialiqa",
-            "--data_dir", str(data), "--output", str(tmp_path / "out"), "--protocols", "official", *arguments,
-        ])  # fmt: skip
+        status = main(
+            [
+                "--model",
+                "m",
+                "--base_url",
+                f"http://127.0.0.1:{port or server.server_port}/v1",
+                "--tasks",
+                "socialiqa",
+                "--data_dir",
+                str(data),
+                "--output",
+                str(tmp_path / "out"),
+                "--protocols",
+                "official",
+                *arguments,
+            ]
+        )
         heard = capsys.readouterr()
         file = tmp_path / "out" / "results.json"
         return (

@@ -44,7 +44,7 @@ TEMPLATES = {
     "opens without a line break": _opening("<think>"),
     "closes": CHAT_TEMPLATE.replace("enable_thinking is defined and enable_thinking is false", "true"),
     "drops": CHAT_TEMPLATE.replace("message.content", THOUGHTS_DROPPED, 1),
-}  # fmt: skip
+}
 THOUGHTS = (
     "Encode: Ann puts the ball into the box and leaves. Ben moves the ball to the bag while Ann is away.\n"
     "Interpret: Ann did not see Ben move the ball, so Ann still thinks that the ball is in the box where she put it.\n"
@@ -53,9 +53,11 @@ THOUGHTS = (
 )
 ROW = {
     "story": "Ann puts the ball into the box and leaves. Ben moves the ball to the bag.",
-    "question": "Where will Ann look first?", "options": ["the box", "the bag"], "answer": "A",
+    "question": "Where will Ann look first?",
+    "options": ["the box", "the bag"],
+    "answer": "A",
     "response": f"{THOUGHTS}\n</think>\n\n<Answer>A</Answer>",
-}  # fmt: skip
+}
 WHOLE = f"<think>\n{ROW['response']}"
 
 
@@ -96,8 +98,12 @@ def test_what_a_template_does_is_found_by_rendering_it(models, name, opening, wi
 def test_a_response_is_whole_wherever_it_is_decoded(models, name):
     """Decoding what SFT teaches behind the prompt gives the reference response."""
     _, tokenizer = models[name]
-    example = Example(id="1", thoughts=THOUGHTS, **{key: ROW[key] for key in ("story", "question", "answer")},
-                      options=tuple(ROW["options"]))  # fmt: skip
+    example = Example(
+        id="1",
+        thoughts=THOUGHTS,
+        **{key: ROW[key] for key in ("story", "question", "answer")},
+        options=tuple(ROW["options"]),
+    )
     opening = response_opening(tokenizer)
     taught = tokenizer.encode(reference_response(example, opening), add_special_tokens=False)
     (text,) = decode_responses(tokenizer, [Completion([*taught, tokenizer.eos_token_id], [], "stop", stop=0)])
@@ -151,8 +157,12 @@ def test_scoring_and_pairs_of_responses_that_lack_what_the_prompt_opened(tmp_pat
     assert [row["reward"] for row in lines(output)] == [0.0, pytest.approx(reward)]
 
     file.write_text(json.dumps(ROW) + "\n" + json.dumps(ROW | {"response": "Encode: it.\n</think> A"}) + "\n")
-    made = {"source": "responses", "responses": str(file), "output": str(tmp_path / "p.jsonl"),
-            "matching": {"unit": "whole", "max_length_ratio": 100.0}}  # fmt: skip
+    made = {
+        "source": "responses",
+        "responses": str(file),
+        "output": str(tmp_path / "p.jsonl"),
+        "matching": {"unit": "whole", "max_length_ratio": 100.0},
+    }
     pairs = build_pairs.build_pairs(PairsConfig.model_validate(made)).pairs
     assert [(pair.chosen, pair.rejected) for pair in pairs] == [(THOUGHTS, "Encode: it.")]
 

@@ -32,11 +32,37 @@ from socialr1_jax.training.quickstart_console import response_pair, show_results
 ROOT = Path(__file__).resolve().parents[1]
 LOG = logging.getLogger("socialr1_jax.test")
 HOSTILE = (
-    "[/x]", "[bold red]m", "[link=file:///etc/passwd]x[/link]", "[@click=quit]x", "[#ff0000]x", "[[", "\\[x]", "[/]",
-    ":smile: :warning:", "{task.description} {0}", "%s %d", "\x1b[31mred", "\x1b]0;title\x07", "\x1bc", "\x1b",
-    "\x1b]8;;http://x\x1b\\text", "\x9b31m", "\x90q", "\u202egnp.exe", "\u2066x\u2069", "\u200eleft", "\ufeffmark",
-    "\ud800half", "a\x08\x08b", "a\x00b", "\x7f", "a\x0bb\x0cc", "\u2028line", "\U000e0041tag", "a\rover",
-)  # fmt: skip
+    "[/x]",
+    "[bold red]m",
+    "[link=file:///etc/passwd]x[/link]",
+    "[@click=quit]x",
+    "[#ff0000]x",
+    "[[",
+    "\\[x]",
+    "[/]",
+    ":smile: :warning:",
+    "{task.description} {0}",
+    "%s %d",
+    "\x1b[31mred",
+    "\x1b]0;title\x07",
+    "\x1bc",
+    "\x1b",
+    "\x1b]8;;http://x\x1b\\text",
+    "\x9b31m",
+    "\x90q",
+    "\u202egnp.exe",
+    "\u2066x\u2069",
+    "\u200eleft",
+    "\ufeffmark",
+    "\ud800half",
+    "a\x08\x08b",
+    "a\x00b",
+    "\x7f",
+    "a\x0bb\x0cc",
+    "\u2028line",
+    "\U000e0041tag",
+    "a\rover",
+)
 OWN_CODES = re.compile(r"\x1b\[(?:\?25[lh]|[0-9;]*m|[0-9]*[AK]|2K)|\r")  # rich's: cursor, colours, cleared lines
 
 

@@ -39,9 +39,17 @@ def make_model(folder, *, tied, dtype, bias=False):
     tokenizer.save_pretrained(folder / "tokenizer")
     (folder / "tokenizer" / "generation_config.json").write_text('{"temperature": 0.6}\n')
     config = Qwen3Config(
-        vocab_size=320, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, head_dim=8, tie_word_embeddings=tied, attention_bias=bias, rope_theta=5e6,
-    )  # fmt: skip
+        vocab_size=320,
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        tie_word_embeddings=tied,
+        attention_bias=bias,
+        rope_theta=5e6,
+    )
     rng = np.random.default_rng(1)  # norms and biases too: weights that change places must show
 
     def draw(weight, layers, spec):

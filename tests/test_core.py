@@ -69,14 +69,19 @@ def test_tokens_and_logprobs_of_the_sampler_are_the_forward_pass(model, temperat
 def config(folder):
     """3 questions to train on and 4 prompts a step: at least one comes twice."""
     return RunConfig(
-        steps=2, model={"path": str(folder / "model"), "remat": "nothing"},
+        steps=2,
+        model={"path": str(folder / "model"), "remat": "nothing"},
         data={"train": str(folder / "questions.jsonl"), "holdout": 2, "max_prompt_tokens": 160},
-        sampling={"group_size": 2, "max_new_tokens": NEW}, rewards={"preset": "outcome_only"},
+        sampling={"group_size": 2, "max_new_tokens": NEW},
+        rewards={"preset": "outcome_only"},
         grpo={"prompts_per_step": 4, "mini_batch_prompts": 4, "entropy_coefficient": 0.01},
-        optimizer={"learning_rate": 1e-3}, evaluation={"every": 0, "questions": 1, "samples": 2},
-        checkpoint={"every": 1}, tracking={"tensorboard": False},
-        output_dir=str(folder / "run"), save_rollouts=str(folder / "rollouts.jsonl"),
-    )  # fmt: skip
+        optimizer={"learning_rate": 1e-3},
+        evaluation={"every": 0, "questions": 1, "samples": 2},
+        checkpoint={"every": 1},
+        tracking={"tensorboard": False},
+        output_dir=str(folder / "run"),
+        save_rollouts=str(folder / "rollouts.jsonl"),
+    )
 
 
 def test_a_small_run_learns_and_its_replay_gives_the_same_bytes(folder, config, model):

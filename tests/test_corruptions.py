@@ -177,8 +177,9 @@ def test_a_wrong_perceiver_is_false_in_the_story():
 
 def test_a_wrong_perceiver_changes_perceptions_only():
     for pair in pairs("wrong_perceiver"):
-        chosen, rejected = (re.findall(r"\w+ (?:puts|moves|takes|brings) .*? the \w+,", t) for t in
-                            (pair.chosen, pair.rejected))  # fmt: skip
+        chosen, rejected = (
+            re.findall(r"\w+ (?:puts|moves|takes|brings) .*? the \w+,", t) for t in (pair.chosen, pair.rejected)
+        )
         assert chosen == rejected
 
 
@@ -345,9 +346,11 @@ def test_the_same_arguments_give_the_same_pairs_on_every_run():
         "import zlib; print(zlib.crc32(repr(corruption_pairs(generate_stories(20, seed=2), seed=1)).encode()))"
     )
     runs = {
-        subprocess.run([sys.executable, "-c", code], env=os.environ | {"PYTHONHASHSEED": seed}, check=True,
-                       capture_output=True).stdout for seed in ("1", "2")
-    }  # fmt: skip
+        subprocess.run(
+            [sys.executable, "-c", code], env=os.environ | {"PYTHONHASHSEED": seed}, check=True, capture_output=True
+        ).stdout
+        for seed in ("1", "2")
+    }
     assert len(runs) == 1
 
 
@@ -355,9 +358,12 @@ def test_a_pair_hangs_on_its_story_and_kind_alone():
     some = list(examples().values())[:8]
     every = corruption_pairs(some, seed=4)
     assert corruption_pairs(some, seed=4, kinds=["loop", "skipped_stage"]) == [
-        pair for story in some for kind in ("loop", "skipped_stage") for pair in every
+        pair
+        for story in some
+        for kind in ("loop", "skipped_stage")
+        for pair in every
         if pair.id == f"{story.id}-{kind}"
-    ]  # fmt: skip
+    ]
     assert [p.rejected for p in corruption_pairs(some, seed=5)] != [p.rejected for p in every]
 
 

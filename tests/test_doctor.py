@@ -134,7 +134,7 @@ JUDGE = "rewards.structure.judge=endpoint rewards.structure.model=judge rewards.
         ("rewards", JUDGE + "http://h/v1 rewards.structure.offline=true rewards.structure.cache=no", ["not a folder"]),
         ("tiny step", "no_step=true", ["skipped: not checked: --no-step"]),
     ],
-)  # fmt: skip
+)
 def test_what_each_check_says(check, settings, texts, told, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", SECRET)
     said = told(check, settings)
@@ -156,7 +156,7 @@ def test_what_each_check_says(check, settings, texts, told, monkeypatch):
         ({"jax_cuda13_plugin": "0.4.30"}, ["jax-cuda13-plugin 0.4.30 with jaxlib 0."]),
         ({"wandb": None}, ["problem: wandb is missing (pip install -U 'wandb>=0.19')"]),
     ],
-)  # fmt: skip
+)
 def test_packages_that_do_not_fit(installed, texts, told, monkeypatch):
     there = {one.name: one.version for one in metadata.distributions()} | {"wandb": "1.0"} | installed
     pairs = [SimpleNamespace(name=name, version=version) for name, version in there.items() if version]
@@ -241,8 +241,11 @@ def test_an_output_folder_with_a_run(told, tmp_path, model):
     step = tmp_path / "run" / "checkpoints" / "20"
     step.mkdir(parents=True)
     (step / "manifest.json").write_text('{"schema": 1, "files": {}}')
-    config = load_config(DoctorConfig, None, ["output_dir=run", *GOOD.format(
-        model=model, questions=model.parent / "questions.jsonl").split()])  # fmt: skip
+    config = load_config(
+        DoctorConfig,
+        None,
+        ["output_dir=run", *GOOD.format(model=model, questions=model.parent / "questions.jsonl").split()],
+    )
     save_config(config, tmp_path / "run" / "config.yaml")
     assert told("output_dir", GOOD + " no_step=true").startswith("ok: ")
     assert told("output_dir", GOOD + " epochs=10000").startswith("ok: ")
@@ -376,8 +379,11 @@ def test_the_step_computes_as_the_run_does(told, monkeypatch):
     assert said == "ok: a GRPO step of a tiny model in bfloat16, from sampling to export ()"
     (tiny,) = asked
     assert (tiny.model.path, tiny.model.random, tiny.model.dtype, tiny.model.remat) == (
-        "", "nano", "bfloat16", "attention",
-    )  # fmt: skip
+        "",
+        "nano",
+        "bfloat16",
+        "attention",
+    )
     assert (tiny.steps, tiny.optimizer.name, tiny.mesh.replica, tiny.mesh.fsdp) == (1, "muon", 1, 0)
     assert not Path(tiny.output_dir).parent.exists()
 
@@ -408,8 +414,10 @@ def test_a_check_that_crashes_or_hangs(name, text, monkeypatch, tmp_path):
     config = load_config(DoctorConfig, None, [f"rewards.extra.own.function={tmp_path / name}.py:reward"])
     lines = list(doctor.examine_apart(config, ["packages", "rewards", "tiny step"]))
     assert [(line.status, line.name) for line in lines] == [
-        ("ok", "packages"), ("problem", "rewards"), ("skipped", "tiny step"),
-    ]  # fmt: skip
+        ("ok", "packages"),
+        ("problem", "rewards"),
+        ("skipped", "tiny step"),
+    ]
     assert text in lines[1].found
     assert lines[1].fix == doctor.CHECKS["rewards"][1]
 
@@ -429,9 +437,18 @@ def test_the_command_is_quick_and_plain_and_makes_nothing(tmp_path, monkeypatch,
     assert script.main(["--no-step", "mesh.fsdp=3"]) == 1
     out = capsys.readouterr().out
     assert [line[:14] for line in out.splitlines()] == [
-        "ok       packa", "ok       devic", "ok       outpu", "skipped  model", "problem  plan ", " " * 14,
-        "skipped  token", "skipped  data ", "skipped  rewar", "skipped  tiny ", "1 problem, 0 w",
-    ]  # fmt: skip
+        "ok       packa",
+        "ok       devic",
+        "ok       outpu",
+        "skipped  model",
+        "problem  plan ",
+        " " * 14,
+        "skipped  token",
+        "skipped  data ",
+        "skipped  rewar",
+        "skipped  tiny ",
+        "1 problem, 0 w",
+    ]
     assert "\x1b" not in out
     assert script.main(["--no-step"]) == 0
     assert list(tmp_path.iterdir()) == []

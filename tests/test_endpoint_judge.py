@@ -266,8 +266,15 @@ def test_the_size_limit_is_exact():
 
 def test_faults_at_random_match_the_log_of_the_server():
     faults = {"500": 0.1, "garbage": 0.1, "html": 0.1, "hang": 0.05, "half": 0.05, "429": 0.1}
-    expected = {"500": "http_500", "garbage": "not_json", "html": "html", "hang": "timeout", "half": "cut",
-                "429": "http_429", "ok": ""}  # fmt: skip
+    expected = {
+        "500": "http_500",
+        "garbage": "not_json",
+        "html": "html",
+        "hang": "timeout",
+        "half": "cut",
+        "429": "http_429",
+        "ok": "",
+    }
     with JudgeServer(faults=faults, latency=0.01) as server, judge_at(server, retries=1, call_timeout=2.0) as judge:
         verdicts = ask(judge, range(120))
         last = server.last_kind()

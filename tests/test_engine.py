@@ -366,12 +366,21 @@ def test_a_request_larger_than_memory_is_told_before_a_compile(engine):
 @pytest.mark.parametrize(
     "fields",
     [
-        {"n": 0}, {"max_new_tokens": 0}, {"temperature": -0.1}, {"temperature": float("nan")}, {"top_k": -1},
-        {"top_p": 0.0}, {"top_p": 1.1}, {"min_p": -0.1}, {"stop": ""}, {"stop": ("a", "")}, {"thinking_budget": -1},
+        {"n": 0},
+        {"max_new_tokens": 0},
+        {"temperature": -0.1},
+        {"temperature": float("nan")},
+        {"top_k": -1},
+        {"top_p": 0.0},
+        {"top_p": 1.1},
+        {"min_p": -0.1},
+        {"stop": ""},
+        {"stop": ("a", "")},
+        {"thinking_budget": -1},
         {"seed": -1},
     ],
     ids=str,
-)  # fmt: skip
+)
 def test_parameters_out_of_range_are_named(fields):
     (name,) = fields
     with pytest.raises(ValueError, match=rf"SamplingParams\.{name}="):

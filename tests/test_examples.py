@@ -373,7 +373,7 @@ SPREAD = {"story": "s", "question": "q", "a": "Ann", "b": "Ben", "c": "Cleo", "a
         # columns of `meta`
         ([SPREAD], {"type": "kind"}, "q.jsonl: no column 'kind'"),
     ],
-)  # fmt: skip
+)
 def test_columns_that_rows_lack_or_hold_inside(tmp_path, rows, columns, found):
     path = write(tmp_path / "q.jsonl", *rows)
     if isinstance(found, str):

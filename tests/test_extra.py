@@ -49,28 +49,38 @@ def function(tmp_path, monkeypatch, request):
         (IN_A_LOOP, " at response 3 of 4 (id 'q2')", 8, "ValueError: could not convert string to float: 'three'"),
         (
             "def reward(records):\n    for r in records:\n        r['meta']['level'] + 1\n    return []\n",
-            " at response 3 of 4 (id 'q2')", 3, "TypeError: can only concatenate str",
+            " at response 3 of 4 (id 'q2')",
+            3,
+            "TypeError: can only concatenate str",
         ),
         (  # only the text of the response was handed on
             "def reward(records):\n    return [size(r['response']) for r in records]\n\n\n"
             "def size(text):\n    return 1 / (text != 'response 1')\n",
-            " at response 2 of 4 (id 'q1')", 6, "ZeroDivisionError: division by zero",
+            " at response 2 of 4 (id 'q1')",
+            6,
+            "ZeroDivisionError: division by zero",
         ),
         (  # in a library, called by the user's line
             "import json\n\n\ndef reward(records):\n    return [json.loads(r['response']) for r in records]\n",
-            " at response 1 of 4 (id 'q0')", 5, "JSONDecodeError: Expecting value",
+            " at response 1 of 4 (id 'q0')",
+            5,
+            "JSONDecodeError: Expecting value",
         ),
         (  # in no response
             "def reward(records):\n    raise RuntimeError('all\\n\\x1b[31mtogether')\n",
-            "", 2, r"RuntimeError: all \x1b[31mtogether",
+            "",
+            2,
+            r"RuntimeError: all \x1b[31mtogether",
         ),
         ("def reward(records):\n    yield from records[0]['nothing']\n", "", 2, "KeyError: 'nothing'"),
         (
             "def reward(records):\n    return [r['meta']['lvl'] for r in records]\n",
-            " at response 1 of 4 (id 'q0')", 2, "KeyError: 'lvl'; meta has 'level'",
+            " at response 1 of 4 (id 'q0')",
+            2,
+            "KeyError: 'lvl'; meta has 'level'",
         ),
     ],
-)  # fmt: skip
+)
 def test_a_function_that_raises_names_file_line_and_response(body, at, line, words, function):
     reward, file = function(body)
     error = extra_rewards("own", reward, RECORDS)["error"]

@@ -244,8 +244,10 @@ def test_queue_example_of_the_documentation(folder, whole, tmp_path, table):
     (tmp_path / "scontrol").chmod(0o755)
     mark = tmp_path / "mark"
     environment = os.environ | {
-        "PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "17", "FAULTS_MARK": str(mark),
-    }  # fmt: skip
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+        "SLURM_JOB_ID": "17",
+        "FAULTS_MARK": str(mark),
+    }
     job = subprocess.Popen(["bash", str(tmp_path / "job.sh")], cwd=ROOT, env=environment)
     until = time.monotonic() + 120
     while not mark.exists() and time.monotonic() < until:
@@ -395,8 +397,12 @@ def test_two_processes_on_one_folder(folder, whole, table):
         time.sleep(0.1)
     second = subprocess.run(
         [sys.executable, "scripts/train_grpo.py", "--config", str(folder / "config.yaml")],
-        cwd=ROOT, capture_output=True, text=True, timeout=100, check=False,
-    )  # fmt: skip
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
     assert first.poll() is None, "the second one must come while the first is at work"
     assert second.returncode == 2, second.stderr
     assert f"process {first.pid} is at work in this folder" in " ".join(second.stderr.split())

@@ -53,9 +53,12 @@ def test_greedy_tokens_equal_transformers(tiny_models, prompts, name, options):
     for prompt in prompts:
         ids = torch.tensor([prompt])
         row = tiny.torch_model.generate(
-            ids, attention_mask=torch.ones_like(ids), max_new_tokens=20, do_sample=False,
+            ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=20,
+            do_sample=False,
             repetition_penalty=options.get("repetition_penalty", 1.0),
-        )  # fmt: skip
+        )
         expected.append([row[0, len(prompt) :].tolist()])
     assert np.mean([len(set(row[0])) for row in expected]) > 4  # a model that repeats one token would show little
     completions = generate(load_hf(tiny.folder), prompts, params(n=1, temperature=0.0, max_new_tokens=20, **options))

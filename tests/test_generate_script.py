@@ -35,10 +35,18 @@ def model(tmp_path_factory):
     tokenizer = build_tokenizer(["Where will Anna look? the drawer the shelf"] * 2, 320)
     tokenizer.save_pretrained(folder / "tokenizer")
     config = Qwen3Config(
-        vocab_size=320, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
-        num_key_value_heads=1, head_dim=8, tie_word_embeddings=True, max_position_embeddings=POSITIONS,
-        initializer_range=0.3, eos_token_id=tokenizer.eos_token_id,
-    )  # fmt: skip
+        vocab_size=320,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=8,
+        tie_word_embeddings=True,
+        max_position_embeddings=POSITIONS,
+        initializer_range=0.3,
+        eos_token_id=tokenizer.eos_token_id,
+    )
     model = Qwen3(config, init_params(config, jax.random.key(0)), source=str(folder / "tokenizer"))
     save_hf(model, folder / "hf")
     return folder / "hf"
@@ -88,9 +96,14 @@ def test_the_text_and_the_last_line_are_those_of_generate(main, model, tokenizer
     out = capsys.readouterr().out
     prompt = encode_prompt(tokenizer, typed_question(QUESTION[3], QUESTION[1], QUESTION[5]))
     sampling = SamplingParams(
-        max_new_tokens=24, temperature=1.3, top_k=50, top_p=0.9, min_p=0.001, seed=3,
+        max_new_tokens=24,
+        temperature=1.3,
+        top_k=50,
+        top_p=0.9,
+        min_p=0.001,
+        seed=3,
         stop_token_ids=(tokenizer.eos_token_id,),
-    )  # fmt: skip
+    )
     [[completion]] = generate(load_hf(model), [prompt], sampling)
     text = decode_responses(tokenizer, [completion])[0]
     assert len(text) > 10

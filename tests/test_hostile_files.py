@@ -332,19 +332,34 @@ PLACE = {"grain": {"next_index": 4}, "questions": 12, "seed": 0}
         (
             ShareWatch,
             {"seen": {"outcome": [0.5, 1]}, "said": ["outcome"]},
-            (5, "x", [], {}, {"seen": {}}, {"seen": 5, "said": []}, {"seen": {"a": 5}, "said": []},
-             {"seen": {"a": ["x"]}, "said": []}, {"seen": {"a": [None]}, "said": []}, {"seen": {}, "said": [[1]]},
-             {"seen": {}, "said": "ab"}),
+            (
+                5,
+                "x",
+                [],
+                {},
+                {"seen": {}},
+                {"seen": 5, "said": []},
+                {"seen": {"a": 5}, "said": []},
+                {"seen": {"a": ["x"]}, "said": []},
+                {"seen": {"a": [None]}, "said": []},
+                {"seen": {}, "said": [[1]]},
+                {"seen": {}, "said": "ab"},
+            ),
         ),
         (
             streams,
             {"prompts": PLACE, "spare": PLACE},
-            [5, [], {"prompts": 5, "spare": PLACE}, {"prompts": PLACE, "spare": PLACE, "x": PLACE},
-             *({"prompts": PLACE, "spare": {"grain": grain}} for grain in (5, [], "x", {"a": 1})),
-             *({"prompts": {"grain": {"next_index": x}}, "spare": PLACE} for x in (-5, "4", 1.5, True, None, 2**70))],
+            [
+                5,
+                [],
+                {"prompts": 5, "spare": PLACE},
+                {"prompts": PLACE, "spare": PLACE, "x": PLACE},
+                *({"prompts": PLACE, "spare": {"grain": grain}} for grain in (5, [], "x", {"a": 1})),
+                *({"prompts": {"grain": {"next_index": x}}, "spare": PLACE} for x in (-5, "4", 1.5, True, None, 2**70)),
+            ],
         ),
     ],
-)  # fmt: skip
+)
 def test_each_part_of_a_run_checks_what_it_restores(part, good, bad):
     part().set_state(good)
     for state in bad:
@@ -354,17 +369,32 @@ def test_each_part_of_a_run_checks_what_it_restores(part, good, bad):
 
 # ----------------------------------------------------------------------------------------------------------- a replay
 
-TERM = {"total": 1.5, "format": 1.0, "outcome": 0.0, "structure": None, "content": None, "length_window": 1.0,
-        "repetition": 1.0, "weights": {"outcome": 1.0, "structure": 2.0, "content": 0.0, "tau": 1.0}, "extra": {},
-        "cause": "late"}  # fmt: skip
+TERM = {
+    "total": 1.5,
+    "format": 1.0,
+    "outcome": 0.0,
+    "structure": None,
+    "content": None,
+    "length_window": 1.0,
+    "repetition": 1.0,
+    "weights": {"outcome": 1.0, "structure": 2.0, "content": 0.0, "tau": 1.0},
+    "extra": {},
+    "cause": "late",
+}
 
 
 def line(step: int) -> dict:
     return {
-        "step": step, "group": 2, "prompts": [[1, 2, 3], [4]], "prompt_ids": [7, 0], "tokens": [[5, 6], [7], [8], []],
-        "logprobs": [[-0.5, 0], [-1e-9], [1e-7], []], "finish_reason": ["stop", "length", "stop", "error"],
-        "terms": [TERM, TERM, TERM, TERM], "replaced": 0,
-    }  # fmt: skip
+        "step": step,
+        "group": 2,
+        "prompts": [[1, 2, 3], [4]],
+        "prompt_ids": [7, 0],
+        "tokens": [[5, 6], [7], [8], []],
+        "logprobs": [[-0.5, 0], [-1e-9], [1e-7], []],
+        "finish_reason": ["stop", "length", "stop", "error"],
+        "terms": [TERM, TERM, TERM, TERM],
+        "replaced": 0,
+    }
 
 
 @pytest.fixture
@@ -376,10 +406,14 @@ def recording(tmp_path):
         sizes = {"prompts_per_step": 2, "mini_batch_prompts": 2}
         return Replay(
             RunConfig(
-                replay_rollouts=str(file), steps=2, model={"path": "m"}, grpo=sizes,
-                sampling={"group_size": 2, "max_new_tokens": 4}, data={"max_prompt_tokens": 4},
+                replay_rollouts=str(file),
+                steps=2,
+                model={"path": "m"},
+                grpo=sizes,
+                sampling={"group_size": 2, "max_new_tokens": 4},
+                data={"max_prompt_tokens": 4},
             )
-        )  # fmt: skip
+        )
 
     return made
 
@@ -409,11 +443,14 @@ BAD_LINES = [
     (("terms", 2, "unknown"), 1),
     (("terms", 2, "cause"), 5),
     *((("terms", 2), x) for x in (None, 5, [], {})),
-    *(((name,), x) for name in ("tokens", "logprobs", "terms", "prompts", "prompt_ids", "finish_reason")
-      for x in (None, 5, "abcd", {}, [])),
+    *(
+        ((name,), x)
+        for name in ("tokens", "logprobs", "terms", "prompts", "prompt_ids", "finish_reason")
+        for x in (None, 5, "abcd", {}, [])
+    ),
     *((("prompt_ids", 0), x) for x in (-1, 1.5, "x", None, True)),
     *(((name,), x) for name in ("step", "group", "replaced") for x in (-1, 1.0, "1", None, True, [], 10**30)),
-]  # fmt: skip
+]
 
 
 def test_a_recording_keeps_what_the_users_functions_gave(recording):

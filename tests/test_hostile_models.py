@@ -40,9 +40,16 @@ def source(tmp_path_factory):
     build_tokenizer(["the drawer the shelf"] * 2, 300).save_pretrained(folder / "tokenizer")
     (folder / "tokenizer" / "generation_config.json").write_text('{"eos_token_id": [1, -1]}')
     config = Qwen3Config(
-        vocab_size=320, hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2,
-        num_key_value_heads=1, head_dim=8, tie_word_embeddings=True, max_position_embeddings=2048,
-    )  # fmt: skip
+        vocab_size=320,
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=8,
+        tie_word_embeddings=True,
+        max_position_embeddings=2048,
+    )
     params = init_params(config, jax.random.key(0))
     save_hf(Qwen3(config, params, source=str(folder / "tokenizer")), folder / "hf")
     return folder / "hf"
@@ -90,12 +97,41 @@ def fields_of(folder):
 
 
 ODD = [
-    True, 0, -1, -5, 1.5, "x", "2", [], [1], [[1]], {}, {"a": 1}, 10**12, 10**400, 2**63, 1e300, 1e-300,
-    float("inf"), float("nan"), RED, "y" * 3_000_000, ["q"] * 200_000, {"k" * 1_000_000: RED},
+    True,
+    0,
+    -1,
+    -5,
+    1.5,
+    "x",
+    "2",
+    [],
+    [1],
+    [[1]],
+    {},
+    {"a": 1},
+    10**12,
+    10**400,
+    2**63,
+    1e300,
+    1e-300,
+    float("inf"),
+    float("nan"),
+    RED,
+    "y" * 3_000_000,
+    ["q"] * 200_000,
+    {"k" * 1_000_000: RED},
     json.loads("[" * 500 + "]" * 500),
-]  # fmt: skip
-SIZES = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
-         "num_key_value_heads", "head_dim", "max_position_embeddings")  # fmt: skip
+]
+SIZES = (
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "max_position_embeddings",
+)
 TAKEN = {
     **{size: [] for size in SIZES},
     "rope_theta": [1.5, 10**12],
@@ -149,8 +185,14 @@ def test_a_config_that_is_no_object_is_refused(content, folder):
 
 def test_published_values_are_still_read(source):
     fields = fields_of(source)
-    published = {"vocab_size": 151_936, "rope_theta": 5_000_000, "max_position_embeddings": 1_048_576,
-                 "bos_token_id": 151_643, "eos_token_id": [151_645, 151_643], "num_hidden_layers": 94}  # fmt: skip
+    published = {
+        "vocab_size": 151_936,
+        "rope_theta": 5_000_000,
+        "max_position_embeddings": 1_048_576,
+        "bos_token_id": 151_643,
+        "eos_token_id": [151_645, 151_643],
+        "num_hidden_layers": 94,
+    }
     config = Qwen3Config.from_hf(fields | published)
     assert (config.rope_theta, config.eos_token_id) == (5_000_000, (151_645, 151_643))
     assert Qwen3Config.from_hf(fields | {"rms_norm_eps": 1e-5, "rope_theta": 10_000.0}).rms_norm_eps == 1e-5
@@ -219,11 +261,22 @@ def test_no_script_runs_without_a_tokenizer(script, lose, scripts, folder, tmp_p
     (tmp_path / "questions.jsonl").write_text(json.dumps(row))
     arguments = {
         "generate": ["--model", str(folder), "--question", "Where?", "--max_new_tokens", "2"],
-        "train_grpo": ["--config", str(ROOT / "configs/smoke.yaml"), f"output_dir={tmp_path / 'out'}", "steps=1",
-                       "cold_start=0", "model.random=", f"model.path={folder}"],
-        "build_pairs": [f"policy={folder}", f"output={tmp_path / 'pairs.jsonl'}", "source=policy",
-                        f"questions={tmp_path / 'questions.jsonl'}"],
-    }[script]  # fmt: skip
+        "train_grpo": [
+            "--config",
+            str(ROOT / "configs/smoke.yaml"),
+            f"output_dir={tmp_path / 'out'}",
+            "steps=1",
+            "cold_start=0",
+            "model.random=",
+            f"model.path={folder}",
+        ],
+        "build_pairs": [
+            f"policy={folder}",
+            f"output={tmp_path / 'pairs.jsonl'}",
+            "source=policy",
+            f"questions={tmp_path / 'questions.jsonl'}",
+        ],
+    }[script]
     status = scripts[script](arguments)
     error = capsys.readouterr().err.splitlines()[-1]
     assert status == 2
@@ -295,8 +348,12 @@ TOKENIZERS = [
     tokenizer_json(post_processor={"type": "Nope"}),
     tokenizer_json(normalizer={"type": "Precompiled", "precompiled_charsmap": "AAAA"}),  # a panic of the library
     tokenizer_json(
-        post_processor={"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "[CLS]", "type_id": 0}}],
-                        "pair": [], "special_tokens": {}}
+        post_processor={
+            "type": "TemplateProcessing",
+            "single": [{"SpecialToken": {"id": "[CLS]", "type_id": 0}}],
+            "pair": [],
+            "special_tokens": {},
+        }
     ),
     tokenizer_json(model={"type": "Unigram", "vocab": [], "unk_id": 5}),
     tokenizer_json(model={"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "[UNK]"}),
@@ -330,7 +387,7 @@ TOKENIZERS = [
     *(whole("special_tokens_map.json", content) for content in ([], DEEP, "{")),
     *(whole("added_tokens.json", content) for content in ([], {"<q>": "x"}, "{")),
     whole("chat_template.jinja", b"\xff\xfe"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("name", "change"), TOKENIZERS)
@@ -367,12 +424,37 @@ def test_warnings_about_odd_values_are_safe_to_print(folder, monkeypatch):
 @pytest.mark.parametrize(
     "content",
     [
-        "[]", "5", "null", "{", DEEP, f'{{"eos_token_id": {DEEP}}}', b"\xff",
-        *(json.dumps({"eos_token_id": value})
-          for value in ("x", "7", {}, [[1]], [None], ["7"], True, [True], 1.5, [1.0], -5, [3, -2], 10**12, 320,
-                        [0, 320], "y" * 3_000_000, [RED] * 100_000)),
+        "[]",
+        "5",
+        "null",
+        "{",
+        DEEP,
+        f'{{"eos_token_id": {DEEP}}}',
+        b"\xff",
+        *(
+            json.dumps({"eos_token_id": value})
+            for value in (
+                "x",
+                "7",
+                {},
+                [[1]],
+                [None],
+                ["7"],
+                True,
+                [True],
+                1.5,
+                [1.0],
+                -5,
+                [3, -2],
+                10**12,
+                320,
+                [0, 320],
+                "y" * 3_000_000,
+                [RED] * 100_000,
+            )
+        ),
     ],
-)  # fmt: skip
+)
 def test_stop_tokens_are_ids_of_the_model(content, folder):
     write(folder / "generation_config.json", content)
     model = SimpleNamespace(config=SimpleNamespace(eos_token_id=None, vocab_size=320), source=str(folder))
@@ -401,9 +483,30 @@ def indexed(folder):
     return folder
 
 
-NAMES = ["../outside.safetensors", "/outside.safetensors", "./0.safetensors", "sub/0.safetensors",
-         "sub/../0.safetensors", "", ".", "..", "a\0", "\ud800", RED, "x" * 300, "x" * 100_000, "pipe", "sub",
-         "config.json", "loop", "gone", 5, None, [], {}]  # fmt: skip
+NAMES = [
+    "../outside.safetensors",
+    "/outside.safetensors",
+    "./0.safetensors",
+    "sub/0.safetensors",
+    "sub/../0.safetensors",
+    "",
+    ".",
+    "..",
+    "a\0",
+    "\ud800",
+    RED,
+    "x" * 300,
+    "x" * 100_000,
+    "pipe",
+    "sub",
+    "config.json",
+    "loop",
+    "gone",
+    5,
+    None,
+    [],
+    {},
+]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -438,8 +541,17 @@ def test_weights_behind_a_link_out_of_the_folder_are_refused(indexed):
     load_hf(indexed)
 
 
-LINKED = ["tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "special_tokens_map.json",
-          "added_tokens.json", "chat_template.jinja", "chat_template.json", "generation_config.json"]  # fmt: skip
+LINKED = [
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.json",
+    "merges.txt",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "generation_config.json",
+]
 
 
 @pytest.mark.parametrize("name", LINKED)
@@ -521,8 +633,18 @@ def test_other_links_of_the_hubs_cache_are_not_followed(folder, tmp_path):
 
 # --- Orbax folders
 
-FILES = ["/etc/hostname", "../model/config.json", "params/../config.json", "./config.json", "", "params", "a\0b",
-         "\ud800", RED, "x" * 100_000]  # fmt: skip
+FILES = [
+    "/etc/hostname",
+    "../model/config.json",
+    "params/../config.json",
+    "./config.json",
+    "",
+    "params",
+    "a\0b",
+    "\ud800",
+    RED,
+    "x" * 100_000,
+]
 
 
 def test_a_manifest_names_files_of_its_folder(orbax, folder, tmp_path):

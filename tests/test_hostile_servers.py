@@ -93,8 +93,10 @@ OK = {"message": {"role": "assistant", "content": "B"}, "finish_reason": "stop"}
 
 # name -> (what is sent, cause); a cause of None: the reply counts as any other
 CASES = {
-    **{f"redirect {status}": (http(status, b"", "Location: http://127.0.0.1:9/v1"), f"http_{status}")
-       for status in (301, 302, 303, 307, 308)},
+    **{
+        f"redirect {status}": (http(status, b"", "Location: http://127.0.0.1:9/v1"), f"http_{status}")
+        for status in (301, 302, 303, 307, 308)
+    },
     "redirect without a place": (http(302), "http_302"),
     "redirect to itself": (http(307, b"", "Location: /v1/chat/completions"), "http_307"),
     "redirect to nonsense": (http(302, b"", "Location: http://[::1"), "*"),
@@ -113,10 +115,14 @@ CASES = {
     "slow error": (lambda: forever(http(500, length=False), b" ", 0.1), "timeout"),
     "slow headers": (lambda: forever(b"HTTP/1.1 200 OK\r\nX-A: ", b"a", 0.1), "timeout"),
     "slow line": (lambda: forever(b"", b"H", 0.1), "timeout"),
-    **{f"bomb of gzip, {status}": (http(status, BOMB1, GZ), cause)
-       for status, cause in ((200, "too_long"), (302, "too_long"), (400, "http_400"), (500, "http_500"))},
-    **{f"bomb of three layers, {status}": (http(status, BOMB3, GZ3), cause)
-       for status, cause in ((200, "not_json"), (302, "http_302"), (400, "http_400"), (500, "http_500"))},
+    **{
+        f"bomb of gzip, {status}": (http(status, BOMB1, GZ), cause)
+        for status, cause in ((200, "too_long"), (302, "too_long"), (400, "http_400"), (500, "http_500"))
+    },
+    **{
+        f"bomb of three layers, {status}": (http(status, BOMB3, GZ3), cause)
+        for status, cause in ((200, "not_json"), (302, "http_302"), (400, "http_400"), (500, "http_500"))
+    },
     "bomb in chunks": (
         http(200, b"%x\r\n%s\r\n0\r\n\r\n" % (len(BOMB3), BOMB3), GZ3, CHUNKED, length=False),
         "not_json",
@@ -134,39 +140,84 @@ CASES = {
     "no HTTP": (b"SSH-2.0-OpenSSH_9.6\r\n", "*"),
     "NUL": (body(b"\0" * 50), "not_json"),
     "not UTF-8": (body(b"\xff\xfe\xfa"), "not_json"),
-    **{f"deep {number}": (body(text), "*") for number, text in enumerate((
-        DEEP, '{"a":' * 100_000, DEEP + "]" * 100_000, f'{{"choices": {DEEP}',
-        '{"choices":[{"message":{"content":' + DEEP,
-        '{"error": ' + "[" * 900 + "]" * 900 + "}",
-        '{"choices":[{"message":{"content":' + "[" * 900 + "]" * 900 + "}}]}"))},
+    **{
+        f"deep {number}": (body(text), "*")
+        for number, text in enumerate(
+            (
+                DEEP,
+                '{"a":' * 100_000,
+                DEEP + "]" * 100_000,
+                f'{{"choices": {DEEP}',
+                '{"choices":[{"message":{"content":' + DEEP,
+                '{"error": ' + "[" * 900 + "]" * 900 + "}",
+                '{"choices":[{"message":{"content":' + "[" * 900 + "]" * 900 + "}}]}",
+            )
+        )
+    },
     "deep finish": (said(choice={"finish_reason": json.loads("[" * 900 + "]" * 900)}), None),
-    **{f"deep error {number}": (body(text, 400), "http_400") for number, text in enumerate((
-        DEEP, '{"error": {"message": ' + "[" * 900 + "]" * 900 + "}}", '{"error":' * 100_000))},
-    **{f"JSON {number}": (body(text), "not_json") for number, text in enumerate((
-        "[]", "3", "null", '"text"', "true", "NaN", "9" * 10_000,
-        '{"choices": 3}', '{"choices": "abc"}', '{"choices": {}}',
-        '{"choices": {"0": {}}}', '{"choices": [3]}', '{"choices": [[]]}', '{"choices": ["x"]}', '{"choices": [{}]}',
-        '{"choices": [{"message": 3}]}', '{"choices": [{"message": []}]}', '{"choices": [{"message": "B"}]}',
-        '{"choices": [{"message": {"content": 3}}]}', '{"choices": [{"message": {"content": {"text": "B"}}}]}',
-        '{"choices": [{"message": {"content": true}}]}', '{"choices": [{"message": {"content": 1e999}}]}'))},
+    **{
+        f"deep error {number}": (body(text, 400), "http_400")
+        for number, text in enumerate(
+            (DEEP, '{"error": {"message": ' + "[" * 900 + "]" * 900 + "}}", '{"error":' * 100_000)
+        )
+    },
+    **{
+        f"JSON {number}": (body(text), "not_json")
+        for number, text in enumerate(
+            (
+                "[]",
+                "3",
+                "null",
+                '"text"',
+                "true",
+                "NaN",
+                "9" * 10_000,
+                '{"choices": 3}',
+                '{"choices": "abc"}',
+                '{"choices": {}}',
+                '{"choices": {"0": {}}}',
+                '{"choices": [3]}',
+                '{"choices": [[]]}',
+                '{"choices": ["x"]}',
+                '{"choices": [{}]}',
+                '{"choices": [{"message": 3}]}',
+                '{"choices": [{"message": []}]}',
+                '{"choices": [{"message": "B"}]}',
+                '{"choices": [{"message": {"content": 3}}]}',
+                '{"choices": [{"message": {"content": {"text": "B"}}}]}',
+                '{"choices": [{"message": {"content": true}}]}',
+                '{"choices": [{"message": {"content": 1e999}}]}',
+            )
+        )
+    },
     "content of lists": (said([1, [2], None, {"type": []}, {"type": "text", "text": ["B", [3]]}]), None),
     "odd finish": (said(choice={"finish_reason": ["stop"]}), None),
     "finish of a number": (said(choice={"finish_reason": 1e308}), None),
     "odd thoughts": (said(message={"reasoning_content": {"a": [3]}, "reasoning": 3}), None),
     "odd refusal": (said(message={"refusal": [{"a": "\x1b[31m"}]}), "refusal"),
     "half a character": (said("\ud800 B"), None),
-    **{f"usage {number}": (said(usage=usage), None) for number, usage in enumerate((
-        {"prompt_tokens": int("9" * 400), "completion_tokens": int("9" * 400)},
-        {"prompt_tokens": -5, "completion_tokens": -1},
-        {"prompt_tokens": 1e300, "completion_tokens": 2.5}, {"prompt_tokens": True, "completion_tokens": "[/x]"},
-        {"prompt_tokens": None, "completion_tokens": [1]}, [], 3, "many",
-        {"prompt_tokens": {}, "completion_tokens": 10**30}))},
+    **{
+        f"usage {number}": (said(usage=usage), None)
+        for number, usage in enumerate(
+            (
+                {"prompt_tokens": int("9" * 400), "completion_tokens": int("9" * 400)},
+                {"prompt_tokens": -5, "completion_tokens": -1},
+                {"prompt_tokens": 1e300, "completion_tokens": 2.5},
+                {"prompt_tokens": True, "completion_tokens": "[/x]"},
+                {"prompt_tokens": None, "completion_tokens": [1]},
+                [],
+                3,
+                "many",
+                {"prompt_tokens": {}, "completion_tokens": 10**30},
+            )
+        )
+    },
     **{f"status {status}": (body("{}", status), "*") for status in (101, 199, 206, 299, 399, 418, 451, 599, 600, 999)},
     "cookies": (http(200, WHOLE, *(f"Set-Cookie: c{i}=v; Path=/" for i in range(200))), None),
     "retry never": (http(503, b"{}", "Retry-After: 1e400"), "http_503"),
     "retry at an odd time": (http(503, b"{}", "Retry-After: Fri, 31 Dec 99999999 23:59:59 GMT"), "*"),
     "header of bytes": (http(503, b"{}").replace(b"Connection", b"Retry-After: \xff\xfe\r\nConnection"), "*"),
-}  # fmt: skip
+}
 
 
 class Server:
@@ -251,9 +302,11 @@ def by_endpoint(url, names, **changed):
 
 
 def case_of(prompt):
-    return re.findall(r"[<‹]([^<>‹›/]+)[>›]", prompt)[-1] if "thoughts-" not in prompt else re.search(
-        r"<thoughts-\w+>\n‹(.*)›\n", prompt
-    )[1]  # fmt: skip
+    return (
+        re.findall(r"[<‹]([^<>‹›/]+)[>›]", prompt)[-1]
+        if "thoughts-" not in prompt
+        else re.search(r"<thoughts-\w+>\n‹(.*)›\n", prompt)[1]
+    )
 
 
 @pytest.mark.parametrize("who", ["judge", "endpoint"])
@@ -397,10 +450,14 @@ def test_a_reply_like_any_other_is_no_echo(monkeypatch):
 
 def test_only_the_key_that_was_asked_for_is_sent(monkeypatch):
     secrets = {
-        "OPENAI_API_KEY": "sk-other", "OPENAI_ADMIN_KEY": "sk-admin", "OPENAI_ORG_ID": "org-1",
-        "OPENAI_PROJECT_ID": "proj-1", "OPENAI_WEBHOOK_SECRET": "whsec-1", "OPENAI_BASE_URL": "http://127.0.0.1:9/v1",
+        "OPENAI_API_KEY": "sk-other",
+        "OPENAI_ADMIN_KEY": "sk-admin",
+        "OPENAI_ORG_ID": "org-1",
+        "OPENAI_PROJECT_ID": "proj-1",
+        "OPENAI_WEBHOOK_SECRET": "whsec-1",
+        "OPENAI_BASE_URL": "http://127.0.0.1:9/v1",
         "OPENAI_CUSTOM_HEADERS": "X-Team: t-1\nAuthorization: Bearer sk-env\nUser-Agent: ua-1\nCookie: c-1\nHost: h-1",
-    }  # fmt: skip
+    }
     for name, value in secrets.items():
         monkeypatch.setenv(name, value)
     known = {"host", "authorization", "content-type", "content-length", "accept", "accept-encoding", "user-agent"}
@@ -419,18 +476,51 @@ def test_only_the_key_that_was_asked_for_is_sent(monkeypatch):
 # -------------------------------------------------------------------------------------- settings that would hold a key
 
 NO_VARIABLES = [
-    KEY, "sk-0123", "MY KEY", "MY-KEY", "MY.KEY", "MY=KEY", "1KEY", "", " ", "$KEY", "${KEY}", "KEY\n", "\x1b[31mKEY",
-    "Bearer abc", "ключ", "KEY\u200b", "sk_live_51H8abcdefghijklmnopqrst", "hf_abcdefghijklmnopqrstuvwxyz0123456789",
-    "0f3e2d1c" * 5, "deadbeef" * 5, "AKIAIOSFODNN7EXAMPLE", "gsk_" + "a1B2" * 12,
-]  # fmt: skip
+    KEY,
+    "sk-0123",
+    "MY KEY",
+    "MY-KEY",
+    "MY.KEY",
+    "MY=KEY",
+    "1KEY",
+    "",
+    " ",
+    "$KEY",
+    "${KEY}",
+    "KEY\n",
+    "\x1b[31mKEY",
+    "Bearer abc",
+    "ключ",
+    "KEY\u200b",
+    "sk_live_51H8abcdefghijklmnopqrst",
+    "hf_abcdefghijklmnopqrstuvwxyz0123456789",
+    "0f3e2d1c" * 5,
+    "deadbeef" * 5,
+    "AKIAIOSFODNN7EXAMPLE",
+    "gsk_" + "a1B2" * 12,
+]
 NO_ADDRESSES = [
-    "http://me:PASSWORD1@127.0.0.1/v1", "http://PASSWORD1@127.0.0.1/v1", "http://:PASSWORD1@127.0.0.1/v1",
-    "http://127.0.0.1/v1?key=PASSWORD1", "http://127.0.0.1/v1?PASSWORD1", "http://127.0.0.1/v1#key=PASSWORD1",
-    "http://127.0.0.1/v1#PASSWORD1", "https://me:PASSWORD1@[::1]/v1", "me:PASSWORD1@127.0.0.1/v1",
-    "//me:PASSWORD1@127.0.0.1/v1", "http://me:PASSWORD1@ho\u2100st/v1", "http://[::1?PASSWORD1", "PASSWORD1",
-    "http://127.0.0.1:PASSWORD1/v1", "ftp://me:PASSWORD1@h/v1", "http://127.0.0.1/key=PASSWORD1/v1",
-    "http://127.0.0.1/v1\nPASSWORD1", "http://127.0.0.1/\x1b[31mPASSWORD1", "http:///PASSWORD1", "javascript:PASSWORD1",
-]  # fmt: skip
+    "http://me:PASSWORD1@127.0.0.1/v1",
+    "http://PASSWORD1@127.0.0.1/v1",
+    "http://:PASSWORD1@127.0.0.1/v1",
+    "http://127.0.0.1/v1?key=PASSWORD1",
+    "http://127.0.0.1/v1?PASSWORD1",
+    "http://127.0.0.1/v1#key=PASSWORD1",
+    "http://127.0.0.1/v1#PASSWORD1",
+    "https://me:PASSWORD1@[::1]/v1",
+    "me:PASSWORD1@127.0.0.1/v1",
+    "//me:PASSWORD1@127.0.0.1/v1",
+    "http://me:PASSWORD1@ho\u2100st/v1",
+    "http://[::1?PASSWORD1",
+    "PASSWORD1",
+    "http://127.0.0.1:PASSWORD1/v1",
+    "ftp://me:PASSWORD1@h/v1",
+    "http://127.0.0.1/key=PASSWORD1/v1",
+    "http://127.0.0.1/v1\nPASSWORD1",
+    "http://127.0.0.1/\x1b[31mPASSWORD1",
+    "http:///PASSWORD1",
+    "javascript:PASSWORD1",
+]
 PLACES = [
     (RunConfig, "rewards.structure.api_key_env", "rewards.structure.base_url"),
     (EvaluateConfig, "api_key_env", "base_url"),
@@ -469,9 +559,26 @@ def test_a_name_that_is_long_but_set_is_a_variable(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "text", ["[a", "{", "!!timestamp x", "!!int x", "!!python/object:os.system x", "[" * 500, "? [a]", "9" * 5000,
-             ".nan", "&a [*a]", "!!binary x", "\x1b", "'", "%", ".inf", "- &a [x, *a]"]
-)  # fmt: skip
+    "text",
+    [
+        "[a",
+        "{",
+        "!!timestamp x",
+        "!!int x",
+        "!!python/object:os.system x",
+        "[" * 500,
+        "? [a]",
+        "9" * 5000,
+        ".nan",
+        "&a [*a]",
+        "!!binary x",
+        "\x1b",
+        "'",
+        "%",
+        ".inf",
+        "- &a [x, *a]",
+    ],
+)
 def test_options_that_cannot_be_sent_are_one_line(text):
     with pytest.raises(ValueError, match="options") as error:
         StructureConfig(judge="endpoint", model="m", base_url="http://h/v1", options={"stop": text})
@@ -482,9 +589,21 @@ def test_options_that_cannot_be_sent_are_one_line(text):
 # ------------------------------------------------------------------------------------------------------ stored samples
 
 SAMPLE = {
-    "task": "socialiqa", "protocol": "official", "id": "1", "item": "1", "sample": 0, "status": "ok", "gold": "A",
-    "answer": "A", "value": 1.0, "reply": "[[A]]", "finish_reason": "stop", "tokens": 3, "messages": [], "meta": {},
-}  # fmt: skip
+    "task": "socialiqa",
+    "protocol": "official",
+    "id": "1",
+    "item": "1",
+    "sample": 0,
+    "status": "ok",
+    "gold": "A",
+    "answer": "A",
+    "value": 1.0,
+    "reply": "[[A]]",
+    "finish_reason": "stop",
+    "tokens": 3,
+    "messages": [],
+    "meta": {},
+}
 ODD = (None, 3, -1, 1e300, True, "x", "\ud800", "\x1b[31m", [], [[1]], {}, {"a": []}, "a" * 100_000)
 
 

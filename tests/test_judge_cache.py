@@ -85,10 +85,23 @@ def test_a_garbled_file_counts_as_absent(tmp_path):
         file.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
         assert cache.get(KEY) in (None, "the reply"), place
     stored = json.loads(whole)
-    for content in (b"", b"\xff\xfe", b"[]", b"null", b"{}", b"[" * 100_000, *(json.dumps(part).encode() for part in (
-        stored | {"reply": "the reply."}, stored | {"reply": None}, stored | {"key": "0" * 64},
-        {"key": KEY, "reply": "the reply"},
-    ))):  # fmt: skip
+    for content in (
+        b"",
+        b"\xff\xfe",
+        b"[]",
+        b"null",
+        b"{}",
+        b"[" * 100_000,
+        *(
+            json.dumps(part).encode()
+            for part in (
+                stored | {"reply": "the reply."},
+                stored | {"reply": None},
+                stored | {"key": "0" * 64},
+                {"key": KEY, "reply": "the reply"},
+            )
+        ),
+    ):
         file.write_bytes(content)
         assert cache.get(KEY) is None, content[:40]
     file.write_bytes(whole)

@@ -37,9 +37,14 @@ def judged(
     start: RunConfig, folder: Path, server: JudgeServer, steps: int = 4, call_timeout: float = 1.5, **rewards: object
 ) -> RunConfig:
     structure = {
-        "judge": "endpoint", "model": "judge", "base_url": server.base_url, "api_key_env": "JUDGE_KEY",
-        "call_timeout": call_timeout, "retries": 0, "deadline": 20.0,
-    }  # fmt: skip
+        "judge": "endpoint",
+        "model": "judge",
+        "base_url": server.base_url,
+        "api_key_env": "JUDGE_KEY",
+        "call_timeout": call_timeout,
+        "retries": 0,
+        "deadline": 20.0,
+    }
     return changed(start, folder, steps=steps, rewards=rewards | {"structure": structure})
 
 

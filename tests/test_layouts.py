@@ -89,10 +89,16 @@ def test_a_table_with_another_header_takes_a_mapping(tmp_path):
 def hitom(number: int, kind: str = "CoTP") -> dict:
     names = [f"red_{i}" for i in range(15)]
     return {
-        "prompting_type": kind, "deception": False, "story_length": 1, "question_order": 0, "sample_id": number,
-        "story": "1 Avery entered.", "question": "Where is it?", "answer": "red_10",
+        "prompting_type": kind,
+        "deception": False,
+        "story_length": 1,
+        "question_order": 0,
+        "sample_id": number,
+        "story": "1 Avery entered.",
+        "question": "Where is it?",
+        "answer": "red_10",
         "choices": ", ".join(f"{letter}. {name}" for letter, name in zip("ABCDEFGHIJKLMNO", names, strict=True)),
-    }  # fmt: skip
+    }
 
 
 def test_hitom_gives_its_cotp_rows(tmp_path):

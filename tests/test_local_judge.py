@@ -41,10 +41,16 @@ def test_what_it_says_is_read_in_order(judge, monkeypatch):
         prompts = [tokenizer.decode(tokens) for tokens, _, _ in asked[0]]
         codes = [re.findall(r'"code": "(\w+)"', prompt)[-1] for prompt in prompts]
         return [
-            json.dumps({"code": code, "stages": dict.fromkeys(("encode", "interpret", "goal", "respond"), score),
-                        "violations": [], "total": score})
+            json.dumps(
+                {
+                    "code": code,
+                    "stages": dict.fromkeys(("encode", "interpret", "goal", "respond"), score),
+                    "violations": [],
+                    "total": score,
+                }
+            )
             for code, score in zip(codes, (0.1, 0.5, 0.9), strict=True)
-        ]  # fmt: skip
+        ]
 
     monkeypatch.setattr(local_judge, "decode_responses", replies)
     verdicts = [judge.submit(*texts) for texts in TEXTS]

@@ -40,25 +40,55 @@ every_case = pytest.mark.parametrize("case", CASES)
 # rewards -> (reward - mean) / (Bessel's deviation + 1e-6), the same with 1e-4, the same with the population's
 # deviation, reward - mean, reward - mean of the others
 REWARDS = [
-    ([0, 0, 1, 1], [-0.8660] * 2 + [0.8660] * 2, [-0.8659] * 2 + [0.8659] * 2, [-1, -1, 1, 1], [-0.5, -0.5, 0.5, 0.5],
-     [-0.6667, -0.6667, 0.6667, 0.6667]),
-    ([0, 0, 0, 1], [-0.5] * 3 + [1.5], [-0.4999] * 3 + [1.4997], [-0.5774] * 3 + [1.7321], [-0.25] * 3 + [0.75],
-     [-0.3333] * 3 + [1.0]),
-    ([1, 2, 3, 4], [-1.1619, -0.3873, 0.3873, 1.1619], [-1.1618, -0.3873, 0.3873, 1.1618],
-     [-1.3416, -0.4472, 0.4472, 1.3416], [-1.5, -0.5, 0.5, 1.5], [-2, -0.6667, 0.6667, 2]),
+    (
+        [0, 0, 1, 1],
+        [-0.8660] * 2 + [0.8660] * 2,
+        [-0.8659] * 2 + [0.8659] * 2,
+        [-1, -1, 1, 1],
+        [-0.5, -0.5, 0.5, 0.5],
+        [-0.6667, -0.6667, 0.6667, 0.6667],
+    ),
+    (
+        [0, 0, 0, 1],
+        [-0.5] * 3 + [1.5],
+        [-0.4999] * 3 + [1.4997],
+        [-0.5774] * 3 + [1.7321],
+        [-0.25] * 3 + [0.75],
+        [-0.3333] * 3 + [1.0],
+    ),
+    (
+        [1, 2, 3, 4],
+        [-1.1619, -0.3873, 0.3873, 1.1619],
+        [-1.1618, -0.3873, 0.3873, 1.1618],
+        [-1.3416, -0.4472, 0.4472, 1.3416],
+        [-1.5, -0.5, 0.5, 1.5],
+        [-2, -0.6667, 0.6667, 2],
+    ),
     ([0, 1], [-0.7071, 0.7071], [-0.7070, 0.7070], [-1, 1], [-0.5, 0.5], [-1, 1]),
-    ([0] + [0.95] * 7, [-2.4749] + [0.3536] * 7, [-2.4741] + [0.3534] * 7, [-2.6458] + [0.3780] * 7,
-     [-0.8313] + [0.1188] * 7, [-0.95] + [0.1357] * 7),
+    (
+        [0] + [0.95] * 7,
+        [-2.4749] + [0.3536] * 7,
+        [-2.4741] + [0.3534] * 7,
+        [-2.6458] + [0.3780] * 7,
+        [-0.8313] + [0.1188] * 7,
+        [-0.95] + [0.1357] * 7,
+    ),
     # rounding noise: divided by its deviation it would be 0.071, 0.0007 or 1.407
     ([0.7, 0.7, 0.7, 0.7000001], *[[0] * 4] * 5),
-]  # fmt: skip
+]
 VARIANTS = [
-    ("dapo", {}, 1), ("gspo", {}, 1), ("cispo", {}, 1), ("grpo", {"deviation_epsilon": 1e-6}, 1),
-    ("grpo", {}, 2), ("dapo", {"deviation_epsilon": 1e-4}, 2),
+    ("dapo", {}, 1),
+    ("gspo", {}, 1),
+    ("cispo", {}, 1),
+    ("grpo", {"deviation_epsilon": 1e-6}, 1),
+    ("grpo", {}, 2),
+    ("dapo", {"deviation_epsilon": 1e-4}, 2),
     ("social_r1", {"deviation_ddof": 0, "deviation_epsilon": 1e-8}, 3),
-    ("dr_grpo", {}, 4), ("social_r1", {"scale_advantages": False}, 4),
-    ("rloo", {}, 5), ("dr_grpo", {"baseline": "leave_one_out"}, 5),
-]  # fmt: skip
+    ("dr_grpo", {}, 4),
+    ("social_r1", {"scale_advantages": False}, 4),
+    ("rloo", {}, 5),
+    ("dr_grpo", {"baseline": "leave_one_out"}, 5),
+]
 
 
 @pytest.mark.parametrize("row", REWARDS, ids=lambda row: str(row[0]))
@@ -126,9 +156,15 @@ def tokens_of(preset, logp, old, advantages, sampler=None, **overrides):
             return None if x is None else x.reshape(1, 1)
 
         return policy_loss(
-            cell(logp), cell(old), cell(logp) if preset == "social_r1" else None, advantage.reshape(1),
-            jnp.ones((1, 1), bool), preset, sampler_logp_bt=cell(sampler), **overrides,
-        )[0]  # fmt: skip
+            cell(logp),
+            cell(old),
+            cell(logp) if preset == "social_r1" else None,
+            advantage.reshape(1),
+            jnp.ones((1, 1), bool),
+            preset,
+            sampler_logp_bt=cell(sampler),
+            **overrides,
+        )[0]
 
     logp = jnp.asarray(logp, jnp.float32)
     old, sampler = (None if x is None else jnp.broadcast_to(jnp.float32(x), logp.shape) for x in (old, sampler))
@@ -239,9 +275,15 @@ def gspo(logp, old, advantages, sampler=None, **overrides):
         return None if x is None else jnp.pad(jnp.broadcast_to(x, (rows, 3)), ((0, 0), (0, 1)), constant_values=-7.0)
 
     return policy_loss(
-        wide(logp), wide(jnp.asarray(old, jnp.float32)), None, jnp.asarray(advantages, jnp.float32),
-        jnp.arange(4) < jnp.full((rows, 1), 3), "gspo", sampler_logp_bt=wide(sampler), **(CLIP_20 | overrides),
-    )[:2]  # fmt: skip
+        wide(logp),
+        wide(jnp.asarray(old, jnp.float32)),
+        None,
+        jnp.asarray(advantages, jnp.float32),
+        jnp.arange(4) < jnp.full((rows, 1), 3),
+        "gspo",
+        sampler_logp_bt=wide(sampler),
+        **(CLIP_20 | overrides),
+    )[:2]
 
 
 @pytest.mark.parametrize(("old", "overrides", "values", "free"), GSPO_TABLE, ids=str)
@@ -266,9 +308,13 @@ def test_worked_sequence_ratio_batches():
 @pytest.mark.parametrize(("cap", "mean"), [(2.0, -0.4959), (0.8, -0.4846)])
 def test_worked_sequence_weights_of_sequence_ratios(cap, mean):
     total, denominator = gspo(
-        jnp.asarray(GSPO_LOGP), -1.0, [1, -1, 2], jnp.asarray([-0.5, -1.5, -0.8]),
-        importance_sampling="sequence", importance_cap=cap,
-    )  # fmt: skip
+        jnp.asarray(GSPO_LOGP),
+        -1.0,
+        [1, -1, 2],
+        jnp.asarray([-0.5, -1.5, -0.8]),
+        importance_sampling="sequence",
+        importance_cap=cap,
+    )
     np.testing.assert_allclose(total / denominator, mean, atol=6e-5)
 
 
@@ -326,9 +372,15 @@ def test_a_products_weight_grows_with_the_length():
 @pytest.mark.parametrize("preset", CLIP_PRESETS)
 def test_worked_weighted_losses(preset, level, cap, values, mean):
     found, gradient = tokens_of(
-        preset, np.log([0.5, 1.0, 1.5]) - 1.0, -1.0, [1, -1, 2], SAMPLER,
-        importance_sampling=level, importance_cap=cap, **CLIP_20,
-    )  # fmt: skip
+        preset,
+        np.log([0.5, 1.0, 1.5]) - 1.0,
+        -1.0,
+        [1, -1, 2],
+        SAMPLER,
+        importance_sampling=level,
+        importance_cap=cap,
+        **CLIP_20,
+    )
     np.testing.assert_allclose(found, values, rtol=1e-4)
     np.testing.assert_allclose(found.mean(), mean, atol=6e-5)
     np.testing.assert_allclose(gradient, np.multiply(values, [1, 1, 0]), rtol=1e-4)
@@ -465,9 +517,15 @@ def test_worked_kl(estimator, old):
 
     def one(logp, ref):
         total, _, metrics = policy_loss(
-            logp.reshape(1, 1), old, ref.reshape(1, 1), jnp.zeros(1), jnp.ones((1, 1), bool), "grpo",
-            kl_coefficient=0.1, kl_estimator=estimator,
-        )  # fmt: skip
+            logp.reshape(1, 1),
+            old,
+            ref.reshape(1, 1),
+            jnp.zeros(1),
+            jnp.ones((1, 1), bool),
+            "grpo",
+            kl_coefficient=0.1,
+            kl_estimator=estimator,
+        )
         return total, metrics["kl"]
 
     logp_n = jnp.full(len(d_n), -1.0)
@@ -486,9 +544,16 @@ def test_worked_kl_only_loss(preset, estimator, mean):
     """One row, so that three of the aggregations agree; dr_grpo's sum is over as many tokens as its constant."""
     logp = jnp.array([[0.0, -1.0, -2.0]])
     total, denominator, _ = policy_loss(
-        logp, None, jnp.full((1, 3), -1.0), jnp.zeros(1), jnp.ones((1, 3), bool), preset,
-        kl_coefficient=0.1, kl_estimator=estimator, length_constant=3,
-    )  # fmt: skip
+        logp,
+        None,
+        jnp.full((1, 3), -1.0),
+        jnp.zeros(1),
+        jnp.ones((1, 3), bool),
+        preset,
+        kl_coefficient=0.1,
+        kl_estimator=estimator,
+        length_constant=3,
+    )
     np.testing.assert_allclose(total / denominator, 0.1 * mean, rtol=1e-3, atol=1e-7)
 
 

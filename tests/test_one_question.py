@@ -58,8 +58,10 @@ def test_rows_count_questions_from_1_and_not_blank_lines(file):
 
 def test_a_row_is_read_as_an_evaluation_reads_it_beside_rows_that_are_no_questions(tmp_path):
     file = tmp_path / "quiz.csv"
-    file.write_text("scene,question,options,gold,part\nAnna left.,Where 1?,A. x; B. y,2,test\n,Where 2?,,9,train\n"
-                    "Ben sat.,Where 3?,A. x; B. y,3,test\nCem ran.,Where 4?,A. x; B. y,1,test\n")  # fmt: skip
+    file.write_text(
+        "scene,question,options,gold,part\nAnna left.,Where 1?,A. x; B. y,2,test\n,Where 2?,,9,train\n"
+        "Ben sat.,Where 3?,A. x; B. y,3,test\nCem ran.,Where 4?,A. x; B. y,1,test\n"
+    )
     read = {"columns": {"story": "scene", "answer": "gold"}, "where": {"part": "test"}, "first_label": 1}
     first, last = picked_question(file, 1, **read), picked_question(file, 3, **read)
     assert (first.story, first.answer, last.question, last.answer) == ("Anna left.", "B", "Where 4?", "A")

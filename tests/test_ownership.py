@@ -16,15 +16,28 @@ from socialr1_jax.training.grpo import train_grpo
 
 ROOT = Path(__file__).parents[1]
 SMOKE = [
-    "--config", str(ROOT / "configs" / "smoke.yaml"), "steps=1", "quiet=true", "cold_start=0",
+    "--config",
+    str(ROOT / "configs" / "smoke.yaml"),
+    "steps=1",
+    "quiet=true",
+    "cold_start=0",
     "sampling.max_new_tokens=24",
-]  # fmt: skip
+]
 STORY = {"story": "Anna put the coin in the drawer.", "question": "Where is it?", "options": ["drawer", "box"]}
 QUESTIONS = [{"id": str(i), "answer": "A", **STORY} for i in range(12)]
 RUN_FILES = (
-    "config.yaml", "metrics.jsonl", "rollouts.jsonl", "bad_rows.jsonl", "shortcuts.json", "summary.json",
-    "own_files.json", "report.html", ".lock", "checkpoints/5/manifest.json", "export/config.json",
-)  # fmt: skip
+    "config.yaml",
+    "metrics.jsonl",
+    "rollouts.jsonl",
+    "bad_rows.jsonl",
+    "shortcuts.json",
+    "summary.json",
+    "own_files.json",
+    "report.html",
+    ".lock",
+    "checkpoints/5/manifest.json",
+    "export/config.json",
+)
 MODEL_FILES = ("config.json", "manifest.json", "model.safetensors", "tokenizer.json", "params/model.norm.weight/x")
 FOREIGN = ("thesis.tex", ".git/HEAD", "params/thesis.tex", "trace", "model.txt", "export/README.md")
 FILES = {
@@ -95,19 +108,33 @@ def commands(inputs: Path) -> dict[str, tuple[str, list[str], tuple[str, ...]]]:
         "scripts/train_grpo.py": ("output_dir", SMOKE, (*RUN_FILES, "everything")),
         "scripts/train_grpo.py save_rollouts": ("save_rollouts", [*SMOKE, "output_dir=OTHER"], ()),
         "scripts/train_reward_model.py": (
-            "output_dir", ["model.path=x", "data.pairs=x.jsonl"], (*folder_of_run, "everything")),
-        "scripts/quickstart.py": ("output_dir", [], ("quickstart.yaml", "questions/train.jsonl", "sft/config.json",
-                                                     *RUN_FILES, "everything")),
+            "output_dir",
+            ["model.path=x", "data.pairs=x.jsonl"],
+            (*folder_of_run, "everything"),
+        ),
+        "scripts/quickstart.py": (
+            "output_dir",
+            [],
+            ("quickstart.yaml", "questions/train.jsonl", "sft/config.json", *RUN_FILES, "everything"),
+        ),
         "scripts/profile_run.py": ("output_dir", [*SMOKE, "quiet=true"], ("profile.json", "thesis.tex", "everything")),
         "scripts/evaluate.py": (
-            "output", ["--model", str(inputs / "model"), "--tasks", "hitom", "--data_dir", str(inputs)],
-            ("results.json", "results.html", "replies.jsonl", "samples_hitom.jsonl", ".lock", "everything")),
+            "output",
+            ["--model", str(inputs / "model"), "--tasks", "hitom", "--data_dir", str(inputs)],
+            ("results.json", "results.html", "replies.jsonl", "samples_hitom.jsonl", ".lock", "everything"),
+        ),
         "scripts/build_pairs.py": ("output", pairs, ()),
         "scripts/make_stories.py": ("output", ["count=2"], ()),
         "scripts/build_pairs.py work": (
-            "output", ["--source", "responses", "--responses", str(inputs / "responses.jsonl")], ()),
+            "output",
+            ["--source", "responses", "--responses", str(inputs / "responses.jsonl")],
+            (),
+        ),
         "scripts/score_responses.py": (
-            "output", ["--input", str(inputs / "responses.jsonl"), "--preset", "no_content"], ()),
+            "output",
+            ["--input", str(inputs / "responses.jsonl"), "--preset", "no_content"],
+            (),
+        ),
         "scripts/score.py": ("output", [str(inputs / "samples.jsonl")], ()),
         "scripts/benchmark_prompts.py": ("output", ["--benchmark", "hitom", "--source", str(inputs)], ()),
         "scripts/report.py": ("output", [str(inputs / "run")], ()),
@@ -117,8 +144,11 @@ def commands(inputs: Path) -> dict[str, tuple[str, list[str], tuple[str, ...]]]:
         "scripts/benchmark.py": ("record", [], ()),
         "convert/hf_to_orbax.py": ("dst", model, (*FOREIGN, *MODEL_FILES, "everything")),
         "convert/orbax_to_hf.py": (
-            "dst", ["--src", str(inputs / "orbax")], (*FOREIGN, "manifest.json", "params/x", "everything")),
-    }  # fmt: skip
+            "dst",
+            ["--src", str(inputs / "orbax")],
+            (*FOREIGN, "manifest.json", "params/x", "everything"),
+        ),
+    }
 
 
 def test_every_script_is_in_the_table(inputs):

@@ -142,11 +142,15 @@ class Case:
                 "data": {"train": "given"},
                 "sampling": {"group_size": 3},
                 "grpo": {
-                    "prompts_per_step": 4, "mini_batch_prompts": 4, "preset": preset, "kl_coefficient": 0.04,
-                    "importance_sampling": "sequence", "entropy_coefficient": 0.01,
+                    "prompts_per_step": 4,
+                    "mini_batch_prompts": 4,
+                    "preset": preset,
+                    "kl_coefficient": 0.04,
+                    "importance_sampling": "sequence",
+                    "entropy_coefficient": 0.01,
                 },
             }
-        )  # fmt: skip
+        )
         self.programs = compile_programs(config, model, VOCAB_SIZE, "xla")
         self.params = init_params(model, jax.random.key(3))  # as training starts: logits without large sums
         rows = some_rows([1, 7, 20, 3], [3, 30, 1, 8, 8, 25, 2, 9, 14, 40, 5, 6], group=3)
@@ -193,17 +197,29 @@ def test_the_gradient_does_not_depend_on_the_order_of_rows(case):
 def test_packed_log_probs_are_those_of_plain_rows(tiny_jax):
     rows = some_rows([1, 7, 20, 3], [3, 30, 1, 8, 8, 25, 2, 9, 14, 40, 5, 6], group=3)
     plain_bt, entropy_bt = row_logprobs(
-        tiny_jax.params, tiny_jax.config, jnp.asarray(rows.tokens_bt), jnp.asarray(rows.lengths_b), 1.0,
-        num_tokens=VOCAB_SIZE, dtype="float32", wanted_bt=jnp.asarray(rows.mask_bt),
-    )  # fmt: skip
+        tiny_jax.params,
+        tiny_jax.config,
+        jnp.asarray(rows.tokens_bt),
+        jnp.asarray(rows.lengths_b),
+        1.0,
+        num_tokens=VOCAB_SIZE,
+        dtype="float32",
+        wanted_bt=jnp.asarray(rows.mask_bt),
+    )
     found = np.zeros((2, *rows.tokens_bt.shape), np.float32)
     for batch in micro_batches(rows, 200, 8):
         part = batch.rows
         results = row_logprobs(
-            tiny_jax.params, tiny_jax.config, jnp.asarray(part.tokens_bt), jnp.asarray(part.lengths_b), 1.0,
-            num_tokens=VOCAB_SIZE, dtype="float32", wanted_bt=jnp.asarray(part.mask_bt),
+            tiny_jax.params,
+            tiny_jax.config,
+            jnp.asarray(part.tokens_bt),
+            jnp.asarray(part.lengths_b),
+            1.0,
+            num_tokens=VOCAB_SIZE,
+            dtype="float32",
+            wanted_bt=jnp.asarray(part.mask_bt),
             segments=jax.tree.map(jnp.asarray, part.segments),
-        )  # fmt: skip
+        )
         for x_bt, out_bt in zip(results, found, strict=True):
             batch.spread(x_bt, out_bt)
     np.testing.assert_allclose(found[0], plain_bt, rtol=0, atol=3e-5)

@@ -20,9 +20,13 @@ from socialr1_jax.runtime.chips import CHIPS, parse_topology
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = ROOT / "configs" / "socialr1_8b_a100x8.yaml"
 SMALL = (
-    "model.path=none", "model.random=tiny", "data.max_prompt_tokens=100", "sampling.max_new_tokens=100",
-    "grpo.prompts_per_step=16", "grpo.mini_batch_prompts=8",
-)  # fmt: skip
+    "model.path=none",
+    "model.random=tiny",
+    "data.max_prompt_tokens=100",
+    "sampling.max_new_tokens=100",
+    "grpo.prompts_per_step=16",
+    "grpo.mini_batch_prompts=8",
+)
 PHASES = (
     "reshard",
     "prefill",
@@ -38,8 +42,13 @@ PHASES = (
 def plan(*arguments, config=CONFIG):
     return subprocess.run(
         [sys.executable, "scripts/plan.py", "--config", str(config), *arguments],
-        cwd=ROOT, env=os.environ | {"COLUMNS": "150"}, capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
+        cwd=ROOT,
+        env=os.environ | {"COLUMNS": "150"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
 
 
 def rows(output, phase):
@@ -97,12 +106,20 @@ def made(config, parts=("rollout", "update")):
     taken = {"update": whole + rows * row * GIB, "rollout": config.sampling.max_rows * GIB // config.mesh.tensor}
     phases = [
         Phase(
-            name={"update": "backward", "rollout": "decode"}[part], part=part, calls=1, steps=1,
-            arguments=taken[part] - whole * (part == "update"), outputs=0, temporaries=0,
-            beside={"weights": whole} if part == "update" else {}, cost=Cost(), kernels=[], collectives=[],
+            name={"update": "backward", "rollout": "decode"}[part],
+            part=part,
+            calls=1,
+            steps=1,
+            arguments=taken[part] - whole * (part == "update"),
+            outputs=0,
+            temporaries=0,
+            beside={"weights": whole} if part == "update" else {},
+            cost=Cost(),
+            kernels=[],
+            collectives=[],
         )
         for part in parts
-    ]  # fmt: skip
+    ]
     if config.mesh.tensor > 2:
         raise DoesNotFit("decode does not fit", "rollout")
     allowed = int(80 * GIB * config.memory_fraction)
@@ -115,36 +132,50 @@ def made(config, parts=("rollout", "update")):
 # (settings, part, what the advice says, what it does not)
 ADVICE = [
     (  # 8 rows of 12 GiB beside 40 of 60
-        ["grpo.micro_batch_tokens=32768", "memory_fraction=0.75"], "update",
-        "It fits with grpo.micro_batch_tokens=4096: 52.00 GiB a device, 8.00 GiB free", "topology",
+        ["grpo.micro_batch_tokens=32768", "memory_fraction=0.75"],
+        "update",
+        "It fits with grpo.micro_batch_tokens=4096: 52.00 GiB a device, 8.00 GiB free",
+        "topology",
     ),
     (  # one row of 16 GiB: fewer are no help, less kept for the backward pass is
-        ["grpo.micro_batch_tokens=4096", "model.remat=nothing", "memory_fraction=0.66"], "update",
-        "It fits with model.remat=everything: 52.00 GiB a device", "micro_batch_tokens",
+        ["grpo.micro_batch_tokens=4096", "model.remat=nothing", "memory_fraction=0.66"],
+        "update",
+        "It fits with model.remat=everything: 52.00 GiB a device",
+        "micro_batch_tokens",
     ),
     (
-        ["grpo.micro_batch_tokens=8192", "model.remat=nothing", "memory_fraction=0.66"], "update",
-        "It fits with grpo.micro_batch_tokens=4096 model.remat=everything: 52.00", "topology",
+        ["grpo.micro_batch_tokens=8192", "model.remat=nothing", "memory_fraction=0.66"],
+        "update",
+        "It fits with grpo.micro_batch_tokens=4096 model.remat=everything: 52.00",
+        "topology",
     ),
     (  # nothing is left to lower
-        ["grpo.micro_batch_tokens=4096", "memory_fraction=0.625"], "update",
+        ["grpo.micro_batch_tokens=4096", "memory_fraction=0.625"],
+        "update",
         "one row of 4,096 tokens alone takes 52.00 GiB (backward); weights and moments alone take 40.00 GiB a device. "
-        "It fits with topology=a100-80gb:2: 32.00 GiB a device, 18.00 GiB free", "micro_batch",
+        "It fits with topology=a100-80gb:2: 32.00 GiB a device, 18.00 GiB free",
+        "micro_batch",
     ),
     (
-        ["grpo.micro_batch_tokens=4096", "memory_fraction=0.4"], "update",
+        ["grpo.micro_batch_tokens=4096", "memory_fraction=0.4"],
+        "update",
         "weights and moments alone take 40.00 GiB a device, and 32.00 GiB may be used: no size of a batch helps; it "
-        "takes at least 2 such devices", "micro_batch",
+        "takes at least 2 such devices",
+        "micro_batch",
     ),
     (
-        ["memory_fraction=0.75"], "rollout",  # 320 responses
-        "It fits with sampling.max_rows=40: 40.00 GiB a device, 20.00 GiB free", "tensor",
+        ["memory_fraction=0.75"],
+        "rollout",  # 320 responses
+        "It fits with sampling.max_rows=40: 40.00 GiB a device, 20.00 GiB free",
+        "tensor",
     ),
     (
-        ["topology=cpu:1", "model.dtype=float32", "grpo.micro_batch_tokens=4096", "memory_fraction=0.625"], "update",
-        "weights and moments alone take 40.00 GiB a device. Lower sampling.max_new_tokens", "It fits",
+        ["topology=cpu:1", "model.dtype=float32", "grpo.micro_batch_tokens=4096", "memory_fraction=0.625"],
+        "update",
+        "weights and moments alone take 40.00 GiB a device. Lower sampling.max_new_tokens",
+        "It fits",
     ),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("settings", "part", "said", "unsaid"), ADVICE)
@@ -171,14 +202,21 @@ def test_expected_hours_stand_beside_the_bound_with_their_assumptions(capsys):
     costs = {"backward": Cost(100 * chip.flops, 0.0), "decode": Cost(0.0, 120 * chip.bandwidth)}
     phases = [
         Phase(
-            name=name, part="update", calls=1, steps=1, arguments=30 * GIB, outputs=0, temporaries=0, beside={},
-            cost=cost, kernels=[], collectives=[],
+            name=name,
+            part="update",
+            calls=1,
+            steps=1,
+            arguments=30 * GIB,
+            outputs=0,
+            temporaries=0,
+            beside={},
+            cost=cost,
+            kernels=[],
+            collectives=[],
         )
         for name, cost in costs.items()
-    ]  # fmt: skip
-    plan = Plan(
-        chip=chip, devices=1, backend="xla", memory=chip.memory, allowed=40 * GIB, resident={}, phases=phases
-    )  # fmt: skip
+    ]
+    plan = Plan(chip=chip, devices=1, backend="xla", memory=chip.memory, allowed=40 * GIB, resident={}, phases=phases)
     print_plan(plan, load_config(PlanConfig, None, ["model.path=m", "steps=9"]))
     out = capsys.readouterr().out
     assert [cells[-2:] for cells in rows(out, "backward")[-1:]] == [["100.00", "250.00"]]

@@ -30,9 +30,12 @@ def train(config, devices, *arguments):
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
     return subprocess.Popen(
         [sys.executable, "scripts/train_grpo.py", "--config", str(config), *map(str, arguments)],
-        cwd=ROOT, env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
+        cwd=ROOT,
+        env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
 
 
 def ended(process):
@@ -71,11 +74,16 @@ def by_two_processes(config, folder):
     address = f"localhost:{free_port()}"
     pair = [
         train(
-            config, 4, f"output_dir={folder}", "distributed.processes=2", f"distributed.process={i}",
-            f"distributed.coordinator={address}", "distributed.timeout=120",
+            config,
+            4,
+            f"output_dir={folder}",
+            "distributed.processes=2",
+            f"distributed.process={i}",
+            f"distributed.coordinator={address}",
+            "distributed.timeout=120",
         )
         for i in range(2)
-    ]  # fmt: skip
+    ]
     return [ended(process) for process in pair]
 
 

@@ -57,10 +57,14 @@ def run(folder, positions, kind=RunConfig, **data):
     (folder / "model" / "config.json").write_text(json.dumps(config))
     sizes = {"train": str(folder / "train.jsonl"), "holdout": 2, "max_prompt_tokens": 512}
     return kind(
-        model={"path": str(folder / "model")}, data=sizes | data, sampling={"max_new_tokens": NEW, "group_size": 2},
-        grpo={"prompts_per_step": 4, "mini_batch_prompts": 4}, rewards={"preset": "outcome_only"},
-        output_dir=str(folder / "run"), evaluation={"questions": 5},
-    )  # fmt: skip
+        model={"path": str(folder / "model")},
+        data=sizes | data,
+        sampling={"max_new_tokens": NEW, "group_size": 2},
+        grpo={"prompts_per_step": 4, "mini_batch_prompts": 4},
+        rewards={"preset": "outcome_only"},
+        output_dir=str(folder / "run"),
+        evaluation={"questions": 5},
+    )
 
 
 def check(config):
@@ -102,9 +106,13 @@ def test_the_dry_run_and_the_doctor_refuse_it_too(folder, longest, capsys):
     def main(positions, *more):
         config = run(folder, positions)
         arguments = [
-            f"model.path={config.model.path}", f"data.train={config.data.train[0]}", "data.holdout=2",
-            "data.max_prompt_tokens=512", f"sampling.max_new_tokens={NEW}", "rewards.preset=outcome_only",
-        ]  # fmt: skip
+            f"model.path={config.model.path}",
+            f"data.train={config.data.train[0]}",
+            "data.holdout=2",
+            "data.max_prompt_tokens=512",
+            f"sampling.max_new_tokens={NEW}",
+            "rewards.preset=outcome_only",
+        ]
         with pytest.raises(SystemExit) as ended:
             script.main([*arguments, *more, "--dry-run"])
         return ended.value.code, capsys.readouterr()

@@ -201,8 +201,11 @@ def test_generated_stories_as_a_source():
 
 def test_names_tell_sources_apart():
     assert source_names(["a/x.jsonl", "b/y.csv", "owner/name:test", "stories:5"]) == [
-        "x", "y", "owner/name:test", "stories:5",
-    ]  # fmt: skip
+        "x",
+        "y",
+        "owner/name:test",
+        "stories:5",
+    ]
     same = ["a/test.jsonl", "b/test.jsonl", "c/b/test.csv", "test.csv", "test.json"]
     assert source_names(same) == ["a/test", "b/test.jsonl", "c/b/test", "test.csv", "test.json"]
     assert source_names(["x.csv", "x.csv"]) == ["x", "x"]  # the same questions twice
@@ -363,10 +366,14 @@ def test_a_large_file_with_conditions(large):
 
 def test_a_large_file_with_dotted_names(large):
     rows = [
-        {"item": {"story": f"s{i}", "level": str(i % 2)}, "question": "q", "key": "2",
-         "choices": {"text": ["x", "y"], "label": ["1", "2"]}}
+        {
+            "item": {"story": f"s{i}", "level": str(i % 2)},
+            "question": "q",
+            "key": "2",
+            "choices": {"text": ["x", "y"], "label": ["1", "2"]},
+        }
         for i in range(10)
-    ]  # fmt: skip
+    ]
     columns = {"story": "item.story", "options": "choices.text", "answer": "key", "type": "item.level"}
     questions = open_questions([large(rows)], columns=columns, where={"item.level": "1"})
     assert [(one.story, one.options, one.answer, one.meta["type"]) for one in questions] == [
@@ -469,26 +476,74 @@ def table(path: Path, *rows: dict) -> Path:
 
 # (a row, data.columns, story, question, answer, the turns, what the run says of the columns)
 CHATS = [
-    ({"prompt": [SYSTEM, USER], "solution": "Ann"}, {}, "", "Who left?", "Ann", [SYSTEM, USER],
-     "answer from solution, messages from prompt; no options"),
-    ({"data_source": "mine", "prompt": [USER], "reward_model": {"style": "rule", "ground_truth": "Ann"}}, {},
-     "", "Who left?", "Ann", [USER],
-     "answer from reward_model, messages from prompt; no options; in meta, not in the card's prompt: data_source"),
-    ({"messages": [SYSTEM, USER, REPLY], "answer": "Ann"}, {}, "", "Who left?", "Ann", [SYSTEM, USER],
-     "answer, messages; no options; left out: the assistant's turn at the end of 1 row"),
-    ({"messages": [OPENING, REPLY, USER], "answer": "Ann"}, {}, STORY, "Who left?", "Ann",
-     [OPENING, REPLY, USER], "answer, messages; no options"),
+    (
+        {"prompt": [SYSTEM, USER], "solution": "Ann"},
+        {},
+        "",
+        "Who left?",
+        "Ann",
+        [SYSTEM, USER],
+        "answer from solution, messages from prompt; no options",
+    ),
+    (
+        {"data_source": "mine", "prompt": [USER], "reward_model": {"style": "rule", "ground_truth": "Ann"}},
+        {},
+        "",
+        "Who left?",
+        "Ann",
+        [USER],
+        "answer from reward_model, messages from prompt; no options; in meta, not in the card's prompt: data_source",
+    ),
+    (
+        {"messages": [SYSTEM, USER, REPLY], "answer": "Ann"},
+        {},
+        "",
+        "Who left?",
+        "Ann",
+        [SYSTEM, USER],
+        "answer, messages; no options; left out: the assistant's turn at the end of 1 row",
+    ),
+    (
+        {"messages": [OPENING, REPLY, USER], "answer": "Ann"},
+        {},
+        STORY,
+        "Who left?",
+        "Ann",
+        [OPENING, REPLY, USER],
+        "answer, messages; no options",
+    ),
     ({"messages": [TWO_PARTS], "ground_truth": "Ann"}, {}, "", "Who left?", "Ann", [USER], "answer from ground_truth"),
     ({"prompt": "Who left?", "answer": "Ann"}, {}, "", "Who left?", "Ann", [USER], "messages from prompt"),
-    ({"messages": [USER], "options": "A. Ann B. Ben", "label": 1}, {}, "", "Who left?", "B", [USER],
-     "options, answer from label, messages"),
+    (
+        {"messages": [USER], "options": "A. Ann B. Ben", "label": 1},
+        {},
+        "",
+        "Who left?",
+        "B",
+        [USER],
+        "options, answer from label, messages",
+    ),
     ({"turns": [USER], "answer": "Ann"}, {"messages": "turns"}, "", "Who left?", "Ann", [USER], "messages from turns"),
-    ({"question": "Who?", "messages": [USER], "answer": "Ann"}, {}, "", "Who?", "Ann", [USER],
-     "question, answer, messages"),
+    (
+        {"question": "Who?", "messages": [USER], "answer": "Ann"},
+        {},
+        "",
+        "Who?",
+        "Ann",
+        [USER],
+        "question, answer, messages",
+    ),
     ({"story": "s", "question": "q", "prompt": [USER], "answer": "Ann"}, {}, "s", "q", "Ann", [], ": prompt"),
-    ({"story": "s", "question": "q", "prompt": [USER], "answer": "Ann"}, {"messages": "prompt"}, "s", "q", "Ann",
-     [USER], "story, question, answer, messages from prompt"),
-]  # fmt: skip
+    (
+        {"story": "s", "question": "q", "prompt": [USER], "answer": "Ann"},
+        {"messages": "prompt"},
+        "s",
+        "q",
+        "Ann",
+        [USER],
+        "story, question, answer, messages from prompt",
+    ),
+]
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "csv", "parquet"])
@@ -554,9 +609,13 @@ def test_a_row_without_a_story_is_no_chat_because_it_has_a_column_prompt(tmp_pat
 
 @pytest.mark.parametrize(
     ("answers", "message"),
-    [({}, "no column 'answer'"), ({"reward_model": {}}, "'reward_model' holds no 'ground_truth'"),
-     ({"reward_model": "Ann"}, "'reward_model' is not JSON"), ({"answer": {"a": 1}}, "'answer' holds an object")],
-)  # fmt: skip
+    [
+        ({}, "no column 'answer'"),
+        ({"reward_model": {}}, "'reward_model' holds no 'ground_truth'"),
+        ({"reward_model": "Ann"}, "'reward_model' is not JSON"),
+        ({"answer": {"a": 1}}, "'answer' holds an object"),
+    ],
+)
 def test_turns_without_a_gold_answer_are_refused(tmp_path, answers, message):
     with pytest.raises(DataError, match=f"row 1: {message}"):
         open_questions([jsonl(tmp_path / "q.jsonl", {"prompt": [USER], **answers})])

@@ -223,7 +223,7 @@ RECORDED = {
         unscorable unscorable/judge_timeout""",
     "sft": "grad_norm learning_rate loss skipped tokens",
     "reward_model": """accuracy grad_norm learning_rate loss margin score seconds skipped tokens tokens_per_second""",
-}  # fmt: skip
+}
 
 
 def test_every_metric_has_its_line_and_every_line_its_metric() -> None:
@@ -338,9 +338,13 @@ def test_no_content_of_a_file_breaks_the_report(tmp_path: Path, name: str, conte
 
 
 AUDIT = {
-    "n": 100, "chance": 0.25, "rules": {"longest": {"accuracy": 0.6, "stderr": 0.05}}, "best_rule": "longest",
-    "best_rule_accuracy": 0.6, "by_type": {},
-}  # fmt: skip
+    "n": 100,
+    "chance": 0.25,
+    "rules": {"longest": {"accuracy": 0.6, "stderr": 0.05}},
+    "best_rule": "longest",
+    "best_rule_accuracy": 0.6,
+    "by_type": {},
+}
 
 
 @pytest.mark.parametrize(

@@ -171,7 +171,7 @@ def test_stages_are_marked_in_the_response_and_its_text_is_whole() -> None:
         (("\nGoal:", "\nEncode: the key is small.\nGoal:"), "repeated stage", ["Encode:"]),
         (("Encode: ", "Goal: Find where Anna will look for the key.\nEncode: "), "reversed", ["Encode:", "Interpret:"]),
     ],
-)  # fmt: skip
+)
 def test_a_problem_is_marked_where_it_stands(change: tuple[str, str], problem: str, places: list[str]) -> None:
     text = RESPONSE.replace(*change)
     marked = mark_response(text)

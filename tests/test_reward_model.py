@@ -220,10 +220,19 @@ def tiny_scorer(**changes):
     """A random reward model behind a tokenizer of its own."""
     tokenizer = build_tokenizer([" ".join(text) for text in TEXTS] * 3, 340)
     config = Qwen3Config(
-        vocab_size=344, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, head_dim=16, tie_word_embeddings=True, initializer_range=0.1, scalar_head=True,
-        pad_token_id=tokenizer.pad_token_id, **{"max_position_embeddings": 256} | changes,
-    )  # fmt: skip
+        vocab_size=344,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=16,
+        tie_word_embeddings=True,
+        initializer_range=0.1,
+        scalar_head=True,
+        pad_token_id=tokenizer.pad_token_id,
+        **{"max_position_embeddings": 256} | changes,
+    )
     params = jax.jit(init_params, static_argnums=0)(config, jax.random.key(1))
     return ContentModel(RewardModel(config, params), tokenizer, ContentConfig(batch_tokens=128), "float32")
 
@@ -331,8 +340,17 @@ def test_bins_hold_every_text_once_behind_what_it_shares():
 
 def test_widths_are_few_and_hold_what_they_must():
     assert [bin_width(n) for n in (1, 64, 65, 96, 97, 128, 129, 192, 193, 3000)] == [
-        64, 64, 96, 96, 128, 128, 192, 192, 256, 3072,
-    ]  # fmt: skip
+        64,
+        64,
+        96,
+        96,
+        128,
+        128,
+        192,
+        192,
+        256,
+        3072,
+    ]
     assert all(n <= bin_width(n) <= 3 * n / 2 for n in range(64, 2000))
 
 

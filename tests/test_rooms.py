@@ -10,9 +10,25 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "socialr1_jax"
 # From the ground up; a room imports from itself and from those before it.
 ROOMS = (
-    "runtime", "config", "models", "weights", "data", "chat", "stories", "questions", "sampling", "rewards", "grpo",
-    "run", "evaluation", "report", "training", "plan", "benchmark", "profiling",
-)  # fmt: skip
+    "runtime",
+    "config",
+    "models",
+    "weights",
+    "data",
+    "chat",
+    "stories",
+    "questions",
+    "sampling",
+    "rewards",
+    "grpo",
+    "run",
+    "evaluation",
+    "report",
+    "training",
+    "plan",
+    "benchmark",
+    "profiling",
+)
 MODULES = {
     ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): ast.parse(file.read_text())
     for file in PACKAGE.rglob("*.py")

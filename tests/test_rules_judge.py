@@ -83,8 +83,11 @@ def test_natural_words():
     thoughts = NATURAL
     assert stages_of(thoughts) == STAGES
     assert [thoughts[span.start : span.start + 8].strip() for span in find_stages(thoughts)] == [
-        "Anna put", "Anna did", "The ques", "She acts",
-    ]  # fmt: skip
+        "Anna put",
+        "Anna did",
+        "The ques",
+        "She acts",
+    ]
     assert judge_thoughts(thoughts).score == 1.0
 
 

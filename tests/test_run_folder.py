@@ -19,10 +19,15 @@ from socialr1_jax.run.folder import (
 from socialr1_jax.runtime.files import read_json
 
 RUN = (
-    "model.path=m", "data.train=q.jsonl", "rewards.preset=full", "rewards.content.model=c",
-    "rewards.structure.judge=endpoint", "rewards.structure.model=judge",
-    "rewards.structure.base_url=http://one:8000/v1", "steps=10",
-)  # fmt: skip
+    "model.path=m",
+    "data.train=q.jsonl",
+    "rewards.preset=full",
+    "rewards.content.model=c",
+    "rewards.structure.judge=endpoint",
+    "rewards.structure.model=judge",
+    "rewards.structure.base_url=http://one:8000/v1",
+    "steps=10",
+)
 JUDGE = "rewards.structure."
 # (the setting that changes, whether the run goes on)
 CASES = [
@@ -101,11 +106,20 @@ def test_a_changed_file_of_the_users_is_refused_on_resume(changed, tmp_path, mon
         (tmp_path / name).write_text("X = 1\n")
     monkeypatch.syspath_prepend(tmp_path)
     folder = tmp_path / "run"
-    config = load_config(RunConfig, None, [
-        *RUN, f"output_dir={folder}", "rewards.extra.own.function=my.py:f", "rewards.extra.other.function=beside:f",
-        "rewards.extra.built_in.function=sys:intern", "rewards.extra.missing.function=not_there.at_all:f",
-        f"{JUDGE}rubric=rubric.txt", f"data.prompt={tmp_path / 'prompt.j2'}",
-    ])  # fmt: skip
+    config = load_config(
+        RunConfig,
+        None,
+        [
+            *RUN,
+            f"output_dir={folder}",
+            "rewards.extra.own.function=my.py:f",
+            "rewards.extra.other.function=beside:f",
+            "rewards.extra.built_in.function=sys:intern",
+            "rewards.extra.missing.function=not_there.at_all:f",
+            f"{JUDGE}rubric=rubric.txt",
+            f"data.prompt={tmp_path / 'prompt.j2'}",
+        ],
+    )
     save_config(config, folder / "config.yaml")
     save_own_files(config)
     (folder / "metrics.jsonl").write_text('{"phase": "grpo"}\n')
@@ -152,9 +166,17 @@ def test_more_steps_go_on_where_the_learning_rate_does_not_depend_on_them(kind, 
 
 @pytest.mark.parametrize(
     ("epochs", "count", "each", "steps"),
-    [(1, 64, 64, 1), (2, 100, 64, 4), (0.5, 100, 64, 1), (0.1, 30, 1, 3), (1e-9, 3, 64, 1), (3, 1, 64, 1),
-     (1.1, 10, 1, 11), (100, 18_000, 64, 28_125)],
-)  # fmt: skip
+    [
+        (1, 64, 64, 1),
+        (2, 100, 64, 4),
+        (0.5, 100, 64, 1),
+        (0.1, 30, 1, 3),
+        (1e-9, 3, 64, 1),
+        (3, 1, 64, 1),
+        (1.1, 10, 1, 11),
+        (100, 18_000, 64, 28_125),
+    ],
+)
 def test_steps_of_epochs(epochs, count, each, steps):
     assert steps_of(float(epochs), count, each) == steps
 
@@ -179,9 +201,13 @@ def test_epochs_are_saved_as_steps(kind, given, tmp_path):
 # (schedule, epochs of the resumed run, what is said; "" = it goes on)
 @pytest.mark.parametrize(
     ("schedule", "epochs", "message"),
-    [("constant", 3, ""), ("constant", 1, "steps 40 -> 20: more may be asked for only"),
-     ("cosine", 3, "steps 40 -> 60, on which optimizer.schedule cosine depends"), ("cosine", 2, "")],
-)  # fmt: skip
+    [
+        ("constant", 3, ""),
+        ("constant", 1, "steps 40 -> 20: more may be asked for only"),
+        ("cosine", 3, "steps 40 -> 60, on which optimizer.schedule cosine depends"),
+        ("cosine", 2, ""),
+    ],
+)
 def test_more_epochs_are_more_steps(schedule, epochs, message, tmp_path):
     saved = tmp_path / "config.yaml"
     first = load_config(RunConfig, None, [*RUN[:2], f"optimizer.schedule={schedule}", "epochs=2"])
@@ -196,9 +222,11 @@ def test_more_epochs_are_more_steps(schedule, epochs, message, tmp_path):
 
 @pytest.mark.parametrize(
     ("setting", "message"),
-    [("optimizer.warmup_steps=4", "optimizer.warmup_steps 4 leaves none of the run's 4 updates"),
-     ("epochs=1e9", "steps must be less than 2147483648, not 50000000000")],
-)  # fmt: skip
+    [
+        ("optimizer.warmup_steps=4", "optimizer.warmup_steps 4 leaves none of the run's 4 updates"),
+        ("epochs=1e9", "steps must be less than 2147483648, not 50000000000"),
+    ],
+)
 def test_settings_that_do_not_fit_the_steps_of_the_epochs_say_so(setting, message):
     config = load_config(RunConfig, None, [*RUN[:2], *(["epochs=0.02"] if "epochs" not in setting else []), setting])
     with pytest.raises(ConfigError, match=message) as refused:

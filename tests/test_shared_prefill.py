@@ -20,9 +20,16 @@ from socialr1_jax.sampling.shared_prefill import cut_prompts, good_order, pack_p
 from socialr1_jax.weights.hf import random_model  # noqa: F401  (imports JAX before hypothesis measures time)
 
 CONFIG = Qwen3Config(
-    vocab_size=96, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
-    num_key_value_heads=2, head_dim=8, rope_theta=1e4, tie_word_embeddings=True,
-)  # fmt: skip
+    vocab_size=96,
+    hidden_size=32,
+    intermediate_size=48,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    head_dim=8,
+    rope_theta=1e4,
+    tie_word_embeddings=True,
+)
 PROMPTS = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=12), min_size=1, max_size=12)
 
 

@@ -48,9 +48,12 @@ assert not transformers.utils.is_torch_available()
 def run_program(text: str, *arguments: str, **environment: str) -> list[str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
     found = subprocess.run(
-        [sys.executable, "-c", text, *arguments], env=kept | {"JAX_PLATFORMS": "cpu"} | environment,
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
+        [sys.executable, "-c", text, *arguments],
+        env=kept | {"JAX_PLATFORMS": "cpu"} | environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     return found.stdout.split()
 
 
@@ -88,8 +91,10 @@ def test_flags_are_added_before_those_of_the_environment(monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=1")
     set_xla_flags(("--xla_backend_optimization_level=0", "--xla_cpu_use_xnnpack=false"))
     assert os.environ["XLA_FLAGS"].split() == [
-        "--xla_backend_optimization_level=0", "--xla_cpu_use_xnnpack=false", "--xla_backend_optimization_level=1",
-    ]  # fmt: skip
+        "--xla_backend_optimization_level=0",
+        "--xla_cpu_use_xnnpack=false",
+        "--xla_backend_optimization_level=1",
+    ]
     monkeypatch.delenv("XLA_FLAGS")
     set_xla_flags(())
     assert "XLA_FLAGS" not in os.environ

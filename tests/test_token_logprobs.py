@@ -160,9 +160,15 @@ def test_chunks_change_nothing_and_only_wanted_positions_are_computed(
 
     def chunked(params, wanted_bt):
         return row_logprobs(
-            params, tiny_jax.config, tokens_bt, lengths_b, 0.9,
-            num_tokens=tiny_jax.num_tokens, dtype="float32", wanted_bt=wanted_bt,
-        )  # fmt: skip
+            params,
+            tiny_jax.config,
+            tokens_bt,
+            lengths_b,
+            0.9,
+            num_tokens=tiny_jax.num_tokens,
+            dtype="float32",
+            wanted_bt=wanted_bt,
+        )
 
     def value_and_gradient(function):
         def total(params, wanted_bt):

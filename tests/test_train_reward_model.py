@@ -65,10 +65,17 @@ def base(tmp_path_factory) -> Path:
     tokenizer = build_tokenizer(texts, 420)
     tokenizer.save_pretrained(folder / "tokenizer")
     shape = Qwen3Config(
-        vocab_size=420, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=2,
-        num_key_value_heads=2, head_dim=32, tie_word_embeddings=True, initializer_range=0.125,
+        vocab_size=420,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        head_dim=32,
+        tie_word_embeddings=True,
+        initializer_range=0.125,
         max_position_embeddings=128,
-    )  # fmt: skip
+    )
     params = jax.jit(init_params, static_argnums=0)(shape, jax.random.key(0))
     model = Qwen3(shape, params, source=str(folder / "tokenizer"), num_tokens=420)
     save_hf(model, folder / "base")
@@ -201,9 +208,17 @@ def tokenised(base):
 def test_the_update_is_the_mean_over_pairs_however_they_are_cut(base, tmp_path):
     """Against plain autodiff of one right-padded row a text: packing and shared beginnings change nothing."""
     shape = Qwen3Config(
-        vocab_size=420, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
-        num_key_value_heads=2, head_dim=16, tie_word_embeddings=True, initializer_range=0.1, scalar_head=True,
-    )  # fmt: skip
+        vocab_size=420,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        head_dim=16,
+        tie_word_embeddings=True,
+        initializer_range=0.1,
+        scalar_head=True,
+    )
     params = jax.jit(init_params, static_argnums=0)(shape, jax.random.key(2))
     rng = np.random.default_rng(0)
     texts = [[1, 2, 3, *rng.integers(4, 420, length).tolist()] for length in rng.integers(5, 25, 14)]
@@ -307,8 +322,14 @@ def test_settings_that_do_not_fit_are_named(base, override, message):
 
 def test_every_setting_is_read():
     """A field that nothing reads is a promise not kept."""
-    files = ("training/reward_model.py", "run/run.py", "grpo/optimizer.py", "run/checkpoints.py",
-             "run/metrics.py", "runtime/processes.py")  # fmt: skip
+    files = (
+        "training/reward_model.py",
+        "run/run.py",
+        "grpo/optimizer.py",
+        "run/checkpoints.py",
+        "run/metrics.py",
+        "runtime/processes.py",
+    )
     text = "\n".join((ROOT / "socialr1_jax" / name).read_text() for name in files)
     text += (ROOT / "scripts" / "train_reward_model.py").read_text()
 

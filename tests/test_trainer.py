@@ -187,9 +187,12 @@ def test_ratios_of_a_run_that_does_not_learn_are_exactly_1(start, tmp_path, rewa
         GrpoStep, "_pass", lambda self, *args, real=GrpoStep._pass: passes.append(1) or real(self, *args)
     )
     config = changed(
-        start, tmp_path, steps=1, optimizer={"learning_rate": 0.0},
+        start,
+        tmp_path,
+        steps=1,
+        optimizer={"learning_rate": 0.0},
         grpo={"mini_batch_prompts": mini_batch_prompts, "kl_coefficient": 0.0},
-    )  # fmt: skip
+    )
     assert grpo.train_grpo(config)
     (row,) = steps_of(tmp_path)
     assert row["ratio_max"] == pytest.approx(1.0, abs=0 if mini_batch_prompts == 4 else 2e-5)
@@ -201,9 +204,14 @@ def test_ratios_of_a_run_that_does_not_learn_are_exactly_1(start, tmp_path, rewa
 
 def test_mismatch_stays_flat_at_learning_rate_0(start, tmp_path, rewarded):
     config = changed(
-        start, tmp_path, steps=20, optimizer={"learning_rate": 0.0}, checkpoint={"every": 0},
-        grpo={"prompts_per_step": 1, "mini_batch_prompts": 1}, sampling={"max_new_tokens": 4},
-    )  # fmt: skip
+        start,
+        tmp_path,
+        steps=20,
+        optimizer={"learning_rate": 0.0},
+        checkpoint={"every": 0},
+        grpo={"prompts_per_step": 1, "mini_batch_prompts": 1},
+        sampling={"max_new_tokens": 4},
+    )
     before = load_hf(start.model.path).params
     assert grpo.train_grpo(config)
     rows = steps_of(tmp_path)
@@ -237,9 +245,11 @@ def test_a_sampler_that_is_not_the_trainer_is_told(start, saved, tmp_path, caplo
 def test_updates_that_are_not_finite_stop_the_run_and_leave_the_weights(start, saved, tmp_path, monkeypatch):
     """Advantages of NaN rewards are 0, so the poison is a sampled log-prob under importance sampling."""
     config = changed(
-        start, tmp_path / "run", replay_rollouts=str(saved / "kept" / "rollouts.jsonl"),
+        start,
+        tmp_path / "run",
+        replay_rollouts=str(saved / "kept" / "rollouts.jsonl"),
         grpo={"importance_sampling": "token", "most_skipped": 3},
-    )  # fmt: skip
+    )
 
     def poisoned(self, step, real=Replay.read):
         rollouts = real(self, step)
@@ -389,9 +399,12 @@ def test_a_run_with_its_reference_on_the_host_is_the_same_run(start, saved, tmp_
 def test_the_export_has_the_dtype_of_the_files_that_the_run_began_with(start, saved, tmp_path):
     save_hf(load_hf(start.model.path), tmp_path / "model", dtype="bfloat16")
     config = changed(
-        start, tmp_path / "run", steps=1, replay_rollouts=str(saved / "kept" / "rollouts.jsonl"),
+        start,
+        tmp_path / "run",
+        steps=1,
+        replay_rollouts=str(saved / "kept" / "rollouts.jsonl"),
         model={"path": str(tmp_path / "model")},
-    )  # fmt: skip
+    )
     assert grpo.train_grpo(config)
     rounded = load_hf(tmp_path / "run" / "export", dtype=None).params
     assert {x.dtype.name for x in jax.tree.leaves(rounded)} == {"bfloat16"}

@@ -126,9 +126,15 @@ def ours(tiny, saved, tmp_path_factory):
 
     def forward(params):
         return row_logprobs(
-            nnx.merge(graph, params, rest).params, model.config, rows.tokens_bt, rows.lengths_b, TEMPERATURE,
-            num_tokens=model.num_tokens, dtype="float32", wanted_bt=rows.mask_bt,
-        )  # fmt: skip
+            nnx.merge(graph, params, rest).params,
+            model.config,
+            rows.tokens_bt,
+            rows.lengths_b,
+            TEMPERATURE,
+            num_tokens=model.num_tokens,
+            dtype="float32",
+            wanted_bt=rows.mask_bt,
+        )
 
     (logp_bt, entropy_bt), backward = jax.vjp(jax.jit(forward), params)
     backward = jax.jit(backward)
@@ -137,9 +143,15 @@ def ours(tiny, saved, tmp_path_factory):
         @functools.partial(jax.value_and_grad, argnums=(0, 1), has_aux=True)
         def value_and_gradients(logp_bt, entropy_bt):
             total, denominator, metrics = policy_loss(
-                logp_bt, old_bt, ref_bt if overrides["kl_coefficient"] else None,
-                jnp.asarray(advantages_b, jnp.float32), rows.mask_bt, preset, entropy_bt=entropy_bt, **overrides,
-            )  # fmt: skip
+                logp_bt,
+                old_bt,
+                ref_bt if overrides["kl_coefficient"] else None,
+                jnp.asarray(advantages_b, jnp.float32),
+                rows.mask_bt,
+                preset,
+                entropy_bt=entropy_bt,
+                **overrides,
+            )
             return total / denominator, metrics
 
         (loss, metrics), gradients = value_and_gradients(logp_bt, entropy_bt)

@@ -111,9 +111,18 @@ def test_a_broken_or_foreign_script_is_not_counted():
     example, other = list(EXAMPLES.values())[:3:2]
     good = json.loads(example.meta["script"])
     forged = [
-        "", "{", "[]", "7", "null", "\ud83d", json.dumps(good | {"events": 5}), json.dumps(good | {"order": 10**30}),
-        json.dumps(good | {"people": ["A"] * 99}), "[" * 9999, other.meta["script"],
-    ]  # fmt: skip
+        "",
+        "{",
+        "[]",
+        "7",
+        "null",
+        "\ud83d",
+        json.dumps(good | {"events": 5}),
+        json.dumps(good | {"order": 10**30}),
+        json.dumps(good | {"people": ["A"] * 99}),
+        "[" * 9999,
+        other.meta["script"],
+    ]
     for text in forged[:5] + forged[6:]:
         assert read_story(replace(example, meta={"script": text})) is None, text
     assert read_story(replace(example, thoughts="It is so.")) is None

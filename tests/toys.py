@@ -7,8 +7,15 @@ from pathlib import Path
 from socialr1_jax.config.run import QuickstartConfig, RunConfig
 
 TOY = {
-    "tiny_model": {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
-                   "num_key_value_heads": 1, "head_dim": 16, "vocab_size": 640},
+    "tiny_model": {
+        "hidden_size": 32,
+        "intermediate_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "head_dim": 16,
+        "vocab_size": 640,
+    },
     "stories": {"question_types": ["belief", "reality"], "train_count": 40, "heldout_count": 6, "max_events": 5},
     "sft": {"steps": 2, "batch_size": 4, "warmup_steps": 1},
     "data": {"max_prompt_tokens": 128},
@@ -18,7 +25,7 @@ TOY = {
     "model": {"remat": "nothing"},
     "evaluation": {"every": 0, "questions": 4, "samples": 2},
     "checkpoint": {"every": 1},
-}  # fmt: skip
+}
 
 
 def toy(folder: Path, **changes: object) -> QuickstartConfig:

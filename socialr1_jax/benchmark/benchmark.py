@@ -210,9 +210,16 @@ def _prefill(engine: Engine, rows: int, prompt: int) -> float:
     jax.block_until_ready((tokens_bt, lengths_b, state, fresh))
     started = time.perf_counter()
     filled = admit(
-        engine.params, engine.config, state, tokens_bt, lengths_b, jnp.arange(rows), fresh, dtype=dtype,
+        engine.params,
+        engine.config,
+        state,
+        tokens_bt,
+        lengths_b,
+        jnp.arange(rows),
+        fresh,
+        dtype=dtype,
         backend=engine.backend,
-    )  # fmt: skip
+    )
     jax.block_until_ready(filled)
     return time.perf_counter() - started
 
@@ -350,10 +357,9 @@ def _device() -> str:
 def _say(name: str, timing: Timing) -> None:
     low, middle, high = timing.spread
     print(
-        f"{name}: {middle} s, {low} to {high} s in {len(timing.later)} calls, "
-        f"compiled in {_rounded(timing.compile)} s",
+        f"{name}: {middle} s, {low} to {high} s in {len(timing.later)} calls, compiled in {_rounded(timing.compile)} s",
         file=sys.stderr,
-    )  # fmt: skip
+    )
 
 
 def _rounded(value: float) -> float:

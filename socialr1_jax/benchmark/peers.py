@@ -48,9 +48,16 @@ class Transformers:
 
         def generate(count: int) -> Any:
             return self.model.generate(
-                ids, attention_mask=self._torch.ones_like(ids), max_new_tokens=count, min_new_tokens=count,
-                do_sample=True, temperature=1.0, top_p=1.0, top_k=0, pad_token_id=0,
-            )  # fmt: skip
+                ids,
+                attention_mask=self._torch.ones_like(ids),
+                max_new_tokens=count,
+                min_new_tokens=count,
+                do_sample=True,
+                temperature=1.0,
+                top_p=1.0,
+                top_k=0,
+                pad_token_id=0,
+            )
 
         with self._torch.no_grad():
             return self._seconds(lambda: generate(new)) - self._seconds(lambda: generate(1))
@@ -117,18 +124,32 @@ def trl_steps(
         model.save_pretrained(Path(folder) / "model")
         tokenizer.save_pretrained(Path(folder) / "model")
         settings = trl.GRPOConfig(
-            output_dir=os.path.join(folder, "run"), per_device_train_batch_size=prompts * group,
-            num_generations=group, max_completion_length=new, max_steps=steps + 1, learning_rate=5e-7, beta=0.04,
-            temperature=1.0, report_to=[], logging_steps=1000, save_strategy="no", bf16=False, disable_tqdm=True,
+            output_dir=os.path.join(folder, "run"),
+            per_device_train_batch_size=prompts * group,
+            num_generations=group,
+            max_completion_length=new,
+            max_steps=steps + 1,
+            learning_rate=5e-7,
+            beta=0.04,
+            temperature=1.0,
+            report_to=[],
+            logging_steps=1000,
+            save_strategy="no",
+            bf16=False,
+            disable_tqdm=True,
             model_init_kwargs={"dtype": dtype},
-            use_cpu=not torch.cuda.is_available(), gradient_checkpointing=False,
+            use_cpu=not torch.cuda.is_available(),
+            gradient_checkpointing=False,
             generation_kwargs={"eos_token_id": None, "min_new_tokens": new},
-        )  # fmt: skip
+        )
         trl.GRPOTrainer(
-            model=str(Path(folder) / "model"), args=settings, processing_class=tokenizer, callbacks=[Clock()],
+            model=str(Path(folder) / "model"),
+            args=settings,
+            processing_class=tokenizer,
+            callbacks=[Clock()],
             reward_funcs=lambda completions, **_: [float(len(set(one))) for one in completions],
             train_dataset=Dataset.from_dict({"prompt": texts}),
-        ).train()  # fmt: skip
+        ).train()
     return seconds
 
 
@@ -136,9 +157,17 @@ def _torch_config(config: Qwen3Config) -> Any:
     import transformers
 
     return transformers.Qwen3Config(
-        hidden_size=config.hidden_size, intermediate_size=config.intermediate_size, vocab_size=config.vocab_size,
-        num_hidden_layers=config.num_hidden_layers, num_attention_heads=config.num_attention_heads,
-        num_key_value_heads=config.num_key_value_heads, head_dim=config.head_dim, rope_theta=config.rope_theta,
-        tie_word_embeddings=config.tie_word_embeddings, max_position_embeddings=config.max_position_embeddings,
-        attn_implementation="sdpa", eos_token_id=None, pad_token_id=0,
-    )  # fmt: skip
+        hidden_size=config.hidden_size,
+        intermediate_size=config.intermediate_size,
+        vocab_size=config.vocab_size,
+        num_hidden_layers=config.num_hidden_layers,
+        num_attention_heads=config.num_attention_heads,
+        num_key_value_heads=config.num_key_value_heads,
+        head_dim=config.head_dim,
+        rope_theta=config.rope_theta,
+        tie_word_embeddings=config.tie_word_embeddings,
+        max_position_embeddings=config.max_position_embeddings,
+        attn_implementation="sdpa",
+        eos_token_id=None,
+        pad_token_id=0,
+    )

@@ -14,8 +14,15 @@ from socialr1_jax.config.server import ServerConfig
 from socialr1_jax.runtime.files import ROW_SUFFIXES
 
 STATIC = (
-    "tombench", "tombench_hard", "socialiqa", "simpletom", "emobench", "motivebench", "hitom", "tactfultom",
-)  # fmt: skip
+    "tombench",
+    "tombench_hard",
+    "socialiqa",
+    "simpletom",
+    "emobench",
+    "motivebench",
+    "hitom",
+    "tactfultom",
+)
 TASKS = (*STATIC, "fantom", "sotopia")
 GROUPS = {"static": STATIC, "all": TASKS}
 ProtocolName = Literal["official", "official_cot", "official_18", "official_vp", "paper", "likelihood", "social_r1"]

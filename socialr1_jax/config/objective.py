@@ -27,22 +27,35 @@ Preset = Literal["social_r1", "grpo", "dr_grpo", "dapo", "gspo", "cispo", "rloo"
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     "social_r1": {},
     "grpo": {
-        "deviation_epsilon": 1e-4, "dual_clip": 0.0, "aggregation": "seq-mean-token-mean", "kl_coefficient": 0.0,
+        "deviation_epsilon": 1e-4,
+        "dual_clip": 0.0,
+        "aggregation": "seq-mean-token-mean",
+        "kl_coefficient": 0.0,
     },
     "dr_grpo": {
-        "scale_advantages": False, "dual_clip": 0.0, "aggregation": "seq-mean-token-sum-norm", "kl_coefficient": 0.0,
+        "scale_advantages": False,
+        "dual_clip": 0.0,
+        "aggregation": "seq-mean-token-sum-norm",
+        "kl_coefficient": 0.0,
     },
     "dapo": {
-        "replace_flat_groups": True, "truncated": "penalise", "clip_high": 0.28, "dual_clip": 0.0,
+        "replace_flat_groups": True,
+        "truncated": "penalise",
+        "clip_high": 0.28,
+        "dual_clip": 0.0,
         "kl_coefficient": 0.0,
     },
     "gspo": {
-        "ratio": "sequence", "clip_low": 3e-4, "clip_high": 4e-4, "dual_clip": 0.0,
-        "aggregation": "seq-mean-token-mean", "kl_coefficient": 0.0,
+        "ratio": "sequence",
+        "clip_low": 3e-4,
+        "clip_high": 4e-4,
+        "dual_clip": 0.0,
+        "aggregation": "seq-mean-token-mean",
+        "kl_coefficient": 0.0,
     },
     "cispo": {"policy_term": "cispo", "clip_low": 1.0, "clip_high": 4.0, "dual_clip": 0.0, "kl_coefficient": 0.0},
     "rloo": {"baseline": "leave_one_out", "scale_advantages": False, "dual_clip": 0.0, "kl_coefficient": 0.0},
-}  # fmt: skip
+}
 
 
 class Objective(Section):

@@ -34,7 +34,10 @@ NAMES: tuple[Names, ...] = (
         "steps of `grpo.prompts_per_step` prompts",
     ),
     Names(
-        "epochs", ("num_train_epochs",), ("trainer.total_epochs",), ("num_epochs", "total_epochs"),
+        "epochs",
+        ("num_train_epochs",),
+        ("trainer.total_epochs",),
+        ("num_epochs", "total_epochs"),
         "in place of `steps`; fractions too",
     ),
     Names("verbose", ("log_level",)),
@@ -42,13 +45,19 @@ NAMES: tuple[Names, ...] = (
     Names("save_rollouts", (), ("trainer.rollout_data_dir",), (), "a file"),
     Names("model.path", ("model_name_or_path",), ("actor_rollout_ref.model.path",), ("model_path", "model_name")),
     Names(
-        "model.dtype", ("bf16", "dtype", "torch_dtype"), (f"{_ROLLOUT}.dtype",), ("precision", "compute_dtype"),
+        "model.dtype",
+        ("bf16", "dtype", "torch_dtype"),
+        (f"{_ROLLOUT}.dtype",),
+        ("precision", "compute_dtype"),
         "of the computation; the weights and moments of AdamW are float32",
     ),
     Names("model.attention", ("attn_implementation",), (), ("flash_attention", "use_flash_attention")),
     Names(
-        "model.remat", ("gradient_checkpointing",), ("actor_rollout_ref.model.enable_gradient_checkpointing",),
-        ("activation_checkpointing",), "nothing, attention or everything",
+        "model.remat",
+        ("gradient_checkpointing",),
+        ("actor_rollout_ref.model.enable_gradient_checkpointing",),
+        ("activation_checkpointing",),
+        "nothing, attention or everything",
     ),
     Names(
         "data.train", ("dataset_name",), ("data.train_files",), ("dataset", "train_file", "train_data", "dataset_path")
@@ -59,11 +68,15 @@ NAMES: tuple[Names, ...] = (
     Names("data.system", (), (), ("system_prompt",)),
     Names("data.max_prompt_tokens", ("max_prompt_length",), ("data.max_prompt_length",), ("max_prompt_len",)),
     Names(
-        "sampling.group_size", ("num_generations",), (f"{_ROLLOUT}.n",),
+        "sampling.group_size",
+        ("num_generations",),
+        (f"{_ROLLOUT}.n",),
         ("n", "group_size", "num_samples", "num_return_sequences", "rollout_n"),
     ),
     Names(
-        "sampling.max_new_tokens", ("max_completion_length",), ("data.max_response_length",),
+        "sampling.max_new_tokens",
+        ("max_completion_length",),
+        ("data.max_response_length",),
         ("max_tokens", "max_new_tokens", "max_response_length", "response_length"),
     ),
     Names("sampling.temperature", ("temperature",), (f"{_ROLLOUT}.temperature",)),
@@ -72,72 +85,89 @@ NAMES: tuple[Names, ...] = (
     Names("sampling.min_p", ("min_p",)),
     Names("sampling.max_rows", (), (f"{_ROLLOUT}.max_num_seqs",), ("max_num_seqs",), "of a device"),
     Names(
-        "grpo.preset", ("loss_type",), ("algorithm.adv_estimator",), ("algorithm", "advantage_estimator"),
+        "grpo.preset",
+        ("loss_type",),
+        ("algorithm.adv_estimator",),
+        ("algorithm", "advantage_estimator"),
         "one name for advantages, loss and KL (docs/objectives.md)",
     ),
     Names(
-        "grpo.prompts_per_step", ("generation_batch_size",), ("data.train_batch_size",),
+        "grpo.prompts_per_step",
+        ("generation_batch_size",),
+        ("data.train_batch_size",),
         ("batch_size", "train_batch_size", "rollout_batch_size"),
         "prompts, of all devices together; TRL counts responses",
     ),
     Names(
-        "grpo.mini_batch_prompts", ("steps_per_generation", "gradient_accumulation_steps"),
-        (f"{_ACTOR}.ppo_mini_batch_size",), ("mini_batch_size",),
+        "grpo.mini_batch_prompts",
+        ("steps_per_generation", "gradient_accumulation_steps"),
+        (f"{_ACTOR}.ppo_mini_batch_size",),
+        ("mini_batch_size",),
         "prompts of an update; updates of a step = prompts_per_step / this",
     ),
     Names(
-        "grpo.micro_batch_tokens", ("per_device_train_batch_size",),
+        "grpo.micro_batch_tokens",
+        ("per_device_train_batch_size",),
         (
-            f"{_ACTOR}.ppo_max_token_len_per_gpu", f"{_ACTOR}.ppo_micro_batch_size_per_gpu",
+            f"{_ACTOR}.ppo_max_token_len_per_gpu",
+            f"{_ACTOR}.ppo_micro_batch_size_per_gpu",
             f"{_ACTOR}.ppo_micro_batch_size",
         ),
-        ("micro_batch_size",), "tokens, not rows, on a device",
+        ("micro_batch_size",),
+        "tokens, not rows, on a device",
     ),
     Names("grpo.scale_advantages", ("scale_rewards",), ("algorithm.norm_adv_by_std_in_grpo",)),
+    Names("grpo.replace_flat_groups", (), ("algorithm.filter_groups.enable",), ("dynamic_sampling", "filter_groups")),
     Names(
-        "grpo.replace_flat_groups", (), ("algorithm.filter_groups.enable",), ("dynamic_sampling", "filter_groups")
-    ),
-    Names(
-        "grpo.truncated", ("mask_truncated_completions",), ("reward_model.overlong_buffer.enable",),
-        ("overlong_filtering",), "keep, mask or penalise",
+        "grpo.truncated",
+        ("mask_truncated_completions",),
+        ("reward_model.overlong_buffer.enable",),
+        ("overlong_filtering",),
+        "keep, mask or penalise",
     ),
     Names("grpo.ratio", ("importance_sampling_level",), (f"{_ACTOR}.policy_loss.loss_mode",), (), "token or sequence"),
     Names(
-        "grpo.clip_low", ("epsilon",), (f"{_ACTOR}.clip_ratio_low", f"{_ACTOR}.clip_ratio"),
-        ("cliprange", "clip_range", "clip_eps", "epsilon_low", "eps_clip"), "set grpo.clip_high too",
+        "grpo.clip_low",
+        ("epsilon",),
+        (f"{_ACTOR}.clip_ratio_low", f"{_ACTOR}.clip_ratio"),
+        ("cliprange", "clip_range", "clip_eps", "epsilon_low", "eps_clip"),
+        "set grpo.clip_high too",
     ),
-    Names(
-        "grpo.clip_high", ("epsilon_high",), (f"{_ACTOR}.clip_ratio_high",), ("clip_eps_high", "cliprange_high")
-    ),
+    Names("grpo.clip_high", ("epsilon_high",), (f"{_ACTOR}.clip_ratio_high",), ("clip_eps_high", "cliprange_high")),
     Names("grpo.dual_clip", ("delta",), (f"{_ACTOR}.clip_ratio_c",), (), "0 = no bound"),
     Names("grpo.aggregation", (), (f"{_ACTOR}.loss_agg_mode",)),
     Names(
-        "grpo.kl_coefficient", ("beta",), (f"{_ACTOR}.kl_loss_coef", f"{_ACTOR}.use_kl_loss"),
-        ("kl_coef", "kl_beta", "kl_weight", "init_kl_coef"), "0 = no reference model",
+        "grpo.kl_coefficient",
+        ("beta",),
+        (f"{_ACTOR}.kl_loss_coef", f"{_ACTOR}.use_kl_loss"),
+        ("kl_coef", "kl_beta", "kl_weight", "init_kl_coef"),
+        "0 = no reference model",
     ),
+    Names("grpo.kl_estimator", (), (f"{_ACTOR}.kl_loss_type", "algorithm.kl_penalty"), (), "verl's low_var_kl is k3"),
+    Names("grpo.entropy_coefficient", ("entropy_coef",), (f"{_ACTOR}.entropy_coeff",), ("ent_coef", "entropy_bonus")),
     Names(
-        "grpo.kl_estimator", (), (f"{_ACTOR}.kl_loss_type", "algorithm.kl_penalty"), (), "verl's low_var_kl is k3"
-    ),
-    Names(
-        "grpo.entropy_coefficient", ("entropy_coef",), (f"{_ACTOR}.entropy_coeff",), ("ent_coef", "entropy_bonus")
-    ),
-    Names(
-        "grpo.importance_sampling", ("vllm_importance_sampling_correction",),
+        "grpo.importance_sampling",
+        ("vllm_importance_sampling_correction",),
         ("algorithm.rollout_correction.rollout_is",),
     ),
     Names(
-        "grpo.importance_cap", ("vllm_importance_sampling_clip_max", "vllm_importance_sampling_cap"),
+        "grpo.importance_cap",
+        ("vllm_importance_sampling_clip_max", "vllm_importance_sampling_cap"),
         ("algorithm.rollout_correction.rollout_is_threshold",),
     ),
     Names("optimizer.name", ("optim",), (f"{_ACTOR}.optim.optimizer",), ("optimizer_type",), "adamw or muon"),
     Names("optimizer.learning_rate", ("learning_rate",), (f"{_ACTOR}.optim.lr",), ("lr", "max_lr", "peak_lr")),
     Names(
-        "optimizer.schedule", ("lr_scheduler_type",),
-        (f"{_ACTOR}.optim.lr_scheduler_type", f"{_ACTOR}.optim.warmup_style"), ("scheduler", "lr_schedule", "lr_decay"),
+        "optimizer.schedule",
+        ("lr_scheduler_type",),
+        (f"{_ACTOR}.optim.lr_scheduler_type", f"{_ACTOR}.optim.warmup_style"),
+        ("scheduler", "lr_schedule", "lr_decay"),
     ),
     Names(
-        "optimizer.warmup_steps", ("warmup_steps", "warmup_ratio"),
-        (f"{_ACTOR}.optim.lr_warmup_steps", f"{_ACTOR}.optim.lr_warmup_steps_ratio"), ("warmup",),
+        "optimizer.warmup_steps",
+        ("warmup_steps", "warmup_ratio"),
+        (f"{_ACTOR}.optim.lr_warmup_steps", f"{_ACTOR}.optim.lr_warmup_steps_ratio"),
+        ("warmup",),
         "updates, not a share",
     ),
     Names("optimizer.final_fraction", (), (f"{_ACTOR}.optim.min_lr_ratio",), ("min_lr",), "of the learning rate"),
@@ -147,13 +177,18 @@ NAMES: tuple[Names, ...] = (
     Names("optimizer.epsilon", ("adam_epsilon",), (), ("eps", "adam_eps")),
     Names("optimizer.max_grad_norm", ("max_grad_norm",), (f"{_ACTOR}.grad_clip",), ("clip_grad", "gradient_clipping")),
     Names(
-        "rewards.extra.NAME.function", ("reward_funcs",), ("custom_reward_function.path",),
+        "rewards.extra.NAME.function",
+        ("reward_funcs",),
+        ("custom_reward_function.path",),
         ("reward_fn", "reward_function"),
         "module:function or file.py:function, each under a name of your own; takes one list of "
         "records (docs/rewards.md), not TRL's arguments; added to the Social-R1 reward",
     ),
     Names(
-        "rewards.extra.NAME.weight", ("reward_weights",), (), ("reward_weight", "extra_weight"),
+        "rewards.extra.NAME.weight",
+        ("reward_weights",),
+        (),
+        ("reward_weight", "extra_weight"),
         "a number, or a schedule: start, end, steps",
     ),
     Names("rewards.content.model", ("reward_model_name_or_path",), ("reward_model.model.path",), ("reward_model",)),
@@ -167,16 +202,22 @@ NAMES: tuple[Names, ...] = (
     Names("tracking.wandb", ("report_to",), ("trainer.logger",), ("use_wandb", "log_with"), "true or false"),
     Names("tracking.responses", ("log_completions",), ("trainer.log_val_generations",), (), "of a step; 0 = all"),
     Names(
-        "mesh.fsdp", ("fsdp",), (f"{_ACTOR}.fsdp_config.fsdp_size", "trainer.n_gpus_per_node"),
-        ("num_gpus", "fsdp_size"), "0 = all devices that are left",
+        "mesh.fsdp",
+        ("fsdp",),
+        (f"{_ACTOR}.fsdp_config.fsdp_size", "trainer.n_gpus_per_node"),
+        ("num_gpus", "fsdp_size"),
+        "0 = all devices that are left",
     ),
     Names(
-        "mesh.tensor", ("vllm_tensor_parallel_size",), (f"{_ROLLOUT}.tensor_model_parallel_size",),
-        ("tensor_parallel_size", "tp_size", "tp"), "in training too",
+        "mesh.tensor",
+        ("vllm_tensor_parallel_size",),
+        (f"{_ROLLOUT}.tensor_model_parallel_size",),
+        ("tensor_parallel_size", "tp_size", "tp"),
+        "in training too",
     ),
     Names("distributed.processes", (), ("trainer.nnodes",), ("num_nodes", "num_processes", "world_size")),
     Names("distributed.timeout", ("ddp_timeout",), ("actor_rollout_ref.nccl_timeout",), ("nccl_timeout",), "seconds"),
-)  # fmt: skip
+)
 
 # (names without a counterpart here, why). Behind sections of verl, too; * stands for any text.
 ABSENT: tuple[tuple[tuple[str, ...], str], ...] = (
@@ -195,14 +236,30 @@ ABSENT: tuple[tuple[tuple[str, ...], str], ...] = (
     (("num_iterations", "ppo_epochs"), "each rollout is trained on once"),
     (
         (
-            "use_vllm", "vllm_*", "sglang_*", "ray_*", "rollout.name", "rollout.mode", "gpu_memory_utilization",
-            "enforce_eager", "free_cache_engine", "max_num_batched_tokens", "max_model_len",
+            "use_vllm",
+            "vllm_*",
+            "sglang_*",
+            "ray_*",
+            "rollout.name",
+            "rollout.mode",
+            "gpu_memory_utilization",
+            "enforce_eager",
+            "free_cache_engine",
+            "max_num_batched_tokens",
+            "max_model_len",
         ),
         "the sampler is part of the program, without vLLM, SGLang or Ray, and finds its own memory",
     ),
     (
         (
-            "use_peft", "lora_*", "use_dora", "use_rslora", "target_modules", "load_in_4bit", "load_in_8bit", "bnb_*",
+            "use_peft",
+            "lora_*",
+            "use_dora",
+            "use_rslora",
+            "target_modules",
+            "load_in_4bit",
+            "load_in_8bit",
+            "bnb_*",
             "use_bnb_nested_quant",
         ),
         "all parameters are trained, without adapters or quantisation",
@@ -241,7 +298,7 @@ ABSENT: tuple[tuple[tuple[str, ...], str], ...] = (
         ("fp16", "tf32", "torch_compile*", "use_liger_kernel", "use_remove_padding", "use_cpu"),
         "XLA compiles the step; model.dtype sets its type, JAX_PLATFORMS its devices",
     ),
-)  # fmt: skip
+)
 
 
 def absent_reason(key: str) -> str:

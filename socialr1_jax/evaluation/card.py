@@ -24,9 +24,13 @@ def card_request(
     lettered = "\n".join([question, *(f"{letter}. {text}" for letter, text in zip(LETTERS, options, strict=False))])
     content = "\n\n".join(part for part in (story, lettered, INSTRUCTION) if part)
     return Request(
-        id=id, item=item, messages=({"role": "user", "content": content},), gold=gold, meta=meta,
+        id=id,
+        item=item,
+        messages=({"role": "user", "content": content},),
+        gold=gold,
+        meta=meta,
         max_new_tokens=_NEW_TOKENS,
-    )  # fmt: skip
+    )
 
 
 def card_grade(request: Request, reply: str) -> Grade:

@@ -31,9 +31,20 @@ TEST = "sign flips of clusters, two-sided (McNemar's exact test where items are 
 _SHOWN = 10  # questions that changed, on the console
 _KEYS = {"a", "b", "test", "comparisons"}
 _SETTINGS = (  # of evaluate.py: those that change prompts, replies or how they are read
-    "answer_mode", "prompt", "system", "num_samples", "temperature", "top_k", "top_p", "repetition_penalty",
-    "thinking", "thinking_tokens", "max_new_tokens", "dtype", "options",
-)  # fmt: skip
+    "answer_mode",
+    "prompt",
+    "system",
+    "num_samples",
+    "temperature",
+    "top_k",
+    "top_p",
+    "repetition_penalty",
+    "thinking",
+    "thinking_tokens",
+    "max_new_tokens",
+    "dtype",
+    "options",
+)
 _OF_SOTOPIA = ("rules", "partner", "judge")
 _SAMPLE = dict.fromkeys(("task", "protocol", "id", "item", "answer"), str) | {"meta": dict}
 

@@ -156,9 +156,12 @@ def _what_is_here(name: str, published: tuple[int, str], data_dir: Path) -> Iter
         if name == sotopia.NAME:
             benchmark = sotopia.load_benchmark(data_dir)
             data = Data(
-                items=[one._asdict() for one in benchmark.pairs], files=benchmark.files, notes=benchmark.notes,
-                whole=len(benchmark.pairs) == published[0], wording=benchmark.wording,
-            )  # fmt: skip
+                items=[one._asdict() for one in benchmark.pairs],
+                files=benchmark.files,
+                notes=benchmark.notes,
+                whole=len(benchmark.pairs) == published[0],
+                wording=benchmark.wording,
+            )
         else:
             data = load_data(get_task(name), data_dir, download=False)
     except NoFolder:

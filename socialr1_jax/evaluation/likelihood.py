@@ -52,9 +52,17 @@ def continuation_logprobs(
         arrays = jax.tree.map(place, (bins.tokens_bt, bins.lengths_b, wanted_n.reshape(rows, width), bins.segments))
         tokens_bt, lengths_b, wanted_bt, segments = arrays
         logp_bt, _ = _row_logprobs(
-            engine.params, engine.config, tokens_bt, lengths_b, 1.0, num_tokens=engine.num_tokens, dtype=engine.dtype,
-            wanted_bt=wanted_bt, backend=engine.backend, segments=segments,
-        )  # fmt: skip
+            engine.params,
+            engine.config,
+            tokens_bt,
+            lengths_b,
+            1.0,
+            num_tokens=engine.num_tokens,
+            dtype=engine.dtype,
+            wanted_bt=wanted_bt,
+            backend=engine.backend,
+            segments=segments,
+        )
         logp_n = fetch(logp_bt).astype(np.float64).ravel()
         for unit, each in zip(here, spans, strict=True):
             yield question_of[unit.items[0]], [float(logp_n[span].sum()) for span in each]

@@ -121,9 +121,14 @@ class LocalModel:
             end = self._tokenizer.convert_tokens_to_ids(_THINK_END)
             budget = {"thinking_budget": config.thinking_tokens, "think_end_id": end}
         return SamplingParams(
-            n=n, max_new_tokens=max_new_tokens, top_k=config.top_k, seed=config.seed, stop_token_ids=self._stops,
-            **(decoding or decoding_of(config))._asdict(), **budget,
-        )  # fmt: skip
+            n=n,
+            max_new_tokens=max_new_tokens,
+            top_k=config.top_k,
+            seed=config.seed,
+            stop_token_ids=self._stops,
+            **(decoding or decoding_of(config))._asdict(),
+            **budget,
+        )
 
     def reply(self, completion: Completion) -> Reply:
         """Return what was drawn, as text."""

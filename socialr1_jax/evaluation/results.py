@@ -32,9 +32,12 @@ _NO_FIGURE = "–"  # nothing was asked
 
 
 def write_results(
-    config: EvaluateConfig, results: Sequence[TaskResult], identity: Mapping[str, Any], versions: Mapping[str, str],
+    config: EvaluateConfig,
+    results: Sequence[TaskResult],
+    identity: Mapping[str, Any],
+    versions: Mapping[str, str],
     commit: str,
-) -> Path:  # fmt: skip
+) -> Path:
     """Writes results.json, results.md and results.html into `config.output`; returns the first."""
     folder = Path(config.output)
     content = {

@@ -130,9 +130,14 @@ def requests_of(task: Task, data: Data, config: EvaluateConfig) -> dict[Protocol
 
 
 def run_task(
-    task: Task, data: Data, asked: Mapping[ProtocolName, Sequence[Request]], config: EvaluateConfig,
-    respondent: Respondent, replies: ReplyFile, said: Callable[[str], None],
-) -> TaskResult:  # fmt: skip
+    task: Task,
+    data: Data,
+    asked: Mapping[ProtocolName, Sequence[Request]],
+    config: EvaluateConfig,
+    respondent: Respondent,
+    replies: ReplyFile,
+    said: Callable[[str], None],
+) -> TaskResult:
     """Ask, grade and write `samples_<task>.jsonl`; every reply is kept as it comes.
 
     `said` is called with a text for each reply. Raises BenchmarkError.
@@ -214,9 +219,15 @@ def _plain(figure: str) -> str:
 
 
 def ask(
-    task: Task, protocol: ProtocolName, requests: Sequence[Request], config: EvaluateConfig, respondent: Respondent,
-    replies: ReplyFile, said: Callable[[str], None], decoding: Decoding | None = None,
-) -> list[tuple[Request, int, Reply]]:  # fmt: skip
+    task: Task,
+    protocol: ProtocolName,
+    requests: Sequence[Request],
+    config: EvaluateConfig,
+    respondent: Respondent,
+    replies: ReplyFile,
+    said: Callable[[str], None],
+    decoding: Decoding | None = None,
+) -> list[tuple[Request, int, Reply]]:
     """Return (request, sample, reply) of every prompt and sample, in order; known ones are not asked again.
 
     A follow-up and its reply stand in the place of the prompt that they follow, unless that had no reply.

@@ -247,8 +247,14 @@ _MESSAGES = f"{_SOTOPIA}/messages/message_classes.py"
 _EVALUATORS = f"{_SOTOPIA}/envs/evaluators.py"
 _SCORES = f"{_SOTOPIA}/database/evaluation_dimensions.py"
 _DIMENSIONS = (
-    "believability", "relationship", "knowledge", "secret", "social_rules", "financial_and_material_benefits", "goal",
-)  # fmt: skip
+    "believability",
+    "relationship",
+    "knowledge",
+    "secret",
+    "social_rules",
+    "financial_and_material_benefits",
+    "goal",
+)
 _ACTED = {
     "none": (),
     "speak": ("argument",),
@@ -256,9 +262,17 @@ _ACTED = {
     "leave": (),
 }
 _PROFILE = (
-    "first_name", "last_name", "age", "gender", "occupation", "pronouns", "public_info", "personality", "first_name",
+    "first_name",
+    "last_name",
+    "age",
+    "gender",
+    "occupation",
+    "pronouns",
+    "public_info",
+    "personality",
+    "first_name",
     "secret",
-)  # fmt: skip
+)
 
 
 def _profile(viewer: int) -> _Fields:

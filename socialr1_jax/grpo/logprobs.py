@@ -31,16 +31,30 @@ def token_logprobs(model: Qwen3, tokens_bt: ArrayLike, lengths_b: ArrayLike, tem
     if temperature <= 0:
         raise ValueError(f"temperature must be above 0 to have log-probs, got {temperature}")
     return _jitted(
-        model.params, model.config, jnp.asarray(tokens_bt), jnp.asarray(lengths_b), temperature,
-        num_tokens=model.num_tokens, dtype=model.dtype.name,
-    )[0]  # fmt: skip
+        model.params,
+        model.config,
+        jnp.asarray(tokens_bt),
+        jnp.asarray(lengths_b),
+        temperature,
+        num_tokens=model.num_tokens,
+        dtype=model.dtype.name,
+    )[0]
 
 
 def row_logprobs(
-    params: Params, config: Qwen3Config, tokens_bt: jax.Array, lengths_b: jax.Array, temperature: float | jax.Array,
-    *, num_tokens: int, dtype: str, wanted_bt: jax.Array | None = None, backend: Backend = "xla",
-    remat: Remat = "nothing", segments: Segments | None = None,
-) -> tuple[jax.Array, jax.Array]:  # fmt: skip
+    params: Params,
+    config: Qwen3Config,
+    tokens_bt: jax.Array,
+    lengths_b: jax.Array,
+    temperature: float | jax.Array,
+    *,
+    num_tokens: int,
+    dtype: str,
+    wanted_bt: jax.Array | None = None,
+    backend: Backend = "xla",
+    remat: Remat = "nothing",
+    segments: Segments | None = None,
+) -> tuple[jax.Array, jax.Array]:
     """Log-probs as in `token_logprobs` and the entropy of each prediction, both float32 [b, t] with gradients.
 
     `wanted_bt` (boolean) marks the tokens that are asked for, all by default; the others get 0, and their logits are
@@ -48,9 +62,15 @@ def row_logprobs(
     and the first token of each must not be wanted.
     """
     hidden_btd, _ = forward(
-        params, config, tokens_bt, lengths_b, dtype=jnp.dtype(dtype), backend=backend, remat=remat,
+        params,
+        config,
+        tokens_bt,
+        lengths_b,
+        dtype=jnp.dtype(dtype),
+        backend=backend,
+        remat=remat,
         segments=segments,
-    )  # fmt: skip
+    )
     if wanted_bt is None:
         wanted_bt = jnp.arange(tokens_bt.shape[1]) < lengths_b[:, None]
     # Every device goes through its own rows' chunks, and the head is gathered once for all of them.

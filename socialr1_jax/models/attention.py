@@ -38,9 +38,14 @@ def apply_rope(x_btnh: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
 
 
 def causal_attention(
-    q_btnh: jax.Array, k_btkh: jax.Array, v_btkh: jax.Array, lengths_b: jax.Array, backend: Backend,
-    segments: Segments | None = None, prefix: Prefix | None = None,
-) -> jax.Array:  # fmt: skip
+    q_btnh: jax.Array,
+    k_btkh: jax.Array,
+    v_btkh: jax.Array,
+    lengths_b: jax.Array,
+    backend: Backend,
+    segments: Segments | None = None,
+    prefix: Prefix | None = None,
+) -> jax.Array:
     """Causal attention over right-padded rows -> [b, t, n, h]; outputs at padded positions mean nothing.
 
     With `segments` positions see what these say, and cuDNN takes a mask array, [b, 1, t, t]; else it takes lengths. XLA
@@ -60,9 +65,14 @@ def causal_attention(
             q_btnh, k_btkh, v_btkh, mask=seen_b1ts, is_causal=True, implementation=backend
         )
     return jax.nn.dot_product_attention(
-        q_btnh, k_btkh, v_btkh, is_causal=True, query_seq_lengths=lengths_b, key_value_seq_lengths=lengths_b,
+        q_btnh,
+        k_btkh,
+        v_btkh,
+        is_causal=True,
+        query_seq_lengths=lengths_b,
+        key_value_seq_lengths=lengths_b,
         implementation=backend,
-    )  # fmt: skip
+    )
 
 
 def _masked_attention(

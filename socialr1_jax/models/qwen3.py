@@ -68,8 +68,11 @@ def declare_weights(config: Qwen3Config) -> dict[str, Any]:
         if config.attention_bias and block == "self_attn":
             layers[f"{kernel}_bias"] = Weight(f"model.layers.{{i}}.{name}.bias", shape[:1], "zeros")
     for name, width in (
-        ("self_attn.q_norm", h), ("self_attn.k_norm", h), ("input_layernorm", d), ("post_attention_layernorm", d),
-    ):  # fmt: skip
+        ("self_attn.q_norm", h),
+        ("self_attn.k_norm", h),
+        ("input_layernorm", d),
+        ("post_attention_layernorm", d),
+    ):
         layers[name.split(".")[-1]] = Weight(f"model.layers.{{i}}.{name}.weight", (width,), "ones")
     table = {
         "embed_tokens": Weight("model.embed_tokens.weight", (config.vocab_size, d)),

@@ -15,9 +15,16 @@ __all__ = ["RewardModel", "position_scores", "reward_scores"]
 
 @partial(jax.jit, static_argnums=1, static_argnames=("dtype", "backend", "remat"))
 def position_scores(
-    params: Params, config: Qwen3Config, tokens_bt: jax.Array, lengths_b: jax.Array, *, dtype: str,
-    backend: Backend = "xla", remat: Remat = "nothing", segments: Segments | None = None,
-) -> jax.Array:  # fmt: skip
+    params: Params,
+    config: Qwen3Config,
+    tokens_bt: jax.Array,
+    lengths_b: jax.Array,
+    *,
+    dtype: str,
+    backend: Backend = "xla",
+    remat: Remat = "nothing",
+    segments: Segments | None = None,
+) -> jax.Array:
     """float32 [b, t]: the scalar at every position of right-padded rows [b, t]; in padding it means nothing.
 
     With `segments` rows hold several texts, each scored as if it stood alone. The body computes in `dtype`, the head
@@ -25,16 +32,21 @@ def position_scores(
     """
     hidden_btd, _ = forward(
         params, config, tokens_bt, lengths_b, dtype=jnp.dtype(dtype), backend=backend, remat=remat, segments=segments
-    )  # fmt: skip
+    )
     with jax.named_scope("score"):
         return jnp.sum(hidden_btd.astype(jnp.float32) * params["score"][0].astype(jnp.float32), axis=-1)
 
 
 @partial(jax.jit, static_argnums=1, static_argnames=("dtype", "backend"))
 def reward_scores(
-    params: Params, config: Qwen3Config, tokens_bt: jax.Array, lengths_b: jax.Array, *, dtype: str,
+    params: Params,
+    config: Qwen3Config,
+    tokens_bt: jax.Array,
+    lengths_b: jax.Array,
+    *,
+    dtype: str,
     backend: Backend = "xla",
-) -> jax.Array:  # fmt: skip
+) -> jax.Array:
     """float32 [b]: the scalar of each right-padded row [b, t], at its last real token (lengths >= 1)."""
     scores_bt = position_scores(params, config, tokens_bt, lengths_b, dtype=dtype, backend=backend)
     return jnp.take_along_axis(scores_bt, (lengths_b - 1)[:, None], axis=1)[:, 0]

@@ -7,9 +7,16 @@ from socialr1_jax.models.qwen3_config import Qwen3Config
 
 
 def _shape(
-    layers: int, hidden: int, ffn: int, heads: int, kv_heads: int, *, head_dim: int = 128, vocab: int = 151_936,
+    layers: int,
+    hidden: int,
+    ffn: int,
+    heads: int,
+    kv_heads: int,
+    *,
+    head_dim: int = 128,
+    vocab: int = 151_936,
     tied: bool = True,
-) -> Qwen3Config:  # fmt: skip
+) -> Qwen3Config:
     return Qwen3Config(
         vocab_size=vocab,
         hidden_size=hidden,

@@ -175,9 +175,14 @@ def _plan(mesh: Mesh, chip: Chip, config: PlanConfig, parts: Collection[Part]) -
     run = _Run(config=config, model=model, num_tokens=num_tokens, mesh=mesh, backend=backend, allowed=allowed)
     phases = {"rollout": run.rollout_phases, "update": run.update_phases}
     return Plan(
-        chip=chip, devices=mesh.size, backend=backend, memory=memory, allowed=allowed, resident=run.resident,
+        chip=chip,
+        devices=mesh.size,
+        backend=backend,
+        memory=memory,
+        allowed=allowed,
+        resident=run.resident,
         phases=[phase for part in parts for phase in phases[part]()],
-    )  # fmt: skip
+    )
 
 
 def model_shape(config: PlanConfig) -> tuple[Qwen3Config, int]:
@@ -343,9 +348,15 @@ class _Run:
 
         def chosen(memory: int) -> BatchPlan:
             engine = Engine(
-                params={}, config=self.model, num_tokens=self.num_tokens, dtype=self.dtype, backend=self.backend,
-                max_rows=sampling.max_rows, memory=memory, platform=self.platform,
-            )  # fmt: skip
+                params={},
+                config=self.model,
+                num_tokens=self.num_tokens,
+                dtype=self.dtype,
+                backend=self.backend,
+                max_rows=sampling.max_rows,
+                memory=memory,
+                platform=self.platform,
+            )
             with jax.set_mesh(self.mesh):
                 prompt = [0] * self.config.data.max_prompt_tokens
                 return engine.plan([prompt] * prompts, SamplingParams(n=n, max_new_tokens=sampling.max_new_tokens))
@@ -398,10 +409,18 @@ class _Run:
         placed = largest.prompts * min(samples, largest.rows) * shards
         fresh = self.rollout_state(placed, stride)._replace(caches=[])
         compiled, _ = compile_(
-            "prefill", admit, self.masters, model, decoding, array((prompts, largest.width), jnp.int32),
-            array((prompts,), jnp.int32), array((placed,), jnp.int32), fresh, dtype=jnp.dtype(dtype),
+            "prefill",
+            admit,
+            self.masters,
+            model,
+            decoding,
+            array((prompts, largest.width), jnp.int32),
+            array((prompts,), jnp.int32),
+            array((placed,), jnp.int32),
+            fresh,
+            dtype=jnp.dtype(dtype),
             backend=self.backend,
-        )  # fmt: skip
+        )
         passes = -(-grpo.prompts_per_step // (of_step.prompts * shards))
         cost = costs.forward(grpo.prompts_per_step, prompt, 0, passes=passes)
         yield phase("prefill", compiled, beside=self.resting | {"rollout weights": weights}, cost=cost, calls=passes)
@@ -412,10 +431,16 @@ class _Run:
         yield phase("cache growth", compiled, beside=kept, cost=Cost())
 
         compiled, _ = compile_(
-            "decode", decode_segment, weights, model, decoding, array((), jnp.int32, P()),
-            steps=sampling.segment_tokens, num_tokens=self.num_tokens,
+            "decode",
+            decode_segment,
+            weights,
+            model,
+            decoding,
+            array((), jnp.int32, P()),
+            steps=sampling.segment_tokens,
+            num_tokens=self.num_tokens,
             blocks=product_blocks(self.platform, mesh.shape["tensor"]),
-        )  # fmt: skip
+        )
         cost = costs.decode_step(self.responses / calls, prompt + mean / 2) * (mean * calls)
         segments = calls * -(-mean // sampling.segment_tokens)
         yield phase("decode", compiled, beside=self.training, cost=cost, calls=segments, steps=calls * mean)
@@ -425,9 +450,16 @@ class _Run:
             count = max(1, config.rewards.content.batch_tokens // width) * shards
             ints = array((count, width), jnp.int32)
             compiled, _ = compile_(
-                "content scores", position_scores, self.content, self.content_shape, ints,
-                array((count,), jnp.int32), dtype=dtype, backend=self.backend, segments=Segments(ints, ints, ints),
-            )  # fmt: skip
+                "content scores",
+                position_scores,
+                self.content,
+                self.content_shape,
+                ints,
+                array((count,), jnp.int32),
+                dtype=dtype,
+                backend=self.backend,
+                segments=Segments(ints, ints, ints),
+            )
             of_content = Arithmetic(self.content_shape, jnp.dtype(dtype).itemsize, shards)
             passes = max(1, -(-self.responses // count))
             cost = of_content.forward(self.responses, prompt + mean, 0, passes=passes)
@@ -446,10 +478,14 @@ class _Run:
         def batch(**extra: Any) -> Rows:
             ints, floats, flags = (array((count, width), kind) for kind in (jnp.int32, jnp.float32, jnp.bool_))
             return Rows(
-                tokens_bt=ints, lengths_b=array((count,), jnp.int32), mask_bt=flags,
-                segments=Segments(ints, ints, ints), advantages=floats, on_policy_bt=flags if several else None,
+                tokens_bt=ints,
+                lengths_b=array((count,), jnp.int32),
+                mask_bt=flags,
+                segments=Segments(ints, ints, ints),
+                advantages=floats,
+                on_policy_bt=flags if several else None,
                 **extra,
-            )  # fmt: skip
+            )
 
         logp = array((count, width), jnp.float32)
         passes = max(1, round(responses * (prompt + mean) / (max(width, grpo.micro_batch_tokens) * self.shards)))
@@ -478,9 +514,16 @@ class _Run:
 
 
 def _phase(
-    name: str, compiled: Any, *, part: Part, mesh: Mesh, beside: dict[str, Any], cost: Cost, calls: int = 1,
+    name: str,
+    compiled: Any,
+    *,
+    part: Part,
+    mesh: Mesh,
+    beside: dict[str, Any],
+    cost: Cost,
+    calls: int = 1,
     steps: int = 1,
-) -> Phase:  # fmt: skip
+) -> Phase:
     memory, text = compiled.memory_analysis(), compiled.as_text()
     return Phase(
         name=name,

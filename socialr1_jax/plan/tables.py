@@ -51,8 +51,14 @@ def _memory(plan: Plan) -> Table:
 def _traffic(plan: Plan) -> Table:
     table = _table(
         "between devices, of one call (inside decode's loop: of one token)",
-        "phase", "attention", "collective", "times", "devices", "MiB of one", "GiB sent in all",
-    )  # fmt: skip
+        "phase",
+        "attention",
+        "collective",
+        "times",
+        "devices",
+        "MiB of one",
+        "GiB sent in all",
+    )
     for phase in plan.phases:
         kernels = ", ".join(phase.kernels) or "-"
         for one in phase.collectives or (None,):
@@ -70,8 +76,15 @@ def _time(plan: Plan, config: PlanConfig) -> Table:
     mean = config.response_tokens or config.sampling.max_new_tokens
     table = _table(
         f"seconds of a GRPO step, responses of {mean:,} tokens",
-        "phase", "calls", "PFLOP", "compute", "memory", "links", "at best", "expected",
-    )  # fmt: skip
+        "phase",
+        "calls",
+        "PFLOP",
+        "compute",
+        "memory",
+        "links",
+        "at best",
+        "expected",
+    )
     best = expected = 0.0
     for phase in plan.phases:
         bounds, likely = phase.seconds(plan.chip, plan.devices), phase.expected(plan.chip, plan.devices)

@@ -6,10 +6,26 @@ from typing import Literal
 # Every jax.named_scope of the package (tests/test_profile.py compares them with the source).
 BLOCKS = frozenset(
     (
-        "attend", "attention", "cache_write", "draw", "embed", "filters", "final_norm", "gradient_norm",
-        "gradient_sum", "insert", "lm_head", "logprobs", "mlp", "optimizer", "policy_loss", "resize", "rope", "score",
+        "attend",
+        "attention",
+        "cache_write",
+        "draw",
+        "embed",
+        "filters",
+        "final_norm",
+        "gradient_norm",
+        "gradient_sum",
+        "insert",
+        "lm_head",
+        "logprobs",
+        "mlp",
+        "optimizer",
+        "policy_loss",
+        "resize",
+        "rope",
+        "score",
     )
-)  # fmt: skip
+)
 NO_BLOCK = ""
 
 Kind = Literal["collective", "attention", "matmul", "other"]

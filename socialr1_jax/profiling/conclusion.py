@@ -8,9 +8,12 @@ from socialr1_jax.profiling.summary import UNNAMED
 
 _CORE = "attend"  # the block of scores, softmax and values
 _NAMES = {
-    "matmul": "matrix products", "attention": "the core of attention", "collective": "collectives",
-    "other": "other ops", "idle": "an idle device",
-}  # fmt: skip
+    "matmul": "matrix products",
+    "attention": "the core of attention",
+    "collective": "collectives",
+    "other": "other ops",
+    "idle": "an idle device",
+}
 _SMALL = 0.1  # a smaller share of a step is not worth a second proposal
 _FAR = 1.25  # FLOP done per FLOP needed from which padding and recomputation count
 

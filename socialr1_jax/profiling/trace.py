@@ -126,9 +126,10 @@ def shared(pieces: Sequence[tuple[int, float, float]]) -> dict[int, float]:
 
     The values add up to the union of all pieces.
     """
-    borders = sorted([(start, 1, i) for i, (_, start, _) in enumerate(pieces)] + [
-        (stop, 0, i) for i, (_, _, stop) in enumerate(pieces)
-    ])  # fmt: skip
+    borders = sorted(
+        [(start, 1, i) for i, (_, start, _) in enumerate(pieces)]
+        + [(stop, 0, i) for i, (_, _, stop) in enumerate(pieces)]
+    )
     found: dict[int, float] = defaultdict(float)
     running: set[int] = set()
     now = 0.0

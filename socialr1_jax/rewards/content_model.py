@@ -117,9 +117,13 @@ class ContentModel:
             bins, left = lay_out(left[:count], width, count), left[count:]
             arrays = jax.tree.map(place, (bins.tokens_bt, bins.lengths_b))
             scores_bt = position_scores(
-                self.params, self.config, *arrays, dtype=self.dtype, backend=self.backend,
+                self.params,
+                self.config,
+                *arrays,
+                dtype=self.dtype,
+                backend=self.backend,
                 segments=jax.tree.map(place, bins.segments),
-            )  # fmt: skip
+            )
             waiting.append((bins, scores_bt))  # the devices go on while the host packs the next ones
         for bins, scores_bt in waiting:
             scores[bins.items] = fetch(scores_bt).ravel()[bins.ends]

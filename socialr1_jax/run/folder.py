@@ -24,25 +24,63 @@ from socialr1_jax.runtime.terminal import counted
 # Settings that may change on resume because they do not change what the run computes: hardware, logging, how long to
 # wait for whom, and when to look or to stop. Sizes of batches on the devices change the rounding.
 _FREE = (
-    "output_dir", "save_rollouts", "quiet", "verbose", "xla_flags", "distributed", "mesh", "tracking", "checkpoint",
-    "model.remat", "model.export_dtype", "model.ignore_fields", "data.train_on_evaluation_set",
-    "sampling.max_rows", "sampling.segment_tokens", "grpo.micro_batch_tokens", "batch.micro_batch_tokens",
-    "grpo.reference_memory", "grpo.most_skipped", "rewards.content.batch_tokens", "rewards.most_unscorable",
-    "rewards.unscorable_window", "evaluation.every", "evaluate_every",
-    *(f"rewards.structure.{name}" for name in (
-        "base_url", "api_key_env", "concurrency", "requests_per_minute", "tokens_per_minute", "retries", "call_timeout",
-        "deadline", "max_answer_bytes", "cache", "price_input", "price_output",
-    )),
-)  # fmt: skip
+    "output_dir",
+    "save_rollouts",
+    "quiet",
+    "verbose",
+    "xla_flags",
+    "distributed",
+    "mesh",
+    "tracking",
+    "checkpoint",
+    "model.remat",
+    "model.export_dtype",
+    "model.ignore_fields",
+    "data.train_on_evaluation_set",
+    "sampling.max_rows",
+    "sampling.segment_tokens",
+    "grpo.micro_batch_tokens",
+    "batch.micro_batch_tokens",
+    "grpo.reference_memory",
+    "grpo.most_skipped",
+    "rewards.content.batch_tokens",
+    "rewards.most_unscorable",
+    "rewards.unscorable_window",
+    "evaluation.every",
+    "evaluate_every",
+    *(
+        f"rewards.structure.{name}"
+        for name in (
+            "base_url",
+            "api_key_env",
+            "concurrency",
+            "requests_per_minute",
+            "tokens_per_minute",
+            "retries",
+            "call_timeout",
+            "deadline",
+            "max_answer_bytes",
+            "cache",
+            "price_input",
+            "price_output",
+        )
+    ),
+)
 # Files that a command overwrites, cuts or appends to in its folder, by what the folder is to it.
 _OWN_FILES = "own_files.json"  # sums of the user's files with code or text
 _RUN = ("config.yaml", *RUN_FILES, "bad_rows.jsonl", "shortcuts.json", "summary.json", "report.html", _OWN_FILES)
 _FILES = {
     "run": _RUN,
     "quickstart": (*_RUN, "quickstart.yaml", "questions/*", "tokenizer/*", "sft/*", "content_model/*"),
-    "evaluation": ("results.json", "results.md", "results.html", "replies.jsonl", "samples_*.jsonl",
-                   "verdicts_*.jsonl"),
-}  # fmt: skip
+    "evaluation": (
+        "results.json",
+        "results.md",
+        "results.html",
+        "replies.jsonl",
+        "samples_*.jsonl",
+        "verdicts_*.jsonl",
+    ),
+}
 _LOCK = ".lock"
 _MARK = "socialr1_jax"  # at the beginning of our lock, before a process and what the folder is to us
 _OURS = re.compile(rf"|{_MARK} +[0-9]+( [a-z]+)+ [0-9]+\.[0-9]\n")  # the last number: seconds of all sessions

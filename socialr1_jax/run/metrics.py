@@ -25,9 +25,14 @@ class RunLog:
     """
 
     def __init__(
-        self, folder: Path, tracking: TrackingConfig, *, config: Mapping[str, Any], first_step: int = 0,
+        self,
+        folder: Path,
+        tracking: TrackingConfig,
+        *,
+        config: Mapping[str, Any],
+        first_step: int = 0,
         goes_on: Mapping[str, int] | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._folder = folder
         self._tensorboard: Any = None
         self._wandb: Any = None

@@ -13,8 +13,16 @@ from socialr1_jax.models.qwen3_config import Qwen3Config
 
 NOT_INSTALLED = "not installed"
 _PACKAGES = (
-    "socialr1_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "transformers", "numpy",
-)  # fmt: skip
+    "socialr1_jax",
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "orbax-checkpoint",
+    "grain",
+    "transformers",
+    "numpy",
+)
 
 
 def about_run(config: Section, model: Qwen3Config, source: str | None) -> dict[str, Any]:

@@ -125,9 +125,11 @@ def read_run_questions(config: RunConfig) -> tuple[Questions, dict[str, Question
     data = config.data
     refuse_evaluation_sets(data.train, data.train_on_evaluation_set)
     reading: Mapping[str, Any] = {
-        "columns": data.columns, "where": data.where, "allow_bad_rows": data.allow_bad_rows,
+        "columns": data.columns,
+        "where": data.where,
+        "allow_bad_rows": data.allow_bad_rows,
         "first_label": data.first_label,
-    }  # fmt: skip
+    }
     writer = PromptWriter(data.prompt, data.system) if data.prompt or data.system else None
 
     def opened(sources: Sequence[str]) -> Questions:
@@ -226,11 +228,14 @@ def prompt_streams(config: RunConfig, questions: Questions, tokenizer: Any) -> t
     seeds = (config.seed, config.seed + 1)
     first, second = (
         QuestionStream(
-            questions, tokenizer, prompts_per_step=config.grpo.prompts_per_step,
-            max_prompt_tokens=config.data.max_prompt_tokens, seed=seed,
+            questions,
+            tokenizer,
+            prompts_per_step=config.grpo.prompts_per_step,
+            max_prompt_tokens=config.data.max_prompt_tokens,
+            seed=seed,
         )
         for seed in seeds
-    )  # fmt: skip
+    )
     return first, second
 
 

@@ -129,9 +129,14 @@ class Run:
     """
 
     def __init__(
-        self, config: RunConfig | RewardModelConfig, state: TrainState, parts: Mapping[str, Saved],
-        about: Mapping[str, Any], stop: Stop, halting: tuple[type[Exception], ...] = (),
-    ) -> None:  # fmt: skip
+        self,
+        config: RunConfig | RewardModelConfig,
+        state: TrainState,
+        parts: Mapping[str, Saved],
+        about: Mapping[str, Any],
+        stop: Stop,
+        halting: tuple[type[Exception], ...] = (),
+    ) -> None:
         self.config, self.state, self.stop = config, state, stop
         self.folder = Path(config.output_dir)
         self.counts, self.complete = Counts(finished=0, evaluated=-1, skipped_in_a_row=0), False
@@ -140,9 +145,12 @@ class Run:
         self._checkpoints = Checkpoints(self.folder / "checkpoints", config.checkpoint, about)
         files = self._restore()
         self.log = RunLog(
-            self.folder, config.tracking, config=config.model_dump(),
-            first_step=0 if files is None else self.counts.finished + 1, goes_on=files,
-        )  # fmt: skip
+            self.folder,
+            config.tracking,
+            config=config.model_dump(),
+            first_step=0 if files is None else self.counts.finished + 1,
+            goes_on=files,
+        )
         if is_first():
             save_config(config, self.folder / "config.yaml")
         self._last = self._standing()

@@ -32,9 +32,13 @@ def _gpu(cores: int, capability: int, bandwidth: float, l2: int, memory: int, op
 def _nvidia(cores: int, capability: int, *, flops: float, memory: int, bandwidth: float, link: float) -> Chip:
     l2, optin, clock = (41_943_040, 166_912, 1.41) if capability == 8 else (52_428_800, 232_448, 1.98)
     return Chip(
-        platform="cuda", flops=flops, memory=memory, bandwidth=bandwidth, link=link,
+        platform="cuda",
+        flops=flops,
+        memory=memory,
+        bandwidth=bandwidth,
+        link=link,
         target=_gpu(cores, capability, bandwidth, l2, memory, optin, clock),
-    )  # fmt: skip
+    )
 
 
 # NVIDIA's data sheets (dense bfloat16; NVLink one way) and Google's Cloud TPU pages (ICI, all axes, both directions).

@@ -30,13 +30,24 @@ SOURCE = ".source.json"  # in an unfinished folder that can be resumed: what it 
 _UNFINISHED = (SOURCE, ".mode", "*.safetensors.unfinished")
 # By the file that every folder of a kind has: the names in such a folder; `*` matches `/` too.
 _NAMES = {
-    "config.json": ("config.json", "model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json",
-                    *TOKENIZER_FILES),
-    "manifest.json": ("manifest.json", "config.json", "params/model.*", "params/lm_head.*", "params/score.*",
-                      *TOKENIZER_FILES),
+    "config.json": (
+        "config.json",
+        "model.safetensors",
+        "model-*-of-*.safetensors",
+        "model.safetensors.index.json",
+        *TOKENIZER_FILES,
+    ),
+    "manifest.json": (
+        "manifest.json",
+        "config.json",
+        "params/model.*",
+        "params/lm_head.*",
+        "params/score.*",
+        *TOKENIZER_FILES,
+    ),
     "tokenizer.json": TOKENIZER_FILES,
     "profile.json": ("profile.json", "profile.html", "memory.pprof", "trace/plugins/profile/*", "hlo/*.txt"),
-}  # fmt: skip
+}
 # The keys that the marking file of a kind has, and one that other programs' files of this name have.
 _FOREIGN_KEY = "transformers_version"
 _KEYS = {

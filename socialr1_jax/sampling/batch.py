@@ -205,9 +205,16 @@ class Rollout:
             return
         with told(f"prefill of {size} prompts x {width} tokens into {self.rows.shape[1]} rows x {self.slots} slots"):
             self.state = admit(
-                engine.params, engine.config, self.state, place(tokens_pt), place(lengths_p), places, others,
-                dtype=jnp.dtype(engine.dtype), backend=engine.backend,
-            )  # fmt: skip
+                engine.params,
+                engine.config,
+                self.state,
+                place(tokens_pt),
+                place(lengths_p),
+                places,
+                others,
+                dtype=jnp.dtype(engine.dtype),
+                backend=engine.backend,
+            )
 
     def _grow(self, slots: int) -> None:
         """At least so many slots."""

@@ -92,9 +92,15 @@ def empty_batch(
     caches = P(*ROWS, "tensor")
     ints, floats = jnp.zeros(rows, jnp.int32), jnp.zeros(rows, jnp.float32)
     sampling = RowSampling(
-        jnp.zeros((rows, 2), jnp.uint32), floats, ints, floats, floats, floats, jnp.zeros((rows, stops), jnp.int32),
+        jnp.zeros((rows, 2), jnp.uint32),
+        floats,
         ints,
-    )  # fmt: skip
+        floats,
+        floats,
+        floats,
+        jnp.zeros((rows, stops), jnp.int32),
+        ints,
+    )
     seen_bv = jnp.zeros((rows, config.vocab_size), bool) if penalised else None
     state = DecodeState(ints, ints, ints, ints, ints + STOP, sampling, [], seen_bv)
     state = jax.tree.map(lambda x: constrain(x, ROWS), state)
@@ -111,9 +117,17 @@ def empty_batch(
 
 @partial(jax.jit, static_argnames=("config", "dtype", "backend"), donate_argnames=("state",))
 def admit(
-    params: Params, config: Qwen3Config, state: DecodeState, tokens_pt: jax.Array, lengths_p: jax.Array,
-    rows_m: jax.Array, fresh: DecodeState, *, dtype: Any, backend: Backend,
-) -> DecodeState:  # fmt: skip
+    params: Params,
+    config: Qwen3Config,
+    state: DecodeState,
+    tokens_pt: jax.Array,
+    lengths_p: jax.Array,
+    rows_m: jax.Array,
+    fresh: DecodeState,
+    *,
+    dtype: Any,
+    backend: Backend,
+) -> DecodeState:
     """Prefills each prompt once and puts its cache into the rows of its group.
 
     `rows_m` says where: a device's prompt i goes to the rows at i * g to (i + 1) * g, g = m / p, counted on that
@@ -158,9 +172,18 @@ def empty_pool(config: Qwen3Config, devices: int, slots: int, dtype: Any) -> Poo
 
 @partial(jax.jit, static_argnames=("config", "shared", "dtype", "backend"), donate_argnames=("pool",))
 def prefill_bins(
-    params: Params, config: Qwen3Config, pool: Pool, tokens_bt: jax.Array, segments: Segments, lengths_d: jax.Array,
-    at_d: jax.Array, *, shared: int, dtype: Any, backend: Backend,
-) -> Pool:  # fmt: skip
+    params: Params,
+    config: Qwen3Config,
+    pool: Pool,
+    tokens_bt: jax.Array,
+    segments: Segments,
+    lengths_d: jax.Array,
+    at_d: jax.Array,
+    *,
+    shared: int,
+    dtype: Any,
+    backend: Backend,
+) -> Pool:
     """Prefills bins of tokens behind what stands in the pool, and writes theirs into it.
 
     Every device has the same number of bins. They continue its first `lengths_d` slots, at most `shared`, and go from
@@ -199,9 +222,13 @@ def admit_from_pool(
 
 
 def decode_step(
-    weights: Params, config: Qwen3Config, tokens_b: jax.Array, positions_b: jax.Array, caches: list[LayerCache],
+    weights: Params,
+    config: Qwen3Config,
+    tokens_b: jax.Array,
+    positions_b: jax.Array,
+    caches: list[LayerCache],
     blocks: int = 1,
-) -> tuple[jax.Array, list[LayerCache]]:  # fmt: skip
+) -> tuple[jax.Array, list[LayerCache]]:
     """float32 logits [b, v] after one more token a row, and the caches that hold it. `blocks`: see `linear`."""
     with jax.named_scope("embed"):
         x_btd = weights["embed_tokens"][tokens_b][:, None]
@@ -283,9 +310,17 @@ _Carry = tuple[jax.Array, DecodeState, Drawn]
     jax.jit, static_argnames=("config", "steps", "num_tokens", "filters", "raw", "blocks"), donate_argnames=("state",)
 )
 def decode_segment(
-    weights: Params, config: Qwen3Config, state: DecodeState, enough: jax.Array, *, steps: int, num_tokens: int,
-    filters: frozenset[str] = frozenset(), raw: bool = False, blocks: int = 1,
-) -> tuple[DecodeState, Drawn]:  # fmt: skip
+    weights: Params,
+    config: Qwen3Config,
+    state: DecodeState,
+    enough: jax.Array,
+    *,
+    steps: int,
+    num_tokens: int,
+    filters: frozenset[str] = frozenset(),
+    raw: bool = False,
+    blocks: int = 1,
+) -> tuple[DecodeState, Drawn]:
     """At most `steps` decode steps: a device stops when no more than `enough` of its rows are live.
 
     Each device loops over its own rows: no word between devices inside the loop.

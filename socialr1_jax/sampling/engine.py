@@ -49,9 +49,13 @@ class Engine:
     platform: str = field(default_factory=jax.default_backend)  # another one only to plan for it
 
     def sample(
-        self, prompts: Sequence[Sequence[int]], sampling: SamplingParams | Sequence[SamplingParams], *, step: int = 0,
+        self,
+        prompts: Sequence[Sequence[int]],
+        sampling: SamplingParams | Sequence[SamplingParams],
+        *,
+        step: int = 0,
         prompt_ids: Sequence[int] | None = None,
-    ) -> list[list[Completion]]:  # fmt: skip
+    ) -> list[list[Completion]]:
         """All completions of each prompt (a list of token ids); `sampling` is for all prompts, or one for each.
 
         `prompt_ids` default to 0, 1, 2... Raises ValueError for a prompt that is empty, too long or of another
@@ -63,9 +67,13 @@ class Engine:
         return [[group[i] for i in range(len(group))] for group in groups]
 
     def completions(
-        self, prompts: Sequence[Sequence[int]], sampling: SamplingParams | Sequence[SamplingParams], *, step: int = 0,
+        self,
+        prompts: Sequence[Sequence[int]],
+        sampling: SamplingParams | Sequence[SamplingParams],
+        *,
+        step: int = 0,
         prompt_ids: Sequence[int] | None = None,
-    ) -> Iterator[tuple[int, int, Completion]]:  # fmt: skip
+    ) -> Iterator[tuple[int, int, Completion]]:
         """The same, each as (prompt index, sample index, completion) as soon as it has ended.
 
         The devices already work on the next segment while the caller has a completion in hand.
@@ -79,18 +87,26 @@ class Engine:
                 yield *places[part.row], joined(parts.pop(part.row))
 
     def stream(
-        self, prompts: Sequence[Sequence[int]], sampling: SamplingParams | Sequence[SamplingParams], *, step: int = 0,
+        self,
+        prompts: Sequence[Sequence[int]],
+        sampling: SamplingParams | Sequence[SamplingParams],
+        *,
+        step: int = 0,
         prompt_ids: Sequence[int] | None = None,
-    ) -> Iterator[Segment]:  # fmt: skip
+    ) -> Iterator[Segment]:
         """The same, handed out segment by segment; rows count the samples of the first prompt, then the second's..."""
         if prompts:
             for parts in self.rollout(prompts, sampling, step=step, prompt_ids=prompt_ids).steps():
                 yield from parts
 
     def rollout(
-        self, prompts: Sequence[Sequence[int]], sampling: SamplingParams | Sequence[SamplingParams], *, step: int = 0,
+        self,
+        prompts: Sequence[Sequence[int]],
+        sampling: SamplingParams | Sequence[SamplingParams],
+        *,
+        step: int = 0,
         prompt_ids: Sequence[int] | None = None,
-    ) -> Rollout:  # fmt: skip
+    ) -> Rollout:
         """Return the same call with nothing done yet: its `steps` sample. There is at least one prompt."""
         each = _one_each(sampling, len(prompts))
         self.check(prompts, each)
@@ -109,10 +125,18 @@ class Engine:
         wanted = min(wanted, max(self.max_rows // group * group, min(group, self.max_rows)))
         memory = free_memory() if self.memory is None else self.memory
         plan = plan_batch(
-            self.config, jnp.dtype(self.dtype).itemsize, rows=wanted, group=group, prompts=-(-len(prompts) // shards),
-            width=round_up(max(map(len, prompts)), stride), slots=round_up(max(lengths), stride),
-            backend=self.backend, tensor=tensor_shards(), memory=memory, shared=self.share_prefixes,
-        )  # fmt: skip
+            self.config,
+            jnp.dtype(self.dtype).itemsize,
+            rows=wanted,
+            group=group,
+            prompts=-(-len(prompts) // shards),
+            width=round_up(max(map(len, prompts)), stride),
+            slots=round_up(max(lengths), stride),
+            backend=self.backend,
+            tensor=tensor_shards(),
+            memory=memory,
+            shared=self.share_prefixes,
+        )
         _say(
             f"sampling {counted(rows, 'response')} to {counted(len(prompts), 'prompt')}: "
             f"{counted(plan.rows, 'row')} at once"
@@ -156,9 +180,13 @@ def _one_each(sampling: SamplingParams | Sequence[SamplingParams], prompts: int)
 
 
 def groups_of(
-    prompts: Sequence[Sequence[int]], each: Sequence[SamplingParams], ids: Sequence[int], step: int, most: int,
+    prompts: Sequence[Sequence[int]],
+    each: Sequence[SamplingParams],
+    ids: Sequence[int],
+    step: int,
+    most: int,
     first: int = 0,
-) -> list[Group]:  # fmt: skip
+) -> list[Group]:
     """Return the samples of every prompt, in groups that fit into a batch of `most` rows, numbered from `first`.
 
     A prompt id that comes again continues with the sample indices: its groups draw different numbers.

@@ -16,9 +16,13 @@ FILTERS = ("top_k", "top_p", "min_p")
 
 
 def filter_logits(
-    logits_bv: jax.Array, temperature_b: jax.Array, top_k_b: jax.Array, top_p_b: jax.Array, min_p_b: jax.Array,
+    logits_bv: jax.Array,
+    temperature_b: jax.Array,
+    top_k_b: jax.Array,
+    top_p_b: jax.Array,
+    min_p_b: jax.Array,
     used: Container[str] = FILTERS,
-) -> jax.Array:  # fmt: skip
+) -> jax.Array:
     """Return float32 logits [b, v] divided by the temperature (see `temper`), rejected tokens at -inf.
 
     Order: temperature, top-k, top-p, min-p, each on what the one before left. Rows with temperature 0 are not

@@ -37,9 +37,19 @@ class BatchPlan:
 
 
 def plan_batch(
-    config: Qwen3Config, itemsize: int, *, rows: int, group: int, prompts: int, width: int, slots: int,
-    backend: Backend = "xla", tensor: int = 1, memory: int | None = None, shared: bool = False,
-) -> BatchPlan:  # fmt: skip
+    config: Qwen3Config,
+    itemsize: int,
+    *,
+    rows: int,
+    group: int,
+    prompts: int,
+    width: int,
+    slots: int,
+    backend: Backend = "xla",
+    tensor: int = 1,
+    memory: int | None = None,
+    shared: bool = False,
+) -> BatchPlan:
     """The largest batch of at most `rows` responses (groups of `group`, of `prompts` prompts) within `memory` bytes.
 
     All of one device: `width` is the longest prompt's, `slots` what the longest row can need, `tensor` the number of
@@ -62,9 +72,18 @@ def plan_batch(
 
 
 def _batch(
-    config: Qwen3Config, itemsize: int, rows: int, prompts: int, *, group: int, width: int, slots: int,
-    backend: Backend, tensor: int, shared: bool,
-) -> BatchPlan:  # fmt: skip
+    config: Qwen3Config,
+    itemsize: int,
+    rows: int,
+    prompts: int,
+    *,
+    group: int,
+    width: int,
+    slots: int,
+    backend: Backend,
+    tensor: int,
+    shared: bool,
+) -> BatchPlan:
     costs = Arithmetic(config, itemsize, 1)
     d, n, h, f = config.hidden_size, config.num_attention_heads, config.head_dim, config.intermediate_size
     weights = costs.parameters * itemsize // tensor
@@ -84,9 +103,14 @@ def _batch(
 
 
 def _advice(
-    planned: Callable[..., BatchPlan], config: Qwen3Config, itemsize: int, width: int, slots: int, tensor: int,
+    planned: Callable[..., BatchPlan],
+    config: Qwen3Config,
+    itemsize: int,
+    width: int,
+    slots: int,
+    tensor: int,
     memory: int,
-) -> str:  # fmt: skip
+) -> str:
     """Return what would make one row fit, each by the same sum: fewer tokens, bfloat16, more devices."""
     new = slots - width
 

@@ -74,9 +74,14 @@ class SharedPrefill:
         return [[each[i] if i < len(each) else [] for each in cut] for i in range(max(map(len, cut)))]
 
     def admit(
-        self, state: DecodeState, devices: Sequence[Prompts], size: int, width: int, rows_m: jax.Array,
+        self,
+        state: DecodeState,
+        devices: Sequence[Prompts],
+        size: int,
+        width: int,
+        rows_m: jax.Array,
         fresh: DecodeState,
-    ) -> DecodeState:  # fmt: skip
+    ) -> DecodeState:
         """Return the state with each device's prompts, at most `size` of at most `width` tokens, in its rows.
 
         `rows_m` and `fresh` are those of `decode.admit`.
@@ -89,9 +94,11 @@ class SharedPrefill:
         for first, bins, used in _programs(filled.tolist(), bin_width):
             now = (slice(None), slice(first, first + bins), slice(used))
             self._prefill(
-                packed.tokens_dbt[now], Segments(*(x[now] for x in packed.segments)), lengths,
+                packed.tokens_dbt[now],
+                Segments(*(x[now] for x in packed.segments)),
+                lengths,
                 [length + first * bin_width for length in lengths],
-            )  # fmt: skip
+            )
         with told(f"{size} prompts x {width} tokens put into caches of {state.caches[0].slots} slots"):
             return admit_from_pool(state, self._pool, place(packed.at_pt), rows_m, fresh)
 
@@ -112,10 +119,17 @@ class SharedPrefill:
         rows = (place(x.reshape(-1, width)) for x in (tokens_dbt, *segments))
         with told(f"prefill of {count} bins of prompts x {width} tokens behind {shared}"):
             self._pool = prefill_bins(
-                engine.params, engine.config, self._pool, next(rows), Segments(*rows),
-                place(np.array(lengths, np.int32)), place(np.array(at, np.int32)),
-                shared=shared, dtype=jnp.dtype(engine.dtype), backend=engine.backend,
-            )  # fmt: skip
+                engine.params,
+                engine.config,
+                self._pool,
+                next(rows),
+                Segments(*rows),
+                place(np.array(lengths, np.int32)),
+                place(np.array(at, np.int32)),
+                shared=shared,
+                dtype=jnp.dtype(engine.dtype),
+                backend=engine.backend,
+            )
 
 
 def good_order(prompts: Prompts, new: Sequence[int]) -> list[int]:

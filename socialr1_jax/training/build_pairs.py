@@ -217,9 +217,13 @@ def _sample_settings(config: PairsConfig) -> dict[str, Any]:
     weights = sorted(Path(config.policy).glob("*.safetensors"))
     files = {file.name: [file.stat().st_size, file.stat().st_mtime_ns] for file in weights}
     return {
-        "source": "policy", "policy": config.policy, "policy's weights": files, "dtype": config.dtype,
-        "seed": config.seed, **drawn,
-    }  # fmt: skip
+        "source": "policy",
+        "policy": config.policy,
+        "policy's weights": files,
+        "dtype": config.dtype,
+        "seed": config.seed,
+        **drawn,
+    }
 
 
 def question_key(example: Example) -> str:
@@ -237,9 +241,12 @@ def _hash(*parts: object) -> str:
 def _questions(config: PairsConfig) -> list[Example]:
     with shown_log():
         examples = read_examples(
-            config.questions, columns=config.columns, where=config.where, first_label=config.first_label,
+            config.questions,
+            columns=config.columns,
+            where=config.where,
+            first_label=config.first_label,
             allow_bad_rows=config.allow_bad_rows,
-        )  # fmt: skip
+        )
     for example in examples:
         if not example.story.strip():
             raise DataError(f"{config.questions}: question {printable(example.id, 100)} has no story; pairs need one")

@@ -164,14 +164,18 @@ def _content_model(config: QuickstartConfig, folder: Path) -> bool:
                 "data": {"pairs": str(folder / "pairs.jsonl"), "max_tokens": width},
                 "batch": {"pairs": settings.pairs, "micro_batch_tokens": config.grpo.micro_batch_tokens},
                 "optimizer": {
-                    "name": "muon", "learning_rate": settings.learning_rate, "warmup_steps": settings.steps // 12,
-                    "final_fraction": 0.1, "beta2": 0.95, "weight_decay": 0.0,
+                    "name": "muon",
+                    "learning_rate": settings.learning_rate,
+                    "warmup_steps": settings.steps // 12,
+                    "final_fraction": 0.1,
+                    "beta2": 0.95,
+                    "weight_decay": 0.0,
                 },
                 "checkpoint": {"every": 0},
                 "tracking": {"tensorboard": config.tracking.tensorboard},
             }
         )
-    )  # fmt: skip
+    )
 
 
 def _pair_accuracy(folder: Path) -> dict[str, float]:

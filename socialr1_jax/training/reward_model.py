@@ -123,9 +123,13 @@ def _loaded(config: RewardModelConfig) -> tuple[RewardModel, Any, str]:
 
 
 def _steps(
-    config: RewardModelConfig, run: Run, update: Update, schedule: optax.Schedule, train: "Sequence[PairTokens]",
+    config: RewardModelConfig,
+    run: Run,
+    update: Update,
+    schedule: optax.Schedule,
+    train: "Sequence[PairTokens]",
     evaluated: Callable[[int], dict[str, float]],
-) -> None:  # fmt: skip
+) -> None:
     """Do the steps that are left: one update of the step's pairs each, and now and then an evaluation."""
     counts, stream = run.counts, PromptStream(len(train), config.batch.pairs, config.seed)
 
@@ -211,9 +215,13 @@ class PairRows:
         tokens_bt, lengths_b, segments = jax.tree.map(place, by_row)
         ends_p2, margin_p, real_p = (place(x, P()) for x in (self.ends_p2, self.margin_p, self.real_p))
         return PairRows(
-            tokens_bt=tokens_bt, lengths_b=lengths_b, segments=segments, ends_p2=ends_p2, margin_p=margin_p,
+            tokens_bt=tokens_bt,
+            lengths_b=lengths_b,
+            segments=segments,
+            ends_p2=ends_p2,
+            margin_p=margin_p,
             real_p=real_p,
-        )  # fmt: skip
+        )
 
 
 def pair_batches(pairs: Sequence[PairTokens], config: RewardModelConfig) -> list[PairRows]:
@@ -250,9 +258,15 @@ def pair_update(
 
     def loss_fn(params: Params, rows: Any) -> tuple[jax.Array, tuple[jax.Array, dict[str, jax.Array]]]:
         scores_bt = position_scores(
-            params, model, rows.tokens_bt, rows.lengths_b, dtype=config.model.dtype, backend=backend,
-            remat=config.model.remat, segments=rows.segments,
-        )  # fmt: skip
+            params,
+            model,
+            rows.tokens_bt,
+            rows.lengths_b,
+            dtype=config.model.dtype,
+            backend=backend,
+            remat=config.model.remat,
+            segments=rows.segments,
+        )
         scores_p2 = scores_bt.reshape(-1)[rows.ends_p2]
         total, denominator = bradley_terry(
             scores_p2[:, 0], scores_p2[:, 1], rows.margin_p, rows.real_p, centring=config.loss.centring

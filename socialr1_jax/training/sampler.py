@@ -164,9 +164,15 @@ class Sampler:
 
 
 def make_sampler(
-    config: RunConfig, model: Qwen3, tokenizer: Any, scorer: Scorer, backend: Backend, questions: Questions,
-    heldout: Mapping[str, Questions], poll: Callable[[], None] = lambda: None,
-) -> Sampler:  # fmt: skip
+    config: RunConfig,
+    model: Qwen3,
+    tokenizer: Any,
+    scorer: Scorer,
+    backend: Backend,
+    questions: Questions,
+    heldout: Mapping[str, Questions],
+    poll: Callable[[], None] = lambda: None,
+) -> Sampler:
     """Return the sampler of a run that trains on `questions` and is evaluated on the sets of `heldout`."""
     sampling = SamplingParams(
         n=config.sampling.group_size,

@@ -160,20 +160,39 @@ def run(folder, name, output, capsys):
 
 
 EU = {
-    "part": "EU", "qid": "1", "language": "en", "scenario": "S {subject}", "subject": "Jo", "coarse_category": "c",
-    "emotion_choices": ["joy", "fear"], "emotion_label": "joy", "cause_choices": ["x", "y"], "cause_label": "y",
-}  # fmt: skip
+    "part": "EU",
+    "qid": "1",
+    "language": "en",
+    "scenario": "S {subject}",
+    "subject": "Jo",
+    "coarse_category": "c",
+    "emotion_choices": ["joy", "fear"],
+    "emotion_label": "joy",
+    "cause_choices": ["x", "y"],
+    "cause_label": "y",
+}
 EA = {
-    "part": "EA", "qid": "1", "language": "zh", "scenario": "景", "subject": "某", "category": "c",
-    "question type": "Action", "choices": ["x", "y"], "label": "y",
-}  # fmt: skip
+    "part": "EA",
+    "qid": "1",
+    "language": "zh",
+    "scenario": "景",
+    "subject": "某",
+    "category": "c",
+    "question type": "Action",
+    "choices": ["x", "y"],
+    "label": "y",
+}
 SHOWN = {"story": "T", "question": "Who?", "gold": "A"}
 FOUR, TWO = ("Ann", "Ben", "Cy", "Di"), ("是", "否")
 TOM = {
-    "task": "False Belief Task", "number": 1, "abilities": ["belief: x"], "answer": "A",
-    "en": SHOWN | {"options": FOUR}, "zh": SHOWN | {"options": TWO},
+    "task": "False Belief Task",
+    "number": 1,
+    "abilities": ["belief: x"],
+    "answer": "A",
+    "en": SHOWN | {"options": FOUR},
+    "zh": SHOWN | {"options": TWO},
     "written": {"en": ["A.Ann", *FOUR[1:]], "zh": [*TWO, "nan", "nan"]},
-}  # fmt: skip
+}
 MOTIVES = {"source": "Blog", "idx": 7} | {
     key: value
     for number, field in enumerate(("Motivation", "Behavior", "Motivation and Behavior"), 1)
@@ -194,13 +213,26 @@ LIES = LIE | {
     ],
 }
 MOVED = {
-    "sample_id": 3, "story_id": "t", "story": "1 Ann came.\n\n***", "question": "Where?", "options": ["x", "y"],
-    "answer": "y", "question_order": 0, "story_length": 1, "deception": False,
-}  # fmt: skip
+    "sample_id": 3,
+    "story_id": "t",
+    "story": "1 Ann came.\n\n***",
+    "question": "Where?",
+    "options": ["x", "y"],
+    "answer": "y",
+    "question_order": 0,
+    "story_length": 1,
+    "deception": False,
+}
 KNOWS = {
-    "id": "k_aware", "set": "simpletom", "type": "mental_state", "story_id": "k", "story": "T.", "question": "Q?",
-    "choices": {"text": ["Yes", "No"], "label": ["A", "B"]}, "answerKey": "B",
-}  # fmt: skip
+    "id": "k_aware",
+    "set": "simpletom",
+    "type": "mental_state",
+    "story_id": "k",
+    "story": "T.",
+    "question": "Q?",
+    "choices": {"text": ["Yes", "No"], "label": ["A", "B"]},
+    "answerKey": "B",
+}
 MOTIVE_OPTIONS = str([f"{letter}. it's {letter.lower()}" for letter in "ABCDEF"])
 ASKED = {  # benchmark -> (items, id of a prompt -> the messages that the made-up authors would send)
     "emobench": (
@@ -262,19 +294,42 @@ def test_prompts_are_in_the_authors_words(tmp_path, name):
     ("name", "protocol", "id", "messages"),
     [
         ("tombench", "official_cot", "False Belief Task-1-zh-try1", ["Think {}, zh.", None]),
-        ("emobench", "official_cot", "EA-zh-1",
-         ["参与\ncot\n    {\n    reasoning,\nEA\n    }", "景 Action 某 A) x\nB) y"]),
-        ("motivebench", "official_cot", "Blog-7-motivation-order1",
-         ["Help.", f"Why, with thoughts? Q1 Of: {MOTIVE_OPTIONS} Think."]),
+        (
+            "emobench",
+            "official_cot",
+            "EA-zh-1",
+            ["参与\ncot\n    {\n    reasoning,\nEA\n    }", "景 Action 某 A) x\nB) y"],
+        ),
+        (
+            "motivebench",
+            "official_cot",
+            "Blog-7-motivation-order1",
+            ["Help.", f"Why, with thoughts? Q1 Of: {MOTIVE_OPTIONS} Think."],
+        ),
         ("motivebench", "official_18", "Blog-7-both-order1", ["Help.", f"Both? Q3 Of: {MOTIVE_OPTIONS}"]),
-        ("tactfultom", "official_cot", "b-free",
-         ["System 5.", "# About\nA: hi.\n\n# Target\nSo?\n\n# Asked\nWhy?\n\nBy steps:\nIt {x}\n\nSo: "]),
-        ("hitom", "official_vp", "VP-3",
-         ["Answer.\nStory:\n1 Ann came.\nQuestion: Where?\nChoices: A. x, B. y\n\nNote: {}.\n"]),
-        ("simpletom", "official_cot", "k_aware",
-         ["Help.", 'Answer with (A) or (B).\n\nT.\n\nQ: Q? \n(A) Yes \n(B) No\n\nThink first, say  "(A)" or "(B)"\n']),
+        (
+            "tactfultom",
+            "official_cot",
+            "b-free",
+            ["System 5.", "# About\nA: hi.\n\n# Target\nSo?\n\n# Asked\nWhy?\n\nBy steps:\nIt {x}\n\nSo: "],
+        ),
+        (
+            "hitom",
+            "official_vp",
+            "VP-3",
+            ["Answer.\nStory:\n1 Ann came.\nQuestion: Where?\nChoices: A. x, B. y\n\nNote: {}.\n"],
+        ),
+        (
+            "simpletom",
+            "official_cot",
+            "k_aware",
+            [
+                "Help.",
+                'Answer with (A) or (B).\n\nT.\n\nQ: Q? \n(A) Yes \n(B) No\n\nThink first, say  "(A)" or "(B)"\n',
+            ],
+        ),
     ],
-)  # fmt: skip
+)
 def test_prompts_of_other_protocols_are_in_the_authors_words(tmp_path, name, protocol, id, messages):
     """Of two calls, the second one: it repeats the first with the reply "It {x}" behind it."""
     content, task = content_of(name, checkout(tmp_path, name)), get_task(name)
@@ -349,27 +404,45 @@ PROMPTS, UTILS, CLIENT = "prompts.py", "src/utils.py", "client_eval.py"
 @pytest.mark.parametrize(
     ("name", "changed", "reason"),
     [
-        ("tombench", {PROMPTS: TOMBENCH.replace("SystemEvaluatePrompt_zh =", "System_zh =")},
-         "prompts.py: 'SystemEvaluatePrompt_zh' has 0 texts instead of 1"),
-        ("tombench", {PROMPTS: TOMBENCH.replace("{choice_d}", "{choice_e}")},
-         "prompts.py: 'UserEvaluatePrompt4Choices_en' has the field 'choice_e'"),
-        ("tombench", {PROMPTS: TOMBENCH.replace(" D. {choice_d}", "")},
-         "prompts.py: 'UserEvaluatePrompt4Choices_en' has no field 'choice_d'"),
+        (
+            "tombench",
+            {PROMPTS: TOMBENCH.replace("SystemEvaluatePrompt_zh =", "System_zh =")},
+            "prompts.py: 'SystemEvaluatePrompt_zh' has 0 texts instead of 1",
+        ),
+        (
+            "tombench",
+            {PROMPTS: TOMBENCH.replace("{choice_d}", "{choice_e}")},
+            "prompts.py: 'UserEvaluatePrompt4Choices_en' has the field 'choice_e'",
+        ),
+        (
+            "tombench",
+            {PROMPTS: TOMBENCH.replace(" D. {choice_d}", "")},
+            "prompts.py: 'UserEvaluatePrompt4Choices_en' has no field 'choice_d'",
+        ),
         ("tombench", {PROMPTS: TOMBENCH.replace("{choice_d}", "{choice_d")}, "'UserEvaluatePrompt4Choices_en'"),
         ("tombench", {PROMPTS: "x = ("}, "prompts.py: cannot be read (SyntaxError"),
         ("tombench", {PROMPTS: "x = 1\0"}, "prompts.py: cannot be read ("),
         ("tombench", {PROMPTS: "-" * 100_000 + "1"}, "prompts.py: cannot be read ("),
         ("emobench", {"src/configs/prompts.yaml": "sys: ["}, "prompts.yaml: cannot be read (ParserError"),
         ("emobench", {"src/configs/prompts.yaml": "- sys"}, "prompts.yaml: 'sys.en' has 0 texts instead of 1"),
-        ("emobench", {UTILS: EMOBENCH_FORMAT.replace("def get_", "def give_")},
-         "utils.py: 'get_response_format.res_format' has 0 texts"),
-        ("motivebench", {CLIENT: MOTIVEBENCH.replace("question_2 = \"What? ", "question_4 = \"What? ")},
-         "client_eval.py: 'load_questions.question_2' has 1 texts instead of 2"),
-        ("motivebench", {CLIENT: MOTIVEBENCH.replace(' + "\\nOf: " + str(moved(item["O 1"], order))', "")},
-         "client_eval.py: 'load_questions.question_1' has 1 fields instead of 2"),
+        (
+            "emobench",
+            {UTILS: EMOBENCH_FORMAT.replace("def get_", "def give_")},
+            "utils.py: 'get_response_format.res_format' has 0 texts",
+        ),
+        (
+            "motivebench",
+            {CLIENT: MOTIVEBENCH.replace('question_2 = "What? ', 'question_4 = "What? ')},
+            "client_eval.py: 'load_questions.question_2' has 1 texts instead of 2",
+        ),
+        (
+            "motivebench",
+            {CLIENT: MOTIVEBENCH.replace(' + "\\nOf: " + str(moved(item["O 1"], order))', "")},
+            "client_eval.py: 'load_questions.question_1' has 1 fields instead of 2",
+        ),
         ("hitom", {next(iter(MADE_UP["hitom"])): "Think.\nTale:\n"}, "order_0.txt: "),
     ],
-)  # fmt: skip
+)
 def test_a_text_that_moved_is_one_line(tmp_path, capsys, name, changed, reason):
     code, said = run(checkout(tmp_path, name, **changed), name, tmp_path / "out.json", capsys)
     assert (code, said.out) == (2, "")

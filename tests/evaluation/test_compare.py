@@ -31,9 +31,13 @@ def script(*arguments) -> int:
 def row(number: int, twins: int = 0, answer: str = "B") -> dict:
     twin = {"twin_id": f"t{number // twins}"} if twins else {}
     return {
-        "id": f"q{number}", "story": f"Story {number}.", "question": f"Where is it in {number}?",
-        "options": ["box", "bag"], "answer": answer, **twin,
-    }  # fmt: skip
+        "id": f"q{number}",
+        "story": f"Story {number}.",
+        "question": f"Where is it in {number}?",
+        "options": ["box", "bag"],
+        "answer": answer,
+        **twin,
+    }
 
 
 @pytest.fixture
@@ -80,26 +84,36 @@ def test_wording_decoding_and_sotopias_players_that_differ_are_named(evaluation)
     folders = [evaluation("a", BEFORE), evaluation("b", AFTER)]
     drawn = {"temperature": 0.0, "repetition_penalty": 1.05}
     of_a = {
-        "config": {}, "commit": "abc", "wording": {"hitom": "own wording", "simpletom": "12"},
+        "config": {},
+        "commit": "abc",
+        "wording": {"hitom": "own wording", "simpletom": "12"},
         "details": {
             "motivebench": {"decoding": {"official": drawn, "social_r1": drawn}},
             "sotopia": {
-                "rules": "0.1.4", "tested": {"model": "a"}, "partner": {"model": "p", "temperature": 0.7},
-                "judge": {"model": "j"}, "tokens": 5,
+                "rules": "0.1.4",
+                "tested": {"model": "a"},
+                "partner": {"model": "p", "temperature": 0.7},
+                "judge": {"model": "j"},
+                "tokens": 5,
             },
         },
-    }  # fmt: skip
+    }
     of_b = {
-        "config": {}, "commit": "def", "wording": {"hitom": "34", "emobench": "56"},
+        "config": {},
+        "commit": "def",
+        "wording": {"hitom": "34", "emobench": "56"},
         "details": {
             "motivebench": {"decoding": {"official": drawn | {"repetition_penalty": 1.0}}},
             "sotopia": {
-                "rules": "head", "tested": {"model": "b"}, "partner": {"model": "p", "temperature": 1.0},
-                "judge": {"model": "k"}, "tokens": 5,
+                "rules": "head",
+                "tested": {"model": "b"},
+                "partner": {"model": "p", "temperature": 1.0},
+                "judge": {"model": "k"},
+                "tokens": 5,
             },
             "hitom": None,
         },
-    }  # fmt: skip
+    }
     for folder, content in zip(folders, (of_a, of_b), strict=True):
         (folder / "results.json").write_text(json.dumps(content))
     found = compare(*map(str, folders))
@@ -154,9 +168,15 @@ def test_a_comparison_of_single_items_by_hand(evaluation):
     assert figures["verdict"] == "+12.5 points, 95 % interval -6 to +31: not a difference yet"
     assert [one["id"] for one in found["changed"]] == [f"q{i}" for i in (*range(7, 16), *range(32, 36))]
     assert found["changed"][0] == {
-        "id": "q7", "change": "wrong to right", "answer_a": "A", "answer_b": "B", "gold": "B", "value_a": 0.0,
-        "value_b": 1.0, "question": "Where is it in 7?",
-    }  # fmt: skip
+        "id": "q7",
+        "change": "wrong to right",
+        "answer_a": "A",
+        "answer_b": "B",
+        "gold": "B",
+        "value_a": 0.0,
+        "value_b": 1.0,
+        "question": "Where is it in 7?",
+    }
     assert found["chance"] == 0.5
     assert found["best_rule_accuracy"] == 1.0  # B is always right
 
@@ -184,7 +204,7 @@ def test_twins_are_one_cluster_and_count_as_pairs(evaluation):
         ([0] * 30, [1] * 20 + [0] * 10, range(30), "+66.7 points, 95 % interval +49 to +85: the second is better"),
         ([0] * 999, [1] * 20 + [0] * 979, range(999), "+2.0 points, 95 % interval +1.1 to +2.9: the second is better"),
     ],
-)  # fmt: skip
+)
 def test_verdicts(a, b, clusters, verdict):
     assert difference_figures(a, b, [str(one) for one in clusters])["verdict"] == verdict
 
@@ -202,9 +222,14 @@ def test_items_without_a_grade_or_in_one_run_alone_are_left_out_and_counted(eval
 
 def response(number: int, step: int, right: bool, phase: str = "eval") -> dict:
     return {
-        "phase": phase, "step": step, "set": "heldout", "sample": 0, **row(number),
-        "response": f"<think>hm</think><Answer>{'B' if right else 'A'}</Answer>", "terms": {"outcome": float(right)},
-    }  # fmt: skip
+        "phase": phase,
+        "step": step,
+        "set": "heldout",
+        "sample": 0,
+        **row(number),
+        "response": f"<think>hm</think><Answer>{'B' if right else 'A'}</Answer>",
+        "terms": {"outcome": float(right)},
+    }
 
 
 @pytest.fixture
@@ -218,9 +243,7 @@ def run(tmp_path):
     return tmp_path / "run"
 
 
-@pytest.mark.parametrize(
-    ("first", "second", "change"), [("@0", "", (9, 4)), ("", "@0", (4, 9)), ("", "@2", (0, 0))]
-)  # fmt: skip
+@pytest.mark.parametrize(("first", "second", "change"), [("@0", "", (9, 4)), ("", "@0", (4, 9)), ("", "@2", (0, 0))])
 def test_a_runs_evaluations_are_compared(run, first, second, change):
     part = compare(f"{run}{first}", f"{run}{second}")["comparisons"]["heldout"]
     assert (part["wrong_to_right"], part["right_to_wrong"]) == change

@@ -36,7 +36,7 @@ from socialr1_jax.evaluation.task import (
     Task,
     accuracy,
     mean_metric,
-)  # fmt: skip
+)
 from socialr1_jax.rewards.parsing import without_thoughts
 
 ITEMS = [{"id": str(i), "gold": "AB"[i % 2]} for i in range(10)]
@@ -44,16 +44,24 @@ score_main = runpy.run_path(str(Path(__file__).resolve().parents[2] / "scripts" 
 ASKS = {"official": "official", "official_cot": "official_cot", "social_r1": "social_r1 <Answer>"}
 TOY = Task(
     name="hitom",  # a name that the settings know
-    title="a toy", source="nowhere", licence="none",
+    title="a toy",
+    source="nowhere",
+    licence="none",
     load=lambda folder: Data(items=ITEMS, files={"toy.json": "0" * 64}),
     requests=lambda data, protocol, seed: [
-        Request(id=item["id"], item=item["id"], gold=item["gold"], meta={}, max_new_tokens=8,
-                messages=({"role": "user", "content": f"{ASKS[protocol]} {item['id']}"},))
+        Request(
+            id=item["id"],
+            item=item["id"],
+            gold=item["gold"],
+            meta={},
+            max_new_tokens=8,
+            messages=({"role": "user", "content": f"{ASKS[protocol]} {item['id']}"},),
+        )
         for item in data.items
     ],
     grade=lambda request, protocol, reply: Grade(reply[:1], float(reply[:1] == request.gold)),
     metrics=lambda graded, protocol: {"accuracy": accuracy(graded)},
-)  # fmt: skip
+)
 
 
 class Scripted:
@@ -348,10 +356,16 @@ def test_published_figures_stand_beside_comparable_ones_alone(toy, tmp_path, mon
 
 def test_what_was_not_asked_has_no_figure(toy):
     result = TaskResult(
-        task="hitom", shares=True, replies=0, status={"official": {"ok": 1.0}},
-        metrics={"official/accuracy": mean_metric([]), "official/first": Metric(1.0, 0.0, 8),
-                 "official/sets": Metric(0.0, math.nan, 0)},
-    )  # fmt: skip
+        task="hitom",
+        shares=True,
+        replies=0,
+        status={"official": {"ok": 1.0}},
+        metrics={
+            "official/accuracy": mean_metric([]),
+            "official/first": Metric(1.0, 0.0, 8),
+            "official/sets": Metric(0.0, math.nan, 0),
+        },
+    )
     assert headline_table([result])[1] == [["hitom", "official/accuracy", "–", "", "0", "none"]]
     assert figure_table(result)[1][1:] == [
         ["official/first", "1.0000", "0.6756 to 1.0000", "8"],
@@ -512,8 +526,9 @@ def test_a_column_with_a_value_for_each_question_is_refused(tmp_path):
     inner.write_text("".join(json.dumps(row) + "\n" for row in rows))
     config = EvaluateConfig(model="m", tasks=(str(inner),), by=("at.place",))
     assert [item["by"] for item in open_questions_task(str(inner), config)[1].items[:2]] == [
-        {"at.place": "0"}, {"at.place": "1"},
-    ]  # fmt: skip
+        {"at.place": "0"},
+        {"at.place": "1"},
+    ]
     task, data = open_questions_task(source, EvaluateConfig(model="m", tasks=(source,), **asks))
     messages = task.requests(data, "social_r1", 0)[7].messages
     assert [(one["role"], one["content"]) for one in messages] == [("system", "Be brief."), ("user", "s7 q")]
@@ -560,12 +575,16 @@ def test_a_benchmark_has_baselines_for_every_figure():
     """Of two stories with two questions of 2 and 4 options: the longest option is right in the first story alone."""
     requests = [
         card_request(
-            id=f"{story}{order}", item=story, story=f"Story {story}.", question="Which?", gold=gold,
+            id=f"{story}{order}",
+            item=story,
+            story=f"Story {story}.",
+            question="Which?",
+            gold=gold,
             options=["box", "a bag"] if order == 0 else ["one", "six", "fifteen", "two"],
             meta={"order": order, "length": 1, "deception": False},
         )
         for story, order, gold in (("x", 0, "B"), ("x", 1, "C"), ("y", 0, "A"), ("y", 1, "A"))
-    ]  # fmt: skip
+    ]
     assert [card_example(request).options[-1] for request in requests] == ["a bag", "two", "a bag", "two"]
     found = baselines(get_task("hitom"), requests, list(map(card_example, requests)))
     assert found["accuracy"].chance == pytest.approx((0.5 + 0.25) / 2)

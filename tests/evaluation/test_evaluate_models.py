@@ -52,9 +52,14 @@ def evaluated(data, output, *overrides):
 
 
 LOCAL = (
-    "max_new_tokens=6", "judge_tokens=6", "thinking_tokens=4", "temperature=0.8", "thinking=off", "num_samples=2",
+    "max_new_tokens=6",
+    "judge_tokens=6",
+    "thinking_tokens=4",
+    "temperature=0.8",
+    "thinking=off",
+    "num_samples=2",
     "allow_self=true",
-)  # fmt: skip
+)
 
 
 def test_a_model_here_answers_alike_in_every_batch_and_from_its_files(model, data, tmp_path, monkeypatch):
@@ -103,13 +108,17 @@ def test_continuations_are_answered_with_their_log_probs(model):
     message = {"role": "user", "content": "Reply with"}
     long = {"role": "user", "content": "turn " * respondent.positions}
     asked = [
-        Asked("a", (message,), 0, (0, 1), continuations=tails), Asked("b", (message,), 3),
+        Asked("a", (message,), 0, (0, 1), continuations=tails),
+        Asked("b", (message,), 3),
         Asked("c", (long,), 0, continuations=tails),
-    ]  # fmt: skip
+    ]
     replies = {(i, sample): reply for i, sample, reply in respondent.replies(asked)}
     assert {key: reply.finish_reason for key, reply in replies.items()} == {
-        (0, 0): "stop", (0, 1): "stop", (1, 0): "length", (2, 0): "too_long",
-    }  # fmt: skip
+        (0, 0): "stop",
+        (0, 1): "stop",
+        (1, 0): "length",
+        (2, 0): "too_long",
+    }
     prompt = respondent._tokenizer("Reply with")["input_ids"]
     for tail, value in zip(tails, json.loads(replies[0, 1].text), strict=True):
         tokens = respondent._tokenizer(f"Reply with{tail}")["input_ids"]
@@ -245,9 +254,15 @@ def server():
 def behind(server):
     url = f"http://127.0.0.1:{server.server_port}/v1"
     return (
-        "model=tested", f"base_url={url}", "partner=other", f"partner_url={url}", "judge=judging", f"judge_url={url}",
-        "tasks=sotopia", "retries=0",
-    )  # fmt: skip
+        "model=tested",
+        f"base_url={url}",
+        "partner=other",
+        f"partner_url={url}",
+        "judge=judging",
+        f"judge_url={url}",
+        "tasks=sotopia",
+        "retries=0",
+    )
 
 
 @pytest.mark.parametrize("refuses", [False, True])

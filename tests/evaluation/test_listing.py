@@ -143,9 +143,11 @@ def test_the_listing_says_what_is_here(tmp_path, cache, monkeypatch):
     assert "--output data/NAME/prompts.json" in text
 
     assert found["tombench"].splitlines() == [
-        "tombench: ToMBench", "  data      none", "  from      zhchen18/ToMBench @ 4f491f0 (its folder data)",
+        "tombench: ToMBench",
+        "  data      none",
+        "  from      zhchen18/ToMBench @ 4f491f0 (its folder data)",
         "  licence   MIT",
-    ]  # fmt: skip
+    ]
     assert "\n  data      all 100 questions, in val.jsonl\n  from " in found["tombench_hard"]
     assert "\n  data      none; an evaluation takes them from the hub data set" in found["simpletom"]
     assert "\n            allenai/SimpleToM\n" in found["simpletom"]

@@ -18,19 +18,44 @@ from socialr1_jax.evaluation.tasks import emobench_paper
 from socialr1_jax.evaluation.tasks.motivebench import MORE_ORDERS, ORDERS
 
 EU = {
-    "part": "EU", "qid": "1", "language": "en", "scenario": "Event {one}.", "subject": "Ana", "coarse_category": "c",
-    "emotion_choices": ["Joy & Pride", "Fear", "Anger", "Awe", "Shame", "Relief"], "emotion_label": "Fear",
-    "cause_choices": ["She lost", "She won", "It rained."], "cause_label": "She won",
-}  # fmt: skip
+    "part": "EU",
+    "qid": "1",
+    "language": "en",
+    "scenario": "Event {one}.",
+    "subject": "Ana",
+    "coarse_category": "c",
+    "emotion_choices": ["Joy & Pride", "Fear", "Anger", "Awe", "Shame", "Relief"],
+    "emotion_label": "Fear",
+    "cause_choices": ["She lost", "She won", "It rained."],
+    "cause_label": "She won",
+}
 EA = {
-    "part": "EA", "qid": "1", "language": "en", "scenario": "S", "subject": "Bo", "category": "Personal-Self",
-    "question type": "Action", "choices": ["Run", "Rest", "Call", "Hide"], "label": "Rest",
-}  # fmt: skip
+    "part": "EA",
+    "qid": "1",
+    "language": "en",
+    "scenario": "S",
+    "subject": "Bo",
+    "category": "Personal-Self",
+    "question type": "Action",
+    "choices": ["Run", "Rest", "Call", "Hide"],
+    "label": "Rest",
+}
 SAMPLE = {
-    "task": "socialiqa", "protocol": "social_r1", "id": "1", "item": "1", "sample": 0, "status": "ok", "gold": "A",
-    "answer": "A", "value": 1.0, "reply": "<Answer>A</Answer>", "finish_reason": "stop", "tokens": 1,
-    "messages": [{"role": "user", "content": "q <Answer>"}], "meta": {},
-}  # fmt: skip
+    "task": "socialiqa",
+    "protocol": "social_r1",
+    "id": "1",
+    "item": "1",
+    "sample": 0,
+    "status": "ok",
+    "gold": "A",
+    "answer": "A",
+    "value": 1.0,
+    "reply": "<Answer>A</Answer>",
+    "finish_reason": "stop",
+    "tokens": 1,
+    "messages": [{"role": "user", "content": "q <Answer>"}],
+    "meta": {},
+}
 
 
 @pytest.mark.parametrize(
@@ -40,15 +65,26 @@ SAMPLE = {
         ("tombench_hard", {"official": GREEDY, "social_r1": GREEDY}),
         ("socialiqa", {"official": GREEDY, "likelihood": GREEDY, "social_r1": GREEDY}),
         ("simpletom", {"official": GREEDY, "official_cot": GREEDY, "social_r1": GREEDY}),
-        ("emobench", {**dict.fromkeys(("official", "official_cot"), Decoding(0.6)), "paper": Decoding(0.6, 0.9),
-                      "social_r1": GREEDY}),
-        ("motivebench", {**dict.fromkeys(("official", "official_cot", "official_18"), Decoding(0.0, 1.0, 1.05)),
-                         "social_r1": GREEDY}),
+        (
+            "emobench",
+            {
+                **dict.fromkeys(("official", "official_cot"), Decoding(0.6)),
+                "paper": Decoding(0.6, 0.9),
+                "social_r1": GREEDY,
+            },
+        ),
+        (
+            "motivebench",
+            {
+                **dict.fromkeys(("official", "official_cot", "official_18"), Decoding(0.0, 1.0, 1.05)),
+                "social_r1": GREEDY,
+            },
+        ),
         ("hitom", {"official": GREEDY, "official_vp": GREEDY, "social_r1": GREEDY}),
         ("tactfultom", {**dict.fromkeys(("official", "official_cot"), Decoding(0.2)), "social_r1": GREEDY}),
         ("fantom", {**dict.fromkeys(("official", "official_cot"), Decoding(0.0, 0.95)), "social_r1": GREEDY}),
     ],
-)  # fmt: skip
+)
 def test_each_protocol_has_its_authors_decoding(name, protocols):
     assert get_task(name).protocols == protocols
 
@@ -137,16 +173,31 @@ def test_the_cause_is_asked_with_the_emotion_of_the_reply(reply, letter, emotion
 @pytest.mark.parametrize(
     ("reply", "letter"),
     [
-        ("B", "B"), (" b. ", "B"), ("（C）", "C"), ("[c]", "C"), ("Answer: B", "B"), ("Option B", "B"), ("选项 C", "C"),
+        ("B", "B"),
+        (" b. ", "B"),
+        ("（C）", "C"),
+        ("[c]", "C"),
+        ("Answer: B", "B"),
+        ("Option B", "B"),
+        ("选项 C", "C"),
         ("(B) or (A)", "A"),  # of one form the first letter in alphabetical order
         ("[a] or (b)", "B"),  # of two forms the first of the table
         ("I feel: bad", "B"),  # ": b"
         ("(a)\n\n(b)\n", "B"),  # the last line with an answer
-        ("(b)\nThat is all", "B"), ("she won, I think", "B"), ("B: so", "B"), ("B so", ""), ("B]", ""),
+        ("(b)\nThat is all", "B"),
+        ("she won, I think", "B"),
+        ("B: so", "B"),
+        ("B so", ""),
+        ("B]", ""),
         ("it rained", ""),  # the option ends in a full stop, which the reply loses
-        ("g", ""), ("", ""), ("D", "D"), ("A(rest)", "A"), ("A (rest)", ""), ("**B**", ""),
+        ("g", ""),
+        ("", ""),
+        ("D", "D"),
+        ("A(rest)", "A"),
+        ("A (rest)", ""),
+        ("**B**", ""),
     ],
-)  # fmt: skip
+)
 def test_the_paper_reads_the_last_line_with_an_answer(reply, letter):
     found = emobench_paper._letter(reply, ["She lost", "She won", "It rained."], {"part": "EU", "language": "en"})
     assert found == letter
@@ -216,9 +267,16 @@ def test_vp_rows_stand_apart_with_their_label_conflicts(tmp_path):
 
     def row(sample, order, kind, answer, story="1 Ann came."):
         return {
-            "prompting_type": kind, "deception": False, "story_length": 1, "question_order": order,
-            "sample_id": sample, "story": story, "question": f"Q{order}?", "choices": choices, "answer": answer,
-        }  # fmt: skip
+            "prompting_type": kind,
+            "deception": False,
+            "story_length": 1,
+            "question_order": order,
+            "sample_id": sample,
+            "story": story,
+            "question": f"Q{order}?",
+            "choices": choices,
+            "answer": answer,
+        }
 
     rows = [row(i, i, "CoTP", "place_a", "1 Ann came.\n***" if i == 2 else "1 Ann came.") for i in range(5)]
     vps = [row(9 + i, i, "VP", "place_b" if i > 2 else "place_a", "Be brief.\n1 Ann came.") for i in range(5)]

@@ -29,18 +29,27 @@ real = pytest.mark.skipif(not REAL.exists(), reason="no benchmark files here")
 
 def agent(name, **more):
     words = {
-        "id": name.lower(), "name": f"{name} Stone", "age": 41, "occupation": "Night Porter", "gender": "Woman",
-        "pronouns": "She/her", "public_info": f"{name} keeps bees.", "personality": f"{name} is blunt.",
+        "id": name.lower(),
+        "name": f"{name} Stone",
+        "age": 41,
+        "occupation": "Night Porter",
+        "gender": "Woman",
+        "pronouns": "She/her",
+        "public_info": f"{name} keeps bees.",
+        "personality": f"{name} is blunt.",
         "secret": f"{name} owes a debt.",
-    }  # fmt: skip
+    }
     return Agent(**(words | more))
 
 
 def setting(relationship=3, tested=0, seed=0, number=0, rules="0.1.4", **more):
     words = {
-        "id": f"s{number}", "codename": f"code{number}", "text": "They share a taxi.",
-        "goals": ("Get out first", "Pay <extra_info>half, of 30</extra_info> at most"), "relationship": relationship,
-    }  # fmt: skip
+        "id": f"s{number}",
+        "codename": f"code{number}",
+        "text": "They share a taxi.",
+        "goals": ("Get out first", "Pay <extra_info>half, of 30</extra_info> at most"),
+        "relationship": relationship,
+    }
     pair = Pair(Scenario(**(words | more)), (agent("Ada"), agent("Bo")))
     return Setting(pair=pair, tested=tested, seed=seed, rules=rules)
 
@@ -78,9 +87,13 @@ def prompt(episode):
 )
 def test_what_is_seen_of_another(relationship, seen):
     facts = {
-        "name": "Bo Stone", "age": "41", "job": "night porter", "public": "keeps bees", "personality": "Bo is blunt",
+        "name": "Bo Stone",
+        "age": "41",
+        "job": "night porter",
+        "public": "keeps bees",
+        "personality": "Bo is blunt",
         "secret": "owes a debt",
-    }  # fmt: skip
+    }
     text = seen_of(agent("Bo"), relationship)
     assert [name for name, fact in facts.items() if fact in text] == seen.split()
     assert all(fact in own_profile(agent("Bo")) for fact in facts.values())
@@ -158,11 +171,16 @@ def test_tags(raw, agent_0, agent_1, environment):
         ('{"argument": "Hi"}', None),
         ('[{"action_type": "shout"}, 3]', None),
         ('{"action_type": "speak", "argument": "cut', None),
-        ("", None), ("null", None), ("Hello!", None), ("NaN", None), ("[" * 5000, None), ('{"a":' * 50_000, None),
+        ("", None),
+        ("null", None),
+        ("Hello!", None),
+        ("NaN", None),
+        ("[" * 5000, None),
+        ('{"a":' * 50_000, None),
         ("{" * 500_000, None),
     ],
     ids=lambda value: repr(value)[:30],
-)  # fmt: skip
+)
 def test_how_a_reply_is_read(text, found):
     assert parse_action(text) == found
 
@@ -185,14 +203,18 @@ def test_a_transcript_by_hand():
     for number, reply in enumerate(replies):
         assert (episode.ended, episode.agent, len(episode.turns)) == ("", number % 2, number)
         episode = episode.after(reply)
-    assert prompt(episode).partition("so far:\n")[2].startswith(
-        'Turn #0: Ada Stone said: "Hello."\n'
-        "Turn #1: Bo Stone did nothing\n"
-        "Turn #2: Ada Stone [action] opens a window\n"
-        "Turn #3: Bo Stone did nothing\n"
-        "Turn #4: Ada Stone [non-verbal communication] nods\n\n"
-        "You are Bo Stone, and it is turn #5."
-    )  # fmt: skip
+    assert (
+        prompt(episode)
+        .partition("so far:\n")[2]
+        .startswith(
+            'Turn #0: Ada Stone said: "Hello."\n'
+            "Turn #1: Bo Stone did nothing\n"
+            "Turn #2: Ada Stone [action] opens a window\n"
+            "Turn #3: Bo Stone did nothing\n"
+            "Turn #4: Ada Stone [non-verbal communication] nods\n\n"
+            "You are Bo Stone, and it is turn #5."
+        )
+    )
     episode = episode.after(Reply('{"action_type": "leave"}', truncated=True))
     assert episode.ended == "left"
     assert episode.transcript().partition("The conversation:\n")[2] == (
@@ -244,7 +266,7 @@ any_reply = st.one_of(
     st.sampled_from(["", "{", "null", "[]", '{"action_type": "leave"', "x" * 100_000, '{"action_type":' * 3000]),
     st.fixed_dictionaries({"action_type": json_values, "argument": json_values}).map(json.dumps),
     st.builds(lambda kind, said: act(kind, said).text, st.sampled_from(ACTIONS), st.text()),
-)  # fmt: skip
+)
 
 
 @settings(max_examples=150, deadline=None)
@@ -278,11 +300,19 @@ def written(folder, **more):
     """Two scenarios, the second one hard, each with the same pair of agents."""
     people = [
         {
-            "agent_id": one, "first_name": one, "last_name": "S", "age": 30, "occupation": "Cook", "gender": "Man",
-            "gender_pronoun": "He/him", "public_info": "x", "personality_and_values": "y", "secret": "z",
+            "agent_id": one,
+            "first_name": one,
+            "last_name": "S",
+            "age": 30,
+            "occupation": "Cook",
+            "gender": "Man",
+            "gender_pronoun": "He/him",
+            "public_info": "x",
+            "personality_and_values": "y",
+            "secret": "z",
         }
         for one in ("a", "b")
-    ]  # fmt: skip
+    ]
     scenarios = [
         {"env_id": one, "codename": name, "scenario": "s", "agent_goals": ["g", "h"], "relationship": "2"}
         for one, name in (("e", "Mutual_1"), ("f", "craigslist_2"))

@@ -18,9 +18,14 @@ from socialr1_jax.evaluation.sotopia.speakers import Reply
 
 KINDS = ["none", "speak", "non-verbal communication", "action", "leave"]
 LIMITS = {
-    "believability": (0, 10), "relationship": (-5, 5), "knowledge": (0, 10), "secret": (-10, 0),
-    "social_rules": (-10, 0), "financial_and_material_benefits": (-5, 5), "goal": (0, 10),
-}  # fmt: skip
+    "believability": (0, 10),
+    "relationship": (-5, 5),
+    "knowledge": (0, 10),
+    "secret": (-10, 0),
+    "social_rules": (-10, 0),
+    "financial_and_material_benefits": (-5, 5),
+    "goal": (0, 10),
+}
 
 
 def a_reply(draw):

@@ -178,9 +178,14 @@ def test_asked_to_stop(tmp_path):
     stop = Stop()
     with pytest.raises(Interrupted):
         play(
-            SETTINGS, Scripted(), Scripted(), tmp_path / "a.jsonl", run="r", stop=stop,
+            SETTINGS,
+            Scripted(),
+            Scripted(),
+            tmp_path / "a.jsonl",
+            run="r",
+            stop=stop,
             on_end=lambda _: setattr(stop, "asked", True),
-        )  # fmt: skip
+        )
     assert len(read_episodes(tmp_path / "a.jsonl")) < 12
     play(SETTINGS, Scripted(), Scripted(), tmp_path / "a.jsonl", run="r")
     assert len(lines(tmp_path / "a.jsonl")) == 12

@@ -285,7 +285,7 @@ T0: Ada Stone _spoke: "Say "a" {{b}}."
 .
 At 1: none speak non-verbal communication action leave.
 As {ACTION_HEAD}"type": "object"}}""",
-}  # fmt: skip
+}
 
 
 @both
@@ -381,20 +381,45 @@ MESSAGES_FILE, JUDGE_FILE = "sotopia/messages/message_classes.py", "sotopia/envs
 @pytest.mark.parametrize(
     ("rules", "file", "old", "new", "reason"),
     [
-        ("0.1.4", MESSAGES_FILE, "class Observation", "class Seen",
-         "'Observation.to_natural_language.return' has 0 texts instead of 2"),
+        (
+            "0.1.4",
+            MESSAGES_FILE,
+            "class Observation",
+            "class Seen",
+            "'Observation.to_natural_language.return' has 0 texts instead of 2",
+        ),
         ("0.1.4", MESSAGES_FILE, '(description="a kind")', "()", "'AgentAction.description' has 1 texts instead of 2"),
         ("0.1.4", JUDGE_FILE, '    """Made up"""', "    pass", "'SotopiaDimensions.__doc__' has 0 texts instead of 1"),
-        ("0.1.4", "sotopia/generation_utils/generate.py", "At {turn_number}", "At {turn}",
-         "'agenerate_action.template' has the field 'turn', which is none of agent, history, turn_number"),
-        ("head", MESSAGES_FILE, "backgrounds_text += ", "text += ",
-         "'ScriptBackground.to_natural_language.backgrounds_text' has 0 texts instead of 2"),
-        ("head", "sotopia/envs/parallel.py", "def _process_incoming_actions", "def _process",
-         "'_process_incoming_actions.message' has 0 texts instead of 1"),
-        ("head", "sotopia/database/evaluation_dimensions.py", "class NegativeReasoningScore", "class Negative",
-         "'NegativeReasoningScore.description' has 0 texts instead of 2"),
+        (
+            "0.1.4",
+            "sotopia/generation_utils/generate.py",
+            "At {turn_number}",
+            "At {turn}",
+            "'agenerate_action.template' has the field 'turn', which is none of agent, history, turn_number",
+        ),
+        (
+            "head",
+            MESSAGES_FILE,
+            "backgrounds_text += ",
+            "text += ",
+            "'ScriptBackground.to_natural_language.backgrounds_text' has 0 texts instead of 2",
+        ),
+        (
+            "head",
+            "sotopia/envs/parallel.py",
+            "def _process_incoming_actions",
+            "def _process",
+            "'_process_incoming_actions.message' has 0 texts instead of 1",
+        ),
+        (
+            "head",
+            "sotopia/database/evaluation_dimensions.py",
+            "class NegativeReasoningScore",
+            "class Negative",
+            "'NegativeReasoningScore.description' has 0 texts instead of 2",
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_text_that_moved_is_one_line(tmp_path, capsys, rules, file, old, new, reason):
     assert old in FILES[rules][file]
     folder = checkout(tmp_path, rules, **{file: FILES[rules][file].replace(old, new)})

@@ -22,17 +22,30 @@ CAUSES = ["She lost", "She left", "She won", "It rained"]
 
 def eu(qid, language="en", category="complex_emotions", emotion="Joy", cause="She won", **more):
     return {
-        "qid": qid, "language": language, "coarse_category": category, "finegrained_category": "faux_pas",
-        "scenario": f"Scenario {qid}.", "subject": "Ana", "emotion_choices": EMOTIONS,
-        "emotion_label": emotion, "cause_choices": CAUSES, "cause_label": cause,
-    } | more  # fmt: skip
+        "qid": qid,
+        "language": language,
+        "coarse_category": category,
+        "finegrained_category": "faux_pas",
+        "scenario": f"Scenario {qid}.",
+        "subject": "Ana",
+        "emotion_choices": EMOTIONS,
+        "emotion_label": emotion,
+        "cause_choices": CAUSES,
+        "cause_label": cause,
+    } | more
 
 
 def ea(qid, language="en", category="Personal-Self", kind="Action", label="Rest", **more):
     return {
-        "qid": qid, "language": language, "category": category, "question type": kind, "scenario": f"Event {qid}.",
-        "subject": "Bo", "choices": ["Run", "Shout", "Call Cy", "Rest"], "label": label,
-    } | more  # fmt: skip
+        "qid": qid,
+        "language": language,
+        "category": category,
+        "question type": kind,
+        "scenario": f"Event {qid}.",
+        "subject": "Bo",
+        "choices": ["Run", "Shout", "Call Cy", "Rest"],
+        "label": label,
+    } | more
 
 
 def written(folder, eu_rows, ea_rows):
@@ -150,9 +163,12 @@ def test_the_figures_by_hand(folder):
     """EU: 1 of 2 both right, emotions 2 of 2, causes 1 of 2; EA: 1 of 1; the mean is 0.75."""
     asked = TASK.requests(TASK.load(folder), "official", 0)
     replies = [
-        '{"answer_q1": "B", "answer_q2": "C"}', '{"answer": "D"}', '{"answer_q1": "B", "answer_q2": "A"}',
-        "nothing", '{"answer": "A"}',
-    ]  # fmt: skip
+        '{"answer_q1": "B", "answer_q2": "C"}',
+        '{"answer": "D"}',
+        '{"answer_q1": "B", "answer_q2": "A"}',
+        "nothing",
+        '{"answer": "A"}',
+    ]
     graded = [Graded(one, TASK.grade(one, "official", reply)) for one, reply in zip(asked, replies, strict=True)]
     found = TASK.metrics(graded, "official")
     assert next(iter(found)) == "ours/mean_en"
@@ -184,8 +200,9 @@ def test_agrees_with_an_oracle_on_random_replies(tmp_path):
     categories = ["complex_emotions", "emotional_cues"]
     eu_rows = [
         eu(str(i), language, draw.choice(categories), draw.choice(EMOTIONS), draw.choice(CAUSES))
-        for language in ("en", "zh") for i in range(250)
-    ]  # fmt: skip
+        for language in ("en", "zh")
+        for i in range(250)
+    ]
     ea_rows = [ea(str(i), lang, label=draw.choice(ea("0")["choices"])) for lang in ("en", "zh") for i in range(250)]
     asked = TASK.requests(TASK.load(written(tmp_path, eu_rows, ea_rows)), "official", 0)
     golds = {
@@ -199,9 +216,17 @@ def test_agrees_with_an_oracle_on_random_replies(tmp_path):
         keys = ["answer_q1", "answer_q2"] if two else ["answer"]
         letters = [draw.choice(["ABCDEF"[place], draw.choice("ABCDEF")]) for place in golds[one.id]]
         pairs = [f'"{key}": "{letter}"' for key, letter in zip(keys, letters, strict=True)]
-        reply = draw.choice([
-            "{%s}", "```json\n{%s}\n```", "I think:\n```\n{ %s }\n```", "{%s", "%s", '{"reasoning": "hm", %s}', "{%s,}",
-        ]) % ", ".join(pairs[: draw.choice([1, 2, 2, 2])])  # fmt: skip
+        reply = draw.choice(
+            [
+                "{%s}",
+                "```json\n{%s}\n```",
+                "I think:\n```\n{ %s }\n```",
+                "{%s",
+                "%s",
+                '{"reasoning": "hm", %s}',
+                "{%s,}",
+            ]
+        ) % ", ".join(pairs[: draw.choice([1, 2, 2, 2])])
         graded.append(Graded(one, TASK.grade(one, "official", reply)))
         block = re.fullmatch(r"(?:```json\n)?\{([^{}]*[^{},])\}(?:\n```)?", reply)
         read = dict(re.findall(r'"(answer\w*)": "(.)"', block.group(1))) if block else {}

@@ -22,9 +22,15 @@ real = pytest.mark.skipif(not REAL.exists(), reason="no benchmark files here")
 
 
 def one_set(
-    set_id="0-0-0", access="inaccessible", beliefs=(("inaccessible", "first-order"),),
-    binaries=("no", "yes", "no:long"), right=("Ana", "Bo"), wrong=("Cy",), fact="The old cat.", short="Ana: Hi.\n",
-):  # fmt: skip
+    set_id="0-0-0",
+    access="inaccessible",
+    beliefs=(("inaccessible", "first-order"),),
+    binaries=("no", "yes", "no:long"),
+    right=("Ana", "Bo"),
+    wrong=("Cy",),
+    fact="The old cat.",
+    short="Ana: Hi.\n",
+):
     listed = {"question": "List them.", "correct_answer": right and list(right), "wrong_answer": right and list(wrong)}
     names = ("Cy", "Ana", "Di", "Bo", "Ed")
     people = [
@@ -32,17 +38,25 @@ def one_set(
         for name, answer in zip(names, binaries, strict=False)
     ]
     return {
-        "set_id": set_id, "full_context": "Di: Bye.\nAna: Hi.", "short_context": short,
+        "set_id": set_id,
+        "full_context": "Di: Bye.\nAna: Hi.",
+        "short_context": short,
         "factQA": {"question": "Whose pet?", "correct_answer": fact},
         "beliefQAs": [
-            {"question": f"What does Cy believe {i}?", "tom_type": kind, "correct_answer": f"Cy knows {i}",
-             "wrong_answer": f"Cy wonders {i}", "missed_info_accessibility": its}
+            {
+                "question": f"What does Cy believe {i}?",
+                "tom_type": kind,
+                "correct_answer": f"Cy knows {i}",
+                "wrong_answer": f"Cy wonders {i}",
+                "missed_info_accessibility": its,
+            }
             for i, (its, kind) in enumerate(beliefs)
         ],
         "answerabilityQA_list": listed | {"missed_info_accessibility": access},
         "infoAccessibilityQA_list": listed | {"missed_info_accessibility": access},
-        "answerabilityQAs_binary": people, "infoAccessibilityQAs_binary": people,
-    }  # fmt: skip
+        "answerabilityQAs_binary": people,
+        "infoAccessibilityQAs_binary": people,
+    }
 
 
 def written(folder, sets, name="fantom_v1_recovered.json"):
@@ -79,9 +93,15 @@ def test_prompts_by_hand(tmp_path):
     asked = asked_of(tmp_path, [one_set()])
     text = {id.removeprefix("short/0-0-0/"): one.messages[0]["content"] for id, one in asked.items()}
     assert list(text)[:8] == [
-        "fact", "belief_dist-0", "belief_choice-0", "answerability_list", "answerability_binary-0",
-        "answerability_binary-1", "info_list", "info_binary-0",
-    ]  # fmt: skip
+        "fact",
+        "belief_dist-0",
+        "belief_choice-0",
+        "answerability_list",
+        "answerability_binary-0",
+        "answerability_binary-1",
+        "info_list",
+        "info_binary-0",
+    ]
     assert text["fact"] == "Ana: Hi.\n\nQuestion: Whose pet?\nAnswer:"
     assert text["belief_dist-0"] == "Ana: Hi.\n\nQuestion: What does Cy believe 0?\nAnswer:"
     assert text["answerability_list"] == "Ana: Hi.\n\nTarget: Whose pet?\nQuestion: List them.\nAnswer:"
@@ -128,9 +148,11 @@ def test_with_the_full_context_somebody_always_missed_it(tmp_path):
 
 def test_null_fields_are_skipped_and_counted(tmp_path):
     sets = [
-        one_set("0-0-0"), one_set("0-0-1", fact=None), one_set("1-0-0", right=None, binaries=(None, "yes")),
+        one_set("0-0-0"),
+        one_set("0-0-1", fact=None),
+        one_set("1-0-0", right=None, binaries=(None, "yes")),
         one_set("2-0-0", short=None),
-    ]  # fmt: skip
+    ]
     data = TASK.load(written(tmp_path, sets))
     notes = " ".join(data.notes)
     assert "4 of 870 sets" in notes
@@ -153,11 +175,25 @@ def test_null_fields_are_skipped_and_counted(tmp_path):
 @pytest.mark.parametrize(
     ("reply", "right"),
     [
-        ("(g) text", 1), ("g) text", 1), ("g.", 1), ("g: x", 1), ("g, x", 1), ("g", 1), ("G", 1), ("It is (g).", 1),
-        ("(o) or (g)", 1), ("o", 0), ("(o)", 0), ("g text", None), ("", None), ("It is g)", None), ("x Answer: g", 1),
-        ("(g) no. Answer: o", 0), ("Choose an answer from above: g", 1),
+        ("(g) text", 1),
+        ("g) text", 1),
+        ("g.", 1),
+        ("g: x", 1),
+        ("g, x", 1),
+        ("g", 1),
+        ("G", 1),
+        ("It is (g).", 1),
+        ("(o) or (g)", 1),
+        ("o", 0),
+        ("(o)", 0),
+        ("g text", None),
+        ("", None),
+        ("It is g)", None),
+        ("x Answer: g", 1),
+        ("(g) no. Answer: o", 0),
+        ("Choose an answer from above: g", 1),
     ],
-)  # fmt: skip
+)
 def test_choice_replies(last, reply, right):
     gold, other = ("b", "a") if last else ("a", "b")
     one = Request(id="q", item="i", messages=(), gold=gold, meta={"kind": "belief_choice"})
@@ -170,13 +206,27 @@ def test_choice_replies(last, reply, right):
 @pytest.mark.parametrize(
     ("reply", "answer"),
     [
-        ("Yes", "yes"), ("yes, she does", "yes"), ("true", "yes"), ("Well, yes.", "yes"), ("I say yes, he does", "yes"),
-        ("Cy knows it", "yes"), ("No", "no"), ("False.", "no"), ("I think no.", "no"), ("Cy does not know it", "no"),
-        ("Cy doesn't know it", "no"), ("No, but Bo knows it", "yes"), ("not sure", "no"),
-        ("'yes'", "yes"), ('"No"', "no"),
-        ("Cy", ""), ("", ""), ("Perhaps yes", ""), ("Answer: yes. Answer: no", "no"),
+        ("Yes", "yes"),
+        ("yes, she does", "yes"),
+        ("true", "yes"),
+        ("Well, yes.", "yes"),
+        ("I say yes, he does", "yes"),
+        ("Cy knows it", "yes"),
+        ("No", "no"),
+        ("False.", "no"),
+        ("I think no.", "no"),
+        ("Cy does not know it", "no"),
+        ("Cy doesn't know it", "no"),
+        ("No, but Bo knows it", "yes"),
+        ("not sure", "no"),
+        ("'yes'", "yes"),
+        ('"No"', "no"),
+        ("Cy", ""),
+        ("", ""),
+        ("Perhaps yes", ""),
+        ("Answer: yes. Answer: no", "no"),
     ],
-)  # fmt: skip
+)
 def test_binary_replies(tmp_path, reply, answer):
     one = asked_of(tmp_path, [one_set()])["short/0-0-0/info_binary-1"]
     assert TASK.grade(one, "official", reply) == Grade(answer, float(answer == "yes"))
@@ -185,11 +235,16 @@ def test_binary_replies(tmp_path, reply, answer):
 @pytest.mark.parametrize(
     ("reply", "answer", "value"),
     [
-        ("ANA and bo", "Ana, Bo", 1), ("Ana, Bo, Di", "Ana, Bo, Di", 1), ("Ana", "Ana", 0),
-        ("Ana, Bo, Cy", "Ana, Bo, Cy", 0), ("Ana, Bo, Nancy", "Ana, Bo, Cy", 0), ("nobody", "Bo", 0),
-        ("", "", 0), ("Cy? Answer: Ana, Bo", "Ana, Bo", 1),
+        ("ANA and bo", "Ana, Bo", 1),
+        ("Ana, Bo, Di", "Ana, Bo, Di", 1),
+        ("Ana", "Ana", 0),
+        ("Ana, Bo, Cy", "Ana, Bo, Cy", 0),
+        ("Ana, Bo, Nancy", "Ana, Bo, Cy", 0),
+        ("nobody", "Bo", 0),
+        ("", "", 0),
+        ("Cy? Answer: Ana, Bo", "Ana, Bo", 1),
     ],
-)  # fmt: skip
+)
 def test_list_replies_are_substrings(tmp_path, reply, answer, value):
     one = asked_of(tmp_path, [one_set()])["short/0-0-0/info_list"]
     assert TASK.grade(one, "official", reply) == Grade(answer, value)
@@ -307,9 +362,15 @@ def test_without_sentence_transformers_it_is_told(tmp_path, monkeypatch):
 def test_the_cards_protocol(tmp_path):
     asked = asked_of(tmp_path, [one_set()], "social_r1")
     assert [id for id in asked if id.startswith("short")] == [
-        f"short/0-0-0/{name}" for name in
-        ("belief_choice-0", "answerability_binary-0", "answerability_binary-1", "info_binary-0", "info_binary-1")
-    ]  # fmt: skip
+        f"short/0-0-0/{name}"
+        for name in (
+            "belief_choice-0",
+            "answerability_binary-0",
+            "answerability_binary-1",
+            "info_binary-0",
+            "info_binary-1",
+        )
+    ]
     choice, binary = asked["short/0-0-0/belief_choice-0"], asked["short/0-0-0/info_binary-0"]
     assert f"\n{choice.gold}. Cy knows 0\n" in choice.messages[0]["content"]
     assert "Information: Whose pet? The old cat.\nDoes Cy know?\nA. Yes\nB. No\n" in binary.messages[0]["content"]

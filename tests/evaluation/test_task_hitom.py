@@ -12,18 +12,37 @@ from socialr1_jax.evaluation.tasks.hitom import TASK
 REAL = Path(__file__).resolve().parents[3] / "shared" / "benchmarks" / "hitom"
 real = pytest.mark.skipif(not REAL.exists(), reason="no benchmark files here")
 PLACES = [
-    "blue_box", "red_box", "green_box", "blue_crate", "red_crate", "green_crate", "blue_bag", "red_bag", "green_bag",
-    "blue_treasure_chest", "red_treasure_chest", "green_jar", "red", "blue_jar", "box",
-]  # fmt: skip
+    "blue_box",
+    "red_box",
+    "green_box",
+    "blue_crate",
+    "red_crate",
+    "green_crate",
+    "blue_bag",
+    "red_bag",
+    "green_bag",
+    "blue_treasure_chest",
+    "red_treasure_chest",
+    "green_jar",
+    "red",
+    "blue_jar",
+    "box",
+]
 CHOICES = ", ".join(f"{letter}. {place}" for letter, place in zip("ABCDEFGHIJKLMNO", PLACES, strict=True))
 
 
 def row(sample, order, answer="red_box", length=1, deception=False, kind="CoTP", **more):
     return {
-        "prompting_type": kind, "deception": deception, "story_length": length, "question_order": order,
-        "sample_id": sample, "story": f"1 Story of {sample}.\n\n", "question": "Where is it?", "choices": CHOICES,
+        "prompting_type": kind,
+        "deception": deception,
+        "story_length": length,
+        "question_order": order,
+        "sample_id": sample,
+        "story": f"1 Story of {sample}.\n\n",
+        "question": "Where is it?",
+        "choices": CHOICES,
         "answer": answer,
-    } | more  # fmt: skip
+    } | more
 
 
 def block(length=1, deception=False, start=0, count=2, answers=PLACES):
@@ -80,23 +99,38 @@ def one(tmp_path_factory):
 @pytest.mark.parametrize(
     ("reply", "answer"),
     [
-        ("B", "red_box"), ("B. red_box\nBecause ...", "red_box"), ("Answer: (K)", "red_treasure_chest"),
-        ("**Answer:** B. red_box", "red_box"), ("B. blue_box", "red_box"), ("O", "box"), ("P", ""),
-        ("The answer is Z.", ""), ("I think it is in the red_box.", "red_box"), ("It is the Red Treasure Chest.",
-        "red_treasure_chest"), ("red_box or blue_box", ""), ("It is in a box.", "box"), ("redbox", ""), ("", ""),
-        ("bag_boxes", ""), ("All of it is red.", "red"),
-        ("She saw blue_bag, so the answer is N", "blue_jar"), ("I. green_bag", "green_bag"),
+        ("B", "red_box"),
+        ("B. red_box\nBecause ...", "red_box"),
+        ("Answer: (K)", "red_treasure_chest"),
+        ("**Answer:** B. red_box", "red_box"),
+        ("B. blue_box", "red_box"),
+        ("O", "box"),
+        ("P", ""),
+        ("The answer is Z.", ""),
+        ("I think it is in the red_box.", "red_box"),
+        ("It is the Red Treasure Chest.", "red_treasure_chest"),
+        ("red_box or blue_box", ""),
+        ("It is in a box.", "box"),
+        ("redbox", ""),
+        ("", ""),
+        ("bag_boxes", ""),
+        ("All of it is red.", "red"),
+        ("She saw blue_bag, so the answer is N", "blue_jar"),
+        ("I. green_bag", "green_bag"),
         # The answer first, then a blank line and the explanation, which decides nothing.
         ("B\n\nBen says the answer is C, but nobody trusts him.", "red_box"),
         ("B. red_box\n\nBen would say the answer is C. green_box.", "red_box"),
-        ("**Answer:** B\n\nBen's answer is C.", "red_box"), ("Answer:\n\nB\n\nThe answer is C for Ben.", "red_box"),
-        ("The answer is red_box.\n\nHe thinks it must be C.", "red_box"), ("B\n\n- A\n- C\nare both wrong", "red_box"),
+        ("**Answer:** B\n\nBen's answer is C.", "red_box"),
+        ("Answer:\n\nB\n\nThe answer is C for Ben.", "red_box"),
+        ("The answer is red_box.\n\nHe thinks it must be C.", "red_box"),
+        ("B\n\n- A\n- C\nare both wrong", "red_box"),
         ("It is in the red_box.\n\nBefore, it was in the blue_box.", "red_box"),
         ("Ben took it from the blue_box to the red_box.\n\nSo the answer is C.", "green_box"),
-        ("The answer is B.\n\nWait, he left before. The answer is C.", "green_box"), ("B\n\nC", ""),
+        ("The answer is B.\n\nWait, he left before. The answer is C.", "green_box"),
+        ("B\n\nC", ""),
         ("A. blue_box\n\nB. red_box\n\nThe answer is B.", "red_box"),
     ],
-)  # fmt: skip
+)
 def test_which_option_is_read(one, reply, answer):
     assert TASK.grade(one, "official", reply) == Grade(answer, float(answer == "red_box"))
 
@@ -126,13 +160,27 @@ def test_figures_by_hand(tmp_path, protocol):
     assert list(found)[:2] == ["accuracy", "joint"]
     values = {name: pytest.approx(one.value) for name, one in found.items()}
     assert values == {
-        "accuracy": 12 / 15, "joint": 6 / 15,
-        "order_0": 2 / 3, "order_1": 2 / 3, "order_2": 1, "order_3": 1, "order_4": 2 / 3,
-        "length_1": 9 / 10, "length_2": 3 / 5, "no_deception": 9 / 10, "deception": 3 / 5,
-        "joint/order_0": 2 / 3, "joint/order_1": 1 / 3, "joint/order_2": 1 / 3, "joint/order_3": 1 / 3,
-        "joint/order_4": 1 / 3, "joint/length_1": 6 / 10, "joint/length_2": 0, "joint/no_deception": 6 / 10,
+        "accuracy": 12 / 15,
+        "joint": 6 / 15,
+        "order_0": 2 / 3,
+        "order_1": 2 / 3,
+        "order_2": 1,
+        "order_3": 1,
+        "order_4": 2 / 3,
+        "length_1": 9 / 10,
+        "length_2": 3 / 5,
+        "no_deception": 9 / 10,
+        "deception": 3 / 5,
+        "joint/order_0": 2 / 3,
+        "joint/order_1": 1 / 3,
+        "joint/order_2": 1 / 3,
+        "joint/order_3": 1 / 3,
+        "joint/order_4": 1 / 3,
+        "joint/length_1": 6 / 10,
+        "joint/length_2": 0,
+        "joint/no_deception": 6 / 10,
         "joint/deception": 0,
-    }  # fmt: skip
+    }
     assert {one.n for name, one in found.items() if name.endswith("order_2")} == {3}
     assert found["accuracy"].n == 3
 
@@ -157,9 +205,20 @@ def test_agrees_with_an_oracle_on_random_replies(tmp_path):
     golds = {f"CoTP-{one['sample_id']}": one for one in rows}
     letters = dict(zip("ABCDEFGHIJKLMNO", PLACES, strict=True))
     with_letter = [
-        "{}", "({})", "**{}**", "{}. something", "Answer: {}", "the answer is ({}).", "Hm. So the answer is {}",
-        "Answer: C? No: the answer is {}", "\\boxed{{{}}}", "答案 answer: {}", "**Answer:** {} 😀", '"{}"', "[{}]",
-    ]  # fmt: skip
+        "{}",
+        "({})",
+        "**{}**",
+        "{}. something",
+        "Answer: {}",
+        "the answer is ({}).",
+        "Hm. So the answer is {}",
+        "Answer: C? No: the answer is {}",
+        "\\boxed{{{}}}",
+        "答案 answer: {}",
+        "**Answer:** {} 😀",
+        '"{}"',
+        "[{}]",
+    ]
     with_text = ["It is in the {}.", "{}", "le {} é", "“{}”", "I would look in {}, I think", "Ben\n{}\n"]
     silent = ["", "I do not know", "A story.", "P", "answer", "red_box blue_box", "(p)", "It is in the attic", "箱"]
     graded, table = [], {}
@@ -214,8 +273,10 @@ def test_bad_input_is_told(tmp_path):
         TASK.load(written(tmp_path, [*block(), row(99, 0)]))
     file = tmp_path / "Hi-ToM_data.json"
     for content, reason in [
-        ("[1]", "list instead of an object"), ('{"rows": []}', "no field 'data'"), ("{", "cannot be read as JSON"),
-    ]:  # fmt: skip
+        ("[1]", "list instead of an object"),
+        ('{"rows": []}', "no field 'data'"),
+        ("{", "cannot be read as JSON"),
+    ]:
         file.write_text(content)
         with pytest.raises(BenchmarkError, match=reason):
             TASK.load(tmp_path)

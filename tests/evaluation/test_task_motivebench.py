@@ -39,11 +39,16 @@ def written(folder, amazon, blog=None, persona=None, subset=".first25"):
 def test_loads_originals_and_subsets(tmp_path):
     data = TASK.load(written(tmp_path, [scenario(0), scenario(1)]))
     assert [(item["source"], item["idx"]) for item in data.items] == [
-        ("Amazon", 0), ("Amazon", 1), ("Blog", 0), ("Persona", 0),
-    ]  # fmt: skip
+        ("Amazon", 0),
+        ("Amazon", 1),
+        ("Blog", 0),
+        ("Persona", 0),
+    ]
     assert set(data.files) == {
-        "Amazon_questions.json", "Blog_questions.first25.json", "Persona_questions.first25.json",
-    }  # fmt: skip
+        "Amazon_questions.json",
+        "Blog_questions.first25.json",
+        "Persona_questions.first25.json",
+    }
     notes = " ".join(data.notes)
     assert "Persona: 1 of 100 scenarios" in notes
     assert "Blog_questions.first25.json is not the published file" in notes
@@ -85,12 +90,30 @@ def one(tmp_path_factory):
 @pytest.mark.parametrize(
     ("reply", "answer"),
     [
-        ("B", "B"), ("b", "B"), (" **B** ", "B"), ("'B'.", "B"), ("B. run", "B"), ("The answer is B", ""), ("", ""),
-        ("...", ""), ("Answer: B", "A"), ("G", ""), ("2", ""), ("answer: B", ""), ("assistant\n\nB", "B"),
-        (" assistant\n\nB", "A"), ("B. rest", "B"), ("**'B'**", ""), ("'**B**'", "B"), ("\"'B'\"", ""),
-        ("'\"B\"'.", "B"), ("\n.B", "B"), ("an E", "E"), ("Ｂ", ""),
+        ("B", "B"),
+        ("b", "B"),
+        (" **B** ", "B"),
+        ("'B'.", "B"),
+        ("B. run", "B"),
+        ("The answer is B", ""),
+        ("", ""),
+        ("...", ""),
+        ("Answer: B", "A"),
+        ("G", ""),
+        ("2", ""),
+        ("answer: B", ""),
+        ("assistant\n\nB", "B"),
+        (" assistant\n\nB", "A"),
+        ("B. rest", "B"),
+        ("**'B'**", ""),
+        ("'**B**'", "B"),
+        ("\"'B'\"", ""),
+        ("'\"B\"'.", "B"),
+        ("\n.B", "B"),
+        ("an E", "E"),
+        ("Ｂ", ""),
     ],
-)  # fmt: skip
+)
 def test_the_first_character_counts_after_some_are_taken_off(one, reply, answer):
     assert TASK.grade(one, "official", reply) == Grade(answer, float(answer == "B"))
 

@@ -21,9 +21,13 @@ OPTIONS = {"aware": ["Yes", "No"], "action": ["eat it", "throw it"], "judge": ["
 def row(story, end, key="A", **more):
     choices = {"text": OPTIONS[end], "label": ["A", "B"]}
     return {
-        "id": f"{story}_{end}", "story": f"Story {story}.", "question": f"Question {end}?", "scenario_name": "food",
-        "choices": choices, "answerKey": key,
-    } | more  # fmt: skip
+        "id": f"{story}_{end}",
+        "story": f"Story {story}.",
+        "question": f"Question {end}?",
+        "scenario_name": "food",
+        "choices": choices,
+        "answerKey": key,
+    } | more
 
 
 def written(folder, rows):
@@ -49,9 +53,13 @@ def test_stories_are_joined_by_id(tmp_path):
     assert set(data.files) == {f"{name}/test.jsonl" for name in FILES}
     found = [one for one in TASK.requests(data, "official", 0) if one.meta["set"] == "simpletom"]
     assert [(one.id, one.item, one.gold) for one in found] == [
-        ("s0_sev1_aware", "s0_sev1", "B"), ("s0_sev1_action", "s0_sev1", "A"), ("s0_sev1_judge", "s0_sev1", "A"),
-        ("s1_sev1_aware", "s1_sev1", "B"), ("s1_sev1_action", "s1_sev1", "B"), ("s1_sev1_judge", "s1_sev1", "A"),
-    ]  # fmt: skip
+        ("s0_sev1_aware", "s0_sev1", "B"),
+        ("s0_sev1_action", "s0_sev1", "A"),
+        ("s0_sev1_judge", "s0_sev1", "A"),
+        ("s1_sev1_aware", "s1_sev1", "B"),
+        ("s1_sev1_action", "s1_sev1", "B"),
+        ("s1_sev1_judge", "s1_sev1", "A"),
+    ]
     system, user = (message["content"] for message in found[0].messages)
     assert system == "You answer questions about short stories."
     assert "Story:\nStory s0_sev1.\n\nQuestion: Question aware?\n(A) Yes\n(B) No\n" in user
@@ -68,12 +76,29 @@ def one(tmp_path_factory):
 @pytest.mark.parametrize(
     ("reply", "answer"),
     [
-        ("(A)", "A"), ("(B)", "B"), ("(B), not (A)", "A"), ("Answer: (B)", "B"), ("The correct answer is (B) No", "B"),
-        ("ANSWER:B", "B"), ("(B because", "B"), ("(A or (B", ""), ("B", "B"), ("A or B", ""), ("No", ""), ("", ""),
-        ("Because", "B"), ("b", ""), ("(C)", ""), ("(C) (B)", "B"), ("B. Does not know", ""), ("A. Yes", "A"),
-        ("Answer", ""), ("（B）", "B"), ("B (A", "A"),
+        ("(A)", "A"),
+        ("(B)", "B"),
+        ("(B), not (A)", "A"),
+        ("Answer: (B)", "B"),
+        ("The correct answer is (B) No", "B"),
+        ("ANSWER:B", "B"),
+        ("(B because", "B"),
+        ("(A or (B", ""),
+        ("B", "B"),
+        ("A or B", ""),
+        ("No", ""),
+        ("", ""),
+        ("Because", "B"),
+        ("b", ""),
+        ("(C)", ""),
+        ("(C) (B)", "B"),
+        ("B. Does not know", ""),
+        ("A. Yes", "A"),
+        ("Answer", ""),
+        ("（B）", "B"),
+        ("B (A", "A"),
     ],
-)  # fmt: skip
+)
 def test_which_letter_is_read(one, reply, answer):
     assert TASK.grade(one, "official", reply) == Grade(answer, float(answer == "B"))
 
@@ -82,9 +107,13 @@ def test_figures_by_hand(tmp_path):
     """Story 0 all right; story 1 only the mental state, and once no answer; our controls all wrong."""
     asked = TASK.requests(TASK.load(stories(tmp_path, ["BAA", "BBA"])), "official", 0)
     replies = {
-        "s0_sev1_aware": "(B)", "s0_sev1_action": "(A)", "s0_sev1_judge": "(A)", "s1_sev1_aware": "B",
-        "s1_sev1_action": "none", "s1_sev1_judge": "(B)",
-    }  # fmt: skip
+        "s0_sev1_aware": "(B)",
+        "s0_sev1_action": "(A)",
+        "s0_sev1_judge": "(A)",
+        "s1_sev1_aware": "B",
+        "s1_sev1_action": "none",
+        "s1_sev1_judge": "(B)",
+    }
     graded = [
         Graded(one, TASK.grade(one, "official", replies.get(one.id, "(B)" if one.gold == "A" else "(A)")))
         for one in asked
@@ -93,11 +122,16 @@ def test_figures_by_hand(tmp_path):
     assert next(iter(found)) == "ours/mean"
     values = {name: one.value for name, one in found.items()}
     assert values == {
-        "ours/mean": pytest.approx(4 / 6), "mental_state": 1, "behavior": 0.5, "judgment": 0.5, "all_three": 0.5,
-        "na_frac": pytest.approx(1 / 6), "na_frac/mental_state": 0, "na_frac/behavior": 0.5, "na_frac/judgment": 0,
-    } | {
-        f"ours/{name}/{key}": 0 for name in ("aware", "unaware") for key in ("accuracy", *TYPES, "all_three")
-    }  # fmt: skip
+        "ours/mean": pytest.approx(4 / 6),
+        "mental_state": 1,
+        "behavior": 0.5,
+        "judgment": 0.5,
+        "all_three": 0.5,
+        "na_frac": pytest.approx(1 / 6),
+        "na_frac/mental_state": 0,
+        "na_frac/behavior": 0.5,
+        "na_frac/judgment": 0,
+    } | {f"ours/{name}/{key}": 0 for name in ("aware", "unaware") for key in ("accuracy", *TYPES, "all_three")}
     assert (found["ours/mean"].n, found["all_three"].n, found["na_frac"].n) == (2, 2, 2)
     cards = TASK.requests(TASK.load(tmp_path), "social_r1", 0)
     graded = [Graded(one, TASK.grade(one, "social_r1", "<Answer>A</Answer>")) for one in cards]
@@ -110,8 +144,10 @@ def test_a_story_without_one_question_is_left_out_of_all_three(tmp_path):
     folder = written(tmp_path, [[row("s0", "aware"), row("s1", "aware")], [row("s0", "action")], [row("s0", "judge")]])
     data = TASK.load(folder)
     assert data.notes[:3] == (
-        "mental-state-qa: 2 of 1147 questions", "behavior-qa: 1 of 1147 questions", "judgment-qa: 1 of 1147 questions",
-    )  # fmt: skip
+        "mental-state-qa: 2 of 1147 questions",
+        "behavior-qa: 1 of 1147 questions",
+        "judgment-qa: 1 of 1147 questions",
+    )
     graded = [Graded(one, TASK.grade(one, "official", f"({one.gold})")) for one in TASK.requests(data, "official", 0)]
     found = TASK.metrics(graded, "official")
     assert (found["all_three"].n, found["mental_state"].n) == (1, 2)
@@ -204,9 +240,32 @@ def test_agrees_with_an_oracle_on_random_replies(tmp_path):
     keys = ["".join(draw.choices("AB", k=3)) for _ in range(300)]
     data = TASK.load(stories(tmp_path, keys))
     pieces = [
-        "(A)", "(B)", "(A", "(B", "A", "B", "C", "(D)", "answer", "Answer:", "ANSWER", "the answer is ", " ", "\n",
-        "No", "Because", "probably", "（A）", "答案", "é", "(C", ")", "😀", "anSWER:(", "ans",
-    ]  # fmt: skip
+        "(A)",
+        "(B)",
+        "(A",
+        "(B",
+        "A",
+        "B",
+        "C",
+        "(D)",
+        "answer",
+        "Answer:",
+        "ANSWER",
+        "the answer is ",
+        " ",
+        "\n",
+        "No",
+        "Because",
+        "probably",
+        "（A）",
+        "答案",
+        "é",
+        "(C",
+        ")",
+        "😀",
+        "anSWER:(",
+        "ans",
+    ]
     graded, sums, whole, missing = [], {}, {}, []
     for one in TASK.requests(data, "official", 0):
         reply = draw.choice([f"({one.gold})", "".join(draw.choices(pieces, k=draw.choice([0, 1, 1, 2, 3, 5])))])

@@ -14,9 +14,12 @@ real = pytest.mark.skipif(not REAL.exists(), reason="no benchmark files here")
 
 def row(number=1, **more):
     return {
-        "context": f"Context {number}.", "question": "What next?", "answerA": "run ", "answerB": "rest",
+        "context": f"Context {number}.",
+        "question": "What next?",
+        "answerA": "run ",
+        "answerB": "rest",
         "answerC": "ask",
-    } | more  # fmt: skip
+    } | more
 
 
 def written(folder, rows, labels, part=""):

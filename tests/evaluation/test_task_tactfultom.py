@@ -26,8 +26,10 @@ def conversation(set_id="0-1-0-0", **more):
 
     wrong = ["Bo and Cy did.", "Cy did.", "Di did."]
     return {
-        "set_id": set_id, "lie_type": "pareto_white_lies",
-        "full_context": f"**Ana**: hello {set_id}", "short_context": "x",
+        "set_id": set_id,
+        "lie_type": "pareto_white_lies",
+        "full_context": f"**Ana**: hello {set_id}",
+        "short_context": "x",
         "comprehensionQA": [question("comprehension", correct_answer="No", wrong_answer="Yes")],
         "justificationQA": [question("justification", correct_answer="Because.", wrong_answer=wrong)],
         "fact_reasonQA": [question("fact_reason", correct_answer="Ana did.", wrong_answer=wrong)],
@@ -43,15 +45,13 @@ def conversation(set_id="0-1-0-0", **more):
         "answerabilityQA_list": [
             question("ans_list", fact_question_truth="Who came?", correct_answer=["Ana"], wrong_answer=["Cy"])
         ],
-        "answerabilityQAs_binary": [
-            question("ans_binary", fact_question_real_reason="Why so?", correct_answer="no")
-        ],
+        "answerabilityQAs_binary": [question("ans_binary", fact_question_real_reason="Why so?", correct_answer="no")],
         "liedetectabilityQAs_list": [
             question("lie_list", comprehension_q="Was it true?", correct_answer=["Ana"], wrong_answer=["Cy"])
         ],
         "liedetectabilityQAs_binary": [question("lie_binary", comprehension_q="Was it true?", correct_answer="no")],
         "lieabilityQAs": [question("lieability", correct_answer="It is so.", wrong_answer=wrong)],
-    } | more  # fmt: skip
+    } | more
 
 
 def written(folder, rows, name="Tactful_conv_set_0.json"):
@@ -85,11 +85,25 @@ def test_loads_subsets_and_says_what_is_missing(tmp_path):
 def test_what_is_asked(asked):
     """Free and choice for belief, fact, lie ability and justification; free and yes/no for comprehension."""
     assert list(asked) == [
-        "comprehension-0-free", "comprehension-0-yes_no", "fact_reason-0-free", "fact_reason-0-choice", "belief-0-free",
-        "belief-0-choice", "belief-1-free", "belief-1-choice", "info_list-0-list", "info_binary-0-yes_no",
-        "ans_list-0-list", "ans_binary-0-yes_no", "lieability-0-free", "lieability-0-choice", "lie_list-0-list",
-        "lie_binary-0-yes_no", "justification-0-free", "justification-0-choice",
-    ]  # fmt: skip
+        "comprehension-0-free",
+        "comprehension-0-yes_no",
+        "fact_reason-0-free",
+        "fact_reason-0-choice",
+        "belief-0-free",
+        "belief-0-choice",
+        "belief-1-free",
+        "belief-1-choice",
+        "info_list-0-list",
+        "info_binary-0-yes_no",
+        "ans_list-0-list",
+        "ans_binary-0-yes_no",
+        "lieability-0-free",
+        "lieability-0-choice",
+        "lie_list-0-list",
+        "lie_binary-0-yes_no",
+        "justification-0-free",
+        "justification-0-choice",
+    ]
     assert len(CATEGORIES) == 11
     assert asked["belief-1-choice"].meta["options"] == 2  # one wrong answer, a text
     assert asked["belief-1-free"].meta["wrong"] == ["Ana does not."]
@@ -132,15 +146,37 @@ def choice_request(gold="2", options=4):
 @pytest.mark.parametrize(
     ("reply", "answer"),
     [
-        ("2", "2"), ("2. Ana", "2"), (" **2** ", "2"), ("#2", "2"), ("Option 2", "2"), ("option: 2", "2"),
-        ("OPTION 3.", "3"), ("\n2", ""), ("Option\n2", ""), ("2\n", "2"), ("Option 1. Answer: 2", "1"),
-        ("Answer: 2\nReason: x", ""), ("First answer: 1. Final answer: 2", "2"), ("Answer:", ""), ("Answer: 2:", "2"),
-        ("2: my answer", "2"), ("{1} The answer: 2", "2"), ("Answer: 2} or: 3", "2"), ("1 answer", "1"),
-        ("Answer: 2", "2"), ("The final answer is: 2", "2"), ("So the answer:\n**2**", "2"), ("I choose 2", ""),
+        ("2", "2"),
+        ("2. Ana", "2"),
+        (" **2** ", "2"),
+        ("#2", "2"),
+        ("Option 2", "2"),
+        ("option: 2", "2"),
+        ("OPTION 3.", "3"),
+        ("\n2", ""),
+        ("Option\n2", ""),
+        ("2\n", "2"),
+        ("Option 1. Answer: 2", "1"),
+        ("Answer: 2\nReason: x", ""),
+        ("First answer: 1. Final answer: 2", "2"),
+        ("Answer:", ""),
+        ("Answer: 2:", "2"),
+        ("2: my answer", "2"),
+        ("{1} The answer: 2", "2"),
+        ("Answer: 2} or: 3", "2"),
+        ("1 answer", "1"),
+        ("Answer: 2", "2"),
+        ("The final answer is: 2", "2"),
+        ("So the answer:\n**2**", "2"),
+        ("I choose 2", ""),
         ("(2)", ""),
-        ("5", ""), ("0", ""), ("", ""), ("two", ""), ("\u0662", ""),
+        ("5", ""),
+        ("0", ""),
+        ("", ""),
+        ("two", ""),
+        ("\u0662", ""),
     ],
-)  # fmt: skip
+)
 def test_choice_replies(reply, answer):
     assert TASK.grade(choice_request(), "official", reply) == Grade(answer, float(answer == "2"))
 
@@ -272,11 +308,14 @@ def test_the_figures_by_hand(asked):
 
 
 @pytest.mark.parametrize("protocol", ["official", "social_r1"])
-@pytest.mark.parametrize(("replies", "share", "both"), [
-    ([("yes", "right"), ("no", 0)], 0.5, 0),
-    ([("no", "right"), ("no", 0)], 0.5, 0.5),
-    ([("no", "right"), ("no", "right")], 1, 1),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("replies", "share", "both"),
+    [
+        ([("yes", "right"), ("no", 0)], 0.5, 0),
+        ([("no", "right"), ("no", 0)], 0.5, 0.5),
+        ([("no", "right"), ("no", "right")], 1, 1),
+    ],
+)
 def test_justification_has_figures_of_its_own(tmp_path, protocol, replies, share, both):
     """(comprehension, justification) of two conversations: neither is in a mean with the other's categories."""
     rows = [conversation(f"0-1-0-{i}") for i in range(2)]
@@ -362,11 +401,18 @@ def test_agrees_with_an_oracle_on_random_replies(tmp_path):
     assert len(graded) == 60 * 12
     found = TASK.metrics(graded, "official")
     names = {
-        "comprehension": "comprehension", "fact_reason": "fact_reason", "fact_truth": "fact_truth", "belief": "belief",
-        "info_list": "info_access_list", "info_binary": "info_access_binary", "ans_list": "answerability_list",
-        "ans_binary": "answerability_binary", "lieability": "lie_ability", "lie_list": "lie_detectability_list",
+        "comprehension": "comprehension",
+        "fact_reason": "fact_reason",
+        "fact_truth": "fact_truth",
+        "belief": "belief",
+        "info_list": "info_access_list",
+        "info_binary": "info_access_binary",
+        "ans_list": "answerability_list",
+        "ans_binary": "answerability_binary",
+        "lieability": "lie_ability",
+        "lie_list": "lie_detectability_list",
         "lie_binary": "lie_detectability_binary",
-    }  # fmt: skip
+    }
     assert set(tally) == set(names)
     for name, hits in tally.items():
         assert found[names[name]].value == pytest.approx(sum(hits) / len(hits)), name

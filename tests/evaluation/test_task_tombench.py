@@ -153,11 +153,24 @@ def one(tmp_path_factory):
 @pytest.mark.parametrize(
     ("reply", "letter"),
     [
-        ("[[C]]", "C"), ("Not [[A]] but [[C]]", "A"), ("[[D]] [[B]]", "B"), ("[[D]], [A]", "D"), ("[C] or [B]", "B"),
-        ("[[E]] D", "D"), ("I say C. Bye", "B"), ("It is C", "C"), ("答案是C。", "C"), ("c", "A"), ("", "A"),
-        ("no idea", "A"), ("[[ B ]]", "B"), ("Ａ", "A"), ("[[b]]", "A"), ("【D】", "D"),
+        ("[[C]]", "C"),
+        ("Not [[A]] but [[C]]", "A"),
+        ("[[D]] [[B]]", "B"),
+        ("[[D]], [A]", "D"),
+        ("[C] or [B]", "B"),
+        ("[[E]] D", "D"),
+        ("I say C. Bye", "B"),
+        ("It is C", "C"),
+        ("答案是C。", "C"),
+        ("c", "A"),
+        ("", "A"),
+        ("no idea", "A"),
+        ("[[ B ]]", "B"),
+        ("Ａ", "A"),
+        ("[[b]]", "A"),
+        ("【D】", "D"),
     ],
-)  # fmt: skip
+)
 def test_which_letter_is_read(one, reply, letter):
     answer = one.meta["shown"][letter]
     assert TASK.grade(one, "official", reply) == Grade(answer, float(answer == "A"))
@@ -172,10 +185,19 @@ def graded_as(requests, answers):
 @pytest.mark.parametrize(
     ("answers", "right"),
     [
-        ("AAABB", 1), ("BBBAA", 0), ("ABABC", 1), ("BABAC", 0), ("ABCDD", 0), ("CABDA", 1), ("-A-AA", 1), ("-A-AB", 0),
-        ("-----", 0), ("ABCD-", 1), ("-ABCD", 0),
+        ("AAABB", 1),
+        ("BBBAA", 0),
+        ("ABABC", 1),
+        ("BABAC", 0),
+        ("ABCDD", 0),
+        ("CABDA", 1),
+        ("-A-AA", 1),
+        ("-A-AB", 0),
+        ("-----", 0),
+        ("ABCD-", 1),
+        ("-ABCD", 0),
     ],
-)  # fmt: skip
+)
 def test_votes_by_hand(tmp_path, answers, right):
     """Gold A; "-" is a letter that was no option, and a vote as others. Of equals the first wins."""
     five = of(asked(written(tmp_path)), FALSE_BELIEF)
@@ -185,9 +207,11 @@ def test_votes_by_hand(tmp_path, answers, right):
     assert next(iter(found)) == "ours/accuracy_en"
     assert {one.value for one in found.values()} == {right}
     assert set(found) == {
-        "ours/accuracy_en", "tasks_en/False Belief Task", "groups_en/belief",
+        "ours/accuracy_en",
+        "tasks_en/False Belief Task",
+        "groups_en/belief",
         "abilities_en/belief: location false beliefs",
-    }  # fmt: skip
+    }
     assert found["ours/accuracy_en"].n == 1
 
 
@@ -225,9 +249,35 @@ def test_figures_by_hand(tmp_path):
 def noise(draw):
     """A reply of brackets, letters, prose, other alphabets, or nothing."""
     pieces = [
-        "[[A]]", "[[B]]", "[[C]]", "[[D]]", "[A]", "[B]", "[C]", "[D]", "A", "B", "C", "D", "[[E]]", "(B)", "Because",
-        "the answer is", "答案", "Ｂ", "😀", "\n", " ", "[[", "]]", "d", "Anna and Dora", "é", "</think>", "\\boxed{C}",
-    ]  # fmt: skip
+        "[[A]]",
+        "[[B]]",
+        "[[C]]",
+        "[[D]]",
+        "[A]",
+        "[B]",
+        "[C]",
+        "[D]",
+        "A",
+        "B",
+        "C",
+        "D",
+        "[[E]]",
+        "(B)",
+        "Because",
+        "the answer is",
+        "答案",
+        "Ｂ",
+        "😀",
+        "\n",
+        " ",
+        "[[",
+        "]]",
+        "d",
+        "Anna and Dora",
+        "é",
+        "</think>",
+        "\\boxed{C}",
+    ]
     return "".join(draw.choice(pieces) for _ in range(draw.choice([0, 1, 1, 1, 2, 3, 6])))
 
 
@@ -235,9 +285,12 @@ def test_agrees_with_an_oracle_on_random_replies(tmp_path):
     """The oracle scores the text that a reply's letter shows, from the prompt and the file alone."""
     draw = random.Random(11)
     abilities = [
-        "Belief: Location false beliefs", "Belief: Content false beliefs Belief: Second-order beliefs",
-        "Emotion: Hidden emotions", "Non-Literal Communication: Faux pas", "Non-literal communication: Humor",
-    ]  # fmt: skip
+        "Belief: Location false beliefs",
+        "Belief: Content false beliefs Belief: Second-order beliefs",
+        "Emotion: Hidden emotions",
+        "Non-Literal Communication: Faux pas",
+        "Non-literal communication: Humor",
+    ]
     files = {
         task: [
             row(draw.choice("AB"), draw.choice(abilities), draw.choice([BOX, BOX[:2], ["x. y", "z"]]))
@@ -266,8 +319,9 @@ def test_agrees_with_an_oracle_on_random_replies(tmp_path):
         right = texts[counts.index(max(counts))] == source[f"OPTION-{source['答案' + chr(10) + 'ANSWER']}"]
         keys = {f"ours/accuracy_{language}"}
         keys |= {f"tasks_{language}/{task}"} if task in (FALSE_BELIEF, FAUX_PAS) else set()
-        for ability in re.findall(r"(?:belief|emotion|non-literal communication): .+?(?= belief:|$)",
-                                  source["能力\nABILITY"].lower()):  # fmt: skip
+        for ability in re.findall(
+            r"(?:belief|emotion|non-literal communication): .+?(?= belief:|$)", source["能力\nABILITY"].lower()
+        ):
             keys |= {f"abilities_{language}/{ability}", f"groups_{language}/{ability.split(':')[0]}"}
         for key in keys:
             scores[key].append(right)
@@ -349,15 +403,21 @@ def test_the_real_files():
     figures = TASK.metrics(graded, "official")
     missed = {name for name, one in figures.items() if one.value < 1}
     assert {name for name in missed if "_en" in name} == {
-        "ours/accuracy_en", "groups_en/knowledge", "abilities_en/knowledge: knowledge-attention links",
-    }  # fmt: skip
+        "ours/accuracy_en",
+        "groups_en/knowledge",
+        "abilities_en/knowledge: knowledge-attention links",
+    }
     assert figures["ours/accuracy_en"].value == pytest.approx(2859 / 2860)
     for language in ("en", "zh"):
         groups = {name: figures[f"groups_{language}/{name}"].n for name in tombench.GROUPS}
         assert groups == {
-            "belief": 882, "non-literal communication": 748, "emotion": 420, "intention": 340, "knowledge": 290,
+            "belief": 882,
+            "non-literal communication": 748,
+            "emotion": 420,
+            "intention": 340,
+            "knowledge": 290,
             "desire": 180,
-        }  # fmt: skip
+        }
         assert sum(name.startswith(f"abilities_{language}/") for name in figures) == 32
         assert figures[f"ours/accuracy_{language}"].n == 2860
     perfect = [Graded(one, TASK.grade(one, "social_r1", f"<Answer>{one.gold}</Answer>")) for one in cards]

@@ -25,10 +25,15 @@ def table(folder, head, *lines, name="ToMBench_Hard_val.csv"):
 def test_likely_names_are_found(tmp_path):
     data = TASK.load(table(tmp_path, HEAD, LINE, ["", "Why?", "x", "y", "", "NaN", "A. x", "desire"]))
     assert [dict(item) for item in data.items] == [
-        {"story": "Ann left.", "question": "Where?", "options": ["box", "bag", "tin", "jar"], "gold": "B",
-         "dimension": "belief"},
+        {
+            "story": "Ann left.",
+            "question": "Where?",
+            "options": ["box", "bag", "tin", "jar"],
+            "gold": "B",
+            "dimension": "belief",
+        },
         {"story": "", "question": "Why?", "options": ["x", "y"], "gold": "A", "dimension": "desire"},
-    ]  # fmt: skip
+    ]
     assert set(data.files) == {"ToMBench_Hard_val.csv"}
     assert "options = Option A, Option B, Option C, Option D; answer = Answer" in data.notes[0]
     assert "2 questions, not the 100 of the held-out set" in data.notes[1]
@@ -54,9 +59,10 @@ def test_other_headers(tmp_path, head, line):
 def test_other_files(tmp_path):
     rows = [{"story": "s", "question": "q", "options": ["x", "y"], "answer": "B", "dimension": "belief"}]
     for name, text in [
-        ("val.jsonl", json.dumps(rows[0]) + "\n"), ("test.json", json.dumps(rows)),
+        ("val.jsonl", json.dumps(rows[0]) + "\n"),
+        ("test.json", json.dumps(rows)),
         ("ToMBench_Hard_val.first1.jsonl", json.dumps(rows[0])),
-    ]:  # fmt: skip
+    ]:
         (tmp_path / name).write_text(text)
         data = TASK.load(tmp_path)
         assert (set(data.files), len(data.items)) == ({name}, 1)
@@ -101,8 +107,10 @@ def test_what_is_asked_and_figures_by_hand(tmp_path):
     assert [one.grade for one in graded] == [Grade("B", 1), Grade("", 0), Grade("D", 1)]
     found = TASK.metrics(graded, "official")
     assert {name: (one.value, one.n) for name, one in found.items()} == {
-        "accuracy": (pytest.approx(2 / 3), 3), "dimension/belief": (0.5, 2), "dimension/desire": (1, 1),
-    }  # fmt: skip
+        "accuracy": (pytest.approx(2 / 3), 3),
+        "dimension/belief": (0.5, 2),
+        "dimension/desire": (1, 1),
+    }
     assert next(iter(found)) == "accuracy"
     assert found["accuracy"].stderr == pytest.approx(1 / 3)
 

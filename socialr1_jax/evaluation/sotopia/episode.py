@@ -181,11 +181,18 @@ class Episode:
         """The episode as a line of the episodes' file."""
         setting = self.setting
         return {
-            "key": setting.key, "run": run, "env_id": setting.scenario.id, "codename": setting.scenario.codename,
-            "agent_ids": [agent.id for agent in setting.agents], "agents": [agent.name for agent in setting.agents],
-            "tested": setting.tested, "seed": setting.seed, "rules": setting.rules, "ended": self.ended,
+            "key": setting.key,
+            "run": run,
+            "env_id": setting.scenario.id,
+            "codename": setting.scenario.codename,
+            "agent_ids": [agent.id for agent in setting.agents],
+            "agents": [agent.name for agent in setting.agents],
+            "tested": setting.tested,
+            "seed": setting.seed,
+            "rules": setting.rules,
+            "ended": self.ended,
             "turns": [turn._asdict() for turn in self.turns],
-        }  # fmt: skip
+        }
 
     @classmethod
     def from_row(cls, setting: Setting, row: Mapping[str, Any]) -> Episode:

@@ -68,7 +68,10 @@ def figures(settings: Sequence[Setting], episodes: Mapping[str, Row], verdicts: 
         _by_dimension(of_tested, clusters),
         _by_dimension(of_partner, clusters),
         {
-            "expected": len(settings), "played": len(played), "judged": len(judged), "judge_failed": failed,
+            "expected": len(settings),
+            "played": len(played),
+            "judged": len(judged),
+            "judge_failed": failed,
             "not_judged": len(played) - len(judged) - failed,
         },
         {
@@ -79,7 +82,7 @@ def figures(settings: Sequence[Setting], episodes: Mapping[str, Row], verdicts: 
             "judge_failed": failed / len(played) if played else math.nan,
         }
         | {ending: endings[ending] / len(played) if played else math.nan for ending in ENDINGS},
-    )  # fmt: skip
+    )
 
 
 def clustered(values: Sequence[float], clusters: Sequence[str]) -> Figure:

@@ -38,21 +38,39 @@ class Dimension(NamedTuple):
 
 
 DIMENSIONS = {
-    "believability": Dimension(0, 10, "Does the agent act naturally (no confusion about who it is, no repetition "
+    "believability": Dimension(
+        0,
+        10,
+        "Does the agent act naturally (no confusion about who it is, no repetition "
         "without a reason, no politeness out of place) and consistently with its character? Higher is more "
-        "believable."),
-    "relationship": Dimension(-5, 5, "How did the agent stand with the other before, and how after? Did its relations, "
-        "standing or reputation get better (above 0), worse (below 0), or stay as they were (0)?"),
+        "believable.",
+    ),
+    "relationship": Dimension(
+        -5,
+        5,
+        "How did the agent stand with the other before, and how after? Did its relations, "
+        "standing or reputation get better (above 0), worse (below 0), or stay as they were (0)?",
+    ),
     "knowledge": Dimension(0, 10, "What did the agent learn that was new to it and important? Higher is more."),
-    "secret": Dimension(-10, 0, "Which secrets or secret intentions did the agent have, and did it keep them? 0 when "
-        "nothing came out, -10 when the gravest did."),
-    "social_rules": Dimension(-10, 0, "Did the agent break moral rules, social norms or laws? 0 when it did not, lower "
-        "the graver."),
-    "financial_and_material_benefits": Dimension(-5, 5, "What did the agent gain (above 0) or lose (below 0) in money "
-        "and things, now or in the long run? 0 when neither."),
-    "goal": Dimension(0, 10, "What was the agent's social goal, and how far did it reach it? 0 for not at all, 10 for "
-        "completely."),
-}  # fmt: skip
+    "secret": Dimension(
+        -10,
+        0,
+        "Which secrets or secret intentions did the agent have, and did it keep them? 0 when "
+        "nothing came out, -10 when the gravest did.",
+    ),
+    "social_rules": Dimension(
+        -10, 0, "Did the agent break moral rules, social norms or laws? 0 when it did not, lower the graver."
+    ),
+    "financial_and_material_benefits": Dimension(
+        -5,
+        5,
+        "What did the agent gain (above 0) or lose (below 0) in money "
+        "and things, now or in the long run? 0 when neither.",
+    ),
+    "goal": Dimension(
+        0, 10, "What was the agent's social goal, and how far did it reach it? 0 for not at all, 10 for completely."
+    ),
+}
 AGENTS = ("agent_1", "agent_2")  # as the judge calls them: the first and the second of the episode
 SCHEMA: dict[str, Any] = {  # JSON Schema of the judge's reply, for servers that can be held to one
     "type": "object",
@@ -103,9 +121,17 @@ class BadVerdict(ValueError):
 
 
 def judge(
-    settings: Sequence[Setting], episodes: Mapping[str, Row], speaker: Speaker, file: Path, *, run: str,
-    tries: int = 3, at_once: int | None = None, on_verdict: Callable[[Row], None] = lambda _: None, stop: Stop = NEVER,
-) -> dict[str, Row]:  # fmt: skip
+    settings: Sequence[Setting],
+    episodes: Mapping[str, Row],
+    speaker: Speaker,
+    file: Path,
+    *,
+    run: str,
+    tries: int = 3,
+    at_once: int | None = None,
+    on_verdict: Callable[[Row], None] = lambda _: None,
+    stop: Stop = NEVER,
+) -> dict[str, Row]:
     """Judge the episodes of `settings` that have no good verdict of this judge in `file`, and append every verdict.
 
     episodes: rows by key, as `Played.episodes` and `episodes.jsonl` have them. run: `run_id` of the judge; verdicts of

@@ -36,9 +36,11 @@ class LocalSpeaker:
         self._model, self._on = model, partial(jax.set_mesh, model.mesh)
         with self._on():
             self._feed = Feed(
-                replace(model.engine, memory=memory, share_prefixes=False), model.sampling(new_tokens),
-                prompt_tokens=self._longest, rows=rows,
-            )  # fmt: skip
+                replace(model.engine, memory=memory, share_prefixes=False),
+                model.sampling(new_tokens),
+                prompt_tokens=self._longest,
+                rows=rows,
+            )
         self._asked: dict[int, str] = {}
         self._too_long: list[str] = []
         self.busy: list[float] = []  # share of the rows that each segment began with, while turns waited

@@ -53,9 +53,12 @@ def agent_prompt(
 
 
 def judge_prompt(
-    wording: Wording, setting: Setting, turns: tuple[Turn, ...], dimensions: Mapping[str, Dimension],
+    wording: Wording,
+    setting: Setting,
+    turns: tuple[Turn, ...],
+    dimensions: Mapping[str, Dimension],
     clean: Callable[[str], str],
-) -> str:  # fmt: skip
+) -> str:
     """Return what the judge is asked; `clean` is applied to what was said.
 
     Idle turns are left out. The authors' code also leaves out an utterance that holds their words for doing nothing,

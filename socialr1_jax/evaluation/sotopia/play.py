@@ -32,9 +32,16 @@ class Played(NamedTuple):
 
 
 def play(
-    settings: Sequence[Setting], tested: Speaker, partner: Speaker, file: Path, *, run: str,
-    at_once: int | None = None, on_end: Callable[[Row], None] = lambda _: None, stop: Stop = NEVER,
-) -> Played:  # fmt: skip
+    settings: Sequence[Setting],
+    tested: Speaker,
+    partner: Speaker,
+    file: Path,
+    *,
+    run: str,
+    at_once: int | None = None,
+    on_end: Callable[[Row], None] = lambda _: None,
+    stop: Stop = NEVER,
+) -> Played:
     """Plays what `file` does not have yet, and appends every episode as it ends.
 
     run: `run_id` of who plays. at_once: episodes that are open at a time; None is twice as many as the slots of both
@@ -74,17 +81,24 @@ def play(
             return go_on(episode.after(reply))
 
         feed(
-            speakers, lambda: go_on(Episode(waiting.popleft())) if waiting else None, take,
-            at_once=at_once or 2 * _slots(speakers), stop=stop,
-        )  # fmt: skip
+            speakers,
+            lambda: go_on(Episode(waiting.popleft())) if waiting else None,
+            take,
+            at_once=at_once or 2 * _slots(speakers),
+            stop=stop,
+        )
     wanted = {setting.key for setting in settings}
     return Played({key: row for key, row in known.items() if key in wanted}, failed)
 
 
 def feed(
-    speakers: Sequence[Speaker], begin: Callable[[], list[Asked] | None], take: Callable[[str, Reply], list[Asked]], *,
-    at_once: int, stop: Stop,
-) -> None:  # fmt: skip
+    speakers: Sequence[Speaker],
+    begin: Callable[[], list[Asked] | None],
+    take: Callable[[str, Reply], list[Asked]],
+    *,
+    at_once: int,
+    stop: Stop,
+) -> None:
     """Keeps `at_once` chains of turns going. begin: the first turn of another chain, None when there are no more.
     take: the turns that a reply to a turn leads to, none or one. Raises RuntimeError for a speaker that answers a turn
     that was not asked.

@@ -122,9 +122,14 @@ def load(folder: Path) -> Benchmark:
     files = {path.name: sha256(path) for path in paths.values()}
     part = (f"{len(pairs)} of {PAIRS} pairs of agents",) if len(pairs) != PAIRS else ()
     return Benchmark(
-        scenarios=scenarios, agents=agents, relationships=relationships, pairs=tuple(pairs), hard=hard, files=files,
+        scenarios=scenarios,
+        agents=agents,
+        relationships=relationships,
+        pairs=tuple(pairs),
+        hard=hard,
+        files=files,
         notes=part + check_sums(files, _SUMS) + _contradictions(pairs, relationships),
-    )  # fmt: skip
+    )
 
 
 def rendered(raw: str, viewer: str) -> str:
@@ -183,18 +188,26 @@ def _scenario(row: Any, where: str) -> Scenario:
     if len(goals) != 2:
         raise BenchmarkError(f"{where}: {len(goals)} goals instead of 2")
     return Scenario(
-        id=text(row, "env_id", where), codename=text(row, "codename", where), text=text(row, "scenario", where),
-        goals=(goals[0], goals[1]), relationship=_relationship(row, where),
-    )  # fmt: skip
+        id=text(row, "env_id", where),
+        codename=text(row, "codename", where),
+        text=text(row, "scenario", where),
+        goals=(goals[0], goals[1]),
+        relationship=_relationship(row, where),
+    )
 
 
 def _agent(row: Any, where: str) -> Agent:
     return Agent(
-        id=text(row, "agent_id", where), name=f"{text(row, 'first_name', where)} {text(row, 'last_name', where)}",
-        age=field(row, "age", int, where), occupation=text(row, "occupation", where), gender=text(row, "gender", where),
-        pronouns=text(row, "gender_pronoun", where), public_info=text(row, "public_info", where),
-        personality=text(row, "personality_and_values", where), secret=text(row, "secret", where),
-    )  # fmt: skip
+        id=text(row, "agent_id", where),
+        name=f"{text(row, 'first_name', where)} {text(row, 'last_name', where)}",
+        age=field(row, "age", int, where),
+        occupation=text(row, "occupation", where),
+        gender=text(row, "gender", where),
+        pronouns=text(row, "gender_pronoun", where),
+        public_info=text(row, "public_info", where),
+        personality=text(row, "personality_and_values", where),
+        secret=text(row, "secret", where),
+    )
 
 
 def _relationship(row: Any, where: str) -> int:

@@ -127,9 +127,11 @@ def run_sotopia(
     begun, folder = time.perf_counter(), Path(config.output)
     settings = settings_of(config, benchmark)
     who: dict[str, Any] = {
-        "rules": config.sotopia_rules, "tested": players.tested.identity(), "partner": players.partner.identity(),
+        "rules": config.sotopia_rules,
+        "tested": players.tested.identity(),
+        "partner": players.partner.identity(),
         "tokens": turn_limit(config),
-    }  # fmt: skip
+    }
     worded = {"wording": benchmark.wording.sha256} if benchmark.wording else {}
     who |= worded
     played, filled = _play(config, settings, players, folder / EPISODES, run_id(who), said)
@@ -141,9 +143,13 @@ def run_sotopia(
         # One speaker at a time: the players' caches are gone by now.
         speaker = _speaker(config, players.judge, judge_limit(config), len(played.episodes), 1, schema)
         verdicts = judge(
-            settings, played.episodes, speaker, folder / VERDICTS, run=run_id(scores),
+            settings,
+            played.episodes,
+            speaker,
+            folder / VERDICTS,
+            run=run_id(scores),
             on_verdict=lambda row: said(row["status"]),
-        )  # fmt: skip
+        )
     return _result(config, benchmark, settings, played, verdicts, who | filled, time.perf_counter() - begun)
 
 
@@ -169,9 +175,13 @@ def judge_limit(config: EvaluateConfig) -> int:
 
 
 def _play(
-    config: EvaluateConfig, settings: Sequence[Setting], players: Players, file: Path, run: str,
+    config: EvaluateConfig,
+    settings: Sequence[Setting],
+    players: Players,
+    file: Path,
+    run: str,
     said: Callable[[str], None],
-) -> tuple[Played, dict[str, float]]:  # fmt: skip
+) -> tuple[Played, dict[str, float]]:
     """The episodes, and how full the rows of models here were while turns waited."""
     distinct = {id(one): one for one in players[:2]}
     here = sum(isinstance(one, LocalModel) for one in distinct.values())
@@ -196,9 +206,13 @@ def _play(
 
 
 def _speaker(
-    config: EvaluateConfig, model: Respondent, new_tokens: int, episodes: int, here: int,
+    config: EvaluateConfig,
+    model: Respondent,
+    new_tokens: int,
+    episodes: int,
+    here: int,
     schema: Mapping[str, Any] | None = None,
-) -> Speaker:  # fmt: skip
+) -> Speaker:
     """`here`: how many models share the devices."""
     if isinstance(model, Endpoint):
         return EndpointSpeaker(model, new_tokens=new_tokens, schema=schema)
@@ -207,15 +221,23 @@ def _speaker(
 
     free = free_memory()
     return LocalSpeaker(
-        model, new_tokens=new_tokens, prompt_tokens=config.prompt_tokens, rows=max(1, episodes // 2),
+        model,
+        new_tokens=new_tokens,
+        prompt_tokens=config.prompt_tokens,
+        rows=max(1, episodes // 2),
         memory=free and free // here,
-    )  # fmt: skip
+    )
 
 
 def _result(
-    config: EvaluateConfig, benchmark: profiles.Benchmark, settings: Sequence[Setting], played: Played,
-    verdicts: Mapping[str, Row], about: dict[str, Any], seconds: float,
-) -> TaskResult:  # fmt: skip
+    config: EvaluateConfig,
+    benchmark: profiles.Benchmark,
+    settings: Sequence[Setting],
+    played: Played,
+    verdicts: Mapping[str, Row],
+    about: dict[str, Any],
+    seconds: float,
+) -> TaskResult:
     metrics: dict[str, Metric] = {}
     status: dict[str, dict[str, float]] = {}
     temperature = about["tested"]["temperature"]
@@ -250,10 +272,18 @@ def _result(
             f"{counted(len(played.failed), 'episode')} given up ({causes[0]}); run the same command to play them again"
         )
     return TaskResult(
-        task=NAME, metrics=metrics, status=status, replies=sum(len(row["turns"]) for row in played.episodes.values()),
-        complete=complete, failure=failure, wording=wording_of(NAME, benchmark),
-        files=dict(benchmark.files), notes=notes, details=details, seconds=seconds,
-    )  # fmt: skip
+        task=NAME,
+        metrics=metrics,
+        status=status,
+        replies=sum(len(row["turns"]) for row in played.episodes.values()),
+        complete=complete,
+        failure=failure,
+        wording=wording_of(NAME, benchmark),
+        files=dict(benchmark.files),
+        notes=notes,
+        details=details,
+        seconds=seconds,
+    )
 
 
 def _status(found: SetFigures) -> dict[str, float]:

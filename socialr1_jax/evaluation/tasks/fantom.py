@@ -243,17 +243,20 @@ def _names(item: Mapping[str, Any], one: _Question, context: str) -> tuple[str, 
     return f"{context}/{item['set_id']}/{one.id}", f"conversation-{item['set_id'].split('-')[0]}"
 
 
-def _official(
-    item: Mapping[str, Any], one: _Question, context: str, meta: Mapping[str, Any], cot: bool
-) -> Request:  # fmt: skip
+def _official(item: Mapping[str, Any], one: _Question, context: str, meta: Mapping[str, Any], cot: bool) -> Request:
     id, unit = _names(item, one, context)
     content = f"{item[f'{context}_context'].strip()}\n\n{one.body}"
     if cot:
         content = content.removesuffix("Answer:") + _STEPS
     return Request(
-        id=id, item=unit, messages=({"role": "user", "content": content},), gold=one.gold, meta=meta,
-        max_new_tokens=_COT_TOKENS if cot else _NEW_TOKENS, follow_up=cot,
-    )  # fmt: skip
+        id=id,
+        item=unit,
+        messages=({"role": "user", "content": content},),
+        gold=one.gold,
+        meta=meta,
+        max_new_tokens=_COT_TOKENS if cot else _NEW_TOKENS,
+        follow_up=cot,
+    )
 
 
 def follow_up(request: Request, protocol: ProtocolName, reply: str) -> Request:

@@ -143,7 +143,7 @@ def _request(item: Mapping[str, Any], protocol: ProtocolName, wording: Wording |
         gold = LETTERS[options.index(item["answer"])]
         return card_request(
             id=id, item=item["story_id"], story=story, question=item["question"], options=options, gold=gold, meta=meta
-        )  # fmt: skip
+        )
     vp = protocol == "official_vp"
     choices = ", ".join(f"{letter}. {option}" for letter, option in zip(LETTERS, options, strict=False))
     if wording:

@@ -38,15 +38,27 @@ from socialr1_jax.evaluation.tasks.files import check_sums, find_file, read_json
 from socialr1_jax.runtime.files import sha256
 
 ORDERS = (
-    (1, 2, 3, 4, 5, 6), (6, 5, 4, 3, 2, 1), (3, 1, 6, 5, 4, 2),
-    (2, 3, 5, 6, 1, 4), (5, 4, 1, 2, 6, 3), (4, 6, 2, 1, 3, 5),
-)  # fmt: skip
+    (1, 2, 3, 4, 5, 6),
+    (6, 5, 4, 3, 2, 1),
+    (3, 1, 6, 5, 4, 2),
+    (2, 3, 5, 6, 1, 4),
+    (5, 4, 1, 2, 6, 3),
+    (4, 6, 2, 1, 3, 5),
+)
 MORE_ORDERS = (  # of the newer release, behind the six
-    (1, 4, 3, 2, 5, 6), (2, 5, 4, 3, 6, 1), (3, 1, 2, 5, 4, 6),
-    (2, 3, 5, 4, 1, 6), (3, 4, 1, 2, 6, 5), (5, 6, 2, 1, 3, 4),
-    (1, 3, 2, 4, 5, 6), (6, 5, 4, 2, 3, 1), (3, 1, 5, 6, 4, 2),
-    (2, 3, 6, 5, 1, 4), (5, 4, 1, 6, 2, 3), (4, 2, 6, 1, 3, 5),
-)  # fmt: skip
+    (1, 4, 3, 2, 5, 6),
+    (2, 5, 4, 3, 6, 1),
+    (3, 1, 2, 5, 4, 6),
+    (2, 3, 5, 4, 1, 6),
+    (3, 4, 1, 2, 6, 5),
+    (5, 6, 2, 1, 3, 4),
+    (1, 3, 2, 4, 5, 6),
+    (6, 5, 4, 2, 3, 1),
+    (3, 1, 5, 6, 4, 2),
+    (2, 3, 6, 5, 1, 4),
+    (5, 4, 1, 6, 2, 3),
+    (4, 2, 6, 1, 3, 5),
+)
 _SOURCES = {"Amazon": 50, "Blog": 50, "Persona": 100}
 _TYPES = {  # name -> (words in the prompt, field of the question, number of its options and answer)
     "motivation": ("Motivational", "Motivation Reasoning Question", 1),
@@ -122,7 +134,7 @@ def requests(data: Data, protocol: ProtocolName, seed: int) -> list[Request]:
         for item in data.items
         for number, order in enumerate(orders, 1)
         for name in _TYPES
-    ]  # fmt: skip
+    ]
 
 
 def _block(item: Mapping[str, Any], name: str) -> tuple[str, list[str], str]:

@@ -179,15 +179,24 @@ def _request(item: Mapping[str, Any], protocol: ProtocolName, wording: Wording |
     meta = {"set": item["set"], "type": item["type"]}
     if protocol == "social_r1":
         return card_request(
-            id=id, item=story, story=item["story"], question=item["question"].strip(), options=options,
-            gold=item["answerKey"], meta=meta,
-        )  # fmt: skip
+            id=id,
+            item=story,
+            story=item["story"],
+            question=item["question"].strip(),
+            options=options,
+            gold=item["answerKey"],
+            meta=meta,
+        )
     cot = protocol == "official_cot"
     messages = _authors_messages(item, wording, cot) if wording else _own_messages(item, cot)
     return Request(
-        id=id, item=story, messages=messages, gold=item["answerKey"], meta=meta,
+        id=id,
+        item=story,
+        messages=messages,
+        gold=item["answerKey"],
+        meta=meta,
         max_new_tokens=_COT_TOKENS if cot else _NEW_TOKENS,
-    )  # fmt: skip
+    )
 
 
 def _authors_messages(item: Mapping[str, Any], wording: Wording, cot: bool) -> Messages:

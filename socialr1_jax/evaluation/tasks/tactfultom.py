@@ -187,9 +187,14 @@ def _before(question: Mapping[str, Any]) -> tuple[str, str] | None:
 
 
 def _official(
-    item: Mapping[str, Any], category: str, question: Mapping[str, Any], form: str, seed: int, wording: Wording | None,
+    item: Mapping[str, Any],
+    category: str,
+    question: Mapping[str, Any],
+    form: str,
+    seed: int,
+    wording: Wording | None,
     cot: bool,
-) -> Request:  # fmt: skip
+) -> Request:
     parts = [("Context", item["full_context"]), ("Question", question["question"])]
     if about := _before(question):
         parts.insert(1, about)
@@ -232,9 +237,7 @@ def follow_up(request: Request, protocol: ProtocolName, reply: str) -> Request:
     return replace(request, messages=(system, {"role": "user", "content": content}), follow_up=False)
 
 
-def _social_r1(
-    item: Mapping[str, Any], category: str, question: Mapping[str, Any], form: str, seed: int
-) -> Request:  # fmt: skip
+def _social_r1(item: Mapping[str, Any], category: str, question: Mapping[str, Any], form: str, seed: int) -> Request:
     if form == _CHOICE:
         options, right = _shuffled(question, seed)
     else:
@@ -358,11 +361,7 @@ def _justification(why: Sequence[Graded], comprehension: Sequence[Graded]) -> di
 def embedded_figures(graded: Sequence[Graded], embed: Embedder) -> dict[str, Metric]:
     """Of free answers: cosine similarity with the correct answer and with the nearest wrong one (all-MiniLM-L6-v2)."""
     free = [one for one in _official_questions(graded) if one.request.meta["form"] == _FREE]
-    pairs = [
-        (one.grade.answer, text)
-        for one in free
-        for text in (one.request.gold, *one.request.meta["wrong"])
-    ]  # fmt: skip
+    pairs = [(one.grade.answer, text) for one in free for text in (one.request.gold, *one.request.meta["wrong"])]
     cosines = iter(similarities(pairs, embed))
     right, wrong = [], []
     for one in free:

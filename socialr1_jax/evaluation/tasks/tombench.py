@@ -42,9 +42,15 @@ from socialr1_jax.runtime.files import sha256
 from socialr1_jax.runtime.terminal import shown
 
 TASKS = (
-    "Unexpected Outcome Test", "Scalar Implicature Test", "Persuasion Story Task", "False Belief Task",
-    "Ambiguous Story Task", "Hinting Task Test", "Strange Story Task", "Faux-pas Recognition Test",
-)  # fmt: skip
+    "Unexpected Outcome Test",
+    "Scalar Implicature Test",
+    "Persuasion Story Task",
+    "False Belief Task",
+    "Ambiguous Story Task",
+    "Hinting Task Test",
+    "Strange Story Task",
+    "Faux-pas Recognition Test",
+)
 GROUPS = ("emotion", "desire", "intention", "knowledge", "belief", "non-literal communication")
 TRIES = 5
 
@@ -216,9 +222,7 @@ def _messages(
 
 def _social_r1(item: Mapping[str, Any], language: str) -> Request:
     name = f"{item['task']}-{item['number']}"
-    return card_request(
-        id=f"{name}-{language}", item=name, meta=_meta(item, language) | {"try": 1}, **item[language]
-    )  # fmt: skip
+    return card_request(id=f"{name}-{language}", item=name, meta=_meta(item, language) | {"try": 1}, **item[language])
 
 
 def grade(request: Request, protocol: ProtocolName, reply: str) -> Grade:

@@ -177,11 +177,16 @@ def requests(data: Data, protocol: ProtocolName, seed: int) -> list[Request]:
     """One prompt a question, in file order; nothing is drawn, and both protocols ask alike."""
     return [
         card_request(
-            id=str(number), item=str(number), story=item["story"], question=item["question"], options=item["options"],
-            gold=item["gold"], meta={"dimension": item["dimension"]},
+            id=str(number),
+            item=str(number),
+            story=item["story"],
+            question=item["question"],
+            options=item["options"],
+            gold=item["gold"],
+            meta={"dimension": item["dimension"]},
         )
         for number, item in enumerate(data.items, 1)
-    ]  # fmt: skip
+    ]
 
 
 def grade(request: Request, protocol: ProtocolName, reply: str) -> Grade:

@@ -30,11 +30,13 @@ _RULES = tuple(
         (r"\s+|$", " "),
         (r"([^' ])('[sSmMdD]?) ", r"\1 \2 "),
         (r"([^' ])('ll|'LL|'re|'RE|'ve|'VE|n't|N'T) ", r"\1 \2 "),
-        (r"(?i)\b(can(?=not\b)|gim(?=me\b)|gon(?=na\b)|got(?=ta\b)|lem(?=me\b)|wan(?=na\s)|d(?='ye\b)|more(?='n\b))",
-         r" \1 "),
+        (
+            r"(?i)\b(can(?=not\b)|gim(?=me\b)|gon(?=na\b)|got(?=ta\b)|lem(?=me\b)|wan(?=na\s)|d(?='ye\b)|more(?='n\b))",
+            r" \1 ",
+        ),
         (r"(?i)(?<= )'t(?=(?:is|was)\b)", r" 't "),
     )
-)  # fmt: skip
+)
 
 
 def english_words(text: str) -> list[str]:
