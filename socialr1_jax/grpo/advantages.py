@@ -18,8 +18,8 @@ def group_advantages(
     Baseline, whether it is divided, the deviation's ddof and epsilon are the preset's (GRPO, DeepSeekMath arXiv
     2402.03300 section 4.1; config/objective.py) or `overrides` of single fields. NaN (or an infinity) marks a response
     that is unscorable or excluded: it leaves its group's baseline and deviation and gets 0. A group whose remaining
-    rewards differ by at most 1e-6, or that has fewer than two, gets 0 everywhere: tested as max - min, because a deviation of
-    rounding noise divided by itself would be an advantage of full size.
+    rewards differ by at most 1e-6, or that has fewer than two, gets 0 everywhere: tested as max - min, because a
+    deviation of rounding noise divided by itself would be an advantage of full size.
     """
     chosen = objective(preset, **overrides)
     rewards = _two_axes(rewards_pg)
