@@ -335,7 +335,7 @@ def audits():
 
 
 @real
-@pytest.mark.parametrize(("folder", "count"), [("emobench", 600), ("motivebench", 300), ("tactfultom", 1120)])
+@pytest.mark.parametrize(("folder", "count"), [("emobench", 600), ("motivebench", 300), ("tactfultom", 1152)])
 def test_benchmarks_that_only_their_tasks_read(folder, count):
     examples, _ = read_source(str(REAL / folder), {}, {})
     assert len(examples) == count

@@ -287,8 +287,6 @@ WRONG = (5, -5, "4", 1.5, True, None, [], [[1]], {"a": 1}, 10**30)
         (("run",), (5, "4", None, [[1]])),
         (("run", "files"), (*WRONG, {"metrics.jsonl": 5}, {**FILES, "x": 1}, {**FILES, "metrics.jsonl": -1})),
         (("run", "files", "rollouts.jsonl"), ("x", -5, 1.5, True, None, [])),
-        (("run", "finished"), (5, "4", -1, 1.5, [])),
-        (("run", "skipped_in_a_row"), (-5, "4", 1.5, None, [])),
         (("schema",), ("2", None, 99, [], 10**3000)),
     ],
 )

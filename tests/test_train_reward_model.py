@@ -170,11 +170,12 @@ def test_a_resumed_run_equals_the_uninterrupted_one(base, finished, tmp_path, mo
     with monkeypatch.context() as patch:
         patch.setattr(reward_model, "Bar", StopsAfter23)
         assert not train_reward_model(config)
-    # the signal comes during the 23rd step's last act and is seen after the next
-    assert [row["step"] for row in lines(tmp_path) if row["phase"] == "reward_model"][-1] == 24
+    # The signal comes during the 23rd step's last act: the thread that receives it may be too late for this step.
+    stopped = [row["step"] for row in lines(tmp_path) if row["phase"] == "reward_model"][-1]
+    assert stopped in (23, 24)
     assert not (tmp_path / "export").exists()
     assert train_reward_model(config)
-    assert "resuming after step 24 of 40" in capsys.readouterr().out
+    assert f"resuming after step {stopped} of 40" in capsys.readouterr().out
     weights = [(folder / "export" / "model.safetensors").read_bytes() for folder in (finished, tmp_path)]
     assert weights[0] == weights[1]
 

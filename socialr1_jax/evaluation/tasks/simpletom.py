@@ -60,7 +60,7 @@ _NEW_TOKENS, _COT_TOKENS = 20, 500
 _LABELS = ["A", "B"]
 _KNOWN_LETTERS = "ABCD"  # that the official reading looks for, also where there are two options
 _THE_WORD = re.compile(r"answer:?", re.IGNORECASE)
-_BEFORE_ANSWER = re.compile(r".*the answer is:?", re.IGNORECASE | re.DOTALL)
+_BEFORE_ANSWER = re.compile(r"\A.*the answer is:?", re.IGNORECASE | re.DOTALL)
 _ANSWER = 'Your whole reply is "(A)" or "(B)".'
 _ANSWER_COT = 'Think step by step and explain your reasoning first. End with "Therefore, the answer is: (A)" or "(B)".'
 
