@@ -304,7 +304,7 @@ def test_the_figures_by_hand(asked):
     assert (values["form/choice"], values["form/yes_no"], values["form/list"]) == (0.5, 0.25, 1)
     assert values["free/belief"] == 1
     assert (values["set_0/belief"], values["set_0/lie_ability"]) == (1, 0)
-    assert (values["ours/justification"], values["ours/comprehension_and_justification"]) == (0, 0)
+    assert (values["justification"], values["ours/comprehension_and_justification"]) == (0, 0)
 
 
 @pytest.mark.parametrize("protocol", ["official", "social_r1"])
@@ -330,9 +330,10 @@ def test_justification_has_figures_of_its_own(tmp_path, protocol, replies, share
     assert found["comprehension"].value == comprehension / 2
     others = 0.25 * 2 * 7
     assert next(iter(found.values())).value == pytest.approx((others + comprehension) / 16)
-    assert found["ours/justification"] == Metric(share, pytest.approx(0.5 * (share == 0.5)), 2)
+    assert found["justification"] == Metric(share, pytest.approx(0.5 * (share == 0.5)), 2)
     assert found["ours/comprehension_and_justification"].value == both
-    assert not any("justification" in name for name in found if not name.startswith("ours/"))
+    assert found["set_0/justification"] == found["justification"]
+    assert ("free/justification" in found) == (protocol == "official")
 
 
 def test_the_cards_protocol(tmp_path):
@@ -347,7 +348,7 @@ def test_the_cards_protocol(tmp_path):
     found = TASK.metrics(graded_all(asked.values(), ["<Answer>B</Answer>"] * 9, "social_r1"), "social_r1")
     assert next(iter(found)) == "ours/accuracy"
     justification = asked.pop("justification-0-choice").gold
-    assert found["ours/justification"].value == (justification == "B")
+    assert found["justification"].value == (justification == "B")
     assert found["ours/accuracy"].value == sum(one.gold == "B" for one in asked.values()) / 8
 
 

@@ -4,13 +4,12 @@ Official rules as of nii-cl/tactful-tom @ 0881b0d: the full context, a system pr
 questions of belief, fact and lie ability are asked freely and by choice, comprehension freely and by yes or no. There
 is no single number: `ours/micro`, over the choice and yes/no questions, is our reading, and so is social_r1's
 selection of the same questions. Justification questions ("why did Ana say that?") are in the files, but the released
-script does not ask them: here they have figures of their own, `ours/`, and are in no mean. Options are shuffled by the
+script does not ask them: here they are a category that is in no mean. Options are shuffled by the
 seed and the question's id (the benchmark fixes no seed).
 """
 
 from __future__ import annotations
 
-import math
 import random
 import re
 from collections import Counter
@@ -312,50 +311,37 @@ def metrics(graded: Sequence[Graded], protocol: ProtocolName) -> dict[str, Metri
     `<file>/<category>` is the category's figure in one of the five files, as the released script has it.
 
     Free answers apart: `free/<category>` is the token F1 with the correct answer, `free/f1_wrong` that with the nearest
-    wrong one. Justification, which the released script leaves out, has figures of its own: `ours/justification`, by
-    choice, and the share of conversations with comprehension and justification right.
+    wrong one. Justification, which the released script leaves out, is a category like the others and in no mean over
+    categories; `ours/comprehension_and_justification` is the share of conversations with both right.
     """
-    why = [one for one in graded if one.request.meta["category"] == _JUSTIFICATION]
-    closed = [one for one in _official_questions(graded) if one.request.meta["form"] != _FREE]
-    free = [one for one in _official_questions(graded) if one.request.meta["form"] == _FREE]
-    micro = [one for one in closed if one.request.meta["form"] in (_CHOICE, _YES_NO)]
+    closed = [one for one in graded if one.request.meta["form"] != _FREE]
+    asked = _official_questions(closed)
+    micro = [one for one in asked if one.request.meta["form"] in (_CHOICE, _YES_NO)]
     found = {"ours/accuracy" if protocol == "social_r1" else "ours/micro": accuracy(micro)}
     by_category = by_group(closed, "category")
-    found |= {name: accuracy(by_category[name]) for name in CATEGORIES if name in by_category}
+    found |= {name: accuracy(by_category[name]) for name in _ASKED if name in by_category}
     for file, group in by_group([one for one in closed if "file" in one.request.meta], "file").items():
         in_file = by_group(group, "category")
-        found |= {f"{file}/{name}": accuracy(in_file[name]) for name in CATEGORIES if name in in_file}
-    found |= {f"form/{form}": accuracy(group) for form, group in by_group(closed, "form").items()}
+        found |= {f"{file}/{name}": accuracy(in_file[name]) for name in _ASKED if name in in_file}
+    found |= {f"form/{form}": accuracy(group) for form, group in by_group(asked, "form").items()}
     found |= {f"lie_type/{name}": accuracy(group) for name, group in by_group(micro, "lie_type").items()}
-    found |= _justification(why, by_category.get("comprehension", ()))
-    if free:
+    if _JUSTIFICATION in by_category:
+        both: dict[str, float] = {}
+        for one in (*by_category[_JUSTIFICATION], *by_category.get("comprehension", ())):
+            both[one.request.item] = both.get(one.request.item, 1.0) * one.grade.value
+        found["ours/comprehension_and_justification"] = mean_metric(list(both.values()))
+    if every := [one for one in graded if one.request.meta["form"] == _FREE]:
+        free = _official_questions(every)
         wrong = [max(token_f1(one.grade.answer, text) for text in one.request.meta["wrong"]) for one in free]
         found["free/f1"] = accuracy(free)
         found["free/f1_wrong"] = mean_metric(wrong, [one.request.item for one in free])
-        found |= {f"free/{name}": accuracy(group) for name, group in by_group(free, "category").items()}
+        found |= {f"free/{name}": accuracy(group) for name, group in by_group(every, "category").items()}
     return found
 
 
 def _official_questions(graded: Sequence[Graded]) -> list[Graded]:
     """Return the questions that the released script asks."""
     return [one for one in graded if one.request.meta["category"] in CATEGORIES]
-
-
-def _justification(why: Sequence[Graded], comprehension: Sequence[Graded]) -> dict[str, Metric]:
-    """Return the figures of justification. comprehension: the graded yes/no questions of that category."""
-    chosen = [one for one in why if one.request.meta["form"] == _CHOICE]
-    if not chosen:
-        return {}
-    both: dict[str, list[float]] = {one.request.item: [] for one in chosen}
-    for one in (*chosen, *comprehension):
-        if one.request.item in both:
-            both[one.request.item].append(one.grade.value)
-    free = [one for one in why if one.request.meta["form"] == _FREE]
-    return {
-        "ours/justification": accuracy(chosen),
-        "ours/comprehension_and_justification": mean_metric([math.prod(values) for values in both.values()]),
-        **({"ours/free_justification": accuracy(free)} if free else {}),
-    }
 
 
 def embedded_figures(graded: Sequence[Graded], embed: Embedder) -> dict[str, Metric]:
