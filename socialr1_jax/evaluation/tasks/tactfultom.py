@@ -311,11 +311,12 @@ def metrics(graded: Sequence[Graded], protocol: ProtocolName) -> dict[str, Metri
     `<file>/<category>` is the category's figure in one of the five files, as the released script has it.
 
     Free answers apart: `free/<category>` is the token F1 with the correct answer, `free/f1_wrong` that with the nearest
-    wrong one. Justification, which the released script leaves out, is a category like the others and in no mean over
-    categories; `ours/comprehension_and_justification` is the share of conversations with both right.
+    wrong one. Justification is among them, as in the released script for free answers. Its closed questions, which the
+    other script leaves out, are a category like the others and in no mean; `ours/comprehension_and_justification` is
+    the share of conversations with both right.
     """
     closed = [one for one in graded if one.request.meta["form"] != _FREE]
-    asked = _official_questions(closed)
+    asked = [one for one in closed if one.request.meta["category"] in CATEGORIES]
     micro = [one for one in asked if one.request.meta["form"] in (_CHOICE, _YES_NO)]
     found = {"ours/accuracy" if protocol == "social_r1" else "ours/micro": accuracy(micro)}
     by_category = by_group(closed, "category")
@@ -330,23 +331,17 @@ def metrics(graded: Sequence[Graded], protocol: ProtocolName) -> dict[str, Metri
         for one in (*by_category[_JUSTIFICATION], *by_category.get("comprehension", ())):
             both[one.request.item] = both.get(one.request.item, 1.0) * one.grade.value
         found["ours/comprehension_and_justification"] = mean_metric(list(both.values()))
-    if every := [one for one in graded if one.request.meta["form"] == _FREE]:
-        free = _official_questions(every)
+    if free := [one for one in graded if one.request.meta["form"] == _FREE]:
         wrong = [max(token_f1(one.grade.answer, text) for text in one.request.meta["wrong"]) for one in free]
         found["free/f1"] = accuracy(free)
         found["free/f1_wrong"] = mean_metric(wrong, [one.request.item for one in free])
-        found |= {f"free/{name}": accuracy(group) for name, group in by_group(every, "category").items()}
+        found |= {f"free/{name}": accuracy(group) for name, group in by_group(free, "category").items()}
     return found
-
-
-def _official_questions(graded: Sequence[Graded]) -> list[Graded]:
-    """Return the questions that the released script asks."""
-    return [one for one in graded if one.request.meta["category"] in CATEGORIES]
 
 
 def embedded_figures(graded: Sequence[Graded], embed: Embedder) -> dict[str, Metric]:
     """Of free answers: cosine similarity with the correct answer and with the nearest wrong one (all-MiniLM-L6-v2)."""
-    free = [one for one in _official_questions(graded) if one.request.meta["form"] == _FREE]
+    free = [one for one in graded if one.request.meta["form"] == _FREE]
     pairs = [(one.grade.answer, text) for one in free for text in (one.request.gold, *one.request.meta["wrong"])]
     cosines = iter(similarities(pairs, embed))
     right, wrong = [], []
