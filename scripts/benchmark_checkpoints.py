@@ -1,4 +1,4 @@
-"""What checkpoints cost: restoring beside a plain read of the same bytes, and saving beside steps that do not save.
+"""Measure what checkpoints cost: restoring beside a plain read of the same bytes, saving beside steps that do not.
 
     python scripts/benchmark_checkpoints.py --shape 0.6b
     python scripts/benchmark_checkpoints.py --restore=false --steps 40
@@ -23,7 +23,7 @@ from socialr1_jax.runtime.terminal import print_result, run_script
 
 
 class CheckpointBenchmark(Section):
-    """What to measure."""
+    """Settings of the measurement."""
 
     shape: str = Field("0.6b", description="size of the model whose full state (12 bytes a parameter) is restored")
     restore: bool = Field(True, description="measure restoring")

@@ -63,7 +63,7 @@ _READERS = {
 
 
 class LoadingConfig(Section):
-    """What is measured."""
+    """Settings of the measurement."""
 
     shape: str = Field("0.6b", description=f"size of the model: {', '.join(SHAPES)}")
     dtype: Literal["float32", "bfloat16"] = Field("bfloat16", description="of the files and of what is read")

@@ -23,7 +23,7 @@ from socialr1_jax.runtime.terminal import print_error, print_line, run_script
 
 
 class ProfileConfig(Section):
-    """What is measured; every other field is one of the run's own."""
+    """Settings of a profile; every other field is one of the run's own."""
 
     phase: Literal["rollout", "reward", "update", "step"] = Field("step", description="what is traced")
     steps: int = Field(3, ge=1, description="traced steps, after those that compile")

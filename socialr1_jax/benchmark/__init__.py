@@ -1,1 +1,1 @@
-"""How fast the programs of a run are, beside their peers."""
+"""Speeds of a run's programs, beside those of their peers."""

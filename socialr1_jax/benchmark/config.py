@@ -11,7 +11,7 @@ from socialr1_jax.models.shapes import SHAPES
 
 
 class BenchmarkConfig(Section):
-    """What is measured."""
+    """Settings of the measurement."""
 
     shape: str = Field("tiny", description=f"size of the model: {', '.join(SHAPES)}")
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="of the computation; masters stay float32")

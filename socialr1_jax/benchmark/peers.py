@@ -1,4 +1,4 @@
-"""What transformers and TRL need for the same work, for a column beside ours: random weights of a shape, through torch.
+"""Time transformers and TRL on the same work, for a column beside ours: random weights of a shape, through torch.
 
 torch, transformers and trl come with the extra `test`; nothing else in the package needs them.
 """

@@ -1,4 +1,4 @@
-"""What GRPO's variants differ in: advantages, policy term, aggregation, KL, truncated responses. One preset fixes all.
+"""GRPO's variants by what they differ in: advantages, policy term, aggregation, KL, truncation. A preset fixes all.
 
 | preset | what it is | source |
 |---|---|---|
@@ -59,7 +59,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
 
 
 class Objective(Section):
-    """What an update maximises. A field that is not given is the preset's."""
+    """Objective of an update. A field that is not given is the preset's."""
 
     preset: Preset = Field("social_r1", description="sets every field below that is not given (docs/objectives.md)")
     baseline: Literal["mean", "leave_one_out"] = Field(

@@ -15,7 +15,7 @@ from socialr1_jax.config.stories import StoryConfig
 
 
 class TrajectoryConfig(SamplingConfig):
-    """How the policy's responses are drawn (source policy)."""
+    """Sampling of the policy's responses (source policy)."""
 
     group_size: int = Field(6, ge=2, description="responses per question, compared with each other")
     max_new_tokens: int = Field(2048, ge=1, description="length limit of a response")
@@ -46,7 +46,7 @@ class CorruptionConfig(StoryConfig):
 
 
 class PairsConfig(QuestionFileConfig):
-    """Where the thoughts are from, who scores them, and how they are paired."""
+    """Sources of thoughts, their judge, and rules of pairing."""
 
     output: str = Field(min_length=1, description="file of pairs, .jsonl or .parquet")
     source: Literal["policy", "responses", "corruptions"] = Field(

@@ -67,7 +67,7 @@ def _schedule(start: float, end: float) -> Schedule:
 
 
 class StructureConfig(ServerConfig):
-    """Who scores the structure of the thoughts, and how a judge on a server is called."""
+    """Judge of the structure of the thoughts, and calls of one on a server."""
 
     needs: ClassVar[tuple[Need, ...]] = (
         *(Need(name, "judge", ("endpoint", "local")) for name in ("model", "rubric", "temperature", "max_tokens")),
@@ -211,7 +211,7 @@ class RewardConfig(Section):
     @model_validator(mode="before")
     @classmethod
     def _over_defaults(cls, values: Any) -> Any:
-        """What is given of a schedule goes over that schedule's own defaults, not over those of any schedule."""
+        """Return a schedule's own defaults under the fields that are given."""
         if not isinstance(values, Mapping):
             return values
         merged = dict(values)

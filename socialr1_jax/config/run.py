@@ -123,7 +123,7 @@ class DataConfig(Section):
 
 
 class SamplingConfig(Section):
-    """How responses are drawn."""
+    """Sampling of responses."""
 
     group_size: int = Field(5, ge=2, description="responses per prompt, compared with each other")
     max_new_tokens: int = Field(3072, ge=1, description="length limit of a response")
@@ -161,12 +161,12 @@ class GrpoConfig(Objective):
 
     @property
     def several_updates(self) -> bool:
-        """Whether a rollout gets several updates; with one, the ratio is exactly 1 and no old-policy pass is made."""
+        """Return whether a rollout gets several updates; with one, the ratio is 1 without an old-policy pass."""
         return self.mini_batch_prompts < self.prompts_per_step
 
 
 class MeshConfig(Section):
-    """How many ways the devices split the work; the three sizes multiply to the number of devices."""
+    """Ways in which the devices split the work; the three sizes multiply to the number of devices."""
 
     replica: int = Field(1, ge=1, description="whole copies of weights and moments, each with rows of its own")
     fsdp: int = Field(0, ge=0, description="parts that weights, moments and rows are split into; 0 = all that is left")
@@ -242,14 +242,14 @@ class RunCheckpointConfig(CheckpointConfig):
 
 
 class TrackingConfig(Section):
-    """Where metrics go beside metrics.jsonl, which is always written."""
+    """Trackers beside metrics.jsonl, which is always written."""
 
     tensorboard: bool = Field(True, description="write TensorBoard event files")
     wandb: bool = Field(False, description="log to Weights & Biases (pip install -e '.[wandb]')")
 
 
 class RunTrackingConfig(TrackingConfig):
-    """Where metrics go beside metrics.jsonl, and how much of the responses is kept."""
+    """Trackers beside metrics.jsonl, and how many responses are kept."""
 
     responses: int = Field(0, ge=0, description="responses of a step that rollouts.jsonl gets; 0 = all")
 

@@ -462,7 +462,7 @@ def _parts(column: str) -> tuple[str, ...]:
 
 
 def _find(known: Sequence[str], columns: Mapping[str, str]) -> _Places:
-    """Where the fields are in rows with the columns ``known``. Raises ValueError for a missing one."""
+    """Return where the fields are in rows with the columns ``known``. Raises ValueError for a missing one."""
     by_name = {column.lower(): column for column in reversed(known)}  # of two that differ in case, the first
     texts, options = dict[str, str](), tuple[str, ...]()
     chosen: tuple[str, ...]
@@ -523,7 +523,7 @@ def parse_options(value: Any) -> tuple[str, ...]:
 
 
 def _option_texts(value: Any) -> tuple[str, ...]:
-    """As `parse_options`, of what `_plain` gives."""
+    """Return option texts as `parse_options` does, of what `_plain` gives."""
     if isinstance(value, Mapping):
         texts = list(map(_text, _by_label(value).values()))
     elif isinstance(value, str) and not _absent(value):

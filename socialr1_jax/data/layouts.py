@@ -15,7 +15,7 @@ _LETTERED = re.compile(r"option[ _-]?([a-z])", re.IGNORECASE)
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """Where the fields of a question are in files that have the columns `needs`.
+    """Places of a question's fields in files that have the columns `needs`.
 
     ``where`` are conditions that rows fulfil, as of ``read_examples``; ``golds`` translates gold answers to letters;
     ``labels`` is the column that the lines of a file beside the questions are put in when the questions lack it.

@@ -62,7 +62,7 @@ _COLUMNS = tuple(column.name for column in fields(Pair))
 
 
 def same_text(one: str, other: str) -> bool:
-    """Whether two texts are equal but for white space."""
+    """Return whether two texts are equal but for white space."""
     return one.split() == other.split()
 
 

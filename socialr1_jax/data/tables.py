@@ -124,7 +124,7 @@ def file_rows(path: Path) -> Iterator[Row | BadRow]:
 
 
 class _Unreadable(str):
-    """Why a row could not be parsed; no JSON value is of this class."""
+    """Reason why a row could not be parsed; no JSON value is of this class."""
 
 
 def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -259,7 +259,7 @@ class Conditions:
         self._known.update(dict.fromkeys(columns))
 
     def hold(self, values: Mapping[str, Any]) -> bool:
-        """Whether a row fulfils all conditions."""
+        """Return whether a row fulfils all conditions."""
         if not self._wanted:
             return True
         self._total += 1
@@ -416,7 +416,7 @@ def _hub_files(repo: str, split: str | None) -> list[Path]:
 
 
 def kind_of(value: Any) -> str:
-    """What a JSON value is, in words."""
+    """Return the kind of a JSON value, in words."""
     names = {
         list: "a list",
         dict: "an object",

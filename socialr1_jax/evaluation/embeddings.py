@@ -17,7 +17,7 @@ TACTFULTOM_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 
 
 def installed() -> bool:
-    """Whether sentence-transformers can be imported; it is not imported here (that takes seconds)."""
+    """Return whether sentence-transformers can be imported; it is not imported here (that takes seconds)."""
     return find_spec("sentence_transformers") is not None
 
 

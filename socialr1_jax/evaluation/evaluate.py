@@ -1,4 +1,4 @@
-"""What scripts/evaluate.py does: every task in turn, then the tables."""
+"""Evaluate a model: every task one after another, then the tables."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a benchmark is to the runner: prompts to answer, a grade for every reply, and figures made of the grades.
+"""Benchmarks as the runner uses them: prompts, a grade for every reply, and figures made of the grades.
 
 A benchmark's file has a `Task`. Nothing here knows of models, and nothing imports JAX.
 """

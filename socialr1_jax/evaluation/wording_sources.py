@@ -1,4 +1,4 @@
-"""Where the authors of benchmarks keep the texts of their prompts, and how a text is read from there.
+"""Places of the texts of benchmark authors' prompts, and readers of the files that have them.
 
 Their files are parsed as Python, read as YAML or searched as text; nothing of theirs is imported or run.
 """

@@ -46,7 +46,7 @@ def flat_groups(rewards_pg: npt.ArrayLike) -> npt.NDArray[np.bool_]:
 
 
 def soft_overlong(lengths_b: npt.ArrayLike, limit: int, buffer: int, factor: float = 1.0) -> npt.NDArray[np.float64]:
-    """What rewards [b] lose by their responses' lengths in tokens: 0 up to limit - buffer, then linearly to -factor.
+    """Return what rewards [b] lose by length in tokens: 0 up to limit - buffer, then linearly to -factor.
 
     DAPO's soft overlong punishment (arXiv 2503.14476 eq. 13), float64 [b], to be added to the rewards.
     """

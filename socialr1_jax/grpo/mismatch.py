@@ -1,4 +1,4 @@
-"""How far the log-probs that the sampler reported lie from those that the trainer computes for the same tokens."""
+"""Distance between the log-probs of the sampler and those of the trainer for the same tokens."""
 
 import numpy as np
 import numpy.typing as npt

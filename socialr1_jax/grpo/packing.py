@@ -41,12 +41,12 @@ class Rows:
         return jax.tree.map(lambda x: x[rows], self)
 
     def placed(self) -> "Rows":
-        """The same rows on the devices, split over the context's mesh; what is there already stays."""
+        """Return the rows on the devices, split over the context's mesh; arrays that are there already stay."""
         return jax.tree.map(lambda x: x if isinstance(x, jax.Array) else place(x), self)
 
 
 class Place(NamedTuple):
-    """Where a text lies in a micro-batch: what all responses to a prompt share, or a row's own part behind it."""
+    """Place of a text in a micro-batch: what all responses to a prompt share, or a row's own part behind it."""
 
     row: int  # of the mini-batch; of a shared part the first one that has it
     first: int  # position in the row of the part's first token
@@ -62,7 +62,7 @@ class Place(NamedTuple):
 
     @property
     def pairs(self) -> float:
-        """Of a query here and a key that it sees, the triangle as half a square."""
+        """Return the pairs of a query here and a key that it sees, the triangle as half a square."""
         return self.length * (self.first + self.length / 2)
 
 

@@ -44,7 +44,7 @@ class Rollouts:
         return rewards.reshape(-1, self.group)
 
     def shaped_rewards(self, config: RunConfig) -> np.ndarray:
-        """What advantages are made of: the rewards, those of truncated responses as `grpo.truncated` says."""
+        """Return the rewards that advantages are made of; truncated responses as `grpo.truncated` says."""
         grpo, limit = config.grpo, config.sampling.max_new_tokens
         rewards = self.rewards_pg
         if grpo.truncated == "mask":
@@ -117,7 +117,7 @@ class Rollouts:
 
 
 class Source(Protocol):
-    """Where the rollouts of a run come from: a `Sampler`, or a `Replay` of what one sampled."""
+    """Source of a run's rollouts: a `Sampler`, or a `Replay` of what one sampled."""
 
     def __call__(self, params: Params, step: int, phase: Phase) -> Rollouts:
         """Return the rollouts of step `step` (from 0), whose phases "rollout" and "reward" are measured."""

@@ -36,7 +36,7 @@ class TrainState(NamedTuple):
 
 
 class Sums(NamedTuple):
-    """What micro-batches add up to: the float32 gradient, and loss, denominator and metrics."""
+    """Sums over micro-batches: the float32 gradient, and loss, denominator and metrics."""
 
     gradient: Params
     numbers: dict[str, jax.Array]
@@ -50,7 +50,7 @@ def init_state(params: Params, optimizer: optax.GradientTransformation) -> Train
 
 
 def moment_shardings(optimizer: optax.GradientTransformation, masters: Params) -> Any:
-    """Where the optimizer's state lies: moments like their weights, counts whole; None for weights on no mesh."""
+    """Return the sharding of the optimizer's state: moments as their weights, counts whole; None without a mesh."""
     sharding = jax.tree.leaves(masters)[0].sharding
     if not isinstance(sharding, NamedSharding):
         return None  # naming the one device would commit the moments to it, and the second update compile again

@@ -1,4 +1,4 @@
-"""What the phases of a run cost in FLOP and bytes, counted from the shapes (docs/performance.md has the derivation).
+"""Count the FLOP and bytes of a run's phases from the shapes (docs/performance.md has the derivation).
 
 A multiplication and an addition are two FLOP. Causal attention is counted at half its square, padding not at all:
 that is what the mathematics needs, whatever a kernel does beside it.

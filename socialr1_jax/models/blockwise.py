@@ -18,7 +18,7 @@ _BLOCKS, _SMALLEST_BLOCK = 8, 32  # 8: 9/16 of the square
 
 
 class Segments(NamedTuple):
-    """What a row that holds several texts is made of; each array is int32 [b, t].
+    """Segments of rows that hold several texts; each array is int32 [b, t].
 
     A position sees the earlier ones of its own segment and all of its prefix: the segment that holds the beginning
     which it shares with others. A segment without one names itself. `positions_bt` count from the text's beginning.
@@ -29,7 +29,7 @@ class Segments(NamedTuple):
     positions_bt: Any
 
     def seen(self, queries: slice, keys: slice) -> jax.Array:
-        """Whether a query may look at a key, but for the order: boolean [b, q, k]."""
+        """Return whether a query may look at a key, but for the order: boolean [b, q, k]."""
         key_b1k = self.own_bt[:, None, keys]
         return (self.own_bt[:, queries, None] == key_b1k) | (self.prefix_bt[:, queries, None] == key_b1k)
 
@@ -139,7 +139,7 @@ def prefixed_attention(
 def _blocks(
     q_btnh: jax.Array, k_btkh: jax.Array, segments: Segments | None
 ) -> Iterator[tuple[slice, slice, jax.Array]]:
-    """Of each block: its rows of queries, the keys up to its end, and which of these a row sees, [1 or b, 1, r, s]."""
+    """Yield for each block its rows of queries, the keys up to its end, and which of them a row sees."""
     t, group = q_btnh.shape[1], q_btnh.shape[2] // k_btkh.shape[2]
     size = max(_SMALLEST_BLOCK, -(-t // _BLOCKS))
     for start, stop in ((i, min(i + size, t)) for i in range(0, t, size)):
@@ -158,7 +158,7 @@ def _rows(x_btnh: jax.Array, k_btkh: jax.Array) -> jax.Array:
 
 
 def _heads(x_bkrh: jax.Array, like_btnh: jax.Array) -> jax.Array:
-    """And back: [b, t, n, h]."""
+    """Invert `_rows`: reshape to [b, t, n, h]."""
     b, t, _, h = like_btnh.shape
     x_btkgh = x_bkrh.reshape(b, -1, t, x_bkrh.shape[2] // t, h).swapaxes(1, 2)
     return x_btkgh.reshape(like_btnh.shape).astype(like_btnh.dtype)

@@ -49,7 +49,7 @@ class LayerCache(NamedTuple):
         return LayerCache(jnp.repeat(self.k_bkhs, times, axis=0), jnp.repeat(self.v_bksh, times, axis=0))
 
     def grow(self, slots: int) -> "LayerCache":
-        """The same cache with room for `slots` positions."""
+        """Return the cache with room for `slots` positions."""
         more = slots - self.slots
         return LayerCache(
             jnp.pad(self.k_bkhs, ((0, 0), (0, 0), (0, 0), (0, more))),

@@ -152,7 +152,7 @@ def init_params(config: Qwen3Config, key: jax.Array, dtype: Any = jnp.float32) -
 
 
 def precision(x: jax.Array) -> jax.lax.Precision | None:
-    """Of a product: float32 as it is, other types as the backend likes."""
+    """Return the matmul precision: exact for float32, the backend's default otherwise."""
     # float32 is asked for where equality is checked: keep TF32 and bfloat16 passes out of it.
     return jax.lax.Precision.HIGHEST if x.dtype == jnp.float32 else None
 
@@ -213,7 +213,7 @@ def block(
 
 
 def _keeps(primitive: Any, *inputs: Any, **options: Any) -> bool:
-    """Whether `remat` attention keeps an operation's results: products with kernels, and what attention gave."""
+    """Return whether `remat` attention keeps an operation's results: products with kernels, attention's output."""
     policies = jax.checkpoint_policies
     return (
         policies.dots_with_no_batch_dims_saveable(primitive, *inputs, **options)

@@ -1,1 +1,1 @@
-"""What a run would take on devices, here or elsewhere, before it starts."""
+"""Plan what a run takes on devices, here or elsewhere, before it starts."""

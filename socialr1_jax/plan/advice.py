@@ -1,4 +1,4 @@
-"""What would make a run fit: every proposal is compiled before it is made."""
+"""Find settings that make a run fit: every proposal is compiled before it is made."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -72,7 +72,7 @@ class _Search:
         )
 
     def _settings(self) -> Iterator[Changes]:
-        """What takes less memory on the same devices; the last one takes the least."""
+        """Return settings that take less memory on the same devices; the last one takes the least."""
         config = self.config
         if self.part == "update":
             row = config.data.max_prompt_tokens + config.sampling.max_new_tokens

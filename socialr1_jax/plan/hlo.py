@@ -94,7 +94,7 @@ def collectives(text: str, devices: int) -> list[Collective]:
 
 
 def _trips(rest: str, bodies: dict[str, list[Line]]) -> int:
-    """How often a loop runs; 0 when its end depends on the data. GPUs' texts say it, TPUs' compare with a constant."""
+    """Return a loop's trip count; 0 when it depends on the data. GPUs' texts have it, TPUs' compare with a constant."""
     if known := _TRIPS.search(rest):
         return int(known[1])
     condition = re.search(r"condition=%?([\w.$-]+)", rest)

@@ -1,4 +1,4 @@
-"""What a run will need on devices that are not here: every phase compiled for them from abstract arrays.
+"""Plan a run for devices that are not here: every phase compiled for them from abstract arrays.
 
 XLA compiles for a topology by name and reports what the program takes there. Nothing is allocated and nothing runs.
 """

@@ -1,1 +1,1 @@
-"""Where the time and the memory of a run go: its own programs traced, and what the trace says in figures."""
+"""Profile a run's time and memory: its own programs traced, and the trace in figures."""

@@ -46,7 +46,7 @@ def block_of(op_name: str) -> str:
 
 
 def kind_of(opcode: str, block: str, target: str, flops: float) -> Kind:
-    """Of an instruction with its custom call's `target` ("" for none) and the FLOP of its matrix products.
+    """Return the kind of an instruction with its custom call's `target` ("" for none) and its matrix FLOP.
 
     Each has one kind: a collective first; then the core of attention (block "attend": scores, softmax, values), its
     matrix products included; then other matrix products.

@@ -1,4 +1,4 @@
-"""What each instruction of a compiled program is: its block and kind, the FLOP of its matrix products, its bytes.
+"""Read the instructions of a compiled program: block and kind, FLOP of matrix products, bytes.
 
 Read from the text of the optimised module, since the trace says nothing but the instruction's name. FLOP are those of
 matrix products alone. Bytes are those of operands and results, each read or written once; of an operand that is only
@@ -84,7 +84,7 @@ def _with_operands(line: Line) -> _Line:
 
 
 def _fused(line: _Line, bodies: _Bodies) -> Mapping[str, _Line]:
-    """What a fusion or the start of something asynchronous is made of; nothing for any other instruction."""
+    """Return the instructions inside a fusion or an asynchronous start; none for any other instruction."""
     called = _CALLED.search(line.rest) if line.opcode in ("fusion", "async-start") else None
     return bodies.get(called[1], {}) if called else {}
 
@@ -106,7 +106,7 @@ def _instruction(line: _Line, body: Mapping[str, _Line], bodies: _Bodies, op_nam
 
 
 def _flops(line: _Line, body: Mapping[str, _Line]) -> float:
-    """Of a matrix product, two for each multiplication; 0 for anything else."""
+    """Return the FLOP of a matrix product, two for each multiplication; 0 for anything else."""
     if line.opcode != "dot" and not (line.opcode == "custom-call" and _GEMM.search(line.rest)):
         return 0.0
     left = body.get(line.operands[0]) if line.operands else None
@@ -144,7 +144,7 @@ def _bytes(line: _Line, body: Mapping[str, _Line], inner: Mapping[str, _Line]) -
 
 
 def _uses(name: str, users: Mapping[str, Sequence[tuple[_Line, int]]]) -> list[tuple[_Line, int]]:
-    """Who uses a value, looking through bitcasts."""
+    """Return the users of a value, looking through bitcasts."""
     found = []
     for one, place in users[name]:
         found += _uses(one.name, users) if one.opcode == "bitcast" else [(one, place)]

@@ -1,4 +1,4 @@
-"""What this machine does at most, measured: the rate of a large matrix product, the bandwidth of a large copy."""
+"""Measure this machine's peaks: the rate of a large matrix product, the bandwidth of a large copy."""
 
 import time
 from collections.abc import Callable
@@ -15,7 +15,7 @@ _ROW = 0.05
 
 @dataclass(frozen=True)
 class Peaks:
-    """Of all devices together: FLOP/s in the computation's dtype, bytes/s read and written."""
+    """Peaks of all devices together: FLOP/s in the computation's dtype, bytes/s read and written."""
 
     flops: float
     bandwidth: float

@@ -27,7 +27,7 @@ _UNKNOWN = Instruction(NO_BLOCK, "other", 0.0, 0.0, "")
 
 @dataclass
 class _Use:
-    """What one instruction did in all measured steps of one phase."""
+    """Totals of one instruction in all measured steps of one phase."""
 
     instruction: Instruction
     runs: int = 0

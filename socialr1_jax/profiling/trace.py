@@ -51,7 +51,7 @@ class Span:
 
 @dataclass(frozen=True)
 class Trace:
-    """What a trace holds: ops by line (a thread or a stream), and the host's annotations and events, by start."""
+    """Content of a trace: ops by line (a thread or a stream), and the host's annotations and events, by start."""
 
     lines: list[list[Op]]
     host: list[Span]
@@ -146,5 +146,5 @@ def shared(pieces: Sequence[tuple[int, float, float]]) -> dict[int, float]:
 
 
 def cut(pieces: Iterable[tuple[int, float, float]], start: float, stop: float) -> list[tuple[int, float, float]]:
-    """What of the pieces lies between `start` and `stop`."""
+    """Return the parts of the pieces between `start` and `stop`."""
     return [(key, max(a, start), min(b, stop)) for key, a, b in pieces if a < stop and b > start]

@@ -1,4 +1,4 @@
-"""What should not happen inside a measured step, and is told when it does: compilations and implicit transfers."""
+"""Detect compilations and implicit transfers inside a measured step."""
 
 import logging
 import os
@@ -31,7 +31,7 @@ class Compilation:
 
 @dataclass
 class Watch:
-    """What was seen. `transfers` counts by (phase, direction, array)."""
+    """Record of what was seen. `transfers` counts by (phase, direction, array)."""
 
     compilations: list[Compilation] = field(default_factory=list)
     transfers: Counter[tuple[str, str, str]] = field(default_factory=Counter)

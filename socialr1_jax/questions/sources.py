@@ -185,7 +185,7 @@ class Questions(Sequence[Example]):
 
     @property
     def dropped(self) -> int:
-        """How many bad rows were left out so far; it grows only by rows of large Parquet files."""
+        """Return how many bad rows were left out so far; it grows only by rows of large Parquet files."""
         return len(self._bad)
 
     @property

@@ -110,7 +110,7 @@ def _read_run(directory: Path, name: str, missing: list[str]) -> Row:
 
 
 def _facts(config: Mapping[str, Any], summary: Mapping[str, float], metrics: Metrics) -> dict[str, str]:
-    """What the head of the page says of a run, as far as it is known."""
+    """Return the facts shown in the page header; unknown ones are left out."""
     sampling, grpo, rewards = (_section(config, name) for name in ("sampling", "grpo", "rewards"))
     facts: dict[str, str] = {}
     if "parameters" in summary:
@@ -155,7 +155,7 @@ def _section(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 
 
 def _columns(metrics: Metrics) -> Row:
-    """What the page's charts are drawn from: {phase: {"step": [...], key: [number or null, ...]}}, to six digits."""
+    """Return the data of the page's charts: {phase: {"step": [...], key: [number or null, ...]}}, to six digits."""
     columns: Row = {}
     for phase, rows in metrics.items():
         steps = sorted(rows)

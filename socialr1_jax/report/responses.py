@@ -1,4 +1,4 @@
-"""What the page holds of a run's responses: a bounded choice with marked texts, questions before and after, lengths."""
+"""Choose a run's responses for the page: a bounded number with marked texts, questions before and after, lengths."""
 
 import json
 from pathlib import Path

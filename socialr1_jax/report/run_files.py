@@ -169,7 +169,7 @@ def terms_of(row: Row) -> dict[str, float | None]:
 
 
 def is_right(row: Row) -> bool:
-    """Whether the outcome term of a rollout row says that its answer equals the gold one."""
+    """Return whether the outcome term of a rollout row says that its answer equals the gold one."""
     return (terms_of(row).get("outcome") or 0.0) > 0.5
 
 

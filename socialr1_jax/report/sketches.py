@@ -36,7 +36,7 @@ class EvenDraw(Generic[Item]):
 
 
 class LengthMap:
-    """How many responses of which length came at which step, in at most 128 columns of steps and 64 rows of lengths.
+    """Counts of responses by step and length, in at most 128 columns of steps and 64 rows of lengths.
 
     `stride` steps (counted from 1) make a column, `width` units of length a row; where they grow too many, both are
     merged by twos.

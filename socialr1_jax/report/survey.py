@@ -27,7 +27,7 @@ class Answer(NamedTuple):
 
 @dataclass
 class Survey:
-    """What `survey_rollouts` found.
+    """Result of `survey_rollouts`.
 
     `before`: (source, question id, sample) -> its answer in the first evaluation (phase eval_sft, or eval at the first
     step of that phase); `after`: in the latest one (phase eval_grpo, or eval at a later step). `evaluations`: the steps

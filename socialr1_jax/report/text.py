@@ -59,7 +59,7 @@ def _tag_places(problem: str, text: str) -> list[Place]:
 
 
 def _violation_places(violation: str, thoughts: str, spans: list[StageSpan]) -> list[Place]:
-    """Where the rules of docs/rewards.md saw a violation; empty for what is missing and for rules unknown here."""
+    """Return where the rules of docs/rewards.md saw a violation; empty for what is missing and for unknown rules."""
     name, _, stage = violation.partition(":")
     inference = next((span for span in spans if span.stage == "interpret"), None)
     end = inference.end if inference else len(thoughts)

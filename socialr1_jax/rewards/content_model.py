@@ -23,7 +23,7 @@ _START, _END = "<|im_start|>", "<|im_end|>"
 
 
 def content_prompts(tokenizer: Any, texts: Sequence[Text], max_tokens: int) -> list[list[int] | None]:
-    """What the reward model reads of each (story, question, thoughts), in training and in scoring; None if too long.
+    """Return the reward model's input of each (story, question, thoughts), in training and scoring; None if too long.
 
         <|im_start|>user
         {story}

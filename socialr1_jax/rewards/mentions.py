@@ -68,6 +68,6 @@ def _is_mention(text: str, at: int) -> bool:
 
 
 def announces_answer(text: str, before: int, reasons_before: int) -> bool:
-    """Whether the answer is announced ("the answer is", "I choose") ahead of position ``before``, or announced with its
+    """Tell if the answer is announced ("the answer is", "I choose") ahead of position ``before``, or announced with its
     reason following ("the answer is B because") ahead of ``reasons_before``."""
     return any(match.start() < before or match.group("because") for match in _ANNOUNCED.finditer(text[:reasons_before]))

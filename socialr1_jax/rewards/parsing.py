@@ -18,7 +18,7 @@ THINK, THINK_END, ANSWER, ANSWER_END = TAGS
 
 @dataclass(frozen=True)
 class ParsedResponse:
-    """What ``parse_response`` found.
+    """Result of ``parse_response``.
 
     ``thoughts`` and ``answer`` are stripped of outer white space, and "" where there is no doubt-free pair of tags.
     ``problems`` says in plain words what is wrong; ``well_formed`` is true exactly when it is empty.

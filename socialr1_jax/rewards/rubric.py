@@ -53,7 +53,7 @@ _SLACK = 0.051  # models round each number to a tenth
 
 @dataclass(frozen=True)
 class Rubric:
-    """What a judge is asked. version: of the text, for the keys of kept answers; user: a `string.Template`."""
+    """Question to a judge. version: of the text, for the keys of kept answers; user: a `string.Template`."""
 
     version: str
     system: str

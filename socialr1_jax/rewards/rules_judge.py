@@ -74,7 +74,7 @@ def judge_thoughts(thoughts: str) -> Judgement:
 
 
 def _substance(stage: Stage, words: set[str], content: set[str]) -> float:
-    """How much a stage says, in [0, 1]: half for different words, half for those that can name things of the story."""
+    """Return a stage's substance in [0, 1]: half for different words, half for those that can name story things."""
     if len(words) < _FEWEST_WORDS:
         return 0.0
     need_words, need_content = _NEEDS[stage]

@@ -171,7 +171,7 @@ class Scorer:
 
 
 def _verdict(one: _Waiting) -> dict[str, Any]:
-    """What the judge said, as JSON."""
+    """Return the judge's verdict, as JSON."""
     if one.verdict is None:
         return {"score": math.nan, "cause": "not_asked"}
     try:

@@ -1,4 +1,4 @@
-"""How much each term has to say in the comparison within a group."""
+"""Share of each term in the variance of the reward within groups."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class ShareWatch:
         self._said: set[str] = set()
 
     def get_state(self) -> dict[str, Any]:
-        """As JSON, for a checkpoint."""
+        """Return the state as JSON, for a checkpoint."""
         return {"seen": {name: list(steps) for name, steps in self._seen.items()}, "said": sorted(self._said)}
 
     def set_state(self, state: Mapping[str, Any]) -> None:

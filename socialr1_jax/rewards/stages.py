@@ -1,4 +1,4 @@
-"""Where the four stages of Social Information Processing stand in a text of thoughts.
+"""Find the four stages of Social Information Processing in a text of thoughts.
 
 Headings are looked for first (``Encode:``, ``**Interpreting cues**``, ``3. Goals``); a text with fewer than two
 different ones is read sentence by sentence by its words. English only.

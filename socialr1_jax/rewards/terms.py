@@ -18,7 +18,7 @@ _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # odd: 2^64 over the golden ratio
 
 
 def is_choice(gold: str) -> bool:
-    """Whether the gold answer is an option letter: a single capital A to Z."""
+    """Return whether the gold answer is an option letter: a single capital A to Z."""
     return len(gold) == 1 and "A" <= gold <= "Z"
 
 
@@ -81,7 +81,7 @@ def repetition_factor(thoughts: str, config: RewardConfig) -> float:
 
 
 def _different_grams(text: str, gram: int, count: int) -> int:
-    """How many different grams there are, told apart by a 64-bit hash: a set of texts takes ten times as long."""
+    """Return the number of different grams by a 64-bit hash: a set of texts takes ten times as long."""
     characters = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32).astype(np.uint64)
     hashes = np.zeros(count, np.uint64)
     for i in range(gram):

@@ -55,7 +55,7 @@ class RewardTerms:
         return {name: value for name, value in vars(self).items() if name not in left_out} | dict(self.extra)
 
     def parts(self) -> dict[str, float]:
-        """What each term brought to the total, weighted and times format and length: they add up to it."""
+        """Return each term's part of the total, weighted and times format and length: they add up to it."""
         weights = self.weights
         extra = {name: _weighted(weights[name], value) for name, value in self.extra.items()}
         if not self.format and "format" not in weights:  # the gate: whatever the others are, and they may be NaN

@@ -60,7 +60,7 @@ class TruthWatch:
         self._said: set[str] = set()
 
     def get_state(self) -> dict[str, Any]:
-        """As JSON, for a checkpoint."""
+        """Return the state as JSON, for a checkpoint."""
         return _State(seen=self._seen, said=sorted(self._said)).model_dump()
 
     def set_state(self, state: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""What a judge of structure says of one response, and what every judge can do."""
+"""Verdict of a judge of structure on one response, and the interface of every judge."""
 
 from __future__ import annotations
 

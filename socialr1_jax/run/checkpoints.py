@@ -106,12 +106,12 @@ class Checkpoints:
         return self._manager.latest_step()
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
-        """What orbax asks: the newest and the best."""
+        """Return which checkpoints orbax keeps: the newest and the best."""
         newest = len(checkpoints) - self._config.keep
         return [i >= newest or one.step == self._best.get("step") for i, one in enumerate(checkpoints)]
 
     def is_best(self, value: float | None) -> bool:
-        """Whether this value of the validation metric is above those of all checkpoints so far."""
+        """Return whether this value of the validation metric is above those of all checkpoints so far."""
         return value is not None and value > self._best.get("value", float("-inf"))
 
     def save(self, finished: int, state: TrainState, run: Mapping[str, Any], value: float | None = None) -> None:

@@ -50,7 +50,7 @@ class Console(rich.console.Console):
 
     @property
     def shows_live(self) -> bool:
-        """Whether a line can be drawn over itself."""
+        """Return whether a line can be drawn over itself."""
         return self.is_terminal and not self.is_dumb_terminal
 
     def render_str(self, text: str, **settings: Any) -> Text:

@@ -1,4 +1,4 @@
-"""Where a run's numbers go: metrics.jsonl always, TensorBoard by default, wandb when asked for; rollouts.jsonl."""
+"""Log of a run: metrics.jsonl always, TensorBoard by default, wandb when asked for; rollouts.jsonl."""
 
 import json
 import logging

@@ -1,4 +1,4 @@
-"""What made a run: versions of the packages, and the commit of this one."""
+"""Provenance of a run: versions of the packages, and the commit of this one."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _PACKAGES = (
 
 
 def about_run(config: Section, model: Qwen3Config, source: str | None) -> dict[str, Any]:
-    """What every checkpoint of a run says of it, as JSON: configuration, versions, commit, model and its folder."""
+    """Return what every checkpoint says of its run, as JSON: configuration, versions, commit, model and its folder."""
     return {
         "config": config.model_dump(mode="json"),
         "versions": versions(),

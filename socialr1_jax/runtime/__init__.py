@@ -1,1 +1,1 @@
-"""What every program here stands on: files, processes, devices, signals, text for people. It imports nothing else."""
+"""Ground of every program here: files, processes, devices, signals, text for people. It imports no other room."""

@@ -76,7 +76,7 @@ def row_shards() -> int:
 
 
 def tensor_shards() -> int:
-    """How many devices of the context's mesh share a row."""
+    """Return how many devices of the context's mesh share a row."""
     mesh = jax.sharding.get_abstract_mesh()
     return 1 if mesh.empty else mesh.shape["tensor"]
 

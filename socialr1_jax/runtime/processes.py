@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 def in_cluster(environment: Mapping[str, str]) -> bool:
-    """Whether a launcher that JAX knows started this process as one of several."""
+    """Return whether a launcher that JAX knows started this process as one of several."""
     counts = (environment.get(name, "") for name in ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE"))
     started = "SLURM_PROCID" in environment or "OMPI_COMM_WORLD_RANK" in environment
     several = started and any(count.isdigit() and int(count) > 1 for count in counts)
@@ -25,7 +25,7 @@ def in_cluster(environment: Mapping[str, str]) -> bool:
 
 
 def is_first() -> bool:
-    """Whether this is the process that writes files and speaks on the console."""
+    """Return whether this is the process that writes files and prints on the console."""
     return jax.process_index() == 0
 
 
@@ -36,7 +36,7 @@ def wait_for_all(name: str, seconds: int) -> None:
 
 
 def any_of_all(value: bool) -> bool:
-    """Whether `value` is true in any process: the same answer in all of them."""
+    """Return whether `value` is true in any process: the same answer in all of them."""
     return bool(np.any(_gather(np.array([value])))) if jax.process_count() > 1 else value
 
 

@@ -65,7 +65,7 @@ def smallest_batch(platform: str) -> int:
 
 @dataclass(frozen=True)
 class Segment:
-    """What one segment brought for one row: new tokens and their log-probs, and why the row has ended if it has."""
+    """One row's part of a segment: new tokens and their log-probs, and why the row has ended if it has."""
 
     row: int
     tokens: list[int]
@@ -129,7 +129,7 @@ class Rollout:
         self.strings.pop(row, None)
 
     def steps(self) -> Iterator[list[Segment]]:
-        """What each segment brought, while the devices are at work on the next one; until nothing waits or is live."""
+        """Yield the rows' parts of each segment while the next one is computed, until no row waits or is live."""
         engine = self.engine
         if self.weights is None:
             with told("the copy of the weights for decoding"):
@@ -273,7 +273,7 @@ class Rollout:
     # ----------------------------------------------------------------------------------------- after a segment
 
     def _collect(self, drawn: Drawn) -> list[Segment]:
-        """What the segment brought; rows that have ended are free."""
+        """Return the rows' parts of the segment; rows that have ended are free."""
         assert self.state is not None
         shape = self.rows.shape
         ended = np.array(fetch(self.state.ended_b)).reshape(shape)

@@ -32,7 +32,7 @@ NO_BUDGET = 2**31 - 1
 
 
 class RowSampling(NamedTuple):
-    """How each row is sampled: arrays, so that another value is no recompilation."""
+    """Sampling parameters of each row as arrays, so that another value is no recompilation."""
 
     keys_b: jax.Array  # uint32 [b, 2]
     temperature_b: jax.Array
@@ -58,7 +58,7 @@ class DecodeState(NamedTuple):
 
 
 class Drawn(NamedTuple):
-    """What was drawn, [b], or [b, steps] for a segment; raw log-probs when asked for."""
+    """Tokens that were drawn, [b], or [b, steps] for a segment; raw log-probs when asked for."""
 
     tokens: jax.Array
     logprobs: jax.Array

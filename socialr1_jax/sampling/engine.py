@@ -74,7 +74,7 @@ class Engine:
         step: int = 0,
         prompt_ids: Sequence[int] | None = None,
     ) -> Iterator[tuple[int, int, Completion]]:
-        """The same, each as (prompt index, sample index, completion) as soon as it has ended.
+        """Yield (prompt index, sample index, completion) of each completion as soon as it has ended.
 
         The devices already work on the next segment while the caller has a completion in hand.
         """
@@ -94,7 +94,7 @@ class Engine:
         step: int = 0,
         prompt_ids: Sequence[int] | None = None,
     ) -> Iterator[Segment]:
-        """The same, handed out segment by segment; rows count the samples of the first prompt, then the second's..."""
+        """Yield the completions segment by segment; rows count the first prompt's samples, then the second's ..."""
         if prompts:
             for parts in self.rollout(prompts, sampling, step=step, prompt_ids=prompt_ids).steps():
                 yield from parts

@@ -32,12 +32,12 @@ class Feed:
 
     @property
     def rows(self) -> int:
-        """How many prompts are decoded at once."""
+        """Return how many prompts are decoded at once."""
         return int(self._rollout.rows.size)
 
     @property
     def busy(self) -> int:
-        """How many rows the segment that runs now began with."""
+        """Return how many rows the segment that runs now began with."""
         return int((self._rollout.rows >= 0).sum())
 
     def add(self, prompt: Sequence[int], prompt_id: int) -> int:

@@ -1,4 +1,4 @@
-"""How large a batch fits: counted from the shapes, chosen and told before anything is compiled."""
+"""Plan the largest batch that fits: counted from the shapes, before anything is compiled."""
 
 from bisect import bisect_left
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""What to sample, and what comes back."""
+"""Parameters of sampling, and its results."""
 
 import math
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ FinishReason = Literal["stop", "length", "error"]
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingParams:
-    """How to sample. `temperature=0` is greedy; `top_k=0`, `top_p=1`, `min_p=0` switch a filter off.
+    """Parameters of sampling. `temperature=0` is greedy; `top_k=0`, `top_p=1`, `min_p=0` switch a filter off.
 
     `repetition_penalty=1` is off; p divides the positive logits of tokens that stand in the prompt or the response and
     multiplies their negative ones (as in transformers), before everything else.

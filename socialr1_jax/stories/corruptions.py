@@ -210,7 +210,7 @@ def _misperceived(one: Telling, twin: Telling | None, rng: random.Random) -> Ite
 
 
 def _perceived(one: Telling) -> list[object]:
-    """What the trace tells of perceptions: who saw or heard each event, who then takes the thing to be where."""
+    """Return the trace's perceptions: who saw or heard each event, who then takes the thing to be where."""
     world = one.script.play()
     fact: Fact = ("place", one.script.thing)
     seen = [(seen.event, frozenset(seen.seen_by)) for seen in world.log if seen.event.kind in _WITNESSED]

@@ -107,7 +107,7 @@ def _place(script: Script, world: World, question_type: str) -> Question | None:
 
 
 def _next_step(script: Script, world: World) -> Question | None:
-    """What one does who wants the thing: look where one thinks it is."""
+    """Return the next step of a person who wants the thing: look where they think it is."""
     asked, thing = script.asked, script.thing
     return _valued(
         script,

@@ -96,11 +96,11 @@ class World:
         self._here = self.here()
 
     def thinks(self, person: str, fact: Fact) -> str | None:
-        """What `person` takes the fact to be; None when the person has no idea."""
+        """Return what `person` takes the fact to be; None when the person has no idea."""
         return self.minds[(person,)].get(fact)
 
     def thinks_of(self, person: str, other: str, fact: Fact) -> str | None:
-        """What `person` takes `other` to think the fact is; None when the person has no idea."""
+        """Return what `person` takes `other` to think the fact is; None when the person has no idea."""
         return self.minds[(person, other)].get(fact)
 
     def learned_by(self, person: str, fact: Fact) -> Event | None:
@@ -108,7 +108,7 @@ class World:
         return self.source[(person,)].get(fact)
 
     def knows(self, person: str, fact: Fact) -> bool:
-        """Whether the person has the true value in mind."""
+        """Return whether the person has the true value in mind."""
         return self.thinks(person, fact) == self.facts[fact]
 
     def here(self) -> tuple[str, ...]:

@@ -47,7 +47,7 @@ _BATCHES = 4  # of judge calls in flight that are handed in before their verdict
 
 @dataclass(frozen=True, kw_only=True)
 class PairsSummary:
-    """What was built: numbers of questions, responses and those with thoughts, unscorable texts by cause, the pairs."""
+    """Counts of a build: questions, responses and those with thoughts, unscorable texts by cause, the pairs."""
 
     questions: int = 0
     responses: int = 0
@@ -210,7 +210,7 @@ class WorkFile:
 
 
 def _sample_settings(config: PairsConfig) -> dict[str, Any]:
-    """What a sample depends on, beside its question and number. More samples of the same kind may follow."""
+    """Return what a sample depends on, beside its question and number. More samples of the same kind may follow."""
     if config.source == "responses":
         return {"source": "responses"}
     drawn = config.sampling.model_dump(exclude={"group_size", "segment_tokens", "max_rows"})
@@ -401,7 +401,7 @@ class _Desk:
         self._batch = _BATCHES * config.concurrency
 
     def verdict(self, question: Asked, text: str) -> Verdict | None:
-        """What was said of the text; None when it could not be scored."""
+        """Return the verdict on the text; None when it could not be scored."""
         return self._work.verdicts.get(self._key(question, text))
 
     def judge(self, texts: Iterable[tuple[Asked, str]]) -> None:
@@ -435,7 +435,7 @@ class _Desk:
 
 
 def judge_identity(config: StructureConfig) -> dict[str, Any]:
-    """What a verdict depends on, beside the texts."""
+    """Return what a verdict depends on, beside the texts."""
     if config.judge == "rules":
         return {"judge": "rules"}
     from socialr1_jax.rewards.rubric import read_rubric
@@ -494,7 +494,7 @@ def _provenance(config: PairsConfig) -> dict[str, str]:
 
 
 def say_summary(summary: PairsSummary, output: str) -> None:
-    """What was built, on the console."""
+    """Print the counts of a build."""
     pairs = summary.pairs
     kinds = Counter(pair.meta.get("kind") or pair.stage or "whole" for pair in pairs)
     if summary.questions:

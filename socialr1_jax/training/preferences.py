@@ -68,7 +68,7 @@ def swap_consistency(difference_p: np.ndarray, swapped_p: np.ndarray) -> float:
 
 
 def preference_metrics(scores_p2: np.ndarray, lengths_p2: np.ndarray) -> dict[str, float]:
-    """How scores [p, (chosen, rejected)] agree with the pairs, and how much of that is the texts' length (characters).
+    """Return how scores [p, (chosen, rejected)] agree with the pairs, and how much of that is length (characters).
 
     `longer_wins` is the accuracy of taking the longer text: what length alone is worth on these pairs.
     """

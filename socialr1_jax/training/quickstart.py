@@ -179,7 +179,7 @@ def _content_model(config: QuickstartConfig, folder: Path) -> bool:
 
 
 def _pair_accuracy(folder: Path) -> dict[str, float]:
-    """What the content model came to on held-out pairs, {} where there is none."""
+    """Return the content model's accuracy on held-out pairs, {} where there is none."""
     file = folder / "content_model" / "summary.json"
     if not file.exists():
         return {}

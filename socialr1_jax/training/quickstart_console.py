@@ -1,4 +1,4 @@
-"""What the quickstart shows: a story, results beside the best rule, a response before and after, what to do next."""
+"""Show the quickstart: a story, results beside the best rule, a response before and after, next steps."""
 
 from __future__ import annotations
 

@@ -228,7 +228,7 @@ def _reward_terms(line: _Terms) -> RewardTerms:
 
 
 def _line_offsets(path: Path) -> list[int]:
-    """Where each whole line begins, and where the last one ends: a kill may have cut what follows."""
+    """Return where each whole line begins, and where the last one ends: a kill may have cut what follows."""
     offsets = [0]
     with path.open("rb") as file:
         for line in file:

@@ -210,7 +210,7 @@ class PairRows:
     real_p: Any
 
     def placed(self) -> "PairRows":
-        """The same on the devices, rows split over the context's mesh."""
+        """Return the rows on the devices, split over the context's mesh."""
         by_row = (self.tokens_bt, self.lengths_b, self.segments)
         tokens_bt, lengths_b, segments = jax.tree.map(place, by_row)
         ends_p2, margin_p, real_p = (place(x, P()) for x in (self.ends_p2, self.margin_p, self.real_p))

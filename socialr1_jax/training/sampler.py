@@ -1,4 +1,4 @@
-"""What samples and scores the responses of a run, and evaluates it."""
+"""Sample and score the responses of a run, and evaluate it."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping

@@ -1,4 +1,4 @@
-"""How many responses of the last steps could not be scored, and when that is too many."""
+"""Count the responses of the last steps that could not be scored, and say when they are too many."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class UnscorableWindow:
         self._steps.append((len(terms), dict(causes)))
 
     def get_state(self) -> list[Any]:
-        """As JSON, for a checkpoint."""
+        """Return the state as JSON, for a checkpoint."""
         return [[count, causes] for count, causes in self._steps]
 
     def set_state(self, state: list[Any]) -> None:
@@ -39,7 +39,7 @@ class UnscorableWindow:
 
     @property
     def problem(self) -> str:
-        """What is wrong, "" as long as the share allowed can still be kept in a whole window."""
+        """Return what is wrong, "" as long as the share allowed can still be kept in a whole window."""
         causes: Counter[str] = Counter()
         for _, of_step in self._steps:
             causes.update(of_step)

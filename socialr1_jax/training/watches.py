@@ -1,4 +1,4 @@
-"""What is watched while a run trains: responses that cannot be scored, drifting rewards, malformed responses."""
+"""Watch a run in training: responses that cannot be scored, drifting rewards, malformed responses."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any

@@ -247,7 +247,7 @@ def _tensor_names(weight: Weight, layers: int | None) -> list[str]:
 
 
 class _Place(NamedTuple):
-    """Where a tensor is stored: the file, its name there, the offset of its data."""
+    """Place of a tensor: the file, its name there, the offset of its data."""
 
     file: str
     name: str

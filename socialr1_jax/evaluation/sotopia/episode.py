@@ -107,7 +107,7 @@ class Episode:
 
     @property
     def ended(self) -> str:
-        """Why it is over: left, stale or turn_limit; "" while it goes on."""
+        """Return why it is over: left, stale or turn_limit; "" while it is not."""
         if self.turns and self.turns[-1].action == "leave":
             return "left"  # of two agents one is no longer active
         recent = self.turns[-MOST_STALE - 1 :]
@@ -129,7 +129,7 @@ class Episode:
         return f"{self.setting.key}#{len(self.turns)}"
 
     def messages(self) -> Messages:
-        """What the agent is asked whose turn it is: own profile and goal, what may be seen of the other, history."""
+        """Return the prompt of the agent whose turn it is: profile, goal, the visible part of the other, history."""
         setting, me = self.setting, self.agent
         if setting.wording:
             asked = agent_prompt(setting.wording, setting, self.turns, ACTIONS, without_chat_tokens)
@@ -150,7 +150,7 @@ class Episode:
         return ({"role": "user", "content": text},)
 
     def seed(self) -> int:
-        """Of the reply to come, 0 to 2**31 - 1."""
+        """Return the seed of the next reply, 0 to 2**31 - 1."""
         return seed_of(self.turn_key)
 
     def after(self, reply: Reply) -> Episode:

@@ -30,7 +30,7 @@ from socialr1_jax.runtime.interrupt import NEVER, Stop
 
 
 class Dimension(NamedTuple):
-    """What is scored, from `low` to `high`, and what the judge is asked."""
+    """Dimension of a score, from `low` to `high`, with the judge's question."""
 
     low: int
     high: int
@@ -110,7 +110,7 @@ _LENIENT = TypeAdapter(int)  # reads a score as the authors' models do: 5, 5.0, 
 
 
 class Scores(NamedTuple):
-    """Of one agent, by dimension."""
+    """Scores of one agent, by dimension."""
 
     values: Mapping[str, int]
     reasons: Mapping[str, str]

@@ -136,7 +136,7 @@ def read_episodes(file: Path) -> dict[str, Row]:
 
 
 def is_episode(row: Any) -> bool:
-    """Whether a line of a file is an episode that `Episode.row` has written."""
+    """Return whether a line of a file is an episode that `Episode.row` has written."""
     try:
         turns = [Turn(**turn) for turn in row["turns"]]
         right = all(

@@ -161,7 +161,7 @@ def visible(raw: str, viewer: str) -> str:
 
 
 def seen_of(agent: Agent, relationship: int) -> str:
-    """What another agent knows of this one: nothing of a stranger, and a secret of nobody."""
+    """Return the part of a profile visible to the other agent: none to a stranger, a secret to no agent."""
     if relationship == 0:
         return ""
     if relationship == 1:

@@ -38,7 +38,7 @@ _JUDGE = SettingNames("judge", "judge_url", "judge_options")
 
 
 class About(NamedTuple):
-    """What a `Task` says of other benchmarks."""
+    """Facts that a `Task` has of other benchmarks."""
 
     title: str
     source: str
@@ -55,7 +55,7 @@ ABOUT = About(
 
 
 class Players(NamedTuple):
-    """Who plays and who scores; the tested model may be its own partner, and the judge None."""
+    """Tested model, partner and judge; the tested model may be its own partner, and the judge None."""
 
     tested: Respondent
     partner: Respondent
@@ -160,7 +160,7 @@ def settings_of(config: EvaluateConfig, benchmark: profiles.Benchmark) -> list[S
 
 
 def work(config: EvaluateConfig, benchmark: profiles.Benchmark) -> int:
-    """How many texts `run_sotopia` says: for every episode, and for every verdict."""
+    """Return how many texts `run_sotopia` gives: one for each episode, and one for each verdict."""
     return len(settings_of(config, benchmark)) * (1 if config.predict_only else 2)
 
 
@@ -287,7 +287,7 @@ def _result(
 
 
 def _status(found: SetFigures) -> dict[str, float]:
-    """Of the tested agent's turns: shares that held an action, did not, were cut; of episodes: judge failed."""
+    """Return shares of the tested agent's turns by status, and of episodes whose judge failed."""
     rates = found.rates
     return {
         "ok": 1 - rates["parse_failures"],

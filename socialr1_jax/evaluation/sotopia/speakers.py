@@ -1,4 +1,4 @@
-"""What a model is to SOTOPIA: turns go in one by one, and replies come out as they end, in any order."""
+"""Models as SOTOPIA uses them: turns go in one by one, and replies come out as they end, in any order."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Speaker(Protocol):
 
     @property
     def slots(self) -> int:
-        """How many turns it works on at once; more of them wait."""
+        """Return how many turns it works on at once; more of them wait."""
 
     def submit(self, key: str, messages: Messages, seed: int) -> None:
         """Takes a turn and returns at once; `key` is unique among those not yet answered."""

@@ -105,7 +105,7 @@ def _check(item: Any, where: str) -> None:
 
 
 def _skipped_note(items: list[Mapping[str, Any]], context: str) -> str:
-    """How many questions of a context have no known answer or prompt; "" for none."""
+    """Return how many questions of a context have no known answer or prompt, in words; "" for none."""
     skipped: Counter[str] = Counter()
     whole = 0
     for item, lasts in zip(items, _draws(items), strict=True):
@@ -192,7 +192,7 @@ def _believer(question: str) -> str:
 
 
 def _access(listed: Mapping[str, Any], binaries: list[Mapping[str, Any]], context: str) -> tuple[str, str]:
-    """Whether the list and the binaries are of missed information.
+    """Return whether the list and the binaries are of missed information.
 
     With the full context they are as soon as anybody in the conversation does not know, as the official loader has it.
     """
@@ -274,7 +274,7 @@ def _social_r1(item: Mapping[str, Any], one: _Question, context: str, meta: Mapp
 
 
 def grade(request: Request, protocol: ProtocolName, reply: str) -> Grade:
-    """As the benchmark's own rules have it; a free belief's value is NaN until `embed_grades` has seen it."""
+    """Grade by the benchmark's own rules; a free belief's value is NaN until `embed_grades` has seen it."""
     return card_grade(request, reply) if protocol == "social_r1" else official_grade(request, reply)
 
 

@@ -340,7 +340,7 @@ def metrics(graded: Sequence[Graded], protocol: ProtocolName) -> dict[str, Metri
 
 
 def embedded_figures(graded: Sequence[Graded], embed: Embedder) -> dict[str, Metric]:
-    """Of free answers: cosine similarity with the correct answer and with the nearest wrong one (all-MiniLM-L6-v2)."""
+    """Return the cosine similarities of free answers with the correct and the nearest wrong one (all-MiniLM-L6-v2)."""
     free = [one for one in graded if one.request.meta["form"] == _FREE]
     pairs = [(one.grade.answer, text) for one in free for text in (one.request.gold, *one.request.meta["wrong"])]
     cosines = iter(similarities(pairs, embed))
