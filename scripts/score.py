@@ -31,7 +31,10 @@ def main(argv: list[str] | None = None) -> int:
         config = load_config(ScoreConfig, None, [f"samples={arguments[0]}", *arguments[1:]])
         if config.output:
             refuse_foreign_figures(Path(config.output))
-        found = rescore(Path(config.samples))
+        if not (samples := Path(config.samples)).is_file():
+            others = ", ".join(file.name for file in sorted(samples.parent.glob("samples_*.jsonl")))
+            raise ConfigError(f"there is no file {samples}" + (f"; beside it: {others}" if others else ""))
+        found = rescore(samples)
         if config.output:
             refuse_lost_figures(Path(config.output), found)
             write_json(Path(config.output), found)

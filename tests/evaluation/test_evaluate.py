@@ -300,6 +300,12 @@ def test_results_say_what_was_done_and_scoring_again_gives_the_same(toy, tmp_pat
         rescore(tmp_path / "out" / "samples_hitom.jsonl")
 
 
+def test_samples_that_are_not_there_are_looked_for_beside(tmp_path, capsys):
+    (tmp_path / "samples_quiz.csv.jsonl").write_text("")
+    assert score_main([str(tmp_path / "samples_quiz.jsonl")]) == 2
+    assert capsys.readouterr().err.endswith("samples_quiz.jsonl; beside it: samples_quiz.csv.jsonl\n")
+
+
 @pytest.mark.parametrize(
     ("changed", "reason"),
     [
