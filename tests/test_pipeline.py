@@ -230,7 +230,7 @@ def test_a_bad_row_met_late_stops_the_stream_where_it_stood(large):
             batch.append(next(batches))
         except DataError as caught:
             error = caught
-    assert "big.parquet row 8: the question is empty. Mend the file" in str(error)
+    assert "big.parquet row 8: the question is empty. Fix the file" in str(error)
     assert type(error) is DataError
     assert len(batch) < 4
     assert batches.get_state() == before

@@ -276,7 +276,7 @@ def test_all_bad_rows_are_reported_at_once(mixed):
         (8, "the gold answer 'D'"),
     ):
         assert f"first.jsonl row {number}: {reason}" in message
-    assert message.endswith("Mend the file, or set data.allow_bad_rows=true to drop such rows and count them.")
+    assert message.endswith("Fix the file, or set data.allow_bad_rows=true to drop such rows and count them.")
 
 
 def test_allowed_bad_rows_are_dropped_counted_logged_and_written(mixed, tmp_path, caplog):
@@ -316,10 +316,10 @@ def test_a_bad_csv_row_is_passed_over(tmp_path):
 
 def test_the_report_stays_short():
     bad = [BadRow("f.jsonl", i, f"fault {i // 20}") for i in range(1, 1001)]
-    text = report(bad, 5000, "Mend it.")
+    text = report(bad, 5000, "Fix it.")
     assert text.splitlines()[0] == "1,000 of 5,000 rows cannot be used:"
     assert "f.jsonl rows 20, 21, 22, 23, 24, 25, 26, 27, 28, 29 and 10 more: fault 1" in text
-    assert text.splitlines()[-2:] == ["  ... and 801 more rows", "Mend it."]
+    assert text.splitlines()[-2:] == ["  ... and 801 more rows", "Fix it."]
     assert len(text.splitlines()) == 13
     assert summary(bad) == "1,000 such as f.jsonl row 1: fault 0"
     kinds = [BadRow("f.jsonl", i, "x\ny" * (i - i // 40)) for i in range(1, 41)]

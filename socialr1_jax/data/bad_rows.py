@@ -18,7 +18,7 @@ _ROWS_SHOWN = 10  # of one reason
 _PARTICULAR = re.compile(r"""\([^)]*\)?|'[^']*'|"[^"]*"|\b\d+\b""")
 
 
-def report(bad: Collection[BadRow], total: int, mend: str) -> str:
+def report(bad: Collection[BadRow], total: int, fix: str) -> str:
     """Several lines: how many of `total` rows are bad, the first of them with their reasons, how to go on."""
     by_reason: dict[tuple[str, str], list[int]] = {}
     for row in bad:
@@ -30,7 +30,7 @@ def report(bad: Collection[BadRow], total: int, mend: str) -> str:
         lines.append(f"  {source} row{'s' if len(rows) > 1 else ''} {numbers}{more}: {reason}")
     if left := sum(len(rows) for rows in list(by_reason.values())[_REASONS_SHOWN:]):
         lines.append(f"  ... and {counted(left, 'more row')}")
-    return "\n".join([*lines, mend])
+    return "\n".join([*lines, fix])
 
 
 def summary(bad: Iterable[BadRow]) -> str:

@@ -149,7 +149,7 @@ def read_examples(
     """
     found = parse_files(str(source), source_files(source), columns or {}, where or {}, first_label=first_label)
     if found.bad and not (allow_bad_rows and found.examples):
-        fix = "Mend the file, or how it is read: columns, where, first_label"
+        fix = "Fix the file, or how it is read: columns, where, first_label"
         fix += "; or leave such rows out: allow_bad_rows=true." * bool(found.examples)
         raise DataError(report(found.bad, found.total, fix))
     if found.bad:

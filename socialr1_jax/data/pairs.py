@@ -69,7 +69,7 @@ def same_text(one: str, other: str) -> bool:
 def read_pairs(path: str | Path) -> list[Pair]:
     """All pairs of a ``.jsonl`` or ``.parquet`` file, or of a hub dataset id; ``margin``, ``stage``, ``meta`` may lack.
 
-    Raises DataError naming file, row, reason and mend: a file that cannot be read, a missing, unknown or mistyped
+    Raises DataError naming file, row, reason and fix: a file that cannot be read, a missing, unknown or mistyped
     column, what `Pair` refuses, an id that comes twice.
     """
     pairs, seen = [], dict[str, str]()

@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 
 class DataError(ValueError):
-    """Questions that cannot be read; the message names the file, the row, the reason and the mend."""
+    """Questions that cannot be read; the message names the file, the row, the reason and the fix."""
 
 
 class Row(NamedTuple):
@@ -233,7 +233,7 @@ def _parquet(path: Path) -> Iterator[tuple[int, Any]]:
 
 
 def import_parquet(path: Path) -> None:
-    """Raises DataError, naming the mend, when pyarrow is not installed."""
+    """Raises DataError, naming the fix, when pyarrow is not installed."""
     try:
         import pyarrow.parquet  # noqa: F401
     except ImportError:

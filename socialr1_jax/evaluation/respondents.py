@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+from array import array
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Future, as_completed
 from dataclasses import dataclass
@@ -156,7 +157,8 @@ class LocalModel:
                 continue
             sampling = self.sampling(min(one.max_new_tokens, left), max(one.samples) + 1, one.decoding)
             # Where nothing is drawn equal prompts have equal replies.
-            places = equal.setdefault((*tokens, sampling) if sampling.temperature < GREEDY else (i,), [])
+            key = (array("i", tokens).tobytes(), sampling) if sampling.temperature < GREEDY else (i,)
+            places = equal.setdefault(key, [])
             if not places:
                 ready.append((tokens, sampling, places))
             places.append(i)

@@ -15,6 +15,7 @@ from socialr1_jax.rewards import RewardTerms
 from socialr1_jax.rewards.shares import variance_shares
 from socialr1_jax.sampling import Completion
 
+PHASES = ("rollout", "reward", "old", "reference", "update")  # of a step, in order
 Phase = Callable[[str], AbstractContextManager[None]]  # name -> what measures the phase
 
 

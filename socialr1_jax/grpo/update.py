@@ -80,7 +80,13 @@ class Update:
     def __call__(
         self, state: TrainState, micro_batches: Sequence[Rows]
     ) -> tuple[TrainState, dict[str, jax.Array], list[dict[str, jax.Array]]]:
-        sums, arrays = self.begin(state.params, micro_batches[0]), []
+        return self.finish(state, self.begin(state.params, micro_batches[0]), micro_batches)
+
+    def finish(
+        self, state: TrainState, sums: Sums, micro_batches: Sequence[Rows]
+    ) -> tuple[TrainState, dict[str, jax.Array], list[dict[str, jax.Array]]]:
+        """Add the micro-batches to the sums of `begin` and step the optimizer; returns what a call does."""
+        arrays = []
         for rows in micro_batches:
             sums, of_rows = self.accumulate(state.params, sums, rows)
             arrays.append(of_rows)

@@ -13,12 +13,13 @@ from typing import Any
 import jax
 
 from socialr1_jax.config.run import ConfigError, QuickstartConfig, RunConfig
+from socialr1_jax.grpo.rollouts import PHASES
 from socialr1_jax.profiling.conclusion import conclusion
 from socialr1_jax.profiling.page import say_summary, write_page
 from socialr1_jax.profiling.peaks import Peaks, measure_peaks
 from socialr1_jax.profiling.programs import loaded_programs
 from socialr1_jax.profiling.start import quickstart_run
-from socialr1_jax.profiling.steps import PHASES, Measured, Steps
+from socialr1_jax.profiling.steps import Measured, Steps
 from socialr1_jax.profiling.summary import STEP, summarise
 from socialr1_jax.profiling.trace import read_trace
 from socialr1_jax.profiling.watch import Watch, watching

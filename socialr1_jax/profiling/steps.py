@@ -16,7 +16,7 @@ from socialr1_jax.config.run import RunConfig
 from socialr1_jax.grpo.packing import MicroBatch, Rows
 from socialr1_jax.grpo.rollouts import Phase, Rollouts, unmeasured
 from socialr1_jax.grpo.step import make_step
-from socialr1_jax.grpo.update import TrainState, Update, init_state
+from socialr1_jax.grpo.update import Sums, TrainState, Update, init_state
 from socialr1_jax.models.arithmetic import Arithmetic, Cost
 from socialr1_jax.models.attention_trial import working_attention
 from socialr1_jax.run.epochs import in_steps
@@ -28,7 +28,6 @@ from socialr1_jax.training.start import random_start
 from socialr1_jax.weights.hf import load_hf
 from socialr1_jax.weights.tokenizer_files import load_tokenizer
 
-PHASES = ("rollout", "reward", "old", "reference", "update")
 Measured = Literal["rollout", "reward", "update", "step"]
 
 
@@ -145,16 +144,12 @@ class Steps:
 class _Guarded(Update):
     """An update whose compiled programs run under the transfer guard; what goes before them is placed."""
 
-    def __call__(
-        self, state: TrainState, micro_batches: Sequence[Rows]
+    def finish(
+        self, state: TrainState, sums: Sums, micro_batches: Sequence[Rows]
     ) -> tuple[TrainState, dict[str, jax.Array], list[dict[str, jax.Array]]]:
-        sums, arrays = self.begin(state.params, micro_batches[0]), []
         try:
             with jax.transfer_guard("disallow"):
-                for rows in micro_batches:
-                    sums, of_rows = self.accumulate(state.params, sums, rows)
-                    arrays.append(of_rows)
-                return *self.apply(state, sums), arrays
+                return super().finish(state, sums, micro_batches)
         except jax.errors.JaxRuntimeError as error:
             if "Disallowed" not in str(error):
                 raise

@@ -27,9 +27,9 @@ _LOOKED_AT = 1000  # rows of such a file, for a wrong `first_label`
 LARGE_PARQUET = 200_000  # rows; a file with more is not read whole, and its rows are checked when they are met
 STORY_TYPES = ("belief", "knowledge", "reality")
 _STORIES = re.compile(r"stories:(?:(?P<split>train|heldout):)?(?P<count>\d{1,999})(?::(?P<seed>\d{1,999}))?")
-_MEND = "Mend the file, or set data.allow_bad_rows=true to drop such rows and count them."
+_FIX = "Fix the file, or set data.allow_bad_rows=true to drop such rows and count them."
 _NAME_COLUMNS = (
-    "Mend the file, or name its columns in data.columns. These are the same for all files of a run: if others are "
+    "Fix the file, or name its columns in data.columns. These are the same for all files of a run: if others are "
     "called otherwise, rename this file's columns."
 )
 log = logging.getLogger(__name__)
@@ -89,7 +89,7 @@ def open_questions(
             bad += parsed.bad
             total += parsed.total
     if bad and not allow_bad_rows:
-        raise DataError(report(bad, total, _MEND))
+        raise DataError(report(bad, total, _FIX))
     if bad:
         log.warning("dropped %d of %d rows that cannot be used: %s", len(bad), total, summary(bad))
     return Questions(parts, bad, allow_bad_rows)
@@ -129,7 +129,7 @@ class Questions(Sequence[Example]):
             return self.take(range(*index.indices(len(self))))
         found = self._found(index)
         if isinstance(found, BadRow):
-            raise DataError(f"{found}. {_MEND}")
+            raise DataError(f"{found}. {_FIX}")
         return found
 
     def get(self, index: int) -> Example | None:
@@ -139,7 +139,7 @@ class Questions(Sequence[Example]):
             return found
         if self.allow_bad_rows:
             return None
-        raise DataError(f"{found}. {_MEND}")
+        raise DataError(f"{found}. {_FIX}")
 
     def __iter__(self) -> Iterator[Example]:
         for index in range(len(self)):

@@ -165,7 +165,7 @@ class Pool(NamedTuple):
 
 @partial(jax.jit, static_argnums=(0, 1, 2, 3))
 def empty_pool(config: Qwen3Config, devices: int, slots: int, dtype: Any) -> Pool:
-    """Return a pool of so many slots on each device."""
+    """Return an empty pool of `slots` slots on each device."""
     shape = (devices, config.num_hidden_layers, slots, config.num_key_value_heads, config.head_dim)
     return Pool(*(constrain(jnp.zeros(shape, dtype), P(*ROWS, None, None, "tensor")) for _ in range(2)))
 

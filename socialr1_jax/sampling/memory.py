@@ -14,7 +14,7 @@ from socialr1_jax.models.qwen3 import Qwen3Config
 from socialr1_jax.runtime.processes import least_of_all
 
 _PREFILL_TOKENS = 16_384  # of one prefill on a device: enough to keep it busy, little to hold
-_SHARED = 256  # what prompts share is looked at in multiples of so many tokens
+_SHARED = 256  # attention reads a pool's beginning in multiples of this many slots
 _STRIDE = 128  # response lengths are proposed in multiples of it, which every platform's caches have
 USABLE = 0.9  # of what is free: allocators round up and leave gaps
 
@@ -152,12 +152,12 @@ def free_memory() -> int | None:
 
 
 def shared_slots(tokens: int) -> int:
-    """Return how many slots of a pool attention looks at where prompts share so many tokens: few programs."""
+    """Return how many slots of a pool attention reads where prompts share `tokens`: rounded up, for few programs."""
     return ladder(-(-tokens // _SHARED)) * _SHARED if tokens else 0
 
 
 def pool_slots(prompts: int, width: int) -> int:
-    """Return the slots of a pool in which so many prompts of `width` tokens are prefilled behind what they share."""
+    """Return the slots of a pool for `prompts` prompts of `width` tokens behind what they share."""
     return shared_slots(width) + prompts * width
 
 

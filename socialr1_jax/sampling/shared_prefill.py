@@ -33,13 +33,13 @@ Tokens = Sequence[int] | np.ndarray
 Prompts = Sequence[Tokens]
 
 _STEP = 64  # bins are as wide as it or as a power of two above: few programs
-_SHORTEST = 256  # units of so many tokens are never too long
-_LONGEST = 2  # longer ones are at most so many times as long as what the longest prompt has of its own
+_SHORTEST = 256  # tokens; no shorter unit is too long
+_LONGEST = 2  # longest unit, in lengths of the longest prompt's own part
 _WIDER = 1, 2, 4  # widths of bins that are tried, times the least
 _ATTENTION = 2048  # width from which on attention costs more than the rest: 1,536 in `tiny`, 3,840 in 0.6b
-_TOGETHER = 4  # bins are computed so many at a time, the last ones singly: few programs
+_TOGETHER = 4  # bins of a program; the last ones are computed singly, for few programs
 _EXTENSION = 512  # tokens of a beginning that are computed at once
-_KIN = 32  # neighbours that share so many tokens more than `_MANY` do are not parted
+_KIN = 32  # neighbours that share this many tokens more than `_MANY` do stay together
 _MANY = 64
 _PROGRAM = 128  # tokens that take as long as a program does beside its tokens
 
@@ -103,7 +103,7 @@ class SharedPrefill:
             return admit_from_pool(state, self._pool, place(packed.at_pt), rows_m, fresh)
 
     def _extend(self, beginnings: Prompts) -> None:
-        """The pools are to begin with these tokens."""
+        """Make the pools begin with these tokens."""
         there = [common(old, new) for old, new in zip(self._beginnings, beginnings, strict=True)]
         while left := max(len(new) - at for new, at in zip(beginnings, there, strict=True)):
             width = min(max(_STEP, ceiling(min(left, _EXTENSION))), self._plan.width)
@@ -186,7 +186,7 @@ def cut_prompts(prompts: Prompts, beginning: Tokens, plan: BatchPlan) -> list[in
 
 
 def _most(longest: int, plan: BatchPlan) -> int:
-    """Return how many prompts of so many tokens a call may have."""
+    """Return how many prompts of at most `longest` tokens a call may have."""
     return power(max(1, plan.prompts * plan.width // min(ladder(-(-longest // _STEP)) * _STEP, plan.width)))
 
 
@@ -250,7 +250,7 @@ def _ways(
 
 
 def _programs(filled: Sequence[int], width: int) -> Iterator[tuple[int, int, int]]:
-    """Yield (first bin, number of bins, width) of each program for bins that have so many tokens.
+    """Yield (first bin, number of bins, width) of each program. filled: the tokens of each bin.
 
     A bin that is computed alone is no wider than it must be.
     """

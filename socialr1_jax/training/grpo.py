@@ -15,7 +15,7 @@ from socialr1_jax.data.chat_template import ChatTemplate, read_template
 from socialr1_jax.data.examples import Example
 from socialr1_jax.grpo.mismatch import mismatch
 from socialr1_jax.grpo.packing import MicroBatch, Rows, padding_waste, shared_prompts
-from socialr1_jax.grpo.rollouts import Rollouts, Source
+from socialr1_jax.grpo.rollouts import PHASES, Rollouts, Source
 from socialr1_jax.grpo.step import MFU_FORMULA, GrpoStep, Packed, Updated, make_step, trainer_logprobs
 from socialr1_jax.grpo.update import init_state
 from socialr1_jax.models.attention import Backend
@@ -53,7 +53,6 @@ from socialr1_jax.training.watches import Watches
 from socialr1_jax.weights.hf import files_dtype, load_hf, local_folder, save_hf
 from socialr1_jax.weights.tokenizer_files import load_tokenizer
 
-PHASES = ("rollout", "reward", "old", "reference", "update")
 log = logging.getLogger(__name__)
 
 

@@ -14,7 +14,7 @@ from socialr1_jax.evaluation.rows import Row
 from socialr1_jax.evaluation.runner import TaskResult, folder_of, skipped_notes
 from socialr1_jax.evaluation.sotopia import profiles
 from socialr1_jax.evaluation.sotopia.episode import Rules, Setting, episodes_of, run_id
-from socialr1_jax.evaluation.sotopia.figures import OVERALL, SetFigures, figures
+from socialr1_jax.evaluation.sotopia.figures import SetFigures, figures
 from socialr1_jax.evaluation.sotopia.judging import DIMENSIONS, PROMPT, SCHEMA, judge
 from socialr1_jax.evaluation.sotopia.models import EndpointSpeaker, LocalSpeaker
 from socialr1_jax.evaluation.sotopia.official import judge_schema, rules_of
@@ -27,8 +27,6 @@ from socialr1_jax.runtime.terminal import counted
 
 NAME = "sotopia"
 PROTOCOLS: tuple[ProtocolName, ...] = ("official",)
-_SCORED = [*dict.fromkeys(("goal", *DIMENSIONS, OVERALL))]
-FIGURES = [*_SCORED, *(f"partner/{name}" for name in _SCORED)]
 TEMPERATURE = 0.7  # of the agents in the authors' code
 EPISODES, VERDICTS = "samples_sotopia.jsonl", "verdicts_sotopia.jsonl"
 

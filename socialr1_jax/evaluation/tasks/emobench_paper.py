@@ -29,7 +29,7 @@ _SYSTEM = {
         "You are given a scenario, a question about it and lettered choices. Put yourself in the place of the person "
         "asked about. Reply with the letter of the one choice that fits best, without explanations."
     ),
-    "zh": "你会看到一个场景、一个问题和带字母的选项。请站在所问人物的立场，只回复最合适的那个选项的字母，不要解释。",
+    "zh": "下面有场景、问题和带字母的选项。请站在所问人物的立场，只回复最合适的那个选项的字母，不要解释。",
 }
 _HEADINGS = {
     "en": ("Scenario", "Question", "Choices", "Answer (the letter alone):"),

@@ -64,42 +64,19 @@ _MOST_OPTIONS = 4
 _NEXT_ABILITY = re.compile(rf"(?<!\s)\s+(?=(?:{'|'.join(GROUPS)}):)")
 _NEW_TOKENS = 4096
 
-_SYSTEM = {
-    "en": (
-        "You are given a story, a question and several answer options. Judging by the story and by what is usual, "
-        "choose the most likely answer and output its letter.\nNote:\n"
-        "(1) Only output the letter of the most likely answer, in double square brackets: if 'A. Handbag' is the most "
-        "likely answer, output '[[A]]'.\n"
-        "(2) You must choose one of the options 'A, B, C, D', whether or not the story tells enough. If you think that "
-        'it does not, output one of "[[A]]", "[[B]]", "[[C]]" and "[[D]]" at random.\n'
-        "(3) Output nothing but the letter of the most likely answer."
-    ),
-    "zh": (
-        "你会看到一个故事、一个问题和几个答案选项。请根据故事内容和常理，选出最可能的答案，并输出它的序号。\n注意：\n"
-        "（1）只输出最可能的答案的序号，放在双方括号中：如果最可能的答案是“A. 手提包”，就输出“[[A]]”；\n"
-        "（2）不论故事中的信息是否充分，都必须从选项“A、B、C、D”中选择一个。如果认为信息不够，"
-        "请随机输出“[[A]]”、“[[B]]”、“[[C]]”、“[[D]]”之一；\n"
-        "（3）除最可能的答案的序号外，不要输出任何内容。"
-    ),
+_TASK = {
+    "en": "Read the story and the question below, then pick the option that fits best, going by the story and everyday "
+    "sense. {how} Where the story does not settle it, pick a letter at random rather than none.",
+    "zh": "阅读下面的故事和问题，凭故事和常识挑出最合适的一项。{how}故事里找不到依据时，也要随机挑一个字母，不要空着。",
 }
-_SYSTEM_COT = {
-    "en": (
-        "You are given a story, a question and several answer options. Judging by the story and by what is usual, "
-        "choose the most likely answer and output its letter.\nNote:\n"
-        "(1) Reason step by step about the answers first; at the end output the letter of the most likely one, in "
-        "double square brackets: if 'A. Handbag' is the most likely answer, output '[[A]]'.\n"
-        "(2) You must choose one of the options 'A, B, C, D', whether or not the story tells enough. If you think that "
-        'it does not, output one of "[[A]]", "[[B]]", "[[C]]" and "[[D]]" at random.\n'
-        "(3) The reasoning must come first and the letter last. Do not output the letter straight away."
-    ),
-    "zh": (
-        "你会看到一个故事、一个问题和几个答案选项。请根据故事内容和常理，选出最可能的答案，并输出它的序号。\n注意：\n"
-        "（1）请先逐步分析各个答案，最后输出最可能的答案的序号，放在双方括号中：如果最可能的答案是“A. 手提包”，"
-        "就输出“[[A]]”；\n"
-        "（2）不论故事中的信息是否充分，都必须从选项“A、B、C、D”中选择一个。如果认为信息不够，"
-        "请随机输出“[[A]]”、“[[B]]”、“[[C]]”、“[[D]]”之一；\n"
-        "（3）必须先写出推理过程，最后才输出序号，不要一开始就给出答案。"
-    ),
+_DIRECT = {
+    "en": "Your whole reply is its letter between double square brackets, such as [[A]].",
+    "zh": "整条回复只写这一项的字母，外加两层方括号，例如 [[A]]。",
+}
+_COT = {
+    "en": "Compare the options step by step first, and close with the letter of your choice between double square "
+    "brackets, such as [[A]].",
+    "zh": "先一步一步地比较各项，结尾再写所选的字母，外加两层方括号，例如 [[A]]。",
 }
 _HEADINGS = {"en": ("[Story]", "[Question]", "[Candidate Answers]"), "zh": ("[故事]", "[问题]", "[答案选项]")}
 
@@ -213,7 +190,7 @@ def _messages(
         values = {"story": asked["story"], "question": asked["question"], **choices}
         user = wording.text(f"user_{len(options)}_{language}", **values)
     else:
-        system = (_SYSTEM_COT if cot else _SYSTEM)[language]
+        system = _TASK[language].format(how=(_COT if cot else _DIRECT)[language])
         story, question, candidates = _HEADINGS[language]
         head = f"{story}\n{asked['story']}\n\n{question}\n{asked['question']}\n\n{candidates}\n"
         user = head + "\n".join(f"{letter}. {option}" for letter, option in zip(letters, options, strict=True))

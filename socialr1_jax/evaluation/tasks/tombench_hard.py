@@ -54,7 +54,7 @@ def load(folder: Path, columns: Mapping[str, str | Sequence[str]] | None = None)
     """The questions, each with `story`, `question`, `options`, `gold` and `dimension`.
 
     columns: field -> column, or for the options a list of columns; the dimension may be "" for a table that has none.
-    Without it, columns.json in the folder, then likely names. Raises BenchmarkError naming the file and the mend.
+    Without it, columns.json in the folder, then likely names. Raises BenchmarkError naming the file and the fix.
     """
     path = _data_file(folder)
     told = columns if columns is not None else _told(folder)
