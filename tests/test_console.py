@@ -456,9 +456,10 @@ def test_a_second_signal_ends_a_run_without_a_console(name, monkeypatch):
 @pytest.mark.parametrize("name", ["no reader", "would block", "closed"])
 def test_a_result_that_cannot_be_printed_ends_its_command(name, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("socialr1_jax.evaluation.rescore.rescore", lambda file: {"accuracy": 0.5, "n": ["x" * 99] * 99})
+    (samples := tmp_path / "samples.jsonl").touch()
     monkeypatch.setattr(sys, "stdout", STREAMS[name]())
     with pytest.raises(SystemExit) as end:
-        script("score").main(["samples.jsonl", f"output={tmp_path / 'figures.json'}"])
+        script("score").main([str(samples), f"output={tmp_path / 'figures.json'}"])
     assert end.value.code == (141 if name == "no reader" else 2)
     assert json.loads((tmp_path / "figures.json").read_text())["accuracy"] == 0.5
     said = capsys.readouterr().err
