@@ -47,7 +47,7 @@ def keep_memory() -> None:
 
     XLA allocates its temporaries on a CPU in every call. By default glibc maps and unmaps blocks above 32 MiB each
     time, and each page costs a fault when it is first touched: a sixth of the time of an update of the `tiny`
-    shape (docs/performance.md). Blocks of 2 GiB and more are still given back.
+    shape (docs/notebook.md). Blocks of 2 GiB and more are still given back.
     """
     if platform.libc_ver()[0] != "glibc" or not _cpu_only():
         return
