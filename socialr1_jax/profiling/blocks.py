@@ -3,7 +3,7 @@
 import re
 from typing import Literal
 
-# Every jax.named_scope of the package (tests/test_profile.py compares them with the source).
+# Every jax.named_scope of the package (tests/profiling/test_profile.py compares them with the source).
 BLOCKS = frozenset(
     (
         "attend",

@@ -1,0 +1,59 @@
+"""Letters drawn at random come to chance level on every benchmark with options, within the interval that we give."""
+
+import random
+import re
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from socialr1_jax.chat.answers import Reply
+from socialr1_jax.evaluation.registry import get_task
+from socialr1_jax.evaluation.runner import load_data
+from socialr1_jax.evaluation.scoring import figures, score
+from socialr1_jax.questions.intervals import share_interval
+
+DATA = Path(__file__).resolve().parents[3] / "shared" / "benchmarks"
+LETTERED = re.compile(r"^\(?([A-Z])[.)] ", re.MULTILINE)
+# Which questions the first figure is over.
+HEADLINE = defaultdict(
+    lambda: lambda one: True,
+    tombench=lambda one: one.meta["language"] == "en",
+    emobench=lambda one: one.meta["language"] == "en",
+    simpletom=lambda one: one.meta["set"] == "simpletom",
+    fantom=lambda one: one.meta["context"] == "short",
+)
+TASKS = ("tombench", "socialiqa", "simpletom", "emobench", "motivebench", "hitom", "tactfultom", "fantom")
+
+
+def options(request) -> int:
+    """How many options the prompt shows: the letters at line starts from A on, the last such run."""
+    letters = LETTERED.findall(request.messages[-1]["content"])
+    letters = letters[len(letters) - 1 - letters[::-1].index("A") :]
+    assert letters == [chr(ord("A") + i) for i in range(len(letters))], letters
+    return len(letters)
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_random_letters(name):
+    """Of twenty draws the 95 % interval holds the chance level in at least fifteen (fewer: 1 in 3,000 by luck)."""
+    if not (DATA / name).is_dir():
+        pytest.skip(f"no data of {name} here")
+    task = get_task(name)
+    requests = task.requests(load_data(task, DATA), "social_r1", 0)
+    counts = [options(request) for request in requests]
+    held, values = 0, []
+    for seed in range(20):
+        draw, scored = random.Random(seed), []
+        for request, count in zip(requests, counts, strict=True):
+            reply = Reply(f"<think>A?</think>\n<Answer>{chr(ord('A') + draw.randrange(count))}</Answer>", "stop", 9)
+            scored.append(score(task, "social_r1", request, 0, reply))
+        assert {one.status for one in scored} == {"ok"}
+        first, found = next(iter(figures(task, "social_r1", scored).items()))
+        chance = np.mean([1 / count for count, one in zip(counts, requests, strict=True) if HEADLINE[name](one)])
+        low, high = share_interval(*found)
+        held += bool(low < chance < high)
+        values.append(found.value)
+    print(f"{name}/{first}: mean {np.mean(values):.4f}, chance {chance:.4f}, within in {held} of 20")
+    assert held >= 15

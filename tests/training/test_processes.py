@@ -1,0 +1,150 @@
+"""Two processes of four devices each train as one: the same numbers, files written once, and a bound on every wait."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+from toys import toy
+
+from socialr1_jax.config.run import ConfigError, DistributedConfig, RunConfig, save_config
+from socialr1_jax.run.run import join
+from socialr1_jax.runtime.processes import in_cluster
+from socialr1_jax.training.quickstart import run_quickstart
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        return probe.getsockname()[1]
+
+
+def train(config, devices, *arguments):
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
+    return subprocess.Popen(
+        [sys.executable, "scripts/train_grpo.py", "--config", str(config), *map(str, arguments)],
+        cwd=ROOT,
+        env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def ended(process):
+    output, _ = process.communicate(timeout=400)
+    assert process.returncode == 0, output[-4000:]
+    return output
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """The folders of one run on one device and of the same run by two processes, and what the processes printed.
+
+    The toy earns no reward, so that weights move by their decay and the KL term alone: that updates are the same on
+    two processes is shown by test_mesh.py, here it is the whole program.
+    """
+    folder = tmp_path_factory.mktemp("processes")
+    # Another number of rows on a device rounds otherwise, so a draw may fall on the other side of a border between
+    # two tokens (about one in 10,000 here): a seed where none does.
+    started = toy(folder / "start", evaluation={"every": 0, "questions": 4, "samples": 2}, seed=1)
+    assert run_quickstart(started)
+
+    values = {name: value for name, value in started.model_dump().items() if name in RunConfig.model_fields}
+    values |= {"steps": 2, "model": values["model"] | {"path": str(folder / "start" / "sft")}}
+    questions = {name: str(folder / "start" / "questions" / f"{name}.jsonl") for name in ("train", "heldout")}
+    values["data"] |= {"train": questions["train"], "eval": questions["heldout"]}
+    # epsilon above the rounding of gradients: else Adam turns noise around 0 into steps of the full size
+    values["optimizer"] |= {"epsilon": 1e-3}
+    save_config(RunConfig.model_validate(values), folder / "run.yaml")
+    one, two = folder / "one", folder / "two"
+    ended(train(folder / "run.yaml", 1, f"output_dir={one}"))
+    return one, two, by_two_processes(folder / "run.yaml", two)
+
+
+def by_two_processes(config, folder):
+    """What each of two processes printed that ran the configuration together, into `folder`."""
+    address = f"localhost:{free_port()}"
+    pair = [
+        train(
+            config,
+            4,
+            f"output_dir={folder}",
+            "distributed.processes=2",
+            f"distributed.process={i}",
+            f"distributed.coordinator={address}",
+            "distributed.timeout=120",
+        )
+        for i in range(2)
+    ]
+    return [ended(process) for process in pair]
+
+
+def lines(file):
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+
+
+def test_the_numbers_are_those_of_one_device(runs):
+    one, two, _ = runs
+    for mine, theirs in zip(lines(one / "metrics.jsonl"), lines(two / "metrics.jsonl"), strict=True):
+        assert (mine["phase"], mine["step"]) == (theirs["phase"], theirs["step"])
+        for name in {"accuracy", "reward/total", "loss", "entropy", "kl", "grad_norm", "response_tokens"} & set(mine):
+            assert theirs[name] == pytest.approx(mine[name], rel=1e-4, abs=1e-5), name
+    weights = [load_file(folder / "export" / "model.safetensors") for folder in (one, two)]
+    for name, expected in weights[0].items():
+        np.testing.assert_allclose(weights[1][name], expected, rtol=0, atol=1e-5, err_msg=name)
+
+
+def test_responses_and_their_rewards_are_the_same(runs):
+    one, two, _ = runs
+    mine, theirs = lines(one / "rollouts.jsonl"), lines(two / "rollouts.jsonl")
+    assert [row["response"] for row in mine] == [row["response"] for row in theirs]
+    assert [row["reward"] for row in mine] == [row["reward"] for row in theirs]
+
+
+def test_only_the_first_process_speaks_and_writes(runs):
+    _, two, (first, second) = runs
+    assert "trained weights: " in first
+    assert "heldout accuracy" in first
+    assert "heldout accuracy" not in second
+    assert "trained weights" not in second
+    assert {file.name for file in two.iterdir()} >= {"config.yaml", "summary.json", "report.html", "export"}
+    assert len(list((two / "tensorboard").glob("events*"))) == 1
+
+
+def test_a_run_of_two_processes_goes_on_under_another_address(runs):
+    """The saved configuration holds the first process's number and the address of its day."""
+    _, two, _ = runs
+    first, _ = by_two_processes(two.parent / "run.yaml", two)
+    assert "all 2 steps of this run are done" in first
+
+
+def test_waiting_for_a_process_that_does_not_come_ends():
+    program = (
+        "from socialr1_jax.config.run import DistributedConfig as C; from socialr1_jax.run.run import join; "
+        f"join(C(processes=2, process=0, coordinator='localhost:{free_port()}', timeout=3))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=90, check=False)
+    assert done.returncode != 0
+
+
+def test_launchers_are_recognised():
+    assert in_cluster({"SLURM_PROCID": "0", "SLURM_NTASKS": "4"})
+    assert in_cluster({"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2"})
+    assert in_cluster({"TPU_WORKER_HOSTNAMES": "a,b"})
+    assert not in_cluster({"SLURM_PROCID": "0", "SLURM_NTASKS": "1"})
+    assert not in_cluster({"SLURM_NTASKS": "4"})  # an allocation, not a step of it
+    assert not in_cluster({})
+    join(DistributedConfig(), {})  # nothing to join
+
+
+def test_half_an_address_is_refused():
+    with pytest.raises((ConfigError, ValueError), match="needs coordinator"):
+        DistributedConfig(processes=2)
