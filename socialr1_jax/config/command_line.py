@@ -4,8 +4,6 @@ A configuration is a class derived from ``Section``: scalars are its top-level f
 sections. Nothing heavy is imported here, so that a misspelt key is reported within a fraction of a second.
 """
 
-from __future__ import annotations
-
 import contextlib
 import difflib
 import os

@@ -11,10 +11,8 @@
 | rloo | mean of the others as baseline, no division | arXiv 2402.14740 |
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -115,7 +113,7 @@ class Objective(Section):
         return {**PRESETS.get(given.get("preset", "social_r1"), {}), **given}
 
     @model_validator(mode="after")
-    def _agrees(self) -> Objective:
+    def _agrees(self) -> Self:
         if self.policy_term == "cispo" and self.dual_clip:
             raise ValueError("dual_clip bounds the clip term and does nothing to cispo; set dual_clip to 0")
         return self

@@ -1,8 +1,6 @@
 """Settings of `train_reward_model.py`: a content reward model from preference pairs."""
 
-from __future__ import annotations
-
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -83,7 +81,7 @@ class RewardModelConfig(Section):
     tracking: TrackingConfig = TrackingConfig()
 
     @model_validator(mode="after")
-    def _fits_together(self) -> RewardModelConfig:
+    def _fits_together(self) -> Self:
         if not self.model.path:
             raise ValueError("model.path is required: Hugging Face folder or hub id of the Qwen3 to start from")
         if not self.data.pairs:

@@ -5,9 +5,7 @@ Defaults are the recipe of the Social-R1 cards (8 x A100); ``configs/`` holds sm
 are no settings: they come from the environment and are never written down.
 """
 
-from __future__ import annotations
-
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -184,7 +182,7 @@ class DistributedConfig(Section):
     timeout: int = Field(300, ge=1, description="seconds to wait for the others, at start and at every meeting")
 
     @model_validator(mode="after")
-    def _fits(self) -> DistributedConfig:
+    def _fits(self) -> Self:
         if self.processes and (self.process >= self.processes or not self.coordinator):
             raise ValueError(
                 f"processes {self.processes} needs coordinator (host:port of process 0) and process 0 to "
@@ -303,7 +301,7 @@ class RunConfig(Section):
         return self.steps * (self.grpo.prompts_per_step // self.grpo.mini_batch_prompts)
 
     @model_validator(mode="after")
-    def _fits_together(self) -> RunConfig:
+    def _fits_together(self) -> Self:
         for name in self.required:
             section, _, field = name.partition(".")
             values = getattr(self, section)
@@ -399,7 +397,7 @@ class TinyModelConfig(Section):
     )
 
     @model_validator(mode="after")
-    def _fits(self) -> TinyModelConfig:
+    def _fits(self) -> Self:
         if self.num_attention_heads % self.num_key_value_heads:
             raise ValueError(
                 f"num_key_value_heads {self.num_key_value_heads} does not divide num_attention_heads "
@@ -436,7 +434,7 @@ class SftConfig(Section):
     schedule: Literal["constant", "linear", "cosine"] = Field("cosine", description="course after the warm-up")
 
     @model_validator(mode="after")
-    def _fits(self) -> SftConfig:
+    def _fits(self) -> Self:
         if self.warmup_steps >= self.steps:
             raise ValueError(
                 f"warmup_steps {self.warmup_steps} must be less than steps {self.steps}; lower warmup_steps"
@@ -471,7 +469,7 @@ class QuickstartConfig(RunConfig):
     corruptions: CorruptionsConfig = CorruptionsConfig()
 
     @model_validator(mode="after")
-    def _own_parts(self) -> QuickstartConfig:
+    def _own_parts(self) -> Self:
         content = ("rewards.content.model", self.rewards.content.model)
         for name, given in (("model.path", self.model.path), ("data.train", self.data.train), content):
             if given:

@@ -1,7 +1,5 @@
 """Settings of a chat server, the same for a judge in training and for models in evaluation."""
 
-from __future__ import annotations
-
 import ipaddress
 import json
 import os

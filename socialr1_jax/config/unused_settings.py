@@ -8,8 +8,6 @@ layers for it away (an ablation's preset over a recipe); a setting for a feature
 earlier one is a fault, since whoever wrote it expects it to count.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 

@@ -1,7 +1,5 @@
 """The question record that the whole project passes around, and how rows of a file become records."""
 
-from __future__ import annotations
-
 import ast
 import json
 import logging

@@ -1,7 +1,5 @@
 """One question for a model, typed on a command line or picked from a question file."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Preference pairs, what a content reward model learns from: their files, and how scored texts are paired."""
 
-from __future__ import annotations
-
 import difflib
 import json
 import math

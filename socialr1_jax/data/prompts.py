@@ -1,7 +1,5 @@
 """From a question to the prompt's token ids, and the reference response that SFT learns."""
 
-from __future__ import annotations
-
 import logging
 import re
 from collections.abc import Sequence

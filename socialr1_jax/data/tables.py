@@ -1,7 +1,5 @@
 """Rows of a question file: JSONL, JSON, CSV, Parquet, or a dataset of the Hugging Face hub."""
 
-from __future__ import annotations
-
 import csv
 import difflib
 import json

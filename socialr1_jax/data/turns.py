@@ -1,7 +1,5 @@
 """Questions in chat format: turns of the roles system, user and assistant, as TRL and verl keep them."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Collection, Mapping

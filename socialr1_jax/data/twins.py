@@ -1,7 +1,5 @@
 """Groups of twins: questions that share `meta["twin_id"]`, with the same words but for one perception."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 
 from socialr1_jax.data.examples import Example

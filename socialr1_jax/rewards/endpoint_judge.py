@@ -7,8 +7,6 @@ Each response gets a verdict with the judge's score, or with the cause of having
     interrupted  the run was asked to stop                    closed       the judge was closed
 """
 
-from __future__ import annotations
-
 import logging
 import threading
 import time

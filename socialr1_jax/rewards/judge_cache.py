@@ -5,8 +5,6 @@ processes may share the folder; two that store the same key leave one of the two
 what was written, counts as absent and is replaced.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import threading

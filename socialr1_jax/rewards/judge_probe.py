@@ -1,7 +1,5 @@
 """Asks a judge on a server for one grade, so that a run with a judge that gives none ends before it loads anything."""
 
-from __future__ import annotations
-
 import logging
 import math
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """The judges of structure by name."""
 
-from __future__ import annotations
-
 from concurrent.futures import Future
 
 from socialr1_jax.config.rewards import StructureConfig

@@ -1,7 +1,5 @@
 """A judge of structure that is a Qwen3 of its own, run by the engine on the run's mesh."""
 
-from __future__ import annotations
-
 import time
 from concurrent.futures import Future
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Responses as they come, and their rewards when all are there: the judge works while others are still sampled."""
 
-from __future__ import annotations
-
 import math
 import time
 from collections import Counter

@@ -1,7 +1,5 @@
 """Responses of a JSONL file scored offline: what ``scripts/score_responses.py`` does."""
 
-from __future__ import annotations
-
 import json
 import math
 import os

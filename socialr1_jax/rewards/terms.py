@@ -3,8 +3,6 @@
 Each is a pure function of plain values; ``total.py`` puts them together.
 """
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The Social-R1 reward of one response: terms, curriculum, presets, and scores that could not be had."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -1,12 +1,10 @@
 """Verdict of a judge of structure on one response, and the interface of every judge."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, Self
 
 from socialr1_jax.runtime.interrupt import NEVER, Stop
 
@@ -25,7 +23,7 @@ class Verdict:
     violations: tuple[str, ...] = ()
 
     @classmethod
-    def unscorable(cls, cause: str) -> Verdict:
+    def unscorable(cls, cause: str) -> Self:
         return cls(math.nan, cause)
 
 

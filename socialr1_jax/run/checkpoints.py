@@ -4,8 +4,6 @@ A checkpoint is a folder named by the count of finished steps. `manifest.json` i
 XXH3 sum of every other file, so that a cut or altered one is found before it is used.
 """
 
-from __future__ import annotations
-
 import errno
 import logging
 import os

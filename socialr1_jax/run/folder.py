@@ -1,7 +1,5 @@
 """A run folder belongs to one program at a time and to one configuration."""
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import os

@@ -1,7 +1,5 @@
 """Provenance of a run: versions of the packages, and the commit of this one."""
 
-from __future__ import annotations
-
 import platform
 import subprocess
 from importlib import metadata

@@ -1,7 +1,5 @@
 """Find questions of an evaluation that the run also trains on."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Iterable, Mapping
 from itertools import islice

@@ -1,7 +1,5 @@
 """Read the weights of a run's checkpoint as a model."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

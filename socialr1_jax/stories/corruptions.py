@@ -18,14 +18,13 @@ text comes in a full form (every option weighed) and a brief one (only the right
 is made up for by a brief form, a stage left out by a full one. That holds when both kinds are asked for.
 """
 
-from __future__ import annotations
-
 import random
 import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import combinations, islice, product
+from typing import Self
 
 from socialr1_jax.data.examples import LETTERS, Example
 from socialr1_jax.data.pairs import STAGES, Pair
@@ -141,7 +140,7 @@ class Telling:
         """The letter of the right option."""
         return LETTERS[self.options.index(self.question.gold)]
 
-    def with_script(self, script: Script) -> Telling | None:
+    def with_script(self, script: Script) -> Self | None:
         """Ask the same question about other events. None if the question changes, or its answer is no option."""
         try:
             question = ask(script, script.play(), self.question_type)

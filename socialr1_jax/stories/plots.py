@@ -11,8 +11,6 @@ Two kinds of plot keep the rules of `audit.py`, which read no minds, near chance
 look into places without the thing, so that the answer may be mentioned at any place among the options.
 """
 
-from __future__ import annotations
-
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace

@@ -4,14 +4,12 @@
 who saw something else.
 """
 
-from __future__ import annotations
-
 import json
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
-from typing import Any, get_args
+from typing import Any, Self, get_args
 
 from socialr1_jax.stories.world import Event, ImpossibleEvent, Kind, World
 
@@ -119,7 +117,7 @@ class Script:
         return json.dumps(values | {"events": events}, separators=(",", ":"))
 
     @classmethod
-    def from_json(cls, text: str) -> Script:
+    def from_json(cls, text: str) -> Self:
         """The script that `to_json` wrote. Raises ValueError for any other text, and for events that cannot happen."""
         try:
             script = cls(**_typed(json.loads(text)))

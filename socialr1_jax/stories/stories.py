@@ -6,8 +6,6 @@ answer is the value mentioned first, second, ..., and which letter it has, is co
 drawn, so that the rules of `audit.py` are near chance (`plots.py` says how).
 """
 
-from __future__ import annotations
-
 import random
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
@@ -134,6 +132,13 @@ def generate_stories(
     return examples
 
 
+@dataclass(frozen=True)
+class _Drawn:
+    script: Script
+    world: World
+    question: Question
+
+
 def _examples(
     drawn: Sequence[_Drawn], draft: Draft, plot: str, ids: Sequence[str], options: tuple[str, ...], golds: Sequence[str]
 ) -> Iterator[Example]:
@@ -213,13 +218,6 @@ def _draw_cast(rng: random.Random, plot: Plot, options: int, split: str, hold_ou
         containers=tuple(rng.sample(CONTAINERS, len(CONTAINERS))),
         room=rng.choice(ROOMS),
     )
-
-
-@dataclass(frozen=True)
-class _Drawn:
-    script: Script
-    world: World
-    question: Question
 
 
 def _draw(draft: Draft, plot: Plot, distractors: int, ranks: Counter[int]) -> list[_Drawn]:

@@ -4,8 +4,6 @@ Short plots get about 500 characters, which the reward's length window pays near
 a trace, so that few 16-character grams occur twice (the repetition term starts at a share of 0.1).
 """
 
-from __future__ import annotations
-
 from collections import Counter
 
 from socialr1_jax.data.examples import LETTERS

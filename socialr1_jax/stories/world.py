@@ -5,8 +5,6 @@ perceive it: the people in the room, and those who watch it unseen. Minds are st
 `("Ben",)` is what Ben thinks, `("Anna", "Ben")` is what Anna thinks that Ben thinks, and so on to the third order.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import permutations

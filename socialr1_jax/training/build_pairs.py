@@ -12,8 +12,6 @@ What costs time lies in a work file beside the output, `<output>.work`: one whol
 run that was cut off goes on from it, and other settings of `matching` or `structure` use its responses again.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import math
@@ -22,7 +20,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Self
 
 from socialr1_jax.config.pairs import CorruptionConfig, PairsConfig
 from socialr1_jax.config.rewards import StructureConfig
@@ -173,7 +171,7 @@ class WorkFile:
                     raise
                 raise DataError(f"{path} row {number}: not a line of a work file; remove the file") from None
 
-    def __enter__(self) -> WorkFile:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

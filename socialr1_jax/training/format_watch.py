@@ -1,7 +1,5 @@
 """Warns about a run whose responses are nearly never well formed: most rewards are then 0, and little is learned."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """Show the quickstart: a story, results beside the best rule, a response before and after, next steps."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from pathlib import Path

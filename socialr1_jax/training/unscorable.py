@@ -1,7 +1,5 @@
 """Count the responses of the last steps that could not be scored, and say when they are too many."""
 
-from __future__ import annotations
-
 import math
 from collections import Counter, deque
 from typing import Any
