@@ -27,7 +27,7 @@ from socialr1_jax.rewards.scoring import ScoreConfig, score_file
 from socialr1_jax.sampling import Completion
 from socialr1_jax.sampling.text import decode_responses
 from socialr1_jax.training import build_pairs, grpo
-from socialr1_jax.training.format_watch import FormatWatch
+from socialr1_jax.training.watches import FormatWatch
 
 HEADER = "'<|im_start|>assistant\\n'"
 THOUGHTS_DROPPED = "(message.content.split('</think>')[-1] if message.role == 'assistant' else message.content)"

@@ -17,7 +17,7 @@ from socialr1_jax.run.checkpoints import CheckpointError, Checkpoints, _sums, fa
 from socialr1_jax.run.weights import find_checkpoint, load_policy
 from socialr1_jax.training.recording import Replay
 from socialr1_jax.training.sampler import Sampler
-from socialr1_jax.training.unscorable import UnscorableWindow
+from socialr1_jax.training.watches import UnscorableWindow
 
 NEEDED = ("model.path=m", "data.train=d")
 

@@ -5,7 +5,7 @@ Defaults are the recipe of the Social-R1 cards (8 x A100); ``configs/`` holds sm
 are no settings: they come from the environment and are never written down.
 """
 
-from typing import ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -137,6 +137,11 @@ class SamplingConfig(Section):
     max_rows: int = Field(
         512, ge=1, description="responses that a device decodes at once, at most; others wait for their places"
     )
+
+    @property
+    def draws(self) -> dict[str, Any]:
+        """Return what decides a draw, by the names of `SamplingParams`."""
+        return self.model_dump(exclude={"group_size", "segment_tokens", "max_rows"})
 
 
 class GrpoConfig(Objective):

@@ -156,7 +156,7 @@ def _values(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scored:
+class ScoredText:
     """A text with its score. `scored`: whole, stage (the judge's score of the stage) or frame."""
 
     sample: int
@@ -167,7 +167,7 @@ class Scored:
 
 
 def match_pairs(
-    texts: Sequence[Scored],
+    texts: Sequence[ScoredText],
     matching: MatchingConfig,
     id: str,
     story: str,
@@ -190,7 +190,7 @@ def match_pairs(
         and not same_text(better.text, worse.text)
     ]
     random.Random(f"socialr1 pairs {seed} {id}").shuffle(fitting)
-    drawn: list[tuple[Scored, Scored]] = []
+    drawn: list[tuple[ScoredText, ScoredText]] = []
     seen: set[tuple[str, str, str]] = set()
     lean = 0  # rejected texts that are longer, less those that are shorter
     while fitting and len(drawn) < matching.per_question:
@@ -230,6 +230,6 @@ def _ratio(one: str, other: str) -> float:
     return max(len(one), len(other)) / min(len(one), len(other))
 
 
-def _longer(one: Scored, other: Scored) -> int:
+def _longer(one: ScoredText, other: ScoredText) -> int:
     """1, 0 or -1."""
     return (len(one.text) > len(other.text)) - (len(one.text) < len(other.text))

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -117,23 +117,28 @@ class Rollouts:
         return found
 
 
-class Source(Protocol):
-    """Source of a run's rollouts: a `Sampler`, or a `Replay` of what one sampled."""
+class RolloutSource:
+    """Source of a run's rollouts: a `Sampler`, or a `Replay` of what one sampled. By default nothing is sampled."""
 
     def __call__(self, params: Params, step: int, phase: Phase) -> Rollouts:
         """Return the rollouts of step `step` (from 0), whose phases "rollout" and "reward" are measured."""
+        raise NotImplementedError
 
     def evaluate(self, params: Params, step: int) -> tuple[dict[str, Any], list[dict[str, Any]]] | None:
         """Return metrics and records of the evaluation after `step` steps; None where nothing is sampled."""
+        return None
 
     def metrics(self, steps: int) -> dict[str, float]:
         """Return what `steps` steps counted beside their responses."""
+        return {}
 
     def records(self, rollouts: Rollouts, advantages_b: np.ndarray) -> Iterator[Mapping[str, Any]]:
         """Yield responses as rollouts.jsonl holds them."""
+        return iter(())
 
     def dropped(self, steps: int) -> int:
         """Return how many prompts the first `steps` steps left out: too long, or bad rows met late."""
+        return 0
 
     def close(self) -> None:
         """Free the questions and stop the threads."""

@@ -15,7 +15,7 @@ from socialr1_jax.data.chat_template import ChatTemplate, read_template
 from socialr1_jax.data.examples import Example
 from socialr1_jax.grpo.mismatch import mismatch
 from socialr1_jax.grpo.packing import MicroBatch, Rows, padding_waste, shared_prompts
-from socialr1_jax.grpo.rollouts import PHASES, Rollouts, Source
+from socialr1_jax.grpo.rollouts import PHASES, Rollouts, RolloutSource
 from socialr1_jax.grpo.step import MFU_FORMULA, GrpoStep, Packed, Updated, make_step, trainer_logprobs
 from socialr1_jax.grpo.update import init_state
 from socialr1_jax.models.attention import Backend
@@ -94,7 +94,7 @@ class _Opened(NamedTuple):
 
     config: RunConfig
     run: Run
-    source: Source
+    source: RolloutSource
     step: GrpoStep
     watches: Watches
     model_source: str | None
@@ -155,7 +155,7 @@ def _open(config: RunConfig, stop: Stop) -> _Opened:
     # Barrier: every process must look for an earlier run before any process writes to the folder.
     wait_for_all(f"start of {config.output_dir}", config.distributed.timeout)
     backend = working_attention(config.model.attention, config.model.dtype)
-    source: Source
+    source: RolloutSource
     if questions:
         model, sampler, template = _sampled(config, *questions, backend, stop)
         source, watches, prompts = sampler, Watches(config, template), {"prompts": sampler}

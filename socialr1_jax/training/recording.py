@@ -2,18 +2,16 @@
 
 import json
 import os
-from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 from pydantic import BaseModel, Field, ValidationError
 
 from socialr1_jax.config.command_line import Count
 from socialr1_jax.config.run import ConfigError, RunConfig, load_config
-from socialr1_jax.grpo.rollouts import Phase, Rollouts
+from socialr1_jax.grpo.rollouts import Phase, Rollouts, RolloutSource
 from socialr1_jax.models.qwen3 import Params
 from socialr1_jax.rewards import RewardTerms
 from socialr1_jax.run.checkpoints import first_fault
@@ -109,8 +107,8 @@ class _Line(BaseModel):
     replaced: Count
 
 
-class Replay:
-    """The `Source` that reads what a RolloutFile wrote.
+class Replay(RolloutSource):
+    """Reads what a RolloutFile wrote, as the rollouts of a run.
 
     Raises ConfigError naming file, line and field if it does not fit the run.
     """
@@ -144,21 +142,6 @@ class Replay:
 
     def __call__(self, params: Params, step: int, phase: Phase) -> Rollouts:
         return self.read(step)
-
-    def evaluate(self, params: Params, step: int) -> None:
-        return None
-
-    def metrics(self, steps: int) -> dict[str, float]:
-        return {}
-
-    def records(self, rollouts: Rollouts, advantages_b: np.ndarray) -> Iterator[Mapping[str, Any]]:
-        return iter(())
-
-    def dropped(self, steps: int) -> int:
-        return 0
-
-    def close(self) -> None:
-        pass
 
     def read(self, step: int) -> Rollouts:
         """Return the rollouts of step `step` (from 0)."""

@@ -211,17 +211,9 @@ class PairRows:
 
     def placed(self) -> "PairRows":
         """Return the rows on the devices, split over the context's mesh."""
-        by_row = (self.tokens_bt, self.lengths_b, self.segments)
-        tokens_bt, lengths_b, segments = jax.tree.map(place, by_row)
-        ends_p2, margin_p, real_p = (place(x, P()) for x in (self.ends_p2, self.margin_p, self.real_p))
-        return PairRows(
-            tokens_bt=tokens_bt,
-            lengths_b=lengths_b,
-            segments=segments,
-            ends_p2=ends_p2,
-            margin_p=margin_p,
-            real_p=real_p,
-        )
+        whole = {name: place(getattr(self, name), P()) for name in ("ends_p2", "margin_p", "real_p")}
+        by_row = {name: jax.tree.map(place, getattr(self, name)) for name in ("tokens_bt", "lengths_b", "segments")}
+        return PairRows(**by_row, **whole)
 
 
 def pair_batches(pairs: Sequence[PairTokens], config: RewardModelConfig) -> list[PairRows]:
