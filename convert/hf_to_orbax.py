@@ -10,7 +10,8 @@ import os
 
 from pydantic import Field
 
-from socialr1_jax.config.command_line import Texts, parse_args
+from socialr1_jax.config.command_line import parse_args
+from socialr1_jax.config.sections import Texts
 from socialr1_jax.runtime.terminal import run_script
 from socialr1_jax.weights.conversion import ConvertConfig, convert, fingerprint, progress
 

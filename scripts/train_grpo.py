@@ -11,7 +11,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from socialr1_jax.config.run import RunConfig, parse_args
+from socialr1_jax.config.command_line import parse_args
+from socialr1_jax.config.run import RunConfig
 from socialr1_jax.runtime.interrupt import REQUEUE, SAVED, requeue_on_sigterm, stop_on_signal
 from socialr1_jax.runtime.startup import prepare
 from socialr1_jax.runtime.terminal import print_error, print_line, run_script

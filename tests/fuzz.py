@@ -146,7 +146,8 @@ def _reader(name: str, folder: Path) -> Callable[[bytes], None]:
 
         return read_config
     if name == "yaml":
-        from socialr1_jax.config.run import RunConfig, load_config
+        from socialr1_jax.config.loading import load_config
+        from socialr1_jax.config.run import RunConfig
 
         def read_yaml(data: bytes) -> None:
             (file := folder / "c.yaml").write_bytes(data)

@@ -18,9 +18,9 @@ import pytest
 
 from socialr1_jax import Qwen3, Qwen3Config, SamplingParams, load_hf, save_hf
 from socialr1_jax.config import stories as story_config
-from socialr1_jax.config.command_line import load_config
+from socialr1_jax.config.loading import load_config
 from socialr1_jax.config.pairs import MatchingConfig, PairsConfig
-from socialr1_jax.config.run import ConfigError
+from socialr1_jax.config.sections import ConfigError
 from socialr1_jax.data import pairs as pairs_module
 from socialr1_jax.data.pairs import STAGES, ScoredText, match_pairs, read_pairs
 from socialr1_jax.data.prompts import encode_prompt, question_text

@@ -9,8 +9,8 @@ import pytest
 from toys import changed, lines
 from transformers import AutoTokenizer
 
-from socialr1_jax.config.command_line import load_config
 from socialr1_jax.config.evaluation import EvaluateConfig
+from socialr1_jax.config.loading import load_config
 from socialr1_jax.config.pairs import PairsConfig
 from socialr1_jax.config.run import DoctorConfig
 from socialr1_jax.data.chat_template import chat_tokens, read_template, response_opening

@@ -27,7 +27,8 @@ from pydantic import Field
 from safetensors.torch import load_file, save_file
 
 from socialr1_jax import load_hf, save_hf
-from socialr1_jax.config.command_line import FreeText, Section, Sources, TextMap, load_config
+from socialr1_jax.config.loading import load_config
+from socialr1_jax.config.sections import FreeText, Section, Sources, TextMap
 from socialr1_jax.data.tokenizer import build_tokenizer
 from socialr1_jax.models.qwen3_config import Qwen3Config
 from socialr1_jax.runtime.files import whole_folder

@@ -18,7 +18,8 @@ import numpy as np
 import pytest
 from judge_server import JudgeServer
 
-from socialr1_jax.config.run import DoctorConfig, load_config, save_config
+from socialr1_jax.config.loading import load_config, save_config
+from socialr1_jax.config.run import DoctorConfig
 from socialr1_jax.plan import doctor
 from socialr1_jax.run.console import console, print_finding
 

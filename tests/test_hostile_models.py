@@ -287,7 +287,7 @@ def test_no_script_runs_without_a_tokenizer(script, lose, scripts, folder, tmp_p
 @pytest.mark.parametrize("lose", LOST)
 def test_no_model_answers_or_judges_without_a_tokenizer(lose, folder):
     from socialr1_jax.config.evaluation import EvaluateConfig
-    from socialr1_jax.config.run import StructureConfig
+    from socialr1_jax.config.rewards import StructureConfig
     from socialr1_jax.evaluation.respondents import LocalModel
     from socialr1_jax.rewards.judges import make_judge
 

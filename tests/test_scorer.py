@@ -7,7 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from socialr1_jax.config.run import RewardConfig
+from socialr1_jax.config.rewards import RewardConfig
 from socialr1_jax.data.examples import Example
 from socialr1_jax.rewards import JudgeRefused, RewardTerms, Scorer, Verdict, social_r1_reward
 from socialr1_jax.rewards.shares import ShareWatch, variance_shares

@@ -15,7 +15,9 @@ from faults import reseal
 from toys import changed, steps_of, timeless
 
 from socialr1_jax import load_hf, save_hf
-from socialr1_jax.config.run import ConfigError, RunConfig, load_config, save_config
+from socialr1_jax.config.loading import load_config, save_config
+from socialr1_jax.config.run import RunConfig
+from socialr1_jax.config.sections import ConfigError
 from socialr1_jax.grpo.rollouts import Rollouts
 from socialr1_jax.grpo.step import GrpoStep, make_step, reference_weights
 from socialr1_jax.grpo.update import init_state

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self, cast, get_args
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from socialr1_jax.config.command_line import FreeText, Real, Section, Sources, TextMap, Texts
+from socialr1_jax.config.sections import FreeText, Real, Section, Sources, TextMap, Texts
 from socialr1_jax.config.server import ServerConfig
 from socialr1_jax.runtime.files import ROW_SUFFIXES
 

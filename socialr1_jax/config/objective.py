@@ -16,7 +16,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from socialr1_jax.config.command_line import Real, Section
+from socialr1_jax.config.sections import Real, Section
 
 Preset = Literal["social_r1", "grpo", "dr_grpo", "dapo", "gspo", "cispo", "rloo"]
 

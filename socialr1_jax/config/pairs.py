@@ -5,10 +5,10 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from socialr1_jax.config.command_line import Real, Section, Texts
 from socialr1_jax.config.evaluation import QuestionFileConfig
 from socialr1_jax.config.rewards import StructureConfig
 from socialr1_jax.config.run import SamplingConfig
+from socialr1_jax.config.sections import Real, Section, Texts
 from socialr1_jax.config.stories import StoryConfig
 
 

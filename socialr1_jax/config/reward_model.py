@@ -4,7 +4,6 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from socialr1_jax.config.command_line import Real, Section, XlaFlags
 from socialr1_jax.config.run import (
     CheckpointConfig,
     DistributedConfig,
@@ -13,10 +12,11 @@ from socialr1_jax.config.run import (
     OptimizerConfig,
     TrackingConfig,
 )
+from socialr1_jax.config.sections import Real, Section, XlaFlags
 from socialr1_jax.runtime.terminal import counted
 
 
-class PairsConfig(Section):
+class PairDataConfig(Section):
     """The preference pairs."""
 
     pairs: str = Field("", description="pairs of scripts/build_pairs.py: .jsonl or .parquet (required)")
@@ -71,7 +71,7 @@ class RewardModelConfig(Section):
         50, ge=0, description="steps between evaluations on held-out pairs; 0 = only at start and end"
     )
     model: ModelConfig = ModelConfig()
-    data: PairsConfig = PairsConfig()
+    data: PairDataConfig = PairDataConfig()
     loss: PreferenceConfig = PreferenceConfig()
     batch: BatchConfig = BatchConfig()
     mesh: MeshConfig = MeshConfig()
@@ -85,7 +85,7 @@ class RewardModelConfig(Section):
         if not self.model.path:
             raise ValueError("model.path is required: Hugging Face folder or hub id of the Qwen3 to start from")
         if not self.data.pairs:
-            raise ValueError(f"data.pairs is required: {PairsConfig.model_fields['pairs'].description}")
+            raise ValueError(f"data.pairs is required: {PairDataConfig.model_fields['pairs'].description}")
         if not self.epochs and self.optimizer.warmup_steps >= self.steps:
             raise ValueError(
                 f"optimizer.warmup_steps {self.optimizer.warmup_steps} leaves none of the run's {self.steps} updates "

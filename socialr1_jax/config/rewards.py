@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from socialr1_jax.config.command_line import Real, Section
+from socialr1_jax.config.sections import Real, Section
 from socialr1_jax.config.server import ServerConfig
 from socialr1_jax.config.unused_settings import Need
 

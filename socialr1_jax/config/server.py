@@ -10,7 +10,8 @@ from urllib.parse import urlsplit
 
 from pydantic import ConfigDict, Field, field_validator
 
-from socialr1_jax.config.command_line import Real, Section, TextMap, parse_yaml
+from socialr1_jax.config.sections import Real, Section, TextMap
+from socialr1_jax.config.yaml_text import parse_yaml
 from socialr1_jax.runtime.terminal import printable
 
 _CLIENTS = ("model", "messages", "stream", "n")

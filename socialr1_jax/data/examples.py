@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from socialr1_jax.config.command_line import scalar_text
+from socialr1_jax.config.sections import scalar_text
 from socialr1_jax.data.bad_rows import report, summary
 from socialr1_jax.data.layouts import labels_beside, lettered_columns, recognise
 from socialr1_jax.data.tables import (

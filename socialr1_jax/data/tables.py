@@ -12,7 +12,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from socialr1_jax.config.command_line import scalar_text
+from socialr1_jax.config.sections import scalar_text
 from socialr1_jax.runtime.files import ROW_SUFFIXES
 from socialr1_jax.runtime.terminal import counted, printable, shown
 

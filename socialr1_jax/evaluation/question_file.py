@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from socialr1_jax.config.command_line import scalar_text
 from socialr1_jax.config.evaluation import EvaluateConfig, task_name
+from socialr1_jax.config.sections import scalar_text
 from socialr1_jax.data.bad_rows import report, summary
 from socialr1_jax.data.examples import Example, parse_files
 from socialr1_jax.data.prompts import PromptWriter

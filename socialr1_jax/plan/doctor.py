@@ -14,7 +14,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple, cast
 
-from socialr1_jax.config.run import DoctorConfig, RunConfig, load_config
+from socialr1_jax.config.loading import load_config
+from socialr1_jax.config.run import DoctorConfig, RunConfig
 from socialr1_jax.run.console import collected_warnings
 from socialr1_jax.runtime.terminal import counted, keep_streams, printable
 from socialr1_jax.weights.hub import cached_folder

@@ -16,7 +16,8 @@ import numpy as np
 from jax.experimental import topologies
 from jax.sharding import AxisType, Mesh, NamedSharding
 
-from socialr1_jax.config.run import ConfigError, PlanConfig, RunConfig
+from socialr1_jax.config.run import PlanConfig, RunConfig
+from socialr1_jax.config.sections import ConfigError
 from socialr1_jax.grpo.packing import Rows, width_of
 from socialr1_jax.grpo.step import Programs, compile_programs
 from socialr1_jax.grpo.update import Sums, TrainState, moment_shardings

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from socialr1_jax.config.run import QuickstartConfig, RunConfig
+from socialr1_jax.config.quickstart import QuickstartConfig
+from socialr1_jax.config.run import RunConfig
 from socialr1_jax.questions.story_files import write_stories
 from socialr1_jax.training.quickstart import small_model, stories_of
 from socialr1_jax.weights.hf import save_hf

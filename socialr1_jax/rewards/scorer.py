@@ -8,8 +8,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import Any
 
-from socialr1_jax.config.command_line import scalar_text
-from socialr1_jax.config.run import RewardConfig
+from socialr1_jax.config.rewards import RewardConfig
+from socialr1_jax.config.sections import scalar_text
 from socialr1_jax.data.examples import READ_AS_TEXT, Example
 from socialr1_jax.data.tables import scalar_parts
 from socialr1_jax.rewards.extra import ExtraRewardError, extra_rewards, load_extras

@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 
-from socialr1_jax.config.run import RewardConfig
+from socialr1_jax.config.rewards import RewardConfig
 from socialr1_jax.data.examples import normalized
 from socialr1_jax.rewards.answers import AnswerMode, answer_letter
 from socialr1_jax.runtime.terminal import shown

@@ -4,8 +4,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from socialr1_jax.config.rewards import USES
-from socialr1_jax.config.run import RewardConfig
+from socialr1_jax.config.rewards import USES, RewardConfig
 from socialr1_jax.rewards.parsing import given_answer, parse_response
 from socialr1_jax.rewards.terms import (
     content_reward,

@@ -19,8 +19,8 @@ import orbax.checkpoint as ocp
 import xxhash
 from pydantic import BaseModel, Field, ValidationError
 
-from socialr1_jax.config.command_line import Count
 from socialr1_jax.config.run import CheckpointConfig
+from socialr1_jax.config.sections import Count
 from socialr1_jax.grpo.update import TrainState
 from socialr1_jax.runtime.files import finite, read_json, write_json
 from socialr1_jax.runtime.processes import any_of_all, is_first

@@ -4,7 +4,7 @@ import math
 from fractions import Fraction
 from typing import TypeVar
 
-from socialr1_jax.config.command_line import validated
+from socialr1_jax.config.loading import validated
 from socialr1_jax.config.reward_model import RewardModelConfig
 from socialr1_jax.config.run import RunConfig
 from socialr1_jax.runtime.terminal import counted

@@ -10,7 +10,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from socialr1_jax.config.run import ConfigError, RunConfig, Section, load_config
+from socialr1_jax.config.loading import load_config
+from socialr1_jax.config.run import RunConfig
+from socialr1_jax.config.sections import ConfigError, Section
 from socialr1_jax.data.prompts import template_file
 from socialr1_jax.rewards.extra import function_files
 from socialr1_jax.run.metrics import RUN_FILES

@@ -6,7 +6,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from socialr1_jax.config.run import Section
+from socialr1_jax.config.sections import Section
 from socialr1_jax.models.qwen3_config import Qwen3Config
 
 NOT_INSTALLED = "not installed"

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from socialr1_jax.config.run import ConfigError, RunConfig
+from socialr1_jax.config.run import RunConfig
+from socialr1_jax.config.sections import ConfigError
 from socialr1_jax.data.bad_rows import write_bad_rows
 from socialr1_jax.data.evaluation_sets import refuse_evaluation_sets
 from socialr1_jax.data.examples import LETTERS, Example

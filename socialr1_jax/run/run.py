@@ -12,9 +12,10 @@ import jax
 from jax.sharding import Mesh
 from pydantic import BaseModel, Field, ValidationError
 
-from socialr1_jax.config.command_line import Count
+from socialr1_jax.config.loading import save_config
 from socialr1_jax.config.reward_model import RewardModelConfig
-from socialr1_jax.config.run import ConfigError, DistributedConfig, RunConfig, save_config
+from socialr1_jax.config.run import DistributedConfig, RunConfig
+from socialr1_jax.config.sections import ConfigError, Count
 from socialr1_jax.grpo.update import TrainState
 from socialr1_jax.models.attention import Backend
 from socialr1_jax.run.checkpoints import AWAY, CheckpointError, Checkpoints, first_fault

@@ -7,8 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any, Self
 
-from socialr1_jax.config.command_line import ConfigError
 from socialr1_jax.config.pairs import PairsConfig
+from socialr1_jax.config.sections import ConfigError
 from socialr1_jax.data.examples import Example
 from socialr1_jax.data.tables import DataError
 from socialr1_jax.rewards.verdict import Verdict

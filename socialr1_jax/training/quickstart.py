@@ -13,8 +13,10 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
+from socialr1_jax.config.loading import save_config
+from socialr1_jax.config.quickstart import QuickstartConfig
 from socialr1_jax.config.reward_model import RewardModelConfig
-from socialr1_jax.config.run import QuickstartConfig, RunConfig, save_config
+from socialr1_jax.config.run import RunConfig
 from socialr1_jax.data.examples import LETTERS, Example, read_examples
 from socialr1_jax.data.pairs import write_pairs
 from socialr1_jax.data.prompts import question_text, reference_response

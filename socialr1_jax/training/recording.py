@@ -9,8 +9,9 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, Field, ValidationError
 
-from socialr1_jax.config.command_line import Count
-from socialr1_jax.config.run import ConfigError, RunConfig, load_config
+from socialr1_jax.config.loading import load_config
+from socialr1_jax.config.run import RunConfig
+from socialr1_jax.config.sections import ConfigError, Count
 from socialr1_jax.grpo.rollouts import Phase, Rollouts, RolloutSource
 from socialr1_jax.models.qwen3 import Params
 from socialr1_jax.rewards import RewardTerms

@@ -17,7 +17,7 @@ from rich.table import Table
 
 from socialr1_jax.config.reward_model import RewardModelConfig
 from socialr1_jax.config.rewards import ContentConfig
-from socialr1_jax.config.run import ConfigError
+from socialr1_jax.config.sections import ConfigError
 from socialr1_jax.data.pairs import Pair, read_pairs
 from socialr1_jax.grpo.optimizer import make_optimizer, make_schedule
 from socialr1_jax.grpo.update import Update, init_state, make_update
@@ -211,9 +211,9 @@ class PairRows:
 
     def placed(self) -> "PairRows":
         """Return the rows on the devices, split over the context's mesh."""
-        whole = {name: place(getattr(self, name), P()) for name in ("ends_p2", "margin_p", "real_p")}
-        by_row = {name: jax.tree.map(place, getattr(self, name)) for name in ("tokens_bt", "lengths_b", "segments")}
-        return PairRows(**by_row, **whole)
+        whole: dict[str, Any] = {name: place(getattr(self, name), P()) for name in ("ends_p2", "margin_p", "real_p")}
+        tokens_bt, lengths_b, segments = jax.tree.map(place, (self.tokens_bt, self.lengths_b, self.segments))
+        return PairRows(tokens_bt=tokens_bt, lengths_b=lengths_b, segments=segments, **whole)
 
 
 def pair_batches(pairs: Sequence[PairTokens], config: RewardModelConfig) -> list[PairRows]:

@@ -9,8 +9,8 @@ import jax
 import numpy as np
 from pydantic import BaseModel, TypeAdapter
 
-from socialr1_jax.config.command_line import Count
-from socialr1_jax.config.run import ConfigError, RunConfig
+from socialr1_jax.config.run import RunConfig
+from socialr1_jax.config.sections import ConfigError, Count
 from socialr1_jax.data.prompts import Prompt
 from socialr1_jax.grpo.advantages import flat_groups
 from socialr1_jax.grpo.rollouts import Phase, Rollouts, RolloutSource

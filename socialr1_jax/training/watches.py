@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from pydantic import TypeAdapter
 
-from socialr1_jax.config.command_line import Count
 from socialr1_jax.config.rewards import RewardConfig
 from socialr1_jax.config.run import RunConfig
+from socialr1_jax.config.sections import Count
 from socialr1_jax.data.chat_template import ChatTemplate
 from socialr1_jax.grpo.mismatch import RATIO_ERROR_LIMIT
 from socialr1_jax.grpo.rollouts import Rollouts

@@ -12,7 +12,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from socialr1_jax.config.command_line import Section
+from socialr1_jax.config.sections import Section
 from socialr1_jax.runtime.terminal import print_error, print_line
 
 _QUIET_SECONDS = 5.0  # between two lines of progress

@@ -8,9 +8,9 @@ from test_evaluate import TOY, loopback
 from test_sotopia import written
 from test_sotopia_judging import GOOD, coded, verdict
 
-from socialr1_jax.config.command_line import load_config
 from socialr1_jax.config.evaluation import EvaluateConfig
-from socialr1_jax.config.run import ConfigError
+from socialr1_jax.config.loading import load_config
+from socialr1_jax.config.sections import ConfigError
 from socialr1_jax.data.tokenizer import build_tokenizer
 from socialr1_jax.evaluation import evaluate as whole
 from socialr1_jax.evaluation.respondents import Asked, LocalModel
