@@ -122,7 +122,7 @@ def _only(*errors: type[Exception]) -> Iterator[None]:
 def _reader(name: str, folder: Path) -> Callable[[bytes], None]:
     """Return the function that reads one input; it raises for a fault."""
     if name == "rows":
-        from socialr1_jax.data.examples import read_examples
+        from socialr1_jax.data.question_files import read_examples
 
         def read_rows(data: bytes) -> None:
             kind = ("jsonl", "json", "csv")[data[0] % 3] if data else "jsonl"

@@ -12,7 +12,8 @@ import pytest
 
 from socialr1_jax.config.pairs import PairsConfig
 from socialr1_jax.data.evaluation_sets import refuse_evaluation_sets
-from socialr1_jax.data.examples import Example, parse_options
+from socialr1_jax.data.examples import Example
+from socialr1_jax.data.options import parse_options
 from socialr1_jax.data.pairs import read_pairs
 from socialr1_jax.data.prompts import encode_prompt, question_text
 from socialr1_jax.data.tables import DataError, read_rows

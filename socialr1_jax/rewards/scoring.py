@@ -13,7 +13,8 @@ from pydantic import Field
 
 from socialr1_jax.config.rewards import JudgeKind, Preset, RewardConfig
 from socialr1_jax.config.sections import Section
-from socialr1_jax.data.examples import FIELDS, LETTERS, Example, gold_letter
+from socialr1_jax.data.examples import FIELDS, LETTERS, Example
+from socialr1_jax.data.options import gold_letter
 from socialr1_jax.data.tables import refuse_half_characters, unique_keys
 from socialr1_jax.questions.accuracy import accuracy_figures, baseline_figures
 from socialr1_jax.rewards.judge_probe import judge_fault

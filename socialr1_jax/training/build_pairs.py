@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from socialr1_jax.config.pairs import PairsConfig
-from socialr1_jax.data.examples import Example, parse_options, read_examples
+from socialr1_jax.data.examples import Example
+from socialr1_jax.data.options import parse_options
 from socialr1_jax.data.pairs import Pair, match_pairs, read_pairs, write_pairs
 from socialr1_jax.data.prompts import PromptWriter
+from socialr1_jax.data.question_files import read_examples
 from socialr1_jax.data.tables import DataError, read_rows, refuse_half_characters
 from socialr1_jax.rewards.parsing import Opened, whole_responses
 from socialr1_jax.run.console import Bar, console, shown_log, working

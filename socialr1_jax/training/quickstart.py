@@ -17,9 +17,10 @@ from socialr1_jax.config.loading import save_config
 from socialr1_jax.config.quickstart import QuickstartConfig
 from socialr1_jax.config.reward_model import RewardModelConfig
 from socialr1_jax.config.run import RunConfig
-from socialr1_jax.data.examples import LETTERS, Example, read_examples
+from socialr1_jax.data.examples import LETTERS, Example
 from socialr1_jax.data.pairs import write_pairs
 from socialr1_jax.data.prompts import question_text, reference_response
+from socialr1_jax.data.question_files import read_examples
 from socialr1_jax.data.tokenizer import build_tokenizer
 from socialr1_jax.models.qwen3 import Qwen3, Qwen3Config, init_params
 from socialr1_jax.questions.story_files import write_stories
