@@ -29,7 +29,8 @@ def main(argv: list[str] | None = None) -> int:
         folder_sums,
         model_sums,
     )
-    from socialr1_jax.weights.hf import map_weights, open_hf
+    from socialr1_jax.weights.declared import map_weights
+    from socialr1_jax.weights.hf_folder import open_hf
     from socialr1_jax.weights.orbax_folder import load_orbax, write_orbax
 
     def run() -> str:

@@ -31,7 +31,8 @@ def main(argv: list[str] | None = None) -> int:
         folder_sums,
         model_sums,
     )
-    from socialr1_jax.weights.hf import open_hf, refuse_nonfinite, save_hf
+    from socialr1_jax.weights.hf_export import refuse_nonfinite, save_hf
+    from socialr1_jax.weights.hf_folder import open_hf
     from socialr1_jax.weights.orbax_folder import MANIFEST, load_orbax
 
     def run() -> str:

@@ -189,7 +189,7 @@ def _reader(name: str, folder: Path) -> Callable[[bytes], None]:
             assert outcome_reward(given_answer(text), "A") in (0.0, 1.0)
 
         return read_answer
-    from socialr1_jax.weights.hf import open_hf
+    from socialr1_jax.weights.hf_folder import open_hf
 
     (folder / "config.json").write_text(json.dumps(_MODEL))
 

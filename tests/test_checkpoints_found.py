@@ -33,7 +33,8 @@ from socialr1_jax.data.tokenizer import build_tokenizer
 from socialr1_jax.models.qwen3_config import Qwen3Config
 from socialr1_jax.runtime.files import whole_folder
 from socialr1_jax.sampling.text import stop_token_ids
-from socialr1_jax.weights.hf import files_dtype, load_reward_model, local_folder, open_hf, random_model
+from socialr1_jax.weights.hf import load_reward_model, random_model
+from socialr1_jax.weights.hf_folder import files_dtype, local_folder, open_hf
 from socialr1_jax.weights.hub import cached_folder, find_snapshot
 from socialr1_jax.weights.orbax_folder import load_orbax, save_orbax
 from socialr1_jax.weights.tokenizer_files import count_tokens, load_tokenizer

@@ -30,7 +30,8 @@ from socialr1_jax.training.reward_model import (
     split_by_story,
     train_reward_model,
 )
-from socialr1_jax.weights.hf import files_dtype, save_hf
+from socialr1_jax.weights.hf_export import save_hf
+from socialr1_jax.weights.hf_folder import files_dtype
 
 ROOT = Path(__file__).parents[1]
 NAMES, PLACES = ("Anna", "Ben", "Cleo", "Dan"), ("box", "bag", "tin", "pot")

@@ -29,7 +29,8 @@ from socialr1_jax.sampling import Completion
 from socialr1_jax.training import grpo
 from socialr1_jax.training import validation as evaluation
 from socialr1_jax.training.recording import Replay, RolloutFile
-from socialr1_jax.weights.hf import init_reward_model, save_reward_model
+from socialr1_jax.weights.hf import init_reward_model
+from socialr1_jax.weights.hf_export import save_reward_model
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 WEIGHTS = {"outcome": 1.0, "structure": 2.0, "content": 0.0, "tau": 1.0}

@@ -97,7 +97,7 @@ def _output(config: DoctorConfig) -> Findings:
 
 def _models(config: DoctorConfig) -> Findings:
     """Open the models of the run, which reads the headers of all their weight files."""
-    from socialr1_jax.weights.hf import open_hf
+    from socialr1_jax.weights.hf_folder import open_hf
 
     model, uses, judge = config.model, config.rewards.uses, config.rewards.structure
     paths = {

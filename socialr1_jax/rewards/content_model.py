@@ -15,7 +15,8 @@ from socialr1_jax.models.qwen3 import Params, Qwen3Config, weight_specs
 from socialr1_jax.models.reward_model import RewardModel, position_scores
 from socialr1_jax.models.text_bins import Unit, bin_width, fill_bins, lay_out
 from socialr1_jax.runtime.mesh import constrain, fetch, place, row_shards
-from socialr1_jax.weights.hf import load_reward_model, local_folder
+from socialr1_jax.weights.hf import load_reward_model
+from socialr1_jax.weights.hf_folder import local_folder
 from socialr1_jax.weights.tokenizer_files import load_tokenizer
 
 Text = tuple[str, str, str]  # story, question, thoughts

@@ -14,7 +14,8 @@ from socialr1_jax.rewards.verdict import Judge, Verdict
 from socialr1_jax.runtime.interrupt import NEVER, Stop
 from socialr1_jax.sampling import Engine, SamplingParams
 from socialr1_jax.sampling.text import decode_responses, stop_token_ids
-from socialr1_jax.weights.hf import load_hf, local_folder
+from socialr1_jax.weights.hf import load_hf
+from socialr1_jax.weights.hf_folder import local_folder
 from socialr1_jax.weights.tokenizer_files import load_tokenizer
 
 _SEED_STEP = 2**31 - 2  # draws of the judge are not those of a step

@@ -141,7 +141,8 @@ def _sample(config: PairsConfig, examples: Sequence[Example], work: WorkFile) ->
     from socialr1_jax.runtime.mesh import make_mesh
     from socialr1_jax.sampling import Engine, SamplingParams
     from socialr1_jax.sampling.text import decode_responses, stop_token_ids
-    from socialr1_jax.weights.hf import load_hf, local_folder
+    from socialr1_jax.weights.hf import load_hf
+    from socialr1_jax.weights.hf_folder import local_folder
     from socialr1_jax.weights.tokenizer_files import load_tokenizer
 
     mesh = make_mesh()

@@ -50,7 +50,9 @@ from socialr1_jax.training.recording import Replay, RolloutFile, refuse_foreign_
 from socialr1_jax.training.sampler import Sampler, make_sampler, make_scorer
 from socialr1_jax.training.start import cold_start, random_start
 from socialr1_jax.training.watches import Watches
-from socialr1_jax.weights.hf import files_dtype, load_hf, local_folder, save_hf
+from socialr1_jax.weights.hf import load_hf
+from socialr1_jax.weights.hf_export import save_hf
+from socialr1_jax.weights.hf_folder import files_dtype, local_folder
 from socialr1_jax.weights.tokenizer_files import load_tokenizer
 
 log = logging.getLogger(__name__)

@@ -41,7 +41,8 @@ from socialr1_jax.training.grpo import train_grpo
 from socialr1_jax.training.quickstart_console import show_results, show_story
 from socialr1_jax.training.reward_model import train_reward_model
 from socialr1_jax.training.sft import train_sft
-from socialr1_jax.weights.hf import load_hf, save_hf
+from socialr1_jax.weights.hf import load_hf
+from socialr1_jax.weights.hf_export import save_hf
 
 _TOKENIZER_STORIES = 1000  # stories that the tokenizer is trained on: every word of the plots is among them
 _LOGIT_TOLERANCE = 2e-4

@@ -41,7 +41,9 @@ from socialr1_jax.runtime.ownership import refuse_foreign_folder
 from socialr1_jax.runtime.processes import is_first, wait_for_all
 from socialr1_jax.runtime.terminal import counted
 from socialr1_jax.training.preferences import bradley_terry, pair_accuracy, preference_metrics, swap_consistency
-from socialr1_jax.weights.hf import files_dtype, init_reward_model, load_hf, random_model, save_reward_model
+from socialr1_jax.weights.hf import init_reward_model, load_hf, random_model
+from socialr1_jax.weights.hf_export import save_reward_model
+from socialr1_jax.weights.hf_folder import files_dtype
 from socialr1_jax.weights.tokenizer_files import load_tokenizer
 
 _MOST_SKIPPED = 5  # updates in a row that were not finite before the run stops

@@ -9,7 +9,9 @@ from safetensors import safe_open
 
 from socialr1_jax.models.qwen3 import Qwen3
 from socialr1_jax.runtime.terminal import counted
-from socialr1_jax.weights.hf import HfFolder, fetched, tensors
+from socialr1_jax.weights.declared import tensors
+from socialr1_jax.weights.hf_export import fetched
+from socialr1_jax.weights.hf_folder import HfFolder
 
 
 def folder_sums(source: HfFolder) -> dict[str, str]:

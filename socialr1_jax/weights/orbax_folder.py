@@ -19,14 +19,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
-from jax.sharding import Mesh, NamedSharding, SingleDeviceSharding
+from jax.sharding import Mesh
 
 from socialr1_jax.models.qwen3 import Qwen3, Qwen3Config, Weight, check_mesh
 from socialr1_jax.runtime.files import read_json, sha256, whole_folder, write_json
 from socialr1_jax.runtime.mesh import P
 from socialr1_jax.runtime.model_files import file_of, listed
 from socialr1_jax.runtime.terminal import printable, shown
-from socialr1_jax.weights.hf import copy_tokenizer_files, map_weights
+from socialr1_jax.weights.declared import abstract_weight, map_weights
+from socialr1_jax.weights.hf_export import copy_tokenizer_files
 from socialr1_jax.weights.tokenizer_files import count_tokens, tokenizer_files
 
 PARAMS, MANIFEST = "params", "manifest.json"
@@ -135,10 +136,8 @@ def load_orbax(directory: str | os.PathLike[str], mesh: Mesh | None = None, *, t
     with ocp.StandardCheckpointer() as checkpointer:
 
         def read(weight: Weight, layers: int | None, spec: P) -> jax.Array:
-            sharding = SingleDeviceSharding(jax.devices()[0]) if mesh is None else NamedSharding(mesh, spec)
-            shape = weight.shape if layers is None else (layers, *weight.shape)
             dtype = np.dtype(jnp.dtype(dtypes.get(weight.hf_name, manifest["dtype"])))
-            abstract = jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
+            abstract = abstract_weight(weight, layers, spec, mesh, dtype)
             place = folder / PARAMS / _item(weight)
             try:
                 return checkpointer.restore(place, {"weight": abstract})["weight"]

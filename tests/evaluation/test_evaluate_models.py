@@ -20,7 +20,8 @@ from socialr1_jax.evaluation.task import BenchmarkError
 from socialr1_jax.grpo import token_logprobs
 from socialr1_jax.run import checkpoints
 from socialr1_jax.run import weights as run_weights
-from socialr1_jax.weights.hf import load_hf, random_model, save_hf
+from socialr1_jax.weights.hf import load_hf, random_model
+from socialr1_jax.weights.hf_export import save_hf
 
 WORDS = ["You are the first agent. Turn #1: a S said something.", "Reply with one JSON object: action_type, argument."]
 
