@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from itertools import permutations
 from typing import Literal
 
+from pydantic import ConfigDict
+
 Kind = Literal[
     "put",
     "move",
@@ -48,6 +50,8 @@ class Event:
     wanted); place: the container named ("" for a `look` into all of them); to: the person spoken to; words: what is
     said, for `say`, and how, for `want` and `tell`.
     """
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
 
     kind: Kind
     who: str
