@@ -31,8 +31,8 @@ def check_questions(config: RunConfig) -> None:
         read_run_questions,
         understood,
         warn_of_few,
+        warn_of_shared,
     )
-    from socialr1_jax.run.shared_questions import warn_of_shared
     from socialr1_jax.weights.hub import cached_folder
     from socialr1_jax.weights.tokenizer_files import load_tokenizer
 

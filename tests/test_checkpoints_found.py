@@ -23,6 +23,7 @@ from huggingface_hub.errors import (
     LocalEntryNotFoundError,
     RepositoryNotFoundError,
 )
+from orbax_folders import save_orbax
 from pydantic import Field
 from safetensors.torch import load_file, save_file
 
@@ -36,7 +37,7 @@ from socialr1_jax.sampling.text import stop_token_ids
 from socialr1_jax.weights.hf import load_reward_model, random_model
 from socialr1_jax.weights.hf_folder import files_dtype, local_folder, open_hf
 from socialr1_jax.weights.hub import cached_folder, find_snapshot
-from socialr1_jax.weights.orbax_folder import load_orbax, save_orbax
+from socialr1_jax.weights.orbax_folder import load_orbax
 from socialr1_jax.weights.tokenizer_files import count_tokens, load_tokenizer
 
 ROW = np.array([3, 1, 4, 1, 5, 9, 2, 6])

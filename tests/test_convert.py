@@ -13,12 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+from orbax_folders import save_orbax
 
 from socialr1_jax import Qwen3, Qwen3Config, load_hf, save_hf
 from socialr1_jax.data.tokenizer import build_tokenizer
 from socialr1_jax.runtime.files import whole_folder
 from socialr1_jax.weights.declared import map_weights
-from socialr1_jax.weights.orbax_folder import load_orbax, save_orbax
+from socialr1_jax.weights.orbax_folder import load_orbax
 
 CONVERT = Path(__file__).resolve().parents[1] / "convert"
 

@@ -11,6 +11,7 @@ from socialr1_jax.config.run import (
     ModelConfig,
     OptimizerConfig,
     TrackingConfig,
+    refuse_unfit,
 )
 from socialr1_jax.config.sections import Real, Section, XlaFlags
 from socialr1_jax.runtime.terminal import counted
@@ -86,13 +87,7 @@ class RewardModelConfig(Section):
             raise ValueError("model.path is required: Hugging Face folder or hub id of the Qwen3 to start from")
         if not self.data.pairs:
             raise ValueError(f"data.pairs is required: {PairDataConfig.model_fields['pairs'].description}")
-        if not self.epochs and self.optimizer.warmup_steps >= self.steps:
-            raise ValueError(
-                f"optimizer.warmup_steps {self.optimizer.warmup_steps} leaves none of the run's {self.steps} updates "
-                "at the peak; lower optimizer.warmup_steps or raise steps"
-            )
-        if self.model.attention == "cudnn" and self.model.dtype != "bfloat16":
-            raise ValueError("model.attention cudnn computes in bfloat16; set model.dtype to bfloat16")
+        refuse_unfit(self.model, self.optimizer, 0 if self.epochs else self.steps)
         return self
 
     def arithmetic(self) -> str:

@@ -280,19 +280,13 @@ class RunConfig(Section):
                 f"grpo.mini_batch_prompts {grpo.mini_batch_prompts} does not divide grpo.prompts_per_step "
                 f"{grpo.prompts_per_step}; set grpo.mini_batch_prompts to {divisors(grpo.prompts_per_step)}"
             )
-        if not self.epochs and self.optimizer.warmup_steps >= self.updates:
-            raise ValueError(
-                f"optimizer.warmup_steps {self.optimizer.warmup_steps} leaves none of the run's {self.updates} updates "
-                "at the peak; lower optimizer.warmup_steps or raise steps"
-            )
+        refuse_unfit(self.model, self.optimizer, 0 if self.epochs else self.updates)
         given = self.rewards.content.model or self.makes_content_model or self.replay_rollouts
         if self.rewards.uses.content and not given:
             raise ValueError(
                 f"rewards.preset {self.rewards.preset} needs a content reward model; set rewards.content.model to its "
                 "folder (scripts/train_reward_model.py makes one), or rewards.preset to no_content"
             )
-        if self.model.attention == "cudnn" and self.model.dtype != "bfloat16":
-            raise ValueError("model.attention cudnn computes in bfloat16; set model.dtype to bfloat16")
         return self
 
     def arithmetic(self) -> str:
@@ -345,6 +339,17 @@ class DoctorConfig(RunConfig):
     required: ClassVar[tuple[str, ...]] = ()
 
     no_step: bool = Field(False, description="leave out the tiny GRPO step, most of the doctor's time")
+
+
+def refuse_unfit(model: ModelConfig, optimizer: OptimizerConfig, updates: int) -> None:
+    """Raise ValueError for a warm-up that lasts all of the run's updates (0: not known), and for cuDNN in float32."""
+    if 0 < updates <= optimizer.warmup_steps:
+        raise ValueError(
+            f"optimizer.warmup_steps {optimizer.warmup_steps} leaves none of the run's {updates} updates "
+            "at the peak; lower optimizer.warmup_steps or raise steps"
+        )
+    if model.attention == "cudnn" and model.dtype != "bfloat16":
+        raise ValueError("model.attention cudnn computes in bfloat16; set model.dtype to bfloat16")
 
 
 def divisors(number: int) -> str:

@@ -39,6 +39,11 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's text in at most 300 characters; its type if it has none."""
+    return printable((str(error).strip().splitlines() or [type(error).__name__])[0], 300)
+
+
 def shown(value: object, most: int = 120) -> str:
     """Return a value of a file for a message: as Python writes it, shortened inside, in at most `most` characters."""
     return printable(_VALUES.repr(value), most)
