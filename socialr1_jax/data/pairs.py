@@ -101,11 +101,8 @@ def write_pairs(path: str | Path, pairs: Iterable[Pair]) -> None:
             raise DataError(f"{path} row {row}: the id {shown(pair.id)} is already that of row {seen[pair.id]}")
         seen[pair.id] = row
     rows = [{name: getattr(pair, name) for name in _COLUMNS} | {"meta": dict(pair.meta)} for pair in pairs]
-    write_whole(path, _jsonl(rows) if path.suffix.lower() == ".jsonl" else _parquet(rows, path))
-
-
-def _jsonl(rows: list[dict[str, Any]]) -> str:
-    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    write_whole(path, lines if path.suffix.lower() == ".jsonl" else _parquet(rows, path))
 
 
 def _parquet(rows: list[dict[str, Any]], path: Path) -> bytes:

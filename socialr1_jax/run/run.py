@@ -25,6 +25,7 @@ from socialr1_jax.run.metrics import RunLog
 from socialr1_jax.runtime.interrupt import Interrupted, Stop, stop_on_signal
 from socialr1_jax.runtime.mesh import make_mesh
 from socialr1_jax.runtime.processes import in_cluster, is_first, wait_for_all
+from socialr1_jax.runtime.terminal import first_line
 
 
 class TrainingStopped(RuntimeError):
@@ -73,7 +74,8 @@ def running(config: RunConfig | RewardModelConfig) -> Iterator[Stop]:
         try:
             yield stop
         except OSError as error:
-            if not error.filename or not any(_is_within(error.filename, one) for one in written):
+            file = Path(error.filename or "/").absolute()
+            if not error.filename or not any(file.is_relative_to(folder.absolute()) for folder in written):
                 raise
             raise TrainingStopped(
                 f"{error.filename}: {error.strerror}. Fix this and run the same command to resume from the last "
@@ -96,8 +98,7 @@ def join(config: DistributedConfig, environment: Mapping[str, str] = os.environ)
         else:
             jax.distributed.initialize(initialization_timeout=config.timeout)
     except (RuntimeError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ConfigError(f"distributed: the processes did not find each other: {reason}") from error
+        raise ConfigError(f"distributed: the processes did not find each other: {first_line(error)}") from error
 
 
 def run_mesh(config: RunConfig | RewardModelConfig) -> Mesh:
@@ -296,10 +297,6 @@ class Laps:
         """Return the metrics of the step and its phases."""
         each = {f"seconds/{name}": seconds for name, seconds in self._laps.items()}
         return {"seconds": self.total} | each | {"seconds/between": self._between}
-
-
-def _is_within(file: str, folder: Path) -> bool:
-    return Path(file).absolute().is_relative_to(folder.absolute())
 
 
 def due(step: int, every: int) -> bool:

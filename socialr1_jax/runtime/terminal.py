@@ -27,11 +27,8 @@ def printable(text: str, most: int = _MOST) -> str:
         text = f"{text[: most // 2]} ... {text[-(most // 2) :]}"
     if text.isprintable():
         return text
-    return "".join(c if c.isprintable() else " " if c.isspace() else _escaped(c) for c in text)
-
-
-def _escaped(character: str) -> str:
-    return character.encode("unicode_escape").decode()
+    escaped = (c if c.isprintable() else " " if c.isspace() else c.encode("unicode_escape").decode() for c in text)
+    return "".join(escaped)
 
 
 def counted(number: int, noun: str) -> str:

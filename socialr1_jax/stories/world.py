@@ -153,7 +153,7 @@ class World:
                     raise ImpossibleEvent(f"the {event.thing} is in the {event.place} already")
                 self._happen(("content", event.place), event.thing, event)
             case "open":
-                for fact in self._inside(event.place):
+                for fact in [fact for fact, value in self.facts.items() if fact[0] == "place" and value == event.place]:
                     self._happen(fact, event.place, event)
             case "look":
                 self._look(event)
@@ -184,9 +184,6 @@ class World:
 
     def _outside(self, event: Event) -> set[str]:
         return self.listening if event.kind in _SPOKEN else self.watching
-
-    def _inside(self, container: str) -> list[Fact]:
-        return [fact for fact, value in self.facts.items() if fact[0] == "place" and value == container]
 
     def _learn(self, chain: Chain, fact: Fact, value: str, event: Event, *, sure: bool = True) -> None:
         self.minds[chain][fact] = value

@@ -114,11 +114,8 @@ class FormatWatch:
     def __call__(self, format_rate: float, truncated: float, paid: float, texts: Sequence[str]) -> str:
         """Return a warning after 3 bad steps in a row, at most once while the number of steps doubles; else "".
 
-        Args:
-            format_rate: share of the step's responses that are well formed.
-            truncated: share of them that were cut at `sampling.max_new_tokens`.
-            paid: share of them whose reward is not 0.
-            texts: some of the step's responses.
+        `format_rate`, `truncated` and `paid` are the shares of the step's responses that are well formed, were cut at
+        `sampling.max_new_tokens`, and have a reward other than 0; `texts` are some of the responses.
         """
         self._steps += 1
         self._bad = self._bad + 1 if format_rate < _LEAST else 0
