@@ -25,7 +25,7 @@ class HfToOrbaxConfig(ConvertConfig):
 def main(argv: list[str] | None = None) -> int:
     config = parse_args(HfToOrbaxConfig, argv, description="Convert a Hugging Face model folder to an Orbax folder.")
     from socialr1_jax.weights.checksums import (  # import JAX: once the arguments are right
-        compare,
+        compare_sums,
         folder_sums,
         model_sums,
     )
@@ -53,7 +53,7 @@ def main(argv: list[str] | None = None) -> int:
         )
         if not config.verify:
             return ""
-        return compare(folder_sums(source), model_sums(load_orbax(config.dst, tokenizer=False)))
+        return compare_sums(folder_sums(source), model_sums(load_orbax(config.dst, tokenizer=False)))
 
     return convert(config, run)
 

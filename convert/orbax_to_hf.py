@@ -27,7 +27,7 @@ def main(argv: list[str] | None = None) -> int:
     config = parse_args(OrbaxToHfConfig, argv, description="Convert an Orbax folder to a Hugging Face model folder.")
     from socialr1_jax.run.weights import find_checkpoint, is_run, load_policy
     from socialr1_jax.weights.checksums import (  # import JAX: once the arguments are right
-        compare,
+        compare_sums,
         folder_sums,
         model_sums,
     )
@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None) -> int:
         save_hf(model, config.dst, dtype, config.max_file_bytes, source=source, say=progress)
         if not config.verify:
             return ""
-        return compare(model_sums(model, dtype), folder_sums(open_hf(config.dst)))
+        return compare_sums(model_sums(model, dtype), folder_sums(open_hf(config.dst)))
 
     return convert(config, run)
 

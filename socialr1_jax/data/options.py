@@ -10,7 +10,7 @@ from typing import Any
 
 from socialr1_jax.config.sections import scalar_text
 from socialr1_jax.data.examples import LETTERS
-from socialr1_jax.data.tables import LABEL_NAMES, kind_of, listed, objects, texts_of
+from socialr1_jax.data.tables import LABEL_NAMES, json_kind, listed, objects, texts_of
 from socialr1_jax.runtime.terminal import counted, printable, shown
 
 _LABEL = r"\(?{letter}[.):]"
@@ -32,7 +32,7 @@ def cell_text(value: Any, column: str = "") -> str:
         inner = [f"{column}.{key}" if column else key for key in value] if isinstance(value, Mapping) else []
         fix = "name a part of it in columns" if column else "write a text instead of the object with"
         hint = f"; {fix}: {listed(inner)}" if inner else ""
-        raise ValueError(f"{shown(column or 'options')} holds {kind_of(value)}, not a text{hint}")
+        raise ValueError(f"{shown(column or 'options')} holds {json_kind(value)}, not a text{hint}")
     return "" if _absent(value) else scalar_text(value)
 
 

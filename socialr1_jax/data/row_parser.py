@@ -7,7 +7,7 @@ from socialr1_jax.config.sections import scalar_text
 from socialr1_jax.data.examples import FIELDS, LETTERS, META_FIELDS, READ_AS_TEXT, Example
 from socialr1_jax.data.layouts import lettered_columns, recognise
 from socialr1_jax.data.options import OPTION_NUMBER, cell_text, gold_letter, option_texts, own_labels, readable_options
-from socialr1_jax.data.tables import DataError, listed, nearest, scalar_parts, spread
+from socialr1_jax.data.tables import DataError, listed, nearest, scalar_parts, spread_objects
 from socialr1_jax.data.turns import Turns, ground_truth, parse_turns, turns_column
 from socialr1_jax.runtime.terminal import counted, printable, shown
 
@@ -136,14 +136,14 @@ class RowParser:
 
     def example(self, values: Mapping[str, Any], number: int) -> Example:
         """Return the question of row ``number``. Raises ValueError saying why there is none."""
-        values = spread(values, self._paths)
+        values = spread_objects(values, self._paths)
         key = tuple(values)
         if (places := self._places.get(key)) is None:
             self._met |= dict.fromkeys(key)
             try:
                 places = _find(key, self._columns)
             except ValueError as error:
-                inner = spread(values, (f"{name}." for name in key)).keys() - set(key)
+                inner = spread_objects(values, (f"{name}." for name in key)).keys() - set(key)
                 hint = f"; objects within hold {listed(sorted(inner))}" if inner else ""
                 places = ValueError(f"{error}{hint}")
             if len(self._places) < _MOST_PLACES:

@@ -114,7 +114,7 @@ def file_rows(path: Path) -> Iterator[Row | BadRow]:
             elif isinstance(values, _Unreadable):
                 yield BadRow(name, number, values)
             else:
-                yield BadRow(name, number, f"expected an object with named fields, found {kind_of(values)}")
+                yield BadRow(name, number, f"expected an object with named fields, found {json_kind(values)}")
     except OSError as error:
         raise DataError(f"{path}: cannot read the file ({error.strerror or error})") from None
     except UnicodeDecodeError as error:
@@ -171,7 +171,7 @@ def _json(path: Path) -> Iterator[tuple[int, Any]]:
             raise DataError(f"{path}: expected one list of questions in the object, found {len(lists)} {names}")
         content = next(iter(lists.values()))
     if not isinstance(content, list):
-        raise DataError(f"{path}: expected a list of questions, found {kind_of(content)}")
+        raise DataError(f"{path}: expected a list of questions, found {json_kind(content)}")
     yield from enumerate(content, 1)
 
 
@@ -261,7 +261,7 @@ class Conditions:
         if not self._wanted:
             return True
         self._total += 1
-        values = spread(values, self._wanted)
+        values = spread_objects(values, self._wanted)
         if len(self._known) < _MOST_COLUMNS:
             self.know(values)
         kept = True
@@ -290,7 +290,7 @@ class Conditions:
         log.info("%s: kept %d of %d rows with %s", source, self._kept, self._total, condition)
 
 
-def spread(values: Mapping[str, Any], paths: Iterable[str]) -> Mapping[str, Any]:
+def spread_objects(values: Mapping[str, Any], paths: Iterable[str]) -> Mapping[str, Any]:
     """Return a row and, under dotted names, the contents of the objects that the paths lead through.
 
     `{"item": {"id": 1, "question": "Who?"}}` gains `item.id` and `item.question` by the path `item.question`. A path
@@ -413,7 +413,7 @@ def _hub_files(repo: str, split: str | None) -> list[Path]:
     return chosen
 
 
-def kind_of(value: Any) -> str:
+def json_kind(value: Any) -> str:
     """Return the kind of a JSON value, in words."""
     names = {
         list: "a list",

@@ -16,6 +16,7 @@ from socialr1_jax.rewards.shares import variance_shares
 from socialr1_jax.sampling import Completion
 
 PHASES = ("rollout", "reward", "old", "reference", "update")  # of a step, in order
+_OF_GROUPS, _OF_RESPONSES = ("prompts", "prompt_ids", "examples"), ("completions", "terms", "texts")  # lists
 Phase = Callable[[str], AbstractContextManager[None]]  # name -> what measures the phase
 
 
@@ -58,28 +59,15 @@ class Rollouts:
         return rewards
 
     def take(self, groups: Sequence[int]) -> "Rollouts":
-        """Some of the groups, in this order."""
+        """Return some of the groups, in this order."""
         rows = [i * self.group + j for i in groups for j in range(self.group)]
-        return replace(
-            self,
-            prompts=[self.prompts[i] for i in groups],
-            prompt_ids=[self.prompt_ids[i] for i in groups],
-            completions=[self.completions[i] for i in rows],
-            terms=[self.terms[i] for i in rows],
-            examples=[self.examples[i] for i in groups],
-            texts=[self.texts[i] for i in rows],
-        )
+        places = dict.fromkeys(_OF_GROUPS, groups) | dict.fromkeys(_OF_RESPONSES, rows)
+        taken: dict[str, Any] = {name: [getattr(self, name)[i] for i in which] for name, which in places.items()}
+        return replace(self, **taken)
 
     def __add__(self, other: "Rollouts") -> "Rollouts":
-        return replace(
-            self,
-            prompts=self.prompts + other.prompts,
-            prompt_ids=self.prompt_ids + other.prompt_ids,
-            completions=self.completions + other.completions,
-            terms=self.terms + other.terms,
-            examples=self.examples + other.examples,
-            texts=self.texts + other.texts,
-        )
+        names = (*_OF_GROUPS, *_OF_RESPONSES)
+        return replace(self, **{name: getattr(self, name) + getattr(other, name) for name in names})
 
     def metrics(self) -> dict[str, float]:
         """Means over the responses of the total and of every raw term, beside the weights that made the total."""

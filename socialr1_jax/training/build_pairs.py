@@ -226,7 +226,7 @@ def _provenance(config: PairsConfig) -> dict[str, str]:
     return found | ({"rubric": identity["rubric"]} if "rubric" in identity else {})
 
 
-def say_summary(summary: PairsSummary, output: str) -> None:
+def say_pairs(summary: PairsSummary, output: str) -> None:
     """Print the counts of a build."""
     pairs = summary.pairs
     kinds = Counter(pair.meta.get("kind") or pair.stage or "whole" for pair in pairs)

@@ -33,7 +33,7 @@ def model_sums(model: Qwen3, dtype: str | None = None) -> dict[str, str]:
     return {name: _sum(tensor) for name, tensor in fetched(model, list(tensors(model)), dtype)}
 
 
-def compare(source: Mapping[str, str], written: Mapping[str, str]) -> str:
+def compare_sums(source: Mapping[str, str], written: Mapping[str, str]) -> str:
     """Returns a line that says all sums agree; raises ValueError naming every tensor that differs or is missing."""
     differing = [name for name in sorted({*source, *written}) if source.get(name) != written.get(name)]
     if differing:
