@@ -537,7 +537,7 @@ def test_hub_offline(monkeypatch, tmp_path):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(DataError, match="owner/stories: no such file here, and the hub dataset could not be had"):
-        tables.read_rows("owner/stories")
+        tables.read_all_rows("owner/stories")
 
 
 # ---------------------------------------------------------------------------------------------------------- real files

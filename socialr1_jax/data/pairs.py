@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from socialr1_jax.config.pairs import MatchingConfig
-from socialr1_jax.data.tables import DataError, read_rows, refuse_half_characters
+from socialr1_jax.data.tables import DataError, read_all_rows, refuse_half_characters
 from socialr1_jax.runtime.files import write_whole
 from socialr1_jax.runtime.terminal import printable, shown
 
@@ -71,7 +71,7 @@ def read_pairs(path: str | Path) -> list[Pair]:
     column, what `Pair` refuses, an id that comes twice.
     """
     pairs, seen = [], dict[str, str]()
-    for row in read_rows(path):
+    for row in read_all_rows(path):
         try:
             pair = Pair(**_values(row.values))
         except ValueError as error:

@@ -56,7 +56,7 @@ class BadRow(NamedTuple):
         return f"{self.source} row {self.row}: {self.reason}"
 
 
-def read_rows(source: str | Path) -> list[Row]:
+def read_all_rows(source: str | Path) -> list[Row]:
     """All rows of a file, or of a hub dataset "owner/name" or "owner/name:split".
 
     A ``.json`` file holds a list of objects, or one object with one list of objects in it ({"data": [...]}).

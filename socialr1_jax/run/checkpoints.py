@@ -23,7 +23,7 @@ from socialr1_jax.config.run import CheckpointConfig
 from socialr1_jax.config.sections import Count
 from socialr1_jax.grpo.update import TrainState
 from socialr1_jax.runtime.files import finite, read_json, write_json
-from socialr1_jax.runtime.model_files import joined
+from socialr1_jax.runtime.model_files import first_few
 from socialr1_jax.runtime.processes import any_of_all, is_first
 from socialr1_jax.runtime.terminal import printable
 
@@ -267,10 +267,10 @@ def fault(checkpoint: Path, *, above: float = -1, up_to: float = float("inf")) -
     except (OSError, ValueError) as error:
         return printable(f"{MANIFEST}: {error}", 500)
     if outside := [name for name in listed if {"/", ".."} & set(PurePosixPath(name).parts)]:
-        return f"{MANIFEST} lists files outside the checkpoint: {joined(outside, most=5)}"
+        return f"{MANIFEST} lists files outside the checkpoint: {first_few(outside, most=5)}"
     files = (file for part in ("run", "state") for file in (checkpoint / part).rglob("*") if file.is_file())
     if unknown := {file.relative_to(checkpoint).as_posix() for file in files} - set(listed):
-        return f"{MANIFEST} does not list {joined(sorted(unknown), most=5)}"
+        return f"{MANIFEST} does not list {first_few(sorted(unknown), most=5)}"
     written = {name: (one.bytes, one.xxh3) for name, one in listed.items()}
     absent = [name for name in written if not os.path.isfile(checkpoint / name)]
     there = [name for name in written if name not in absent]
@@ -278,7 +278,7 @@ def fault(checkpoint: Path, *, above: float = -1, up_to: float = float("inf")) -
     read = [name for name in there if name not in wrong and above < written[name][0] <= up_to]
     wrong += [name for name, size, digest in _sums(checkpoint, read) if written[name] != (size, digest)]
     problems = [f"{name} is absent" for name in absent] + [f"{name} is cut or altered" for name in wrong]
-    return joined(problems, most=5)
+    return first_few(problems, most=5)
 
 
 def read_run(checkpoint: Path) -> dict[str, Any]:
@@ -329,7 +329,7 @@ def differences(wanted: Any, found: Any) -> str:
         for name, shape in wanted.items()
         if found.get(name, shape) != shape
     ]
-    return joined(problems, most=5)
+    return first_few(problems, most=5)
 
 
 def _reason(error: Exception) -> str:

@@ -47,7 +47,7 @@ def _blobs(folder: Path) -> list[Path]:
     return [cache / "blobs" for cache in caches if cache.name.startswith("models--")]
 
 
-def joined(problems: Sequence[str], separator: str = "; ", most: int = 20) -> str:
+def first_few(problems: Sequence[str], separator: str = "; ", most: int = 20) -> str:
     """Return the first problems, each cut and without control characters, and how many more there are."""
     more = len(problems) - most
     shortened = [printable(problem, _MOST_CHARACTERS) for problem in problems[:most]]

@@ -17,7 +17,7 @@ from socialr1_jax.data.options import parse_options
 from socialr1_jax.data.pairs import Pair, match_pairs, read_pairs, write_pairs
 from socialr1_jax.data.prompts import PromptWriter
 from socialr1_jax.data.question_files import read_examples
-from socialr1_jax.data.tables import DataError, read_rows, refuse_half_characters
+from socialr1_jax.data.tables import DataError, read_all_rows, refuse_half_characters
 from socialr1_jax.rewards.parsing import Opened, whole_responses
 from socialr1_jax.run.console import Bar, console, shown_log, working
 from socialr1_jax.runtime.ownership import refuse_foreign_file
@@ -190,7 +190,7 @@ def _read_responses(file: str, opened: Opened) -> list[tuple[Example, list[str |
     """Return each question of a file with its responses, in order; rows of equal texts are one question."""
     groups: dict[str, tuple[Example, list[str]]] = {}
     taken: set[str] = set()
-    for number, row in enumerate(read_rows(file), 1):
+    for number, row in enumerate(read_all_rows(file), 1):
         for name in ("story", "question", "response"):
             if name not in row.values:
                 raise DataError(f"{row.where}: no {name!r}; a row needs story, question and response")

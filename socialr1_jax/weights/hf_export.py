@@ -17,7 +17,7 @@ from socialr1_jax.models.qwen3 import Qwen3
 from socialr1_jax.models.reward_model import RewardModel
 from socialr1_jax.runtime.files import BYTE_ORDER_MARK, sync, whole_folder, write_json
 from socialr1_jax.runtime.mesh import fetch
-from socialr1_jax.runtime.model_files import joined
+from socialr1_jax.runtime.model_files import first_few
 from socialr1_jax.weights.declared import expected_shapes, tensors
 from socialr1_jax.weights.hf_folder import INDEX, WEIGHTS, all_finite, too_large_text
 from socialr1_jax.weights.tokenizer_files import tokenizer_files
@@ -89,7 +89,9 @@ def refuse_nonfinite(model: Qwen3 | RewardModel, dtype: str | None = None) -> No
     if too_large:
         raise ValueError(too_large_text(dtype or "", too_large))
     if spoiled:
-        raise ValueError(f"NaN or infinities in {joined(spoiled, ', ')} (--allow_nonfinite converts them all the same)")
+        raise ValueError(
+            f"NaN or infinities in {first_few(spoiled, ', ')} (--allow_nonfinite converts them all the same)"
+        )
 
 
 def fetched(

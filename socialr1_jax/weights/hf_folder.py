@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from socialr1_jax.models.qwen3 import Qwen3Config, Weight, check_mesh
 from socialr1_jax.runtime.files import read_json
 from socialr1_jax.runtime.mesh import P
-from socialr1_jax.runtime.model_files import file_of, joined
+from socialr1_jax.runtime.model_files import file_of, first_few
 from socialr1_jax.runtime.ownership import TOKENIZER_FILES
 from socialr1_jax.runtime.terminal import first_line, shown
 from socialr1_jax.weights.declared import abstract_weight, expected_shapes, map_weights, tensor_names
@@ -146,7 +146,7 @@ class HfFolder:
             raise ValueError(f"{self.folder}: {too_large_text(self.dtype or '', self.too_large)}")
         if self.nonfinite:
             raise ValueError(
-                f"{self.folder}: NaN or infinities in {joined(sorted(self.nonfinite), ', ')}; allow_nonfinite=True "
+                f"{self.folder}: NaN or infinities in {first_few(sorted(self.nonfinite), ', ')}; allow_nonfinite=True "
                 "loads them all the same (on the command line --allow_nonfinite)"
             )
 
@@ -216,7 +216,7 @@ def _aligned_empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
 def too_large_text(dtype: str, names: Collection[str]) -> str:
     """Return a message on tensors whose numbers do not fit a dtype."""
     fix = "bfloat16 or float32" if dtype == "float16" else "float32"
-    return f"numbers too large for {dtype} in {joined(sorted(names), ', ')}: take {fix}"
+    return f"numbers too large for {dtype} in {first_few(sorted(names), ', ')}: take {fix}"
 
 
 def all_finite(block: np.ndarray) -> bool:
@@ -344,7 +344,7 @@ def _find_tensors(folder: Path, config: Qwen3Config) -> dict[str, _Place]:
         elif shape != expected[declared]:
             problems.append(f"{name} has shape {list(shape)}, config.json asks for {list(expected[declared])}")
     if problems:
-        raise ValueError(f"{folder} cannot be loaded: {joined(problems)}")
+        raise ValueError(f"{folder} cannot be loaded: {first_few(problems)}")
     places: dict[str, _Place] = {}
     for file in files:
         places |= _places(folder / file, {name: stored[name] for name in expected if home[stored[name]] == file})

@@ -23,7 +23,7 @@ import orbax.checkpoint as ocp
 from socialr1_jax.models.qwen3 import Qwen3, Qwen3Config, Weight
 from socialr1_jax.runtime.files import read_json, sha256, whole_folder, write_json
 from socialr1_jax.runtime.mesh import P
-from socialr1_jax.runtime.model_files import file_of, joined
+from socialr1_jax.runtime.model_files import file_of, first_few
 from socialr1_jax.runtime.terminal import printable, shown
 from socialr1_jax.weights.declared import abstract_weight, map_weights
 from socialr1_jax.weights.hf_export import copy_tokenizer_files
@@ -113,12 +113,12 @@ def load_orbax(directory: str | os.PathLike[str], *, tokenizer: bool = True) -> 
         if dtype not in _DTYPES:
             raise ValueError(f"{folder / MANIFEST} has dtype {shown(dtype)}, not one of {', '.join(_DTYPES)}")
     if problems := [fault for name, digest in files.items() if (fault := _fault(folder, name, digest))]:
-        raise ValueError(f"{directory} is damaged, convert it again: {joined(problems)}")
+        raise ValueError(f"{directory} is damaged, convert it again: {first_few(problems)}")
     tokenizer_files(folder)  # an export copies them: one that it must not copy is refused before weights are read
     config = Qwen3Config.from_hf(read_json(folder / "config.json"), source=str(folder / "config.json"))
     items = jax.tree.leaves(map_weights(config, lambda weight, layers, spec: _item(weight)))
     if unlisted := sorted(set(items) - {name.split("/")[1] for name in files if name.startswith(f"{PARAMS}/")}):
-        raise ValueError(f"{folder / MANIFEST} lists no file of {joined(unlisted, ', ')}: convert the folder again")
+        raise ValueError(f"{folder / MANIFEST} lists no file of {first_few(unlisted, ', ')}: convert the folder again")
     num_tokens = count_tokens(folder, config.vocab_size) if tokenizer else config.vocab_size
     with ocp.StandardCheckpointer() as checkpointer:
 
