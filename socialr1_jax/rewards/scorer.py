@@ -75,10 +75,10 @@ class Scorer:
         self._waiting.append(_Waiting(place, text, example, parsed, scalar, verdict))
 
     def results(self, step: int) -> list[RewardTerms]:
-        """The rewards of everything submitted since the last call, by place, with the weights of step `step`.
+        """Return the rewards of everything submitted since the last call, by place, with the weights of step `step`.
 
-        Raises Interrupted when `stop` was asked, JudgeRefused when the judge answers nobody, ExtraRewardError for a
-        function of the user's that fails.
+        Raises Interrupted when `stop` was asked, JudgeRefused if the judge rejects every request, and ExtraRewardError
+        if a function of the user's fails.
         """
         waiting, self._waiting = sorted(self._waiting, key=lambda one: one.place), []
         self._score_content(waiting)

@@ -82,7 +82,7 @@ class Checkpoints:
         self._folder, self._config, self._about = folder.absolute(), config, dict(about)
         self._best: dict[str, Any] = {}  # {"step": ..., "value": ...}
         self._best_before: dict[str, Any] = {}  # the last save, which may fail
-        self._lost: CheckpointError | None = None  # why the last save came to nothing
+        self._lost: CheckpointError | None = None  # error of the last save, if it failed
         self._manager = ocp.CheckpointManager(
             self._folder,
             options=ocp.CheckpointManagerOptions(
@@ -179,8 +179,8 @@ class Checkpoints:
         return None
 
     def close(self) -> None:
-        """Waits for what is being written and lets go of threads."""
-        self._lost = None  # has been told
+        """Wait for pending writes and stop the worker threads."""
+        self._lost = None  # it was reported
         try:
             self.finish()
         except CheckpointError as error:

@@ -47,8 +47,8 @@ class PairsSummary:
 def build_pairs(config: PairsConfig) -> PairsSummary:
     """Writes `config.output`, whole or not at all; with the same configuration the same bytes, cut off or not.
 
-    Raises DataError for input that cannot be used, ConfigError for a work file of other samples, JudgeRefused when the
-    judge answers nobody, ValueError when there is no pair, and what `load_hf` and `make_judge` raise.
+    Raises DataError for input that cannot be used, ConfigError for a work file of other samples, JudgeRefused if the
+    judge rejects every request, ValueError when there is no pair, and what `load_hf` and `make_judge` raise.
     """
     refuse_foreign_file(Path(config.output), _is_built, "a file of pairs")
     if config.source == "corruptions":

@@ -97,7 +97,7 @@ class _Desk:
         return self._work.verdicts.get(self._key(question, text))
 
     def judge(self, texts: Iterable[tuple[ThoughtQuestion, str]]) -> None:
-        """Asks about the texts that have no verdict yet, each once. Raises JudgeRefused when nobody is answered."""
+        """Ask about the texts that have no verdict yet, each once. Raises JudgeRefused if every request is rejected."""
         open_ones = {self._key(question, text): (question, text) for question, text in texts}
         todo = [(key, *one) for key, one in open_ones.items() if key not in self._work.verdicts]
         if not todo:

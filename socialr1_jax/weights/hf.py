@@ -53,14 +53,10 @@ def load_hf(
 
 
 def load_reward_model(
-    path: str | os.PathLike[str],
-    mesh: Mesh | None = None,
-    dtype: str | None = "float32",
-    *,
-    ignore_fields: Collection[str] = (),
+    path: str | os.PathLike[str], mesh: Mesh | None = None, dtype: str | None = "float32"
 ) -> RewardModel:
     """Read a reward model, a folder or hub id of a Qwen3ForSequenceClassification with one label; as `load_hf`."""
-    source = open_hf(path, mesh, dtype, scalar_head=True, ignore_fields=ignore_fields)
+    source = open_hf(path, mesh, dtype, scalar_head=True)
     params = map_weights(source.config, source.read)
     source.refuse_nonfinite()
     return RewardModel(source.config, params, source=str(source.folder))
