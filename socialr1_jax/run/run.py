@@ -109,11 +109,14 @@ def run_mesh(config: RunConfig | RewardModelConfig) -> Mesh:
         raise ConfigError(f"mesh: {error}") from error
 
 
-def about_devices(mesh: Mesh, backend: Backend) -> str:
-    """Return the line of a run's console that names its devices, how they are meshed, and what they compute with."""
+def say_devices(backend: Backend) -> None:
+    """Print the devices of a run, how they are meshed, and what they compute with; nothing for one CPU."""
+    mesh = jax.sharding.get_mesh()
+    if jax.default_backend() == "cpu" and mesh.size == 1:
+        return
     limit = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit", 0)
     memory = f", {limit / 2**30:.1f} GiB of memory each" if limit else ""
-    return f"mesh {dict(mesh.shape)} of {jax.devices()[0].device_kind}{memory}, attention {backend}"
+    console.print(f"mesh {dict(mesh.shape)} of {jax.devices()[0].device_kind}{memory}, attention {backend}")
 
 
 class Run:

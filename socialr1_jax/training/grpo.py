@@ -38,7 +38,7 @@ from socialr1_jax.run.questions import (
     warn_of_shared,
     write_shortcuts,
 )
-from socialr1_jax.run.run import Laps, Run, about_devices, running
+from socialr1_jax.run.run import Laps, Run, running, say_devices
 from socialr1_jax.run.summary import peak_bytes
 from socialr1_jax.runtime.compiles import compile_count
 from socialr1_jax.runtime.files import flattened, write_whole
@@ -164,9 +164,7 @@ def _open(config: RunConfig, stop: Stop) -> _Opened:
     else:
         model, source = _replayed(config)
         watches, prompts = Watches(config, None), {}
-    mesh = jax.sharding.get_mesh()
-    if jax.default_backend() != "cpu" or mesh.size > 1:
-        console.print(about_devices(mesh, backend))
+    say_devices(backend)
     step = make_step(config, model.config, model.num_tokens, model.params, backend)
     state = init_state(model.params, step.programs.optimizer)
     about, of_export = about_run(config, model.config, model.source), (model.source, model.num_tokens)

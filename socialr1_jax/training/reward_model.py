@@ -32,7 +32,7 @@ from socialr1_jax.run.console import Bar, console, working
 from socialr1_jax.run.epochs import in_steps
 from socialr1_jax.run.folder import refuse_another_run, wall_seconds
 from socialr1_jax.run.provenance import about_run
-from socialr1_jax.run.run import Run, about_devices, running
+from socialr1_jax.run.run import Run, running, say_devices
 from socialr1_jax.run.summary import peak_rss_bytes
 from socialr1_jax.runtime.files import write_json
 from socialr1_jax.runtime.interrupt import Stop
@@ -64,7 +64,7 @@ def train_reward_model(config: RewardModelConfig) -> bool:
 
 
 def _train(config: RewardModelConfig, stop: Stop) -> bool:
-    folder, mesh = Path(config.output_dir), jax.sharding.get_mesh()
+    folder = Path(config.output_dir)
     refuse_foreign_folder(folder / "export", "config.json")
     sides = split_by_story(read_pairs(config.data.pairs), config.data.holdout)
     config, about_steps = in_steps(config, len(sides[0]), config.batch.pairs)
@@ -78,8 +78,7 @@ def _train(config: RewardModelConfig, stop: Stop) -> bool:
         train, heldout, dropped = _pairs(config, sides, tokenizer, model.config)
     console.print(f"{counted(len(train), 'pair')} to train on, {len(heldout)} held out, {dropped} dropped as too long")
     backend = working_attention(config.model.attention, config.model.dtype)
-    if jax.default_backend() != "cpu" or mesh.size > 1:
-        console.print(about_devices(mesh, backend))
+    say_devices(backend)
     schedule = make_schedule(config.optimizer, config.steps)
     optimizer = make_optimizer(config.optimizer, schedule)
     update = pair_update(config, model.config, optimizer, backend)
