@@ -10,7 +10,8 @@ import os
 
 from pydantic import Field
 
-from socialr1_jax.config.command_line import Texts, parse_args
+from socialr1_jax.config.command_line import parse_args
+from socialr1_jax.config.sections import Texts
 from socialr1_jax.runtime.terminal import run_script
 from socialr1_jax.weights.conversion import ConvertConfig, convert, fingerprint, progress
 
@@ -24,11 +25,12 @@ class HfToOrbaxConfig(ConvertConfig):
 def main(argv: list[str] | None = None) -> int:
     config = parse_args(HfToOrbaxConfig, argv, description="Convert a Hugging Face model folder to an Orbax folder.")
     from socialr1_jax.weights.checksums import (  # import JAX: once the arguments are right
-        compare,
+        compare_sums,
         folder_sums,
         model_sums,
     )
-    from socialr1_jax.weights.hf import map_weights, open_hf
+    from socialr1_jax.weights.declared import map_weights
+    from socialr1_jax.weights.hf_folder import open_hf
     from socialr1_jax.weights.orbax_folder import load_orbax, write_orbax
 
     def run() -> str:
@@ -51,7 +53,7 @@ def main(argv: list[str] | None = None) -> int:
         )
         if not config.verify:
             return ""
-        return compare(folder_sums(source), model_sums(load_orbax(config.dst, tokenizer=False)))
+        return compare_sums(folder_sums(source), model_sums(load_orbax(config.dst, tokenizer=False)))
 
     return convert(config, run)
 

@@ -27,11 +27,12 @@ def main(argv: list[str] | None = None) -> int:
     config = parse_args(OrbaxToHfConfig, argv, description="Convert an Orbax folder to a Hugging Face model folder.")
     from socialr1_jax.run.weights import find_checkpoint, is_run, load_policy
     from socialr1_jax.weights.checksums import (  # import JAX: once the arguments are right
-        compare,
+        compare_sums,
         folder_sums,
         model_sums,
     )
-    from socialr1_jax.weights.hf import open_hf, refuse_nonfinite, save_hf
+    from socialr1_jax.weights.hf_export import refuse_nonfinite, save_hf
+    from socialr1_jax.weights.hf_folder import open_hf
     from socialr1_jax.weights.orbax_folder import MANIFEST, load_orbax
 
     def run() -> str:
@@ -49,7 +50,7 @@ def main(argv: list[str] | None = None) -> int:
         save_hf(model, config.dst, dtype, config.max_file_bytes, source=source, say=progress)
         if not config.verify:
             return ""
-        return compare(model_sums(model, dtype), folder_sums(open_hf(config.dst)))
+        return compare_sums(model_sums(model, dtype), folder_sums(open_hf(config.dst)))
 
     return convert(config, run)
 

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from pydantic import Field
 
-from socialr1_jax.config.command_line import ConfigError, Section, TextMap, load_config
+from socialr1_jax.config.loading import load_config
+from socialr1_jax.config.sections import ConfigError, Section, TextMap
 from socialr1_jax.runtime.terminal import print_error, print_result, printable, run_script
 
 

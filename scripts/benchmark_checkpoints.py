@@ -18,7 +18,8 @@ from pathlib import Path
 
 from pydantic import Field
 
-from socialr1_jax.config.command_line import Section, parse_args
+from socialr1_jax.config.command_line import parse_args
+from socialr1_jax.config.sections import Section
 from socialr1_jax.runtime.terminal import print_result, run_script
 
 
@@ -104,7 +105,8 @@ def _out_of_cache(path: Path) -> None:
 
 
 def _saving(config: CheckpointBenchmark, folder: Path) -> dict[str, float]:
-    from socialr1_jax.config.run import RunConfig, load_config
+    from socialr1_jax.config.loading import load_config
+    from socialr1_jax.config.run import RunConfig
     from socialr1_jax.training.grpo import train_grpo
 
     smoke = Path(__file__).resolve().parents[1] / "configs" / "smoke.yaml"

@@ -17,7 +17,8 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from socialr1_jax.config.command_line import Section, parse_args
+from socialr1_jax.config.command_line import parse_args
+from socialr1_jax.config.sections import Section
 from socialr1_jax.models.shapes import SHAPES
 from socialr1_jax.runtime.terminal import print_result, run_script
 

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from pydantic import Field, field_validator
 
-from socialr1_jax.config.command_line import Section, parse_args
+from socialr1_jax.config.command_line import parse_args
+from socialr1_jax.config.sections import Section
 from socialr1_jax.evaluation.wording import content_of, refuse_foreign_prompts
 from socialr1_jax.evaluation.wording_sources import SOURCES
 from socialr1_jax.runtime.files import write_json

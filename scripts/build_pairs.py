@@ -19,10 +19,10 @@ def main(argv: list[str] | None = None) -> int:
     config = parse_args(PairsConfig, argv, description="Build preference pairs for a content reward model.")
     prepare()
     from socialr1_jax.rewards.verdict import JudgeRefused  # imports JAX: only once the arguments are right
-    from socialr1_jax.training.build_pairs import build_pairs, say_summary
+    from socialr1_jax.training.build_pairs import build_pairs, say_pairs
 
     try:
-        say_summary(build_pairs(config), config.output)
+        say_pairs(build_pairs(config), config.output)
     except (OSError, ValueError, ImportError, JudgeRefused) as error:
         print_error(f"build_pairs.py: error: {error}")
         return 2

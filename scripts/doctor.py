@@ -7,7 +7,8 @@ A line a check, with what to do beneath it. Exit status 1 when there is a proble
 
 from __future__ import annotations
 
-from socialr1_jax.config.run import DoctorConfig, parse_args
+from socialr1_jax.config.command_line import parse_args
+from socialr1_jax.config.run import DoctorConfig
 from socialr1_jax.runtime.startup import take_memory
 from socialr1_jax.runtime.terminal import counted, print_line, run_script
 

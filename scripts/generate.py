@@ -13,11 +13,12 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from socialr1_jax.config.command_line import FreeText, Real, Texts, parse_args
+from socialr1_jax.config.command_line import parse_args
 from socialr1_jax.config.evaluation import QuestionFileConfig
+from socialr1_jax.config.sections import FreeText, Real, Texts
 from socialr1_jax.data.chat_template import response_opening
-from socialr1_jax.data.one_question import picked_question, typed_question
 from socialr1_jax.data.prompts import PromptWriter, encode_prompt
+from socialr1_jax.data.question_files import picked_question, typed_question
 from socialr1_jax.rewards import parse_response
 from socialr1_jax.rewards.parsing import final_answer
 from socialr1_jax.rewards.terms import outcome_reward

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import os
 
-from socialr1_jax.config.run import PlanConfig, parse_args
+from socialr1_jax.config.command_line import parse_args
+from socialr1_jax.config.run import PlanConfig
 from socialr1_jax.runtime.terminal import print_error, run_script
 
 

@@ -16,8 +16,11 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from socialr1_jax.config.command_line import Section, parse_yaml
-from socialr1_jax.config.run import QuickstartConfig, RunConfig, parse_args
+from socialr1_jax.config.command_line import parse_args
+from socialr1_jax.config.quickstart import QuickstartConfig
+from socialr1_jax.config.run import RunConfig
+from socialr1_jax.config.sections import Section
+from socialr1_jax.config.yaml_text import parse_yaml
 from socialr1_jax.runtime.startup import prepare
 from socialr1_jax.runtime.terminal import print_error, print_line, run_script
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from socialr1_jax.config.run import QuickstartConfig, parse_args
+from socialr1_jax.config.command_line import parse_args
+from socialr1_jax.config.quickstart import QuickstartConfig
 from socialr1_jax.runtime.interrupt import REQUEUE
 from socialr1_jax.runtime.startup import prepare
 from socialr1_jax.runtime.terminal import print_error, run_script

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from pydantic import Field
 
-from socialr1_jax.config.command_line import ConfigError, Section, load_config
+from socialr1_jax.config.loading import load_config
+from socialr1_jax.config.sections import ConfigError, Section
 from socialr1_jax.runtime.terminal import print_error, print_line, print_result, run_script
 
 

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from socialr1_jax.config.run import RunConfig, parse_args
+from socialr1_jax.config.command_line import parse_args
+from socialr1_jax.config.run import RunConfig
 from socialr1_jax.runtime.interrupt import REQUEUE, SAVED, requeue_on_sigterm, stop_on_signal
 from socialr1_jax.runtime.startup import prepare
 from socialr1_jax.runtime.terminal import print_error, print_line, run_script
@@ -30,8 +31,8 @@ def check_questions(config: RunConfig) -> None:
         read_run_questions,
         understood,
         warn_of_few,
+        warn_of_shared,
     )
-    from socialr1_jax.run.shared_questions import warn_of_shared
     from socialr1_jax.weights.hub import cached_folder
     from socialr1_jax.weights.tokenizer_files import load_tokenizer
 

@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from socialr1_jax.models.qwen3 import Qwen3, Qwen3Config
     from socialr1_jax.runtime.mesh import make_mesh
     from socialr1_jax.sampling import Completion, SamplingParams, generate
-    from socialr1_jax.weights.hf import load_hf, save_hf
+    from socialr1_jax.weights.hf import load_hf
+    from socialr1_jax.weights.hf_export import save_hf
 
 # transformers says at its import that there is no PyTorch, which nothing here needs; an empty value lets it speak.
 os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
@@ -26,7 +27,7 @@ _HOME = {
     "generate": "socialr1_jax.sampling",
     "load_hf": "socialr1_jax.weights.hf",
     "make_mesh": "socialr1_jax.runtime.mesh",
-    "save_hf": "socialr1_jax.weights.hf",
+    "save_hf": "socialr1_jax.weights.hf_export",
 }
 
 __all__ = ["Completion", "Qwen3", "Qwen3Config", "SamplingParams", "generate", "load_hf", "make_mesh", "save_hf"]

@@ -63,7 +63,7 @@ EVENTS = {
     "unnamed": ("socialr1_jax.run.checkpoints", "Checkpoints._write_manifests", "after"),
     "delete": ("orbax.checkpoint._src.path.deleter", "StandardCheckpointDeleter.delete_steps", "before"),
     "export": ("socialr1_jax.training.grpo", "save_hf", "before"),
-    "export_written": ("socialr1_jax.weights.hf", "sync", "after"),
+    "export_written": ("socialr1_jax.weights.hf_export", "sync", "after"),
     "report": ("socialr1_jax.report", "write_report", "before"),
 }
 

@@ -122,7 +122,7 @@ def _only(*errors: type[Exception]) -> Iterator[None]:
 def _reader(name: str, folder: Path) -> Callable[[bytes], None]:
     """Return the function that reads one input; it raises for a fault."""
     if name == "rows":
-        from socialr1_jax.data.examples import read_examples
+        from socialr1_jax.data.question_files import read_examples
 
         def read_rows(data: bytes) -> None:
             kind = ("jsonl", "json", "csv")[data[0] % 3] if data else "jsonl"
@@ -146,7 +146,8 @@ def _reader(name: str, folder: Path) -> Callable[[bytes], None]:
 
         return read_config
     if name == "yaml":
-        from socialr1_jax.config.run import RunConfig, load_config
+        from socialr1_jax.config.loading import load_config
+        from socialr1_jax.config.run import RunConfig
 
         def read_yaml(data: bytes) -> None:
             (file := folder / "c.yaml").write_bytes(data)
@@ -188,7 +189,7 @@ def _reader(name: str, folder: Path) -> Callable[[bytes], None]:
             assert outcome_reward(given_answer(text), "A") in (0.0, 1.0)
 
         return read_answer
-    from socialr1_jax.weights.hf import open_hf
+    from socialr1_jax.weights.hf_folder import open_hf
 
     (folder / "config.json").write_text(json.dumps(_MODEL))
 

@@ -4,7 +4,8 @@ import json
 import re
 from pathlib import Path
 
-from socialr1_jax.config.run import QuickstartConfig, RunConfig
+from socialr1_jax.config.quickstart import QuickstartConfig
+from socialr1_jax.config.run import RunConfig
 
 TOY = {
     "tiny_model": {

@@ -6,7 +6,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from socialr1_jax.config.command_line import Section
+from socialr1_jax.config.sections import Section
 from socialr1_jax.models.shapes import SHAPES
 
 

@@ -12,8 +12,6 @@ Causes of a failed call:
     key          the reply repeats the server's key         http_302 ...  a redirect, which is not followed
 """
 
-from __future__ import annotations
-
 import base64
 import html
 import json

@@ -6,8 +6,6 @@ status that it names. It sends the headers that are written there and no other, 
 One thread runs an event loop with all calls. `chat/answers.py` lists the causes of a failure.
 """
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import json

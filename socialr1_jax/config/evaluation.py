@@ -1,15 +1,13 @@
 """Settings of scripts/evaluate.py."""
 
-from __future__ import annotations
-
 from collections import Counter
 from itertools import combinations
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast, get_args
+from typing import Annotated, Any, Literal, Self, cast, get_args
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from socialr1_jax.config.command_line import FreeText, Real, Section, Sources, TextMap, Texts
+from socialr1_jax.config.sections import FreeText, Real, Section, Sources, TextMap, Texts
 from socialr1_jax.config.server import ServerConfig
 from socialr1_jax.runtime.files import ROW_SUFFIXES
 
@@ -168,7 +166,7 @@ class EvaluateConfig(QuestionFileConfig, ServerConfig):
         return tuple(f"{a} and {b} are both {names[a]}" for a, b in combinations(names, 2) if names[a] == names[b])
 
     @model_validator(mode="after")
-    def _fits(self) -> EvaluateConfig:
+    def _fits(self) -> Self:
         own = [name for name in self.task_names if is_question_source(name)]
         if unknown := [name for name in self.task_names if name not in (*TASKS, *own)]:
             raise ValueError(

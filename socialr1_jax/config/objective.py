@@ -11,50 +11,32 @@
 | rloo | mean of the others as baseline, no division | arXiv 2402.14740 |
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from socialr1_jax.config.command_line import Real, Section
+from socialr1_jax.config.sections import Real, Section
 
 Preset = Literal["social_r1", "grpo", "dr_grpo", "dapo", "gspo", "cispo", "rloo"]
 
 # What a preset sets differently from the fields' defaults, which are social_r1's. TRL's constants are those of 1.16,
-# verl's those of its core_algos; a KL coefficient of 0 is the default of all but social_r1.
+# verl's those of its core_algos.
+_OTHERS: Mapping[str, Any] = {"dual_clip": 0.0, "kl_coefficient": 0.0}  # of all but social_r1
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     "social_r1": {},
-    "grpo": {
-        "deviation_epsilon": 1e-4,
-        "dual_clip": 0.0,
-        "aggregation": "seq-mean-token-mean",
-        "kl_coefficient": 0.0,
-    },
-    "dr_grpo": {
-        "scale_advantages": False,
-        "dual_clip": 0.0,
-        "aggregation": "seq-mean-token-sum-norm",
-        "kl_coefficient": 0.0,
-    },
-    "dapo": {
-        "replace_flat_groups": True,
-        "truncated": "penalise",
-        "clip_high": 0.28,
-        "dual_clip": 0.0,
-        "kl_coefficient": 0.0,
-    },
+    "grpo": {**_OTHERS, "deviation_epsilon": 1e-4, "aggregation": "seq-mean-token-mean"},
+    "dr_grpo": {**_OTHERS, "scale_advantages": False, "aggregation": "seq-mean-token-sum-norm"},
+    "dapo": {**_OTHERS, "replace_flat_groups": True, "truncated": "penalise", "clip_high": 0.28},
     "gspo": {
+        **_OTHERS,
         "ratio": "sequence",
         "clip_low": 3e-4,
         "clip_high": 4e-4,
-        "dual_clip": 0.0,
         "aggregation": "seq-mean-token-mean",
-        "kl_coefficient": 0.0,
     },
-    "cispo": {"policy_term": "cispo", "clip_low": 1.0, "clip_high": 4.0, "dual_clip": 0.0, "kl_coefficient": 0.0},
-    "rloo": {"baseline": "leave_one_out", "scale_advantages": False, "dual_clip": 0.0, "kl_coefficient": 0.0},
+    "cispo": {**_OTHERS, "policy_term": "cispo", "clip_low": 1.0, "clip_high": 4.0},
+    "rloo": {**_OTHERS, "baseline": "leave_one_out", "scale_advantages": False},
 }
 
 
@@ -115,7 +97,7 @@ class Objective(Section):
         return {**PRESETS.get(given.get("preset", "social_r1"), {}), **given}
 
     @model_validator(mode="after")
-    def _agrees(self) -> Objective:
+    def _agrees(self) -> Self:
         if self.policy_term == "cispo" and self.dual_clip:
             raise ValueError("dual_clip bounds the clip term and does nothing to cispo; set dual_clip to 0")
         return self

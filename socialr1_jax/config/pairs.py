@@ -1,16 +1,14 @@
 """Settings of the preference pairs that `scripts/build_pairs.py` makes."""
 
-from __future__ import annotations
-
 from pathlib import PurePath
-from typing import Literal
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from socialr1_jax.config.command_line import Real, Section, Texts
 from socialr1_jax.config.evaluation import QuestionFileConfig
 from socialr1_jax.config.rewards import StructureConfig
 from socialr1_jax.config.run import SamplingConfig
+from socialr1_jax.config.sections import Real, Section, Texts
 from socialr1_jax.config.stories import StoryConfig
 
 
@@ -73,7 +71,7 @@ class PairsConfig(QuestionFileConfig):
     corruptions: CorruptionConfig = CorruptionConfig()
 
     @model_validator(mode="after")
-    def _fits(self) -> PairsConfig:
+    def _fits(self) -> Self:
         if PurePath(self.output).suffix.lower() not in (".jsonl", ".parquet"):
             raise ValueError(f"output {self.output!r} ends in neither .jsonl nor .parquet; change its ending")
         needed = {"policy": ("policy", "questions"), "responses": ("responses",), "corruptions": ()}

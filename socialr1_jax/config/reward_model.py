@@ -1,12 +1,9 @@
 """Settings of `train_reward_model.py`: a content reward model from preference pairs."""
 
-from __future__ import annotations
-
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from socialr1_jax.config.command_line import Real, Section, XlaFlags
 from socialr1_jax.config.run import (
     CheckpointConfig,
     DistributedConfig,
@@ -14,11 +11,13 @@ from socialr1_jax.config.run import (
     ModelConfig,
     OptimizerConfig,
     TrackingConfig,
+    refuse_unfit,
 )
+from socialr1_jax.config.sections import Real, Section, XlaFlags
 from socialr1_jax.runtime.terminal import counted
 
 
-class PairsConfig(Section):
+class PairDataConfig(Section):
     """The preference pairs."""
 
     pairs: str = Field("", description="pairs of scripts/build_pairs.py: .jsonl or .parquet (required)")
@@ -73,7 +72,7 @@ class RewardModelConfig(Section):
         50, ge=0, description="steps between evaluations on held-out pairs; 0 = only at start and end"
     )
     model: ModelConfig = ModelConfig()
-    data: PairsConfig = PairsConfig()
+    data: PairDataConfig = PairDataConfig()
     loss: PreferenceConfig = PreferenceConfig()
     batch: BatchConfig = BatchConfig()
     mesh: MeshConfig = MeshConfig()
@@ -83,18 +82,12 @@ class RewardModelConfig(Section):
     tracking: TrackingConfig = TrackingConfig()
 
     @model_validator(mode="after")
-    def _fits_together(self) -> RewardModelConfig:
+    def _fits_together(self) -> Self:
         if not self.model.path:
             raise ValueError("model.path is required: Hugging Face folder or hub id of the Qwen3 to start from")
         if not self.data.pairs:
-            raise ValueError(f"data.pairs is required: {PairsConfig.model_fields['pairs'].description}")
-        if not self.epochs and self.optimizer.warmup_steps >= self.steps:
-            raise ValueError(
-                f"optimizer.warmup_steps {self.optimizer.warmup_steps} leaves none of the run's {self.steps} updates "
-                "at the peak; lower optimizer.warmup_steps or raise steps"
-            )
-        if self.model.attention == "cudnn" and self.model.dtype != "bfloat16":
-            raise ValueError("model.attention cudnn computes in bfloat16; set model.dtype to bfloat16")
+            raise ValueError(f"data.pairs is required: {PairDataConfig.model_fields['pairs'].description}")
+        refuse_unfit(self.model, self.optimizer, 0 if self.epochs else self.steps)
         return self
 
     def arithmetic(self) -> str:

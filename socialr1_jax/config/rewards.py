@@ -1,15 +1,13 @@
 """Settings of the reward: which terms count, with which weights, and who scores them. Every constant is published."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from socialr1_jax.config.command_line import Real, Section
+from socialr1_jax.config.sections import Real, Section
 from socialr1_jax.config.server import ServerConfig
 from socialr1_jax.config.unused_settings import Need
 
@@ -90,12 +88,12 @@ class StructureConfig(ServerConfig):
     price_input: Real = Field(0.0, ge=0, description="cost of a million tokens sent, for the metrics")
     price_output: Real = Field(0.0, ge=0, description="cost of a million tokens received")
 
-    def patient(self) -> StructureConfig:
+    def patient(self) -> Self:
         """Return a copy without a deadline, for offline use: the timeout and the number of retries bound the wait."""
         return self.model_copy(update={"deadline": 30 * 86_400.0})
 
     @model_validator(mode="after")
-    def _fits(self) -> StructureConfig:
+    def _fits(self) -> Self:
         if self.judge == "endpoint" and not (self.model and (self.base_url or self.offline)):
             raise ValueError("judge endpoint needs model and base_url; set both")
         if self.judge == "local" and not self.model:
@@ -221,7 +219,7 @@ class RewardConfig(Section):
         return merged
 
     @model_validator(mode="after")
-    def _fits(self) -> RewardConfig:
+    def _fits(self) -> Self:
         if self.length_low >= self.length_high:
             raise ValueError(
                 f"length_low {self.length_low} must be below length_high {self.length_high}; lower length_low"

@@ -1,63 +1,20 @@
 """Every setting of a run: typed, bounded, described. A field's description is its line in ``--help``.
 
-``RunConfig`` is what ``train_grpo.py`` takes, ``QuickstartConfig`` adds what ``quickstart.py`` builds for itself.
-Defaults are the recipe of the Social-R1 cards (8 x A100); ``configs/`` holds smaller ones. Keys and tokens of services
-are no settings: they come from the environment and are never written down.
+``RunConfig`` is what ``train_grpo.py`` takes. Defaults are the recipe of the Social-R1 cards (8 x A100); ``configs/``
+holds smaller ones. Keys and tokens of services are no settings: they come from the environment and are never written
+down.
 """
 
-from __future__ import annotations
-
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from socialr1_jax.config.command_line import (
-    ConfigError,
-    FreeText,
-    Real,
-    Section,
-    Sources,
-    TextMap,
-    Texts,
-    XlaFlags,
-    load_config,
-    parse_args,
-    save_config,
-)
 from socialr1_jax.config.objective import Objective
-from socialr1_jax.config.rewards import ContentConfig, RewardConfig, Schedule, StructureConfig
-from socialr1_jax.config.stories import StoryConfig
+from socialr1_jax.config.rewards import RewardConfig
+from socialr1_jax.config.sections import FreeText, Real, Section, Sources, TextMap, Texts, XlaFlags
 from socialr1_jax.config.unused_settings import Need
 from socialr1_jax.runtime.startup import GPU_MEMORY
 from socialr1_jax.runtime.terminal import counted
-
-__all__ = [
-    "CheckpointConfig",
-    "ConfigError",
-    "ContentConfig",
-    "DataConfig",
-    "DistributedConfig",
-    "EvaluationConfig",
-    "GrpoConfig",
-    "MeshConfig",
-    "ModelConfig",
-    "OptimizerConfig",
-    "PlanConfig",
-    "QuickstartConfig",
-    "RewardConfig",
-    "RunConfig",
-    "SamplingConfig",
-    "Schedule",
-    "Section",
-    "SftConfig",
-    "StoriesConfig",
-    "StructureConfig",
-    "TinyModelConfig",
-    "TrackingConfig",
-    "load_config",
-    "parse_args",
-    "save_config",
-]
 
 
 class ModelConfig(Section):
@@ -140,6 +97,11 @@ class SamplingConfig(Section):
         512, ge=1, description="responses that a device decodes at once, at most; others wait for their places"
     )
 
+    @property
+    def draws(self) -> dict[str, Any]:
+        """Return what decides a draw, by the names of `SamplingParams`."""
+        return self.model_dump(exclude={"group_size", "segment_tokens", "max_rows"})
+
 
 class GrpoConfig(Objective):
     """Group-relative policy optimisation: the objective, and the sizes of its batches."""
@@ -184,7 +146,7 @@ class DistributedConfig(Section):
     timeout: int = Field(300, ge=1, description="seconds to wait for the others, at start and at every meeting")
 
     @model_validator(mode="after")
-    def _fits(self) -> DistributedConfig:
+    def _fits(self) -> Self:
         if self.processes and (self.process >= self.processes or not self.coordinator):
             raise ValueError(
                 f"processes {self.processes} needs coordinator (host:port of process 0) and process 0 to "
@@ -303,7 +265,7 @@ class RunConfig(Section):
         return self.steps * (self.grpo.prompts_per_step // self.grpo.mini_batch_prompts)
 
     @model_validator(mode="after")
-    def _fits_together(self) -> RunConfig:
+    def _fits_together(self) -> Self:
         for name in self.required:
             section, _, field = name.partition(".")
             values = getattr(self, section)
@@ -316,21 +278,15 @@ class RunConfig(Section):
         if grpo.prompts_per_step % grpo.mini_batch_prompts:
             raise ValueError(
                 f"grpo.mini_batch_prompts {grpo.mini_batch_prompts} does not divide grpo.prompts_per_step "
-                f"{grpo.prompts_per_step}; set grpo.mini_batch_prompts to {_divisors(grpo.prompts_per_step)}"
+                f"{grpo.prompts_per_step}; set grpo.mini_batch_prompts to {divisors(grpo.prompts_per_step)}"
             )
-        if not self.epochs and self.optimizer.warmup_steps >= self.updates:
-            raise ValueError(
-                f"optimizer.warmup_steps {self.optimizer.warmup_steps} leaves none of the run's {self.updates} updates "
-                "at the peak; lower optimizer.warmup_steps or raise steps"
-            )
+        refuse_unfit(self.model, self.optimizer, 0 if self.epochs else self.updates)
         given = self.rewards.content.model or self.makes_content_model or self.replay_rollouts
         if self.rewards.uses.content and not given:
             raise ValueError(
                 f"rewards.preset {self.rewards.preset} needs a content reward model; set rewards.content.model to its "
                 "folder (scripts/train_reward_model.py makes one), or rewards.preset to no_content"
             )
-        if self.model.attention == "cudnn" and self.model.dtype != "bfloat16":
-            raise ValueError("model.attention cudnn computes in bfloat16; set model.dtype to bfloat16")
         return self
 
     def arithmetic(self) -> str:
@@ -385,116 +341,18 @@ class DoctorConfig(RunConfig):
     no_step: bool = Field(False, description="leave out the tiny GRPO step, most of the doctor's time")
 
 
-class TinyModelConfig(Section):
-    """The small random Qwen3 that the quickstart builds (names as in Hugging Face's config.json)."""
-
-    hidden_size: int = Field(128, ge=1, description="width")
-    intermediate_size: int = Field(384, ge=1, description="width of the feed-forward block")
-    num_hidden_layers: int = Field(4, ge=1, description="layers")
-    num_attention_heads: int = Field(4, ge=1, description="query heads")
-    num_key_value_heads: int = Field(2, ge=1, description="key and value heads; divides num_attention_heads")
-    head_dim: int = Field(32, ge=2, multiple_of=2, description="width of a head (even, for the rotary embedding)")
-    vocab_size: int = Field(
-        1024, ge=300, description="tokens of the tokenizer, 256 bytes and the special ones included"
-    )
-
-    @model_validator(mode="after")
-    def _fits(self) -> TinyModelConfig:
-        if self.num_attention_heads % self.num_key_value_heads:
-            raise ValueError(
-                f"num_key_value_heads {self.num_key_value_heads} does not divide num_attention_heads "
-                f"{self.num_attention_heads}; set num_key_value_heads to {_divisors(self.num_attention_heads)}"
-            )
-        return self
-
-
-class StoriesConfig(StoryConfig):
-    """The quickstart's stories."""
-
-    train_count: int = Field(4000, ge=1, description="questions to train on")
-    heldout_count: int = Field(
-        200, ge=1, description="questions to evaluate on; no name and object together as in training"
-    )
-    question_types: Texts = Field(("belief", "knowledge", "reality"), min_length=1, description="kinds of question")
-    hold_out_plots: Texts = Field((), description="plots that only the held-out questions tell")
-    hold_out_names: bool = Field(False, description="held-out questions have people that training never meets")
-    options: int = Field(3, ge=3, le=4, description="options of a question")
-
-
-class SftConfig(Section):
-    """The cold start on reference traces before GRPO."""
-
-    steps: int = Field(210, ge=1, description="optimiser updates")
-    batch_size: int = Field(32, ge=1, description="reference responses of one update")
-    egocentric: Real = Field(
-        0.0, ge=0, le=1, description="share of the references on beliefs that take everybody to know what is so"
-    )
-    learning_rate: Real = Field(1e-3, gt=0, description="peak learning rate")
-    warmup_steps: int = Field(20, ge=0, description="updates from 0 to the peak")
-    weight_decay: Real = Field(0.01, ge=0, description="decoupled weight decay")
-    optimizer: Literal["adamw", "muon"] = Field("adamw", description="as optimizer.name, for the cold start")
-    schedule: Literal["constant", "linear", "cosine"] = Field("cosine", description="course after the warm-up")
-
-    @model_validator(mode="after")
-    def _fits(self) -> SftConfig:
-        if self.warmup_steps >= self.steps:
-            raise ValueError(
-                f"warmup_steps {self.warmup_steps} must be less than steps {self.steps}; lower warmup_steps"
-            )
-        return self
-
-
-class CorruptionsConfig(Section):
-    """The quickstart's content reward model: from its SFT model, on pairs of sound and corrupted reference thoughts."""
-
-    stories: int = Field(900, ge=10, description="questions that pairs are made of, one pair a kind of corruption")
-    kinds: Texts = Field(
-        ("wrong_perceiver", "ungrounded_claim", "skipped_stage", "loop", "option_first"),
-        min_length=1,
-        description="kinds of corruption",
-    )
-    steps: int = Field(80, ge=2, description="optimiser updates")
-    pairs: int = Field(32, ge=1, description="pairs of one update")
-    learning_rate: Real = Field(5e-3, gt=0, description="peak learning rate of Muon, of a cosine to a tenth")
-
-
-class QuickstartConfig(RunConfig):
-    """The quickstart: a small model and stories of its own, SFT, then the same GRPO run."""
-
-    required: ClassVar[tuple[str, ...]] = ()
-    makes_content_model: ClassVar[bool] = True
-
-    output_dir: str = Field("runs/quickstart", min_length=1, description="folder that everything is written to")
-    tiny_model: TinyModelConfig = TinyModelConfig()
-    stories: StoriesConfig = StoriesConfig()
-    sft: SftConfig = SftConfig()
-    corruptions: CorruptionsConfig = CorruptionsConfig()
-
-    @model_validator(mode="after")
-    def _own_parts(self) -> QuickstartConfig:
-        content = ("rewards.content.model", self.rewards.content.model)
-        for name, given in (("model.path", self.model.path), ("data.train", self.data.train), content):
-            if given:
-                raise ValueError(f"{name}: the quickstart makes its own model and stories; use scripts/train_grpo.py")
-        if self.evaluation.questions > self.stories.heldout_count:
-            raise ValueError(
-                f"evaluation.questions {self.evaluation.questions} is more than stories.heldout_count "
-                f"{self.stories.heldout_count}; raise stories.heldout_count"
-            )
-        return self
-
-    def arithmetic(self) -> str:
-        """The run in prompts, samples and tokens, the cold start first."""
-        width = self.data.max_prompt_tokens + self.sampling.max_new_tokens
-        shown = self.sft.steps * self.sft.batch_size
-        return (
-            f"{'sft':<11} {self.sft.steps:,} updates x {self.sft.batch_size} = {shown:,} reference responses "
-            f"({shown / self.stories.train_count:.1f} times {self.stories.train_count:,} stories), "
-            f"up to {shown * width:,} tokens\n" + super().arithmetic()
+def refuse_unfit(model: ModelConfig, optimizer: OptimizerConfig, updates: int) -> None:
+    """Raise ValueError for a warm-up that lasts all of the run's updates (0: not known), and for cuDNN in float32."""
+    if 0 < updates <= optimizer.warmup_steps:
+        raise ValueError(
+            f"optimizer.warmup_steps {optimizer.warmup_steps} leaves none of the run's {updates} updates "
+            "at the peak; lower optimizer.warmup_steps or raise steps"
         )
+    if model.attention == "cudnn" and model.dtype != "bfloat16":
+        raise ValueError("model.attention cudnn computes in bfloat16; set model.dtype to bfloat16")
 
 
-def _divisors(number: int) -> str:
-    """Returns the divisors of a number below 1000, and the number, as a choice of words: "1, 2, 4 or 8"."""
+def divisors(number: int) -> str:
+    """Return the divisors of a number below 1000, and the number, as a choice of words: "1, 2, 4 or 8"."""
     small = [str(d) for d in range(1, min(number, 1000)) if number % d == 0]
     return f"{', '.join(small)} or {number}" if small else str(number)

@@ -1,7 +1,5 @@
 """Settings of a chat server, the same for a judge in training and for models in evaluation."""
 
-from __future__ import annotations
-
 import ipaddress
 import json
 import os
@@ -12,7 +10,8 @@ from urllib.parse import urlsplit
 
 from pydantic import ConfigDict, Field, field_validator
 
-from socialr1_jax.config.command_line import Real, Section, TextMap, parse_yaml
+from socialr1_jax.config.sections import Real, Section, TextMap
+from socialr1_jax.config.yaml_text import parse_yaml
 from socialr1_jax.runtime.terminal import printable
 
 _CLIENTS = ("model", "messages", "stream", "n")

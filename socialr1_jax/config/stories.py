@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from socialr1_jax.config.command_line import Section, Texts
+from socialr1_jax.config.sections import Section, Texts
 
 
 class StoryConfig(Section):

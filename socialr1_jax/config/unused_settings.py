@@ -8,12 +8,12 @@ layers for it away (an ablation's preset over a recipe); a setting for a feature
 earlier one is a fault, since whoever wrote it expects it to count.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from pydantic import BaseModel
+
+ABSENT = object()
 
 
 class Need(NamedTuple):
@@ -95,12 +95,19 @@ def _default(config_class: type[BaseModel], name: str) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _value(config_class: type[BaseModel], values: Mapping[str, Any], name: str) -> Any:
-    found: Any = values
+def value_at(values: Any, name: str) -> Any:
+    """Return the value under a dotted name of nested mappings; `ABSENT` if there is none."""
     for part in name.split("."):
-        if not isinstance(found, Mapping) or part not in found:
-            return _default(config_class, name)
-        found = found[part]
+        if not isinstance(values, Mapping) or part not in values:
+            return ABSENT
+        values = values[part]
+    return values
+
+
+def _value(config_class: type[BaseModel], values: Mapping[str, Any], name: str) -> Any:
+    found = value_at(values, name)
+    if found is ABSENT:
+        return _default(config_class, name)
     return list(found) if isinstance(found, tuple) else found
 
 

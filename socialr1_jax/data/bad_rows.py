@@ -1,7 +1,5 @@
 """Reports of rows of question files that cannot be used."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections import Counter

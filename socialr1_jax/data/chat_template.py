@@ -6,8 +6,6 @@ writes the rest of its thoughts; it may close an empty pair, so that there are n
 `whole_text` what a server keeps apart: training, pairs, evaluation and judges see the same whole response.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

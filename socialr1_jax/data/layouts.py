@@ -1,7 +1,5 @@
 """Known layouts of question files, told by their columns, so that benchmarks are read without a mapping."""
 
-from __future__ import annotations
-
 import re
 import string
 from collections.abc import Collection, Mapping

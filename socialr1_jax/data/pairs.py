@@ -1,7 +1,5 @@
 """Preference pairs, what a content reward model learns from: their files, and how scored texts are paired."""
 
-from __future__ import annotations
-
 import difflib
 import json
 import math
@@ -14,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from socialr1_jax.config.pairs import MatchingConfig
-from socialr1_jax.data.tables import DataError, read_rows, refuse_half_characters
+from socialr1_jax.data.tables import DataError, read_all_rows, refuse_half_characters
 from socialr1_jax.runtime.files import write_whole
 from socialr1_jax.runtime.terminal import printable, shown
 
@@ -29,7 +27,7 @@ class Pair:
     """Two texts of thoughts about one question, the better one first.
 
     ``chosen`` and ``rejected`` are whole thoughts, or, with ``stage``, the words of that one stage without its heading.
-    ``margin`` is by how much the chosen one is better, 0 where nobody measured it. ``meta`` says where the pair is
+    ``margin`` is by how much the chosen one is better, 0 where that was not measured. ``meta`` says where the pair is
     from, as texts.
 
     Raises ValueError for an empty text, half a character, texts that are equal but for white space, a negative or
@@ -73,7 +71,7 @@ def read_pairs(path: str | Path) -> list[Pair]:
     column, what `Pair` refuses, an id that comes twice.
     """
     pairs, seen = [], dict[str, str]()
-    for row in read_rows(path):
+    for row in read_all_rows(path):
         try:
             pair = Pair(**_values(row.values))
         except ValueError as error:
@@ -103,11 +101,8 @@ def write_pairs(path: str | Path, pairs: Iterable[Pair]) -> None:
             raise DataError(f"{path} row {row}: the id {shown(pair.id)} is already that of row {seen[pair.id]}")
         seen[pair.id] = row
     rows = [{name: getattr(pair, name) for name in _COLUMNS} | {"meta": dict(pair.meta)} for pair in pairs]
-    write_whole(path, _jsonl(rows) if path.suffix.lower() == ".jsonl" else _parquet(rows, path))
-
-
-def _jsonl(rows: list[dict[str, Any]]) -> str:
-    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    write_whole(path, lines if path.suffix.lower() == ".jsonl" else _parquet(rows, path))
 
 
 def _parquet(rows: list[dict[str, Any]], path: Path) -> bytes:
@@ -158,7 +153,7 @@ def _values(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scored:
+class ScoredText:
     """A text with its score. `scored`: whole, stage (the judge's score of the stage) or frame."""
 
     sample: int
@@ -169,7 +164,7 @@ class Scored:
 
 
 def match_pairs(
-    texts: Sequence[Scored],
+    texts: Sequence[ScoredText],
     matching: MatchingConfig,
     id: str,
     story: str,
@@ -192,7 +187,7 @@ def match_pairs(
         and not same_text(better.text, worse.text)
     ]
     random.Random(f"socialr1 pairs {seed} {id}").shuffle(fitting)
-    drawn: list[tuple[Scored, Scored]] = []
+    drawn: list[tuple[ScoredText, ScoredText]] = []
     seen: set[tuple[str, str, str]] = set()
     lean = 0  # rejected texts that are longer, less those that are shorter
     while fitting and len(drawn) < matching.per_question:
@@ -232,6 +227,6 @@ def _ratio(one: str, other: str) -> float:
     return max(len(one), len(other)) / min(len(one), len(other))
 
 
-def _longer(one: Scored, other: Scored) -> int:
+def _longer(one: ScoredText, other: ScoredText) -> int:
     """1, 0 or -1."""
     return (len(one.text) > len(other.text)) - (len(one.text) < len(other.text))

@@ -1,7 +1,5 @@
 """From a question to the prompt's token ids, and the reference response that SFT learns."""
 
-from __future__ import annotations
-
 import logging
 import re
 from collections.abc import Sequence
@@ -58,7 +56,7 @@ class PromptWriter:
         try:
             file = template_file(template)
             text = template if file is None else file.read_text(encoding="utf-8")
-            self._template = _jinja().from_string(text)
+            self._template = SandboxedEnvironment(undefined=jinja2.StrictUndefined).from_string(text)
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
             raise ValueError(
@@ -81,10 +79,6 @@ class PromptWriter:
             rest = (turn for turn in earlier if turn["role"] != "system")
             earlier = [{"role": "system", "content": self._system}, *rest]
         return replace(example, messages=(*earlier, last))
-
-
-def _jinja() -> jinja2.Environment:
-    return SandboxedEnvironment(undefined=jinja2.StrictUndefined, keep_trailing_newline=False)
 
 
 def _lettered(example: Example) -> list[str]:

@@ -1,7 +1,5 @@
 """Rows of a question file: JSONL, JSON, CSV, Parquet, or a dataset of the Hugging Face hub."""
 
-from __future__ import annotations
-
 import csv
 import difflib
 import json
@@ -14,7 +12,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from socialr1_jax.config.command_line import scalar_text
+from socialr1_jax.config.sections import scalar_text
 from socialr1_jax.runtime.files import ROW_SUFFIXES
 from socialr1_jax.runtime.terminal import counted, printable, shown
 
@@ -58,7 +56,7 @@ class BadRow(NamedTuple):
         return f"{self.source} row {self.row}: {self.reason}"
 
 
-def read_rows(source: str | Path) -> list[Row]:
+def read_all_rows(source: str | Path) -> list[Row]:
     """All rows of a file, or of a hub dataset "owner/name" or "owner/name:split".
 
     A ``.json`` file holds a list of objects, or one object with one list of objects in it ({"data": [...]}).
@@ -116,7 +114,7 @@ def file_rows(path: Path) -> Iterator[Row | BadRow]:
             elif isinstance(values, _Unreadable):
                 yield BadRow(name, number, values)
             else:
-                yield BadRow(name, number, f"expected an object with named fields, found {kind_of(values)}")
+                yield BadRow(name, number, f"expected an object with named fields, found {json_kind(values)}")
     except OSError as error:
         raise DataError(f"{path}: cannot read the file ({error.strerror or error})") from None
     except UnicodeDecodeError as error:
@@ -173,7 +171,7 @@ def _json(path: Path) -> Iterator[tuple[int, Any]]:
             raise DataError(f"{path}: expected one list of questions in the object, found {len(lists)} {names}")
         content = next(iter(lists.values()))
     if not isinstance(content, list):
-        raise DataError(f"{path}: expected a list of questions, found {kind_of(content)}")
+        raise DataError(f"{path}: expected a list of questions, found {json_kind(content)}")
     yield from enumerate(content, 1)
 
 
@@ -263,7 +261,7 @@ class Conditions:
         if not self._wanted:
             return True
         self._total += 1
-        values = spread(values, self._wanted)
+        values = spread_objects(values, self._wanted)
         if len(self._known) < _MOST_COLUMNS:
             self.know(values)
         kept = True
@@ -292,7 +290,7 @@ class Conditions:
         log.info("%s: kept %d of %d rows with %s", source, self._kept, self._total, condition)
 
 
-def spread(values: Mapping[str, Any], paths: Iterable[str]) -> Mapping[str, Any]:
+def spread_objects(values: Mapping[str, Any], paths: Iterable[str]) -> Mapping[str, Any]:
     """Return a row and, under dotted names, the contents of the objects that the paths lead through.
 
     `{"item": {"id": 1, "question": "Who?"}}` gains `item.id` and `item.question` by the path `item.question`. A path
@@ -415,7 +413,7 @@ def _hub_files(repo: str, split: str | None) -> list[Path]:
     return chosen
 
 
-def kind_of(value: Any) -> str:
+def json_kind(value: Any) -> str:
     """Return the kind of a JSON value, in words."""
     names = {
         list: "a list",

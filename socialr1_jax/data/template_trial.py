@@ -5,8 +5,6 @@ a template from its standard input and ends well unless a limit stops it; errors
 imports Jinja alone, since transformers takes ten times as long.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import resource

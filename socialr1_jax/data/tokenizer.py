@@ -5,8 +5,6 @@ template of the same shape. It is saved as a Qwen2Tokenizer, the class of the pu
 whatever loads those loads this.
 """
 
-from __future__ import annotations
-
 import json
 import re
 import tempfile

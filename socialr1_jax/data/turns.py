@@ -1,13 +1,11 @@
 """Questions in chat format: turns of the roles system, user and assistant, as TRL and verl keep them."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from socialr1_jax.data.tables import kind_of, unique_keys
+from socialr1_jax.data.tables import json_kind, unique_keys
 from socialr1_jax.runtime.terminal import shown
 
 _ROLES = ("system", "user", "assistant")
@@ -41,7 +39,7 @@ def parse_turns(value: Any, column: str) -> Turns:
     elif isinstance(value, str):
         value = [{"role": "user", "content": value}]
     if not isinstance(value, list):
-        raise ValueError(f"{name} holds {kind_of(value)}, not a list of turns")
+        raise ValueError(f"{name} holds {json_kind(value)}, not a list of turns")
     if not value:
         raise ValueError(f"{name} is an empty list; a question has a user's turn")
     turns = tuple(_turn(turn, f"turn {number} of {name}") for number, turn in enumerate(value, 1))
@@ -83,7 +81,7 @@ def _turn(turn: Any, name: str) -> Mapping[str, str]:
 
 
 def _part(part: Any, name: str) -> str:
-    kind = part.get("type") if isinstance(part, Mapping) else kind_of(part)
+    kind = part.get("type") if isinstance(part, Mapping) else json_kind(part)
     if kind != "text":
         raise ValueError(f"{name} holds a part of type {shown(kind)}; only text can be asked")
     text: Any = part.get("text")

@@ -1,18 +1,12 @@
 """Groups of twins: questions that share `meta["twin_id"]`, with the same words but for one perception."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 
 from socialr1_jax.data.examples import Example
 
 
 def twin_groups(examples: Iterable[tuple[int, Example]]) -> list[list[int]]:
-    """Return the places of each group of two questions or more, groups in the order of their first question.
-
-    Args:
-        examples: (place, question).
-    """
+    """Return the places of each group of two questions or more of (place, question), in the order of the first ones."""
     groups: dict[str, list[int]] = {}
     for place, example in examples:
         if name := twin_name(example):

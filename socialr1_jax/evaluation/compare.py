@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from socialr1_jax.config.command_line import flat_settings
 from socialr1_jax.config.evaluation import PROTOCOLS
+from socialr1_jax.config.sections import flat_settings
 from socialr1_jax.data.examples import Example
 from socialr1_jax.data.twins import cluster_name, twin_name
 from socialr1_jax.evaluation.audit_files import in_headline

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from socialr1_jax.config.command_line import scalar_text
 from socialr1_jax.config.evaluation import EvaluateConfig, task_name
+from socialr1_jax.config.sections import scalar_text
 from socialr1_jax.data.bad_rows import report, summary
-from socialr1_jax.data.examples import Example, parse_files
+from socialr1_jax.data.examples import Example
 from socialr1_jax.data.prompts import PromptWriter
+from socialr1_jax.data.question_files import parse_files
 from socialr1_jax.data.tables import DataError, nearest, source_files
 from socialr1_jax.data.twins import cluster_name, twin_name
 from socialr1_jax.evaluation.card import card_grade, card_request

@@ -26,19 +26,18 @@ def policy_loss(
     segments_bt: jax.Array | None = None,
     **overrides: Any,
 ) -> tuple[jax.Array, jax.Array, dict[str, jax.Array]]:
-    """(sum, denominator, metrics); the loss is sum / denominator, and both add up over any split of the rows.
+    """Return (sum, denominator, metrics); the loss is sum / denominator, and both add up over any split of the rows.
 
     Per token: the policy term of config/objective.py's `preset` (or of `overrides` of single fields; for "clip"
     -min(ratio A, clip(ratio, 1 - clip_low, 1 + clip_high) A), DeepSeekMath arXiv 2402.03300 eq. 3), plus
     kl_coefficient x KL estimate, minus entropy_coefficient x entropy; then summed by `aggregation`. The denominator is
-    the number of tokens, or of responses that have any: one without a token in the mask counts nowhere.
+    the number of tokens, or of responses that have any.
 
     All arrays are float32 [b, t] but advantages [b]; the mask is boolean, and what lies outside it is never looked at.
     Rows may hold several responses, told apart by int32 `segments_bt`, and then advantages are [b, t].
-    `old_logp_bt=None`: the policy that sampled is the one being updated, the ratio is exactly 1. `ref_logp_bt` is
-    needed for a KL coefficient, `sampler_logp_bt` for importance sampling, `entropy_bt` for an entropy coefficient;
-    ValueError where one is missing. Metrics are sums over tokens: tokens, kl, entropy, clip_fraction; ratio_max and
-    ratio_min are extremes.
+    `old_logp_bt=None`: the policy that sampled is the one being updated, the ratio is exactly 1. ValueError where an
+    array is missing that the objective needs. Metrics are sums over tokens: tokens, kl, entropy, clip_fraction;
+    ratio_max and ratio_min are extremes.
     """
     chosen = objective(preset, **overrides)
     _need(chosen, ref_logp_bt=ref_logp_bt, entropy_bt=entropy_bt, sampler_logp_bt=sampler_logp_bt)

@@ -45,7 +45,7 @@ class Rows:
         return jax.tree.map(lambda x: x if isinstance(x, jax.Array) else place(x), self)
 
 
-class Place(NamedTuple):
+class TextPlace(NamedTuple):
     """Place of a text in a micro-batch: what all responses to a prompt share, or a row's own part behind it."""
 
     row: int  # of the mini-batch; of a shared part the first one that has it
@@ -71,7 +71,7 @@ class MicroBatch:
     """Bins of one width, and what lies where in them."""
 
     rows: Rows
-    places: list[Place]
+    places: list[TextPlace]
 
     def spread(self, x_bt: jax.Array | np.ndarray, out_bt: np.ndarray) -> None:
         """Writes per-token results of these bins to their rows in the mini-batch's array."""
@@ -117,7 +117,7 @@ def micro_batches(rows: Rows, tokens: int, multiple: int, shards: int = 1, squar
     trained = np.flatnonzero(rows.mask_bt.any(axis=1))
     texts = _Texts(rows, trained if trained.size else np.arange(1))
     width = width_of(texts.longest, multiple)
-    layouts: dict[int, list[list[Place]]] = {}
+    layouts: dict[int, list[list[TextPlace]]] = {}
     while not layouts or width <= tokens:
         layouts[width] = _layout(texts, width, max(1, tokens // width) * shards)
         width = width_of(width + 1, multiple)
@@ -166,7 +166,7 @@ class _Texts:
         return sorted(units, key=lambda unit: -unit.length)
 
 
-def _layout(texts: _Texts, width: int, bins: int) -> list[list[Place]]:
+def _layout(texts: _Texts, width: int, bins: int) -> list[list[TextPlace]]:
     """The places of each micro-batch, of so many bins of this width."""
     left, batches = texts.units(width), []
     while left:
@@ -175,9 +175,9 @@ def _layout(texts: _Texts, width: int, bins: int) -> list[list[Place]]:
     return batches
 
 
-def _fill(texts: _Texts, left: list[_Unit], bins: int, width: int) -> tuple[list[Place], list[_Unit]]:
+def _fill(texts: _Texts, left: list[_Unit], bins: int, width: int) -> tuple[list[TextPlace], list[_Unit]]:
     """Places for as many of the units (longest first) as fit, each in the fullest bin that has room; and the others."""
-    places: list[Place] = []
+    places: list[TextPlace] = []
     others, used, numbers = [], [0] * bins, [0] * bins
     for unit in left:
         open_bins = [at for at in range(bins) if used[at] + unit.length <= width]
@@ -189,17 +189,17 @@ def _fill(texts: _Texts, left: list[_Unit], bins: int, width: int) -> tuple[list
         prefix = 0
         if unit.shared:
             prefix = numbers[at] = numbers[at] + 1
-            places.append(Place(unit.rows[0], 0, unit.shared, at, used[at], prefix, prefix))
+            places.append(TextPlace(unit.rows[0], 0, unit.shared, at, used[at], prefix, prefix))
             used[at] += unit.shared
         for row in unit.rows:
             numbers[at] += 1
             own = int(texts.lengths[row]) - unit.shared
-            places.append(Place(row, unit.shared, own, at, used[at], numbers[at], prefix or numbers[at]))
+            places.append(TextPlace(row, unit.shared, own, at, used[at], numbers[at], prefix or numbers[at]))
             used[at] += own
     return places, others
 
 
-def _laid(rows: Rows, bins: int, width: int, places: list[Place]) -> Rows:
+def _laid(rows: Rows, bins: int, width: int, places: list[TextPlace]) -> Rows:
     """The arrays of a micro-batch."""
 
     def lay(x: np.ndarray | None) -> np.ndarray | None:

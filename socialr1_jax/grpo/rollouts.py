@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from socialr1_jax.rewards.shares import variance_shares
 from socialr1_jax.sampling import Completion
 
 PHASES = ("rollout", "reward", "old", "reference", "update")  # of a step, in order
+_OF_GROUPS, _OF_RESPONSES = ("prompts", "prompt_ids", "examples"), ("completions", "terms", "texts")  # lists
 Phase = Callable[[str], AbstractContextManager[None]]  # name -> what measures the phase
 
 
@@ -58,28 +59,15 @@ class Rollouts:
         return rewards
 
     def take(self, groups: Sequence[int]) -> "Rollouts":
-        """Some of the groups, in this order."""
+        """Return some of the groups, in this order."""
         rows = [i * self.group + j for i in groups for j in range(self.group)]
-        return replace(
-            self,
-            prompts=[self.prompts[i] for i in groups],
-            prompt_ids=[self.prompt_ids[i] for i in groups],
-            completions=[self.completions[i] for i in rows],
-            terms=[self.terms[i] for i in rows],
-            examples=[self.examples[i] for i in groups],
-            texts=[self.texts[i] for i in rows],
-        )
+        places = dict.fromkeys(_OF_GROUPS, groups) | dict.fromkeys(_OF_RESPONSES, rows)
+        taken: dict[str, Any] = {name: [getattr(self, name)[i] for i in which] for name, which in places.items()}
+        return replace(self, **taken)
 
     def __add__(self, other: "Rollouts") -> "Rollouts":
-        return replace(
-            self,
-            prompts=self.prompts + other.prompts,
-            prompt_ids=self.prompt_ids + other.prompt_ids,
-            completions=self.completions + other.completions,
-            terms=self.terms + other.terms,
-            examples=self.examples + other.examples,
-            texts=self.texts + other.texts,
-        )
+        names = (*_OF_GROUPS, *_OF_RESPONSES)
+        return replace(self, **{name: getattr(self, name) + getattr(other, name) for name in names})
 
     def metrics(self) -> dict[str, float]:
         """Means over the responses of the total and of every raw term, beside the weights that made the total."""
@@ -117,23 +105,28 @@ class Rollouts:
         return found
 
 
-class Source(Protocol):
-    """Source of a run's rollouts: a `Sampler`, or a `Replay` of what one sampled."""
+class RolloutSource:
+    """Source of a run's rollouts: a `Sampler`, or a `Replay` of what one sampled. By default nothing is sampled."""
 
     def __call__(self, params: Params, step: int, phase: Phase) -> Rollouts:
         """Return the rollouts of step `step` (from 0), whose phases "rollout" and "reward" are measured."""
+        raise NotImplementedError
 
     def evaluate(self, params: Params, step: int) -> tuple[dict[str, Any], list[dict[str, Any]]] | None:
         """Return metrics and records of the evaluation after `step` steps; None where nothing is sampled."""
+        return None
 
     def metrics(self, steps: int) -> dict[str, float]:
         """Return what `steps` steps counted beside their responses."""
+        return {}
 
     def records(self, rollouts: Rollouts, advantages_b: np.ndarray) -> Iterator[Mapping[str, Any]]:
         """Yield responses as rollouts.jsonl holds them."""
+        return iter(())
 
     def dropped(self, steps: int) -> int:
         """Return how many prompts the first `steps` steps left out: too long, or bad rows met late."""
+        return 0
 
     def close(self) -> None:
         """Free the questions and stop the threads."""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import MISSING, dataclass, fields
 from typing import Any, NamedTuple
 
-from socialr1_jax.runtime.model_files import listed
+from socialr1_jax.runtime.model_files import first_few
 from socialr1_jax.runtime.terminal import printable, shown
 
 log = logging.getLogger(__name__)
@@ -231,10 +231,10 @@ class Qwen3Config:
         fix = ""
         if refused := [name for name in unknown if name not in ignore_fields]:
             problems += [f"unknown field {shown(name)}={shown(raw[name])}" for name in refused]
-            setting = f"ignore_fields=[{printable(listed([*map(_as_yaml, refused)], ','), 1000)}]"
+            setting = f"ignore_fields=[{printable(first_few([*map(_as_yaml, refused)], ','), 1000)}]"
             fix = f" (if unknown fields cannot change the forward pass, set {setting}, in a run model.{setting})"
         if problems:
-            raise ValueError(f"{source}: cannot build this model: {listed(problems)}{fix}")
+            raise ValueError(f"{source}: cannot build this model: {first_few(problems)}{fix}")
         for name in unknown:
             log.warning("%s: ignoring the field %s=%s", source, _as_yaml(name), shown(raw[name]))
         if isinstance(values.get("eos_token_id"), list):  # a tuple keeps the configuration hashable

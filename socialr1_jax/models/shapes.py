@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from socialr1_jax.config.command_line import ConfigError
+from socialr1_jax.config.sections import ConfigError
 from socialr1_jax.models.qwen3_config import Qwen3Config
 
 

@@ -4,7 +4,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from socialr1_jax.config.run import ConfigError, PlanConfig
+from socialr1_jax.config.run import PlanConfig
+from socialr1_jax.config.sections import ConfigError
 from socialr1_jax.plan.plan import DoesNotFit, Part, Phase, Plan, gib, make_plan
 from socialr1_jax.runtime.chips import parse_topology
 

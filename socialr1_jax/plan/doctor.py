@@ -14,7 +14,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple, cast
 
-from socialr1_jax.config.run import DoctorConfig, RunConfig, load_config
+from socialr1_jax.config.loading import load_config
+from socialr1_jax.config.run import DoctorConfig, RunConfig
 from socialr1_jax.run.console import collected_warnings
 from socialr1_jax.runtime.terminal import counted, keep_streams, printable
 from socialr1_jax.weights.hub import cached_folder
@@ -96,7 +97,7 @@ def _output(config: DoctorConfig) -> Findings:
 
 def _models(config: DoctorConfig) -> Findings:
     """Open the models of the run, which reads the headers of all their weight files."""
-    from socialr1_jax.weights.hf import open_hf
+    from socialr1_jax.weights.hf_folder import open_hf
 
     model, uses, judge = config.model, config.rewards.uses, config.rewards.structure
     paths = {
@@ -181,8 +182,8 @@ def _data(config: DoctorConfig) -> Findings:
         read_run_questions,
         understood,
         warn_of_few,
+        warn_of_shared,
     )
-    from socialr1_jax.run.shared_questions import warn_of_shared
 
     if not config.data.train:
         raise NotChecked("data.train is not given")

@@ -16,7 +16,8 @@ import numpy as np
 from jax.experimental import topologies
 from jax.sharding import AxisType, Mesh, NamedSharding
 
-from socialr1_jax.config.run import ConfigError, PlanConfig, RunConfig
+from socialr1_jax.config.run import PlanConfig, RunConfig
+from socialr1_jax.config.sections import ConfigError
 from socialr1_jax.grpo.packing import Rows, width_of
 from socialr1_jax.grpo.step import Programs, compile_programs
 from socialr1_jax.grpo.update import Sums, TrainState, moment_shardings
@@ -36,7 +37,7 @@ from socialr1_jax.sampling import Engine, SamplingParams
 from socialr1_jax.sampling.batch import STOP_MULTIPLE, product_blocks, slot_stride
 from socialr1_jax.sampling.decode import DecodeState, admit, decode_segment, empty_batch, reshard, take_rows
 from socialr1_jax.sampling.memory import USABLE, BatchPlan, free_memory
-from socialr1_jax.weights.hf import map_weights
+from socialr1_jax.weights.declared import map_weights
 from socialr1_jax.weights.hub import cached_folder
 from socialr1_jax.weights.tokenizer_files import count_tokens
 

@@ -12,7 +12,9 @@ from typing import Any
 
 import jax
 
-from socialr1_jax.config.run import ConfigError, QuickstartConfig, RunConfig
+from socialr1_jax.config.quickstart import QuickstartConfig
+from socialr1_jax.config.run import RunConfig
+from socialr1_jax.config.sections import ConfigError
 from socialr1_jax.grpo.rollouts import PHASES
 from socialr1_jax.profiling.conclusion import conclusion
 from socialr1_jax.profiling.page import say_summary, write_page

@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
-from socialr1_jax.config.run import QuickstartConfig, RunConfig
+from socialr1_jax.config.quickstart import QuickstartConfig
+from socialr1_jax.config.run import RunConfig
 from socialr1_jax.questions.story_files import write_stories
 from socialr1_jax.training.quickstart import small_model, stories_of
-from socialr1_jax.weights.hf import save_hf
+from socialr1_jax.weights.hf_export import save_hf
 
 
 def quickstart_run(config: QuickstartConfig, folder: Path) -> RunConfig:

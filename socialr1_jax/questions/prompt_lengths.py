@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from socialr1_jax.config.command_line import ConfigError
+from socialr1_jax.config.sections import ConfigError
 from socialr1_jax.data.chat_template import chat_tokens
 from socialr1_jax.data.examples import Example
 from socialr1_jax.data.prompts import encode_prompt, question_text

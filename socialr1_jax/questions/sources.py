@@ -15,8 +15,10 @@ from typing import Literal, Protocol, overload
 import numpy as np
 
 from socialr1_jax.data.bad_rows import report, summary
-from socialr1_jax.data.examples import Example, RowParser, parse_files
+from socialr1_jax.data.examples import Example
 from socialr1_jax.data.parquet_rows import ParquetRows, parquet_shape
+from socialr1_jax.data.question_files import parse_files
+from socialr1_jax.data.row_parser import RowParser
 from socialr1_jax.data.tables import BadRow, Conditions, DataError, source_files
 from socialr1_jax.data.twins import twin_groups
 from socialr1_jax.runtime.files import ROW_SUFFIXES

@@ -10,7 +10,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from socialr1_jax.config.command_line import ConfigError, parse_yaml
+from socialr1_jax.config.sections import ConfigError
+from socialr1_jax.config.yaml_text import parse_yaml
 from socialr1_jax.questions.audit import SHORTCUTS, strong_shortcuts
 from socialr1_jax.questions.intervals import interval
 from socialr1_jax.runtime.files import flattened

@@ -3,8 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from socialr1_jax.config.command_line import flat_settings, scalar_text
-from socialr1_jax.config.run import QuickstartConfig, RunConfig
+from socialr1_jax.config.quickstart import QuickstartConfig
+from socialr1_jax.config.run import RunConfig
+from socialr1_jax.config.sections import flat_settings, scalar_text
 
 ABSENT = "–"
 

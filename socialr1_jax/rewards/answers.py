@@ -17,8 +17,6 @@ Articles ("A friend would"), the pronoun ("I think"), words ("Anna") and lists (
 is bounded, so the time is linear in the text's length.
 """
 
-from __future__ import annotations
-
 import re
 import unicodedata
 from collections.abc import Sequence

@@ -10,12 +10,14 @@ import numpy as np
 from jax.sharding import Mesh
 
 from socialr1_jax.config.rewards import ContentConfig
+from socialr1_jax.data.chat_template import plain_tokens
 from socialr1_jax.models.attention import Backend
 from socialr1_jax.models.qwen3 import Params, Qwen3Config, weight_specs
 from socialr1_jax.models.reward_model import RewardModel, position_scores
 from socialr1_jax.models.text_bins import Unit, bin_width, fill_bins, lay_out
 from socialr1_jax.runtime.mesh import constrain, fetch, place, row_shards
-from socialr1_jax.weights.hf import load_reward_model, local_folder
+from socialr1_jax.weights.hf import load_reward_model
+from socialr1_jax.weights.hf_folder import local_folder
 from socialr1_jax.weights.tokenizer_files import load_tokenizer
 
 Text = tuple[str, str, str]  # story, question, thoughts
@@ -36,12 +38,14 @@ def content_prompts(tokenizer: Any, texts: Sequence[Text], max_tokens: int) -> l
     for a tokenizer without these markers, which every Qwen3's has.
     """
     start, end = borders(tokenizer)
-    user, assistant = _encode(tokenizer, ["user\n", "assistant\n"])
+    user, assistant = plain_tokens(tokenizer, ["user\n", "assistant\n"])
     heads = list(dict.fromkeys(f"{story}\n\n{question}" for story, question, _ in texts))
-    bodies = dict(zip(heads, _encode(tokenizer, heads), strict=True))
+    bodies = dict(zip(heads, plain_tokens(tokenizer, heads), strict=True))
     rows = [
         [start, *user, *bodies[f"{story}\n\n{question}"], end, start, *assistant, *thoughts, end]
-        for (story, question, _), thoughts in zip(texts, _encode(tokenizer, [text[2] for text in texts]), strict=True)
+        for (story, question, _), thoughts in zip(
+            texts, plain_tokens(tokenizer, [text[2] for text in texts]), strict=True
+        )
     ]
     return [row if len(row) <= max_tokens else None for row in rows]
 
@@ -155,8 +159,3 @@ def _units(rows: Sequence[list[int]], start: int, width: int) -> list[Unit]:
         of_head[-1].items.append(i)
         of_head[-1].own.append(own)
     return [unit for of_head in units.values() for unit in of_head]
-
-
-def _encode(tokenizer: Any, texts: list[str]) -> list[list[int]]:
-    """Token ids of plain texts: `<|im_end|>` in one is so many letters."""
-    return tokenizer(texts, add_special_tokens=False, split_special_tokens=True)["input_ids"] if texts else []

@@ -7,8 +7,6 @@ Each response gets a verdict with the judge's score, or with the cause of having
     interrupted  the run was asked to stop                    closed       the judge was closed
 """
 
-from __future__ import annotations
-
 import logging
 import threading
 import time
@@ -20,7 +18,7 @@ from socialr1_jax.chat.client import ChatClient, ChatRefused
 from socialr1_jax.config.rewards import StructureConfig
 from socialr1_jax.rewards.judge_cache import JudgeCache, answer_key
 from socialr1_jax.rewards.rubric import answer_code, parse_verdict, read_rubric, rubric_messages
-from socialr1_jax.rewards.verdict import JudgeRefused, Verdict
+from socialr1_jax.rewards.verdict import Judge, JudgeRefused, Verdict
 from socialr1_jax.runtime.interrupt import NEVER, Stop
 
 log = logging.getLogger(__name__)
@@ -28,14 +26,12 @@ NAMES = SettingNames(*(f"rewards.structure.{name}" for name in ("model", "base_u
 _LOOK = 0.2  # seconds between two checks of whether the run is asked to stop
 
 
-class EndpointJudge:
-    """A `verdict.Judge` over `config.base_url`; thread-safe. A wrong key or model fails every future: JudgeRefused.
+class EndpointJudge(Judge):
+    """Asks the server at `config.base_url`; thread-safe. A wrong key or model fails every future: JudgeRefused.
 
     Raises JudgeRefused when the key's variable is not set (a server on this machine needs none), ImportError when the
     openai package is missing, ValueError for a rubric file that cannot be used.
     """
-
-    everywhere = False
 
     def __init__(self, config: StructureConfig) -> None:
         self._config, self._rubric = config, read_rubric(config.rubric)

@@ -1,7 +1,5 @@
 """Reward functions of the user's own, named in the configuration as module:function or file.py:function."""
 
-from __future__ import annotations
-
 import importlib.util
 import inspect
 import math

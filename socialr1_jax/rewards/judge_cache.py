@@ -5,11 +5,8 @@ processes may share the folder; two that store the same key leave one of the two
 what was written, counts as absent and is replaced.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
-import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,7 +30,6 @@ class JudgeCache:
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
-        self._lock = threading.Lock()  # write_whole names its temporary file by process
 
     def get(self, key: str) -> str | None:
         """The reply that was stored, None when there is none that can be trusted."""
@@ -48,9 +44,7 @@ class JudgeCache:
 
     def put(self, key: str, reply: str) -> None:
         """Store a reply, in place of any other. Raises OSError when the disk does not take it."""
-        stored = {"key": key, "sha256": _digest(reply), "reply": reply}
-        with self._lock:
-            write_whole(self._file(key), json.dumps(stored))
+        write_whole(self._file(key), json.dumps({"key": key, "sha256": _digest(reply), "reply": reply}))
 
     def _file(self, key: str) -> Path:
         return self.folder / key[:2] / f"{key}.json"

@@ -1,13 +1,10 @@
 """The judges of structure by name."""
 
-from __future__ import annotations
-
 from concurrent.futures import Future
 
 from socialr1_jax.config.rewards import StructureConfig
 from socialr1_jax.rewards.rules_judge import judge_thoughts
 from socialr1_jax.rewards.verdict import Judge, Verdict
-from socialr1_jax.runtime.interrupt import NEVER, Stop
 
 
 def make_judge(config: StructureConfig) -> Judge | None:
@@ -25,22 +22,11 @@ def make_judge(config: StructureConfig) -> Judge | None:
     return LocalJudge(config)
 
 
-class RulesJudge:
+class RulesJudge(Judge):
     """The rules of `rules_judge.py`; every verdict is there at once."""
-
-    everywhere = False
 
     def submit(self, story: str, question: str, thoughts: str) -> Future[Verdict]:
         judged = judge_thoughts(thoughts)
-        verdict: Future[Verdict] = Future()
+        verdict = Future[Verdict]()
         verdict.set_result(Verdict(judged.score, violations=judged.violations))
         return verdict
-
-    def finish(self, stop: Stop = NEVER) -> None:
-        pass
-
-    def counters(self) -> dict[str, float]:
-        return {}
-
-    def close(self) -> None:
-        pass

@@ -1,7 +1,5 @@
 """A judge of structure that is a Qwen3 of its own, run by the engine on the run's mesh."""
 
-from __future__ import annotations
-
 import time
 from concurrent.futures import Future
 from dataclasses import replace
@@ -12,17 +10,18 @@ from socialr1_jax.config.rewards import StructureConfig
 from socialr1_jax.data.chat_template import chat_tokens
 from socialr1_jax.models.attention_trial import working_attention
 from socialr1_jax.rewards.rubric import answer_code, parse_verdict, read_rubric, rubric_messages
-from socialr1_jax.rewards.verdict import Verdict
+from socialr1_jax.rewards.verdict import Judge, Verdict
 from socialr1_jax.runtime.interrupt import NEVER, Stop
 from socialr1_jax.sampling import Engine, SamplingParams
 from socialr1_jax.sampling.text import decode_responses, stop_token_ids
-from socialr1_jax.weights.hf import load_hf, local_folder
+from socialr1_jax.weights.hf import load_hf
+from socialr1_jax.weights.hf_folder import local_folder
 from socialr1_jax.weights.tokenizer_files import load_tokenizer
 
 _SEED_STEP = 2**31 - 2  # draws of the judge are not those of a step
 
 
-class LocalJudge:
+class LocalJudge(Judge):
     """Collects the questions and answers them in `finish`, since it needs the devices that the sampler works on.
 
     Weights have the layout of training on the current mesh, in bfloat16 on accelerators. Raises what `load_hf` and
@@ -76,12 +75,13 @@ class LocalJudge:
         texts = decode_responses(self._tokenizer, answers, thinking=False)
         for (_, code, verdict), text in zip(waiting, texts, strict=True):
             verdict.set_result(parse_verdict(text, code))
-        self._count(
-            calls=len(waiting),
-            tokens_in=sum(len(tokens) for tokens, _, _ in waiting),
-            tokens_out=sum(len(answer.tokens) for answer in answers),
-            seconds=time.perf_counter() - started,
-        )
+        numbers = {
+            "calls": len(waiting),
+            "tokens_in": sum(len(tokens) for tokens, _, _ in waiting),
+            "tokens_out": sum(len(answer.tokens) for answer in answers),
+            "seconds": time.perf_counter() - started,
+        }
+        self._counts = {name: self._counts.get(name, 0.0) + number for name, number in numbers.items()}
 
     def counters(self) -> dict[str, float]:
         counts, self._counts = self._counts, {}
@@ -91,7 +91,3 @@ class LocalJudge:
         for _, _, verdict in self._waiting:
             verdict.set_result(Verdict.unscorable("closed"))
         self._waiting = []
-
-    def _count(self, **numbers: float) -> None:
-        for name, number in numbers.items():
-            self._counts[name] = self._counts.get(name, 0.0) + number

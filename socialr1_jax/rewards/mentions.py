@@ -1,7 +1,5 @@
 """Option letters named in prose, and answers announced before any inference."""
 
-from __future__ import annotations
-
 import re
 
 # A single capital standing alone is a candidate; its neighbourhood, a bounded stretch, decides. Cheaper than one large

@@ -3,8 +3,6 @@
 The expected shape is ``<think>`` thoughts ``</think>`` anything ``<Answer>`` answer ``</Answer>``.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal

@@ -14,8 +14,6 @@ the user's own (`read_rubric`) has the same form, fences and code. The judge of 
 `material_hash` and `folded_keys`, its players `without_chat_tokens`.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import math

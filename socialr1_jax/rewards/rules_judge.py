@@ -8,8 +8,6 @@ score graded everywhere: a group of bad responses still differs, and reinforceme
 It does not score correctness and knows neither story nor question: it cannot tell an invented fact.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from socialr1_jax.rewards.mentions import announces_answer, option_mentions

@@ -1,7 +1,5 @@
 """Responses as they come, and their rewards when all are there: the judge works while others are still sampled."""
 
-from __future__ import annotations
-
 import math
 import time
 from collections import Counter
@@ -10,8 +8,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import Any
 
-from socialr1_jax.config.command_line import scalar_text
-from socialr1_jax.config.run import RewardConfig
+from socialr1_jax.config.rewards import RewardConfig
+from socialr1_jax.config.sections import scalar_text
 from socialr1_jax.data.examples import READ_AS_TEXT, Example
 from socialr1_jax.data.tables import scalar_parts
 from socialr1_jax.rewards.extra import ExtraRewardError, extra_rewards, load_extras
@@ -77,10 +75,10 @@ class Scorer:
         self._waiting.append(_Waiting(place, text, example, parsed, scalar, verdict))
 
     def results(self, step: int) -> list[RewardTerms]:
-        """The rewards of everything submitted since the last call, by place, with the weights of step `step`.
+        """Return the rewards of everything submitted since the last call, by place, with the weights of step `step`.
 
-        Raises Interrupted when `stop` was asked, JudgeRefused when the judge answers nobody, ExtraRewardError for a
-        function of the user's that fails.
+        Raises Interrupted when `stop` was asked, JudgeRefused if the judge rejects every request, and ExtraRewardError
+        if a function of the user's fails.
         """
         waiting, self._waiting = sorted(self._waiting, key=lambda one: one.place), []
         self._score_content(waiting)

@@ -1,7 +1,5 @@
 """Responses of a JSONL file scored offline: what ``scripts/score_responses.py`` does."""
 
-from __future__ import annotations
-
 import json
 import math
 import os
@@ -11,11 +9,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from socialr1_jax.config.command_line import Section
 from socialr1_jax.config.rewards import JudgeKind, Preset, RewardConfig
-from socialr1_jax.data.examples import FIELDS, LETTERS, Example, gold_letter
+from socialr1_jax.config.sections import Section
+from socialr1_jax.data.examples import FIELDS, LETTERS, Example
+from socialr1_jax.data.options import gold_letter
 from socialr1_jax.data.tables import refuse_half_characters, unique_keys
 from socialr1_jax.questions.accuracy import accuracy_figures, baseline_figures
 from socialr1_jax.rewards.judge_probe import judge_fault
@@ -45,11 +44,6 @@ class ScoreConfig(Section):
     judge_model: str = Field("", description="rewards.structure.model")
     content_model: str = Field("", description="rewards.content.model; without it a row's number `content` counts")
     rewards: RewardConfig = RewardConfig()
-
-    @model_validator(mode="before")
-    @classmethod
-    def _flags(cls, values: Any) -> Any:
-        return cls.filled_in(values)
 
     @classmethod
     def filled_in(cls, values: Any) -> Any:

@@ -1,7 +1,5 @@
 """Share of each term in the variance of the reward within groups."""
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any

@@ -4,8 +4,6 @@ Headings are looked for first (``Encode:``, ``**Interpreting cues**``, ``3. Goal
 different ones is read sentence by sentence by its words. English only.
 """
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 from typing import Literal

@@ -3,13 +3,11 @@
 Each is a pure function of plain values; ``total.py`` puts them together.
 """
 
-from __future__ import annotations
-
 import math
 
 import numpy as np
 
-from socialr1_jax.config.run import RewardConfig
+from socialr1_jax.config.rewards import RewardConfig
 from socialr1_jax.data.examples import normalized
 from socialr1_jax.rewards.answers import AnswerMode, answer_letter
 from socialr1_jax.runtime.terminal import shown

@@ -1,13 +1,10 @@
 """The Social-R1 reward of one response: terms, curriculum, presets, and scores that could not be had."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from socialr1_jax.config.rewards import USES
-from socialr1_jax.config.run import RewardConfig
+from socialr1_jax.config.rewards import USES, RewardConfig
 from socialr1_jax.rewards.parsing import given_answer, parse_response
 from socialr1_jax.rewards.terms import (
     content_reward,

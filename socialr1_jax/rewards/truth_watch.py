@@ -1,7 +1,5 @@
 """Watches whether the reward terms follow the truth, on generated stories, where the truth is known."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, NamedTuple
 

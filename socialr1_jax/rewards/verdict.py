@@ -1,12 +1,10 @@
 """Verdict of a judge of structure on one response, and the interface of every judge."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Self
 
 from socialr1_jax.runtime.interrupt import NEVER, Stop
 
@@ -25,29 +23,31 @@ class Verdict:
     violations: tuple[str, ...] = ()
 
     @classmethod
-    def unscorable(cls, cause: str) -> Verdict:
+    def unscorable(cls, cause: str) -> Self:
         return cls(math.nan, cause)
 
 
-class Judge(Protocol):
+class Judge:
     """Scores thoughts. Results are futures, so that judging goes on while other responses are still sampled."""
 
-    everywhere: bool  # runs on the run's mesh: every process asks about every response; else each about its share
+    everywhere = False  # runs on the run's mesh: every process asks about every response; else each about its share
 
     def submit(self, story: str, question: str, thoughts: str) -> Future[Verdict]:
-        """The verdict to come. It never raises, except JudgeRefused; what cannot be scored is a verdict with a cause.
+        """Return at once a future of the verdict; its only exception is JudgeRefused.
 
-        Returns at once. `finish` says that no more come for now.
+        Call `finish` after the last submission of a step.
         """
+        raise NotImplementedError
 
     def finish(self, stop: Stop = NEVER) -> None:
-        """Every future submitted so far is done when this returns, by the judge's own deadline at the latest.
+        """Return when every future submitted so far is done, by the judge's own deadline at the latest.
 
         When `stop` is asked meanwhile, those that wait become unscorable or Interrupted is raised.
         """
 
     def counters(self) -> dict[str, float]:
-        """Numbers since the last call, for the metrics: calls, retries, tokens, cost."""
+        """Return numbers since the last call, for the metrics: calls, retries, tokens, cost."""
+        return {}
 
     def close(self) -> None:
-        """Lets go of threads and files; what is still waiting becomes unscorable."""
+        """Stop threads and close files; what is still waiting becomes unscorable."""

@@ -1,7 +1,5 @@
 """The English words that the rules judge knows, and how it cuts a text into words and sentences."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 

@@ -4,8 +4,6 @@ A checkpoint is a folder named by the count of finished steps. `manifest.json` i
 XXH3 sum of every other file, so that a cut or altered one is found before it is used.
 """
 
-from __future__ import annotations
-
 import errno
 import logging
 import os
@@ -21,10 +19,11 @@ import orbax.checkpoint as ocp
 import xxhash
 from pydantic import BaseModel, Field, ValidationError
 
-from socialr1_jax.config.command_line import Count
 from socialr1_jax.config.run import CheckpointConfig
+from socialr1_jax.config.sections import Count
 from socialr1_jax.grpo.update import TrainState
 from socialr1_jax.runtime.files import finite, read_json, write_json
+from socialr1_jax.runtime.model_files import first_few
 from socialr1_jax.runtime.processes import any_of_all, is_first
 from socialr1_jax.runtime.terminal import printable
 
@@ -83,7 +82,7 @@ class Checkpoints:
         self._folder, self._config, self._about = folder.absolute(), config, dict(about)
         self._best: dict[str, Any] = {}  # {"step": ..., "value": ...}
         self._best_before: dict[str, Any] = {}  # the last save, which may fail
-        self._lost: CheckpointError | None = None  # why the last save came to nothing
+        self._lost: CheckpointError | None = None  # error of the last save, if it failed
         self._manager = ocp.CheckpointManager(
             self._folder,
             options=ocp.CheckpointManagerOptions(
@@ -180,8 +179,8 @@ class Checkpoints:
         return None
 
     def close(self) -> None:
-        """Waits for what is being written and lets go of threads."""
-        self._lost = None  # has been told
+        """Wait for pending writes and stop the worker threads."""
+        self._lost = None  # it was reported
         try:
             self.finish()
         except CheckpointError as error:
@@ -268,17 +267,18 @@ def fault(checkpoint: Path, *, above: float = -1, up_to: float = float("inf")) -
     except (OSError, ValueError) as error:
         return printable(f"{MANIFEST}: {error}", 500)
     if outside := [name for name in listed if {"/", ".."} & set(PurePosixPath(name).parts)]:
-        return f"{MANIFEST} lists files outside the checkpoint: {_few(outside)}"
+        return f"{MANIFEST} lists files outside the checkpoint: {first_few(outside, most=5)}"
     files = (file for part in ("run", "state") for file in (checkpoint / part).rglob("*") if file.is_file())
     if unknown := {file.relative_to(checkpoint).as_posix() for file in files} - set(listed):
-        return f"{MANIFEST} does not list {_few(sorted(unknown))}"
+        return f"{MANIFEST} does not list {first_few(sorted(unknown), most=5)}"
     written = {name: (one.bytes, one.xxh3) for name, one in listed.items()}
     absent = [name for name in written if not os.path.isfile(checkpoint / name)]
     there = [name for name in written if name not in absent]
     wrong = [name for name in there if (checkpoint / name).stat().st_size != written[name][0]]
     read = [name for name in there if name not in wrong and above < written[name][0] <= up_to]
     wrong += [name for name, size, digest in _sums(checkpoint, read) if written[name] != (size, digest)]
-    return _few([f"{name} is absent" for name in absent] + [f"{name} is cut or altered" for name in wrong])
+    problems = [f"{name} is absent" for name in absent] + [f"{name} is cut or altered" for name in wrong]
+    return first_few(problems, most=5)
 
 
 def read_run(checkpoint: Path) -> dict[str, Any]:
@@ -329,13 +329,7 @@ def differences(wanted: Any, found: Any) -> str:
         for name, shape in wanted.items()
         if found.get(name, shape) != shape
     ]
-    return _few(problems)
-
-
-def _few(problems: Sequence[str], most: int = 5) -> str:
-    """Returns the first of many problems on one line."""
-    more = [f"and {len(problems) - most} more"] if len(problems) > most else []
-    return "; ".join([printable(problem, 300) for problem in problems[:most]] + more)
+    return first_few(problems, most=5)
 
 
 def _reason(error: Exception) -> str:

@@ -4,7 +4,7 @@ import math
 from fractions import Fraction
 from typing import TypeVar
 
-from socialr1_jax.config.command_line import validated
+from socialr1_jax.config.loading import validated
 from socialr1_jax.config.reward_model import RewardModelConfig
 from socialr1_jax.config.run import RunConfig
 from socialr1_jax.runtime.terminal import counted
@@ -18,16 +18,10 @@ def steps_of(epochs: float, count: int, each: int) -> int:
 
 
 def in_steps(config: RunT, count: int, each: int) -> tuple[RunT, list[str]]:
-    """Return the run with its number of steps in place of its epochs, and a line that says so.
+    """Return the run with its number of steps in place of its epochs, and a line that says so; no line without epochs.
 
-    A run without epochs is returned as it is, without a line. Prompts and pairs that are too long count, though no step
-    takes them: they are found when they are met.
-
-    Args:
-        count: questions or pairs to train on.
-        each: how many of them a step takes.
-
-    Raises ConfigError when the other settings do not fit the number of steps.
+    `count` are the questions or pairs to train on, of which a step takes `each`. Those that are too long count, though
+    no step takes them: they are found when they are met. Raises ConfigError when the settings do not fit the number.
     """
     if not config.epochs:
         return config, []

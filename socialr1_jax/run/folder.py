@@ -1,18 +1,18 @@
 """A run folder belongs to one program at a time and to one configuration."""
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import os
 import re
 import shlex
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from socialr1_jax.config.run import ConfigError, RunConfig, Section, load_config
+from socialr1_jax.config.loading import load_config
+from socialr1_jax.config.run import RunConfig
+from socialr1_jax.config.sections import ConfigError, Section, flat_settings
 from socialr1_jax.data.prompts import template_file
 from socialr1_jax.rewards.extra import function_files
 from socialr1_jax.run.metrics import RUN_FILES
@@ -275,7 +275,10 @@ def refuse_other_settings(config: Section, saved: Path) -> None:
 
     `steps` may be raised where the learning rate does not depend on it (optimizer.schedule constant).
     """
-    before, now = _flat(load_config(type(config), saved).model_dump()), _flat(config.model_dump())
+    before, now = (
+        {name: value for name, value in flat_settings(one.model_dump()).items() if value != {}}
+        for one in (load_config(type(config), saved), config)
+    )
     differing = []
     for name in {**before, **now}:
         old: Any = before.get(name)
@@ -304,10 +307,3 @@ def _has_results(file: Path) -> bool:
         return False
     with file.open("rb") as lines:
         return any(b'"phase": "sft"' not in line for line in lines if line.strip())
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
-    return flat

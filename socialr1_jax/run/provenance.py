@@ -1,14 +1,12 @@
 """Provenance of a run: versions of the packages, and the commit of this one."""
 
-from __future__ import annotations
-
 import platform
 import subprocess
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from socialr1_jax.config.run import Section
+from socialr1_jax.config.sections import Section
 from socialr1_jax.models.qwen3_config import Qwen3Config
 
 NOT_INSTALLED = "not installed"

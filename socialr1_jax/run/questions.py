@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from socialr1_jax.config.run import ConfigError, RunConfig
+from socialr1_jax.config.run import RunConfig
+from socialr1_jax.config.sections import ConfigError
 from socialr1_jax.data.bad_rows import write_bad_rows
 from socialr1_jax.data.evaluation_sets import refuse_evaluation_sets
 from socialr1_jax.data.examples import LETTERS, Example
@@ -29,6 +30,8 @@ from socialr1_jax.weights.tokenizer_files import load_tokenizer
 HELD_OUT = "heldout"
 _READ = 1000  # questions that a tokenizer is made from
 _LOOKED_AT = 1000  # questions, for whether options are missing
+_COMPARED = 100_000  # questions of training, and of each set
+FIX = "evaluate on questions that are not in data.train"
 log = logging.getLogger(__name__)
 
 
@@ -259,3 +262,27 @@ def asked_questions(questions: Questions, count: int) -> list[Example]:
         if asked:
             return asked
     return list(islice(questions, count))
+
+
+def warn_of_shared(train: Iterable[Example], sets: Mapping[str, Iterable[Example]]) -> None:
+    """Log a warning if questions of the sets are also trained on."""
+    if shared := shared_questions(train, sets):
+        log.warning("%s: %s", shared, FIX)
+
+
+def shared_questions(train: Iterable[Example], sets: Mapping[str, Iterable[Example]]) -> str:
+    """Return how many questions of each set have the text of one to train on (story, question, options); "" for none.
+
+    Ids make no difference. Of training and of each set the first 100,000 are compared.
+    """
+    asked = {name: [_key(example) for example in islice(part, _COMPARED)] for name, part in sets.items()}
+    wanted = {key for keys in asked.values() for key in keys}
+    trained = {key for example in islice(train, _COMPARED) if (key := _key(example)) in wanted}
+    counts = {name: (sum(key in trained for key in keys), len(keys)) for name, keys in asked.items()}
+    shared = [f"{both:,} of {count:,} questions of {name}" for name, (both, count) in counts.items() if both]
+    return f"{' and '.join(shared)} are also trained on (same story, question and options)" if shared else ""
+
+
+def _key(example: Example) -> int:
+    turns = tuple(tuple(turn.items()) for turn in example.messages)
+    return hash((example.story, example.question, example.options, turns))

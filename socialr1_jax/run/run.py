@@ -12,9 +12,10 @@ import jax
 from jax.sharding import Mesh
 from pydantic import BaseModel, Field, ValidationError
 
-from socialr1_jax.config.command_line import Count
+from socialr1_jax.config.loading import save_config
 from socialr1_jax.config.reward_model import RewardModelConfig
-from socialr1_jax.config.run import ConfigError, DistributedConfig, RunConfig, save_config
+from socialr1_jax.config.run import DistributedConfig, RunConfig
+from socialr1_jax.config.sections import ConfigError, Count
 from socialr1_jax.grpo.update import TrainState
 from socialr1_jax.models.attention import Backend
 from socialr1_jax.run.checkpoints import AWAY, CheckpointError, Checkpoints, first_fault
@@ -24,6 +25,7 @@ from socialr1_jax.run.metrics import RunLog
 from socialr1_jax.runtime.interrupt import Interrupted, Stop, stop_on_signal
 from socialr1_jax.runtime.mesh import make_mesh
 from socialr1_jax.runtime.processes import in_cluster, is_first, wait_for_all
+from socialr1_jax.runtime.terminal import first_line
 
 
 class TrainingStopped(RuntimeError):
@@ -72,7 +74,8 @@ def running(config: RunConfig | RewardModelConfig) -> Iterator[Stop]:
         try:
             yield stop
         except OSError as error:
-            if not error.filename or not any(_is_within(error.filename, one) for one in written):
+            file = Path(error.filename or "/").absolute()
+            if not error.filename or not any(file.is_relative_to(folder.absolute()) for folder in written):
                 raise
             raise TrainingStopped(
                 f"{error.filename}: {error.strerror}. Fix this and run the same command to resume from the last "
@@ -95,8 +98,7 @@ def join(config: DistributedConfig, environment: Mapping[str, str] = os.environ)
         else:
             jax.distributed.initialize(initialization_timeout=config.timeout)
     except (RuntimeError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ConfigError(f"distributed: the processes did not find each other: {reason}") from error
+        raise ConfigError(f"distributed: the processes did not find each other: {first_line(error)}") from error
 
 
 def run_mesh(config: RunConfig | RewardModelConfig) -> Mesh:
@@ -107,11 +109,14 @@ def run_mesh(config: RunConfig | RewardModelConfig) -> Mesh:
         raise ConfigError(f"mesh: {error}") from error
 
 
-def about_devices(mesh: Mesh, backend: Backend) -> str:
-    """Return the line of a run's console that names its devices, how they are meshed, and what they compute with."""
+def say_devices(backend: Backend) -> None:
+    """Print the devices of a run, how they are meshed, and what they compute with; nothing for one CPU."""
+    mesh = jax.sharding.get_mesh()
+    if jax.default_backend() == "cpu" and mesh.size == 1:
+        return
     limit = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit", 0)
     memory = f", {limit / 2**30:.1f} GiB of memory each" if limit else ""
-    return f"mesh {dict(mesh.shape)} of {jax.devices()[0].device_kind}{memory}, attention {backend}"
+    console.print(f"mesh {dict(mesh.shape)} of {jax.devices()[0].device_kind}{memory}, attention {backend}")
 
 
 class Run:
@@ -295,10 +300,6 @@ class Laps:
         """Return the metrics of the step and its phases."""
         each = {f"seconds/{name}": seconds for name, seconds in self._laps.items()}
         return {"seconds": self.total} | each | {"seconds/between": self._between}
-
-
-def _is_within(file: str, folder: Path) -> bool:
-    return Path(file).absolute().is_relative_to(folder.absolute())
 
 
 def due(step: int, every: int) -> bool:

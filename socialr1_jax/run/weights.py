@@ -1,18 +1,15 @@
 """Read the weights of a run's checkpoint as a model."""
 
-from __future__ import annotations
-
 import os
+from functools import partial
 from pathlib import Path
 
-import jax
 import orbax.checkpoint as ocp
-from jax.sharding import Mesh, NamedSharding, SingleDeviceSharding
+from jax.sharding import Mesh
 
-from socialr1_jax.models.qwen3 import Qwen3, Qwen3Config, Weight, check_mesh
+from socialr1_jax.models.qwen3 import Qwen3, Qwen3Config, check_mesh
 from socialr1_jax.run.checkpoints import CheckpointError, differences, fault, read_run, whole_steps
-from socialr1_jax.runtime.mesh import P
-from socialr1_jax.weights.hf import map_weights
+from socialr1_jax.weights.declared import abstract_weight, map_weights
 from socialr1_jax.weights.tokenizer_files import count_tokens
 
 
@@ -62,12 +59,7 @@ def load_policy(
     source = Path(about["source"]) if about.get("source") and os.path.isdir(about["source"]) else None
     num_tokens = count_tokens(source, config.vocab_size) if source and tokenizer else config.vocab_size
 
-    def abstract(weight: Weight, layers: int | None, spec: P) -> jax.ShapeDtypeStruct:
-        sharding = SingleDeviceSharding(jax.devices()[0]) if mesh is None else NamedSharding(mesh, spec)
-        shape = weight.shape if layers is None else (layers, *weight.shape)
-        return jax.ShapeDtypeStruct(shape, "float32", sharding=sharding)
-
-    wanted = {"params": map_weights(config, abstract)}
+    wanted = {"params": map_weights(config, partial(abstract_weight, mesh=mesh, dtype="float32"))}
     restore_args = ocp.checkpoint_utils.construct_restore_args(wanted)
     handler = ocp.PyTreeCheckpointHandler(use_ocdbt=False)
     stored = handler.metadata(checkpoint / "state").tree

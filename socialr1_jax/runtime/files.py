@@ -172,8 +172,8 @@ def sync(file: Path) -> None:
         os.fsync(opened.fileno())
 
 
-def read_json(file: Path, most: int = _MOST_JSON) -> dict[str, Any]:
-    """Return the object in a JSON file of at most `most` bytes, with or without a byte order mark.
+def read_json(file: Path) -> dict[str, Any]:
+    """Return the object in a JSON file of at most 256 MiB, with or without a byte order mark.
 
     Raises FileNotFoundError, and ValueError naming the file if it holds anything else or is no ordinary file.
     """
@@ -182,19 +182,16 @@ def read_json(file: Path, most: int = _MOST_JSON) -> dict[str, Any]:
         raise ValueError(f"{file} is a folder: put a file with a JSON object there")
     if not stat.S_ISREG(state.st_mode):  # a pipe would be waited for without end
         raise ValueError(f"{file} is not an ordinary file: put a file with a JSON object there")
-    if state.st_size > most:
-        raise ValueError(f"{file} has {state.st_size:,} bytes, more than the {most:,} that such a file may have")
+    if state.st_size > _MOST_JSON:
+        raise ValueError(f"{file} has {state.st_size:,} bytes, more than the {_MOST_JSON:,} that such a file may have")
     try:
         value = json.loads(file.read_text(encoding="utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{file} is not JSON, or cut: {error}") from error
     if not isinstance(value, dict):
-        raise ValueError(f"{file} does not hold a JSON object {{...}} but {_kind(value)}")
+        kind = "a list" if isinstance(value, list) else repr(value)[:40]
+        raise ValueError(f"{file} does not hold a JSON object {{...}} but {kind}")
     return value
-
-
-def _kind(value: Any) -> str:
-    return "a list" if isinstance(value, list) else repr(value)[:40]
 
 
 def write_json(file: Path, value: Mapping[str, Any]) -> None:

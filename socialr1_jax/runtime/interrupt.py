@@ -3,8 +3,6 @@
 A separate thread receives the signals, since Python's handlers wait until a computation on the devices is over.
 """
 
-from __future__ import annotations
-
 import os
 import signal
 import threading

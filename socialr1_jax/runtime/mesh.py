@@ -15,25 +15,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import AxisType, Mesh, NamedSharding
-from jax.sharding import PartitionSpec as P
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from socialr1_jax.runtime.terminal import counted
 
-__all__ = [
-    "AXES",
-    "ROWS",
-    "P",
-    "by_rows",
-    "constrain",
-    "fetch",
-    "make_mesh",
-    "mesh_of",
-    "place",
-    "row_shards",
-    "tensor_shards",
-]
-
+P = PartitionSpec
 AXES = ("replica", "fsdp", "tensor")
 ROWS = P(("replica", "fsdp"))  # the first axis of every array that has one entry a row
 

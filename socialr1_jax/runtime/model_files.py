@@ -12,7 +12,6 @@ from pathlib import Path
 
 from socialr1_jax.runtime.terminal import printable, shown
 
-_MOST_PROBLEMS = 20  # of a folder, in one message
 _MOST_CHARACTERS = 300  # of a problem
 
 
@@ -48,8 +47,8 @@ def _blobs(folder: Path) -> list[Path]:
     return [cache / "blobs" for cache in caches if cache.name.startswith("models--")]
 
 
-def listed(problems: Sequence[str], separator: str = "; ") -> str:
+def first_few(problems: Sequence[str], separator: str = "; ", most: int = 20) -> str:
     """Return the first problems, each cut and without control characters, and how many more there are."""
-    more = len(problems) - _MOST_PROBLEMS
-    shortened = [printable(problem, _MOST_CHARACTERS) for problem in problems[:_MOST_PROBLEMS]]
+    more = len(problems) - most
+    shortened = [printable(problem, _MOST_CHARACTERS) for problem in problems[:most]]
     return separator.join(shortened + ([f"and {more} more"] if more > 0 else []))

@@ -5,8 +5,6 @@ its own if its content is of the kind that it writes there. Anything else is ref
 written. Files in folders where others may plant a link are opened by `open_own`.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import stat

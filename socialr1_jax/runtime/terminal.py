@@ -27,16 +27,18 @@ def printable(text: str, most: int = _MOST) -> str:
         text = f"{text[: most // 2]} ... {text[-(most // 2) :]}"
     if text.isprintable():
         return text
-    return "".join(c if c.isprintable() else " " if c.isspace() else _escaped(c) for c in text)
-
-
-def _escaped(character: str) -> str:
-    return character.encode("unicode_escape").decode()
+    escaped = (c if c.isprintable() else " " if c.isspace() else c.encode("unicode_escape").decode() for c in text)
+    return "".join(escaped)
 
 
 def counted(number: int, noun: str) -> str:
     """Return a number with its noun, in the singular for 1: "1 device", "1,024 devices"."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's text in at most 300 characters; its type if it has none."""
+    return printable((str(error).strip().splitlines() or [type(error).__name__])[0], 300)
 
 
 def shown(value: object, most: int = 120) -> str:

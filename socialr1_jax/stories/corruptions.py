@@ -18,14 +18,13 @@ text comes in a full form (every option weighed) and a brief one (only the right
 is made up for by a brief form, a stage left out by a full one. That holds when both kinds are asked for.
 """
 
-from __future__ import annotations
-
 import random
 import re
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from itertools import combinations, islice, product
+from typing import Any, Self
 
 from socialr1_jax.data.examples import LETTERS, Example
 from socialr1_jax.data.pairs import STAGES, Pair
@@ -141,7 +140,7 @@ class Telling:
         """The letter of the right option."""
         return LETTERS[self.options.index(self.question.gold)]
 
-    def with_script(self, script: Script) -> Telling | None:
+    def with_script(self, script: Script) -> Self | None:
         """Ask the same question about other events. None if the question changes, or its answer is no option."""
         try:
             question = ask(script, script.play(), self.question_type)
@@ -250,40 +249,25 @@ def _exchanged(one: Telling, company: _Company, rng: random.Random) -> Iterator[
     pairs = [pair for pair in pairs if not named.isdisjoint(pair) and (pair[0] in offered) == (pair[1] in offered)]
     rng.shuffle(pairs)
     for pair in pairs:
+        swap = {pair[0]: pair[1], pair[1]: pair[0]}
         if set(pair) <= set(script.people):  # who is asked stays; only what they did is exchanged
-            other = replace(script, events=tuple(_renamed(event, *pair) for event in script.events))
+            other = replace(script, events=_renamed(script.events, swap))
         else:
-            other = _renamed_script(script, *pair)
+            other = _renamed(script, swap)
         found = one.with_script(other) if company.fits(other) else None
         if found is not None and set(other.events) != set(script.events):
             yield found
 
 
-def _renamed_script(script: Script, one: str, other: str) -> Script:
-    swap = {one: other, other: one}
-    return replace(
-        script,
-        people=tuple(swap.get(person, person) for person in script.people),
-        absent=tuple(swap.get(person, person) for person in script.absent),
-        events=tuple(_renamed(event, one, other) for event in script.events),
-        asked=swap.get(script.asked, script.asked),
-        other=swap.get(script.other, script.other),
-        third=swap.get(script.third, script.third),
-        thing=swap.get(script.thing, script.thing),
-        values=tuple(swap.get(value, value) for value in script.values),
-    )
-
-
-def _renamed(event: Event, one: str, other: str) -> Event:
-    swap = {one: other, other: one}
-    return Event(
-        kind=event.kind,
-        who=swap.get(event.who, event.who),
-        thing=swap.get(event.thing, event.thing),
-        place=swap.get(event.place, event.place),
-        to=swap.get(event.to, event.to),
-        words=re.sub(r"\w+", lambda word: swap.get(word[0], word[0]), event.words),
-    )
+def _renamed(value: Any, swap: Mapping[str, str]) -> Any:
+    """Return a text, a tuple, an event or a script with words exchanged."""
+    if isinstance(value, str):
+        return re.sub(r"\w+", lambda word: swap.get(word[0], word[0]), value)
+    if isinstance(value, tuple):
+        return tuple(_renamed(part, swap) for part in value)
+    if isinstance(value, Event | Script):
+        return replace(value, **{field.name: _renamed(getattr(value, field.name), swap) for field in fields(value)})
+    return value
 
 
 # ------------------------------------------------------------------------------------------ wrong in form: three kinds

@@ -11,11 +11,10 @@ Two kinds of plot keep the rules of `audit.py`, which read no minds, near chance
 look into places without the thing, so that the answer may be mentioned at any place among the options.
 """
 
-from __future__ import annotations
-
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from socialr1_jax.stories.scripts import OBJECTS, Cast, Script
 from socialr1_jax.stories.world import Event, ImpossibleEvent
@@ -133,42 +132,24 @@ def _one_thing(
     return _script(plot, draft, events, *sequences, values=places, closing=len(closing), **more)
 
 
-def _write_leave(draft: Draft) -> Script:
-    """One leaves and the other moves the thing (the Sally-Anne test)."""
-    return _one_thing("leave", draft, _does("leave", draft.cast.people[0]))
-
-
 def _comes_and_goes(person: str) -> list[Event]:
     return [*_does("leave", person), *_does("enter", person)]
 
 
-def _write_return(draft: Draft) -> Script:
-    """One is away for a time: moves may fall into it or not."""
-    return _one_thing("return", draft, _comes_and_goes(draft.cast.people[0]))
+def _path_of(plot: str, *sequences: str, **roles: int) -> Callable[[Draft], Script]:
+    """Return what writes a plot in which the thing goes through all places while people perceive it or not.
 
+    A sequence is "leave 0, enter 0": perceptions by the numbers of people, at random moments. `roles` are people, too.
+    """
+    perceptions = [[text.split() for text in sequence.split(", ")] for sequence in sequences]
 
-def _write_watch(draft: Draft) -> Script:
-    """One leaves, and from some moment on secretly watches through the window."""
-    asked = draft.cast.people[0]
-    return _one_thing("watch", draft, [*_does("leave", asked), *_does("watch", asked)])
+    def write(draft: Draft) -> Script:
+        people = draft.cast.people
+        events = [[_does(kind, people[int(who)])[0] for kind, who in sequence] for sequence in perceptions]
+        more: dict[str, Any] = {role: people[number] for role, number in roles.items()}
+        return _one_thing(plot, draft, *events, **more)
 
-
-def _write_look(draft: Draft) -> Script:
-    """One is away for a time, and looks into everything before or after that."""
-    asked = draft.cast.people[0]
-    return _one_thing("look", draft, _comes_and_goes(asked), _does("look", asked))
-
-
-def _write_third(draft: Draft) -> Script:
-    """Two people leave at different moments, a third one moves the thing."""
-    asked, bystander, mover = draft.cast.people
-    return _one_thing("third", draft, _does("leave", asked), _does("leave", bystander), other=mover)
-
-
-def _write_chain(draft: Draft) -> Script:
-    """Three people leave at different moments, a fourth one moves the thing: views of views of views."""
-    leaves = [_does("leave", person) for person in draft.cast.people[:3]]
-    return _one_thing("chain", draft, *leaves, third=draft.cast.people[2])
+    return write
 
 
 def _write_lie(draft: Draft) -> Script:
@@ -423,16 +404,22 @@ def with_distractors(script: Script, cast: Cast, rng: random.Random, count: int)
 PLOTS = {
     plot.name: plot
     for plot in (
-        Plot(name="leave", types=BELIEFS, fixed=2, write=_write_leave),
-        Plot(name="return", types=BELIEFS, fixed=3, write=_write_return),
-        Plot(name="watch", types=BELIEFS, fixed=3, write=_write_watch),
-        Plot(name="look", types=BELIEFS, fixed=4, write=_write_look),
-        Plot(name="third", types=BELIEFS, fixed=3, write=_write_third, people=3),
+        Plot(name="leave", types=BELIEFS, fixed=2, write=_path_of("leave", "leave 0")),  # the Sally-Anne test
+        Plot(name="return", types=BELIEFS, fixed=3, write=_path_of("return", "leave 0, enter 0")),
+        Plot(name="watch", types=BELIEFS, fixed=3, write=_path_of("watch", "leave 0, watch 0")),
+        Plot(name="look", types=BELIEFS, fixed=4, write=_path_of("look", "leave 0, enter 0", "look 0")),
+        Plot(name="third", types=BELIEFS, fixed=3, write=_path_of("third", "leave 0", "leave 1", other=2), people=3),
         Plot(name="lie", types=BELIEFS, fixed=3, write=_write_lie),
         Plot(name="overhear", types=BELIEFS, fixed=6, write=_write_overhear, people=3),
         Plot(name="two_things", types=("reality", "memory", *BELIEFS), fixed=2, write=_write_two_things, objects=2),
         Plot(name="search", types=("reality", "memory", *BELIEFS), fixed=2, write=_write_search),
-        Plot(name="chain", types=("third_order_belief",), fixed=4, write=_write_chain, people=4),
+        Plot(
+            name="chain",
+            types=("third_order_belief",),
+            fixed=4,
+            write=_path_of("chain", "leave 0", "leave 1", "leave 2", third=2),
+            people=4,
+        ),
         Plot(name="wish", types=("intention",), fixed=4, write=_write_wish),
         Plot(name="swap", types=("intention", "desire"), fixed=4, write=_write_swap, values="things", objects=0),
         Plot(name="gift", types=("intention", "desire"), fixed=4, write=_write_gift, values="things", objects=0),

@@ -4,8 +4,6 @@ Every gold text is read from a played `World`; a script only says whom and what 
 the story: the other values that the asked fact had, or the other groups of the two people asked about.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import NamedTuple
 

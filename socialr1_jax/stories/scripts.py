@@ -4,14 +4,13 @@
 who saw something else.
 """
 
-from __future__ import annotations
-
 import json
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from typing import Any, get_args
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from socialr1_jax.stories.world import Event, ImpossibleEvent, Kind, World
 
@@ -55,6 +54,8 @@ class Script:
     outside; closing: the number of last events that stay last in every variant; movable: the perceptions that a
     variant may move; order: how deep the minds are simulated.
     """
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
 
     plot: str
     room: str
@@ -118,11 +119,11 @@ class Script:
         events = [{name: value for name, value in vars(event).items() if value} for event in self.events]
         return json.dumps(values | {"events": events}, separators=(",", ":"))
 
-    @classmethod
-    def from_json(cls, text: str) -> Script:
+    @staticmethod
+    def from_json(text: str) -> "Script":
         """The script that `to_json` wrote. Raises ValueError for any other text, and for events that cannot happen."""
         try:
-            script = cls(**_typed(json.loads(text)))
+            script = _SCRIPT.validate_json(text, strict=True)
             if len(set(script.people)) != len(script.people) or len(script.people) > _MOST_PEOPLE:
                 raise ValueError(f"people has {len(script.people)} names")
             if script.order not in (1, 2, 3) or len(script.events) > _MOST_EVENTS:
@@ -132,32 +133,16 @@ class Script:
             if not 0 <= script.closing <= len(script.events):
                 raise ValueError(f"closing {script.closing} of {len(script.events)} events")
             script.play()
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        except ValidationError as error:
+            raise ValueError(f"not a script of generate_stories: {error.errors()[0]['msg']}") from error
+        except (ValueError, KeyError) as error:
             raise ValueError(f"not a script of generate_stories: {error}") from error
         return script
 
 
 _DEFAULTS = {field.name: field.default for field in fields(Script)}
-_LISTS, _NUMBERS = ("people", "values", "absent", "movable"), ("closing", "order")
 _MOST_PEOPLE, _MOST_EVENTS = 6, 100  # of a script that is read; generated ones have less
-
-
-def _typed(values: Any) -> dict[str, Any]:
-    """The values of a script with their types checked. Raises ValueError or TypeError for others."""
-    texts: dict[str, Any] = dict(values)
-    texts["events"] = tuple(Event(**event) for event in texts["events"])
-    for event in texts["events"]:
-        if event.kind not in get_args(Kind) or not all(isinstance(value, str) for value in asdict(event).values()):
-            raise ValueError("an event of no kind")
-    for name, value in texts.items():
-        if name in _LISTS:
-            texts[name] = tuple(value)
-            right = isinstance(value, list) and all(isinstance(word, str) for word in value)
-        else:
-            right = name == "events" or type(value) is (int if name in _NUMBERS else str)
-        if not right:
-            raise ValueError(f"{name} has a value of another type")
-    return texts
+_SCRIPT = TypeAdapter(Script)
 
 
 def join_names(names: Sequence[str]) -> str:
@@ -167,46 +152,34 @@ def join_names(names: Sequence[str]) -> str:
     return f"{', '.join(names[:-1])} and {names[-1]}"
 
 
+_SENTENCES: dict[Kind, str] = {
+    "put": "{who} puts the {thing} in the {place}.",
+    "move": "{who} moves the {thing} to the {place}.",
+    "fill": "{who} empties the {place} and puts the {thing} in.",
+    "leave": "{who} leaves the {room}.",
+    "enter": "{who} comes to the {room}.",
+    "watch": "{who} secretly watches through the window.",
+    "listen": "{who} secretly listens at the door.",
+    "look": "{who} looks in the {place}.",
+    "open": "{who} opens the {place}.",
+    "reach": "{who} goes straight to the {place}.",
+    "tell": "{who} tells {to} that the {thing} is in the {place}.",
+    "want": "{who} {words} the {thing}.",
+    "bring": "{who} brings {to} a gift.",
+    "break": "{who} breaks the {thing} and hides it.",
+    "spoil": "{who} spills salt on the {thing}.",
+    "taste": "{who} tastes the {thing}.",
+    "say": '{who} says to {to}: "{words}"',
+}
+
+
 def sentence(event: Event, room: str) -> str:
     """The one way a story tells this event."""
-    who, thing, place, to = event.who, event.thing, event.place, event.to
-    match event.kind:
-        case "put":
-            return f"{who} puts the {thing} in the {place}."
-        case "move":
-            return f"{who} moves the {thing} to the {place}."
-        case "fill":
-            return f"{who} empties the {place} and puts the {thing} in."
-        case "leave":
-            return f"{who} leaves the {room}."
-        case "enter":
-            return f"{who} comes to the {room}."
-        case "watch":
-            return f"{who} secretly watches through the window."
-        case "listen":
-            return f"{who} secretly listens at the door."
-        case "look":
-            return f"{who} looks in the {place}." if place else f"{who} looks into everything."
-        case "open":
-            return f"{who} opens the {place}."
-        case "reach":
-            return f"{who} goes straight to the {place}."
-        case "tell":
-            if event.words:
-                return f"{who} tells {to} {event.words} the {thing} is."
-            return f"{who} tells {to} that the {thing} is in the {place}."
-        case "want":
-            return f"{who} {event.words} the {thing}."
-        case "bring":
-            return f"{who} brings {to} a gift."
-        case "break":
-            return f"{who} breaks the {thing} and hides it."
-        case "spoil":
-            return f"{who} spills salt on the {thing}."
-        case "taste":
-            return f"{who} tastes the {thing}."
-        case "say":
-            return f'{who} says to {to}: "{event.words}"'
+    if event.kind == "look" and not event.place:
+        return f"{event.who} looks into everything."
+    if event.kind == "tell" and event.words:
+        return f"{event.who} tells {event.to} {event.words} the {event.thing} is."
+    return _SENTENCES[event.kind].format(**vars(event), room=room)
 
 
 def variants(script: Script, rng: random.Random) -> Iterator[tuple[Script, World]]:

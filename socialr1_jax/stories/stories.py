@@ -6,8 +6,6 @@ answer is the value mentioned first, second, ..., and which letter it has, is co
 drawn, so that the rules of `audit.py` are near chance (`plots.py` says how).
 """
 
-from __future__ import annotations
-
 import random
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
@@ -39,6 +37,7 @@ class _Level:
     distractors: int
 
 
+# Easy: two or three people; medium: all plots but those of third order; hard: all plots.
 _EASY = ("leave", "return", "watch", "two_things", "search", "witness")
 _LEVELS = {
     "easy": _Level(_EASY, 8, 0),
@@ -67,19 +66,15 @@ def generate_stories(
 
     question_types: what is asked, in equal shares; () asks all that the plots can answer. options: 3 or 4 a question;
     a story of a path has as many values. plots: what is told; max_events: most sentences of a story; distractors: up to
-    so many events that no question is about. () and None take these three from the difficulty: easy (two or three
-    people, up to 8 sentences), medium (all plots but those of third order, up to 12), hard (all plots, up to 20 with up
-    to 6 distractors).
+    so many events that no question is about. () and None take these three from the difficulty (`_LEVELS`).
     twins: a question whose answer depends on a perception comes with its twin right behind it, which has the same
     words and options and another answer. hold_out_plots: plots that only the held-out split tells, and the only ones
     it tells. hold_out_names: held-out stories draw their people from names that training never uses.
 
-    In every case a name that meets an object in one split never meets it in the other, so the splits share no
-    combination of names, objects and places, for any seeds and counts.
-
-    Gold letters are balanced to within one, and so are the ranks of the answers by type. `meta` has source, type, plot
-    and script (`Script.from_json` reads it); for twins also `twin_id`, the pair's name, and `twin_of`, the other one's
-    id.
+    A name that meets an object in one split never meets it in the other, so the splits share no combination of names,
+    objects and places. Gold letters are balanced to within one, and so are the ranks of the answers by type. `meta` has
+    source, type, plot and script (`Script.from_json` reads it); for twins also `twin_id`, the pair's name, and
+    `twin_of`, the other one's id.
 
     Raises ValueError naming the argument, its value and the allowed values.
     """
@@ -132,6 +127,13 @@ def generate_stories(
         ids = [f"stories-{split}-{seed}-{len(examples) + offset:06d}" for offset in range(len(drawn))]
         examples += _examples(drawn, draft, plot.name, ids, texts, golds)
     return examples
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    script: Script
+    world: World
+    question: Question
 
 
 def _examples(
@@ -213,13 +215,6 @@ def _draw_cast(rng: random.Random, plot: Plot, options: int, split: str, hold_ou
         containers=tuple(rng.sample(CONTAINERS, len(CONTAINERS))),
         room=rng.choice(ROOMS),
     )
-
-
-@dataclass(frozen=True)
-class _Drawn:
-    script: Script
-    world: World
-    question: Question
 
 
 def _draw(draft: Draft, plot: Plot, distractors: int, ranks: Counter[int]) -> list[_Drawn]:

@@ -5,8 +5,6 @@ it is in the box"). A new form of a perception or a belief in `traces.py` needs 
 traces of all question types and fails for a sentence without a statement.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -18,6 +16,14 @@ from socialr1_jax.stories.world import Chain, Event, Fact, Witnessed, World
 
 Fields = Mapping[str, str]  # of a form: the words that its placeholders stand for
 Judge = Callable[["Story", Fields], bool]
+
+
+@dataclass(frozen=True)
+class Statement:
+    """A statement of some thoughts in their own words, and whether it is true of the story."""
+
+    text: str
+    true: bool
 
 
 @dataclass(frozen=True)
@@ -34,14 +40,6 @@ class Story:
     size: int = 0
     # The statements of the sentences read so far: responses of a group share most of theirs.
     read: dict[str, dict[object, Statement]] = field(default_factory=dict, repr=False, compare=False)
-
-
-@dataclass(frozen=True)
-class Statement:
-    """A statement of some thoughts in their own words, and whether it is true of the story."""
-
-    text: str
-    true: bool
 
 
 def read_story(example: Example) -> Story | None:

@@ -4,14 +4,12 @@ Short plots get about 500 characters, which the reward's length window pays near
 a trace, so that few 16-character grams occur twice (the repetition term starts at a share of 0.1).
 """
 
-from __future__ import annotations
-
 from collections import Counter
 
 from socialr1_jax.data.examples import LETTERS
 from socialr1_jax.stories.questions import Question
 from socialr1_jax.stories.scripts import Script, join_names
-from socialr1_jax.stories.world import Fact, Witnessed, World
+from socialr1_jax.stories.world import Fact, Kind, Witnessed, World
 
 
 def write_trace(
@@ -68,55 +66,58 @@ def _encode(script: Script, world: World, question: Question, egocentric: bool) 
     return " ".join(clauses)
 
 
+# What a trace says of an event of each kind: forms that alternate.
+_CLAUSES: dict[Kind, tuple[str, ...]] = {
+    "put": ("{who} puts the {thing} in the {place}, {seen}.",),
+    "move": (
+        "{who} moves {it} to the {place}, {seen}.",
+        "{who} takes {it} on to the {place}, {seen}.",
+        "{who} brings {it} over to the {place}, {seen}.",
+    ),
+    "fill": (
+        "By {who}, now the {thing} is in the {place}, {seen}.",
+        "By {who}, then the {thing} is in the {place}, {seen}.",
+        "By {who}, next the {thing} gets into the {place}, {seen}.",
+    ),
+    "leave": ("{who} leaves, {stay} in the {room}.", "{who} goes as well, {stay} on."),
+    "enter": ("{who} comes in, so {are} in the {room}.", "{who} comes too, so {are} there."),
+    "watch": ("{who} looks on from outside.",),
+    "listen": ("{who} can hear now but not see.",),
+    "look": ("{who} looks into {inside}.",),
+    "open": ("{who} opens the {place} for all to see.",),
+    "reach": ("{who} walks to the {place}.",),
+    "tell": ("{who} tells {to} of the {place}, heard by {hearers}.",),
+    "want": (
+        "{who} wishes for the {thing}, {heard}.",
+        "{who} turns to the {thing}, {heard}.",
+        "{who} then likes the {thing}, {heard}.",
+    ),
+    "bring": ("{who} has a gift for {to}.",),
+    "break": ("{who} breaks the {thing}, {seen}.",),
+    "spoil": ("{who} gets salt on the {thing}, {seen}.",),
+    "taste": ("{who} tries the {thing}.",),
+    "say": ("{who} talks to {to} about the {topic}.",),
+}
+
+
 def _retell(script: Script, seen: Witnessed, turns: Counter[str]) -> str:
     """The event in few words, with who is there or who perceives it, in wording that alternates by kind."""
-    event = seen.event
-    who, thing, place, to = event.who, event.thing, event.place, event.to
-    turn = turns[event.kind]
-    match event.kind:
-        case "put":
-            return f"{who} puts the {thing} in the {place}, {_seen_by(seen.seen_by, turn)}."
-        case "move":
-            one_thing = all(other.thing in ("", thing) for other in script.events if other.kind in ("put", "move"))
-            verb = ("moves {} to", "takes {} on to", "brings {} over to")[turn % 3]
-            verb = verb.format("it" if one_thing else f"the {thing}")
-            return f"{who} {verb} the {place}, {_seen_by(seen.seen_by, turn + 1)}."
-        case "fill":
-            verb = ("now the {} is in the {}", "then the {} is in the {}", "next the {} gets into the {}")[turn % 3]
-            return f"By {who}, {verb.format(thing, place)}, {_seen_by(seen.seen_by, turn)}."
-        case "leave":
-            verb = ("leaves", "goes as well")[turn % 2]
-            stay = "stay" if len(seen.here) > 1 else "stays"
-            where = "on" if turn % 2 else f"in the {script.room}"
-            return f"{who} {verb}, {join_names(seen.here) or 'nobody'} {stay} {where}."
-        case "enter":
-            now = "is" if len(seen.here) == 1 else "are"
-            verb = ("comes in", "comes too")[turn % 2]
-            return f"{who} {verb}, so {join_names(seen.here)} {now} {'there' if turn % 2 else f'in the {script.room}'}."
-        case "watch":
-            return f"{who} looks on from outside."
-        case "listen":
-            return f"{who} can hear now but not see."
-        case "look":
-            return f"{who} looks into {f'the {place}' if place else 'everything'}."
-        case "open":
-            return f"{who} opens the {place} for all to see."
-        case "reach":
-            return f"{who} walks to the {place}."
-        case "tell":
-            return f"{who} tells {to} of the {place}, heard by {join_names([p for p in seen.seen_by if p != who])}."
-        case "want":
-            return f"{who} {('wishes for', 'turns to', 'then likes')[turn % 3]} the {thing}, {_heard_by(seen, turn)}."
-        case "bring":
-            return f"{who} has a gift for {to}."
-        case "break":
-            return f"{who} breaks the {thing}, {_seen_by(seen.seen_by, turn)}."
-        case "spoil":
-            return f"{who} gets salt on the {thing}, {_seen_by(seen.seen_by, turn)}."
-        case "taste":
-            return f"{who} tries the {thing}."
-        case "say":
-            return f"{who} talks to {to} about the {thing or place}."
+    event, here, turn = seen.event, join_names(seen.here), turns[seen.event.kind]
+    moved = (other.thing for other in script.events if other.kind in ("put", "move"))
+    hearers = join_names([person for person in seen.seen_by if person != event.who])
+    forms = _CLAUSES[event.kind]
+    return forms[turn % len(forms)].format(
+        **vars(event),
+        room=script.room,
+        it="it" if {event.thing, ""}.issuperset(moved) else f"the {event.thing}",
+        inside=f"the {event.place}" if event.place else "everything",
+        topic=event.thing or event.place,
+        seen=_seen_by(seen.seen_by, turn + (event.kind == "move")),
+        stay=f"{here or 'nobody'} {'stay' if len(seen.here) > 1 else 'stays'}",
+        are=f"{here} {'is' if len(seen.here) == 1 else 'are'}",
+        hearers=hearers,
+        heard=_heard_by(hearers, turn),
+    )
 
 
 def _seen_by(people: tuple[str, ...], turn: int) -> str:
@@ -126,11 +127,8 @@ def _seen_by(people: tuple[str, ...], turn: int) -> str:
     return (f"seen by {names}", f"and {names} can see it", f"before the eyes of {names}")[turn % 3]
 
 
-def _heard_by(seen: Witnessed, turn: int) -> str:
-    others = [person for person in seen.seen_by if person != seen.event.who]
-    if not others:
-        return "but nobody hears it"
-    return (f"heard by {join_names(others)}", f"and {join_names(others)} can hear it")[turn % 2]
+def _heard_by(names: str, turn: int) -> str:
+    return (f"heard by {names}", f"and {names} can hear it")[turn % 2] if names else "but nobody hears it"
 
 
 def _interpret(script: Script, world: World, question: Question, egocentric: bool) -> str:

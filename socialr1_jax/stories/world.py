@@ -5,12 +5,12 @@ perceive it: the people in the room, and those who watch it unseen. Minds are st
 `("Ben",)` is what Ben thinks, `("Anna", "Ben")` is what Anna thinks that Ben thinks, and so on to the third order.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import permutations
 from typing import Literal
+
+from pydantic import ConfigDict
 
 Kind = Literal[
     "put",
@@ -50,6 +50,8 @@ class Event:
     wanted); place: the container named ("" for a `look` into all of them); to: the person spoken to; words: what is
     said, for `say`, and how, for `want` and `tell`.
     """
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
 
     kind: Kind
     who: str
@@ -151,7 +153,7 @@ class World:
                     raise ImpossibleEvent(f"the {event.thing} is in the {event.place} already")
                 self._happen(("content", event.place), event.thing, event)
             case "open":
-                for fact in self._inside(event.place):
+                for fact in [fact for fact, value in self.facts.items() if fact[0] == "place" and value == event.place]:
                     self._happen(fact, event.place, event)
             case "look":
                 self._look(event)
@@ -182,9 +184,6 @@ class World:
 
     def _outside(self, event: Event) -> set[str]:
         return self.listening if event.kind in _SPOKEN else self.watching
-
-    def _inside(self, container: str) -> list[Fact]:
-        return [fact for fact, value in self.facts.items() if fact[0] == "place" and value == container]
 
     def _learn(self, chain: Chain, fact: Fact, value: str, event: Event, *, sure: bool = True) -> None:
         self.minds[chain][fact] = value

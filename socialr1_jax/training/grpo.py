@@ -15,7 +15,7 @@ from socialr1_jax.data.chat_template import ChatTemplate, read_template
 from socialr1_jax.data.examples import Example
 from socialr1_jax.grpo.mismatch import mismatch
 from socialr1_jax.grpo.packing import MicroBatch, Rows, padding_waste, shared_prompts
-from socialr1_jax.grpo.rollouts import PHASES, Rollouts, Source
+from socialr1_jax.grpo.rollouts import PHASES, Rollouts, RolloutSource
 from socialr1_jax.grpo.step import MFU_FORMULA, GrpoStep, Packed, Updated, make_step, trainer_logprobs
 from socialr1_jax.grpo.update import init_state
 from socialr1_jax.models.attention import Backend
@@ -35,10 +35,10 @@ from socialr1_jax.run.questions import (
     read_run_questions,
     refuse_long_questions,
     understood,
+    warn_of_shared,
     write_shortcuts,
 )
-from socialr1_jax.run.run import Laps, Run, about_devices, running
-from socialr1_jax.run.shared_questions import warn_of_shared
+from socialr1_jax.run.run import Laps, Run, running, say_devices
 from socialr1_jax.run.summary import peak_bytes
 from socialr1_jax.runtime.compiles import compile_count
 from socialr1_jax.runtime.files import flattened, write_whole
@@ -50,7 +50,9 @@ from socialr1_jax.training.recording import Replay, RolloutFile, refuse_foreign_
 from socialr1_jax.training.sampler import Sampler, make_sampler, make_scorer
 from socialr1_jax.training.start import cold_start, random_start
 from socialr1_jax.training.watches import Watches
-from socialr1_jax.weights.hf import files_dtype, load_hf, local_folder, save_hf
+from socialr1_jax.weights.hf import load_hf
+from socialr1_jax.weights.hf_export import save_hf
+from socialr1_jax.weights.hf_folder import files_dtype, local_folder
 from socialr1_jax.weights.tokenizer_files import load_tokenizer
 
 log = logging.getLogger(__name__)
@@ -94,7 +96,7 @@ class _Opened(NamedTuple):
 
     config: RunConfig
     run: Run
-    source: Source
+    source: RolloutSource
     step: GrpoStep
     watches: Watches
     model_source: str | None
@@ -155,16 +157,14 @@ def _open(config: RunConfig, stop: Stop) -> _Opened:
     # Barrier: every process must look for an earlier run before any process writes to the folder.
     wait_for_all(f"start of {config.output_dir}", config.distributed.timeout)
     backend = working_attention(config.model.attention, config.model.dtype)
-    source: Source
+    source: RolloutSource
     if questions:
         model, sampler, template = _sampled(config, *questions, backend, stop)
         source, watches, prompts = sampler, Watches(config, template), {"prompts": sampler}
     else:
         model, source = _replayed(config)
         watches, prompts = Watches(config, None), {}
-    mesh = jax.sharding.get_mesh()
-    if jax.default_backend() != "cpu" or mesh.size > 1:
-        console.print(about_devices(mesh, backend))
+    say_devices(backend)
     step = make_step(config, model.config, model.num_tokens, model.params, backend)
     state = init_state(model.params, step.programs.optimizer)
     about, of_export = about_run(config, model.config, model.source), (model.source, model.num_tokens)

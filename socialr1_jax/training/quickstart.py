@@ -13,11 +13,14 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
+from socialr1_jax.config.loading import save_config
+from socialr1_jax.config.quickstart import QuickstartConfig
 from socialr1_jax.config.reward_model import RewardModelConfig
-from socialr1_jax.config.run import QuickstartConfig, RunConfig, save_config
-from socialr1_jax.data.examples import LETTERS, Example, read_examples
+from socialr1_jax.config.run import RunConfig
+from socialr1_jax.data.examples import LETTERS, Example
 from socialr1_jax.data.pairs import write_pairs
 from socialr1_jax.data.prompts import question_text, reference_response
+from socialr1_jax.data.question_files import read_examples
 from socialr1_jax.data.tokenizer import build_tokenizer
 from socialr1_jax.models.qwen3 import Qwen3, Qwen3Config, init_params
 from socialr1_jax.questions.story_files import write_stories
@@ -38,7 +41,8 @@ from socialr1_jax.training.grpo import train_grpo
 from socialr1_jax.training.quickstart_console import show_results, show_story
 from socialr1_jax.training.reward_model import train_reward_model
 from socialr1_jax.training.sft import train_sft
-from socialr1_jax.weights.hf import load_hf, save_hf
+from socialr1_jax.weights.hf import load_hf
+from socialr1_jax.weights.hf_export import save_hf
 
 _TOKENIZER_STORIES = 1000  # stories that the tokenizer is trained on: every word of the plots is among them
 _LOGIT_TOLERANCE = 2e-4

@@ -1,7 +1,5 @@
 """Show the quickstart: a story, results beside the best rule, a response before and after, next steps."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,14 +23,7 @@ def show_story(example: Example) -> None:
 
 
 def show_results(summary: Mapping[str, Any], folder: Path, report: Path, *, tensorboard: bool) -> None:
-    """Print the closing table, one response before and after GRPO, and what to do next.
-
-    Args:
-        summary: what `write_summary` returned; any of its figures may be absent.
-        folder: of the run.
-        report: the run's report.
-        tensorboard: whether the run wrote TensorBoard's files.
-    """
+    """Print the closing table of `write_summary`'s figures, a response before and after GRPO, and what to do next."""
     if pair := response_pair(folder):
         _show_responses(*pair)
     console.print(f"\n{summary.get('heldout_responses')} responses to held-out stories, temperature 1", style="bold")

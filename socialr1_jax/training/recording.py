@@ -1,19 +1,19 @@
 """Rollouts kept in a file, and read back from it."""
 
 import json
+import math
 import os
-from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-import numpy as np
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, Field, ValidationError
 
-from socialr1_jax.config.command_line import Count
-from socialr1_jax.config.run import ConfigError, RunConfig, load_config
-from socialr1_jax.grpo.rollouts import Phase, Rollouts
+from socialr1_jax.config.loading import load_config
+from socialr1_jax.config.run import RunConfig
+from socialr1_jax.config.sections import ConfigError, Count
+from socialr1_jax.grpo.rollouts import Phase, Rollouts, RolloutSource
 from socialr1_jax.models.qwen3 import Params
 from socialr1_jax.rewards import RewardTerms
 from socialr1_jax.run.checkpoints import first_fault
@@ -80,20 +80,21 @@ def refuse_foreign_rollouts(config: RunConfig) -> None:
 
 
 _Number = Annotated[float, Field(strict=True, ge=-1e30, le=1e30)]
+_Score = Annotated[_Number | None, AfterValidator(lambda x: math.nan if x is None else x)]
 _Token = Annotated[int, Field(strict=True, ge=0, lt=2**31)]
 _LogProb = Annotated[float, Field(strict=True, ge=-1e30, le=0.01)]  # rounding may leave one just above 0
 
 
 class _Terms(BaseModel, extra="forbid"):
-    total: _Number | None
-    format: _Number | None
-    outcome: _Number | None
-    structure: _Number | None
-    content: _Number | None
-    length_window: _Number | None
-    repetition: _Number | None
+    total: _Score
+    format: _Score
+    outcome: _Score
+    structure: _Score
+    content: _Score
+    length_window: _Score
+    repetition: _Score
     weights: dict[str, _Number]
-    extra: dict[str, _Number | None] = {}
+    extra: dict[str, _Score] = {}
     cause: str = ""
 
 
@@ -109,8 +110,8 @@ class _Line(BaseModel):
     replaced: Count
 
 
-class Replay:
-    """The `Source` that reads what a RolloutFile wrote.
+class Replay(RolloutSource):
+    """Reads what a RolloutFile wrote, as the rollouts of a run.
 
     Raises ConfigError naming file, line and field if it does not fit the run.
     """
@@ -145,21 +146,6 @@ class Replay:
     def __call__(self, params: Params, step: int, phase: Phase) -> Rollouts:
         return self.read(step)
 
-    def evaluate(self, params: Params, step: int) -> None:
-        return None
-
-    def metrics(self, steps: int) -> dict[str, float]:
-        return {}
-
-    def records(self, rollouts: Rollouts, advantages_b: np.ndarray) -> Iterator[Mapping[str, Any]]:
-        return iter(())
-
-    def dropped(self, steps: int) -> int:
-        return 0
-
-    def close(self) -> None:
-        pass
-
     def read(self, step: int) -> Rollouts:
         """Return the rollouts of step `step` (from 0)."""
         with self._path.open("rb") as file:
@@ -185,7 +171,7 @@ class Replay:
             prompts=line.prompts,
             prompt_ids=line.prompt_ids,
             completions=[Completion(*row) for row in zip(line.tokens, line.logprobs, line.finish_reason, strict=True)],
-            terms=[_reward_terms(term) for term in line.terms],
+            terms=[RewardTerms(**dict(term)) for term in line.terms],
             replaced=line.replaced,
         )
 
@@ -217,14 +203,6 @@ class Replay:
         return ConfigError(
             f"{self._path} line {step + 1}: not rollouts of a step ({reason}): give a file that save_rollouts wrote"
         )
-
-
-def _reward_terms(line: _Terms) -> RewardTerms:
-    def number(value: Any) -> Any:
-        return float("nan") if value is None else value
-
-    values = {name: number(value) for name, value in line}
-    return RewardTerms(**values | {"extra": {name: number(value) for name, value in line.extra.items()}})
 
 
 def _line_offsets(path: Path) -> list[int]:

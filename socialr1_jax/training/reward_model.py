@@ -17,7 +17,7 @@ from rich.table import Table
 
 from socialr1_jax.config.reward_model import RewardModelConfig
 from socialr1_jax.config.rewards import ContentConfig
-from socialr1_jax.config.run import ConfigError
+from socialr1_jax.config.sections import ConfigError
 from socialr1_jax.data.pairs import Pair, read_pairs
 from socialr1_jax.grpo.optimizer import make_optimizer, make_schedule
 from socialr1_jax.grpo.update import Update, init_state, make_update
@@ -32,7 +32,7 @@ from socialr1_jax.run.console import Bar, console, working
 from socialr1_jax.run.epochs import in_steps
 from socialr1_jax.run.folder import refuse_another_run, wall_seconds
 from socialr1_jax.run.provenance import about_run
-from socialr1_jax.run.run import Run, about_devices, running
+from socialr1_jax.run.run import Run, running, say_devices
 from socialr1_jax.run.summary import peak_rss_bytes
 from socialr1_jax.runtime.files import write_json
 from socialr1_jax.runtime.interrupt import Stop
@@ -41,7 +41,9 @@ from socialr1_jax.runtime.ownership import refuse_foreign_folder
 from socialr1_jax.runtime.processes import is_first, wait_for_all
 from socialr1_jax.runtime.terminal import counted
 from socialr1_jax.training.preferences import bradley_terry, pair_accuracy, preference_metrics, swap_consistency
-from socialr1_jax.weights.hf import files_dtype, init_reward_model, load_hf, random_model, save_reward_model
+from socialr1_jax.weights.hf import init_reward_model, load_hf, random_model
+from socialr1_jax.weights.hf_export import save_reward_model
+from socialr1_jax.weights.hf_folder import files_dtype
 from socialr1_jax.weights.tokenizer_files import load_tokenizer
 
 _MOST_SKIPPED = 5  # updates in a row that were not finite before the run stops
@@ -53,7 +55,7 @@ def train_reward_model(config: RewardModelConfig) -> bool:
 
     Everything goes into `config.output_dir`: metrics.jsonl, checkpoints/, summary.json with the figures on held-out
     pairs, and export/, a Qwen3ForSequenceClassification folder for `rewards.content.model`. A run that has a checkpoint
-    there goes on from it. Raises ConfigError when the folder holds a run of another configuration or the pairs leave
+    there resumes from it. Raises ConfigError when the folder holds a run of another configuration or the pairs leave
     nothing to train or evaluate on, TrainingStopped when five updates in a row were not finite, and what `load_hf` and
     `read_pairs` raise.
     """
@@ -62,7 +64,7 @@ def train_reward_model(config: RewardModelConfig) -> bool:
 
 
 def _train(config: RewardModelConfig, stop: Stop) -> bool:
-    folder, mesh = Path(config.output_dir), jax.sharding.get_mesh()
+    folder = Path(config.output_dir)
     refuse_foreign_folder(folder / "export", "config.json")
     sides = split_by_story(read_pairs(config.data.pairs), config.data.holdout)
     config, about_steps = in_steps(config, len(sides[0]), config.batch.pairs)
@@ -76,8 +78,7 @@ def _train(config: RewardModelConfig, stop: Stop) -> bool:
         train, heldout, dropped = _pairs(config, sides, tokenizer, model.config)
     console.print(f"{counted(len(train), 'pair')} to train on, {len(heldout)} held out, {dropped} dropped as too long")
     backend = working_attention(config.model.attention, config.model.dtype)
-    if jax.default_backend() != "cpu" or mesh.size > 1:
-        console.print(about_devices(mesh, backend))
+    say_devices(backend)
     schedule = make_schedule(config.optimizer, config.steps)
     optimizer = make_optimizer(config.optimizer, schedule)
     update = pair_update(config, model.config, optimizer, backend)
@@ -211,17 +212,9 @@ class PairRows:
 
     def placed(self) -> "PairRows":
         """Return the rows on the devices, split over the context's mesh."""
-        by_row = (self.tokens_bt, self.lengths_b, self.segments)
-        tokens_bt, lengths_b, segments = jax.tree.map(place, by_row)
-        ends_p2, margin_p, real_p = (place(x, P()) for x in (self.ends_p2, self.margin_p, self.real_p))
-        return PairRows(
-            tokens_bt=tokens_bt,
-            lengths_b=lengths_b,
-            segments=segments,
-            ends_p2=ends_p2,
-            margin_p=margin_p,
-            real_p=real_p,
-        )
+        whole: dict[str, Any] = {name: place(getattr(self, name), P()) for name in ("ends_p2", "margin_p", "real_p")}
+        tokens_bt, lengths_b, segments = jax.tree.map(place, (self.tokens_bt, self.lengths_b, self.segments))
+        return PairRows(tokens_bt=tokens_bt, lengths_b=lengths_b, segments=segments, **whole)
 
 
 def pair_batches(pairs: Sequence[PairTokens], config: RewardModelConfig) -> list[PairRows]:

@@ -9,11 +9,11 @@ import jax
 import numpy as np
 from pydantic import BaseModel, TypeAdapter
 
-from socialr1_jax.config.command_line import Count
-from socialr1_jax.config.run import ConfigError, RunConfig
+from socialr1_jax.config.run import RunConfig
+from socialr1_jax.config.sections import ConfigError, Count
 from socialr1_jax.data.prompts import Prompt
 from socialr1_jax.grpo.advantages import flat_groups
-from socialr1_jax.grpo.rollouts import Phase, Rollouts
+from socialr1_jax.grpo.rollouts import Phase, Rollouts, RolloutSource
 from socialr1_jax.models.attention import Backend
 from socialr1_jax.models.qwen3 import Params, Qwen3, Qwen3Config
 from socialr1_jax.questions.accuracy import baseline_figures
@@ -38,8 +38,8 @@ _PLACES = TypeAdapter(dict[Literal["prompts", "spare"], _Place])  # of the two s
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sampler:
-    """The `Source` that samples: prompts in their order, an engine on the newest weights, a scorer.
+class Sampler(RolloutSource):
+    """Samples a run's rollouts: prompts in their order, an engine on the newest weights, a scorer.
 
     `poll` is called between segments and may raise to end the sampling.
     """
@@ -178,7 +178,7 @@ def make_sampler(
         n=config.sampling.group_size,
         seed=config.seed,
         stop_token_ids=stop_token_ids(model, tokenizer),
-        **config.sampling.model_dump(exclude={"group_size", "segment_tokens", "max_rows"}),
+        **config.sampling.draws,
     )
     prompts, spare = prompt_streams(config, questions, tokenizer)
     sets = evaluation_prompts(config, heldout, tokenizer)

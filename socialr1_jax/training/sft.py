@@ -7,7 +7,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from socialr1_jax.config.run import OptimizerConfig, SftConfig
+from socialr1_jax.config.quickstart import SftConfig
+from socialr1_jax.config.run import OptimizerConfig
 from socialr1_jax.data.chat_template import plain_tokens, response_opening
 from socialr1_jax.data.examples import Example
 from socialr1_jax.data.prompts import encode_prompt, question_text, reference_response

@@ -6,7 +6,9 @@ from typing import Any
 
 from jax.sharding import Mesh
 
-from socialr1_jax.config.run import ConfigError, RunConfig, SftConfig
+from socialr1_jax.config.quickstart import SftConfig
+from socialr1_jax.config.run import RunConfig
+from socialr1_jax.config.sections import ConfigError
 from socialr1_jax.data.examples import Example
 from socialr1_jax.models.qwen3 import Qwen3
 from socialr1_jax.run.questions import made_tokenizer

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from socialr1_jax.config.run import RewardConfig
+from socialr1_jax.config.rewards import RewardConfig
 from socialr1_jax.data.examples import Example, normalized
 from socialr1_jax.data.prompts import Prompt
 from socialr1_jax.questions.accuracy import accuracy_figures

@@ -1,20 +1,28 @@
 """Watch a run in training: responses that cannot be scored, drifting rewards, malformed responses."""
 
+import math
+from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from pydantic import TypeAdapter
 
+from socialr1_jax.config.rewards import RewardConfig
 from socialr1_jax.config.run import RunConfig
+from socialr1_jax.config.sections import Count
 from socialr1_jax.data.chat_template import ChatTemplate
 from socialr1_jax.grpo.mismatch import RATIO_ERROR_LIMIT
 from socialr1_jax.grpo.rollouts import Rollouts
+from socialr1_jax.rewards import RewardTerms
+from socialr1_jax.rewards.parsing import parse_response
 from socialr1_jax.rewards.shares import ShareWatch
 from socialr1_jax.rewards.truth_watch import TruthWatch
-from socialr1_jax.training.format_watch import FormatWatch
-from socialr1_jax.training.unscorable import UnscorableWindow
+from socialr1_jax.runtime.terminal import counted
 
 _SHOWN = 50  # responses that the format's faults are counted in
+_BAD_STEPS, _LEAST = 3, 0.02  # steps in a row, and the format rate below which they count
+_STATE = TypeAdapter(list[tuple[Count, dict[str, Count]]])
 
 
 class Watches:
@@ -53,3 +61,82 @@ class Watches:
         """Return why the run must stop after these responses, "" when it need not."""
         self._unscorable.add(rollouts.terms)
         return self._unscorable.problem
+
+
+class UnscorableWindow:
+    """Counts over `rewards.unscorable_window` steps."""
+
+    def __init__(self, config: RewardConfig) -> None:
+        self._config = config
+        # Of each step: number of responses, and those that could not be scored by cause.
+        self._steps: deque[tuple[int, dict[str, int]]] = deque(maxlen=config.unscorable_window)
+
+    def add(self, terms: list[RewardTerms]) -> None:
+        """The responses of one step."""
+        causes = Counter(one.cause or "unknown" for one in terms if math.isnan(one.total))
+        self._steps.append((len(terms), dict(causes)))
+
+    def get_state(self) -> list[Any]:
+        """Return the state as JSON, for a checkpoint."""
+        return [[count, causes] for count, causes in self._steps]
+
+    def set_state(self, state: list[Any]) -> None:
+        """Restores what `get_state` returned. Raises ValidationError for anything else."""
+        self._steps.extend(_STATE.validate_python(state))
+
+    @property
+    def problem(self) -> str:
+        """Return what is wrong, "" as long as the share allowed can still be kept in a whole window."""
+        causes: Counter[str] = Counter()
+        for _, of_step in self._steps:
+            causes.update(of_step)
+        failed, asked = causes.total(), sum(count for count, _ in self._steps)
+        window = self._config.unscorable_window
+        least = failed / (asked / len(self._steps) * window) if asked else 0.0
+        if least <= self._config.most_unscorable:
+            return ""
+        listed = ", ".join(f"{name} {count}" for name, count in causes.most_common())
+        return (
+            f"{failed} of {counted(asked, 'response')} of the last {counted(len(self._steps), 'step')} could "
+            "not be scored"
+            f" ({listed}); rewards.most_unscorable allows {self._config.most_unscorable:.0%} of "
+            f"{window} steps"
+        )
+
+
+class FormatWatch:
+    """Counts steps in a row with nearly no well-formed response, and says why that may be."""
+
+    def __init__(self, template: ChatTemplate) -> None:
+        self._template = template
+        self._bad = self._steps = self._quiet_until = 0
+
+    def __call__(self, format_rate: float, truncated: float, paid: float, texts: Sequence[str]) -> str:
+        """Return a warning after 3 bad steps in a row, at most once while the number of steps doubles; else "".
+
+        `format_rate`, `truncated` and `paid` are the shares of the step's responses that are well formed, were cut at
+        `sampling.max_new_tokens`, and have a reward other than 0; `texts` are some of the responses.
+        """
+        self._steps += 1
+        self._bad = self._bad + 1 if format_rate < _LEAST else 0
+        if self._bad < _BAD_STEPS or self._steps < self._quiet_until:
+            return ""
+        self._quiet_until = 2 * self._steps
+        problems = Counter(problem for text in texts for problem in parse_response(text).problems)
+        common = ", ".join(f"{problem} ({count} of {len(texts)})" for problem, count in problems.most_common(3))
+        likely = (
+            [f"{truncated:.0%} of the responses were cut: raise sampling.max_new_tokens"] if truncated > 0.5 else []
+        )
+        if self._template.kind == "closes":
+            likely.append("the chat template closes empty thoughts in the prompt: take one that leaves thoughts open")
+        likely = likely or ["the model does not know the format: take one that follows instructions, or SFT it first"]
+        effect = (
+            "nearly all rewards are 0 and the run learns nothing"
+            if paid < _LEAST
+            else f"only terms that do not need the format count ({paid:.0%} of the rewards are not 0)"
+        )
+        return (
+            f"in the last {self._bad} steps {format_rate:.1%} of the responses were well formed, so {effect}. "
+            f"What is wrong with them: {common}. Likely causes: {'; '.join(likely)}. "
+            "rollouts.jsonl has the responses"
+        )

@@ -9,7 +9,9 @@ from safetensors import safe_open
 
 from socialr1_jax.models.qwen3 import Qwen3
 from socialr1_jax.runtime.terminal import counted
-from socialr1_jax.weights.hf import HfFolder, fetched, tensors
+from socialr1_jax.weights.declared import tensors
+from socialr1_jax.weights.hf_export import fetched
+from socialr1_jax.weights.hf_folder import HfFolder
 
 
 def folder_sums(source: HfFolder) -> dict[str, str]:
@@ -31,7 +33,7 @@ def model_sums(model: Qwen3, dtype: str | None = None) -> dict[str, str]:
     return {name: _sum(tensor) for name, tensor in fetched(model, list(tensors(model)), dtype)}
 
 
-def compare(source: Mapping[str, str], written: Mapping[str, str]) -> str:
+def compare_sums(source: Mapping[str, str], written: Mapping[str, str]) -> str:
     """Returns a line that says all sums agree; raises ValueError naming every tensor that differs or is missing."""
     differing = [name for name in sorted({*source, *written}) if source.get(name) != written.get(name)]
     if differing:

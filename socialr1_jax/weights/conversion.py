@@ -3,18 +3,16 @@
 Imports no JAX.
 """
 
-from __future__ import annotations
-
 import os
 import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from socialr1_jax.config.command_line import Section
+from socialr1_jax.config.sections import Section
 from socialr1_jax.runtime.terminal import print_error, print_line
 
 _QUIET_SECONDS = 5.0  # between two lines of progress
@@ -32,7 +30,7 @@ class ConvertConfig(Section):
     allow_nonfinite: bool = Field(False, description="convert weights that hold NaN or infinities, too")
 
     @model_validator(mode="after")
-    def _apart(self) -> ConvertConfig:
+    def _apart(self) -> Self:
         source, target = Path(os.path.realpath(self.src)), Path(os.path.realpath(self.dst))
         if target.is_symlink():  # `realpath` stops at a link that leads back to itself
             raise ValueError(f"dst {self.dst} is a link that leads back to itself; give another dst")

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from socialr1_jax.runtime.terminal import printable
+from socialr1_jax.runtime.terminal import first_line
 
 log = logging.getLogger(__name__)
 
@@ -86,7 +86,7 @@ def find_data(name: str, files: Sequence[str], *, revision: str = "main", local_
         except LocalEntryNotFoundError:
             continue
         except Exception as error:  # the hub raises many kinds: no such data set, no access
-            reason = printable((str(error).strip().splitlines() or [type(error).__name__])[0], 300)
+            reason = first_line(error)
             continue
         if any(file.is_file() for pattern in files for file in Path(folder).glob(pattern)):
             return Path(folder)

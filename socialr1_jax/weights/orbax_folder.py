@@ -19,14 +19,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
-from jax.sharding import Mesh, NamedSharding, SingleDeviceSharding
 
-from socialr1_jax.models.qwen3 import Qwen3, Qwen3Config, Weight, check_mesh
+from socialr1_jax.models.qwen3 import Qwen3, Qwen3Config, Weight
 from socialr1_jax.runtime.files import read_json, sha256, whole_folder, write_json
 from socialr1_jax.runtime.mesh import P
-from socialr1_jax.runtime.model_files import file_of, listed
+from socialr1_jax.runtime.model_files import file_of, first_few
 from socialr1_jax.runtime.terminal import printable, shown
-from socialr1_jax.weights.hf import copy_tokenizer_files, map_weights
+from socialr1_jax.weights.declared import abstract_weight, map_weights
+from socialr1_jax.weights.hf_export import copy_tokenizer_files
 from socialr1_jax.weights.tokenizer_files import count_tokens, tokenizer_files
 
 PARAMS, MANIFEST = "params", "manifest.json"
@@ -35,18 +35,6 @@ _VERSION, _VERSION_OF_SEVERAL_DTYPES = 2, 3  # of the manifest
 _CHUNK = 64 << 20
 _DTYPES = ("float32", "bfloat16", "float16")
 Read = Callable[[Weight, int | None, P], jax.Array]  # a declared weight, as for hf.map_weights
-
-
-def save_orbax(model: Qwen3, directory: str | os.PathLike[str]) -> None:
-    """Writes the model's weights in their own dtypes, its configuration and its tokenizer files; all or nothing.
-
-    An existing Orbax folder is replaced; any other non-empty folder raises FileExistsError.
-    """
-    names = jax.tree.leaves(map_weights(model.config, lambda weight, layers, spec: weight.hf_name))
-    arrays = dict(zip(names, jax.tree.leaves(model.params), strict=True))
-    tokenizer = Path(model.source) if model.source else None
-    dtypes = {name: array.dtype.name for name, array in arrays.items()}
-    write_orbax(directory, model.config, dtypes, lambda weight, *_: arrays[weight.hf_name], tokenizer)
 
 
 def write_orbax(
@@ -60,7 +48,9 @@ def write_orbax(
     check: Callable[[], None] = lambda: None,
     say: Callable[[str], None] = lambda name: None,
 ) -> None:
-    """Writes a folder as `save_orbax` does, from weights that `read` gives one at a time.
+    """Write a folder from weights that `read` gives one at a time; it appears whole or not at all.
+
+    An existing Orbax folder is replaced; any other non-empty folder raises FileExistsError.
 
     Args:
         directory: the folder.
@@ -97,13 +87,13 @@ def write_orbax(
         write_json(partial / MANIFEST, {"version": version, "dtype": main, "dtypes": others, "files": sums})
 
 
-def load_orbax(directory: str | os.PathLike[str], mesh: Mesh | None = None, *, tokenizer: bool = True) -> Qwen3:
-    """Reads a folder of `save_orbax` in the dtypes that were saved, onto the first device or a mesh's layout "train".
+def load_orbax(directory: str | os.PathLike[str], *, tokenizer: bool = True) -> Qwen3:
+    """Read a folder of `write_orbax` onto the first device, in the dtypes that were written.
 
     Without `tokenizer` its tokens are not counted: a model to convert, not to sample from.
 
     Raises FileNotFoundError when the folder has no manifest, and ValueError naming the files that are absent, cut or
-    altered or outside the folder, or the sizes that the mesh does not divide.
+    altered or outside the folder.
     """
     folder = Path(os.path.expanduser(directory)).absolute()
     if not folder.is_dir():
@@ -123,22 +113,18 @@ def load_orbax(directory: str | os.PathLike[str], mesh: Mesh | None = None, *, t
         if dtype not in _DTYPES:
             raise ValueError(f"{folder / MANIFEST} has dtype {shown(dtype)}, not one of {', '.join(_DTYPES)}")
     if problems := [fault for name, digest in files.items() if (fault := _fault(folder, name, digest))]:
-        raise ValueError(f"{directory} is damaged, convert it again: {listed(problems)}")
+        raise ValueError(f"{directory} is damaged, convert it again: {first_few(problems)}")
     tokenizer_files(folder)  # an export copies them: one that it must not copy is refused before weights are read
     config = Qwen3Config.from_hf(read_json(folder / "config.json"), source=str(folder / "config.json"))
     items = jax.tree.leaves(map_weights(config, lambda weight, layers, spec: _item(weight)))
     if unlisted := sorted(set(items) - {name.split("/")[1] for name in files if name.startswith(f"{PARAMS}/")}):
-        raise ValueError(f"{folder / MANIFEST} lists no file of {listed(unlisted, ', ')}: convert the folder again")
-    if mesh is not None:
-        check_mesh(config, mesh)
+        raise ValueError(f"{folder / MANIFEST} lists no file of {first_few(unlisted, ', ')}: convert the folder again")
     num_tokens = count_tokens(folder, config.vocab_size) if tokenizer else config.vocab_size
     with ocp.StandardCheckpointer() as checkpointer:
 
         def read(weight: Weight, layers: int | None, spec: P) -> jax.Array:
-            sharding = SingleDeviceSharding(jax.devices()[0]) if mesh is None else NamedSharding(mesh, spec)
-            shape = weight.shape if layers is None else (layers, *weight.shape)
             dtype = np.dtype(jnp.dtype(dtypes.get(weight.hf_name, manifest["dtype"])))
-            abstract = jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
+            abstract = abstract_weight(weight, layers, spec, None, dtype)
             place = folder / PARAMS / _item(weight)
             try:
                 return checkpointer.restore(place, {"weight": abstract})["weight"]

@@ -1,7 +1,5 @@
 """Load the tokenizer of a model folder; one line says what is wrong with its files. Imports no JAX."""
 
-from __future__ import annotations
-
 import logging
 import os
 import tempfile

@@ -20,10 +20,11 @@ from urllib.parse import quote
 import pytest
 from judge_server import graded_reply
 
-from socialr1_jax.config.command_line import load_config
 from socialr1_jax.config.evaluation import EvaluateConfig
+from socialr1_jax.config.loading import load_config
 from socialr1_jax.config.rewards import StructureConfig
-from socialr1_jax.config.run import ConfigError, RunConfig
+from socialr1_jax.config.run import RunConfig
+from socialr1_jax.config.sections import ConfigError
 from socialr1_jax.evaluation.rescore import rescore
 from socialr1_jax.evaluation.respondents import Asked, Endpoint
 from socialr1_jax.evaluation.task import BenchmarkError

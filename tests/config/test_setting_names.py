@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from socialr1_jax.config.command_line import names_of
-from socialr1_jax.config.run import ConfigError, RunConfig, load_config
+from socialr1_jax.config.loading import load_config, names_of
+from socialr1_jax.config.run import RunConfig
+from socialr1_jax.config.sections import ConfigError
 from socialr1_jax.config.setting_names import ABSENT, NAMES, absent_reason, known_name
 
 OURS = set(names_of(RunConfig))

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from socialr1_jax.config.command_line import to_yaml
-from socialr1_jax.config.run import ConfigError, RunConfig, load_config
+from socialr1_jax.config.loading import load_config, to_yaml
+from socialr1_jax.config.run import RunConfig
+from socialr1_jax.config.sections import ConfigError
 
 BASE = {"model": {"random": "nano"}, "data": {"train": "q.jsonl"}, "cold_start": 3}
 JUDGE = {"rewards": {"structure": {"judge": "endpoint", "model": "m", "base_url": "http://x/v1"}}}

@@ -9,8 +9,8 @@ import pytest
 from toys import changed, lines
 from transformers import AutoTokenizer
 
-from socialr1_jax.config.command_line import load_config
 from socialr1_jax.config.evaluation import EvaluateConfig
+from socialr1_jax.config.loading import load_config
 from socialr1_jax.config.pairs import PairsConfig
 from socialr1_jax.config.run import DoctorConfig
 from socialr1_jax.data.chat_template import chat_tokens, read_template, response_opening
@@ -27,7 +27,7 @@ from socialr1_jax.rewards.scoring import ScoreConfig, score_file
 from socialr1_jax.sampling import Completion
 from socialr1_jax.sampling.text import decode_responses
 from socialr1_jax.training import build_pairs, grpo
-from socialr1_jax.training.format_watch import FormatWatch
+from socialr1_jax.training.watches import FormatWatch
 
 HEADER = "'<|im_start|>assistant\\n'"
 THOUGHTS_DROPPED = "(message.content.split('</think>')[-1] if message.role == 'assistant' else message.content)"

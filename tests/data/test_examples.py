@@ -12,7 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from socialr1_jax.data import tables
-from socialr1_jax.data.examples import Example, gold_letter, parse_files, parse_options, read_examples
+from socialr1_jax.data.examples import Example
+from socialr1_jax.data.options import gold_letter, parse_options
+from socialr1_jax.data.question_files import parse_files, read_examples
 from socialr1_jax.data.tables import DataError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -535,7 +537,7 @@ def test_hub_offline(monkeypatch, tmp_path):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(DataError, match="owner/stories: no such file here, and the hub dataset could not be had"):
-        tables.read_rows("owner/stories")
+        tables.read_all_rows("owner/stories")
 
 
 # ---------------------------------------------------------------------------------------------------------- real files
@@ -577,7 +579,7 @@ def test_simpletom_and_tombench():
 
 def test_reading_questions_needs_no_jax():
     code = (
-        "import sys, socialr1_jax.data.examples, socialr1_jax.questions.pipeline\n"
+        "import sys, socialr1_jax.data.question_files, socialr1_jax.questions.pipeline\n"
         "print(sorted({'jax', 'grain', 'torch', 'transformers'} & set(sys.modules)))"
     )
     done = subprocess.run(

@@ -12,10 +12,11 @@ import pytest
 
 from socialr1_jax.config.pairs import PairsConfig
 from socialr1_jax.data.evaluation_sets import refuse_evaluation_sets
-from socialr1_jax.data.examples import Example, parse_options
+from socialr1_jax.data.examples import Example
+from socialr1_jax.data.options import parse_options
 from socialr1_jax.data.pairs import read_pairs
 from socialr1_jax.data.prompts import encode_prompt, question_text
-from socialr1_jax.data.tables import DataError, read_rows
+from socialr1_jax.data.tables import DataError, read_all_rows
 from socialr1_jax.data.tokenizer import SPECIAL_TOKENS, build_tokenizer
 from socialr1_jax.evaluation.respondents import LocalModel
 from socialr1_jax.evaluation.task import BenchmarkError
@@ -364,7 +365,7 @@ def test_a_file_that_cannot_be_looked_at_is_one_line(tmp_path, monkeypatch, name
     monkeypatch.setattr(Path, "stat", lambda path, **kw: denied(path) if "denied" in path.parts else stat(path, **kw))
     monkeypatch.chdir(tmp_path)
     for source in (name, str(tmp_path / name)):
-        for read in (read_rows, read_pairs, lambda file: open_questions([file])):
+        for read in (read_all_rows, read_pairs, lambda file: open_questions([file])):
             with pytest.raises(DataError) as refused:
                 read(source)
             assert str(refused.value).startswith(source)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from socialr1_jax.data.examples import read_examples
 from socialr1_jax.data.layouts import LAYOUTS, lettered_columns, recognise
+from socialr1_jax.data.question_files import read_examples
 from socialr1_jax.data.tables import DataError
 from socialr1_jax.questions.sources import open_questions
 from socialr1_jax.stories.stories import generate_stories

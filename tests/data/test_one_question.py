@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from socialr1_jax.data.one_question import picked_question, typed_question
 from socialr1_jax.data.prompts import encode_prompt, question_text
+from socialr1_jax.data.question_files import picked_question, typed_question
 from socialr1_jax.data.tokenizer import build_tokenizer
 
 ROWS = [

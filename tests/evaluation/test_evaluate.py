@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from socialr1_jax.chat.answers import Reply
-from socialr1_jax.config.command_line import load_config
 from socialr1_jax.config.evaluation import TASKS, EvaluateConfig
-from socialr1_jax.config.run import ConfigError
+from socialr1_jax.config.loading import load_config
+from socialr1_jax.config.sections import ConfigError
 from socialr1_jax.evaluation import evaluate as whole
 from socialr1_jax.evaluation.baselines import baselines
 from socialr1_jax.evaluation.card import card_example, card_request

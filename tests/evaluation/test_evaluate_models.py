@@ -8,9 +8,9 @@ from test_evaluate import TOY, loopback
 from test_sotopia import written
 from test_sotopia_judging import GOOD, coded, verdict
 
-from socialr1_jax.config.command_line import load_config
 from socialr1_jax.config.evaluation import EvaluateConfig
-from socialr1_jax.config.run import ConfigError
+from socialr1_jax.config.loading import load_config
+from socialr1_jax.config.sections import ConfigError
 from socialr1_jax.data.tokenizer import build_tokenizer
 from socialr1_jax.evaluation import evaluate as whole
 from socialr1_jax.evaluation.respondents import Asked, LocalModel
@@ -20,7 +20,8 @@ from socialr1_jax.evaluation.task import BenchmarkError
 from socialr1_jax.grpo import token_logprobs
 from socialr1_jax.run import checkpoints
 from socialr1_jax.run import weights as run_weights
-from socialr1_jax.weights.hf import load_hf, random_model, save_hf
+from socialr1_jax.weights.hf import load_hf, random_model
+from socialr1_jax.weights.hf_export import save_hf
 
 WORDS = ["You are the first agent. Turn #1: a S said something.", "Reply with one JSON object: action_type, argument."]
 

@@ -9,8 +9,8 @@ from test_evaluate import loopback
 from test_sotopia import act, after, setting, written
 from test_sotopia_judging import verdict
 
-from socialr1_jax.config.command_line import load_config
 from socialr1_jax.config.evaluation import EvaluateConfig
+from socialr1_jax.config.loading import load_config
 from socialr1_jax.evaluation import evaluate as whole
 from socialr1_jax.evaluation.sotopia.judging import DIMENSIONS, judge_messages
 from socialr1_jax.evaluation.sotopia.official import judge_schema

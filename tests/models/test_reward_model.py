@@ -20,7 +20,8 @@ from socialr1_jax.models.qwen3 import Qwen3Config, init_params
 from socialr1_jax.models.reward_model import RewardModel, reward_scores
 from socialr1_jax.models.text_bins import Unit, bin_width, fill_bins, lay_out
 from socialr1_jax.rewards.content_model import ContentModel, content_prompts, load_content_model
-from socialr1_jax.weights.hf import init_reward_model, load_reward_model, save_reward_model
+from socialr1_jax.weights.hf import init_reward_model, load_reward_model
+from socialr1_jax.weights.hf_export import save_reward_model
 
 PAD = 7
 TOLERANCE = 2e-4  # of float32 scalars against transformers', from the issue

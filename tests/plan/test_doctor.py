@@ -18,7 +18,8 @@ import numpy as np
 import pytest
 from judge_server import JudgeServer
 
-from socialr1_jax.config.run import DoctorConfig, load_config, save_config
+from socialr1_jax.config.loading import load_config, save_config
+from socialr1_jax.config.run import DoctorConfig
 from socialr1_jax.plan import doctor
 from socialr1_jax.run.console import console, print_finding
 
@@ -44,7 +45,8 @@ def model(tmp_path_factory):
     from socialr1_jax.models.qwen3 import Qwen3
     from socialr1_jax.models.shapes import SHAPES
     from socialr1_jax.stories.stories import generate_stories
-    from socialr1_jax.weights.hf import map_weights, save_hf
+    from socialr1_jax.weights.declared import map_weights
+    from socialr1_jax.weights.hf_export import save_hf
 
     folder = tmp_path_factory.mktemp("doctor")
     stories = generate_stories(12, seed=0, options=3, max_events=5)

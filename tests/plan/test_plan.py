@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from socialr1_jax.config.run import PlanConfig, load_config
+from socialr1_jax.config.loading import load_config
+from socialr1_jax.config.run import PlanConfig
 from socialr1_jax.models.arithmetic import Cost
 from socialr1_jax.plan.advice import advice
 from socialr1_jax.plan.plan import DoesNotFit, Phase, Plan

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from socialr1_jax.config.run import ConfigError, RunConfig
+from socialr1_jax.config.run import RunConfig
+from socialr1_jax.config.sections import ConfigError
 from socialr1_jax.data.examples import Example
 from socialr1_jax.data.twins import twin_groups, whole_groups
 from socialr1_jax.questions.accuracy import accuracy_figures, baseline_figures

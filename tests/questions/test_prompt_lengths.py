@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from socialr1_jax.config.run import ConfigError, DoctorConfig, RunConfig
+from socialr1_jax.config.run import DoctorConfig, RunConfig
+from socialr1_jax.config.sections import ConfigError
 from socialr1_jax.data.prompts import encode_prompt, question_text
 from socialr1_jax.data.tokenizer import build_tokenizer
 from socialr1_jax.plan.doctor import examine

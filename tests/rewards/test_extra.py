@@ -5,8 +5,10 @@ import re
 import pytest
 import yaml
 
-from socialr1_jax.config.command_line import to_yaml
-from socialr1_jax.config.run import ConfigError, RewardConfig, RunConfig, load_config
+from socialr1_jax.config.loading import load_config, to_yaml
+from socialr1_jax.config.rewards import RewardConfig
+from socialr1_jax.config.run import RunConfig
+from socialr1_jax.config.sections import ConfigError
 from socialr1_jax.rewards.extra import extra_rewards, load_extras
 
 RECORDS = [

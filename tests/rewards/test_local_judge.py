@@ -8,7 +8,7 @@ import shutil
 import jax
 import pytest
 
-from socialr1_jax.config.run import StructureConfig
+from socialr1_jax.config.rewards import StructureConfig
 from socialr1_jax.rewards import local_judge
 from socialr1_jax.rewards.judges import make_judge
 from socialr1_jax.runtime.mesh import make_mesh

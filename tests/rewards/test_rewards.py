@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from socialr1_jax.config.run import ContentConfig, RewardConfig, Schedule
+from socialr1_jax.config.rewards import ContentConfig, RewardConfig, Schedule
 from socialr1_jax.data.examples import Example
 from socialr1_jax.rewards import Scorer, social_r1_reward
 from socialr1_jax.rewards.rules_judge import judge_thoughts

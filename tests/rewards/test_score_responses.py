@@ -10,7 +10,7 @@ import pytest
 from judge_server import JudgeServer
 
 from socialr1_jax.config.rewards import RewardConfig
-from socialr1_jax.data.examples import read_examples
+from socialr1_jax.data.question_files import read_examples
 from socialr1_jax.rewards import judge_thoughts, social_r1_reward
 from socialr1_jax.rewards.scorer import Scorer
 

@@ -7,11 +7,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from socialr1_jax.config.run import RewardConfig
+from socialr1_jax.config.rewards import RewardConfig
 from socialr1_jax.data.examples import Example
 from socialr1_jax.rewards import JudgeRefused, RewardTerms, Scorer, Verdict, social_r1_reward
 from socialr1_jax.rewards.shares import ShareWatch, variance_shares
-from socialr1_jax.training.unscorable import UnscorableWindow
+from socialr1_jax.training.watches import UnscorableWindow
 
 EXAMPLE = Example(
     id="7", story="Anna left.", question="Who knows?", options=("Anna", "Ben"), answer="B", meta={"k": "v"}

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from socialr1_jax.config.run import ConfigError, RunConfig
+from socialr1_jax.config.run import RunConfig
+from socialr1_jax.config.sections import ConfigError
 from socialr1_jax.data.tables import DataError
 from socialr1_jax.questions.sources import open_questions
 from socialr1_jax.run.questions import cold_start_questions, read_run_questions

@@ -9,7 +9,11 @@ from types import SimpleNamespace
 import jax.numpy as jnp
 import pytest
 
-from socialr1_jax.config.run import CheckpointConfig, ConfigError, RewardConfig, RunConfig, load_config, parse_args
+from socialr1_jax.config.command_line import parse_args
+from socialr1_jax.config.loading import load_config
+from socialr1_jax.config.rewards import RewardConfig
+from socialr1_jax.config.run import CheckpointConfig, RunConfig
+from socialr1_jax.config.sections import ConfigError
 from socialr1_jax.grpo.update import TrainState
 from socialr1_jax.report import write_report
 from socialr1_jax.rewards.shares import ShareWatch
@@ -17,7 +21,7 @@ from socialr1_jax.run.checkpoints import CheckpointError, Checkpoints, _sums, fa
 from socialr1_jax.run.weights import find_checkpoint, load_policy
 from socialr1_jax.training.recording import Replay
 from socialr1_jax.training.sampler import Sampler
-from socialr1_jax.training.unscorable import UnscorableWindow
+from socialr1_jax.training.watches import UnscorableWindow
 
 NEEDED = ("model.path=m", "data.train=d")
 

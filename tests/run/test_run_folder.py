@@ -5,8 +5,11 @@ import re
 
 import pytest
 
+from socialr1_jax.config.loading import load_config, save_config
+from socialr1_jax.config.quickstart import QuickstartConfig
 from socialr1_jax.config.reward_model import RewardModelConfig
-from socialr1_jax.config.run import ConfigError, QuickstartConfig, RunConfig, load_config, save_config
+from socialr1_jax.config.run import RunConfig
+from socialr1_jax.config.sections import ConfigError
 from socialr1_jax.run.epochs import in_steps, steps_of
 from socialr1_jax.run.folder import (
     forget_functions,

@@ -13,8 +13,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from socialr1_jax import Qwen3, Qwen3Config, SamplingParams, generate, load_hf, save_hf
-from socialr1_jax.data.one_question import typed_question
 from socialr1_jax.data.prompts import encode_prompt
+from socialr1_jax.data.question_files import typed_question
 from socialr1_jax.data.tokenizer import build_tokenizer
 from socialr1_jax.models.qwen3 import init_params
 from socialr1_jax.runtime.terminal import readable

@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from socialr1_jax import load_hf, save_hf
-from socialr1_jax.config.run import ConfigError, RunConfig, load_config, save_config
+from socialr1_jax.config.loading import load_config, save_config
+from socialr1_jax.config.run import RunConfig
+from socialr1_jax.config.sections import ConfigError
 from socialr1_jax.runtime.files import whole_folder, write_whole
 from socialr1_jax.training.grpo import train_grpo
 

@@ -18,11 +18,11 @@ import pytest
 
 from socialr1_jax import Qwen3, Qwen3Config, SamplingParams, load_hf, save_hf
 from socialr1_jax.config import stories as story_config
-from socialr1_jax.config.command_line import load_config
+from socialr1_jax.config.loading import load_config
 from socialr1_jax.config.pairs import MatchingConfig, PairsConfig
-from socialr1_jax.config.run import ConfigError
+from socialr1_jax.config.sections import ConfigError
 from socialr1_jax.data import pairs as pairs_module
-from socialr1_jax.data.pairs import STAGES, Scored, match_pairs, read_pairs
+from socialr1_jax.data.pairs import STAGES, ScoredText, match_pairs, read_pairs
 from socialr1_jax.data.prompts import encode_prompt, question_text
 from socialr1_jax.data.tables import DataError
 from socialr1_jax.data.tokenizer import build_tokenizer
@@ -35,7 +35,8 @@ from socialr1_jax.sampling import Engine
 from socialr1_jax.stories.corruptions import KINDS, corruption_pairs
 from socialr1_jax.stories.stories import generate_stories
 from socialr1_jax.training import build_pairs as module
-from socialr1_jax.training.build_pairs import segments
+from socialr1_jax.training import pair_scores, pair_work_file
+from socialr1_jax.training.pair_scores import segments
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "build_pairs.py"
 DRAWN = ("sampling.group_size=4", "sampling.max_new_tokens=8")  # one size for all, so that it is compiled once
@@ -146,11 +147,11 @@ def test_segments_are_the_words_of_each_stage():
     assert segments("Hm.") == {}
 
 
-def scored(*texts: tuple[str, str, float]) -> list[Scored]:
-    return [Scored(sample=i, stage=s, text=t, score=x, scored="whole") for i, (s, t, x) in enumerate(texts)]
+def scored(*texts: tuple[str, str, float]) -> list[ScoredText]:
+    return [ScoredText(sample=i, stage=s, text=t, score=x, scored="whole") for i, (s, t, x) in enumerate(texts)]
 
 
-def matched(texts: list[Scored], seed: int = 0, **settings):
+def matched(texts: list[ScoredText], seed: int = 0, **settings):
     return match_pairs(texts, MatchingConfig(**settings), "q", "Anna left.", "Where?", seed, {"judge": "hand"})
 
 
@@ -682,9 +683,9 @@ def test_dry_run_says_how_much_work_it_is(capsys, main):
 
 
 def test_every_field_has_an_effect():
-    text = "".join(Path(m.__file__).read_text() for m in (module, pairs_module, story_config))
-    whole = re.findall(r"\.(\w+)\.model_dump\(", text)
-    assert "sampling" in whole
+    modules = (module, pair_scores, pair_work_file, pairs_module, story_config)
+    text = "".join(Path(m.__file__).read_text() for m in modules)
+    assert "**config.sampling.draws" in text
     for section in (PairsConfig, *(type(PairsConfig.model_fields[n].default) for n in ("matching", "corruptions"))):
         for name in section.model_fields:
             assert re.search(rf"\.{name}\b(?!\()", text), name

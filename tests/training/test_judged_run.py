@@ -10,7 +10,9 @@ import pytest
 from judge_server import JudgeServer
 from toys import changed, lines, steps_of
 
-from socialr1_jax.config.run import ConfigError, RunConfig, save_config
+from socialr1_jax.config.loading import save_config
+from socialr1_jax.config.run import RunConfig
+from socialr1_jax.config.sections import ConfigError
 from socialr1_jax.rewards import ParsedResponse, RewardTerms, scorer
 from socialr1_jax.rewards.judge_probe import THOUGHTS
 from socialr1_jax.run.run import TrainingStopped

@@ -12,7 +12,9 @@ import pytest
 from safetensors.numpy import load_file
 from toys import toy
 
-from socialr1_jax.config.run import ConfigError, DistributedConfig, RunConfig, save_config
+from socialr1_jax.config.loading import save_config
+from socialr1_jax.config.run import DistributedConfig, RunConfig
+from socialr1_jax.config.sections import ConfigError
 from socialr1_jax.run.run import join
 from socialr1_jax.runtime.processes import in_cluster
 from socialr1_jax.training.quickstart import run_quickstart

@@ -24,7 +24,9 @@ from judge_server import JudgeServer
 from toys import lines
 
 from socialr1_jax import load_hf
-from socialr1_jax.config.run import CheckpointConfig, ConfigError, RunConfig, load_config
+from socialr1_jax.config.loading import load_config
+from socialr1_jax.config.run import CheckpointConfig, RunConfig
+from socialr1_jax.config.sections import ConfigError
 from socialr1_jax.grpo.update import TrainState
 from socialr1_jax.report.metric_lines import metric_line
 from socialr1_jax.rewards import ParsedResponse, scorer

@@ -13,9 +13,10 @@ import optax
 import pytest
 import yaml
 
+from socialr1_jax.config.loading import load_config
 from socialr1_jax.config.reward_model import RewardModelConfig
 from socialr1_jax.config.rewards import ContentConfig
-from socialr1_jax.config.run import ConfigError, load_config
+from socialr1_jax.config.sections import ConfigError
 from socialr1_jax.data.pairs import Pair, write_pairs
 from socialr1_jax.data.tokenizer import build_tokenizer
 from socialr1_jax.models.qwen3 import Qwen3, Qwen3Config, init_params
@@ -29,7 +30,8 @@ from socialr1_jax.training.reward_model import (
     split_by_story,
     train_reward_model,
 )
-from socialr1_jax.weights.hf import files_dtype, save_hf
+from socialr1_jax.weights.hf_export import save_hf
+from socialr1_jax.weights.hf_folder import files_dtype
 
 ROOT = Path(__file__).parents[2]
 NAMES, PLACES = ("Anna", "Ben", "Cleo", "Dan"), ("box", "bag", "tin", "pot")

@@ -15,7 +15,9 @@ from faults import reseal
 from toys import changed, steps_of, timeless
 
 from socialr1_jax import load_hf, save_hf
-from socialr1_jax.config.run import ConfigError, RunConfig, load_config, save_config
+from socialr1_jax.config.loading import load_config, save_config
+from socialr1_jax.config.run import RunConfig
+from socialr1_jax.config.sections import ConfigError
 from socialr1_jax.grpo.rollouts import Rollouts
 from socialr1_jax.grpo.step import GrpoStep, make_step, reference_weights
 from socialr1_jax.grpo.update import init_state
@@ -27,7 +29,8 @@ from socialr1_jax.sampling import Completion
 from socialr1_jax.training import grpo
 from socialr1_jax.training import validation as evaluation
 from socialr1_jax.training.recording import Replay, RolloutFile
-from socialr1_jax.weights.hf import init_reward_model, save_reward_model
+from socialr1_jax.weights.hf import init_reward_model
+from socialr1_jax.weights.hf_export import save_reward_model
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 WEIGHTS = {"outcome": 1.0, "structure": 2.0, "content": 0.0, "tau": 1.0}

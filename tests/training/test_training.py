@@ -16,8 +16,10 @@ from jax.sharding import NamedSharding
 from toys import lines, timeless, toy
 
 from socialr1_jax import load_hf
-from socialr1_jax.config.run import ConfigError, OptimizerConfig, RunConfig, TrackingConfig, load_config
-from socialr1_jax.data.examples import read_examples
+from socialr1_jax.config.loading import load_config
+from socialr1_jax.config.run import OptimizerConfig, RunConfig, TrackingConfig
+from socialr1_jax.config.sections import ConfigError
+from socialr1_jax.data.question_files import read_examples
 from socialr1_jax.grpo.optimizer import make_optimizer, make_schedule
 from socialr1_jax.grpo.packing import Rows, micro_batches, pack_rows
 from socialr1_jax.grpo.update import init_state, make_update

@@ -23,18 +23,21 @@ from huggingface_hub.errors import (
     LocalEntryNotFoundError,
     RepositoryNotFoundError,
 )
+from orbax_folders import save_orbax
 from pydantic import Field
 from safetensors.torch import load_file, save_file
 
 from socialr1_jax import load_hf, save_hf
-from socialr1_jax.config.command_line import FreeText, Section, Sources, TextMap, load_config
+from socialr1_jax.config.loading import load_config
+from socialr1_jax.config.sections import FreeText, Section, Sources, TextMap
 from socialr1_jax.data.tokenizer import build_tokenizer
 from socialr1_jax.models.qwen3_config import Qwen3Config
 from socialr1_jax.runtime.files import whole_folder
 from socialr1_jax.sampling.text import stop_token_ids
-from socialr1_jax.weights.hf import files_dtype, load_reward_model, local_folder, open_hf, random_model
+from socialr1_jax.weights.hf import load_reward_model, random_model
+from socialr1_jax.weights.hf_folder import files_dtype, local_folder, open_hf
 from socialr1_jax.weights.hub import cached_folder, find_snapshot
-from socialr1_jax.weights.orbax_folder import load_orbax, save_orbax
+from socialr1_jax.weights.orbax_folder import load_orbax
 from socialr1_jax.weights.tokenizer_files import count_tokens, load_tokenizer
 
 ROW = np.array([3, 1, 4, 1, 5, 9, 2, 6])

@@ -13,12 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+from orbax_folders import save_orbax
 
 from socialr1_jax import Qwen3, Qwen3Config, load_hf, save_hf
 from socialr1_jax.data.tokenizer import build_tokenizer
 from socialr1_jax.runtime.files import whole_folder
-from socialr1_jax.weights.hf import map_weights
-from socialr1_jax.weights.orbax_folder import load_orbax, save_orbax
+from socialr1_jax.weights.declared import map_weights
+from socialr1_jax.weights.orbax_folder import load_orbax
 
 CONVERT = Path(__file__).resolve().parents[2] / "convert"
 
@@ -334,7 +335,9 @@ def test_a_killed_export_leaves_the_old_folder_and_goes_on(source, orbax, tmp_pa
     target = tmp_path / "back"
     save_hf(load_hf(source), target, max_file_bytes=4000)
     before = contents(target)
-    killed_in_the_middle("orbax_to_hf", "socialr1_jax.weights.hf", "save_file", orbax, target, "--max_file_bytes", 4000)
+    killed_in_the_middle(
+        "orbax_to_hf", "socialr1_jax.weights.hf_export", "save_file", orbax, target, "--max_file_bytes", 4000
+    )
     assert contents(target) == before
     left = {file.name: file.stat().st_ino for file in (tmp_path / ".back.partial").glob("*.safetensors")}
     assert len(left) == 3

@@ -314,7 +314,7 @@ def test_a_tied_model_with_a_head_but_no_embedding_names_the_embedding(tiny_mode
 
 def test_blocks_of_a_few_rows_load_the_same(tiny, monkeypatch):
     expected = load_hf(tiny.folder).params
-    monkeypatch.setattr("socialr1_jax.weights.hf._BLOCK", 3 * 64 * 4)  # three rows of 64 float32
+    monkeypatch.setattr("socialr1_jax.weights.hf_folder._BLOCK", 3 * 64 * 4)  # three rows of 64 float32
     jax.tree.map(np.testing.assert_array_equal, load_hf(tiny.folder).params, expected)
 
 
@@ -333,7 +333,7 @@ def test_a_full_disk_leaves_the_old_folder(tiny_jax, tmp_path, monkeypatch):
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("socialr1_jax.weights.hf.save_file", full)
+    monkeypatch.setattr("socialr1_jax.weights.hf_export.save_file", full)
     with pytest.raises(OSError, match="No space left"):
         save_hf(tiny_jax, tmp_path / "export")
     assert {path.name: path.read_bytes() for path in (tmp_path / "export").iterdir()} == before

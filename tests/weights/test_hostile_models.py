@@ -16,6 +16,7 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 import pytest
+from orbax_folders import save_orbax
 from safetensors.numpy import load_file, save_file
 
 import socialr1_jax
@@ -23,7 +24,7 @@ from socialr1_jax import Qwen3, Qwen3Config, load_hf, save_hf
 from socialr1_jax.data.tokenizer import build_tokenizer
 from socialr1_jax.models.qwen3 import init_params
 from socialr1_jax.sampling.text import stop_token_ids
-from socialr1_jax.weights.orbax_folder import load_orbax, save_orbax
+from socialr1_jax.weights.orbax_folder import load_orbax
 
 ROOT = Path(socialr1_jax.__file__).resolve().parents[1]
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -287,7 +288,7 @@ def test_no_script_runs_without_a_tokenizer(script, lose, scripts, folder, tmp_p
 @pytest.mark.parametrize("lose", LOST)
 def test_no_model_answers_or_judges_without_a_tokenizer(lose, folder):
     from socialr1_jax.config.evaluation import EvaluateConfig
-    from socialr1_jax.config.run import StructureConfig
+    from socialr1_jax.config.rewards import StructureConfig
     from socialr1_jax.evaluation.respondents import LocalModel
     from socialr1_jax.rewards.judges import make_judge
 

@@ -15,7 +15,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from socialr1_jax.data.examples import LETTERS, parse_options
+from socialr1_jax.data.examples import LETTERS
+from socialr1_jax.data.options import parse_options
 from socialr1_jax.evaluation.card import card_grade, card_request
 from socialr1_jax.evaluation.task import (
     GREEDY,

@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from socialr1_jax.data.evaluation_sets import EVALUATION_SETS
-from socialr1_jax.data.examples import LETTERS, gold_letter, parse_options
+from socialr1_jax.data.examples import LETTERS
+from socialr1_jax.data.options import gold_letter, parse_options
 from socialr1_jax.data.tables import listed
 from socialr1_jax.evaluation.card import card_grade, card_request
 from socialr1_jax.evaluation.task import (

@@ -15,8 +15,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from socialr1_jax.config.command_line import scalar_text
-from socialr1_jax.data.examples import gold_letter, parse_options
+from socialr1_jax.config.sections import scalar_text
+from socialr1_jax.data.options import gold_letter, parse_options
 from socialr1_jax.data.tables import BadRow, DataError, file_rows, listed, nearest, refuse_half_characters
 from socialr1_jax.evaluation.card import card_grade, card_request, published_grade
 from socialr1_jax.evaluation.task import (

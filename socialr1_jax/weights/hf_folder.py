@@ -1,0 +1,377 @@
+"""Read a Hugging Face folder: every header first, so that all that is wrong is reported before any weight is read."""
+
+import json
+import logging
+import math
+import os
+import re
+from collections.abc import Collection, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from safetensors import SafetensorError, safe_open
+
+from socialr1_jax.models.qwen3 import Qwen3Config, Weight, check_mesh
+from socialr1_jax.runtime.files import read_json
+from socialr1_jax.runtime.mesh import P
+from socialr1_jax.runtime.model_files import file_of, first_few
+from socialr1_jax.runtime.ownership import TOKENIZER_FILES
+from socialr1_jax.runtime.terminal import first_line, shown
+from socialr1_jax.weights.declared import abstract_weight, expected_shapes, map_weights, tensor_names
+from socialr1_jax.weights.hub import find_snapshot, is_hub_id
+from socialr1_jax.weights.tokenizer_files import tokenizer_files
+
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
+_BLOCK = 8 << 20  # bytes of a file that are mapped, copied and checked together
+_READERS = min(8, os.cpu_count() or 1)  # threads
+_DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
+_BUFFER = re.compile(r"(^|\.)rotary_emb\.(original_)?inv_freq$")  # old files hold what rope_theta says already
+log = logging.getLogger(__name__)
+
+
+def open_hf(
+    path: str | os.PathLike[str],
+    mesh: Mesh | None = None,
+    dtype: str | None = None,
+    *,
+    scalar_head: bool = False,
+    ignore_fields: Collection[str] = (),
+) -> "HfFolder":
+    """Check a folder's configuration and headers without reading weights; arguments and errors as of `load_hf`.
+
+    `scalar_head`: a reward model is wanted. The other kind raises ValueError.
+    """
+    if dtype not in (None, *_DTYPES.values()):
+        raise ValueError(f"dtype {dtype!r} is not one of {', '.join(_DTYPES.values())} or None")
+    folder = local_folder(path)
+    raw = read_json(folder / "config.json")
+    config = Qwen3Config.from_hf(raw, str(folder / "config.json"), ignore_fields)
+    if config.scalar_head != scalar_head:
+        found, reader = (
+            ("a reward model", "load_reward_model") if config.scalar_head else ("a language model", "load_hf")
+        )
+        fix = "" if config.scalar_head else ", and scripts/train_reward_model.py makes a reward model of it"
+        raise ValueError(
+            f"{folder / 'config.json'}: architectures {shown(raw.get('architectures'))} is {found}: {reader} reads it"
+            f"{fix}"
+        )
+    if mesh is not None:
+        check_mesh(config, mesh)
+    tokenizer_files(folder)  # an export copies them: one that it must not copy is refused before weights are read
+    source = HfFolder(folder, config, _find_tensors(folder, config), dtype, mesh)
+    source.dtypes()  # raises where the layers of a weight differ
+    return source
+
+
+@dataclass(frozen=True)
+class HfFolder:
+    """A checked Hugging Face folder that hands out one declared weight at a time."""
+
+    folder: Path
+    config: Qwen3Config
+    places: Mapping[str, "_Place"]  # by declared tensor name
+    dtype: str | None  # of the arrays that `read` gives; None: each weight's own
+    mesh: Mesh | None
+    # Tensors with NaN or infinities in what was read so far, and of these the ones that the files hold as numbers.
+    nonfinite: set[str] = field(default_factory=set)
+    too_large: set[str] = field(default_factory=set)
+
+    @property
+    def files(self) -> list[str]:
+        """The names of the files that hold the weights."""
+        return sorted({place.file for place in self.places.values()})
+
+    def dtypes(self) -> dict[str, str]:
+        """Return the dtype of what `read` gives, by the weights' Hugging Face names.
+
+        Raises ValueError naming every weight whose layers have different dtypes when none is asked for.
+        """
+        kinds: dict[str, str] = {}
+        mixed: list[str] = []
+
+        def add(weight: Weight, layers: int | None, spec: P) -> None:
+            stored = sorted({self.places[name].dtype.name for name in tensor_names(weight, layers)})
+            kinds[weight.hf_name] = self.dtype or stored[0]
+            if len(stored) > 1 and self.dtype is None:
+                mixed.append(f"{weight.hf_name.replace('{i}', '*')} ({', '.join(stored)})")
+
+        map_weights(self.config, add)
+        if mixed:
+            raise ValueError(
+                f"{self.folder}: the layers of {', '.join(mixed)} have different dtypes and are stacked in one array: "
+                "name one dtype (--dtype, or the argument dtype)"
+            )
+        return kinds
+
+    def read(self, weight: Weight, layers: int | None, spec: P) -> jax.Array:
+        """Read the weight onto the devices, the layers stacked; each device's part is read on its own."""
+        names = tensor_names(weight, layers)
+        dtype = np.dtype(jnp.dtype(self.dtype)) if self.dtype else self.places[names[0]].dtype
+
+        def part(index: Any) -> np.ndarray:
+            """Return what one device holds, filled tensor by tensor: one copy, from the file's pages to the array."""
+            chosen, inner = (names, index) if layers is None else (names[index[0]], index[1:])
+            stack = _aligned_empty((len(chosen), *_sliced(weight.shape, inner)), dtype)
+            blocks = [b for name, row in zip(chosen, stack, strict=True) for b in self._blocks(name, inner, row)]
+            with ThreadPoolExecutor(_READERS) as pool:
+                faults = list(zip(blocks, pool.map(_read_block, blocks), strict=True))
+            self.nonfinite.update(block.name for block, fault in faults if fault is not None)
+            self.too_large.update(block.name for block, fault in faults if fault == "too large")
+            return stack[0] if layers is None else stack
+
+        wanted = abstract_weight(weight, layers, spec, self.mesh, dtype)
+        return jax.make_array_from_callback(wanted.shape, wanted.sharding, part)
+
+    def _blocks(self, name: str, index: tuple[slice, ...], row: np.ndarray) -> Iterator["_Block"]:
+        """Cut the part `index` of a tensor into pieces of at most _BLOCK bytes, each with the array that takes it."""
+        place = self.places[name]
+        line = math.prod(place.shape[1:]) * place.dtype.itemsize
+        first, last, _ = index[0].indices(place.shape[0])
+        step = max(1, _BLOCK // line)
+        for start in range(first, last, step):
+            stop = min(start + step, last)
+            piece = place._replace(offset=place.offset + start * line, shape=(stop - start, *place.shape[1:]))
+            yield _Block(name, self.folder / place.file, piece, index[1:], row[start - first : stop - first])
+
+    def refuse_nonfinite(self) -> None:
+        """Raise ValueError naming every tensor that was read and holds NaN, infinities or too large numbers."""
+        if self.too_large:
+            raise ValueError(f"{self.folder}: {too_large_text(self.dtype or '', self.too_large)}")
+        if self.nonfinite:
+            raise ValueError(
+                f"{self.folder}: NaN or infinities in {first_few(sorted(self.nonfinite), ', ')}; allow_nonfinite=True "
+                "loads them all the same (on the command line --allow_nonfinite)"
+            )
+
+
+class _Place(NamedTuple):
+    """Place of a tensor: the file, its name there, the offset of its data."""
+
+    file: str
+    name: str
+    dtype: np.dtype
+    offset: int
+    shape: tuple[int, ...]
+
+
+class _Block(NamedTuple):
+    """Whole rows of one tensor's file, the columns of them that are wanted, and the array that takes these."""
+
+    name: str
+    file: Path
+    place: _Place
+    columns: tuple[slice, ...]
+    out: np.ndarray
+
+
+def _read_block(block: _Block) -> Literal["not finite", "too large"] | None:
+    """Fill `block.out`; returns what is wrong with it: NaN or infinities, or numbers too large for its dtype.
+
+    Mapped a block at a time: mapped pages that were read count as the process's memory.
+    """
+    place = block.place
+    stored = np.memmap(block.file, place.dtype, "r", place.offset, place.shape)[:, *block.columns]
+    with np.errstate(over="ignore"):
+        block.out[...] = stored
+    if all_finite(block.out):
+        return None
+    return "too large" if all_finite(np.ascontiguousarray(stored)) else "not finite"
+
+
+def _places(file: Path, names: Mapping[str, str]) -> dict[str, _Place]:
+    """Return the places of tensors in a safetensors file found whole: 8 bytes of size, a JSON header, data.
+
+    `names` gives the names in the file by the declared names.
+    """
+    with file.open("rb") as opened:
+        size = int.from_bytes(opened.read(8), "little")
+        header = json.loads(opened.read(size))
+    places = {}
+    for declared, name in names.items():
+        entry = header[name]
+        dtype, offset = np.dtype(jnp.dtype(_DTYPES[entry["dtype"]])), 8 + size + entry["data_offsets"][0]
+        places[declared] = _Place(file.name, name, dtype, offset, tuple(entry["shape"]))
+    return places
+
+
+def _sliced(shape: tuple[int, ...], index: tuple[slice, ...]) -> tuple[int, ...]:
+    return tuple(len(range(*part.indices(size))) for size, part in zip(shape, index, strict=True))
+
+
+def _aligned_empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """Return an array that begins at a multiple of 64 bytes, which JAX on a CPU takes without a copy."""
+    nbytes = math.prod(shape) * dtype.itemsize
+    buffer = np.empty(nbytes + 64, np.uint8)
+    start = -buffer.ctypes.data % 64
+    return buffer[start : start + nbytes].view(dtype).reshape(shape)
+
+
+def too_large_text(dtype: str, names: Collection[str]) -> str:
+    """Return a message on tensors whose numbers do not fit a dtype."""
+    fix = "bfloat16 or float32" if dtype == "float16" else "float32"
+    return f"numbers too large for {dtype} in {first_few(sorted(names), ', ')}: take {fix}"
+
+
+def all_finite(block: np.ndarray) -> bool:
+    """Return True if no number has an exponent of ones, as NaN and infinities have.
+
+    As integers such numbers are the largest: the positive ones of the signed, the negative ones of the unsigned. Two
+    maxima without a temporary array.
+    """
+    infinity = np.array(np.inf, block.dtype)
+    signed, unsigned = (np.dtype(f"{kind}{block.dtype.itemsize}") for kind in "iu")
+    return bool(
+        block.view(signed).max() < infinity.view(signed) and block.view(unsigned).max() < (-infinity).view(unsigned)
+    )
+
+
+def local_folder(path: str | os.PathLike[str]) -> Path:
+    """Return the folder itself, or the local snapshot of a hub id (downloaded unless HF_HUB_OFFLINE is set)."""
+    name = os.path.expanduser(path)
+    folder = Path(name)
+    if folder.is_dir():
+        if not file_of(folder, "config.json"):
+            export = folder / "export"
+            hint = f"; {export} is one, exported by a run" if file_of(export, "config.json") else ""
+            raise FileNotFoundError(f"{folder} has no config.json: not a Hugging Face model folder{hint}")
+        return folder
+    if not is_hub_id(name):
+        raise FileNotFoundError(f"no folder {name!r}, and it is not a hub id of the form owner/name")
+    try:
+        return find_snapshot(name, allow_patterns=["*.safetensors", INDEX, "config.json", *TOKENIZER_FILES])
+    except Exception as error:  # the hub raises many kinds: offline, no such model, no access
+        reason = first_line(error)
+        raise FileNotFoundError(f"no folder {name!r}, and the hub gave no model of that name: {reason}") from error
+
+
+def files_dtype(folder: str | os.PathLike[str]) -> str:
+    """Return the dtype of a model folder's files: the embedding's, which the kernels share. Raises as `load_hf`."""
+    files = _weight_files(folder := Path(folder))[0]
+    for file in files:
+        header = _header(folder / file)
+        for name in (EMBEDDING, EMBEDDING.removeprefix("model.")):
+            if name in header:
+                return _DTYPES[header[name][1]]
+    raise ValueError(f"{folder} has no {EMBEDDING}")
+
+
+def _header(file: Path) -> dict[str, tuple[tuple[int, ...], str]]:
+    with safe_open(file, framework="np") as opened:
+        slices = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118 (not a dict)
+        return {name: (tuple(part.get_shape()), part.get_dtype()) for name, part in slices.items()}
+
+
+def _weight_files(folder: Path) -> tuple[list[str], dict[str, str] | None]:
+    """Return the files that hold the weights, and the index's map from tensor to file if the index is used."""
+    if file_of(folder, WEIGHTS):
+        return [WEIGHTS], None
+    if not (index := file_of(folder, INDEX)):
+        raise FileNotFoundError(f"{folder} has neither {WEIGHTS} nor {INDEX}: save the model as safetensors")
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(file, str) for file in weight_map.values()):
+        raise ValueError(f"{index} has no weight_map from tensor names to file names")
+    files = sorted(set(weight_map.values()))
+    if outside := [file for file in files if "/" in file]:
+        raise ValueError(f"{index} names {shown(outside[0])}: name only files of this folder")
+    return files, weight_map
+
+
+def _find_tensors(folder: Path, config: Qwen3Config) -> dict[str, _Place]:
+    """Return the place of every declared tensor, after checking every file and every tensor's presence and shape."""
+    files, weight_map = _weight_files(folder)
+    if weight_map is None and (folder / INDEX).exists():
+        log.warning("%s: reading %s, as transformers does, and not the files of %s", folder, WEIGHTS, INDEX)
+    problems: list[str] = []
+    unreadable: set[str] = set()
+    found: dict[str, tuple[tuple[int, ...], str]] = {}
+    home: dict[str, str] = {}
+    for file in files:
+        try:
+            if not (there := file_of(folder, file)):
+                raise FileNotFoundError
+            header = {name: entry for name, entry in _header(there).items() if not _BUFFER.search(name)}
+        except FileNotFoundError:
+            problems.append(f"file {file} is named in {INDEX} but absent")
+            unreadable.add(file)
+        except (SafetensorError, OSError) as error:
+            problems.append(f"file {file} is cut or damaged ({error})")
+            unreadable.add(file)
+        except ValueError as error:  # no file of this folder
+            problems.append(str(error))
+            unreadable.add(file)
+        else:
+            problems += [f"{name} is in both {home[name]} and {file}" for name in sorted(set(header) & set(home))]
+            found |= header
+            home |= dict.fromkeys(header, file)
+    expected = expected_shapes(config)
+    stored: dict[str, str] = {}  # declared name -> name in the files
+    for name in sorted(found):
+        declared = _declared_name(name, expected)
+        if declared in stored:
+            problems.append(f"{declared} is there twice, as {stored[declared]} and as {name}")
+        stored[declared] = name
+    # The tensors of a file that is absent or cut would all be "missing": the file says it once.
+    lost = set(expected) if weight_map is None and unreadable else set()
+    if weight_map is not None:
+        absent = {name for name, file in weight_map.items() if file in unreadable}
+        lost = {_declared_name(name, expected) for name in absent}
+        gone = {name for name in set(weight_map) - set(found) - absent if not _BUFFER.search(name)}
+        problems += [f"{name} is listed in {INDEX} but in no file" for name in sorted(gone)]
+        problems += [
+            f"{name} is in {home[name]}, but {INDEX} looks for it in {file}"
+            for name, file in sorted(weight_map.items())
+            if home.get(name, file) != file
+        ]
+    missing = sorted(set(expected) - set(stored) - lost)
+    problems += [f"missing tensor {name} {list(expected[name])}" for name in missing]
+    for declared, name in sorted(stored.items()):
+        shape, kind = found[name]
+        if kind not in _DTYPES:
+            problems.append(f"{name} has dtype {kind}; supported: {', '.join(_DTYPES)}")
+        elif declared == _HEAD and config.tie_word_embeddings:
+            tied = stored.get(EMBEDDING)
+            if tied and found[tied][1] in _DTYPES and not _same_numbers(folder, home, name, tied):
+                problems.append("lm_head.weight differs from the embedding although tie_word_embeddings is true")
+        elif declared not in expected:
+            problems.append(f"unexpected tensor {name} {list(shape)}")
+        elif shape != expected[declared]:
+            problems.append(f"{name} has shape {list(shape)}, config.json asks for {list(expected[declared])}")
+    if problems:
+        raise ValueError(f"{folder} cannot be loaded: {first_few(problems)}")
+    places: dict[str, _Place] = {}
+    for file in files:
+        places |= _places(folder / file, {name: stored[name] for name in expected if home[stored[name]] == file})
+    return places
+
+
+def _declared_name(name: str, expected: Collection[str]) -> str:
+    """Return a tensor's name with the prefix `model.`, which is missing where the body alone was saved."""
+    return f"model.{name}" if name not in expected and f"model.{name}" in expected else name
+
+
+def _same_numbers(folder: Path, home: Mapping[str, str], *names: str) -> bool:
+    """Compare two tensors; in different dtypes they are equal if one is the other's cast. NaN equals NaN."""
+
+    def read(name: str) -> np.ndarray:
+        with safe_open(folder / home[name], framework="np") as opened:
+            return opened.get_tensor(name)
+
+    one, other = map(read, names)
+    if one.shape != other.shape:
+        return False
+    if one.dtype == other.dtype and np.array_equal(_bytes(one), _bytes(other)):
+        return True
+    with np.errstate(over="ignore"):
+        casts = (one, other.astype(one.dtype)), (one.astype(other.dtype), other)
+    return any(np.array_equal(left, right, equal_nan=True) for left, right in casts)
+
+
+def _bytes(tensor: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(tensor).reshape(-1).view(np.uint8)
