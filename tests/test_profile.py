@@ -415,7 +415,7 @@ def test_compilations_are_noted_with_phase_and_cause():
         with seen.phase("rollout"):
             doubled(jnp.ones(5)).block_until_ready()
     doubled(jnp.ones(7)).block_until_ready()
-    (compiled,) = [one for one in seen.compilations if one.function == "<lambda>"]
-    assert compiled.phase == "update"
-    assert compiled.seconds > 0
-    assert "now f32[5] and before f32[3]" in compiled.cause
+    (compiled,) = [one for one in seen.compilations if one["function"] == "<lambda>"]
+    assert compiled["phase"] == "update"
+    assert compiled["seconds"] > 0
+    assert "now f32[5] and before f32[3]" in compiled["cause"]

@@ -123,7 +123,7 @@ class GrpoStep:
 
     def warm_up(self, state: TrainState, width: int) -> None:
         """Run the backward pass of a run's widest micro-batch once: what does not fit shows now."""
-        count = max(1, self.config.grpo.micro_batch_tokens // width) * row_shards()
+        count = widest_rows(self.config.grpo.micro_batch_tokens, width, row_shards())
         prompts = [[i] * (width - 1) for i in range(count)]  # different ones: equal prompts would be shared
         extra: dict[str, Any] = {"advantages": np.zeros(count, np.float32), "sampler_logprobs": [[0.0]] * count}
         updates = self.mini_batches(pack_rows(prompts, [[0]] * count, multiple=1, **extra))
@@ -236,9 +236,14 @@ def _copied(params: Params, dtype: str) -> Params:
     return jax.tree.map(lambda x: jnp.array(x, dtype, copy=True), params)
 
 
-def row_multiple() -> int:
+def row_multiple(platform: str = "") -> int:
     """Return what widths of rows are multiples of, so that few programs are compiled: 128 suits accelerators' tiles."""
-    return 16 if jax.default_backend() == "cpu" else 128
+    return 16 if (platform or jax.default_backend()) == "cpu" else 128
+
+
+def widest_rows(tokens: int, width: int, shards: int) -> int:
+    """Return the rows of the widest micro-batch: of `tokens` tokens on each of `shards` devices, one row at least."""
+    return max(1, tokens // width) * shards
 
 
 def trainer_logprobs(

@@ -3,7 +3,8 @@
 from rich.table import Table
 
 from socialr1_jax.config.run import PlanConfig
-from socialr1_jax.plan.plan import EFFICIENCY, Plan, gib
+from socialr1_jax.plan.phase import EFFICIENCY, gib
+from socialr1_jax.plan.plan import Plan
 from socialr1_jax.run.console import Console
 from socialr1_jax.run.epochs import steps_of
 from socialr1_jax.runtime.terminal import counted

@@ -19,8 +19,8 @@ def write_page(summary: Mapping[str, Any], path: Path) -> Path:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"seconds": seconds_text, "amount": amount_text, "percent": percent_text, "counted": counted}
-    environment.filters["gaps"] = _gaps_text
+    filters = {"seconds": seconds_text, "amount": amount_text, "percent": percent_text, "gaps": gaps_text}
+    environment.filters |= filters | {"counted": counted}
     template = environment.from_string(Path(__file__).with_name("page.html").read_text(encoding="utf-8"))
     style = Path(report.__file__).with_name("style.css").read_text(encoding="utf-8")
     return write_whole(path, template.render(summary, style=style))
@@ -50,13 +50,13 @@ def say_summary(summary: Mapping[str, Any]) -> None:
         table.add_row(name, first, share, *others, roofline, f"{phase['puts']:.0f}")
     console.print(table)
     for name, phase in summary["phases"].items():
-        console.print(f"{name}: most above its bound: {_gaps_text(phase['gaps'])}")
+        console.print(f"{name}: most above its bound: {gaps_text(phase['gaps'])}")
     for one in summary["compilations"]:
-        text = f"compiled in {one['phase']}: {one['function']}, {one['seconds']:.2f} s: {one['cause']}"
-        console.print(text, soft_wrap=True)
+        about = f"{one['function']}, {one['seconds']:.2f} s: {one['cause']}"
+        console.print(f"compiled in {one['phase']}: {about}", soft_wrap=True)
 
 
-def _gaps_text(gaps: list[Mapping[str, Any]]) -> str:
+def gaps_text(gaps: list[Mapping[str, Any]]) -> str:
     return ", ".join(f"{gap['what']} {seconds_text(gap['gap_seconds'])}" for gap in gaps)
 
 

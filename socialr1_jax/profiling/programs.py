@@ -54,7 +54,7 @@ def loaded_programs(wanted: Collection[tuple[str, int]]) -> dict[tuple[str, int]
             key = module.name, _module_id(module)
             if key in wanted and key not in programs:
                 stats, cost = _known(executable.get_compiled_memory_stats), _known(executable.cost_analysis) or {}
-                memory = {name: getattr(stats, f"{name}_size_in_bytes") for name in _MEMORY} if stats else {}
+                memory = {name: getattr(stats, f"{name}_size_in_bytes", 0) for name in _MEMORY}
                 cost = {name: float(cost[name]) for name in ("flops", "bytes accessed") if name in cost}
                 programs[key] = Program(*key, module.to_string(), read_instructions(module), memory, cost)
     return programs
@@ -80,10 +80,11 @@ def read_instructions(module: Any) -> dict[str, Instruction]:
     an op_name takes that of what it computes with, first operand first, or else of what uses it.
     """
     bodies = {body.name: body.instructions() for body in module.computations()}
-    texts = {line.name: line.to_string() for body in bodies.values() for line in body}
+    every = [line for body in bodies.values() for line in body]
+    texts = {line.name: line.to_string() for line in every}
     op_names = {name: found[1] if (found := _OP_NAME.search(text)) else "" for name, text in texts.items()}
     lines = []  # each with those inside it
-    for line in (line for body in bodies.values() for line in body):
+    for line in every:
         started, fused = line.async_wrapped_root(), _FUSED.search(texts[line.name])
         lines.append((line, [started] if started else bodies[fused[1]] if fused else []))
     blocks = {}

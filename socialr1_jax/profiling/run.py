@@ -2,13 +2,13 @@
 
 import os
 import tempfile
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import jax
 
 from socialr1_jax.benchmark.peaks import Peaks, measure_peaks
-from socialr1_jax.config.command_line import flat_settings
 from socialr1_jax.config.run import ConfigError, QuickstartConfig, RunConfig
 from socialr1_jax.grpo.rollouts import PHASES
 from socialr1_jax.profiling.page import say_summary, write_page
@@ -54,10 +54,8 @@ def profile_run(config: RunConfig, measured: Measured, steps: int, folder: Path,
         peaks = measure_peaks(config.model.dtype)  # before the run takes the memory, and again at the end
         with jax.set_mesh(mesh):
             run = Steps(config, strict)
-            try:
+            with closing(run.sampler):
                 summary = _profile(run, peaks, measured, steps, unfinished)
-            finally:
-                run.sampler.close()
         write_json(unfinished / "profile.json", summary)
         write_page(summary, unfinished / "profile.html")
         say_summary(summary)
@@ -93,22 +91,19 @@ def _profile(run: Steps, peaks: Peaks, measured: Measured, steps: int, folder: P
         phases = PHASES if measured == "step" else (measured,)
         figures = summarise(trace, programs, peaks, measured, phases, run.costs())
     kind = jax.devices()[0].device_kind
+    order = sorted(programs.values(), key=lambda program: -program.memory["temp"])
     return {
         "measured": measured,
         "steps": steps,
         "device": f"{jax.device_count()} x {kind}" + (f", {os.cpu_count()} cores" if kind == "cpu" else ""),
-        "platform": jax.default_backend(),
         "jax": jax.__version__,
         "dtype": run.config.model.dtype,
         "peaks": {"flops": peaks.flops, "bytes_per_second": peaks.bandwidth},
         "untraced_seconds": untraced.total,
         "compiled_in_untraced": compiled,
         "memory_peak_bytes": memory,
-        "settings": flat_settings(run.config.model_dump(mode="json")) | {"model.attention": run.backend},
+        "attention": run.backend,
         **figures,
-        "compilations": [one._asdict() for one in seen.compilations],
-        "programs": [
-            {"name": program.name, "file": f"hlo/{program.file}", "memory": program.memory, "cost": program.cost}
-            for program in sorted(programs.values(), key=lambda program: -program.memory.get("temp", 0))
-        ],
+        "compilations": seen.compilations,
+        "programs": [{"name": p.name, "file": f"hlo/{p.file}", "memory": p.memory, "cost": p.cost} for p in order],
     }

@@ -1,8 +1,7 @@
 """The figures of a profile: where the wall time of each phase went, and what it could have been.
 
-Seconds are means over the measured steps. Those of a block, a kind or an op are wall time: an instant in which k ops
-run counts 1/k for each, so they add up to the time in which any op runs, and with the idle time to the phase. An op's
-time never holds that of the ops inside it.
+Seconds are means over the measured steps. Those of a block, a kind or an op are wall time without that of the ops
+inside them: they add up to the time in which any op runs, and with the idle time to the phase.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,7 +16,6 @@ from socialr1_jax.profiling.trace import Trace, own_pieces, wall_shares
 
 IDLE = "device idle"
 _PUT = "DevicePutWithSharding"  # what the runtime calls an array that goes to a device, asked for or not
-_TOP_GAPS = 3
 
 Costs = Sequence[Mapping[str, Cost]]  # parts of a phase that run one by one, each with what its blocks need
 _Figures = Sequence[tuple[Instruction, float]]  # wall seconds
@@ -91,7 +89,7 @@ def _phase(seconds: float, figures: _Figures, peaks: Peaks, costs: Costs) -> dic
             {"what": name, **gaps[name], "gap_seconds": gap}
             for gap, name in sorted(((g["seconds"] - g["bound_seconds"], n) for n, g in gaps.items()), reverse=True)
             if gap > 0
-        ][:_TOP_GAPS],
+        ][:3],
     }
 
 

@@ -1,8 +1,7 @@
 """A profiler's trace as numbers: spans of the host, ops of the devices, and how to count time only once.
 
 Times are nanoseconds on the trace's own clock. Ops nest (a loop holds its body's) and run side by side on threads and
-streams. `own_pieces` takes what lies inside an op out of it; `wall_shares` divides every instant among the pieces that
-run then, so that what it gives adds up to wall time.
+streams: `own_pieces` takes what lies inside an op out of it, `wall_shares` divides an instant among those that run.
 """
 
 import math
@@ -59,12 +58,11 @@ def read_trace(folder: Path) -> Trace:
                 continue
             times, stats = (event.start_ns, event.start_ns + event.duration_ns), dict(event.stats)
             if module := stats.get("hlo_module"):
-                program = str(module), int(stats.get("program_id", -1))
-                ops.append(Op(program, str(stats.get("hlo_op", event.name)), *times))
+                key = (str(module), int(stats.get("program_id", -1))), str(stats.get("hlo_op", event.name))
+                ops.append(Op(*key, *times))
             else:
                 trace.host.append(Span(event.name, *times))
-        if ops:
-            trace.lines.append(ops)
+        trace.lines.extend([ops] if ops else [])
     return trace
 
 

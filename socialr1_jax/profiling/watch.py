@@ -4,7 +4,7 @@ import logging
 import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import NamedTuple
+from typing import Any
 
 import jax
 
@@ -14,21 +14,12 @@ _MISSED = re.compile(r"TRACING CACHE MISS.*?(?:for (\S+) defined at|never seen f
 _PLACE = re.compile(r"( id=\d+)? defined at \S+")
 
 
-class Compilation(NamedTuple):
-    """A program compiled, or read from the disk, within a measured step. `cause` is what JAX says of it."""
-
-    function: str
-    phase: str
-    seconds: float
-    cause: str
-
-
 class Watch(logging.Handler):
-    """Record of the compilations that JAX logs."""
+    """Record of the compilations that JAX logs: function, phase, seconds, and what JAX says of the cause."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.compilations: list[Compilation] = []
+        self.compilations: list[dict[str, Any]] = []
         self._phase, self._causes = "", dict[str, str]()
 
     @contextmanager
@@ -45,8 +36,8 @@ class Watch(logging.Handler):
         elif found := _SHAPES.search(text):
             self._causes.setdefault(found[1], f"the first call with {found[2]}")
         elif found := _FINISHED.search(text):
-            cause = self._causes.pop(found[1], "")
-            self.compilations.append(Compilation(found[1], self._phase, float(found[2]), cause))
+            name, seconds, cause = found[1], float(found[2]), self._causes.pop(found[1], "")
+            self.compilations.append({"function": name, "phase": self._phase, "seconds": seconds, "cause": cause})
 
 
 @contextmanager
