@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from socialr1_jax.config.run import ConfigError, PlanConfig
-from socialr1_jax.plan.phase import DoesNotFit, Part, Phase, gib
+from socialr1_jax.plan.phase import DoesNotFit, Part, Phase
 from socialr1_jax.plan.plan import Plan, make_plan
 from socialr1_jax.runtime.chips import parse_topology
+from socialr1_jax.runtime.terminal import gib
 
 _TIMES = (2, 4, 8)  # the devices of the topology that are tried
 

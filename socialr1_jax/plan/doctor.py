@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, cast
 
 from socialr1_jax.config.run import DoctorConfig, RunConfig, load_config
 from socialr1_jax.run.console import collected_warnings
-from socialr1_jax.runtime.terminal import counted, keep_streams, printable
+from socialr1_jax.runtime.terminal import counted, gib, keep_streams, printable
 from socialr1_jax.weights.hub import cached_folder
 
 LONGEST_CHECK = 600.0  # seconds between two lines, the compilation of the tiny step included
@@ -123,7 +123,6 @@ def _plan(config: DoctorConfig) -> Findings:
     """Mesh the devices, and compare what training keeps on each with what is free there."""
     _need_jax()
     from socialr1_jax.plan.advice import advice
-    from socialr1_jax.plan.phase import gib
     from socialr1_jax.plan.plan import plan_here
     from socialr1_jax.plan.shapes import UnknownSizesError
     from socialr1_jax.runtime.processes import in_cluster

@@ -59,8 +59,3 @@ class DoesNotFit(Exception):
     def __init__(self, message: str, part: Part) -> None:
         super().__init__(message)
         self.part: Part = part
-
-
-def gib(size: float) -> str:
-    """Bytes as GiB with two decimals."""
-    return f"{size / 2**30:.2f}"

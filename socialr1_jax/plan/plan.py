@@ -16,13 +16,13 @@ from jax.sharding import AxisType, Mesh
 from socialr1_jax.config.run import ConfigError, PlanConfig, RunConfig
 from socialr1_jax.models.attention import Backend, attention_backend
 from socialr1_jax.models.qwen3 import check_mesh
-from socialr1_jax.plan.phase import Part, Phase, gib
+from socialr1_jax.plan.phase import Part, Phase
 from socialr1_jax.plan.phases import AbstractRun
 from socialr1_jax.plan.shapes import UnknownSizesError, model_shape
 from socialr1_jax.run.run import run_mesh
 from socialr1_jax.runtime.chips import Chip, parse_topology
 from socialr1_jax.runtime.mesh import AXES
-from socialr1_jax.runtime.terminal import counted
+from socialr1_jax.runtime.terminal import counted, gib
 from socialr1_jax.sampling.memory import free_memory
 
 _EXTRAS = {"cuda": "cuda12", "tpu": "tpu"}

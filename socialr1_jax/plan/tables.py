@@ -3,11 +3,11 @@
 from rich.table import Table
 
 from socialr1_jax.config.run import PlanConfig
-from socialr1_jax.plan.phase import EFFICIENCY, gib
+from socialr1_jax.plan.phase import EFFICIENCY
 from socialr1_jax.plan.plan import Plan
 from socialr1_jax.run.console import Console
 from socialr1_jax.run.epochs import steps_of
-from socialr1_jax.runtime.terminal import counted
+from socialr1_jax.runtime.terminal import counted, gib
 
 
 def print_plan(plan: Plan, config: PlanConfig) -> None:

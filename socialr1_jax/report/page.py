@@ -22,6 +22,7 @@ from socialr1_jax.report.run_files import Metrics, Row
 from socialr1_jax.report.settings import changed, differing
 from socialr1_jax.runtime.files import write_whole
 from socialr1_jax.runtime.ownership import refuse_foreign_file
+from socialr1_jax.runtime.terminal import gib
 
 _MOST_SHORTCUTS = 3
 _SCRIPTS = ("page.js", "charts.js", "lengths.js", "responses.js", "table.js")
@@ -139,7 +140,7 @@ def _facts(config: Mapping[str, Any], summary: Mapping[str, float], metrics: Met
     if (seconds := summary.get("wall_seconds")) is not None:
         facts["Wall time"] = f"{seconds / 3600:.1f} h" if seconds >= 7200 else f"{seconds / 60:.1f} min"
     if "peak_rss_bytes" in summary:
-        facts["Peak memory"] = f"{summary['peak_rss_bytes'] / 2**30:.2f} GiB"
+        facts["Peak memory"] = f"{gib(summary['peak_rss_bytes'])} GiB"
     return facts
 
 
