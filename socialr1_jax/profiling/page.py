@@ -4,11 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jinja2
 from rich.table import Table
 
-from socialr1_jax import report
 from socialr1_jax.profiling.programs import KINDS
+from socialr1_jax.report.page import render_page
 from socialr1_jax.run.console import console
 from socialr1_jax.runtime.files import write_whole
 from socialr1_jax.runtime.terminal import counted
@@ -16,14 +15,9 @@ from socialr1_jax.runtime.terminal import counted
 
 def write_page(summary: Mapping[str, Any], path: Path) -> Path:
     """Writes the page of what profile.json holds, in the run report's style."""
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    filters = {"seconds": seconds_text, "amount": amount_text, "percent": percent_text, "gaps": gaps_text}
-    environment.filters |= filters | {"counted": counted}
-    template = environment.from_string(Path(__file__).with_name("page.html").read_text(encoding="utf-8"))
-    style = Path(report.__file__).with_name("style.css").read_text(encoding="utf-8")
-    return write_whole(path, template.render(summary, style=style))
+    template = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
+    texts = {"seconds": seconds_text, "amount": amount_text, "percent": percent_text}
+    return write_whole(path, render_page(template, summary, **texts, gaps=gaps_text, counted=counted))
 
 
 def say_summary(summary: Mapping[str, Any]) -> None:

@@ -8,7 +8,7 @@ policy lets only the page's own script run and forbids the network.
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,22 +45,28 @@ def write_report(*run_dirs: str | Path, output: str | Path | None = None) -> Pat
     runs = [_read_run(*run) for run in zip(directories, _names(directories), missing, strict=True)]
     names = [(phase, name) for run in runs for phase, columns in run["data"]["metrics"].items() for name in columns]
     payload = _json_for_html({"runs": [run["data"] for run in runs], "meanings": meanings(names)})
+    configs = [run["config"] for run in runs]
+    values = {
+        "runs": runs,
+        "fact_names": list(dict.fromkeys(name for run in runs for name in run["facts"])),
+        "differing": differing(configs) if len(configs) > 1 else changed(configs[0]),
+        "script": "\n".join(map(_part, _SCRIPTS)),
+        "payload": payload,
+        # from the content, so that the same run gives the same bytes
+        "nonce": hashlib.sha256(payload.encode("utf-8", "replace")).hexdigest()[:24],
+    }
+    html = render_page(_part("page.html"), values)
+    # "replace": a lone surrogate in a response has no UTF-8 form and must not cost the report
+    return write_whole(path, html.encode("utf-8", "replace"))
+
+
+def render_page(template: str, values: Mapping[str, Any], **filters: Callable[..., str]) -> str:
+    """Fill a page in the reports' style. Text is escaped, and a value that is missing is an error."""
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    configs = [run["config"] for run in runs]
-    html = environment.from_string(_part("page.html")).render(
-        runs=runs,
-        fact_names=list(dict.fromkeys(name for run in runs for name in run["facts"])),
-        differing=differing(configs) if len(configs) > 1 else changed(configs[0]),
-        style=_part("style.css"),
-        script="\n".join(map(_part, _SCRIPTS)),
-        payload=payload,
-        # from the content, so that the same run gives the same bytes
-        nonce=hashlib.sha256(payload.encode("utf-8", "replace")).hexdigest()[:24],
-    )
-    # "replace": a lone surrogate in a response has no UTF-8 form and must not cost the report
-    return write_whole(path, html.encode("utf-8", "replace"))
+    environment.filters |= filters
+    return environment.from_string(template).render(values, style=_part("style.css"))
 
 
 def _is_report(file: Path) -> bool:
