@@ -1,5 +1,6 @@
-"""Measure this machine's peaks: the rate of a large matrix product, the bandwidth of a large copy."""
+"""This machine: its device by name, and measured peaks, of a large matrix product and of a large copy."""
 
+import os
 import time
 from collections.abc import Callable
 from typing import NamedTuple
@@ -23,6 +24,12 @@ class Peaks(NamedTuple):
     def bound(self, cost: Cost) -> float:
         """Seconds that its FLOP and bytes take at least: the longer of the two, as in the roofline model."""
         return max(cost.flops / self.flops, cost.bytes / self.bandwidth)
+
+
+def device_text() -> str:
+    """Return what a figure was measured on: the kind of the devices, a CPU with its cores."""
+    kind = jax.devices()[0].device_kind
+    return f"{kind}, {os.cpu_count()} cores" if kind == "cpu" else kind
 
 
 def measure_peaks(dtype: str) -> Peaks:

@@ -11,8 +11,8 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
 from socialr1_jax.config.run import PlanConfig
-from socialr1_jax.grpo.packing import Rows, width_of
-from socialr1_jax.grpo.step import Programs, compile_programs, row_multiple, widest_rows
+from socialr1_jax.grpo.packing import Rows, bin_count, width_of
+from socialr1_jax.grpo.step import Programs, compile_programs, row_multiple
 from socialr1_jax.grpo.update import Sums, TrainState, moment_shardings
 from socialr1_jax.models.arithmetic import Arithmetic, Cost
 from socialr1_jax.models.attention import Backend
@@ -21,7 +21,7 @@ from socialr1_jax.models.qwen3 import Layout, Params, Qwen3Config, Weight, weigh
 from socialr1_jax.models.reward_model import position_scores
 from socialr1_jax.plan.hlo import attention_kernels, collectives
 from socialr1_jax.plan.phase import DoesNotFit, Part, Phase
-from socialr1_jax.plan.shapes import shape_of
+from socialr1_jax.plan.shapes import mean_response, shape_of
 from socialr1_jax.runtime.mesh import ROWS, P
 from socialr1_jax.sampling import Engine, SamplingParams
 from socialr1_jax.sampling.batch import STOP_MULTIPLE, product_blocks, slot_stride
@@ -142,8 +142,7 @@ class AbstractRun:
     @property
     def mean(self) -> int:
         """Tokens of a response that the times are for."""
-        limit = self.config.sampling.max_new_tokens
-        return min(self.config.response_tokens or limit, limit)
+        return mean_response(self.config)
 
     @property
     def responses(self) -> int:
@@ -275,7 +274,7 @@ class AbstractRun:
 
     def content_scores(self, shape: Qwen3Config) -> Phase:
         width = self.width
-        count = widest_rows(self.config.rewards.content.batch_tokens, width, self.shards)
+        count = bin_count(self.config.rewards.content.batch_tokens, width, self.shards)
         ints = self.array((count, width), jnp.int32)
         compiled = self.compile(
             "content scores",
@@ -300,7 +299,7 @@ class AbstractRun:
     def micro_batch(self, old: bool = False, reference: bool = False) -> Rows:
         """The widest one, with the log-probs of the old policy and of the reference where they are asked for."""
         width, grpo = self.width, self.config.grpo
-        count = widest_rows(grpo.micro_batch_tokens, width, self.shards)
+        count = bin_count(grpo.micro_batch_tokens, width, self.shards)
         ints, floats, flags = (self.array((count, width), kind) for kind in (jnp.int32, jnp.float32, jnp.bool_))
         return Rows(
             tokens_bt=ints,

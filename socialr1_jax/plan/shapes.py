@@ -1,4 +1,4 @@
-"""The sizes of a run's model: of its folder, of a published Qwen3, or of a shape by its name."""
+"""The sizes of a run: its model's, of its folder, as published or by a name, and its responses'."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -36,3 +36,9 @@ def shape_of(path: str, named: str = "", ignore_fields: Sequence[str] = ()) -> Q
             "folder with a config.json, or name the shape with model.random"
         )
     return Qwen3Config.from_hf(read_json(file), str(file), ignore_fields)
+
+
+def mean_response(config: PlanConfig) -> int:
+    """Tokens of a response that the times are for."""
+    limit = config.sampling.max_new_tokens
+    return min(config.response_tokens or limit, limit)

@@ -1,6 +1,5 @@
 """A profile of a run: steps that compile, steps that are traced, and the folder that says what was seen."""
 
-import os
 import tempfile
 from contextlib import closing
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import Any
 
 import jax
 
-from socialr1_jax.benchmark.peaks import Peaks, measure_peaks
+from socialr1_jax.benchmark.peaks import Peaks, device_text, measure_peaks
 from socialr1_jax.config.run import ConfigError, QuickstartConfig, RunConfig
 from socialr1_jax.grpo.rollouts import PHASES
 from socialr1_jax.profiling.page import say_summary, write_page
@@ -90,12 +89,11 @@ def _profile(run: Steps, peaks: Peaks, measured: Measured, steps: int, folder: P
         peaks = Peaks(*map(max, peaks, measure_peaks(run.config.model.dtype)))  # other load only ever lowers one
         phases = PHASES if measured == "step" else (measured,)
         figures = summarise(trace, programs, peaks, measured, phases, run.costs())
-    kind = jax.devices()[0].device_kind
     order = sorted(programs.values(), key=lambda program: -program.memory["temp"])
     return {
         "measured": measured,
         "steps": steps,
-        "device": f"{jax.device_count()} x {kind}" + (f", {os.cpu_count()} cores" if kind == "cpu" else ""),
+        "device": f"{jax.device_count()} x {device_text()}",
         "jax": jax.__version__,
         "dtype": run.config.model.dtype,
         "peaks": {"flops": peaks.flops, "bytes_per_second": peaks.bandwidth},
