@@ -8,23 +8,26 @@ policy lets only the page's own script run and forbids the network.
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jinja2
 
+from socialr1_jax.config.command_line import flat_settings, scalar_text
+from socialr1_jax.config.run import QuickstartConfig, RunConfig
+from socialr1_jax.evaluation.compare import compare
 from socialr1_jax.report import run_files
 from socialr1_jax.report.metric_lines import meanings
-from socialr1_jax.report.paired import paired_differences
 from socialr1_jax.report.responses import responses_of
 from socialr1_jax.report.run_files import Metrics, Row
-from socialr1_jax.report.settings import changed, differing
 from socialr1_jax.runtime.files import write_whole
 from socialr1_jax.runtime.ownership import refuse_foreign_file
 from socialr1_jax.runtime.terminal import gib
 
 _MOST_SHORTCUTS = 3
+_PAIRED = {"accuracy": "questions", "pair_accuracy": "groups of twins, all right"}
+_ABSENT = "–"
 _SCRIPTS = ("page.js", "charts.js", "lengths.js", "responses.js", "table.js")
 
 
@@ -49,7 +52,7 @@ def write_report(*run_dirs: str | Path, output: str | Path | None = None) -> Pat
     values = {
         "runs": runs,
         "fact_names": list(dict.fromkeys(name for run in runs for name in run["facts"])),
-        "differing": differing(configs) if len(configs) > 1 else changed(configs[0]),
+        "differing": _differing(configs) if len(configs) > 1 else _changed(configs[0]),
         "script": "\n".join(map(_part, _SCRIPTS)),
         "payload": payload,
         # from the content, so that the same run gives the same bytes
@@ -107,7 +110,7 @@ def _read_run(directory: Path, name: str, missing: list[str]) -> Row:
         "summary": summary,
         "accuracy": run_files.before_after(summary, metrics),
         "accuracies": run_files.accuracies(summary, metrics),
-        "paired": paired_differences(directory, responses["evaluations"], notes),
+        "paired": _paired_differences(directory, responses["evaluations"], notes),
         "best_rule": run_files.best_rule(directory),
         "rule": run_files.last_evaluation(metrics).get("best_rule_accuracy"),
         "chance": run_files.last_evaluation(metrics).get("chance", responses["chance"]),
@@ -154,6 +157,53 @@ def _shortcuts(directory: Path) -> dict[str, str]:
     found = run_files.shortcuts(directory)
     more = f"; and {len(found) - _MOST_SHORTCUTS} more" if len(found) > _MOST_SHORTCUTS else ""
     return {"Shortcuts in data.train": "; ".join(found[:_MOST_SHORTCUTS]) + more} if found else {}
+
+
+def _paired_differences(directory: Path, evaluations: Sequence[int], notes: list[str]) -> list[Row]:
+    """Return the rows of the page's paired comparison: set, figure, the figures of `difference_figures`, changes.
+
+    There are none for a run with fewer than two evaluations in rollouts.jsonl. Where the two cannot be compared, the
+    reason goes into `notes`.
+    """
+    if len(evaluations) < 2:
+        return []
+    first, last = evaluations[0], evaluations[-1]
+    try:
+        found = compare(f"{directory}@{first}", f"{directory}@{last}")
+    except ValueError as error:
+        notes.append(f"the evaluations at step {first} and step {last} are not compared: {error}")
+        return []
+    return [
+        {"set": name, "figure": text, "first": first, "last": last, **part[key]}
+        | {"to_right": part["wrong_to_right"], "to_wrong": part["right_to_wrong"], "items": part["items"]}
+        for name, part in found["comparisons"].items()
+        for key, text in _PAIRED.items()
+        if key in part
+    ]
+
+
+def _changed(config: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
+    """(dotted name, [value, default]) of the settings of a run that are not the defaults of its configuration class."""
+    config_class = QuickstartConfig if "tiny_model" in config else RunConfig
+    defaults = config_class.model_construct().model_dump(mode="json")
+    return [(name, values) for name, values in _differing([config, defaults]) if values[0] != _ABSENT]
+
+
+def _differing(configs: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[str]]]:
+    """(dotted name, its value in each configuration) of the settings that are not the same in all."""
+    flats = [flat_settings(config) for config in configs]
+    rows = []
+    for name in dict.fromkeys(name for flat in flats for name in flat):
+        values = [_setting_text(flat[name]) if name in flat else _ABSENT for flat in flats]
+        if len(set(values)) > 1:
+            rows.append((name, values))
+    return rows
+
+
+def _setting_text(value: Any) -> str:
+    if isinstance(value, list):
+        return "[" + ", ".join(map(scalar_text, value)) + "]"
+    return "{}" if value == {} else scalar_text(value) or '""'
 
 
 def _section(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
