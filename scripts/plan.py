@@ -25,7 +25,8 @@ def main(argv: list[str] | None = None) -> int:
         flags = os.environ.get("XLA_FLAGS", "")
         os.environ["XLA_FLAGS"] = f"{flags} --xla_force_host_platform_device_count={count}".strip()
     from socialr1_jax.plan.advice import advice
-    from socialr1_jax.plan.plan import DoesNotFit, make_plan  # imports JAX: only once the arguments are right
+    from socialr1_jax.plan.phase import DoesNotFit
+    from socialr1_jax.plan.plan import make_plan  # imports JAX: only once the arguments are right
     from socialr1_jax.plan.tables import print_plan
 
     refused: DoesNotFit | None = None

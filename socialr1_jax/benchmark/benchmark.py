@@ -4,7 +4,6 @@ Nothing is written anew for the measurement: prefill and decode are the engine's
 those that the trainer compiles. Definitions are in docs/performance.md.
 """
 
-import os
 import statistics
 import sys
 import time
@@ -19,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from socialr1_jax.benchmark.config import BenchmarkConfig
+from socialr1_jax.benchmark.peaks import device_text
 from socialr1_jax.benchmark.peers import Transformers, trl_steps
 from socialr1_jax.config.run import DataConfig, GrpoConfig, ModelConfig, RunConfig, SamplingConfig
 from socialr1_jax.grpo.packing import pack_rows
@@ -174,7 +174,7 @@ class _Measured:
             "micro_batch_tokens": config.micro_batch_tokens,
             "remat": config.remat,
             "attention": self._backend,
-            "device": _device(),
+            "device": device_text(),
             "jax": jax.__version__,
             "peak_rss_bytes": peak_rss_bytes(),
         }
@@ -347,11 +347,6 @@ def _engine(run: RunConfig, config: Qwen3Config, params: Params, backend: Backen
 
 def _tokens(config: Qwen3Config, rows: int, width: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, config.vocab_size, (rows, width), dtype=np.int32)
-
-
-def _device() -> str:
-    kind = jax.devices()[0].device_kind
-    return f"{kind}, {os.cpu_count()} cores" if kind == "cpu" else kind
 
 
 def _say(name: str, timing: Timing) -> None:

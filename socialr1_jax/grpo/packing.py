@@ -119,9 +119,9 @@ def micro_batches(rows: Rows, tokens: int, multiple: int, shards: int = 1, squar
     width = width_of(texts.longest, multiple)
     layouts: dict[int, list[list[TextPlace]]] = {}
     while not layouts or width <= tokens:
-        layouts[width] = _layout(texts, width, max(1, tokens // width) * shards)
+        layouts[width] = _layout(texts, width, bin_count(tokens, width, shards))
         width = width_of(width + 1, multiple)
-    bins = {width: max(1, tokens // width) * shards for width in layouts}
+    bins = {width: bin_count(tokens, width, shards) for width in layouts}
     cost = {width: len(parts) * bins[width] * width * (1 + square * width) for width, parts in layouts.items()}
     fair = [width for width in layouts if cost[width] <= 1.05 * min(cost.values())]
     best = max(fair, key=lambda width: (width & -width) / width)  # a power of two before 3/2 of one, and so on
@@ -218,6 +218,11 @@ def _laid(rows: Rows, bins: int, width: int, places: list[TextPlace]) -> Rows:
         lengths_b[at] += length
     laid = {f.name: lay(getattr(rows, f.name)) for f in fields(rows) if f.name not in ("lengths_b", "segments")}
     return Rows(lengths_b=lengths_b, segments=Segments(own_bt, prefix_bt, positions_bt), **laid)
+
+
+def bin_count(tokens: int, width: int, shards: int) -> int:
+    """Bins of a micro-batch of this width: `tokens` tokens on each of `shards` devices, one bin at least."""
+    return max(1, tokens // width) * shards
 
 
 def width_of(length: int, multiple: int) -> int:

@@ -15,7 +15,7 @@ from socialr1_jax.grpo.advantages import group_advantages
 from socialr1_jax.grpo.logprobs import row_logprobs
 from socialr1_jax.grpo.losses import policy_loss
 from socialr1_jax.grpo.optimizer import make_optimizer, make_schedule
-from socialr1_jax.grpo.packing import MicroBatch, Rows, micro_batches, pack_rows
+from socialr1_jax.grpo.packing import MicroBatch, Rows, bin_count, micro_batches, pack_rows
 from socialr1_jax.grpo.rollouts import Phase, Rollouts, unmeasured
 from socialr1_jax.grpo.update import TrainState, Update, make_update
 from socialr1_jax.models.arithmetic import Arithmetic
@@ -123,7 +123,7 @@ class GrpoStep:
 
     def warm_up(self, state: TrainState, width: int) -> None:
         """Run the backward pass of a run's widest micro-batch once: what does not fit shows now."""
-        count = max(1, self.config.grpo.micro_batch_tokens // width) * row_shards()
+        count = bin_count(self.config.grpo.micro_batch_tokens, width, row_shards())
         prompts = [[i] * (width - 1) for i in range(count)]  # different ones: equal prompts would be shared
         extra: dict[str, Any] = {"advantages": np.zeros(count, np.float32), "sampler_logprobs": [[0.0]] * count}
         updates = self.mini_batches(pack_rows(prompts, [[0]] * count, multiple=1, **extra))
@@ -236,9 +236,9 @@ def _copied(params: Params, dtype: str) -> Params:
     return jax.tree.map(lambda x: jnp.array(x, dtype, copy=True), params)
 
 
-def row_multiple() -> int:
+def row_multiple(platform: str = "") -> int:
     """Return what widths of rows are multiples of, so that few programs are compiled: 128 suits accelerators' tiles."""
-    return 16 if jax.default_backend() == "cpu" else 128
+    return 16 if (platform or jax.default_backend()) == "cpu" else 128
 
 
 def trainer_logprobs(

@@ -68,6 +68,17 @@ class Arithmetic:
         c = self.config
         return 4 * c.num_hidden_layers * c.num_attention_heads * c.head_dim
 
+    def by_block(self, tokens: float, pairs: float, predicted: float, passes: float) -> dict[str, Cost]:
+        """What `flops` and the weights, read `passes` times, come to in each named block with matrix products."""
+        mlp = 3 * self.config.num_hidden_layers * self.config.hidden_size * self.config.intermediate_size
+        read = passes * self.itemsize * self.copies
+        return {
+            "attention": Cost(2 * (self.kernels - mlp) * tokens, (self.kernels - mlp) * read),
+            "attend": Cost(self.attention_pair * pairs),
+            "mlp": Cost(2 * mlp * tokens, mlp * read),
+            "lm_head": Cost(2 * self.vocabulary * predicted, self.vocabulary * read),
+        }
+
     def decode_step(self, rows: float, context: float) -> Cost:
         """One token for each of `rows`, which have `context` tokens each in their caches."""
         flops = rows * (2 * (self.kernels + self.vocabulary) + self.attention_pair * context)

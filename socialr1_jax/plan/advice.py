@@ -6,8 +6,10 @@ from typing import Any
 
 from socialr1_jax.config.run import PlanConfig
 from socialr1_jax.config.sections import ConfigError
-from socialr1_jax.plan.plan import DoesNotFit, Part, Phase, Plan, gib, make_plan
+from socialr1_jax.plan.phase import DoesNotFit, Part, Phase
+from socialr1_jax.plan.plan import Plan, make_plan
 from socialr1_jax.runtime.chips import parse_topology
+from socialr1_jax.runtime.terminal import gib
 
 _TIMES = (2, 4, 8)  # the devices of the topology that are tried
 
@@ -37,6 +39,11 @@ class _Search:
     part: Part
     make: Callable[..., Plan]
 
+    @property
+    def _row(self) -> int:
+        """Tokens of the longest row."""
+        return self.config.data.max_prompt_tokens + self.config.sampling.max_new_tokens
+
     def line(self) -> str:
         resident, allowed = sum(self.plan.resident.values()), self.plan.allowed
         alone = f"{_listed(self.plan.resident)} alone take {gib(resident)} GiB a device"
@@ -57,7 +64,7 @@ class _Search:
             if plan and plan.free >= 0:
                 return _fits(changes, plan)
             least, smallest = (changes, plan.fullest) if plan else (least, smallest)
-        row = f"one row of {self.config.data.max_prompt_tokens + self.config.sampling.max_new_tokens:,} tokens alone"
+        row = f"one row of {self._row:,} tokens alone"
         row += f" takes {gib(smallest.peak)} GiB ({smallest.name})" if smallest else " does not fit"
         # Devices that are parts of one host share its memory.
         factors = [] if self.plan.chip.platform == "cpu" else _TIMES
@@ -76,10 +83,9 @@ class _Search:
         """Return settings that take less memory on the same devices; the last one takes the least."""
         config = self.config
         if self.part == "update":
-            row = config.data.max_prompt_tokens + config.sampling.max_new_tokens
-            rows = config.grpo.micro_batch_tokens // row
+            rows = config.grpo.micro_batch_tokens // self._row
             sizes = dict.fromkeys(size for size in (rows // 2, 1) if 0 < size < rows)
-            fewer: list[Changes] = [{"grpo.micro_batch_tokens": row * size} for size in sizes]
+            fewer: list[Changes] = [{"grpo.micro_batch_tokens": self._row * size} for size in sizes]
             remat: list[Changes] = [{"model.remat": "everything"}] if config.model.remat != "everything" else []
             yield from (*fewer, *remat)
             if fewer and remat:

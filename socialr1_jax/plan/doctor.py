@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, cast
 from socialr1_jax.config.loading import load_config
 from socialr1_jax.config.run import DoctorConfig, RunConfig
 from socialr1_jax.run.console import collected_warnings
-from socialr1_jax.runtime.terminal import counted, keep_streams, printable
+from socialr1_jax.runtime.terminal import counted, gib, keep_streams, printable
 from socialr1_jax.weights.hub import cached_folder
 
 LONGEST_CHECK = 600.0  # seconds between two lines, the compilation of the tiny step included
@@ -124,7 +124,8 @@ def _plan(config: DoctorConfig) -> Findings:
     """Mesh the devices, and compare what training keeps on each with what is free there."""
     _need_jax()
     from socialr1_jax.plan.advice import advice
-    from socialr1_jax.plan.plan import UnknownSizesError, gib, plan_here
+    from socialr1_jax.plan.plan import plan_here
+    from socialr1_jax.plan.shapes import UnknownSizesError
     from socialr1_jax.runtime.processes import in_cluster
 
     if config.distributed.processes > 1 or in_cluster(os.environ):
@@ -146,7 +147,7 @@ def _tokenizer(config: DoctorConfig) -> Findings:
     if folder is None or not folder.is_dir():
         raise NotChecked(f"{path} is not on this machine" if path else "it is made from the questions, or not given")
     from socialr1_jax.data.chat_template import read_template
-    from socialr1_jax.plan.plan import shape_of
+    from socialr1_jax.plan.shapes import shape_of
     from socialr1_jax.sampling.text import stop_token_ids
     from socialr1_jax.weights.tokenizer_files import count_tokens, load_tokenizer
 

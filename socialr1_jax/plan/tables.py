@@ -3,10 +3,12 @@
 from rich.table import Table
 
 from socialr1_jax.config.run import PlanConfig
-from socialr1_jax.plan.plan import EFFICIENCY, Plan, gib
+from socialr1_jax.plan.phase import EFFICIENCY
+from socialr1_jax.plan.plan import Plan
+from socialr1_jax.plan.shapes import mean_response
 from socialr1_jax.run.console import Console
 from socialr1_jax.run.epochs import steps_of
-from socialr1_jax.runtime.terminal import counted
+from socialr1_jax.runtime.terminal import counted, gib
 
 
 def print_plan(plan: Plan, config: PlanConfig) -> None:
@@ -73,9 +75,8 @@ def _traffic(plan: Plan) -> Table:
 
 
 def _time(plan: Plan, config: PlanConfig) -> Table:
-    mean = config.response_tokens or config.sampling.max_new_tokens
     table = _table(
-        f"seconds of a GRPO step, responses of {mean:,} tokens",
+        f"seconds of a GRPO step, responses of {mean_response(config):,} tokens",
         "phase",
         "calls",
         "PFLOP",

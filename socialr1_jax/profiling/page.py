@@ -1,15 +1,13 @@
 """A profile for people: a summary on the console, and one self-contained page that needs no network and no script."""
 
-from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jinja2
 from rich.table import Table
 
-from socialr1_jax import report
-from socialr1_jax.profiling.blocks import KINDS
+from socialr1_jax.profiling.programs import KINDS
+from socialr1_jax.report.page import render_page
 from socialr1_jax.run.console import console
 from socialr1_jax.runtime.files import write_whole
 from socialr1_jax.runtime.terminal import counted
@@ -17,17 +15,13 @@ from socialr1_jax.runtime.terminal import counted
 
 def write_page(summary: Mapping[str, Any], path: Path) -> Path:
     """Writes the page of what profile.json holds, in the run report's style."""
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {"seconds": seconds_text, "amount": amount_text, "percent": percent_text, "counted": counted}
-    template = environment.from_string(Path(__file__).with_name("page.html").read_text(encoding="utf-8"))
-    style = Path(report.__file__).with_name("style.css").read_text(encoding="utf-8")
-    return write_whole(path, template.render(summary, kinds_of_work=KINDS, style=style))
+    template = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
+    texts = {"seconds": seconds_text, "amount": amount_text, "percent": percent_text}
+    return write_whole(path, render_page(template, summary, **texts, gaps=gaps_text, counted=counted))
 
 
 def say_summary(summary: Mapping[str, Any]) -> None:
-    """The conclusion, the phases with what holds each of them up, and what should not have happened, on the console."""
+    """The phases with what holds each of them up, and what was compiled, on the console."""
     step, peaks, compiled = summary["step"], summary["peaks"], summary["compiled_in_untraced"]
     console.print(
         f"{summary['device']}: at most {amount_text(peaks['flops'])}FLOP/s in {summary['dtype']}, "
@@ -35,36 +29,29 @@ def say_summary(summary: Mapping[str, Any]) -> None:
         f"untraced {seconds_text(summary['untraced_seconds'])}"
         + (f" with {counted(compiled, 'program')} compiled in it: do not compare the two" if compiled else "")
     )
-    for sentence in summary["conclusion"]:
-        console.print(sentence)
-    phases = summary["phases"]
-    kinds = [kind for kind in KINDS if any(phase["kinds"][kind] for phase in phases.values())]
     table = Table(title=f"wall time of a step, mean of {summary['steps']}")
-    for heading in ("phase", "time", "share", *kinds, "idle", "of roofline"):
+    for heading in ("phase", "time", "share", *KINDS, "idle", "bound", "of roofline", "puts"):
         table.add_column(heading, justify="left" if heading == "phase" else "right")
-    for name, phase in phases.items():
-        table.add_row(
-            name,
-            seconds_text(phase["seconds"]),
-            percent_text(phase["seconds"] / step["seconds"]),
-            *(seconds_text(phase["kinds"][kind]) for kind in kinds),
-            seconds_text(phase["idle_seconds"]),
-            percent_text(phase["roofline_share"]),
+    for name, phase in summary["phases"].items():
+        times = (
+            phase["seconds"],
+            *(phase["kinds"][kind] for kind in KINDS),
+            phase["idle_seconds"],
+            phase["bound_seconds"],
         )
+        first, *others = map(seconds_text, times)
+        share, roofline = percent_text(phase["seconds"] / step["seconds"]), percent_text(phase["roofline_share"])
+        table.add_row(name, first, share, *others, roofline, f"{phase['puts']:.0f}")
     console.print(table)
-    for name, phase in phases.items():
-        gaps = ", ".join(f"{gap['what']} {seconds_text(gap['gap_seconds'])}" for gap in phase["gaps"])
-        console.print(f"{name}: most above its bound: {gaps}")
+    for name, phase in summary["phases"].items():
+        console.print(f"{name}: most above its bound: {gaps_text(phase['gaps'])}")
     for one in summary["compilations"]:
-        console.print(
-            f"compiled in {one['phase']}: {one['function']}, {one['seconds']:.2f} s: {one['cause']}", soft_wrap=True
-        )
-    moved = Counter[str]()
-    for one in summary["transfers"]:
-        moved[one["phase"]] += one["count"]
-    if moved:
-        told = ", ".join(f"{phase} {count / summary['steps']:.0f}" for phase, count in moved.items())
-        console.print(f"implicit transfers a step: {told} (which: profile.html)")
+        about = f"{one['function']}, {one['seconds']:.2f} s: {one['cause']}"
+        console.print(f"compiled in {one['phase']}: {about}", soft_wrap=True)
+
+
+def gaps_text(gaps: list[Mapping[str, Any]]) -> str:
+    return ", ".join(f"{gap['what']} {seconds_text(gap['gap_seconds'])}" for gap in gaps)
 
 
 def seconds_text(value: float) -> str:

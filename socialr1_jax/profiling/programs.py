@@ -1,21 +1,43 @@
-"""The compiled programs that ran: their text, what memory they take, what XLA's cost model says of them."""
+"""The compiled programs that ran: the named block and kind of each instruction, memory, XLA's own cost."""
 
-from collections.abc import Collection
-from dataclasses import dataclass
-from typing import Any
+import re
+from collections import Counter
+from collections.abc import Callable, Collection
+from typing import Any, NamedTuple
 
 import jax
+from google.protobuf.empty_pb2 import Empty
+from google.protobuf.unknown_fields import UnknownFieldSet
 
+# Every jax.named_scope of the package (tests/test_profile.py compares them with the source).
+BLOCKS = {"attend", "attention", "cache_write", "draw", "embed", "filters", "final_norm", "gradient_norm", "lm_head"}
+BLOCKS |= {"gradient_sum", "insert", "logprobs", "mlp", "optimizer", "policy_loss", "resize", "rope", "score"}
+UNNAMED = "unnamed"  # the block of instructions that belong to none
+KINDS = ("matmul", "attention", "collective", "other")
+_COLLECTIVES = ("kAllGather", "kAllReduce", "kAllToAll", "kCollective", "kRaggedAllToAll", "kReduceScatter")
+_GEMM = re.compile(r"__cublas|__onednn\$matmul|__cudnn\$gemm")  # custom calls
+_OP_NAME = re.compile(r'op_name="([^"]*)"')
+_FUSED = re.compile(r"calls=%?([\w.$-]+)")  # by a fusion
+# A name of the path that is not that of a function, jit(...), or of a transformation, jvp(...).
+_FUNCTION, _NAME = re.compile(r"jit\([^()]*\)"), re.compile(r"[\w.-]+(?![\w.-]*\()")
 _MEMORY = ("argument", "output", "alias", "temp", "generated_code")
 
 
-@dataclass(frozen=True)
-class Program:
+class Instruction(NamedTuple):
+    """Where an instruction comes from; `op_name` is "" for what the compiler added."""
+
+    block: str = UNNAMED
+    kind: str = "other"
+    op_name: str = ""
+
+
+class Program(NamedTuple):
     """One compiled program, named as the trace names it. Sizes are bytes on one device, those of one call."""
 
     name: str
     number: int  # the module's id
     text: str
+    instructions: dict[str, Instruction]
     memory: dict[str, int]
     cost: dict[str, float]  # {"flops", "bytes accessed"}, a loop's body counted once
 
@@ -26,51 +48,71 @@ class Program:
 
 def loaded_programs(wanted: Collection[tuple[str, int]]) -> dict[tuple[str, int], Program]:
     """Those of the named (module, id) that the process holds; ids are unique among programs that it compiled."""
-    found = {}
+    programs: dict[tuple[str, int], Program] = {}
     for executable in jax.devices()[0].client.live_executables():
         for module in executable.hlo_modules():
-            key = module.name, _module_id(module.as_serialized_hlo_module_proto())
-            if key in wanted and key not in found:
-                found[key] = Program(*key, module.to_string(), _memory(executable), _cost(executable))
-    return found
+            key = module.name, _module_id(module)
+            if key in wanted and key not in programs:
+                stats, cost = _known(executable.get_compiled_memory_stats), _known(executable.cost_analysis) or {}
+                memory = {name: getattr(stats, f"{name}_size_in_bytes", 0) for name in _MEMORY}
+                cost = {name: float(cost[name]) for name in ("flops", "bytes accessed") if name in cost}
+                programs[key] = Program(*key, module.to_string(), read_instructions(module), memory, cost)
+    return programs
 
 
-def _memory(executable: Any) -> dict[str, int]:
+def _known(analysis: Callable[[], Any]) -> Any:
     try:
-        stats = executable.get_compiled_memory_stats()
-    except jax.errors.JaxRuntimeError:  # not every backend has them
-        return {}
-    return {name: getattr(stats, f"{name}_size_in_bytes") for name in _MEMORY}
+        return analysis()
+    except jax.errors.JaxRuntimeError:  # not every backend has it
+        return None
 
 
-def _cost(executable: Any) -> dict[str, float]:
-    try:
-        analysis = executable.cost_analysis()
-    except jax.errors.JaxRuntimeError:
-        return {}
-    return {name: float(analysis[name]) for name in ("flops", "bytes accessed") if name in analysis}
+def _module_id(module: Any) -> int:
+    """Return field 5 of the HloModuleProto: JAX gives the id in no other way."""
+    fields = UnknownFieldSet(Empty.FromString(module.as_serialized_hlo_module_proto()))
+    return next((field.data for field in fields if field.field_number == 5), -1)
 
 
-def _module_id(proto: bytes) -> int:
-    """Field 5 of an HloModuleProto, read by the wire format alone: JAX gives the id in no other way."""
-    at = 0
+def read_instructions(module: Any) -> dict[str, Instruction]:
+    """Return the instructions of an HloModule by their names, which are unique in a module.
 
-    def varint() -> int:
-        nonlocal at
-        value = shift = 0
-        while True:
-            byte = proto[at]
-            at, value, shift = at + 1, value | (byte & 127) << shift, shift + 7
-            if byte < 128:
-                return value
+    A fusion whose op_name names no block takes the block of most instructions inside it. What the compiler made without
+    an op_name takes that of what it computes with, first operand first, or else of what uses it.
+    """
+    bodies = {body.name: body.instructions() for body in module.computations()}
+    every = [line for body in bodies.values() for line in body]
+    texts = {line.name: line.to_string() for line in every}
+    op_names = {name: found[1] if (found := _OP_NAME.search(text)) else "" for name, text in texts.items()}
+    lines = []  # each with those inside it
+    for line in every:
+        started, fused = line.async_wrapped_root(), _FUSED.search(texts[line.name])
+        lines.append((line, [started] if started else bodies[fused[1]] if fused else []))
+    blocks = {}
+    for line, inner in lines:
+        of_inner = Counter(filter(None, (block_of(op_names[one.name]) for one in inner)))
+        blocks[line.name] = block_of(op_names[line.name]) or next(iter(dict(of_inner.most_common(1))), "")
+    instructions = {}
+    for line, inner in lines:
+        named = any(op_names[one.name] for one in (line, *inner))
+        candidates = (line,) if named else (line, *line.operands(), *line.users())
+        block = next(filter(None, (blocks[one.name] for one in candidates)), UNNAMED)
+        kind = kind_of({one.opcode.name for one in (line, *inner)}, block, texts[line.name])
+        instructions[line.name] = Instruction(block, kind, op_names[line.name])
+    return instructions
 
-    while at < len(proto):
-        number, form = divmod(varint(), 8)
-        if form == 0:
-            value = varint()
-            if number == 5:
-                return value
-        else:
-            size = {1: 8, 5: 4}.get(form) or varint()  # before `at` is read: it moves on
-            at += size
-    return -1
+
+def block_of(op_name: str) -> str:
+    """The innermost named block of "jit(f)/transpose(jvp(attention))/rope/mul", here rope; "" for none."""
+    return next((name for name in reversed(_NAME.findall(_FUNCTION.sub("", op_name))) if name in BLOCKS), "")
+
+
+def kind_of(opcodes: set[str], block: str, text: str) -> str:
+    """Return the one kind of an instruction with its text and its opcodes, those inside a fusion among them.
+
+    A collective comes first; then the core of attention (scores, softmax, values), its matrix products included.
+    """
+    if any(opcode.startswith(_COLLECTIVES) for opcode in opcodes):
+        return "collective"
+    if block == "attend" or "__cudnn$fmha" in text:
+        return "attention"
+    return "matmul" if any(opcode.endswith("Dot") for opcode in opcodes) or _GEMM.search(text) else "other"

@@ -14,11 +14,12 @@ import numpy as np
 
 from socialr1_jax.config.run import RunConfig
 from socialr1_jax.grpo.packing import MicroBatch, Rows
-from socialr1_jax.grpo.rollouts import Phase, Rollouts, unmeasured
+from socialr1_jax.grpo.rollouts import Phase, Rollouts
 from socialr1_jax.grpo.step import make_step
 from socialr1_jax.grpo.update import Sums, TrainState, Update, init_state
 from socialr1_jax.models.arithmetic import Arithmetic, Cost
 from socialr1_jax.models.attention_trial import working_attention
+from socialr1_jax.profiling.summary import Costs
 from socialr1_jax.run.epochs import in_steps
 from socialr1_jax.run.questions import read_run_questions
 from socialr1_jax.runtime.interrupt import NEVER
@@ -55,90 +56,63 @@ class Steps:
             guarded = _Guarded(**vars(self.step.programs.update))
             self.step = replace(self.step, programs=self.step.programs._replace(update=guarded))
         self.state = init_state(model.params, self.step.programs.optimizer)
-        self._arithmetic = Arithmetic(model.config, jnp.dtype(config.model.dtype).itemsize, row_shards())
+        self._needed = Arithmetic(model.config, jnp.dtype(config.model.dtype).itemsize, row_shards())
         self._rollouts: Rollouts | None = None  # of the newest step
         self._updates: list[list[MicroBatch]] | None = None
 
     def run(self, measured: Measured, number: int, phase: Phase) -> None:
         """Do step `number` (from 0), or one of its phases: what that needs is made once and used again."""
-        match measured:
-            case "step":
-                self._rollouts = self._drawn(number, phase)
-                with phase("reward"):
-                    packed = self.step.pack(self._rollouts)
-                self._updates = self.step.log_probs(self.state.params, packed.updates, phase)
-            case "rollout":
-                self._rollouts = self._drawn(number, lambda name: phase(name) if name == "rollout" else nullcontext())
-            case "reward":
-                rollouts = self._rollouts = self._rollouts or self._drawn(number, unmeasured)
-                with phase("reward"):
-                    for place, text in enumerate(rollouts.texts):
-                        self.sampler.scorer.submit(place, text, rollouts.examples[place // rollouts.group])
-                    self.step.pack(replace(rollouts, terms=self.sampler.scorer.results(number)))
-            case "update":
-                if self._updates is None:
-                    packed = self.step.pack(self._drawn(number, unmeasured))
-                    self._updates = self.step.log_probs(self.state.params, packed.updates)
-        if measured in ("step", "update") and self._updates:
-            with phase("update"):
+        within: Phase = phase if measured == "step" else lambda name: phase(name) if name == measured else nullcontext()
+        rollouts = self._rollouts
+        if measured in ("step", "rollout") or rollouts is None:
+            prompts = next(self.sampler.prompts)
+            rollouts = self._rollouts = self.sampler.draw(self.state.params, number, prompts, within)
+        if measured == "reward":
+            with within("reward"):
+                for place, text in enumerate(rollouts.texts):
+                    self.sampler.scorer.submit(place, text, rollouts.examples[place // rollouts.group])
+                self.step.pack(replace(rollouts, terms=self.sampler.scorer.results(number)))
+        elif measured == "step" or (measured == "update" and self._updates is None):
+            with within("reward"):
+                packed = self.step.pack(rollouts)
+            self._updates = self.step.log_probs(self.state.params, packed.updates, within)
+        if measured in ("step", "update") and self._updates is not None:
+            with within("update"):
                 self.state, _ = self.step.update(self.state, self._updates)
 
-    def costs(self) -> dict[str, list[Cost]]:
-        """Return what the phases of the newest step need by the shapes alone, each as parts that run one by one."""
-        found = {}
+    def costs(self) -> dict[str, Costs]:
+        """Return what the phases of the newest step need by the shapes alone."""
+        costs: dict[str, Costs] = {}
         if self._rollouts is not None:
-            found["rollout"] = self._rollout_costs(self._rollouts)
+            costs["rollout"] = self._rollout_costs(self._rollouts)
         if self._updates is not None:
             forward = [self._forward_cost(batch) for batch in self._updates]
-            if self.config.grpo.several_updates:
-                found["old"] = forward[1:]
-            if self.step.reference is not None:
-                found["reference"] = forward
-            needed, moments = self._arithmetic, self._arithmetic.optimizer()
-            moved = [needed.update(0, 0, 0, len(batch), "nothing").bytes for batch in self._updates]
-            found["update"] = [Cost(3 * one.flops, x) + moments for one, x in zip(forward, moved, strict=True)]
-        return found
+            costs["old"] = forward[1:] if self.config.grpo.several_updates else []
+            costs["reference"] = forward if self.step.reference is not None else []
+            costs["update"] = [self._update_cost(*pair) for pair in zip(self._updates, forward, strict=True)]
+        return costs
 
-    def sizes(self) -> dict[str, float]:
-        """Return how the newest step was divided: responses, rows decoded at once, updates, micro-batches.
-
-        Beside them the bytes that its decode steps need, of weights and of caches, over all devices.
-        """
-        updates = self._updates or []
-        found: dict[str, float] = {"updates": len(updates), "micro_batches": sum(map(len, updates))}
-        if self._rollouts is None:
-            return found
-        engine = self.sampler.engine(self.state.params)
-        rows = engine.plan(self._rollouts.prompts, self.sampler.sampling).rows * row_shards()
-        new, pairs = _decoded(self._rollouts)
-        return found | {
-            "responses": len(new),
-            "rows_at_once": min(rows, len(new)),
-            "longest_response": int(new.max()),
-            "decode_weight_bytes": float(new.max() * self._arithmetic.decode_step(0, 0).bytes),
-            "decode_cache_bytes": pairs * self._arithmetic.cache_token,
-        }
-
-    def close(self) -> None:
-        """Free the questions and stop the judge's threads."""
-        self.sampler.close()
-
-    def _drawn(self, number: int, phase: Phase) -> Rollouts:
-        return self.sampler.draw(self.state.params, number, next(self.sampler.prompts), phase)
-
-    def _rollout_costs(self, rollouts: Rollouts) -> list[Cost]:
+    def _rollout_costs(self, rollouts: Rollouts) -> Costs:
         """Return the costs of a prefill of each prompt and of decoding all rows at once, weights read once a pass."""
-        needed = self._arithmetic
-        weights = needed.decode_step(0, 0).bytes
-        prefill = sum(needed.flops(n, n * n / 2, 0) for n in map(len, rollouts.prompts))
-        new, pairs = _decoded(rollouts)
-        decode = needed.flops(float(new.sum()), pairs, float(new.sum()))
-        return [Cost(prefill, weights), Cost(decode, new.max() * weights + pairs * needed.cache_token)]
+        new_b = np.array([len(completion.tokens) for completion in rollouts.completions], float)
+        prompts_p = np.array([len(prompt) for prompt in rollouts.prompts], float)
+        pairs = float(np.sum(new_b * np.repeat(prompts_p, rollouts.group) + new_b * new_b / 2))  # of query and key
+        prefill = self._needed.by_block(prompts_p.sum(), np.sum(prompts_p * prompts_p / 2), 0, passes=1)
+        decode = self._needed.by_block(new_b.sum(), pairs, new_b.sum(), passes=new_b.max())
+        return [prefill, decode | {"attend": decode["attend"] + Cost(0, pairs * self._needed.cache_token)}]
 
-    def _forward_cost(self, batch: list[MicroBatch]) -> Cost:
+    def _forward_cost(self, batch: Sequence[MicroBatch]) -> dict[str, Cost]:
         """Return the cost of one forward pass over the micro-batches."""
-        flops = self.step.throughput(batch, 1.0)["update_tflops"] * 1e12 / 3
-        return Cost(flops, len(batch) * self._arithmetic.decode_step(0, 0).bytes)
+        places = [place for one in batch for place in one.places]
+        tokens, pairs = sum(place.length for place in places), sum(place.pairs for place in places)
+        predicted = sum(int(one.rows.mask_bt.sum()) for one in batch)
+        return self._needed.by_block(tokens, pairs, predicted, passes=len(batch))
+
+    def _update_cost(self, batch: Sequence[MicroBatch], forward: dict[str, Cost]) -> dict[str, Cost]:
+        """Return the cost of an update: a backward pass is two forward ones, and adds to the float32 gradient."""
+        cost, head = {name: one * 3 for name, one in forward.items()}, forward["lm_head"]
+        cost |= {"lm_head": head, "logprobs": head * 2, "optimizer": self._needed.optimizer()}
+        return cost | {"gradient_sum": Cost(0, 8 * len(batch) * self._needed.parameters)}
 
 
 class _Guarded(Update):
@@ -154,10 +128,3 @@ class _Guarded(Update):
             if "Disallowed" not in str(error):
                 raise
             raise ImplicitTransfer(f"the update moved an array unasked: {error}") from error
-
-
-def _decoded(rollouts: Rollouts) -> tuple[np.ndarray, float]:
-    """Return the tokens of each response, and the pairs of a query and a key in decoding them."""
-    new = np.array([len(completion.tokens) for completion in rollouts.completions], float)
-    prompt = np.repeat([len(prompt) for prompt in rollouts.prompts], rollouts.group)
-    return new, float(np.sum(new * prompt + new * new / 2))

@@ -1,191 +1,109 @@
 """The figures of a profile: where the wall time of each phase went, and what it could have been.
 
-Seconds are means over the measured steps. `seconds` of a block, a kind or an op are wall time: an instant in which k
-ops run counts 1/k for each, so they add up to the time in which any op runs, and with the idle time to the phase.
-`thread_seconds` add up each op's own time on its thread or stream, and are more than wall time where ops overlap; the
-threads that help with an op are not counted. An op's time never holds that of the ops inside it.
+Seconds are means over the measured steps. Those of a block, a kind or an op are wall time without that of the ops
+inside them: they add up to the time in which any op runs, and with the idle time to the phase.
 """
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
+from socialr1_jax.benchmark.peaks import Peaks
 from socialr1_jax.models.arithmetic import Cost
-from socialr1_jax.profiling.blocks import KINDS, NO_BLOCK
-from socialr1_jax.profiling.instructions import Instruction, read_instructions
-from socialr1_jax.profiling.peaks import Peaks
-from socialr1_jax.profiling.programs import Program
-from socialr1_jax.profiling.trace import Op, Span, Trace, cut, own_pieces, shared, union
+from socialr1_jax.profiling.programs import KINDS, Instruction, Program
+from socialr1_jax.profiling.trace import Trace, own_pieces, wall_shares
 
-STEP = "step"  # the annotation of a measured step
-UNNAMED = "unnamed"  # ops of no named block
 IDLE = "device idle"
-_TOP_GAPS = 3
-_UNKNOWN = Instruction(NO_BLOCK, "other", 0.0, 0.0, "")
+_PUT = "DevicePutWithSharding"  # what the runtime calls an array that goes to a device, asked for or not
 
-
-@dataclass
-class _Use:
-    """Totals of one instruction in all measured steps of one phase."""
-
-    instruction: Instruction
-    runs: int = 0
-    wall: float = 0.0  # nanoseconds, as the next
-    thread: float = 0.0
+Costs = Sequence[Mapping[str, Cost]]  # parts of a phase that run one by one, each with what its blocks need
+_Figures = Sequence[tuple[Instruction, float]]  # wall seconds
 
 
 def summarise(
     trace: Trace,
     programs: Mapping[tuple[str, int], Program],
     peaks: Peaks,
+    measured: str,
     phases: Sequence[str],
-    costs: Mapping[str, Sequence[Cost]],
+    costs: Mapping[str, Costs],
 ) -> dict[str, Any]:
-    """{"step", "phases", "blocks", "kinds", "ops"} of the trace, ready for JSON."""
-    steps = trace.spans(STEP)
-    known = {key: read_instructions(program.text) for key, program in programs.items()}
-    table: dict[tuple[tuple[str, int], str], int] = {}
-    pieces: list[tuple[int, float, float]] = []
-    ops: list[tuple[int, Op]] = []
-    for line in trace.lines:
-        keys = [table.setdefault((op.program, op.name), len(table)) for op in line]
-        ops += zip(keys, line, strict=True)
-        pieces += [(keys[piece.op], piece.start, piece.stop) for piece in own_pieces(line)]
-    names = list(table)
-
-    spans = {name: _inside(trace.spans(name), steps) for name in phases}
-    uses: dict[str, dict[int, _Use]] = {}
-    busy: dict[str, float] = {}
-    for name in phases:
-        uses[name], busy[name] = {}, 0.0
-        for span in spans[name]:
-            within = cut(pieces, span.start, span.stop)
-            busy[name] += union((start, stop) for _, start, stop in within)
-            for key, wall in shared(within).items():
-                _use(uses[name], key, names, known).wall += wall
-            for key, start, stop in within:
-                uses[name][key].thread += stop - start
-        for key, op in ops:
-            if any(span.start <= op.start < span.stop for span in spans[name]) and key in uses[name]:
-                uses[name][key].runs += 1
-    count = len(steps)
-    seconds = [step.seconds for step in steps]
-    found = {
-        name: _phase(spans[name], busy[name] / 1e9, uses[name], peaks, costs.get(name, ()), count) for name in phases
-    }
-    total: dict[int, _Use] = {}
-    for of_phase in uses.values():
-        for key, use in of_phase.items():
-            summed = _use(total, key, names, known)
-            summed.runs += use.runs
-            summed.wall += use.wall
-            summed.thread += use.thread
-    wall = sum(seconds) / count
+    """{"step", "phases", "blocks", "kinds", "ops"} of the trace, ready for JSON; its spans `measured` are the steps."""
+    steps, ops = trace.spans(measured), [op for line in trace.lines for op in line]
+    places = {key: i for i, key in enumerate(dict.fromkeys((op.program, op.name) for op in ops))}
+    known = {key: program.instructions for key, program in programs.items()}
+    instructions = [known.get(program, {}).get(name, Instruction()) for program, name in places]
+    pieces = [(line[i], start, stop) for line in trace.lines for i, start, stop in own_pieces(line)]
+    pieces_n2 = np.array([times for _, *times in pieces]).reshape(-1, 2)
+    keys_n = np.array([places[op.program, op.name] for op, _, _ in pieces], int)
+    starts_n, started_n = np.array([op.start for op in ops]), np.array([places[op.program, op.name] for op in ops], int)
+    table, found = np.zeros((2, len(places))), {}  # wall seconds and runs of each instruction in a step
+    for phase in phases:
+        spans, of_phase = trace.spans(phase, steps), np.zeros_like(table)
+        for span in spans:
+            seconds_n = wall_shares(pieces_n2, span.start, span.stop) / 1e9
+            runs_n = started_n[(span.start <= starts_n) & (starts_n < span.stop)]
+            of_phase += np.bincount(keys_n, seconds_n, len(places)), np.bincount(runs_n, minlength=len(places))
+        table += of_phase / len(steps)
+        seconds, puts = sum(span.stop - span.start for span in spans) / 1e9, len(trace.spans(_PUT, spans))
+        figures = list(zip(instructions, (of_phase[0] / len(steps)).tolist(), strict=True))
+        found[phase] = _phase(seconds / len(steps), figures, peaks, costs.get(phase, ())) | {"puts": puts / len(steps)}
+    each, figures = [(step.stop - step.start) / 1e9 for step in steps], list(zip(instructions, table[0], strict=True))
     return {
         "step": {
-            "seconds": wall,
-            "each": seconds,
+            "seconds": sum(each) / len(steps),
+            "each": each,
             "phases_seconds": sum(one["seconds"] for one in found.values()),
             "idle_seconds": sum(one["idle_seconds"] for one in found.values()),
         },
         "phases": found,
-        "blocks": _blocks(total, peaks, count),
-        "kinds": _kinds(total, count),
-        "ops": _ops(total, names, peaks, count),
-        "ops_of_unknown_programs": sum(key not in known for key, _ in names),
+        "blocks": _blocks(figures, peaks, [part for phase in phases for part in costs.get(phase, ())]),
+        "kinds": _kinds(figures),
+        "ops": [
+            {"op": name, "program": f"{program[0]}.{program[1]}"}
+            | instructions[i]._asdict()
+            | {"runs": float(table[1, i]), "seconds": float(table[0, i])}
+            for (program, name), i in sorted(places.items(), key=lambda item: -table[0, item[1]])
+            if table[0, i]
+        ],
+        "ops_of_unknown_programs": sum(program not in known for program, _ in places),
     }
 
 
-def _inside(spans: Sequence[Span], steps: Sequence[Span]) -> list[Span]:
-    return [span for span in spans if any(step.start <= span.start and span.stop <= step.stop for step in steps)]
-
-
-def _use(
-    uses: dict[int, _Use],
-    key: int,
-    names: Sequence[tuple[tuple[str, int], str]],
-    known: Mapping[tuple[str, int], Mapping[str, Instruction]],
-) -> _Use:
-    if key not in uses:
-        program, name = names[key]
-        uses[key] = _Use(known.get(program, {}).get(name, _UNKNOWN))
-    return uses[key]
-
-
-def _phase(
-    spans: Sequence[Span], busy: float, uses: Mapping[int, _Use], peaks: Peaks, costs: Sequence[Cost], steps: int
-) -> dict[str, Any]:
-    seconds = sum(span.seconds for span in spans) / steps
-    idle = seconds - busy / steps
-    blocks = _blocks(uses, peaks, steps)
-    bound = sum(peaks.bound(cost.flops, cost.bytes) for cost in costs)
-    gaps = [(IDLE, idle, 0.0), *((name, one["seconds"], one["bound_seconds"]) for name, one in blocks.items())]
-    gaps.sort(key=lambda gap: gap[2] - gap[1])
+def _phase(seconds: float, figures: _Figures, peaks: Peaks, costs: Costs) -> dict[str, Any]:
+    busy, needed = sum(wall for _, wall in figures), [sum(part.values(), Cost()) for part in costs]
+    bound, blocks = sum(peaks.bound(cost) for cost in needed), _blocks(figures, peaks, costs)
+    gaps = {IDLE: {"seconds": seconds - busy, "bound_seconds": 0.0}} | blocks
     return {
         "seconds": seconds,
-        "busy_seconds": busy / steps,
-        "idle_seconds": idle,
-        "thread_seconds": sum(use.thread for use in uses.values()) / 1e9 / steps,
-        "flops": sum(use.runs * use.instruction.flops for use in uses.values()) / steps,
-        "needed_flops": sum(cost.flops for cost in costs),
-        "needed_bytes": sum(cost.bytes for cost in costs),
+        "busy_seconds": busy,
+        "idle_seconds": seconds - busy,
+        "needed_flops": sum(cost.flops for cost in needed),
+        "needed_bytes": sum(cost.bytes for cost in needed),
         "bound_seconds": bound,
         "roofline_share": bound / seconds if seconds and costs else None,
-        "kinds": _kinds(uses, steps),
+        "kinds": _kinds(figures),
         "blocks": blocks,
         "gaps": [
-            {"what": what, "seconds": measured, "bound_seconds": least, "gap_seconds": measured - least}
-            for what, measured, least in gaps[:_TOP_GAPS]
-            if measured > least
-        ],
+            {"what": name, **gaps[name], "gap_seconds": gap}
+            for gap, name in sorted(((g["seconds"] - g["bound_seconds"], n) for n, g in gaps.items()), reverse=True)
+            if gap > 0
+        ][:3],
     }
 
 
-def _blocks(uses: Mapping[int, _Use], peaks: Peaks, steps: int) -> dict[str, dict[str, float]]:
-    """By block, largest first. `bound_seconds` add up what each op needs by its own FLOP and bytes."""
-    found: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
-    for use in uses.values():
-        one, block = use.instruction, found[use.instruction.block or UNNAMED]
-        block["seconds"] += use.wall / 1e9 / steps
-        block["thread_seconds"] += use.thread / 1e9 / steps
-        block["bound_seconds"] += use.runs * peaks.bound(one.flops, one.bytes) / steps
-        block["flops"] += use.runs * one.flops / steps
-        block["bytes"] += use.runs * one.bytes / steps
-    return {name: dict(found[name]) for name in sorted(found, key=lambda name: -found[name]["seconds"])}
+def _blocks(figures: _Figures, peaks: Peaks, costs: Costs) -> dict[str, dict[str, float]]:
+    """By block, largest first. `bound_seconds` is what the model needs in it; 0 where its shapes set no bound."""
+    blocks: dict[str, dict[str, float]] = {}
+    for instruction, wall in figures:
+        if wall:
+            blocks.setdefault(instruction.block, {"seconds": 0.0, "bound_seconds": 0.0})["seconds"] += float(wall)
+    for name, cost in (item for part in costs for item in part.items() if item[0] in blocks):
+        blocks[name]["bound_seconds"] += peaks.bound(cost)
+    return dict(sorted(blocks.items(), key=lambda item: -item[1]["seconds"]))
 
 
-def _kinds(uses: Mapping[int, _Use], steps: int) -> dict[str, float]:
+def _kinds(figures: _Figures) -> dict[str, float]:
     """Wall seconds of each kind of work."""
-    found = dict.fromkeys(map(str, KINDS), 0.0)
-    for use in uses.values():
-        found[use.instruction.kind] += use.wall / 1e9 / steps
-    return found
-
-
-def _ops(
-    uses: Mapping[int, _Use], names: Sequence[tuple[tuple[str, int], str]], peaks: Peaks, steps: int
-) -> list[dict[str, Any]]:
-    """All instructions, those that took most first; FLOP and bytes are those of all their runs in a step."""
-    found = []
-    for key in sorted(uses, key=lambda key: -uses[key].wall):
-        use, ((module, number), name) = uses[key], names[key]
-        one, seconds = use.instruction, use.wall / 1e9 / steps
-        bound = use.runs * peaks.bound(one.flops, one.bytes) / steps
-        found.append(
-            {
-                "op": name,
-                "program": f"{module}.{number}",
-                "op_name": one.op_name,
-                "block": one.block or UNNAMED,
-                "kind": one.kind,
-                "runs": use.runs / steps,
-                "seconds": seconds,
-                "thread_seconds": use.thread / 1e9 / steps,
-                "flops": use.runs * one.flops / steps,
-                "bytes": use.runs * one.bytes / steps,
-                "bound_seconds": bound,
-                "roofline_share": bound / seconds if seconds else None,
-            }
-        )
-    return found
+    return {kind: float(sum(wall for instruction, wall in figures if instruction.kind == kind)) for kind in KINDS}

@@ -1,24 +1,22 @@
 """A profiler's trace as numbers: spans of the host, ops of the devices, and how to count time only once.
 
 Times are nanoseconds on the trace's own clock. Ops nest (a loop holds its body's) and run side by side on threads and
-streams. `own_pieces` takes what lies inside an op out of it; `shared` divides every instant among the ops that run
-then, so that what it gives adds up to wall time. `union` is the wall time in which anything runs.
+streams: `own_pieces` takes what lies inside an op out of it, `wall_shares` divides an instant among those that run.
 """
 
+import math
 import re
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
+import numpy as np
 from jax.profiler import ProfileData
 
-Interval = tuple[float, float]
-_RUNTIME = re.compile(r"::|^end: ")  # what the runtime says of itself
+_RUNTIME = re.compile(r"::|^end: ")  # events of the runtime itself
 
 
-@dataclass(frozen=True)
-class Op:
+class Op(NamedTuple):
     """One execution of one instruction. `program` is the module's name and id."""
 
     program: tuple[str, int]
@@ -27,38 +25,24 @@ class Op:
     stop: float
 
 
-@dataclass(frozen=True)
-class Piece:
-    """A stretch of time that belongs to one op and to none inside it; `op` is its place in the list of ops."""
-
-    op: int
-    start: float
-    stop: float
-
-
-@dataclass(frozen=True)
-class Span:
-    """An annotation of the host."""
+class Span(NamedTuple):
+    """An annotation or event of the host."""
 
     name: str
     start: float
     stop: float
 
-    @property
-    def seconds(self) -> float:
-        return (self.stop - self.start) / 1e9
 
-
-@dataclass(frozen=True)
-class Trace:
-    """Content of a trace: ops by line (a thread or a stream), and the host's annotations and events, by start."""
+class Trace(NamedTuple):
+    """Content of a trace: ops by line (a thread or a stream), and the host's spans."""
 
     lines: list[list[Op]]
     host: list[Span]
 
-    def spans(self, name: str) -> list[Span]:
-        """The host's spans of this name."""
-        return [span for span in self.host if span.name == name]
+    def spans(self, name: str, within: Sequence[Span] | None = None) -> list[Span]:
+        """The host's spans of this name by start, or those that lie in one of `within`."""
+        spans = sorted(span for span in self.host if span.name == name)
+        return [s for s in spans if within is None or any(a <= s.start and s.stop <= b for _, a, b in within)]
 
 
 def read_trace(folder: Path) -> Trace:
@@ -66,85 +50,48 @@ def read_trace(folder: Path) -> Trace:
     files = sorted(folder.rglob("*.xplane.pb"), key=lambda file: file.stat().st_mtime)
     if not files:
         raise FileNotFoundError(f"{folder}: the profiler wrote no .xplane.pb")
-    lines: list[list[Op]] = []
-    host: list[Span] = []
-    for plane in ProfileData.from_file(str(files[-1])).planes:
-        for line in plane.lines:
-            ops = []
-            for event in line.events:
-                if _RUNTIME.search(event.name):  # three in five, and reading an event's statistics takes long
-                    continue
-                start, stop = event.start_ns, event.start_ns + event.duration_ns
-                stats = dict(event.stats)
-                if module := stats.get("hlo_module"):
-                    name = str(stats.get("hlo_op", event.name))
-                    ops.append(Op((str(module), int(stats.get("program_id", -1))), name, start, stop))
-                else:
-                    host.append(Span(event.name, start, stop))
-            if ops:
-                lines.append(ops)
-    return Trace(lines, sorted(host, key=lambda span: span.start))
+    trace = Trace([], [])
+    for line in (line for plane in ProfileData.from_file(str(files[-1])).planes for line in plane.lines):
+        ops = []
+        for event in line.events:
+            if _RUNTIME.search(event.name):  # three in five, and reading an event's statistics takes long
+                continue
+            times, stats = (event.start_ns, event.start_ns + event.duration_ns), dict(event.stats)
+            if module := stats.get("hlo_module"):
+                key = (str(module), int(stats.get("program_id", -1))), str(stats.get("hlo_op", event.name))
+                ops.append(Op(*key, *times))
+            else:
+                trace.host.append(Span(event.name, *times))
+        trace.lines.extend([ops] if ops else [])
+    return trace
 
 
-def own_pieces(ops: Sequence[Op]) -> list[Piece]:
-    """The time of each op of one line without that of the ops inside it; the pieces do not overlap."""
+def own_pieces(ops: Sequence[Op]) -> list[tuple[int, float, float]]:
+    """(place of its op, start, stop) of the time of each op of one line without that of the ops inside it."""
+    pieces, now = list[tuple[int, float, float]](), 0.0
+    running: list[int] = []  # each inside the one before it
     order = sorted(range(len(ops)), key=lambda i: (ops[i].start, -ops[i].stop))
-    pieces: list[Piece] = []
-    open_ones: list[int] = []
-    now = 0.0
-
-    def advance(to: float) -> None:
-        nonlocal now
-        if open_ones and to > now:
-            pieces.append(Piece(open_ones[-1], now, to))
-        now = max(now, to)
-
-    for i in order:
-        while open_ones and ops[open_ones[-1]].stop <= ops[i].start:
-            advance(ops[open_ones[-1]].stop)
-            open_ones.pop()
-        advance(ops[i].start)
-        open_ones.append(i)
-    while open_ones:
-        advance(ops[open_ones[-1]].stop)
-        open_ones.pop()
+    for i, start in [*((i, ops[i].start) for i in order), (-1, math.inf)]:
+        while running and now < start:
+            innermost = running[-1]
+            until = min(ops[innermost].stop, start)
+            if until > now:
+                pieces.append((innermost, now, until))
+                now = until
+            if ops[innermost].stop <= start:
+                running.pop()
+        now = max(now, start)
+        running.append(i)
     return pieces
 
 
-def union(intervals: Iterable[Interval]) -> float:
-    """The length of what the intervals cover together; where they overlap it counts once."""
-    total, end = 0.0, float("-inf")
-    for start, stop in sorted(intervals):
-        if stop > end:
-            total += stop - max(start, end)
-            end = stop
-    return total
+def wall_shares(pieces_n2: np.ndarray, start: float, stop: float) -> np.ndarray:
+    """Wall time of each of the pieces (float [n, 2]: start, stop) between `start` and `stop`.
 
-
-def shared(pieces: Sequence[tuple[int, float, float]]) -> dict[int, float]:
-    """The wall time of each key of (key, start, stop): an instant in which k pieces run gives each of them 1/k of it.
-
-    The values add up to the union of all pieces.
+    An instant in which k pieces run gives each of them 1/k of it, so they add up to the time in which any runs.
     """
-    borders = sorted(
-        [(start, 1, i) for i, (_, start, _) in enumerate(pieces)]
-        + [(stop, 0, i) for i, (_, _, stop) in enumerate(pieces)]
-    )
-    found: dict[int, float] = defaultdict(float)
-    running: set[int] = set()
-    now = 0.0
-    for time, begins, i in borders:
-        if time > now and running:
-            for one in running:
-                found[pieces[one][0]] += (time - now) / len(running)
-        now = time
-        if begins:
-            running.add(i)
-        else:
-            running.discard(i)
-    return dict(found)
-
-
-def cut(pieces: Iterable[tuple[int, float, float]], start: float, stop: float) -> list[tuple[int, float, float]]:
-    """Return the parts of the pieces between `start` and `stop`."""
-    return [(key, max(a, start), min(b, stop)) for key, a, b in pieces if a < stop and b > start]
+    borders, places = np.unique(np.clip(pieces_n2, start, stop), return_inverse=True)
+    begin_n, end_n = places.reshape(-1, 2).T
+    running = np.cumsum(np.bincount(begin_n, minlength=len(borders)) - np.bincount(end_n, minlength=len(borders)))[:-1]
+    shares = np.concatenate([[0.0], np.cumsum(np.diff(borders) / np.maximum(running, 1))])
+    return shares[end_n] - shares[begin_n]

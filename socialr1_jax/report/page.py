@@ -8,22 +8,28 @@ policy lets only the page's own script run and forbids the network.
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jinja2
 
+from socialr1_jax.config.command_line import scalar_text
+from socialr1_jax.config.quickstart import QuickstartConfig
+from socialr1_jax.config.run import RunConfig
+from socialr1_jax.config.sections import flat_settings
+from socialr1_jax.evaluation.compare import compare
 from socialr1_jax.report import run_files
 from socialr1_jax.report.metric_lines import meanings
-from socialr1_jax.report.paired import paired_differences
 from socialr1_jax.report.responses import responses_of
 from socialr1_jax.report.run_files import Metrics, Row
-from socialr1_jax.report.settings import changed, differing
 from socialr1_jax.runtime.files import write_whole
 from socialr1_jax.runtime.ownership import refuse_foreign_file
+from socialr1_jax.runtime.terminal import gib
 
 _MOST_SHORTCUTS = 3
+_PAIRED = {"accuracy": "questions", "pair_accuracy": "groups of twins, all right"}
+_ABSENT = "–"
 _SCRIPTS = ("page.js", "charts.js", "lengths.js", "responses.js", "table.js")
 
 
@@ -44,22 +50,28 @@ def write_report(*run_dirs: str | Path, output: str | Path | None = None) -> Pat
     runs = [_read_run(*run) for run in zip(directories, _names(directories), missing, strict=True)]
     names = [(phase, name) for run in runs for phase, columns in run["data"]["metrics"].items() for name in columns]
     payload = _json_for_html({"runs": [run["data"] for run in runs], "meanings": meanings(names)})
+    configs = [run["config"] for run in runs]
+    values = {
+        "runs": runs,
+        "fact_names": list(dict.fromkeys(name for run in runs for name in run["facts"])),
+        "differing": _differing(configs) if len(configs) > 1 else _changed(configs[0]),
+        "script": "\n".join(map(_part, _SCRIPTS)),
+        "payload": payload,
+        # from the content, so that the same run gives the same bytes
+        "nonce": hashlib.sha256(payload.encode("utf-8", "replace")).hexdigest()[:24],
+    }
+    html = render_page(_part("page.html"), values)
+    # "replace": a lone surrogate in a response has no UTF-8 form and must not cost the report
+    return write_whole(path, html.encode("utf-8", "replace"))
+
+
+def render_page(template: str, values: Mapping[str, Any], **filters: Callable[..., str]) -> str:
+    """Fill a page in the reports' style. Text is escaped, and a value that is missing is an error."""
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    configs = [run["config"] for run in runs]
-    html = environment.from_string(_part("page.html")).render(
-        runs=runs,
-        fact_names=list(dict.fromkeys(name for run in runs for name in run["facts"])),
-        differing=differing(configs) if len(configs) > 1 else changed(configs[0]),
-        style=_part("style.css"),
-        script="\n".join(map(_part, _SCRIPTS)),
-        payload=payload,
-        # from the content, so that the same run gives the same bytes
-        nonce=hashlib.sha256(payload.encode("utf-8", "replace")).hexdigest()[:24],
-    )
-    # "replace": a lone surrogate in a response has no UTF-8 form and must not cost the report
-    return write_whole(path, html.encode("utf-8", "replace"))
+    environment.filters |= filters
+    return environment.from_string(template).render(values, style=_part("style.css"))
 
 
 def _is_report(file: Path) -> bool:
@@ -100,7 +112,7 @@ def _read_run(directory: Path, name: str, missing: list[str]) -> Row:
         "summary": summary,
         "accuracy": run_files.before_after(summary, metrics),
         "accuracies": run_files.accuracies(summary, metrics),
-        "paired": paired_differences(directory, responses["evaluations"], notes),
+        "paired": _paired_differences(directory, responses["evaluations"], notes),
         "best_rule": run_files.best_rule(directory),
         "rule": run_files.last_evaluation(metrics).get("best_rule_accuracy"),
         "chance": run_files.last_evaluation(metrics).get("chance", responses["chance"]),
@@ -139,7 +151,7 @@ def _facts(config: Mapping[str, Any], summary: Mapping[str, float], metrics: Met
     if (seconds := summary.get("wall_seconds")) is not None:
         facts["Wall time"] = f"{seconds / 3600:.1f} h" if seconds >= 7200 else f"{seconds / 60:.1f} min"
     if "peak_rss_bytes" in summary:
-        facts["Peak memory"] = f"{summary['peak_rss_bytes'] / 2**30:.2f} GiB"
+        facts["Peak memory"] = f"{gib(summary['peak_rss_bytes'])} GiB"
     return facts
 
 
@@ -147,6 +159,53 @@ def _shortcuts(directory: Path) -> dict[str, str]:
     found = run_files.shortcuts(directory)
     more = f"; and {len(found) - _MOST_SHORTCUTS} more" if len(found) > _MOST_SHORTCUTS else ""
     return {"Shortcuts in data.train": "; ".join(found[:_MOST_SHORTCUTS]) + more} if found else {}
+
+
+def _paired_differences(directory: Path, evaluations: Sequence[int], notes: list[str]) -> list[Row]:
+    """Return the rows of the page's paired comparison: set, figure, the figures of `difference_figures`, changes.
+
+    There are none for a run with fewer than two evaluations in rollouts.jsonl. Where the two cannot be compared, the
+    reason goes into `notes`.
+    """
+    if len(evaluations) < 2:
+        return []
+    first, last = evaluations[0], evaluations[-1]
+    try:
+        found = compare(f"{directory}@{first}", f"{directory}@{last}")
+    except ValueError as error:
+        notes.append(f"the evaluations at step {first} and step {last} are not compared: {error}")
+        return []
+    return [
+        {"set": name, "figure": text, "first": first, "last": last, **part[key]}
+        | {"to_right": part["wrong_to_right"], "to_wrong": part["right_to_wrong"], "items": part["items"]}
+        for name, part in found["comparisons"].items()
+        for key, text in _PAIRED.items()
+        if key in part
+    ]
+
+
+def _changed(config: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
+    """(dotted name, [value, default]) of the settings of a run that are not the defaults of its configuration class."""
+    config_class = QuickstartConfig if "tiny_model" in config else RunConfig
+    defaults = config_class.model_construct().model_dump(mode="json")
+    return [(name, values) for name, values in _differing([config, defaults]) if values[0] != _ABSENT]
+
+
+def _differing(configs: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[str]]]:
+    """(dotted name, its value in each configuration) of the settings that are not the same in all."""
+    flats = [flat_settings(config) for config in configs]
+    rows = []
+    for name in dict.fromkeys(name for flat in flats for name in flat):
+        values = [_setting_text(flat[name]) if name in flat else _ABSENT for flat in flats]
+        if len(set(values)) > 1:
+            rows.append((name, values))
+    return rows
+
+
+def _setting_text(value: Any) -> str:
+    if isinstance(value, list):
+        return "[" + ", ".join(map(scalar_text, value)) + "]"
+    return "{}" if value == {} else scalar_text(value) or '""'
 
 
 def _section(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:

@@ -25,6 +25,7 @@ def responses_of(directory: Path, notes: list[str]) -> Row:
         if pages.bytes > MOST_BYTES:
             break
         responses.append(response)
+    tokens = survey.tokens
     responses.sort(key=lambda response: (response["step"], not response["phase"].startswith("eval")))
     return {
         "rows": survey.rows,
@@ -34,7 +35,8 @@ def responses_of(directory: Path, notes: list[str]) -> Row:
         "examples": examples,
         "responses": responses,
         "questions": pages.questions,
-        "lengths": _lengths(survey),
+        "lengths": {"responses": tokens.responses, "stride": tokens.stride, "width": tokens.width}
+        | {"columns": tokens.columns()},
     }
 
 
@@ -114,17 +116,6 @@ def _examples(path: Path, survey: Survey, pages: _Page) -> Row:
         shown.append({"why": why, "sides": sides})
     better, worse = sum(change > 0 for change in gain.values()), sum(change < 0 for change in gain.values())
     return {"all": len(gain), "better": better, "worse": worse, "questions": shown}
-
-
-def _lengths(survey: Survey) -> Row:
-    """Return the map of the training responses' lengths in tokens."""
-    found = survey.tokens
-    return {
-        "responses": found.responses,
-        "stride": found.stride,
-        "width": found.width,
-        "columns": found.columns(),
-    }
 
 
 def _short(value: Any) -> float | None:

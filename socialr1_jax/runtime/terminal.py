@@ -31,6 +31,11 @@ def printable(text: str, most: int = _MOST) -> str:
     return "".join(escaped)
 
 
+def gib(size: float) -> str:
+    """Return bytes as GiB with two decimals: "1.50"."""
+    return f"{size / 2**30:.2f}"
+
+
 def counted(number: int, noun: str) -> str:
     """Return a number with its noun, in the singular for 1: "1 device", "1,024 devices"."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -13,7 +13,7 @@ import numpy as np
 from socialr1_jax.models.attention import Backend
 from socialr1_jax.models.qwen3 import Params, Qwen3Config
 from socialr1_jax.runtime.mesh import row_shards, tensor_shards
-from socialr1_jax.runtime.terminal import counted
+from socialr1_jax.runtime.terminal import counted, gib
 from socialr1_jax.sampling.batch import Group, Rollout, Segment, slot_stride
 from socialr1_jax.sampling.draw import row_keys
 from socialr1_jax.sampling.memory import BatchPlan, free_memory, ladder, plan_batch, round_up
@@ -141,8 +141,8 @@ class Engine:
             f"sampling {counted(rows, 'response')} to {counted(len(prompts), 'prompt')}: "
             f"{counted(plan.rows, 'row')} at once"
             f"{f' on each of {shards} devices' if shards > 1 else ''}, caches of up to {plan.slots} slots; "
-            f"{plan.weights / 2**30:.2f} GiB weights, {plan.cache / 2**30:.2f} caches, "
-            f"{plan.temporaries / 2**30:.2f} temporary; attention {self.backend}"
+            f"{gib(plan.weights)} GiB weights, {gib(plan.cache)} caches, "
+            f"{gib(plan.temporaries)} temporary; attention {self.backend}"
         )
         return plan
 

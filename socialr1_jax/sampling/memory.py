@@ -12,6 +12,7 @@ from socialr1_jax.models.arithmetic import Arithmetic
 from socialr1_jax.models.attention import Backend
 from socialr1_jax.models.qwen3 import Qwen3Config
 from socialr1_jax.runtime.processes import least_of_all
+from socialr1_jax.runtime.terminal import gib
 
 _PREFILL_TOKENS = 16_384  # of one prefill on a device: enough to keep it busy, little to hold
 _SHARED = 256  # attention reads a pool's beginning in multiples of this many slots
@@ -65,8 +66,8 @@ def plan_batch(
         if memory is None or plan.total <= memory:
             return plan
     raise ValueError(
-        f"sampling does not fit: one row of {slots} tokens takes {plan.total / 2**30:.2f} GiB a device "
-        f"({plan.weights / 2**30:.2f} of it the weights), and {(memory or 0) / 2**30:.2f} GiB may be used. "
+        f"sampling does not fit: one row of {slots} tokens takes {gib(plan.total)} GiB a device "
+        f"({gib(plan.weights)} of it the weights), and {gib(memory or 0)} GiB may be used. "
         + _advice(planned, config, itemsize, width, slots, tensor, memory or 0)
     )
 

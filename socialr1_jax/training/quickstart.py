@@ -108,6 +108,22 @@ def _grpo_config(config: QuickstartConfig, folder: Path) -> RunConfig:
     return RunConfig(**values)
 
 
+def untrained_run(config: QuickstartConfig, folder: Path) -> RunConfig:
+    """The GRPO run of a quickstart from random weights, its model and questions written into `folder`.
+
+    Without the content reward model: it is asked about responses of the right format alone, and those of random
+    weights never are.
+    """
+    train = stories_of(config, config.stories.train_count, "train", config.seed)
+    write_stories(train, folder / "questions" / "train.jsonl")
+    save_hf(small_model(config, train, folder)[0], folder / "sft")
+    values = _grpo_config(config, folder).model_dump()
+    values["data"]["eval"] = ()
+    if config.rewards.uses.content:
+        values["rewards"]["preset"] = "no_content"
+    return RunConfig(**values)
+
+
 def _cold_start(config: QuickstartConfig, folder: Path) -> None:
     """Writes questions/ and sft/."""
     train = stories_of(config, config.stories.train_count, "train", config.seed)

@@ -12,7 +12,7 @@ from rich.text import Text
 from socialr1_jax.data.examples import LETTERS, Example
 from socialr1_jax.report.run_files import Row, is_right, read_lines, status_of
 from socialr1_jax.run.console import console
-from socialr1_jax.runtime.terminal import printable
+from socialr1_jax.runtime.terminal import gib, printable
 
 _MOST_LINES = 30  # of a response
 
@@ -35,7 +35,7 @@ def show_results(summary: Mapping[str, Any], folder: Path, report: Path, *, tens
             f"content reward model: {_figure(summary['content_pair_accuracy'])} of {summary['content_pairs']} held-out "
             "pairs in the right order"
         )
-    console.print(f"{summary['wall_seconds']:.0f} s in all calls, {summary['peak_rss_bytes'] / 2**30:.2f} GiB at most")
+    console.print(f"{summary['wall_seconds']:.0f} s in all calls, {gib(summary['peak_rss_bytes'])} GiB at most")
     console.print("\nWhat to do next:", style="bold")
     console.print(f"  see every curve and response: open {report} in a browser", soft_wrap=True)
     if tensorboard:

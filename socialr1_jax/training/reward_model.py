@@ -20,6 +20,7 @@ from socialr1_jax.config.rewards import ContentConfig
 from socialr1_jax.config.sections import ConfigError
 from socialr1_jax.data.pairs import Pair, read_pairs
 from socialr1_jax.grpo.optimizer import make_optimizer, make_schedule
+from socialr1_jax.grpo.packing import bin_count
 from socialr1_jax.grpo.update import Update, init_state, make_update
 from socialr1_jax.models.attention import Backend, Segments
 from socialr1_jax.models.attention_trial import working_attention
@@ -222,7 +223,7 @@ def pair_batches(pairs: Sequence[PairTokens], config: RewardModelConfig) -> list
     units = [pair.unit(i) for i, pair in enumerate(pairs)]
     width = bin_width(max(unit.length for unit in units))
     filled = fill_bins(units, width)
-    count = max(1, config.batch.micro_batch_tokens // width) * row_shards()
+    count = bin_count(config.batch.micro_batch_tokens, width, row_shards())
     found = []
     for first in range(0, len(filled), count):
         bins = lay_out(filled[first : first + count], width, count)

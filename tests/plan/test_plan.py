@@ -14,7 +14,8 @@ from socialr1_jax.config.loading import load_config
 from socialr1_jax.config.run import PlanConfig
 from socialr1_jax.models.arithmetic import Cost
 from socialr1_jax.plan.advice import advice
-from socialr1_jax.plan.plan import DoesNotFit, Phase, Plan
+from socialr1_jax.plan.phase import DoesNotFit, Phase
+from socialr1_jax.plan.plan import Plan
 from socialr1_jax.plan.tables import print_plan
 from socialr1_jax.runtime.chips import CHIPS, parse_topology
 

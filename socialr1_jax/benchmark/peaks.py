@@ -1,32 +1,35 @@
-"""Measure this machine's peaks: the rate of a large matrix product, the bandwidth of a large copy."""
+"""This machine: its device by name, and measured peaks, of a large matrix product and of a large copy."""
 
+import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from socialr1_jax.models.arithmetic import Cost
 from socialr1_jax.models.qwen3 import precision
 
 _SECONDS = 0.7  # of calls, for each of the two
-_ROW = 0.05
+_ROW = 0.05  # seconds of calls in a row: an accelerator that is waited for after each rests until the next comes
 
 
-@dataclass(frozen=True)
-class Peaks:
+class Peaks(NamedTuple):
     """Peaks of all devices together: FLOP/s in the computation's dtype, bytes/s read and written."""
 
     flops: float
     bandwidth: float
 
-    def bound(self, flops: float, moved: float) -> float:
-        """Seconds that so many FLOP and bytes take at least: the longer of the two, as in the roofline model."""
-        return max(flops / self.flops, moved / self.bandwidth)
+    def bound(self, cost: Cost) -> float:
+        """Seconds that its FLOP and bytes take at least: the longer of the two, as in the roofline model."""
+        return max(cost.flops / self.flops, cost.bytes / self.bandwidth)
 
-    def best(self, other: "Peaks") -> "Peaks":
-        """The better of two measurements: what else the machine does only ever lowers one."""
-        return Peaks(max(self.flops, other.flops), max(self.bandwidth, other.bandwidth))
+
+def device_text() -> str:
+    """Return what a figure was measured on: the kind of the devices, a CPU with its cores."""
+    kind = jax.devices()[0].device_kind
+    return f"{kind}, {os.cpu_count()} cores" if kind == "cpu" else kind
 
 
 def measure_peaks(dtype: str) -> Peaks:
@@ -44,10 +47,7 @@ def measure_peaks(dtype: str) -> Peaks:
 
 
 def _fastest(call: Callable[[jax.Array], jax.Array], x: jax.Array) -> float:
-    """Seconds of the fastest call, those of compiling not counted; each takes what the last gave.
-
-    Calls are made in rows of `_ROW` seconds: an accelerator that is waited for after each rests until the next comes.
-    """
+    """Seconds of the fastest call after a warm-up; each takes what the last gave."""
     x = call(x).block_until_ready()
     fastest, begun, count = float("inf"), time.perf_counter(), 1
     while time.perf_counter() - begun < _SECONDS:

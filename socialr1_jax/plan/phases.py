@@ -1,0 +1,408 @@
+"""The phases of a run, each compiled from abstract arrays on a mesh that is only described."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+
+from socialr1_jax.config.run import PlanConfig
+from socialr1_jax.grpo.packing import Rows, bin_count, width_of
+from socialr1_jax.grpo.step import Programs, compile_programs, row_multiple
+from socialr1_jax.grpo.update import Sums, TrainState, moment_shardings
+from socialr1_jax.models.arithmetic import Arithmetic, Cost
+from socialr1_jax.models.attention import Backend
+from socialr1_jax.models.blockwise import Segments
+from socialr1_jax.models.qwen3 import Layout, Params, Qwen3Config, Weight, weight_specs
+from socialr1_jax.models.reward_model import position_scores
+from socialr1_jax.plan.hlo import attention_kernels, collectives
+from socialr1_jax.plan.phase import DoesNotFit, Part, Phase
+from socialr1_jax.plan.shapes import mean_response, shape_of
+from socialr1_jax.runtime.mesh import ROWS, P
+from socialr1_jax.sampling import Engine, SamplingParams
+from socialr1_jax.sampling.batch import STOP_MULTIPLE, product_blocks, slot_stride
+from socialr1_jax.sampling.decode import DecodeState, admit, decode_segment, empty_batch, reshard, take_rows
+from socialr1_jax.sampling.memory import USABLE, BatchPlan
+from socialr1_jax.weights.hf import map_weights
+
+
+class Compiled(NamedTuple):
+    """A program of a phase, and its results as abstract arrays, where the compiler lays them."""
+
+    name: str
+    part: Part
+    program: Any
+    results: Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class AbstractRun:
+    """A run as abstract arrays on its mesh, and the phases that are compiled from them."""
+
+    config: PlanConfig
+    model: Qwen3Config
+    num_tokens: int
+    mesh: Mesh
+    backend: Backend
+    allowed: int  # bytes of a device that the run may take
+
+    def phases(self, part: Part) -> Iterator[Phase]:
+        """Compile the phases of a part of a step. Raises DoesNotFit when the compiler refuses one."""
+        grpo = self.config.grpo
+        if part == "rollout":
+            yield self.reshard()
+            yield self.prefill()
+            yield self.cache_growth()
+            yield self.decode()
+            if self.content_shape is not None:
+                yield self.content_scores(self.content_shape)
+            return
+        if self.reference is not None:
+            yield self.reference_logprobs()
+        if grpo.several_updates:
+            yield self.old_logprobs()
+        yield self.backward()
+        yield self.optimizer()
+
+    # ------------------------------------------------------------------------------------- what training keeps
+
+    @cached_property
+    def programs(self) -> Programs:
+        return compile_programs(self.config, self.model, self.num_tokens, self.backend)
+
+    @cached_property
+    def masters(self) -> Params:
+        return _weights(self.model, jnp.float32, self.mesh)
+
+    @cached_property
+    def moments(self) -> Any:
+        optimizer, masters = self.programs.optimizer, self.masters
+        return _laid_out(jax.eval_shape(optimizer.init, masters), moment_shardings(optimizer, masters))
+
+    @cached_property
+    def reference(self) -> Params | None:
+        return _weights(self.model, self.dtype, self.mesh) if self.config.grpo.kl_coefficient else None
+
+    @cached_property
+    def content_shape(self) -> Qwen3Config | None:
+        """Sizes of the content model, None without one."""
+        if not self.config.rewards.uses.content:
+            return None
+        return replace(shape_of(self.config.rewards.content.model), scalar_head=True)
+
+    @cached_property
+    def content(self) -> Params | None:
+        return _weights(self.content_shape, self.dtype, self.mesh, "rollout") if self.content_shape else None
+
+    @property
+    def others(self) -> dict[str, Any]:
+        reference = self.reference if self.config.grpo.reference_memory == "device" else None
+        return {"reference": reference, "content model": self.content}
+
+    @property
+    def resting(self) -> dict[str, Any]:
+        return {"moments": self.moments, **self.others}
+
+    @property
+    def training(self) -> dict[str, Any]:
+        return {"weights": self.masters, **self.resting}
+
+    @property
+    def resident(self) -> dict[str, int]:
+        """Bytes a device of what training keeps there all the time."""
+        return {name: _device_bytes(tree) for name, tree in self.training.items() if tree is not None}
+
+    # ------------------------------------------------------------------------------------------------- its sizes
+
+    @property
+    def platform(self) -> str:
+        return self.mesh.devices.flat[0].platform
+
+    @property
+    def shards(self) -> int:
+        """Parts that rows are split into."""
+        return self.mesh.shape["replica"] * self.mesh.shape["fsdp"]
+
+    @property
+    def dtype(self) -> Any:
+        return self.config.model.dtype
+
+    @cached_property
+    def costs(self) -> Arithmetic:
+        return Arithmetic(self.model, jnp.dtype(self.dtype).itemsize, self.shards)
+
+    @property
+    def prompt(self) -> int:
+        return self.config.data.max_prompt_tokens
+
+    @property
+    def mean(self) -> int:
+        """Tokens of a response that the times are for."""
+        return mean_response(self.config)
+
+    @property
+    def responses(self) -> int:
+        """Responses of a step."""
+        return self.config.grpo.prompts_per_step * self.config.sampling.group_size
+
+    @cached_property
+    def of_step(self) -> BatchPlan:
+        return self.batch_of(self.config.grpo.prompts_per_step, self.config.sampling.group_size)
+
+    @cached_property
+    def of_evaluation(self) -> BatchPlan:
+        return self.batch_of(self.config.evaluation.questions, self.config.evaluation.samples)
+
+    @property
+    def largest(self) -> BatchPlan:
+        """An evaluation's batch may be larger than a step's."""
+        return max(self.of_step, self.of_evaluation, key=lambda batch: batch.rows)
+
+    @property
+    def width(self) -> int:
+        """Tokens of the widest row, padding included."""
+        return width_of(self.largest.slots, row_multiple(self.platform))
+
+    @property
+    def micro_batches(self) -> int:
+        """Micro-batches of a step's updates."""
+        tokens = max(self.width, self.config.grpo.micro_batch_tokens) * self.shards
+        return max(1, round(self.responses * (self.prompt + self.mean) / tokens))
+
+    @property
+    def updates(self) -> int:
+        return self.config.grpo.prompts_per_step // self.config.grpo.mini_batch_prompts
+
+    def batch_of(self, prompts: int, n: int) -> BatchPlan:
+        """The batch the engine would choose. If nothing fits, ignores memory so that the phases report the excess."""
+        sampling, free = self.config.sampling, self.allowed - sum(self.resident.values())
+
+        def chosen(memory: int) -> BatchPlan:
+            engine = Engine(
+                params={},
+                config=self.model,
+                num_tokens=self.num_tokens,
+                dtype=self.dtype,
+                backend=self.backend,
+                max_rows=sampling.max_rows,
+                memory=memory,
+                platform=self.platform,
+            )
+            with jax.set_mesh(self.mesh):
+                prompt = [0] * self.prompt
+                return engine.plan([prompt] * prompts, SamplingParams(n=n, max_new_tokens=sampling.max_new_tokens))
+
+        try:
+            return chosen(int(free * USABLE))
+        except ValueError:
+            return chosen(1 << 60)
+
+    # ---------------------------------------------------------------------------------------------- the rollout
+
+    @cached_property
+    def resharded(self) -> Compiled:
+        """The program that makes the rollout weights."""
+        return self.compile("reshard", "rollout", reshard, self.masters, self.model, self.dtype)
+
+    @cached_property
+    def decoding(self) -> DecodeState:
+        return self.rollout_state(self.largest.rows * self.shards, self.largest.slots)
+
+    def rollout_state(self, rows: int, slots: int) -> DecodeState:
+        """The abstract state of a batch, where the compiler lays it."""
+        with jax.set_mesh(self.mesh):
+            lowered = empty_batch.lower(self.model, rows, slots, jnp.dtype(self.dtype), STOP_MULTIPLE)
+        return _laid_out(lowered.out_info, lowered.compile().output_shardings)
+
+    def reshard(self) -> Phase:
+        cost = Cost(0, self.costs.parameters * (4 + self.costs.itemsize * self.costs.copies))
+        return self.phase(self.resharded, beside=self.resting, cost=cost)
+
+    def prefill(self) -> Phase:
+        largest, shards, prompts_of_step = self.largest, self.shards, self.config.grpo.prompts_per_step
+        group = self.config.sampling.group_size if largest is self.of_step else self.config.evaluation.samples
+        prompts, placed = largest.prompts * shards, largest.prompts * min(group, largest.rows) * shards
+        compiled = self.compile(
+            "prefill",
+            "rollout",
+            admit,
+            self.masters,
+            self.model,
+            self.decoding,
+            self.array((prompts, largest.width), jnp.int32),
+            self.array((prompts,), jnp.int32),
+            self.array((placed,), jnp.int32),
+            self.rollout_state(placed, slot_stride(self.platform))._replace(caches=[]),
+            dtype=jnp.dtype(self.dtype),
+            backend=self.backend,
+        )
+        passes = -(-prompts_of_step // (self.of_step.prompts * shards))
+        cost = self.costs.forward(prompts_of_step, self.prompt, 0, passes=passes)
+        beside = self.resting | {"rollout weights": self.resharded.results}
+        return self.phase(compiled, beside=beside, cost=cost, calls=passes)
+
+    def cache_growth(self) -> Phase:
+        rows, slots = self.largest.rows * self.shards, self.largest.slots
+        before = self.rollout_state(rows, slots - slot_stride(self.platform)).caches[0]
+        rows_taken = self.array((rows,), jnp.int32)
+        compiled = self.compile("cache growth", "rollout", take_rows, before, rows_taken, slots=slots)
+        beside = self.training | {"rollout weights": self.resharded.results, "cache": self.decoding.caches[1:]}
+        return self.phase(compiled, beside=beside, cost=Cost())
+
+    def decode(self) -> Phase:
+        mean, segment = self.mean, self.config.sampling.segment_tokens
+        compiled = self.compile(
+            "decode",
+            "rollout",
+            decode_segment,
+            self.resharded.results,
+            self.model,
+            self.decoding,
+            self.array((), jnp.int32, P()),
+            steps=segment,
+            num_tokens=self.num_tokens,
+            blocks=product_blocks(self.platform, self.mesh.shape["tensor"]),
+        )
+        batches = -(-self.responses // (self.of_step.rows * self.shards))  # full ones, one after another
+        cost = self.costs.decode_step(self.responses / batches, self.prompt + mean / 2) * (mean * batches)
+        calls, steps = batches * -(-mean // segment), batches * mean
+        return self.phase(compiled, beside=self.training, cost=cost, calls=calls, steps=steps)
+
+    def content_scores(self, shape: Qwen3Config) -> Phase:
+        width = self.width
+        count = bin_count(self.config.rewards.content.batch_tokens, width, self.shards)
+        ints = self.array((count, width), jnp.int32)
+        compiled = self.compile(
+            "content scores",
+            "rollout",
+            position_scores,
+            self.content,
+            shape,
+            ints,
+            self.array((count,), jnp.int32),
+            dtype=self.dtype,
+            backend=self.backend,
+            segments=Segments(ints, ints, ints),
+        )
+        passes = max(1, -(-self.responses // count))
+        costs = Arithmetic(shape, jnp.dtype(self.dtype).itemsize, self.shards)
+        cost = costs.forward(self.responses, self.prompt + self.mean, 0, passes=passes)
+        beside = {name: tree for name, tree in self.training.items() if name != "content model"}
+        return self.phase(compiled, beside=beside, cost=cost, calls=passes)
+
+    # ----------------------------------------------------------------------- the update, on its widest micro-batch
+
+    def micro_batch(self, old: bool = False, reference: bool = False) -> Rows:
+        """The widest one, with the log-probs of the old policy and of the reference where they are asked for."""
+        width, grpo = self.width, self.config.grpo
+        count = bin_count(grpo.micro_batch_tokens, width, self.shards)
+        ints, floats, flags = (self.array((count, width), kind) for kind in (jnp.int32, jnp.float32, jnp.bool_))
+        return Rows(
+            tokens_bt=ints,
+            lengths_b=self.array((count,), jnp.int32),
+            mask_bt=flags,
+            segments=Segments(ints, ints, ints),
+            advantages=floats,
+            on_policy_bt=flags if grpo.several_updates else None,
+            old_logp_bt=floats if old else None,
+            ref_logp_bt=floats if reference else None,
+        )
+
+    @property
+    def forward_cost(self) -> Cost:
+        return self.costs.forward(self.responses, self.prompt + self.mean, self.mean, passes=self.micro_batches)
+
+    def reference_logprobs(self) -> Phase:
+        logprobs, rows = self.programs.logprobs, self.micro_batch()
+        compiled = self.compile("reference log-probs", "update", logprobs, self.reference, rows)
+        beside = {"weights": self.masters, "moments": self.moments, "content model": self.content}
+        return self.phase(compiled, beside=beside, cost=self.forward_cost, calls=self.micro_batches)
+
+    def old_logprobs(self) -> Phase:
+        """Of all but the first update's rows."""
+        logprobs, part = self.programs.logprobs, (self.updates - 1) / self.updates
+        compiled = self.compile("old log-probs", "update", logprobs, self.masters, self.micro_batch())
+        calls = max(1, round(self.micro_batches * (self.updates - 1) / self.updates))
+        return self.phase(compiled, beside=self.resting, cost=self.forward_cost * part, calls=calls)
+
+    @cached_property
+    def scored(self) -> Rows:
+        """A micro-batch with the log-probs that the loss needs."""
+        return self.micro_batch(old=self.config.grpo.several_updates, reference=self.reference is not None)
+
+    @cached_property
+    def sums(self) -> Sums:
+        """What a backward pass adds to."""
+        _, (_, metrics) = jax.eval_shape(self.programs.update.loss_fn, self.masters, self.scored)
+        names = ["loss", "denominator", *(name for name in metrics if not name.endswith("_bt"))]
+        return Sums(self.masters, {name: self.array((), jnp.float32, P()) for name in names})
+
+    def backward(self) -> Phase:
+        accumulate, tokens, calls = self.programs.update.accumulate, self.prompt + self.mean, self.micro_batches
+        compiled = self.compile("backward", "update", accumulate, self.masters, self.sums, self.scored)
+        cost = self.costs.update(self.responses, tokens, self.mean, calls, self.config.model.remat)
+        return self.phase(compiled, beside=self.resting, cost=cost, calls=calls)
+
+    def optimizer(self) -> Phase:
+        state = TrainState(self.masters, self.moments, *(self.array((), jnp.int32, P()),) * 2)
+        compiled = self.compile("optimizer", "update", self.programs.update.apply, state, self.sums)
+        cost = self.costs.optimizer() * self.updates
+        return self.phase(compiled, beside=self.others, cost=cost, calls=self.updates)
+
+    # ------------------------------------------------------------------------------------------------ compiling
+
+    def array(self, shape: tuple[int, ...], kind: Any, spec: P = ROWS) -> Any:
+        return jax.ShapeDtypeStruct(shape, kind, sharding=NamedSharding(self.mesh, spec))
+
+    def compile(self, name: str, part: Part, function: Any, *args: Any, **static: Any) -> Compiled:
+        """Compile a function for these abstract arrays. Raises DoesNotFit when the compiler refuses it."""
+        try:
+            with jax.set_mesh(self.mesh):  # not around more: what computes at once would look for these devices
+                lowered = function.lower(*args, **static)
+                compiled = lowered.compile()
+        except jax.errors.JaxRuntimeError as error:  # a TPU's compiler refuses what does not fit
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            reason = str(error).strip().splitlines()[0].removeprefix("RESOURCE_EXHAUSTED: ")
+            raise DoesNotFit(f"{name} does not fit: {reason}", part) from error
+        return Compiled(name, part, compiled, _laid_out(lowered.out_info, compiled.output_shardings))
+
+    def phase(self, compiled: Compiled, *, beside: dict[str, Any], cost: Cost, calls: int = 1, steps: int = 1) -> Phase:
+        """Return the figures of a program; `beside` are the trees that lie on the devices while it runs."""
+        memory, text = compiled.program.memory_analysis(), compiled.program.as_text()
+        return Phase(
+            name=compiled.name,
+            part=compiled.part,
+            calls=calls,
+            steps=steps,
+            arguments=memory.argument_size_in_bytes,
+            outputs=memory.output_size_in_bytes - memory.alias_size_in_bytes,
+            temporaries=memory.temp_size_in_bytes,
+            beside={key: _device_bytes(tree) for key, tree in beside.items() if tree is not None},
+            cost=cost,
+            kernels=attention_kernels(text),
+            collectives=collectives(text, self.mesh.size),
+        )
+
+
+def _laid_out(arrays: Any, shardings: Any) -> Any:
+    return jax.tree.map(lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), arrays, shardings)
+
+
+def _weights(model: Qwen3Config, dtype: Any, mesh: Mesh, layout: Layout = "train") -> Params:
+    """The tree of abstract weights in a layout."""
+
+    def one(weight: Weight, layers: int | None, _: P) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(weight.shape if layers is None else (layers, *weight.shape), dtype)
+
+    shardings = jax.tree.map(lambda spec: NamedSharding(mesh, spec), weight_specs(model, layout))
+    return _laid_out(map_weights(model, one), shardings)
+
+
+def _device_bytes(tree: Any) -> int:
+    """Bytes of the arrays of a tree on one device."""
+    return sum(int(np.prod(x.sharding.shard_shape(x.shape))) * x.dtype.itemsize for x in jax.tree.leaves(tree))

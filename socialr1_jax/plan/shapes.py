@@ -1,0 +1,45 @@
+"""The sizes of a run: its model's, of its folder, as published or by a name, and its responses'."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from socialr1_jax.config.run import PlanConfig
+from socialr1_jax.config.sections import ConfigError
+from socialr1_jax.models.qwen3 import Qwen3Config
+from socialr1_jax.models.shapes import PUBLISHED_TOKENS, SHAPES, named_shape
+from socialr1_jax.runtime.files import read_json
+from socialr1_jax.weights.hub import cached_folder
+from socialr1_jax.weights.tokenizer_files import count_tokens
+
+
+class UnknownSizesError(ConfigError):
+    """A model that is not on this machine, and whose sizes are not published ones."""
+
+
+def model_shape(config: PlanConfig) -> tuple[Qwen3Config, int]:
+    """The sizes of `config.model`, and how many ids its tokenizer knows: of its folder, or as published."""
+    shape = shape_of(config.model.path, config.model.random, config.model.ignore_fields)
+    folder = Path(config.model.path)
+    if not config.model.random and (folder / "config.json").exists():
+        return shape, count_tokens(folder, shape.vocab_size)
+    return shape, min(PUBLISHED_TOKENS, shape.vocab_size)
+
+
+def shape_of(path: str, named: str = "", ignore_fields: Sequence[str] = ()) -> Qwen3Config:
+    """The sizes of a model folder, of a published Qwen3 by its hub id, or of a shape by its name."""
+    published = path.removeprefix("Qwen/Qwen3-").removesuffix("-Base").lower()
+    if named or published in SHAPES:
+        return named_shape(named or published)
+    file = (cached_folder(path) or Path(path)) / "config.json"
+    if not file.exists():
+        raise UnknownSizesError(
+            f"model.path {path!r} is neither a model folder nor one of Qwen/Qwen3-{{{','.join(SHAPES)}}}; give a "
+            "folder with a config.json, or name the shape with model.random"
+        )
+    return Qwen3Config.from_hf(read_json(file), str(file), ignore_fields)
+
+
+def mean_response(config: PlanConfig) -> int:
+    """Tokens of a response that the times are for."""
+    limit = config.sampling.max_new_tokens
+    return min(config.response_tokens or limit, limit)
