@@ -15,6 +15,7 @@ import pytest
 
 from socialr1_jax import Qwen3Config
 from socialr1_jax.benchmark import config as benchmark_config
+from socialr1_jax.benchmark import record
 from socialr1_jax.benchmark.benchmark import PHASES, _decode, benchmark, tail_lengths
 from socialr1_jax.benchmark.config import BenchmarkConfig
 from socialr1_jax.models.qwen3 import declare_weights, init_params
@@ -56,7 +57,7 @@ def load(path):
 def script():
     with pytest.MonkeyPatch.context() as patch:
         module = load(SCRIPT)
-        for where in (module, benchmark_config):
+        for where in (record, benchmark_config):
             patch.setattr(where, "SHAPES", {"tiny": TOY})
         yield module
 

@@ -261,7 +261,7 @@ def test_verification_finds_a_tensor_that_differs(source, tmp_path, monkeypatch,
         model.norm.set_value(model.norm.get_value() + 1)
         return model
 
-    monkeypatch.setattr("socialr1_jax.weights.orbax_folder.load_orbax", other)
+    monkeypatch.setattr("socialr1_jax.run.convert.load_orbax", other)
     assert hf_to_orbax(["--src", str(source), "--dst", str(tmp_path / "orbax"), "--verify"]) == 2
     assert "1 of 24 tensors differ: model.norm.weight" in capsys.readouterr().err
 

@@ -22,6 +22,7 @@ from socialr1_jax.models.arithmetic import Arithmetic, Cost
 from socialr1_jax.models.shapes import named_shape
 from socialr1_jax.profiling.blocks import BLOCKS, block_of, kind_of
 from socialr1_jax.profiling.conclusion import conclusion
+from socialr1_jax.profiling.config import _split
 from socialr1_jax.profiling.instructions import read_instructions
 from socialr1_jax.profiling.page import say_summary
 from socialr1_jax.profiling.peaks import Peaks
@@ -210,7 +211,7 @@ def test_a_file_that_is_no_configuration_is_told(tmp_path, text):
 
 @pytest.mark.parametrize("spelling", ["--output-dir", "--output_dir"])
 def test_its_own_options_are_its_own_in_both_spellings(spelling):
-    own, others = script()._split(["--config", "c.yaml", spelling, "there", "--phase=update", "steps=4", "seed=1"])
+    own, others = _split(["--config", "c.yaml", spelling, "there", "--phase=update", "steps=4", "seed=1"])
     assert own == [spelling, "there", "--phase=update", "steps=4"]
     assert others == ["--config", "c.yaml", "seed=1"]
 

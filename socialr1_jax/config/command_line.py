@@ -34,7 +34,7 @@ from pydantic.fields import FieldInfo
 from socialr1_jax.config.setting_names import absent_reason, known_name
 from socialr1_jax.config.unused_settings import unused_settings
 from socialr1_jax.runtime.files import write_whole
-from socialr1_jax.runtime.terminal import print_error, print_line, printable
+from socialr1_jax.runtime.terminal import print_line, printable, program, remark
 
 _MOST_BYTES = 1 << 20  # of a configuration file
 _MOST_VALUES = 100_000  # in it, those behind an alias counted each time
@@ -54,9 +54,12 @@ class Section(BaseModel):
     of type ``FreeText`` and in mappings.
     A field of type ``dict[str, SomeSection]`` is a table: sections under names that the user gives.
     A number that is given for a whole section goes into the fields of ``plain``, if its class names any.
+    Arguments without a name set the fields of ``positional`` in their order; the last one takes all that are left if it
+    holds several texts.
     """
 
     plain: ClassVar[tuple[str, ...]] = ()
+    positional: ClassVar[tuple[str, ...]] = ()
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, validate_default=True)
     # Pairs of fields that say the same in two ways; the second one counts where it is set.
@@ -171,9 +174,13 @@ ConfigT = TypeVar("ConfigT", bound=Section)
 
 
 def load_config(
-    config_class: type[ConfigT], path: str | Path | Sequence[str | Path] | None = None, overrides: Sequence[str] = ()
+    config_class: type[ConfigT],
+    path: str | Path | Sequence[str | Path] | None = None,
+    overrides: Sequence[str | Mapping[str, Any]] = (),
 ) -> ConfigT:
-    """Builds a configuration from YAML files (later ones win) and ``section.field=value`` overrides (over those).
+    """Builds a configuration from YAML files (later ones win) and overrides (over those), also in their order.
+
+    A file is found by ``config_file``. An override is a text ``section.field=value`` or nested values.
 
     Raises ConfigError: a file that is missing or no YAML, an unknown key (with a known one that is near), a wrong
     type, a value out of range, numbers that do not fit together, a setting that another one makes useless
@@ -182,11 +189,11 @@ def load_config(
     values: dict[str, Any] = {}
     layer_of: dict[str, int] = {}
     files = [path] if isinstance(path, str | Path) else path or []
-    layers = [
-        (number, f"{one}: ", _read_yaml(config_class, Path(os.path.expanduser(one))))
-        for number, one in enumerate(files)
+    layers = [(number, f"{one}: ", _read_yaml(config_class, config_file(one))) for number, one in enumerate(files)]
+    layers += [
+        (len(files), "", _read_override(config_class, given) if isinstance(given, str) else dict(given))
+        for given in overrides
     ]
-    layers += [(len(files), "", _read_override(config_class, override)) for override in overrides]
     for number, where, given in layers:
         layer_of |= dict.fromkeys((name for name, _, _ in _leaves(config_class) if _is_given(given, name)), number)
         _merge(values, given, where)
@@ -235,14 +242,14 @@ def parse_args(
 
     Understands ``--config FILE.yaml`` (``default_config`` when it is not given; several: later ones win field by
     field), ``section.field=value``, ``--name value`` for every top-level field (``--name`` alone sets a bool, as
-    ``--name true`` does), ``--help`` and ``--dry-run``. The last
-    two print and exit 0; a fault prints one line per fault on stderr and exits 2.
+    ``--name true`` does), arguments without a name for a class with ``positional``, ``--help`` and ``--dry-run``. The
+    last two print and exit 0; a fault prints one line per fault on stderr and exits 2.
 
     Args:
         config_class: the class to build.
         argv: arguments without the program's name; None takes those of the process.
         description: one or two sentences for ``--help``.
-        default_config: YAML file to start from when the command line names none.
+        default_config: YAML file, or its name, to start from when the command line names none.
         check: called by a dry run with the configuration; a ValueError or OSError is a fault.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
@@ -268,18 +275,24 @@ def parse_args(
 # ---------------------------------------------------------------------------------------------------- the command line
 
 
-def _split(config_class: type[Section], arguments: list[str]) -> tuple[list[str], list[str], bool]:
+def _split(config_class: type[Section], arguments: list[str]) -> tuple[list[str], list[str | Mapping[str, Any]], bool]:
     """(configuration files, overrides, dry run) of an argument list."""
     paths: list[str] = []
-    overrides: list[str] = []
+    overrides: list[str | Mapping[str, Any]] = []
+    unnamed: list[str] = []
     dry_run = False
     rest = list(arguments)
     while rest:
         argument = rest.pop(0)
         if not argument.startswith("--"):
-            if "=" not in argument:
-                raise ConfigError(f"unexpected argument {_shown(argument)}; fields are set by section.field=value")
-            overrides.append(argument)
+            key, equals, _ = argument.partition("=")
+            known = key.partition(".")[0] in config_class.model_fields
+            if equals and (known or not config_class.positional):
+                overrides.append(argument)
+            elif config_class.positional and not argument.startswith("-"):
+                unnamed.append(argument)
+            else:
+                raise _unexpected(argument)
             continue
         name, equals, value = argument[2:].partition("=")
         name = name.replace("-", "_")
@@ -298,17 +311,29 @@ def _split(config_class: type[Section], arguments: list[str]) -> tuple[list[str]
             paths.append(value)
         else:
             overrides.append(f"{name}={value}")
+    for name in config_class.positional:
+        several = _field(config_class, name)[0] is not str
+        taken = unnamed[:] if several else unnamed[:1]
+        del unnamed[: len(taken)]
+        if taken:
+            overrides.append({name: taken if several else taken[0]})
+    if unnamed:
+        raise _unexpected(unnamed[0])
     return paths, overrides, dry_run
 
 
+def _unexpected(argument: str) -> ConfigError:
+    return ConfigError(f"unexpected argument {_shown(argument)}; fields are set by section.field=value")
+
+
 def _fail(message: str) -> NoReturn:
-    print_error("\n".join(f"{Path(sys.argv[0]).name}: error: {line}" for line in message.splitlines()))
+    remark("\n".join(f"error: {line}" for line in message.splitlines()))
     raise SystemExit(2)
 
 
 def _help(config_class: type[Section], description: str, default_config: str | Path | None) -> str:
     """Returns every field with its default and meaning, one block a section."""
-    values = _read_yaml(config_class, Path(default_config)) if default_config is not None else {}
+    values = _read_yaml(config_class, config_file(default_config)) if default_config is not None else {}
     rows: dict[str, list[tuple[str, str, str]]] = {}
     titles: dict[str, str] = {}
     for name, section, field in _leaves(config_class):
@@ -338,8 +363,13 @@ def _help(config_class: type[Section], description: str, default_config: str | P
             yield (head + lines[0]).rstrip()
             yield from (" " * indent + line for line in lines[1:])
 
-    program = Path(sys.argv[0]).name
-    out = [f"usage: {program} [--config FILE.yaml] [--name value ...] [section.field=value ...] [--dry-run]", ""]
+    unnamed = "".join(
+        f"{name.upper()} " + "... " * (_field(config_class, name)[0] is not str) for name in config_class.positional
+    )
+    out = [
+        f"usage: {program()} {unnamed}[--config FILE.yaml] [--name value ...] [section.field=value ...] [--dry-run]",
+        "",
+    ]
     out += [*textwrap.wrap(description, width), "", "options", *block(flags)]
     for group, group_rows in sorted(rows.items(), key=lambda item: item[0] != ""):  # top-level fields first
         out += ["", f"{group or 'top level'}: {titles[group]}", *block(group_rows)]
@@ -583,6 +613,24 @@ def _fault(node: yaml.Node, reason: str) -> ConfigError:
     return ConfigError(f"line {node.start_mark.line + 1}: {reason}")
 
 
+def config_file(name: str | Path) -> Path:
+    """Return the file that `--config` names.
+
+    It is the file of that path, or else the configuration of that name among those that come with the package: `smoke`,
+    `smoke.yaml` and `configs/smoke.yaml` are one. Any other path is returned as it is.
+    """
+    path = Path(os.path.expanduser(name))
+    known = path.as_posix().removeprefix("configs/").removesuffix(".yaml")
+    return path if os.path.isfile(path) else _own_configs().get(known, path)
+
+
+def _own_configs() -> dict[str, Path]:
+    """Return the configurations that come with the package, by name: of a wheel inside it, of a checkout beside it."""
+    package = Path(__file__).parents[1]
+    folder = next(filter(Path.is_dir, (package / "configs", package.parent / "configs")), package)
+    return {file.relative_to(folder).with_suffix("").as_posix(): file for file in sorted(folder.rglob("*.yaml"))}
+
+
 def _read_yaml(config_class: type[Section], path: Path) -> dict[str, Any]:
     try:
         with path.open("rb") as file:
@@ -595,7 +643,8 @@ def _read_yaml(config_class: type[Section], path: Path) -> dict[str, Any]:
             raise ConfigError("the file does not hold key: value lines")
         _check_keys(config_class, values, config_class, "")
     except OSError as error:
-        raise ConfigError(f"{path}: cannot read the configuration file ({error.strerror})") from None
+        there = "" if path.is_absolute() else f"; by name there are {', '.join(_own_configs())}"
+        raise ConfigError(f"{path}: cannot read the configuration file ({error.strerror}){there}") from None
     except UnicodeDecodeError:
         raise ConfigError(f"{path}: the configuration file is not UTF-8 text") from None
     except ValueError as error:  # a ConfigError, or a zero byte in the name

@@ -40,7 +40,8 @@ from socialr1_jax.evaluation.wording_sources import SOURCES
 from socialr1_jax.run.console import Bar, console, shown_log, working
 from socialr1_jax.run.folder import own_folder
 from socialr1_jax.run.provenance import commit, versions
-from socialr1_jax.runtime.terminal import counted
+from socialr1_jax.runtime.files import read_json
+from socialr1_jax.runtime.terminal import counted, print_error, print_line, remark
 
 _SHOWN = 5  # files of a benchmark that the listing names
 _PART = re.compile(r"(?:[^:]+: )?\d+ of \d+ [\w ]+")
@@ -102,6 +103,23 @@ def _evaluate(config: EvaluateConfig) -> Path:
         if not one.complete:
             console.print(f"NOT REPORTABLE: {one.task}: {one.notes[-1]}")
     return written
+
+
+def run_evaluation(config: EvaluateConfig) -> int:
+    """Evaluate, or list the benchmarks, and return the exit status: 1 if there is a task without any reply."""
+    if config.list:
+        print_line(listing(Path(config.data_dir)))
+        return 0
+    try:
+        written = evaluate(config)
+    except KeyboardInterrupt:
+        print_error(f"interrupted; {config.output} has what was answered. Run the same command to resume")
+        raise
+    print_line(f"results: {written}")
+    failed = read_json(written)["failed"]
+    for task, reason in failed.items():
+        remark(f"error: {task}: no reply at all ({reason})")
+    return 1 if failed else 0
 
 
 def _refuse_protocols(config: EvaluateConfig, tasks: Sequence[Task]) -> None:

@@ -15,8 +15,8 @@ from types import SimpleNamespace
 from typing import Any, NamedTuple, cast
 
 from socialr1_jax.config.run import DoctorConfig, RunConfig, load_config
-from socialr1_jax.run.console import collected_warnings
-from socialr1_jax.runtime.terminal import counted, keep_streams, printable
+from socialr1_jax.run.console import collected_warnings, print_finding
+from socialr1_jax.runtime.terminal import counted, keep_streams, print_line, printable
 from socialr1_jax.weights.hub import cached_folder
 
 LONGEST_CHECK = 600.0  # seconds between two lines, the compilation of the tiny step included
@@ -305,3 +305,14 @@ def _need_jax() -> Sequence[Any]:
         return import_module("jax").devices()
     except Exception:
         raise NotChecked("JAX does not start here") from None
+
+
+def print_findings(config: DoctorConfig) -> int:
+    """Print a line a check, and return exit status 1 when there is a problem."""
+    counts = dict.fromkeys(("ok", "problem", "warning", "skipped"), 0)
+    for line in examine_apart(config):
+        print_finding(*line)
+        counts[line.status] += 1
+    problems, warnings = (counted(counts[status], status) for status in ("problem", "warning"))
+    print_line(f"{problems}, {warnings}, {counts['skipped']} not checked")
+    return 1 if counts["problem"] else 0

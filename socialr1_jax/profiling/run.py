@@ -15,6 +15,7 @@ import jax
 from socialr1_jax.config.run import ConfigError, QuickstartConfig, RunConfig
 from socialr1_jax.grpo.rollouts import PHASES
 from socialr1_jax.profiling.conclusion import conclusion
+from socialr1_jax.profiling.config import ProfileConfig
 from socialr1_jax.profiling.page import say_summary, write_page
 from socialr1_jax.profiling.peaks import Peaks, measure_peaks
 from socialr1_jax.profiling.programs import loaded_programs
@@ -28,12 +29,19 @@ from socialr1_jax.run.run import run_mesh
 from socialr1_jax.run.summary import peak_bytes
 from socialr1_jax.runtime.compiles import compile_count
 from socialr1_jax.runtime.files import whole_folder, write_json
-from socialr1_jax.runtime.terminal import counted
+from socialr1_jax.runtime.terminal import counted, print_line
 
 _PUT = "DevicePutWithSharding"  # what the runtime calls an array that goes to a device, asked for or not
 # The first compiles. The last is the step that the traced ones are compared with: the first later one that compiles
 # nothing, for the second step's prompts may have another width.
 _MOST_WARM_UPS = 5
+
+
+def print_profile(settings: tuple[ProfileConfig, RunConfig]) -> None:
+    """Profile a run and print where the page is. Raises as `profile_run`."""
+    config, run = settings
+    page = profile_run(run, config.phase, config.steps, Path(config.output_dir), config.strict)
+    print_line(f"{page} and, beside it, profile.json, trace, hlo and memory.pprof")
 
 
 def profile_run(config: RunConfig, measured: Measured, steps: int, folder: Path, strict: bool = False) -> Path:

@@ -14,6 +14,7 @@ from typing import Any
 
 import jinja2
 
+from socialr1_jax.config.commands import ReportConfig
 from socialr1_jax.report import run_files
 from socialr1_jax.report.metric_lines import meanings
 from socialr1_jax.report.paired import paired_differences
@@ -22,9 +23,15 @@ from socialr1_jax.report.run_files import Metrics, Row
 from socialr1_jax.report.settings import changed, differing
 from socialr1_jax.runtime.files import write_whole
 from socialr1_jax.runtime.ownership import refuse_foreign_file
+from socialr1_jax.runtime.terminal import print_line
 
 _MOST_SHORTCUTS = 3
 _SCRIPTS = ("page.js", "charts.js", "lengths.js", "responses.js", "table.js")
+
+
+def print_report(config: ReportConfig) -> None:
+    """Write the report of one or more runs and print its path. Raises OSError."""
+    print_line(str(write_report(*config.runs, output=config.output or None)))
 
 
 def write_report(*run_dirs: str | Path, output: str | Path | None = None) -> Path:

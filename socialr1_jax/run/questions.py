@@ -21,8 +21,12 @@ from socialr1_jax.questions.audit import SHORTCUTS, audit_examples, shortcut_sam
 from socialr1_jax.questions.pipeline import QuestionStream
 from socialr1_jax.questions.prompt_lengths import refuse_long_prompts
 from socialr1_jax.questions.sources import Questions, open_questions, source_names
+from socialr1_jax.rewards.extra import load_extras
+from socialr1_jax.run.console import shown_log
+from socialr1_jax.run.epochs import in_steps
+from socialr1_jax.run.shared_questions import warn_of_shared
 from socialr1_jax.runtime.files import read_json, write_json
-from socialr1_jax.runtime.terminal import counted
+from socialr1_jax.runtime.terminal import counted, print_line
 from socialr1_jax.weights.hub import cached_folder
 from socialr1_jax.weights.tokenizer_files import load_tokenizer
 
@@ -259,3 +263,27 @@ def asked_questions(questions: Questions, count: int) -> list[Example]:
         if asked:
             return asked
     return list(islice(questions, count))
+
+
+def check_questions(config: RunConfig) -> None:
+    """Print how the run would read its questions. Raise ValueError where the run would stop."""
+    if config.replay_rollouts:
+        return
+    load_extras(config.rewards)
+    with shown_log():
+        questions, sets = read_run_questions(config)
+        warn_of_shared(questions, sets)
+        warn_of_few(config, questions)
+        if config.cold_start:
+            cold_start_questions(config, questions)
+    if unchecked := check_positions(config, questions, sets):
+        print_line(f"positions   not checked: {unchecked}")
+    in_full, lines = in_steps(config, len(questions), config.grpo.prompts_per_step)
+    if lines:  # the number of epochs is one of steps now
+        lines += in_full.arithmetic().splitlines()[-2:]
+    lines += understood(questions, sets, config.evaluation.questions)
+    if not config.model.path:
+        lines += first_prompt(questions, made_tokenizer(config, questions))
+    elif folder := cached_folder(config.model.path):
+        lines += first_prompt(questions, load_tokenizer(folder))
+    print_line("\n".join(lines))
