@@ -10,6 +10,5 @@ from socialr1_jax.cli import script
 from socialr1_jax.runtime.terminal import run_script
 
 main = script("benchmark loading", __file__)
-
 if __name__ == "__main__":
     run_script(main)

@@ -9,6 +9,5 @@ from socialr1_jax.cli import script
 from socialr1_jax.runtime.terminal import run_script
 
 main = script("doctor", __file__)
-
 if __name__ == "__main__":
     run_script(main)

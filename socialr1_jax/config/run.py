@@ -327,7 +327,7 @@ class RunConfig(Section):
         if self.rewards.uses.content and not given:
             raise ValueError(
                 f"rewards.preset {self.rewards.preset} needs a content reward model; set rewards.content.model to its "
-                "folder (scripts/train_reward_model.py makes one), or rewards.preset to no_content"
+                "folder (socialr1 train-reward-model makes one), or rewards.preset to no_content"
             )
         if self.model.attention == "cudnn" and self.model.dtype != "bfloat16":
             raise ValueError("model.attention cudnn computes in bfloat16; set model.dtype to bfloat16")
@@ -475,7 +475,7 @@ class QuickstartConfig(RunConfig):
         content = ("rewards.content.model", self.rewards.content.model)
         for name, given in (("model.path", self.model.path), ("data.train", self.data.train), content):
             if given:
-                raise ValueError(f"{name}: the quickstart makes its own model and stories; use scripts/train_grpo.py")
+                raise ValueError(f"{name}: the quickstart makes its own model and stories; use socialr1 train")
         if self.evaluation.questions > self.stories.heldout_count:
             raise ValueError(
                 f"evaluation.questions {self.evaluation.questions} is more than stories.heldout_count "

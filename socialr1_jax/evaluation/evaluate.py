@@ -162,7 +162,7 @@ def listing(data_dir: Path) -> str:
     blocks.append(
         "The files of a benchmark belong into the folder of its name. To ask in the words\n"
         "of its authors, with CHECKOUT a copy of their repository at that version:\n"
-        "  python scripts/benchmark_prompts.py --benchmark NAME --source CHECKOUT \\\n"
+        "  socialr1 prompts --benchmark NAME --source CHECKOUT \\\n"
         f"    --output {data_dir / 'NAME' / FILE}"
     )
     return "\n\n".join(blocks)

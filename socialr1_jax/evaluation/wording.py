@@ -137,7 +137,7 @@ def _origin(source: Source, digest: str, written: Any) -> str:
 
 
 def _again(name: str) -> str:
-    return f"make it with scripts/benchmark_prompts.py --benchmark {name} --source CHECKOUT --output FILE"
+    return f"make it with socialr1 prompts --benchmark {name} --source CHECKOUT --output FILE"
 
 
 def _checked(content: Mapping[str, Any], name: str, path: Path) -> dict[str, str]:
