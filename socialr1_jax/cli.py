@@ -136,8 +136,8 @@ COMMANDS = {
     "compare": Command("config.commands.CompareConfig", "evaluation.compare.print_comparison"),
     "report": Command("config.commands.ReportConfig", "report.page.print_report"),
     "prompts": Command("evaluation.wording.WordingConfig", "evaluation.wording.write_wording"),
-    "convert hf-to-orbax": Command("config.convert.HfToOrbaxConfig", "run.convert.hf_to_orbax", before=_on_the_host),
-    "convert orbax-to-hf": Command("config.convert.OrbaxToHfConfig", "run.convert.orbax_to_hf", before=_on_the_host),
+    "convert hf-to-orbax": Command("config.commands.HfToOrbaxConfig", "run.convert.hf_to_orbax", before=_on_the_host),
+    "convert orbax-to-hf": Command("config.commands.OrbaxToHfConfig", "run.convert.orbax_to_hf", before=_on_the_host),
     "doctor": Command("config.run.DoctorConfig", "plan.doctor.print_findings", before=lambda settings: take_memory()),
     "plan": Command(
         "config.run.PlanConfig",

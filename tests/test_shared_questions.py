@@ -9,7 +9,7 @@ import pytest
 from socialr1_jax.config.run import DoctorConfig
 from socialr1_jax.data.examples import Example
 from socialr1_jax.plan.doctor import examine
-from socialr1_jax.run.shared_questions import shared_questions
+from socialr1_jax.run.questions import shared_questions
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -3,8 +3,6 @@
 Restoring is measured with the files out of the page cache, as after a restart, and in it.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

@@ -21,7 +21,6 @@ from socialr1_jax.config.command_line import (
     Texts,
     XlaFlags,
     load_config,
-    parse_args,
     save_config,
 )
 from socialr1_jax.config.objective import Objective
@@ -55,7 +54,6 @@ __all__ = [
     "TinyModelConfig",
     "TrackingConfig",
     "load_config",
-    "parse_args",
     "save_config",
 ]
 

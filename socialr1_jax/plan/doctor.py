@@ -181,8 +181,8 @@ def _data(config: DoctorConfig) -> Findings:
         read_run_questions,
         understood,
         warn_of_few,
+        warn_of_shared,
     )
-    from socialr1_jax.run.shared_questions import warn_of_shared
 
     if not config.data.train:
         raise NotChecked("data.train is not given")

@@ -1,7 +1,5 @@
 """Settings of a profile, on a command line together with those of the run that is traced."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Sequence
 from typing import Literal, Self

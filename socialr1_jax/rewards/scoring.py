@@ -162,7 +162,7 @@ def score_file(config: ScoreConfig, content: ContentScores | None = None) -> Sco
 
 
 def run_scoring(config: ScoreConfig) -> int:
-    """Score the file, print the summary, and return exit status 1 if the judge never answered."""
+    """Score the file and print figures and missing rewards; return exit status 1 if the judge never answered."""
     content = None
     if config.rewards.uses.content and config.rewards.content.model:
         import jax  # only where a model runs
@@ -173,12 +173,6 @@ def run_scoring(config: ScoreConfig) -> int:
         jax.set_mesh(mesh := make_mesh())
         content = load_content_model(config.rewards.content, mesh, "float32", "xla")
     summary = score_file(config, content)
-    say_summary(config, summary)
-    return int(summary.judge_failed)  # no figure comes from a judge that never answered
-
-
-def say_summary(config: ScoreConfig, summary: ScoreSummary) -> None:
-    """Print what a file of responses was scored with, and why rewards are missing."""
     print_line(
         f"{config.output}: {counted(summary.responses, 'response')}, mean reward {summary.mean_reward:.4f}, "
         f"format rate {summary.format_rate:.4f}, accuracy {summary.accuracy:.4f}, unscorable {summary.unscorable}"
@@ -198,6 +192,7 @@ def say_summary(config: ScoreConfig, summary: ScoreSummary) -> None:
             f"preset {config.rewards.preset} needs a content score: give --content-model DIR or a "
             "'content' number in the rows, or use --preset no_content"
         )
+    return int(summary.judge_failed)  # no figure comes from a judge that never answered
 
 
 def stories_line(figures: Mapping[str, Any]) -> str:

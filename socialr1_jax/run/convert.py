@@ -3,9 +3,9 @@
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from socialr1_jax.config.convert import ConvertConfig, HfToOrbaxConfig, OrbaxToHfConfig
+from socialr1_jax.config.commands import ConvertConfig, HfToOrbaxConfig, OrbaxToHfConfig
 from socialr1_jax.run.weights import find_checkpoint, is_run, load_policy
 from socialr1_jax.runtime.terminal import print_error, print_line
 from socialr1_jax.weights.checksums import compare, folder_sums, model_sums
@@ -38,8 +38,7 @@ def hf_to_orbax(config: HfToOrbaxConfig) -> None:
         check=lambda: None if config.allow_nonfinite else source.refuse_nonfinite(),
         say=_progress(len(weights), "stacked weight"),
     )
-    verified = config.verify and compare(folder_sums(source), model_sums(load_orbax(config.dst, tokenizer=False)))
-    _say_converted(config, started, verified)
+    _finish(config, started, lambda: compare(folder_sums(source), model_sums(load_orbax(config.dst, tokenizer=False))))
 
 
 def orbax_to_hf(config: OrbaxToHfConfig) -> None:
@@ -60,14 +59,13 @@ def orbax_to_hf(config: OrbaxToHfConfig) -> None:
         refuse_nonfinite(model, dtype)
     source = _fingerprint([folder / MANIFEST], dtype=config.dtype, max_file_bytes=config.max_file_bytes)
     save_hf(model, config.dst, dtype, config.max_file_bytes, source=source, say=_progress)
-    verified = config.verify and compare(model_sums(model, dtype), folder_sums(open_hf(config.dst)))
-    _say_converted(config, started, verified)
+    _finish(config, started, lambda: compare(model_sums(model, dtype), folder_sums(open_hf(config.dst))))
 
 
-def _say_converted(config: ConvertConfig, started: float, verified: str | Literal[False]) -> None:
-    print_line(f"{config.dst}: converted from {config.src} in {time.monotonic() - started:.0f} s")
-    if verified:
-        print_line(verified)
+def _finish(config: ConvertConfig, started: float, verify: Callable[[], str]) -> None:
+    verified = verify() if config.verify else ""
+    lines = [f"{config.dst}: converted from {config.src} in {time.monotonic() - started:.0f} s", verified]
+    print_line("\n".join(filter(None, lines)))
 
 
 def _fingerprint(files: Sequence[Path], **settings: Any) -> dict[str, Any]:

@@ -24,7 +24,6 @@ from socialr1_jax.questions.sources import Questions, open_questions, source_nam
 from socialr1_jax.rewards.extra import load_extras
 from socialr1_jax.run.console import shown_log
 from socialr1_jax.run.epochs import in_steps
-from socialr1_jax.run.shared_questions import warn_of_shared
 from socialr1_jax.runtime.files import read_json, write_json
 from socialr1_jax.runtime.terminal import counted, print_line
 from socialr1_jax.weights.hub import cached_folder
@@ -33,6 +32,7 @@ from socialr1_jax.weights.tokenizer_files import load_tokenizer
 HELD_OUT = "heldout"
 _READ = 1000  # questions that a tokenizer is made from
 _LOOKED_AT = 1000  # questions, for whether options are missing
+_MOST_COMPARED = 100_000  # questions, of training and of each set
 log = logging.getLogger(__name__)
 
 
@@ -287,3 +287,27 @@ def check_questions(config: RunConfig) -> None:
     elif folder := cached_folder(config.model.path):
         lines += first_prompt(questions, load_tokenizer(folder))
     print_line("\n".join(lines))
+
+
+def warn_of_shared(train: Iterable[Example], sets: Mapping[str, Iterable[Example]]) -> None:
+    """Log a warning if questions of the sets are also trained on."""
+    if shared := shared_questions(train, sets):
+        log.warning("%s: evaluate on questions that are not in data.train", shared)
+
+
+def shared_questions(train: Iterable[Example], sets: Mapping[str, Iterable[Example]]) -> str:
+    """Return how many questions of each set have the text of one to train on (story, question, options); "" for none.
+
+    Ids make no difference. Of training and of each set the first 100,000 are compared.
+    """
+    asked = {name: [_key(example) for example in islice(part, _MOST_COMPARED)] for name, part in sets.items()}
+    wanted = {key for keys in asked.values() for key in keys}
+    trained = {key for example in islice(train, _MOST_COMPARED) if (key := _key(example)) in wanted}
+    counts = {name: (sum(key in trained for key in keys), len(keys)) for name, keys in asked.items()}
+    shared = [f"{both:,} of {count:,} questions of {name}" for name, (both, count) in counts.items() if both]
+    return f"{' and '.join(shared)} are also trained on (same story, question and options)" if shared else ""
+
+
+def _key(example: Example) -> int:
+    turns = tuple(tuple(turn.items()) for turn in example.messages)
+    return hash((example.story, example.question, example.options, turns))

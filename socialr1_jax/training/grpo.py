@@ -35,10 +35,10 @@ from socialr1_jax.run.questions import (
     read_run_questions,
     refuse_long_questions,
     understood,
+    warn_of_shared,
     write_shortcuts,
 )
 from socialr1_jax.run.run import Laps, Run, about_devices, running
-from socialr1_jax.run.shared_questions import warn_of_shared
 from socialr1_jax.run.summary import peak_bytes
 from socialr1_jax.runtime.compiles import compile_count
 from socialr1_jax.runtime.files import flattened, write_whole
