@@ -45,7 +45,8 @@ def run(name: str, argv: Sequence[str], program: str) -> int:
             remark(f"{error.word}: {error}")
             return error.status
         except OSError as error:
-            remark(f"error: {error.filename}: {error.strerror}" if error.filename else f"error: {error}")
+            place = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else error
+            remark(f"error: {place}")
         except (ValueError, ImportError) as error:
             remark(f"error: {error}")
         return 2
