@@ -8,34 +8,9 @@ FIRST and SECOND may also be files: samples_<task>.jsonl, rollouts.jsonl, or an 
 docs/evaluation.md says how the interval and p are made.
 """
 
-import argparse
-from pathlib import Path
+from socialr1_jax.cli import script
+from socialr1_jax.runtime.terminal import run_script
 
-from socialr1_jax.runtime.terminal import print_error, print_result, run_script
-
-
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="Compare two finished runs on the same questions.")
-    takes = "output folder of evaluate.py, or a run's folder (RUN@STEP: its evaluation at that step), or a file of one"
-    parser.add_argument("first", metavar="FIRST", help=takes)
-    parser.add_argument("second", metavar="SECOND", help="the same; the difference is SECOND minus FIRST")
-    parser.add_argument("--output", metavar="FILE.json", help="file for the figures and all changed questions as JSON")
-    arguments = parser.parse_args(argv)
-    from socialr1_jax.evaluation import compare  # imports SciPy: only once the arguments are right
-    from socialr1_jax.runtime.files import write_json
-
-    try:
-        if arguments.output:
-            compare.refuse_foreign_comparison(Path(arguments.output))
-        found = compare.compare(arguments.first, arguments.second)
-        if arguments.output:
-            write_json(Path(arguments.output), found)
-    except (ValueError, OSError) as error:
-        print_error(f"compare.py: error: {error}")
-        return 2
-    print_result(compare.text(found))
-    return 0
-
-
+main = script("compare", __file__)
 if __name__ == "__main__":
     run_script(main)

@@ -1,19 +1,28 @@
-"""Settings of a benchmark: what is measured, and on which shapes."""
+"""Settings of benchmarks: what is measured, and on which shapes."""
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from socialr1_jax.config.sections import Section
 from socialr1_jax.models.shapes import SHAPES
 
 
+def _known(shape: str) -> str:
+    if shape not in SHAPES:
+        raise ValueError(f"unknown shape {shape!r}; known: {', '.join(SHAPES)}")
+    return shape
+
+
+Shape = Annotated[str, AfterValidator(_known)]
+
+
 class BenchmarkConfig(Section):
     """Settings of the measurement."""
 
-    shape: str = Field("tiny", description=f"size of the model: {', '.join(SHAPES)}")
+    shape: Shape = Field("tiny", description=f"size of the model: {', '.join(SHAPES)}")
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="of the computation; masters stay float32")
     rows: int = Field(40, ge=1, description="rows of the prefill, decode and update batches")
     prompt: int = Field(128, ge=1, description="tokens of a prompt")
@@ -40,8 +49,6 @@ class BenchmarkConfig(Section):
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        if self.shape not in SHAPES:
-            raise ValueError(f"unknown shape {self.shape!r}; known: {', '.join(SHAPES)}")
         positions = SHAPES[self.shape].max_position_embeddings
         if self.prompt + self.new > positions:
             raise ValueError(f"prompt {self.prompt} + new {self.new} is more than the {positions} positions; lower one")
@@ -50,3 +57,24 @@ class BenchmarkConfig(Section):
         if self.prompts and not self.update:
             raise ValueError("a GRPO step (prompts) has an update; leave out prompts, or update=false")
         return self
+
+
+class CheckpointBenchmark(Section):
+    """Settings of the measurement."""
+
+    shape: Shape = Field("0.6b", description="size of the model whose full state (12 bytes a parameter) is restored")
+    restore: bool = Field(True, description="measure restoring")
+    repeats: int = Field(3, ge=1, description="times that each is measured; the median is reported")
+    steps: int = Field(0, ge=0, description="steps of a small run with and without a save every 10; 0 = not measured")
+    folder: str = Field("", description='where files are written for a while; "" = the temporary folder')
+
+
+class LoadingBenchmark(Section):
+    """Settings of the measurement."""
+
+    shape: Shape = Field("0.6b", description=f"size of the model: {', '.join(SHAPES)}")
+    dtype: Literal["float32", "bfloat16"] = Field("bfloat16", description="of the files and of what is read")
+    into: Literal["", "float32", "bfloat16"] = Field("", description='dtype that is read into; "" = that of the files')
+    shards: int = Field(4, ge=1, description="files of the folder")
+    repeats: int = Field(3, ge=1, description="readings of each process; the median counts")
+    rounds: int = Field(3, ge=1, description="processes of each reader, alternating; the median counts")

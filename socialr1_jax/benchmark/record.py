@@ -11,8 +11,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from socialr1_jax.benchmark.benchmark import benchmark
+from socialr1_jax.benchmark.config import SHAPES, BenchmarkConfig
+from socialr1_jax.config.command_line import scalar_text
 from socialr1_jax.run.provenance import NOT_INSTALLED, commit, versions
 from socialr1_jax.runtime.files import append, write_whole
+from socialr1_jax.runtime.terminal import print_result
 
 BEGIN, END = "<!-- benchmarks: made by scripts/benchmark.py, do not edit -->", "<!-- end of benchmarks -->"
 _VERSIONS = ("jax", "transformers", "torch", "trl")
@@ -43,6 +47,28 @@ def record(file: Path, command: str, result: Mapping[str, Any]) -> dict[str, Any
     }
     append(file, [json.dumps(line) + "\n"])
     return line
+
+
+def print_benchmark(config: BenchmarkConfig) -> None:
+    """Measure, record the result where that is asked for, and print it as a JSON line.
+
+    Raises OSError or ValueError where it cannot be recorded: before it takes minutes to measure, if that shows then.
+    """
+    file = Path(config.record)
+    page = file.with_name("performance.md") if config.record else file
+    if config.record:
+        around_table(page)
+        if file.exists():
+            read_record(file)
+    result = {"shape": config.shape, **benchmark(SHAPES[config.shape], config)}
+    try:
+        if config.record:
+            given = (name for name in BenchmarkConfig.model_fields if name in config.model_fields_set - {"record"})
+            settings = [text for name in given for text in (f"--{name}", scalar_text(getattr(config, name)))]
+            record(file, shlex.join(["python", "scripts/benchmark.py", *settings]), result)
+            render(page, read_record(file))
+    finally:
+        print_result(json.dumps(result))
 
 
 def read_record(file: Path) -> list[dict[str, Any]]:

@@ -9,10 +9,10 @@ from typing import Any, NoReturn
 
 from pydantic.fields import FieldInfo
 
-from socialr1_jax.config.loading import ConfigT, field_of, leaves, load_config, read_yaml, to_yaml
+from socialr1_jax.config.loading import ConfigT, config_file, field_of, leaves, load_config, read_yaml, to_yaml
 from socialr1_jax.config.sections import ConfigError, Section, scalar_text, shown_text
 from socialr1_jax.config.unused_settings import ABSENT, value_at
-from socialr1_jax.runtime.terminal import print_error, print_line
+from socialr1_jax.runtime.terminal import print_line, program, remark
 
 
 def parse_args(
@@ -27,14 +27,14 @@ def parse_args(
 
     Understands ``--config FILE.yaml`` (``default_config`` when it is not given; several: later ones win field by
     field), ``section.field=value``, ``--name value`` for every top-level field (``--name`` alone sets a bool, as
-    ``--name true`` does), ``--help`` and ``--dry-run``. The last
-    two print and exit 0; a fault prints one line per fault on stderr and exits 2.
+    ``--name true`` does), arguments without a name for a class with ``positional``, ``--help`` and ``--dry-run``. The
+    last two print and exit 0; a fault prints one line per fault on stderr and exits 2.
 
     Args:
         config_class: the class to build.
         argv: arguments without the program's name; None takes those of the process.
         description: one or two sentences for ``--help``.
-        default_config: YAML file to start from when the command line names none.
+        default_config: YAML file, or its name, to start from when the command line names none.
         check: called by a dry run with the configuration; a ValueError or OSError is a fault.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
@@ -57,18 +57,24 @@ def parse_args(
     return config
 
 
-def _split(config_class: type[Section], arguments: list[str]) -> tuple[list[str], list[str], bool]:
+def _split(config_class: type[Section], arguments: list[str]) -> tuple[list[str], list[str | Mapping[str, Any]], bool]:
     """(configuration files, overrides, dry run) of an argument list."""
     paths: list[str] = []
-    overrides: list[str] = []
+    overrides: list[str | Mapping[str, Any]] = []
+    unnamed: list[str] = []
     dry_run = False
     rest = list(arguments)
     while rest:
         argument = rest.pop(0)
         if not argument.startswith("--"):
-            if "=" not in argument:
-                raise ConfigError(f"unexpected argument {shown_text(argument)}; fields are set by section.field=value")
-            overrides.append(argument)
+            key, equals, _ = argument.partition("=")
+            known = key.partition(".")[0] in config_class.model_fields
+            if equals and (known or not config_class.positional):
+                overrides.append(argument)
+            elif config_class.positional and not argument.startswith("-"):
+                unnamed.append(argument)
+            else:
+                raise _unexpected(argument)
             continue
         name, equals, value = argument[2:].partition("=")
         name = name.replace("-", "_")
@@ -87,17 +93,29 @@ def _split(config_class: type[Section], arguments: list[str]) -> tuple[list[str]
             paths.append(value)
         else:
             overrides.append(f"{name}={value}")
+    for name in config_class.positional:
+        several = field_of(config_class, name)[0] is not str
+        taken = unnamed[:] if several else unnamed[:1]
+        del unnamed[: len(taken)]
+        if taken:
+            overrides.append({name: taken if several else taken[0]})
+    if unnamed:
+        raise _unexpected(unnamed[0])
     return paths, overrides, dry_run
 
 
+def _unexpected(argument: str) -> ConfigError:
+    return ConfigError(f"unexpected argument {shown_text(argument)}; fields are set by section.field=value")
+
+
 def _fail(message: str) -> NoReturn:
-    print_error("\n".join(f"{Path(sys.argv[0]).name}: error: {line}" for line in message.splitlines()))
+    remark("\n".join(f"error: {line}" for line in message.splitlines()))
     raise SystemExit(2)
 
 
 def _help(config_class: type[Section], description: str, default_config: str | Path | None) -> str:
     """Return every field with its default and meaning, one block a section."""
-    values = read_yaml(config_class, Path(default_config)) if default_config is not None else {}
+    values = read_yaml(config_class, config_file(default_config)) if default_config is not None else {}
     rows: dict[str, list[tuple[str, str, str]]] = {}
     titles: dict[str, str] = {}
     for name, section, field in leaves(config_class):
@@ -127,8 +145,13 @@ def _help(config_class: type[Section], description: str, default_config: str | P
             yield (head + lines[0]).rstrip()
             yield from (" " * indent + line for line in lines[1:])
 
-    program = Path(sys.argv[0]).name
-    out = [f"usage: {program} [--config FILE.yaml] [--name value ...] [section.field=value ...] [--dry-run]", ""]
+    unnamed = "".join(
+        f"{name.upper()} " + "... " * (field_of(config_class, name)[0] is not str) for name in config_class.positional
+    )
+    out = [
+        f"usage: {program()} {unnamed}[--config FILE.yaml] [--name value ...] [section.field=value ...] [--dry-run]",
+        "",
+    ]
     out += [*textwrap.wrap(description, width), "", "options", *block(flags)]
     for group, group_rows in sorted(rows.items(), key=lambda item: item[0] != ""):  # top-level fields first
         out += ["", f"{group or 'top level'}: {titles[group]}", *block(group_rows)]

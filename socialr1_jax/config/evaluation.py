@@ -1,4 +1,4 @@
-"""Settings of scripts/evaluate.py."""
+"""Settings of asking models: of an evaluation, and of one question."""
 
 from collections import Counter
 from itertools import combinations
@@ -196,4 +196,34 @@ class EvaluateConfig(QuestionFileConfig, ServerConfig):
         drawn = self.task_names == ("sotopia",) and "temperature" not in self.model_fields_set
         if self.num_samples > 1 and self.temperature == 0 and not drawn:
             raise ValueError("num_samples > 1 at temperature 0 gives equal replies; set temperature, such as 0.6")
+        return self
+
+
+class GenerateConfig(QuestionFileConfig):
+    """Which model, which question, and how to sample."""
+
+    model: str = Field(min_length=1, description="Hugging Face folder or hub id of a Qwen3, or a run's folder")
+    step: str = Field("latest", description="of a run's checkpoints: latest, best, or a number of steps")
+    story: FreeText = Field("", description="what happened")
+    question: FreeText = Field("", description="the question; without it and --file it is read from standard input")
+    options: FreeText = Field("", description='"A. drawer, B. shelf"; "" asks for a free answer')
+    file: str = Field("", description="take the question from this .jsonl, .json, .csv or .parquet file")
+    row: int = Field(1, ge=1, description="which row of the file, from 1; those that `where` leaves out do not count")
+    thinking: bool = Field(True, description="false: ask for an answer without thoughts (enable_thinking)")
+    max_new_tokens: int = Field(2048, ge=1, description="length limit, lowered to what the model's positions allow")
+    temperature: Real = Field(0.7, ge=0, description="0 takes the likeliest token each time")
+    top_k: int = Field(0, ge=0, description="draw from the k likeliest tokens only; 0 = all")
+    top_p: Real = Field(1.0, gt=0, le=1, description="draw from the smallest set with this probability; 1 = all")
+    min_p: Real = Field(0.0, ge=0, lt=1, description="drop tokens below this share of the likeliest; 0 = none")
+    seed: int = Field(0, ge=0, lt=2**31, description="of the draws")
+    dtype: Literal["float32", "bfloat16"] = Field("float32", description="of weights and computation")
+    ignore_fields: Texts = Field((), description="fields of config.json that are unknown here but harmless: [a, b]")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if self.file and (self.story or self.question or self.options):
+            raise ValueError("file brings its own story, question and options; leave those out, or file")
+        for name in ("columns", "where", "first_label"):
+            if getattr(self, name) and not self.file:
+                raise ValueError(f"{name} is about a question file, and file names none; leave it out, or give file")
         return self

@@ -27,9 +27,13 @@ ConfigT = TypeVar("ConfigT", bound=Section)
 
 
 def load_config(
-    config_class: type[ConfigT], path: str | Path | Sequence[str | Path] | None = None, overrides: Sequence[str] = ()
+    config_class: type[ConfigT],
+    path: str | Path | Sequence[str | Path] | None = None,
+    overrides: Sequence[str | Mapping[str, Any]] = (),
 ) -> ConfigT:
-    """Build a configuration from YAML files (later ones win) and ``section.field=value`` overrides (over those).
+    """Build a configuration from YAML files (later ones win) and overrides (over those), also in their order.
+
+    A file is found by ``config_file``. An override is a text ``section.field=value`` or nested values.
 
     Raises ConfigError: a file that is missing or no YAML, an unknown key (with a known one that is near), a wrong
     type, a value out of range, numbers that do not fit together, a setting that another one makes useless
@@ -38,10 +42,11 @@ def load_config(
     values: dict[str, Any] = {}
     layer_of: dict[str, int] = {}
     files = [path] if isinstance(path, str | Path) else path or []
-    layers = [
-        (number, f"{one}: ", read_yaml(config_class, Path(os.path.expanduser(one)))) for number, one in enumerate(files)
+    layers = [(number, f"{one}: ", read_yaml(config_class, config_file(one))) for number, one in enumerate(files)]
+    layers += [
+        (len(files), "", _read_override(config_class, given) if isinstance(given, str) else dict(given))
+        for given in overrides
     ]
-    layers += [(len(files), "", _read_override(config_class, override)) for override in overrides]
     for number, where, given in layers:
         named = (name for name, _, _ in leaves(config_class) if value_at(given, name) is not ABSENT)
         layer_of |= dict.fromkeys(named, number)
@@ -206,6 +211,24 @@ def _merge(values: dict[str, Any], more: Mapping[str, Any], where: str) -> None:
             values[name] = value
 
 
+def config_file(name: str | Path) -> Path:
+    """Return the file that `--config` names.
+
+    It is the file of that path, or else the configuration of that name among those that come with the package: `smoke`,
+    `smoke.yaml` and `configs/smoke.yaml` are one. Any other path is returned as it is.
+    """
+    path = Path(os.path.expanduser(name))
+    known = path.as_posix().removeprefix("configs/").removesuffix(".yaml")
+    return path if os.path.isfile(path) else _own_configs().get(known, path)
+
+
+def _own_configs() -> dict[str, Path]:
+    """Return the configurations that come with the package, by name: of a wheel inside it, of a checkout beside it."""
+    package = Path(__file__).parents[1]
+    folder = next(filter(Path.is_dir, (package / "configs", package.parent / "configs")), package)
+    return {file.relative_to(folder).with_suffix("").as_posix(): file for file in sorted(folder.rglob("*.yaml"))}
+
+
 def read_yaml(config_class: type[Section], path: Path) -> dict[str, Any]:
     try:
         with path.open("rb") as file:
@@ -218,7 +241,8 @@ def read_yaml(config_class: type[Section], path: Path) -> dict[str, Any]:
             raise ConfigError("the file does not hold key: value lines")
         _check_keys(config_class, values, config_class, "")
     except OSError as error:
-        raise ConfigError(f"{path}: cannot read the configuration file ({error.strerror})") from None
+        there = "" if path.is_absolute() else f"; by name there are {', '.join(_own_configs())}"
+        raise ConfigError(f"{path}: cannot read the configuration file ({error.strerror}){there}") from None
     except UnicodeDecodeError:
         raise ConfigError(f"{path}: the configuration file is not UTF-8 text") from None
     except ValueError as error:  # a ConfigError, or a zero byte in the name

@@ -99,7 +99,7 @@ class QuickstartConfig(RunConfig):
         content = ("rewards.content.model", self.rewards.content.model)
         for name, given in (("model.path", self.model.path), ("data.train", self.data.train), content):
             if given:
-                raise ValueError(f"{name}: the quickstart makes its own model and stories; use scripts/train_grpo.py")
+                raise ValueError(f"{name}: the quickstart makes its own model and stories; use socialr1 train")
         if self.evaluation.questions > self.stories.heldout_count:
             raise ValueError(
                 f"evaluation.questions {self.evaluation.questions} is more than stories.heldout_count "

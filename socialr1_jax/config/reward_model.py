@@ -20,7 +20,7 @@ from socialr1_jax.runtime.terminal import counted
 class PairDataConfig(Section):
     """The preference pairs."""
 
-    pairs: str = Field("", description="pairs of scripts/build_pairs.py: .jsonl or .parquet (required)")
+    pairs: str = Field("", description="pairs of `socialr1 pairs`: .jsonl or .parquet (required)")
     holdout: Real = Field(0.1, gt=0, lt=1, description="share of the stories whose pairs are evaluated on only")
     max_tokens: int = Field(
         4096, ge=8, description="of story, question and thoughts; pairs with a longer text are dropped and counted"

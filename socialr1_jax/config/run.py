@@ -285,7 +285,7 @@ class RunConfig(Section):
         if self.rewards.uses.content and not given:
             raise ValueError(
                 f"rewards.preset {self.rewards.preset} needs a content reward model; set rewards.content.model to its "
-                "folder (scripts/train_reward_model.py makes one), or rewards.preset to no_content"
+                "folder (socialr1 train-reward-model makes one), or rewards.preset to no_content"
             )
         return self
 

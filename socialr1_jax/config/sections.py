@@ -32,9 +32,12 @@ class Section(BaseModel):
     of type ``FreeText`` and in mappings.
     A field of type ``dict[str, SomeSection]`` is a table: sections under names that the user gives.
     A number that is given for a whole section goes into the fields of ``plain``, if its class names any.
+    Arguments without a name set the fields of ``positional`` in their order; the last one takes all that are left if it
+    holds several texts.
     """
 
     plain: ClassVar[tuple[str, ...]] = ()
+    positional: ClassVar[tuple[str, ...]] = ()
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, validate_default=True)
     # Pairs of fields that say the same in two ways; the second one counts where it is set.

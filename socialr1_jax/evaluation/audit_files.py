@@ -9,17 +9,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from socialr1_jax.config.commands import AuditConfig
 from socialr1_jax.config.evaluation import TASKS
 from socialr1_jax.data.bad_rows import summary
 from socialr1_jax.data.examples import Example
 from socialr1_jax.data.tables import DataError
 from socialr1_jax.evaluation.card import card_example
 from socialr1_jax.evaluation.registry import get_task
-from socialr1_jax.questions.audit import STRONG, is_strong, rule_interval
+from socialr1_jax.questions.audit import STRONG, audit_examples, is_strong, rule_interval
 from socialr1_jax.questions.sources import open_questions
-from socialr1_jax.runtime.files import ROW_SUFFIXES, read_json, write_whole
+from socialr1_jax.run.console import collected_warnings
+from socialr1_jax.runtime.files import ROW_SUFFIXES, read_json, write_json, write_whole
 from socialr1_jax.runtime.ownership import refuse_foreign_file
-from socialr1_jax.runtime.terminal import counted, printable
+from socialr1_jax.runtime.terminal import counted, print_result, printable, remark
 
 # Benchmark -> the field of its requests that names the type of a question, and the value that a field must have.
 _BENCHMARKS: dict[str, tuple[str, tuple[str, str] | None]] = {
@@ -49,6 +51,44 @@ _STYLE: dict[Any, Any] = {
     "grid.color": "#e6e4de",
     "legend.frameon": False,
 }
+
+
+def print_audits(config: AuditConfig) -> int:
+    """Print the audit of each source and write those files that are asked for; return exit status 2 if there is none.
+
+    Raises ForeignFile (an OSError) for a file that is not replaced.
+    """
+    if config.output:
+        refuse_foreign_audit(Path(config.output))
+    if config.plot:
+        refuse_foreign_plot(Path(config.plot))
+    learned = _learned_rules_work()
+    audits = {}
+    for source in dict.fromkeys(config.files):
+        try:
+            with collected_warnings("socialr1_jax"):  # the remarks name the rows that are left out
+                examples, remarks = read_source(source, config.columns, config.where, config.first_label)
+        except (ValueError, ImportError, OSError) as error:
+            remark(f"not audited: {printable(str(error), 500)}")
+            continue
+        audits[source] = audit_examples(examples, learned=learned)
+        print_result(table(source, audits[source]))
+        for text in (*remarks, *remarks_on(audits[source])):
+            remark(f"{printable(source, 200)}: {text}")
+    if config.output and audits:
+        write_json(Path(config.output), audits)
+    if config.plot and audits:
+        plot_audits(audits, Path(config.plot))
+    return 0 if audits else 2
+
+
+def _learned_rules_work() -> bool:
+    try:
+        import sklearn  # noqa: F401
+    except ImportError:
+        remark("no_story and bag_of_words are left out: pip install -e '.[audit]'")
+        return False
+    return True
 
 
 def read_source(

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from socialr1_jax.config.commands import CompareConfig
 from socialr1_jax.config.evaluation import PROTOCOLS
 from socialr1_jax.config.sections import flat_settings
 from socialr1_jax.data.examples import Example
@@ -23,9 +24,9 @@ from socialr1_jax.questions.accuracy import baseline_figures
 from socialr1_jax.questions.intervals import around, share_interval, sign_flip_p
 from socialr1_jax.rewards.parsing import final_answer
 from socialr1_jax.rewards.terms import is_choice
-from socialr1_jax.runtime.files import read_json
+from socialr1_jax.runtime.files import read_json, write_json
 from socialr1_jax.runtime.ownership import refuse_foreign_file
-from socialr1_jax.runtime.terminal import counted, printable, shown
+from socialr1_jax.runtime.terminal import counted, print_result, printable, shown
 
 TEST = "sign flips of clusters, two-sided (McNemar's exact test where items are single and right or wrong)"
 _SHOWN = 10  # questions that changed, on the console
@@ -430,6 +431,16 @@ def _named(parts: Mapping[str, Any]) -> str:
 def refuse_foreign_comparison(file: Path) -> None:
     """Raise ForeignFile if there is a file that does not hold what `compare` returns."""
     refuse_foreign_file(file, lambda file: read_json(file).keys() >= _KEYS, "a comparison")
+
+
+def print_comparison(config: CompareConfig) -> None:
+    """Print the comparison of two runs, after it is written where that is asked for. Raises as `compare`."""
+    if config.output:
+        refuse_foreign_comparison(Path(config.output))
+    found = compare(config.first, config.second)
+    if config.output:
+        write_json(Path(config.output), found)
+    print_result(text(found))
 
 
 def text(comparison: Mapping[str, Any]) -> str:

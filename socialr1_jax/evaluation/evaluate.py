@@ -40,7 +40,8 @@ from socialr1_jax.evaluation.wording_sources import SOURCES
 from socialr1_jax.run.console import Bar, console, shown_log, working
 from socialr1_jax.run.folder import own_folder
 from socialr1_jax.run.provenance import commit, versions
-from socialr1_jax.runtime.terminal import counted
+from socialr1_jax.runtime.files import read_json
+from socialr1_jax.runtime.terminal import counted, print_error, print_line, remark
 
 _SHOWN = 5  # files of a benchmark that the listing names
 _PART = re.compile(r"(?:[^:]+: )?\d+ of \d+ [\w ]+")
@@ -104,6 +105,23 @@ def _evaluate(config: EvaluateConfig) -> Path:
     return written
 
 
+def run_evaluation(config: EvaluateConfig) -> int:
+    """Evaluate, or list the benchmarks, and return the exit status: 1 if there is a task without any reply."""
+    if config.list:
+        print_line(listing(Path(config.data_dir)))
+        return 0
+    try:
+        written = evaluate(config)
+    except KeyboardInterrupt:
+        print_error(f"interrupted; {config.output} has what was answered. Run the same command to resume")
+        raise
+    print_line(f"results: {written}")
+    failed = read_json(written)["failed"]
+    for task, reason in failed.items():
+        remark(f"error: {task}: no reply at all ({reason})")
+    return 1 if failed else 0
+
+
 def _refuse_protocols(config: EvaluateConfig, tasks: Sequence[Task]) -> None:
     """Raise BenchmarkError for a protocol that no task has."""
     there = {name for task in tasks for name in task.protocols}
@@ -144,7 +162,7 @@ def listing(data_dir: Path) -> str:
     blocks.append(
         "The files of a benchmark belong into the folder of its name. To ask in the words\n"
         "of its authors, with CHECKOUT a copy of their repository at that version:\n"
-        "  python scripts/benchmark_prompts.py --benchmark NAME --source CHECKOUT \\\n"
+        "  socialr1 prompts --benchmark NAME --source CHECKOUT \\\n"
         f"    --output {data_dir / 'NAME' / FILE}"
     )
     return "\n\n".join(blocks)

@@ -7,14 +7,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from socialr1_jax.config.commands import RescoreConfig
 from socialr1_jax.config.evaluation import TASKS, is_question_source
 from socialr1_jax.evaluation.registry import get_task
 from socialr1_jax.evaluation.runner import embedder
 from socialr1_jax.evaluation.scoring import Scored, figures, rescored, status_rates
 from socialr1_jax.evaluation.task import BenchmarkError, ProtocolName, Task
-from socialr1_jax.runtime.files import finite, read_json
+from socialr1_jax.runtime.files import finite, read_json, write_json
 from socialr1_jax.runtime.ownership import refuse_foreign_file
-from socialr1_jax.runtime.terminal import printable
+from socialr1_jax.runtime.terminal import print_result, printable
 
 _ASKED_ALIKE = ("tombench_hard",)  # in both protocols
 
@@ -61,6 +62,24 @@ def _task_of(row: Mapping[str, Any]) -> Task:
     if name in TASKS and name not in _ASKED_ALIKE and is_cards != (protocol == "social_r1"):
         raise ValueError(f"its prompt is none of the protocol {protocol}")
     return task
+
+
+def print_rescored(config: RescoreConfig) -> None:
+    """Print the figures of `rescore`, after they are written where that is asked for.
+
+    Raises BenchmarkError where there are no samples or earlier figures would be lost, and ForeignFile.
+    """
+    samples, output = Path(config.samples), Path(config.output)
+    if config.output:
+        refuse_foreign_figures(output)
+    if not samples.is_file():
+        others = ", ".join(file.name for file in sorted(samples.parent.glob("samples_*.jsonl")))
+        raise BenchmarkError(f"there is no file {samples}" + (f"; beside it: {others}" if others else ""))
+    found = rescore(samples)
+    if config.output:
+        refuse_lost_figures(output, found)
+        write_json(output, found)
+    print_result(json.dumps(found, indent=2))
 
 
 def rescore(samples: Path) -> dict[str, Any]:

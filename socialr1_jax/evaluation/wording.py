@@ -13,12 +13,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from pydantic import Field, field_validator
+
+from socialr1_jax.config.command_line import Section
 from socialr1_jax.data.tables import listed
 from socialr1_jax.evaluation.task import BenchmarkError, Data, Wording
 from socialr1_jax.evaluation.wording_sources import SOURCES, Source, fields_of
-from socialr1_jax.runtime.files import read_json, sha256
+from socialr1_jax.runtime.files import read_json, sha256, write_json
 from socialr1_jax.runtime.ownership import refuse_foreign_file
-from socialr1_jax.runtime.terminal import printable
+from socialr1_jax.runtime.terminal import print_result, printable, remark
 
 if TYPE_CHECKING:
     from socialr1_jax.evaluation.sotopia.profiles import Benchmark
@@ -27,6 +30,32 @@ Worded = TypeVar("Worded", "Data", "Benchmark")
 FILE = "prompts.json"
 OWN_WORDING = "own wording"
 _SHOWN = 8  # digits of a hash in tables
+
+
+class WordingConfig(Section):
+    """Which benchmark's wording, from where, and the file to write."""
+
+    benchmark: str = Field(description=f"name of the benchmark: {', '.join(SOURCES)}")
+    source: str = Field(min_length=1, description="folder of the authors' repository, at the version in the docs")
+    output: str = Field(min_length=1, description="file to write: prompts.json in the benchmark's folder of data_dir")
+
+    @field_validator("benchmark")
+    @classmethod
+    def _is_known(cls, name: str) -> str:
+        if name not in SOURCES:
+            raise ValueError(f"{name!r} is none of {', '.join(SOURCES)}")
+        return name
+
+
+def write_wording(config: WordingConfig) -> None:
+    """Write prompts.json and print what it holds. Raises what `content_of` raises, and ForeignFile."""
+    output = Path(config.output)
+    refuse_foreign_prompts(output)
+    content = content_of(config.benchmark, Path(config.source))
+    write_json(output, content)
+    print_result(f"{len(content['texts'])} texts of {content['source']} in {output}, SHA-256 {content['sha256']}")
+    if content["sha256"] not in {source.known for source in SOURCES[config.benchmark].versions}:
+        remark(f"{config.source} is not {content['source']}: figures may not compare")
 
 
 def content_of(benchmark: str, checkout: Path) -> dict[str, Any]:
@@ -108,7 +137,7 @@ def _origin(source: Source, digest: str, written: Any) -> str:
 
 
 def _again(name: str) -> str:
-    return f"make it with scripts/benchmark_prompts.py --benchmark {name} --source CHECKOUT --output FILE"
+    return f"make it with socialr1 prompts --benchmark {name} --source CHECKOUT --output FILE"
 
 
 def _checked(content: Mapping[str, Any], name: str, path: Path) -> dict[str, str]:

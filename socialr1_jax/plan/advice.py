@@ -8,12 +8,31 @@ from socialr1_jax.config.run import PlanConfig
 from socialr1_jax.config.sections import ConfigError
 from socialr1_jax.plan.phase import DoesNotFit, Part, Phase
 from socialr1_jax.plan.plan import Plan, make_plan
+from socialr1_jax.plan.tables import print_plan
 from socialr1_jax.runtime.chips import parse_topology
-from socialr1_jax.runtime.terminal import gib
+from socialr1_jax.runtime.terminal import gib, remark
 
 _TIMES = (2, 4, 8)  # the devices of the topology that are tried
 
 Changes = Mapping[str, Any]  # dotted setting -> value
+
+
+def print_plan_and_advice(config: PlanConfig) -> int:
+    """Print a run's plan, what is wrong with it, and what would make it fit; return exit status 1 if anything is."""
+    refused: DoesNotFit | None = None
+    try:
+        plan = make_plan(config)
+        print_plan(plan, config)
+    except DoesNotFit as error:
+        plan, refused = make_plan(config, ()), error
+        remark(str(error))
+    for problem in plan.problems:
+        remark(problem)
+    if too_large := [refused.part] if refused else plan.parts_too_large:
+        remark("looking for what would fit; each proposal is compiled")
+    for line in advice(config, plan, too_large):
+        remark(line)
+    return 1 if refused or plan.problems else 0
 
 
 def advice(

@@ -16,8 +16,8 @@ from typing import Any, NamedTuple, cast
 
 from socialr1_jax.config.loading import load_config
 from socialr1_jax.config.run import DoctorConfig, RunConfig
-from socialr1_jax.run.console import collected_warnings
-from socialr1_jax.runtime.terminal import counted, gib, keep_streams, printable
+from socialr1_jax.run.console import collected_warnings, print_finding
+from socialr1_jax.runtime.terminal import counted, gib, keep_streams, print_line, printable
 from socialr1_jax.weights.hub import cached_folder
 
 LONGEST_CHECK = 600.0  # seconds between two lines, the compilation of the tiny step included
@@ -129,13 +129,13 @@ def _plan(config: DoctorConfig) -> Findings:
     from socialr1_jax.runtime.processes import in_cluster
 
     if config.distributed.processes > 1 or in_cluster(os.environ):
-        raise NotChecked("this is one of several processes; scripts/plan.py compiles the run for all of them")
+        raise NotChecked("this is one of several processes; socialr1 plan compiles the run for all of them")
     try:
         run, plan = plan_here(config)
     except UnknownSizesError as error:
         raise NotChecked(str(error)) from None
     if (kept := sum(plan.resident.values())) > plan.allowed:
-        yield "problem", next(advice(run, plan, ["update"])), "scripts/plan.py tells for other devices"
+        yield "problem", next(advice(run, plan, ["update"])), "socialr1 plan tells for other devices"
     else:
         parts = ", ".join(f"{name} {gib(size)}" for name, size in plan.resident.items())
         yield "ok", f"training keeps {gib(kept)} of {gib(plan.allowed)} GiB a device: {parts}", ""
@@ -194,7 +194,7 @@ def _data(config: DoctorConfig) -> Findings:
     if config.cold_start:
         cold_start_questions(config, questions)
     if rules := strong_shortcuts(audit_examples(shortcut_sample(questions), learned=False)):
-        fix = "train on questions that such rules do not answer; scripts/audit_questions.py has all rules"
+        fix = "train on questions that such rules do not answer; socialr1 audit has all rules"
         yield "warning", "; ".join(rules[:3]), fix
     if bad := {row for part in (questions, *sets.values()) for row in part.bad_rows}:
         fix = "correct these rows, or how they are read: data.columns, data.first_label"
@@ -307,3 +307,14 @@ def _need_jax() -> Sequence[Any]:
         return import_module("jax").devices()
     except Exception:
         raise NotChecked("JAX does not start here") from None
+
+
+def print_findings(config: DoctorConfig) -> int:
+    """Print a line a check, and return exit status 1 when there is a problem."""
+    counts = dict.fromkeys(("ok", "problem", "warning", "skipped"), 0)
+    for line in examine_apart(config):
+        print_finding(*line)
+        counts[line.status] += 1
+    problems, warnings = (counted(counts[status], status) for status in ("problem", "warning"))
+    print_line(f"{problems}, {warnings}, {counts['skipped']} not checked")
+    return 1 if counts["problem"] else 0

@@ -12,6 +12,7 @@ from socialr1_jax.config.quickstart import QuickstartConfig
 from socialr1_jax.config.run import RunConfig
 from socialr1_jax.config.sections import ConfigError
 from socialr1_jax.grpo.rollouts import PHASES
+from socialr1_jax.profiling.config import ProfileConfig
 from socialr1_jax.profiling.page import say_summary, write_page
 from socialr1_jax.profiling.programs import loaded_programs
 from socialr1_jax.profiling.steps import Measured, Steps
@@ -23,12 +24,19 @@ from socialr1_jax.run.run import Laps, run_mesh
 from socialr1_jax.run.summary import peak_bytes
 from socialr1_jax.runtime.compiles import compile_count
 from socialr1_jax.runtime.files import whole_folder, write_json
-from socialr1_jax.runtime.terminal import counted
+from socialr1_jax.runtime.terminal import counted, print_line
 from socialr1_jax.training.quickstart import untrained_run
 
 # The first compiles. The last is the step that the traced ones are compared with: the first later one that compiles
 # nothing, for the second step's prompts may have another width.
 _MOST_WARM_UPS = 5
+
+
+def print_profile(settings: tuple[ProfileConfig, RunConfig]) -> None:
+    """Profile a run and print where the page is. Raises as `profile_run`."""
+    config, run = settings
+    page = profile_run(run, config.phase, config.steps, Path(config.output_dir), config.strict)
+    print_line(f"{page} and, beside it, profile.json, trace, hlo and memory.pprof")
 
 
 def profile_run(config: RunConfig, measured: Measured, steps: int, folder: Path, strict: bool = False) -> Path:

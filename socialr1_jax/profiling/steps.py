@@ -24,6 +24,7 @@ from socialr1_jax.run.epochs import in_steps
 from socialr1_jax.run.questions import read_run_questions
 from socialr1_jax.runtime.interrupt import NEVER
 from socialr1_jax.runtime.mesh import row_shards
+from socialr1_jax.runtime.terminal import CommandEnded
 from socialr1_jax.training.sampler import make_sampler, make_scorer
 from socialr1_jax.training.start import random_start
 from socialr1_jax.weights.hf import load_hf
@@ -32,8 +33,11 @@ from socialr1_jax.weights.tokenizer_files import load_tokenizer
 Measured = Literal["rollout", "reward", "update", "step"]
 
 
-class ImplicitTransfer(RuntimeError):
+class ImplicitTransfer(CommandEnded):
     """An update moved an array between host and device without being asked to; the message says which."""
+
+    word = "strict"
+    status = 1
 
 
 class Steps:

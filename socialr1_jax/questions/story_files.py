@@ -10,6 +10,7 @@ from socialr1_jax.config.stories import MakeStoriesConfig
 from socialr1_jax.data.examples import Example
 from socialr1_jax.runtime.files import write_whole
 from socialr1_jax.runtime.ownership import begins_as, refuse_foreign_file
+from socialr1_jax.runtime.terminal import counted, print_result
 from socialr1_jax.stories.stories import generate_stories
 
 _BEGIN = b'{"id": "stories-'
@@ -23,8 +24,8 @@ def write_stories(examples: Sequence[Example], file: Path) -> None:
     write_whole(file, "".join(json.dumps(row) + "\n" for row in rows))
 
 
-def write_generated(config: MakeStoriesConfig) -> int:
-    """Generate the stories and write them to `config.output`; return their number.
+def write_generated(config: MakeStoriesConfig) -> None:
+    """Generate the stories, write them to `config.output` and print their number.
 
     Raises ForeignFile when the output is a file of something else, ValueError for settings that do not fit together.
     """
@@ -41,4 +42,4 @@ def write_generated(config: MakeStoriesConfig) -> int:
         **config.stories.arguments(),
     )
     write_stories(examples, file)
-    return len(examples)
+    print_result(f"{counted(len(examples), 'question')} in {file}")

@@ -15,6 +15,7 @@ from typing import Any
 import jinja2
 
 from socialr1_jax.config.command_line import scalar_text
+from socialr1_jax.config.commands import ReportConfig
 from socialr1_jax.config.quickstart import QuickstartConfig
 from socialr1_jax.config.run import RunConfig
 from socialr1_jax.config.sections import flat_settings
@@ -25,12 +26,17 @@ from socialr1_jax.report.responses import responses_of
 from socialr1_jax.report.run_files import Metrics, Row
 from socialr1_jax.runtime.files import write_whole
 from socialr1_jax.runtime.ownership import refuse_foreign_file
-from socialr1_jax.runtime.terminal import gib
+from socialr1_jax.runtime.terminal import gib, print_line
 
 _MOST_SHORTCUTS = 3
 _PAIRED = {"accuracy": "questions", "pair_accuracy": "groups of twins, all right"}
 _ABSENT = "–"
 _SCRIPTS = ("page.js", "charts.js", "lengths.js", "responses.js", "table.js")
+
+
+def print_report(config: ReportConfig) -> None:
+    """Write the report of one or more runs and print its path. Raises OSError."""
+    print_line(str(write_report(*config.runs, output=config.output or None)))
 
 
 def write_report(*run_dirs: str | Path, output: str | Path | None = None) -> Path:

@@ -13,7 +13,7 @@ from typing import Any
 
 from socialr1_jax.config.rewards import RewardConfig
 from socialr1_jax.data.tables import listed
-from socialr1_jax.runtime.terminal import counted, printable, shown
+from socialr1_jax.runtime.terminal import counted, print_line, printable, shown
 
 _STANDARD, _INSTALLED = (
     tuple(sysconfig.get_paths()[name] for name in names) for names in (("stdlib", "platstdlib"), ("purelib", "platlib"))
@@ -192,3 +192,8 @@ def _belongs(value: Any, record: dict[str, Any]) -> bool:
 def _record_name(place: int, records: Sequence[dict[str, Any]]) -> str:
     named = f" (id {shown(own)})" if (own := records[place]["id"]) else ""  # score_responses.py has none
     return f"response {place + 1} of {len(records)}{named}"
+
+
+def check_extras(config: Any) -> None:
+    """Print the functions of the settings' `rewards.extra`. Raises as `load_extras`."""
+    print_line(f"own functions: {', '.join(load_extras(config.rewards)) or 'none'}")

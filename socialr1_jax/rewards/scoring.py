@@ -1,4 +1,4 @@
-"""Responses of a JSONL file scored offline: what ``scripts/score_responses.py`` does."""
+"""Responses of a JSONL file scored offline."""
 
 import json
 import math
@@ -24,7 +24,7 @@ from socialr1_jax.rewards.terms import content_reward
 from socialr1_jax.rewards.verdict import JudgeRefused
 from socialr1_jax.runtime.files import write_whole
 from socialr1_jax.runtime.ownership import refuse_foreign_file
-from socialr1_jax.runtime.terminal import shown
+from socialr1_jax.runtime.terminal import counted, print_error, print_line, printable, remark, shown
 
 
 class ScoreConfig(Section):
@@ -66,6 +66,7 @@ class ScoreConfig(Section):
 
 
 _ADDED = {"reward", "status", "cause", "terms"}  # columns
+_MOST_TYPES = 20  # on the console
 # Those that are no `meta`, which reward functions of the user's get.
 _COLUMNS = {*_ADDED, *FIELDS, "response", "content", "meta"} - {"messages"}
 
@@ -152,6 +153,58 @@ def score_file(config: ScoreConfig, content: ContentScores | None = None) -> Sco
         opened=any(text != response for text, (_, response, _) in zip(texts, checked, strict=True)),
         stories=story_figures([example for example, _, _ in checked], [terms.outcome for terms in scored]),
     )
+
+
+def run_scoring(config: ScoreConfig) -> int:
+    """Score the file and print figures and missing rewards; return exit status 1 if the judge never answered."""
+    content = None
+    if config.rewards.uses.content and config.rewards.content.model:
+        import jax  # only where a model runs
+
+        from socialr1_jax.rewards.content_model import load_content_model
+        from socialr1_jax.runtime.mesh import make_mesh
+
+        jax.set_mesh(mesh := make_mesh())
+        content = load_content_model(config.rewards.content, mesh, "float32", "xla")
+    summary = score_file(config, content)
+    print_line(
+        f"{config.output}: {counted(summary.responses, 'response')}, mean reward {summary.mean_reward:.4f}, "
+        f"format rate {summary.format_rate:.4f}, accuracy {summary.accuracy:.4f}, unscorable {summary.unscorable}"
+    )
+    if summary.stories:
+        print_line(f"{config.output}: {stories_line(summary.stories)}")
+    if summary.opened:
+        print_error(
+            f"{config.input}: no response has <think>, so the prompts opened the thoughts and it was put in front of "
+            "each; --opened no scores them as they stand"
+        )
+    if summary.unscorable:
+        causes = ", ".join(f"{cause} {count}" for cause, count in sorted(summary.causes.items()))
+        remark(f"{summary.unscorable} rewards are null: {causes}")
+    if "content" in summary.causes and not config.rewards.content.model:
+        remark(
+            f"preset {config.rewards.preset} needs a content score: give --content-model DIR or a "
+            "'content' number in the rows, or use --preset no_content"
+        )
+    return int(summary.judge_failed)  # no figure comes from a judge that never answered
+
+
+def stories_line(figures: Mapping[str, Any]) -> str:
+    """Return pair accuracy, accuracy by type, chance and the best rule as words."""
+    parts = []
+    if "pair_accuracy" in figures:
+        parts.append(f"pair accuracy {figures['pair_accuracy']:.4f}")
+    if by_type := figures.get("accuracy_by_type"):
+        types = [f"{printable(name, 40)} {value:.4f}" for name, value in by_type.items()]
+        more = f" and {counted(len(types) - _MOST_TYPES, 'further type')}" if len(types) > _MOST_TYPES else ""
+        parts.append(f"accuracy {', '.join(types[:_MOST_TYPES])}{more}")
+    if "chance" in figures:
+        parts.append(f"chance {figures['chance']:.4f}")
+    if "best_rule" in figures:
+        pairs = figures.get("best_rule_pair_accuracy")
+        beside = "" if pairs is None else f" (of pairs {pairs:.4f})"
+        parts.append(f"best rule {figures['best_rule']} {figures['best_rule_accuracy']:.4f}{beside}")
+    return "; ".join(parts)
 
 
 def story_figures(examples: Sequence[Example], right: Sequence[float]) -> dict[str, Any]:

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from typing import Self
 
 from socialr1_jax.runtime.interrupt import NEVER, Stop
+from socialr1_jax.runtime.terminal import CommandEnded
 
 
-class JudgeRefused(RuntimeError):
+class JudgeRefused(CommandEnded):
     """The judge answers nothing until the settings are corrected: a wrong key, an unknown model."""
 
 

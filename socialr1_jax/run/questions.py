@@ -22,15 +22,18 @@ from socialr1_jax.questions.audit import SHORTCUTS, audit_examples, shortcut_sam
 from socialr1_jax.questions.pipeline import QuestionStream
 from socialr1_jax.questions.prompt_lengths import refuse_long_prompts
 from socialr1_jax.questions.sources import Questions, open_questions, source_names
+from socialr1_jax.rewards.extra import load_extras
+from socialr1_jax.run.console import shown_log
+from socialr1_jax.run.epochs import in_steps
 from socialr1_jax.runtime.files import read_json, write_json
-from socialr1_jax.runtime.terminal import counted
+from socialr1_jax.runtime.terminal import counted, print_line
 from socialr1_jax.weights.hub import cached_folder
 from socialr1_jax.weights.tokenizer_files import load_tokenizer
 
 HELD_OUT = "heldout"
 _READ = 1000  # questions that a tokenizer is made from
 _LOOKED_AT = 1000  # questions, for whether options are missing
-_COMPARED = 100_000  # questions of training, and of each set
+_MOST_COMPARED = 100_000  # questions, of training and of each set
 FIX = "evaluate on questions that are not in data.train"
 log = logging.getLogger(__name__)
 
@@ -264,6 +267,30 @@ def asked_questions(questions: Questions, count: int) -> list[Example]:
     return list(islice(questions, count))
 
 
+def check_questions(config: RunConfig) -> None:
+    """Print how the run would read its questions. Raise ValueError where the run would stop."""
+    if config.replay_rollouts:
+        return
+    load_extras(config.rewards)
+    with shown_log():
+        questions, sets = read_run_questions(config)
+        warn_of_shared(questions, sets)
+        warn_of_few(config, questions)
+        if config.cold_start:
+            cold_start_questions(config, questions)
+    if unchecked := check_positions(config, questions, sets):
+        print_line(f"positions   not checked: {unchecked}")
+    in_full, lines = in_steps(config, len(questions), config.grpo.prompts_per_step)
+    if lines:  # the number of epochs is one of steps now
+        lines += in_full.arithmetic().splitlines()[-2:]
+    lines += understood(questions, sets, config.evaluation.questions)
+    if not config.model.path:
+        lines += first_prompt(questions, made_tokenizer(config, questions))
+    elif folder := cached_folder(config.model.path):
+        lines += first_prompt(questions, load_tokenizer(folder))
+    print_line("\n".join(lines))
+
+
 def warn_of_shared(train: Iterable[Example], sets: Mapping[str, Iterable[Example]]) -> None:
     """Log a warning if questions of the sets are also trained on."""
     if shared := shared_questions(train, sets):
@@ -275,9 +302,9 @@ def shared_questions(train: Iterable[Example], sets: Mapping[str, Iterable[Examp
 
     Ids make no difference. Of training and of each set the first 100,000 are compared.
     """
-    asked = {name: [_key(example) for example in islice(part, _COMPARED)] for name, part in sets.items()}
+    asked = {name: [_key(example) for example in islice(part, _MOST_COMPARED)] for name, part in sets.items()}
     wanted = {key for keys in asked.values() for key in keys}
-    trained = {key for example in islice(train, _COMPARED) if (key := _key(example)) in wanted}
+    trained = {key for example in islice(train, _MOST_COMPARED) if (key := _key(example)) in wanted}
     counts = {name: (sum(key in trained for key in keys), len(keys)) for name, keys in asked.items()}
     shared = [f"{both:,} of {count:,} questions of {name}" for name, (both, count) in counts.items() if both]
     return f"{' and '.join(shared)} are also trained on (same story, question and options)" if shared else ""

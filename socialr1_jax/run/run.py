@@ -25,11 +25,14 @@ from socialr1_jax.run.metrics import RunLog
 from socialr1_jax.runtime.interrupt import Interrupted, Stop, stop_on_signal
 from socialr1_jax.runtime.mesh import make_mesh
 from socialr1_jax.runtime.processes import in_cluster, is_first, wait_for_all
-from socialr1_jax.runtime.terminal import first_line
+from socialr1_jax.runtime.terminal import CommandEnded, first_line
 
 
-class TrainingStopped(RuntimeError):
+class TrainingStopped(CommandEnded):
     """The run stopped itself; the message says why, and where what it stopped at is stored."""
+
+    word = "stopped"
+    status = 1
 
 
 class Saved(Protocol):

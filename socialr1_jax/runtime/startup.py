@@ -27,6 +27,17 @@ def prepare(xla_flags: Sequence[str] = (), *, programs: bool = True) -> None:
         keep_programs()
 
 
+def describe_devices(topology: str) -> None:
+    """Make the settings of a process that compiles for devices which need not be here, and computes nothing."""
+    kind, _, count = topology.partition(":")
+    os.environ["JAX_PLATFORMS"] = "cpu"  # the topology is described, not opened
+    os.environ.setdefault("JAX_SKIP_CUDA_CONSTRAINTS_CHECK", "1")
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+    if kind == "cpu" and count.isdigit():
+        flags = os.environ.get("XLA_FLAGS", "")
+        os.environ["XLA_FLAGS"] = f"{flags} --xla_force_host_platform_device_count={count}".strip()
+
+
 def set_xla_flags(flags: Sequence[str]) -> None:
     """Add the flags to XLA_FLAGS; those that are there already win."""
     if flags:

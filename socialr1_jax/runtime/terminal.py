@@ -16,6 +16,14 @@ _VALUES.maxlevel, _VALUES.maxdict, _VALUES.maxlist, _VALUES.maxstring, _VALUES.m
 _MOST_LINES = 100  # of a message on stderr
 _LAYOUT = "\n\t\u200c\u200d"  # breaks, and the joiners that some scripts and emoji are written with
 _READER_IS_GONE = 128 + signal.SIGPIPE  # exit status of a command that a shell reports for `command | head`
+_program = ""  # set by `named`
+
+
+class CommandEnded(RuntimeError):
+    """Raised by work that ends its command for a reason to be read: one line with `word`, then exit with `status`."""
+
+    word = "error"
+    status = 2
 
 
 def printable(text: str, most: int = _MOST) -> str:
@@ -101,7 +109,7 @@ class _ResultStream(LossyStream):
     def _lost(self, error: Exception) -> None:
         if isinstance(error, BrokenPipeError):
             raise SystemExit(_READER_IS_GONE) from None
-        print_error(f"{os.path.basename(sys.argv[0])}: error: cannot write to standard output: {error}")
+        remark(f"error: cannot write to standard output: {error}")
         raise SystemExit(2) from None
 
 
@@ -121,6 +129,27 @@ def print_error(message: str) -> None:
     if len(lines) > _MOST_LINES:
         lines = [*lines[:_MOST_LINES], f"... and {counted(len(lines) - _MOST_LINES, 'more line')}"]
     _print("".join(printable(line) + "\n" for line in lines), LossyStream(sys.stderr))
+
+
+def remark(message: str) -> None:
+    """Print the lines of a message on stderr, each after the name of this program."""
+    print_error("\n".join(f"{program()}: {line}" for line in message.splitlines() or [""]))
+
+
+def program() -> str:
+    """Return what messages call this program: the name that `named` gives, else that of its file."""
+    return _program or os.path.basename(sys.argv[0])
+
+
+@contextlib.contextmanager
+def named(name: str) -> Iterator[None]:
+    """Within, messages call this program `name`."""
+    global _program
+    before, _program = _program, name
+    try:
+        yield
+    finally:
+        _program = before
 
 
 def _print(text: str, stream: LossyStream) -> None:

@@ -41,9 +41,9 @@ def show_results(summary: Mapping[str, Any], folder: Path, report: Path, *, tens
     if tensorboard:
         console.print(f"  tensorboard --logdir {folder}/tensorboard", soft_wrap=True)
     console.print("  ask the trained model:")
-    console.print(f"    python scripts/generate.py --model {folder}/export \\", soft_wrap=True)
+    console.print(f"    socialr1 generate --model {folder}/export \\", soft_wrap=True)
     console.print(f"        --file {folder}/questions/heldout.jsonl --row 1", soft_wrap=True)
-    console.print("  train on questions of your own: python scripts/train_grpo.py --help", soft_wrap=True)
+    console.print("  train on questions of your own: socialr1 train --help", soft_wrap=True)
 
 
 def response_pair(folder: Path) -> tuple[Row, Row] | None:

@@ -57,7 +57,7 @@ def open_hf(
         found, reader = (
             ("a reward model", "load_reward_model") if config.scalar_head else ("a language model", "load_hf")
         )
-        fix = "" if config.scalar_head else ", and scripts/train_reward_model.py makes a reward model of it"
+        fix = "" if config.scalar_head else ", and socialr1 train-reward-model makes a reward model of it"
         raise ValueError(
             f"{folder / 'config.json'}: architectures {shown(raw.get('architectures'))} is {found}: {reader} reads it"
             f"{fix}"

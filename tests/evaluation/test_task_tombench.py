@@ -371,7 +371,7 @@ def test_bad_input_is_told(tmp_path):
     with pytest.raises(BenchmarkError, match=r"Hinting Task Test.jsonl line 1: not JSON"):
         TASK.load(tmp_path)
     (tmp_path / "data" / "Hinting Task Test.jsonl").unlink()
-    with pytest.raises(BenchmarkError, match=r"there is no Hinting Task Test.jsonl; scripts/evaluate.py --list"):
+    with pytest.raises(BenchmarkError, match=r"there is no Hinting Task Test.jsonl; socialr1 evaluate --list"):
         TASK.load(tmp_path)
 
 

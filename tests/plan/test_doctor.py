@@ -7,7 +7,6 @@ import logging
 import re
 import shutil
 import socket
-import subprocess
 import sys
 from dataclasses import asdict
 from importlib import metadata
@@ -424,13 +423,7 @@ def test_a_check_that_crashes_or_hangs(name, text, monkeypatch, tmp_path):
     assert lines[1].fix == doctor.CHECKS["rewards"][1]
 
 
-def test_the_command_is_quick_and_plain_and_makes_nothing(tmp_path, monkeypatch, capsys):
-    called = [sys.executable, "-X", "importtime", SCRIPT, "--help"]
-    help_ = subprocess.run(called, capture_output=True, text=True, check=True)
-    assert "no_step" in help_.stdout
-    imported = {line.rpartition("|")[2].strip() for line in help_.stderr.splitlines()}
-    assert "pydantic" in imported
-    assert not {"jax", "transformers", "rich"} & imported
+def test_the_command_is_plain_and_makes_nothing(tmp_path, monkeypatch, capsys):
     spec = importlib.util.spec_from_file_location("doctor_script", SCRIPT)
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)

@@ -261,7 +261,8 @@ def test_columns_where_and_first_label(main, tmp_path, capsys):
     assert main([file, "--columns", "{answer: gold}", "--where={split: a}"]) == 0
     assert "6 questions" in capsys.readouterr().out
     for wrong in (("--columns", "[1]"), ("--first_label", "2")):
-        assert main([file, *wrong]) == 2
+        with pytest.raises(SystemExit, match="2"):
+            main([file, *wrong])
         assert len(capsys.readouterr().err.splitlines()) == 1
     numbered = put(tmp_path / "numbered.jsonl", [{**row, "answer": 1 + "AB".index(row["answer"])} for row in rows(6)])
     assert main([numbered]) == 2

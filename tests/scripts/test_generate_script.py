@@ -4,7 +4,6 @@ import importlib.util
 import io
 import json
 import re
-import subprocess
 import sys
 from pathlib import Path
 
@@ -285,23 +284,3 @@ def test_wrong_arguments(main, capsys, arguments, message):
         main(arguments)
     assert stop.value.code == 2
     assert message in capsys.readouterr().err
-
-
-def test_help_and_an_unknown_key_do_not_wait_for_jax():
-    """In a process of its own: `--help`, then a misspelt key, then what has been imported."""
-    program = f"""
-import runpy, sys
-for arguments, status in ((["--help"], 0), (["--modle", "m"], 2)):
-    sys.argv = ["generate.py", *arguments]
-    try:
-        runpy.run_path({str(SCRIPT)!r}, run_name="__main__")
-    except SystemExit as stop:
-        assert stop.code == status, stop.code
-heavy = {{"jax", "transformers", "torch"}} & set(sys.modules)
-assert not heavy, heavy
-"""
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "print the resolved configuration, then exit" in done.stdout
-    assert "--max_new_tokens" in done.stdout or "max_new_tokens" in done.stdout
-    assert "unknown key 'modle'; did you mean 'model'?" in done.stderr

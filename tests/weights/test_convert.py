@@ -218,26 +218,6 @@ def test_a_source_that_is_not_there(convert, message, tmp_path, capsys):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_help_and_an_unknown_key_do_not_wait_for_jax():
-    """In a process of its own: both scripts' `--help`, then a misspelt key, then what has been imported."""
-    program = f"""
-import runpy, sys
-for name in ("hf_to_orbax", "orbax_to_hf"):
-    for arguments, status in ((["--help"], 0), (["--source", "m"], 2)):
-        sys.argv = [name + ".py", *arguments]
-        try:
-            runpy.run_path({str(CONVERT)!r} + f"/{{name}}.py", run_name="__main__")
-        except SystemExit as stop:
-            assert stop.code == status, stop.code
-heavy = {{"jax", "orbax", "transformers"}} & set(sys.modules)
-assert not heavy, heavy
-"""
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("folder to write") == 2
-    assert done.stderr.count("unknown key 'source'; did you mean 'src'?") == 2
-
-
 # --- verification, interruption, numbers that are none
 
 
@@ -262,7 +242,7 @@ def test_verification_finds_a_tensor_that_differs(source, tmp_path, monkeypatch,
         model.norm.set_value(model.norm.get_value() + 1)
         return model
 
-    monkeypatch.setattr("socialr1_jax.weights.orbax_folder.load_orbax", other)
+    monkeypatch.setattr("socialr1_jax.run.convert.load_orbax", other)
     assert hf_to_orbax(["--src", str(source), "--dst", str(tmp_path / "orbax"), "--verify"]) == 2
     assert "1 of 24 tensors differ: model.norm.weight" in capsys.readouterr().err
 

@@ -28,7 +28,7 @@ def find_file(folder: Path, *names: str) -> Path:
         if subsets:
             return subsets[-1]
     missing = " or ".join(names)
-    raise BenchmarkError(f"{folder}: there is no {missing}; scripts/evaluate.py --list says where it is from")
+    raise BenchmarkError(f"{folder}: there is no {missing}; socialr1 evaluate --list says where it is from")
 
 
 def read_json(path: Path) -> Any:

@@ -1,6 +1,4 @@
-"""Time and memory of reading and writing a Hugging Face folder of random weights; one JSON line on standard output.
-
-    python scripts/benchmark_loading.py --shape 0.6b --dtype bfloat16 --shards 4
+"""Time and memory of reading and writing a Hugging Face folder of random weights.
 
 Every figure comes from a process of its own, which imports first and then reads the folder `repeats` times; the most
 memory that it held is that of the first reading. With torch installed transformers reads the same folder in turn.
@@ -13,14 +11,15 @@ import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
-from typing import Any, Literal, Self
+from typing import Any
 
-from pydantic import Field, model_validator
+import jax
 
-from socialr1_jax.config.command_line import parse_args
-from socialr1_jax.config.sections import Section
+from socialr1_jax.benchmark.config import LoadingBenchmark
+from socialr1_jax.models.qwen3 import Qwen3, init_params
 from socialr1_jax.models.shapes import SHAPES
-from socialr1_jax.runtime.terminal import print_result, run_script
+from socialr1_jax.runtime.terminal import print_result
+from socialr1_jax.weights.hf_export import save_hf
 
 _MEASURE = """
 import json, sys, time
@@ -63,25 +62,8 @@ _READERS = {
 }
 
 
-class LoadingConfig(Section):
-    """Settings of the measurement."""
-
-    shape: str = Field("0.6b", description=f"size of the model: {', '.join(SHAPES)}")
-    dtype: Literal["float32", "bfloat16"] = Field("bfloat16", description="of the files and of what is read")
-    into: Literal["", "float32", "bfloat16"] = Field("", description='dtype that is read into; "" = that of the files')
-    shards: int = Field(4, ge=1, description="files of the folder")
-    repeats: int = Field(3, ge=1, description="readings of each process; the median counts")
-    rounds: int = Field(3, ge=1, description="processes of each reader, alternating; the median counts")
-
-    @model_validator(mode="after")
-    def _known(self) -> Self:
-        if self.shape not in SHAPES:
-            raise ValueError(f"unknown shape {self.shape!r}; known: {', '.join(SHAPES)}")
-        return self
-
-
-def main(argv: list[str] | None = None) -> int:
-    config = parse_args(LoadingConfig, argv, description="Measure reading and writing of a Hugging Face folder.")
+def print_loading(config: LoadingBenchmark) -> None:
+    """Print the settings with seconds and bytes of each reader, and of a save, as a JSON line."""
     with tempfile.TemporaryDirectory() as home:
         folder = Path(home) / "model"
         nbytes = _make(config, folder)
@@ -110,23 +92,13 @@ def main(argv: list[str] | None = None) -> int:
             seconds = {"seconds": round(returned, 3), "seconds_used": round(used, 3)}
             result[name] = seconds | {"peak_rss_bytes": peak, "before_bytes": base}
     print_result(json.dumps(result))
-    return 0
 
 
-def _make(config: LoadingConfig, folder: Path) -> int:
+def _make(config: LoadingBenchmark, folder: Path) -> int:
     """Writes the folder; the bytes of its weights."""
-    import jax
-
-    from socialr1_jax import Qwen3, save_hf
-    from socialr1_jax.models.qwen3 import init_params
-
     shape = SHAPES[config.shape]
     params = init_params(shape, jax.random.key(0), config.dtype)
     nbytes = sum(x.nbytes for x in jax.tree.leaves(params))
     # A file ends with the last tensor that fits: the embedding, a quarter of a 0.6B, takes one of its own.
     save_hf(Qwen3(shape, params), folder, max_file_bytes=max(nbytes // (config.shards - 1 or 1), 1))
     return nbytes
-
-
-if __name__ == "__main__":
-    run_script(main)

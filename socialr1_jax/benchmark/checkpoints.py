@@ -1,12 +1,7 @@
-"""Measure what checkpoints cost: restoring beside a plain read of the same bytes, saving beside steps that do not.
+"""What checkpoints cost: restoring beside a plain read of the same bytes, saving beside steps that do not.
 
-    python scripts/benchmark_checkpoints.py --shape 0.6b
-    python scripts/benchmark_checkpoints.py --restore=false --steps 40
-
-Prints one JSON line. Restoring is measured with the files out of the page cache, as after a restart, and in it.
+Restoring is measured with the files out of the page cache, as after a restart, and in it.
 """
-
-from __future__ import annotations
 
 import json
 import os
@@ -16,25 +11,22 @@ import tempfile
 import time
 from pathlib import Path
 
-from pydantic import Field
+import jax
 
-from socialr1_jax.config.command_line import parse_args
-from socialr1_jax.config.sections import Section
-from socialr1_jax.runtime.terminal import print_result, run_script
-
-
-class CheckpointBenchmark(Section):
-    """Settings of the measurement."""
-
-    shape: str = Field("0.6b", description="size of the model whose full state (12 bytes a parameter) is restored")
-    restore: bool = Field(True, description="measure restoring")
-    repeats: int = Field(3, ge=1, description="times that each is measured; the median is reported")
-    steps: int = Field(0, ge=0, description="steps of a small run with and without a save every 10; 0 = not measured")
-    folder: str = Field("", description='where files are written for a while; "" = the temporary folder')
+from socialr1_jax.benchmark.config import CheckpointBenchmark
+from socialr1_jax.config.loading import load_config
+from socialr1_jax.config.run import CheckpointConfig, OptimizerConfig, RunConfig
+from socialr1_jax.grpo.optimizer import make_optimizer, make_schedule
+from socialr1_jax.grpo.update import init_state
+from socialr1_jax.models.qwen3 import init_params
+from socialr1_jax.models.shapes import SHAPES
+from socialr1_jax.run.checkpoints import Checkpoints
+from socialr1_jax.runtime.terminal import print_result
+from socialr1_jax.training.grpo import train_grpo
 
 
-def main(argv: list[str] | None = None) -> int:
-    config = parse_args(CheckpointBenchmark, argv, description="Measure what checkpoints cost.")
+def print_checkpoints(config: CheckpointBenchmark) -> None:
+    """Print the seconds and ratios that are measured as a JSON line."""
     figures: dict[str, float] = {}
     with tempfile.TemporaryDirectory(dir=config.folder or None) as folder:
         if config.restore:
@@ -42,19 +34,9 @@ def main(argv: list[str] | None = None) -> int:
         if config.steps:
             figures |= _saving(config, Path(folder))
     print_result(json.dumps(figures))
-    return 0
 
 
 def _restoring(config: CheckpointBenchmark, folder: Path) -> dict[str, float]:
-    import jax
-
-    from socialr1_jax.config.run import CheckpointConfig, OptimizerConfig
-    from socialr1_jax.grpo.optimizer import make_optimizer, make_schedule
-    from socialr1_jax.grpo.update import init_state
-    from socialr1_jax.models.qwen3 import init_params
-    from socialr1_jax.models.shapes import SHAPES
-    from socialr1_jax.run.checkpoints import Checkpoints
-
     settings = OptimizerConfig()
     state = init_state(
         init_params(SHAPES[config.shape], jax.random.key(0)), make_optimizer(settings, make_schedule(settings, 10))
@@ -73,11 +55,11 @@ def _restoring(config: CheckpointBenchmark, folder: Path) -> dict[str, float]:
     for _ in range(config.repeats):
         for cached in ("", "_cached"):
             for name, work in (
-                ("read", lambda: [_read(path) for path in files]),
+                ("read", lambda: [path.read_bytes() for path in files]),
                 ("restore", lambda: jax.block_until_ready(checkpoints.restore(shapes, ()))),
             ):
                 for path in files:
-                    _out_of_cache(path) if not cached else _read(path)
+                    path.read_bytes() if cached else _out_of_cache(path)
                 begun = time.perf_counter()
                 result = work()
                 seconds[name + cached].append(time.perf_counter() - begun)
@@ -94,10 +76,6 @@ def _restoring(config: CheckpointBenchmark, folder: Path) -> dict[str, float]:
     }
 
 
-def _read(path: Path) -> bytes:
-    return path.read_bytes()
-
-
 def _out_of_cache(path: Path) -> None:
     with path.open("rb") as file:
         os.fsync(file.fileno())
@@ -105,12 +83,6 @@ def _out_of_cache(path: Path) -> None:
 
 
 def _saving(config: CheckpointBenchmark, folder: Path) -> dict[str, float]:
-    from socialr1_jax.config.loading import load_config
-    from socialr1_jax.config.run import RunConfig
-    from socialr1_jax.training.grpo import train_grpo
-
-    smoke = Path(__file__).resolve().parents[1] / "configs" / "smoke.yaml"
-
     def measured(every: int) -> tuple[float, float, float]:
         """Seconds of a step, processor seconds of a step, and the share of the steps that is spent between them."""
         run = folder / "run"
@@ -127,7 +99,7 @@ def _saving(config: CheckpointBenchmark, folder: Path) -> dict[str, float]:
             "sampling.max_new_tokens=128",
         ]
         begun = os.times()
-        train_grpo(load_config(RunConfig, smoke, changes))
+        train_grpo(load_config(RunConfig, "smoke", changes))
         ended = os.times()
         rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
         rows = [row for row in rows if row["phase"] == "grpo"][5:]
@@ -148,7 +120,3 @@ def _saving(config: CheckpointBenchmark, folder: Path) -> dict[str, float]:
         "share_between_steps_plain": statistics.median(plain[2] for plain, _ in pairs),
         "share_between_steps_saving": statistics.median(saving[2] for _, saving in pairs),
     }
-
-
-if __name__ == "__main__":
-    run_script(main)

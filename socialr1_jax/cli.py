@@ -1,0 +1,202 @@
+"""Every command: `socialr1 COMMAND`, and the scripts of `scripts/` and `convert/`, which run one each.
+
+A command reads its settings, imports its work (and JAX only with it), and ends with a line and an exit status.
+"""
+
+import difflib
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from socialr1_jax import __version__
+from socialr1_jax.runtime.interrupt import requeue_on_sigterm
+from socialr1_jax.runtime.startup import describe_devices, prepare, take_memory
+from socialr1_jax.runtime.terminal import CommandEnded, named, print_line, remark, run_script
+
+
+class Command(NamedTuple):
+    """What a command reads and does. Functions and classes are named `room.module.name`, to be imported late."""
+
+    settings: str  # a configuration class, or a function that makes the settings of arguments and description
+    work: str  # takes the settings; returns an exit status, or None for 0
+    before: Callable[[Any], object] = lambda settings: None  # takes them before the work, and JAX with it, is imported
+    check: str = ""  # takes the settings of a dry run
+    default_config: str | None = None  # name of the configuration to start from
+
+
+def run(name: str, argv: Sequence[str], program: str) -> int:
+    """Run a command and return its exit status: 0 or its own, 2 after a mistake of the user, 130 after Ctrl-C.
+
+    Messages call it `program`. Raises SystemExit after --help, --dry-run and settings that cannot be used.
+    """
+    command = COMMANDS[name]
+    with named(program):
+        try:
+            settings = _read_settings(command, argv, DESCRIPTIONS[name])
+            command.before(settings)
+            return _imported(command.work)(settings) or 0
+        except KeyboardInterrupt:
+            return 128 + signal.SIGINT
+        except CommandEnded as error:
+            remark(f"{error.word}: {error}")
+            return error.status
+        except OSError as error:
+            place = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else error
+            remark(f"error: {place}")
+        except (ValueError, ImportError) as error:
+            remark(f"error: {error}")
+        return 2
+
+
+def _read_settings(command: Command, argv: Sequence[str], description: str) -> Any:
+    settings, check = _imported(command.settings), command.check
+    if not isinstance(settings, type):
+        return settings(argv, description)
+    return _imported("config.command_line.parse_args")(
+        settings,
+        argv,
+        description=description,
+        default_config=command.default_config,
+        check=lambda config: _imported(check)(config) if check else None,
+    )
+
+
+def _imported(name: str) -> Any:
+    module, _, attribute = name.rpartition(".")
+    return getattr(import_module(f"socialr1_jax.{module}"), attribute)
+
+
+def _prepare_run(settings: Any) -> None:
+    prepare(settings.xla_flags)
+
+
+def _prepare_training(settings: Any) -> None:
+    requeue_on_sigterm()
+    prepare(settings.xla_flags)
+
+
+def _on_the_host(settings: Any) -> None:
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")  # the host has room for models that one device has not
+
+
+DESCRIPTIONS = {
+    "quickstart": "Train a small Qwen3 from nothing with Social-R1: stories, SFT, GRPO, export, report.",
+    "train": "Train a Qwen3 with GRPO and the Social-R1 rewards.",
+    "train-reward-model": "Train a reward model on preference pairs.",
+    "stories": "Generate theory-of-mind stories as a question file.",
+    "pairs": "Build preference pairs for a content reward model.",
+    "audit": "Measure how far rules that read no minds get on question files.",
+    "generate": "Ask a model one question and watch it answer.",
+    "evaluate": "Evaluate a model on ten benchmarks of social reasoning, or on your own questions.",
+    "score": "Score samples of an evaluation once more, without generating.",
+    "score-responses": "Score the responses of a JSONL file with the Social-R1 reward.",
+    "compare": "Compare two finished runs on the same questions.",
+    "report": "Write the HTML report of a run, or of several compared.",
+    "prompts": "Read the wording of a benchmark's prompts out of its authors' repository.",
+    "convert hf-to-orbax": "Convert a Hugging Face model folder to an Orbax folder.",
+    "convert orbax-to-hf": "Convert an Orbax folder to a Hugging Face model folder.",
+    "doctor": "Check the environment of a run, and say how to correct it.",
+    "plan": "Compile a run for devices that are not here.",
+    "profile": "Trace steps of a run.",
+    "benchmark": "Measure the speed of sampling and training.",
+    "benchmark checkpoints": "Measure what checkpoints cost.",
+    "benchmark loading": "Measure reading and writing of a Hugging Face folder.",
+}
+COMMANDS = {
+    "quickstart": Command(
+        "config.run.QuickstartConfig",
+        "training.commands.quickstart",
+        before=_prepare_run,
+        default_config="quickstart",
+        check="rewards.extra.check_extras",
+    ),
+    "train": Command(
+        "config.run.RunConfig",
+        "training.commands.train",
+        before=_prepare_training,
+        check="run.questions.check_questions",
+    ),
+    "train-reward-model": Command(
+        "config.reward_model.RewardModelConfig", "training.commands.reward_model", before=_prepare_run
+    ),
+    "stories": Command("config.stories.MakeStoriesConfig", "questions.story_files.write_generated"),
+    "pairs": Command("config.pairs.PairsConfig", "training.commands.pairs", before=lambda settings: prepare()),
+    "audit": Command("config.commands.AuditConfig", "evaluation.audit_files.print_audits"),
+    "generate": Command("config.evaluation.GenerateConfig", "evaluation.one_answer.ask_one"),
+    "evaluate": Command(
+        "config.evaluation.EvaluateConfig", "evaluation.evaluate.run_evaluation", before=lambda settings: prepare()
+    ),
+    "score": Command("config.commands.RescoreConfig", "evaluation.rescore.print_rescored"),
+    "score-responses": Command(
+        "rewards.scoring.ScoreConfig", "rewards.scoring.run_scoring", check="rewards.extra.check_extras"
+    ),
+    "compare": Command("config.commands.CompareConfig", "evaluation.compare.print_comparison"),
+    "report": Command("config.commands.ReportConfig", "report.page.print_report"),
+    "prompts": Command("evaluation.wording.WordingConfig", "evaluation.wording.write_wording"),
+    "convert hf-to-orbax": Command("config.commands.HfToOrbaxConfig", "run.convert.hf_to_orbax", before=_on_the_host),
+    "convert orbax-to-hf": Command("config.commands.OrbaxToHfConfig", "run.convert.orbax_to_hf", before=_on_the_host),
+    "doctor": Command("config.run.DoctorConfig", "plan.doctor.print_findings", before=lambda settings: take_memory()),
+    "plan": Command(
+        "config.run.PlanConfig",
+        "plan.advice.print_plan_and_advice",
+        before=lambda settings: describe_devices(settings.topology),
+    ),
+    "profile": Command(
+        "profiling.config.parse_profile",
+        "profiling.run.print_profile",
+        before=lambda settings: prepare(settings[1].xla_flags, programs=False),
+    ),
+    "benchmark": Command(
+        "benchmark.config.BenchmarkConfig",
+        "benchmark.record.print_benchmark",
+        before=lambda settings: prepare(programs=False),
+    ),
+    "benchmark checkpoints": Command("benchmark.config.CheckpointBenchmark", "benchmark.checkpoints.print_checkpoints"),
+    "benchmark loading": Command("benchmark.config.LoadingBenchmark", "benchmark.loading.print_loading"),
+}
+
+
+def script(name: str, file: str) -> Callable[..., int]:
+    """Return the `main` of a script: it runs the command with arguments, or with those of the process."""
+
+    def main(argv: Sequence[str] | None = None) -> int:
+        return run(name, sys.argv[1:] if argv is None else argv, Path(file).name)
+
+    return main
+
+
+def main() -> None:
+    """Run the command that the arguments of this process name, and exit with its status."""
+    run_script(_main)
+
+
+def _main() -> int:
+    words = sys.argv[1:] or ["--help"]
+    for count in (2, 1):
+        if (name := " ".join(words[:count])) in COMMANDS:
+            return run(name, words[count:], f"socialr1 {name}")
+    if words[0] == "--version":
+        print_line(f"socialr1 {__version__}")
+    elif words[0] in ("-h", "--help"):
+        print_line(_overview())
+    else:
+        remark(f"error: there is no command {words[0]!r}; {_near(words[0])}")
+        return 2
+    return 0
+
+
+def _overview() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {description}" for name, description in DESCRIPTIONS.items()]
+    usage = "usage: socialr1 COMMAND [--config FILE.yaml] [--name value ...] [section.field=value ...] [--dry-run]"
+    return "\n".join([usage, "", *lines, "", "socialr1 COMMAND --help lists the settings of a command."])
+
+
+def _near(word: str) -> str:
+    near = [name for name in COMMANDS if name.startswith(f"{word} ")]
+    near = near or difflib.get_close_matches(word.replace("_", "-")[:50], COMMANDS)
+    return f"did you mean {' or '.join(near)}?" if near else "--help lists all"
