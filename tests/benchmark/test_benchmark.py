@@ -138,7 +138,7 @@ def test_lengths_with_a_long_tail():
     assert np.median(lengths) < 40  # most are far shorter than the mean
 
 
-def test_continuous_batching_and_static_batches_are_measured_on_the_same_lengths():
+def test_batching_and_static_batches_share_their_lengths():
     result = benchmark(TOY, BenchmarkConfig(rows=4, prompt=4, new=40, repeats=1, update=False, requests=10))
     assert min(result["tail_tok_s"], result["tail_static_tok_s"]) > 0
     tokens = tail_lengths(10, 40).sum()
@@ -180,7 +180,7 @@ def test_bad_arguments(script, capsys, arguments, message):
     assert (output.out, len(output.err.splitlines())) == ("", 1)
 
 
-def test_an_unknown_shape_is_told_before_jax_is_imported():
+def test_unknown_shape_is_reported_before_jax_is_imported():
     code = (
         "import runpy, sys; sys.argv = [sys.argv[1], '--shape', 'huge']\n"
         "try: runpy.run_path(sys.argv[0], run_name='__main__')\n"

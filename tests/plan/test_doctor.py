@@ -224,7 +224,7 @@ def test_too_little_memory(free, text, told, monkeypatch):
     assert host.startswith("ok" if free > 1 << 20 else "problem")
 
 
-def test_a_model_of_the_hub_that_is_not_here(told, monkeypatch, tmp_path):
+def test_hub_model_that_is_not_here(told, monkeypatch, tmp_path):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("socialr1_jax.plan.plan.free_memory", lambda: 64 << 30)
     said = told("model", "model.path=Qwen/Qwen3-0.6B")
@@ -422,7 +422,7 @@ def test_a_check_that_crashes_or_hangs(name, text, monkeypatch, tmp_path):
     assert lines[1].fix == doctor.CHECKS["rewards"][1]
 
 
-def test_the_command_is_quick_and_plain_and_makes_nothing(tmp_path, monkeypatch, capsys):
+def test_command_is_quick_and_writes_nothing(tmp_path, monkeypatch, capsys):
     called = [sys.executable, "-X", "importtime", SCRIPT, "--help"]
     help_ = subprocess.run(called, capture_output=True, text=True, check=True)
     assert "no_step" in help_.stdout

@@ -88,7 +88,7 @@ def test_the_page_needs_nothing_else(profiled):
     assert all(f"<th>{name}</th>" in page for name in (*PHASES, "attend", "mlp"))
 
 
-def test_a_comparison_with_a_step_that_compiled_is_called_none(profiled, capsys):
+def test_comparison_with_a_compiling_step_is_refused(profiled, capsys):
     summary = profiled[1]
     assert summary["compiled_in_untraced"] == 0
     for compiled, words in ((0, "untraced 2 s\n"), (1, "untraced 2 s with 1 program compiled in it: do not compare")):
@@ -152,7 +152,7 @@ def test_no_time_counts_twice(profiled):
     assert max(s / union((op.start, op.stop) for op in line) for s, line in zip(sums, trace.lines, strict=True)) > 1.1
 
 
-def test_what_is_done_is_at_least_what_is_needed(profiled):
+def test_work_done_is_at_least_work_needed(profiled):
     for name in ("reference", "update"):
         phase = profiled[1]["phases"][name]
         assert phase["needed_flops"] <= phase["flops"] < 8 * phase["needed_flops"]
@@ -209,7 +209,7 @@ def test_a_file_that_is_no_configuration_is_told(tmp_path, text):
 
 
 @pytest.mark.parametrize("spelling", ["--output-dir", "--output_dir"])
-def test_its_own_options_are_its_own_in_both_spellings(spelling):
+def test_own_options_are_known_in_both_spellings(spelling):
     own, others = script()._split(["--config", "c.yaml", spelling, "there", "--phase=update", "steps=4", "seed=1"])
     assert own == [spelling, "there", "--phase=update", "steps=4"]
     assert others == ["--config", "c.yaml", "seed=1"]
@@ -244,7 +244,7 @@ def ops(*times):
     return [Op(("m", 1), f"op{i}", *time) for i, time in enumerate(times)]
 
 
-def test_an_op_does_not_hold_the_time_of_those_inside_it():
+def test_op_does_not_hold_time_of_inner_ones():
     #  0         10  loop
     #   1   5       body
     #    2 3        inside the body
@@ -256,7 +256,7 @@ def test_an_op_does_not_hold_the_time_of_those_inside_it():
     assert sum(own) == union([(0, 10), (12, 13)])
 
 
-def test_an_instant_is_divided_among_the_ops_that_run():
+def test_instant_is_divided_among_running_ops():
     assert shared([(0, 0.0, 10.0), (1, 5.0, 15.0), (0, 20.0, 21.0)]) == {0: 8.5, 1: 7.5}
     assert shared([(0, 0.0, 4.0), (0, 2.0, 6.0)]) == {0: 6.0}
 
@@ -520,7 +520,7 @@ def test_conclusion_follows_from_the_figures(profile, sentences):
 
 
 @pytest.mark.parametrize("measured", get_args(Measured))
-def test_conclusion_follows_from_the_sizes_of_each_measured_phase(measured):
+def test_conclusion_follows_from_measured_phases(measured):
     steps = object.__new__(Steps)  # one that has measured this phase alone
     completions = [SimpleNamespace(tokens=[5] * count) for count in (2, 3, 4)]
     rollouts = SimpleNamespace(prompts=[[1, 2]] * 3, completions=completions, group=1)
@@ -538,7 +538,7 @@ def test_conclusion_follows_from_the_sizes_of_each_measured_phase(measured):
     assert ("of 3 responses are decoded together" in found[2]) == (measured == "rollout")
 
 
-def test_what_should_not_happen_is_noted_with_its_phase():
+def test_unwanted_events_are_noted_with_their_phase():
     doubled = jax.jit(lambda x: x * 2)
     doubled(jnp.ones(3)).block_until_ready()
     with watching() as seen:
