@@ -29,7 +29,7 @@ class Pair:
     """Two texts of thoughts about one question, the better one first.
 
     ``chosen`` and ``rejected`` are whole thoughts, or, with ``stage``, the words of that one stage without its heading.
-    ``margin`` is by how much the chosen one is better, 0 where nobody measured it. ``meta`` says where the pair is
+    ``margin`` is by how much the chosen one is better, 0 if it was not measured. ``meta`` says where the pair is
     from, as texts.
 
     Raises ValueError for an empty text, half a character, texts that are equal but for white space, a negative or

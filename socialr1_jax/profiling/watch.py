@@ -63,7 +63,7 @@ def watching() -> Iterator[Watch]:
     propagate, handler = logs[0].propagate, _Hears(seen)
     for log in logs:
         log.addHandler(handler)
-    logs[0].propagate = False  # hundreds of lines that nobody asked for
+    logs[0].propagate = False  # hundreds of unwanted lines
     for name in flags:
         jax.config.update(name, True)
     try:

@@ -79,8 +79,8 @@ class Scorer:
     def results(self, step: int) -> list[RewardTerms]:
         """The rewards of everything submitted since the last call, by place, with the weights of step `step`.
 
-        Raises Interrupted when `stop` was asked, JudgeRefused when the judge answers nobody, ExtraRewardError for a
-        function of the user's that fails.
+        Raises Interrupted when `stop` was asked, JudgeRefused if the judge rejects every request, ExtraRewardError for
+        a function of the user's that fails.
         """
         waiting, self._waiting = sorted(self._waiting, key=lambda one: one.place), []
         self._score_content(waiting)
@@ -121,7 +121,7 @@ class Scorer:
         return summed
 
     def close(self) -> None:
-        """Lets go of the judge."""
+        """Closes the judge."""
         if self.judge:
             self.judge.close()
 

@@ -50,4 +50,4 @@ class Judge(Protocol):
         """Numbers since the last call, for the metrics: calls, retries, tokens, cost."""
 
     def close(self) -> None:
-        """Lets go of threads and files; what is still waiting becomes unscorable."""
+        """Stops the threads and closes the files; pending calls become unscorable."""

@@ -83,7 +83,7 @@ class Checkpoints:
         self._folder, self._config, self._about = folder.absolute(), config, dict(about)
         self._best: dict[str, Any] = {}  # {"step": ..., "value": ...}
         self._best_before: dict[str, Any] = {}  # the last save, which may fail
-        self._lost: CheckpointError | None = None  # why the last save came to nothing
+        self._lost: CheckpointError | None = None  # why the last save failed
         self._manager = ocp.CheckpointManager(
             self._folder,
             options=ocp.CheckpointManagerOptions(
@@ -180,7 +180,7 @@ class Checkpoints:
         return None
 
     def close(self) -> None:
-        """Waits for what is being written and lets go of threads."""
+        """Waits for pending writes and stops the threads."""
         self._lost = None  # has been told
         try:
             self.finish()

@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 class RunLog:
     """Appends to the run folder's metrics.jsonl and rollouts.jsonl, and to the trackers that are switched on.
 
-    `goes_on` is what `get_state` gave when the checkpoint was made that the run goes on from; what was written after it
+    `goes_on` is what `get_state` gave when the checkpoint was made that the run resumes from; what was written after it
     is dropped, for it will come again. None for a new run, which leaves of earlier ones the phase "sft" alone.
     `first_step` is the step that comes next. With several processes the first one writes.
     """

@@ -8,8 +8,8 @@ itself would be three skipped stages to it. There, a segment is judged in a fram
 this segment in the place of their own. All segments of a stage stand in the same company, so that the scores differ by
 what the segment does: thin, copied, without a link to the rest, options too early, loops.
 
-What costs time lies in a work file beside the output, `<output>.work`: one whole line for each response and verdict. A
-run that was cut off goes on from it, and other settings of `matching` or `structure` use its responses again.
+Expensive results are kept in a work file beside the output, `<output>.work`: one whole line for each response and
+verdict. An interrupted run resumes from it, and other settings of `matching` or `structure` use its responses again.
 """
 
 from __future__ import annotations
@@ -83,8 +83,8 @@ class Asked:
 def build_pairs(config: PairsConfig) -> PairsSummary:
     """Writes `config.output`, whole or not at all; with the same configuration the same bytes, cut off or not.
 
-    Raises DataError for input that cannot be used, ConfigError for a work file of other samples, JudgeRefused when the
-    judge answers nobody, ValueError when there is no pair, and what `load_hf` and `make_judge` raise.
+    Raises DataError for input that cannot be used, ConfigError for a work file of other samples, JudgeRefused if
+    the judge rejects every request, ValueError when there is no pair, and what `load_hf` and `make_judge` raise.
     """
     refuse_foreign_file(Path(config.output), _is_built, "a file of pairs")
     if config.source == "corruptions":
@@ -405,7 +405,7 @@ class _Desk:
         return self._work.verdicts.get(self._key(question, text))
 
     def judge(self, texts: Iterable[tuple[Asked, str]]) -> None:
-        """Asks about the texts that have no verdict yet, each once. Raises JudgeRefused when nobody is answered."""
+        """Asks about each text without a verdict, once. Raises JudgeRefused if every request is rejected."""
         open_ones = {self._key(question, text): (question, text) for question, text in texts}
         todo = [(key, *one) for key, one in open_ones.items() if key not in self._work.verdicts]
         if not todo:

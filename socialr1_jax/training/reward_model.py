@@ -53,7 +53,7 @@ def train_reward_model(config: RewardModelConfig) -> bool:
 
     Everything goes into `config.output_dir`: metrics.jsonl, checkpoints/, summary.json with the figures on held-out
     pairs, and export/, a Qwen3ForSequenceClassification folder for `rewards.content.model`. A run that has a checkpoint
-    there goes on from it. Raises ConfigError when the folder holds a run of another configuration or the pairs leave
+    there resumes from it. Raises ConfigError when the folder holds a run of another configuration or the pairs leave
     nothing to train or evaluate on, TrainingStopped when five updates in a row were not finite, and what `load_hf` and
     `read_pairs` raise.
     """
