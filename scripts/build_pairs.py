@@ -4,7 +4,7 @@
     python scripts/build_pairs.py --source responses --responses rollouts.jsonl --output pairs.parquet
     python scripts/build_pairs.py --source corruptions --output pairs.jsonl corruptions.count=1000
 
-A run that was cut off goes on from OUTPUT.work, which holds the responses and verdicts so far.
+An interrupted run resumes from OUTPUT.work, which holds the responses and verdicts so far.
 """
 
 from socialr1_jax.cli import script

@@ -2,7 +2,7 @@
 
     python scripts/train_reward_model.py --config configs/reward_model_4b_a100x8.yaml data.pairs=pairs.jsonl
 
-Called again with the same configuration, it goes on from the newest checkpoint in `output_dir`. The result,
+Called again with the same configuration, it resumes from the newest checkpoint in `output_dir`. The result,
 `output_dir`/export, is what `rewards.content.model` takes. Exit status as of train_grpo.py.
 """
 

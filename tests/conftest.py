@@ -21,9 +21,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from socialr1_jax.runtime.startup import keep_memory
+from socialr1_jax.runtime.startup import keep_memory, set_xla_flags
 
 keep_memory()  # as the scripts do
+# Most programs of the tests run a few times only, and compiling them took most of the suite's time: with these flags
+# the gradient of a toy's loss compiles in 1 s instead of 7. XLA_FLAGS wins.
+set_xla_flags(
+    (
+        "--xla_backend_optimization_level=0",
+        "--xla_cpu_use_fusion_emitters=false",
+        "--xla_cpu_parallel_codegen_split_count=1",
+    )
+)
 
 # Programs that one test has compiled, the next one and the scripts that tests start read from disk. A folder of this
 # session alone (its workers share it), so that nothing old is ever taken for new.
@@ -272,6 +281,26 @@ def start(tmp_path_factory):
     values["model"] |= {"path": str(folder / "sft")}
     values["data"] |= {"train": str(folder / "questions/train.jsonl"), "eval": str(folder / "questions/heldout.jsonl")}
     return RunConfig.model_validate(values)
+
+
+_programs: dict[tuple, Any] = {}
+
+
+@pytest.fixture(scope="module")
+def programs_once():
+    """Runs of equal settings share their jitted functions: a resumed run is not traced again."""
+    from socialr1_jax.grpo import step
+
+    def compile_once(config, model, num_tokens, backend, real=step.compile_programs):
+        sections = (config.model.model_dump_json(exclude={"path"}), config.grpo, config.sampling, config.optimizer)
+        key = (*map(str, sections), config.updates, model, num_tokens, backend)
+        if key not in _programs:
+            _programs[key] = real(config, model, num_tokens, backend)
+        return _programs[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(step, "compile_programs", compile_once)
+        yield
 
 
 @pytest.fixture

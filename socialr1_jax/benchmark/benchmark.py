@@ -1,6 +1,6 @@
 """Measure the programs of a run: prefill, decode, update, and a whole GRPO step, on random weights.
 
-Nothing is written anew for the measurement: prefill and decode are the engine's, the update and the log-probs are
+No program is written for the measurement: prefill and decode are the engine's, the update and the log-probs are
 those that the trainer compiles. Definitions are in docs/performance.md.
 """
 

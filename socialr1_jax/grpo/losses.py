@@ -1,5 +1,6 @@
 """The policy loss with KL and entropy terms, as (sum, denominator)."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -75,15 +76,7 @@ def policy_loss(
         entropy_bt = jnp.zeros_like(logp_bt) if entropy_bt is None else inside(entropy_bt)
         loss_bt = policy_bt + chosen.kl_coefficient * kl_bt - chosen.entropy_coefficient * entropy_bt
 
-    tokens, responses = total(jnp.ones_like(logp_bt)), jnp.round(total(1.0 / length_bt))
-    sum_, denominator = total(loss_bt), responses
-    match chosen.aggregation:
-        case "token-mean":
-            denominator = tokens
-        case "seq-mean-token-mean":
-            sum_ = total(loss_bt / length_bt)
-        case "seq-mean-token-sum-norm":
-            denominator = responses * (chosen.length_constant or _LENGTH_CONSTANT)
+    sum_, denominator, tokens = _aggregated(chosen, loss_bt, length_bt, total)
     metrics = {
         "tokens": tokens,
         "kl": total(kl_bt),
@@ -93,6 +86,22 @@ def policy_loss(
         "ratio_min": jnp.min(ratio_bt, where=mask_bt, initial=jnp.inf),
     }
     return sum_, denominator, jax.tree.map(jax.lax.stop_gradient, metrics)
+
+
+def _aggregated(
+    chosen: Objective, loss_bt: jax.Array, length_bt: jax.Array, total: Callable[[jax.Array], jax.Array]
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Return the loss's sum and denominator and the number of tokens; `total` sums over the mask."""
+    tokens, responses = total(jnp.ones_like(loss_bt)), jnp.round(total(1.0 / length_bt))
+    sum_, denominator = total(loss_bt), responses
+    match chosen.aggregation:
+        case "token-mean":
+            denominator = tokens
+        case "seq-mean-token-mean":
+            sum_ = total(loss_bt / length_bt)
+        case "seq-mean-token-sum-norm":
+            denominator = responses * (chosen.length_constant or _LENGTH_CONSTANT)
+    return sum_, denominator, tokens
 
 
 def _need(chosen: Objective, **arrays: jax.Array | None) -> None:

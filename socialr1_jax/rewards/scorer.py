@@ -119,7 +119,7 @@ class Scorer:
         return summed
 
     def close(self) -> None:
-        """Lets go of the judge."""
+        """Closes the judge."""
         if self.judge:
             self.judge.close()
 

@@ -124,7 +124,7 @@ class Rollout:
         self.of_row |= {row: group for group in groups for row in group.rows}
 
     def forget(self, row: int) -> None:
-        """Lets go of a row that has ended, of a rollout that goes on and on."""
+        """Forgets a row that has ended, in an endless rollout."""
         del self.of_row[row]
         self.strings.pop(row, None)
 

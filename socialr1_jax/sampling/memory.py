@@ -139,7 +139,7 @@ def _advice(
 
 
 def free_memory() -> int | None:
-    """Bytes that sampling may take on each device, the same in every process; None where nobody says."""
+    """Bytes that sampling may take on each device, the same in every process; None if unknown."""
     stats = [device.memory_stats() or {} for device in jax.local_devices()]
     if all("bytes_limit" in one for one in stats):
         free = min(one["bytes_limit"] - one["bytes_in_use"] for one in stats)

@@ -85,9 +85,7 @@ def generate_stories(
     _check("options", options, (3, 4))
     chosen = tuple(dict.fromkeys(plots or level.plots))
     able = _plots_by_type(question_types, chosen, hold_out_plots, split, max_events, options)
-    for argument, value in (("count", count), ("distractors", distractors)):
-        if value < 0:
-            raise ValueError(f"{argument} is {value}; allowed: 0 or more")
+    _check_not_negative(count=count, distractors=distractors)
 
     rng = random.Random(f"socialr1 stories {split} {seed}")
     examples: list[Example] = []
@@ -119,14 +117,20 @@ def generate_stories(
         used.update((one.script.text(), one.question.text) for one in drawn)
         types[question_type] += len(drawn)
         counts.update(one.question.rank for one in drawn)
-        golds: list[str] = []
-        for _ in drawn:
-            golds.append(_rarest(letters, rng, golds))
-            letters[golds[-1]] += 1
+        golds = _gold_letters(letters, len(drawn), rng)
         texts = _arrange([one.question for one in drawn], golds, options, rng)
         ids = [f"stories-{split}-{seed}-{len(examples) + offset:06d}" for offset in range(len(drawn))]
         examples += _examples(drawn, draft, plot.name, ids, texts, golds)
     return examples
+
+
+def _gold_letters(letters: Counter[str], count: int, rng: random.Random) -> list[str]:
+    """Return `count` different letters, the rarest first, and count them in `letters`."""
+    golds: list[str] = []
+    for _ in range(count):
+        golds.append(_rarest(letters, rng, golds))
+        letters[golds[-1]] += 1
+    return golds
 
 
 @dataclass(frozen=True)
@@ -192,6 +196,12 @@ def _plots_by_type(
 def _check(argument: str, value: object, allowed: Collection[object]) -> None:
     if value not in allowed:
         raise ValueError(f"{argument} has {value!r}; allowed: {', '.join(map(str, allowed))}")
+
+
+def _check_not_negative(**values: int) -> None:
+    for argument, value in values.items():
+        if value < 0:
+            raise ValueError(f"{argument} is {value}; allowed: 0 or more")
 
 
 def _rarest(counts: Counter[T], rng: random.Random, barred: Collection[T] = ()) -> T:

@@ -137,7 +137,7 @@ def test_lengths_with_a_long_tail():
     assert np.median(lengths) < 40  # most are far shorter than the mean
 
 
-def test_continuous_batching_and_static_batches_are_measured_on_the_same_lengths():
+def test_batching_and_static_batches_share_their_lengths():
     result = benchmark(TOY, BenchmarkConfig(rows=4, prompt=4, new=40, repeats=1, update=False, requests=10))
     assert min(result["tail_tok_s"], result["tail_static_tok_s"]) > 0
     tokens = tail_lengths(10, 40).sum()

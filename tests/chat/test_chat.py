@@ -222,7 +222,7 @@ def test_manners_of_servers(run, server, manner, status, share, accuracy):
         ("seed422", "options.seed=", "temperature"),
     ],
 )
-def test_a_parameter_that_is_refused_is_named_with_the_option_that_fixes_it(run, server, manner, fix, name):
+def test_refused_parameter_is_named_with_its_option(run, server, manner, fix, name):
     for _ in range(2):
         server.bodies.clear()
         code, results, heard = run(manner, "concurrency=4")
@@ -240,7 +240,7 @@ def test_a_parameter_that_is_refused_is_named_with_the_option_that_fixes_it(run,
     ("manner", "reason"),
     [("web_page", "html 40"), ("500", "http_500 40: on fire"), ("abort", "http_502 40"), ("dead", "connection 40")],
 )
-def test_if_every_reply_failed_there_is_no_figure_and_the_status_is_1(run, manner, reason):
+def test_no_figure_and_status_1_if_all_fail(run, manner, reason):
     for _ in range(2):
         code, results, heard = run(manner, "retries=1", port=9 if manner == "dead" else None)
         assert (code, results["results"]["socialiqa"], results["reportable"]) == (1, {}, False)
@@ -255,7 +255,7 @@ def test_a_refusal_of_every_call_ends_at_once(run, server):
     assert len(server.bodies) < 20
 
 
-def test_a_key_with_a_line_end_is_trimmed_and_one_within_refused(run, monkeypatch):
+def test_key_with_line_end_is_trimmed_or_refused(run, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "sk-abcdef\n")
     assert run("ok")[0] == 0
     monkeypatch.setenv("OPENAI_API_KEY", "sk-abc\ndef")
@@ -265,12 +265,12 @@ def test_a_key_with_a_line_end_is_trimmed_and_one_within_refused(run, monkeypatc
     assert "sk-abc" not in heard
 
 
-def test_a_short_key_is_no_secret_that_words_lose(run, monkeypatch):
+def test_short_key_is_not_masked_in_words(run, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "x")
     assert "set options.max_tokens=max_completion_tokens" in run("o3")[2]
 
 
-def test_what_cannot_be_sent_is_a_failure_of_its_own(server):
+def test_unsendable_text_is_a_failure_of_its_own(server):
     client = ChatClient(ServerConfig(model="m", base_url=f"http://127.0.0.1:{server.server_port}/v1"))
     odd, good = (client.ask([{"role": "user", "content": text}], {}).result(10) for text in ("\ud800", "q"))
     client.close()
@@ -342,7 +342,7 @@ def test_what_refusals_mean():
     assert found == [kind for *_, kind in REFUSALS]
 
 
-def test_a_client_that_is_closed_while_it_is_asked_leaves_no_call_open(server):
+def test_closing_a_client_leaves_no_open_call(server):
     client = ChatClient(ServerConfig(model="m", base_url=f"http://127.0.0.1:{server.server_port}/v1"))
     calls, done = [], threading.Event()
 
@@ -364,7 +364,7 @@ def test_a_client_that_is_closed_while_it_is_asked_leaves_no_call_open(server):
     assert all(call.done() for call in calls)
 
 
-def test_a_turn_in_thoughts_that_were_cut_is_no_turn():
+def test_turn_in_cut_thoughts_is_no_turn():
     turn = '{"action_type": "speak", "argument": "I confess."}'
     assert spoken(Reply(f"<think>I could say {turn}", "length", 9)).text == ""
     assert spoken(Reply(f"<think>I could say {turn}", "length", 9)).truncated

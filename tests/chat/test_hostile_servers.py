@@ -311,7 +311,7 @@ def case_of(prompt):
 
 
 @pytest.mark.parametrize("who", ["judge", "endpoint"])
-def test_every_answer_has_a_cause_in_time_and_in_little_memory(who, caplog):
+def test_every_answer_has_a_bounded_cause(who, caplog):
     names = list(CASES)
     before, begun = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
 
@@ -449,7 +449,7 @@ def test_a_reply_like_any_other_is_no_echo(monkeypatch):
             assert by_endpoint(server.url, ["a"])["a"].text == text
 
 
-def test_only_the_key_that_was_asked_for_is_sent(monkeypatch):
+def test_only_the_requested_key_is_sent(monkeypatch):
     secrets = {
         "OPENAI_API_KEY": "sk-other",
         "OPENAI_ADMIN_KEY": "sk-admin",
@@ -531,7 +531,7 @@ PLACES = [
 
 
 @pytest.mark.parametrize(("config", "variable", "address"), PLACES)
-def test_a_key_in_the_place_of_a_name_or_in_an_address_is_refused_without_saying_it(config, variable, address):
+def test_misplaced_key_is_refused_without_printing_it(config, variable, address):
     needed = ["model=m"] if config is EvaluateConfig else []
     for field, values, secret in ((variable, NO_VARIABLES, None), (address, NO_ADDRESSES, "PASSWORD1")):
         for value in values:
@@ -544,7 +544,7 @@ def test_a_key_in_the_place_of_a_name_or_in_an_address_is_refused_without_saying
                 assert (secret or value) not in message, value
 
 
-def test_a_name_that_is_long_but_set_is_a_variable(monkeypatch):
+def test_long_name_that_is_set_is_a_variable(monkeypatch):
     name = "MYCOMPANYSOPENAIKEYFORTHEJUDGE"
     monkeypatch.setenv(name, KEY)
     assert EvaluateConfig(model="m", api_key_env=name).api_key_env == name

@@ -49,7 +49,7 @@ class ToolConfig(Section):
     greedy: bool = Field(False, description="take the likeliest token")
 
 
-def test_of_several_files_later_ones_win_field_by_field(tmp_path):
+def test_later_files_win_field_by_field(tmp_path):
     (tmp_path / "a.yaml").write_text("steps: 5\nrewards:\n  floor: 0.5\n  content_weight:\n    start: 2\n    end: 4\n")
     (tmp_path / "b.yaml").write_text("rewards:\n  preset: no_structure\n  content_weight:\n    end: 5\n")
     config = parse_args(
@@ -144,7 +144,7 @@ def test_text_fields_take_the_override_as_it_stands():
     assert load("output_dir=123", "data.eval=no").data.eval == ("no",)
 
 
-def test_a_section_without_fields_in_the_file_keeps_its_defaults(tmp_path):
+def test_section_without_fields_keeps_its_defaults(tmp_path):
     path = tmp_path / "run.yaml"
     path.write_text("grpo:\n  # prompts_per_step: 3\n")
     assert load(path=path).grpo.prompts_per_step == 64
@@ -244,7 +244,7 @@ def test_an_unknown_key_names_the_nearest_known_one(key, nearest, tmp_path):
         (["model.attention=cudnn"], "set model.dtype to bfloat16"),
     ],
 )
-def test_numbers_that_do_not_fit_say_which_to_change(overrides, message):
+def test_numbers_that_do_not_fit_name_the_setting(overrides, message):
     with pytest.raises(ConfigError, match=re.escape(message)):
         load(*overrides)
 
@@ -330,7 +330,7 @@ def test_flags_file_and_overrides(tmp_path):
         ([*NEEDED, "steps=-1"], "steps must be at least 1"),
     ],
 )
-def test_a_fault_is_one_line_and_exit_code_2(argv, message, capsys):
+def test_fault_is_one_line_and_exit_code_2(argv, message, capsys):
     with pytest.raises(SystemExit) as caught:
         parse(*argv)
     out, err = capsys.readouterr()
@@ -390,7 +390,7 @@ def test_dry_run_prints_yaml_and_the_arithmetic(capsys):
     ]
 
 
-def test_a_bad_key_is_told_before_anything_heavy_is_imported():
+def test_bad_key_is_reported_before_heavy_imports():
     code = (
         "import sys; from socialr1_jax.config.run import RunConfig\n"
         "from socialr1_jax.config.command_line import parse_args\n"

@@ -14,7 +14,7 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "settings.md"
 EARLIER = {"max_prompt_length", "torch_dtype", "warmup_ratio"}  # names of earlier releases
 
 
-def test_every_name_leads_to_a_field_and_to_one_alone():
+def test_every_name_leads_to_exactly_one_field():
     assert len(NAMES) >= 50
     assert {one.ours for one in NAMES} <= OURS
     names = [name for one in NAMES for name in (*one.trl, *one.verl, *one.other)]
@@ -116,7 +116,7 @@ def test_only_what_is_near_is_offered(key, nearest):
     assert str(refused.value).endswith(f"; {end}")
 
 
-def test_names_without_counterpart_are_none_of_ours_or_theirs():
+def test_names_without_counterpart_exist_on_neither_side():
     assert not [name for name in OURS if absent_reason(name)]
     assert not [name for names, _ in ABSENT for name in names if known_name(name)]
     names = [name for names, _ in ABSENT for name in names]

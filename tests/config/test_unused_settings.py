@@ -52,7 +52,7 @@ def test_a_setting_that_would_be_ignored_is_refused(tmp_path, layers, overrides,
     assert f"change {change}, or leave {named} out" in lines[0]
 
 
-def test_what_comes_later_takes_the_place_of_what_it_excludes(tmp_path):
+def test_later_settings_replace_what_they_exclude(tmp_path):
     other = load(tmp_path, [BASE], "model.path=dir")
     assert (other.model.path, other.model.random, other.cold_start) == ("dir", "", 0)
     both = load(tmp_path, [BASE | {"model": {"path": "dir", "random": "nano"}}])
@@ -66,7 +66,7 @@ def test_what_comes_later_takes_the_place_of_what_it_excludes(tmp_path):
     assert load(tmp_path, [BASE | {"data": {"train": "q", "holdout": 9}}], "data.eval=e").data.holdout == 100
 
 
-def test_the_default_of_an_unused_setting_may_be_written_down(tmp_path):
+def test_default_of_an_unused_setting_may_be_written(tmp_path):
     config = load(tmp_path, [BASE])
     assert load(tmp_path, [config.model_dump(mode="json")]) == config
 

@@ -82,7 +82,7 @@ def models(start, tmp_path_factory):
         ("drops", "", "<think>\n\n</think>\n\n", "leaves", True),
     ],
 )
-def test_what_a_template_does_is_found_by_rendering_it(models, name, opening, without, kind, drops):
+def test_rendering_shows_what_a_template_does(models, name, opening, without, kind, drops):
     folder, tokenizer = models[name]
     found = read_template(tokenizer)
     assert (found.opening, found.kind, found.drops_thoughts) == (opening, kind, drops)
@@ -114,7 +114,7 @@ def test_a_response_is_whole_wherever_it_is_decoded(models, name):
         assert text.replace("<think>\n", "<think>") == reference_response(example).replace("<think>\n", "<think>")
 
 
-def test_training_and_validation_see_whole_responses_and_a_run_without_format_says_so(models, start, tmp_path, capsys):
+def test_runs_see_whole_responses_and_report_missing_format(models, start, tmp_path, capsys):
     """A random model's responses are cut in their thoughts: the warning names that and what is wrong with them."""
     config = changed(start, tmp_path, steps=3, model={"path": str(models["opens"][0])})
     assert grpo.train_grpo(config)
@@ -127,7 +127,7 @@ def test_training_and_validation_see_whole_responses_and_a_run_without_format_sa
     assert "raise sampling.max_new_tokens" in said
 
 
-def test_the_warning_comes_after_bad_steps_in_a_row_only(models):
+def test_warning_needs_bad_steps_in_a_row(models):
     watch = FormatWatch(read_template(models["closes"][1]))
     rates = (0, 0, 1.0, 0, 0, 0.01, 0, 0, 0, 1.0, *[0] * 20)
     heard = [watch(rate, 0.0, 0.0, ["<think></think>x"]) for rate in rates]
@@ -136,14 +136,14 @@ def test_the_warning_comes_after_bad_steps_in_a_row_only(models):
     assert "so nearly all rewards are 0 and the run learns nothing" in heard[5]
 
 
-def test_the_warning_does_not_call_rewards_0_that_are_not(models):
+def test_warning_calls_no_reward_0_that_is_not(models):
     watch = FormatWatch(read_template(models["closes"][1]))
     said = [watch(0.0, 0.0, 0.5, ["x"]) for _ in range(3)][2]
     assert "so only terms that do not need the format count (50% of the rewards are not 0)" in said
     assert "learns nothing" not in said
 
 
-def test_scoring_and_pairs_of_responses_that_lack_what_the_prompt_opened(tmp_path):
+def test_scoring_and_pairs_add_what_the_prompt_opened(tmp_path):
     file, output = tmp_path / "r.jsonl", tmp_path / "o.jsonl"
     file.write_text(json.dumps(ROW) + "\n")
     reward = social_r1_reward(WHOLE, "A", structure=1.0, content=None, preset="no_content").total
@@ -167,7 +167,7 @@ def test_scoring_and_pairs_of_responses_that_lack_what_the_prompt_opened(tmp_pat
     assert [(pair.chosen, pair.rejected) for pair in pairs] == [(THOUGHTS, "Encode: it.")]
 
 
-def test_evaluation_counts_nothing_of_thoughts_that_the_template_opened_and_that_do_not_end(models):
+def test_unfinished_thoughts_of_the_template_earn_nothing(models):
     model = LocalModel(EvaluateConfig(model=str(models["opens"][0]), batch_size="4"))
     ((_, _, cut),) = model.replies([Asked("k", ({"role": "user", "content": "Where?"},), 4)])
     assert cut.text.startswith("<think>\n")

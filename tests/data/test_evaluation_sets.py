@@ -30,7 +30,7 @@ def test_the_table_is_well_formed():
         assert all(len(digest) == 64 and int(digest, 16) for digest in files)
 
 
-def test_a_known_file_is_refused_with_the_way_on(known, tmp_path):
+def test_known_file_is_refused_with_the_fix(known, tmp_path):
     other = tmp_path / "other.jsonl"
     other.write_bytes(CONTENT + b"\n")
     refuse_evaluation_sets([other, "stories:5", tmp_path / "gone.csv"])
@@ -52,7 +52,7 @@ def test_naming_it_twice_lets_it_pass(known):
             refuse_evaluation_sets([known], wrong)
 
 
-def test_a_file_larger_than_any_of_them_is_not_read(known, monkeypatch):
+def test_file_larger_than_all_known_is_not_read(known, monkeypatch):
     monkeypatch.setattr(evaluation_sets, "_LARGEST", len(CONTENT) - 1)
     assert evaluation_set(known) is None
 

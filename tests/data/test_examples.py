@@ -124,7 +124,7 @@ def test_gold_as_letter_text_or_number(answer, letter):
         ("A", ("b", "a"), 0, "A"),
     ],
 )
-def test_a_number_counts_from_the_first_label_unless_it_is_an_option(answer, options, first, letter):
+def test_number_counts_from_the_first_label_unless_option(answer, options, first, letter):
     assert gold_letter(answer, options, first) == letter
 
 
@@ -231,7 +231,7 @@ _keys = st.sampled_from(["id", "story", "question", "options", "choices", "answe
 
 @settings(max_examples=300, deadline=None)
 @given(st.lists(st.dictionaries(_keys, _values) | st.fixed_dictionaries(dict.fromkeys(ROW, _values)), max_size=4))
-def test_any_row_is_a_question_or_a_bad_row(tmp_path_factory, rows):
+def test_any_row_is_a_question_or_bad(tmp_path_factory, rows):
     path = write(tmp_path_factory.mktemp("any") / "q.jsonl", ROW, *rows)
     parsed = parse_files("q", [path], {}, {})
     assert len(parsed.examples) + len(parsed.bad) == parsed.total == len(rows) + 1
@@ -519,7 +519,7 @@ def test_hub_dataset_by_split(hub):
         read_examples("owner/stories:dev")
 
 
-def test_parts_of_a_hub_dataset_number_their_rows_on(hub):
+def test_parts_of_a_hub_dataset_continue_row_numbers(hub):
     for part in (hub / "data").glob("train-*.jsonl"):
         write(part, without("id"), without("id"))
     assert [example.id for example in read_examples("owner/stories")] == [f"stories-{i}" for i in (1, 2, 3, 4)]

@@ -78,7 +78,7 @@ def seconds(work):
         *(f"{json.dumps(FREE)[:-1]}, {more}}}" for more in TWICE),
     ],
 )
-def test_a_row_that_could_not_be_written_or_scored_is_refused_at_reading(tmp_path, row):
+def test_unwritable_or_unscorable_row_is_refused_at_reading(tmp_path, row):
     jsonl = write(tmp_path / "q.jsonl", FREE, row)
     listed = tmp_path / "q.json"
     listed.write_text(f"[{jsonl.read_text().strip().replace(chr(10), ',')}]")
@@ -100,7 +100,7 @@ def test_whole_characters_and_odd_answers_stay_questions(tmp_path):
         assert social_r1_reward("", example.answer, 1.0, None, preset="outcome_only").total == 0
 
 
-def test_a_parquet_file_with_one_column_twice_is_refused(tmp_path):
+def test_parquet_file_with_a_repeated_column_is_refused(tmp_path):
     pyarrow = pytest.importorskip("pyarrow")
     from pyarrow import parquet
 
@@ -126,7 +126,7 @@ def test_a_parquet_file_with_one_column_twice_is_refused(tmp_path):
         PAIR | {"margin": "9" * 10**5},
     ],
 )
-def test_a_pair_that_cannot_be_read_whole_is_refused_in_one_line(tmp_path, row):
+def test_unreadable_pair_is_refused_in_one_line(tmp_path, row):
     file = write(tmp_path / "p.jsonl", PAIR | {"id": "other"}, row)
     with pytest.raises(DataError, match=r"p\.jsonl row 2: ") as refused:
         read_pairs(file)
@@ -157,7 +157,7 @@ def test_a_pair_that_cannot_be_read_whole_is_refused_in_one_line(tmp_path, row):
         SCORED | {"response": ["x" * 100] * 10**5},
     ],
 )
-def test_a_row_that_cannot_be_scored_or_written_is_named_before_any_is_scored(tmp_path, monkeypatch, row):
+def test_unscorable_row_is_named_before_any_is_scored(tmp_path, monkeypatch, row):
     monkeypatch.setattr(scoring.Scorer, "submit", lambda *_: pytest.fail("a response was scored, perhaps paid for"))
     file, output = write(tmp_path / "in.jsonl", SCORED, row), tmp_path / "out.jsonl"
     config = scoring.ScoreConfig(input=str(file), output=str(output), preset="no_content", judge="rules")
@@ -178,7 +178,7 @@ def test_pairs_are_not_built_of_half_characters(tmp_path, field):
 
 
 @pytest.mark.parametrize("half", HALVES)
-def test_a_benchmark_with_half_a_character_is_refused_when_it_is_read(tmp_path, half):
+def test_benchmark_with_half_a_character_is_refused(tmp_path, half):
     rows = write(tmp_path / "rows.jsonl", {"story": "\U0001f600"}, {"story": ["x", {half: "y"}]})
     table = tmp_path / "ToMBench_Hard_val.csv"
     table.write_text(f'story,question,options,dimension,answer\ns,q,"{["x", half]!r}",belief,A\n')
@@ -209,7 +209,7 @@ def test_a_benchmark_with_half_a_character_is_refused_when_it_is_read(tmp_path, 
         "[-'x', 'y']",
     ],
 )
-def test_a_cell_that_is_no_list_of_options_is_one_line(tmp_path, cell):
+def test_cell_without_a_list_of_options_is_refused(tmp_path, cell):
     text = cell.replace('"', '""')
     (tmp_path / "ToMBench_Hard_val.csv").write_text(f'story,question,options,dimension,answer\ns,q,"{text}",belief,A\n')
     with pytest.raises(BenchmarkError, match=r"row 1: ") as refused:
@@ -247,7 +247,7 @@ def test_options_are_split_where_they_were():
 
 
 @pytest.mark.parametrize("kind", ["header", "row", "without", "unknown"])
-def test_very_many_columns_take_linear_time_and_give_a_short_line(tmp_path, kind):
+def test_very_many_columns_take_linear_time(tmp_path, kind):
     def read(count):
         names = [f"column {i}" for i in range(count)]
         file = tmp_path / f"q{count}.{'csv' if kind == 'header' else 'jsonl'}"
@@ -266,7 +266,7 @@ def test_very_many_columns_take_linear_time_and_give_a_short_line(tmp_path, kind
     assert seconds(lambda: read(100_000)) < 8
 
 
-def test_patterns_over_rows_and_replies_of_benchmarks_take_linear_time():
+def test_benchmark_patterns_take_linear_time():
     ability = next(iter(tombench.GROUPS)).lower()
     with pytest.raises(BenchmarkError):
         tombench._abilities("x" + " " * 10 + "y", "row 1")
@@ -304,7 +304,7 @@ def test_patterns_over_rows_and_replies_of_benchmarks_take_linear_time():
         '{"question": ' + "9" * 5000 + "}",
     ],
 )
-def test_what_is_said_of_a_row_is_short_and_safe_to_print(tmp_path, row):
+def test_reports_of_rows_are_short_and_printable(tmp_path, row):
     file = write(tmp_path / "q.jsonl", row, row)  # an id that comes twice, too
     with pytest.raises(DataError) as refused:
         open_questions([file])
@@ -357,7 +357,7 @@ def denied(path):
         "loop.jsonl",
     ],
 )
-def test_a_file_that_cannot_be_looked_at_is_one_line(tmp_path, monkeypatch, name):
+def test_file_without_access_is_one_line(tmp_path, monkeypatch, name):
     (tmp_path / "dir.jsonl").mkdir()
     (tmp_path / "file").touch()
     (tmp_path / "loop.jsonl").symlink_to("loop.jsonl")
@@ -433,7 +433,7 @@ TEXT = "{{ messages[0].content }}"
         "",
     ],
 )
-def test_a_template_that_cannot_be_used_is_one_line(tokenizer, template):
+def test_unusable_template_is_one_line(tokenizer, template):
     tokenizer.chat_template = template
     with pytest.raises(ValueError, match=r"^the/folder has no chat|^the chat template of the/folder ") as refused:
         encode_prompt(tokenizer, Example(id="1", **FREE))
@@ -509,7 +509,7 @@ CONTENTS = [
 
 @pytest.mark.parametrize("place", ["story", "question", "option"])
 @pytest.mark.parametrize("content", CONTENTS)
-def test_chat_tokens_in_a_question_are_text_in_the_prompt(any_tokenizer, content, place):
+def test_chat_tokens_in_a_question_are_text(any_tokenizer, content, place):
     values = CHOICE | {"answer": "A", "options": ("Ann", "Ben")}
     values |= {"options": ("Ann", content)} if place == "option" else {place: content}
     example = Example(id="1", **values)
@@ -555,7 +555,7 @@ def test_other_prompts_are_those_of_transformers(any_tokenizer):
                 assert chat_tokens(any_tokenizer, messages, thinking) == list(expected), messages
 
 
-def test_chat_tokens_in_any_message_of_an_evaluated_model_are_text(any_tokenizer):
+def test_chat_tokens_in_evaluation_messages_are_text(any_tokenizer):
     """Also those of SOTOPIA's players and local judges, whose prompts come from the same method."""
     model = LocalModel.__new__(LocalModel)
     model._tokenizer, model._config = any_tokenizer, SimpleNamespace(thinking="on")

@@ -26,7 +26,7 @@ def file(tmp_path):
     return path
 
 
-def test_a_typed_question_reads_as_the_same_one_of_a_file(file):
+def test_typed_question_reads_like_one_of_a_file(file):
     typed = typed_question(" Where does she look, 0? ", "Anna left.\n", "A. drawer, B. shelf")
     assert question_text(typed) == question_text(picked_question(file, 1))
     assert "A. drawer\nB. shelf" in question_text(typed)
@@ -50,13 +50,13 @@ def test_a_typed_question_that_cannot_be_asked(arguments, message):
         typed_question(**arguments)
 
 
-def test_rows_count_questions_from_1_and_not_blank_lines(file):
+def test_rows_count_questions_and_not_blank_lines(file):
     assert [picked_question(file, row).question[-2] for row in (1, 2, 3)] == ["0", "1", "2"]
     with pytest.raises(ValueError, match=r"questions\.jsonl: there is no row 4; the file has 3 rows"):
         picked_question(file, 4)
 
 
-def test_a_row_is_read_as_an_evaluation_reads_it_beside_rows_that_are_no_questions(tmp_path):
+def test_row_beside_bad_rows_is_read_as_evaluated(tmp_path):
     file = tmp_path / "quiz.csv"
     file.write_text(
         "scene,question,options,gold,part\nAnna left.,Where 1?,A. x; B. y,2,test\n,Where 2?,,9,train\n"
@@ -69,7 +69,7 @@ def test_a_row_is_read_as_an_evaluation_reads_it_beside_rows_that_are_no_questio
         picked_question(file, 2, **read)
 
 
-def test_the_prompt_is_the_one_of_training_unless_thoughts_are_switched_off(tokenizer):
+def test_prompt_is_that_of_training_unless_thoughts_off(tokenizer):
     question = typed_question("Where?", "Anna left.")
     prompt = encode_prompt(tokenizer, question)
     assert prompt == encode_prompt(tokenizer, question)

@@ -38,7 +38,7 @@ def test_what_is_written_is_read_back(file, pairs):
     assert [path.name for path in file.parent.iterdir()] == [file.name]
 
 
-def test_the_jsonl_has_one_object_a_line_with_the_fields_of_a_pair(tmp_path):
+def test_jsonl_has_one_pair_a_line(tmp_path):
     write_pairs(tmp_path / "p.jsonl", PAIRS)
     lines = (tmp_path / "p.jsonl").read_text(encoding="utf-8").splitlines()
     assert [json.loads(line)["id"] for line in lines] == ["p1", "p2", "p3"]

@@ -47,7 +47,7 @@ def test_ids_fit_the_vocabulary(tokenizer):
     assert (tokenizer.eos_token, tokenizer.pad_token, tokenizer.bos_token) == ("<|im_end|>", "<|endoftext|>", None)
 
 
-def test_vocabulary_size_is_used_when_the_texts_have_enough(tokenizer):
+def test_vocabulary_size_is_used_with_enough_texts(tokenizer):
     assert len(build_tokenizer(TEXTS, 300)) == 300
 
 
@@ -64,7 +64,7 @@ def test_frequent_words_are_one_token_with_their_space(tokenizer):
     assert tokenizer.tokenize("<think>\n") == ["<think>", "Ċ"]
 
 
-def test_think_tags_survive_decoding_and_turn_tokens_do_not(tokenizer):
+def test_think_tags_survive_decoding_and_turn_tokens_vanish(tokenizer):
     text = "<think>\nAnna put\n</think>\n\n<Answer>B</Answer>"
     tokens = tokenizer(text + "<|im_end|><|endoftext|>")["input_ids"]
     assert tokens[0] == tokenizer.convert_tokens_to_ids("<think>")
@@ -91,7 +91,7 @@ def test_chat_template(tokenizer):
 
 
 @pytest.mark.skipif(not PUBLISHED.exists(), reason="no published tokenizer here")
-def test_splitting_and_template_are_those_of_the_published_tokenizer(tokenizer):
+def test_splitting_and_template_match_the_published_tokenizer(tokenizer):
     published = transformers.AutoTokenizer.from_pretrained(PUBLISHED)
     text = "Don't  put 123 apples\n\n in the red_box, Zoë!?\r\n  <|x|> 日本語\t end  "
     split = lambda t: t.backend_tokenizer.pre_tokenizer.pre_tokenize_str(text)  # noqa: E731
@@ -124,7 +124,7 @@ def test_saved_folder_reads_back_to_the_same_ids(tokenizer, tmp_path, with_confi
         assert again.decode(again(text)["input_ids"]) == text
 
 
-def test_the_same_texts_give_the_same_tokenizer_in_another_process(tokenizer):
+def test_equal_texts_give_equal_tokenizers_across_processes(tokenizer):
     code = (
         "import hashlib, sys, json; from socialr1_jax.data.tokenizer import build_tokenizer\n"
         f"t = build_tokenizer(json.load(sys.stdin), {VOCAB_SIZE})\n"
@@ -160,7 +160,7 @@ def test_given_words_are_one_token_wherever_they_stand():
     assert ids["Anna"][0] not in tokenizer.encode("Annas", add_special_tokens=False)
 
 
-def test_a_tokenizer_with_words_comes_back_from_its_folder(tmp_path):
+def test_tokenizer_with_words_reloads_from_its_folder(tmp_path):
     tokenizer = build_tokenizer(["Anna and Ben are in the hall."] * 9, 400, ("Anna", "Ben", "hall"))
     tokenizer.save_pretrained(tmp_path)
     again = AutoTokenizer.from_pretrained(tmp_path)

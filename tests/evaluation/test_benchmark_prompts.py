@@ -330,7 +330,7 @@ def test_prompts_are_in_the_authors_words(tmp_path, name):
         ),
     ],
 )
-def test_prompts_of_other_protocols_are_in_the_authors_words(tmp_path, name, protocol, id, messages):
+def test_other_protocols_use_the_authors_words(tmp_path, name, protocol, id, messages):
     """Of two calls, the second one: it repeats the first with the reply "It {x}" behind it."""
     content, task = content_of(name, checkout(tmp_path, name)), get_task(name)
     items = {"tombench": [TOM], "hitom": [MOVED | {"vp_answer": "x"}]}.get(name) or ASKED[name][0]
@@ -452,7 +452,7 @@ def test_a_text_that_moved_is_one_line(tmp_path, capsys, name, changed, reason):
     assert not (tmp_path / "out.json").exists()
 
 
-def test_a_folder_that_is_no_checkout_is_one_line(tmp_path, capsys):
+def test_folder_without_a_checkout_is_one_line(tmp_path, capsys):
     code, said = run(tmp_path / "none", "hitom", tmp_path / "out.json", capsys)
     assert code == 2
     assert "order_0.txt: there is no such file" in said.err
@@ -526,7 +526,7 @@ def test_the_wording_is_named_with_its_hash(tmp_path, monkeypatch):
         ("[]", "does not hold a JSON object"),
     ],
 )
-def test_a_file_that_does_not_fit_is_one_line(tmp_path, changed, reason):
+def test_unfit_file_is_one_line(tmp_path, changed, reason):
     content, file = made(tmp_path)
     with pytest.raises(BenchmarkError) as error:
         loaded(file, changed if isinstance(changed, str) else content | changed)

@@ -79,7 +79,7 @@ def test_settings_that_differ_are_named(evaluation):
     assert compare(*map(str, folders))["settings"] == {}
 
 
-def test_wording_decoding_and_sotopias_players_that_differ_are_named(evaluation):
+def test_differing_wording_decoding_and_players_are_named(evaluation):
     """Of tasks that both have."""
     folders = [evaluation("a", BEFORE), evaluation("b", AFTER)]
     drawn = {"temperature": 0.0, "repetition_penalty": 1.05}
@@ -209,7 +209,7 @@ def test_verdicts(a, b, clusters, verdict):
     assert difference_figures(a, b, [str(one) for one in clusters])["verdict"] == verdict
 
 
-def test_items_without_a_grade_or_in_one_run_alone_are_left_out_and_counted(evaluation):
+def test_items_of_one_run_are_counted_apart(evaluation):
     rows = [row(number) for number in range(COUNT)]
     first = evaluation("a", BEFORE, rows[:30], samples=2)
     found = compare(str(first), str(evaluation("b", AFTER, rows, failed=(3, 4))))

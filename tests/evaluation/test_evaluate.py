@@ -118,7 +118,7 @@ def test_samples_are_averaged_and_voted(toy):
     assert result.replies == 60
 
 
-def test_an_interrupted_run_asks_only_what_is_missing_and_ends_alike(toy, tmp_path):
+def test_interrupted_run_asks_only_missing_questions(toy, tmp_path):
     whole_run = run(toy(output=str(tmp_path / "whole"), num_samples=2), Scripted(right_or_wrong))
     first, second = Scripted(right_or_wrong, fail_at=13), Scripted(right_or_wrong)
     config = toy(num_samples=2)
@@ -233,14 +233,14 @@ def test_an_answer_may_take_a_second_call(toy, tmp_path):
         (("official", "official_18", "paper"), r"^protocols: none of the tasks has official_18, paper; there is off"),
     ],
 )
-def test_a_protocol_that_no_task_has_is_named_before_anything_is_asked(toy, monkeypatch, protocols, message):
+def test_unknown_protocol_is_named_before_any_question(toy, monkeypatch, protocols, message):
     monkeypatch.setattr(whole, "make_respondent", lambda config: pytest.fail("asked"))
     monkeypatch.setattr(whole, "get_task", lambda name: TWO_CALLS)
     with pytest.raises(BenchmarkError, match=message):
         whole.evaluate(toy(protocols=protocols))
 
 
-def test_a_task_leaves_out_what_it_does_not_have(toy, tmp_path, monkeypatch):
+def test_task_leaves_out_what_it_lacks(toy, tmp_path, monkeypatch):
     monkeypatch.setattr(whole, "make_respondent", lambda config: Scripted(right_or_wrong))
     monkeypatch.setattr(whole, "get_task", lambda name: TWO_CALLS if name == "hitom" else TOY)
     (tmp_path / "data" / "socialiqa").mkdir()
@@ -278,7 +278,7 @@ def test_a_mean_over_clusters_by_hand():
     assert math.isnan(mean_metric([1.0]).stderr)
 
 
-def test_results_say_what_was_done_and_scoring_again_gives_the_same(toy, tmp_path, monkeypatch):
+def test_results_describe_the_run_and_rescore_alike(toy, tmp_path, monkeypatch):
     monkeypatch.setattr(whole, "make_respondent", lambda config: Scripted(right_or_wrong))
     config = toy(limit=4)
     content = json.loads(whole.evaluate(config).read_text())
@@ -300,7 +300,7 @@ def test_results_say_what_was_done_and_scoring_again_gives_the_same(toy, tmp_pat
         rescore(tmp_path / "out" / "samples_hitom.jsonl")
 
 
-def test_samples_that_are_not_there_are_looked_for_beside(tmp_path, capsys):
+def test_missing_samples_are_searched_beside(tmp_path, capsys):
     (tmp_path / "samples_quiz.csv.jsonl").write_text("")
     assert score_main([str(tmp_path / "samples_quiz.jsonl")]) == 2
     assert capsys.readouterr().err.endswith("samples_quiz.jsonl; beside it: samples_quiz.csv.jsonl\n")
@@ -315,7 +315,7 @@ def test_samples_that_are_not_there_are_looked_for_beside(tmp_path, capsys):
         ({"task": "hitomm"}, "the task 'hitomm' is neither a benchmark nor a question file"),
     ],
 )
-def test_samples_of_another_protocol_are_one_line_and_nothing_is_written(toy, tmp_path, capsys, changed, reason):
+def test_samples_of_another_protocol_are_one_line(toy, tmp_path, capsys, changed, reason):
     requests = TOY.requests(Data(items=ITEMS, files={}), "social_r1", 0)
     rows = [
         sample_row("hitom", "social_r1", score(TOY, "social_r1", one, 0, Reply("A", "stop", 1))) for one in requests
@@ -395,7 +395,7 @@ def test_prediction_alone_scores_nothing(toy, tmp_path):
     assert rescore(tmp_path / "out" / "samples_hitom.jsonl")["results"]["hitom"]["official/accuracy"]["value"] == 1.0
 
 
-def test_data_that_are_missing_are_told_before_anything_is_asked(toy, tmp_path, monkeypatch):
+def test_missing_data_are_reported_before_any_question(toy, tmp_path, monkeypatch):
     monkeypatch.setattr(whole, "make_respondent", lambda config: pytest.fail("asked"))
     (tmp_path / "data" / "hitom").rmdir()
     with pytest.raises(BenchmarkError, match=r"hitom: there is no folder .*; get the data from nowhere"):
@@ -444,7 +444,7 @@ QUIZ = """number,text,ask,choices,gold,kind,level,twin_id
 MAPPED = {"id": "number", "story": "text", "question": "ask", "options": "choices", "answer": "gold"}
 
 
-def test_a_question_file_is_evaluated_with_columns_intervals_and_baselines(tmp_path, monkeypatch, capsys):
+def test_question_file_has_columns_intervals_and_baselines(tmp_path, monkeypatch, capsys):
     def say(asked, sample):  # A everywhere but in the second question: 1 and 2 are right
         return Reply(f"<think>hm</think><Answer>{'C' if asked.key.endswith('/2') else 'A'}</Answer>", "stop", 3)
 
@@ -476,7 +476,7 @@ def test_a_question_file_is_evaluated_with_columns_intervals_and_baselines(tmp_p
     assert again["results"] == content["results"]
 
 
-def test_rows_that_cannot_be_used_are_left_out_and_counted_where_that_is_allowed(tmp_path, monkeypatch, capsys):
+def test_allowed_bad_rows_are_left_out_and_counted(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(whole, "make_respondent", lambda config: Scripted(right_or_wrong))
     file = tmp_path / "quiz.csv"
     settings = {"model": "m", "tasks": (str(file),), "columns": MAPPED, "output": str(tmp_path / "out")}
@@ -512,7 +512,7 @@ def test_stories_are_evaluated_by_type_as_they_come(tmp_path, monkeypatch):
         ({"tasks": ("gone.csv",)}, "gone.csv"),
     ],
 )
-def test_a_question_file_that_cannot_be_asked_is_told_before_anything(tmp_path, monkeypatch, changes, message):
+def test_unusable_question_file_is_reported_first(tmp_path, monkeypatch, changes, message):
     monkeypatch.setattr(whole, "make_respondent", lambda config: pytest.fail("asked"))
     (tmp_path / "quiz.csv").write_text(QUIZ)
     settings = {"model": "m", "tasks": (str(tmp_path / "quiz.csv"),), "columns": MAPPED, "output": str(tmp_path / "o")}
@@ -520,7 +520,7 @@ def test_a_question_file_that_cannot_be_asked_is_told_before_anything(tmp_path, 
         whole.evaluate(EvaluateConfig(**settings | changes))
 
 
-def test_a_column_with_a_value_for_each_question_is_refused(tmp_path):
+def test_column_with_unique_values_is_refused(tmp_path):
     lines = [f"s{i},q,a,x{i}\n" for i in range(101)]
     (tmp_path / "free.csv").write_text("story,question,answer,place\n" + "".join(lines))
     source = str(tmp_path / "free.csv")
@@ -554,13 +554,13 @@ def test_a_column_with_a_value_for_each_question_is_refused(tmp_path):
         ("emobench", {"temperature": 0.0, "repetition_penalty": 1.2}, (0.0, 1.0, 1.2), (0.0, 1.0, 1.2)),
     ],
 )
-def test_official_replies_are_drawn_as_the_authors_do_unless_told_otherwise(name, given, official, social):
+def test_official_replies_are_drawn_as_by_the_authors(name, given, official, social):
     config = EvaluateConfig(model="m", tasks=(name,), **given)
     assert drawn_with(config, get_task(name), "official") == official
     assert drawn_with(config, get_task(name), "social_r1") == social
 
 
-def test_a_reply_is_known_by_how_it_was_drawn(tmp_path):
+def test_reply_is_identified_by_its_decoding(tmp_path):
     """Results name the decoding; what is drawn as the configuration says keeps the key that it had."""
     task, seen = replace(TOY, protocols={"official": Decoding(temperature=0.6), "social_r1": Decoding()}), []
     config, data = EvaluateConfig(model="m", tasks=("hitom",), output=str(tmp_path)), TOY.load(tmp_path)
@@ -651,7 +651,7 @@ def endpoint(server, **changes) -> Endpoint:
     return Endpoint(EvaluateConfig(**settings))
 
 
-def test_an_endpoint_answers_every_sample_with_a_seed_of_its_own(server):
+def test_endpoint_seeds_every_sample_apart(server):
     asked = [Asked(f"k{i}", ({"role": "user", "content": str(i)},), 8, (0, 1)) for i in range(6)]
     model = endpoint(server)
     found = {(i, s): reply for i, s, reply in model.replies(asked)}
@@ -681,7 +681,7 @@ def test_thoughts_that_a_server_cut_off_come_back(server):
 
 
 @pytest.mark.parametrize("status", [401, 404, 400])
-def test_an_endpoint_that_refuses_every_call_ends_the_run_with_the_reason(server, status):
+def test_endpoint_that_refuses_all_ends_the_run(server, status):
     server.status = status
     asked = [Asked(f"k{i}", ({"role": "user", "content": "q"},), 8) for i in range(50)]
     with pytest.raises(BenchmarkError, match=f"answers {status}"):
@@ -689,7 +689,7 @@ def test_an_endpoint_that_refuses_every_call_ends_the_run_with_the_reason(server
     assert len(server.bodies) < 20
 
 
-def test_a_call_that_fails_is_an_error_reply_and_is_asked_again(server, toy, tmp_path):
+def test_failed_call_is_recorded_and_asked_again(server, toy, tmp_path):
     server.status = 500
     model = endpoint(server)
     request = TOY.requests(TOY.load(tmp_path), "official", 0)[0]

@@ -63,7 +63,7 @@ LOCAL = (
 )
 
 
-def test_a_model_here_answers_alike_in_every_batch_and_from_its_files(model, data, tmp_path, monkeypatch):
+def test_local_model_answers_alike_in_every_batch(model, data, tmp_path, monkeypatch):
     who = (f"model={model}", f"judge={model}", "tasks=hitom,sotopia", *LOCAL)
     results, rows = evaluated(data, tmp_path / "a", *who)
     assert sorted(rows) == ["samples_hitom.jsonl", "samples_sotopia.jsonl", "verdicts_sotopia.jsonl"]
@@ -167,13 +167,13 @@ def test_another_model_as_partner(model, data, tmp_path):
             evaluated(data, tmp_path / "a", *settings, changed)
 
 
-def test_the_same_weights_under_another_name_do_not_play_each_other(model, data, tmp_path):
+def test_equal_weights_of_two_names_never_meet(model, data, tmp_path):
     settings = (f"model={model}", "predict_only=true", "tasks=sotopia", *LOCAL, "allow_self=false")
     with pytest.raises(BenchmarkError, match=r"^partner: .*copy has the weights of another player; .*allow_self=true$"):
         evaluated(data, tmp_path / "a", *settings, f"partner={shutil.copytree(model, tmp_path / 'copy')}")
 
 
-def test_a_prompt_that_is_too_long_is_a_truncated_turn(model, data, tmp_path):
+def test_prompt_beyond_the_limit_is_truncated(model, data, tmp_path):
     settings = (f"model={model}", "predict_only=true", "tasks=sotopia", *LOCAL, "prompt_tokens=20")
     found, rows = evaluated(data, tmp_path / "a", *settings)
     turns = [turn for row in map(json.loads, rows["samples_sotopia.jsonl"]) for turn in row["turns"]]
@@ -181,7 +181,7 @@ def test_a_prompt_that_is_too_long_is_a_truncated_turn(model, data, tmp_path):
     assert found["details"]["sotopia"]["all"]["rates"]["stale"] == 1.0
 
 
-def test_the_step_that_best_is_goes_into_the_results(model, tmp_path, monkeypatch):
+def test_results_name_the_best_step(model, tmp_path, monkeypatch):
     (tmp_path / checkpoints.MANIFEST).write_text("{}")
     monkeypatch.setattr(run_weights, "is_run", lambda folder: True)
     monkeypatch.setattr(run_weights, "find_checkpoint", lambda folder, which: tmp_path)
@@ -295,7 +295,7 @@ def test_endpoints_play_and_judge(server, data, tmp_path, refuses):
     assert len(server.bodies) == asked
 
 
-def test_a_judge_that_never_answers_is_a_failure_and_is_asked_the_same_again(server, data, tmp_path):
+def test_silent_judge_is_a_failure_and_asked_again(server, data, tmp_path):
     dead = [one if not one.startswith("judge_url") else "judge_url=http://127.0.0.1:9/v1" for one in behind(server)]
     results, rows = evaluated(data, tmp_path / "a", *dead)
     assert "no verdict of the judge: error: no reply: connection" in results["failed"]["sotopia"]
@@ -307,7 +307,7 @@ def test_a_judge_that_never_answers_is_a_failure_and_is_asked_the_same_again(ser
     assert not any("could not be used" in text for text in asked)
 
 
-def test_an_episode_with_a_failed_call_is_given_up_told_and_played_by_the_next_call(server, data, tmp_path):
+def test_episode_with_a_failed_call_is_replayed(server, data, tmp_path):
     server.fails = 1
     results, rows = evaluated(data, tmp_path / "a", *behind(server), "concurrency=1")
     assert len(rows["samples_sotopia.jsonl"]) == 3

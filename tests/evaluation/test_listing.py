@@ -67,7 +67,7 @@ def test_questions_come_from_the_cache_of_the_hub(tmp_path, cache):
     assert data.notes == ("questions from the hub data set who/what @ 222222222222", "another remark")
 
 
-def test_a_folder_goes_before_the_hub_and_has_the_wording(tmp_path, cache):
+def test_folder_precedes_the_hub_and_has_wording(tmp_path, cache):
     cache("who/what", {"q.json": "1"})
     own = tmp_path / "hitom"
     own.mkdir()
@@ -116,7 +116,7 @@ def test_what_is_asked_of_the_hub(tmp_path, monkeypatch):
         load_data(TASK, tmp_path / "data")
 
 
-def test_emobenchs_files_lie_as_on_the_hub_or_as_in_the_repository(tmp_path):
+def test_emobench_files_are_found_in_both_layouts(tmp_path):
     inner = emobench_files(tmp_path, [eu("1")], [ea("1")]) / "data"
     there = get_task("emobench").load(tmp_path)
     assert get_task("emobench").load(inner) == there
@@ -166,7 +166,7 @@ def test_the_listing_says_what_is_here(tmp_path, cache, monkeypatch):
     assert "in part: 2 of 450 pairs of agents" in found["sotopia"]
 
 
-def test_the_listing_looks_into_the_cache_and_asks_no_hub(tmp_path, cache, monkeypatch):
+def test_listing_reads_the_cache_and_no_hub(tmp_path, cache, monkeypatch):
     rows = hitom_file(tmp_path, block())
     cache("Hi-ToM/Hi-ToM_Dataset", {"Hi-ToM_data.json": (rows / "Hi-ToM_data.json").read_text()})
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)

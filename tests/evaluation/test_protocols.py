@@ -109,12 +109,12 @@ def test_each_protocol_has_its_authors_decoding(name, protocols):
         ("fantom", {"kind": "belief_choice"}, "(b)? Answer: (a)", "a"),
     ],
 )
-def test_replies_with_reasons_are_read_as_the_authors_do(name, meta, reply, answer):
+def test_replies_with_reasons_are_read_like_the_authors(name, meta, reply, answer):
     request = Request(id="1", item="1", messages=(), gold="a" if name == "fantom" else "B", meta=meta)
     assert get_task(name).grade(request, "official_cot", reply).answer == answer
 
 
-def test_reasons_are_asked_for_in_our_own_words_too():
+def test_reasons_are_asked_in_our_words_too():
     task, data = get_task("emobench"), Data(items=[EU, EA, EA | {"language": "zh"}], files={})
     direct, cot = (task.requests(data, protocol, 0) for protocol in ("official", "official_cot"))
     assert [one.max_new_tokens for one in (*direct, *cot)] == [512] * 3 + [2048] * 3
@@ -156,7 +156,7 @@ def test_the_paper_asks_five_times_under_four_orders():
     ("reply", "letter", "emotion"),
     [("(B)", "B", "Fear"), ("(f)", "F", "Relief"), ("no idea", "-", "Relief"), ("Joy and pride", "A", "Joy & Pride")],
 )
-def test_the_cause_is_asked_with_the_emotion_of_the_reply(reply, letter, emotion):
+def test_cause_is_asked_with_the_replied_emotion(reply, letter, emotion):
     """The last emotion where none can be read, as in the authors' code."""
     first = paper()[0]
     second = get_task("emobench").follow_up(first, "paper", reply)
@@ -198,7 +198,7 @@ def test_the_cause_is_asked_with_the_emotion_of_the_reply(reply, letter, emotion
         ("**B**", ""),
     ],
 )
-def test_the_paper_reads_the_last_line_with_an_answer(reply, letter):
+def test_paper_reads_the_last_line_with_answer(reply, letter):
     found = emobench_paper._letter(reply, ["She lost", "She won", "It rained."], {"part": "EU", "language": "en"})
     assert found == letter
 
@@ -240,7 +240,7 @@ def test_figures_of_the_paper_are_means_over_orders():
 # ------------------------------------------------------------------------------------------ orders, rows, and samples
 
 
-def test_eighteen_orders_begin_with_the_six_and_have_a_variance():
+def test_eighteen_orders_extend_the_six_with_variance():
     options = [f"{letter}. {letter.lower()}" for letter in "ABCDEF"]
     item = {"source": "Blog", "idx": 7}
     for number, field in enumerate(("Motivation", "Behavior", "Motivation and Behavior"), 1):

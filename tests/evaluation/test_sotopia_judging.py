@@ -243,7 +243,7 @@ def test_another_judge_and_another_course_are_judged_anew(tmp_path):
     assert read_verdicts(SETTINGS, EPISODES, file, "k")[key]["scores"][1]["goal"] == 0
 
 
-def test_a_judge_may_be_a_function_over_a_batch(tmp_path):
+def test_judge_may_be_a_function_over_batches(tmp_path):
     def speak(prompts, seeds):
         replies = [coded(messages[0]["content"], Reply(verdict())) for messages in prompts]
         yield from reversed(list(enumerate(replies)))
@@ -480,7 +480,7 @@ def test_chat_tokens_in_utterances_are_text(token):
     assert "I <3 you. {a} [x] 1 < 2" in episode.messages()[0]["content"]
 
 
-def test_what_is_not_seen_does_not_reach_the_judge():
+def test_unseen_parts_do_not_reach_the_judge():
     hidden = "".join(map(chr, [*range(0xE0100, 0xE0110), 0xFE0F, 0x2028, 0x200B, 0x202E, 0x3164, 0xE0041, 0x1B]))
     text = judge_messages(after(setting(0), act("speak", f"a{hidden}b")))[0]["content"]
     assert text.replace("\n", "").isprintable()

@@ -112,7 +112,7 @@ def test_prompts_by_hand(tmp_path):
     assert all(len(one.messages) == 1 for one in asked.values())  # no header, no system turn
 
 
-def test_the_order_of_choices_is_seed_99_in_file_order(tmp_path):
+def test_order_of_choices_is_seed_99(tmp_path):
     sets = [one_set(f"0-0-{i}", beliefs=[("inaccessible", None)] * (1 + i % 3)) for i in range(12)]
     sets[3]["short_context"] = None  # skipped, but its draws are not
     asked = asked_of(tmp_path, sets)
@@ -250,7 +250,7 @@ def test_list_replies_are_substrings(tmp_path, reply, answer, value):
     assert TASK.grade(one, "official", reply) == Grade(answer, value)
 
 
-def test_a_wrong_name_within_a_right_one_is_kept_as_it_is(tmp_path):
+def test_wrong_name_within_a_right_one_stays(tmp_path):
     """Set 175-1-1 of the benchmark lists "and Cindy" as right and "Cindy" as wrong: nothing can be right."""
     item = one_set(right=("Ana", "and Cindy"), wrong=("Cindy",))
     one = asked_of(tmp_path, [one_set("1-0-0"), item])["short/0-0-0/info_list"]

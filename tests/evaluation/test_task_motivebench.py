@@ -69,7 +69,7 @@ def test_the_orders_by_hand(tmp_path):
     assert third.max_new_tokens == 4096
 
 
-def test_the_shown_letter_always_leads_to_the_gold_text(tmp_path):
+def test_shown_letter_always_leads_to_gold(tmp_path):
     rows = [scenario(i, "".join(random.Random(i).choices("ABCDEF", k=3))) for i in range(20)]
     data = TASK.load(written(tmp_path, rows))
     for one in TASK.requests(data, "official", 0):
@@ -114,7 +114,7 @@ def one(tmp_path_factory):
         ("Ｂ", ""),
     ],
 )
-def test_the_first_character_counts_after_some_are_taken_off(one, reply, answer):
+def test_first_character_counts_after_stripping(one, reply, answer):
     assert TASK.grade(one, "official", reply) == Grade(answer, float(answer == "B"))
 
 

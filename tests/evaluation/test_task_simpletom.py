@@ -140,7 +140,7 @@ def test_figures_by_hand(tmp_path):
     assert found["accuracy"].value == pytest.approx(3 / 6)
 
 
-def test_a_story_without_one_question_is_left_out_of_all_three(tmp_path):
+def test_story_without_one_question_is_left_out(tmp_path):
     folder = written(tmp_path, [[row("s0", "aware"), row("s1", "aware")], [row("s0", "action")], [row("s0", "judge")]])
     data = TASK.load(folder)
     assert data.notes[:3] == (
@@ -209,7 +209,7 @@ def test_controls(tmp_path):
         assert 30 <= aware.count("A") <= 70
 
 
-def test_nobody_knows_is_a_perfect_policy_until_the_controls(tmp_path):
+def test_nobody_knows_is_perfect_until_the_controls(tmp_path):
     asked = TASK.requests(TASK.load(stories(tmp_path, ["BAA", "BAA"])), "official", 0)
     by_id = {one.id: one for one in asked}
     replies = {

@@ -51,7 +51,7 @@ def test_the_likeliest_option_is_the_answer(tmp_path):
         assert TASK.grade(one, "likelihood", reply) == grade
 
 
-def test_a_part_is_taken_and_noted_and_the_whole_goes_first(tmp_path):
+def test_part_is_noted_and_the_whole_goes_first(tmp_path):
     written(tmp_path, [row(1)], [1], part=".first1")
     data = TASK.load(tmp_path)
     assert set(data.files) == {"dev.first1.jsonl", "dev-labels.first1.lst"}
@@ -62,7 +62,7 @@ def test_a_part_is_taken_and_noted_and_the_whole_goes_first(tmp_path):
     assert sum("is not the published file" in note for note in data.notes) == 2
 
 
-def test_an_option_is_named_by_its_letter_or_its_text(tmp_path):
+def test_option_is_named_by_letter_or_text(tmp_path):
     (one,) = TASK.requests(TASK.load(written(tmp_path, [row(1)], [2])), "official", 0)
     replies = {
         "B": "B",

@@ -182,7 +182,7 @@ def test_choice_replies(reply, answer):
 
 
 @pytest.mark.parametrize(("reply", "answer"), [("<think>1</think>\n2", "2"), ("\n2", ""), ("2\n", "2")])
-def test_a_line_break_counts_unless_thoughts_are_before_it(reply, answer):
+def test_line_break_counts_unless_thoughts_precede_it(reply, answer):
     assert score(TASK, "official", choice_request(), 0, Reply(reply, "stop", 9)).grade.answer == answer
 
 
@@ -206,7 +206,7 @@ def test_yes_no_replies(asked, reply, answer):
     assert TASK.grade(asked["info_binary-0-yes_no"], "official", reply) == Grade(answer, float(answer == "yes"))
 
 
-def test_lists_of_names_can_be_scored_again_and_compared(asked, tmp_path):
+def test_lists_of_names_are_rescored_and_compared(asked, tmp_path):
     one = asked["info_list-0-list"]
     first = score(TASK, "official", one, 0, Reply("Bo, Ana", "stop", 3))
     row = json.loads(json.dumps(sample_row("tactfultom", "official", first)))

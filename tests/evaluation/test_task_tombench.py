@@ -133,7 +133,7 @@ def test_prompts(tmp_path):
 
 
 @pytest.mark.parametrize("answer", ["C", "A. "])
-def test_answers_that_the_scripts_never_find_are_right_for_our_reader(tmp_path, answer):
+def test_answers_the_scripts_miss_are_right_here(tmp_path, answer):
     """The second of two options that read alike counts as the first, and "A. " is no letter."""
     rows = [row(answer, english=["Angry", "Glad", "Angry", "Sad"])]
     five = of(asked(written(tmp_path, {FALSE_BELIEF: rows})), FALSE_BELIEF)

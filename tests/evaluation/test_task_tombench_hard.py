@@ -69,7 +69,7 @@ def test_other_files(tmp_path):
         (tmp_path / name).unlink()
 
 
-def test_columns_are_told_by_a_file_or_an_argument(tmp_path):
+def test_columns_come_from_a_file_or_argument(tmp_path):
     folder = table(tmp_path, ["t", "q", "o1", "o2", "key", "kind", "story"], ["s", "w", "x", "y", "B", "belief", "no"])
     told = {"story": "t", "question": "q", "options": ["o1", "o2"], "answer": "key", "dimension": "kind"}
     with pytest.raises(BenchmarkError, match="no column looks like the question"):

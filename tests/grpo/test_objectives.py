@@ -1,9 +1,14 @@
-"""Presets and overrides: worked values of other systems, exact KL gradients, and what holds for every preset."""
+"""Advantages and losses of every preset: worked values, exact KL gradients, and properties that hold for all of them.
+
+TRL's own code is the oracle in test_trl.py.
+"""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from socialr1_jax.grpo import group_advantages, mismatch, policy_loss, soft_overlong, truncated_weights
 
@@ -77,6 +82,7 @@ REWARDS = [
     ([0.7, 0.7, 0.7, 0.7000001], *[[0] * 4] * 5),
 ]
 VARIANTS = [
+    ("social_r1", {}, 1),
     ("dapo", {}, 1),
     ("gspo", {}, 1),
     ("cispo", {}, 1),
@@ -107,17 +113,41 @@ def test_worked_advantages(row, preset, overrides, which):
         ("rloo", [[1, NAN, 3]], [[1 - 3, 0, 3 - 1]]),
         ("rloo", [[6, 3], [9, 12]], [[3, -3], [-3, 3]]),
         ("rloo", [[7]], [[0]]),
+        ("social_r1", [[0.9]], [[0]]),
+        ("social_r1", [[NAN]], [[0]]),
+        ("social_r1", [[0, 0, 0, 1e-4]], [np.array([-0.25e-4] * 3 + [0.75e-4]) / (0.5e-4 + 1e-6)]),
         ("dr_grpo", [[6, 3], [9, 12]], [[1.5, -1.5], [-1.5, 1.5]]),
     ],
     ids=str,
 )
-def test_worked_baselines(preset, rewards, expected):
+def test_worked_groups(preset, rewards, expected):
     np.testing.assert_allclose(group_advantages(rewards, preset), expected, rtol=0, atol=1e-12)
 
 
-def test_the_mean_of_the_others_over_the_deviation_of_all():
+def test_mean_of_the_others_over_the_deviation():
     found = group_advantages([[1, 2, 3, 4]], baseline="leave_one_out")
     np.testing.assert_allclose(found, [np.array([-2, -2 / 3, 2 / 3, 2]) / (np.sqrt(5 / 3) + 1e-6)], rtol=1e-9)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.one_of(st.integers(0, 100), st.just(NAN)), min_size=6, max_size=6), st.permutations(range(6)))
+def test_advantages_of_any_group(hundredths, order):
+    """Without a preset: that of social_r1. The order changes nothing, nor does a constant that is added."""
+
+    def advantages(rewards):
+        return group_advantages([rewards])[0]
+
+    rewards = np.array(hundredths, np.float32) / 100
+    found = advantages(rewards)
+    scorable = rewards[~np.isnan(rewards)]
+    if len(scorable) < 2 or np.ptp(scorable) == 0:
+        expected = np.zeros(6)
+    else:
+        deviation = np.std(scorable.astype(np.float64), ddof=1)
+        expected = np.nan_to_num((rewards - scorable.mean(dtype=np.float64)) / (deviation + 1e-6))
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+    np.testing.assert_allclose(advantages(rewards[order]), found[order], atol=1e-4)
+    np.testing.assert_allclose(advantages(rewards + 1), found, atol=1e-3)
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -176,6 +206,9 @@ WIDE = [0.5, 1.0, 10.0], [1, -1, -4]
 CLIPPED = [
     # preset, overrides, (ratios, advantages), loss of each token, is it free of the clip
     *[(preset, CLIP_20, NARROW, [-0.5, 1.0, -2.4], [1, 1, 0]) for preset in CLIP_PRESETS],
+    ("social_r1", {}, WIDE, [-0.5, 1.0, 12.0], [1, 1, 0]),  # dual clip: 3 x 4 instead of 40
+    ("social_r1", {}, ([0.5, 0.5, 1.5], [-1, 1, -1]), [0.8, -0.5, 1.5], [0, 1, 1]),
+    ("social_r1", {}, ([2.9, 3.1], [-1, -1]), [2.9, 3.0], [1, 0]),
     ("grpo", {}, NARROW, [-0.5, 1.0, -2.4], [1, 1, 0]),
     ("dr_grpo", {}, NARROW, [-0.5, 1.0, -2.4], [1, 1, 0]),
     ("rloo", {}, NARROW, [-0.5, 1.0, -2.4], [1, 1, 0]),
@@ -199,8 +232,31 @@ def test_worked_clips(preset, overrides, tokens, values, free):
     np.testing.assert_allclose(gradient, np.multiply(values, free), rtol=2e-5)  # -ratio A, or nothing
 
 
+@pytest.mark.parametrize(
+    ("ratios", "advantages", "clipped"),
+    [
+        ([0.5, 1.0, 1.5], [1, -1, 2], 1),
+        ([0.5, 0.5, 1.5], [-1, 1, -1], 1),
+        ([0.5, 1.5, 1.1], [-1, 1, 1], 2),
+        ([0.81, 1.19, 1.0], [-1, 1, 1], 0),
+    ],
+)
+def test_clip_fraction_counts_tokens_that_are_clipped(ratios, advantages, clipped):
+    logp = column(np.log(ratios) - 1.0)
+    old, mask_bt = jnp.full_like(logp, -1.0), jnp.ones_like(logp, bool)
+    _, denominator, metrics = policy_loss(logp, old, logp, jnp.asarray(advantages, jnp.float32), mask_bt)
+    assert (float(metrics["clip_fraction"]), float(denominator)) == (clipped, 3)
+
+
+@pytest.mark.parametrize("advantage", [-1.0, 1.0])
+@pytest.mark.parametrize("preset", PRESETS)
+def test_far_apart_policies_stay_finite(preset, advantage):
+    for found in tokens_of(preset, [-1001.0, 999.0], -1.0, [advantage] * 2):
+        assert np.isfinite(found).all()
+
+
 @pytest.mark.parametrize("preset", CLIP_PRESETS)
-def test_without_old_log_probs_the_ratio_is_1_and_the_gradient_is_reinforces(preset):
+def test_without_old_log_probs_it_is_reinforce(preset):
     logp, advantages = [-0.5, -1.0, -1.5], [1, -1, 2]
     values, gradient = tokens_of(preset, logp, None, advantages)
     np.testing.assert_array_equal(values, np.negative(advantages))
@@ -216,7 +272,7 @@ def test_without_old_log_probs_cispo_is_reinforce():
 
 
 @every_case
-def test_no_old_log_probs_are_the_current_ones_without_gradient(batch, case):
+def test_old_log_probs_default_to_the_current_ones(batch, case):
     logp = jnp.asarray(batch["logp_bt"])
 
     def total(x, old):
@@ -387,7 +443,7 @@ def test_worked_weighted_losses(preset, level, cap, values, mean):
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_weights_have_no_gradient_when_they_come_from_the_current_log_probs(preset):
+def test_weights_of_current_log_probs_have_no_gradient(preset):
     logp, advantages = [-1.0, -1.0, -1.0], [1, -1, 2]
     gradient = list(tokens_of(preset, logp, None, advantages, SAMPLER, importance_sampling="token"))[1]
     np.testing.assert_allclose(gradient, np.multiply([-1, 1, -2], [0.6065, 1.6487, 0.8187]), rtol=1e-4)
@@ -475,7 +531,7 @@ def test_worked_aggregations(aggregation, constant, losses, total, denominator, 
     ],
     ids=str,
 )
-def test_micro_batches_add_up_to_the_mean_over_all_tokens(micro_batches, mean, mean_of_means):
+def test_micro_batches_sum_to_the_mean_of_tokens(micro_batches, mean, mean_of_means):
     parts = [aggregate(losses, "policy", "token-mean") for losses in micro_batches]
     np.testing.assert_allclose(sum(total for total, _ in parts) / sum(count for _, count in parts), mean, rtol=1e-6)
     assert np.mean([total / count for total, count in parts]) == mean_of_means
@@ -597,7 +653,7 @@ def test_expected_kl_gradient(vocabulary, log_softmax, estimator, which):
 
 
 @pytest.mark.parametrize("estimator", ["k1+", "k3+"])
-def test_expected_kl_gradient_with_samples_of_an_old_policy(vocabulary, log_softmax, estimator):
+def test_expected_kl_gradient_of_old_samples(vocabulary, log_softmax, estimator):
     theta_v, ref_v, old_v = vocabulary
     logp_v, sampler_v = log_softmax(theta_v), np.exp(log_softmax(old_v))
     policy_v, d_v = np.exp(logp_v), logp_v - log_softmax(ref_v)
@@ -718,6 +774,12 @@ def test_the_batch_has_something_of_everything(batch, case):
         assert 0 < float(metrics["clip_fraction"]) < 26
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.int32])
+def test_a_mask_of_numbers_is_the_same_mask(batch, dtype):
+    found, expected = (call(b, "social_r1")[0] for b in (batch | {"mask_bt": batch["mask_bt"].astype(dtype)}, batch))
+    assert float(found) == float(expected)
+
+
 @pytest.mark.parametrize("parts", [[[0, 1, 2], [3, 4, 5]], [[4, 2, 0], [3, 1, 5]]], ids=str)
 @every_case
 def test_sums_add_over_any_split_of_rows(batch, case, parts):
@@ -778,7 +840,7 @@ def test_no_tokens_at_all_is_zero_without_nan(batch, case):
         np.testing.assert_array_equal(x_bt, 0)
 
 
-def test_extremes_of_the_ratio_are_of_masked_in_tokens():
+def test_ratio_extremes_are_of_masked_in_tokens():
     logp_bt = jnp.log(jnp.array([[0.1, 0.5, 1.0], [1.5, 1.25, 9.0]]))
     mask_bt = jnp.array([[False, True, True], [True, True, False]])
     _, _, metrics = policy_loss(logp_bt, jnp.zeros((2, 3)), None, jnp.ones(2), mask_bt, "dapo")

@@ -35,7 +35,7 @@ def some_rows(prompts, responses, group, multiple=16, vocab=VOCAB_SIZE, seed=0):
 
 @settings(max_examples=60, deadline=None)
 @given(st.data())
-def test_every_token_is_where_its_place_says_and_is_seen_once(data):
+def test_every_token_is_placed_and_seen_once(data):
     group = data.draw(st.integers(1, 4))
     prompts = data.draw(st.lists(st.integers(1, 40), min_size=1, max_size=6))
     responses = data.draw(st.lists(st.integers(1, 50), min_size=len(prompts) * group, max_size=len(prompts) * group))
@@ -88,7 +88,7 @@ def test_responses_share_their_prompt():
     assert shared_prompts([batch], rows) == pytest.approx(1 - 46 / 78)
 
 
-def test_a_row_without_a_trained_token_goes_nowhere_but_there_is_always_a_micro_batch():
+def test_untrained_row_is_dropped_but_a_batch_stays():
     rows = some_rows([3, 4, 5], [10, 20, 30], group=1)
     rows.mask_bt[1] = False
     assert sorted({place.row for batch in micro_batches(rows, 100, 8) for place in batch.places}) == [0, 2]
@@ -110,7 +110,7 @@ def test_widths_are_few_and_near():
 
 
 @pytest.mark.parametrize(("shards", "budget"), [(1, 4096), (1, 16384), (8, 4096), (8, 8192)])
-def test_padding_is_less_than_15_percent_of_long_tailed_rows(shards, budget):
+def test_padding_is_below_15_percent_of_long_tails(shards, budget):
     """The recipe's mini-batches: 16 prompts of 100 to 300 tokens x 5 responses with a long tail up to 3,072."""
     prompts = np.random.default_rng(0).integers(100, 300, 64)
     rows = some_rows(prompts, tail_lengths(320, 3072), group=5, multiple=128)
@@ -179,7 +179,7 @@ def case(request, tiny_jax):
 
 
 @pytest.mark.parametrize("packing", PACKINGS)
-def test_the_gradient_does_not_depend_on_packing_and_padding(case, packing):
+def test_gradient_does_not_depend_on_packing(case, packing):
     """To 1e-6 of its norm in float32, loss and log-probs too; expected: one row a bin, cut to its length."""
     gradient_n, loss, logp_bt = case.expected
     found_n, found_loss, found_bt = case.gradient(case.rows, *PACKINGS[packing])
@@ -188,7 +188,7 @@ def test_the_gradient_does_not_depend_on_packing_and_padding(case, packing):
     np.testing.assert_allclose(found_bt[case.rows.mask_bt], logp_bt[case.rows.mask_bt], rtol=0, atol=2e-6)
 
 
-def test_the_gradient_does_not_depend_on_the_order_of_rows(case):
+def test_gradient_does_not_depend_on_row_order(case):
     gradient_n, *_ = case.expected
     found_n, *_ = case.gradient(case.rows.take(np.random.default_rng(1).permutation(12)), 128, 16)
     assert np.linalg.norm(found_n - gradient_n) < 1e-6 * np.linalg.norm(gradient_n)

@@ -143,9 +143,7 @@ def test_gradient_equals_torch(tiny_models, ragged_rows, pad_rows, tmp_path, nam
 
 @pytest.mark.parametrize("chunk", [1, 64, 1000])
 @pytest.mark.parametrize("first", [0, 17, 40])
-def test_chunks_change_nothing_and_only_wanted_positions_are_computed(
-    tiny_jax, ragged_rows, pad_rows, monkeypatch, chunk, first
-):
+def test_chunks_change_nothing_and_compute_wanted_positions(tiny_jax, ragged_rows, pad_rows, monkeypatch, chunk, first):
     """Log-probs, entropy and both their gradients against a plain log-softmax of all logits, for any chunk length."""
     tokens_bt, lengths_b = map(jnp.asarray, pad_rows(ragged_rows, width=40))
     wanted_bt = (jnp.arange(40) >= first) & (jnp.arange(40) < lengths_b[:, None])
@@ -203,7 +201,7 @@ def test_what_is_not_wanted_is_never_looked_at(tiny_jax):
         assert (np.asarray(x_bu) != 0).tolist() == wanted_bu.tolist()
 
 
-def test_temporaries_are_a_seventh_of_those_of_whole_logits():
+def test_temporaries_are_a_seventh_of_whole_logits():
     """4,096 tokens, vocabulary 151,936, width 1,024, float32; log-probs, entropy and the gradient of both."""
 
     def plain(hidden_bud, kernel_vd, targets_bu):

@@ -28,6 +28,8 @@ RATIOS = [0.5, 0.7, 0.95, 1.0, 1.05, 1.24, 1.6, 2.5, 7.0]  # new over old, none 
 REWARDS = [[0.1, 0.9, 0.35, 0.5], [1.0, 0.0, 0.0, 0.25]]
 # TRL's loss_type -> our preset and overrides, TRL's settings that differ from `oracle`'s
 OBJECTIVES = {
+    # delta caps the ratio: for a negative advantage the dual clip, for a positive one no change
+    "bnpo": ("social_r1", {"deviation_epsilon": 1e-4}, {"delta": 3.0}),
     "grpo": ("grpo", {}, {}),
     "dr_grpo": ("dr_grpo", {"length_constant": LONGEST}, {"scale_rewards": "none"}),
     "dapo": ("dapo", {"deviation_epsilon": 1e-4}, {"epsilon_high": 0.28}),
@@ -167,10 +169,12 @@ def ours(tiny, saved, tmp_path_factory):
 
 @pytest.mark.parametrize("beta", [0.0, 0.04])
 @pytest.mark.parametrize("name", OBJECTIVES)
-def test_loss_and_gradient_equal_trls(model, saved, ours, trl, name, beta):
+def test_loss_and_gradient_equal_those_of_trl(model, saved, ours, trl, name, beta):
     preset, overrides, settings = OBJECTIVES[name]
     settings = {"loss_type": name, "beta": beta, "scale_rewards": "group", **settings}
+    delta = settings.pop("delta", None)
     trainer = trl_trainer(trl, max_completion_length=LONGEST, **settings)
+    trainer.args.delta = delta
     advantages = trl_advantages(REWARDS, settings["scale_rewards"]).flatten()
     model.zero_grad()
     expected = trl.GRPOTrainer._compute_loss(trainer, model, {**saved[0], "advantages": advantages})
@@ -198,7 +202,7 @@ def test_loss_and_gradient_equal_trls(model, saved, ours, trl, name, beta):
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
-def test_advantages_equal_trls(trl, name):
+def test_advantages_equal_those_of_trl(trl, name):
     """Continuous rewards, some unscorable, one group without variance. TRL's n / (n - 1) is float32."""
     preset, overrides, settings = OBJECTIVES[name]
     rewards_pg = np.random.default_rng(8).normal(0.4, 1.0, size=(5, 6))

@@ -39,7 +39,7 @@ def no_plan(q, k, v, segments):
         (lambda q, k, v, segments: jax.lax.stop_gradient(blockwise_attention(q, k, v, segments)), "rows: dq are "),
     ],
 )
-def test_cudnn_is_taken_where_results_and_gradients_are_right(on_a_gpu, caplog, compute, fault):
+def test_cudnn_is_taken_if_results_are_right(on_a_gpu, caplog, compute, fault):
     on_a_gpu(compute)
     assert cudnn_fault("bfloat16").startswith(fault)
     assert working_attention("auto", "bfloat16") == ("xla" if fault else "cudnn")

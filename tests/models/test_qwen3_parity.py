@@ -73,7 +73,7 @@ def test_bfloat16_compute_is_near_float32_and_returns_float32(tiny, ragged_rows,
     assert 1e-4 < np.sqrt(np.mean(error**2)) < 0.05 * np.std(expected)  # rounded, but only rounded
 
 
-def test_a_mesh_over_the_devices_at_hand_gives_the_same_logits(tiny, tiny_jax, ragged_rows, pad_rows):
+def test_mesh_gives_the_same_logits(tiny, tiny_jax, ragged_rows, pad_rows):
     batch = tuple(map(jnp.asarray, pad_rows(ragged_rows)))
     on_mesh = load_hf(tiny.folder, mesh=make_mesh())(*batch)
     np.testing.assert_allclose(np.asarray(on_mesh), np.asarray(tiny_jax(*batch)), rtol=0, atol=2e-5)

@@ -96,7 +96,7 @@ def test_scores_equal_transformers_on_right_padded_rows(pair, rows):
     np.testing.assert_allclose(np.asarray(found), expected, rtol=0, atol=TOLERANCE)
 
 
-def test_a_score_is_that_of_the_last_real_token(untied, rows):
+def test_score_is_that_of_the_last_token(untied, rows):
     theirs, ours, _ = untied
     cut = [row[:-1] for row in rows[1:]]
     full_b, cut_b = (np.asarray(ours(*padded(some, 64, PAD))) for some in (rows[1:], cut))
@@ -104,7 +104,7 @@ def test_a_score_is_that_of_the_last_real_token(untied, rows):
     np.testing.assert_allclose(cut_b, their_scores(theirs, padded(cut, 64, PAD)[0]), rtol=0, atol=TOLERANCE)
 
 
-def test_a_score_is_the_same_alone_in_a_batch_and_with_more_padding(untied, rows):
+def test_score_is_independent_of_batch_and_padding(untied, rows):
     _, ours, _ = untied
     together = np.asarray(ours(*padded(rows, 64, None)))
     wide = np.asarray(ours(*padded(rows, 128, None)))
@@ -129,9 +129,7 @@ def test_bfloat16_computes_near_float32_with_a_float32_head(untied, rows):
 # --- folders
 
 
-def test_a_folder_of_transformers_comes_out_byte_equal_and_loads_there_without_a_warning(
-    pair, rows, tmp_path, load_without_a_warning
-):
+def test_transformers_folder_comes_back_byte_equal(pair, rows, tmp_path, load_without_a_warning):
     transformers = pytest.importorskip("transformers")
     theirs, ours, folder = pair
     save_reward_model(ours, tmp_path / "export")
@@ -183,7 +181,7 @@ def test_two_labels_in_the_weights_alone_are_refused(untied, tmp_path):
         load_reward_model(folder)
 
 
-def test_a_language_model_is_no_reward_model_and_the_other_way_round(tiny, untied):
+def test_language_model_and_reward_model_are_not_exchangeable(tiny, untied):
     with pytest.raises(
         ValueError, match=r"config\.json.*Qwen3ForCausalLM.*train_reward_model\.py makes a reward model"
     ):
@@ -259,14 +257,14 @@ def test_no_text_can_fake_a_border(scorer):
     assert attack in scorer.tokenizer.decode(row)  # letter by letter, it is still read
 
 
-def test_a_text_that_is_too_long_is_never_cut(scorer):
+def test_text_that_is_too_long_is_never_cut(scorer):
     lengths = [len(row) for row in content_prompts(scorer.tokenizer, TEXTS, 10**6)]
     found = content_prompts(scorer.tokenizer, TEXTS, sorted(lengths)[2])
     assert [row is not None for row in found] == [length <= sorted(lengths)[2] for length in lengths]
     assert [len(row) for row in found if row] == [length for length in lengths if length <= sorted(lengths)[2]]
 
 
-def test_a_tokenizer_without_borders_or_with_too_many_tokens_is_refused(scorer):
+def test_tokenizer_without_borders_or_too_large_is_refused(scorer):
     class Other:
         name_or_path = "other"
 
@@ -290,7 +288,7 @@ def tiny_scorer_of(scorer, **changes):
     )
 
 
-def test_scores_come_in_the_texts_order_and_do_not_depend_on_the_others(scorer):
+def test_scores_follow_the_order_of_texts(scorer):
     scores = scorer(TEXTS)
     assert scores.dtype == np.float64
     assert np.ptp(scores) > 0.1
@@ -316,7 +314,7 @@ def test_what_cannot_be_scored_is_nan_and_counted():
     assert scorer.causes["not_finite"] == 1
 
 
-def test_bins_hold_every_text_once_behind_what_it_shares():
+def test_bins_hold_every_text_behind_its_prefix():
     rng = np.random.default_rng(0)
     units, count = [], 0
     for size in (1, 2, 5, 1, 3, 2):
@@ -366,7 +364,7 @@ def test_a_folder_is_scored_by_its_own_tokenizer(scorer, tmp_path):
 # --- on a mesh: this file as a program, for the number of CPU devices is fixed when JAX starts
 
 
-def test_scores_and_the_update_are_the_same_on_eight_devices(tmp_path):
+def test_scores_and_update_are_equal_on_eight_devices(tmp_path):
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
     environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, __file__, str(tmp_path)]

@@ -225,7 +225,7 @@ def test_too_little_memory(free, text, told, monkeypatch):
     assert host.startswith("ok" if free > 1 << 20 else "problem")
 
 
-def test_a_model_of_the_hub_that_is_not_here(told, monkeypatch, tmp_path):
+def test_hub_model_that_is_not_here(told, monkeypatch, tmp_path):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("socialr1_jax.plan.plan.free_memory", lambda: 64 << 30)
     said = told("model", "model.path=Qwen/Qwen3-0.6B")

@@ -63,7 +63,7 @@ def test_collectives_are_counted_with_their_loops():
     assert len(collectives(TEXT, 8)) == 3  # the one of single devices is none
 
 
-def test_a_loop_that_compares_with_a_constant_has_an_end():
+def test_loop_compared_with_a_constant_ends():
     """As the compiler writes it for TPUs, which says no trip count."""
     condition = """%more (c: (s32[], bf16[16])) -> pred[] {
   %c = (s32[], bf16[16]{0}) parameter(0)

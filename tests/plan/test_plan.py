@@ -74,14 +74,14 @@ def test_every_phase_is_planned(small):
     assert re.search(r"it fits: [a-z -]+ takes most, and leaves [\d.]+ GiB a device free", small)
 
 
-def test_decoding_says_nothing_to_other_devices_and_the_update_does(small):
+def test_decoding_has_no_collectives_and_the_update_has(small):
     assert [cells[2] for cells in rows(small, "decode")[1:]] == ["none"]
     kinds = {cells[2] for cells in rows(small, "backward")[1:]}
     assert "all-gather" in kinds
     assert kinds & {"all-reduce", "reduce-scatter"}
 
 
-def test_what_does_not_fit_exits_1_and_names_phase_and_excess():
+def test_shortfall_exits_1_with_phase_and_excess():
     done = plan("--topology", "cpu:8", "model.dtype=float32", *SMALL, "--memory_fraction", "1e-6")
     assert done.returncode == 1
     for phase in ("backward", "decode"):
@@ -198,7 +198,7 @@ def test_a_phase_that_the_compiler_refused_gets_advice():
     assert "8 times the devices do not help" in line
 
 
-def test_expected_hours_stand_beside_the_bound_with_their_assumptions(capsys):
+def test_expected_hours_stand_beside_the_bound(capsys):
     """A phase of 100 s of compute and one of 120 s of memory: 250 and 200 s at 40 and at 60 % of the peak."""
     chip = CHIPS["a100-80gb"]
     costs = {"backward": Cost(100 * chip.flops, 0.0), "decode": Cost(0.0, 120 * chip.bandwidth)}

@@ -81,7 +81,7 @@ def test_the_page_needs_nothing_else(profiled):
     assert all(f"<th>{name}</th>" in page for name in (*PHASES, "attend", "mlp"))
 
 
-def test_a_comparison_with_a_step_that_compiled_is_called_none(profiled, capsys):
+def test_comparison_with_a_compiling_step_is_refused(profiled, capsys):
     summary = profiled[1]
     assert summary["compiled_in_untraced"] == 0
     for compiled, words in ((0, "untraced 2 s\n"), (1, "untraced 2 s with 1 program compiled in it: do not compare")):
@@ -209,7 +209,7 @@ def test_a_file_that_is_no_configuration_is_told(tmp_path, text):
 
 
 @pytest.mark.parametrize("spelling", ["--output-dir", "--output_dir"])
-def test_its_own_options_are_its_own_in_both_spellings(spelling):
+def test_own_options_are_known_in_both_spellings(spelling):
     own, others = script()._split(["--config", "c.yaml", spelling, "there", "--phase=update", "steps=4", "seed=1"])
     assert own == [spelling, "there", "--phase=update", "steps=4"]
     assert others == ["--config", "c.yaml", "seed=1"]
@@ -235,7 +235,7 @@ def ops(*times):
     return [Op(("m", 1), f"op{i}", *time) for i, time in enumerate(times)]
 
 
-def test_an_op_does_not_hold_the_time_of_those_inside_it():
+def test_op_does_not_hold_time_of_inner_ones():
     #  0         10  loop
     #   1   5       body
     #    2 3        inside the body

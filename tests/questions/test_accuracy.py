@@ -48,7 +48,7 @@ def test_no_pair_accuracy_without_twins(examples):
     assert accuracy_figures(examples, [1, 1, 1, 1]) == {}
 
 
-def test_pair_accuracy_is_the_share_of_right_pairs_of_responses():
+def test_pair_accuracy_is_the_share_of_right_pairs():
     right_qk = np.array([[1, 0, 1, 0, 0], [1, 1, 1, 0, 0]])
     share = np.mean([first and second for first, second in itertools.product(*right_qk)])
     assert share == pytest.approx(6 / 25)

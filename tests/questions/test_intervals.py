@@ -29,7 +29,7 @@ def test_one_unit_or_none_has_no_interval(share, stderr, n):
     assert all(map(math.isnan, share_interval(share, stderr, n)))
 
 
-def test_an_interval_of_a_share_holds_it_and_stays_within_0_and_1():
+def test_share_interval_stays_within_0_and_1():
     draw, left = random.Random(0), 0
     for items, size, rate in itertools.product((2, 3, 10, 50), (1, 3), (0.02, 0.3, 0.97, 1.0)):
         values = [float(draw.random() < rate) for _ in range(items * size)]
@@ -47,7 +47,7 @@ def test_p_of_single_items_is_mcnemars(gained, lost):
     assert sign_flip_p([1.0] * gained + [-1.0] * lost + [0.0] * 20) == pytest.approx(exact)
 
 
-def test_p_of_many_items_is_drawn_and_near_mcnemars():
+def test_p_of_many_items_is_near_mcnemars():
     assert sign_flip_p([1.0] * 25 + [-1.0] * 12) == pytest.approx(binomtest(25, 37).pvalue, abs=0.005)
 
 

@@ -107,7 +107,7 @@ def test_resume_at_any_step_equals_no_interruption(questions_of, count, prompts,
                 assert json.dumps(resumed.get_state()) == states[step + 1]
 
 
-def test_the_state_is_small_and_far_places_cost_nothing(questions_of):
+def test_state_is_small_and_far_places_are_cheap(questions_of):
     batches = stream(questions_of(30), 64)
     state = batches.get_state()
     assert state == {"grain": {"next_index": 0}, "questions": 30, "seed": 0}
@@ -146,7 +146,7 @@ def test_batches_of_the_stream_are_pinned(questions_of):
     assert [ids(next(batches)) for _ in range(3)] == [[4, 6, 9, 7], [5, 3, 1, 8], [2, 0, 8, 1]]
 
 
-def test_a_state_of_other_questions_or_seed_is_refused(questions_of):
+def test_state_of_other_questions_or_seed_is_refused(questions_of):
     batches = stream(questions_of(10), 4, seed=3)
     with pytest.raises(ValueError, match="one of questions 10, these have questions 20"):
         stream(questions_of(20), 4, seed=3).set_state(batches.get_state())
@@ -172,7 +172,7 @@ def test_long_prompts_are_counted_and_told_once(questions_of, caplog):
     assert caplog.text.count(f"data.max_prompt_tokens={limit}") == 1
 
 
-def test_a_run_counts_its_long_prompts_from_its_place(questions_of):
+def test_run_counts_long_prompts_from_its_place(questions_of):
     def sampler(prompts):
         config = RunConfig.model_construct(grpo=GrpoConfig(prompts_per_step=10, mini_batch_prompts=10))
         return Sampler(**dict.fromkeys(Sampler.__dataclass_fields__) | {"config": config, "prompts": prompts})
@@ -191,7 +191,7 @@ def test_a_run_counts_its_long_prompts_from_its_place(questions_of):
     assert sampler(resumed).dropped(6) == sampler(whole).dropped(6)
 
 
-def test_no_prompt_that_fits_is_an_error_and_no_endless_loop(questions_of):
+def test_no_fitting_prompt_is_an_error(questions_of):
     questions = questions_of(30)
     length = shortest(questions)
     batches = stream(questions, 4, limit=length - 1)
@@ -221,7 +221,7 @@ def large(tmp_path, monkeypatch):
     return tmp_path / "big.parquet"
 
 
-def test_a_bad_row_met_late_stops_the_stream_where_it_stood(large):
+def test_late_bad_row_stops_the_stream_there(large):
     batches = stream(open_questions([large]), 6)
     batch, error = [], None
     while error is None:
@@ -238,7 +238,7 @@ def test_a_bad_row_met_late_stops_the_stream_where_it_stood(large):
         next(batches)
 
 
-def test_or_is_left_out_of_every_epoch_and_resume_stays_exact(large):
+def test_allowed_late_bad_row_keeps_resume_exact(large):
     questions = open_questions([large], allow_bad_rows=True)
     whole = stream(questions, 6)
     states, batches = [], []
@@ -255,7 +255,7 @@ def test_or_is_left_out_of_every_epoch_and_resume_stays_exact(large):
         assert [next(resumed) for _ in range(start, 10)] == batches[start:]
 
 
-def test_a_fault_in_the_tokenizer_reaches_the_caller_as_it_is(questions_of):
+def test_tokenizer_fault_reaches_the_caller(questions_of):
     class Faulty(Words):
         calls = 0
 
@@ -312,7 +312,7 @@ def test_a_step_is_a_function_of_its_number():
     assert all(type(index) is int for index in batches[0])
 
 
-def test_a_late_step_costs_no_more_than_the_first():
+def test_late_step_costs_no_more_than_the_first():
     assert len(PromptStream(1000, 64, seed=0).batch(10**9)) == 64  # a replay of 6e10 prompts would never end
 
 

@@ -72,7 +72,7 @@ def check(config):
     assert check_positions(config, *read_run_questions(config)) == ""
 
 
-def test_the_question_its_file_and_the_fix_are_named(folder, longest):
+def test_question_its_file_and_fix_are_named(folder, longest):
     check(run(folder, longest + NEW))
     with pytest.raises(ConfigError) as refused:
         check(run(folder, longest + NEW - 1))
@@ -99,7 +99,7 @@ def test_only_questions_that_are_asked_count(folder, longest):
             check(config)
 
 
-def test_the_dry_run_and_the_doctor_refuse_it_too(folder, longest, capsys):
+def test_dry_run_and_doctor_refuse_it_too(folder, longest, capsys):
     spec = util.spec_from_file_location("train_grpo_script", ROOT / "scripts/train_grpo.py")
     script = util.module_from_spec(spec)
     spec.loader.exec_module(script)
@@ -153,7 +153,7 @@ def test_the_dry_run_and_the_doctor_refuse_it_too(folder, longest, capsys):
     assert (line.status, "config.json is a folder" in line.found) == ("problem", True)
 
 
-def test_only_texts_that_may_be_too_long_are_tokenized(tokenizer, folder, longest, monkeypatch):
+def test_only_possibly_long_texts_are_tokenized(tokenizer, folder, longest, monkeypatch):
     encoded = []
     monkeypatch.setattr(
         prompt_lengths, "encode_prompt", lambda tokenizer, example: encoded.append(example.id) or [0] * 1000
@@ -181,7 +181,7 @@ def test_the_bound_is_never_below_the_tokens(tokenizer, folder, text):
     assert len(encode_prompt(tokenizer, example)) <= bound < 10_000
 
 
-def test_fewer_questions_than_prompts_of_a_step_are_reported_once(tokenizer, folder, caplog):
+def test_too_few_questions_are_reported_once(tokenizer, folder, caplog):
     config = run(folder, 1000)
     questions = open_questions([folder / "train.jsonl"])
     with caplog.at_level(logging.WARNING):

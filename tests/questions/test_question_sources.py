@@ -183,7 +183,7 @@ def test_a_wrong_first_label_is_refused(tmp_path, monkeypatch, answers, first_la
         assert len(list(questions)) == len(rows) - said
 
 
-def test_answers_that_may_be_texts_tell_nothing_of_the_first_label(tmp_path):
+def test_texts_as_answers_leave_the_first_label_open(tmp_path):
     rows = [row(i, options=["2", "4", "6"], answer=answer) for i, answer in enumerate((1, 3, 4))]
     questions = open_questions([jsonl(tmp_path / "q.jsonl", *rows)], allow_bad_rows=True)
     assert [question.answer for question in questions] == ["B", "B"]
@@ -279,7 +279,7 @@ def test_all_bad_rows_are_reported_at_once(mixed):
     assert message.endswith("Fix the file, or set data.allow_bad_rows=true to drop such rows and count them.")
 
 
-def test_allowed_bad_rows_are_dropped_counted_logged_and_written(mixed, tmp_path, caplog):
+def test_allowed_bad_rows_are_counted_logged_and_written(mixed, tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         questions = open_questions(mixed, allow_bad_rows=True)
     assert [example.id for example in questions] == ["q0", "q8", "q0"]
@@ -293,7 +293,7 @@ def test_allowed_bad_rows_are_dropped_counted_logged_and_written(mixed, tmp_path
     assert [BadRow(**one) for one in written] == list(questions.bad_rows)
 
 
-def test_a_file_of_bad_rows_is_always_an_error(tmp_path):
+def test_file_of_bad_rows_is_always_an_error(tmp_path):
     good = jsonl(tmp_path / "good.jsonl", row(0))
     bad = jsonl(tmp_path / "bad.jsonl", *(row(i, answer="C") for i in range(30)))
     with pytest.raises(DataError, match=r"30 of 30 rows cannot be used:\n  .*bad.jsonl rows 1, 2, 3, 4, .* more: the"):
@@ -385,7 +385,7 @@ def test_a_large_file_with_dotted_names(large):
         list(open_questions([large(rows)], columns=columns | {"story": "item.text"}))
 
 
-def test_a_bad_row_of_a_large_file_is_an_error_when_it_is_met(large):
+def test_late_bad_row_of_a_large_file_raises(large):
     questions = open_questions([large([row(i, answer="C" if i == 11 else "A") for i in range(30)])])
     assert questions[10].id == "q10"
     for _ in range(2):
@@ -422,7 +422,7 @@ def test_dictionary_columns_and_missing_columns(large, tmp_path):
         open_questions([tmp_path / "d.parquet"], allow_bad_rows=True)
 
 
-def test_a_damaged_large_file_is_an_error_at_once(large):
+def test_damaged_large_file_is_an_error_at_once(large):
     path = large([row(i, story=f"{i}" * 400) for i in range(200)])
     content = bytearray(path.read_bytes())
     content[len(content) // 3 : len(content) // 3 + 64] = bytes(64)
@@ -600,7 +600,7 @@ def test_turns_that_ask_nothing_are_refused(tmp_path, cell, message):
         open_questions([jsonl(tmp_path / "q.jsonl", *({"messages": x, "answer": "Ann"} for x in ([USER], cell)))])
 
 
-def test_a_row_without_a_story_is_no_chat_because_it_has_a_column_prompt(tmp_path):
+def test_column_prompt_without_story_is_no_chat(tmp_path):
     rows = [row(0, prompt="template A"), row(1, prompt="template A")]
     del rows[1]["story"]
     with pytest.raises(DataError, match="row 2: no column 'story'"):
@@ -630,6 +630,6 @@ def test_turns_without_a_gold_answer_are_refused(tmp_path, answers, message):
         ("{{ story }}", "New.", [SYSTEM | {"content": "New."}, OPENING, REPLY, OPENING | {"content": STORY}]),
     ],
 )
-def test_prompts_of_the_users_own_take_the_place_of_turns(tmp_path, template, system, turns):
+def test_own_prompts_replace_the_turns(tmp_path, template, system, turns):
     file = jsonl(tmp_path / "q.jsonl", {"messages": [SYSTEM, OPENING, REPLY, USER], "answer": "Ann"})
     assert list(open_questions([file]).asked_by(PromptWriter(template, system))[0].messages) == turns

@@ -169,7 +169,7 @@ def test_interval(share, stderr, count, low, high) -> None:
     assert interval(share, stderr, count) == pytest.approx((low, high), abs=2e-6)
 
 
-def test_accuracy_without_summary_comes_from_the_first_and_last_evaluation(run: Path) -> None:
+def test_accuracy_without_summary_comes_from_evaluations(run: Path) -> None:
     (run / "summary.json").unlink()
     points = before_after({}, read_metrics(run, []))
     assert [point["value"] for point in points] == [0.5, 0.65]
@@ -184,7 +184,7 @@ def test_an_evaluations_own_interval_is_taken(run: Path) -> None:
     assert [(p["low"], p["high"]) for p in before_after({}, read_metrics(run, []))] == [(0.6, 0.71)] * 2
 
 
-def test_the_charts_get_every_number_and_null_for_none(run: Path) -> None:
+def test_charts_get_every_number_and_null(run: Path) -> None:
     metrics = data_of(run)["metrics"]
     assert metrics["grpo"]["step"] == [1, 2, 3, 4, 5]
     assert metrics["grpo"]["reward/total"] == [0.5, 1.0, 1.5, 2.0, 2.5]
@@ -226,7 +226,7 @@ RECORDED = {
 }
 
 
-def test_every_metric_has_its_line_and_every_line_its_metric() -> None:
+def test_every_metric_has_its_line_and_vice_versa() -> None:
     for phase, (_, known) in PHASES.items():
         lines = {name: metric_line(phase, name) for name in RECORDED[phase].split()}
         assert [name for name, line in lines.items() if not line] == []
@@ -247,7 +247,7 @@ def test_the_docs_have_the_lines_of_the_tooltips(run: Path) -> None:
     assert set(meanings) == {"sft", "grpo", "eval"}
 
 
-def test_settings_that_differ_from_the_defaults_or_between_runs(run: Path, tmp_path: Path) -> None:
+def test_settings_that_differ_from_defaults_or_between_runs(run: Path, tmp_path: Path) -> None:
     text = re.sub(r"\s+", " ", page_of(run).text)
     assert "What differs from the defaults" in text
     assert "Settingthis rundefault seed70 steps6600 grpo.prompts_per_step2464 sampling.group_size85 All" in text
@@ -257,7 +257,7 @@ def test_settings_that_differ_from_the_defaults_or_between_runs(run: Path, tmp_p
     assert text.startswith(" Settingdemoother steps69 grpo.prompts_per_step24– All settings")
 
 
-def test_several_runs_share_a_page_and_their_names_tell_them_apart(run: Path, tmp_path: Path, monkeypatch) -> None:
+def test_runs_on_one_page_have_distinct_names(run: Path, tmp_path: Path, monkeypatch) -> None:
     other = make_run(tmp_path / "again" / "demo")
     (other / "summary.json").unlink()
     monkeypatch.chdir(tmp_path)
@@ -269,7 +269,7 @@ def test_several_runs_share_a_page_and_their_names_tell_them_apart(run: Path, tm
     assert not (run / "report.html").exists()
 
 
-def test_hostile_text_stays_text_in_html_and_in_the_data(run: Path) -> None:
+def test_hostile_text_stays_text_in_the_page(run: Path) -> None:
     wrapped = f"<think>\nEncode: {HOSTILE}\n</think>\n\n<Answer>{HOSTILE}</Answer>\ud800"
     fields = {"story": HOSTILE, "question": HOSTILE, "options": [HOSTILE, "b"], "answer": HOSTILE, "id": HOSTILE}
     fields |= {"source": HOSTILE, "terms": {HOSTILE: 1.0}}
@@ -293,7 +293,7 @@ def test_hostile_text_stays_text_in_html_and_in_the_data(run: Path) -> None:
         assert data["questions"][response["question"]]["options"] == [HOSTILE, "b"]
 
 
-def test_the_page_needs_no_network_and_only_its_own_script_may_run(run: Path) -> None:
+def test_page_needs_no_network_and_one_script(run: Path) -> None:
     html = write_report(run).read_text(encoding="utf-8")
     assert set(re.findall(r"https?://[^\s\"']+", html)) == {"http://www.w3.org/2000/svg"}
     policy = next(a["content"] for tag, a in Page(html).elements if a.get("http-equiv") == "Content-Security-Policy")
@@ -304,7 +304,7 @@ def test_the_page_needs_no_network_and_only_its_own_script_may_run(run: Path) ->
 
 
 @pytest.mark.parametrize("name", RUN_FILES)
-def test_a_missing_or_cut_file_is_named_and_the_rest_is_shown(run: Path, name: str) -> None:
+def test_missing_or_cut_file_is_named(run: Path, name: str) -> None:
     whole = (run / name).read_bytes()
     for keep in (0, 1, len(whole) // 3, len(whole) // 2, len(whole) - 4):
         (run / name).write_bytes(whole[:keep])
@@ -361,14 +361,14 @@ AUDIT = {
         ("[1]", "shortcuts.json is cut or unreadable"),
     ],
 )
-def test_strong_shortcuts_in_the_questions_are_a_fact_of_the_run(run: Path, content: str, shown: str) -> None:
+def test_strong_shortcuts_of_the_questions_are_shown(run: Path, content: str, shown: str) -> None:
     (run / "shortcuts.json").write_text(content)
     text = page_of(run).text
     assert shown in text
     assert ("Shortcuts in data.train" in text) or not shown
 
 
-def test_rows_of_rollouts_with_wrong_types_are_shown_as_they_are(run: Path) -> None:
+def test_rollout_rows_of_wrong_types_are_shown(run: Path) -> None:
     odd = {"step": 1, "phase": "grpo", "response": None, "options": "AB", "terms": [1], "reward": "x", "sample": [1]}
     write_lines(run / "rollouts.jsonl", [odd, odd | {"phase": "eval_sft"}, odd | {"phase": "eval_grpo"}])
     assert [row["status"] for row in data_of(run)["responses"]] == ["ok"] * 3
@@ -382,7 +382,7 @@ def test_an_empty_folder_is_one_clear_error(tmp_path: Path) -> None:
         write_report(tmp_path / "nowhere")
 
 
-def test_a_failed_write_leaves_the_old_report_and_nothing_else(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_write_leaves_the_old_report(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     old = write_report(run).read_bytes()
     before = sorted(run.iterdir())
 
@@ -410,7 +410,7 @@ def with_types(run: Path) -> Path:
     return run
 
 
-def test_accuracy_by_type_and_of_pairs_stands_beside_chance_and_the_best_rule(run: Path) -> None:
+def test_accuracy_by_type_stands_beside_chance_and_rule(run: Path) -> None:
     assert "Accuracy by type" not in page_of(run).text
     page = page_of(with_types(run))
     text = re.sub(r"\s+", " ", page.text.split("Accuracy by type of question")[1].split("Curves")[0])
@@ -425,7 +425,7 @@ def test_accuracy_by_type_and_of_pairs_stands_beside_chance_and_the_best_rule(ru
     assert not {"best_rule", "accuracy_by_type"} & set(metrics)
 
 
-def test_the_report_needs_neither_jax_nor_matplotlib_to_import() -> None:
+def test_report_imports_neither_jax_nor_matplotlib() -> None:
     code = "import sys, socialr1_jax.report; sys.exit(bool({'jax', 'matplotlib'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
@@ -460,7 +460,7 @@ def script(*arguments: str) -> subprocess.CompletedProcess:
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
-def test_the_script_writes_the_page_or_says_in_one_line_why_not(run: Path, tmp_path: Path) -> None:
+def test_script_writes_the_page_or_one_line(run: Path, tmp_path: Path) -> None:
     done = script(str(run))
     assert (done.returncode, done.stdout, done.stderr) == (0, f"{run}/report.html\n", "")
     done = script(str(run), str(tmp_path), "--output", str(tmp_path / "both.html"))

@@ -96,7 +96,7 @@ def choose(page: sync_api.Page, name: str, value: str) -> str:
     return count
 
 
-def test_names_that_every_object_inherits_are_names_like_others(run: Path, other: Path, visit) -> None:
+def test_inherited_names_are_names_like_others(run: Path, other: Path, visit) -> None:
     names = ("constructor", "toString", "__proto__", "hasOwnProperty", "valueOf")
     rows = [{"step": step, "phase": "grpo"} | dict.fromkeys(names, 0.5) for step in (1, 2)]
     write_lines(run / "metrics.jsonl", rows + [{"step": 1, "phase": name, "loss": 1.0} for name in names])
@@ -114,7 +114,7 @@ def test_names_that_every_object_inherits_are_names_like_others(run: Path, other
     assert "undefined" not in text
 
 
-def test_curves_are_drawn_and_follow_slider_pointer_and_keys(run: Path, visit) -> None:
+def test_curves_follow_slider_pointer_and_keys(run: Path, visit) -> None:
     page = visit(write_report(run))
     assert page.title() == "demo · Social-R1 run report"
     # held out: accuracy; training: total reward, accuracy, entropy; others, closed: SFT loss, eval responses
@@ -141,7 +141,7 @@ def test_curves_are_drawn_and_follow_slider_pointer_and_keys(run: Path, visit) -
     assert page.locator("figure", has_text="Total reward").locator(".readout").inner_text() == "2 at 4"
 
 
-def test_chance_and_the_best_rule_are_lines_in_the_charts_of_accuracy(run: Path, visit) -> None:
+def test_chance_and_best_rule_are_chart_lines(run: Path, visit) -> None:
     page = visit(write_report(with_types(run)))
     titles = page.locator("#charts figure strong").all_text_contents()
     assert titles[:4] == ["Accuracy", "Pair accuracy", f"accuracy/{HOSTILE}", "accuracy/belief"]
@@ -179,7 +179,7 @@ def test_every_metric_can_be_found_whatever_its_name(run: Path, visit) -> None:
     assert page.locator("#charts figure:visible").count() == 6
 
 
-def test_two_runs_share_charts_and_can_be_switched_off(run: Path, other: Path, visit) -> None:
+def test_two_runs_share_charts_and_switch_off(run: Path, other: Path, visit) -> None:
     page = visit(write_report(run, other, output=run / "both.html"))
     assert page.locator(".switches label").all_inner_texts() == ["demo", "other"]
     row = page.locator(".differing tbody tr")
@@ -196,7 +196,7 @@ def test_two_runs_share_charts_and_can_be_switched_off(run: Path, other: Path, v
     assert choose(page, "run", "1") == "40 of 84 responses on this page"
 
 
-def test_lengths_are_mapped_and_what_was_cut_is_shown(run: Path, other: Path, visit) -> None:
+def test_lengths_are_mapped_with_their_cuts(run: Path, other: Path, visit) -> None:
     page = visit(write_report(run, other, output=run / "both.html"))
     first, second = page.locator(".maps figure").all()
     assert "Tokens of 40 responses" in first.inner_text()
@@ -252,7 +252,7 @@ def test_a_violation_is_marked_in_the_text(run: Path, visit) -> None:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("viewport", [PHONE, DESKTOP], ids=["phone", "desktop"])
-def test_hostile_text_does_nothing_and_never_widens_the_page(run: Path, other: Path, visit, viewport, scheme) -> None:
+def test_hostile_text_never_acts_or_widens_the_page(run: Path, other: Path, visit, viewport, scheme) -> None:
     long = "x" * 3000
     texts = {
         "story": HOSTILE + long,
@@ -279,7 +279,7 @@ def test_hostile_text_does_nothing_and_never_widens_the_page(run: Path, other: P
     assert page.evaluate("document.documentElement.scrollWidth") == viewport["width"]
 
 
-def test_a_page_of_a_run_with_nothing_says_so(run: Path, visit) -> None:
+def test_page_of_an_empty_run_says_so(run: Path, visit) -> None:
     for name in ("metrics.jsonl", "rollouts.jsonl"):
         (run / name).write_text("")
     text = visit(write_report(run), viewport=PHONE).locator("main").inner_text()

@@ -28,7 +28,7 @@ def text_of(blocks: list) -> str:
     return "".join(text for _, pieces in blocks for text, _ in pieces)
 
 
-def test_before_and_after_counts_questions_by_their_share_of_right_samples(run: Path) -> None:
+def test_before_and_after_count_questions_by_share(run: Path) -> None:
     rows = []
     for name, before, after in (("same", 1, 1), ("up", 0, 2), ("down", 2, 1), ("late", 0, 1), ("only-before", 2, None)):
         for phase, step, count in (("eval_sft", 0, before), ("eval_grpo", 5, after)):
@@ -70,7 +70,7 @@ def test_the_status_of_a_response(fields: dict, status: str) -> None:
     assert status_of(rollout("grpo", 1, "x") | fields) == status
 
 
-def test_an_even_draw_is_spread_over_a_stream_of_any_length() -> None:
+def test_even_draw_spreads_over_any_stream() -> None:
     for length in (5, 100, 320 * 600):
         draw: EvenDraw[int] = EvenDraw(100)
         for i in range(length):
@@ -83,7 +83,7 @@ def test_an_even_draw_is_spread_over_a_stream_of_any_length() -> None:
         assert length == 5 or max(b - a for a, b in zip(first, [*first[1:], length], strict=True)) <= 3 * length / 10
 
 
-def test_the_map_of_lengths_keeps_every_response_in_bounded_cells() -> None:
+def test_map_of_lengths_bounds_its_cells() -> None:
     found, random_ = LengthMap(), random.Random(0)
     rows = [(step, random_.randrange(3073)) for step in range(1, 601) for _ in range(20)]
     for step, length in rows:
@@ -106,7 +106,7 @@ def test_lengths_are_those_of_rows_with_tokens(run: Path) -> None:
     assert lengths["columns"] == [(0, 1, [(7, 1), (40, 1)])]
 
 
-def test_the_choice_of_a_long_run_is_bounded_spread_and_has_what_is_rare(run: Path, monkeypatch) -> None:
+def test_choice_of_a_long_run_is_bounded(run: Path, monkeypatch) -> None:
     rows = [rollout("eval", 0, f"q{k}") for k in range(300)]
     rows += [
         rollout("grpo", step, f"{step}-{k}", reward=(7 * k + step) % 31) for step in range(1, 101) for k in range(32)
@@ -143,7 +143,7 @@ def test_rows_are_read_back_from_where_they_begin(run: Path) -> None:
     assert list(read_rows(path, offsets)) == rows
 
 
-def test_stages_are_marked_in_the_response_and_its_text_is_whole() -> None:
+def test_stages_are_marked_in_whole_responses() -> None:
     marked = mark_response(RESPONSE)
     assert [stage for stage, _ in marked.blocks] == ["", "encode", "interpret", "goal", "respond", ""]
     assert text_of(marked.blocks).replace("\n", "") == RESPONSE.replace("\n", "")
@@ -181,7 +181,7 @@ def test_a_problem_is_marked_where_it_stands(change: tuple[str, str], problem: s
     assert text_of(marked.blocks).replace("\n", "") == text.replace("\n", "")
 
 
-def test_a_very_long_text_is_cut_and_says_so() -> None:
+def test_very_long_text_is_cut_visibly() -> None:
     marked = mark_response("<think>" + "Goal: it is. " * 20_000)
     assert len(text_of(marked.blocks)) <= LONGEST_TEXT
     assert marked.left_out == 7 + 13 * 20_000 - LONGEST_TEXT

@@ -32,7 +32,7 @@ def test_plain_forms_are_read_as_meant():
     assert wrong == {}
 
 
-def test_a_letter_beyond_the_pronoun_and_an_options_own_text():
+def test_letter_beyond_pronoun_and_option_text():
     assert [named_letter(text, "ABCDEFGHIJKLMNO") for text in ("I", "(I)", "Answer: I", "I think so")] == [*"III", ""]
     assert [named_letter(text, "ABC", OPTIONS) for text in ("run", "**Run.**", "B. go", "ran")] == ["C", "C", "B", ""]
 

@@ -77,7 +77,7 @@ def free_port():
 # ---------------------------------------------------------------------------------------------------- what is sent
 
 
-def test_every_response_gets_the_score_of_its_own_prompt():
+def test_every_response_gets_its_own_score():
     with JudgeServer() as server, judge_at(server) as judge:
         verdicts = ask(judge, range(50))
     assert [verdict.score for verdict in verdicts] == [hashed_score(prompt(number)) for number in range(50)]
@@ -113,7 +113,7 @@ def test_an_empty_option_takes_a_parameter_away():
 
 
 @pytest.mark.parametrize("name", ["model", "messages", "stream", "n"])
-def test_options_may_not_take_over_what_the_judge_sets(name):
+def test_options_may_not_override_the_judge(name):
     with pytest.raises(ValueError, match=name):
         EndpointJudge(config_of("http://127.0.0.1:1/v1", options={name: "x"}))
 
@@ -125,7 +125,7 @@ def test_an_address_that_is_none(url):
 
 
 @pytest.mark.parametrize("url", [f"http://me:{KEY}@127.0.0.1/v1", f"http://127.0.0.1/v1?key={KEY}"])
-def test_an_address_with_a_secret_is_refused_without_saying_it(url):
+def test_address_with_a_secret_is_never_printed(url):
     with pytest.raises(ValueError, match="OPENAI_API_KEY") as error:
         EndpointJudge(config_of(url))
     assert KEY not in str(error.value)
@@ -183,7 +183,7 @@ def test_a_failure_that_passes_is_made_good(kind):
     assert not any("/" in name for name in counters)
 
 
-def test_a_call_that_hangs_is_given_up_and_asked_again():
+def test_hanging_call_is_given_up_and_retried():
     with JudgeServer(plan=("hang",)) as server, judge_at(server, call_timeout=0.3) as judge:
         started = time.monotonic()
         assert causes(ask(judge, [0])) == [""]
@@ -192,7 +192,7 @@ def test_a_call_that_hangs_is_given_up_and_asked_again():
 
 
 @pytest.mark.parametrize("kind", ["hang", "drip"])
-def test_a_server_that_only_hangs_or_drips_is_a_timeout(kind):
+def test_hanging_or_dripping_server_is_a_timeout(kind):
     with JudgeServer(faults={kind: 1.0}) as server, judge_at(server, call_timeout=0.2, retries=1) as judge:
         started = time.monotonic()
         assert causes(ask(judge, range(4))) == ["timeout"] * 4
@@ -240,7 +240,7 @@ def test_a_wait_beyond_the_deadline_is_not_begun():
         assert server.count() == 1
 
 
-def test_an_answer_of_20_mb_is_not_read_to_its_end():
+def test_answer_of_20_mb_is_cut_off():
     with JudgeServer(faults={"huge": 1.0}) as server, judge_at(server, max_answer_bytes=100_000) as judge:
         assert causes(ask(judge, [0])) == ["too_long"]
         time.sleep(0.2)
@@ -249,7 +249,7 @@ def test_an_answer_of_20_mb_is_not_read_to_its_end():
         assert not server.log[0].finished
 
 
-def test_an_error_of_20_mb_is_not_read_at_all():
+def test_error_of_20_mb_is_not_read():
     with JudgeServer(faults={"huge_error": 1.0}) as server, judge_at(server, retries=1) as judge:
         assert causes(ask(judge, [0])) == ["http_500"]
         time.sleep(0.2)
@@ -264,7 +264,7 @@ def test_the_size_limit_is_exact():
             assert causes(ask(judge, [0])) == [""]
 
 
-def test_faults_at_random_match_the_log_of_the_server():
+def test_random_faults_match_the_log_of_the_server():
     faults = {"500": 0.1, "garbage": 0.1, "html": 0.1, "hang": 0.05, "half": 0.05, "429": 0.1}
     expected = {
         "500": "http_500",
@@ -303,7 +303,7 @@ def test_the_server_comes_back():
 # ------------------------------------------------------------------------------------------------- deadline and end
 
 
-def test_the_deadline_counts_from_finish_and_late_answers_are_ignored():
+def test_deadline_counts_from_finish():
     with JudgeServer(latency=0.6, plan=("ok",) * 3) as server, judge_at(server, deadline=0.3) as judge:
         futures = [judge.submit("story", "question", thoughts(number)) for number in range(3)]
         time.sleep(0.1)
@@ -328,7 +328,7 @@ def test_the_deadline_ends_retries_and_the_queue():
         assert server.count() - calls <= 1
 
 
-def test_calls_that_the_deadline_cut_off_do_not_stand_in_the_way_of_the_next_ones():
+def test_calls_after_the_deadline_block_no_others():
     few = {"deadline": 0.2, "call_timeout": 60, "concurrency": 2}
     with JudgeServer(plan=("hang", "hang")) as server, judge_at(server, **few) as judge:
         assert causes(ask(judge, range(2))) == ["deadline"] * 2
@@ -336,7 +336,7 @@ def test_calls_that_the_deadline_cut_off_do_not_stand_in_the_way_of_the_next_one
         assert [answer.result(5).cause for answer in answers] == [""] * 5
 
 
-def test_a_late_answer_is_ignored_even_if_it_arrives_within_the_same_moment():
+def test_late_answer_of_the_same_moment_is_ignored():
     with JudgeServer() as server, judge_at(server) as judge:
         future = judge.submit("story", "question", thoughts(0))
         judge.finish()
@@ -410,7 +410,7 @@ def test_a_wrong_key_or_model_stops_at_once(monkeypatch, status):
         assert server.count() <= 8  # the rest was never asked
 
 
-def test_the_right_key_is_taken_and_a_wrong_one_is_not(monkeypatch):
+def test_right_key_is_taken_and_wrong_one_refused(monkeypatch):
     with JudgeServer(key=KEY) as server:
         monkeypatch.setenv("OPENAI_API_KEY", KEY)
         with judge_at(server) as judge:
@@ -420,7 +420,7 @@ def test_the_right_key_is_taken_and_a_wrong_one_is_not(monkeypatch):
             ask(judge, [0])
 
 
-def test_a_server_elsewhere_needs_a_key_and_one_on_this_machine_none():
+def test_remote_server_needs_a_key_and_local_none():
     with pytest.raises(JudgeRefused, match="OPENAI_API_KEY"):
         EndpointJudge(config_of("https://judge.example/v1"))
     with JudgeServer() as server:
@@ -429,7 +429,7 @@ def test_a_server_elsewhere_needs_a_key_and_one_on_this_machine_none():
         assert server.log[0].authorization == "Bearer none"
 
 
-def test_a_key_that_cannot_be_one_is_not_repeated(monkeypatch):
+def test_impossible_key_is_not_repeated(monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", f"{KEY}\nexport X=1")
     with pytest.raises(JudgeRefused, match="OPENAI_API_KEY") as error:
         EndpointJudge(config_of("http://127.0.0.1:1/v1"))
@@ -488,7 +488,7 @@ def test_no_key_gets_out(monkeypatch, caplog):
 # --------------------------------------------------------------------------------------------------------- limits
 
 
-def test_320_calls_of_a_server_that_takes_a_second_with_64_at_once():
+def test_320_slow_calls_with_64_at_once():
     """5 s are waiting; the rest is ours and the server's. Best of two: other tests run beside this one."""
     seconds = math.inf
     for _ in range(2):
@@ -510,14 +510,14 @@ def test_never_more_at_once_than_allowed(concurrency):
         assert server.most_at_once == concurrency
 
 
-def test_a_server_that_limits_the_rate_gets_everything_asked():
+def test_rate_limited_server_gets_everything_asked():
     """Four calls at once are answered, others get 429: more often in a row than `retries` allows for a dead server."""
     with JudgeServer(latency=0.02, most_calls=4) as server, judge_at(server, concurrency=64, retries=1) as judge:
         assert causes(ask(judge, range(100))) == [""] * 100
         assert server.count("429") == judge.counters()["retries"] > 0
 
 
-def test_a_limit_of_requests_a_minute_holds_in_every_window(monkeypatch):
+def test_request_limit_holds_in_every_window(monkeypatch):
     monkeypatch.setattr(chat, "MINUTE", 0.5)
     with JudgeServer() as server, judge_at(server, requests_per_minute=10) as judge:
         started = time.monotonic()
@@ -527,7 +527,7 @@ def test_a_limit_of_requests_a_minute_holds_in_every_window(monkeypatch):
     assert all(later - first > 0.25 for first, later in zip(starts, starts[10:], strict=False))
 
 
-def test_a_limit_of_tokens_a_minute_holds_and_retries_count(monkeypatch):
+def test_token_limit_holds_and_retries_count(monkeypatch):
     monkeypatch.setattr(chat, "MINUTE", 0.5)
     sent = sum(len(message["content"]) for message in rubric_messages("story", "question", thoughts(0))) / 3
     limit = int(4.5 * (sent + 500))  # room for four
@@ -539,7 +539,7 @@ def test_a_limit_of_tokens_a_minute_holds_and_retries_count(monkeypatch):
     assert all(later - first > 0.25 for first, later in zip(starts, starts[4:], strict=False))
 
 
-def test_a_call_above_the_limit_of_tokens_is_unscorable_and_holds_up_nobody():
+def test_call_above_the_token_limit_blocks_nothing():
     with JudgeServer() as server, judge_at(server, tokens_per_minute=4000, max_tokens=100) as judge:
         long = judge.submit("story", "question", "word " * 20_000)
         short = judge.submit("story", "question", thoughts(0))
@@ -571,7 +571,7 @@ def test_what_was_answered_is_not_asked_again(tmp_path):
             assert judge.counters()["cache_hits"] == 0
 
 
-def test_a_rubric_of_the_users_own_is_sent_and_its_answers_are_kept_apart(tmp_path):
+def test_own_rubric_is_sent_and_cached_apart(tmp_path):
     form = '<thoughts-${fence}>\n${thoughts}\n</thoughts-${fence}>\n{"code": "${code}", "total": ...}'
     rubric, cache = tmp_path / "rubric.txt", str(tmp_path / "cache")
     with JudgeServer() as server:
@@ -584,7 +584,7 @@ def test_a_rubric_of_the_users_own_is_sent_and_its_answers_are_kept_apart(tmp_pa
     assert systems[1:] == ["Be kind.", "Be strict."]
 
 
-def test_replay_offline_gives_the_same_verdicts_without_a_server(tmp_path, monkeypatch):
+def test_offline_replay_gives_the_same_verdicts(tmp_path, monkeypatch):
     with JudgeServer() as server, judge_at(server, cache=str(tmp_path)) as judge:
         online = ask(judge, range(10))
     monkeypatch.setitem(sys.modules, "openai", None)  # not even the package is needed
@@ -608,7 +608,7 @@ def test_failures_are_not_kept(tmp_path, kind):
             assert causes(ask(judge, [0])) == [""]
 
 
-def test_a_cut_cache_file_is_asked_again_and_replaced(tmp_path):
+def test_cut_cache_file_is_replaced(tmp_path):
     with JudgeServer() as server:
         with judge_at(server, cache=str(tmp_path)) as judge:
             first = ask(judge, [0])
@@ -623,7 +623,7 @@ def test_a_cut_cache_file_is_asked_again_and_replaced(tmp_path):
         assert file.read_bytes() == whole
 
 
-def test_a_cache_that_cannot_be_written_costs_no_score(tmp_path, caplog):
+def test_unwritable_cache_costs_no_score(tmp_path, caplog):
     folder = tmp_path / "file"
     folder.write_text("in the way")
     with JudgeServer() as server, judge_at(server, cache=str(folder)) as judge:

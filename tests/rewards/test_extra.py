@@ -83,7 +83,7 @@ def function(tmp_path, monkeypatch, request):
         ),
     ],
 )
-def test_a_function_that_raises_names_file_line_and_response(body, at, line, words, function):
+def test_raising_function_names_file_line_and_response(body, at, line, words, function):
     reward, file = function(body)
     error = extra_rewards("own", reward, RECORDS)["error"]
     assert error.startswith(f"rewards.extra.own: reward failed{at}: {file}:{line}: {words}"), error
@@ -129,7 +129,7 @@ def test_what_is_a_reward():
         ("\nimport not_there_at_all\n", r":2: ModuleNotFoundError: No module named 'not_there_at_all'"),
     ],
 )
-def test_a_module_that_cannot_be_imported_names_its_line(body, reason, function):
+def test_broken_module_names_its_line(body, reason, function):
     with pytest.raises(ValueError, match=r"rewards\.extra\.own: cannot import 'own_") as error:
         function(body)
     assert re.search(rf"own_\w+\.py{re.escape(reason)}", str(error.value)), error.value
@@ -201,7 +201,7 @@ builtin = max
         ("method_trl", "(completions), as in TRL"),
     ],
 )
-def test_a_function_of_other_arguments_is_refused_when_loaded(names, takes, tmp_path):
+def test_function_of_other_arguments_is_refused_when_loaded(names, takes, tmp_path):
     (tmp_path / "own.py").write_text(ARGUMENTS)
     for name in names.split():
         function = f"{tmp_path}/own.py:{name}"
@@ -216,7 +216,7 @@ def test_a_function_of_other_arguments_is_refused_when_loaded(names, takes, tmp_
         )
 
 
-def test_a_file_may_hold_several_and_import_what_is_beside_it(tmp_path, monkeypatch):
+def test_file_holds_several_and_imports_its_neighbours(tmp_path, monkeypatch):
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub" / "beside_it.py").write_text("NUMBER = 3.0\n")
     body = "import beside_it\nCALLS = []\ndef one(r):\n    CALLS.append(1)\n    return [beside_it.NUMBER]\n"

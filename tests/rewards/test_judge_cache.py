@@ -36,7 +36,7 @@ def test_everything_that_is_asked_makes_another_key(changed):
     assert answer_key(**ASKED | changed) != KEY
 
 
-def test_a_key_is_the_same_in_every_process_and_order():
+def test_key_is_equal_in_every_process_and_order():
     turned = {"max_tokens": 64, "temperature": 0.0}
     assert answer_key(**ASKED | {"parameters": turned}) == KEY
     command = f"from socialr1_jax.rewards.judge_cache import answer_key; print(answer_key(**{ASKED!r}))"
@@ -64,7 +64,7 @@ def test_a_missing_folder_is_an_empty_cache(tmp_path):
     assert not (tmp_path / "a").exists()
 
 
-def test_a_file_cut_anywhere_counts_as_absent_and_is_replaced(tmp_path):
+def test_cut_file_counts_as_absent_and_is_replaced(tmp_path):
     cache = JudgeCache(tmp_path)
     cache.put(KEY, "the reply")
     (file,) = tmp_path.rglob("*.json")
@@ -117,7 +117,7 @@ def test_a_copy_under_another_name_is_not_taken(tmp_path):
     assert cache.get(other) is None
 
 
-def test_a_full_disk_is_an_os_error_and_a_folder_in_the_way_is_no_answer(tmp_path):
+def test_full_disk_and_blocked_folder_lose_no_answer(tmp_path):
     (tmp_path / KEY[:2]).write_text("a file where the folder should be")
     cache = JudgeCache(tmp_path)
     assert cache.get(KEY) is None
@@ -138,7 +138,7 @@ for number in range(60):
 """
 
 
-def test_processes_and_threads_that_write_the_same_keys_never_leave_half_a_file(tmp_path):
+def test_concurrent_writers_never_leave_half_a_file(tmp_path):
     writers = [subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path), letter]) for letter in "ab"]
     cache = JudgeCache(tmp_path)
     errors = []

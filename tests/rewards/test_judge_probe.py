@@ -32,13 +32,13 @@ def fault(monkeypatch, caplog):
     return call
 
 
-def test_a_judge_that_grades_has_no_fault_and_is_asked_once(fault):
+def test_grading_judge_is_asked_once(fault):
     with JudgeServer(key=SECRET) as server:
         assert fault(server.base_url) == ""
         assert server.count() == 1
 
 
-def test_a_judge_that_fails_by_chance_is_asked_again(fault):
+def test_judge_that_fails_by_chance_is_retried(fault):
     with JudgeServer(plan=("ungraded", "refusal")) as server:
         assert fault(server.base_url) == ""
         assert len({call.prompt for call in server.log}) == 3

@@ -213,7 +213,7 @@ def test_backward_justification(start):
     assert judgement.score == pytest.approx(0.5)
 
 
-def test_the_answer_with_its_reason_inside_interpret_is_backward():
+def test_answer_reasoned_inside_interpret_is_backward():
     judgement = judge_thoughts(trace(interpret="The answer is the drawer because Anna did not see Ben move the coin."))
     assert judgement.violations == ("backward_justification",)
     forward = trace(interpret="Anna did not see Ben move the coin, so the answer is the drawer.")

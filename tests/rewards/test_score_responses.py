@@ -197,7 +197,7 @@ def test_free_text_without_story(score):
         ([ROW], "a row is a JSON object, not list"),
     ],
 )
-def test_a_bad_row_names_its_line_and_writes_nothing(score, capsys, row, message):
+def test_bad_row_names_its_line_and_writes_nothing(score, capsys, row, message):
     status, found = score([ROW, row])
     assert (status, found) == (2, None)
     error = capsys.readouterr().err
@@ -244,7 +244,7 @@ def test_judge_none_is_refused_where_it_is_needed(main, capsys):
     assert "judge is none" in capsys.readouterr().err
 
 
-def test_a_judge_that_does_not_answer_is_one_line(main, tmp_path, capsys):
+def test_silent_judge_is_one_line(main, tmp_path, capsys):
     pytest.importorskip("openai")
     (tmp_path / "in.jsonl").write_text(json.dumps(ROW))
     judge = [f"rewards.structure.{one}" for one in ("judge=endpoint", "base_url=http://127.0.0.1:9/v1", "model=m")]

@@ -78,7 +78,7 @@ def test_results_come_by_place_whatever_the_order(endpoint):
     assert scorer.results(0) == []
 
 
-def test_the_judge_sees_thoughts_alone_and_is_not_asked_in_vain(endpoint):
+def test_judge_sees_thoughts_alone_and_when_needed(endpoint):
     judge = ScriptedJudge()
     scorer = scorer_with(judge, endpoint)
     scorer.submit(0, response("A"), EXAMPLE)
@@ -93,7 +93,7 @@ def test_the_judge_sees_thoughts_alone_and_is_not_asked_in_vain(endpoint):
     assert len(judge.asked) == 1
 
 
-def test_what_the_judge_could_not_say_is_nan_with_its_cause(endpoint):
+def test_unjudged_response_is_nan_with_its_cause(endpoint):
     scorer = scorer_with(ScriptedJudge([Verdict.unscorable("timeout"), Verdict(0.9)]), endpoint)
     scorer.submit(0, response(), EXAMPLE)
     scorer.submit(1, response(), EXAMPLE)
@@ -114,7 +114,7 @@ def test_a_refusal_is_raised(endpoint):
         scorer.results(0)
 
 
-def test_only_the_time_after_the_last_response_is_waited(endpoint):
+def test_only_time_after_the_last_response_counts(endpoint):
     scorer = scorer_with(ScriptedJudge(seconds=0.3), endpoint)
     scorer.submit(0, response(), EXAMPLE)
     time.sleep(0.4)  # the sampler is at work
@@ -125,7 +125,7 @@ def test_only_the_time_after_the_last_response_is_waited(endpoint):
     assert scorer.metrics()["judge/waited_seconds"] > 0.2
 
 
-def test_each_process_asks_about_its_share_and_all_get_all(endpoint):
+def test_each_process_asks_about_its_share(endpoint):
     """Two processes, played one after the other; what they give each other goes through a common place."""
     judges = [ScriptedJudge([Verdict(0.1), Verdict(0.3)]), ScriptedJudge([Verdict(0.2), Verdict(0.4)])]
     scorers = [scorer_with(judge, endpoint, process=(i, 2)) for i, judge in enumerate(judges)]
@@ -234,7 +234,7 @@ def shy(records):
 """
 
 
-def test_several_functions_have_weights_gates_and_causes_of_their_own(tmp_path, monkeypatch):
+def test_functions_have_own_weights_gates_and_causes(tmp_path, monkeypatch):
     (tmp_path / "two.py").write_text(TWO)
     monkeypatch.chdir(tmp_path)
     functions = {
@@ -303,7 +303,7 @@ def test_parts_add_up_to_the_total(preset):
     assert all(math.isfinite(part) for part in malformed.parts().values())
 
 
-def test_a_failed_format_has_no_parts_although_nobody_was_asked():
+def test_failed_format_has_no_parts():
     terms = social_r1_reward("no tags", "B", None, None)
     assert set(terms.parts().values()) == {0.0}
     group = [terms, *some_terms([0.1, 0.9], [0.5, 0.1], [1, 0])]
@@ -327,7 +327,7 @@ def test_shares_are_those_of_the_variance_within_groups():
     assert variance_shares(terms, np.ones((1, 2))) == {}
 
 
-def test_a_term_that_does_not_vary_has_no_share():
+def test_constant_term_has_no_share():
     """What length makes of its part is the length's."""
     terms = [social_r1_reward(response("B", THOUGHTS[:n]), "B", 0.3, 0.5, 0) for n in (300, 500, 1000)]
     shares = variance_shares(terms, totals(terms, 3))
@@ -375,7 +375,7 @@ def test_the_window_counts_failures_over_steps():
     assert "11 of 40 responses of the last 4 steps could not be scored (judge_timeout 11)" in window.problem
 
 
-def test_a_dead_judge_stops_the_run_before_the_window_is_full():
+def test_dead_judge_stops_the_run_early():
     window = UnscorableWindow(RewardConfig(most_unscorable=0.25, unscorable_window=4))
     window.add(unscored(10, 10))  # a quarter of the window: still allowed
     assert window.problem == ""

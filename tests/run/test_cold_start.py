@@ -41,7 +41,7 @@ def test_it_takes_the_questions_with_thoughts(tmp_path, caplog):
         cold_start_questions(config, open_questions([file]))
 
 
-def test_bad_rows_of_training_and_evaluation_are_listed_at_once(tmp_path):
+def test_bad_rows_of_all_files_are_listed_together(tmp_path):
     files = [question_file(tmp_path / name, ["why", None]) for name in ("a", "b")]
     for file in files:
         file.write_text(file.read_text() + '{"question": 1}\n')

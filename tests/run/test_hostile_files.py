@@ -145,7 +145,7 @@ def test_a_bad_file_ends_with_status_2(tmp_path, capsys, text):
     assert line.isprintable()
 
 
-def test_numbers_and_aliases_are_read_and_dates_are_texts(tmp_path):
+def test_numbers_and_aliases_are_read_dates_are_texts(tmp_path):
     file = tmp_path / "run.yaml"
     file.write_text(
         "output_dir: 2020-01-01\nseed: 0x10\nsteps: 1_000\nquiet: yes\n"
@@ -163,7 +163,7 @@ def test_numbers_and_aliases_are_read_and_dates_are_texts(tmp_path):
 
 
 @pytest.mark.parametrize("text", NOT_CONFIGURATIONS.values(), ids=NOT_CONFIGURATIONS)
-def test_the_report_names_a_config_that_cannot_be_read(tmp_path, text):
+def test_report_names_an_unreadable_config(tmp_path, text):
     (tmp_path / "config.yaml").write_text(text, encoding="utf-8")
     (tmp_path / "summary.json").write_text('{"steps": 3}')
     began = time.process_time()
@@ -172,7 +172,7 @@ def test_the_report_names_a_config_that_cannot_be_read(tmp_path, text):
     assert time.process_time() - began < 20
 
 
-def test_the_report_reads_the_beginning_of_an_endless_config(tmp_path):
+def test_report_reads_only_the_beginning_of_configs(tmp_path):
     (tmp_path / "config.yaml").write_text("seed: 1\n#" + "x" * 4_000_000)
     assert write_report(tmp_path).stat().st_size < 3_000_000
 
@@ -231,7 +231,7 @@ def restored(folder: Path) -> dict:
         b"\xff\xfe",
     ],
 )
-def test_a_manifest_that_does_not_fit_its_checkpoint_sets_it_aside(folder, change):
+def test_unfit_manifest_sets_its_checkpoint_aside(folder, change):
     manifest = folder / "4" / "manifest.json"
     text = json.dumps(json.loads(manifest.read_text()) | change) if isinstance(change, dict) else change
     manifest.write_bytes(text if isinstance(text, bytes) else text.encode())
@@ -255,7 +255,7 @@ def test_a_manifest_lists_every_file(folder):
 
 
 @pytest.mark.parametrize("name", ["４", "²", "９", "007", "0x5", "+6", "-6", "6_0", "x_6", " 6"])
-def test_a_folder_that_only_looks_like_a_step_is_passed_over(folder, name):
+def test_folder_that_resembles_a_step_is_ignored(folder, name):
     (folder / name).mkdir()
     (folder / name / "manifest.json").write_text("{}")
     assert sorted(whole_steps(folder)) == [3, 4]
@@ -294,7 +294,7 @@ WRONG = (5, -5, "4", 1.5, True, None, [], [[1]], {"a": 1}, 10**30)
         (("schema",), ("2", None, 99, [], 10**3000)),
     ],
 )
-def test_a_run_part_of_wrong_types_is_one_line(saved, folder, path, values):
+def test_run_part_of_wrong_types_is_one_line(saved, folder, path, values):
     for value in values:
         shutil.rmtree(folder / "4")
         shutil.copytree(saved / "4", folder / "4")
@@ -362,7 +362,7 @@ PLACE = {"grain": {"next_index": 4}, "questions": 12, "seed": 0}
         ),
     ],
 )
-def test_each_part_of_a_run_checks_what_it_restores(part, good, bad):
+def test_each_part_checks_what_it_restores(part, good, bad):
     part().set_state(good)
     for state in bad:
         with pytest.raises(ValueError):
@@ -465,7 +465,7 @@ def test_a_recording_keeps_what_the_users_functions_gave(recording):
 
 
 @pytest.mark.parametrize(("path", "value"), BAD_LINES)
-def test_a_line_of_a_recording_with_a_wrong_field_names_it(recording, tmp_path, path, value):
+def test_recording_with_a_wrong_field_names_it(recording, tmp_path, path, value):
     replay = recording(changed(path, value))
     replay.read(0)
     with pytest.raises(ConfigError) as caught:
@@ -482,7 +482,7 @@ def test_a_line_that_is_no_rollouts_is_named(recording, text):
     one_short_line(caught.value)
 
 
-def test_a_good_recording_is_read_as_it_was_written(recording):
+def test_good_recording_is_read_as_written(recording):
     replay = recording(line(1))
     replay.check(num_tokens=9)
     rollouts = replay.read(1)

@@ -103,7 +103,7 @@ FILES = {
 
 
 @pytest.mark.parametrize("changed", [*FILES, None, "gone", "no record", "damaged"])
-def test_a_changed_file_of_the_users_is_refused_on_resume(changed, tmp_path, monkeypatch):
+def test_changed_file_is_refused_on_resume(changed, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in FILES:
         (tmp_path / name).write_text("X = 1\n")
@@ -154,7 +154,7 @@ def test_a_changed_file_of_the_users_is_refused_on_resume(changed, tmp_path, mon
     ("kind", "given"),
     [(RunConfig, RUN[:2]), (QuickstartConfig, ()), (RewardModelConfig, ("model.path=m", "data.pairs=p.jsonl"))],
 )
-def test_more_steps_go_on_where_the_learning_rate_does_not_depend_on_them(kind, given, schedule, tmp_path):
+def test_more_steps_resume_with_a_constant_rate(kind, given, schedule, tmp_path):
     settings = [*given, f"optimizer.schedule={schedule}"]
     save_config(load_config(kind, None, [*settings, "steps=100"]), tmp_path / "config.yaml")
     more = load_config(kind, None, [*settings, "steps=101"])
@@ -230,7 +230,7 @@ def test_more_epochs_are_more_steps(schedule, epochs, message, tmp_path):
         ("epochs=1e9", "steps must be less than 2147483648, not 50000000000"),
     ],
 )
-def test_settings_that_do_not_fit_the_steps_of_the_epochs_say_so(setting, message):
+def test_settings_beyond_the_epochs_steps_are_reported(setting, message):
     config = load_config(RunConfig, None, [*RUN[:2], *(["epochs=0.02"] if "epochs" not in setting else []), setting])
     with pytest.raises(ConfigError, match=message) as refused:
         in_steps(config, 50, 1)

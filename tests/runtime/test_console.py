@@ -149,7 +149,7 @@ def test_no_text_commands_the_terminal(place, kind, monkeypatch):
     assert not wrong
 
 
-def test_lines_end_without_blanks_where_no_terminal_shows_them(monkeypatch):
+def test_piped_lines_end_without_blanks(monkeypatch):
     table = Table("name", "value", title="a title", caption="a caption", caption_justify="left", show_edge=False)
     table.add_row("a longer cell", "")
     for stream, padded in ((io.StringIO(), False), (Terminal(), True)):
@@ -232,7 +232,7 @@ def test_a_bar_is_drawn_in_any_encoding(encoding, monkeypatch):
     assert bar.__rich__().plain == f"grpo {5 * full}{5 * rest} 1/2  0:00"
 
 
-def test_no_cell_is_cut_where_no_terminal_shows_it(monkeypatch):
+def test_piped_output_cuts_no_cell(monkeypatch):
     monkeypatch.setattr(sys, "stdout", io.StringIO())
     monkeypatch.setattr(console, "_width", 80)
     table = Table("word " * 40)
@@ -439,7 +439,7 @@ def test_work_goes_on_without_its_console(name, monkeypatch):
 
 
 @pytest.mark.parametrize("name", STREAMS)
-def test_a_second_signal_ends_a_run_without_a_console(name, monkeypatch):
+def test_second_signal_ends_a_run_without_console(name, monkeypatch):
     ended = []
     monkeypatch.setattr(sys, "stderr", STREAMS[name]())
     monkeypatch.setattr(interrupt.os, "_exit", ended.append)
@@ -454,7 +454,7 @@ def test_a_second_signal_ends_a_run_without_a_console(name, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["no reader", "would block", "closed"])
-def test_a_result_that_cannot_be_printed_ends_its_command(name, tmp_path, monkeypatch, capsys):
+def test_unprintable_result_ends_its_command(name, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("socialr1_jax.evaluation.rescore.rescore", lambda file: {"accuracy": 0.5, "n": ["x" * 99] * 99})
     (samples := tmp_path / "samples.jsonl").touch()
     monkeypatch.setattr(sys, "stdout", STREAMS[name]())

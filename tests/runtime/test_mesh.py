@@ -53,7 +53,7 @@ def test_an_update_is_the_same_on_every_mesh(results, mesh):
 
 
 @pytest.mark.parametrize("mesh", ["1x1x1", *MESHES, "two processes"])
-def test_no_device_waits_for_another_while_it_has_rows(results, mesh):
+def test_no_device_waits_for_another_with_rows(results, mesh):
     wall, longest = results[mesh]["wall_steps"]
     assert wall == longest
 

@@ -88,7 +88,7 @@ def test_a_sample_does_not_depend_on_the_batch(engine, prompts, sampled, max_row
     assert tokens_of(replace(engine, max_rows=max_rows).sample(prompts, sampling)) == tokens_of(sampled)
 
 
-def test_a_sample_is_the_same_alone_in_64_and_in_another_order(engine, prompts, sampled):
+def test_sample_is_equal_in_any_batch_and_order(engine, prompts, sampled):
     sampling = SamplingParams(n=2, max_new_tokens=24, seed=5)
     for i in (0, 13):
         assert tokens_of(engine.sample([prompts[i]], sampling, prompt_ids=[i])) == tokens_of(sampled[i : i + 1])
@@ -99,7 +99,7 @@ def test_a_sample_is_the_same_alone_in_64_and_in_another_order(engine, prompts, 
     assert tokens_of(other) != tokens_of(sampled[:2])
 
 
-def test_a_prompt_that_comes_again_gets_draws_of_its_own(engine, prompts):
+def test_repeated_prompt_gets_its_own_draws(engine, prompts):
     """The k-th time its sample indices begin at k * n, whatever stands between and however rows are batched."""
     sampling = SamplingParams(n=2, max_new_tokens=12, seed=5)
     [six], [other] = (
@@ -115,7 +115,7 @@ def test_a_prompt_that_comes_again_gets_draws_of_its_own(engine, prompts):
         assert tokens_of(found) == [six[:2], other, six[2:4], six[4:]]
 
 
-def test_the_smallest_temperatures_are_greedy_and_the_trainer_agrees(engine, tiny_jax, prompts, pad_rows):
+def test_smallest_temperatures_are_greedy_in_the_trainer_too(engine, tiny_jax, prompts, pad_rows):
     """Log-probs come to their limit, 0; the largest float is no infinity."""
     temperatures = [1e-4, 1e-8, 1e-10, 1e-30, 1e-38, 1e-45, 5e-324]
     asked = [SamplingParams(max_new_tokens=8, temperature=value) for value in (0, *temperatures, 1e300)]
@@ -130,7 +130,7 @@ def test_the_smallest_temperatures_are_greedy_and_the_trainer_agrees(engine, tin
     assert min(greedy.logprobs) < -1e-3  # at temperature 0 itself they are the plain softmax's
 
 
-def test_logprobs_of_refilled_rows_are_those_of_a_full_forward(engine, tiny_jax, prompts, pad_rows, log_softmax):
+def test_refilled_rows_have_logprobs_of_full_forwards(engine, tiny_jax, prompts, pad_rows, log_softmax):
     each = [
         SamplingParams(max_new_tokens=new, temperature=0.7, top_k=9, raw_logprobs=i % 2 == 0)
         for i, new in enumerate(NEW)
@@ -201,7 +201,7 @@ def words(ids):
     return "".join(f"<{i}>" for i in ids)
 
 
-def test_stop_strings_end_a_row_at_the_token_that_completes_them(engine, prompts, greedy):
+def test_stop_string_ends_at_its_completing_token(engine, prompts, greedy):
     across = words(greedy[1][4:7])[1:-1]  # begins and ends inside a token
     sampling = SamplingParams(max_new_tokens=24, temperature=0, stop=(across, "never"))
     with_text = replace(engine, decode=words, segment_tokens=3)
@@ -236,7 +236,7 @@ def test_a_thinking_budget_puts_the_end_in(engine, prompts):
     assert early.tokens == plain.tokens
 
 
-def test_a_row_without_finite_logits_ends_alone_and_its_place_is_clean(tiny, prompts, greedy, caplog):
+def test_row_without_finite_logits_ends_cleanly(tiny, prompts, greedy, caplog):
     model = load_hf(tiny.folder)
     bad = 150
     params = model.params
@@ -251,7 +251,7 @@ def test_a_row_without_finite_logits_ends_alone_and_its_place_is_clean(tiny, pro
     assert "prompt 1: logits are not finite, a response ends with an error" in caplog.messages
 
 
-def test_a_stop_string_before_the_failure_leaves_a_clean_place_too(tiny, prompts, greedy):
+def test_stop_string_before_a_failure_leaves_clean_places(tiny, prompts, greedy):
     model = load_hf(tiny.folder)
     row = LENGTHS.index(70)  # what fails lies behind the 64 slots that the next prompt writes anew
     bad = next(token for j, token in enumerate(greedy[row]) if j > 1 and token not in prompts[row] + greedy[row][:j])
@@ -356,7 +356,7 @@ def test_bad_requests_are_told_before_a_compile(engine, prompt, fields, message)
     assert compile_count() == before
 
 
-def test_a_request_larger_than_memory_is_told_before_a_compile(engine):
+def test_oversized_request_is_reported_before_compiling(engine):
     before = compile_count()
     with pytest.raises(ValueError, match=r"sampling does not fit: one row of 960 tokens"):
         replace(engine, memory=100_000).sample([[1] * 32], SamplingParams(max_new_tokens=900))

@@ -35,7 +35,7 @@ def same(found, wanted):
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_prompts_that_come_at_any_time_get_what_they_would_get_at_once(engine, prompts, wanted, seed):
+def test_late_prompts_equal_those_given_at_once(engine, prompts, wanted, seed):
     draw = random.Random(seed)
     order = draw.sample(range(len(prompts)), len(prompts))
     feed = Feed(engine, SAMPLING, prompt_tokens=150, rows=8)

@@ -163,7 +163,7 @@ def test_filters_that_no_row_uses_are_left_out():
 
 @pytest.mark.parametrize("options", [{}, {"top_k": 3}, {"top_p": 0.5}, {"min_p": 0.1}], ids=str)
 @pytest.mark.parametrize("temperature", [1e-7, 1e-30])
-def test_below_greedy_a_row_takes_the_token_of_temperature_0_also_for_ties(temperature, options):
+def test_rows_below_greedy_equal_temperature_0(temperature, options):
     logits_bv = np.array([[0.5, 2.0, -np.inf, 2.0, 2.0], [-1.0, 6.5, 7.0, 7.0, 0.0]], np.float32)
     assert temperature < GREEDY
     for uniform in (0.0, 0.5, 0.99):

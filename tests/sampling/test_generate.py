@@ -65,7 +65,7 @@ def test_greedy_tokens_equal_transformers(tiny_models, prompts, name, options):
     assert tokens_of(completions) == expected
 
 
-def test_a_penalty_for_repetition_is_that_of_its_row_alone(tiny, tiny_jax, prompts, log_softmax):
+def test_repetition_penalty_is_that_of_its_row(tiny, tiny_jax, prompts, log_softmax):
     """Also where rows are refilled; log-probs are those of the distribution with the penalty."""
     each = [params(seed=3, repetition_penalty=penalty) for penalty in (1.0, 5.0, 0.5)]
     asked = [prompts[0]] * 3
@@ -138,7 +138,7 @@ def test_padded_vocabulary_rows_are_never_drawn(padded_vocabulary, tiny, prompts
 # --- stop tokens
 
 
-def test_a_stop_token_ends_its_row_alone_and_is_included(tiny_jax, prompts, standard):
+def test_stop_token_ends_its_row_and_is_included(tiny_jax, prompts, standard):
     drawn = [row for group in tokens_of(standard) for row in group]
     stops = (drawn[0][0], drawn[3][11], drawn[10][4])  # a first, a last and an inner position
     stopped = generate(tiny_jax, prompts[:6], params(stop_token_ids=stops))

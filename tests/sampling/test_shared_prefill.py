@@ -45,7 +45,7 @@ def test_units_hold_every_prompt_once_and_whole(prompts, most):
 
 
 @given(st.lists(st.lists(st.integers(0, 1), min_size=1, max_size=8), min_size=1, max_size=7), st.integers(8, 20))
-def test_no_other_cut_of_the_sorted_prompts_has_fewer_tokens(prompts, most):
+def test_no_other_cut_of_prompts_is_shorter(prompts, most):
     def tokens(part):
         shared = len(part[0]) - 1
         for prompt in part[1:]:
@@ -67,7 +67,7 @@ def plan_for(prompts, width):
 
 
 @given(st.lists(PROMPTS, min_size=1, max_size=2), st.integers(0, 40), st.sampled_from([2, 4, 16]))
-def test_calls_hold_every_prompt_once_and_slots_hold_its_tokens(devices, instruction, most):
+def test_calls_hold_every_prompt_and_token_once(devices, instruction, most):
     """The pool as the programs fill it: what is shared, and behind it the bins."""
     plan = plan_for(most, 128)
     devices = [[[5] * instruction + prompt for prompt in prompts] for prompts in devices]
@@ -118,7 +118,7 @@ def test_short_prompts_come_first_and_families_stay_together():
 
 
 @pytest.mark.parametrize(("bins", "width", "shared", "devices"), [(3, 40, 0, 2), (2, 7, 33, 1)])
-def test_attention_behind_a_prefix_is_that_over_the_whole(bins, width, shared, devices):
+def test_attention_behind_a_prefix_equals_the_whole(bins, width, shared, devices):
     """Both ways to compute it, where some slots of the prefix are empty, against one query after another."""
     draw = np.random.default_rng(2)
     b, heads = devices * bins, 4

@@ -49,7 +49,7 @@ places = st.lists(st.integers(0, 200), max_size=8)
 
 @settings(deadline=None)
 @given(text=texts, places=places)
-def test_pieces_hold_whole_characters_and_make_up_the_text(text, places):
+def test_pieces_hold_whole_characters_of_the_text(text, places):
     ids = TOKENIZER.encode(text, add_special_tokens=False)
     text = TOKENIZER.decode(ids)  # the tokenizer normalises (NFC)
     response, _ = stream(cut([*ids, STOP], places))
@@ -62,13 +62,13 @@ def test_pieces_hold_whole_characters_and_make_up_the_text(text, places):
 
 @settings(deadline=None)
 @given(ids=st.lists(st.integers(0, len(TOKENIZER) - 1).filter(lambda i: i != STOP), min_size=1), places=places)
-def test_bytes_that_are_no_text_are_shown_as_the_decoder_shows_them(ids, places):
+def test_bytes_without_text_are_shown_as_decoded(ids, places):
     response, _ = stream(cut(ids, places))
     assert "".join(response) == response.text == TOKENIZER.decode(ids)
     assert (response.tokens, response.finish_reason) == (len(ids), "length")
 
 
-def test_each_piece_comes_as_soon_as_its_characters_are_whole():
+def test_pieces_come_with_their_last_character():
     euro = TOKENIZER.encode("€", add_special_tokens=False)
     assert len(euro) == 3
     (a,) = TOKENIZER.encode("a", add_special_tokens=False)
@@ -76,21 +76,21 @@ def test_each_piece_comes_as_soon_as_its_characters_are_whole():
     assert list(response) == ["a", "€a", "a"]
 
 
-def test_half_a_character_at_the_length_limit_is_shown_as_such():
+def test_half_a_character_at_the_limit_is_shown():
     euro = TOKENIZER.encode("€", add_special_tokens=False)
     response, _ = stream([euro[:1], euro[1:2]])
     assert list(response) == ["\ufffd"]
     assert response.finish_reason == "length"
 
 
-def test_half_a_character_before_the_stop_token_is_shown_as_such():
+def test_half_a_character_before_a_stop_is_shown():
     euro = TOKENIZER.encode("€", add_special_tokens=False)
     response, _ = stream([euro[:2], [STOP]])
     assert list(response) == ["\ufffd"]
     assert response.finish_reason == "stop"
 
 
-def test_any_of_several_stop_tokens_ends_and_another_special_token_is_text():
+def test_any_stop_token_ends_and_others_are_text():
     (end,) = TOKENIZER.encode("<|endoftext|>", add_special_tokens=False)
     (a,) = TOKENIZER.encode("a", add_special_tokens=False)
     assert "".join(stream([[a, end]], stops=(end, STOP))[0]) == "a"
@@ -98,7 +98,7 @@ def test_any_of_several_stop_tokens_ends_and_another_special_token_is_text():
 
 
 @pytest.mark.parametrize(("wanted", "given"), [(200, 97), (97, 97), (96, 96)])
-def test_the_limit_is_lowered_to_the_positions_that_the_prompt_leaves(wanted, given):
+def test_limit_is_lowered_to_the_remaining_positions(wanted, given):
     _, [(prompts, sampling)] = stream([[STOP]], max_new_tokens=wanted, n=4, seed=5)
     assert prompts == [[1, 2, 3]]
     assert (sampling.max_new_tokens, sampling.n, sampling.seed) == (given, 1, 5)

@@ -89,7 +89,7 @@ def scripted(monkeypatch, tokenizer):
     return script
 
 
-def test_the_text_and_the_last_line_are_those_of_generate(main, model, tokenizer, capsys):
+def test_script_prints_what_generate_returns(main, model, tokenizer, capsys):
     options = ("--max_new_tokens", "24", "--temperature", "1.3", "--top_k", "50", "--top_p", "0.9", "--seed", "3")
     assert main(["--model", str(model), *QUESTION, *options, "--min_p", "0.001"]) == 0
     out = capsys.readouterr().out
@@ -111,7 +111,7 @@ def test_the_text_and_the_last_line_are_those_of_generate(main, model, tokenizer
     assert re.search(ending + r"\Z", out)
 
 
-def test_neither_the_model_nor_the_file_commands_the_terminal(main, model, tmp_path, capsys, scripted):
+def test_model_and_file_never_command_the_terminal(main, model, tmp_path, capsys, scripted):
     texts = {
         "\x1b[31mred\x1b]0;title\x07": "\\x1b[31mred\\x1b]0;title\\x07",
         "\u202eexe.png\u2066": "\\u202eexe.png\\u2066",
@@ -145,7 +145,7 @@ def test_a_reader_that_leaves_ends_the_answer(main, model, capsys, scripted, mon
     assert capsys.readouterr().err.count("\n") == 1  # "loading ..."
 
 
-def test_text_is_on_the_terminal_before_the_response_ends(main, model, capsys, scripted):
+def test_text_appears_before_the_response_ends(main, model, capsys, scripted):
     seen = []
     scripted(RESPONSE, before=lambda: seen.append(capsys.readouterr().out))
     assert main(["--model", str(model), *QUESTION]) == 0

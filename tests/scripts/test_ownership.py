@@ -273,7 +273,7 @@ def test_a_recording_is_not_overwritten(finished, tmp_path, inputs):
     assert (tmp_path / "other.jsonl").read_bytes() == content
 
 
-def test_links_in_a_run_folder_are_not_written_through(finished, tmp_path):
+def test_links_in_a_run_folder_are_not_followed(finished, tmp_path):
     victim = tmp_path / "victim"
     victim.write_text("precious")
     for name in (".lock", "metrics.jsonl", "rollouts.jsonl", "config.yaml", "summary.json", "report.html"):
@@ -285,7 +285,7 @@ def test_links_in_a_run_folder_are_not_written_through(finished, tmp_path):
         assert victim.read_text() == "precious"
 
 
-def test_a_folder_of_another_kind_of_command_or_another_model_is_not_overwritten(inputs, tmp_path, capsys):
+def test_folder_of_another_command_is_not_overwritten(inputs, tmp_path, capsys):
     put(tmp_path / "runs" / ".lock", "socialr1_jax       1234 run 0.0\n")
     put(tmp_path / "runs" / "results.json", "precious")
     put(tmp_path / "evaluated" / ".lock", "socialr1_jax       1234 evaluation 0.0\n")

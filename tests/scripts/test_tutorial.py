@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.slow
-def test_the_tutorial_from_its_first_command_to_its_last(tmp_path):
+def test_tutorial_from_first_to_last_command(tmp_path):
     for name in ("scripts", "configs", "convert"):
         (tmp_path / name).symlink_to(ROOT / name)
     blocks = re.findall(r"^```bash\n(.*?)^```", (ROOT / "docs/tutorial.md").read_text(encoding="utf-8"), re.M | re.S)

@@ -80,7 +80,7 @@ def test_every_kind_for_every_story_and_its_stages():
     assert len({pair.id for pair in pairs()}) == len(pairs())
 
 
-def test_the_chosen_text_is_the_reference_and_the_story_is_the_examples():
+def test_chosen_text_is_the_reference_of_the_story():
     used = set()
     for pair in pairs():
         example = example_of(pair)
@@ -96,7 +96,7 @@ def test_the_chosen_text_is_the_reference_and_the_story_is_the_examples():
     assert used == {"full", "brief"}
 
 
-def test_single_stages_are_parts_of_the_whole_pair_and_come_when_they_differ():
+def test_single_stages_are_parts_of_the_pair():
     whole = {(p.meta["kind"], p.meta["story_id"]): p for p in pairs() if not p.stage}
     staged = {(p.meta["kind"], p.meta["story_id"], p.stage): p for p in pairs() if p.stage}
     expected = {}
@@ -183,7 +183,7 @@ def test_a_wrong_perceiver_changes_perceptions_only():
         assert chosen == rejected
 
 
-def test_the_twins_of_a_pair_are_each_others_rejected_text():
+def test_twins_are_each_others_rejected_text():
     chosen = {p.meta["story_id"]: forms(example_of(p)).values() for p in pairs("wrong_perceiver")}
     twins = [p for p in pairs("wrong_perceiver") if example_of(p).meta.get("twin_of") in examples()]
     assert len(twins) > 0.7 * COUNT
@@ -194,7 +194,7 @@ def test_the_twins_of_a_pair_are_each_others_rejected_text():
 # --- ungrounded claim
 
 
-def test_an_ungrounded_claim_exchanges_two_words_and_is_not_in_the_story():
+def test_ungrounded_claim_exchanges_two_words():
     fresh, swapped = 0, 0
     for pair in pairs("ungrounded_claim"):
         encode, wrong = lines(pair.chosen)["Encode"], lines(pair.rejected)["Encode"]
@@ -214,7 +214,7 @@ def test_an_ungrounded_claim_exchanges_two_words_and_is_not_in_the_story():
     assert swapped > COUNT / 50
 
 
-def test_an_exchanged_word_meets_the_words_that_it_meets_in_the_stories():
+def test_exchanged_word_keeps_its_usual_neighbours():
     """No name beside a thing that the split keeps from it: else the rejected text could be told without the story."""
     met = set()
     for example in examples().values():
@@ -258,7 +258,7 @@ def test_a_loop_says_the_same_sentences_again():
         assert sum(rejected[s] != bases[0][s] for s in STAGES) == 1
 
 
-def test_option_first_moves_or_adds_nothing_but_the_answer():
+def test_option_first_moves_only_the_answer():
     for pair in pairs("option_first"):
         base = next(b for b in forms(example_of(pair)).values() if b == pair.chosen)
         said = sentences(base.replace("\n", " "))
@@ -283,7 +283,7 @@ def test_the_rules_judge_sees_the_fault(kind):
 
 
 @pytest.mark.parametrize("kind", ["wrong_perceiver", "ungrounded_claim"])
-def test_the_rules_judge_does_not_see_what_is_false(kind):
+def test_rules_judge_does_not_see_false_claims(kind):
     assert {judge_thoughts(pair.rejected).violations for pair in pairs(kind)} <= {(), ("thin:respond",)}
 
 
@@ -327,11 +327,11 @@ def accuracy_without_the_story(found: tuple[Pair, ...]) -> float:
 
 
 @pytest.mark.parametrize("kind", ["wrong_perceiver", "ungrounded_claim"])
-def test_what_is_false_cannot_be_told_without_the_story(kind):
+def test_false_claims_need_the_story_to_tell(kind):
     assert accuracy_without_the_story(pairs(kind)) < 0.62  # some 110 held out; measured with 500: 0.51 and 0.53
 
 
-def test_faults_of_form_can_be_told_without_the_story():
+def test_faults_of_form_need_no_story():
     """The same model does learn what is in the text, so that the test above could fail."""
     assert accuracy_without_the_story(pairs("option_first")) > 0.95
 
@@ -339,7 +339,7 @@ def test_faults_of_form_can_be_told_without_the_story():
 # --- arguments
 
 
-def test_the_same_arguments_give_the_same_pairs_on_every_run():
+def test_equal_arguments_give_equal_pairs():
     code = (
         "from socialr1_jax.stories.stories import generate_stories\n"
         "from socialr1_jax.stories.corruptions import corruption_pairs\n"
@@ -354,7 +354,7 @@ def test_the_same_arguments_give_the_same_pairs_on_every_run():
     assert len(runs) == 1
 
 
-def test_a_pair_hangs_on_its_story_and_kind_alone():
+def test_pair_depends_on_story_and_kind_alone():
     some = list(examples().values())[:8]
     every = corruption_pairs(some, seed=4)
     assert corruption_pairs(some, seed=4, kinds=["loop", "skipped_stage"]) == [

@@ -82,7 +82,7 @@ def test_variants_move_one_perception_or_two_together():
     assert thought["put leave move watch move"] == "jar"
 
 
-def test_variants_keep_what_is_last_or_may_not_move():
+def test_variants_keep_what_may_not_move():
     closed = replace(SCRIPT, closing=1)
     assert {kinds(script) for script, _ in variants(closed, random.Random(0))} == {
         "put leave move watch move",
@@ -98,7 +98,7 @@ def test_variants_keep_what_is_last_or_may_not_move():
 # -------------------------------------------------------------------------------------------------------------- as JSON
 
 
-def test_scripts_of_all_plots_come_back_from_their_json():
+def test_scripts_of_all_plots_survive_json():
     for example in generate_stories(120, seed=1, difficulty="hard"):
         text = example.meta["script"]
         script = Script.from_json(text)

@@ -63,7 +63,7 @@ def test_gold_equals_a_second_reading_of_the_story(options, distractors):
             assert gold_text(example) == answer(example.story, example.question), example
 
 
-def test_every_order_of_belief_has_answers_of_its_own():
+def test_every_order_of_belief_has_own_answers():
     """Views of views would pass the test above as plain views if these were always the same."""
     differ: Counter[str] = Counter()
     for example in every_story():
@@ -104,7 +104,7 @@ def mentions(example: Example) -> list[int]:
 
 
 @pytest.mark.parametrize("options", [3, 4])
-def test_answers_of_paths_are_mentioned_at_any_place_alike(options):
+def test_answers_of_paths_are_mentioned_anywhere_alike(options):
     ranks: defaultdict[str, Counter[int]] = defaultdict(Counter)
     for example in (*stories(options, 0), *stories(options, 5)):
         if example.meta["plot"] in PATHS:
@@ -132,7 +132,7 @@ def test_answers_about_witnesses_are_each_group_alike(options):
         assert max(shares) - min(shares) < 0.06, (kind, counts)
 
 
-def test_who_leaves_or_returns_first_or_last_says_nothing_of_witnesses():
+def test_order_of_leaving_reveals_no_witness():
     """One of the two alone is the answer in half of the stories: such a rule is right in a quarter."""
     right: defaultdict[tuple[str, int], list[bool]] = defaultdict(list)
     for example in every_story():
@@ -147,7 +147,7 @@ def test_who_leaves_or_returns_first_or_last_says_nothing_of_witnesses():
 
 
 @pytest.mark.parametrize("options", [3, 4])
-def test_no_rule_that_reads_no_minds_is_better_than_a_guess(options):
+def test_mindless_rules_are_no_better_than_guessing(options):
     audit = audit_examples([*stories(options, 0), *stories(options, 5)], learned=False)
     assert audit["n"] == 2000
     for kind, part in audit["by_type"].items():
@@ -204,7 +204,7 @@ def repetition(text: str) -> float:
     return (len(grams) - len(set(grams))) / len(grams)
 
 
-def test_traces_have_the_four_stages_and_end_with_the_answer():
+def test_traces_have_four_stages_and_the_answer():
     for example in every_story():
         lines = example.thoughts.split("\n")
         assert [line.split(":")[0] for line in lines] == ["Encode", "Interpret", "Goal", "Respond"]
@@ -262,7 +262,7 @@ SAYS = {
 
 
 @pytest.mark.parametrize("options", [3, 4])
-def test_what_traces_say_of_minds_and_witnesses_is_what_the_story_tells(options):
+def test_traces_agree_with_the_story(options):
     used: Counter[str] = Counter()
     for example in stories(options):
         encode, interpret = example.thoughts.split("\n")[:2]
@@ -363,7 +363,7 @@ def test_held_out_names_and_plots():
     assert not set(NAMES) & set(HELD_OUT_NAMES)
 
 
-def test_the_same_arguments_give_the_same_stories_in_any_process():
+def test_equal_arguments_give_equal_stories_across_processes():
     program = (
         "import hashlib; from socialr1_jax.stories.stories import generate_stories; "
         "print(hashlib.sha256(repr(generate_stories(60, seed=9, difficulty='hard')).encode()).hexdigest())"
@@ -419,14 +419,14 @@ def test_stories_hardly_repeat_within_a_call():
         ({"plots": ("leave",), "question_types": ("belief",), "hold_out_plots": ("leave",)}, r"plots \(none\)"),
     ],
 )
-def test_bad_arguments_name_the_argument_the_value_and_what_is_allowed(arguments, message):
+def test_bad_arguments_name_argument_value_and_range(arguments, message):
     arguments = {"count": 3, **arguments}
     with pytest.raises(ValueError, match=message):
         generate_stories(arguments.pop("count"), seed=0, **arguments)
 
 
 @pytest.mark.parametrize("split", ["train", "heldout"])
-def test_every_plot_answers_every_type_it_names_in_both_splits(split):
+def test_every_plot_answers_its_types_in_both_splits(split):
     for plot, kind in sorted(PLOT_TYPES):
         examples = generate_stories(2, seed=0, question_types=(kind,), plots=(plot,), split=split)
         assert [(example.meta["type"], example.meta["plot"]) for example in examples] == [(kind, plot)] * 2

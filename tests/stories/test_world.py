@@ -45,20 +45,20 @@ def test_sally_anne_first_and_second_order():
     assert world.knows("Anna", APPLE)
 
 
-def test_who_stays_for_the_move_knows_and_is_known_to_know():
+def test_those_who_stay_know_and_are_known():
     world = play(put("Ben", "box"), move("Anna", "basket"), does("Ben", "leave"))
     assert world.thinks("Ben", APPLE) == "basket"
     assert world.thinks_of("Anna", "Ben", APPLE) == "basket"
 
 
-def test_a_secret_watcher_sees_but_nobody_counts_on_it():
+def test_secret_watcher_sees_but_is_not_expected():
     world = play(put("Ben", "box"), does("Ben", "leave"), does("Ben", "watch"), move("Anna", "basket"))
     assert world.thinks("Ben", APPLE) == "basket"
     assert world.thinks_of("Anna", "Ben", APPLE) == "box"
     assert world.thinks_of("Ben", "Anna", APPLE) == "basket"
 
 
-def test_an_eavesdropper_hears_the_telling_but_does_not_see_the_move():
+def test_eavesdropper_hears_but_does_not_see():
     people = ("Anna", "Ben", "Carl")
     start = (put("Carl", "box"), does("Ben", "leave"), does("Carl", "leave"), does("Carl", "listen"))
     before = play(*start, move("Anna", "tin"), people=people)
@@ -82,7 +82,7 @@ def test_a_watcher_at_the_window_does_not_hear():
     assert world.thinks("Carl", APPLE) == "box"
 
 
-def test_a_lie_takes_in_only_who_missed_the_move():
+def test_lie_deceives_only_those_who_missed_it():
     away = play(
         put("Ben", "box"), does("Ben", "leave"), move("Anna", "tin"), does("Ben", "enter"), tell("Anna", "Ben", "jar")
     )
@@ -95,7 +95,7 @@ def test_a_lie_takes_in_only_who_missed_the_move():
     assert there.thinks_of("Anna", "Ben", APPLE) == "tin"
 
 
-def test_no_story_tells_a_lie_to_one_who_saw_and_left():
+def test_no_lie_is_told_to_a_witness():
     with pytest.raises(ImpossibleEvent, match="Ben has reason to doubt Anna"):
         play(
             put("Ben", "box"),
@@ -117,7 +117,7 @@ def test_coming_back_shows_nothing_and_looking_does():
     assert empty.thinks_of("Anna", "Ben", APPLE) is None
 
 
-def test_views_of_the_third_order_end_with_the_first_who_leaves():
+def test_third_order_views_end_with_the_leaver():
     people = ("Anna", "Ben", "Carl", "Dora")
     places = ("box", "tin", "jar", "bag")
     leaves = [does(person, "leave") for person in people[:3]]
@@ -139,7 +139,7 @@ def test_views_of_the_third_order_end_with_the_first_who_leaves():
     assert ("Dora", "Carl", "Ben", "Anna") not in world.minds
 
 
-def test_a_look_into_everything_finds_the_thing_wherever_it_is():
+def test_look_everywhere_finds_the_thing():
     events = (put("Ben", "box"), does("Ben", "leave"), move("Anna", "basket"), does("Ben", "enter"))
     world = play(*events, does("Ben", "look"))
     assert world.thinks("Ben", APPLE) == world.thinks_of("Anna", "Ben", APPLE) == "basket"
@@ -199,7 +199,7 @@ def test_opening_shows_everybody_there():
     assert world.thinks("Ben", APPLE) == "tin"
 
 
-def test_wishes_are_known_to_those_who_heard_them_and_gifts_follow_that():
+def test_known_wishes_decide_the_gifts():
     wish = does("Ben", "want", thing="kite")
     now = does("Ben", "want", thing="ball")
     world = play(wish, does("Anna", "leave"), now, does("Anna", "enter"), does("Anna", "bring", to="Ben"))
@@ -208,7 +208,7 @@ def test_wishes_are_known_to_those_who_heard_them_and_gifts_follow_that():
     assert play(wish, now, does("Anna", "bring", to="Ben")).facts[("gift", "Ben")] == "ball"
 
 
-def test_taste_is_known_from_tasting_or_from_seeing_the_salt():
+def test_taste_is_known_from_tasting_or_salt():
     taste, salt = does("Ben", "taste", thing="cake"), does("Anna", "spoil", thing="cake")
     assert play(taste, does("Ben", "leave"), salt).thinks("Ben", ("taste", "cake")) == "good"
     assert play(taste, salt).thinks("Ben", ("taste", "cake")) == "bad"

@@ -267,7 +267,7 @@ def test_pairs_of_responses_by_the_rules(main, responses, stories, thoughts, tmp
     assert most == 6
 
 
-def test_a_segment_without_a_score_of_its_own_stands_in_the_best_thoughts(main, tmp_path):
+def test_unscored_segment_stands_in_the_best_thoughts(main, tmp_path):
     best = (
         "Encode: Anna put the coin in the drawer. Anna left. Ben moved the coin to the shelf.\n"
         "Interpret: Anna did not see it, so she thinks that the coin is in the drawer.\n"
@@ -290,7 +290,7 @@ def test_a_segment_without_a_score_of_its_own_stands_in_the_best_thoughts(main, 
     assert pair.id == "r-1-goal-1-0"
 
 
-def test_a_judge_with_scores_of_stages_is_asked_once_a_response(main, responses, thoughts, tmp_path, judged_by):
+def test_judge_of_stages_is_asked_once_a_response(main, responses, thoughts, tmp_path, judged_by):
     judge = judged_by(with_stages)
     output = tmp_path / "pairs.parquet"
     arguments = ["--source", "responses", "--responses", str(responses), "--output", str(output), *ENDPOINT]
@@ -320,7 +320,7 @@ def test_a_judge_with_scores_of_stages_is_asked_once_a_response(main, responses,
     assert len(judge.asked) == 36
 
 
-def test_what_could_not_be_scored_is_in_no_pair_and_is_asked_again(main, responses, tmp_path, judged_by, capsys):
+def test_unscorable_is_in_no_pair_and_retried(main, responses, tmp_path, judged_by, capsys):
     def flaky(text):
         return Verdict.unscorable("timeout") if by_hash(text, "x") < 0.3 else with_stages(text)
 
@@ -343,7 +343,7 @@ def test_what_could_not_be_scored_is_in_no_pair_and_is_asked_again(main, respons
     assert uncut.read_bytes() == cut
 
 
-def test_a_judge_that_refuses_stops_the_run_and_keeps_what_was_said(main, responses, tmp_path, judged_by, capsys):
+def test_refusing_judge_stops_and_keeps_its_verdicts(main, responses, tmp_path, judged_by, capsys):
     judge = judged_by(
         lambda text: JudgeRefused("wrong key in SOME_KEY") if by_hash(text, "y") > 0.8 else with_stages(text)
     )
@@ -360,7 +360,7 @@ def test_a_judge_that_refuses_stops_the_run_and_keeps_what_was_said(main, respon
 
 
 @pytest.mark.parametrize("say", [lambda text: Verdict(0.5), lambda text: Verdict.unscorable("http_500")])
-def test_no_pair_at_all_is_an_error_that_says_what_to_change(main, responses, tmp_path, judged_by, say, capsys):
+def test_no_pair_at_all_says_what_to_change(main, responses, tmp_path, judged_by, say, capsys):
     judged_by(say)
     output = tmp_path / "pairs.jsonl"
     assert main(["--source", "responses", "--responses", str(responses), "--output", str(output)]) == 2
@@ -371,7 +371,7 @@ def test_no_pair_at_all_is_an_error_that_says_what_to_change(main, responses, tm
 # --- cut off and resumed
 
 
-def test_a_work_file_cut_at_any_byte_gives_the_same_pairs(main, responses, tmp_path, judged_by):
+def test_work_file_cut_anywhere_gives_equal_pairs(main, responses, tmp_path, judged_by):
     judge = judged_by(lambda text: Verdict(judge_thoughts(text).score))
     output, work = tmp_path / "pairs.jsonl", tmp_path / "pairs.jsonl.work"
     arguments = ["--source", "responses", "--responses", str(responses), "--output", str(output)]
@@ -495,9 +495,7 @@ def test_the_responses_are_the_engines(main, policy, questions, stories, tmp_pat
     assert len(set(found.values())) == 16
 
 
-def test_a_run_that_was_interrupted_goes_on_and_gives_the_same_pairs(
-    main, policy, questions, stories, tmp_path, sampled, thinking, capsys
-):
+def test_interrupted_build_gives_equal_pairs(main, policy, questions, stories, tmp_path, sampled, thinking, capsys):
     def run(name, *more):
         drawn = [*DRAWN, "matching.max_length_ratio=3"]
         files = ["--policy", str(policy), "--questions", str(questions), "--output", str(tmp_path / name)]
@@ -598,7 +596,7 @@ def test_a_bad_row_of_responses_is_named(main, tmp_path, row, message, capsys):
     assert not (tmp_path / "p.jsonl").exists()
 
 
-def test_a_question_without_a_story_and_files_that_are_not_there(main, policy, tmp_path, capsys):
+def test_question_without_story_and_missing_files(main, policy, tmp_path, capsys):
     file, output = tmp_path / "q.jsonl", tmp_path / "p.jsonl"
     file.write_text(json.dumps({"id": "q1", "story": "", "question": "Why?", "answer": "so"}))
     assert main(["--policy", str(policy), "--questions", str(file), "--output", str(output)]) == 2
@@ -613,7 +611,7 @@ def test_a_question_without_a_story_and_files_that_are_not_there(main, policy, t
     assert "no.jsonl: cannot read the file" in capsys.readouterr().err
 
 
-def test_a_question_file_is_read_as_a_run_reads_it(tmp_path, caplog):
+def test_question_file_is_read_as_by_runs(tmp_path, caplog):
     row = {"story": "Anna left.", "question": "Who left?", "a": "Ann", "b": "Ben", "key": 2}
     file = tmp_path / "q.jsonl"
     file.write_text("".join(json.dumps(one) + "\n" for one in (row, row | {"key": 1}, row | {"key": 7})))

@@ -18,6 +18,8 @@ from socialr1_jax.stories.stories import generate_stories
 from socialr1_jax.training.grpo import train_grpo
 from socialr1_jax.weights.hf import random_model
 
+pytestmark = pytest.mark.usefixtures("programs_once")
+
 NEW = 6
 
 
@@ -51,7 +53,7 @@ def test_a_folder_comes_back_byte_for_byte(folder, model, tmp_path):
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.8, 1e-45])
-def test_tokens_and_logprobs_of_the_sampler_are_the_forward_pass(model, temperature):
+def test_sampler_agrees_with_the_forward_pass(model, temperature):
     """Greedy tokens are the largest logits of the whole row; log-probs are the trainer's."""
     prompts = [[5, 6, 7], [9] * 20]
     groups = generate(model, prompts, SamplingParams(n=2, max_new_tokens=NEW, temperature=temperature, seed=3))
@@ -84,7 +86,7 @@ def config(folder):
     )
 
 
-def test_a_small_run_learns_and_its_replay_gives_the_same_bytes(folder, config, model):
+def test_small_run_learns_and_replays_to_equal_bytes(folder, config, model):
     assert train_grpo(config)
     rows = steps_of(folder / "run")
     assert [row["skipped"] for row in rows] == [0, 0]
@@ -97,7 +99,7 @@ def test_a_small_run_learns_and_its_replay_gives_the_same_bytes(folder, config, 
     assert weights[0] == weights[1]
 
 
-def test_a_question_that_comes_twice_in_a_step_is_answered_anew(folder, config):
+def test_repeated_question_of_a_step_is_answered_again(folder, config):
     """All responses of a step to one prompt differ."""
     if not (folder / "rollouts.jsonl").exists():  # this test alone
         train_grpo(config)

@@ -295,7 +295,7 @@ def make_room(disk: Path) -> None:
         ballast.unlink(missing_ok=True)
 
 
-def test_disk_full_while_saving_and_the_run_goes_on(filled, disk, whole, table):
+def test_full_disk_while_saving_does_not_stop(filled, disk, whole, table):
     """When step 4 is saved, and there is room again when step 6 is."""
     ended = filled(plan=("save@4:free",), full=3)
     make_room(disk)

@@ -18,6 +18,8 @@ from socialr1_jax.rewards.judge_probe import THOUGHTS
 from socialr1_jax.run.run import TrainingStopped
 from socialr1_jax.training import grpo
 
+pytestmark = pytest.mark.usefixtures("programs_once")
+
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "train_grpo.py"
 WEIGHTS = {"outcome": 1.0, "structure": 2.0, "content": 0.0, "tau": 1.0}
 
@@ -50,7 +52,7 @@ def judged(
     return changed(start, folder, steps=steps, rewards=rewards | {"structure": structure})
 
 
-def test_a_run_goes_on_when_a_fifth_of_the_calls_fails(start, tmp_path):
+def test_run_survives_a_fifth_of_failed_calls(start, tmp_path):
     faults = {"500": 0.05, "hang": 0.05, "garbage": 0.05, "slow": 0.05}
     with JudgeServer(plan=("ok",), faults=faults, slow=5.0, seed=3) as server:  # the sample before the run is graded
         config = judged(start, tmp_path, server, steps=6, most_unscorable=0.9)
@@ -82,7 +84,7 @@ def test_a_run_goes_on_when_a_fifth_of_the_calls_fails(start, tmp_path):
     assert "secret-of-the-test" not in text
 
 
-def test_a_dead_judge_stops_the_run_and_it_goes_on_when_the_judge_is_back(start, tmp_path, capsys):
+def test_dead_judge_stops_a_run_that_resumes_later(start, tmp_path, capsys):
     spec = importlib.util.spec_from_file_location("train_grpo_script", SCRIPT)
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
@@ -125,7 +127,7 @@ def test_a_wrong_key_stops_before_anything_is_loaded(start, tmp_path, monkeypatc
     assert len(steps_of(tmp_path)) == 4
 
 
-def test_a_missing_key_is_told_before_anything_is_loaded(start, tmp_path, monkeypatch, capsys):
+def test_missing_key_is_reported_before_loading(start, tmp_path, monkeypatch, capsys):
     monkeypatch.delenv("JUDGE_KEY")
     monkeypatch.setattr(grpo, "load_hf", None)
     with JudgeServer() as server:
@@ -136,7 +138,7 @@ def test_a_missing_key_is_told_before_anything_is_loaded(start, tmp_path, monkey
             grpo.train_grpo(config)
 
 
-def test_a_run_stops_with_a_checkpoint_when_the_users_function_fails(start, tmp_path, monkeypatch):
+def test_failing_user_function_stops_with_a_checkpoint(start, tmp_path, monkeypatch):
     body = "def reward(records):\n    assert records[0]['step'] < 1, 'lost'\n    return [1.0] * len(records)\n"
     (tmp_path / "failing.py").write_text(body)
     monkeypatch.chdir(tmp_path)

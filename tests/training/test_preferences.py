@@ -38,7 +38,7 @@ def test_centring_adds_the_squared_sum_of_the_scores():
     assert float(centred - plain) == pytest.approx(0.0025, abs=1e-6)
 
 
-def test_the_sum_is_over_real_pairs_and_equals_torch():
+def test_sum_over_real_pairs_equals_torch():
     torch = pytest.importorskip("torch")
     rng = np.random.default_rng(0)
     chosen, rejected = rng.normal(size=(2, 7)).astype(np.float32) * 3
@@ -62,7 +62,7 @@ def test_filler_touches_neither_loss_nor_gradient():
 
 
 @pytest.mark.parametrize("difference", [-1e4, -100.0, 100.0, 1e4])
-def test_extreme_differences_have_a_finite_loss_and_the_right_gradient(difference):
+def test_extreme_differences_have_finite_losses(difference):
     value, gradient = jax.value_and_grad(lambda c: bradley_terry([c], [0.0])[0])(difference)
     assert float(value) == pytest.approx(max(0.0, -difference))
     assert float(gradient) == pytest.approx(-1.0 if difference < 0 else 0.0, abs=1e-6)
@@ -91,7 +91,7 @@ def test_length_correlation():
     assert np.isnan(length_correlation(np.ones(4), lengths))
 
 
-def test_matched_lengths_differ_by_a_tenth_of_the_longer_at_most():
+def test_matched_lengths_differ_by_a_tenth():
     lengths = np.array([(100, 90), (100, 89), (90, 100), (70, 70), (7, 6)])
     assert length_matched(lengths).tolist() == [True, False, True, True, False]
 

@@ -121,14 +121,14 @@ def test_only_the_first_process_speaks_and_writes(runs):
     assert len(list((two / "tensorboard").glob("events*"))) == 1
 
 
-def test_a_run_of_two_processes_goes_on_under_another_address(runs):
+def test_two_processes_resume_under_another_address(runs):
     """The saved configuration holds the first process's number and the address of its day."""
     _, two, _ = runs
     first, _ = by_two_processes(two.parent / "run.yaml", two)
     assert "all 2 steps of this run are done" in first
 
 
-def test_waiting_for_a_process_that_does_not_come_ends():
+def test_waiting_for_a_missing_process_ends():
     program = (
         "from socialr1_jax.config.run import DistributedConfig as C; from socialr1_jax.run.run import join; "
         f"join(C(processes=2, process=0, coordinator='localhost:{free_port()}', timeout=3))"

@@ -36,6 +36,8 @@ from socialr1_jax.run.weights import find_checkpoint, load_policy
 from socialr1_jax.runtime.files import flattened, whole_folder
 from socialr1_jax.training.grpo import train_grpo
 
+pytestmark = pytest.mark.usefixtures("programs_once")
+
 # Moments at which the whole run's folder is copied, as a kill would leave it: event, its number, the step that the run
 # must go on from. Steps 4 to 6 are the second epoch; updates are two a step.
 MOMENTS = {
@@ -103,7 +105,7 @@ def said(capsys: pytest.CaptureFixture[str]) -> str:
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
-def test_what_a_kill_leaves_goes_on_to_the_same_bytes(moment, place, whole, run, capsys):
+def test_killed_run_resumes_to_the_same_bytes(moment, place, whole, run, capsys):
     step = MOMENTS[moment][2]
     (place / moment).rename(run)
     assert train_grpo(config_of(run))
@@ -113,7 +115,7 @@ def test_what_a_kill_leaves_goes_on_to_the_same_bytes(moment, place, whole, run,
     assert_same_run(run, whole)
 
 
-def test_a_run_resumed_twice_ends_with_the_same_bytes(place, whole, run):
+def test_twice_resumed_run_ends_with_equal_bytes(place, whole, run):
     """Interrupted in the rollout of step 2 and again, by what the first resume left, between updates of step 5."""
     stages = []
     for event, number in (("segment", 8), ("update", 6)):
@@ -135,7 +137,7 @@ def test_a_finished_run_given_again_changes_nothing(whole, run):
     assert_same_run(run, whole)
 
 
-def test_a_folder_left_before_its_configuration_was_written_can_be_used(whole, run):
+def test_folder_without_configuration_can_be_used(whole, run):
     """A kill during start-up, when checkpoints/ is there and config.yaml not yet."""
     (run / "checkpoints").mkdir(parents=True)
     (run / "tokenizer").symlink_to(whole / "tokenizer")
@@ -144,7 +146,7 @@ def test_a_folder_left_before_its_configuration_was_written_can_be_used(whole, r
         assert not train_grpo(config_of(run))
 
 
-def test_an_export_that_a_process_of_the_same_number_left_is_in_nobodys_way(tmp_path):
+def test_leftover_export_of_equal_process_number_is_ignored(tmp_path):
     """In a container a program has the same process number each time."""
     (tmp_path / f".export.partial-{os.getpid()}").mkdir()
     with whole_folder(tmp_path / "export", marker="config.json") as partial:
@@ -152,7 +154,7 @@ def test_an_export_that_a_process_of_the_same_number_left_is_in_nobodys_way(tmp_
     assert [path.name for path in tmp_path.iterdir()] == ["export"]
 
 
-def test_more_steps_than_the_run_began_with_end_with_the_same_bytes(whole, run):
+def test_more_steps_end_with_equal_bytes(whole, run):
     """A run of five steps, asked for a sixth: the bytes of one that was asked for six at once."""
     shutil.copytree(whole, run)
     shutil.rmtree(run / "checkpoints" / "6")
@@ -163,7 +165,7 @@ def test_more_steps_than_the_run_began_with_end_with_the_same_bytes(whole, run):
     assert_same_run(run, whole)
 
 
-def test_every_metric_that_the_run_has_written_is_explained(whole):
+def test_every_written_metric_is_explained(whole):
     rows = [(row["phase"], flattened(row)) for row in lines(whole / "metrics.jsonl")]
     names = {(phase, name) for phase, row in rows for name in row} - {
         (p, n) for p, _ in rows for n in ("phase", "step")
@@ -175,7 +177,7 @@ def test_every_metric_that_the_run_has_written_is_explained(whole):
 # ------------------------------------------------------------------------------------------------------------ refusals
 
 
-def test_another_configuration_is_refused_by_key_and_nothing_is_touched(whole, run):
+def test_another_configuration_is_refused_by_key(whole, run):
     shutil.copytree(whole, run)
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file() and path.name != ".lock"}
     with pytest.raises(ConfigError) as refused:
@@ -186,7 +188,7 @@ def test_another_configuration_is_refused_by_key_and_nothing_is_touched(whole, r
     assert {path: path.read_bytes() for path in before} == before
 
 
-def test_a_run_folder_may_be_moved_and_named_otherwise(place, whole, tmp_path, monkeypatch):
+def test_moved_and_renamed_run_folder_resumes(place, whole, tmp_path, monkeypatch):
     """The same folder by a relative path, and elsewhere: where it lies is not what it computes."""
     moved = Path(shutil.copytree(whole, tmp_path / "moved"))
     monkeypatch.chdir(tmp_path)
@@ -251,7 +253,7 @@ HARM = {"cut": cut, "emptied": emptied, "flipped": flipped, "removed": Path.unli
 
 
 @pytest.mark.parametrize("harm", HARM)
-def test_harm_to_any_file_of_a_checkpoint_is_found_and_the_one_before_is_used(harm, tmp_path, caplog):
+def test_harmed_checkpoint_falls_back_to_the_previous(harm, tmp_path, caplog):
     some_checkpoints(tmp_path / "made", 1, 2).close()
     wrong = []
     for name in files_of(tmp_path / "made" / "2"):
@@ -279,7 +281,7 @@ def opened(folder: Path) -> Checkpoints:
     return Checkpoints(folder, CheckpointConfig(keep=9), {"config": {}})
 
 
-def test_a_flipped_bit_in_a_large_file_is_found(tmp_path, caplog):
+def test_flipped_bit_in_a_large_file_is_found(tmp_path, caplog):
     """Files above a MiB are compared while they are read."""
 
     def large(value: float) -> TrainState:
@@ -300,7 +302,7 @@ def test_a_flipped_bit_in_a_large_file_is_found(tmp_path, caplog):
     assert all(f"checkpoint {step} is damaged (state/opt_state.mu.w/0.0" in caplog.text for step in (2, 3))
 
 
-def test_when_no_checkpoint_is_whole_the_error_names_each(tmp_path):
+def test_error_names_every_damaged_checkpoint(tmp_path):
     some_checkpoints(tmp_path, 1, 2).close()
     for step in (1, 2):
         flipped(tmp_path / str(step) / "state" / "params.w" / "0.0")
@@ -334,14 +336,14 @@ def test_a_missing_field_is_told_by_name(field, whole, run):
         train_grpo(config_of(run))
 
 
-def test_a_checkpoint_of_another_shape_is_told_by_weight(tmp_path):
+def test_checkpoint_of_another_shape_names_the_weight(tmp_path):
     some_checkpoints(tmp_path, 1).close()
     wide = {"w": jnp.zeros((4, 5)), "b": jnp.zeros(2)}
     with pytest.raises(CheckpointError, match=r"params/b is missing.*params/w has shape \(4, 3\), .* \(4, 5\)"):
         opened(tmp_path).restore(TrainState(wide, {"mu": wide}, jnp.int32(0), jnp.int32(0)), ["counts"])
 
 
-def test_the_best_checkpoint_is_kept_while_newer_ones_come(tmp_path):
+def test_best_checkpoint_outlives_newer_ones(tmp_path):
     made = some_checkpoints(tmp_path / "checkpoints", keep=1)
     for step, value in ((1, 0.5), (2, 0.9), (3, 0.4), (4, None), (5, 0.9)):
         made.save(step, small_state(step), {"counts": step}, value)
@@ -351,7 +353,7 @@ def test_the_best_checkpoint_is_kept_while_newer_ones_come(tmp_path):
     assert find_checkpoint(tmp_path, "best").name == "2"
 
 
-def test_a_best_checkpoint_that_could_not_be_written_does_not_cost_the_one_before(tmp_path, monkeypatch):
+def test_unwritten_best_checkpoint_keeps_the_previous(tmp_path, monkeypatch):
     """The disk is full when the new best is written: the old one stays the best."""
     folder = tmp_path / "checkpoints"
     made = some_checkpoints(folder, keep=1)
@@ -386,7 +388,7 @@ def failed_save(folder: Path, monkeypatch: pytest.MonkeyPatch, **settings: objec
     return made
 
 
-def test_a_failed_save_is_told_when_the_run_looks_next(tmp_path, monkeypatch, caplog):
+def test_failed_save_is_reported_at_the_next_check(tmp_path, monkeypatch, caplog):
     made = failed_save(tmp_path, monkeypatch)
     made.check()
     assert "could not be written (no space left on the device); that of step 1 stays valid" in caplog.text
@@ -394,7 +396,7 @@ def test_a_failed_save_is_told_when_the_run_looks_next(tmp_path, monkeypatch, ca
     made.close()
 
 
-def test_a_disk_without_room_is_seen_before_the_save_and_told_at_the_end(tmp_path, monkeypatch, caplog):
+def test_full_disk_is_seen_before_the_save(tmp_path, monkeypatch, caplog):
     made = some_checkpoints(tmp_path, 1)
     usage = checkpoints_module.shutil.disk_usage(tmp_path)
     with monkeypatch.context() as patch:
@@ -411,7 +413,7 @@ def test_a_disk_without_room_is_seen_before_the_save_and_told_at_the_end(tmp_pat
     assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "3"]
 
 
-def test_a_failed_save_stops_the_run_when_it_looks_next_where_that_is_asked_for(tmp_path, monkeypatch):
+def test_failed_save_stops_a_run_on_request(tmp_path, monkeypatch):
     made = failed_save(tmp_path, monkeypatch, on_failure="stop")
     with pytest.raises(CheckpointError, match="step 1 stays valid"):
         made.check()
@@ -430,7 +432,7 @@ def test_the_save_after_a_failed_one_is_written(tmp_path, monkeypatch, step):
 # --------------------------------------------------------------------------------------------------- files of the run
 
 
-def test_a_torn_last_line_of_metrics_is_written_whole_again(place, whole, run):
+def test_torn_last_line_is_written_again(place, whole, run):
     """Before the first checkpoint, and behind one."""
     source = place / "whole"
     shutil.copytree(source, run)
@@ -442,7 +444,7 @@ def test_a_torn_last_line_of_metrics_is_written_whole_again(place, whole, run):
     assert_same_run(run, whole)
 
 
-def test_metrics_shorter_than_the_checkpoint_says_are_told_and_the_run_goes_on(whole, run, capsys):
+def test_short_metrics_are_reported_and_the_run_resumes(whole, run, capsys):
     left = 3
     shutil.copytree(whole, run)
     shutil.rmtree(run / "checkpoints" / "6")
@@ -456,7 +458,7 @@ def test_metrics_shorter_than_the_checkpoint_says_are_told_and_the_run_goes_on(w
     assert (run / "export" / "model.safetensors").read_bytes() == (whole / "export" / "model.safetensors").read_bytes()
 
 
-def test_a_finished_run_that_lost_its_metrics_ends_in_words(whole, run):
+def test_finished_run_without_metrics_ends_in_words(whole, run):
     """Given again, the script writes summary and report from what is left."""
     shutil.copytree(whole, run)
     (run / "metrics.jsonl").unlink()
@@ -466,7 +468,7 @@ def test_a_finished_run_that_lost_its_metrics_ends_in_words(whole, run):
 # ------------------------------------------------------------------------------------------------------------- signals
 
 
-def test_sigterm_is_heard_while_the_judge_is_waited_for(place, whole, run, monkeypatch):
+def test_sigterm_is_handled_while_waiting_for_judges(place, whole, run, monkeypatch):
     """A judge that takes a minute for each answer; the run is told to stop as soon as it has been asked."""
     monkeypatch.setattr(scorer, "parse_response", lambda text, mode: ParsedResponse(text, "A", ()))
     with JudgeServer(plan=("ok",), faults={"hang": 1.0}, hang=60.0) as server:  # the first is the sample before the run
@@ -529,7 +531,7 @@ def test_exit_status_75_asks_to_be_queued_again(place, whole, run, monkeypatch, 
 # --------------------------------------------------------------------------------------------------------- the best one
 
 
-def test_best_latest_and_a_step_are_exported_and_load_back_equal(whole, tmp_path, capsys):
+def test_best_latest_and_a_step_export_equal(whole, tmp_path, capsys):
     steps, convert = steps_saved(whole), script_of(CONFIG.parents[1] / "convert" / "orbax_to_hf.py")
     best = json.loads((whole / "checkpoints" / str(steps[-1]) / "run" / "metadata").read_text())["best"]["step"]
     assert best != steps[-1], "a best one that is not the latest shows more"

@@ -119,7 +119,7 @@ def finished(base, tmp_path_factory) -> Path:
 # --- learning
 
 
-def test_it_learns_what_the_pairs_say_about_stories_that_it_never_saw(finished):
+def test_pairs_teach_about_unseen_stories(finished):
     summary = json.loads((finished / "summary.json").read_text())
     first = next(row for row in lines(finished) if row["phase"] == "eval")
     assert abs(first["accuracy"] - 0.5) < 0.25
@@ -143,7 +143,7 @@ def test_the_run_folder_tells_every_step(finished):
     assert load_config(RewardModelConfig, finished / "config.yaml").output_dir == str(finished)
 
 
-def test_the_export_loads_in_transformers_and_scores_as_here(finished):
+def test_export_loads_in_transformers_with_equal_scores(finished):
     torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
     loaded = transformers.AutoModelForSequenceClassification.from_pretrained(finished / "export").eval()
     tokenizer = transformers.AutoTokenizer.from_pretrained(finished / "export")
@@ -187,7 +187,7 @@ def test_a_resumed_run_equals_the_uninterrupted_one(base, finished, tmp_path, mo
     assert timeless(tmp_path) == timeless(finished)
 
 
-def test_the_export_has_the_dtype_of_the_files_or_of_the_setting(base, finished, tmp_path):
+def test_export_has_the_dtype_of_files_or_setting(base, finished, tmp_path):
     assert files_dtype(finished / "export") == files_dtype(base / "base") == "float32"
     short = ("steps=1", "evaluate_every=0", "optimizer.warmup_steps=0", "model.export_dtype=bfloat16")
     assert train_reward_model(configured(base, tmp_path, *short))
@@ -208,7 +208,7 @@ def tokenised(base):
     return [PairTokens(*each) for each in zip(pairs, chosen, rejected, strict=True)]
 
 
-def test_the_update_is_the_mean_over_pairs_however_they_are_cut(base, tmp_path):
+def test_update_is_the_mean_however_pairs_are_cut(base, tmp_path):
     """Against plain autodiff of one right-padded row a text: packing and shared beginnings change nothing."""
     shape = Qwen3Config(
         vocab_size=420,
@@ -267,7 +267,7 @@ def test_what_two_texts_share_is_there_once(tokenised):
 # --- the split
 
 
-def test_no_story_nor_its_twin_is_on_both_sides():
+def test_stories_and_twins_stay_on_one_side():
     pairs = make_pairs(60)
     pairs += [
         Pair(id="t0", story=" Day  0. twin", question="q", chosen="a", rejected="b", meta={"twin_id": "x"}),
@@ -296,7 +296,7 @@ def test_a_folder_with_another_run_is_refused(base, finished):
         train_reward_model(configured(base, finished, "loss.margin=true"))
 
 
-def test_bad_input_is_one_message_and_nothing_is_written(base, tmp_path, capsys):
+def test_bad_input_is_one_message_without_files(base, tmp_path, capsys):
     bad = tmp_path / "pairs.jsonl"
     row = {"id": "a", "story": "s", "question": "q", "chosen": "same", "rejected": "same"}
     bad.write_text(json.dumps(row) + "\n")
@@ -355,7 +355,7 @@ def test_the_published_configuration_is_valid(capsys):
     assert "64 pairs = 128 texts" in shown
 
 
-def test_epochs_are_those_of_the_pairs_to_train_on(base, tmp_path, monkeypatch):
+def test_epochs_are_those_of_training_pairs(base, tmp_path, monkeypatch):
     def refuse(config: RewardModelConfig, saved: Path) -> None:
         raise ConfigError(f"steps {config.steps}, epochs {config.epochs}")
 
@@ -370,7 +370,7 @@ def test_epochs_are_those_of_the_pairs_to_train_on(base, tmp_path, monkeypatch):
         configured(base, tmp_path, "epochs=1.5", "steps=9")
 
 
-def test_five_updates_that_are_not_finite_stop_the_run(base, tmp_path, capsys):
+def test_five_nonfinite_updates_stop_the_run(base, tmp_path, capsys):
     run = ["--config", str(base / "config.yaml"), f"output_dir={tmp_path}", "optimizer.learning_rate=1e38"]
     assert script().main([*run, "optimizer.warmup_steps=0", "optimizer.max_grad_norm=1e30"]) == 1
     assert "5 updates in a row" in capsys.readouterr().err

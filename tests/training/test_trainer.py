@@ -32,6 +32,8 @@ from socialr1_jax.training.recording import Replay, RolloutFile
 from socialr1_jax.weights.hf import init_reward_model
 from socialr1_jax.weights.hf_export import save_reward_model
 
+pytestmark = pytest.mark.usefixtures("programs_once")
+
 CONFIGS = Path(__file__).parents[2] / "configs"
 WEIGHTS = {"outcome": 1.0, "structure": 2.0, "content": 0.0, "tau": 1.0}
 
@@ -56,7 +58,7 @@ def saved(start, tmp_path_factory) -> Path:
     return folder
 
 
-def test_a_replay_needs_neither_sampler_nor_judge_and_ends_with_the_same_bytes(start, saved, tmp_path, monkeypatch):
+def test_replay_without_sampler_ends_with_equal_bytes(start, saved, tmp_path, monkeypatch):
     for name in ("make_sampler", "make_scorer", "read_run_questions", "load_tokenizer"):
         monkeypatch.setattr(grpo, name, None)
     config = changed(
@@ -72,7 +74,7 @@ def test_a_replay_needs_neither_sampler_nor_judge_and_ends_with_the_same_bytes(s
         assert row == timeless(second)
 
 
-def test_a_replay_from_the_command_line_ends_with_a_summary_and_a_report(start, saved, tmp_path, capsys):
+def test_replay_command_ends_with_summary_and_report(start, saved, tmp_path, capsys):
     spec = importlib.util.spec_from_file_location("train_grpo_script", CONFIGS.parent / "scripts/train_grpo.py")
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
@@ -106,7 +108,7 @@ def test_a_cut_or_foreign_rollout_file_is_refused(start, saved, tmp_path):
         Replay(replayed).read(1)
 
 
-def test_a_replayed_token_that_the_model_has_not_is_refused_before_the_first_step(start, saved, tmp_path):
+def test_replayed_token_beyond_the_model_is_refused(start, saved, tmp_path):
     kept = (saved / "kept" / "rollouts.jsonl").read_text().splitlines()
     for name in ("tokens", "prompts"):
         line = json.loads(kept[-1])
@@ -165,7 +167,7 @@ def test_a_checkpoint_that_describes_another_model_is_refused(saved, tmp_path, f
         load_policy(checkpoint)
 
 
-def test_a_resumed_run_drops_what_it_will_write_again(tmp_path, saved):
+def test_resumed_run_drops_lines_it_rewrites(tmp_path, saved):
     text = (saved / "kept" / "rollouts.jsonl").read_text()
     file = tmp_path / "rollouts.jsonl"
     for finished, cut in ((0, ""), (1, text[: text.index("\n") + 1]), (2, text), (9, text)):
@@ -174,7 +176,7 @@ def test_a_resumed_run_drops_what_it_will_write_again(tmp_path, saved):
         assert file.read_text() == cut
 
 
-def test_the_first_updates_ratio_is_exactly_1_and_the_reference_starts_at_the_policy(saved):
+def test_first_ratio_is_1_and_reference_starts_there(saved):
     """Two updates a step: the first one's ratio is 1 to the bit, so the step's extremes come from the second."""
     first = steps_of(saved)[0]
     assert first["ratio_max"] >= 1.0 >= first["ratio_min"]
@@ -183,7 +185,7 @@ def test_the_first_updates_ratio_is_exactly_1_and_the_reference_starts_at_the_po
 
 
 @pytest.mark.parametrize("mini_batch_prompts", [4, 2])
-def test_ratios_of_a_run_that_does_not_learn_are_exactly_1(start, tmp_path, rewarded, mini_batch_prompts, monkeypatch):
+def test_ratios_without_learning_are_exactly_1(start, tmp_path, rewarded, mini_batch_prompts, monkeypatch):
     """With learning rate 0 also the second update's old log-probs, of another program, are its own to rounding."""
     passes = []
     monkeypatch.setattr(
@@ -226,7 +228,7 @@ def test_mismatch_stays_flat_at_learning_rate_0(start, tmp_path, rewarded):
     jax.tree.map(np.testing.assert_array_equal, after, before)
 
 
-def test_a_sampler_that_is_not_the_trainer_is_told(start, saved, tmp_path, caplog):
+def test_sampler_that_differs_from_the_trainer_is_reported(start, saved, tmp_path, caplog):
     """Rollouts whose log-probs are off by 0.1 each: exp(0.1) = 1.105 is over the limit of 1.05."""
     file = tmp_path / "off.jsonl"
     with file.open("w") as out:
@@ -245,7 +247,7 @@ def test_a_sampler_that_is_not_the_trainer_is_told(start, saved, tmp_path, caplo
     assert "differ from the trainer's by a factor of 1.105" in caplog.text
 
 
-def test_updates_that_are_not_finite_stop_the_run_and_leave_the_weights(start, saved, tmp_path, monkeypatch):
+def test_nonfinite_updates_stop_the_run_with_equal_weights(start, saved, tmp_path, monkeypatch):
     """Advantages of NaN rewards are 0, so the poison is a sampled log-prob under importance sampling."""
     config = changed(
         start,
@@ -330,7 +332,7 @@ def some_rollouts(lengths, reasons, rewards, group=4):
     )
 
 
-def test_truncated_responses_are_kept_masked_or_penalised_by_name(start, tmp_path):
+def test_truncated_responses_are_kept_masked_or_penalised(start, tmp_path):
     """DAPO's worked example: limit 25, buffer 5, factor 0.5."""
     found = some_rollouts([10, 22, 25, 25], ["stop", "stop", "stop", "length"], [1.0, 0.8, 0.6, 0.4])
 
@@ -344,7 +346,7 @@ def test_truncated_responses_are_kept_masked_or_penalised_by_name(start, tmp_pat
     np.testing.assert_allclose(shaped("penalise"), [1.0, 0.6, 0.1, -0.1], atol=1e-12)
 
 
-def test_what_could_not_be_sampled_to_its_end_is_unscorable(start, tmp_path):
+def test_unfinished_samples_are_unscorable(start, tmp_path):
     found = some_rollouts([3, 3, 3, 3], ["stop", "error", "stop", "stop"], [1.0, 5.0, 0.0, np.nan])
     np.testing.assert_array_equal(found.rewards_pg, [[1.0, np.nan, 0.0, np.nan]])
     metrics = found.metrics()
@@ -353,7 +355,7 @@ def test_what_could_not_be_sampled_to_its_end_is_unscorable(start, tmp_path):
     assert metrics["reward/total"] == 0.5
 
 
-def test_masked_and_failed_responses_leave_baseline_and_loss_of_a_run(start, saved, tmp_path):
+def test_masked_responses_leave_baseline_and_loss(start, saved, tmp_path):
     """A really truncated response, from the sampler's finish reason to the loss mask: all of the toy's are."""
     config = changed(
         start, tmp_path, steps=1, replay_rollouts=str(saved / "kept" / "rollouts.jsonl"), grpo={"truncated": "mask"}
@@ -368,7 +370,7 @@ def test_masked_and_failed_responses_leave_baseline_and_loss_of_a_run(start, sav
         assert (row["grad_norm"], row["loss"]) == (0.0, 0.0)
 
 
-def test_the_widest_micro_batch_is_tried_before_the_first_step(start, tiny_jax):
+def test_widest_micro_batch_is_tried_first(start, tiny_jax):
     """What warm_up runs is the program of rows at both limits, as many as the budget takes; nothing is changed."""
     step = make_step(start, tiny_jax.config, tiny_jax.num_tokens, tiny_jax.params, "xla")
     programs = step.programs
@@ -390,7 +392,7 @@ def test_the_reference_may_rest_in_the_hosts_memory(tiny_jax):
     assert {x.dtype for x in jax.tree.leaves(reference)} == {jnp.dtype("bfloat16")}
 
 
-def test_a_run_with_its_reference_on_the_host_is_the_same_run(start, saved, tmp_path):
+def test_reference_on_the_host_changes_nothing(start, saved, tmp_path):
     config = changed(
         start, tmp_path, replay_rollouts=str(saved / "kept" / "rollouts.jsonl"), grpo={"reference_memory": "host"}
     )
@@ -399,7 +401,7 @@ def test_a_run_with_its_reference_on_the_host_is_the_same_run(start, saved, tmp_
     assert weights[0] == weights[1]
 
 
-def test_the_export_has_the_dtype_of_the_files_that_the_run_began_with(start, saved, tmp_path):
+def test_run_exports_the_dtype_it_began_with(start, saved, tmp_path):
     save_hf(load_hf(start.model.path), tmp_path / "model", dtype="bfloat16")
     config = changed(
         start,

@@ -30,6 +30,8 @@ from socialr1_jax.stories.corruptions import egocentric
 from socialr1_jax.training import grpo, quickstart
 from socialr1_jax.training.quickstart import run_quickstart
 
+pytestmark = pytest.mark.usefixtures("programs_once")
+
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -69,7 +71,7 @@ def test_metrics_name_every_raw_term_beside_its_weight(finished):
     assert [row["step"] for row in lines(finished / "metrics.jsonl") if row["phase"] == "eval"] == [0, 2]
 
 
-def test_the_summary_has_the_evaluations_by_type_of_twins_and_of_rules(finished):
+def test_summary_has_types_twins_and_rules(finished):
     first, last = (row for row in lines(finished / "metrics.jsonl") if row["phase"] == "eval")
     summary = json.loads((finished / "summary.json").read_text())
     both = {
@@ -127,13 +129,13 @@ def test_rollouts_are_one_line_a_response(finished):
     } <= set(training[0])
 
 
-def test_weights_changed_and_the_export_holds_the_last_ones(finished):
+def test_weights_change_and_the_export_has_them(finished):
     before, after = load_hf(finished / "sft"), load_hf(finished / "export")
     moved = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), before.params, after.params)
     assert all(value > 0 for value in jax.tree.leaves(moved))
 
 
-def test_an_interrupted_run_goes_on_and_equals_the_whole_one(finished, tmp_path, monkeypatch):
+def test_interrupted_quickstart_equals_the_whole_one(finished, tmp_path, monkeypatch):
     """Ctrl-C while the first step is scored: it is done again; the resumed run ends with the same bytes."""
     real, calls = scorer.social_r1_reward, []
 
@@ -154,7 +156,7 @@ def test_an_interrupted_run_goes_on_and_equals_the_whole_one(finished, tmp_path,
     assert rows[0] == rows[1]
 
 
-def test_the_cold_start_imitates_egocentric_references_and_grpo_asks_the_true_questions(tmp_path, monkeypatch):
+def test_cold_start_is_egocentric_and_grpo_true(tmp_path, monkeypatch):
     imitated = []
     monkeypatch.setattr(quickstart, "train_sft", lambda model, _, examples, *rest: imitated.extend(examples) or model)
     monkeypatch.setattr(quickstart, "train_grpo", lambda config: False)
@@ -165,7 +167,7 @@ def test_the_cold_start_imitates_egocentric_references_and_grpo_asks_the_true_qu
     assert imitated != asked
 
 
-def test_a_folder_of_another_run_is_refused_by_key(finished):
+def test_folder_of_another_run_is_refused_by_key(finished):
     with pytest.raises(ConfigError, match=r"\(seed 0 -> 5\)"):
         run_quickstart(toy(finished).model_copy(update={"seed": 5}))
     config = load_config(RunConfig, finished / "config.yaml")
@@ -200,7 +202,7 @@ def some_rows(count: int = 10) -> Rows:
 
 
 @pytest.mark.parametrize("budget", [1, 8, 30, 1000])
-def test_the_gradient_does_not_depend_on_the_micro_batch(budget):
+def test_gradient_does_not_depend_on_micro_batches(budget):
     rows, optimizer = some_rows(), optax.sgd(0.1)
     parts = micro_batches(rows, budget, multiple=4)
     state, metrics, arrays = make_update(square_loss, optimizer)(
@@ -220,7 +222,7 @@ def test_the_gradient_does_not_depend_on_the_micro_batch(budget):
 
 
 @pytest.mark.parametrize("poison", ["loss", "gradient", "log-prob"])
-def test_an_update_that_is_not_finite_changes_nothing_but_its_counter(poison):
+def test_nonfinite_update_changes_only_its_counter(poison):
     """Weights and moments stay bit for bit, and the next good update is as if the bad one had not been."""
 
     def loss_fn(params, rows):
@@ -252,7 +254,7 @@ def test_an_update_that_is_not_finite_changes_nothing_but_its_counter(poison):
     jax.tree.map(np.testing.assert_array_equal, late._replace(skipped=0), expected._replace(skipped=0))
 
 
-def test_an_update_of_1e_6_changes_the_weights_although_they_came_in_bfloat16():
+def test_tiny_update_changes_weights_loaded_as_bfloat16():
     optimizer = optax.sgd(1.0)
     state = init_state({"w": jnp.bfloat16(1.0)}, optimizer)
     assert state.params["w"].dtype == jnp.float32

@@ -21,6 +21,8 @@ from socialr1_jax.stories.trace_truth import Story, read_story, read_thoughts, s
 from socialr1_jax.stories.world import Event
 from socialr1_jax.training import grpo, sampler, validation
 
+pytestmark = pytest.mark.usefixtures("programs_once")
+
 EXAMPLES = {
     example.id: example
     for options, seed in ((3, 1), (4, 2))
@@ -52,7 +54,7 @@ def truth_of(example: Example, thoughts: str) -> float:
 # --- statements
 
 
-def test_reference_traces_are_true_and_no_sentence_of_theirs_is_unread():
+def test_reference_traces_are_true_and_fully_read():
     assert {example.meta["type"] for example in EXAMPLES.values()} == set(ALL_TYPES)
     for example in EXAMPLES.values():
         story = read_story(example)
@@ -99,7 +101,7 @@ def test_a_statement_is_judged_by_the_story(thoughts, verdicts):
     assert [one.true for one in read_thoughts(thoughts, STORY)] == verdicts
 
 
-def test_true_statements_left_out_or_repeated_do_not_make_it_truer():
+def test_omitting_or_repeating_truth_gains_nothing():
     example = next(iter(EXAMPLES.values()))
     encode = example.thoughts.split("\n")[0]
     assert 0 < truth_of(example, encode) < 1
@@ -162,7 +164,7 @@ def test_terms_are_compared_with_the_truth_within_groups():
     assert TruthWatch()(examples, malformed, texts) == ({}, [])
 
 
-def test_nothing_is_decoded_where_no_example_has_a_script():
+def test_nothing_is_decoded_without_scripts():
     plain = Example(id="1", story="s", question="q", answer="yes", meta={"script": "{}"})
     for examples in ([], [plain], [replace(plain, meta={})]):
         assert TruthWatch()(examples, [some_terms(1.0, 1.0)] * len(examples), [""] * len(examples)) == ({}, [])
@@ -200,14 +202,14 @@ class Policy:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_a_content_term_that_pays_for_length_is_named_within_30_steps(seed):
+def test_term_that_pays_length_is_named_soon(seed):
     ((step, warning),) = Policy(seed).walk(TruthWatch(), 40, worth=0.2)
     assert step <= 30
     assert re.match(r"content has risen from \S+ to \S+ while the truth of the thoughts fell from 0\.\d+ to 0", warning)
     assert re.search(r'stories-train-.*statements are false, as ".* has no idea where it is', warning)
 
 
-def test_no_warning_where_nothing_changes_or_the_term_does_not_count():
+def test_no_warning_without_change_or_weight():
     assert Policy(5).walk(TruthWatch(), 40, worth=0.0) == []
     assert Policy(5).walk(TruthWatch(), 40, worth=0.15, pay="") == []
 
@@ -227,7 +229,7 @@ def test_noise_and_honest_learning_raise_no_alarm():
     assert alarms <= 1
 
 
-def test_a_resumed_watch_goes_on_as_if_it_had_not_stopped():
+def test_resumed_watch_equals_an_uninterrupted_one():
     whole, first = TruthWatch(), TruthWatch()
     runs = [Policy(3), Policy(3)]
     expected = runs[0].walk(whole, 14, worth=0.0) + runs[0].walk(whole, 26, worth=0.4)
@@ -242,7 +244,7 @@ def test_a_resumed_watch_goes_on_as_if_it_had_not_stopped():
 
 
 @pytest.mark.slow
-def test_a_run_whose_content_model_pays_for_length_warns(start, tmp_path, monkeypatch, capsys):
+def test_run_warns_when_content_pays_length(start, tmp_path, monkeypatch, capsys):
     """A real run; its policy is replaced by reference traces with ever more false claims behind them."""
     steps, policy = 30, np.random.default_rng(0)
     texts: dict[int, str] = {}

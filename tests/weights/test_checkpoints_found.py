@@ -129,7 +129,7 @@ AS_TRANSFORMERS = (
 )
 
 
-def test_harmless_and_null_fields_mean_what_they_mean_to_transformers(folder, caplog):
+def test_null_fields_mean_what_transformers_means(folder, caplog):
     good = config_of(folder)
     plain = our_logits(folder)
     for fields in HARMLESS:
@@ -141,7 +141,7 @@ def test_harmless_and_null_fields_mean_what_they_mean_to_transformers(folder, ca
     assert not [record for record in caplog.records if record.name.startswith("socialr1_jax")]
 
 
-def test_key_value_heads_of_null_are_as_many_as_heads(tied):
+def test_null_key_value_heads_equal_heads(tied):
     write_config(tied, config_of(tied) | {"num_key_value_heads": None})
     np.testing.assert_allclose(our_logits(tied), their_logits(tied), rtol=0, atol=2e-4)
 
@@ -196,7 +196,7 @@ WRONG += [
 ]
 
 
-def test_a_wrong_value_is_one_line_that_names_the_field(tiny):
+def test_wrong_value_is_one_line_naming_its_field(tiny):
     good = config_of(tiny.folder)
     Qwen3Config.from_hf(good)
     for fields, named in WRONG:
@@ -211,7 +211,7 @@ def test_a_wrong_value_is_one_line_that_names_the_field(tiny):
     )
 
 
-def test_a_file_that_is_no_object_is_one_line(folder):
+def test_file_without_an_object_is_one_line(folder):
     for content in ("[1, 2]", "3", "null", '"text"', "{", "", "[" * 100_000, "\x00"):
         (folder / "config.json").write_text(content)
         with pytest.raises(ValueError, match=r"config\.json") as error:
@@ -287,7 +287,7 @@ def test_a_reward_model_without_the_prefix_is_read(tiny, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, load_reward_model(tmp_path / "reward").params, expected)
 
 
-def test_a_tensor_with_and_without_the_prefix_is_named(folder):
+def test_tensor_with_and_without_prefix_is_named(folder):
     edit_tensors(folder, lambda tensors: tensors.update({"norm.weight": tensors["model.norm.weight"].clone()}))
     with pytest.raises(ValueError, match=r"model\.norm\.weight is there twice, as model\.norm\.weight and as norm\."):
         load_hf(folder)
@@ -409,7 +409,7 @@ def test_a_damaged_tokenizer_file_is_named(slow_files, tmp_path, name, content):
     one_line(error)
 
 
-def test_a_tokenizer_is_read_behind_byte_order_marks_or_refused_in_one_line(folder, slow_files, tmp_path):
+def test_byte_order_marks_of_tokenizers_are_read(folder, slow_files, tmp_path):
     build_tokenizer(["the drawer the shelf"] * 2, 300).save_pretrained(folder)
     write_config(folder, config_of(folder) | {"vocab_size": 320})
     expected = load_tokenizer(folder)
@@ -538,7 +538,7 @@ class PathsConfig(Section):
     where: TextMap = Field({})
 
 
-def test_the_home_folder_in_paths_but_not_in_words(tmp_path, monkeypatch):
+def test_home_folder_expands_in_paths_only(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "run.yaml").write_text("path: ~/a\npaths: [~/b, c~/d, stories:5]\nwords: ~/e\nwhere: {name: ~/f}\n")
     config = load_config(PathsConfig, "~/run.yaml")
@@ -630,7 +630,7 @@ def test_the_other_spelling_of_a_hub_name(folder, tmp_path, monkeypatch, caplog,
         local_folder("me/Another-8B")
 
 
-def test_a_gated_model_is_not_sought_under_other_names(monkeypatch):
+def test_gated_model_is_not_sought_elsewhere(monkeypatch):
     asked = []
 
     def snapshot_download(name, **_):
@@ -654,7 +654,7 @@ def test_a_gated_model_is_not_sought_under_other_names(monkeypatch):
         ),
     ],
 )
-def test_other_spellings_neither_wait_for_a_network_nor_hide_the_error(monkeypatch, error, other_error, calls):
+def test_other_spellings_keep_the_error_and_never_wait(monkeypatch, error, other_error, calls):
     """A made-up spelling may be no valid name; without the hub's answer only the cache is searched."""
     asked = []
 

@@ -113,7 +113,7 @@ def test_each_weight_is_a_plain_orbax_checkpoint(source, orbax):
 # --- what is in the way
 
 
-def test_an_earlier_folder_of_the_same_kind_is_replaced(tmp_path, source, orbax):
+def test_earlier_folder_of_equal_kind_is_replaced(tmp_path, source, orbax):
     before = (orbax / "manifest.json").stat().st_ino
     assert hf_to_orbax(["--src", str(source), "--dst", str(orbax)]) == 0
     assert (orbax / "manifest.json").stat().st_ino != before
@@ -143,7 +143,7 @@ def test_the_source_is_never_replaced(convert, target, tmp_path, monkeypatch, ca
     assert f"dst {target} would replace src model; give another dst" in capsys.readouterr().err
 
 
-def test_a_failed_conversion_leaves_the_old_folder_and_no_other(orbax, source, tmp_path, monkeypatch):
+def test_failed_conversion_leaves_the_old_folder(orbax, source, tmp_path, monkeypatch):
     before = contents(tmp_path)
 
     def fail(*_):
@@ -288,7 +288,7 @@ def test_a_killed_conversion_to_orbax_goes_on(source, tmp_path, monkeypatch):
     assert not (tmp_path / ".orbax.partial").exists()
 
 
-def test_a_killed_conversion_of_another_source_is_begun_anew(source, tmp_path):
+def test_killed_conversion_of_another_source_starts_again(source, tmp_path):
     killed_in_the_middle("hf_to_orbax", "socialr1_jax.weights.orbax_folder", "_item", source, tmp_path / "orbax")
     (tmp_path / "other").mkdir()
     other = make_model(tmp_path / "other", tied=False, dtype="bfloat16")
@@ -311,7 +311,7 @@ def test_a_killed_conversion_passes_no_nan_on(source, tmp_path, capsys):
     assert hf_to_orbax(["--src", str(source), "--dst", str(target), "--allow_nonfinite"]) == 0
 
 
-def test_a_killed_export_leaves_the_old_folder_and_goes_on(source, orbax, tmp_path):
+def test_killed_export_leaves_the_old_folder(source, orbax, tmp_path):
     target = tmp_path / "back"
     save_hf(load_hf(source), target, max_file_bytes=4000)
     before = contents(target)
@@ -366,7 +366,7 @@ def test_numbers_that_are_none_are_refused_by_name(tmp_path, capsys, value, dtyp
     assert contents(tmp_path / "back") == contents(source)
 
 
-def test_a_number_too_large_for_the_new_dtype_is_refused(source, tmp_path, capsys):
+def test_number_too_large_for_the_dtype_is_refused(source, tmp_path, capsys):
     model = load_hf(source, dtype=None)
     model.norm.set_value(model.norm.get_value().at[2].set(1e6))
     save_orbax(model, tmp_path / "orbax")

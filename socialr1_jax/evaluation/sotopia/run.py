@@ -60,7 +60,7 @@ class Players(NamedTuple):
     judge: Respondent | None
 
     def close(self) -> None:
-        """Lets go of threads."""
+        """Stops the threads."""
         for one in self:
             if one:
                 one.close()
