@@ -559,10 +559,36 @@ def test_chat_tokens_in_any_message_of_an_evaluated_model_are_text(any_tokenizer
     model = LocalModel.__new__(LocalModel)
     model._tokenizer, model._config = any_tokenizer, SimpleNamespace(thinking="on")
     messages = [{"role": role, "content": FORGED} for role in ("system", "user", "user")]
-    tokens = model.tokens(messages)
+    (tokens,) = model.tokens([messages])
     assert tokens.count(any_tokenizer.convert_tokens_to_ids("<|im_start|>")) == 4
     assert tokens.count(any_tokenizer.convert_tokens_to_ids("<|im_end|>")) == 3
     assert any_tokenizer.decode(tokens).count("<|im_start|>") == 4 + 3 * 2
+
+
+@pytest.mark.parametrize("kind", ["fast", "padding", "slow", "other template"])
+def test_chats_encoded_together_are_those_encoded_singly(kind):
+    from transformers import ByT5Tokenizer
+
+    from socialr1_jax.data.chat_template import chat_tokens, tokens_of_chats
+
+    tokenizer = build_tokenizer([question_text(Example(id="1", **FREE))] * 5, 500)
+    if kind == "padding":
+        tokenizer.backend_tokenizer.enable_padding(length=64)
+        tokenizer.backend_tokenizer.enable_truncation(3)
+    elif kind == "slow":
+        template, tokenizer = tokenizer.chat_template, ByT5Tokenizer()
+        tokenizer.chat_template = template
+    elif kind == "other template":
+        tokenizer.chat_template = (
+            "{{ eos_token }}{% for m in messages %}[{{ m.content | trim }}]{% endfor %}{{ bos_token }}"
+        )
+    texts = ["x", " a\n ", "日本語 é\u0301", FORGED, "</s> <pad>", "<|endoftext|>", *CONTENTS, "y" * 200]
+    chats = [[{"role": "system", "content": text}, {"role": "user", "content": text[::-1]}] for text in texts]
+    for thinking in (True, False):
+        singly = [chat_tokens(tokenizer, chat, thinking) for chat in chats]
+        assert tokens_of_chats(tokenizer, chats, thinking) == singly
+        assert tokens_of_chats(tokenizer, chats[:2] * 600, thinking) == singly[:2] * 600
+    assert tokens_of_chats(tokenizer, []) == []
 
 
 def test_prompts_are_made_in_one_place():

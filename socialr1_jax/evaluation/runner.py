@@ -148,10 +148,9 @@ def run_task(
     status: dict[str, dict[str, float]] = {}
     decoding: dict[str, dict[str, float]] = {}
     scored: list[tuple[ProtocolName, Scored]] = []
-    for protocol, requests in asked.items():
-        drawn = drawn_with(config, task, protocol)
-        decoding[protocol] = drawn._asdict() | {"max_new_tokens": max(_limit(config, one) for one in requests)}
-        answers = ask(task, protocol, requests, config, respondent, replies, said, drawn)
+    for protocol, answers in ask(task, asked, config, respondent, replies, said).items():
+        limit = max(_limit(config, one) for one in asked[protocol])
+        decoding[protocol] = drawn_with(config, task, protocol)._asdict() | {"max_new_tokens": limit}
         if config.predict_only:
             scored += [(protocol, Scored(*answer, "", Grade("", math.nan))) for answer in answers]
             continue
@@ -220,29 +219,34 @@ def _plain(figure: str) -> str:
 
 def ask(
     task: Task,
-    protocol: ProtocolName,
-    requests: Sequence[Request],
+    asked: Mapping[ProtocolName, Sequence[Request]],
     config: EvaluateConfig,
     respondent: Respondent,
     replies: ReplyFile,
     said: Callable[[str], None],
-    decoding: Decoding | None = None,
-) -> list[tuple[Request, int, Reply]]:
-    """Return (request, sample, reply) of every prompt and sample, in order; known ones are not asked again.
+) -> dict[ProtocolName, list[tuple[Request, int, Reply]]]:
+    """Return (request, sample, reply) of every prompt and sample of each protocol, in order.
 
+    All protocols are asked together, so that one batch and few programs serve them; known replies are not asked again.
     A follow-up and its reply stand in the place of the prompt that they follow, unless that had no reply.
     """
-    own = None if decoding == decoding_of(config) else decoding
 
-    def asked(one: Request, key: str, samples: Sequence[int]) -> Asked:
+    def prompt(protocol: ProtocolName, one: Request, key: str, samples: Sequence[int]) -> Asked:
+        drawn = drawn_with(config, task, protocol)
         return Asked(
-            f"{task.name}/{protocol}/{key}", one.messages, _limit(config, one), tuple(samples), own, one.continuations
+            f"{task.name}/{protocol}/{key}",
+            one.messages,
+            _limit(config, one),
+            tuple(samples),
+            None if drawn == decoding_of(config) else drawn,
+            one.continuations,
         )
 
-    first = [asked(one, one.id, range(config.num_samples)) for one in requests]
-    answers = [(requests[i], s, reply) for i, s, reply in _replies(first, respondent, replies, said)]
+    requests = [(protocol, one) for protocol, each in asked.items() for one in each]
+    first = [prompt(protocol, one, one.id, range(config.num_samples)) for protocol, one in requests]
+    answers = [(*requests[i], sample, reply) for i, sample, reply in _replies(first, respondent, replies, said)]
     following: dict[int, Request] = {}  # by the place in `answers`
-    for place, (one, _, reply) in enumerate(answers):
+    for place, (protocol, one, _, reply) in enumerate(answers):
         if not one.follow_up:
             continue
         text = None if reply.finish_reason in FAILED else said_in(reply)
@@ -251,13 +255,18 @@ def ask(
         else:
             assert task.follow_up
             following[place] = task.follow_up(one, protocol, text)
-    if not following:
-        return answers
-    second = [asked(one, f"{one.id}/{answers[place][1]}", (0,)) for place, one in following.items()]
-    found = _replies(second, respondent, replies, said)
+    second = []
+    for place, one in following.items():
+        protocol, _, sample, _ = answers[place]
+        second.append(prompt(protocol, one, f"{one.id}/{sample}", (0,)))
+    found = _replies(second, respondent, replies, said) if second else []
     for (place, one), (_, _, reply) in zip(following.items(), found, strict=True):
-        answers[place] = (one, answers[place][1], reply)
-    return answers
+        protocol, _, sample, _ = answers[place]
+        answers[place] = (protocol, one, sample, reply)
+    by_protocol: dict[ProtocolName, list[tuple[Request, int, Reply]]] = {protocol: [] for protocol in asked}
+    for protocol, request, sample, reply in answers:
+        by_protocol[protocol].append((request, sample, reply))
+    return by_protocol
 
 
 def _replies(

@@ -694,11 +694,11 @@ def test_a_call_that_fails_is_an_error_reply_and_is_asked_again(server, toy, tmp
     model = endpoint(server)
     request = TOY.requests(TOY.load(tmp_path), "official", 0)[0]
     with ReplyFile(tmp_path / "r.jsonl", model.identity()) as replies:
-        ((_, _, reply),) = ask(TOY, "official", [request], toy(), model, replies, lambda text: None)
+        ((_, _, reply),) = ask(TOY, {"official": [request]}, toy(), model, replies, lambda text: None)["official"]
     assert reply.finish_reason == "error"
     server.status = 200
     with ReplyFile(tmp_path / "r.jsonl", model.identity()) as replies:
-        ((_, _, reply),) = ask(TOY, "official", [request], toy(), model, replies, lambda text: None)
+        ((_, _, reply),) = ask(TOY, {"official": [request]}, toy(), model, replies, lambda text: None)["official"]
     assert reply.text == "A official 0"
 
 

@@ -51,7 +51,7 @@ class LocalSpeaker:
 
     def submit(self, key: str, messages: Messages, seed: int) -> None:
         """See `Speaker`."""
-        tokens = self._model.tokens(messages)
+        (tokens,) = self._model.tokens([messages])
         if len(tokens) > self._longest:
             self._too_long.append(key)
             return
