@@ -19,7 +19,7 @@ from socialr1_jax.data.tables import DataError, read_rows
 from socialr1_jax.data.tokenizer import SPECIAL_TOKENS, build_tokenizer
 from socialr1_jax.evaluation.respondents import LocalModel
 from socialr1_jax.evaluation.task import BenchmarkError
-from socialr1_jax.evaluation.tasks import files, tactfultom, tombench, tombench_hard
+from socialr1_jax.evaluation.tasks import reading, tactfultom, tombench, tombench_hard
 from socialr1_jax.questions import sources as question_sources
 from socialr1_jax.questions.sources import open_questions
 from socialr1_jax.rewards import scoring
@@ -181,11 +181,11 @@ def test_a_benchmark_with_half_a_character_is_refused_when_it_is_read(tmp_path, 
     rows = write(tmp_path / "rows.jsonl", {"story": "\U0001f600"}, {"story": ["x", {half: "y"}]})
     table = tmp_path / "ToMBench_Hard_val.csv"
     table.write_text(f'story,question,options,dimension,answer\ns,q,"{["x", half]!r}",belief,A\n')
-    for read in (lambda: files.read_jsonl(rows), lambda: tombench_hard.load(tmp_path)):
+    for read in (lambda: reading.read_jsonl(rows), lambda: tombench_hard.load(tmp_path)):
         with pytest.raises(BenchmarkError, match="half a character") as refused:
             read()
         assert is_clean(refused.value)
-    assert files.read_jsonl(write(rows, {"story": "\U0001f600"})) == [{"story": "\U0001f600"}]
+    assert reading.read_jsonl(write(rows, {"story": "\U0001f600"})) == [{"story": "\U0001f600"}]
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from socialr1_jax.data.examples import Example
-from socialr1_jax.evaluation.task import Baseline, Grade, Graded, Metric, Request, Task
+from socialr1_jax.evaluation.metrics import Grade, Graded, Metric
+from socialr1_jax.evaluation.request import Request
+from socialr1_jax.evaluation.task import Baseline, Task
 from socialr1_jax.questions.audit import untrained_rules
 
 

@@ -18,7 +18,8 @@ from socialr1_jax.data.examples import Example
 from socialr1_jax.data.twins import cluster_name, twin_name
 from socialr1_jax.evaluation.audit_files import in_headline
 from socialr1_jax.evaluation.card import card_example
-from socialr1_jax.evaluation.task import Request, mean_metric
+from socialr1_jax.evaluation.metrics import mean_metric
+from socialr1_jax.evaluation.request import Request
 from socialr1_jax.questions.accuracy import baseline_figures
 from socialr1_jax.questions.intervals import around, share_interval, sign_flip_p
 from socialr1_jax.rewards.parsing import final_answer

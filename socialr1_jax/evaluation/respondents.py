@@ -16,7 +16,8 @@ from socialr1_jax.chat.answers import PLAIN_NAMES, Reply, SettingNames
 from socialr1_jax.chat.client import ChatClient, ChatRefused
 from socialr1_jax.config.evaluation import EvaluateConfig
 from socialr1_jax.data.chat_template import tokens_of_chats
-from socialr1_jax.evaluation.task import BenchmarkError, Decoding, Messages
+from socialr1_jax.evaluation.request import Messages
+from socialr1_jax.evaluation.task import BenchmarkError, Decoding
 from socialr1_jax.runtime.files import sha256
 
 if TYPE_CHECKING:

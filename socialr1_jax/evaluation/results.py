@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from socialr1_jax.config.evaluation import EvaluateConfig
+from socialr1_jax.evaluation.metrics import Metric
 from socialr1_jax.evaluation.published import COLUMNS, NOTE, PUBLISHED
 from socialr1_jax.evaluation.runner import TaskResult
-from socialr1_jax.evaluation.task import Metric
 from socialr1_jax.evaluation.wording import shown_wording
 from socialr1_jax.questions.intervals import around, share_interval
 from socialr1_jax.runtime.files import write_json, write_whole

@@ -16,23 +16,12 @@ from socialr1_jax.config.evaluation import EvaluateConfig, samples_name
 from socialr1_jax.evaluation.baselines import baselines
 from socialr1_jax.evaluation.card import card_example
 from socialr1_jax.evaluation.embeddings import installed, load_embedder
+from socialr1_jax.evaluation.metrics import Grade, Metric
 from socialr1_jax.evaluation.reply_file import ReplyFile
+from socialr1_jax.evaluation.request import ProtocolName, Request
 from socialr1_jax.evaluation.respondents import Asked, Endpoint, Respondent, decoding_of
 from socialr1_jax.evaluation.scoring import FAILED, Scored, figures, said_in, sample_row, score, status_rates
-from socialr1_jax.evaluation.task import (
-    Baseline,
-    BenchmarkError,
-    Data,
-    Decoding,
-    Embedder,
-    Grade,
-    Hub,
-    Metric,
-    ProtocolName,
-    Request,
-    Task,
-)
-from socialr1_jax.evaluation.tasks.files import NOT_PUBLISHED
+from socialr1_jax.evaluation.task import Baseline, BenchmarkError, Data, Decoding, Embedder, Hub, Remark, Task
 from socialr1_jax.evaluation.wording import FILE, OWN_WORDING, note_on, with_wording, wording_of
 from socialr1_jax.runtime.files import finite, write_whole
 from socialr1_jax.weights.hub import find_data
@@ -97,8 +86,9 @@ def _of_hub(task: Task, hub: Hub, download: bool, missing: str) -> Data:
         raise NoFolder(f"{missing} (hub data set {hub.id}: {error})") from None
     data = task.load(folder)
     # The pinned revision is the published one, whatever copy our sums are of.
-    notes = [note for note in data.notes if folder.name != hub.revision or NOT_PUBLISHED not in note]
-    return replace(data, notes=(f"questions from the hub data set {hub.id} @ {folder.name[:12]}", *notes))
+    kept = [remark for remark in data.remarks if folder.name != hub.revision or remark.kind != "other"]
+    origin = Remark(f"questions from the hub data set {hub.id} @ {folder.name[:12]}", "hub")
+    return replace(data, remarks=(origin, *kept))
 
 
 def embedder(task: Task, protocol: ProtocolName) -> Embedder | None:

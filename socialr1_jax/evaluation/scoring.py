@@ -9,7 +9,9 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from socialr1_jax.chat.answers import Reply
-from socialr1_jax.evaluation.task import Embedder, Grade, Graded, Metric, ProtocolName, Request, Task
+from socialr1_jax.evaluation.metrics import Grade, Graded, Metric
+from socialr1_jax.evaluation.request import ProtocolName, Request
+from socialr1_jax.evaluation.task import Embedder, Task
 from socialr1_jax.rewards.parsing import THINK_END, without_thoughts
 
 FAILED = ("too_long", "refused", "error")  # there is no reply, so nothing to grade

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from socialr1_jax.data.tables import listed
-from socialr1_jax.evaluation.task import BenchmarkError, Data, Wording
+from socialr1_jax.evaluation.request import Wording
+from socialr1_jax.evaluation.task import BenchmarkError, Data
 from socialr1_jax.evaluation.wording_sources import SOURCES, Source, fields_of
 from socialr1_jax.runtime.files import read_json, sha256
 from socialr1_jax.runtime.ownership import refuse_foreign_file

@@ -15,7 +15,8 @@ from typing import NamedTuple
 
 import yaml
 
-from socialr1_jax.evaluation.task import FIELD, BenchmarkError
+from socialr1_jax.evaluation.request import FIELD
+from socialr1_jax.evaluation.task import BenchmarkError
 from socialr1_jax.runtime.files import sha256
 from socialr1_jax.runtime.terminal import printable
 

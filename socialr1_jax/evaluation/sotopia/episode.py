@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
+from socialr1_jax.evaluation.request import Messages, Wording
 from socialr1_jax.evaluation.sotopia.objects import objects_in
 from socialr1_jax.evaluation.sotopia.official import agent_prompt
 from socialr1_jax.evaluation.sotopia.profiles import (
@@ -26,7 +27,6 @@ from socialr1_jax.evaluation.sotopia.profiles import (
     seen_of,
 )
 from socialr1_jax.evaluation.sotopia.speakers import Reply
-from socialr1_jax.evaluation.task import Messages, Wording
 from socialr1_jax.rewards.rubric import harmless, without_chat_tokens
 
 ACTIONS = ("none", "speak", "non-verbal communication", "action", "leave")

@@ -7,10 +7,10 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+from socialr1_jax.evaluation.metrics import mean_metric
 from socialr1_jax.evaluation.rows import Row
 from socialr1_jax.evaluation.sotopia.episode import Setting
 from socialr1_jax.evaluation.sotopia.judging import DIMENSIONS
-from socialr1_jax.evaluation.task import mean_metric
 from socialr1_jax.questions.intervals import around
 
 OVERALL = "overall"

@@ -18,13 +18,13 @@ from typing import Any, NamedTuple
 
 from pydantic import TypeAdapter, ValidationError
 
+from socialr1_jax.evaluation.request import Messages
 from socialr1_jax.evaluation.rows import Row, RowFile, read_rows
 from socialr1_jax.evaluation.sotopia.episode import Episode, Setting, seed_of
 from socialr1_jax.evaluation.sotopia.objects import objects_in
 from socialr1_jax.evaluation.sotopia.official import judge_prompt
 from socialr1_jax.evaluation.sotopia.play import Asked, feed
 from socialr1_jax.evaluation.sotopia.speakers import Reply, Speaker
-from socialr1_jax.evaluation.task import Messages
 from socialr1_jax.rewards.rubric import folded_keys, harmless, material_hash
 from socialr1_jax.runtime.interrupt import NEVER, Stop
 

@@ -9,10 +9,11 @@ from functools import partial
 from typing import Any
 
 from socialr1_jax.chat import answers as server_answers
+from socialr1_jax.evaluation.request import Messages
 from socialr1_jax.evaluation.respondents import Asked, Endpoint, LocalModel
 from socialr1_jax.evaluation.scoring import FAILED
 from socialr1_jax.evaluation.sotopia.speakers import Reply
-from socialr1_jax.evaluation.task import BenchmarkError, Messages
+from socialr1_jax.evaluation.task import BenchmarkError
 from socialr1_jax.rewards.parsing import without_thoughts
 
 

@@ -11,10 +11,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from socialr1_jax.evaluation.request import Messages
 from socialr1_jax.evaluation.rows import Row, RowFile, read_rows
 from socialr1_jax.evaluation.sotopia.episode import ACTIONS, Episode, Setting, Turn
 from socialr1_jax.evaluation.sotopia.speakers import Reply, Speaker
-from socialr1_jax.evaluation.task import BenchmarkError, Messages
+from socialr1_jax.evaluation.task import BenchmarkError
 from socialr1_jax.runtime.interrupt import NEVER, Interrupted, Stop
 
 WAIT = 1.0  # seconds that a speaker may wait for a reply when no other has work

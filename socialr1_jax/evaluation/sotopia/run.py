@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from socialr1_jax.chat.answers import SettingNames
 from socialr1_jax.config.evaluation import ALLOW_SELF, EvaluateConfig, ProtocolName
+from socialr1_jax.evaluation.metrics import Metric
 from socialr1_jax.evaluation.respondents import Endpoint, LocalModel, Respondent, make_respondent
 from socialr1_jax.evaluation.rows import Row
 from socialr1_jax.evaluation.runner import TaskResult, folder_of, skipped_notes
@@ -21,7 +22,7 @@ from socialr1_jax.evaluation.sotopia.official import judge_schema, rules_of
 from socialr1_jax.evaluation.sotopia.play import Played, play, read_episodes
 from socialr1_jax.evaluation.sotopia.profiles import SETS
 from socialr1_jax.evaluation.sotopia.speakers import Speaker
-from socialr1_jax.evaluation.task import BenchmarkError, Metric
+from socialr1_jax.evaluation.task import BenchmarkError
 from socialr1_jax.evaluation.wording import FILE, note_on, with_wording, wording_of
 from socialr1_jax.runtime.terminal import counted
 

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, Protocol
 
-from socialr1_jax.evaluation.task import Messages
+from socialr1_jax.evaluation.request import Messages
 
 
 class Reply(NamedTuple):
