@@ -13,14 +13,13 @@ from typing import Any
 
 from socialr1_jax.chat.answers import Reply
 from socialr1_jax.config.evaluation import EvaluateConfig, samples_name
-from socialr1_jax.evaluation.baselines import baselines
 from socialr1_jax.evaluation.card import card_example
 from socialr1_jax.evaluation.embeddings import installed, load_embedder
 from socialr1_jax.evaluation.metrics import Grade, Metric
 from socialr1_jax.evaluation.reply_file import ReplyFile
 from socialr1_jax.evaluation.request import ProtocolName, Request
 from socialr1_jax.evaluation.respondents import Asked, Endpoint, Respondent, decoding_of
-from socialr1_jax.evaluation.scoring import FAILED, Scored, figures, said_in, sample_row, score, status_rates
+from socialr1_jax.evaluation.scoring import FAILED, Scored, baselines, figures, said_in, sample_row, score, status_rates
 from socialr1_jax.evaluation.task import Baseline, BenchmarkError, Data, Decoding, Embedder, Hub, Remark, Task
 from socialr1_jax.evaluation.wording import FILE, OWN_WORDING, note_on, with_wording, wording_of
 from socialr1_jax.runtime.files import finite, write_whole

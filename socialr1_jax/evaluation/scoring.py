@@ -8,10 +8,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from socialr1_jax.chat.answers import Reply
+from socialr1_jax.data.examples import Example
 from socialr1_jax.evaluation.metrics import Grade, Graded, Metric
 from socialr1_jax.evaluation.request import ProtocolName, Request
-from socialr1_jax.evaluation.task import Embedder, Task
+from socialr1_jax.evaluation.task import Baseline, Embedder, Task
+from socialr1_jax.questions.audit import untrained_rules
 from socialr1_jax.rewards.parsing import THINK_END, without_thoughts
 
 FAILED = ("too_long", "refused", "error")  # there is no reply, so nothing to grade
@@ -101,6 +105,32 @@ def figures(
         found[f"maj@{k}/{headline}"] = task.metrics(votes, protocol)[headline]
         found[f"pass@{k}/{headline}"] = task.metrics(best, protocol)[headline]
     return found | kinder
+
+
+def baselines(task: Task, requests: Sequence[Request], examples: Sequence[Example]) -> dict[str, Baseline]:
+    """Return chance and the best rule of each figure of the `social_r1` protocol; {} where a question has no options.
+
+    A rule's grade of a question is its probability to be right, and the task makes its figures of these grades as it
+    does of a model's. The rules are those of `audit_examples` that are not trained.
+
+    Args:
+        examples: the question of each request.
+    """
+    if not examples or not all(example.options for example in examples):
+        return {}
+
+    def graded_alike(credit_q: np.ndarray) -> dict[str, Metric]:
+        grades = (Grade(example.answer, float(c)) for example, c in zip(examples, credit_q, strict=True))
+        return task.metrics([Graded(*pair) for pair in zip(requests, grades, strict=True)], "social_r1")
+
+    chance = graded_alike(np.array([1 / len(example.options) for example in examples]))
+    rules = {name: graded_alike(credit_q) for name, credit_q in untrained_rules(examples).items()}
+    found = {}
+    for name, guessed in chance.items():
+        best = max(rules, key=lambda rule: rules[rule][name].value)
+        if guessed.n and guessed.value:  # else no figure of right answers
+            found[name] = Baseline(guessed.value, best, rules[best][name].value)
+    return found
 
 
 def status_rates(scored: Sequence[Scored]) -> dict[str, float]:

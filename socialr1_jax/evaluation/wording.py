@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from socialr1_jax.data.tables import listed
 from socialr1_jax.evaluation.request import Wording
 from socialr1_jax.evaluation.task import BenchmarkError, Data
-from socialr1_jax.evaluation.wording_sources import SOURCES, Source, fields_of
+from socialr1_jax.evaluation.wording_sources import SOURCES, TextSource, fields_of
 from socialr1_jax.runtime.files import read_json, sha256
 from socialr1_jax.runtime.ownership import refuse_foreign_file
 from socialr1_jax.runtime.terminal import printable
@@ -101,7 +101,7 @@ def shown_wording(wording: str, protocol: str) -> str:
     return OWN_WORDING if wording == OWN_WORDING or protocol == "paper" else wording[:_SHOWN]
 
 
-def _origin(source: Source, digest: str, written: Any) -> str:
+def _origin(source: TextSource, digest: str, written: Any) -> str:
     if digest == source.known:
         return f"the wording of {source.version}"
     which = f"is of another version than {source.version}" if digest == written else "was edited by hand"

@@ -16,7 +16,6 @@ from socialr1_jax.config.command_line import load_config
 from socialr1_jax.config.evaluation import TASKS, EvaluateConfig
 from socialr1_jax.config.run import ConfigError
 from socialr1_jax.evaluation import evaluate as whole
-from socialr1_jax.evaluation.baselines import baselines
 from socialr1_jax.evaluation.card import card_example, card_request
 from socialr1_jax.evaluation.metrics import Grade, Metric, accuracy, mean_metric
 from socialr1_jax.evaluation.question_file import open_questions_task
@@ -26,7 +25,7 @@ from socialr1_jax.evaluation.rescore import rescore
 from socialr1_jax.evaluation.respondents import Asked, Endpoint
 from socialr1_jax.evaluation.results import checkpoint_text, figure_table, headline_table
 from socialr1_jax.evaluation.runner import TaskResult, ask, drawn_with, requests_of, run_task
-from socialr1_jax.evaluation.scoring import figures, sample_row, score
+from socialr1_jax.evaluation.scoring import baselines, figures, sample_row, score
 from socialr1_jax.evaluation.task import BenchmarkError, Data, Decoding, Request, Task
 from socialr1_jax.rewards.parsing import without_thoughts
 
