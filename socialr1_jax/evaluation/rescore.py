@@ -11,7 +11,7 @@ from socialr1_jax.config.evaluation import TASKS, is_question_source
 from socialr1_jax.evaluation.registry import get_task
 from socialr1_jax.evaluation.request import ProtocolName
 from socialr1_jax.evaluation.runner import embedder
-from socialr1_jax.evaluation.scoring import Scored, figures, rescored, status_rates
+from socialr1_jax.evaluation.scoring import ScoredReply, figures, rescored, status_rates
 from socialr1_jax.evaluation.task import BenchmarkError, Task
 from socialr1_jax.runtime.files import finite, read_json
 from socialr1_jax.runtime.ownership import refuse_foreign_file
@@ -71,7 +71,7 @@ def rescore(samples: Path) -> dict[str, Any]:
 
     Raises BenchmarkError naming the file and line of a row that is no sample.
     """
-    groups: dict[tuple[str, ProtocolName], list[Scored]] = {}
+    groups: dict[tuple[str, ProtocolName], list[ScoredReply]] = {}
     with samples.open("rb") as file:
         for number, line in enumerate(file, 1):
             try:

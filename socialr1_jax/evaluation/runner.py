@@ -19,7 +19,16 @@ from socialr1_jax.evaluation.metrics import Grade, Metric
 from socialr1_jax.evaluation.reply_file import ReplyFile
 from socialr1_jax.evaluation.request import ProtocolName, Request
 from socialr1_jax.evaluation.respondents import Asked, Endpoint, Respondent, decoding_of
-from socialr1_jax.evaluation.scoring import FAILED, Scored, baselines, figures, said_in, sample_row, score, status_rates
+from socialr1_jax.evaluation.scoring import (
+    FAILED,
+    ScoredReply,
+    baselines,
+    figures,
+    said_in,
+    sample_row,
+    score,
+    status_rates,
+)
 from socialr1_jax.evaluation.task import Baseline, BenchmarkError, Data, Decoding, Embedder, Hub, Remark, Task
 from socialr1_jax.evaluation.wording import FILE, OWN_WORDING, note_on, with_wording, wording_of
 from socialr1_jax.runtime.files import finite, write_whole
@@ -136,12 +145,12 @@ def run_task(
     metrics: dict[str, Metric] = {}
     status: dict[str, dict[str, float]] = {}
     decoding: dict[str, dict[str, float]] = {}
-    scored: list[tuple[ProtocolName, Scored]] = []
+    scored: list[tuple[ProtocolName, ScoredReply]] = []
     for protocol, answers in ask(task, asked, config, respondent, replies, said).items():
         limit = max(_limit(config, one) for one in asked[protocol])
         decoding[protocol] = drawn_with(config, task, protocol)._asdict() | {"max_new_tokens": limit}
         if config.predict_only:
-            scored += [(protocol, Scored(*answer, "", Grade("", math.nan))) for answer in answers]
+            scored += [(protocol, ScoredReply(*answer, "", Grade("", math.nan))) for answer in answers]
             continue
         found = [score(task, protocol, *answer) for answer in answers]
         metrics |= {

@@ -30,7 +30,7 @@ _FIELDS: dict[str, tuple[type, ...]] = {  # of a row of samples
 _WRONG, _NO_GRADE = Grade("", 0.0), Grade("", math.nan)
 
 
-class Scored(NamedTuple):
+class ScoredReply(NamedTuple):
     """A reply with its grade; `sample` counts the replies to one prompt."""
 
     request: Request
@@ -40,20 +40,20 @@ class Scored(NamedTuple):
     grade: Grade
 
 
-def score(task: Task, protocol: ProtocolName, request: Request, sample: int, reply: Reply) -> Scored:
+def score(task: Task, protocol: ProtocolName, request: Request, sample: int, reply: Reply) -> ScoredReply:
     """Grade a reply. One whose thoughts do not end is truncated and wrong; one that is cut later counts as it is.
 
     A reply without thoughts is graded with its outer white space, which some official readers stumble over.
     """
     if reply.finish_reason in FAILED:
-        return Scored(request, sample, reply, reply.finish_reason, _NO_GRADE)
+        return ScoredReply(request, sample, reply, reply.finish_reason, _NO_GRADE)
     said = said_in(reply)
     if said is None:
-        return Scored(request, sample, reply, "truncated", _WRONG)
+        return ScoredReply(request, sample, reply, "truncated", _WRONG)
     grade = task.grade(request, protocol, said)
     answered = said.strip() and grade.answer
     status = "truncated" if reply.finish_reason == "length" else "ok" if answered else "unparsable"
-    return Scored(request, sample, reply, status, grade)
+    return ScoredReply(request, sample, reply, status, grade)
 
 
 def said_in(reply: Reply) -> str | None:
@@ -63,7 +63,7 @@ def said_in(reply: Reply) -> str | None:
 
 
 def figures(
-    task: Task, protocol: ProtocolName, scored: Sequence[Scored], embedder: Embedder | None = None
+    task: Task, protocol: ProtocolName, scored: Sequence[ScoredReply], embedder: Embedder | None = None
 ) -> dict[str, Metric]:
     """Return the task's figures, means over the samples; of k > 1 samples also maj@k and pass@k of the headline.
 
@@ -133,13 +133,13 @@ def baselines(task: Task, requests: Sequence[Request], examples: Sequence[Exampl
     return found
 
 
-def status_rates(scored: Sequence[Scored]) -> dict[str, float]:
+def status_rates(scored: Sequence[ScoredReply]) -> dict[str, float]:
     """Return the share of replies of every status."""
     counts = Counter(one.status for one in scored)
     return {status: counts[status] / len(scored) if scored else math.nan for status in STATUSES}
 
 
-def sample_row(task: str, protocol: ProtocolName, scored: Scored) -> dict[str, Any]:
+def sample_row(task: str, protocol: ProtocolName, scored: ScoredReply) -> dict[str, Any]:
     """Return a row of samples_<task>.jsonl: all that `rescored` needs, and what a reader wants to see."""
     request, reply = scored.request, scored.reply
     failure = {"cause": reply.cause, "reason": reply.reason} if reply.cause else {}
@@ -161,7 +161,7 @@ def sample_row(task: str, protocol: ProtocolName, scored: Scored) -> dict[str, A
     }
 
 
-def rescored(task: Task, row: Mapping[str, Any]) -> Scored:
+def rescored(task: Task, row: Mapping[str, Any]) -> ScoredReply:
     """Grade a row of samples_<task>.jsonl again. Raises TypeError naming a field of another type."""
     for name, kinds in _FIELDS.items():
         if not isinstance(row[name], kinds):

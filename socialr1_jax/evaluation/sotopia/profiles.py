@@ -62,7 +62,7 @@ class Scenario:
     relationship: int
 
 
-class Pair(NamedTuple):
+class AgentPair(NamedTuple):
     """Two agents in a scenario; the first one has the first goal and the first turn."""
 
     scenario: Scenario
@@ -79,7 +79,7 @@ class Benchmark:
     scenarios: Mapping[str, Scenario]
     agents: Mapping[str, Agent]
     relationships: Mapping[tuple[str, str], int]
-    pairs: tuple[Pair, ...]
+    pairs: tuple[AgentPair, ...]
     hard: frozenset[str]
     files: Mapping[str, str]
     remarks: tuple[Remark, ...]
@@ -96,7 +96,7 @@ class Benchmark:
             return _CODENAMES[name] in scenario.codename.lower()
         return name == "all" or scenario.id in self.hard
 
-    def pairs_of(self, name: SetName) -> tuple[Pair, ...]:
+    def pairs_of(self, name: SetName) -> tuple[AgentPair, ...]:
         """The pairs of a set, in the file's order."""
         return tuple(pair for pair in self.pairs if self.is_in(name, pair.scenario))
 
@@ -118,7 +118,7 @@ def load(folder: Path) -> Benchmark:
             raise BenchmarkError(f"{where}: no scenario {row['env_id']}")
         if len(ids) != 2 or ids[0] == ids[1] or not agents.keys() >= set(ids):
             raise BenchmarkError(f"{where}: 'agent_ids' {ids} are not two of the agents")
-        pairs.append(Pair(scenario, (agents[ids[0]], agents[ids[1]])))
+        pairs.append(AgentPair(scenario, (agents[ids[0]], agents[ids[1]])))
     used = read_json(paths["used_env.json"])
     hard = frozenset(texts(used, "sotopia_hard_env", str(paths["used_env.json"])))
     wanted = set(texts(used, "sotopia_env", str(paths["used_env.json"])))
@@ -221,7 +221,7 @@ def _relationship(row: Any, where: str) -> int:
     return int(level)
 
 
-def _contradictions(pairs: list[Pair], relationships: Mapping[tuple[str, str], int]) -> tuple[Remark, ...]:
+def _contradictions(pairs: list[AgentPair], relationships: Mapping[tuple[str, str], int]) -> tuple[Remark, ...]:
     """A scenario's relationship decides; the file of relationships says another for some of its pairs."""
     count = 0
     for scenario, (first, second) in pairs:

@@ -44,10 +44,12 @@ _AND = {"en": " and ", "zh": "和"}
 _FORMS = ("({})", "[{}]", ": {}", "option {}", "option ({})", "choice {}", "choice ({})", "选项 {}", "选项 ({})")
 _MARKS = "<[():"
 
-Question = tuple[str, str, list[str], str]  # name, words, options, gold letter
+AskedQuestion = tuple[str, str, list[str], str]  # name, words, options, gold letter
 
 
-def requests(item: Mapping[str, Any], asked: Sequence[Question], meta: Mapping[str, Any], seed: int) -> list[Request]:
+def requests(
+    item: Mapping[str, Any], asked: Sequence[AskedQuestion], meta: Mapping[str, Any], seed: int
+) -> list[Request]:
     """Return the prompts of a row, five tries in each of four orders; those of EU ask for the emotion first."""
     rng = random.Random(f"emobench {seed} {item['part']} {item['qid']}")
     found = []

@@ -71,7 +71,6 @@ _AUTHORS = {  # our heading -> our name of the authors' text
 }
 _TARGETS = ("fact_question_real_reason", "comprehension_q", "fact_question_truth")
 _NEW_TOKENS = 8192
-Row = Mapping[str, Any]
 _ANSWER = re.compile("answer", re.IGNORECASE)
 
 
@@ -159,7 +158,13 @@ def _before(question: Mapping[str, Any]) -> tuple[str, str] | None:
 
 
 def _official(
-    item: Mapping[str, Any], category: str, question: Row, form: str, seed: int, wording: Wording | None, cot: bool
+    item: Mapping[str, Any],
+    category: str,
+    question: Mapping[str, Any],
+    form: str,
+    seed: int,
+    wording: Wording | None,
+    cot: bool,
 ) -> Request:
     parts = [("Context", item["full_context"]), ("Question", question["question"])]
     if about := _before(question):
