@@ -586,9 +586,9 @@ def test_chats_encoded_together_are_those_encoded_singly(kind):
     chats = [[{"role": "system", "content": text}, {"role": "user", "content": text[::-1]}] for text in texts]
     for thinking in (True, False):
         singly = [chat_tokens(tokenizer, chat, thinking) for chat in chats]
-        assert tokens_of_chats(tokenizer, chats, thinking) == singly
-        assert tokens_of_chats(tokenizer, chats[:2] * 600, thinking) == singly[:2] * 600
-    assert tokens_of_chats(tokenizer, []) == []
+        assert list(tokens_of_chats(tokenizer, chats, thinking)) == singly
+        assert list(tokens_of_chats(tokenizer, chats[:2] * 600, thinking)) == singly[:2] * 600
+    assert list(tokens_of_chats(tokenizer, [])) == []
 
 
 def test_prompts_are_made_in_one_place():

@@ -9,7 +9,7 @@ writes the rest of its thoughts; it may close an empty pair, so that there are n
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
@@ -107,26 +107,25 @@ def chat_tokens(tokenizer: Any, messages: Sequence[Mapping[str, str]], thinking:
 
     Raises ValueError when the tokenizer has no chat template, or one that does not take these messages.
     """
-    return tokens_of_chats(tokenizer, [messages], thinking)[0]
+    (tokens,) = tokens_of_chats(tokenizer, [messages], thinking)
+    return tokens
 
 
 def tokens_of_chats(
     tokenizer: Any, chats: Sequence[Sequence[Mapping[str, str]]], thinking: bool = True
-) -> list[list[int]]:
-    """Return `chat_tokens` of each chat; all that hold no special token are encoded in one call."""
+) -> Iterator[list[int]]:
+    """Yield `chat_tokens` of each chat; many that hold no special token are encoded in one call."""
     listed = tuple(token.content for token in tokenizer.added_tokens_decoder.values() if token.special)
     special = _any_of(listed)
-    holding = [any(special.search(message["content"]) for message in messages) for messages in chats]
-    plain = [
-        _rendered(tokenizer, messages, thinking) for messages, holds in zip(chats, holding, strict=True) if not holds
-    ]
-    parts = (plain[start : start + _AT_ONCE] for start in range(0, len(plain), _AT_ONCE))
     options = {"add_special_tokens": False, "return_attention_mask": False, "return_token_type_ids": False}
-    ids = (each for part in parts for each in tokenizer(part, **options)["input_ids"])
-    return [
-        _with_stand_ins(tokenizer, special, messages, thinking) if holds else list(next(ids))
-        for messages, holds in zip(chats, holding, strict=True)
-    ]
+    for start in range(0, len(chats), _AT_ONCE):
+        part = chats[start : start + _AT_ONCE]
+        holding = [any(special.search(message["content"]) for message in messages) for messages in part]
+        plain = [messages for messages, holds in zip(part, holding, strict=True) if not holds]
+        texts = [_rendered(tokenizer, messages, thinking) for messages in plain]
+        ids = iter(tokenizer(texts, **options)["input_ids"] if texts else ())
+        for messages, holds in zip(part, holding, strict=True):
+            yield _with_stand_ins(tokenizer, special, messages, thinking) if holds else list(next(ids))
 
 
 def _with_stand_ins(

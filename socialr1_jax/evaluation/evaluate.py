@@ -150,20 +150,11 @@ def listing(data_dir: Path) -> str:
 
 def _what_is_here(name: str, published: tuple[int, str], data_dir: Path) -> Iterator[tuple[str, str]]:
     """Yield a benchmark's lines about data and wording, each as (label, text)."""
+    plays = name == sotopia.NAME
     try:
-        if name == sotopia.NAME:
-            benchmark = sotopia.load_benchmark(data_dir)
-            data = Data(
-                items=[one._asdict() for one in benchmark.pairs],
-                files=benchmark.files,
-                remarks=benchmark.remarks,
-                whole=len(benchmark.pairs) == published[0],
-                wording=benchmark.wording,
-            )
-        else:
-            data = load_data(get_task(name), data_dir, download=False)
+        data = sotopia.load_benchmark(data_dir) if plays else load_data(get_task(name), data_dir, download=False)
     except NoFolder:
-        hub = None if name == sotopia.NAME else get_task(name).hub
+        hub = None if plays else get_task(name).hub
         yield "data", f"none; an evaluation takes them from the hub data set {hub.id}" if hub else "none"
         return
     except BenchmarkError as error:

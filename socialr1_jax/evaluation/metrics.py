@@ -66,3 +66,13 @@ def by_group(graded: Sequence[Graded], key: str) -> dict[str, list[Graded]]:
 def accuracies(graded: Sequence[Graded], key: str, prefix: str = "") -> dict[str, Metric]:
     """Return the accuracy of each group of `by_group` as `<prefix><group>`."""
     return {f"{prefix}{name}": accuracy(rows) for name, rows in by_group(graded, key).items()}
+
+
+def all_right(graded: Sequence[Graded], size: int, *keys: str) -> Metric:
+    """Return the share of items whose every reply is right, of those with `size` replies; of each value of `keys`."""
+    values: dict[tuple[str, ...], list[float]] = {}
+    for one in graded:
+        unit = (one.request.item, *(str(one.request.meta[key]) for key in keys))
+        values.setdefault(unit, []).append(one.grade.value)
+    whole = {unit: math.prod(each) for unit, each in values.items() if len(each) == size}
+    return mean_metric(list(whole.values()), [item for item, *_ in whole])

@@ -46,7 +46,7 @@ class Asked:
 
 
 class _Prompt(NamedTuple):
-    tokens: list[int]
+    tokens: array[int]
     sampling: SamplingParams
     places: list[int]  # which of those asked it answers
 
@@ -115,8 +115,8 @@ class LocalModel:
     def identity(self) -> dict[str, Any]:
         return self._weights | _sampling(self._config)
 
-    def tokens(self, prompts: Sequence[Messages]) -> list[list[int]]:
-        """Return the token ids of each prompt."""
+    def tokens(self, prompts: Sequence[Messages]) -> Iterator[list[int]]:
+        """Yield the token ids of each prompt."""
         return tokens_of_chats(self._tokenizer, prompts, thinking=self._config.thinking != "off")
 
     def sampling(self, max_new_tokens: int, n: int = 1, decoding: Decoding | None = None) -> SamplingParams:
@@ -157,14 +157,15 @@ class LocalModel:
         sampled = [i for i, one in enumerate(asked) if not one.continuations]
         calls: dict[tuple[Any, ...], list[_Prompt]] = {}  # prompts by what makes the engine compile other programs
         equal: dict[tuple[Any, ...], _Prompt] = {}
-        for i, tokens in zip(sampled, self.tokens([asked[i].messages for i in sampled]), strict=True):
-            one, left = asked[i], self.positions - len(tokens)
+        for i, ids in zip(sampled, self.tokens([asked[i].messages for i in sampled]), strict=True):
+            one, tokens = asked[i], array("i", ids)  # a list of all prompts' ids would take ten times as much
+            left = self.positions - len(tokens)
             if left < 1:
                 yield from ((i, sample, Reply("", "too_long", 0)) for sample in one.samples)
                 continue
             sampling = self.sampling(min(one.max_new_tokens, left), max(one.samples) + 1, one.decoding)
             # Where nothing is drawn equal prompts have equal replies.
-            key = (array("i", tokens).tobytes(), sampling) if sampling.temperature < GREEDY else (i,)
+            key = (tokens.tobytes(), sampling) if sampling.temperature < GREEDY else (i,)
             if key not in equal:
                 equal[key] = _Prompt(tokens, sampling, [])
                 calls.setdefault((sampling.filters, sampling.repetition_penalty == 1), []).append(equal[key])
@@ -172,10 +173,10 @@ class LocalModel:
         for prompts in calls.values():
             new = [min(one.sampling.max_new_tokens, self.engine.segment_tokens) for one in prompts]
             ordered = [prompts[i] for i in good_order([one.tokens for one in prompts], new)]
-            ids = [_number(asked[one.places[0]].key, 8) for one in ordered]
+            numbers = [_number(asked[one.places[0]].key, 8) for one in ordered]
             with jax.set_mesh(self.mesh):
                 ended = self.engine.completions(
-                    [one.tokens for one in ordered], [one.sampling for one in ordered], prompt_ids=ids
+                    [one.tokens for one in ordered], [one.sampling for one in ordered], prompt_ids=numbers
                 )
                 for at, sample, completion in ended:
                     reply = self.reply(completion)

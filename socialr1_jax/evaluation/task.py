@@ -75,7 +75,7 @@ class Data:
     authors' prompts; without it the prompts of the official protocol are in our own words.
     """
 
-    items: Sequence[Mapping[str, Any]]
+    items: Sequence[Any]
     files: Mapping[str, str]
     remarks: tuple[Remark, ...] = ()
     whole: bool = True

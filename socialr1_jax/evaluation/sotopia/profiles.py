@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from socialr1_jax.evaluation.request import Wording
-from socialr1_jax.evaluation.task import BenchmarkError, Remark
+from socialr1_jax.evaluation.task import BenchmarkError, Data, Remark
 from socialr1_jax.evaluation.tasks.reading import Reading, field, read_json, read_jsonl, text, texts
 from socialr1_jax.runtime.terminal import counted
 
@@ -70,25 +69,17 @@ class AgentPair(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Benchmark:
-    """The benchmark's files. relationships: of two agents' ids. files: with their SHA-256.
-
-    wording: of the authors' prompts; without it the prompts are in our own words.
-    """
+class Benchmark(Data):
+    """The benchmark's files; its items are the pairs. relationships: of two agents' ids. hard: ids of scenarios."""
 
     scenarios: Mapping[str, Scenario]
     agents: Mapping[str, Agent]
     relationships: Mapping[tuple[str, str], int]
-    pairs: tuple[AgentPair, ...]
     hard: frozenset[str]
-    files: Mapping[str, str]
-    remarks: tuple[Remark, ...]
-    wording: Wording | None = None
 
     @property
-    def notes(self) -> tuple[str, ...]:
-        """Return the texts of the remarks."""
-        return tuple(remark.text for remark in self.remarks)
+    def pairs(self) -> tuple[AgentPair, ...]:
+        return tuple(self.items)
 
     def is_in(self, name: SetName, scenario: Scenario) -> bool:
         """Return whether a scenario is in a set; of the cooperative and competitive ones its codename tells."""
@@ -125,14 +116,16 @@ def load(folder: Path) -> Benchmark:
     if wanted != scenarios.keys() or not hard <= wanted:
         raise BenchmarkError(f"{paths['used_env.json']}: its scenarios are not those of environment_profiles.jsonl")
     reading.count(len(pairs), PAIRS, "pairs of agents")
+    data = reading.data(pairs)
     return Benchmark(
+        items=pairs,
+        files=data.files,
+        remarks=data.remarks + _contradictions(pairs, relationships),
+        whole=data.whole,
         scenarios=scenarios,
         agents=agents,
         relationships=relationships,
-        pairs=tuple(pairs),
         hard=hard,
-        files=reading.files,
-        remarks=reading.data(()).remarks + _contradictions(pairs, relationships),
     )
 
 

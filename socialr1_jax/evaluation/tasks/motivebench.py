@@ -17,7 +17,7 @@ from typing import Any
 
 from socialr1_jax.data.examples import LETTERS
 from socialr1_jax.evaluation.card import card_request, graded_by
-from socialr1_jax.evaluation.metrics import Graded, Metric, accuracy, by_group, mean_metric
+from socialr1_jax.evaluation.metrics import Graded, Metric, accuracy, all_right, by_group
 from socialr1_jax.evaluation.request import ProtocolName, Request, Wording, chat
 from socialr1_jax.evaluation.task import BenchmarkError, Data, Decoding, Task, ways
 from socialr1_jax.evaluation.tasks.reading import Reading, field, text, texts
@@ -182,14 +182,10 @@ def metrics(graded: Sequence[Graded], protocol: ProtocolName) -> dict[str, Metri
 
 def _figures(graded: Sequence[Graded], headline: str) -> dict[str, Metric]:
     types = by_group(graded, "type")
-    scenarios: dict[tuple[str, int], list[float]] = {}
-    for one in graded:
-        scenarios.setdefault((one.request.item, one.request.meta["order"]), []).append(one.grade.value)
-    whole = {key: math.prod(values) for key, values in scenarios.items() if len(values) == len(_TYPES)}
     return {
         headline: accuracy(graded),
         **{name: accuracy(types[name]) for name in _TYPES if name in types},
-        "all_three": mean_metric(list(whole.values()), [item for item, _ in whole]),
+        "all_three": all_right(graded, len(_TYPES), "order"),
     }
 
 

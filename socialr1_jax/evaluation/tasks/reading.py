@@ -77,7 +77,7 @@ class Reading:
         """Remark on a file that is not here, with what it has."""
         self._remarks.append(Remark(f"{name}: not here ({what})", "lacks"))
 
-    def data(self, items: Sequence[Mapping[str, Any]], *further: str) -> Data:
+    def data(self, items: Sequence[Any], *further: str) -> Data:
         """Return the items with remarks on what is missing, `further` ones, and those on files."""
         remarks = (*self._remarks, *map(Remark, further), *file_remarks(self.files, self._sums))
         return Data(items=items, files=self.files, remarks=remarks, whole=not self._remarks)

@@ -12,7 +12,6 @@ of our generator (stories/stories.py): in `ours/aware` the character knows, and 
 
 from __future__ import annotations
 
-import math
 import random
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from socialr1_jax.evaluation.card import card_request, graded_by
-from socialr1_jax.evaluation.metrics import Graded, Metric, accuracy, by_group, mean_metric
+from socialr1_jax.evaluation.metrics import Graded, Metric, accuracy, all_right, by_group, mean_metric
 from socialr1_jax.evaluation.request import Messages, ProtocolName, Request, Wording, chat
 from socialr1_jax.evaluation.task import BenchmarkError, Data, Hub, Remark, Task, ways
 from socialr1_jax.evaluation.tasks.reading import Reading, field, text, texts
@@ -225,13 +224,10 @@ def metrics(graded: Sequence[Graded], protocol: ProtocolName) -> dict[str, Metri
 
 def _figures(graded: Sequence[Graded], headline: str) -> dict[str, Metric]:
     types = by_group(graded, "type")
-    stories: dict[str, list[float]] = {}
-    for one in graded:
-        stories.setdefault(one.request.item, []).append(one.grade.value)
     return {
         headline: accuracy(graded),
         **{name: accuracy(types[name]) for name in TYPES if name in types},
-        "all_three": mean_metric([math.prod(values) for values in stories.values() if len(values) == len(TYPES)]),
+        "all_three": all_right(graded, len(TYPES)),
     }
 
 
