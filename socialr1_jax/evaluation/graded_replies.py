@@ -11,10 +11,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from socialr1_jax.config.evaluation import STATIC
 from socialr1_jax.data.examples import Example
 from socialr1_jax.data.twins import cluster_name, twin_name
-from socialr1_jax.evaluation.audit_files import in_headline
 from socialr1_jax.evaluation.card import card_example
+from socialr1_jax.evaluation.registry import get_task
 from socialr1_jax.evaluation.request import Request
 from socialr1_jax.rewards.parsing import final_answer
 from socialr1_jax.rewards.terms import is_choice
@@ -114,7 +115,7 @@ def _of_sample(row: Mapping[str, Any]) -> GradedReply | None:
     for name, kind in _SAMPLE.items():
         if not isinstance(row[name], kind):
             raise TypeError(f"{name} is not of type {kind.__name__}")
-    if not in_headline(row["task"], row["meta"]):
+    if row["task"] in (*STATIC, "fantom") and not get_task(row["task"]).in_headline(row["meta"]):
         return None
     example = None
     gold = row["gold"]

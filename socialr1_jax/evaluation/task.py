@@ -116,9 +116,15 @@ class Task:
     metrics: Callable[[Sequence[Graded], ProtocolName], dict[str, Metric]]
     protocols: Mapping[ProtocolName, Decoding] = field(default_factory=lambda: ways("official"))
     follow_up: Callable[[Request, ProtocolName, str], Request] | None = None
+    kind: str = ""  # field of `meta` that names the kind of a question
+    headline: Mapping[str, str] = field(default_factory=dict)  # the values of `meta` that it is over, of one field
     embedding_model: str = ""
     embedded: Callable[[Sequence[Graded], Embedder], tuple[list[Graded], dict[str, Metric]]] | None = None
     examples: Callable[[Sequence[Request]], list[Example]] | None = None
     hub: Hub | None = None  # where its authors publish the files there
     published: tuple[int, str] = (0, "items")  # how many items were published, and what they are
     kinder: Callable[[Request, ProtocolName, str], Grade] | None = None
+
+    def in_headline(self, meta: Mapping[str, Any]) -> bool:
+        """Return whether the headline is over prompts with this `meta`: English, FANToM's short contexts."""
+        return all(str(meta[name]) == value for name, value in self.headline.items())

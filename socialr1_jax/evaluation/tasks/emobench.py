@@ -309,6 +309,8 @@ TASK = Task(
     published=(_WHOLE, "questions"),
     protocols=ways("official", "official_cot", "paper", drawn=Decoding(temperature=0.6))
     | {"paper": emobench_paper.DECODING},
+    kind="question",
+    headline={"language": "en"},
     load=load,
     requests=requests,
     follow_up=lambda request, protocol, reply: emobench_paper.follow_up(request, reply),

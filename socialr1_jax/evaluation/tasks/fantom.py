@@ -270,6 +270,8 @@ TASK = Task(
     licence="MIT (evaluation only, no training)",
     published=(_SETS, "sets of questions"),
     protocols=ways("official", "official_cot", drawn=Decoding(top_p=0.95)),
+    kind="kind",
+    headline={"context": "short"},
     load=load,
     requests=requests,
     follow_up=follow_up,

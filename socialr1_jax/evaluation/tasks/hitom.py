@@ -213,6 +213,7 @@ TASK = Task(
     licence="Apache-2.0",
     published=(_WHOLE, "questions"),
     protocols=ways("official", "official_vp"),
+    kind="order",
     load=load,
     requests=requests,
     grade=graded_by(read),

@@ -196,6 +196,7 @@ TASK = Task(
     licence="not stated for the data (code: MIT)",
     published=(sum(_SOURCES.values()), "scenarios"),
     protocols=ways("official", "official_cot", "official_18", drawn=Decoding(repetition_penalty=1.05)),
+    kind="type",
     load=load,
     requests=requests,
     grade=graded_by(read),

@@ -327,6 +327,7 @@ TASK = Task(
     licence="not stated (research and evaluation only, no training)",
     published=(sum(_CONVERSATIONS), "conversations"),
     protocols=ways("official", "official_cot", drawn=Decoding(temperature=0.2)),
+    kind="category",
     load=load,
     requests=requests,
     follow_up=follow_up,
