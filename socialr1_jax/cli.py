@@ -19,7 +19,10 @@ from socialr1_jax.runtime.terminal import CommandEnded, named, print_line, remar
 
 
 class Command(NamedTuple):
-    """What a command reads and does. Functions and classes are named `room.module.name`, to be imported late."""
+    """The settings and the work of a command.
+
+    Functions and classes are named `room.module.name`, to be imported late.
+    """
 
     settings: str  # a configuration class, or a function that makes the settings of arguments and description
     work: str  # takes the settings; returns an exit status, or None for 0

@@ -158,8 +158,8 @@ def _reader(name: str, folder: Path) -> Callable[[bytes], None]:
 
         return read_yaml
     if name == "verdicts":
+        from socialr1_jax.evaluation.sotopia.episode import Utterance
         from socialr1_jax.evaluation.sotopia.judging import BadVerdict, parse_scores
-        from socialr1_jax.evaluation.sotopia.speakers import Reply
         from socialr1_jax.rewards.rubric import parse_verdict
 
         def read_verdict(data: bytes) -> None:
@@ -171,7 +171,7 @@ def _reader(name: str, folder: Path) -> Callable[[bytes], None]:
             assert not verdict.score > 1, verdict
             assert verdict.score != verdict.score or "c0de" in text.lower(), "a score without the code"
             with _only(BadVerdict):
-                parse_scores(Reply(text))
+                parse_scores(Utterance(text))
 
         return read_verdict
     if name == "answers":

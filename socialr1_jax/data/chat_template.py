@@ -7,7 +7,7 @@ writes the rest of its thoughts; it may close an empty pair, so that there are n
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
@@ -18,6 +18,7 @@ from socialr1_jax.runtime.terminal import printable
 _QUESTION, _THOUGHT, _ANSWER = "Where will Ann look?", "She did not see it.", "In the box."
 _TAG = re.compile("</?think>")
 _PRIVATE_USE = range(0xF0000, 0xFFFFE)  # characters that mean nothing
+_AT_ONCE = 1024  # chats that are encoded together: the library holds 100 bytes and more for each token
 _AT_THE_END = re.compile(r"(?:<think>\s{0,20})?</think>\s{0,20}\Z|<think>\s{0,20}\Z")
 
 
@@ -52,6 +53,11 @@ def response_opening(tokenizer: Any, thinking: bool = True) -> str:
     """Return what the prompt already holds of the response, such as "<think>\\n"; "" for none or without a template."""
     if not tokenizer.chat_template:
         return ""
+    return _opening(tokenizer, str(tokenizer.chat_template), thinking)
+
+
+@lru_cache(16)  # asked for every response
+def _opening(tokenizer: Any, template: str, thinking: bool) -> str:
     turn = [{"role": "user", "content": _QUESTION}]
     prompt, before = (_rendered(tokenizer, turn, thinking, header=header) for header in (True, False))
     # Behind the header stands what the template puts there; a template without a header of its own is read at its end.
@@ -99,13 +105,32 @@ def chat_tokens(tokenizer: Any, messages: Sequence[Mapping[str, str]], thinking:
 
     Raises ValueError when the tokenizer has no chat template, or one that does not take these messages.
     """
+    (tokens,) = tokens_of_chats(tokenizer, [messages], thinking)
+    return tokens
+
+
+def tokens_of_chats(
+    tokenizer: Any, chats: Sequence[Sequence[Mapping[str, str]]], thinking: bool = True
+) -> Iterator[list[int]]:
+    """Yield `chat_tokens` of each chat; many that hold no special token are encoded in one call."""
     listed = tuple(token.content for token in tokenizer.added_tokens_decoder.values() if token.special)
     special = _any_of(listed)
+    options = {"add_special_tokens": False, "return_attention_mask": False, "return_token_type_ids": False}
+    for start in range(0, len(chats), _AT_ONCE):
+        part = chats[start : start + _AT_ONCE]
+        holding = [any(special.search(message["content"]) for message in messages) for messages in part]
+        plain = [messages for messages, holds in zip(part, holding, strict=True) if not holds]
+        texts = [_rendered(tokenizer, messages, thinking) for messages in plain]
+        ids = iter(tokenizer(texts, **options)["input_ids"] if texts else ())
+        for messages, holds in zip(part, holding, strict=True):
+            yield _with_stand_ins(tokenizer, special, messages, thinking) if holds else list(next(ids))
+
+
+def _with_stand_ins(
+    tokenizer: Any, special: re.Pattern[str], messages: Sequence[Mapping[str, str]], thinking: bool
+) -> list[int]:
+    """Return `chat_tokens` of messages that hold special tokens: a character that no message has stands for each."""
     used = set().union(*(special.findall(message["content"]) for message in messages))
-    if not used:
-        text = _rendered(tokenizer, messages, thinking)
-        return list(tokenizer(text, add_special_tokens=False)["input_ids"])
-    # A character that no message has stands for each special token while the template is rendered.
     written = "".join(message["content"] for message in messages)
     free = (character for character in map(chr, _PRIVATE_USE) if character not in written)
     stand_ins = dict(zip(sorted(used), free, strict=False))

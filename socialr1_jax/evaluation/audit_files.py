@@ -23,16 +23,6 @@ from socialr1_jax.runtime.files import ROW_SUFFIXES, read_json, write_json, writ
 from socialr1_jax.runtime.ownership import refuse_foreign_file
 from socialr1_jax.runtime.terminal import counted, print_result, printable, remark
 
-# Benchmark -> the field of its requests that names the type of a question, and the value that a field must have.
-_BENCHMARKS: dict[str, tuple[str, tuple[str, str] | None]] = {
-    "tombench": ("task", ("language", "en")),
-    "simpletom": ("type", ("set", "simpletom")),  # without our controls
-    "emobench": ("question", ("language", "en")),
-    "motivebench": ("type", None),
-    "hitom": ("order", None),
-    "tactfultom": ("category", None),
-    "fantom": ("kind", ("context", "short")),
-}
 _MOST_TYPES = 20  # on the console
 _MOST_PANELS = 30  # of a plot
 _SOFTWARE = "socialr1_jax audit_questions"  # in the plot's file, so that it is known as ours
@@ -127,23 +117,17 @@ def read_source(
     return examples, tuple(remarks)
 
 
-def in_headline(task: str, meta: Mapping[str, Any]) -> bool:
-    """Return whether a task's headline is over the prompts with this `meta`: English, FANToM's short contexts."""
-    _, only = _BENCHMARKS.get(task, ("", None))
-    return only is None or str(meta[only[0]]) == only[1]
-
-
 def _benchmark(folder: Path) -> list[Example]:
     task = get_task(folder.resolve().name)
-    kind, _ = _BENCHMARKS.get(task.name, ("", None))
     examples = []
     for request in task.requests(task.load(folder), "social_r1", 0):
-        if not in_headline(task.name, request.meta):
+        if not task.in_headline(request.meta):
             continue
-        example = card_example(request)
-        name = f"order_{request.meta['order']}" if kind == "order" else str(request.meta.get(kind, ""))
-        meta = {"source": task.name, "story_id": request.item} | ({"type": name} if name else {})
-        examples.append(replace(example, meta=meta))
+        name = str(request.meta.get(task.kind, ""))
+        meta = {"source": task.name, "story_id": request.item}
+        if name:
+            meta["type"] = f"order_{name}" if task.kind == "order" else name
+        examples.append(replace(card_example(request), meta=meta))
     return examples
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from socialr1_jax.data.examples import LETTERS, Example
 from socialr1_jax.data.prompts import INSTRUCTION
-from socialr1_jax.evaluation.task import Grade, Request
+from socialr1_jax.evaluation.metrics import Grade
+from socialr1_jax.evaluation.request import ProtocolName, Request, chat
 from socialr1_jax.rewards.answers import answer_letter
 from socialr1_jax.rewards.parsing import final_answer
 from socialr1_jax.rewards.terms import is_choice, outcome_reward
@@ -17,20 +18,32 @@ _PUBLISHED = re.compile(r"<Answer>\s*([A-Z])")  # before any </Answer>
 _NEW_TOKENS = 2048  # the cards' limit, thoughts and answer together
 
 
+def lettered(options: Sequence[str]) -> str:
+    """Return the options with a letter each, one a line."""
+    return "\n".join(f"{letter}. {option}" for letter, option in zip(LETTERS, options, strict=False))
+
+
 def card_request(
     *, id: str, item: str, story: str, question: str, options: Sequence[str], gold: str, meta: Mapping[str, Any]
 ) -> Request:
     """Return the prompt of the SocialR1 cards. `gold` is a letter where there are options."""
-    lettered = "\n".join([question, *(f"{letter}. {text}" for letter, text in zip(LETTERS, options, strict=False))])
-    content = "\n\n".join(part for part in (story, lettered, INSTRUCTION) if part)
-    return Request(
-        id=id,
-        item=item,
-        messages=({"role": "user", "content": content},),
-        gold=gold,
-        meta=meta,
-        max_new_tokens=_NEW_TOKENS,
-    )
+    asked = f"{question}\n{lettered(options)}" if options else question
+    content = "\n\n".join(part for part in (story, asked, INSTRUCTION) if part)
+    return Request(id=id, item=item, messages=chat(content), gold=gold, meta=meta, max_new_tokens=_NEW_TOKENS)
+
+
+def graded_by(read: Callable[[Request, ProtocolName, str], str | Grade]) -> Callable[..., Grade]:
+    """Return `Task.grade` of a benchmark: by the cards' rule for `social_r1`, else by what `read` finds.
+
+    Args:
+        read: (request, protocol, reply) -> the answer, which is right where it is the gold one; or its grade.
+    """
+
+    def grade(request: Request, protocol: ProtocolName, reply: str) -> Grade:
+        found = card_grade(request, reply) if protocol == "social_r1" else read(request, protocol, reply)
+        return Grade(found, float(found == request.gold)) if isinstance(found, str) else found
+
+    return grade
 
 
 def card_grade(request: Request, reply: str) -> Grade:

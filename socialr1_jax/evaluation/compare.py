@@ -2,28 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import json
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from socialr1_jax.config.commands import CompareConfig
 from socialr1_jax.config.evaluation import PROTOCOLS
 from socialr1_jax.config.sections import flat_settings
-from socialr1_jax.data.examples import Example
-from socialr1_jax.data.twins import cluster_name, twin_name
-from socialr1_jax.evaluation.audit_files import in_headline
-from socialr1_jax.evaluation.card import card_example
-from socialr1_jax.evaluation.task import Request, mean_metric
+from socialr1_jax.evaluation.graded_replies import GradedReply, graded_replies
+from socialr1_jax.evaluation.metrics import mean_metric
 from socialr1_jax.questions.accuracy import baseline_figures
 from socialr1_jax.questions.intervals import around, share_interval, sign_flip_p
-from socialr1_jax.rewards.parsing import final_answer
-from socialr1_jax.rewards.terms import is_choice
 from socialr1_jax.runtime.files import read_json, write_json
 from socialr1_jax.runtime.ownership import refuse_foreign_file
 from socialr1_jax.runtime.terminal import counted, print_result, printable, shown
@@ -47,37 +38,14 @@ _SETTINGS = (  # of evaluate.py: those that change prompts, replies or how they 
     "options",
 )
 _OF_SOTOPIA = ("rules", "partner", "judge")
-_SAMPLE = dict.fromkeys(("task", "protocol", "id", "item", "answer"), str) | {"meta": dict}
 
 
-class Reply(NamedTuple):
-    """A graded reply to an item. `value`: its grade from 0 to 1, NaN where it has none."""
+class ComparedItem(NamedTuple):
+    """An item as one of its replies has it, with the mean grade of all and their most frequent answer."""
 
-    part: str  # items of different parts are compared apart
-    key: str  # of the item within its part
-    sample: int
+    reply: GradedReply
     value: float
     answer: str
-    gold: str
-    cluster: str
-    twin: str  # the name of its group of twins, "" for none
-    question: str
-    example: Example | None  # where its options can be read
-    prompt: str = ""  # hash of it
-
-
-@dataclass(frozen=True, kw_only=True)
-class Item:
-    """An item with the mean grade of its replies and their most frequent answer."""
-
-    value: float
-    answer: str
-    gold: str
-    cluster: str
-    twin: str
-    question: str
-    example: Example | None
-    prompt: str
 
     @property
     def right(self) -> bool:
@@ -110,7 +78,8 @@ def compare(a: str, b: str) -> dict[str, Any]:
     of_a, of_b = _parts(a), _parts(b)
     common = [name for name in of_a if name in of_b]
     if not common:
-        raise ValueError(f"nothing in common: {a} has {_named(of_a)}, {b} has {_named(of_b)}; ask both the same")
+        has_a, has_b = (printable("; ".join(parts), 300) for parts in (of_a, of_b))
+        raise ValueError(f"nothing in common: {a} has {has_a}, {b} has {has_b}; ask both the same")
     compared = {name: _compared(name, of_a, of_b, a, b) for name in common}
     return {"a": a, "b": b, "test": TEST, "settings": _other_settings(a, b), "comparisons": compared}
 
@@ -132,9 +101,9 @@ def difference_figures(values_a: Sequence[float], values_b: Sequence[float], clu
     known = stderr > 1e-12
     figures: dict[str, Any] = {}
     for name, values in (("a", values_a), ("b", values_b)):
-        value, error, count = mean_metric(values, clusters)
-        bounds = share_interval(value, error, count)
-        figures |= {name: value, f"{name}_low": _or_none(bounds[0]), f"{name}_high": _or_none(bounds[1])}
+        metric = mean_metric(values, clusters)
+        bounds = (None if math.isnan(bound) else bound for bound in share_interval(*metric))
+        figures |= dict(zip((name, f"{name}_low", f"{name}_high"), (metric.value, *bounds), strict=True))
     figures |= {
         "difference": mean,
         "low": max(-1.0, low) if known else None,
@@ -168,13 +137,17 @@ def _bounds(low: float, high: float) -> str:
 
 
 def _compared(
-    name: str, of_a: Mapping[str, Mapping[str, Item]], of_b: Mapping[str, Mapping[str, Item]], a: str, b: str
+    name: str,
+    of_a: Mapping[str, Mapping[str, ComparedItem]],
+    of_b: Mapping[str, Mapping[str, ComparedItem]],
+    a: str,
+    b: str,
 ) -> dict[str, Any]:
     items_a, items_b = of_a[name], of_b[name]
     both = [key for key in items_a if key in items_b]
     if not both:
         raise ValueError(f"{name}: {a} and {b} have no question in common; ask both the same ones")
-    if other := [key for key in both if items_a[key].gold != items_b[key].gold]:
+    if other := [key for key in both if items_a[key].reply.gold != items_b[key].reply.gold]:
         raise ValueError(
             f"{name}: the item {printable(other[0], 80)} has another gold answer in {b} than in {a}: these are other "
             "questions, or options in another order; evaluate both with the same file and seed"
@@ -189,9 +162,9 @@ def _compared(
         "only_a": len(items_a) - len(both),
         "only_b": len(items_b) - len(both),
         "ungraded": len(both) - len(graded),
-        "other_prompts": sum(one.prompt != other.prompt for one, other in pairs if one.prompt and other.prompt),
+        "other_prompts": sum(len({one.reply.prompt for one in pair} - {""}) > 1 for pair in pairs),
         figure: difference_figures(
-            [one.value for one, _ in pairs], [one.value for _, one in pairs], [one.cluster for one, _ in pairs]
+            [one.value for one, _ in pairs], [one.value for _, one in pairs], [one.reply.cluster for one, _ in pairs]
         ),
     }
     if twins := _twins(pairs):
@@ -200,7 +173,7 @@ def _compared(
             [math.prod(one.value for _, one in group) for group in twins.values()],
             list(twins),
         )
-    examples = [one.example for one, _ in pairs if one.example]
+    examples = [one.reply.example for one, _ in pairs if one.reply.example]
     if len(examples) == len(pairs):
         figures = baseline_figures(examples)
         names = ("chance", "best_rule", "best_rule_accuracy", "best_rule_pair_accuracy")
@@ -216,21 +189,21 @@ def _compared(
             "change": "wrong to right" if after.right else "right to wrong",
             "answer_a": before.answer,
             "answer_b": after.answer,
-            "gold": before.gold,
+            "gold": before.reply.gold,
             "value_a": before.value,
             "value_b": after.value,
-            "question": before.question,
+            "question": before.reply.question,
         }
         for key, before, after in changed
     ]
     return found
 
 
-def _twins(pairs: Sequence[tuple[Item, Item]]) -> dict[str, list[tuple[Item, Item]]]:
-    groups: dict[str, list[tuple[Item, Item]]] = {}
+def _twins(pairs: Sequence[tuple[ComparedItem, ComparedItem]]) -> dict[str, list[tuple[ComparedItem, ComparedItem]]]:
+    groups: dict[str, list[tuple[ComparedItem, ComparedItem]]] = {}
     for pair in pairs:
-        if pair[0].twin:
-            groups.setdefault(pair[0].twin, []).append(pair)
+        if twin := pair[0].reply.twin:
+            groups.setdefault(twin, []).append(pair)
     return {name: group for name, group in groups.items() if len(group) > 1}
 
 
@@ -261,13 +234,10 @@ def _used(content: Mapping[str, Any]) -> dict[str, Any]:
     return flat_settings(found) | ({"commit": commit} if commit else {})
 
 
-# ------------------------------------------------------------------------------------------------------- reading a run
-
-
-def _parts(source: str) -> dict[str, dict[str, Item]]:
+def _parts(source: str) -> dict[str, dict[str, ComparedItem]]:
     """Return the items of each part of a run, by key."""
-    replies: dict[str, dict[str, dict[int, Reply]]] = {}
-    for reply in _replies(source):
+    replies: dict[str, dict[str, dict[int, GradedReply]]] = {}
+    for reply in graded_replies(source):
         replies.setdefault(reply.part, {}).setdefault(reply.key, {})[reply.sample] = reply
     if not replies:
         raise ValueError(f"{source}: there are no graded replies in it; give a finished run")
@@ -276,153 +246,9 @@ def _parts(source: str) -> dict[str, dict[str, Item]]:
     }
 
 
-def _item(replies: Sequence[Reply]) -> Item:
-    return Item(
-        value=math.fsum(one.value for one in replies) / len(replies),
-        answer=Counter(one.answer for one in replies).most_common(1)[0][0],
-        gold=replies[0].gold,
-        cluster=replies[0].cluster,
-        twin=replies[0].twin,
-        question=replies[0].question,
-        example=replies[0].example,
-        prompt=replies[0].prompt,
-    )
-
-
-def _replies(source: str) -> Iterator[Reply]:
-    path, step = Path(source), None
-    if not path.exists() and (parts := source.rpartition("@"))[1] and parts[2].isdecimal():
-        path, step = Path(parts[0]), int(parts[2])
-    if not path.exists():
-        raise ValueError(f"{source}: there is no such file or folder; give a run's folder or an output of evaluate.py")
-    if path.is_file():
-        files = [path]
-    elif files := sorted(set(path.glob("samples_*.jsonl")) - {path / "samples_sotopia.jsonl"}):
-        pass
-    elif (path / "rollouts.jsonl").is_file():
-        files = [path / "rollouts.jsonl"]
-    else:
-        raise ValueError(
-            f"{source} holds no samples_<task>.jsonl and no rollouts.jsonl; give an output folder of evaluate.py "
-            "(with log_samples) or the folder of a run"
-        )
-    for file in files:
-        yield from _of_file(file, step)
-
-
-def _of_file(file: Path, step: int | None) -> Iterator[Reply]:
-    """Yield the replies of a file; of rollouts those of one evaluation, by default the last."""
-    evaluations: dict[int, list[Reply]] = {}
-    trained, scored = False, Counter[str]()
-    for number, row in _rows(file):
-        try:
-            if "task" in row and "protocol" in row:
-                if reply := _of_sample(row):
-                    yield reply
-            elif "phase" not in row:
-                reply = _of_response(row)
-                yield reply._replace(sample=scored[reply.key])
-                scored[reply.key] += 1
-            elif row["phase"] != "eval":
-                trained = True
-            else:
-                if step is None and row["step"] not in evaluations:
-                    evaluations.clear()  # an earlier one
-                if step in (None, row["step"]):
-                    evaluations.setdefault(row["step"], []).append(_of_response(row))
-        except (LookupError, TypeError, ValueError, AttributeError) as error:
-            raise ValueError(
-                f"{file} line {number}: neither a sample of evaluate.py nor a scored response "
-                f"({printable(repr(error), 200)})"
-            ) from None
-    if not evaluations and (trained or step is not None):
-        which = "no evaluation" if step is None else f"no evaluation at step {step}"
-        raise ValueError(f"{file} has {which}: see evaluation.every, or compare two outputs of evaluate.py")
-    for replies in evaluations.values():
-        yield from replies
-
-
-def _rows(file: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    with file.open("rb") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except (ValueError, RecursionError):
-                if not line.endswith(b"\n"):  # cut by a kill
-                    return
-                row = None
-            if not isinstance(row, dict):
-                raise ValueError(f"{file} line {number}: not a JSON object; give a file of evaluate.py or of a run")
-            yield number, row
-
-
-def _of_sample(row: Mapping[str, Any]) -> Reply | None:
-    """Return a row of samples_<task>.jsonl as a reply; None for one that the task's headline leaves out."""
-    for name, kind in _SAMPLE.items():
-        if not isinstance(row[name], kind):
-            raise TypeError(f"{name} is not of type {kind.__name__}")
-    if not in_headline(row["task"], row["meta"]):
-        return None
-    example = None
-    gold = row["gold"]
-    if not isinstance(gold, str):  # names of a list
-        gold = json.dumps(gold, ensure_ascii=False)
-    if row["protocol"] == "social_r1" and is_choice(gold):
-        request = Request(id=row["id"], item=row["item"], messages=row["messages"], gold=gold, meta=row["meta"])
-        with contextlib.suppress(ValueError):  # a prompt in another form
-            example = card_example(request)
-    return Reply(
-        part=f"{row['task']}, {row['protocol']}",
-        key=row["id"],
-        sample=int(row["sample"]),
-        value=_number(row["value"]),
-        answer=row["answer"],
-        gold=gold,
-        cluster=row["item"],
-        twin=str(row["meta"].get("twin_id", "")),
-        question=example.question if example else "",
-        example=example,
-        prompt=hashlib.sha256(json.dumps(row.get("messages")).encode()).hexdigest() if row.get("messages") else "",
-    )
-
-
-def _of_response(row: Mapping[str, Any]) -> Reply:
-    """Return a row of rollouts.jsonl, or of score_responses.py, as a reply."""
-    meta = {**(row.get("meta") or {}), **{name: row[name] for name in ("type", "twin_id") if name in row}}
-    example = Example(
-        id=str(row.get("id", "")),
-        story=row.get("story", ""),
-        question=row["question"],
-        options=tuple(row.get("options") or ()),
-        answer=row["answer"],
-        meta={name: value for name, value in meta.items() if isinstance(value, str)},
-    )
-    return Reply(
-        part=str(row.get("set", "responses")),
-        key=example.id or "\n".join((example.story, example.question, *example.options)),
-        sample=int(row.get("sample", 0)),
-        value=_number(row["terms"]["outcome"]),
-        answer=final_answer(row["response"]),
-        gold=example.answer,
-        cluster=cluster_name(example),
-        twin=twin_name(example),
-        question=example.question,
-        example=example,
-    )
-
-
-def _number(value: Any) -> float:
-    return math.nan if value is None else float(value)
-
-
-def _or_none(value: float) -> float | None:
-    return None if math.isnan(value) else value
-
-
-def _named(parts: Mapping[str, Any]) -> str:
-    return printable("; ".join(parts), 300)
+def _item(replies: Sequence[GradedReply]) -> ComparedItem:
+    value = math.fsum(one.value for one in replies) / len(replies)
+    return ComparedItem(replies[0], value, Counter(one.answer for one in replies).most_common(1)[0][0])
 
 
 # ------------------------------------------------------------------------------------------------------------- writing
@@ -459,9 +285,9 @@ def _part_lines(name: str, found: Mapping[str, Any]) -> list[str]:
     first = next(iter(figures.values()))
     lines = [
         f"{printable(name, 100)}: {counted(found['items'], 'question')} in {counted(first['clusters'], 'cluster')} "
-        "(twins and questions of one story are one)"
+        "(twins and questions of one story are one)",
+        f"  {'':<14}  {'first':>7}  {'second':>7}  {'difference':>10}  {'95 % interval':>16}  {'p':>7}",
     ]
-    lines.append(f"  {'':<14}  {'first':>7}  {'second':>7}  {'difference':>10}  {'95 % interval':>16}  {'p':>7}")
     for key, one in figures.items():
         bounds = "none" if one["low"] is None else _bounds(one["low"], one["high"])
         lines.append(
@@ -478,9 +304,8 @@ def _part_lines(name: str, found: Mapping[str, Any]) -> list[str]:
         lines.append(f"  asked in other words: {counted(found['other_prompts'], 'question')}")
     changed = found["changed"]
     lines.append(
-        f"  changed: {len(changed)} of {counted(found['items'], 'question')}; {found['wrong_to_right']} from "
-        "wrong to right, "
-        f"{found['right_to_wrong']} from right to wrong"
+        f"  changed: {len(changed)} of {counted(found['items'], 'question')}; {found['wrong_to_right']} from wrong to "
+        f"right, {found['right_to_wrong']} from right to wrong"
     )
     if found["better"] + found["worse"] != len(changed):
         lines[-1] += f" (right: in more than half of its replies); {found['better']} better, {found['worse']} worse"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,6 +13,7 @@ from socialr1_jax.config.evaluation import PROTOCOLS, TASKS, EvaluateConfig, is_
 from socialr1_jax.evaluation.question_file import open_questions_task
 from socialr1_jax.evaluation.registry import get_task
 from socialr1_jax.evaluation.reply_file import ReplyFile
+from socialr1_jax.evaluation.request import Wording
 from socialr1_jax.evaluation.respondents import make_respondent
 from socialr1_jax.evaluation.results import (
     N_NOTE,
@@ -33,8 +33,7 @@ from socialr1_jax.evaluation.runner import (
     skipped_notes,
 )
 from socialr1_jax.evaluation.sotopia import run as sotopia
-from socialr1_jax.evaluation.task import BenchmarkError, Data, Task, Wording
-from socialr1_jax.evaluation.tasks.files import NOT_PUBLISHED
+from socialr1_jax.evaluation.task import BenchmarkError, Data, Task
 from socialr1_jax.evaluation.wording import FILE, shown_wording
 from socialr1_jax.evaluation.wording_sources import SOURCES
 from socialr1_jax.run.console import Bar, console, shown_log, working
@@ -44,7 +43,6 @@ from socialr1_jax.runtime.files import read_json
 from socialr1_jax.runtime.terminal import counted, print_error, print_line, remark
 
 _SHOWN = 5  # files of a benchmark that the listing names
-_PART = re.compile(r"(?:[^:]+: )?\d+ of \d+ [\w ]+")
 _MOST_ROWS = 40  # figures of a question file on the console
 
 
@@ -170,20 +168,11 @@ def listing(data_dir: Path) -> str:
 
 def _what_is_here(name: str, published: tuple[int, str], data_dir: Path) -> Iterator[tuple[str, str]]:
     """Yield a benchmark's lines about data and wording, each as (label, text)."""
+    plays = name == sotopia.NAME
     try:
-        if name == sotopia.NAME:
-            benchmark = sotopia.load_benchmark(data_dir)
-            data = Data(
-                items=[one._asdict() for one in benchmark.pairs],
-                files=benchmark.files,
-                notes=benchmark.notes,
-                whole=len(benchmark.pairs) == published[0],
-                wording=benchmark.wording,
-            )
-        else:
-            data = load_data(get_task(name), data_dir, download=False)
+        data = sotopia.load_benchmark(data_dir) if plays else load_data(get_task(name), data_dir, download=False)
     except NoFolder:
-        hub = None if name == sotopia.NAME else get_task(name).hub
+        hub = None if plays else get_task(name).hub
         yield "data", f"none; an evaluation takes them from the hub data set {hub.id}" if hub else "none"
         return
     except BenchmarkError as error:
@@ -195,11 +184,10 @@ def _what_is_here(name: str, published: tuple[int, str], data_dir: Path) -> Iter
     if data.whole:
         yield "data", f"all {count:,} {items}, {where}"
     else:
-        parts = [note for note in data.notes if _PART.fullmatch(note)] or [f"{len(data.items):,} of {count:,} {items}"]
+        parts = [remark.text for remark in data.remarks if remark.kind == "part"]
+        parts = parts or [f"{len(data.items):,} of {count:,} {items}"]
         yield "data", f"in part: {'; '.join(parts)}, {where}"
-    for note in data.notes:
-        if "not here" in note or NOT_PUBLISHED in note or "hub data set" in note:
-            yield "", note
+    yield from (("", remark.text) for remark in data.remarks if remark.kind in ("lacks", "other", "hub"))
     if name in SOURCES:
         versions = " or ".join(source.version for source in SOURCES[name].versions)
         yield "wording", _about(data.wording) if data.wording else f"own, not that of {versions}"

@@ -17,19 +17,9 @@ from socialr1_jax.data.question_files import parse_files
 from socialr1_jax.data.tables import DataError, nearest, source_files
 from socialr1_jax.data.twins import cluster_name, twin_name
 from socialr1_jax.evaluation.card import card_grade, card_request
-from socialr1_jax.evaluation.task import (
-    GREEDY,
-    BenchmarkError,
-    Data,
-    Grade,
-    Graded,
-    Metric,
-    ProtocolName,
-    Request,
-    Task,
-    accuracy,
-    mean_metric,
-)
+from socialr1_jax.evaluation.metrics import Graded, Metric, accuracy, mean_metric
+from socialr1_jax.evaluation.request import ProtocolName, Request
+from socialr1_jax.evaluation.task import GREEDY, BenchmarkError, Data, Remark, Task
 from socialr1_jax.questions.audit import question_type
 from socialr1_jax.questions.sources import open_questions
 from socialr1_jax.runtime.files import sha256
@@ -74,7 +64,7 @@ def open_questions_task(source: str, config: EvaluateConfig) -> tuple[Task, Data
     items = [{"example": one, "by": group} for one, group in zip(examples, groups, strict=True)]
     files = {} if generated else {Path(source).name: sha256(Path(source))}
     task = questions_task(task_name(source), {one.id: one for one in examples})
-    return task, Data(items=items, files=files, notes=notes)
+    return task, Data(items=items, files=files, remarks=tuple(map(Remark, notes)))
 
 
 def _read(source: str, config: EvaluateConfig) -> tuple[list[Example], tuple[str, ...]]:
@@ -110,7 +100,7 @@ def questions_task(name: str, examples: Mapping[str, Example] | None = None) -> 
         protocols={"social_r1": GREEDY},
         load=_is_opened,
         requests=_requests,
-        grade=_grade,
+        grade=lambda request, protocol, reply: card_grade(request, reply),
         metrics=_metrics,
         examples=asked,
     )
@@ -141,10 +131,6 @@ def _request(example: Example, by: Mapping[str, str]) -> Request:
         meta={"by": dict(by), "twin_id": twin_name(example)},
     )
     return replace(request, messages=example.messages) if example.messages else request
-
-
-def _grade(request: Request, protocol: ProtocolName, reply: str) -> Grade:
-    return card_grade(request, reply)
 
 
 def _metrics(graded: Sequence[Graded], protocol: ProtocolName) -> dict[str, Metric]:

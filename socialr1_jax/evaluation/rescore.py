@@ -10,9 +10,10 @@ from typing import Any
 from socialr1_jax.config.commands import RescoreConfig
 from socialr1_jax.config.evaluation import TASKS, is_question_source
 from socialr1_jax.evaluation.registry import get_task
+from socialr1_jax.evaluation.request import ProtocolName
 from socialr1_jax.evaluation.runner import embedder
-from socialr1_jax.evaluation.scoring import Scored, figures, rescored, status_rates
-from socialr1_jax.evaluation.task import BenchmarkError, ProtocolName, Task
+from socialr1_jax.evaluation.scoring import ScoredReply, figures, rescored, status_rates
+from socialr1_jax.evaluation.task import BenchmarkError, Task
 from socialr1_jax.runtime.files import finite, read_json, write_json
 from socialr1_jax.runtime.ownership import refuse_foreign_file
 from socialr1_jax.runtime.terminal import print_result, printable
@@ -89,7 +90,7 @@ def rescore(samples: Path) -> dict[str, Any]:
 
     Raises BenchmarkError naming the file and line of a row that is no sample.
     """
-    groups: dict[tuple[str, ProtocolName], list[Scored]] = {}
+    groups: dict[tuple[str, ProtocolName], list[ScoredReply]] = {}
     with samples.open("rb") as file:
         for number, line in enumerate(file, 1):
             try:

@@ -10,13 +10,14 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Future, as_completed
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from socialr1_jax.chat.answers import PLAIN_NAMES, Reply, SettingNames
 from socialr1_jax.chat.client import ChatClient, ChatRefused
 from socialr1_jax.config.evaluation import EvaluateConfig
-from socialr1_jax.data.chat_template import chat_tokens
-from socialr1_jax.evaluation.task import BenchmarkError, Decoding, Messages
+from socialr1_jax.data.chat_template import tokens_of_chats
+from socialr1_jax.evaluation.request import Messages
+from socialr1_jax.evaluation.task import BenchmarkError, Decoding
 from socialr1_jax.runtime.files import sha256
 
 if TYPE_CHECKING:
@@ -42,6 +43,12 @@ class Asked:
     samples: tuple[int, ...] = (0,)
     decoding: Decoding | None = None  # None = the configuration's
     continuations: tuple[str, ...] = ()
+
+
+class _Prompt(NamedTuple):
+    tokens: array[int]
+    sampling: SamplingParams
+    places: list[int]  # which of those asked it answers
 
 
 class Respondent(Protocol):
@@ -108,15 +115,19 @@ class LocalModel:
     def identity(self) -> dict[str, Any]:
         return self._weights | _sampling(self._config)
 
-    def tokens(self, messages: Messages) -> list[int]:
-        """Return the prompt's token ids."""
-        return chat_tokens(self._tokenizer, messages, thinking=self._config.thinking != "off")
+    def tokens(self, prompts: Sequence[Messages]) -> Iterator[list[int]]:
+        """Yield the token ids of each prompt."""
+        return tokens_of_chats(self._tokenizer, prompts, thinking=self._config.thinking != "off")
 
     def sampling(self, max_new_tokens: int, n: int = 1, decoding: Decoding | None = None) -> SamplingParams:
         """Return how `n` replies to a prompt are drawn; `decoding` None is the configuration's."""
+        from socialr1_jax.models.temperature import GREEDY
         from socialr1_jax.sampling import SamplingParams
 
-        config = self._config
+        config, drawn = self._config, (decoding or decoding_of(self._config))._asdict()
+        filters: dict[str, Any] = {"top_k": config.top_k}
+        if drawn["temperature"] < GREEDY:  # the likeliest token passes every filter
+            filters |= {"top_k": 0, "top_p": 1.0}
         budget: dict[str, Any] = {}
         if config.thinking == "budget":
             end = self._tokenizer.convert_tokens_to_ids(_THINK_END)
@@ -124,11 +135,9 @@ class LocalModel:
         return SamplingParams(
             n=n,
             max_new_tokens=max_new_tokens,
-            top_k=config.top_k,
             seed=config.seed,
             stop_token_ids=self._stops,
-            **(decoding or decoding_of(config))._asdict(),
-            **budget,
+            **(drawn | filters | budget),
         )
 
     def reply(self, completion: Completion) -> Reply:
@@ -145,31 +154,33 @@ class LocalModel:
         from socialr1_jax.sampling.shared_prefill import good_order
 
         yield from self._likelihoods([(i, one) for i, one in enumerate(asked) if one.continuations])
-        ready: list[tuple[list[int], SamplingParams, list[int]]] = []  # and which of `asked` they answer
-        equal: dict[tuple[Any, ...], list[int]] = {}
-        for i, one in enumerate(asked):
-            if one.continuations:
-                continue
-            tokens = self.tokens(one.messages)
+        sampled = [i for i, one in enumerate(asked) if not one.continuations]
+        calls: dict[tuple[Any, ...], list[_Prompt]] = {}  # prompts by what makes the engine compile other programs
+        equal: dict[tuple[Any, ...], _Prompt] = {}
+        for i, ids in zip(sampled, self.tokens([asked[i].messages for i in sampled]), strict=True):
+            one, tokens = asked[i], array("i", ids)  # a list of all prompts' ids would take ten times as much
             left = self.positions - len(tokens)
             if left < 1:
                 yield from ((i, sample, Reply("", "too_long", 0)) for sample in one.samples)
                 continue
             sampling = self.sampling(min(one.max_new_tokens, left), max(one.samples) + 1, one.decoding)
             # Where nothing is drawn equal prompts have equal replies.
-            key = (array("i", tokens).tobytes(), sampling) if sampling.temperature < GREEDY else (i,)
-            places = equal.setdefault(key, [])
-            if not places:
-                ready.append((tokens, sampling, places))
-            places.append(i)
-        new = [min(sampling.max_new_tokens, self.engine.segment_tokens) for _, sampling, _ in ready]
-        ready = [ready[i] for i in good_order([tokens for tokens, _, _ in ready], new)]
-        ids = [int(hashlib.sha256(asked[places[0]].key.encode()).hexdigest()[:8], 16) for _, _, places in ready]
-        prompts, params = [tokens for tokens, _, _ in ready], [sampling for _, sampling, _ in ready]
-        with jax.set_mesh(self.mesh):
-            for at, sample, completion in self.engine.completions(prompts, params, prompt_ids=ids):
-                reply = self.reply(completion)
-                yield from ((i, sample, reply) for i in ready[at][2] if sample in asked[i].samples)
+            key = (tokens.tobytes(), sampling) if sampling.temperature < GREEDY else (i,)
+            if key not in equal:
+                equal[key] = _Prompt(tokens, sampling, [])
+                calls.setdefault((sampling.filters, sampling.repetition_penalty == 1), []).append(equal[key])
+            equal[key].places.append(i)
+        for prompts in calls.values():
+            new = [min(one.sampling.max_new_tokens, self.engine.segment_tokens) for one in prompts]
+            ordered = [prompts[i] for i in good_order([one.tokens for one in prompts], new)]
+            numbers = [_number(asked[one.places[0]].key, 8) for one in ordered]
+            with jax.set_mesh(self.mesh):
+                ended = self.engine.completions(
+                    [one.tokens for one in ordered], [one.sampling for one in ordered], prompt_ids=numbers
+                )
+                for at, sample, completion in ended:
+                    reply = self.reply(completion)
+                    yield from ((i, sample, reply) for i in ordered[at].places if sample in asked[i].samples)
 
     def _likelihoods(self, asked: Sequence[tuple[int, Asked]]) -> Iterator[tuple[int, int, Reply]]:
         """Yield the replies to prompts with continuations; a prompt and a continuation are encoded as one text."""
@@ -177,14 +188,14 @@ class LocalModel:
 
         from socialr1_jax.evaluation.likelihood import continuation_logprobs
 
-        def encoded(text: str) -> list[int]:
-            return self._tokenizer(text, add_special_tokens=False)["input_ids"]
+        def encoded(texts: Sequence[str]) -> list[list[int]]:
+            return self._tokenizer(list(texts), add_special_tokens=False)["input_ids"]
 
         questions, places = [], []
         for i, one in asked:
             text = one.messages[-1]["content"]
-            prompt = encoded(text)
-            tails = [encoded(text + tail)[len(prompt) :] for tail in one.continuations]
+            prompt, *whole = encoded([text, *(text + tail for tail in one.continuations)])
+            tails = [tokens[len(prompt) :] for tokens in whole]
             if len(prompt) + max(map(len, tails)) > self.positions:
                 yield from ((i, sample, Reply("", "too_long", 0)) for sample in one.samples)
             else:
@@ -230,7 +241,7 @@ class Endpoint:
     def start(self, asked: Asked, sample: int = 0, schema: Mapping[str, Any] | None = None) -> Future[Reply]:
         """Call the server. schema: JSON Schema of the reply, for servers that can be held to one."""
         config = self._config
-        seed = int(hashlib.sha256(f"{config.seed} {asked.key} {sample}".encode()).hexdigest()[:7], 16)
+        seed = _number(f"{config.seed} {asked.key} {sample}", 7)
         sent: dict[str, Any] = {**(asked.decoding or decoding_of(config))._asdict(), "seed": seed}
         if sent["repetition_penalty"] == 1:  # not every server knows it
             del sent["repetition_penalty"]
@@ -299,6 +310,10 @@ def folder_hash(folder: Path) -> str:
     for file in sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")):
         digest.update(f"{file.relative_to(folder).as_posix()} {sha256(file)}\n".encode())
     return digest.hexdigest()[:16]
+
+
+def _number(key: str, digits: int) -> int:
+    return int(hashlib.sha256(key.encode()).hexdigest()[:digits], 16)
 
 
 def _rows() -> int:

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from socialr1_jax.config.evaluation import EvaluateConfig
-from socialr1_jax.evaluation.published import COLUMNS, NOTE, PUBLISHED
+from socialr1_jax.evaluation.metrics import Metric
 from socialr1_jax.evaluation.runner import TaskResult
-from socialr1_jax.evaluation.task import Metric
 from socialr1_jax.evaluation.wording import shown_wording
 from socialr1_jax.questions.intervals import around, share_interval
 from socialr1_jax.runtime.files import write_json, write_whole
@@ -22,6 +21,24 @@ _STYLE = (
     "background:#fcfbf8}div{overflow-x:auto}table{border-collapse:collapse;margin:1rem 0}th,td{padding:.3rem .8rem;"
     "border-bottom:1px solid #ddd;text-align:right;white-space:nowrap}th:first-child,td:first-child{text-align:left}"
     "strong{color:#a00}"
+)
+# Published figures, to stand beside ours; what they can be compared with: docs/evaluation.md.
+# arXiv 2603.09249v1 as summaries of it give them, fractions; the sources differ in worth (docs/evaluation.md).
+_COLUMNS = ("Qwen3-4B", "Qwen3-8B", "SocialR1-4B", "SocialR1-8B")
+_PUBLISHED: Mapping[str, tuple[float | None, float | None, float | None, float | None]] = {
+    "tombench": (None, 0.6179, None, 0.6881),
+    "tombench_hard": (0.3403, None, 0.4846, 0.6279),
+    "socialiqa": (None, None, None, 0.7774),
+    "simpletom": (None, None, None, 0.9675),
+    "emobench": (None, None, None, 0.7010),
+    "motivebench": (None, None, None, 0.8889),
+    "hitom": (None, None, None, 0.7083),
+    "tactfultom": (None, None, None, 0.5079),
+}
+_NOTE = (
+    "Published figures are plain accuracies with the cards' prompt (our protocol social_r1) as summaries of arXiv "
+    "2603.09249v1 give them; prompts, thinking, temperature and the questions counted are not known for all of them. "
+    "FANToM's and SOTOPIA's figures of the paper were not found."
 )
 Table = tuple[Sequence[str], list[list[str]]]
 N_NOTE = (
@@ -119,16 +136,16 @@ def _parts(config: EvaluateConfig, results: Sequence[TaskResult], identity: Mapp
     parts += [headline_table(results), N_NOTE]
     rows, left_out = [], []
     for one in results:
-        if one.task not in PUBLISHED:
+        if one.task not in _PUBLISHED:
             continue
         ours = next((m for name, m in one.metrics.items() if name.startswith("social_r1/")), None)
         if reason := _not_comparable(config, one, ours):
             left_out.append(f"{one.task} ({reason})")
         elif ours:
-            published = ["" if value is None else f"{value:.4f}" for value in PUBLISHED[one.task]]
+            published = ["" if value is None else f"{value:.4f}" for value in _PUBLISHED[one.task]]
             rows.append([one.task, _value(ours), *published])
     if rows:
-        parts += ["Beside published figures", (("task", "this model, social_r1", *COLUMNS), rows), NOTE]
+        parts += ["Beside published figures", (("task", "this model, social_r1", *_COLUMNS), rows), _NOTE]
     if left_out:
         parts.append(f"Not beside published figures, which would not compare: {', '.join(left_out)}.")
     for one in results:

@@ -12,7 +12,7 @@ from typing import Any
 from socialr1_jax.runtime.ownership import begins_as, open_own, refuse_foreign_file
 
 log = logging.getLogger(__name__)
-Row = Mapping[str, Any]
+JsonRow = Mapping[str, Any]
 
 
 class RowFile:
@@ -35,7 +35,7 @@ class RowFile:
     def __exit__(self, *_: object) -> None:
         self._file.close()
 
-    def add(self, row: Row) -> None:
+    def add(self, row: JsonRow) -> None:
         """Appends a row; it is with the system when the call returns."""
         self.known.append(row)
         self._file.write(json.dumps(row) + "\n")
@@ -53,14 +53,14 @@ def _is_torn(file: Path) -> bool:
     return False  # a whole object is no part of a row
 
 
-def read_rows(path: Path, is_row: Callable[[Any], bool]) -> list[Row]:
+def read_rows(path: Path, is_row: Callable[[Any], bool]) -> list[JsonRow]:
     """The rows of a file without changing it; none where there is no file."""
     return _read(path, is_row)[0]
 
 
-def _read(path: Path, is_row: Callable[[Any], bool]) -> tuple[list[Row], int]:
+def _read(path: Path, is_row: Callable[[Any], bool]) -> tuple[list[JsonRow], int]:
     """The rows, and the bytes up to the end of the last whole line."""
-    rows: list[Row] = []
+    rows: list[JsonRow] = []
     whole = 0
     if not path.exists():
         return rows, whole

@@ -13,26 +13,23 @@ from typing import Any
 
 from socialr1_jax.chat.answers import Reply
 from socialr1_jax.config.evaluation import EvaluateConfig, samples_name
-from socialr1_jax.evaluation.baselines import baselines
 from socialr1_jax.evaluation.card import card_example
 from socialr1_jax.evaluation.embeddings import installed, load_embedder
+from socialr1_jax.evaluation.metrics import Grade, Metric
 from socialr1_jax.evaluation.reply_file import ReplyFile
+from socialr1_jax.evaluation.request import ProtocolName, Request
 from socialr1_jax.evaluation.respondents import Asked, Endpoint, Respondent, decoding_of
-from socialr1_jax.evaluation.scoring import FAILED, Scored, figures, said_in, sample_row, score, status_rates
-from socialr1_jax.evaluation.task import (
-    Baseline,
-    BenchmarkError,
-    Data,
-    Decoding,
-    Embedder,
-    Grade,
-    Hub,
-    Metric,
-    ProtocolName,
-    Request,
-    Task,
+from socialr1_jax.evaluation.scoring import (
+    FAILED,
+    ScoredReply,
+    baselines,
+    figures,
+    said_in,
+    sample_row,
+    score,
+    status_rates,
 )
-from socialr1_jax.evaluation.tasks.files import NOT_PUBLISHED
+from socialr1_jax.evaluation.task import Baseline, BenchmarkError, Data, Decoding, Embedder, Hub, Remark, Task
 from socialr1_jax.evaluation.wording import FILE, OWN_WORDING, note_on, with_wording, wording_of
 from socialr1_jax.runtime.files import finite, write_whole
 from socialr1_jax.weights.hub import find_data
@@ -97,8 +94,9 @@ def _of_hub(task: Task, hub: Hub, download: bool, missing: str) -> Data:
         raise NoFolder(f"{missing} (hub data set {hub.id}: {error})") from None
     data = task.load(folder)
     # The pinned revision is the published one, whatever copy our sums are of.
-    notes = [note for note in data.notes if folder.name != hub.revision or NOT_PUBLISHED not in note]
-    return replace(data, notes=(f"questions from the hub data set {hub.id} @ {folder.name[:12]}", *notes))
+    kept = [remark for remark in data.remarks if folder.name != hub.revision or remark.kind != "other"]
+    origin = Remark(f"questions from the hub data set {hub.id} @ {folder.name[:12]}", "hub")
+    return replace(data, remarks=(origin, *kept))
 
 
 def embedder(task: Task, protocol: ProtocolName) -> Embedder | None:
@@ -147,13 +145,12 @@ def run_task(
     metrics: dict[str, Metric] = {}
     status: dict[str, dict[str, float]] = {}
     decoding: dict[str, dict[str, float]] = {}
-    scored: list[tuple[ProtocolName, Scored]] = []
-    for protocol, requests in asked.items():
-        drawn = drawn_with(config, task, protocol)
-        decoding[protocol] = drawn._asdict() | {"max_new_tokens": max(_limit(config, one) for one in requests)}
-        answers = ask(task, protocol, requests, config, respondent, replies, said, drawn)
+    scored: list[tuple[ProtocolName, ScoredReply]] = []
+    for protocol, answers in ask(task, asked, config, respondent, replies, said).items():
+        limit = max(_limit(config, one) for one in asked[protocol])
+        decoding[protocol] = drawn_with(config, task, protocol)._asdict() | {"max_new_tokens": limit}
         if config.predict_only:
-            scored += [(protocol, Scored(*answer, "", Grade("", math.nan))) for answer in answers]
+            scored += [(protocol, ScoredReply(*answer, "", Grade("", math.nan))) for answer in answers]
             continue
         found = [score(task, protocol, *answer) for answer in answers]
         metrics |= {
@@ -220,29 +217,34 @@ def _plain(figure: str) -> str:
 
 def ask(
     task: Task,
-    protocol: ProtocolName,
-    requests: Sequence[Request],
+    asked: Mapping[ProtocolName, Sequence[Request]],
     config: EvaluateConfig,
     respondent: Respondent,
     replies: ReplyFile,
     said: Callable[[str], None],
-    decoding: Decoding | None = None,
-) -> list[tuple[Request, int, Reply]]:
-    """Return (request, sample, reply) of every prompt and sample, in order; known ones are not asked again.
+) -> dict[ProtocolName, list[tuple[Request, int, Reply]]]:
+    """Return (request, sample, reply) of every prompt and sample of each protocol, in order.
 
+    All protocols are asked together, so that one batch and few programs serve them; known replies are not asked again.
     A follow-up and its reply stand in the place of the prompt that they follow, unless that had no reply.
     """
-    own = None if decoding == decoding_of(config) else decoding
 
-    def asked(one: Request, key: str, samples: Sequence[int]) -> Asked:
+    def prompt(protocol: ProtocolName, one: Request, key: str, samples: Sequence[int]) -> Asked:
+        drawn = drawn_with(config, task, protocol)
         return Asked(
-            f"{task.name}/{protocol}/{key}", one.messages, _limit(config, one), tuple(samples), own, one.continuations
+            f"{task.name}/{protocol}/{key}",
+            one.messages,
+            _limit(config, one),
+            tuple(samples),
+            None if drawn == decoding_of(config) else drawn,
+            one.continuations,
         )
 
-    first = [asked(one, one.id, range(config.num_samples)) for one in requests]
-    answers = [(requests[i], s, reply) for i, s, reply in _replies(first, respondent, replies, said)]
+    requests = [(protocol, one) for protocol, each in asked.items() for one in each]
+    first = [prompt(protocol, one, one.id, range(config.num_samples)) for protocol, one in requests]
+    answers = [(*requests[i], sample, reply) for i, sample, reply in _replies(first, respondent, replies, said)]
     following: dict[int, Request] = {}  # by the place in `answers`
-    for place, (one, _, reply) in enumerate(answers):
+    for place, (protocol, one, _, reply) in enumerate(answers):
         if not one.follow_up:
             continue
         text = None if reply.finish_reason in FAILED else said_in(reply)
@@ -251,13 +253,18 @@ def ask(
         else:
             assert task.follow_up
             following[place] = task.follow_up(one, protocol, text)
-    if not following:
-        return answers
-    second = [asked(one, f"{one.id}/{answers[place][1]}", (0,)) for place, one in following.items()]
-    found = _replies(second, respondent, replies, said)
+    second = []
+    for place, one in following.items():
+        protocol, _, sample, _ = answers[place]
+        second.append(prompt(protocol, one, f"{one.id}/{sample}", (0,)))
+    found = _replies(second, respondent, replies, said) if second else []
     for (place, one), (_, _, reply) in zip(following.items(), found, strict=True):
-        answers[place] = (one, answers[place][1], reply)
-    return answers
+        protocol, _, sample, _ = answers[place]
+        answers[place] = (protocol, one, sample, reply)
+    by_protocol: dict[ProtocolName, list[tuple[Request, int, Reply]]] = {protocol: [] for protocol in asked}
+    for protocol, request, sample, reply in answers:
+        by_protocol[protocol].append((request, sample, reply))
+    return by_protocol
 
 
 def _replies(

@@ -8,8 +8,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from socialr1_jax.chat.answers import Reply
-from socialr1_jax.evaluation.task import Embedder, Grade, Graded, Metric, ProtocolName, Request, Task
+from socialr1_jax.data.examples import Example
+from socialr1_jax.evaluation.metrics import Grade, Graded, Metric
+from socialr1_jax.evaluation.request import ProtocolName, Request
+from socialr1_jax.evaluation.task import Baseline, Embedder, Task
+from socialr1_jax.questions.audit import untrained_rules
 from socialr1_jax.rewards.parsing import THINK_END, without_thoughts
 
 FAILED = ("too_long", "refused", "error")  # there is no reply, so nothing to grade
@@ -24,7 +30,7 @@ _FIELDS: dict[str, tuple[type, ...]] = {  # of a row of samples
 _WRONG, _NO_GRADE = Grade("", 0.0), Grade("", math.nan)
 
 
-class Scored(NamedTuple):
+class ScoredReply(NamedTuple):
     """A reply with its grade; `sample` counts the replies to one prompt."""
 
     request: Request
@@ -34,20 +40,20 @@ class Scored(NamedTuple):
     grade: Grade
 
 
-def score(task: Task, protocol: ProtocolName, request: Request, sample: int, reply: Reply) -> Scored:
+def score(task: Task, protocol: ProtocolName, request: Request, sample: int, reply: Reply) -> ScoredReply:
     """Grade a reply. One whose thoughts do not end is truncated and wrong; one that is cut later counts as it is.
 
     A reply without thoughts is graded with its outer white space, which some official readers stumble over.
     """
     if reply.finish_reason in FAILED:
-        return Scored(request, sample, reply, reply.finish_reason, _NO_GRADE)
+        return ScoredReply(request, sample, reply, reply.finish_reason, _NO_GRADE)
     said = said_in(reply)
     if said is None:
-        return Scored(request, sample, reply, "truncated", _WRONG)
+        return ScoredReply(request, sample, reply, "truncated", _WRONG)
     grade = task.grade(request, protocol, said)
     answered = said.strip() and grade.answer
     status = "truncated" if reply.finish_reason == "length" else "ok" if answered else "unparsable"
-    return Scored(request, sample, reply, status, grade)
+    return ScoredReply(request, sample, reply, status, grade)
 
 
 def said_in(reply: Reply) -> str | None:
@@ -57,7 +63,7 @@ def said_in(reply: Reply) -> str | None:
 
 
 def figures(
-    task: Task, protocol: ProtocolName, scored: Sequence[Scored], embedder: Embedder | None = None
+    task: Task, protocol: ProtocolName, scored: Sequence[ScoredReply], embedder: Embedder | None = None
 ) -> dict[str, Metric]:
     """Return the task's figures, means over the samples; of k > 1 samples also maj@k and pass@k of the headline.
 
@@ -101,13 +107,39 @@ def figures(
     return found | kinder
 
 
-def status_rates(scored: Sequence[Scored]) -> dict[str, float]:
+def baselines(task: Task, requests: Sequence[Request], examples: Sequence[Example]) -> dict[str, Baseline]:
+    """Return chance and the best rule of each figure of the `social_r1` protocol; {} where a question has no options.
+
+    A rule's grade of a question is its probability to be right, and the task makes its figures of these grades as it
+    does of a model's. The rules are those of `audit_examples` that are not trained.
+
+    Args:
+        examples: the question of each request.
+    """
+    if not examples or not all(example.options for example in examples):
+        return {}
+
+    def graded_alike(credit_q: np.ndarray) -> dict[str, Metric]:
+        grades = (Grade(example.answer, float(c)) for example, c in zip(examples, credit_q, strict=True))
+        return task.metrics([Graded(*pair) for pair in zip(requests, grades, strict=True)], "social_r1")
+
+    chance = graded_alike(np.array([1 / len(example.options) for example in examples]))
+    rules = {name: graded_alike(credit_q) for name, credit_q in untrained_rules(examples).items()}
+    found = {}
+    for name, guessed in chance.items():
+        best = max(rules, key=lambda rule: rules[rule][name].value)
+        if guessed.n and guessed.value:  # else no figure of right answers
+            found[name] = Baseline(guessed.value, best, rules[best][name].value)
+    return found
+
+
+def status_rates(scored: Sequence[ScoredReply]) -> dict[str, float]:
     """Return the share of replies of every status."""
     counts = Counter(one.status for one in scored)
     return {status: counts[status] / len(scored) if scored else math.nan for status in STATUSES}
 
 
-def sample_row(task: str, protocol: ProtocolName, scored: Scored) -> dict[str, Any]:
+def sample_row(task: str, protocol: ProtocolName, scored: ScoredReply) -> dict[str, Any]:
     """Return a row of samples_<task>.jsonl: all that `rescored` needs, and what a reader wants to see."""
     request, reply = scored.request, scored.reply
     failure = {"cause": reply.cause, "reason": reply.reason} if reply.cause else {}
@@ -129,7 +161,7 @@ def sample_row(task: str, protocol: ProtocolName, scored: Scored) -> dict[str, A
     }
 
 
-def rescored(task: Task, row: Mapping[str, Any]) -> Scored:
+def rescored(task: Task, row: Mapping[str, Any]) -> ScoredReply:
     """Grade a row of samples_<task>.jsonl again. Raises TypeError naming a field of another type."""
     for name, kinds in _FIELDS.items():
         if not isinstance(row[name], kinds):

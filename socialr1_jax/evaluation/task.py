@@ -5,65 +5,20 @@ A benchmark's file has a `Task`. Nothing here knows of models, and nothing impor
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
-from socialr1_jax.config.evaluation import ProtocolName as ProtocolName
 from socialr1_jax.data.examples import Example
+from socialr1_jax.evaluation.metrics import Grade, Graded, Metric
+from socialr1_jax.evaluation.request import ProtocolName, Request, Wording
 
 Embedder = Callable[[Sequence[str]], Any]  # n texts -> float [n, width]
-Messages = tuple[Mapping[str, str], ...]  # {"role": "system" or "user", "content": ...}
-FIELD = re.compile(r"\{\{|\}\}|\{([^\W\d]\w*)\}")  # of a text of `Wording`, or one of its braces
 
 
 class BenchmarkError(ValueError):
     """A benchmark cannot be read or run; the message names the file, the reason and where to get it."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Request:
-    """One prompt of a benchmark.
-
-    `id` is unique in the task and the same in every run; requests of one `item` (a question, a story, a conversation)
-    belong together. `gold` and what else grading and figures need (`meta`) are plain JSON, so that samples can be
-    scored again from a file. The reply to one with `follow_up` is no answer yet: `Task.follow_up` makes the next prompt
-    of it. `continuations`: as of `Asked`.
-    """
-
-    id: str
-    item: str
-    messages: Messages
-    gold: Any
-    meta: Mapping[str, Any] = field(default_factory=dict)
-    max_new_tokens: int = 512  # of the answer, as the protocol has it; thinking is on top
-    follow_up: bool = False
-    continuations: tuple[str, ...] = ()
-
-
-class Grade(NamedTuple):
-    """answer: what was read from the reply, in the gold's terms ("" = nothing could be read); value: 0 to 1."""
-
-    answer: str
-    value: float
-
-
-class Graded(NamedTuple):
-    """A request with the grade of one reply."""
-
-    request: Request
-    grade: Grade
-
-
-class Metric(NamedTuple):
-    """A figure with its standard error and the number of independent units (items, not replies) behind it."""
-
-    value: float
-    stderr: float
-    n: int
 
 
 class Decoding(NamedTuple):
@@ -75,6 +30,11 @@ class Decoding(NamedTuple):
 
 
 GREEDY = Decoding()
+
+
+def ways(*official: ProtocolName, drawn: Decoding = GREEDY) -> dict[ProtocolName, Decoding]:
+    """Return the protocols of a benchmark: those of its authors, who draw as `drawn`, and the cards'."""
+    return dict.fromkeys(official, drawn) | {"social_r1": GREEDY}
 
 
 class Hub(NamedTuple):
@@ -96,17 +56,15 @@ class Baseline(NamedTuple):
     accuracy: float
 
 
-@dataclass(frozen=True)
-class Wording:
-    """The texts of the authors' prompts by our names for them, the SHA-256 of all, and what the notes say of them."""
+class Remark(NamedTuple):
+    """A remark on a benchmark's data for the results.
 
-    texts: Mapping[str, str]
-    sha256: str
-    about: str = ""
+    kind: "part": counts the questions that are there; "lacks": names a file that is missing; "other": a file is not the
+    published one; "hub": the data set that the files are from.
+    """
 
-    def text(self, name: str, /, **values: str) -> str:
-        """Return a text with its fields filled; values are taken as they are."""
-        return FIELD.sub(lambda mark: values[mark[1]] if mark[1] else mark[0][0], self.texts[name])
+    text: str
+    kind: Literal["", "part", "lacks", "other", "hub"] = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,11 +75,16 @@ class Data:
     authors' prompts; without it the prompts of the official protocol are in our own words.
     """
 
-    items: Sequence[Mapping[str, Any]]
+    items: Sequence[Any]
     files: Mapping[str, str]
-    notes: tuple[str, ...] = ()
+    remarks: tuple[Remark, ...] = ()
     whole: bool = True
     wording: Wording | None = None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Return the texts of the remarks."""
+        return tuple(remark.text for remark in self.remarks)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,10 +114,10 @@ class Task:
     requests: Callable[[Data, ProtocolName, int], list[Request]]
     grade: Callable[[Request, ProtocolName, str], Grade]
     metrics: Callable[[Sequence[Graded], ProtocolName], dict[str, Metric]]
-    protocols: Mapping[ProtocolName, Decoding] = field(
-        default_factory=lambda: {"official": GREEDY, "social_r1": GREEDY}
-    )
+    protocols: Mapping[ProtocolName, Decoding] = field(default_factory=lambda: ways("official"))
     follow_up: Callable[[Request, ProtocolName, str], Request] | None = None
+    kind: str = ""  # field of `meta` that names the kind of a question
+    headline: Mapping[str, str] = field(default_factory=dict)  # the values of `meta` that it is over, of one field
     embedding_model: str = ""
     embedded: Callable[[Sequence[Graded], Embedder], tuple[list[Graded], dict[str, Metric]]] | None = None
     examples: Callable[[Sequence[Request]], list[Example]] | None = None
@@ -162,34 +125,6 @@ class Task:
     published: tuple[int, str] = (0, "items")  # how many items were published, and what they are
     kinder: Callable[[Request, ProtocolName, str], Grade] | None = None
 
-
-def mean_metric(values: Sequence[float], clusters: Sequence[str] | None = None) -> Metric:
-    """The mean with its standard error; with `clusters` (the item of each value) over clusters, which may differ in
-    size. NaN and n = 0 for no values.
-    """
-    count = len(values)
-    if not count:
-        return Metric(math.nan, math.nan, 0)
-    mean = math.fsum(values) / count
-    sums: dict[Any, list[float]] = {}
-    for i, value in enumerate(values):
-        sums.setdefault(i if clusters is None else clusters[i], []).append(value - mean)
-    n = len(sums)
-    if n < 2:
-        return Metric(mean, math.nan, n)
-    # The variance of a ratio estimate over clusters; with clusters of one it is the usual s / sqrt(n).
-    spread = math.fsum(math.fsum(one) ** 2 for one in sums.values())
-    return Metric(mean, math.sqrt(spread * n / (n - 1)) / count, n)
-
-
-def by_group(graded: Sequence[Graded], key: str) -> dict[str, list[Graded]]:
-    """The graded requests by `meta[key]`, groups in order of their names."""
-    groups: dict[str, list[Graded]] = {}
-    for one in graded:
-        groups.setdefault(str(one.request.meta[key]), []).append(one)
-    return dict(sorted(groups.items()))
-
-
-def accuracy(graded: Sequence[Graded]) -> Metric:
-    """The mean grade, with the standard error over items."""
-    return mean_metric([one.grade.value for one in graded], [one.request.item for one in graded])
+    def in_headline(self, meta: Mapping[str, Any]) -> bool:
+        """Return whether the headline is over prompts with this `meta`: English, FANToM's short contexts."""
+        return all(str(meta[name]) == value for name, value in self.headline.items())

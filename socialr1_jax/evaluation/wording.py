@@ -11,22 +11,20 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from pydantic import Field, field_validator
 
 from socialr1_jax.config.command_line import Section
 from socialr1_jax.data.tables import listed
-from socialr1_jax.evaluation.task import BenchmarkError, Data, Wording
-from socialr1_jax.evaluation.wording_sources import SOURCES, Source, fields_of
+from socialr1_jax.evaluation.request import Wording
+from socialr1_jax.evaluation.task import BenchmarkError, Data
+from socialr1_jax.evaluation.wording_sources import SOURCES, TextSource, fields_of
 from socialr1_jax.runtime.files import read_json, sha256, write_json
 from socialr1_jax.runtime.ownership import refuse_foreign_file
 from socialr1_jax.runtime.terminal import print_result, printable, remark
 
-if TYPE_CHECKING:
-    from socialr1_jax.evaluation.sotopia.profiles import Benchmark
-
-Worded = TypeVar("Worded", "Data", "Benchmark")
+Worded = TypeVar("Worded", bound=Data)
 FILE = "prompts.json"
 OWN_WORDING = "own wording"
 _SHOWN = 8  # digits of a hash in tables
@@ -106,14 +104,14 @@ def with_wording(name: str, folder: Path, data: Worded) -> Worded:
     return replace(data, wording=Wording(texts, digest, about), files={**data.files, path.name: sha256(path)})
 
 
-def wording_of(name: str, data: Data | Benchmark) -> str:
+def wording_of(name: str, data: Data) -> str:
     """Return "own wording", the SHA-256 of the authors' texts, or "" for a benchmark that has no prompts.json."""
     if name not in SOURCES:
         return ""
     return data.wording.sha256 if data.wording else OWN_WORDING
 
 
-def note_on(name: str, data: Data | Benchmark, protocols: Sequence[str] = ("official",)) -> str:
+def note_on(name: str, data: Data, protocols: Sequence[str] = ("official",)) -> str:
     """Return a remark for the results on whose wording the prompts of these protocols have."""
     of = ", ".join(protocols)
     if data.wording:
@@ -129,7 +127,7 @@ def shown_wording(wording: str, protocol: str) -> str:
     return OWN_WORDING if wording == OWN_WORDING or protocol == "paper" else wording[:_SHOWN]
 
 
-def _origin(source: Source, digest: str, written: Any) -> str:
+def _origin(source: TextSource, digest: str, written: Any) -> str:
     if digest == source.known:
         return f"the wording of {source.version}"
     which = f"is of another version than {source.version}" if digest == written else "was edited by hand"

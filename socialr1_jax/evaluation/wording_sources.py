@@ -15,7 +15,8 @@ from typing import NamedTuple
 
 import yaml
 
-from socialr1_jax.evaluation.task import FIELD, BenchmarkError
+from socialr1_jax.evaluation.request import FIELD
+from socialr1_jax.evaluation.task import BenchmarkError
 from socialr1_jax.runtime.files import sha256
 from socialr1_jax.runtime.terminal import printable
 
@@ -25,7 +26,7 @@ _Fields = tuple[str, ...]
 _Parts = list[str | None]  # of a text; None is a field
 
 
-class Place(NamedTuple):
+class TextPlace(NamedTuple):
     """A name in a file of theirs and the texts that are bound to it.
 
     name: in Python `NAME`, `function.name` or `Class.method.name` (assigned or added to it, a dictionary's key, a
@@ -41,7 +42,7 @@ class Place(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source:
+class TextSource:
     """A repository's version and the places of its texts. `known`: SHA-256 of all texts of that version.
 
     `other`: a further version that prompts may have the words of.
@@ -49,11 +50,11 @@ class Source:
 
     version: str
     known: str
-    places: Sequence[Place]
-    other: Source | None = None
+    places: Sequence[TextPlace]
+    other: TextSource | None = None
 
     @property
-    def versions(self) -> tuple[Source, ...]:
+    def versions(self) -> tuple[TextSource, ...]:
         """Return this version and the other ones."""
         return (self, *(self.other.versions if self.other else ()))
 
@@ -63,11 +64,11 @@ class Source:
         kept = ((text, fields) for place in self.places for text, fields in place.texts.items())
         return {text: fields for text, fields in kept if not text.startswith("_")}
 
-    def of_texts(self, texts: Mapping[str, str]) -> Source:
+    def of_texts(self, texts: Mapping[str, str]) -> TextSource:
         """Return the version that has most of these texts."""
         return max(self.versions, key=lambda version: len(version.fields.keys() & texts.keys()))
 
-    def read(self, checkout: Path) -> tuple[dict[str, str], dict[str, str], Source]:
+    def read(self, checkout: Path) -> tuple[dict[str, str], dict[str, str], TextSource]:
         """Return the texts by name, the SHA-256 of every file that they are in, and the version.
 
         Raises BenchmarkError naming the file and text that are missing of the version that fits best.
@@ -77,7 +78,7 @@ class Source:
             raise BenchmarkError(f"{errors[0]}; give a checkout of {version.version}")
         return texts, files, version
 
-    def _read(self, checkout: Path) -> tuple[dict[str, str], dict[str, str], list[str], Source]:
+    def _read(self, checkout: Path) -> tuple[dict[str, str], dict[str, str], list[str], TextSource]:
         texts: dict[str, str] = {}
         files: dict[str, str] = {}
         errors: list[str] = []
@@ -95,7 +96,7 @@ def fields_of(text: str) -> set[str]:
     return {name for name in FIELD.findall(text) if name}
 
 
-def _texts(path: Path, place: Place) -> dict[str, str]:
+def _texts(path: Path, place: TextPlace) -> dict[str, str]:
     """Return the texts of a place by our names. Raises BenchmarkError."""
     if not path.is_file():
         raise BenchmarkError(f"{path}: there is no such file")
@@ -233,241 +234,180 @@ def _escaped(text: str) -> str:
     return text.replace("{", "{{").replace("}", "}}")
 
 
+def _at(file: str, name: str, /, *names: str, **texts: str) -> TextPlace:
+    """Return a place. names: of its texts without fields; texts: the fields of the others, as words."""
+    fields = dict.fromkeys(names, "") | texts
+    return TextPlace(file, name, {text: tuple(words.split()) for text, words in fields.items()})
+
+
 _LANGUAGES = ("en", "zh")
-_FOUR = ("story", "question", "choice_a", "choice_b", "choice_c", "choice_d")
-_EU = ("scenario", "subject", "emo_choices", "cause_choices")
-_EA = ("scenario", "subject", "q_type", "choices")
-_ASKED = ("question", "options")
-_TACTFULTOM = "code/get_original_results.py"
-_FORMS = ("yes_no", "free", "choice", "list")  # in the order of get_system_prompt
+_CHOICES = "story question choice_a choice_b"
+_FORMS = ("yes_no", "free", "choice", "list")  # of TactfulToM, in the order of get_system_prompt
 _HITOM = r"[^\n]+\nStory:\n(.+)\nQuestion: ([^\n]+)\nChoices: ([^\n]+)\n\n[^\n]+\n"
-
-_SOTOPIA = "sotopia"
-_MESSAGES = f"{_SOTOPIA}/messages/message_classes.py"
-_EVALUATORS = f"{_SOTOPIA}/envs/evaluators.py"
-_SCORES = f"{_SOTOPIA}/database/evaluation_dimensions.py"
-_DIMENSIONS = (
-    "believability",
-    "relationship",
-    "knowledge",
-    "secret",
-    "social_rules",
-    "financial_and_material_benefits",
-    "goal",
-)
-_ACTED = {
-    "none": (),
-    "speak": ("argument",),
-    **dict.fromkeys(("non-verbal communication", "action"), ("kind", "argument")),
-    "leave": (),
-}
-_PROFILE = (
-    "first_name",
-    "last_name",
-    "age",
-    "gender",
-    "occupation",
-    "pronouns",
-    "public_info",
-    "personality",
-    "first_name",
-    "secret",
-)
-
-
-def _profile(viewer: int) -> _Fields:
-    """Return the fields of a profile's text; those from `viewer` on are the agent's alone."""
-    return (*_PROFILE[:viewer], "agent", *_PROFILE[viewer:])
-
-
+_RESULTS = "code/get_original_results.py"  # of TactfulToM
+_PROMPTS, _RESPONSE = "src/configs/prompts.yaml", "src/configs/response.yaml"  # of EmoBench
+# of SOTOPIA
+_GENERATE, _MESSAGES = "sotopia/generation_utils/generate.py", "sotopia/messages/message_classes.py"
+_PARALLEL, _EVALUATORS = "sotopia/envs/parallel.py", "sotopia/envs/evaluators.py"
+_SCORES = "sotopia/database/evaluation_dimensions.py"
+_BACKGROUND = "ScriptBackground.to_natural_language"
+_TURN = "agent history turn_number action_list format_instructions"
+_DIMENSIONS = "believability relationship knowledge secret social_rules financial_and_material_benefits goal"
+_JUDGED = [f"asks_{name}" for name in _DIMENSIONS.split()]
+_SHOWN = "kind argument"
+_ACTED = {"none": "", "speak": "argument", "non-verbal communication": _SHOWN, "action": _SHOWN, "leave": ""}
+_PROFILE = "first_name last_name age gender occupation pronouns public_info personality first_name secret"
 _SOTOPIA_BOTH = (
-    Place(
-        f"{_SOTOPIA}/generation_utils/generate.py",
-        "agenerate_action.template",
-        {"_script": (), "turn": ("agent", "history", "turn_number", "action_list", "format_instructions")},
-    ),
-    Place(_MESSAGES, "Observation.to_natural_language.return", {"begins": ("context",), "seen": ("number", "acted")}),
-    *(
-        Place(f"{_SOTOPIA}/envs/parallel.py", f"_agent_profile_to_{known}_self.return", {text: _profile(viewer)})
-        for known, text, viewer in (
-            ("stranger", "profile_stranger", 0),
-            ("name", "profile_name", 2),
-            ("aquaintance", "profile_acquaintance", 7),
-            ("friendabove", "profile_friend", 8),
+    _at(_GENERATE, "agenerate_action.template", "_script", turn=_TURN),
+    _at(_MESSAGES, "Observation.to_natural_language.return", begins="context", seen="number acted"),
+    *(  # what stands behind `agent` in a profile is the agent's alone
+        _at(
+            _PARALLEL,
+            f"_agent_profile_to_{known}_self.return",
+            **{text: _PROFILE.replace(before, f"agent {before}", 1)},
+        )
+        for known, text, before in (
+            ("stranger", "profile_stranger", "first_name"),
+            ("name", "profile_name", "age"),
+            ("aquaintance", "profile_acquaintance", "personality"),
+            ("friendabove", "profile_friend", "first_name secret"),
         )
     ),
 )
-_JUDGED = {f"asks_{name}": () for name in _DIMENSIONS}
 
 SOURCES = {
-    "tombench": Source(
+    "tombench": TextSource(
         version="zhchen18/ToMBench @ 4f491f0",
         known="5905247bbcd44eb381ae28ebf469048a53edc6732b4ccad73298533e4d405d1f",
         places=[
             place
             for lang in _LANGUAGES
             for place in (
-                Place("prompts.py", f"SystemEvaluatePrompt_{lang}", {f"system_{lang}": ()}),
-                Place("prompts.py", f"SystemEvaluatePrompt_{lang}_cot", {f"system_cot_{lang}": ()}),
-                Place("prompts.py", f"UserEvaluatePrompt4Choices_{lang}", {f"user_4_{lang}": _FOUR}),
-                Place("prompts.py", f"UserEvaluatePrompt2Choices_{lang}", {f"user_2_{lang}": _FOUR[:4]}),
+                _at("prompts.py", f"SystemEvaluatePrompt_{lang}", f"system_{lang}"),
+                _at("prompts.py", f"SystemEvaluatePrompt_{lang}_cot", f"system_cot_{lang}"),
+                _at(
+                    "prompts.py",
+                    f"UserEvaluatePrompt4Choices_{lang}",
+                    **{f"user_4_{lang}": f"{_CHOICES} choice_c choice_d"},
+                ),
+                _at("prompts.py", f"UserEvaluatePrompt2Choices_{lang}", **{f"user_2_{lang}": _CHOICES}),
             )
         ],
     ),
-    "emobench": Source(
+    "emobench": TextSource(
         version="Sahandfer/EmoBench @ 3b4f843",
         known="53626d16213ee8dde6baaeb4839770ca2422093959b2ce04549a48f146acd9d5",
         places=[
-            Place("src/utils.py", "get_response_format.res_format", {"format": ("statement", "conditions")}),
+            _at("src/utils.py", "get_response_format.res_format", format="statement conditions"),
             *(
                 place
                 for lang in _LANGUAGES
                 for place in (
-                    Place("src/configs/prompts.yaml", f"sys.{lang}", {f"system_{lang}": ()}),
-                    Place("src/configs/prompts.yaml", f"EU.{lang}", {f"user_EU_{lang}": _EU}),
-                    Place("src/configs/prompts.yaml", f"EA.{lang}", {f"user_EA_{lang}": _EA}),
-                    Place("src/configs/response.yaml", f"base.{lang}", {f"statement_{lang}": ()}),
-                    Place("src/configs/response.yaml", f"cot.{lang}", {f"statement_cot_{lang}": ()}),
-                    Place("src/configs/response.yaml", f"EU.{lang}", {f"conditions_EU_{lang}": ()}),
-                    Place("src/configs/response.yaml", f"EA.{lang}", {f"conditions_EA_{lang}": ()}),
-                    Place("src/configs/response.yaml", f"reasoning.{lang}", {f"reasoning_{lang}": ()}),
+                    _at(_PROMPTS, f"sys.{lang}", f"system_{lang}"),
+                    _at(_PROMPTS, f"EU.{lang}", **{f"user_EU_{lang}": "scenario subject emo_choices cause_choices"}),
+                    _at(_PROMPTS, f"EA.{lang}", **{f"user_EA_{lang}": "scenario subject q_type choices"}),
+                    _at(_RESPONSE, f"base.{lang}", f"statement_{lang}"),
+                    _at(_RESPONSE, f"cot.{lang}", f"statement_cot_{lang}"),
+                    _at(_RESPONSE, f"EU.{lang}", f"conditions_EU_{lang}"),
+                    _at(_RESPONSE, f"EA.{lang}", f"conditions_EA_{lang}"),
+                    _at(_RESPONSE, f"reasoning.{lang}", f"reasoning_{lang}"),
                 )
             ),
         ],
     ),
-    "motivebench": Source(
+    "motivebench": TextSource(
         version="chicosirius/MotiveBench @ ea5faa1",
         known="3402d792d3b1a3f7deac33d53cc5f02a5a60ab4c1b508e6528fd1f8e57c74977",
         places=[
-            Place("client_eval.py", "get_model_response.content", {"system": ()}),
+            _at("client_eval.py", "get_model_response.content", "system"),
             *(
-                Place(
+                _at(
                     "client_eval.py",
                     f"load_questions.question_{number}",
-                    {f"user_cot_{kind}": _ASKED, f"user_{kind}": _ASKED},
+                    **{f"user_cot_{kind}": "question options", f"user_{kind}": "question options"},
                 )
                 for number, kind in enumerate(("motivation", "behavior", "both"), 1)
             ),
         ],
     ),
-    "tactfultom": Source(
+    "tactfultom": TextSource(
         version="nii-cl/tactful-tom @ 0881b0d",
         known="560bcd0269eb74aaeaa8836cdc347f840df5d6bc1aa774bd7b7b3341e0c2f623",
         places=[
-            Place(
-                _TACTFULTOM,
+            _at(
+                _RESULTS,
                 "get_system_prompt.system_prompt",
-                {f"system_{cot}{form}": () for cot in ("", "cot_") for form in _FORMS},
+                *(f"system_{cot}{form}" for cot in ("", "cot_") for form in _FORMS),
             ),
-            Place(_TACTFULTOM, "get_user_prompt.context_prompt", {"context": ("text",)}),
-            Place(
-                _TACTFULTOM,
-                "get_llm_input.information_prompt",
-                {"information": ("text",), "target_question": ("text",)},
-            ),
-            Place(_TACTFULTOM, "get_user_prompt.question_prompt", {"question": ("text",)}),
-            Place(_TACTFULTOM, "get_user_prompt.option_prompt", {"options": ("text",)}),
-            Place(_TACTFULTOM, "get_user_prompt.cot_prompt", {"cot": ()}),
-            Place(_TACTFULTOM, "generate_set.content", {"cot_answer": ("reply",)}),
+            _at(_RESULTS, "get_user_prompt.context_prompt", context="text"),
+            _at(_RESULTS, "get_llm_input.information_prompt", information="text", target_question="text"),
+            _at(_RESULTS, "get_user_prompt.question_prompt", question="text"),
+            _at(_RESULTS, "get_user_prompt.option_prompt", options="text"),
+            _at(_RESULTS, "get_user_prompt.cot_prompt", "cot"),
+            _at(_RESULTS, "generate_set.content", cot_answer="reply"),
         ],
     ),
-    "hitom": Source(
+    "hitom": TextSource(
         version="ying-hui-he/Hi-ToM_dataset @ 56dda76",
         known="e83c57af26c6e50bb932fdb242c57ccffbc406154c388f1d6dbec61ad8b3fd20",
         places=[
-            Place(
+            _at(
                 f"Hi-ToM_prompts/No_Tell/{folder}/length_1/sample_1/order_0.txt",
                 _HITOM,
-                {text: ("story", "question", "choices")},
+                **{text: "story question choices"},
             )
             for text, folder in (("user", "CoT"), ("user_vp", "MC"))
         ],
     ),
-    "simpletom": Source(
+    "simpletom": TextSource(
         version="yulinggu-cs/SimpleToM @ 0f054a7",
         known="72df4fece84b848c3d99a36e6ee428c7146bd913be22b2c70751155476ecc4f1",
         places=[
-            Place("inference/run_inference.py", "run_qa.content", {"system": ()}),
-            Place(
-                "inference/utils.py",
-                "question_prompt.prompt",
-                {"user": ("labels", "story", "before", "question", "final", "quoted_labels")},
+            _at("inference/run_inference.py", "run_qa.content", "system"),
+            _at(
+                "inference/utils.py", "question_prompt.prompt", user="labels story before question final quoted_labels"
             ),
-            Place("inference/utils.py", "question_prompt.final_prompt", {"final": ()}),
-            Place("inference/prompts.py", "COT_PROMPT", {"final_cot": ()}),
+            _at("inference/utils.py", "question_prompt.final_prompt", "final"),
+            _at("inference/prompts.py", "COT_PROMPT", "final_cot"),
         ],
     ),
-    "sotopia": Source(
+    "sotopia": TextSource(
         version="sotopia-lab/sotopia @ v0.1.4",
         known="a5e419e2d70d0d913f7300e75079a3972ab715c47675474a4a84dcacb36f47f0",
         places=[
             *_SOTOPIA_BOTH,
-            Place(
+            _at(
                 _MESSAGES,
-                "ScriptBackground.to_natural_language.return",
-                {
-                    "context": (
-                        "scenario",
-                        "first",
-                        "second",
-                        "first",
-                        "background_1",
-                        "second",
-                        "background_2",
-                        "first",
-                        "goal_1",
-                        "second",
-                        "goal_2",
-                    ),
-                    "_without": (),
-                },
+                f"{_BACKGROUND}.return",
+                context="scenario first second first background_1 second background_2 first goal_1 second goal_2",
+                _without="",
             ),
-            Place(_MESSAGES, "AgentAction.to_natural_language.return", _ACTED),
-            Place(_MESSAGES, "AgentAction.description", {"action_type": (), "argument": ()}),
-            Place(f"{_SOTOPIA}/envs/parallel.py", "astep.message", {"number": ("number",)}),
-            Place(_EVALUATORS, "__acall__.template", {"judge": ("history", "format_instructions")}),
-            Place(_EVALUATORS, "SotopiaDimensions.__doc__", {"dimensions": ()}),
-            Place(_EVALUATORS, "SotopiaDimensions.description", _JUDGED),
+            _at(_MESSAGES, "AgentAction.to_natural_language.return", **_ACTED),
+            _at(_MESSAGES, "AgentAction.description", "action_type", "argument"),
+            _at(_PARALLEL, "astep.message", number="number"),
+            _at(_EVALUATORS, "__acall__.template", judge="history format_instructions"),
+            _at(_EVALUATORS, "SotopiaDimensions.__doc__", "dimensions"),
+            _at(_EVALUATORS, "SotopiaDimensions.description", *_JUDGED),
         ],
-        other=Source(
+        other=TextSource(
             version="sotopia-lab/sotopia @ a0aaafb",
             known="871e81f9c87340b37042f66fb7a5d2b81c1487b30ca205a36ae3b5fbe4b72e85",
             places=[
                 *_SOTOPIA_BOTH,
-                Place(
-                    _MESSAGES,
-                    "ScriptBackground.to_natural_language.participants_str",
-                    {"participants": ("first", "second"), "_more": ()},
-                ),
-                Place(
-                    _MESSAGES,
-                    "ScriptBackground.to_natural_language.backgrounds_text",
-                    {"_hidden": (), "background": ("name", "background")},
-                ),
-                Place(
-                    _MESSAGES,
-                    "ScriptBackground.to_natural_language.goals_text",
-                    {"_hidden": (), "goal": ("name", "goal"), "_without": ()},
-                ),
-                Place(
-                    _MESSAGES,
-                    "ScriptBackground.to_natural_language.return",
-                    {"context": ("scenario", "participants", "backgrounds", "goals"), "_without": ()},
-                ),
-                Place(_MESSAGES, "AgentAction.to_natural_language.action_str", _ACTED),
-                Place(_MESSAGES, "AgentAction.to_natural_language.return", {"acted": ("to", "acted")}),
-                Place(_MESSAGES, "AgentAction.description", {"action_type": (), "argument": (), "to": ()}),
-                Place(f"{_SOTOPIA}/envs/parallel.py", "_process_incoming_actions.message", {"number": ("number",)}),
-                Place(
-                    _EVALUATORS,
-                    "__acall__.template",
-                    {"judge": ("history", "agent_instruction", "format_instructions")},
-                ),
-                Place(_EVALUATORS, "__acall__.agent_instruction", {"agents": ("count", "agents")}),
-                Place(_SCORES, "SotopiaDimensions.__doc__", {"dimensions": ()}),
-                Place(_SCORES, "SotopiaDimensions.description", _JUDGED),
+                _at(_MESSAGES, f"{_BACKGROUND}.participants_str", participants="first second", _more=""),
+                _at(_MESSAGES, f"{_BACKGROUND}.backgrounds_text", "_hidden", background="name background"),
+                _at(_MESSAGES, f"{_BACKGROUND}.goals_text", "_hidden", goal="name goal", _without=""),
+                _at(_MESSAGES, f"{_BACKGROUND}.return", context="scenario participants backgrounds goals", _without=""),
+                _at(_MESSAGES, "AgentAction.to_natural_language.action_str", **_ACTED),
+                _at(_MESSAGES, "AgentAction.to_natural_language.return", acted="to acted"),
+                _at(_MESSAGES, "AgentAction.description", "action_type", "argument", "to"),
+                _at(_PARALLEL, "_process_incoming_actions.message", number="number"),
+                _at(_EVALUATORS, "__acall__.template", judge="history agent_instruction format_instructions"),
+                _at(_EVALUATORS, "__acall__.agent_instruction", agents="count agents"),
+                _at(_SCORES, "SotopiaDimensions.__doc__", "dimensions"),
+                _at(_SCORES, "SotopiaDimensions.description", *_JUDGED),
                 *(
-                    Place(_SCORES, f"{kind}ReasoningScore.description", {f"reasoning_{kind}": (), f"score_{kind}": ()})
+                    _at(_SCORES, f"{kind}ReasoningScore.description", f"reasoning_{kind}", f"score_{kind}")
                     for kind in ("Negative", "Positive", "Bidirectional")
                 ),
             ],

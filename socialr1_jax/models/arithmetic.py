@@ -69,7 +69,7 @@ class Arithmetic:
         return 4 * c.num_hidden_layers * c.num_attention_heads * c.head_dim
 
     def by_block(self, tokens: float, pairs: float, predicted: float, passes: float) -> dict[str, Cost]:
-        """What `flops` and the weights, read `passes` times, come to in each named block with matrix products."""
+        """Return the costs by named block with matrix products: `flops`, and the weights read `passes` times."""
         mlp = 3 * self.config.num_hidden_layers * self.config.hidden_size * self.config.intermediate_size
         read = passes * self.itemsize * self.copies
         return {

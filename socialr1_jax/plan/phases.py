@@ -323,7 +323,7 @@ class AbstractRun:
         return self.phase(compiled, beside=beside, cost=self.forward_cost, calls=self.micro_batches)
 
     def old_logprobs(self) -> Phase:
-        """Of all but the first update's rows."""
+        """Plan the log-probs of the old policy, for all but the first update's rows."""
         logprobs, part = self.programs.logprobs, (self.updates - 1) / self.updates
         compiled = self.compile("old log-probs", "update", logprobs, self.masters, self.micro_batch())
         calls = max(1, round(self.micro_batches * (self.updates - 1) / self.updates))
@@ -336,7 +336,7 @@ class AbstractRun:
 
     @cached_property
     def sums(self) -> Sums:
-        """What a backward pass adds to."""
+        """Return the abstract sums that a backward pass adds to."""
         _, (_, metrics) = jax.eval_shape(self.programs.update.loss_fn, self.masters, self.scored)
         names = ["loss", "denominator", *(name for name in metrics if not name.endswith("_bt"))]
         return Sums(self.masters, {name: self.array((), jnp.float32, P()) for name in names})

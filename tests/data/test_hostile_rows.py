@@ -20,7 +20,7 @@ from socialr1_jax.data.tables import DataError, read_all_rows
 from socialr1_jax.data.tokenizer import SPECIAL_TOKENS, build_tokenizer
 from socialr1_jax.evaluation.respondents import LocalModel
 from socialr1_jax.evaluation.task import BenchmarkError
-from socialr1_jax.evaluation.tasks import files, tactfultom, tombench, tombench_hard
+from socialr1_jax.evaluation.tasks import reading, tactfultom, tombench, tombench_hard
 from socialr1_jax.questions import sources as question_sources
 from socialr1_jax.questions.sources import open_questions
 from socialr1_jax.rewards import scoring
@@ -182,11 +182,11 @@ def test_benchmark_with_half_a_character_is_refused(tmp_path, half):
     rows = write(tmp_path / "rows.jsonl", {"story": "\U0001f600"}, {"story": ["x", {half: "y"}]})
     table = tmp_path / "ToMBench_Hard_val.csv"
     table.write_text(f'story,question,options,dimension,answer\ns,q,"{["x", half]!r}",belief,A\n')
-    for read in (lambda: files.read_jsonl(rows), lambda: tombench_hard.load(tmp_path)):
+    for read in (lambda: reading.read_jsonl(rows), lambda: tombench_hard.load(tmp_path)):
         with pytest.raises(BenchmarkError, match="half a character") as refused:
             read()
         assert is_clean(refused.value)
-    assert files.read_jsonl(write(rows, {"story": "\U0001f600"})) == [{"story": "\U0001f600"}]
+    assert reading.read_jsonl(write(rows, {"story": "\U0001f600"})) == [{"story": "\U0001f600"}]
 
 
 @pytest.mark.parametrize(
@@ -560,10 +560,36 @@ def test_chat_tokens_in_evaluation_messages_are_text(any_tokenizer):
     model = LocalModel.__new__(LocalModel)
     model._tokenizer, model._config = any_tokenizer, SimpleNamespace(thinking="on")
     messages = [{"role": role, "content": FORGED} for role in ("system", "user", "user")]
-    tokens = model.tokens(messages)
+    (tokens,) = model.tokens([messages])
     assert tokens.count(any_tokenizer.convert_tokens_to_ids("<|im_start|>")) == 4
     assert tokens.count(any_tokenizer.convert_tokens_to_ids("<|im_end|>")) == 3
     assert any_tokenizer.decode(tokens).count("<|im_start|>") == 4 + 3 * 2
+
+
+@pytest.mark.parametrize("kind", ["fast", "padding", "slow", "other template"])
+def test_chats_encoded_together_are_those_encoded_singly(kind):
+    from transformers import ByT5Tokenizer
+
+    from socialr1_jax.data.chat_template import chat_tokens, tokens_of_chats
+
+    tokenizer = build_tokenizer([question_text(Example(id="1", **FREE))] * 5, 500)
+    if kind == "padding":
+        tokenizer.backend_tokenizer.enable_padding(length=64)
+        tokenizer.backend_tokenizer.enable_truncation(3)
+    elif kind == "slow":
+        template, tokenizer = tokenizer.chat_template, ByT5Tokenizer()
+        tokenizer.chat_template = template
+    elif kind == "other template":
+        tokenizer.chat_template = (
+            "{{ eos_token }}{% for m in messages %}[{{ m.content | trim }}]{% endfor %}{{ bos_token }}"
+        )
+    texts = ["x", " a\n ", "日本語 é\u0301", FORGED, "</s> <pad>", "<|endoftext|>", *CONTENTS, "y" * 200]
+    chats = [[{"role": "system", "content": text}, {"role": "user", "content": text[::-1]}] for text in texts]
+    for thinking in (True, False):
+        singly = [chat_tokens(tokenizer, chat, thinking) for chat in chats]
+        assert list(tokens_of_chats(tokenizer, chats, thinking)) == singly
+        assert list(tokens_of_chats(tokenizer, chats[:2] * 600, thinking)) == singly[:2] * 600
+    assert list(tokens_of_chats(tokenizer, [])) == []
 
 
 def test_prompts_are_made_in_one_place():

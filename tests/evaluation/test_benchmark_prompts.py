@@ -14,7 +14,7 @@ from socialr1_jax.evaluation.runner import TaskResult
 from socialr1_jax.evaluation.task import BenchmarkError, Data, Metric, Wording
 from socialr1_jax.evaluation.tasks import tactfultom
 from socialr1_jax.evaluation.wording import content_of, note_on, with_wording, wording_of
-from socialr1_jax.evaluation.wording_sources import SOURCES, Place, Source
+from socialr1_jax.evaluation.wording_sources import SOURCES, TextPlace, TextSource
 
 main = runpy.run_path(str(Path(__file__).resolve().parents[2] / "scripts" / "benchmark_prompts.py"))["main"]
 
@@ -388,7 +388,7 @@ def test_tombench_has_no_text_for_three_options(tmp_path):
 )
 def test_the_forms_of_a_text(tmp_path, code, fields, text):
     (tmp_path / "a.py").write_text(code)
-    source = Source(version="who/what @ 123", known="", places=[Place("a.py", "x", {"t": fields})])
+    source = TextSource(version="who/what @ 123", known="", places=[TextPlace("a.py", "x", {"t": fields})])
     assert source.read(tmp_path)[0] == {"t": text}
 
 
@@ -490,7 +490,7 @@ def loaded(file, content, name="hitom"):
 def test_the_wording_is_named_with_its_hash(tmp_path, monkeypatch):
     content, file = made(tmp_path)
     monkeypatch.setitem(
-        SOURCES, "hitom", Source(version="a/b @ 1", known=content["sha256"], places=SOURCES["hitom"].places)
+        SOURCES, "hitom", TextSource(version="a/b @ 1", known=content["sha256"], places=SOURCES["hitom"].places)
     )
     data = loaded(file, content)
     assert note_on("hitom", data) == f"official: the wording of a/b @ 1 (SHA-256 of the texts {content['sha256']})"

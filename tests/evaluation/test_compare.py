@@ -11,9 +11,9 @@ from scipy.stats import binomtest
 from socialr1_jax.chat.answers import Reply
 from socialr1_jax.config.evaluation import EvaluateConfig
 from socialr1_jax.evaluation.compare import compare, difference_figures, text
+from socialr1_jax.evaluation.metrics import mean_metric
 from socialr1_jax.evaluation.question_file import open_questions_task
 from socialr1_jax.evaluation.scoring import sample_row, score
-from socialr1_jax.evaluation.task import mean_metric
 
 ROOT = Path(__file__).resolve().parents[2]
 COUNT = 40

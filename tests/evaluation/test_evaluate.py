@@ -16,8 +16,8 @@ from socialr1_jax.config.evaluation import TASKS, EvaluateConfig
 from socialr1_jax.config.loading import load_config
 from socialr1_jax.config.sections import ConfigError
 from socialr1_jax.evaluation import evaluate as whole
-from socialr1_jax.evaluation.baselines import baselines
 from socialr1_jax.evaluation.card import card_example, card_request
+from socialr1_jax.evaluation.metrics import Grade, Metric, accuracy, mean_metric
 from socialr1_jax.evaluation.question_file import open_questions_task
 from socialr1_jax.evaluation.registry import get_task
 from socialr1_jax.evaluation.reply_file import ReplyFile
@@ -25,18 +25,8 @@ from socialr1_jax.evaluation.rescore import rescore
 from socialr1_jax.evaluation.respondents import Asked, Endpoint
 from socialr1_jax.evaluation.results import checkpoint_text, figure_table, headline_table
 from socialr1_jax.evaluation.runner import TaskResult, ask, drawn_with, requests_of, run_task
-from socialr1_jax.evaluation.scoring import figures, sample_row, score
-from socialr1_jax.evaluation.task import (
-    BenchmarkError,
-    Data,
-    Decoding,
-    Grade,
-    Metric,
-    Request,
-    Task,
-    accuracy,
-    mean_metric,
-)
+from socialr1_jax.evaluation.scoring import baselines, figures, sample_row, score
+from socialr1_jax.evaluation.task import BenchmarkError, Data, Decoding, Request, Task
 from socialr1_jax.rewards.parsing import without_thoughts
 
 ITEMS = [{"id": str(i), "gold": "AB"[i % 2]} for i in range(10)]
@@ -694,11 +684,11 @@ def test_failed_call_is_recorded_and_asked_again(server, toy, tmp_path):
     model = endpoint(server)
     request = TOY.requests(TOY.load(tmp_path), "official", 0)[0]
     with ReplyFile(tmp_path / "r.jsonl", model.identity()) as replies:
-        ((_, _, reply),) = ask(TOY, "official", [request], toy(), model, replies, lambda text: None)
+        ((_, _, reply),) = ask(TOY, {"official": [request]}, toy(), model, replies, lambda text: None)["official"]
     assert reply.finish_reason == "error"
     server.status = 200
     with ReplyFile(tmp_path / "r.jsonl", model.identity()) as replies:
-        ((_, _, reply),) = ask(TOY, "official", [request], toy(), model, replies, lambda text: None)
+        ((_, _, reply),) = ask(TOY, {"official": [request]}, toy(), model, replies, lambda text: None)["official"]
     assert reply.text == "A official 0"
 
 

@@ -14,8 +14,8 @@ from socialr1_jax.config.sections import ConfigError
 from socialr1_jax.data.tokenizer import build_tokenizer
 from socialr1_jax.evaluation import evaluate as whole
 from socialr1_jax.evaluation.respondents import Asked, LocalModel
+from socialr1_jax.evaluation.sotopia.episode import Utterance
 from socialr1_jax.evaluation.sotopia.models import LocalSpeaker
-from socialr1_jax.evaluation.sotopia.speakers import Reply
 from socialr1_jax.evaluation.task import BenchmarkError
 from socialr1_jax.grpo import token_logprobs
 from socialr1_jax.run import checkpoints
@@ -23,7 +23,10 @@ from socialr1_jax.run import weights as run_weights
 from socialr1_jax.weights.hf import load_hf, random_model
 from socialr1_jax.weights.hf_export import save_hf
 
-WORDS = ["You are the first agent. Turn #1: a S said something.", "Reply with one JSON object: action_type, argument."]
+WORDS = [
+    "You are the first agent. Turn #1: a S said something.",
+    "Reply with one JSON object: action_type, argument.",
+]
 
 
 @pytest.fixture(scope="module")
@@ -238,7 +241,7 @@ def server():
     def reply(server, body):
         text = body["messages"][-1]["content"]
         if "Judge how each participant" in text:
-            said = coded(text, Reply(verdict())).text
+            said = coded(text, Utterance(verdict())).text
         else:
             turn = text.rpartition("it is turn #")[2].partition(".")[0]
             kind = "leave" if turn == "3" else "speak"

@@ -19,7 +19,7 @@ from socialr1_jax.config.evaluation import TASKS
 from socialr1_jax.evaluation import evaluate as whole
 from socialr1_jax.evaluation.registry import get_task
 from socialr1_jax.evaluation.runner import load_data
-from socialr1_jax.evaluation.task import BenchmarkError, Data, Hub
+from socialr1_jax.evaluation.task import BenchmarkError, Data, Hub, Remark
 from socialr1_jax.evaluation.wording import texts_sha256
 
 HASHES = {"main": "1" * 40, "pinned": "2" * 40}
@@ -48,8 +48,8 @@ def cache(tmp_path, monkeypatch):
 
 
 def read(folder):
-    notes = ("q.json is not the published file (SHA-256 0): figures may not compare", "another remark")
-    return Data(items=[json.loads((folder / "q.json").read_text())], files={"q.json": "0"}, notes=notes)
+    remarks = (Remark("q.json is not the published file", "other"), Remark("another remark"))
+    return Data(items=[json.loads((folder / "q.json").read_text())], files={"q.json": "0"}, remarks=remarks)
 
 
 TASK = replace(TOY, load=read, hub=Hub("who/what", ("q.json",), HASHES["pinned"]))

@@ -7,20 +7,28 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from socialr1_jax.evaluation.sotopia.episode import ACTIONS, Episode, Setting, Turn, episodes_of, parse_action, run_id
+from socialr1_jax.evaluation.sotopia.episode import (
+    ACTIONS,
+    Episode,
+    Setting,
+    Turn,
+    Utterance,
+    episodes_of,
+    parse_action,
+    run_id,
+)
 from socialr1_jax.evaluation.sotopia.play import is_episode
 from socialr1_jax.evaluation.sotopia.profiles import (
     ENVIRONMENT,
     SETS,
     Agent,
-    Pair,
+    AgentPair,
     Scenario,
     load,
     own_profile,
     rendered,
     seen_of,
 )
-from socialr1_jax.evaluation.sotopia.speakers import Reply
 from socialr1_jax.evaluation.task import BenchmarkError
 
 REAL = Path(__file__).resolve().parents[3] / "shared" / "benchmarks" / "sotopia"
@@ -50,12 +58,12 @@ def setting(relationship=3, tested=0, seed=0, number=0, rules="0.1.4", **more):
         "goals": ("Get out first", "Pay <extra_info>half, of 30</extra_info> at most"),
         "relationship": relationship,
     }
-    pair = Pair(Scenario(**(words | more)), (agent("Ada"), agent("Bo")))
+    pair = AgentPair(Scenario(**(words | more)), (agent("Ada"), agent("Bo")))
     return Setting(pair=pair, tested=tested, seed=seed, rules=rules)
 
 
 def act(kind="speak", argument="Hello."):
-    return Reply(json.dumps({"action_type": kind, "argument": argument}))
+    return Utterance(json.dumps({"action_type": kind, "argument": argument}))
 
 
 def after(one, *replies):
@@ -197,7 +205,7 @@ def test_a_transcript_by_hand():
         act(),
         act("none", ""),
         act("action", "opens a window"),
-        Reply("Mmh"),
+        Utterance("Mmh"),
         act("non-verbal communication", "nods"),
     ]
     for number, reply in enumerate(replies):
@@ -215,7 +223,7 @@ def test_a_transcript_by_hand():
             "You are Bo Stone, and it is turn #5."
         )
     )
-    episode = episode.after(Reply('{"action_type": "leave"}', truncated=True))
+    episode = episode.after(Utterance('{"action_type": "leave"}', truncated=True))
     assert episode.ended == "left"
     assert episode.transcript().partition("The conversation:\n")[2] == (
         'Turn #1: Ada Stone said: "Hello."\n'
@@ -237,16 +245,16 @@ def test_a_transcript_by_hand():
     ("replies", "tag", "head"),
     [
         ([act()], (20, "turn_limit"), (20, "turn_limit")),
-        ([Reply("no JSON")], (2, "stale"), (3, "stale")),
+        ([Utterance("no JSON")], (2, "stale"), (3, "stale")),
         ([act("none", "")], (2, "stale"), (3, "stale")),
         ([act("leave", "")], (1, "left"), (1, "left")),
         ([act(), act("leave", "")], (2, "left"), (2, "left")),
         ([act(), act("none", "")], (2, "stale"), (20, "turn_limit")),  # the second agent idles once
         ([act("none", ""), act()], (20, "turn_limit"), (20, "turn_limit")),  # the first one always, which is allowed
         ([act("none", ""), act("none", ""), act()], (2, "stale"), (20, "turn_limit")),
-        ([act()] * 17 + [Reply("")] * 3, (18, "stale"), (20, "stale")),
-        ([act()] * 18 + [Reply(""), act()], (20, "turn_limit"), (20, "turn_limit")),
-        ([act()] * 19 + [Reply("")], (20, "stale"), (20, "turn_limit")),
+        ([act()] * 17 + [Utterance("")] * 3, (18, "stale"), (20, "stale")),
+        ([act()] * 18 + [Utterance(""), act()], (20, "turn_limit"), (20, "turn_limit")),
+        ([act()] * 19 + [Utterance("")], (20, "stale"), (20, "turn_limit")),
         ([act()] * 19 + [act("leave", "")], (20, "left"), (20, "left")),
     ],
 )
@@ -277,7 +285,7 @@ def test_any_replies_end_within_twenty_turns(replies, truncated):
     while not episode.ended:
         prompt(episode).encode()  # a tokenizer could take it
         assert 0 <= episode.seed() < 2**31
-        episode = episode.after(Reply(replies[len(episode.turns) % len(replies)], truncated))
+        episode = episode.after(Utterance(replies[len(episode.turns) % len(replies)], truncated))
     assert 1 <= len(episode.turns) <= 20
     episode.transcript().encode()
     row = json.loads(json.dumps(episode.row("run")))

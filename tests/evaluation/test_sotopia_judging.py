@@ -15,6 +15,7 @@ from test_sotopia import act, after, setting
 from test_sotopia_play import Scripted, lines
 
 from socialr1_jax.evaluation.rows import read_rows
+from socialr1_jax.evaluation.sotopia.episode import Utterance
 from socialr1_jax.evaluation.sotopia.figures import OVERALL, figures
 from socialr1_jax.evaluation.sotopia.judging import (
     AGENTS,
@@ -25,9 +26,7 @@ from socialr1_jax.evaluation.sotopia.judging import (
     judge,
     judge_messages,
     parse_scores,
-    read_verdicts,
 )
-from socialr1_jax.evaluation.sotopia.speakers import Reply, Waves
 
 RANGES = {
     "believability": (0, 10),
@@ -97,12 +96,12 @@ def test_the_judges_prompt():
 def test_the_ends_of_every_range(name):
     low, high = RANGES[name]
     for score in (low, high, float(low), str(low), f" {high} ", f"{low}.0", f"+{high}" if high else "-0"):
-        assert parse_scores(Reply(verdict(**{name: score})))[1].values[name] == int(float(score))
+        assert parse_scores(Utterance(verdict(**{name: score})))[1].values[name] == int(float(score))
     for score in (low - 1, high + 1, low + 0.5, math.nan, math.inf, str(high + 1), f"{low}/10", "five", "", [], {}):
         with pytest.raises(BadVerdict, match=f"agent_2: {name} is no integer from {low} to {high}"):
-            parse_scores(Reply(verdict(**{name: score})))
+            parse_scores(Utterance(verdict(**{name: score})))
     with pytest.raises(BadVerdict, match=f"agent_2: {name} is missing"):
-        parse_scores(Reply(verdict(**{name: None})))
+        parse_scores(Utterance(verdict(**{name: None})))
 
 
 @pytest.mark.parametrize(
@@ -118,7 +117,7 @@ def test_the_ends_of_every_range(name):
     ],
 )
 def test_forms_of_a_good_reply(text):
-    first, second = parse_scores(Reply(text))
+    first, second = parse_scores(Utterance(text))
     assert first.values == second.values == GOOD
     assert set(first.reasons.values()) == {"Because."}
 
@@ -126,18 +125,18 @@ def test_forms_of_a_good_reply(text):
 @pytest.mark.parametrize(
     ("reply", "cause"),
     [
-        (Reply(""), "not a JSON object"),
-        (Reply("Fine."), "not a JSON object"),
-        (Reply("[1]"), "not a JSON object"),
-        (Reply(verdict()[:-1]), "missing|not a JSON object"),
-        (Reply("{", truncated=True), "truncated"),
-        (Reply("{}"), "agent_1 is missing"),
-        (Reply('{"agent_1": 3}'), "agent_1 is missing"),
-        (Reply('{"evaluations": 3}'), "agent_1 is missing"),
-        (Reply("", error="http_500"), "error: http_500"),
-        (Reply(verdict().replace('"Because."', "null")), "the reasoning of believability is no text"),
-        (Reply('{"a":' * 100_000), "not a JSON object"),
-        (Reply("{" * 500_000), "not a JSON object"),
+        (Utterance(""), "not a JSON object"),
+        (Utterance("Fine."), "not a JSON object"),
+        (Utterance("[1]"), "not a JSON object"),
+        (Utterance(verdict()[:-1]), "missing|not a JSON object"),
+        (Utterance("{", truncated=True), "truncated"),
+        (Utterance("{}"), "agent_1 is missing"),
+        (Utterance('{"agent_1": 3}'), "agent_1 is missing"),
+        (Utterance('{"evaluations": 3}'), "agent_1 is missing"),
+        (Utterance("", error="http_500"), "error: http_500"),
+        (Utterance(verdict().replace('"Because."', "null")), "the reasoning of believability is no text"),
+        (Utterance('{"a":' * 100_000), "not a JSON object"),
+        (Utterance("{" * 500_000), "not a JSON object"),
     ],
     ids=range(12),
 )
@@ -166,7 +165,7 @@ class Judge(Scripted):
     def of(self, messages, seed):
         key = messages[-1]["content"]
         self.prompts.setdefault(key, []).append(messages[0]["content"])
-        reply = self.replies[key].pop(0) if self.replies.get(key) else Reply(verdict())
+        reply = self.replies[key].pop(0) if self.replies.get(key) else Utterance(verdict())
         return coded(messages[0]["content"], reply)
 
 
@@ -174,9 +173,9 @@ def test_bad_replies_are_asked_again(tmp_path):
     file = tmp_path / "v.jsonl"
     keys = list(EPISODES)
     bad = {
-        keys[0]: [Reply("Fine."), Reply(verdict(goal=11))],
-        keys[1]: [Reply(verdict(secret=None))],
-        keys[2]: [Reply("Fine.")] * 3,
+        keys[0]: [Utterance("Fine."), Utterance(verdict(goal=11))],
+        keys[1]: [Utterance(verdict(secret=None))],
+        keys[2]: [Utterance("Fine.")] * 3,
     }
     model = Judge(bad)
     seen = []
@@ -198,7 +197,7 @@ def test_bad_replies_are_asked_again(tmp_path):
     assert again.asked == Counter({f"{keys[2]}#judge3": 1})  # alone, and with another seed than before
     assert {row["status"] for row in found.values()} == {"ok"}
     assert found[keys[2]]["tries"] == 4
-    assert read_verdicts(SETTINGS, EPISODES, file, "j") == found
+    assert {row["key"]: row for row in read_rows(file, is_verdict)} == found
     assert judge(SETTINGS, EPISODES, Judge(most=0), file, run="j") == found
 
 
@@ -206,7 +205,7 @@ def test_a_judge_that_never_gets_it_right(tmp_path):
     """Every call tries as often again, and no verdict is made up."""
     file, key = tmp_path / "v.jsonl", SETTINGS[0].key
     for call in (1, 2):
-        model = Judge({key: [Reply("Fine.", truncated=True)] * 9})
+        model = Judge({key: [Utterance("Fine.", truncated=True)] * 9})
         found = judge(SETTINGS[:2], EPISODES, model, file, run="j", tries=2)
         assert (found[key]["status"], found[key]["tries"]) == ("judge_failed", 2 * call)
         assert "scores" not in found[key]
@@ -232,7 +231,7 @@ def test_killed_the_judge_goes_on(tmp_path, most):
 def test_another_judge_and_another_course_are_judged_anew(tmp_path):
     file = tmp_path / "v.jsonl"
     judge(SETTINGS, EPISODES, Judge(), file, run="j")
-    other = Judge({key: [Reply(verdict(goal=0))] for key in EPISODES})
+    other = Judge({key: [Utterance(verdict(goal=0))] for key in EPISODES})
     judge(SETTINGS, EPISODES, other, file, run="k")
     assert len(other.asked) == 6
     key = SETTINGS[0].key
@@ -240,16 +239,7 @@ def test_another_judge_and_another_course_are_judged_anew(tmp_path):
     again = Judge()
     assert len(judge(SETTINGS, changed, again, file, run="j")) == 6
     assert list(again.asked) == [f"{key}#judge0"]
-    assert read_verdicts(SETTINGS, EPISODES, file, "k")[key]["scores"][1]["goal"] == 0
-
-
-def test_judge_may_be_a_function_over_batches(tmp_path):
-    def speak(prompts, seeds):
-        replies = [coded(messages[0]["content"], Reply(verdict())) for messages in prompts]
-        yield from reversed(list(enumerate(replies)))
-
-    found = judge(SETTINGS, EPISODES, Waves(speak), tmp_path / "v.jsonl", run="j")
-    assert all(row["status"] == "ok" for row in found.values())
+    assert judge(SETTINGS, EPISODES, Judge(most=0), file, run="k")[key]["scores"][1]["goal"] == 0
 
 
 def test_lines_that_are_no_verdicts():
@@ -327,9 +317,9 @@ def test_figures_against_numpy():
 
 def test_rates_by_hand():
     """Tested: turns 0 and 2 of the first, 1 of the second; partner: the others."""
-    first = after(SETTINGS[0], Reply("?", truncated=True), act(), act("leave", ""))
+    first = after(SETTINGS[0], Utterance("?", truncated=True), act(), act("leave", ""))
     three = replace(SETTINGS[1], rules="head")
-    second = after(three, Reply("?"), Reply("?"), Reply("?", truncated=True))
+    second = after(three, Utterance("?"), Utterance("?"), Utterance("?", truncated=True))
     episodes = {one.setting.key: one.row("p") for one in (first, second)}
     found = figures(SETTINGS, episodes, {})
     assert found.rates == {
@@ -400,7 +390,7 @@ OWN = [GOOD, GOOD | {"goal": 3}]
 
 
 def own(prompt):
-    return coded(prompt, Reply(verdict(goal=3))).text
+    return coded(prompt, Utterance(verdict(goal=3))).text
 
 
 def quoting(prompt, raw):
@@ -431,7 +421,7 @@ def verdict_of(tmp_path, raw, behave):
 
     class Player(Scripted):
         def __init__(self):
-            super().__init__(lambda messages, seed: Reply(behave(messages[0]["content"], raw)))
+            super().__init__(lambda messages, seed: Utterance(behave(messages[0]["content"], raw)))
 
     file = tmp_path / "v.jsonl"
     file.unlink(missing_ok=True)
@@ -462,13 +452,13 @@ def test_sloppy_judges_are_often_understood(tmp_path):
 )
 def test_verdicts_that_differ_cannot_be_used(tmp_path, first, second, fails):
     def twice(prompt, raw):
-        return " and ".join(coded(prompt, Reply(verdict(**one))).text for one in (first, second))
+        return " and ".join(coded(prompt, Utterance(verdict(**one))).text for one in (first, second))
 
     assert (verdict_of(tmp_path, "Hello.", twice)["status"] == "judge_failed") == fails
     for texts in ((verdict(**first), verdict(**second)), (verdict(**second), verdict(**first))):
         if fails:
             with pytest.raises(BadVerdict):
-                parse_scores(Reply("\n".join(texts)))
+                parse_scores(Utterance("\n".join(texts)))
 
 
 @pytest.mark.parametrize("token", CHAT_TOKENS)
@@ -480,7 +470,7 @@ def test_chat_tokens_in_utterances_are_text(token):
     assert "I <3 you. {a} [x] 1 < 2" in episode.messages()[0]["content"]
 
 
-def test_unseen_parts_do_not_reach_the_judge():
+def test_what_is_not_seen_does_not_reach_the_judge():
     hidden = "".join(map(chr, [*range(0xE0100, 0xE0110), 0xFE0F, 0x2028, 0x200B, 0x202E, 0x3164, 0xE0041, 0x1B]))
     text = judge_messages(after(setting(0), act("speak", f"a{hidden}b")))[0]["content"]
     assert text.replace("\n", "").isprintable()
@@ -491,5 +481,5 @@ def test_a_judges_reply_costs_little_time():
     begun = time.perf_counter()
     for part in ('{"agent_1":', "{", '"score":', verdict(), '{"code": "x", "agent_1": {}}', "[", "\\", '"'):
         with contextlib.suppress(BadVerdict):
-            parse_scores(Reply(part * (1_000_000 // len(part))))
+            parse_scores(Utterance(part * (1_000_000 // len(part))))
     assert time.perf_counter() - begun < 10

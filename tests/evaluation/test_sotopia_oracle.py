@@ -11,10 +11,9 @@ import random
 import pytest
 from test_sotopia import setting
 
-from socialr1_jax.evaluation.sotopia.episode import Episode
+from socialr1_jax.evaluation.sotopia.episode import Episode, Utterance
 from socialr1_jax.evaluation.sotopia.figures import figures
 from socialr1_jax.evaluation.sotopia.judging import BadVerdict, parse_scores
-from socialr1_jax.evaluation.sotopia.speakers import Reply
 
 KINDS = ["none", "speak", "non-verbal communication", "action", "leave"]
 LIMITS = {
@@ -92,7 +91,7 @@ def test_episodes_of_random_replies(rules):
         for text, _, _ in replies:
             if episode.ended:
                 break
-            episode = episode.after(Reply(text))
+            episode = episode.after(Utterance(text))
             replies_seen += 1
         assert [(turn.agent, turn.action, turn.argument, turn.parsed) for turn in episode.turns] == turns
         assert episode.ended == ended
@@ -138,7 +137,7 @@ def test_random_verdicts_and_their_means():
         episodes[one.key] = {"turns": [], "ended": "left"}
         text, both = a_verdict(draw)
         try:
-            found = [dict(scores.values) for scores in parse_scores(Reply(text))]
+            found = [dict(scores.values) for scores in parse_scores(Utterance(text))]
         except BadVerdict:
             found = None
         assert found == both, text

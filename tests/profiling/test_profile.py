@@ -257,7 +257,7 @@ def test_op_does_not_hold_time_of_inner_ones():
         ([], []),
     ],
 )
-def test_an_instant_is_divided_among_the_ops_that_run(pieces, shares):
+def test_instant_is_divided_among_running_ops(pieces, shares):
     assert wall_shares(np.array(pieces, float).reshape(-1, 2), 0, 25).tolist() == shares
 
 
@@ -391,7 +391,7 @@ def test_figures_of_a_hand_made_trace():
 
 
 @pytest.mark.parametrize("ops", [[], [Op(("gone", 1), "x", 3e9, 5e9)]])
-def test_a_trace_of_unknown_or_no_ops_has_figures(ops):
+def test_trace_of_unknown_ops_has_figures(ops):
     host = [Span("rollout", 1e9, 3e9), Span("rollout", 4e9, 8e9)]
     figures = summarise(Trace([ops] if ops else [], host), {}, Peaks(1, 1), "rollout", ["rollout"], {})
     assert figures["step"]["each"] == [2, 4]
@@ -399,7 +399,7 @@ def test_a_trace_of_unknown_or_no_ops_has_figures(ops):
     assert figures["phases"]["rollout"]["roofline_share"] is None
 
 
-def test_costs_by_block_add_up_to_the_forward_pass():
+def test_costs_by_block_sum_to_forward_pass():
     needed = Arithmetic(named_shape("0.6b"), 2, 3)
     blocks = needed.by_block(tokens=70.0, pairs=900.0, predicted=30.0, passes=4)
     assert sum(cost.flops for cost in blocks.values()) == needed.flops(70.0, 900.0, 30.0)

@@ -7,7 +7,7 @@ import random
 import pytest
 from scipy.stats import binomtest
 
-from socialr1_jax.evaluation.task import mean_metric
+from socialr1_jax.evaluation.metrics import mean_metric
 from socialr1_jax.questions.intervals import around, share_interval, sign_flip_p
 
 

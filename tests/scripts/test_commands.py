@@ -114,7 +114,7 @@ assert not heavy, heavy
         (ImplicitTransfer("of x"), 1, "X: strict: of x\n"),
     ],
 )
-def test_what_stops_a_command_is_a_line_and_a_status(raised, status, line, monkeypatch, capsys):
+def test_errors_become_a_line_and_a_status(raised, status, line, monkeypatch, capsys):
     def work(settings):
         if raised:
             raise raised

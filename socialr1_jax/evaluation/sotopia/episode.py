@@ -8,25 +8,23 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
-from socialr1_jax.evaluation.sotopia.objects import objects_in
+from socialr1_jax.evaluation.request import Messages, Wording
 from socialr1_jax.evaluation.sotopia.official import agent_prompt
 from socialr1_jax.evaluation.sotopia.profiles import (
     ENVIRONMENT,
     Agent,
+    AgentPair,
     Benchmark,
-    Pair,
     Scenario,
     SetName,
     own_profile,
     rendered,
     seen_of,
 )
-from socialr1_jax.evaluation.sotopia.speakers import Reply
-from socialr1_jax.evaluation.task import Messages, Wording
 from socialr1_jax.rewards.rubric import harmless, without_chat_tokens
 
 ACTIONS = ("none", "speak", "non-verbal communication", "action", "leave")
@@ -35,6 +33,9 @@ MOST_STALE = 2  # actions in a row that are "none"; one more ends the episode
 PROMPTS = "2"  # version of the prompts, part of every run's identity
 Rules = Literal["0.1.4", "head"]  # the authors' tag, or their newest commit
 
+_MOST_READ = 200_000  # characters of a reply that objects are looked for in
+_MOST_STARTS = 100  # braces where an object may begin
+_DECODER = json.JSONDecoder(strict=False)  # takes line breaks within texts
 _KEPT = 2_000  # characters of a reply that could not be read
 _HOW_TO_ACT = (
     "Your kinds of action are: none (do nothing), speak (say something), non-verbal communication (a gesture or an "
@@ -45,6 +46,18 @@ _HOW_TO_ACT = (
     '{"action_type": "<kind of action>", "argument": "<what you say, how you gesture, or what you do; empty for none '
     'and leave>"}'
 )
+
+
+class Utterance(NamedTuple):
+    """What a player or a judge says.
+
+    text: without thoughts, "" where they did not end. truncated: cut at the limit of tokens, or the prompt was too long
+    to be asked. error: why there is no reply at all, after the speaker's own retries; "" else.
+    """
+
+    text: str
+    truncated: bool = False
+    error: str = ""
 
 
 class Turn(NamedTuple):
@@ -67,7 +80,7 @@ class Setting:
     wording: of the authors' prompts of that version; None for our own.
     """
 
-    pair: Pair
+    pair: AgentPair
     tested: int
     seed: int = 0
     rules: Rules = "0.1.4"
@@ -153,7 +166,7 @@ class Episode:
         """Return the seed of the next reply, 0 to 2**31 - 1."""
         return seed_of(self.turn_key)
 
-    def after(self, reply: Reply) -> Episode:
+    def after(self, reply: Utterance) -> Episode:
         """The episode one turn later. A reply without an action is "none", and the turn says that it was not parsed.
 
         Raises ValueError when the episode is over.
@@ -217,8 +230,30 @@ def parse_action(text: str) -> tuple[str, str] | None:
     return next(filter(None, (_action(value) for *_, value in objects_in(text))), None)
 
 
+def objects_in(text: str, decoder: json.JSONDecoder = _DECODER) -> Iterator[tuple[int, int, dict[str, Any]]]:
+    """Yield (start, end, object) of the JSON objects in a text, without those inside others.
+
+    Of a very long text only the beginning is read. A ValueError of the decoder means that no object begins there. Of an
+    object that is laid out like its schema, what stands under "properties" counts, as in the authors' reader.
+    """
+    text = text[:_MOST_READ]
+    start = text.find("{")
+    for _ in range(_MOST_STARTS):
+        if start < 0:
+            return
+        end = start + 1
+        try:
+            value, end = decoder.raw_decode(text, start)
+        except (ValueError, RecursionError):
+            pass
+        else:
+            inner = value.get("properties")
+            yield start, end, inner if isinstance(inner, dict) else value
+        start = text.find("{", end)
+
+
 def seed_of(key: str) -> int:
-    """0 to 2**31 - 1."""
+    """Return the seed that a key gives, 0 to 2**31 - 1."""
     return int(hashlib.sha256(key.encode()).hexdigest()[:8], 16) >> 1
 
 

@@ -7,10 +7,10 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from socialr1_jax.evaluation.rows import Row
+from socialr1_jax.evaluation.metrics import mean_metric
+from socialr1_jax.evaluation.rows import JsonRow
 from socialr1_jax.evaluation.sotopia.episode import Setting
 from socialr1_jax.evaluation.sotopia.judging import DIMENSIONS
-from socialr1_jax.evaluation.task import mean_metric
 from socialr1_jax.questions.intervals import around
 
 OVERALL = "overall"
@@ -47,7 +47,9 @@ class SetFigures(NamedTuple):
     rates: Mapping[str, float]
 
 
-def figures(settings: Sequence[Setting], episodes: Mapping[str, Row], verdicts: Mapping[str, Row]) -> SetFigures:
+def figures(
+    settings: Sequence[Setting], episodes: Mapping[str, JsonRow], verdicts: Mapping[str, JsonRow]
+) -> SetFigures:
     """Figures of the set that `settings` is (`episodes_of`), by the rows of episodes and verdicts; others are left out.
 
     Goal comes first, then the other dimensions and `overall`, the unweighted mean of the seven scores of an episode.

@@ -18,13 +18,11 @@ from typing import Any, NamedTuple
 
 from pydantic import TypeAdapter, ValidationError
 
-from socialr1_jax.evaluation.rows import Row, RowFile, read_rows
-from socialr1_jax.evaluation.sotopia.episode import Episode, Setting, seed_of
-from socialr1_jax.evaluation.sotopia.objects import objects_in
+from socialr1_jax.evaluation.request import Messages
+from socialr1_jax.evaluation.rows import JsonRow, RowFile
+from socialr1_jax.evaluation.sotopia.episode import Episode, Setting, Utterance, objects_in, seed_of
 from socialr1_jax.evaluation.sotopia.official import judge_prompt
-from socialr1_jax.evaluation.sotopia.play import Asked, feed
-from socialr1_jax.evaluation.sotopia.speakers import Reply, Speaker
-from socialr1_jax.evaluation.task import Messages
+from socialr1_jax.evaluation.sotopia.play import Call, Speaker, feed
 from socialr1_jax.rewards.rubric import folded_keys, harmless, material_hash
 from socialr1_jax.runtime.interrupt import NEVER, Stop
 
@@ -122,16 +120,16 @@ class BadVerdict(ValueError):
 
 def judge(
     settings: Sequence[Setting],
-    episodes: Mapping[str, Row],
+    episodes: Mapping[str, JsonRow],
     speaker: Speaker,
     file: Path,
     *,
     run: str,
     tries: int = 3,
     at_once: int | None = None,
-    on_verdict: Callable[[Row], None] = lambda _: None,
+    on_verdict: Callable[[JsonRow], None] = lambda _: None,
     stop: Stop = NEVER,
-) -> dict[str, Row]:
+) -> dict[str, JsonRow]:
     """Judge the episodes of `settings` that have no good verdict of this judge in `file`, and append every verdict.
 
     episodes: rows by key, as `Played.episodes` and `episodes.jsonl` have them. run: `run_id` of the judge; verdicts of
@@ -149,19 +147,19 @@ def judge(
         before = {key: int(verdicts[key]["tries"]) if key in verdicts else 0 for key in waiting}
         asked: dict[str, tuple[str, int]] = {}  # key of the turn -> key of the episode, number of the try
 
-        def ask(key: str, attempt: int, cause: str) -> list[Asked]:
+        def ask(key: str, attempt: int, cause: str) -> list[Call]:
             turn = f"{key}#judge{attempt}"
             asked[turn] = key, attempt
             return [(speaker, turn, judge_messages(played[key], cause), seed_of(turn))]
 
-        def begin() -> list[Asked] | None:
+        def begin() -> list[Call] | None:
             if not waiting:
                 return None
             key = waiting.popleft()
             cause = verdicts[key]["cause"] if key in verdicts else ""
             return ask(key, before[key], "" if cause.startswith(_NO_REPLY) else cause)
 
-        def take(turn: str, reply: Reply) -> list[Asked]:
+        def take(turn: str, reply: Utterance) -> list[Call]:
             key, attempt = asked.pop(turn)
             row: dict[str, Any] = {"key": key, "run": run, "episode": digests[key], "tries": attempt + 1}
             try:
@@ -179,12 +177,6 @@ def judge(
 
         feed([speaker], begin, take, at_once=at_once or 2 * speaker.slots, stop=stop)
     return verdicts
-
-
-def read_verdicts(settings: Sequence[Setting], episodes: Mapping[str, Row], file: Path, run: str) -> dict[str, Row]:
-    """Return the last verdict of this judge on each episode as it is now, without asking."""
-    digests = {key: _digest(episode) for key, episode in _played(settings, episodes).items()}
-    return _latest(read_rows(file, is_verdict), digests, run)
 
 
 def judge_messages(episode: Episode, cause: str = "") -> Messages:
@@ -224,7 +216,7 @@ def answer_code(episode: Episode) -> str:
     return "" if episode.setting.wording else material_hash("sotopia code", episode.transcript())
 
 
-def parse_scores(reply: Reply, code: str = "") -> tuple[Scores, Scores]:
+def parse_scores(reply: Utterance, code: str = "") -> tuple[Scores, Scores]:
     """Return the scores of both agents, of the verdict with this code; "" takes the official forms, which have none.
 
     Raises BadVerdict for a reply that cannot be used, and for one whose verdicts differ.
@@ -267,12 +259,12 @@ def is_verdict(row: Any) -> bool:
         return False
 
 
-def _played(settings: Sequence[Setting], episodes: Mapping[str, Row]) -> dict[str, Episode]:
+def _played(settings: Sequence[Setting], episodes: Mapping[str, JsonRow]) -> dict[str, Episode]:
     by_key = {setting.key: setting for setting in settings if setting.key in episodes}
     return {key: Episode.from_row(setting, episodes[key]) for key, setting in by_key.items()}
 
 
-def _latest(rows: Sequence[Row], digests: Mapping[str, str], run: str) -> dict[str, Row]:
+def _latest(rows: Sequence[JsonRow], digests: Mapping[str, str], run: str) -> dict[str, JsonRow]:
     """Return the verdicts by the episode's key; those on another course of it do not count."""
     return {row["key"]: row for row in rows if row["run"] == run and digests.get(row["key"]) == row["episode"]}
 

@@ -8,11 +8,12 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from socialr1_jax.chat import answers as server_answers
+from socialr1_jax.chat.answers import Reply
+from socialr1_jax.evaluation.request import Messages
 from socialr1_jax.evaluation.respondents import Asked, Endpoint, LocalModel
 from socialr1_jax.evaluation.scoring import FAILED
-from socialr1_jax.evaluation.sotopia.speakers import Reply
-from socialr1_jax.evaluation.task import BenchmarkError, Messages
+from socialr1_jax.evaluation.sotopia.episode import Utterance
+from socialr1_jax.evaluation.task import BenchmarkError
 from socialr1_jax.rewards.parsing import without_thoughts
 
 
@@ -51,16 +52,16 @@ class LocalSpeaker:
 
     def submit(self, key: str, messages: Messages, seed: int) -> None:
         """See `Speaker`."""
-        tokens = self._model.tokens(messages)
+        (tokens,) = self._model.tokens([messages])
         if len(tokens) > self._longest:
             self._too_long.append(key)
             return
         with self._on():
             self._asked[self._feed.add(tokens, seed)] = key
 
-    def poll(self, wait: float) -> list[tuple[str, Reply]]:
+    def poll(self, wait: float) -> list[tuple[str, Utterance]]:
         """See `Speaker`."""
-        found = [(key, Reply("", truncated=True)) for key in self._too_long]
+        found = [(key, Utterance("", truncated=True)) for key in self._too_long]
         self._too_long = []
         if self._asked:
             full = len(self._asked) >= self._feed.rows
@@ -82,23 +83,23 @@ class EndpointSpeaker:
     def __init__(self, endpoint: Endpoint, *, new_tokens: int, schema: Mapping[str, Any] | None = None) -> None:
         self.slots = endpoint.concurrency
         self._endpoint, self._new_tokens, self._schema = endpoint, new_tokens, schema
-        self._calls: dict[futures.Future[server_answers.Reply], str] = {}
+        self._calls: dict[futures.Future[Reply], str] = {}
 
     def submit(self, key: str, messages: Messages, seed: int) -> None:
         """See `Speaker`; the endpoint derives its own seed from the key."""
         self._calls[self._endpoint.start(Asked(key, messages, self._new_tokens), schema=self._schema)] = key
 
-    def poll(self, wait: float) -> list[tuple[str, Reply]]:
+    def poll(self, wait: float) -> list[tuple[str, Utterance]]:
         """See `Speaker`."""
         ended, _ = futures.wait(self._calls, timeout=wait, return_when=futures.FIRST_COMPLETED)
         return [(self._calls.pop(call), spoken(self._endpoint.result(call))) for call in ended]
 
 
-def spoken(reply: server_answers.Reply) -> Reply:
+def spoken(reply: Reply) -> Utterance:
     """Return the reply without its thoughts; "" and truncated where they do not end."""
     if reply.finish_reason in FAILED:
-        return Reply(
+        return Utterance(
             "", error=f"no reply: {reply.cause} {reply.reason}" if reply.cause else "no reply: not finite numbers"
         )
     said = without_thoughts(reply.text)
-    return Reply(said or "", truncated=said is None or reply.finish_reason == "length")
+    return Utterance(said or "", truncated=said is None or reply.finish_reason == "length")

@@ -11,8 +11,8 @@ import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from socialr1_jax.evaluation.request import Wording
 from socialr1_jax.evaluation.sotopia.profiles import ENVIRONMENT, GENDERS, Agent, visible
-from socialr1_jax.evaluation.task import Wording
 
 if TYPE_CHECKING:
     from socialr1_jax.evaluation.sotopia.episode import Rules, Setting, Turn

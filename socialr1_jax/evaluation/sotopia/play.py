@@ -9,17 +9,37 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
-from socialr1_jax.evaluation.rows import Row, RowFile, read_rows
-from socialr1_jax.evaluation.sotopia.episode import ACTIONS, Episode, Setting, Turn
-from socialr1_jax.evaluation.sotopia.speakers import Reply, Speaker
-from socialr1_jax.evaluation.task import BenchmarkError, Messages
+from socialr1_jax.evaluation.request import Messages
+from socialr1_jax.evaluation.rows import JsonRow, RowFile, read_rows
+from socialr1_jax.evaluation.sotopia.episode import ACTIONS, Episode, Setting, Turn, Utterance
+from socialr1_jax.evaluation.task import BenchmarkError
 from socialr1_jax.runtime.interrupt import NEVER, Interrupted, Stop
 
 WAIT = 1.0  # seconds that a speaker may wait for a reply when no other has work
 SHORT_WAIT = 0.01  # when another one has
-Asked = tuple[Speaker, str, Messages, int]  # who is asked, the turn's key, the prompt, the seed
+
+
+class Speaker(Protocol):
+    """A model that answers turns, from one thread. The same messages and seed give the same reply as far as it can."""
+
+    @property
+    def slots(self) -> int:
+        """Return how many turns it works on at once; more of them wait."""
+
+    def submit(self, key: str, messages: Messages, seed: int) -> None:
+        """Takes a turn and returns at once; `key` is unique among those not yet answered."""
+
+    def poll(self, wait: float) -> list[tuple[str, Utterance]]:
+        """The replies that ended since the last call, (key, reply); every turn is answered once.
+
+        A local engine first puts waiting turns into free slots, then decodes one segment. An endpoint waits until a
+        reply is there, `wait` seconds at most. Either may return none. Called only while turns are unanswered.
+        """
+
+
+Call = tuple[Speaker, str, Messages, int]  # who is asked, the turn's key, the prompt, the seed
 
 
 class Played(NamedTuple):
@@ -27,7 +47,7 @@ class Played(NamedTuple):
     the next call plays it again.
     """
 
-    episodes: Mapping[str, Row]
+    episodes: Mapping[str, JsonRow]
     failed: Mapping[str, str]
 
 
@@ -39,7 +59,7 @@ def play(
     *,
     run: str,
     at_once: int | None = None,
-    on_end: Callable[[Row], None] = lambda _: None,
+    on_end: Callable[[JsonRow], None] = lambda _: None,
     stop: Stop = NEVER,
 ) -> Played:
     """Plays what `file` does not have yet, and appends every episode as it ends.
@@ -62,7 +82,7 @@ def play(
         waiting = deque(one for key, one in {one.key: one for one in settings}.items() if key not in known)
         open_: dict[str, Episode] = {}  # by the key of the turn that is asked
 
-        def go_on(episode: Episode) -> list[Asked]:
+        def go_on(episode: Episode) -> list[Call]:
             if not episode.ended:
                 open_[episode.turn_key] = episode
                 speaker = speakers[episode.agent != episode.setting.tested]
@@ -73,7 +93,7 @@ def play(
             on_end(row)
             return []
 
-        def take(key: str, reply: Reply) -> list[Asked]:
+        def take(key: str, reply: Utterance) -> list[Call]:
             episode = open_.pop(key)
             if reply.error:
                 failed[episode.setting.key] = f"turn {len(episode.turns)}: {reply.error}"
@@ -93,8 +113,8 @@ def play(
 
 def feed(
     speakers: Sequence[Speaker],
-    begin: Callable[[], list[Asked] | None],
-    take: Callable[[str, Reply], list[Asked]],
+    begin: Callable[[], list[Call] | None],
+    take: Callable[[str, Utterance], list[Call]],
     *,
     at_once: int,
     stop: Stop,
@@ -106,7 +126,7 @@ def feed(
     distinct = list({id(speaker): speaker for speaker in speakers}.values())
     in_hand: dict[int, set[str]] = {id(speaker): set() for speaker in distinct}
 
-    def ask(turns: list[Asked]) -> None:
+    def ask(turns: list[Call]) -> None:
         for speaker, key, messages, seed in turns:
             in_hand[id(speaker)].add(key)
             speaker.submit(key, messages, seed)
@@ -130,7 +150,7 @@ def feed(
                 ask(take(key, reply))
 
 
-def read_episodes(file: Path) -> dict[str, Row]:
+def read_episodes(file: Path) -> dict[str, JsonRow]:
     """The finished episodes of a file by key."""
     return {row["key"]: row for row in read_rows(file, is_episode)}
 

@@ -8,10 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from socialr1_jax.evaluation.task import BenchmarkError, Wording
-from socialr1_jax.evaluation.tasks.fields import field, text, texts
-from socialr1_jax.evaluation.tasks.files import check_sums, find_file, read_json, read_jsonl
-from socialr1_jax.runtime.files import sha256
+from socialr1_jax.evaluation.task import BenchmarkError, Data, Remark
+from socialr1_jax.evaluation.tasks.reading import Reading, field, read_json, read_jsonl, text, texts
 from socialr1_jax.runtime.terminal import counted
 
 SetName = Literal["all", "hard", "cooperative", "competitive"]
@@ -20,13 +18,13 @@ RELATIONSHIPS = ("stranger", "know by name", "acquaintance", "friend", "romantic
 PAIRS = 450  # that were published
 ENVIRONMENT = "environment"  # who sees everything: the judge
 
-_SUMS = {
-    "environment_profiles.jsonl": "b75de0c5b1b951ebeb66eb223ab3eec996caa890263a0bcd48ce2d9f4ce3e109",
-    "agent_profiles.jsonl": "1f2f74c07fd9105242c7f2a951d5378f52cd03a6df113f6020edb90d31202f1b",
-    "relationship_profiles.jsonl": "33cd50cc1fbe93b8b7010ce5047e767e3a1ead421e791fee2bb1b9b2073327a2",
-    "env_agent_combo_storages.jsonl": "46d5858322e8c8266c4aabc45e3ca5a6d8f91df0fc6f167b10adb5b1477a4815",
-    "used_env.json": "593d5fc1dae6826030d88ce0734e17cf87c39e1efc37e253e9658f390e6fe826",
-}
+_FILES = (
+    "environment_profiles.jsonl",
+    "agent_profiles.jsonl",
+    "relationship_profiles.jsonl",
+    "env_agent_combo_storages.jsonl",
+    "used_env.json",
+)
 _CODENAMES = {"cooperative": "mutual", "competitive": "craigslist"}  # word in the codenames of a set
 GENDERS = {"Man": "male", "Woman": "female", "Nonbinary": "nonbinary"}
 _TAG = re.compile(r"<(/?)(root|p|extra_info|strategy_hint|clarification_hint)\b([^<>]*)>")
@@ -63,7 +61,7 @@ class Scenario:
     relationship: int
 
 
-class Pair(NamedTuple):
+class AgentPair(NamedTuple):
     """Two agents in a scenario; the first one has the first goal and the first turn."""
 
     scenario: Scenario
@@ -71,20 +69,17 @@ class Pair(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Benchmark:
-    """The benchmark's files. relationships: of two agents' ids. files: with their SHA-256. notes: remarks on them.
-
-    wording: of the authors' prompts; without it the prompts are in our own words.
-    """
+class Benchmark(Data):
+    """The benchmark's files; its items are the pairs. relationships: of two agents' ids. hard: ids of scenarios."""
 
     scenarios: Mapping[str, Scenario]
     agents: Mapping[str, Agent]
     relationships: Mapping[tuple[str, str], int]
-    pairs: tuple[Pair, ...]
     hard: frozenset[str]
-    files: Mapping[str, str]
-    notes: tuple[str, ...]
-    wording: Wording | None = None
+
+    @property
+    def pairs(self) -> tuple[AgentPair, ...]:
+        return tuple(self.items)
 
     def is_in(self, name: SetName, scenario: Scenario) -> bool:
         """Return whether a scenario is in a set; of the cooperative and competitive ones its codename tells."""
@@ -92,14 +87,15 @@ class Benchmark:
             return _CODENAMES[name] in scenario.codename.lower()
         return name == "all" or scenario.id in self.hard
 
-    def pairs_of(self, name: SetName) -> tuple[Pair, ...]:
+    def pairs_of(self, name: SetName) -> tuple[AgentPair, ...]:
         """The pairs of a set, in the file's order."""
         return tuple(pair for pair in self.pairs if self.is_in(name, pair.scenario))
 
 
 def load(folder: Path) -> Benchmark:
     """Reads the five files. Raises BenchmarkError naming the file, the line and what is wrong."""
-    paths = {name: find_file(folder, name) for name in _SUMS}
+    reading = Reading(folder)
+    paths = {name: reading.find(name) for name in _FILES}
     scenarios = {one.id: one for one in map(_scenario, *_lines(paths["environment_profiles.jsonl"]))}
     agents = {one.id: one for one in map(_agent, *_lines(paths["agent_profiles.jsonl"]))}
     relationships = {
@@ -113,22 +109,23 @@ def load(folder: Path) -> Benchmark:
             raise BenchmarkError(f"{where}: no scenario {row['env_id']}")
         if len(ids) != 2 or ids[0] == ids[1] or not agents.keys() >= set(ids):
             raise BenchmarkError(f"{where}: 'agent_ids' {ids} are not two of the agents")
-        pairs.append(Pair(scenario, (agents[ids[0]], agents[ids[1]])))
+        pairs.append(AgentPair(scenario, (agents[ids[0]], agents[ids[1]])))
     used = read_json(paths["used_env.json"])
     hard = frozenset(texts(used, "sotopia_hard_env", str(paths["used_env.json"])))
     wanted = set(texts(used, "sotopia_env", str(paths["used_env.json"])))
     if wanted != scenarios.keys() or not hard <= wanted:
         raise BenchmarkError(f"{paths['used_env.json']}: its scenarios are not those of environment_profiles.jsonl")
-    files = {path.name: sha256(path) for path in paths.values()}
-    part = (f"{len(pairs)} of {PAIRS} pairs of agents",) if len(pairs) != PAIRS else ()
+    reading.count(len(pairs), PAIRS, "pairs of agents")
+    data = reading.data(pairs)
     return Benchmark(
+        items=pairs,
+        files=data.files,
+        remarks=data.remarks + _contradictions(pairs, relationships),
+        whole=data.whole,
         scenarios=scenarios,
         agents=agents,
         relationships=relationships,
-        pairs=tuple(pairs),
         hard=hard,
-        files=files,
-        notes=part + check_sums(files, _SUMS) + _contradictions(pairs, relationships),
     )
 
 
@@ -217,7 +214,7 @@ def _relationship(row: Any, where: str) -> int:
     return int(level)
 
 
-def _contradictions(pairs: list[Pair], relationships: Mapping[tuple[str, str], int]) -> tuple[str, ...]:
+def _contradictions(pairs: list[AgentPair], relationships: Mapping[tuple[str, str], int]) -> tuple[Remark, ...]:
     """A scenario's relationship decides; the file of relationships says another for some of its pairs."""
     count = 0
     for scenario, (first, second) in pairs:
@@ -225,6 +222,5 @@ def _contradictions(pairs: list[Pair], relationships: Mapping[tuple[str, str], i
         count += bool(levels) and scenario.relationship not in levels
     if not count:
         return ()
-    return (
-        f"{counted(count, 'pair')} with another relationship than their scenario; what they see follows the scenario",
-    )
+    what = "with another relationship than their scenario; what they see follows the scenario"
+    return (Remark(f"{counted(count, 'pair')} {what}"),)

@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 
 from socialr1_jax.chat.answers import SettingNames
 from socialr1_jax.config.evaluation import ALLOW_SELF, EvaluateConfig, ProtocolName
+from socialr1_jax.evaluation.metrics import Metric
 from socialr1_jax.evaluation.respondents import Endpoint, LocalModel, Respondent, make_respondent
-from socialr1_jax.evaluation.rows import Row
+from socialr1_jax.evaluation.rows import JsonRow
 from socialr1_jax.evaluation.runner import TaskResult, folder_of, skipped_notes
 from socialr1_jax.evaluation.sotopia import profiles
 from socialr1_jax.evaluation.sotopia.episode import Rules, Setting, episodes_of, run_id
@@ -18,10 +19,9 @@ from socialr1_jax.evaluation.sotopia.figures import SetFigures, figures
 from socialr1_jax.evaluation.sotopia.judging import DIMENSIONS, PROMPT, SCHEMA, judge
 from socialr1_jax.evaluation.sotopia.models import EndpointSpeaker, LocalSpeaker
 from socialr1_jax.evaluation.sotopia.official import judge_schema, rules_of
-from socialr1_jax.evaluation.sotopia.play import Played, play, read_episodes
+from socialr1_jax.evaluation.sotopia.play import Played, Speaker, play, read_episodes
 from socialr1_jax.evaluation.sotopia.profiles import SETS
-from socialr1_jax.evaluation.sotopia.speakers import Speaker
-from socialr1_jax.evaluation.task import BenchmarkError, Metric
+from socialr1_jax.evaluation.task import BenchmarkError
 from socialr1_jax.evaluation.wording import FILE, note_on, with_wording, wording_of
 from socialr1_jax.runtime.terminal import counted
 
@@ -133,7 +133,7 @@ def run_sotopia(
     worded = {"wording": benchmark.wording.sha256} if benchmark.wording else {}
     who |= worded
     played, filled = _play(config, settings, players, folder / EPISODES, run_id(who), said)
-    verdicts: Mapping[str, Row] = {}
+    verdicts: Mapping[str, JsonRow] = {}
     if players.judge:
         scores = {"judge": players.judge.identity(), "tokens": judge_limit(config), "prompt": PROMPT} | worded
         who |= scores
@@ -232,7 +232,7 @@ def _result(
     benchmark: profiles.Benchmark,
     settings: Sequence[Setting],
     played: Played,
-    verdicts: Mapping[str, Row],
+    verdicts: Mapping[str, JsonRow],
     about: dict[str, Any],
     seconds: float,
 ) -> TaskResult:

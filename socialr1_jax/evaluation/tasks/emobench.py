@@ -11,44 +11,27 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 from socialr1_jax.data.examples import LETTERS
-from socialr1_jax.evaluation.card import card_grade, card_request
-from socialr1_jax.evaluation.task import (
-    GREEDY,
-    BenchmarkError,
-    Data,
-    Decoding,
-    Grade,
-    Graded,
-    Hub,
-    Messages,
-    Metric,
-    ProtocolName,
-    Request,
-    Task,
-    Wording,
-    accuracy,
-    by_group,
-    mean_metric,
-)
+from socialr1_jax.evaluation.card import card_request, graded_by
+from socialr1_jax.evaluation.metrics import Grade, Graded, Metric, accuracies, accuracy, by_group, mean_metric
+from socialr1_jax.evaluation.request import Messages, ProtocolName, Request, Wording, chat
+from socialr1_jax.evaluation.task import BenchmarkError, Data, Decoding, Hub, Task, ways
 from socialr1_jax.evaluation.tasks import emobench_paper
-from socialr1_jax.evaluation.tasks.fields import letter_of, text, texts
-from socialr1_jax.evaluation.tasks.files import check_sums, find_file, read_jsonl
-from socialr1_jax.runtime.files import sha256
+from socialr1_jax.evaluation.tasks.reading import Reading, letter_of, text, texts
 
 _WHOLE = 800
-_SUMS = {
-    "EU.jsonl": "60140a7617779bdb496cd50dcebaf33037c39c65821ae300a6a24a72fd7c7037",
-    "EA.jsonl": "344c84913ed4adc9f26261a03cc4ddbecceeef4fcb8f77ab0405f8a63e8a4628",
-}
 _LANGUAGES = ("en", "zh")
 _OBJECT = re.compile(r'\{\s*"')
 _DECODER = json.JSONDecoder()
+_CHOICES = {  # part -> fields of a row
+    "EU": (("emotion_choices", "emotion_label"), ("cause_choices", "cause_label")),
+    "EA": (("choices", "label"),),
+}
+_KEYS = {"EU": ("answer_q1", "answer_q2"), "EA": ("answer",)}  # of the JSON that is asked for
 _EU_CHOICES = {"emo": "emotion", "cause": "cause"}  # field of the authors' text -> beginning of the row's
 _KINDS = {"Action": "行动", "Response": "回应"}  # of EA; the Chinese rows name them in English, too
 
@@ -88,27 +71,20 @@ _QUESTIONS = {
     ("EA", "en"): "Which {kind} would help {subject} most here?",
     ("EA", "zh"): "这时哪一种{kind}对{subject}最有帮助？",
 }
-_DECODING = Decoding(temperature=0.6)
 
 
 def load(folder: Path) -> Data:
-    """EU and EA rows, each with its `part`. Raises BenchmarkError."""
+    """Return EU and EA rows, each with its `part`. Raises BenchmarkError."""
     items: list[dict[str, Any]] = []
-    files: dict[str, str] = {}
-    place = folder if (folder / "EU.jsonl").is_file() else folder / "data"  # on the hub, in the repository
-    for part in ("EU", "EA"):
-        path = find_file(place, f"{part}.jsonl")
-        files[path.name] = sha256(path)
-        seen: set[tuple[str, str]] = set()
-        for number, row in enumerate(read_jsonl(path), 1):
-            where = f"{path}, line {number}"
+    reading = Reading(folder if (folder / "EU.jsonl").is_file() else folder / "data")  # on the hub, in the repository
+    for part in _CHOICES:
+        for where, row in reading.rows(reading.find(f"{part}.jsonl"), "line"):
             _check(row, part, where)
-            if (key := (row["language"], row["qid"])) in seen:
-                raise BenchmarkError(f"{where}: qid {key[1]} is there twice in {key[0]}")
-            seen.add(key)
+            language, qid = row["language"], row["qid"]
+            reading.once((part, language, qid), f"{where}: qid {qid} is there twice in {language}")
             items.append({"part": part, **row})
-    notes = [f"{len(items)} of {_WHOLE} questions"] if len(items) != _WHOLE else []
-    return Data(items=items, files=files, notes=(*notes, *check_sums(files, _SUMS)), whole=not notes)
+    reading.count(len(items), _WHOLE, "questions")
+    return reading.data(items)
 
 
 def _check(row: Any, part: str, where: str) -> None:
@@ -123,22 +99,19 @@ def _check(row: Any, part: str, where: str) -> None:
         letter_of(text(row, label, where), texts(row, options, where), where)
 
 
-_CHOICES = {
-    "EU": (("emotion_choices", "emotion_label"), ("cause_choices", "cause_label")),
-    "EA": (("choices", "label"),),
-}
-
-
 def requests(data: Data, protocol: ProtocolName, seed: int) -> list[Request]:
     """English first, EU and EA in turn, so that a few of the first prompts are of both.
 
     Only the further orders of `paper` are drawn.
     """
-    build = _social_r1
-    if protocol == "paper":
-        build = partial(_paper, seed=seed)
-    elif protocol != "social_r1":
-        build = partial(_official, wording=data.wording, cot=protocol == "official_cot")
+
+    def build(item: Mapping[str, Any]) -> list[Request]:
+        if protocol == "social_r1":
+            return _social_r1(item)
+        if protocol == "paper":
+            return emobench_paper.requests(item, _questions(item), _meta(item), seed)
+        return [_official(item, data.wording, protocol == "official_cot")]
+
     found: list[Request] = []
     for language in _LANGUAGES:
         rows = [item for item in data.items if item["language"] == language]
@@ -165,32 +138,28 @@ def _meta(item: Mapping[str, Any]) -> dict[str, str]:
     return {"part": item["part"], "language": item["language"], "category": category}
 
 
-def _official(item: Mapping[str, Any], wording: Wording | None, cot: bool) -> list[Request]:
-    language, asked = item["language"], _questions(item)
-    return [
-        Request(
-            id=f"{item['part']}-{language}-{item['qid']}",
-            item=f"{item['part']}-{item['qid']}",
-            messages=_authors_messages(item, wording, cot) if wording else _own_messages(item, cot),
-            gold=",".join(gold for *_, gold in asked),
-            meta=_meta(item),
-            max_new_tokens=_COT_TOKENS if cot else _NEW_TOKENS,
-        )
-    ]
+def _official(item: Mapping[str, Any], wording: Wording | None, cot: bool) -> Request:
+    return Request(
+        id=f"{item['part']}-{item['language']}-{item['qid']}",
+        item=f"{item['part']}-{item['qid']}",
+        messages=_authors_messages(item, wording, cot) if wording else _own_messages(item, cot),
+        gold=",".join(gold for *_, gold in _questions(item)),
+        meta=_meta(item),
+        max_new_tokens=_COT_TOKENS if cot else _NEW_TOKENS,
+    )
 
 
 def _own_messages(item: Mapping[str, Any], cot: bool) -> Messages:
     language, asked = item["language"], _questions(item)
     scenario, question, choices = _HEADINGS[language]
-    keys = ("answer_q1", "answer_q2") if len(asked) == 2 else ("answer",)
     parts = [f"## {scenario}\n{item['scenario']}"]
     for number, (_, words, options, _) in enumerate(asked, 1):
         of = f" {number}" if len(asked) == 2 else ""
         parts += [f"## {question}{of}\n{words}", f"## {choices}{of}\n{_lettered(options)}"]
-    values = ({"reasoning": _REASONING[language]} if cot else {}) | dict.fromkeys(keys, _LETTER[language])
+    values = {"reasoning": _REASONING[language]} if cot else {}
+    values |= dict.fromkeys(_KEYS[item["part"]], _LETTER[language])
     shape = json.dumps(values, ensure_ascii=False, indent=2)
-    system = (_TASK_COT if cot else _TASK)[language].replace("{shape}", shape)
-    return ({"role": "system", "content": system}, {"role": "user", "content": "\n\n".join(parts)})
+    return chat("\n\n".join(parts), (_TASK_COT if cot else _TASK)[language].replace("{shape}", shape))
 
 
 def _authors_messages(item: Mapping[str, Any], wording: Wording, cot: bool) -> Messages:
@@ -205,23 +174,11 @@ def _authors_messages(item: Mapping[str, Any], wording: Wording, cot: bool) -> M
     else:
         choices = {"choices": _lettered(item["choices"]), "q_type": item["question type"]}
     values = {"scenario": item["scenario"], "subject": item["subject"], **choices}
-    return (
-        {"role": "system", "content": wording.text(f"system_{language}") + shape},
-        {"role": "user", "content": wording.text(f"user_{part}_{language}", **values)},
-    )
+    return chat(wording.text(f"user_{part}_{language}", **values), wording.text(f"system_{language}") + shape)
 
 
 def _lettered(options: Sequence[str]) -> str:
     return "\n".join(f"{letter}) {option}" for letter, option in zip(LETTERS, options, strict=False))
-
-
-def _paper(item: Mapping[str, Any], seed: int) -> list[Request]:
-    return emobench_paper.requests(item, _questions(item), _meta(item), seed)
-
-
-def follow_up(request: Request, protocol: ProtocolName, reply: str) -> Request:
-    """Return the prompt of the cause (`paper`)."""
-    return emobench_paper.follow_up(request, reply)
 
 
 def _social_r1(item: Mapping[str, Any]) -> list[Request]:
@@ -239,28 +196,22 @@ def _social_r1(item: Mapping[str, Any]) -> list[Request]:
     ]
 
 
-def grade(request: Request, protocol: ProtocolName, reply: str) -> Grade:
-    """Official: the letters in the reply's JSON, for EU "A,C" with "-" for one that is missing; 1 if all are right."""
-    if protocol == "social_r1":
-        return card_grade(request, reply)
+def read(request: Request, protocol: ProtocolName, reply: str) -> Grade:
+    """Grade the letters in the reply's JSON, for EU "A,C" with "-" for one that is missing; 1 if all are right."""
     if protocol == "paper":
         return emobench_paper.grade(request, reply)
     found = _whole_json(reply)
-    return _json_grade(request, [found.get(key) for key in _keys(request)])
+    return _json_grade(request, [found.get(key) for key in _KEYS[request.meta["part"]]])
 
 
 def kinder(request: Request, protocol: ProtocolName, reply: str) -> Grade:
     """Grade the letters in the reply's JSON within any text, with white space around them."""
-    keys = _keys(request)
+    keys = _KEYS[request.meta["part"]]
     found = _whole_json(reply)
     if not any(key in found for key in keys):
         found = _json_with(reply, keys)
     values = [found.get(key) for key in keys]
     return _json_grade(request, [value.strip() if isinstance(value, str) else value for value in values])
-
-
-def _keys(request: Request) -> tuple[str, ...]:
-    return ("answer_q1", "answer_q2") if request.meta["part"] == "EU" else ("answer",)
 
 
 def _json_grade(request: Request, values: Sequence[Any]) -> Grade:
@@ -327,8 +278,7 @@ def _figures(graded: Sequence[Graded], protocol: ProtocolName) -> dict[str, Metr
             found[f"EU_{language}/{name}"] = _one_question(eu_rows, name)
         for category, group in by_group(eu_rows, "category").items():
             found[f"EU_{language}/{category}"] = _both_right(group)
-        for category, group in by_group(ea_rows, "category").items():
-            found[f"EA_{language}/{category}"] = accuracy(group)
+        found |= accuracies(ea_rows, "category", f"EA_{language}/")
     return found
 
 
@@ -345,13 +295,9 @@ def _one_question(eu: Sequence[Graded], name: str) -> Metric:
     if any("question" in one.request.meta for one in eu):
         return accuracy([one for one in eu if one.request.meta["question"] == name])
     place = ("emotion", "cause").index(name)
-    return mean_metric(
-        [
-            float(bool(one.grade.answer) and one.grade.answer.split(",")[place] == one.request.gold.split(",")[place])
-            for one in eu
-        ],
-        [one.request.item for one in eu],
-    )
+    answers = [(one.grade.answer.split(","), one.request.gold.split(",")) for one in eu]
+    right = [float(answer != [""] and answer[place] == gold[place]) for answer, gold in answers]
+    return mean_metric(right, [one.request.item for one in eu])
 
 
 TASK = Task(
@@ -361,16 +307,14 @@ TASK = Task(
     source="Sahandfer/EmoBench @ 3b4f843 (data/EU.jsonl, data/EA.jsonl)",
     licence="MIT",
     published=(_WHOLE, "questions"),
-    protocols={
-        "official": _DECODING,
-        "official_cot": _DECODING,
-        "paper": emobench_paper.DECODING,
-        "social_r1": GREEDY,
-    },
+    protocols=ways("official", "official_cot", "paper", drawn=Decoding(temperature=0.6))
+    | {"paper": emobench_paper.DECODING},
+    kind="question",
+    headline={"language": "en"},
     load=load,
     requests=requests,
-    follow_up=follow_up,
-    grade=grade,
+    follow_up=lambda request, protocol, reply: emobench_paper.follow_up(request, reply),
+    grade=graded_by(read),
     metrics=metrics,
     kinder=kinder,
 )

@@ -16,7 +16,9 @@ from dataclasses import replace
 from typing import Any
 
 from socialr1_jax.data.examples import LETTERS
-from socialr1_jax.evaluation.task import Decoding, Grade, Graded, Messages, Request
+from socialr1_jax.evaluation.metrics import Grade, Graded
+from socialr1_jax.evaluation.request import Messages, Request, chat
+from socialr1_jax.evaluation.task import Decoding
 
 DECODING = Decoding(temperature=0.6, top_p=0.9)
 ORDERS, TRIES = 4, 5
@@ -42,10 +44,12 @@ _AND = {"en": " and ", "zh": "和"}
 _FORMS = ("({})", "[{}]", ": {}", "option {}", "option ({})", "choice {}", "choice ({})", "选项 {}", "选项 ({})")
 _MARKS = "<[():"
 
-Question = tuple[str, str, list[str], str]  # name, words, options, gold letter
+AskedQuestion = tuple[str, str, list[str], str]  # name, words, options, gold letter
 
 
-def requests(item: Mapping[str, Any], asked: Sequence[Question], meta: Mapping[str, Any], seed: int) -> list[Request]:
+def requests(
+    item: Mapping[str, Any], asked: Sequence[AskedQuestion], meta: Mapping[str, Any], seed: int
+) -> list[Request]:
     """Return the prompts of a row, five tries in each of four orders; those of EU ask for the emotion first."""
     rng = random.Random(f"emobench {seed} {item['part']} {item['qid']}")
     found = []
@@ -88,7 +92,7 @@ def _messages(language: str, scenario: str, question: str, options: Sequence[str
     of_scenario, of_question, of_choices, end = _HEADINGS[language]
     lettered = "\n".join(f"({letter.lower()}) {text.strip()}" for letter, text in zip(LETTERS, options, strict=False))
     parts = (f"{of_scenario}:\n{scenario}", f"{of_question}:\n{question}", f"{of_choices}:\n{lettered}", end)
-    return ({"role": "system", "content": _SYSTEM[language]}, {"role": "user", "content": "\n\n".join(parts)})
+    return chat("\n\n".join(parts), _SYSTEM[language])
 
 
 def grade(request: Request, reply: str) -> Grade:

@@ -17,17 +17,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from socialr1_jax.data.evaluation_sets import EVALUATION_SETS
 from socialr1_jax.evaluation import embeddings
-from socialr1_jax.evaluation.card import card_grade, card_request
-from socialr1_jax.evaluation.task import GREEDY, BenchmarkError, Data, Decoding, Grade, ProtocolName, Request, Task
+from socialr1_jax.evaluation.card import card_request, graded_by
+from socialr1_jax.evaluation.request import ProtocolName, Request, chat
+from socialr1_jax.evaluation.task import BenchmarkError, Data, Decoding, Task, ways
 from socialr1_jax.evaluation.tasks.fantom_scores import embed_grades, metrics, official_grade
-from socialr1_jax.evaluation.tasks.fields import field, text, texts
-from socialr1_jax.evaluation.tasks.files import check_sums, find_file, read_json
-from socialr1_jax.runtime.files import sha256
+from socialr1_jax.evaluation.tasks.reading import Reading, field, text, texts
 
 CONTEXTS = ("short", "full")
 _SETS = 870
-_SUMS = {"fantom_v1_recovered.json": "e9751ab3822e951ecd014e7a0daac67fb1d58e3b58fda42a97b8dea3762f3855"}
 _ORDER_SEED = 99
 _NEW_TOKENS = 512
 _COT_TOKENS = 256
@@ -51,32 +50,23 @@ class _Question(NamedTuple):
     card: tuple[str, tuple[str, str]] = ("", ("", ""))  # question and options of the cards' prompt
 
 
-_DECODING = Decoding(top_p=0.95)
-
-
 def load(folder: Path) -> Data:
-    """The sets of the official file or of the recovered one. Raises BenchmarkError."""
-    path = find_file(folder, "fantom_v1.json", "fantom_v1_recovered.json")
-    items = read_json(path)
-    if not isinstance(items, list):
-        raise BenchmarkError(f"{path}: {type(items).__name__} instead of a list of sets")
-    seen = set()
-    for number, item in enumerate(items, 1):
-        _check(item, f"{path}, set {number}")
-        if item["set_id"] in seen:
-            raise BenchmarkError(f"{path}, set {number}: the set_id {item['set_id']} is there twice")
-        seen.add(item["set_id"])
-    files = {path.name: sha256(path)}
-    notes = [f"{len(items)} of {_SETS} sets"] if len(items) < _SETS else []
-    notes += [_skipped_note(items, context) for context in CONTEXTS]
+    """Return the sets of the official file or of the recovered one. Raises BenchmarkError."""
+    reading = Reading(folder, {name: digest for digest, name in EVALUATION_SETS["FANToM"].items()})
+    rows = reading.rows(reading.find("fantom_v1.json", "fantom_v1_recovered.json"), "set")
+    for where, item in rows:
+        _check(item, where)
+        reading.once(item["set_id"], f"{where}: the set_id {item['set_id']} is there twice")
+    items = [item for _, item in rows]
+    reading.count(len(items), _SETS, "sets")
+    notes = [_skipped_note(items, context) for context in CONTEXTS]
     if hopeless := [item["set_id"] for item in items if _is_hopeless(item["answerabilityQA_list"])]:
         notes.append(
             f"lists that no reply can get right, a wrong name being part of a right one: {', '.join(hopeless)}"
         )
     if not embeddings.installed():
         notes.append(f"without belief_dist, ALL* and the orders: {embeddings.FANTOM_MODEL} needs sentence-transformers")
-    notes += check_sums(files, _SUMS)
-    return Data(items=items, files=files, notes=tuple(filter(None, notes)), whole=len(items) >= _SETS)
+    return reading.data(items, *filter(None, notes))
 
 
 def _check(item: Any, where: str) -> None:
@@ -251,7 +241,7 @@ def _official(item: Mapping[str, Any], one: _Question, context: str, meta: Mappi
     return Request(
         id=id,
         item=unit,
-        messages=({"role": "user", "content": content},),
+        messages=chat(content),
         gold=one.gold,
         meta=meta,
         max_new_tokens=_COT_TOKENS if cot else _NEW_TOKENS,
@@ -262,7 +252,7 @@ def _official(item: Mapping[str, Any], one: _Question, context: str, meta: Mappi
 def follow_up(request: Request, protocol: ProtocolName, reply: str) -> Request:
     """Return the prompt of the answer: the first one with the reasoning behind it."""
     content = f"{request.messages[0]['content']} {reply.strip()}{_FINAL}"
-    return replace(request, messages=({"role": "user", "content": content},), follow_up=False)
+    return replace(request, messages=chat(content), follow_up=False)
 
 
 def _social_r1(item: Mapping[str, Any], one: _Question, context: str, meta: Mapping[str, Any]) -> Request:
@@ -273,22 +263,19 @@ def _social_r1(item: Mapping[str, Any], one: _Question, context: str, meta: Mapp
     return card_request(id=id, item=unit, story=story, question=question, options=options, gold=gold, meta=meta)
 
 
-def grade(request: Request, protocol: ProtocolName, reply: str) -> Grade:
-    """Grade by the benchmark's own rules; a free belief's value is NaN until `embed_grades` has seen it."""
-    return card_grade(request, reply) if protocol == "social_r1" else official_grade(request, reply)
-
-
 TASK = Task(
     name="fantom",
     title="FANToM",
     source="skywalker023/fantom @ ebd35eb (fantom_v1.json in fantom.tar.gz), or the recovered file",
     licence="MIT (evaluation only, no training)",
     published=(_SETS, "sets of questions"),
-    protocols={"official": _DECODING, "official_cot": _DECODING, "social_r1": GREEDY},
+    protocols=ways("official", "official_cot", drawn=Decoding(top_p=0.95)),
+    kind="kind",
+    headline={"context": "short"},
     load=load,
     requests=requests,
     follow_up=follow_up,
-    grade=grade,
+    grade=graded_by(lambda request, protocol, reply: official_grade(request, reply)),
     metrics=metrics,
     embedding_model=embeddings.FANTOM_MODEL,
     embedded=lambda graded, embed: (embed_grades(graded, embed), {}),

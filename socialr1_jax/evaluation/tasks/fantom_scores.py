@@ -7,16 +7,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from socialr1_jax.evaluation.embeddings import Embedder, similarities
-from socialr1_jax.evaluation.task import (
-    Grade,
-    Graded,
-    Metric,
-    ProtocolName,
-    Request,
-    accuracy,
-    by_group,
-    mean_metric,
-)
+from socialr1_jax.evaluation.metrics import Grade, Graded, Metric, accuracies, accuracy, by_group, mean_metric
+from socialr1_jax.evaluation.request import ProtocolName, Request
 
 _ALL = ("belief_choice", "answerability_list", "answerability_binary", "info_list", "info_binary")
 _UNITS = {"set": 3, "part": 2, "conversation": 1}  # how many numbers of a set's id name the unit
@@ -117,9 +109,7 @@ def metrics(graded: Sequence[Graded], protocol: ProtocolName) -> dict[str, Metri
 
 
 def _social_r1(graded: Sequence[Graded], context: str) -> dict[str, Metric]:
-    found = {"ours/accuracy": accuracy(graded)}
-    found |= {kind: accuracy(rows) for kind, rows in by_group(graded, "kind").items()}
-    return found | {access: accuracy(rows) for access, rows in by_group(graded, "access").items()}
+    return {"ours/accuracy": accuracy(graded)} | accuracies(graded, "kind") | accuracies(graded, "access")
 
 
 def _official(graded: Sequence[Graded], context: str) -> dict[str, Metric]:

@@ -17,31 +17,16 @@ from typing import Any
 
 from socialr1_jax.data.examples import LETTERS
 from socialr1_jax.data.options import parse_options
-from socialr1_jax.evaluation.card import card_grade, card_request
-from socialr1_jax.evaluation.task import (
-    GREEDY,
-    BenchmarkError,
-    Data,
-    Grade,
-    Graded,
-    Hub,
-    Metric,
-    ProtocolName,
-    Request,
-    Task,
-    Wording,
-    accuracy,
-    by_group,
-)
-from socialr1_jax.evaluation.tasks.fields import field, text
-from socialr1_jax.evaluation.tasks.files import check_sums, find_file, read_json
+from socialr1_jax.evaluation.card import card_request, graded_by
+from socialr1_jax.evaluation.metrics import Graded, Metric, accuracies, accuracy, by_group
+from socialr1_jax.evaluation.request import ProtocolName, Request, Wording, chat
+from socialr1_jax.evaluation.task import BenchmarkError, Data, Hub, Task, ways
+from socialr1_jax.evaluation.tasks.reading import Reading, field, read_json, text
 from socialr1_jax.rewards.answers import named_letter
-from socialr1_jax.runtime.files import sha256
 
 ORDERS = range(5)
 
 _FILE = "Hi-ToM_data.json"
-_SUMS = {_FILE: "1c4077bbcdf815b91dbb791b60dbce3920a98bd63317954ebf94a532d43cd573"}
 _WHOLE = 600
 _TYPES = ("CoTP", "VP")
 _INSTRUCTION = (
@@ -65,19 +50,16 @@ def load(folder: Path) -> Data:
 
     `vp_answer` is the answer of the VP row of the same question, which begins its story with an instruction.
     """
-    path = find_file(folder, _FILE)
-    rows = field(read_json(path), "data", list, str(path))
-    items, seen = [], set[int]()
+    reading, items = Reading(folder), []
+    path = reading.find(_FILE)
     cells: dict[tuple[bool, int, int], list[dict[str, Any]]] = {}
     other_cells: dict[tuple[bool, int, int], list[dict[str, Any]]] = {}
-    for number, row in enumerate(rows, 1):
+    for number, row in enumerate(field(read_json(path), "data", list, str(path)), 1):
         where = f"{path}, row {number}"
         if text(row, "prompting_type", where) not in _TYPES:
             raise BenchmarkError(f"{where}: the prompting_type is {row['prompting_type']!r}, neither CoTP nor VP")
         item = _item(row, where)
-        if item["sample_id"] in seen:
-            raise BenchmarkError(f"{where}: the sample_id {item['sample_id']} is there twice")
-        seen.add(item["sample_id"])
+        reading.once(item["sample_id"], f"{where}: the sample_id {item['sample_id']} is there twice")
         (other_cells if row["prompting_type"] == "VP" else cells).setdefault(
             (item["deception"], item["story_length"], item["question_order"]), []
         ).append(item)
@@ -96,9 +78,8 @@ def load(folder: Path) -> Data:
             answer = {"vp_answer": other["answer"]} if other and _is_same(item, other) else {}
             items.append(item | {"story_id": f"{told}-length{length}-{place}", "place": place} | answer)
     items.sort(key=lambda item: (item["deception"], item["story_length"], item["place"], item["question_order"]))
-    files = {path.name: sha256(path)}
-    notes = [f"{len(items)} of {_WHOLE} CoTP questions"] if len(items) != _WHOLE else []
-    return Data(items=items, files=files, notes=(*notes, *check_sums(files, _SUMS)), whole=not notes)
+    reading.count(len(items), _WHOLE, "CoTP questions")
+    return reading.data(items)
 
 
 def _is_same(item: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
@@ -138,43 +119,39 @@ def requests(data: Data, protocol: ProtocolName, seed: int) -> list[Request]:
 
 
 def _request(item: Mapping[str, Any], protocol: ProtocolName, wording: Wording | None) -> Request:
-    id, story, options = f"CoTP-{item['sample_id']}", item["story"].strip(), item["options"]
+    id, unit = f"CoTP-{item['sample_id']}", item["story_id"]
+    story, question, options = item["story"].strip(), item["question"], item["options"]
     meta = {"order": item["question_order"], "length": item["story_length"], "deception": item["deception"]}
     if protocol == "social_r1":
         gold = LETTERS[options.index(item["answer"])]
-        return card_request(
-            id=id, item=item["story_id"], story=story, question=item["question"], options=options, gold=gold, meta=meta
-        )
+        return card_request(id=id, item=unit, story=story, question=question, options=options, gold=gold, meta=meta)
     vp = protocol == "official_vp"
     choices = ", ".join(f"{letter}. {option}" for letter, option in zip(LETTERS, options, strict=False))
     if wording:
         name = "user_vp" if vp else "user"
-        content = wording.text(name, story=_story(item), question=item["question"], choices=choices)
+        content = wording.text(name, story=_story(item), question=question, choices=choices)
     else:
         instruction = _INSTRUCTION_VP if vp else _INSTRUCTION
-        content = f"{instruction}\n\nStory:\n{story}\n\nQuestion: {item['question']}\nChoices: {choices}\n\n{_NOTE}"
+        content = f"{instruction}\n\nStory:\n{story}\n\nQuestion: {question}\nChoices: {choices}\n\n{_NOTE}"
     return Request(
         id=id.replace("CoTP", "VP") if vp else id,
-        item=item["story_id"],
-        messages=({"role": "user", "content": content},),
+        item=unit,
+        messages=chat(content),
         gold=item["vp_answer"] if vp else item["answer"],
         meta=meta | {"options": options} | ({"cotp_answer": item["answer"]} if vp else {}),
         max_new_tokens=_NEW_TOKENS,
     )
 
 
-def grade(request: Request, protocol: ProtocolName, reply: str) -> Grade:
-    """Grade the option behind the letter that the reply names; without a letter, the only option that it mentions.
+def read(request: Request, protocol: ProtocolName, reply: str) -> str:
+    """Return the option behind the letter that the reply names; without a letter, the only option that it mentions.
 
     Mentions are looked for in the first paragraph, and only if it has none in the explanation after it.
     """
-    if protocol == "social_r1":
-        return card_grade(request, reply)
     options: Sequence[str] = request.meta["options"]
     letter = named_letter(reply, LETTERS[: len(options)], options)
     first = reply.strip().partition("\n\n")[0]
-    answer = options[LETTERS.index(letter)] if letter else _mentioned(first, options) or _mentioned(reply, options)
-    return Grade(answer, float(answer == request.gold))
+    return options[LETTERS.index(letter)] if letter else _mentioned(first, options) or _mentioned(reply, options)
 
 
 def _mentioned(reply: str, options: Sequence[str]) -> str:
@@ -193,10 +170,7 @@ def metrics(graded: Sequence[Graded], protocol: ProtocolName) -> dict[str, Metri
     joint = _joint(graded)
     found = {"accuracy": accuracy(graded), "joint": accuracy(joint)}
     for prefix, rows in (("", graded), ("joint/", joint)):
-        for order, group in by_group(rows, "order").items():
-            found[f"{prefix}order_{order}"] = accuracy(group)
-        for length, group in by_group(rows, "length").items():
-            found[f"{prefix}length_{length}"] = accuracy(group)
+        found |= accuracies(rows, "order", f"{prefix}order_") | accuracies(rows, "length", f"{prefix}length_")
         for deceived, name in ((False, "no_deception"), (True, "deception")):
             if group := [one for one in rows if one.request.meta["deception"] is deceived]:
                 found[f"{prefix}{name}"] = accuracy(group)
@@ -239,9 +213,10 @@ TASK = Task(
     source="ying-hui-he/Hi-ToM_dataset @ 56dda76 (Hi-ToM_data.json)",
     licence="Apache-2.0",
     published=(_WHOLE, "questions"),
-    protocols={"official": GREEDY, "official_vp": GREEDY, "social_r1": GREEDY},
+    protocols=ways("official", "official_vp"),
+    kind="order",
     load=load,
     requests=requests,
-    grade=grade,
+    grade=graded_by(read),
     metrics=metrics,
 )

@@ -16,26 +16,11 @@ from statistics import pvariance
 from typing import Any
 
 from socialr1_jax.data.examples import LETTERS
-from socialr1_jax.evaluation.card import card_grade, card_request
-from socialr1_jax.evaluation.task import (
-    GREEDY,
-    BenchmarkError,
-    Data,
-    Decoding,
-    Grade,
-    Graded,
-    Metric,
-    ProtocolName,
-    Request,
-    Task,
-    Wording,
-    accuracy,
-    by_group,
-    mean_metric,
-)
-from socialr1_jax.evaluation.tasks.fields import field, text, texts
-from socialr1_jax.evaluation.tasks.files import check_sums, find_file, read_json
-from socialr1_jax.runtime.files import sha256
+from socialr1_jax.evaluation.card import card_request, graded_by
+from socialr1_jax.evaluation.metrics import Graded, Metric, accuracy, all_right, by_group
+from socialr1_jax.evaluation.request import ProtocolName, Request, Wording, chat
+from socialr1_jax.evaluation.task import BenchmarkError, Data, Decoding, Task, ways
+from socialr1_jax.evaluation.tasks.reading import Reading, field, text, texts
 
 ORDERS = (
     (1, 2, 3, 4, 5, 6),
@@ -65,13 +50,6 @@ _TYPES = {  # name -> (words in the prompt, field of the question, number of its
     "behavior": ("Behavioral", "Behavior Reasoning Question", 2),
     "both": ("Motivational and Behavioral", "Motivation and Behavior Reasoning Question", 3),
 }
-_SUMS = {
-    "Amazon_questions.json": "6f988bef7e8cf5d6102988cd5f710d21ee579902e0897baecd62a51360d4d2a3",
-    "Blog_questions.json": "7068fa7626001a0f4de1b22b699bf78f4e70e1f4c243d708c615f0ed58ce7e31",
-    "Persona_questions.json": "7601ae6fd1c39cc04d5eab77f954a6a61e1157c5a227ce96454a42c039d28c60",
-    "Blog_questions.first25.json": "6e704e24c8ee79c73478b6ea4931a2c64de76f2d4e694700d1e52b1d162d82e5",
-    "Persona_questions.first25.json": "baf516c51a88691a0984c487e409f156bfca013ac9d530c3583c47d59fae91a4",
-}
 _SYSTEM = "You answer questions about what moves people."
 _ANSWER = "Reply with the letter of that option alone: one character, no explanation."
 _ANSWER_COT = (
@@ -84,31 +62,20 @@ _OPTIONS = 6
 # space, then marks. "answer: B" becomes "wer: B", and is read as W.
 _PEELED = ("asitn\n", None, ".", "'", '"', "*")
 _LABEL = re.compile(r"([A-F])\. ")
-_DECODING = Decoding(repetition_penalty=1.05)
 
 
 def load(folder: Path) -> Data:
-    """The scenarios of all three sources, each with its `source`. Raises BenchmarkError."""
+    """Return the scenarios of all three sources, each with its `source`. Raises BenchmarkError."""
+    reading = Reading(folder)
     items: list[dict[str, Any]] = []
-    files: dict[str, str] = {}
-    notes: list[str] = []
     for source, whole in _SOURCES.items():
-        path = find_file(folder / source, f"{source}_questions.json")
-        files[path.name] = sha256(path)
-        rows = read_json(path)
-        if not isinstance(rows, list):
-            raise BenchmarkError(f"{path}: {type(rows).__name__} instead of a list of scenarios")
-        seen = set()
-        for number, row in enumerate(rows, 1):
-            where = f"{path}, scenario {number}"
+        rows = reading.rows(reading.find(f"{source}_questions.json", under=source), "scenario")
+        for where, row in rows:
             _check(row, where)
-            if row["idx"] in seen:
-                raise BenchmarkError(f"{where}: idx {row['idx']} is there twice")
-            seen.add(row["idx"])
+            reading.once((source, row["idx"]), f"{where}: idx {row['idx']} is there twice")
             items.append({"source": source, **row})
-        if len(rows) < whole:
-            notes.append(f"{source}: {len(rows)} of {whole} scenarios")
-    return Data(items=items, files=files, notes=(*notes, *check_sums(files, _SUMS)), whole=not notes)
+        reading.count(len(rows), whole, "scenarios", source)
+    return reading.data(items)
 
 
 def _check(row: Any, where: str) -> None:
@@ -162,7 +129,7 @@ def _official(
     return Request(
         id=f"{scenario}-{name}-order{number}",
         item=scenario,
-        messages=({"role": "system", "content": system}, {"role": "user", "content": content}),
+        messages=chat(content, system),
         gold=LETTERS[order.index(LETTERS.index(gold) + 1)],
         meta={"source": item["source"], "type": name, "order": number},
         max_new_tokens=_NEW_TOKENS,
@@ -178,18 +145,15 @@ def _social_r1(item: Mapping[str, Any], name: str) -> Request:
     )
 
 
-def grade(request: Request, protocol: ProtocolName, reply: str) -> Grade:
-    """Official: the first character of what `_PEELED` leaves, in upper case; "" when it is not A to F.
+def read(request: Request, protocol: ProtocolName, reply: str) -> str:
+    """Return the first character of what `_PEELED` leaves, in upper case; "" when it is not A to F.
 
     With reasoning it is the last character.
     """
-    if protocol == "social_r1":
-        return card_grade(request, reply)
     for signs in _PEELED:
         reply = reply.strip(signs)
     letter = (reply[-1:] if protocol == "official_cot" else reply[:1]).upper()
-    answer = letter if letter in [*LETTERS[:_OPTIONS]] else ""
-    return Grade(answer, float(answer == request.gold))
+    return letter if letter in [*LETTERS[:_OPTIONS]] else ""
 
 
 def metrics(graded: Sequence[Graded], protocol: ProtocolName) -> dict[str, Metric]:
@@ -218,14 +182,10 @@ def metrics(graded: Sequence[Graded], protocol: ProtocolName) -> dict[str, Metri
 
 def _figures(graded: Sequence[Graded], headline: str) -> dict[str, Metric]:
     types = by_group(graded, "type")
-    scenarios: dict[tuple[str, int], list[float]] = {}
-    for one in graded:
-        scenarios.setdefault((one.request.item, one.request.meta["order"]), []).append(one.grade.value)
-    whole = {key: math.prod(values) for key, values in scenarios.items() if len(values) == len(_TYPES)}
     return {
         headline: accuracy(graded),
         **{name: accuracy(types[name]) for name in _TYPES if name in types},
-        "all_three": mean_metric(list(whole.values()), [item for item, _ in whole]),
+        "all_three": all_right(graded, len(_TYPES), "order"),
     }
 
 
@@ -235,9 +195,10 @@ TASK = Task(
     source="chicosirius/MotiveBench @ ea5faa1 (Amazon, Blog and Persona folders)",
     licence="not stated for the data (code: MIT)",
     published=(sum(_SOURCES.values()), "scenarios"),
-    protocols={"official": _DECODING, "official_cot": _DECODING, "official_18": _DECODING, "social_r1": GREEDY},
+    protocols=ways("official", "official_cot", "official_18", drawn=Decoding(repetition_penalty=1.05)),
+    kind="type",
     load=load,
     requests=requests,
-    grade=grade,
+    grade=graded_by(read),
     metrics=metrics,
 )

@@ -12,34 +12,18 @@ of our generator (stories/stories.py): in `ours/aware` the character knows, and 
 
 from __future__ import annotations
 
-import math
 import random
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from socialr1_jax.evaluation.card import card_grade, card_request
-from socialr1_jax.evaluation.task import (
-    GREEDY,
-    BenchmarkError,
-    Data,
-    Grade,
-    Graded,
-    Hub,
-    Messages,
-    Metric,
-    ProtocolName,
-    Request,
-    Task,
-    Wording,
-    accuracy,
-    by_group,
-    mean_metric,
-)
-from socialr1_jax.evaluation.tasks.fields import field, text, texts
-from socialr1_jax.evaluation.tasks.files import check_sums, find_file, read_jsonl
-from socialr1_jax.runtime.files import sha256
+from socialr1_jax.evaluation.card import card_request, graded_by
+from socialr1_jax.evaluation.metrics import Graded, Metric, accuracy, all_right, by_group, mean_metric
+from socialr1_jax.evaluation.request import Messages, ProtocolName, Request, Wording, chat
+from socialr1_jax.evaluation.task import BenchmarkError, Data, Hub, Remark, Task, ways
+from socialr1_jax.evaluation.tasks.reading import Reading, field, text, texts
 from socialr1_jax.stories.plots import PLOTS, Draft
 from socialr1_jax.stories.questions import ask
 from socialr1_jax.stories.scripts import CONTAINERS, HELD_OUT_NAMES, OBJECTS, ROOMS, Cast, Script, variants
@@ -48,11 +32,6 @@ TYPES = {"mental_state": "aware", "behavior": "action", "judgment": "judge"}  # 
 CONTROL_STORIES = 100
 
 _FILES = {"mental_state": "mental-state-qa", "behavior": "behavior-qa", "judgment": "judgment-qa"}
-_SUMS = {  # of the copy that was split back from joined prompts; the hub's own files may differ in bytes
-    "mental-state-qa/test.jsonl": "48912777c9ebe8c86d491dbc801ab49b223c422c7faa5bdce37ab7cd981cfadf",
-    "behavior-qa/test.jsonl": "4658aadaaabe8d8120802757b4f54d846837e434501d3eab7f9d8a8b4724ac37",
-    "judgment-qa/test.jsonl": "31b5c9f94cba14f084d14dac118e0f70fc03d4d634a4e484b1ffe5c4adc5a6d4",
-}
 _WHOLE = 1147
 _CONTROLS = ("aware", "unaware")
 _SYSTEM = "You answer questions about short stories."
@@ -66,30 +45,26 @@ _ANSWER_COT = 'Think step by step and explain your reasoning first. End with "Th
 
 
 def load(folder: Path) -> Data:
-    """The rows of the files and of our controls, each with its `set`, `type` and `story_id`. Raises BenchmarkError."""
+    """Return the rows of the files and of our controls, each with its `set`, `type` and `story_id`.
+
+    Raises BenchmarkError.
+    """
     by_story: dict[str, list[dict[str, Any]]] = {}
-    files: dict[str, str] = {}
-    notes = []
+    reading = Reading(folder)
     for kind, name in _FILES.items():
-        path = find_file(folder / name, "test.jsonl")
-        files[f"{name}/{path.name}"] = sha256(path)
-        rows = read_jsonl(path)
-        for number, row in enumerate(rows, 1):
-            story_id = _story_id(row, kind, f"{path}, row {number}")
-            story = by_story.setdefault(story_id, [])
-            if any(known["type"] == kind for known in story):
-                raise BenchmarkError(f"{path}, row {number}: the id {row['id']!r} is there twice")
-            story.append({"set": "simpletom", "type": kind, "story_id": story_id, **row})
-        if len(rows) != _WHOLE:
-            notes.append(f"{name}: {len(rows)} of {_WHOLE} questions")
+        rows = reading.rows(reading.find("test.jsonl", under=name, prefix=f"{name}/"))
+        for where, row in rows:
+            story_id = _story_id(row, kind, where)
+            reading.once((kind, story_id), f"{where}: the id {row['id']!r} is there twice")
+            by_story.setdefault(story_id, []).append({"set": "simpletom", "type": kind, "story_id": story_id, **row})
+        reading.count(len(rows), _WHOLE, "questions", name)
     items = [row for story in by_story.values() for row in story]
-    whole = not notes
-    notes += check_sums(files, _SUMS)
-    notes.append(
+    about_controls = Remark(
         f"ours/aware and ours/unaware are {CONTROL_STORIES} generated stories each, no part of SimpleToM: in the first "
         "the character knows, which is never so in SimpleToM"
     )
-    return Data(items=[*items, *_controls()], files=files, notes=tuple(notes), whole=whole)
+    data = reading.data([*items, *_controls()])
+    return replace(data, remarks=(*data.remarks, about_controls))
 
 
 def _story_id(row: Any, kind: str, where: str) -> str:
@@ -175,28 +150,14 @@ def requests(data: Data, protocol: ProtocolName, seed: int) -> list[Request]:
 
 
 def _request(item: Mapping[str, Any], protocol: ProtocolName, wording: Wording | None) -> Request:
-    id, story, options = item["id"], item["story_id"], item["choices"]["text"]
-    meta = {"set": item["set"], "type": item["type"]}
+    about = {"id": item["id"], "item": item["story_id"], "gold": item["answerKey"]}
+    about["meta"] = {"set": item["set"], "type": item["type"]}
     if protocol == "social_r1":
-        return card_request(
-            id=id,
-            item=story,
-            story=item["story"],
-            question=item["question"].strip(),
-            options=options,
-            gold=item["answerKey"],
-            meta=meta,
-        )
+        question, options = item["question"].strip(), item["choices"]["text"]
+        return card_request(story=item["story"], question=question, options=options, **about)
     cot = protocol == "official_cot"
     messages = _authors_messages(item, wording, cot) if wording else _own_messages(item, cot)
-    return Request(
-        id=id,
-        item=story,
-        messages=messages,
-        gold=item["answerKey"],
-        meta=meta,
-        max_new_tokens=_COT_TOKENS if cot else _NEW_TOKENS,
-    )
+    return Request(messages=messages, max_new_tokens=_COT_TOKENS if cot else _NEW_TOKENS, **about)
 
 
 def _authors_messages(item: Mapping[str, Any], wording: Wording, cot: bool) -> Messages:
@@ -211,7 +172,7 @@ def _authors_messages(item: Mapping[str, Any], wording: Wording, cot: bool) -> M
         final=wording.text("final_cot" if cot else "final"),
         quoted_labels=" or ".join(f'"{label}"' for label in labels),
     )
-    return ({"role": "system", "content": wording.text("system")}, {"role": "user", "content": user})
+    return chat(user, wording.text("system"))
 
 
 def _own_messages(item: Mapping[str, Any], cot: bool) -> Messages:
@@ -221,19 +182,16 @@ def _own_messages(item: Mapping[str, Any], cot: bool) -> Messages:
         f"Story:\n{item['story']}\n\nQuestion: {item['question']}\n(A) {options[0]}\n(B) {options[1]}\n\n"
         f"{_ANSWER_COT if cot else _ANSWER}"
     )
-    return ({"role": "system", "content": _SYSTEM}, {"role": "user", "content": content})
+    return chat(content, _SYSTEM)
 
 
-def grade(request: Request, protocol: ProtocolName, reply: str) -> Grade:
-    """Official: "" where the reading finds no answer, two, or a letter that is no option.
+def read(request: Request, protocol: ProtocolName, reply: str) -> str:
+    """Return the letter; "" where the reading finds no answer, two, or a letter that is no option.
 
     The word "answer" is left out, with reasoning all up to the last "the answer is".
     """
-    if protocol == "social_r1":
-        return card_grade(request, reply)
     letter = _letter((_BEFORE_ANSWER if protocol == "official_cot" else _THE_WORD).sub("", reply))
-    answer = letter if letter in _LABELS else ""
-    return Grade(answer, float(answer == request.gold))
+    return letter if letter in _LABELS else ""
 
 
 def _letter(said: str) -> str:
@@ -266,13 +224,10 @@ def metrics(graded: Sequence[Graded], protocol: ProtocolName) -> dict[str, Metri
 
 def _figures(graded: Sequence[Graded], headline: str) -> dict[str, Metric]:
     types = by_group(graded, "type")
-    stories: dict[str, list[float]] = {}
-    for one in graded:
-        stories.setdefault(one.request.item, []).append(one.grade.value)
     return {
         headline: accuracy(graded),
         **{name: accuracy(types[name]) for name in TYPES if name in types},
-        "all_three": mean_metric([math.prod(values) for values in stories.values() if len(values) == len(TYPES)]),
+        "all_three": all_right(graded, len(TYPES)),
     }
 
 
@@ -287,9 +242,11 @@ TASK = Task(
     source="hub dataset allenai/SimpleToM (mental-state-qa, behavior-qa, judgment-qa: test.jsonl)",
     licence="ODC-BY",
     published=(len(_FILES) * _WHOLE, "questions"),
-    protocols={"official": GREEDY, "official_cot": GREEDY, "social_r1": GREEDY},
+    protocols=ways("official", "official_cot"),
+    kind="type",
+    headline={"set": "simpletom"},
     load=load,
     requests=requests,
-    grade=grade,
+    grade=graded_by(read),
     metrics=metrics,
 )

@@ -19,29 +19,15 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from socialr1_jax.data.evaluation_sets import EVALUATION_SETS
 from socialr1_jax.data.examples import LETTERS
-from socialr1_jax.evaluation.card import card_grade, card_request
+from socialr1_jax.evaluation.card import card_request, graded_by
 from socialr1_jax.evaluation.embeddings import TACTFULTOM_MODEL, Embedder, similarities
-from socialr1_jax.evaluation.task import (
-    GREEDY,
-    BenchmarkError,
-    Data,
-    Decoding,
-    Grade,
-    Graded,
-    Metric,
-    ProtocolName,
-    Request,
-    Task,
-    Wording,
-    accuracy,
-    by_group,
-    mean_metric,
-)
-from socialr1_jax.evaluation.tasks.fields import field, text, texts
-from socialr1_jax.evaluation.tasks.files import check_sums, find_file, read_json
+from socialr1_jax.evaluation.metrics import Grade, Graded, Metric, accuracies, accuracy, by_group, mean_metric
+from socialr1_jax.evaluation.request import ProtocolName, Request, Wording, chat
+from socialr1_jax.evaluation.task import BenchmarkError, Data, Decoding, Task, ways
+from socialr1_jax.evaluation.tasks.reading import Reading, field, text, texts
 from socialr1_jax.evaluation.tasks.words import english_words
-from socialr1_jax.runtime.files import sha256
 
 _CHOICE, _YES_NO, _LIST, _FREE = "choice", "yes_no", "list", "free"
 CATEGORIES = {  # category -> (field of a conversation, forms that its questions are asked in)
@@ -60,14 +46,6 @@ CATEGORIES = {  # category -> (field of a conversation, forms that its questions
 _JUSTIFICATION = "justification"  # in the files, and not among the released script's categories
 _ASKED = CATEGORIES | {_JUSTIFICATION: ("justificationQA", (_FREE, _CHOICE))}
 _CONVERSATIONS = (36, 9, 14, 16, 25)  # of the five files
-_SUMS = {
-    "Tactful_conv_set_0.json": "ced957f109b1a355737219f69e5561ae80ac82b35d75895d38617eb0c9b5b8f8",
-    "Tactful_conv_set_0.first9.json": "ebbf4ea3b3defd8eeab62fe3be3a2394c56853dd682936988afc887bbfea10d4",
-    "Tactful_conv_set_1.json": "6977fa7afc14340d95c1f0b4e279c285618c6186e0ff37a80b715778be983eba",
-    "Tactful_conv_set_2.json": "24f42d45ea93abb7f60f39e925694f748b3b719945cee00a7827f6d3fc411e81",
-    "Tactful_conv_set_3.json": "61655e1489706a37dbe523be176d0e516605bae52027367049ebea11e5781d68",
-    "Tactful_conv_set_4.json": "27bcf48a284bd79e85851014d5b932ed79c962bb913d97153fe9beee837e9ec9",
-}
 _ROLE = "You know social situations well. "
 _SYSTEM = {
     _CHOICE: _ROLE + "Answer the question with the number of the best option. ONLY include the option number.",
@@ -94,36 +72,30 @@ _AUTHORS = {  # our heading -> our name of the authors' text
 _TARGETS = ("fact_question_real_reason", "comprehension_q", "fact_question_truth")
 _NEW_TOKENS = 8192
 _ANSWER = re.compile("answer", re.IGNORECASE)
-_DECODING = Decoding(temperature=0.2)
 
 
 def load(folder: Path) -> Data:
-    """Conversations of those of the five files that are there. Raises BenchmarkError, also when none is there."""
+    """Return the conversations of those of the five files that are there. Raises BenchmarkError for none."""
+    reading = Reading(folder, {name: digest for digest, name in EVALUATION_SETS["TactfulToM"].items()})
     items: list[Mapping[str, Any]] = []
-    files: dict[str, str] = {}
-    notes: list[str] = []
     for number, whole in enumerate(_CONVERSATIONS):
         name = f"Tactful_conv_set_{number}.json"
         try:
-            path = find_file(folder / "final_set", name)
+            path = reading.find(name, under="final_set")
         except BenchmarkError:
-            if number == len(_CONVERSATIONS) - 1 and not files:
+            if number == len(_CONVERSATIONS) - 1 and not reading.files:
                 raise
-            notes.append(f"{name}: not here ({whole} conversations)")
+            reading.lack(name, f"{whole} conversations")
             continue
-        files[path.name] = sha256(path)
-        rows = read_json(path)
-        if not isinstance(rows, list):
-            raise BenchmarkError(f"{path}: {type(rows).__name__} instead of a list of conversations")
-        for place, row in enumerate(rows, 1):
-            _check(row, f"{path}, conversation {place}")
-        items += [{"file": f"set_{number}", **row} for row in rows]
-        if len(rows) < whole:
-            notes.append(f"{name}: {len(rows)} of {whole} conversations")
+        rows = reading.rows(path, "conversation")
+        for where, row in rows:
+            _check(row, where)
+            items.append({"file": f"set_{number}", **row})
+        reading.count(len(rows), whole, "conversations", name)
     ids = [question["q_id"] for item in items for name, _ in _ASKED.values() for question in item[name]]
     if twice := sorted(name for name, times in Counter(ids).items() if times > 1):
         raise BenchmarkError(f"{folder}: question ids that are there twice: {', '.join(twice[:5])}")
-    return Data(items=items, files=files, notes=(*notes, *check_sums(files, _SUMS)), whole=not notes)
+    return reading.data(items)
 
 
 def _check(row: Any, where: str) -> None:
@@ -221,7 +193,7 @@ def _official(
     return Request(
         id=f"{question['q_id']}-{form}",
         item=item["set_id"],
-        messages=({"role": "system", "content": system}, {"role": "user", "content": user}),
+        messages=chat(user, system),
         gold=gold,
         meta=meta,
         max_new_tokens=_NEW_TOKENS,
@@ -253,10 +225,8 @@ def _social_r1(item: Mapping[str, Any], category: str, question: Mapping[str, An
     )
 
 
-def grade(request: Request, protocol: ProtocolName, reply: str) -> Grade:
-    """Official: the option's number, yes or no, the names, or for a free answer the reply with its token F1."""
-    if protocol == "social_r1":
-        return card_grade(request, reply)
+def read(request: Request, protocol: ProtocolName, reply: str) -> str | Grade:
+    """Return the option's number, yes or no, the names, or for a free answer the reply with its token F1."""
     form = request.meta["form"]
     if form == _FREE:
         return Grade(reply, token_f1(reply, request.gold))
@@ -264,8 +234,7 @@ def grade(request: Request, protocol: ProtocolName, reply: str) -> Grade:
         names = [name.strip() for name in reply.split(",")]
         answer = ", ".join(names) if any(names) else ""
         return Grade(answer, float(set(names) == set(request.gold)))
-    answer = _yes_no(reply) if form == _YES_NO else _number(reply, request.meta["options"])
-    return Grade(answer, float(answer == request.gold))
+    return _yes_no(reply) if form == _YES_NO else _number(reply, request.meta["options"])
 
 
 def _yes_no(reply: str) -> str:
@@ -324,8 +293,7 @@ def metrics(graded: Sequence[Graded], protocol: ProtocolName) -> dict[str, Metri
     for file, group in by_group([one for one in closed if "file" in one.request.meta], "file").items():
         in_file = by_group(group, "category")
         found |= {f"{file}/{name}": accuracy(in_file[name]) for name in _ASKED if name in in_file}
-    found |= {f"form/{form}": accuracy(group) for form, group in by_group(asked, "form").items()}
-    found |= {f"lie_type/{name}": accuracy(group) for name, group in by_group(micro, "lie_type").items()}
+    found |= accuracies(asked, "form", "form/") | accuracies(micro, "lie_type", "lie_type/")
     if _JUSTIFICATION in by_category:
         both: dict[str, float] = {}
         for one in (*by_category[_JUSTIFICATION], *by_category.get("comprehension", ())):
@@ -335,7 +303,7 @@ def metrics(graded: Sequence[Graded], protocol: ProtocolName) -> dict[str, Metri
         wrong = [max(token_f1(one.grade.answer, text) for text in one.request.meta["wrong"]) for one in free]
         found["free/f1"] = accuracy(free)
         found["free/f1_wrong"] = mean_metric(wrong, [one.request.item for one in free])
-        found |= {f"free/{name}": accuracy(group) for name, group in by_group(free, "category").items()}
+        found |= accuracies(free, "category", "free/")
     return found
 
 
@@ -358,11 +326,12 @@ TASK = Task(
     source="nii-cl/tactful-tom @ 0881b0d (dataset/final_set)",
     licence="not stated (research and evaluation only, no training)",
     published=(sum(_CONVERSATIONS), "conversations"),
-    protocols={"official": _DECODING, "official_cot": _DECODING, "social_r1": GREEDY},
+    protocols=ways("official", "official_cot", drawn=Decoding(temperature=0.2)),
+    kind="category",
     load=load,
     requests=requests,
     follow_up=follow_up,
-    grade=grade,
+    grade=graded_by(read),
     metrics=metrics,
     embedding_model=TACTFULTOM_MODEL,
     embedded=lambda graded, embed: (list(graded), embedded_figures(graded, embed)),

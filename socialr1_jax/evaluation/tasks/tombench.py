@@ -22,24 +22,11 @@ from socialr1_jax.data.evaluation_sets import EVALUATION_SETS
 from socialr1_jax.data.examples import LETTERS
 from socialr1_jax.data.options import gold_letter, parse_options
 from socialr1_jax.data.tables import listed
-from socialr1_jax.evaluation.card import card_grade, card_request
-from socialr1_jax.evaluation.task import (
-    GREEDY,
-    BenchmarkError,
-    Data,
-    Grade,
-    Graded,
-    Messages,
-    Metric,
-    ProtocolName,
-    Request,
-    Task,
-    Wording,
-    mean_metric,
-)
-from socialr1_jax.evaluation.tasks.fields import text
-from socialr1_jax.evaluation.tasks.files import check_sums, find_file, read_jsonl
-from socialr1_jax.runtime.files import sha256
+from socialr1_jax.evaluation.card import card_request, graded_by, lettered
+from socialr1_jax.evaluation.metrics import Grade, Graded, Metric, mean_metric
+from socialr1_jax.evaluation.request import Messages, ProtocolName, Request, Wording, chat
+from socialr1_jax.evaluation.task import BenchmarkError, Data, Task, ways
+from socialr1_jax.evaluation.tasks.reading import Reading, text
 from socialr1_jax.runtime.terminal import shown
 
 TASKS = (
@@ -83,24 +70,21 @@ _HEADINGS = {"en": ("[Story]", "[Question]", "[Candidate Answers]"), "zh": ("[æ•
 
 
 def load(folder: Path) -> Data:
-    """The rows of all 20 files, each with its `task` (the file's name) and `number` (its line's place in the file).
+    """Return the rows of all 20 files, each with its `task` (the file's name) and `number` (its line's place there).
 
     Raises BenchmarkError.
     """
+    reading = Reading(folder, _SUMS)
     items: list[dict[str, Any]] = []
-    files: dict[str, str] = {}
     for name in _FILES:
-        path = find_file(folder / "data", name)
-        files[path.name] = sha256(path)
-        for number, row in enumerate(read_jsonl(path), 1):
-            where = f"{path}, row {number}"
+        for number, (where, row) in enumerate(reading.rows(reading.find(name, under="data")), 1):
             abilities = _abilities(text(row, _ABILITY, where), where)
             item = {"task": name.removesuffix(".jsonl"), "number": number, "abilities": abilities}
             asked = {language: _question(row, language, where) for language in _LANGUAGES}
             written = {language: _written(row, language, one["options"]) for language, one in asked.items()}
             items.append(item | asked | {"written": written, "answer": row[_ANSWER]})
-    notes = [f"{len(items)} of {_WHOLE} questions"] if len(items) != _WHOLE else []
-    return Data(items=items, files=files, notes=(*notes, *check_sums(files, _SUMS)), whole=not notes)
+    reading.count(len(items), _WHOLE, "questions")
+    return reading.data(items)
 
 
 def _question(row: Mapping[str, Any], language: str, where: str) -> dict[str, Any]:
@@ -184,18 +168,17 @@ def _official(item: Mapping[str, Any], language: str, seed: int, wording: Wordin
 def _messages(
     asked: Mapping[str, Any], language: str, options: Sequence[str], wording: Wording | None, cot: bool
 ) -> Messages:
-    letters = LETTERS[: len(options)]
     if wording:
         system = wording.text(f"system_cot_{language}" if cot else f"system_{language}")
-        choices = {f"choice_{letter.lower()}": option for letter, option in zip(letters, options, strict=True)}
+        choices = {f"choice_{letter.lower()}": option for letter, option in zip(LETTERS, options, strict=False)}
         values = {"story": asked["story"], "question": asked["question"], **choices}
         user = wording.text(f"user_{len(options)}_{language}", **values)
     else:
         system = _TASK[language].format(how=(_COT if cot else _DIRECT)[language])
         story, question, candidates = _HEADINGS[language]
         head = f"{story}\n{asked['story']}\n\n{question}\n{asked['question']}\n\n{candidates}\n"
-        user = head + "\n".join(f"{letter}. {option}" for letter, option in zip(letters, options, strict=True))
-    return ({"role": "system", "content": system}, {"role": "user", "content": user})
+        user = head + lettered(options)
+    return chat(user, system)
 
 
 def _social_r1(item: Mapping[str, Any], language: str) -> Request:
@@ -203,17 +186,15 @@ def _social_r1(item: Mapping[str, Any], language: str) -> Request:
     return card_request(id=f"{name}-{language}", item=name, meta=_meta(item, language) | {"try": 1}, **item[language])
 
 
-def grade(request: Request, protocol: ProtocolName, reply: str) -> Grade:
-    """Official: the letter of the file behind the displayed one; "" when the letter was not on display."""
-    if protocol == "social_r1":
-        return card_grade(request, reply)
-    answer = request.meta["shown"].get(_letter(reply), "")
-    return Grade(answer, float(answer == request.gold))
+def read(request: Request, protocol: ProtocolName, reply: str) -> str:
+    """Return the letter of the file behind the displayed one; "" when the letter was not on display."""
+    shown: Mapping[str, str] = request.meta["shown"]
+    return shown.get(_letter(reply), "")
 
 
 def kinder(request: Request, protocol: ProtocolName, reply: str) -> Grade:
-    """Grade as `grade`, with the letter of the option that the file's answer means."""
-    answer = grade(request, protocol, reply).answer
+    """Grade the same answer by the letter of the option that the file's answer means."""
+    answer = read(request, protocol, reply)
     return Grade(answer, float(answer == request.meta.get("letter", request.gold)))
 
 
@@ -274,10 +255,12 @@ TASK = Task(
     source="zhchen18/ToMBench @ 4f491f0 (its folder data)",
     licence="MIT",
     published=(_WHOLE, "questions"),
-    protocols={"official": GREEDY, "official_cot": GREEDY, "social_r1": GREEDY},
+    protocols=ways("official", "official_cot"),
+    kind="task",
+    headline={"language": "en"},
     load=load,
     requests=requests,
-    grade=grade,
+    grade=graded_by(read),
     metrics=metrics,
     kinder=kinder,
 )

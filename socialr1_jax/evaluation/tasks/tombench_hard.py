@@ -18,21 +18,11 @@ from typing import Any
 from socialr1_jax.config.sections import scalar_text
 from socialr1_jax.data.options import gold_letter, parse_options
 from socialr1_jax.data.tables import BadRow, DataError, file_rows, listed, nearest, refuse_half_characters
-from socialr1_jax.evaluation.card import card_grade, card_request, published_grade
-from socialr1_jax.evaluation.task import (
-    BenchmarkError,
-    Data,
-    Grade,
-    Graded,
-    Hub,
-    Metric,
-    ProtocolName,
-    Request,
-    Task,
-    accuracy,
-    by_group,
-)
-from socialr1_jax.evaluation.tasks.files import find_file, read_json
+from socialr1_jax.evaluation.card import card_request, graded_by, published_grade
+from socialr1_jax.evaluation.metrics import Graded, Metric, accuracies, accuracy
+from socialr1_jax.evaluation.request import ProtocolName, Request
+from socialr1_jax.evaluation.task import BenchmarkError, Data, Hub, Remark, Task
+from socialr1_jax.evaluation.tasks.reading import find_file, read_json
 from socialr1_jax.runtime.files import ROW_SUFFIXES, sha256
 from socialr1_jax.runtime.terminal import shown
 
@@ -73,7 +63,8 @@ def load(folder: Path, columns: Mapping[str, str | Sequence[str]] | None = None)
     notes = [f"columns read from {path.name}: " + "; ".join(f"{k} = {', '.join(v)}" for k, v in (places or {}).items())]
     if len(items) != _WHOLE:
         notes.append(f"{len(items)} questions, not the {_WHOLE} of the held-out set: figures do not compare with it")
-    return Data(items=items, files={path.name: sha256(path)}, notes=tuple(notes), whole=len(items) == _WHOLE)
+    remarks = tuple(map(Remark, notes))
+    return Data(items=items, files={path.name: sha256(path)}, remarks=remarks, whole=len(items) == _WHOLE)
 
 
 def _data_file(folder: Path) -> Path:
@@ -189,15 +180,9 @@ def requests(data: Data, protocol: ProtocolName, seed: int) -> list[Request]:
     ]
 
 
-def grade(request: Request, protocol: ProtocolName, reply: str) -> Grade:
-    """Grade the letter in <Answer>: official as the paper's code reads it, social_r1 as training does."""
-    return published_grade(request, reply) if protocol == "official" else card_grade(request, reply)
-
-
 def metrics(graded: Sequence[Graded], protocol: ProtocolName) -> dict[str, Metric]:
     """Accuracy, over all and of each dimension."""
-    groups = by_group(graded, "dimension")
-    return {"accuracy": accuracy(graded)} | {f"dimension/{name}": accuracy(group) for name, group in groups.items()}
+    return {"accuracy": accuracy(graded)} | accuracies(graded, "dimension", "dimension/")
 
 
 _SOURCE = "hub dataset Jincenzi/ToMBench_Hard, or SocialR1/dataset in microsoft/AnthropomorphicIntelligence"
@@ -210,6 +195,6 @@ TASK = Task(
     published=(_WHOLE, "questions"),
     load=load,
     requests=requests,
-    grade=grade,
+    grade=graded_by(lambda request, protocol, reply: published_grade(request, reply)),
     metrics=metrics,
 )
