@@ -389,7 +389,8 @@ def test_dry_run_prints_yaml_and_the_arithmetic(capsys):
 
 def test_a_bad_key_is_told_before_anything_heavy_is_imported():
     code = (
-        "import sys; from socialr1_jax.config.command_line import parse_args; from socialr1_jax.config.run import RunConfig\n"
+        "import sys; from socialr1_jax.config.run import RunConfig\n"
+        "from socialr1_jax.config.command_line import parse_args\n"
         "heavy = {'jax', 'flax', 'numpy', 'transformers', 'torch', 'rich', 'matplotlib'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
         "parse_args(RunConfig, ['stps=1'], description='')"

@@ -9,7 +9,8 @@ from types import SimpleNamespace
 import jax.numpy as jnp
 import pytest
 
-from socialr1_jax.config.run import CheckpointConfig, ConfigError, RewardConfig, RunConfig, load_config, parse_args
+from socialr1_jax.config.command_line import parse_args
+from socialr1_jax.config.run import CheckpointConfig, ConfigError, RewardConfig, RunConfig, load_config
 from socialr1_jax.grpo.update import TrainState
 from socialr1_jax.report import write_report
 from socialr1_jax.rewards.shares import ShareWatch
