@@ -23,6 +23,7 @@ from socialr1_jax.grpo.update import Sums, TrainState, moment_shardings
 from socialr1_jax.models.arithmetic import Arithmetic, Cost
 from socialr1_jax.models.attention import Backend, attention_backend
 from socialr1_jax.models.blockwise import Segments
+from socialr1_jax.models.kv_cache import LayerCache, Sharing
 from socialr1_jax.models.qwen3 import Layout, Params, Qwen3Config, Weight, check_mesh, weight_specs
 from socialr1_jax.models.reward_model import position_scores
 from socialr1_jax.models.shapes import PUBLISHED_TOKENS, SHAPES, named_shape
@@ -34,7 +35,15 @@ from socialr1_jax.runtime.mesh import AXES, ROWS, P
 from socialr1_jax.runtime.terminal import counted
 from socialr1_jax.sampling import Engine, SamplingParams
 from socialr1_jax.sampling.batch import STOP_MULTIPLE, product_blocks, slot_stride
-from socialr1_jax.sampling.decode import DecodeState, admit, decode_segment, empty_batch, reshard, take_rows
+from socialr1_jax.sampling.decode import (
+    DecodeState,
+    admit,
+    decode_segment,
+    empty_batch,
+    empty_caches,
+    reshard,
+    take_rows,
+)
 from socialr1_jax.sampling.memory import USABLE, BatchPlan, free_memory
 from socialr1_jax.weights.hf import map_weights
 from socialr1_jax.weights.hub import cached_folder
@@ -390,6 +399,12 @@ class _Run:
             lowered = empty_batch.lower(self.model, rows, slots, jnp.dtype(self.dtype), STOP_MULTIPLE)
         return _laid_out(lowered.out_info, lowered.compile().output_shardings)
 
+    def prefixes(self, count: int, slots: int) -> list[LayerCache]:
+        """Return the abstract caches of what rows share, where the compiler lays them."""
+        with jax.set_mesh(self.mesh):
+            lowered = empty_caches.lower(self.model, count, slots, jnp.dtype(self.dtype))
+        return _laid_out(lowered.out_info, lowered.compile().output_shardings)
+
     def rollout_phases(self) -> Iterator[Phase]:
         """Compiles what samples and scores: new rollout weights, prefill, cache growth, decode, content scores."""
         config, model, mesh, dtype, costs = self.config, self.model, self.mesh, self.dtype, self.costs
@@ -406,6 +421,7 @@ class _Run:
         yield phase("reshard", compiled, beside=self.resting, cost=moved)
 
         decoding = self.rollout_state(rows, slots)
+        prefixes = self.prefixes(largest.prefixes * shards, largest.width)
         placed = largest.prompts * min(samples, largest.rows) * shards
         fresh = self.rollout_state(placed, stride)._replace(caches=[])
         compiled, _ = compile_(
@@ -414,9 +430,9 @@ class _Run:
             self.masters,
             model,
             decoding,
+            prefixes,
             array((prompts, largest.width), jnp.int32),
-            array((prompts,), jnp.int32),
-            array((placed,), jnp.int32),
+            *(array((size,), jnp.int32) for size in (prompts, prompts, placed)),
             fresh,
             dtype=jnp.dtype(dtype),
             backend=self.backend,
@@ -425,9 +441,9 @@ class _Run:
         cost = costs.forward(grpo.prompts_per_step, prompt, 0, passes=passes)
         yield phase("prefill", compiled, beside=self.resting | {"rollout weights": weights}, cost=cost, calls=passes)
 
-        before = self.rollout_state(rows, slots - stride).caches[0]
+        before = self.prefixes(rows, max(stride, slots - stride))[0]
         compiled, _ = compile_("cache growth", take_rows, before, array((rows,), jnp.int32), slots=slots)
-        kept = self.training | {"rollout weights": weights, "cache": decoding.caches[1:]}
+        kept = self.training | {"rollout weights": weights, "cache": (decoding.caches[1:], prefixes)}
         yield phase("cache growth", compiled, beside=kept, cost=Cost())
 
         compiled, _ = compile_(
@@ -436,12 +452,18 @@ class _Run:
             weights,
             model,
             decoding,
+            prefixes,
+            Sharing(
+                array((largest.prefixes * shards,), jnp.int32),
+                array((largest.prefixes * shards, largest.sharers), jnp.int32),
+                array((rows,), jnp.int32),
+            ),
             array((), jnp.int32, P()),
             steps=sampling.segment_tokens,
             num_tokens=self.num_tokens,
             blocks=product_blocks(self.platform, mesh.shape["tensor"]),
         )
-        cost = costs.decode_step(self.responses / calls, prompt + mean / 2) * (mean * calls)
+        cost = costs.decode_step(self.responses / calls, mean / 2, prompt, sampling.group_size) * (mean * calls)
         segments = calls * -(-mean // sampling.segment_tokens)
         yield phase("decode", compiled, beside=self.training, cost=cost, calls=segments, steps=calls * mean)
 

@@ -110,13 +110,13 @@ class Steps:
             return found
         engine = self.sampler.engine(self.state.params)
         rows = engine.plan(self._rollouts.prompts, self.sampler.sampling).rows * row_shards()
-        new, pairs = _decoded(self._rollouts)
+        new, _, read = _decoded(self._rollouts)
         return found | {
             "responses": len(new),
             "rows_at_once": min(rows, len(new)),
             "longest_response": int(new.max()),
             "decode_weight_bytes": float(new.max() * self._arithmetic.decode_step(0, 0).bytes),
-            "decode_cache_bytes": pairs * self._arithmetic.cache_token,
+            "decode_cache_bytes": read * self._arithmetic.cache_token,
         }
 
     def close(self) -> None:
@@ -131,9 +131,9 @@ class Steps:
         needed = self._arithmetic
         weights = needed.decode_step(0, 0).bytes
         prefill = sum(needed.flops(n, n * n / 2, 0) for n in map(len, rollouts.prompts))
-        new, pairs = _decoded(rollouts)
+        new, pairs, read = _decoded(rollouts)
         decode = needed.flops(float(new.sum()), pairs, float(new.sum()))
-        return [Cost(prefill, weights), Cost(decode, new.max() * weights + pairs * needed.cache_token)]
+        return [Cost(prefill, weights), Cost(decode, new.max() * weights + read * needed.cache_token)]
 
     def _forward_cost(self, batch: list[MicroBatch]) -> Cost:
         """Return the cost of one forward pass over the micro-batches."""
@@ -156,8 +156,13 @@ class _Guarded(Update):
             raise ImplicitTransfer(f"the update moved an array unasked: {error}") from error
 
 
-def _decoded(rollouts: Rollouts) -> tuple[np.ndarray, float]:
-    """Return the tokens of each response, and the pairs of a query and a key in decoding them."""
+def _decoded(rollouts: Rollouts) -> tuple[np.ndarray, float, float]:
+    """Return the tokens of each response, the pairs of a query and a key in decoding them, and the keys read.
+
+    A step reads a prompt's keys once for all of its responses.
+    """
     new = np.array([len(completion.tokens) for completion in rollouts.completions], float)
-    prompt = np.repeat([len(prompt) for prompt in rollouts.prompts], rollouts.group)
-    return new, float(np.sum(new * prompt + new * new / 2))
+    prompts = np.array([len(prompt) for prompt in rollouts.prompts])
+    new_pg, own = new.reshape(len(prompts), -1), float(np.sum(new * new / 2))
+    pairs, read = np.sum(new_pg.sum(1) * prompts), np.sum(new_pg.max(1) * prompts)
+    return new, own + float(pairs), own + float(read)

@@ -291,7 +291,7 @@ class Rollout:
             # New ones begin as copies of the first: nothing reads them before they are filled.
             numbers = np.pad(np.arange(before), (0, count - before))
             self._take_prefixes(np.tile(numbers, (self.shards, 1)), slots)
-        self.lengths = np.pad(self.lengths, ((0, 0), (0, count - self.lengths.shape[1])))
+        self.lengths = np.pad(self.lengths, ((0, 0), (0, count - before)))
         self.prefix_slots = slots
         if not self.prefixes and slots:
             config, dtype = self.engine.config, jnp.dtype(self.engine.dtype)
@@ -332,17 +332,15 @@ class Rollout:
         self.slots = slots
         if (count := order.shape[1]) < self.lengths.shape[1]:  # no more prefixes than rows
             used = used_entries(self.rows, self.entries, self.lengths.shape[1])
-            self._take_prefixes(np.argsort(~used, axis=1, kind="stable")[:, :count], self.prefix_slots)
+            moved = np.argsort(~used, axis=1, kind="stable")
+            self.entries = np.take_along_axis(np.argsort(moved, axis=1), self.entries, axis=1)
+            self.lengths = np.take_along_axis(self.lengths, moved[:, :count], axis=1)
+            self._take_prefixes(moved[:, :count], self.prefix_slots)
 
     def _take_prefixes(self, order: np.ndarray, slots: int) -> None:
         """The given prefixes of each device, with so many slots."""
         with told(f"change to {order.shape[1]} prefixes of {slots} slots"):
             self.prefixes = resized_caches(self.prefixes, place(order.reshape(-1)), slots)
-        number = np.zeros_like(self.lengths)
-        np.put_along_axis(number, order[:, ::-1], np.arange(order.shape[1])[None, ::-1], axis=1)
-        self.entries = np.take_along_axis(number, self.entries, axis=1)
-        self.lengths = np.take_along_axis(self.lengths, order, axis=1)
-        self.prefix_slots = slots
 
     def _enough(self) -> int:
         """A device may end its segment when no more rows than this are live: others wait, or half the batch will do.
