@@ -391,7 +391,7 @@ class _Run:
     @property
     def width(self) -> int:
         """Tokens of the widest row, padding included."""
-        return width_of(self.largest.slots, 16 if self.platform == "cpu" else 128)
+        return width_of(self.largest.width + self.largest.slots, 16 if self.platform == "cpu" else 128)
 
     def rollout_state(self, rows: int, slots: int) -> DecodeState:
         """The abstract state of a batch, where the compiler lays it."""

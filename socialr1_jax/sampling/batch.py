@@ -253,11 +253,9 @@ class Rollout:
                         assert engine.decode is not None
                         self.strings[row] = StopStrings(params.stop, engine.decode)
         assert self.state is not None
-        places, others = (place(entries_p), place(rows_m.reshape(-1))), fresh.placed()
+        places, others = place(rows_m.reshape(-1)), fresh.placed()
         if self.shared is not None:
-            self.state, self.prefixes = self.shared.admit(
-                self.state, self.prefixes, dealt, size, width, places[1], others
-            )
+            self.state, self.prefixes = self.shared.admit(self.state, self.prefixes, dealt, size, width, places, others)
             return
         with told(f"prefill of {size} prompts x {width} tokens for {self.rows.shape[1]} rows x {self.slots} slots"):
             self.state, self.prefixes = admit(
@@ -267,7 +265,8 @@ class Rollout:
                 self.prefixes,
                 place(tokens_pt),
                 place(lengths_p),
-                *places,
+                place(entries_p),
+                places,
                 others,
                 dtype=jnp.dtype(engine.dtype),
                 backend=engine.backend,

@@ -119,9 +119,9 @@ class Engine:
         """The batch that these prompts get on each device. Raises ValueError when not even one row fits."""
         each = _one_each(sampling, len(prompts))
         stride, shards = slot_stride(self.platform), row_shards()
+        longest, new = max(map(len, prompts)), max(params.max_new_tokens for params in each)
         # Of a prompt that shares its prefix with others, at most a quarter is in a row's own slots.
-        own = [len(prompt) // 4 if self.share_prefixes else 0 for prompt in prompts]
-        lengths = [length + params.max_new_tokens for length, params in zip(own, each, strict=True)]
+        own = longest // 4 if self.share_prefixes else 0
         rows, group = sum(params.n for params in each), max(params.n for params in each)
         # A whole number of groups, where all are alike.
         wanted = round_up(-(-rows // shards), group) if group * len(prompts) == rows else -(-rows // shards)
@@ -133,8 +133,8 @@ class Engine:
             rows=wanted,
             group=group,
             prompts=-(-len(prompts) // shards),
-            width=round_up(max(map(len, prompts)), stride),
-            slots=round_up(max(lengths), stride),
+            width=round_up(longest, stride),
+            slots=round_up(own + new, stride),
             backend=self.backend,
             tensor=tensor_shards(),
             memory=memory,
