@@ -114,7 +114,9 @@ class EvaluateConfig(QuestionFileConfig, ServerConfig):
     thinking_tokens: int = Field(4096, ge=1, description="tokens that thoughts may take, on top of the answer's")
     max_new_tokens: int = Field(0, ge=0, description="limit of a reply, thoughts included; 0 = as the protocol has it")
     batch_size: str = Field("auto", pattern="auto|[1-9][0-9]*", description="replies decoded at once on a device")
-    share_prefixes: bool = Field(True, description="compute what prompts begin with alike (one story) once")
+    share_prefixes: bool = Field(
+        True, description="compute, keep and read what prompts begin with alike (one story) once"
+    )
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="of weights and computation here")
     seed: int = Field(0, ge=0, lt=2**31, description="of option orders and draws")
     log_samples: bool = Field(True, description="write samples_<task>.jsonl, which score.py scores again")

@@ -79,10 +79,10 @@ class Arithmetic:
             "lm_head": Cost(2 * self.vocabulary * predicted, self.vocabulary * read),
         }
 
-    def decode_step(self, rows: float, context: float) -> Cost:
-        """One token for each of `rows`, which have `context` tokens each in their caches."""
-        flops = rows * (2 * (self.kernels + self.vocabulary) + self.attention_pair * context)
-        return Cost(flops, self._weights + rows * context * self.cache_token)
+    def decode_step(self, rows: float, own: float, prefix: float = 0, group: float = 1) -> Cost:
+        """One token for each of `rows`, which have `own` tokens each behind `prefix` tokens that a group shares."""
+        flops = rows * (2 * (self.kernels + self.vocabulary) + self.attention_pair * (own + prefix))
+        return Cost(flops, self._weights + rows * (own + prefix / group) * self.cache_token)
 
     def update(self, rows: float, tokens: float, predicted: float, micro_batches: float, remat: str) -> Cost:
         """Forward and backward of `rows`, the logits computed twice."""

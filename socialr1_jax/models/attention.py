@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from socialr1_jax.models.blockwise import Prefix, Segments, blockwise_attention, prefixed_attention
+from socialr1_jax.models.kv_cache import LayerCache, Sharing
 
 Backend = Literal["xla", "cudnn"]
 
@@ -93,12 +94,40 @@ def _masked_attention(
     return jax.nn.dot_product_attention(q_btnh, k_bskh, v_bskh, mask=mask_b1ts, implementation=implementation)
 
 
-def decode_attention(q_bnh: jax.Array, k_bkhs: jax.Array, v_bksh: jax.Array, lengths_b: jax.Array) -> jax.Array:
-    """One query a row against the first `lengths_b` entries of its cache -> [b, n, h]; softmax in float32."""
-    b, n, h = q_bnh.shape
-    kv_heads, slots = v_bksh.shape[1], v_bksh.shape[2]
-    q_bkgh = q_bnh.reshape(b, kv_heads, n // kv_heads, h) * h**-0.5
-    scores_bkgs = jnp.einsum("bkgh,bkhs->bkgs", q_bkgh, k_bkhs, preferred_element_type=jnp.float32)
-    seen_bs = jnp.arange(slots) < lengths_b[:, None]
-    weights_bkgs = jax.nn.softmax(jnp.where(seen_bs[:, None, None], scores_bkgs, -jnp.inf), axis=-1)
-    return jnp.einsum("bkgs,bksh->bkgh", weights_bkgs.astype(v_bksh.dtype), v_bksh).reshape(b, n, h)
+def decode_attention(
+    q_bnh: jax.Array, cache: LayerCache, lengths_b: jax.Array, prefixes: LayerCache, sharing: Sharing
+) -> jax.Array:
+    """Return attention of one query a row over its prefix and the first `lengths_b` slots of its cache -> [b, n, h].
+
+    A prefix is read once for all rows that share it, and the two parts are weighed by their sums in float32.
+    """
+    e, m = sharing.rows_em.shape
+    q_bkgh = q_bnh.reshape(*cache.v_bksh.shape[:2], -1, q_bnh.shape[-1])
+    own_bkgh, norm_bkg1 = _beside(q_bkgh, cache, lengths_b)
+    q_emkgh = q_bkgh[sharing.rows_em]
+    q_ekrh = q_emkgh.swapaxes(1, 2).reshape(e, q_bkgh.shape[1], -1, q_bkgh.shape[3])
+    parts = _beside(q_ekrh, prefixes, sharing.lengths_e)
+
+    def of_rows(x_ekrh: jax.Array) -> jax.Array:
+        x_emkgh = x_ekrh.reshape(*x_ekrh.shape[:2], m, -1, x_ekrh.shape[-1]).swapaxes(1, 2)
+        return x_emkgh.reshape(e * m, *x_emkgh.shape[2:])[sharing.places_b]
+
+    before_bkgh, before_bkg1 = map(of_rows, parts)
+    share_bkg1 = jax.nn.sigmoid(norm_bkg1 - before_bkg1)  # of the row's own tokens in the sum of all
+    mixed_bkgh = share_bkg1 * own_bkgh + (1 - share_bkg1) * before_bkgh
+    return mixed_bkgh.reshape(q_bnh.shape).astype(q_bnh.dtype)
+
+
+def _beside(q_bkrh: jax.Array, cache: LayerCache, lengths_b: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Return attention over the first `lengths_b` slots and the log of its sum, both float32."""
+    scores_bkrs = jnp.einsum("bkrh,bkhs->bkrs", q_bkrh, cache.k_bkhs, preferred_element_type=jnp.float32)
+    seen_bs = jnp.arange(cache.slots) < lengths_b[:, None]
+    # A finite number: a prefix may be empty.
+    scores_bkrs = jnp.where(seen_bs[:, None, None], scores_bkrs * q_bkrh.shape[-1] ** -0.5, -1e30)
+    highest_bkr1 = scores_bkrs.max(-1, keepdims=True)
+    powers_bkrs = jnp.exp(scores_bkrs - highest_bkr1)
+    total_bkr1 = powers_bkrs.sum(-1, keepdims=True)
+    out_bkrh = jnp.einsum(
+        "bkrs,bksh->bkrh", powers_bkrs.astype(cache.v_bksh.dtype), cache.v_bksh, preferred_element_type=jnp.float32
+    )
+    return out_bkrh / total_bkr1, highest_bkr1 + jnp.log(total_bkr1)

@@ -17,6 +17,7 @@ from socialr1_jax.grpo.update import Sums, TrainState, moment_shardings
 from socialr1_jax.models.arithmetic import Arithmetic, Cost
 from socialr1_jax.models.attention import Backend
 from socialr1_jax.models.blockwise import Segments
+from socialr1_jax.models.kv_cache import LayerCache, Sharing
 from socialr1_jax.models.qwen3 import Layout, Params, Qwen3Config, Weight, weight_specs
 from socialr1_jax.models.reward_model import position_scores
 from socialr1_jax.plan.hlo import attention_kernels, collectives
@@ -25,7 +26,15 @@ from socialr1_jax.plan.shapes import mean_response, shape_of
 from socialr1_jax.runtime.mesh import ROWS, P
 from socialr1_jax.sampling import Engine, SamplingParams
 from socialr1_jax.sampling.batch import STOP_MULTIPLE, product_blocks, slot_stride
-from socialr1_jax.sampling.decode import DecodeState, admit, decode_segment, empty_batch, reshard, take_rows
+from socialr1_jax.sampling.decode import (
+    DecodeState,
+    admit,
+    decode_segment,
+    empty_batch,
+    empty_caches,
+    reshard,
+    take_rows,
+)
 from socialr1_jax.sampling.memory import USABLE, BatchPlan
 from socialr1_jax.weights.hf import map_weights
 
@@ -165,7 +174,7 @@ class AbstractRun:
     @property
     def width(self) -> int:
         """Tokens of the widest row, padding included."""
-        return width_of(self.largest.slots, row_multiple(self.platform))
+        return width_of(self.largest.width + self.largest.slots, row_multiple(self.platform))
 
     @property
     def micro_batches(self) -> int:
@@ -218,6 +227,17 @@ class AbstractRun:
             lowered = empty_batch.lower(self.model, rows, slots, jnp.dtype(self.dtype), STOP_MULTIPLE)
         return _laid_out(lowered.out_info, lowered.compile().output_shardings)
 
+    @cached_property
+    def prefixes(self) -> list[LayerCache]:
+        """The abstract caches of what rows share."""
+        return self.caches(self.largest.prefixes * self.shards, self.largest.width)
+
+    def caches(self, rows: int, slots: int) -> list[LayerCache]:
+        """Abstract caches, where the compiler lays them."""
+        with jax.set_mesh(self.mesh):
+            lowered = empty_caches.lower(self.model, rows, slots, jnp.dtype(self.dtype))
+        return _laid_out(lowered.out_info, lowered.compile().output_shardings)
+
     def reshard(self) -> Phase:
         cost = Cost(0, self.costs.parameters * (4 + self.costs.itemsize * self.costs.copies))
         return self.phase(self.resharded, beside=self.resting, cost=cost)
@@ -233,9 +253,9 @@ class AbstractRun:
             self.masters,
             self.model,
             self.decoding,
+            self.prefixes,
             self.array((prompts, largest.width), jnp.int32),
-            self.array((prompts,), jnp.int32),
-            self.array((placed,), jnp.int32),
+            *(self.array((size,), jnp.int32) for size in (prompts, prompts, placed)),
             self.rollout_state(placed, slot_stride(self.platform))._replace(caches=[]),
             dtype=jnp.dtype(self.dtype),
             backend=self.backend,
@@ -246,15 +266,17 @@ class AbstractRun:
         return self.phase(compiled, beside=beside, cost=cost, calls=passes)
 
     def cache_growth(self) -> Phase:
-        rows, slots = self.largest.rows * self.shards, self.largest.slots
-        before = self.rollout_state(rows, slots - slot_stride(self.platform)).caches[0]
+        rows, slots, stride = self.largest.rows * self.shards, self.largest.slots, slot_stride(self.platform)
+        before = self.caches(rows, max(stride, slots - stride))[0]
         rows_taken = self.array((rows,), jnp.int32)
         compiled = self.compile("cache growth", "rollout", take_rows, before, rows_taken, slots=slots)
-        beside = self.training | {"rollout weights": self.resharded.results, "cache": self.decoding.caches[1:]}
+        cache = (self.decoding.caches[1:], self.prefixes)
+        beside = self.training | {"rollout weights": self.resharded.results, "cache": cache}
         return self.phase(compiled, beside=beside, cost=Cost())
 
     def decode(self) -> Phase:
-        mean, segment = self.mean, self.config.sampling.segment_tokens
+        mean, sampling, largest = self.mean, self.config.sampling, self.largest
+        segment, rows, prefixes = sampling.segment_tokens, largest.rows * self.shards, largest.prefixes * self.shards
         compiled = self.compile(
             "decode",
             "rollout",
@@ -262,13 +284,16 @@ class AbstractRun:
             self.resharded.results,
             self.model,
             self.decoding,
+            self.prefixes,
+            Sharing(*(self.array(shape, jnp.int32) for shape in ((prefixes,), (prefixes, largest.sharers), (rows,)))),
             self.array((), jnp.int32, P()),
             steps=segment,
             num_tokens=self.num_tokens,
             blocks=product_blocks(self.platform, self.mesh.shape["tensor"]),
         )
         batches = -(-self.responses // (self.of_step.rows * self.shards))  # full ones, one after another
-        cost = self.costs.decode_step(self.responses / batches, self.prompt + mean / 2) * (mean * batches)
+        cost = self.costs.decode_step(self.responses / batches, mean / 2, self.prompt, sampling.group_size)
+        cost = cost * (mean * batches)
         calls, steps = batches * -(-mean // segment), batches * mean
         return self.phase(compiled, beside=self.training, cost=cost, calls=calls, steps=steps)
 

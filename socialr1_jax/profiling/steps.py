@@ -100,10 +100,12 @@ class Steps:
         """Return the costs of a prefill of each prompt and of decoding all rows at once, weights read once a pass."""
         new_b = np.array([len(completion.tokens) for completion in rollouts.completions], float)
         prompts_p = np.array([len(prompt) for prompt in rollouts.prompts], float)
-        pairs = float(np.sum(new_b * np.repeat(prompts_p, rollouts.group) + new_b * new_b / 2))  # of query and key
+        own, new_pg = float(np.sum(new_b * new_b / 2)), new_b.reshape(len(prompts_p), -1)
+        pairs = own + float(np.sum(new_pg.sum(1) * prompts_p))  # of query and key
+        read = own + float(np.sum(new_pg.max(1) * prompts_p))  # keys: a step reads a prompt's once for its group
         prefill = self._needed.by_block(prompts_p.sum(), np.sum(prompts_p * prompts_p / 2), 0, passes=1)
         decode = self._needed.by_block(new_b.sum(), pairs, new_b.sum(), passes=new_b.max())
-        return [prefill, decode | {"attend": decode["attend"] + Cost(0, pairs * self._needed.cache_token)}]
+        return [prefill, decode | {"attend": decode["attend"] + Cost(0, read * self._needed.cache_token)}]
 
     def _forward_cost(self, batch: Sequence[MicroBatch]) -> dict[str, Cost]:
         """Return the cost of one forward pass over the micro-batches."""

@@ -10,12 +10,13 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from socialr1_jax.models.kv_cache import LayerCache
 from socialr1_jax.models.qwen3 import Params
 from socialr1_jax.models.temperature import LARGEST, SMALLEST
 from socialr1_jax.runtime.compiles import told
@@ -29,12 +30,14 @@ from socialr1_jax.sampling.decode import (
     Drawn,
     RowSampling,
     admit,
-    cleared,
     decode_segment,
     empty_batch,
+    empty_caches,
     reshard,
     resized,
+    resized_caches,
 )
+from socialr1_jax.sampling.families import Family, common, sharing, used_entries
 from socialr1_jax.sampling.memory import BatchPlan, ceiling, ladder, power, round_up
 from socialr1_jax.sampling.params import FinishReason, SamplingParams
 from socialr1_jax.sampling.shared_prefill import SharedPrefill
@@ -86,6 +89,16 @@ class Group:
     rows: range  # of the call, which counts the samples of the first prompt, then the second's...
 
 
+class Seat(NamedTuple):
+    """Where a group goes: into these rows of a device, which share the first `shared` tokens of a prefix."""
+
+    group: Group
+    rows: list[int]
+    entry: int  # of the prefix
+    shared: int
+    first: bool  # of its family
+
+
 class Rollout:
     """One call of the engine: the groups that wait, the batch on the devices, and what the host knows of its rows."""
 
@@ -107,13 +120,17 @@ class Rollout:
         )
         self.of_row: dict[int, Group] = {}
         self.strings: dict[int, StopStrings] = {}
-        # Host's view of the batch, [devices x rows]: the call's row or -1, where it stands, what it may still get.
+        # Host's view of the batch, [devices x rows]: the call's row or -1, its tokens behind the prefix but for the
+        # newest, what it may still get.
         self.rows = np.full((self.shards, plan.rows), -1)
         self.positions = np.zeros_like(self.rows)
         self.left = np.zeros_like(self.rows)
-        self.slots = 0
+        self.entries = np.zeros_like(self.rows)  # the prefix of each row
+        self.lengths = np.zeros((self.shards, 0), int)  # of the prefixes
+        self.slots = self.prefix_slots = 0
         self.wall_steps = 0  # decode steps of the device that took most, over all segments
         self.state: DecodeState | None = None
+        self.prefixes: list[LayerCache] = []
         self.shared: SharedPrefill | None = None
         self.weights: Params | None = None  # as decoding wants them
         self.wait(groups)
@@ -139,9 +156,11 @@ class Rollout:
             engine.poll()
             self._refill()
             self._fit()
-            with told(f"decode of {self.rows.shape[1]} rows x {self.slots} slots"):
-                enough = jnp.int32(self._enough())
-                self.state, drawn = self.run_segment(self.weights, engine.config, self.state, enough)
+            places = jax.tree.map(place, sharing(self.rows, self.entries, self.lengths, self.plan.sharers))
+            sizes = f"{self.slots} slots behind {self.lengths.shape[1]} prefixes of {self.prefix_slots}"
+            with told(f"decode of {self.rows.shape[1]} rows x {sizes}"):
+                state, prefixes, enough = self.state, self.prefixes, jnp.int32(self._enough())
+                self.state, drawn = self.run_segment(self.weights, engine.config, state, prefixes, places, enough)
             yield parts
             parts = self._collect(drawn)
         yield parts
@@ -149,67 +168,104 @@ class Rollout:
     # ---------------------------------------------------------------------------------------- before a segment
 
     def _refill(self) -> None:
-        """Waiting groups go to devices that have rows for them, the emptiest first."""
-        dealt: list[list[Group]] = [[] for _ in range(self.shards)]
+        """Waiting groups go to devices that have rows and prefixes for them, the emptiest first."""
+        dealt: list[list[tuple[Family, list[Group]]]] = [[] for _ in range(self.shards)]
         free = (self.rows < 0).sum(axis=1)
-        while self.waiting and free.max() >= len(self.waiting[0].rows):
-            device = int(free.argmax())
-            dealt[device].append(self.waiting.popleft())
-            free[device] -= len(dealt[device][-1].rows)
+        used = used_entries(self.rows, self.entries, self.plan.prefixes)
+        prefixes = self.plan.prefixes - used.sum(axis=1)
+        while self.waiting and (room := np.where(prefixes > 0, free, 0)).max() >= len(self.waiting[0].rows):
+            device, group = int(room.argmax()), self.waiting.popleft()
+            free[device] -= len(group.rows)
+            if not self._joins(dealt[device], group):
+                dealt[device].append((Family(len(group.prompt), len(group.rows)), [group]))
+                prefixes[device] -= 1
+        if any(dealt):
+            most = ladder(int((self.plan.prefixes - prefixes).max()))
+            self._grow_prefixes(min(most, self.plan.prefixes), 0)
+        seats = [self._seated(device, families, ~used[device]) for device, families in enumerate(dealt)]
         if self.engine.share_prefixes:
             self.shared = self.shared or SharedPrefill(self.engine, self.plan, self.shards)
-            for call in self.shared.calls([[group.prompt for group in groups] for groups in dealt]):
+            for call in self.shared.calls([[seat.group.prompt for seat in each] for each in seats]):
                 most = max(map(len, call))
-                self._admit([[groups[i] for i in one] for groups, one in zip(dealt, call, strict=True)], ceiling(most))
+                self._admit([[each[i] for i in one] for each, one in zip(seats, call, strict=True)], ceiling(most))
             return
-        while any(dealt):
-            most = max(map(len, dealt))
+        while any(seats):
+            most = max(map(len, seats))
             size = power(most) if most < 0.75 * 2 * power(most) else 2 * power(most)  # a quarter of it may be empty
             size = min(size, self.plan.prompts)
-            self._admit([groups[:size] for groups in dealt], size)
-            dealt = [groups[size:] for groups in dealt]
+            self._admit([each[:size] for each in seats], size)
+            seats = [each[size:] for each in seats]
 
-    def _admit(self, dealt: list[list[Group]], size: int) -> None:
-        """Prefills at most `size` groups on each device and puts them into free rows."""
+    def _joins(self, families: list[tuple[Family, list[Group]]], group: Group) -> bool:
+        """Put the group to the device's last family, if that pays, and return whether it did."""
+        if not (self.engine.share_prefixes and families):
+            return False
+        family, groups = families[-1]
+        prompt, rows = group.prompt, len(group.rows)
+        if not family.takes(len(prompt), common(groups[-1].prompt, prompt), rows, self.plan.sharers):
+            return False
+        groups.append(group)
+        return True
+
+    def _seated(self, device: int, families: list[tuple[Family, list[Group]]], free: np.ndarray) -> list[Seat]:
+        """Give the families prefixes of those that are free on a device, and their groups rows."""
+        seats = []
+        rows = iter(np.flatnonzero(self.rows[device] < 0).tolist())
+        for (family, groups), entry in zip(families, np.flatnonzero(free).tolist(), strict=False):
+            self.lengths[device, entry] = family.length
+            for group in groups:
+                at = [next(rows) for _ in group.rows]
+                self.rows[device, at], self.entries[device, at] = group.rows, entry
+                self.positions[device, at] = len(group.prompt) - 1 - family.length
+                self.left[device, at] = group.params.max_new_tokens
+                seats.append(Seat(group, at, entry, family.length, group is groups[0]))
+        return seats
+
+    def _admit(self, dealt: list[list[Seat]], size: int) -> None:
+        """Prefills at most `size` groups on each device and puts them into their rows."""
         engine, entries = self.engine, size * self.group
-        longest = max(len(group.prompt) for groups in dealt for group in groups)
-        width = min(ladder(-(-longest // self.stride)) * self.stride, self.plan.width)
+        seats = [seat for seats in dealt for seat in seats]
+        width = self._ladder(max(len(seat.group.prompt) for seat in seats), self.plan.width)
+        behind = width
+        if self.shared is not None:
+            behind = self._ladder(max(1, *(seat.shared for seat in seats)), self.plan.width)
+        self._grow_prefixes(self.lengths.shape[1], behind)
         # At once what the next segment will need, so that nothing just written is copied into a larger cache.
         steps = engine.segment_tokens
-        ahead = (len(g.prompt) - 1 + min(g.params.max_new_tokens, steps) for groups in dealt for g in groups)
-        self._grow(max(width, self._slots(max(ahead))))
+        ahead = (len(s.group.prompt) - 1 - s.shared + min(s.group.params.max_new_tokens, steps) for s in seats)
+        self._grow(self._ladder(max(ahead), self.plan.slots))
         tokens_pt = np.zeros((self.shards * size, width), np.int32)
         lengths_p = np.ones(self.shards * size, np.int32)
-        rows_m = np.full((self.shards, entries), self.rows.shape[1])  # past the end: nowhere
+        entries_p = np.full(self.shards * size, self.lengths.shape[1])  # past the end: nowhere
+        rows_m = np.full((self.shards, entries), self.rows.shape[1])
         fresh = Fresh(self.shards * entries, self.stops, engine.config.vocab_size if self.penalised else 0)
-        for device, groups in enumerate(dealt):
-            free = iter(np.flatnonzero(self.rows[device] < 0).tolist())
-            for i, group in enumerate(groups):
+        for device, each in enumerate(dealt):
+            for i, (group, rows, entry, _, first) in enumerate(each, device * size):
                 prompt, params = group.prompt, group.params
-                tokens_pt[device * size + i, : len(prompt)] = prompt
-                lengths_p[device * size + i] = len(prompt)
-                for sample, row in enumerate(group.rows):
-                    at = next(free)
-                    rows_m[device, i * self.group + sample] = at
-                    self.rows[device, at], self.positions[device, at] = row, len(prompt) - 1
-                    self.left[device, at] = params.max_new_tokens
-                    fresh.set(device * entries + i * self.group + sample, group, sample)
+                tokens_pt[i, : len(prompt)] = prompt
+                lengths_p[i] = len(prompt)
+                if first:
+                    entries_p[i] = entry
+                for sample, (row, at) in enumerate(zip(group.rows, rows, strict=True), i * self.group):
+                    rows_m.flat[sample] = at
+                    fresh.set(sample, group, sample - i * self.group)
                     if params.stop:
                         assert engine.decode is not None
                         self.strings[row] = StopStrings(params.stop, engine.decode)
+        assert self.state is not None
         places, others = place(rows_m.reshape(-1)), fresh.placed()
         if self.shared is not None:
-            assert self.state is not None
-            prompts = [[group.prompt for group in groups] for groups in dealt]
-            self.state = self.shared.admit(self.state, prompts, size, width, places, others)
+            self.state, self.prefixes = self.shared.admit(self.state, self.prefixes, dealt, size, width, places, others)
             return
-        with told(f"prefill of {size} prompts x {width} tokens into {self.rows.shape[1]} rows x {self.slots} slots"):
-            self.state = admit(
+        with told(f"prefill of {size} prompts x {width} tokens for {self.rows.shape[1]} rows x {self.slots} slots"):
+            self.state, self.prefixes = admit(
                 engine.params,
                 engine.config,
                 self.state,
+                self.prefixes,
                 place(tokens_pt),
                 place(lengths_p),
+                place(entries_p),
                 places,
                 others,
                 dtype=jnp.dtype(engine.dtype),
@@ -226,13 +282,27 @@ class Rollout:
         elif slots > self.slots:
             self._take(np.tile(np.arange(self.rows.shape[1]), (self.shards, 1)), slots)
 
+    def _grow_prefixes(self, count: int, slots: int) -> None:
+        """Room for at least `count` prefixes on each device, and at least so many slots for each."""
+        before, slots = self.lengths.shape[1], max(slots, self.prefix_slots)
+        count = max(count, before)
+        if self.prefixes and (count, slots) != (before, self.prefix_slots):
+            # New ones begin as copies of the first: nothing reads them before they are filled.
+            numbers = np.pad(np.arange(before), (0, count - before))
+            self._take_prefixes(np.tile(numbers, (self.shards, 1)), slots)
+        self.lengths = np.pad(self.lengths, ((0, 0), (0, count - before)))
+        self.prefix_slots = slots
+        if not self.prefixes and slots:
+            config, dtype = self.engine.config, jnp.dtype(self.engine.dtype)
+            self.prefixes = empty_caches(config, self.lengths.size, slots, dtype)
+
     def _fit(self) -> None:
         """A batch that is no larger than its live rows need, with slots for the next segment."""
         live = self.rows >= 0
         # No row needs a slot for its last token, nor more steps than it has tokens left.
         steps = np.minimum(self.left, self.engine.segment_tokens)
         needed = int((self.positions + steps)[live].max())
-        slots = max(self.slots, self._slots(needed))
+        slots = max(self.slots, self._ladder(needed, self.plan.slots))
         size, most = self.rows.shape[1], int(live.sum(axis=1).max())
         while not self.waiting and (half := self._half(size)) and most <= half:
             size = half
@@ -241,9 +311,9 @@ class Rollout:
         else:
             self._grow(slots)
 
-    def _slots(self, needed: int) -> int:
-        """The size of cache that holds so many positions."""
-        return min(ladder(-(-needed // self.stride)) * self.stride, self.plan.slots)
+    def _ladder(self, needed: int, most: int) -> int:
+        """The size of cache or prompt, at most `most`, that holds so many tokens."""
+        return min(ladder(-(-needed // self.stride)) * self.stride, most)
 
     def _half(self, size: int) -> int:
         """The next smaller batch, 0 if there is none."""
@@ -255,10 +325,21 @@ class Rollout:
         assert self.state is not None
         with told(f"change to {order.shape[1]} rows x {slots} slots"):
             self.state = resized(self.state, place(order.reshape(-1)), slots)
-        self.rows, self.positions, self.left = (
-            np.take_along_axis(x, order, axis=1) for x in (self.rows, self.positions, self.left)
+        self.rows, self.positions, self.left, self.entries = (
+            np.take_along_axis(x, order, axis=1) for x in (self.rows, self.positions, self.left, self.entries)
         )
         self.slots = slots
+        if (count := order.shape[1]) < self.lengths.shape[1]:  # no more prefixes than rows
+            used = used_entries(self.rows, self.entries, self.lengths.shape[1])
+            moved = np.argsort(~used, axis=1, kind="stable")
+            self.entries = np.take_along_axis(np.argsort(moved, axis=1), self.entries, axis=1)
+            self.lengths = np.take_along_axis(self.lengths, moved[:, :count], axis=1)
+            self._take_prefixes(moved[:, :count], self.prefix_slots)
+
+    def _take_prefixes(self, order: np.ndarray, slots: int) -> None:
+        """The given prefixes of each device, with so many slots."""
+        with told(f"change to {order.shape[1]} prefixes of {slots} slots"):
+            self.prefixes = resized_caches(self.prefixes, place(order.reshape(-1)), slots)
 
     def _enough(self) -> int:
         """A device may end its segment when no more rows than this are live: others wait, or half the batch will do.
@@ -266,6 +347,8 @@ class Rollout:
         Of several devices none waits for the others to come down to half: one with fewer live rows would take no steps.
         """
         size = self.rows.shape[1]
+        if self.waiting and (self.rows < 0).sum(axis=1).max() >= len(self.waiting[0].rows):
+            return 0  # it waits for a prefix
         if self.waiting:
             return size - max(len(self.waiting[0].rows), size // 8)
         return self._half(size) if self.shards == 1 else 0
@@ -279,7 +362,6 @@ class Rollout:
         ended = np.array(fetch(self.state.ended_b)).reshape(shape)
         left = np.array(fetch(self.state.left_b)).reshape(shape)
         brought = jax.tree.map(lambda x: fetch(x).reshape(*shape, -1), drawn)
-        failed = (ended == ERROR) & (self.rows >= 0)  # before a stop string, found earlier in the row, hides it
         parts, cut = [], False
         for at in zip(*np.nonzero(self.rows >= 0), strict=True):
             row, count = int(self.rows[at]), int(self.left[at] - left[at])
@@ -297,11 +379,8 @@ class Rollout:
         self.left = left
         if cut:  # the devices do not know yet
             self.state = self.state._replace(ended_b=place(ended.reshape(-1)))
-        if failed.any():
-            marked = place(failed.reshape(-1))
-            self.state = self.state._replace(caches=[cleared(cache, marked) for cache in self.state.caches])
-            for row in self.rows[failed & (ended == ERROR)].tolist():
-                log.warning("prompt %d: logits are not finite, a response ends with an error", self.of_row[row].index)
+        for row in self.rows[(ended == ERROR) & (self.rows >= 0)].tolist():
+            log.warning("prompt %d: logits are not finite, a response ends with an error", self.of_row[row].index)
         self.rows = np.where(ended == LIVE, self.rows, -1)
         return parts
 

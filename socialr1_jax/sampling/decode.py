@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from socialr1_jax.models.attention import Backend, Prefix, Segments, decode_attention, rope_tables
-from socialr1_jax.models.kv_cache import LayerCache, cache_from_prefill
+from socialr1_jax.models.kv_cache import LayerCache, Sharing, cache_from_prefill
 from socialr1_jax.models.qwen3 import (
     Params,
     Qwen3Config,
@@ -88,8 +88,6 @@ def empty_batch(
 
     `penalised`: whether rows may have a repetition penalty.
     """
-    shape = (rows, config.num_key_value_heads)
-    caches = P(*ROWS, "tensor")
     ints, floats = jnp.zeros(rows, jnp.int32), jnp.zeros(rows, jnp.float32)
     sampling = RowSampling(
         jnp.zeros((rows, 2), jnp.uint32),
@@ -104,52 +102,74 @@ def empty_batch(
     seen_bv = jnp.zeros((rows, config.vocab_size), bool) if penalised else None
     state = DecodeState(ints, ints, ints, ints, ints + STOP, sampling, [], seen_bv)
     state = jax.tree.map(lambda x: constrain(x, ROWS), state)
-    return state._replace(
-        caches=[
-            LayerCache(
-                constrain(jnp.zeros((*shape, config.head_dim, slots), dtype), caches),
-                constrain(jnp.zeros((*shape, slots, config.head_dim), dtype), caches),
-            )
-            for _ in range(config.num_hidden_layers)
-        ]
-    )
+    return state._replace(caches=empty_caches(config, rows, slots, dtype))
 
 
-@partial(jax.jit, static_argnames=("config", "dtype", "backend"), donate_argnames=("state",))
+@partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def empty_caches(config: Qwen3Config, rows: int, slots: int, dtype: Any) -> list[LayerCache]:
+    """Return a cache of `slots` for each layer: of rows, or of the prefixes that rows share."""
+    shape, spec = (rows, config.num_key_value_heads), P(*ROWS, "tensor")
+    return [
+        LayerCache(
+            constrain(jnp.zeros((*shape, config.head_dim, slots), dtype), spec),
+            constrain(jnp.zeros((*shape, slots, config.head_dim), dtype), spec),
+        )
+        for _ in range(config.num_hidden_layers)
+    ]
+
+
+@partial(jax.jit, static_argnames=("config", "dtype", "backend"), donate_argnames=("state", "prefixes"))
 def admit(
     params: Params,
     config: Qwen3Config,
     state: DecodeState,
+    prefixes: list[LayerCache],
     tokens_pt: jax.Array,
     lengths_p: jax.Array,
+    entries_p: jax.Array,
     rows_m: jax.Array,
     fresh: DecodeState,
     *,
     dtype: Any,
     backend: Backend,
-) -> DecodeState:
-    """Prefills each prompt once and puts its cache into the rows of its group.
+) -> tuple[DecodeState, list[LayerCache]]:
+    """Prefills each prompt once, as the prefix of its group, and begins the group's rows with empty caches.
 
-    `rows_m` says where: a device's prompt i goes to the rows at i * g to (i + 1) * g, g = m / p, counted on that
-    device from 0; a number past the last row goes nowhere. `fresh` holds the other entries of those rows. The prompt's
-    last token stays out of what counts as filled: decoding begins with it, so that no logits are needed here.
+    `entries_p` says which prefix, `rows_m` which rows, both counted on each device from 0; a number past the last goes
+    nowhere. `fresh` holds the other entries of those rows. The prompt's last token does not count as filled: decoding
+    begins with it, so that no logits are needed here.
     """
     _, kv = forward(params, config, tokens_pt, lengths_p, dtype=dtype, backend=backend, keep_kv=True)
+
+    def insert(
+        kv: tuple[jax.Array, jax.Array],
+        state: DecodeState,
+        prefixes: list[LayerCache],
+        entries_p: jax.Array,
+        rows_m: jax.Array,
+        fresh: DecodeState,
+    ) -> tuple[DecodeState, list[LayerCache]]:
+        nothing = [x_lptkh[:, :1, :0].repeat(len(rows_m), axis=1) for x_lptkh in kv]
+        return _begun(state, rows_m, fresh, nothing), _put(prefixes, entries_p, kv)
+
     with jax.named_scope("insert"):
-        return by_rows(_inserted, (P(None, *ROWS), ROWS, ROWS, ROWS), ROWS)(kv, state, rows_m, fresh)
+        return by_rows(insert, (P(None, *ROWS), *(ROWS,) * 5), (ROWS, ROWS))(
+            kv, state, prefixes, entries_p, rows_m, fresh
+        )
 
 
-def _inserted(
-    kv: tuple[jax.Array, jax.Array], state: DecodeState, rows_m: jax.Array, fresh: DecodeState
-) -> DecodeState:
-    """Return the state with the keys and values [l, p, t, k, h] of prompts, and what else is fresh, in the rows."""
-    group = rows_m.shape[0] // kv[0].shape[1]
+def _put(caches: list[LayerCache], rows: jax.Array, kv: Any) -> list[LayerCache]:
+    """Return the caches with stacked keys and values [l, p, t, k, h] in p of their rows."""
+    return [old.put(rows, new) for old, new in zip(caches, cache_from_prefill(*kv), strict=True)]
+
+
+def _begun(state: DecodeState, rows_m: jax.Array, fresh: DecodeState, kv: Any) -> DecodeState:
+    """Return the state with new rows: their own keys and values [l, m, t, k, h], and what else is fresh."""
 
     def put(old: jax.Array, new: jax.Array) -> jax.Array:
         return old.at[rows_m].set(new, mode="drop")
 
-    filled = [cache.repeat(group) for cache in cache_from_prefill(*kv)]
-    caches = [old.put(rows_m, new) for old, new in zip(state.caches, filled, strict=True)]
+    caches = _put(state.caches, rows_m, kv)
     return jax.tree.map(put, state._replace(caches=[]), fresh)._replace(caches=caches)
 
 
@@ -207,18 +227,35 @@ def prefill_bins(
         return by_rows(write, (ROWS, P(None, *ROWS), ROWS), ROWS)(pool, kv, at_d)
 
 
-@partial(jax.jit, donate_argnames=("state",))
-def admit_from_pool(
-    state: DecodeState, pool: Pool, at_pt: jax.Array, rows_m: jax.Array, fresh: DecodeState
-) -> DecodeState:
-    """Puts prompts into the rows of their groups, as `admit` does; token t of prompt p is in slot `at_pt[p, t]`."""
+@partial(jax.jit, donate_argnames=("prefixes",))
+def prefixes_from_pool(
+    prefixes: list[LayerCache], pool: Pool, at_ps: jax.Array, entries_p: jax.Array
+) -> list[LayerCache]:
+    """Puts prefixes where `entries_p` says; token s of prefix p is in slot `at_ps[p, s]` of the pool, -1 for none."""
 
-    def insert(pool: Pool, state: DecodeState, rows_m: jax.Array, fresh: DecodeState, at_pt: jax.Array) -> DecodeState:
-        k_lptkh, v_lptkh = (x_dlmkh[0][:, at_pt] for x_dlmkh in pool)
-        return _inserted((k_lptkh, v_lptkh), state, rows_m, fresh)
+    def insert(prefixes: list[LayerCache], pool: Pool, at_ps: jax.Array, entries_p: jax.Array) -> list[LayerCache]:
+        return _put(prefixes, entries_p, _taken(pool, at_ps))
 
     with jax.named_scope("insert"):
-        return by_rows(insert, (ROWS, ROWS, ROWS, ROWS, ROWS), ROWS)(pool, state, rows_m, fresh, at_pt)
+        return by_rows(insert, (ROWS,) * 4, ROWS)(prefixes, pool, at_ps, entries_p)
+
+
+@partial(jax.jit, donate_argnames=("state",))
+def admit_from_pool(
+    state: DecodeState, pool: Pool, at_ms: jax.Array, rows_m: jax.Array, fresh: DecodeState
+) -> DecodeState:
+    """Begins rows as `admit` does, but each with own tokens; token s of row m is in slot `at_ms[m, s]`, -1 for none."""
+
+    def insert(state: DecodeState, pool: Pool, at_ms: jax.Array, rows_m: jax.Array, fresh: DecodeState) -> DecodeState:
+        return _begun(state, rows_m, fresh, _taken(pool, at_ms))
+
+    with jax.named_scope("insert"):
+        return by_rows(insert, (ROWS,) * 5, ROWS)(state, pool, at_ms, rows_m, fresh)
+
+
+def _taken(pool: Pool, at_ms: jax.Array) -> list[jax.Array]:
+    """Return the keys and values [l, m, s, k, h] of the pool's slots, zeros for -1."""
+    return [jnp.where((at_ms >= 0)[..., None, None], x_dlmkh[0][:, at_ms], 0) for x_dlmkh in pool]
 
 
 def decode_step(
@@ -227,20 +264,28 @@ def decode_step(
     tokens_b: jax.Array,
     positions_b: jax.Array,
     caches: list[LayerCache],
+    prefixes: list[LayerCache],
+    sharing: Sharing,
     blocks: int = 1,
 ) -> tuple[jax.Array, list[LayerCache]]:
-    """float32 logits [b, v] after one more token a row, and the caches that hold it. `blocks`: see `linear`."""
+    """float32 logits [b, v] after one more token a row, and the caches that hold it. `blocks`: see `linear`.
+
+    A row's tokens behind those of its prefix are in its own cache.
+    """
     with jax.named_scope("embed"):
         x_btd = weights["embed_tokens"][tokens_b][:, None]
     with jax.named_scope("rope"):
         rope = rope_tables(positions_b[:, None], config.head_dim, config.rope_theta)
+    own_b = positions_b - sharing.lengths_e[sharing.places_b // sharing.rows_em.shape[1]]
     grown = []
-    for layer, cache in zip(weights["layers"], caches, strict=True):
+    for layer, cache, prefix in zip(weights["layers"], caches, prefixes, strict=True):
 
-        def attend(q: jax.Array, k: jax.Array, v: jax.Array, cache: LayerCache = cache) -> tuple[jax.Array, LayerCache]:
+        def attend(
+            q: jax.Array, k: jax.Array, v: jax.Array, cache: LayerCache = cache, prefix: LayerCache = prefix
+        ) -> tuple[jax.Array, LayerCache]:
             with jax.named_scope("cache_write"):
-                cache = cache.write(positions_b, k[:, 0], v[:, 0])
-            return decode_attention(q[:, 0], *cache, positions_b + 1)[:, None], cache
+                cache = cache.write(own_b, k[:, 0], v[:, 0])
+            return decode_attention(q[:, 0], cache, own_b + 1, prefix, sharing)[:, None], cache
 
         x_btd, cache = block(x_btd, layer, config, rope, attend, blocks)
         grown.append(cache)
@@ -313,6 +358,8 @@ def decode_segment(
     weights: Params,
     config: Qwen3Config,
     state: DecodeState,
+    prefixes: list[LayerCache],
+    sharing: Sharing,
     enough: jax.Array,
     *,
     steps: int,
@@ -330,10 +377,13 @@ def decode_segment(
         i, state, _ = carry
         return (i < steps) & (jnp.sum(state.ended_b == LIVE) > enough)
 
-    def loop(weights: Params, state: DecodeState, enough: jax.Array) -> tuple[DecodeState, Drawn]:
+    def loop(
+        weights: Params, state: DecodeState, prefixes: list[LayerCache], sharing: Sharing, enough: jax.Array
+    ) -> tuple[DecodeState, Drawn]:
         def step(carry: _Carry) -> _Carry:
             i, state, drawn = carry
-            logits_bv, caches = decode_step(weights, config, state.last_b, state.positions_b, state.caches, blocks)
+            rows = state.last_b, state.positions_b, state.caches
+            logits_bv, caches = decode_step(weights, config, *rows, prefixes, sharing, blocks)
             with jax.named_scope("draw"):
                 state, new = _next(logits_bv, state._replace(caches=caches), filters, num_tokens, raw)
             return i + 1, state, jax.tree.map(lambda all_bi, new_b: all_bi.at[:, i].set(new_b), drawn, new)
@@ -344,13 +394,7 @@ def decode_segment(
         _, state, drawn = jax.lax.while_loop(more, step, (jnp.int32(0), state, empty))
         return state, drawn
 
-    return by_rows(loop, (P(), ROWS, P()), ROWS)(weights, state, enough)
-
-
-@partial(jax.jit, donate_argnums=0)
-def cleared(cache: LayerCache, rows_b: jax.Array) -> LayerCache:
-    """The cache with zeros in the marked rows. A masked NaN would still be one: 0 times NaN."""
-    return jax.tree.map(lambda x: jnp.where(rows_b[:, None, None, None], 0, x), cache)
+    return by_rows(loop, (P(), ROWS, ROWS, ROWS, P()), ROWS)(weights, state, prefixes, sharing, enough)
 
 
 @partial(jax.jit, static_argnames=("slots",))
@@ -369,8 +413,14 @@ def take_rows(part: Any, rows: jax.Array, *, slots: int) -> Any:
 
 
 def resized(state: DecodeState, rows: jax.Array, slots: int) -> DecodeState:
-    """The chosen rows of the state, in caches of `slots`; layer by layer, so that no second cache is ever whole."""
-    old, new = state.caches, []
+    """The chosen rows of the state, in caches of `slots`."""
+    caches = resized_caches(state.caches, rows, slots)
+    return take_rows(state._replace(caches=[]), rows, slots=slots)._replace(caches=caches)
+
+
+def resized_caches(old: list[LayerCache], rows: jax.Array, slots: int) -> list[LayerCache]:
+    """Return the chosen rows with `slots`, and empty `old`: layer by layer, so that no second cache is ever whole."""
+    new = []
     while old:
         new.append(take_rows(old.pop(0), rows, slots=slots))
-    return take_rows(state._replace(caches=[]), rows, slots=slots)._replace(caches=new)
+    return new

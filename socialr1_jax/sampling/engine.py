@@ -16,6 +16,7 @@ from socialr1_jax.runtime.mesh import row_shards, tensor_shards
 from socialr1_jax.runtime.terminal import counted, gib
 from socialr1_jax.sampling.batch import Group, Rollout, Segment, slot_stride
 from socialr1_jax.sampling.draw import row_keys
+from socialr1_jax.sampling.families import mean_rows
 from socialr1_jax.sampling.memory import BatchPlan, free_memory, ladder, plan_batch, round_up
 from socialr1_jax.sampling.params import Completion, SamplingParams
 from socialr1_jax.sampling.stops import Decode
@@ -118,7 +119,9 @@ class Engine:
         """The batch that these prompts get on each device. Raises ValueError when not even one row fits."""
         each = _one_each(sampling, len(prompts))
         stride, shards = slot_stride(self.platform), row_shards()
-        lengths = [len(prompt) + params.max_new_tokens for prompt, params in zip(prompts, each, strict=True)]
+        longest, new = max(map(len, prompts)), max(params.max_new_tokens for params in each)
+        # Of a prompt that shares its prefix with others, at most a quarter is in a row's own slots.
+        own = longest // 4 if self.share_prefixes else 0
         rows, group = sum(params.n for params in each), max(params.n for params in each)
         # A whole number of groups, where all are alike.
         wanted = round_up(-(-rows // shards), group) if group * len(prompts) == rows else -(-rows // shards)
@@ -130,17 +133,17 @@ class Engine:
             rows=wanted,
             group=group,
             prompts=-(-len(prompts) // shards),
-            width=round_up(max(map(len, prompts)), stride),
-            slots=round_up(max(lengths), stride),
+            width=round_up(longest, stride),
+            slots=round_up(own + new, stride),
             backend=self.backend,
             tensor=tensor_shards(),
             memory=memory,
-            shared=self.share_prefixes,
+            alike=mean_rows(prompts, [params.n for params in each]) if self.share_prefixes else 0,
         )
         _say(
             f"sampling {counted(rows, 'response')} to {counted(len(prompts), 'prompt')}: "
-            f"{counted(plan.rows, 'row')} at once"
-            f"{f' on each of {shards} devices' if shards > 1 else ''}, caches of up to {plan.slots} slots; "
+            f"{counted(plan.rows, 'row')} at once{f' on each of {shards} devices' if shards > 1 else ''}, "
+            f"caches of up to {plan.slots} slots behind {plan.prefixes} prefixes of up to {plan.width}; "
             f"{gib(plan.weights)} GiB weights, {gib(plan.cache)} caches, "
             f"{gib(plan.temporaries)} temporary; attention {self.backend}"
         )

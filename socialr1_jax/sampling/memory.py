@@ -1,5 +1,6 @@
 """Plan the largest batch that fits: counted from the shapes, before anything is compiled."""
 
+import math
 from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from socialr1_jax.models.attention import Backend
 from socialr1_jax.models.qwen3 import Qwen3Config
 from socialr1_jax.runtime.processes import least_of_all
 from socialr1_jax.runtime.terminal import gib
+from socialr1_jax.sampling.families import SHARERS
 
 _PREFILL_TOKENS = 16_384  # of one prefill on a device: enough to keep it busy, little to hold
 _SHARED = 256  # attention reads a pool's beginning in multiples of this many slots
@@ -27,9 +29,11 @@ class BatchPlan:
     rows: int  # responses decoded at once
     prompts: int  # prefilled by one call, at most
     width: int  # of a prompt, at most
-    slots: int  # of a row's cache, at most
+    slots: int  # of a row's own cache, at most
+    sharers: int  # rows that share a prefix, at most
+    prefixes: int  # kept at once
     weights: int  # the rollout copy
-    cache: int  # of all rows, all slots in use, and the pool of what prompts share
+    cache: int  # of all rows and prefixes, all slots in use, and the pool of what prompts share
     temporaries: int  # of the hungriest program
 
     @property
@@ -49,15 +53,16 @@ def plan_batch(
     backend: Backend = "xla",
     tensor: int = 1,
     memory: int | None = None,
-    shared: bool = False,
+    alike: float = 0,
 ) -> BatchPlan:
     """The largest batch of at most `rows` responses (groups of `group`, of `prompts` prompts) within `memory` bytes.
 
-    All of one device: `width` is the longest prompt's, `slots` what the longest row can need, `tensor` the number of
-    devices that share a row. `memory` None is without limit. `shared`: whether what prompts share is
-    computed once. Raises ValueError when not even one row fits; the message says what would make it fit.
+    All of one device: `width` is the longest prompt's, `slots` what a row can need behind its prefix, `tensor` the
+    number of devices that share a row. `memory` None is without limit. `alike`: rows that share a prefix in the
+    mean, where other prompts may; 0 where a group alone does. Raises ValueError when not even one row fits; the message
+    says what would make it fit.
     """
-    planned = partial(_batch, config, group=group, backend=backend, shared=shared)
+    planned = partial(_batch, config, group=group, groups=prompts, backend=backend, alike=alike)
     most = max(1, min(prompts, _PREFILL_TOKENS // width))
     sizes = [(rows, power(most))]
     sizes += [(size, min(power(most), max(1, size // group))) for size in _below(rows)]
@@ -66,9 +71,9 @@ def plan_batch(
         if memory is None or plan.total <= memory:
             return plan
     raise ValueError(
-        f"sampling does not fit: one row of {slots} tokens takes {gib(plan.total)} GiB a device "
+        f"sampling does not fit: one row of {width} + {slots} tokens takes {gib(plan.total)} GiB a device "
         f"({gib(plan.weights)} of it the weights), and {gib(memory or 0)} GiB may be used. "
-        + _advice(planned, config, itemsize, width, slots, tensor, memory or 0)
+        + _advice(planned, config, itemsize, width, width // 4 if alike else 0, slots, tensor, memory or 0)
     )
 
 
@@ -79,27 +84,37 @@ def _batch(
     prompts: int,
     *,
     group: int,
+    groups: int,
     width: int,
     slots: int,
     backend: Backend,
     tensor: int,
-    shared: bool,
+    alike: float,
 ) -> BatchPlan:
     costs = Arithmetic(config, itemsize, 1)
     d, n, h, f = config.hidden_size, config.num_attention_heads, config.head_dim, config.intermediate_size
     weights = costs.parameters * itemsize // tensor
     token = costs.cache_token // tensor
-    seen = width + (shared_slots(width) if shared else 0)
+    seen = width + (shared_slots(width) if alike else 0)
     scores = 8 * n // tensor * seen if backend == "xla" else 0  # the float32 square before and after its softmax
     prefilled = token + itemsize * (4 * d + (2 * f + 3 * n * h) // tensor) + scores  # of one token of a prompt
     drawn = 16 * config.vocab_size  # float32 logits of one row and three arrays like them, in drawing
-    cache = rows * slots * token
-    layer = cache // config.num_hidden_layers
-    cache += pool_slots(prompts, width) * token if shared else 0
-    inserted = min(group, rows) * token  # repeated for the group, before it is written
-    temporaries = max(prompts * width * (prefilled + inserted), rows * drawn, 2 * layer)
+    # Twice what all rows need at first: rows of a family end at different times, and the last of them keeps its prefix.
+    prefixes = min(rows, 2 * math.ceil(rows / (alike or min(group, rows))), groups * -(-group // rows))
+    layer = max(rows * slots, prefixes * width) * token // config.num_hidden_layers
+    cache = (rows * slots + prefixes * width + (pool_slots(prompts, width) if alike else 0)) * token
+    inserted = prompts * (width + (min(group, rows) * slots if alike else 0)) * token  # before it is written
+    temporaries = max(prompts * width * prefilled + inserted, rows * drawn, 2 * layer)
     return BatchPlan(
-        rows=rows, prompts=prompts, width=width, slots=slots, weights=weights, cache=cache, temporaries=temporaries
+        rows=rows,
+        prompts=prompts,
+        width=width,
+        slots=slots,
+        sharers=min(max(group, SHARERS) if alike else group, rows),
+        prefixes=prefixes,
+        weights=weights,
+        cache=cache,
+        temporaries=temporaries,
     )
 
 
@@ -108,15 +123,19 @@ def _advice(
     config: Qwen3Config,
     itemsize: int,
     width: int,
+    own: int,
     slots: int,
     tensor: int,
     memory: int,
 ) -> str:
-    """Return what would make one row fit, each by the same sum: fewer tokens, bfloat16, more devices."""
-    new = slots - width
+    """Return what would make one row fit, each by the same sum: fewer tokens, bfloat16, more devices.
+
+    own: tokens of a prompt that may be in the row's own slots.
+    """
+    new = slots - own
 
     def fits(itemsize: int = itemsize, width: int = width, new: int = new, tensor: int = tensor) -> bool:
-        return planned(itemsize, 1, 1, width=width, slots=width + new, tensor=tensor).total <= memory
+        return planned(itemsize, 1, 1, width=width, slots=own + new, tensor=tensor).total <= memory
 
     def most(name: str, tokens: int) -> int:
         shorter = range(_STRIDE, tokens, _STRIDE)

@@ -20,16 +20,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from socialr1_jax.models.blockwise import Segments
+from socialr1_jax.models.kv_cache import LayerCache
 from socialr1_jax.models.text_bins import Unit, fill_bins, lay_out
 from socialr1_jax.runtime.compiles import told
 from socialr1_jax.runtime.mesh import place
-from socialr1_jax.sampling.decode import DecodeState, admit_from_pool, empty_pool, prefill_bins
+from socialr1_jax.sampling.decode import DecodeState, admit_from_pool, empty_pool, prefill_bins, prefixes_from_pool
+from socialr1_jax.sampling.families import Tokens, common
 from socialr1_jax.sampling.memory import BatchPlan, ceiling, ladder, pool_slots, power, shared_slots
 
 if TYPE_CHECKING:
+    from socialr1_jax.sampling.batch import Seat
     from socialr1_jax.sampling.engine import Engine
 
-Tokens = Sequence[int] | np.ndarray
 Prompts = Sequence[Tokens]
 
 _STEP = 64  # bins are as wide as it or as a power of two above: few programs
@@ -76,16 +78,18 @@ class SharedPrefill:
     def admit(
         self,
         state: DecodeState,
-        devices: Sequence[Prompts],
+        prefixes: list[LayerCache],
+        seats: Sequence[Sequence[Seat]],
         size: int,
         width: int,
         rows_m: jax.Array,
         fresh: DecodeState,
-    ) -> DecodeState:
-        """Return the state with each device's prompts, at most `size` of at most `width` tokens, in its rows.
+    ) -> tuple[DecodeState, list[LayerCache]]:
+        """Return state and prefixes with each device's prompts, at most `size` of at most `width` tokens, in place.
 
         `rows_m` and `fresh` are those of `decode.admit`.
         """
+        devices = [[seat.group.prompt for seat in each] for each in seats]
         self._extend([prompts[0][: shared_by(prompts)] if prompts else [] for prompts in devices])
         lengths = [len(beginning) for beginning in self._beginnings]
         packed = pack_prompts(devices, lengths, size, width, self._plan)
@@ -99,8 +103,25 @@ class SharedPrefill:
                 lengths,
                 [length + first * bin_width for length in lengths],
             )
-        with told(f"{size} prompts x {width} tokens put into caches of {state.caches[0].slots} slots"):
-            return admit_from_pool(state, self._pool, place(packed.at_pt), rows_m, fresh)
+        slots, before, count = state.caches[0].slots, prefixes[0].slots, len(devices)
+        first = max(1, *(sum(seat.first for seat in each) for each in seats))  # of one family each
+        entries_dp = np.full((count, ceiling(first)), prefixes[0].rows)  # past the end: nowhere
+        shared_dps = np.full((*entries_dp.shape, before), -1, np.int32)
+        own_dpgs = np.full((count, size, rows_m.size // (count * size), slots), -1, np.int32)
+        for device, each in enumerate(seats):
+            of = iter(range(first))
+            for i, seat in enumerate(each):
+                shared, own = np.split(packed.at_pt[device * size + i, : len(seat.group.prompt) - 1], [seat.shared])
+                own_dpgs[device, i, :, : len(own)] = own
+                if seat.first:
+                    p = next(of)
+                    entries_dp[device, p], shared_dps[device, p, : len(shared)] = seat.entry, shared
+        with told(f"{entries_dp.shape[1]} prefixes put into caches of {before} slots"):
+            places = place(shared_dps.reshape(-1, before)), place(entries_dp.reshape(-1))
+            prefixes = prefixes_from_pool(prefixes, self._pool, *places)
+        with told(f"{size} prompts put into caches of {slots} slots"):
+            state = admit_from_pool(state, self._pool, place(own_dpgs.reshape(-1, slots)), rows_m, fresh)
+        return state, prefixes
 
     def _extend(self, beginnings: Prompts) -> None:
         """Make the pools begin with these tokens."""
@@ -312,10 +333,3 @@ def units_of(prompts: Prompts, most: int) -> list[Unit]:
         units.append(Unit(items, list(prompts[items[0]][:shared]), [list(prompts[i][shared:]) for i in items]))
         end = begin
     return units[::-1]
-
-
-def common(first: Tokens, second: Tokens) -> int:
-    """Return the number of tokens that both begin with."""
-    length = min(len(first), len(second))
-    differ = np.flatnonzero(np.asarray(first[:length]) != np.asarray(second[:length]))
-    return int(differ[0]) if differ.size else length

@@ -8,11 +8,11 @@ import pytest
 
 from socialr1_jax.grpo.logprobs import row_logprobs
 from socialr1_jax.models.arithmetic import Arithmetic
-from socialr1_jax.models.kv_cache import LayerCache
+from socialr1_jax.models.kv_cache import Sharing
 from socialr1_jax.models.qwen3 import init_params
 from socialr1_jax.models.shapes import SHAPES
 from socialr1_jax.runtime.chips import CHIPS, chip_of, parse_topology
-from socialr1_jax.sampling.decode import decode_step, rollout_weights
+from socialr1_jax.sampling.decode import decode_step, empty_caches, rollout_weights
 
 CONFIG = replace(SHAPES["tiny"], vocab_size=512, num_hidden_layers=3)
 
@@ -83,20 +83,23 @@ def test_update(remat):
 
 
 def test_decode_step():
-    rows, slots = 5, 64
+    rows, slots, prompts, width = 6, 64, 2, 32
     weights = jax.eval_shape(lambda: rollout_weights(init_params(CONFIG, jax.random.key(0)), CONFIG, "float32"))
-    heads, width = CONFIG.num_key_value_heads, CONFIG.head_dim
-    cache = LayerCache(
-        jax.ShapeDtypeStruct((rows, heads, width, slots), jnp.float32),
-        jax.ShapeDtypeStruct((rows, heads, slots, width), jnp.float32),
+    caches, prefixes = (
+        jax.eval_shape(lambda rows=rows, slots=slots: empty_caches(CONFIG, rows, slots, jnp.dtype("float32")))
+        for rows, slots in ((rows, slots), (prompts, width))
     )
-    ints = jax.ShapeDtypeStruct((rows,), jnp.int32)
-    traced = jax.make_jaxpr(lambda w, t, p, c: decode_step(w, CONFIG, t, p, c))(weights, ints, ints, [cache] * 3)
+    ints, two = (jax.ShapeDtypeStruct((size,), jnp.int32) for size in (rows, prompts))
+    sharing = Sharing(two, jax.ShapeDtypeStruct((prompts, rows // prompts), jnp.int32), ints)
+    traced = jax.make_jaxpr(lambda w, *args: decode_step(w, CONFIG, *args))(
+        weights, ints, ints, caches, prefixes, sharing
+    )
     arithmetic = Arithmetic(CONFIG, 4, 1)
-    assert dots(traced.jaxpr) == arithmetic.decode_step(rows, slots).flops
+    cost = arithmetic.decode_step(rows, slots, width, rows // prompts)
+    assert dots(traced.jaxpr) == cost.flops
     read = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(weights["layers"]) if x.ndim == 2)
-    read += weights["embed_tokens"].size * 4 + 3 * sum(x.size * 4 for x in cache)
-    assert arithmetic.decode_step(rows, slots).bytes == read
+    read += weights["embed_tokens"].size * 4 + sum(x.size * 4 for x in jax.tree.leaves((caches, prefixes)))
+    assert cost.bytes == read
 
 
 def test_parameters_are_those_published():

@@ -15,6 +15,7 @@ from conftest import VOCAB_SIZE
 
 from socialr1_jax import SamplingParams, load_hf
 from socialr1_jax.grpo import token_logprobs
+from socialr1_jax.models.kv_cache import Sharing
 from socialr1_jax.models.shapes import named_shape
 from socialr1_jax.runtime.compiles import compile_count
 from socialr1_jax.sampling import Engine, batch, decode
@@ -180,9 +181,9 @@ def test_rows_are_refilled_while_others_decode(engine, prompts, monkeypatch):
     steps = []
     run = batch.decode_segment
 
-    def counted(weights, config, state, enough, **options):
+    def counted(weights, config, state, *args, **options):
         before = int(state.left_b.sum())
-        state, drawn = run(weights, config, state, enough, **options)
+        state, drawn = run(weights, config, state, *args, **options)
         steps.append(before - int(state.left_b.sum()))
         return state, drawn
 
@@ -274,12 +275,13 @@ def test_stop_string_before_a_failure_leaves_clean_places(tiny, prompts, greedy)
 def test_the_batch_follows_the_memory(tiny_jax):
     sizes = {"rows": 64, "group": 4, "prompts": 16, "width": 64, "slots": 128}
     free = plan_batch(tiny_jax.config, 4, **sizes)
-    assert (free.rows, free.prompts) == (64, 16)
-    assert free.cache == 64 * 128 * 2 * 2 * 2 * 24 * 4  # rows, slots, layers, K and V, heads, width, bytes
+    assert (free.rows, free.prompts, free.sharers, free.prefixes) == (64, 16, 4, 16)
+    # Rows x slots and prompts x width; layers, K and V, heads, width, bytes.
+    assert free.cache == (64 * 128 + 16 * 64) * 2 * 2 * 2 * 24 * 4
     half = plan_batch(tiny_jax.config, 4, **sizes, memory=free.total // 2)
     assert 1 <= half.rows < 64
     assert half.total <= free.total // 2
-    with pytest.raises(ValueError, match=r"one row of 128 tokens takes .* GiB a device"):
+    with pytest.raises(ValueError, match=r"one row of 64 \+ 128 tokens takes .* GiB a device"):
         plan_batch(tiny_jax.config, 4, **sizes, memory=1000)
 
 
@@ -300,7 +302,7 @@ def test_what_is_proposed_makes_a_row_fit(itemsize, memory, sizes, fixes):
 
     def planned(itemsize=itemsize, width=width, new=new, tensor=1):
         return plan_batch(
-            config, itemsize, rows=64, group=4, prompts=16, width=width, slots=width + new, tensor=tensor, memory=size
+            config, itemsize, rows=64, group=4, prompts=16, width=width, slots=new, tensor=tensor, memory=size
         )
 
     with pytest.raises(ValueError, match="sampling does not fit") as error:
@@ -325,15 +327,17 @@ def test_what_is_proposed_makes_a_row_fit(itemsize, memory, sizes, fixes):
 
 def test_the_plan_counts_what_the_compiler_counts(engine, tiny_jax):
     """Cache and weights exactly; temporaries are an upper bound that is not absurd."""
-    from socialr1_jax.sampling.decode import decode_segment, empty_batch, reshard
+    from socialr1_jax.sampling.decode import decode_segment, empty_batch, empty_caches, reshard
 
     plan = plan_batch(tiny_jax.config, 4, rows=16, group=4, prompts=4, width=64, slots=128)
     weights = reshard(tiny_jax.params, tiny_jax.config, "float32")
     state = empty_batch(tiny_jax.config, 16, 128, jnp.dtype("float32"), 4)
-    assert plan.cache == sum(x.nbytes for x in jax.tree.leaves(state.caches))
+    prefixes = empty_caches(tiny_jax.config, 4, 64, jnp.dtype("float32"))
+    assert plan.cache == sum(x.nbytes for x in jax.tree.leaves((state.caches, prefixes)))
     assert plan.weights == pytest.approx(sum(x.nbytes for x in jax.tree.leaves(weights)), rel=0.01)
+    places = Sharing(*(jnp.zeros(shape, jnp.int32) for shape in (4, (4, 4), 16)))
     compiled = decode_segment.lower(
-        weights, tiny_jax.config, state, jnp.int32(0), steps=8, num_tokens=VOCAB_SIZE
+        weights, tiny_jax.config, state, prefixes, places, jnp.int32(0), steps=8, num_tokens=VOCAB_SIZE
     ).compile()
     assert compiled.memory_analysis().temp_size_in_bytes < 4 * plan.temporaries
 
@@ -358,7 +362,7 @@ def test_bad_requests_are_told_before_a_compile(engine, prompt, fields, message)
 
 def test_oversized_request_is_reported_before_compiling(engine):
     before = compile_count()
-    with pytest.raises(ValueError, match=r"sampling does not fit: one row of 960 tokens"):
+    with pytest.raises(ValueError, match=r"sampling does not fit: one row of 64 \+ 960 tokens"):
         replace(engine, memory=100_000).sample([[1] * 32], SamplingParams(max_new_tokens=900))
     assert compile_count() == before
 
@@ -401,6 +405,10 @@ def test_every_compilation_is_told_once(engine, prompts, caplog):
     with caplog.at_level(logging.DEBUG, "socialr1_jax"):
         for _ in range(2):
             odd.sample(prompts[:3], SamplingParams(max_new_tokens=5))
-    told = [line for line in caplog.messages if line.startswith("compiled decode of 3 rows x 64 slots in ")]
+    told = [
+        line
+        for line in caplog.messages
+        if line.startswith("compiled decode of 3 rows x 64 slots behind 3 prefixes of 64 in ")
+    ]
     assert len(told) == 1
     assert len([line for line in caplog.messages if line.startswith("sampling 3 responses to 3 prompts")]) <= 1

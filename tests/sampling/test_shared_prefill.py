@@ -63,7 +63,8 @@ def test_no_other_cut_of_prompts_is_shorter(prompts, most):
 
 
 def plan_for(prompts, width):
-    return BatchPlan(rows=8, prompts=prompts, width=width, slots=width, weights=0, cache=0, temporaries=0)
+    sizes = {"rows": 8, "sharers": 4, "prefixes": 4, "weights": 0, "cache": 0, "temporaries": 0}
+    return BatchPlan(prompts=prompts, width=width, slots=width, **sizes)
 
 
 @given(st.lists(PROMPTS, min_size=1, max_size=2), st.integers(0, 40), st.sampled_from([2, 4, 16]))
