@@ -470,7 +470,7 @@ def test_chat_tokens_in_utterances_are_text(token):
     assert "I <3 you. {a} [x] 1 < 2" in episode.messages()[0]["content"]
 
 
-def test_what_is_not_seen_does_not_reach_the_judge():
+def test_judge_does_not_get_what_is_unseen():
     hidden = "".join(map(chr, [*range(0xE0100, 0xE0110), 0xFE0F, 0x2028, 0x200B, 0x202E, 0x3164, 0xE0041, 0x1B]))
     text = judge_messages(after(setting(0), act("speak", f"a{hidden}b")))[0]["content"]
     assert text.replace("\n", "").isprintable()

@@ -157,7 +157,7 @@ def test_a_set_goes_on_as_a_larger_one(tmp_path):
     assert len(play([SETTINGS[0]] * 3, Scripted(), Scripted(), tmp_path / "b.jsonl", run="r").episodes) == 1
 
 
-def test_an_episode_with_an_error_is_reported_and_played_again(tmp_path):
+def test_episode_with_an_error_is_played_again(tmp_path):
     """A server that is gone for one prompt: the others end, and the rerun has the same rows as without a fault."""
     file, whole = tmp_path / "a.jsonl", tmp_path / "b.jsonl"
     play(SETTINGS, Scripted(), Scripted(), whole, run="r")

@@ -28,7 +28,7 @@ shared_attention = jax.jit(decode_attention)
 
 @settings(deadline=None)  # the first one compiles
 @given(BATCHES)
-def test_attention_over_shared_prefixes_is_that_over_whole_rows(batch):
+def test_attention_over_shared_prefixes_equals_whole_rows(batch):
     """Any rows behind any prefixes, empty ones too, against one softmax over all of a row's keys in float64."""
     of, lengths, own = (np.array(x) for x in batch[:3])
     draw = np.random.default_rng(batch[3])
@@ -52,7 +52,7 @@ def test_attention_over_shared_prefixes_is_that_over_whole_rows(batch):
 
 
 @given(st.lists(BATCHES, min_size=1, max_size=3))
-def test_every_live_row_has_a_place_of_its_own_behind_its_prefix(batches):
+def test_live_rows_have_places_behind_their_prefix(batches):
     entries, lengths = (np.array([batch[i] for batch in batches]) for i in (0, 1))
     places = sharing(entries, np.maximum(entries, 0), lengths, MOST)
     places_db, rows_dem = places.places_b.reshape(-1, ROWS), places.rows_em.reshape(len(batches), -1)
@@ -101,7 +101,7 @@ def engine():
     return Engine(params=params, config=config, num_tokens=96, segment_tokens=4, max_rows=8)
 
 
-def test_groups_wait_for_a_prefix_and_nothing_else_changes(engine, monkeypatch):
+def test_groups_wait_for_a_prefix_alone(engine, monkeypatch):
     """Eight rows in groups of four keep four prefixes: one live row of each leaves rows free but no prefix."""
     waited, enough = [], Rollout._enough
 

@@ -49,7 +49,7 @@ _HOW_TO_ACT = (
 
 
 class Utterance(NamedTuple):
-    """What a player or a judge says.
+    """The reply of a player or a judge.
 
     text: without thoughts, "" where they did not end. truncated: cut at the limit of tokens, or the prompt was too long
     to be asked. error: why there is no reply at all, after the speaker's own retries; "" else.
