@@ -15,6 +15,7 @@ import types
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +26,13 @@ from socialr1_jax.runtime.startup import keep_memory, set_xla_flags
 
 keep_memory()  # as the scripts do
 # Most programs of the tests run a few times only, and compiling them took most of the suite's time: with these flags
-# the gradient of a toy's loss compiles in 1 s instead of 7. XLA_FLAGS wins.
+# the gradient of a toy's loss compiles in 1 s instead of 7. XLA_FLAGS wins. Later versions have no other emitters.
+_OLDER = tuple(map(int, version("jaxlib").split(".")[:2])) < (0, 11)
 set_xla_flags(
     (
         "--xla_backend_optimization_level=0",
-        "--xla_cpu_use_fusion_emitters=false",
         "--xla_cpu_parallel_codegen_split_count=1",
+        *(["--xla_cpu_use_fusion_emitters=false"] if _OLDER else []),
     )
 )
 
@@ -38,7 +40,7 @@ set_xla_flags(
 # session alone (its workers share it), so that nothing old is ever taken for new.
 _SESSION = os.environ.get("PYTEST_XDIST_TESTRUNUID", str(os.getpid()))
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(tempfile.gettempdir()) / f"compiled-{_SESSION}"))
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

@@ -42,7 +42,8 @@ def profile(*arguments: str, before: str = "") -> subprocess.CompletedProcess[st
     """The script in a process of its own; `before` runs in front of it."""
     program = f"import sys\nsys.path.insert(0, 'scripts')\n{before}\nimport profile_run\nsys.exit(profile_run.main())"
     command = [sys.executable, "-c", program, *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, env=os.environ)
+    environment = os.environ | {"XLA_FLAGS": ""}  # a profile is of programs as users compile them
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, env=environment)
 
 
 def script():
