@@ -111,7 +111,7 @@ DESCRIPTIONS = {
 }
 COMMANDS = {
     "quickstart": Command(
-        "config.run.QuickstartConfig",
+        "config.quickstart.QuickstartConfig",
         "training.commands.quickstart",
         before=_prepare_run,
         default_config="quickstart",
