@@ -32,8 +32,8 @@ class Words:
     def apply_chat_template(self, messages: list[dict], **options: object) -> str:
         return messages[0]["content"]
 
-    def __call__(self, text: str, **options: object) -> dict[str, list[int]]:
-        return {"input_ids": [len(word) for word in text.split()]}
+    def __call__(self, texts: list[str], **options: object) -> dict[str, list[list[int]]]:
+        return {"input_ids": [[len(word) for word in text.split()] for text in texts]}
 
 
 @pytest.fixture(scope="module")
