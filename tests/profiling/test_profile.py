@@ -18,6 +18,7 @@ import pytest
 from socialr1_jax.benchmark.peaks import Peaks
 from socialr1_jax.models.arithmetic import Arithmetic, Cost
 from socialr1_jax.models.shapes import named_shape
+from socialr1_jax.profiling.config import _split
 from socialr1_jax.profiling.page import say_summary
 from socialr1_jax.profiling.programs import BLOCKS, UNNAMED, Program, block_of, kind_of, read_instructions
 from socialr1_jax.profiling.summary import IDLE, summarise
@@ -211,7 +212,7 @@ def test_a_file_that_is_no_configuration_is_told(tmp_path, text):
 
 @pytest.mark.parametrize("spelling", ["--output-dir", "--output_dir"])
 def test_own_options_are_known_in_both_spellings(spelling):
-    own, others = script()._split(["--config", "c.yaml", spelling, "there", "--phase=update", "steps=4", "seed=1"])
+    own, others = _split(["--config", "c.yaml", spelling, "there", "--phase=update", "steps=4", "seed=1"])
     assert own == [spelling, "there", "--phase=update", "steps=4"]
     assert others == ["--config", "c.yaml", "seed=1"]
 

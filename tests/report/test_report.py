@@ -467,4 +467,4 @@ def test_script_writes_the_page_or_one_line(run: Path, tmp_path: Path) -> None:
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
     assert re.match(r"report\.py: error: .* holds none of config\.yaml", done.stderr)
     assert not (tmp_path / "both.html").exists()
-    assert "--output FILE.html" in script("--help").stdout
+    assert "page (.html)" in script("--help").stdout

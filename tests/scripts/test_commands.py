@@ -16,7 +16,7 @@ from socialr1_jax.profiling.steps import ImplicitTransfer
 from socialr1_jax.rewards import JudgeRefused
 from socialr1_jax.run.run import TrainingStopped
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = {
     file: next(line.split('"')[1] for line in file.read_text().splitlines() if line.startswith("main = script("))
     for folder in ("scripts", "convert")
