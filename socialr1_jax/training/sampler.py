@@ -66,7 +66,7 @@ class Sampler(RolloutSource):
         used = set(rollouts.prompt_ids)
         for _ in range(grpo.most_replacements):
             rewards_pg = rollouts.rewards_pg
-            scored_p = np.isfinite(rewards_pg).sum(axis=1) > 1  # an unscorable group is no reason to draw others
+            scored_p = np.isfinite(rewards_pg).sum(axis=1) > 1  # other prompts would get no score either
             flat = np.flatnonzero(flat_groups(rewards_pg) & scored_p).tolist()
             if not flat:
                 break
