@@ -116,7 +116,7 @@ class EndpointJudge(Judge):
             try:
                 self._cache.put(key, reply.text)
             except OSError as error:  # the score is still valid
-                log.warning("the judge's answer could not be kept in %s: %s", self._cache.folder, error.strerror)
+                log.warning("the judge's answer could not be cached in %s: %s", self._cache.folder, error.strerror)
         self._settle(verdict, graded)
 
     def _settle_all(self, late: set[Future[Verdict]], cause: str) -> None:

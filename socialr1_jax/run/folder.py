@@ -107,7 +107,7 @@ def own_folder(folder: Path, kind: str = "run") -> Iterator[None]:
     if folder in _held:
         yield
         return
-    opened, problem, made, before = None, "", not folder.exists(), set[str]()
+    opened, problem, created, before = None, "", not folder.exists(), set[str]()
     begun, mark, before_seconds = time.monotonic(), "", 0.0
     if is_first():
         try:
@@ -141,7 +141,7 @@ def own_folder(folder: Path, kind: str = "run") -> Iterator[None]:
                 os.pwrite(opened.fileno(), f"{mark} {before_seconds + time.monotonic() - begun:.1f}\n".encode(), 0)
             if set(os.listdir(folder)) - before == {_LOCK}:  # bad input: leave nothing behind
                 (folder / _LOCK).unlink()
-                if made:
+                if created:
                     folder.rmdir()
             opened.close()
 
@@ -152,7 +152,7 @@ def refuse_foreign_files(folder: Path, kind: str = "run") -> None:
     paths = [path for pattern in _FILES[kind] for path in sorted(folder.glob(pattern))]
     links = [path for path in (lock, *paths) if path.is_symlink()]
     if links:
-        raise ConfigError(f"{links[0]} is a link, and nothing is written through links there: remove it")
+        raise ConfigError(f"{links[0]} is a link, and this program does not write through links: remove it")
     if lock.exists() and not (lock.is_file() and lock.stat().st_size < 100 and _OURS.fullmatch(_text(lock))):
         raise ConfigError(f"{lock} is not a lock of this program: give another output folder, or move it away")
     if kind in _kinds(folder) or _has_checkpoint(folder):
@@ -252,8 +252,8 @@ def _refuse_changed_files(config: RunConfig, folder: Path) -> None:
     if changed:
         raise ConfigError(
             f"{folder} holds a run with another content of {', '.join(changed)}: "
-            "put back what the run began with, give another output_dir, or (other numbers from there on) remove "
-            f"{folder / _OWN_FILES}"
+            "restore the original content, give another output_dir, or remove "
+            f"{folder / _OWN_FILES} to resume with different results"
         )
 
 
@@ -290,9 +290,7 @@ def refuse_other_settings(config: Section, saved: Path) -> None:
             schedule = before["optimizer.schedule"]
             if new > old and schedule == "constant":
                 continue
-            reason = (
-                f", on which optimizer.schedule {schedule} depends" if new > old else ": more may be asked for only"
-            )
+            reason = f", on which optimizer.schedule {schedule} depends" if new > old else ": can only be raised"
         differing.append(f"{name} {old!r} -> {new!r}{reason}")
     if differing:
         raise ConfigError(

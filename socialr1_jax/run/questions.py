@@ -224,7 +224,7 @@ def warn_of_few(config: RunConfig, questions: Questions) -> None:
     if len(questions) < config.grpo.prompts_per_step:
         log.warning(
             "there are %d questions to train on and grpo.prompts_per_step is %d: a step holds some questions several "
-            "times, each time with other draws",
+            "times, each time with other random numbers",
             *(len(questions), config.grpo.prompts_per_step),
         )
 

@@ -172,13 +172,17 @@ class Run:
         counts, steps = self.counts, self.config.steps
         while True:
             self.stop.check()
-            finished, kept = counts.finished, self._last["counts"]["finished"] == counts.finished
+            finished, marked = counts.finished, self._last["counts"]["finished"] == counts.finished
             value = None
             if evaluate and counts.evaluated != finished and (finished in (0, steps) or due(finished, every)):
                 value = evaluate(finished)
-            if kept:
+            if marked:
                 self.keep()
-            if kept and finished and (self._checkpoints.is_best(value) or due(finished, self.config.checkpoint.every)):
+            if (
+                marked
+                and finished
+                and (self._checkpoints.is_best(value) or due(finished, self.config.checkpoint.every))
+            ):
                 self._checkpoints.save(finished, self.state, self._last, value)
             self._checkpoints.check()
             if finished == steps:

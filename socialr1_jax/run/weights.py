@@ -34,7 +34,7 @@ def find_checkpoint(folder: str | os.PathLike[str], which: str = "latest") -> Pa
     if which == "best":
         step = str(read_run(folder / "checkpoints" / str(steps[-1]))["best"].get("step", "best"))
     if step not in map(str, steps):
-        base = "; what it began with is its model.path (in its config.yaml)" if step == "0" else ""
+        base = "; its starting weights are its model.path (in its config.yaml)" if step == "0" else ""
         raise CheckpointError(f"{folder} has no checkpoint {step}; it has {', '.join(map(str, steps))}{base}")
     return folder / "checkpoints" / step
 

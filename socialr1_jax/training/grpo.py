@@ -309,8 +309,8 @@ def _skipped(opened: _Opened, rows: Rows, updates: list[dict[str, float]]) -> st
             file = _save_rows(rows, number, len(updates), run.folder / f"skipped_step_{counts.finished}.npz")
             times, counts.skipped_in_a_row = counts.skipped_in_a_row, 0
             return (
-                f"{times} updates in a row had a loss, gradient or log-prob that is not finite; weights and moments "
-                f"are those from before them, the last one's rows are in {file}"
+                f"{times} updates in a row had a loss, gradient or log-prob that is not finite; they left weights and "
+                f"moments unchanged; the rows of the last one are in {file}"
             )
     return ""
 

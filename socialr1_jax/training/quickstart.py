@@ -64,14 +64,14 @@ def _run(config: QuickstartConfig, folder: Path) -> bool:
     load_extras(config.rewards)  # first: a bad reward function fails before minutes of SFT
     if settings_file.exists() and (folder / "sft" / "config.json").exists():
         refuse_other_settings(config, settings_file)
-        console.print(f"{folder / 'sft'} is there from an earlier call and is used again")
+        console.print(f"{folder / 'sft'} exists from an earlier call and is reused")
     else:
         refuse_foreign_folder(folder / "sft", "config.json")
         save_config(config, settings_file)
         try:
             _cold_start(config, folder)
         except KeyboardInterrupt:
-            print_error("interrupted in SFT, which is not saved: the same command begins it again")
+            print_error("interrupted during SFT, which is not saved. Run the same command to start it again")
             raise
     if config.rewards.uses.content and not _content_model(config, folder):
         console.print(SAVED)

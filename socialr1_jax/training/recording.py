@@ -76,7 +76,7 @@ def refuse_foreign_rollouts(config: RunConfig) -> None:
         for name in ("save_rollouts", "output_dir")  # a copy of a run must not cut the recording of the original
     )
     if before is None or not (inside or same):
-        raise ConfigError(f"save_rollouts: {path} is there, and this run did not write it: give another file")
+        raise ConfigError(f"save_rollouts: {path} exists, and this run did not write it: give another file")
 
 
 _Number = Annotated[float, Field(strict=True, ge=-1e30, le=1e30)]

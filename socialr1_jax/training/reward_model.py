@@ -173,8 +173,8 @@ def _steps(
             run.keep()
             if too_many:
                 raise run.halted(
-                    f"{_MOST_SKIPPED} updates in a row had a loss or gradient that is not finite; weights and moments "
-                    "are those from before them: lower optimizer.learning_rate"
+                    f"{_MOST_SKIPPED} updates in a row had a non-finite loss or gradient; they left weights and moments "
+                    "unchanged: lower optimizer.learning_rate"
                 )
 
 

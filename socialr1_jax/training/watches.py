@@ -137,6 +137,6 @@ class FormatWatch:
         )
         return (
             f"in the last {self._bad} steps {format_rate:.1%} of the responses were well formed, so {effect}. "
-            f"What is wrong with them: {common}. Likely causes: {'; '.join(likely)}. "
+            f"Most frequent problems: {common}. Likely causes: {'; '.join(likely)}. "
             "rollouts.jsonl has the responses"
         )
