@@ -179,11 +179,9 @@ class _Chunks:
         return x_n.at[self.take(i, self._order_n)].get(mode="fill", fill_value=0)
 
     def take(self, i: jax.Array, x_n: jax.Array) -> jax.Array:
-        """Return chunk i of a list."""
         return jax.lax.dynamic_slice_in_dim(x_n, i * self._length, self._length)
 
     def put(self, i: jax.Array, x_n: jax.Array, chunk_c: jax.Array) -> jax.Array:
-        """Return the list with its chunk i replaced."""
         return jax.lax.dynamic_update_slice_in_dim(x_n, chunk_c, i * self._length, axis=0)
 
     def restore(self, x_n: jax.Array) -> jax.Array:
@@ -192,7 +190,6 @@ class _Chunks:
 
 
 def _is_known(logits_cv: jax.Array, num_tokens: int) -> jax.Array:
-    """Return a mask [v] of the ids that the tokenizer knows."""
     return jnp.arange(logits_cv.shape[1]) < num_tokens
 
 

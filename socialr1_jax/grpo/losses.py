@@ -105,7 +105,6 @@ def _aggregated(
 
 
 def _need(chosen: Objective, **arrays: jax.Array | None) -> None:
-    """Raise ValueError if an array that the objective needs is missing."""
     needed = {
         "kl_coefficient": (chosen.kl_coefficient, "ref_logp_bt"),
         "entropy_coefficient": (chosen.entropy_coefficient, "entropy_bt"),

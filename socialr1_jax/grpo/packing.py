@@ -168,7 +168,6 @@ class _Texts:
 
 
 def _layout(texts: _Texts, width: int, bins: int) -> list[list[TextPlace]]:
-    """Return the places of each micro-batch of `bins` bins of this width."""
     left, batches = texts.units(width), []
     while left:
         places, left = _fill(texts, left, bins, width)
@@ -201,8 +200,6 @@ def _fill(texts: _Texts, left: list[_Unit], bins: int, width: int) -> tuple[list
 
 
 def _laid(rows: Rows, bins: int, width: int, places: list[TextPlace]) -> Rows:
-    """Return the arrays of a micro-batch."""
-
     def lay(x: np.ndarray | None) -> np.ndarray | None:
         if x is None:
             return None

@@ -90,13 +90,11 @@ def _rubric(text: str, version: str) -> Rubric:
 
 
 def _parts(text: str) -> tuple[str, str]:
-    """Return the system and the user message of a file's text; without a border the second is ""."""
     system, _, user = text.replace("\r\n", "\n").partition(f"\n{_BORDER}\n")
     return system.strip(), user.strip()
 
 
 def _fault(text: str) -> str:
-    """Return the first fault of a rubric's text, "" if there is none."""
     if not text.strip():
         return "the file is empty"
     system, user = _parts(text)

@@ -169,7 +169,6 @@ class Scorer:
 
 
 def _verdict(response: _Waiting) -> dict[str, Any]:
-    """Return the judge's verdict as JSON."""
     if response.verdict is None:
         return {"score": math.nan, "cause": "not_asked"}
     try:
@@ -180,7 +179,6 @@ def _verdict(response: _Waiting) -> dict[str, Any]:
 
 
 def _record(response: _Waiting, step: int, mode: FormatMode) -> dict[str, Any]:
-    """Return the record passed to a user-defined reward function."""
     example = response.example
     return {
         "id": example.id,

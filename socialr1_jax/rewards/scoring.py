@@ -289,14 +289,12 @@ def _checked(row: dict[str, Any]) -> tuple[Example, str, float | None]:
 
 
 def _is_scored(file: Path) -> bool:
-    """Return True if `score_file` wrote every row of the file."""
     with file.open("rb") as lines:
         rows = [json.loads(line) for line in lines if line.strip()]
     return bool(rows) and all(map(_was_scored, rows))
 
 
 def _was_scored(row: dict[str, Any]) -> bool:
-    """Return True if a row has the columns that `score_file` adds."""
     return (
         row.get("status") in ("scored", "unscorable")
         and isinstance(row.get("reward", ""), float | int | None)

@@ -67,7 +67,6 @@ class Console(rich.console.Console):
 
 
 def _without_filling(segments: Iterable[Segment]) -> Iterator[Segment]:
-    """Yield the lines of a table without trailing blanks."""
     for line in Segment.split_lines(segments):
         while line and not line[-1].text.strip(" "):
             line.pop()
@@ -80,8 +79,6 @@ console = Console()
 
 
 class _LogLines(logging.Handler):
-    """A log handler that shows each record as one line."""
-
     def __init__(self, show: Callable[[str], None]) -> None:
         super().__init__()
         self._show = show

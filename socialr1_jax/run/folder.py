@@ -195,7 +195,6 @@ def _lock_text(folder: Path) -> str:
 
 
 def _has_checkpoint(folder: Path) -> bool:
-    """Return True if there is a checkpoint with its manifest."""
     for manifest in folder.glob("checkpoints/[0-9]*/manifest.json"):
         with contextlib.suppress(OSError, ValueError):
             if {"schema", "files"} <= read_json(manifest).keys():
@@ -243,7 +242,6 @@ def forget_functions(folder: Path) -> None:
 
 
 def _refuse_changed_files(config: RunConfig, folder: Path) -> None:
-    """Raise ConfigError if a file of code or text has changed since the run began."""
     if not (folder / _OWN_FILES).exists():
         return
     before = read_json(folder / _OWN_FILES)

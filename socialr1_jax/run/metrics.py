@@ -80,7 +80,7 @@ class RunLog:
             self._wandb.log(numbers, step=step)
 
     def rollouts(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Write one line per response."""
+        """Write one line per response to rollouts.jsonl."""
         if self._writes:
             _append(self._folder / "rollouts.jsonl", rows)
 

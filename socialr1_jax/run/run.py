@@ -273,7 +273,6 @@ class Laps:
         self._laps: dict[str, float] = {}
 
     def begin(self, phases: tuple[str, ...]) -> None:
-        """Begin a step."""
         self.begun = self._last = time.perf_counter()
         self._between = self.begun - self._ended
         self._laps = dict.fromkeys(phases, 0.0)
@@ -285,7 +284,6 @@ class Laps:
         self.end(name)
 
     def end(self, name: str) -> None:
-        """End phase `name`."""
         now = self._ended = time.perf_counter()
         self._laps[name] += now - self._last
         self._last = now

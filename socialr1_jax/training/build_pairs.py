@@ -100,7 +100,6 @@ def build_pairs(config: PairsConfig) -> PairsSummary:
 
 
 def _is_built(file: Path) -> bool:
-    """Return True if every pair of the file was written by `build_pairs`."""
     return all(pair.meta.get("source") in ("policy", "responses", "corruptions") for pair in read_pairs(file))
 
 
@@ -125,7 +124,6 @@ def _questions(config: PairsConfig) -> list[Example]:
 
 
 def _sample(config: PairsConfig, examples: Sequence[Example], work: WorkFile) -> None:
-    """Sample the responses that are missing from the work file."""
     group = config.sampling.group_size
 
     def lacks(example: Example) -> bool:

@@ -206,7 +206,6 @@ def _sampled(
 
 
 def _replayed(config: RunConfig) -> tuple[Qwen3, Replay]:
-    """Return the model of a run that replays recorded rollouts, and the replay."""
     replay = Replay(config)
     model = _loaded(config, ())
     with working(f"checking {config.replay_rollouts}"):
@@ -273,7 +272,6 @@ def _metrics(
 
 
 def _log(opened: _Opened, rollouts: Rollouts, packed: Packed, metrics: Mapping[str, Any], bar: Bar) -> None:
-    """Write the metrics and responses of a step, advance the bar and log warnings."""
     run, number = opened.run, opened.run.counts.finished
     run.log.metrics("grpo", number, metrics)
     if records := list(opened.source.records(rollouts, packed.advantages_b)):
@@ -316,7 +314,6 @@ def _skipped(opened: _Opened, rows: Rows, updates: list[dict[str, float]]) -> st
 
 
 def _save_rows(rows: Rows, number: int, updates: int, file: Path) -> Path:
-    """Write the rows of update `number` of the step as a NumPy archive."""
     count = len(rows.lengths_b) // updates
     part = rows.take(slice(number * count, (number + 1) * count))
     if is_first():

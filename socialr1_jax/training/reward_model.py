@@ -113,7 +113,6 @@ def _train(config: RewardModelConfig, stop: Stop) -> bool:
 
 
 def _loaded(config: RewardModelConfig) -> tuple[RewardModel, Any, str]:
-    """Return the policy with a new scalar head, its tokenizer and the export's dtype."""
     path, random, mesh = config.model.path, config.model.random, jax.sharding.get_mesh()
     if random:
         base = random_model(path, random, config.seed, mesh)
@@ -173,8 +172,8 @@ def _steps(
             run.keep()
             if too_many:
                 raise run.halted(
-                    f"{_MOST_SKIPPED} updates in a row had a non-finite loss or gradient; they left weights and moments "
-                    "unchanged: lower optimizer.learning_rate"
+                    f"{_MOST_SKIPPED} updates in a row had a loss or gradient that is not finite; they left weights "
+                    "and moments unchanged: lower optimizer.learning_rate"
                 )
 
 
