@@ -66,10 +66,7 @@ def _other_arguments(function: Callable[..., Any]) -> str:
     except (TypeError, ValueError):  # some builtins have none
         return ""
     parameters = list(signature.parameters.values())
-    bare = [
-        parameter.replace(default=inspect.Parameter.empty, annotation=inspect.Parameter.empty)
-        for parameter in parameters
-    ]
+    bare = [p.replace(default=p.empty, annotation=p.empty) for p in parameters]
     takes = printable(str(signature.replace(parameters=bare, return_annotation=signature.empty)), _MOST)
     try:
         signature.bind([])

@@ -172,17 +172,13 @@ class Run:
         counts, steps = self.counts, self.config.steps
         while True:
             self.stop.check()
-            finished, marked = counts.finished, self._last["counts"]["finished"] == counts.finished
+            finished, kept = counts.finished, self._last["counts"]["finished"] == counts.finished
             value = None
             if evaluate and counts.evaluated != finished and (finished in (0, steps) or due(finished, every)):
                 value = evaluate(finished)
-            if marked:
+            if kept:
                 self.keep()
-            if (
-                marked
-                and finished
-                and (self._checkpoints.is_best(value) or due(finished, self.config.checkpoint.every))
-            ):
+            if kept and finished and (self._checkpoints.is_best(value) or due(finished, self.config.checkpoint.every)):
                 self._checkpoints.save(finished, self.state, self._last, value)
             self._checkpoints.check()
             if finished == steps:

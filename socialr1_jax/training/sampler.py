@@ -106,16 +106,14 @@ class Sampler(RolloutSource):
         sampling = replace(self.sampling, n=self.config.evaluation.samples)
         for number, (name, prompts) in enumerate(self.sets.items()):
             with working(f"evaluating on {name} after step {step}"):
-                of_set, records = evaluate_questions(
-                    self.engine(params), prompts, sampling, self.tokenizer, self.scorer
-                )
-            of_set |= self.baselines[name]
-            metrics |= {f"{name}/{key}" if number else key: value for key, value in of_set.items()}
+                stats, records = evaluate_questions(self.engine(params), prompts, sampling, self.tokenizer, self.scorer)
+            stats |= self.baselines[name]
+            metrics |= {f"{name}/{key}" if number else key: value for key, value in stats.items()}
             rows += [{"phase": "eval", "step": step, "set": name, **record} for record in records]
             console.print(
-                f"step {step}: {name} accuracy {of_set['accuracy']:.3f} +- {of_set['accuracy_stderr']:.3f}, "
-                + (f"pairs {of_set['pair_accuracy']:.3f}, " if "pair_accuracy" in of_set else "")
-                + f"format {of_set['format_rate']:.2f}, reward {of_set['reward']:.2f}"
+                f"step {step}: {name} accuracy {stats['accuracy']:.3f} +- {stats['accuracy_stderr']:.3f}, "
+                + (f"pairs {stats['pair_accuracy']:.3f}, " if "pair_accuracy" in stats else "")
+                + f"format {stats['format_rate']:.2f}, reward {stats['reward']:.2f}"
             )
         return metrics | self.scorer.metrics() | {"seconds": time.perf_counter() - begun}, rows
 
