@@ -3,7 +3,7 @@
     python convert/hf_to_orbax.py --src DIR --dst DIR --verify
     python convert/hf_to_orbax.py --src DIR --dst DIR --dtype bfloat16
 
-Memory holds one stacked weight at a time. The same command resumes a conversion that was killed.
+Holds one stacked weight in memory at a time. The same command resumes a killed conversion.
 """
 
 from socialr1_jax.cli import script

@@ -1,10 +1,10 @@
-"""Measure how far rules that read no minds get on question files: positions, overlap, length, letters, word counts.
+"""Measure the accuracy of shortcut rules on question files: positions, overlap, length, letters, word counts.
 
     python scripts/audit_questions.py questions.jsonl stories:4000 --output audit.json --plot audit.png
-    python scripts/audit_questions.py data/tombench data/simpletom    # folders with the name of a benchmark
+    python scripts/audit_questions.py data/tombench data/simpletom    # folders named after a benchmark
     python scripts/audit_questions.py quiz.csv --columns '{options: choices}' --where '{split: test}' --first_label 1
 
-A rule that is 0.20 or more above chance is marked: such questions can be answered without what they ask for.
+A rule 0.20 or more above chance is marked: such questions can be answered without reasoning about minds.
 """
 
 from socialr1_jax.cli import script

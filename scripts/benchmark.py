@@ -4,7 +4,7 @@
     python scripts/benchmark.py --shape tiny --rows 40 --prompt 128 --new 128 --prompts 8 --group 5
     python scripts/benchmark.py --shape tiny --prompts 8 --peers --record docs/benchmarks.jsonl
 
-What each number means: docs/performance.md.
+docs/performance.md explains the numbers.
 """
 
 from socialr1_jax.cli import script

@@ -1,9 +1,9 @@
-"""Read the wording of a benchmark's prompts out of its authors' repository, so that `official` asks in their words.
+"""Extract the wording of a benchmark's prompts from its authors' repository, for the protocol `official`.
 
     git clone https://github.com/zhchen18/ToMBench checkout && git -C checkout checkout 4f491f0
     python scripts/benchmark_prompts.py --benchmark tombench --source checkout --output data/tombench/prompts.json
 
-Their files are read as text; nothing in them is run. docs/evaluation.md.
+Their files are read as text and never executed. See docs/evaluation.md.
 """
 
 from socialr1_jax.cli import script

@@ -1,4 +1,4 @@
-"""Preference pairs for a content reward model: from a policy's own thoughts, or from generated stories.
+"""Build preference pairs for a content reward model, from a policy's own thoughts or from generated stories.
 
     python scripts/build_pairs.py --source policy --policy DIR --questions questions.jsonl --output pairs.jsonl
     python scripts/build_pairs.py --source responses --responses rollouts.jsonl --output pairs.parquet

@@ -2,7 +2,7 @@
 
     python scripts/doctor.py --config configs/socialr1_8b_a100x8.yaml data.train=questions.jsonl
 
-A line a check, with what to do beneath it. Exit status 1 when there is a problem.
+Prints one line per check, with the fix below it. Exit status 1 if there is a problem.
 """
 
 from socialr1_jax.cli import script

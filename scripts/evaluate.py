@@ -1,10 +1,10 @@
-"""Ask a model benchmarks of social reasoning, by their official rules and the cards' prompt, or your own questions.
+"""Evaluate a model on benchmarks of social reasoning, by official rules and the cards' prompt, or on your questions.
 
     python scripts/evaluate.py --model runs/mine/export --tasks static --data_dir DATA --output runs/mine/evaluation
     python scripts/evaluate.py --model NAME --base_url http://localhost:8000/v1 --tasks tombench,fantom --data_dir DATA
     python scripts/evaluate.py --model runs/mine/export --tasks questions.jsonl --by type,plot --output runs/mine/own
 
-Called again after an interruption, it asks what has no reply yet. `--list` shows the benchmarks. docs/evaluation.md.
+The same command resumes after an interruption. `--list` shows the benchmarks, docs/evaluation.md explains them.
 """
 
 from socialr1_jax.cli import script

@@ -1,4 +1,4 @@
-"""Theory-of-mind stories as a question file: twins side by side, reference thoughts, and the script of each story.
+"""Generate theory-of-mind stories as a question file: adjacent twins, reference thoughts, the script of each story.
 
 python scripts/make_stories.py --count 4000 --seed 0 --output stories.jsonl stories.difficulty=hard
 """

@@ -1,9 +1,9 @@
-"""Compute what a run needs on accelerators that are not here: memory, traffic, shortest and expected time.
+"""Compute the needs of a run on accelerators that this machine lacks: memory, traffic, minimum and expected time.
 
     python scripts/plan.py --config configs/socialr1_8b_a100x8.yaml --topology a100-80gb:8
 
-Every phase is compiled for the topology by XLA; nothing runs. Exit status 1 when a phase does not fit; what would make
-it fit is compiled, too, before it is said.
+XLA compiles every phase for the topology; nothing runs. Exit status 1 if a phase does not fit; the suggested fix is
+compiled as well before it is printed.
 """
 
 from socialr1_jax.cli import script

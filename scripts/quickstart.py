@@ -1,4 +1,4 @@
-"""From nothing to a small Qwen3 trained with Social-R1 on theory-of-mind stories, in minutes on a laptop.
+"""Train a small Qwen3 from scratch with Social-R1 on theory-of-mind stories, in minutes on a laptop.
 
 python scripts/quickstart.py --output_dir runs/quickstart --seed 0
 """

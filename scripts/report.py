@@ -1,9 +1,9 @@
-"""The report of a run, or of several compared: one HTML file that needs no network and no server.
+"""Write the report of a run, or of several runs compared, as one HTML file that needs no network and no server.
 
     python scripts/report.py runs/quickstart
     python scripts/report.py runs/full runs/outcome_only --output comparison.html
 
-Works on a run that is still going, and on one that was stopped.
+Works for running and for stopped runs.
 """
 
 from socialr1_jax.cli import script

@@ -1,4 +1,4 @@
-"""Score samples of evaluate.py once more, without generating.
+"""Score the samples of evaluate.py again, without generating.
 
 python scripts/score.py samples_hitom.jsonl --output figures.json
 """

@@ -1,4 +1,4 @@
-"""GRPO: group advantages, the policy loss, log-probs over chunks, sampler-trainer mismatch, and the jitted update."""
+"""GRPO: group advantages, policy loss, chunked log-probs, sampler-trainer mismatch and the jitted update."""
 
 from socialr1_jax.grpo.advantages import group_advantages, soft_overlong
 from socialr1_jax.grpo.logprobs import token_logprobs

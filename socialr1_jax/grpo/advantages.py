@@ -7,19 +7,19 @@ import numpy.typing as npt
 
 from socialr1_jax.config.objective import Objective, objective
 
-_FLAT = 1e-6  # rewards of a group that differ by no more than this have no variance
+_FLAT = 1e-6  # a group whose rewards differ by at most this has zero variance
 
 
 def group_advantages(
     rewards_pg: npt.ArrayLike, preset: str | Objective = "social_r1", **overrides: Any
 ) -> npt.NDArray[np.float64]:
-    """(reward - baseline) / (group deviation + epsilon), float64 [prompts, group], of rewards [prompts, group].
+    """Return (reward - baseline) / (group deviation + epsilon), float64 [prompts, group].
 
-    Baseline, whether it is divided, the deviation's ddof and epsilon are the preset's (GRPO, DeepSeekMath arXiv
-    2402.03300 section 4.1; config/objective.py) or `overrides` of single fields. NaN (or an infinity) marks a response
-    that is unscorable or excluded: it leaves its group's baseline and deviation and gets 0. A group whose remaining
-    rewards differ by at most 1e-6, or that has fewer than two, gets 0 everywhere: tested as max - min, because a
-    deviation of rounding noise divided by itself would be an advantage of full size.
+    The preset (config/objective.py; GRPO: DeepSeekMath arXiv 2402.03300 section 4.1) sets the baseline, the division,
+    its ddof and epsilon; `overrides` replace single fields. A reward of NaN or infinity marks an unscorable or excluded
+    response: it does not enter its group's baseline and deviation, and its advantage is 0. All advantages of a group
+    are 0 if it has fewer than two finite rewards or if they differ by at most 1e-6. This compares max - min, since
+    rounding noise divided by its own deviation would give full-size advantages.
     """
     chosen = objective(preset, **overrides)
     rewards = _two_axes(rewards_pg)
@@ -37,7 +37,7 @@ def group_advantages(
 
 
 def flat_groups(rewards_pg: npt.ArrayLike) -> npt.NDArray[np.bool_]:
-    """[prompts]: whether a group teaches nothing, its scorable rewards being equal or fewer than two."""
+    """Return a mask [prompts] of groups without a learning signal: fewer than two scorable rewards, or equal ones."""
     rewards = _two_axes(rewards_pg)
     scorable = np.isfinite(rewards)
     highest = np.where(scorable, rewards, -np.inf).max(axis=1)
@@ -46,9 +46,9 @@ def flat_groups(rewards_pg: npt.ArrayLike) -> npt.NDArray[np.bool_]:
 
 
 def soft_overlong(lengths_b: npt.ArrayLike, limit: int, buffer: int, factor: float = 1.0) -> npt.NDArray[np.float64]:
-    """Return what rewards [b] lose by length in tokens: 0 up to limit - buffer, then linearly to -factor.
+    """Return the length penalty of responses [b] (lengths in tokens): 0 up to limit - buffer, then linear to -factor.
 
-    DAPO's soft overlong punishment (arXiv 2503.14476 eq. 13), float64 [b], to be added to the rewards.
+    DAPO's soft overlong punishment (arXiv 2503.14476 eq. 13), float64 [b]; add it to the rewards.
     """
     exceed = np.asarray(lengths_b, np.float64) - (limit - buffer)
     return -np.clip(exceed, 0, buffer) / buffer * factor

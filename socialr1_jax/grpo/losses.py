@@ -1,4 +1,4 @@
-"""The policy loss with KL and entropy terms, as (sum, denominator)."""
+"""The policy loss with KL and entropy terms, as a sum and its denominator."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from socialr1_jax.config.objective import Objective, objective
 
-# verl's guards: a log-ratio beyond +-20 would overflow, a KL estimate beyond +-10 is an outlier and not a lesson.
+# Clipped as in verl: log-ratios at +-20, which would overflow, and KL estimates at +-10, which are outliers.
 _LOG_RATIO_LIMIT = 20.0
 _KL_LIMIT = 10.0
 _LENGTH_CONSTANT = 3072  # the recipe's max_new_tokens
@@ -29,23 +29,23 @@ def policy_loss(
 ) -> tuple[jax.Array, jax.Array, dict[str, jax.Array]]:
     """Return (sum, denominator, metrics); the loss is sum / denominator, and both add up over any split of the rows.
 
-    Per token: the policy term of config/objective.py's `preset` (or of `overrides` of single fields; for "clip"
-    -min(ratio A, clip(ratio, 1 - clip_low, 1 + clip_high) A), DeepSeekMath arXiv 2402.03300 eq. 3), plus
-    kl_coefficient x KL estimate, minus entropy_coefficient x entropy; then summed by `aggregation`. The denominator is
-    the number of tokens, or of responses that have any.
+    The loss of a token is the policy term of `preset` (config/objective.py; `overrides` replace single fields), plus
+    kl_coefficient x KL estimate, minus entropy_coefficient x entropy. The policy term of "clip" is
+    -min(ratio A, clip(ratio, 1 - clip_low, 1 + clip_high) A), DeepSeekMath arXiv 2402.03300 eq. 3. `aggregation` sums
+    over tokens; the denominator is the number of tokens, or of responses that have any.
 
-    All arrays are float32 [b, t] but advantages [b]; the mask is boolean, and what lies outside it is never looked at.
-    Rows may hold several responses, told apart by int32 `segments_bt`, and then advantages are [b, t].
-    `old_logp_bt=None`: the policy that sampled is the one being updated, the ratio is exactly 1. ValueError where an
-    array is missing that the objective needs. Metrics are sums over tokens: tokens, kl, entropy, clip_fraction;
-    ratio_max and ratio_min are extremes.
+    Arrays are float32 [b, t], advantages [b]; the mask is boolean, and values outside it have no effect. A row may hold
+    several responses, numbered by int32 `segments_bt`; then advantages are [b, t]. `old_logp_bt=None` means that the
+    policy being updated is the one that sampled, and the ratio is exactly 1. The metrics tokens, kl, entropy and
+    clip_fraction are sums over tokens; ratio_max and ratio_min are extremes. Raises ValueError if an array is missing
+    that the objective needs.
     """
     chosen = objective(preset, **overrides)
     _need(chosen, ref_logp_bt=ref_logp_bt, entropy_bt=entropy_bt, sampler_logp_bt=sampler_logp_bt)
     mask_bt = mask_bt.astype(bool)
 
     def inside(x_bt: jax.Array) -> jax.Array:
-        # `where`, not multiplication: a NaN in padding times 0 is NaN, in the gradient too.
+        # `where` stops NaN propagation from padding, also in the gradient: 0 * NaN is NaN.
         return jnp.where(mask_bt, x_bt, 0.0)
 
     def total(x_bt: jax.Array) -> jax.Array:
@@ -60,7 +60,7 @@ def policy_loss(
     with jax.named_scope("policy_loss"):
         log_ratio_bt = logp_bt - old_bt
         if chosen.ratio == "sequence":
-            # The response's mean log-ratio as value; the gradient goes to each token, as if the others were constants.
+            # The value is the response's mean log-ratio; the gradient flows through each token's own log-prob.
             mean_bt = _of_response(jax.lax.stop_gradient(log_ratio_bt), segments_bt) / length_bt
             log_ratio_bt = mean_bt + logp_bt - still_bt
         ratio_bt = jnp.exp(jnp.clip(log_ratio_bt, -_LOG_RATIO_LIMIT, _LOG_RATIO_LIMIT))
@@ -105,7 +105,6 @@ def _aggregated(
 
 
 def _need(chosen: Objective, **arrays: jax.Array | None) -> None:
-    """Raise ValueError for an array that the objective needs and that is missing."""
     needed = {
         "kl_coefficient": (chosen.kl_coefficient, "ref_logp_bt"),
         "entropy_coefficient": (chosen.entropy_coefficient, "entropy_bt"),
@@ -119,7 +118,7 @@ def _need(chosen: Objective, **arrays: jax.Array | None) -> None:
 def _policy_term(
     chosen: Objective, ratio_bt: jax.Array, gain_bt: jax.Array, logp_bt: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """Return the policy term of each token, [b, t], and where it was clipped."""
+    """Return the policy term of each token and the mask of clipped tokens, both [b, t]."""
     bounded_bt = jnp.clip(ratio_bt, 1 - chosen.clip_low, 1 + chosen.clip_high)
     if chosen.policy_term == "cispo":
         return -jax.lax.stop_gradient(bounded_bt) * gain_bt * logp_bt, bounded_bt != ratio_bt
@@ -138,10 +137,10 @@ def truncated_weights(
     cap: float,
     segments_bt: jax.Array | None = None,
 ) -> jax.Array:
-    """min(trainer's / sampler's probability, cap), float32 [b, t] without gradient; 1 outside the mask.
+    """Return min(trainer's / sampler's probability, cap), float32 [b, t] without gradient; 1 outside the mask.
 
-    Truncated importance sampling: corrects for a sampler that is not quite the policy that the trainer computes. Of
-    each token, or (`level` "sequence") of the whole response, whose weight is the product over its tokens.
+    Truncated importance sampling corrects for the difference between the sampler's and the trainer's policy. A weight
+    belongs to a token or, at `level` "sequence", to a response: the product over its tokens.
     """
     difference_bt = jnp.where(mask_bt, old_bt - sampler_bt, 0.0)
     if level == "sequence":
@@ -151,7 +150,7 @@ def truncated_weights(
 
 
 def _of_response(x_bt: jax.Array, segments_bt: jax.Array | None) -> jax.Array:
-    """At each token the sum over the tokens of its response, [b, t]; without segments a row is one response."""
+    """Return, at each token, the sum over its response's tokens, [b, t]; without segments a row is one response."""
     if segments_bt is None:
         return jnp.broadcast_to(jnp.sum(x_bt, axis=1, keepdims=True), x_bt.shape)
 
@@ -162,11 +161,11 @@ def _of_response(x_bt: jax.Array, segments_bt: jax.Array | None) -> jax.Array:
 
 
 def _kl(logp_bt: jax.Array, ref_bt: jax.Array, log_ratio_bt: jax.Array, estimator: str) -> jax.Array:
-    """An estimate of KL(policy || reference) at each token (Schulman, "Approximating KL divergence", 2020).
+    """Return an estimate of KL(policy || reference) at each token (Schulman, "Approximating KL divergence", 2020).
 
-    With d = reference - policy: k1 = -d, k2 = d^2 / 2, k3 = exp(d) - d - 1. Differentiated as it stands k1 has no
-    gradient in expectation, k2 that of the exact reverse KL, k3 that of the forward KL. "+" keeps the value and takes
-    the gradient ratio (policy - reference) grad log-prob, exact in expectation for tokens of an old policy, too.
+    With d = reference - policy: k1 = -d, k2 = d^2 / 2, k3 = exp(d) - d - 1. In expectation the gradient of k1 is 0,
+    that of k2 is the reverse KL's and that of k3 the forward KL's. "+" keeps the value and uses the gradient
+    ratio (policy - reference) grad log-prob, which is exact in expectation even for tokens of an old policy.
     """
     d_bt = jnp.clip(jax.lax.stop_gradient(ref_bt) - logp_bt, -_LOG_RATIO_LIMIT, _LOG_RATIO_LIMIT)
     value_bt = {"k1": -d_bt, "k2": d_bt**2 / 2, "k3": jnp.expm1(d_bt) - d_bt}[estimator.rstrip("+")]

@@ -1,8 +1,8 @@
-"""From token lists to rows, and from rows to micro-batches of few shapes with little computed twice or for nothing.
+"""Pack token lists into rows, and rows into micro-batches with few shapes, shared prompts and little padding.
 
-Everything here is on the host. A micro-batch is a rectangle of bins of one width. A bin holds texts told apart by
-`Segments`: the responses to one prompt lie behind one copy of it, other texts fill what is left. Widths come from a
-ladder of few, so few programs are compiled.
+Everything here runs on the host. A micro-batch is a rectangle of bins of one width. A bin holds several texts, which
+`Segments` separate: a prompt once with its responses after it, and other texts in the remaining room. Widths are
+rounded to a few values, so few programs are compiled.
 """
 
 from collections.abc import Sequence
@@ -19,12 +19,12 @@ from socialr1_jax.runtime.mesh import fetch, place
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, kw_only=True)
 class Rows:
-    """Right-padded rows: prompt then response. `mask_bt` marks the tokens that are trained on.
+    """Right-padded rows of prompt and response. `mask_bt` marks the tokens that are trained on.
 
-    In a micro-batch a row may hold several of them, told apart by `segments`, and advantages are [b, t]; elsewhere
-    `segments` is None and advantages [b]. Log-probs are those of an update's old policy, of the reference and of the
-    sampler; `on_policy_bt` marks tokens whose old log-probs are those that the update itself computes, so that the
-    ratio is exactly 1. What an update does not need is None: in supervised training all but the first three.
+    In a micro-batch a row may hold several texts, separated by `segments`, and advantages are [b, t]. Elsewhere
+    `segments` is None and advantages are [b]. Log-probs are those of the sampler, of the update's old policy and of the
+    reference. `on_policy_bt` marks tokens whose old log-probs the update computes itself, with a ratio of exactly 1.
+    Fields that an update does not need are None; supervised training needs only the first three.
     """
 
     tokens_bt: Any
@@ -41,20 +41,20 @@ class Rows:
         return jax.tree.map(lambda x: x[rows], self)
 
     def placed(self) -> "Rows":
-        """Return the rows on the devices, split over the context's mesh; arrays that are there already stay."""
+        """Return the rows on the devices, sharded over the context's mesh; device arrays are left as they are."""
         return jax.tree.map(lambda x: x if isinstance(x, jax.Array) else place(x), self)
 
 
 class TextPlace(NamedTuple):
-    """Place of a text in a micro-batch: what all responses to a prompt share, or a row's own part behind it."""
+    """Place of a text in a micro-batch: the shared prefix of some responses, or the rest of one row after it."""
 
-    row: int  # of the mini-batch; of a shared part the first one that has it
-    first: int  # position in the row of the part's first token
+    row: int  # of the mini-batch; for a shared prefix, the first row that has it
+    first: int  # position of the text's first token in the row
     length: int
     bin: int
     start: int  # position in the bin
-    own: int  # number of the segment
-    prefix: int  # number of the segment that it continues; its own for one that continues none
+    own: int  # segment number
+    prefix: int  # segment number of its prefix; its own number without one
 
     @property
     def stop(self) -> int:
@@ -62,19 +62,19 @@ class TextPlace(NamedTuple):
 
     @property
     def pairs(self) -> float:
-        """Return the pairs of a query here and a key that it sees, the triangle as half a square."""
+        """Return the number of (query, key) pairs of its causal attention, the triangle as half a square."""
         return self.length * (self.first + self.length / 2)
 
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """Bins of one width, and what lies where in them."""
+    """Bins of one width, and the places of the texts in them."""
 
     rows: Rows
     places: list[TextPlace]
 
     def spread(self, x_bt: jax.Array | np.ndarray, out_bt: np.ndarray) -> None:
-        """Writes per-token results of these bins to their rows in the mini-batch's array."""
+        """Write the bins' per-token results to the rows of the mini-batch's array."""
         x_bt = fetch(x_bt) if isinstance(x_bt, jax.Array) else x_bt
         for row, first, length, at, start, *_ in self.places:
             out_bt[row, first : first + length] = x_bt[at, start : start + length]
@@ -88,9 +88,10 @@ def pack_rows(
     sampler_logprobs: Sequence[Sequence[float]] | None = None,
     **extra: Any,
 ) -> Rows:
-    """Right-padded int32 rows of prompt + response, width a multiple of `multiple`; the mask marks the response.
+    """Return right-padded int32 rows of prompt + response, their width a multiple of `multiple`.
 
-    `sampler_logprobs` are the responses' log-probs as they were sampled; `extra` goes into the Rows as it is.
+    The mask marks the response. `sampler_logprobs` are the sampler's log-probs of the responses; `extra` sets further
+    fields of the Rows.
     """
     lengths = [len(p) + len(r) for p, r in zip(prompts, responses, strict=True)]
     width = -(-max(lengths) // multiple) * multiple
@@ -107,12 +108,12 @@ def pack_rows(
 
 
 def micro_batches(rows: Rows, tokens: int, multiple: int, shards: int = 1, square: float = 0.0) -> list[MicroBatch]:
-    """The rows in micro-batches of one shape; a device's part of each has at most `tokens` tokens.
+    """Pack the rows into micro-batches of one shape with at most `tokens` tokens per device.
 
-    Where the longest row has more, bins are as wide as that. A row without a token to train on goes nowhere. The width
-    is one of `width_of`; the number of bins divides over the `shards` devices that share them. Of all widths that could
-    be taken the roundest is that computes at most 1/20 more than the best, a token costing 1 + `square` x the width: so
-    a run chooses few shapes, each step by its rows alone. There is always one micro-batch, and an update always runs.
+    If the longest row is longer than that, bins are as wide as that row. Rows without a token to train on are left out,
+    but there is always at least one micro-batch, so an update always runs. Widths come from `width_of`; the number of
+    bins is a multiple of `shards`. A token costs 1 + `square` x width. Of the widths that cost at most 1/20 more than
+    the cheapest, the roundest is chosen, so a run compiles few shapes although each step decides by its rows alone.
     """
     trained = np.flatnonzero(rows.mask_bt.any(axis=1))
     texts = _Texts(rows, trained if trained.size else np.arange(1))
@@ -124,20 +125,20 @@ def micro_batches(rows: Rows, tokens: int, multiple: int, shards: int = 1, squar
     bins = {width: bin_count(tokens, width, shards) for width in layouts}
     cost = {width: len(parts) * bins[width] * width * (1 + square * width) for width, parts in layouts.items()}
     fair = [width for width in layouts if cost[width] <= 1.05 * min(cost.values())]
-    best = max(fair, key=lambda width: (width & -width) / width)  # a power of two before 3/2 of one, and so on
+    best = max(fair, key=lambda width: (width & -width) / width)  # prefers a power of two, then 3/2 of one, ...
     return [MicroBatch(_laid(rows, bins[best], best, places), places) for places in layouts[best]]
 
 
 class _Unit(NamedTuple):
-    """Some responses to one prompt, with what they share of it."""
+    """Some responses to one prompt, and their shared prefix."""
 
     rows: list[int]
-    shared: int  # tokens of the prompt but its last: that one predicts a response's first token, so each has its own
+    shared: int  # prompt tokens but the last, which predicts the response's first token and is copied for each
     length: int
 
 
 class _Texts:
-    """The rows of a mini-batch by prompt."""
+    """The rows of a mini-batch, grouped by prompt."""
 
     def __init__(self, rows: Rows, chosen: np.ndarray) -> None:
         self.lengths = np.asarray(rows.lengths_b)
@@ -149,7 +150,7 @@ class _Texts:
             self.groups.setdefault(rows.tokens_bt[row, :shared].tobytes(), []).append(row)
 
     def units(self, most: int) -> list[_Unit]:
-        """Units of at most `most` tokens, the longest first."""
+        """Return units of at most `most` tokens, longest first."""
         units = []
         for group in self.groups.values():
             shared = self.shared[group[0]]
@@ -167,7 +168,6 @@ class _Texts:
 
 
 def _layout(texts: _Texts, width: int, bins: int) -> list[list[TextPlace]]:
-    """The places of each micro-batch, of so many bins of this width."""
     left, batches = texts.units(width), []
     while left:
         places, left = _fill(texts, left, bins, width)
@@ -176,7 +176,7 @@ def _layout(texts: _Texts, width: int, bins: int) -> list[list[TextPlace]]:
 
 
 def _fill(texts: _Texts, left: list[_Unit], bins: int, width: int) -> tuple[list[TextPlace], list[_Unit]]:
-    """Places for as many of the units (longest first) as fit, each in the fullest bin that has room; and the others."""
+    """Place the units (longest first) that fit, each in the fullest bin with room; return the places and the rest."""
     places: list[TextPlace] = []
     others, used, numbers = [], [0] * bins, [0] * bins
     for unit in left:
@@ -184,7 +184,7 @@ def _fill(texts: _Texts, left: list[_Unit], bins: int, width: int) -> tuple[list
         if not open_bins:
             others.append(unit)
             continue
-        # An empty bin first: units are spread before they are put beside each other.
+        # Empty bins first: units are spread over all bins before any bin gets a second one.
         at = next((at for at in open_bins if not used[at]), max(open_bins, key=used.__getitem__))
         prefix = 0
         if unit.shared:
@@ -200,8 +200,6 @@ def _fill(texts: _Texts, left: list[_Unit], bins: int, width: int) -> tuple[list
 
 
 def _laid(rows: Rows, bins: int, width: int, places: list[TextPlace]) -> Rows:
-    """The arrays of a micro-batch."""
-
     def lay(x: np.ndarray | None) -> np.ndarray | None:
         if x is None:
             return None
@@ -221,22 +219,26 @@ def _laid(rows: Rows, bins: int, width: int, places: list[TextPlace]) -> Rows:
 
 
 def bin_count(tokens: int, width: int, shards: int) -> int:
-    """Bins of a micro-batch of this width: `tokens` tokens on each of `shards` devices, one bin at least."""
+    """Return the bins of a micro-batch of this width: `tokens` tokens on each of `shards` devices, at least one bin."""
     return max(1, tokens // width) * shards
 
 
 def width_of(length: int, multiple: int) -> int:
-    """The width for a row of this length: eight steps from a power of two to the next, all multiples of `multiple`."""
+    """Return the length rounded up to one of eight widths per power of two, all multiples of `multiple`."""
     step = max(multiple, (1 << max(length - 1, 1).bit_length() - 1) // 8)
     return -(-length // step) * step
 
 
 def padding_waste(batches: Sequence[MicroBatch]) -> float:
-    """The share of the micro-batches' tokens that belong to no text."""
-    return 1.0 - sum(int(one.rows.lengths_b.sum()) for one in batches) / sum(one.rows.tokens_bt.size for one in batches)
+    """Return the share of padding in the micro-batches' tokens."""
+    return 1.0 - _real_tokens(batches) / sum(batch.rows.tokens_bt.size for batch in batches)
 
 
 def shared_prompts(batches: Sequence[MicroBatch], rows: Rows) -> float:
-    """The share of the trained rows' tokens that need no computing, as another response's prompt is the same."""
-    there = int(np.asarray(rows.lengths_b)[rows.mask_bt.any(axis=1)].sum())
-    return 1.0 - sum(int(one.rows.lengths_b.sum()) for one in batches) / there if there else 0.0
+    """Return the share of the trained rows' tokens that are not computed, because another response has that prompt."""
+    tokens = int(np.asarray(rows.lengths_b)[rows.mask_bt.any(axis=1)].sum())
+    return 1.0 - _real_tokens(batches) / tokens if tokens else 0.0
+
+
+def _real_tokens(batches: Sequence[MicroBatch]) -> int:
+    return sum(int(batch.rows.lengths_b.sum()) for batch in batches)

@@ -1,4 +1,4 @@
-"""The responses of a GRPO step with their rewards, and where they come from."""
+"""The rollouts of a GRPO step, and the interface of their sources."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -17,7 +17,7 @@ from socialr1_jax.sampling import Completion
 
 PHASES = ("rollout", "reward", "old", "reference", "update")  # of a step, in order
 _OF_GROUPS, _OF_RESPONSES = ("prompts", "prompt_ids", "examples"), ("completions", "terms", "texts")  # lists
-Phase = Callable[[str], AbstractContextManager[None]]  # name -> what measures the phase
+Phase = Callable[[str], AbstractContextManager[None]]  # name -> a context that measures the phase
 
 
 def unmeasured(name: str) -> AbstractContextManager[None]:
@@ -27,26 +27,26 @@ def unmeasured(name: str) -> AbstractContextManager[None]:
 
 @dataclass(frozen=True, kw_only=True)
 class Rollouts:
-    """The responses of one step, those of a group one after another."""
+    """The responses of one step with their rewards, ordered by group."""
 
     group: int  # responses per prompt
-    prompts: list[list[int]]  # one a group, as the other lists are one a response
+    prompts: list[list[int]]  # one per group; token ids
     prompt_ids: list[int]
     completions: list[Completion]
     terms: list[RewardTerms]
-    examples: list[Example] = field(default_factory=list)  # one a group; a replay has none
+    examples: list[Example] = field(default_factory=list)  # one per group; a replay has none
     texts: list[str] = field(default_factory=list)  # of the completions; a replay has none
-    replaced: int = 0  # groups whose rewards were equal, so that other prompts took their places
+    replaced: int = 0  # groups of equal rewards that were replaced by other prompts
 
     @property
     def rewards_pg(self) -> np.ndarray:
-        """float64 [prompts, group]; NaN where a response could not be scored, or not be sampled to its end."""
+        """Rewards, float64 [prompts, group]; NaN for a response that is unscorable or that failed in sampling."""
         rewards = np.array([term.total for term in self.terms])
         rewards[[completion.finish_reason == "error" for completion in self.completions]] = np.nan
         return rewards.reshape(-1, self.group)
 
     def shaped_rewards(self, config: RunConfig) -> np.ndarray:
-        """Return the rewards that advantages are made of; truncated responses as `grpo.truncated` says."""
+        """Return the rewards for the advantages, with truncated responses masked or penalised by `grpo.truncated`."""
         grpo, limit = config.grpo, config.sampling.max_new_tokens
         rewards = self.rewards_pg
         if grpo.truncated == "mask":
@@ -59,7 +59,7 @@ class Rollouts:
         return rewards
 
     def take(self, groups: Sequence[int]) -> "Rollouts":
-        """Return some of the groups, in this order."""
+        """Return these groups, in this order."""
         rows = [i * self.group + j for i in groups for j in range(self.group)]
         places = dict.fromkeys(_OF_GROUPS, groups) | dict.fromkeys(_OF_RESPONSES, rows)
         taken: dict[str, Any] = {name: [getattr(self, name)[i] for i in which] for name, which in places.items()}
@@ -70,7 +70,7 @@ class Rollouts:
         return replace(self, **{name: getattr(self, name) + getattr(other, name) for name in names})
 
     def metrics(self) -> dict[str, float]:
-        """Means over the responses of the total and of every raw term, beside the weights that made the total."""
+        """Return means of the reward and of its raw terms over the responses, the weights, and rates and counts."""
         terms, completions, rewards = self.terms, self.completions, self.rewards_pg
         raw = {f"reward/{name}": np.array([t.raw()[name] for t in terms]) for name in terms[0].raw()}
         scored = {name: float(np.nanmean(values)) for name, values in raw.items() if not np.isnan(values).all()}
@@ -93,39 +93,39 @@ class Rollouts:
         }
 
     def _by_source(self, raw: Mapping[str, np.ndarray]) -> dict[str, float]:
-        """Means of the raw terms over the questions of each source, where there are several."""
+        """Return the means of the raw terms by source of the questions, {} if there is one source."""
         sources = np.repeat([example.meta.get("source", "") for example in self.examples], self.group)
         names = np.unique(sources)
-        found = {}
+        means = {}
         for name in names if len(names) > 1 else ():
             for term, values in raw.items():
                 of_source = values[sources == name]
                 if not np.isnan(of_source).all():
-                    found[f"source/{name}/{term}"] = float(np.nanmean(of_source))
-        return found
+                    means[f"source/{name}/{term}"] = float(np.nanmean(of_source))
+        return means
 
 
 class RolloutSource:
-    """Source of a run's rollouts: a `Sampler`, or a `Replay` of what one sampled. By default nothing is sampled."""
+    """Source of a run's rollouts: a `Sampler`, or a `Replay` of recorded ones. The defaults are those of a replay."""
 
     def __call__(self, params: Params, step: int, phase: Phase) -> Rollouts:
-        """Return the rollouts of step `step` (from 0), whose phases "rollout" and "reward" are measured."""
+        """Return the rollouts of step `step` (from 0); `phase` measures its phases "rollout" and "reward"."""
         raise NotImplementedError
 
     def evaluate(self, params: Params, step: int) -> tuple[dict[str, Any], list[dict[str, Any]]] | None:
-        """Return metrics and records of the evaluation after `step` steps; None where nothing is sampled."""
+        """Evaluate the weights after `step` steps; return metrics and records, None for a source that cannot sample."""
         return None
 
     def metrics(self, steps: int) -> dict[str, float]:
-        """Return what `steps` steps counted beside their responses."""
+        """Return the source's own metrics after `steps` steps, such as those of the judge."""
         return {}
 
     def records(self, rollouts: Rollouts, advantages_b: np.ndarray) -> Iterator[Mapping[str, Any]]:
-        """Yield responses as rollouts.jsonl holds them."""
+        """Yield responses as records of rollouts.jsonl."""
         return iter(())
 
     def dropped(self, steps: int) -> int:
-        """Return how many prompts the first `steps` steps left out: too long, or bad rows met late."""
+        """Return how many prompts the first `steps` steps skipped: too long, or bad rows found late."""
         return 0
 
     def close(self) -> None:

@@ -42,9 +42,9 @@ class Programs(NamedTuple):
 class Packed(NamedTuple):
     """The responses of a step, ready for its updates.
 
-    rows: all of them, in the sampler's order; responses that train nothing have no wanted token.
+    rows: all responses in the sampler's order; the mask of an unscorable or excluded response is empty.
     updates: the micro-batches of each update.
-    rewards_pg: float64 [prompts, group], shaped; NaN for a response that is not scorable or excluded.
+    rewards_pg: float64 [prompts, group], shaped; NaN for an unscorable or excluded response.
     advantages_b: float64 [responses].
     """
 
@@ -55,7 +55,7 @@ class Packed(NamedTuple):
 
 
 class Updated(NamedTuple):
-    """Metrics of each update as floats, and the arrays that its micro-batches gave."""
+    """Metrics of each update as floats, and the "_bt" arrays of its micro-batches."""
 
     metrics: list[dict[str, float]]
     arrays: list[list[dict[str, jax.Array]]]
@@ -63,7 +63,7 @@ class Updated(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class GrpoStep:
-    """A run's step. reference: its weights, None without a KL term. multiple: widths of rows are multiples of it."""
+    """A run's step: `reference` weights (None without a KL term); row widths are multiples of `multiple`."""
 
     config: RunConfig
     model: Qwen3Config
@@ -73,10 +73,10 @@ class GrpoStep:
 
     def pack(self, rollouts: Rollouts) -> Packed:
         """Return the responses with their advantages, packed by length into the micro-batches of each update."""
-        # NaN: not scorable, or excluded; it leaves the baseline and the loss.
+        # NaN marks an unscorable or excluded response, which enters neither the baseline nor the loss.
         rewards_pg = rollouts.shaped_rewards(self.config)
         advantages_b = group_advantages(rewards_pg, self.config.grpo).reshape(-1)
-        rows = pack_rows(  # the sampler's own token ids, never encoded again
+        rows = pack_rows(  # the sampler's token ids: encoding the text again could give other tokens
             [prompt for prompt in rollouts.prompts for _ in range(rollouts.group)],
             [completion.tokens for completion in rollouts.completions],
             multiple=self.multiple,
@@ -96,13 +96,14 @@ class GrpoStep:
             return self._with_reference(updates)
 
     def update(self, state: TrainState, updates: list[list[MicroBatch]]) -> tuple[TrainState, Updated]:
-        """Return the state after the updates. The old state is donated, so that the step cannot be abandoned."""
+        """Return the state after the updates. They donate the old state, so the step can no longer be abandoned."""
         metrics, arrays = [], []
         for batch in updates:
-            state, of_update, of_rows = self.programs.update(state, [one.rows.placed() for one in batch])
+            state, of_update, of_rows = self.programs.update(state, [part.rows.placed() for part in batch])
             metrics.append(of_update)
             arrays.append(of_rows)
-        return state, Updated([{name: float(fetch(x)) for name, x in one.items()} for one in metrics], arrays)
+        floats = [{name: float(fetch(x)) for name, x in of_update.items()} for of_update in metrics]
+        return state, Updated(floats, arrays)
 
     def mini_batches(self, rows: Rows) -> list[list[MicroBatch]]:
         """Return the micro-batches of each update of a step."""
@@ -122,9 +123,9 @@ class GrpoStep:
         return micro_batches(rows, self.config.grpo.micro_batch_tokens, row_multiple(), row_shards(), square)
 
     def warm_up(self, state: TrainState, width: int) -> None:
-        """Run the backward pass of a run's widest micro-batch once: what does not fit shows now."""
+        """Run the backward pass of the run's widest micro-batch once, so that a lack of memory shows at the start."""
         count = bin_count(self.config.grpo.micro_batch_tokens, width, row_shards())
-        prompts = [[i] * (width - 1) for i in range(count)]  # different ones: equal prompts would be shared
+        prompts = [[i] * (width - 1) for i in range(count)]  # distinct: equal prompts would be shared
         extra: dict[str, Any] = {"advantages": np.zeros(count, np.float32), "sampler_logprobs": [[0.0]] * count}
         updates = self.mini_batches(pack_rows(prompts, [[0]] * count, multiple=1, **extra))
         rows = self.log_probs(state.params, updates[:1])[0][0].rows.placed()
@@ -132,21 +133,21 @@ class GrpoStep:
         jax.block_until_ready(update.accumulate(state.params, update.begin(state.params, rows), rows))
 
     def throughput(self, batches: Sequence[MicroBatch], seconds: float) -> dict[str, float]:
-        """Return `update_tflops`, model TFLOP/s of the updates over all devices, and `mfu` where the peak is known."""
+        """Return `update_tflops`, model TFLOP/s of the updates over all devices, and `mfu` if the peak is known."""
         costs = Arithmetic(self.model, 4, 1)
         flops = 3 * sum(
-            costs.flops(place.length, place.pairs, int(one.rows.mask_bt[place.bin, place.start : place.stop].sum()))
-            for one in batches
-            for place in one.places
+            costs.flops(place.length, place.pairs, int(batch.rows.mask_bt[place.bin, place.start : place.stop].sum()))
+            for batch in batches
+            for place in batch.places
         )
         chip = chip_of(jax.devices()[0].device_kind)
-        found = {"update_tflops": flops / seconds / 1e12}
-        return found | ({"mfu": flops / seconds / jax.device_count() / chip.flops} if chip else {})
+        tflops = {"update_tflops": flops / seconds / 1e12}
+        return tflops | ({"mfu": flops / seconds / jax.device_count() / chip.flops} if chip else {})
 
     def _with_old(self, params: Params, updates: list[list[MicroBatch]]) -> list[list[MicroBatch]]:
         if not self.config.grpo.several_updates:
             return updates
-        # The first update computes its own old log-probs: no pass, and a ratio of exactly 1.
+        # The first update computes its own old log-probs (`on_policy_bt`), so it needs no extra pass.
         first, *others = updates
         known = _with(first, lambda rows: np.zeros(rows.tokens_bt.shape, np.float32), "old_logp_bt")
         return [known, *(_with(batch, partial(self._pass, params), "old_logp_bt") for batch in others)]
@@ -165,7 +166,6 @@ class GrpoStep:
 
 def make_step(config: RunConfig, model: Qwen3Config, num_tokens: int, params: Params, backend: Backend) -> GrpoStep:
     """Return the step of a run that starts from the weights `params`, with a copy of them as its reference."""
-    # No reference pass is made when the KL coefficient is 0.
     copied = config.grpo.kl_coefficient != 0
     return GrpoStep(
         config=config,
@@ -177,7 +177,7 @@ def make_step(config: RunConfig, model: Qwen3Config, num_tokens: int, params: Pa
 
 
 def compile_programs(config: RunConfig, model: Qwen3Config, num_tokens: int, backend: Backend) -> Programs:
-    """Return the jitted functions of a run; `num_tokens` are the ids that the tokenizer knows."""
+    """Return the jitted functions of a run; `num_tokens` is the number of ids that the tokenizer knows."""
     grpo = config.grpo.model_copy(
         update={"length_constant": config.grpo.length_constant or config.sampling.max_new_tokens}
     )
@@ -224,7 +224,7 @@ def compile_programs(config: RunConfig, model: Qwen3Config, num_tokens: int, bac
 
 
 def reference_weights(params: Params, dtype: str, memory: str = "device") -> Params:
-    """Return a copy of the starting weights in the computation's dtype, laid out like them, on device or host."""
+    """Return a copy of the starting weights in `dtype` with the same sharding, in device or pinned host memory."""
     copy = _copied(params, dtype)
     if memory == "device":
         return copy
@@ -237,25 +237,25 @@ def _copied(params: Params, dtype: str) -> Params:
 
 
 def row_multiple(platform: str = "") -> int:
-    """Return what widths of rows are multiples of, so that few programs are compiled: 128 suits accelerators' tiles."""
+    """Return the multiple for row widths, which limits compiled programs: 128 (accelerators' tiles), 16 on a CPU."""
     return 16 if (platform or jax.default_backend()) == "cpu" else 128
 
 
 def trainer_logprobs(
     updates: Sequence[Sequence[MicroBatch]], arrays: Sequence[Sequence[dict[str, jax.Array]]], shape: tuple[int, int]
 ) -> np.ndarray:
-    """Return float32 [b, t]: the trainer's log-probs of a step's rows at the weights that sampled; 0 elsewhere.
+    """Return the trainer's log-probs of a step's rows at the weights that sampled, float32 [b, t], 0 elsewhere.
 
-    Of the first update those that it computed, of later ones the old policy's.
+    For the rows of the first update these are its own log-probs, for later updates those of the old policy.
     """
     logp_nbt = np.zeros((len(updates), shape[0] // len(updates), shape[1]), np.float32)
     for number, (batch, of_batch) in enumerate(zip(updates, arrays, strict=True)):
-        for one, of_rows in zip(batch, of_batch, strict=True):
-            one.spread(one.rows.old_logp_bt if number else of_rows["logp_bt"], logp_nbt[number])
+        for part, of_rows in zip(batch, of_batch, strict=True):
+            part.spread(part.rows.old_logp_bt if number else of_rows["logp_bt"], logp_nbt[number])
     return logp_nbt.reshape(shape)
 
 
 def _with(batch: list[MicroBatch], compute: Callable[[Rows], Any], name: str) -> list[MicroBatch]:
-    # Waited for, so that each phase of a step has its own seconds.
-    found = jax.block_until_ready([compute(one.rows) for one in batch])
-    return [MicroBatch(replace(one.rows, **{name: x}), one.places) for one, x in zip(batch, found, strict=True)]
+    # Block, so that the time is counted in this phase.
+    arrays = jax.block_until_ready([compute(part.rows) for part in batch])
+    return [MicroBatch(replace(part.rows, **{name: x}), part.places) for part, x in zip(batch, arrays, strict=True)]

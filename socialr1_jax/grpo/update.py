@@ -1,8 +1,8 @@
 """One optimizer update from the micro-batches of a mini-batch.
 
 Two jitted programs: `accumulate` adds a micro-batch's gradient to float32 sums, `apply` divides once by the summed
-denominator and steps the optimizer. So the result does not depend on how rows are cut into micro-batches. The
-host calls one after another: one scan over all of them would be compiled again for every number of them.
+denominator and steps the optimizer. The result therefore does not depend on the split into micro-batches. The loop over
+micro-batches runs on the host; a scan would be compiled again for every number of them.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,14 +20,14 @@ from socialr1_jax.grpo.packing import Rows
 from socialr1_jax.models.qwen3 import Params
 from socialr1_jax.runtime.mesh import P, place
 
-# loss_fn(params, micro-batch) -> (sum, (denominator, metrics)). `tokens` must be among the metrics. They add up over
-# micro-batches and are divided by the tokens, but names that end in "_max" and "_min" are extremes, "_count" stays a
-# sum, and "_bt" is handed back row by row.
+# loss_fn(params, micro-batch) -> (sum, (denominator, metrics)). The metrics must include `tokens`. They are summed over
+# micro-batches and divided by the tokens, except: names ending in "_max" and "_min" are extremes, "_count" is a plain
+# sum, and "_bt" arrays are returned per micro-batch.
 LossFn = Callable[[Params, Rows], tuple[jax.Array, tuple[jax.Array, dict[str, jax.Array]]]]
 
 
 class TrainState(NamedTuple):
-    """float32 master weights, Adam moments, the number of updates so far, and of those that were skipped."""
+    """float32 master weights, optimizer moments, and the numbers of updates and of skipped updates so far."""
 
     params: Params
     opt_state: optax.OptState
@@ -36,24 +36,24 @@ class TrainState(NamedTuple):
 
 
 class Sums(NamedTuple):
-    """Sums over micro-batches: the float32 gradient, and loss, denominator and metrics."""
+    """Sums over micro-batches of the float32 gradient, the loss, its denominator and the metrics."""
 
     gradient: Params
     numbers: dict[str, jax.Array]
 
 
 def init_state(params: Params, optimizer: optax.GradientTransformation) -> TrainState:
-    """A fresh state with float32 master weights (a copy: the update donates its state), moments laid out like them."""
+    """Return a new state with float32 master weights, copied since updates donate the state, and moments like them."""
     masters = jax.tree.map(lambda x: jnp.array(x, jnp.float32, copy=True), params)
     moments = jax.jit(optimizer.init, out_shardings=moment_shardings(optimizer, masters))(masters)
     return TrainState(masters, moments, place(np.int32(0), P()), place(np.int32(0), P()))
 
 
 def moment_shardings(optimizer: optax.GradientTransformation, masters: Params) -> Any:
-    """Return the sharding of the optimizer's state: moments as their weights, counts whole; None without a mesh."""
+    """Return the optimizer state's sharding: moments like their weights, counts replicated; None without a mesh."""
     sharding = jax.tree.leaves(masters)[0].sharding
     if not isinstance(sharding, NamedSharding):
-        return None  # naming the one device would commit the moments to it, and the second update compile again
+        return None  # a sharding would commit the moments to the device and recompile the second update
     everywhere = NamedSharding(sharding.mesh, P())
     homes = {path: weight.sharding for path, weight in jax.tree_util.tree_leaves_with_path(masters)}
 
@@ -65,17 +65,19 @@ def moment_shardings(optimizer: optax.GradientTransformation, masters: Params) -
 
 @dataclass(frozen=True)
 class Update:
-    """(state, micro-batches) -> (new state, metrics, the "_bt" metrics of each micro-batch).
+    """One optimizer update: (state, micro-batches) -> (new state, metrics, the "_bt" arrays of each micro-batch).
 
-    The old state's memory is reused. Metrics: loss, grad_norm (before clipping), tokens, skipped, and the loss's own.
-    An update whose loss, gradient or any number marked "nonfinite_count" is not finite or not 0 leaves weights and
-    moments as they are and counts as skipped; one without a token to train on does so, too, and does not count.
+    The old state is donated. Metrics: loss, grad_norm (before clipping), tokens, skipped, and those of the loss. If the
+    loss or the gradient is not finite or "nonfinite_count" is not 0, weights and moments stay unchanged and the update
+    counts as skipped. They also stay unchanged without a token to train on, which does not count as skipped.
     """
 
     accumulate: Any  # jitted (params, sums, rows) -> (sums, arrays of the rows)
     apply: Any  # jitted (state, sums) -> (state, metrics)
     loss_fn: LossFn
-    _numbers: dict[str, jax.Array] = field(default_factory=dict)  # the first micro-batch says which there are
+    _numbers: dict[str, jax.Array] = field(
+        default_factory=dict
+    )  # initial values of the sums, from the first micro-batch
 
     def __call__(
         self, state: TrainState, micro_batches: Sequence[Rows]
@@ -85,7 +87,7 @@ class Update:
     def finish(
         self, state: TrainState, sums: Sums, micro_batches: Sequence[Rows]
     ) -> tuple[TrainState, dict[str, jax.Array], list[dict[str, jax.Array]]]:
-        """Add the micro-batches to the sums of `begin` and step the optimizer; returns what a call does."""
+        """Add the micro-batches to the sums of `begin` and step the optimizer; return the same as `__call__`."""
         arrays = []
         for rows in micro_batches:
             sums, of_rows = self.accumulate(state.params, sums, rows)
@@ -93,7 +95,7 @@ class Update:
         return *self.apply(state, sums), arrays
 
     def begin(self, params: Params, rows: Rows) -> Sums:
-        """Sums of nothing."""
+        """Return the initial sums."""
         if not self._numbers:
             _, (_, metrics) = jax.eval_shape(self.loss_fn, params, rows)
             names = ["loss", "denominator", *(name for name in metrics if not name.endswith("_bt"))]
@@ -104,7 +106,7 @@ class Update:
 
 
 def make_update(loss_fn: LossFn, optimizer: optax.GradientTransformation) -> Update:
-    """The update that minimises sum / denominator of `loss_fn` over a mini-batch."""
+    """Return the update that minimises sum / denominator of `loss_fn` over a mini-batch."""
     return Update(
         jax.jit(partial(_accumulate, loss_fn), donate_argnums=1),
         jax.jit(partial(_apply, optimizer), donate_argnums=0),
@@ -137,7 +139,7 @@ def _apply(
         change, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         stepped = TrainState(optax.apply_updates(state.params, change), opt_state, state.updates + 1, state.skipped)
         stayed = state._replace(skipped=state.skipped + jnp.where(fine, 0, 1))
-        # Nor does momentum alone move weights when no response could be scored.
+        # Without a token to train on, momentum and weight decay must not move the weights either.
         moves = fine & (numbers["tokens"] > 0)
         state = jax.tree.map(lambda new, old: jnp.where(moves, new, old), stepped, stayed)
     whole = ("_max", "_min", "_count", "tokens")

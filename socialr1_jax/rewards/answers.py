@@ -1,20 +1,20 @@
-"""The reader of multiple-choice answers: which option letter a text plainly names.
+"""Read the option letter that an answer to a multiple-choice question names.
 
-The outcome reward, the protocol `social_r1` and the benchmarks without an official reader (SocialIQA, Hi-ToM) use it.
-Forms are tried from the plainest to the weakest, and the first that is there decides:
+Used by the outcome reward, the protocol `social_r1` and the benchmarks without an official reader (SocialIQA, Hi-ToM).
+Forms are tried from the plainest to the weakest; the first that applies decides:
 
 1. the first line is a letter and nothing else ("B", "(b)", "**B**"), or an option's text;
 2. the last explicit statement ("the answer is B", "Answer: B", "\\boxed{B}"), then the last choice or praise ("I choose
-   B", "B is correct"); negated and hypothetical ones do not count;
+   B", "B is correct"), except negated and hypothetical ones;
 3. the text begins with a letter and a mark ("B. stay", "B - stay", "B, because ..."), and lists no other options;
 4. the last conclusion ("so B.", "it must be B");
-5. the text ends with its only letter ("..., B."), or nothing but words like "definitely" is before it.
+5. the text ends with its only letter ("..., B."), or only words like "definitely" precede the letter.
 
-Of a whole reply, read with its options' texts, a first paragraph of form 1, 2 or 3 decides alone: what follows the
-blank line is its explanation, unless it is a list of options or takes the answer back.
+In a whole reply, which is read with its options' texts, a first paragraph of form 1, 2 or 3 decides alone. The text
+after the blank line is its explanation, unless it lists options or retracts the answer.
 
 Articles ("A friend would"), the pronoun ("I think"), words ("Anna") and lists ("A or B") name no letter. Every pattern
-is bounded, so the time is linear in the text's length.
+is bounded, so the time is linear in the length of the text.
 """
 
 import re
@@ -24,7 +24,7 @@ from typing import Literal
 
 from socialr1_jax.data.examples import LETTERS
 
-# Typography that is taken off first.
+# Typography that is removed first.
 _BOXED = re.compile(r"\\f?box(?:ed)?\s{0,3}|<answer>|\[answer\]", re.IGNORECASE)
 _COMMAND = re.compile(
     r"\\(?:text|math)[a-z]{0,10}|\\[,;! ]|</?(?:[A-Za-z]{2,20}|[a-z])>|<\|[a-z_]{1,20}\|>|~~[^~\n]{1,80}~~"
@@ -94,7 +94,7 @@ _SURELY = re.compile(
     re.IGNORECASE,
 )
 
-# What is around a letter.
+# The context of a letter.
 _LIST_AFTER = re.compile(
     r"\s{0,3}\(?(?:(?:[,;/&+、]|and|or|nor|und|oder|plus|as well as|along with|还是|和|或|与)[ ]?){1,3}"
     r"(?:(?:and|or|also|maybe|perhaps|possibly|both|option|choice|选|(?:the )?answer:?)[ ]?){0,2}"
@@ -164,16 +164,16 @@ _PREFIX = re.compile(
 _AT_THE_END = re.compile(rf"(?:[,.!。，]|\n|(?=\())[ ]?\n{{0,3}}{_LETTER}[.! )。]{{0,3}}", re.IGNORECASE)
 _CAPITAL = re.compile(r"[A-Z]")
 _MOST_LINES = 60
-_LONGEST = 4000  # characters that are read at each end of a text
+_LONGEST = 4000  # characters read at each end of a text
 
 
 AnswerMode = Literal["plain", "reference"]
 
 
 def answer_letter(text: str, mode: AnswerMode = "plain") -> str:
-    """Return the letter of the text inside `<Answer>`, "" where it names none.
+    """Return the letter that the text inside `<Answer>` names, "" if none.
 
-    `plain` is `named_letter`; `reference` is the published pattern, the first capital letter wherever it stands.
+    `plain` is `named_letter`; `reference` is the published pattern, the first capital letter anywhere.
     """
     if mode == "plain":
         return named_letter(text)
@@ -182,29 +182,29 @@ def answer_letter(text: str, mode: AnswerMode = "plain") -> str:
 
 
 def named_letter(text: str, letters: str = LETTERS, options: Sequence[str] = ()) -> str:
-    """Return the capital letter that a text plainly names, or "" where it names none, several, or none of `letters`.
+    """Return the capital letter that a text plainly names, "" if it names none, several or none of `letters`.
 
     Args:
         text: an answer or a reply without its thoughts; any string.
         letters: the letters of the options.
-        options: the options' texts in the order of `letters`; a reply whose first line is one of them names it. With
-            them the text is a whole reply, of which the first paragraph may be the answer and the rest an explanation.
+        options: the options' texts in the order of `letters`; a first line equal to one of them names it. If given, the
+            text is a whole reply, whose first paragraph may be the answer and the rest an explanation.
     """
     if len(text) > 2 * _LONGEST:
         text = f"{text[:_LONGEST]}\n{text[-_LONGEST:]}"
     text = _cleaned(text)
-    found = _by_option(text, letters, options) or (_answer_first(text) if options else None)
+    letter = _by_option(text, letters, options) or (_answer_first(text) if options else None)
     for form in (_bare_line, _explicit, _leading, _chosen, _concluded, _at_the_end):
-        if found is not None:
+        if letter is not None:
             break
-        found = form(text)
-    return found if found and found in letters else ""
+        letter = form(text)
+    return letter if letter and letter in letters else ""
 
 
 def _answer_first(text: str) -> str | None:
-    """Return the letter of a first paragraph that is an answer and is followed by a blank line and an explanation.
+    """Return the letter of a first paragraph that is an answer, followed by a blank line and an explanation.
 
-    None where the text goes on with a list of options or with second thoughts.
+    Returns None if a list of options or second thoughts follow.
     """
     head, *rest = _PARAGRAPH.split(text, 1)
     if rest and _HEADING.fullmatch(head):
@@ -230,21 +230,21 @@ def _cleaned(text: str) -> str:
 
 
 def _few_marks(text: str) -> str:
-    """Return the text with at most 30 combining marks in a row: normalizing takes quadratic time for a run of them."""
+    """Return the text with runs of at most 30 combining marks, which take quadratic time to normalize."""
     if text.isascii():
         return text
-    kept, run = [], 0
+    characters, run = [], 0
     for character in text:
         run = run + 1 if unicodedata.combining(character) else 0
         if run <= 30:
-            kept.append(character)
-    return "".join(kept)
+            characters.append(character)
+    return "".join(characters)
 
 
 def _by_option(text: str, letters: str, options: Sequence[str]) -> str | None:
-    """Return the letter of the option that the first line is the text of, perhaps after words like "the answer is"."""
-    said = _plain(text.partition("\n")[0])
-    same = [letter for letter, option in zip(letters, options, strict=False) if _plain(option) == said]
+    """Return the letter of the option whose text is the first line, perhaps after words like "the answer is"."""
+    first_line = _plain(text.partition("\n")[0])
+    same = [letter for letter, option in zip(letters, options, strict=False) if _plain(option) == first_line]
     return same[0] if len(same) == 1 else None
 
 
@@ -254,7 +254,7 @@ def _plain(text: str) -> str:
 
 
 def _bare_line(text: str) -> str | None:
-    """Return the letter that the first line is; "" where other lines are other letters and nothing is stated."""
+    """Return the letter on the first line; "" if other lines are other letters and no statement decides."""
     lines = [line for line in text.split("\n", _MOST_LINES)[:_MOST_LINES] if line.strip(" :.-")]
     if len(lines) > 1 and _HEADING.fullmatch(lines[0]):
         lines[:2] = [" ".join(lines[:2])]  # a heading
@@ -274,30 +274,30 @@ def _article_line(line: str) -> bool:
 
 
 def _explicit(text: str) -> str | None:
-    """Return the letter of the last explicit statement, "" where that one names several."""
+    """Return the letter of the last explicit statement, "" if it names several."""
     return _last(text, (_EXPLICIT,))
 
 
 def _chosen(text: str) -> str | None:
-    """Return the letter of the last choice or praise, "" where that one names several."""
+    """Return the letter of the last choice or praise, "" if it names several."""
     return _last(text, (_CHOSEN, _PRAISED))
 
 
 def _last(text: str, patterns: Sequence[re.Pattern[str]]) -> str | None:
-    matches = sorted((match for one in patterns for match in one.finditer(text)), key=lambda match: match.start(2))
+    matches = [match for pattern in patterns for match in pattern.finditer(text)]
     letter, end = None, -1
-    for match in matches:
-        found = _statement(text, match)
-        if found is None:
+    for match in sorted(matches, key=lambda match: match.start(2)):
+        named = _statement(text, match)
+        if named is None:
             continue
         corrected = match[1].lower() == "correction"
         linked = end >= 0 and not corrected and _ONLY_LINKS.fullmatch(text[end : match.start()])
-        letter, end = "" if linked and found != letter else found, match.end()
+        letter, end = "" if linked and named != letter else named, match.end()
     return letter
 
 
 def _statement(text: str, match: re.Match[str]) -> str | None:
-    """Return the letter that a statement names; None for one that is negated, hypothetical or another person's."""
+    """Return the letter that a statement names, None if it is negated, hypothetical or another person's."""
     key, at = match.start(1), match.start(2)
     before = text[max(0, key - 60) : key]
     if match.re is _PRAISED and _OTHERS.search(text[max(0, at - 20) : at].removesuffix("(")):
@@ -340,18 +340,18 @@ def _concluded(text: str) -> str | None:
     for match in _CONCLUDED.finditer(text):
         before = text[max(0, match.start() - 60) : match.start(1)]
         odd = _DOUBTED.search(before) or _WRONG_ONE.search(before) or _OTHERS.search(text[: match.start(1)][-20:])
-        found = None if odd else _letter(text, match.start(1), match.end())
-        letter = letter if found is None else found
+        named = None if odd else _letter(text, match.start(1), match.end())
+        letter = letter if named is None else named
     return letter
 
 
 def _at_the_end(text: str) -> str | None:
-    """Return the only letter of a text that ends with it, or that is nothing but words like "definitely" before it."""
+    """Return the only letter of a text if the text ends with it or only words like "definitely" precede it."""
     match = _SURELY.fullmatch(text)
     if match is None:
         end = text[-12:] if text.count(" ") > 2 or "\n" in text else ""
-        match = next((one for one in _AT_THE_END.finditer(end) if one.end() == len(end)), None)
-        capitals = {one[1] for one in re.finditer(_LETTER, text) if one[1].isupper()} - {"I"}
+        match = next((last for last in _AT_THE_END.finditer(end) if last.end() == len(end)), None)
+        capitals = {letter[1] for letter in re.finditer(_LETTER, text) if letter[1].isupper()} - {"I"}
         if match is None or capitals - {match[1]}:
             return None
         text = end
@@ -359,7 +359,7 @@ def _at_the_end(text: str) -> str | None:
 
 
 def _letter(text: str, at: int, end: int, *, article: bool = True, lower: bool = False) -> str | None:
-    """Return the letter at `at`; None where it is an article, a pronoun or negated; "" where it begins a list."""
+    """Return the letter at `at`, None if it is an article, a pronoun or negated, "" if it begins a list."""
     letter, after = text[at], text[at + 1 : at + 60]
     if letter.islower():
         if not lower and not re.match(r"\s*(?:$|[).,;:!\n])", after):

@@ -1,4 +1,4 @@
-"""The content reward model as a scorer: story, question and thoughts go in, its scalar comes out."""
+"""Score thoughts with the content reward model: (story, question, thoughts) -> scalar."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ _START, _END = "<|im_start|>", "<|im_end|>"
 
 
 def content_prompts(tokenizer: Any, texts: Sequence[Text], max_tokens: int) -> list[list[int] | None]:
-    """Return the reward model's input of each (story, question, thoughts), in training and scoring; None if too long.
+    """Return the reward model's input tokens for each (story, question, thoughts), None if it is too long.
 
         <|im_start|>user
         {story}
@@ -33,9 +33,9 @@ def content_prompts(tokenizer: Any, texts: Sequence[Text], max_tokens: int) -> l
         {question}<|im_end|><|im_start|>assistant
         {thoughts}<|im_end|>
 
-    The borders are token ids that no text can have: markers inside a text are encoded letter by letter. The scalar is
-    read at the last one. Nothing is ever cut: a score of half a story is a score of something else. Raises ValueError
-    for a tokenizer without these markers, which every Qwen3's has.
+    Training and scoring share this format. Text cannot forge the markers: inside a text they are encoded as ordinary
+    characters. The scalar is read at the last marker. Inputs are never truncated, since half a story has another score.
+    Raises ValueError for a tokenizer without these markers; every Qwen3 tokenizer has them.
     """
     start, end = borders(tokenizer)
     user, assistant = plain_tokens(tokenizer, ["user\n", "assistant\n"])
@@ -51,15 +51,15 @@ def content_prompts(tokenizer: Any, texts: Sequence[Text], max_tokens: int) -> l
 
 
 def borders(tokenizer: Any) -> tuple[int, int]:
-    """The ids of the markers around a turn."""
-    found = [tokenizer.get_vocab().get(marker) for marker in (_START, _END)]
-    if None in found:
+    """Return the token ids of the markers at the start and the end of a turn."""
+    ids = [tokenizer.get_vocab().get(marker) for marker in (_START, _END)]
+    if None in ids:
         raise ValueError(f"{tokenizer.name_or_path} has no tokens {_START} and {_END}: give a Qwen3's tokenizer files")
-    return found[0], found[1]
+    return ids[0], ids[1]
 
 
 def check_tokenizer(tokenizer: Any, config: Qwen3Config) -> None:
-    """Raises ValueError when the tokenizer's ids are not the model's, or transformers would read another token."""
+    """Raise ValueError if the tokenizer has too many ids for the model or its padding token confuses transformers."""
     if len(tokenizer) > config.vocab_size:
         raise ValueError(
             f"{tokenizer.name_or_path} has {len(tokenizer)} tokens, but the model's vocab_size is {config.vocab_size}: "
@@ -73,10 +73,10 @@ def check_tokenizer(tokenizer: Any, config: Qwen3Config) -> None:
 
 
 class ContentModel:
-    """A reward model that scores texts packed into batches, on the mesh of the context, where it is also made.
+    """A reward model that scores packed batches of texts on the mesh of the context.
 
-    Its weights are copied once: in `dtype`, whole over fsdp, while rows are split over the devices. With several
-    processes all of them call with the same texts. `causes` counts why texts could not be scored.
+    The weights are copied once, in `dtype` and replicated over fsdp; rows are sharded over the devices. All processes
+    must call it with the same texts. `causes` counts unscorable texts by cause.
     """
 
     def __init__(
@@ -89,33 +89,33 @@ class ContentModel:
         self.causes: Counter[str] = Counter()
 
     def __call__(self, texts: Sequence[Text]) -> np.ndarray:
-        """float64 [n]: the scalar of each text, NaN for one that cannot be scored.
+        """Return the scalar of each text, float64 [n]; NaN for an unscorable text.
 
-        That is one without thoughts, one longer than the model's positions, one whose scalar is not finite. A score
-        depends on its own text alone, to rounding (tests: 1e-6).
+        A text is unscorable if it has no thoughts, is longer than the model's positions, or has a non-finite scalar. A
+        score does not depend on the other texts, up to rounding (tests: 1e-6).
         """
         rows = content_prompts(self.tokenizer, texts, self.config.max_position_embeddings)
-        there: dict[int, list[int]] = {}
+        scorable: dict[int, list[int]] = {}
         for i, row in enumerate(rows):
             if row is None:
                 self.causes["too_long"] += 1
             elif not texts[i][2].strip():
                 self.causes["no_thoughts"] += 1
             else:
-                there[i] = row
-        found = self.score(list(there.values()))
-        self.causes["not_finite"] += int(np.sum(~np.isfinite(found)))
+                scorable[i] = row
+        scalars = self.score(list(scorable.values()))
+        self.causes["not_finite"] += int(np.sum(~np.isfinite(scalars)))
         scores = np.full(len(texts), np.nan)
-        scores[list(there)] = np.where(np.isfinite(found), found, np.nan)
+        scores[list(scorable)] = np.where(np.isfinite(scalars), scalars, np.nan)
         return scores
 
     def score(self, rows: Sequence[list[int]]) -> np.ndarray:
-        """float64 [n]: the scalars of rows of `content_prompts`."""
+        """Return the scalars of rows of `content_prompts`, float64 [n]."""
         scores, waiting, shards = np.empty(len(rows)), [], row_shards()
         width = bin_width(max(map(len, rows), default=1))
         left = fill_bins(_units(rows, borders(self.tokenizer)[0], width), width)
         while left:
-            # A power of two on each device, so that few programs are compiled; a rest goes into smaller batches.
+            # Use a power of two per device, so that few programs are compiled; smaller batches take the remainder.
             most = max(1, min(self.batch_tokens // width, len(left) // shards))
             count = (1 << (most.bit_length() - 1)) * shards
             bins, left = lay_out(left[:count], width, count), left[count:]
@@ -128,7 +128,7 @@ class ContentModel:
                 backend=self.backend,
                 segments=jax.tree.map(place, bins.segments),
             )
-            waiting.append((bins, scores_bt))  # the devices go on while the host packs the next ones
+            waiting.append((bins, scores_bt))  # asynchronous: the host packs the next batch meanwhile
         for bins, scores_bt in waiting:
             scores[bins.items] = fetch(scores_bt).ravel()[bins.ends]
         return scores
@@ -137,8 +137,10 @@ class ContentModel:
 def load_content_model(
     config: ContentConfig, mesh: Mesh | None = None, dtype: str = "float32", backend: Backend = "xla"
 ) -> ContentModel:
-    """The scorer of `config.model`, a folder or hub id with its tokenizer files; errors are those of its parts."""
-    tokenizer = load_tokenizer(folder := local_folder(config.model))  # its faults show before the weights are read
+    """Load the scorer `config.model`, a folder or hub id with tokenizer files. Raises the errors of its loaders."""
+    tokenizer = load_tokenizer(
+        folder := local_folder(config.model)
+    )  # first: a bad tokenizer fails before the weights are loaded
     return ContentModel(load_reward_model(folder, mesh, dtype), tokenizer, config, dtype, backend)
 
 
@@ -148,7 +150,7 @@ def _rollout_layout(params: Params, config: Qwen3Config, dtype: str) -> Params:
 
 
 def _units(rows: Sequence[list[int]], start: int, width: int) -> list[Unit]:
-    """The rows behind one copy of the story and question that they share, as many together as a bin holds."""
+    """Group rows with the same story and question into units with one shared prefix, each fitting into a bin."""
     units: dict[tuple[int, ...], list[Unit]] = {}
     for i, row in enumerate(rows):
         cut = row.index(start, 1)  # the assistant's turn

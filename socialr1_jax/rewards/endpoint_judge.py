@@ -1,10 +1,10 @@
-"""A judge of structure behind an OpenAI-compatible chat server: OpenAI, vLLM, SGLang, llama.cpp and others.
+"""Judge structure with a model behind an OpenAI-compatible chat server: OpenAI, vLLM, SGLang, llama.cpp and others.
 
-Each response gets a verdict with the judge's score, or with the cause of having none: those of `chat/client.py` and
+Each verdict has the judge's score or the cause of a missing one: the causes of `chat/client.py` and
 `rubric.parse_verdict`, and
 
-    deadline     not there `deadline` seconds after finish    not_cached   `offline`, and never asked before
-    interrupted  the run was asked to stop                    closed       the judge was closed
+    deadline     no reply `deadline` seconds after finish     not_cached   `offline`, and not in the cache
+    interrupted  the run is stopping                          closed       the judge was closed
 """
 
 import logging
@@ -23,14 +23,14 @@ from socialr1_jax.runtime.interrupt import NEVER, Stop
 
 log = logging.getLogger(__name__)
 NAMES = SettingNames(*(f"rewards.structure.{name}" for name in ("model", "base_url", "options")))
-_LOOK = 0.2  # seconds between two checks of whether the run is asked to stop
+_POLL = 0.2  # seconds between two checks of the stop signal
 
 
 class EndpointJudge(Judge):
-    """Asks the server at `config.base_url`; thread-safe. A wrong key or model fails every future: JudgeRefused.
+    """Judge that asks the server at `config.base_url`; thread-safe. With a wrong key or model every future fails.
 
-    Raises JudgeRefused when the key's variable is not set (a server on this machine needs none), ImportError when the
-    openai package is missing, ValueError for a rubric file that cannot be used.
+    Raises JudgeRefused if the key's variable is not set (a server on this machine needs no key), ImportError without
+    the openai package, ValueError for an unusable rubric file.
     """
 
     def __init__(self, config: StructureConfig) -> None:
@@ -40,8 +40,8 @@ class EndpointJudge(Judge):
             self._chat = None if config.offline else ChatClient(config, NAMES)
         except ChatRefused as error:
             raise JudgeRefused(str(error)) from None
-        self._ours = {"temperature": config.temperature, "max_tokens": config.max_tokens}
-        self._lock = threading.Lock()  # guards the next three
+        self._defaults = {"temperature": config.temperature, "max_tokens": config.max_tokens}
+        self._lock = threading.Lock()  # guards the next three attributes
         self._open: dict[Future[Verdict], Future[Reply] | None] = {}
         self._counts: Counter[str] = Counter()
         self._closed = False
@@ -51,23 +51,23 @@ class EndpointJudge(Judge):
         """Return a future of the verdict; see `verdict.Judge`. After a refusal it holds JudgeRefused."""
         messages = rubric_messages(story, question, thoughts, self._rubric)
         code, verdict = answer_code(story, question, thoughts), Future[Verdict]()
-        parameters = self._config.parameters(self._ours)
+        parameters = self._config.parameters(self._defaults)
         key = answer_key("endpoint", self._config.model, self._rubric.version, messages, parameters)
-        known = self._cache.get(key) if self._cache else None
-        found = None if known is None else parse_verdict(known, code)
+        reply = self._cache.get(key) if self._cache else None
+        cached = None if reply is None else parse_verdict(reply, code)
         with self._lock:
             self._open[verdict] = None
-            self._counts["cache_hits"] += found is not None and not found.cause
+            self._counts["cache_hits"] += cached is not None and not cached.cause
         if self._closed:
             self._settle(verdict, Verdict.unscorable("closed"))
-        elif found is not None and not found.cause:
+        elif cached is not None and not cached.cause:
             if self._chat:
                 self._chat.answered_before()
-            self._settle(verdict, found)
+            self._settle(verdict, cached)
         elif self._chat is None:
             self._settle(verdict, Verdict.unscorable("not_cached"))
         else:
-            call = self._chat.ask(messages, self._ours)
+            call = self._chat.ask(messages, self._defaults)
             with self._lock:
                 self._open[verdict] = call
             if call.done():
@@ -81,13 +81,11 @@ class EndpointJudge(Judge):
         with self._lock:
             late = set(self._open)
         while late and not stop.asked and (left := end - time.monotonic()) > 0:
-            _, late = wait(late, timeout=min(left, _LOOK))
+            _, late = wait(late, timeout=min(left, _POLL))
         self._settle_all(late, "interrupted" if stop.asked else "deadline")
 
     def counters(self) -> dict[str, float]:
-        """Return numbers since the last call: those of `ChatClient.counters`, `cache_hits`, `cost`, and `failed/CAUSE`
-        (responses, not calls).
-        """
+        """Return counts since the last call: `ChatClient.counters`, `cache_hits`, `cost`, responses `failed/CAUSE`."""
         with self._lock:
             counts, self._counts = self._counts, Counter()
         numbers = {"cache_hits": float(counts.pop("cache_hits", 0))}
@@ -106,20 +104,20 @@ class EndpointJudge(Judge):
         self._readers.shutdown(wait=True)
 
     def _read(self, call: Future[Reply], code: str, key: str, verdict: Future[Verdict]) -> None:
-        """Settle a verdict by the server's reply, and store the reply if it holds a grade."""
+        """Resolve a verdict from the server's reply, and cache the reply if it holds a grade."""
         try:
             reply = call.result()
         except (ChatRefused, CancelledError):
             refused = self._chat.refused if self._chat else None
             self._settle(verdict, JudgeRefused(str(refused)) if refused else Verdict.unscorable("closed"))
             return
-        found = Verdict.unscorable(reply.cause) if reply.cause else parse_verdict(reply.text, code)
-        if self._cache and not found.cause:
+        graded = Verdict.unscorable(reply.cause) if reply.cause else parse_verdict(reply.text, code)
+        if self._cache and not graded.cause:
             try:
                 self._cache.put(key, reply.text)
-            except OSError as error:  # the score is there all the same
-                log.warning("the judge's answer could not be kept in %s: %s", self._cache.folder, error.strerror)
-        self._settle(verdict, found)
+            except OSError as error:  # the score is still valid
+                log.warning("the judge's answer could not be cached in %s: %s", self._cache.folder, error.strerror)
+        self._settle(verdict, graded)
 
     def _settle_all(self, late: set[Future[Verdict]], cause: str) -> None:
         for verdict in late:
@@ -128,7 +126,7 @@ class EndpointJudge(Judge):
                 call.cancel()
 
     def _settle(self, future: Future[Verdict], verdict: Verdict | JudgeRefused) -> Future[Reply] | None:
-        """Resolve a future once, later results are dropped; return its call."""
+        """Resolve a future and return its call; drop the result if the future is already resolved."""
         with self._lock:
             if future not in self._open:
                 return None

@@ -1,4 +1,4 @@
-"""Reward functions of the user's own, named in the configuration as module:function or file.py:function."""
+"""Load and call user-defined reward functions, configured as module:function or file.py:function."""
 
 import importlib.util
 import inspect
@@ -18,22 +18,22 @@ from socialr1_jax.runtime.terminal import counted, print_line, printable, shown
 _STANDARD, _INSTALLED = (
     tuple(sysconfig.get_paths()[name] for name in names) for names in (("stdlib", "platstdlib"), ("purelib", "platlib"))
 )
-_MOST = 300  # characters of an error's own words
-_TRL = ("prompts", "completions", "prompt_ids", "completion_ids")  # arguments of a reward function there
+_MOST = 300  # characters of an error's message
+_TRL = ("prompts", "completions", "prompt_ids", "completion_ids")  # arguments of TRL's reward functions
 
 
 class ExtraRewardError(ValueError):
-    """The user's function failed, or gave what is no reward."""
+    """Raised when a user-defined reward function fails or returns invalid rewards."""
 
 
 ExtraReward = Callable[[Sequence[dict[str, Any]]], Sequence[float]]
 
 
 def load_extras(config: RewardConfig) -> dict[str, ExtraReward]:
-    """Return the functions of `rewards.extra` by name. A file is run once, whatever the number of its functions.
+    """Return the functions of `rewards.extra` by name. Each file runs once, even with several functions.
 
-    Modules are also searched for in the folder that the program was started from. Raises ValueError that says what is
-    missing, what the module raised and at which line, or that a function does not take our records.
+    Modules are also searched for in the current folder. Raises ValueError if a module or function is missing, if the
+    module raises (with the line), or if a function cannot be called with the records alone.
     """
     _search_here()
     modules: dict[str, Any] = {}
@@ -43,7 +43,7 @@ def load_extras(config: RewardConfig) -> dict[str, ExtraReward]:
         try:
             if place not in modules:
                 modules[place] = _run_file(Path(place)) if place.endswith(".py") else importlib.import_module(place)
-        except (Exception, SystemExit) as error:  # whatever the user's code raises
+        except (Exception, SystemExit) as error:  # user code may raise anything
             reason = _place_and_words(error)
             raise ValueError(f"rewards.extra.{name}: cannot import {place!r}: {reason}") from error
         function = getattr(modules[place], function_name, None)
@@ -59,14 +59,14 @@ def load_extras(config: RewardConfig) -> dict[str, ExtraReward]:
 
 
 def _other_arguments(function: Callable[..., Any]) -> str:
-    """Return the arguments of a function that cannot be called with our records alone, or expects TRL's; else ""."""
+    """Return the arguments of a function that cannot be called with the records alone or expects TRL's, else ""."""
     try:
-        # Not those of a function that is wrapped: a decorator may have adapted it.
+        # Ignore __wrapped__: a decorator may have changed the arguments.
         signature = inspect.signature(function, follow_wrapped=False)
     except (TypeError, ValueError):  # some builtins have none
         return ""
     parameters = list(signature.parameters.values())
-    bare = [one.replace(default=one.empty, annotation=one.empty) for one in parameters]
+    bare = [p.replace(default=p.empty, annotation=p.empty) for p in parameters]
     takes = printable(str(signature.replace(parameters=bare, return_annotation=signature.empty)), _MOST)
     try:
         signature.bind([])
@@ -84,7 +84,7 @@ def function_files(config: RewardConfig) -> dict[str, Path]:
         if not place.endswith(".py"):
             try:
                 spec = importlib.util.find_spec(place)
-            except (Exception, SystemExit):  # a package around it that cannot be imported: `load_extras` says so
+            except (Exception, SystemExit):  # its package cannot be imported, which `load_extras` reports
                 continue
             place = (spec and spec.has_location and spec.origin) or ""
         if place and Path(place).is_file():
@@ -98,7 +98,7 @@ def _search_here() -> None:
 
 
 def _run_file(file: Path) -> Any:
-    """Return a file as a module; it may import what is beside it."""
+    """Run a file as a module and return it; it can import modules from its own folder."""
     if not file.is_file():
         raise FileNotFoundError("there is no such file")
     file = file.absolute()
@@ -107,28 +107,28 @@ def _run_file(file: Path) -> Any:
     spec = spec_from_file_location(f"rewards_extra_{file.stem}", file)
     assert spec is not None
     assert spec.loader is not None
-    module = sys.modules[spec.name] = module_from_spec(spec)  # there while it runs: dataclasses look their module up
+    module = sys.modules[spec.name] = module_from_spec(spec)  # before it runs, because dataclasses look up their module
     spec.loader.exec_module(module)
     return module
 
 
 def extra_rewards(name: str, function: ExtraReward, records: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return {"rewards": as many finite floats or NaN as there are records}, or {"error": what is wrong, in one line}.
+    """Return {"rewards": one finite float or NaN per record} or {"error": the reason, in one line}.
 
-    The error names the function, its file and line (of a function that raises, where it did), and the record if it can
-    be found. `name` is that in `rewards.extra`.
+    The error names the function, its file and line (the raising line if it raised), and the record if known. `name` is
+    the function's name in `rewards.extra`.
     """
     own, code = getattr(function, "__name__", type(function).__name__), getattr(function, "__code__", None)
     who = f"rewards.extra.{name}: {own}"
     defined = f"{who} ({code.co_filename}:{code.co_firstlineno})" if code else who
     try:
-        given = function(records)
-        numbers = list(given) if isinstance(given, Iterable) else None  # a generator runs here
-    except (Exception, SystemExit) as error:  # whatever the user's code raises
+        result = function(records)
+        numbers = list(result) if isinstance(result, Iterable) else None  # a generator runs here
+    except (Exception, SystemExit) as error:  # user code may raise anything
         words = f"{_place_and_words(error)}{_keys_of_meta(error, records)}"
         return {"error": f"{who} failed{_at_record(error, records)}: {words}"}
     if numbers is None:
-        return {"error": f"{defined} gave {shown(given)}; give a list of {counted(len(records), 'number')}"}
+        return {"error": f"{defined} gave {shown(result)}; give a list of {counted(len(records), 'number')}"}
     if len(numbers) != len(records):
         gave = f"{counted(len(numbers), 'number')} for {counted(len(records), 'response')}"
         return {"error": f"{defined} gave {gave}; give one each"}
@@ -146,7 +146,7 @@ def extra_rewards(name: str, function: ExtraReward, records: Sequence[dict[str, 
 
 
 def _place_and_words(error: BaseException) -> str:
-    """Return "file:line: type: words" of an error. The line is the user's own, else an installed package's."""
+    """Return "file:line: type: message" of an error; the line is in user code, else in an installed package."""
     if isinstance(error, SyntaxError):
         place, words = f"{error.filename}:{error.lineno}: ", error.msg
     else:
@@ -161,7 +161,7 @@ def _place_and_words(error: BaseException) -> str:
 
 
 def _keys_of_meta(error: BaseException, records: Sequence[dict[str, Any]]) -> str:
-    """Return "; meta has ..." for a KeyError whose key some record's `meta` lacks, else ""."""
+    """Return "; meta has ..." for a KeyError whose key is missing from some record's `meta`, else ""."""
     if not isinstance(error, KeyError) or all(key in record["meta"] for key in error.args for record in records):
         return ""
     keys = dict.fromkeys(key for record in records for key in record["meta"])
@@ -169,23 +169,23 @@ def _keys_of_meta(error: BaseException, records: Sequence[dict[str, Any]]) -> st
 
 
 def _at_record(error: BaseException, records: Sequence[dict[str, Any]]) -> str:
-    """Return " at response ..." for the record that the code had in a variable when it failed; "" if none or several.
+    """Return " at response ..." for the one record that the failing code held in a variable, "" if none or several.
 
-    The innermost call that has one decides: a loop's variable, or what the loop handed to a helper.
+    The innermost frame that holds a record decides: a loop's variable, or the argument of a helper.
     """
     for frame, _ in reversed(list(traceback.walk_tb(error.__traceback__))):
-        held = list(frame.f_locals.values())
-        places = [place for place, record in enumerate(records) if any(_belongs(value, record) for value in held)]
+        variables = list(frame.f_locals.values())
+        places = [place for place, record in enumerate(records) if any(_belongs(value, record) for value in variables)]
         if len(places) == 1 and frame.f_code.co_filename != __file__:
             return f" at {_record_name(places[0], records)}"
     return ""
 
 
 def _belongs(value: Any, record: dict[str, Any]) -> bool:
-    """Return whether a value is a record, its `meta`, or its text: the object itself, not an equal one."""
+    """Return True if a value is a record, its `meta` or its text: the same object, not an equal one."""
     if value is record or value is record.get("meta"):
         return True
-    # A text of one character is one object, wherever it occurs.
+    # Python interns strings of one character, so identity says nothing about them.
     return isinstance(value, str) and len(value) > 1 and (value is record["response"] or value is record["thoughts"])
 
 
@@ -195,5 +195,5 @@ def _record_name(place: int, records: Sequence[dict[str, Any]]) -> str:
 
 
 def check_extras(config: Any) -> None:
-    """Print the functions of the settings' `rewards.extra`. Raises as `load_extras`."""
+    """Print the names of the functions in `rewards.extra`. Raises the errors of `load_extras`."""
     print_line(f"own functions: {', '.join(load_extras(config.rewards)) or 'none'}")

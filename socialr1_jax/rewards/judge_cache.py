@@ -1,8 +1,7 @@
-"""Answers of a judge kept on disk, so that the same question is asked once: by this run, the next one, or one offline.
+"""Cache a judge's answers on disk, so that no question is asked twice, in this run, a later one or offline.
 
-One JSON file per answer, in 256 folders by the first two digits of its key. Files appear whole, so any number of
-processes may share the folder; two that store the same key leave one of the two answers. What cannot be read, or is not
-what was written, counts as absent and is replaced.
+One JSON file per answer, in 256 folders by the first two digits of its key. Files are written atomically, so any number
+of processes can share the folder; the last writer of a key wins. A damaged file counts as absent and is replaced.
 """
 
 import hashlib
@@ -17,22 +16,22 @@ from socialr1_jax.runtime.files import read_json, write_whole
 def answer_key(
     judge: str, model: str, version: str, messages: Sequence[Mapping[str, str]], parameters: Mapping[str, Any]
 ) -> str:
-    """Key of an answer, 64 hexadecimal digits: who was asked, by which rubric, what, and with which parameters.
+    """Return the key of an answer, 64 hexadecimal digits: a hash of judge, model, rubric, messages and parameters.
 
-    The address of the server is no part of it: a model that moves keeps its answers, and offline needs no address.
+    The server's address is not included: a model keeps its answers when it moves, and offline use needs no address.
     """
-    asked = [judge, model, version, list(messages), dict(parameters)]
-    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
+    request = [judge, model, version, list(messages), dict(parameters)]
+    return hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
 
 
 class JudgeCache:
-    """A folder of answers. Any thread or process may use it at any time."""
+    """A folder of answers, safe for concurrent threads and processes."""
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
 
     def get(self, key: str) -> str | None:
-        """The reply that was stored, None when there is none that can be trusted."""
+        """Return the stored reply, None if it is absent or damaged."""
         try:
             stored = read_json(self._file(key))
         except (OSError, ValueError, RecursionError):
@@ -43,7 +42,7 @@ class JudgeCache:
         return reply
 
     def put(self, key: str, reply: str) -> None:
-        """Store a reply, in place of any other. Raises OSError when the disk does not take it."""
+        """Store a reply, replacing any other. Raises OSError if it cannot be written."""
         write_whole(self._file(key), json.dumps({"key": key, "sha256": _digest(reply), "reply": reply}))
 
     def _file(self, key: str) -> Path:

@@ -1,4 +1,4 @@
-"""Asks a judge on a server for one grade, so that a run with a judge that gives none ends before it loads anything."""
+"""Ask an endpoint judge for one grade, so that a run with a broken judge ends before it loads anything."""
 
 import logging
 import math
@@ -17,16 +17,16 @@ from socialr1_jax.runtime.terminal import printable
 
 STORY = "Ann puts a ball into the box and leaves. Ben moves the ball into the basket. Ann comes back."
 QUESTION = "Where will Ann look for the ball?"
-THOUGHTS = (  # asked one after another until one is graded: a judge may fail at one of them by chance
+THOUGHTS = (  # tried in order until one is graded, since a judge may fail on one of them by chance
     "Ann saw the ball go into the box. She did not see Ben move it, so she still believes it is there.",
     "Ann put the ball into the box. She was away when it was moved, so she thinks that it is in the box.",
     "Ben moved the ball while Ann was out. She cannot know that, so she will look into the box.",
 )
-_GRACE = 2.0  # seconds beyond `call_timeout` that a sample may take with its retries
+_GRACE = 2.0  # seconds beyond `call_timeout` that a sample may take, retries included
 _SHOWN = 200  # characters of a reply
 _RUBRIC = "take a model that follows instructions, or raise rewards.structure.max_tokens so that its answer is whole"
 _ADDRESS = "that is not a chat completion: rewards.structure.base_url must go up to /v1: {listed}"
-_FIXES = {  # of the causes of no grade
+_FIXES = {  # by cause of a missing grade
     "connection": "no server at base_url: start it or correct base_url; this must succeed from here: {listed}",
     "timeout": "a server that is alive answers this at once: {listed}; a slow model needs a larger call_timeout",
     "html": _ADDRESS,
@@ -49,27 +49,27 @@ class Sampled(NamedTuple):
 
 
 def judge_fault(config: StructureConfig) -> str:
-    """Return why the judge of a run would grade nothing, in one line with its address and the fix; "" if it grades.
+    """Return why the run's judge gives no grade, in one line with its address and the fix, or "" if it does.
 
-    Asks a server at most three times, for `call_timeout` seconds each. Judges that are no servers have no fault, and
-    `offline` needs the folder of answers alone.
+    Asks the server at most three times, for `call_timeout` seconds each. Judges without a server have no fault;
+    `offline` needs only the cache folder.
     """
     if config.judge != "endpoint":
         return ""
     if config.offline:
-        there = Path(config.cache).is_dir()
-        return "" if there else f"offline takes answers from {config.cache}, which is not a folder; set cache to one"
+        exists = Path(config.cache).is_dir()
+        return "" if exists else f"offline takes answers from {config.cache}, which is not a folder; set cache to one"
     try:
         sampled = ask_sample(config)
-    except (ValueError, ImportError) as error:  # a rubric that cannot be used, no client
+    except (ValueError, ImportError) as error:  # an unusable rubric, or no client installed
         return str(error)
     return f"{sampled.fault}; {sampled.fix}" if sampled.fault else ""
 
 
 def ask_sample(config: StructureConfig) -> Sampled:
-    """Let the judge at `config.base_url` grade a sample, as a run would, but without the cache.
+    """Let the judge at `config.base_url` grade a sample as a run would, but without the cache.
 
-    Raises ValueError for a rubric file that cannot be used, ImportError without the openai package.
+    Raises ValueError for an unusable rubric file, ImportError without the openai package.
     """
     rubric = read_rubric(config.rubric)
     variable, address = config.api_key_env, config.base_url
@@ -84,20 +84,24 @@ def ask_sample(config: StructureConfig) -> Sampled:
                 verdict = parse_verdict(reply.text, answer_code(STORY, QUESTION, thoughts))
                 if not reply.cause and not verdict.cause:
                     return Sampled(verdict.score)
-                if reply.cause not in ("", "refusal", "refused"):  # of the server, which was tried again already
+                if reply.cause not in (
+                    "",
+                    "refusal",
+                    "refused",
+                ):  # a server error, which the client has already retried
                     break
     except ChatRefused as error:
         fix = f"put a good key into {variable}, and set rewards.structure.model to one that this lists: {listed}"
         return Sampled(math.nan, str(error), fix)
     cause = reply.cause or verdict.cause
     cut = f", cut off at max_tokens {config.max_tokens}" if reply.finish_reason == "length" else ""
-    said = reply.reason if reply.cause else f'it replied "{printable(reply.text.strip(), _SHOWN)}"{cut}'
+    reason = reply.reason if reply.cause else f'it replied "{printable(reply.text.strip(), _SHOWN)}"{cut}'
     fix = _FIXES.get(cause, _OWN_FIX).format(listed=listed)
-    return Sampled(math.nan, f"{who} gave no grade ({cause}): {said}", fix)
+    return Sampled(math.nan, f"{who} gave no grade ({cause}): {reason}", fix)
 
 
 def _reply(call: Future[Reply], seconds: float) -> Reply:
-    """Return the reply of a call; one that takes longer is hung up."""
+    """Return the reply of a call; cancel the call after `seconds` and a grace period."""
     try:
         return call.result(timeout=seconds + _GRACE)
     except TimeoutError:
@@ -107,7 +111,7 @@ def _reply(call: Future[Reply], seconds: float) -> Reply:
 
 @contextmanager
 def _unlogged() -> Iterator[None]:
-    """Drop what the client logs of a failure, since the fault says it."""
+    """Suppress the client's log within this block, since the fault reports the failure."""
     log = logging.getLogger("socialr1_jax.chat.client")
     log.disabled = True
     try:

@@ -1,4 +1,4 @@
-"""The judges of structure by name."""
+"""Create the judges of structure by name."""
 
 from concurrent.futures import Future
 
@@ -8,13 +8,13 @@ from socialr1_jax.rewards.verdict import Judge, Verdict
 
 
 def make_judge(config: StructureConfig) -> Judge | None:
-    """The judge that the settings name, None for `none`. Raises ValueError or ImportError if it cannot be had."""
+    """Return the configured judge, None for `none`. Raises ValueError or ImportError if it cannot be created."""
     if config.judge == "none":
         return None
     if config.judge == "rules":
         return RulesJudge()
     if config.judge == "endpoint":
-        from socialr1_jax.rewards.endpoint_judge import EndpointJudge  # the client is an extra of its own
+        from socialr1_jax.rewards.endpoint_judge import EndpointJudge  # needs the extra `judge`
 
         return EndpointJudge(config)
     from socialr1_jax.rewards.local_judge import LocalJudge  # imports JAX
@@ -23,7 +23,7 @@ def make_judge(config: StructureConfig) -> Judge | None:
 
 
 class RulesJudge(Judge):
-    """The rules of `rules_judge.py`; every verdict is there at once."""
+    """Judge by the rules of `rules_judge.py`; its verdicts are immediate."""
 
     def submit(self, story: str, question: str, thoughts: str) -> Future[Verdict]:
         judged = judge_thoughts(thoughts)

@@ -1,4 +1,4 @@
-"""A judge of structure that is a Qwen3 of its own, run by the engine on the run's mesh."""
+"""Judge structure with a separate Qwen3, run by the engine on the run's mesh."""
 
 import time
 from concurrent.futures import Future
@@ -18,14 +18,14 @@ from socialr1_jax.weights.hf import load_hf
 from socialr1_jax.weights.hf_folder import local_folder
 from socialr1_jax.weights.tokenizer_files import load_tokenizer
 
-_SEED_STEP = 2**31 - 2  # draws of the judge are not those of a step
+_SEED_STEP = 2**31 - 2  # a step number that training never reaches: other random numbers than any step's
 
 
 class LocalJudge(Judge):
-    """Collects the questions and answers them in `finish`, since it needs the devices that the sampler works on.
+    """Judge that collects questions and answers them in `finish`, since it shares the devices with the sampler.
 
-    Weights have the layout of training on the current mesh, in bfloat16 on accelerators. Raises what `load_hf` and
-    `read_rubric` raise.
+    Weights have the layout of training on the current mesh, in bfloat16 on accelerators. Raises the errors of `load_hf`
+    and `read_rubric`.
     """
 
     everywhere = True
@@ -54,7 +54,7 @@ class LocalJudge(Judge):
         self._counts: dict[str, float] = {}
 
     def submit(self, story: str, question: str, thoughts: str) -> Future[Verdict]:
-        # Without thinking, since greedy thoughts often do not end.
+        # No thinking: greedy thoughts often do not end.
         messages = rubric_messages(story, question, thoughts, self._rubric)
         tokens = chat_tokens(self._tokenizer, messages, thinking=False)
         verdict: Future[Verdict] = Future()

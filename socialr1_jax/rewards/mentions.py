@@ -1,10 +1,10 @@
-"""Option letters named in prose, and answers announced before any inference."""
+"""Find option letters named in prose, and answers announced before any inference."""
 
 import re
 
-# A single capital standing alone is a candidate; its neighbourhood, a bounded stretch, decides. Cheaper than one large
-# pattern tried at every character, and articles ("A boy"), the pronoun ("I") and names ("Room B is dark") stay out.
-# (The look behind comes second: it would be tried at every character, and costs 40 us of 600 characters.)
+# A capital letter on its own is a candidate; a bounded neighbourhood decides. This is cheaper than one large pattern
+# tried at every character, and excludes articles ("A boy"), the pronoun ("I") and names ("Room B is dark").
+# The lookbehind follows the letter: in front of it, it would be tried at every character (40 us for 600 characters).
 _LETTER = re.compile(r"[A-Z](?<![^\W_].)(?![^\W_])")
 _REACH = 28
 
@@ -41,7 +41,7 @@ _ANNOUNCED = re.compile(
 
 
 def option_mentions(text: str) -> list[int]:
-    """Positions at which an option letter is named: "option B", "answer is (C)", "A: shelf", "A and B", "so B."."""
+    """Return the positions of named option letters: "option B", "answer is (C)", "A: shelf", "A and B", "so B."."""
     return [match.start() for match in _LETTER.finditer(text) if _is_mention(text, match.start())]
 
 
@@ -57,7 +57,7 @@ def _is_mention(text: str, at: int) -> bool:
     if not _CLAUSE_START.search(before):
         return False
     line = before.rstrip(" \t*-(")
-    starts_line = not line or line.endswith("\n")  # only there is "A. shelf" a label: else it may be an initial
+    starts_line = not line or line.endswith("\n")  # "A. shelf" is a label only there; elsewhere "A." may be an initial
     return bool(
         _LABEL_AFTER.match(after)
         or (starts_line and _LINE_LABEL_AFTER.match(after))
@@ -66,6 +66,8 @@ def _is_mention(text: str, at: int) -> bool:
 
 
 def announces_answer(text: str, before: int, reasons_before: int) -> bool:
-    """Tell if the answer is announced ("the answer is", "I choose") ahead of position ``before``, or announced with its
-    reason following ("the answer is B because") ahead of ``reasons_before``."""
+    """Return True if the text announces its answer ("the answer is", "I choose") before position `before`.
+
+    An announcement followed by its reason ("the answer is B because") counts before position `reasons_before`.
+    """
     return any(match.start() < before or match.group("because") for match in _ANNOUNCED.finditer(text[:reasons_before]))

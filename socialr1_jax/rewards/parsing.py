@@ -1,6 +1,6 @@
-"""A response cut into thoughts and answer, and what is wrong with its shape.
+"""Split a response into thoughts and answer, and list the problems of its format.
 
-The expected shape is ``<think>`` thoughts ``</think>`` anything ``<Answer>`` answer ``</Answer>``.
+The expected format is `<think>` thoughts `</think>` anything `<Answer>` answer `</Answer>`.
 """
 
 from collections.abc import Sequence
@@ -16,10 +16,10 @@ THINK, THINK_END, ANSWER, ANSWER_END = TAGS
 
 @dataclass(frozen=True)
 class ParsedResponse:
-    """Result of ``parse_response``.
+    """Result of `parse_response`.
 
-    ``thoughts`` and ``answer`` are stripped of outer white space, and "" where there is no doubt-free pair of tags.
-    ``problems`` says in plain words what is wrong; ``well_formed`` is true exactly when it is empty.
+    `thoughts` and `answer` are stripped, and "" unless exactly one pair of tags is unambiguous. `problems` describes
+    the faults of the format in words; `well_formed` is true if there are none.
     """
 
     thoughts: str
@@ -32,18 +32,18 @@ class ParsedResponse:
 
 
 def parse_response(text: str, mode: FormatMode = "strict") -> ParsedResponse:
-    """Cut a response (special end tokens removed) into thoughts and answer.
+    """Split a response (special end tokens removed) into thoughts and answer.
 
-    ``strict``: outer white space aside, the response starts with ``<think>``, ends with ``</Answer>``, holds each of
-    the four tags exactly once (case-sensitive) and in order, and neither thoughts nor answer is empty. Where it is
-    malformed, a part is still given if it is beyond doubt, so that nothing is gained by writing several: the thoughts
-    are the text of the only think pair with no answer tag inside, the answer is the text of the only answer pair with
-    no think tag inside or after it. Everything else is "".
+    `strict`: ignoring outer white space, a well-formed response starts with `<think>`, ends with `</Answer>` and holds
+    each of the four tags exactly once (case-sensitive) and in order; thoughts and answer are not empty. From a
+    malformed response only unambiguous parts are used, so writing several never helps: the thoughts are the text of
+    the only think pair if it contains no answer tag, the answer is the text of the only answer pair if no think tag is
+    inside or after it. Other parts are "".
 
-    ``reference``: the published pattern ``<think>.*</think>.*<Answer>.*</Answer>`` on the whole response. Tags may
-    repeat and parts may be empty; thoughts and answer are those of the first pair, wherever it stands, as published.
+    `reference`: the published pattern `<think>.*</think>.*<Answer>.*</Answer>` on the whole response. Tags may repeat
+    and parts may be empty; thoughts and answer are those of the first pair anywhere, as published.
 
-    Raises TypeError for anything but a string; never fails on a string.
+    Never fails on a string. Raises TypeError for any other type.
     """
     if not isinstance(text, str):
         raise TypeError(f"a response is a string, not {type(text).__name__}; decode the token ids first")
@@ -52,16 +52,16 @@ def parse_response(text: str, mode: FormatMode = "strict") -> ParsedResponse:
 
 
 def without_thoughts(text: str) -> str | None:
-    """Return what follows the thoughts, the whole text where there are none, None where they do not end."""
-    _, _, after = text.rpartition(THINK_END)  # the whole text comes last when there is no end
+    """Return the text after the thoughts: the whole text if there are none, None if they do not end."""
+    _, _, after = text.rpartition(THINK_END)  # the whole text if there is no end tag
     return None if THINK in after else after.strip()
 
 
 def final_answer(text: str) -> str:
-    """Return the answer that a response ends with: the only `<Answer>` behind its thoughts.
+    """Return the answer of the only `<Answer>` pair after the thoughts of a response.
 
-    "" where there is none or more than one, and where the thoughts do not end. Training and evaluation read this one,
-    so tags that the thoughts mention decide nothing.
+    Returns "" if there is none or more than one, or if the thoughts do not end. Training and evaluation read this
+    answer, so tags inside the thoughts have no effect.
     """
     after = without_thoughts(text)
     return "" if after is None else parse_response(after).answer
@@ -73,16 +73,16 @@ def given_answer(text: str, mode: FormatMode = "strict") -> str:
 
 
 def whole_responses(texts: Sequence[str], opened: Opened = "auto") -> list[str]:
-    """Return responses with the `<think>` that their chat template had put into the prompt ("yes").
+    """Return responses with the `<think>` that their chat template put into the prompt (`opened` "yes").
 
-    "auto" takes it that the template did so where no text begins with `<think>` and some have nothing but `</think>`.
-    Texts that begin with `<think>` stay as they are.
+    "auto" assumes that it did if no text begins with `<think>` and some have only `</think>`. Texts that begin with
+    `<think>` stay unchanged.
     """
     begins = [text.lstrip().startswith(THINK) for text in texts]
     if opened == "auto":
         opened = "yes" if not any(begins) and any(THINK_END in t and THINK not in t for t in texts) else "no"
     missing = [opened == "yes" and not begun for begun in begins]
-    return [f"{THINK}\n{text.lstrip()}" if one else text for text, one in zip(texts, missing, strict=True)]
+    return [f"{THINK}\n{text.lstrip()}" if lacks else text for text, lacks in zip(texts, missing, strict=True)]
 
 
 def _parse_strict(text: str) -> ParsedResponse:
@@ -118,8 +118,8 @@ def _parse_strict(text: str) -> ParsedResponse:
 
 
 def _parse_reference(text: str) -> ParsedResponse:
-    # Plain searches: the regular expression needs cubic time on "</think>" * k + "<Answer>" * k. Leftmost inner tags
-    # leave the most room for the rest, so they are there exactly when the pattern matches.
+    # Plain searches, because the regular expression takes cubic time on "</think>" * k + "<Answer>" * k. The leftmost
+    # inner tags leave the most room for the rest, so this finds them exactly when the pattern matches.
     think_end = text.find(THINK_END, len(THINK))
     answer = text.find(ANSWER, think_end + len(THINK_END)) if think_end >= 0 else -1
     matches = (

@@ -1,17 +1,16 @@
-"""The question put to a model that judges structure, and how its reply is read.
+"""Build the question to a model that judges structure, and read its reply.
 
-What the policy wrote must not set its own score. Three things see to that:
+The policy's text must not be able to set its own score. Three measures prevent that:
 
-* Story, question and thoughts stand between fences of their own, and no character that could close a fence, open a chat
-  role or form JSON or a tag gets into them.
-* A grade counts only with the code of this question beside it. The code is a hash of the three texts: a text that holds
-  its own code cannot be found, so no echo of it can be a grade. The same texts give the same code, so answers can be
-  kept and looked up.
-* Grades that differ from each other, or numbers that are none, make the reply unscorable.
+* Story, question and thoughts are each fenced, and characters that could close a fence, open a chat role or form JSON
+  or a tag are replaced.
+* A grade counts only together with the code of this question. The code is a hash of the three texts: no text can
+  contain its own code, so an echo of a text is never a grade. Equal texts have equal codes, so answers can be cached.
+* Conflicting grades and invalid numbers make the reply unscorable.
 
-What remains is a judge that is persuaded and fills in the form as the thoughts ask; the rubric warns it. A rubric of
-the user's own (`read_rubric`) has the same form, fences and code. The judge of SOTOPIA shares `harmless`,
-`material_hash` and `folded_keys`, its players `without_chat_tokens`.
+Remaining risk: prompt injection that persuades the judge to give a high grade. The rubric warns against it. A
+user-defined rubric (`read_rubric`) has the same form, fences and code. The judge of SOTOPIA shares `harmless`,
+`material_hash` and `folded_keys`, its players share `without_chat_tokens`.
 """
 
 import hashlib
@@ -29,29 +28,29 @@ from socialr1_jax.rewards.stages import STAGES
 from socialr1_jax.rewards.verdict import Verdict
 from socialr1_jax.runtime.terminal import shown
 
-RUBRIC_VERSION = "1"  # of the package's own; a changed text is a new version
+RUBRIC_VERSION = "1"  # of the package's rubric; a changed text needs a new version
 
 _FILE = f"rubric_v{RUBRIC_VERSION}.txt"
 _EXAMPLE = f"socialr1_jax/rewards/{_FILE}"
-_BORDER = "=== user ==="  # between the two messages of a rubric file, a line of its own
+_BORDER = "=== user ==="  # the line between the two messages of a rubric file
 _MOST_BYTES = 65_536  # of a rubric file
 _TEXTS = ("story", "question", "thoughts")
 _HARMLESS = str.maketrans({"<": "‹", ">": "›", "{": "(", "}": ")", "[": "(", "]": ")", '"': "'"})
 _CHAT_TOKEN = re.compile(r"<(?=[|｜/A-Za-z_])|\[(?=/?[A-Z_]{3,20}\])")  # <|im_end|>, </s>, [INST]; not <3
 _RARE = re.compile(r"[^\t\n -~]")
-_DROPPED = ("Cc", "Cf", "Cs")  # control, formatting and half characters: nothing to read, much to hide behind
-_UNSEEN = re.compile(  # fillers, variation selectors and tags, which are shown as nothing, too
+_DROPPED = ("Cc", "Cf", "Cs")  # control, format and surrogate characters: invisible, but can hide text
+_UNSEEN = re.compile(  # fillers, variation selectors and tags, which are invisible too
     "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\ufff0-\ufffb\U000e0000-\U000e0fff]"
 )
 
-_MOST_CODES, _MOST_BRACES = 8, 20  # looked at in a reply; bounds the time that a hostile one can take
+_MOST_CODES, _MOST_BRACES = 8, 20  # examined in a reply; bounds the time for a hostile one
 _MOST_VIOLATIONS, _LONGEST_VIOLATION = 20, 60
 _SLACK = 0.051  # models round each number to a tenth
 
 
 @dataclass(frozen=True)
 class Rubric:
-    """Question to a judge. version: of the text, for the keys of kept answers; user: a `string.Template`."""
+    """The messages to a judge: `user` is a `string.Template`; `version` identifies the text in cache keys."""
 
     version: str
     system: str
@@ -59,13 +58,13 @@ class Rubric:
 
 
 def read_rubric(path: str | Path) -> Rubric:
-    """Return the rubric of a user's file, whose version is a hash of its text; for "" the package's own.
+    """Return the rubric in a user's file, with a hash of its text as version; the package's own for "".
 
     The file has the form of `rubric_v1.txt`: the system message, a line `=== user ===`, and the user message with
-    `${code}`, `${thoughts}` and, if the judge shall see them, `${story}` and `${question}`. Each of the texts stands
-    between the lines `<NAME-${fence}>` and `</NAME-${fence}>`.
+    `${code}`, `${thoughts}` and, if the judge is to see them, `${story}` and `${question}`. Each text must be between
+    the lines `<NAME-${fence}>` and `</NAME-${fence}>`.
 
-    Raises ValueError in one line that names the file, the fault and the fix.
+    Raises ValueError with file, fault and fix in one line.
     """
     if not path:
         return RUBRIC
@@ -91,13 +90,11 @@ def _rubric(text: str, version: str) -> Rubric:
 
 
 def _parts(text: str) -> tuple[str, str]:
-    """Return the system and the user message of a file's text; the second is "" without a border."""
     system, _, user = text.replace("\r\n", "\n").partition(f"\n{_BORDER}\n")
     return system.strip(), user.strip()
 
 
 def _fault(text: str) -> str:
-    """Return what a rubric's text lacks, "" for nothing."""
     if not text.strip():
         return "the file is empty"
     system, user = _parts(text)
@@ -125,9 +122,9 @@ RUBRIC = _rubric(Path(__file__).with_name(_FILE).read_text("utf-8"), RUBRIC_VERS
 
 
 def rubric_messages(story: str, question: str, thoughts: str, rubric: Rubric = RUBRIC) -> list[dict[str, str]]:
-    """Return the chat messages that ask for a grade: a system message (always the same) and a user message.
+    """Return the chat messages that ask for a grade: a constant system message and a user message.
 
-    The three texts may hold anything; they are made harmless. Fails on no string.
+    The three texts may be any strings; they are made harmless.
     """
     story, question, thoughts = (harmless(text) for text in (story, question, thoughts))
     user = Template(rubric.user).substitute(
@@ -141,20 +138,20 @@ def rubric_messages(story: str, question: str, thoughts: str, rubric: Rubric = R
 
 
 def answer_code(story: str, question: str, thoughts: str) -> str:
-    """The code that a grade of these texts must carry: 16 hexadecimal digits."""
+    """Return the code that a grade of these texts must carry: 16 hexadecimal digits."""
     return material_hash("code", *(harmless(text) for text in (story, question, thoughts)))
 
 
 def parse_verdict(reply: str, code: str) -> Verdict:
-    """The grade in a judge's reply to the question with this code.
+    """Read the grade in a judge's reply to the question with this code.
 
-    Read are a JSON object (bare, fenced, with text around it) that has the ``code`` and a ``total`` (or ``score``), and
-    the code followed by ``<Score>0.8</Score>``. Thinking up to the last ``</think>`` is dropped first.
+    A grade is a JSON object (bare, fenced or within text) with the `code` and a `total` (or `score`), or the code
+    followed by `<Score>0.8</Score>`. Thinking up to the last `</think>` is dropped first.
 
-    Unscorable, with the cause: ``no_answer`` (nothing but thinking), ``unreadable`` (no grade with the code),
-    ``no_score`` (a JSON object with the code but no total), ``out_of_range`` (NaN, true, a text, below 0, above 1; of a
-    stage too), ``contradictory`` (grades that differ, a total above every stage). Fails on no string; the time is
-    linear in the reply's length.
+    Causes of an unscorable reply: `no_answer` (only thinking), `unreadable` (no grade with the code), `no_score` (a
+    JSON object with the code but no total), `out_of_range` (a total or stage that is NaN, true, a text, below 0 or
+    above 1), `contradictory` (conflicting grades, or a total above every stage). Never fails on a string; takes linear
+    time.
     """
     answer = _without_thinking(reply)
     if not answer.strip():
@@ -175,12 +172,12 @@ def parse_verdict(reply: str, code: str) -> Verdict:
 
 
 def harmless(text: str) -> str:
-    """Return the text without characters that could form JSON, a tag, a fence or a chat token, or that are not seen."""
+    """Return the text without invisible characters and those that could form JSON, a tag, a fence or a chat token."""
     return _RARE.sub(lambda rare: _shown(rare[0]), text).translate(_HARMLESS)
 
 
 def without_chat_tokens(text: str) -> str:
-    """Return the text with other brackets where a chat token such as `<|im_end|>` begins, so that it is text."""
+    """Return the text with chat tokens such as `<|im_end|>` defused by another opening bracket."""
     return _CHAT_TOKEN.sub(lambda bracket: bracket[0].translate(_HARMLESS), text)
 
 
@@ -192,49 +189,49 @@ def _shown(character: str) -> str:
 
 
 def material_hash(purpose: str, *texts: str) -> str:
-    """Return 16 hexadecimal digits that no text among `texts` can hold, for a fence or a code."""
+    """Return a hash of `texts`, 16 hexadecimal digits that none of them can contain, for a fence or a code."""
     return hashlib.sha256(json.dumps([RUBRIC_VERSION, purpose, *texts]).encode()).hexdigest()[:16]
 
 
 def _without_thinking(reply: str) -> str:
-    _, _, answer = reply.rpartition("</think>")  # the whole reply when there is none: some servers cut the opening tag
-    return answer.partition("<think>")[0]  # thinking that was not finished
+    _, _, answer = reply.rpartition("</think>")  # the whole reply if there is none; some servers strip the opening tag
+    return answer.partition("<think>")[0]  # drop unfinished thinking
 
 
 def _objects(answer: str, code: str) -> list[Mapping[str, Any] | None]:
-    """The JSON objects in an answer that carry the code; None for a grade said twice, differently."""
+    """Return the JSON objects in an answer that carry the code; None marks contradictory grades."""
     decoder = json.JSONDecoder(object_pairs_hook=folded_keys)
-    found: dict[tuple[int, int], Mapping[str, Any] | None] = {}
+    objects: dict[tuple[int, int], Mapping[str, Any] | None] = {}
     for match in list(re.finditer(re.escape(code), answer))[-_MOST_CODES:]:
         start = match.start()
-        for _ in range(_MOST_BRACES):  # outwards: the code stands first, or after the stages' own object
+        for _ in range(_MOST_BRACES):  # outwards: the stages' own object may precede the code
             start = answer.rfind("{", 0, start)
             if start < 0:
                 break
             try:
                 fields, end = decoder.raw_decode(answer, start)
             except DoubledKey:
-                found[start, match.end()] = None
+                objects[start, match.end()] = None
                 break
             except (ValueError, RecursionError):
                 continue
             if fields.get("code") == code:
-                found[start, end] = fields
+                objects[start, end] = fields
                 break
-    # A judge that quotes without escaping may have its object closed by what it quotes; its own total then comes later.
-    first_end = min((end for _, end in found), default=len(answer))
+    # A quotation without escapes may close the judge's object early; the judge's own total then follows it.
+    first_end = min((end for _, end in objects), default=len(answer))
     for key in re.compile(r'"(?:total|score)"\s{0,20}:', re.IGNORECASE).finditer(answer, first_end):
-        if not any(start < key.start() < end for start, end in found):
+        if not any(start < key.start() < end for start, end in objects):
             return [None]
-    return list(found.values())
+    return list(objects.values())
 
 
 class DoubledKey(ValueError):
-    """A JSON object has a key twice, with different values."""
+    """Raised for a JSON object with a repeated key of different values."""
 
 
 def folded_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return a JSON object with its keys in small letters, for a decoder. Raises DoubledKey."""
+    """Return a JSON object with lower-case keys; a hook for `JSONDecoder`. Raises DoubledKey."""
     fields: dict[str, Any] = {}
     for key, value in pairs:
         key = key.lower()
@@ -273,7 +270,7 @@ def _read(fields: Mapping[str, Any] | None) -> Verdict:
 
 
 def _number(value: Any) -> float | None:
-    """A number, or a text of one; None for everything else. true is no number."""
+    """Return a number or a numeric text as float, None for anything else, including true and false."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
     try:

@@ -1,11 +1,11 @@
-"""A judge of structure without a server: documented, deterministic rules on the thoughts alone.
+"""Judge structure without a server, by documented, deterministic rules on the thoughts alone.
 
-Score: ``(sum of the four stages' substance / 4) ** 2`` times a factor for each fault, as docs/rewards.md lists them.
-The square makes a skipped stage cost 0.44 and a second one 0.31 more, so that the bands of the specification come out:
-all four 1.0, one skipped 0.56 (weak), two skipped 0.25 (failed). Factors, rather than deductions down to 0, keep the
-score graded everywhere: a group of bad responses still differs, and reinforcement learning has something to go by.
+Score: `(sum of the four stages' substance / 4) ** 2` times a factor for each fault; docs/rewards.md lists them. Because
+of the square, a skipped stage costs 0.44 and a second one 0.31 more, which gives the bands of the specification: all
+four 1.0, one skipped 0.56 (weak), two skipped 0.25 (failed). Factors, unlike deductions down to 0, still rank the
+responses of a bad group, so there is a learning signal.
 
-It does not score correctness and knows neither story nor question: it cannot tell an invented fact.
+The rules see neither story nor question: they do not score correctness and cannot detect invented facts.
 """
 
 from dataclasses import dataclass
@@ -16,14 +16,14 @@ from socialr1_jax.rewards.words import content_words, sentences, words_of
 
 __all__ = ["Judgement", "find_stages", "judge_thoughts"]
 
-# Different words, and different content words, for the full substance of a stage. Reference traces of the generated
-# stories have about twice as many; a heading with filler beneath it has words but no content, which is half.
+# Distinct words and distinct content words for the full substance of a stage. Reference traces of the generated stories
+# have about twice as many. Filler under a heading has words but no content and gets half.
 _NEEDS: dict[Stage, tuple[int, int]] = {"encode": (6, 3), "interpret": (6, 2), "goal": (4, 1), "respond": (4, 1)}
-_FEWEST_WORDS = 3  # fewer earn nothing
-_COPY = 0.9  # share of different words in common with an earlier stage (intersection over union)
+_FEWEST_WORDS = 3  # a stage with fewer has no substance
+_COPY = 0.9  # intersection over union of the words with those of an earlier stage, from which a stage is a copy
 
 _UNLINKED = 0.7
-_INVERSION = 0.15  # each of the 6 pairs of stages in the wrong order
+_INVERSION = 0.15  # per pair of stages (of 6) in the wrong order
 _FIRST_MENTION, _MORE_MENTIONS, _MOST_MENTIONS = 0.6, 0.9, 6
 _BACKWARD = 0.5
 _FREE_LOOPS, _LOOP_RATE, _LOOP_LEAST = 0.1, 2.0, 0.1
@@ -32,7 +32,7 @@ _REPEATED, _MOST_REPEATED, _FREE_RETURNS = 0.85, 6, 4
 
 @dataclass(frozen=True)
 class Judgement:
-    """score: in [0, 1]. violations: names in docs/rewards.md of what lowered it. stages: from ``find_stages``."""
+    """Score in [0, 1], the violations that lowered it (named as in docs/rewards.md) and the stages found."""
 
     score: float
     violations: tuple[str, ...]
@@ -40,17 +40,17 @@ class Judgement:
 
 
 def judge_thoughts(thoughts: str) -> Judgement:
-    """Score the structure of thoughts; "" scores 0. Linear time; never fails on a string."""
+    """Score the structure of thoughts; "" scores 0. Takes linear time and never fails on a string."""
     spans = find_stages(thoughts)
     words: dict[Stage, set[str]] = {}
     for span in spans:
         words.setdefault(span.stage, set()).update(words_of(thoughts[span.body : span.end]))
-    content = {stage: content_words(said) for stage, said in words.items()}
+    content = {stage: content_words(of_stage) for stage, of_stage in words.items()}
     faults: list[tuple[str, float]] = []  # (violation, factor)
     substance: dict[Stage, float] = {}
     for stage in STAGES:
         if stage not in words:
-            faults.append((f"skipped:{stage}", 1.0))  # the cost is in the missing substance
+            faults.append((f"skipped:{stage}", 1.0))  # factor 1: the missing substance is the penalty
             continue
         if any(_same(words[stage], words[earlier]) for earlier in substance):
             substance[stage] = 0.0
@@ -72,7 +72,7 @@ def judge_thoughts(thoughts: str) -> Judgement:
 
 
 def _substance(stage: Stage, words: set[str], content: set[str]) -> float:
-    """Return a stage's substance in [0, 1]: half for different words, half for those that can name story things."""
+    """Return a stage's substance in [0, 1]: half for distinct words, half for distinct content words."""
     if len(words) < _FEWEST_WORDS:
         return 0.0
     need_words, need_content = _NEEDS[stage]
@@ -84,14 +84,14 @@ def _same(words: set[str], earlier: set[str]) -> bool:
 
 
 def _order_faults(spans: list[StageSpan], substance: dict[Stage, float]) -> list[tuple[str, float]]:
-    """Pairs of stages, by first appearance, that stand in the wrong order; stages of nothing do not count."""
+    """Return a fault for pairs of stages in the wrong order of first appearance, ignoring stages without substance."""
     order = [STAGES.index(stage) for stage in dict.fromkeys(s.stage for s in spans) if substance[stage] > 0]
     inversions = sum(order[i] > later for i in range(len(order)) for later in order[i + 1 :])
     return [("reversed", 1.0 - _INVERSION * inversions)] if inversions else []
 
 
 def _link_faults(spans: list[StageSpan], content: dict[Stage, set[str]]) -> list[tuple[str, float]]:
-    """A stage that shares no content word with any stage before it speaks of something else."""
+    """Return a fault for each stage that shares no content word with an earlier stage."""
     faults = []
     before: set[str] = set()
     for stage in dict.fromkeys(span.stage for span in spans):
@@ -102,7 +102,7 @@ def _link_faults(spans: list[StageSpan], content: dict[Stage, set[str]]) -> list
 
 
 def _option_faults(thoughts: str, spans: list[StageSpan]) -> list[tuple[str, float]]:
-    """Options named, or the answer announced, before anything was inferred."""
+    """Return faults for options named or the answer announced before the inference."""
     inference = next((span for span in spans if span.stage == "interpret"), None)
     starts, ends = (inference.start, inference.end) if inference else (len(thoughts), len(thoughts))
     too_early = [(span.start, span.end) for span in spans if span.stage in ("encode", "interpret")]
@@ -117,15 +117,15 @@ def _option_faults(thoughts: str, spans: list[StageSpan]) -> list[tuple[str, flo
 
 
 def _loop_faults(thoughts: str, spans: list[StageSpan]) -> list[tuple[str, float]]:
-    """Sentences of three words or more said again, and stages come back to."""
+    """Return faults for repeated sentences of three words or more, and for stages that recur."""
     faults = []
-    said = [
+    all_sentences = [
         sentence
         for span in spans
         for start, end in sentences(thoughts[span.body : span.end])
         if (sentence := thoughts[span.body + start : span.body + end].strip().casefold()).count(" ") >= 2
     ]
-    share = 1.0 - len(set(said)) / len(said) if said else 0.0
+    share = 1.0 - len(set(all_sentences)) / len(all_sentences) if all_sentences else 0.0
     if share > _FREE_LOOPS:
         faults.append(("loop", max(_LOOP_LEAST, 1.0 - _LOOP_RATE * (share - _FREE_LOOPS))))
     headed = any(span.body > span.start for span in spans)

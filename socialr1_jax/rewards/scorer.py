@@ -1,4 +1,4 @@
-"""Responses as they come, and their rewards when all are there: the judge works while others are still sampled."""
+"""Score responses as they are submitted, so that the judge works while others are still being sampled."""
 
 import math
 import time
@@ -19,7 +19,7 @@ from socialr1_jax.rewards.total import RewardTerms, social_r1_reward
 from socialr1_jax.rewards.verdict import Judge, JudgeRefused, Verdict
 from socialr1_jax.runtime.interrupt import NEVER, Stop
 
-# (story, question, thoughts) of some responses -> the content reward model's scalars, NaN where there is none.
+# [(story, question, thoughts)] -> the content reward model's scalars, NaN if unscorable.
 ContentScores = Callable[[Sequence[tuple[str, str, str]]], Iterable[float]]
 
 
@@ -29,29 +29,29 @@ def _alone(function: Callable[[Any], dict[str, Any]], items: Sequence[Any]) -> l
 
 @dataclass
 class _Waiting:
-    """A response that was handed in."""
+    """A submitted response."""
 
     place: int
     text: str
     example: Example
     parsed: ParsedResponse
-    scalar: float | None  # of the content model, where it is known beforehand
-    verdict: Future[Verdict] | None  # None: no judge was asked, here
+    scalar: float | None  # score of the content model, None if not known yet
+    verdict: Future[Verdict] | None  # None if this process did not ask a judge
 
 
 @dataclass
 class Scorer:
-    """Scores the responses of a batch: `submit` each as it is finished, then `results`.
+    """Scorer of batches of responses: `submit` each response as it is finished, then call `results`.
 
-    A judge that costs time is asked about a response only if its score can count: the preset has structure and the
-    format is right. Make one for a run, `close` it at the end.
+    A slow judge is asked only if its score can count: the preset includes structure and the response is well-formed.
+    Create one per run and `close` it at the end.
     """
 
     config: RewardConfig
     content: ContentScores | None = None
-    process: tuple[int, int] = (0, 1)  # which of how many processes: each asks the judge about its share
+    process: tuple[int, int] = (0, 1)  # (index, count): each process asks the judge about its share
     divide: Callable[[Callable[[Any], dict[str, Any]], Sequence[Any]], list[dict[str, Any]]] = _alone
-    stop: Stop = NEVER  # asked while the judge is waited for: `results` raises Interrupted
+    stop: Stop = NEVER  # checked while waiting for the judge; `results` then raises Interrupted
 
     def __post_init__(self) -> None:
         self.judge: Judge | None = make_judge(self.config.structure)
@@ -61,9 +61,9 @@ class Scorer:
         self._causes: Counter[str] = Counter()
 
     def submit(self, place: int, text: str, example: Example, scalar: float | None = None) -> None:
-        """Takes a response; its judge, if it needs one, begins. `scalar` is a known score of the content model.
+        """Add a response and start its judge if needed. `scalar` is its content score, if known.
 
-        `place` numbers the responses of a batch, which may come in any order.
+        `place` numbers the responses of a batch, which may be submitted in any order.
         """
         parsed = parse_response(text, self.config.format_mode)
         index, count = self.process
@@ -77,10 +77,10 @@ class Scorer:
     def results(self, step: int) -> list[RewardTerms]:
         """Return the rewards of everything submitted since the last call, by place, with the weights of step `step`.
 
-        Raises Interrupted when `stop` was asked, JudgeRefused if the judge rejects every request, and ExtraRewardError
-        if a function of the user's fails.
+        Raises Interrupted if the run is stopping, JudgeRefused if the judge rejects every request, and ExtraRewardError
+        if a user-defined function fails.
         """
-        waiting, self._waiting = sorted(self._waiting, key=lambda one: one.place), []
+        waiting, self._waiting = sorted(self._waiting, key=lambda response: response.place), []
         self._score_content(waiting)
         extras = self._extras(waiting, step)
         started = time.perf_counter()
@@ -92,12 +92,12 @@ class Scorer:
         if refused := next((verdict["refused"] for verdict in verdicts if "refused" in verdict), None):
             raise JudgeRefused(refused)
         return [
-            self._terms(one, verdict["score"], verdict["cause"], extra, step)
-            for one, verdict, extra in zip(waiting, verdicts, extras, strict=True)
+            self._terms(response, verdict["score"], verdict["cause"], extra, step)
+            for response, verdict, extra in zip(waiting, verdicts, extras, strict=True)
         ]
 
     def metrics(self) -> dict[str, float]:
-        """Since the last call: seconds that `results` waited for the judge, the judge's own numbers, causes of NaN."""
+        """Return metrics since the last call: seconds waited for the judge, the judge's counters, causes of NaN."""
         numbers = {"judge/waited_seconds": self._judge_waited} if self.judge else {}
         numbers |= {f"judge/{name}": value for name, value in self._counters().items()}
         numbers |= {f"unscorable/{cause}": float(count) for cause, count in sorted(self._causes.items())}
@@ -105,59 +105,59 @@ class Scorer:
         return numbers
 
     def _counters(self) -> dict[str, float]:
-        """The judge's numbers, of all processes that ask it."""
+        """Return the judge's counters, summed over the processes that ask it."""
         judge = self.judge
         if judge is None:
             return {}
         if judge.everywhere:
             return judge.counters()
         shares = self.divide(lambda _: judge.counters(), range(self.process[1]))
-        names = {name: None for share in shares for name in share}  # in their order
+        names = {name: None for share in shares for name in share}  # a dict keeps their order
         summed = {name: sum(share.get(name, 0.0) for share in shares) for name in names}
         if "latency" in summed:  # a mean
             summed["latency"] /= sum("latency" in share for share in shares)
         return summed
 
     def close(self) -> None:
-        """Closes the judge."""
         if self.judge:
             self.judge.close()
 
     def _score_content(self, waiting: list[_Waiting]) -> None:
-        open_ones = [one for one in waiting if one.scalar is None and one.parsed.well_formed]
-        if self.content is None or not self.config.uses.content or not open_ones:
+        unscored = [response for response in waiting if response.scalar is None and response.parsed.well_formed]
+        if self.content is None or not self.config.uses.content or not unscored:
             return
-        texts = [(one.example.story, one.example.question, one.parsed.thoughts) for one in open_ones]
-        for one, scalar in zip(open_ones, self.content(texts), strict=True):
-            one.scalar = float(scalar)
+        texts = [(response.example.story, response.example.question, response.parsed.thoughts) for response in unscored]
+        for response, scalar in zip(unscored, self.content(texts), strict=True):
+            response.scalar = float(scalar)
 
     def _extras(self, waiting: list[_Waiting], step: int) -> list[dict[str, float]]:
-        """Return what the user's functions gave for each response, by name."""
+        """Return the rewards of the user-defined functions for each response, by name."""
         if not self._extra:
             return [{} for _ in waiting]
 
         def call(_: int) -> dict[str, Any]:
             rewards = {}
-            for name, function in self._extra.items():  # each gets records of its own, which it may change
-                records = [_record(one, step, self.config.format_mode) for one in waiting]
-                found = extra_rewards(name, function, records)
-                if "error" in found:
-                    return found
-                rewards[name] = found["rewards"]
+            for name, function in self._extra.items():  # each gets its own copy of the records, which it may change
+                records = [_record(response, step, self.config.format_mode) for response in waiting]
+                result = extra_rewards(name, function, records)
+                if "error" in result:
+                    return result
+                rewards[name] = result["rewards"]
             return {"rewards": rewards}
 
-        (found,) = self.divide(call, [0])  # by the first process, for all
-        if "error" in found:
-            raise ExtraRewardError(found["error"])
-        return [{name: numbers[i] for name, numbers in found["rewards"].items()} for i in range(len(waiting))]
+        (result,) = self.divide(call, [0])  # process 0 runs the functions for all
+        if "error" in result:
+            raise ExtraRewardError(result["error"])
+        return [{name: numbers[i] for name, numbers in result["rewards"].items()} for i in range(len(waiting))]
 
-    def _terms(self, one: _Waiting, structure: float, judged: str, extra: dict[str, float], step: int) -> RewardTerms:
-        terms = social_r1_reward(
-            one.text, one.example.answer, structure, one.scalar, step, config=self.config, extra=extra
-        )
+    def _terms(
+        self, response: _Waiting, structure: float, judged: str, extra: dict[str, float], step: int
+    ) -> RewardTerms:
+        gold, scalar = response.example.answer, response.scalar
+        terms = social_r1_reward(response.text, gold, structure, scalar, step, config=self.config, extra=extra)
         if not math.isnan(terms.total):
             return terms
-        # Without the right format neither judge nor content model is asked.
+        # A malformed response is sent neither to the judge nor to the content model.
         if terms.format and self.config.uses.structure and math.isnan(terms.structure):
             cause = f"judge_{judged}"
         elif terms.format and self.config.uses.content and math.isnan(terms.content):
@@ -168,20 +168,18 @@ class Scorer:
         return replace(terms, cause=cause)
 
 
-def _verdict(one: _Waiting) -> dict[str, Any]:
-    """Return the judge's verdict, as JSON."""
-    if one.verdict is None:
+def _verdict(response: _Waiting) -> dict[str, Any]:
+    if response.verdict is None:
         return {"score": math.nan, "cause": "not_asked"}
     try:
-        verdict = one.verdict.result()
+        verdict = response.verdict.result()
     except JudgeRefused as error:
         return {"refused": str(error)}
     return {"score": verdict.score, "cause": verdict.cause}
 
 
-def _record(one: _Waiting, step: int, mode: FormatMode) -> dict[str, Any]:
-    """Return the record that a user-defined reward function gets."""
-    example = one.example
+def _record(response: _Waiting, step: int, mode: FormatMode) -> dict[str, Any]:
+    example = response.example
     return {
         "id": example.id,
         "story": example.story,
@@ -192,9 +190,9 @@ def _record(one: _Waiting, step: int, mode: FormatMode) -> dict[str, Any]:
             name: scalar_text(value) if name in READ_AS_TEXT else value
             for name, value in scalar_parts(example.meta).items()
         },
-        "response": one.text,
-        "thoughts": one.parsed.thoughts,
-        "given_answer": given_answer(one.text, mode),
-        "well_formed": one.parsed.well_formed,
+        "response": response.text,
+        "thoughts": response.parsed.thoughts,
+        "given_answer": given_answer(response.text, mode),
+        "well_formed": response.parsed.well_formed,
         "step": step,
     }

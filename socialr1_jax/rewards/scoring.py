@@ -1,4 +1,4 @@
-"""Responses of a JSONL file scored offline."""
+"""Score the responses of a JSONL file offline."""
 
 import json
 import math
@@ -28,26 +28,28 @@ from socialr1_jax.runtime.terminal import counted, print_error, print_line, prin
 
 
 class ScoreConfig(Section):
-    """Which file to score, and with which reward; the flags below fill in the settings of `rewards`."""
+    """The file to score and the reward; the flags below set fields of `rewards`."""
 
     input: str = Field(min_length=1, description="JSONL with story, question, options, answer, response (and content)")
     output: str = Field(min_length=1, description="the same rows with reward, status and terms; null = unscorable")
-    step: int = Field(0, ge=0, description="global step that the curriculum's weights are taken from")
+    step: int = Field(0, ge=0, description="global step whose curriculum weights are used")
     preset: Literal["", Preset] = Field("", description="rewards.preset")
     opened: Opened = Field(
         "auto",
-        description="whether the prompts ended in <think>, which the responses then lack; auto: yes where no response "
+        description="whether the prompts ended in <think>, which the responses then lack; auto: yes if no response "
         "of the file has <think> and some have </think>",
     )
     judge: Literal["", JudgeKind] = Field("", description="rewards.structure.judge")
     judge_base_url: str = Field("", description="rewards.structure.base_url")
     judge_model: str = Field("", description="rewards.structure.model")
-    content_model: str = Field("", description="rewards.content.model; without it a row's number `content` counts")
+    content_model: str = Field(
+        "", description="rewards.content.model; without it the number `content` of a row is used"
+    )
     rewards: RewardConfig = RewardConfig()
 
     @classmethod
     def filled_in(cls, values: Any) -> Any:
-        """Return the values with the flags put into the settings of `rewards` that they stand for."""
+        """Return the values with each flag copied to its setting of `rewards`."""
         rewards = values.get("rewards") or {}
         rewards = dict(rewards.model_dump() if isinstance(rewards, RewardConfig) else rewards)
         for flag, section, name in (
@@ -57,23 +59,23 @@ class ScoreConfig(Section):
             ("judge_model", "structure", "model"),
             ("content_model", "content", "model"),
         ):
-            if given := values.get(flag):
+            if value := values.get(flag):
                 if section:
-                    rewards[section] = {**rewards.get(section, {}), name: given}
+                    rewards[section] = {**rewards.get(section, {}), name: value}
                 else:
-                    rewards[name] = given
+                    rewards[name] = value
         return values | {"rewards": rewards}
 
 
 _ADDED = {"reward", "status", "cause", "terms"}  # columns
 _MOST_TYPES = 20  # on the console
-# Those that are no `meta`, which reward functions of the user's get.
+# All other columns become `meta`, which user-defined reward functions get.
 _COLUMNS = {*_ADDED, *FIELDS, "response", "content", "meta"} - {"messages"}
 
 
 @dataclass(frozen=True)
 class ScoreSummary:
-    """Counts and means over a file. `mean_reward` is over the scorable responses, NaN when there is none."""
+    """Counts and means over a file. `mean_reward` is over the scorable responses, NaN if there is none."""
 
     responses: int
     unscorable: int
@@ -87,16 +89,16 @@ class ScoreSummary:
 
 
 def score_file(config: ScoreConfig, content: ContentScores | None = None) -> ScoreSummary:
-    """Score every row of ``config.input`` and write ``config.output``, whole or not at all.
+    """Score every row of `config.input` and write `config.output` atomically.
 
-    A row is a JSON object with ``question``, ``answer`` (the gold letter in either case or an option's text, as
-    `gold_letter` reads it; any text when there are no options), ``response``, and optionally ``story``, ``options``
-    (list of texts), ``content`` (the reward model's scalar, instead of ``content``'s own), ``type`` and ``twin_id``
-    (texts, also inside ``meta``). Added are ``reward`` (null: unscorable), ``status`` (``scored`` or ``unscorable``),
-    ``cause`` where it is unscorable, and ``terms``; blank lines are left out.
+    A row is a JSON object with `question`, `answer` (the gold letter in either case or an option's text, as
+    `gold_letter` reads it; any text if there are no options), `response`, and optionally `story`, `options` (list of
+    texts), `content` (the reward model's scalar, instead of a score by the argument `content`), `type` and `twin_id`
+    (texts, also inside `meta`). The output adds `reward` (null: unscorable), `status` (`scored` or `unscorable`),
+    `cause` if unscorable, and `terms`; blank lines are dropped.
 
-    Raises ValueError naming file, line, reason and fix for a row that cannot be used, OSError for a file that cannot
-    be read or written, JudgeRefused if the judge does not grade a sample or rejects every request.
+    Raises ValueError with file, line, reason and fix for an unusable row, OSError for a file that cannot be read or
+    written, JudgeRefused if the judge does not grade a sample or rejects every request.
     """
     source, target = Path(config.input), Path(config.output)
     in_place = os.path.realpath(source) == os.path.realpath(target)
@@ -118,7 +120,7 @@ def score_file(config: ScoreConfig, content: ContentScores | None = None) -> Sco
                             "it has a column reward, status, cause or terms of its own; give another output"
                         )
                     example, response, scalar = _checked(row)
-                    content_reward(scalar, config.rewards)  # raises here for one too large, with its line
+                    content_reward(scalar, config.rewards)  # check its range now, to report the line
                 except ValueError as error:
                     raise ValueError(f"{source}: line {number}: {error}") from None
                 rows.append(row)
@@ -156,7 +158,7 @@ def score_file(config: ScoreConfig, content: ContentScores | None = None) -> Sco
 
 
 def run_scoring(config: ScoreConfig) -> int:
-    """Score the file and print figures and missing rewards; return exit status 1 if the judge never answered."""
+    """Score the file and print means and causes of missing rewards; return 1 if the judge never answered, else 0."""
     content = None
     if config.rewards.uses.content and config.rewards.content.model:
         import jax  # only where a model runs
@@ -186,11 +188,11 @@ def run_scoring(config: ScoreConfig) -> int:
             f"preset {config.rewards.preset} needs a content score: give --content-model DIR or a "
             "'content' number in the rows, or use --preset no_content"
         )
-    return int(summary.judge_failed)  # no figure comes from a judge that never answered
+    return int(summary.judge_failed)  # fail if the judge never answered: there are no figures
 
 
 def stories_line(figures: Mapping[str, Any]) -> str:
-    """Return pair accuracy, accuracy by type, chance and the best rule as words."""
+    """Return a line with pair accuracy, accuracy by type, chance and the best rule."""
     parts = []
     if "pair_accuracy" in figures:
         parts.append(f"pair accuracy {figures['pair_accuracy']:.4f}")
@@ -211,18 +213,19 @@ def story_figures(examples: Sequence[Example], right: Sequence[float]) -> dict[s
     """Return pair accuracy and accuracy by type with chance and the best rule; {} without types and twins.
 
     Args:
-        examples: the question of each response; equal ones are one question that was answered several times.
+        examples: the question of each response; equal questions are merged.
         right: the outcome of each response.
     """
     questions: dict[tuple[Any, ...], tuple[Example, list[float]]] = {}
-    for given, outcome in zip(examples, right, strict=True):
-        meta = {name: given.meta[name] for name in ("type", "twin_id") if isinstance(given.meta.get(name), str)}
-        example = replace(given, meta=meta)
+    for full_example, outcome in zip(examples, right, strict=True):
+        columns = full_example.meta
+        meta = {name: columns[name] for name in ("type", "twin_id") if isinstance(columns.get(name), str)}
+        example = replace(full_example, meta=meta)
         key = (example.story, example.question, example.options, example.answer, example.meta.get("twin_id"))
         questions.setdefault(key, (example, []))[1].append(outcome)
-    asked = [example for example, _ in questions.values()]
-    figures = accuracy_figures(asked, [sum(outcomes) / len(outcomes) for _, outcomes in questions.values()])
-    return figures | baseline_figures(asked) if figures else {}
+    unique = [example for example, _ in questions.values()]
+    figures = accuracy_figures(unique, [sum(outcomes) / len(outcomes) for _, outcomes in questions.values()])
+    return figures | baseline_figures(unique) if figures else {}
 
 
 def _read_row(line: bytes) -> dict[str, Any]:
@@ -254,7 +257,7 @@ def _finite(number: str) -> float:
 
 
 def _checked(row: dict[str, Any]) -> tuple[Example, str, float | None]:
-    """The row's question, its response, and its score by a content model."""
+    """Return the row's question, its response and its content score. Raises ValueError for an invalid row."""
     for name in ("question", "answer", "response"):
         if name not in row:
             raise ValueError(f"no {name!r}; a row needs question, answer and response")
@@ -269,13 +272,13 @@ def _checked(row: dict[str, Any]) -> tuple[Example, str, float | None]:
         raise ValueError(f"'content' is {shown(content)}, not a number or null")
     refuse_half_characters([row["response"]])
     answer = row["answer"]
-    # A letter stays one, even beside an option that is a letter.
+    # A valid letter is never read as the text of an option that is a letter.
     if options and answer.strip() and answer not in LETTERS[: len(options)]:
         answer = gold_letter(answer, tuple(options))
-    own = row.get("id")
+    row_id = row.get("id")
     meta = {name: value for name, value in row.items() if name not in _COLUMNS}
     example = Example(  # checks the question and the gold answer
-        id=own if isinstance(own, str) else "",
+        id=row_id if isinstance(row_id, str) else "",
         story=row.get("story", ""),
         question=row["question"],
         options=tuple(options),
@@ -286,14 +289,12 @@ def _checked(row: dict[str, Any]) -> tuple[Example, str, float | None]:
 
 
 def _is_scored(file: Path) -> bool:
-    """Return whether every row of a file was scored here."""
     with file.open("rb") as lines:
         rows = [json.loads(line) for line in lines if line.strip()]
     return bool(rows) and all(map(_was_scored, rows))
 
 
 def _was_scored(row: dict[str, Any]) -> bool:
-    """Return whether a row has what `score_file` adds."""
     return (
         row.get("status") in ("scored", "unscorable")
         and isinstance(row.get("reward", ""), float | int | None)

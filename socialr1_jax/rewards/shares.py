@@ -14,16 +14,16 @@ _STEPS = 20
 
 
 def variance_shares(terms: Sequence[RewardTerms], total_pg: np.ndarray) -> dict[str, float]:
-    """Return the share of the reward's variance within groups that each term explains; together 1.
+    """Return each term's share in the variance of the reward within groups; the shares add up to 1.
 
-    The covariance of a term's part with the reward over the variance of the reward, both around the group's mean;
-    below 0 for a term that works against the others. A term whose raw score is the same for all responses of each group
-    explains nothing: its share is 0, and what length, repetition and format made of its part is `length_and_format`.
-    `total_pg` are the rewards [prompts, group] of the same responses; NaN ones are left out; {} where all rewards are
+    A share is the covariance of the term's part with the reward, divided by the variance of the reward, both centred
+    within groups; it is below 0 for a term that works against the others. If a raw term is constant within every group,
+    its share is 0, and the variance that length, repetition and format give to its part goes to `length_and_format`.
+    `total_pg` are the rewards [prompts, group] of the same responses; NaN is ignored. Returns {} if all rewards are
     equal.
     """
-    each = [one.parts() for one in terms]
-    parts = {name: np.array([one[name] for one in each]).reshape(total_pg.shape) for name in each[0]}
+    each = [response.parts() for response in terms]
+    parts = {name: np.array([part[name] for part in each]).reshape(total_pg.shape) for name in each[0]}
     scored_pg = np.isfinite(total_pg)
     count_p1 = np.maximum(scored_pg.sum(1, keepdims=True), 1)
 
@@ -44,11 +44,11 @@ def variance_shares(terms: Sequence[RewardTerms], total_pg: np.ndarray) -> dict[
 
 
 def _varies(terms: Sequence[RewardTerms], name: str, scored_pg: np.ndarray) -> bool:
-    """Return True if the raw term differs between two scored responses of a group."""
-    raw_pg = np.array([one.raw()[name] for one in terms], float).reshape(scored_pg.shape)
-    there_pg = scored_pg & np.isfinite(raw_pg)
-    low_p = np.where(there_pg, raw_pg, np.inf).min(axis=1)
-    return bool((np.where(there_pg, raw_pg, -np.inf).max(axis=1) > low_p).any())
+    """Return True if the raw term differs between two scored responses of some group."""
+    raw_pg = np.array([response.raw()[name] for response in terms], float).reshape(scored_pg.shape)
+    valid_pg = scored_pg & np.isfinite(raw_pg)
+    low_p = np.where(valid_pg, raw_pg, np.inf).min(axis=1)
+    return bool((np.where(valid_pg, raw_pg, -np.inf).max(axis=1) > low_p).any())
 
 
 class _State(BaseModel):
@@ -57,7 +57,7 @@ class _State(BaseModel):
 
 
 class ShareWatch:
-    """Says once when, over some steps, one term decides alone or works against the others."""
+    """Warn once per term that, over the last steps, decides alone or works against the others."""
 
     def __init__(self) -> None:
         self._seen: dict[str, deque[float]] = {}
@@ -68,13 +68,13 @@ class ShareWatch:
         return {"seen": {name: list(steps) for name, steps in self._seen.items()}, "said": sorted(self._said)}
 
     def set_state(self, state: Mapping[str, Any]) -> None:
-        """Restores what `get_state` returned. Raises ValidationError for anything else."""
+        """Restore the state that `get_state` returned. Raises ValidationError for anything else."""
         read = _State.model_validate(state)
         self._seen = {name: deque(steps, maxlen=_STEPS) for name, steps in read.seen.items()}
         self._said = set(read.said)
 
     def __call__(self, shares: Mapping[str, float]) -> list[str]:
-        """Warnings that are due after a step with these shares."""
+        """Add the shares of a step and return the warnings that are due."""
         warnings = []
         counted = [name for name, share in shares.items() if share]
         for name, share in shares.items():

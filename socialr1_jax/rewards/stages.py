@@ -1,7 +1,7 @@
 """Find the four stages of Social Information Processing in a text of thoughts.
 
-Headings are looked for first (``Encode:``, ``**Interpreting cues**``, ``3. Goals``); a text with fewer than two
-different ones is read sentence by sentence by its words. English only.
+Headings decide first (`Encode:`, `**Interpreting cues**`, `3. Goals`). A text with fewer than two different headings is
+classified sentence by sentence by its words. English only.
 """
 
 import re
@@ -25,7 +25,7 @@ from socialr1_jax.rewards.words import (
 Stage = Literal["encode", "interpret", "goal", "respond"]
 STAGES: tuple[Stage, ...] = ("encode", "interpret", "goal", "respond")
 
-# Every quantifier is bounded and a heading starts a line or follows a sentence: linear time on any text.
+# Takes linear time on any text: quantifiers are bounded, and a heading starts a line or follows a sentence.
 _OF_CUES = r"(?:[ \t](?:of[ \t])?(?:the[ \t])?(?:social[ \t])?cues?)?"
 _HEADING = re.compile(
     r"""(?:^|(?<=[.!?]\ ))[ \t]{0,8}
@@ -48,7 +48,7 @@ _HEADING = re.compile(
 
 @dataclass(frozen=True)
 class StageSpan:
-    """A stretch of thoughts, characters ``[start, end)``; the stage's own words begin at ``body``, after a heading."""
+    """A span of thoughts, characters `[start, end)`; the stage's text begins at `body`, after the heading."""
 
     stage: Stage
     start: int
@@ -57,12 +57,11 @@ class StageSpan:
 
 
 def find_stages(thoughts: str) -> list[StageSpan]:
-    """The stretches of a text that belong to a stage, in text order, without overlap.
+    """Return the spans of the stages in text order, without overlap.
 
-    With at least two different headings, a stage reaches from its heading to the next. Otherwise each sentence is
-    given a stage by its words (``stage_of_sentence``), sentences without a cue belong to the stage before them, and
-    neighbours of one stage are one stretch. Text before the first heading or cue belongs to none. A stage may come
-    more than once.
+    With at least two different headings, a stage extends from its heading to the next. Otherwise `stage_of_sentence`
+    classifies each sentence, sentences without a cue continue the stage before them, and adjacent sentences of a stage
+    form one span. Text before the first heading or cue belongs to no stage. A stage may have several spans.
     """
     headings = list(_HEADING.finditer(thoughts))
     if len({heading.lastgroup for heading in headings}) >= 2:
@@ -85,12 +84,12 @@ def find_stages(thoughts: str) -> list[StageSpan]:
 
 
 def stage_of_sentence(words: frozenset[str], inferred: bool) -> Stage | None:
-    """The stage that a sentence's words speak for; the first rule that holds.
+    """Return the stage of a sentence by its words, None without a cue. The first rule that applies decides.
 
     respond: a word of conclusion with "so", "therefore" or the like · goal: a word for the question or aim, or "need"
-    with "find", "decide" and the like · respond: a word of conclusion · interpret: a mental state or a reason, or a
-    perception denied ("did not see") · encode: a report ("the story states"), or an event while nothing has been
-    inferred yet: once something has, "Ben moved it" is part of the argument.
+    with "find", "decide" and the like · respond: a word of conclusion · interpret: a mental state, a reason or a denied
+    perception ("did not see") · encode: a report ("the story states"), or an event before the first inference. After an
+    inference, an event such as "Ben moved it" is part of the argument.
     """
     concludes = not words.isdisjoint(CONCLUSION)
     if concludes and not words.isdisjoint(CONNECTIVE):

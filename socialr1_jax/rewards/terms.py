@@ -1,6 +1,6 @@
-"""The single terms of the Social-R1 reward (docs/rewards.md): outcome, content, length window, repetition.
+"""Compute the terms of the Social-R1 reward (docs/rewards.md): outcome, content, length window, repetition.
 
-Each is a pure function of plain values; ``total.py`` puts them together.
+Each is a pure function of plain values; `total.py` combines them.
 """
 
 import math
@@ -16,7 +16,7 @@ _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # odd: 2^64 over the golden ratio
 
 
 def is_choice(gold: str) -> bool:
-    """Return whether the gold answer is an option letter: a single capital A to Z."""
+    """Return True if the gold answer is an option letter: a single capital A to Z."""
     return len(gold) == 1 and "A" <= gold <= "Z"
 
 
@@ -27,7 +27,7 @@ def outcome_reward(answer: str, gold: str, mode: AnswerMode = "plain") -> float:
     it (`answers.answer_letter`, which knows `mode`). Any other gold answer is free text: both are compared by
     `normalized`. A missing answer ("") scores 0.
 
-    Raises ValueError if the gold answer holds nothing to compare with.
+    Raises ValueError if the gold answer has no letter or digit to compare.
     """
     gold = gold.strip()
     if is_choice(gold):
@@ -39,9 +39,9 @@ def outcome_reward(answer: str, gold: str, mode: AnswerMode = "plain") -> float:
 
 
 def content_reward(scalar: float | None, config: RewardConfig) -> float:
-    """``R_cont = max(0, s + content.shift) ** content.power`` of the reward model's scalar s; NaN for None or NaN.
+    """Return `R_cont = max(0, s + content.shift) ** content.power` of the scalar s; NaN for None or NaN.
 
-    Raises ValueError for a scalar whose power is no finite number: one that could not be had is NaN.
+    Raises ValueError if the result is not finite. Pass NaN for a missing score.
     """
     try:
         if scalar is None or math.isnan(scalar):
@@ -57,16 +57,16 @@ def content_reward(scalar: float | None, config: RewardConfig) -> float:
 
 
 def length_window(characters: int, config: RewardConfig) -> float:
-    """Two soft edges around the length of the stripped thoughts, in characters: near 1 inside, near 0 outside."""
+    """Return a factor for the length of the stripped thoughts in characters: near 1 inside the window, 0 outside."""
     low = (characters - config.length_low) / config.length_scale
     high = (config.length_high - characters) / config.length_scale
     return _sigmoid(low) * _sigmoid(high)
 
 
 def repetition_factor(thoughts: str, config: RewardConfig) -> float:
-    """``exp(-rate (r - threshold))`` above the threshold, else 1.
+    """Return `exp(-rate (r - threshold))` for r above the threshold, else 1.
 
-    r is the share of repeated character grams, ``(n - unique) / n``; 0 for texts shorter than a gram.
+    r is the share of repeated character grams, `(n - unique) / n`; 0 for texts shorter than a gram.
     """
     gram = config.repetition_gram
     count = len(thoughts) - gram + 1
@@ -79,7 +79,7 @@ def repetition_factor(thoughts: str, config: RewardConfig) -> float:
 
 
 def _different_grams(text: str, gram: int, count: int) -> int:
-    """Return the number of different grams by a 64-bit hash: a set of texts takes ten times as long."""
+    """Return the number of distinct grams, counted by a 64-bit hash: ten times faster than a set of strings."""
     characters = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32).astype(np.uint64)
     hashes = np.zeros(count, np.uint64)
     for i in range(gram):
@@ -89,5 +89,5 @@ def _different_grams(text: str, gram: int, count: int) -> int:
 
 
 def _sigmoid(x: float) -> float:
-    small = math.exp(-abs(x))  # of a negative number: underflows to 0 where exp(x) would overflow
+    small = math.exp(-abs(x))  # underflows to 0 where exp(x) would overflow
     return 1.0 / (1.0 + small) if x >= 0 else small / (1.0 + small)

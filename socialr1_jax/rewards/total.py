@@ -1,4 +1,4 @@
-"""The Social-R1 reward of one response: terms, curriculum, presets, and scores that could not be had."""
+"""Compute the Social-R1 reward of a response: terms, curriculum, presets and missing scores."""
 
 import math
 from collections.abc import Mapping
@@ -18,21 +18,21 @@ _DEFAULT = RewardConfig()
 
 @dataclass(frozen=True)
 class RewardTerms:
-    """The reward of one response and its raw terms, as plain floats. NaN means unscorable, never 0.
+    """The reward of a response and its raw terms, as plain floats. An unscorable term is NaN, never 0.
 
-    total: the reward; NaN if a term that counts could not be scored.
-    format: ``R_fmt``, 0 or 1.
-    outcome: ``R_out``, 0 or 1.
-    structure: ``R_struct`` in [0, 1].
-    content: ``R_cont`` >= 0, that is, after shift and power; the reward model's scalar went in.
-    length_window, repetition: the two factors of ``R_len``, each at most 1.
-    weights: what multiplied the terms: ``outcome``, ``structure``, ``content`` (0 where the preset leaves it out),
-        ``tau``, the factor of structure and content together, ``format`` where the format is a term of its own
-        (outcome_only), and of each function in ``rewards.extra``, 0 for a gated one without the right format.
-    extra: what those functions gave, by name.
-    cause: why the total is NaN, a short name, where the scorer knows; else "".
+    total: the reward; NaN if a term that counts is unscorable.
+    format: `R_fmt`, 0 or 1.
+    outcome: `R_out`, 0 or 1.
+    structure: `R_struct` in [0, 1].
+    content: `R_cont` >= 0, the reward model's scalar after shift and power.
+    length_window, repetition: the two factors of `R_len`, each at most 1.
+    weights: the weights of `outcome`, `structure` and `content` (0 if the preset omits the term), the factor `tau` of
+        structure and content, the weight of `format` if it is a separate term (outcome_only), and that of each function
+        in `rewards.extra` (0 for a gated function if the format is wrong).
+    extra: the rewards of those functions, by name.
+    cause: short name of why the total is NaN, if the scorer knows it; else "".
 
-    Terms that the preset leaves out are still given, so that they can be logged.
+    Terms that the preset omits are also set, for logging.
     """
 
     total: float
@@ -47,15 +47,15 @@ class RewardTerms:
     cause: str = ""
 
     def raw(self) -> dict[str, float]:
-        """The raw terms by name, without total and weights, as logs and rollouts.jsonl hold them."""
+        """Return the raw terms by name, without total and weights, for logs and rollouts.jsonl."""
         left_out = ("total", "weights", "cause", "extra")
         return {name: value for name, value in vars(self).items() if name not in left_out} | dict(self.extra)
 
     def parts(self) -> dict[str, float]:
-        """Return each term's part of the total, weighted and times format and length: they add up to it."""
+        """Return each term's part of the total, weighted and times format and length; the parts add up to the total."""
         weights = self.weights
         extra = {name: _weighted(weights[name], value) for name, value in self.extra.items()}
-        if not self.format and "format" not in weights:  # the gate: whatever the others are, and they may be NaN
+        if not self.format and "format" not in weights:  # gated to 0, although the other terms may be NaN
             return dict.fromkeys(("format", "outcome", "structure", "content"), 0.0) | extra
         format = weights.get("format", 0.0) * self.format
         parts = {
@@ -78,7 +78,7 @@ def social_r1_reward(
     config: RewardConfig | None = None,
     extra: Mapping[str, float] | None = None,
 ) -> RewardTerms:
-    """The Social-R1 reward of one response.
+    """Return the Social-R1 reward of a response and its terms.
 
     Args:
         text: the response after the assistant header, special end tokens removed.
@@ -86,20 +86,20 @@ def social_r1_reward(
         structure: a judge's score of the thoughts in [0, 1]; None or NaN = unscorable.
         content: the content reward model's scalar s; None or NaN = unscorable.
         step: the global optimisation step, from 0.
-        preset: ``full``, ``outcome_only``, ``no_content``, ``no_structure`` or ``no_length``; None takes the one of
-            ``config``, or ``full`` when there is no config either.
+        preset: `full`, `outcome_only`, `no_content`, `no_structure` or `no_length`; None takes the preset of `config`,
+            or `full` without a config.
         config: the constants; None takes the published ones.
-        extra: what each function in ``config.extra`` gave for the response, by name; NaN = unscorable.
+        extra: the reward of each function in `config.extra` for the response, by name; NaN = unscorable.
 
     Returns:
-        The terms. ``total`` is NaN when a term with a weight other than 0 is unscorable, except that a response of
-        failed format is 0 whatever the judges said: it needs none. Length and repetition are counted on
-        ``parse_response``'s thoughts, so they are those of an empty text when the thoughts cannot be told.
+        The terms. `total` is NaN if a term with a nonzero weight is unscorable, except that a malformed response scores
+        0 without a judge. Length and repetition are those of the thoughts that `parse_response` returns, which are
+        empty if they are ambiguous.
 
     Raises:
-        TypeError: text or gold is no string.
+        TypeError: text or gold is not a string.
         ValueError: unknown preset, negative step, structure outside [0, 1], infinite content, a gold answer without a
-            letter or digit, other names in ``extra`` than in ``config.extra``.
+            letter or digit, names in `extra` that differ from `config.extra`.
     """
     if not isinstance(gold, str):
         raise TypeError(f"the gold answer is a string, not {type(gold).__name__}")
@@ -141,7 +141,7 @@ def social_r1_reward(
 
 
 def term_weights(outcome: float, step: int, preset: str, config: RewardConfig) -> dict[str, float]:
-    """Return the weights of a response's terms: ``outcome``, ``structure``, ``content``, ``tau``, and each extra one.
+    """Return the weights of a response's terms: `outcome`, `structure`, `content`, `tau` and the extra functions.
 
     Raises ValueError for an unknown preset or a negative step.
     """
@@ -170,10 +170,10 @@ def total_reward(
     preset: str,
     config: RewardConfig,
 ) -> float:
-    """The terms as one number; ``content`` is ``R_cont``, ``length`` is ``R_len``, ``weights`` are ``term_weights``'.
+    """Combine the terms into the reward; `content` is `R_cont`, `length` is `R_len`, `weights` those of `term_weights`.
 
-    ``R = R_fmt^3 (w_out R_out + tau (w_struct R_struct + w_cont R_cont)) R_len``, 0 if ``R_fmt < 0.1``, else at least
-    0.01; ``outcome_only`` is the plain sum ``w_out R_out + R_fmt``, as published (no gate, no floor).
+    `R = R_fmt^3 (w_out R_out + tau (w_struct R_struct + w_cont R_cont)) R_len`, 0 if `R_fmt < 0.1`, else at least 0.01.
+    `outcome_only` is the plain sum `w_out R_out + R_fmt`, as published, without gate and floor.
     """
     if preset == "outcome_only":
         return weights["outcome"] * outcome + format
@@ -182,11 +182,11 @@ def total_reward(
     process = _weighted(weights["tau"] * weights["structure"], structure)
     process += _weighted(weights["tau"] * weights["content"], content)
     if math.isnan(process):
-        return math.nan  # told apart here because max(floor, NaN) is the floor
+        return math.nan  # explicitly, because max(floor, NaN) is the floor
     factor = length if USES[preset].length else 1.0
     return max(config.floor, format**config.format_power * (weights["outcome"] * outcome + process) * factor)
 
 
 def _weighted(weight: float, value: float) -> float:
-    """0 * NaN is NaN, but a term that does not count need not be scored."""
+    """Return weight * value, 0 for weight 0: a term that does not count may be NaN."""
     return weight * value if weight else 0.0

@@ -1,4 +1,4 @@
-"""Watches whether the reward terms follow the truth, on generated stories, where the truth is known."""
+"""Watch whether the reward terms follow the truth on generated stories, where the truth is known."""
 
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, NamedTuple
@@ -12,9 +12,9 @@ from socialr1_jax.rewards.total import RewardTerms
 from socialr1_jax.runtime.terminal import printable
 from socialr1_jax.stories.trace_truth import Statement, Story, read_story, read_thoughts, share_of_truth
 
-_TERMS = ("structure", "content")  # and those of the user's functions
+_TERMS = ("structure", "content")  # user-defined functions are added
 _STEPS = 10  # of a window
-_ERRORS = 4.0  # standard errors from which a difference of two windows counts
+_ERRORS = 4.0  # standard errors that the difference of two windows must exceed
 _LEAST_FALL = 0.05  # of the truth
 _EXAMPLES, _QUOTED = 2, 2  # responses of a warning, and false statements of each
 
@@ -23,12 +23,12 @@ _Pair = Annotated[list[_Number], Field(min_length=2, max_length=2)]
 
 
 class _Seen(BaseModel, extra="forbid"):
-    """Windows of steps that are kept for one term. A step is [mean of the term, mean of the truth]."""
+    """Windows of steps for one term. A step is [mean of the term, mean of the truth]."""
 
     first: list[_Pair]  # the first steps
     spread: list[_Pair]  # their standard deviations over the responses
     recent: list[_Pair]  # the last two windows
-    best: list[_Pair]  # the window with the highest truth of those before the last one
+    best: list[_Pair]  # the window of highest truth before the last window
 
 
 class _State(BaseModel, extra="forbid"):
@@ -46,10 +46,10 @@ class _Row(NamedTuple):
 
 
 class TruthWatch:
-    """Compares each term with the truth of the thoughts, and warns once when it rises while the truth falls.
+    """Compare each term with the truth of the thoughts, and warn once if the term rises while the truth falls.
 
-    The truth of a response is `trace_truth.share_of_truth`, 0 to 1, of its thoughts. Counted are well-formed responses
-    to examples whose `meta["script"]` gives their story; nothing is computed where there is none.
+    The truth of a response is `trace_truth.share_of_truth` of its thoughts, 0 to 1. Only well-formed responses to
+    examples with a story in `meta["script"]` count; without any, nothing is computed.
     """
 
     def __init__(self, mode: FormatMode = "strict") -> None:
@@ -62,7 +62,7 @@ class TruthWatch:
         return _State(seen=self._seen, said=sorted(self._said)).model_dump()
 
     def set_state(self, state: Mapping[str, Any]) -> None:
-        """Restores what `get_state` returned. Raises ValidationError for anything else."""
+        """Restore the state that `get_state` returned. Raises ValidationError for anything else."""
         read = _State.model_validate(state)
         self._seen, self._said = read.seen, set(read.said)
 
@@ -71,13 +71,13 @@ class TruthWatch:
     ) -> tuple[dict[str, float], list[str]]:
         """Return the metrics of a step and the warnings that are due.
 
-        Metrics: `truth/mean`, and for each term TERM that has scores `truth/TERM_correlation` (with the truth, within
-        groups; absent where one of the two does not vary) and `truth/TERM_gap`: how much further than the truth the
-        term has risen since the first steps, each in standard deviations over the responses of those steps.
+        Metrics: `truth/mean`, and for each term TERM with scores `truth/TERM_correlation` (with the truth, within
+        groups; absent if one of the two is constant) and `truth/TERM_gap`: the rise of the term since the first steps
+        minus the rise of the truth, each in standard deviations over the responses of those steps.
 
         Args:
-            examples: one a group.
-            terms: one a response, those of a group one after another.
+            examples: one per group.
+            terms: one per response, ordered by group.
             texts: the responses.
         """
         stories = [read_story(example) for example in examples]
@@ -124,7 +124,7 @@ class TruthWatch:
 
 
 def _within_groups(term_b: np.ndarray, truth_b: np.ndarray, both_b: np.ndarray, group: int) -> float | None:
-    """The correlation of the two around the means of their groups; None where one does not vary."""
+    """Return the correlation of the two, both centred within groups; None if one is constant."""
     centred = []
     for x_b in (term_b, truth_b):
         x_pg, counted_pg = x_b.reshape(-1, group), both_b.reshape(-1, group)
@@ -136,7 +136,7 @@ def _within_groups(term_b: np.ndarray, truth_b: np.ndarray, both_b: np.ndarray, 
 
 
 def _add(seen: _Seen, term_b: np.ndarray, truth_b: np.ndarray) -> float | None:
-    """Adds a step; returns its gap, None where one of the two did not vary in the first steps."""
+    """Add a step and return its gap, None if one of the two was constant in the first steps."""
     step = [float(term_b.mean()), float(truth_b.mean())]
     if len(seen.first) < _STEPS:
         seen.first.append(step)
@@ -153,7 +153,7 @@ def _add(seen: _Seen, term_b: np.ndarray, truth_b: np.ndarray) -> float | None:
 
 
 def _parting(seen: _Seen) -> str:
-    """Describes a rise of the term with a fall of the truth since the window of highest truth; "" if there is none."""
+    """Describe a rise of the term with a fall of the truth since the window of highest truth; "" if there is none."""
     if not seen.best:
         return ""
     last = np.array(seen.recent[-_STEPS:])
@@ -170,7 +170,7 @@ def _parting(seen: _Seen) -> str:
 
 
 def _quote(row: _Row) -> str:
-    """A response's statements that are false, or how many true ones it has."""
+    """Describe a response by its false statements, or by its number of true ones if none is false."""
     false = [statement.text for statement in row.statements if not statement.true]
     name = printable(row.example.id, 80)
     if not false:

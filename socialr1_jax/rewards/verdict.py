@@ -1,4 +1,4 @@
-"""Verdict of a judge of structure on one response, and the interface of every judge."""
+"""A judge's verdict on the structure of a response, and the interface of all judges."""
 
 import math
 from collections.abc import Mapping
@@ -11,12 +11,12 @@ from socialr1_jax.runtime.terminal import CommandEnded
 
 
 class JudgeRefused(CommandEnded):
-    """The judge answers nothing until the settings are corrected: a wrong key, an unknown model."""
+    """Raised when every request will fail until the settings are corrected: a wrong key, an unknown model."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """score: in [0, 1], NaN when there is none, and then `cause` is a short name of why (timeout, http_500, ...)."""
+    """A score in [0, 1], or NaN with `cause`, a short name of the reason (timeout, http_500, ...)."""
 
     score: float
     cause: str = ""
@@ -29,26 +29,26 @@ class Verdict:
 
 
 class Judge:
-    """Scores thoughts. Results are futures, so that judging goes on while other responses are still sampled."""
+    """Interface of the judges. Verdicts are futures: judging runs while other responses are still being sampled."""
 
-    everywhere = False  # runs on the run's mesh: every process asks about every response; else each about its share
+    everywhere = False  # True: runs on the mesh, and every process submits every response, not only its share
 
     def submit(self, story: str, question: str, thoughts: str) -> Future[Verdict]:
-        """Return at once a future of the verdict; its only exception is JudgeRefused.
+        """Return a future of the verdict without blocking; its only exception is JudgeRefused.
 
         Call `finish` after the last submission of a step.
         """
         raise NotImplementedError
 
     def finish(self, stop: Stop = NEVER) -> None:
-        """Return when every future submitted so far is done, by the judge's own deadline at the latest.
+        """Wait until every future submitted so far is done, at most until the judge's deadline.
 
-        When `stop` is asked meanwhile, those that wait become unscorable or Interrupted is raised.
+        If `stop` is set meanwhile, pending verdicts become unscorable or Interrupted is raised.
         """
 
     def counters(self) -> dict[str, float]:
-        """Return numbers since the last call, for the metrics: calls, retries, tokens, cost."""
+        """Return counts since the last call, for the metrics: calls, retries, tokens, cost."""
         return {}
 
     def close(self) -> None:
-        """Stop threads and close files; what is still waiting becomes unscorable."""
+        """Stop threads and close files; pending verdicts become unscorable."""

@@ -1,4 +1,4 @@
-"""The English words that the rules judge knows, and how it cuts a text into words and sentences."""
+"""The English word lists of the rules judge, and its splitting of a text into words and sentences."""
 
 import re
 from collections.abc import Iterator
@@ -9,12 +9,12 @@ _SENTENCE = re.compile(r"[^.!?;\s][^.!?;\n]*[.!?;]*")
 
 
 def words_of(text: str) -> list[str]:
-    """The case-folded words of a text."""
+    """Return the case-folded words of a text."""
     return _WORD.findall(text.casefold())
 
 
 def sentences(text: str) -> Iterator[tuple[int, int]]:
-    """(start, end) of each sentence; a line break ends one too."""
+    """Yield (start, end) of each sentence; a line break also ends a sentence."""
     return (match.span() for match in _SENTENCE.finditer(text))
 
 
@@ -22,7 +22,7 @@ def _set(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-# --- what a sentence without headings is about (stages.py)
+# --- cues for the stage of a sentence in a text without headings (stages.py)
 NEGATION = _set("not never didn doesn don wasn weren couldn cannot unaware without nobody")
 PERCEPTION = _set("see saw seen sees hear heard hears notice noticed notices watch watched witness witnessed present")
 EVENTS = _set(
@@ -44,7 +44,7 @@ CONCLUSION = _set(
 )
 CONNECTIVE = _set("so therefore thus hence must finally")
 
-# --- words that say nothing about the story: they are no content, however many there are
+# --- words that are not content words
 _FUNCTION = _set(
     """a an the this that these those it its he she they them their his her him we us our you your i me my who whom
     whose which what where when why how is are was were be been being am do does did done has have had having will
@@ -69,5 +69,5 @@ EMPTY = (
 
 
 def content_words(words: set[str]) -> set[str]:
-    """The words of two letters or more that can name something of the story: people, objects, places, feelings."""
+    """Return the words of two letters or more that can name people, objects, places or feelings of the story."""
     return {word for word in words if len(word) > 1 and word not in EMPTY}

@@ -1,7 +1,7 @@
-"""Checkpoints of a run through orbax: arrays and where the run stands, written beside the training.
+"""Checkpoints of a run through orbax: arrays and the run's state, written asynchronously.
 
-A checkpoint is a folder named by the count of finished steps. `manifest.json` in it, written last, has the size and the
-XXH3 sum of every other file, so that a cut or altered one is found before it is used.
+A checkpoint is a folder named by the number of finished steps. Its `manifest.json`, written last, holds size and XXH3
+checksum of every other file, to detect truncated and altered files before use.
 """
 
 import errno
@@ -28,8 +28,8 @@ from socialr1_jax.runtime.processes import any_of_all, is_first
 from socialr1_jax.runtime.terminal import printable
 
 MANIFEST = "manifest.json"
-_SCHEMA = 2  # of a checkpoint
-_CHANGES = "_CHECKPOINT_METADATA"  # orbax writes the time into it afterwards; nothing here reads it
+_SCHEMA = 2
+_CHANGES = "_CHECKPOINT_METADATA"  # left out of the manifest: orbax adds a timestamp after it is written
 _TEMPORARY = "*.orbax-checkpoint-tmp*"
 _SMALL = 1 << 20  # bytes; orbax's own files are smaller
 _DAMAGED = ".damaged"
@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 
 
 class CheckpointError(ValueError):
-    """No checkpoint could be read, or none be written; the message says why."""
+    """Raised when no checkpoint can be read or written; the message gives the reason."""
 
 
 class _File(BaseModel):
@@ -59,29 +59,30 @@ class _Content(BaseModel):
 
 
 class _Run(BaseModel):
-    """Part of a run's state that every trainer saves; each checks the rest itself."""
+    """The part of a run's state that every trainer saves; each trainer validates the rest itself."""
 
     files: Annotated[dict[Literal["metrics.jsonl", "rollouts.jsonl"], Count], Field(min_length=2)] = {}
 
 
 def first_fault(error: ValidationError) -> str:
-    """Returns the first field that is wrong, and why, on one line."""
+    """Return the first invalid field and the reason, on one line."""
     fault = error.errors(include_url=False)[0]
     reason = fault["msg"].partition(" or instance of ")[0]
-    given = "" if fault["type"] == "missing" else f", not {printable(repr(fault['input']), 100)}"
-    return printable(": ".join([*filter(None, [".".join(map(str, fault["loc"]))]), reason + given]), 500)
+    value = "" if fault["type"] == "missing" else f", not {printable(repr(fault['input']), 100)}"
+    return printable(": ".join([*filter(None, [".".join(map(str, fault["loc"]))]), reason + value]), 500)
 
 
 class Checkpoints:
-    """Saves and restores a TrainState with the run's own state, a JSON object.
+    """Save and restore a TrainState with the run's state, a JSON object.
 
-    `config.keep` newest ones and the best are kept. `about` goes into every one: configuration, versions, commit.
+    The `config.keep` newest checkpoints and the best are kept. `about` (configuration, versions, commit) is stored in
+    each checkpoint.
     """
 
     def __init__(self, folder: Path, config: CheckpointConfig, about: Mapping[str, Any]) -> None:
         self._folder, self._config, self._about = folder.absolute(), config, dict(about)
         self._best: dict[str, Any] = {}  # {"step": ..., "value": ...}
-        self._best_before: dict[str, Any] = {}  # the last save, which may fail
+        self._best_before: dict[str, Any] = {}  # `_best` before the pending save, restored if it fails
         self._lost: CheckpointError | None = None  # error of the last save, if it failed
         self._manager = ocp.CheckpointManager(
             self._folder,
@@ -101,25 +102,25 @@ class Checkpoints:
 
     @property
     def latest(self) -> int | None:
-        """Steps finished at the newest checkpoint, whole or being written; None when there is none."""
+        """Finished steps of the newest checkpoint, complete or being written; None if there is none."""
         return self._manager.latest_step()
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
-        """Return which checkpoints orbax keeps: the newest and the best."""
+        """Return a mask of the checkpoints that orbax keeps: the newest and the best."""
         newest = len(checkpoints) - self._config.keep
-        return [i >= newest or one.step == self._best.get("step") for i, one in enumerate(checkpoints)]
+        return [i >= newest or saved.step == self._best.get("step") for i, saved in enumerate(checkpoints)]
 
     def is_best(self, value: float | None) -> bool:
-        """Return whether this value of the validation metric is above those of all checkpoints so far."""
+        """Return True if this value of the validation metric exceeds those of all checkpoints so far."""
         return value is not None and value > self._best.get("value", float("-inf"))
 
     def save(self, finished: int, state: TrainState, run: Mapping[str, Any], value: float | None = None) -> None:
-        """Copies the state and returns; files are written while the training goes on.
+        """Copy the state and return; the files are written in the background.
 
-        `value` is the validation metric at this step. Raises CheckpointError when this or the save before failed and
-        `config.on_failure` is stop; otherwise that is a warning.
+        `value` is the validation metric at this step. If this save or the previous one failed, raises CheckpointError
+        when `config.on_failure` is stop and logs a warning otherwise.
         """
-        self._wait()  # for the save before
+        self._wait()  # for the previous save
         if finished == self.latest:
             return
         self._best_before = self._best
@@ -134,23 +135,23 @@ class Checkpoints:
             self._failed(error)
 
     def check(self) -> None:
-        """Tells of a save that has failed since. Raises CheckpointError when `config.on_failure` is stop."""
+        """Report a save that failed in the background. Raises CheckpointError if `config.on_failure` is stop."""
         if self._manager.is_saving_in_progress():
             return
-        self._wait()  # which has the error, and forgets the step
+        self._wait()  # raises the error of the save, and orbax forgets the step
 
     def finish(self) -> None:
-        """Waits until the last save is whole. Raises CheckpointError when it failed, whatever the setting."""
+        """Wait for the last save. Raises CheckpointError if it failed, whatever `config.on_failure` is."""
         self._wait(always=True)
         if self._lost:
             raise self._lost
 
     def restore(self, state: TrainState, needs: Sequence[str]) -> tuple[TrainState, dict[str, Any]] | None:
-        """(arrays laid out as `state`, whose values are not used; the run's state) of the newest whole checkpoint.
+        """Restore the newest intact checkpoint: arrays sharded like `state`, whose values are not used, and run state.
 
-        One that is cut or altered is set aside with a warning, and the one before it is read. None when there is none
-        at all; CheckpointError when none is whole, when it is of other shapes or a newer schema, or when the run's
-        state lacks one of `needs`.
+        A damaged checkpoint is renamed with a warning, and the previous one is read. Returns None if there is no
+        checkpoint. Raises CheckpointError if none is intact, if shapes or schema do not fit, or if the run's state
+        lacks one of `needs`.
         """
         names = [path.name for path in self._folder.iterdir()]
         steps = sorted(map(int, filter(_is_step, names)), reverse=True)
@@ -159,14 +160,14 @@ class Checkpoints:
             folder = self._folder / str(step)
             problem = fault(folder, up_to=_SMALL) if is_first() else ""
             if not any_of_all(bool(problem)):
-                # The large files are checked while they are read, so that the disk gives them once.
+                # Check the large files while they are restored, so that the disk reads them once.
                 with ThreadPoolExecutor(1) as pool:
                     checked = pool.submit(fault, folder, above=_SMALL) if is_first() else None
-                    found = self._read(step, state, needs)
+                    restored = self._read(step, state, needs)
                     problem = checked.result() if checked else ""
                 if not any_of_all(bool(problem)):
-                    return found
-                del found
+                    return restored
+                del restored
             problems.append(f"checkpoint {step}: {problem}")
             if is_first():
                 aside = self._folder / f"{step}{_DAMAGED}"
@@ -180,7 +181,7 @@ class Checkpoints:
 
     def close(self) -> None:
         """Wait for pending writes and stop the worker threads."""
-        self._lost = None  # it was reported
+        self._lost = None  # already reported
         try:
             self.finish()
         except CheckpointError as error:
@@ -200,8 +201,8 @@ class Checkpoints:
         if content["finished"] != step:
             raise CheckpointError(f"{folder} holds the run after step {content['finished']}, not {step}: {AWAY}")
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, state._asdict())
-        found = self._manager.item_metadata(step)["state"].tree
-        if problems := differences(abstract, found):
+        stored = self._manager.item_metadata(step)["state"].tree
+        if problems := differences(abstract, stored):
             raise CheckpointError(f"{folder} does not fit this run: {problems}")
         restore = ocp.args.PyTreeRestore(abstract, restore_args=ocp.checkpoint_utils.construct_restore_args(abstract))
         arrays = self._manager.restore(step, args=ocp.args.Composite(state=restore))["state"]
@@ -215,7 +216,7 @@ class Checkpoints:
             self._failed(error, always=always)
 
     def _need_room(self, state: TrainState) -> None:
-        """Raises OSError when the disk cannot hold a checkpoint: half of one could take the room of the run's log."""
+        """Raise OSError if the disk has no room for a checkpoint: a partial one could leave none for the run's log."""
         wanted = sum(leaf.nbytes for leaf in jax.tree.leaves(state)) + _SMALL
         if any_of_all(is_first() and shutil.disk_usage(self._folder).free < wanted):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._folder))
@@ -223,10 +224,10 @@ class Checkpoints:
     def _failed(self, error: Exception, *, always: bool = False) -> None:
         self._best = self._best_before
         if is_first():
-            for left in self._folder.glob(_TEMPORARY):  # they may be what fills the disk
-                shutil.rmtree(left, ignore_errors=True)
-        kept = max(whole_steps(self._folder), default=None)
-        valid = "there is no earlier one" if kept is None else f"that of step {kept} stays valid"
+            for partial in self._folder.glob(_TEMPORARY):  # free the disk, which may be full
+                shutil.rmtree(partial, ignore_errors=True)
+        newest = max(whole_steps(self._folder), default=None)
+        valid = "there is no earlier one" if newest is None else f"that of step {newest} stays valid"
         text = f"{self._folder}: a checkpoint could not be written ({_reason(error)}); {valid}"
         self._lost = CheckpointError(text)
         if always or self._config.on_failure == "stop":
@@ -234,7 +235,7 @@ class Checkpoints:
         log.warning("%s. The run continues and saves again when the next one is due", text)
 
     def _write_manifests(self) -> None:
-        """Called by orbax when all files are written and the folder has not got its name yet."""
+        """Write the manifest; orbax calls this after writing all files and before renaming the folder."""
         if not is_first():
             return
         for partial in self._folder.glob(_TEMPORARY):
@@ -246,9 +247,9 @@ class Checkpoints:
 
 
 def whole_steps(folder: Path) -> list[int]:
-    """The steps that have a checkpoint with its manifest."""
-    found = folder.iterdir() if folder.is_dir() else ()
-    return [int(path.name) for path in found if _is_step(path.name) and (path / MANIFEST).is_file()]
+    """Return the steps of the checkpoints that have a manifest."""
+    paths = folder.iterdir() if folder.is_dir() else ()
+    return [int(path.name) for path in paths if _is_step(path.name) and (path / MANIFEST).is_file()]
 
 
 def _is_step(name: str) -> bool:
@@ -256,9 +257,9 @@ def _is_step(name: str) -> bool:
 
 
 def fault(checkpoint: Path, *, above: float = -1, up_to: float = float("inf")) -> str:
-    """Returns which files are absent, cut, altered or not listed; "" when all are as they were written.
+    """Return which files are absent, truncated, altered or not in the manifest; "" if the checkpoint is intact.
 
-    The contents of files of more than `above` bytes, and at most `up_to`, are compared.
+    Contents are compared for files of more than `above` and at most `up_to` bytes.
     """
     try:
         listed = _Manifest.model_validate(read_json(checkpoint / MANIFEST)).files
@@ -271,18 +272,18 @@ def fault(checkpoint: Path, *, above: float = -1, up_to: float = float("inf")) -
     files = (file for part in ("run", "state") for file in (checkpoint / part).rglob("*") if file.is_file())
     if unknown := {file.relative_to(checkpoint).as_posix() for file in files} - set(listed):
         return f"{MANIFEST} does not list {first_few(sorted(unknown), most=5)}"
-    written = {name: (one.bytes, one.xxh3) for name, one in listed.items()}
+    written = {name: (entry.bytes, entry.xxh3) for name, entry in listed.items()}
     absent = [name for name in written if not os.path.isfile(checkpoint / name)]
-    there = [name for name in written if name not in absent]
-    wrong = [name for name in there if (checkpoint / name).stat().st_size != written[name][0]]
-    read = [name for name in there if name not in wrong and above < written[name][0] <= up_to]
+    present = [name for name in written if name not in absent]
+    wrong = [name for name in present if (checkpoint / name).stat().st_size != written[name][0]]
+    read = [name for name in present if name not in wrong and above < written[name][0] <= up_to]
     wrong += [name for name, size, digest in _sums(checkpoint, read) if written[name] != (size, digest)]
     problems = [f"{name} is absent" for name in absent] + [f"{name} is cut or altered" for name in wrong]
     return first_few(problems, most=5)
 
 
 def read_run(checkpoint: Path) -> dict[str, Any]:
-    """Returns what a checkpoint holds beside arrays: finished, best, about, run. Raises CheckpointError."""
+    """Return the JSON part of a checkpoint: finished, best, about, run. Raises CheckpointError if it is unusable."""
     file = checkpoint / "run" / "metadata"
     try:
         content = read_json(file)
@@ -302,7 +303,7 @@ def read_run(checkpoint: Path) -> dict[str, Any]:
 
 
 def _sums(folder: Path, names: Sequence[str]) -> list[tuple[str, int, str]]:
-    """(name, bytes, XXH3-128) of files."""
+    """Return (name, bytes, XXH3-128) of each file."""
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         return list(pool.map(lambda name: (name, *_sum(folder / name)), names))
 
@@ -317,7 +318,7 @@ def _sum(file: Path) -> tuple[int, str]:
 
 
 def differences(wanted: Any, found: Any) -> str:
-    """Returns what of one tree of shapes is not in the other, or is of another shape; "" for nothing."""
+    """Return the missing and unknown leaves of two trees and those of another shape, "" if the trees match."""
     wanted, found = (
         {jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape) for path, leaf in leaves}
         for leaves in (jax.tree_util.tree_leaves_with_path(tree) for tree in (wanted, found))

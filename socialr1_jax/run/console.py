@@ -1,6 +1,6 @@
-"""Progress on the console: one live line with a bar in a terminal, plain lines elsewhere.
+"""Show progress on the console: one live line with a bar in a terminal, plain lines elsewhere.
 
-Whatever the text holds, it is shown as it is: no markup, no emoji codes, no control characters.
+Text is shown literally: markup and emoji codes are not interpreted and control characters are removed.
 """
 
 import logging
@@ -20,13 +20,13 @@ from rich.text import Text
 
 from socialr1_jax.runtime.terminal import LossyStream, counted, print_error, printable, readable
 
-_BETWEEN_LINES = 10.0  # seconds between two plain lines, for steps that are faster
-_WIDE = 3000  # characters: more than `printable` leaves of a line
+_BETWEEN_LINES = 10.0  # minimum seconds between two plain lines
+_WIDE = 3000  # characters: wider than any line that `printable` returns
 _BAR = 24  # characters of a live bar
 
 
 class Console(rich.console.Console):
-    """A rich console for any text. A stdout that loses its reader or is full does not end the program."""
+    """A rich console for untrusted text. A closed or full stdout does not end the program."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(highlight=False, markup=False, emoji=False, **settings)
@@ -41,7 +41,7 @@ class Console(rich.console.Console):
 
     @property
     def size(self) -> rich.console.ConsoleDimensions:
-        """Return the terminal's size; where no terminal shows the output, nothing is wrapped or cut."""
+        """Return the terminal's size; without a terminal a wide one, so that nothing is wrapped or cut."""
         return super().size if self.is_terminal else rich.console.ConsoleDimensions(_WIDE, 25)
 
     @size.setter
@@ -50,15 +50,15 @@ class Console(rich.console.Console):
 
     @property
     def shows_live(self) -> bool:
-        """Return whether a line can be drawn over itself."""
+        """Return True if the terminal can redraw a line."""
         return self.is_terminal and not self.is_dumb_terminal
 
     def render_str(self, text: str, **settings: Any) -> Text:
-        """Return the text of a string, cell or title, with each line cut to what a person reads."""
+        """Return the text of a string, cell or title, with each line shortened by `printable`."""
         return super().render_str("\n".join(map(printable, text.split("\n"))), **settings)
 
     def render(self, renderable: Any, options: Any = None) -> Iterator[Segment]:
-        """Yield what is shown of any object; all output passes here."""
+        """Yield the segments of an object without control characters; all output passes through here."""
         segments: Iterable[Segment] = super().render(renderable, options)
         if isinstance(renderable, Table) and not self.is_terminal:
             segments = _without_filling(segments)
@@ -67,7 +67,6 @@ class Console(rich.console.Console):
 
 
 def _without_filling(segments: Iterable[Segment]) -> Iterator[Segment]:
-    """Yield the lines of a table without the blanks at their ends."""
     for line in Segment.split_lines(segments):
         while line and not line[-1].text.strip(" "):
             line.pop()
@@ -80,8 +79,6 @@ console = Console()
 
 
 class _LogLines(logging.Handler):
-    """Shows each record of a log as one line."""
-
     def __init__(self, show: Callable[[str], None]) -> None:
         super().__init__()
         self._show = show
@@ -92,14 +89,14 @@ class _LogLines(logging.Handler):
 
 @contextmanager
 def shown_log(quiet: bool = False, verbose: bool = False) -> Iterator[None]:
-    """Show the package's log on the console in this block: from INFO on, or from DEBUG on when `verbose`.
+    """Show the package's log on the console within this block: INFO and above, or DEBUG and above if `verbose`.
 
-    When `quiet`, warnings alone are shown, on stderr. Orbax's own log is left out: checkpoints.py says in a sentence
-    what Orbax reports with a traceback of each of its threads.
+    If `quiet`, only warnings are shown, on stderr. Orbax's log is suppressed: it reports a failure with a traceback per
+    thread, and checkpoints.py logs the same in one sentence.
     """
-    # `console.print` does not cut the live bar.
+    # `console.print` does not break the live bar.
     log, handler = logging.getLogger("socialr1_jax"), _LogLines(print_error if quiet else console.print)
-    if log.handlers:  # the program around this one shows it
+    if log.handlers:  # a surrounding program already shows the log
         yield
         return
     absl = logging.getLogger("absl")
@@ -121,21 +118,21 @@ def shown_log(quiet: bool = False, verbose: bool = False) -> Iterator[None]:
 
 @contextmanager
 def collected_warnings(name: str) -> Iterator[list[str]]:
-    """Collect the warnings of a logger and those below it in this block, in place of showing them."""
-    said: list[str] = []
+    """Collect the warnings of a logger and its children within this block instead of showing them."""
+    messages: list[str] = []
     log, handler = logging.getLogger(name), logging.Handler(logging.WARNING)
-    handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
+    handler.emit = lambda record: messages.append(record.getMessage())  # type: ignore[method-assign]
     propagate, log.propagate = log.propagate, False
     log.addHandler(handler)
     try:
-        yield said
+        yield messages
     finally:
         log.removeHandler(handler)
         log.propagate = propagate
 
 
 def print_finding(status: str, name: str, found: str, fix: str) -> None:
-    """Print a line of the doctor, with what to do indented beneath it; wrapped in a terminal, whole elsewhere."""
+    """Print a line of the doctor and, indented below it, the fix; lines wrap in a terminal only."""
     indent, width = " " * 24, max(64, console.width)
     texts = [f"{status:<8} {name:<14} {found}", *([f"{indent}fix: {fix}"] if fix else [])]
     wrapped = [
@@ -147,22 +144,22 @@ def print_finding(status: str, name: str, found: str, fix: str) -> None:
 
 
 class Bar:
-    """A line of progress over `total` steps that starts at `first`; `advance(text)` after each step.
+    """A progress line over `total` steps that starts at `first`; call `advance(text)` after each step.
 
-    In a terminal the line is live, and never longer than the terminal is wide: it drops the count of compiled programs,
-    then the last fields of the text, which two blanks separate. Elsewhere whole lines are printed, one in ten seconds
-    at most. Use as a context manager.
+    In a terminal the line is live and fits the width: it drops the count of compiled programs, then the last fields of
+    the text, which are separated by two blanks. Elsewhere a line is printed at most every ten seconds. Use as a context
+    manager.
     """
 
     def __init__(self, name: str, total: int, first: int = 0) -> None:
-        from socialr1_jax.runtime.compiles import compiled  # imports JAX, which the doctor's lines do without
+        from socialr1_jax.runtime.compiles import compiled  # imports JAX, which the doctor's lines do not need
 
         self.name, self.total, self.done, self.first = printable(name), total, first, first
         self._text, self._wait = "", ""
-        self._started = self._said = time.monotonic()
-        self._said_at = first  # the step of the last plain line
+        self._started = self._printed = time.monotonic()
+        self._printed_step = first  # step of the last plain line
         self._compiled, self._before = compiled(), replace(compiled())
-        self._ends: list[float] = []  # of each step, in seconds since the start without those of compiling
+        self._ends: list[float] = []  # end of each step in seconds since the start, without compile time
         self._live = Live(self, console=console) if console.shows_live else None
 
     def __enter__(self) -> "Bar":
@@ -175,20 +172,20 @@ class Bar:
         _bars.remove(self)
         if self._live:
             self._live.stop()
-        elif self.done > self._said_at:
-            self._say()
+        elif self.done > self._printed_step:
+            self._print()
 
     def advance(self, text: str) -> None:
-        """Count a step, and show its figures."""
+        """Count a step and show its text."""
         self.done, self._text = self.done + 1, printable(text)
         now = time.monotonic()
         self._ends.append(now - self._started - self._compiling)
-        if self._live is None and (now - self._said > _BETWEEN_LINES or self.done in (self.first + 1, self.total)):
-            self._say()
+        if self._live is None and (now - self._printed > _BETWEEN_LINES or self.done in (self.first + 1, self.total)):
+            self._print()
 
     @contextmanager
     def waiting(self, text: str) -> Iterator[None]:
-        """Show in this block what a wait between two steps is for."""
+        """Show the reason for a wait between two steps within this block."""
         self._wait = text
         try:
             yield
@@ -198,8 +195,8 @@ class Bar:
     def __rich__(self) -> Text:
         """Return the live line, for the width of the console."""
         fields = (self._wait or self._text).split("  ")
-        for kept in [*fields, self._compilations], *(fields[:count] for count in range(len(fields), -1, -1)):
-            line = self._line(kept)
+        for shown in [*fields, self._compilations], *(fields[:count] for count in range(len(fields), -1, -1)):
+            line = self._line(shown)
             if line.cell_len <= console.width:
                 break
         line.no_wrap, line.overflow = True, "ellipsis"
@@ -214,17 +211,17 @@ class Bar:
         bar = (sign * full, "green"), (rest * (width - full), "bright_black"), " " * bool(width)
         return Text.assemble(f"{self.name} ", *bar, "  ".join(filter(None, parts)))
 
-    def _say(self) -> None:
-        self._said, self._said_at = time.monotonic(), self.done
+    def _print(self) -> None:
+        self._printed, self._printed_step = time.monotonic(), self.done
         parts = f"{self.name} {self.done}/{self.total}", self._text, self._eta, self._compilations
         console.print("  ".join(filter(None, parts)))
 
     @property
     def _eta(self) -> str:
-        """The time that the steps to come will take; "" until it is known, and at the end.
+        """The expected time of the remaining steps, "" until it is known and at the end.
 
-        The first step is slow, and steps change: the latter half of the others is taken, two at least. Compiling is
-        left out, since most of it is over soon.
+        The estimate uses the latter half of the steps, at least two and never the first, which is slow. Compile time is
+        excluded, since most of it is over early.
         """
         steps = len(self._ends)
         if steps < 3 or self.done >= self.total:
@@ -243,12 +240,12 @@ class Bar:
         return f"{counted(programs, 'program')} compiled, {_time(self._compiling)}" if programs else ""
 
 
-_bars: list[Bar] = []  # those at work; the last one's line is the one to see
+_bars: list[Bar] = []  # active bars; the last one is visible
 
 
 @contextmanager
 def working(text: str) -> Iterator[None]:
-    """Show what a longer wait is for."""
+    """Show the reason for a longer wait within this block."""
     if console.shows_live and _bars:
         with _bars[-1].waiting(printable(text)):
             yield
@@ -261,7 +258,7 @@ def working(text: str) -> Iterator[None]:
 
 
 def _time(seconds: float) -> str:
-    """For people: 45 s, 12 min, 5.2 h."""
+    """Format a duration: 45 s, 12 min, 5.2 h."""
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

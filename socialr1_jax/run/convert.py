@@ -1,4 +1,4 @@
-"""Conversions between folders of Hugging Face and of Orbax, checkpoints of runs among them."""
+"""Convert between Hugging Face and Orbax folders, including checkpoints of runs."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -17,9 +17,9 @@ _QUIET_SECONDS = 5.0  # between two lines of progress
 
 
 def hf_to_orbax(config: HfToOrbaxConfig) -> None:
-    """Convert a Hugging Face folder or hub id, and print what was verified.
+    """Convert a Hugging Face folder or hub id to an Orbax folder, and print the result of the verification.
 
-    Memory holds one stacked weight at a time. Raises OSError or ValueError, and leaves an earlier folder as it was.
+    Holds one stacked weight in memory at a time. Raises OSError or ValueError; an earlier folder then stays unchanged.
     """
     started = time.monotonic()
     source = open_hf(config.src, dtype=config.dtype or None, ignore_fields=config.ignore_fields)
@@ -45,9 +45,9 @@ def hf_to_orbax(config: HfToOrbaxConfig) -> None:
 
 
 def orbax_to_hf(config: OrbaxToHfConfig) -> None:
-    """Convert an Orbax folder or a run's checkpoint, and print what was verified.
+    """Convert an Orbax folder or a run's checkpoint to a Hugging Face folder, and print the verification.
 
-    Raises OSError or ValueError, and leaves an earlier folder as it was.
+    Raises OSError or ValueError; an earlier folder then stays unchanged.
     """
     started = time.monotonic()
     folder = Path(config.src)
@@ -72,20 +72,20 @@ def _finish(config: ConvertConfig, started: float, verify: Callable[[], str]) ->
 
 
 def _fingerprint(files: Sequence[Path], **settings: Any) -> dict[str, Any]:
-    """Returns what a conversion reads: names, sizes and times of its files. If equal, a killed one is resumed."""
+    """Return the inputs of a conversion: settings, file names, sizes and times. An equal one resumes when killed."""
     states = {str(file.resolve()): [file.stat().st_size, file.stat().st_mtime_ns] for file in files}
     return {"files": states, **settings}
 
 
 def _progress(total: int, part: str = "file") -> Callable[[str], None]:
-    """Returns a function that prints on stderr, now and then, which of `total` parts, as they are called, it writes."""
-    done, said = 0, 0.0
+    """Return a function that reports on stderr, every few seconds, which of `total` parts is being written."""
+    done, printed = 0, 0.0
 
     def say(name: str) -> None:
-        nonlocal done, said
+        nonlocal done, printed
         done += 1
-        if time.monotonic() - said > _QUIET_SECONDS or done == total:
-            said = time.monotonic()
+        if time.monotonic() - printed > _QUIET_SECONDS or done == total:
+            printed = time.monotonic()
             print_error(f"{part} {done} of {total}: {name}")
 
     return say

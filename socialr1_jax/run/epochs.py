@@ -1,4 +1,4 @@
-"""Epochs as a number of steps."""
+"""Convert epochs to steps."""
 
 import math
 from fractions import Fraction
@@ -13,15 +13,16 @@ RunT = TypeVar("RunT", bound=RunConfig | RewardModelConfig)
 
 
 def steps_of(epochs: float, count: int, each: int) -> int:
-    """Return how many steps `epochs` passes over `count` questions take, `each` a step, rounded up."""
+    """Return the steps of `epochs` passes over `count` questions, `each` per step, rounded up."""
     return math.ceil(Fraction(str(epochs)) * count / each)  # in floats, 0.1 x 30 is more than 3
 
 
 def in_steps(config: RunT, count: int, each: int) -> tuple[RunT, list[str]]:
-    """Return the run with its number of steps in place of its epochs, and a line that says so; no line without epochs.
+    """Return the run with steps in place of epochs, and a line with the arithmetic; no line without epochs.
 
-    `count` are the questions or pairs to train on, of which a step takes `each`. Those that are too long count, though
-    no step takes them: they are found when they are met. Raises ConfigError when the settings do not fit the number.
+    `count` is the number of questions or pairs to train on, `each` the number per step. Prompts that are too long are
+    included in `count`, because they are found only during training. Raises ConfigError if the settings do not fit the
+    resulting number of steps.
     """
     if not config.epochs:
         return config, []

@@ -1,4 +1,4 @@
-"""A run folder belongs to one program at a time and to one configuration."""
+"""Own a run folder: one program at a time, one configuration."""
 
 import contextlib
 import fcntl
@@ -21,8 +21,8 @@ from socialr1_jax.runtime.ownership import open_own
 from socialr1_jax.runtime.processes import any_of_all, is_first
 from socialr1_jax.runtime.terminal import counted
 
-# Settings that may change on resume because they do not change what the run computes: hardware, logging, how long to
-# wait for whom, and when to look or to stop. Sizes of batches on the devices change the rounding.
+# Settings that may change on resume because they do not affect the results: hardware, logging, timeouts, and when to
+# evaluate or stop. Batch sizes on the devices change the rounding only.
 _FREE = (
     "output_dir",
     "save_rollouts",
@@ -66,8 +66,8 @@ _FREE = (
         )
     ),
 )
-# Files that a command overwrites, cuts or appends to in its folder, by what the folder is to it.
-_OWN_FILES = "own_files.json"  # sums of the user's files with code or text
+# Files that a command overwrites, truncates or appends to, by the kind of its folder.
+_OWN_FILES = "own_files.json"  # checksums of the user's files of code or text
 _RUN = ("config.yaml", *RUN_FILES, "bad_rows.jsonl", "shortcuts.json", "summary.json", "report.html", _OWN_FILES)
 _FILES = {
     "run": _RUN,
@@ -82,13 +82,13 @@ _FILES = {
     ),
 }
 _LOCK = ".lock"
-_MARK = "socialr1_jax"  # at the beginning of our lock, before a process and what the folder is to us
-_OURS = re.compile(rf"|{_MARK} +[0-9]+( [a-z]+)+ [0-9]+\.[0-9]\n")  # the last number: seconds of all sessions
+_MARK = "socialr1_jax"  # beginning of the lock file, followed by the process id and the folder's kinds
+_OURS = re.compile(rf"|{_MARK} +[0-9]+( [a-z]+)+ [0-9]+\.[0-9]\n")  # the last number is the seconds of all sessions
 _held: dict[Path, float] = {}  # folders locked by this process, since when (monotonic); makes `own_folder` re-entrant
 
 
 def resuming_text(finished: int, steps: int) -> str:
-    """Return the console's line for a run that has a checkpoint."""
+    """Return the console line for a run that resumes from a checkpoint."""
     if finished < steps:
         return f"resuming after step {finished} of {steps}"
     return f"all {counted(steps, 'step')} of this run are done; for more raise steps, or give another output_dir"
@@ -96,18 +96,18 @@ def resuming_text(finished: int, steps: int) -> str:
 
 @contextlib.contextmanager
 def own_folder(folder: Path, kind: str = "run") -> Iterator[None]:
-    """Creates the folder and locks it. The lock is released when the process exits, even on a crash.
+    """Create the folder and lock it. The lock is released when the process exits, even on a crash.
 
-    `kind` is run, quickstart or evaluation, and decides which files the caller will overwrite.
+    `kind` is run, quickstart or evaluation and determines which files the caller may overwrite.
 
-    Raises ConfigError if another program holds the lock, the folder cannot be written to, or it holds one of the files
-    and this program did not write it.
+    Raises ConfigError if another program holds the lock, if the folder is not writable, or if one of those files exists
+    and was not written by this program.
     """
     folder = folder.absolute()
     if folder in _held:
         yield
         return
-    opened, problem, made, before = None, "", not folder.exists(), set[str]()
+    opened, problem, created, before = None, "", not folder.exists(), set[str]()
     begun, mark, before_seconds = time.monotonic(), "", 0.0
     if is_first():
         try:
@@ -116,7 +116,7 @@ def own_folder(folder: Path, kind: str = "run") -> Iterator[None]:
             refuse_foreign_files(folder, kind)
             opened = open_own(folder / _LOCK, "a+")
             fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # One write over what is there: a kill leaves the mark whole.
+            # Overwrite in one write, so that a kill leaves the mark intact.
             fcntl.fcntl(opened, fcntl.F_SETFL, fcntl.fcntl(opened, fcntl.F_GETFL) & ~os.O_APPEND)
             kinds = sorted({*_kinds(folder), kind, *(["run"] if kind == "quickstart" else [])})
             before_seconds = wall_seconds(folder) + _since_lock(folder)
@@ -137,46 +137,46 @@ def own_folder(folder: Path, kind: str = "run") -> Iterator[None]:
     finally:
         del _held[folder]
         if opened:
-            with contextlib.suppress(OSError):  # a disk that has become read-only: what ended the run says so
+            with contextlib.suppress(OSError):  # a read-only disk is already reported by the error that ended the run
                 os.pwrite(opened.fileno(), f"{mark} {before_seconds + time.monotonic() - begun:.1f}\n".encode(), 0)
             if set(os.listdir(folder)) - before == {_LOCK}:  # bad input: leave nothing behind
                 (folder / _LOCK).unlink()
-                if made:
+                if created:
                     folder.rmdir()
             opened.close()
 
 
 def refuse_foreign_files(folder: Path, kind: str = "run") -> None:
-    """Raises ConfigError naming a file in the folder that a command of this kind writes, and that none has written."""
+    """Raise ConfigError if the folder holds a file that this kind of command would overwrite but never wrote."""
     lock = folder / _LOCK
-    there = [path for pattern in _FILES[kind] for path in sorted(folder.glob(pattern))]
-    links = [path for path in (lock, *there) if path.is_symlink()]
+    paths = [path for pattern in _FILES[kind] for path in sorted(folder.glob(pattern))]
+    links = [path for path in (lock, *paths) if path.is_symlink()]
     if links:
-        raise ConfigError(f"{links[0]} is a link, and nothing is written through links there: remove it")
+        raise ConfigError(f"{links[0]} is a link, and this program does not write through links: remove it")
     if lock.exists() and not (lock.is_file() and lock.stat().st_size < 100 and _OURS.fullmatch(_text(lock))):
         raise ConfigError(f"{lock} is not a lock of this program: give another output folder, or move it away")
     if kind in _kinds(folder) or _has_checkpoint(folder):
         return
-    there += [path for path in (folder / "checkpoints").glob("*") if re.fullmatch("[0-9]+", path.name)]
-    if there:
+    paths += [path for path in (folder / "checkpoints").glob("*") if re.fullmatch("[0-9]+", path.name)]
+    if paths:
         raise ConfigError(
-            f"{there[0]} is there and this program did not write it: give another output folder, or move it away"
+            f"{paths[0]} is there and this program did not write it: give another output folder, or move it away"
         )
 
 
 def wall_seconds(folder: Path) -> float:
-    """Returns the seconds that programs have had this folder to themselves, all sessions and the present one together.
+    """Return the seconds for which programs have held this folder, over all sessions including the current one.
 
-    Of a session that was killed, they end with its last line of metrics or rollouts.
+    A killed session counts until its last line of metrics or rollouts.
     """
     folder = folder.absolute()
-    counted = _lock_text(folder).rpartition(" ")[2]
-    present = time.monotonic() - _held[folder] if folder in _held else 0.0
-    return float(counted or 0) + present
+    earlier = _lock_text(folder).rpartition(" ")[2]
+    current = time.monotonic() - _held[folder] if folder in _held else 0.0
+    return float(earlier or 0) + current
 
 
 def _since_lock(folder: Path) -> float:
-    """Returns the seconds from the last write to the lock to the last one to the run's files, 0 if that came before.
+    """Return the seconds from the last write to the lock to the last write to the run's files, at least 0.
 
     A session writes its lock first and, unless it is killed, last.
     """
@@ -185,7 +185,7 @@ def _since_lock(folder: Path) -> float:
 
 
 def _kinds(folder: Path) -> list[str]:
-    """Returns what the folder has been to this program, from its lock."""
+    """Return the kinds of the folder that its lock records."""
     text = _lock_text(folder)
     return re.findall("[a-z]+", text.removeprefix(_MARK)) if text.startswith(_MARK) else []
 
@@ -195,7 +195,6 @@ def _lock_text(folder: Path) -> str:
 
 
 def _has_checkpoint(folder: Path) -> bool:
-    """Returns True if there is a checkpoint with its manifest."""
     for manifest in folder.glob("checkpoints/[0-9]*/manifest.json"):
         with contextlib.suppress(OSError, ValueError):
             if {"schema", "files"} <= read_json(manifest).keys():
@@ -208,10 +207,10 @@ def _text(file: Path) -> str:
 
 
 def refuse_another_run(config: Section, saved: Path) -> None:
-    """Raises ConfigError if the folder of `saved`, a run's configuration, holds results that `config` would overwrite.
+    """Raise ConfigError if the folder of `saved`, a run's configuration, holds results that `config` would overwrite.
 
-    Results are checkpoints, an export, and lines of metrics and rollouts of a phase other than "sft". The same
-    configuration resumes from a checkpoint, or begins again if there is none and the run had not finished.
+    Results are checkpoints, an export, and lines of metrics or rollouts of any phase but "sft". With the same
+    configuration a run resumes from its checkpoint, or starts over if it has none and did not finish.
     """
     folder = saved.parent
     finished = (folder / "export").exists() or (folder / "summary.json").exists()
@@ -230,20 +229,19 @@ def refuse_another_run(config: Section, saved: Path) -> None:
 
 
 def save_own_files(config: RunConfig) -> None:
-    """Write the SHA-256 of the user's files that the run's numbers depend on, by setting, if there are any."""
+    """Write the SHA-256 of the user's files that affect the results, by setting, if there are any."""
     if sums := {name: sha256(file) for name, file in _own_files(config).items()}:
         write_json(Path(config.output_dir) / _OWN_FILES, sums)
 
 
 def forget_functions(folder: Path) -> None:
-    """Take the reward functions out of the sums: a fault of theirs stopped the run, which resumes with it corrected."""
+    """Remove the reward functions from the checksums, so that the run can resume with a corrected function."""
     if (file := folder / _OWN_FILES).exists():
         sums = read_json(file)
         write_json(file, {name: sums[name] for name in sums if not name.startswith("rewards.extra.")})
 
 
 def _refuse_changed_files(config: RunConfig, folder: Path) -> None:
-    """Raise ConfigError for a file of code or text that changed since the run began."""
     if not (folder / _OWN_FILES).exists():
         return
     before = read_json(folder / _OWN_FILES)
@@ -252,13 +250,13 @@ def _refuse_changed_files(config: RunConfig, folder: Path) -> None:
     if changed:
         raise ConfigError(
             f"{folder} holds a run with another content of {', '.join(changed)}: "
-            "put back what the run began with, give another output_dir, or (other numbers from there on) remove "
-            f"{folder / _OWN_FILES}"
+            "restore the original content, give another output_dir, or remove "
+            f"{folder / _OWN_FILES} to resume with different results"
         )
 
 
 def _own_files(config: RunConfig) -> dict[str, Path]:
-    """Return the user's files of code and text by setting; a replay reads none."""
+    """Return the user's files of code and text by setting; a replay uses none."""
     if config.replay_rollouts:
         return {}
     extras = {f"rewards.extra.{name}.function": file for name, file in function_files(config.rewards).items()}
@@ -271,13 +269,13 @@ def _own_files(config: RunConfig) -> dict[str, Path]:
 
 
 def refuse_other_settings(config: Section, saved: Path) -> None:
-    """Raises ConfigError listing every setting of the file `saved` that differs and changes what a run computes.
+    """Raise ConfigError listing every setting that differs from the file `saved` and affects the results.
 
-    `steps` may be raised where the learning rate does not depend on it (optimizer.schedule constant).
+    `steps` may be raised if the learning rate does not depend on it (optimizer.schedule constant).
     """
     before, now = (
-        {name: value for name, value in flat_settings(one.model_dump()).items() if value != {}}
-        for one in (load_config(type(config), saved), config)
+        {name: value for name, value in flat_settings(settings.model_dump()).items() if value != {}}
+        for settings in (load_config(type(config), saved), config)
     )
     differing = []
     for name in {**before, **now}:
@@ -290,9 +288,7 @@ def refuse_other_settings(config: Section, saved: Path) -> None:
             schedule = before["optimizer.schedule"]
             if new > old and schedule == "constant":
                 continue
-            reason = (
-                f", on which optimizer.schedule {schedule} depends" if new > old else ": more may be asked for only"
-            )
+            reason = f", on which optimizer.schedule {schedule} depends" if new > old else ": can only be raised"
         differing.append(f"{name} {old!r} -> {new!r}{reason}")
     if differing:
         raise ConfigError(
@@ -302,7 +298,7 @@ def refuse_other_settings(config: Section, saved: Path) -> None:
 
 
 def _has_results(file: Path) -> bool:
-    """Returns True if a file of JSON lines has one that is not of the phase "sft"."""
+    """Return True if a JSONL file has a line of a phase other than "sft"."""
     if not file.exists():
         return False
     with file.open("rb") as lines:

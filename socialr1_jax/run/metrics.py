@@ -1,4 +1,4 @@
-"""Log of a run: metrics.jsonl always, TensorBoard by default, wandb when asked for; rollouts.jsonl."""
+"""Log of a run: metrics.jsonl and rollouts.jsonl, TensorBoard by default, wandb on request."""
 
 import json
 import logging
@@ -17,11 +17,11 @@ log = logging.getLogger(__name__)
 
 
 class RunLog:
-    """Appends to the run folder's metrics.jsonl and rollouts.jsonl, and to the trackers that are switched on.
+    """Append to the run folder's metrics.jsonl and rollouts.jsonl, and to the enabled trackers.
 
-    `goes_on` is what `get_state` returned for the checkpoint: lines after it are removed, since those steps run again.
-    None starts a new run: all lines except those of the phase "sft" are removed.
-    `first_step` is the step that comes next. With several processes the first one writes.
+    `goes_on` is the state that `get_state` returned for the checkpoint: lines after it are removed, since those steps
+    run again. None starts a new run: all lines except those of the phase "sft" are removed. `first_step` is the next
+    step. Only process 0 writes.
     """
 
     def __init__(
@@ -55,15 +55,15 @@ class RunLog:
             self._wandb = wandb.init(project="socialr1_jax", dir=str(folder), config=dict(config), resume="allow")
 
     def get_state(self) -> dict[str, int]:
-        """The length of each file in bytes."""
+        """Return the length of each file in bytes."""
         files = (self._folder / name for name in RUN_FILES)
         return {file.name: file.stat().st_size if file.exists() else 0 for file in files}
 
     def metrics(self, phase: str, step: int, values: Mapping[str, Any]) -> None:
-        """Write one line of numbers, texts, and mappings of a name to a number.
+        """Write a line of numbers, texts, and mappings from names to numbers.
 
-        A number that is not finite is written as null. Trackers get the finite numbers alone, those of a mapping one by
-        one (`accuracy_by_type` as accuracy/belief, ...).
+        Non-finite numbers are written as null. Trackers get the finite numbers only, those of a mapping separately
+        (`accuracy_by_type` as accuracy/belief, ...).
         """
         if not self._writes:
             return
@@ -80,7 +80,7 @@ class RunLog:
             self._wandb.log(numbers, step=step)
 
     def rollouts(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """One line a response."""
+        """Write one line per response to rollouts.jsonl."""
         if self._writes:
             _append(self._folder / "rollouts.jsonl", rows)
 
@@ -88,7 +88,7 @@ class RunLog:
         if self._tensorboard:
             try:
                 self._tensorboard.close()
-            except OSError as error:  # what stopped the run says so, too
+            except OSError as error:  # the same error stops the run elsewhere
                 log.warning("TensorBoard's files could not be written to their end: %s", error)
         if self._wandb:
             self._wandb.finish()
@@ -114,12 +114,12 @@ def _cut(path: Path, length: int) -> None:
 def _keep_sft(path: Path) -> None:
     if not path.exists():
         return
-    kept = []
-    # Not splitlines(): it also cuts at characters such as U+2028 that stand inside a response.
+    sft_lines = []
+    # Not splitlines(), which also splits at characters such as U+2028 inside a response.
     for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
         try:
             if json.loads(line)["phase"] == "sft":
-                kept.append(line + "\n")
-        except (ValueError, KeyError, TypeError):  # the end of the file, or a line that a kill cut
+                sft_lines.append(line + "\n")
+        except (ValueError, KeyError, TypeError):  # the end of the file, or a truncated line
             continue
-    write_whole(path, "".join(kept))
+    write_whole(path, "".join(sft_lines))

@@ -1,4 +1,4 @@
-"""Provenance of a run: versions of the packages, and the commit of this one."""
+"""Record the provenance of a run: package versions and the commit of this package."""
 
 import platform
 import subprocess
@@ -24,7 +24,7 @@ _PACKAGES = (
 
 
 def about_run(config: Section, model: Qwen3Config, source: str | None) -> dict[str, Any]:
-    """Return what every checkpoint says of its run, as JSON: configuration, versions, commit, model and its folder."""
+    """Return the description of a run for its checkpoints, as JSON: configuration, versions, commit, model, folder."""
     return {
         "config": config.model_dump(mode="json"),
         "versions": versions(),
@@ -35,25 +35,27 @@ def about_run(config: Section, model: Qwen3Config, source: str | None) -> dict[s
 
 
 def versions(*further: str) -> dict[str, str]:
-    """Python's version and those of the packages that a run's numbers depend on, and of further ones."""
-    found = {"python": platform.python_version()}
+    """Return the versions of Python, of the packages that affect a run's results, and of `further` packages."""
+    by_name = {"python": platform.python_version()}
     for name in (*_PACKAGES, *further):
         try:
-            found[name] = metadata.version(name)
+            by_name[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
-            found[name] = NOT_INSTALLED
-    return found
+            by_name[name] = NOT_INSTALLED
+    return by_name
 
 
 def commit() -> str:
-    """The git commit of the package's checkout, with "+" when files were changed since; "" outside a checkout."""
+    """Return the git commit of the package's checkout, with "+" if files have changed since; "" outside a checkout."""
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(Path(__file__).parent), *arguments]
         return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
 
     try:
-        git("ls-files", "--error-unmatch", Path(__file__).name)  # an installed package may lie in another's checkout
+        git(
+            "ls-files", "--error-unmatch", Path(__file__).name
+        )  # fails if the package is merely installed inside another checkout
         return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
     except (OSError, subprocess.SubprocessError):
         return ""

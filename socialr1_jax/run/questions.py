@@ -1,4 +1,4 @@
-"""The questions of a run: what it trains on, what it holds out, what it is evaluated on."""
+"""Read and check the questions of a run: those to train on, to hold out and to evaluate on."""
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
@@ -31,9 +31,9 @@ from socialr1_jax.weights.hub import cached_folder
 from socialr1_jax.weights.tokenizer_files import load_tokenizer
 
 HELD_OUT = "heldout"
-_READ = 1000  # questions that a tokenizer is made from
-_LOOKED_AT = 1000  # questions, for whether options are missing
-_MOST_COMPARED = 100_000  # questions, of training and of each set
+_READ = 1000  # questions to train a tokenizer on
+_LOOKED_AT = 1000  # questions checked for missing options
+_MOST_COMPARED = 100_000  # questions of training and of each set, in the check for shared questions
 FIX = "evaluate on questions that are not in data.train"
 log = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ def list_bad_rows(config: RunConfig, train: Questions, sets: Mapping[str, Questi
 
 
 def understood(questions: Questions, sets: Mapping[str, Questions], asked: int) -> list[str]:
-    """Return lines on what the run trains on and is evaluated on: numbers, kinds of question, columns read and not.
+    """Return lines about the questions to train and to evaluate on: numbers, kinds, columns that are read or ignored.
 
     `asked` is `evaluation.questions`.
     """
@@ -81,9 +81,9 @@ def understood(questions: Questions, sets: Mapping[str, Questions], asked: int) 
 
 
 def cold_start_questions(config: RunConfig, questions: Questions) -> Questions:
-    """Return the questions with reference thoughts, which `config.cold_start` learns from, in their order.
+    """Return the questions with reference thoughts, for `config.cold_start`, in their order.
 
-    Log how many they are if not all. Raise ConfigError if there is none.
+    Logs their number if some questions have none. Raises ConfigError if no question has any.
     """
     places = [i for i in range(len(questions)) if (example := questions.get(i)) and example.thoughts.strip()]
     if not places:
@@ -99,7 +99,7 @@ def cold_start_questions(config: RunConfig, questions: Questions) -> Questions:
 
 
 def first_prompt(questions: Questions, tokenizer: Any) -> list[str]:
-    """Return the prompt of the first question exactly as the model sees it, and its gold answer, as lines."""
+    """Return lines with the first question's prompt exactly as the model sees it, and its gold answer."""
     example = next(iter(questions))
     text = tokenizer.decode(encode_prompts(tokenizer, [example], 2**31)[0].tokens)
     gold = f"{example.answer}. {example.options[LETTERS.index(example.answer)]}" if example.options else example.answer
@@ -107,7 +107,7 @@ def first_prompt(questions: Questions, tokenizer: Any) -> list[str]:
 
 
 def made_tokenizer(config: RunConfig, questions: Iterable[Example]) -> Any:
-    """Return the tokenizer, made from the first 1,000 questions, of a random model that has none in `model.path`."""
+    """Return a tokenizer trained on the first 1,000 questions, for a random model without `model.path`."""
     from socialr1_jax.data.tokenizer import build_tokenizer  # imports transformers
 
     texts = [f"{question_text(example)}\n{reference_response(example)}" for example in islice(questions, _READ)]
@@ -115,7 +115,7 @@ def made_tokenizer(config: RunConfig, questions: Iterable[Example]) -> Any:
 
 
 def write_shortcuts(questions: Questions, folder: Path) -> None:
-    """Write what rules that need no mind reach on a sample of the questions to shortcuts.json, for the report."""
+    """Write the accuracy of shortcut rules on a sample of the questions to shortcuts.json, for the report."""
     from socialr1_jax.runtime.processes import is_first  # imports JAX, which a dry run does without
 
     if is_first():
@@ -123,10 +123,10 @@ def write_shortcuts(questions: Questions, folder: Path) -> None:
 
 
 def read_run_questions(config: RunConfig) -> tuple[Questions, dict[str, Questions]]:
-    """Return (questions to train on, name -> questions to evaluate on), every row checked; writes nothing.
+    """Read and check every row; return the questions to train on and, by name, the sets to evaluate on.
 
-    Raises DataError for a row that is no question where `data.allow_bad_rows` is not set, and for a file whose authors
-    forbid training on it; ConfigError when `data.holdout` leaves nothing.
+    Raises DataError for an invalid row (unless `data.allow_bad_rows`) and for a file whose authors forbid training on
+    it. Raises ConfigError if `data.holdout` leaves nothing to train on.
     """
     data = config.data
     refuse_evaluation_sets(data.train, data.train_on_evaluation_set)
@@ -144,12 +144,12 @@ def read_run_questions(config: RunConfig) -> tuple[Questions, dict[str, Question
 
     sets, faults = dict[str, Questions](), dict[str, None]()
     names = source_names(data.eval)
-    for name, sources in [("", data.train), *((name, [one]) for name, one in zip(names, data.eval, strict=True))]:
+    for name, sources in [("", data.train), *((name, [file]) for name, file in zip(names, data.eval, strict=True))]:
         try:
             sets[name] = opened(sources)
         except DataError as error:
             faults[str(error)] = None
-    if faults:  # of training and evaluation at once
+    if faults:  # report those of training and evaluation together
         raise DataError("\n".join(faults))
     train = sets.pop("")
     if sets:
@@ -159,8 +159,8 @@ def read_run_questions(config: RunConfig) -> tuple[Questions, dict[str, Question
             f"data.train has {counted(len(train), 'question')} and data.holdout takes {data.holdout}: lower "
             "data.holdout"
         )
-    order = np.random.default_rng(0).permutation(len(train))  # not the run's seed: runs compare on the same ones
-    # Twins are held out together: training on one would give the answer of the other away.
+    order = np.random.default_rng(0).permutation(len(train))  # a fixed seed: all runs hold out the same questions
+    # Hold out twins together: training on one would give away the answer of the other.
     heldout = sorted(whole_groups(order.tolist(), train.twins(), data.holdout))
     if not heldout:
         raise ConfigError(f"data.holdout {data.holdout} is less than the questions of any group of twins: raise it")
@@ -169,10 +169,11 @@ def read_run_questions(config: RunConfig) -> tuple[Questions, dict[str, Question
 
 
 def refuse_long_questions(config: RunConfig, train: Questions, sets: Mapping[str, Questions], folder: Path) -> None:
-    """Raise ConfigError when the prompt of a question that the run may sample leaves too few positions.
+    """Raise ConfigError if a prompt that the run may sample leaves too few positions for its response.
 
-    Those are all that it trains on, and those that `asked_questions` picks of each set. `folder` holds the tokenizer
-    and, but for a random model, config.json; no weight is read. Raises ValueError when they cannot be read.
+    Checks all questions to train on and those that `asked_questions` selects from each set. `folder` holds the
+    tokenizer and, unless the model is random, config.json; no weights are read. Raises ValueError if a file there is
+    unreadable.
     """
     data, new_tokens = config.data, config.sampling.max_new_tokens
     positions = model_positions(config, folder)
@@ -180,13 +181,13 @@ def refuse_long_questions(config: RunConfig, train: Questions, sets: Mapping[str
         return
     tokenizer = load_tokenizer(folder)
     sources = dict(zip(source_names(data.eval), data.eval, strict=True))
-    asked = [
+    evaluated = [
         ([sources[name]] if sources else data.train, asked_questions(part, config.evaluation.questions))
         for name, part in sets.items()
     ]
     refuse_long_prompts(
         tokenizer,
-        [(data.train, train), *asked],
+        [(data.train, train), *evaluated],
         positions=positions,
         max_new_tokens=new_tokens,
         max_prompt_tokens=data.max_prompt_tokens,
@@ -196,13 +197,13 @@ def refuse_long_questions(config: RunConfig, train: Questions, sets: Mapping[str
 def check_positions(config: RunConfig, train: Questions, sets: Mapping[str, Questions]) -> str:
     """Raise ConfigError as `refuse_long_questions` would when the run starts.
 
-    Return why this cannot be known before: the model or its tokenizer is not on this machine; "" if it was checked.
+    Returns "" if the check was possible, else the reason: the model or its tokenizer is not on this machine.
     """
-    model, made = config.model, Path(config.output_dir) / "tokenizer"  # by the run, for random weights without a path
-    folder = cached_folder(model.path) if model.path else made
+    model, built = config.model, Path(config.output_dir) / "tokenizer"  # built by the run if there is no model.path
+    folder = cached_folder(model.path) if model.path else built
     if folder is None or not (model.random or (folder / "config.json").exists()):
         return f"{model.path or 'model.path'} is not on this machine"
-    if folder == made and not folder.exists():
+    if folder == built and not folder.exists():
         if config.data.max_prompt_tokens + config.sampling.max_new_tokens <= model_positions(config, folder):
             return ""
         return "the run makes its tokenizer when it starts"
@@ -211,7 +212,7 @@ def check_positions(config: RunConfig, train: Questions, sets: Mapping[str, Ques
 
 
 def model_positions(config: RunConfig, folder: Path) -> int:
-    """Return the positions of the run's model. What else may be wrong in its config.json is left to `load_hf`."""
+    """Return the number of positions of the run's model; `load_hf` validates the rest of its config.json."""
     if config.model.random:
         return named_shape(config.model.random).max_position_embeddings
     value = read_json(folder / "config.json").get("max_position_embeddings")
@@ -223,13 +224,13 @@ def warn_of_few(config: RunConfig, questions: Questions) -> None:
     if len(questions) < config.grpo.prompts_per_step:
         log.warning(
             "there are %d questions to train on and grpo.prompts_per_step is %d: a step holds some questions several "
-            "times, each time with other draws",
+            "times, each time with other random numbers",
             *(len(questions), config.grpo.prompts_per_step),
         )
 
 
 def prompt_streams(config: RunConfig, questions: Questions, tokenizer: Any) -> tuple[QuestionStream, QuestionStream]:
-    """Return the prompts of the steps, and spare ones in an order of their own for groups that are replaced."""
+    """Return the stream of the steps' prompts, and a separate stream of prompts that replace groups."""
     warn_of_few(config, questions)
     seeds = (config.seed, config.seed + 1)
     first, second = (
@@ -246,29 +247,29 @@ def prompt_streams(config: RunConfig, questions: Questions, tokenizer: Any) -> t
 
 
 def evaluation_prompts(config: RunConfig, sets: Mapping[str, Questions], tokenizer: Any) -> dict[str, list[Prompt]]:
-    """Return the prompts of the questions that `asked_questions` picks of each set.
+    """Return the prompts of the questions that `asked_questions` selects from each set.
 
-    Raises ValueError for a set without a short enough one.
+    Raises ValueError if no prompt of a set is short enough.
     """
     count, limit = config.evaluation.questions, config.data.max_prompt_tokens
-    return {name: encode_prompts(tokenizer, asked_questions(one, count), limit) for name, one in sets.items()}
+    return {name: encode_prompts(tokenizer, asked_questions(part, count), limit) for name, part in sets.items()}
 
 
 def asked_questions(questions: Questions, count: int) -> list[Example]:
-    """Return the first `count` questions of a set, each group of twins whole.
+    """Return the first `count` questions of a set, with each group of twins complete.
 
-    A group that does not fit whole is left out, unless nothing else is there.
+    A group that does not fit is left out, unless nothing would be left.
     """
     if groups := questions.twins():
         places = whole_groups(range(len(questions)), groups, count)
-        asked = [example for place in places if (example := questions.get(place))]
-        if asked:
-            return asked
+        examples = [example for place in places if (example := questions.get(place))]
+        if examples:
+            return examples
     return list(islice(questions, count))
 
 
 def check_questions(config: RunConfig) -> None:
-    """Print how the run would read its questions. Raise ValueError where the run would stop."""
+    """Print how the run would read its questions. Raises ValueError if the run would stop."""
     if config.replay_rollouts:
         return
     load_extras(config.rewards)
@@ -281,7 +282,7 @@ def check_questions(config: RunConfig) -> None:
     if unchecked := check_positions(config, questions, sets):
         print_line(f"positions   not checked: {unchecked}")
     in_full, lines = in_steps(config, len(questions), config.grpo.prompts_per_step)
-    if lines:  # the number of epochs is one of steps now
+    if lines:  # epochs were converted to steps
         lines += in_full.arithmetic().splitlines()[-2:]
     lines += understood(questions, sets, config.evaluation.questions)
     if not config.model.path:
@@ -298,14 +299,14 @@ def warn_of_shared(train: Iterable[Example], sets: Mapping[str, Iterable[Example
 
 
 def shared_questions(train: Iterable[Example], sets: Mapping[str, Iterable[Example]]) -> str:
-    """Return how many questions of each set have the text of one to train on (story, question, options); "" for none.
+    """Return how many questions of each set are also trained on (same story, question, options), "" if none.
 
-    Ids make no difference. Of training and of each set the first 100,000 are compared.
+    Ids are ignored. The first 100,000 questions of training and of each set are compared.
     """
-    asked = {name: [_key(example) for example in islice(part, _MOST_COMPARED)] for name, part in sets.items()}
-    wanted = {key for keys in asked.values() for key in keys}
+    keys_by_set = {name: [_key(example) for example in islice(part, _MOST_COMPARED)] for name, part in sets.items()}
+    wanted = {key for keys in keys_by_set.values() for key in keys}
     trained = {key for example in islice(train, _MOST_COMPARED) if (key := _key(example)) in wanted}
-    counts = {name: (sum(key in trained for key in keys), len(keys)) for name, keys in asked.items()}
+    counts = {name: (sum(key in trained for key in keys), len(keys)) for name, keys in keys_by_set.items()}
     shared = [f"{both:,} of {count:,} questions of {name}" for name, (both, count) in counts.items() if both]
     return f"{' and '.join(shared)} are also trained on (same story, question and options)" if shared else ""
 

@@ -1,4 +1,4 @@
-"""A run in its folder: how it starts, resumes, saves and stops. GRPO and the reward model's training share it."""
+"""Start, resume, save and stop a run in its folder; shared by GRPO and the reward model's trainer."""
 
 import os
 import time
@@ -29,20 +29,20 @@ from socialr1_jax.runtime.terminal import CommandEnded, first_line
 
 
 class TrainingStopped(CommandEnded):
-    """The run stopped itself; the message says why, and where what it stopped at is stored."""
+    """Raised when the run stops itself; the message gives the reason and where its state is stored."""
 
     word = "stopped"
     status = 1
 
 
 class Saved(Protocol):
-    """A part of a run that is saved with it, as JSON."""
+    """A part of a run that is saved in its checkpoints as JSON."""
 
     def get_state(self) -> Any:
         """Return the state."""
 
     def set_state(self, state: Any) -> None:
-        """Restore what `get_state` returned. Raises ValueError or KeyError for anything else."""
+        """Restore the state that `get_state` returned. Raises ValueError or KeyError for anything else."""
 
 
 class Counts(BaseModel):
@@ -61,10 +61,10 @@ class Counts(BaseModel):
 
 @contextmanager
 def running(config: RunConfig | RewardModelConfig) -> Iterator[Stop]:
-    """Join the other processes, set the mesh and own the folder; yield what a signal asks to stop.
+    """Join the other processes, set the mesh and lock the folder; yield the `Stop` that a signal sets.
 
-    Raises ConfigError when another program is at work in the folder or the mesh does not fit the devices, and
-    TrainingStopped when a file of the run cannot be written.
+    Raises ConfigError if another program holds the folder or the mesh does not fit the devices, and TrainingStopped if
+    a file of the run cannot be written.
     """
     join(config.distributed)
     console.quiet |= not is_first()
@@ -87,10 +87,10 @@ def running(config: RunConfig | RewardModelConfig) -> Iterator[Stop]:
 
 
 def join(config: DistributedConfig, environment: Mapping[str, str] = os.environ) -> None:
-    """Join the other processes of this run; call before anything touches a device.
+    """Join the other processes of this run; call this before using a device.
 
-    JAX finds address, count and number itself under SLURM, Open MPI, GKE and on Cloud TPU; elsewhere the configuration
-    gives them. Raises ConfigError when the others do not come within `config.timeout` seconds.
+    Under SLURM, Open MPI, GKE and on Cloud TPU, JAX detects address, count and number; elsewhere the configuration
+    gives them. Raises ConfigError if the other processes do not connect within `config.timeout` seconds.
     """
     if not config.processes and not in_cluster(environment):
         return
@@ -105,7 +105,7 @@ def join(config: DistributedConfig, environment: Mapping[str, str] = os.environ)
 
 
 def run_mesh(config: RunConfig | RewardModelConfig) -> Mesh:
-    """Return the configuration's mesh over the devices present. Raises ConfigError when it does not divide them."""
+    """Return the configured mesh over the devices. Raises ConfigError if it does not divide them."""
     try:
         return make_mesh(config.mesh.replica, config.mesh.fsdp or None, config.mesh.tensor)
     except ValueError as error:
@@ -113,7 +113,7 @@ def run_mesh(config: RunConfig | RewardModelConfig) -> Mesh:
 
 
 def say_devices(backend: Backend) -> None:
-    """Print the devices of a run, how they are meshed, and what they compute with; nothing for one CPU."""
+    """Print the run's mesh, device kind, memory and attention backend; nothing for one CPU."""
     mesh = jax.sharding.get_mesh()
     if jax.default_backend() == "cpu" and mesh.size == 1:
         return
@@ -125,15 +125,15 @@ def say_devices(backend: Backend) -> None:
 class Run:
     """The state of a run, its counters, log and checkpoints. Use as a context manager.
 
-    A run that has a checkpoint in its folder resumes from it. Leaving the context after `Interrupted` or one of
-    `halting` saves what is finished; the unfinished step is done again. The first is not raised further.
+    If there is a checkpoint in its folder, the run resumes from it. If the context is left by `Interrupted` or one of
+    `halting`, the finished steps are saved and the unfinished one is repeated on resume. `Interrupted` is suppressed.
 
     Args:
-        state: weights and moments of a new run; owned by this.
-        parts: what else is saved, by name.
-        about: kept in every checkpoint: configuration, versions, commit.
+        state: weights and moments of a new run; the Run takes ownership.
+        parts: further states to save, by name.
+        about: configuration, versions and commit, stored in every checkpoint.
 
-    Raises CheckpointError when there are checkpoints and none can be used.
+    Raises CheckpointError if there are checkpoints but none is usable.
     """
 
     def __init__(
@@ -164,10 +164,10 @@ class Run:
         self._last = self._standing()
 
     def steps(self, evaluate: Callable[[int], float | None] | None, every: int) -> Iterator[int]:
-        """Yield the number of each step that is left, from 0; the caller does it and counts it as finished.
+        """Yield the number of each remaining step, from 0; the caller runs it and counts it as finished.
 
-        Between steps this evaluates (at the start, at the end, and after each `every` steps), saves what is due, and
-        raises Interrupted when the run is to stop. `evaluate`: steps -> the metric that checkpoints are compared by.
+        Between steps, evaluates (at the start, at the end and every `every` steps), saves checkpoints that are due, and
+        raises Interrupted if the run must stop. `evaluate`: finished steps -> metric that selects the best checkpoint.
         """
         counts, steps = self.counts, self.config.steps
         while True:
@@ -186,11 +186,11 @@ class Run:
             yield finished
 
     def keep(self) -> None:
-        """Let the run be saved as it is now. Steps that changed no weights are not kept, and are done again."""
+        """Mark the current state as the one to save. Steps that changed no weights are not marked and run again."""
         self._last = self._standing()
 
     def finish(self) -> None:
-        """Save the end of the run and wait until it is written. Raises TrainingStopped when it cannot be."""
+        """Save the final state and wait until it is written. Raises TrainingStopped if writing fails."""
         self.keep()
         self._save()
         self.complete = True
@@ -205,7 +205,7 @@ class Run:
         return TrainingStopped(f"{reason}. {self.folder} was saved after step {step}. Run the same command to resume")
 
     def reset(self, part: str, state: Any) -> None:
-        """Save `state` as that of a part, so that a resumed run starts with it."""
+        """Save `state` as the state of a part with which a resumed run starts."""
         self._last[part] = state
 
     def __enter__(self) -> Self:
@@ -241,11 +241,11 @@ class Run:
             raise TrainingStopped(str(error)) from error
 
     def _restore(self) -> Mapping[str, int] | None:
-        """Restore the newest whole checkpoint; return the lengths of the log's files, None for a new run."""
-        found = self._checkpoints.restore(self.state, (*self._parts, "files"))
-        if not found:
+        """Restore the newest intact checkpoint; return the lengths of the log's files, None for a new run."""
+        restored = self._checkpoints.restore(self.state, (*self._parts, "files"))
+        if not restored:
             return None
-        self.state, before = found
+        self.state, before = restored
         saved = self.folder / "checkpoints" / str(self._checkpoints.latest)
         for name, part in self._parts.items():
             try:
@@ -261,7 +261,7 @@ class Run:
 
 
 class Laps:
-    """Wall seconds of the phases of one step, and between steps. A phase that comes again adds up."""
+    """Wall seconds of the phases of a step and between steps. A repeated phase accumulates."""
 
     def __init__(self) -> None:
         self.begun = self._last = self._ended = time.perf_counter()
@@ -269,26 +269,24 @@ class Laps:
         self._laps: dict[str, float] = {}
 
     def begin(self, phases: tuple[str, ...]) -> None:
-        """Begin a step."""
         self.begun = self._last = time.perf_counter()
         self._between = self.begun - self._ended
         self._laps = dict.fromkeys(phases, 0.0)
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """End phase `name` on leaving: it has the time since the end of the one before it."""
+        """End phase `name` on exit; it gets the time since the end of the previous phase."""
         yield
         self.end(name)
 
     def end(self, name: str) -> None:
-        """End phase `name`."""
         now = self._ended = time.perf_counter()
         self._laps[name] += now - self._last
         self._last = now
 
     @contextmanager
     def left_out(self) -> Iterator[None]:
-        """Leave the time within out of the seconds between steps."""
+        """Exclude the time of this block from the seconds between steps."""
         begun = time.perf_counter()
         yield
         self._ended += time.perf_counter() - begun
@@ -306,5 +304,5 @@ class Laps:
 
 
 def due(step: int, every: int) -> bool:
-    """Return whether what happens after each `every` steps happens after this one; 0 = never."""
+    """Return True if an event every `every` steps is due after this step; 0 = never."""
     return every > 0 and step % every == 0

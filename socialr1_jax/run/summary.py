@@ -1,4 +1,4 @@
-"""summary.json: what a finished run came to."""
+"""Write summary.json, the results of a finished run."""
 
 import json
 import resource
@@ -13,12 +13,11 @@ from socialr1_jax.runtime.files import write_json
 
 
 def write_summary(folder: Path, *, start: str, **more: Any) -> dict[str, Any]:
-    """Writes and returns the summary of the run in `folder`, from the first and the last evaluation in its metrics.
+    """Write and return the summary of the run in `folder`, from the first and last evaluation in its metrics.
 
-    `start` names the weights that GRPO began with: the keys are accuracy_<start>, accuracy_grpo and so on.
-    accuracy_by_type is {type: [<start>, grpo]}; chance and the best rule's figures have one key each. A replay
-    evaluates nothing, so these are left out there. dropped_prompts are those that were too long, a question once an
-    epoch. wall_seconds are those of all sessions of the run.
+    `start` names the weights before GRPO: the keys are accuracy_<start>, accuracy_grpo and so on. accuracy_by_type is
+    {type: [<start>, grpo]}; chance and the best rule's figures have one key each. A replay has no evaluation and none
+    of these keys. dropped_prompts counts prompts that were too long, once per epoch. wall_seconds covers all sessions.
     """
     lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").split("\n")
     rows = list(map(json.loads, filter(None, lines)))
@@ -51,12 +50,12 @@ _KEPT = ("accuracy", "accuracy_stderr", "format_rate", "reward", "response_token
 
 
 def peak_bytes() -> int:
-    """The most memory in use so far on this process' first device, or by this process where a device does not tell."""
+    """Return the peak memory of this process' first device, or of this process if the device reports none."""
     stats = jax.local_devices()[0].memory_stats() or {}
     return int(stats.get("peak_bytes_in_use", 0)) or peak_rss_bytes()
 
 
 def peak_rss_bytes() -> int:
-    """The most memory this process has held."""
+    """Return the peak resident memory of this process in bytes."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024

@@ -1,4 +1,4 @@
-"""Read the weights of a run's checkpoint as a model."""
+"""Load a model from a run's checkpoint."""
 
 import os
 from functools import partial
@@ -14,15 +14,15 @@ from socialr1_jax.weights.tokenizer_files import count_tokens
 
 
 def is_run(folder: str | os.PathLike[str]) -> bool:
-    """Returns True for the folder of a run, or one of its checkpoints."""
+    """Return True for the folder of a run or of one of its checkpoints."""
     folder = Path(os.path.expanduser(folder))
     return (folder / "checkpoints").is_dir() or (folder / "run" / "metadata").is_file()
 
 
 def find_checkpoint(folder: str | os.PathLike[str], which: str = "latest") -> Path:
-    """Returns the folder of a checkpoint: `which` is latest, best (by `checkpoint.best`) or a number of steps.
+    """Return the folder of a checkpoint: `which` is latest, best (by `checkpoint.best`) or a number of steps.
 
-    The folder of a checkpoint is returned as it is. Raises CheckpointError naming the checkpoints that there are.
+    The folder of a checkpoint is returned unchanged. Raises CheckpointError with the available checkpoints.
     """
     folder = Path(os.path.expanduser(folder)).absolute()
     if (folder / "run" / "metadata").is_file():
@@ -34,7 +34,7 @@ def find_checkpoint(folder: str | os.PathLike[str], which: str = "latest") -> Pa
     if which == "best":
         step = str(read_run(folder / "checkpoints" / str(steps[-1]))["best"].get("step", "best"))
     if step not in map(str, steps):
-        base = "; what it began with is its model.path (in its config.yaml)" if step == "0" else ""
+        base = "; its starting weights are its model.path (in its config.yaml)" if step == "0" else ""
         raise CheckpointError(f"{folder} has no checkpoint {step}; it has {', '.join(map(str, steps))}{base}")
     return folder / "checkpoints" / step
 
@@ -42,10 +42,10 @@ def find_checkpoint(folder: str | os.PathLike[str], which: str = "latest") -> Pa
 def load_policy(
     folder: str | os.PathLike[str], which: str = "latest", mesh: Mesh | None = None, *, tokenizer: bool = True
 ) -> Qwen3:
-    """Reads the float32 weights of a run's checkpoint, on the first device or in a mesh's layout "train".
+    """Load the float32 weights of a run's checkpoint, on the first device or in a mesh's layout "train".
 
-    Its tokenizer is the one that the run read; without `tokenizer` its tokens are not counted. Raises CheckpointError
-    when the checkpoint is absent, cut or altered.
+    The tokenizer is the one that the run used; its tokens are counted unless `tokenizer` is false. Raises
+    CheckpointError if the checkpoint is absent or damaged.
     """
     checkpoint = find_checkpoint(folder, which)
     if problem := fault(checkpoint):
@@ -66,7 +66,7 @@ def load_policy(
     if problems := differences(wanted, {"params": stored.get("params", {})}):
         raise CheckpointError(f"{checkpoint} does not fit the model that its about describes: {problems}")
     with ocp.Checkpointer(handler) as checkpointer:
-        found = checkpointer.restore(
+        restored = checkpointer.restore(
             checkpoint / "state", args=ocp.args.PyTreeRestore(wanted, restore_args=restore_args, partial_restore=True)
         )
-    return Qwen3(config, found["params"], source=str(source) if source else None, num_tokens=num_tokens)
+    return Qwen3(config, restored["params"], source=str(source) if source else None, num_tokens=num_tokens)

@@ -1,1 +1,1 @@
-"""Training: the GRPO trainer, supervised cold start, metrics, checkpoints and the run report."""
+"""The GRPO trainer, the SFT cold start, the reward model's trainer, the builder of pairs and the quickstart."""

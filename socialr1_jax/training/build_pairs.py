@@ -1,9 +1,9 @@
-"""Preference pairs of a policy's own thoughts: sample, cut into stages, judge, match (SocialPairs of the paper).
+"""Build preference pairs from a policy's own thoughts: sample, split, judge, match (SocialPairs of the paper).
 
     questions ──> 6 responses each ──> thoughts ──> segments of the four stages ──> scores ──> pairs within a question
 
-Responses and verdicts, which cost time, are kept beside the output in `<output>.work` (`pair_work_file.py`): a build
-that was cut off resumes from it, and other settings of `matching` or `structure` use its responses again.
+Expensive results (responses and verdicts) are cached in `<output>.work` (`pair_work_file.py`). An interrupted build
+resumes from it, and a build with other settings of `matching` or `structure` reuses its responses.
 """
 
 from collections import Counter
@@ -30,7 +30,7 @@ from socialr1_jax.training.pair_work_file import WorkFile, hash_of, question_key
 
 @dataclass(frozen=True, kw_only=True)
 class PairsSummary:
-    """Counts of a build: questions, responses and those with thoughts, unscorable texts by cause, the pairs."""
+    """The pairs of a build, and the numbers of questions, responses, thoughts and (by cause) unscorable texts."""
 
     questions: int = 0
     responses: int = 0
@@ -40,21 +40,22 @@ class PairsSummary:
 
     @property
     def rejected_shorter(self) -> float:
-        """Share of pairs whose rejected text is the shorter one: 0.5 says nothing about the length."""
+        """Share of pairs whose rejected text is the shorter one; at 0.5 length does not predict the label."""
         return sum(len(pair.rejected) < len(pair.chosen) for pair in self.pairs) / len(self.pairs)
 
 
 def build_pairs(config: PairsConfig) -> PairsSummary:
-    """Writes `config.output`, whole or not at all; with the same configuration the same bytes, cut off or not.
+    """Build preference pairs, write them atomically to `config.output`, and return their counts.
 
-    Raises DataError for input that cannot be used, ConfigError for a work file of other samples, JudgeRefused if the
-    judge rejects every request, ValueError when there is no pair, and what `load_hf` and `make_judge` raise.
+    The output depends only on the configuration, even if the build was interrupted. Raises DataError for unusable
+    input, ConfigError if the work file holds samples of other settings, JudgeRefused if the judge rejects every
+    request, ValueError if there is no pair, and the errors of `load_hf` and `make_judge`.
     """
     refuse_foreign_file(Path(config.output), _is_built, "a file of pairs")
     if config.source == "corruptions":
-        made, seed = config.corruptions, config.seed
-        stories = generate_stories(made.count, seed=seed, split=made.split, **made.arguments())
-        pairs = corruption_pairs(stories, seed=seed, kinds=made.kinds, single_stages=made.single_stages)
+        settings, seed = config.corruptions, config.seed
+        stories = generate_stories(settings.count, seed=seed, split=settings.split, **settings.arguments())
+        pairs = corruption_pairs(stories, seed=seed, kinds=settings.kinds, single_stages=settings.single_stages)
         write_pairs(config.output, pairs)
         return PairsSummary(unscorable={}, pairs=tuple(pairs))
 
@@ -63,23 +64,23 @@ def build_pairs(config: PairsConfig) -> PairsSummary:
             examples = _questions(config)
             _sample(config, examples, work)
             group = range(config.sampling.group_size)
-            groups = [(one, [work.samples.get((question_key(one), i)) for i in group]) for one in examples]
+            groups = [(example, [work.samples.get((question_key(example), i)) for i in group]) for example in examples]
         else:
             groups = _read_responses(config.responses, config.opened)
-        asked = [thoughts_about(example, found) for example, found in groups]
-        scored, unscorable = score_texts(config, asked, work)
+        questions = [thoughts_about(example, responses) for example, responses in groups]
+        scored, unscorable = score_texts(config, questions, work)
     provenance = _provenance(config)
     pairs = [
         pair
-        for question, texts in zip(asked, scored, strict=True)
+        for question, texts in zip(questions, scored, strict=True)
         for pair in match_pairs(
             texts, config.matching, question.id, question.story, question.question, config.seed, provenance
         )
     ]
-    if not any(question.thoughts for question in asked):
+    if not any(question.thoughts for question in questions):
         raise ValueError(
-            f"none of {counted(sum(len(found) for _, found in groups), 'response')} has thoughts to compare; take a "
-            f"policy that writes <think>...</think>, or more tokens; {config.output}.work has the responses"
+            f"none of {counted(sum(len(responses) for _, responses in groups), 'response')} has thoughts to compare; "
+            f"take a policy that writes <think>...</think>, or more tokens; {config.output}.work has the responses"
         )
     if not pairs:
         matching = config.matching
@@ -90,16 +91,15 @@ def build_pairs(config: PairsConfig) -> PairsSummary:
         )
     write_pairs(config.output, pairs)
     return PairsSummary(
-        questions=len(asked),
-        responses=sum(text is not None for _, found in groups for text in found),
-        thoughts=sum(len(question.thoughts) for question in asked),
+        questions=len(questions),
+        responses=sum(text is not None for _, responses in groups for text in responses),
+        thoughts=sum(len(question.thoughts) for question in questions),
         unscorable=unscorable,
         pairs=tuple(pairs),
     )
 
 
 def _is_built(file: Path) -> bool:
-    """Returns True if every pair of a file says that it was built here."""
     return all(pair.meta.get("source") in ("policy", "responses", "corruptions") for pair in read_pairs(file))
 
 
@@ -124,7 +124,6 @@ def _questions(config: PairsConfig) -> list[Example]:
 
 
 def _sample(config: PairsConfig, examples: Sequence[Example], work: WorkFile) -> None:
-    """Samples what the work file lacks."""
     group = config.sampling.group_size
 
     def lacks(example: Example) -> bool:
@@ -147,7 +146,9 @@ def _sample(config: PairsConfig, examples: Sequence[Example], work: WorkFile) ->
 
     mesh = make_mesh()
     with working(f"loading {config.policy}"), jax.set_mesh(mesh):
-        tokenizer = load_tokenizer(folder := local_folder(config.policy))  # its faults show before the weights are read
+        tokenizer = load_tokenizer(
+            folder := local_folder(config.policy)
+        )  # first: a bad tokenizer fails before the weights are loaded
         model = load_hf(folder, mesh, config.dtype, ignore_fields=config.ignore_fields)
     refuse_long_prompts(
         tokenizer,
@@ -175,11 +176,11 @@ def _sample(config: PairsConfig, examples: Sequence[Example], work: WorkFile) ->
         stop_token_ids=stop_token_ids(model, tokenizer),
         **config.sampling.draws,
     )
-    # A sample depends on its question, not on its place: the question's own number.
+    # Seed each sample by its question, not by the question's position in the file.
     ids = [int(key[:8], 16) for key in keys]
     with jax.set_mesh(mesh), shown_log(), Bar("sample", len(missing) * group) as bar:
-        chosen = [prompts[i].tokens for i in missing]
-        for prompt, sample, completion in engine.completions(chosen, sampling, prompt_ids=ids):
+        tokens = [prompts[i].tokens for i in missing]
+        for prompt, sample, completion in engine.completions(tokens, sampling, prompt_ids=ids):
             text = "" if completion.finish_reason == "error" else decode_responses(tokenizer, [completion])[0]
             if (keys[prompt], sample) not in work.samples:
                 work.add_sample(keys[prompt], sample, text)
@@ -187,7 +188,7 @@ def _sample(config: PairsConfig, examples: Sequence[Example], work: WorkFile) ->
 
 
 def _read_responses(file: str, opened: Opened) -> list[tuple[Example, list[str | None]]]:
-    """Return each question of a file with its responses, in order; rows of equal texts are one question."""
+    """Return the questions of a file in order, each with its responses; rows with the same texts are one question."""
     groups: dict[str, tuple[Example, list[str]]] = {}
     taken: set[str] = set()
     for number, row in enumerate(read_all_rows(file), 1):
@@ -197,18 +198,18 @@ def _read_responses(file: str, opened: Opened) -> list[tuple[Example, list[str |
             if not isinstance(row.values[name], str) or not row.values[name].strip():
                 raise DataError(f"{row.where}: {name} is {shown(row.values[name])}, not a text; fill it in")
         story, question = row.values["story"], row.values["question"]
-        given = row.values.get("id")
-        fits = isinstance(given, str) and given.strip() and given not in taken
-        own = str(given) if fits else f"{Path(file).stem}-{number}"
+        row_id = row.values.get("id")
+        usable = isinstance(row_id, str) and row_id.strip() and row_id not in taken
+        question_id = str(row_id) if usable else f"{Path(file).stem}-{number}"
         try:
             refuse_half_characters([row.values["response"]])
             options = parse_options(row.values.get("options"))
-            example = Example(id=own, story=story, question=question, answer="unknown")
+            example = Example(id=question_id, story=story, question=question, answer="unknown")
         except ValueError as error:
             raise DataError(f"{row.where}: {error}") from None
         key = hash_of(story, question, options)
         if key not in groups:
-            taken.add(own)
+            taken.add(question_id)
             groups[key] = (example, [])
         groups[key][1].append(row.values["response"])
     whole = iter(whole_responses([text for _, responses in groups.values() for text in responses], opened))
@@ -217,17 +218,17 @@ def _read_responses(file: str, opened: Opened) -> list[tuple[Example, list[str |
 
 def _provenance(config: PairsConfig) -> dict[str, str]:
     identity = judge_identity(config.structure)
-    found = {
+    provenance = {
         "source": config.source,
         "policy" if config.source == "policy" else "responses": config.policy or Path(config.responses).name,
         "seed": str(config.seed),
         "judge": " ".join(filter(None, (identity["judge"], identity.get("model", "")))),
     }
-    return found | ({"rubric": identity["rubric"]} if "rubric" in identity else {})
+    return provenance | ({"rubric": identity["rubric"]} if "rubric" in identity else {})
 
 
 def say_pairs(summary: PairsSummary, output: str) -> None:
-    """Print the counts of a build."""
+    """Print the counts of a build and how often the rejected text is the shorter one."""
     pairs = summary.pairs
     kinds = Counter(pair.meta.get("kind") or pair.stage or "whole" for pair in pairs)
     if summary.questions:

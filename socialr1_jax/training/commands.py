@@ -1,4 +1,4 @@
-"""Training from the command line: what is printed at the end, and the exit status."""
+"""The training commands: run, print the closing lines and return the exit status."""
 
 from pathlib import Path
 
@@ -27,7 +27,7 @@ def train(config: RunConfig) -> int:
     folder = Path(config.output_dir)
     complete = train_grpo(config)
     if complete and is_first():
-        with stop_on_signal():  # seconds, and nothing would be gained by ending now
+        with stop_on_signal():  # takes seconds: ignore signals until the report is written
             write_summary(folder, start="start")
             print_line(f"trained weights: {folder}/export   report: {write_report(folder)}")
     return _status(complete)
@@ -50,9 +50,9 @@ def _status(complete: bool) -> int:
 
 
 def pairs(config: PairsConfig) -> None:
-    """Build preference pairs and print what they are."""
+    """Build preference pairs and print their counts."""
     try:
         say_pairs(build_pairs(config), config.output)
     except KeyboardInterrupt:
-        print_error(f"\ninterrupted; {config.output}.work has what was made. Run the same command to resume")
+        print_error(f"\ninterrupted; {config.output}.work has the results so far. Run the same command to resume")
         raise

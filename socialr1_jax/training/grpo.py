@@ -1,4 +1,4 @@
-"""The GRPO trainer. One step, read from top to bottom in `_train`: sample and reward, pack, update, log."""
+"""The GRPO trainer. `_train` is one step from top to bottom: sample and reward, pack, update, log."""
 
 import io
 import logging
@@ -59,17 +59,17 @@ log = logging.getLogger(__name__)
 
 
 def train_grpo(config: RunConfig) -> bool:
-    """Train `config.model.path` on `config.data.train`; True when the run is complete, False when it was interrupted.
+    """Train `config.model.path` on `config.data.train`; return True if the run is complete, False if interrupted.
 
-    Everything goes into `config.output_dir`. A run that has a checkpoint there resumes from it, as if it had never
-    ended. Ctrl-C or SIGTERM ends it at the next segment of a rollout, while it waits for the judge, or after the
-    updates of a step, and saves; the unfinished step is done again.
+    All output goes to `config.output_dir`. If it holds a checkpoint, the run resumes from it with identical results.
+    Ctrl-C or SIGTERM stops the run at the next segment of a rollout, while it waits for the judge, or after a step's
+    updates. The run then saves a checkpoint; the unfinished step is repeated on resume.
 
-    Raises ConfigError when the folder holds a run of another configuration, another program is at work in it or the
-    mesh does not fit the devices; CheckpointError when no checkpoint there can be read; TrainingStopped when
-    `grpo.most_skipped` updates in a row were not finite, when more than `rewards.most_unscorable` of the responses
-    could not be scored, when the judge refuses or a file cannot be written; and what `load_hf` and `open_questions`
-    raise.
+    Raises ConfigError if the folder holds a run of another configuration or is locked by another program, or if the
+    mesh does not fit the devices. Raises CheckpointError if no checkpoint there is readable. Raises TrainingStopped if
+    `grpo.most_skipped` updates in a row were not finite, if more than `rewards.most_unscorable` of the responses were
+    unscorable, if the judge rejects every request or if a file cannot be written. Also raises the errors of `load_hf`
+    and `open_questions`.
     """
     with running(config) as stop:
         opened = _open(config, stop)
@@ -79,7 +79,7 @@ def train_grpo(config: RunConfig) -> bool:
                 _train(opened)
             except ExtraRewardError:
                 if is_first():
-                    forget_functions(run.folder)  # a corrected one resumes the run
+                    forget_functions(run.folder)  # the run can resume with a corrected function
                 raise
             run.finish()
             shape = opened.step.model
@@ -92,7 +92,7 @@ def train_grpo(config: RunConfig) -> bool:
 
 
 class _Opened(NamedTuple):
-    """A run that is ready to train. model_source: of the weights, for the export."""
+    """A run that is ready to train. `model_source` is where the weights came from, for the export."""
 
     config: RunConfig
     run: Run
@@ -128,7 +128,7 @@ def _train(opened: _Opened) -> None:
             laps.end("update")
             run.counts.finished += 1
 
-            # Log, and stop where the run cannot go on.
+            # Log, and stop if the run cannot continue.
             metrics = _metrics(opened, rollouts, packed, updates, updated, laps)
             _log(opened, rollouts, packed, metrics, bar)
             unscorable = opened.watches.problem(rollouts)
@@ -146,7 +146,7 @@ def _train(opened: _Opened) -> None:
 def _open(config: RunConfig, stop: Stop) -> _Opened:
     folder, questions = Path(config.output_dir), None
     refuse_foreign_folder(folder / "export", "config.json")
-    if not config.replay_rollouts:  # before the earlier run is compared: their number says how many steps epochs are
+    if not config.replay_rollouts:  # first: the number of questions turns epochs into steps
         questions = read_run_questions(config)
         config, about_steps = in_steps(config, len(questions[0]), config.grpo.prompts_per_step)
         for line in about_steps:
@@ -171,10 +171,10 @@ def _open(config: RunConfig, stop: Stop) -> _Opened:
     export_dtype = files_dtype(model.source or "") if not config.model.random else "float32"
     del model  # `state` owns the weights now
     run = Run(config, state, {**watches.parts, **prompts}, about, stop, halting=(JudgeRefused, ExtraRewardError))
-    del state  # which a checkpoint may have replaced
+    del state  # a restored checkpoint may have replaced it
     if is_first():
         save_own_files(config)
-    if jax.default_backend() != "cpu":  # where memory is short
+    if jax.default_backend() != "cpu":  # accelerator memory is limited: fail now if it does not fit
         with working("trying the widest micro-batch"):
             step.warm_up(run.state, config.data.max_prompt_tokens + config.sampling.max_new_tokens)
         console.print(MFU_FORMULA)
@@ -184,7 +184,7 @@ def _open(config: RunConfig, stop: Stop) -> _Opened:
 def _sampled(
     config: RunConfig, questions: Questions, heldout: Mapping[str, Questions], backend: Backend, stop: Stop
 ) -> tuple[Qwen3, Sampler, ChatTemplate]:
-    """Return the model of a run that samples, after its cold start; its sampler and its chat template."""
+    """Return model (after its cold start), sampler and chat template of a run that samples its rollouts."""
     scorer = make_scorer(config, backend, stop)  # first: a missing key fails before the weights are loaded
     list_bad_rows(config, questions, heldout)
     warn_of_shared(questions, heldout)
@@ -206,7 +206,6 @@ def _sampled(
 
 
 def _replayed(config: RunConfig) -> tuple[Qwen3, Replay]:
-    """Return the model of a run that reads its rollouts from a file, and what reads them."""
     replay = Replay(config)
     model = _loaded(config, ())
     with working(f"checking {config.replay_rollouts}"):
@@ -215,7 +214,7 @@ def _replayed(config: RunConfig) -> tuple[Qwen3, Replay]:
 
 
 def _loaded(config: RunConfig, questions: Sequence[Example]) -> Qwen3:
-    """Return the weights of a run; `questions` make the tokenizer of random ones."""
+    """Load or initialise the model; a random model's tokenizer may be built from `questions`."""
     name, mesh = config.model.path, jax.sharding.get_mesh()
     with working(f"loading {name or config.model.random}"):
         if config.model.random:
@@ -229,7 +228,7 @@ def _loaded(config: RunConfig, questions: Sequence[Example]) -> Qwen3:
 
 
 def _evaluate(opened: _Opened, laps: Laps, finished: int) -> float | None:
-    """Evaluate and log; return the metric that checkpoints are compared by, None where there is none."""
+    """Evaluate and log; return the metric that selects the best checkpoint, or None."""
     run = opened.run
     with laps.left_out():
         evaluation = opened.source.evaluate(run.state.params, finished)
@@ -246,9 +245,9 @@ def _evaluate(opened: _Opened, laps: Laps, finished: int) -> float | None:
 def _metrics(
     opened: _Opened, rollouts: Rollouts, packed: Packed, updates: list[list[MicroBatch]], updated: Updated, laps: Laps
 ) -> dict[str, Any]:
-    """Return the metrics of a step as metrics.jsonl has them; docs/metrics.md explains each."""
+    """Return the metrics of a step for metrics.jsonl; docs/metrics.md explains each."""
     run, step, rows = opened.run, opened.step, packed.rows
-    rewards_pg, parts = packed.rewards_pg, [one for batch in updates for one in batch]
+    rewards_pg, batches = packed.rewards_pg, [batch for update in updates for batch in update]
     trained = np.isfinite(rewards_pg)
     drift = mismatch(
         trainer_logprobs(updates, updated.arrays, rows.tokens_bt.shape), rows.sampler_logp_bt, rows.mask_bt
@@ -261,11 +260,11 @@ def _metrics(
         "reward/shaped": float(rewards_pg[trained].mean()) if trained.any() else float("nan"),
         **_over_updates(updated.metrics),
         **{f"mismatch/{name}": value for name, value in drift.items()},
-        "padding_waste": padding_waste(parts),
-        "shared_prompt_tokens": shared_prompts(parts, rows),
+        "padding_waste": padding_waste(batches),
+        "shared_prompt_tokens": shared_prompts(batches, rows),
         "learning_rate": float(step.programs.schedule(max(0, int(run.state.updates) - 1))),
         "tokens_per_second": sum(len(c.tokens) for c in rollouts.completions) / laps.total,
-        **step.throughput(parts, seconds["seconds/update"]),
+        **step.throughput(batches, seconds["seconds/update"]),
         **seconds,
         "memory_peak_bytes": peak_bytes(),
         "compiled_programs": compile_count(),
@@ -273,7 +272,6 @@ def _metrics(
 
 
 def _log(opened: _Opened, rollouts: Rollouts, packed: Packed, metrics: Mapping[str, Any], bar: Bar) -> None:
-    """Write the metrics and responses of a step, move the bar, and log the warnings."""
     run, number = opened.run, opened.run.counts.finished
     run.log.metrics("grpo", number, metrics)
     if records := list(opened.source.records(rollouts, packed.advantages_b)):
@@ -287,21 +285,21 @@ def _log(opened: _Opened, rollouts: Rollouts, packed: Packed, metrics: Mapping[s
         log.warning("step %d: %s", number, warning)
 
 
-# How the metrics of a step's updates become one; the mean of all others. Non-finite ones are left out.
+# Reductions over the updates of a step; other metrics are averaged. Non-finite values are ignored.
 _REDUCTIONS: dict[str, Any] = {"ratio_max": np.max, "ratio_min": np.min, "nonfinite_count": np.sum, "skipped": np.sum}
 
 
 def _over_updates(updates: list[dict[str, float]]) -> dict[str, float]:
-    found = {}
+    reduced = {}
     for name in updates[0]:
         values = np.array([update[name] for update in updates])
         finite = values[np.isfinite(values)]
-        found[name] = float(_REDUCTIONS.get(name, np.mean)(finite)) if finite.size else float("nan")
-    return found
+        reduced[name] = float(_REDUCTIONS.get(name, np.mean)(finite)) if finite.size else float("nan")
+    return reduced
 
 
 def _skipped(opened: _Opened, rows: Rows, updates: list[dict[str, float]]) -> str:
-    """Count the updates that were skipped in a row; return why the run must stop when these are too many, else ""."""
+    """Count consecutive skipped updates; return why the run must stop if there are too many, else ""."""
     run, counts = opened.run, opened.run.counts
     for number, update in enumerate(updates):
         counts.skipped_in_a_row = counts.skipped_in_a_row + 1 if update["skipped"] else 0
@@ -309,14 +307,13 @@ def _skipped(opened: _Opened, rows: Rows, updates: list[dict[str, float]]) -> st
             file = _save_rows(rows, number, len(updates), run.folder / f"skipped_step_{counts.finished}.npz")
             times, counts.skipped_in_a_row = counts.skipped_in_a_row, 0
             return (
-                f"{times} updates in a row had a loss, gradient or log-prob that is not finite; weights and moments "
-                f"are those from before them, the last one's rows are in {file}"
+                f"{times} updates in a row had a loss, gradient or log-prob that is not finite; they left weights and "
+                f"moments unchanged; the rows of the last one are in {file}"
             )
     return ""
 
 
 def _save_rows(rows: Rows, number: int, updates: int, file: Path) -> Path:
-    """Write the rows of update `number` of the step, as NumPy arrays."""
     count = len(rows.lengths_b) // updates
     part = rows.take(slice(number * count, (number + 1) * count))
     if is_first():

@@ -1,10 +1,10 @@
-"""The scores of a policy's thoughts, whole and by stage, from a judge; each is asked for once and kept.
+"""Score a policy's thoughts with a judge, whole and by stage; each text is judged once and its verdict cached.
 
-Whole thoughts are judged as they stand. A segment's score is the judge's score of that stage, where the judge gives
-scores of stages (the rubric of endpoint and local does). The rules judge scores whole thoughts only, and a segment by
-itself would be three skipped stages to it. There, a segment is judged in a frame: the question's best thoughts with
-this segment in the place of their own. All segments of a stage stand in the same company, so that the scores differ by
-what the segment does: thin, copied, without a link to the rest, options too early, loops.
+Whole thoughts are judged unchanged. A segment's score is the judge's score of that stage if the judge returns stage
+scores, as the rubric of the endpoint and local judges does. The rules judge scores whole thoughts only and would see
+three skipped stages in a lone segment. It scores a segment in a frame instead: the question's best thoughts with that
+stage replaced by the segment. All segments of a stage share one frame, so their scores differ only by the segment's own
+faults: thin, copied, without a link to the rest, options too early, loops.
 """
 
 import math
@@ -23,12 +23,12 @@ from socialr1_jax.rewards.verdict import Judge, JudgeRefused, Verdict
 from socialr1_jax.run.console import Bar
 from socialr1_jax.training.pair_work_file import WorkFile, hash_of
 
-_BATCHES = 4  # of judge calls in flight that are handed in before their verdicts are written down
+_BATCHES = 4  # requests submitted before their verdicts are saved, in multiples of `concurrency`
 
 
 @dataclass(frozen=True, kw_only=True)
 class Thoughts:
-    """The thoughts of one response, and the words of each stage in them."""
+    """The thoughts of one response, whole and by stage."""
 
     sample: int
     text: str
@@ -37,7 +37,7 @@ class Thoughts:
 
 @dataclass(frozen=True, kw_only=True)
 class ThoughtQuestion:
-    """A question and what was thought about it."""
+    """A question with the thoughts of its responses."""
 
     id: str
     story: str
@@ -46,14 +46,14 @@ class ThoughtQuestion:
 
 
 def thoughts_about(example: Example, responses: Iterable[str | None]) -> ThoughtQuestion:
-    """Return the question with the thoughts of the responses that have any."""
+    """Return the question with the thoughts of its responses; responses without thoughts are left out."""
     texts = [(sample, parse_response(response or "").thoughts) for sample, response in enumerate(responses)]
-    found = tuple(Thoughts(sample=sample, text=text, segments=segments(text)) for sample, text in texts if text)
-    return ThoughtQuestion(id=example.id, story=example.story, question=example.question, thoughts=found)
+    thoughts = tuple(Thoughts(sample=sample, text=text, segments=segments(text)) for sample, text in texts if text)
+    return ThoughtQuestion(id=example.id, story=example.story, question=example.question, thoughts=thoughts)
 
 
 def segments(thoughts: str) -> dict[str, str]:
-    """The words of each stage that is there, without headings; stretches of one stage are put together."""
+    """Return the text of each stage that occurs, without headings; several spans of a stage are joined."""
     parts: dict[str, list[str]] = {}
     for span in find_stages(thoughts):
         if words := thoughts[span.body : span.end].strip():
@@ -64,13 +64,13 @@ def segments(thoughts: str) -> dict[str, str]:
 def score_texts(
     config: PairsConfig, asked: Sequence[ThoughtQuestion], work: WorkFile
 ) -> tuple[list[list[ScoredText]], Mapping[str, int]]:
-    """The scored texts of each question, and how many could not be scored, by cause."""
+    """Return the scored texts of each question, and the number of unscorable texts by cause."""
     from socialr1_jax.rewards.judges import make_judge
 
     unit = config.matching.unit
     unscorable: Counter[str] = Counter()
     judge = make_judge(config.structure.patient())
-    assert judge is not None  # the configuration refuses `none`
+    assert judge is not None  # PairsConfig rejects `none`
     desk = _Desk(judge, config.structure, work, unscorable)
     try:
         desk.judge([(q, thoughts.text) for q in asked for thoughts in q.thoughts])
@@ -85,7 +85,7 @@ def score_texts(
 
 
 class _Desk:
-    """Hands texts to the judge, and keeps what it said."""
+    """Submit texts to the judge and cache its verdicts in the work file."""
 
     def __init__(self, judge: Judge, config: StructureConfig, work: WorkFile, unscorable: Counter[str]) -> None:
         self._judge, self._work, self._unscorable = judge, work, unscorable
@@ -93,13 +93,13 @@ class _Desk:
         self._batch = _BATCHES * config.concurrency
 
     def verdict(self, question: ThoughtQuestion, text: str) -> Verdict | None:
-        """Return the verdict on the text; None when it could not be scored."""
+        """Return the verdict on the text, None if it is unscorable."""
         return self._work.verdicts.get(self._key(question, text))
 
     def judge(self, texts: Iterable[tuple[ThoughtQuestion, str]]) -> None:
-        """Ask about the texts that have no verdict yet, each once. Raises JudgeRefused if every request is rejected."""
-        open_ones = {self._key(question, text): (question, text) for question, text in texts}
-        todo = [(key, *one) for key, one in open_ones.items() if key not in self._work.verdicts]
+        """Judge each text that has no verdict yet, once. Raises JudgeRefused if the judge rejects every request."""
+        unique = {self._key(question, text): (question, text) for question, text in texts}
+        todo = [(key, *item) for key, item in unique.items() if key not in self._work.verdicts]
         if not todo:
             return
         with Bar("judge", len(todo)) as bar:
@@ -127,7 +127,7 @@ class _Desk:
 
 
 def judge_identity(config: StructureConfig) -> dict[str, Any]:
-    """Return what a verdict depends on, beside the texts."""
+    """Return the settings of the judge that determine a verdict, given the texts."""
     if config.judge == "rules":
         return {"judge": "rules"}
     from socialr1_jax.rewards.rubric import read_rubric
@@ -143,21 +143,21 @@ def _whole(question: ThoughtQuestion, desk: _Desk) -> Iterator[ScoredText]:
 
 
 def _with_stages(question: ThoughtQuestion, desk: _Desk) -> list[tuple[Thoughts, Verdict]]:
-    """The thoughts whose stages the judge scored. Where it did so for some, the others cannot be compared with them."""
+    """Return the thoughts with stage scores and their verdicts; thoughts without are not comparable with them."""
     judged = [(thoughts, desk.verdict(question, thoughts.text)) for thoughts in question.thoughts]
     return [(thoughts, verdict) for thoughts, verdict in judged if verdict is not None and verdict.stages]
 
 
 def _framed(question: ThoughtQuestion, desk: _Desk) -> Iterator[tuple[Thoughts, str, str]]:
-    """(thoughts, stage, text to judge) for each segment of a question whose stages the judge did not score."""
+    """Yield (thoughts, stage, framed text) of each segment, for a question without stage scores."""
     judged = [(t, v) for t in question.thoughts if (v := desk.verdict(question, t.text)) is not None and t.segments]
     if not judged or _with_stages(question, desk):
         return
-    best, _ = max(judged, key=lambda one: (len(one[0].segments), one[1].score, -one[0].sample))
+    best, _ = max(judged, key=lambda pair: (len(pair[0].segments), pair[1].score, -pair[0].sample))
     for thoughts, _ in judged:
         for stage, words in thoughts.segments.items():
-            company = {**best.segments, stage: words}
-            lines = [f"{name.capitalize()}: {company[name]}" for name in STAGES if name in company]
+            frame = {**best.segments, stage: words}
+            lines = [f"{name.capitalize()}: {frame[name]}" for name in STAGES if name in frame]
             yield thoughts, stage, "\n".join(lines)
 
 

@@ -1,4 +1,4 @@
-"""The work file of a build of pairs: every response and verdict as a line, so that a build that was cut off resumes."""
+"""The work file of a build of pairs: one line per response or verdict, from which an interrupted build resumes."""
 
 import hashlib
 import json
@@ -19,22 +19,22 @@ _BEGIN = b'{"sampled_by": '
 
 
 class WorkFile:
-    """Responses and verdicts, one whole line each as they come. The first line says what the responses are sampled by.
+    """A cache of responses and verdicts, appended line by line. The first line holds the sampling settings.
 
-    A last line that a kill cut off is dropped. Raises ConfigError when the file holds other samples, DataError when it
-    is damaged elsewhere.
+    A truncated last line is dropped. Raises ConfigError if the file's samples have other settings, DataError if
+    another line is damaged.
     """
 
-    _file: IO[bytes] | None = None  # opened when there is something to keep
+    _file: IO[bytes] | None = None  # opened by the first write
 
     def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
         self.samples: dict[tuple[str, int], str] = {}
         self.verdicts: dict[str, Verdict] = {}
         self._path = path
         refuse_foreign_file(path, partial(begins_as, begin=_BEGIN), "a work file")
-        kept = path.read_bytes() if path.exists() else b""
-        self._kept = kept[: kept.rfind(b"\n") + 1] or (json.dumps({"sampled_by": settings}) + "\n").encode()
-        for number, text in enumerate(self._kept.splitlines(), 1):
+        content = path.read_bytes() if path.exists() else b""
+        self._lines = content[: content.rfind(b"\n") + 1] or (json.dumps({"sampled_by": settings}) + "\n").encode()
+        for number, text in enumerate(self._lines.splitlines(), 1):
             try:
                 line = json.loads(text)
                 if number == 1:
@@ -69,13 +69,13 @@ class WorkFile:
 
     def _add(self, line: Mapping[str, Any]) -> None:
         if self._file is None:
-            write_whole(self._path, self._kept)
+            write_whole(self._path, self._lines)
             self._file = open_own(self._path, "ab", buffering=0)
         self._file.write((json.dumps(line) + "\n").encode())
 
 
 def sample_settings(config: PairsConfig) -> dict[str, Any]:
-    """Return what a sample depends on, beside its question and number. More samples of the same kind may follow."""
+    """Return the settings that determine a sample, given its question and number; `group_size` may grow later."""
     if config.source == "responses":
         return {"source": "responses"}
     weights = sorted(Path(config.policy).glob("*.safetensors"))
@@ -91,10 +91,10 @@ def sample_settings(config: PairsConfig) -> dict[str, Any]:
 
 
 def question_key(example: Example) -> str:
-    """Return the name of a question in the work file, wherever it stands in the question file."""
+    """Return the key of a question in the work file, a hash of its id and texts."""
     return hash_of(example.id, example.story, example.question, example.options, *map(dict, example.messages))
 
 
 def hash_of(*parts: object) -> str:
-    """Return a hash of JSON values as 32 digits."""
+    """Return a SHA-256 hash of JSON values, cut to 32 hexadecimal digits."""
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]

@@ -1,6 +1,6 @@
-"""The Bradley-Terry loss of preference pairs, and what says how good a reward model is on held-out ones.
+"""The Bradley-Terry loss of preference pairs, and the metrics of a reward model on held-out pairs.
 
-Shapes: `p` pairs. A pair's difference is the chosen text's score less the rejected one's.
+Shapes: `p` pairs. A pair's difference is the score of the chosen text minus that of the rejected one.
 """
 
 from typing import Any
@@ -15,11 +15,11 @@ _BINS = 10  # of the calibration error
 def bradley_terry(
     chosen_p: Any, rejected_p: Any, margin_p: Any = 0.0, real_p: Any = True, *, centring: float = 0.0
 ) -> tuple[jax.Array, jax.Array]:
-    """(sum, denominator) of -log sigmoid(chosen - rejected - margin) + centring (chosen + rejected)^2 over pairs.
+    """Return (sum, pairs) of -log sigmoid(chosen - rejected - margin) + centring (chosen + rejected)^2.
 
-    The probability of Bradley and Terry (1952); the margin as in Llama 2 (arXiv 2307.09288, section 3.2.2). Scores are
-    known up to a constant only; `centring` (arXiv 2312.09244, equation 2) draws their mean to 0. `real_p` leaves out
-    filler. Finite for any finite scores, and so is the gradient.
+    The probability of Bradley and Terry (1952), with the margin of Llama 2 (arXiv 2307.09288, section 3.2.2). The loss
+    determines scores only up to a constant; `centring` (arXiv 2312.09244, equation 2) pulls their mean to 0. `real_p`
+    masks padding. Loss and gradient are finite for any finite scores.
     """
     chosen_p, rejected_p = (jnp.asarray(x, jnp.float32) for x in (chosen_p, rejected_p))
     loss_p = jax.nn.softplus(margin_p - (chosen_p - rejected_p)) + centring * (chosen_p + rejected_p) ** 2
@@ -28,49 +28,51 @@ def bradley_terry(
 
 
 def pair_accuracy(difference_p: np.ndarray) -> float:
-    """The share of pairs with the chosen text ahead; a tie is half of one. NaN for no pair."""
+    """Return the share of pairs whose chosen text scores higher; a tie counts half. NaN without pairs."""
     right_p = (difference_p > 0) + 0.5 * (difference_p == 0)
     return float(right_p.mean()) if right_p.size else float("nan")
 
 
 def calibration_error(difference_p: np.ndarray) -> float:
-    """Expected calibration error of sigmoid(difference) as the probability that the chosen text is the better one.
+    """Return the expected calibration error of sigmoid(difference) as the probability that the chosen text is better.
 
-    Of a pair the model prefers one text with probability sigmoid(|difference|), from 1/2 to 1, and is right or not. In
-    ten bins of that probability: the mean distance of its average to the share that was right, weighted by pairs
-    (Guo et al., arXiv 1706.04599, equation 3).
+    The model prefers one text of a pair with probability sigmoid(|difference|), from 1/2 to 1. The error is the mean
+    distance between the average probability and the accuracy over ten bins of that probability, weighted by pairs (Guo
+    et al., arXiv 1706.04599, equation 3).
     """
     sure_p = 1.0 / (1.0 + np.exp(-np.abs(difference_p)))
     bin_p = np.minimum(((sure_p - 0.5) * 2 * _BINS).astype(int), _BINS - 1)
-    inside = [bin_p == i for i in range(_BINS)]
-    parts = [np.abs(sure_p[one].mean() - pair_accuracy(difference_p[one])) * one.sum() for one in inside if one.any()]
+    masks = [bin_p == i for i in range(_BINS)]
+    parts = [
+        np.abs(sure_p[mask].mean() - pair_accuracy(difference_p[mask])) * mask.sum() for mask in masks if mask.any()
+    ]
     return float(sum(parts) / difference_p.size) if difference_p.size else float("nan")
 
 
 def length_correlation(scores_n: np.ndarray, lengths_n: np.ndarray) -> float:
-    """Pearson's correlation of a text's score with its length; NaN when either is the same for all."""
+    """Return Pearson's correlation of scores with text lengths; NaN if either is constant."""
     if len(scores_n) < 2 or np.ptp(scores_n) == 0 or np.ptp(lengths_n) == 0:
         return float("nan")
     return float(np.corrcoef(scores_n, lengths_n)[0, 1])
 
 
 def length_matched(lengths_p2: np.ndarray) -> np.ndarray:
-    """Which pairs have texts whose lengths differ by at most a tenth of the longer one: boolean [p]."""
+    """Return a boolean mask [p] of pairs whose lengths differ by at most a tenth of the longer one."""
     return 10 * np.abs(lengths_p2[:, 0] - lengths_p2[:, 1]) <= lengths_p2.max(axis=1)
 
 
 def swap_consistency(difference_p: np.ndarray, swapped_p: np.ndarray) -> float:
-    """The share of pairs with the same text ahead when they are scored the other way round.
+    """Return the share of pairs whose preferred text stays the same when the two texts swap places.
 
-    `swapped_p` is the score of the text in the first place less the other's, with the rejected text first.
+    `swapped_p` is the rejected text's score minus the chosen one's, scored with the rejected text first.
     """
     return float(np.mean(np.sign(difference_p) == -np.sign(swapped_p)))
 
 
 def preference_metrics(scores_p2: np.ndarray, lengths_p2: np.ndarray) -> dict[str, float]:
-    """Return how scores [p, (chosen, rejected)] agree with the pairs, and how much of that is length (characters).
+    """Return metrics of scores [p, (chosen, rejected)] and of their dependence on length (characters).
 
-    `longer_wins` is the accuracy of taking the longer text: what length alone is worth on these pairs.
+    `longer_wins` is the accuracy of always preferring the longer text, a baseline by length alone.
     """
     difference_p = scores_p2[:, 0] - scores_p2[:, 1]
     matched_p = length_matched(lengths_p2)

@@ -1,7 +1,7 @@
-"""The quickstart: stories, a tokenizer and a small random Qwen3 of its own, a cold start by SFT, then `train_grpo`.
+"""The quickstart: generate stories, build a tokenizer and a small random Qwen3, cold-start it by SFT, run `train_grpo`.
 
-What SFT leaves is an ordinary Hugging Face folder and the stories are ordinary question files, so the GRPO part is the
-same program that trains a real Qwen3.
+SFT writes an ordinary Hugging Face folder and the stories are ordinary question files, so GRPO runs the same program
+that trains a real Qwen3.
 """
 
 import json
@@ -44,12 +44,12 @@ from socialr1_jax.training.sft import train_sft
 from socialr1_jax.weights.hf import load_hf
 from socialr1_jax.weights.hf_export import save_hf
 
-_TOKENIZER_STORIES = 1000  # stories that the tokenizer is trained on: every word of the plots is among them
+_TOKENIZER_STORIES = 1000  # stories to train the tokenizer on; they contain every word of the plots
 _LOGIT_TOLERANCE = 2e-4
 
 
 def run_quickstart(config: QuickstartConfig) -> bool:
-    """The whole of it; False when it was interrupted. Everything lies in `config.output_dir`."""
+    """Run the quickstart in `config.output_dir`; return False if it was interrupted."""
     with own_folder(Path(config.output_dir), "quickstart"), shown_log(config.quiet, config.verbose):
         return _run(config, Path(config.output_dir))
 
@@ -59,19 +59,19 @@ def _run(config: QuickstartConfig, folder: Path) -> bool:
     for line in about_steps:
         console.print(line)
     run = _grpo_config(config, folder)
-    made = folder / "quickstart.yaml"
-    refuse_another_run(config, made)
-    load_extras(config.rewards)  # do this first: a fault of theirs shows before minutes of SFT
-    if made.exists() and (folder / "sft" / "config.json").exists():
-        refuse_other_settings(config, made)
-        console.print(f"{folder / 'sft'} is there from an earlier call and is used again")
+    settings_file = folder / "quickstart.yaml"
+    refuse_another_run(config, settings_file)
+    load_extras(config.rewards)  # first: a bad reward function fails before minutes of SFT
+    if settings_file.exists() and (folder / "sft" / "config.json").exists():
+        refuse_other_settings(config, settings_file)
+        console.print(f"{folder / 'sft'} exists from an earlier call and is reused")
     else:
         refuse_foreign_folder(folder / "sft", "config.json")
-        save_config(config, made)
+        save_config(config, settings_file)
         try:
             _cold_start(config, folder)
         except KeyboardInterrupt:
-            print_error("interrupted in SFT, which is not saved: the same command begins it again")
+            print_error("interrupted during SFT, which is not saved. Run the same command to start it again")
             raise
     if config.rewards.uses.content and not _content_model(config, folder):
         console.print(SAVED)
@@ -98,7 +98,7 @@ def _run(config: QuickstartConfig, folder: Path) -> bool:
 
 
 def _grpo_config(config: QuickstartConfig, folder: Path) -> RunConfig:
-    """The run that train_grpo.py takes: the quickstart's own sections left out, its model and questions filled in."""
+    """Return the quickstart's GRPO run: without the quickstart's own sections, with its model and questions."""
     values = {name: value for name, value in config.model_dump().items() if name in RunConfig.model_fields}
     values["model"]["path"] = str(folder / "sft")
     values["data"] |= {"train": str(folder / "questions" / "train.jsonl")}
@@ -109,10 +109,9 @@ def _grpo_config(config: QuickstartConfig, folder: Path) -> RunConfig:
 
 
 def untrained_run(config: QuickstartConfig, folder: Path) -> RunConfig:
-    """The GRPO run of a quickstart from random weights, its model and questions written into `folder`.
+    """Write questions and a random model to `folder` and return the quickstart's GRPO run on them.
 
-    Without the content reward model: it is asked about responses of the right format alone, and those of random
-    weights never are.
+    The content term is off: it scores only well-formed responses, and random weights never write one.
     """
     train = stories_of(config, config.stories.train_count, "train", config.seed)
     write_stories(train, folder / "questions" / "train.jsonl")
@@ -125,7 +124,7 @@ def untrained_run(config: QuickstartConfig, folder: Path) -> RunConfig:
 
 
 def _cold_start(config: QuickstartConfig, folder: Path) -> None:
-    """Writes questions/ and sft/."""
+    """Write questions/ and sft/: generate the stories, then train the random model on reference responses."""
     train = stories_of(config, config.stories.train_count, "train", config.seed)
     heldout = stories_of(config, config.stories.heldout_count, "heldout", config.seed)
     for name, examples in (("train", train), ("heldout", heldout)):
@@ -134,18 +133,18 @@ def _cold_start(config: QuickstartConfig, folder: Path) -> None:
         model, tokenizer = small_model(config, train, folder)
     size = sum(x.size for x in jax.tree.leaves(model.params))
     console.print(f"Qwen3 with {size / 1e6:.2f} M parameters, {len(tokenizer)} tokens, {len(train)} stories, e.g.:")
-    show_story(next((one for one in train if "twin_id" in one.meta), train[0]))
+    show_story(next((example for example in train if "twin_id" in example.meta), train[0]))
     if share := config.sft.egocentric:
         console.print(f"SFT imitates a child who thinks that everybody knows where the thing is ({share:.0%} of times)")
     rng = random.Random(f"egocentric {config.seed}")
-    references = [egocentric(one) if rng.random() < config.sft.egocentric else one for one in train]
+    references = [egocentric(example) if rng.random() < config.sft.egocentric else example for example in train]
     log = RunLog(folder, config.tracking, config=config.model_dump())
     save_hf(train_sft(model, tokenizer, references, config.sft, log, config.seed), folder / "sft")
     log.close()
 
 
 def small_model(config: QuickstartConfig, train: Sequence[Example], folder: Path) -> tuple[Qwen3, Any]:
-    """A random Qwen3 and its tokenizer, which is made from the stories and written into `folder`/tokenizer."""
+    """Return a random Qwen3 and a tokenizer trained on the stories, which is saved in `folder`/tokenizer."""
     texts = [question_text(e) + "\n" + reference_response(e) for e in train[:_TOKENIZER_STORIES]]
     letters = LETTERS[: config.stories.options]
     words = (*WORDS, *letters, *(f"{letter}. " for letter in letters))
@@ -154,7 +153,7 @@ def small_model(config: QuickstartConfig, train: Sequence[Example], folder: Path
     shape = Qwen3Config(
         **config.tiny_model.model_dump(),
         tie_word_embeddings=True,
-        # As wide as the logits of a unit vector want; transformers' 0.02 is for widths of thousands.
+        # Unit-variance logits at this width; transformers' 0.02 is meant for widths of thousands.
         initializer_range=config.tiny_model.hidden_size**-0.5,
         max_position_embeddings=config.data.max_prompt_tokens + config.sampling.max_new_tokens,
         eos_token_id=tokenizer.eos_token_id,
@@ -165,18 +164,18 @@ def small_model(config: QuickstartConfig, train: Sequence[Example], folder: Path
 
 
 def _content_model(config: QuickstartConfig, folder: Path) -> bool:
-    """Writes pairs.jsonl and content_model/; False when it was interrupted."""
-    settings, made = config.corruptions, folder / "content_model"
+    """Write pairs.jsonl and train the content reward model on it; return False if training was interrupted."""
+    settings, model_folder = config.corruptions, folder / "content_model"
     if not (folder / "pairs.jsonl").exists():
         examples = read_examples(folder / "questions" / "train.jsonl")[: settings.stories]
         write_pairs(folder / "pairs.jsonl", corruption_pairs(examples, seed=config.seed, kinds=settings.kinds))
-    if (made / "export" / "config.json").exists():
+    if (model_folder / "export" / "config.json").exists():
         return True
     width = config.data.max_prompt_tokens + config.sampling.max_new_tokens
     return train_reward_model(
         RewardModelConfig.model_validate(
             {
-                "output_dir": str(made),
+                "output_dir": str(model_folder),
                 "seed": config.seed,
                 "steps": settings.steps,
                 "evaluate_every": 0,
@@ -199,7 +198,7 @@ def _content_model(config: QuickstartConfig, folder: Path) -> bool:
 
 
 def _pair_accuracy(folder: Path) -> dict[str, float]:
-    """Return the content model's accuracy on held-out pairs, {} where there is none."""
+    """Return the content model's accuracy on held-out pairs, {} if there is no content model."""
     file = folder / "content_model" / "summary.json"
     if not file.exists():
         return {}
@@ -208,7 +207,7 @@ def _pair_accuracy(folder: Path) -> dict[str, float]:
 
 
 def stories_of(config: QuickstartConfig, count: int, split: Literal["train", "heldout"], seed: int) -> list[Example]:
-    """So many stories of the quickstart's kind."""
+    """Generate `count` stories with the quickstart's settings."""
     stories = config.stories
     return generate_stories(
         count,
@@ -221,9 +220,9 @@ def stories_of(config: QuickstartConfig, count: int, split: Literal["train", "he
 
 
 def check_export(folder: Path) -> dict[str, float]:
-    """Largest difference of logits between the exported folder read back and transformers' reading of it.
+    """Return the largest difference between the exported model's logits and those that transformers computes.
 
-    Raises RuntimeError when they differ by more than 2e-4. Without torch there is nothing to compare with: {}.
+    Returns {} without torch. Raises RuntimeError if they differ by more than 2e-4.
     """
     try:
         import torch
@@ -232,7 +231,7 @@ def check_export(folder: Path) -> dict[str, float]:
         console.print("torch is not installed: the export was read back by this package only")
         return {}
     model = load_hf(folder / "export")
-    transformers.utils.logging.disable_progress_bar()  # of loading: the folder has a few megabytes
+    transformers.utils.logging.disable_progress_bar()
     other = transformers.Qwen3ForCausalLM.from_pretrained(folder / "export", dtype=torch.float32).eval()
     tokens_bt = np.random.default_rng(0).integers(0, model.num_tokens, (2, 48))
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Show the quickstart: a story, results beside the best rule, a response before and after, next steps."""
+"""Print the quickstart's output: a story, results beside the best rule, a response before and after, next steps."""
 
 import math
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from socialr1_jax.report.run_files import Row, is_right, read_lines, status_of
 from socialr1_jax.run.console import console
 from socialr1_jax.runtime.terminal import gib, printable
 
-_MOST_LINES = 30  # of a response
+_MOST_LINES = 30  # of a response that are printed
 
 
 def show_story(example: Example) -> None:
@@ -23,7 +23,7 @@ def show_story(example: Example) -> None:
 
 
 def show_results(summary: Mapping[str, Any], folder: Path, report: Path, *, tensorboard: bool) -> None:
-    """Print the closing table of `write_summary`'s figures, a response before and after GRPO, and what to do next."""
+    """Print a response before and after GRPO, a table of `write_summary`'s figures, and the next commands."""
     if pair := response_pair(folder):
         _show_responses(*pair)
     console.print(f"\n{summary.get('heldout_responses')} responses to held-out stories, temperature 1", style="bold")
@@ -47,10 +47,10 @@ def show_results(summary: Mapping[str, Any], folder: Path, report: Path, *, tens
 
 
 def response_pair(folder: Path) -> tuple[Row, Row] | None:
-    """Return a held-out response of the run's first evaluation, and the one in its place in the last: two rows.
+    """Return one held-out response of the first evaluation and its counterpart (question, sample) of the last.
 
-    The first whose answer became right, if there is one to a question with a twin, and if there is one that was
-    well-formed before. None when the run in `folder` kept fewer than two evaluations.
+    Prefers a response whose answer became right, then a question with a twin, then a response that was well-formed
+    before. Returns None if the run in `folder` recorded fewer than two evaluations.
     """
     rows = [row for _, row in read_lines(folder / "rollouts.jsonl", []) if row.get("phase") == "eval"]
     steps = {row["step"] for row in rows}
@@ -86,7 +86,7 @@ def _print_question(question: Mapping[str, Any]) -> None:
 
 
 def _print_indented(text: str, columns: int) -> None:
-    """Print the lines that are not empty, behind blanks; a terminal wraps them at words."""
+    """Print the non-empty lines, indented; on a terminal they wrap at words."""
     lines = [line for line in text.splitlines() if line.strip()]
     for line in lines[:_MOST_LINES] + ["..."] * (len(lines) > _MOST_LINES):
         if console.is_terminal:
@@ -121,5 +121,5 @@ def _results_table(summary: Mapping[str, Any]) -> Table:
 
 
 def _figure(value: Any, form: str = "{:.3f}") -> str:
-    """Return the number as a text, "" for what is no finite number."""
+    """Return the number as text, "" unless it is finite."""
     return form.format(value) if isinstance(value, int | float) and math.isfinite(value) else ""

@@ -1,4 +1,4 @@
-"""Rollouts kept in a file, and read back from it."""
+"""Record rollouts to a file and replay them."""
 
 import json
 import math
@@ -28,13 +28,13 @@ _BEGIN = b'{"step": 0, "group": '
 
 
 class RolloutFile:
-    """Rollouts as JSON lines, one a step: token ids, the sampler's log-probs, finish reasons and reward terms.
+    """A JSONL file with one line per step: token ids, the sampler's log-probs, finish reasons and reward terms.
 
-    Log-probs are written so that the same floats come back. NaN is written as null.
+    Log-probs are read back as the same floats. NaN is written as null.
     """
 
     def __init__(self, path: str | Path, *, finished: int = 0) -> None:
-        """Opens the file for writing; lines of steps after `finished` are dropped, since those steps run again."""
+        """Open the file for appending; drop lines of steps after `finished`, since those steps run again."""
         self._path = Path(os.path.realpath(path))
         if is_first() and self._path.exists():
             offsets = _line_offsets(self._path)
@@ -42,7 +42,7 @@ class RolloutFile:
                 file.truncate(offsets[min(finished, len(offsets) - 1)])
 
     def append(self, step: int, rollouts: Rollouts) -> None:
-        """Writes the rollouts of step `step` (from 0)."""
+        """Append the rollouts of step `step` (from 0)."""
         if not is_first():
             return
         line = {
@@ -61,7 +61,7 @@ class RolloutFile:
 
 
 def refuse_foreign_rollouts(config: RunConfig) -> None:
-    """Raises ConfigError unless `save_rollouts` is absent, empty, or what this very run has recorded so far."""
+    """Raise ConfigError unless the file `save_rollouts` is absent, empty or this run's own recording."""
     path, folder = Path(config.save_rollouts), Path(config.output_dir)
     if config.replay_rollouts and os.path.realpath(path) == os.path.realpath(config.replay_rollouts):
         raise ConfigError(f"save_rollouts: {path} is the file that replay_rollouts reads: give another one")
@@ -76,13 +76,13 @@ def refuse_foreign_rollouts(config: RunConfig) -> None:
         for name in ("save_rollouts", "output_dir")  # a copy of a run must not cut the recording of the original
     )
     if before is None or not (inside or same):
-        raise ConfigError(f"save_rollouts: {path} is there, and this run did not write it: give another file")
+        raise ConfigError(f"save_rollouts: {path} exists, and this run did not write it: give another file")
 
 
 _Number = Annotated[float, Field(strict=True, ge=-1e30, le=1e30)]
 _Score = Annotated[_Number | None, AfterValidator(lambda x: math.nan if x is None else x)]
 _Token = Annotated[int, Field(strict=True, ge=0, lt=2**31)]
-_LogProb = Annotated[float, Field(strict=True, ge=-1e30, le=0.01)]  # rounding may leave one just above 0
+_LogProb = Annotated[float, Field(strict=True, ge=-1e30, le=0.01)]  # rounding may leave a log-prob just above 0
 
 
 class _Terms(BaseModel, extra="forbid"):
@@ -111,9 +111,9 @@ class _Line(BaseModel):
 
 
 class Replay(RolloutSource):
-    """Reads what a RolloutFile wrote, as the rollouts of a run.
+    """Source of rollouts that replays a RolloutFile.
 
-    Raises ConfigError naming file, line and field if it does not fit the run.
+    Raises ConfigError with file, line and field if the recording does not fit the run.
     """
 
     def __init__(self, config: RunConfig) -> None:
@@ -128,9 +128,9 @@ class Replay(RolloutSource):
             )
 
     def check(self, num_tokens: int) -> None:
-        """Read all steps of the run, so that a bad last line does not end it late.
+        """Read all steps of the run once, so that a bad line fails at the start.
 
-        Raises ConfigError for a token that is not below `num_tokens`, and what `read` raises.
+        Raises ConfigError for a token id of `num_tokens` or more, and the errors of `read`.
         """
         for step in range(self._config.steps):
             rollouts = self.read(step)
@@ -147,7 +147,7 @@ class Replay(RolloutSource):
         return self.read(step)
 
     def read(self, step: int) -> Rollouts:
-        """Return the rollouts of step `step` (from 0)."""
+        """Return the recorded rollouts of step `step` (from 0)."""
         with self._path.open("rb") as file:
             file.seek(self._offsets[step])
             text = file.readline()
@@ -158,12 +158,12 @@ class Replay(RolloutSource):
         except (ValueError, RecursionError) as error:
             raise self._unfit(step, printable(f"not JSON: {error}", 300)) from None
         prompts, group = self._config.grpo.prompts_per_step, self._config.sampling.group_size
-        found = line.step, len(line.prompts), line.group, len(line.tokens)
-        if found != (step, prompts, group, prompts * group):
+        recorded = line.step, len(line.prompts), line.group, len(line.tokens)
+        if recorded != (step, prompts, group, prompts * group):
             raise ConfigError(
-                f"{self._path} line {step + 1} holds step {found[0]} with {found[1]} prompts x {found[2]} responses, "
-                f"the run wants step {step} with {prompts} x {group}: set grpo.prompts_per_step and "
-                "sampling.group_size as they were"
+                f"{self._path} line {step + 1} holds step {line.step} with {len(line.prompts)} prompts x {line.group} "
+                f"responses, the run wants step {step} with {prompts} x {group}: set grpo.prompts_per_step and "
+                "sampling.group_size as they were in the recorded run"
             )
         self._check_lengths(step, line)
         return Rollouts(
@@ -206,7 +206,7 @@ class Replay(RolloutSource):
 
 
 def _line_offsets(path: Path) -> list[int]:
-    """Return where each whole line begins, and where the last one ends: a kill may have cut what follows."""
+    """Return the offset of each complete line and the end of the last; a kill may have truncated the next line."""
     offsets = [0]
     with path.open("rb") as file:
         for line in file:

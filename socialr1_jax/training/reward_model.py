@@ -1,4 +1,4 @@
-"""The content reward model's trainer: a Qwen3 with a fresh scalar head learns which of two thoughts is the better."""
+"""Train the content reward model: a Qwen3 with a new scalar head learns which of two thoughts is better."""
 
 import json
 import logging
@@ -47,18 +47,19 @@ from socialr1_jax.weights.hf_export import save_reward_model
 from socialr1_jax.weights.hf_folder import files_dtype
 from socialr1_jax.weights.tokenizer_files import load_tokenizer
 
-_MOST_SKIPPED = 5  # updates in a row that were not finite before the run stops
+_MOST_SKIPPED = 5  # consecutive non-finite updates that stop the run
 log = logging.getLogger(__name__)
 
 
 def train_reward_model(config: RewardModelConfig) -> bool:
-    """Trains on `config.data.pairs`; True when the run is complete, False when it was interrupted.
+    """Train a reward model on `config.data.pairs`; return True if the run is complete, False if interrupted.
 
-    Everything goes into `config.output_dir`: metrics.jsonl, checkpoints/, summary.json with the figures on held-out
-    pairs, and export/, a Qwen3ForSequenceClassification folder for `rewards.content.model`. A run that has a checkpoint
-    there resumes from it. Raises ConfigError when the folder holds a run of another configuration or the pairs leave
-    nothing to train or evaluate on, TrainingStopped when five updates in a row were not finite, and what `load_hf` and
-    `read_pairs` raise.
+    All output goes to `config.output_dir`: metrics.jsonl, checkpoints/, summary.json with the metrics of held-out
+    pairs, and export/, a Qwen3ForSequenceClassification folder for `rewards.content.model`. If there is a checkpoint,
+    the run resumes from it.
+
+    Raises ConfigError if the folder holds a run of another configuration or if no pairs are left to train or evaluate
+    on, TrainingStopped if five updates in a row were not finite, and the errors of `load_hf` and `read_pairs`.
     """
     with running(config) as stop:
         return _train(config, stop)
@@ -86,14 +87,14 @@ def _train(config: RewardModelConfig, stop: Stop) -> bool:
     state, shape, source = init_state(model.params, optimizer), model.config, model.source
     del model  # `state` owns the weights now
     run = Run(config, state, {}, about_run(config, shape, source), stop)
-    del state  # which a checkpoint may have replaced
-    if jax.default_backend() != "cpu":  # where memory is short
+    del state  # a restored checkpoint may have replaced it
+    if jax.default_backend() != "cpu":  # accelerator memory is limited: fail now if it does not fit
         with working("trying the widest micro-batch"):
             longest = max(train, key=lambda pair: pair.unit(0).length)
             widest: Any = pair_batches([longest] * config.batch.pairs, config)[0].placed()
             jax.block_until_ready(update.accumulate(run.state.params, update.begin(run.state.params, widest), widest))
 
-    @cache  # the last one goes into the summary, too
+    @cache  # the last evaluation is also used in the summary
     def evaluated(step: int) -> dict[str, float]:
         with working(f"evaluating after step {step}"):
             settings, weights = ContentConfig(batch_tokens=config.batch.micro_batch_tokens), run.state.params
@@ -112,7 +113,6 @@ def _train(config: RewardModelConfig, stop: Stop) -> bool:
 
 
 def _loaded(config: RewardModelConfig) -> tuple[RewardModel, Any, str]:
-    """Return the policy with a fresh scalar head, its tokenizer and the export's dtype."""
     path, random, mesh = config.model.path, config.model.random, jax.sharding.get_mesh()
     if random:
         base = random_model(path, random, config.seed, mesh)
@@ -132,7 +132,7 @@ def _steps(
     train: "Sequence[PairTokens]",
     evaluated: Callable[[int], dict[str, float]],
 ) -> None:
-    """Do the steps that are left: one update of the step's pairs each, and now and then an evaluation."""
+    """Run the remaining steps, each one update, with an evaluation every `evaluate_every` steps."""
     counts, stream = run.counts, PromptStream(len(train), config.batch.pairs, config.seed)
 
     def evaluate(step: int) -> None:
@@ -152,7 +152,7 @@ def _steps(
             run.state, result, arrays = update(run.state, placed)
             metrics = {name: float(fetch(x)) for name, x in result.items()}
             scores_p2 = np.concatenate(
-                [fetch(found["scores_bt"])[batch.real_p] for found, batch in zip(arrays, batches, strict=True)]
+                [fetch(outputs["scores_bt"])[batch.real_p] for outputs, batch in zip(arrays, batches, strict=True)]
             )
             counts.finished += 1
             seconds = time.perf_counter() - begun
@@ -172,8 +172,8 @@ def _steps(
             run.keep()
             if too_many:
                 raise run.halted(
-                    f"{_MOST_SKIPPED} updates in a row had a loss or gradient that is not finite; weights and moments "
-                    "are those from before them: lower optimizer.learning_rate"
+                    f"{_MOST_SKIPPED} updates in a row had a loss or gradient that is not finite; they left weights "
+                    "and moments unchanged: lower optimizer.learning_rate"
                 )
 
 
@@ -188,7 +188,7 @@ class PairTokens(NamedTuple):
     rejected: list[int]
 
     def unit(self, number: int) -> Unit:
-        """Both texts behind what they share, as texts 2 x number and 2 x number + 1."""
+        """Return the pair as a unit: the shared prefix, then both texts, numbered 2 x number and 2 x number + 1."""
         shorter = min(len(self.chosen), len(self.rejected))
         same = (i for i in range(shorter) if self.chosen[i] != self.rejected[i])
         cut = min(next(same, shorter), shorter - 1)
@@ -198,10 +198,10 @@ class PairTokens(NamedTuple):
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, kw_only=True)
 class PairRows:
-    """A micro-batch: packed rows, and where in the flattened ones the last tokens of a pair's two texts are.
+    """A micro-batch: packed rows, and the flat indices of the last tokens of each pair's two texts.
 
-    There are as many places for pairs as an update has pairs, so that one program is compiled; `real_p` says which are
-    taken.
+    `p` is the number of pairs of an update, so that all micro-batches share one compiled program; `real_p` masks the
+    unused places.
     """
 
     tokens_bt: Any
@@ -219,12 +219,12 @@ class PairRows:
 
 
 def pair_batches(pairs: Sequence[PairTokens], config: RewardModelConfig) -> list[PairRows]:
-    """The pairs of an update in micro-batches of one shape, both texts of a pair in the same one."""
+    """Pack the pairs of an update into micro-batches of one shape; both texts of a pair share a micro-batch."""
     units = [pair.unit(i) for i, pair in enumerate(pairs)]
     width = bin_width(max(unit.length for unit in units))
     filled = fill_bins(units, width)
     count = bin_count(config.batch.micro_batch_tokens, width, row_shards())
-    found = []
+    batches = []
     for first in range(0, len(filled), count):
         bins = lay_out(filled[first : first + count], width, count)
         numbers = [item // 2 for item in bins.items[::2]]
@@ -232,7 +232,7 @@ def pair_batches(pairs: Sequence[PairTokens], config: RewardModelConfig) -> list
         ends_p2[: len(numbers)] = np.reshape(bins.ends, (-1, 2))
         if config.loss.margin:
             margin_p[: len(numbers)] = [pairs[i].pair.margin for i in numbers]
-        found.append(
+        batches.append(
             PairRows(
                 tokens_bt=bins.tokens_bt,
                 lengths_b=bins.lengths_b,
@@ -242,13 +242,13 @@ def pair_batches(pairs: Sequence[PairTokens], config: RewardModelConfig) -> list
                 real_p=np.arange(config.batch.pairs) < len(numbers),
             )
         )
-    return found
+    return batches
 
 
 def pair_update(
     config: RewardModelConfig, model: Qwen3Config, optimizer: optax.GradientTransformation, backend: Backend
 ) -> Update:
-    """The update that minimises the mean Bradley-Terry loss of a step's pairs."""
+    """Return the update that minimises the mean Bradley-Terry loss of a step's pairs."""
 
     def loss_fn(params: Params, rows: Any) -> tuple[jax.Array, tuple[jax.Array, dict[str, jax.Array]]]:
         scores_bt = position_scores(
@@ -275,12 +275,12 @@ def pair_update(
 
 
 def split_by_story(pairs: Sequence[Pair], share: float) -> tuple[list[Pair], list[Pair]]:
-    """(pairs to train on, held-out pairs) with no story on both sides; `share` of the stories are held out.
+    """Return (pairs to train on, held-out pairs) with no story on both sides; `share` of the stories are held out.
 
-    Twins (`meta.twin_id`), which tell one story in two orders, stay together. The choice depends on the stories alone,
-    so that runs compare on the same ones.
+    Twins (`meta.twin_id`), which tell one story in two orders, stay together. The split depends on the stories alone,
+    so different runs are evaluated on the same held-out stories.
     """
-    above: dict[str, str] = {}  # from a story, or a name of twins, to what it belongs to
+    above: dict[str, str] = {}  # union-find: from a story or twin id to its parent
 
     def group(name: str) -> str:
         while above.setdefault(name, name) != name:
@@ -306,17 +306,17 @@ def split_by_story(pairs: Sequence[Pair], share: float) -> tuple[list[Pair], lis
 def _pairs(
     config: RewardModelConfig, parts: Sequence[Sequence[Pair]], tokenizer: Any, model: Qwen3Config
 ) -> tuple[list[PairTokens], list[PairTokens], int]:
-    """(to train on, held out, number dropped as too long)."""
+    """Return the tokenized pairs to train on, those held out, and the number of pairs dropped as too long."""
     limit = min(config.data.max_tokens, model.max_position_embeddings)
     sides, dropped = [], 0
     for pairs in parts:
         chosen = content_prompts(tokenizer, [(p.story, p.question, p.chosen) for p in pairs], limit)
         rejected = content_prompts(tokenizer, [(p.story, p.question, p.rejected) for p in pairs], limit)
-        kept = [PairTokens(pair, c, r) for pair, c, r in zip(pairs, chosen, rejected, strict=True) if c and r]
-        dropped += len(pairs) - len(kept)
-        if not kept:
+        side = [PairTokens(pair, c, r) for pair, c, r in zip(pairs, chosen, rejected, strict=True) if c and r]
+        dropped += len(pairs) - len(side)
+        if not side:
             raise ConfigError(f"no pair is left whose texts have at most {limit} tokens: raise data.max_tokens")
-        sides.append(kept)
+        sides.append(side)
     if dropped:
         log.warning("dropped %d pairs with a text longer than %d tokens; data.max_tokens keeps more", dropped, limit)
     return sides[0], sides[1], dropped
@@ -326,7 +326,7 @@ def _pairs(
 
 
 def _evaluated(scorer: ContentModel, pairs: Sequence[PairTokens], *, swapped: bool) -> dict[str, float]:
-    """The figures of held-out pairs; `swapped` scores them once more with the rejected texts first."""
+    """Return the metrics of held-out pairs; `swapped` also scores them with the rejected texts first."""
     scores_p2 = scorer.score([row for pair in pairs for row in (pair.chosen, pair.rejected)]).reshape(-1, 2)
     lengths_p2 = np.array([(len(pair.pair.chosen), len(pair.pair.rejected)) for pair in pairs])
     metrics = preference_metrics(scores_p2, lengths_p2)
@@ -341,7 +341,7 @@ def _evaluated(scorer: ContentModel, pairs: Sequence[PairTokens], *, swapped: bo
 
 
 def say_results(folder: Path) -> None:
-    """Print the figures on held-out pairs of the finished run in `folder`."""
+    """Print the held-out metrics of the finished run in `folder`."""
     metrics = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     table = Table(title=f"{counted(int(metrics['pairs']), 'held-out pair')} of stories that training never saw")
     table.add_column("")

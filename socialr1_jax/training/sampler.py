@@ -1,4 +1,4 @@
-"""Sample and score the responses of a run, and evaluate it."""
+"""Sample and score the responses of a run, and evaluate its weights."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -39,9 +39,9 @@ _PLACES = TypeAdapter(dict[Literal["prompts", "spare"], _Place])  # of the two s
 
 @dataclass(frozen=True, kw_only=True)
 class Sampler(RolloutSource):
-    """Samples a run's rollouts: prompts in their order, an engine on the newest weights, a scorer.
+    """Source of rollouts that samples them: a stream of prompts, an engine on the newest weights and a scorer.
 
-    `poll` is called between segments and may raise to end the sampling.
+    `poll` is called between segments and may raise to stop the sampling.
     """
 
     config: RunConfig
@@ -52,13 +52,13 @@ class Sampler(RolloutSource):
     scorer: Scorer
     sampling: SamplingParams
     prompts: QuestionStream
-    spare: QuestionStream  # an order of its own, so that the next steps' prompts stay as they are
+    spare: QuestionStream  # a separate stream of replacements, so that `prompts` keeps its order
     sets: Mapping[str, list[Prompt]]  # questions to evaluate on
-    baselines: Mapping[str, dict[str, Any]]  # figures of rules that read no minds, of each set
+    baselines: Mapping[str, dict[str, Any]]  # accuracies of the shortcut rules on each set
     poll: Callable[[], None]
 
     def __call__(self, params: Params, step: int, phase: Phase) -> Rollouts:
-        """Return the rollouts of step `step` (from 0); groups of equal rewards are replaced where that is asked for."""
+        """Return the rollouts of step `step` (from 0); `grpo.replace_flat_groups` replaces groups of equal rewards."""
         grpo = self.config.grpo
         rollouts = self.draw(params, step, next(self.prompts), phase)
         if not grpo.replace_flat_groups:
@@ -66,7 +66,7 @@ class Sampler(RolloutSource):
         used = set(rollouts.prompt_ids)
         for _ in range(grpo.most_replacements):
             rewards_pg = rollouts.rewards_pg
-            scored_p = np.isfinite(rewards_pg).sum(axis=1) > 1  # other prompts are no help when they get no score
+            scored_p = np.isfinite(rewards_pg).sum(axis=1) > 1  # other prompts would get no score either
             flat = np.flatnonzero(flat_groups(rewards_pg) & scored_p).tolist()
             if not flat:
                 break
@@ -77,13 +77,13 @@ class Sampler(RolloutSource):
             used.update(prompt.id for prompt in fresh)
             others = self.draw(params, step, fresh, phase)
             good = np.flatnonzero(~flat_groups(others.rewards_pg)).tolist()
-            kept = [i for i in range(grpo.prompts_per_step) if i not in flat[: len(good)]]
-            rollouts = rollouts.take(kept) + others.take(good)
+            remaining = [i for i in range(grpo.prompts_per_step) if i not in flat[: len(good)]]
+            rollouts = rollouts.take(remaining) + others.take(good)
             rollouts = replace(rollouts, replaced=rollouts.replaced + len(good))
         return rollouts
 
     def draw(self, params: Params, step: int, prompts: list[Prompt], phase: Phase) -> Rollouts:
-        """Return the rollouts of these prompts; each response is scored as soon as it has ended."""
+        """Sample the prompts; each response is submitted for scoring as soon as it is complete."""
         with phase("rollout"):
             completions, texts = sample_and_submit(
                 self.engine(params), prompts, self.sampling, self.tokenizer, self.scorer, step=step
@@ -101,19 +101,19 @@ class Sampler(RolloutSource):
         )
 
     def evaluate(self, params: Params, step: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-        """Return metrics and records of the evaluation after `step` steps, and print the figures of each set."""
+        """Evaluate the weights after `step` steps, print the accuracy on each set, and return metrics and records."""
         begun, metrics, rows = time.perf_counter(), dict[str, Any](), []
         sampling = replace(self.sampling, n=self.config.evaluation.samples)
         for number, (name, prompts) in enumerate(self.sets.items()):
             with working(f"evaluating on {name} after step {step}"):
-                found, records = evaluate_questions(self.engine(params), prompts, sampling, self.tokenizer, self.scorer)
-            figures = found | self.baselines[name]
-            metrics |= {f"{name}/{key}" if number else key: value for key, value in figures.items()}
+                stats, records = evaluate_questions(self.engine(params), prompts, sampling, self.tokenizer, self.scorer)
+            stats |= self.baselines[name]
+            metrics |= {f"{name}/{key}" if number else key: value for key, value in stats.items()}
             rows += [{"phase": "eval", "step": step, "set": name, **record} for record in records]
             console.print(
-                f"step {step}: {name} accuracy {found['accuracy']:.3f} +- {found['accuracy_stderr']:.3f}, "
-                + (f"pairs {found['pair_accuracy']:.3f}, " if "pair_accuracy" in found else "")
-                + f"format {found['format_rate']:.2f}, reward {found['reward']:.2f}"
+                f"step {step}: {name} accuracy {stats['accuracy']:.3f} +- {stats['accuracy_stderr']:.3f}, "
+                + (f"pairs {stats['pair_accuracy']:.3f}, " if "pair_accuracy" in stats else "")
+                + f"format {stats['format_rate']:.2f}, reward {stats['reward']:.2f}"
             )
         return metrics | self.scorer.metrics() | {"seconds": time.perf_counter() - begun}, rows
 
@@ -121,9 +121,9 @@ class Sampler(RolloutSource):
         return self.scorer.metrics() | {"dropped_prompts": self.dropped(steps)}
 
     def records(self, rollouts: Rollouts, advantages_b: np.ndarray) -> Iterator[dict[str, Any]]:
-        """Yield the first `tracking.responses` responses, or all, as rollouts.jsonl holds them."""
+        """Yield the first `tracking.responses` responses (all if 0) as records of rollouts.jsonl."""
         texts, ids = rollouts.texts[: self.config.tracking.responses or None], rollouts.prompt_ids
-        earlier = [ids[:place].count(one) for place, one in enumerate(ids)]  # a prompt may come twice
+        earlier = [ids[:place].count(prompt_id) for place, prompt_id in enumerate(ids)]  # a prompt may occur twice
         for i, text in enumerate(texts):
             place, sample = divmod(i, rollouts.group)
             sample += earlier[place] * rollouts.group
@@ -131,11 +131,11 @@ class Sampler(RolloutSource):
             yield {"advantage": float(advantages_b[i])} | record
 
     def dropped(self, steps: int) -> int:
-        # From the place in the questions, so that a resumed run counts on. A prompt counts once an epoch.
+        # Derived from the stream's position, which a checkpoint restores. A prompt counts once per epoch.
         return int(self.prompts.get_state()["grain"]["next_index"]) - steps * self.config.grpo.prompts_per_step
 
     def engine(self, params: Params) -> Engine:
-        """Return the engine that samples from these weights."""
+        """Return an engine that samples from these weights."""
         return Engine(
             params=params,
             config=self.model,
@@ -148,7 +148,7 @@ class Sampler(RolloutSource):
         )
 
     def get_state(self) -> dict[str, Any]:
-        """Return where the streams of prompts are, as JSON."""
+        """Return the positions of the prompt streams as JSON."""
         return {"prompts": self.prompts.get_state(), "spare": self.spare.get_state()}
 
     def set_state(self, state: dict[str, Any]) -> None:
@@ -199,26 +199,26 @@ def make_sampler(
 
 
 def make_scorer(config: RunConfig, backend: Backend, stop: Stop) -> Scorer:
-    """Return what scores responses: a judge that each process asks about its share, a content model on the mesh.
+    """Return the scorer of a run: each process sends its share to the judge; the content model runs on the mesh.
 
-    Raises what reading the content model raises, ConfigError for a judge that grades nothing (`judge_fault`) or a
-    reward function that cannot be had.
+    Raises ConfigError for a judge that gives no grade (`judge_fault`) or an unusable reward function, and the errors
+    of loading the content model.
     """
-    if config.rewards.uses.structure:  # each process asks from its own host; all hear of a fault
-        asked = divided(lambda _: {"fault": judge_fault(config.rewards.structure)}, range(jax.process_count()))
-        if fault := next((one["fault"] for one in asked if one["fault"]), ""):
+    if config.rewards.uses.structure:  # each process tests the judge from its own host; a fault stops all processes
+        probes = divided(lambda _: {"fault": judge_fault(config.rewards.structure)}, range(jax.process_count()))
+        if fault := next((probe["fault"] for probe in probes if probe["fault"]), ""):
             raise ConfigError(f"rewards.structure: {fault}")
     content = None
     if config.rewards.uses.content:
         from socialr1_jax.rewards.content_model import load_content_model
 
         content = load_content_model(config.rewards.content, jax.sharding.get_mesh(), config.model.dtype, backend)
-    # The limits are the server's, whatever the number of processes that ask it.
+    # The limits apply to the server, so the processes divide them.
     count, structure = jax.process_count(), config.rewards.structure
     limits = ("concurrency", "requests_per_minute", "tokens_per_minute")
     shares = {name: -(-value // count) for name in limits if (value := getattr(structure, name))}
     rewards = config.rewards.model_copy(update={"structure": structure.model_copy(update=shares)})
     try:
         return Scorer(rewards, content, (jax.process_index(), count), divided, stop)
-    except (JudgeRefused, ImportError) as error:  # no key, no client
+    except (JudgeRefused, ImportError) as error:  # no API key, or no client installed
         raise ConfigError(f"rewards.structure: {error}") from error

@@ -33,11 +33,10 @@ def train_sft(
     log: RunLog | None,
     seed: int,
 ) -> Qwen3:
-    """The model after `config.steps` updates on prompt + reference response; only the response is learned.
+    """Return the model after `config.steps` updates on prompt + reference response.
 
-    The loss is the mean over the response tokens of a batch, its end token included.
+    The loss is the mean over the response tokens of a batch, end tokens included.
     """
-
     opening = response_opening(tokenizer)
 
     @cache
@@ -65,15 +64,15 @@ def train_sft(
         schedule=config.schedule,
         warmup_steps=config.warmup_steps,
         weight_decay=config.weight_decay,
-        beta2=0.95,  # 0.999 looks back over a thousand updates; a cold start has a few hundred
+        beta2=0.95,  # 0.999 averages over a thousand updates; a cold start has a few hundred
     )
     schedule = make_schedule(settings, config.steps)
     optimizer = make_optimizer(settings, schedule)
     update = make_update(loss_fn, optimizer)
     state = init_state(model.params, optimizer)
     stream = PromptStream(len(examples), config.batch_size, seed)
-    # One width for all batches, so that one program is compiled: the longest row's, sought among the longest texts, for
-    # to tokenize all would hold up the first step. A row that is longer after all makes its batch twice as wide.
+    # One width for all batches, so that one program is compiled: that of the longest row among the texts with the most
+    # characters, since tokenizing all texts would delay the first step. A longer row doubles the width of its batch.
     size = [len(question_text(example)) + len(reference_response(example)) for example in examples]
     longest = sorted(range(len(examples)), key=size.__getitem__)[-_LONGEST_TEXTS:]
     width = max(sum(map(len, encoded(i))) for i in longest)

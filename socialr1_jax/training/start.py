@@ -1,4 +1,4 @@
-"""Random weights to try a run with, their tokenizer (a given one, or made from the questions) and their cold start."""
+"""Random weights for trying a run: their tokenizer (given, or built from the questions) and their cold start."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,9 +21,10 @@ _FILE = "tokenizer.json"
 
 
 def random_start(config: RunConfig, mesh: Mesh, questions: Sequence[Example]) -> Qwen3:
-    """The model of `config.model.random`; its tokenizer is `config.model.path`'s, else `output_dir`/tokenizer.
+    """Return a random model of shape `config.model.random`, with the tokenizer of `model.path` or one built here.
 
-    Raises what `random_model` raises, and ConfigError when there is nothing to make a tokenizer from.
+    A tokenizer built from the questions is saved in `output_dir`/tokenizer. Raises ConfigError if there are no
+    questions to build it from, and the errors of `random_model`.
     """
     shape, folder = config.model.random, Path(config.model.path or Path(config.output_dir) / "tokenizer")
     if not config.model.path and is_first() and not (folder / _FILE).exists():
@@ -36,10 +37,10 @@ def random_start(config: RunConfig, mesh: Mesh, questions: Sequence[Example]) ->
 
 
 def cold_start(config: RunConfig, model: Qwen3, tokenizer: Any, questions: Sequence[Example]) -> Qwen3:
-    """Return the model after `config.cold_start` updates on reference responses to the questions.
+    """Return the model after `config.cold_start` SFT updates on reference responses to the questions.
 
-    40 updates on 48 stories make the nano shape well-formed in about half of its responses to them. A schedule that
-    falls to 0 needs twice as many.
+    After 40 updates on 48 stories about half of the nano shape's responses are well-formed. A schedule that decays to
+    0 needs twice as many updates.
     """
     settings = SftConfig(
         steps=config.cold_start,

@@ -1,4 +1,4 @@
-"""Sampled accuracy on questions with gold answers."""
+"""Measure sampled accuracy on questions with gold answers."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -18,38 +18,39 @@ from socialr1_jax.rewards.terms import is_choice, outcome_reward
 from socialr1_jax.sampling import Completion, Engine, SamplingParams
 from socialr1_jax.sampling.text import decode_responses
 
-# Evaluations draw with a step number that training never reaches: the same numbers each time, so that two
-# evaluations differ by their weights alone.
+# A step number that training never reaches: every evaluation draws the same random numbers, so two evaluations differ
+# only by their weights.
 _EVALUATION_STEP = 2**31 - 1
 
 
 def sample_and_submit(
     engine: Engine, prompts: Sequence[Prompt], sampling: SamplingParams, tokenizer: Any, scorer: Scorer, step: int
 ) -> tuple[list[Completion], list[str]]:
-    """Responses to the prompts and their texts, those of a prompt one after another.
+    """Sample `sampling.n` responses per prompt and return completions and texts, grouped by prompt.
 
-    Each goes to the scorer as soon as it has ended, so that a judge works while others are still sampled.
+    Each response is submitted to the scorer when it is complete, so the judge works while others are being sampled.
     """
-    found: dict[int, tuple[Completion, str]] = {}
+    responses: dict[int, tuple[Completion, str]] = {}
     tokens, ids = [prompt.tokens for prompt in prompts], [prompt.id for prompt in prompts]
     for at, sample, completion in engine.completions(tokens, sampling, step=step, prompt_ids=ids):
         place = at * sampling.n + sample
         (text,) = decode_responses(tokenizer, [completion])
         scorer.submit(place, text, prompts[at].example)
-        found[place] = completion, text
-    return [found[i][0] for i in range(len(found))], [found[i][1] for i in range(len(found))]
+        responses[place] = completion, text
+    ordered = [responses[i] for i in range(len(responses))]
+    return [completion for completion, _ in ordered], [text for _, text in ordered]
 
 
 def evaluate_questions(
     engine: Engine, prompts: Sequence[Prompt], sampling: SamplingParams, tokenizer: Any, scorer: Scorer
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """`sampling.n` = k responses a question -> (metrics, one record a response).
+    """Sample k = `sampling.n` responses per question and return (metrics, one record per response).
 
-    Metrics: accuracy (which is mean@k) with its standard error (over questions, since responses to one question hang
-    together) and 95 % interval, pair accuracy and accuracy by type (`accuracy_figures`), maj@k (the answer given most
-    often, of equals the one given first; k > 1), format_rate, reward (with the curriculum's weights of step 0, so that
-    evaluations compare; of the responses that could be scored), unscorable, response_tokens, truncated (shares),
-    sampling_errors and responses (numbers).
+    Metrics:
+    - accuracy (mean@k), its standard error (over questions, since responses to one question are correlated) and 95 %
+      interval; pair accuracy and accuracy by type (`accuracy_figures`); for k > 1 maj@k (ties go to the first answer);
+    - reward, the mean over scorable responses with the weights of step 0, so that evaluations are comparable;
+    - format_rate, unscorable and truncated (shares), response_tokens (mean), sampling_errors and responses (counts).
     """
     count, n = len(prompts), sampling.n
     completions, texts = sample_and_submit(engine, prompts, sampling, tokenizer, scorer, step=_EVALUATION_STEP)
@@ -79,9 +80,9 @@ def evaluate_questions(
 def response_record(
     example: Example, sample: int, text: str, completion: Completion, terms: RewardTerms
 ) -> dict[str, Any]:
-    """One response as a line of rollouts.jsonl (phase and step are added by the caller).
+    """Return a response as a record of rollouts.jsonl; the caller adds phase and step.
 
-    `status` is the first that fits: error (of sampling), unscorable, truncated, malformed, ok.
+    `status` is the first that applies: error (of sampling), unscorable, truncated, malformed, ok.
     """
     status = "ok" if terms.format else "malformed"
     if completion.finish_reason == "length":
@@ -110,12 +111,12 @@ def response_record(
 
 
 def _majority(prompts: Sequence[Prompt], texts: Sequence[str], n: int, config: RewardConfig) -> float:
-    """Return the share of questions whose most frequent answer is right; no answer counts as an answer."""
+    """Return the share of questions whose most frequent answer is right; a missing answer counts as an answer."""
     right = 0.0
     for i, prompt in enumerate(prompts):
         gold, mode = prompt.example.answer, config.answer_mode
         answers = [given_answer(text, config.format_mode) for text in texts[i * n : (i + 1) * n]]
-        read = [answer_letter(one, mode) if is_choice(gold) else normalized(one) for one in answers]
+        read = [answer_letter(answer, mode) if is_choice(gold) else normalized(answer) for answer in answers]
         winner = Counter(read).most_common(1)[0][0]
         right += outcome_reward(answers[read.index(winner)], gold, mode)
     return right / len(prompts)

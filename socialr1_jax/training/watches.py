@@ -1,4 +1,4 @@
-"""Watch a run in training: responses that cannot be scored, drifting rewards, malformed responses."""
+"""Watch a training run for unscorable responses, drifting rewards and malformed responses."""
 
 import math
 from collections import Counter, deque
@@ -20,13 +20,13 @@ from socialr1_jax.rewards.shares import ShareWatch
 from socialr1_jax.rewards.truth_watch import TruthWatch
 from socialr1_jax.runtime.terminal import counted
 
-_SHOWN = 50  # responses that the format's faults are counted in
-_BAD_STEPS, _LEAST = 3, 0.02  # steps in a row, and the format rate below which they count
+_SHOWN = 50  # responses in which format problems are counted
+_BAD_STEPS, _LEAST = 3, 0.02  # warn after this many steps in a row with a format rate below this
 _STATE = TypeAdapter(list[tuple[Count, dict[str, Count]]])
 
 
 class Watches:
-    """The watches of a run. template: that responses are written to; None where nothing is sampled."""
+    """The watches of a run; `template` is the chat template of its prompts, None for a replay."""
 
     def __init__(self, config: RunConfig, template: ChatTemplate | None) -> None:
         self._unscorable, self._shares = UnscorableWindow(config.rewards), ShareWatch()
@@ -36,14 +36,14 @@ class Watches:
         self.parts: dict[str, Any] = {"unscorable": self._unscorable, "shares": self._shares, "truth": self._truth}
 
     def truth(self, rollouts: Rollouts) -> dict[str, float]:
-        """Return metrics of how true the statements in the thoughts are; {} where there are no texts."""
+        """Return the truth metrics of the statements in the thoughts, {} for rollouts without texts."""
         if not rollouts.texts:
             return {}
         metrics, self._partings = self._truth(rollouts.examples, rollouts.terms, rollouts.texts)
         return metrics
 
     def warnings(self, rollouts: Rollouts, metrics: Mapping[str, Any]) -> Iterator[str]:
-        """Yield what a user should know of a step with these metrics."""
+        """Yield the warnings about a step with these metrics."""
         if metrics["mismatch/ratio_error"] > RATIO_ERROR_LIMIT:
             yield (
                 f"the sampler's probabilities differ from the trainer's by a factor of "
@@ -58,22 +58,22 @@ class Watches:
         yield from (*self._shares(shares), *self._partings)
 
     def problem(self, rollouts: Rollouts) -> str:
-        """Return why the run must stop after these responses, "" when it need not."""
+        """Return why the run must stop after these responses, "" if it can continue."""
         self._unscorable.add(rollouts.terms)
         return self._unscorable.problem
 
 
 class UnscorableWindow:
-    """Counts over `rewards.unscorable_window` steps."""
+    """Counts of unscorable responses over the last `rewards.unscorable_window` steps."""
 
     def __init__(self, config: RewardConfig) -> None:
         self._config = config
-        # Of each step: number of responses, and those that could not be scored by cause.
+        # Per step: the number of responses, and the number of unscorable ones by cause.
         self._steps: deque[tuple[int, dict[str, int]]] = deque(maxlen=config.unscorable_window)
 
     def add(self, terms: list[RewardTerms]) -> None:
-        """The responses of one step."""
-        causes = Counter(one.cause or "unknown" for one in terms if math.isnan(one.total))
+        """Add the responses of one step."""
+        causes = Counter(response.cause or "unknown" for response in terms if math.isnan(response.total))
         self._steps.append((len(terms), dict(causes)))
 
     def get_state(self) -> list[Any]:
@@ -81,23 +81,23 @@ class UnscorableWindow:
         return [[count, causes] for count, causes in self._steps]
 
     def set_state(self, state: list[Any]) -> None:
-        """Restores what `get_state` returned. Raises ValidationError for anything else."""
+        """Restore the state that `get_state` returned. Raises ValidationError for anything else."""
         self._steps.extend(_STATE.validate_python(state))
 
     @property
     def problem(self) -> str:
-        """Return what is wrong, "" as long as the share allowed can still be kept in a whole window."""
+        """Return why the run must stop, "" while a full window can still stay within the allowed share."""
         causes: Counter[str] = Counter()
         for _, of_step in self._steps:
             causes.update(of_step)
-        failed, asked = causes.total(), sum(count for count, _ in self._steps)
+        failed, total = causes.total(), sum(count for count, _ in self._steps)
         window = self._config.unscorable_window
-        least = failed / (asked / len(self._steps) * window) if asked else 0.0
+        least = failed / (total / len(self._steps) * window) if total else 0.0
         if least <= self._config.most_unscorable:
             return ""
         listed = ", ".join(f"{name} {count}" for name, count in causes.most_common())
         return (
-            f"{failed} of {counted(asked, 'response')} of the last {counted(len(self._steps), 'step')} could "
+            f"{failed} of {counted(total, 'response')} of the last {counted(len(self._steps), 'step')} could "
             "not be scored"
             f" ({listed}); rewards.most_unscorable allows {self._config.most_unscorable:.0%} of "
             f"{window} steps"
@@ -105,7 +105,7 @@ class UnscorableWindow:
 
 
 class FormatWatch:
-    """Counts steps in a row with nearly no well-formed response, and says why that may be."""
+    """Count consecutive steps with almost no well-formed response and warn with likely causes."""
 
     def __init__(self, template: ChatTemplate) -> None:
         self._template = template
@@ -137,6 +137,6 @@ class FormatWatch:
         )
         return (
             f"in the last {self._bad} steps {format_rate:.1%} of the responses were well formed, so {effect}. "
-            f"What is wrong with them: {common}. Likely causes: {'; '.join(likely)}. "
+            f"Most frequent problems: {common}. Likely causes: {'; '.join(likely)}. "
             "rollouts.jsonl has the responses"
         )

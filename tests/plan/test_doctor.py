@@ -250,7 +250,7 @@ def test_an_output_folder_with_a_run(told, tmp_path, model):
     save_config(config, tmp_path / "run" / "config.yaml")
     assert told("output_dir", GOOD + " no_step=true").startswith("ok: ")
     assert told("output_dir", GOOD + " epochs=10000").startswith("ok: ")
-    assert "steps 600 -> 1: more may be asked for only" in told("output_dir", GOOD + " epochs=1")
+    assert "steps 600 -> 1: can only be raised" in told("output_dir", GOOD + " epochs=1")
     said = told("output_dir", GOOD + " seed=7")
     assert said.startswith("problem: ")
     assert "holds a run of another configuration (seed 0 -> 7)" in said

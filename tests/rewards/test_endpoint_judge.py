@@ -628,7 +628,7 @@ def test_unwritable_cache_costs_no_score(tmp_path, caplog):
     folder.write_text("in the way")
     with JudgeServer() as server, judge_at(server, cache=str(folder)) as judge:
         assert causes(ask(judge, range(3))) == [""] * 3
-    assert "could not be kept" in caplog.text
+    assert "could not be cached" in caplog.text
 
 
 def test_no_secret_and_no_address_in_the_cache(tmp_path, monkeypatch):

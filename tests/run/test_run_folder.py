@@ -129,7 +129,7 @@ def test_changed_file_is_refused_on_resume(changed, tmp_path, monkeypatch):
     assert sorted(read_json(folder / "own_files.json")) == sorted(FILES.values())
     if changed in FILES:
         (tmp_path / changed).write_text("X = 2\n")
-        message = f"run with another content of {tmp_path / changed} of {FILES[changed]}: put back"
+        message = f"run with another content of {tmp_path / changed} of {FILES[changed]}: restore"
         with pytest.raises(ConfigError, match=re.escape(message)):
             refuse_another_run(config, folder / "config.yaml")
         forget_functions(folder)  # as a run does that stops at a fault of one
@@ -163,7 +163,7 @@ def test_more_steps_resume_with_a_constant_rate(kind, given, schedule, tmp_path)
     else:
         with pytest.raises(ConfigError, match=f"steps 100 -> 101, on which optimizer.schedule {schedule} depends"):
             refuse_other_settings(more, tmp_path / "config.yaml")
-    with pytest.raises(ConfigError, match="steps 100 -> 99: more may be asked for only"):
+    with pytest.raises(ConfigError, match="steps 100 -> 99: can only be raised"):
         refuse_other_settings(load_config(kind, None, [*settings, "steps=99"]), tmp_path / "config.yaml")
 
 
@@ -206,7 +206,7 @@ def test_epochs_are_saved_as_steps(kind, given, tmp_path):
     ("schedule", "epochs", "message"),
     [
         ("constant", 3, ""),
-        ("constant", 1, "steps 40 -> 20: more may be asked for only"),
+        ("constant", 1, "steps 40 -> 20: can only be raised"),
         ("cosine", 3, "steps 40 -> 60, on which optimizer.schedule cosine depends"),
         ("cosine", 2, ""),
     ],

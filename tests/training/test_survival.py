@@ -547,5 +547,5 @@ def test_best_latest_and_a_step_export_equal(whole, tmp_path, capsys):
     assert exported[0].read_bytes() == exported[1].read_bytes()
     with pytest.raises(CheckpointError, match="has no checkpoint 99; it has"):
         load_policy(whole, "99")
-    with pytest.raises(CheckpointError, match=r"has no checkpoint 0; .*what it began with is its model.path"):
+    with pytest.raises(CheckpointError, match=r"has no checkpoint 0; .*its starting weights are its model.path"):
         load_policy(whole, "0")
