@@ -114,7 +114,7 @@ JUDGE = "rewards.structure.judge=endpoint rewards.structure.model=judge rewards.
         ("plan", "model.path=me/absent", ["skipped: not checked: model.path 'me/absent' is neither"]),
         ("plan", "distributed.processes=4 distributed.coordinator=host:1", ["skipped: ", "one of several processes"]),
         ("tokenizer", GOOD, ["ok: ", "621 tokens, prompt leaves thoughts"]),
-        ("tokenizer", "model.random=nano", ["skipped: ", "made from the questions"]),
+        ("tokenizer", "model.random=nano", ["skipped: ", "built from the questions"]),
         ("data", GOOD, ["ok: training: 10 questions", "heldout: 2 questions"]),
         ("data", "", ["skipped: not checked: data.train is not given"]),
         ("data", "data.train=none.jsonl", ["problem: none.jsonl", "cannot read", "(correct the file, or"]),
@@ -330,7 +330,7 @@ def split_thoughts(folder):
                 "generation_config.json",
             ],
         ),
-        (split_thoughts, "tokenizer", ["warning: <think> is not one token", "(take a Qwen3 tokenizer"]),
+        (split_thoughts, "tokenizer", ["warning: <think> is not one token", "(use a Qwen3 tokenizer"]),
     ],
 )
 def test_a_spoiled_model_folder(spoil, check, texts, model, told, tmp_path):
