@@ -67,7 +67,7 @@ def test_the_page_keeps_the_rest(tmp_path):
 
 def test_bad_lines_are_named(tmp_path):
     (tmp_path / "r.jsonl").write_text('{"date": "x"}\n')
-    with pytest.raises(ValueError, match=r"r\.jsonl line 1: no line of a record"):
+    with pytest.raises(ValueError, match=r"r\.jsonl line 1: not a line of a record"):
         read_record(tmp_path / "r.jsonl")
 
 
