@@ -112,7 +112,7 @@ def around_table(page: Path) -> tuple[str, str]:
     before, begin, rest = page.read_text(encoding="utf-8").partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
-        raise ValueError(f"{page} has no lines {BEGIN!r} and {END!r} to put the table between")
+        raise ValueError(f"{page} lacks the lines {BEGIN!r} and {END!r} around the table")
     return before + begin, end + after
 
 

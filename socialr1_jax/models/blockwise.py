@@ -82,8 +82,8 @@ def _forward(
     return out_btnh, (q_btnh, k_btkh, v_btkh, segments, out_btnh, norm_bkr1)
 
 
-def _backward(kept: Any, dout_btnh: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, None]:
-    q_btnh, k_btkh, v_btkh, segments, out_btnh, norm_bkr1 = kept
+def _backward(residuals: Any, dout_btnh: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, None]:
+    q_btnh, k_btkh, v_btkh, segments, out_btnh, norm_bkr1 = residuals
     dtype, scale = q_btnh.dtype, q_btnh.shape[-1] ** -0.5
     q_bkrh, k_bksh, v_bksh = _rows(q_btnh, k_btkh), k_btkh.swapaxes(1, 2), v_btkh.swapaxes(1, 2)
     dout_bkrh = _rows(dout_btnh, k_btkh)
@@ -112,8 +112,8 @@ def prefixed_attention(
 
     The two parts are computed separately and merged by their log-sum-exp. A prefix is read once for all its rows.
     """
-    own_btnh, kept = _forward(q_btnh, k_btkh, v_btkh, segments)
-    own_bkrh, norm_bkr1 = _rows(own_btnh, k_btkh), kept[-1]
+    own_btnh, residuals = _forward(q_btnh, k_btkh, v_btkh, segments)
+    own_bkrh, norm_bkr1 = _rows(own_btnh, k_btkh), residuals[-1]
     seen_d11s = prefix.seen()[:, None, None]
     k_dksh, v_dksh = prefix.k_dskh.swapaxes(1, 2), prefix.values().swapaxes(1, 2)
     entries, scale = len(k_dksh), q_btnh.shape[-1] ** -0.5

@@ -73,7 +73,7 @@ class _Search:
             free = allowed - resident + self.plan.resident.get("reference", 0)
             host = f"grpo.reference_memory=host (then {gib(free)} GiB are left), or " if free >= 0 else ""
             return (
-                f"{alone}, and {gib(allowed)} GiB may be used: no size of a batch helps; it takes {host}at least "
+                f"{alone}, and {gib(allowed)} GiB may be used: no batch size fits; it needs {host}at least "
                 f"{devices:,} such devices, or a smaller model"
             )
         least: Changes = {}

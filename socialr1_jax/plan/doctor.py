@@ -212,11 +212,11 @@ def _rewards(config: DoctorConfig) -> Findings:
     load_extras(config.rewards)
     structure = config.rewards.structure
     if not config.rewards.uses.structure or structure.judge != "endpoint":
-        raise NotChecked("this run asks no judge on a server")
+        raise NotChecked("this run uses no judge on a server")
     once = {"retries": 0, "call_timeout": min(20.0, structure.call_timeout)}
     if fault := judge_fault(structure.model_copy(update=once)):
         raise ValueError(fault)
-    yield "ok", f"{structure.model} at {structure.base_url} grades", ""
+    yield "ok", f"{structure.model} at {structure.base_url} grades responses", ""
 
 
 def _step(config: DoctorConfig) -> Findings:
@@ -237,13 +237,13 @@ def _step(config: DoctorConfig) -> Findings:
 CHECKS: Mapping[str, tuple[Callable[[DoctorConfig], Findings], str]] = {  # with the fix if the check raises
     "packages": (_packages, "in the repository: pip install -U -e ."),
     "devices": (_devices, "pip install -e '.[cuda12]', or cuda13 (driver 580 or newer) or tpu; unset JAX_PLATFORMS"),
-    "output_dir": (_output, "give another output_dir, or what else this names"),
+    "output_dir": (_output, "set another output_dir, or correct what this names"),
     "model": (_models, "set model.path to a Qwen3 folder or hub id, or model.random to a shape"),
-    "plan": (_plan, "correct model.random, or mesh.replica, mesh.fsdp (0 = all that is left) and mesh.tensor"),
-    "tokenizer": (_tokenizer, "put tokenizer, template and generation_config.json of the model beside its weights"),
+    "plan": (_plan, "correct model.random, or mesh.replica, mesh.fsdp (0 = the remaining devices) and mesh.tensor"),
+    "tokenizer": (_tokenizer, "put tokenizer, template and generation_config.json into the model's folder"),
     "data": (_data, "correct the file, or set data.train, data.columns and data.where so that its rows are questions"),
-    "rewards": (_rewards, "correct rewards.extra or rewards.structure; rewards.structure.judge=rules asks no server"),
-    "tiny step": (_step, "not the run but the installation; model.attention=xla or model.dtype=float32 tells more"),
+    "rewards": (_rewards, "correct rewards.extra or rewards.structure; rewards.structure.judge=rules needs no server"),
+    "tiny step": (_step, "the installation is broken, not the run; try model.attention=xla or model.dtype=float32"),
 }
 
 
@@ -277,7 +277,7 @@ def examine_apart(config: DoctorConfig, names: Sequence[str] = tuple(CHECKS)) ->
     process = spawn.Process(target=_send, args=(config, names, theirs), daemon=True)
     process.start()
     theirs.close()  # so that recv() raises EOFError when the process ends
-    left, ended = list(names), f"nothing after {LONGEST_CHECK:g} s: the check hangs"
+    left, ended = list(names), f"no result after {LONGEST_CHECK:g} s: the check hangs"
     try:
         while left and ours.poll(LONGEST_CHECK):
             if line := ours.recv():
@@ -291,7 +291,7 @@ def examine_apart(config: DoctorConfig, names: Sequence[str] = tuple(CHECKS)) ->
         process.kill()
     if left:
         yield Line("problem", left[0], ended, CHECKS[left[0]][1])
-        yield from (Line("skipped", name, "not checked: the checks ended before", "") for name in left[1:])
+        yield from (Line("skipped", name, "not checked: the checks stopped before it", "") for name in left[1:])
 
 
 def _send(config: DoctorConfig, names: Sequence[str], pipe: Connection) -> None:

@@ -28,7 +28,7 @@ def print_plan(plan: Plan, config: PlanConfig) -> None:
             "checkpoints and compiling\n"
         )
     if plan.free >= 0:
-        console.print(f"it fits: {plan.fullest.name} takes most, and leaves {gib(plan.free)} GiB a device free")
+        console.print(f"it fits: {plan.fullest.name} needs most memory and leaves {gib(plan.free)} GiB a device free")
 
 
 def _table(title: str, *headings: str) -> Table:

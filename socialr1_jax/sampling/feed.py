@@ -20,7 +20,7 @@ class Feed:
 
     def __init__(self, engine: Engine, sampling: SamplingParams, *, prompt_tokens: int, rows: int) -> None:
         if sampling.n != 1:
-            raise ValueError(f"a feed draws one response to a prompt, not {sampling.n}")
+            raise ValueError(f"a feed samples one response per prompt, not {sampling.n}")
         engine.check([[0] * prompt_tokens], [sampling])
         plan = engine.plan([range(prompt_tokens)] * rows, sampling)
         self._engine, self._sampling, self._longest = engine, sampling, prompt_tokens
@@ -43,7 +43,7 @@ class Feed:
     def add(self, prompt: Sequence[int], prompt_id: int) -> int:
         """Queue a prompt (token ids) and return its number, which `step` reports. Raises ValueError if invalid."""
         if len(prompt) > self._longest:
-            raise ValueError(f"a prompt of {len(prompt)} tokens; the feed is made for {self._longest}")
+            raise ValueError(f"a prompt of {len(prompt)} tokens; the feed takes at most {self._longest}")
         each = [self._sampling]
         self._engine.check([prompt], each)
         number = self._added

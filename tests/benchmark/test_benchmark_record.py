@@ -61,7 +61,7 @@ def test_the_page_keeps_the_rest(tmp_path):
     assert text.endswith(f"{END}\nafter\n")
     assert "old" not in text
     page.write_text("nothing")
-    with pytest.raises(ValueError, match="between"):
+    with pytest.raises(ValueError, match="around the table"):
         render(page, [])
 
 

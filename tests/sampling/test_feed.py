@@ -80,7 +80,7 @@ def test_nothing_is_kept_of_what_has_ended(engine, prompts):
 
 def test_bad_prompts_and_settings(engine, tiny_jax):
     feed = Feed(engine, SAMPLING, prompt_tokens=10, rows=4)
-    with pytest.raises(ValueError, match="a prompt of 11 tokens; the feed is made for 10"):
+    with pytest.raises(ValueError, match="a prompt of 11 tokens; the feed takes at most 10"):
         feed.add([1] * 11, 0)
     with pytest.raises(ValueError, match="is empty"):
         feed.add([], 0)
