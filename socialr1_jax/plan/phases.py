@@ -133,7 +133,6 @@ class AbstractRun:
 
     @property
     def shards(self) -> int:
-        """Number of shards of the rows."""
         return self.mesh.shape["replica"] * self.mesh.shape["fsdp"]
 
     @property
@@ -155,7 +154,6 @@ class AbstractRun:
 
     @property
     def responses(self) -> int:
-        """Number of responses in a step."""
         return self.config.grpo.prompts_per_step * self.config.sampling.group_size
 
     @cached_property
@@ -178,7 +176,6 @@ class AbstractRun:
 
     @property
     def micro_batches(self) -> int:
-        """Number of micro-batches in a step's updates."""
         tokens = max(self.width, self.config.grpo.micro_batch_tokens) * self.shards
         return max(1, round(self.responses * (self.prompt + self.mean) / tokens))
 
@@ -229,7 +226,6 @@ class AbstractRun:
 
     @cached_property
     def prefixes(self) -> list[LayerCache]:
-        """The abstract caches of shared prefixes."""
         return self.caches(self.largest.prefixes * self.shards, self.largest.width)
 
     def caches(self, rows: int, slots: int) -> list[LayerCache]:
@@ -419,7 +415,6 @@ def _laid_out(arrays: Any, shardings: Any) -> Any:
 
 
 def _weights(model: Qwen3Config, dtype: Any, mesh: Mesh, layout: Layout = "train") -> Params:
-    """Return the tree of abstract weights in a layout."""
 
     def abstract(weight: Weight, layers: int | None, _: P) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(weight.shape if layers is None else (layers, *weight.shape), dtype)
@@ -429,5 +424,4 @@ def _weights(model: Qwen3Config, dtype: Any, mesh: Mesh, layout: Layout = "train
 
 
 def _device_bytes(tree: Any) -> int:
-    """Return the bytes of a tree's arrays on one device."""
     return sum(int(np.prod(x.sharding.shard_shape(x.shape))) * x.dtype.itemsize for x in jax.tree.leaves(tree))

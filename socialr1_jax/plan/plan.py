@@ -118,7 +118,6 @@ def _chip(config: PlanConfig) -> tuple[Chip, tuple[int, ...]]:
 
 
 def _mesh(config: PlanConfig, chip: Chip, shape: tuple[int, ...]) -> Mesh:
-    """Return the run's mesh over abstract devices."""
     name = config.topology.partition(":")[0]
     try:
         if chip.platform == "cuda":

@@ -108,7 +108,6 @@ class Steps:
         return [prefill, decode | {"attend": decode["attend"] + Cost(0, read * self._needed.cache_token)}]
 
     def _forward_cost(self, batch: Sequence[MicroBatch]) -> dict[str, Cost]:
-        """Return the cost of one forward pass over the micro-batches."""
         places = [place for micro_batch in batch for place in micro_batch.places]
         tokens, pairs = sum(place.length for place in places), sum(place.pairs for place in places)
         predicted = sum(int(micro_batch.rows.mask_bt.sum()) for micro_batch in batch)

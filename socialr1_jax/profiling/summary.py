@@ -106,5 +106,4 @@ def _blocks(figures: _Figures, peaks: Peaks, costs: Costs) -> dict[str, dict[str
 
 
 def _kinds(figures: _Figures) -> dict[str, float]:
-    """Return the wall seconds of each kind of work."""
     return {kind: float(sum(wall for instruction, wall in figures if instruction.kind == kind)) for kind in KINDS}

@@ -81,7 +81,6 @@ def render_page(template: str, values: Mapping[str, Any], **filters: Callable[..
 
 
 def _is_report(file: Path) -> bool:
-    """Return whether the head of a file contains the title of page.html."""
     with file.open("rb") as opened:
         return b"Social-R1 run report</title>" in opened.read(100_000)
 

@@ -273,7 +273,6 @@ class Rollout:
             )
 
     def _grow(self, slots: int) -> None:
-        """Grow the rows' caches to at least this many slots."""
         if self.state is None:
             self.slots = slots
             with told(f"an empty batch of {self.rows.shape[1]} rows x {slots} slots"):
@@ -316,7 +315,6 @@ class Rollout:
         return min(ladder(-(-needed // self.stride)) * self.stride, most)
 
     def _half(self, size: int) -> int:
-        """Return the next smaller batch size, or 0 if there is none."""
         half = round_up(-(-size // 2), self.smallest)
         return half if half < size else 0
 
@@ -337,7 +335,6 @@ class Rollout:
             self._take_prefixes(moved[:, :count], self.prefix_slots)
 
     def _take_prefixes(self, order: np.ndarray, slots: int) -> None:
-        """Resize the prefix caches to the given prefixes of each device, with `slots` slots."""
         with told(f"change to {order.shape[1]} prefixes of {slots} slots"):
             self.prefixes = resized_caches(self.prefixes, place(order.reshape(-1)), slots)
 

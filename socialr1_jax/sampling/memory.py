@@ -203,5 +203,4 @@ def round_up(size: int, multiple: int) -> int:
 
 
 def _below(rows: int) -> list[int]:
-    """Return the sizes of the ladder below `rows`, largest first."""
     return sorted({size << i for i in range(rows.bit_length()) for size in (1, 3) if size << i < rows}, reverse=True)
