@@ -101,7 +101,7 @@ JUDGE = "rewards.structure.judge=endpoint rewards.structure.model=judge rewards.
         ("devices", "", ["ok: ", "(cpu), attention xla in float32"]),
         ("devices", "model.attention=cudnn model.dtype=bfloat16", ["problem: attention cudnn", "set auto"]),
         ("output_dir", "", ["ok: ", "/run can be written to"]),
-        ("output_dir", "output_dir=empty/run", ["problem: ", "Not a directory", "(give another output_dir"]),
+        ("output_dir", "output_dir=empty/run", ["problem: ", "Not a directory", "(set another output_dir"]),
         ("model", "", ["skipped: not checked: model.path is not given"]),
         ("model", GOOD, ["ok: model.path: all tensors are in "]),
         ("model", "model.path=nowhere", ["problem: model.path: no folder 'nowhere'", "(set model.path to a whole"]),

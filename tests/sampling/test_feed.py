@@ -84,7 +84,7 @@ def test_bad_prompts_and_settings(engine, tiny_jax):
         feed.add([1] * 11, 0)
     with pytest.raises(ValueError, match="is empty"):
         feed.add([], 0)
-    with pytest.raises(ValueError, match="one response to a prompt, not 2"):
+    with pytest.raises(ValueError, match="one response per prompt, not 2"):
         Feed(engine, SamplingParams(n=2, max_new_tokens=4), prompt_tokens=10, rows=4)
     positions = tiny_jax.config.max_position_embeddings
     with pytest.raises(ValueError, match="max_position_embeddings"):
