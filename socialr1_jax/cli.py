@@ -1,6 +1,6 @@
-"""Every command: `socialr1 COMMAND`, and the scripts of `scripts/` and `convert/`, which run one each.
+"""All commands: `socialr1 COMMAND`, and the scripts in `scripts/` and `convert/`, each of which runs one.
 
-A command reads its settings, imports its work (and JAX only with it), and ends with a line and an exit status.
+A command reads its settings, imports its work (which imports JAX), and ends with a message and an exit status.
 """
 
 import difflib
@@ -21,20 +21,20 @@ from socialr1_jax.runtime.terminal import CommandEnded, named, print_line, remar
 class Command(NamedTuple):
     """The settings and the work of a command.
 
-    Functions and classes are named `room.module.name`, to be imported late.
+    Functions and classes are given by name, `room.module.name`, and imported late.
     """
 
-    settings: str  # a configuration class, or a function that makes the settings of arguments and description
-    work: str  # takes the settings; returns an exit status, or None for 0
-    before: Callable[[Any], object] = lambda settings: None  # takes them before the work, and JAX with it, is imported
-    check: str = ""  # takes the settings of a dry run
+    settings: str  # a configuration class, or a function of arguments and description that returns the settings
+    work: str  # a function of the settings that returns an exit status, or None for 0
+    before: Callable[[Any], object] = lambda settings: None  # called before the work, and with it JAX, is imported
+    check: str = ""  # a function that checks the settings of a dry run
     default_config: str | None = None  # name of the configuration to start from
 
 
 def run(name: str, argv: Sequence[str], program: str) -> int:
-    """Run a command and return its exit status: 0 or its own, 2 after a mistake of the user, 130 after Ctrl-C.
+    """Run a command and return its exit status: 0 or its own, 2 after a user's mistake, 130 after Ctrl-C.
 
-    Messages call it `program`. Raises SystemExit after --help, --dry-run and settings that cannot be used.
+    Messages start with `program`. Raises SystemExit after --help, --dry-run and invalid settings.
     """
     command = COMMANDS[name]
     with named(program):
@@ -83,31 +83,31 @@ def _prepare_training(settings: Any) -> None:
 
 
 def _on_the_host(settings: Any) -> None:
-    os.environ.setdefault("JAX_PLATFORMS", "cpu")  # the host has room for models that one device has not
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")  # the host has memory for models that do not fit on one device
 
 
 DESCRIPTIONS = {
-    "quickstart": "Train a small Qwen3 from nothing with Social-R1: stories, SFT, GRPO, export, report.",
+    "quickstart": "Train a small Qwen3 from scratch with Social-R1: stories, SFT, GRPO, export, report.",
     "train": "Train a Qwen3 with GRPO and the Social-R1 rewards.",
     "train-reward-model": "Train a reward model on preference pairs.",
     "stories": "Generate theory-of-mind stories as a question file.",
     "pairs": "Build preference pairs for a content reward model.",
-    "audit": "Measure how far rules that read no minds get on question files.",
+    "audit": "Measure how well rules without a model of minds answer question files.",
     "generate": "Ask a model one question and watch it answer.",
     "evaluate": "Evaluate a model on ten benchmarks of social reasoning, or on your own questions.",
-    "score": "Score samples of an evaluation once more, without generating.",
+    "score": "Score the samples of an evaluation again, without generating.",
     "score-responses": "Score the responses of a JSONL file with the Social-R1 reward.",
     "compare": "Compare two finished runs on the same questions.",
     "report": "Write the HTML report of a run, or of several compared.",
-    "prompts": "Read the wording of a benchmark's prompts out of its authors' repository.",
+    "prompts": "Extract the wording of a benchmark's prompts from its authors' repository.",
     "convert hf-to-orbax": "Convert a Hugging Face model folder to an Orbax folder.",
     "convert orbax-to-hf": "Convert an Orbax folder to a Hugging Face model folder.",
-    "doctor": "Check the environment of a run, and say how to correct it.",
-    "plan": "Compile a run for devices that are not here.",
+    "doctor": "Check the environment of a run, and suggest fixes.",
+    "plan": "Compile a run for devices that are not on this machine.",
     "profile": "Trace steps of a run.",
     "benchmark": "Measure the speed of sampling and training.",
-    "benchmark checkpoints": "Measure what checkpoints cost.",
-    "benchmark loading": "Measure reading and writing of a Hugging Face folder.",
+    "benchmark checkpoints": "Measure the cost of checkpoints.",
+    "benchmark loading": "Measure loading and saving of a Hugging Face folder.",
 }
 COMMANDS = {
     "quickstart": Command(
@@ -164,7 +164,7 @@ COMMANDS = {
 
 
 def script(name: str, file: str) -> Callable[..., int]:
-    """Return the `main` of a script: it runs the command with arguments, or with those of the process."""
+    """Return the `main` of a script, which runs the command with the given arguments or those of the process."""
 
     def main(argv: Sequence[str] | None = None) -> int:
         return run(name, sys.argv[1:] if argv is None else argv, Path(file).name)
@@ -173,7 +173,7 @@ def script(name: str, file: str) -> Callable[..., int]:
 
 
 def main() -> None:
-    """Run the command that the arguments of this process name, and exit with its status."""
+    """Run the command named by this process's arguments, and exit with its status."""
     run_script(_main)
 
 

@@ -1,1 +1,1 @@
-"""Speeds of a run's programs, beside those of their peers."""
+"""Benchmark a run's programs, optionally against transformers and TRL."""

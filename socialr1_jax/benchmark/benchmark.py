@@ -1,7 +1,7 @@
 """Measure the programs of a run: prefill, decode, update, and a whole GRPO step, on random weights.
 
-No program is written for the measurement: prefill and decode are the engine's, the update and the log-probs are
-those that the trainer compiles. Definitions are in docs/performance.md.
+The measured programs are those of a run: prefill and decode of the engine, update and log-probs of the trainer.
+Definitions are in docs/performance.md.
 """
 
 import statistics
@@ -40,7 +40,7 @@ PHASES = ("rollout", "reward", "reference", "update")  # of one GRPO step
 
 
 class Timing(NamedTuple):
-    """Wall seconds of one piece of work: the first call, which compiles, and every later one."""
+    """Wall seconds of the first call, which compiles, and of every later one."""
 
     first: float
     later: list[float]
@@ -62,9 +62,9 @@ def benchmark(shape: Qwen3Config, config: BenchmarkConfig) -> dict[str, Any]:
     """Return the speeds of a random Qwen3 of this shape, ready for one JSON line.
 
     Speeds are tokens per second at the median of `config.repeats` calls; `spread_s` holds [min, median, max] seconds of
-    a call, `compile_s` how much longer the first call took. With `config.peers` transformers does the same work,
-    alternating with ours, and TRL the step after it. Without `config.update` the weights are made in `config.dtype`
-    instead of float32. One line for each result also goes to stderr as soon as it is there. Raises PeersMissing.
+    a call, `compile_s` the excess of the first call. With `config.peers` transformers does the same work, alternating
+    with ours, and TRL does the step afterwards. Without `config.update` the weights are in `config.dtype` instead of
+    float32. Each result is also printed to stderr at once. Raises PeersMissing if a peer is not installed.
     """
     measured = _Measured(shape, config)
     measured.sampling()
@@ -76,7 +76,7 @@ def benchmark(shape: Qwen3Config, config: BenchmarkConfig) -> dict[str, Any]:
 
 
 class _Measured:
-    """The weights that are measured, and what was measured so far."""
+    """The measured model, and the results so far."""
 
     def __init__(self, shape: Qwen3Config, config: BenchmarkConfig) -> None:
         self._shape, self._config = shape, config
@@ -127,7 +127,7 @@ class _Measured:
             self._speeds[f"{name}_tok_s"] = tokens / self._timings[name].median
 
     def training(self) -> None:
-        """Measure an update, and a GRPO step where one is asked for."""
+        """Measure an update and, with `prompts`, a GRPO step."""
         config, rows, prompt, new = self._config, self._config.rows, self._config.prompt, self._config.new
         trainer = _Trainer(self._run, self._model, prompt, self._backend, config.group)
         self._measure("update", partial(trainer.update, rows, prompt, new))
@@ -147,26 +147,26 @@ class _Measured:
             self._timings[_peer("grpo_step")] = Timing(first, later)
 
     def result(self) -> dict[str, Any]:
-        """Return everything that was measured, and on what."""
+        """Return the results with the settings and the machine."""
         config, timings = self._config, self._timings
-        found: dict[str, Any] = config.model_dump(include={"dtype", "rows", "prompt", "new"})
+        result: dict[str, Any] = config.model_dump(include={"dtype", "rows", "prompt", "new"})
         if self._phases:
-            found |= config.model_dump(include={"prompts", "group"})
-        found |= {name: _rounded(speed) for name, speed in self._speeds.items()}
+            result |= config.model_dump(include={"prompts", "group"})
+        result |= {name: _rounded(speed) for name, speed in self._speeds.items()}
         if config.requests:
             longest = int(tail_lengths(config.requests, config.new).max())
-            found |= {"tail_wall_steps": self._wall_steps[-1], "tail_longest": longest}
+            result |= {"tail_wall_steps": self._wall_steps[-1], "tail_longest": longest}
         if config.peers:
             rows, prompt, new = config.rows, config.prompt, config.new
             work = {"prefill": rows * prompt, "decode": rows * (new - 1), "update": rows * (prompt + new)}
             speeds = {name: n / timings[_peer(name)].median for name, n in work.items() if _peer(name) in timings}
-            found["peers"] = {f"{name}_tok_s": _rounded(speed) for name, speed in speeds.items()}
+            result["peers"] = {f"{name}_tok_s": _rounded(speed) for name, speed in speeds.items()}
             if _peer("grpo_step") in timings:
-                found["peers"]["grpo_step_s"] = _rounded(timings[_peer("grpo_step")].median)
+                result["peers"]["grpo_step_s"] = _rounded(timings[_peer("grpo_step")].median)
         if self._phases:
             middle = {name: statistics.median(laps[name] for laps in self._phases[1:]) for name in PHASES}
-            found["grpo_phases_s"] = {name: _rounded(seconds) for name, seconds in middle.items()}
-        return found | {
+            result["grpo_phases_s"] = {name: _rounded(seconds) for name, seconds in middle.items()}
+        return result | {
             "compile_s": {name: _rounded(timing.compile) for name, timing in timings.items()},
             "repeats": config.repeats,
             "spread_s": {name: timing.spread for name, timing in timings.items()},
@@ -181,9 +181,9 @@ class _Measured:
 
     def _measure(self, name: str, call: Callable[[], float]) -> None:
         calls = {name: call} | ({_peer(name): self._theirs[name]} if name in self._theirs else {})
-        firsts = {which: one() for which, one in calls.items()}
-        # Alternately, so that noise hits both.
-        later = [{which: one() for which, one in calls.items()} for _ in range(self._config.repeats)]
+        firsts = {which: timed() for which, timed in calls.items()}
+        # Alternate, so that other load affects both alike.
+        later = [{which: timed() for which, timed in calls.items()} for _ in range(self._config.repeats)]
         for which, first in firsts.items():
             self._timings[which] = Timing(first, [seconds[which] for seconds in later])
             _say(which, self._timings[which])
@@ -203,7 +203,7 @@ def _peers(config: Qwen3Config, dtype: str, rows: int, prompt: int, new: int) ->
 
 
 def _prefill(engine: Engine, rows: int, prompt: int) -> float:
-    """Seconds until the caches of `rows` prompts are filled."""
+    """Return the seconds of filling the caches of `rows` prompts."""
     tokens_bt, lengths_b = jnp.asarray(_tokens(engine.config, rows, prompt)), jnp.full(rows, prompt)
     dtype, fresh = jnp.dtype(engine.dtype), Fresh(rows, 1).placed()
     state = empty_batch(engine.config, rows, slot_stride(engine.platform), dtype, 1)
@@ -228,7 +228,7 @@ def _prefill(engine: Engine, rows: int, prompt: int) -> float:
 
 
 def _decode(engine: Engine, rows: int, prompt: int, new: int) -> float:
-    """Seconds for `rows` samples of `new` tokens to one prompt, less those for samples of one token."""
+    """Return the seconds of `rows` samples of `new` tokens to one prompt, minus those of samples of one token."""
 
     def seconds(new: int) -> float:
         started = time.perf_counter()
@@ -245,10 +245,10 @@ def _decode(engine: Engine, rows: int, prompt: int, new: int) -> float:
 def _tail(
     engine: Engine, requests: int, rows: int, prompt: int, new: int, wall_steps: list[int], *, static: bool
 ) -> float:
-    """Seconds for responses of `tail_lengths` to `requests` prompts, `rows` at once on all devices together.
+    """Return the seconds of responses of `tail_lengths` to `requests` prompts, `rows` at once over all devices.
 
-    `static`: each batch of `rows` decodes until its longest response is there, whatever the others need. Else the
-    decode steps of the slowest device are appended to `wall_steps`.
+    `static`: each batch of `rows` decodes to the length of its longest response. Otherwise the decode steps of the
+    slowest device are appended to `wall_steps`.
     """
     prompts, lengths = _tokens(engine.config, requests, prompt).tolist(), tail_lengths(requests, new)
     batches = [range(first, min(first + rows, requests)) for first in range(0, requests, rows)]
@@ -267,7 +267,7 @@ def _tail(
 
 
 def tail_lengths(requests: int, new: int) -> np.ndarray:
-    """Lengths [requests] of responses with a long tail: exponential, cut at `new`, a quarter of it in the mean."""
+    """Return lengths [requests] with a long tail: exponential with mean `new` / 4, cut at `new`."""
     quantiles = (np.arange(requests) + 0.5) / requests
     lengths = np.clip(np.ceil(-0.255 * new * np.log1p(-quantiles)), 1, new).astype(int)
     return np.random.default_rng(0).permutation(lengths)
@@ -279,19 +279,19 @@ class _Trainer:
     def __init__(self, run: RunConfig, model: Qwen3, prompt: int, backend: Backend, group: int) -> None:
         self._run, self._config, self._prompt, self._backend = run, model.config, prompt, backend
         self._group = group  # rows of an update that share a prompt
-        # Every row is as long as the others: no padding, as in the baselines.
+        # All rows have the same length: no padding, as in the baselines.
         self._step = replace(make_step(run, model.config, model.num_tokens, model.params, backend), multiple=1)
         self._state: TrainState = init_state(model.params, self._step.programs.optimizer)
 
     def update(self, rows: int, prompt: int, new: int, whole: bool = False) -> float:
         """Return the seconds of one update on `rows` rows of prompt + new tokens.
 
-        On responses of which each group has one prompt, or (`whole`) on all tokens of rows that share nothing.
+        It trains on responses in groups with a shared prompt or, if `whole`, on all tokens of unrelated rows.
         """
         tokens = _tokens(self._config, rows, prompt + new)
         cut = prompt
         if whole:
-            cut = 1  # nothing predicts a row's first token
+            cut = 1  # a row's first token is not predicted
         else:
             tokens[:, :prompt] = tokens[np.arange(rows) // self._group * self._group, :prompt]
         batch = pack_rows(
@@ -301,7 +301,7 @@ class _Trainer:
             advantages=np.where(np.arange(rows) % 2, 1.0, -1.0).astype(np.float32),
         )
         batch = replace(batch, ref_logp_bt=np.zeros(batch.tokens_bt.shape, np.float32))
-        placed = [one.rows.placed() for one in self._step.micro_batches(batch)]
+        placed = [micro_batch.rows.placed() for micro_batch in self._step.micro_batches(batch)]
         started = time.perf_counter()
         self._state, metrics, _ = self._step.programs.update(self._state, placed)
         jax.block_until_ready((self._state, metrics))
@@ -332,7 +332,7 @@ class _Trainer:
 
 
 def _reward(tokens: list[int]) -> RewardTerms:
-    """Return a reward that differs between responses: the number of different tokens."""
+    """Return a reward that varies between responses: the number of different tokens."""
     total = float(len(set(tokens)))
     return RewardTerms(total, 1.0, total, 0.0, 0.0, 1.0, 1.0, {})
 
@@ -361,5 +361,5 @@ def _say(name: str, timing: Timing) -> None:
 
 
 def _rounded(value: float) -> float:
-    """Four significant digits: more is noise."""
+    """Round to four significant digits; the rest is noise."""
     return float(f"{value:.4g}")

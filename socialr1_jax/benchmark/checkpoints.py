@@ -1,6 +1,6 @@
-"""What checkpoints cost: restoring beside a plain read of the same bytes, saving beside steps that do not.
+"""Measure the cost of checkpoints: restoring against a plain read of the same bytes, saving against steps without it.
 
-Restoring is measured with the files out of the page cache, as after a restart, and in it.
+Restoring is measured without the files in the page cache, as after a restart, and with them.
 """
 
 import json
@@ -26,7 +26,7 @@ from socialr1_jax.training.grpo import train_grpo
 
 
 def print_checkpoints(config: CheckpointBenchmark) -> None:
-    """Print the seconds and ratios that are measured as a JSON line."""
+    """Print the measured seconds and ratios as a JSON line."""
     figures: dict[str, float] = {}
     with tempfile.TemporaryDirectory(dir=config.folder or None) as folder:
         if config.restore:
@@ -84,7 +84,7 @@ def _out_of_cache(path: Path) -> None:
 
 def _saving(config: CheckpointBenchmark, folder: Path) -> dict[str, float]:
     def measured(every: int) -> tuple[float, float, float]:
-        """Seconds of a step, processor seconds of a step, and the share of the steps that is spent between them."""
+        """Return wall seconds and processor seconds per step, and the share of the time spent between steps."""
         run = folder / "run"
         shutil.rmtree(run, ignore_errors=True)
         changes = [

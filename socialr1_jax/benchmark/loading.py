@@ -1,7 +1,7 @@
-"""Time and memory of reading and writing a Hugging Face folder of random weights.
+"""Measure time and memory of loading and saving a Hugging Face folder of random weights.
 
-Every figure comes from a process of its own, which imports first and then reads the folder `repeats` times; the most
-memory that it held is that of the first reading. With torch installed transformers reads the same folder in turn.
+Each measurement runs in a new process, which imports first and then loads the folder `repeats` times; peak memory is
+that of the first load. If torch is installed, transformers alternately loads the same folder.
 """
 
 import json
@@ -63,7 +63,7 @@ _READERS = {
 
 
 def print_loading(config: LoadingBenchmark) -> None:
-    """Print the settings with seconds and bytes of each reader, and of a save, as a JSON line."""
+    """Print the settings and the seconds and bytes of each reader and of a save, as a JSON line."""
     with tempfile.TemporaryDirectory() as home:
         folder = Path(home) / "model"
         nbytes = _make(config, folder)
@@ -95,10 +95,10 @@ def print_loading(config: LoadingBenchmark) -> None:
 
 
 def _make(config: LoadingBenchmark, folder: Path) -> int:
-    """Writes the folder; the bytes of its weights."""
+    """Write the folder, and return the bytes of its weights."""
     shape = SHAPES[config.shape]
     params = init_params(shape, jax.random.key(0), config.dtype)
     nbytes = sum(x.nbytes for x in jax.tree.leaves(params))
-    # A file ends with the last tensor that fits: the embedding, a quarter of a 0.6B, takes one of its own.
+    # Tensors are not split: the embedding, a quarter of a 0.6B, gets its own file.
     save_hf(Qwen3(shape, params), folder, max_file_bytes=max(nbytes // (config.shards - 1 or 1), 1))
     return nbytes

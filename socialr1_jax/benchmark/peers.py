@@ -1,6 +1,6 @@
-"""Time transformers and TRL on the same work, for a column beside ours: random weights of a shape, through torch.
+"""Time transformers and TRL on the same work, with random weights in torch.
 
-torch, transformers and trl come with the extra `test`; nothing else in the package needs them.
+torch, transformers and trl come with the extra `test`; the rest of the package does not need them.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from socialr1_jax.models.qwen3 import Qwen3Config
 
 
 class PeersMissing(ImportError):
-    """torch, transformers or trl is not installed; the message says how to get them."""
+    """Raised when torch, transformers or trl is missing; the message says how to install it."""
 
 
 class Transformers:
-    """A random `Qwen3ForCausalLM` of the shape, float32 or bfloat16 as a whole; attention is torch's own (sdpa)."""
+    """A random `Qwen3ForCausalLM` of a shape, entirely in float32 or bfloat16, with torch's attention (sdpa)."""
 
     def __init__(self, config: Qwen3Config, dtype: str) -> None:
         try:
@@ -37,13 +37,13 @@ class Transformers:
         self._optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-6)
 
     def prefill(self, rows: int, prompt: int) -> float:
-        """Seconds of a forward pass that fills the caches of `rows` prompts."""
+        """Return the seconds of a forward pass that fills the caches of `rows` prompts."""
         ids = self._ids(rows, prompt)
         with self._torch.no_grad():
             return self._seconds(lambda: self.model(ids, use_cache=True, logits_to_keep=1))
 
     def decode(self, rows: int, prompt: int, new: int) -> float:
-        """Seconds for `rows` responses of `new` tokens drawn at temperature 1, less those for one token."""
+        """Return the seconds of `rows` responses of `new` tokens at temperature 1, minus those of one token."""
         ids = self._ids(rows, prompt)
 
         def generate(count: int) -> Any:
@@ -63,7 +63,7 @@ class Transformers:
             return self._seconds(lambda: generate(new)) - self._seconds(lambda: generate(1))
 
     def update(self, rows: int, tokens: int) -> float:
-        """Seconds of forward, backward and AdamW on all tokens of `rows` rows; plain cross-entropy."""
+        """Return the seconds of forward, backward and AdamW with cross-entropy on all tokens of `rows` rows."""
         ids = self._ids(rows, tokens)
 
         def step() -> None:
@@ -87,9 +87,9 @@ class Transformers:
 def trl_steps(
     config: Qwen3Config, dtype: str, *, prompts: int, group: int, prompt: int, new: int, steps: int
 ) -> list[float]:
-    """Seconds of each of `steps` GRPO steps of TRL's trainer, and of one before them; the whole model in `dtype`.
+    """Return the seconds of `steps` + 1 GRPO steps of TRL's trainer, the first of which warms up; all in `dtype`.
 
-    `prompts` x `group` responses of exactly `new` tokens, a KL term to a reference, the reward a count of characters.
+    A step has `prompts` x `group` responses of exactly `new` tokens and a KL term; the reward counts characters.
     """
     try:
         import torch
@@ -147,7 +147,7 @@ def trl_steps(
             args=settings,
             processing_class=tokenizer,
             callbacks=[Clock()],
-            reward_funcs=lambda completions, **_: [float(len(set(one))) for one in completions],
+            reward_funcs=lambda completions, **_: [float(len(set(text))) for text in completions],
             train_dataset=Dataset.from_dict({"prompt": texts}),
         ).train()
     return seconds

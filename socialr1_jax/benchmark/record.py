@@ -1,4 +1,4 @@
-"""The kept record of benchmarks: a JSON line each, and the table made of them in a Markdown file."""
+"""Record benchmarks as JSON lines, and render them as a table in a Markdown file."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from socialr1_jax.runtime.terminal import print_result
 
 BEGIN, END = "<!-- benchmarks: made by scripts/benchmark.py, do not edit -->", "<!-- end of benchmarks -->"
 _VERSIONS = ("jax", "transformers", "torch", "trl")
-# A column's figure and the one of the peers beside it: whole rows are all that they train on.
+# Column: our figure and the peers'. They train on whole rows only.
 _COLUMNS = {
     "prefill tokens/s": ("prefill_tok_s", "prefill_tok_s"),
     "decode tokens/s": ("decode_tok_s", "decode_tok_s"),
@@ -28,20 +28,20 @@ _COLUMNS = {
     "update tokens/s, whole rows": ("update_whole_tok_s", "update_tok_s"),
     "GRPO step s": ("grpo_step_s", "grpo_step_s"),
 }
-_ENVIRONMENT = ("XLA_FLAGS", "JAX_PLATFORMS", "GLIBC_TUNABLES")  # what changes speeds, and belongs to the command
+_ENVIRONMENT = ("XLA_FLAGS", "JAX_PLATFORMS", "GLIBC_TUNABLES")  # variables that change speeds
 
 
 def record(file: Path, command: str, result: Mapping[str, Any]) -> dict[str, Any]:
-    """Appends a result with what made it, and returns the line: date, command, machine, versions, commit, result.
+    """Append a result with its provenance, and return the line: date, command, machine, versions, commit, result.
 
-    Settings of the environment that change speeds stand before the command.
+    Environment variables that change speeds precede the command.
     """
     settings = [f"{name}={shlex.quote(os.environ[name])}" for name in _ENVIRONMENT if os.environ.get(name)]
     line = {
         "date": time.strftime("%Y-%m-%d"),
         "command": " ".join([*settings, command]),
         "machine": machine(),
-        "versions": {name: one for name, one in versions("torch", "trl").items() if one != NOT_INSTALLED},
+        "versions": {name: v for name, v in versions("torch", "trl").items() if v != NOT_INSTALLED},
         "commit": commit(),
         "result": dict(result),
     }
@@ -50,9 +50,9 @@ def record(file: Path, command: str, result: Mapping[str, Any]) -> dict[str, Any
 
 
 def print_benchmark(config: BenchmarkConfig) -> None:
-    """Measure, record the result where that is asked for, and print it as a JSON line.
+    """Run the benchmark, record the result if `record` is set, and print it as a JSON line.
 
-    Raises OSError or ValueError where it cannot be recorded: before it takes minutes to measure, if that shows then.
+    Raises OSError or ValueError if it cannot be recorded, if possible before the minutes of measuring.
     """
     file = Path(config.record)
     page = file.with_name("performance.md") if config.record else file
@@ -63,8 +63,8 @@ def print_benchmark(config: BenchmarkConfig) -> None:
     result = {"shape": config.shape, **benchmark(SHAPES[config.shape], config)}
     try:
         if config.record:
-            given = (name for name in BenchmarkConfig.model_fields if name in config.model_fields_set - {"record"})
-            settings = [text for name in given for text in (f"--{name}", scalar_text(getattr(config, name)))]
+            names = (name for name in BenchmarkConfig.model_fields if name in config.model_fields_set - {"record"})
+            settings = [text for name in names for text in (f"--{name}", scalar_text(getattr(config, name)))]
             record(file, shlex.join(["python", "scripts/benchmark.py", *settings]), result)
             render(page, read_record(file))
     finally:
@@ -72,21 +72,21 @@ def print_benchmark(config: BenchmarkConfig) -> None:
 
 
 def read_record(file: Path) -> list[dict[str, Any]]:
-    """The lines of a record. Raises ValueError naming the line that is none."""
+    """Return the lines of a record. Raises ValueError naming the first invalid line."""
     lines = []
     for number, text in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
         try:
             line = json.loads(text)
             lines.append({name: line[name] for name in ("date", "command", "machine", "versions", "commit", "result")})
         except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{file} line {number}: no line of a record ({error!r})") from error
+            raise ValueError(f"{file} line {number}: not a line of a record ({error!r})") from error
     return lines
 
 
 def table(lines: Sequence[Mapping[str, Any]]) -> str:
-    """Markdown: a row for each line of the record.
+    """Return a Markdown table with a row for each line of the record.
 
-    A figure, half the spread of its calls, and in brackets the peer's and how many times faster ours is.
+    A cell has our figure, half its spread, and in brackets the peer's figure and our speed-up.
     """
     head = ["date, machine", "versions", *_COLUMNS, "command"]
     rows = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
@@ -102,22 +102,22 @@ def table(lines: Sequence[Mapping[str, Any]]) -> str:
 
 
 def render(page: Path, lines: Sequence[Mapping[str, Any]]) -> None:
-    """Replaces the table between the marks of a page. Raises ValueError where they are missing."""
+    """Replace the table between the marks of a page. Raises ValueError if they are missing."""
     before, after = around_table(page)
     write_whole(page, f"{before}\n\n{table(lines)}\n{after}")
 
 
 def around_table(page: Path) -> tuple[str, str]:
-    """The page up to the mark before the table, and from the one behind. Raises ValueError where they are missing."""
+    """Return the page up to the mark before the table and from the mark after it. Raises ValueError without them."""
     before, begin, rest = page.read_text(encoding="utf-8").partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
-        raise ValueError(f"{page} has no lines {BEGIN!r} and {END!r} to put the table between")
+        raise ValueError(f"{page} lacks the lines {BEGIN!r} and {END!r} around the table")
     return before + begin, end + after
 
 
 def machine() -> str:
-    """The accelerator, or the processor with its cores."""
+    """Return the accelerators, or the processor with its cores."""
     import jax
 
     devices = jax.devices()

@@ -1,7 +1,7 @@
 """Count the FLOP and bytes of a run's phases from the shapes (docs/performance.md has the derivation).
 
-A multiplication and an addition are two FLOP. Causal attention is counted at half its square, padding not at all:
-that is what the mathematics needs, whatever a kernel does beside it.
+A multiply-add is two FLOP. Causal attention counts as half its square and padding as nothing: this is the minimum that
+the mathematics needs, not what a kernel executes.
 """
 
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from socialr1_jax.models.qwen3_config import Qwen3Config
 
 @dataclass(frozen=True)
 class Cost:
-    """FLOP, and bytes that must come from or go to the devices' memory, over all devices."""
+    """FLOP and bytes read from or written to device memory, summed over all devices."""
 
     flops: float = 0.0
     bytes: float = 0.0
@@ -25,46 +25,49 @@ class Cost:
 
 @dataclass(frozen=True)
 class Arithmetic:
-    """Costs of one Qwen3. `copies` is the number of devices (or groups of them) that read the weights on their own."""
+    """Costs of one Qwen3. `copies` is the number of devices (or tensor-parallel groups) that each read all weights."""
 
     config: Qwen3Config
-    itemsize: int  # bytes of a number of the computation
+    itemsize: int  # bytes of an element of the compute dtype
     copies: int
 
     @property
     def kernels(self) -> int:
-        """Weights of all layers' kernels."""
+        """Number of weights in the kernels of all layers."""
         c = self.config
         heads = c.num_attention_heads + c.num_key_value_heads
         return c.num_hidden_layers * c.hidden_size * (2 * c.head_dim * heads + 3 * c.intermediate_size)
 
     @property
     def vocabulary(self) -> int:
-        """Weights of the output matrix."""
+        """Number of weights in the output matrix."""
         return self.config.vocab_size * self.config.hidden_size
 
     @property
     def parameters(self) -> int:
-        """All weights (norms and biases, a millionth of them, left out)."""
+        """Number of all weights (without norms and biases, a millionth of them)."""
         return self.kernels + self.vocabulary * (1 if self.config.tie_word_embeddings else 2)
 
     @property
     def cache_token(self) -> int:
-        """Bytes of keys and values of one token."""
+        """Bytes of one token's keys and values."""
         c = self.config
         return 2 * c.num_hidden_layers * c.num_key_value_heads * c.head_dim * self.itemsize
 
     def forward(self, rows: float, tokens: float, predicted: float, passes: float = 1) -> Cost:
-        """Whole rows of `tokens`, of which `predicted` positions get logits; the weights are read `passes` times."""
+        """Return the cost of a forward pass over rows of `tokens`, with logits at `predicted` positions of each.
+
+        The weights are read `passes` times.
+        """
         return Cost(rows * self.flops(tokens, tokens * tokens / 2, predicted), passes * self._weights)
 
     def flops(self, tokens: float, pairs: float, predicted: float) -> float:
-        """Forward FLOP of texts with so many tokens, pairs of a query and a key, and positions with logits."""
+        """Return the forward FLOP of `tokens` tokens, `pairs` query-key pairs and `predicted` positions with logits."""
         return 2 * self.kernels * tokens + self.attention_pair * pairs + 2 * self.vocabulary * predicted
 
     @property
     def attention_pair(self) -> int:
-        """FLOP of one query and one key, in all layers and heads."""
+        """FLOP of one query-key pair in all layers and heads."""
         c = self.config
         return 4 * c.num_hidden_layers * c.num_attention_heads * c.head_dim
 
@@ -80,24 +83,24 @@ class Arithmetic:
         }
 
     def decode_step(self, rows: float, own: float, prefix: float = 0, group: float = 1) -> Cost:
-        """One token for each of `rows`, which have `own` tokens each behind `prefix` tokens that a group shares."""
+        """Return the cost of one token for each of `rows`, whose `own` tokens follow a `prefix` shared by a group."""
         flops = rows * (2 * (self.kernels + self.vocabulary) + self.attention_pair * (own + prefix))
         return Cost(flops, self._weights + rows * (own + prefix / group) * self.cache_token)
 
     def update(self, rows: float, tokens: float, predicted: float, micro_batches: float, remat: str) -> Cost:
-        """Forward and backward of `rows`, the logits computed twice."""
+        """Return the cost of the forward and backward pass over `rows`, with logits computed twice."""
         forward = self.forward(rows, tokens, predicted)
         c = self.config
-        # A layer is computed again up to its last product, whose result nothing in the backward pass needs.
+        # Remat recomputes a layer up to its last product, whose result the backward pass does not need.
         last = 2 * rows * tokens * c.num_hidden_layers * c.hidden_size * c.intermediate_size
         again = self.forward(rows, tokens, 0).flops - last if remat == "everything" else 0
         logits = Cost(2 * rows * predicted * self.vocabulary)
-        # A micro-batch reads the weights forward and backward and adds to their gradient.
+        # Each micro-batch reads the weights in both passes and accumulates into their gradient.
         moved = Cost(0, micro_batches * (3 * self._weights + 8 * self.parameters))
         return Cost(3 * forward.flops + again + logits.flops) + moved
 
     def optimizer(self) -> Cost:
-        """AdamW on float32 masters: gradient read, masters and two moments read and written."""
+        """Return the cost of AdamW on float32 masters: read the gradient, read and write masters and two moments."""
         return Cost(0, 28 * self.parameters)
 
     @property

@@ -12,9 +12,9 @@ Backend = Literal["xla", "cudnn"]
 
 
 def attention_backend(name: Literal["auto", "xla", "cudnn"], dtype: str, platform: str) -> Backend:
-    """The kernel that a name stands for on a platform ("cpu", "gpu", "cuda", "tpu"): auto is cuDNN where it computes.
+    """Resolve a kernel's name on a platform ("cpu", "gpu", "cuda", "tpu"): auto is cuDNN if supported, else XLA.
 
-    cuDNN is for NVIDIA GPUs and bfloat16 or float16; asked for by name elsewhere it raises ValueError.
+    cuDNN supports NVIDIA GPUs with bfloat16 or float16. Raises ValueError if "cudnn" is requested elsewhere.
     """
     fits = platform in ("gpu", "cuda") and dtype in ("bfloat16", "float16")
     if name == "cudnn" and not fits:
@@ -23,9 +23,9 @@ def attention_backend(name: Literal["auto", "xla", "cudnn"], dtype: str, platfor
 
 
 def rope_tables(positions_bt: jax.Array, head_dim: int, theta: float) -> tuple[jax.Array, jax.Array]:
-    """cos and sin of the rotary angles, float32 [b, t, 1, head_dim / 2].
+    """Return cos and sin of the rotary angles, float32 [b, t, 1, head_dim / 2].
 
-    Angles stay float32: bfloat16 cannot hold the position 257.
+    Angles stay float32: bfloat16 cannot represent position 257.
     """
     frequencies_h = theta ** (-jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim)
     angles_bth = positions_bt[..., None].astype(jnp.float32) * frequencies_h
@@ -33,7 +33,7 @@ def rope_tables(positions_bt: jax.Array, head_dim: int, theta: float) -> tuple[j
 
 
 def apply_rope(x_btnh: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
-    """Rotates the two halves of each head, as Qwen3 does (halves, not interleaved pairs); computed in float32."""
+    """Rotate the two halves of each head, as Qwen3 does (halves, not interleaved pairs), in float32."""
     left, right = jnp.split(x_btnh.astype(jnp.float32), 2, axis=-1)
     return jnp.concatenate([left * cos - right * sin, right * cos + left * sin], axis=-1).astype(x_btnh.dtype)
 
@@ -47,11 +47,11 @@ def causal_attention(
     segments: Segments | None = None,
     prefix: Prefix | None = None,
 ) -> jax.Array:
-    """Causal attention over right-padded rows -> [b, t, n, h]; outputs at padded positions mean nothing.
+    """Return causal attention over right-padded rows, [b, t, n, h]; outputs at padded positions are undefined.
 
-    With `segments` positions see what these say, and cuDNN takes a mask array, [b, 1, t, t]; else it takes lengths. XLA
-    needs none: padding lies on the right, so a causal row never looks at it. With a `prefix`, which needs segments,
-    positions see all of it, too.
+    `segments` restrict what a position sees; cuDNN then takes a mask array, [b, 1, t, t], otherwise lengths. XLA needs
+    neither: padding is on the right, so causal attention never reaches it. A `prefix`, which requires segments, is seen
+    by all positions.
     """
     if prefix is not None:
         assert segments is not None
@@ -79,7 +79,7 @@ def causal_attention(
 def _masked_attention(
     q_btnh: jax.Array, k_btkh: jax.Array, v_btkh: jax.Array, segments: Segments, prefix: Prefix, implementation: Backend
 ) -> jax.Array:
-    """Return attention over the prefix and the rows' own keys through one mask array, [b, 1, t, s + t]."""
+    """Return attention over the prefix and the rows' own keys with one mask array, [b, 1, t, s + t]."""
     b, t = q_btnh.shape[:2]
     times = b // len(prefix.lengths_d)
     earlier_tt = jnp.tril(jnp.ones((t, t), bool))
@@ -97,9 +97,9 @@ def _masked_attention(
 def decode_attention(
     q_bnh: jax.Array, cache: LayerCache, lengths_b: jax.Array, prefixes: LayerCache, sharing: Sharing
 ) -> jax.Array:
-    """Return attention of one query a row over its prefix and the first `lengths_b` slots of its cache -> [b, n, h].
+    """Return attention of one query per row over its prefix and the first `lengths_b` slots of its cache, [b, n, h].
 
-    A prefix is read once for all rows that share it, and the two parts are weighed by their sums in float32.
+    A prefix is read once for all rows that share it. The two parts are merged by their log-sum-exp in float32.
     """
     e, m = sharing.rows_em.shape
     q_bkgh = q_bnh.reshape(*cache.v_bksh.shape[:2], -1, q_bnh.shape[-1])
@@ -113,16 +113,16 @@ def decode_attention(
         return x_emkgh.reshape(e * m, *x_emkgh.shape[2:])[sharing.places_b]
 
     before_bkgh, before_bkg1 = map(of_rows, parts)
-    share_bkg1 = jax.nn.sigmoid(norm_bkg1 - before_bkg1)  # of the row's own tokens in the sum of all
+    share_bkg1 = jax.nn.sigmoid(norm_bkg1 - before_bkg1)  # the softmax mass of the row's own tokens
     mixed_bkgh = share_bkg1 * own_bkgh + (1 - share_bkg1) * before_bkgh
     return mixed_bkgh.reshape(q_bnh.shape).astype(q_bnh.dtype)
 
 
 def _beside(q_bkrh: jax.Array, cache: LayerCache, lengths_b: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Return attention over the first `lengths_b` slots and the log of its sum, both float32."""
+    """Return attention over the first `lengths_b` slots and its log-sum-exp, both float32."""
     scores_bkrs = jnp.einsum("bkrh,bkhs->bkrs", q_bkrh, cache.k_bkhs, preferred_element_type=jnp.float32)
     seen_bs = jnp.arange(cache.slots) < lengths_b[:, None]
-    # A finite number: a prefix may be empty.
+    # Finite, since a prefix may be empty.
     scores_bkrs = jnp.where(seen_bs[:, None, None], scores_bkrs * q_bkrh.shape[-1] ** -0.5, -1e30)
     highest_bkr1 = scores_bkrs.max(-1, keepdims=True)
     powers_bkrs = jnp.exp(scores_bkrs - highest_bkr1)

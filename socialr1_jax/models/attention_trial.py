@@ -1,4 +1,4 @@
-"""The attention kernel of this machine, found by trying it: cuDNN makes no plan with some versions of CUDA."""
+"""Choose this machine's attention kernel by trying it: with some CUDA versions cuDNN finds no execution plan."""
 
 import functools
 import logging
@@ -14,13 +14,13 @@ from socialr1_jax.runtime.processes import least_of_all
 
 log = logging.getLogger(__name__)
 
-_TOLERANCE = 0.03  # relative, of norms: bfloat16 has 8 bits; cuDNN on an H200 is 0.001 to 0.004 from XLA
+_TOLERANCE = 0.03  # of the relative error in norm: bfloat16 has 8 bits; cuDNN on an H200 differs 0.001-0.004 from XLA
 
 
 def working_attention(name: Literal["auto", "xla", "cudnn"], dtype: str) -> Backend:
-    """Return the kernel that `name` stands for here, tried first: auto falls back to xla, with a warning that says why.
+    """Resolve a kernel's name on this machine after a trial: auto falls back to XLA, with a warning that says why.
 
-    Raises ValueError when cudnn is asked for by name and does not compute here.
+    Raises ValueError if "cudnn" is requested and does not work here.
     """
     backend = attention_backend(name, dtype, jax.default_backend())
     if backend == "xla":
@@ -37,9 +37,9 @@ def working_attention(name: Literal["auto", "xla", "cudnn"], dtype: str) -> Back
 
 @functools.cache
 def cudnn_fault(dtype: str) -> str:
-    """Return why cuDNN's attention cannot be used on this machine's GPU; "" when results and gradients are right.
+    """Return why cuDNN's attention cannot be used on this machine's GPU, or "" if results and gradients are right.
 
-    They are compared with NumPy's in float64: XLA's would have to be compiled for the GPU first, which takes longer.
+    The reference is NumPy in float64: compiling XLA's attention for the GPU would take longer.
     """
     t, heads, groups, h = 256, 4, 2, 128
     random = np.random.default_rng(0)
@@ -47,7 +47,7 @@ def cudnn_fault(dtype: str) -> str:
         jnp.asarray(random.standard_normal((1, t, m, h)), dtype) for m in (heads, groups, groups, heads)
     )
     own_t = np.repeat(np.arange(4, dtype=np.int32), t // 4)
-    prefix_t = np.where(own_t == 1, 0, own_t)  # 0 is the beginning that 1 shares
+    prefix_t = np.where(own_t == 1, 0, own_t)  # segment 0 is the prefix of segment 1
     segments = Segments(own_t[None], prefix_t[None], np.arange(t, dtype=np.int32)[None])
     length = t - 56
     inside_t = np.arange(t) < length
@@ -64,17 +64,17 @@ def cudnn_fault(dtype: str) -> str:
         what = "packed texts" if packed else "rows"
         dout = dout_1tnh if packed else jnp.where(inside_t[None, :, None, None], dout_1tnh, 0)
         try:
-            found = [np.asarray(x, np.float64)[0] for x in run(q_1tnh, k_1tkh, v_1tkh, dout, packed)]
-        except Exception as error:  # whatever XLA, cuDNN or the driver raise
+            actual = [np.asarray(x, np.float64)[0] for x in run(q_1tnh, k_1tkh, v_1tkh, dout, packed)]
+        except Exception as error:  # XLA, cuDNN and the driver raise many kinds
             return f"{what}: {str(error).strip().splitlines()[0][:200]}"
         q, k, v, d = (np.asarray(x, np.float64)[0] for x in (q_1tnh, k_1tkh, v_1tkh, dout))
         expected = _attention(q, k, v, d, seen_ts if packed else causal_ts)
-        if not packed:  # results of padding mean nothing
-            found, expected = [x[:length] for x in found], [x[:length] for x in expected]
-        for name, ours, theirs in zip(("results", "dq", "dk", "dv"), expected, found, strict=True):
-            apart = np.linalg.norm(ours - theirs) / np.linalg.norm(ours)
-            if not apart < _TOLERANCE:
-                return f"{what}: {name} are {apart:.2g} (relative) from what they should be"
+        if not packed:  # results at padded positions are undefined
+            actual, expected = [x[:length] for x in actual], [x[:length] for x in expected]
+        for name, ours, theirs in zip(("results", "dq", "dk", "dv"), expected, actual, strict=True):
+            error_norm = np.linalg.norm(ours - theirs) / np.linalg.norm(ours)
+            if not error_norm < _TOLERANCE:
+                return f"{what}: {name} are wrong by {error_norm:.2g} (relative)"
     return ""
 
 

@@ -1,9 +1,9 @@
-"""Causal attention in plain XLA, for CPUs and TPUs: blocks of queries, and a backward pass of its own.
+"""Causal attention in plain XLA, for CPUs and TPUs: blocks of queries with a custom backward pass.
 
-A block looks at the keys up to its end, so nearly half of the square is never computed, and the backward pass computes
-the scores of one block at a time again from the saved log-sum-exp (FlashAttention-2, arXiv 2307.08691, algorithm 2),
-so no array of the whole square is kept. Against `jax.nn.dot_product_attention` 2.7 times as fast forward and backward
-on two CPU cores (8 rows x 256 tokens, 4 heads of 64, float32).
+A block of queries reads the keys up to its end, so nearly half of the square is never computed. The backward pass
+recomputes the scores block by block from the saved log-sum-exp (FlashAttention-2, arXiv 2307.08691, algorithm 2), so
+the whole square is never stored. 2.7 times as fast as `jax.nn.dot_product_attention`, forward and backward, on two CPU
+cores (8 rows x 256 tokens, 4 heads of 64, float32).
 """
 
 from collections.abc import Iterator
@@ -13,15 +13,15 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-SAVED = "attention"  # the name of results that a policy of remat may keep: they spare the forward pass a second time
+SAVED = "attention"  # checkpoint name of the results that a remat policy may save to avoid recomputing attention
 _BLOCKS, _SMALLEST_BLOCK = 8, 32  # 8: 9/16 of the square
 
 
 class Segments(NamedTuple):
-    """Segments of rows that hold several texts; each array is int32 [b, t].
+    """Segment ids of rows that hold several texts; each array is int32 [b, t].
 
-    A position sees the earlier ones of its own segment and all of its prefix: the segment that holds the beginning
-    which it shares with others. A segment without one names itself. `positions_bt` count from the text's beginning.
+    A position sees the earlier positions of its own segment and all of its prefix: the segment with the beginning that
+    it shares with others. A segment without a prefix names itself. `positions_bt` count from the text's beginning.
     """
 
     own_bt: Any
@@ -29,15 +29,15 @@ class Segments(NamedTuple):
     positions_bt: Any
 
     def seen(self, queries: slice, keys: slice) -> jax.Array:
-        """Return whether a query may look at a key, but for the order: boolean [b, q, k]."""
+        """Return the mask of keys that each query may see, without causality: boolean [b, q, k]."""
         key_b1k = self.own_bt[:, None, keys]
         return (self.own_bt[:, queries, None] == key_b1k) | (self.prefix_bt[:, queries, None] == key_b1k)
 
 
 class Prefix(NamedTuple):
-    """Keys and values [d, s, k, h] that come before every row's own: row i of b sees those of entry i // (b / d).
+    """Keys and values [d, s, k, h] that precede the rows' own: row i of b sees those of entry i // (b / d).
 
-    Of entry d the first `lengths_d` count. In a tree of stacked layers the arrays are [l, d, s, k, h].
+    Only the first `lengths_d` slots of an entry are valid. With stacked layers the arrays are [l, d, s, k, h].
     """
 
     k_dskh: Any
@@ -45,11 +45,11 @@ class Prefix(NamedTuple):
     lengths_d: Any
 
     def seen(self) -> jax.Array:
-        """Return which slots count: boolean [d, s]."""
+        """Return the mask of valid slots: boolean [d, s]."""
         return jnp.arange(self.k_dskh.shape[-3]) < self.lengths_d[:, None]
 
     def values(self) -> jax.Array:
-        """Return the values with zeros in the other slots: a NaN there would survive the mask, since 0 * NaN is NaN."""
+        """Return the values, zero in invalid slots: a NaN there would survive the mask, since 0 * NaN is NaN."""
         return jnp.where(self.seen()[:, :, None, None], self.v_dskh, 0)
 
 
@@ -57,9 +57,9 @@ class Prefix(NamedTuple):
 def blockwise_attention(
     q_btnh: jax.Array, k_btkh: jax.Array, v_btkh: jax.Array, segments: Segments | None
 ) -> jax.Array:
-    """softmax(q k / sqrt(h)) v over earlier positions, with segments only over those seen from there -> [b, t, n, h].
+    """Return softmax(q k / sqrt(h)) v over earlier positions that the segments allow, [b, t, n, h].
 
-    n is a multiple of k; softmax and sums are float32, results in the arguments' dtype.
+    n is a multiple of k. Softmax and sums are float32, results in the arguments' dtype.
     """
     return _forward(q_btnh, k_btkh, v_btkh, segments)[0]
 
@@ -82,8 +82,8 @@ def _forward(
     return out_btnh, (q_btnh, k_btkh, v_btkh, segments, out_btnh, norm_bkr1)
 
 
-def _backward(kept: Any, dout_btnh: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, None]:
-    q_btnh, k_btkh, v_btkh, segments, out_btnh, norm_bkr1 = kept
+def _backward(residuals: Any, dout_btnh: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, None]:
+    q_btnh, k_btkh, v_btkh, segments, out_btnh, norm_bkr1 = residuals
     dtype, scale = q_btnh.dtype, q_btnh.shape[-1] ** -0.5
     q_bkrh, k_bksh, v_bksh = _rows(q_btnh, k_btkh), k_btkh.swapaxes(1, 2), v_btkh.swapaxes(1, 2)
     dout_bkrh = _rows(dout_btnh, k_btkh)
@@ -108,12 +108,12 @@ blockwise_attention.defvjp(_forward, _backward)
 def prefixed_attention(
     q_btnh: jax.Array, k_btkh: jax.Array, v_btkh: jax.Array, segments: Segments | None, prefix: Prefix
 ) -> jax.Array:
-    """Return `blockwise_attention` over the prefix and the rows' own keys, [b, t, n, h]; it has no gradient.
+    """Return `blockwise_attention` over the prefix and the rows' own keys, [b, t, n, h]; not differentiable.
 
-    Each part is computed by itself, and the two are weighed by their sums: the prefix once for all rows that see it.
+    The two parts are computed separately and merged by their log-sum-exp. A prefix is read once for all its rows.
     """
-    own_btnh, kept = _forward(q_btnh, k_btkh, v_btkh, segments)
-    own_bkrh, norm_bkr1 = _rows(own_btnh, k_btkh), kept[-1]
+    own_btnh, residuals = _forward(q_btnh, k_btkh, v_btkh, segments)
+    own_bkrh, norm_bkr1 = _rows(own_btnh, k_btkh), residuals[-1]
     seen_d11s = prefix.seen()[:, None, None]
     k_dksh, v_dksh = prefix.k_dskh.swapaxes(1, 2), prefix.values().swapaxes(1, 2)
     entries, scale = len(k_dksh), q_btnh.shape[-1] ** -0.5
@@ -127,19 +127,19 @@ def prefixed_attention(
         out_dkrh = _dot("dkrs,dksh->dkrh", powers_dkrs.astype(v_dksh.dtype), v_dksh) / total_dkr1
         return out_dkrh, highest_dkr1 + jnp.log(total_dkr1)
 
-    # One row of every entry at a time, so that the scores stay small.
+    # One row of every entry at a time limits the memory of the scores.
     q_bkrh = _rows(q_btnh, k_btkh)
     q_cdkrh = q_bkrh.reshape(entries, -1, *q_bkrh.shape[1:]).swapaxes(0, 1)
     parts = jax.lax.map(beside, q_cdkrh)
     before_bkrh, before_bkr1 = (x.swapaxes(0, 1).reshape(len(q_bkrh), *x.shape[2:]) for x in parts)
-    share_bkr1 = jax.nn.sigmoid(norm_bkr1 - before_bkr1)  # of the row's own keys in the sum of all
+    share_bkr1 = jax.nn.sigmoid(norm_bkr1 - before_bkr1)  # the softmax mass of the row's own keys
     return _heads(share_bkr1 * own_bkrh + (1 - share_bkr1) * before_bkrh, q_btnh)
 
 
 def _blocks(
     q_btnh: jax.Array, k_btkh: jax.Array, segments: Segments | None
 ) -> Iterator[tuple[slice, slice, jax.Array]]:
-    """Yield for each block its rows of queries, the keys up to its end, and which of them a row sees."""
+    """Yield each block's slice of query rows, its slice of keys, and the mask between them."""
     t, group = q_btnh.shape[1], q_btnh.shape[2] // k_btkh.shape[2]
     size = max(_SMALLEST_BLOCK, -(-t // _BLOCKS))
     for start, stop in ((i, min(i + size, t)) for i in range(0, t, size)):
@@ -152,7 +152,7 @@ def _blocks(
 
 
 def _rows(x_btnh: jax.Array, k_btkh: jax.Array) -> jax.Array:
-    """A KV head's query heads as rows of one product: [b, k, t * group, h]."""
+    """Fold the query heads of each KV head into rows of one product: [b, k, t * group, h]."""
     x_bktgh = x_btnh.reshape(*k_btkh.shape[:3], -1, x_btnh.shape[-1]).swapaxes(1, 2)
     return x_bktgh.reshape(*x_bktgh.shape[:2], -1, x_bktgh.shape[-1])
 

@@ -1,8 +1,8 @@
-"""The KV cache of decoding: one pair of arrays a layer, held in a list.
+"""The KV cache of decoding: a list with one pair of arrays per layer.
 
-A list, because a stacked cache carried through a loop over layers is copied whole for every layer. Keys lie as
-[b, k, h, s] and values as [b, k, s, h], so that both products of decode read memory in order: on two CPU cores
-192 rows x 288 slots x 2 heads of 32 take 1.7 ms a layer against 5.2 ms with both as [b, s, k, h].
+A stacked cache carried through a loop over layers would be copied whole for every layer. Keys are [b, k, h, s] and
+values [b, k, s, h], so both products of decode read memory in order: on two CPU cores 192 rows x 288 slots x 2 heads of
+32 take 1.7 ms per layer, against 5.2 ms with both as [b, s, k, h].
 """
 
 from typing import Any, NamedTuple
@@ -24,7 +24,7 @@ class LayerCache(NamedTuple):
         return self.v_bksh.shape[2]
 
     def write(self, positions_b: jax.Array, k_bkh: jax.Array, v_bkh: jax.Array) -> "LayerCache":
-        """The cache with one new key and value a row, each at the row's own position."""
+        """Return the cache with one new key and value per row, at the row's position."""
 
         def column(cache_khs: jax.Array, new_kh: jax.Array, position: jax.Array) -> jax.Array:
             return jax.lax.dynamic_update_slice(cache_khs, new_kh[:, :, None], (0, 0, position))
@@ -37,12 +37,12 @@ class LayerCache(NamedTuple):
         )
 
     def take(self, rows: jax.Array) -> "LayerCache":
-        """The cache of the given rows, in that order."""
+        """Return the cache of the given rows, in that order."""
         return LayerCache(self.k_bkhs[rows], self.v_bksh[rows])
 
     def put(self, rows: jax.Array, new: "LayerCache") -> "LayerCache":
-        """Return the cache with `new` in the given rows, zeros in their other slots; a row past the end takes none."""
-        new = new.grow(self.slots)  # no slot keeps a NaN of an earlier row: the mask does not stop it, 0 * NaN is NaN
+        """Return the cache with `new` in the given rows and zeros in their other slots; drop rows past the end."""
+        new = new.grow(self.slots)  # overwrites every slot: an earlier NaN would survive the mask, since 0 * NaN is NaN
         return LayerCache(
             self.k_bkhs.at[rows].set(new.k_bkhs, mode="drop"), self.v_bksh.at[rows].set(new.v_bksh, mode="drop")
         )
@@ -57,14 +57,14 @@ class LayerCache(NamedTuple):
 
 
 class Sharing(NamedTuple):
-    """Which rows share which prefix: of `e` prefixes each has places for `m` rows."""
+    """Assignment of rows to shared prefixes: each of `e` prefixes has places for `m` rows."""
 
     lengths_e: Any  # tokens of each prefix
-    rows_em: Any  # the row at each place; at a free one, any row
-    places_b: Any  # each row's place, of all e * m
+    rows_em: Any  # the row at each place; any row at a free one
+    places_b: Any  # each row's place among all e * m
 
 
 def cache_from_prefill(k_lbtkh: jax.Array, v_lbtkh: jax.Array) -> list[LayerCache]:
-    """One LayerCache a layer from the stacked keys and values of a prefill."""
+    """Return one LayerCache per layer from the stacked keys and values of a prefill."""
     k_lbkht, v_lbkth = k_lbtkh.transpose(0, 1, 3, 4, 2), v_lbtkh.transpose(0, 1, 3, 2, 4)
     return [LayerCache(k, v) for k, v in zip(k_lbkht, v_lbkth, strict=True)]

@@ -1,8 +1,8 @@
 """Qwen3 as pure functions over a plain tree of weights, with a thin Flax NNX module to hold them.
 
-One declaration per weight gives its Hugging Face name, shape and initialiser, a short table its place on the mesh.
-Kernels keep Hugging Face's orientation [out, in], so that loading and export are byte copies. Layers are stacked
-[l, ...] for `lax.scan`.
+One declaration per weight gives its Hugging Face name, shape and initialiser; a short table gives its sharding.
+Kernels keep Hugging Face's orientation [out, in], so loading and export are byte copies. Layers are stacked [l, ...]
+for `lax.scan`.
 """
 
 import re
@@ -25,22 +25,22 @@ __all__ = ["Params", "Qwen3", "Qwen3Config", "Remat", "Weight", "declare_weights
 
 Params = dict[str, Any]
 
-# Where a weight lies on the mesh: the first pattern found in its name gives the mesh axes of [out, in]. The layout
-# "train" splits every large weight (and so its gradient and moments) over fsdp, "rollout" leaves it whole there.
+# Sharding of a weight: the first pattern found in its name gives the mesh axes of [out, in]. The layout "train" splits
+# every large weight (and so its gradient and moments) over fsdp; "rollout" replicates it there.
 SHARDING_RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
-    ("norm|bias|score", (None,)),  # whole: all of an 8B's are 1.2 MB, and each would cost a collective of its own
+    ("norm|bias|score", (None,)),  # replicated: an 8B has 1.2 MB of these, and each would cost a collective
     ("o_proj|down_proj", ("fsdp", "tensor")),
     ("", ("tensor", "fsdp")),
 )
 Layout = Literal["train", "rollout"]
 
-# What the backward pass computes again instead of keeping it: nothing; everything but the results of the products with
-# weights (that is attention and elementwise work); or everything, from the layers' inputs.
+# What the backward pass recomputes: nothing; all but the products with weights (attention and elementwise work); or
+# everything, from the layers' inputs.
 Remat = Literal["nothing", "attention", "everything"]
 
 
 class Weight(NamedTuple):
-    """One weight: its Hugging Face name (`{i}` stands for the layer) and its shape, without the layer's axis."""
+    """A weight's Hugging Face name (`{i}` stands for the layer), its shape without the layer axis, its initialiser."""
 
     hf_name: str
     shape: tuple[int, ...]
@@ -48,8 +48,9 @@ class Weight(NamedTuple):
 
 
 def declare_weights(config: Qwen3Config) -> dict[str, Any]:
-    """The tree of weights: {"embed_tokens": Weight, "layers": {name: Weight}, "norm": Weight} and, where it has one,
-    "lm_head" or (a reward model) "score".
+    """Return the tree of weights: {"embed_tokens": Weight, "layers": {name: Weight}, "norm": Weight}.
+
+    Untied models also have "lm_head", reward models "score".
     """
     d, f, h = config.hidden_size, config.intermediate_size, config.head_dim
     nh, kh = config.num_attention_heads * h, config.num_key_value_heads * h
@@ -87,20 +88,20 @@ def declare_weights(config: Qwen3Config) -> dict[str, Any]:
 
 
 def weight_spec(name: str, layout: Layout = "train") -> P:
-    """The mesh axes of one weight [out, in], the layer's axis not counted."""
+    """Return the mesh axes of one weight [out, in], without the layer axis."""
     axes = next(axes for pattern, axes in SHARDING_RULES if re.search(pattern, name))
     return P(*(None if axis == "fsdp" and layout == "rollout" else axis for axis in axes))
 
 
 def weight_specs(config: Qwen3Config, layout: Layout = "train") -> Params:
-    """The tree of mesh axes that belongs to the tree of weights, layers stacked."""
+    """Return the tree of mesh axes for the tree of weights with stacked layers."""
     table = declare_weights(config)
     layers = {name: P(None, *weight_spec(name, layout)) for name in table.pop("layers")}
     return {**{name: weight_spec(name, layout) for name in table}, "layers": layers}
 
 
 def check_mesh(config: Qwen3Config, mesh: Mesh) -> None:
-    """Raises ValueError naming every size of the model that the mesh does not divide."""
+    """Check that the mesh divides the model's sizes. Raises ValueError naming every size that it does not divide."""
     sizes = {
         "fsdp": ("hidden_size",),
         "tensor": ("num_key_value_heads", "intermediate_size", "vocab_size"),  # query heads: a multiple of the former
@@ -117,10 +118,10 @@ def check_mesh(config: Qwen3Config, mesh: Mesh) -> None:
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 2))
 def gathered(name: str, weight: jax.Array, dtype: Any) -> jax.Array:
-    """The weight in the computation's dtype, whole over fsdp; its gradient goes straight back to the shards.
+    """All-gather a weight over fsdp in the compute dtype; the backward pass reduce-scatters its gradient.
 
-    Cast first, so that half the bytes travel. Without the second half of the rule the compiler sums a whole gradient
-    on every device before it cuts it.
+    Casting before the all-gather halves its traffic. Without the custom backward pass XLA all-reduces the full gradient
+    and slices it.
     """
     return constrain(weight.astype(dtype), weight_spec(name, "rollout"))
 
@@ -138,10 +139,10 @@ gathered.defvjp(_gathered_forward, _gathered_backward)
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
 def embedded(weight_vd: jax.Array, tokens_bt: jax.Array, dtype: Any) -> jax.Array:
-    """Rows of the embedding, [b, t, d] in `dtype`. Its gradient is summed in the weight's dtype, in a fixed order.
+    """Look up embeddings, [b, t, d] in `dtype`. The gradient is summed in the weight's dtype, in a fixed order.
 
-    The rule of `x[tokens]` sums in the computation's dtype: in bfloat16 a frequent token's gradient is wrong by 4 %.
-    On a GPU it is a scatter with atomics, too, which differs from call to call.
+    The default gradient of `x[tokens]` sums in the compute dtype: in bfloat16 a frequent token's is wrong by 4 %. On a
+    GPU it is also a scatter with atomics, which is not deterministic.
     """
     return gathered("embed_tokens", weight_vd, dtype)[tokens_bt]
 
@@ -153,7 +154,7 @@ def _embedded_forward(weight_vd: jax.Array, tokens_bt: jax.Array, dtype: Any) ->
 def _embedded_backward(dtype: Any, saved: Any, gradient_btd: jax.Array) -> tuple[jax.Array, None]:
     tokens_bt, like_v = saved
     spec = weight_spec("embed_tokens")
-    gradient_btd = constrain(gradient_btd, P(None, None, spec[1]))  # every token, its own part of the width
+    gradient_btd = constrain(gradient_btd, P(None, None, spec[1]))  # each device: all tokens, its slice of the width
     gradient_nd = gradient_btd.reshape(-1, gradient_btd.shape[-1]).astype(like_v.dtype)
     return constrain(sum_rows(gradient_nd, tokens_bt.reshape(-1), like_v.shape[0]), spec), None
 
@@ -162,7 +163,7 @@ embedded.defvjp(_embedded_forward, _embedded_backward)
 
 
 def sum_rows(rows_nd: jax.Array, index_n: jax.Array, size: int) -> jax.Array:
-    """Sums [size, d] of the rows with each index: sorted, then added in pairs, so that the order is fixed."""
+    """Sum the rows with each index, [size, d]. Sorting and pairwise addition fix the order."""
     n = index_n.shape[0]
     order_n = jnp.argsort(index_n, stable=True)
     index_n = index_n[order_n]
@@ -173,13 +174,13 @@ def sum_rows(rows_nd: jax.Array, index_n: jax.Array, size: int) -> jax.Array:
         return left[0] | right[0], right[1] + jnp.where(right[0], 0, left[1])
 
     _, sums_nd = jax.lax.associative_scan(add, (new_n[:, None], rows_nd[order_n]))
-    places_n = jnp.where(last_n, index_n, size + jnp.arange(n))  # all but an index's last row: dropped
+    places_n = jnp.where(last_n, index_n, size + jnp.arange(n))  # drops all but the last row of an index
     zeros = jnp.zeros((size, rows_nd.shape[1]), rows_nd.dtype)
     return zeros.at[places_n].set(sums_nd, mode="drop", unique_indices=True)
 
 
 def init_params(config: Qwen3Config, key: jax.Array, dtype: Any = jnp.float32) -> Params:
-    """Random weights: normal with `initializer_range`, norms one, biases zero (as transformers starts a Qwen3)."""
+    """Return random weights: normal with `initializer_range`, norms one, biases zero (as transformers initialises)."""
     keys = iter(jax.random.split(key, 64))
 
     def draw(weight: Weight, stack: tuple[int, ...]) -> jax.Array:
@@ -194,16 +195,15 @@ def init_params(config: Qwen3Config, key: jax.Array, dtype: Any = jnp.float32) -
 
 
 def precision(x: jax.Array) -> jax.lax.Precision | None:
-    """Return the matmul precision: exact for float32, the backend's default otherwise."""
-    # float32 is asked for where equality is checked: keep TF32 and bfloat16 passes out of it.
+    """Return the matmul precision: exact for float32 (no TF32 or bfloat16 passes), the backend's default otherwise."""
     return jax.lax.Precision.HIGHEST if x.dtype == jnp.float32 else None
 
 
 def linear(x_bti: jax.Array, kernel_oi: jax.Array, blocks: int = 1, **options: Any) -> jax.Array:
-    """x_bti times the kernel -> [b, t, o]. `blocks` > 1 cuts the outputs into that many products of one batched one.
+    """Multiply x_bti by the kernel, [b, t, o]. `blocks` > 1 splits the outputs into that many batched products.
 
-    For few rows on a CPU, measured and not explained: a loop over twelve kernels of [3072, 1024] takes 0.7 against
-    1.1 ms a product with 4 rows, 1.1 against 2.1 ms with 8, on two cores with the weights coming from memory.
+    This helps with few rows on a CPU, for a reason that is not known: in a loop over twelve kernels of [3072, 1024] a
+    product takes 0.7 instead of 1.1 ms with 4 rows and 1.1 instead of 2.1 ms with 8 (two cores, weights not cached).
     """
     o, i = kernel_oi.shape
     if blocks == 1 or o % blocks:
@@ -214,7 +214,7 @@ def linear(x_bti: jax.Array, kernel_oi: jax.Array, blocks: int = 1, **options: A
 
 
 def rms_norm(x: jax.Array, weight: jax.Array, eps: float) -> jax.Array:
-    """Root-mean-square norm over the last axis; variance in float32, result in x's dtype."""
+    """Apply the root-mean-square norm over the last axis: variance in float32, result in x's dtype."""
     x32 = x.astype(jnp.float32)
     x32 = x32 * jax.lax.rsqrt(jnp.mean(x32 * x32, axis=-1, keepdims=True) + eps)
     return weight.astype(x.dtype) * x32.astype(x.dtype)
@@ -228,7 +228,7 @@ def block(
     attend: Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, Any]],
     blocks: int = 1,
 ) -> tuple[jax.Array, Any]:
-    """One decoder layer. `attend(q_btnh, k_btkh, v_btkh)` gives [b, t, n, h] and whatever it wants to carry out."""
+    """Apply one decoder layer. `attend(q_btnh, k_btkh, v_btkh)` returns [b, t, n, h] and a value to pass through."""
 
     def project(x: jax.Array, name: str) -> jax.Array:
         y = linear(x, weights[name].astype(x.dtype), blocks)
@@ -255,12 +255,12 @@ def block(
 
 
 def _keeps(primitive: Any, *inputs: Any, **options: Any) -> bool:
-    """Return whether `remat` attention keeps an operation's results: products with kernels, attention's output."""
+    """Return whether `remat="attention"` saves an operation's results: products with kernels and attention's output."""
     policies = jax.checkpoint_policies
     return (
         policies.dots_with_no_batch_dims_saveable(primitive, *inputs, **options)
         or policies.save_only_these_names(SAVED)(primitive, *inputs, **options)
-        or primitive.name == "dot_product_attention_fwd_wrapper"  # cuDNN's; under another name it is computed again
+        or primitive.name == "dot_product_attention_fwd_wrapper"  # cuDNN's; if JAX renames it, it is recomputed
     )
 
 
@@ -284,13 +284,12 @@ def forward(
     segments: Segments | None = None,
     prefix: Prefix | None = None,
 ) -> tuple[jax.Array, Any]:
-    """Hidden states after the last norm, [b, t, d] in `dtype`, of right-padded rows.
+    """Return hidden states after the last norm, [b, t, d] in `dtype`, of right-padded rows.
 
-    With `segments` rows hold several texts, each of which is computed as if it stood alone. With a `prefix` of every
-    layer, whose arrays are [l, d, s, k, h], the texts continue it, and their positions count from its beginning.
+    With `segments` rows hold several texts, each computed as if it were alone. With a `prefix`, whose arrays are
+    [l, d, s, k, h], the texts continue it, and their positions count from its beginning.
 
     With `keep_kv` the second value is the stacked keys and values, each [l, b, t, k, h]; otherwise None.
-    `remat` says what the backward pass computes again.
     """
     positions_bt = jnp.broadcast_to(jnp.arange(tokens_bt.shape[1]), tokens_bt.shape)
     if segments is not None:
@@ -319,23 +318,23 @@ def forward(
 
 
 def head_kernel(params: Params, dtype: Any) -> jax.Array:
-    """The output matrix [v, d], whole over fsdp: lm_head, or the embedding where it is tied."""
+    """Return the output matrix [v, d], gathered over fsdp: lm_head, or the embedding if tied."""
     name = "lm_head" if "lm_head" in params else "embed_tokens"
     return gathered(name, params[name], dtype)
 
 
 def logits(hidden_btd: jax.Array, kernel_vd: jax.Array, blocks: int = 1) -> jax.Array:
-    """float32 logits [b, t, v] of normed hidden states."""
+    """Return float32 logits [b, t, v] of normed hidden states."""
     with jax.named_scope("lm_head"):
         return linear(hidden_btd, kernel_vd, blocks, preferred_element_type=jnp.float32)
 
 
 class Weights(nnx.Module):
-    """Holds the weights that every Qwen3 has, and where they were read from; a head is its subclass's."""
+    """Holds the weights that every Qwen3 has and the folder they were read from; subclasses add the head."""
 
     def __init__(self, config: Qwen3Config, params: Params, source: str | None) -> None:
         self.config = config
-        self.source = source  # the folder it was read from: saving copies the tokenizer files from there
+        self.source = source  # saving copies the tokenizer files from this folder
         self.layers = nnx.Dict({name: nnx.Param(value) for name, value in params["layers"].items()})
         self.embed_tokens = nnx.Param(params["embed_tokens"])
         self.norm = nnx.Param(params["norm"])
@@ -353,8 +352,7 @@ class Weights(nnx.Module):
 class Qwen3(Weights):
     """A language model. Hot paths take `model.params` and the pure functions above.
 
-    `model(tokens_bt, lengths_b)` gives float32 logits [b, t, v] of right-padded int32 rows; positions at and after a
-    row's length mean nothing.
+    `model(tokens_bt, lengths_b)` returns float32 logits [b, t, v] of right-padded int32 rows, undefined in the padding.
     """
 
     def __init__(
@@ -363,7 +361,7 @@ class Qwen3(Weights):
         super().__init__(config, params, source)
         if not config.tie_word_embeddings:
             self.lm_head = nnx.Param(params["lm_head"])
-        # Ids that the tokenizer knows. The vocabulary's rows above are padding: never drawn, no share of the softmax.
+        # Ids that the tokenizer knows. Higher rows of the vocabulary are padding: never sampled, masked in the softmax.
         self.num_tokens = num_tokens or config.vocab_size
 
     def __call__(self, tokens_bt: ArrayLike, lengths_b: ArrayLike) -> jax.Array:

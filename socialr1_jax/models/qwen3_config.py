@@ -1,7 +1,7 @@
 """The architecture of a Qwen3, read from and written to Hugging Face's config.json.
 
-Every field of the file is used, known not to change the forward pass, or refused by name: a field that is silently
-dropped (a rope theta, a sliding window) gives a model that is subtly wrong. Null means what it means to transformers.
+Every field of the file is used, known not to change the forward pass, or rejected by name: silently dropping a field
+(a rope theta, a sliding window) gives a subtly wrong model. Null means the same as in transformers.
 """
 
 import json
@@ -16,8 +16,8 @@ from socialr1_jax.runtime.terminal import printable, shown
 
 log = logging.getLogger(__name__)
 
-# Fields that cannot change the forward pass, with any value: what transformers and the tools around it write for
-# themselves. `model.ignore_fields` adds names to this list.
+# Fields that cannot change the forward pass, whatever their value: transformers and related tools write them for their
+# own use. `model.ignore_fields` adds names to this list.
 _HARMLESS_OF = {
     "where the file comes from": (
         "_name_or_path name_or_path model_name model_id base_model_name_or_path _commit_hash _from_auto _from_pipeline "
@@ -87,13 +87,13 @@ _SUPPORTED: Mapping[str, tuple[Any, ...]] = {
     "compression_config": (None,),
     "transformers_weights": (None,),  # the name of another weight file
 }
-_ROPE_THETA = 10_000.0  # transformers' own where rope_parameters has none
-_SLIDING_WINDOW = 4096  # and where there is no sliding_window
+_ROPE_THETA = 10_000.0  # transformers' default if rope_parameters has none
+_SLIDING_WINDOW = 4096  # transformers' default
 _REWARD_MODEL = "Qwen3ForSequenceClassification"  # the architecture with a scalar head
 
 
 class _Kind(NamedTuple):
-    """The values that a field takes."""
+    """The valid values of a field, in words and as a check."""
 
     words: str
     fits: Callable[[Any], bool]
@@ -118,7 +118,7 @@ def _is_token(value: Any) -> bool:
     return _is_whole(value) and -1 <= value < _MOST  # some files write -1 for none
 
 
-_MOST = 10_000_000  # of a size, the vocabulary's too
+_MOST = 10_000_000  # the largest size, including the vocabulary
 _SIZE = _size(_MOST)
 _EVEN_SIZE = _Kind("an even whole number from 2 to 10,000", lambda x: _is_whole(x) and 2 <= x <= 10_000 and x % 2 == 0)
 _SWITCH = _Kind("true or false", lambda x: isinstance(x, bool))
@@ -141,7 +141,7 @@ _KINDS: Mapping[str, _Kind] = {
     "num_attention_heads": _SIZE,
     "num_key_value_heads": _SIZE,
     "head_dim": _EVEN_SIZE,
-    "rope_theta": _number(1, 1e15),  # beyond, float32 has no such frequencies
+    "rope_theta": _number(1, 1e15),  # larger values give frequencies that float32 cannot represent
     "rms_norm_eps": _number(1e-15, 1),
     "tie_word_embeddings": _SWITCH,
     "attention_bias": _SWITCH,
@@ -182,7 +182,7 @@ class Qwen3Config:
     bos_token_id: int | None = None
     eos_token_id: int | tuple[int, ...] | None = None
     pad_token_id: int | None = None
-    scalar_head: bool = False  # a reward model: one number in place of logits (the file says it in `architectures`)
+    scalar_head: bool = False  # a reward model: a scalar in place of logits (from the file's `architectures`)
 
     def __post_init__(self) -> None:
         if self.num_attention_heads % self.num_key_value_heads:
@@ -195,12 +195,12 @@ class Qwen3Config:
     def from_hf(
         cls, raw: Mapping[str, Any], source: str = "config.json", ignore_fields: Collection[str] = ()
     ) -> "Qwen3Config":
-        """Builds the configuration from a config.json of transformers 4 (`rope_theta` on top) or 5 (`rope_parameters`).
+        """Build the configuration from a config.json of transformers 4 (`rope_theta` on top) or 5 (`rope_parameters`).
 
         Args:
             raw: the object in the file.
             source: the file's name for messages.
-            ignore_fields: names of unknown fields to leave out, each with a line in the log.
+            ignore_fields: names of unknown fields to ignore; each is logged.
 
         Raises:
             ValueError: one line that names every field that is missing, unknown, unsupported or of the wrong type.
@@ -246,7 +246,7 @@ class Qwen3Config:
             raise ValueError(f"{source}: cannot build this model: {error}") from error
 
     def to_hf(self, dtype: str) -> dict[str, Any]:
-        """Returns the config.json that transformers 4 and 5 both read; `dtype` is the name of the weights' dtype."""
+        """Return the config.json that transformers 4 and 5 both read; `dtype` is the name of the weights' dtype."""
         config = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "scalar_head"}
         head: dict[str, Any] = {"architectures": ["Qwen3ForCausalLM"]}
         if self.scalar_head:
@@ -264,14 +264,14 @@ class Qwen3Config:
         }
 
 
-# Fields without a default, and rope_theta, whose default in transformers (10,000) is no Qwen3's: a file must have them.
+# Fields without a default, and rope_theta, whose default in transformers (10,000) fits no Qwen3.
 _REQUIRED = {f.name for f in fields(Qwen3Config) if f.default is MISSING} | {"rope_theta"}
 
 
 def _rope_problems(values: dict[str, Any]) -> list[str]:
-    """Sets `rope_theta` in `values` as transformers reads it; returns what is not supported.
+    """Set `rope_theta` in `values` as transformers reads it, and return what is not supported.
 
-    `rope_scaling` replaces `rope_parameters` there, and a theta in either wins over the one on top.
+    In transformers `rope_scaling` replaces `rope_parameters`, and a theta in either overrides the one on top.
     """
     used = next((name for name in ("rope_scaling", "rope_parameters") if values.get(name)), "rope_parameters")
     rope = values.get(used)
@@ -291,7 +291,7 @@ def _rope_problems(values: dict[str, Any]) -> list[str]:
 
 
 def _value_problems(values: Mapping[str, Any]) -> list[str]:
-    """Returns what is wrong with layer types, sliding windows and labels, once all types are right."""
+    """Return the problems of layer types, sliding windows and labels in values of the right types."""
     problems = []
     if values.get("use_sliding_window") and values.get("sliding_window", _SLIDING_WINDOW) is not None:
         problems.append("use_sliding_window=True (only false is supported)")
@@ -307,17 +307,17 @@ def _value_problems(values: Mapping[str, Any]) -> list[str]:
         labels = values.get("num_labels")
         if values.get("id2label") is not None:
             labels = len(values["id2label"])
-        labels = 2 if labels is None else labels  # transformers leaves two unsaid
+        labels = 2 if labels is None else labels  # transformers' default, which it does not write
         if labels != 1:
             problems.append(f"{shown(labels)} labels (a reward model has one: train it with num_labels=1)")
     return problems
 
 
 def _same(value: Any, supported: Any) -> bool:
-    """Compares values of JSON, in which true is not 1."""
+    """Compare JSON values, in which true is not 1."""
     return value == supported and isinstance(value, bool) == isinstance(supported, bool)
 
 
 def _as_yaml(name: str) -> str:
-    """Returns a field's name as a command line takes it: in quotes, with escapes, if it has odd characters."""
+    """Return a field's name for the command line: quoted and escaped if it has special characters."""
     return name if re.fullmatch(r"[\w.-]+", name, re.ASCII) else json.dumps(name)

@@ -1,4 +1,4 @@
-"""A Qwen3 with a scalar head: the number that it gives to a text, read at the text's last token."""
+"""A Qwen3 with a scalar head, read at the last token of a text."""
 
 from functools import partial
 
@@ -25,10 +25,10 @@ def position_scores(
     remat: Remat = "nothing",
     segments: Segments | None = None,
 ) -> jax.Array:
-    """float32 [b, t]: the scalar at every position of right-padded rows [b, t]; in padding it means nothing.
+    """Return the scalar at every position of right-padded rows, float32 [b, t]; undefined in the padding.
 
-    With `segments` rows hold several texts, each scored as if it stood alone. The body computes in `dtype`, the head
-    in float32.
+    With `segments` rows hold several texts, each scored as if it were alone. The body computes in `dtype`, the head in
+    float32.
     """
     hidden_btd, _ = forward(
         params, config, tokens_bt, lengths_b, dtype=jnp.dtype(dtype), backend=backend, remat=remat, segments=segments
@@ -47,7 +47,7 @@ def reward_scores(
     dtype: str,
     backend: Backend = "xla",
 ) -> jax.Array:
-    """float32 [b]: the scalar of each right-padded row [b, t], at its last real token (lengths >= 1)."""
+    """Return the scalar at the last token of each right-padded row [b, t], float32 [b]; lengths are >= 1."""
     scores_bt = position_scores(params, config, tokens_bt, lengths_b, dtype=dtype, backend=backend)
     return jnp.take_along_axis(scores_bt, (lengths_b - 1)[:, None], axis=1)[:, 0]
 
@@ -55,7 +55,7 @@ def reward_scores(
 class RewardModel(Weights):
     """A reward model: `score` [1, d] in place of a language model's output matrix.
 
-    `model(tokens_bt, lengths_b)` gives float32 scalars [b] of right-padded int32 rows.
+    `model(tokens_bt, lengths_b)` returns float32 scalars [b] of right-padded int32 rows.
     """
 
     def __init__(self, config: Qwen3Config, params: Params, *, source: str | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Named sizes of a Qwen3: every dense model that is published, and small ones for trials and a laptop."""
+"""Named sizes of a Qwen3: every published dense model, and small ones for trials and laptops."""
 
 from collections.abc import Mapping
 
@@ -32,7 +32,7 @@ def _shape(
 
 
 # Sizes from the config.json of Qwen/Qwen3-0.6B to -32B on the Hugging Face hub.
-PUBLISHED_TOKENS = 151_669  # ids that the published tokenizer knows; the vocabulary's rows above are padding
+PUBLISHED_TOKENS = 151_669  # ids of the published tokenizer; higher rows of the vocabulary are padding
 SHAPES: Mapping[str, Qwen3Config] = {
     "nano": _shape(2, 64, 128, 2, 1, head_dim=32, vocab=640),
     "tiny": _shape(4, 256, 768, 4, 2, head_dim=64, vocab=4096),
@@ -47,7 +47,7 @@ SHAPES: Mapping[str, Qwen3Config] = {
 
 
 def named_shape(name: str) -> Qwen3Config:
-    """Returns the shape of `model.random`. Raises ConfigError naming the known ones."""
+    """Return the shape that `model.random` names. Raises ConfigError listing the known names if it is unknown."""
     if name not in SHAPES:
         raise ConfigError(f"model.random {name!r} is not one of {', '.join(SHAPES)}")
     return SHAPES[name]

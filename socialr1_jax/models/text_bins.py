@@ -1,7 +1,7 @@
-"""Texts that get one score each, packed into bins of one width: nothing computed twice, little for nothing.
+"""Pack texts that get one score each into bins of one width, with shared beginnings and little padding.
 
-Texts that begin alike (thoughts about one question) lie behind one copy of what they share, told apart by `Segments`.
-As few widths and numbers of bins as possible, because each pair of them is a program to compile.
+Texts with a common beginning (thoughts about one question) follow one copy of it and are separated by `Segments`.
+There are few widths and numbers of bins, because each pair of them is a program to compile.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from socialr1_jax.models.attention import Segments
 
 
 class Unit(NamedTuple):
-    """Texts behind what they share. `items` are their numbers; each has at least one token of its own."""
+    """Texts with a shared beginning. `items` are their numbers; each has at least one token after it."""
 
     items: list[int]
     shared: list[int]
@@ -35,13 +35,13 @@ class Bins(NamedTuple):
 
 
 def bin_width(longest: int) -> int:
-    """The least power of two, or 3/2 of one, from 64 on, that holds a unit of this length."""
+    """Return the smallest width that holds a unit of this length: a power of two >= 64, or 3/2 of one."""
     power = max(64, 1 << (longest - 1).bit_length())
     return power * 3 // 4 if power > 64 and longest <= power * 3 // 4 else power
 
 
 def fill_bins(units: Sequence[Unit], width: int) -> list[list[Unit]]:
-    """The units of each bin: the longest first, each into the first bin that has room."""
+    """Assign units to bins, longest first, each to the first bin that has room."""
     bins: list[list[Unit]] = []
     room: list[int] = []
     for unit in sorted(units, key=lambda unit: -unit.length):
@@ -55,7 +55,7 @@ def fill_bins(units: Sequence[Unit], width: int) -> list[list[Unit]]:
 
 
 def lay_out(bins: Sequence[Sequence[Unit]], width: int, count: int) -> Bins:
-    """The arrays of these bins, and empty ones up to `count`."""
+    """Return the arrays of these bins, padded with empty bins up to `count`."""
     tokens_bt, own_bt, prefix_bt, positions_bt = np.zeros((4, count, width), np.int32)
     lengths_b = np.zeros(count, np.int32)
     items: list[int] = []

@@ -1,1 +1,1 @@
-"""Plan what a run takes on devices, here or elsewhere, before it starts."""
+"""Plan the memory, traffic and time of a run before it starts, on these devices or others."""

@@ -1,4 +1,4 @@
-"""Find settings that make a run fit: every proposal is compiled before it is made."""
+"""Find settings that make a run fit; every proposal is checked by compiling it."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -12,13 +12,13 @@ from socialr1_jax.plan.tables import print_plan
 from socialr1_jax.runtime.chips import parse_topology
 from socialr1_jax.runtime.terminal import gib, remark
 
-_TIMES = (2, 4, 8)  # the devices of the topology that are tried
+_TIMES = (2, 4, 8)  # multiples of the topology's devices that are tried
 
 Changes = Mapping[str, Any]  # dotted setting -> value
 
 
 def print_plan_and_advice(config: PlanConfig) -> int:
-    """Print a run's plan, what is wrong with it, and what would make it fit; return exit status 1 if anything is."""
+    """Print a run's plan, its problems and changes that make it fit; return exit status 1 if it does not fit."""
     refused: DoesNotFit | None = None
     try:
         plan = make_plan(config)
@@ -38,13 +38,13 @@ def print_plan_and_advice(config: PlanConfig) -> int:
 def advice(
     config: PlanConfig, plan: Plan, parts: Iterable[Part], make: Callable[..., Plan] = make_plan
 ) -> Iterator[str]:
-    """Yields a line for each of the parts of a step, rollout or update, that do not fit.
+    """Yield one line for each part of a step, rollout or update, that does not fit.
 
-    The line says with which settings the part fits and what they leave free, or what stands in the way. Changes of
-    settings come first, the mildest before others, then two, four and eight times the devices.
+    The line names settings with which the part fits and the memory they leave free, or the obstacle. Changes of
+    settings are tried first, the mildest before others, then two, four and eight times the devices.
 
     Args:
-        plan: of `config`; phases that the compiler refused are not in it.
+        plan: of `config`, without phases that the compiler rejected.
         make: compiles the phases of some parts, as `make_plan` does.
     """
     for part in parts:
@@ -67,13 +67,13 @@ class _Search:
         resident, allowed = sum(self.plan.resident.values()), self.plan.allowed
         alone = f"{_listed(self.plan.resident)} alone take {gib(resident)} GiB a device"
         if resident > allowed:
-            # Split over fsdp and tensor; each replica has all of it.
+            # The resident arrays are split over fsdp and tensor, not over replicas.
             replicas = self.config.mesh.replica
             devices = replicas * -(-resident * self.plan.devices // (replicas * max(1, allowed)))
             free = allowed - resident + self.plan.resident.get("reference", 0)
             host = f"grpo.reference_memory=host (then {gib(free)} GiB are left), or " if free >= 0 else ""
             return (
-                f"{alone}, and {gib(allowed)} GiB may be used: no size of a batch helps; it takes {host}at least "
+                f"{alone}, and {gib(allowed)} GiB may be used: no batch size fits; it needs {host}at least "
                 f"{devices:,} such devices, or a smaller model"
             )
         least: Changes = {}
@@ -85,7 +85,7 @@ class _Search:
             least, smallest = (changes, plan.fullest) if plan else (least, smallest)
         row = f"one row of {self._row:,} tokens alone"
         row += f" takes {gib(smallest.peak)} GiB ({smallest.name})" if smallest else " does not fit"
-        # Devices that are parts of one host share its memory.
+        # CPU devices share the memory of one host, so more of them do not help.
         factors = [] if self.plan.chip.platform == "cpu" else _TIMES
         for factor in factors:
             more = {**least, **self._devices(factor)}
@@ -99,7 +99,7 @@ class _Search:
         )
 
     def _settings(self) -> Iterator[Changes]:
-        """Return settings that take less memory on the same devices; the last one takes the least."""
+        """Yield settings that need less memory on the same devices; the last one needs the least."""
         config = self.config
         if self.part == "update":
             rows = config.grpo.micro_batch_tokens // self._row
@@ -127,7 +127,7 @@ class _Search:
         return {"topology": f"{name}:{'x'.join(map(str, grown))}", **fsdp}
 
     def _planned(self, changes: Changes) -> Plan | None:
-        """The part with these changes; None where they do not go together, or the compiler refuses them."""
+        """Return the plan of the part with these changes, or None if they are invalid or the compiler rejects them."""
         try:
             return self.make(_changed(self.config, changes), (self.part,))
         except (ConfigError, DoesNotFit):

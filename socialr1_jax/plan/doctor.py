@@ -1,4 +1,4 @@
-"""Check whether a run can start here. Each check imports what it needs, so that a broken package is one line."""
+"""Check whether a run can start here. Each check imports its modules itself, so a broken package fails one check."""
 
 from __future__ import annotations
 
@@ -20,18 +20,19 @@ from socialr1_jax.run.console import collected_warnings, print_finding
 from socialr1_jax.runtime.terminal import counted, gib, keep_streams, print_line, printable
 from socialr1_jax.weights.hub import cached_folder
 
-LONGEST_CHECK = 600.0  # seconds between two lines, the compilation of the tiny step included
-# Random text has no reward: the entropy moves the weights. An evaluation of the step's size takes the step's programs.
+LONGEST_CHECK = 600.0  # seconds between two lines, including the compilation of the tiny step
+# Random text earns no reward, so an entropy bonus moves the weights. The evaluation has the step's size, to reuse its
+# programs.
 _TINY_RUN = """steps=1 data.train=stories:16 data.holdout=4 data.max_prompt_tokens=512 sampling.group_size=2
 sampling.max_new_tokens=24 grpo.prompts_per_step=4 grpo.mini_batch_prompts=4 grpo.entropy_coefficient=0.01
 optimizer.learning_rate=1e-3 evaluation.every=0 evaluation.questions=4 evaluation.samples=2 tracking.tensorboard=false
 model.random=nano grpo.most_skipped=1"""
 
-Findings = Iterator[tuple[str, str, str]]  # ok, warning, problem or skipped; what was found; what to do about it
+Findings = Iterator[tuple[str, str, str]]  # status (ok, warning, problem or skipped), finding, fix
 
 
 class Line(NamedTuple):
-    """A finding of a check. `fix` is "" if there is nothing to do, or if `found` says it."""
+    """A finding of a check. `fix` is "" if there is nothing to fix or `found` already says how."""
 
     status: str
     name: str
@@ -40,30 +41,30 @@ class Line(NamedTuple):
 
 
 class NotChecked(Exception):
-    """A check that means nothing here; the message says why."""
+    """Raised by a check that does not apply here; the message says why."""
 
 
 def _packages(config: DoctorConfig) -> Findings:
     from packaging.requirements import Requirement
 
-    there = {dist.name.lower().replace("_", "-"): dist.version for dist in metadata.distributions()}
+    installed = {dist.name.lower().replace("_", "-"): dist.version for dist in metadata.distributions()}
     for needed in map(Requirement, metadata.requires("socialr1_jax") or ()):
         if needed.marker is None or (needed.name == "wandb" and config.tracking.wandb):
-            version = there.get(needed.name.lower(), "")
+            version = installed.get(needed.name.lower(), "")
             if not version or not needed.specifier.contains(version, prereleases=True):
                 found = f"{version}, but {needed.specifier} is needed" if version else "is missing"
                 yield "problem", f"{needed.name} {found}", f"pip install -U '{needed.name}{needed.specifier}'"
     for cuda in ("cuda12", "cuda13"):  # JAX silently ignores a plugin whose version does not match
-        if (version := there.get(f"jax-{cuda}-plugin", "")) and version != there.get("jaxlib"):
-            found = f"jax-{cuda}-plugin {version} with jaxlib {there.get('jaxlib')}"
-            yield "problem", found, f"pip install -U 'jax[{cuda}]=={there.get('jax')}'"
-    yield "ok", ", ".join(f"{name} {there.get(name)}" for name in ("jax", "jaxlib", "flax", "transformers")), ""
+        if (version := installed.get(f"jax-{cuda}-plugin", "")) and version != installed.get("jaxlib"):
+            found = f"jax-{cuda}-plugin {version} with jaxlib {installed.get('jaxlib')}"
+            yield "problem", found, f"pip install -U 'jax[{cuda}]=={installed.get('jax')}'"
+    yield "ok", ", ".join(f"{name} {installed.get(name)}" for name in ("jax", "jaxlib", "flax", "transformers")), ""
 
 
 def _devices(config: DoctorConfig) -> Findings:
     import jax
 
-    with collected_warnings("jax") as warned:  # of an accelerator that JAX cannot use
+    with collected_warnings("jax") as warned:  # about an accelerator that JAX cannot use
         devices = jax.devices()
     kind = f"{len(devices)} x {devices[0].device_kind} ({devices[0].platform})"
     if warned and devices[0].platform == "cpu":
@@ -96,7 +97,7 @@ def _output(config: DoctorConfig) -> Findings:
 
 
 def _models(config: DoctorConfig) -> Findings:
-    """Open the models of the run, which reads the headers of all their weight files."""
+    """Check the run's models by opening them, which reads the headers of all their weight files."""
     from socialr1_jax.weights.hf_folder import open_hf
 
     model, uses, judge = config.model, config.rewards.uses, config.rewards.structure
@@ -121,7 +122,7 @@ def _models(config: DoctorConfig) -> Findings:
 
 
 def _plan(config: DoctorConfig) -> Findings:
-    """Mesh the devices, and compare what training keeps on each with what is free there."""
+    """Check that the mesh fits the devices, and training's resident memory the free memory of each."""
     _need_jax()
     from socialr1_jax.plan.advice import advice
     from socialr1_jax.plan.plan import plan_here
@@ -134,18 +135,18 @@ def _plan(config: DoctorConfig) -> Findings:
         run, plan = plan_here(config)
     except UnknownSizesError as error:
         raise NotChecked(str(error)) from None
-    if (kept := sum(plan.resident.values())) > plan.allowed:
-        yield "problem", next(advice(run, plan, ["update"])), "socialr1 plan tells for other devices"
+    if (resident := sum(plan.resident.values())) > plan.allowed:
+        yield "problem", next(advice(run, plan, ["update"])), "socialr1 plan checks other devices"
     else:
         parts = ", ".join(f"{name} {gib(size)}" for name, size in plan.resident.items())
-        yield "ok", f"training keeps {gib(kept)} of {gib(plan.allowed)} GiB a device: {parts}", ""
+        yield "ok", f"training keeps {gib(resident)} of {gib(plan.allowed)} GiB a device: {parts}", ""
 
 
 def _tokenizer(config: DoctorConfig) -> Findings:
     path = config.model.path
     folder = cached_folder(path) if path else None
     if folder is None or not folder.is_dir():
-        raise NotChecked(f"{path} is not on this machine" if path else "it is made from the questions, or not given")
+        raise NotChecked(f"{path} is not on this machine" if path else "it is built from the questions, or not given")
     from socialr1_jax.data.chat_template import read_template
     from socialr1_jax.plan.shapes import shape_of
     from socialr1_jax.sampling.text import stop_token_ids
@@ -153,14 +154,14 @@ def _tokenizer(config: DoctorConfig) -> Findings:
 
     tokenizer = load_tokenizer(folder)
     shape = shape_of(path, config.model.random, config.model.ignore_fields)
-    if not config.model.random:  # which is built with a matching vocabulary
+    if not config.model.random:  # a random model is built with a matching vocabulary
         count_tokens(folder, shape.vocab_size)
     turns = [{"role": "user", "content": "Where will Ann look?"}, {"role": "assistant", "content": "Ann."}]
     template = read_template(tokenizer)
     if template.kind == "closes":
-        yield "problem", "the prompt closes empty thoughts: no response is well formed", "take another chat template"
+        yield "problem", "the prompt closes empty thoughts: no response is well formed", "use another chat template"
     if any(len(tokenizer.encode(tag, add_special_tokens=False)) != 1 for tag in ("<think>", "</think>")):
-        yield "warning", "<think> is not one token, so the model has to learn to spell it", "take a Qwen3 tokenizer"
+        yield "warning", "<think> is not one token, so the model has to learn to spell it", "use a Qwen3 tokenizer"
     stops = stop_token_ids(cast(Any, SimpleNamespace(config=shape, source=str(folder))), tokenizer)
     end = tokenizer.apply_chat_template(turns, tokenize=False).rpartition("Ann.")[2]
     ids = tokenizer.encode(end, add_special_tokens=False)[:1]
@@ -194,7 +195,7 @@ def _data(config: DoctorConfig) -> Findings:
     if config.cold_start:
         cold_start_questions(config, questions)
     if rules := strong_shortcuts(audit_examples(shortcut_sample(questions), learned=False)):
-        fix = "train on questions that such rules do not answer; socialr1 audit has all rules"
+        fix = "train on questions that such rules do not answer; socialr1 audit lists all rules"
         yield "warning", "; ".join(rules[:3]), fix
     if bad := {row for part in (questions, *sets.values()) for row in part.bad_rows}:
         fix = "correct these rows, or how they are read: data.columns, data.first_label"
@@ -211,21 +212,21 @@ def _rewards(config: DoctorConfig) -> Findings:
     load_extras(config.rewards)
     structure = config.rewards.structure
     if not config.rewards.uses.structure or structure.judge != "endpoint":
-        raise NotChecked("this run asks no judge on a server")
+        raise NotChecked("this run uses no judge on a server")
     once = {"retries": 0, "call_timeout": min(20.0, structure.call_timeout)}
     if fault := judge_fault(structure.model_copy(update=once)):
         raise ValueError(fault)
-    yield "ok", f"{structure.model} at {structure.base_url} grades", ""
+    yield "ok", f"{structure.model} at {structure.base_url} grades responses", ""
 
 
 def _step(config: DoctorConfig) -> Findings:
-    """Run one GRPO step of a tiny model, from sampling to export, computed as the run would be."""
+    """Run one GRPO step of a tiny model, from sampling to export, with the run's dtype, kernels and optimizer."""
     if config.no_step:
         raise NotChecked("--no-step")
     devices = len(_need_jax())
     from socialr1_jax.training.grpo import train_grpo
 
-    fsdp = math.gcd(devices, 8)  # which the tiny model can be split into
+    fsdp = math.gcd(devices, 8)  # the tiny model can be split by 8 at most
     computed = [f"optimizer.name={config.optimizer.name}", f"mesh.replica={devices // fsdp}"]
     computed += [f"model.{name}={getattr(config.model, name)}" for name in ("dtype", "attention", "remat")]
     with tempfile.TemporaryDirectory() as name, redirect_stdout(None), redirect_stderr(None):
@@ -233,50 +234,50 @@ def _step(config: DoctorConfig) -> Findings:
     yield "ok", f"a GRPO step of a tiny model in {config.model.dtype}, from sampling to export", ""
 
 
-CHECKS: Mapping[str, tuple[Callable[[DoctorConfig], Findings], str]] = {  # with what to do when the check raises
+CHECKS: Mapping[str, tuple[Callable[[DoctorConfig], Findings], str]] = {  # with the fix if the check raises
     "packages": (_packages, "in the repository: pip install -U -e ."),
     "devices": (_devices, "pip install -e '.[cuda12]', or cuda13 (driver 580 or newer) or tpu; unset JAX_PLATFORMS"),
-    "output_dir": (_output, "give another output_dir, or what else this names"),
+    "output_dir": (_output, "set another output_dir, or correct what this names"),
     "model": (_models, "set model.path to a Qwen3 folder or hub id, or model.random to a shape"),
-    "plan": (_plan, "correct model.random, or mesh.replica, mesh.fsdp (0 = all that is left) and mesh.tensor"),
-    "tokenizer": (_tokenizer, "put tokenizer, template and generation_config.json of the model beside its weights"),
+    "plan": (_plan, "correct model.random, or mesh.replica, mesh.fsdp (0 = the remaining devices) and mesh.tensor"),
+    "tokenizer": (_tokenizer, "put tokenizer, template and generation_config.json into the model's folder"),
     "data": (_data, "correct the file, or set data.train, data.columns and data.where so that its rows are questions"),
-    "rewards": (_rewards, "correct rewards.extra or rewards.structure; rewards.structure.judge=rules asks no server"),
-    "tiny step": (_step, "not the run but the installation; model.attention=xla or model.dtype=float32 tells more"),
+    "rewards": (_rewards, "correct rewards.extra or rewards.structure; rewards.structure.judge=rules needs no server"),
+    "tiny step": (_step, "the installation is broken, not the run; try model.attention=xla or model.dtype=float32"),
 }
 
 
 def examine(config: DoctorConfig, names: Sequence[str] = tuple(CHECKS)) -> Iterator[Line]:
-    """Yield the lines of the checks. Never raises; keys of services are in no line."""
+    """Yield the lines of the checks, with API keys removed. Never raises."""
     variables = "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "WANDB_API_KEY", config.rewards.structure.api_key_env
     secrets = [os.environ.get(name, "").strip() for name in variables]
     for name in names:
         for status, *texts in _findings(config, name):
-            for secret in (secret for secret in secrets if len(secret) >= 8):  # "none" and "EMPTY" are no secrets
+            for secret in (secret for secret in secrets if len(secret) >= 8):  # not placeholders ("none", "EMPTY")
                 texts = [text.replace(secret, "[key]") for text in texts]
             yield Line(status, name, *texts)
 
 
 def _findings(config: DoctorConfig, name: str) -> Findings:
     check, fix = CHECKS[name]
-    with collected_warnings("unused" if check is _step else "socialr1_jax") as warned:  # a run shows its own
+    with collected_warnings("unused" if check is _step else "socialr1_jax") as warned:  # the run shows its warnings
         try:
             yield from check(config)
         except NotChecked as reason:
             yield "skipped", f"not checked: {reason}", ""
-        except Exception as error:  # whatever is broken here
+        except Exception as error:  # a check must not end the others
             kind = "" if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: "
             yield "problem", printable(f"{kind}{error}", 500), fix
     yield from (("warning", text, "") for text in warned)
 
 
 def examine_apart(config: DoctorConfig, names: Sequence[str] = tuple(CHECKS)) -> Iterator[Line]:
-    """Yield the same lines from a subprocess: a compiler that aborts or a device that hangs is a failed check."""
+    """Yield the lines of `examine` from a subprocess, so that a crash or hang is reported as a failed check."""
     ours, theirs = (spawn := multiprocessing.get_context("spawn")).Pipe(duplex=False)
     process = spawn.Process(target=_send, args=(config, names, theirs), daemon=True)
     process.start()
     theirs.close()  # so that recv() raises EOFError when the process ends
-    left, ended = list(names), f"nothing after {LONGEST_CHECK:g} s: the check hangs"
+    left, ended = list(names), f"no result after {LONGEST_CHECK:g} s: the check hangs"
     try:
         while left and ours.poll(LONGEST_CHECK):
             if line := ours.recv():
@@ -290,7 +291,7 @@ def examine_apart(config: DoctorConfig, names: Sequence[str] = tuple(CHECKS)) ->
         process.kill()
     if left:
         yield Line("problem", left[0], ended, CHECKS[left[0]][1])
-        yield from (Line("skipped", name, "not checked: the checks ended before", "") for name in left[1:])
+        yield from (Line("skipped", name, "not checked: the checks stopped before it", "") for name in left[1:])
 
 
 def _send(config: DoctorConfig, names: Sequence[str], pipe: Connection) -> None:
@@ -310,7 +311,7 @@ def _need_jax() -> Sequence[Any]:
 
 
 def print_findings(config: DoctorConfig) -> int:
-    """Print a line a check, and return exit status 1 when there is a problem."""
+    """Print the lines of all checks, and return exit status 1 if there is a problem."""
     counts = dict.fromkeys(("ok", "problem", "warning", "skipped"), 0)
     for line in examine_apart(config):
         print_finding(*line)

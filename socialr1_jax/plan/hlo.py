@@ -1,4 +1,4 @@
-"""A compiled program read from its text: its instructions; collectives, how often, with how many bytes."""
+"""Parse the text of a compiled program: its instructions, and the count and size of its collectives."""
 
 import re
 from collections import defaultdict
@@ -27,7 +27,7 @@ _WIDTH = {
 }
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.$-]+) (?:\(.*\) -> .* )?\{$")
 _INSTRUCTION = re.compile(r"^\s+(ROOT )?%?([\w.$-]+) = (.*?) ([a-z][\w-]*)\((.*)$")
-_COMMENT = re.compile(r"/\*index=\d+\*/")  # XLA numbers every fifth of a long list
+_COMMENT = re.compile(r"/\*index=\d+\*/")  # XLA numbers every fifth element of a long list
 _ARRAY = re.compile(r"\b([a-z]+\d*)\[([\d,]*)\]")
 _CALLS = re.compile(r"(?:calls|to_apply|body|condition|true_computation|false_computation)=%?([\w.$-]+)")
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
@@ -35,7 +35,7 @@ _TRIPS = re.compile(r'known_trip_count"?:\s*\{\s*"?n"?:\s*"?(\d+)')
 
 
 class Line(NamedTuple):
-    """An instruction as the text has it; `rest` is all behind the opening bracket."""
+    """An instruction in the text; `rest` is everything after the opening bracket."""
 
     name: str
     type: str
@@ -46,27 +46,27 @@ class Line(NamedTuple):
 
 @dataclass(frozen=True)
 class Collective:
-    """One collective of a program and how often it runs."""
+    """A collective of a program and the number of its runs."""
 
     kind: str
-    result_bytes: float  # of its result, on one device
-    group: int  # devices that take part together
-    times: int  # in one call of the program; a loop without a known end counts once
-    asynchronous: bool  # it starts, other work runs, it ends
-    in_open_loop: bool  # inside a loop whose end depends on the data, such as decoding
+    result_bytes: float  # on one device
+    group: int  # participating devices
+    times: int  # runs per call of the program; a loop without a static trip count counts once
+    asynchronous: bool  # overlaps with other work between its start and its end
+    in_open_loop: bool  # inside a loop whose trip count depends on the data, such as decoding
 
     @property
     def sent(self) -> float:
-        """Bytes that one device must send (or receive) in all its runs."""
+        """Bytes that one device must send (or receive) over all runs."""
         n, result = self.group, self.result_bytes
         share = {"all-reduce": 2 * (n - 1) / n, "reduce-scatter": n - 1, "collective-permute": 1}
         return self.times * result * share.get(self.kind, (n - 1) / n)
 
 
 def collectives(text: str, devices: int) -> list[Collective]:
-    """Every collective of more than one device in a compiled module's text (`compiled.as_text()`)."""
+    """Return all collectives over more than one device in a compiled module's text (`compiled.as_text()`)."""
     bodies, entry = computations(text)
-    found: list[Collective] = []
+    runs: list[Collective] = []
 
     def walk(name: str, times: int, open_loop: bool, asynchronous: bool) -> None:
         groups = {}
@@ -77,8 +77,7 @@ def collectives(text: str, devices: int) -> list[Collective]:
                     groups[instruction] = _group(rest, devices)
                 if not op.endswith("-start"):
                     group = groups[instruction] if base == op else groups.get(_operand(rest), devices)
-                    one = Collective(base, _bytes(kind), group, times, asynchronous or base != op, open_loop)
-                    found.append(one)
+                    runs.append(Collective(base, _bytes(kind), group, times, asynchronous or base != op, open_loop))
                 continue
             trips = _trips(rest, bodies) if op == "while" else 1
             inner, endless = times * (trips or 1), open_loop or not trips
@@ -90,11 +89,11 @@ def collectives(text: str, devices: int) -> list[Collective]:
                     walk(callee, inner, endless, asynchronous or op == "async-start")
 
     walk(entry, 1, False, False)
-    return _merged(one for one in found if one.group > 1)
+    return _merged(run for run in runs if run.group > 1)
 
 
 def _trips(rest: str, bodies: dict[str, list[Line]]) -> int:
-    """Return a loop's trip count; 0 when it depends on the data. GPUs' texts have it, TPUs' compare with a constant."""
+    """Return a loop's trip count (stated in GPU texts, a constant bound in TPU texts), or 0 if it depends on data."""
     if known := _TRIPS.search(rest):
         return int(known[1])
     condition = re.search(r"condition=%?([\w.$-]+)", rest)
@@ -107,12 +106,12 @@ def _trips(rest: str, bodies: dict[str, list[Line]]) -> int:
 
 
 def attention_kernels(text: str) -> list[str]:
-    """Names of the fused attention kernels that the program calls."""
+    """Return the names of the fused attention kernels that the program calls."""
     return sorted(set(re.findall(r"__cudnn\$fmha\w*", text)))
 
 
 def computations(text: str) -> tuple[dict[str, list[Line]], str]:
-    """Computation -> its instructions, without the comments between operands, and the entry's name."""
+    """Return {computation: its instructions}, without comments between operands, and the entry's name."""
     bodies: dict[str, list[Line]] = defaultdict(list)
     entry = current = ""
     for line in _COMMENT.sub("", text).splitlines():
@@ -126,7 +125,7 @@ def computations(text: str) -> tuple[dict[str, list[Line]], str]:
 
 
 def _operand(rest: str) -> str:
-    """The name of the last operand in "type %name), attributes" or "%name), attributes"."""
+    """Return the name of the last operand in "type %name), attributes" or "%name), attributes"."""
     return rest.partition(")")[0].split(" ")[-1].removeprefix("%")
 
 
@@ -148,9 +147,9 @@ def _bytes(kind: str) -> float:
     return total
 
 
-def _merged(found: Iterator[Collective]) -> list[Collective]:
-    """Equal ones as one, largest traffic first."""
+def _merged(runs: Iterator[Collective]) -> list[Collective]:
+    """Merge equal collectives and sort them, largest traffic first."""
     times: dict[Collective, int] = defaultdict(int)
-    for one in found:
-        times[replace(one, times=0)] += one.times
-    return sorted((replace(one, times=count) for one, count in times.items()), key=lambda one: -one.sent)
+    for run in runs:
+        times[replace(run, times=0)] += run.times
+    return sorted((replace(run, times=count) for run, count in times.items()), key=lambda run: -run.sent)

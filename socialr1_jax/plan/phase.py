@@ -1,4 +1,4 @@
-"""A compiled program of a run in figures: what it takes on a device, what it sends, how long it takes at best."""
+"""Figures of a compiled program: its memory on a device, its traffic, and lower bounds of its time."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -7,9 +7,9 @@ from socialr1_jax.models.arithmetic import Cost
 from socialr1_jax.plan.hlo import Collective
 from socialr1_jax.runtime.chips import Chip
 
-Part = Literal["rollout", "update"]  # of a step; their phases do not share a device's memory at the same time
-# What programs reach of a chip's peaks, for expected times. On one H200 (docs/performance.md) updates reached 0.30 to
-# 0.36 of the FLOP/s and prefill 0.62, decode 0.57 to 0.60 of the bandwidth; links are assumed.
+Part = Literal["rollout", "update"]  # of a step; their phases are never in a device's memory at the same time
+# Share of a chip's peaks that programs reach, for expected times. On one H200 (docs/performance.md) updates reached
+# 0.30 to 0.36 of the FLOP/s and prefill 0.62, decode 0.57 to 0.60 of the bandwidth; links are assumed.
 EFFICIENCY = {"compute": 0.4, "memory": 0.6, "links": 0.65}
 
 
@@ -19,12 +19,12 @@ class Phase:
 
     name: str
     part: Part
-    calls: int  # in a GRPO step
-    steps: int  # of its open loop, in all calls together: decode steps
+    calls: int  # per GRPO step
+    steps: int  # decode steps, over all calls
     arguments: int
-    outputs: int  # new ones: results that take the place of arguments are not counted
+    outputs: int  # without results that reuse the memory of donated arguments
     temporaries: int
-    beside: dict[str, int]  # what else lies on the device while it runs
+    beside: dict[str, int]  # other arrays on the device while it runs
     cost: Cost
     kernels: list[str]  # fused attention kernels that it calls
     collectives: list[Collective] = field(repr=False)
@@ -35,11 +35,11 @@ class Phase:
 
     @property
     def sent(self) -> float:
-        """Bytes that a device sends to others in a step."""
-        return sum(one.sent * (self.steps if one.in_open_loop else self.calls) for one in self.collectives)
+        """Bytes that a device sends in a step."""
+        return sum(c.sent * (self.steps if c.in_open_loop else self.calls) for c in self.collectives)
 
     def seconds(self, chip: Chip, devices: int) -> dict[str, float]:
-        """Lower bounds of the step's time in this phase by compute, memory and links; the largest counts."""
+        """Return lower bounds of the step's time in this phase by compute, memory and links; the largest is binding."""
         if not chip.flops:
             return {}
         return {
@@ -49,12 +49,12 @@ class Phase:
         }
 
     def expected(self, chip: Chip, devices: int) -> float:
-        """Seconds of the step in this phase at `EFFICIENCY`."""
+        """Return the seconds of the step in this phase at `EFFICIENCY`."""
         return max(seconds / EFFICIENCY[name] for name, seconds in self.seconds(chip, devices).items())
 
 
 class DoesNotFit(Exception):
-    """The compiler itself refused a phase of `part` for want of memory; the message names phase and excess."""
+    """Raised when the compiler rejects a phase of `part` for lack of memory; the message names phase and excess."""
 
     def __init__(self, message: str, part: Part) -> None:
         super().__init__(message)

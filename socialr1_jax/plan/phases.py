@@ -1,4 +1,4 @@
-"""The phases of a run, each compiled from abstract arrays on a mesh that is only described."""
+"""Compile the phases of a run from abstract arrays on a mesh of abstract devices."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -40,7 +40,7 @@ from socialr1_jax.weights.hf import map_weights
 
 
 class Compiled(NamedTuple):
-    """A program of a phase, and its results as abstract arrays, where the compiler lays them."""
+    """A phase's program, and its results as abstract arrays with the compiler's shardings."""
 
     name: str
     part: Part
@@ -50,17 +50,17 @@ class Compiled(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class AbstractRun:
-    """A run as abstract arrays on its mesh, and the phases that are compiled from them."""
+    """A run as abstract arrays on its mesh, from which its phases are compiled."""
 
     config: PlanConfig
     model: Qwen3Config
     num_tokens: int
     mesh: Mesh
     backend: Backend
-    allowed: int  # bytes of a device that the run may take
+    allowed: int  # bytes per device that the run may use
 
     def phases(self, part: Part) -> Iterator[Phase]:
-        """Compile the phases of a part of a step. Raises DoesNotFit when the compiler refuses one."""
+        """Compile the phases of a part of a step. Raises DoesNotFit if the compiler rejects one."""
         grpo = self.config.grpo
         if part == "rollout":
             yield self.reshard()
@@ -77,7 +77,7 @@ class AbstractRun:
         yield self.backward()
         yield self.optimizer()
 
-    # ------------------------------------------------------------------------------------- what training keeps
+    # ------------------------------------------------------------------------------------- resident memory
 
     @cached_property
     def programs(self) -> Programs:
@@ -98,7 +98,7 @@ class AbstractRun:
 
     @cached_property
     def content_shape(self) -> Qwen3Config | None:
-        """Sizes of the content model, None without one."""
+        """Sizes of the content model, or None without one."""
         if not self.config.rewards.uses.content:
             return None
         return replace(shape_of(self.config.rewards.content.model), scalar_head=True)
@@ -122,10 +122,10 @@ class AbstractRun:
 
     @property
     def resident(self) -> dict[str, int]:
-        """Bytes a device of what training keeps there all the time."""
+        """Bytes per device that training keeps allocated throughout."""
         return {name: _device_bytes(tree) for name, tree in self.training.items() if tree is not None}
 
-    # ------------------------------------------------------------------------------------------------- its sizes
+    # ----------------------------------------------------------------------------------------------------- sizes
 
     @property
     def platform(self) -> str:
@@ -133,7 +133,6 @@ class AbstractRun:
 
     @property
     def shards(self) -> int:
-        """Parts that rows are split into."""
         return self.mesh.shape["replica"] * self.mesh.shape["fsdp"]
 
     @property
@@ -150,12 +149,11 @@ class AbstractRun:
 
     @property
     def mean(self) -> int:
-        """Tokens of a response that the times are for."""
+        """Mean response length in tokens that the time estimates assume."""
         return mean_response(self.config)
 
     @property
     def responses(self) -> int:
-        """Responses of a step."""
         return self.config.grpo.prompts_per_step * self.config.sampling.group_size
 
     @cached_property
@@ -168,17 +166,16 @@ class AbstractRun:
 
     @property
     def largest(self) -> BatchPlan:
-        """An evaluation's batch may be larger than a step's."""
+        """The larger of the batches of a step and of an evaluation."""
         return max(self.of_step, self.of_evaluation, key=lambda batch: batch.rows)
 
     @property
     def width(self) -> int:
-        """Tokens of the widest row, padding included."""
+        """Tokens of the widest row, including padding."""
         return width_of(self.largest.width + self.largest.slots, row_multiple(self.platform))
 
     @property
     def micro_batches(self) -> int:
-        """Micro-batches of a step's updates."""
         tokens = max(self.width, self.config.grpo.micro_batch_tokens) * self.shards
         return max(1, round(self.responses * (self.prompt + self.mean) / tokens))
 
@@ -187,7 +184,7 @@ class AbstractRun:
         return self.config.grpo.prompts_per_step // self.config.grpo.mini_batch_prompts
 
     def batch_of(self, prompts: int, n: int) -> BatchPlan:
-        """The batch the engine would choose. If nothing fits, ignores memory so that the phases report the excess."""
+        """Return the batch that the engine would choose. If none fits, ignore memory, so that phases report it."""
         sampling, free = self.config.sampling, self.allowed - sum(self.resident.values())
 
         def chosen(memory: int) -> BatchPlan:
@@ -214,7 +211,7 @@ class AbstractRun:
 
     @cached_property
     def resharded(self) -> Compiled:
-        """The program that makes the rollout weights."""
+        """The program that makes the rollout copy of the weights."""
         return self.compile("reshard", "rollout", reshard, self.masters, self.model, self.dtype)
 
     @cached_property
@@ -222,18 +219,17 @@ class AbstractRun:
         return self.rollout_state(self.largest.rows * self.shards, self.largest.slots)
 
     def rollout_state(self, rows: int, slots: int) -> DecodeState:
-        """The abstract state of a batch, where the compiler lays it."""
+        """Return the abstract state of a batch with the compiler's shardings."""
         with jax.set_mesh(self.mesh):
             lowered = empty_batch.lower(self.model, rows, slots, jnp.dtype(self.dtype), STOP_MULTIPLE)
         return _laid_out(lowered.out_info, lowered.compile().output_shardings)
 
     @cached_property
     def prefixes(self) -> list[LayerCache]:
-        """The abstract caches of what rows share."""
         return self.caches(self.largest.prefixes * self.shards, self.largest.width)
 
     def caches(self, rows: int, slots: int) -> list[LayerCache]:
-        """Abstract caches, where the compiler lays them."""
+        """Return abstract caches with the compiler's shardings."""
         with jax.set_mesh(self.mesh):
             lowered = empty_caches.lower(self.model, rows, slots, jnp.dtype(self.dtype))
         return _laid_out(lowered.out_info, lowered.compile().output_shardings)
@@ -291,7 +287,7 @@ class AbstractRun:
             num_tokens=self.num_tokens,
             blocks=product_blocks(self.platform, self.mesh.shape["tensor"]),
         )
-        batches = -(-self.responses // (self.of_step.rows * self.shards))  # full ones, one after another
+        batches = -(-self.responses // (self.of_step.rows * self.shards))  # full batches, in sequence
         cost = self.costs.decode_step(self.responses / batches, mean / 2, self.prompt, sampling.group_size)
         cost = cost * (mean * batches)
         calls, steps = batches * -(-mean // segment), batches * mean
@@ -322,7 +318,7 @@ class AbstractRun:
     # ----------------------------------------------------------------------- the update, on its widest micro-batch
 
     def micro_batch(self, old: bool = False, reference: bool = False) -> Rows:
-        """The widest one, with the log-probs of the old policy and of the reference where they are asked for."""
+        """Return the widest micro-batch, optionally with the log-probs of the old policy and of the reference."""
         width, grpo = self.width, self.config.grpo
         count = bin_count(grpo.micro_batch_tokens, width, self.shards)
         ints, floats, flags = (self.array((count, width), kind) for kind in (jnp.int32, jnp.float32, jnp.bool_))
@@ -348,7 +344,7 @@ class AbstractRun:
         return self.phase(compiled, beside=beside, cost=self.forward_cost, calls=self.micro_batches)
 
     def old_logprobs(self) -> Phase:
-        """Plan the log-probs of the old policy, for all but the first update's rows."""
+        """Plan the log-probs of the old policy for the rows of all updates but the first."""
         logprobs, part = self.programs.logprobs, (self.updates - 1) / self.updates
         compiled = self.compile("old log-probs", "update", logprobs, self.masters, self.micro_batch())
         calls = max(1, round(self.micro_batches * (self.updates - 1) / self.updates))
@@ -361,7 +357,7 @@ class AbstractRun:
 
     @cached_property
     def sums(self) -> Sums:
-        """Return the abstract sums that a backward pass adds to."""
+        """The abstract sums that backward passes accumulate into."""
         _, (_, metrics) = jax.eval_shape(self.programs.update.loss_fn, self.masters, self.scored)
         names = ["loss", "denominator", *(name for name in metrics if not name.endswith("_bt"))]
         return Sums(self.masters, {name: self.array((), jnp.float32, P()) for name in names})
@@ -384,12 +380,12 @@ class AbstractRun:
         return jax.ShapeDtypeStruct(shape, kind, sharding=NamedSharding(self.mesh, spec))
 
     def compile(self, name: str, part: Part, function: Any, *args: Any, **static: Any) -> Compiled:
-        """Compile a function for these abstract arrays. Raises DoesNotFit when the compiler refuses it."""
+        """Compile a function for these abstract arrays. Raises DoesNotFit if the compiler rejects it."""
         try:
-            with jax.set_mesh(self.mesh):  # not around more: what computes at once would look for these devices
+            with jax.set_mesh(self.mesh):  # only here: eager operations would look for the abstract devices
                 lowered = function.lower(*args, **static)
                 compiled = lowered.compile()
-        except jax.errors.JaxRuntimeError as error:  # a TPU's compiler refuses what does not fit
+        except jax.errors.JaxRuntimeError as error:  # the TPU compiler rejects programs that do not fit
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
             reason = str(error).strip().splitlines()[0].removeprefix("RESOURCE_EXHAUSTED: ")
@@ -397,7 +393,7 @@ class AbstractRun:
         return Compiled(name, part, compiled, _laid_out(lowered.out_info, compiled.output_shardings))
 
     def phase(self, compiled: Compiled, *, beside: dict[str, Any], cost: Cost, calls: int = 1, steps: int = 1) -> Phase:
-        """Return the figures of a program; `beside` are the trees that lie on the devices while it runs."""
+        """Return the figures of a program; `beside` are the other trees on the devices while it runs."""
         memory, text = compiled.program.memory_analysis(), compiled.program.as_text()
         return Phase(
             name=compiled.name,
@@ -419,15 +415,13 @@ def _laid_out(arrays: Any, shardings: Any) -> Any:
 
 
 def _weights(model: Qwen3Config, dtype: Any, mesh: Mesh, layout: Layout = "train") -> Params:
-    """The tree of abstract weights in a layout."""
 
-    def one(weight: Weight, layers: int | None, _: P) -> jax.ShapeDtypeStruct:
+    def abstract(weight: Weight, layers: int | None, _: P) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(weight.shape if layers is None else (layers, *weight.shape), dtype)
 
     shardings = jax.tree.map(lambda spec: NamedSharding(mesh, spec), weight_specs(model, layout))
-    return _laid_out(map_weights(model, one), shardings)
+    return _laid_out(map_weights(model, abstract), shardings)
 
 
 def _device_bytes(tree: Any) -> int:
-    """Bytes of the arrays of a tree on one device."""
     return sum(int(np.prod(x.sharding.shard_shape(x.shape))) * x.dtype.itemsize for x in jax.tree.leaves(tree))

@@ -1,6 +1,6 @@
-"""Plan a run for devices that are not here: every phase compiled for them from abstract arrays.
+"""Plan a run for devices that are not on this machine, by compiling every phase for them from abstract arrays.
 
-XLA compiles for a topology by name and reports what the program takes there. Nothing is allocated and nothing runs.
+XLA compiles for a topology by name and reports the program's memory there. Nothing is allocated and nothing runs.
 """
 
 import os
@@ -37,18 +37,18 @@ class Plan:
     devices: int
     backend: Backend
     memory: int  # bytes of a device
-    allowed: int  # bytes of it that the run may take
-    resident: dict[str, int]  # bytes a device of what training keeps there all the time
+    allowed: int  # bytes of it that the run may use
+    resident: dict[str, int]  # bytes per device that training keeps allocated throughout
     phases: list[Phase]
 
     @property
     def fullest(self) -> Phase:
-        """The phase that takes the most memory."""
+        """The phase that needs the most memory."""
         return max(self.phases, key=lambda phase: phase.peak)
 
     @property
     def free(self) -> int:
-        """Bytes of a device that the fullest phase leaves of what the run may take; below 0 if it does not fit."""
+        """Bytes of `allowed` that the fullest phase leaves free; negative if it does not fit."""
         return self.allowed - self.fullest.peak
 
     @property
@@ -58,7 +58,7 @@ class Plan:
 
     @property
     def problems(self) -> list[str]:
-        """A line for every phase that does not fit."""
+        """One line for each phase that does not fit."""
         return [
             f"{phase.name} does not fit: {gib(phase.peak)} GiB a device, {gib(phase.peak - self.allowed)} GiB more "
             f"than the {gib(self.allowed)} GiB that it may take"
@@ -68,17 +68,17 @@ class Plan:
 
 
 def make_plan(config: PlanConfig, parts: Collection[Part] = ("rollout", "update")) -> Plan:
-    """Compiles every phase of these parts of the run for `config.topology`.
+    """Compile every phase of these parts of the run for `config.topology`.
 
-    Raises ConfigError for a topology, mesh or batch that does not fit together, and when XLA's plugin for the topology
-    is not installed; DoesNotFit when the compiler refuses a phase.
+    Raises ConfigError if topology, mesh and batch are incompatible or the XLA plugin for the topology is not installed,
+    and DoesNotFit if the compiler rejects a phase.
     """
     chip, shape = _chip(config)
     return _plan(_mesh(config, chip, shape), chip, config, parts)
 
 
 def plan_here(config: RunConfig) -> tuple[PlanConfig, Plan]:
-    """Plan what training keeps on the devices of this process; no phase is compiled. Raises ConfigError."""
+    """Plan the resident memory of training on this process's devices, without compiling. Raises ConfigError."""
     mesh, platform = run_mesh(config), jax.default_backend()
     chip = Chip(platform=cast(Any, "cuda" if platform == "gpu" else platform), memory=free_memory() or 0)
     if not (config.model.path or config.model.random):
@@ -118,7 +118,6 @@ def _chip(config: PlanConfig) -> tuple[Chip, tuple[int, ...]]:
 
 
 def _mesh(config: PlanConfig, chip: Chip, shape: tuple[int, ...]) -> Mesh:
-    """The run's mesh over devices that are only described."""
     name = config.topology.partition(":")[0]
     try:
         if chip.platform == "cuda":
@@ -131,7 +130,7 @@ def _mesh(config: PlanConfig, chip: Chip, shape: tuple[int, ...]) -> Mesh:
             ).devices
         else:
             devices = jax.devices("cpu")[: int(np.prod(shape))]
-    except Exception as error:  # a plugin that is not there shows in many ways
+    except Exception as error:  # a missing plugin raises many kinds of exception
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ConfigError(
             f"cannot compile for {config.topology}: {reason}\nThis needs XLA's {chip.platform} plugin: "

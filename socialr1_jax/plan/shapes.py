@@ -1,4 +1,4 @@
-"""The sizes of a run: its model's, of its folder, as published or by a name, and its responses'."""
+"""Find the sizes of a run: of its model, from a folder, a published Qwen3 or a named shape, and of its responses."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,11 +13,11 @@ from socialr1_jax.weights.tokenizer_files import count_tokens
 
 
 class UnknownSizesError(ConfigError):
-    """A model that is not on this machine, and whose sizes are not published ones."""
+    """Raised for a model that is not on this machine and is not a published one."""
 
 
 def model_shape(config: PlanConfig) -> tuple[Qwen3Config, int]:
-    """The sizes of `config.model`, and how many ids its tokenizer knows: of its folder, or as published."""
+    """Return the sizes of `config.model` and the number of ids of its tokenizer, from its folder or as published."""
     shape = shape_of(config.model.path, config.model.random, config.model.ignore_fields)
     folder = Path(config.model.path)
     if not config.model.random and (folder / "config.json").exists():
@@ -26,7 +26,7 @@ def model_shape(config: PlanConfig) -> tuple[Qwen3Config, int]:
 
 
 def shape_of(path: str, named: str = "", ignore_fields: Sequence[str] = ()) -> Qwen3Config:
-    """The sizes of a model folder, of a published Qwen3 by its hub id, or of a shape by its name."""
+    """Return the sizes of a model folder, of a published Qwen3 by its hub id, or of a named shape."""
     published = path.removeprefix("Qwen/Qwen3-").removesuffix("-Base").lower()
     if named or published in SHAPES:
         return named_shape(named or published)
@@ -40,6 +40,6 @@ def shape_of(path: str, named: str = "", ignore_fields: Sequence[str] = ()) -> Q
 
 
 def mean_response(config: PlanConfig) -> int:
-    """Tokens of a response that the times are for."""
+    """Return the mean response length in tokens that the time estimates assume."""
     limit = config.sampling.max_new_tokens
     return min(config.response_tokens or limit, limit)

@@ -1,4 +1,4 @@
-"""A plan as three tables: memory, traffic and time."""
+"""Print a plan as three tables: memory, traffic and time."""
 
 from rich.table import Table
 
@@ -12,7 +12,7 @@ from socialr1_jax.runtime.terminal import counted, gib
 
 
 def print_plan(plan: Plan, config: PlanConfig) -> None:
-    """Prints the tables on standard output, wide enough that no cell is folded."""
+    """Print the tables on standard output, wide enough that no cell wraps."""
     console = Console(width=150)
     console.print(
         f"{config.model.path or config.model.random} on {config.topology}, attention {plan.backend}: "
@@ -28,7 +28,7 @@ def print_plan(plan: Plan, config: PlanConfig) -> None:
             "checkpoints and compiling\n"
         )
     if plan.free >= 0:
-        console.print(f"it fits: {plan.fullest.name} takes most, and leaves {gib(plan.free)} GiB a device free")
+        console.print(f"it fits: {plan.fullest.name} needs most memory and leaves {gib(plan.free)} GiB a device free")
 
 
 def _table(title: str, *headings: str) -> Table:
@@ -39,12 +39,12 @@ def _table(title: str, *headings: str) -> Table:
 
 
 def _memory(plan: Plan) -> Table:
-    kept = list(dict.fromkeys(name for phase in plan.phases for name in phase.beside))
+    names = list(dict.fromkeys(name for phase in plan.phases for name in phase.beside))
     table = _table(
-        "GiB a device", "phase", "arguments", "results", "temporaries", *(f"beside: {name}" for name in kept), "peak"
+        "GiB a device", "phase", "arguments", "results", "temporaries", *(f"beside: {name}" for name in names), "peak"
     )
     for phase in plan.phases:
-        cells = [phase.arguments, phase.outputs, phase.temporaries, *(phase.beside.get(name, 0) for name in kept)]
+        cells = [phase.arguments, phase.outputs, phase.temporaries, *(phase.beside.get(name, 0) for name in names)]
         fits = "" if phase.peak <= plan.allowed else " !"
         table.add_row(phase.name, *(gib(cell) if cell else "" for cell in cells), gib(phase.peak) + fits)
     return table
@@ -63,14 +63,13 @@ def _traffic(plan: Plan) -> Table:
     )
     for phase in plan.phases:
         kernels = ", ".join(phase.kernels) or "-"
-        for one in phase.collectives or (None,):
-            if one is None:
-                table.add_row(phase.name, kernels, "none")
-                continue
-            manner = ("async " if one.asynchronous else "") + one.kind + (" in the loop" if one.in_open_loop else "")
-            sizes = (str(one.times), str(one.group), f"{one.result_bytes / 2**20:.2f}", gib(one.sent))
-            if one.sent >= 2**20 or one.in_open_loop:
-                table.add_row(phase.name, kernels, manner, *sizes)
+        if not phase.collectives:
+            table.add_row(phase.name, kernels, "none")
+        for c in phase.collectives:
+            kind = ("async " if c.asynchronous else "") + c.kind + (" in the loop" if c.in_open_loop else "")
+            sizes = (str(c.times), str(c.group), f"{c.result_bytes / 2**20:.2f}", gib(c.sent))
+            if c.sent >= 2**20 or c.in_open_loop:
+                table.add_row(phase.name, kernels, kind, *sizes)
     return table
 
 
@@ -97,7 +96,7 @@ def _time(plan: Plan, config: PlanConfig) -> Table:
     flops = f"{sum(phase.cost.flops for phase in plan.phases) / 1e15:.1f}"
     table.add_row("a step", "", flops, "", "", "", f"{best:.2f}", f"{expected:.2f}")
     steps, of = config.steps, ""
-    if config.epochs:  # a plan reads no questions: it says what a thousand of them take
+    if config.epochs:  # a plan reads no questions, so it assumes a thousand
         steps = steps_of(config.epochs, 1000, config.grpo.prompts_per_step)
         of = f": epochs {config.epochs:g} over 1,000 questions"
     hours = (f"{seconds * steps / 3600:.1f} h" for seconds in (best, expected))

@@ -1,1 +1,1 @@
-"""Profile a run's time and memory: its own programs traced, and the trace in figures."""
+"""Profile the time and memory of a run by tracing its own programs."""

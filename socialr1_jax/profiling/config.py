@@ -1,4 +1,4 @@
-"""Settings of a profile, on a command line together with those of the run that is traced."""
+"""Settings of a profile, given on the command line together with those of the traced run."""
 
 import contextlib
 from collections.abc import Sequence
@@ -13,19 +13,17 @@ from socialr1_jax.config.yaml_text import parse_yaml
 
 
 class ProfileConfig(Section):
-    """Settings of a profile; every other field is one of the run's own."""
+    """Settings of a profile; all other fields belong to the run."""
 
-    phase: Literal["rollout", "reward", "update", "step"] = Field("step", description="what is traced")
-    steps: int = Field(3, ge=1, description="traced steps, after those that compile")
-    output_dir: str = Field("runs/profile", min_length=1, description="folder that the profile is written to")
-    strict: bool = Field(False, description="an implicit transfer in the update is an error")
+    phase: Literal["rollout", "reward", "update", "step"] = Field("step", description="phase to trace, or whole steps")
+    steps: int = Field(3, ge=1, description="traced steps, after the warm-up steps that compile")
+    output_dir: str = Field("runs/profile", min_length=1, description="folder of the profile")
+    strict: bool = Field(False, description="fail on an implicit transfer in the update")
 
     @model_validator(mode="after")
     def _has_update(self) -> Self:
         if self.strict and self.phase not in ("update", "step"):
-            raise ValueError(
-                f"strict looks at the update, and phase {self.phase} has none; set phase to update or step"
-            )
+            raise ValueError(f"strict checks the update, and phase {self.phase} has none; set phase to update or step")
         return self
 
 
@@ -41,7 +39,7 @@ def parse_profile(arguments: Sequence[str], description: str) -> tuple[ProfileCo
 
 
 def _split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """(the profile's own arguments and --help, those of the run)."""
+    """Split arguments into those of the profile (with --help) and those of the run."""
     own: list[str] = []
     others: list[str] = []
     rest = iter(arguments)
@@ -56,13 +54,13 @@ def _split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def _run_class(arguments: list[str]) -> type[RunConfig]:
-    """A quickstart's class where a configuration file or an override has a section that only a quickstart has."""
+    """Return QuickstartConfig if a configuration file or an override has a section of it, else RunConfig."""
     names = {argument.lstrip("-").partition("=")[0].partition(".")[0] for argument in arguments}
     for before, argument in zip(["", *arguments], arguments, strict=False):
         file = argument if before == "--config" else argument.removeprefix("--config=")
         if file != argument or before == "--config":
-            with contextlib.suppress(OSError, ValueError):  # parse_args reports what is wrong with it
-                found = parse_yaml(config_file(file).read_text(encoding="utf-8"))
-                names |= found.keys() if isinstance(found, dict) else set()
+            with contextlib.suppress(OSError, ValueError):  # parse_args reports the error
+                settings = parse_yaml(config_file(file).read_text(encoding="utf-8"))
+                names |= settings.keys() if isinstance(settings, dict) else set()
     own = QuickstartConfig.model_fields.keys() - RunConfig.model_fields.keys()
     return QuickstartConfig if names & own else RunConfig

@@ -1,4 +1,4 @@
-"""A profile for people: a summary on the console, and one self-contained page that needs no network and no script."""
+"""Show a profile as a summary on the console and as a self-contained page without network access or scripts."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,14 +14,14 @@ from socialr1_jax.runtime.terminal import counted
 
 
 def write_page(summary: Mapping[str, Any], path: Path) -> Path:
-    """Writes the page of what profile.json holds, in the run report's style."""
+    """Write the page of a profile.json, in the style of the run report."""
     template = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
     texts = {"seconds": seconds_text, "amount": amount_text, "percent": percent_text}
     return write_whole(path, render_page(template, summary, **texts, gaps=gaps_text, counted=counted))
 
 
 def say_summary(summary: Mapping[str, Any]) -> None:
-    """The phases with what holds each of them up, and what was compiled, on the console."""
+    """Print the phases with the largest gaps to their bounds, and the compilations."""
     step, peaks, compiled = summary["step"], summary["peaks"], summary["compiled_in_untraced"]
     console.print(
         f"{summary['device']}: at most {amount_text(peaks['flops'])}FLOP/s in {summary['dtype']}, "
@@ -45,9 +45,9 @@ def say_summary(summary: Mapping[str, Any]) -> None:
     console.print(table)
     for name, phase in summary["phases"].items():
         console.print(f"{name}: most above its bound: {gaps_text(phase['gaps'])}")
-    for one in summary["compilations"]:
-        about = f"{one['function']}, {one['seconds']:.2f} s: {one['cause']}"
-        console.print(f"compiled in {one['phase']}: {about}", soft_wrap=True)
+    for compilation in summary["compilations"]:
+        about = f"{compilation['function']}, {compilation['seconds']:.2f} s: {compilation['cause']}"
+        console.print(f"compiled in {compilation['phase']}: {about}", soft_wrap=True)
 
 
 def gaps_text(gaps: list[Mapping[str, Any]]) -> str:
@@ -55,7 +55,7 @@ def gaps_text(gaps: list[Mapping[str, Any]]) -> str:
 
 
 def seconds_text(value: float) -> str:
-    """Three digits: 1.23 s, 45.6 ms, 7.8 µs."""
+    """Format seconds with three digits: 1.23 s, 45.6 ms, 7.8 µs."""
     for unit, size in (("s", 1.0), ("ms", 1e-3)):
         if value >= size:
             return f"{value / size:.3g} {unit}" if value < 1000 * size else f"{value / size:.0f} {unit}"
@@ -63,7 +63,7 @@ def seconds_text(value: float) -> str:
 
 
 def amount_text(value: float) -> str:
-    """Three digits and the thousands' letter, a space in between and none behind: "1.23 T", "45.6 G"."""
+    """Format an amount with three digits and an SI prefix, ready for a unit: "1.23 T", "45.6 G"."""
     for letter, size in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if value >= size:
             return f"{value / size:.3g} {letter}"
@@ -71,5 +71,5 @@ def amount_text(value: float) -> str:
 
 
 def percent_text(value: float | None) -> str:
-    """A share as a percentage, a dash for None."""
+    """Format a share as a percentage, None as a dash."""
     return "–" if value is None else f"{100 * value:.1f} %"

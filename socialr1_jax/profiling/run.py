@@ -1,4 +1,4 @@
-"""A profile of a run: steps that compile, steps that are traced, and the folder that says what was seen."""
+"""Profile a run: warm-up steps that compile, traced steps, and the folder with the results."""
 
 import tempfile
 from contextlib import closing
@@ -27,28 +27,28 @@ from socialr1_jax.runtime.files import whole_folder, write_json
 from socialr1_jax.runtime.terminal import counted, print_line
 from socialr1_jax.training.quickstart import untrained_run
 
-# The first compiles. The last is the step that the traced ones are compared with: the first later one that compiles
-# nothing, for the second step's prompts may have another width.
+# The first step compiles. Warm-ups end with the first later step that compiles nothing, which is the untraced baseline;
+# the second step may compile too, since its prompts may have another width.
 _MOST_WARM_UPS = 5
 
 
 def print_profile(settings: tuple[ProfileConfig, RunConfig]) -> None:
-    """Profile a run and print where the page is. Raises as `profile_run`."""
+    """Profile a run and print the path of the page. Raises like `profile_run`."""
     config, run = settings
     page = profile_run(run, config.phase, config.steps, Path(config.output_dir), config.strict)
     print_line(f"{page} and, beside it, profile.json, trace, hlo and memory.pprof")
 
 
 def profile_run(config: RunConfig, measured: Measured, steps: int, folder: Path, strict: bool = False) -> Path:
-    """Profiles `steps` steps of the run, or of one phase of it, into `folder`; the path of its profile.html.
+    """Profile `steps` steps of the run, or of one of its phases, into `folder`; return the path of profile.html.
 
-    The folder appears whole or not at all and replaces an earlier profile. Raises ImplicitTransfer when `strict` and
-    the update moves an array unasked, FileExistsError for a folder that holds anything else, ConfigError for a run that
-    samples nothing, and what opening the run raises.
+    The folder is written atomically and replaces an earlier profile. Raises ImplicitTransfer if `strict` and the update
+    transfers an array implicitly, FileExistsError if the folder holds anything else, ConfigError for a run that replays
+    rollouts, and the errors of opening a run.
     """
     if config.replay_rollouts:
         raise ConfigError("replay_rollouts: there is no rollout to profile; leave it out")
-    # A program kept on disk has the names of blocks, and on a CPU the ids, of the process that compiled it.
+    # A cached program has the block names, and on a CPU the ids, of the process that compiled it.
     jax.config.update("jax_enable_compilation_cache", False)
     with (
         shown_log(config.quiet, config.verbose),
@@ -60,7 +60,7 @@ def profile_run(config: RunConfig, measured: Measured, steps: int, folder: Path,
             config = untrained_run(config, Path(scratch))
         config = config.model_copy(update={"output_dir": scratch})
         mesh = run_mesh(config)
-        peaks = measure_peaks(config.model.dtype)  # before the run takes the memory, and again at the end
+        peaks = measure_peaks(config.model.dtype)  # before the run allocates memory, and again at the end
         with jax.set_mesh(mesh):
             run = Steps(config, strict)
             with closing(run.sampler):
@@ -81,7 +81,7 @@ def _profile(run: Steps, peaks: Peaks, measured: Measured, steps: int, folder: P
         if warm_up and not compiled:
             break
     options = jax.profiler.ProfileOptions()
-    options.python_tracer_level = 0  # each call of Python would be an event: steps of another length
+    options.python_tracer_level = 0  # an event per Python call would slow the steps down
     with working(f"tracing {counted(steps, 'step')}"), watching() as seen:
         jax.profiler.start_trace(folder / "trace", profiler_options=options)
         for number in range(warm_up + 1, warm_up + 1 + steps):
@@ -96,7 +96,7 @@ def _profile(run: Steps, peaks: Peaks, measured: Measured, steps: int, folder: P
         (folder / "hlo").mkdir()
         for program in programs.values():
             (folder / "hlo" / program.file).write_text(program.text, encoding="utf-8")
-        peaks = Peaks(*map(max, peaks, measure_peaks(run.config.model.dtype)))  # other load only ever lowers one
+        peaks = Peaks(*map(max, peaks, measure_peaks(run.config.model.dtype)))  # other load can only lower a peak
         phases = PHASES if measured == "step" else (measured,)
         figures = summarise(trace, programs, peaks, measured, phases, run.costs())
     order = sorted(programs.values(), key=lambda program: -program.memory["temp"])

@@ -1,6 +1,6 @@
-"""The steps of a run, phase by phase, with the trainer's own sampler and step.
+"""Run the steps of a run phase by phase, with the trainer's own sampler and step.
 
-What a run does beside them (evaluation, checkpoints, logs, groups that are replaced) is left out.
+Evaluation, checkpoints, logs and replaced groups are left out.
 """
 
 from collections.abc import Sequence
@@ -34,14 +34,14 @@ Measured = Literal["rollout", "reward", "update", "step"]
 
 
 class ImplicitTransfer(CommandEnded):
-    """An update moved an array between host and device without being asked to; the message says which."""
+    """Raised when an update transfers an array between host and device implicitly; the message says which."""
 
     word = "strict"
     status = 1
 
 
 class Steps:
-    """The steps of a run on the mesh of the context. `strict` makes an implicit transfer in the update an error."""
+    """The steps of a run on the current mesh. `strict` makes an implicit transfer in the update an error."""
 
     def __init__(self, config: RunConfig, strict: bool = False) -> None:
         self.config, mesh = config, jax.sharding.get_mesh()
@@ -61,11 +61,11 @@ class Steps:
             self.step = replace(self.step, programs=self.step.programs._replace(update=guarded))
         self.state = init_state(model.params, self.step.programs.optimizer)
         self._needed = Arithmetic(model.config, jnp.dtype(config.model.dtype).itemsize, row_shards())
-        self._rollouts: Rollouts | None = None  # of the newest step
+        self._rollouts: Rollouts | None = None  # of the last step
         self._updates: list[list[MicroBatch]] | None = None
 
     def run(self, measured: Measured, number: int, phase: Phase) -> None:
-        """Do step `number` (from 0), or one of its phases: what that needs is made once and used again."""
+        """Run step `number` (from 0), or one of its phases on inputs that are made once and reused."""
         within: Phase = phase if measured == "step" else lambda name: phase(name) if name == measured else nullcontext()
         rollouts = self._rollouts
         if measured in ("step", "rollout") or rollouts is None:
@@ -85,7 +85,7 @@ class Steps:
                 self.state, _ = self.step.update(self.state, self._updates)
 
     def costs(self) -> dict[str, Costs]:
-        """Return what the phases of the newest step need by the shapes alone."""
+        """Return the costs of the last step's phases, computed from the shapes."""
         costs: dict[str, Costs] = {}
         if self._rollouts is not None:
             costs["rollout"] = self._rollout_costs(self._rollouts)
@@ -97,32 +97,31 @@ class Steps:
         return costs
 
     def _rollout_costs(self, rollouts: Rollouts) -> Costs:
-        """Return the costs of a prefill of each prompt and of decoding all rows at once, weights read once a pass."""
+        """Return the costs of prefilling each prompt and decoding all rows at once, with one weight read per pass."""
         new_b = np.array([len(completion.tokens) for completion in rollouts.completions], float)
         prompts_p = np.array([len(prompt) for prompt in rollouts.prompts], float)
         own, new_pg = float(np.sum(new_b * new_b / 2)), new_b.reshape(len(prompts_p), -1)
-        pairs = own + float(np.sum(new_pg.sum(1) * prompts_p))  # of query and key
-        read = own + float(np.sum(new_pg.max(1) * prompts_p))  # keys: a step reads a prompt's once for its group
+        pairs = own + float(np.sum(new_pg.sum(1) * prompts_p))  # pairs of a query and a key
+        read = own + float(np.sum(new_pg.max(1) * prompts_p))  # keys: a step reads a prompt's once per group
         prefill = self._needed.by_block(prompts_p.sum(), np.sum(prompts_p * prompts_p / 2), 0, passes=1)
         decode = self._needed.by_block(new_b.sum(), pairs, new_b.sum(), passes=new_b.max())
         return [prefill, decode | {"attend": decode["attend"] + Cost(0, read * self._needed.cache_token)}]
 
     def _forward_cost(self, batch: Sequence[MicroBatch]) -> dict[str, Cost]:
-        """Return the cost of one forward pass over the micro-batches."""
-        places = [place for one in batch for place in one.places]
+        places = [place for micro_batch in batch for place in micro_batch.places]
         tokens, pairs = sum(place.length for place in places), sum(place.pairs for place in places)
-        predicted = sum(int(one.rows.mask_bt.sum()) for one in batch)
+        predicted = sum(int(micro_batch.rows.mask_bt.sum()) for micro_batch in batch)
         return self._needed.by_block(tokens, pairs, predicted, passes=len(batch))
 
     def _update_cost(self, batch: Sequence[MicroBatch], forward: dict[str, Cost]) -> dict[str, Cost]:
-        """Return the cost of an update: a backward pass is two forward ones, and adds to the float32 gradient."""
-        cost, head = {name: one * 3 for name, one in forward.items()}, forward["lm_head"]
+        """Return the cost of an update: a backward pass costs two forward ones and accumulates float32 gradients."""
+        cost, head = {name: cost * 3 for name, cost in forward.items()}, forward["lm_head"]
         cost |= {"lm_head": head, "logprobs": head * 2, "optimizer": self._needed.optimizer()}
         return cost | {"gradient_sum": Cost(0, 8 * len(batch) * self._needed.parameters)}
 
 
 class _Guarded(Update):
-    """An update whose compiled programs run under the transfer guard; what goes before them is placed."""
+    """An update whose compiled programs run under the transfer guard; their inputs are placed before."""
 
     def finish(
         self, state: TrainState, sums: Sums, micro_batches: Sequence[Rows]
@@ -133,4 +132,4 @@ class _Guarded(Update):
         except jax.errors.JaxRuntimeError as error:
             if "Disallowed" not in str(error):
                 raise
-            raise ImplicitTransfer(f"the update moved an array unasked: {error}") from error
+            raise ImplicitTransfer(f"implicit transfer of an array in the update: {error}") from error

@@ -1,7 +1,7 @@
-"""The figures of a profile: where the wall time of each phase went, and what it could have been.
+"""Compute the figures of a profile: the wall time of each phase by block and kind, and its lower bound.
 
-Seconds are means over the measured steps. Those of a block, a kind or an op are wall time without that of the ops
-inside them: they add up to the time in which any op runs, and with the idle time to the phase.
+Seconds are means over the measured steps. The seconds of a block, a kind or an op are wall time without nested ops, so
+they add up to the time in which any op runs and, with the idle time, to the phase.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,9 +15,9 @@ from socialr1_jax.profiling.programs import KINDS, Instruction, Program
 from socialr1_jax.profiling.trace import Trace, own_pieces, wall_shares
 
 IDLE = "device idle"
-_PUT = "DevicePutWithSharding"  # what the runtime calls an array that goes to a device, asked for or not
+_PUT = "DevicePutWithSharding"  # the runtime's event for a transfer to a device, explicit or implicit
 
-Costs = Sequence[Mapping[str, Cost]]  # parts of a phase that run one by one, each with what its blocks need
+Costs = Sequence[Mapping[str, Cost]]  # sequential parts of a phase, each with the costs of its blocks
 _Figures = Sequence[tuple[Instruction, float]]  # wall seconds
 
 
@@ -29,7 +29,7 @@ def summarise(
     phases: Sequence[str],
     costs: Mapping[str, Costs],
 ) -> dict[str, Any]:
-    """{"step", "phases", "blocks", "kinds", "ops"} of the trace, ready for JSON; its spans `measured` are the steps."""
+    """Return {"step", "phases", "blocks", "kinds", "ops"} of the trace for JSON. Spans named `measured` are steps."""
     steps, ops = trace.spans(measured), [op for line in trace.lines for op in line]
     places = {key: i for i, key in enumerate(dict.fromkeys((op.program, op.name) for op in ops))}
     known = {key: program.instructions for key, program in programs.items()}
@@ -38,7 +38,7 @@ def summarise(
     pieces_n2 = np.array([times for _, *times in pieces]).reshape(-1, 2)
     keys_n = np.array([places[op.program, op.name] for op, _, _ in pieces], int)
     starts_n, started_n = np.array([op.start for op in ops]), np.array([places[op.program, op.name] for op in ops], int)
-    table, found = np.zeros((2, len(places))), {}  # wall seconds and runs of each instruction in a step
+    table, by_phase = np.zeros((2, len(places))), {}  # wall seconds and runs of each instruction in a step
     for phase in phases:
         spans, of_phase = trace.spans(phase, steps), np.zeros_like(table)
         for span in spans:
@@ -48,16 +48,17 @@ def summarise(
         table += of_phase / len(steps)
         seconds, puts = sum(span.stop - span.start for span in spans) / 1e9, len(trace.spans(_PUT, spans))
         figures = list(zip(instructions, (of_phase[0] / len(steps)).tolist(), strict=True))
-        found[phase] = _phase(seconds / len(steps), figures, peaks, costs.get(phase, ())) | {"puts": puts / len(steps)}
+        by_phase[phase] = _phase(seconds / len(steps), figures, peaks, costs.get(phase, ()))
+        by_phase[phase]["puts"] = puts / len(steps)
     each, figures = [(step.stop - step.start) / 1e9 for step in steps], list(zip(instructions, table[0], strict=True))
     return {
         "step": {
             "seconds": sum(each) / len(steps),
             "each": each,
-            "phases_seconds": sum(one["seconds"] for one in found.values()),
-            "idle_seconds": sum(one["idle_seconds"] for one in found.values()),
+            "phases_seconds": sum(phase["seconds"] for phase in by_phase.values()),
+            "idle_seconds": sum(phase["idle_seconds"] for phase in by_phase.values()),
         },
-        "phases": found,
+        "phases": by_phase,
         "blocks": _blocks(figures, peaks, [part for phase in phases for part in costs.get(phase, ())]),
         "kinds": _kinds(figures),
         "ops": [
@@ -94,7 +95,7 @@ def _phase(seconds: float, figures: _Figures, peaks: Peaks, costs: Costs) -> dic
 
 
 def _blocks(figures: _Figures, peaks: Peaks, costs: Costs) -> dict[str, dict[str, float]]:
-    """By block, largest first. `bound_seconds` is what the model needs in it; 0 where its shapes set no bound."""
+    """Return the seconds and bounds by block, largest first. `bound_seconds` is 0 if the shapes set no bound."""
     blocks: dict[str, dict[str, float]] = {}
     for instruction, wall in figures:
         if wall:
@@ -105,5 +106,4 @@ def _blocks(figures: _Figures, peaks: Peaks, costs: Costs) -> dict[str, dict[str
 
 
 def _kinds(figures: _Figures) -> dict[str, float]:
-    """Wall seconds of each kind of work."""
     return {kind: float(sum(wall for instruction, wall in figures if instruction.kind == kind)) for kind in KINDS}

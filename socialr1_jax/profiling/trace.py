@@ -1,7 +1,7 @@
-"""A profiler's trace as numbers: spans of the host, ops of the devices, and how to count time only once.
+"""Read a profiler's trace: host spans and device ops, with time counted only once.
 
-Times are nanoseconds on the trace's own clock. Ops nest (a loop holds its body's) and run side by side on threads and
-streams: `own_pieces` takes what lies inside an op out of it, `wall_shares` divides an instant among those that run.
+Times are nanoseconds on the trace's clock. Ops nest (a loop contains its body's ops) and run concurrently on threads
+and streams: `own_pieces` subtracts nested ops, and `wall_shares` divides time among concurrent ones.
 """
 
 import math
@@ -13,11 +13,11 @@ from typing import NamedTuple
 import numpy as np
 from jax.profiler import ProfileData
 
-_RUNTIME = re.compile(r"::|^end: ")  # events of the runtime itself
+_RUNTIME = re.compile(r"::|^end: ")  # internal events of the runtime
 
 
 class Op(NamedTuple):
-    """One execution of one instruction. `program` is the module's name and id."""
+    """One execution of an instruction. `program` is the module's name and id."""
 
     program: tuple[str, int]
     name: str
@@ -26,7 +26,7 @@ class Op(NamedTuple):
 
 
 class Span(NamedTuple):
-    """An annotation or event of the host."""
+    """An annotation or event on the host."""
 
     name: str
     start: float
@@ -34,19 +34,19 @@ class Span(NamedTuple):
 
 
 class Trace(NamedTuple):
-    """Content of a trace: ops by line (a thread or a stream), and the host's spans."""
+    """Content of a trace: ops per line (a thread or a stream), and host spans."""
 
     lines: list[list[Op]]
     host: list[Span]
 
     def spans(self, name: str, within: Sequence[Span] | None = None) -> list[Span]:
-        """The host's spans of this name by start, or those that lie in one of `within`."""
+        """Return the host spans of this name, sorted, optionally only those inside one of `within`."""
         spans = sorted(span for span in self.host if span.name == name)
         return [s for s in spans if within is None or any(a <= s.start and s.stop <= b for _, a, b in within)]
 
 
 def read_trace(folder: Path) -> Trace:
-    """Reads the newest .xplane.pb below `folder`. Raises FileNotFoundError when there is none."""
+    """Read the newest .xplane.pb below `folder`. Raises FileNotFoundError if there is none."""
     files = sorted(folder.rglob("*.xplane.pb"), key=lambda file: file.stat().st_mtime)
     if not files:
         raise FileNotFoundError(f"{folder}: the profiler wrote no .xplane.pb")
@@ -54,7 +54,7 @@ def read_trace(folder: Path) -> Trace:
     for line in (line for plane in ProfileData.from_file(str(files[-1])).planes for line in plane.lines):
         ops = []
         for event in line.events:
-            if _RUNTIME.search(event.name):  # three in five, and reading an event's statistics takes long
+            if _RUNTIME.search(event.name):  # three in five events; reading their statistics is slow
                 continue
             times, stats = (event.start_ns, event.start_ns + event.duration_ns), dict(event.stats)
             if module := stats.get("hlo_module"):
@@ -67,9 +67,9 @@ def read_trace(folder: Path) -> Trace:
 
 
 def own_pieces(ops: Sequence[Op]) -> list[tuple[int, float, float]]:
-    """(place of its op, start, stop) of the time of each op of one line without that of the ops inside it."""
+    """Return (index of the op, start, stop) of each op's time in one line, without the ops nested in it."""
     pieces, now = list[tuple[int, float, float]](), 0.0
-    running: list[int] = []  # each inside the one before it
+    running: list[int] = []  # the stack of nested ops
     order = sorted(range(len(ops)), key=lambda i: (ops[i].start, -ops[i].stop))
     for i, start in [*((i, ops[i].start) for i in order), (-1, math.inf)]:
         while running and now < start:
@@ -86,9 +86,9 @@ def own_pieces(ops: Sequence[Op]) -> list[tuple[int, float, float]]:
 
 
 def wall_shares(pieces_n2: np.ndarray, start: float, stop: float) -> np.ndarray:
-    """Wall time of each of the pieces (float [n, 2]: start, stop) between `start` and `stop`.
+    """Return the wall time of each piece (float [n, 2]: start, stop) between `start` and `stop`.
 
-    An instant in which k pieces run gives each of them 1/k of it, so they add up to the time in which any runs.
+    k concurrent pieces get 1/k of the time each, so all pieces add up to the time in which any runs.
     """
     borders, places = np.unique(np.clip(pieces_n2, start, stop), return_inverse=True)
     begin_n, end_n = places.reshape(-1, 2).T

@@ -15,7 +15,7 @@ _PLACE = re.compile(r"( id=\d+)? defined at \S+")
 
 
 class Watch(logging.Handler):
-    """Record of the compilations that JAX logs: function, phase, seconds, and what JAX says of the cause."""
+    """Records the compilations that JAX logs: function, phase, seconds and cause."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -24,25 +24,25 @@ class Watch(logging.Handler):
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """A phase of a step: an annotation of the trace, and the name that compilations in it are noted under."""
+        """Annotate a phase of a step in the trace, and record compilations under its name."""
         self._phase = name
         with jax.profiler.TraceAnnotation(name):
             yield
 
     def emit(self, record: logging.LogRecord) -> None:
         text = record.getMessage()
-        if found := _MISSED.search(text):
-            self._causes[found[1] or found[2]] = " ".join(_PLACE.sub("", text).partition("\n")[2].split())
-        elif found := _SHAPES.search(text):
-            self._causes.setdefault(found[1], f"the first call with {found[2]}")
-        elif found := _FINISHED.search(text):
-            name, seconds, cause = found[1], float(found[2]), self._causes.pop(found[1], "")
+        if match := _MISSED.search(text):
+            self._causes[match[1] or match[2]] = " ".join(_PLACE.sub("", text).partition("\n")[2].split())
+        elif match := _SHAPES.search(text):
+            self._causes.setdefault(match[1], f"the first call with {match[2]}")
+        elif match := _FINISHED.search(text):
+            name, seconds, cause = match[1], float(match[2]), self._causes.pop(match[1], "")
             self.compilations.append({"function": name, "phase": self._phase, "seconds": seconds, "cause": cause})
 
 
 @contextmanager
 def watching() -> Iterator[Watch]:
-    """Note compilations within; JAX's own lines about them, hundreds, are not shown."""
+    """Record compilations in the context, and hide the hundreds of lines that JAX logs about them."""
     watch, log = Watch(), logging.getLogger("jax")
     with ExitStack() as stack:
         for name in ("jax_log_compiles", "jax_explain_cache_misses"):

@@ -1,4 +1,4 @@
-"""The report of runs: one HTML page that opens without network or server."""
+"""The report of runs: one HTML page that needs no network or server."""
 
 from socialr1_jax.report.page import write_report
 

@@ -1,4 +1,4 @@
-// Curves over steps: one chart a metric, each run a colour. Known metrics have a title and a place, all others follow.
+// Curves over steps: one chart per metric, one colour per run. Known metrics have a title and a place; others follow.
 
 // [group, phase, key, title, note, axis: "share" 0..1 | "zero" from 0 | "auto"]
 const KNOWN = [
@@ -38,7 +38,7 @@ const KNOWN = [
   ["Cold start", "sft", "loss", "SFT loss", "reference traces", "zero"],
   ["Cold start", "sft", "learning_rate", "SFT learning rate", "", "zero"],
 ];
-// where a metric without a line above belongs: [pattern of "phase/key", group]; the first that fits
+// the group of a metric that is not listed above: [pattern of "phase/key", group]; the first match counts
 const PLACES = [
   [/^eval\/(.*\/)?(accuracy|pair_accuracy|(mean|maj|pass|best)@\d+)$/, "Held-out questions"],
   [/^eval\/(.*\/)?accuracy\//, "Held-out accuracy by type"],
@@ -48,7 +48,7 @@ const PLACES = [
   [/^grpo\/(seconds|update_tflops)/, "Time"],
   [/^sft\//, "Cold start"],
 ];
-// dashed lines in a chart: [pattern of its key, what is put in for the key's end, name, class]
+// dashed lines in a chart: [pattern of its key, replacement for the match, name, class]
 const LEVELS = [
   [/(^|\/)accuracy$/, "$1chance", "guessing", "level chance"],
   [/(^|\/)accuracy$/, "$1best_rule_accuracy", "best rule", "level"],
@@ -57,7 +57,7 @@ const LEVELS = [
 ];
 const GROUPS = ["Held-out questions", "Held-out accuracy by type", "Training", "Reward terms and weights", "By source", "Policy update", "Time", "Cold start", "Other metrics"];
 const OPEN = GROUPS.slice(0, 4);
-const SPREAD = /_(stderr|low|high)$/;  // drawn as an interval of the metric before it
+const SPREAD = /_(stderr|low|high)$/;  // drawn as an interval of the metric with this prefix
 const TOP = 8, BOTTOM = 24, HEIGHT = 160;
 
 let smoothing = 0.6;
@@ -70,7 +70,7 @@ function levelsOf(phase, key) {  // [key, name, class] of the dashed lines in a 
   const fitting = phase === "eval" ? LEVELS.filter(([pattern]) => pattern.test(key)) : [];
   return fitting.map(([pattern, end, ...look]) => [key.replace(pattern, end), ...look]).filter(([level]) => level !== key && hasMetric(phase, level));
 }
-function allCharts() {  // in the order of GROUPS, known ones first; but the scores of all question files together
+function allCharts() {  // in the order of GROUPS, known metrics first, but the scores of all question files together
   const lines = new Set(runs.flatMap(run => Object.keys(run.metrics.eval || {})).flatMap(key => levelsOf("eval", key).map(([level]) => `eval ${level}`)));
   const found = KNOWN.filter(([, phase, key]) => hasMetric(phase, key));
   let scores = found.filter(([, phase, key]) => phase === "eval" && ["accuracy", "pair_accuracy", "reward"].includes(key)).length;
@@ -86,7 +86,7 @@ function allCharts() {  // in the order of GROUPS, known ones first; but the sco
   }
   return GROUPS.flatMap(group => found.filter(([its]) => its === group));
 }
-function smooth(values) {  // exponential moving average, corrected for its start
+function smooth(values) {  // exponential moving average with bias correction
   let mean = 0, weight = 0;
   return values.map(value => { mean = smoothing * mean + (1 - smoothing) * value; weight = smoothing * weight + 1 - smoothing; return mean / weight; });
 }
@@ -187,7 +187,7 @@ function draw(chart) {
   svg.append(chart.overlay);
   svg.setAttribute("aria-label", `${chart.title}: ${chart.lines.map(line => `${runs[line.run].name} ${show(line.y[0])} at step ${line.x[0]}, ${show(line.y[line.y.length - 1])} at step ${line.x[line.x.length - 1]}`).join("; ")}`);
 }
-function mark(chart, at) {  // crosshair and numbers at one step; null: the last step, no crosshair
+function mark(chart, at) {  // crosshair and values at a step; null: the last step, without a crosshair
   chart.cursor = at;
   chart.overlay.replaceChildren();
   chart.readout.replaceChildren();
@@ -208,7 +208,7 @@ function point(clock, x) {
   const at = x === null || !xs.length ? null : xs[nearest(xs, x)];
   group.forEach(chart => mark(chart, at));
 }
-function find(text) {  // charts whose title or key holds every word; all groups open while one is looked for
+function find(text) {  // show the charts whose title or key contains every word; a search opens all groups
   const words = text.toLowerCase().split(/\s+/).filter(Boolean);
   for (const chart of charts) chart.figure.hidden = !words.every(word => chart.words.includes(word));
   for (const details of document.querySelectorAll(".group")) {

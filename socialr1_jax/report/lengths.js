@@ -1,4 +1,4 @@
-// How long the responses of a step were: a map a run, steps on x, lengths on y, and above it the share that was cut.
+// Response lengths: one map per run, with steps on x and lengths on y, and the share of truncated responses above it.
 
 const STRIP = 44, MAP = 210, AXIS = 24, SHADES = 8;
 
@@ -21,7 +21,7 @@ function drawLengths() {
     const svg = node("svg", {height: STRIP + MAP + AXIS, role: "img", "aria-label": `Lengths of ${runs[run].name}`}, figure);
     return [run, highest, svg, readout];
   });
-  drawn.forEach(map => drawMap(...map));  // when all are there, and have their width
+  drawn.forEach(map => drawMap(...map));  // after all are laid out and have their width
 }
 function lengthNote({responses, stride, width}) {
   const cells = `a cell is ${stride > 1 ? `${stride} steps` : "1 step"} by ${width > 1 ? `${width} tokens` : "1 token"}`;

@@ -1,7 +1,7 @@
-"""One line for every metric of metrics.jsonl: the report's tooltips and the table of docs/metrics.md.
+"""Describe every metric of metrics.jsonl in one line, for the report's tooltips and the table of docs/metrics.md.
 
-A name in capitals stands for any text: TERM, TYPE, N. A metric of a run's second and further evaluation set has the
-set's name and a slash before its own; it has the line of the metric.
+A name in capitals stands for any text: TERM, TYPE, N. Metrics of a run's second and further evaluation sets are
+prefixed with the set's name and a slash, and have the line of the metric.
 """
 
 import re
@@ -161,10 +161,10 @@ PHASES: dict[str, tuple[str, dict[str, str]]] = {
 
 
 def metric_line(phase: str, name: str) -> str:
-    """Returns the line of a metric, "" for one that is not in the table.
+    """Return the line of a metric, or "" if it is not in the table.
 
     Args:
-        name: as `files.flattened` gives it, such as accuracy/belief.
+        name: as in `files.flattened`, such as accuracy/belief.
     """
     if phase not in PHASES or len(name) > _LONGEST:
         return ""
@@ -180,9 +180,9 @@ def metric_line(phase: str, name: str) -> str:
 
 
 def meanings(names: Iterable[tuple[str, str]]) -> dict[str, dict[str, str]]:
-    """Returns {phase: {name: line}} of the (phase, name) pairs that have a line."""
-    found: dict[str, dict[str, str]] = {}
+    """Return {phase: {name: line}} of the (phase, name) pairs that have a line."""
+    lines: dict[str, dict[str, str]] = {}
     for phase, name in names:
         if line := metric_line(phase, name):
-            found.setdefault(phase, {})[name] = line
-    return found
+            lines.setdefault(phase, {})[name] = line
+    return lines

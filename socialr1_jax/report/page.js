@@ -1,10 +1,10 @@
 "use strict";
-// The page's data and what all its parts use. Text from the run reaches the page through textContent alone.
-// A metric may be called "constructor": objects of the data inherit no names.
+// The page's data and shared helpers. Text from the run reaches the page only through textContent.
+// Objects of the data have no prototype, since a metric may be called "constructor".
 const bare = (_, value) => value instanceof Object && !Array.isArray(value) ? Object.assign(Object.create(null), value) : value;
 const {runs, meanings} = JSON.parse(document.getElementById("data").textContent, bare);
-const on = runs.map(() => true);  // which runs are switched on
-const redraws = [];  // called when a run is switched or the page's width changes
+const on = runs.map(() => true);  // whether each run is shown
+const redraws = [];  // called when a run is toggled or the page's width changes
 
 function node(name, attributes, parent, text) {
   const svg = ["svg", "g", "line", "path", "circle", "rect", "text"].includes(name);
@@ -21,7 +21,7 @@ function show(value) {
   if (size >= 1e3) return Math.round(value).toLocaleString("en");
   return String(Number(value.toPrecision(3)));
 }
-function ticks(low, high, count, whole) {  // steps of 1, 2 or 5 times a power of ten
+function ticks(low, high, count, whole) {  // at steps of 1, 2 or 5 times a power of ten
   const rough = (high - low) / count, power = 10 ** Math.floor(Math.log10(rough));
   let step = power * [1, 2, 5, 10].find(m => m * power >= rough * 0.999);
   if (whole) step = Math.max(1, step);
@@ -43,7 +43,7 @@ document.querySelectorAll("[data-run]").forEach(box => box.addEventListener("cha
   redraws.forEach(redraw => redraw());
 }));
 let width = document.body.clientWidth;
-new ResizeObserver(() => {  // drawing changes heights: only another width is news
+new ResizeObserver(() => {  // redraw only on a new width, since drawing changes heights
   if (document.body.clientWidth !== width) requestAnimationFrame(() => redraws.forEach(redraw => redraw()));
   width = document.body.clientWidth;
 }).observe(document.body);

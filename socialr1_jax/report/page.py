@@ -1,8 +1,8 @@
-"""The run report: one self-contained HTML page for a run folder, or for several compared.
+"""Write the run report: one self-contained HTML page for a run folder, or for a comparison of several.
 
-The page is page.html filled by jinja2, with style.css and the scripts inlined. Text of the model is untrusted: jinja2
-escapes all of it, the embedded JSON holds no `<`, scripts put it on the page as text only, and a content security
-policy lets only the page's own script run and forbids the network.
+The page is page.html rendered by jinja2, with style.css and the scripts inlined. Model output is untrusted: jinja2
+escapes it, the embedded JSON contains no `<`, the scripts insert it as text only, and a content security policy allows
+only the page's own script and forbids network access.
 """
 
 import hashlib
@@ -40,17 +40,17 @@ def print_report(config: ReportConfig) -> None:
 
 
 def write_report(*run_dirs: str | Path, output: str | Path | None = None) -> Path:
-    """Writes the page of one run or of several, whole or not at all, and returns its path.
+    """Write the report of one or more runs atomically, and return its path.
 
-    One file that opens without network or server: charts over steps, lengths, the same questions answered before and
-    after training, a choice of responses to browse, the settings. What is missing or cut is named on the page. Without
-    `output` it is `report.html`, in the folder of the only run or, for several, in the working folder. A folder given
-    twice counts once.
-    Raises FileNotFoundError when a folder holds none of the files of a run, ForeignFile for an output that is there and
-    is no report.
+    The page has charts over steps, response lengths, questions answered before and after training, a selection of
+    responses, and the settings; it names missing and cut files. Without `output` it is `report.html` in the folder of
+    the only run or, for several, in the working folder. Duplicate folders are ignored.
+
+    Raises FileNotFoundError if a folder has none of the files of a run, and ForeignFile if `output` exists and is not a
+    report.
     """
     directories = list({Path(run_dir).resolve(): Path(run_dir) for run_dir in run_dirs}.values())
-    missing = [run_files.missing_files(directory) for directory in directories]  # before anything long is read
+    missing = [run_files.missing_files(directory) for directory in directories]  # before reading large files
     path = Path(output) if output else (directories[0] if len(directories) == 1 else Path()) / "report.html"
     refuse_foreign_file(path, _is_report, "a report")
     runs = [_read_run(*run) for run in zip(directories, _names(directories), missing, strict=True)]
@@ -63,16 +63,16 @@ def write_report(*run_dirs: str | Path, output: str | Path | None = None) -> Pat
         "differing": _differing(configs) if len(configs) > 1 else _changed(configs[0]),
         "script": "\n".join(map(_part, _SCRIPTS)),
         "payload": payload,
-        # from the content, so that the same run gives the same bytes
+        # a hash of the content, so that the same run gives the same bytes
         "nonce": hashlib.sha256(payload.encode("utf-8", "replace")).hexdigest()[:24],
     }
     html = render_page(_part("page.html"), values)
-    # "replace": a lone surrogate in a response has no UTF-8 form and must not cost the report
+    # "replace": a lone surrogate in a response cannot be encoded as UTF-8
     return write_whole(path, html.encode("utf-8", "replace"))
 
 
 def render_page(template: str, values: Mapping[str, Any], **filters: Callable[..., str]) -> str:
-    """Fill a page in the reports' style. Text is escaped, and a value that is missing is an error."""
+    """Render a page in the style of the reports. Text is escaped; a missing value is an error."""
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -81,7 +81,6 @@ def render_page(template: str, values: Mapping[str, Any], **filters: Callable[..
 
 
 def _is_report(file: Path) -> bool:
-    """Returns True if the head of a file has the title that page.html gives."""
     with file.open("rb") as opened:
         return b"Social-R1 run report</title>" in opened.read(100_000)
 
@@ -91,7 +90,7 @@ def _part(name: str) -> str:
 
 
 def _names(directories: list[Path]) -> list[str]:
-    """The folders' own names; with the folders above them where two are called alike."""
+    """Return the folders' names, with their parent folders if two names are equal."""
     places = [directory.resolve() for directory in directories]
     if len({place.name for place in places}) == len(places):
         return [place.name for place in places]
@@ -100,7 +99,7 @@ def _names(directories: list[Path]) -> list[str]:
 
 
 def _read_run(directory: Path, name: str, missing: list[str]) -> Row:
-    """All that the page says of a run; "data" is what its scripts draw from."""
+    """Return the page's values of a run; "data" is the input of its scripts."""
     notes = [f"{file} is missing" for file in missing]
     config = run_files.read_config(directory, notes)
     summary = run_files.read_summary(directory, notes)
@@ -162,43 +161,43 @@ def _facts(config: Mapping[str, Any], summary: Mapping[str, float], metrics: Met
 
 
 def _shortcuts(directory: Path) -> dict[str, str]:
-    found = run_files.shortcuts(directory)
-    more = f"; and {len(found) - _MOST_SHORTCUTS} more" if len(found) > _MOST_SHORTCUTS else ""
-    return {"Shortcuts in data.train": "; ".join(found[:_MOST_SHORTCUTS]) + more} if found else {}
+    rules = run_files.shortcuts(directory)
+    more = f"; and {len(rules) - _MOST_SHORTCUTS} more" if len(rules) > _MOST_SHORTCUTS else ""
+    return {"Shortcuts in data.train": "; ".join(rules[:_MOST_SHORTCUTS]) + more} if rules else {}
 
 
 def _paired_differences(directory: Path, evaluations: Sequence[int], notes: list[str]) -> list[Row]:
     """Return the rows of the page's paired comparison: set, figure, the figures of `difference_figures`, changes.
 
-    There are none for a run with fewer than two evaluations in rollouts.jsonl. Where the two cannot be compared, the
-    reason goes into `notes`.
+    It is empty for a run with fewer than two evaluations in rollouts.jsonl. If the two cannot be compared, the reason
+    is added to `notes`.
     """
     if len(evaluations) < 2:
         return []
     first, last = evaluations[0], evaluations[-1]
     try:
-        found = compare(f"{directory}@{first}", f"{directory}@{last}")
+        comparison = compare(f"{directory}@{first}", f"{directory}@{last}")
     except ValueError as error:
         notes.append(f"the evaluations at step {first} and step {last} are not compared: {error}")
         return []
     return [
         {"set": name, "figure": text, "first": first, "last": last, **part[key]}
         | {"to_right": part["wrong_to_right"], "to_wrong": part["right_to_wrong"], "items": part["items"]}
-        for name, part in found["comparisons"].items()
+        for name, part in comparison["comparisons"].items()
         for key, text in _PAIRED.items()
         if key in part
     ]
 
 
 def _changed(config: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
-    """(dotted name, [value, default]) of the settings of a run that are not the defaults of its configuration class."""
+    """Return (dotted name, [value, default]) of the settings that differ from their defaults."""
     config_class = QuickstartConfig if "tiny_model" in config else RunConfig
     defaults = config_class.model_construct().model_dump(mode="json")
     return [(name, values) for name, values in _differing([config, defaults]) if values[0] != _ABSENT]
 
 
 def _differing(configs: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[str]]]:
-    """(dotted name, its value in each configuration) of the settings that are not the same in all."""
+    """Return (dotted name, its value in each configuration) of the settings that differ between configurations."""
     flats = [flat_settings(config) for config in configs]
     rows = []
     for name in dict.fromkeys(name for flat in flats for name in flat):
@@ -231,6 +230,6 @@ def _columns(metrics: Metrics) -> Row:
 
 
 def _json_for_html(value: Any) -> str:
-    """JSON that cannot end its script element: `<`, `>` and `&` only as escapes."""
+    """Return JSON that cannot end its script element, with `<`, `>` and `&` escaped."""
     text = json.dumps(value, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")

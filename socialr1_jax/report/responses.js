@@ -1,7 +1,7 @@
-// One response with its stages and marks, a question with its options, and the same questions before and after.
+// A response with its stages and marks, a question with its options, and questions before and after training.
 
 const STAGES = [["encode", "what is seen and heard"], ["interpret", "what it means to each mind"], ["goal", "what is wanted"], ["respond", "the answer weighed"]];
-// the value at which a term's bar is full; content has no bound, a reward model's 2.5 gives 6.1
+// the value at which a term's bar is full; content is unbounded (a reward model's 2.5 gives 6.1)
 const FULL = new Map([["content", 6]]);
 const words = name => name.replaceAll("_", " ");
 
@@ -42,7 +42,7 @@ function addResponse(response, parent) {
   for (const [stage, pieces] of response.blocks) {
     const block = node("span", {class: stage ? `stage ${stage}` : "rest"}, text);
     pieces.forEach(([piece, numbers], i) => {
-      const goesOn = pieces[i + 1] ? pieces[i + 1][1] : [];  // a number stands where its mark ends
+      const goesOn = pieces[i + 1] ? pieces[i + 1][1] : [];  // a number is shown where its mark ends
       if (!numbers.length) block.append(piece);
       else node("mark", {"data-numbers": numbers.filter(number => !goesOn.includes(number)).join(","), title: numbers.map(number => response.problems[number - 1]).join("; ")}, block, piece);
     });

@@ -1,4 +1,4 @@
-"""Choose a run's responses for the page: a bounded number with marked texts, questions before and after, lengths."""
+"""Select a run's responses for the page: a bounded number with marked texts, before-and-after pairs, and lengths."""
 
 import json
 from pathlib import Path
@@ -9,11 +9,11 @@ from socialr1_jax.report.run_files import Row
 from socialr1_jax.report.survey import Answer, Survey, survey_rollouts
 from socialr1_jax.report.text import LONGEST_TEXT, mark_response
 
-MOST_BYTES = 3_000_000  # of a run's responses and their questions on the page
+MOST_BYTES = 3_000_000  # limit on a run's responses and their questions on the page
 
 
 def responses_of(directory: Path, notes: list[str]) -> Row:
-    """The run's part of the page that comes from rollouts.jsonl; texts are as the model wrote them, not escaped."""
+    """Return the run's data from rollouts.jsonl for the page. Texts are the model's output, not escaped."""
     path = directory / "rollouts.jsonl"
     survey = survey_rollouts(path, notes)
     pages = _Page()
@@ -41,7 +41,7 @@ def responses_of(directory: Path, notes: list[str]) -> Row:
 
 
 class _Page:
-    """Collects responses; a question that several answer is held once. `bytes` is what all of it takes as JSON."""
+    """Collects responses, and each of their questions once. `bytes` is their total size as JSON."""
 
     def __init__(self) -> None:
         self.questions: list[Row] = []
@@ -49,7 +49,7 @@ class _Page:
         self._places: dict[str, int] = {}
 
     def response(self, row: Row) -> Row:
-        """A row of rollouts.jsonl ready to show; "question" is a place in `questions`."""
+        """Return a row of rollouts.jsonl in the page's form; "question" is an index into `questions`."""
         text = mark_response(str(row.get("response", "")))
         tokens = row.get("tokens")
         response = {
@@ -90,7 +90,7 @@ class _Page:
 
 
 def _examples(path: Path, survey: Survey, pages: _Page) -> Row:
-    """Counts over all held-out questions, and a few to show: the first three, then the largest gains and losses."""
+    """Return counts over all held-out questions, and examples: the first three, then the largest gains and losses."""
     pairs: dict[tuple[str, str], list[tuple[Answer, Answer]]] = {}
     for key, answer in survey.before.items():
         if key in survey.after:

@@ -1,7 +1,7 @@
-"""Reads the files of a run folder, finished or not.
+"""Read the files of a run folder, finished or not.
 
-A run may have been stopped while writing, so every file may be missing or cut. Readers take what is whole and put one
-plain sentence about the rest into `notes`; they never raise for bad content.
+A run may have been stopped while writing, so every file may be missing or cut. Readers return the valid part and add a
+sentence about the rest to `notes`; they never raise for bad content.
 """
 
 import json
@@ -25,7 +25,7 @@ _MOST_TEXT = 1 << 20  # bytes of config.yaml or summary.json
 
 
 def missing_files(directory: Path) -> list[str]:
-    """Which of RUN_FILES are not there. Raises FileNotFoundError when none is: then the folder is no run."""
+    """Return the missing ones of RUN_FILES. Raises FileNotFoundError if all are missing: the folder is not a run."""
     missing = [name for name in RUN_FILES if not (directory / name).is_file()]
     if len(missing) == len(RUN_FILES):
         raise FileNotFoundError(
@@ -35,7 +35,7 @@ def missing_files(directory: Path) -> list[str]:
 
 
 def read_config(directory: Path, notes: list[str]) -> Mapping[str, Any]:
-    """Returns the content of config.yaml; empty when it is missing or is not a YAML mapping."""
+    """Return the content of config.yaml, or {} if it is missing or not a YAML mapping."""
     try:
         config = parse_yaml(read_text(directory / "config.yaml")) or {}
     except ConfigError as error:
@@ -48,7 +48,7 @@ def read_config(directory: Path, notes: list[str]) -> Mapping[str, Any]:
 
 
 def read_summary(directory: Path, notes: list[str]) -> dict[str, float]:
-    """The finite numbers of summary.json."""
+    """Return the finite numbers of summary.json."""
     path = directory / "summary.json"
     if not path.is_file():
         return {}
@@ -63,9 +63,9 @@ def read_summary(directory: Path, notes: list[str]) -> dict[str, float]:
 
 
 def read_metrics(directory: Path, notes: list[str]) -> Metrics:
-    """Return the finite numbers of metrics.jsonl, those of mappings by `files.flattened`.
+    """Return the finite numbers of metrics.jsonl, with nested names as in `files.flattened`.
 
-    Where a resumed run wrote a step twice, the last line counts.
+    If a resumed run wrote a step twice, the last line is used.
     """
     metrics: Metrics = {}
     for _, row in read_lines(directory / "metrics.jsonl", notes):
@@ -78,24 +78,23 @@ def read_metrics(directory: Path, notes: list[str]) -> Metrics:
 def before_after(summary: Mapping[str, float], metrics: Metrics, name: str = "accuracy") -> list[Row]:
     """Return a held-out figure before and after GRPO as rows of label, value, low, high.
 
-    It comes from summary.json, else from evaluations.
-
-    The 95 % interval is the evaluation's own (accuracy_low, accuracy_high) or comes from its standard error where it
-    has one (both know that samples of one question are not independent), else from the number of responses.
+    The value comes from summary.json, else from evaluations. The 95 % interval is the evaluation's (accuracy_low,
+    accuracy_high), or is computed from its standard error (both account for correlated samples of a question), else
+    from the number of responses.
 
     Args:
         name: accuracy, pair_accuracy or accuracy/TYPE.
     """
     evaluations = [row for _, row in sorted(metrics.get("eval", {}).items()) if name in row]
     points = []
-    for label, key, found in (
+    for label, key, candidates in (
         ("Before GRPO", f"{name}_sft", evaluations[:1]),
         ("After GRPO", f"{name}_grpo", evaluations[1:][-1:]),
     ):
-        row = found[0] if found else {}
+        row = candidates[0] if candidates else {}
         value = summary.get(key, row.get(name))
         if value is not None:
-            # the spread of another evaluation says nothing about this value
+            # use the spread only if it belongs to this value
             same = row if math.isclose(row.get(name, -1.0), value, abs_tol=1e-4) else {}
             if f"{name}_low" in same and f"{name}_high" in same:
                 low, high = same[f"{name}_low"], same[f"{name}_high"]
@@ -109,7 +108,7 @@ def before_after(summary: Mapping[str, float], metrics: Metrics, name: str = "ac
 def accuracies(summary: Mapping[str, float], metrics: Metrics) -> list[Row]:
     """Return the rows of the page's table of held-out accuracies: label, before, after, chance, rule (None if unknown).
 
-    All questions come first, then groups of twins, then each type.
+    The order is all questions, groups of twins, then each type.
     """
     known = last_evaluation(metrics)
     types = {key for row in metrics.get("eval", {}).values() for key in row if key.startswith("accuracy/")}
@@ -128,13 +127,13 @@ def accuracies(summary: Mapping[str, float], metrics: Metrics) -> list[Row]:
 
 
 def last_evaluation(metrics: Metrics) -> Mapping[str, float]:
-    """Return the figures of the last evaluation; empty when there is none."""
+    """Return the figures of the last evaluation, or {} if there is none."""
     evaluations = metrics.get("eval", {})
     return evaluations[max(evaluations)] if evaluations else {}
 
 
 def best_rule(directory: Path) -> str:
-    """Return the name of the best rule in the last evaluation of metrics.jsonl; "" when it names none."""
+    """Return the name of the best rule in the last evaluation of metrics.jsonl, or "" if it names none."""
     name = ""
     for _, row in read_lines(directory / "metrics.jsonl", []):
         if isinstance(row.get("best_rule"), str):
@@ -152,35 +151,35 @@ def shortcuts(directory: Path) -> list[str]:
 
 
 def number(value: Any) -> float | None:
-    """A finite number as a float; None for everything else (null, NaN, text, true)."""
+    """Return a finite number as a float, and None for everything else (null, NaN, text, true)."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e300:
         return None
     return float(value)
 
 
 def reward_of(row: Row) -> float:
-    """The reward of a rollout row; 0 where it is unscorable."""
+    """Return the reward of a rollout row, or 0 if it is unscorable."""
     return number(row.get("reward")) or 0.0
 
 
 def terms_of(row: Row) -> dict[str, float | None]:
-    """The reward terms of a rollout row; None where a term could not be scored."""
+    """Return the reward terms of a rollout row; None for a term that could not be scored."""
     terms = row.get("terms")
     return {str(name): number(terms[name]) for name in terms} if isinstance(terms, dict) else {}
 
 
 def is_right(row: Row) -> bool:
-    """Return whether the outcome term of a rollout row says that its answer equals the gold one."""
+    """Return whether a rollout row's answer equals the gold one, according to its outcome term."""
     return (terms_of(row).get("outcome") or 0.0) > 0.5
 
 
 def status_of(row: Row) -> str:
-    """Return how a response ended, one of STATUSES; ok for a row that does not say it."""
+    """Return the status of a response, one of STATUSES; ok if the row has none."""
     return next((status for status in STATUSES if row.get("status") == status), "ok")
 
 
 def read_text(path: Path) -> str:
-    """Returns the beginning of a file, at most 1 MiB, with U+FFFD for broken bytes; empty when there is no file."""
+    """Return the first 1 MiB of a file, with U+FFFD for invalid bytes, or "" if there is no file."""
     if not path.is_file():
         return ""
     with path.open("rb") as file:
@@ -188,7 +187,7 @@ def read_text(path: Path) -> str:
 
 
 def read_lines(path: Path, notes: list[str]) -> Iterator[tuple[int, Row]]:
-    """(the byte where it begins, row) of each whole JSON line with a step: rollouts.jsonl may hold gigabytes."""
+    """Yield (byte offset, row) of each valid JSON line with a step, one by one: rollouts.jsonl may have gigabytes."""
     if not path.is_file():
         return
     bad: list[int] = []
@@ -207,7 +206,7 @@ def read_lines(path: Path, notes: list[str]) -> Iterator[tuple[int, Row]]:
 
 
 def read_rows(path: Path, offsets: list[int]) -> Iterator[Row]:
-    """The rows that begin at bytes which `read_lines` gave, in the order asked for."""
+    """Yield the rows at the given offsets of `read_lines`, in that order."""
     if not offsets:
         return
     with path.open("rb") as file:

@@ -1,4 +1,4 @@
-"""Long streams boiled down to a fixed size, the same for the same stream: an even draw, and a map of counts."""
+"""Deterministic sketches of long streams in constant memory: an even draw, and a map of counts."""
 
 import heapq
 from collections import Counter
@@ -12,15 +12,15 @@ _COLUMNS, _ROWS = 128, 64
 
 
 class EvenDraw(Generic[Item]):
-    """At most `size` items of a stream of unknown length, spread evenly over it.
+    """Draws at most `size` items from a stream of unknown length, spread evenly over it.
 
-    Item i has the priority i * golden ratio modulo 1, and the least are kept: for every length of the stream those lie
-    in nearly equal distances (three-distance theorem), and never in step with the size of a batch.
+    Item i has priority i * golden ratio modulo 1, and the lowest priorities are kept. For every length of the stream
+    they are almost equally spaced (three-distance theorem) and never aliased with the batch size.
     """
 
     def __init__(self, size: int) -> None:
         self._size, self._seen = size, 0
-        self._heap: list[tuple[int, int, Item]] = []  # the greatest priority first
+        self._heap: list[tuple[int, int, Item]] = []  # highest priority first
 
     def offer(self, item: Item) -> None:
         entry = (-(self._seen * _GOLDEN % 2**32), self._seen, item)
@@ -31,15 +31,15 @@ class EvenDraw(Generic[Item]):
             heapq.heapreplace(self._heap, entry)
 
     def items(self) -> list[Item]:
-        """By priority: the first few of them are spread as evenly as all."""
+        """Return the items by priority, so that any prefix is spread as evenly as all."""
         return [item for _, _, item in sorted(self._heap, key=lambda entry: -entry[0])]
 
 
 class LengthMap:
     """Counts of responses by step and length, in at most 128 columns of steps and 64 rows of lengths.
 
-    `stride` steps (counted from 1) make a column, `width` units of length a row; where they grow too many, both are
-    merged by twos.
+    A column has `stride` steps (counted from 1), a row `width` units of length; when there are too many, pairs are
+    merged.
     """
 
     def __init__(self) -> None:
@@ -67,7 +67,7 @@ class LengthMap:
             self.truncated[column] += 1
 
     def columns(self) -> list[tuple[int, int, list[tuple[int, int]]]]:
-        """(column, truncated responses, [(row, responses), ...]) of every column that has any, in order."""
+        """Return (column, truncated responses, [(row, responses), ...]) of every non-empty column, in order."""
         rows: dict[int, list[tuple[int, int]]] = {}
         for (column, row), count in sorted(self.cells.items()):
             rows.setdefault(column, []).append((row, count))

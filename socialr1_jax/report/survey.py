@@ -1,6 +1,6 @@
-"""One pass over rollouts.jsonl: counts of everything in it, and where the rows that a page shows begin.
+"""Survey rollouts.jsonl in one pass: counts, and the offsets of the rows to show.
 
-The file of a long run holds gigabytes, so rows are read one by one and only their places in the file are kept.
+The file of a long run has gigabytes, so rows are read one by one and only their offsets are kept.
 """
 
 from collections import Counter
@@ -12,13 +12,13 @@ from socialr1_jax.report import run_files
 from socialr1_jax.report.run_files import Row
 from socialr1_jax.report.sketches import EvenDraw, LengthMap
 
-# At most 600 responses a run: a draw from training and one from evaluations, the best and the worst of steps, and as
-# many of each status but ok, so that what is rare can be looked at too.
+# At most 600 responses per run: draws from training and from evaluations, the best and worst of steps, and some of each
+# status other than ok, so that rare ones are shown too.
 _TRAINING, _EVALUATIONS, _STEPS, _OF_A_STATUS = 220, 120, 30, 50
 
 
 class Answer(NamedTuple):
-    """One response to a held-out question: whether it is right, how many options it had, where its row begins."""
+    """A response to a held-out question: whether it is right, the number of options, the offset of its row."""
 
     right: bool
     options: int
@@ -29,9 +29,9 @@ class Answer(NamedTuple):
 class Survey:
     """Result of `survey_rollouts`.
 
-    `before`: (source, question id, sample) -> its answer in the first evaluation (phase eval_sft, or eval at the first
-    step of that phase); `after`: in the latest one (phase eval_grpo, or eval at a later step). `evaluations`: the steps
-    of phase eval, in the file's order.
+    `before` maps (source, question id, sample) to its answer in the first evaluation (phase eval_sft, or eval at the
+    first step of that phase), `after` to the latest one (phase eval_grpo, or eval at a later step). `evaluations` are
+    the steps of phase eval in file order.
     """
 
     rows: int = 0
@@ -46,7 +46,7 @@ class Survey:
         default_factory=lambda: {status: EvenDraw(_OF_A_STATUS) for status in run_files.STATUSES[1:]}
     )
     _extremes: EvenDraw[tuple[int, int]] = field(default_factory=lambda: EvenDraw(_STEPS))  # offsets of best, worst
-    _step: tuple[str, int] | None = None  # the one being read, and (reward, offset) of its best and its worst
+    _step: tuple[str, int] | None = None  # the current step, with (reward, offset) of its best and worst response
     _best: tuple[float, int] = (0.0, 0)
     _worst: tuple[float, int] = (0.0, 0)
 
@@ -67,7 +67,7 @@ class Survey:
             self.tokens.add(step, tokens, status == "truncated")
 
     def picks(self) -> dict[int, str]:
-        """Offset of each row to show -> why; the most telling first, so that any beginning of it is a fair choice."""
+        """Return {offset: reason} of the rows to show, interleaved so that any prefix is a fair selection."""
         extremes = self._extremes.items()
         draws = [("best of its step", [best for best, _ in extremes])]
         draws += [("worst of its step", [worst for _, worst in extremes])]
@@ -84,12 +84,12 @@ class Survey:
         return picks
 
     def chance(self) -> float | None:
-        """The accuracy of guessing among the options of the held-out questions; None when they have no options."""
+        """Return the accuracy of guessing among the options of the held-out questions, or None without options."""
         counts = [answer.options for answer in (self.after or self.before).values() if answer.options]
         return sum(1 / count for count in counts) / len(counts) if counts else None
 
     def end_step(self) -> None:
-        """The step being read is over: its best and its worst may be shown."""
+        """Offer the best and worst response of the current step, which is complete."""
         if self._step is not None:
             self._extremes.offer((self._best[1], self._worst[1]))
 
@@ -113,7 +113,7 @@ class Survey:
 
 
 def survey_rollouts(path: Path, notes: list[str]) -> Survey:
-    """Reads rollouts.jsonl once; a file that is missing is an empty survey."""
+    """Read rollouts.jsonl once; a missing file gives an empty survey."""
     survey = Survey()
     for offset, row in run_files.read_lines(path, notes):
         survey.add(offset, row)

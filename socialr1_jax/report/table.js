@@ -1,10 +1,10 @@
-// The responses of all runs in a table that can be filtered: a row opens to the whole response.
+// A table of all runs' responses with filters; a row expands to the whole response.
 
 const PHASES = new Map([["grpo", "training"], ["eval", "held out"]]);
 const ORDERS = [["step", "step"], ["best", "highest reward"], ["worst", "lowest reward"], ["longest", "longest"], ["shortest", "shortest"]];
 const ROWS_AT_ONCE = 25;
 const sampled = runs.flatMap((run, i) => run.responses.map(response => ({...response, run: i})));
-const textOf = new Map();  // response -> its text in lower case, made when first searched
+const textOf = new Map();  // response -> its text in lower case, filled on the first search
 
 function searchable(response) {
   if (!textOf.has(response)) {
@@ -42,7 +42,7 @@ function addFilters(form) {
   node("input", {type: "search", id: "f-text", placeholder: "words of question or response", autocomplete: "off"}, node("label", {class: "pair"}, form, "Text"));
   chooser("Order", ORDERS, form, "f-order");
 }
-function chosen() {  // the responses that pass every filter, in the order asked for
+function chosen() {  // the responses that pass every filter, in the selected order
   const value = id => document.getElementById(id) ? document.getElementById(id).value : "";
   const [run, phase, status, right, source, why, term, limit, from, to, order] = ["f-run", "f-phase", "f-status", "f-right", "f-source", "f-why", "f-term", "f-value", "f-from", "f-to", "f-order"].map(value);
   const text = value("f-text").toLowerCase().trim(), below = value("f-side") === "below";
@@ -77,7 +77,7 @@ function addRow(response, parent) {
     addResponse(response, body);
   });
 }
-function countsTable(parent) {  // of each status, how many the files hold and how many are here
+function countsTable(parent) {  // per status: responses on this page and in the files
   const table = node("table", {class: "counts"}, node("div", {class: "wide"}, parent)), head = node("tr", {}, node("thead", {}, table)), body = node("tbody", {}, table);
   ["", "responses", ...new Set(runs.flatMap(run => Object.keys(run.statuses)))].forEach(name => node("th", {}, head, name));
   runs.forEach((run, i) => {
@@ -96,7 +96,7 @@ function drawTable() {
     node("p", {class: "muted"}, room, "No response is recorded yet (rollouts.jsonl).");
     return;
   }
-  node("p", {class: "muted"}, room, "The page holds a choice: some spread evenly over the run, the best and the worst of steps, and more of each status but ok; fewer where they are long. All of them are in rollouts.jsonl, one JSON object a line.");
+  node("p", {class: "muted"}, room, "This is a selection: some spread evenly over the run, the best and the worst of steps, and more of each status other than ok; fewer if they are long. All responses are in rollouts.jsonl, one JSON object per line.");
   countsTable(room);
   const form = node("form", {class: "filters"}, room);
   addFilters(form);

@@ -1,4 +1,4 @@
-"""One response as the page shows it: cut into SIP stages, with what the rules found wrong marked where it stands."""
+"""Split a response into SIP stages for the page, and mark the problems that the rules found."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
@@ -9,14 +9,14 @@ from socialr1_jax.rewards.parsing import ANSWER_END, TAGS, THINK, THINK_END
 from socialr1_jax.rewards.stages import Stage
 from socialr1_jax.rewards.words import sentences
 
-LONGEST_TEXT = 20_000  # characters of a response or a story on the page; the rest is counted
+LONGEST_TEXT = 20_000  # characters of a response or a story on the page; the rest is only counted
 
 Place = tuple[int, int]  # characters [start, end)
 Block = tuple[str, list[tuple[str, list[int]]]]  # stage or "", [(text, numbers of the problems marked there), ...]
 
 
 class MarkedText(NamedTuple):
-    """`problems` in plain words, numbered from 1; `blocks` together are the response but for outer line breaks."""
+    """A response as blocks, which join to its text without outer line breaks; `problems` are numbered from 1."""
 
     answer: str
     problems: list[str]
@@ -25,22 +25,21 @@ class MarkedText(NamedTuple):
 
 
 def mark_response(text: str) -> MarkedText:
-    """Stages and problems of a response. What a problem has no place for (a stage skipped) is only named."""
+    """Return the stages and problems of a response. Problems without a place (a skipped stage) are only listed."""
     parsed = parse_response(text)
-    # a response cut at the length limit has stages to show too, though no thoughts that count
+    # a truncated response has stages to show, but no valid thoughts
     thoughts = parsed.thoughts or ("" if THINK_END in text else text.partition(THINK)[2])
     start = text.find(thoughts, text.find(THINK) + len(THINK))
     spans = find_stages(thoughts)
-    found = [(problem, _tag_places(problem, text)) for problem in parsed.problems]
+    problems = [(problem, _tag_places(problem, text)) for problem in parsed.problems]
     if parsed.thoughts:
-        places = dict.fromkeys(judge_thoughts(thoughts).violations)
-        for violation in places:
-            there = [(start + a, start + b) for a, b in _violation_places(violation, thoughts, spans)]
-            found.append((violation.replace("_", " ").replace(":", ": "), there))
+        for violation in dict.fromkeys(judge_thoughts(thoughts).violations):
+            places = [(start + a, start + b) for a, b in _violation_places(violation, thoughts, spans)]
+            problems.append((violation.replace("_", " ").replace(":", ": "), places))
     stages = [(span.stage, start + span.start, start + span.end) for span in spans]
-    blocks = list(_blocks(text[:LONGEST_TEXT], stages, [there for _, there in found]))
+    blocks = list(_blocks(text[:LONGEST_TEXT], stages, [places for _, places in problems]))
     left_out = max(0, len(text) - LONGEST_TEXT)
-    return MarkedText(parsed.answer, [problem for problem, _ in found], blocks, left_out)
+    return MarkedText(parsed.answer, [problem for problem, _ in problems], blocks, left_out)
 
 
 def _tag_places(problem: str, text: str) -> list[Place]:
@@ -53,13 +52,13 @@ def _tag_places(problem: str, text: str) -> list[Place]:
         return []
     places = []
     at = text.find(tag)
-    while (at := text.find(tag, at + 1)) >= 0:  # the first one is as it should be
+    while (at := text.find(tag, at + 1)) >= 0:  # the first one is correct
         places.append((at, at + len(tag)))
     return places
 
 
 def _violation_places(violation: str, thoughts: str, spans: list[StageSpan]) -> list[Place]:
-    """Return where the rules of docs/rewards.md saw a violation; empty for what is missing and for unknown rules."""
+    """Return the places of a violation of docs/rewards.md; empty for missing stages and unknown rules."""
     name, _, stage = violation.partition(":")
     inference = next((span for span in spans if span.stage == "interpret"), None)
     end = inference.end if inference else len(thoughts)
@@ -85,20 +84,20 @@ def _violation_places(violation: str, thoughts: str, spans: list[StageSpan]) -> 
                 if announces_answer(thoughts[a:b], b - a if a < begin else 0, b - a)
             ]
         case "loop":
-            said: set[str] = set()
+            earlier: set[str] = set()
             places = []
             for span in spans:
                 for a, b in sentences(thoughts[span.body : span.end]):
                     sentence = thoughts[span.body + a : span.body + b].strip().casefold()
-                    if sentence in said and sentence.count(" ") >= 2:
+                    if sentence in earlier and sentence.count(" ") >= 2:
                         places.append((span.body + a, span.body + b))
-                    said.add(sentence)
+                    earlier.add(sentence)
             return places
     return []
 
 
 def _heads(thoughts: str, spans: list[StageSpan], is_fault: Callable[[Stage, set[Stage]], bool]) -> list[Place]:
-    """The heads of stages at fault, as told from the stage and those before it."""
+    """Return the heads of the stages that are faults, given the stages before them."""
     before: set[Stage] = set()
     places = []
     for span in spans:
@@ -113,7 +112,7 @@ def _comes_late(stage: Stage, before: set[Stage]) -> bool:
 
 
 def _head(thoughts: str, span: StageSpan) -> Place:
-    """A stage's heading; its first sentence where it has none."""
+    """Return the place of a stage's heading, or of its first sentence if it has none."""
     if span.body > span.start:
         heading = thoughts[span.start : span.body]
         return span.body - len(heading.lstrip()), span.start + len(heading.rstrip())
@@ -122,7 +121,7 @@ def _head(thoughts: str, span: StageSpan) -> Place:
 
 
 def _blocks(text: str, stages: Sequence[tuple[str, int, int]], places: list[list[Place]]) -> Iterator[Block]:
-    """The text cut where a stage or a mark begins or ends: stretches outside the stages are blocks of their own."""
+    """Split the text at the ends of stages and marks; text outside the stages forms separate blocks."""
     edges: dict[int, list[int]] = {}  # position -> numbers of problems that begin (+) or end (-) there
     for number, there in enumerate(places, start=1):
         for start, end in there:

@@ -1,4 +1,4 @@
-"""Sampling: filters and draw, the segmented decode engine, and the one-call `generate`."""
+"""Sampling: filters, drawing, the segmented decode engine, and the one-call `generate`."""
 
 from collections.abc import Sequence
 
@@ -16,10 +16,10 @@ __all__ = ["Completion", "Engine", "Feed", "SamplingParams", "generate"]
 def generate(
     model: Qwen3, prompts: Sequence[Sequence[int]], sampling: SamplingParams | None = None
 ) -> list[list[Completion]]:
-    """`sampling.n` completions for each prompt, a non-empty list of token ids; None takes SamplingParams' defaults.
+    """Return `sampling.n` completions of each prompt, a non-empty list of token ids. None means SamplingParams().
 
-    A completion depends on (sampling.seed, the prompt's index, the sample's index) alone. Without stop token ids
-    every row runs to `max_new_tokens`.
+    A completion depends on (sampling.seed, prompt index, sample index) alone. Without stop token ids every row runs to
+    `max_new_tokens`.
     """
     sampling = sampling or SamplingParams()
     params = model.params

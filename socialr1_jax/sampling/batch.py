@@ -1,8 +1,8 @@
-"""One call of the engine: continuous batching over segments of decode steps on the devices.
+"""Continuous batching for one call of the engine, over segments of decode steps on the devices.
 
-Each device holds a batch of rows. Between two segments the host takes out what has ended, puts the groups of waiting
-prompts into free rows, gathers the last rows into a smaller batch, and gives the caches more slots. Batch and cache
-sizes come from short ladders, so the number of compiled programs stays small, and each compilation is logged.
+Each device holds a batch of rows. Between two segments the host collects finished rows, fills free rows with waiting
+groups, shrinks the batch when few rows are left, and grows the caches. Batch and cache sizes come from short ladders,
+so there are few programs to compile; each compilation is logged.
 """
 
 import logging
@@ -48,27 +48,27 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 _REASONS: tuple[FinishReason | None, ...] = (None, "stop", "length", "error")  # of LIVE, STOP, LENGTH, ERROR
-STOP_MULTIPLE = 4  # stop tokens of a row are filled up to a multiple, so that one more is no recompilation
+STOP_MULTIPLE = 4  # the stop tokens of a row are padded to a multiple, so another one needs no recompilation
 
 
 def slot_stride(platform: str) -> int:
-    """Cache and prompt lengths are multiples of it: 64 on a CPU, where slots cost time, 128 where kernels want it."""
+    """Return the multiple of cache and prompt lengths: 64 on a CPU, where slots cost time, else 128 for the kernels."""
     return 64 if platform == "cpu" else 128
 
 
 def product_blocks(platform: str, tensor: int) -> int:
-    """Into how many blocks `linear` cuts the products of decoding: 4 on a CPU, 1 where the compiler needs no help."""
+    """Return the `blocks` of `linear` in decoding: 4 on a CPU, else 1 (other compilers split products themselves)."""
     return 4 if platform == "cpu" and tensor == 1 else 1
 
 
 def smallest_batch(platform: str) -> int:
-    """Rows below which a batch is not made smaller: the next program would cost more than it saves."""
+    """Return the smallest batch size: compiling a smaller program would cost more than it saves."""
     return 4 if platform == "cpu" else 16
 
 
 @dataclass(frozen=True)
 class Segment:
-    """One row's part of a segment: new tokens and their log-probs, and why the row has ended if it has."""
+    """One row's part of a segment: new tokens with their log-probs, and the finish reason if the row has ended."""
 
     row: int
     tokens: list[int]
@@ -86,21 +86,21 @@ class Group:
     prompt: Sequence[int]
     params: SamplingParams
     keys: np.ndarray  # uint32 [samples, 2]
-    rows: range  # of the call, which counts the samples of the first prompt, then the second's...
+    rows: range  # of the call: first the samples of the first prompt, then those of the second...
 
 
 class Seat(NamedTuple):
-    """Where a group goes: into these rows of a device, which share the first `shared` tokens of a prefix."""
+    """The rows of a device that a group gets; they share the first `shared` tokens of a prefix."""
 
     group: Group
     rows: list[int]
     entry: int  # of the prefix
     shared: int
-    first: bool  # of its family
+    first: bool  # whether the group is the first of its family
 
 
 class Rollout:
-    """One call of the engine: the groups that wait, the batch on the devices, and what the host knows of its rows."""
+    """One call of the engine: the waiting groups, the batch on the devices, and the host's view of its rows."""
 
     def __init__(self, engine: "Engine", plan: BatchPlan, groups: list[Group], each: Sequence[SamplingParams]) -> None:
         self.engine, self.plan, self.waiting = engine, plan, deque[Group]()
@@ -120,33 +120,33 @@ class Rollout:
         )
         self.of_row: dict[int, Group] = {}
         self.strings: dict[int, StopStrings] = {}
-        # Host's view of the batch, [devices x rows]: the call's row or -1, its tokens behind the prefix but for the
-        # newest, what it may still get.
+        # The host's view of the batch, [devices x rows]: the call's row or -1; its tokens after the prefix, without the
+        # newest; tokens that it may still get.
         self.rows = np.full((self.shards, plan.rows), -1)
         self.positions = np.zeros_like(self.rows)
         self.left = np.zeros_like(self.rows)
         self.entries = np.zeros_like(self.rows)  # the prefix of each row
         self.lengths = np.zeros((self.shards, 0), int)  # of the prefixes
         self.slots = self.prefix_slots = 0
-        self.wall_steps = 0  # decode steps of the device that took most, over all segments
+        self.wall_steps = 0  # decode steps of the slowest device, summed over the segments
         self.state: DecodeState | None = None
         self.prefixes: list[LayerCache] = []
         self.shared: SharedPrefill | None = None
-        self.weights: Params | None = None  # as decoding wants them
+        self.weights: Params | None = None  # the copy that decoding reads
         self.wait(groups)
 
     def wait(self, groups: Sequence[Group]) -> None:
-        """Takes groups that go into rows as those become free; also while `steps` runs."""
+        """Queue groups for free rows; may be called while `steps` runs."""
         self.waiting += groups
         self.of_row |= {row: group for group in groups for row in group.rows}
 
     def forget(self, row: int) -> None:
-        """Forgets a row that has ended, in an endless rollout."""
+        """Forget a finished row, which endless streams need."""
         del self.of_row[row]
         self.strings.pop(row, None)
 
     def steps(self) -> Iterator[list[Segment]]:
-        """Yield the rows' parts of each segment while the next one is computed, until no row waits or is live."""
+        """Yield the rows' parts of each segment while the next one runs, until no row is waiting or live."""
         engine = self.engine
         if self.weights is None:
             with told("the copy of the weights for decoding"):
@@ -168,7 +168,7 @@ class Rollout:
     # ---------------------------------------------------------------------------------------- before a segment
 
     def _refill(self) -> None:
-        """Waiting groups go to devices that have rows and prefixes for them, the emptiest first."""
+        """Admit waiting groups to the devices with enough free rows and prefixes, the emptiest device first."""
         dealt: list[list[tuple[Family, list[Group]]]] = [[] for _ in range(self.shards)]
         free = (self.rows < 0).sum(axis=1)
         used = used_entries(self.rows, self.entries, self.plan.prefixes)
@@ -187,17 +187,17 @@ class Rollout:
             self.shared = self.shared or SharedPrefill(self.engine, self.plan, self.shards)
             for call in self.shared.calls([[seat.group.prompt for seat in each] for each in seats]):
                 most = max(map(len, call))
-                self._admit([[each[i] for i in one] for each, one in zip(seats, call, strict=True)], ceiling(most))
+                self._admit([[each[i] for i in at] for each, at in zip(seats, call, strict=True)], ceiling(most))
             return
         while any(seats):
             most = max(map(len, seats))
-            size = power(most) if most < 0.75 * 2 * power(most) else 2 * power(most)  # a quarter of it may be empty
+            size = power(most) if most < 0.75 * 2 * power(most) else 2 * power(most)  # at most a quarter is padding
             size = min(size, self.plan.prompts)
             self._admit([each[:size] for each in seats], size)
             seats = [each[size:] for each in seats]
 
     def _joins(self, families: list[tuple[Family, list[Group]]], group: Group) -> bool:
-        """Put the group to the device's last family, if that pays, and return whether it did."""
+        """Add the group to the device's last family if that pays; return whether it was added."""
         if not (self.engine.share_prefixes and families):
             return False
         family, groups = families[-1]
@@ -208,7 +208,7 @@ class Rollout:
         return True
 
     def _seated(self, device: int, families: list[tuple[Family, list[Group]]], free: np.ndarray) -> list[Seat]:
-        """Give the families prefixes of those that are free on a device, and their groups rows."""
+        """Assign free prefixes of a device to the families, and free rows to their groups."""
         seats = []
         rows = iter(np.flatnonzero(self.rows[device] < 0).tolist())
         for (family, groups), entry in zip(families, np.flatnonzero(free).tolist(), strict=False):
@@ -222,7 +222,7 @@ class Rollout:
         return seats
 
     def _admit(self, dealt: list[list[Seat]], size: int) -> None:
-        """Prefills at most `size` groups on each device and puts them into their rows."""
+        """Prefill at most `size` groups on each device and insert them into their rows."""
         engine, entries = self.engine, size * self.group
         seats = [seat for seats in dealt for seat in seats]
         width = self._ladder(max(len(seat.group.prompt) for seat in seats), self.plan.width)
@@ -230,13 +230,13 @@ class Rollout:
         if self.shared is not None:
             behind = self._ladder(max(1, *(seat.shared for seat in seats)), self.plan.width)
         self._grow_prefixes(self.lengths.shape[1], behind)
-        # At once what the next segment will need, so that nothing just written is copied into a larger cache.
+        # Grow to the need of the next segment now, so that new rows are not copied into a larger cache right after.
         steps = engine.segment_tokens
         ahead = (len(s.group.prompt) - 1 - s.shared + min(s.group.params.max_new_tokens, steps) for s in seats)
         self._grow(self._ladder(max(ahead), self.plan.slots))
         tokens_pt = np.zeros((self.shards * size, width), np.int32)
         lengths_p = np.ones(self.shards * size, np.int32)
-        entries_p = np.full(self.shards * size, self.lengths.shape[1])  # past the end: nowhere
+        entries_p = np.full(self.shards * size, self.lengths.shape[1])  # past the end: dropped
         rows_m = np.full((self.shards, entries), self.rows.shape[1])
         fresh = Fresh(self.shards * entries, self.stops, engine.config.vocab_size if self.penalised else 0)
         for device, each in enumerate(dealt):
@@ -273,7 +273,6 @@ class Rollout:
             )
 
     def _grow(self, slots: int) -> None:
-        """At least so many slots."""
         if self.state is None:
             self.slots = slots
             with told(f"an empty batch of {self.rows.shape[1]} rows x {slots} slots"):
@@ -283,11 +282,11 @@ class Rollout:
             self._take(np.tile(np.arange(self.rows.shape[1]), (self.shards, 1)), slots)
 
     def _grow_prefixes(self, count: int, slots: int) -> None:
-        """Room for at least `count` prefixes on each device, and at least so many slots for each."""
+        """Grow the prefix caches to at least `count` prefixes on each device, with at least `slots` slots each."""
         before, slots = self.lengths.shape[1], max(slots, self.prefix_slots)
         count = max(count, before)
         if self.prefixes and (count, slots) != (before, self.prefix_slots):
-            # New ones begin as copies of the first: nothing reads them before they are filled.
+            # New entries are copies of the first one; they are filled before they are read.
             numbers = np.pad(np.arange(before), (0, count - before))
             self._take_prefixes(np.tile(numbers, (self.shards, 1)), slots)
         self.lengths = np.pad(self.lengths, ((0, 0), (0, count - before)))
@@ -297,9 +296,9 @@ class Rollout:
             self.prefixes = empty_caches(config, self.lengths.size, slots, dtype)
 
     def _fit(self) -> None:
-        """A batch that is no larger than its live rows need, with slots for the next segment."""
+        """Shrink the batch to its live rows, and grow the caches for the next segment."""
         live = self.rows >= 0
-        # No row needs a slot for its last token, nor more steps than it has tokens left.
+        # A row's last token needs no slot, and a row takes no more steps than it has tokens left.
         steps = np.minimum(self.left, self.engine.segment_tokens)
         needed = int((self.positions + steps)[live].max())
         slots = max(self.slots, self._ladder(needed, self.plan.slots))
@@ -312,16 +311,15 @@ class Rollout:
             self._grow(slots)
 
     def _ladder(self, needed: int, most: int) -> int:
-        """The size of cache or prompt, at most `most`, that holds so many tokens."""
+        """Return the size of a cache or prompt, at most `most`, that holds `needed` tokens."""
         return min(ladder(-(-needed // self.stride)) * self.stride, most)
 
     def _half(self, size: int) -> int:
-        """The next smaller batch, 0 if there is none."""
         half = round_up(-(-size // 2), self.smallest)
         return half if half < size else 0
 
     def _take(self, order: np.ndarray, slots: int) -> None:
-        """The batch of the given rows of each device, with so many slots."""
+        """Reduce the batch to the given rows of each device, with `slots` slots."""
         assert self.state is not None
         with told(f"change to {order.shape[1]} rows x {slots} slots"):
             self.state = resized(self.state, place(order.reshape(-1)), slots)
@@ -329,7 +327,7 @@ class Rollout:
             np.take_along_axis(x, order, axis=1) for x in (self.rows, self.positions, self.left, self.entries)
         )
         self.slots = slots
-        if (count := order.shape[1]) < self.lengths.shape[1]:  # no more prefixes than rows
+        if (count := order.shape[1]) < self.lengths.shape[1]:  # at most as many prefixes as rows
             used = used_entries(self.rows, self.entries, self.lengths.shape[1])
             moved = np.argsort(~used, axis=1, kind="stable")
             self.entries = np.take_along_axis(np.argsort(moved, axis=1), self.entries, axis=1)
@@ -337,18 +335,17 @@ class Rollout:
             self._take_prefixes(moved[:, :count], self.prefix_slots)
 
     def _take_prefixes(self, order: np.ndarray, slots: int) -> None:
-        """The given prefixes of each device, with so many slots."""
         with told(f"change to {order.shape[1]} prefixes of {slots} slots"):
             self.prefixes = resized_caches(self.prefixes, place(order.reshape(-1)), slots)
 
     def _enough(self) -> int:
-        """A device may end its segment when no more rows than this are live: others wait, or half the batch will do.
+        """Return the number of live rows at which a device ends its segment to admit waiting rows or halve the batch.
 
-        Of several devices none waits for the others to come down to half: one with fewer live rows would take no steps.
+        Several devices never stop early to halve: one that already has fewer live rows would take no steps.
         """
         size = self.rows.shape[1]
         if self.waiting and (self.rows < 0).sum(axis=1).max() >= len(self.waiting[0].rows):
-            return 0  # it waits for a prefix
+            return 0  # rows are free, but no prefix is
         if self.waiting:
             return size - max(len(self.waiting[0].rows), size // 8)
         return self._half(size) if self.shards == 1 else 0
@@ -356,28 +353,28 @@ class Rollout:
     # ----------------------------------------------------------------------------------------- after a segment
 
     def _collect(self, drawn: Drawn) -> list[Segment]:
-        """Return the rows' parts of the segment; rows that have ended are free."""
+        """Return the rows' parts of the segment, and free the rows that have ended."""
         assert self.state is not None
         shape = self.rows.shape
         ended = np.array(fetch(self.state.ended_b)).reshape(shape)
         left = np.array(fetch(self.state.left_b)).reshape(shape)
-        brought = jax.tree.map(lambda x: fetch(x).reshape(*shape, -1), drawn)
+        fetched = jax.tree.map(lambda x: fetch(x).reshape(*shape, -1), drawn)
         parts, cut = [], False
         for at in zip(*np.nonzero(self.rows >= 0), strict=True):
             row, count = int(self.rows[at]), int(self.left[at] - left[at])
-            new, reason = brought.tokens[at][:count].tolist(), _REASONS[ended[at]]
+            new, reason = fetched.tokens[at][:count].tolist(), _REASONS[ended[at]]
             stop: int | str | None = new[-1] if reason == "stop" else None
-            if row in self.strings and (found := self.strings[row].look(new)):
-                count, stop = found
+            if row in self.strings and (match := self.strings[row].look(new)):
+                count, stop = match
                 new, reason, cut = new[:count], "stop", cut or reason is None
                 ended[at] = STOP
-            kept = brought.raw[at][:count].tolist() if self.of_row[row].params.raw_logprobs else None
-            parts.append(Segment(row, new, brought.logprobs[at][:count].tolist(), reason, stop, kept))
+            raw = fetched.raw[at][:count].tolist() if self.of_row[row].params.raw_logprobs else None
+            parts.append(Segment(row, new, fetched.logprobs[at][:count].tolist(), reason, stop, raw))
         taken = self.left - left
         self.wall_steps += int(taken.max())
         self.positions += taken
         self.left = left
-        if cut:  # the devices do not know yet
+        if cut:  # rows that ended at a stop string are still live on the devices
             self.state = self.state._replace(ended_b=place(ended.reshape(-1)))
         for row in self.rows[(ended == ERROR) & (self.rows >= 0)].tolist():
             log.warning("prompt %d: logits are not finite, a response ends with an error", self.of_row[row].index)
@@ -386,9 +383,9 @@ class Rollout:
 
 
 class Fresh:
-    """Entries of rows that are to be filled, in NumPy; those that are not set are free rows.
+    """The state of new rows in NumPy; rows that are not set are free.
 
-    `vocabulary` > 0: which of so many tokens a row has is kept, for penalties of repetition.
+    With `vocabulary` > 0 it records which tokens a row contains, for repetition penalties.
     """
 
     def __init__(self, rows: int, stops: int, vocabulary: int = 0) -> None:
@@ -408,7 +405,7 @@ class Fresh:
         state.thinking_b[at] = NO_BUDGET if params.thinking_budget is None else params.thinking_budget
         how = state.sampling
         how.keys_b[at] = group.keys[sample]
-        # 0 stays 0; float32 would turn a smaller number than the least into 0, a larger one than the most into inf.
+        # Clip before the cast to float32, which would turn tiny numbers into 0 and huge ones into inf. 0 stays 0.
         how.temperature_b[at] = params.temperature and np.clip(params.temperature, SMALLEST, LARGEST)
         how.top_k_b[at], how.top_p_b[at], how.min_p_b[at] = params.top_k, params.top_p, params.min_p
         how.penalty_b[at] = params.repetition_penalty

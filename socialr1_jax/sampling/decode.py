@@ -1,7 +1,7 @@
-"""The programs of sampling that run on the devices: prefill into a batch, decode a segment, change the batch.
+"""Device programs of sampling: prefill into a batch, decode a segment, resize the batch.
 
-A batch has a fixed number of rows (slots for responses) and of cache slots for each. Its state lives on the devices;
-`batch.py` decides between two programs what becomes of the rows. Every device works on its own rows.
+A batch has a fixed number of rows (one per response) and of cache slots per row. Its state stays on the devices;
+`batch.py` schedules the rows between two programs. Every device works on its own rows.
 """
 
 from functools import partial
@@ -27,20 +27,20 @@ from socialr1_jax.runtime.mesh import ROWS, P, by_rows, constrain
 from socialr1_jax.sampling.draw import draw, uniforms
 from socialr1_jax.sampling.filters import filter_logits, temper
 
-LIVE, STOP, LENGTH, ERROR = range(4)  # how a row has ended
+LIVE, STOP, LENGTH, ERROR = range(4)  # whether and how a row has ended
 NO_BUDGET = 2**31 - 1
 
 
 class RowSampling(NamedTuple):
-    """Sampling parameters of each row as arrays, so that another value is no recompilation."""
+    """Sampling parameters of each row, as arrays so that new values need no recompilation."""
 
     keys_b: jax.Array  # uint32 [b, 2]
     temperature_b: jax.Array
     top_k_b: jax.Array
     top_p_b: jax.Array
     min_p_b: jax.Array
-    penalty_b: jax.Array  # of repetition
-    stops_bi: jax.Array  # stop tokens, filled up with -1
+    penalty_b: jax.Array  # for repetition
+    stops_bi: jax.Array  # stop tokens, padded with -1
     think_end_b: jax.Array
 
 
@@ -50,15 +50,15 @@ class DecodeState(NamedTuple):
     last_b: jax.Array
     positions_b: jax.Array
     left_b: jax.Array  # tokens that the row may still get
-    thinking_b: jax.Array  # tokens that it may still think; NO_BUDGET without limit or after </think>
-    ended_b: jax.Array  # LIVE or why not; free rows are STOP
+    thinking_b: jax.Array  # tokens left of the thinking budget; NO_BUDGET without one or after </think>
+    ended_b: jax.Array  # LIVE, STOP, LENGTH or ERROR; free rows are STOP
     sampling: RowSampling
     caches: list[LayerCache]
-    seen_bv: jax.Array | None = None  # whether the row has the token; None where no row has a penalty for it
+    seen_bv: jax.Array | None = None  # whether the row contains the token; None without repetition penalties
 
 
 class Drawn(NamedTuple):
-    """Tokens that were drawn, [b], or [b, steps] for a segment; raw log-probs when asked for."""
+    """Drawn tokens with their log-probs, [b], or [b, steps] for a segment; `raw` is None unless requested."""
 
     tokens: jax.Array
     logprobs: jax.Array
@@ -66,9 +66,9 @@ class Drawn(NamedTuple):
 
 
 def rollout_weights(params: Params, config: Qwen3Config, dtype: Any) -> Params:
-    """The copy of the weights that decoding reads: layout "rollout", `dtype`, layers apart.
+    """Return the copy of the weights that decoding reads: layout "rollout", in `dtype`, one tree per layer.
 
-    Layers are cut out here, once, because XLA does not hoist the slices out of the decode loop.
+    The layers are sliced once here, because XLA does not hoist the slices out of the decode loop.
     """
     layers = [
         {name: gathered(name, stacked[i], dtype) for name, stacked in params["layers"].items()}
@@ -84,7 +84,7 @@ reshard = jax.jit(rollout_weights, static_argnums=(1, 2))
 def empty_batch(
     config: Qwen3Config, rows: int, slots: int, dtype: Any, stops: int, penalised: bool = False
 ) -> DecodeState:
-    """A batch of free rows whose caches have `slots`; `stops` is how many stop tokens a row can have.
+    """Return a batch of free rows with caches of `slots` slots and room for `stops` stop tokens per row.
 
     `penalised`: whether rows may have a repetition penalty.
     """
@@ -107,7 +107,7 @@ def empty_batch(
 
 @partial(jax.jit, static_argnums=(0, 1, 2, 3))
 def empty_caches(config: Qwen3Config, rows: int, slots: int, dtype: Any) -> list[LayerCache]:
-    """Return a cache of `slots` for each layer: of rows, or of the prefixes that rows share."""
+    """Return an empty cache of `slots` slots per layer, for rows or for shared prefixes."""
     shape, spec = (rows, config.num_key_value_heads), P(*ROWS, "tensor")
     return [
         LayerCache(
@@ -133,11 +133,11 @@ def admit(
     dtype: Any,
     backend: Backend,
 ) -> tuple[DecodeState, list[LayerCache]]:
-    """Prefills each prompt once, as the prefix of its group, and begins the group's rows with empty caches.
+    """Prefill each prompt once, as the prefix of its group, and start the group's rows with empty caches.
 
-    `entries_p` says which prefix, `rows_m` which rows, both counted on each device from 0; a number past the last goes
-    nowhere. `fresh` holds the other entries of those rows. The prompt's last token does not count as filled: decoding
-    begins with it, so that no logits are needed here.
+    `entries_p` and `rows_m` are the indices of the prefixes and rows on each device; indices past the end are dropped.
+    `fresh` holds the rest of the rows' state. The prompt's last token is not part of the prefix: decoding starts with
+    it, so the prefill needs no logits.
     """
     _, kv = forward(params, config, tokens_pt, lengths_p, dtype=dtype, backend=backend, keep_kv=True)
 
@@ -159,12 +159,12 @@ def admit(
 
 
 def _put(caches: list[LayerCache], rows: jax.Array, kv: Any) -> list[LayerCache]:
-    """Return the caches with stacked keys and values [l, p, t, k, h] in p of their rows."""
+    """Return the caches with stacked keys and values [l, p, t, k, h] written to p of their rows."""
     return [old.put(rows, new) for old, new in zip(caches, cache_from_prefill(*kv), strict=True)]
 
 
 def _begun(state: DecodeState, rows_m: jax.Array, fresh: DecodeState, kv: Any) -> DecodeState:
-    """Return the state with new rows: their own keys and values [l, m, t, k, h], and what else is fresh."""
+    """Return the state with new rows: their own keys and values [l, m, t, k, h] and the rest from `fresh`."""
 
     def put(old: jax.Array, new: jax.Array) -> jax.Array:
         return old.at[rows_m].set(new, mode="drop")
@@ -174,9 +174,9 @@ def _begun(state: DecodeState, rows_m: jax.Array, fresh: DecodeState, kv: Any) -
 
 
 class Pool(NamedTuple):
-    """Keys and values [d, l, m, k, h] of prompts that begin alike, before they go into rows: m slots on each device.
+    """Keys and values [d, l, m, k, h] of prompts with a common prefix before they are copied to rows; m slots a device.
 
-    First stands what they share; behind it, what each has of its own.
+    The prefix comes first, followed by the prompts' own tokens.
     """
 
     k_dlmkh: jax.Array
@@ -185,7 +185,7 @@ class Pool(NamedTuple):
 
 @partial(jax.jit, static_argnums=(0, 1, 2, 3))
 def empty_pool(config: Qwen3Config, devices: int, slots: int, dtype: Any) -> Pool:
-    """Return an empty pool of `slots` slots on each device."""
+    """Return an empty pool with `slots` slots on each device."""
     shape = (devices, config.num_hidden_layers, slots, config.num_key_value_heads, config.head_dim)
     return Pool(*(constrain(jnp.zeros(shape, dtype), P(*ROWS, None, None, "tensor")) for _ in range(2)))
 
@@ -204,10 +204,10 @@ def prefill_bins(
     dtype: Any,
     backend: Backend,
 ) -> Pool:
-    """Prefills bins of tokens behind what stands in the pool, and writes theirs into it.
+    """Prefill bins of tokens that continue the pool's prefix, and write their keys and values into the pool.
 
-    Every device has the same number of bins. They continue its first `lengths_d` slots, at most `shared`, and go from
-    slot `at_d` on, bin by bin.
+    Every device has the same number of bins. They continue its first `lengths_d` slots (at most `shared`) and are
+    written bin by bin from slot `at_d`.
     """
     prefix = None
     if shared:
@@ -231,7 +231,7 @@ def prefill_bins(
 def prefixes_from_pool(
     prefixes: list[LayerCache], pool: Pool, at_ps: jax.Array, entries_p: jax.Array
 ) -> list[LayerCache]:
-    """Puts prefixes where `entries_p` says; token s of prefix p is in slot `at_ps[p, s]` of the pool, -1 for none."""
+    """Copy prefixes to the entries `entries_p`; token s of prefix p is in slot `at_ps[p, s]` of the pool, or -1."""
 
     def insert(prefixes: list[LayerCache], pool: Pool, at_ps: jax.Array, entries_p: jax.Array) -> list[LayerCache]:
         return _put(prefixes, entries_p, _taken(pool, at_ps))
@@ -244,7 +244,7 @@ def prefixes_from_pool(
 def admit_from_pool(
     state: DecodeState, pool: Pool, at_ms: jax.Array, rows_m: jax.Array, fresh: DecodeState
 ) -> DecodeState:
-    """Begins rows as `admit` does, but each with own tokens; token s of row m is in slot `at_ms[m, s]`, -1 for none."""
+    """Start rows as `admit` does, but with own tokens: token s of row m is in slot `at_ms[m, s]` of the pool, or -1."""
 
     def insert(state: DecodeState, pool: Pool, at_ms: jax.Array, rows_m: jax.Array, fresh: DecodeState) -> DecodeState:
         return _begun(state, rows_m, fresh, _taken(pool, at_ms))
@@ -268,9 +268,9 @@ def decode_step(
     sharing: Sharing,
     blocks: int = 1,
 ) -> tuple[jax.Array, list[LayerCache]]:
-    """float32 logits [b, v] after one more token a row, and the caches that hold it. `blocks`: see `linear`.
+    """Return float32 logits [b, v] after one more token per row, and the caches with it. `blocks`: see `linear`.
 
-    A row's tokens behind those of its prefix are in its own cache.
+    A row's own cache holds its tokens after the prefix.
     """
     with jax.named_scope("embed"):
         x_btd = weights["embed_tokens"][tokens_b][:, None]
@@ -297,9 +297,9 @@ def decode_step(
 def _next(
     logits_bv: jax.Array, state: DecodeState, filters: frozenset[str], num_tokens: int, raw: bool
 ) -> tuple[DecodeState, Drawn]:
-    """The state after one more token a live row, and what was drawn, [b]."""
-    # Whole rows on every device of `tensor`: one gather instead of talk in each step of filters and draw, of which
-    # some would wait for devices whose rows, and loops, have ended.
+    """Return the state after one more token per live row, and the drawn tokens, [b]."""
+    # All-gather the logits over `tensor` once. Otherwise the collectives of filters and draw would hang on devices
+    # that have already left the loop.
     logits_bv = constrain(logits_bv, P())
     logits_bv = jnp.where(jnp.arange(logits_bv.shape[-1]) < num_tokens, logits_bv, -jnp.inf)
     how = state.sampling
@@ -313,7 +313,7 @@ def _next(
             shaped_bv = filter_logits(shaped_bv, how.temperature_b, how.top_k_b, how.top_p_b, how.min_p_b, filters)
         else:
             shaped_bv = temper(shaped_bv, how.temperature_b)
-    # The token in the cache has the row's position; the one drawn now will have the next.
+    # `positions_b` is the position of the last token; the drawn one gets the next.
     uniform_b = uniforms(how.keys_b, state.positions_b + 1)
     tokens_b, logprobs_b = draw(shaped_bv, uniform_b, how.temperature_b < GREEDY)
     forced_b = state.thinking_b == 0
@@ -347,7 +347,7 @@ def _next(
     return state, Drawn(tokens_b, logprobs_b, raw_b)
 
 
-# Steps taken, state, and what was drawn so far.
+# Steps taken, state, tokens drawn so far.
 _Carry = tuple[jax.Array, DecodeState, Drawn]
 
 
@@ -368,9 +368,9 @@ def decode_segment(
     raw: bool = False,
     blocks: int = 1,
 ) -> tuple[DecodeState, Drawn]:
-    """At most `steps` decode steps: a device stops when no more than `enough` of its rows are live.
+    """Run at most `steps` decode steps; a device stops once no more than `enough` of its rows are live.
 
-    Each device loops over its own rows: no word between devices inside the loop.
+    Each device loops over its own rows, without collectives between rows inside the loop.
     """
 
     def more(carry: _Carry) -> jax.Array:
@@ -399,7 +399,7 @@ def decode_segment(
 
 @partial(jax.jit, static_argnames=("slots",))
 def take_rows(part: Any, rows: jax.Array, *, slots: int) -> Any:
-    """The chosen rows, counted on each device from 0, of a tree of arrays; the caches in it get `slots`."""
+    """Return the chosen rows (numbered from 0 on each device) of a tree of arrays; caches in it get `slots` slots."""
 
     def take(part: Any, rows: jax.Array) -> Any:
         return jax.tree.map(
@@ -413,13 +413,13 @@ def take_rows(part: Any, rows: jax.Array, *, slots: int) -> Any:
 
 
 def resized(state: DecodeState, rows: jax.Array, slots: int) -> DecodeState:
-    """The chosen rows of the state, in caches of `slots`."""
+    """Return the chosen rows of the state, with caches of `slots` slots."""
     caches = resized_caches(state.caches, rows, slots)
     return take_rows(state._replace(caches=[]), rows, slots=slots)._replace(caches=caches)
 
 
 def resized_caches(old: list[LayerCache], rows: jax.Array, slots: int) -> list[LayerCache]:
-    """Return the chosen rows with `slots`, and empty `old`: layer by layer, so that no second cache is ever whole."""
+    """Return the chosen rows with `slots` slots, emptying `old` layer by layer so that two caches never coexist."""
     new = []
     while old:
         new.append(take_rows(old.pop(0), rows, slots=slots))

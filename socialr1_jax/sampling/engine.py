@@ -1,4 +1,4 @@
-"""The sampling engine: what is asked for is checked, a batch is planned, and completions come out as they end."""
+"""The sampling engine: check the prompts, plan a batch, and yield completions as they finish."""
 
 import logging
 from collections import Counter
@@ -26,14 +26,14 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Engine:
-    """Samples from one set of weights. Make a new one when the weights change; compiled programs are shared.
+    """Samples from one set of weights. Create a new engine when the weights change; compiled programs are shared.
 
-    A completion depends on (seed, step, prompt id, sample index) alone: not on other prompts, `max_rows`, the size of
-    the batch or the number of devices. A prompt id that comes k times before in one call begins at sample index k * n,
-    so that no two of its completions share a key.
+    A completion depends on (seed, step, prompt id, sample index) alone, not on other prompts, `max_rows`, the batch
+    size or the number of devices. If a prompt id occurs k times before in a call, its samples are numbered from k * n,
+    so no two of its completions share a key.
 
-    `memory` is what sampling may take of each device in bytes; None is what is free. `decode` turns token ids into
-    text and is needed for stop strings only.
+    `memory` is the limit of sampling in bytes per device; None is the free memory. `decode` turns token ids into text
+    and is needed only for stop strings.
     """
 
     params: Params
@@ -42,12 +42,12 @@ class Engine:
     dtype: str = "float32"
     backend: Backend = "xla"
     segment_tokens: int = 64
-    max_rows: int = 512  # that a device decodes at once; more wait until rows are free
+    max_rows: int = 512  # decoded at once on a device; the others wait for free rows
     memory: int | None = None
     decode: Decode | None = None
-    share_prefixes: bool = False  # compute what prompts begin with alike once; its rounding depends on neighbours
-    poll: Callable[[], None] = lambda: None  # called between segments; may raise to end the sampling
-    platform: str = field(default_factory=jax.default_backend)  # another one only to plan for it
+    share_prefixes: bool = False  # compute common prefixes once; rounding then depends on the other prompts
+    poll: Callable[[], None] = lambda: None  # called between segments; may raise to stop sampling
+    platform: str = field(default_factory=jax.default_backend)  # differs from the default only in plans
 
     def sample(
         self,
@@ -57,10 +57,10 @@ class Engine:
         step: int = 0,
         prompt_ids: Sequence[int] | None = None,
     ) -> list[list[Completion]]:
-        """All completions of each prompt (a list of token ids); `sampling` is for all prompts, or one for each.
+        """Return all completions of each prompt (a list of token ids); `sampling` is for all prompts, or one for each.
 
-        `prompt_ids` default to 0, 1, 2... Raises ValueError for a prompt that is empty, too long or of another
-        vocabulary, naming its index, and when not even one row fits into memory: before anything is compiled.
+        `prompt_ids` default to 0, 1, 2... Raises ValueError before anything is compiled if a prompt is empty, too long
+        or of another vocabulary (naming its index), or if not even one row fits into memory.
         """
         groups: list[dict[int, Completion]] = [{} for _ in prompts]
         for prompt, sample, completion in self.completions(prompts, sampling, step=step, prompt_ids=prompt_ids):
@@ -75,9 +75,9 @@ class Engine:
         step: int = 0,
         prompt_ids: Sequence[int] | None = None,
     ) -> Iterator[tuple[int, int, Completion]]:
-        """Yield (prompt index, sample index, completion) of each completion as soon as it has ended.
+        """Yield (prompt index, sample index, completion) of each completion as soon as it is finished.
 
-        The devices already work on the next segment while the caller has a completion in hand.
+        The devices run the next segment while the caller handles a completion.
         """
         each = _one_each(sampling, len(prompts))
         places = [(i, sample) for i, params in enumerate(each) for sample in range(params.n)]
@@ -95,7 +95,7 @@ class Engine:
         step: int = 0,
         prompt_ids: Sequence[int] | None = None,
     ) -> Iterator[Segment]:
-        """Yield the completions segment by segment; rows count the first prompt's samples, then the second's ..."""
+        """Yield partial completions after each segment. Rows are numbered prompt by prompt, sample by sample."""
         if prompts:
             for parts in self.rollout(prompts, sampling, step=step, prompt_ids=prompt_ids).steps():
                 yield from parts
@@ -108,7 +108,7 @@ class Engine:
         step: int = 0,
         prompt_ids: Sequence[int] | None = None,
     ) -> Rollout:
-        """Return the same call with nothing done yet: its `steps` sample. There is at least one prompt."""
+        """Return the call of `stream` as a rollout, whose `steps` sample. There must be at least one prompt."""
         each = _one_each(sampling, len(prompts))
         self.check(prompts, each)
         ids = range(len(prompts)) if prompt_ids is None else prompt_ids
@@ -116,14 +116,14 @@ class Engine:
         return Rollout(self, plan, groups_of(prompts, each, ids, step, plan.rows), each)
 
     def plan(self, prompts: Sequence[Sequence[int]], sampling: SamplingParams | Sequence[SamplingParams]) -> BatchPlan:
-        """The batch that these prompts get on each device. Raises ValueError when not even one row fits."""
+        """Return the batch of these prompts on each device. Raises ValueError if not even one row fits."""
         each = _one_each(sampling, len(prompts))
         stride, shards = slot_stride(self.platform), row_shards()
         longest, new = max(map(len, prompts)), max(params.max_new_tokens for params in each)
-        # Of a prompt that shares its prefix with others, at most a quarter is in a row's own slots.
+        # If prompts share prefixes, at most a quarter of a prompt is in a row's own slots.
         own = longest // 4 if self.share_prefixes else 0
         rows, group = sum(params.n for params in each), max(params.n for params in each)
-        # A whole number of groups, where all are alike.
+        # A whole number of groups, if all have the same size.
         wanted = round_up(-(-rows // shards), group) if group * len(prompts) == rows else -(-rows // shards)
         wanted = min(wanted, max(self.max_rows // group * group, min(group, self.max_rows)))
         memory = free_memory() if self.memory is None else self.memory
@@ -150,7 +150,7 @@ class Engine:
         return plan
 
     def check(self, prompts: Sequence[Sequence[int]], each: Sequence[SamplingParams]) -> None:
-        """Raises ValueError naming the prompt that cannot be sampled from."""
+        """Check prompts and parameters. Raises ValueError naming the first prompt that cannot be sampled from."""
         vocabulary, positions = self.config.vocab_size, self.config.max_position_embeddings
         for i, (prompt, params) in enumerate(zip(prompts, each, strict=True)):
             if not len(prompt):
@@ -170,7 +170,7 @@ class Engine:
 
 @lru_cache(maxsize=256)
 def _say(text: str) -> None:
-    """Once, not in every step."""
+    """Log a text once, not in every step."""
     log.debug(text)
 
 
@@ -190,14 +190,14 @@ def groups_of(
     most: int,
     first: int = 0,
 ) -> list[Group]:
-    """Return the samples of every prompt, in groups that fit into a batch of `most` rows, numbered from `first`.
+    """Return the samples of all prompts in groups of at most `most` rows, numbered from `first`.
 
-    A prompt id that comes again continues with the sample indices: its groups draw different numbers.
+    A repeated prompt id continues its sample indices, so that its groups draw different numbers.
     """
     counts = np.array([params.n for params in each])
     total = int(counts.sum())
     of = np.repeat(np.arange(len(prompts)), counts)
-    drawn, earlier = Counter[int](), []  # samples that the same prompt id has before this prompt
+    drawn, earlier = Counter[int](), []  # samples of the same prompt id before this prompt
     for prompt_id, params in zip(ids, each, strict=True):
         earlier.append(drawn[prompt_id])
         drawn[prompt_id] += params.n
@@ -219,7 +219,7 @@ def groups_of(
 
 
 def joined(parts: Sequence[Segment]) -> Completion:
-    """A completion of its segments, the last of which says how it ended."""
+    """Join the segments of a completion; the last one has the finish reason."""
     last = parts[-1]
     assert last.finish_reason is not None
     raw = None if last.raw_logprobs is None else [x for part in parts for x in part.raw_logprobs or ()]

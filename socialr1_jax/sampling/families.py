@@ -1,7 +1,7 @@
-"""Rows that share a prefix: which prompts belong together, and which row has which place behind it.
+"""Group prompts with a common prefix into families, and assign their rows to the prefixes.
 
-A family's prefix is stored once and read once in a decode step. Without `Engine.share_prefixes` each prompt is a family
-of its own, whose samples share all of it but the last token: then a row's arithmetic depends on its prompt alone.
+A family's prefix is stored once and read once in a decode step. Without `Engine.share_prefixes` each prompt is one
+family, whose samples share all but its last token, so a row's arithmetic depends on its prompt alone.
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ import numpy as np
 from socialr1_jax.models.kv_cache import Sharing
 
 Tokens = Sequence[int] | np.ndarray
-SHARERS = 4  # rows behind a prefix of several prompts: on a CPU more cost as much arithmetic as they save reading
+SHARERS = 4  # rows that share a prefix of several prompts; on a CPU more rows cost as much compute as they save reads
 
 
 class Family:
-    """Prompts that begin alike: `length` tokens are shared, and `rows` rows share them."""
+    """Prompts with a common prefix of `length` tokens, shared by `rows` rows."""
 
     def __init__(self, length: int, rows: int) -> None:
         self.length, self.rows, self._longest = length - 1, rows, length
 
     def takes(self, length: int, same: int, rows: int, most: int) -> bool:
-        """Take a prompt of `length` tokens with its rows, if that pays, and return whether it did.
+        """Add a prompt of `length` tokens and its rows if that pays; return whether it was added.
 
-        `same` is what it shares with the prompt that was taken last. At most a quarter of a prompt is not shared, and
-        what the others can no longer share is not more than what is.
+        `same` is the number of tokens that it shares with the last prompt. At most a quarter of a prompt is not shared,
+        and the others do not lose more shared tokens than remain.
         """
         shared, longest = min(self.length, same, length - 1), max(self._longest, length)
         if self.rows + rows > most or 4 * (longest - shared) > longest or self.rows * (self.length - shared) > shared:
@@ -36,7 +36,7 @@ class Family:
 
 
 def mean_rows(prompts: Sequence[Tokens], counts: Sequence[int]) -> float:
-    """Return how many rows share a prefix in the mean. counts: samples of each prompt."""
+    """Return the mean number of rows per prefix. counts: samples of each prompt."""
     most, families, before = max(SHARERS, *counts), list[Family](), np.zeros(0)
     for prompt, rows in zip(map(np.asarray, prompts), counts, strict=True):
         if not families or not families[-1].takes(len(prompt), common(before, prompt), rows, most):
@@ -46,7 +46,10 @@ def mean_rows(prompts: Sequence[Tokens], counts: Sequence[int]) -> float:
 
 
 def sharing(rows: np.ndarray, entries: np.ndarray, lengths: np.ndarray, most: int) -> Sharing:
-    """Return the places of a batch in NumPy. rows, entries [d, b]: -1 for a free row; a row's prefix, of [d, e]."""
+    """Return the `Sharing` of a batch in NumPy.
+
+    rows, entries [d, b]: -1 for a free row, and the index of each row's prefix. lengths: of the prefixes, [d, e].
+    """
     shards, count = lengths.shape
     rows_dem, places_db = np.zeros((shards, count, most), np.int32), np.zeros_like(rows, np.int32)
     for device in range(shards):
@@ -59,7 +62,7 @@ def sharing(rows: np.ndarray, entries: np.ndarray, lengths: np.ndarray, most: in
 
 
 def used_entries(rows: np.ndarray, entries: np.ndarray, count: int) -> np.ndarray:
-    """Return which of a device's `count` prefixes a live row shares: boolean [d, e]."""
+    """Return which of each device's `count` prefixes are used by a live row: boolean [d, e]."""
     used = np.zeros((len(rows), count), bool)
     device, at = np.nonzero(rows >= 0)
     used[device, entries[device, at]] = True
@@ -67,7 +70,7 @@ def used_entries(rows: np.ndarray, entries: np.ndarray, count: int) -> np.ndarra
 
 
 def common(first: Tokens, second: Tokens) -> int:
-    """Return the number of tokens that both begin with."""
+    """Return the length of the common prefix."""
     length = min(len(first), len(second))
     differ = np.flatnonzero(np.asarray(first[:length]) != np.asarray(second[:length]))
     return int(differ[0]) if differ.size else length

@@ -1,4 +1,4 @@
-"""Prompts that come while others are being decoded: one batch on the devices, filled again as rows become free."""
+"""Sample prompts that arrive while others are being decoded: one batch, refilled as rows become free."""
 
 from __future__ import annotations
 
@@ -10,40 +10,40 @@ from socialr1_jax.sampling.params import Completion, SamplingParams
 
 
 class Feed:
-    """Samples one response to each prompt that is added, for as long as prompts come.
+    """Samples one response to each prompt that is added, without end.
 
-    `rows` of them are decoded at once on all devices together; more wait. A response depends on (seed, prompt id) as
-    those of `Engine.sample` do. Memory is planned for prompts of `prompt_tokens`; caches grow with those that come.
+    `rows` prompts are decoded at once on all devices together; the others wait. A response depends on (seed, prompt id)
+    as in `Engine.sample`. Memory is planned for prompts of `prompt_tokens`; caches grow with the actual prompts.
 
-    Raises ValueError when such a prompt passes the model's positions, or when not one row fits into memory.
+    Raises ValueError if such a prompt exceeds the model's positions, or if not even one row fits into memory.
     """
 
     def __init__(self, engine: Engine, sampling: SamplingParams, *, prompt_tokens: int, rows: int) -> None:
         if sampling.n != 1:
-            raise ValueError(f"a feed draws one response to a prompt, not {sampling.n}")
+            raise ValueError(f"a feed samples one response per prompt, not {sampling.n}")
         engine.check([[0] * prompt_tokens], [sampling])
         plan = engine.plan([range(prompt_tokens)] * rows, sampling)
         self._engine, self._sampling, self._longest = engine, sampling, prompt_tokens
         self._rollout = Rollout(engine, plan, [], [sampling])
         self._rollout.smallest = plan.rows  # a batch that is filled again keeps its size
         self._steps = self._rollout.steps()
-        self._parts: dict[int, list[Segment]] = {}  # of responses that have not ended
+        self._parts: dict[int, list[Segment]] = {}  # of unfinished responses
         self._added = 0
 
     @property
     def rows(self) -> int:
-        """Return how many prompts are decoded at once."""
+        """Number of prompts that are decoded at once."""
         return int(self._rollout.rows.size)
 
     @property
     def busy(self) -> int:
-        """Return how many rows the segment that runs now began with."""
+        """Number of live rows at the start of the current segment."""
         return int((self._rollout.rows >= 0).sum())
 
     def add(self, prompt: Sequence[int], prompt_id: int) -> int:
-        """Takes a prompt (token ids) and returns its number, by which `step` names it. Raises ValueError."""
+        """Queue a prompt (token ids) and return its number, which `step` reports. Raises ValueError if invalid."""
         if len(prompt) > self._longest:
-            raise ValueError(f"a prompt of {len(prompt)} tokens; the feed is made for {self._longest}")
+            raise ValueError(f"a prompt of {len(prompt)} tokens; the feed takes at most {self._longest}")
         each = [self._sampling]
         self._engine.check([prompt], each)
         number = self._added
@@ -52,12 +52,12 @@ class Feed:
         return number
 
     def step(self) -> list[tuple[int, Completion]]:
-        """(number, completion) of what has ended since; none is no sign of the end.
+        """Decode a segment and return (number, completion) of each completion that it finished.
 
-        A segment is decoded, and the devices are at the next one when the call returns.
+        An empty list does not mean that the feed is exhausted. The devices already run the next segment on return.
         """
         parts = next(self._steps, None)
-        if parts is None:  # it ran dry; there may be more by now
+        if parts is None:  # no rows were left; more may have been added since
             self._steps = self._rollout.steps()
             parts = next(self._steps, [])
         ended = []

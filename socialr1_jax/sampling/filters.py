@@ -1,8 +1,7 @@
 """Temperature, top-k, top-p and min-p on logits, without sorting the vocabulary.
 
-A top-k or top-p set is "all logits at or above a threshold", so the threshold is found by bisection over the 2^32
-ordered float32 values: 32 fused passes over a row in place of a sort of 151,936 logits. Equal logits at the
-threshold are kept together.
+A top-k or top-p set is all logits at or above a threshold, which is found by bisection over the 2^32 ordered float32
+values: 32 fused passes over a row instead of a sort of 151,936 logits. Logits equal to the threshold are all kept.
 """
 
 from collections.abc import Callable, Container
@@ -23,10 +22,10 @@ def filter_logits(
     min_p_b: jax.Array,
     used: Container[str] = FILTERS,
 ) -> jax.Array:
-    """Return float32 logits [b, v] divided by the temperature (see `temper`), rejected tokens at -inf.
+    """Return float32 logits [b, v] divided by the temperature (see `temper`), with rejected tokens at -inf.
 
-    Order: temperature, top-k, top-p, min-p, each on what the one before left. Rows with temperature 0 are not
-    scaled; `top_k` 0, `top_p` 1 and `min_p` 0 reject nothing. Filters that are not in `used` are left out: no row asks.
+    Temperature, top-k, top-p and min-p apply in this order, each to the result of the previous one. Rows with
+    temperature 0 are not scaled; `top_k` 0, `top_p` 1 and `min_p` 0 reject nothing. Filters not in `used` are skipped.
     """
     x_bv = temper(logits_bv, temperature_b)
     if "top_k" in used:
@@ -44,12 +43,12 @@ def filter_logits(
 
 
 def temper(logits_bv: jax.Array, temperature_b: jax.Array) -> jax.Array:
-    """Return float32 logits divided by each row's temperature; rows with temperature 0 stay as they are.
+    """Return float32 logits divided by each row's temperature; rows with temperature 0 are unchanged.
 
     Below `SMALL` the row's largest logit is subtracted first.
     """
     logits_bv = logits_bv.astype(jnp.float32)
-    # By its bits, since devices compare a subnormal number as 0.
+    # Compare the bits, since devices flush subnormal numbers to 0.
     positive_b = jax.lax.bitcast_convert_type(temperature_b.astype(jnp.float32), jnp.int32) > 0
     temperature_b = jnp.where(positive_b, divisor(temperature_b), 1.0)
     offset_b = jnp.where(temperature_b < SMALL, jnp.max(logits_bv, axis=-1), 0.0)
@@ -61,9 +60,9 @@ def _keep_from(x_bv: jax.Array, threshold_b: jax.Array) -> jax.Array:
 
 
 def _largest_threshold(x_bv: jax.Array, enough: Callable[[jax.Array], jax.Array]) -> jax.Array:
-    """The largest value t [b] for which `enough(x >= t)` holds; `enough` must turn false as t rises, and -inf pass."""
+    """Return the largest t [b] for which `enough(x >= t)` holds. `enough` must be monotone and hold at -inf."""
 
-    def flip(bits: jax.Array) -> jax.Array:  # float32 bits <-> int32 of the same order; its own inverse
+    def flip(bits: jax.Array) -> jax.Array:  # maps float32 bits to int32 of the same order and back
         return bits ^ ((bits >> 31) & 0x7FFFFFFF)
 
     def value(order_b: jax.Array) -> jax.Array:

@@ -1,4 +1,4 @@
-"""Plan the largest batch that fits: counted from the shapes, before anything is compiled."""
+"""Plan the largest batch that fits into memory, from the shapes alone and before anything is compiled."""
 
 import math
 from bisect import bisect_left
@@ -16,25 +16,25 @@ from socialr1_jax.runtime.processes import least_of_all
 from socialr1_jax.runtime.terminal import gib
 from socialr1_jax.sampling.families import SHARERS
 
-_PREFILL_TOKENS = 16_384  # of one prefill on a device: enough to keep it busy, little to hold
-_SHARED = 256  # attention reads a pool's beginning in multiples of this many slots
-_STRIDE = 128  # response lengths are proposed in multiples of it, which every platform's caches have
-USABLE = 0.9  # of what is free: allocators round up and leave gaps
+_PREFILL_TOKENS = 16_384  # of a prefill on one device: enough to keep it busy with little memory
+_SHARED = 256  # attention reads the start of a pool in multiples of this many slots
+_STRIDE = 128  # suggested response lengths are multiples of it, as caches are on every platform
+USABLE = 0.9  # share of the free memory that is used: allocators round up and fragment
 
 
 @dataclass(frozen=True, kw_only=True)
 class BatchPlan:
-    """The batch of one device, and the bytes that sampling takes there at its fullest."""
+    """The batch of one device, and the peak of sampling's memory there in bytes."""
 
     rows: int  # responses decoded at once
-    prompts: int  # prefilled by one call, at most
-    width: int  # of a prompt, at most
-    slots: int  # of a row's own cache, at most
-    sharers: int  # rows that share a prefix, at most
-    prefixes: int  # kept at once
-    weights: int  # the rollout copy
-    cache: int  # of all rows and prefixes, all slots in use, and the pool of what prompts share
-    temporaries: int  # of the hungriest program
+    prompts: int  # largest number of prompts in a prefill
+    width: int  # largest prompt length
+    slots: int  # largest number of slots in a row's own cache
+    sharers: int  # largest number of rows that share a prefix
+    prefixes: int  # largest number of prefixes in the cache
+    weights: int  # bytes of the rollout copy
+    cache: int  # bytes of all rows and prefixes at their largest, and of the pool of shared prefixes
+    temporaries: int  # bytes of the program that needs most
 
     @property
     def total(self) -> int:
@@ -55,12 +55,12 @@ def plan_batch(
     memory: int | None = None,
     alike: float = 0,
 ) -> BatchPlan:
-    """The largest batch of at most `rows` responses (groups of `group`, of `prompts` prompts) within `memory` bytes.
+    """Return the largest batch of at most `rows` responses (groups of `group`, to `prompts` prompts) in `memory` bytes.
 
-    All of one device: `width` is the longest prompt's, `slots` what a row can need behind its prefix, `tensor` the
-    number of devices that share a row. `memory` None is without limit. `alike`: rows that share a prefix in the
-    mean, where other prompts may; 0 where a group alone does. Raises ValueError when not even one row fits; the message
-    says what would make it fit.
+    All arguments are those of one device: `width` of the longest prompt, `slots` that a row may need after its prefix,
+    `tensor` devices that share a row. `memory` None is no limit. `alike` is the mean number of rows per prefix if
+    prompts share prefixes, 0 if only the samples of a prompt do. Raises ValueError if not even one row fits; the
+    message suggests fixes.
     """
     planned = partial(_batch, config, group=group, groups=prompts, backend=backend, alike=alike)
     most = max(1, min(prompts, _PREFILL_TOKENS // width))
@@ -98,12 +98,12 @@ def _batch(
     seen = width + (shared_slots(width) if alike else 0)
     scores = 8 * n // tensor * seen if backend == "xla" else 0  # the float32 square before and after its softmax
     prefilled = token + itemsize * (4 * d + (2 * f + 3 * n * h) // tensor) + scores  # of one token of a prompt
-    drawn = 16 * config.vocab_size  # float32 logits of one row and three arrays like them, in drawing
-    # Twice what all rows need at first: rows of a family end at different times, and the last of them keeps its prefix.
+    drawn = 16 * config.vocab_size  # float32 logits of one row and three arrays of their size while drawing
+    # Twice the initial need: rows of a family end at different times, and the last one keeps the prefix.
     prefixes = min(rows, 2 * math.ceil(rows / (alike or min(group, rows))), groups * -(-group // rows))
     layer = max(rows * slots, prefixes * width) * token // config.num_hidden_layers
     cache = (rows * slots + prefixes * width + (pool_slots(prompts, width) if alike else 0)) * token
-    inserted = prompts * (width + (min(group, rows) * slots if alike else 0)) * token  # before it is written
+    inserted = prompts * (width + (min(group, rows) * slots if alike else 0)) * token  # copies to be written
     temporaries = max(prompts * width * prefilled + inserted, rows * drawn, 2 * layer)
     return BatchPlan(
         rows=rows,
@@ -128,7 +128,7 @@ def _advice(
     tensor: int,
     memory: int,
 ) -> str:
-    """Return what would make one row fit, each by the same sum: fewer tokens, bfloat16, more devices.
+    """Return the changes that would make one row fit, each checked with the plan: fewer tokens, bfloat16, more devices.
 
     own: tokens of a prompt that may be in the row's own slots.
     """
@@ -158,10 +158,10 @@ def _advice(
 
 
 def free_memory() -> int | None:
-    """Bytes that sampling may take on each device, the same in every process; None if unknown."""
+    """Return the bytes that sampling may take on each device, the same in every process, or None if unknown."""
     stats = [device.memory_stats() or {} for device in jax.local_devices()]
-    if all("bytes_limit" in one for one in stats):
-        free = min(one["bytes_limit"] - one["bytes_in_use"] for one in stats)
+    if all("bytes_limit" in device for device in stats):
+        free = min(device["bytes_limit"] - device["bytes_in_use"] for device in stats)
     elif jax.default_backend() == "cpu" and Path("/proc/meminfo").exists():
         lines = Path("/proc/meminfo").read_text().splitlines()
         free = next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable")) * 1024
@@ -172,17 +172,17 @@ def free_memory() -> int | None:
 
 
 def shared_slots(tokens: int) -> int:
-    """Return how many slots of a pool attention reads where prompts share `tokens`: rounded up, for few programs."""
+    """Return the slots of a pool that attention reads for `tokens` shared tokens, rounded up for few programs."""
     return ladder(-(-tokens // _SHARED)) * _SHARED if tokens else 0
 
 
 def pool_slots(prompts: int, width: int) -> int:
-    """Return the slots of a pool for `prompts` prompts of `width` tokens behind what they share."""
+    """Return the size of a pool with a shared prefix and `prompts` prompts of `width` tokens."""
     return shared_slots(width) + prompts * width
 
 
 def power(size: int) -> int:
-    """The largest power of two that is not above `size`."""
+    """Return the largest power of two that is not above `size`."""
     return 1 << (size.bit_length() - 1)
 
 
@@ -192,16 +192,15 @@ def ceiling(size: int) -> int:
 
 
 def ladder(size: int) -> int:
-    """The next size of the ladder 1, 2, 3, 4, 6, 8, 12, 16, 24...: at most half as much again."""
+    """Round up to the ladder 1, 2, 3, 4, 6, 8, 12, 16, 24...: by at most a half."""
     above = ceiling(size)
     return above * 3 // 4 if size <= above * 3 // 4 and above >= 4 else above
 
 
 def round_up(size: int, multiple: int) -> int:
-    """The smallest multiple that is not below `size`."""
+    """Return the smallest multiple that is not below `size`."""
     return -(-size // multiple) * multiple
 
 
 def _below(rows: int) -> list[int]:
-    """Sizes of the ladder below `rows`, the largest first."""
     return sorted({size << i for i in range(rows.bit_length()) for size in (1, 3) if size << i < rows}, reverse=True)

@@ -1,4 +1,4 @@
-"""Parameters of sampling, and its results."""
+"""Sampling parameters and sampled completions."""
 
 import math
 from dataclasses import dataclass
@@ -11,12 +11,11 @@ FinishReason = Literal["stop", "length", "error"]
 class SamplingParams:
     """Parameters of sampling. `temperature=0` is greedy; `top_k=0`, `top_p=1`, `min_p=0` switch a filter off.
 
-    `repetition_penalty=1` is off; p divides the positive logits of tokens that stand in the prompt or the response and
-    multiplies their negative ones (as in transformers), before everything else.
-    Filters act in this order, each on what the one before left: temperature, top-k, top-p, min-p. A response ends with
-    one of `stop_token_ids`, when its text holds one of the strings `stop`, or after `max_new_tokens`. After
-    `thinking_budget` tokens without `think_end_id` that token is put in the next one's place. Raises ValueError naming
-    the field that is out of range.
+    `repetition_penalty` comes first: it divides the positive logits of tokens in the prompt or the response and
+    multiplies negative ones (as in transformers); 1 is off. Then temperature, top-k, top-p and min-p apply in this
+    order, each to the result of the previous one. A response ends with one of `stop_token_ids`, when its text contains
+    one of the strings `stop`, or after `max_new_tokens`. After `thinking_budget` tokens without `think_end_id` that
+    token is inserted. Raises ValueError naming the field that is out of range.
     """
 
     n: int = 1
@@ -31,7 +30,7 @@ class SamplingParams:
     stop: tuple[str, ...] = ()
     thinking_budget: int | None = None
     think_end_id: int | None = None  # the id of </think>: 151668 in Qwen3's tokenizer
-    raw_logprobs: bool = False  # also the log-probs of the model itself, before temperature and filters
+    raw_logprobs: bool = False  # also return the model's log-probs before temperature and filters
 
     def __post_init__(self) -> None:
         if isinstance(self.stop, str):
@@ -56,7 +55,7 @@ class SamplingParams:
 
     @property
     def filters(self) -> frozenset[str]:
-        """The filters that reject anything."""
+        """Names of the filters that are switched on."""
         on = {"top_k": self.top_k > 0, "top_p": self.top_p < 1, "min_p": self.min_p > 0}
         return frozenset(name for name, used in on.items() if used)
 
@@ -65,14 +64,14 @@ class SamplingParams:
 class Completion:
     """One sampled response.
 
-    `tokens` includes the stop token, or all tokens of the stop string, that ended it. `logprobs` are those of the
-    distribution that was drawn from (tempered and filtered; for greedy rows the plain softmax; 0 for a `</think>` that
-    a budget put in). `finish_reason` is "stop", "length", or "error" where the model's logits were not finite: the
-    tokens before are kept, and no training should use them.
+    `tokens` includes the stop token, or all tokens of the stop string, that ended it. `logprobs` belong to the sampling
+    distribution, after temperature and filters (plain softmax for greedy rows; 0 for a `</think>` inserted by the
+    budget). `finish_reason` is "stop", "length", or "error" if the logits were not finite; the tokens before the error
+    are kept but must not be trained on.
     """
 
     tokens: list[int]
     logprobs: list[float]
     finish_reason: FinishReason
     stop: int | str | None = None  # the stop token or stop string that ended it
-    raw_logprobs: list[float] | None = None  # asked for by SamplingParams.raw_logprobs
+    raw_logprobs: list[float] | None = None  # if SamplingParams.raw_logprobs is set

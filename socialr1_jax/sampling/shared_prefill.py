@@ -1,10 +1,10 @@
-"""Prompts that begin alike: what they share (an instruction, a story) is computed once, for later calls, too.
+"""Prefill prompts with a common prefix (an instruction, a story) only once, also across calls.
 
-A device's pool keeps the keys and values of one beginning, and the next prompts that begin with some of it go on from
-there. Behind it the rest of the prompts is packed into bins, where again the prompts of a unit share what they can.
+A device's pool keeps the keys and values of one beginning; later prompts reuse as much of it as they share. The rest of
+the prompts follows, packed into bins, where the prompts of a unit again share a prefix.
 
-A completion may then differ in its rounding from the one of a prompt that is prefilled alone, so training does not use
-it; evaluation does (`Engine.share_prefixes`).
+Completions may differ by rounding from those of a prompt that is prefilled alone, so evaluation uses this
+(`Engine.share_prefixes`) and training does not.
 """
 
 from __future__ import annotations
@@ -34,20 +34,20 @@ if TYPE_CHECKING:
 
 Prompts = Sequence[Tokens]
 
-_STEP = 64  # bins are as wide as it or as a power of two above: few programs
-_SHORTEST = 256  # tokens; no shorter unit is too long
-_LONGEST = 2  # longest unit, in lengths of the longest prompt's own part
-_WIDER = 1, 2, 4  # widths of bins that are tried, times the least
-_ATTENTION = 2048  # width from which on attention costs more than the rest: 1,536 in `tiny`, 3,840 in 0.6b
-_TOGETHER = 4  # bins of a program; the last ones are computed singly, for few programs
-_EXTENSION = 512  # tokens of a beginning that are computed at once
-_KIN = 32  # neighbours that share this many tokens more than `_MANY` do stay together
+_STEP = 64  # smallest width of a bin; the others are powers of two above it, for few programs
+_SHORTEST = 256  # tokens that a unit may always have
+_LONGEST = 2  # longest unit, as a multiple of the longest prompt's own part
+_WIDER = 1, 2, 4  # candidate widths of bins, as multiples of the smallest possible one
+_ATTENTION = 2048  # width above which attention costs more than the rest: 1,536 in `tiny`, 3,840 in 0.6b
+_TOGETHER = 4  # bins in a program; the remaining ones run singly, for few programs
+_EXTENSION = 512  # tokens of a beginning in one program
+_KIN = 32  # neighbours that share this many tokens more than `_MANY` pairs do stay together
 _MANY = 64
-_PROGRAM = 128  # tokens that take as long as a program does beside its tokens
+_PROGRAM = 128  # fixed cost of a program, in tokens
 
 
 class PackedPrompts(NamedTuple):
-    """Bins [d, b, t] of what each device's prompts have behind their beginning.
+    """Bins [d, b, t] of the tokens of each device's prompts after the beginning.
 
     Token t of a device's prompt p will be in slot `at_pt[p, t]` of its pool.
     """
@@ -58,7 +58,7 @@ class PackedPrompts(NamedTuple):
 
 
 class SharedPrefill:
-    """Prefills the prompts of a rollout. Each device has a pool that begins with the newest beginning."""
+    """Prefills the prompts of a rollout. The pool of each device starts with the newest beginning."""
 
     def __init__(self, engine: Engine, plan: BatchPlan, devices: int) -> None:
         self._engine, self._plan = engine, plan
@@ -67,7 +67,7 @@ class SharedPrefill:
         self._pool = empty_pool(engine.config, devices, pool_slots(plan.prompts, plan.width), dtype)
 
     def calls(self, devices: Sequence[Prompts]) -> list[list[list[int]]]:
-        """Return which prompts each device should admit together: numbers by call and device, in sorted order."""
+        """Return the prompts that each device should admit together, as indices by call and device in sorted order."""
         cut = []
         for prompts, beginning in zip(devices, self._beginnings, strict=True):
             order = sorted(range(len(prompts)), key=lambda i: list(prompts[i]))
@@ -85,16 +85,16 @@ class SharedPrefill:
         rows_m: jax.Array,
         fresh: DecodeState,
     ) -> tuple[DecodeState, list[LayerCache]]:
-        """Return state and prefixes with each device's prompts, at most `size` of at most `width` tokens, in place.
+        """Return state and prefixes with each device's prompts inserted, at most `size` of at most `width` tokens.
 
-        `rows_m` and `fresh` are those of `decode.admit`.
+        `rows_m` and `fresh` are as in `decode.admit`.
         """
         devices = [[seat.group.prompt for seat in each] for each in seats]
         self._extend([prompts[0][: shared_by(prompts)] if prompts else [] for prompts in devices])
         lengths = [len(beginning) for beginning in self._beginnings]
         packed = pack_prompts(devices, lengths, size, width, self._plan)
         bin_width = packed.tokens_dbt.shape[2]
-        filled = (packed.segments.own_bt > 0).sum(2).max(0)  # of the fullest device
+        filled = (packed.segments.own_bt > 0).sum(2).max(0)  # tokens of each bin on the fullest device
         for first, bins, used in _programs(filled.tolist(), bin_width):
             now = (slice(None), slice(first, first + bins), slice(used))
             self._prefill(
@@ -104,8 +104,8 @@ class SharedPrefill:
                 [length + first * bin_width for length in lengths],
             )
         slots, before, count = state.caches[0].slots, prefixes[0].slots, len(devices)
-        first = max(1, *(sum(seat.first for seat in each) for each in seats))  # of one family each
-        entries_dp = np.full((count, ceiling(first)), prefixes[0].rows)  # past the end: nowhere
+        first = max(1, *(sum(seat.first for seat in each) for each in seats))  # families on the fullest device
+        entries_dp = np.full((count, ceiling(first)), prefixes[0].rows)  # past the end: dropped
         shared_dps = np.full((*entries_dp.shape, before), -1, np.int32)
         own_dpgs = np.full((count, size, rows_m.size // (count * size), slots), -1, np.int32)
         for device, each in enumerate(seats):
@@ -124,7 +124,7 @@ class SharedPrefill:
         return state, prefixes
 
     def _extend(self, beginnings: Prompts) -> None:
-        """Make the pools begin with these tokens."""
+        """Make the pools start with these tokens."""
         there = [common(old, new) for old, new in zip(self._beginnings, beginnings, strict=True)]
         while left := max(len(new) - at for new, at in zip(beginnings, there, strict=True)):
             width = min(max(_STEP, ceiling(min(left, _EXTENSION))), self._plan.width)
@@ -154,11 +154,11 @@ class SharedPrefill:
 
 
 def good_order(prompts: Prompts, new: Sequence[int]) -> list[int]:
-    """Return the prompts' numbers in an order that computes and reads little.
+    """Return the prompts' indices in an order that needs little computing and reading.
 
-    Those that begin alike are neighbours. Short ones come first, so that decoding does not read the slots of long ones
-    from the beginning: by the slots that they need with their first `new` tokens. Where that would part prompts, what
-    nearly all of a benchmark share does not count.
+    Prompts with a common prefix are neighbours. Families are sorted by the slots of their longest prompt with its first
+    `new` tokens, so that decoding of short prompts does not read the slots of long ones. A prefix that nearly all
+    prompts of a benchmark share does not make a family.
     """
     order = sorted(range(len(prompts)), key=lambda i: list(prompts[i]))
     arrays = [np.asarray(prompts[i]) for i in order]
@@ -171,7 +171,7 @@ def good_order(prompts: Prompts, new: Sequence[int]) -> list[int]:
 
 
 def _shared_by_many(same: np.ndarray) -> np.ndarray:
-    """Return for each pair of neighbours how many tokens it shares with `_MANY` pairs around it."""
+    """Return for each pair of neighbours the number of tokens that it shares with `_MANY` pairs around it."""
     if len(same) < _MANY:
         return np.zeros_like(same)
     least = np.lib.stride_tricks.sliding_window_view(same, _MANY).min(-1)
@@ -180,9 +180,9 @@ def _shared_by_many(same: np.ndarray) -> np.ndarray:
 
 
 def cut_prompts(prompts: Prompts, beginning: Tokens, plan: BatchPlan) -> list[int]:
-    """Return how many of the sorted prompts to admit in each call, so that together they cost least.
+    """Return the number of sorted prompts to admit in each call, for the smallest total cost.
 
-    `beginning` is what the pool begins with.
+    `beginning` is the current beginning of the pool.
     """
     arrays = [np.asarray(prompt) for prompt in prompts]
     same = [common(first, second) for first, second in pairwise(arrays)]
@@ -195,7 +195,7 @@ def cut_prompts(prompts: Prompts, beginning: Tokens, plan: BatchPlan) -> list[in
         cost = math.inf
         if len(part) <= _most(max(map(len, part)), plan):
             cost = _cost_of_call(part, shared, beginning, plan)
-        if len(part) == 1 or cost < tokens + 2 * _PROGRAM:  # nor would two calls cost less
+        if len(part) == 1 or cost < tokens + 2 * _PROGRAM:  # two calls cannot cost less
             return cost, [len(part)]
         at = min(range(start, stop - 1), key=lambda i: (same[i], abs(2 * i + 2 - start - stop)))
         left, sizes = cut(start, at + 1, beginning)
@@ -207,16 +207,16 @@ def cut_prompts(prompts: Prompts, beginning: Tokens, plan: BatchPlan) -> list[in
 
 
 def _most(longest: int, plan: BatchPlan) -> int:
-    """Return how many prompts of at most `longest` tokens a call may have."""
+    """Return the largest number of prompts of at most `longest` tokens in a call."""
     return power(max(1, plan.prompts * plan.width // min(ladder(-(-longest // _STEP)) * _STEP, plan.width)))
 
 
 def _cost_of_call(prompts: Prompts, shared: int, beginning: Tokens, plan: BatchPlan) -> float:
-    """Return the tokens that a call computes, dearer where attention sees many, and what its programs cost."""
+    """Return the cost of a call: its tokens, weighted by the width of attention, and the fixed cost of its programs."""
     more = shared - common(beginning, prompts[0][:shared])
     own = [prompt[shared:] for prompt in prompts]
     units = units_of(own, _longest_unit(own, plan))
-    # All bins but one are more than half full, so that these fit into the pool.
+    # First-fit fills all bins but one more than half, so these fit into the pool.
     if len(prompts) > 1 and 2 * sum(unit.length for unit in units) > (plan.prompts - 1) * plan.width:
         return math.inf
     cost = more * (1 + shared / _ATTENTION) + _PROGRAM * (1 + (more > 0))
@@ -228,7 +228,7 @@ def _longest_unit(own: Prompts, plan: BatchPlan) -> int:
 
 
 def shared_by(prompts: Prompts) -> int:
-    """Return the number of tokens that all begin with; each has one more at least."""
+    """Return the length of the prefix that all prompts share, which leaves each at least one token."""
     arrays = [np.asarray(prompt) for prompt in prompts]
     return min([len(prompt) - 1 for prompt in arrays] + [common(arrays[0], other) for other in arrays[1:]])
 
@@ -236,9 +236,9 @@ def shared_by(prompts: Prompts) -> int:
 def pack_prompts(
     devices: Sequence[Prompts], lengths: Sequence[int], size: int, width: int, plan: BatchPlan
 ) -> PackedPrompts:
-    """Return each device's prompts without their first `lengths` tokens, in bins that cost least.
+    """Pack each device's prompts without their first `lengths` tokens into the bins with the smallest cost.
 
-    A device has at most `size` prompts of at most `width` tokens. The bins go into the pool behind those first tokens.
+    A device has at most `size` prompts of at most `width` tokens. In the pool the bins follow those first tokens.
     """
     owns = [[prompt[length:] for prompt in prompts] for prompts, length in zip(devices, lengths, strict=True)]
     units = [units_of(own, _longest_unit(own, plan)) for own in owns]
@@ -256,7 +256,7 @@ def pack_prompts(
 def _ways(
     units: Sequence[Sequence[Unit]], longest: int, most: int
 ) -> Iterator[tuple[float, int, int, list[list[list[Unit]]]]]:
-    """(cost, width, number of bins on a device, the bins) for several widths from the longest unit's up."""
+    """Yield (cost, width, number of bins on a device, the bins) for several widths from the longest unit's up."""
     least = max(_STEP, ceiling(longest))
     for width in sorted({min(least * times, most) for times in _WIDER}):
         filled = [fill_bins(each, width) for each in units]
@@ -273,7 +273,7 @@ def _ways(
 def _programs(filled: Sequence[int], width: int) -> Iterator[tuple[int, int, int]]:
     """Yield (first bin, number of bins, width) of each program. filled: the tokens of each bin.
 
-    A bin that is computed alone is no wider than it must be.
+    A bin that runs alone is only as wide as necessary.
     """
     first = 0
     while first < len(filled):
@@ -285,9 +285,9 @@ def _programs(filled: Sequence[int], width: int) -> Iterator[tuple[int, int, int
 def _laid(
     filled: Sequence[Sequence[Sequence[Unit]]], lengths: Sequence[int], width: int, count: int
 ) -> tuple[np.ndarray, Segments, list[dict[int, np.ndarray]]]:
-    """Return tokens and segments [d, b, t] of each device's bins, and by item where in the bins its tokens are."""
+    """Return tokens and segments [d, b, t] of each device's bins, and the places of each item's tokens in them."""
     laid = [lay_out(bins, width, count) for bins in filled]
-    segments = Segments(*(np.stack(parts) for parts in zip(*(one.segments for one in laid), strict=True)))
+    segments = Segments(*(np.stack(parts) for parts in zip(*(rows.segments for rows in laid), strict=True)))
     positions_dbt = segments.positions_bt + np.array(lengths, np.int32)[:, None, None]
     places: list[dict[int, np.ndarray]] = []
     for bins in filled:
@@ -300,32 +300,32 @@ def _laid(
                 for item, own in zip(unit.items, unit.own, strict=True):
                     places[-1][item] = np.concatenate([shared, np.arange(start, start + len(own))])
                     start += len(own)
-    return np.stack([one.tokens_bt for one in laid]), segments._replace(positions_bt=positions_dbt), places
+    return np.stack([rows.tokens_bt for rows in laid]), segments._replace(positions_bt=positions_dbt), places
 
 
 def units_of(prompts: Prompts, most: int) -> list[Unit]:
-    """Prompts in units of at most `most` tokens (or one prompt), neighbours in sorted order behind what they share.
+    """Group prompts into units of at most `most` tokens (or one prompt) with a shared prefix.
 
-    Of all ways to cut the sorted prompts into units the one with the fewest tokens.
+    Units are runs of the sorted prompts, cut so that the total number of tokens is smallest.
     """
     order = sorted(range(len(prompts)), key=lambda i: list(prompts[i]))
     lengths = [len(prompts[i]) for i in order]
     same = [common(prompts[i], prompts[j]) for i, j in pairwise(order)]
-    fewest, begins = [0], []  # tokens of the first n prompts, and where the last unit of them begins
+    fewest, begins = [0], []  # tokens of the first n prompts, and the start of their last unit
     shares: list[int] = []
     for end in range(1, len(order) + 1):
-        shared, length, found = lengths[end - 1] - 1, 0, (sys.maxsize, 0, 0)
+        shared, length, best = lengths[end - 1] - 1, 0, (sys.maxsize, 0, 0)
         for begin in range(end - 1, -1, -1):
             length += lengths[begin]
             if begin < end - 1:
-                shared = min(shared, same[begin], lengths[begin] - 1)  # each has a token of its own
+                shared = min(shared, same[begin], lengths[begin] - 1)  # each keeps at least one own token
             size = length - (end - begin - 1) * shared
             if begin < end - 1 and size > most:
                 break
-            found = min(found, (fewest[begin] + size, begin, shared))
-        fewest.append(found[0])
-        begins.append(found[1])
-        shares.append(found[2])
+            best = min(best, (fewest[begin] + size, begin, shared))
+        fewest.append(best[0])
+        begins.append(best[1])
+        shares.append(best[2])
     units, end = [], len(order)
     while end:
         begin, shared = begins[end - 1], shares[end - 1]

@@ -1,4 +1,4 @@
-"""A response as text while it is being generated."""
+"""Stream a response as text while it is being generated."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -7,18 +7,18 @@ from typing import Any
 from socialr1_jax.sampling.engine import Engine
 from socialr1_jax.sampling.params import FinishReason, SamplingParams
 
-_HALF = "\ufffd"  # what a decoder gives for bytes that are no whole character
+_HALF = "\ufffd"  # a decoder's replacement for an incomplete character
 
 
 class ResponseStream:
-    """One response to one prompt: iterate over it once for its pieces of text, each as soon as it is there.
+    """One response to one prompt. Iterate over it once for its pieces of text as they are generated.
 
-    `opening` is what the prompt already holds of the response and comes first. A character whose bytes are spread over
-    tokens comes when it is whole; all pieces together are `text`, the decoded response without the token that ended it.
-    `tokens` counts what was generated, that token included.
+    The first piece is `opening`, the part of the response that the prompt already contains. A character whose bytes are
+    spread over tokens is yielded when it is complete. All pieces together are `text`, the decoded response without its
+    stop token. `tokens` counts the generated tokens, including the stop token.
 
-    `sampling.max_new_tokens` is lowered to what the prompt leaves of the model's positions. Raises ValueError when it
-    leaves none.
+    `sampling.max_new_tokens` is capped by the positions that the prompt leaves free. Raises ValueError if it leaves
+    none.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class ResponseStream:
             text = self._tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
             text = self._opening + text
             if not segment.finish_reason:
-                text = text.removesuffix(_HALF)  # one U+FFFD, however many of the character's bytes are there
+                text = text.removesuffix(_HALF)  # a single U+FFFD, whatever the number of bytes so far
             piece, self.text = text[len(self.text) :], text
             if piece:
                 yield piece

@@ -1,4 +1,4 @@
-"""Between token ids and text: stop tokens of a model, and responses as the rewards read them."""
+"""Find the stop tokens of a model, and decode responses as the rewards read them."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,9 +13,9 @@ from socialr1_jax.sampling.params import Completion
 
 
 def stop_token_ids(model: Qwen3, tokenizer: Any) -> tuple[int, ...]:
-    """Return every id that ends a response: of generation_config.json, config.json and the tokenizer.
+    """Return all ids that end a response, from generation_config.json, config.json and the tokenizer.
 
-    Raises ValueError naming generation_config.json if it is no JSON object or its eos_token_id is no id of the model.
+    Raises ValueError naming generation_config.json if it is not a JSON object or its eos_token_id is invalid.
     """
     vocab_size = model.config.vocab_size
     listed: list[Any] = [model.config.eos_token_id, tokenizer.eos_token_id]
@@ -38,10 +38,10 @@ def _as_list(entry: Any) -> list[Any]:
 
 
 def decode_responses(tokenizer: Any, completions: Sequence[Completion], *, thinking: bool = True) -> list[str]:
-    """Return the whole responses as text: what the prompt already holds of them, then what was sampled.
+    """Return the whole responses as text: the opening that the prompt contains, then the sampled text.
 
-    The stop token that ended a completion, or the text from its stop string on, is left out. `thinking` is that of the
-    prompt (`chat_template.chat_tokens`).
+    A stop token, or the text from the stop string on, is removed. `thinking` is the prompt's
+    (`chat_template.chat_tokens`).
     """
     opening = response_opening(tokenizer, thinking)
     ids = [c.tokens[:-1] if isinstance(c.stop, int) else c.tokens for c in completions]

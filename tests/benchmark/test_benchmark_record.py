@@ -62,13 +62,13 @@ def test_the_page_keeps_the_rest(tmp_path):
     assert text.endswith(f"{END}\nafter\n")
     assert "old" not in text
     page.write_text("nothing")
-    with pytest.raises(ValueError, match="between"):
+    with pytest.raises(ValueError, match="around the table"):
         render(page, [])
 
 
 def test_bad_lines_are_named(tmp_path):
     (tmp_path / "r.jsonl").write_text('{"date": "x"}\n')
-    with pytest.raises(ValueError, match=r"r\.jsonl line 1: no line of a record"):
+    with pytest.raises(ValueError, match=r"r\.jsonl line 1: not a line of a record"):
         read_record(tmp_path / "r.jsonl")
 
 

@@ -101,7 +101,7 @@ JUDGE = "rewards.structure.judge=endpoint rewards.structure.model=judge rewards.
         ("devices", "", ["ok: ", "(cpu), attention xla in float32"]),
         ("devices", "model.attention=cudnn model.dtype=bfloat16", ["problem: attention cudnn", "set auto"]),
         ("output_dir", "", ["ok: ", "/run can be written to"]),
-        ("output_dir", "output_dir=empty/run", ["problem: ", "Not a directory", "(give another output_dir"]),
+        ("output_dir", "output_dir=empty/run", ["problem: ", "Not a directory", "(set another output_dir"]),
         ("model", "", ["skipped: not checked: model.path is not given"]),
         ("model", GOOD, ["ok: model.path: all tensors are in "]),
         ("model", "model.path=nowhere", ["problem: model.path: no folder 'nowhere'", "(set model.path to a whole"]),
@@ -114,7 +114,7 @@ JUDGE = "rewards.structure.judge=endpoint rewards.structure.model=judge rewards.
         ("plan", "model.path=me/absent", ["skipped: not checked: model.path 'me/absent' is neither"]),
         ("plan", "distributed.processes=4 distributed.coordinator=host:1", ["skipped: ", "one of several processes"]),
         ("tokenizer", GOOD, ["ok: ", "621 tokens, prompt leaves thoughts"]),
-        ("tokenizer", "model.random=nano", ["skipped: ", "made from the questions"]),
+        ("tokenizer", "model.random=nano", ["skipped: ", "built from the questions"]),
         ("data", GOOD, ["ok: training: 10 questions", "heldout: 2 questions"]),
         ("data", "", ["skipped: not checked: data.train is not given"]),
         ("data", "data.train=none.jsonl", ["problem: none.jsonl", "cannot read", "(correct the file, or"]),
@@ -126,7 +126,7 @@ JUDGE = "rewards.structure.judge=endpoint rewards.structure.model=judge rewards.
         ("data", "data.train=right.jsonl data.eval=right.jsonl", ["warning: 1 of 1 questions of right are also"]),
         ("data", GOOD + " sampling.max_new_tokens=40950", ["problem: ", "lower sampling.max_new_tokens"]),
         ("data", "data.train=stories:200 model.path=me/absent", ["skipped: room for responses not checked: me/absent"]),
-        ("rewards", "", ["skipped: not checked: this run asks no judge"]),
+        ("rewards", "", ["skipped: not checked: this run uses no judge"]),
         ("rewards", "rewards.extra.own.function=own.py:reward", ["skipped: "]),
         ("rewards", "rewards.extra.own.function=own.py:rewrd", ["problem: ", "own.py has no function 'rewrd'"]),
         ("rewards", "rewards.extra.own.function=broken.py:reward", ["problem: ", "broken.py:2: ZeroDivisionError"]),
@@ -210,8 +210,8 @@ def test_attention_that_falls_back_is_a_warning(told, monkeypatch):
 @pytest.mark.parametrize(
     ("free", "text"),
     [
-        (1 << 20, "and 0.00 GiB may be used: no size of a batch helps; it takes at least 2 such devices, or a smaller"),
-        (1700 << 10, "it takes grpo.reference_memory=host (then 0.00 GiB are left), or at least 2 such devices"),
+        (1 << 20, "and 0.00 GiB may be used: no batch size fits; it needs at least 2 such devices, or a smaller"),
+        (1700 << 10, "it needs grpo.reference_memory=host (then 0.00 GiB are left), or at least 2 such devices"),
     ],
 )
 def test_too_little_memory(free, text, told, monkeypatch):
@@ -330,7 +330,7 @@ def split_thoughts(folder):
                 "generation_config.json",
             ],
         ),
-        (split_thoughts, "tokenizer", ["warning: <think> is not one token", "(take a Qwen3 tokenizer"]),
+        (split_thoughts, "tokenizer", ["warning: <think> is not one token", "(use a Qwen3 tokenizer"]),
     ],
 )
 def test_a_spoiled_model_folder(spoil, check, texts, model, told, tmp_path):
@@ -345,7 +345,7 @@ def test_a_spoiled_model_folder(spoil, check, texts, model, told, tmp_path):
     [
         ({}, ["ok: judge at http://", " grades"]),
         ({"401": 1.0}, ["problem: ", "answers 401 (key from DOCTOR_KEY)"]),
-        ({"500": 1.0}, ["problem: ", "http_500", "rewards.structure.judge=rules asks no server"]),
+        ({"500": 1.0}, ["problem: ", "http_500", "rewards.structure.judge=rules needs no server"]),
         ({"ungraded": 1.0}, ["problem: ", "take a model that follows instructions"]),
     ],
 )
@@ -396,7 +396,7 @@ def test_a_step_that_fails(told, monkeypatch, capsys):
 
     monkeypatch.setitem(sys.modules, "socialr1_jax.training.grpo", SimpleNamespace(train_grpo=broken))
     said = told("tiny step", "")
-    assert said.startswith("problem: RuntimeError: cuDNN is too old (not the run but the installation")
+    assert said.startswith("problem: RuntimeError: cuDNN is too old (the installation is broken")
     assert capsys.readouterr() == ("", "")
 
 
@@ -407,7 +407,7 @@ def test_a_real_step(told):
 
 @pytest.mark.parametrize(
     ("name", "text"),
-    [("abort", "status -6 (below 0"), ("hang", "nothing after 9 s: the check hangs")],
+    [("abort", "status -6 (below 0"), ("hang", "no result after 9 s: the check hangs")],
 )
 def test_a_check_that_crashes_or_hangs(name, text, monkeypatch, tmp_path):
     (tmp_path / f"{name}.py").write_text(CODE[name])

@@ -71,7 +71,7 @@ def test_every_phase_is_planned(small):
         (first, *_) = rows(small, phase)
         assert float(first[-1]) > 0  # peak
     assert "model.random" not in small
-    assert re.search(r"it fits: [a-z -]+ takes most, and leaves [\d.]+ GiB a device free", small)
+    assert re.search(r"it fits: [a-z -]+ needs most memory and leaves [\d.]+ GiB a device free", small)
 
 
 def test_decoding_has_no_collectives_and_the_update_has(small):
@@ -88,7 +88,7 @@ def test_shortfall_exits_1_with_phase_and_excess():
         assert f"plan.py: {phase} does not fit: " in done.stderr
     assert "GiB more than the 0.00 GiB that it may take\n" in done.stderr
     assert "plan.py: weights, moments and reference alone take" in done.stderr
-    assert "no size of a batch helps; it takes at least" in done.stderr
+    assert "no batch size fits; it needs at least" in done.stderr
     assert "it fits" not in done.stdout
 
 
@@ -161,8 +161,8 @@ ADVICE = [
     (
         ["grpo.micro_batch_tokens=4096", "memory_fraction=0.4"],
         "update",
-        "weights and moments alone take 40.00 GiB a device, and 32.00 GiB may be used: no size of a batch helps; it "
-        "takes at least 2 such devices",
+        "weights and moments alone take 40.00 GiB a device, and 32.00 GiB may be used: no batch size fits; it "
+        "needs at least 2 such devices",
         "micro_batch",
     ),
     (
@@ -225,7 +225,7 @@ def test_expected_hours_stand_beside_the_bound(capsys):
     assert rows(out, "a step")[0][-2:] == ["220.00", "450.00"]
     assert rows(out, "9 steps")[0][-2:] == ["0.6 h", "1.1 h"]
     assert "expected: 40% of the peak in compute, 60% of the peak in memory" in " ".join(out.split())
-    assert "it fits: backward takes most, and leaves 10.00 GiB a device free" in out
+    assert "it fits: backward needs most memory and leaves 10.00 GiB a device free" in out
     print_plan(plan, load_config(PlanConfig, None, ["model.path=m", "epochs=2"]))
     assert rows(capsys.readouterr().out, "32 steps: epochs 2 over 1,000 questions")[0][-2:] == ["2.0 h", "4.0 h"]
 

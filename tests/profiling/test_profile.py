@@ -166,7 +166,7 @@ def test_strict_refuses_an_implicit_transfer(tmp_path):
     folder = tmp_path / "out"
     done = profile(*SMOKE, "--phase", "update", "--strict", f"output_dir={folder}", before=inject)
     assert done.returncode == 1, done.stderr
-    assert "strict: the update moved an array unasked" in done.stderr
+    assert "strict: implicit transfer of an array in the update" in done.stderr
     assert "host-to-device" in done.stderr
     assert not folder.exists()
 
@@ -175,7 +175,7 @@ def test_strict_refuses_an_implicit_transfer(tmp_path):
     ("arguments", "told"),
     [
         (["--phase", "sideways"], "phase must be one of"),
-        (["--phase", "rollout", "--strict"], "strict looks at the update"),
+        (["--phase", "rollout", "--strict"], "strict checks the update"),
         (["sampling.grop_size=4"], "did you mean 'sampling.group_size'"),
         (["replay_rollouts=kept.jsonl"], "no rollout to profile"),
     ],

@@ -417,7 +417,7 @@ def test_accuracy_by_type_stands_beside_chance_and_rule(run: Path) -> None:
     assert "All questions50.0 %65.0 %33.3 %43.0 %" in text
     assert "Groups of twins, all right20.0 %60.0 %–7.0 %" in text
     assert "belief50.0 %75.0 %–45.0 %" in text
-    assert "The best rule that needs no mind is last_mentioned" in text
+    assert "The best rule that needs no model of minds is last_mentioned" in text
     assert "dashes are guessing, 33.3 %; dots are the best rule, 43.0 %" in page.text
     metrics = json.loads(page.data)["runs"][0]["metrics"]["eval"]
     assert metrics["accuracy/belief"] == [0.5, 0.75]

@@ -80,11 +80,11 @@ def test_nothing_is_kept_of_what_has_ended(engine, prompts):
 
 def test_bad_prompts_and_settings(engine, tiny_jax):
     feed = Feed(engine, SAMPLING, prompt_tokens=10, rows=4)
-    with pytest.raises(ValueError, match="a prompt of 11 tokens; the feed is made for 10"):
+    with pytest.raises(ValueError, match="a prompt of 11 tokens; the feed takes at most 10"):
         feed.add([1] * 11, 0)
     with pytest.raises(ValueError, match="is empty"):
         feed.add([], 0)
-    with pytest.raises(ValueError, match="one response to a prompt, not 2"):
+    with pytest.raises(ValueError, match="one response per prompt, not 2"):
         Feed(engine, SamplingParams(n=2, max_new_tokens=4), prompt_tokens=10, rows=4)
     positions = tiny_jax.config.max_position_embeddings
     with pytest.raises(ValueError, match="max_position_embeddings"):
