@@ -165,18 +165,20 @@ def _compared(
         "only_a": len(items_a) - len(both),
         "only_b": len(items_b) - len(both),
         "ungraded": len(both) - len(graded),
-        "other_prompts": sum(len({one.reply.prompt for one in pair} - {""}) > 1 for pair in pairs),
+        "other_prompts": sum(len({item.reply.prompt for item in pair} - {""}) > 1 for pair in pairs),
         figure: difference_figures(
-            [one.value for one, _ in pairs], [one.value for _, one in pairs], [one.reply.cluster for one, _ in pairs]
+            [item.value for item, _ in pairs],
+            [item.value for _, item in pairs],
+            [item.reply.cluster for item, _ in pairs],
         ),
     }
     if twins := _twins(pairs):
         result["pair_accuracy"] = difference_figures(
-            [math.prod(one.value for one, _ in group) for group in twins.values()],
-            [math.prod(one.value for _, one in group) for group in twins.values()],
+            [math.prod(item.value for item, _ in group) for group in twins.values()],
+            [math.prod(item.value for _, item in group) for group in twins.values()],
             list(twins),
         )
-    examples = [one.reply.example for one, _ in pairs if one.reply.example]
+    examples = [item.reply.example for item, _ in pairs if item.reply.example]
     if len(examples) == len(pairs):
         figures = baseline_figures(examples)
         names = ("chance", "best_rule", "best_rule_accuracy", "best_rule_pair_accuracy")

@@ -47,19 +47,19 @@ def score(task: Task, protocol: ProtocolName, request: Request, sample: int, rep
     """
     if reply.finish_reason in FAILED:
         return ScoredReply(request, sample, reply, reply.finish_reason, _NO_GRADE)
-    said = said_in(reply)
-    if said is None:
+    text = said_in(reply)
+    if text is None:
         return ScoredReply(request, sample, reply, "truncated", _WRONG)
-    grade = task.grade(request, protocol, said)
-    answered = said.strip() and grade.answer
+    grade = task.grade(request, protocol, text)
+    answered = text.strip() and grade.answer
     status = "truncated" if reply.finish_reason == "length" else "ok" if answered else "unparsable"
     return ScoredReply(request, sample, reply, status, grade)
 
 
 def said_in(reply: Reply) -> str | None:
     """Return a reply without its thoughts, or unchanged if it has none; None if its thoughts do not end."""
-    said = without_thoughts(reply.text)
-    return said if said is None or THINK_END in reply.text else reply.text
+    text = without_thoughts(reply.text)
+    return text if text is None or THINK_END in reply.text else reply.text
 
 
 def figures(
