@@ -76,7 +76,7 @@ def _learned_rules_work() -> bool:
     try:
         import sklearn  # noqa: F401
     except ImportError:
-        remark("no_story and bag_of_words are left out: pip install -e '.[audit]'")
+        remark("no_story and bag_of_words need scikit-learn and are left out: pip install -e '.[audit]'")
         return False
     return True
 
@@ -93,7 +93,7 @@ def read_source(
     Raises DataError or BenchmarkError (both ValueErrors) or OSError if there is nothing to audit.
     """
     if not source:
-        raise DataError("a source without a name")
+        raise DataError("empty source name")
     folder = Path(source)
     if os.path.isdir(source) and folder.resolve().name in set(TASKS) - {"sotopia"}:
         return _benchmark(folder), ()
@@ -101,7 +101,7 @@ def read_source(
     if os.path.isdir(source):
         sources = [str(file) for file in sorted(folder.rglob("*")) if file.suffix.lower() in ROW_SUFFIXES]
         if not sources:
-            raise DataError(f"{source}: a folder without question files, and not named after a benchmark")
+            raise DataError(f"{source}: a folder without question files that is not named after a benchmark")
     questions = open_questions(sources, columns=columns, where=where, allow_bad_rows=True, first_label=first_label)
     rows = list(questions)
     examples = [example for example in rows if example.options]
@@ -135,13 +135,13 @@ def remarks_on(audit: Mapping[str, Any]) -> list[str]:
     """Return caveats about the figures of an audit."""
     remarks = []
     if audit["n"] == 1:
-        remarks.append("one question only: its figures have no interval")
+        remarks.append("only one question: figures have no interval")
     if unmentioned := audit["n"] - audit["mentioned"]:
         remarks.append(
-            f"the story mentions no option in {unmentioned} of {audit['n']} questions: rules of mention guess"
+            f"the story mentions no option in {unmentioned} of {audit['n']} questions; rules of mention guess there"
         )
     if "constant" not in audit["rules"]:
-        remarks.append("fewer than three stories: rules that count over other questions are left out")
+        remarks.append("fewer than three stories: rules fitted on other stories are left out")
     return remarks
 
 

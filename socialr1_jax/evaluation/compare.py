@@ -82,7 +82,7 @@ def compare(a: str, b: str) -> dict[str, Any]:
     common = [name for name in of_a if name in of_b]
     if not common:
         has_a, has_b = (printable("; ".join(parts), 300) for parts in (of_a, of_b))
-        raise ValueError(f"nothing in common: {a} has {has_a}, {b} has {has_b}; ask both the same")
+        raise ValueError(f"nothing in common: {a} has {has_a}, {b} has {has_b}; evaluate both on the same questions")
     compared = {name: _compared(name, of_a, of_b, a, b) for name in common}
     return {"a": a, "b": b, "test": TEST, "settings": _other_settings(a, b), "comparisons": compared}
 
@@ -123,7 +123,7 @@ def _verdict(figures: Mapping[str, Any], differs: bool) -> str:
         return "no difference: every item has the same grade in both"
     points = f"{100 * figures['difference']:+.1f} points, "
     if figures["low"] is None:
-        points += "no interval (the items differ all alike)" if figures["clusters"] > 1 else "no interval (one cluster)"
+        points += "no interval (all differences are equal)" if figures["clusters"] > 1 else "no interval (one cluster)"
     else:
         points += f"95 % interval {_bounds(figures['low'], figures['high'])}"
     one_sided = figures["low"] is None or figures["low"] > 0 or figures["high"] < 0
@@ -149,7 +149,7 @@ def _compared(
     items_a, items_b = of_a[name], of_b[name]
     both = [key for key in items_a if key in items_b]
     if not both:
-        raise ValueError(f"{name}: {a} and {b} have no question in common; ask both the same ones")
+        raise ValueError(f"{name}: {a} and {b} have no question in common; evaluate both on the same questions")
     if other := [key for key in both if items_a[key].reply.gold != items_b[key].reply.gold]:
         raise ValueError(
             f"{name}: the item {printable(other[0], 80)} has another gold answer in {b} than in {a}: these are other "
@@ -157,7 +157,7 @@ def _compared(
         )
     graded = [key for key in both if not math.isnan(items_a[key].value + items_b[key].value)]
     if not graded:
-        raise ValueError(f"{name}: no item has a grade in both; score the samples, or ask again what failed")
+        raise ValueError(f"{name}: no item has a grade in both; score the samples, or rerun the failed requests")
     pairs = [(items_a[key], items_b[key]) for key in graded]
     figure = "mean_grade" if name.rpartition(", ")[2] in {*PROTOCOLS} - {"social_r1"} else "accuracy"
     result: dict[str, Any] = {
@@ -245,7 +245,7 @@ def _parts(source: str) -> dict[str, dict[str, ComparedItem]]:
     for reply in graded_replies(source):
         replies.setdefault(reply.part, {}).setdefault(reply.key, {})[reply.sample] = reply
     if not replies:
-        raise ValueError(f"{source}: there are no graded replies in it; give a finished run")
+        raise ValueError(f"{source}: no graded replies; give a finished run")
     return {
         part: {key: _item(list(of_key.values())) for key, of_key in items.items()} for part, items in replies.items()
     }
@@ -279,7 +279,7 @@ def text(comparison: Mapping[str, Any]) -> str:
     lines = [f"first   {printable(comparison['a'], 200)}", f"second  {printable(comparison['b'], 200)}"]
     if other := comparison["settings"]:
         changes = (f"{name} {shown(before, 40)} -> {shown(after, 40)}" for name, (before, after) in other.items())
-        lines.append(f"asked with other settings, so the difference may be theirs: {', '.join(changes)}")
+        lines.append(f"settings differ, which may explain the difference: {', '.join(changes)}")
     for name, figures in comparison["comparisons"].items():
         lines += ["", *_part_lines(name, figures)]
     return "\n".join([*lines, "", f"p: {comparison['test']}"])
@@ -302,11 +302,11 @@ def _part_lines(name: str, part: Mapping[str, Any]) -> list[str]:
     if "chance" in part:
         rule = f", best rule without minds {part['best_rule_accuracy']:.1%} ({part['best_rule']})"
         lines.append(f"  chance {part['chance']:.1%}{rule if 'best_rule' in part else ''}")
-    for key, what in (("only_a", "in the first alone"), ("only_b", "in the second alone"), ("ungraded", "not graded")):
+    for key, what in (("only_a", "only in the first"), ("only_b", "only in the second"), ("ungraded", "not graded")):
         if part[key]:
             lines.append(f"  left out: {counted(part[key], 'question')} {what}")
     if part["other_prompts"]:
-        lines.append(f"  asked in other words: {counted(part['other_prompts'], 'question')}")
+        lines.append(f"  different prompts: {counted(part['other_prompts'], 'question')}")
     changed = part["changed"]
     lines.append(
         f"  changed: {len(changed)} of {counted(part['items'], 'question')}; {part['wrong_to_right']} from wrong to "

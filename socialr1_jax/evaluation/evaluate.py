@@ -111,7 +111,7 @@ def run_evaluation(config: EvaluateConfig) -> int:
     try:
         written = evaluate(config)
     except KeyboardInterrupt:
-        print_error(f"interrupted; {config.output} has what was answered. Run the same command to resume")
+        print_error(f"interrupted; {config.output} has the replies so far. Run the same command to resume")
         raise
     print_line(f"results: {written}")
     failed = read_json(written)["failed"]
@@ -126,7 +126,7 @@ def _refuse_protocols(config: EvaluateConfig, tasks: Sequence[Task]) -> None:
     there |= set(sotopia.PROTOCOLS) if sotopia.NAME in config.task_names else set()
     if missing := not_had(config, there):
         named = ", ".join(name for name in PROTOCOLS if name in there)
-        raise BenchmarkError(f"protocols: none of the tasks has {', '.join(missing)}; there is {named}")
+        raise BenchmarkError(f"protocols: no task has {', '.join(missing)}; available: {named}")
 
 
 def _loaded(name: str, config: EvaluateConfig) -> tuple[Task, Data]:
@@ -158,8 +158,8 @@ def listing(data_dir: Path) -> str:
         rows = [*_what_is_here(name, about.published, data_dir), ("from", about.source), ("licence", about.licence)]
         blocks.append("\n".join([f"{name}: {about.title}", *(line for row in rows for line in _listed_row(*row))]))
     blocks.append(
-        "The files of a benchmark belong into the folder of its name. To ask in the words\n"
-        "of its authors, with CHECKOUT a copy of their repository at that version:\n"
+        "Put a benchmark's files in the folder of its name. To use its authors' prompts,\n"
+        "with CHECKOUT a copy of their repository at that version:\n"
         "  socialr1 prompts --benchmark NAME --source CHECKOUT \\\n"
         f"    --output {data_dir / 'NAME' / FILE}"
     )
@@ -173,7 +173,7 @@ def _what_is_here(name: str, published: tuple[int, str], data_dir: Path) -> Iter
         data = sotopia.load_benchmark(data_dir) if plays else load_data(get_task(name), data_dir, download=False)
     except NoFolder:
         hub = None if plays else get_task(name).hub
-        yield "data", f"none; an evaluation takes them from the hub data set {hub.id}" if hub else "none"
+        yield "data", f"none; an evaluation downloads them from the hub data set {hub.id}" if hub else "none"
         return
     except BenchmarkError as error:
         yield "data", f"cannot be used: {error}"

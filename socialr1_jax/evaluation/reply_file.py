@@ -33,7 +33,6 @@ class ReplyFile:
         self._file.__exit__(*exception)
 
     def key(self, asked: Asked, sample: int) -> str:
-        """Return the cache key of a reply."""
         further = [value for value in (asked.decoding, asked.continuations) if value]
         asked_for = [list(asked.messages), asked.max_new_tokens, asked.key, sample, *further]
         prompt = json.dumps(asked_for, ensure_ascii=False)
@@ -53,7 +52,6 @@ class ReplyFile:
 
 
 def _is_reply(row: Any) -> bool:
-    """Return whether a row holds a gradable reply."""
     if not isinstance(row, dict) or row.get("finish_reason") not in ("stop", "length"):
         return False
     kinds = {"key": str, "text": str, "tokens": int}

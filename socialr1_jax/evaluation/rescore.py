@@ -61,7 +61,7 @@ def _task_of(row: Mapping[str, Any]) -> Task:
         raise ValueError(f"{name} has the protocols {', '.join(task.protocols)}, not {protocol!r}")
     is_cards = "<Answer>" in json.dumps(row["messages"][-1:])  # question files may use a custom prompt
     if name in TASKS and name not in _ASKED_ALIKE and is_cards != (protocol == "social_r1"):
-        raise ValueError(f"its prompt is none of the protocol {protocol}")
+        raise ValueError(f"its prompt is not one of the protocol {protocol}")
     return task
 
 

@@ -48,7 +48,7 @@ class Asked:
 class _Prompt(NamedTuple):
     tokens: array[int]
     sampling: SamplingParams
-    places: list[int]  # indices of the equal prompts that it answers
+    places: list[int]  # indices in `asked` of the equal prompts
 
 
 class Respondent(Protocol):
@@ -61,7 +61,7 @@ class Respondent(Protocol):
         """Yield (index, sample, reply) for all prompts and samples, as they finish."""
 
     def close(self) -> None:
-        """Stop the threads."""
+        """Stop the background threads."""
 
 
 class LocalModel:
@@ -92,7 +92,7 @@ class LocalModel:
                 content = folder_hash(Path(model.source or config.model))
         self._tokenizer = load_tokenizer(model.source)
         if not self._tokenizer.chat_template:
-            raise BenchmarkError(f"{config.model}: its tokenizer has no chat template, so it cannot be asked")
+            raise BenchmarkError(f"{config.model}: its tokenizer has no chat template, so it cannot be evaluated")
         self._stops = stop_token_ids(model, self._tokenizer)
         self.positions = model.config.max_position_embeddings
         self.engine = Engine(
@@ -153,17 +153,17 @@ class LocalModel:
         from socialr1_jax.models.temperature import GREEDY
         from socialr1_jax.sampling.shared_prefill import good_order
 
-        yield from self._likelihoods([(i, one) for i, one in enumerate(asked) if one.continuations])
-        sampled = [i for i, one in enumerate(asked) if not one.continuations]
+        yield from self._likelihoods([(i, question) for i, question in enumerate(asked) if question.continuations])
+        sampled = [i for i, question in enumerate(asked) if not question.continuations]
         calls: dict[tuple[Any, ...], list[_Prompt]] = {}  # grouped by compiled program
         equal: dict[tuple[Any, ...], _Prompt] = {}
         for i, ids in zip(sampled, self.tokens([asked[i].messages for i in sampled]), strict=True):
-            one, tokens = asked[i], array("i", ids)  # a tenth of a list's memory
+            question, tokens = asked[i], array("i", ids)  # a tenth of a list's memory
             left = self.positions - len(tokens)
             if left < 1:
-                yield from ((i, sample, Reply("", "too_long", 0)) for sample in one.samples)
+                yield from ((i, sample, Reply("", "too_long", 0)) for sample in question.samples)
                 continue
-            sampling = self.sampling(min(one.max_new_tokens, left), max(one.samples) + 1, one.decoding)
+            sampling = self.sampling(min(question.max_new_tokens, left), max(question.samples) + 1, question.decoding)
             # Greedy decoding: equal prompts have equal replies and are decoded once.
             key = (tokens.tobytes(), sampling) if sampling.temperature < GREEDY else (i,)
             if key not in equal:
@@ -171,12 +171,12 @@ class LocalModel:
                 calls.setdefault((sampling.filters, sampling.repetition_penalty == 1), []).append(equal[key])
             equal[key].places.append(i)
         for prompts in calls.values():
-            new = [min(one.sampling.max_new_tokens, self.engine.segment_tokens) for one in prompts]
-            ordered = [prompts[i] for i in good_order([one.tokens for one in prompts], new)]
-            numbers = [_number(asked[one.places[0]].key, 8) for one in ordered]
+            new = [min(prompt.sampling.max_new_tokens, self.engine.segment_tokens) for prompt in prompts]
+            ordered = [prompts[i] for i in good_order([prompt.tokens for prompt in prompts], new)]
+            numbers = [_number(asked[prompt.places[0]].key, 8) for prompt in ordered]
             with jax.set_mesh(self.mesh):
                 ended = self.engine.completions(
-                    [one.tokens for one in ordered], [one.sampling for one in ordered], prompt_ids=numbers
+                    [prompt.tokens for prompt in ordered], [prompt.sampling for prompt in ordered], prompt_ids=numbers
                 )
                 for at, sample, completion in ended:
                     reply = self.reply(completion)
@@ -192,15 +192,15 @@ class LocalModel:
             return self._tokenizer(list(texts), add_special_tokens=False)["input_ids"]
 
         questions, places = [], []
-        for i, one in asked:
-            text = one.messages[-1]["content"]
-            prompt, *whole = encoded([text, *(text + tail for tail in one.continuations)])
+        for i, question in asked:
+            text = question.messages[-1]["content"]
+            prompt, *whole = encoded([text, *(text + tail for tail in question.continuations)])
             tails = [tokens[len(prompt) :] for tokens in whole]
             if len(prompt) + max(map(len, tails)) > self.positions:
-                yield from ((i, sample, Reply("", "too_long", 0)) for sample in one.samples)
+                yield from ((i, sample, Reply("", "too_long", 0)) for sample in question.samples)
             else:
                 questions.append((prompt, tails))
-                places.append((i, one.samples))
+                places.append((i, question.samples))
         with jax.set_mesh(self.mesh):
             for at, logprobs in continuation_logprobs(self.engine, questions):
                 i, samples = places[at]

@@ -102,7 +102,6 @@ def headline_table(results: Sequence[TaskResult]) -> Table:
 
 
 def figure_table(result: TaskResult) -> Table:
-    """Return a table of a task's figures, with its baselines if it has any."""
     beside = bool(result.baselines)
     return _head(beside), [_cells(result, name, metric, beside) for name, metric in result.metrics.items()]
 
@@ -146,7 +145,7 @@ def _parts(config: EvaluateConfig, results: Sequence[TaskResult], identity: Mapp
     if rows:
         parts += ["Beside published figures", (("task", "this model, social_r1", *_COLUMNS), rows), _NOTE]
     if left_out:
-        parts.append(f"Not beside published figures, which would not compare: {', '.join(left_out)}.")
+        parts.append(f"Not comparable with published figures: {', '.join(left_out)}.")
     for result in results:
         parts += [result.task, figure_table(result), *result.notes]
     return parts

@@ -76,5 +76,5 @@ def _read(path: Path, is_row: Callable[[Any], bool]) -> tuple[list[JsonRow], int
             if is_row(row):
                 rows.append(row)
             else:
-                log.warning("%s line %d cannot be used and does not count", path, number)
+                log.warning("%s line %d is invalid and is ignored", path, number)
     return rows, whole

@@ -84,7 +84,7 @@ def folder_of(name: str, source: str, data_dir: Path) -> Path:
     if not folder.is_dir():
         raise NoFolder(f"{name}: there is no folder {folder}; get the data from {source}")
     if [file.name for file in folder.iterdir()] == [FILE]:
-        raise NoFolder(f"{name}: there are no data in {folder}; get them from {source}")
+        raise NoFolder(f"{name}: no data in {folder}; get them from {source}")
     return folder
 
 
@@ -150,7 +150,7 @@ def run_task(
     decoding: dict[str, dict[str, float]] = {}
     scored: list[tuple[ProtocolName, ScoredReply]] = []
     for protocol, answers in ask(task, asked, config, respondent, replies, said).items():
-        limit = max(_limit(config, one) for one in asked[protocol])
+        limit = max(_limit(config, request) for request in asked[protocol])
         decoding[protocol] = drawn_with(config, task, protocol)._asdict() | {"max_new_tokens": limit}
         if config.predict_only:
             scored += [(protocol, ScoredReply(*answer, "", Grade("", math.nan))) for answer in answers]
@@ -177,14 +177,14 @@ def run_task(
     notes += skipped_notes(name, config, asked)
     for which, rates in status.items():
         if rates["truncated"] > 0.5:
-            notes.append(f"{which}: {rates['truncated']:.0%} of the replies were cut: give a larger max_new_tokens")
+            notes.append(f"{which}: {rates['truncated']:.0%} of the replies were truncated: increase max_new_tokens")
     if lost:
         reason = next((reply.reason for reply in lost if reply.reason), "")
         counts = Counter(reply.cause or reply.finish_reason for reply in lost)
         causes = ", ".join(f"{cause} {count}" for cause, count in counts.most_common()) + (reason and f": {reason}")
         notes.append(
             f"{len(lost)} of {len(scored)} replies failed ({causes}); their items are left out of the figures; run "
-            "the same command to ask again"
+            "the same command to retry"
         )
     return TaskResult(
         task=name,
@@ -275,21 +275,21 @@ def _replies(
     asked: Sequence[Asked], respondent: Respondent, replies: ReplyFile, said: Callable[[str], None]
 ) -> list[tuple[int, int, Reply]]:
     """Return (index, sample, reply) for all prompts and samples, in order."""
-    by_sample = {(i, s): reply for i, one in enumerate(asked) for s in one.samples if (reply := replies.get(one, s))}
+    by_sample = {(i, s): reply for i, p in enumerate(asked) for s in p.samples if (reply := replies.get(p, s))}
     missing: list[tuple[int, Asked]] = []
-    for i, one in enumerate(asked):
-        if left := tuple(s for s in one.samples if (i, s) not in by_sample):
-            missing.append((i, replace(one, samples=left)))
+    for i, prompt in enumerate(asked):
+        if left := tuple(s for s in prompt.samples if (i, s) not in by_sample):
+            missing.append((i, replace(prompt, samples=left)))
     for _ in by_sample:
         said("known")
     if by_sample and isinstance(respondent, Endpoint):  # the missing prompts may be exactly those that it rejects
         respondent.answered_before()
-    for at, sample, reply in respondent.replies([one for _, one in missing]):
+    for at, sample, reply in respondent.replies([prompt for _, prompt in missing]):
         i = missing[at][0]
         replies.add(asked[i], sample, reply)
         by_sample[i, sample] = reply
         said(f"{reply.tokens} tokens")
-    return [(i, s, by_sample[i, s]) for i, one in enumerate(asked) for s in one.samples]
+    return [(i, s, by_sample[i, s]) for i, prompt in enumerate(asked) for s in prompt.samples]
 
 
 def drawn_with(config: EvaluateConfig, task: Task, protocol: ProtocolName) -> Decoding:

@@ -132,7 +132,6 @@ def baselines(task: Task, requests: Sequence[Request], examples: Sequence[Exampl
 
 
 def status_rates(scored: Sequence[ScoredReply]) -> dict[str, float]:
-    """Return the share of replies with each status."""
     counts = Counter(row.status for row in scored)
     return {status: counts[status] / len(scored) if scored else math.nan for status in STATUSES}
 

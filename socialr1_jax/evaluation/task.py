@@ -83,7 +83,6 @@ class Data:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Return the texts of the remarks."""
         return tuple(remark.text for remark in self.remarks)
 
 

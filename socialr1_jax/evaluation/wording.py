@@ -41,7 +41,7 @@ class WordingConfig(Section):
     @classmethod
     def _is_known(cls, name: str) -> str:
         if name not in SOURCES:
-            raise ValueError(f"{name!r} is none of {', '.join(SOURCES)}")
+            raise ValueError(f"{name!r} is not one of {', '.join(SOURCES)}")
         return name
 
 
@@ -53,7 +53,7 @@ def write_wording(config: WordingConfig) -> None:
     write_json(output, content)
     print_result(f"{len(content['texts'])} texts of {content['source']} in {output}, SHA-256 {content['sha256']}")
     if content["sha256"] not in {source.known for source in SOURCES[config.benchmark].versions}:
-        remark(f"{config.source} is not {content['source']}: figures may not compare")
+        remark(f"{config.source} is not {content['source']}: figures may not be comparable")
 
 
 def content_of(benchmark: str, checkout: Path) -> dict[str, Any]:
@@ -131,17 +131,17 @@ def _origin(source: TextSource, digest: str, written: Any) -> str:
     if digest == source.known:
         return f"the wording of {source.version}"
     which = f"is of another version than {source.version}" if digest == written else "was edited by hand"
-    return f"the wording of a {FILE} that {which}: figures may not compare"
+    return f"the wording of a {FILE} that {which}: figures may not be comparable"
 
 
 def _again(name: str) -> str:
-    return f"make it with socialr1 prompts --benchmark {name} --source CHECKOUT --output FILE"
+    return f"create it with socialr1 prompts --benchmark {name} --source CHECKOUT --output FILE"
 
 
 def _checked(content: Mapping[str, Any], name: str, path: Path) -> dict[str, str]:
     """Return the texts after checking that all of the benchmark's texts are there, with the expected fields."""
     if (benchmark := content.get("benchmark")) != name:
-        raise BenchmarkError(f"{path}: is of {printable(repr(benchmark), 60)}, not of {name}; {_again(name)}")
+        raise BenchmarkError(f"{path}: is for {printable(repr(benchmark), 60)}, not {name}; {_again(name)}")
     texts = content.get("texts")
     if not isinstance(texts, dict):
         raise BenchmarkError(f"{path}: has no object 'texts'; {_again(name)}")
@@ -150,7 +150,7 @@ def _checked(content: Mapping[str, Any], name: str, path: Path) -> dict[str, str
         raise BenchmarkError(f"{path}: the text {missing[0]!r} is missing; {_again(name)}")
     if unknown := [text for text in texts if text not in expected]:
         named = printable(repr(unknown[0]), 60)
-        raise BenchmarkError(f"{path}: the text {named} is none of {name}'s, which are {listed(expected)}")
+        raise BenchmarkError(f"{path}: the text {named} is not one of {name}'s, which are {listed(expected)}")
     for text, fields in expected.items():
         if (present := fields_of(texts[text])) != set(fields):
             has, needs = (listed(sorted(names)) or "none" for names in (present, fields))

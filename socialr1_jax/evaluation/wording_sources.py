@@ -59,7 +59,6 @@ class TextSource:
 
     @property
     def fields(self) -> dict[str, _Fields]:
-        """Return the fields of each text."""
         pairs = ((text, fields) for place in self.places for text, fields in place.texts.items())
         return {text: fields for text, fields in pairs if not text.startswith("_")}
 
@@ -91,7 +90,6 @@ class TextSource:
 
 
 def fields_of(text: str) -> set[str]:
-    """Return the field names of a text."""
     return {name for name in FIELD.findall(text) if name}
 
 
@@ -221,7 +219,7 @@ def _formatted(text: str, fields: _Fields) -> str:
         pieces.append(_escaped(literal))
         if field is not None:
             if spec or conversion or field not in fields:
-                raise ValueError(f"has the field {field!r}, which is none of {', '.join(fields)}")
+                raise ValueError(f"has the field {field!r}, which is not one of {', '.join(fields)}")
             pieces.append(f"{{{field}}}")
             used.append(field)
     if missing := [field for field in fields if field not in used]:

@@ -133,12 +133,10 @@ class Episode:
 
     @property
     def agent(self) -> int:
-        """Return the index of the agent whose turn it is."""
         return len(self.turns) % 2
 
     @property
     def turn_key(self) -> str:
-        """Return the key of the next turn."""
         return f"{self.setting.key}#{len(self.turns)}"
 
     def messages(self) -> Messages:
@@ -191,7 +189,6 @@ class Episode:
         return f"{_context(self.setting, seen, goals, ENVIRONMENT)}\n\nThe conversation:\n{history}"
 
     def row(self, run: str) -> dict[str, Any]:
-        """Return the episode as a row of the episodes' file."""
         setting = self.setting
         return {
             "key": setting.key,
@@ -209,7 +206,6 @@ class Episode:
 
     @classmethod
     def from_row(cls, setting: Setting, row: Mapping[str, Any]) -> Episode:
-        """Rebuild an episode from its row."""
         return cls(setting, tuple(Turn(**turn) for turn in row["turns"]))
 
     def _history(self, clean: Callable[[str], str], first: int, idle: bool = True) -> str:

@@ -88,7 +88,6 @@ def figures(
 
 
 def clustered(values: Sequence[float], clusters: Sequence[str]) -> Figure:
-    """Return the mean with its 95 % interval over clusters."""
     mean, stderr, n = mean_metric(values, clusters)
     return Figure(mean, stderr, *around(mean, stderr, n), n, len(values))
 

@@ -51,7 +51,6 @@ class LocalSpeaker:
         return self._feed.rows
 
     def submit(self, key: str, messages: Messages, seed: int) -> None:
-        """See `Speaker`."""
         (tokens,) = self._model.tokens([messages])
         if len(tokens) > self._longest:
             self._too_long.append(key)
@@ -60,7 +59,6 @@ class LocalSpeaker:
             self._asked[self._feed.add(tokens, seed)] = key
 
     def poll(self, wait: float) -> list[tuple[str, Utterance]]:
-        """See `Speaker`."""
         found = [(key, Utterance("", truncated=True)) for key in self._too_long]
         self._too_long = []
         if self._asked:
@@ -90,7 +88,6 @@ class EndpointSpeaker:
         self._calls[self._endpoint.start(Asked(key, messages, self._new_tokens), schema=self._schema)] = key
 
     def poll(self, wait: float) -> list[tuple[str, Utterance]]:
-        """See `Speaker`."""
         ended, _ = futures.wait(self._calls, timeout=wait, return_when=futures.FIRST_COMPLETED)
         return [(self._calls.pop(call), spoken(self._endpoint.result(call))) for call in ended]
 

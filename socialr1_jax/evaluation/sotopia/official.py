@@ -151,8 +151,8 @@ def _context(wording: Wording, setting: Setting, viewer: int | None) -> str:
     if not head:
         values = dict(zip(("first", "second", "background_1", "background_2"), (*names, *seen), strict=True))
         return _unindented(wording.text("context", scenario=scenario, goal_1=goals[0], goal_2=goals[1], **values))
-    backgrounds = (wording.text("background", name=who, background=one) for who, one in zip(names, seen, strict=True))
-    wanted = (wording.text("goal", name=who, goal=one) for who, one in zip(names, goals, strict=True))
+    backgrounds = (wording.text("background", name=who, background=own) for who, own in zip(names, seen, strict=True))
+    wanted = (wording.text("goal", name=who, goal=goal) for who, goal in zip(names, goals, strict=True))
     return _unindented(
         wording.text(
             "context",

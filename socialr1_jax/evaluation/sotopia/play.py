@@ -143,13 +143,12 @@ def feed(
         for speaker in busy:
             for key, reply in speaker.poll(WAIT if len(busy) == 1 else SHORT_WAIT):
                 if key not in in_hand[id(speaker)]:
-                    raise RuntimeError(f"a speaker answered {key}, which it was not asked or had answered")
+                    raise RuntimeError(f"a speaker answered {key}, which is not pending")
                 in_hand[id(speaker)].remove(key)
                 ask(take(key, reply))
 
 
 def read_episodes(file: Path) -> dict[str, JsonRow]:
-    """Return the finished episodes of a file by key."""
     return {row["key"]: row for row in read_rows(file, is_episode)}
 
 

@@ -88,7 +88,6 @@ class Benchmark(Data):
         return name == "all" or scenario.id in self.hard
 
     def pairs_of(self, name: SetName) -> tuple[AgentPair, ...]:
-        """Return the pairs of a set, in file order."""
         return tuple(pair for pair in self.pairs if self.is_in(name, pair.scenario))
 
 

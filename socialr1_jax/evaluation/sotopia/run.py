@@ -60,7 +60,6 @@ class Players(NamedTuple):
     judge: Respondent | None
 
     def close(self) -> None:
-        """Stop the threads."""
         for player in self:
             if player:
                 player.close()
@@ -75,8 +74,8 @@ def load_benchmark(data_dir: Path, rules: Rules | None = None) -> profiles.Bench
     benchmark = with_wording(NAME, folder, profiles.load(folder))
     if rules and benchmark.wording and (theirs := rules_of(benchmark.wording)) != rules:
         raise BenchmarkError(
-            f"{folder / FILE}: its texts are of version {theirs}, and sotopia_rules is {rules}: give "
-            f"sotopia_rules={theirs}, or make the file of a checkout of that version"
+            f"{folder / FILE}: its texts are of version {theirs}, but sotopia_rules is {rules}: set "
+            f"sotopia_rules={theirs}, or create the file from a checkout of that version"
         )
     return benchmark
 
@@ -151,7 +150,6 @@ def run_sotopia(
 
 
 def settings_of(config: EvaluateConfig, benchmark: profiles.Benchmark) -> list[Setting]:
-    """Return the configured episodes."""
     settings = episodes_of(benchmark, config.sotopia_set, config.num_samples, config.sotopia_rules)
     return settings[: config.limit or None]
 
@@ -239,7 +237,7 @@ def _result(
     status: dict[str, dict[str, float]] = {}
     temperature = about["tested"]["temperature"]
     details, notes = about, [f"rules of SOTOPIA {config.sotopia_rules}, agents at temperature {temperature}"]
-    notes += [f"{one}: figures of a model with itself do not compare" for one in config.same_players]
+    notes += [f"{one}: figures of a model with itself are not comparable" for one in config.same_players]
     notes += [*benchmark.notes, note_on(NAME, benchmark), *skipped_notes(NAME, config, PROTOCOLS)]
     complete = not played.failed
     for name in SETS if config.sotopia_set == "all" else (config.sotopia_set,):
@@ -257,17 +255,13 @@ def _result(
             status[f"official_{name}"] = _status(of_set)
     unjudged = [row["cause"] for row in verdicts.values() if row["status"] != "ok"]
     if unjudged:
-        notes.append(
-            f"{counted(len(unjudged), 'verdict')} failed ({unjudged[0]}); run the same command to ask for them again"
-        )
+        notes.append(f"{counted(len(unjudged), 'verdict')} failed ({unjudged[0]}); run the same command to retry")
     failure = next(iter(played.failed.values()), "") if not played.episodes else ""
     if unjudged and len(unjudged) == len(verdicts):
         failure = f"no verdict of the judge: {unjudged[0]}"
     if played.failed:
         causes = sorted(set(played.failed.values()))
-        notes.append(
-            f"{counted(len(played.failed), 'episode')} given up ({causes[0]}); run the same command to play them again"
-        )
+        notes.append(f"{counted(len(played.failed), 'episode')} abandoned ({causes[0]}); run the same command to retry")
     return TaskResult(
         task=NAME,
         metrics=metrics,

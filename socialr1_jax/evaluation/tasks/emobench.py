@@ -81,7 +81,7 @@ def load(folder: Path) -> Data:
         for where, row in reading.rows(reading.find(f"{part}.jsonl"), "line"):
             _check(row, part, where)
             language, qid = row["language"], row["qid"]
-            reading.once((part, language, qid), f"{where}: qid {qid} is there twice in {language}")
+            reading.once((part, language, qid), f"{where}: qid {qid} occurs twice in {language}")
             items.append({"part": part, **row})
     reading.count(len(items), _WHOLE, "questions")
     return reading.data(items)

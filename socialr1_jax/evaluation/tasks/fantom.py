@@ -56,13 +56,13 @@ def load(folder: Path) -> Data:
     rows = reading.rows(reading.find("fantom_v1.json", "fantom_v1_recovered.json"), "set")
     for where, item in rows:
         _check(item, where)
-        reading.once(item["set_id"], f"{where}: the set_id {item['set_id']} is there twice")
+        reading.once(item["set_id"], f"{where}: the set_id {item['set_id']} occurs twice")
     items = [item for _, item in rows]
     reading.count(len(items), _SETS, "sets")
     notes = [_skipped_note(items, context) for context in CONTEXTS]
     if hopeless := [item["set_id"] for item in items if _is_hopeless(item["answerabilityQA_list"])]:
         notes.append(
-            f"lists that no reply can get right, a wrong name being part of a right one: {', '.join(hopeless)}"
+            f"lists that no reply can get right, since a wrong name is part of a right one: {', '.join(hopeless)}"
         )
     if not embeddings.installed():
         notes.append(f"without belief_dist, ALL* and the orders: {embeddings.FANTOM_MODEL} needs sentence-transformers")

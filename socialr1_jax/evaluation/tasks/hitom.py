@@ -59,7 +59,7 @@ def load(folder: Path) -> Data:
         if text(row, "prompting_type", where) not in _TYPES:
             raise BenchmarkError(f"{where}: the prompting_type is {row['prompting_type']!r}, neither CoTP nor VP")
         item = _item(row, where)
-        reading.once(item["sample_id"], f"{where}: the sample_id {item['sample_id']} is there twice")
+        reading.once(item["sample_id"], f"{where}: the sample_id {item['sample_id']} occurs twice")
         (other_cells if row["prompting_type"] == "VP" else cells).setdefault(
             (item["deception"], item["story_length"], item["question_order"]), []
         ).append(item)

@@ -71,7 +71,7 @@ def load(folder: Path) -> Data:
         rows = reading.rows(reading.find(f"{source}_questions.json", under=source), "scenario")
         for where, row in rows:
             _check(row, where)
-            reading.once((source, row["idx"]), f"{where}: idx {row['idx']} is there twice")
+            reading.once((source, row["idx"]), f"{where}: idx {row['idx']} occurs twice")
             items.append({"source": source, **row})
         reading.count(len(rows), whole, "scenarios", source)
     return reading.data(items)
@@ -87,7 +87,7 @@ def _check(row: Any, where: str) -> None:
             raise BenchmarkError(f"{where}: Options {number} are not six texts 'A. ...' to 'F. ...': {options}")
         gold = text(row, f"Correct Answer {number}", where)
         if len(gold) != 1 or gold not in LETTERS[:_OPTIONS]:
-            raise BenchmarkError(f"{where}: Correct Answer {number} is {gold!r}, no letter A to F")
+            raise BenchmarkError(f"{where}: Correct Answer {number} is {gold!r}, not a letter A to F")
 
 
 def requests(data: Data, protocol: ProtocolName, seed: int) -> list[Request]:

@@ -96,7 +96,7 @@ def find_file(folder: Path, *names: str) -> Path:
         if subsets := sorted(path for path in folder.glob("*") if pattern.fullmatch(path.name)):
             return subsets[-1]
     missing = " or ".join(names)
-    raise BenchmarkError(f"{folder}: there is no {missing}; socialr1 evaluate --list says where it is from")
+    raise BenchmarkError(f"{folder}: there is no {missing}; socialr1 evaluate --list says where to get it")
 
 
 def read_json(path: Path) -> Any:
@@ -144,10 +144,10 @@ def file_remarks(found: Mapping[str, str], known: Mapping[str, str] = SUMS) -> I
     """
     for name, digest in found.items():
         if known.get(name, digest) != digest:
-            text = f"{name} is not the published file (SHA-256 {digest[:12]}...): figures may not compare"
+            text = f"{name} is not the published file (SHA-256 {digest[:12]}...): figures may not be comparable"
             yield Remark(text, "other")
         elif re.search(r"\.first\d+\.", name):
-            yield Remark(f"{name} is a part of the published file: figures do not compare with published ones")
+            yield Remark(f"{name} is a part of the published file: figures are not comparable with published ones")
 
 
 # --------------------------------------------------------------------------------------------------- fields of a row
@@ -177,7 +177,7 @@ def texts(row: Any, key: str, where: str) -> list[str]:
     """Return a field that is a list of strings, possibly empty. Raises BenchmarkError."""
     values = field(row, key, list, where)
     if not all(isinstance(value, str) for value in values):
-        raise BenchmarkError(f"{where}: {key!r} holds more than texts")
+        raise BenchmarkError(f"{where}: {key!r} holds values that are not strings")
     return values
 
 

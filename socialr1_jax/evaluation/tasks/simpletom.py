@@ -52,7 +52,7 @@ def load(folder: Path) -> Data:
         rows = reading.rows(reading.find("test.jsonl", under=name, prefix=f"{name}/"))
         for where, row in rows:
             story_id = _story_id(row, kind, where)
-            reading.once((kind, story_id), f"{where}: the id {row['id']!r} is there twice")
+            reading.once((kind, story_id), f"{where}: the id {row['id']!r} occurs twice")
             by_story.setdefault(story_id, []).append({"set": "simpletom", "type": kind, "story_id": story_id, **row})
         reading.count(len(rows), _WHOLE, "questions", name)
     items = [row for story in by_story.values() for row in story]

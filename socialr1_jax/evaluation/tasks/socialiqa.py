@@ -41,14 +41,13 @@ def load(folder: Path) -> Data:
         for name in ("context", "question", *_OPTIONS):
             text(row, name, where)
         if label not in _LABELS:
-            raise BenchmarkError(f"{labels_file}, line {number}: the label is {label!r}, none of 1, 2 and 3")
+            raise BenchmarkError(f"{labels_file}, line {number}: the label is {label!r}, not 1, 2 or 3")
         items.append({**row, "number": number, "label": label})
     reading.count(len(items), _WHOLE, "questions")
     return reading.data(items)
 
 
 def request_of(item: Mapping[str, Any], protocol: ProtocolName) -> Request:
-    """Return the request of a question."""
     id = f"dev-{item['number']}"
     options = [item[name].strip() for name in _OPTIONS]
     gold = LETTERS[_LABELS.index(item["label"])]

@@ -94,7 +94,7 @@ def load(folder: Path) -> Data:
         reading.count(len(rows), whole, "conversations", name)
     ids = [question["q_id"] for item in items for name, _ in _ASKED.values() for question in item[name]]
     if twice := sorted(name for name, times in Counter(ids).items() if times > 1):
-        raise BenchmarkError(f"{folder}: question ids that are there twice: {', '.join(twice[:5])}")
+        raise BenchmarkError(f"{folder}: these question ids occur twice: {', '.join(twice[:5])}")
     return reading.data(items)
 
 

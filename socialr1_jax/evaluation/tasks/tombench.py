@@ -111,7 +111,7 @@ def _abilities(named: str, where: str) -> list[str]:
     abilities = _NEXT_ABILITY.split(named.strip().lower())
     for ability in abilities:
         if ability.partition(":")[0] not in GROUPS:
-            raise BenchmarkError(f"{where}: the ability {shown(named)} is of none of the groups {', '.join(GROUPS)}")
+            raise BenchmarkError(f"{where}: the ability {shown(named)} is in none of the groups {', '.join(GROUPS)}")
     return abilities
 
 

@@ -62,7 +62,7 @@ def load(folder: Path, columns: Mapping[str, str | Sequence[str]] | None = None)
         raise BenchmarkError(f"{path}: the file holds no rows")
     notes = [f"columns read from {path.name}: " + "; ".join(f"{k} = {', '.join(v)}" for k, v in (places or {}).items())]
     if len(items) != _WHOLE:
-        notes.append(f"{len(items)} questions, not the {_WHOLE} of the held-out set: figures do not compare with it")
+        notes.append(f"{len(items)} questions, not the {_WHOLE} of the held-out set: figures are not comparable")
     remarks = tuple(map(Remark, notes))
     return Data(items=items, files={path.name: sha256(path)}, remarks=remarks, whole=len(items) == _WHOLE)
 
@@ -89,7 +89,7 @@ def _told(folder: Path) -> Mapping[str, Any]:
 def _places(known: Sequence[str], configured: Mapping[str, Any], path: Path) -> dict[str, tuple[str, ...]]:
     """Return the columns of each field. Raises BenchmarkError."""
     if unknown := [name for name in configured if name not in _LIKELY]:
-        raise BenchmarkError(f"{_COLUMNS_FILE}: {unknown[0]!r} is none of the fields {', '.join(_LIKELY)}")
+        raise BenchmarkError(f"{_COLUMNS_FILE}: {unknown[0]!r} is not one of the fields {', '.join(_LIKELY)}")
     places: dict[str, tuple[str, ...]] = {}
     for name in _LIKELY:
         if name not in configured:
