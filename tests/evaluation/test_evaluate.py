@@ -347,7 +347,7 @@ def test_published_figures_stand_beside_comparable_ones_alone(toy, tmp_path, mon
     whole.evaluate(toy(**changes))
     said = (tmp_path / "out" / "results.md").read_text()
     assert ("0.7083" in said) is not bool(reason)
-    assert (f"would not compare: hitom ({reason})" in said) is bool(reason)
+    assert (f"Not comparable with published figures: hitom ({reason})" in said) is bool(reason)
 
 
 def test_what_was_not_asked_has_no_figure(toy):

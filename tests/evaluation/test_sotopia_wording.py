@@ -479,7 +479,7 @@ def test_an_evaluation_says_whose_words_it_was_in(tmp_path, server, capsys):
     assert "prompts.json" in found["files"]["sotopia"]
     schemas = [body["response_format"] for body in server.bodies if "response_format" in body]
     assert all("agent_1_evaluation" in json.dumps(schema) for schema in schemas)
-    with pytest.raises(BenchmarkError, match=r"its texts are of version 0\.1\.4, and sotopia_rules is head"):
+    with pytest.raises(BenchmarkError, match=r"its texts are of version 0\.1\.4, but sotopia_rules is head"):
         evaluated("head", "sotopia_rules=head")
 
     content = json.loads((data / "prompts.json").read_text())
