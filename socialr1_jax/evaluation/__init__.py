@@ -1,1 +1,1 @@
-"""Evaluation: benchmarks and question files asked and scored, two runs compared, question files audited."""
+"""Evaluation on benchmarks and question files, comparison of two runs, and audits of question files."""

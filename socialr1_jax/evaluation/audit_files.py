@@ -1,4 +1,4 @@
-"""Audits of question files, benchmarks and generated stories: reading, the table on the console, the plot."""
+"""Audits of question files, benchmarks and generated stories: reader, console table and plot."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from socialr1_jax.runtime.terminal import counted, print_result, printable, rema
 
 _MOST_TYPES = 20  # on the console
 _MOST_PANELS = 30  # of a plot
-_SOFTWARE = "socialr1_jax audit_questions"  # in the plot's file, so that it is known as ours
+_SOFTWARE = "socialr1_jax audit_questions"  # PNG metadata that marks a file as our plot
 _KEYS = {"n", "chance", "rules", "by_type", "pair"}
 
 _COLOURS = ("#1f5fbf", "#b3541e", "#2f7d5b", "#7a4fb0", "#a3325f", "#6b6a65")
@@ -44,9 +44,9 @@ _STYLE: dict[Any, Any] = {
 
 
 def print_audits(config: AuditConfig) -> int:
-    """Print the audit of each source and write those files that are asked for; return exit status 2 if there is none.
+    """Print the audit of each source and write the configured files; return exit status 2 if no source can be audited.
 
-    Raises ForeignFile (an OSError) for a file that is not replaced.
+    Raises ForeignFile (an OSError) if an output file exists that this command did not write.
     """
     if config.output:
         refuse_foreign_audit(Path(config.output))
@@ -56,7 +56,7 @@ def print_audits(config: AuditConfig) -> int:
     audits = {}
     for source in dict.fromkeys(config.files):
         try:
-            with collected_warnings("socialr1_jax"):  # the remarks name the rows that are left out
+            with collected_warnings("socialr1_jax"):  # the remarks report the dropped rows
                 examples, remarks = read_source(source, config.columns, config.where, config.first_label)
         except (ValueError, ImportError, OSError) as error:
             remark(f"not audited: {printable(str(error), 500)}")
@@ -76,7 +76,7 @@ def _learned_rules_work() -> bool:
     try:
         import sklearn  # noqa: F401
     except ImportError:
-        remark("no_story and bag_of_words are left out: pip install -e '.[audit]'")
+        remark("no_story and bag_of_words need scikit-learn and are left out: pip install -e '.[audit]'")
         return False
     return True
 
@@ -84,16 +84,16 @@ def _learned_rules_work() -> bool:
 def read_source(
     source: str, columns: Mapping[str, str], where: Mapping[str, str], first_label: int = 0
 ) -> tuple[list[Example], tuple[str, ...]]:
-    """Return the questions of a source that have options, and a remark on each kind of row that is left out.
+    """Return the questions of a source that have options, and a remark on each kind of dropped row.
 
-    A source is a file, hub dataset or `stories:COUNT` as `open_questions` takes it, or a folder. A folder with the name
-    of a benchmark is read as evaluate.py reads it: English, the short contexts of FANToM. Of any other folder all
-    question files are one source. `columns`, `where` and `first_label` are those of `open_questions`.
+    A source is a file, hub dataset or `stories:COUNT` as in `open_questions`, or a folder. A folder named after a
+    benchmark is read as in evaluate.py, but only in English and, for FANToM, with short contexts. In any other folder
+    all question files form one source. `columns`, `where` and `first_label` are those of `open_questions`.
 
-    Raises DataError or BenchmarkError (ValueErrors), or OSError, when there is nothing to audit.
+    Raises DataError or BenchmarkError (both ValueErrors) or OSError if there is nothing to audit.
     """
     if not source:
-        raise DataError("a source without a name")
+        raise DataError("empty source name")
     folder = Path(source)
     if os.path.isdir(source) and folder.resolve().name in set(TASKS) - {"sotopia"}:
         return _benchmark(folder), ()
@@ -101,10 +101,10 @@ def read_source(
     if os.path.isdir(source):
         sources = [str(file) for file in sorted(folder.rglob("*")) if file.suffix.lower() in ROW_SUFFIXES]
         if not sources:
-            raise DataError(f"{source}: a folder without question files, and not named after a benchmark")
+            raise DataError(f"{source}: a folder without question files that is not named after a benchmark")
     questions = open_questions(sources, columns=columns, where=where, allow_bad_rows=True, first_label=first_label)
-    found = list(questions)
-    examples = [example for example in found if example.options]
+    rows = list(questions)
+    examples = [example for example in rows if example.options]
     if not examples:
         raise DataError(f"{source}: no question has options; only multiple choice can be audited")
     remarks = []
@@ -112,8 +112,8 @@ def read_source(
         remarks.append(
             f"left out {counted(questions.dropped, 'row')} that cannot be used: {summary(questions.bad_rows)}"
         )
-    if len(found) > len(examples):
-        remarks.append(f"left out {counted(len(found) - len(examples), 'question')} without options")
+    if len(rows) > len(examples):
+        remarks.append(f"left out {counted(len(rows) - len(examples), 'question')} without options")
     return examples, tuple(remarks)
 
 
@@ -132,16 +132,16 @@ def _benchmark(folder: Path) -> list[Example]:
 
 
 def remarks_on(audit: Mapping[str, Any]) -> list[str]:
-    """Return what a reader of the figures must know."""
+    """Return caveats about the figures of an audit."""
     remarks = []
     if audit["n"] == 1:
-        remarks.append("one question only: its figures have no interval")
+        remarks.append("only one question: figures have no interval")
     if unmentioned := audit["n"] - audit["mentioned"]:
         remarks.append(
-            f"the story mentions no option in {unmentioned} of {audit['n']} questions: rules of mention guess"
+            f"the story mentions no option in {unmentioned} of {audit['n']} questions; rules of mention guess there"
         )
     if "constant" not in audit["rules"]:
-        remarks.append("fewer than three stories: rules that count over other questions are left out")
+        remarks.append("fewer than three stories: rules fitted on other stories are left out")
     return remarks
 
 
@@ -179,7 +179,7 @@ def _best(part: Mapping[str, Any]) -> str:
 
 
 def refuse_foreign_audit(file: Path) -> None:
-    """Raise ForeignFile if there is a file that does not hold audits."""
+    """Raise ForeignFile if the file exists and does not hold audits."""
 
     def is_own(file: Path) -> bool:
         audits = read_json(file)
@@ -189,7 +189,7 @@ def refuse_foreign_audit(file: Path) -> None:
 
 
 def refuse_foreign_plot(file: Path) -> None:
-    """Raise ForeignFile if there is a file that `plot_audits` did not write."""
+    """Raise ForeignFile if the file exists and was not written by `plot_audits`."""
 
     def is_own(file: Path) -> bool:
         with file.open("rb") as opened:
@@ -200,9 +200,9 @@ def refuse_foreign_plot(file: Path) -> None:
 
 
 def plot_audits(audits: Mapping[str, Mapping[str, Any]], file: Path) -> None:
-    """Draw the accuracy of each rule with its 95 % interval into a PNG, one panel for each of the first 30 sources.
+    """Plot the accuracy of each rule with its 95 % interval as a PNG, one panel for each of the first 30 sources.
 
-    The dotted line is chance, the dashed one chance + 0.20.
+    Dotted line: chance. Dashed line: chance + 0.20.
     """
     import matplotlib
     from matplotlib.figure import Figure
@@ -234,6 +234,6 @@ def plot_audits(audits: Mapping[str, Mapping[str, Any]], file: Path) -> None:
 
 
 def _title(source: str) -> str:
-    """Return the end of a source's name; characters that the font lacks are escapes."""
+    """Return the end of a source's name; escape non-ASCII characters, which the font may lack."""
     name = printable(Path(source).name or source, 40)
     return name.encode("ascii", "backslashreplace").decode()

@@ -1,4 +1,4 @@
-"""The `social_r1` protocol: the cards' prompt, the letter in <Answer>, plain accuracy."""
+"""The `social_r1` protocol: prompt of the SocialR1 model cards, letter in <Answer>, plain accuracy."""
 
 from __future__ import annotations
 
@@ -19,61 +19,61 @@ _NEW_TOKENS = 2048  # the cards' limit, thoughts and answer together
 
 
 def lettered(options: Sequence[str]) -> str:
-    """Return the options with a letter each, one a line."""
+    """Return the options as lines, each with its letter."""
     return "\n".join(f"{letter}. {option}" for letter, option in zip(LETTERS, options, strict=False))
 
 
 def card_request(
     *, id: str, item: str, story: str, question: str, options: Sequence[str], gold: str, meta: Mapping[str, Any]
 ) -> Request:
-    """Return the prompt of the SocialR1 cards. `gold` is a letter where there are options."""
-    asked = f"{question}\n{lettered(options)}" if options else question
-    content = "\n\n".join(part for part in (story, asked, INSTRUCTION) if part)
+    """Return a request with the prompt of the SocialR1 cards. `gold` is a letter if there are options."""
+    question_text = f"{question}\n{lettered(options)}" if options else question
+    content = "\n\n".join(part for part in (story, question_text, INSTRUCTION) if part)
     return Request(id=id, item=item, messages=chat(content), gold=gold, meta=meta, max_new_tokens=_NEW_TOKENS)
 
 
 def graded_by(read: Callable[[Request, ProtocolName, str], str | Grade]) -> Callable[..., Grade]:
-    """Return `Task.grade` of a benchmark: by the cards' rule for `social_r1`, else by what `read` finds.
+    """Return the `Task.grade` of a benchmark: `card_grade` for `social_r1`, else based on `read`.
 
     Args:
-        read: (request, protocol, reply) -> the answer, which is right where it is the gold one; or its grade.
+        read: (request, protocol, reply) -> a grade, or an answer that is right if it equals the gold answer.
     """
 
     def grade(request: Request, protocol: ProtocolName, reply: str) -> Grade:
-        found = card_grade(request, reply) if protocol == "social_r1" else read(request, protocol, reply)
-        return Grade(found, float(found == request.gold)) if isinstance(found, str) else found
+        result = card_grade(request, reply) if protocol == "social_r1" else read(request, protocol, reply)
+        return Grade(result, float(result == request.gold)) if isinstance(result, str) else result
 
     return grade
 
 
 def card_grade(request: Request, reply: str) -> Grade:
-    """Grade a reply without its thoughts as training's outcome reward does: by the one letter that <Answer> names.
+    """Grade a reply without its thoughts like the outcome reward: by the letter named in <Answer>.
 
     Requests with `meta["answer_mode"]` "reference" are graded by `published_grade`.
     """
     if request.meta.get("answer_mode") == "reference":
         return published_grade(request, reply)
     answer = final_answer(reply)
-    shown = answer_letter(answer) if is_choice(request.gold) else answer
-    return Grade(shown, outcome_reward(answer, request.gold))
+    parsed = answer_letter(answer) if is_choice(request.gold) else answer
+    return Grade(parsed, outcome_reward(answer, request.gold))
 
 
 def published_grade(request: Request, reply: str) -> Grade:
-    """Grade a reply as the paper's code does: by the capital letter that the first <Answer> begins with."""
-    found = _PUBLISHED.search(reply)
-    if found is None or reply.find("</Answer>", found.end()) < 0:
+    """Grade a reply like the paper's code: by the capital letter at the start of the first <Answer>."""
+    match = _PUBLISHED.search(reply)
+    if match is None or reply.find("</Answer>", match.end()) < 0:
         return Grade("", 0.0)
-    return Grade(found[1], float(found[1] == request.gold))
+    return Grade(match[1], float(match[1] == request.gold))
 
 
 def card_example(request: Request) -> Example:
-    """Return the question that `card_request` made a prompt of, with `item` as `meta["story_id"]`."""
+    """Recover the question from a request of `card_request`, with `item` as `meta["story_id"]`."""
     head, options = request.messages[-1]["content"].removesuffix(INSTRUCTION).rstrip("\n"), list[str]()
     if "\nA. " in head:
         head, _, rest = head.rpartition("\nA. ")
         for letter in LETTERS[1:]:
-            option, found, after = rest.partition(f"\n{letter}. ")
-            if not found:
+            option, separator, after = rest.partition(f"\n{letter}. ")
+            if not separator:
                 break
             options.append(option)
             rest = after

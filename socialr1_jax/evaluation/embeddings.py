@@ -1,6 +1,6 @@
-"""Sentence embeddings for the benchmarks that compare texts by cosine similarity.
+"""Sentence embeddings for benchmarks that compare texts by cosine similarity.
 
-sentence-transformers is optional: without it such figures are left out, and a note says so.
+sentence-transformers is optional: without it these figures are left out, with a note in the results.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ TACTFULTOM_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 
 
 def installed() -> bool:
-    """Return whether sentence-transformers can be imported; it is not imported here (that takes seconds)."""
+    """Return whether sentence-transformers is installed, without importing it (that takes seconds)."""
     return find_spec("sentence_transformers") is not None
 
 
 def load_embedder(model: str = FANTOM_MODEL) -> Embedder:
-    """The model, on the device that sentence-transformers picks.
+    """Load a model on the device that sentence-transformers picks.
 
-    Raises BenchmarkError when the package is not installed or the weights cannot be had.
+    Raises BenchmarkError if the package is not installed or the weights cannot be loaded.
     """
     if not installed():
         raise BenchmarkError(
@@ -40,9 +40,9 @@ def load_embedder(model: str = FANTOM_MODEL) -> Embedder:
 
 
 def similarities(pairs: Sequence[tuple[str, str]], embed: Embedder) -> list[float]:
-    """Cosine similarity of the two texts of each pair, float64; every text is embedded once, all in one call.
+    """Return the cosine similarity of each pair of texts; distinct texts are embedded once, all in one call.
 
-    Raises BenchmarkError when `embed` does not return one row for each text.
+    Raises BenchmarkError if `embed` does not return one row per text.
     """
     texts = list(dict.fromkeys(text for pair in pairs for text in pair))
     if not texts:

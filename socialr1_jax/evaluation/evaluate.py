@@ -1,4 +1,4 @@
-"""Evaluate a model: every task one after another, then the tables."""
+"""Evaluation of a model: runs the tasks one after another and prints the tables."""
 
 from __future__ import annotations
 
@@ -42,15 +42,15 @@ from socialr1_jax.run.provenance import commit, versions
 from socialr1_jax.runtime.files import read_json
 from socialr1_jax.runtime.terminal import counted, print_error, print_line, remark
 
-_SHOWN = 5  # files of a benchmark that the listing names
-_MOST_ROWS = 40  # figures of a question file on the console
+_SHOWN = 5  # at most this many file names per benchmark in the listing
+_MOST_ROWS = 40  # figures of a question file printed on the console
 
 
 def evaluate(config: EvaluateConfig) -> Path:
-    """Asks `config.model` the tasks, prints their headlines and returns the path of results.json.
+    """Run the tasks on `config.model`, print their headlines and return the path of results.json.
 
-    Raises BenchmarkError for data that are missing, before anything is asked, or an endpoint that refuses; ConfigError
-    for an output folder that holds foreign results or that another program writes to.
+    Raises BenchmarkError if data are missing (before the first prompt) or the endpoint rejects every request, and
+    ConfigError if the output folder holds foreign results or another program writes to it.
     """
     with own_folder(Path(config.output), "evaluation"):
         return _evaluate(config)
@@ -78,10 +78,10 @@ def _evaluate(config: EvaluateConfig) -> Path:
                 if task.name in own:
                     for note in data.notes:
                         console.print(f"{task.name}: {note}")
-                asked = requests_of(task, data, config)
-                calls = sum(1 + one.follow_up for requests in asked.values() for one in requests)
+                prompts = requests_of(task, data, config)
+                calls = sum(1 + request.follow_up for requests in prompts.values() for request in requests)
                 with Bar(task.name, calls * config.num_samples) as bar:
-                    results.append(run_task(task, data, asked, config, respondent, replies, bar.advance))
+                    results.append(run_task(task, data, prompts, config, respondent, replies, bar.advance))
                 written = write_results(config, results, identity, *made_by)
         if episodes and players:
             opened.callback(players.close)
@@ -93,25 +93,25 @@ def _evaluate(config: EvaluateConfig) -> Path:
             results.append(TaskResult(task=sotopia.NAME, metrics={}, status={}, replies=0, notes=notes))
             written = write_results(config, results, identity, *made_by)
     _print_table(headline_table(results), "NOT REPORTABLE: --limit" if config.limit else None, N_NOTE)
-    for one in results:
-        if one.task in own and len(one.metrics) > 1:
-            head, rows = figure_table(one)
-            _print_table((head, rows[:_MOST_ROWS]), one.task, _further(len(rows) - _MOST_ROWS))
-    for one in results:
-        if not one.complete:
-            console.print(f"NOT REPORTABLE: {one.task}: {one.notes[-1]}")
+    for result in results:
+        if result.task in own and len(result.metrics) > 1:
+            head, rows = figure_table(result)
+            _print_table((head, rows[:_MOST_ROWS]), result.task, _further(len(rows) - _MOST_ROWS))
+    for result in results:
+        if not result.complete:
+            console.print(f"NOT REPORTABLE: {result.task}: {result.notes[-1]}")
     return written
 
 
 def run_evaluation(config: EvaluateConfig) -> int:
-    """Evaluate, or list the benchmarks, and return the exit status: 1 if there is a task without any reply."""
+    """Evaluate, or list the benchmarks, and return the exit status: 1 if a task got no reply at all."""
     if config.list:
         print_line(listing(Path(config.data_dir)))
         return 0
     try:
         written = evaluate(config)
     except KeyboardInterrupt:
-        print_error(f"interrupted; {config.output} has what was answered. Run the same command to resume")
+        print_error(f"interrupted; {config.output} has the replies so far. Run the same command to resume")
         raise
     print_line(f"results: {written}")
     failed = read_json(written)["failed"]
@@ -121,12 +121,12 @@ def run_evaluation(config: EvaluateConfig) -> int:
 
 
 def _refuse_protocols(config: EvaluateConfig, tasks: Sequence[Task]) -> None:
-    """Raise BenchmarkError for a protocol that no task has."""
+    """Raise BenchmarkError if a requested protocol is not supported by any task."""
     there = {name for task in tasks for name in task.protocols}
     there |= set(sotopia.PROTOCOLS) if sotopia.NAME in config.task_names else set()
     if missing := not_had(config, there):
         named = ", ".join(name for name in PROTOCOLS if name in there)
-        raise BenchmarkError(f"protocols: none of the tasks has {', '.join(missing)}; there is {named}")
+        raise BenchmarkError(f"protocols: no task has {', '.join(missing)}; available: {named}")
 
 
 def _loaded(name: str, config: EvaluateConfig) -> tuple[Task, Data]:
@@ -151,15 +151,15 @@ def _further(count: int) -> str | None:
 
 
 def listing(data_dir: Path) -> str:
-    """Return a block for each benchmark: what of it is here, whose wording, and where to get it. Downloads nothing."""
+    """Return a block of text for each benchmark: available data, wording, source and licence. Downloads nothing."""
     blocks = [f"benchmarks in {data_dir}"]
     for name in TASKS:
         about = sotopia.ABOUT if name == sotopia.NAME else get_task(name)
         rows = [*_what_is_here(name, about.published, data_dir), ("from", about.source), ("licence", about.licence)]
         blocks.append("\n".join([f"{name}: {about.title}", *(line for row in rows for line in _listed_row(*row))]))
     blocks.append(
-        "The files of a benchmark belong into the folder of its name. To ask in the words\n"
-        "of its authors, with CHECKOUT a copy of their repository at that version:\n"
+        "Put a benchmark's files in the folder of its name. To use its authors' prompts,\n"
+        "with CHECKOUT a copy of their repository at that version:\n"
         "  socialr1 prompts --benchmark NAME --source CHECKOUT \\\n"
         f"    --output {data_dir / 'NAME' / FILE}"
     )
@@ -167,13 +167,13 @@ def listing(data_dir: Path) -> str:
 
 
 def _what_is_here(name: str, published: tuple[int, str], data_dir: Path) -> Iterator[tuple[str, str]]:
-    """Yield a benchmark's lines about data and wording, each as (label, text)."""
+    """Yield (label, text) for a benchmark's lines about data and wording."""
     plays = name == sotopia.NAME
     try:
         data = sotopia.load_benchmark(data_dir) if plays else load_data(get_task(name), data_dir, download=False)
     except NoFolder:
         hub = None if plays else get_task(name).hub
-        yield "data", f"none; an evaluation takes them from the hub data set {hub.id}" if hub else "none"
+        yield "data", f"none; an evaluation downloads them from the hub data set {hub.id}" if hub else "none"
         return
     except BenchmarkError as error:
         yield "data", f"cannot be used: {error}"
@@ -198,7 +198,7 @@ def _about(wording: Wording) -> str:
 
 
 def _listed_row(label: str, text: str) -> list[str]:
-    """Return the lines of a row that fits into 80 columns; long names are not broken."""
+    """Wrap a row to 80 columns without breaking long names."""
     width = 12
     lines = wrap(text, 80 - width, break_long_words=False, break_on_hyphens=False)
     return [f"  {label if number == 0 else '':<{width - 2}}{line}" for number, line in enumerate(lines)]

@@ -1,4 +1,4 @@
-"""Graded replies as evaluations, runs and scored responses have them in their files."""
+"""Reader of graded replies from the files of evaluations, runs and scored responses."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ _SAMPLE = dict.fromkeys(("task", "protocol", "id", "item", "answer"), str) | {"m
 
 
 class GradedReply(NamedTuple):
-    """A graded reply to an item. `value`: its grade from 0 to 1, NaN where it has none."""
+    """A graded reply to an item. `value`: its grade from 0 to 1, NaN if it has none."""
 
-    part: str  # items of different parts are compared apart
-    key: str  # of the item within its part
+    part: str  # comparison unit: task and protocol, or set of a run's evaluations
+    key: str  # unique item key within the part
     sample: int
     value: float
     answer: str
     gold: str
     cluster: str
-    twin: str  # the name of its group of twins, "" for none
+    twin: str  # name of its group of twins, "" if none
     question: str
-    example: Example | None  # where its options can be read
-    prompt: str = ""  # hash of it
+    example: Example | None  # None if the options cannot be recovered
+    prompt: str = ""  # its SHA-256
 
 
 def graded_replies(source: str) -> Iterator[GradedReply]:
-    """Yield the replies of a run; `RUN@STEP` names one of its evaluations. Raises ValueError naming the file."""
+    """Yield the replies of a run; `RUN@STEP` selects one of its evaluations. Raises ValueError naming the file."""
     path, step = Path(source), None
     if not path.exists() and (parts := source.rpartition("@"))[1] and parts[2].isdecimal():
         path, step = Path(parts[0]), int(parts[2])
@@ -63,7 +63,7 @@ def graded_replies(source: str) -> Iterator[GradedReply]:
 
 
 def _of_file(file: Path, step: int | None) -> Iterator[GradedReply]:
-    """Yield the replies of a file; of rollouts those of one evaluation, by default the last."""
+    """Yield the replies of a file; for rollouts.jsonl those of one evaluation, by default the last."""
     evaluations: dict[int, list[GradedReply]] = {}
     trained, scored = False, Counter[str]()
     for number, row in _rows(file):
@@ -79,7 +79,7 @@ def _of_file(file: Path, step: int | None) -> Iterator[GradedReply]:
                 trained = True
             else:
                 if step is None and row["step"] not in evaluations:
-                    evaluations.clear()  # an earlier one
+                    evaluations.clear()  # keep only the last evaluation
                 if step in (None, row["step"]):
                     evaluations.setdefault(row["step"], []).append(_of_response(row))
         except (LookupError, TypeError, ValueError, AttributeError) as error:
@@ -102,7 +102,7 @@ def _rows(file: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
             try:
                 row = json.loads(line)
             except (ValueError, RecursionError):
-                if not line.endswith(b"\n"):  # cut by a kill
+                if not line.endswith(b"\n"):  # truncated last line of a killed process
                     return
                 row = None
             if not isinstance(row, dict):
@@ -111,7 +111,7 @@ def _rows(file: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
 
 
 def _of_sample(row: Mapping[str, Any]) -> GradedReply | None:
-    """Return a row of samples_<task>.jsonl as a reply; None for one that the task's headline leaves out."""
+    """Convert a row of samples_<task>.jsonl; return None if the task's headline excludes it."""
     for name, kind in _SAMPLE.items():
         if not isinstance(row[name], kind):
             raise TypeError(f"{name} is not of type {kind.__name__}")
@@ -119,11 +119,11 @@ def _of_sample(row: Mapping[str, Any]) -> GradedReply | None:
         return None
     example = None
     gold = row["gold"]
-    if not isinstance(gold, str):  # names of a list
+    if not isinstance(gold, str):  # list of names
         gold = json.dumps(gold, ensure_ascii=False)
     if row["protocol"] == "social_r1" and is_choice(gold):
         request = Request(id=row["id"], item=row["item"], messages=row["messages"], gold=gold, meta=row["meta"])
-        with contextlib.suppress(ValueError):  # a prompt in another form
+        with contextlib.suppress(ValueError):  # not the cards' prompt
             example = card_example(request)
     return GradedReply(
         part=f"{row['task']}, {row['protocol']}",
@@ -141,7 +141,7 @@ def _of_sample(row: Mapping[str, Any]) -> GradedReply | None:
 
 
 def _of_response(row: Mapping[str, Any]) -> GradedReply:
-    """Return a row of rollouts.jsonl, or of score_responses.py, as a reply."""
+    """Convert a row of rollouts.jsonl or of score_responses.py."""
     meta = {**(row.get("meta") or {}), **{name: row[name] for name in ("type", "twin_id") if name in row}}
     example = Example(
         id=str(row.get("id", "")),

@@ -1,4 +1,4 @@
-"""Log-probs of given continuations of plain prompts: what a choice by likelihood compares."""
+"""Log-probs of continuations of plain prompts, for multiple choice by likelihood."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from socialr1_jax.models.text_bins import Unit, bin_width, fill_bins, lay_out
 from socialr1_jax.runtime.mesh import fetch, place, row_shards
 from socialr1_jax.sampling import Engine
 
-_BATCH_TOKENS = 8192  # of a device
+_BATCH_TOKENS = 8192  # per device
 
 _row_logprobs = jax.jit(row_logprobs, static_argnums=1, static_argnames=("num_tokens", "dtype", "backend"))
 
@@ -21,14 +21,14 @@ _row_logprobs = jax.jit(row_logprobs, static_argnums=1, static_argnames=("num_to
 def continuation_logprobs(
     engine: Engine, questions: Sequence[tuple[Sequence[int], Sequence[Sequence[int]]]]
 ) -> Iterator[tuple[int, list[float]]]:
-    """Yield (index, log-probs) of each question, in any order: for each continuation the sum over its tokens.
+    """Yield (index, log-probs) for each question, in any order: one log-prob per continuation, summed over its tokens.
 
     Args:
-        engine: whose weights, on the mesh of the context, compute them at temperature 1.
-        questions: (prompt, continuations) as token ids, none of them empty. A prompt is computed once.
+        engine: source of the weights, on the mesh of the context. Temperature is 1.
+        questions: (prompt, continuations) as non-empty lists of token ids. Each prompt is computed once.
     """
     numbers = count()
-    # Each text begins with the prompt's last token, whose output is the first token's log-prob.
+    # Each text starts with the prompt's last token, whose logits give the log-prob of the continuation's first token.
     units = [
         Unit([next(numbers) for _ in tails], list(prompt[:-1]), [[prompt[-1], *tail] for tail in tails])
         for prompt, tails in questions

@@ -1,4 +1,4 @@
-"""Grades of replies, and the figures that are made of them."""
+"""Grades of replies, and figures computed from them."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from socialr1_jax.evaluation.request import Request
 
 
 class Grade(NamedTuple):
-    """answer: what was read from the reply, in the gold's terms ("" = nothing could be read); value: 0 to 1."""
+    """A reply's answer in the gold's terms ("" = none could be parsed), and its value from 0 to 1."""
 
     answer: str
     value: float
 
 
 class Graded(NamedTuple):
-    """A request with the grade of one reply."""
+    """A request with the grade of one of its replies."""
 
     request: Request
     grade: Grade
@@ -32,8 +32,9 @@ class Metric(NamedTuple):
 
 
 def mean_metric(values: Sequence[float], clusters: Sequence[str] | None = None) -> Metric:
-    """Return the mean with its standard error; with `clusters` (the item of each value) over clusters, which may
-    differ in size. NaN and n = 0 for no values.
+    """Return the mean and its standard error, over clusters (of any size) if the item of each value is passed.
+
+    Without values both are NaN, and n = 0.
     """
     count = len(values)
     if not count:
@@ -45,34 +46,34 @@ def mean_metric(values: Sequence[float], clusters: Sequence[str] | None = None) 
     n = len(sums)
     if n < 2:
         return Metric(mean, math.nan, n)
-    # The variance of a ratio estimate over clusters; with clusters of one it is the usual s / sqrt(n).
-    spread = math.fsum(math.fsum(one) ** 2 for one in sums.values())
+    # Variance of a ratio estimate over clusters; for clusters of size one it reduces to s / sqrt(n).
+    spread = math.fsum(math.fsum(residuals) ** 2 for residuals in sums.values())
     return Metric(mean, math.sqrt(spread * n / (n - 1)) / count, n)
 
 
 def accuracy(graded: Sequence[Graded]) -> Metric:
-    """Return the mean grade, with the standard error over items."""
-    return mean_metric([one.grade.value for one in graded], [one.request.item for one in graded])
+    """Return the mean grade with its standard error over items."""
+    return mean_metric([row.grade.value for row in graded], [row.request.item for row in graded])
 
 
 def by_group(graded: Sequence[Graded], key: str) -> dict[str, list[Graded]]:
-    """Return the graded requests by `meta[key]`, groups in order of their names."""
+    """Group the graded requests by `meta[key]`, sorted by name."""
     groups: dict[str, list[Graded]] = {}
-    for one in graded:
-        groups.setdefault(str(one.request.meta[key]), []).append(one)
+    for row in graded:
+        groups.setdefault(str(row.request.meta[key]), []).append(row)
     return dict(sorted(groups.items()))
 
 
 def accuracies(graded: Sequence[Graded], key: str, prefix: str = "") -> dict[str, Metric]:
-    """Return the accuracy of each group of `by_group` as `<prefix><group>`."""
+    """Return the accuracy of each group of `by_group`, keyed `<prefix><group>`."""
     return {f"{prefix}{name}": accuracy(rows) for name, rows in by_group(graded, key).items()}
 
 
 def all_right(graded: Sequence[Graded], size: int, *keys: str) -> Metric:
-    """Return the share of items whose every reply is right, of those with `size` replies; of each value of `keys`."""
+    """Return the share of items (per value of `keys`) with all replies right, among those with `size` replies."""
     values: dict[tuple[str, ...], list[float]] = {}
-    for one in graded:
-        unit = (one.request.item, *(str(one.request.meta[key]) for key in keys))
-        values.setdefault(unit, []).append(one.grade.value)
+    for row in graded:
+        unit = (row.request.item, *(str(row.request.meta[key]) for key in keys))
+        values.setdefault(unit, []).append(row.grade.value)
     whole = {unit: math.prod(each) for unit, each in values.items() if len(each) == size}
     return mean_metric(list(whole.values()), [item for item, *_ in whole])

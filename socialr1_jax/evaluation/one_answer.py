@@ -1,4 +1,4 @@
-"""One question asked, its response printed while it is generated."""
+"""Streaming response to a single question on the console."""
 
 import sys
 import time
@@ -13,13 +13,13 @@ from socialr1_jax.rewards.terms import outcome_reward
 from socialr1_jax.runtime.startup import prepare
 from socialr1_jax.runtime.terminal import counted, print_error, print_result, printable
 
-_SEGMENT_TOKENS = 8  # text comes in pieces of this size: smooth to read, and the host's look costs little
+_SEGMENT_TOKENS = 8  # printed in pieces of this size: reads smoothly, and the host syncs cost little
 
 
 def ask_one(config: GenerateConfig) -> None:
     """Print the model's response to one question as it is generated, then the answer and the speed.
 
-    Raises ValueError where there is no question, before JAX is imported.
+    Raises ValueError if there is no question, before JAX is imported.
     """
     try:
         _print_answer(config, _read_question(config))
@@ -70,11 +70,11 @@ def _print_answer(config: GenerateConfig, example: Example) -> None:
     for piece in response:
         print_result(piece, end="")
     speed = response.tokens / (time.monotonic() - started)
-    given, problems = final_answer(response.text), parse_response(response.text).problems
-    found = f"answer {printable(given)}" if given else f"no answer ({', '.join(problems)})"
+    answer, problems = final_answer(response.text), parse_response(response.text).problems
+    summary = f"answer {printable(answer)}" if answer else f"no answer ({', '.join(problems)})"
     if config.file:
-        found += f", {'right' if outcome_reward(given, example.answer) else f'gold is {printable(example.answer)}'}"
+        summary += f", {'right' if outcome_reward(answer, example.answer) else f'gold is {printable(example.answer)}'}"
     print_result(
-        f"\n\n{found}; {response.finish_reason} after {counted(response.tokens, 'token')}, {speed:.1f} "
+        f"\n\n{summary}; {response.finish_reason} after {counted(response.tokens, 'token')}, {speed:.1f} "
         "tokens/s with compilation"
     )

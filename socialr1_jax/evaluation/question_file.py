@@ -1,4 +1,4 @@
-"""Questions of the user's own as a task: the prompt of training, accuracy, of twins and by column, beside baselines."""
+"""User question files as a task: training's prompt, accuracy overall, of twins and by column, with baselines."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from socialr1_jax.runtime.files import sha256
 from socialr1_jax.runtime.terminal import counted, printable
 
 _TYPE = "type"
-_MOST_VALUES = 100  # of a column; one with more tells questions apart and groups nothing
+_MOST_VALUES = 100  # per column; one with more values is an identifier, not a group
 
 
 def open_questions_task(source: str, config: EvaluateConfig) -> tuple[Task, Data]:
@@ -34,14 +34,14 @@ def open_questions_task(source: str, config: EvaluateConfig) -> tuple[Task, Data
 
     Args:
         source: a file, or `stories:[heldout:]COUNT[:SEED]`.
-        config: `columns`, `where` and `first_label` are those of `read_examples`, `allow_bad_rows` leaves out rows
-            that cannot be used and counts them in a remark of the data; `prompt` and `system` those of
-            `PromptWriter`; `by` names the columns to give the accuracy by, none takes `type` where there is one.
+        config: `columns`, `where` and `first_label` are those of `read_examples`, `prompt` and `system` those of
+            `PromptWriter`. `allow_bad_rows` drops unusable rows and counts them in a remark of the data. `by` names the
+            columns to group accuracy by (default: `type`, if present).
 
     Raises:
-        DataError: a file that cannot be read, or rows that cannot be used.
-        BenchmarkError: a column of `by` that is not there, or has more than 100 values.
-        ValueError: a prompt template that cannot be read or fails.
+        DataError: the file cannot be read, or has unusable rows.
+        BenchmarkError: a column of `by` is missing or has more than 100 values.
+        ValueError: the prompt template cannot be read or fails.
     """
     generated, notes = source.startswith("stories:"), tuple[str, ...]()
     if generated:
@@ -61,36 +61,36 @@ def open_questions_task(source: str, config: EvaluateConfig) -> tuple[Task, Data
             raise BenchmarkError(
                 f"by: column {column!r} of {source} has {len(values)} values, more than {_MOST_VALUES}; choose another"
             )
-    items = [{"example": one, "by": group} for one, group in zip(examples, groups, strict=True)]
+    items = [{"example": example, "by": group} for example, group in zip(examples, groups, strict=True)]
     files = {} if generated else {Path(source).name: sha256(Path(source))}
-    task = questions_task(task_name(source), {one.id: one for one in examples})
+    task = questions_task(task_name(source), {example.id: example for example in examples})
     return task, Data(items=items, files=files, remarks=tuple(map(Remark, notes)))
 
 
 def _read(source: str, config: EvaluateConfig) -> tuple[list[Example], tuple[str, ...]]:
-    """Return the questions of a file, and a remark on the rows that were left out."""
+    """Return the questions of a file and a remark on dropped rows."""
     files = source_files(source)
-    found = parse_files(
+    parsed = parse_files(
         source, files, config.columns, config.where, first_label=config.first_label, paths=config.by_columns
     )
-    bad = found.bad
-    if bad and not (config.allow_bad_rows and found.examples):
+    bad = parsed.bad
+    if bad and not (config.allow_bad_rows and parsed.examples):
         fix = "Correct the file, or how it is read: columns, where, first_label"
         raise DataError(
-            report(bad, found.total, fix + "; or leave such rows out: allow_bad_rows=true." * bool(found.examples))
+            report(bad, parsed.total, fix + "; or leave such rows out: allow_bad_rows=true." * bool(parsed.examples))
         )
     if not bad:
-        return found.examples, ()
-    return found.examples, (
-        f"left out {len(bad):,} of {counted(found.total, 'row')} that cannot be used: {summary(bad)}",
+        return parsed.examples, ()
+    return parsed.examples, (
+        f"left out {len(bad):,} of {counted(parsed.total, 'row')} that cannot be used: {summary(bad)}",
     )
 
 
 def questions_task(name: str, examples: Mapping[str, Example] | None = None) -> Task:
-    """Return the task of a question file; without its questions, by id, it can score samples again."""
+    """Return the task of a question file; `examples` by id are needed for baselines, not for rescoring samples."""
 
     def asked(requests: Sequence[Request]) -> list[Example]:
-        return [examples[one.id] for one in requests] if examples else []
+        return [examples[request.id] for request in requests] if examples else []
 
     return Task(
         name=name,
@@ -111,9 +111,9 @@ def _is_opened(folder: Path) -> Data:
 
 
 def _groups(example: Example, by: Sequence[str]) -> dict[str, str]:
-    """Return the value of each column that the question has; the column `type` also where a layout tells the type."""
-    found = {name: question_type(example) if name == _TYPE else scalar_text(example.meta.get(name)) for name in by}
-    return {name: printable(value, 100) for name, value in found.items() if value}
+    """Return the question's value in each column; `type` may also be derived from the file's layout."""
+    values = {name: question_type(example) if name == _TYPE else scalar_text(example.meta.get(name)) for name in by}
+    return {name: printable(value, 100) for name, value in values.items() if value}
 
 
 def _requests(data: Data, protocol: ProtocolName, seed: int) -> list[Request]:
@@ -134,17 +134,17 @@ def _request(example: Example, by: Mapping[str, str]) -> Request:
 
 
 def _metrics(graded: Sequence[Graded], protocol: ProtocolName) -> dict[str, Metric]:
-    """Accuracy; of groups of twins, all of a group right; by each value of each column."""
-    found = {"accuracy": accuracy(graded)}
+    """Return the accuracy over all questions, of groups of twins (all right) and for each value of each column."""
+    figures = {"accuracy": accuracy(graded)}
     twins: dict[str, list[float]] = {}
     groups: dict[tuple[str, str], list[Graded]] = {}
-    for one in graded:
-        if name := one.request.meta["twin_id"]:
-            twins.setdefault(name, []).append(one.grade.value)
-        for group in one.request.meta["by"].items():
-            groups.setdefault(group, []).append(one)
+    for row in graded:
+        if name := row.request.meta["twin_id"]:
+            twins.setdefault(name, []).append(row.grade.value)
+        for group in row.request.meta["by"].items():
+            groups.setdefault(group, []).append(row)
     if whole := [float(np.prod(values)) for values in twins.values() if len(values) > 1]:
-        found["pair_accuracy"] = mean_metric(whole)
+        figures["pair_accuracy"] = mean_metric(whole)
     columns = list(dict.fromkeys(column for column, _ in groups))
     ordered = sorted(groups, key=lambda group: (columns.index(group[0]), group[1]))
-    return found | {f"accuracy/{column}={value}": accuracy(groups[column, value]) for column, value in ordered}
+    return figures | {f"accuracy/{column}={value}": accuracy(groups[column, value]) for column, value in ordered}

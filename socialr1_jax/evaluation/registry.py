@@ -1,4 +1,4 @@
-"""The benchmarks by name, each imported when it is asked for."""
+"""Registry of benchmarks by name, imported on first use."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from socialr1_jax.evaluation.task import Task
 
 
 def get_task(name: str) -> Task:
-    """Return the benchmark of that name, or what scores the samples of a question file.
+    """Return the task of a benchmark, or one that can rescore the samples of a question file.
 
-    SOTOPIA, which is played, is none of them (sotopia/run.py).
+    SOTOPIA is played rather than asked, so it has no `Task` (see sotopia/run.py).
     """
     if is_question_source(name):
         return questions_task(name)

@@ -1,4 +1,4 @@
-"""Known replies: a file that grows as they come, so that nothing is asked twice."""
+"""Cache of replies: an append-only file, so that no prompt is asked twice."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from socialr1_jax.chat.answers import Reply
 from socialr1_jax.evaluation.respondents import Asked
 from socialr1_jax.evaluation.rows import RowFile
 
-_FORMAT = 2  # of a reply's text: whole, with what the prompt opened and the server kept apart
+_FORMAT = 2  # version of a reply's text; 2: in full, with the prompt's opening tag and the server's reasoning field
 
 
 class ReplyFile:
-    """Replies by what they depend on: who answers and how, the prompt, its limit, and the number of the sample.
+    """Replies keyed by everything they depend on: respondent and settings, prompt, token limit and sample number.
 
-    A line that a kill has cut is left out and asked again. Use as a context manager.
+    A line truncated by a kill is dropped and asked again. Use as a context manager.
     """
 
     def __init__(self, path: Path, identity: Mapping[str, Any]) -> None:
@@ -33,18 +33,17 @@ class ReplyFile:
         self._file.__exit__(*exception)
 
     def key(self, asked: Asked, sample: int) -> str:
-        """Return the key of a reply."""
-        further = [one for one in (asked.decoding, asked.continuations) if one]
+        further = [value for value in (asked.decoding, asked.continuations) if value]
         asked_for = [list(asked.messages), asked.max_new_tokens, asked.key, sample, *further]
         prompt = json.dumps(asked_for, ensure_ascii=False)
         return hashlib.sha256(f"{self._identity}\n{prompt}".encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
     def get(self, asked: Asked, sample: int) -> Reply | None:
-        """Return the reply, None when it is not known."""
+        """Return the reply, or None if it is not cached."""
         return self._known.get(self.key(asked, sample))
 
     def add(self, asked: Asked, sample: int, reply: Reply) -> None:
-        """Keep a reply; a failed one is not stored, so that the next call asks again."""
+        """Cache a reply. Failed replies are not written to the file, so the next run asks again."""
         key = self.key(asked, sample)
         self._known[key] = reply
         row = {"key": key, "text": reply.text, "finish_reason": reply.finish_reason, "tokens": reply.tokens}
@@ -53,7 +52,6 @@ class ReplyFile:
 
 
 def _is_reply(row: Any) -> bool:
-    """Return whether a row is a reply that can be graded."""
     if not isinstance(row, dict) or row.get("finish_reason") not in ("stop", "length"):
         return False
     kinds = {"key": str, "text": str, "tokens": int}

@@ -1,4 +1,4 @@
-"""Samples of evaluate.py scored once more."""
+"""Rescoring of samples written by evaluate.py."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from socialr1_jax.runtime.files import finite, read_json, write_json
 from socialr1_jax.runtime.ownership import refuse_foreign_file
 from socialr1_jax.runtime.terminal import print_result, printable
 
-_ASKED_ALIKE = ("tombench_hard",)  # in both protocols
+_ASKED_ALIKE = ("tombench_hard",)  # same prompt in both protocols
 
 
 def refuse_foreign_figures(file: Path) -> None:
-    """Raise ForeignFile if there is a file that does not hold what `rescore` returns."""
+    """Raise ForeignFile if the file exists and does not hold the output of `rescore`."""
 
     def is_own(file: Path) -> bool:
         written = read_json(file)
@@ -33,7 +33,7 @@ def refuse_foreign_figures(file: Path) -> None:
 
 
 def refuse_lost_figures(file: Path, found: Mapping[str, Any]) -> None:
-    """Raise BenchmarkError if an earlier file of figures has some of a task or protocol that `found` does not have."""
+    """Raise BenchmarkError if the file has figures of a task and protocol that are missing in `found`."""
     if not file.exists():
         return
     before, after = (
@@ -50,7 +50,7 @@ def _is_task(name: str) -> bool:
 
 
 def _task_of(row: Mapping[str, Any]) -> Task:
-    """Return the task of a row. Raises ValueError where task, protocol or prompt are none that are scored here."""
+    """Return the task of a row. Raises ValueError if its task, protocol or prompt cannot be scored here."""
     name, protocol = row["task"], row["protocol"]
     if not _is_task(name):
         raise ValueError(f"the task {name!r} is neither a benchmark nor a question file")
@@ -59,16 +59,16 @@ def _task_of(row: Mapping[str, Any]) -> Task:
     task = get_task(name)
     if protocol not in task.protocols:
         raise ValueError(f"{name} has the protocols {', '.join(task.protocols)}, not {protocol!r}")
-    is_cards = "<Answer>" in json.dumps(row["messages"][-1:])  # a question file may have a prompt of its own
+    is_cards = "<Answer>" in json.dumps(row["messages"][-1:])  # question files may use a custom prompt
     if name in TASKS and name not in _ASKED_ALIKE and is_cards != (protocol == "social_r1"):
-        raise ValueError(f"its prompt is none of the protocol {protocol}")
+        raise ValueError(f"its prompt is not one of the protocol {protocol}")
     return task
 
 
 def print_rescored(config: RescoreConfig) -> None:
-    """Print the figures of `rescore`, after they are written where that is asked for.
+    """Rescore a file of samples, write the figures to `config.output` if set, and print them.
 
-    Raises BenchmarkError where there are no samples or earlier figures would be lost, and ForeignFile.
+    Raises BenchmarkError if there are no samples or earlier figures would be lost, and ForeignFile.
     """
     samples, output = Path(config.samples), Path(config.output)
     if config.output:
@@ -76,19 +76,17 @@ def print_rescored(config: RescoreConfig) -> None:
     if not samples.is_file():
         others = ", ".join(file.name for file in sorted(samples.parent.glob("samples_*.jsonl")))
         raise BenchmarkError(f"there is no file {samples}" + (f"; beside it: {others}" if others else ""))
-    found = rescore(samples)
+    results = rescore(samples)
     if config.output:
-        refuse_lost_figures(output, found)
-        write_json(output, found)
-    print_result(json.dumps(found, indent=2))
+        refuse_lost_figures(output, results)
+        write_json(output, results)
+    print_result(json.dumps(results, indent=2))
 
 
 def rescore(samples: Path) -> dict[str, Any]:
     """Grade a file of samples again; return {"results": {task: {figure: {value, stderr, n}}}, "status": ...}.
 
-    A value that does not exist is None.
-
-    Raises BenchmarkError naming the file and line of a row that is no sample.
+    Values that are not finite become None. Raises BenchmarkError naming the file and line of an invalid row.
     """
     groups: dict[tuple[str, ProtocolName], list[ScoredReply]] = {}
     with samples.open("rb") as file:
@@ -105,10 +103,10 @@ def rescore(samples: Path) -> dict[str, Any]:
     for (name, protocol), scored in groups.items():
         task = get_task(name)
         try:
-            found = figures(task, protocol, scored, embedder(task, protocol))
+            metrics = figures(task, protocol, scored, embedder(task, protocol))
         except (LookupError, TypeError, AttributeError, ArithmeticError) as error:
             reason = printable(repr(error), 200)
             raise BenchmarkError(f"{samples}: the rows of {name} do not fit together ({reason})") from error
-        results.setdefault(name, {}).update({f"{protocol}/{key}": one._asdict() for key, one in found.items()})
+        results.setdefault(name, {}).update({f"{protocol}/{key}": metric._asdict() for key, metric in metrics.items()})
         status.setdefault(name, {})[protocol] = status_rates(scored)
     return finite({"results": results, "status": status})

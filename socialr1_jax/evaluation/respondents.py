@@ -1,4 +1,4 @@
-"""Models that answer a benchmark's prompts: on the devices here, or behind an OpenAI-compatible server."""
+"""Models that answer a benchmark's prompts: on local devices or behind an OpenAI-compatible server."""
 
 from __future__ import annotations
 
@@ -31,43 +31,43 @@ _THINK_END = "</think>"
 
 @dataclass(frozen=True)
 class Asked:
-    """A prompt and the samples of it that are wanted; `key` seeds its draws.
+    """A prompt and the numbers of the samples to draw; `key` seeds the draws.
 
-    With `continuations` nothing is sampled: the message is plain text, without a chat template, and the reply is the
-    JSON list of the continuations' log-probs.
+    With `continuations` nothing is sampled: the message is used as plain text, without a chat template, and the reply
+    is a JSON list of the continuations' log-probs.
     """
 
     key: str
     messages: Messages
     max_new_tokens: int
     samples: tuple[int, ...] = (0,)
-    decoding: Decoding | None = None  # None = the configuration's
+    decoding: Decoding | None = None  # None: the configuration's
     continuations: tuple[str, ...] = ()
 
 
 class _Prompt(NamedTuple):
     tokens: array[int]
     sampling: SamplingParams
-    places: list[int]  # which of those asked it answers
+    places: list[int]  # indices in `asked` of the equal prompts
 
 
 class Respondent(Protocol):
-    """Answers prompts. The same key, sample and settings give the same reply as far as the model can."""
+    """A model that answers prompts; replies are reproducible by key, sample and settings as far as the model allows."""
 
     def identity(self) -> dict[str, Any]:
-        """Return what the replies depend on beside the prompt, for results and for the cache; JSON."""
+        """Return the JSON-compatible settings that replies depend on besides the prompt, for results and cache keys."""
 
     def replies(self, asked: Sequence[Asked]) -> Iterator[tuple[int, int, Reply]]:
-        """Yield (index, sample, reply) of everything that is asked, each as soon as it is there."""
+        """Yield (index, sample, reply) for all prompts and samples, as they finish."""
 
     def close(self) -> None:
-        """Stop the threads."""
+        """Stop the background threads."""
 
 
 class LocalModel:
-    """A Hugging Face folder or hub id, or a run's checkpoint, sampled by the engine on the devices here.
+    """A Hugging Face model or a run's checkpoint, sampled by the engine on local devices.
 
-    Raises what `load_hf` and `load_policy` raise.
+    Raises the errors of `load_hf` and `load_policy`.
     """
 
     def __init__(self, config: EvaluateConfig) -> None:
@@ -86,13 +86,13 @@ class LocalModel:
         with jax.set_mesh(self.mesh):
             model, checkpoint = read_model(config.model, config.step, config.dtype, config.ignore_fields, self.mesh)
             if checkpoint:
-                step = read_run(checkpoint)["finished"]  # which one `best` or `latest` is
-                content = sha256(checkpoint / MANIFEST)[:16]  # which has the sums of all files
+                step = read_run(checkpoint)["finished"]  # resolves `best` and `latest`
+                content = sha256(checkpoint / MANIFEST)[:16]  # the manifest has the checksums of all files
             else:
                 content = folder_hash(Path(model.source or config.model))
         self._tokenizer = load_tokenizer(model.source)
         if not self._tokenizer.chat_template:
-            raise BenchmarkError(f"{config.model}: its tokenizer has no chat template, so it cannot be asked")
+            raise BenchmarkError(f"{config.model}: its tokenizer has no chat template, so it cannot be evaluated")
         self._stops = stop_token_ids(model, self._tokenizer)
         self.positions = model.config.max_position_embeddings
         self.engine = Engine(
@@ -107,7 +107,7 @@ class LocalModel:
         self._weights = {"model": config.model, "step": step, "dtype": config.dtype, "sha256": content}
 
     def sampled_as(self, config: EvaluateConfig) -> LocalModel:
-        """Return the same weights with the sampling of another configuration."""
+        """Return a copy that shares the weights and samples by another configuration."""
         other = copy.copy(self)
         other._config = config
         return other
@@ -116,17 +116,17 @@ class LocalModel:
         return self._weights | _sampling(self._config)
 
     def tokens(self, prompts: Sequence[Messages]) -> Iterator[list[int]]:
-        """Yield the token ids of each prompt."""
+        """Tokenize the prompts with the chat template."""
         return tokens_of_chats(self._tokenizer, prompts, thinking=self._config.thinking != "off")
 
     def sampling(self, max_new_tokens: int, n: int = 1, decoding: Decoding | None = None) -> SamplingParams:
-        """Return how `n` replies to a prompt are drawn; `decoding` None is the configuration's."""
+        """Return the sampling parameters for `n` replies; `decoding` defaults to the configuration's."""
         from socialr1_jax.models.temperature import GREEDY
         from socialr1_jax.sampling import SamplingParams
 
         config, drawn = self._config, (decoding or decoding_of(self._config))._asdict()
         filters: dict[str, Any] = {"top_k": config.top_k}
-        if drawn["temperature"] < GREEDY:  # the likeliest token passes every filter
+        if drawn["temperature"] < GREEDY:  # filters do not change the argmax
             filters |= {"top_k": 0, "top_p": 1.0}
         budget: dict[str, Any] = {}
         if config.thinking == "budget":
@@ -141,7 +141,7 @@ class LocalModel:
         )
 
     def reply(self, completion: Completion) -> Reply:
-        """Return what was drawn, as text."""
+        """Decode a completion to a reply."""
         from socialr1_jax.sampling.text import decode_responses
 
         (text,) = decode_responses(self._tokenizer, [completion], thinking=self._config.thinking != "off")
@@ -153,37 +153,37 @@ class LocalModel:
         from socialr1_jax.models.temperature import GREEDY
         from socialr1_jax.sampling.shared_prefill import good_order
 
-        yield from self._likelihoods([(i, one) for i, one in enumerate(asked) if one.continuations])
-        sampled = [i for i, one in enumerate(asked) if not one.continuations]
-        calls: dict[tuple[Any, ...], list[_Prompt]] = {}  # prompts by what makes the engine compile other programs
+        yield from self._likelihoods([(i, question) for i, question in enumerate(asked) if question.continuations])
+        sampled = [i for i, question in enumerate(asked) if not question.continuations]
+        calls: dict[tuple[Any, ...], list[_Prompt]] = {}  # grouped by compiled program
         equal: dict[tuple[Any, ...], _Prompt] = {}
         for i, ids in zip(sampled, self.tokens([asked[i].messages for i in sampled]), strict=True):
-            one, tokens = asked[i], array("i", ids)  # a list of all prompts' ids would take ten times as much
+            question, tokens = asked[i], array("i", ids)  # a tenth of a list's memory
             left = self.positions - len(tokens)
             if left < 1:
-                yield from ((i, sample, Reply("", "too_long", 0)) for sample in one.samples)
+                yield from ((i, sample, Reply("", "too_long", 0)) for sample in question.samples)
                 continue
-            sampling = self.sampling(min(one.max_new_tokens, left), max(one.samples) + 1, one.decoding)
-            # Where nothing is drawn equal prompts have equal replies.
+            sampling = self.sampling(min(question.max_new_tokens, left), max(question.samples) + 1, question.decoding)
+            # Greedy decoding: equal prompts have equal replies and are decoded once.
             key = (tokens.tobytes(), sampling) if sampling.temperature < GREEDY else (i,)
             if key not in equal:
                 equal[key] = _Prompt(tokens, sampling, [])
                 calls.setdefault((sampling.filters, sampling.repetition_penalty == 1), []).append(equal[key])
             equal[key].places.append(i)
         for prompts in calls.values():
-            new = [min(one.sampling.max_new_tokens, self.engine.segment_tokens) for one in prompts]
-            ordered = [prompts[i] for i in good_order([one.tokens for one in prompts], new)]
-            numbers = [_number(asked[one.places[0]].key, 8) for one in ordered]
+            new = [min(prompt.sampling.max_new_tokens, self.engine.segment_tokens) for prompt in prompts]
+            ordered = [prompts[i] for i in good_order([prompt.tokens for prompt in prompts], new)]
+            numbers = [_number(asked[prompt.places[0]].key, 8) for prompt in ordered]
             with jax.set_mesh(self.mesh):
                 ended = self.engine.completions(
-                    [one.tokens for one in ordered], [one.sampling for one in ordered], prompt_ids=numbers
+                    [prompt.tokens for prompt in ordered], [prompt.sampling for prompt in ordered], prompt_ids=numbers
                 )
                 for at, sample, completion in ended:
                     reply = self.reply(completion)
                     yield from ((i, sample, reply) for i in ordered[at].places if sample in asked[i].samples)
 
     def _likelihoods(self, asked: Sequence[tuple[int, Asked]]) -> Iterator[tuple[int, int, Reply]]:
-        """Yield the replies to prompts with continuations; a prompt and a continuation are encoded as one text."""
+        """Yield the replies to prompts with continuations; each prompt and continuation is tokenized as one text."""
         import jax
 
         from socialr1_jax.evaluation.likelihood import continuation_logprobs
@@ -192,15 +192,15 @@ class LocalModel:
             return self._tokenizer(list(texts), add_special_tokens=False)["input_ids"]
 
         questions, places = [], []
-        for i, one in asked:
-            text = one.messages[-1]["content"]
-            prompt, *whole = encoded([text, *(text + tail for tail in one.continuations)])
+        for i, question in asked:
+            text = question.messages[-1]["content"]
+            prompt, *whole = encoded([text, *(text + tail for tail in question.continuations)])
             tails = [tokens[len(prompt) :] for tokens in whole]
             if len(prompt) + max(map(len, tails)) > self.positions:
-                yield from ((i, sample, Reply("", "too_long", 0)) for sample in one.samples)
+                yield from ((i, sample, Reply("", "too_long", 0)) for sample in question.samples)
             else:
                 questions.append((prompt, tails))
-                places.append((i, one.samples))
+                places.append((i, question.samples))
         with jax.set_mesh(self.mesh):
             for at, logprobs in continuation_logprobs(self.engine, questions):
                 i, samples = places[at]
@@ -212,9 +212,9 @@ class LocalModel:
 
 
 class Endpoint:
-    """A model behind an OpenAI-compatible server. `names`: of its settings, for messages.
+    """A model behind an OpenAI-compatible server. `names`: names of its settings in error messages.
 
-    Raises BenchmarkError when the openai package or the key is missing, or when the server refuses every call.
+    Raises BenchmarkError if the openai package or the key is missing, or if the server rejects every request.
     """
 
     def __init__(self, config: EvaluateConfig, names: SettingNames = PLAIN_NAMES) -> None:
@@ -239,11 +239,11 @@ class Endpoint:
                 call.cancel()
 
     def start(self, asked: Asked, sample: int = 0, schema: Mapping[str, Any] | None = None) -> Future[Reply]:
-        """Call the server. schema: JSON Schema of the reply, for servers that can be held to one."""
+        """Call the server. `schema`: JSON Schema of the reply, for servers with structured output."""
         config = self._config
         seed = _number(f"{config.seed} {asked.key} {sample}", 7)
         sent: dict[str, Any] = {**(asked.decoding or decoding_of(config))._asdict(), "seed": seed}
-        if sent["repetition_penalty"] == 1:  # not every server knows it
+        if sent["repetition_penalty"] == 1:  # not every server supports it
             del sent["repetition_penalty"]
         sent["max_tokens"] = asked.max_new_tokens
         if config.thinking == "off":
@@ -254,11 +254,11 @@ class Endpoint:
         return self._chat.ask(asked.messages, sent)
 
     def answered_before(self) -> None:
-        """Take it that the server has answered other prompts, so that refusals concern single ones."""
+        """Treat rejected requests as single failures: the server is known to have answered others before."""
         self._chat.answered_before()
 
     def result(self, call: Future[Reply]) -> Reply:
-        """Return the reply of a call that has ended. Raises BenchmarkError when the server refuses every call."""
+        """Return the reply of a finished call. Raises BenchmarkError if the server rejects every request."""
         try:
             return call.result()
         except (ChatRefused, CancelledError):
@@ -269,12 +269,12 @@ class Endpoint:
 
 
 def make_respondent(config: EvaluateConfig, names: SettingNames = PLAIN_NAMES) -> Respondent:
-    """Return the server's model where `base_url` is given, else the model on the devices here."""
+    """Return an `Endpoint` if `base_url` is set, else a `LocalModel`."""
     return Endpoint(config, names) if config.base_url else LocalModel(config)
 
 
 def decoding_of(config: EvaluateConfig) -> Decoding:
-    """Return how a configuration draws what has no way of its own."""
+    """Return the default decoding of a configuration."""
     return Decoding(config.temperature, config.top_p, config.repetition_penalty)
 
 
@@ -284,16 +284,16 @@ def read_model(
     """Load a Hugging Face folder or hub id, or a run's checkpoint.
 
     Args:
-        name: a folder, a hub id, or the folder of a run.
-        step: of a run's checkpoints: latest, best or a number of steps.
-        dtype: of a Hugging Face model's weights; a checkpoint's are float32.
-        ignore_fields: as of `load_hf`.
-        mesh: whose layout the weights get; None is the first device.
+        name: a model folder, a hub id, or the folder of a run.
+        step: checkpoint of a run: latest, best or a step number.
+        dtype: dtype of a Hugging Face model's weights; a checkpoint's weights are float32.
+        ignore_fields: see `load_hf`.
+        mesh: mesh to shard the weights over; None places them on the first device.
 
     Returns:
-        The model, and the checkpoint's folder where it is a run's.
+        The model, and the checkpoint's folder if it is a run's.
 
-    Raises what `load_hf` and `load_policy` raise.
+    Raises the errors of `load_hf` and `load_policy`.
     """
     from socialr1_jax.run.weights import find_checkpoint, is_run, load_policy
     from socialr1_jax.weights.hf import load_hf
@@ -305,7 +305,7 @@ def read_model(
 
 
 def folder_hash(folder: Path) -> str:
-    """Return the first 16 digits of a SHA-256 over names and contents of the files of a model folder."""
+    """Return the first 16 digits of a SHA-256 over the names and contents of a model folder's files."""
     digest = hashlib.sha256()
     for file in sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")):
         digest.update(f"{file.relative_to(folder).as_posix()} {sha256(file)}\n".encode())
@@ -317,7 +317,7 @@ def _number(key: str, digits: int) -> int:
 
 
 def _rows() -> int:
-    """Return the rows that a device decodes at once; on a CPU more of them save no time per row."""
+    """Return the decode batch size of a device; on a CPU a larger batch saves no time per row."""
     import jax
 
     return 128 if jax.default_backend() == "cpu" else 512
@@ -325,7 +325,7 @@ def _rows() -> int:
 
 def _sampling(config: EvaluateConfig) -> dict[str, Any]:
     names = {"temperature", "top_k", "top_p", "seed", "thinking"}
-    found = config.model_dump(include=names)
+    settings = config.model_dump(include=names)
     if config.repetition_penalty != 1:
-        found["repetition_penalty"] = config.repetition_penalty
-    return found | ({"thinking_tokens": config.thinking_tokens} if config.thinking == "budget" else {})
+        settings["repetition_penalty"] = config.repetition_penalty
+    return settings | ({"thinking_tokens": config.thinking_tokens} if config.thinking == "budget" else {})

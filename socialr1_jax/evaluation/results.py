@@ -1,4 +1,4 @@
-"""results.json, and the same as tables in Markdown and HTML beside published figures."""
+"""Writer of results.json, and of the tables in Markdown and HTML beside published figures."""
 
 from __future__ import annotations
 
@@ -22,8 +22,7 @@ _STYLE = (
     "border-bottom:1px solid #ddd;text-align:right;white-space:nowrap}th:first-child,td:first-child{text-align:left}"
     "strong{color:#a00}"
 )
-# Published figures, to stand beside ours; what they can be compared with: docs/evaluation.md.
-# arXiv 2603.09249v1 as summaries of it give them, fractions; the sources differ in worth (docs/evaluation.md).
+# Fractions from summaries of arXiv 2603.09249v1; docs/evaluation.md says how reliable and comparable they are.
 _COLUMNS = ("Qwen3-4B", "Qwen3-8B", "SocialR1-4B", "SocialR1-8B")
 _PUBLISHED: Mapping[str, tuple[float | None, float | None, float | None, float | None]] = {
     "tombench": (None, 0.6179, None, 0.6881),
@@ -45,7 +44,7 @@ N_NOTE = (
     "n: how many independent items the figure is over (questions, stories, conversations or scenarios: what belongs "
     "together counts once). The interval is over them."
 )
-_NO_FIGURE = "–"  # nothing was asked
+_NO_FIGURE = "–"  # no reply
 
 
 def write_results(
@@ -55,19 +54,19 @@ def write_results(
     versions: Mapping[str, str],
     commit: str,
 ) -> Path:
-    """Writes results.json, results.md and results.html into `config.output`; returns the first."""
+    """Write results.json, results.md and results.html to `config.output`; return the path of results.json."""
     folder = Path(config.output)
     content = {
-        "results": {one.task: {name: metric._asdict() for name, metric in one.metrics.items()} for one in results},
-        "status": {one.task: one.status for one in results},
-        "replies": {one.task: one.replies for one in results},
-        "seconds": {one.task: round(one.seconds, 1) for one in results},
-        "failed": {one.task: one.failure for one in results if one.failure},
-        "reportable": not config.limit and all(one.complete for one in results),
-        "details": {one.task: one.details for one in results if one.details},
-        "notes": {one.task: one.notes for one in results},
-        "files": {one.task: one.files for one in results},
-        "wording": {one.task: one.wording for one in results if one.wording},
+        "results": {result.task: {name: m._asdict() for name, m in result.metrics.items()} for result in results},
+        "status": {result.task: result.status for result in results},
+        "replies": {result.task: result.replies for result in results},
+        "seconds": {result.task: round(result.seconds, 1) for result in results},
+        "failed": {result.task: result.failure for result in results if result.failure},
+        "reportable": not config.limit and all(result.complete for result in results),
+        "details": {result.task: result.details for result in results if result.details},
+        "notes": {result.task: result.notes for result in results},
+        "files": {result.task: result.files for result in results},
+        "wording": {result.task: result.wording for result in results if result.wording},
         "model": dict(identity),
         "versions": dict(versions),
         "commit": commit,
@@ -81,29 +80,28 @@ def write_results(
 
 
 def headline_table(results: Sequence[TaskResult]) -> Table:
-    """A row a task and protocol: its first figure with the 95 % interval, and how the replies ended.
+    """Return a table with a row per task and protocol: its first figure with the 95 % interval, and failed replies.
 
-    Where a task has baselines, so does the table; where official prompts are some authors', it says whose wording.
+    Columns for baselines and wording are added if any task has them.
     """
-    beside = any(one.baselines for one in results)
-    worded = any(one.wording for one in results)
+    beside = any(result.baselines for result in results)
+    worded = any(result.wording for result in results)
     rows = []
-    for one in results:
-        for protocol, status in one.status.items():
-            name = next((name for name in one.metrics if name.startswith(f"{protocol}/")), None)
+    for result in results:
+        for protocol, status in result.status.items():
+            name = next((name for name in result.metrics if name.startswith(f"{protocol}/")), None)
             if name is None:
                 continue
-            metric = one.metrics[name]
+            metric = result.metrics[name]
             faults = ", ".join(f"{kind} {share:.1%}" for kind, share in status.items() if share and kind != "ok")
-            cells = _cells(one, name, metric, beside)
+            cells = _cells(result, name, metric, beside)
             if worded:
-                cells.append(shown_wording(one.wording, protocol))
-            rows.append([one.task, *cells, faults or "none"])
+                cells.append(shown_wording(result.wording, protocol))
+            rows.append([result.task, *cells, faults or "none"])
     return ("task", *_head(beside), *(["wording"] if worded else []), "replies not ok"), rows
 
 
 def figure_table(result: TaskResult) -> Table:
-    """A row for each figure of a task, with its baselines where there are some."""
     beside = bool(result.baselines)
     return _head(beside), [_cells(result, name, metric, beside) for name, metric in result.metrics.items()]
 
@@ -114,13 +112,13 @@ def _head(beside: bool) -> tuple[str, ...]:
 
 def _cells(result: TaskResult, name: str, metric: Metric, beside: bool) -> list[str]:
     cells = [name, _value(metric), _interval(metric, result.shares), str(metric.n)]
-    if beside and (found := result.baselines.get(name)):
-        return [*cells, f"{found.chance:.4f}", f"{found.accuracy:.4f} ({found.rule})" if found.rule else ""]
+    if beside and (baseline := result.baselines.get(name)):
+        return [*cells, f"{baseline.chance:.4f}", f"{baseline.accuracy:.4f} ({baseline.rule})" if baseline.rule else ""]
     return [*cells, "", ""] if beside else cells
 
 
 def checkpoint_text(identity: Mapping[str, Any]) -> str:
-    """Return which checkpoint of a run was asked, by its step; "" for another model."""
+    """Return a sentence naming the step of the evaluated checkpoint; "" if the model is not a run."""
     step = identity.get("step", "")
     return f"The checkpoint after step {step} of {identity['model']}." if step != "" else ""
 
@@ -135,26 +133,26 @@ def _parts(config: EvaluateConfig, results: Sequence[TaskResult], identity: Mapp
         )
     parts += [headline_table(results), N_NOTE]
     rows, left_out = [], []
-    for one in results:
-        if one.task not in _PUBLISHED:
+    for result in results:
+        if result.task not in _PUBLISHED:
             continue
-        ours = next((m for name, m in one.metrics.items() if name.startswith("social_r1/")), None)
-        if reason := _not_comparable(config, one, ours):
-            left_out.append(f"{one.task} ({reason})")
+        ours = next((m for name, m in result.metrics.items() if name.startswith("social_r1/")), None)
+        if reason := _not_comparable(config, result, ours):
+            left_out.append(f"{result.task} ({reason})")
         elif ours:
-            published = ["" if value is None else f"{value:.4f}" for value in _PUBLISHED[one.task]]
-            rows.append([one.task, _value(ours), *published])
+            published = ["" if value is None else f"{value:.4f}" for value in _PUBLISHED[result.task]]
+            rows.append([result.task, _value(ours), *published])
     if rows:
         parts += ["Beside published figures", (("task", "this model, social_r1", *_COLUMNS), rows), _NOTE]
     if left_out:
-        parts.append(f"Not beside published figures, which would not compare: {', '.join(left_out)}.")
-    for one in results:
-        parts += [one.task, figure_table(one), *one.notes]
+        parts.append(f"Not comparable with published figures: {', '.join(left_out)}.")
+    for result in results:
+        parts += [result.task, figure_table(result), *result.notes]
     return parts
 
 
 def _not_comparable(config: EvaluateConfig, result: TaskResult, ours: Metric | None) -> str:
-    """Return why a task's figure does not compare with published ones; "" when it does."""
+    """Return why a task's figure is not comparable with published ones; "" if it is."""
     if ours is None or not ours.n:
         return "no figure of social_r1"
     if config.limit:
@@ -170,7 +168,7 @@ def _value(metric: Metric) -> str:
 
 def _interval(metric: Metric, share: bool) -> str:
     low, high = share_interval(*metric) if share else around(*metric)
-    return f"{low:.4f} to {high:.4f}" if low < high else ""  # none of one unit
+    return f"{low:.4f} to {high:.4f}" if low < high else ""  # one unit has no interval
 
 
 def _is_title(parts: Sequence[str | Table], i: int) -> bool:

@@ -1,4 +1,4 @@
-"""Files that grow by a JSON line for everything that is finished, and are read again after a kill."""
+"""Append-only files of JSON lines, one per finished result, that survive a kill."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ JsonRow = Mapping[str, Any]
 
 
 class RowFile:
-    """The rows that are in a file (`known`), in its order, and a way to add more. Use as a context manager.
+    """The rows of a file in order (`known`), open for appending. Use as a context manager.
 
-    A last line that a kill has cut is taken off; another line that is no row of this kind stays and does not count.
-    Raises ForeignFile for a file that holds other text and no such row.
+    A truncated last line is removed. Other lines that are not rows of this kind stay in the file and are ignored.
+    Raises ForeignFile if the file holds text but no such row.
     """
 
     def __init__(self, path: Path, is_row: Callable[[Any], bool]) -> None:
@@ -36,30 +36,30 @@ class RowFile:
         self._file.close()
 
     def add(self, row: JsonRow) -> None:
-        """Appends a row; it is with the system when the call returns."""
+        """Append a row and flush it to the operating system."""
         self.known.append(row)
         self._file.write(json.dumps(row) + "\n")
         self._file.flush()
 
 
 def _is_torn(file: Path) -> bool:
-    """Return whether a file is the part of a first row that a kill has left."""
+    """Return whether a file holds nothing but a truncated first row."""
     if not begins_as(file, b'{"key": '):
         return False
     try:
         json.loads(file.read_bytes())
     except (ValueError, RecursionError):
         return True
-    return False  # a whole object is no part of a row
+    return False  # a complete object is not a truncated row
 
 
 def read_rows(path: Path, is_row: Callable[[Any], bool]) -> list[JsonRow]:
-    """The rows of a file without changing it; none where there is no file."""
+    """Return the rows of a file without changing it; [] if it does not exist."""
     return _read(path, is_row)[0]
 
 
 def _read(path: Path, is_row: Callable[[Any], bool]) -> tuple[list[JsonRow], int]:
-    """The rows, and the bytes up to the end of the last whole line."""
+    """Return the rows and the number of bytes up to the end of the last complete line."""
     rows: list[JsonRow] = []
     whole = 0
     if not path.exists():
@@ -76,5 +76,5 @@ def _read(path: Path, is_row: Callable[[Any], bool]) -> tuple[list[JsonRow], int
             if is_row(row):
                 rows.append(row)
             else:
-                log.warning("%s line %d cannot be used and does not count", path, number)
+                log.warning("%s line %d is invalid and is ignored", path, number)
     return rows, whole

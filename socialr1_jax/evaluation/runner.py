@@ -1,4 +1,4 @@
-"""Runs benchmarks: prompts out, replies in and kept, figures and samples written."""
+"""Runner of benchmarks: asks the prompts, caches and grades the replies, computes figures and writes samples."""
 
 from __future__ import annotations
 
@@ -37,19 +37,20 @@ from socialr1_jax.weights.hub import find_data
 
 @dataclass(frozen=True, kw_only=True)
 class TaskResult:
-    """Result of a task. metrics: by "<protocol>/<figure>", the headlines first in each; baselines: by the same names.
-    failure: why there is no reply at all, "" when there is one.
+    """Result of a task. `metrics` and `baselines` are keyed "<protocol>/<figure>", each protocol's headline first.
+
+    `failure` says why there is no reply at all; "" if there is one.
     """
 
     task: str
     metrics: dict[str, Metric]
-    status: dict[str, dict[str, float]]  # protocol -> share of replies of every status
+    status: dict[str, dict[str, float]]  # protocol -> status -> share of replies
     replies: int
-    complete: bool = True  # everything was asked and scored
-    whole: bool = False  # the questions are all that were published
-    shares: bool = False  # every figure with an interval is a share from 0 to 1
+    complete: bool = True  # all prompts have a scored reply
+    whole: bool = False  # no published question is missing
+    shares: bool = False  # all figures with intervals are shares from 0 to 1
     baselines: dict[str, Baseline] = field(default_factory=dict)
-    wording: str = ""  # of the official prompts: "own wording" or the SHA-256 of the authors' texts; "" = has no texts
+    wording: str = ""  # of the official prompts: "own wording", SHA-256 of the authors' texts, or "" if there are none
     failure: str = ""
     files: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
@@ -58,10 +59,10 @@ class TaskResult:
 
 
 def load_data(task: Task, data_dir: Path, *, download: bool = True) -> Data:
-    """Return the benchmark's data, with the authors' wording where it is there.
+    """Return the benchmark's data, with the authors' wording if available.
 
-    They are in its folder below `data_dir`; if there is nothing but the wording, in a data set of the hub, which is
-    downloaded unless it is in the cache. Raises BenchmarkError saying where to get what is missing.
+    Reads the benchmark's folder in `data_dir`. If it is missing or holds only the wording, the data come from the hub
+    cache or are downloaded. Raises BenchmarkError saying where to get missing data.
     """
     own = data_dir / task.name
     try:
@@ -74,16 +75,16 @@ def load_data(task: Task, data_dir: Path, *, download: bool = True) -> Data:
 
 
 class NoFolder(BenchmarkError):
-    """A benchmark's folder is missing, or has nothing but the wording of its prompts."""
+    """A benchmark's folder is missing, or holds only the wording of its prompts."""
 
 
 def folder_of(name: str, source: str, data_dir: Path) -> Path:
-    """Return the folder of a benchmark. Raises NoFolder saying where to get the data."""
+    """Return the folder of a benchmark. Raises NoFolder, saying where to get the data."""
     folder = data_dir / name
     if not folder.is_dir():
         raise NoFolder(f"{name}: there is no folder {folder}; get the data from {source}")
     if [file.name for file in folder.iterdir()] == [FILE]:
-        raise NoFolder(f"{name}: there are no data in {folder}; get them from {source}")
+        raise NoFolder(f"{name}: no data in {folder}; get them from {source}")
     return folder
 
 
@@ -93,38 +94,40 @@ def _of_hub(task: Task, hub: Hub, download: bool, missing: str) -> Data:
     except FileNotFoundError as error:
         raise NoFolder(f"{missing} (hub data set {hub.id}: {error})") from None
     data = task.load(folder)
-    # The pinned revision is the published one, whatever copy our sums are of.
-    kept = [remark for remark in data.remarks if folder.name != hub.revision or remark.kind != "other"]
+    # The pinned revision is the published one, even if our checksums are of another copy.
+    remarks = [remark for remark in data.remarks if folder.name != hub.revision or remark.kind != "other"]
     origin = Remark(f"questions from the hub data set {hub.id} @ {folder.name[:12]}", "hub")
-    return replace(data, remarks=(origin, *kept))
+    return replace(data, remarks=(origin, *remarks))
 
 
 def embedder(task: Task, protocol: ProtocolName) -> Embedder | None:
-    """Return what compares texts, if the task's protocol needs that and sentence-transformers is installed."""
+    """Load the embedder if the task's protocol needs one and sentence-transformers is installed."""
     needed = task.embedding_model and protocol != "social_r1" and installed()
     return load_embedder(task.embedding_model) if needed else None
 
 
 def not_had(config: EvaluateConfig, had: Collection[ProtocolName]) -> list[ProtocolName]:
-    """Return the protocols that were named on the command line or in a file and are none of these."""
+    """Return the explicitly configured protocols that are not in `had`."""
     named = config.protocol_names if "protocols" in config.model_fields_set else ()
     return [name for name in named if name not in had]
 
 
 def skipped_notes(name: str, config: EvaluateConfig, had: Collection[ProtocolName]) -> list[str]:
-    """Return a remark on the protocols that were named and that a task has no prompts of, if there are such."""
+    """Return a remark on explicitly configured protocols that the task does not have, if any."""
     missing = ", ".join(not_had(config, had))
     return [f"left out, since {name} has no such prompts: {missing}"] if missing else []
 
 
 def requests_of(task: Task, data: Data, config: EvaluateConfig) -> dict[ProtocolName, list[Request]]:
-    """Return the first `config.limit` prompts of each protocol that is asked for and that the task has."""
+    """Return the first `config.limit` prompts of each configured protocol that the task has."""
     names = [name for name in config.protocol_names if name in task.protocols]
     each = {name: task.requests(data, name, config.seed)[: config.limit or None] for name in names}
-    found = {name: requests for name, requests in each.items() if requests}
-    if config.answer_mode == "reference" and "social_r1" in found:  # the mode stays with the samples for score.py
-        found["social_r1"] = [replace(one, meta={**one.meta, "answer_mode": "reference"}) for one in found["social_r1"]]
-    return found
+    by_protocol = {name: requests for name, requests in each.items() if requests}
+    if config.answer_mode == "reference" and "social_r1" in by_protocol:  # stored with the samples, for score.py
+        by_protocol["social_r1"] = [
+            replace(one, meta={**one.meta, "answer_mode": "reference"}) for one in by_protocol["social_r1"]
+        ]
+    return by_protocol
 
 
 def run_task(
@@ -136,9 +139,9 @@ def run_task(
     replies: ReplyFile,
     said: Callable[[str], None],
 ) -> TaskResult:
-    """Ask, grade and write `samples_<task>.jsonl`; every reply is kept as it comes.
+    """Ask a task's prompts, grade the replies and write `samples_<task>.jsonl`; replies are cached as they arrive.
 
-    `said` is called with a text for each reply. Raises BenchmarkError.
+    Calls `said` with a progress text for each reply. Raises BenchmarkError.
     """
     started = time.perf_counter()
     name = task.name
@@ -147,17 +150,18 @@ def run_task(
     decoding: dict[str, dict[str, float]] = {}
     scored: list[tuple[ProtocolName, ScoredReply]] = []
     for protocol, answers in ask(task, asked, config, respondent, replies, said).items():
-        limit = max(_limit(config, one) for one in asked[protocol])
+        limit = max(_limit(config, request) for request in asked[protocol])
         decoding[protocol] = drawn_with(config, task, protocol)._asdict() | {"max_new_tokens": limit}
         if config.predict_only:
             scored += [(protocol, ScoredReply(*answer, "", Grade("", math.nan))) for answer in answers]
             continue
-        found = [score(task, protocol, *answer) for answer in answers]
+        graded = [score(task, protocol, *answer) for answer in answers]
         metrics |= {
-            f"{protocol}/{key}": one for key, one in figures(task, protocol, found, embedder(task, protocol)).items()
+            f"{protocol}/{key}": metric
+            for key, metric in figures(task, protocol, graded, embedder(task, protocol)).items()
         }
-        status[protocol] = status_rates(found)
-        scored += [(protocol, one) for one in found]
+        status[protocol] = status_rates(graded)
+        scored += [(protocol, one) for one in graded]
     if config.log_samples or config.predict_only:
         rows = (json.dumps(finite(sample_row(name, protocol, one)), ensure_ascii=True) for protocol, one in scored)
         write_whole(Path(config.output) / samples_name(name), "".join(f"{row}\n" for row in rows))
@@ -166,21 +170,21 @@ def run_task(
     lost = [one.reply for _, one in scored if one.reply.finish_reason in FAILED]
     official = [protocol for protocol in asked if protocol.startswith("official")]
     wording = wording_of(name, data) if official else ""
-    notes, why = [*data.notes, *([note_on(name, data, official)] if wording else [])], ""
+    notes, causes = [*data.notes, *([note_on(name, data, official)] if wording else [])], ""
     if "paper" in asked:
         wording = wording or OWN_WORDING
         notes.append(f"paper: {OWN_WORDING}")
     notes += skipped_notes(name, config, asked)
     for which, rates in status.items():
         if rates["truncated"] > 0.5:
-            notes.append(f"{which}: {rates['truncated']:.0%} of the replies were cut: give a larger max_new_tokens")
+            notes.append(f"{which}: {rates['truncated']:.0%} of the replies were truncated: increase max_new_tokens")
     if lost:
         reason = next((reply.reason for reply in lost if reply.reason), "")
         counts = Counter(reply.cause or reply.finish_reason for reply in lost)
-        why = ", ".join(f"{cause} {count}" for cause, count in counts.most_common()) + (reason and f": {reason}")
+        causes = ", ".join(f"{cause} {count}" for cause, count in counts.most_common()) + (reason and f": {reason}")
         notes.append(
-            f"{len(lost)} of {len(scored)} replies failed ({why}); their items are left out of the figures; run "
-            "the same command to ask again"
+            f"{len(lost)} of {len(scored)} replies failed ({causes}); their items are left out of the figures; run "
+            "the same command to retry"
         )
     return TaskResult(
         task=name,
@@ -192,11 +196,11 @@ def run_task(
         shares=True,
         baselines=shown,
         wording=wording,
-        failure=why if len(lost) == len(scored) else "",
+        failure=causes if len(lost) == len(scored) else "",
         files=dict(data.files),
         notes=notes,
         details={"decoding": decoding}
-        | ({"baselines": {key: one._asdict() for key, one in shown.items()}} if shown else {}),
+        | ({"baselines": {key: metric._asdict() for key, metric in shown.items()}} if shown else {}),
         seconds=time.perf_counter() - started,
     )
 
@@ -204,10 +208,10 @@ def run_task(
 def _baselines(
     task: Task, data: Data, asked: Mapping[ProtocolName, Sequence[Request]], config: EvaluateConfig
 ) -> dict[str, Baseline]:
-    """Return the baselines of a task by the plain names of its figures: those of `social_r1`, which has the options."""
+    """Return the baselines by plain figure name, computed from the `social_r1` prompts, which list the options."""
     requests = asked.get("social_r1") or task.requests(data, "social_r1", config.seed)[: config.limit or None]
     examples = task.examples(requests) if task.examples else list(map(card_example, requests))
-    return {_plain(f"social_r1/{name}"): one for name, one in baselines(task, requests, examples).items()}
+    return {_plain(f"social_r1/{name}"): baseline for name, baseline in baselines(task, requests, examples).items()}
 
 
 def _plain(figure: str) -> str:
@@ -223,44 +227,44 @@ def ask(
     replies: ReplyFile,
     said: Callable[[str], None],
 ) -> dict[ProtocolName, list[tuple[Request, int, Reply]]]:
-    """Return (request, sample, reply) of every prompt and sample of each protocol, in order.
+    """Return (request, sample, reply) for every prompt and sample of each protocol, in order.
 
-    All protocols are asked together, so that one batch and few programs serve them; known replies are not asked again.
-    A follow-up and its reply stand in the place of the prompt that they follow, unless that had no reply.
+    All protocols are asked together to share batches and compiled programs; cached replies are not asked again. A
+    follow-up and its reply replace the first prompt and reply, unless the first request failed.
     """
 
-    def prompt(protocol: ProtocolName, one: Request, key: str, samples: Sequence[int]) -> Asked:
+    def prompt(protocol: ProtocolName, request: Request, key: str, samples: Sequence[int]) -> Asked:
         drawn = drawn_with(config, task, protocol)
         return Asked(
             f"{task.name}/{protocol}/{key}",
-            one.messages,
-            _limit(config, one),
+            request.messages,
+            _limit(config, request),
             tuple(samples),
             None if drawn == decoding_of(config) else drawn,
-            one.continuations,
+            request.continuations,
         )
 
-    requests = [(protocol, one) for protocol, each in asked.items() for one in each]
-    first = [prompt(protocol, one, one.id, range(config.num_samples)) for protocol, one in requests]
+    requests = [(protocol, request) for protocol, each in asked.items() for request in each]
+    first = [prompt(protocol, request, request.id, range(config.num_samples)) for protocol, request in requests]
     answers = [(*requests[i], sample, reply) for i, sample, reply in _replies(first, respondent, replies, said)]
-    following: dict[int, Request] = {}  # by the place in `answers`
-    for place, (protocol, one, _, reply) in enumerate(answers):
-        if not one.follow_up:
+    following: dict[int, Request] = {}  # by index in `answers`
+    for place, (protocol, request, _, reply) in enumerate(answers):
+        if not request.follow_up:
             continue
         text = None if reply.finish_reason in FAILED else said_in(reply)
         if text is None:
             said(reply.finish_reason)
         else:
             assert task.follow_up
-            following[place] = task.follow_up(one, protocol, text)
+            following[place] = task.follow_up(request, protocol, text)
     second = []
-    for place, one in following.items():
+    for place, request in following.items():
         protocol, _, sample, _ = answers[place]
-        second.append(prompt(protocol, one, f"{one.id}/{sample}", (0,)))
-    found = _replies(second, respondent, replies, said) if second else []
-    for (place, one), (_, _, reply) in zip(following.items(), found, strict=True):
+        second.append(prompt(protocol, request, f"{request.id}/{sample}", (0,)))
+    second_replies = _replies(second, respondent, replies, said) if second else []
+    for (place, request), (_, _, reply) in zip(following.items(), second_replies, strict=True):
         protocol, _, sample, _ = answers[place]
-        answers[place] = (protocol, one, sample, reply)
+        answers[place] = (protocol, request, sample, reply)
     by_protocol: dict[ProtocolName, list[tuple[Request, int, Reply]]] = {protocol: [] for protocol in asked}
     for protocol, request, sample, reply in answers:
         by_protocol[protocol].append((request, sample, reply))
@@ -270,28 +274,28 @@ def ask(
 def _replies(
     asked: Sequence[Asked], respondent: Respondent, replies: ReplyFile, said: Callable[[str], None]
 ) -> list[tuple[int, int, Reply]]:
-    """Return (index, sample, reply) of everything that is asked, in order."""
-    found = {(i, s): reply for i, one in enumerate(asked) for s in one.samples if (reply := replies.get(one, s))}
+    """Return (index, sample, reply) for all prompts and samples, in order."""
+    by_sample = {(i, s): reply for i, p in enumerate(asked) for s in p.samples if (reply := replies.get(p, s))}
     missing: list[tuple[int, Asked]] = []
-    for i, one in enumerate(asked):
-        if left := tuple(s for s in one.samples if (i, s) not in found):
-            missing.append((i, replace(one, samples=left)))
-    for _ in found:
+    for i, prompt in enumerate(asked):
+        if left := tuple(s for s in prompt.samples if (i, s) not in by_sample):
+            missing.append((i, replace(prompt, samples=left)))
+    for _ in by_sample:
         said("known")
-    if found and isinstance(respondent, Endpoint):  # what is left may be nothing but refused prompts
+    if by_sample and isinstance(respondent, Endpoint):  # the missing prompts may be exactly those that it rejects
         respondent.answered_before()
-    for at, sample, reply in respondent.replies([one for _, one in missing]):
+    for at, sample, reply in respondent.replies([prompt for _, prompt in missing]):
         i = missing[at][0]
         replies.add(asked[i], sample, reply)
-        found[i, sample] = reply
+        by_sample[i, sample] = reply
         said(f"{reply.tokens} tokens")
-    return [(i, s, found[i, s]) for i, one in enumerate(asked) for s in one.samples]
+    return [(i, s, by_sample[i, s]) for i, prompt in enumerate(asked) for s in prompt.samples]
 
 
 def drawn_with(config: EvaluateConfig, task: Task, protocol: ProtocolName) -> Decoding:
-    """Return how the replies of a protocol are drawn: what the configuration was given, else the authors' way."""
-    given = {name: getattr(config, name) for name in Decoding._fields if name in config.model_fields_set}
-    return task.protocols[protocol]._replace(**given)
+    """Return the decoding of a protocol: the authors' settings, overridden by explicitly configured ones."""
+    overrides = {name: getattr(config, name) for name in Decoding._fields if name in config.model_fields_set}
+    return task.protocols[protocol]._replace(**overrides)
 
 
 def _limit(config: EvaluateConfig, request: Request) -> int:

@@ -1,4 +1,4 @@
-"""From replies to figures: a status and a grade for every reply, and figures over several samples."""
+"""Scoring: a status and a grade for every reply, and figures over one or several samples."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from socialr1_jax.evaluation.task import Baseline, Embedder, Task
 from socialr1_jax.questions.audit import untrained_rules
 from socialr1_jax.rewards.parsing import THINK_END, without_thoughts
 
-FAILED = ("too_long", "refused", "error")  # there is no reply, so nothing to grade
+FAILED = ("too_long", "refused", "error")  # no reply to grade
 STATUSES = ("ok", "truncated", "unparsable", *FAILED)
-_FIELDS: dict[str, tuple[type, ...]] = {  # of a row of samples
+_FIELDS: dict[str, tuple[type, ...]] = {  # field types of a row of samples
     **dict.fromkeys(("id", "item", "reply", "finish_reason"), (str,)),
     **dict.fromkeys(("sample", "tokens"), (int,)),
     "messages": (list,),
@@ -31,7 +31,7 @@ _WRONG, _NO_GRADE = Grade("", 0.0), Grade("", math.nan)
 
 
 class ScoredReply(NamedTuple):
-    """A reply with its grade; `sample` counts the replies to one prompt."""
+    """A reply with its grade; `sample` numbers the replies to one prompt."""
 
     request: Request
     sample: int
@@ -41,54 +41,52 @@ class ScoredReply(NamedTuple):
 
 
 def score(task: Task, protocol: ProtocolName, request: Request, sample: int, reply: Reply) -> ScoredReply:
-    """Grade a reply. One whose thoughts do not end is truncated and wrong; one that is cut later counts as it is.
+    """Grade a reply. It is wrong if truncated in its thoughts; if truncated after them it is graded as it is.
 
-    A reply without thoughts is graded with its outer white space, which some official readers stumble over.
+    A reply without thoughts keeps its outer white space, which some official parsers are sensitive to.
     """
     if reply.finish_reason in FAILED:
         return ScoredReply(request, sample, reply, reply.finish_reason, _NO_GRADE)
-    said = said_in(reply)
-    if said is None:
+    text = said_in(reply)
+    if text is None:
         return ScoredReply(request, sample, reply, "truncated", _WRONG)
-    grade = task.grade(request, protocol, said)
-    answered = said.strip() and grade.answer
+    grade = task.grade(request, protocol, text)
+    answered = text.strip() and grade.answer
     status = "truncated" if reply.finish_reason == "length" else "ok" if answered else "unparsable"
     return ScoredReply(request, sample, reply, status, grade)
 
 
 def said_in(reply: Reply) -> str | None:
-    """Return what a reply says after its thoughts, or with its white space if it has none; None in endless thoughts."""
-    said = without_thoughts(reply.text)
-    return said if said is None or THINK_END in reply.text else reply.text
+    """Return a reply without its thoughts, or unchanged if it has none; None if its thoughts do not end."""
+    text = without_thoughts(reply.text)
+    return text if text is None or THINK_END in reply.text else reply.text
 
 
 def figures(
     task: Task, protocol: ProtocolName, scored: Sequence[ScoredReply], embedder: Embedder | None = None
 ) -> dict[str, Metric]:
-    """Return the task's figures, means over the samples; of k > 1 samples also maj@k and pass@k of the headline.
+    """Return the task's figures as means over samples; for k > 1 samples also maj@k and pass@k of the headline.
 
-    Items with a reply that failed are left out: a failed call is no wrong answer.
+    Items with a failed reply are left out, since a failed call is not a wrong answer. If the task has a more lenient
+    parser than its authors' (`Task.kinder`), its main figures follow as `ours/reader/<figure>`.
 
-    Where a task reads replies in a kinder way than its authors (`Task.kinder`), its main figures follow as
-    `ours/reader/<figure>`.
-
-    A figure's standard error is that of one sample's (the mean over samples): it tells how far the items are a choice,
-    and is an upper bound of what repeated sampling leaves.
+    The standard error is the mean of the samples' standard errors. It covers the choice of items and is an upper bound
+    for the mean over samples.
     """
     kinder: dict[str, Metric] = {}
     if task.kinder and protocol in ("official", "official_cot"):
         ours = replace(task, grade=task.kinder, kinder=None)
-        again = [score(ours, protocol, one.request, one.sample, one.reply) for one in scored]
-        by_name = {name.removeprefix("ours/"): one for name, one in figures(ours, protocol, again, embedder).items()}
-        kinder = {f"ours/reader/{name}": one for name, one in by_name.items() if "/" not in name}
-    failed = {one.request.item for one in scored if one.status in FAILED}
-    scored = [one for one in scored if one.request.item not in failed]
+        again = [score(ours, protocol, row.request, row.sample, row.reply) for row in scored]
+        by_name = {name.removeprefix("ours/"): m for name, m in figures(ours, protocol, again, embedder).items()}
+        kinder = {f"ours/reader/{name}": metric for name, metric in by_name.items() if "/" not in name}
+    failed = {row.request.item for row in scored if row.status in FAILED}
+    scored = [row for row in scored if row.request.item not in failed]
     by_sample: dict[int, list[Graded]] = {}
     by_request: dict[str, list[Graded]] = {}
-    for one in scored:
-        graded = Graded(one.request, one.grade)
-        by_sample.setdefault(one.sample, []).append(graded)
-        by_request.setdefault(one.request.id, []).append(graded)
+    for row in scored:
+        graded = Graded(row.request, row.grade)
+        by_sample.setdefault(row.sample, []).append(graded)
+        by_request.setdefault(row.request.id, []).append(graded)
     each = []
     for _, of_sample in sorted(by_sample.items()):
         further: dict[str, Metric] = {}
@@ -97,21 +95,21 @@ def figures(
         each.append(task.metrics(of_sample, protocol) | further)
     if not each:
         return {}
-    found = {name: _mean([metrics[name] for metrics in each if name in metrics]) for name in each[0]}
+    means = {name: _mean([metrics[name] for metrics in each if name in metrics]) for name in each[0]}
     if (k := len(each)) > 1:
-        headline = next(iter(found))
-        votes = [Graded(all_[0].request, _voted([one.grade for one in all_])) for all_ in by_request.values()]
-        best = [max(all_, key=lambda one: one.grade.value) for all_ in by_request.values()]
-        found[f"maj@{k}/{headline}"] = task.metrics(votes, protocol)[headline]
-        found[f"pass@{k}/{headline}"] = task.metrics(best, protocol)[headline]
-    return found | kinder
+        headline = next(iter(means))
+        votes = [Graded(all_[0].request, _voted([row.grade for row in all_])) for all_ in by_request.values()]
+        best = [max(all_, key=lambda row: row.grade.value) for all_ in by_request.values()]
+        means[f"maj@{k}/{headline}"] = task.metrics(votes, protocol)[headline]
+        means[f"pass@{k}/{headline}"] = task.metrics(best, protocol)[headline]
+    return means | kinder
 
 
 def baselines(task: Task, requests: Sequence[Request], examples: Sequence[Example]) -> dict[str, Baseline]:
-    """Return chance and the best rule of each figure of the `social_r1` protocol; {} where a question has no options.
+    """Return chance and the best rule for each figure of the `social_r1` protocol; {} if a question has no options.
 
-    A rule's grade of a question is its probability to be right, and the task makes its figures of these grades as it
-    does of a model's. The rules are those of `audit_examples` that are not trained.
+    A rule's grade on a question is its probability of being right, and the task computes figures from these grades as
+    from a model's. The rules are the untrained ones of `audit_examples`.
 
     Args:
         examples: the question of each request.
@@ -125,22 +123,21 @@ def baselines(task: Task, requests: Sequence[Request], examples: Sequence[Exampl
 
     chance = graded_alike(np.array([1 / len(example.options) for example in examples]))
     rules = {name: graded_alike(credit_q) for name, credit_q in untrained_rules(examples).items()}
-    found = {}
+    by_figure = {}
     for name, guessed in chance.items():
         best = max(rules, key=lambda rule: rules[rule][name].value)
-        if guessed.n and guessed.value:  # else no figure of right answers
-            found[name] = Baseline(guessed.value, best, rules[best][name].value)
-    return found
+        if guessed.n and guessed.value:  # skips figures that are not accuracies
+            by_figure[name] = Baseline(guessed.value, best, rules[best][name].value)
+    return by_figure
 
 
 def status_rates(scored: Sequence[ScoredReply]) -> dict[str, float]:
-    """Return the share of replies of every status."""
-    counts = Counter(one.status for one in scored)
+    counts = Counter(row.status for row in scored)
     return {status: counts[status] / len(scored) if scored else math.nan for status in STATUSES}
 
 
 def sample_row(task: str, protocol: ProtocolName, scored: ScoredReply) -> dict[str, Any]:
-    """Return a row of samples_<task>.jsonl: all that `rescored` needs, and what a reader wants to see."""
+    """Return a row of samples_<task>.jsonl, with all that `rescored` needs."""
     request, reply = scored.request, scored.reply
     failure = {"cause": reply.cause, "reason": reply.reason} if reply.cause else {}
     return failure | {
@@ -162,7 +159,7 @@ def sample_row(task: str, protocol: ProtocolName, scored: ScoredReply) -> dict[s
 
 
 def rescored(task: Task, row: Mapping[str, Any]) -> ScoredReply:
-    """Grade a row of samples_<task>.jsonl again. Raises TypeError naming a field of another type."""
+    """Grade a row of samples_<task>.jsonl again. Raises TypeError naming a field of the wrong type."""
     for name, kinds in _FIELDS.items():
         if not isinstance(row[name], kinds):
             raise TypeError(f"{name} is not of type {' or '.join(kind.__name__ for kind in kinds)}")
@@ -180,6 +177,6 @@ def _mean(metrics: Sequence[Metric]) -> Metric:
 
 
 def _voted(grades: Sequence[Grade]) -> Grade:
-    """Return the grade of the answer given most often, of equals the one given first."""
+    """Return the grade of the most frequent answer; the first one wins a tie."""
     winner = Counter(grade.answer for grade in grades).most_common(1)[0][0]
     return next(grade for grade in grades if grade.answer == winner)

@@ -1,6 +1,6 @@
-"""Benchmarks as the runner uses them: prompts, a grade for every reply, and figures made of the grades.
+"""Interface between benchmarks and the runner: prompts, a grade for every reply, and figures from the grades.
 
-A benchmark's file has a `Task`. Nothing here knows of models, and nothing imports JAX.
+Each benchmark's file defines a `Task`. This module is independent of models and does not import JAX.
 """
 
 from __future__ import annotations
@@ -18,29 +18,29 @@ Embedder = Callable[[Sequence[str]], Any]  # n texts -> float [n, width]
 
 
 class BenchmarkError(ValueError):
-    """A benchmark cannot be read or run; the message names the file, the reason and where to get it."""
+    """A benchmark cannot be read or run; the message names the file, the reason and where to get the data."""
 
 
 class Decoding(NamedTuple):
-    """A way of drawing replies. The defaults take the likeliest token each time."""
+    """Sampling settings of a protocol. The defaults are greedy."""
 
     temperature: float = 0.0
     top_p: float = 1.0
-    repetition_penalty: float = 1.0  # as `SamplingParams` has it
+    repetition_penalty: float = 1.0  # see `SamplingParams`
 
 
 GREEDY = Decoding()
 
 
 def ways(*official: ProtocolName, drawn: Decoding = GREEDY) -> dict[ProtocolName, Decoding]:
-    """Return the protocols of a benchmark: those of its authors, who draw as `drawn`, and the cards'."""
+    """Return a benchmark's protocols: the authors' with decoding `drawn`, and `social_r1` with greedy decoding."""
     return dict.fromkeys(official, drawn) | {"social_r1": GREEDY}
 
 
 class Hub(NamedTuple):
-    """A data set of the Hugging Face hub that has the benchmark's files; those are glob patterns.
+    """A Hugging Face hub data set with the benchmark's files, which are glob patterns.
 
-    revision: the commit with the published files, "main" where none is known.
+    revision: commit of the published files, "main" if unknown.
     """
 
     id: str
@@ -49,7 +49,7 @@ class Hub(NamedTuple):
 
 
 class Baseline(NamedTuple):
-    """Chance, and the best rule that reads no minds (`questions/audit.py`) with its accuracy, shown beside a figure."""
+    """Chance, and the best rule without theory of mind (`questions/audit.py`) with its accuracy, for one figure."""
 
     chance: float
     rule: str
@@ -59,8 +59,8 @@ class Baseline(NamedTuple):
 class Remark(NamedTuple):
     """A remark on a benchmark's data for the results.
 
-    kind: "part": counts the questions that are there; "lacks": names a file that is missing; "other": a file is not the
-    published one; "hub": the data set that the files are from.
+    kind: "part": number of available questions; "lacks": name of a missing file; "other": a file that differs from the
+    published one; "hub": data set that the files are from.
     """
 
     text: str
@@ -69,10 +69,10 @@ class Remark(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Data:
-    """A benchmark's items as its file has them, the files with their SHA-256, and remarks for the results.
+    """A benchmark's items, its files with their SHA-256, and remarks for the results.
 
-    `whole`: no published question is missing, so that published figures are over the same ones. `wording`: of the
-    authors' prompts; without it the prompts of the official protocol are in our own words.
+    `whole`: no published question is missing, so published figures cover the same questions. `wording`: the authors'
+    prompt texts; if None, the official protocol uses our own.
     """
 
     items: Sequence[Any]
@@ -83,7 +83,6 @@ class Data:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Return the texts of the remarks."""
         return tuple(remark.text for remark in self.remarks)
 
 
@@ -91,24 +90,24 @@ class Data:
 class Task:
     """A benchmark.
 
-    protocols: the ways to ask it, and what its authors draw the replies of each with.
+    protocols: protocol -> decoding settings of its authors.
     load: folder of the benchmark -> Data; raises BenchmarkError.
-    requests: (data, protocol, seed) -> the prompts; the same for the same arguments.
-    grade: (request, protocol, reply without its thoughts) -> Grade. Replies that were cut in their thoughts never come
-        here: they are wrong.
-    metrics: (all graded requests of one reply each, protocol) -> figures by name; the first one is the headline.
-    follow_up: (request with `follow_up`, protocol, reply without its thoughts) -> the prompt whose reply is graded in
-        its place, with the same id.
-    embedded: (graded requests of an official protocol, embedder of `embedding_model`) -> (the same with the grades
-        that only an embedder can give, further figures); called before `metrics` where it is installed.
-    examples: (requests of `social_r1`) -> their questions, where the prompt does not tell them.
-    kinder: as `grade`, for `official` and `official_cot` of a benchmark whose own reader refuses answers that a reply
-        plainly gives; the figures of it stand beside the official ones as `ours/reader/<figure>`.
+    requests: (data, protocol, seed) -> prompts; deterministic.
+    grade: (request, protocol, reply without its thoughts) -> Grade. Not called for replies that were truncated in their
+        thoughts, which are wrong.
+    metrics: (graded requests of one sample, protocol) -> figures by name; the first one is the headline.
+    follow_up: (request with `follow_up`, protocol, reply without its thoughts) -> prompt with the same id, whose reply
+        is graded instead.
+    embedded: (graded requests of an official protocol, embedder of `embedding_model`) -> (graded requests with the
+        grades that need embeddings, further figures); called before `metrics` if sentence-transformers is installed.
+    examples: (requests of `social_r1`) -> their questions, for tasks whose prompts cannot be parsed back.
+    kinder: like `grade`, for `official` and `official_cot` of a benchmark whose official parser misses clearly stated
+        answers; its figures are added as `ours/reader/<figure>`.
     """
 
     name: str
     title: str
-    source: str  # where the data come from: repository @ commit, or hub id
+    source: str  # origin of the data: repository @ commit, or hub id
     licence: str
     load: Callable[[Path], Data]
     requests: Callable[[Data, ProtocolName, int], list[Request]]
@@ -116,15 +115,15 @@ class Task:
     metrics: Callable[[Sequence[Graded], ProtocolName], dict[str, Metric]]
     protocols: Mapping[ProtocolName, Decoding] = field(default_factory=lambda: ways("official"))
     follow_up: Callable[[Request, ProtocolName, str], Request] | None = None
-    kind: str = ""  # field of `meta` that names the kind of a question
-    headline: Mapping[str, str] = field(default_factory=dict)  # the values of `meta` that it is over, of one field
+    kind: str = ""  # field of `meta` with the question type
+    headline: Mapping[str, str] = field(default_factory=dict)  # filter of the headline: field of `meta` -> value
     embedding_model: str = ""
     embedded: Callable[[Sequence[Graded], Embedder], tuple[list[Graded], dict[str, Metric]]] | None = None
     examples: Callable[[Sequence[Request]], list[Example]] | None = None
-    hub: Hub | None = None  # where its authors publish the files there
-    published: tuple[int, str] = (0, "items")  # how many items were published, and what they are
+    hub: Hub | None = None  # the authors' copy of the files, if any
+    published: tuple[int, str] = (0, "items")  # number of published items, and their noun
     kinder: Callable[[Request, ProtocolName, str], Grade] | None = None
 
     def in_headline(self, meta: Mapping[str, Any]) -> bool:
-        """Return whether the headline is over prompts with this `meta`: English, FANToM's short contexts."""
+        """Return whether the headline includes prompts with this `meta` (English, FANToM's short contexts)."""
         return all(str(meta[name]) == value for name, value in self.headline.items())

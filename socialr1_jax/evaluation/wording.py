@@ -1,7 +1,7 @@
-"""The authors' own wording of prompts, kept as data in `prompts.json` beside a benchmark's files.
+"""Prompts in the benchmark authors' wording, stored as data in `prompts.json` beside a benchmark's files.
 
-No text of theirs is in this package. `wording_sources.py` says where their repositories keep them, and
-scripts/benchmark_prompts.py reads them from there. A text has fields as `{name}`; `{{` and `}}` are braces.
+This package contains none of their texts: scripts/benchmark_prompts.py extracts them from their repositories, at the
+places listed in `wording_sources.py`. Fields are written `{name}`; `{{` and `}}` are literal braces.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _SHOWN = 8  # digits of a hash in tables
 
 
 class WordingConfig(Section):
-    """Which benchmark's wording, from where, and the file to write."""
+    """Settings of `socialr1 prompts`: benchmark, source and output."""
 
     benchmark: str = Field(description=f"name of the benchmark: {', '.join(SOURCES)}")
     source: str = Field(min_length=1, description="folder of the authors' repository, at the version in the docs")
@@ -41,25 +41,25 @@ class WordingConfig(Section):
     @classmethod
     def _is_known(cls, name: str) -> str:
         if name not in SOURCES:
-            raise ValueError(f"{name!r} is none of {', '.join(SOURCES)}")
+            raise ValueError(f"{name!r} is not one of {', '.join(SOURCES)}")
         return name
 
 
 def write_wording(config: WordingConfig) -> None:
-    """Write prompts.json and print what it holds. Raises what `content_of` raises, and ForeignFile."""
+    """Write prompts.json and print a summary. Raises BenchmarkError as `content_of`, and ForeignFile."""
     output = Path(config.output)
     refuse_foreign_prompts(output)
     content = content_of(config.benchmark, Path(config.source))
     write_json(output, content)
     print_result(f"{len(content['texts'])} texts of {content['source']} in {output}, SHA-256 {content['sha256']}")
     if content["sha256"] not in {source.known for source in SOURCES[config.benchmark].versions}:
-        remark(f"{config.source} is not {content['source']}: figures may not compare")
+        remark(f"{config.source} is not {content['source']}: figures may not be comparable")
 
 
 def content_of(benchmark: str, checkout: Path) -> dict[str, Any]:
-    """Return what prompts.json holds: the texts, the authors' files with their SHA-256, and the SHA-256 of the texts.
+    """Return the content of prompts.json: the texts and their SHA-256, and the authors' files with their SHA-256.
 
-    Raises BenchmarkError naming a file or text that is not where the table has it.
+    Raises BenchmarkError naming a file or text that is missing in the checkout.
     """
     texts, files, source = SOURCES[benchmark].read(checkout)
     return {
@@ -72,12 +72,12 @@ def content_of(benchmark: str, checkout: Path) -> dict[str, Any]:
 
 
 def texts_sha256(texts: Mapping[str, str]) -> str:
-    """Return the SHA-256 of the texts by name, whatever their order in the file."""
+    """Return the SHA-256 of the texts by name, independent of their order."""
     return hashlib.sha256(json.dumps(dict(texts), sort_keys=True).encode()).hexdigest()
 
 
 def refuse_foreign_prompts(file: Path) -> None:
-    """Raise ForeignFile if there is a file that is no prompts.json, or one that was edited."""
+    """Raise ForeignFile if the file exists and is not an unedited prompts.json."""
 
     def is_own(file: Path) -> bool:
         content = read_json(file)
@@ -87,9 +87,9 @@ def refuse_foreign_prompts(file: Path) -> None:
 
 
 def with_wording(name: str, folder: Path, data: Worded) -> Worded:
-    """Return a benchmark's data with the texts of its prompts.json, if there is one.
+    """Add the texts of a benchmark's prompts.json to its data, if the file exists.
 
-    Raises BenchmarkError naming the file and what is wrong in it.
+    Raises BenchmarkError naming the file and its fault.
     """
     path = folder / FILE
     if name not in SOURCES or not path.exists():
@@ -105,14 +105,14 @@ def with_wording(name: str, folder: Path, data: Worded) -> Worded:
 
 
 def wording_of(name: str, data: Data) -> str:
-    """Return "own wording", the SHA-256 of the authors' texts, or "" for a benchmark that has no prompts.json."""
+    """Return "own wording", the SHA-256 of the authors' texts, or "" for a benchmark without authors' texts."""
     if name not in SOURCES:
         return ""
     return data.wording.sha256 if data.wording else OWN_WORDING
 
 
 def note_on(name: str, data: Data, protocols: Sequence[str] = ("official",)) -> str:
-    """Return a remark for the results on whose wording the prompts of these protocols have."""
+    """Return a remark for the results on the wording of these protocols' prompts."""
     of = ", ".join(protocols)
     if data.wording:
         return f"{of}: {data.wording.about} (SHA-256 of the texts {data.wording.sha256})"
@@ -121,7 +121,7 @@ def note_on(name: str, data: Data, protocols: Sequence[str] = ("official",)) -> 
 
 
 def shown_wording(wording: str, protocol: str) -> str:
-    """Return what a table says of it: "own wording", or the first digits of the hash; "" for the cards' prompt."""
+    """Return the table cell of a wording: "own wording", first digits of the hash, or "" for the cards' prompt."""
     if not wording or protocol == "social_r1":
         return ""
     return OWN_WORDING if wording == OWN_WORDING or protocol == "paper" else wording[:_SHOWN]
@@ -131,17 +131,17 @@ def _origin(source: TextSource, digest: str, written: Any) -> str:
     if digest == source.known:
         return f"the wording of {source.version}"
     which = f"is of another version than {source.version}" if digest == written else "was edited by hand"
-    return f"the wording of a {FILE} that {which}: figures may not compare"
+    return f"the wording of a {FILE} that {which}: figures may not be comparable"
 
 
 def _again(name: str) -> str:
-    return f"make it with socialr1 prompts --benchmark {name} --source CHECKOUT --output FILE"
+    return f"create it with socialr1 prompts --benchmark {name} --source CHECKOUT --output FILE"
 
 
 def _checked(content: Mapping[str, Any], name: str, path: Path) -> dict[str, str]:
-    """Return the texts: all that the benchmark has, with the fields that its prompts fill."""
+    """Return the texts after checking that all of the benchmark's texts are there, with the expected fields."""
     if (benchmark := content.get("benchmark")) != name:
-        raise BenchmarkError(f"{path}: is of {printable(repr(benchmark), 60)}, not of {name}; {_again(name)}")
+        raise BenchmarkError(f"{path}: is for {printable(repr(benchmark), 60)}, not {name}; {_again(name)}")
     texts = content.get("texts")
     if not isinstance(texts, dict):
         raise BenchmarkError(f"{path}: has no object 'texts'; {_again(name)}")
@@ -150,9 +150,9 @@ def _checked(content: Mapping[str, Any], name: str, path: Path) -> dict[str, str
         raise BenchmarkError(f"{path}: the text {missing[0]!r} is missing; {_again(name)}")
     if unknown := [text for text in texts if text not in expected]:
         named = printable(repr(unknown[0]), 60)
-        raise BenchmarkError(f"{path}: the text {named} is none of {name}'s, which are {listed(expected)}")
+        raise BenchmarkError(f"{path}: the text {named} is not one of {name}'s, which are {listed(expected)}")
     for text, fields in expected.items():
-        if (found := fields_of(texts[text])) != set(fields):
-            has, needs = (listed(sorted(names)) or "none" for names in (found, fields))
+        if (present := fields_of(texts[text])) != set(fields):
+            has, needs = (listed(sorted(names)) or "none" for names in (present, fields))
             raise BenchmarkError(f"{path}: the text {text!r} has the fields {has} instead of {needs}")
     return texts

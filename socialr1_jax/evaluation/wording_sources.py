@@ -1,6 +1,6 @@
-"""Places of the texts of benchmark authors' prompts, and readers of the files that have them.
+"""Places of prompt texts in the benchmark authors' repositories, and parsers to extract them.
 
-Their files are parsed as Python, read as YAML or searched as text; nothing of theirs is imported or run.
+The files are parsed as Python or YAML, or matched as text; none of the authors' code is imported or run.
 """
 
 from __future__ import annotations
@@ -23,17 +23,16 @@ from socialr1_jax.runtime.terminal import printable
 _DEFINED = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 _PERCENT = re.compile(r"%(%|s)")
 _Fields = tuple[str, ...]
-_Parts = list[str | None]  # of a text; None is a field
+_Parts = list[str | None]  # literal parts of a text; None is a field
 
 
 class TextPlace(NamedTuple):
-    """A name in a file of theirs and the texts that are bound to it.
+    """A name in one of the authors' files, and the texts bound to it.
 
-    name: in Python `NAME`, `function.name` or `Class.method.name` (assigned or added to it, a dictionary's key, a
-        parameter's default, an argument), `.return` for what a function returns, `.__doc__` for a docstring; in YAML a
-        path of keys; in other files a pattern whose groups are the fields.
-    texts: our names of the texts that are bound to it, in the order of the file, with the fields of each. Those whose
-        name begins with "_" are there and not kept.
+    name: in Python `NAME`, `function.name` or `Class.method.name` (assignment, augmented assignment, dictionary key,
+        parameter default or keyword argument), `.return` for returned values, `.__doc__` for a docstring; in YAML a
+        path of keys; in other files a regular expression whose groups are the fields.
+    texts: our names of the bound texts, in file order, with the fields of each. Names that begin with "_" are skipped.
     """
 
     file: str
@@ -43,9 +42,9 @@ class TextPlace(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class TextSource:
-    """A repository's version and the places of its texts. `known`: SHA-256 of all texts of that version.
+    """A version of a repository and the places of its texts. `known`: SHA-256 of all its texts.
 
-    `other`: a further version that prompts may have the words of.
+    `other`: another supported version.
     """
 
     version: str
@@ -55,23 +54,22 @@ class TextSource:
 
     @property
     def versions(self) -> tuple[TextSource, ...]:
-        """Return this version and the other ones."""
+        """Return this version and the other supported ones."""
         return (self, *(self.other.versions if self.other else ()))
 
     @property
     def fields(self) -> dict[str, _Fields]:
-        """Return the fields of every text, by our name of the text."""
-        kept = ((text, fields) for place in self.places for text, fields in place.texts.items())
-        return {text: fields for text, fields in kept if not text.startswith("_")}
+        pairs = ((text, fields) for place in self.places for text, fields in place.texts.items())
+        return {text: fields for text, fields in pairs if not text.startswith("_")}
 
     def of_texts(self, texts: Mapping[str, str]) -> TextSource:
-        """Return the version that has most of these texts."""
+        """Return the version that shares the most names with these texts."""
         return max(self.versions, key=lambda version: len(version.fields.keys() & texts.keys()))
 
     def read(self, checkout: Path) -> tuple[dict[str, str], dict[str, str], TextSource]:
-        """Return the texts by name, the SHA-256 of every file that they are in, and the version.
+        """Return the texts by name, the SHA-256 of each file they are from, and the version.
 
-        Raises BenchmarkError naming the file and text that are missing of the version that fits best.
+        Raises BenchmarkError naming the first file or text missing for the best matching version.
         """
         texts, files, errors, version = min((one._read(checkout) for one in self.versions), key=lambda one: len(one[2]))
         if errors:
@@ -92,22 +90,21 @@ class TextSource:
 
 
 def fields_of(text: str) -> set[str]:
-    """Return the names of a text's fields."""
     return {name for name in FIELD.findall(text) if name}
 
 
 def _texts(path: Path, place: TextPlace) -> dict[str, str]:
-    """Return the texts of a place by our names. Raises BenchmarkError."""
+    """Return the texts of a place, keyed by our names. Raises BenchmarkError."""
     if not path.is_file():
         raise BenchmarkError(f"{path}: there is no such file")
     try:
-        found = _bound(path, place.name)
+        bound = _bound(path, place.name)
     except (OSError, ValueError, SyntaxError, RecursionError, MemoryError, yaml.YAMLError) as error:
         raise BenchmarkError(f"{path}: cannot be read ({printable(f'{type(error).__name__}: {error}', 200)})") from None
-    if len(found) != len(place.texts):
-        raise BenchmarkError(f"{path}: {place.name!r} has {len(found)} texts instead of {len(place.texts)}")
+    if len(bound) != len(place.texts):
+        raise BenchmarkError(f"{path}: {place.name!r} has {len(bound)} texts instead of {len(place.texts)}")
     texts = {}
-    for parts, (text, fields) in zip(found, place.texts.items(), strict=True):
+    for parts, (text, fields) in zip(bound, place.texts.items(), strict=True):
         if text.startswith("_"):
             continue
         try:
@@ -118,7 +115,7 @@ def _texts(path: Path, place: TextPlace) -> dict[str, str]:
 
 
 def _bound(path: Path, name: str) -> list[_Parts]:
-    """Return the parts of the texts that are bound to `name`, in the order of the file."""
+    """Return the parts of the texts bound to `name`, in file order."""
     content = path.read_text(encoding="utf-8-sig")
     if path.suffix == ".py":
         return _of_python(ast.parse(content), name)
@@ -127,10 +124,10 @@ def _bound(path: Path, name: str) -> list[_Parts]:
         for key in name.split("."):
             value = value.get(key) if isinstance(value, dict) else None
         return [[value]] if isinstance(value, str) and value else []
-    found = re.fullmatch(name, content, re.DOTALL)
-    if found is None:
+    match = re.fullmatch(name, content, re.DOTALL)
+    if match is None:
         return []
-    ends = [0, *(end for group in range(1, found.re.groups + 1) for end in found.span(group)), len(content)]
+    ends = [0, *(end for group in range(1, match.re.groups + 1) for end in match.span(group)), len(content)]
     pieces: _Parts = [content[start:end] for start, end in zip(ends[::2], ends[1::2], strict=True)]
     return [[part for piece in pieces for part in (piece, None)][:-1]]
 
@@ -146,11 +143,11 @@ def _of_python(tree: ast.Module, name: str) -> list[_Parts]:
     values = [value for scope in scopes for value in _values(scope, bound)]
     values.sort(key=lambda value: (value.lineno, value.col_offset))
     parts = [_parts(value) for value in values]
-    return [one for one in parts if any(part for part in one)]  # neither a value that is no text, nor an empty one
+    return [pieces for pieces in parts if any(part for part in pieces)]  # drop values without literal text
 
 
 def _values(scope: ast.AST, name: str) -> Iterator[ast.expr]:
-    """Yield the expressions that are bound to a name in a function, or in a module outside its functions."""
+    """Yield the expressions bound to a name in a function, or in a module outside its functions."""
     nodes = [scope]
     while nodes:
         node = nodes.pop()
@@ -161,7 +158,7 @@ def _values(scope: ast.AST, name: str) -> Iterator[ast.expr]:
         elif isinstance(node, ast.Dict):
             yield from (value for key, value in zip(node.keys, node.values, strict=True) if _is_key(key, name))
         elif isinstance(node, ast.Return) and node.value and name == "return":
-            # a text, or what a function makes of one
+            # a text, or a call with a text as its first argument
             yield node.value.args[0] if isinstance(node.value, ast.Call) and node.value.args else node.value
         elif isinstance(node, ast.keyword) and node.arg == name:
             yield node.value
@@ -185,7 +182,7 @@ def _is_key(key: ast.expr | None, name: str) -> bool:
 
 
 def _parts(node: ast.expr) -> _Parts:
-    """Return what an expression joins: texts, and None for each value that is computed."""
+    """Return the literal texts joined by an expression, with None for each computed value."""
     if isinstance(node, ast.Constant) and isinstance(node.value, str):
         return [node.value]
     if isinstance(node, ast.JoinedStr):
@@ -199,13 +196,13 @@ def _parts(node: ast.expr) -> _Parts:
 
 
 def _marks(text: str) -> _Parts:
-    """Return the parts of a text of the % operator."""
+    """Split a text of the % operator at its fields."""
     pieces = _PERCENT.split(text)
     return [None if place % 2 and piece == "s" else piece for place, piece in enumerate(pieces)]
 
 
 def _template(parts: _Parts, fields: _Fields) -> str:
-    """Return a text of ours: the computed values, or the fields of `str.format`, as `{name}`. Raises ValueError."""
+    """Join parts to a template with `{name}` for computed values or `str.format` fields. Raises ValueError."""
     computed = parts.count(None)
     if fields and not computed:
         return _formatted("".join(part or "" for part in parts), fields)
@@ -217,15 +214,15 @@ def _template(parts: _Parts, fields: _Fields) -> str:
 
 def _formatted(text: str, fields: _Fields) -> str:
     pieces = []
-    found = []
+    used = []
     for literal, field, spec, conversion in Formatter().parse(text):
         pieces.append(_escaped(literal))
         if field is not None:
             if spec or conversion or field not in fields:
-                raise ValueError(f"has the field {field!r}, which is none of {', '.join(fields)}")
+                raise ValueError(f"has the field {field!r}, which is not one of {', '.join(fields)}")
             pieces.append(f"{{{field}}}")
-            found.append(field)
-    if missing := [field for field in fields if field not in found]:
+            used.append(field)
+    if missing := [field for field in fields if field not in used]:
         raise ValueError(f"has no field {missing[0]!r}")
     return "".join(pieces)
 
@@ -235,14 +232,14 @@ def _escaped(text: str) -> str:
 
 
 def _at(file: str, name: str, /, *names: str, **texts: str) -> TextPlace:
-    """Return a place. names: of its texts without fields; texts: the fields of the others, as words."""
+    """Return a place. names: its texts without fields; texts: fields of the other texts, separated by spaces."""
     fields = dict.fromkeys(names, "") | texts
     return TextPlace(file, name, {text: tuple(words.split()) for text, words in fields.items()})
 
 
 _LANGUAGES = ("en", "zh")
 _CHOICES = "story question choice_a choice_b"
-_FORMS = ("yes_no", "free", "choice", "list")  # of TactfulToM, in the order of get_system_prompt
+_FORMS = ("yes_no", "free", "choice", "list")  # of TactfulToM, in the order of `get_system_prompt`
 _HITOM = r"[^\n]+\nStory:\n(.+)\nQuestion: ([^\n]+)\nChoices: ([^\n]+)\n\n[^\n]+\n"
 _RESULTS = "code/get_original_results.py"  # of TactfulToM
 _PROMPTS, _RESPONSE = "src/configs/prompts.yaml", "src/configs/response.yaml"  # of EmoBench
@@ -260,7 +257,7 @@ _PROFILE = "first_name last_name age gender occupation pronouns public_info pers
 _SOTOPIA_BOTH = (
     _at(_GENERATE, "agenerate_action.template", "_script", turn=_TURN),
     _at(_MESSAGES, "Observation.to_natural_language.return", begins="context", seen="number acted"),
-    *(  # what stands behind `agent` in a profile is the agent's alone
+    *(  # text after the field `agent` in a profile is visible to that agent only
         _at(
             _PARALLEL,
             f"_agent_profile_to_{known}_self.return",

@@ -459,7 +459,7 @@ def test_folder_without_a_checkout_is_one_line(tmp_path, capsys):
     assert said.err.count("\n") == 1
     with pytest.raises(SystemExit):
         run(tmp_path, "fantom", tmp_path / "out.json", capsys)
-    assert "'fantom' is none of tombench" in capsys.readouterr().err
+    assert "'fantom' is not one of tombench" in capsys.readouterr().err
 
 
 def test_only_an_unedited_file_is_replaced(tmp_path, capsys):
@@ -468,7 +468,7 @@ def test_only_an_unedited_file_is_replaced(tmp_path, capsys):
         code, said = run(source, "hitom", output, capsys)
         assert code == 0
         assert said.out.startswith("2 texts of ying-hui-he/Hi-ToM_dataset @ 56dda76 in ")
-        assert "is not ying-hui-he/Hi-ToM_dataset @ 56dda76: figures may not compare" in said.err
+        assert "is not ying-hui-he/Hi-ToM_dataset @ 56dda76: figures may not be comparable" in said.err
     written = output.read_text()
     for content in (written.replace("Think.", "Think!"), '{"benchmark": "hitom"}', "[]", "mine"):
         output.write_text(content)
@@ -499,7 +499,7 @@ def test_the_wording_is_named_with_its_hash(tmp_path, monkeypatch):
     content["texts"]["user"] += "Be quick."
     edited = loaded(file, content)
     assert edited.wording.text("user", story="", question="", choices="").endswith("Be quick.")
-    assert "edited by hand: figures may not compare" in note_on("hitom", edited)
+    assert "edited by hand: figures may not be comparable" in note_on("hitom", edited)
     assert wording_of("hitom", edited) in note_on("hitom", edited)
     assert wording_of("hitom", edited) != content["sha256"]
     other = loaded(file, content | {"sha256": wording_of("hitom", edited)})
@@ -515,8 +515,8 @@ def test_the_wording_is_named_with_its_hash(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("changed", "reason"),
     [
-        ({"benchmark": "tombench"}, "is of 'tombench', not of hitom"),
-        ({"benchmark": None}, "is of None, not of hitom"),
+        ({"benchmark": "tombench"}, "is for 'tombench', not hitom"),
+        ({"benchmark": None}, "is for None, not hitom"),
         ({"texts": {"user": "{story} {question} {choices}"}}, "the text 'user_vp' is missing"),
         ({"texts": {"user": 5, "user_vp": ""}}, "the text 'user' is missing"),
         ({"texts": ["user"]}, "has no object 'texts'"),
@@ -538,7 +538,7 @@ def test_unfit_file_is_one_line(tmp_path, changed, reason):
 def test_an_unknown_text_and_a_folder_are_refused(tmp_path):
     content, file = made(tmp_path)
     content["texts"]["usre"] = "x"
-    with pytest.raises(BenchmarkError, match="the text 'usre' is none of hitom's, which are 'user', 'user_vp'"):
+    with pytest.raises(BenchmarkError, match="the text 'usre' is not one of hitom's, which are 'user', 'user_vp'"):
         loaded(file, content)
     file.unlink()
     file.mkdir()

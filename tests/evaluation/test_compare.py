@@ -74,7 +74,7 @@ def test_settings_that_differ_are_named(evaluation):
         (folder / "results.json").write_text(json.dumps({"config": config, "wording": {}}))
     found = compare(*map(str, folders))
     assert found["settings"] == {"max_new_tokens": [64, 256]}
-    assert "asked with other settings, so the difference may be theirs: max_new_tokens 64 -> 256" in text(found)
+    assert "settings differ, which may explain the difference: max_new_tokens 64 -> 256" in text(found)
     (folders[0] / "results.json").write_text('{"config": null}')  # edited by hand: the items are still compared
     assert compare(*map(str, folders))["settings"] == {}
 
@@ -132,14 +132,14 @@ def test_differing_wording_decoding_and_players_are_named(evaluation):
 
 def test_questions_in_other_words_are_counted(evaluation):
     folders = [evaluation("a", BEFORE), evaluation("b", AFTER)]
-    assert "asked in other words" not in text(compare(*map(str, folders)))
+    assert "different prompts" not in text(compare(*map(str, folders)))
     file = folders[1] / "samples_quiz.jsonl"
     rows = [json.loads(line) for line in file.read_text().splitlines()]
     rows[0]["messages"][-1]["content"] += " Please."
     file.write_text("".join(json.dumps(one) + "\n" for one in rows))
     found = compare(*map(str, folders))
     assert found["comparisons"]["quiz.jsonl, social_r1"]["other_prompts"] == 1
-    assert "asked in other words: 1 question\n" in text(found)
+    assert "different prompts: 1 question\n" in text(found)
 
 
 def test_of_several_replies_better_and_worse_are_counted(evaluation):
@@ -198,8 +198,8 @@ def test_twins_are_one_cluster_and_count_as_pairs(evaluation):
     ("a", "b", "clusters", "verdict"),
     [
         ([1, 0] * 5, [1, 0] * 5, range(10), "no difference: every item has the same grade in both"),
-        ([0] * 4, [1] * 4, range(4), "+100.0 points, no interval (the items differ all alike): not a difference yet"),
-        ([1] * 9, [0] * 9, range(9), "-100.0 points, no interval (the items differ all alike): the second is worse"),
+        ([0] * 4, [1] * 4, range(4), "+100.0 points, no interval (all differences are equal): not a difference yet"),
+        ([1] * 9, [0] * 9, range(9), "-100.0 points, no interval (all differences are equal): the second is worse"),
         ([0, 0], [1, 0], "aa", "+50.0 points, no interval (one cluster): not a difference yet"),
         ([0] * 30, [1] * 20 + [0] * 10, range(30), "+66.7 points, 95 % interval +49 to +85: the second is better"),
         ([0] * 999, [1] * 20 + [0] * 979, range(999), "+2.0 points, 95 % interval +1.1 to +2.9: the second is better"),
@@ -216,7 +216,7 @@ def test_items_of_one_run_are_counted_apart(evaluation):
     part = found["comparisons"]["quiz.jsonl, social_r1"]
     assert (part["items"], part["only_a"], part["only_b"], part["ungraded"]) == (28, 0, 10, 2)
     said = text(found)
-    for line in ("left out: 10 questions in the second alone", "left out: 2 questions not graded"):
+    for line in ("left out: 10 questions only in the second", "left out: 2 questions not graded"):
         assert line in said
 
 
@@ -296,7 +296,7 @@ def test_what_cannot_be_compared_is_one_line(evaluation, run, tmp_path, capsys):
         (tmp_path / "odd.jsonl", "line 1: neither a sample of evaluate.py nor a scored response"),
         (tmp_path / "list.jsonl", "line 1: not a JSON object"),
         (tmp_path / "trained.jsonl", "has no evaluation: see evaluation.every"),
-        (tmp_path / "none.jsonl", "there are no graded replies in it"),
+        (tmp_path / "none.jsonl", "no graded replies; give a finished run"),
         (f"{run}@7", "has no evaluation at step 7"),
         (run, "nothing in common"),
         (others, "q0 has another gold answer"),

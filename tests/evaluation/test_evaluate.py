@@ -219,8 +219,8 @@ def test_an_answer_may_take_a_second_call(toy, tmp_path):
 @pytest.mark.parametrize(
     ("protocols", "message"),
     [
-        (("paper",), r"^protocols: none of the tasks has paper; there is official, official_cot, social_r1$"),
-        (("official", "official_18", "paper"), r"^protocols: none of the tasks has official_18, paper; there is off"),
+        (("paper",), r"^protocols: no task has paper; available: official, official_cot, social_r1$"),
+        (("official", "official_18", "paper"), r"^protocols: no task has official_18, paper; available: off"),
     ],
 )
 def test_unknown_protocol_is_named_before_any_question(toy, monkeypatch, protocols, message):
@@ -300,7 +300,7 @@ def test_missing_samples_are_searched_beside(tmp_path, capsys):
     ("changed", "reason"),
     [
         ({"protocol": "official_fancy"}, "hitom has the protocols official, social_r1, not "),
-        ({"protocol": "official"}, "its prompt is none of the protocol official"),
+        ({"protocol": "official"}, "its prompt is not one of the protocol official"),
         ({"task": "sotopia"}, "SOTOPIA's episodes are scored by its judge alone"),
         ({"task": "hitomm"}, "the task 'hitomm' is neither a benchmark nor a question file"),
     ],
@@ -347,7 +347,7 @@ def test_published_figures_stand_beside_comparable_ones_alone(toy, tmp_path, mon
     whole.evaluate(toy(**changes))
     said = (tmp_path / "out" / "results.md").read_text()
     assert ("0.7083" in said) is not bool(reason)
-    assert (f"would not compare: hitom ({reason})" in said) is bool(reason)
+    assert (f"Not comparable with published figures: hitom ({reason})" in said) is bool(reason)
 
 
 def test_what_was_not_asked_has_no_figure(toy):

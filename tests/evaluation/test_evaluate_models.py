@@ -314,7 +314,7 @@ def test_episode_with_a_failed_call_is_replayed(server, data, tmp_path):
     server.fails = 1
     results, rows = evaluated(data, tmp_path / "a", *behind(server), "concurrency=1")
     assert len(rows["samples_sotopia.jsonl"]) == 3
-    assert any("1 episode given up (turn 0: no reply" in note for note in results["notes"]["sotopia"])
+    assert any("1 episode abandoned (turn 0: no reply" in note for note in results["notes"]["sotopia"])
     assert not results["reportable"]
     results, rows = evaluated(data, tmp_path / "a", *behind(server))
     assert len(rows["samples_sotopia.jsonl"]) == 4

@@ -149,7 +149,7 @@ def test_the_listing_says_what_is_here(tmp_path, cache, monkeypatch):
         "  licence   MIT",
     ]
     assert "\n  data      all 100 questions, in val.jsonl\n  from " in found["tombench_hard"]
-    assert "\n  data      none; an evaluation takes them from the hub data set" in found["simpletom"]
+    assert "\n  data      none; an evaluation downloads them from the hub data set" in found["simpletom"]
     assert "\n            allenai/SimpleToM\n" in found["simpletom"]
     assert found["fantom"].startswith(
         "fantom: FANToM\n  data      cannot be used: data/fantom/fantom_v1.json: cannot be"

@@ -136,7 +136,7 @@ def test_lines_that_are_no_episodes_do_not_count(tmp_path, caplog):
     file.write_text("\n".join(["{torn", odd, "[]", "\x00", *rest]) + "\n")
     found = play(SETTINGS[:3], Scripted(), Scripted(), file, run="r")
     assert found.episodes == read_episodes(whole)
-    assert caplog.text.count("cannot be used") == 4
+    assert caplog.text.count("is invalid and is ignored") == 4
 
 
 def test_another_run_is_refused(tmp_path):
@@ -195,7 +195,7 @@ def test_a_speaker_that_answers_what_was_not_asked(tmp_path):
         def poll(self, wait):
             return [("else", act())]
 
-    with pytest.raises(RuntimeError, match="answered else, which it was not asked"):
+    with pytest.raises(RuntimeError, match="answered else, which is not pending"):
         play(SETTINGS, Odd(), Odd(), tmp_path / "a.jsonl", run="r")
 
 

@@ -395,7 +395,7 @@ MESSAGES_FILE, JUDGE_FILE = "sotopia/messages/message_classes.py", "sotopia/envs
             "sotopia/generation_utils/generate.py",
             "At {turn_number}",
             "At {turn}",
-            "'agenerate_action.template' has the field 'turn', which is none of agent, history, turn_number",
+            "'agenerate_action.template' has the field 'turn', which is not one of agent, history, turn_number",
         ),
         (
             "head",
@@ -466,7 +466,7 @@ def test_an_evaluation_says_whose_words_it_was_in(tmp_path, server, capsys):
     assert "wording" not in own["details"]["sotopia"]
     source = checkout(tmp_path / "theirs", "0.1.4")
     assert main(["--benchmark=sotopia", f"--source={source}", f"--output={data / 'prompts.json'}"]) == 0
-    assert "theirs is not sotopia-lab/sotopia @ v0.1.4: figures may not compare" in capsys.readouterr().err
+    assert "theirs is not sotopia-lab/sotopia @ v0.1.4: figures may not be comparable" in capsys.readouterr().err
 
     with pytest.raises(BenchmarkError, match="has episodes of another"):
         evaluated("own", "predict_only=true")
@@ -479,7 +479,7 @@ def test_an_evaluation_says_whose_words_it_was_in(tmp_path, server, capsys):
     assert "prompts.json" in found["files"]["sotopia"]
     schemas = [body["response_format"] for body in server.bodies if "response_format" in body]
     assert all("agent_1_evaluation" in json.dumps(schema) for schema in schemas)
-    with pytest.raises(BenchmarkError, match=r"its texts are of version 0\.1\.4, and sotopia_rules is head"):
+    with pytest.raises(BenchmarkError, match=r"its texts are of version 0\.1\.4, but sotopia_rules is head"):
         evaluated("head", "sotopia_rules=head")
 
     content = json.loads((data / "prompts.json").read_text())

@@ -246,7 +246,7 @@ def test_agrees_with_an_oracle_on_random_replies(tmp_path):
 def test_bad_input_is_told(folder, tmp_path):
     for rows, reason in [
         ([eu("1", emotion="Bliss")], "'Bliss' is 0 of the options"),
-        ([eu("1"), eu("1")], "qid 1 is there twice in en"),
+        ([eu("1"), eu("1")], "qid 1 occurs twice in en"),
         ([eu("1", language="de")], "neither en nor zh"),
         ([{"qid": "1"}], "no field 'language'"),
         ([eu("1", emotion_choices="Joy")], "'emotion_choices' is str instead of list"),

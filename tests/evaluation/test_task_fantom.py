@@ -518,7 +518,7 @@ def test_bad_input_is_told(tmp_path):
     marked["beliefQAs"][0]["missed_info_accessibility"] = "half"
     for sets, reason in [
         ({"a": 1}, "dict instead of a list"),
-        ([one_set(), one_set()], "set 2: the set_id 0-0-0 is there twice"),
+        ([one_set(), one_set()], "set 2: the set_id 0-0-0 occurs twice"),
         ([odd], "infoAccessibilityQAs_binary 1: the answer is 'maybe'"),
         ([marked], "missed_info_accessibility is 'half'"),
         ([one_set() | {"answerabilityQA_list": None}], "answerabilityQA_list: NoneType instead of an object"),

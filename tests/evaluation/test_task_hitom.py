@@ -262,7 +262,7 @@ def test_bad_input_is_told(tmp_path):
         (row(99, 5), "the question_order is 5"),
         (row(99, 0, kind="CoT"), "the prompting_type is 'CoT'"),
         (row(99, 0, deception="no"), "'deception' is str instead of bool"),
-        (row(0, 0), "the sample_id 0 is there twice"),
+        (row(0, 0), "the sample_id 0 occurs twice"),
         ({"prompting_type": "CoTP"}, "no field 'deception'"),
         ("text", "str instead of an object"),
     ]:

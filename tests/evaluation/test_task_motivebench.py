@@ -189,7 +189,7 @@ def test_bad_input_is_told(tmp_path):
     for rows, reason in [
         ([scenario(0, "XAA")], "Correct Answer 1 is 'X'"),
         ([scenario(0, **{"Options 2": ["A. x", "B. y"]})], "Options 2 are not six texts"),
-        ([scenario(0), scenario(0)], "idx 0 is there twice"),
+        ([scenario(0), scenario(0)], "idx 0 occurs twice"),
         ([{"idx": 1}], "no field 'Motivation Reasoning Question'"),
         ([[1]], "list instead of an object"),
         ({"rows": []}, "dict instead of a list"),

@@ -303,7 +303,7 @@ def test_bad_input_is_told(tmp_path):
         with pytest.raises(BenchmarkError, match=reason) as caught:
             TASK.load(written(tmp_path, [[row("ok", "aware"), bad], [], []]))
         assert "test.jsonl, row 2" in str(caught.value)
-    with pytest.raises(BenchmarkError, match="'s_aware' is there twice"):
+    with pytest.raises(BenchmarkError, match="'s_aware' occurs twice"):
         TASK.load(written(tmp_path, [[row("s", "aware")] * 2, [], []]))
     (tmp_path / "judgment-qa" / "test.jsonl").unlink()
     written_again = stories(tmp_path, ["BAA"])

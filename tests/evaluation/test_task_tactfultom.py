@@ -430,7 +430,7 @@ def test_bad_input_is_told(tmp_path):
     maybe = conversation()
     maybe["infoAccessibilityQAs_binary"][0]["correct_answer"] = "maybe"
     for rows, reason in [
-        ([twice], "there twice: 0-1-0-0-fact_reason-0"),
+        ([twice], "occur twice: 0-1-0-0-fact_reason-0"),
         ([bare], "conversation 1, fact_reasonQA 1: no field 'wrong_answer'"),
         ([maybe], "'maybe', neither yes nor no"),
         ([conversation(beliefQAs=None)], "'beliefQAs' is NoneType instead of list"),

@@ -357,7 +357,7 @@ def test_bad_input_is_told(tmp_path):
         (row("C", english=["Yes", "No"]), "'C' is not among the 2 options"),
         (row(english=["Yes"]), r"the options OPTION-A to OPTION-D are \['Yes'\]"),
         (row(english=["x", NAN, "y"], chinese=BOX), r"the options OPTION-A to OPTION-D are \['x', '', 'y'\]"),
-        (row(ability="Luck: Dice"), "'Luck: Dice' is of none of the groups"),
+        (row(ability="Luck: Dice"), "'Luck: Dice' is in none of the groups"),
         (row(STORY=NAN), "'STORY' is NoneType instead of str"),
         ({"能力\nABILITY": "Belief: x"}, "no field 'OPTION-A'"),
         ({"STORY": "x"}, "no field"),

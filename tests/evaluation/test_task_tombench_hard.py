@@ -80,7 +80,7 @@ def test_columns_come_from_a_file_or_argument(tmp_path):
     (item,) = load(folder, told | {"dimension": ""}).items
     assert item["dimension"] == "none"
     for wrong, reason in [
-        ({"answers": "key"}, "'answers' is none of the fields story, question, options, answer, dimension"),
+        ({"answers": "key"}, "'answers' is not one of the fields story, question, options, answer, dimension"),
         ({"answer": "keys"}, r"has no column 'keys' \(did you mean 'key'"),
         ({"answer": 3}, "answer is 3, neither a column nor a list"),
         ({"question": ""}, "no column looks like the question"),

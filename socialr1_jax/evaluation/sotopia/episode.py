@@ -1,7 +1,7 @@
-"""One episode as a state that replies lead on from: whose turn it is, what it is asked, and when it is over.
+"""An episode as an immutable state: whose turn it is, the prompt of that turn, and when the episode is over.
 
-Nothing here waits, draws or writes. Turns count from 0, as in the agents' prompts; the first agent has the even ones.
-The judge reads them counted from 1.
+This module does no I/O or sampling. Turns count from 0, as in the agents' prompts, and the first agent has the even
+ones; in the judge's prompt they count from 1.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from socialr1_jax.rewards.rubric import harmless, without_chat_tokens
 
 ACTIONS = ("none", "speak", "non-verbal communication", "action", "leave")
 MOST_TURNS = 20
-MOST_STALE = 2  # actions in a row that are "none"; one more ends the episode
-PROMPTS = "2"  # version of the prompts, part of every run's identity
+MOST_STALE = 2  # consecutive "none" actions allowed; one more ends the episode
+PROMPTS = "2"  # version of the prompts, part of the run id
 Rules = Literal["0.1.4", "head"]  # the authors' tag, or their newest commit
 
-_MOST_READ = 200_000  # characters of a reply that objects are looked for in
-_MOST_STARTS = 100  # braces where an object may begin
-_DECODER = json.JSONDecoder(strict=False)  # takes line breaks within texts
-_KEPT = 2_000  # characters of a reply that could not be read
+_MOST_READ = 200_000  # characters of a reply searched for objects
+_MOST_STARTS = 100  # opening braces tried per reply
+_DECODER = json.JSONDecoder(strict=False)  # allows line breaks inside strings
+_KEPT = 2_000  # characters stored of an unparsable reply
 _HOW_TO_ACT = (
     "Your kinds of action are: none (do nothing), speak (say something), non-verbal communication (a gesture or an "
     "expression), action (do something physical), leave (end the conversation for yourself). You can leave when your "
@@ -51,8 +51,8 @@ _HOW_TO_ACT = (
 class Utterance(NamedTuple):
     """The reply of a player or a judge.
 
-    text: without thoughts, "" where they did not end. truncated: cut at the limit of tokens, or the prompt was too long
-    to be asked. error: why there is no reply at all, after the speaker's own retries; "" else.
+    text: without thoughts; "" if they did not end. truncated: cut at the token limit, or the prompt was too long.
+    error: why there is no reply, after the speaker's own retries; "" if there is one.
     """
 
     text: str
@@ -61,7 +61,7 @@ class Utterance(NamedTuple):
 
 
 class Turn(NamedTuple):
-    """agent: 0 or 1. parsed: the reply held an action. reply: what was said instead where it did not, cut."""
+    """An action of agent 0 or 1. `reply`: start of the raw text if it held no action (`parsed` is False)."""
 
     agent: int
     action: str
@@ -73,11 +73,11 @@ class Turn(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """Everything that determines an episode. tested: which of the two agents the tested model plays.
+    """Everything that determines an episode. tested: index of the agent that the tested model plays.
 
-    rules: "0.1.4": who waits counts as idle, so that one idle turn of the second agent ends the episode; what is seen
-    of the other depends on the relationship. "head": three idle turns in a row end it; nothing is seen of the other.
-    wording: of the authors' prompts of that version; None for our own.
+    rules: "0.1.4": the waiting agent counts as idle, so one idle turn of the second agent ends the episode; the visible
+    part of the other agent's profile depends on the relationship. "head": three idle turns in a row end it; the other
+    agent's profile is hidden. wording: the authors' prompts of that version; None for our own.
     """
 
     pair: AgentPair
@@ -96,13 +96,13 @@ class Setting:
 
     @property
     def key(self) -> str:
-        """Names the episode in files; the same in every run."""
+        """Return the episode's key in files, stable across runs."""
         ids = "-".join(agent.id for agent in self.agents)
         return f"{self.scenario.id}-{ids}-{self.tested}-{self.seed}"
 
 
 def episodes_of(benchmark: Benchmark, name: SetName, seeds: int = 1, rules: Rules = "0.1.4") -> list[Setting]:
-    """Every pair of a set, with the tested model as the first and as the second agent, `seeds` times."""
+    """Return every pair of a set, with the tested model as first and as second agent, for each of `seeds` seeds."""
     return [
         Setting(pair=pair, tested=tested, seed=seed, rules=rules, wording=benchmark.wording)
         for seed in range(seeds)
@@ -113,19 +113,19 @@ def episodes_of(benchmark: Benchmark, name: SetName, seeds: int = 1, rules: Rule
 
 @dataclass(frozen=True)
 class Episode:
-    """An episode after some turns."""
+    """An episode after its first `turns`."""
 
     setting: Setting
     turns: tuple[Turn, ...] = ()
 
     @property
     def ended(self) -> str:
-        """Return why it is over: left, stale or turn_limit; "" while it is not."""
+        """Return why the episode is over: left, stale or turn_limit; "" if it is not."""
         if self.turns and self.turns[-1].action == "leave":
-            return "left"  # of two agents one is no longer active
+            return "left"
         recent = self.turns[-MOST_STALE - 1 :]
         actions = [turn.action for turn in recent]
-        if self.setting.rules == "0.1.4":  # both agents act in every turn, the first one first, and who waits is idle
+        if self.setting.rules == "0.1.4":  # every turn counts two actions: the waiting agent's is "none"
             actions = [turn.action if turn.agent == agent else "none" for turn in recent for agent in (0, 1)]
         if actions[-MOST_STALE - 1 :] == ["none"] * (MOST_STALE + 1):
             return "stale"
@@ -133,24 +133,22 @@ class Episode:
 
     @property
     def agent(self) -> int:
-        """Whose turn it is."""
         return len(self.turns) % 2
 
     @property
     def turn_key(self) -> str:
-        """Names the turn to come."""
         return f"{self.setting.key}#{len(self.turns)}"
 
     def messages(self) -> Messages:
-        """Return the prompt of the agent whose turn it is: profile, goal, the visible part of the other, history."""
+        """Return the next agent's prompt: its profile and goal, the visible part of the other profile, the history."""
         setting, me = self.setting, self.agent
         if setting.wording:
-            asked = agent_prompt(setting.wording, setting, self.turns, ACTIONS, without_chat_tokens)
-            return ({"role": "user", "content": asked},)
+            prompt = agent_prompt(setting.wording, setting, self.turns, ACTIONS, without_chat_tokens)
+            return ({"role": "user", "content": prompt},)
         agents = setting.agents
-        relationship = setting.scenario.relationship if setting.rules == "0.1.4" else 0  # as between strangers
+        relationship = setting.scenario.relationship if setting.rules == "0.1.4" else 0  # 0: strangers
         name = agents[me].name
-        seen = [own_profile(one) if i == me else seen_of(one, relationship) for i, one in enumerate(agents)]
+        seen = [own_profile(agent) if i == me else seen_of(agent, relationship) for i, agent in enumerate(agents)]
         goals = [rendered(goal, f"agent_{i}") if i == me else "" for i, goal in enumerate(setting.scenario.goals)]
         text = (
             f"You are {name}. Act and speak as {name} would, and try to reach {name}'s goal in a way that fits "
@@ -167,23 +165,23 @@ class Episode:
         return seed_of(self.turn_key)
 
     def after(self, reply: Utterance) -> Episode:
-        """The episode one turn later. A reply without an action is "none", and the turn says that it was not parsed.
+        """Return the episode one turn later; a reply without an action counts as "none", with `parsed` False.
 
-        Raises ValueError when the episode is over.
+        Raises ValueError if the episode is over.
         """
         if self.ended:
             raise ValueError(f"episode {self.setting.key} is over: {self.ended}")
-        found = parse_action(reply.text)
-        if found is None:
+        action = parse_action(reply.text)
+        if action is None:
             turn = Turn(self.agent, "none", "", False, reply.truncated, _clean(reply.text[:_KEPT]))
         else:
-            turn = Turn(self.agent, *found, True, reply.truncated)
+            turn = Turn(self.agent, *action, True, reply.truncated)
         return replace(self, turns=(*self.turns, turn))
 
     def transcript(self) -> str:
-        """Return what the judge reads: both profiles and goals, and all turns in which something was done.
+        """Return the transcript for the judge: both profiles and goals, and all turns except idle ones.
 
-        What the players said in them is `harmless`.
+        The players' words are sanitised by `harmless`.
         """
         seen = [own_profile(agent) for agent in self.setting.agents]
         goals = [rendered(goal, ENVIRONMENT) for goal in self.setting.scenario.goals]
@@ -191,7 +189,6 @@ class Episode:
         return f"{_context(self.setting, seen, goals, ENVIRONMENT)}\n\nThe conversation:\n{history}"
 
     def row(self, run: str) -> dict[str, Any]:
-        """The episode as a line of the episodes' file."""
         setting = self.setting
         return {
             "key": setting.key,
@@ -209,7 +206,6 @@ class Episode:
 
     @classmethod
     def from_row(cls, setting: Setting, row: Mapping[str, Any]) -> Episode:
-        """The episode of a line."""
         return cls(setting, tuple(Turn(**turn) for turn in row["turns"]))
 
     def _history(self, clean: Callable[[str], str], first: int, idle: bool = True) -> str:
@@ -222,19 +218,19 @@ class Episode:
 
 
 def parse_action(text: str) -> tuple[str, str] | None:
-    """(action, argument) of a reply: of the first JSON object in it that is an action; None if there is none.
+    """Return (action, argument) from the first JSON object in a reply that is an action; None if there is none.
 
-    Code fences, words around the object, further fields and the case of the kind do no harm. An argument is a text,
-    and may be absent or null for none and leave alone. Line breaks in it become spaces, so that no turn can be forged.
+    Code fences, surrounding text, extra fields and the case of the action are ignored. The argument must be a string;
+    only none and leave may omit it or set it to null. Line breaks in it become spaces, so it cannot forge a turn.
     """
     return next(filter(None, (_action(value) for *_, value in objects_in(text))), None)
 
 
 def objects_in(text: str, decoder: json.JSONDecoder = _DECODER) -> Iterator[tuple[int, int, dict[str, Any]]]:
-    """Yield (start, end, object) of the JSON objects in a text, without those inside others.
+    """Yield (start, end, object) for the top-level JSON objects in a text.
 
-    Of a very long text only the beginning is read. A ValueError of the decoder means that no object begins there. Of an
-    object that is laid out like its schema, what stands under "properties" counts, as in the authors' reader.
+    Only the first 200,000 characters are searched. A ValueError of the decoder means that no object starts there. If an
+    object is laid out like its schema, its "properties" are used, as in the authors' parser.
     """
     text = text[:_MOST_READ]
     start = text.find("{")
@@ -253,12 +249,12 @@ def objects_in(text: str, decoder: json.JSONDecoder = _DECODER) -> Iterator[tupl
 
 
 def seed_of(key: str) -> int:
-    """Return the seed that a key gives, 0 to 2**31 - 1."""
+    """Derive a seed from a key, 0 to 2**31 - 1."""
     return int(hashlib.sha256(key.encode()).hexdigest()[:8], 16) >> 1
 
 
 def run_id(identity: Mapping[str, Any]) -> str:
-    """Names a run in files: who plays (or judges) and how, JSON. Other prompts or another identity give another one."""
+    """Hash the identity of the players (or the judge) and the version of the prompts to the run's id in files."""
     return hashlib.sha256(json.dumps([PROMPTS, identity], sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -274,7 +270,7 @@ def _action(value: dict[str, Any]) -> tuple[str, str] | None:
 
 
 def _clean(text: str) -> str:
-    """Without halves of surrogate pairs, which no tokenizer takes."""
+    """Replace unpaired surrogates, which tokenizers reject."""
     return text.encode("utf-8", "replace").decode("utf-8")
 
 

@@ -1,4 +1,4 @@
-"""Figures of a set: both agents' scores with intervals, and how many replies and verdicts could not be used."""
+"""Figures of a set: both agents' scores with intervals, and rates of unusable replies and verdicts."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ ENDINGS = ("left", "stale", "turn_limit")
 class Figure(NamedTuple):
     """A mean over episodes with its standard error and 95 % interval over scenarios.
 
-    n: scenarios. episodes: judged ones behind the mean. The interval is the t distribution's with n - 1 degrees of
-    freedom, for episodes of one scenario go alike; NaN for fewer than two scenarios.
+    n: number of scenarios. episodes: number of judged episodes. The t interval has n - 1 degrees of freedom, since
+    episodes of one scenario are correlated; it is NaN for fewer than two scenarios.
     """
 
     value: float
@@ -33,12 +33,12 @@ class Figure(NamedTuple):
 
 
 class SetFigures(NamedTuple):
-    """figures: of the tested agent. partner: the same of the other one.
+    """Figures of the tested agent and of its partner, by dimension.
 
-    counts: `expected` episodes, `played`, `judged`, `judge_failed`, `not_judged`, of those played.
+    counts: episodes `expected` and `played`; of those played `judged`, `judge_failed` and `not_judged`.
 
-    rates: `parse_failures` and `truncated`, of the tested agent's turns; the same of the partner's with `partner_`;
-    `judge_failed` of the played episodes; `left`, `stale`, `turn_limit`: how they ended. NaN where nothing was played.
+    rates: `parse_failures` and `truncated` over the tested agent's turns, with the prefix `partner_` over the
+    partner's; over played episodes `judge_failed` and the endings `left`, `stale`, `turn_limit`. NaN if none is played.
     """
 
     figures: Mapping[str, Figure]
@@ -50,9 +50,9 @@ class SetFigures(NamedTuple):
 def figures(
     settings: Sequence[Setting], episodes: Mapping[str, JsonRow], verdicts: Mapping[str, JsonRow]
 ) -> SetFigures:
-    """Figures of the set that `settings` is (`episodes_of`), by the rows of episodes and verdicts; others are left out.
+    """Compute the figures of a set (`episodes_of`) from the rows of episodes and verdicts; other rows are ignored.
 
-    Goal comes first, then the other dimensions and `overall`, the unweighted mean of the seven scores of an episode.
+    Goal is first, then the other dimensions and `overall`, the unweighted mean of an episode's seven scores.
     """
     played = [setting for setting in settings if setting.key in episodes]
     status = {setting.key: verdicts[setting.key]["status"] if setting.key in verdicts else "" for setting in played}
@@ -65,7 +65,7 @@ def figures(
     tested = [turn for setting, row in rows for turn in row["turns"] if turn["agent"] == setting.tested]
     partner = [turn for setting, row in rows for turn in row["turns"] if turn["agent"] != setting.tested]
     endings = Counter(row["ended"] for _, row in rows)
-    failed = sum(one == "judge_failed" for one in status.values())
+    failed = sum(state == "judge_failed" for state in status.values())
     return SetFigures(
         _by_dimension(of_tested, clusters),
         _by_dimension(of_partner, clusters),
@@ -88,17 +88,16 @@ def figures(
 
 
 def clustered(values: Sequence[float], clusters: Sequence[str]) -> Figure:
-    """The mean with its 95 % interval over clusters."""
     mean, stderr, n = mean_metric(values, clusters)
     return Figure(mean, stderr, *around(mean, stderr, n), n, len(values))
 
 
 def _by_dimension(scores: Sequence[Mapping[str, int]], clusters: Sequence[str]) -> dict[str, Figure]:
-    columns = {name: [float(one[name]) for one in scores] for name in ("goal", *DIMENSIONS)}
-    columns[OVERALL] = [math.fsum(one[name] for name in DIMENSIONS) / len(DIMENSIONS) for one in scores]
+    columns = {name: [float(row[name]) for row in scores] for name in ("goal", *DIMENSIONS)}
+    columns[OVERALL] = [math.fsum(row[name] for name in DIMENSIONS) / len(DIMENSIONS) for row in scores]
     return {name: clustered(column, clusters) for name, column in columns.items()}
 
 
 def _share(hits: Iterable[bool]) -> float:
-    found = [bool(hit) for hit in hits]
-    return sum(found) / len(found) if found else math.nan
+    flags = [bool(hit) for hit in hits]
+    return sum(flags) / len(flags) if flags else math.nan

@@ -1,9 +1,9 @@
-"""Judge's scores of an episode: seven for each agent, with a reason for each.
+"""Judge of an episode: seven scores for each agent, with a reason for each.
 
-What the players say must not set their scores. As in `rewards/rubric.py`, it stands in a fence without the characters
-of JSON, tags and chat tokens; a verdict counts only with the episode's code, a hash of the transcript, which no
-utterance can hold; and verdicts that differ are unusable. The authors' prompt has neither fence nor code; the rest
-holds there, too.
+Players must not be able to set their own scores by prompt injection. As in `rewards/rubric.py`, the transcript stands
+in a fence, without characters of JSON, tags or chat tokens. A verdict counts only with the episode's code, a hash of
+the transcript that no utterance can contain, and contradicting verdicts are rejected. The authors' prompt has neither
+fence nor code, but the other measures apply.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from socialr1_jax.runtime.interrupt import NEVER, Stop
 
 
 class Dimension(NamedTuple):
-    """Dimension of a score, from `low` to `high`, with the judge's question."""
+    """A dimension with integer scores from `low` to `high`, and the judge's question."""
 
     low: int
     high: int
@@ -69,8 +69,8 @@ DIMENSIONS = {
         0, 10, "What was the agent's social goal, and how far did it reach it? 0 for not at all, 10 for completely."
     ),
 }
-AGENTS = ("agent_1", "agent_2")  # as the judge calls them: the first and the second of the episode
-SCHEMA: dict[str, Any] = {  # JSON Schema of the judge's reply, for servers that can be held to one
+AGENTS = ("agent_1", "agent_2")  # names in the judge's reply: first and second agent
+SCHEMA: dict[str, Any] = {  # JSON Schema of the judge's reply, for servers with structured output
     "type": "object",
     "required": ["code", *AGENTS],
     "additionalProperties": False,
@@ -97,14 +97,14 @@ SCHEMA: dict[str, Any] = {  # JSON Schema of the judge's reply, for servers that
     },
 }
 
-PROMPT = "3"  # version of the judge's prompt, part of its identity
+PROMPT = "3"  # version of the judge's prompt, part of its run id
 
-_NO_REPLY = "error: "  # begins the cause of a verdict whose call failed
-_WRAPPER = "evaluations"  # that the official form has around the agents
+_NO_REPLY = "error: "  # prefix of the cause if the call failed
+_WRAPPER = "evaluations"  # key around the agents in the official form
 _DECODER = json.JSONDecoder(strict=False, object_pairs_hook=folded_keys)
-_SUFFIX = "_evaluation"  # that the agents' names have in the form of 0.1.4
+_SUFFIX = "_evaluation"  # of the agents' names in the form of 0.1.4
 _SCORE = re.compile(rf'"(?:score|agent_[12](?:{_SUFFIX})?)"\s*:', re.IGNORECASE)
-_LENIENT = TypeAdapter(int)  # reads a score as the authors' models do: 5, 5.0, "5", " 5 ", "5.0", true
+_LENIENT = TypeAdapter(int)  # parses a score like the authors' models: 5, 5.0, "5", " 5 ", "5.0", true
 
 
 class Scores(NamedTuple):
@@ -130,14 +130,14 @@ def judge(
     on_verdict: Callable[[JsonRow], None] = lambda _: None,
     stop: Stop = NEVER,
 ) -> dict[str, JsonRow]:
-    """Judge the episodes of `settings` that have no good verdict of this judge in `file`, and append every verdict.
+    """Judge the episodes of `settings` that have no valid verdict of this judge in `file`, and append every verdict.
 
-    episodes: rows by key, as `Played.episodes` and `episodes.jsonl` have them. run: `run_id` of the judge; verdicts of
-    others stay in the file and do not count. A reply that cannot be used is asked for again with the reason, `tries`
-    times in all; then the verdict's status is "judge_failed", and the next call tries again. A call that failed has no
-    reply to correct: it is "judge_failed" at once, and the next call repeats it.
+    episodes: rows by key, as in `Played.episodes`. run: `run_id` of the judge; verdicts of other judges stay in the
+    file and are ignored. An invalid reply is retried with the reason added to the prompt, up to `tries` attempts; then
+    the verdict's status is "judge_failed". A failed call is "judge_failed" without retries. The next call of `judge`
+    tries both kinds again.
 
-    Returns the verdicts by the episode's key, good and failed. Raises Interrupted when `stop` is asked.
+    Returns the verdicts by the episode's key, valid and failed. Raises Interrupted if `stop` is set.
     """
     played = _played(settings, episodes)
     digests = {key: _digest(episode) for key, episode in played.items()}
@@ -145,11 +145,11 @@ def judge(
         verdicts = _latest(rows.known, digests, run)
         waiting = deque(key for key in played if key not in verdicts or verdicts[key]["status"] != "ok")
         before = {key: int(verdicts[key]["tries"]) if key in verdicts else 0 for key in waiting}
-        asked: dict[str, tuple[str, int]] = {}  # key of the turn -> key of the episode, number of the try
+        pending: dict[str, tuple[str, int]] = {}  # turn key -> episode key, attempt
 
         def ask(key: str, attempt: int, cause: str) -> list[Call]:
             turn = f"{key}#judge{attempt}"
-            asked[turn] = key, attempt
+            pending[turn] = key, attempt
             return [(speaker, turn, judge_messages(played[key], cause), seed_of(turn))]
 
         def begin() -> list[Call] | None:
@@ -160,7 +160,7 @@ def judge(
             return ask(key, before[key], "" if cause.startswith(_NO_REPLY) else cause)
 
         def take(turn: str, reply: Utterance) -> list[Call]:
-            key, attempt = asked.pop(turn)
+            key, attempt = pending.pop(turn)
             row: dict[str, Any] = {"key": key, "run": run, "episode": digests[key], "tries": attempt + 1}
             try:
                 row |= {"status": "ok", "cause": ""} | _columns(parse_scores(reply, answer_code(played[key])))
@@ -180,7 +180,7 @@ def judge(
 
 
 def judge_messages(episode: Episode, cause: str = "") -> Messages:
-    """Return the prompt of the judge; `cause` says why its last reply could not be used."""
+    """Return the judge's prompt; `cause` says why its last reply was invalid."""
     text = _official(episode) if episode.setting.wording else _own(episode)
     if cause:
         text += f"\n\nYour last reply could not be used ({cause}). Give the whole JSON object, in this form."
@@ -194,8 +194,8 @@ def _official(episode: Episode) -> str:
 
 def _own(episode: Episode) -> str:
     names = [agent.name for agent in episode.setting.agents]
-    asks = "\n".join(f"- {name}: integer from {one.low} to {one.high}. {one.asks}" for name, one in DIMENSIONS.items())
-    score = '{"reasoning": "...", "score": ...}'  # no JSON, so that an echo of the prompt is no verdict
+    asks = "\n".join(f"- {name}: integer from {d.low} to {d.high}. {d.asks}" for name, d in DIMENSIONS.items())
+    score = '{"reasoning": "...", "score": ...}'  # invalid JSON, so an echo of the prompt is not a verdict
     shape = "{" + ", ".join(f'"{name}": {score}' for name in DIMENSIONS) + "}"
     code, fence = answer_code(episode), material_hash("sotopia fence", episode.transcript())
     return (
@@ -212,46 +212,46 @@ def _own(episode: Episode) -> str:
 
 
 def answer_code(episode: Episode) -> str:
-    """Return the code that a verdict on this episode must carry: 16 hexadecimal digits; "" in the authors' words."""
+    """Return the code required in a verdict on this episode, 16 hex digits; "" with the authors' prompt."""
     return "" if episode.setting.wording else material_hash("sotopia code", episode.transcript())
 
 
 def parse_scores(reply: Utterance, code: str = "") -> tuple[Scores, Scores]:
-    """Return the scores of both agents, of the verdict with this code; "" takes the official forms, which have none.
+    """Return the scores of both agents from the verdict with this code; "" accepts the official forms without a code.
 
-    Raises BadVerdict for a reply that cannot be used, and for one whose verdicts differ.
+    Raises BadVerdict if the reply holds no valid verdict, or verdicts that differ.
     """
     if reply.error:
         raise BadVerdict(f"{_NO_REPLY}{reply.error}")
-    found = list(objects_in(reply.text, _DECODER))
-    if not found:
+    objects = list(objects_in(reply.text, _DECODER))
+    if not objects:
         raise BadVerdict("truncated" if reply.truncated else "not a JSON object")
     known = {*AGENTS, *(agent + _SUFFIX for agent in AGENTS), _WRAPPER}
-    verdicts = [one for one in found if one[2].keys() & known] or found[:1]
-    verdicts = [one for one in verdicts if not code or one[2].get("code") == code]
+    verdicts = [item for item in objects if item[2].keys() & known] or objects[:1]
+    verdicts = [item for item in verdicts if not code or item[2].get("code") == code]
     if not verdicts:
         raise BadVerdict("no verdict with the code")
     values = [_named(value.get(_WRAPPER, value)) for *_, value in verdicts]
     both, *others = [(_scores(value, AGENTS[0]), _scores(value, AGENTS[1])) for value in values]
-    if any([one.values for one in other] != [one.values for one in both] for other in others):
+    if any([scores.values for scores in other] != [scores.values for scores in both] for other in others):
         raise BadVerdict("verdicts that differ")
-    # A judge that quotes without escaping may have an object closed by what it quotes: its own scores come later.
-    asked = [{agent: {name: value[agent][name] for name in DIMENSIONS} for agent in AGENTS} for value in values]
-    if len(_SCORE.findall(reply.text, verdicts[0][0])) != len(_SCORE.findall(json.dumps(asked))):
+    # Unescaped quotes may close the object early with quoted scores; the judge's own scores would then follow it.
+    expected = [{agent: {name: value[agent][name] for name in DIMENSIONS} for agent in AGENTS} for value in values]
+    if len(_SCORE.findall(reply.text, verdicts[0][0])) != len(_SCORE.findall(json.dumps(expected))):
         raise BadVerdict("scores beside those that were asked for")
     return both
 
 
 def is_verdict(row: Any) -> bool:
-    """Return whether a line of a file is a verdict that `judge` has written."""
+    """Return whether a row is a verdict written by `judge`."""
     try:
         texts = all(isinstance(row[name], str) for name in ("key", "run", "episode", "cause"))
         if not texts or not isinstance(row["tries"], int):
             return False
         if row["status"] == "ok":
             for scores in row["scores"]:
-                for name, one in DIMENSIONS.items():
-                    if type(scores[name]) is not int or not one.low <= scores[name] <= one.high:
+                for name, dimension in DIMENSIONS.items():
+                    if type(scores[name]) is not int or not dimension.low <= scores[name] <= dimension.high:
                         return False
             return len(row["scores"]) == 2
         return bool(row["status"] == "judge_failed")
@@ -265,7 +265,7 @@ def _played(settings: Sequence[Setting], episodes: Mapping[str, JsonRow]) -> dic
 
 
 def _latest(rows: Sequence[JsonRow], digests: Mapping[str, str], run: str) -> dict[str, JsonRow]:
-    """Return the verdicts by the episode's key; those on another course of it do not count."""
+    """Return this judge's latest verdicts by episode key, without verdicts on a different transcript."""
     return {row["key"]: row for row in rows if row["run"] == run and digests.get(row["key"]) == row["episode"]}
 
 
@@ -274,14 +274,14 @@ def _digest(episode: Episode) -> str:
 
 
 def _columns(scores: tuple[Scores, Scores]) -> dict[str, Any]:
-    return {"scores": [dict(one.values) for one in scores], "reasons": [dict(one.reasons) for one in scores]}
+    return {"scores": [dict(agent.values) for agent in scores], "reasons": [dict(agent.reasons) for agent in scores]}
 
 
 def _named(value: Any) -> Any:
-    """Return a verdict with the agents' names as we have them."""
+    """Strip the suffix of the 0.1.4 form from the agents' names."""
     if not isinstance(value, dict) or value.keys() & set(AGENTS):
         return value
-    return {key.removesuffix(_SUFFIX): one for key, one in value.items()}
+    return {key.removesuffix(_SUFFIX): scores for key, scores in value.items()}
 
 
 def _scores(value: Any, agent: str) -> Scores:
@@ -290,18 +290,18 @@ def _scores(value: Any, agent: str) -> Scores:
         raise BadVerdict(f"{agent} is missing")
     values: dict[str, int] = {}
     reasons: dict[str, str] = {}
-    for name, one in DIMENSIONS.items():
-        found = of_agent.get(name)
-        if isinstance(found, list) and len(found) == 2:  # the official form
-            found = {"reasoning": found[0], "score": found[1]}
-        if not isinstance(found, dict) or not {"reasoning", "score"} <= found.keys():
+    for name, dimension in DIMENSIONS.items():
+        entry = of_agent.get(name)
+        if isinstance(entry, list) and len(entry) == 2:  # the official form
+            entry = {"reasoning": entry[0], "score": entry[1]}
+        if not isinstance(entry, dict) or not {"reasoning", "score"} <= entry.keys():
             raise BadVerdict(f"{agent}: {name} is missing")
-        if not isinstance(found["reasoning"], str):
+        if not isinstance(entry["reasoning"], str):
             raise BadVerdict(f"{agent}: the reasoning of {name} is no text")
-        score = _integer(found["score"], one)
+        score = _integer(entry["score"], dimension)
         if score is None:
-            raise BadVerdict(f"{agent}: {name} is no integer from {one.low} to {one.high}")
-        values[name], reasons[name] = score, found["reasoning"]
+            raise BadVerdict(f"{agent}: {name} is no integer from {dimension.low} to {dimension.high}")
+        values[name], reasons[name] = score, entry["reasoning"]
     return Scores(values, reasons)
 
 

@@ -1,4 +1,4 @@
-"""Models as speakers: one on the devices here, whose batch takes turns as they come, and one behind an endpoint."""
+"""Speakers for SOTOPIA: a local model with continuous batching, and a model behind an endpoint."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from socialr1_jax.rewards.parsing import without_thoughts
 
 
 class LocalSpeaker:
-    """A `Speaker` that decodes `rows` turns at once.
+    """A `Speaker` that decodes `rows` turns at once on local devices.
 
-    A prompt of more than `prompt_tokens`, or than the model's positions allow, is not asked; its reply is truncated.
-    memory: bytes of each device, None for what is free. Raises ValueError when it does not suffice.
+    Prompts longer than `prompt_tokens` or the model's positions are not asked; their reply is marked truncated. memory:
+    bytes per device; None uses all free memory. Raises ValueError if it does not suffice.
     """
 
     def __init__(
@@ -44,14 +44,13 @@ class LocalSpeaker:
             )
         self._asked: dict[int, str] = {}
         self._too_long: list[str] = []
-        self.busy: list[float] = []  # share of the rows that each segment began with, while turns waited
+        self.busy: list[float] = []  # share of busy rows in segments with enough turns to fill all
 
     @property
     def slots(self) -> int:
         return self._feed.rows
 
     def submit(self, key: str, messages: Messages, seed: int) -> None:
-        """See `Speaker`."""
         (tokens,) = self._model.tokens([messages])
         if len(tokens) > self._longest:
             self._too_long.append(key)
@@ -60,7 +59,6 @@ class LocalSpeaker:
             self._asked[self._feed.add(tokens, seed)] = key
 
     def poll(self, wait: float) -> list[tuple[str, Utterance]]:
-        """See `Speaker`."""
         found = [(key, Utterance("", truncated=True)) for key in self._too_long]
         self._too_long = []
         if self._asked:
@@ -74,10 +72,10 @@ class LocalSpeaker:
 
 
 class EndpointSpeaker:
-    """A `Speaker` that has as many calls under way as the endpoint's `concurrency`.
+    """A `Speaker` with up to `concurrency` calls to an endpoint in flight.
 
-    schema: JSON Schema of the replies, for servers that can be held to one. `poll` raises BenchmarkError when the
-    server refuses every call.
+    schema: JSON Schema of the replies, for servers with structured output. `poll` raises BenchmarkError if the server
+    rejects every request.
     """
 
     def __init__(self, endpoint: Endpoint, *, new_tokens: int, schema: Mapping[str, Any] | None = None) -> None:
@@ -90,16 +88,15 @@ class EndpointSpeaker:
         self._calls[self._endpoint.start(Asked(key, messages, self._new_tokens), schema=self._schema)] = key
 
     def poll(self, wait: float) -> list[tuple[str, Utterance]]:
-        """See `Speaker`."""
         ended, _ = futures.wait(self._calls, timeout=wait, return_when=futures.FIRST_COMPLETED)
         return [(self._calls.pop(call), spoken(self._endpoint.result(call))) for call in ended]
 
 
 def spoken(reply: Reply) -> Utterance:
-    """Return the reply without its thoughts; "" and truncated where they do not end."""
+    """Strip the thoughts from a reply; text is "" and truncated if they do not end."""
     if reply.finish_reason in FAILED:
         return Utterance(
             "", error=f"no reply: {reply.cause} {reply.reason}" if reply.cause else "no reply: not finite numbers"
         )
-    said = without_thoughts(reply.text)
-    return Utterance(said or "", truncated=said is None or reply.finish_reason == "length")
+    text = without_thoughts(reply.text)
+    return Utterance(text or "", truncated=text is None or reply.finish_reason == "length")

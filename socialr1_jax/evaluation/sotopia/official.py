@@ -1,7 +1,7 @@
-"""Prompts in the authors' words: the texts of prompts.json, filled as their code fills them.
+"""Prompts in the authors' wording: the texts of prompts.json, filled in like the authors' code does.
 
-Their code gives the agents and the judge a JSON Schema of the reply as text, made of descriptions by pydantic; here the
-same schema is built of the same descriptions.
+Their prompts contain a JSON Schema of the reply that pydantic generates; this module builds the same schema from the
+same descriptions.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ if TYPE_CHECKING:
     from socialr1_jax.evaluation.sotopia.episode import Rules, Setting, Turn
     from socialr1_jax.evaluation.sotopia.judging import Dimension
 
-_PROFILES = ("stranger", "name", "acquaintance", "friend", "friend", "friend")  # by relationship
+_PROFILES = ("stranger", "name", "acquaintance", "friend", "friend", "friend")  # indexed by relationship
 _UNKNOWN = "Unknown"
 _DIMENSIONS = "SotopiaDimensions"
 _REF = {"$ref": f"#/$defs/{_DIMENSIONS}"}
 _AGENTS = ("agent_1", "agent_2")
-_KINDS = {(0, 10): "Positive", (-10, 0): "Negative", (-5, 5): "Bidirectional"}  # of scores, by their limits
+_KINDS = {(0, 10): "Positive", (-10, 0): "Negative", (-5, 5): "Bidirectional"}  # of scores, by (low, high)
 
 
 def rules_of(wording: Wording) -> Rules:
-    """Return which of the authors' versions the texts are of."""
+    """Return the authors' version that the texts are from."""
     return "head" if "participants" in wording.texts else "0.1.4"
 
 
 def agent_prompt(
     wording: Wording, setting: Setting, turns: tuple[Turn, ...], actions: tuple[str, ...], clean: Callable[[str], str]
 ) -> str:
-    """Return what the agent is asked whose turn comes after `turns`; `clean` is applied to what was said."""
+    """Return the prompt of the agent whose turn follows `turns`; `clean` sanitises each utterance."""
     me = len(turns) % 2
     seen = [wording.text("begins", context=_context(wording, setting, me))]
     for number, turn in enumerate(turns):
@@ -59,10 +59,10 @@ def judge_prompt(
     dimensions: Mapping[str, Dimension],
     clean: Callable[[str], str],
 ) -> str:
-    """Return what the judge is asked; `clean` is applied to what was said.
+    """Return the judge's prompt without idle turns; `clean` sanitises each utterance.
 
-    Idle turns are left out. The authors' code also leaves out an utterance that holds their words for doing nothing,
-    with which an agent could hide a turn; here it stays.
+    The authors' code also drops utterances that contain their phrase for doing nothing, so an agent could hide a turn.
+    Here they are kept.
     """
     lines = [_context(wording, setting, None)]
     for number, turn in enumerate(turns, 1):
@@ -81,13 +81,13 @@ def judge_prompt(
 
 
 def judge_schema(wording: Wording, dimensions: Mapping[str, Dimension]) -> dict[str, Any]:
-    """Return the JSON Schema of a verdict as the authors' judge is given it."""
+    """Return the JSON Schema of a verdict in the authors' judge prompt."""
     head = rules_of(wording) == "head"
     scores: dict[str, Any] = {}
-    for name, one in dimensions.items():
+    for name, dimension in dimensions.items():
         asks = {"description": wording.text(f"asks_{name}")}
         if head:
-            scores[name] = {"$ref": f"#/$defs/{_KINDS[one.low, one.high]}ReasoningScore", **asks}
+            scores[name] = {"$ref": f"#/$defs/{_KINDS[dimension.low, dimension.high]}ReasoningScore", **asks}
         else:
             pair = {"maxItems": 2, "minItems": 2, "prefixItems": [{"type": "string"}, {"type": "integer"}]}
             scores[name] = {**asks, **pair, "title": _title(name), "type": "array"}
@@ -122,7 +122,7 @@ def _action_schema(wording: Wording, actions: tuple[str, ...]) -> dict[str, Any]
 def _object(
     properties: Mapping[str, Any], title: str, *, closed: bool = False, description: str = ""
 ) -> dict[str, Any]:
-    """Return a schema with its keys in pydantic's order."""
+    """Return an object schema with its keys in pydantic's order."""
     return {
         **({"additionalProperties": False} if closed else {}),
         **({"description": description} if description else {}),
@@ -138,7 +138,7 @@ def _title(name: str) -> str:
 
 
 def _context(wording: Wording, setting: Setting, viewer: int | None) -> str:
-    """Return the scenario, profiles and goals as an agent sees them, or as the judge does (None)."""
+    """Return the scenario, profiles and goals visible to an agent, or to the judge (None)."""
     name = ENVIRONMENT if viewer is None else f"agent_{viewer}"
     head = rules_of(wording) == "head"
     names = [agent.name for agent in setting.agents]
@@ -151,8 +151,8 @@ def _context(wording: Wording, setting: Setting, viewer: int | None) -> str:
     if not head:
         values = dict(zip(("first", "second", "background_1", "background_2"), (*names, *seen), strict=True))
         return _unindented(wording.text("context", scenario=scenario, goal_1=goals[0], goal_2=goals[1], **values))
-    backgrounds = (wording.text("background", name=who, background=one) for who, one in zip(names, seen, strict=True))
-    wanted = (wording.text("goal", name=who, goal=one) for who, one in zip(names, goals, strict=True))
+    backgrounds = (wording.text("background", name=who, background=own) for who, own in zip(names, seen, strict=True))
+    wanted = (wording.text("goal", name=who, goal=goal) for who, goal in zip(names, goals, strict=True))
     return _unindented(
         wording.text(
             "context",
@@ -165,7 +165,7 @@ def _context(wording: Wording, setting: Setting, viewer: int | None) -> str:
 
 
 def _profile(wording: Wording, setting: Setting, number: int) -> str:
-    """Return a profile with the authors' tags around what is for the agent alone."""
+    """Return a profile, with the authors' tags around text that only the agent itself may see."""
     agent: Agent = setting.agents[number]
     return wording.text(
         f"profile_{_PROFILES[setting.scenario.relationship]}",

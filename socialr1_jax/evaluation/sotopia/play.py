@@ -1,7 +1,6 @@
-"""Many episodes at once, each as far as its replies have come.
+"""Scheduler that plays many episodes concurrently.
 
-Whenever a reply arrives its episode goes on at once, so that a speaker always has turns to take into slots that are
-free, until too few episodes are left.
+Each episode advances as soon as its reply arrives, which keeps the speakers' slots full until few episodes are left.
 """
 
 from __future__ import annotations
@@ -17,35 +16,33 @@ from socialr1_jax.evaluation.sotopia.episode import ACTIONS, Episode, Setting, T
 from socialr1_jax.evaluation.task import BenchmarkError
 from socialr1_jax.runtime.interrupt import NEVER, Interrupted, Stop
 
-WAIT = 1.0  # seconds that a speaker may wait for a reply when no other has work
-SHORT_WAIT = 0.01  # when another one has
+WAIT = 1.0  # longest poll in seconds if no other speaker has work
+SHORT_WAIT = 0.01  # if another one has
 
 
 class Speaker(Protocol):
-    """A model that answers turns, from one thread. The same messages and seed give the same reply as far as it can."""
+    """A model that answers turns, used from one thread; replies are reproducible as far as the model allows."""
 
     @property
     def slots(self) -> int:
-        """Return how many turns it works on at once; more of them wait."""
+        """Return the number of turns processed at once; further turns wait."""
 
     def submit(self, key: str, messages: Messages, seed: int) -> None:
-        """Takes a turn and returns at once; `key` is unique among those not yet answered."""
+        """Enqueue a turn without blocking; `key` is unique among unanswered turns."""
 
     def poll(self, wait: float) -> list[tuple[str, Utterance]]:
-        """The replies that ended since the last call, (key, reply); every turn is answered once.
+        """Return (key, reply) for replies finished since the last call, perhaps none; every turn is answered once.
 
-        A local engine first puts waiting turns into free slots, then decodes one segment. An endpoint waits until a
-        reply is there, `wait` seconds at most. Either may return none. Called only while turns are unanswered.
+        A local engine moves waiting turns into free slots, then decodes one segment. An endpoint waits up to `wait`
+        seconds for a reply. Call it only while turns are unanswered.
         """
 
 
-Call = tuple[Speaker, str, Messages, int]  # who is asked, the turn's key, the prompt, the seed
+Call = tuple[Speaker, str, Messages, int]  # speaker, turn key, prompt, seed
 
 
 class Played(NamedTuple):
-    """episodes: finished ones by key, of this call and of earlier ones. failed: why an episode could not be finished;
-    the next call plays it again.
-    """
+    """Finished episodes by key, of this and earlier calls; `failed`: why others failed. The next call replays those."""
 
     episodes: Mapping[str, JsonRow]
     failed: Mapping[str, str]
@@ -62,13 +59,13 @@ def play(
     on_end: Callable[[JsonRow], None] = lambda _: None,
     stop: Stop = NEVER,
 ) -> Played:
-    """Plays what `file` does not have yet, and appends every episode as it ends.
+    """Play the episodes that are missing in `file`, and append each one when it ends.
 
-    run: `run_id` of who plays. at_once: episodes that are open at a time; None is twice as many as the slots of both
-    speakers (one, where the model plays itself), since while one agent of an episode speaks the other has none.
-    on_end: called with each new row. An episode with a reply that is an error is given up and reported.
+    run: `run_id` of the players. at_once: number of concurrent episodes; the default is twice the slots of the distinct
+    speakers, because only one agent of an episode speaks at a time. on_end: called with each new row. An episode is
+    abandoned and reported in `failed` if a reply is an error.
 
-    Raises BenchmarkError when the file has episodes of another run, and Interrupted when `stop` is asked.
+    Raises BenchmarkError if the file has episodes of another run, and Interrupted if `stop` is set.
     """
     speakers = (tested, partner)
     failed: dict[str, str] = {}
@@ -79,8 +76,8 @@ def play(
                 "choose another output folder"
             )
         known = {row["key"]: row for row in rows.known}
-        waiting = deque(one for key, one in {one.key: one for one in settings}.items() if key not in known)
-        open_: dict[str, Episode] = {}  # by the key of the turn that is asked
+        waiting = deque(s for key, s in {s.key: s for s in settings}.items() if key not in known)
+        open_: dict[str, Episode] = {}  # by key of the pending turn
 
         def go_on(episode: Episode) -> list[Call]:
             if not episode.ended:
@@ -119,9 +116,10 @@ def feed(
     at_once: int,
     stop: Stop,
 ) -> None:
-    """Keeps `at_once` chains of turns going. begin: the first turn of another chain, None when there are no more.
-    take: the turns that a reply to a turn leads to, none or one. Raises RuntimeError for a speaker that answers a turn
-    that was not asked.
+    """Run up to `at_once` chains of turns until all are finished.
+
+    begin: returns the first turn of a new chain, None if there are no more. take: returns the turns that follow a
+    reply, none or one. Raises RuntimeError if a speaker answers a turn that is not pending.
     """
     distinct = list({id(speaker): speaker for speaker in speakers}.values())
     in_hand: dict[int, set[str]] = {id(speaker): set() for speaker in distinct}
@@ -136,27 +134,26 @@ def feed(
         if stop.asked:
             raise Interrupted
         while more and sum(map(len, in_hand.values())) < at_once:
-            begun = begin()
-            more = begun is not None
-            ask(begun or [])
+            first = begin()
+            more = first is not None
+            ask(first or [])
         busy = [speaker for speaker in distinct if in_hand[id(speaker)]]
         if not busy:
             return
         for speaker in busy:
             for key, reply in speaker.poll(WAIT if len(busy) == 1 else SHORT_WAIT):
                 if key not in in_hand[id(speaker)]:
-                    raise RuntimeError(f"a speaker answered {key}, which it was not asked or had answered")
+                    raise RuntimeError(f"a speaker answered {key}, which is not pending")
                 in_hand[id(speaker)].remove(key)
                 ask(take(key, reply))
 
 
 def read_episodes(file: Path) -> dict[str, JsonRow]:
-    """The finished episodes of a file by key."""
     return {row["key"]: row for row in read_rows(file, is_episode)}
 
 
 def is_episode(row: Any) -> bool:
-    """Return whether a line of a file is an episode that `Episode.row` has written."""
+    """Return whether a row is an episode written by `Episode.row`."""
     try:
         turns = [Turn(**turn) for turn in row["turns"]]
         right = all(

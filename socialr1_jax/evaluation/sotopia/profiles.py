@@ -1,4 +1,4 @@
-"""Scenarios, agents and who plays whom, as the benchmark's files have them, and what of it each side may see."""
+"""Scenarios, agents and pairs from SOTOPIA's files, and the parts of them visible to each side."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from socialr1_jax.runtime.terminal import counted
 SetName = Literal["all", "hard", "cooperative", "competitive"]
 SETS: tuple[SetName, ...] = ("all", "hard", "cooperative", "competitive")
 RELATIONSHIPS = ("stranger", "know by name", "acquaintance", "friend", "romantic relationship", "family member")
-PAIRS = 450  # that were published
-ENVIRONMENT = "environment"  # who sees everything: the judge
+PAIRS = 450  # published pairs of agents
+ENVIRONMENT = "environment"  # viewer that sees everything: the judge
 
 _FILES = (
     "environment_profiles.jsonl",
@@ -25,7 +25,7 @@ _FILES = (
     "env_agent_combo_storages.jsonl",
     "used_env.json",
 )
-_CODENAMES = {"cooperative": "mutual", "competitive": "craigslist"}  # word in the codenames of a set
+_CODENAMES = {"cooperative": "mutual", "competitive": "craigslist"}  # set -> word in its scenarios' codenames
 GENDERS = {"Man": "male", "Woman": "female", "Nonbinary": "nonbinary"}
 _TAG = re.compile(r"<(/?)(root|p|extra_info|strategy_hint|clarification_hint)\b([^<>]*)>")
 _VIEWER = re.compile(r"""viewer\s*=\s*["']([^"']*)["']""")
@@ -33,7 +33,7 @@ _VIEWER = re.compile(r"""viewer\s*=\s*["']([^"']*)["']""")
 
 @dataclass(frozen=True, kw_only=True)
 class Agent:
-    """A character; `personality` covers values and ways of deciding too."""
+    """A character; `personality` includes values and decision style."""
 
     id: str
     name: str
@@ -52,7 +52,7 @@ class Agent:
 
 @dataclass(frozen=True, kw_only=True)
 class Scenario:
-    """A situation with a goal for each of two agents. relationship: index into RELATIONSHIPS."""
+    """A situation with a goal for each of two agents. relationship: index into `RELATIONSHIPS`."""
 
     id: str
     codename: str
@@ -62,7 +62,7 @@ class Scenario:
 
 
 class AgentPair(NamedTuple):
-    """Two agents in a scenario; the first one has the first goal and the first turn."""
+    """Two agents in a scenario; the first agent has the first goal and the first turn."""
 
     scenario: Scenario
     agents: tuple[Agent, Agent]
@@ -70,7 +70,7 @@ class AgentPair(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Benchmark(Data):
-    """The benchmark's files; its items are the pairs. relationships: of two agents' ids. hard: ids of scenarios."""
+    """SOTOPIA's files; the items are the pairs. relationships: by two agents' ids. hard: scenario ids."""
 
     scenarios: Mapping[str, Scenario]
     agents: Mapping[str, Agent]
@@ -82,22 +82,21 @@ class Benchmark(Data):
         return tuple(self.items)
 
     def is_in(self, name: SetName, scenario: Scenario) -> bool:
-        """Return whether a scenario is in a set; of the cooperative and competitive ones its codename tells."""
+        """Return whether a scenario is in a set; its codename decides for the cooperative and competitive sets."""
         if name in _CODENAMES:
             return _CODENAMES[name] in scenario.codename.lower()
         return name == "all" or scenario.id in self.hard
 
     def pairs_of(self, name: SetName) -> tuple[AgentPair, ...]:
-        """The pairs of a set, in the file's order."""
         return tuple(pair for pair in self.pairs if self.is_in(name, pair.scenario))
 
 
 def load(folder: Path) -> Benchmark:
-    """Reads the five files. Raises BenchmarkError naming the file, the line and what is wrong."""
+    """Load the five files. Raises BenchmarkError naming the file, the row and its fault."""
     reading = Reading(folder)
     paths = {name: reading.find(name) for name in _FILES}
-    scenarios = {one.id: one for one in map(_scenario, *_lines(paths["environment_profiles.jsonl"]))}
-    agents = {one.id: one for one in map(_agent, *_lines(paths["agent_profiles.jsonl"]))}
+    scenarios = {scenario.id: scenario for scenario in map(_scenario, *_lines(paths["environment_profiles.jsonl"]))}
+    agents = {agent.id: agent for agent in map(_agent, *_lines(paths["agent_profiles.jsonl"]))}
     relationships = {
         (text(row, "agent1_id", where), text(row, "agent2_id", where)): _relationship(row, where)
         for row, where in zip(*_lines(paths["relationship_profiles.jsonl"]), strict=True)
@@ -130,17 +129,17 @@ def load(folder: Path) -> Benchmark:
 
 
 def rendered(raw: str, viewer: str) -> str:
-    """Return what is `visible` without outer white space."""
+    """Return the `visible` part of a text without outer white space."""
     return visible(raw, viewer).strip()
 
 
 def visible(raw: str, viewer: str) -> str:
-    """Return a text without its tags, and without what is for another viewer ("agent_0", "agent_1", ENVIRONMENT).
+    """Strip a text's tags and the parts for other viewers ("agent_0", "agent_1", `ENVIRONMENT`).
 
-    Characters that are no tag of the benchmark stay as they are.
+    Only the benchmark's own tags are stripped.
     """
     shown: list[str] = []
-    hidden: list[bool] = []  # of every open tag, whether it is for another viewer
+    hidden: list[bool] = []  # stack of open tags: is it for another viewer?
     at = 0
     for tag in _TAG.finditer(raw):
         if not any(hidden):
@@ -158,7 +157,7 @@ def visible(raw: str, viewer: str) -> str:
 
 
 def seen_of(agent: Agent, relationship: int) -> str:
-    """Return the part of a profile visible to the other agent: none to a stranger, a secret to no agent."""
+    """Return the part of a profile visible to the other agent: nothing to a stranger, and never the secret."""
     if relationship == 0:
         return ""
     if relationship == 1:
@@ -170,12 +169,12 @@ def seen_of(agent: Agent, relationship: int) -> str:
 
 
 def own_profile(agent: Agent) -> str:
-    """All that is known of an agent, as the agent and the judge see it."""
+    """Return an agent's full profile, visible to itself and the judge."""
     return f"{seen_of(agent, len(RELATIONSHIPS) - 1)} Secret: {agent.secret}"
 
 
 def _lines(path: Path) -> tuple[list[Any], list[str]]:
-    """The rows of a file, and where each stands."""
+    """Return the rows of a file and their positions for error messages."""
     rows = read_jsonl(path)
     return rows, [f"{path} row {number}" for number in range(1, len(rows) + 1)]
 
@@ -215,7 +214,7 @@ def _relationship(row: Any, where: str) -> int:
 
 
 def _contradictions(pairs: list[AgentPair], relationships: Mapping[tuple[str, str], int]) -> tuple[Remark, ...]:
-    """A scenario's relationship decides; the file of relationships says another for some of its pairs."""
+    """Return a remark on pairs whose relationship in the file contradicts their scenario's, which takes precedence."""
     count = 0
     for scenario, (first, second) in pairs:
         levels = {relationships.get(ids) for ids in ((first.id, second.id), (second.id, first.id))} - {None}

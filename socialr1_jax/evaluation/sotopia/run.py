@@ -1,4 +1,4 @@
-"""SOTOPIA from settings to results: who plays, who judges, and what is kept."""
+"""SOTOPIA from configuration to results: players, judge, files and notes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from socialr1_jax.runtime.terminal import counted
 
 NAME = "sotopia"
 PROTOCOLS: tuple[ProtocolName, ...] = ("official",)
-TEMPERATURE = 0.7  # of the agents in the authors' code
+TEMPERATURE = 0.7  # the agents' default in the authors' code
 EPISODES, VERDICTS = "samples_sotopia.jsonl", "verdicts_sotopia.jsonl"
 
 
@@ -36,7 +36,7 @@ _JUDGE = SettingNames("judge", "judge_url", "judge_options")
 
 
 class About(NamedTuple):
-    """Facts that a `Task` has of other benchmarks."""
+    """Facts about SOTOPIA that other benchmarks state in their `Task`."""
 
     title: str
     source: str
@@ -53,40 +53,38 @@ ABOUT = About(
 
 
 class Players(NamedTuple):
-    """Tested model, partner and judge; the tested model may be its own partner, and the judge None."""
+    """Tested model, partner and judge; the tested model may be its own partner, and the judge may be None."""
 
     tested: Respondent
     partner: Respondent
     judge: Respondent | None
 
     def close(self) -> None:
-        """Stops the threads."""
-        for one in self:
-            if one:
-                one.close()
+        for player in self:
+            if player:
+                player.close()
 
 
 def load_benchmark(data_dir: Path, rules: Rules | None = None) -> profiles.Benchmark:
-    """Return the five files, with the authors' wording where it is there.
+    """Load the five files, with the authors' wording if available.
 
-    Raises BenchmarkError, also where the wording is not of the version whose rules are asked for.
+    Raises BenchmarkError, also if the wording is of a different version than `rules`.
     """
     folder = folder_of(NAME, ABOUT.source, data_dir)
     benchmark = with_wording(NAME, folder, profiles.load(folder))
     if rules and benchmark.wording and (theirs := rules_of(benchmark.wording)) != rules:
         raise BenchmarkError(
-            f"{folder / FILE}: its texts are of version {theirs}, and sotopia_rules is {rules}: give "
-            f"sotopia_rules={theirs}, or make the file of a checkout of that version"
+            f"{folder / FILE}: its texts are of version {theirs}, but sotopia_rules is {rules}: set "
+            f"sotopia_rules={theirs}, or create the file from a checkout of that version"
         )
     return benchmark
 
 
 def make_players(config: EvaluateConfig, tested: Respondent) -> Players:
-    """Load the models that the settings name; weights that are loaded already are shared.
+    """Load the configured models; weights that are already loaded are shared.
 
-    Both agents speak with the sampling that is given, at TEMPERATURE where none is; the judge takes the likeliest
-    token, and thinks. Raises what `make_respondent` raises, and BenchmarkError when two have the same weights, which
-    `allow_self` permits.
+    Both agents use the configured sampling, with `TEMPERATURE` as the default. The judge is greedy and thinks. Raises
+    the errors of `make_respondent`, and BenchmarkError if two models have the same weights without `allow_self`.
     """
     if "temperature" not in config.model_fields_set:
         config = config.model_copy(update={"temperature": TEMPERATURE})
@@ -95,15 +93,15 @@ def make_players(config: EvaluateConfig, tested: Respondent) -> Players:
 
     def player(names: SettingNames, model: str, url: str, **changes: Any) -> Respondent:
         settings = config.model_copy(update={"model": model, "base_url": url, "step": "latest", **changes})
-        found = known.get((model, url))
-        if isinstance(found, LocalModel):
-            return found.sampled_as(settings)
-        made = make_respondent(settings, names)
-        weights = made.identity().get("sha256")
-        if not config.allow_self and weights in {one.identity().get("sha256", "") for one in known.values()}:
+        loaded = known.get((model, url))
+        if isinstance(loaded, LocalModel):
+            return loaded.sampled_as(settings)
+        respondent = make_respondent(settings, names)
+        weights = respondent.identity().get("sha256")
+        if not config.allow_self and weights in {other.identity().get("sha256", "") for other in known.values()}:
             raise BenchmarkError(f"{names.model}: {model} has the weights of another player; {ALLOW_SELF}")
-        known[model, url] = made
-        return made
+        known[model, url] = respondent
+        return respondent
 
     named = (config.partner or config.model, config.partner_url or ("" if config.partner else config.base_url))
     shared = named in known and not config.partner_options
@@ -118,11 +116,11 @@ def make_players(config: EvaluateConfig, tested: Respondent) -> Players:
 def run_sotopia(
     config: EvaluateConfig, benchmark: profiles.Benchmark, players: Players, said: Callable[[str], None]
 ) -> TaskResult:
-    """Plays and scores what `config.output` does not have yet: `samples_sotopia.jsonl`, `verdicts_sotopia.jsonl`.
+    """Play and judge the episodes missing in `samples_sotopia.jsonl` and `verdicts_sotopia.jsonl` of `config.output`.
 
-    `said` hears one text for each episode and each verdict, `work` of them. Raises BenchmarkError.
+    Calls `said` with a progress text for each episode and each verdict, `work` times in all. Raises BenchmarkError.
     """
-    begun, folder = time.perf_counter(), Path(config.output)
+    started, folder = time.perf_counter(), Path(config.output)
     settings = settings_of(config, benchmark)
     who: dict[str, Any] = {
         "rules": config.sotopia_rules,
@@ -138,7 +136,7 @@ def run_sotopia(
         scores = {"judge": players.judge.identity(), "tokens": judge_limit(config), "prompt": PROMPT} | worded
         who |= scores
         schema = judge_schema(benchmark.wording, DIMENSIONS) if benchmark.wording else SCHEMA
-        # One speaker at a time: the players' caches are gone by now.
+        # The players' KV caches are freed by now, so the judge has the devices to itself.
         speaker = _speaker(config, players.judge, judge_limit(config), len(played.episodes), 1, schema)
         verdicts = judge(
             settings,
@@ -148,27 +146,26 @@ def run_sotopia(
             run=run_id(scores),
             on_verdict=lambda row: said(row["status"]),
         )
-    return _result(config, benchmark, settings, played, verdicts, who | filled, time.perf_counter() - begun)
+    return _result(config, benchmark, settings, played, verdicts, who | filled, time.perf_counter() - started)
 
 
 def settings_of(config: EvaluateConfig, benchmark: profiles.Benchmark) -> list[Setting]:
-    """The episodes that are asked for."""
     settings = episodes_of(benchmark, config.sotopia_set, config.num_samples, config.sotopia_rules)
     return settings[: config.limit or None]
 
 
 def work(config: EvaluateConfig, benchmark: profiles.Benchmark) -> int:
-    """Return how many texts `run_sotopia` gives: one for each episode, and one for each verdict."""
+    """Return the number of progress texts of `run_sotopia`: one for each episode and each verdict."""
     return len(settings_of(config, benchmark)) * (1 if config.predict_only else 2)
 
 
 def turn_limit(config: EvaluateConfig) -> int:
-    """Tokens that a turn may take, thoughts included."""
+    """Return the token limit of a turn, thoughts included."""
     return config.max_new_tokens or config.turn_tokens + (config.thinking_tokens if config.thinking != "off" else 0)
 
 
 def judge_limit(config: EvaluateConfig) -> int:
-    """Tokens that a verdict may take, thoughts included."""
+    """Return the token limit of a verdict, thoughts included."""
     return config.judge_tokens + config.thinking_tokens
 
 
@@ -180,17 +177,17 @@ def _play(
     run: str,
     said: Callable[[str], None],
 ) -> tuple[Played, dict[str, float]]:
-    """The episodes, and how full the rows of models here were while turns waited."""
-    distinct = {id(one): one for one in players[:2]}
-    here = sum(isinstance(one, LocalModel) for one in distinct.values())
-    speakers = {key: _speaker(config, one, turn_limit(config), len(settings), here) for key, one in distinct.items()}
-    tested, partner = (speakers[id(one)] for one in players[:2])
+    """Play the episodes; return them, and the share of busy rows of local models while turns waited."""
+    distinct = {id(model): model for model in players[:2]}
+    here = sum(isinstance(model, LocalModel) for model in distinct.values())
+    speakers = {key: _speaker(config, m, turn_limit(config), len(settings), here) for key, m in distinct.items()}
+    tested, partner = (speakers[id(model)] for model in players[:2])
     known = read_episodes(file).keys() & {one.key for one in settings}
     for key in known:
         said(f"{key} is known")
-    for one in distinct.values():
-        if known and isinstance(one, Endpoint):
-            one.answered_before()
+    for model in distinct.values():
+        if known and isinstance(model, Endpoint):
+            model.answered_before()
     played = play(
         settings,
         tested,
@@ -199,7 +196,7 @@ def _play(
         run=run,
         on_end=lambda row: said(f"{counted(len(row['turns']), 'turn')}, {row['ended']}"),
     )
-    busy = [x for one in speakers.values() if isinstance(one, LocalSpeaker) for x in one.busy]
+    busy = [x for model in speakers.values() if isinstance(model, LocalSpeaker) for x in model.busy]
     return played, {"rows_busy": sum(busy) / len(busy)} if busy else {}
 
 
@@ -211,7 +208,7 @@ def _speaker(
     here: int,
     schema: Mapping[str, Any] | None = None,
 ) -> Speaker:
-    """`here`: how many models share the devices."""
+    """Return the speaker of a model. `here`: number of models that share the devices."""
     if isinstance(model, Endpoint):
         return EndpointSpeaker(model, new_tokens=new_tokens, schema=schema)
     assert isinstance(model, LocalModel)
@@ -240,35 +237,31 @@ def _result(
     status: dict[str, dict[str, float]] = {}
     temperature = about["tested"]["temperature"]
     details, notes = about, [f"rules of SOTOPIA {config.sotopia_rules}, agents at temperature {temperature}"]
-    notes += [f"{one}: figures of a model with itself do not compare" for one in config.same_players]
+    notes += [f"{one}: figures of a model with itself are not comparable" for one in config.same_players]
     notes += [*benchmark.notes, note_on(NAME, benchmark), *skipped_notes(NAME, config, PROTOCOLS)]
     complete = not played.failed
     for name in SETS if config.sotopia_set == "all" else (config.sotopia_set,):
         chosen = [one for one in settings if benchmark.is_in(name, one.scenario)]
         if not chosen:
             continue
-        found = figures(chosen, played.episodes, verdicts)
-        complete &= found.counts["judged"] == found.counts["expected"] or config.predict_only
-        notes.append(f"{name}: " + ", ".join(f"{count} {what}" for what, count in found.counts.items() if count))
-        details[name] = {"counts": dict(found.counts), "rates": dict(found.rates)}
+        of_set = figures(chosen, played.episodes, verdicts)
+        complete &= of_set.counts["judged"] == of_set.counts["expected"] or config.predict_only
+        notes.append(f"{name}: " + ", ".join(f"{count} {what}" for what, count in of_set.counts.items() if count))
+        details[name] = {"counts": dict(of_set.counts), "rates": dict(of_set.rates)}
         if not config.predict_only:
-            shown = {**found.figures, **{f"partner/{key}": one for key, one in found.partner.items()}}
-            details[name]["figures"] = {key: one._asdict() for key, one in shown.items()}
+            shown = {**of_set.figures, **{f"partner/{key}": figure for key, figure in of_set.partner.items()}}
+            details[name]["figures"] = {key: figure._asdict() for key, figure in shown.items()}
             metrics |= {f"official_{name}/{k}": Metric(x.value, x.stderr, x.n) for k, x in shown.items()}
-            status[f"official_{name}"] = _status(found)
+            status[f"official_{name}"] = _status(of_set)
     unjudged = [row["cause"] for row in verdicts.values() if row["status"] != "ok"]
     if unjudged:
-        notes.append(
-            f"{counted(len(unjudged), 'verdict')} failed ({unjudged[0]}); run the same command to ask for them again"
-        )
+        notes.append(f"{counted(len(unjudged), 'verdict')} failed ({unjudged[0]}); run the same command to retry")
     failure = next(iter(played.failed.values()), "") if not played.episodes else ""
     if unjudged and len(unjudged) == len(verdicts):
         failure = f"no verdict of the judge: {unjudged[0]}"
     if played.failed:
         causes = sorted(set(played.failed.values()))
-        notes.append(
-            f"{counted(len(played.failed), 'episode')} given up ({causes[0]}); run the same command to play them again"
-        )
+        notes.append(f"{counted(len(played.failed), 'episode')} abandoned ({causes[0]}); run the same command to retry")
     return TaskResult(
         task=NAME,
         metrics=metrics,
@@ -285,7 +278,7 @@ def _result(
 
 
 def _status(found: SetFigures) -> dict[str, float]:
-    """Return shares of the tested agent's turns by status, and of episodes whose judge failed."""
+    """Return the share of the tested agent's turns by status, and of episodes whose judge failed."""
     rates = found.rates
     return {
         "ok": 1 - rates["parse_failures"],

@@ -1,1 +1,1 @@
-"""One file a benchmark; `registry.py` lists them."""
+"""Benchmarks, one per file; `registry.py` loads them."""

@@ -1,9 +1,9 @@
 """EmoBench: emotional understanding (EU: an emotion and its cause) and application (EA: what to do or say).
 
 Official rules as of Sahandfer/EmoBench @ 3b4f843: options in file order, and an EU item is right only if both letters
-are. The whole reply, or its first closed block marked `json`, must be one JSON object whose values are the letters; any
-other reply is wrong. The figures `ours/reader/...` also take an object within other text. The benchmark has no single
-number; `ours/mean_en`, the mean of EU and EA in English (200 each, so also their micro average), is our reading.
+are. The whole reply, or its first closed block marked `json`, must be a JSON object with the letters as values; any
+other reply is wrong. The figures `ours/reader/...` also accept an object within other text. The benchmark has no single
+number; `ours/mean_en` is the mean of EU and EA in English (200 each, so also their micro average).
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ _CHOICES = {  # part -> fields of a row
     "EU": (("emotion_choices", "emotion_label"), ("cause_choices", "cause_label")),
     "EA": (("choices", "label"),),
 }
-_KEYS = {"EU": ("answer_q1", "answer_q2"), "EA": ("answer",)}  # of the JSON that is asked for
-_EU_CHOICES = {"emo": "emotion", "cause": "cause"}  # field of the authors' text -> beginning of the row's
-_KINDS = {"Action": "行动", "Response": "回应"}  # of EA; the Chinese rows name them in English, too
+_KEYS = {"EU": ("answer_q1", "answer_q2"), "EA": ("answer",)}  # keys of the JSON in the reply
+_EU_CHOICES = {"emo": "emotion", "cause": "cause"}  # field of the authors' text -> prefix of the row's field
+_KINDS = {"Action": "行动", "Response": "回应"}  # of EA; Chinese rows also use the English names
 
 _TASK = {
     "en": (
@@ -76,12 +76,12 @@ _QUESTIONS = {
 def load(folder: Path) -> Data:
     """Return EU and EA rows, each with its `part`. Raises BenchmarkError."""
     items: list[dict[str, Any]] = []
-    reading = Reading(folder if (folder / "EU.jsonl").is_file() else folder / "data")  # on the hub, in the repository
+    reading = Reading(folder if (folder / "EU.jsonl").is_file() else folder / "data")  # hub or repository layout
     for part in _CHOICES:
         for where, row in reading.rows(reading.find(f"{part}.jsonl"), "line"):
             _check(row, part, where)
             language, qid = row["language"], row["qid"]
-            reading.once((part, language, qid), f"{where}: qid {qid} is there twice in {language}")
+            reading.once((part, language, qid), f"{where}: qid {qid} occurs twice in {language}")
             items.append({"part": part, **row})
     reading.count(len(items), _WHOLE, "questions")
     return reading.data(items)
@@ -100,9 +100,9 @@ def _check(row: Any, part: str, where: str) -> None:
 
 
 def requests(data: Data, protocol: ProtocolName, seed: int) -> list[Request]:
-    """English first, EU and EA in turn, so that a few of the first prompts are of both.
+    """Return English prompts first, alternating EU and EA so that a small `limit` covers both.
 
-    Only the further orders of `paper` are drawn.
+    Only the shuffled orders of `paper` depend on the seed.
     """
 
     def build(item: Mapping[str, Any]) -> list[Request]:
@@ -112,17 +112,17 @@ def requests(data: Data, protocol: ProtocolName, seed: int) -> list[Request]:
             return emobench_paper.requests(item, _questions(item), _meta(item), seed)
         return [_official(item, data.wording, protocol == "official_cot")]
 
-    found: list[Request] = []
+    prompts: list[Request] = []
     for language in _LANGUAGES:
         rows = [item for item in data.items if item["language"] == language]
         parts = [[item for item in rows if item["part"] == part] for part in ("EU", "EA")]
         for pair in zip_longest(*parts):
-            found += [request for item in pair if item is not None for request in build(item)]
-    return found
+            prompts += [request for item in pair if item is not None for request in build(item)]
+    return prompts
 
 
 def _questions(item: Mapping[str, Any]) -> list[tuple[str, str, list[str], str]]:
-    """(name, question, options, gold letter) of a row."""
+    """Return (name, question, options, gold letter) for the questions of a row."""
     language = item["language"]
     names = ("emotion", "cause") if item["part"] == "EU" else ("EA",)
     kind = item.get("question type", "")
@@ -150,11 +150,11 @@ def _official(item: Mapping[str, Any], wording: Wording | None, cot: bool) -> Re
 
 
 def _own_messages(item: Mapping[str, Any], cot: bool) -> Messages:
-    language, asked = item["language"], _questions(item)
+    language, questions = item["language"], _questions(item)
     scenario, question, choices = _HEADINGS[language]
     parts = [f"## {scenario}\n{item['scenario']}"]
-    for number, (_, words, options, _) in enumerate(asked, 1):
-        of = f" {number}" if len(asked) == 2 else ""
+    for number, (_, words, options, _) in enumerate(questions, 1):
+        of = f" {number}" if len(questions) == 2 else ""
         parts += [f"## {question}{of}\n{words}", f"## {choices}{of}\n{_lettered(options)}"]
     values = {"reasoning": _REASONING[language]} if cot else {}
     values |= dict.fromkeys(_KEYS[item["part"]], _LETTER[language])
@@ -197,20 +197,20 @@ def _social_r1(item: Mapping[str, Any]) -> list[Request]:
 
 
 def read(request: Request, protocol: ProtocolName, reply: str) -> Grade:
-    """Grade the letters in the reply's JSON, for EU "A,C" with "-" for one that is missing; 1 if all are right."""
+    """Grade the letters in the reply's JSON; the answer of EU is like "A,C", with "-" for a missing letter."""
     if protocol == "paper":
         return emobench_paper.grade(request, reply)
-    found = _whole_json(reply)
-    return _json_grade(request, [found.get(key) for key in _KEYS[request.meta["part"]]])
+    answers = _whole_json(reply)
+    return _json_grade(request, [answers.get(key) for key in _KEYS[request.meta["part"]]])
 
 
 def kinder(request: Request, protocol: ProtocolName, reply: str) -> Grade:
-    """Grade the letters in the reply's JSON within any text, with white space around them."""
+    """Grade the letters in JSON anywhere in the reply, ignoring white space around them."""
     keys = _KEYS[request.meta["part"]]
-    found = _whole_json(reply)
-    if not any(key in found for key in keys):
-        found = _json_with(reply, keys)
-    values = [found.get(key) for key in keys]
+    answers = _whole_json(reply)
+    if not any(key in answers for key in keys):
+        answers = _json_with(reply, keys)
+    values = [answers.get(key) for key in keys]
     return _json_grade(request, [value.strip() if isinstance(value, str) else value for value in values])
 
 
@@ -221,83 +221,83 @@ def _json_grade(request: Request, values: Sequence[Any]) -> Grade:
 
 
 def _whole_json(reply: str) -> Mapping[str, Any]:
-    """Return the object that the reply is, or its first block between "```json" and "```"; {} for anything else."""
+    """Parse the reply, or its first block between "```json" and "```", as an object; {} if it is not one."""
     _, fence, block = reply.partition("```json")
     if fence:
         reply, closed, _ = block.partition("```")
         if not closed:
             return {}
     try:
-        found = json.loads(reply)
+        value = json.loads(reply)
     except (ValueError, RecursionError):
         return {}
-    return found if isinstance(found, Mapping) else {}
+    return value if isinstance(value, Mapping) else {}
 
 
 def _json_with(reply: str, keys: Sequence[str]) -> Mapping[str, Any]:
-    """The first JSON object in the reply that has one of the keys, within code fences or other text; {} for none."""
+    """Return the first JSON object in the reply that has one of the keys; {} if there is none."""
     for start in _OBJECT.finditer(reply):
         try:
-            found, _ = _DECODER.raw_decode(reply, start.start())
+            value, _ = _DECODER.raw_decode(reply, start.start())
         except (ValueError, RecursionError):
             continue
-        if any(key in found for key in keys):
-            return found
+        if any(key in value for key in keys):
+            return value
     return {}
 
 
 def metrics(graded: Sequence[Graded], protocol: ProtocolName) -> dict[str, Metric]:
-    """EU (both letters), EA and their categories for each language; first the headline of English, which is ours.
+    """Return figures for EU (both letters), EA and their categories by language; `ours/mean_en` first.
 
-    `paper`: of the majorities, means over the orders; `order_<number>/...` are those of one order.
+    `paper`: figures of majority answers, averaged over the orders; `order_<number>/...` are those of one order.
     """
     if protocol != "paper":
         return _figures(graded, protocol)
     votes = emobench_paper.voted(graded)
-    found = _figures(votes, protocol)
+    by_name = _figures(votes, protocol)
     for order, rows in by_group(votes, "order").items():
-        found |= {f"order_{order}/{name}": one for name, one in _figures(rows, protocol).items() if "/" not in name}
-    return found
+        by_name |= {f"order_{order}/{name}": m for name, m in _figures(rows, protocol).items() if "/" not in name}
+    return by_name
 
 
 def _figures(graded: Sequence[Graded], protocol: ProtocolName) -> dict[str, Metric]:
-    found: dict[str, Metric] = {}
+    by_name: dict[str, Metric] = {}
     for language in _LANGUAGES:
-        rows = [one for one in graded if one.request.meta["language"] == language]
+        rows = [row for row in graded if row.request.meta["language"] == language]
         if not rows and language != "en":
             continue
-        eu_rows, ea_rows = ([one for one in rows if one.request.meta["part"] == part] for part in ("EU", "EA"))
+        eu_rows, ea_rows = ([row for row in rows if row.request.meta["part"] == part] for part in ("EU", "EA"))
         if protocol == "social_r1":
-            found[f"ours/accuracy_{language}"] = accuracy(rows)
+            by_name[f"ours/accuracy_{language}"] = accuracy(rows)
         eu, ea = _both_right(eu_rows), accuracy(ea_rows)
-        found[f"ours/mean_{language}"] = Metric(
+        by_name[f"ours/mean_{language}"] = Metric(
             (eu.value + ea.value) / 2, (eu.stderr**2 + ea.stderr**2) ** 0.5 / 2, eu.n + ea.n
         )
-        found |= {f"EU_{language}": eu, f"EA_{language}": ea}
+        by_name |= {f"EU_{language}": eu, f"EA_{language}": ea}
         for name in ("emotion", "cause"):
-            found[f"EU_{language}/{name}"] = _one_question(eu_rows, name)
+            by_name[f"EU_{language}/{name}"] = _one_question(eu_rows, name)
         for category, group in by_group(eu_rows, "category").items():
-            found[f"EU_{language}/{category}"] = _both_right(group)
-        found |= accuracies(ea_rows, "category", f"EA_{language}/")
-    return found
+            by_name[f"EU_{language}/{category}"] = _both_right(group)
+        by_name |= accuracies(ea_rows, "category", f"EA_{language}/")
+    return by_name
 
 
 def _both_right(graded: Sequence[Graded]) -> Metric:
-    """Over items and orders; under social_r1 an item has two requests, and counts when both are right."""
+    """Return the share of (item, order) pairs that are right; in `social_r1` both requests of an item must be."""
     values: dict[tuple[str, int], float] = {}
-    for one in graded:
-        key = one.request.item, one.request.meta.get("order", 1)
-        values[key] = values.get(key, 1.0) * one.grade.value
+    for row in graded:
+        key = row.request.item, row.request.meta.get("order", 1)
+        values[key] = values.get(key, 1.0) * row.grade.value
     return mean_metric(list(values.values()), [item for item, _ in values])
 
 
 def _one_question(eu: Sequence[Graded], name: str) -> Metric:
-    if any("question" in one.request.meta for one in eu):
-        return accuracy([one for one in eu if one.request.meta["question"] == name])
+    if any("question" in row.request.meta for row in eu):
+        return accuracy([row for row in eu if row.request.meta["question"] == name])
     place = ("emotion", "cause").index(name)
-    answers = [(one.grade.answer.split(","), one.request.gold.split(",")) for one in eu]
+    answers = [(row.grade.answer.split(","), row.request.gold.split(",")) for row in eu]
     right = [float(answer != [""] and answer[place] == gold[place]) for answer, gold in answers]
-    return mean_metric(right, [one.request.item for one in eu])
+    return mean_metric(right, [row.request.item for row in eu])
 
 
 TASK = Task(

@@ -1,10 +1,10 @@
-"""EmoBench as in its paper: five replies a question and their majority, under four orders of the options.
+"""EmoBench as in its paper: majority of five replies per question, under four orders of the options.
 
-Rules as of Sahandfer/EmoBench @ ffa5e58 (March 2024), whose tables the paper has: the cause is asked after the emotion,
-with the emotion that the model chose in the question (the last one where none can be read); the reply is a letter. The
-majority leaves out replies without an answer where there are others. Figures are means over the order of the file and
-three more; those of the authors are in files with older questions, here they are drawn by the seed. Prompts are in our
-own words. Their decoding for open models also forbids to repeat two tokens, which is left out here.
+Rules as of Sahandfer/EmoBench @ ffa5e58 (March 2024), the version behind the paper's tables. The cause is asked after
+the emotion, and its question names the emotion that the model chose (the last option if none can be parsed). The reply
+is a letter. The majority ignores replies without an answer unless all are. Figures are means over the file's order and
+three shuffled ones, drawn by the seed here (the authors' are in files with older questions). Prompts are in our own
+words. The authors' decoding for open models also bans repeated bigrams, which is left out here.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ ORDERS, TRIES = 4, 5
 NO_ANSWER = "-"
 
 _NEW_TOKENS = 75
-_COUNTED = {"EU": 6, "EA": 4}  # letters that are looked for, however many options there are
+_COUNTED = {"EU": 6, "EA": 4}  # letters searched for, whatever the number of options
 _SYSTEM = {
     "en": (
         "You are given a scenario, a question about it and lettered choices. Put yourself in the place of the person "
@@ -39,8 +39,8 @@ _HEADINGS = {
 }
 _CAUSE = {"en": "What makes {subject} feel {emotion}?", "zh": "是什么让{subject}感到{emotion}？"}
 _AND = {"en": " and ", "zh": "和"}
-# A letter in one of these forms counts, the first form first; then an option's text; then a letter alone, or at the
-# beginning of the line before one of the marks.
+# A letter in the first matching form counts; else an option's text; else a letter alone on the line, or at its start
+# before one of the marks.
 _FORMS = ("({})", "[{}]", ": {}", "option {}", "option ({})", "choice {}", "choice ({})", "选项 {}", "选项 ({})")
 _MARKS = "<[():"
 
@@ -50,9 +50,9 @@ AskedQuestion = tuple[str, str, list[str], str]  # name, words, options, gold le
 def requests(
     item: Mapping[str, Any], asked: Sequence[AskedQuestion], meta: Mapping[str, Any], seed: int
 ) -> list[Request]:
-    """Return the prompts of a row, five tries in each of four orders; those of EU ask for the emotion first."""
+    """Return the prompts of a row, five tries in each of four orders; for EU these ask for the emotion."""
     rng = random.Random(f"emobench {seed} {item['part']} {item['qid']}")
-    found = []
+    prompts = []
     for order in range(1, ORDERS + 1):
         shown, golds = [], []
         for _, _, options, gold in asked:
@@ -63,7 +63,7 @@ def requests(
         if len(asked) > 1:
             about |= {"scenario": item["scenario"], "subject": item["subject"]}
         for number in range(1, TRIES + 1):
-            found.append(
+            prompts.append(
                 Request(
                     id=f"{item['part']}-{item['language']}-{item['qid']}-order{order}-try{number}",
                     item=f"{item['part']}-{item['qid']}",
@@ -74,11 +74,11 @@ def requests(
                     follow_up=len(asked) > 1,
                 )
             )
-    return found
+    return prompts
 
 
 def follow_up(request: Request, reply: str) -> Request:
-    """Return the prompt of the cause, with the emotion that the reply names."""
+    """Return the prompt that asks for the cause, with the emotion named in the reply."""
     meta = dict(request.meta)
     emotions, causes = meta["options"]
     letter = _letter(reply, emotions, meta)
@@ -96,7 +96,7 @@ def _messages(language: str, scenario: str, question: str, options: Sequence[str
 
 
 def grade(request: Request, reply: str) -> Grade:
-    """Grade the letter in the reply, of EU together with that of the emotion: "A,C", "-" for one that is missing."""
+    """Grade the letter in the reply, for EU with that of the emotion: "A,C", with "-" for a missing one."""
     letter = _letter(reply, request.meta["options"][-1], request.meta) or NO_ANSWER
     answers = [*([request.meta["emotion"]] if "emotion" in request.meta else []), letter]
     answer = ",".join(answers) if set(answers) != {NO_ANSWER} else ""
@@ -104,33 +104,33 @@ def grade(request: Request, reply: str) -> Grade:
 
 
 def _letter(reply: str, options: Sequence[str], meta: Mapping[str, Any]) -> str:
-    """Return the letter that the last line with an answer names; "" for none."""
+    """Return the letter named in the last line that has an answer; "" if no line has one."""
     letters = LETTERS[: _COUNTED[meta["part"]]].lower()
     named = [option.replace(" & ", _AND[meta["language"]]).lower() for option in options]
     text = reply.strip().lower().replace("（", "(").replace("）", ")").replace(".", "")
     for line in reversed(text.split("\n")):
         if formed := [letter for form in _FORMS for letter in letters if form.format(letter) in line]:
             return formed[0].upper()
-        if told := [letter for letter, option in zip(LETTERS, named, strict=False) if option in line]:
-            return told[0]
+        if named_letters := [letter for letter, option in zip(LETTERS, named, strict=False) if option in line]:
+            return named_letters[0]
         if line[:1] and line[:1] in letters and (len(line) == 1 or line[1] in _MARKS):
             return line[0].upper()
     return ""
 
 
 def voted(graded: Sequence[Graded]) -> list[Graded]:
-    """Return each question under each order with the majority of its replies; of equals the first one counts."""
+    """Return each question under each order with the majority of its replies; the first one wins a tie."""
     tries: dict[tuple[str, str, int], list[Graded]] = {}
-    for one in graded:
-        tries.setdefault((one.request.item, one.request.meta["language"], one.request.meta["order"]), []).append(one)
-    found = []
+    for row in graded:
+        tries.setdefault((row.request.item, row.request.meta["language"], row.request.meta["order"]), []).append(row)
+    votes = []
     for rows in tries.values():
         request = rows[0].request
         places = request.gold.count(",") + 1
         answers = [row.grade.answer.split(",") if row.grade.answer else [NO_ANSWER] * places for row in rows]
         answer = ",".join(map(_majority, zip(*answers, strict=True)))
-        found.append(Graded(request, Grade(answer, float(answer == request.gold))))
-    return found
+        votes.append(Graded(request, Grade(answer, float(answer == request.gold))))
+    return votes
 
 
 def _majority(answers: Sequence[str]) -> str:

@@ -1,11 +1,11 @@
 """FANToM: who knows what in a conversation that people leave and join again.
 
 Official rules as of skywalker023/fantom @ ebd35eb. A set asks for the fact, for beliefs (free and as a choice of
-two), who can answer (list and yes/no) and who has the information (list and yes/no), each with the short and with the
-full context: meta["context"]; the headline is that of the short one. Figures are in `fantom_scores.py`.
+two), who can answer (list and yes/no) and who has the information (list and yes/no), each with the short and the full
+context (`meta["context"]`); the headline is over the short one. Figures are in `fantom_scores.py`.
 
-The file here is recovered from mirrors: what is not known is null, and questions that need it are skipped and counted
-in the notes; the figures `.../sets` tell how many sets ALL is over. It is then not the published FANToM score.
+In the file recovered from mirrors unknown fields are null. Questions that need them are skipped and counted in the
+notes, and `.../sets` is the number of sets behind ALL, which is then not the published FANToM score.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _SETS = 870
 _ORDER_SEED = 99
 _NEW_TOKENS = 512
 _COT_TOKENS = 256
-_STEPS = " Let's think step by step."  # as in Kojima et al. 2022
+_STEPS = " Let's think step by step."  # Kojima et al. 2022
 _FINAL = "\n\nTherefore, the answer is:"
 _LISTS = {"answerability": "answerabilityQA_list", "info": "infoAccessibilityQA_list"}
 _BINARIES = {"answerability": "answerabilityQAs_binary", "info": "infoAccessibilityQAs_binary"}
@@ -39,7 +39,7 @@ _INACCESSIBLE = "inaccessible"
 
 
 class _Question(NamedTuple):
-    """A question of a set in one context. `body`, the prompt after the context, and `gold` are None when not known."""
+    """A question of a set in one context. `body` (the prompt after the context) and `gold` are None if unknown."""
 
     id: str
     kind: str
@@ -51,18 +51,18 @@ class _Question(NamedTuple):
 
 
 def load(folder: Path) -> Data:
-    """Return the sets of the official file or of the recovered one. Raises BenchmarkError."""
+    """Load the sets from the official or the recovered file. Raises BenchmarkError."""
     reading = Reading(folder, {name: digest for digest, name in EVALUATION_SETS["FANToM"].items()})
     rows = reading.rows(reading.find("fantom_v1.json", "fantom_v1_recovered.json"), "set")
     for where, item in rows:
         _check(item, where)
-        reading.once(item["set_id"], f"{where}: the set_id {item['set_id']} is there twice")
+        reading.once(item["set_id"], f"{where}: the set_id {item['set_id']} occurs twice")
     items = [item for _, item in rows]
     reading.count(len(items), _SETS, "sets")
     notes = [_skipped_note(items, context) for context in CONTEXTS]
     if hopeless := [item["set_id"] for item in items if _is_hopeless(item["answerabilityQA_list"])]:
         notes.append(
-            f"lists that no reply can get right, a wrong name being part of a right one: {', '.join(hopeless)}"
+            f"lists that no reply can get right, since a wrong name is part of a right one: {', '.join(hopeless)}"
         )
     if not embeddings.installed():
         notes.append(f"without belief_dist, ALL* and the orders: {embeddings.FANTOM_MODEL} needs sentence-transformers")
@@ -95,11 +95,11 @@ def _check(item: Any, where: str) -> None:
 
 
 def _skipped_note(items: list[Mapping[str, Any]], context: str) -> str:
-    """Return how many questions of a context have no known answer or prompt, in words; "" for none."""
+    """Return a note with the number of skipped questions of a context; "" if there are none."""
     skipped: Counter[str] = Counter()
     whole = 0
     for item, lasts in zip(items, _draws(items), strict=True):
-        missing = [one.kind for one in _questions(item, context, lasts) if not _known(one)]
+        missing = [question.kind for question in _questions(item, context, lasts) if not _known(question)]
         skipped.update(missing)
         whole += not [kind for kind in missing if kind != "fact"]
     if not skipped:
@@ -109,7 +109,7 @@ def _skipped_note(items: list[Mapping[str, Any]], context: str) -> str:
 
 
 def _is_hopeless(listed: Mapping[str, Any]) -> bool:
-    """The rule looks for names as parts of the reply: with Erika right and Erik wrong, no reply is right."""
+    """Return whether a wrong name is part of a right one: names are matched as substrings, so no reply can be right."""
     right, wrong = (listed[side] or () for side in ("correct_answer", "wrong_answer"))
     return any(other.lower() in name.lower() for other in wrong for name in right)
 
@@ -119,14 +119,14 @@ def _known(question: _Question) -> bool:
 
 
 def _draws(items: Any) -> Iterator[list[bool]]:
-    """For each set, whether the right answer goes last; one draw a belief question, over all sets in file order."""
+    """Yield for each set's belief questions whether the right answer is last, drawn over all sets in file order."""
     source = random.Random(_ORDER_SEED)
     for item in items:
         yield [source.choice([True, False]) for _ in item["beliefQAs"]]
 
 
 def _questions(item: Mapping[str, Any], context: str, lasts: list[bool]) -> Iterator[_Question]:
-    """All questions of a set as a context has them, known or not."""
+    """Yield all questions of a set in a context, known or not."""
     fact, answer = item["factQA"]["question"], item["factQA"]["correct_answer"]
     shown = item[f"{context}_context"] is not None
 
@@ -161,7 +161,7 @@ def _questions(item: Mapping[str, Any], context: str, lasts: list[bool]) -> Iter
             gold = binary["correct_answer"]
             if gold == "no:long":
                 if context == "short":
-                    continue  # about somebody whom the short context does not have
+                    continue  # about a character who is not in the short context
                 gold = "no"
             body = f"{heading}\nQuestion: {binary['question']} Answer yes or no.\nAnswer:"
             card = (f"{heading}\n{binary['question']}", ("Yes", "No"))
@@ -172,64 +172,64 @@ def _questions(item: Mapping[str, Any], context: str, lasts: list[bool]) -> Iter
 
 
 def _knower(question: str) -> str:
-    """Return the character whose knowledge a yes-or-no question asks for."""
+    """Return the character that a yes-or-no question is about."""
     return question.removeprefix("Does ").partition(" know")[0]
 
 
 def _believer(question: str) -> str:
-    """Return the character whose belief a question asks for first, in lower case."""
+    """Return the character whose belief a question asks for, in lower case; the first one if nested."""
     return next(iter(question.lower().partition("does ")[2].split()), "")
 
 
 def _access(listed: Mapping[str, Any], binaries: list[Mapping[str, Any]], context: str) -> tuple[str, str]:
-    """Return whether the list and the binaries are of missed information.
+    """Return whether the list and the binaries are about missed information.
 
-    With the full context they are as soon as anybody in the conversation does not know, as the official loader has it.
+    In the full context they are if any character does not know, as in the official loader.
     """
     list_access = listed["missed_info_accessibility"]
     binary_access = binaries[0]["missed_info_accessibility"] if binaries else list_access
     if context == "full":
         if listed["wrong_answer"]:
             list_access = _INACCESSIBLE
-        if any(one["correct_answer"] not in ("yes", None) for one in binaries):
+        if any(binary["correct_answer"] not in ("yes", None) for binary in binaries):
             binary_access = _INACCESSIBLE
     return list_access, binary_access
 
 
 def requests(data: Data, protocol: ProtocolName, seed: int) -> list[Request]:
-    """All questions with the short context, set after set, then all with the full one.
+    """Return all questions with the short context, set by set, then all with the full context.
 
-    The order of the choices is the benchmark's (seed 99, not `seed`). meta["skipped"] names the kinds of question with
-    the same set, context and accessibility that had to be skipped.
+    The order of the choices is the benchmark's (seed 99, not `seed`). `meta["skipped"]` names the kinds of questions
+    with the same set, context and accessibility that were skipped.
     """
-    found = []
+    prompts = []
     for context in CONTEXTS:
         for item, lasts in zip(data.items, _draws(data.items), strict=True):
             questions = list(_questions(item, context, lasts))
             skipped: dict[str, set[str]] = {}
-            for one in questions:
-                if not _known(one):
-                    skipped.setdefault(one.access, set()).add(one.kind)
-            for one in questions:
-                if not _known(one) or (protocol == "social_r1" and one.kind not in _CARD_KINDS):
+            for question in questions:
+                if not _known(question):
+                    skipped.setdefault(question.access, set()).add(question.kind)
+            for question in questions:
+                if not _known(question) or (protocol == "social_r1" and question.kind not in _CARD_KINDS):
                     continue
                 meta = {
                     "context": context,
-                    "kind": one.kind,
+                    "kind": question.kind,
                     "set": item["set_id"],
-                    "access": one.access,
-                    "skipped": sorted(skipped.get(one.access, ())),
-                    **one.meta,
+                    "access": question.access,
+                    "skipped": sorted(skipped.get(question.access, ())),
+                    **question.meta,
                 }
                 if protocol == "social_r1":
-                    found.append(_social_r1(item, one, context, meta))
+                    prompts.append(_social_r1(item, question, context, meta))
                 else:
-                    found.append(_official(item, one, context, meta, cot=protocol == "official_cot"))
-    return found
+                    prompts.append(_official(item, question, context, meta, cot=protocol == "official_cot"))
+    return prompts
 
 
 def _names(item: Mapping[str, Any], one: _Question, context: str) -> tuple[str, str]:
-    """(id, item) of a request; sets of one conversation hang together."""
+    """Return (id, item) of a request; sets of one conversation form one item."""
     return f"{context}/{item['set_id']}/{one.id}", f"conversation-{item['set_id'].split('-')[0]}"
 
 
@@ -250,7 +250,7 @@ def _official(item: Mapping[str, Any], one: _Question, context: str, meta: Mappi
 
 
 def follow_up(request: Request, protocol: ProtocolName, reply: str) -> Request:
-    """Return the prompt of the answer: the first one with the reasoning behind it."""
+    """Return the prompt that asks for the answer, with the reasoning appended to the first prompt."""
     content = f"{request.messages[0]['content']} {reply.strip()}{_FINAL}"
     return replace(request, messages=chat(content), follow_up=False)
 

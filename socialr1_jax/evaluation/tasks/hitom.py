@@ -1,10 +1,10 @@
-"""Hi-ToM: where does Anna think that Ben thinks ... the thing is? Orders 0 to 4, told in 1 to 3 chapters.
+"""Hi-ToM: where does Anna think that Ben thinks ... the thing is? Orders 0 to 4, in stories of 1 to 3 chapters.
 
-Official rules as of ying-hui-he/Hi-ToM_dataset @ 56dda76, which has no scorer: the CoTP prompt with the note of four
-assumptions, without which the gold answers are not defined (here in our words), and the text behind the chosen letter
-against the answer. How the letter is read is ours. `official` asks the 600 CoTP rows. The VP rows, `official_vp`, are
-the same questions without room for reasons; 138 of their gold answers, at orders 2 to 4, are others and in part wrong.
-In `joint` figures an order counts only when the lower orders of that story are right, too.
+Official rules as of ying-hui-he/Hi-ToM_dataset @ 56dda76, which has no scorer: the CoTP prompt with a note of four
+assumptions (here in our words) that the gold answers rely on; the text of the chosen option must equal the answer. The
+parser of the letter is ours. `official` asks the 600 CoTP rows. `official_vp` asks the VP rows, the same questions
+without reasoning; 138 of their gold answers, at orders 2 to 4, differ and are partly wrong. In `joint` figures a
+question is right only if the story's lower orders are right too.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ _NEW_TOKENS = 1024
 
 
 def load(folder: Path) -> Data:
-    """The CoTP rows, each with its list of `options` and its `story_id`, story by story. Raises BenchmarkError.
+    """Load the CoTP rows, story by story, each with its list of `options` and its `story_id`. Raises BenchmarkError.
 
-    `vp_answer` is the answer of the VP row of the same question, which begins its story with an instruction.
+    `vp_answer` is the answer of the VP row with the same question, whose story starts with an instruction.
     """
     reading, items = Reading(folder), []
     path = reading.find(_FILE)
@@ -59,11 +59,11 @@ def load(folder: Path) -> Data:
         if text(row, "prompting_type", where) not in _TYPES:
             raise BenchmarkError(f"{where}: the prompting_type is {row['prompting_type']!r}, neither CoTP nor VP")
         item = _item(row, where)
-        reading.once(item["sample_id"], f"{where}: the sample_id {item['sample_id']} is there twice")
+        reading.once(item["sample_id"], f"{where}: the sample_id {item['sample_id']} occurs twice")
         (other_cells if row["prompting_type"] == "VP" else cells).setdefault(
             (item["deception"], item["story_length"], item["question_order"]), []
         ).append(item)
-    # The orders of one story have the same place in their cells; three stories differ between orders by a line "***".
+    # A story's orders share an index in their cells. Texts are not compared: in three stories a line "***" differs.
     for key, cell in cells.items():
         deception, length, _ = key
         of_order = [len(cells.get((deception, length, order), [])) for order in ORDERS]
@@ -73,23 +73,23 @@ def load(folder: Path) -> Data:
         cell.sort(key=lambda item: item["sample_id"])
         vp = sorted(other_cells.get(key, []), key=lambda item: item["sample_id"])
         for place, item in enumerate(cell):
-            told = "tell" if deception else "no_tell"
+            kind = "tell" if deception else "no_tell"
             other = vp[place] if len(vp) == len(cell) else None
             answer = {"vp_answer": other["answer"]} if other and _is_same(item, other) else {}
-            items.append(item | {"story_id": f"{told}-length{length}-{place}", "place": place} | answer)
+            items.append(item | {"story_id": f"{kind}-length{length}-{place}", "place": place} | answer)
     items.sort(key=lambda item: (item["deception"], item["story_length"], item["place"], item["question_order"]))
     reading.count(len(items), _WHOLE, "CoTP questions")
     return reading.data(items)
 
 
 def _is_same(item: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Return whether a VP row asks a CoTP row's question; six stories differ by a line "***" at the end."""
+    """Return whether a VP row has a CoTP row's question; six stories differ by a final line "***"."""
     ends = other["story"].strip().endswith(_story(item))
     return ends and (item["question"], item["options"]) == (other["question"], other["options"])
 
 
 def _story(item: Mapping[str, Any]) -> str:
-    """Return the story as the authors' prompt files have it, without the stars behind six of the data's."""
+    """Return the story as in the authors' prompt files, without the stars that end six stories of the data."""
     return item["story"].strip().removesuffix("***").rstrip()
 
 
@@ -113,7 +113,7 @@ def _item(row: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 
 def requests(data: Data, protocol: ProtocolName, seed: int) -> list[Request]:
-    """Story by story, orders 0 to 4 in a row; nothing is drawn."""
+    """Return the prompts story by story, orders 0 to 4 in a row; the seed is not used."""
     items = [item for item in data.items if "vp_answer" in item] if protocol == "official_vp" else data.items
     return [_request(item, protocol, data.wording) for item in items]
 
@@ -144,9 +144,9 @@ def _request(item: Mapping[str, Any], protocol: ProtocolName, wording: Wording |
 
 
 def read(request: Request, protocol: ProtocolName, reply: str) -> str:
-    """Return the option behind the letter that the reply names; without a letter, the only option that it mentions.
+    """Return the option of the letter named in the reply; without a letter, the only option that it mentions.
 
-    Mentions are looked for in the first paragraph, and only if it has none in the explanation after it.
+    Mentions are searched in the first paragraph, then in the whole reply.
     """
     options: Sequence[str] = request.meta["options"]
     letter = named_letter(reply, LETTERS[: len(options)], options)
@@ -156,30 +156,30 @@ def read(request: Request, protocol: ProtocolName, reply: str) -> str:
 
 def _mentioned(reply: str, options: Sequence[str]) -> str:
     by_words = {option.lower(): option for option in sorted(options, key=len, reverse=True)}
-    words = "|".join(map(re.escape, by_words))  # the longest first: "red_box" is no mention of "box"
-    found = set(re.findall(rf"(?<![^\W_])(?:{words})(?![^\W_])", reply.lower().replace(" ", "_")))
-    return by_words[found.pop()] if len(found) == 1 else ""
+    words = "|".join(map(re.escape, by_words))  # longest first: "red_box" does not mention "box"
+    mentions = set(re.findall(rf"(?<![^\W_])(?:{words})(?![^\W_])", reply.lower().replace(" ", "_")))
+    return by_words[mentions.pop()] if len(mentions) == 1 else ""
 
 
 def metrics(graded: Sequence[Graded], protocol: ProtocolName) -> dict[str, Metric]:
-    """Accuracy and joint accuracy: of all questions, by order, length, and with and without deception.
+    """Return accuracy and joint accuracy over all questions, by order, by length and by deception.
 
-    `official_vp` also has the accuracy of questions whose CoTP row has the same answer, and the numbers of those where
-    it has another one, in all and by order.
+    `official_vp` adds the accuracy of questions whose CoTP row has the same answer, and the number of questions with
+    another answer, in total and by order.
     """
     joint = _joint(graded)
-    found = {"accuracy": accuracy(graded), "joint": accuracy(joint)}
+    by_name = {"accuracy": accuracy(graded), "joint": accuracy(joint)}
     for prefix, rows in (("", graded), ("joint/", joint)):
-        found |= accuracies(rows, "order", f"{prefix}order_") | accuracies(rows, "length", f"{prefix}length_")
+        by_name |= accuracies(rows, "order", f"{prefix}order_") | accuracies(rows, "length", f"{prefix}length_")
         for deceived, name in ((False, "no_deception"), (True, "deception")):
-            if group := [one for one in rows if one.request.meta["deception"] is deceived]:
-                found[f"{prefix}{name}"] = accuracy(group)
+            if group := [row for row in rows if row.request.meta["deception"] is deceived]:
+                by_name[f"{prefix}{name}"] = accuracy(group)
     if protocol == "official_vp":
-        found["accuracy_same_answer"] = accuracy([one for one in graded if not _is_conflict(one)])
-        found["label_conflicts"] = _conflicts(graded)
+        by_name["accuracy_same_answer"] = accuracy([row for row in graded if not _is_conflict(row)])
+        by_name["label_conflicts"] = _conflicts(graded)
         for order, group in by_group(graded, "order").items():
-            found[f"label_conflicts/order_{order}"] = _conflicts(group)
-    return found
+            by_name[f"label_conflicts/order_{order}"] = _conflicts(group)
+    return by_name
 
 
 def _is_conflict(graded: Graded) -> bool:
@@ -191,10 +191,10 @@ def _conflicts(graded: Sequence[Graded]) -> Metric:
 
 
 def _joint(graded: Sequence[Graded]) -> list[Graded]:
-    """Each question with the product of its story's values up to its order, where all lower orders are there."""
+    """Return each question with the product of its story's values up to its order; lower orders must be complete."""
     stories: dict[str, dict[int, Graded]] = {}
-    for one in graded:
-        stories.setdefault(one.request.item, {})[one.request.meta["order"]] = one
+    for row in graded:
+        stories.setdefault(row.request.item, {})[row.request.meta["order"]] = row
     joint = []
     for orders in stories.values():
         value = 1.0

@@ -1,9 +1,8 @@
-"""MotiveBench: why somebody does something, what they will do, and both, with six options each.
+"""MotiveBench: why a character does something, what they will do, and both, with six options each.
 
 Official rules as of chicosirius/MotiveBench @ ea5faa1: every question is asked under six fixed option orders, the
-answer is the reply's first character after some are taken off, and figures are means over the orders, for each source.
-There is no number over all sources; `ours/accuracy`, over all questions, is ours. Social-R1's protocol asks once, in
-file order.
+answer is the reply's first character after stripping some, and figures are means over the orders for each source.
+There is no overall number; `ours/accuracy`, over all questions, is ours. `social_r1` asks once, in file order.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ ORDERS = (
     (5, 4, 1, 2, 6, 3),
     (4, 6, 2, 1, 3, 5),
 )
-MORE_ORDERS = (  # of the newer release, behind the six
+MORE_ORDERS = (  # added by the newer release
     (1, 4, 3, 2, 5, 6),
     (2, 5, 4, 3, 6, 1),
     (3, 1, 2, 5, 4, 6),
@@ -58,21 +57,21 @@ _ANSWER_COT = (
 )
 _NEW_TOKENS = 4096
 _OPTIONS = 6
-# What is taken off both ends of a reply, one after another: the letters of the word "assistant" and line breaks, white
-# space, then marks. "answer: B" becomes "wer: B", and is read as W.
+# Stripped from both ends of a reply in this order: the letters of the word "assistant" and line breaks, white space,
+# then marks. "answer: B" becomes "wer: B" and is parsed as W.
 _PEELED = ("asitn\n", None, ".", "'", '"', "*")
 _LABEL = re.compile(r"([A-F])\. ")
 
 
 def load(folder: Path) -> Data:
-    """Return the scenarios of all three sources, each with its `source`. Raises BenchmarkError."""
+    """Load the scenarios of all three sources, each with its `source`. Raises BenchmarkError."""
     reading = Reading(folder)
     items: list[dict[str, Any]] = []
     for source, whole in _SOURCES.items():
         rows = reading.rows(reading.find(f"{source}_questions.json", under=source), "scenario")
         for where, row in rows:
             _check(row, where)
-            reading.once((source, row["idx"]), f"{where}: idx {row['idx']} is there twice")
+            reading.once((source, row["idx"]), f"{where}: idx {row['idx']} occurs twice")
             items.append({"source": source, **row})
         reading.count(len(rows), whole, "scenarios", source)
     return reading.data(items)
@@ -88,11 +87,11 @@ def _check(row: Any, where: str) -> None:
             raise BenchmarkError(f"{where}: Options {number} are not six texts 'A. ...' to 'F. ...': {options}")
         gold = text(row, f"Correct Answer {number}", where)
         if len(gold) != 1 or gold not in LETTERS[:_OPTIONS]:
-            raise BenchmarkError(f"{where}: Correct Answer {number} is {gold!r}, no letter A to F")
+            raise BenchmarkError(f"{where}: Correct Answer {number} is {gold!r}, not a letter A to F")
 
 
 def requests(data: Data, protocol: ProtocolName, seed: int) -> list[Request]:
-    """Official: 3 questions x 6 or 18 orders a scenario; social_r1: 3 questions. Nothing is drawn."""
+    """Return 3 questions x 6 or 18 orders per scenario, in `social_r1` 3 questions; the seed is not used."""
     if protocol == "social_r1":
         return [_social_r1(item, name) for item in data.items for name in _TYPES]
     orders = (*ORDERS, *MORE_ORDERS) if protocol == "official_18" else ORDERS
@@ -105,7 +104,7 @@ def requests(data: Data, protocol: ProtocolName, seed: int) -> list[Request]:
 
 
 def _block(item: Mapping[str, Any], name: str) -> tuple[str, list[str], str]:
-    """(question, options without their letters, gold letter)."""
+    """Return (question, options without their letters, gold letter)."""
     _, question, number = _TYPES[name]
     options = [_LABEL.sub("", option, count=1) for option in item[f"Options {number}"]]
     return item[question], options, item[f"Correct Answer {number}"]
@@ -146,10 +145,7 @@ def _social_r1(item: Mapping[str, Any], name: str) -> Request:
 
 
 def read(request: Request, protocol: ProtocolName, reply: str) -> str:
-    """Return the first character of what `_PEELED` leaves, in upper case; "" when it is not A to F.
-
-    With reasoning it is the last character.
-    """
+    """Return the first character (in `official_cot` the last) left by `_PEELED`, in upper case; "" if not A to F."""
     for signs in _PEELED:
         reply = reply.strip(signs)
     letter = (reply[-1:] if protocol == "official_cot" else reply[:1]).upper()
@@ -157,27 +153,27 @@ def read(request: Request, protocol: ProtocolName, reply: str) -> str:
 
 
 def metrics(graded: Sequence[Graded], protocol: ProtocolName) -> dict[str, Metric]:
-    """Accuracy over all questions, of each type, and of "all three right"; over all sources, for each, and by order.
+    """Return accuracy over all questions, by type, and of "all three right"; in total, by source, and by order.
 
-    The orders have the same questions, so that the mean over orders is the mean over all replies. `variance/...` of
+    All orders have the same questions, so the mean over orders is the mean over all replies. `variance/...` of
     `official_18` is the population variance of a figure over the orders.
     """
-    found = _figures(graded, "accuracy" if protocol == "social_r1" else "ours/accuracy")
+    by_name = _figures(graded, "accuracy" if protocol == "social_r1" else "ours/accuracy")
     sources = by_group(graded, "source")
     for name, group in sources.items():
-        found |= {f"{name}/{key}": one for key, one in _figures(group, "accuracy").items()}
+        by_name |= {f"{name}/{key}": metric for key, metric in _figures(group, "accuracy").items()}
     if protocol == "social_r1":
-        return found
+        return by_name
     for prefix, rows in {"": graded, **{f"{name}/": sources[name] for name in _SOURCES if name in sources}}.items():
         orders = sorted(by_group(rows, "order").items(), key=lambda order: int(order[0]))
         figures = {number: _figures(group, "accuracy") for number, group in orders}
         for number, of_order in figures.items():
-            found |= {f"{prefix}order_{number}/{key}": one for key, one in of_order.items()}
+            by_name |= {f"{prefix}order_{number}/{key}": metric for key, metric in of_order.items()}
         if protocol == "official_18":
             for key in next(iter(figures.values()), {}):
                 values = [of_order[key].value for of_order in figures.values() if key in of_order]
-                found[f"{prefix}variance/{key}"] = Metric(pvariance(values), math.nan, len(values))
-    return found
+                by_name[f"{prefix}variance/{key}"] = Metric(pvariance(values), math.nan, len(values))
+    return by_name
 
 
 def _figures(graded: Sequence[Graded], headline: str) -> dict[str, Metric]:

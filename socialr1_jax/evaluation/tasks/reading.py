@@ -1,4 +1,4 @@
-"""Files of a benchmark as they are read: found, checked field by field, and compared with what was published."""
+"""Reader of a benchmark's files: finds them, checks fields, and compares them with the published versions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from socialr1_jax.evaluation.task import BenchmarkError, Data, Remark
 from socialr1_jax.runtime.files import sha256
 from socialr1_jax.runtime.terminal import shown
 
-SUMS = {  # SHA-256 of published files beside those of `data/evaluation_sets.py`, and of subsets of them
+SUMS = {  # SHA-256 of published files (others are in `data/evaluation_sets.py`) and of subsets
     "EU.jsonl": "60140a7617779bdb496cd50dcebaf33037c39c65821ae300a6a24a72fd7c7037",
     "EA.jsonl": "344c84913ed4adc9f26261a03cc4ddbecceeef4fcb8f77ab0405f8a63e8a4628",
     "Hi-ToM_data.json": "1c4077bbcdf815b91dbb791b60dbce3920a98bd63317954ebf94a532d43cd573",
@@ -22,7 +22,7 @@ SUMS = {  # SHA-256 of published files beside those of `data/evaluation_sets.py`
     "Persona_questions.json": "7601ae6fd1c39cc04d5eab77f954a6a61e1157c5a227ce96454a42c039d28c60",
     "Blog_questions.first25.json": "6e704e24c8ee79c73478b6ea4931a2c64de76f2d4e694700d1e52b1d162d82e5",
     "Persona_questions.first25.json": "baf516c51a88691a0984c487e409f156bfca013ac9d530c3583c47d59fae91a4",
-    # SimpleToM as split back from joined prompts; the hub's own files may differ in bytes
+    # SimpleToM as recovered from joined prompts; the hub's own files may differ in bytes
     "mental-state-qa/test.jsonl": "48912777c9ebe8c86d491dbc801ab49b223c422c7faa5bdce37ab7cd981cfadf",
     "behavior-qa/test.jsonl": "4658aadaaabe8d8120802757b4f54d846837e434501d3eab7f9d8a8b4724ac37",
     "judgment-qa/test.jsonl": "31b5c9f94cba14f084d14dac118e0f70fc03d4d634a4e484b1ffe5c4adc5a6d4",
@@ -39,7 +39,7 @@ SUMS = {  # SHA-256 of published files beside those of `data/evaluation_sets.py`
 
 
 class Reading:
-    """Reads a benchmark's files in a folder and keeps their SHA-256 and what is missing. Raises BenchmarkError."""
+    """Reader of a benchmark's folder that records the files' SHA-256 and missing parts. Raises BenchmarkError."""
 
     def __init__(self, folder: Path, sums: Mapping[str, str] = SUMS) -> None:
         self.files: dict[str, str] = {}
@@ -48,13 +48,13 @@ class Reading:
         self._seen: set[Hashable] = set()
 
     def find(self, *names: str, under: str = "", prefix: str = "") -> Path:
-        """Return the path of `find_file` in the folder `under`; `prefix` stands before its name in `files`."""
+        """Find a file in the folder `under` and record it; `prefix` is prepended to its name in `files`."""
         path = find_file(self._folder / under, *names)
         self.files[prefix + path.name] = sha256(path)
         return path
 
     def rows(self, path: Path, noun: str = "row") -> list[tuple[str, Any]]:
-        """Return the rows of a JSON list, or of a file of JSON lines, each with where it stands."""
+        """Return the rows of a JSON list or a file of JSON lines, each with its position for messages."""
         if path.suffix == ".jsonl":
             rows = read_jsonl(path)
         elif not isinstance(rows := read_json(path), list):
@@ -62,31 +62,31 @@ class Reading:
         return [(f"{path}, {noun} {number}", row) for number, row in enumerate(rows, 1)]
 
     def once(self, key: Hashable, message: str) -> None:
-        """Raise BenchmarkError with the message if the key was there before."""
+        """Raise BenchmarkError with the message if the key was passed before."""
         if key in self._seen:
             raise BenchmarkError(message)
         self._seen.add(key)
 
     def count(self, found: int, whole: int, what: str, name: str = "") -> None:
-        """Remark on questions that are missing; `name` is the part of the benchmark that they are of."""
+        """Record a remark if items are missing; `name` is the part of the benchmark."""
         if found != whole:
             of = f"{name}: " if name else ""
             self._remarks.append(Remark(f"{of}{found} of {whole} {what}", "part"))
 
     def lack(self, name: str, what: str) -> None:
-        """Remark on a file that is not here, with what it has."""
+        """Record a missing file and what it contains."""
         self._remarks.append(Remark(f"{name}: not here ({what})", "lacks"))
 
     def data(self, items: Sequence[Any], *further: str) -> Data:
-        """Return the items with remarks on what is missing, `further` ones, and those on files."""
+        """Return the items with the recorded remarks, `further` ones, and those on unpublished files."""
         remarks = (*self._remarks, *map(Remark, further), *file_remarks(self.files, self._sums))
         return Data(items=items, files=self.files, remarks=remarks, whole=not self._remarks)
 
 
 def find_file(folder: Path, *names: str) -> Path:
-    """Return the first of these files that is there, or a subset of it ("dev.first600.jsonl" for "dev.jsonl").
+    """Return the first of these files that exists, or a subset of it ("dev.first600.jsonl" for "dev.jsonl").
 
-    Raises BenchmarkError naming what is missing.
+    Raises BenchmarkError naming the missing files.
     """
     for name in names:
         if (folder / name).is_file():
@@ -96,7 +96,7 @@ def find_file(folder: Path, *names: str) -> Path:
         if subsets := sorted(path for path in folder.glob("*") if pattern.fullmatch(path.name)):
             return subsets[-1]
     missing = " or ".join(names)
-    raise BenchmarkError(f"{folder}: there is no {missing}; socialr1 evaluate --list says where it is from")
+    raise BenchmarkError(f"{folder}: there is no {missing}; socialr1 evaluate --list says where to get it")
 
 
 def read_json(path: Path) -> Any:
@@ -108,7 +108,7 @@ def read_json(path: Path) -> Any:
 
 
 def read_jsonl(path: Path) -> list[Any]:
-    """Return the values of a file with one JSON value a line, bare NaN as None. Raises BenchmarkError with the line."""
+    """Return the values of a file of JSON lines, bare NaN as None. Raises BenchmarkError naming the line."""
     values = []
     for number, line in enumerate(read_text(path).split("\n"), 1):
         if not line.strip():
@@ -130,31 +130,31 @@ def read_text(path: Path) -> str:
 
 def _parsed(text: str) -> Any:
     value = json.loads(text, parse_constant=lambda _: None)
-    if "\\ud" in text.lower():  # the escape of half a character; two of them are a whole one
+    if "\\ud" in text.lower():  # escaped surrogate; unpaired ones are rejected
         refuse_half_characters([json.dumps(value, ensure_ascii=False)])
     return value
 
 
 def file_remarks(found: Mapping[str, str], known: Mapping[str, str] = SUMS) -> Iterator[Remark]:
-    """Yield remarks on files that are not those that were published: other contents, and subsets.
+    """Yield remarks on files that differ from the published ones or are subsets of them.
 
     Args:
         found: SHA-256 by name.
-        known: those that were published.
+        known: SHA-256 of the published files by name.
     """
     for name, digest in found.items():
         if known.get(name, digest) != digest:
-            text = f"{name} is not the published file (SHA-256 {digest[:12]}...): figures may not compare"
+            text = f"{name} is not the published file (SHA-256 {digest[:12]}...): figures may not be comparable"
             yield Remark(text, "other")
         elif re.search(r"\.first\d+\.", name):
-            yield Remark(f"{name} is a part of the published file: figures do not compare with published ones")
+            yield Remark(f"{name} is a part of the published file: figures are not comparable with published ones")
 
 
 # --------------------------------------------------------------------------------------------------- fields of a row
 
 
 def field(row: Any, key: str, kinds: type | tuple[type, ...], where: str) -> Any:
-    """Return `row[key]`, one of `kinds`. Raises BenchmarkError that begins with `where` (the file and row)."""
+    """Return `row[key]` of one of the types `kinds`. Raises BenchmarkError naming `where` (file and row)."""
     if not isinstance(row, Mapping):
         raise BenchmarkError(f"{where}: {type(row).__name__} instead of an object")
     if key not in row:
@@ -166,23 +166,23 @@ def field(row: Any, key: str, kinds: type | tuple[type, ...], where: str) -> Any
 
 
 def text(row: Any, key: str, where: str) -> str:
-    """Return a text that is not empty. Raises BenchmarkError."""
-    found = field(row, key, str, where)
-    if not found.strip():
+    """Return a non-empty string field. Raises BenchmarkError."""
+    value = field(row, key, str, where)
+    if not value.strip():
         raise BenchmarkError(f"{where}: {key!r} is empty")
-    return found
+    return value
 
 
 def texts(row: Any, key: str, where: str) -> list[str]:
-    """Return a list of texts, perhaps an empty one. Raises BenchmarkError."""
-    found = field(row, key, list, where)
-    if not all(isinstance(one, str) for one in found):
-        raise BenchmarkError(f"{where}: {key!r} holds more than texts")
-    return found
+    """Return a field that is a list of strings, possibly empty. Raises BenchmarkError."""
+    values = field(row, key, list, where)
+    if not all(isinstance(value, str) for value in values):
+        raise BenchmarkError(f"{where}: {key!r} holds values that are not strings")
+    return values
 
 
 def letter_of(label: str, options: list[str], where: str) -> str:
-    """Return the letter of the option that reads like `label`. Raises BenchmarkError unless there is exactly one."""
+    """Return the letter of the option equal to `label`. Raises BenchmarkError unless there is exactly one."""
     if options.count(label) != 1:
         raise BenchmarkError(
             f"{where}: the label {shown(label)} is {options.count(label)} of the options {shown(options)}"

@@ -1,13 +1,13 @@
-"""SimpleToM: does a character know, what will they do, and was that reasonable? Three questions a story.
+"""SimpleToM: does a character know, what will they do, and was that reasonable? Three questions per story.
 
 Official rules as of yulinggu-cs/SimpleToM @ 0f054a7: the direct prompt, options in file order, 20 tokens, accuracy of
-each type. All types have 1,147 questions, so that `ours/mean` over them is also the accuracy of all. `all_three` counts
-a story when its three answers are right; `na_frac` is the share of replies without an answer, also of each type.
+each type. All types have 1,147 questions, so their mean `ours/mean` is also the overall accuracy. `all_three` is
+the share of stories with all three answers right; `na_frac` is the share of replies without an answer, also by type.
 
-In every story the character does not know, and the gold texts are always "No", the unknowing act and "Reasonable": a
-policy of "nobody knows" scores 1. Two sets of ours stand beside it, with the same three kinds of question about stories
-of our generator (stories/stories.py): in `ours/aware` the character knows, and every gold text is the other one; in
-`ours/unaware` the same sentences come in another order, and the character does not know.
+In every story the character does not know, and the gold texts are always "No", the uninformed act and "Reasonable": a
+policy of "no character knows" scores 1. As a control, two sets ask the same three kinds of questions about stories of
+our generator (stories/stories.py): in `ours/aware` the character knows, and every gold text is the opposite; in
+`ours/unaware` the same sentences are in another order, and the character does not know.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from socialr1_jax.stories.plots import PLOTS, Draft
 from socialr1_jax.stories.questions import ask
 from socialr1_jax.stories.scripts import CONTAINERS, HELD_OUT_NAMES, OBJECTS, ROOMS, Cast, Script, variants
 
-TYPES = {"mental_state": "aware", "behavior": "action", "judgment": "judge"}  # our name -> end of the id
+TYPES = {"mental_state": "aware", "behavior": "action", "judgment": "judge"}  # our name -> suffix of the id
 CONTROL_STORIES = 100
 
 _FILES = {"mental_state": "mental-state-qa", "behavior": "behavior-qa", "judgment": "judgment-qa"}
@@ -37,7 +37,7 @@ _CONTROLS = ("aware", "unaware")
 _SYSTEM = "You answer questions about short stories."
 _NEW_TOKENS, _COT_TOKENS = 20, 500
 _LABELS = ["A", "B"]
-_KNOWN_LETTERS = "ABCD"  # that the official reading looks for, also where there are two options
+_KNOWN_LETTERS = "ABCD"  # searched by the official parser, even with two options
 _THE_WORD = re.compile(r"answer:?", re.IGNORECASE)
 _BEFORE_ANSWER = re.compile(r"\A.*the answer is:?", re.IGNORECASE | re.DOTALL)
 _ANSWER = 'Your whole reply is "(A)" or "(B)".'
@@ -45,17 +45,14 @@ _ANSWER_COT = 'Think step by step and explain your reasoning first. End with "Th
 
 
 def load(folder: Path) -> Data:
-    """Return the rows of the files and of our controls, each with its `set`, `type` and `story_id`.
-
-    Raises BenchmarkError.
-    """
+    """Load the files' rows and our controls, each with its `set`, `type` and `story_id`. Raises BenchmarkError."""
     by_story: dict[str, list[dict[str, Any]]] = {}
     reading = Reading(folder)
     for kind, name in _FILES.items():
         rows = reading.rows(reading.find("test.jsonl", under=name, prefix=f"{name}/"))
         for where, row in rows:
             story_id = _story_id(row, kind, where)
-            reading.once((kind, story_id), f"{where}: the id {row['id']!r} is there twice")
+            reading.once((kind, story_id), f"{where}: the id {row['id']!r} occurs twice")
             by_story.setdefault(story_id, []).append({"set": "simpletom", "type": kind, "story_id": story_id, **row})
         reading.count(len(rows), _WHOLE, "questions", name)
     items = [row for story in by_story.values() for row in story]
@@ -83,9 +80,9 @@ def _story_id(row: Any, kind: str, where: str) -> str:
 
 
 def _controls() -> Iterator[dict[str, Any]]:
-    """Three questions about each of two stories: one comes back, asks for a thing, and saw its move or missed it.
+    """Yield three questions on each of two stories: a character wants a thing and saw its move, or missed it.
 
-    The names are kept out of generated training stories.
+    The characters' names never occur in generated training stories.
     """
     rng = random.Random("simpletom controls")
     for number in range(CONTROL_STORIES):
@@ -111,13 +108,13 @@ def _knows(script: Script) -> bool:
 def _questions(
     script: Script, story_id: str, name: str, swapped: Sequence[bool], rng: random.Random
 ) -> Iterator[dict[str, Any]]:
-    """Rows as SimpleToM has them; the judged act is that of one who does not know. `swapped`: the options, of each."""
+    """Yield rows in SimpleToM's format; the judged act is the uninformed one. `swapped`: swap the options, by type."""
     world, who = script.play(), script.asked
     real, naive = world.facts["place", script.thing], world.first_place[script.thing]
     next_step = ask(script, world, "intention")
     assert next_step is not None
     knows, acts = _knows(script), (f"look in the {real}", f"look in the {naive}")
-    asked = {
+    by_type = {
         "mental_state": (
             f'Is {who} likely to be aware that "The {script.thing} is in the {real}."?',
             ("Yes", "No"),
@@ -130,7 +127,7 @@ def _questions(
             "Not reasonable" if knows else "Reasonable",
         ),
     }
-    for (kind, (question, options, gold)), swap in zip(asked.items(), swapped, strict=True):
+    for (kind, (question, options, gold)), swap in zip(by_type.items(), swapped, strict=True):
         listed = [*options[::-1]] if swap else [*options]
         yield {
             "set": name,
@@ -145,7 +142,7 @@ def _questions(
 
 
 def requests(data: Data, protocol: ProtocolName, seed: int) -> list[Request]:
-    """Story by story, the three questions in a row; our controls at the end. Nothing is drawn."""
+    """Return the prompts story by story, three questions each, then our controls; the seed is not used."""
     return [_request(item, protocol, data.wording) for item in data.items]
 
 
@@ -186,40 +183,38 @@ def _own_messages(item: Mapping[str, Any], cot: bool) -> Messages:
 
 
 def read(request: Request, protocol: ProtocolName, reply: str) -> str:
-    """Return the letter; "" where the reading finds no answer, two, or a letter that is no option.
+    """Return the letter; "" if the official parser finds no answer, two, or a letter that is not an option.
 
-    The word "answer" is left out, with reasoning all up to the last "the answer is".
+    The word "answer" is removed first; in `official_cot` everything up to the last "the answer is".
     """
     letter = _letter((_BEFORE_ANSWER if protocol == "official_cot" else _THE_WORD).sub("", reply))
     return letter if letter in _LABELS else ""
 
 
 def _letter(said: str) -> str:
-    """Return the first letter, in alphabetical order, that stands as (A) anywhere; else the only one that stands as (A
-    without the bracket's end; else the only capital. "" for none, or several.
-    """
+    """Return the alphabetically first letter written (A), else the only one written (A, else the only capital or ""."""
     if whole := [letter for letter in _KNOWN_LETTERS if f"({letter})" in said]:
         return whole[0]
     for shape in ("({}", "{}"):
-        if found := [letter for letter in _KNOWN_LETTERS if shape.format(letter) in said]:
-            return found[0] if len(found) == 1 else ""
+        if letters := [letter for letter in _KNOWN_LETTERS if shape.format(letter) in said]:
+            return letters[0] if len(letters) == 1 else ""
     return ""
 
 
 def metrics(graded: Sequence[Graded], protocol: ProtocolName) -> dict[str, Metric]:
-    """Accuracy over SimpleToM's questions, of each type, and of stories; then the same for our controls."""
+    """Return accuracy over SimpleToM's questions, by type, and of stories; then the same for our controls."""
     sets = by_group(graded, "set")
     real = sets.get("simpletom", [])
-    found = _figures(real, "accuracy" if protocol == "social_r1" else "ours/mean")
+    by_name = _figures(real, "accuracy" if protocol == "social_r1" else "ours/mean")
     if real:
         parts = {"na_frac": real} | {f"na_frac/{name}": rows for name, rows in by_group(real, "type").items()}
         for name, rows in parts.items():
-            missing = [float(not one.grade.answer) for one in rows]
-            found[name] = mean_metric(missing, [one.request.item for one in rows])
+            missing = [float(not row.grade.answer) for row in rows]
+            by_name[name] = mean_metric(missing, [row.request.item for row in rows])
     for name in _CONTROLS:
         if name in sets:
-            found |= {f"ours/{name}/{key}": one for key, one in _figures(sets[name], "accuracy").items()}
-    return found
+            by_name |= {f"ours/{name}/{key}": metric for key, metric in _figures(sets[name], "accuracy").items()}
+    return by_name
 
 
 def _figures(graded: Sequence[Graded], headline: str) -> dict[str, Metric]:

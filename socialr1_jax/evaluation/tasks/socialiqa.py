@@ -1,9 +1,9 @@
 """SocialIQA: commonsense about social situations, three options (dev; the test labels are not public).
 
-There is no official prompt for chat models. `official` is the common practice: options A, B and C in file order, one
-letter asked for; the prompt and the reading of the reply are ours. `likelihood` is what evaluation harnesses do with
-base models: the option with the highest log-prob after "Q: {context} {question}", a line break and "A:", summed over
-its tokens. The figure is plain accuracy in all protocols.
+There is no official prompt for chat models. `official` is common practice: options A, B and C in file order, and one
+letter as the reply; prompt and parser are ours. `likelihood` is what evaluation harnesses do with base models: the
+option with the highest log-prob, summed over its tokens, after "Q: {context} {question}", a line break and "A:". The
+figure is plain accuracy in all protocols.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _LABELS = ("1", "2", "3")
 
 
 def load(folder: Path) -> Data:
-    """Return the dev rows, each with its `label`. Raises BenchmarkError."""
+    """Load the dev rows, each with its `label`. Raises BenchmarkError."""
     reading, items = Reading(folder), []
     questions, labels_file = reading.find("dev.jsonl"), reading.find("dev-labels.lst")
     rows, labels = reading.rows(questions), read_text(labels_file).split()
@@ -41,14 +41,13 @@ def load(folder: Path) -> Data:
         for name in ("context", "question", *_OPTIONS):
             text(row, name, where)
         if label not in _LABELS:
-            raise BenchmarkError(f"{labels_file}, line {number}: the label is {label!r}, none of 1, 2 and 3")
+            raise BenchmarkError(f"{labels_file}, line {number}: the label is {label!r}, not 1, 2 or 3")
         items.append({**row, "number": number, "label": label})
     reading.count(len(items), _WHOLE, "questions")
     return reading.data(items)
 
 
 def request_of(item: Mapping[str, Any], protocol: ProtocolName) -> Request:
-    """Return the prompt of a question."""
     id = f"dev-{item['number']}"
     options = [item[name].strip() for name in _OPTIONS]
     gold = LETTERS[_LABELS.index(item["label"])]
@@ -64,7 +63,7 @@ def request_of(item: Mapping[str, Any], protocol: ProtocolName) -> Request:
 
 
 def read(request: Request, protocol: ProtocolName, reply: str) -> str:
-    """Return the letter that the reply names, by itself or by its option's text, or the likeliest option."""
+    """Return the letter that the reply names, by itself or by its option's text; in `likelihood` the likeliest one."""
     if protocol == "likelihood":
         logprobs = json.loads(reply)
         return LETTERS[logprobs.index(max(logprobs))]
@@ -79,7 +78,7 @@ TASK = Task(
     published=(_WHOLE, "questions"),
     protocols=ways("official", "likelihood"),
     load=load,
-    requests=lambda data, protocol, seed: [request_of(item, protocol) for item in data.items],  # nothing is drawn
+    requests=lambda data, protocol, seed: [request_of(item, protocol) for item in data.items],  # the seed is not used
     grade=graded_by(read),
     metrics=lambda graded, protocol: {"accuracy": accuracy(graded)},
 )

@@ -1,11 +1,11 @@
 """TactfulToM: white lies in conversations, eleven categories of questions.
 
-Official rules as of nii-cl/tactful-tom @ 0881b0d: the full context, a system prompt for each type of answer;
-questions of belief, fact and lie ability are asked freely and by choice, comprehension freely and by yes or no. There
-is no single number: `ours/micro`, over the choice and yes/no questions, is our reading, and so is social_r1's
-selection of the same questions. Justification questions ("why did Ana say that?") are in the files, but the released
-script does not ask them: here they are a category that is in no mean. Options are shuffled by the
-seed and the question's id (the benchmark fixes no seed).
+Official rules as of nii-cl/tactful-tom @ 0881b0d: the full context, and a system prompt for each type of answer.
+Questions of belief, fact and lie ability are asked freely and as a choice, comprehension freely and as yes or no. There
+is no single number: `ours/micro`, over choice and yes/no questions, is ours, as is `social_r1`'s selection of the same
+questions. Justification questions ("why did Ana say that?") are in the files, but the released script does not ask
+them; here they are a category outside all means. Options are shuffled by the seed and the question's id (the benchmark
+fixes no seed).
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ CATEGORIES = {  # category -> (field of a conversation, forms that its questions
     "lie_detectability_list": ("liedetectabilityQAs_list", (_LIST,)),
     "lie_detectability_binary": ("liedetectabilityQAs_binary", (_YES_NO,)),
 }
-_JUSTIFICATION = "justification"  # in the files, and not among the released script's categories
+_JUSTIFICATION = "justification"  # in the files, but not a category of the released script
 _ASKED = CATEGORIES | {_JUSTIFICATION: ("justificationQA", (_FREE, _CHOICE))}
-_CONVERSATIONS = (36, 9, 14, 16, 25)  # of the five files
+_CONVERSATIONS = (36, 9, 14, 16, 25)  # in the five files
 _ROLE = "You know social situations well. "
 _SYSTEM = {
     _CHOICE: _ROLE + "Answer the question with the number of the best option. ONLY include the option number.",
@@ -62,7 +62,7 @@ _SYSTEM_COT = {
 }
 _STEPS = "\n\nReason step by step:\n"
 _FINAL = "\n\nSo the final answer is: "
-_AUTHORS = {  # our heading -> our name of the authors' text
+_AUTHORS = {  # heading -> name of the authors' text
     "Context": "context",
     "Information": "information",
     "Target Question": "target_question",
@@ -75,7 +75,7 @@ _ANSWER = re.compile("answer", re.IGNORECASE)
 
 
 def load(folder: Path) -> Data:
-    """Return the conversations of those of the five files that are there. Raises BenchmarkError for none."""
+    """Load the conversations of the available files of five. Raises BenchmarkError if there is none."""
     reading = Reading(folder, {name: digest for digest, name in EVALUATION_SETS["TactfulToM"].items()})
     items: list[Mapping[str, Any]] = []
     for number, whole in enumerate(_CONVERSATIONS):
@@ -94,7 +94,7 @@ def load(folder: Path) -> Data:
         reading.count(len(rows), whole, "conversations", name)
     ids = [question["q_id"] for item in items for name, _ in _ASKED.values() for question in item[name]]
     if twice := sorted(name for name, times in Counter(ids).items() if times > 1):
-        raise BenchmarkError(f"{folder}: question ids that are there twice: {', '.join(twice[:5])}")
+        raise BenchmarkError(f"{folder}: these question ids occur twice: {', '.join(twice[:5])}")
     return reading.data(items)
 
 
@@ -117,29 +117,29 @@ def _check(row: Any, where: str) -> None:
 
 
 def _wrong(question: Mapping[str, Any], where: str = "") -> list[str]:
-    """The wrong answers: a list, or one text."""
+    """Return the wrong answers, given as a list or a single text."""
     if isinstance(field(question, "wrong_answer", (list, str), where), str):
         return [text(question, "wrong_answer", where)]
     return texts(question, "wrong_answer", where)
 
 
 def requests(data: Data, protocol: ProtocolName, seed: int) -> list[Request]:
-    """Return the questions of a conversation, one conversation after another; social_r1: choice and yes or no only."""
-    found = []
+    """Return the questions conversation by conversation; in `social_r1` only choice and yes/no questions."""
+    prompts = []
     cot = protocol == "official_cot"
     for item in data.items:
         for category, (name, forms) in _ASKED.items():
             for question in item[name]:
                 for form in forms:
                     if protocol != "social_r1":
-                        found.append(_official(item, category, question, form, seed, data.wording, cot))
+                        prompts.append(_official(item, category, question, form, seed, data.wording, cot))
                     elif form in (_CHOICE, _YES_NO):
-                        found.append(_social_r1(item, category, question, form, seed))
-    return found
+                        prompts.append(_social_r1(item, category, question, form, seed))
+    return prompts
 
 
 def _shuffled(question: Mapping[str, Any], seed: int) -> tuple[list[str], int]:
-    """The options in the order shown, and the place of the right one."""
+    """Return the options in shuffled order, and the index of the right one."""
     options = [question["correct_answer"], *_wrong(question)]
     order = list(range(len(options)))
     random.Random(f"{seed} {question['q_id']}").shuffle(order)
@@ -151,7 +151,7 @@ def _meta(item: Mapping[str, Any], category: str, form: str) -> dict[str, Any]:
 
 
 def _before(question: Mapping[str, Any]) -> tuple[str, str] | None:
-    """(heading, text) of what a question is about, where it has such."""
+    """Return (heading, text) of the information or target question that a question refers to, if any."""
     if "information" in question:
         return "Information", question["information"]
     return next((("Target Question", question[key]) for key in _TARGETS if key in question), None)
@@ -202,7 +202,7 @@ def _official(
 
 
 def follow_up(request: Request, protocol: ProtocolName, reply: str) -> Request:
-    """Return the prompt of the answer: the first one with the reasoning behind it."""
+    """Return the prompt that asks for the answer, with the reasoning appended to the first prompt."""
     system, user = request.messages
     content = user["content"] + Wording({"final": request.meta["final"]}, "").text("final", reply=reply)
     return replace(request, messages=(system, {"role": "user", "content": content}), follow_up=False)
@@ -226,7 +226,7 @@ def _social_r1(item: Mapping[str, Any], category: str, question: Mapping[str, An
 
 
 def read(request: Request, protocol: ProtocolName, reply: str) -> str | Grade:
-    """Return the option's number, yes or no, the names, or for a free answer the reply with its token F1."""
+    """Return the option's number, yes or no, the names, or for a free answer its token F1."""
     form = request.meta["form"]
     if form == _FREE:
         return Grade(reply, token_f1(reply, request.gold))
@@ -243,80 +243,80 @@ def _yes_no(reply: str) -> str:
 
 
 def _number(reply: str, options: int) -> str:
-    """Return the digit that the reply begins with, also after "Option" or after the last colon behind "answer"; or "".
+    """Return the digit at the start of the reply, after "Option", or after the last colon following "answer"; else "".
 
-    The word and the colon stand between the same closing braces, and a colon with nothing behind it does not count. A
-    line break before the digit leaves none, except right after such a colon.
+    The word and the colon must be in the same part between closing braces, with text after the colon. A line break
+    before the digit is only allowed right after such a colon.
     """
-    said = reply
+    rest = reply
     if reply.lower().startswith("option"):
-        said = reply[len("option") :]
+        rest = reply[len("option") :]
     else:
         for part in reply.split("}"):
             colon = part.rfind(":", 0, len(part) - 1)
             if colon >= 0 and _ANSWER.search(part, 0, colon):
-                said = part[colon + 1 :].strip()
+                rest = part[colon + 1 :].strip()
                 break
-    first = said.strip(" #*:")[:1]
+    first = rest.strip(" #*:")[:1]
     return first if first in [str(i) for i in range(1, options + 1)] else ""
 
 
 def token_f1(one: str, other: str) -> float:
-    """Return the F1 of the two sets of words and marks; 1 for two empty texts."""
+    """Return the F1 of the sets of words and marks of two texts; 1 if both are empty."""
     ours, theirs = _word_set(one), _word_set(other)
     if not ours and not theirs:
         return 1.0
     return 2 * len(ours & theirs) / (len(ours) + len(theirs))
 
 
-@lru_cache(10_000)  # a reply is compared with four texts, and those with every reply to their question
+@lru_cache(10_000)  # each reply is compared with four texts, and each text with several replies
 def _word_set(text: str) -> frozenset[str]:
     return frozenset(english_words(text))
 
 
 def metrics(graded: Sequence[Graded], protocol: ProtocolName) -> dict[str, Metric]:
-    """First the micro average over choice and yes/no questions (ours), then each category and each form of answer.
+    """Return the micro average over choice and yes/no questions (ours), then accuracy by category and form of answer.
 
-    `<file>/<category>` is the category's figure in one of the five files, as the released script has it.
+    `<file>/<category>` is the category's figure in one of the five files, as in the released script.
 
-    Free answers apart: `free/<category>` is the token F1 with the correct answer, `free/f1_wrong` that with the nearest
-    wrong one. Justification is among them, as in the released script for free answers. Its closed questions, which the
-    other script leaves out, are a category like the others and in no mean; `ours/comprehension_and_justification` is
-    the share of conversations with both right.
+    Free answers are separate: `free/<category>` is the token F1 with the correct answer, `free/f1_wrong` that with the
+    most similar wrong one. They include justification, as in the released script for free answers. The closed
+    justification questions, which the other script leaves out, are a category outside all means;
+    `ours/comprehension_and_justification` is the share of conversations with both right.
     """
-    closed = [one for one in graded if one.request.meta["form"] != _FREE]
-    asked = [one for one in closed if one.request.meta["category"] in CATEGORIES]
-    micro = [one for one in asked if one.request.meta["form"] in (_CHOICE, _YES_NO)]
-    found = {"ours/accuracy" if protocol == "social_r1" else "ours/micro": accuracy(micro)}
+    closed = [row for row in graded if row.request.meta["form"] != _FREE]
+    asked = [row for row in closed if row.request.meta["category"] in CATEGORIES]
+    micro = [row for row in asked if row.request.meta["form"] in (_CHOICE, _YES_NO)]
+    by_name = {"ours/accuracy" if protocol == "social_r1" else "ours/micro": accuracy(micro)}
     by_category = by_group(closed, "category")
-    found |= {name: accuracy(by_category[name]) for name in _ASKED if name in by_category}
-    for file, group in by_group([one for one in closed if "file" in one.request.meta], "file").items():
+    by_name |= {name: accuracy(by_category[name]) for name in _ASKED if name in by_category}
+    for file, group in by_group([row for row in closed if "file" in row.request.meta], "file").items():
         in_file = by_group(group, "category")
-        found |= {f"{file}/{name}": accuracy(in_file[name]) for name in _ASKED if name in in_file}
-    found |= accuracies(asked, "form", "form/") | accuracies(micro, "lie_type", "lie_type/")
+        by_name |= {f"{file}/{name}": accuracy(in_file[name]) for name in _ASKED if name in in_file}
+    by_name |= accuracies(asked, "form", "form/") | accuracies(micro, "lie_type", "lie_type/")
     if _JUSTIFICATION in by_category:
         both: dict[str, float] = {}
-        for one in (*by_category[_JUSTIFICATION], *by_category.get("comprehension", ())):
-            both[one.request.item] = both.get(one.request.item, 1.0) * one.grade.value
-        found["ours/comprehension_and_justification"] = mean_metric(list(both.values()))
-    if free := [one for one in graded if one.request.meta["form"] == _FREE]:
-        wrong = [max(token_f1(one.grade.answer, text) for text in one.request.meta["wrong"]) for one in free]
-        found["free/f1"] = accuracy(free)
-        found["free/f1_wrong"] = mean_metric(wrong, [one.request.item for one in free])
-        found |= accuracies(free, "category", "free/")
-    return found
+        for row in (*by_category[_JUSTIFICATION], *by_category.get("comprehension", ())):
+            both[row.request.item] = both.get(row.request.item, 1.0) * row.grade.value
+        by_name["ours/comprehension_and_justification"] = mean_metric(list(both.values()))
+    if free := [row for row in graded if row.request.meta["form"] == _FREE]:
+        wrong = [max(token_f1(row.grade.answer, text) for text in row.request.meta["wrong"]) for row in free]
+        by_name["free/f1"] = accuracy(free)
+        by_name["free/f1_wrong"] = mean_metric(wrong, [row.request.item for row in free])
+        by_name |= accuracies(free, "category", "free/")
+    return by_name
 
 
 def embedded_figures(graded: Sequence[Graded], embed: Embedder) -> dict[str, Metric]:
-    """Return the cosine similarities of free answers with the correct and the nearest wrong one (all-MiniLM-L6-v2)."""
-    free = [one for one in graded if one.request.meta["form"] == _FREE]
-    pairs = [(one.grade.answer, text) for one in free for text in (one.request.gold, *one.request.meta["wrong"])]
+    """Return the cosine similarity of free answers to the correct and the nearest wrong one (all-MiniLM-L6-v2)."""
+    free = [row for row in graded if row.request.meta["form"] == _FREE]
+    pairs = [(row.grade.answer, text) for row in free for text in (row.request.gold, *row.request.meta["wrong"])]
     cosines = iter(similarities(pairs, embed))
     right, wrong = [], []
-    for one in free:
+    for row in free:
         right.append(next(cosines))
-        wrong.append(max(next(cosines) for _ in one.request.meta["wrong"]))
-    items = [one.request.item for one in free]
+        wrong.append(max(next(cosines) for _ in row.request.meta["wrong"]))
+    items = [row.request.item for row in free]
     return {"free/cosine": mean_metric(right, items), "free/cosine_wrong": mean_metric(wrong, items)}
 
 

@@ -1,12 +1,11 @@
 """ToMBench: theory of mind in eight tasks and six groups of abilities, every question in English and in Chinese.
 
-Official rules as of zhchen18/ToMBench @ 4f491f0: every question is asked five times with its options shuffled, the
-direct prompt (ours in words, theirs in content) asks for [[A]], the five letters are led back to the file's letters and
-the most frequent one counts. Figures are accuracies of tasks (8 files), of ability groups (6) and of abilities (32
-names in the files, though 31 are reported), each language apart; a question with two abilities counts in both. There is
-no number over all questions; `ours/accuracy_en` is ours. The released scripts draw all shuffles from one stream; here
-each question has its own, so that orders stay what they are when other questions are left out. Social-R1's protocol
-asks once, in file order.
+Official rules as of zhchen18/ToMBench @ 4f491f0: every question is asked five times with shuffled options, the direct
+prompt (our words, their content) asks for [[A]], the five letters are mapped back to the file's letters, and the most
+frequent one counts. Figures are accuracies of tasks (8 files), ability groups (6) and abilities (32 names in the files,
+though 31 are reported), separately by language; a question with two abilities counts in both. There is no overall
+number; `ours/accuracy_en` is ours. The released scripts draw all shuffles from one random stream; here each question
+has its own, so its orders do not depend on the other questions. `social_r1` asks once, in file order.
 """
 
 from __future__ import annotations
@@ -70,19 +69,16 @@ _HEADINGS = {"en": ("[Story]", "[Question]", "[Candidate Answers]"), "zh": ("[æ•
 
 
 def load(folder: Path) -> Data:
-    """Return the rows of all 20 files, each with its `task` (the file's name) and `number` (its line's place there).
-
-    Raises BenchmarkError.
-    """
+    """Load the rows of all 20 files, each with its `task` (file name) and line `number`. Raises BenchmarkError."""
     reading = Reading(folder, _SUMS)
     items: list[dict[str, Any]] = []
     for name in _FILES:
         for number, (where, row) in enumerate(reading.rows(reading.find(name, under="data")), 1):
             abilities = _abilities(text(row, _ABILITY, where), where)
             item = {"task": name.removesuffix(".jsonl"), "number": number, "abilities": abilities}
-            asked = {language: _question(row, language, where) for language in _LANGUAGES}
-            written = {language: _written(row, language, one["options"]) for language, one in asked.items()}
-            items.append(item | asked | {"written": written, "answer": row[_ANSWER]})
+            questions = {language: _question(row, language, where) for language in _LANGUAGES}
+            written = {language: _written(row, language, q["options"]) for language, q in questions.items()}
+            items.append(item | questions | {"written": written, "answer": row[_ANSWER]})
     reading.count(len(items), _WHOLE, "questions")
     return reading.data(items)
 
@@ -105,27 +101,27 @@ def _question(row: Mapping[str, Any], language: str, where: str) -> dict[str, An
 
 
 def _written(row: Mapping[str, Any], language: str, options: Sequence[str]) -> list[str]:
-    """Return the options as the authors' scripts show them: each without its own label, wherever that stands."""
+    """Return the options as in the authors' scripts: each without its own label, wherever it occurs."""
     *_, option = _COLUMNS[language]
     return [str(row[option + letter]).replace(f"{letter}. ", "") for letter, _ in zip(LETTERS, options, strict=False)]
 
 
 def _abilities(named: str, where: str) -> list[str]:
-    """ "Belief: Location false beliefs Belief: Second-order beliefs" -> two, in lower case."""
+    """Split abilities, such as "Belief: Location false beliefs Belief: Second-order beliefs", in lower case."""
     abilities = _NEXT_ABILITY.split(named.strip().lower())
     for ability in abilities:
         if ability.partition(":")[0] not in GROUPS:
-            raise BenchmarkError(f"{where}: the ability {shown(named)} is of none of the groups {', '.join(GROUPS)}")
+            raise BenchmarkError(f"{where}: the ability {shown(named)} is in none of the groups {', '.join(GROUPS)}")
     return abilities
 
 
 def requests(data: Data, protocol: ProtocolName, seed: int) -> list[Request]:
-    """English, then Chinese; official: the five tries of a question in a row."""
-    asked = [(item, language) for language in _LANGUAGES for item in data.items]
+    """Return English, then Chinese prompts; official: the five tries of a question in a row."""
+    questions = [(item, language) for language in _LANGUAGES for item in data.items]
     if protocol == "social_r1":
-        return [_social_r1(item, language) for item, language in asked]
+        return [_social_r1(item, language) for item, language in questions]
     cot = protocol == "official_cot"
-    return [request for item, language in asked for request in _official(item, language, seed, data.wording, cot)]
+    return [request for item, language in questions for request in _official(item, language, seed, data.wording, cot)]
 
 
 def _meta(item: Mapping[str, Any], language: str) -> dict[str, Any]:
@@ -133,36 +129,36 @@ def _meta(item: Mapping[str, Any], language: str) -> dict[str, Any]:
 
 
 def _official(item: Mapping[str, Any], language: str, seed: int, wording: Wording | None, cot: bool) -> list[Request]:
-    asked, name = item[language], f"{item['task']}-{item['number']}"
-    # The released scripts count options by the Chinese columns: one question has four English options and two Chinese
-    # ones, and is asked with two in both languages.
-    options: Sequence[str] = asked["options"][: len(item["zh"]["options"])]
+    question, name = item[language], f"{item['task']}-{item['number']}"
+    # The released scripts count options in the Chinese columns: one question has four English and two Chinese options,
+    # and is asked with two in both languages.
+    options: Sequence[str] = question["options"][: len(item["zh"]["options"])]
     letters = LETTERS[: len(options)]
     if wording and f"user_{len(options)}_{language}" not in wording.texts:
         raise BenchmarkError(f"{name} ({language}): {len(options)} options; the authors' prompts have two or four")
-    # Of two options that read alike the first letter counts for both, as in the released scripts.
+    # Of two equal options the first letter counts for both, as in the released scripts.
     originals = [letters[options.index(option)] for option in options]
-    # They compare it with the file's answer as it is written, which nothing equals where that is "A. " or the second of
-    # two such letters. `kinder` compares with the option's letter.
-    letter = dict(zip(letters, originals, strict=True)).get(asked["gold"], "")
+    # They compare it with the file's literal answer, which never matches if that is "A. " or the second of two equal
+    # options. `kinder` compares with the option's letter.
+    letter = dict(zip(letters, originals, strict=True)).get(question["gold"], "")
     kinder_gold = {} if letter == item["answer"] else {"letter": letter}
     rng = random.Random(f"tombench {seed} {language} {name}")
-    found = []
+    prompts = []
     for number in range(1, TRIES + 1):
         order = rng.sample(range(len(options)), len(options))
         texts = [item["written"][language][place] if wording else options[place] for place in order]
         mapped = {letter: originals[place] for letter, place in zip(letters, order, strict=True)}
-        found.append(
+        prompts.append(
             Request(
                 id=f"{name}-{language}-try{number}",
                 item=name,
-                messages=_messages(asked, language, texts, wording, cot),
+                messages=_messages(question, language, texts, wording, cot),
                 gold=item["answer"],
                 meta=_meta(item, language) | {"try": number, "shown": mapped} | kinder_gold,
                 max_new_tokens=_NEW_TOKENS,
             )
         )
-    return found
+    return prompts
 
 
 def _messages(
@@ -187,19 +183,19 @@ def _social_r1(item: Mapping[str, Any], language: str) -> Request:
 
 
 def read(request: Request, protocol: ProtocolName, reply: str) -> str:
-    """Return the letter of the file behind the displayed one; "" when the letter was not on display."""
+    """Return the file's letter of the displayed one; "" if that letter was not displayed."""
     shown: Mapping[str, str] = request.meta["shown"]
     return shown.get(_letter(reply), "")
 
 
 def kinder(request: Request, protocol: ProtocolName, reply: str) -> Grade:
-    """Grade the same answer by the letter of the option that the file's answer means."""
+    """Grade the same answer by the letter of the option that the file's answer refers to."""
     answer = read(request, protocol, reply)
     return Grade(answer, float(answer == request.meta.get("letter", request.gold)))
 
 
 def _letter(reply: str) -> str:
-    """The first of A to D, in this order, that stands in [[ ]] anywhere, else in [ ]; else the last capital; else A."""
+    """Return the first of A to D, in this order, found in [[ ]], else in [ ]; else the last such capital; else A."""
     letters = LETTERS[:_MOST_OPTIONS]
     for shape in ("[[{}]]", "[{}]"):
         for letter in letters:
@@ -209,43 +205,43 @@ def _letter(reply: str) -> str:
 
 
 def metrics(graded: Sequence[Graded], protocol: ProtocolName) -> dict[str, Metric]:
-    """Accuracy of the votes: of all questions, tasks, groups and abilities, for English and then for Chinese."""
+    """Return the accuracy of the votes over all questions, tasks, groups and abilities, by language."""
     headline = "accuracy" if protocol == "social_r1" else "ours/accuracy"
-    found: dict[str, Metric] = {}
+    by_name: dict[str, Metric] = {}
     for language in _LANGUAGES:
-        voted = _votes([one for one in graded if one.request.meta["language"] == language])
+        voted = _votes([row for row in graded if row.request.meta["language"] == language])
         if not voted and language != "en":
             continue
-        found[f"{headline}_{language}"] = mean_metric([one.grade.value for one in voted])
+        by_name[f"{headline}_{language}"] = mean_metric([row.grade.value for row in voted])
         sets: dict[str, list[float]] = {f"tasks_{language}/{task}": [] for task in TASKS}
         sets |= {f"groups_{language}/{group}": [] for group in GROUPS}
         sets |= {f"abilities_{language}/{ability}": [] for ability in _all_abilities(voted)}
-        for one in voted:
-            abilities = one.request.meta["abilities"]
+        for row in voted:
+            abilities = row.request.meta["abilities"]
             names = {f"groups_{language}/{ability.partition(':')[0]}" for ability in abilities}
             names |= {f"abilities_{language}/{ability}" for ability in abilities}
-            if one.request.meta["task"] in TASKS:
-                names.add(f"tasks_{language}/{one.request.meta['task']}")
+            if row.request.meta["task"] in TASKS:
+                names.add(f"tasks_{language}/{row.request.meta['task']}")
             for name in names:
-                sets[name].append(one.grade.value)
-        found |= {name: mean_metric(values) for name, values in sets.items() if values}
-    return found
+                sets[name].append(row.grade.value)
+        by_name |= {name: mean_metric(values) for name, values in sets.items() if values}
+    return by_name
 
 
 def _all_abilities(graded: Sequence[Graded]) -> list[str]:
-    return sorted({ability for one in graded for ability in one.request.meta["abilities"]})
+    return sorted({ability for row in graded for ability in row.request.meta["abilities"]})
 
 
 def _votes(graded: Sequence[Graded]) -> list[Graded]:
-    """Every question of one language with its most frequent answer; of equals, the one that came first."""
+    """Return every question of one language with its most frequent answer; the first one wins a tie."""
     questions: dict[str, list[Graded]] = {}
-    for one in graded:
-        questions.setdefault(one.request.item, []).append(one)
+    for row in graded:
+        questions.setdefault(row.request.item, []).append(row)
     voted = []
     for tries in questions.values():
-        tries.sort(key=lambda one: one.request.meta["try"])
-        answer = Counter(one.grade.answer for one in tries).most_common(1)[0][0]
-        voted.append(next(one for one in tries if one.grade.answer == answer))
+        tries.sort(key=lambda row: row.request.meta["try"])
+        answer = Counter(row.grade.answer for row in tries).most_common(1)[0][0]
+        voted.append(next(row for row in tries if row.grade.answer == answer))
     return voted
 
 

@@ -1,9 +1,9 @@
-"""ToMBench-Hard: 100 held-out questions of six kinds, written against shortcuts.
+"""ToMBench-Hard: 100 held-out questions of six kinds, written to resist shortcuts.
 
-The set could not be had when this was written, and the names of its columns are not known: they are found by likely
-names, or given in a file `columns.json` beside the data. The benchmark's own prompt is the cards', so that both
-protocols ask alike and differ in how the answer is read. With 100 questions one is a point, and the 95 % interval is
-about 9.6 points to either side at 0.6: draw several samples.
+The set was not available when this was written, so its column names are unknown: they are guessed, or given in a file
+`columns.json` beside the data. The benchmark's own prompt is the cards', so both protocols use the same prompt and
+differ only in the parser. Each of the 100 questions counts a point, and the 95 % interval at 0.6 is about +-9.6 points:
+draw several samples.
 """
 
 from __future__ import annotations
@@ -29,32 +29,32 @@ from socialr1_jax.runtime.terminal import shown
 _STEMS = ("ToMBench_Hard_val", "ToMBench_Hard_test", "val", "test")
 _COLUMNS_FILE = "columns.json"
 _WHOLE = 100
-_LIKELY = {  # field -> names in small letters, the likeliest first
+_LIKELY = {  # field -> lower-case names, likeliest first
     "story": ("story", "context", "scenario", "passage", "background"),
     "question": ("question", "query"),
     "options": ("options", "choices", "candidates", "candidateanswers"),
     "answer": ("answer", "gold", "answerkey", "correctanswer", "goldanswer", "groundtruth", "label", "correct"),
     "dimension": ("dimension", "tomdimension", "atoms", "atomsdimension", "ability", "category", "mentalstate", "type"),
 }
-_MAY_LACK = ("story",)  # some tables have the story in the question
+_MAY_LACK = ("story",)  # some tables include the story in the question
 _LETTERED = re.compile(r"(?:options?|choice)?([a-z])")
 
 
 def load(folder: Path, columns: Mapping[str, str | Sequence[str]] | None = None) -> Data:
-    """The questions, each with `story`, `question`, `options`, `gold` and `dimension`.
+    """Load the questions, each with `story`, `question`, `options`, `gold` and `dimension`.
 
-    columns: field -> column, or for the options a list of columns; the dimension may be "" for a table that has none.
-    Without it, columns.json in the folder, then likely names. Raises BenchmarkError naming the file and the fix.
+    columns: field -> column, or a list of columns for the options; the dimension may be "" if the table has none. The
+    default is columns.json in the folder, then likely names. Raises BenchmarkError naming the file and the fix.
     """
     path = _data_file(folder)
-    told = columns if columns is not None else _told(folder)
+    configured = columns if columns is not None else _told(folder)
     places: dict[str, tuple[str, ...]] | None = None
     items = []
     try:
         for row in file_rows(path):
             if isinstance(row, BadRow):
                 raise BenchmarkError(f"{row}; download the file again")
-            places = places or _places(tuple(map(str, row.values)), told, path)
+            places = places or _places(tuple(map(str, row.values)), configured, path)
             items.append(_item(row.values, places, f"{path}, row {row.number}"))
     except DataError as error:
         raise BenchmarkError(str(error)) from None
@@ -62,7 +62,7 @@ def load(folder: Path, columns: Mapping[str, str | Sequence[str]] | None = None)
         raise BenchmarkError(f"{path}: the file holds no rows")
     notes = [f"columns read from {path.name}: " + "; ".join(f"{k} = {', '.join(v)}" for k, v in (places or {}).items())]
     if len(items) != _WHOLE:
-        notes.append(f"{len(items)} questions, not the {_WHOLE} of the held-out set: figures do not compare with it")
+        notes.append(f"{len(items)} questions, not the {_WHOLE} of the held-out set: figures are not comparable")
     remarks = tuple(map(Remark, notes))
     return Data(items=items, files={path.name: sha256(path)}, remarks=remarks, whole=len(items) == _WHOLE)
 
@@ -80,34 +80,34 @@ def _data_file(folder: Path) -> Path:
 def _told(folder: Path) -> Mapping[str, Any]:
     if not (path := folder / _COLUMNS_FILE).is_file():
         return {}
-    told = read_json(path)
-    if not isinstance(told, Mapping):
-        raise BenchmarkError(f"{path}: {type(told).__name__} instead of an object of fields and their columns")
-    return told
+    configured = read_json(path)
+    if not isinstance(configured, Mapping):
+        raise BenchmarkError(f"{path}: {type(configured).__name__} instead of an object of fields and their columns")
+    return configured
 
 
-def _places(known: Sequence[str], told: Mapping[str, Any], path: Path) -> dict[str, tuple[str, ...]]:
-    """Field -> its columns. Raises BenchmarkError."""
-    if unknown := [name for name in told if name not in _LIKELY]:
-        raise BenchmarkError(f"{_COLUMNS_FILE}: {unknown[0]!r} is none of the fields {', '.join(_LIKELY)}")
+def _places(known: Sequence[str], configured: Mapping[str, Any], path: Path) -> dict[str, tuple[str, ...]]:
+    """Return the columns of each field. Raises BenchmarkError."""
+    if unknown := [name for name in configured if name not in _LIKELY]:
+        raise BenchmarkError(f"{_COLUMNS_FILE}: {unknown[0]!r} is not one of the fields {', '.join(_LIKELY)}")
     places: dict[str, tuple[str, ...]] = {}
     for name in _LIKELY:
-        if name not in told:
+        if name not in configured:
             chosen = _likely(name, known)
-        elif isinstance(told[name], str):
-            chosen = (told[name],) if told[name] else ()
-        elif isinstance(told[name], Sequence) and all(isinstance(one, str) for one in told[name]):
-            chosen = tuple(told[name])
+        elif isinstance(configured[name], str):
+            chosen = (configured[name],) if configured[name] else ()
+        elif isinstance(configured[name], Sequence) and all(isinstance(column, str) for column in configured[name]):
+            chosen = tuple(configured[name])
         else:
             raise BenchmarkError(
-                f"{_COLUMNS_FILE}: {name} is {shown(told[name])}, neither a column nor a list of columns"
+                f"{_COLUMNS_FILE}: {name} is {shown(configured[name])}, neither a column nor a list of columns"
             )
         for column in chosen:
             if column not in known:
                 raise BenchmarkError(f"{_COLUMNS_FILE}: {path} has no column {column!r}{nearest(column, known)}")
         if chosen:
             places[name] = chosen
-        elif name not in _MAY_LACK and (name != "dimension" or name not in told):
+        elif name not in _MAY_LACK and (name != "dimension" or name not in configured):
             raise BenchmarkError(
                 f"{path}: no column looks like the {name} (the columns are {listed(known)}); name it in "
                 f'{path.parent / _COLUMNS_FILE}, such as {{"{name}": "{known[0]}"}}'
@@ -121,8 +121,8 @@ def _likely(name: str, known: Sequence[str]) -> tuple[str, ...]:
         last = column.rpartition("\n")[2]  # ToMBench's headers have a Chinese line above the English one
         if last.isascii():
             plain.setdefault(re.sub("[^a-z0-9]", "", last.lower()), column)
-    if found := next((plain[likely] for likely in _LIKELY[name] if likely in plain), ""):
-        return (found,)
+    if column := next((plain[likely] for likely in _LIKELY[name] if likely in plain), ""):
+        return (column,)
     if name != "options":
         return ()
     lettered = {match[1]: column for key, column in plain.items() if (match := _LETTERED.fullmatch(key))}
@@ -135,11 +135,11 @@ def _likely(name: str, known: Sequence[str]) -> tuple[str, ...]:
 
 
 def _item(values: Mapping[str, Any], places: Mapping[str, tuple[str, ...]], where: str) -> dict[str, Any]:
-    found: dict[str, Any] = {"story": "", "dimension": ""}
+    fields: dict[str, Any] = {"story": "", "dimension": ""}
     for name in ("story", "question", "answer", "dimension"):
         if name in places:
-            found[name] = scalar_text(values.get(places[name][0])).strip()
-    if not found["question"]:
+            fields[name] = scalar_text(values.get(places[name][0])).strip()
+    if not fields["question"]:
         raise BenchmarkError(f"{where}: {places['question'][0]!r} is empty")
     columns = places["options"]
     try:
@@ -148,15 +148,15 @@ def _item(values: Mapping[str, Any], places: Mapping[str, tuple[str, ...]], wher
         if len(options) < 2 or not all(options):
             raise ValueError(f"the options are {shown(list(options))}")
         refuse_half_characters(options)
-        gold = gold_letter(found.pop("answer"), options)
+        gold = gold_letter(fields.pop("answer"), options)
     except ValueError as error:
         raise BenchmarkError(f"{where}: {error}; or name the right columns in {_COLUMNS_FILE}") from None
-    dimension = found["dimension"].partition(":")[0].strip().lower()
-    return found | {"options": list(options), "gold": gold, "dimension": dimension or "none"}
+    dimension = fields["dimension"].partition(":")[0].strip().lower()
+    return fields | {"options": list(options), "gold": gold, "dimension": dimension or "none"}
 
 
 def _listed(cell: Any) -> Any:
-    """The list or mapping that a CSV cell holds as text, else the cell."""
+    """Parse a list or mapping in a CSV cell; return other cells unchanged."""
     if isinstance(cell, str) and cell.lstrip()[:1] in ("[", "{"):
         with suppress(ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
             value = ast.literal_eval(cell.strip())
@@ -165,7 +165,7 @@ def _listed(cell: Any) -> Any:
 
 
 def requests(data: Data, protocol: ProtocolName, seed: int) -> list[Request]:
-    """One prompt a question, in file order; nothing is drawn, and both protocols ask alike."""
+    """Return one prompt per question, in file order, the same for both protocols; the seed is not used."""
     return [
         card_request(
             id=str(number),
@@ -181,7 +181,7 @@ def requests(data: Data, protocol: ProtocolName, seed: int) -> list[Request]:
 
 
 def metrics(graded: Sequence[Graded], protocol: ProtocolName) -> dict[str, Metric]:
-    """Accuracy, over all and of each dimension."""
+    """Return the accuracy, overall and by dimension."""
     return {"accuracy": accuracy(graded)} | accuracies(graded, "dimension", "dimension/")
 
 

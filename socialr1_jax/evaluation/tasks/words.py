@@ -1,6 +1,6 @@
-"""Words of an English text as nltk's `word_tokenize` cuts them: sentences by Punkt, words by the Penn Treebank's rules.
+"""Tokenizer of English text after nltk's `word_tokenize`: sentences by Punkt, words by the Penn Treebank's rules.
 
-Case and marks stay. Sentence ends matter to words only in that a full stop before one is a word of its own. They are
+Case and marks are kept. Sentence ends only affect words in that a final full stop becomes a separate token. They are
 found by rule instead of Punkt's trained tables: abbreviations are initials and a short list.
 """
 
@@ -40,7 +40,7 @@ _RULES = tuple(
 
 
 def english_words(text: str) -> list[str]:
-    """Return the words and marks of a text in their order."""
+    """Return the words and marks of a text, in order."""
     return [word for sentence in _sentences(text) for word in _words(sentence)]
 
 
@@ -51,13 +51,13 @@ def _words(sentence: str) -> list[str]:
 
 
 def _sentences(text: str) -> list[str]:
-    found, start = [], 0
+    sentences, start = [], 0
     for match in _END.finditer(text):
         if match[1] == "." and _is_abbreviation(text[start : match.start()], text[match.end() : match.end() + 1]):
             continue
-        found.append(text[start : match.end()].rstrip())
+        sentences.append(text[start : match.end()].rstrip())
         start = match.end()
-    return [*found, text[start:].rstrip()]
+    return [*sentences, text[start:].rstrip()]
 
 
 def _is_abbreviation(before: str, following: str) -> bool:
