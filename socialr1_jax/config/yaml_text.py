@@ -37,7 +37,7 @@ _SCALARS = ("bool", "float", "int", "null")
 
 
 class _Loader(yaml.SafeLoader):
-    """Composes nodes with PyYAML but builds values itself: PyYAML's constructors raise any error and have no bounds."""
+    """Compose nodes with PyYAML but build values here: PyYAML's constructors raise any error and have no bounds."""
 
     _count = 0
 
