@@ -302,7 +302,7 @@ NEW_FORM = "rewards.extra holds sections under names of your own: set rewards.ex
             "rewards.extra.my-own.function=m:f",
             "rewards.extra: 'my-own' is not a valid name: use at most 60 letters",
         ),
-        ([], "rewards.extra..function=m:f", "rewards.extra: '' is no name"),
+        ([], "rewards.extra..function=m:f", "rewards.extra: '' is not a valid name"),
         ([], f"rewards.extra.{'x' * 61}.function=m:f", "is not a valid name: use at most 60 letters"),
         ([], "rewards.extra.format.function=m:f", "rewards.extra: format is already the name of a term"),
         ([], "rewards.extra.own=null", "own is null, which removes what was given before it, and there is none"),
