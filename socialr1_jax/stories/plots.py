@@ -334,7 +334,7 @@ def _write_gifts(draft: Draft) -> Script:
 
 
 def _write_report(draft: Draft) -> Script:
-    """Two name the old place to a newcomer: by mistake if they missed the move, else it is a lie."""
+    """Write two reports of the old place to a newcomer: a mistake if the speaker missed the move, else a lie."""
     newcomer = draft.cast.people[3]
     before, move = _moved(draft)
     thing, place = move.thing, before[0].place
