@@ -50,22 +50,22 @@ def read_template(tokenizer: Any, thinking: bool = True) -> ChatTemplate:
 
 
 def response_opening(tokenizer: Any, thinking: bool = True) -> str:
-    """Return what the prompt already holds of the response, such as "<think>\\n"; "" for none or without a template."""
+    """Return the part of a response in the prompt, such as "<think>\\n"; "" if there is none or no template."""
     if not tokenizer.chat_template:
         return ""
     return _opening(tokenizer, str(tokenizer.chat_template), thinking)
 
 
-@lru_cache(16)  # asked for every response
+@lru_cache(16)  # called for every response
 def _opening(tokenizer: Any, template: str, thinking: bool) -> str:
     turn = [{"role": "user", "content": _QUESTION}]
     prompt, before = (_rendered(tokenizer, turn, thinking, header=header) for header in (True, False))
-    # Behind the header stands what the template puts there; a template without a header of its own is read at its end.
+    # Search the header of the assistant's turn; if the template has none, search the end of the prompt.
     header = prompt.removeprefix(before) if before != prompt and prompt.startswith(before) else ""
-    found = _TAG.search(header) or _AT_THE_END.search(prompt.rpartition(_QUESTION)[2])
-    if found is None:
+    tag = _TAG.search(header) or _AT_THE_END.search(prompt.rpartition(_QUESTION)[2])
+    if tag is None:
         return ""
-    return "<think>" * (found[0][:7] != "<think>") + found.string[found.start() :]
+    return "<think>" * (tag[0][:7] != "<think>") + tag.string[tag.start() :]
 
 
 def whole_text(message: Mapping[str, Any], *, cut: bool) -> str:
@@ -78,17 +78,17 @@ def whole_text(message: Mapping[str, Any], *, cut: bool) -> str:
     """
     content = message.get("content")
     parts = content if isinstance(content, list) else [content]
-    thoughts, said = _text(message.get("reasoning_content") or message.get("reasoning")), ""
+    thoughts, text = _text(message.get("reasoning_content") or message.get("reasoning")), ""
     for part in parts:
         kind = str(part.get("type", "text")) if isinstance(part, Mapping) else "text"
         if kind in ("text", "output_text"):
-            said += _text(part)
+            text += _text(part)
         elif isinstance(part, Mapping):
             thoughts += _text(part.get(kind) or part)
     if thoughts:
-        end = "" if cut and not said.strip() else f"</think>{said}"
+        end = "" if cut and not text.strip() else f"</think>{text}"
         return f"<think>{thoughts.replace('</think>', '')}{end}"
-    return f"<think>{said}" if cut and "</think>" not in said else said
+    return f"<think>{text}" if cut and "</think>" not in text else text
 
 
 def _text(part: Any) -> str:

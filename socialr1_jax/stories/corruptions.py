@@ -192,7 +192,7 @@ def egocentric(example: Example) -> Example:
     return replace(example, answer=LETTERS[one.options.index(question.gold)], thoughts=thoughts)
 
 
-# ------------------------------------------------------------------------------------ false in what they say: two kinds
+# ------------------------------------------------------------------------------------------ false statements: two kinds
 
 
 def _in_both_forms(one: Telling, others: Iterator[Telling]) -> list[Texts]:
@@ -269,7 +269,7 @@ def _renamed(value: Any, swap: Mapping[str, str]) -> Any:
     return value
 
 
-# ------------------------------------------------------------------------------------------ wrong in form: three kinds
+# ------------------------------------------------------------------------------------------ faulty form: three kinds
 
 _HEADINGS = [f"{stage.capitalize()}: " for stage in STAGES]
 # Empty phrases for each stage, without content from the story.

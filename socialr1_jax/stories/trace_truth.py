@@ -97,7 +97,7 @@ def share_of_truth(statements: list[Statement], story: Story) -> float:
     return sum(statement.true for statement in statements) / max(len(statements), story.size)
 
 
-# ---------------------------------------------------------------------------------------------------- what is stated
+# -------------------------------------------------------------------------------------------------------- judges
 
 
 def _events(story: Story, fields: Fields) -> list[Witnessed]:
@@ -206,7 +206,7 @@ def _is_right(story: Story, fields: Fields) -> bool:
     return fields["letter"] == story.answer
 
 
-# ------------------------------------------------------------------------------------------------ and in which words
+# --------------------------------------------------------------------------------------------------------- forms
 
 _PLACEHOLDERS = {
     **{word: rf"(?P<{word.lower()}>[A-Z]\w*)" for word in ("WHO", "OTHER", "THIRD", "TO")},
