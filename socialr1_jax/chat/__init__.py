@@ -1,1 +1,1 @@
-"""The one client of OpenAI-compatible servers, and what their answers mean."""
+"""The client of OpenAI-compatible servers, and the interpretation of their answers."""

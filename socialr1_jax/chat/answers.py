@@ -1,4 +1,4 @@
-"""Reads the answers of chat servers: the status they mean, their words, and whether a refusal concerns every call.
+"""Interpret answers of chat servers: their effective status, their message, and whether a refusal concerns every call.
 
 Causes of a failed call:
 
@@ -44,8 +44,8 @@ _NO_SUCH = re.compile(
     r"|deprecated|not available|only one|does not accept|too large|must be|range|at most|maximum|exceeds| > ",
     re.I,
 )
-_SECRET = 8  # characters of a key; a shorter one ("none", "EMPTY") is no secret
-_PIECE = 12  # letters and digits of a key that give it away
+_SECRET = 8  # characters; a shorter key ("none", "EMPTY") is not a secret
+_PIECE = 12  # letters and digits of a key that count as a leak
 _MARKS = bytes(code for code in range(128) if not chr(code).isalnum())
 _ESCAPE = re.compile(r"\\(?:u([0-9A-Fa-f]{4})|x([0-9A-Fa-f]{2})|[a-z])")
 _WORDS = {
@@ -60,9 +60,7 @@ _WORDS = {
 
 
 class Reply(NamedTuple):
-    """text: with the thoughts, as generated; "" for too_long, refused and error, which have a cause and the server's
-    reason.
-    """
+    """A reply: its text with thoughts, as generated; or "" for too_long, refused and error, with cause and reason."""
 
     text: str
     finish_reason: Literal["stop", "length", "too_long", "refused", "error"]
@@ -83,8 +81,8 @@ PLAIN_NAMES = SettingNames()
 
 
 class Refusal(NamedTuple):
-    """Meaning of a status 4xx: the prompt is too_long or refused, a parameter does not fit, there is no access (key,
-    model, address, credit), or unknown.
+    """Meaning of a 4xx status: the prompt is too_long or refused, a wrong parameter, no access (key, model, address,
+    credit), or unknown.
     """
 
     kind: Literal["too_long", "refused", "parameter", "access", "unknown"]
@@ -92,19 +90,19 @@ class Refusal(NamedTuple):
 
 
 def read_refusal(status: int, words: str, sent: Iterable[str], names: SettingNames) -> Refusal:
-    """Return what a refusal means.
+    """Classify a refusal.
 
     Args:
-        status: the server's; one above 499 means nothing here.
-        words: the server's, behind the codes of its error.
+        status: the server's 4xx status.
+        words: the codes of the server's error, then its message (see `server_words`).
         sent: names of the parameters that were sent.
-        names: of the settings that the fix names.
+        names: names of the settings, for the fix.
     """
     codes, _, line = words.partition("\n")
     fix = f"check {names.model} and {names.url}" if status == 404 else f"check {names.model}, the key and its account"
     if status in (401, 402, 404):
         return Refusal("access", fix)
-    if status == 429:  # no credit left, or a limit of the rate
+    if status == 429:  # no credit left, or a rate limit
         return Refusal("access", fix) if "insufficient_quota" in words else Refusal("unknown")
     if status != 403 and (
         status == 413 or _CONTEXT.search(line) or re.search("context_length|string_above_max", codes)
@@ -123,7 +121,7 @@ def read_refusal(status: int, words: str, sent: Iterable[str], names: SettingNam
 
 
 def server_words(text: str) -> tuple[str, str]:
-    """Return a server's own words in one line of at most 300 characters, and the same behind the codes of its error."""
+    """Return a server's message in one line of at most 300 characters, and the message after the error's codes."""
     codes = ""
     try:
         error = json.loads(text)
@@ -140,9 +138,9 @@ def server_words(text: str) -> tuple[str, str]:
 
 
 def meant_status(status: int, body: bytes | None) -> tuple[int, str]:
-    """Return the status that an answer means, and the cause where it is another than the server's.
+    """Return the effective status of an answer, and the cause if it differs from the server's status.
 
-    A body of None was too long to be read. Error bodies behind status 200 mean the status that they name, or 502.
+    A body of None was too long. An error body with status 200 has the status that it names, or 502.
     """
     if body is None:
         return (status, "") if status >= 400 else (422, "too_long")
@@ -171,15 +169,15 @@ def _code(error: Any) -> int:
         value = str(error.get(name)).lower().replace(" ", "_")
         if re.fullmatch("[45][0-9][0-9]", value):
             return int(value)
-        if found := next((code for word, code in _WORDS.items() if word in value), 0):
-            return found
+        if status := next((code for word, code in _WORDS.items() if word in value), 0):
+            return status
     return 0
 
 
 def unpacked(body: bytes, encoding: str, most: int) -> bytes | None:
-    """Return a body that came as gzip or deflate, unpacked to `most` bytes; None for a longer one.
+    """Decompress a body in gzip or deflate; return None if the result is longer than `most` bytes.
 
-    A body in any other encoding, or in several, stays as it is: it is no JSON.
+    A body in any other encoding, or in several, is returned unchanged: it will be rejected as invalid JSON.
     """
     if encoding.strip().lower() not in ("gzip", "x-gzip", "deflate"):
         return body
@@ -191,17 +189,17 @@ def unpacked(body: bytes, encoding: str, most: int) -> bytes | None:
 
 
 def without_key(text: str, key: str) -> str:
-    """Return the text with [key] in place of the key; nothing of it where it holds the key in a disguise."""
+    """Replace the key in a text by [key]; replace the whole text if it contains the key in an encoded form."""
     if len(key) < _SECRET:
         return text
     return "[text with the key]" if holds_key(text.replace(key, ""), key) else text.replace(key, "[key]")
 
 
 def holds_key(text: str, key: str) -> bool:
-    """Return whether 12 letters and digits of the key in a row can be read in the text.
+    """Return whether the text contains 12 consecutive letters and digits of the key.
 
-    They may be of any case, escaped, in base64 or hexadecimal digits, backwards, or with other characters between them.
-    A key of plain words, such as "password", is not searched for.
+    They may be in any case, escaped, in base64 or hexadecimal, reversed, or separated by other characters. A key of
+    plain words, such as "password", is not detected.
     """
     plain = _ESCAPE.sub(lambda escape: chr(int(escape[1] or escape[2] or "20", 16)), html.unescape(unquote(text)))
     readings = {_folded(text), _folded(plain)}
@@ -212,7 +210,7 @@ def holds_key(text: str, key: str) -> bool:
 def _pieces(key: str) -> frozenset[str]:
     data = key.encode()
     forms = [_folded(key), _folded(key)[::-1], data.hex()]
-    for shift in range(3):  # bytes before the key; a character of base64 holds 6 bits
+    for shift in range(3):  # alignments of the key in base64
         digits = base64.b64encode(bytes(shift) + data).decode()
         forms.append(_folded(digits[-(-8 * shift // 6) : 8 * (shift + len(data)) // 6]))
     pieces = {form[at : at + _PIECE] for form in forms for at in range(max(1, len(form) - _PIECE + 1))}
@@ -224,6 +222,6 @@ def _folded(text: str) -> str:
 
 
 def token_count(usage: Any, name: str) -> int:
-    """Return a number of tokens that a server counted, 0 where it makes no sense."""
+    """Return a token count reported by a server; 0 if it is implausible."""
     tokens = usage.get(name) if isinstance(usage, Mapping) else None
     return tokens if isinstance(tokens, int) and tokens is not True and 0 < tokens < 10**9 else 0

@@ -1,9 +1,9 @@
-"""The one client of OpenAI-compatible chat servers, for judges, evaluated models and SOTOPIA's players.
+"""The client of OpenAI-compatible chat servers, for judges, evaluated models and SOTOPIA's players.
 
-Retries and their pauses are the `openai` package's. Each of its tries passes `send`, which bounds calls at once, calls
-and tokens a minute, the seconds of a whole answer and its bytes, and turns an error body behind status 200 into the
-status that it names. It sends the headers that are written there and no other, follows no redirect and keeps no cookie.
-One thread runs an event loop with all calls. `chat/answers.py` lists the causes of a failure.
+The `openai` package retries with its backoff. Every attempt goes through `send`, which limits concurrency, the rates of
+calls and tokens, and the time and size of an answer, and converts an error body with status 200 into the status that it
+names. It sends only the headers listed here, follows no redirects and keeps no cookies. One thread runs an event loop
+with all calls. `chat/answers.py` lists the causes of a failure.
 """
 
 import asyncio
@@ -38,14 +38,15 @@ from socialr1_jax.data.chat_template import whole_text
 
 log = logging.getLogger(__name__)
 
-MINUTE = 60.0  # seconds of the rate limits' window
-_BYTES_A_TOKEN = 3  # estimate for the limit of tokens; English text has 4 to 5
-_MOST_REFUSED, _MOST_FORBIDDEN = 8, 3  # prompts refused (403) before any is answered: then every prompt is
+MINUTE = 60.0  # window of the rate limits, in seconds
+_BYTES_A_TOKEN = 3  # conservative estimate for the token rate limit; English text has 4 to 5
+# After so many refusals (the second: of status 403) without any answer, every call is taken to fail.
+_MOST_REFUSED, _MOST_FORBIDDEN = 8, 3
 
 
 @dataclass(eq=False)
 class _Call:
-    """A prompt that is asked. rounds: how often it may be asked again while the server answers others."""
+    """State of one prompt. rounds: how often it may be sent again while the server answers others."""
 
     tokens: int = 0
     tries: int = 0
@@ -56,13 +57,13 @@ _CALL: ContextVar[_Call] = ContextVar("the call that a try belongs to")
 
 
 class ChatRefused(RuntimeError):
-    """Every call would fail until the settings are corrected: a wrong key, an unknown model or parameter."""
+    """Raised if every call will fail until the settings are corrected: a wrong key, an unknown model or parameter."""
 
 
 class ChatClient:
-    """Calls the server of a configuration; thread-safe. `names`: of its settings, for messages.
+    """Thread-safe client of the server in a configuration. `names` are those of its settings, for messages.
 
-    Raises ChatRefused when there is no key (`ServerConfig.api_key`), ImportError without the openai package.
+    Raises ChatRefused if there is no key (`ServerConfig.api_key`), and ImportError without the openai package.
     """
 
     def __init__(self, config: ServerConfig, names: SettingNames = PLAIN_NAMES) -> None:
@@ -72,7 +73,7 @@ class ChatClient:
         except ValueError as error:
             raise ChatRefused(str(error)) from None
         try:
-            import openai  # takes a second, and only servers need it
+            import openai  # takes a second; only needed for servers
         except ImportError:
             raise ImportError(
                 "a server needs the openai package: pip install -e '.[judge]' in the repository"
@@ -83,11 +84,11 @@ class ChatClient:
         self._seconds = 0.0
         self._recent: deque[tuple[float, int]] = deque()  # (began, tokens) of the last minute's calls
         self._slots = asyncio.Semaphore(config.concurrency)
-        self.refused: ChatRefused | None = None  # why every call fails
+        self.refused: ChatRefused | None = None  # set if every call fails
         self._answered, self._rejected, self._before, self._schemas = 0, 0, False, True
-        self._open: set[_Call] = set()  # calls whose end is not known
-        self._closing, self._denied = False, 0  # refusals of access since the last answer
-        self._said: set[str] = set()  # causes that were logged
+        self._open: set[_Call] = set()  # unresolved calls
+        self._closing, self._denied = False, 0  # _denied: refusals of access since the last answer
+        self._said: set[str] = set()  # causes already logged
         self._client = openai.AsyncOpenAI(
             api_key=self._key,
             base_url=config.base_url,
@@ -102,22 +103,22 @@ class ChatClient:
     def ask(self, messages: Sequence[Mapping[str, str]], parameters: Mapping[str, Any]) -> Future[Reply]:
         """Call the server; return a future of the reply, whose only exception is ChatRefused. Cancel it to hang up.
 
-        `parameters` are sent as `config.options` change them.
+        `config.options` modify the `parameters`.
         """
         if not self._closing and not self.refused:
             return asyncio.run_coroutine_threadsafe(self._ask(list(messages), dict(parameters)), self._loop)
         ended = Future[Reply]()
         if self.refused:
             ended.set_exception(self.refused)
-        ended.cancel()  # leaves one that has ended as it is
+        ended.cancel()  # no effect if the exception is set
         return ended
 
     def answered_before(self) -> None:
-        """Take it that the server has answered other prompts, so that refusals concern single ones."""
+        """Assume that the server has answered prompts before, so that a refusal concerns a single prompt."""
         self._before = True
 
     def counters(self) -> dict[str, float]:
-        """Return numbers since the last call: HTTP `calls`, `retries` among them, tokens, mean seconds (`latency`)."""
+        """Return and reset the counters: HTTP `calls`, of these `retries`, tokens, and mean seconds (`latency`)."""
         with self._lock:
             counts, seconds, self._counts, self._seconds = self._counts, self._seconds, Counter(), 0.0
         numbers = {name: float(counts[name]) for name in ("calls", "retries", "tokens_in", "tokens_out")}
@@ -130,7 +131,7 @@ class ChatClient:
             asyncio.run_coroutine_threadsafe(self._end(), self._loop)
             self._thread.join(10.0)
         if not self._thread.is_alive() and not self._loop.is_closed():
-            self._loop.run_until_complete(self._end())  # calls that another thread asked for meanwhile
+            self._loop.run_until_complete(self._end())  # calls that another thread submitted meanwhile
             self._loop.close()
 
     async def _end(self) -> None:
@@ -168,7 +169,7 @@ class ChatClient:
             raise self.refused
         if not self._schemas:
             parameters.pop("response_format", None)
-        tokens = sum(len(one["content"].encode("utf-8", "replace")) for one in messages) // _BYTES_A_TOKEN
+        tokens = sum(len(turn["content"].encode("utf-8", "replace")) for turn in messages) // _BYTES_A_TOKEN
         call = _CALL.get()
         call.tokens = tokens + parameters.get("max_tokens", 0)
         if 0 < self._config.tokens_per_minute < call.tokens:
@@ -183,14 +184,14 @@ class ChatClient:
             return self._failure("not_json", "the answer is nested too deeply")
         except openai.APIStatusError as error:
             status, cause = error.status_code, error.response.headers.get("x-cause", "")
-            if status == 429 and self._answered > answered and call.rounds:  # it answers others: it limits the rate
+            if status == 429 and self._answered > answered and call.rounds:  # rate limit: others are answered
                 call.rounds -= 1
                 return await self._call(messages, parameters)
             reason, words = server_words(without_key(error.response.text, self._key))
             refusal = read_refusal(status, words, sent, self._names)
             schema = parameters.pop("response_format", None)
             if schema and not cause and status in (400, 422) and refusal.kind in ("unknown", "parameter"):
-                reply = await self._call(messages, parameters)  # for servers that take no JSON Schema
+                reply = await self._call(messages, parameters)  # the server may not support JSON Schema
                 self._schemas = bool(reply.cause)
                 return reply
             return await self._failed(status, cause, reason, refusal)
@@ -201,7 +202,7 @@ class ChatClient:
             return self._failure("cut" if cut else "connection", "the answer broke off" if cut else "no connection")
 
     async def _failed(self, status: int, cause: str, reason: str, refusal: Refusal) -> Reply:
-        """Sort out a status that retries did not change: the prompt's fault, the server's, or that of every call."""
+        """Handle a status after the last retry: return a failure, or raise ChatRefused if every call will fail."""
         (kind, fix), config = refusal, self._config
         if cause or not (400 <= status < 500) or (status in (408, 409, 429) and kind != "access"):
             return self._failure(cause or f"http_{status}", reason)
@@ -209,7 +210,7 @@ class ChatClient:
             return self._failure(kind, reason, kind)
         self._denied += kind == "access"
         every = kind != "unknown" and status != 403  # a firewall may answer 403 to one prompt
-        if not every and not self._before:  # the calls that have begun decide, and enough of those that wait
+        if not every and not self._before:  # wait for the calls in flight and for enough refusals
             self._rejected += 1
             least = _MOST_REFUSED if kind == "unknown" else _MOST_FORBIDDEN
             self._open.discard(_CALL.get())
@@ -243,12 +244,12 @@ class ChatClient:
             return self._failure("refusal", server_words(words)[0], "refused")
         cut = finish in ("length", "max_tokens", "model_length")
         text = whole_text(message, cut=cut)
-        if holds_key(text, self._key):  # it would be stored, and read by others
+        if holds_key(text, self._key):  # replies are stored and shared
             return self._failure("key", "the reply repeats the key")
         return Reply(text, "length" if cut else "stop", tokens)
 
     def _make_http(self) -> Any:
-        """Return the HTTP client below the openai package's; every try of a call passes its `send`."""
+        """Return the HTTP client for the openai package; every attempt of a call goes through its `send`."""
         outer, base = self, self._openai.DefaultAsyncHttpxClient
         httpx: Any = sys.modules[base.__mro__[1].__module__]  # httpx2, or httpx in older releases of openai
 
@@ -282,10 +283,10 @@ class ChatClient:
                 headers = {"x-cause": cause, "retry-after": after if after.isascii() else ""}
                 return httpx.Response(status, headers=headers, content=body or b"", request=request)
 
-        return Http(trust_env=not self._config.local)  # no proxy between this machine and itself
+        return Http(trust_env=not self._config.local)  # no proxy for a local server
 
     def _headers(self) -> dict[str, str]:
-        """Return every header of a request: those that the package takes from the environment are left out."""
+        """Return all headers of a request, without those that the package takes from the environment."""
         return {
             "Authorization": f"Bearer {self._key}",
             "Content-Type": "application/json",
@@ -295,20 +296,20 @@ class ChatClient:
         }
 
     async def _keep_pace(self) -> None:
-        """Wait until the limits of calls and tokens a minute allow one more call, and count it."""
+        """Wait until the rate limits allow one more call, and count it."""
         calls, tokens, recent = self._config.requests_per_minute, self._config.tokens_per_minute, self._recent
         needed = _CALL.get().tokens
         while calls or tokens:
             now = time.monotonic()
             while recent and recent[0][0] <= now - MINUTE:
                 recent.popleft()
-            if not (0 < calls <= len(recent) or 0 < tokens < needed + sum(one for _, one in recent)):
+            if not (0 < calls <= len(recent) or 0 < tokens < needed + sum(used for _, used in recent)):
                 recent.append((now, needed))
                 return
             await asyncio.sleep(recent[0][0] + MINUTE - now)
 
     async def _body(self, response: Any, broken: type[Exception]) -> bytes | None:
-        """Read the body; None for one that is too long, of which no more is read."""
+        """Read the body; stop and return None if it is too long."""
         most, body = self._config.max_answer_bytes, bytearray()
         try:
             async with contextlib.aclosing(response.aiter_raw()) as chunks:
@@ -316,7 +317,7 @@ class ChatClient:
                     body += chunk
                     if len(body) > most:
                         return None
-        except Exception as error:  # of the HTTP library, whose names differ between releases
+        except Exception as error:  # the HTTP library's exceptions differ between releases
             raise broken("cut") from error
         finally:
             await response.aclose()

@@ -1,4 +1,4 @@
-"""Make a command line of a configuration class: files, overrides, help, dry run."""
+"""Parse a command line into a configuration: files, overrides, help, dry run."""
 
 import shutil
 import sys
@@ -23,19 +23,18 @@ def parse_args(
     default_config: str | Path | None = None,
     check: Callable[[ConfigT], None] = lambda config: None,
 ) -> ConfigT:
-    """Build the configuration that a command line asks for.
+    """Build a configuration from a command line.
 
-    Understands ``--config FILE.yaml`` (``default_config`` when it is not given; several: later ones win field by
-    field), ``section.field=value``, ``--name value`` for every top-level field (``--name`` alone sets a bool, as
-    ``--name true`` does), arguments without a name for a class with ``positional``, ``--help`` and ``--dry-run``. The
-    last two print and exit 0; a fault prints one line per fault on stderr and exits 2.
+    Accepts `--config FILE.yaml` (several: later ones win field by field), `section.field=value`, `--name value` for
+    every top-level field (`--name` alone sets a bool to true), arguments without a name if the class has `positional`,
+    `--help` and `--dry-run`. The last two print and exit 0. Faults are printed on stderr, one line each, and exit 2.
 
     Args:
         config_class: the class to build.
-        argv: arguments without the program's name; None takes those of the process.
-        description: one or two sentences for ``--help``.
-        default_config: YAML file, or its name, to start from when the command line names none.
-        check: called by a dry run with the configuration; a ValueError or OSError is a fault.
+        argv: arguments without the program's name; None uses those of the process.
+        description: one or two sentences for `--help`.
+        default_config: YAML file, or its name, to start from if the command line has no `--config`.
+        check: called by a dry run with the configuration; its ValueError or OSError is reported as a fault.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
@@ -58,7 +57,7 @@ def parse_args(
 
 
 def _split(config_class: type[Section], arguments: list[str]) -> tuple[list[str], list[str | Mapping[str, Any]], bool]:
-    """(configuration files, overrides, dry run) of an argument list."""
+    """Return the configuration files, the overrides, and whether it is a dry run."""
     paths: list[str] = []
     overrides: list[str | Mapping[str, Any]] = []
     unnamed: list[str] = []
@@ -114,7 +113,7 @@ def _fail(message: str) -> NoReturn:
 
 
 def _help(config_class: type[Section], description: str, default_config: str | Path | None) -> str:
-    """Return every field with its default and meaning, one block a section."""
+    """Return the help text: every field with its default and meaning, one block for each section."""
     values = read_yaml(config_class, config_file(default_config)) if default_config is not None else {}
     rows: dict[str, list[tuple[str, str, str]]] = {}
     titles: dict[str, str] = {}
@@ -126,9 +125,9 @@ def _help(config_class: type[Section], description: str, default_config: str | P
         rows.setdefault(group, []).append((name, _default_text(name, field, values), field.description or ""))
     arithmetic = " and the batch arithmetic" * (config_class.arithmetic is not Section.arithmetic)
     flags = [
-        ("--config FILE.yaml", str(default_config or ""), "start from this file; given again: and what this one says"),
+        ("--config FILE.yaml", str(default_config or ""), "start from this file; if repeated, later files win"),
         ("--dry-run", "", f"print the resolved configuration{arithmetic}, then exit"),
-        ("--help", "", "this text"),
+        ("--help", "", "print this text, then exit"),
     ]
     every = [row for group in rows.values() for row in group] + flags
     name_width, default_width = (min(34, max(len(row[i]) for row in every)) for i in (0, 1))
@@ -139,7 +138,7 @@ def _help(config_class: type[Section], description: str, default_config: str | P
         for name, default, meaning in block_rows:
             lines = textwrap.wrap(meaning, width - indent, break_on_hyphens=False) or [""]
             head = f"  {name:<{name_width}}  {default:<{default_width}}  "
-            if len(head) > indent:  # a long name or default has the line for itself
+            if len(head) > indent:  # a long name or default gets its own line
                 yield head.rstrip()
                 head = " " * indent
             yield (head + lines[0]).rstrip()
@@ -160,8 +159,8 @@ def _help(config_class: type[Section], description: str, default_config: str | P
 
 def _default_text(name: str, field: FieldInfo, values: Mapping[str, Any]) -> str:
     default: Any = None if field.is_required() else field.get_default(call_default_factory=True)
-    if (found := value_at(values, name)) not in (ABSENT, None):
-        default = found
+    if (from_file := value_at(values, name)) not in (ABSENT, None):
+        default = from_file
     if default is None:
         return "(required)"
     if isinstance(default, tuple | list):

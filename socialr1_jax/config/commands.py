@@ -1,4 +1,4 @@
-"""Settings of commands that have only a few: reports, comparisons, audits, samples scored again, conversions."""
+"""Settings of small commands: reports, comparisons, audits, rescoring and conversions."""
 
 import os
 from pathlib import Path
@@ -10,32 +10,32 @@ from socialr1_jax.config.sections import Section, Sources, TextMap, Texts
 
 
 class ReportConfig(Section):
-    """Which runs, and where the page goes."""
+    """The runs to report, and the page to write."""
 
     positional: ClassVar[tuple[str, ...]] = ("runs",)
 
     runs: Sources = Field(min_length=1, description="output_dir of a run, finished or not; several are compared")
     output: str = Field(
-        "", description='the page (.html); "" = report.html, in the run or, for several, in the working folder'
+        "", description='the page (.html); "" = report.html in the run or, for several, in the working folder'
     )
 
 
 class CompareConfig(Section):
-    """Which two runs, and where the figures go."""
+    """The two evaluations to compare, and the file to write."""
 
     positional: ClassVar[tuple[str, ...]] = ("first", "second")
 
     first: str = Field(
         min_length=1,
-        description="output folder of evaluate.py, or a run's folder (RUN@STEP: its evaluation at that step), or a "
-        "file of one",
+        description="output folder of evaluate.py, a run's folder (RUN@STEP: its evaluation at that step), or a "
+        "file in one",
     )
-    second: str = Field(min_length=1, description="the same; the difference is second minus first")
+    second: str = Field(min_length=1, description="likewise; the difference is second minus first")
     output: str = Field("", description="file for the figures and all changed questions as JSON")
 
 
 class RescoreConfig(Section):
-    """Which samples, and where the figures go."""
+    """The samples to score, and the file to write."""
 
     positional: ClassVar[tuple[str, ...]] = ("samples",)
 
@@ -44,35 +44,35 @@ class RescoreConfig(Section):
 
 
 class AuditConfig(Section):
-    """Which questions, how their files are read, and where the figures go."""
+    """The questions to audit, how to read their files, and the files to write."""
 
     positional: ClassVar[tuple[str, ...]] = ("files",)
 
     files: Sources = Field(
         min_length=1, description="question files, folders, hub datasets or stories:[heldout:]COUNT[:SEED]"
     )
-    columns: TextMap = Field({}, description="our field name -> the file's column name, where they differ")
+    columns: TextMap = Field({}, description="our field name -> the file's column name, if they differ")
     where: TextMap = Field({}, description="keep only the rows whose column has this value")
-    first_label: int = Field(0, ge=0, le=1, description="number of the first option, where gold answers are numbers")
+    first_label: int = Field(0, ge=0, le=1, description="number of the first option, if gold answers are numbers")
     output: str = Field("", description="file for the figures as JSON")
-    plot: str = Field("", description="file for a plot of them, a PNG")
+    plot: str = Field("", description="file for a plot of the figures (.png)")
 
 
 class ConvertConfig(Section):
     """The model to read and the folder to write."""
 
     src: str = Field(min_length=1, description="model folder to read (hf_to_orbax.py also takes a hub id)")
-    dst: str = Field(min_length=1, description="folder to write; an earlier one of the same kind is replaced")
+    dst: str = Field(min_length=1, description="folder to write; an existing one of the same kind is replaced")
     dtype: Literal["", "float32", "bfloat16", "float16"] = Field(
-        "", description='of all weights written; "" keeps each one\'s own'
+        "", description='type of all weights written; "" keeps each one\'s own'
     )
     verify: bool = Field(False, description="read back what was written and compare every tensor's SHA-256")
-    allow_nonfinite: bool = Field(False, description="convert weights that hold NaN or infinities, too")
+    allow_nonfinite: bool = Field(False, description="also convert weights that contain NaN or infinities")
 
     @model_validator(mode="after")
     def _apart(self) -> Self:
         source, target = Path(os.path.realpath(self.src)), Path(os.path.realpath(self.dst))
-        if target.is_symlink():  # `realpath` stops at a link that leads back to itself
+        if target.is_symlink():  # `realpath` does not resolve a circular link
             raise ValueError(f"dst {self.dst} is a link that leads back to itself; give another dst")
         if target.exists() and not target.is_dir():
             raise ValueError(f"dst {self.dst} is a file; give a folder")
@@ -85,11 +85,11 @@ class ConvertConfig(Section):
 class HfToOrbaxConfig(ConvertConfig):
     """The model to read and the folder to write."""
 
-    ignore_fields: Texts = Field((), description="fields of config.json that are unknown here but harmless: [a, b]")
+    ignore_fields: Texts = Field((), description="unknown fields of config.json to ignore: [a, b]")
 
 
 class OrbaxToHfConfig(ConvertConfig):
     """The model to read and the folder to write."""
 
-    step: str = Field("latest", description="of a run's checkpoints: latest, best, or a number of steps")
-    max_file_bytes: int = Field(5_000_000_000, ge=1, description="tensors that make a file larger begin a new one")
+    step: str = Field("latest", description="checkpoint of a run: latest, best, or a number of steps")
+    max_file_bytes: int = Field(5_000_000_000, ge=1, description="size limit of one file of weights")

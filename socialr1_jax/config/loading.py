@@ -1,7 +1,7 @@
-"""Make a configuration of YAML files and overrides; a fault names the key and the fix.
+"""Build a configuration from YAML files and overrides; a fault names the key and the fix.
 
-A configuration is a class derived from ``Section``: scalars are its top-level fields, nested ``Section`` classes its
-sections. A misspelt key is reported within a fraction of a second: nothing heavy is imported.
+A configuration is a class derived from `Section`; nested `Section` classes are its sections. A misspelt key is reported
+within a fraction of a second, since nothing heavy is imported.
 """
 
 import difflib
@@ -22,7 +22,7 @@ from socialr1_jax.runtime.files import write_whole
 from socialr1_jax.runtime.terminal import printable
 
 _MOST_BYTES = 1 << 20  # of a configuration file
-_MOST_FAULTS = 20  # lines about a configuration
+_MOST_FAULTS = 20  # lines printed
 ConfigT = TypeVar("ConfigT", bound=Section)
 
 
@@ -31,18 +31,17 @@ def load_config(
     path: str | Path | Sequence[str | Path] | None = None,
     overrides: Sequence[str | Mapping[str, Any]] = (),
 ) -> ConfigT:
-    """Build a configuration from YAML files (later ones win) and overrides (over those), also in their order.
+    """Build a configuration from YAML files, then overrides; later ones win.
 
-    A file is found by ``config_file``. An override is a text ``section.field=value`` or nested values.
+    Files are found by `config_file`. An override is a string `section.field=value` or a nested mapping.
 
-    Raises ConfigError: a file that is missing or no YAML, an unknown key (with a known one that is near), a wrong
-    type, a value out of range, numbers that do not fit together, a setting that another one makes useless
-    (`config/unused_settings.py`).
+    Raises ConfigError for a file that is missing or not YAML, an unknown key (suggesting a known one), a wrong type, a
+    value out of range, numbers that do not fit together, or a setting without effect (`config/unused_settings.py`).
     """
     values: dict[str, Any] = {}
     layer_of: dict[str, int] = {}
     files = [path] if isinstance(path, str | Path) else path or []
-    layers = [(number, f"{one}: ", read_yaml(config_class, config_file(one))) for number, one in enumerate(files)]
+    layers = [(number, f"{file}: ", read_yaml(config_class, config_file(file))) for number, file in enumerate(files)]
     layers += [
         (len(files), "", _read_override(config_class, given) if isinstance(given, str) else dict(given))
         for given in overrides
@@ -60,7 +59,7 @@ def load_config(
 
 
 def validated(config_class: type[ConfigT], values: Mapping[str, Any]) -> ConfigT:
-    """Build a configuration of nested values. Raises ConfigError for types, ranges and numbers that do not fit."""
+    """Build a configuration from nested values. Raises ConfigError for a wrong type or a value out of range."""
     try:
         return config_class.model_validate(values)
     except ValidationError as error:
@@ -71,12 +70,12 @@ def validated(config_class: type[ConfigT], values: Mapping[str, Any]) -> ConfigT
 
 
 def save_config(config: Section, path: str | Path) -> None:
-    """Write the resolved configuration as YAML; the file appears whole or not at all."""
+    """Write the resolved configuration as YAML, atomically."""
     write_whole(path, to_yaml(config))
 
 
 def to_yaml(config: Section) -> str:
-    """Return the configuration as YAML that ``load_config`` reads back to an equal object."""
+    """Return the configuration as YAML that `load_config` reads back to an equal object."""
     values = config.model_dump(mode="json")
     for replaced, name in config.either:
         if values[name]:
@@ -84,7 +83,7 @@ def to_yaml(config: Section) -> str:
     return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=120)
 
 
-_ENTRY = "NAME"  # in place of the name of a table's entry
+_ENTRY = "NAME"  # placeholder for a key of a table
 
 
 def _section_of(kind: Any) -> type[Section] | None:
@@ -92,12 +91,12 @@ def _section_of(kind: Any) -> type[Section] | None:
 
 
 def _entry_of(kind: Any) -> type[Section] | None:
-    """Return the section of a table's entries, None for a type that is no table."""
+    """Return the section class of a table's entries; None if the type is not a table."""
     return _section_of(get_args(kind)[1]) if get_origin(kind) is dict else None
 
 
 def leaves(config_class: type[Section], prefix: str = "") -> Iterator[tuple[str, type[Section], FieldInfo]]:
-    """(dotted name, the section that declares it, field) of every value; a table's are those of an entry NAME."""
+    """Yield the dotted name, the declaring section and the field of every value; entries of tables are named NAME."""
     for name, field in config_class.model_fields.items():
         entry = _entry_of(field.annotation)
         section = _section_of(field.annotation) or entry
@@ -108,7 +107,7 @@ def leaves(config_class: type[Section], prefix: str = "") -> Iterator[tuple[str,
 
 
 def field_of(config_class: type[Section], key: str) -> tuple[Any, FieldInfo]:
-    """Return the type of a dotted name and the field that declares it; below a mapping (data.where.kind), its values'.
+    """Return the type and field of a dotted name; below a mapping (data.where.kind), the type of its values.
 
     Raises ConfigError for an unknown name.
     """
@@ -129,7 +128,7 @@ def field_of(config_class: type[Section], key: str) -> tuple[Any, FieldInfo]:
 
 
 def names_of(config_class: type[Section]) -> list[str]:
-    """Return the dotted names that can be set: of every value, and of every section that a number stands for."""
+    """Return the dotted names that can be set: all values, and all sections that accept a plain number."""
     sections = {name: section for name, section, _ in leaves(config_class)}
     return list(sections) + list({name.rpartition(".")[0]: 0 for name, section in sections.items() if section.plain})
 
@@ -145,16 +144,16 @@ def _unknown(key: str, known: Iterable[str]) -> ConfigError:
 
 
 def _nearest(key: str, known: Iterable[str]) -> str | None:
-    """Return the known dotted name that ``key`` misspells, with its section or without; None if none is near.
+    """Return the known dotted name that `key` misspells, with or without its section; None if none is close.
 
-    No word is dropped from the last part: logging_steps is not steps.
+    A name that lacks a word of the last part is no match: logging_steps is not steps.
     """
 
     def likeness(name: str) -> float:
         (above, _, last), (our_above, _, our_last) = key.rpartition("."), name.rpartition(".")
         words, our_words = set(last.split("_")), set(our_last.split("_"))
         spelling = difflib.SequenceMatcher(None, last, our_last).ratio()
-        if above == our_above and words < our_words:  # one was left out
+        if above == our_above and words < our_words:  # a word was left out
             spelling = max(spelling, 0.7)
         place = difflib.SequenceMatcher(None, above, our_above).ratio() if above else 1.0
         if our_words < words or spelling < 0.66 or (place < 0.5 and (our_above or spelling < 1.0)):
@@ -166,12 +165,12 @@ def _nearest(key: str, known: Iterable[str]) -> str | None:
 
 
 def _read_override(config_class: type[Section], override: str) -> dict[str, Any]:
-    """Return the nested values that a text `section.field=value` gives."""
+    """Parse `section.field=value` into a nested mapping."""
     key, equals, text = override.partition("=")
     if not equals:
         raise ConfigError(f"{shown_text(override)} is not of the form section.field=value")
     kind, field = field_of(config_class, key)
-    removed = text == "null" and get_origin(field.annotation) is dict  # the value of a mapping, as in a file
+    removed = text == "null" and get_origin(field.annotation) is dict  # removes an entry, as in a file
     whole_text = (kind is str and not removed) or (kind == tuple[str, ...] and not text.lstrip().startswith("["))
     try:
         given = text if whole_text or not text else parse_yaml(text)
@@ -185,14 +184,13 @@ def _read_override(config_class: type[Section], override: str) -> dict[str, Any]
     return values
 
 
-_REMOVED = object()  # in place of a table's entry: null, which takes the one of an earlier file away
+_REMOVED = object()  # stands for null as a table's entry, which removes that of an earlier layer
 
 
 def _merge(values: dict[str, Any], more: Mapping[str, Any], where: str) -> None:
-    """Merges sections field by field, everything else as a whole. `where` stands before a name in an error.
+    """Merge `more` into `values`: mappings key by key, other values as a whole. `where` is the prefix of errors.
 
-    Raises ConfigError for an entry of a table that is to be removed and is not there, and for a mapping that would be
-    merged with something else.
+    Raises ConfigError if an entry to be removed does not exist, or if a mapping meets a value of another type.
     """
     for name, value in more.items():
         if value is _REMOVED:
@@ -212,10 +210,9 @@ def _merge(values: dict[str, Any], more: Mapping[str, Any], where: str) -> None:
 
 
 def config_file(name: str | Path) -> Path:
-    """Return the file that `--config` names.
+    """Return the file that `--config` names: a path, or the name of a configuration that comes with the package.
 
-    It is the file of that path, or else the configuration of that name among those that come with the package: `smoke`,
-    `smoke.yaml` and `configs/smoke.yaml` are one. Any other path is returned as it is.
+    `smoke`, `smoke.yaml` and `configs/smoke.yaml` are the same. An unknown path is returned unchanged.
     """
     path = Path(os.path.expanduser(name))
     known = path.as_posix().removeprefix("configs/").removesuffix(".yaml")
@@ -223,7 +220,7 @@ def config_file(name: str | Path) -> Path:
 
 
 def _own_configs() -> dict[str, Path]:
-    """Return the configurations that come with the package, by name: of a wheel inside it, of a checkout beside it."""
+    """Return the configurations that come with the package, by name: inside a wheel, or next to it in a checkout."""
     package = Path(__file__).parents[1]
     folder = next(filter(Path.is_dir, (package / "configs", package.parent / "configs")), package)
     return {file.relative_to(folder).with_suffix("").as_posix(): file for file in sorted(folder.rglob("*.yaml"))}
@@ -251,7 +248,7 @@ def read_yaml(config_class: type[Section], path: Path) -> dict[str, Any]:
 
 
 def _check_keys(root: type[Section], values: dict[str, Any], config_class: type[Section], prefix: str) -> None:
-    """Raises ConfigError for an unknown key; puts what is meant in place of null and of a section's plain number."""
+    """Expand null and plain numbers into the mappings they stand for. Raises ConfigError for an unknown key."""
     for key, value in values.items():
         field = config_class.model_fields.get(key)
         if field is None:
@@ -263,7 +260,7 @@ def _check_keys(root: type[Section], values: dict[str, Any], config_class: type[
 
 
 def _checked(root: type[Section], section: type[Section], value: Any, name: str) -> dict[str, Any]:
-    fields = {} if value is None else section.spread(value)  # null: a section whose lines are all commented out
+    fields = {} if value is None else section.spread(value)  # null: every line of the section is commented out
     if not isinstance(fields, dict):
         wanted = "takes a number, or fields" if section.plain else "is a section; set its fields"
         raise ConfigError(f"{name} {wanted} such as {name}.{next(iter(section.model_fields))}, not {shown_text(value)}")
@@ -273,11 +270,11 @@ def _checked(root: type[Section], section: type[Section], value: Any, name: str)
 
 def _checked_table(root: type[Section], entry: type[Section], value: Any, name: str) -> dict[str, Any]:
     table = {} if value is None else value
-    for one in table.values() if isinstance(table, dict) else [table]:
-        if one is not None and not isinstance(one, dict):
+    for item in table.values() if isinstance(table, dict) else [table]:
+        if item is not None and not isinstance(item, dict):
             first = f"{name}.{_ENTRY}.{next(iter(entry.model_fields))}"
-            raise ConfigError(f"{name} holds sections under names of your own: set {first}, not {shown_text(one)}")
-    return {key: _REMOVED if one is None else _checked(root, entry, one, f"{name}.{key}") for key, one in table.items()}
+            raise ConfigError(f"{name} holds sections under names of your own: set {first}, not {shown_text(item)}")
+    return {k: _REMOVED if item is None else _checked(root, entry, item, f"{name}.{k}") for k, item in table.items()}
 
 
 _PLAIN = {
@@ -299,7 +296,7 @@ _LIMITS = {
 
 
 def _explain(config_class: type[Section], fault: Any) -> str:
-    """Return one line for one fault that pydantic found."""
+    """Return the message of one fault found by pydantic."""
     key = printable(".".join(str(part) for part in fault["loc"]), 200)
     kind, value, context = fault["type"], shown_text(fault["input"]), fault.get("ctx", {})
     if kind == "missing":

@@ -1,4 +1,4 @@
-"""Settings of the preference pairs that `scripts/build_pairs.py` makes."""
+"""Settings of `build_pairs.py`, which makes preference pairs."""
 
 from pathlib import PurePath
 from typing import Literal, Self
@@ -15,55 +15,55 @@ from socialr1_jax.config.stories import StoryConfig
 class TrajectoryConfig(SamplingConfig):
     """Sampling of the policy's responses (source policy)."""
 
-    group_size: int = Field(6, ge=2, description="responses per question, compared with each other")
+    group_size: int = Field(6, ge=2, description="responses per question; they are compared with each other")
     max_new_tokens: int = Field(2048, ge=1, description="length limit of a response")
 
 
 class MatchingConfig(Section):
-    """Which two texts of a question make a pair."""
+    """Rules for pairing two texts of a question."""
 
     unit: Literal["stage", "whole", "both"] = Field(
-        "both", description="what is compared: the words of one stage, whole thoughts, or both"
+        "both", description="compare the text of one stage, whole thoughts, or both"
     )
-    min_gap: Real = Field(0.2, gt=0, le=1, description="least difference of the two scores")
-    max_length_ratio: Real = Field(1.5, ge=1, description="characters of the longer text over those of the shorter")
-    per_question: int = Field(6, ge=1, description="most pairs of one question")
+    min_gap: Real = Field(0.2, gt=0, le=1, description="smallest difference between the two scores")
+    max_length_ratio: Real = Field(1.5, ge=1, description="largest ratio of the two lengths in characters")
+    per_question: int = Field(6, ge=1, description="most pairs per question")
 
 
 class CorruptionConfig(StoryConfig):
-    """Generated stories and what is done to their reference traces (source corruptions)."""
+    """Generated stories and the corruptions of their reference traces (source corruptions)."""
 
-    count: int = Field(1000, ge=1, description="stories")
-    split: Literal["train", "heldout"] = Field("train", description="no name meets the same object in the other split")
+    count: int = Field(1000, ge=1, description="number of stories")
+    split: Literal["train", "heldout"] = Field("train", description="the splits share no pair of name and object")
     kinds: Texts = Field(
         ("wrong_perceiver", "ungrounded_claim", "skipped_stage", "loop", "option_first"),
         min_length=1,
-        description="one pair of each a story",
+        description="kinds of corruption; each makes one pair per story",
     )
-    single_stages: bool = Field(True, description="what is false comes once more as pairs of single stages")
+    single_stages: bool = Field(True, description="also make pairs of single stages from false statements")
 
 
 class PairsConfig(QuestionFileConfig):
-    """Sources of thoughts, their judge, and rules of pairing."""
+    """Sources of thoughts, their judge, and rules for pairing."""
 
-    output: str = Field(min_length=1, description="file of pairs, .jsonl or .parquet")
+    output: str = Field(min_length=1, description="file to write (.jsonl or .parquet)")
     source: Literal["policy", "responses", "corruptions"] = Field(
         "policy",
-        description="policy: sample from a model; responses: thoughts that are there already; corruptions: generated "
-        "stories and traces made worse, which needs neither model nor judge",
+        description="policy: sample from a model; responses: use existing responses; corruptions: corrupt the traces "
+        "of generated stories, which needs neither model nor judge",
     )
-    seed: int = Field(0, ge=0, lt=2**31, description="of samples, stories and the choice of pairs")
+    seed: int = Field(0, ge=0, lt=2**31, description="seed of sampling, stories and the choice of pairs")
     policy: str = Field("", description="source policy: Hugging Face folder or hub id of a Qwen3")
-    dtype: Literal["float32", "bfloat16"] = Field("float32", description="of the policy's weights and computation")
-    ignore_fields: Texts = Field((), description="fields of the policy's config.json that are unknown but harmless")
+    dtype: Literal["float32", "bfloat16"] = Field("float32", description="type of the policy's weights and computation")
+    ignore_fields: Texts = Field((), description="unknown fields of the policy's config.json to ignore: [a, b]")
     questions: str = Field("", description="source policy: .jsonl, .json, .csv, .parquet or hub dataset id")
-    allow_bad_rows: bool = Field(False, description="question file: leave out rows that cannot be used, and count them")
+    allow_bad_rows: bool = Field(False, description="question file: drop and count invalid rows instead of stopping")
     max_prompt_tokens: int = Field(1024, ge=1, description="longer prompts are dropped and counted, never cut")
     responses: str = Field("", description="source responses: rows with story, question, options and response")
     opened: Literal["auto", "yes", "no"] = Field(
         "auto",
-        description="source responses: whether the prompts ended in <think>, which the responses then lack; auto: yes "
-        "where no response of the file has <think> and some have </think>",
+        description="source responses: whether the prompts ended in <think>, so that the responses lack it; auto: yes "
+        "if no response in the file has <think> and some have </think>",
     )
     sampling: TrajectoryConfig = TrajectoryConfig()
     structure: StructureConfig = StructureConfig()
@@ -86,23 +86,22 @@ class PairsConfig(QuestionFileConfig):
             if getattr(self, name) and self.source != "policy":
                 raise ValueError(f"{name} is about a question file, and source {self.source} reads none; leave it out")
         if self.source != "corruptions" and self.structure.judge == "none":
-            raise ValueError("structure.judge is none, but pairs are made of scores; set structure.judge to rules")
+            raise ValueError("structure.judge is none, but pairs need scores; set structure.judge to rules")
         return self
 
     def arithmetic(self) -> str:
-        """The work in responses, judged texts and pairs."""
+        """Return the amount of work in responses, judged texts and pairs."""
         if self.source == "corruptions":
-            made = self.corruptions
-            return (
-                f"up to {made.count * len(made.kinds):,} pairs of {made.count:,} stories x {len(made.kinds)} kinds"
-                + (", and those of single stages" if made.single_stages else "")
+            stories, kinds = self.corruptions.count, len(self.corruptions.kinds)
+            return f"up to {stories * kinds:,} pairs of {stories:,} stories x {kinds} kinds" + (
+                ", and those of single stages" if self.corruptions.single_stages else ""
             )
         lines = []
         if self.source == "policy":
             group, limit = self.sampling.group_size, self.sampling.max_new_tokens
             lines.append(f"a question: {group} responses, up to {group * limit:,} response tokens")
         lines.append(
-            "a response: judged once, and once more for each stage when the judge gives no scores of stages; "
+            "a response: judged once, and once more for each stage if the judge does not score stages; "
             f"at most {self.matching.per_question} pairs a question"
         )
         return "\n".join(lines)

@@ -19,7 +19,7 @@ class TinyModelConfig(Section):
     num_key_value_heads: int = Field(2, ge=1, description="key and value heads; divides num_attention_heads")
     head_dim: int = Field(32, ge=2, multiple_of=2, description="width of a head (even, for the rotary embedding)")
     vocab_size: int = Field(
-        1024, ge=300, description="tokens of the tokenizer, 256 bytes and the special ones included"
+        1024, ge=300, description="tokens of the tokenizer, including 256 bytes and the special tokens"
     )
 
     @model_validator(mode="after")
@@ -37,27 +37,27 @@ class StoriesConfig(StoryConfig):
 
     train_count: int = Field(4000, ge=1, description="questions to train on")
     heldout_count: int = Field(
-        200, ge=1, description="questions to evaluate on; no name and object together as in training"
+        200, ge=1, description="questions to evaluate on; they never combine a name and an object as in training"
     )
     question_types: Texts = Field(("belief", "knowledge", "reality"), min_length=1, description="kinds of question")
-    hold_out_plots: Texts = Field((), description="plots that only the held-out questions tell")
-    hold_out_names: bool = Field(False, description="held-out questions have people that training never meets")
-    options: int = Field(3, ge=3, le=4, description="options of a question")
+    hold_out_plots: Texts = Field((), description="plots that only held-out questions use")
+    hold_out_names: bool = Field(False, description="held-out questions use names that do not occur in training")
+    options: int = Field(3, ge=3, le=4, description="options per question")
 
 
 class SftConfig(Section):
     """The cold start on reference traces before GRPO."""
 
     steps: int = Field(210, ge=1, description="optimiser updates")
-    batch_size: int = Field(32, ge=1, description="reference responses of one update")
+    batch_size: int = Field(32, ge=1, description="reference responses per update")
     egocentric: Real = Field(
-        0.0, ge=0, le=1, description="share of the references on beliefs that take everybody to know what is so"
+        0.0, ge=0, le=1, description="share of the references on beliefs which assume that everybody knows the truth"
     )
     learning_rate: Real = Field(1e-3, gt=0, description="peak learning rate")
-    warmup_steps: int = Field(20, ge=0, description="updates from 0 to the peak")
+    warmup_steps: int = Field(20, ge=0, description="updates of the warm-up from 0 to the peak")
     weight_decay: Real = Field(0.01, ge=0, description="decoupled weight decay")
-    optimizer: Literal["adamw", "muon"] = Field("adamw", description="as optimizer.name, for the cold start")
-    schedule: Literal["constant", "linear", "cosine"] = Field("cosine", description="course after the warm-up")
+    optimizer: Literal["adamw", "muon"] = Field("adamw", description="like optimizer.name, for the cold start")
+    schedule: Literal["constant", "linear", "cosine"] = Field("cosine", description="shape after the warm-up")
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -69,26 +69,26 @@ class SftConfig(Section):
 
 
 class CorruptionsConfig(Section):
-    """The quickstart's content reward model: from its SFT model, on pairs of sound and corrupted reference thoughts."""
+    """The content reward model, trained from the SFT model on pairs of sound and corrupted reference thoughts."""
 
-    stories: int = Field(900, ge=10, description="questions that pairs are made of, one pair a kind of corruption")
+    stories: int = Field(900, ge=10, description="questions to make pairs of, one for each kind of corruption")
     kinds: Texts = Field(
         ("wrong_perceiver", "ungrounded_claim", "skipped_stage", "loop", "option_first"),
         min_length=1,
         description="kinds of corruption",
     )
     steps: int = Field(80, ge=2, description="optimiser updates")
-    pairs: int = Field(32, ge=1, description="pairs of one update")
-    learning_rate: Real = Field(5e-3, gt=0, description="peak learning rate of Muon, of a cosine to a tenth")
+    pairs: int = Field(32, ge=1, description="pairs per update")
+    learning_rate: Real = Field(5e-3, gt=0, description="peak learning rate of Muon, with a cosine decay to a tenth")
 
 
 class QuickstartConfig(RunConfig):
-    """The quickstart: a small model and stories of its own, SFT, then the same GRPO run."""
+    """The quickstart: builds a small model and stories, then runs SFT and GRPO."""
 
     required: ClassVar[tuple[str, ...]] = ()
     makes_content_model: ClassVar[bool] = True
 
-    output_dir: str = Field("runs/quickstart", min_length=1, description="folder that everything is written to")
+    output_dir: str = Field("runs/quickstart", min_length=1, description="folder for all output")
     tiny_model: TinyModelConfig = TinyModelConfig()
     stories: StoriesConfig = StoriesConfig()
     sft: SftConfig = SftConfig()
@@ -97,8 +97,8 @@ class QuickstartConfig(RunConfig):
     @model_validator(mode="after")
     def _own_parts(self) -> Self:
         content = ("rewards.content.model", self.rewards.content.model)
-        for name, given in (("model.path", self.model.path), ("data.train", self.data.train), content):
-            if given:
+        for name, value in (("model.path", self.model.path), ("data.train", self.data.train), content):
+            if value:
                 raise ValueError(f"{name}: the quickstart makes its own model and stories; use socialr1 train")
         if self.evaluation.questions > self.stories.heldout_count:
             raise ValueError(
@@ -108,7 +108,7 @@ class QuickstartConfig(RunConfig):
         return self
 
     def arithmetic(self) -> str:
-        """The run in prompts, samples and tokens, the cold start first."""
+        """Return the size of the cold start and of the run in prompts, samples and tokens."""
         width = self.data.max_prompt_tokens + self.sampling.max_new_tokens
         shown = self.sft.steps * self.sft.batch_size
         return (

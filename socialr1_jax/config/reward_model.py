@@ -1,4 +1,4 @@
-"""Settings of `train_reward_model.py`: a content reward model from preference pairs."""
+"""Settings of `train_reward_model.py`, which trains a content reward model on preference pairs."""
 
 from typing import ClassVar, Literal, Self
 
@@ -20,28 +20,28 @@ from socialr1_jax.runtime.terminal import counted
 class PairDataConfig(Section):
     """The preference pairs."""
 
-    pairs: str = Field("", description="pairs of `socialr1 pairs`: .jsonl or .parquet (required)")
-    holdout: Real = Field(0.1, gt=0, lt=1, description="share of the stories whose pairs are evaluated on only")
+    pairs: str = Field("", description="file written by `socialr1 pairs`: .jsonl or .parquet (required)")
+    holdout: Real = Field(0.1, gt=0, lt=1, description="share of the stories held out for evaluation")
     max_tokens: int = Field(
-        4096, ge=8, description="of story, question and thoughts; pairs with a longer text are dropped and counted"
+        4096, ge=8, description="limit of story, question and thoughts; longer pairs are dropped and counted"
     )
 
 
 class PreferenceConfig(Section):
     """The Bradley-Terry loss."""
 
-    margin: bool = Field(False, description="ask for as much difference as the judged scores of a pair have")
-    centring: Real = Field(0.0, ge=0, description="weight of the squared sum of a pair's scores, which draws them to 0")
+    margin: bool = Field(False, description="use the difference of a pair's judged scores as a margin")
+    centring: Real = Field(0.0, ge=0, description="weight of the squared sum of a pair's scores, to centre them")
 
 
 class BatchConfig(Section):
-    """The sizes of batches."""
+    """Batch sizes."""
 
-    pairs: int = Field(64, ge=1, description="pairs of one optimiser update")
+    pairs: int = Field(64, ge=1, description="pairs per optimiser update")
     micro_batch_tokens: int = Field(
         8192,
         ge=1,
-        description="tokens of one backward pass on a device, padding included; a longer pair goes alone. Changes "
+        description="tokens of one backward pass on a device, padding included; a longer pair gets its own. Changes "
         "memory, never the gradient",
     )
 
@@ -50,7 +50,7 @@ class RewardOptimizerConfig(OptimizerConfig):
     """Optimizer of the float32 master weights."""
 
     learning_rate: Real = Field(9e-6, ge=0, description="peak learning rate; 0 changes nothing")
-    schedule: Literal["constant", "cosine", "linear"] = Field("cosine", description="course after the warm-up")
+    schedule: Literal["constant", "cosine", "linear"] = Field("cosine", description="shape after the warm-up")
 
 
 class RewardModelConfig(Section):
@@ -58,16 +58,16 @@ class RewardModelConfig(Section):
 
     either: ClassVar[tuple[tuple[str, str], ...]] = (("steps", "epochs"),)
 
-    output_dir: str = Field("runs/reward_model", min_length=1, description="folder that everything is written to")
-    seed: int = Field(0, ge=0, lt=2**31, description="of the fresh head and of the order of pairs")
+    output_dir: str = Field("runs/reward_model", min_length=1, description="folder for all output")
+    seed: int = Field(0, ge=0, lt=2**31, description="seed of the new head and of the order of pairs")
     steps: int = Field(300, ge=1, lt=2**31, description="optimiser updates")
     epochs: Real = Field(
         0.0,
         ge=0,
-        description="passes over the pairs to train on, in place of steps: steps = pairs x epochs / batch.pairs, "
-        "rounded up; 0 = steps counts",
+        description="passes over the training pairs, instead of steps: steps = pairs x epochs / batch.pairs, "
+        "rounded up; 0 = use steps",
     )
-    xla_flags: XlaFlags = Field((), description="added to XLA_FLAGS; those set there win")
+    xla_flags: XlaFlags = Field((), description="added to XLA_FLAGS; flags already set there win")
     evaluate_every: int = Field(
         50, ge=0, description="steps between evaluations on held-out pairs; 0 = only at start and end"
     )
@@ -91,7 +91,7 @@ class RewardModelConfig(Section):
         return self
 
     def arithmetic(self) -> str:
-        """The run in pairs, texts and tokens."""
+        """Return the size of the run in pairs, texts and tokens."""
         pairs, width = self.batch.pairs, self.data.max_tokens
         lines = {
             "text": f"up to {width:,} tokens of story, question and thoughts",

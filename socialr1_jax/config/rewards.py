@@ -1,4 +1,4 @@
-"""Settings of the reward: which terms count, with which weights, and who scores them. Every constant is published."""
+"""Settings of the reward: its terms, their weights, and the judges. Defaults are the published constants."""
 
 import math
 import re
@@ -16,7 +16,7 @@ Preset = Literal["full", "outcome_only", "no_content", "no_structure", "no_lengt
 
 
 class Uses(NamedTuple):
-    """Which terms a preset counts beside outcome and format."""
+    """The terms that a preset uses in addition to outcome and format."""
 
     structure: bool
     content: bool
@@ -37,7 +37,7 @@ def _presets(term: str) -> tuple[str, ...]:
 
 
 class Schedule(Section):
-    """A number that moves from `start` to `end` over the first `steps` steps, then stays; a plain number is both."""
+    """A number that moves from `start` to `end` over the first `steps` steps; a plain number sets both."""
 
     plain: ClassVar[tuple[str, ...]] = ("start", "end")
 
@@ -45,11 +45,11 @@ class Schedule(Section):
     end: Real = Field(1.0, ge=0, description="value from `steps` on")
     steps: int = Field(200, ge=1, description="steps over which it moves")
     shape: Literal["linear", "cosine", "step"] = Field(
-        "linear", description="course between: step stays at start until `steps`"
+        "linear", description="shape of the change; step: stays at start until `steps`"
     )
 
     def at(self, step: int) -> float:
-        """Value at a global step. Raises ValueError for a negative one."""
+        """Return the value at a global step. Raises ValueError if it is negative."""
         if step < 0:
             raise ValueError(f"step {step} is negative; steps count from 0")
         share = min(1.0, step / self.steps)
@@ -65,7 +65,7 @@ def _schedule(start: float, end: float) -> Schedule:
 
 
 class StructureConfig(ServerConfig):
-    """Judge of the structure of the thoughts, and calls of one on a server."""
+    """The judge of the structure of the thoughts, and its server."""
 
     needs: ClassVar[tuple[Need, ...]] = (
         *(Need(name, "judge", ("endpoint", "local")) for name in ("model", "rubric", "temperature", "max_tokens")),
@@ -79,14 +79,14 @@ class StructureConfig(ServerConfig):
         "local: a Qwen3 folder on this mesh; none: no judge",
     )
     model: str = Field("", description="endpoint: name of the model; local: its folder or hub id")
-    rubric: str = Field("", description='text file with what the judge is asked (docs/rewards.md); "" = our own')
-    temperature: Real = Field(0.0, ge=0, description="of the judge")
-    max_tokens: int = Field(1024, ge=1, description="length limit of a judge's answer, its thinking included")
-    deadline: Real = Field(300.0, gt=0, description="seconds that a step waits for its judge after its last response")
-    cache: str = Field("", description='folder that keeps the answers, to be shared between runs; "" = none')
-    offline: bool = Field(False, description="answers from the cache alone; what is not there is unscorable")
-    price_input: Real = Field(0.0, ge=0, description="cost of a million tokens sent, for the metrics")
-    price_output: Real = Field(0.0, ge=0, description="cost of a million tokens received")
+    rubric: str = Field("", description='text file with the judge\'s prompt (docs/rewards.md); "" = the built-in one')
+    temperature: Real = Field(0.0, ge=0, description="sampling temperature of the judge")
+    max_tokens: int = Field(1024, ge=1, description="length limit of a judge's answer, thoughts included")
+    deadline: Real = Field(300.0, gt=0, description="seconds that a step waits for the judge after its last response")
+    cache: str = Field("", description='folder that caches answers, and can be shared by runs; "" = none')
+    offline: bool = Field(False, description="use only the cache; responses without a cached answer are unscorable")
+    price_input: Real = Field(0.0, ge=0, description="price of a million tokens sent, for the cost metrics")
+    price_output: Real = Field(0.0, ge=0, description="price of a million tokens received")
 
     def patient(self) -> Self:
         """Return a copy without a deadline, for offline use: the timeout and the number of retries bound the wait."""
@@ -99,7 +99,7 @@ class StructureConfig(ServerConfig):
         if self.judge == "local" and not self.model:
             raise ValueError("judge local needs model, the folder or hub id of a Qwen3; set it")
         if self.offline and not self.cache:
-            raise ValueError("offline takes answers from the cache, but cache is not set; give its folder")
+            raise ValueError("offline uses only the cache, but cache is not set; set it to a folder")
         if 0 < self.tokens_per_minute <= self.max_tokens:
             raise ValueError(
                 f"max_tokens {self.max_tokens} is not below tokens_per_minute {self.tokens_per_minute}, so no call "
@@ -111,18 +111,18 @@ class StructureConfig(ServerConfig):
 class ContentConfig(Section):
     """The content reward model."""
 
-    model: str = Field("", description="its folder or hub id: a Qwen3 classifier with one label")
+    model: str = Field("", description="folder or hub id of a Qwen3 classifier with one label")
     batch_tokens: int = Field(16_384, ge=1, description="tokens of one forward pass on a device")
     shift: Real = Field(2.0, description="added to the scalar")
     power: Real = Field(1.2, gt=0, description="exponent of the shifted scalar")
 
 
 class ExtraConfig(Section):
-    """A reward function of your own under a name that you choose, NAME; its result is added (docs/rewards.md)."""
+    """A reward function of your own, called NAME, whose result is added to the reward (docs/rewards.md)."""
 
     function: str = Field(description="module:function or file.py:function")
     weight: Schedule = _schedule(1.0, 1.0)
-    gated: bool = Field(True, description="true: it counts only in responses of the right format")
+    gated: bool = Field(True, description="add it only for well-formed responses")
 
     @field_validator("function")
     @classmethod
@@ -132,7 +132,7 @@ class ExtraConfig(Section):
         return function
 
 
-# Names that a function of the user's cannot have: they stand beside it in metrics and files.
+# Names that a user's function cannot have, since metrics and files use them.
 _TAKEN = (
     *("total", "format", "outcome", "structure", "content", "length_window", "repetition", "tau"),
     *("shaped", "unscorable", "length_and_format"),
@@ -159,30 +159,30 @@ class RewardConfig(Section):
     )
 
     preset: Preset = Field(
-        "no_content", description="which terms count; full, no_structure and no_length need a content reward model"
+        "no_content", description="terms of the reward; full, no_structure and no_length need a content reward model"
     )
     format_mode: Literal["strict", "reference"] = Field(
-        "strict", description="strict: each tag exactly once; reference: the published pattern, which lets tags repeat"
+        "strict", description="strict: each tag exactly once; reference: the published pattern, with repeated tags"
     )
     answer_mode: Literal["plain", "reference"] = Field(
         "plain",
         description="plain: the one letter that the answer names, as in evaluation; reference: the published pattern, "
-        "its first capital letter, which pays Anna for A",
+        "its first capital letter, which accepts Anna as A",
     )
     format_power: Real = Field(3.0, gt=0, description="exponent of the format term")
-    format_gate: Real = Field(0.1, gt=0, le=1, description="a format term below this makes the whole reward 0")
+    format_gate: Real = Field(0.1, gt=0, le=1, description="the reward is 0 if the format term is below this")
     floor: Real = Field(0.01, ge=0, description="least reward of a well-formed response")
-    length_low: Real = Field(400.0, ge=0, description="lower edge of the length window, characters of thoughts")
-    length_high: Real = Field(3000.0, gt=0, description="upper edge of the length window, characters of thoughts")
-    length_scale: Real = Field(50.0, gt=0, description="softness of both edges, characters")
-    repetition_gram: int = Field(16, ge=1, description="characters of a gram in the repetition count")
-    repetition_threshold: Real = Field(0.1, ge=0, le=1, description="share of repeated grams that costs nothing")
-    repetition_rate: Real = Field(8.0, ge=0, description="rate of the exponential fall above the threshold")
+    length_low: Real = Field(400.0, ge=0, description="lower edge of the length window, in characters of thoughts")
+    length_high: Real = Field(3000.0, gt=0, description="upper edge of the length window, in characters of thoughts")
+    length_scale: Real = Field(50.0, gt=0, description="softness of both edges, in characters")
+    repetition_gram: int = Field(16, ge=1, description="characters per gram in the repetition term")
+    repetition_threshold: Real = Field(0.1, ge=0, le=1, description="share of repeated grams without penalty")
+    repetition_rate: Real = Field(8.0, ge=0, description="rate of the exponential decay above the threshold")
     extra: dict[str, ExtraConfig] = Field({}, description="reward functions of your own, by name")
     most_unscorable: Real = Field(
-        0.25, gt=0, le=1, description="share of a window's responses that could not be scored before the run stops"
+        0.25, gt=0, le=1, description="stop if a larger share of the responses in a window is unscorable"
     )
-    unscorable_window: int = Field(5, ge=1, description="steps of that window")
+    unscorable_window: int = Field(5, ge=1, description="steps in the window of most_unscorable")
     structure: StructureConfig = StructureConfig()
     content: ContentConfig = ContentConfig()
     outcome_weight: Schedule = _schedule(1.0, 1.0)
@@ -193,7 +193,7 @@ class RewardConfig(Section):
 
     @property
     def uses(self) -> Uses:
-        """Which terms the preset counts."""
+        """The terms of the preset."""
         return USES[self.preset]
 
     @field_validator("extra")
@@ -201,15 +201,15 @@ class RewardConfig(Section):
     def _names(cls, extra: dict[str, ExtraConfig]) -> dict[str, ExtraConfig]:
         for name in extra:
             if not re.fullmatch("[A-Za-z0-9_]{1,60}", name):
-                raise ValueError(f"{name!r} is no name: take at most 60 letters, digits and underscores")
+                raise ValueError(f"{name!r} is not a valid name: use at most 60 letters, digits and underscores")
             if name in _TAKEN:
-                raise ValueError(f"{name} is the name of a term that is there already; take another one")
+                raise ValueError(f"{name} is already the name of a term; choose another one")
         return extra
 
     @model_validator(mode="before")
     @classmethod
     def _over_defaults(cls, values: Any) -> Any:
-        """Return a schedule's own defaults under the fields that are given."""
+        """Complete a partly given schedule with the field's own defaults."""
         if not isinstance(values, Mapping):
             return values
         merged = dict(values)

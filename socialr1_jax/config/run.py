@@ -1,8 +1,7 @@
-"""Every setting of a run: typed, bounded, described. A field's description is its line in ``--help``.
+"""Settings of a run. A field's description is its line in `--help`.
 
-``RunConfig`` is what ``train_grpo.py`` takes. Defaults are the recipe of the Social-R1 cards (8 x A100); ``configs/``
-holds smaller ones. Keys and tokens of services are no settings: they come from the environment and are never written
-down.
+`RunConfig` is the configuration of `train_grpo.py`. Defaults are the recipe of the Social-R1 cards (8 x A100);
+`configs/` has smaller ones. API keys are not settings: they come from the environment and are never stored.
 """
 
 from typing import Any, ClassVar, Literal, Self
@@ -18,107 +17,104 @@ from socialr1_jax.runtime.terminal import counted
 
 
 class ModelConfig(Section):
-    """The weights, how they are computed with and how they are exported."""
+    """The weights, the computation and the export."""
 
     path: str = Field("", description="Hugging Face folder or hub id of a Qwen3 (required by train_grpo.py)")
     random: str = Field(
         "",
-        description="for trials: random weights of this shape (nano, tiny, small, 0.6b ... 32b) behind the tokenizer "
-        "of path, or one that is made from the questions when there is no path; a path given later takes its place",
+        description="for trials: random weights of this size (nano, tiny, small, 0.6b ... 32b) with the tokenizer of "
+        "path, or one trained on the questions if there is no path; a path given later replaces this",
     )
     dtype: Literal["float32", "bfloat16"] = Field(
-        "float32", description="type of the computation; master weights and Adam moments are float32 in either case"
+        "float32", description="type of the computation; master weights and Adam moments are always float32"
     )
     export_dtype: Literal["", "float32", "bfloat16", "float16"] = Field(
-        "", description='of the files in export/; "" = that of the files of path, float32 for random weights'
+        "", description='type of the weights in export/; "" = the type in path, or float32 for random weights'
     )
     ignore_fields: Texts = Field(
-        (), description="fields of config.json that are unknown here and cannot change the forward pass, such as [a, b]"
+        (), description="unknown fields of config.json to ignore, as they do not change the forward pass: [a, b]"
     )
     attention: Literal["auto", "xla", "cudnn"] = Field(
-        "auto", description="attention kernel; auto = cudnn for bfloat16 on NVIDIA GPUs, else xla; the run says which"
+        "auto", description="attention kernel; auto = cudnn for bfloat16 on NVIDIA GPUs, else xla; the run logs it"
     )
     remat: Literal["nothing", "attention", "everything"] = Field(
         "everything",
-        description="computed again in the backward pass: nothing (most memory); elementwise work beside products and "
-        "attention; or everything from the layers' inputs (least memory, about 1/3 slower)",
+        description="recomputed in the backward pass: nothing (most memory); attention: only elementwise work, keeping "
+        "results of attention and matrix products; or everything (least memory, about 1/3 slower)",
     )
 
 
 class DataConfig(Section):
-    """The questions."""
+    """The questions and their prompt."""
 
     train: Sources = Field(
         (),
-        description="questions: .jsonl, .json, .csv, .parquet, hub dataset id, stories:COUNT for generated ones; or a "
-        "list of such (required by train_grpo.py)",
+        description="questions: .jsonl, .json, .csv, .parquet, hub dataset id, or stories:COUNT for generated ones; or "
+        "a list of these (required by train_grpo.py)",
     )
     eval: Sources = Field(
         (),
-        description="questions to evaluate on, each source by itself; [] holds out `holdout` questions of train",
+        description="questions to evaluate on, one result for each source; [] holds out `holdout` questions of train",
     )
-    holdout: int = Field(100, ge=1, description="questions held out of train when eval is not given, twins together")
-    columns: TextMap = Field({}, description="our field name -> the file's column name, where they differ")
+    holdout: int = Field(100, ge=1, description="questions held out of train if eval is not given; twins stay together")
+    columns: TextMap = Field({}, description="our field name -> the file's column name, if they differ")
     where: TextMap = Field(
         {}, description="keep only the rows whose column has this value, such as {prompting_type: CoTP}"
     )
     first_label: int = Field(
-        0, ge=0, le=1, description="number of the first option, where gold answers are numbers instead of letters"
+        0, ge=0, le=1, description="number of the first option, if gold answers are numbers instead of letters"
     )
-    allow_bad_rows: bool = Field(False, description="drop and count rows that cannot be used, instead of refusing")
+    allow_bad_rows: bool = Field(False, description="drop and count invalid rows instead of stopping")
     train_on_evaluation_set: str = Field(
-        "",
-        description="first 12 digits of the SHA-256 of a file whose authors forbid training on it: you mean it",
+        "", description="SHA-256 prefix (12 digits) of a test-only file to train on anyway"
     )
     prompt: FreeText = Field(
         "",
-        description="Jinja template of the user turn, or a file with one, over story, question, options, lettered, "
+        description="Jinja template of the user turn, or a file with one, with story, question, options, lettered, "
         'meta and instruction; "" = the prompt of the Social-R1 cards',
     )
-    system: FreeText = Field("", description='text of a system turn before it; "" = none, or the question\'s own')
+    system: FreeText = Field("", description='text of the system turn; "" = the question\'s own, or none')
     max_prompt_tokens: int = Field(1024, ge=1, description="longer prompts are dropped and counted, never cut")
 
 
 class SamplingConfig(Section):
     """Sampling of responses."""
 
-    group_size: int = Field(5, ge=2, description="responses per prompt, compared with each other")
+    group_size: int = Field(5, ge=2, description="responses per prompt; they are compared with each other")
     max_new_tokens: int = Field(3072, ge=1, description="length limit of a response")
     temperature: Real = Field(1.0, gt=0, description="divides the logits, in sampling and in every log-prob")
-    top_k: int = Field(0, ge=0, lt=2**31, description="draw from the k likeliest tokens only; 0 = all")
+    top_k: int = Field(0, ge=0, lt=2**31, description="sample from the k likeliest tokens; 0 = all")
     top_p: Real = Field(
-        1.0, gt=0, le=1, description="draw from the smallest set of tokens with this probability; 1 = all"
+        1.0, gt=0, le=1, description="sample from the smallest set of tokens with this probability; 1 = all"
     )
-    min_p: Real = Field(
-        0.0, ge=0, lt=1, description="drop tokens less likely than this share of the likeliest; 0 = none"
-    )
-    segment_tokens: int = Field(64, ge=1, description="tokens decoded on the device between two looks at finished rows")
+    min_p: Real = Field(0.0, ge=0, lt=1, description="drop tokens below this fraction of the largest probability")
+    segment_tokens: int = Field(64, ge=1, description="tokens decoded between two checks for finished rows")
     max_rows: int = Field(
-        512, ge=1, description="responses that a device decodes at once, at most; others wait for their places"
+        512, ge=1, description="most responses that a device decodes at once; the others wait for a free row"
     )
 
     @property
     def draws(self) -> dict[str, Any]:
-        """Return what decides a draw, by the names of `SamplingParams`."""
+        """The settings of the sampling distribution and length, named as in `SamplingParams`."""
         return self.model_dump(exclude={"group_size", "segment_tokens", "max_rows"})
 
 
 class GrpoConfig(Objective):
     """Group-relative policy optimisation: the objective, and the sizes of its batches."""
 
-    prompts_per_step: int = Field(64, ge=1, description="prompts of one step (x sampling.group_size responses)")
-    mini_batch_prompts: int = Field(16, ge=1, description="prompts of one optimiser update; divides prompts_per_step")
+    prompts_per_step: int = Field(64, ge=1, description="prompts per step (x sampling.group_size responses)")
+    mini_batch_prompts: int = Field(16, ge=1, description="prompts per optimiser update; divides prompts_per_step")
     micro_batch_tokens: int = Field(
         4096,
         ge=1,
-        description="tokens of one backward pass on a device, padding included; a longer row goes alone. Changes "
+        description="tokens of one backward pass on a device, padding included; a longer row gets its own. Changes "
         "memory, never the gradient",
     )
     reference_memory: Literal["device", "host"] = Field(
-        "device", description="where the reference's weights rest between its passes"
+        "device", description="memory that holds the reference weights between passes"
     )
     most_skipped: int = Field(
-        5, ge=1, description="updates in a row whose loss or gradient is not finite before the run stops"
+        5, ge=1, description="consecutive updates with a non-finite loss or gradient before the run stops"
     )
 
     @property
@@ -128,22 +124,22 @@ class GrpoConfig(Objective):
 
 
 class MeshConfig(Section):
-    """Ways in which the devices split the work; the three sizes multiply to the number of devices."""
+    """Axes of the device mesh; their product is the number of devices."""
 
-    replica: int = Field(1, ge=1, description="whole copies of weights and moments, each with rows of its own")
+    replica: int = Field(1, ge=1, description="full copies of weights and moments, each with different rows")
     fsdp: int = Field(0, ge=0, description="parts that weights, moments and rows are split into; 0 = all that is left")
     tensor: int = Field(1, ge=1, description="parts that heads, feed-forward width and vocabulary are split into")
 
 
 class DistributedConfig(Section):
-    """Several processes on several hosts. SLURM, Open MPI, GKE and Cloud TPU are recognised and need none of this."""
+    """Processes on several hosts. SLURM, Open MPI, GKE and Cloud TPU are detected and need no settings."""
 
     needs: ClassVar[tuple[Need, ...]] = (Need("process", "processes"), Need("coordinator", "processes"))
 
-    processes: int = Field(0, ge=0, description="number of processes; 0 = one, or as many as the launcher says")
-    process: int = Field(0, ge=0, description="which of them this is")
+    processes: int = Field(0, ge=0, description="number of processes; 0 = the launcher's number, or one")
+    process: int = Field(0, ge=0, description="number of this process, from 0")
     coordinator: str = Field("", description="host:port of process 0")
-    timeout: int = Field(300, ge=1, description="seconds to wait for the others, at start and at every meeting")
+    timeout: int = Field(300, ge=1, description="seconds to wait for the others, at start and at every barrier")
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -161,65 +157,64 @@ class OptimizerConfig(Section):
     needs: ClassVar[tuple[Need, ...]] = (Need("final_fraction", "schedule", ("cosine", "linear")),)
 
     name: Literal["adamw", "muon"] = Field(
-        "adamw", description="muon: orthogonalised steps for matrices, AdamW for the rest; for training from nothing"
+        "adamw", description="muon: orthogonalised steps for matrices, AdamW for the rest; for training from scratch"
     )
     learning_rate: Real = Field(5e-7, ge=0, description="peak learning rate; 0 changes nothing")
-    schedule: Literal["constant", "cosine", "linear"] = Field("constant", description="course after the warm-up")
-    warmup_steps: int = Field(0, ge=0, description="optimiser updates from 0 to the peak")
+    schedule: Literal["constant", "cosine", "linear"] = Field("constant", description="shape after the warm-up")
+    warmup_steps: int = Field(0, ge=0, description="optimiser updates of the warm-up from 0 to the peak")
     final_fraction: Real = Field(
-        0.0, ge=0, le=1, description="of learning_rate at the end of a cosine or linear schedule"
+        0.0, ge=0, le=1, description="fraction of learning_rate at the end of a cosine or linear schedule"
     )
     weight_decay: Real = Field(0.01, ge=0, description="decoupled weight decay")
     beta1: Real = Field(0.9, ge=0, lt=1, description="decay of the first moment")
     beta2: Real = Field(0.999, ge=0, lt=1, description="decay of the second moment")
-    epsilon: Real = Field(1e-8, gt=0, description="added to the root of the second moment")
-    max_grad_norm: Real = Field(1.0, gt=0, description="gradients are scaled down to this global norm")
+    epsilon: Real = Field(1e-8, gt=0, description="added to the square root of the second moment")
+    max_grad_norm: Real = Field(1.0, gt=0, description="global norm that gradients are clipped to")
 
 
 class EvaluationConfig(Section):
-    """Looking at held-out questions during the run."""
+    """Evaluation on held-out questions during the run."""
 
     every: int = Field(50, ge=0, description="steps between evaluations; 0 = only at start and end")
-    questions: int = Field(100, ge=1, description="questions of each source in one evaluation: the first, twins whole")
+    questions: int = Field(100, ge=1, description="first questions of each source to evaluate; twins stay together")
     samples: int = Field(4, ge=1, description="responses per question")
 
 
 class CheckpointConfig(Section):
-    """Saving the state of the run, so that it can go on after an interruption."""
+    """Checkpoints, which let an interrupted run resume."""
 
     every: int = Field(50, ge=0, description="steps between checkpoints; 0 = only at the end")
-    keep: int = Field(2, ge=1, description="newest checkpoints kept")
+    keep: int = Field(2, ge=1, description="number of newest checkpoints to keep")
     on_failure: Literal["continue", "stop"] = Field(
-        "continue", description="when a checkpoint cannot be written (disk full)"
+        "continue", description="what to do if a checkpoint cannot be written (disk full)"
     )
 
 
 class RunCheckpointConfig(CheckpointConfig):
-    """Saving the state of the run, so that it can go on after an interruption."""
+    """Checkpoints, and the metric that selects the best one."""
 
     best: str = Field(
-        "accuracy",
-        description='metric of evaluations; a checkpoint is made and kept where it is highest; "" = none such',
+        "accuracy", description='evaluation metric; the checkpoint with its highest value is kept, too; "" = none'
     )
 
 
 class TrackingConfig(Section):
-    """Trackers beside metrics.jsonl, which is always written."""
+    """Trackers in addition to metrics.jsonl."""
 
     tensorboard: bool = Field(True, description="write TensorBoard event files")
     wandb: bool = Field(False, description="log to Weights & Biases (pip install -e '.[wandb]')")
 
 
 class RunTrackingConfig(TrackingConfig):
-    """Trackers beside metrics.jsonl, and how many responses are kept."""
+    """Trackers in addition to metrics.jsonl, and the number of responses stored."""
 
-    responses: int = Field(0, ge=0, description="responses of a step that rollouts.jsonl gets; 0 = all")
+    responses: int = Field(0, ge=0, description="responses per step written to rollouts.jsonl; 0 = all")
 
 
 class RunConfig(Section):
-    """A GRPO run, from any Qwen3 folder and any question file."""
+    """A GRPO run on any Qwen3 folder and any question file."""
 
-    required: ClassVar[tuple[str, ...]] = ("model.path", "data.train")  # model.random does for the first
+    required: ClassVar[tuple[str, ...]] = ("model.path", "data.train")  # model.random can replace model.path
     replaces: ClassVar[dict[str, str]] = {"model.path": "model.random", "verbose": "quiet"}
     either: ClassVar[tuple[tuple[str, str], ...]] = (("steps", "epochs"),)
     needs: ClassVar[tuple[Need, ...]] = (
@@ -230,23 +225,23 @@ class RunConfig(Section):
     )
     makes_content_model: ClassVar[bool] = False
 
-    output_dir: str = Field("runs/grpo", min_length=1, description="folder that everything is written to")
-    seed: int = Field(0, ge=0, lt=2**31, description="of the order of prompts and of every draw")
+    output_dir: str = Field("runs/grpo", min_length=1, description="folder for all output")
+    seed: int = Field(0, ge=0, lt=2**31, description="seed of the order of prompts and of sampling")
     steps: int = Field(600, ge=1, lt=2**31, description="GRPO steps")
     epochs: Real = Field(
         0.0,
         ge=0,
-        description="passes over the questions to train on, in place of steps: steps = questions x epochs / "
-        "grpo.prompts_per_step, rounded up; 0 = steps counts",
+        description="passes over the training questions, instead of steps: steps = questions x epochs / "
+        "grpo.prompts_per_step, rounded up; 0 = use steps",
     )
     cold_start: int = Field(
-        0, ge=0, description="for trials: updates of SFT on reference responses that random weights begin with"
+        0, ge=0, description="for trials: SFT updates on reference responses before GRPO, for random weights"
     )
-    quiet: bool = Field(False, description="say only what went wrong and where the results are")
-    verbose: bool = Field(False, description="say also what is compiled, and how responses are sampled")
-    xla_flags: XlaFlags = Field((), description="added to XLA_FLAGS; those set there win")
-    save_rollouts: str = Field("", description="file (.jsonl) that every response with its tokens and reward goes to")
-    replay_rollouts: str = Field("", description="such a file: train on it, with neither sampler nor judge")
+    quiet: bool = Field(False, description="print only faults and the location of the results")
+    verbose: bool = Field(False, description="also print compilations and the progress of sampling")
+    xla_flags: XlaFlags = Field((), description="added to XLA_FLAGS; flags already set there win")
+    save_rollouts: str = Field("", description="file (.jsonl) to write every response with its tokens and reward to")
+    replay_rollouts: str = Field("", description="file of save_rollouts to train on, without sampler and judge")
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
     sampling: SamplingConfig = SamplingConfig()
@@ -261,7 +256,7 @@ class RunConfig(Section):
 
     @property
     def updates(self) -> int:
-        """Optimiser updates of the whole run."""
+        """The number of optimiser updates in the run."""
         return self.steps * (self.grpo.prompts_per_step // self.grpo.mini_batch_prompts)
 
     @model_validator(mode="after")
@@ -290,12 +285,12 @@ class RunConfig(Section):
         return self
 
     def arithmetic(self) -> str:
-        """The run in prompts, samples and tokens."""
+        """Return the size of the run in prompts, samples and tokens."""
         prompts, group, limit = self.grpo.prompts_per_step, self.sampling.group_size, self.sampling.max_new_tokens
         width = self.data.max_prompt_tokens + limit
         mini, micro = self.grpo.mini_batch_prompts, self.grpo.micro_batch_tokens
         rows, responses = mini * group, prompts * group
-        looks = 1 + (-(-self.steps // self.evaluation.every) if self.evaluation.every else 1)
+        evaluations = 1 + (-(-self.steps // self.evaluation.every) if self.evaluation.every else 1)
         answers = self.evaluation.questions * self.evaluation.samples * max(1, len(self.data.eval))
         lines = {
             "row": f"up to {self.data.max_prompt_tokens:,} prompt + {limit:,} response = {width:,} tokens",
@@ -306,18 +301,18 @@ class RunConfig(Section):
             "run": f"{counted(self.steps, 'step')} = {counted(self.updates, 'update')}, "
             f"{counted(self.steps * prompts, 'prompt')}, "
             f"{self.steps * responses:,} responses, up to {self.steps * responses * limit:,} response tokens",
-            "evaluation": f"{looks} x {counted(answers // self.evaluation.samples, 'question')} x "
+            "evaluation": f"{evaluations} x {counted(answers // self.evaluation.samples, 'question')} x "
             f"{self.evaluation.samples} = "
-            f"{looks * answers:,} responses, up to {looks * answers * limit:,} response tokens",
+            f"{evaluations * answers:,} responses, up to {evaluations * answers * limit:,} response tokens",
         }
-        if self.epochs:  # the number of questions says how many steps that is
+        if self.epochs:  # the number of steps depends on the number of questions
             lines["run"] = f"{self.epochs:g} epochs of the questions"
             del lines["evaluation"]
         return "\n".join(f"{name:<11} {text}" for name, text in lines.items())
 
 
 class PlanConfig(RunConfig):
-    """A run, and the devices that plan.py compiles it for."""
+    """A run, and the devices for which plan.py compiles it."""
 
     required: ClassVar[tuple[str, ...]] = ("model.path",)
 
@@ -329,20 +324,20 @@ class PlanConfig(RunConfig):
         0, ge=0, description="mean response length assumed for the time estimates; 0 = max_new_tokens"
     )
     memory_fraction: Real = Field(
-        GPU_MEMORY, gt=0, le=1, description="share of a device's memory that the run may take; the rest is the driver's"
+        GPU_MEMORY, gt=0, le=1, description="fraction of a device's memory for the run; the driver takes the rest"
     )
 
 
 class DoctorConfig(RunConfig):
-    """A run, and how far its environment is checked."""
+    """A run, and the extent of the checks of its environment."""
 
     required: ClassVar[tuple[str, ...]] = ()
 
-    no_step: bool = Field(False, description="leave out the tiny GRPO step, most of the doctor's time")
+    no_step: bool = Field(False, description="skip the tiny GRPO step, which takes most of the doctor's time")
 
 
 def refuse_unfit(model: ModelConfig, optimizer: OptimizerConfig, updates: int) -> None:
-    """Raise ValueError for a warm-up that lasts all of the run's updates (0: not known), and for cuDNN in float32."""
+    """Raise ValueError if the warm-up takes all of the run's updates (0: unknown), or if cuDNN would run in float32."""
     if 0 < updates <= optimizer.warmup_steps:
         raise ValueError(
             f"optimizer.warmup_steps {optimizer.warmup_steps} leaves none of the run's {updates} updates "
@@ -353,6 +348,6 @@ def refuse_unfit(model: ModelConfig, optimizer: OptimizerConfig, updates: int) -
 
 
 def divisors(number: int) -> str:
-    """Return the divisors of a number below 1000, and the number, as a choice of words: "1, 2, 4 or 8"."""
+    """Return the divisors of a number below 1000, and the number itself, as text: "1, 2, 4 or 8"."""
     small = [str(d) for d in range(1, min(number, 1000)) if number % d == 0]
     return f"{', '.join(small)} or {number}" if small else str(number)

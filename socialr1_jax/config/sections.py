@@ -18,29 +18,29 @@ from pydantic import (
 
 from socialr1_jax.runtime.terminal import printable
 
-_NEVER_IN_NAMES = re.compile("[\0\ud800-\udc7f\udd00-\udfff]")  # what no path can be made of
+_NEVER_IN_NAMES = re.compile("[\0\ud800-\udc7f\udd00-\udfff]")  # not allowed in a path
 
 
 class ConfigError(ValueError):
-    """Raised for a configuration that cannot be used; one line per fault names the key and the fix."""
+    """Raised for an invalid configuration; each fault is one line that names the key and the fix."""
 
 
 class Section(BaseModel):
     """Base of every configuration class: frozen, no unknown keys, no silent conversion of types.
 
-    ``~`` at the start of a text, or of a text in a list, is the home folder: any such text is a path, except in fields
-    of type ``FreeText`` and in mappings.
-    A field of type ``dict[str, SomeSection]`` is a table: sections under names that the user gives.
-    A number that is given for a whole section goes into the fields of ``plain``, if its class names any.
-    Arguments without a name set the fields of ``positional`` in their order; the last one takes all that are left if it
-    holds several texts.
+    Strings are paths, also in lists, so a leading `~` becomes the home folder. Exceptions are fields of type `FreeText`
+    and mappings.
+    A field of type `dict[str, SomeSection]` is a table: its keys are chosen by the user.
+    A number given for a whole section sets the fields in `plain`, if the class has any.
+    Arguments without a name set the fields in `positional` in their order; the last one takes all the rest if it is a
+    list.
     """
 
     plain: ClassVar[tuple[str, ...]] = ()
     positional: ClassVar[tuple[str, ...]] = ()
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, validate_default=True)
-    # Pairs of fields that say the same in two ways; the second one counts where it is set.
+    # Pairs of alternative fields; the second one is used if it is set.
     either: ClassVar[tuple[tuple[str, str], ...]] = ()
 
     @field_validator("*", mode="before")
@@ -59,19 +59,19 @@ class Section(BaseModel):
 
     @classmethod
     def filled_in(cls, values: Any) -> Any:
-        """Return what was given with short flags put into the settings that they stand for."""
+        """Return the values with shorthand flags expanded into the settings they stand for."""
         return values
 
     @classmethod
     def spread(cls, value: Any) -> Any:
-        """Return the fields that a number stands for; any other value as it is."""
+        """Return the fields that a number stands for; return any other value unchanged."""
         number = real_number(value)
         if cls.plain and isinstance(number, int | float) and not isinstance(number, bool):
             return dict.fromkeys(cls.plain, number)
         return value
 
     def arithmetic(self) -> str:
-        """Return what ``--dry-run`` prints below the resolved configuration; "" for nothing."""
+        """Return the text that `--dry-run` prints below the resolved configuration, or ""."""
         return ""
 
 
@@ -84,13 +84,13 @@ def _expanded(value: Any) -> Any:
 
 
 def shown_text(value: Any) -> str:
-    """Return a value for a message: as Python writes it, in at most 200 characters."""
+    """Return a value's `repr` for a message, in at most 200 characters."""
     return printable(repr(value), 200)
 
 
 def real_number(value: Any) -> Any:
-    """Return the number of a text that holds one; any other value as it is."""
-    # YAML 1.1 reads 5e-7 (no dot) as a text, and everybody writes learning rates that way.
+    """Convert a string that holds a number to a float; return any other value unchanged."""
+    # YAML 1.1 reads 5e-7 (no dot), a common spelling of learning rates, as a string.
     if isinstance(value, str):
         try:
             return float(value)
@@ -113,7 +113,7 @@ def _flags(values: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _scalar_text(value: Any) -> Any:
-    if value is None:  # takes away what was given before it
+    if value is None:  # removes the mapping of an earlier layer
         return {}
     if isinstance(value, Mapping):
         return {key: scalar_text(item) for key, item in value.items()}
@@ -132,7 +132,7 @@ def flat_settings(config: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]
 
 
 def scalar_text(value: Any) -> str:
-    """Return the text of a JSON or YAML scalar, one spelling for configuration and data: true, 3, 0.5, "" for null."""
+    """Return the text of a JSON or YAML scalar as configuration and data spell it: true, 3, 0.5, "" for null."""
     if value is None:
         return ""
     if isinstance(value, bool):
@@ -141,11 +141,10 @@ def scalar_text(value: Any) -> str:
 
 
 _FREE_TEXT = "free text"
-FreeText = Annotated[str, _FREE_TEXT]  # words of a person, not a path
+FreeText = Annotated[str, _FREE_TEXT]  # prose, not a path
 Real = Annotated[float, BeforeValidator(real_number), Field(allow_inf_nan=False)]
 Texts = Annotated[tuple[str, ...], BeforeValidator(lambda v: tuple(v) if isinstance(v, list) else v)]
-# One text, or a list of them.
 Sources = Annotated[tuple[str, ...], BeforeValidator(_listed)]
 XlaFlags = Annotated[Sources, AfterValidator(_flags)]
-Count = Annotated[int, Field(strict=True, ge=0, lt=2**53)]  # in a file that this program writes
+Count = Annotated[int, Field(strict=True, ge=0, lt=2**53)]  # in files written by this package
 TextMap = Annotated[dict[str, str], BeforeValidator(_scalar_text)]

@@ -1,4 +1,4 @@
-"""Settings of a chat server, the same for a judge in training and for models in evaluation."""
+"""Settings of a chat server, shared by the judge of a run and the models of an evaluation."""
 
 import ipaddress
 import json
@@ -16,32 +16,32 @@ from socialr1_jax.runtime.terminal import printable
 
 _CLIENTS = ("model", "messages", "stream", "n")
 _NUMBERS = ("max_tokens", "temperature", "top_p", "seed")
-_LONG = 16  # letters and digits in a row that make an unset "variable" look like a key
+_LONG = 16  # this many letters and digits in a row make the name of an unset variable look like a key
 
 
 class ServerConfig(Section):
-    """A model behind an OpenAI-compatible address."""
+    """A model on an OpenAI-compatible server."""
 
-    model_config = ConfigDict(hide_input_in_errors=True)  # an address may hold a key
+    model_config = ConfigDict(hide_input_in_errors=True)  # an address may contain a key
 
     model: str = Field("", description="name of the model")
     base_url: str = Field("", description="address of the server up to /v1, such as http://localhost:8000/v1")
     api_key_env: str = Field("OPENAI_API_KEY", description="environment variable that holds the server's key")
     options: TextMap = Field(
         {},
-        description="parameters of each request to add ({reasoning_effort: low}), to leave out ({seed: }) or to send "
-        "by another name ({max_tokens: max_completion_tokens})",
+        description="request parameters to add ({reasoning_effort: low}), remove ({seed: }) or rename "
+        "({max_tokens: max_completion_tokens})",
     )
-    concurrency: int = Field(64, ge=1, description="calls to the server at once, at most")
-    requests_per_minute: int = Field(0, ge=0, description="limit of calls; 0 = none")
-    tokens_per_minute: int = Field(0, ge=0, description="limit of tokens, answers counted as their limit; 0 = none")
-    retries: int = Field(4, ge=0, description="further tries after 429, 5xx, timeouts and broken connections")
-    call_timeout: Real = Field(60.0, gt=0, description="seconds that one try may take")
-    max_answer_bytes: int = Field(1_000_000, ge=1000, description="a larger answer is not read and counts as failed")
+    concurrency: int = Field(64, ge=1, description="most calls to the server at once")
+    requests_per_minute: int = Field(0, ge=0, description="rate limit of calls; 0 = none")
+    tokens_per_minute: int = Field(0, ge=0, description="rate limit, counting max_tokens for an answer; 0 = none")
+    retries: int = Field(4, ge=0, description="retries after 429, 5xx, timeouts and broken connections")
+    call_timeout: Real = Field(60.0, gt=0, description="timeout of one attempt in seconds")
+    max_answer_bytes: int = Field(1_000_000, ge=1000, description="size limit of a response; a larger one fails")
 
     @property
     def local(self) -> bool:
-        """True if the server is on this machine."""
+        """Return whether the server is on this machine."""
         host = urlsplit(self.base_url).hostname or ""
         try:
             return ipaddress.ip_address(host).is_loopback
@@ -49,7 +49,7 @@ class ServerConfig(Section):
             return host == "localhost"
 
     def api_key(self) -> str:
-        """Return the key, "none" for a server on this machine that needs none. Raises ValueError without saying it."""
+        """Return the API key, or "none" for a local server without one. Raises ValueError without printing the key."""
         key, variable = os.environ.get(self.api_key_env, "").strip(), self.api_key_env
         if not key and not self.local:
             raise ValueError(f"the environment variable {variable} is not set: set it to the server's key, or any text")
@@ -60,10 +60,10 @@ class ServerConfig(Section):
         return key or "none"
 
     def parameters(self, ours: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the parameters of a request: `ours` as `options`, whose values are YAML, change them.
+        """Return the parameters of a request: `ours`, changed by `options`, whose values are YAML.
 
-        An empty option removes a parameter. A name as the value of max_tokens, temperature, top_p or seed is the name
-        that the parameter is sent by; any other value takes the parameter's place.
+        An empty option removes a parameter. If the value of max_tokens, temperature, top_p or seed is a name, the
+        parameter is sent under that name. Any other value replaces the parameter.
         """
         sent = dict(ours)
         for name, text in self.options.items():
@@ -95,7 +95,7 @@ class ServerConfig(Section):
     @field_validator("api_key_env", "judge_key_env", check_fields=False)
     @classmethod
     def _is_variable(cls, name: str) -> str:
-        """A name reaches config.yaml and messages, so a key in its place is refused and not printed."""
+        """Refuse a key in place of the name without printing it: the name appears in config.yaml and messages."""
         looks_like_key = any(len(part) >= _LONG for part in name.split("_")) and name not in os.environ
         if looks_like_key or not re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", name):
             raise ValueError(
@@ -107,7 +107,7 @@ class ServerConfig(Section):
     @field_validator("base_url", "partner_url", "judge_url", check_fields=False)
     @classmethod
     def _is_address(cls, url: str) -> str:
-        """An address reaches config.yaml, results and messages; one that is refused is not printed."""
+        """Refuse an invalid address without printing it: it would appear in config.yaml, results and messages."""
         try:
             address = urlsplit(url)
             whole = address.scheme in ("http", "https") and address.hostname and address.port != 0

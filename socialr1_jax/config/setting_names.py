@@ -1,7 +1,7 @@
-"""Names that TRL and verl give to settings, and ours or none: for "did you mean" and the tables of `docs/settings.md`.
+"""Translate setting names of TRL and verl into ours, for "did you mean" and the tables of `docs/settings.md`.
 
-TRL's are those of its GRPOConfig, ModelConfig and ScriptArguments (1.16), with a few of earlier releases; verl's those
-of `verl/trainer/config/ppo_trainer.yaml`. The tables are the two CSV files here, with blanks between names.
+TRL's names are from GRPOConfig, ModelConfig and ScriptArguments (1.16), with a few from earlier releases; verl's are
+from `verl/trainer/config/ppo_trainer.yaml`. The tables are the two CSV files here, with spaces between names.
 """
 
 import csv
@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 
 class Names(NamedTuple):
-    """Names of one of our settings elsewhere. other: short names in use; note: how the value differs."""
+    """Names of one of our settings in TRL and verl, other common names, and a note if the value differs."""
 
     ours: str
     trl: list[str]
@@ -23,7 +23,7 @@ class Names(NamedTuple):
 
 
 def _table(name: str) -> list[list[str]]:
-    """Return the rows of a CSV file of this folder, without its header."""
+    """Return the rows of a CSV file in this folder, without its header."""
     with Path(__file__).with_name(name).open(encoding="utf-8", newline="") as file:
         return list(csv.reader(file))[1:]
 
@@ -32,14 +32,14 @@ NAMES = [
     Names(ours, trl.split(), verl.split(), other.split(), note)
     for ours, trl, verl, other, note in _table("setting_names.csv")
 ]
-# (names without a counterpart here, why). Behind sections of verl, too; * stands for any text.
+# (names without a counterpart here, reason); * matches any text.
 ABSENT = [(names.split(), why) for names, why in _table("absent_settings.csv")]
 
 
 def absent_reason(key: str) -> str:
-    """Return why a setting of TRL or verl has no counterpart here; "" for a name that is not in `ABSENT`.
+    """Return why a setting of TRL or verl has no counterpart here; "" if the name is not in `ABSENT`.
 
-    Sections before a name make no difference.
+    Sections in front of a name are ignored.
     """
     key = _plain(key)
     ends = (key, *_ends(key))
@@ -47,10 +47,10 @@ def absent_reason(key: str) -> str:
 
 
 def known_name(key: str) -> str | None:
-    """Return our dotted name of a setting that TRL, verl or a habit calls `key`; None for a name that is not known.
+    """Return our dotted name of a setting that is known elsewhere as `key`; None if the name is unknown.
 
-    Taken as verl's are also ends of its names (`rollout.n`), and behind one of our sections the last part alone
-    (`optimizer.lr`), if that leads into this section.
+    Unique suffixes of verl's names are accepted (`rollout.n`), and so is one of our sections with a foreign last part
+    (`optimizer.lr`) if the setting is in that section.
     """
     key = _plain(key)
     names = _by_name()
@@ -65,16 +65,16 @@ def _plain(key: str) -> str:
 
 @cache
 def _by_name() -> Mapping[str, str]:
-    found = {name: one.ours for one in NAMES for name in (*one.trl, *one.verl, *one.other)}
+    whole = {name: entry.ours for entry in NAMES for name in (*entry.trl, *entry.verl, *entry.other)}
     ends: dict[str, set[str]] = {}
-    for one in NAMES:
-        for end in (end for name in one.verl for end in _ends(name)):
-            ends.setdefault(end, set()).add(one.ours)
-    return {end: next(iter(ours)) for end, ours in ends.items() if len(ours) == 1} | found
+    for entry in NAMES:
+        for end in (end for name in entry.verl for end in _ends(name)):
+            ends.setdefault(end, set()).add(entry.ours)
+    return {end: next(iter(ours)) for end, ours in ends.items() if len(ours) == 1} | whole
 
 
 def _ends(name: str) -> Iterator[str]:
-    """Yield what is left of a dotted name without its first parts."""
+    """Yield the proper suffixes of a dotted name, longest first."""
     while "." in name:
         name = name.partition(".")[2]
         yield name

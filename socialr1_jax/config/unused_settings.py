@@ -1,11 +1,11 @@
-"""Refuse a setting that would be ignored because of another one, unless the other one was given later.
+"""Refuse a setting that has no effect because of another one, unless the other one was given later.
 
-A class of settings lists what counts only with what: `needs = (Need("content.model", "preset", ("full", ...)), ...)`,
-what it takes the place of: `replaces = {"model.path": "model.random"}`,
-and two that say the same in two ways: `either = (("steps", "epochs"),)`.
-Files and the command line are layers: later ones win. A layer that turns a feature off takes the settings of earlier
-layers for it away (an ablation's preset over a recipe); a setting for a feature that is off in its own layer or an
-earlier one is a fault, since whoever wrote it expects it to count.
+A configuration class lists settings that depend on others: `needs = (Need("content.model", "preset", ("full", ...)),)`,
+settings that replace others: `replaces = {"model.path": "model.random"}`,
+and alternatives: `either = (("steps", "epochs"),)`.
+Files and the command line are layers; later ones win. A layer that turns a feature off removes the feature's settings
+from earlier layers (an ablation's preset over a recipe). A setting for a feature that is off in the same layer or an
+earlier one is a fault: its author expects it to have an effect.
 """
 
 from collections.abc import Iterator, Mapping
@@ -17,9 +17,9 @@ ABSENT = object()
 
 
 class Need(NamedTuple):
-    """`field` counts only while `other` has one of `values`; () stands for any value that is not empty.
+    """A dependency: `field` has an effect only if `other` has one of `values`; () stands for any non-empty value.
 
-    Both are dotted names within the class that lists the need; a section stands for all of its fields.
+    Both are dotted names relative to the class that lists the need; a section stands for all of its fields.
     """
 
     field: str
@@ -27,14 +27,14 @@ class Need(NamedTuple):
     values: tuple[Any, ...] = ()
 
     def is_met(self, value: Any) -> bool:
-        """Return whether the field counts while the other one has this value."""
+        """Return whether the field has an effect if the other one has this value."""
         return value in self.values if self.values else bool(value)
 
 
 def unused_settings(config_class: type[BaseModel], values: dict[str, Any], layer_of: Mapping[str, int]) -> list[str]:
-    """Take settings that a later layer made useless out of `values`; return one line for each that is a fault.
+    """Remove settings that a later layer disabled from `values`; return one line for each unused one that remains.
 
-    values: the merged layers, nested; layer_of: dotted name -> number of the layer that gave it last.
+    values: the merged layers, nested; layer_of: dotted name -> number of the last layer that set it.
     """
     layer_of, faults = dict(layer_of), []
     for name, other in getattr(config_class, "replaces", {}).items():
@@ -56,8 +56,8 @@ def unused_settings(config_class: type[BaseModel], values: dict[str, Any], layer
         else:
             _remove(values, given[0][1])
     for need in _needs(config_class):
-        found = _value(config_class, values, need.other)
-        if need.is_met(found):
+        actual = _value(config_class, values, need.other)
+        if need.is_met(actual):
             continue
         for name in [key for key in layer_of if key == need.field or key.startswith(f"{need.field}.")]:
             if _value(config_class, values, name) == _default(config_class, name):
@@ -68,7 +68,7 @@ def unused_settings(config_class: type[BaseModel], values: dict[str, Any], layer
             wanted = "is set" if not need.values else f"is {' or '.join(map(_shown, need.values))}"
             faults.append(
                 f"{name} would be ignored: it counts only while {need.other} {wanted}, and {need.other} is "
-                f"{_shown(found)}; change {need.other}, or leave {name} out"
+                f"{_shown(actual)}; change {need.other}, or leave {name} out"
             )
     return faults
 
@@ -86,7 +86,6 @@ def _needs(config_class: type[BaseModel], prefix: str = "") -> Iterator[Need]:
 
 
 def _default(config_class: type[BaseModel], name: str) -> Any:
-    """Return the default of a dotted name."""
     first, _, rest = name.partition(".")
     field = config_class.model_fields[first]
     value = None if field.is_required() else field.get_default(call_default_factory=True)
@@ -96,7 +95,7 @@ def _default(config_class: type[BaseModel], name: str) -> Any:
 
 
 def value_at(values: Any, name: str) -> Any:
-    """Return the value under a dotted name of nested mappings; `ABSENT` if there is none."""
+    """Return the value of a dotted name in nested mappings; `ABSENT` if there is none."""
     for part in name.split("."):
         if not isinstance(values, Mapping) or part not in values:
             return ABSENT
@@ -105,10 +104,10 @@ def value_at(values: Any, name: str) -> Any:
 
 
 def _value(config_class: type[BaseModel], values: Mapping[str, Any], name: str) -> Any:
-    found = value_at(values, name)
-    if found is ABSENT:
+    value = value_at(values, name)
+    if value is ABSENT:
         return _default(config_class, name)
-    return list(found) if isinstance(found, tuple) else found
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _remove(values: dict[str, Any], name: str) -> None:

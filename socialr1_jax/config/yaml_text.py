@@ -1,4 +1,4 @@
-"""Read YAML texts: plain values with bounds, and errors that name the line."""
+"""Parse YAML into plain values, with bounds on size and errors that name the line."""
 
 import contextlib
 from typing import Any
@@ -8,15 +8,15 @@ import yaml
 from socialr1_jax.config.sections import ConfigError, shown_text
 from socialr1_jax.runtime.terminal import printable
 
-_MOST_VALUES = 100_000  # in a text, those behind an alias counted each time
+_MOST_VALUES = 100_000  # per document; an alias counts each time it is used
 _MOST_DIGITS = 100  # characters of a number
 
 
 def parse_yaml(text: str) -> Any:
-    """Return the value of a YAML text: mappings with texts as keys, lists, texts, numbers, booleans, null.
+    """Parse YAML: mappings with string keys, lists, strings, numbers, booleans, null.
 
-    Dates are texts. Raises ConfigError naming the line for any other tag, a key given twice (YAML keeps the last one in
-    silence), and for nesting, numbers or aliases without bound.
+    Dates are strings. Raises ConfigError, which names the line, for any other tag, for a repeated key (YAML silently
+    keeps the last one), and for excessive nesting, numbers or aliases.
     """
     try:
         loader = _Loader(text)
@@ -28,7 +28,7 @@ def parse_yaml(text: str) -> Any:
         raise ConfigError(printable(f"{where}not YAML ({error.problem})", 300)) from None
     except ConfigError:
         raise
-    except (yaml.YAMLError, ValueError, OverflowError) as error:  # a character that YAML does not allow
+    except (yaml.YAMLError, ValueError, OverflowError) as error:  # such as an invalid character
         raise ConfigError(printable(f"not YAML ({error})", 300)) from None
 
 
@@ -37,7 +37,7 @@ _SCALARS = ("bool", "float", "int", "null")
 
 
 class _Loader(yaml.SafeLoader):
-    """Composes with PyYAML and builds the values itself, since its constructors raise any error and have no bounds."""
+    """Compose nodes with PyYAML but build values here: PyYAML's constructors raise any error and have no bounds."""
 
     _count = 0
 

@@ -1,4 +1,4 @@
-"""Questions in, batches out: the example record and its readers, prompts, generated stories, the prompt order.
+"""Question records and their readers, prompts, tokenizers and preference pairs.
 
-Nothing here imports jax, so that a question file can be checked on any machine in a second.
+Nothing here imports jax, so a question file can be checked on any machine within a second.
 """

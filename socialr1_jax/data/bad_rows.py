@@ -1,4 +1,4 @@
-"""Reports of rows of question files that cannot be used."""
+"""Report invalid rows of question files."""
 
 import json
 import re
@@ -12,12 +12,12 @@ from socialr1_jax.runtime.terminal import counted
 
 _REASONS_SHOWN = 10
 _ROWS_SHOWN = 10  # of one reason
-# What differs between two rows of one fault: quoted texts, what stands in brackets, numbers.
+# The parts of a message that differ between rows with the same fault: quoted texts, brackets, numbers.
 _PARTICULAR = re.compile(r"""\([^)]*\)?|'[^']*'|"[^"]*"|\b\d+\b""")
 
 
 def report(bad: Collection[BadRow], total: int, fix: str) -> str:
-    """Several lines: how many of `total` rows are bad, the first of them with their reasons, how to go on."""
+    """Return a report: the number of bad rows out of `total`, the first ones with their reasons, and the fix."""
     by_reason: dict[tuple[str, str], list[int]] = {}
     for row in bad:
         by_reason.setdefault((row.source, row.reason), []).append(row.row)
@@ -32,7 +32,7 @@ def report(bad: Collection[BadRow], total: int, fix: str) -> str:
 
 
 def summary(bad: Iterable[BadRow]) -> str:
-    """Return one line: how many rows have which kind of fault, the commonest first, with the first row of each."""
+    """Return one line with the count and the first row of each kind of fault, most frequent first."""
     firsts: dict[str, BadRow] = {}
     kinds = Counter[str]()
     for row in bad:
@@ -48,5 +48,5 @@ def summary(bad: Iterable[BadRow]) -> str:
 
 
 def write_bad_rows(path: str | Path, bad: Iterable[BadRow]) -> None:
-    """Writes one JSON object a line: source, row, reason."""
+    """Write the rows as JSON lines with source, row and reason."""
     write_whole(path, "".join(json.dumps(row._asdict()) + "\n" for row in bad))

@@ -1,9 +1,9 @@
-"""Finds out what a tokenizer's chat template does around thoughts, by rendering it.
+"""Render chat templates, and detect how a template handles thoughts.
 
-A template may end the prompt with `<think>` and a line break (Qwen3-Thinking-2507, QwQ, R1 distills), so that the model
-writes the rest of its thoughts; it may close an empty pair, so that there are none; or it may leave both to the model.
-`sampling.text.decode_responses` puts what a prompt already holds of the response back in front of the decoded text, and
-`whole_text` what a server keeps apart: training, pairs, evaluation and judges see the same whole response.
+A template may end the prompt with `<think>` and a line break (Qwen3-Thinking-2507, QwQ, R1 distills), close an empty
+pair of tags so that the model does not think, or leave both tags to the model. To give training, pairs, evaluation and
+judges the whole response, `sampling.text.decode_responses` prepends the part that is in the prompt, and `whole_text`
+joins thoughts that a server returns separately.
 """
 
 import re
@@ -17,78 +17,78 @@ from socialr1_jax.runtime.terminal import printable
 
 _QUESTION, _THOUGHT, _ANSWER = "Where will Ann look?", "She did not see it.", "In the box."
 _TAG = re.compile("</?think>")
-_PRIVATE_USE = range(0xF0000, 0xFFFFE)  # characters that mean nothing
-_AT_ONCE = 1024  # chats that are encoded together: the library holds 100 bytes and more for each token
+_PRIVATE_USE = range(0xF0000, 0xFFFFE)  # characters without a meaning
+_AT_ONCE = 1024  # chats encoded per call; bounds memory, since the library needs over 100 bytes per token
 _AT_THE_END = re.compile(r"(?:<think>\s{0,20})?</think>\s{0,20}\Z|<think>\s{0,20}\Z")
 
 
 @dataclass(frozen=True)
 class ChatTemplate:
-    """Describes a chat template. opening: the part of a response that is already in the prompt, "" for none."""
+    """A chat template's handling of thoughts. `opening` is the part of a response that is in the prompt, or ""."""
 
     opening: str
     drops_thoughts: bool  # of earlier turns
 
     @property
     def kind(self) -> Literal["opens", "closes", "leaves"]:
-        """Return what the prompt does with the thoughts: opens them, closes empty ones, or leaves them to the model."""
+        """Return whether the prompt opens the thoughts, closes empty ones, or leaves them to the model."""
         if not self.opening:
             return "leaves"
         return "closes" if "</think>" in self.opening else "opens"
 
 
 def read_template(tokenizer: Any, thinking: bool = True) -> ChatTemplate:
-    """Render the tokenizer's template and return what it does; see `chat_tokens` for `thinking` and errors."""
+    """Detect how the tokenizer's template handles thoughts; see `chat_tokens` for `thinking` and errors."""
     thoughts = f"<think>\n{_THOUGHT}\n</think>\n\n{_ANSWER}"
     roles = ("user", _QUESTION), ("assistant", thoughts), ("user", _QUESTION)
     opening = response_opening(tokenizer, thinking)
     try:
         history = _rendered(tokenizer, [{"role": role, "content": text} for role, text in roles], thinking)
-    except ValueError:  # a template for one turn only
+    except ValueError:  # the template accepts a single turn only
         return ChatTemplate(opening, drops_thoughts=False)
     return ChatTemplate(opening, _THOUGHT not in history)
 
 
 def response_opening(tokenizer: Any, thinking: bool = True) -> str:
-    """Return what the prompt already holds of the response, such as "<think>\\n"; "" for none or without a template."""
+    """Return the part of a response in the prompt, such as "<think>\\n"; "" if there is none or no template."""
     if not tokenizer.chat_template:
         return ""
     return _opening(tokenizer, str(tokenizer.chat_template), thinking)
 
 
-@lru_cache(16)  # asked for every response
+@lru_cache(16)  # called for every response
 def _opening(tokenizer: Any, template: str, thinking: bool) -> str:
     turn = [{"role": "user", "content": _QUESTION}]
     prompt, before = (_rendered(tokenizer, turn, thinking, header=header) for header in (True, False))
-    # Behind the header stands what the template puts there; a template without a header of its own is read at its end.
+    # Search the header of the assistant's turn; if the template has none, search the end of the prompt.
     header = prompt.removeprefix(before) if before != prompt and prompt.startswith(before) else ""
-    found = _TAG.search(header) or _AT_THE_END.search(prompt.rpartition(_QUESTION)[2])
-    if found is None:
+    tag = _TAG.search(header) or _AT_THE_END.search(prompt.rpartition(_QUESTION)[2])
+    if tag is None:
         return ""
-    return "<think>" * (found[0][:7] != "<think>") + found.string[found.start() :]
+    return "<think>" * (tag[0][:7] != "<think>") + tag.string[tag.start() :]
 
 
 def whole_text(message: Mapping[str, Any], *, cut: bool) -> str:
-    """Return a message's text behind its thoughts, wherever the server put them; thoughts that were cut stay open.
+    """Return a message's text with its thoughts in front, wherever the server put them; cut thoughts stay open.
 
     Args:
-        message: of a choice; `content` may be a text, a list of parts, null or absent.
-        cut: the reply ended at its limit of tokens. Without any end of thoughts it may be thoughts only, since the chat
-            template may have opened them.
+        message: message of a choice; `content` may be a string, a list of parts, null or absent.
+        cut: whether the reply reached its limit of tokens. A cut reply without `</think>` is taken as thoughts, since
+            the chat template may have opened them.
     """
     content = message.get("content")
     parts = content if isinstance(content, list) else [content]
-    thoughts, said = _text(message.get("reasoning_content") or message.get("reasoning")), ""
+    thoughts, text = _text(message.get("reasoning_content") or message.get("reasoning")), ""
     for part in parts:
         kind = str(part.get("type", "text")) if isinstance(part, Mapping) else "text"
         if kind in ("text", "output_text"):
-            said += _text(part)
+            text += _text(part)
         elif isinstance(part, Mapping):
             thoughts += _text(part.get(kind) or part)
     if thoughts:
-        end = "" if cut and not said.strip() else f"</think>{said}"
+        end = "" if cut and not text.strip() else f"</think>{text}"
         return f"<think>{thoughts.replace('</think>', '')}{end}"
-    return f"<think>{said}" if cut and "</think>" not in said else said
+    return f"<think>{text}" if cut and "</think>" not in text else text
 
 
 def _text(part: Any) -> str:
@@ -98,12 +98,12 @@ def _text(part: Any) -> str:
 
 
 def chat_tokens(tokenizer: Any, messages: Sequence[Mapping[str, str]], thinking: bool = True) -> list[int]:
-    """Return the token ids up to and with the header of the assistant's turn, by the tokenizer's own chat template.
+    """Return the token ids of a chat up to and including the header of the assistant's turn.
 
-    Special tokens are the template's alone: `<|im_start|>` in a message is encoded as text. With `thinking` false,
-    templates of Qwen3's kind close empty thoughts there, so that the model answers at once.
+    Only the tokenizer's chat template can produce special tokens: `<|im_start|>` in a message is encoded as text. With
+    `thinking` false, templates like Qwen3's add empty thoughts, so that the model answers at once.
 
-    Raises ValueError when the tokenizer has no chat template, or one that does not take these messages.
+    Raises ValueError if the tokenizer has no chat template, or one that does not accept these messages.
     """
     (tokens,) = tokens_of_chats(tokenizer, [messages], thinking)
     return tokens
@@ -112,7 +112,7 @@ def chat_tokens(tokenizer: Any, messages: Sequence[Mapping[str, str]], thinking:
 def tokens_of_chats(
     tokenizer: Any, chats: Sequence[Sequence[Mapping[str, str]]], thinking: bool = True
 ) -> Iterator[list[int]]:
-    """Yield `chat_tokens` of each chat; many that hold no special token are encoded in one call."""
+    """Yield `chat_tokens` of each chat; chats without special tokens are encoded in batches."""
     listed = tuple(token.content for token in tokenizer.added_tokens_decoder.values() if token.special)
     special = _any_of(listed)
     options = {"add_special_tokens": False, "return_attention_mask": False, "return_token_type_ids": False}
@@ -129,7 +129,7 @@ def tokens_of_chats(
 def _with_stand_ins(
     tokenizer: Any, special: re.Pattern[str], messages: Sequence[Mapping[str, str]], thinking: bool
 ) -> list[int]:
-    """Return `chat_tokens` of messages that hold special tokens: a character that no message has stands for each."""
+    """Return `chat_tokens` of messages with special tokens, replacing each by an unused character for rendering."""
     used = set().union(*(special.findall(message["content"]) for message in messages))
     written = "".join(message["content"] for message in messages)
     free = (character for character in map(chr, _PRIVATE_USE) if character not in written)
@@ -145,7 +145,7 @@ def _with_stand_ins(
 
 
 def plain_tokens(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
-    """Return the token ids of texts of users and models: `<|im_end|>` in one is so many letters."""
+    """Return the token ids of texts of users and models; `<|im_end|>` is encoded as text."""
     if not texts:
         return []
     return [
@@ -155,7 +155,7 @@ def plain_tokens(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
 
 @lru_cache
 def _any_of(tokens: tuple[str, ...]) -> re.Pattern[str]:
-    """Return a pattern of any of these tokens, the longest first; of nothing for no token."""
+    """Return a pattern that matches any of these tokens, the longest first; it never matches if there are none."""
     return re.compile("|".join(map(re.escape, sorted(tokens, key=len, reverse=True))) or "(?!)")
 
 
@@ -170,7 +170,7 @@ def _rendered(tokenizer: Any, messages: Sequence[Mapping[str, str]], thinking: b
         for message in messages:
             if message["role"] != "assistant" and message["content"].strip() not in text:
                 raise ValueError(f"it drops the text of the {message['role']}'s message")
-    except Exception as error:  # of the template: its own raise_exception, or whatever its expressions raise
+    except Exception as error:  # a template may raise anything
         reason = printable(str(error), 300) or type(error).__name__
         raise ValueError(
             f"the chat template of {name} cannot be rendered: {reason}; put the model's own chat_template.jinja there"

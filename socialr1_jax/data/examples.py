@@ -1,4 +1,4 @@
-"""The question record that the whole project passes around."""
+"""The question record used throughout the package."""
 
 import string
 import unicodedata
@@ -11,25 +11,24 @@ from socialr1_jax.runtime.terminal import shown
 
 LETTERS = string.ascii_uppercase
 FIELDS = ("id", "story", "question", "options", "answer", "thoughts", "messages")
-META_FIELDS = ("type", "source", "twin_id")  # of `meta`, which `columns` may name, too
-READ_AS_TEXT = frozenset(("source", "type", "twin_id", "twin_of", "story_id", "plot", "script"))  # of `meta`
-_ASCII_PUNCTUATION = frozenset(string.punctuation)  # with $ + < = > ^ ` | ~, which Unicode calls symbols
+META_FIELDS = ("type", "source", "twin_id")  # fields of `meta` that `columns` may name
+READ_AS_TEXT = frozenset(("source", "type", "twin_id", "twin_of", "story_id", "plot", "script"))  # fields of `meta`
+_ASCII_PUNCTUATION = frozenset(string.punctuation)  # includes $ + < = > ^ ` | ~, which are symbols in Unicode
 
 
 @dataclass(frozen=True, kw_only=True)
 class Example:
     """One question with its gold answer.
 
-    ``options`` are the option texts in letter order (the first is A); without options the answer is free text.
-    ``answer`` is the gold letter when there are options, else the free-text answer.
-    ``thoughts`` is the reference reasoning that SFT puts inside ``<think>``; "" when there is none.
-    ``meta`` holds whatever else is known, with its JSON types: columns with one value, the values inside a column's
-    objects by dotted names (`scalar_parts`), and all of a column ``meta``.
-    What the package itself reads of it (`READ_AS_TEXT`) are texts.
-    ``messages`` are the turns (role, content) that ask the question; () is the card's prompt of the fields above.
+    `options` are the option texts in letter order (the first is A); without options the answer is free text.
+    `answer` is the gold letter if there are options, else the free-text answer.
+    `thoughts` is the reference reasoning that SFT puts inside `<think>`, or "".
+    `meta` holds all other data with its JSON types: scalar columns, scalars inside objects by dotted names
+    (`scalar_parts`), and the whole column `meta`. The fields that the package reads (`READ_AS_TEXT`) are strings.
+    `messages` are the turns (role, content) that ask the question; () stands for the card's prompt.
 
-    Raises ValueError for an answer that is no letter of the options, for one option or more than 26, for an empty
-    question, option or answer, for free text without a letter or digit, for half a character anywhere.
+    Raises ValueError if the answer is not a letter of the options, if there are one or more than 26 options, if the
+    question, an option or the answer is empty, if a free-text answer has no letter or digit, or for a lone surrogate.
     """
 
     id: str
@@ -64,6 +63,6 @@ class Example:
 
 
 def normalized(text: str) -> str:
-    """Return free text made comparable: case-folded, without ASCII and Unicode punctuation, white space folded."""
+    """Normalise free text for comparison: fold case, remove ASCII and Unicode punctuation, collapse white space."""
     kept = (c for c in text.casefold() if c not in _ASCII_PUNCTUATION and not unicodedata.category(c).startswith("P"))
     return " ".join("".join(kept).split())

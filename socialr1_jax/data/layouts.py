@@ -1,9 +1,10 @@
-"""Known layouts of question files, told by their columns, so that benchmarks are read without a mapping."""
+"""Layouts of benchmark files, recognised by their columns, so that no mapping is needed."""
 
 import re
 import string
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 
 from socialr1_jax.data.tables import DataError
@@ -13,10 +14,10 @@ _LETTERED = re.compile(r"option[ _-]?([a-z])", re.IGNORECASE)
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """Places of a question's fields in files that have the columns `needs`.
+    """The columns of a question's fields in files that have the columns `needs`.
 
-    ``where`` are conditions that rows fulfil, as of ``read_examples``; ``golds`` translates gold answers to letters;
-    ``labels`` is the column that the lines of a file beside the questions are put in when the questions lack it.
+    `where` are conditions on rows, as in `read_examples`; `golds` translates gold answers to letters. If the questions
+    lack the column `labels`, it is filled from a file next to the questions.
     """
 
     name: str
@@ -29,7 +30,7 @@ class Layout:
 
 PLAIN = Layout(name="plain", needs=frozenset())
 LAYOUTS = (
-    Layout(  # English; every row also holds the Chinese question, for data.columns to choose
+    Layout(  # English; data.columns can select the Chinese question, which every row has, too
         name="ToMBench",
         needs=frozenset({"STORY", "QUESTION", "OPTION-A", "答案\nANSWER"}),
         columns={"answer": "答案\nANSWER"},
@@ -56,23 +57,19 @@ LAYOUTS = (
 
 
 def recognise(columns: Collection[str]) -> Layout:
-    """The layout of a file with these columns; PLAIN, which says nothing, when it is none of the known ones."""
+    """Return the layout of a file with these columns; `PLAIN`, which is empty, if it is unknown."""
     return next((layout for layout in LAYOUTS if layout.needs <= set(columns)), PLAIN)
 
 
 def lettered_columns(columns: Collection[str]) -> tuple[str, ...]:
-    """The columns that hold one option each (OPTION-A, option_b, ...), from A without a gap; () for fewer than two."""
-    found = {match[1].upper(): column for column in columns if (match := _LETTERED.fullmatch(column))}
-    listed: list[str] = []
-    for letter in string.ascii_uppercase:
-        if letter not in found:
-            break
-        listed.append(found[letter])
+    """Return the columns of single options (OPTION-A, option_b, ...), from A without a gap; () for fewer than two."""
+    by_letter = {match[1].upper(): column for column in columns if (match := _LETTERED.fullmatch(column))}
+    listed = [by_letter[letter] for letter in takewhile(by_letter.__contains__, string.ascii_uppercase)]
     return tuple(listed) if len(listed) > 1 else ()
 
 
 def labels_beside(questions: Path) -> list[str]:
-    """The lines of the label file of a question file: dev-labels.lst of dev.jsonl. Raises DataError."""
+    """Return the lines of a question file's label file: dev-labels.lst for dev.jsonl. Raises DataError."""
     stem, _, rest = questions.name.partition(".")
     file = questions.with_name(f"{stem}-labels.{rest}").with_suffix(".lst")
     try:

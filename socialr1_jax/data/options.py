@@ -1,4 +1,4 @@
-"""The options of a question and its gold answer, in all the ways that files write them."""
+"""Parse the options of a question and its gold answer in the formats that question files use."""
 
 import ast
 import json
@@ -16,15 +16,15 @@ from socialr1_jax.runtime.terminal import counted, printable, shown
 _LABEL = r"\(?{letter}[.):]"
 _LABELS = [re.compile(_LABEL.format(letter=letter) + r"\s*(?=\S)") for letter in LETTERS]
 _NEXT_LABELS = {letter: re.compile(rf"[,;\s]{_LABEL.format(letter=letter)}\s+") for letter in LETTERS}
-_EDGES = ",;" + "".join(filter(str.isspace, map(chr, range(0x3001))))  # of an option in a text of several
+_EDGES = ",;" + "".join(filter(str.isspace, map(chr, range(0x3001))))  # stripped from options in a text of several
 _ABSENT_TEXTS = ("", "NaN", "nan")
 _MOST_LITERAL = 20_000  # characters of a Python list
 _FROM_0 = tuple(map(str, range(len(LETTERS) + 1)))
-OPTION_NUMBER = re.compile(r"(\d{1,2})(?:\.0)?")  # a table with gaps holds 1.0
+OPTION_NUMBER = re.compile(r"(\d{1,2})(?:\.0)?")  # tables with missing values hold 1.0
 
 
 def cell_text(value: Any, column: str = "") -> str:
-    """Return the text of a cell, "" for an empty one. Raises ValueError for an object or a list."""
+    """Return the text of a cell, or "" if it is empty. Raises ValueError for an object or a list."""
     if isinstance(value, str):
         text = value.strip()
         return "" if text in _ABSENT_TEXTS else text
@@ -37,23 +37,23 @@ def cell_text(value: Any, column: str = "") -> str:
 
 
 def _absent(value: Any) -> bool:
-    """Empty in any of the ways files have: null, the number NaN, an empty text, the text NaN of a stringified table."""
+    """Return whether a cell is empty: null, NaN, an empty text, or the text NaN of a table converted to strings."""
     return value is None or value != value or (isinstance(value, str) and value.strip() in _ABSENT_TEXTS)
 
 
 def parse_options(value: Any) -> tuple[str, ...]:
-    """Return option texts in letter order, without their labels.
+    """Return option texts in letter order, without their labels; () if there are none.
 
-    Takes a list of texts, {"A": text, "B": text}, {"text": [...], "label": [...]}, a list of objects with `text` (and a
-    label, see `texts_of`), or one text: "A. x, B. y", or a list as JSON or Python writes it. The keys of {"A": text}
-    are letters, or numbers from 0 or 1. Empty options at the end are dropped (tables pad short questions); () when
-    there are none. Raises ValueError.
+    Accepts a list of texts, {"A": text, "B": text}, {"text": [...], "label": [...]}, a list of objects with `text` (and
+    a label, see `texts_of`), or one text: "A. x, B. y", or a list in JSON or Python syntax. The keys of {"A": text} are
+    letters, or numbers from 0 or 1. Empty options at the end are dropped (tables pad short questions). Raises
+    ValueError.
     """
     return option_texts(readable_options(value, "options"))
 
 
 def option_texts(value: Any) -> tuple[str, ...]:
-    """Return option texts as `parse_options` does, of what `readable_options` gives."""
+    """Return option texts as `parse_options` does, from the result of `readable_options`."""
     if isinstance(value, Mapping):
         texts = list(map(cell_text, _by_label(value).values()))
     elif isinstance(value, str) and not _absent(value):
@@ -67,18 +67,18 @@ def option_texts(value: Any) -> tuple[str, ...]:
     while texts and not texts[-1]:
         texts.pop()
     labels = [pattern.match(text) for pattern, text in zip(_LABELS, texts, strict=False)]
-    if texts and all(labels) and len(labels) == len(texts):  # only when every text repeats its letter
+    if texts and all(labels) and len(labels) == len(texts):  # only if every text begins with its letter
         texts = [text[match.end() :] for text, match in zip(texts, labels, strict=True) if match]
     return tuple(texts)
 
 
 def readable_options(options: Any, column: str) -> Any:
-    """Return options, read if they are a text that holds a list; a list of objects as `texts_of`. Raises ValueError."""
+    """Parse a list written as text, and convert a list of objects by `texts_of`. Raises ValueError."""
     if isinstance(options, str) and (items := _written_list(options)) is not None:
         options = items
     if not objects(options):
         return options
-    names = dict.fromkeys(key for one in options for key in one)
+    names = dict.fromkeys(key for option in options for key in option)
     if "text" not in names:
         texts = [name for name in names if name not in LABEL_NAMES] or list(names)
         fix = f", as in columns.options={printable(f'{column}.{texts[0]}')}" if texts else ""
@@ -90,9 +90,9 @@ def readable_options(options: Any, column: str) -> Any:
 
 
 def _by_label(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return {label: text} of {"A": text}, without empty texts, or {"text": [...], "label": [...]}. Raises ValueError.
+    """Return {label: text} from {"A": text}, without empty texts, or {"text": [...], "label": [...]}.
 
-    Labels that are letters are made capital ones.
+    Letters are capitalised. Raises ValueError for other labels.
     """
     pairs = [(str(label), text) for label, text in options.items() if not _absent(text)]
     if two_lists := set(options) >= {"text", "label"}:
@@ -110,13 +110,13 @@ def _by_label(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def own_labels(options: Any) -> list[str]:
-    """Return the labels of options that their row labels itself, but not by letters."""
+    """Return the labels of options that have labels other than letters; else []."""
     labels = list(_by_label(options)) if isinstance(options, Mapping) else []
     return labels if labels and labels[0] not in tuple(LETTERS) else []
 
 
 def _written_list(text: str) -> list[Any] | None:
-    """Return the values of a JSON list, or of a Python list of texts and numbers; None for any other text."""
+    """Parse a JSON list, or a Python list of strings and numbers; return None for any other text."""
     if not text.lstrip().startswith("["):
         return None
     with suppress(ValueError, RecursionError):
@@ -128,13 +128,13 @@ def _written_list(text: str) -> list[Any] | None:
     with suppress(*errors), warnings.catch_warnings(action="ignore"):
         items = ast.literal_eval(text.strip())
         plain = isinstance(items, list) and all(isinstance(item, str | int | float | None) for item in items)
-        # Texts without commas between them, as NumPy prints them, are one text to Python.
+        # Python joins strings without commas between them, as NumPy prints them, into one.
         return items if plain and len(items) != 1 else None
     return None
 
 
 def _split_options(text: str) -> list[str]:
-    """ "A. x, B. y, C. z" -> ["x", "y", "z"]: each label is looked for after the one before."""
+    """Split "A. x, B. y, C. z" into ["x", "y", "z"]; each label is searched for after the previous one."""
     label = re.match(r"\s*" + _LABEL.format(letter="A") + r"\s*", text)
     if label is None:
         raise ValueError(
@@ -153,9 +153,8 @@ def _split_options(text: str) -> list[str]:
 def gold_letter(answer: str, options: tuple[str, ...], first_label: int | None = None) -> str:
     """Return the letter of a gold answer: a letter ("b", "(B)"), an option's text, both ("B. text"), or a number.
 
-    ``first_label`` is the number of the first option, None where numbers are no labels. A text that is an option counts
-    as that, and not as a number.
-    Raises ValueError when it is none of the options, or more than one.
+    `first_label` is the number of the first option, None if numbers are not labels. The text of an option has
+    precedence over a number. Raises ValueError if the answer matches none of the options, or several.
     """
     answer = answer.strip()
     if len(answer) == 1 and answer in LETTERS[: len(options)] and answer not in options:
@@ -164,8 +163,8 @@ def gold_letter(answer: str, options: tuple[str, ...], first_label: int | None =
     if match := re.fullmatch(r"\(?([A-Za-z])[.):]*\s*(.*)", answer, re.DOTALL):
         letter, rest = match[1].upper(), match[2].strip()
         position = LETTERS.index(letter)
-        said = not rest and (match[1] == letter or not letters)  # "a" may be the text of an option
-        if position < len(options) and (said or (rest and options[position] == rest)):
+        alone = not rest and (match[1] == letter or not letters)  # "a" may be the text of an option
+        if position < len(options) and (alone or (rest and options[position] == rest)):
             letters.add(letter)
     number = OPTION_NUMBER.fullmatch(answer)
     if number and first_label is not None and not letters and 0 <= int(number[1]) - first_label < len(options):

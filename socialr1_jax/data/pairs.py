@@ -1,4 +1,4 @@
-"""Preference pairs, what a content reward model learns from: their files, and how scored texts are paired."""
+"""Preference pairs for a content reward model: the record, its files, and the pairing of scored texts."""
 
 import difflib
 import json
@@ -17,8 +17,8 @@ from socialr1_jax.runtime.files import write_whole
 from socialr1_jax.runtime.terminal import printable, shown
 
 PAIR_FILES = (".jsonl", ".parquet")
-STAGES = ("encode", "interpret", "goal", "respond")  # as in rewards/stages.py, which stands a floor above
-_ROUNDING = 1e-9  # 0.7 - 0.5 is a gap of 0.2
+STAGES = ("encode", "interpret", "goal", "respond")  # as in rewards/stages.py, which may not be imported here
+_ROUNDING = 1e-9  # so that 0.7 - 0.5 counts as a gap of 0.2
 _TEXTS = ("id", "story", "question", "chosen", "rejected")
 
 
@@ -26,12 +26,11 @@ _TEXTS = ("id", "story", "question", "chosen", "rejected")
 class Pair:
     """Two texts of thoughts about one question, the better one first.
 
-    ``chosen`` and ``rejected`` are whole thoughts, or, with ``stage``, the words of that one stage without its heading.
-    ``margin`` is by how much the chosen one is better, 0 where that was not measured. ``meta`` says where the pair is
-    from, as texts.
+    `chosen` and `rejected` are whole thoughts or, with `stage`, the text of that stage without its heading. `margin` is
+    the difference of their scores, 0 if unknown. `meta` is the origin of the pair, as strings.
 
-    Raises ValueError for an empty text, half a character, texts that are equal but for white space, a negative or
-    non-finite margin, an unknown stage.
+    Raises ValueError for an empty text, a lone surrogate, texts that are equal except for white space, a negative or
+    non-finite margin, or an unknown stage.
     """
 
     id: str
@@ -60,15 +59,15 @@ _COLUMNS = tuple(column.name for column in fields(Pair))
 
 
 def same_text(one: str, other: str) -> bool:
-    """Return whether two texts are equal but for white space."""
+    """Return whether two texts are equal except for white space."""
     return one.split() == other.split()
 
 
 def read_pairs(path: str | Path) -> list[Pair]:
-    """All pairs of a ``.jsonl`` or ``.parquet`` file, or of a hub dataset id; ``margin``, ``stage``, ``meta`` may lack.
+    """Read the pairs of a `.jsonl` or `.parquet` file, or of a hub dataset; `margin`, `stage` and `meta` are optional.
 
-    Raises DataError naming file, row, reason and fix: a file that cannot be read, a missing, unknown or mistyped
-    column, what `Pair` refuses, an id that comes twice.
+    Raises DataError naming file, row, reason and fix: an unreadable file, a missing, unknown or mistyped column, values
+    that `Pair` refuses, or a repeated id.
     """
     pairs, seen = [], dict[str, str]()
     for row in read_all_rows(path):
@@ -86,9 +85,9 @@ def read_pairs(path: str | Path) -> list[Pair]:
 
 
 def write_pairs(path: str | Path, pairs: Iterable[Pair]) -> None:
-    """Writes pairs as JSONL or Parquet, by the file's ending; the file appears whole or not at all.
+    """Write pairs as JSONL or Parquet, by the file's suffix, atomically.
 
-    Raises DataError for another ending, no pairs, an id that comes twice, Parquet without pyarrow.
+    Raises DataError for another suffix, no pairs, a repeated id, or Parquet without pyarrow.
     """
     path, pairs = Path(path), list(pairs)
     if path.suffix.lower() not in PAIR_FILES:
@@ -111,7 +110,7 @@ def _parquet(rows: list[dict[str, Any]], path: Path) -> bytes:
         import pyarrow.parquet
     except ImportError:
         raise DataError(f"{path}: writing Parquet needs pyarrow; pip install pyarrow, or write .jsonl") from None
-    if not any(row["meta"] for row in rows):  # Parquet has no column of objects without a field
+    if not any(row["meta"] for row in rows):  # Parquet cannot store objects without fields
         for row in rows:
             del row["meta"]
     buffer = BytesIO()
@@ -120,7 +119,7 @@ def _parquet(rows: list[dict[str, Any]], path: Path) -> bytes:
 
 
 def _values(row: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of a Pair from a file's row. Raises ValueError."""
+    """Return the arguments of a `Pair` from a row. Raises ValueError."""
     for name in row:
         if name not in _COLUMNS:
             close = difflib.get_close_matches(name, _COLUMNS, n=1, cutoff=0.6)
@@ -139,7 +138,7 @@ def _values(row: Mapping[str, Any]) -> dict[str, Any]:
     meta = values.get("meta", {})
     if not isinstance(meta, Mapping):
         raise ValueError(f"meta is {shown(meta)}, not an object of texts")
-    meta = {key: text for key, text in meta.items() if text is not None}  # Parquet fills up what other rows have
+    meta = {key: text for key, text in meta.items() if text is not None}  # Parquet fills in keys of other rows
     for key, text in meta.items():
         if not isinstance(text, str):
             raise ValueError(f"meta.{printable(key, 100)} is {shown(text)}, not a text; put it in quotes")
@@ -149,12 +148,9 @@ def _values(row: Mapping[str, Any]) -> dict[str, Any]:
         raise ValueError(f"margin is {shown(margin)}, too large for a number") from None
 
 
-# ------------------------------------------------------------------------------------------------ pairs of scored texts
-
-
 @dataclass(frozen=True, kw_only=True)
 class ScoredText:
-    """A text with its score. `scored`: whole, stage (the judge's score of the stage) or frame."""
+    """A text with its score. `scored` is how: whole, stage (the judge's score of the stage) or frame."""
 
     sample: int
     stage: str
@@ -172,11 +168,11 @@ def match_pairs(
     seed: int,
     provenance: Mapping[str, str],
 ) -> list[Pair]:
-    """At most `per_question` pairs of one question, drawn at random among those that fit.
+    """Draw at most `per_question` pairs of one question at random.
 
-    Two texts fit when both are whole or of one stage, their scores are `min_gap` apart, their lengths within
-    `max_length_ratio`, and they are not the same text. Those with the rejected text longer and shorter take turns as
-    long as there are both, so that the length says little.
+    Two different texts can be paired if both are whole or of one stage, their scores differ by `min_gap`, and their
+    lengths are within `max_length_ratio`. Pairs whose rejected text is longer or shorter are drawn alternately, while
+    there are both, so that length does not predict the preference.
     """
     fitting = [
         (better, worse)
@@ -189,12 +185,12 @@ def match_pairs(
     random.Random(f"socialr1 pairs {seed} {id}").shuffle(fitting)
     drawn: list[tuple[ScoredText, ScoredText]] = []
     seen: set[tuple[str, str, str]] = set()
-    lean = 0  # rejected texts that are longer, less those that are shorter
+    lean = 0  # number of longer rejected texts minus that of shorter ones
     while fitting and len(drawn) < matching.per_question:
         better, worse = min(fitting, key=lambda pair: _longer(pair[1], pair[0]) * lean)
         fitting.remove((better, worse))
         named = (better.stage, " ".join(better.text.split()), " ".join(worse.text.split()))
-        if named not in seen:  # two samples may have said the same
+        if named not in seen:  # different samples may have equal texts
             seen.add(named)
             drawn.append((better, worse))
             lean += _longer(worse, better)
@@ -228,5 +224,4 @@ def _ratio(one: str, other: str) -> float:
 
 
 def _longer(one: ScoredText, other: ScoredText) -> int:
-    """1, 0 or -1."""
     return (len(one.text) > len(other.text)) - (len(one.text) < len(other.text))

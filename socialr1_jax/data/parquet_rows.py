@@ -1,8 +1,8 @@
-"""A row of a large Parquet file at a time, in any order, without the file in memory.
+"""Random access to the rows of a large Parquet file without loading it into memory.
 
-Parquet is compressed by the column in groups of up to a million rows, so that one row costs the decoding of its whole
-group: seconds. The file is therefore decoded once, as a stream, into a nameless temporary file in Arrow's uncompressed
-form, which is mapped into memory: 1.2 s and 0.6 GB of disk for 1,000,000 stories of 400 characters, then 0.1 ms a row.
+Parquet compresses columns in groups of up to a million rows, so reading one row means decoding a whole group, which
+takes seconds. The file is therefore decoded once, as a stream, into an unnamed temporary file in Arrow's uncompressed
+format, which is memory-mapped: 1.2 s and 0.6 GB of disk for 1,000,000 stories of 400 characters, then 0.1 ms per row.
 """
 
 import errno
@@ -17,11 +17,11 @@ import numpy as np
 
 from socialr1_jax.data.tables import Conditions, DataError, Row, import_parquet
 
-_BATCH = 4096  # rows that are decoded, and mapped for one row of theirs, at once
+_BATCH = 4096  # rows decoded at once, and mapped for access to one of them
 
 
 def parquet_shape(path: Path) -> tuple[int, tuple[str, ...]]:
-    """The number of rows of a Parquet file and its columns, from its footer. Raises DataError."""
+    """Return the number of rows and the columns of a Parquet file, from its footer. Raises DataError."""
     import_parquet(path)
     import pyarrow.parquet
 
@@ -30,13 +30,13 @@ def parquet_shape(path: Path) -> tuple[int, tuple[str, ...]]:
 
 
 class ParquetRows(Sequence[Row]):
-    """The rows of a Parquet file that fulfil the conditions.
+    """The rows of a Parquet file that meet the conditions.
 
-    Of the columns outside ``used`` only scalar ones are kept (an embedding beside each question would fill the disk).
-    The temporary file is in Python's ``tempfile.gettempdir()``, which TMPDIR sets, and is gone with the process,
-    however that ends.
+    Columns that are neither in `used` nor scalar are dropped (an embedding for each question would fill the disk). The
+    temporary file is in `tempfile.gettempdir()`, which TMPDIR sets, and disappears when the process ends, even on a
+    crash.
 
-    Raises DataError for a file that cannot be decoded to its end, and for a full disk.
+    Raises DataError for a file that cannot be fully decoded, and for a full disk.
     """
 
     def __init__(self, path: Path, used: Collection[str], conditions: Conditions) -> None:
@@ -44,7 +44,7 @@ class ParquetRows(Sequence[Row]):
         import pyarrow.parquet
 
         numbers, sizes, before = [], [], 0
-        with _named_errors(path), tempfile.TemporaryFile() as spilled:  # closing it writes, too
+        with _named_errors(path), tempfile.TemporaryFile() as spilled:  # closing it writes
             with pyarrow.parquet.ParquetFile(path, memory_map=True) as file:
                 fields = [
                     field.with_type(field.type.value_type) if pyarrow.types.is_dictionary(field.type) else field
@@ -56,12 +56,12 @@ class ParquetRows(Sequence[Row]):
                 conditions.know(schema.names)
                 with pyarrow.ipc.new_file(spilled, schema) as writer:
                     for batch in file.iter_batches(_BATCH, columns=schema.names):
-                        # A dictionary would be another one in each row group, which Arrow's file format forbids.
+                        # Row groups have different dictionaries, which Arrow's file format does not allow.
                         flat = pyarrow.Table.from_batches([batch]).select(schema.names).cast(schema)
                         if conditions.columns:
-                            kept = [conditions.hold(row) for row in flat.select(tested).to_pylist()]
-                            numbers.append(np.flatnonzero(kept) + before + 1)
-                            flat = flat.filter(pyarrow.array(kept))
+                            mask = [conditions.hold(row) for row in flat.select(tested).to_pylist()]
+                            numbers.append(np.flatnonzero(mask) + before + 1)
+                            flat = flat.filter(pyarrow.array(mask))
                         before += batch.num_rows
                         if flat.num_rows:
                             sizes.append(flat.num_rows)
@@ -93,7 +93,7 @@ class ParquetRows(Sequence[Row]):
 
 @contextmanager
 def _named_errors(path: Path) -> Iterator[None]:
-    """Arrow's errors and the system's as DataError."""
+    """Convert errors of Arrow and the system to DataError."""
     import pyarrow
 
     try:

@@ -1,4 +1,4 @@
-"""From a question to the prompt's token ids, and the reference response that SFT learns."""
+"""Build the prompt of a question, its token ids, and the reference response for SFT."""
 
 import logging
 import re
@@ -14,7 +14,7 @@ from socialr1_jax.data.chat_template import chat_tokens
 from socialr1_jax.data.examples import LETTERS, Example
 from socialr1_jax.runtime.terminal import printable
 
-# Verbatim from the Social-R1 model cards, the missing space included: the published weights were trained on it.
+# Verbatim from the Social-R1 model cards, including the missing space: the published weights were trained on it.
 INSTRUCTION = (
     "You should first think about the reasoning process in the mind and then provide with the answer."
     "The reasoning process and answer are enclosed within <think> </think> and <Answer> </Answer> tags, respectively."
@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Prompt:
-    """A question with its prompt; ``id`` is the question's place among the run's questions and seeds its draws."""
+    """A question with its prompt; `id` is its place among the run's questions and seeds its sampling."""
 
     id: int
     example: Example
@@ -32,20 +32,20 @@ class Prompt:
 
 
 def template_file(template: str) -> Path | None:
-    """Return the file that `data.prompt` names; None for a template itself and for ""."""
+    """Return the file that `data.prompt` names; None if it is a template or ""."""
     return None if not template or re.search(r"{{|{%|\n", template) else Path(template).expanduser()
 
 
 class PromptWriter:
-    """Gives questions a prompt of the user's own; of questions in chat format the other turns stay.
+    """Rewrite the last user turn and the system turn of questions; other turns of a chat stay.
 
     Args:
-        template: of the user turn, in Jinja: a text, or the name of a file that holds it; "" is the card's prompt. It
-            may use story, question, options (texts), lettered (the options as lines "A. text"), meta and instruction
-            (the card's). A name that is none of these is an error, and the gold answer is none of them.
-        system: text of the system turn; "" for none, or the question's own.
+        template: Jinja template of the user turn, or a file with one; "" is the card's prompt. It may use story,
+            question, options (a list), lettered (the options as lines "A. text"), meta and instruction (the card's).
+            Any other name is an error; the gold answer is not available.
+        system: text of the system turn; "" keeps the question's own, if any.
 
-    Raises ValueError for a file that cannot be read and for a template that is no Jinja.
+    Raises ValueError for a file that cannot be read or an invalid template.
     """
 
     def __init__(self, template: str, system: str) -> None:
@@ -66,13 +66,13 @@ class PromptWriter:
             raise ValueError(f"data.prompt: line {error.lineno}: {printable(str(error.message))}") from None
 
     def __call__(self, example: Example) -> Example:
-        """Return the question with the turns that ask it. Raises ValueError when the template fails on it."""
+        """Return the question with its rewritten turns. Raises ValueError if the template fails on it."""
         *earlier, last = example.messages or ({"role": "user", "content": question_text(example)},)
         if self._template is not None:
             fields = {name: getattr(example, name) for name in ("story", "question", "options", "meta")}
             try:
                 text = self._template.render(**fields, lettered="\n".join(_lettered(example)), instruction=INSTRUCTION)
-            except Exception as error:  # whatever a template does with a row
+            except Exception as error:  # a template may raise anything
                 raise ValueError(f"data.prompt fails on question {example.id}: {printable(str(error), 200)}") from error
             last = {"role": "user", "content": text}
         if self._system:
@@ -86,7 +86,7 @@ def _lettered(example: Example) -> list[str]:
 
 
 def question_text(example: Example) -> str:
-    """The text of the prompt's turns; the card's is story, question and lettered options, then its instruction."""
+    """Return the text of the prompt's turns; the card's has story, question, lettered options and instruction."""
     if example.messages:
         return "\n\n".join(message["content"] for message in example.messages)
     question = "\n".join([example.question, *_lettered(example)])
@@ -100,36 +100,35 @@ def encode_prompt(tokenizer: Any, example: Example, thinking: bool = True) -> li
 
 
 def encode_prompts(tokenizer: Any, examples: Sequence[Example], max_prompt_tokens: int) -> list[Prompt]:
-    """Prompts of all examples; those longer than ``max_prompt_tokens`` are dropped and counted, never cut.
+    """Encode the prompts of all examples; those longer than `max_prompt_tokens` are dropped and logged, never cut.
 
-    Raises ValueError when none is left.
+    Raises ValueError if none is left.
     """
-    kept: list[Prompt] = []
+    prompts: list[Prompt] = []
     lengths = []
     for example in examples:
         tokens = encode_prompt(tokenizer, example)
         lengths.append(len(tokens))
         if len(tokens) <= max_prompt_tokens:
-            kept.append(Prompt(id=len(kept), example=example, tokens=tokens))
-    if not kept:
+            prompts.append(Prompt(id=len(prompts), example=example, tokens=tokens))
+    if not prompts:
         shortest = f"; the shortest has {min(lengths)}" if lengths else ""
         raise ValueError(
             f"none of {len(examples)} prompts has at most {max_prompt_tokens} tokens{shortest}; "
             "raise data.max_prompt_tokens"
         )
-    dropped = len(examples) - len(kept)
-    if dropped:
+    if dropped := len(examples) - len(prompts):
         log.warning(
             "dropped %d of %d prompts longer than %d tokens (longest %d); data.max_prompt_tokens keeps more",
             *(dropped, len(examples), max_prompt_tokens, max(lengths)),
         )
-    return kept
+    return prompts
 
 
 def reference_response(example: Example, opening: str = "") -> str:
-    """Return the response that SFT teaches, without the end token: thoughts and answer in the card's shape.
+    """Return the target of SFT, without the end token: thoughts and answer in the card's format.
 
-    `opening` is what the chat template's prompt already holds of it and the model need not write.
+    `opening` is the part of the response that the chat template puts into the prompt; it is left out.
     """
     response = f"<think>\n{example.thoughts}\n</think>\n\n<Answer>{example.answer}</Answer>"
     if opening.strip() != "<think>":

@@ -1,4 +1,4 @@
-"""Read the questions of files and hub datasets; one question of a file, or typed on a command line."""
+"""Read questions from files, hub datasets and the command line."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -24,46 +24,44 @@ def read_examples(
     first_label: int = 0,
     allow_bad_rows: bool = False,
 ) -> list[Example]:
-    """Return the questions of a file (.jsonl, .json, .csv, .parquet), or of a hub dataset ``owner/name[:split]``.
+    """Read the questions of a file (.jsonl, .json, .csv, .parquet) or of a hub dataset `owner/name[:split]`.
 
-    Columns are found by their own name in any case (``story``, ``STORY``), ``options`` also as ``choices`` or as
-    ``OPTION-A``, ``OPTION-B``, ...; files of a known layout (``layouts.py``) need no mapping. Options may be a list, a
-    mapping of labels to texts, a mapping of two lists ``{text, label}``, one text "A. x, B. y", or several columns; a
-    row that lacks their columns is as one with null there. The gold answer may be the letter in either case, the
-    option's text, or the option's number. Other columns become ``meta``.
+    Columns are matched by name in any case (`story`, `STORY`), `options` also as `choices` or `OPTION-A`,
+    `OPTION-B`, ...; files of a known layout (`layouts.py`) need no mapping. Options may be a list, a mapping of labels
+    to texts, a mapping of two lists `{text, label}`, one text "A. x, B. y", or several columns, of which a row may lack
+    some. The gold answer may be the letter in either case, the option's text, or the option's number. Other columns
+    become `meta`.
 
-    Where the first row has no ``story`` or no ``question``, ``messages`` or ``prompt`` may hold the turns that ask the
-    question (``parse_turns``). A last turn of the assistant's is left out; ``question`` is then the user's last turn
-    and ``story`` what was said before it, and the answer may also be called ``solution``, ``ground_truth``, ``label``
-    or ``reward_model.ground_truth``.
+    If the first row has no `story` or no `question`, `messages` or `prompt` may hold the turns that ask the question
+    (`parse_turns`). A final assistant turn is left out, `question` is the last user turn, and `story` is the text
+    before it. The answer may then also be called `solution`, `ground_truth`, `label` or `reward_model.ground_truth`.
 
     Args:
         source: file or hub id.
-        columns: our field name -> the file's column, where they differ ({"options": "choices", "id": "sample_id"});
-            options spread over columns are listed: {"options": "OPTION-A, OPTION-B, OPTION-C, OPTION-D"}. A dotted
-            name that is no column leads into objects ("item.question"). They go before those of a known layout, field
-            by field. A field with "" is as if it were not given.
-        where: keep only rows whose column has this value ({"prompting_type": "CoTP"}); the log counts the kept ones.
-        first_label: the number of the first option, 0 or 1, where gold answers are numbers.
-        allow_bad_rows: leave out rows that cannot be used, unless none can be, and log how many had which fault.
+        columns: our field name -> the file's column, if they differ ({"options": "choices", "id": "sample_id"});
+            several columns are listed: {"options": "OPTION-A, OPTION-B, OPTION-C, OPTION-D"}. A dotted name that is not
+            a column leads into objects ("item.question"). Each entry overrides that of a known layout; "" is ignored.
+        where: keep only rows whose column has this value ({"prompting_type": "CoTP"}); their number is logged.
+        first_label: the number of the first option, 0 or 1, if gold answers are numbers.
+        allow_bad_rows: drop invalid rows, unless all are invalid, and log the number of each fault.
 
     Raises:
-        DataError: unreadable or empty file, or rows that cannot be used: a missing column (with the nearest), a gold
-            answer that is not among the options, two rows with one id. The message names file, rows and reasons.
+        DataError: unreadable or empty file, or invalid rows: a missing column (with the nearest), a gold answer that is
+            not among the options, a repeated id. The message names file, rows and reasons.
     """
-    found = parse_files(str(source), source_files(source), columns or {}, where or {}, first_label=first_label)
-    if found.bad and not (allow_bad_rows and found.examples):
+    parsed = parse_files(str(source), source_files(source), columns or {}, where or {}, first_label=first_label)
+    if parsed.bad and not (allow_bad_rows and parsed.examples):
         fix = "Fix the file, or how it is read: columns, where, first_label"
-        fix += "; or leave such rows out: allow_bad_rows=true." * bool(found.examples)
-        raise DataError(report(found.bad, found.total, fix))
-    if found.bad:
-        dropped, total = len(found.bad), found.total
-        log.warning("%s: dropped %d of %d rows that cannot be used: %s", source, dropped, total, summary(found.bad))
-    return found.examples
+        fix += "; or leave such rows out: allow_bad_rows=true." * bool(parsed.examples)
+        raise DataError(report(parsed.bad, parsed.total, fix))
+    if parsed.bad:
+        dropped, total = len(parsed.bad), parsed.total
+        log.warning("%s: dropped %d of %d rows that cannot be used: %s", source, dropped, total, summary(parsed.bad))
+    return parsed.examples
 
 
 class Parsed(NamedTuple):
-    """Rows of a source that hold the conditions, in their order, the number of all rows, and the columns read."""
+    """The rows of a source that meet the conditions, in order; the number of all rows; and the columns read."""
 
     rows: list[Example | BadRow]
     total: int
@@ -71,12 +69,12 @@ class Parsed(NamedTuple):
 
     @property
     def examples(self) -> list[Example]:
-        """Return the questions."""
+        """The valid questions."""
         return [row for row in self.rows if isinstance(row, Example)]
 
     @property
     def bad(self) -> list[BadRow]:
-        """Return the rows that are no questions."""
+        """The invalid rows."""
         return [row for row in self.rows if isinstance(row, BadRow)]
 
 
@@ -89,11 +87,10 @@ def parse_files(
     first_label: int = 0,
     paths: Sequence[str] = (),
 ) -> Parsed:
-    """Reads all rows of a source, the bad ones too, as ``read_examples`` says; ``origin`` is the `meta["source"]` of
-    rows that have none of their own, ``paths`` are names for `meta` that may be dotted.
+    """Read all rows of a source, valid or not; see `read_examples`, and `RowParser` for `origin` and `paths`.
 
-    Raises DataError for a source without rows, or one that cannot be read on, and as ``RowParser.refuse_missing`` and
-    ``RowParser.refuse_first_label``.
+    Raises DataError for a source without rows, for a read error, and as `RowParser.refuse_missing` and
+    `RowParser.refuse_first_label`.
     """
     rows: list[Example | BadRow] = []
     seen: dict[str, str] = {}
@@ -146,10 +143,10 @@ def parse_files(
 
 
 def typed_question(question: str, story: str = "", options: str = "") -> Example:
-    """Return a question without a gold answer; `options` is one text such as "A. drawer, B. shelf", or "".
+    """Build a question without a gold answer; `options` is a string such as "A. drawer, B. shelf", or "".
 
-    The record's `answer` is a filler that no prompt shows. Raises ValueError for an empty question and for options
-    that cannot be told apart.
+    The record's `answer` is a placeholder that no prompt shows. Raises ValueError for an empty question or options that
+    cannot be parsed.
     """
     texts = parse_options(options)
     return Example(id="typed", story=story.strip(), question=question.strip(), options=texts, answer="A")
@@ -163,10 +160,9 @@ def picked_question(
     where: Mapping[str, str] | None = None,
     first_label: int = 0,
 ) -> Example:
-    """Return the question of row `row`, from 1, of a file; the other arguments are those of `read_examples`.
+    """Read row `row` (from 1) of a question file; the other arguments are those of `read_examples`.
 
-    Rows that `where` leaves out do not count, and neither do blank lines. Other rows may be no questions. Raises
-    DataError.
+    Rows excluded by `where` and blank lines do not count. Other rows may be invalid. Raises DataError.
     """
     rows = parse_files(str(file), source_files(file), columns or {}, where or {}, first_label=first_label).rows
     if row > len(rows):

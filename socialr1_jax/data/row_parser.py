@@ -1,4 +1,4 @@
-"""How the row of a file becomes a question."""
+"""Convert rows of a file to questions."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -12,23 +12,23 @@ from socialr1_jax.data.turns import Turns, ground_truth, parse_turns, turns_colu
 from socialr1_jax.runtime.terminal import counted, printable, shown
 
 _REQUIRED = ("story", "question", "answer")
-_CHAT_ANSWERS = ("answer", "solution", "ground_truth", "label", "reward_model")  # columns, beside turns
-_MOST_PLACES = 1000  # sets of columns of one source that are remembered
-_PARTS_SHOWN = 30  # values inside objects, in a line on what was read
+_CHAT_ANSWERS = ("answer", "solution", "ground_truth", "label", "reward_model")  # columns in the chat format
+_MOST_PLACES = 1000  # bounds the cache of sets of columns
+_PARTS_SHOWN = 30  # values inside objects that `reading` lists
 
 
 class RowParser:
-    """Makes examples of rows; where their fields are is worked out once for all rows with the same columns.
+    """Convert rows to examples; fields are located once for each set of columns.
 
     Args:
-        first: a row of the source; its columns tell the layout.
-        columns, where: as of ``read_examples``.
-        ids: rows without an id get this and their number.
-        origin: ``meta["source"]`` of rows that have none of their own; "" adds none.
-        first_label: as of ``read_examples``.
-        paths: dotted names that ``meta`` has, too.
+        first: columns of the first row, which determine the layout.
+        columns, where: as in `read_examples`.
+        ids: prefix of the ids of rows without one, followed by the row's number.
+        origin: `meta["source"]` of rows that have none; "" adds none.
+        first_label: as in `read_examples`.
+        paths: dotted names to add to `meta`.
 
-    Raises DataError for a key of ``columns`` that is no field of a question.
+    Raises DataError for a key of `columns` that is not a field of a question.
     """
 
     def __init__(
@@ -57,20 +57,20 @@ class RowParser:
         names = (*paths, *columns.values(), *_parts(columns.get("options", "")))
         self._paths = [name for name in dict.fromkeys(names) if "." in name]
         self._ids, self._origin, self._first_label = ids, origin, first_label
-        self._numbers: dict[tuple[int, int], int] = {}  # (gold answer, count of options) -> the first such row
+        self._numbers: dict[tuple[int, int], int] = {}  # (gold answer, number of options) -> first such row
         self._places: dict[tuple[str, ...], _Places | ValueError] = {}
-        self._met: dict[str, None] = {}  # columns
-        self._meta: dict[str, None] = {}  # those that gave a value
+        self._met: dict[str, None] = {}  # columns seen
+        self._meta: dict[str, None] = {}  # names in `meta` that had a value
         self._cut = 0  # rows whose last turn was the assistant's
-        self._options = columns.get("options", "")  # as the user names them
-        self.some_options = False  # whether a row had some
-        self.empty: set[int] = set()  # rows before that whose list of options, in a column that is named, is empty
+        self._options = columns.get("options", "")
+        self.some_options = False  # whether any row had options
+        self.empty: set[int] = set()  # earlier rows with an empty list of options in the named column
         self.no_options = f"no options, though columns names {shown(self._options)} and other rows have some there"
 
     def used(self, columns: Sequence[str]) -> set[str]:
-        """Return which `columns` of a file an example's fields come from, or lead through.
+        """Return the `columns` of a file that an example's fields are read from.
 
-        Raises ValueError as ``example``, and for a column that is not there.
+        Raises ValueError as `example` does, and for a missing column.
         """
         inner = (path for path in self._paths if path not in columns and path.partition(".")[0] in columns)
         places = _find(known := (*columns, *inner), self._columns)
@@ -81,10 +81,10 @@ class RowParser:
 
     @property
     def reading(self) -> str:
-        """Describe which column each field was read from, which are in `meta` alone, and which were not read."""
-        found = [places for places in self._places.values() if isinstance(places, _Places)]
+        """A description of the columns read into fields, those only in `meta`, and those not read."""
+        every = [places for places in self._places.values() if isinstance(places, _Places)]
         columns: dict[str, tuple[str, ...]] = {}
-        for places in found:
+        for places in every:
             texts = {**places.texts, **places.named}
             columns = {name: (column,) for name, column in texts.items()} | {"options": places.options} | columns
         fields = [
@@ -92,11 +92,11 @@ class RowParser:
             for name in (*FIELDS, *META_FIELDS)
             if columns.get(name)
         ]
-        rest = dict.fromkeys(column for places in found for column in places.meta)
+        rest = dict.fromkeys(column for places in every for column in places.meta)
         meta = [printable(column) for column in rest if column in self._meta]
         parts = [printable(name) for name in self._meta if name not in rest]
         meta += [*parts[:_PARTS_SHOWN], f"and {len(parts) - _PARTS_SHOWN} more"][: len(parts)]
-        read = [f"{column}." for one in columns.values() for column in one]  # what is inside them, and what they are in
+        read = [f"{column}." for group in columns.values() for column in group]  # prefixes of nested names
         read += [f"{name}." for name in self._meta if name not in rest]
         unread = [
             printable(column)
@@ -111,15 +111,15 @@ class RowParser:
         return f"read: {', '.join(fields)}{without}{cut}{also}"
 
     def refuse_missing(self, source: str) -> None:
-        """Raise DataError for a column of options or of `META_FIELDS` that some rows may lack, if all rows do."""
-        if missing := _missing([one for one in self._places.values() if isinstance(one, _Places)], self._met):
+        """Raise DataError if no row has a named column of the options or of `META_FIELDS`; some rows may lack them."""
+        if missing := _missing([places for places in self._places.values() if isinstance(places, _Places)], self._met):
             raise DataError(f"{source}: {missing}")
 
     def refuse_first_label(self, source: str) -> None:
-        """Raise DataError if numbers among the gold answers were read as options, but count from the other label.
+        """Raise DataError if numeric gold answers evidently count from the other first label.
 
-        With ``first_label`` 0 they do if none is 0 and one is as high as its options are many; with 1 if one is 0 and
-        none is as high. Answers to questions with an option that is a number are left out: they may be texts.
+        With `first_label` 0 that is the case if none is 0 and one equals the number of its options; with 1, if one is 0
+        and none equals it. Questions with a numeric option are ignored, since their answers may be texts.
         """
         first, numbers = self._first_label, self._numbers
         zeros = [(label, options) for label, options in numbers if label == 0]
@@ -135,7 +135,7 @@ class RowParser:
         )
 
     def example(self, values: Mapping[str, Any], number: int) -> Example:
-        """Return the question of row ``number``. Raises ValueError saying why there is none."""
+        """Return the question in row `number`. Raises ValueError with the reason if the row is invalid."""
         values = spread_objects(values, self._paths)
         key = tuple(values)
         if (places := self._places.get(key)) is None:
@@ -159,8 +159,8 @@ class RowParser:
                 turns = turns[:-1]
             if not turns or turns[-1]["role"] != "user":
                 raise ValueError(f"{shown(column)} does not end with a user's turn, or with one that is then answered")
-            said = [turn["content"].strip() for turn in turns if turn["role"] != "system"]
-            cells = {"story": "\n\n".join(said[:-1]), "question": said[-1]} | cells
+            contents = [turn["content"].strip() for turn in turns if turn["role"] != "system"]
+            cells = {"story": "\n\n".join(contents[:-1]), "question": contents[-1]} | cells
         if (column := places.texts["answer"]).lower() == "reward_model":
             cells["answer"] = ground_truth(cells["answer"], column)
         texts = {name: cell_text(cell, places.texts.get(name, name)) for name, cell in cells.items()}
@@ -212,9 +212,9 @@ class RowParser:
 
 
 class _Places(NamedTuple):
-    """Columns that fields are in, those of the options, those that become meta, and those of `META_FIELDS`.
+    """The columns of the fields, of the options, of `meta` and of `META_FIELDS`.
 
-    The options' and the last ones are those of the source: a row may lack them.
+    Rows may lack the columns of the options and of `META_FIELDS`.
     """
 
     texts: dict[str, str]
@@ -225,7 +225,7 @@ class _Places(NamedTuple):
 
 
 def _missing(found: Iterable[_Places], known: Collection[str]) -> str:
-    """Return a message on the first column that a row may lack and that is not known at all; "" for none."""
+    """Return a message about the first optional column that no row has, or ""."""
     wanted = (column for places in found for column in (*places.options, *places.named.values()))
     column = next((column for column in wanted if column not in known), "")
     fix = "correct it in columns (they are the same for all files), or rename this file's column"
@@ -233,13 +233,13 @@ def _missing(found: Iterable[_Places], known: Collection[str]) -> str:
 
 
 def _parts(column: str) -> tuple[str, ...]:
-    """Return the columns that a name with commas lists."""
+    """Return the columns in a list separated by commas."""
     return tuple(part.strip() for part in column.split(","))
 
 
 def _find(known: Sequence[str], columns: Mapping[str, str]) -> _Places:
-    """Return where the fields are in rows with the columns ``known``. Raises ValueError for a missing one."""
-    by_name = {column.lower(): column for column in reversed(known)}  # of two that differ in case, the first
+    """Locate the fields in rows with the columns `known`. Raises ValueError for a missing one."""
+    by_name = {column.lower(): column for column in reversed(known)}  # the first of two that differ in case
     texts, options = dict[str, str](), tuple[str, ...]()
     chosen: tuple[str, ...]
     chat = "messages" in columns
@@ -248,13 +248,13 @@ def _find(known: Sequence[str], columns: Mapping[str, str]) -> _Places:
         if (column := columns.get(name)) is not None:
             chosen = (column,)
             if name == "options":
-                holder, _, last = column.rpartition(".")  # choices.text beside choices.label is read as choices
+                holder, _, last = column.rpartition(".")  # choices.text and choices.label are read as choices
                 labelled = last == "text" and holder in known and f"{holder}.label" in known
                 chosen = (holder,) if labelled else chosen if column in known else _parts(column)
             elif column not in known:
                 raise ValueError(f"no column {shown(column)}{nearest(column, known)}; correct it in columns")
-        elif found := next((by_name[one] for one in also.get(name, (name,)) if one in by_name), ""):
-            chosen = (found,)
+        elif column := next((by_name[alias] for alias in also.get(name, (name,)) if alias in by_name), ""):
+            chosen = (column,)
         elif name == "options":
             chosen = lettered_columns(known)
         elif name in (_REQUIRED[2:] if chat else _REQUIRED):

@@ -1,4 +1,4 @@
-"""Rows of a question file: JSONL, JSON, CSV, Parquet, or a dataset of the Hugging Face hub."""
+"""Read rows of JSONL, JSON, CSV and Parquet files, and of datasets on the Hugging Face hub."""
 
 import csv
 import difflib
@@ -17,23 +17,23 @@ from socialr1_jax.runtime.files import ROW_SUFFIXES
 from socialr1_jax.runtime.terminal import counted, printable, shown
 
 _HUB_ID = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+?)(?::(?P<split>[\w.-]+))?")
-PARQUET_BATCH = 8192  # rows that are decoded at once
-# Files of a dataset repository that describe the data and hold none.
+PARQUET_BATCH = 8192  # rows decoded at once
+# Files of a dataset repository that hold metadata, not data.
 _DESCRIPTIONS = {"dataset_infos.json", "dataset_dict.json", "dataset_info.json", "state.json", "metadata.json"}
-_MOST_COLUMNS = 1000  # of JSON rows that each have others, how many are remembered
+_MOST_COLUMNS = 1000  # bounds memory if every JSON row has different columns
 _NAMED_COLUMNS = 30  # in a message
-_OTHER_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}  # of columns, with their names
-LABEL_NAMES = ("label", "value", "key", "id")  # of an option that is an object
+_OTHER_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
+LABEL_NAMES = ("label", "value", "key", "id")  # keys for the label of an option that is an object
 _SHOWN = 100  # characters of a value in a message
 log = logging.getLogger(__name__)
 
 
 class DataError(ValueError):
-    """Questions that cannot be read; the message names the file, the row, the reason and the fix."""
+    """Raised for invalid data; the message names the file, the row, the reason and the fix."""
 
 
 class Row(NamedTuple):
-    """One row, the file that it stands in and its place there, from 1."""
+    """A row with its file and its number there, from 1."""
 
     file: str
     number: int
@@ -41,12 +41,12 @@ class Row(NamedTuple):
 
     @property
     def where(self) -> str:
-        """ "questions.jsonl row 3"."""
+        """The location for a message, such as "questions.jsonl row 3"."""
         return f"{self.file} row {self.number}"
 
 
 class BadRow(NamedTuple):
-    """A row that is no question, and why."""
+    """An invalid row, and the reason."""
 
     source: str
     row: int
@@ -57,10 +57,10 @@ class BadRow(NamedTuple):
 
 
 def read_all_rows(source: str | Path) -> list[Row]:
-    """All rows of a file, or of a hub dataset "owner/name" or "owner/name:split".
+    """Read all rows of a file, or of a hub dataset "owner/name" or "owner/name:split".
 
-    A ``.json`` file holds a list of objects, or one object with one list of objects in it ({"data": [...]}).
-    Rows are counted from 1; in ``.jsonl`` the row is the line. Raises DataError.
+    A `.json` file holds a list of objects, or an object that contains one such list ({"data": [...]}).
+    Rows are numbered from 1; in `.jsonl` the number is that of the line. Raises DataError.
     """
     rows = []
     for file in source_files(source):
@@ -74,7 +74,7 @@ def read_all_rows(source: str | Path) -> list[Row]:
 
 
 def source_files(source: str | Path) -> list[Path]:
-    """The file itself, or the files of the hub dataset, which are fetched. Raises DataError."""
+    """Return the file, or download a hub dataset and return its files. Raises DataError."""
     path = Path(source)
     if _is_file(path) or path.suffix.lower() in ROW_SUFFIXES:
         return [path]
@@ -84,23 +84,23 @@ def source_files(source: str | Path) -> list[Path]:
 
 
 def _is_file(path: Path) -> bool:
-    """Return whether the file is there. Raises DataError for what is no ordinary file, or cannot be looked at."""
+    """Return whether the file exists. Raises DataError if it is not a regular file or cannot be accessed."""
     try:
         mode = path.stat().st_mode
     except (FileNotFoundError, NotADirectoryError):
         return False
-    except (OSError, ValueError) as error:  # a folder that may not be entered, a name that is too long, a null byte
+    except (OSError, ValueError) as error:  # no permission, a name that is too long, a null byte
         raise DataError(f"{path}: cannot read the file ({getattr(error, 'strerror', None) or error})") from None
     if not stat.S_ISREG(mode):
-        found = "a folder" if stat.S_ISDIR(mode) else "a pipe or device"  # which could be waited for without end
-        raise DataError(f"{path}: cannot read the file (it is {found}); name an ordinary file")
+        kind = "a folder" if stat.S_ISDIR(mode) else "a pipe or device"  # reading one could block forever
+        raise DataError(f"{path}: cannot read the file (it is {kind}); name an ordinary file")
     return True
 
 
 def file_rows(path: Path) -> Iterator[Row | BadRow]:
-    """The rows of one file, those that cannot be read among them where the format lets one go on after it.
+    """Yield the rows of one file, and a `BadRow` for each invalid one after which reading can continue.
 
-    Raises DataError when it does not: no such file, a cut Parquet file, a .json file that is no JSON.
+    Raises DataError if it cannot: no such file, a truncated Parquet file, invalid JSON in a .json file.
     """
     suffix, name = path.suffix.lower(), str(path)
     readers = {".jsonl": _jsonl, ".json": _json, ".csv": _csv, ".parquet": _parquet}
@@ -122,11 +122,11 @@ def file_rows(path: Path) -> Iterator[Row | BadRow]:
 
 
 class _Unreadable(str):
-    """Reason why a row could not be parsed; no JSON value is of this class."""
+    """Reason why a row could not be parsed, as a class that no JSON value has."""
 
 
 def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return the object of a JSON text, as an `object_pairs_hook`. Raises ValueError for a key that is there twice."""
+    """Build a JSON object, as an `object_pairs_hook`. Raises ValueError for a repeated key."""
     values = dict(pairs)
     if len(values) < len(pairs):
         raise ValueError(f"the key {shown(_repeated(key for key, _ in pairs))} is there twice; keep one of them")
@@ -134,7 +134,7 @@ def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _repeated(names: Iterable[str]) -> str | None:
-    """Return the first name that is there twice."""
+    """Return the first repeated name."""
     return next((name for name, times in Counter(names).items() if times > 1), None)
 
 
@@ -150,7 +150,7 @@ def _jsonl(path: Path) -> Iterator[tuple[int, Any]]:
                 yield number, _Unreadable(f"not UTF-8 text (byte {error.start} of the line); save the file as UTF-8")
             except json.JSONDecodeError as error:
                 yield number, _Unreadable(f"not JSON ({error.msg}, column {error.colno})")
-            except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets without end
+            except (ValueError, RecursionError) as error:  # thousands of digits or brackets
                 yield number, _Unreadable(f"not JSON ({error})")
 
 
@@ -203,8 +203,8 @@ def _csv(path: Path) -> Iterator[tuple[int, Any]]:
             elif len(cells) == len(header):
                 yield number, dict(zip(header, cells, strict=True))
             else:
-                found = f"{len(cells)}, not {len(header)}; line {reader.line_num}"
-                yield number, _Unreadable(f"not as many cells as the header has ({found})")
+                counts = f"{len(cells)}, not {len(header)}; line {reader.line_num}"
+                yield number, _Unreadable(f"not as many cells as the header has ({counts})")
 
 
 def _refuse_repeated(columns: Iterable[str], path: Path) -> None:
@@ -231,7 +231,7 @@ def _parquet(path: Path) -> Iterator[tuple[int, Any]]:
 
 
 def import_parquet(path: Path) -> None:
-    """Raises DataError, naming the fix, when pyarrow is not installed."""
+    """Raise DataError with the fix if pyarrow is not installed."""
     try:
         import pyarrow.parquet  # noqa: F401
     except ImportError:
@@ -239,42 +239,42 @@ def import_parquet(path: Path) -> None:
 
 
 class Conditions:
-    """Keeps the rows whose columns have given values, and knows at the end what to say about it."""
+    """Filter of rows by the values of columns; it counts rows, and reports them at the end."""
 
     def __init__(self, wanted: Mapping[str, str]) -> None:
         self._wanted = dict(wanted)
         self._seen: dict[str, set[str]] = {column: set() for column in wanted}
-        self._known: dict[str, None] = {}  # the source's columns, as far as its rows told
+        self._known: dict[str, None] = {}  # columns seen so far
         self._kept = self._total = 0
 
     @property
     def columns(self) -> set[str]:
-        """The columns that the conditions are about, and those that their dotted names may lead through."""
+        """The columns that the conditions use, including the first parts of dotted names."""
         return {*self._wanted, *(column.partition(".")[0] for column in self._wanted)}
 
     def know(self, columns: Iterable[str]) -> None:
-        """The source has these columns, though `hold` is not told of them."""
+        """Add columns of the source that `hold` does not see."""
         self._known.update(dict.fromkeys(columns))
 
     def hold(self, values: Mapping[str, Any]) -> bool:
-        """Return whether a row fulfils all conditions."""
+        """Return whether a row meets all conditions."""
         if not self._wanted:
             return True
         self._total += 1
         values = spread_objects(values, self._wanted)
         if len(self._known) < _MOST_COLUMNS:
             self.know(values)
-        kept = True
-        for column, value in self._wanted.items():
-            found = scalar_text(values.get(column))
+        meets = True
+        for column, wanted in self._wanted.items():
+            value = scalar_text(values.get(column))
             if len(self._seen[column]) < 6:
-                self._seen[column].add(found)
-            kept &= found == value
-        self._kept += kept
-        return kept
+                self._seen[column].add(value)
+            meets &= value == wanted
+        self._kept += meets
+        return meets
 
     def close(self, source: str) -> None:
-        """Logs what was kept. Raises DataError when no row has a wanted column, or none its value."""
+        """Log the number of kept rows. Raises DataError if a wanted column does not exist or no row was kept."""
         if not self._wanted or not self._total:
             return
         for column in self._wanted:
@@ -282,19 +282,19 @@ class Conditions:
                 raise DataError(f"{source}: where: no column {column!r}{nearest(column, self._known)}")
         condition = ", ".join(f"{key} = {value}" for key, value in self._wanted.items())
         if not self._kept:
-            found = "; ".join(
+            examples = "; ".join(
                 f"{key} is one of {', '.join(printable(text, _SHOWN) for text in sorted(seen)[:5])}"
                 for key, seen in self._seen.items()
             )
-            raise DataError(f"{source}: none of {counted(self._total, 'row')} has {condition} ({found})")
+            raise DataError(f"{source}: none of {counted(self._total, 'row')} has {condition} ({examples})")
         log.info("%s: kept %d of %d rows with %s", source, self._kept, self._total, condition)
 
 
 def spread_objects(values: Mapping[str, Any], paths: Iterable[str]) -> Mapping[str, Any]:
-    """Return a row and, under dotted names, the contents of the objects that the paths lead through.
+    """Return a row with the contents of the objects on the given paths added under dotted names.
 
-    `{"item": {"id": 1, "question": "Who?"}}` gains `item.id` and `item.question` by the path `item.question`. A path
-    that is the name of a column is that column. A list of objects is as `texts_of` says.
+    The path `item.question` adds `item.id` and `item.question` to `{"item": {"id": 1, "question": "Who?"}}`. A path
+    that is the name of a column adds nothing. Lists of objects are converted by `texts_of`.
     """
     inner: dict[str, Any] = {}
     for path in paths:
@@ -303,7 +303,7 @@ def spread_objects(values: Mapping[str, Any], paths: Iterable[str]) -> Mapping[s
         for part in () if path in values else path.split(".")[:-1]:
             cell = cell.get(part)
             if objects(cell):
-                keys = dict.fromkeys(key for one in cell for key in one)
+                keys = dict.fromkeys(key for item in cell for key in item)
                 last = path.removeprefix(f"{name}{part}.")
                 inner |= {f"{name}{part}.{key}": texts_of(cell, key) for key in ([last] if last in keys else keys)}
             if not isinstance(cell, Mapping):
@@ -314,30 +314,30 @@ def spread_objects(values: Mapping[str, Any], paths: Iterable[str]) -> Mapping[s
 
 
 def objects(value: Any) -> bool:
-    """Return whether a value is a list of objects, at least one."""
-    return isinstance(value, list) and bool(value) and all(isinstance(one, Mapping) for one in value)
+    """Return whether a value is a non-empty list of objects."""
+    return isinstance(value, list) and bool(value) and all(isinstance(item, Mapping) for item in value)
 
 
 def texts_of(options: list[Mapping[str, Any]], name: str) -> Any:
-    """Return the values of a key of options that are objects, as {"text": values, "label": labels}.
+    """Return the values of one key of options that are objects, as {"text": values, "label": labels}.
 
-    Labels are the values of the first of `LABEL_NAMES` that are texts or numbers and all different. Without one, return
+    Labels are the values of the first of `LABEL_NAMES` that are distinct strings or numbers. If there is none, return
     the list of values.
     """
-    texts = [one.get(name) for one in options]
+    texts = [option.get(name) for option in options]
     for label in LABEL_NAMES:
-        labels = [one.get(label) for one in options]
-        plain = all(isinstance(one, str | int | float) and not isinstance(one, bool) for one in labels)
+        labels = [option.get(label) for option in options]
+        plain = all(isinstance(value, str | int | float) and not isinstance(value, bool) for value in labels)
         if label != name and plain and len(set(map(scalar_text, labels))) == len(labels):
             return {"text": texts, "label": labels}
     return texts
 
 
 def scalar_parts(values: Mapping[str, Any], without: Collection[str] = ()) -> dict[str, Any]:
-    """Return the texts, numbers and booleans of a row by name; those inside objects by dotted names ("item.level").
+    """Return the strings, numbers and booleans of a row by name; those inside objects by dotted names ("item.level").
 
-    Lists, nulls, and what is named, or inside what is named, in `without` are left out. Of two values with one name
-    the outer one stays.
+    Lists, nulls, and the names in `without` with all they contain are left out. If two values have the same name, the
+    outer one is kept.
     """
     scalars: dict[str, Any] = {}
     level = dict(values)
@@ -355,7 +355,7 @@ def scalar_parts(values: Mapping[str, Any], without: Collection[str] = ()) -> di
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Return what a message about an unknown name ends with: the known one that was meant, or the first ones."""
+    """Return the end of a message about an unknown name: the closest known name, or the first known ones."""
     known = list(islice(known, _MOST_COLUMNS))
     close = difflib.get_close_matches(name.lower(), [column.lower() for column in known], n=1, cutoff=0.6)
     if close:
@@ -364,15 +364,15 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def listed(names: Iterable[str]) -> str:
-    """Return the first of these names for a message."""
+    """Return the first names, separated by commas, for a message."""
     first = list(islice(names, _NAMED_COLUMNS + 1))
     return ", ".join(map(shown, first[:_NAMED_COLUMNS])) + ", ..." * (len(first) > _NAMED_COLUMNS)
 
 
 def refuse_half_characters(texts: Iterable[str]) -> None:
-    """Raise ValueError for a text with a lone surrogate, which no file and no tokenizer takes."""
+    """Raise ValueError for a text with a lone surrogate, which neither files nor tokenizers accept."""
     texts = tuple(texts)
-    if " ".join(texts).isascii():  # the usual case in one step
+    if " ".join(texts).isascii():  # fast path
         return
     for text in texts:
         try:
@@ -383,7 +383,7 @@ def refuse_half_characters(texts: Iterable[str]) -> None:
 
 
 def _hub_files(repo: str, split: str | None) -> list[Path]:
-    """The data files of one split, from the cache when offline (HF_HUB_OFFLINE=1)."""
+    """Return the data files of one split, from the cache if offline (HF_HUB_OFFLINE=1)."""
     import huggingface_hub
     from huggingface_hub.errors import HfHubHTTPError
 
@@ -396,19 +396,19 @@ def _hub_files(repo: str, split: str | None) -> list[Path]:
     except (OSError, ValueError, HfHubHTTPError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise DataError(
-            f"{repo}: no such file here, and the hub dataset could not be had ({reason}); give a path that exists, "
+            f"{repo}: no such file here, and the hub dataset could not be loaded ({reason}); give a path that exists, "
             "check the id and the network, or set HF_TOKEN for a gated dataset"
         ) from None
-    found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in ROW_SUFFIXES and p.name not in _DESCRIPTIONS)
-    if not found:
+    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in ROW_SUFFIXES and p.name not in _DESCRIPTIONS)
+    if not files:
         raise DataError(f"{repo}: the hub dataset has no {', '.join(ROW_SUFFIXES)} file")
-    if split is None and len(found) == 1:
-        return found
+    if split is None and len(files) == 1:
+        return files
     wanted = split or "train"
     pattern = re.compile(rf"(?:^|[/_.-]){re.escape(wanted)}(?:[/_.-]|$)")
-    chosen = [path for path in found if pattern.search(path.relative_to(folder).as_posix())]
+    chosen = [path for path in files if pattern.search(path.relative_to(folder).as_posix())]
     if not chosen:
-        names = ", ".join(path.relative_to(folder).as_posix() for path in found[:10])
+        names = ", ".join(path.relative_to(folder).as_posix() for path in files[:10])
         raise DataError(f"{repo}: no file of the split {wanted!r} among {names}; name one as {repo}:split")
     return chosen
 

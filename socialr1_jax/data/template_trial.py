@@ -1,8 +1,8 @@
-"""Render a chat template in a process of its own, where it cannot take more than a little time and memory.
+"""Render a chat template in a subprocess with limits on time and memory.
 
-Jinja's sandbox bounds one loop, but not loops within loops, nor the length of a text. Run as a program, this file reads
-a template from its standard input and ends well unless a limit stops it; errors of the template do not count. It
-imports Jinja alone, since transformers takes ten times as long.
+Jinja's sandbox bounds a single loop, but neither nested loops nor the length of a text. Run as a program, this file
+reads a template from standard input and exits with 0 unless it exceeds a limit; errors of the template are ignored. It
+imports only Jinja, since importing transformers takes ten times as long.
 """
 
 import contextlib
@@ -14,25 +14,25 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
-SECONDS = 2  # of processor time; a template of the hub takes a thousandth
+SECONDS = 2  # of CPU time; templates on the hub take a thousandth of it
 MEMORY = 1 << 30  # bytes of address space
-_DEADLINE = 60  # seconds until a process that waits for a processor is given up
+_DEADLINE = 60  # seconds of wall-clock time, for a process that gets no CPU time
 
 
 def refuse_endless(template: str, special_tokens: Mapping[str, Any]) -> None:
-    """Raise ValueError for a template that renders a short chat only beyond `SECONDS` or `MEMORY`."""
+    """Raise ValueError if the template needs more than `SECONDS` or `MEMORY` to render a short chat."""
     _try(template, json.dumps({name: str(token) for name, token in special_tokens.items()}))
 
 
 @lru_cache
 def _try(template: str, special_tokens: str) -> None:
-    asked = json.dumps([template, special_tokens])
+    request = json.dumps([template, special_tokens])
     try:
         command = [sys.executable, "-P", __file__]
-        ended = subprocess.run(command, input=asked, text=True, stderr=subprocess.DEVNULL, timeout=_DEADLINE)
+        process = subprocess.run(command, input=request, text=True, stderr=subprocess.DEVNULL, timeout=_DEADLINE)
     except subprocess.TimeoutExpired:
         raise ValueError(f"it takes more than {_DEADLINE} s") from None
-    if ended.returncode:
+    if process.returncode:
         raise ValueError(f"it takes more than {SECONDS} s or {MEMORY >> 20} MiB")
 
 
@@ -42,7 +42,7 @@ def _render(template: str, special_tokens: str) -> None:
     from jinja2.ext import Extension
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-    class Generation(Extension):  # {% generation %}, around what the assistant says
+    class Generation(Extension):  # {% generation %}, which marks the assistant's text
         tags = {"generation"}  # noqa: RUF012 (as the base class has it)
 
         def parse(self, parser: Any) -> Any:
@@ -71,14 +71,14 @@ def _render(template: str, special_tokens: str) -> None:
                     )
                 except MemoryError:
                     raise
-                except Exception:  # the program meets it, too, and reports it
+                except Exception:  # reported when the template is used
                     continue
 
 
 def main() -> int:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     for limit, value in ((resource.RLIMIT_CPU, SECONDS), (resource.RLIMIT_AS, MEMORY)):
-        with contextlib.suppress(ValueError):  # a lower one holds already
+        with contextlib.suppress(ValueError):  # a lower limit is already set
             resource.setrlimit(limit, (value, value))
     try:
         _render(*json.load(sys.stdin))

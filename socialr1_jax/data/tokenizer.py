@@ -1,8 +1,8 @@
-"""A small tokenizer of Qwen3's kind, trained on the spot.
+"""Train a small tokenizer like Qwen3's.
 
-Byte-level BPE behind Qwen's splitting into words and numbers, Qwen3's tokens around turns and thoughts, and a chat
-template of the same shape. It is saved as a Qwen2Tokenizer, the class of the published Qwen3 tokenizers, so that
-whatever loads those loads this.
+It uses byte-level BPE, Qwen's splitting into words and numbers, Qwen3's tokens for turns and thoughts, and a chat
+template of the same form. It is saved as a Qwen2Tokenizer, the class of the published Qwen3 tokenizers, so the same
+code loads both.
 """
 
 import json
@@ -14,12 +14,12 @@ from pathlib import Path
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-# Contractions, words with one sign or space before them, single digits, runs of signs, line ends, spaces.
+# Contractions, words with one preceding symbol or space, single digits, runs of symbols, line ends, spaces.
 SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
-# Single tokens, but not special ones: decoding with skip_special_tokens keeps them, so rewards see the thoughts' edges.
+# Not special tokens: decoding with skip_special_tokens keeps them, and rewards need them.
 THINK_TOKENS = ("<think>", "</think>")
 END_OF_TURN, PADDING = "<|im_end|>", "<|endoftext|>"
 
@@ -36,15 +36,15 @@ CHAT_TEMPLATE = """\
 
 
 def build_tokenizer(texts: Iterable[str], vocab_size: int, words: Sequence[str] = ()) -> PreTrainedTokenizerBase:
-    """A tokenizer with at most ``vocab_size`` ids, trained on ``texts``; the same texts give the same tokenizer.
+    """Train a tokenizer with at most `vocab_size` ids on `texts`; the result is deterministic.
 
-    With ``words``, text is split at these words instead of by Qwen's rule: each is one token wherever it stands, and
-    the phrases between them may become single tokens, too. Few tokens, and the same ones for the same thing, are what
-    a model of a million parameters needs: on the quickstart's stories 256 tokens a row fall to about half.
+    With `words`, text is split at these words instead of by Qwen's rule. Each is always one token, and the phrases
+    between them may become single tokens, too. A model of a million parameters needs few and consistent tokens: on the
+    quickstart's stories this halves the 256 tokens of a row.
 
-    The ids are 256 bytes, then merges from the most frequent on (so the most frequent words are one token each, their
-    leading space included), then the special tokens, as in Qwen3. A turn ends with ``<|im_end|>``, padding is
-    ``<|endoftext|>``. Raises ValueError when ``vocab_size`` leaves no room for a merge.
+    The ids are 256 bytes, then merges by descending frequency (so frequent words with their leading space are one
+    token), then the special tokens, as in Qwen3. A turn ends with `<|im_end|>`; padding is `<|endoftext|>`. Raises
+    ValueError if `vocab_size` leaves no room for a merge.
     """
     added = [AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS]
     added += [AddedToken(token, special=False, normalized=False) for token in THINK_TOKENS]
@@ -74,7 +74,7 @@ def build_tokenizer(texts: Iterable[str], vocab_size: int, words: Sequence[str] 
     tokenizer.add_tokens(added)
 
     settings = {
-        # Qwen2Tokenizer is the published Qwen3 tokenizers' class; it brings Qwen's splitting rule with it.
+        # Qwen2Tokenizer, the class of the published Qwen3 tokenizers, replaces the splitting rule by Qwen's.
         "tokenizer_class": "PreTrainedTokenizerFast" if words else "Qwen2Tokenizer",
         "chat_template": CHAT_TEMPLATE,
         "eos_token": END_OF_TURN,
@@ -85,7 +85,7 @@ def build_tokenizer(texts: Iterable[str], vocab_size: int, words: Sequence[str] 
         "clean_up_tokenization_spaces": False,
         "model_max_length": 32768,
     }
-    # Through files, because they are the one interface that every release of transformers reads alike.
+    # Load from files: every release of transformers reads them alike.
     with tempfile.TemporaryDirectory() as folder:
         tokenizer.save(str(Path(folder) / "tokenizer.json"))
         (Path(folder) / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
@@ -93,7 +93,7 @@ def build_tokenizer(texts: Iterable[str], vocab_size: int, words: Sequence[str] 
 
 
 def _around(words: Sequence[str]) -> str:
-    """A pattern that finds each of the words where it stands alone."""
+    """Return a pattern that matches any of the words as a whole word."""
     longest_first = sorted(words, key=lambda word: (-len(word), word))
     alone = (
         ("(?<![A-Za-z])" if word[0].isalpha() else "")
@@ -105,9 +105,9 @@ def _around(words: Sequence[str]) -> str:
 
 
 def _training_parts(texts: Iterable[str]) -> Iterator[str]:
-    # The trainer knows nothing of added tokens: left in, "<think" would take a merge that is never used.
+    # The trainer does not know the added tokens: without this split, "<think" would waste a merge.
     edges = re.compile("|".join(re.escape(token) for token in SPECIAL_TOKENS + THINK_TOKENS))
     for text in texts:
         yield from edges.split(text)
-        # The turn headers come with every text; without their merges a prompt is 11 tokens longer.
+        # Every prompt has these headers; without their merges it is 11 tokens longer.
         yield from ("user", "assistant")

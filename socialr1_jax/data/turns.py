@@ -1,4 +1,4 @@
-"""Questions in chat format: turns of the roles system, user and assistant, as TRL and verl keep them."""
+"""Parse questions in the chat format of TRL and verl: turns of the roles system, user and assistant."""
 
 import json
 import re
@@ -15,7 +15,7 @@ Turns = tuple[Mapping[str, str], ...]
 
 
 def turns_column(known: Collection[str], named: Collection[str]) -> str:
-    """Return which of the columns `known` holds the turns; "" for none, and where `story` and `question` are there.
+    """Return the column in `known` that holds the turns; "" if there is none, or if there are `story` and `question`.
 
     named: fields of a question whose columns are given.
     """
@@ -26,12 +26,12 @@ def turns_column(known: Collection[str], named: Collection[str]) -> str:
 
 
 def parse_turns(value: Any, column: str) -> Turns:
-    """Return the turns of a cell, each with `role` and `content`; a text alone is the user's turn.
+    """Return the turns in a cell, each with `role` and `content`; a plain string is a user turn.
 
-    Taken are a list of objects, as it is or as JSON in a text (a table has no lists). The content is a text, or a list
-    of parts of type text, which are joined. The first turn alone may be the system's, the last may be the assistant's.
+    The cell is a list of objects, or one as JSON text (tables have no lists). The content is a string, or a list of
+    parts of type text, which are joined. Only the first turn may be the system's.
 
-    Raises ValueError naming the turn and the fault: no turn, another role, no text, an image, a tool that is called.
+    Raises ValueError naming the turn and the fault: no turn, an unknown role, no text, an image, or a tool call.
     """
     name = shown(column)
     if isinstance(value, str) and _LIST_OF_OBJECTS.match(value):
@@ -50,7 +50,7 @@ def parse_turns(value: Any, column: str) -> Turns:
 
 
 def ground_truth(value: Any, column: str) -> Any:
-    """Return the gold answer of a cell of verl's column `reward_model`. Raises ValueError if there is none."""
+    """Return the gold answer in a cell of verl's column `reward_model`. Raises ValueError if there is none."""
     if isinstance(value, str):
         value = _from_json(value, shown(column))
     if not isinstance(value, Mapping) or "ground_truth" not in value:

@@ -1,4 +1,4 @@
-"""Groups of twins: questions that share `meta["twin_id"]`, with the same words but for one perception."""
+"""Group twins: questions with the same `meta["twin_id"]`, whose stories differ in one perception."""
 
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -6,7 +6,7 @@ from socialr1_jax.data.examples import Example
 
 
 def twin_groups(examples: Iterable[tuple[int, Example]]) -> list[list[int]]:
-    """Return the places of each group of two questions or more of (place, question), in the order of the first ones."""
+    """Return the places of each group of at least two twins, given (place, question), in order of first occurrence."""
     groups: dict[str, list[int]] = {}
     for place, example in examples:
         if name := twin_name(example):
@@ -15,23 +15,23 @@ def twin_groups(examples: Iterable[tuple[int, Example]]) -> list[list[int]]:
 
 
 def twin_name(example: Example) -> str:
-    """Return the name that the question shares with its twins; "" when it has none."""
+    """Return the id that the question shares with its twins; "" if it has none."""
     name = example.meta.get("twin_id", "")
-    return "" if name.lower() == "nan" else name  # a table writes "nan" for none
+    return "" if name.lower() == "nan" else name  # tables write "nan" for a missing value
 
 
 def cluster_name(example: Example) -> str:
-    """Return the name shared by questions that are not independent: of their twins, else of their story."""
+    """Return a name shared by questions that are not independent: their twins' id, else their story's."""
     if name := twin_name(example):
         return f"twins {name}"
     return example.meta.get("story_id") or example.story or example.question
 
 
 def whole_groups(order: Iterable[int], groups: Sequence[Sequence[int]], count: int) -> list[int]:
-    """Return the first `count` places of `order` with each group of twins whole.
+    """Return up to `count` places in `order`, keeping groups of twins whole.
 
-    A group is taken where its first question comes. One that does not fit whole is left out, so the places may be
-    fewer than `count`.
+    A group is placed at its first question. A group that no longer fits is left out, so fewer than `count` places may
+    be returned.
     """
     group_of: Mapping[int, Sequence[int]] = {place: group for group in groups for place in group}
     chosen: dict[int, None] = {}

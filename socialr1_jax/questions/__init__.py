@@ -1,1 +1,1 @@
-"""The questions of a run: where they come from, their order, their audit, accuracy on them."""
+"""The questions of a run: sources, order, audit and accuracy."""

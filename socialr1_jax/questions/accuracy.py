@@ -1,4 +1,4 @@
-"""Accuracy by question type, pair accuracy of twins, and the accuracy of rules that need no mind."""
+"""Compute accuracy by question type, pair accuracy of twins, and the accuracy of shortcut rules."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from socialr1_jax.questions.intervals import share_figures
 
 
 def accuracy_figures(examples: Sequence[Example], accuracy_q: Sequence[float]) -> dict[str, Any]:
-    """Return pair_accuracy and accuracy_by_type, each only where the questions have twins or types (`question_type`).
+    """Return pair_accuracy if the questions have twins, and accuracy_by_type if they have types (`question_type`).
 
-    A pair is right when one response to each of its twins is right. Responses to different questions are independent,
-    so the probability of that is estimated by the product of the twins' accuracies. pair_accuracy is its mean over
-    groups, with standard error over groups (pair_accuracy_stderr) and 95 % interval (pair_accuracy_low, _high).
+    A pair is right if one response to each twin is right. Responses to different questions are independent, so its
+    probability is estimated by the product of the twins' accuracies. pair_accuracy is the mean over groups, with
+    standard error (pair_accuracy_stderr) and 95 % interval (pair_accuracy_low, _high) over groups.
 
     Args:
-        accuracy_q: share of right responses of each question.
+        accuracy_q: share of right responses to each question.
     """
     figures: dict[str, Any] = {}
     if groups := twin_groups(enumerate(examples)):
@@ -37,7 +37,7 @@ def accuracy_figures(examples: Sequence[Example], accuracy_q: Sequence[float]) -
 
 
 def baseline_figures(examples: Sequence[Example]) -> dict[str, Any]:
-    """Return what guessing and the rules of `audit_examples` reach on these questions; {} where one has no options.
+    """Return the accuracies of guessing and of the rules of `audit_examples`; {} if a question has no options.
 
     chance is the mean of 1 / options. best_rule is the rule with the highest accuracy, best_rule_accuracy.
     best_rule_pair_accuracy and best_rule_accuracy_by_type are the highest of any rule on twins and on each type.

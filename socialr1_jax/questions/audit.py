@@ -1,6 +1,6 @@
-"""Audit of questions: how often rules that read no minds are right, by type and on whole groups of twins.
+"""Audit questions: measure the accuracy of shortcut rules, by type and on groups of twins.
 
-`shortcut_rules.py` has the rules. A rule that is 0.20 or more above chance is called strong (arXiv 2606.09092).
+The rules are in `shortcut_rules.py`. A rule is strong if it is at least 0.20 above chance (arXiv 2606.09092).
 """
 
 from __future__ import annotations
@@ -17,31 +17,31 @@ from socialr1_jax.questions.intervals import interval
 from socialr1_jax.questions.shortcut_rules import FOLDS, constant_rule, fixed_rules, gold, learned_rules, question_form
 from socialr1_jax.questions.sources import Questions
 
-SHORTCUTS = "shortcuts.json"  # the audit of a run's questions, in its folder
+SHORTCUTS = "shortcuts.json"  # audit of a run's questions, in its folder
 STRONG = 0.20  # above chance
-_FEWEST = 30  # questions of a type that a shortcut is reported for
+_FEWEST = 30  # questions of a type, for a shortcut to be reported
 _MOST_SAMPLED = 2000
-_MOST_TYPES = 100  # the largest ones; a column with more values is no type
+_MOST_TYPES = 100  # largest types reported; a column with more values is hardly a type
 _SIMPLETOM = re.compile(r".+_sev\d+_(aware|action|judge)")  # ids of SimpleToM
 _SIMPLETOM_TYPES = {"aware": "mental_state", "action": "behavior", "judge": "judgment"}
 
 
 def audit_examples(examples: Iterable[Example], *, learned: bool = True) -> dict[str, Any]:
-    """Return the accuracy of rules that need no mind. Questions without options are left out.
+    """Return the accuracy of rules that read no minds. Questions without options are ignored.
 
-    Rules that count over other questions are cross-validated in three folds, with twins and the questions of one story
-    in one fold. They are left out where there are fewer than three stories.
+    Rules that use other questions are cross-validated in three folds, with twins and the questions of one story in the
+    same fold. They are left out for fewer than three stories.
 
     Args:
         learned: whether to train `no_story` and `bag_of_words` too, which needs scikit-learn.
 
     Returns:
-        n: number of questions; mentioned: how many of them have an option that the story mentions.
+        n: number of questions; mentioned: number of those with an option that the story mentions.
         chance: mean of 1 / options.
         rules: {name: {accuracy, stderr}}; the standard error is over groups of twins and stories, None for one alone.
         best_rule, best_rule_accuracy: of all rules.
-        by_type: {type: {n, chance, rules, best_rule, best_rule_accuracy}}; empty where the types are unknown.
-        pair: the same on groups of questions, counted as right when all of the group are; n is the number of groups.
+        by_type: {type: {n, chance, rules, best_rule, best_rule_accuracy}}; empty if the types are unknown.
+        pair: the same for groups of questions, which are right if all their questions are; n is the number of groups.
             Groups are twins (`meta["twin_id"]`), and questions of one story, form and options with different answers.
 
     Raises:
@@ -74,35 +74,32 @@ def audit_examples(examples: Iterable[Example], *, learned: bool = True) -> dict
 
 
 def untrained_rules(examples: Sequence[Example]) -> dict[str, np.ndarray]:
-    """Return the probability of each rule to be right on each question [q], without rules that are trained.
-
-    All examples have options.
-    """
+    """Return each rule's probability of being right [q], except for trained rules. All examples must have options."""
     return _rules(examples, learned=False)[0]
 
 
 def strong_shortcuts(audit: Mapping[str, Any]) -> list[str]:
-    """Return one short text for each part of an audit that a rule passes chance + 0.20 on: the whole, then each type.
+    """Describe the parts of an audit (the whole, then each type) in which a rule is at least 0.20 above chance.
 
-    Types of fewer than 30 questions are left out, and rules whose 95 % interval does not exclude chance.
+    Types of fewer than 30 questions are left out, and rules whose 95 % interval includes chance.
     """
     parts = [("all questions", audit), *(audit.get("by_type") or {}).items()]
-    found = []
+    shortcuts = []
     for name, part in parts:
         rule = part["best_rule"]
         if part["n"] < _FEWEST or not rule or not is_strong(part["rules"][rule], part["chance"]):
             continue
         if rule_interval(part["rules"][rule], part["n"])[0] > part["chance"]:
             accuracy = part["rules"][rule]["accuracy"]
-            found.append(f"{name}: {rule} is right in {accuracy:.2f} (chance {part['chance']:.2f})")
-    return found
+            shortcuts.append(f"{name}: {rule} is right in {accuracy:.2f} (chance {part['chance']:.2f})")
+    return shortcuts
 
 
 def rule_interval(rule: Mapping[str, Any], count: int) -> tuple[float, float]:
-    """Return the 95 % interval of a rule of an audit: Wilson's, on as many independent questions as its error implies.
+    """Return the 95 % interval of a rule in an audit: Wilson's, on the sample size that its standard error implies.
 
     Args:
-        count: number of questions or groups, taken where the error says nothing.
+        count: number of questions or groups, used if the standard error is 0 or None.
     """
     accuracy, stderr = rule["accuracy"], rule["stderr"]
     if stderr and 0 < accuracy < 1:
@@ -111,13 +108,13 @@ def rule_interval(rule: Mapping[str, Any], count: int) -> tuple[float, float]:
 
 
 def shortcut_sample(questions: Questions) -> list[Example]:
-    """Return at most 2,000 questions, evenly spread: enough for the rules without training, within a second."""
+    """Return at most 2,000 evenly spaced questions, which untrained rules process within a second."""
     places = np.unique(np.linspace(0, len(questions) - 1, min(len(questions), _MOST_SAMPLED)).astype(int))
     return list(questions.take(places.tolist()))
 
 
 def is_strong(rule: Mapping[str, Any], chance: float) -> bool:
-    """Return whether a rule of an audit is 0.20 or more above chance."""
+    """Return whether a rule in an audit is at least 0.20 above chance."""
     return rule["accuracy"] >= chance + STRONG - 1e-9
 
 
@@ -134,7 +131,7 @@ def question_type(example: Example) -> str:
 
 
 def _rules(examples: Sequence[Example], *, learned: bool) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
-    """Return (rules, whether the story mentions an option [q], number of the question's story [q])."""
+    """Return (credits of the rules, whether the story mentions an option [q], number of the question's story [q])."""
     stories_q = _numbered([cluster_name(example) for example in examples])
     rules, mentioned_q = fixed_rules(examples)
     if stories_q.max() + 1 >= FOLDS:
@@ -158,7 +155,7 @@ def _figures(rules: Mapping[str, np.ndarray], chance_q: np.ndarray, clusters_q: 
 
 
 def _mean(value_q: np.ndarray, clusters_q: np.ndarray) -> dict[str, Any]:
-    """Return the mean and its standard error, that of a ratio over clusters, which may differ in size."""
+    """Return the mean with its cluster-robust standard error."""
     mean = float(value_q.mean())
     _, cluster_q = np.unique(clusters_q, return_inverse=True)
     sum_c = np.bincount(cluster_q, value_q - mean)
@@ -168,7 +165,7 @@ def _mean(value_q: np.ndarray, clusters_q: np.ndarray) -> dict[str, Any]:
 
 
 def _pair(rules: Mapping[str, np.ndarray], chance_q: Any, groups: Sequence[Sequence[int]]) -> dict[str, Any]:
-    """Return the figures of groups: the probability that all answers of a group are right."""
+    """Return the figures of groups, from the probability that all answers in a group are right."""
     whole = {name: np.array([credit_q[list(g)].prod() for g in groups]) for name, credit_q in rules.items() if groups}
     chance_g = np.array([chance_q[list(group)].prod() for group in groups])
     return _figures(whole, chance_g, np.arange(len(groups)))

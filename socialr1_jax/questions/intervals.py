@@ -1,4 +1,4 @@
-"""Intervals of means and shares, and the test of a paired difference."""
+"""Confidence intervals of means and shares, and a test of paired differences."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ import numpy as np
 from scipy.special import stdtrit  # comes with JAX
 
 _Z = 1.959964  # 97.5 % of the normal distribution
-_MOST_ENUMERATED = 16  # clusters whose signs are all tried
-_DRAWS = 20_000  # of signs where there are more clusters
+_MOST_ENUMERATED = 16  # up to this many clusters, all signs are enumerated
+_DRAWS = 20_000  # random signs for more clusters
 _AT_ONCE = 1_000
 
 
 def around(mean: float, stderr: float, n: int) -> tuple[float, float]:
-    """95 % interval of a mean over `n` independent units: the t distribution's; NaN for fewer than two."""
+    """Return the 95 % t interval of a mean over `n` independent units; NaN for fewer than two."""
     reach = float(stdtrit(n - 1, 0.975)) * stderr if n > 1 else math.nan
     return mean - reach, mean + reach
 
 
 def interval(share: float, stderr: float | None, count: float) -> tuple[float, float]:
-    """95 % interval of a share: normal with the given standard error, else Wilson's (1927) on `count` responses."""
+    """Return the 95 % interval of a share: normal if `stderr` is given, else Wilson's (1927) on `count` responses."""
     if stderr:
         return max(0.0, share - _Z * stderr), min(1.0, share + _Z * stderr)
     if count <= 0 or not 0 <= share <= 1:
@@ -30,10 +30,10 @@ def interval(share: float, stderr: float | None, count: float) -> tuple[float, f
 
 
 def share_interval(share: float, stderr: float, n: int) -> tuple[float, float]:
-    """Return the 95 % interval of a share over `n` independent units, always within 0 to 1; NaN for fewer than two.
+    """Return the 95 % interval of a share over `n` independent units, within 0 to 1; NaN for fewer than two.
 
-    It is Wilson's on as many responses as the standard error implies (Korn and Graubard 1998), with the quantile of the
-    t distribution. Where the units are all alike the error says nothing, and it is Wilson's on `n` responses.
+    It is Wilson's interval on the effective sample size that the standard error implies (Korn and Graubard 1998), with
+    the quantile of the t distribution. If the standard error is 0, it is Wilson's on `n` responses.
     """
     if n < 2 or math.isnan(share) or math.isnan(stderr):
         return math.nan, math.nan
@@ -52,13 +52,13 @@ def _wilson(share: float, count: float, z: float) -> tuple[float, float]:
 
 
 def sign_flip_p(sums: Sequence[float]) -> float:
-    """Return the two-sided p of a paired difference: how often random signs give a total at least as far from 0.
+    """Return the two-sided p of a paired difference by a sign-flip test.
 
-    All signs are tried for at most 16 clusters that are not 0, else 20,000 draws with seed 0. On single items that are
-    right or wrong it is McNemar's exact test.
+    All signs are enumerated for at most 16 non-zero clusters; otherwise 20,000 signs are drawn with seed 0. On single
+    items that are right or wrong it is McNemar's exact test.
 
     Args:
-        sums: the sum of the differences of each independent cluster.
+        sums: the sum of the differences in each independent cluster.
     """
     changed_c = np.array([value for value in sums if abs(value) > 1e-9])
     count, total = len(changed_c), abs(float(np.sum(changed_c))) - 1e-9
@@ -78,8 +78,8 @@ def share_figures(name: str, shares: np.ndarray, count: float) -> dict[str, floa
     """Return the mean of the shares as `name`, with NAME_stderr over the shares and the bounds NAME_low, NAME_high.
 
     Args:
-        shares: one of each independent unit, such as a question.
-        count: responses that `interval` counts on where all shares are equal.
+        shares: one for each independent unit, such as a question.
+        count: sample size for `interval` if all shares are equal.
     """
     mean = float(shares.mean())
     stderr = float(shares.std(ddof=1) / len(shares) ** 0.5) if len(shares) > 1 else 0.0

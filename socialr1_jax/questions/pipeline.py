@@ -1,4 +1,4 @@
-"""Hand out prompts in an order that grain shuffles for each epoch, and resume it without a replay."""
+"""Stream prompts in an order that grain shuffles for each epoch, and that resumes without a replay."""
 
 from __future__ import annotations
 
@@ -17,24 +17,23 @@ log = logging.getLogger(__name__)
 
 
 class QuestionStream(Iterator[list[Prompt]]):
-    """Yield endless batches of prompts, encoded when they are met.
+    """Yield endless batches of prompts, encoded on demand.
 
-    Every epoch holds each question once, in an order of its own; a batch may end one epoch and begin the next. Prompts
-    of more than ``max_prompt_tokens`` are left out and counted, never cut, and so are bad rows that are met late. What
-    comes depends on the questions, the seed and the state alone. Two streams with different seeds have independent
-    orders.
+    Every epoch has each question once, in a new order; a batch may span two epochs. Prompts of more than
+    `max_prompt_tokens` are dropped and counted, never cut, and so are bad rows of large Parquet files. The batches
+    depend only on the questions, the seed and the state. Streams with different seeds have independent orders.
 
     It runs in the caller's thread: a batch of 64 takes some 45 ms, nearly all of it in the tokenizer, and the state is
-    never ahead of what was handed out.
+    never ahead of the batches returned.
 
     Args:
-        questions: what ``open_questions`` gives, or a view of it.
-        tokenizer: with a chat template.
-        prompts_per_step: prompts of one batch; may exceed the number of questions.
-        seed: of the shuffles, 0 or more.
+        questions: result of `open_questions`, or a view of it.
+        tokenizer: a tokenizer with a chat template.
+        prompts_per_step: prompts per batch; may exceed the number of questions.
+        seed: seed of the shuffles, 0 or more.
 
     Raises:
-        ValueError: no question, or ``prompts_per_step`` below 1.
+        ValueError: no question, or `prompts_per_step` below 1.
     """
 
     def __init__(
@@ -51,12 +50,12 @@ class QuestionStream(Iterator[list[Prompt]]):
                 f"a stream needs at least one question and one prompt a step, not {len(questions)} and "
                 f"{prompts_per_step}"
             )
-        import grain  # here, not above: it imports jax, and this package is also used for checking question files
+        import grain  # not at the top: it imports jax, which checking question files does not need
 
         self._count, self._seed = len(questions), seed
         self._prompts = _Prompts(questions, tokenizer, max_prompt_tokens)
-        # repeat before batch: no prompt is left out at the end of an epoch. grain reshuffles with each repetition and
-        # passes over what is None. No threads: reading ahead would save milliseconds of a step of seconds.
+        # Repeat before batching, so that no prompt is dropped at the end of an epoch. grain reshuffles with each
+        # repetition and skips None. No threads: prefetching would save milliseconds in a step of seconds.
         order = grain.MapDataset.source(self._prompts).seed(seed).shuffle().repeat(None)
         inline = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
         self._batches = iter(order.to_iter_dataset(inline).batch(prompts_per_step, batch_fn=list))
@@ -64,8 +63,8 @@ class QuestionStream(Iterator[list[Prompt]]):
     def __next__(self) -> list[Prompt]:
         """Return the next batch.
 
-        Raises DataError when no prompt is short enough, or for a bad row of a large Parquet file where bad rows are not
-        allowed; the stream then stands where it stood before.
+        Raises DataError if no prompt is short enough, or for a bad row of a large Parquet file if these are not
+        allowed. The stream's position is then unchanged.
         """
         before = self._batches.get_state()
         try:
@@ -75,11 +74,11 @@ class QuestionStream(Iterator[list[Prompt]]):
             raise
 
     def get_state(self) -> dict[str, Any]:
-        """Return the place behind the last batch, as JSON: what `set_state` takes."""
+        """Return the position after the last batch, as JSON for `set_state`."""
         return {"grain": self._batches.get_state(), "questions": self._count, "seed": self._seed}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Move to that place, without a replay. Raises ValueError for the state of other questions or another seed."""
+        """Move to a saved position without a replay. Raises ValueError if the questions or the seed differ."""
         for name, here in (("questions", self._count), ("seed", self._seed)):
             if state.get(name) != here:
                 raise ValueError(
@@ -90,12 +89,12 @@ class QuestionStream(Iterator[list[Prompt]]):
 
     @property
     def position(self) -> int:
-        """Return how many questions of the present epoch were met, including those that were left out."""
+        """The number of questions read in this epoch, including those dropped."""
         return self._met % self._count
 
     @property
     def dropped(self) -> int:
-        """Return how many different questions this process met and left out: too long, or bad."""
+        """The number of distinct questions that this process dropped because they were too long or bad."""
         return int(self._prompts.dropped.sum())
 
     @property
@@ -108,11 +107,11 @@ class QuestionStream(Iterator[list[Prompt]]):
 
 
 class _Prompts:
-    """Give grain random access to the prompts, with None for questions that are left out."""
+    """Random access to the prompts for grain, with None for questions that are dropped."""
 
     def __init__(self, questions: Questions, tokenizer: Any, limit: int) -> None:
         self._questions, self._tokenizer, self._limit = questions, tokenizer, limit
-        self._shortest = 0  # of the prompts that were too long
+        self._shortest = 0  # length of the shortest prompt that was too long
         self.dropped = np.zeros(len(questions), bool)
 
     def __len__(self) -> int:
@@ -149,17 +148,17 @@ class _Prompts:
 
 
 class PromptStream:
-    """Give endless shuffled prompts with random access by step.
+    """Endless shuffled prompts with random access by step.
 
-    Every epoch holds each prompt once, in an order of its own; a step may end one epoch and begin the next.
+    Every epoch has each prompt once, in a new order; a step may span two epochs.
 
     Args:
         count: number of prompts.
-        prompts_per_step: prompts of one step; may exceed ``count``.
-        seed: of the shuffles.
+        prompts_per_step: prompts per step; may exceed `count`.
+        seed: seed of the shuffles.
 
     Raises:
-        ValueError: ``count`` or ``prompts_per_step`` below 1.
+        ValueError: `count` or `prompts_per_step` below 1.
     """
 
     def __init__(self, count: int, prompts_per_step: int, seed: int) -> None:
@@ -167,14 +166,13 @@ class PromptStream:
             raise ValueError(
                 f"a stream needs at least one prompt and one prompt a step, not {count} and {prompts_per_step}"
             )
-        import grain  # here, not above: it imports jax, and this package is also used for checking question files
+        import grain  # not at the top: it imports jax, which checking question files does not need
 
-        # repeat before batch: no prompt is left out at the end of an epoch. grain reshuffles with each repetition.
         self._order = grain.MapDataset.range(count).seed(seed).shuffle().repeat(None)
         self._prompts_per_step = prompts_per_step
 
     def batch(self, step: int) -> list[int]:
-        """Return the indices of the prompts of step ``step`` (from 0), in order."""
+        """Return the indices of the prompts of step `step` (from 0), in order."""
         if step < 0:
             raise ValueError(f"steps count from 0, not {step}")
         start = step * self._prompts_per_step

@@ -1,4 +1,4 @@
-"""Prompts that leave a model no room for the response, found without tokenizing every question."""
+"""Find prompts that leave a model no room for the response, without tokenizing every question."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _PROBE = "Where will Ann look?"
 
 
 class LongPromptError(ConfigError):
-    """A prompt that leaves too few positions; `fix` says which settings to lower."""
+    """Raised for a prompt that leaves too few positions; `fix` names the settings to lower."""
 
     def __init__(self, found: str, fix: str) -> None:
         super().__init__(f"{found}: {fix}")
@@ -33,13 +33,13 @@ def refuse_long_prompts(
     max_prompt_tokens: int,
     limit: str = "data.max_prompt_tokens",
 ) -> None:
-    """Raise LongPromptError when a prompt and its response together can pass the model's positions.
+    """Raise LongPromptError if a prompt and its response together can exceed the model's positions.
 
-    Prompts of more than `max_prompt_tokens` are dropped by the run and do not count. Nothing is read when that limit
-    leaves room for the response; else only texts with enough bytes to be too long are tokenized.
+    Prompts longer than `max_prompt_tokens` are ignored, since the run drops them. If that limit leaves room for the
+    response, nothing is read; otherwise only texts with enough bytes to be too long are tokenized.
 
     Args:
-        parts: (the sources as the user gave them, their questions), one after another.
+        parts: (sources as given by the user, their questions) for each group of sources.
         positions: the model's `max_position_embeddings`.
         limit: name of the setting `max_prompt_tokens`.
     """
@@ -72,9 +72,9 @@ def refuse_long_prompts(
 
 
 def _bound(tokenizer: Any) -> Callable[[str], float]:
-    """Return a function from a question's text to a number that its prompt's tokens do not pass.
+    """Return a function that bounds the number of prompt tokens from a question's text.
 
-    Byte-level BPE gives no more tokens than bytes, once the text is normalized. Of other tokenizers nothing is known.
+    Byte-level BPE has at most one token per byte of normalised text. For other tokenizers the bound is infinite.
     """
     backend = getattr(tokenizer, "backend_tokenizer", None)
     splits, normalizer = str(getattr(backend, "pre_tokenizer", "")), str(getattr(backend, "normalizer", ""))
@@ -85,11 +85,11 @@ def _bound(tokenizer: Any) -> Callable[[str], float]:
     size, copies = len(prompt.encode()), prompt.count(_PROBE)
     if not copies:
         return lambda text: math.inf
-    # NFC at most triples the bytes of a text, and Python's takes quadratic time for a run of combining characters.
+    # NFC at most triples the bytes; do not normalise here: Python's NFC is quadratic in a run of combining characters.
     return lambda text: size + copies * len(text.encode()) * (1 if text.isascii() else 3)
 
 
 def _file(sources: Sequence[str], example: Example) -> str:
-    """Return the source of a question, or all of them where a row's own column `source` hides it."""
+    """Return the source of a question, or all sources if the row's own column `source` hides it."""
     by_name = dict(zip(source_names(sources), sources, strict=True))
     return by_name.get(example.meta.get("source", ""), ", ".join(sources))

@@ -1,7 +1,7 @@
-"""Rules that answer a question without reading minds: by position, overlap, length, letter, or counts of words.
+"""Rules that answer questions without reading minds: by position, overlap, length, letter, or counts of words.
 
-A rule scores the options of a question and takes the best one. Of n options with the best score each is taken with
-probability 1 / n, so that a rule that says nothing is right as often as a guess.
+A rule scores the options of a question and chooses the best one. Ties of n options are broken at random, with
+probability 1 / n each, so an uninformative rule performs at chance.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from socialr1_jax.data.examples import LETTERS, Example
 
 FOLDS = 3
 
-# A word; a Chinese character or Japanese sign is one by itself.
+# A word; each Chinese or Japanese character counts as one.
 _WORD = re.compile(r"[\u3040-\u30ff\u4e00-\u9fff]|[^\W\u3040-\u30ff\u4e00-\u9fff]+(?:['’][^\W\d_]+)?")
 _FUNCTION_WORDS = frozenset(
     _WORD.findall(
@@ -26,11 +26,9 @@ _FUNCTION_WORDS = frozenset(
         "you we will would for with as by from do does did not no has have had"
     )
 )
-_EDGES = frozenset(
-    ("a", "an", "the", "in", "on", "at", "to")
-)  # left out at both ends of an option before it is looked for
-_MOST_FEATURES = 15_000_000  # of all options together
-_MOST_CONTEXT_WORDS = 64  # of a question, crossed with the words of its options
+_EDGES = frozenset(("a", "an", "the", "in", "on", "at", "to"))  # stripped from both ends of an option
+_MOST_FEATURES = 15_000_000  # in total
+_MOST_CONTEXT_WORDS = 64  # per question, crossed with the words of its options
 _MOST_OPTION_WORDS = 32
 _FEATURE_BITS = 20
 _HASH = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio (Knuth, TAOCP 6.4)
@@ -38,16 +36,16 @@ _CHUNK = 2000  # questions
 
 
 class Credits(NamedTuple):
-    """Probability of each rule to be right on each question [q], and whether a story mentions any option [q]."""
+    """Each rule's probability of being right [q], and whether the story mentions any option [q]."""
 
     rules: dict[str, np.ndarray]
     mentioned_q: np.ndarray
 
 
 def fixed_rules(examples: Sequence[Example]) -> Credits:
-    """Return the rules that need no other question than the one at hand. All examples have options.
+    """Return the credits of rules that use one question at a time. All examples must have options.
 
-    `letter_X` is the one letter that is right most often.
+    `letter_X` always chooses X, the most frequent gold letter.
     """
     rows = [_fixed_scores(example) for example in examples]
     rules = {
@@ -58,8 +56,8 @@ def fixed_rules(examples: Sequence[Example]) -> Credits:
     # A question without that letter is a guess.
     rules[f"letter_{letter}"] = np.array(
         [
-            float(one.answer == letter) if LETTERS.index(letter) < len(one.options) else 1 / len(one.options)
-            for one in examples
+            float(item.answer == letter) if LETTERS.index(letter) < len(item.options) else 1 / len(item.options)
+            for item in examples
         ]
     )
     mentioned_q = np.array([any(row["most_mentioned"]) for row in rows])
@@ -67,9 +65,9 @@ def fixed_rules(examples: Sequence[Example]) -> Credits:
 
 
 def constant_rule(examples: Sequence[Example], folds_q: np.ndarray) -> np.ndarray:
-    """Return the credit of the answer that is most frequent for a question of this form in the other folds [q].
+    """Return the credit [q] of the most frequent answer to questions of the same form in the other folds.
 
-    The form of a question is its words without those of its story and options, but for function words.
+    The form of a question is its text without the content words of its story and options.
     """
     forms = [_form(example) for example in examples]
     credit_q = np.zeros(len(examples))
@@ -88,12 +86,12 @@ def constant_rule(examples: Sequence[Example], folds_q: np.ndarray) -> np.ndarra
 
 
 def learned_rules(examples: Sequence[Example], folds_q: np.ndarray) -> dict[str, np.ndarray]:
-    """Return the credit of naive Bayes on words [q]: trained on two folds, asked on the third.
+    """Return the credit [q] of naive Bayes on words, trained on two folds and applied to the third.
 
-    Features are the words of an option, alone and crossed with each word of the question (`no_story`) or of the story
-    and the question (`bag_of_words`). The class is whether the option is the gold one.
+    Features are the words of an option, alone and crossed with each word of the question (`no_story`) or of story and
+    question (`bag_of_words`). The class is whether the option is the gold one.
 
-    Raises ImportError when scikit-learn is not installed.
+    Raises ImportError if scikit-learn is not installed.
     """
     questions = [_words(example.question) for example in examples]
     both = [words + _words(example.story) for words, example in zip(questions, examples, strict=True)]
@@ -104,12 +102,12 @@ def learned_rules(examples: Sequence[Example], folds_q: np.ndarray) -> dict[str,
 
 
 def question_form(example: Example) -> tuple[str, ...]:
-    """Return what two questions of one story have in common when they ask the same of different people or things."""
+    """Return a key shared by questions of one story that ask the same about different people or things."""
     return (*_form(example), *sorted(option.casefold() for option in example.options))
 
 
 def gold(example: Example) -> int:
-    """Return the place of the gold option."""
+    """Return the index of the gold option."""
     return LETTERS.index(example.answer)
 
 
@@ -123,7 +121,6 @@ def _credit(scores: Sequence[object], right: int) -> float:
 
 
 def _fixed_scores(example: Example) -> dict[str, list[float]]:
-    """Return the score of each option by each rule."""
     story, places = _places(example.story)
     question = _words(example.question)
     options = [_words(option) for option in example.options]
@@ -131,9 +128,9 @@ def _fixed_scores(example: Example) -> dict[str, list[float]]:
     lasts = [places[-1] if places else -1 for places in mentions]
     second = sorted({last for last in lasts if last >= 0})[-2:-1]
     context, asked = places.keys() | set(question), set(question)
-    counts = [float(len(found)) for found in mentions]
+    counts = [float(len(starts)) for starts in mentions]
     return {
-        "first_mentioned": [float(-found[0]) if found else -np.inf for found in mentions],
+        "first_mentioned": [float(-starts[0]) if starts else -np.inf for starts in mentions],
         "last_mentioned": [float(last) for last in lasts],
         "second_to_last_mentioned": [float(last in second) for last in lasts],
         "most_mentioned": counts,
@@ -145,9 +142,9 @@ def _fixed_scores(example: Example) -> dict[str, list[float]]:
     }
 
 
-@functools.lru_cache(16)  # the questions of a story follow each other
+@functools.lru_cache(16)  # questions of a story are adjacent
 def _places(story: str) -> tuple[list[str], dict[str, list[int]]]:
-    """Return the words of a story, and where each of them stands."""
+    """Return the words of a story, and the positions of each word."""
     words, places = _words(story), dict[str, list[int]]()
     for place, word in enumerate(words):
         places.setdefault(word, []).append(place)
@@ -155,7 +152,7 @@ def _places(story: str) -> tuple[list[str], dict[str, list[int]]]:
 
 
 def _mentions(option: list[str], story: Sequence[str], places: Mapping[str, list[int]]) -> list[int]:
-    """Return where a story has the option: all of its words in a row, else any of its content words."""
+    """Return the positions of an option in a story: of all its words in sequence, else of any content word."""
     first, last = 0, len(option)
     while first < last and option[first] in _EDGES:
         first += 1
@@ -164,8 +161,8 @@ def _mentions(option: list[str], story: Sequence[str], places: Mapping[str, list
     whole = option[first:last] or option
     if not whole:
         return []
-    if found := [place for place in places.get(whole[0], ()) if story[place : place + len(whole)] == whole]:
-        return found
+    if starts := [place for place in places.get(whole[0], ()) if story[place : place + len(whole)] == whole]:
+        return starts
     content = set(whole) - _FUNCTION_WORDS
     return sorted(place for word in content for place in places.get(word, ()))
 
@@ -176,7 +173,7 @@ def _form(example: Example) -> tuple[str, ...]:
 
 
 def _naive_bayes(examples: Sequence[Example], contexts: Sequence[list[str]], folds_q: np.ndarray) -> np.ndarray:
-    """Return the probability of being right [q] with the words of `contexts` crossed with those of the options."""
+    """Return the credit [q] of naive Bayes on the words of `contexts` crossed with those of the options."""
     from sklearn.naive_bayes import MultinomialNB
 
     features, question_r, gold_r = _features(examples, contexts)
@@ -188,7 +185,7 @@ def _naive_bayes(examples: Sequence[Example], contexts: Sequence[list[str]], fol
         model = MultinomialNB(alpha=1.0, fit_prior=False)
         model.fit(features[~asked_r], gold_r[~asked_r])
         score_r[asked_r] = features[asked_r] @ (model.feature_log_prob_[1] - model.feature_log_prob_[0])
-    score_r = np.round(score_r, 9)  # sums in another order must not break a tie
+    score_r = np.round(score_r, 9)  # rounding errors must not break a tie
     starts = np.flatnonzero(np.diff(question_r, prepend=-1))
     best_r = score_r == np.maximum.reduceat(score_r, starts)[question_r]
     return np.add.reduceat(best_r & gold_r, starts) / np.add.reduceat(best_r, starts)
@@ -205,7 +202,7 @@ def _features(examples: Sequence[Example], contexts: Sequence[list[str]]):  # ty
         for one in examples
     ]
     options = [[words[:_MOST_OPTION_WORDS] for words in one] for one in options]
-    # A context keeps the words whose presence varies most over the questions: those of all or of one say nothing.
+    # Keep the context words with the largest variance over questions; words in all or in one carry no information.
     present = np.fromiter((word for words in asked for word in words), np.int64)
     share_w = np.bincount(present, minlength=len(numbers)) / len(examples)
     weight_w = share_w * (1 - share_w)

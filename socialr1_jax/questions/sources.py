@@ -1,4 +1,4 @@
-"""The questions of a run: several sources as one sequence with random access, every row checked."""
+"""Open the questions of a run: several sources as one sequence with random access, every row checked."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from socialr1_jax.data.twins import twin_groups
 from socialr1_jax.runtime.files import ROW_SUFFIXES
 from socialr1_jax.stories.stories import generate_stories
 
-MOST_STORIES = 1_000_000  # of one source; they are held in memory
-_LOOKED_AT = 1000  # rows of such a file, for a wrong `first_label`
-LARGE_PARQUET = 200_000  # rows; a file with more is not read whole, and its rows are checked when they are met
+MOST_STORIES = 1_000_000  # per source; they are held in memory
+_LOOKED_AT = 1000  # rows of a large file that are checked for a wrong `first_label`
+LARGE_PARQUET = 200_000  # rows; larger files are not loaded, and their rows are checked when they are read
 STORY_TYPES = ("belief", "knowledge", "reality")
 _STORIES = re.compile(r"stories:(?:(?P<split>train|heldout):)?(?P<count>\d{1,999})(?::(?P<seed>\d{1,999}))?")
 _FIX = "Fix the file, or set data.allow_bad_rows=true to drop such rows and count them."
@@ -45,26 +45,25 @@ def open_questions(
     allow_bad_rows: bool = False,
     first_label: int = 0,
 ) -> Questions:
-    """The questions of all sources, one source after the other.
+    """Open the questions of all sources, concatenated.
 
-    A source is a file or hub dataset as ``read_examples`` takes it, or generated stories: ``stories:COUNT``,
-    ``stories:COUNT:SEED``, ``stories:heldout:COUNT[:SEED]`` (questions on belief, knowledge and reality; the other
-    arguments of ``generate_stories`` have their defaults, the seed is 0). ``columns`` and ``where`` are those of
-    ``read_examples``, for every file, and so is ``first_label``; generated stories need none of them.
+    A source is a file or hub dataset as in `read_examples`, or generated stories: `stories:COUNT`,
+    `stories:COUNT:SEED`, `stories:heldout:COUNT[:SEED]` (questions on belief, knowledge and reality, otherwise the
+    defaults of `generate_stories` with seed 0). `columns`, `where` and `first_label` are those of `read_examples`, and
+    apply to every file but not to generated stories.
 
-    Rows without a column ``source`` get the file's name without its ending as ``meta["source"]`` (with folders before
-    it where two files share a name), so that figures can be kept by source.
+    Rows without a column `source` get the file's name without its suffix as `meta["source"]` (with folders if two files
+    share a name), so that figures can be reported by source.
 
-    Every row is checked before this returns. Only a Parquet file of more than 200,000 rows is opened without: its rows
-    are checked when they are met (their ids are not compared), and it takes room in the temporary folder.
+    Every row is checked before this returns, except in Parquet files of more than 200,000 rows. Their rows are checked
+    when they are read (ids are not compared), and they need space in the temporary folder.
 
     Args:
-        allow_bad_rows: drop rows that cannot be used, and log how many had which fault.
+        allow_bad_rows: drop invalid rows, and log the number of each fault.
 
     Raises:
-        DataError: a source that cannot be read, has no good row, or has gold answers that count from the other number
-            than ``first_label`` says, whatever ``allow_bad_rows`` says; bad rows, with their number and the first of
-            them.
+        DataError: an unreadable source; even with `allow_bad_rows`, a source without a valid row, or with gold answers
+            that do not count from `first_label`; or invalid rows, with their number and the first of them.
     """
     columns, where = columns or {}, where or {}
     if not sources:
@@ -98,10 +97,10 @@ def open_questions(
 
 
 class Questions(Sequence[Example]):
-    """Questions by their place; made by ``open_questions``.
+    """Questions by their place; created by `open_questions`.
 
-    ``allow_bad_rows`` says what becomes of a bad row that is met late, in a large Parquet file: with it iteration and
-    ``get`` leave the row out, else they raise DataError. Indexing raises it in either case.
+    `allow_bad_rows` applies to bad rows of large Parquet files, which are found late: iteration and `get` skip them if
+    it is set, and raise DataError otherwise. Indexing always raises it.
     """
 
     def __init__(
@@ -129,19 +128,19 @@ class Questions(Sequence[Example]):
     def __getitem__(self, index: int | slice) -> Example | Questions:
         if isinstance(index, slice):
             return self.take(range(*index.indices(len(self))))
-        found = self._found(index)
-        if isinstance(found, BadRow):
-            raise DataError(f"{found}. {_FIX}")
-        return found
+        row = self._found(index)
+        if isinstance(row, BadRow):
+            raise DataError(f"{row}. {_FIX}")
+        return row
 
     def get(self, index: int) -> Example | None:
-        """The question, or None for a bad row where ``allow_bad_rows`` is set. Raises DataError where it is not."""
-        found = self._found(index)
-        if isinstance(found, Example):
-            return found
+        """Return the question; for a bad row, return None if `allow_bad_rows` is set, else raise DataError."""
+        row = self._found(index)
+        if isinstance(row, Example):
+            return row
         if self.allow_bad_rows:
             return None
-        raise DataError(f"{found}. {_FIX}")
+        raise DataError(f"{row}. {_FIX}")
 
     def __iter__(self) -> Iterator[Example]:
         for index in range(len(self)):
@@ -149,27 +148,27 @@ class Questions(Sequence[Example]):
                 yield example
 
     def take(self, indices: Sequence[int]) -> Questions:
-        """A view of the questions at these places, in this order; it shares the rows and the count of bad ones."""
+        """Return a view of the questions at these places, in this order; it shares rows and the count of bad ones."""
         places = np.arange(len(self))[np.asarray(indices, dtype=np.int64)]
         if self._chosen is not None:
             places = self._chosen[places]
         return Questions(self._parts, self._bad, self.allow_bad_rows, places, self._writer)
 
     def asked_by(self, writer: Callable[[Example], Example]) -> Questions:
-        """A view of the questions with the prompts that the writer gives them."""
+        """Return a view of the questions with prompts rewritten by `writer`."""
         return Questions(self._parts, self._bad, self.allow_bad_rows, self._chosen, writer)
 
     @property
     def readings(self) -> list[str]:
-        """Return for each file that was read whole which columns the questions came from."""
+        """A description of the columns used, for each file that was fully read."""
         return [part.reading for part in self._parts if isinstance(part, _Checked) and part.reading]
 
     def option_counts(self) -> Counter[int]:
-        """Return how many questions in memory have how many options; 0 is free text."""
+        """Count the questions in memory by their number of options; 0 is free text."""
         return Counter(len(example.options) for _, example in self._in_memory())
 
     def twins(self) -> list[list[int]]:
-        """Return the places of each group of twins. Large Parquet files are not read for that: they have none."""
+        """Return the places of each group of twins. Large Parquet files are not searched."""
         return twin_groups(self._in_memory())
 
     def _in_memory(self) -> Iterator[tuple[int, Example]]:
@@ -187,28 +186,28 @@ class Questions(Sequence[Example]):
 
     @property
     def dropped(self) -> int:
-        """Return how many bad rows were left out so far; it grows only by rows of large Parquet files."""
+        """The number of bad rows dropped so far; it grows only by rows of large Parquet files."""
         return len(self._bad)
 
     @property
     def bad_rows(self) -> tuple[BadRow, ...]:
-        """The rows that were left out so far."""
+        """The bad rows dropped so far."""
         return tuple(self._bad)
 
     def _found(self, index: int) -> Example | BadRow:
         place = range(len(self))[index] if self._chosen is None else int(self._chosen[index])
         at = bisect.bisect_right(self._ends, place)
-        found = self._parts[at].found(place - self._ends[at] + len(self._parts[at]), self._bad)
-        return self._writer(found) if self._writer and isinstance(found, Example) else found
+        row = self._parts[at].found(place - self._ends[at] + len(self._parts[at]), self._bad)
+        return self._writer(row) if self._writer and isinstance(row, Example) else row
 
 
 class _Part(Protocol):
-    """One after another they make the questions."""
+    """A segment of the questions."""
 
     def __len__(self) -> int: ...
 
     def found(self, index: int, bad: list[BadRow]) -> Example | BadRow:
-        """The question at this place, or why there is none; a bad row that is new is also put into `bad`."""
+        """Return the question or the bad row at this place; add a bad row to `bad` the first time."""
 
 
 class _Checked:
@@ -225,7 +224,7 @@ class _Checked:
 
 
 class _Large:
-    """Questions of a large Parquet file, checked when they are met."""
+    """Questions of a large Parquet file, checked when they are read."""
 
     def __init__(self, rows: ParquetRows, parser: RowParser) -> None:
         self._rows, self._parser = rows, parser
@@ -239,13 +238,13 @@ class _Large:
         try:
             return self._parser.example(row.values, row.number)
         except ValueError as error:
-            found = BadRow(row.file, row.number, str(error))
+            bad_row = BadRow(row.file, row.number, str(error))
         if index not in self._met:
             if not self._met:
-                log.warning("%s; further bad rows of this file are counted without a word", found)
+                log.warning("%s; further bad rows of this file are counted but not logged", bad_row)
             self._met.add(index)
-            bad.append(found)
-        return found
+            bad.append(bad_row)
+        return bad_row
 
 
 def _open_large(
@@ -290,8 +289,9 @@ def _stories(source: str) -> list[Example]:
 
 
 def source_names(sources: Sequence[str | Path]) -> list[str]:
-    """A name for each source: a file's without its ending, with as many folders before it as tell it from the others;
-    hub ids and generated stories as they are given.
+    """Return a name for each source: a file's without its suffix, with as many folders as make it unique.
+
+    Hub ids and generated stories are returned unchanged.
     """
     paths = {str(source): Path(source).with_suffix("").parts for source in sources}
     names = []
@@ -301,7 +301,7 @@ def source_names(sources: Sequence[str | Path]) -> list[str]:
             continue
         others = [other for name, other in paths.items() if name != source]
         depths = range(1, len(parts) + 1)
-        tells = (depth for depth in depths if all(other[-depth:] != parts[-depth:] for other in others))
-        depth = next(tells, 0)
+        unique = (depth for depth in depths if all(other[-depth:] != parts[-depth:] for other in others))
+        depth = next(unique, 0)
         names.append("/".join(parts[-depth:]) if depth else source)
     return [dict(zip(paths, names, strict=True))[str(source)] for source in sources]

@@ -1,4 +1,4 @@
-"""Generated stories as question files."""
+"""Write generated stories as question files."""
 
 import json
 from collections.abc import Sequence
@@ -17,17 +17,17 @@ _BEGIN = b'{"id": "stories-'
 
 
 def write_stories(examples: Sequence[Example], file: Path) -> None:
-    """Write the examples as a question file (JSON lines). Raises OSError as writing does."""
+    """Write the examples as a question file (JSON lines). Raises OSError."""
     rows = [asdict(example) | {"meta": dict(example.meta)} for example in examples]
     for row in rows:
-        del row["messages"]  # the card's prompt, which is made of the other fields
+        del row["messages"]  # empty: the card's prompt is built from the other fields
     write_whole(file, "".join(json.dumps(row) + "\n" for row in rows))
 
 
 def write_generated(config: MakeStoriesConfig) -> None:
     """Generate the stories, write them to `config.output` and print their number.
 
-    Raises ForeignFile when the output is a file of something else, ValueError for settings that do not fit together.
+    Raises ForeignFile if the output is a file of another kind, and ValueError for settings that do not fit together.
     """
     file = Path(config.output)
     if file.suffix != ".jsonl":

@@ -1,1 +1,1 @@
-"""Ground of every program here: files, processes, devices, signals, text for people. It imports no other room."""
+"""Files, processes, devices, signals and console text. It imports nothing else from the package."""

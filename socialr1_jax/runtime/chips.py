@@ -1,4 +1,4 @@
-"""Accelerators by name: what one does in a second, what it holds, and how XLA is told about one that is not here."""
+"""Accelerators by name: their peaks, their memory, and the target description for compiling without one."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,13 +7,13 @@ from typing import Literal
 
 @dataclass(frozen=True, kw_only=True)
 class Chip:
-    """Peaks of one device. Times derived from them are lower bounds: nothing reaches all of them at once."""
+    """Peaks of one device. Times derived from them are lower bounds: no program reaches all of them at once."""
 
     platform: Literal["cuda", "tpu", "cpu"]
-    flops: float = 0.0  # bfloat16 FLOP/s, dense; 0 = not known
+    flops: float = 0.0  # dense bfloat16 FLOP/s; 0 = unknown
     memory: int = 0  # bytes; 0 = the host's
-    bandwidth: float = 0.0  # bytes/s from memory
-    link: float = 0.0  # bytes/s to the other devices, one way, all links together
+    bandwidth: float = 0.0  # of memory, bytes/s
+    link: float = 0.0  # to other devices, bytes/s, one way, all links together
     target: str = ""  # XLA's GpuTargetConfigProto
 
 
@@ -53,7 +53,7 @@ CHIPS: Mapping[str, Chip] = {
 
 
 def parse_topology(text: str) -> tuple[Chip, tuple[int, ...]]:
-    """The chip and the shape of "a100-80gb:8" or "v5e:2x4"; ValueError naming what is known."""
+    """Parse "a100-80gb:8" or "v5e:2x4" into chip and shape. Raises ValueError for an unknown chip or shape."""
     name, _, sizes = text.partition(":")
     if name not in CHIPS:
         raise ValueError(f"topology {text!r}: unknown chip {name!r}; known: {', '.join(CHIPS)}")
@@ -62,7 +62,7 @@ def parse_topology(text: str) -> tuple[Chip, tuple[int, ...]]:
     except ValueError:
         shape = ()
     if not shape or min(shape) < 1:
-        raise ValueError(f"topology {text!r}: write the number of devices behind the chip, as in a100-80gb:8, v5e:2x4")
+        raise ValueError(f"topology {text!r}: append the number of devices to the chip, as in a100-80gb:8, v5e:2x4")
     return CHIPS[name], shape
 
 
@@ -70,6 +70,6 @@ _KINDS = {"a100": "a100-80gb", "h100": "h100-80gb", "h200": "h200", "v5 lite": "
 
 
 def chip_of(device_kind: str) -> Chip | None:
-    """The chip that JAX calls `device_kind` ("NVIDIA A100-SXM4-80GB", "TPU v5 lite"); None for others and CPUs."""
+    """Return the chip of JAX's `device_kind` ("NVIDIA A100-SXM4-80GB", "TPU v5 lite"); None for others and CPUs."""
     kind = device_kind.lower()
     return next((CHIPS[name] for part, name in _KINDS.items() if part in kind), None)

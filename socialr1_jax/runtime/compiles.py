@@ -1,4 +1,4 @@
-"""Compilations: counted for each thread, and named in the log: `with told("decode of 40 rows"): program(...)`."""
+"""Count compilations per thread and name them in the log: `with told("decode of 40 rows"): program(...)`."""
 
 import logging
 import threading
@@ -15,28 +15,28 @@ _threads = threading.local()
 
 @dataclass
 class Compiled:
-    """Programs that a thread has compiled, or read from the compilation cache, and the seconds that this took."""
+    """The number of programs that a thread compiled or read from the compilation cache, and the seconds taken."""
 
     programs: int = 0
     seconds: float = 0.0
 
 
 def compiled() -> Compiled:
-    """Return the account of this thread, which keeps counting."""
+    """Return the live counters of this thread."""
     if not hasattr(_threads, "compiled"):
         _threads.compiled = Compiled()
-    account: Compiled = _threads.compiled
-    return account
+    counters: Compiled = _threads.compiled
+    return counters
 
 
 def compile_count() -> int:
-    """Return how many programs this thread has compiled, or read from the compilation cache."""
+    """Return the number of programs that this thread compiled or read from the compilation cache."""
     return compiled().programs
 
 
 @contextmanager
 def told(what: str) -> Iterator[None]:
-    """Log `what` with the seconds of the block, if the block compiled anything; the console shows it with --verbose."""
+    """Log `what` with the duration of the block if it compiled anything; the console shows this with --verbose."""
     before, started = compile_count(), time.perf_counter()
     yield
     if compile_count() > before:

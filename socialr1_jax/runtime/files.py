@@ -1,4 +1,4 @@
-"""Write files and folders that appear whole or not at all, and read and write JSON objects."""
+"""Write files and folders atomically, and read and write JSON objects."""
 
 import glob
 import hashlib
@@ -22,17 +22,17 @@ from socialr1_jax.runtime.ownership import (
     refuse_foreign_folder,
 )
 
-BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # of UTF-8, which some editors write
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # of UTF-8; written by some editors
 ROW_SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")  # of files with rows: questions, pairs, responses
 _MOST_JSON = 256 << 20  # bytes of a JSON file; a tokenizer has 11 MB
 _PRIVATE = 0o700  # mode of an unfinished folder that can be resumed
 
 
 def write_whole(path: str | os.PathLike[str], content: str | bytes) -> Path:
-    """Writes a file (text as UTF-8) beside its place, waits until it is on the disk, then renames it."""
+    """Write a file atomically (text as UTF-8): to a temporary file, which is synced and renamed."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # A name that cannot be guessed, so that no link can be planted there.
+    # An unpredictable name, so that no link can be planted.
     partial = path.with_name(f".{path.name[:50]}.partial-{secrets.token_hex(8)}")
     try:
         with partial.open("xb") as file:
@@ -49,15 +49,14 @@ def write_whole(path: str | os.PathLike[str], content: str | bytes) -> Path:
 def whole_folder(
     directory: str | os.PathLike[str], marker: str, source: Mapping[str, Any] | None = None
 ) -> Iterator[Path]:
-    """Yields a temporary folder beside `directory` that replaces it when the block ends without an error.
+    """Yield a temporary folder next to `directory` that replaces it when the block ends without an error.
 
-    A folder of the kind of `marker` that holds nothing else is replaced; any other one that is not empty raises
-    ForeignFile before anything is written (ownership.py). `directory` may start with `~`. If it is a symbolic link, the
-    folder behind it is replaced and the link stays. Files and folders get the modes of the umask. What killed processes
-    left beside the folder is removed first.
+    A folder purely of the kind of `marker` is replaced; any other non-empty one raises ForeignFile before anything is
+    written (ownership.py). `directory` may start with `~`. If it is a symbolic link, its target is replaced and the
+    link stays. Files and folders get the modes of the umask. Leftovers of killed processes are removed first.
 
-    With `source`, a description of what is written from what, a killed or interrupted call can be resumed: the next
-    call with an equal `source` gets the temporary folder as it was left. The block must then skip finished files.
+    With `source`, a description of the input, an interrupted call can be resumed: the next call with an equal `source`
+    gets the temporary folder as it was left. The block must then skip finished files.
     """
     target = Path(os.path.expanduser(directory)).absolute()
     if target.is_symlink():
@@ -78,7 +77,7 @@ def whole_folder(
         yield partial
         (partial / SOURCE).unlink(missing_ok=True)
         _set_modes(partial)
-        refuse_foreign_folder(target, marker)  # once more: hours may have passed
+        refuse_foreign_folder(target, marker)  # again: hours may have passed
         if target.exists():
             target.rename(old)
         partial.rename(target)
@@ -93,7 +92,7 @@ def whole_folder(
 
 
 def _is_private(folder: Path) -> bool:
-    """Returns True if only a process of this user can have made the folder and written into it."""
+    """Return whether only this user's processes can have created the folder and written to it."""
     try:
         state = folder.lstat()
     except FileNotFoundError:
@@ -102,14 +101,14 @@ def _is_private(folder: Path) -> bool:
 
 
 def _remove(folder: Path, marker: str) -> None:
-    """Removes an unfinished folder of this kind. Raises ForeignFile for anything else."""
+    """Remove an unfinished folder of this kind. Raises ForeignFile for anything else."""
     if folder.is_symlink() or (folder.exists() and not is_own_folder(folder, marker, finished=False)):
         raise ForeignFile(f"{folder} is in the way and this program did not write it: move it away")
     shutil.rmtree(folder, ignore_errors=True)
 
 
 def _set_modes(folder: Path) -> None:
-    """Gives the folder and all in it the modes of the umask: safetensors writes its files with mode 600."""
+    """Set the modes of a folder and its contents by the umask, since safetensors writes files with mode 600."""
     probe = folder / ".mode"  # a new folder shows the umask; os.umask() would change it for other threads
     probe.mkdir(exist_ok=True)
     mode = probe.stat().st_mode & 0o777
@@ -121,7 +120,7 @@ def _set_modes(folder: Path) -> None:
 
 
 def _clear_left_over(target: Path, marker: str) -> None:
-    """Removes temporary folders of dead processes, and completes a replacement that a kill left between two renames."""
+    """Remove temporary folders of dead processes, and complete a replacement interrupted between two renames."""
     for path in sorted(target.parent.glob(f".{glob.escape(target.name)}.*-*")):
         kind, _, process = path.name.removeprefix(f".{target.name}.").partition("-")
         if (
@@ -139,7 +138,7 @@ def _clear_left_over(target: Path, marker: str) -> None:
 
 
 def _another_runs(process: int) -> bool:
-    """Returns True if another process has this number; in a container a dead one may have had ours."""
+    """Return whether another process with this id runs; in a container, a dead process may have had our id."""
     if process == os.getpid():
         return False
     try:
@@ -152,13 +151,13 @@ def _another_runs(process: int) -> bool:
 
 
 def sha256(file: Path) -> str:
-    """Returns the SHA-256 of a file's content, in hex."""
+    """Return the SHA-256 of a file's content, in hex."""
     with file.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def append(file: Path, lines: Iterable[str]) -> None:
-    """Adds lines to a file. An OSError names the file, also when it is the disk that has no room."""
+    """Append lines to a file. Raises OSError that names the file, even for a full disk."""
     try:
         with open_own(file, "a", encoding="utf-8") as opened:
             opened.writelines(lines)
@@ -167,7 +166,7 @@ def append(file: Path, lines: Iterable[str]) -> None:
 
 
 def sync(file: Path) -> None:
-    """Waits until a written file is on the disk."""
+    """Sync a written file to disk."""
     with file.open("rb") as opened:
         os.fsync(opened.fileno())
 
@@ -175,12 +174,12 @@ def sync(file: Path) -> None:
 def read_json(file: Path) -> dict[str, Any]:
     """Return the object in a JSON file of at most 256 MiB, with or without a byte order mark.
 
-    Raises FileNotFoundError, and ValueError naming the file if it holds anything else or is no ordinary file.
+    Raises FileNotFoundError, and ValueError naming the file if it has other content or is not a regular file.
     """
     state = file.stat()
     if stat.S_ISDIR(state.st_mode):
         raise ValueError(f"{file} is a folder: put a file with a JSON object there")
-    if not stat.S_ISREG(state.st_mode):  # a pipe would be waited for without end
+    if not stat.S_ISREG(state.st_mode):  # reading a pipe could block forever
         raise ValueError(f"{file} is not an ordinary file: put a file with a JSON object there")
     if state.st_size > _MOST_JSON:
         raise ValueError(f"{file} has {state.st_size:,} bytes, more than the {_MOST_JSON:,} that such a file may have")
@@ -195,12 +194,12 @@ def read_json(file: Path) -> dict[str, Any]:
 
 
 def write_json(file: Path, value: Mapping[str, Any]) -> None:
-    """Writes a JSON object, whole or not at all; NaN and infinities become null, for strict JSON has neither."""
+    """Write a JSON object atomically; NaN and infinities, which strict JSON lacks, become null."""
     write_whole(file, json.dumps(finite(value), indent=2) + "\n")
 
 
 def finite(value: Any) -> Any:
-    """Returns the value with NaN and infinities as None, in mappings too."""
+    """Replace NaN and infinities by None, also in mappings."""
     if isinstance(value, Mapping):
         return {key: finite(inner) for key, inner in value.items()}
     if isinstance(value, float) and not math.isfinite(value):
@@ -209,7 +208,7 @@ def finite(value: Any) -> Any:
 
 
 def flattened(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a line of metrics without mappings: {"accuracy_by_type": {"belief": 1}} becomes {"accuracy/belief": 1}."""
+    """Flatten a line of metrics: {"accuracy_by_type": {"belief": 1}} becomes {"accuracy/belief": 1}."""
     flat: dict[str, Any] = {}
     for name, value in row.items():
         if isinstance(value, Mapping):

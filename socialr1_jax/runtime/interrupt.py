@@ -1,6 +1,6 @@
-"""Ctrl-C and SIGTERM: the first asks the run to stop where it can, the second ends the program at once.
+"""Handle Ctrl-C and SIGTERM: the first asks the run to stop and save, the second ends the program at once.
 
-A separate thread receives the signals, since Python's handlers wait until a computation on the devices is over.
+A separate thread receives the signals, since Python's handlers wait for a computation on the devices to finish.
 """
 
 import os
@@ -17,17 +17,17 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupted(Exception):
-    """The run was asked to stop, and nothing of the unfinished step is kept."""
+    """Raised if the run was asked to stop; the unfinished step is discarded."""
 
 
 class Stop:
-    """Records that the run was asked to stop."""
+    """A request to stop the run."""
 
     def __init__(self) -> None:
-        self.asked = False  # of this process
+        self.asked = False  # in this process
 
     def check(self) -> None:
-        """Raises Interrupted in every process when it was asked for in any; all must come here."""
+        """Raise Interrupted in every process if any was asked to stop. All processes must call this."""
         from socialr1_jax.runtime.processes import any_of_all  # imports JAX
 
         if any_of_all(self.asked):
@@ -38,22 +38,22 @@ NEVER = Stop()
 
 
 def requeue_on_sigterm() -> None:
-    """Let SIGTERM end a script with status REQUEUE until the run listens itself: nothing can be lost before."""
+    """Exit with status REQUEUE on SIGTERM until `stop_on_signal` takes over: there is nothing to save before."""
     signal.signal(signal.SIGTERM, lambda *_: os._exit(REQUEUE))
 
 
 @contextmanager
 def stop_on_signal() -> Iterator[Stop]:
-    """Within, the first signal sets `asked`, the second exits with status 128 + its number. In the main thread only."""
+    """Set `asked` on the first signal, exit with 128 + its number on the second; only works in the main thread."""
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    heard, told = os.pipe()
-    os.set_blocking(told, False)
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
 
     def listen() -> None:
-        for (number,) in iter(lambda: os.read(heard, 1), b"\0"):
+        for (number,) in iter(lambda: os.read(reader, 1), b"\0"):
             if number not in _SIGNALS:
                 continue
             if stop.asked:
@@ -63,16 +63,16 @@ def stop_on_signal() -> Iterator[Stop]:
 
     thread = threading.Thread(target=listen, name="signals", daemon=True)
     thread.start()
-    # A handler of Python's must be there, or the signal would end the program.
+    # Without a Python handler the signal would end the program.
     before = {number: signal.signal(number, lambda *_: None) for number in _SIGNALS}
-    others = signal.set_wakeup_fd(told)
+    others = signal.set_wakeup_fd(writer)
     try:
         yield stop
     finally:
         signal.set_wakeup_fd(others)
         for number, handler in before.items():
             signal.signal(number, handler)
-        os.write(told, b"\0")
+        os.write(writer, b"\0")
         thread.join()
-        os.close(heard)
-        os.close(told)
+        os.close(reader)
+        os.close(writer)

@@ -1,11 +1,11 @@
-"""The device mesh and how arrays lie on it.
+"""The device mesh and the sharding of arrays.
 
-Three axes: `replica` (whole copies of the weights), `fsdp` (weights and rows split together) and `tensor` (heads,
-feed-forward width and vocabulary split). Rows are split over replica x fsdp. Which weight is split how stands beside
-the weights' declarations (models/qwen3.py).
+It has three axes: `replica` (full copies of the weights), `fsdp` (splits weights and rows) and `tensor` (splits heads,
+feed-forward width and vocabulary). Rows are split over replica x fsdp. The sharding of each weight is declared in
+models/qwen3.py.
 
-Programs read the mesh from the context (`with jax.set_mesh(mesh):`), so their signatures do not carry it. Without one
-everything here does nothing and the program runs on one device.
+Programs take the mesh from the context (`with jax.set_mesh(mesh):`), not from arguments. Without a mesh these functions
+do nothing, and the program runs on one device.
 """
 
 from collections.abc import Callable
@@ -21,15 +21,15 @@ from socialr1_jax.runtime.terminal import counted
 
 P = PartitionSpec
 AXES = ("replica", "fsdp", "tensor")
-ROWS = P(("replica", "fsdp"))  # the first axis of every array that has one entry a row
+ROWS = P(("replica", "fsdp"))  # for the first axis of arrays with one entry per row
 
 
 def make_mesh(
     replica: int = 1, fsdp: int | None = None, tensor: int = 1, *, devices: list[jax.Device] | None = None
 ) -> Mesh:
-    """A mesh of all devices (or of `devices`) with axes (replica, fsdp, tensor); `fsdp=None` takes what is left.
+    """Make a mesh of all devices (or `devices`) with axes (replica, fsdp, tensor); `fsdp=None` uses the remaining ones.
 
-    Raises ValueError when the three sizes do not multiply to the number of devices.
+    Raises ValueError if the product of the three sizes is not the number of devices.
     """
     devices = jax.devices() if devices is None else devices
     count = len(devices)
@@ -48,7 +48,7 @@ def make_mesh(
 
 
 def mesh_of(params: Any) -> Mesh:
-    """The mesh that a tree of weights lies on; a mesh of one device for weights on one device."""
+    """Return the mesh of a tree of weights; a mesh of one device for weights on one device."""
     sharding = jax.tree.leaves(params)[0].sharding
     if isinstance(sharding, NamedSharding) and isinstance(sharding.mesh, Mesh):
         return sharding.mesh
@@ -56,27 +56,27 @@ def mesh_of(params: Any) -> Mesh:
 
 
 def row_shards() -> int:
-    """Into how many parts the context's mesh splits rows."""
+    """Return the number of parts into which the context's mesh splits rows."""
     mesh = jax.sharding.get_abstract_mesh()
     return 1 if mesh.empty else mesh.shape["replica"] * mesh.shape["fsdp"]
 
 
 def tensor_shards() -> int:
-    """Return how many devices of the context's mesh share a row."""
+    """Return the number of devices in the context's mesh that share a row."""
     mesh = jax.sharding.get_abstract_mesh()
     return 1 if mesh.empty else mesh.shape["tensor"]
 
 
 def constrain(x: jax.Array, spec: P) -> jax.Array:
-    """x, laid out by `spec` on the context's mesh."""
+    """Constrain the sharding of `x` to `spec` on the context's mesh."""
     return x if jax.sharding.get_abstract_mesh().empty else jax.lax.with_sharding_constraint(x, spec)
 
 
 def by_rows(function: Callable[..., Any], in_specs: Any, out_specs: Any) -> Callable[..., Any]:
-    """`function` run by every device on its own rows, with nothing said between devices that hold different rows.
+    """Map `function` over row shards, without collectives between devices that have different rows.
 
-    The specs say where rows are (ROWS) and what is whole on all of them (P()). Loops inside may end at different
-    steps; the axis `tensor` stays with the compiler.
+    Specs are ROWS for arrays of rows and P() for replicated ones. Loops inside may end at different steps; the compiler
+    handles the axis `tensor`.
     """
     if row_shards() == 1:
         return function
@@ -86,17 +86,17 @@ def by_rows(function: Callable[..., Any], in_specs: Any, out_specs: Any) -> Call
 
 
 def place(x: Any, spec: P = ROWS) -> jax.Array:
-    """A host array on the context's mesh; every process gives the same array and keeps its own part."""
+    """Put a host array on the context's mesh; every process passes the same array and stores its own part."""
     mesh = jax.sharding.get_mesh()
     if mesh.empty:
         return jnp.asarray(x)
     x = np.asarray(x)
-    x = x.astype(jax.dtypes.canonicalize_dtype(x.dtype), copy=False)  # NumPy's integers have 64 bits
+    x = x.astype(jax.dtypes.canonicalize_dtype(x.dtype), copy=False)  # NumPy defaults to 64 bits
     return jax.make_array_from_callback(x.shape, NamedSharding(mesh, spec), lambda index: x[index])
 
 
 def fetch(x: jax.Array) -> np.ndarray:
-    """The whole array on this host, wherever its parts lie. With several processes all of them must ask for it."""
+    """Return the whole array on this host, with an all-gather if needed. All processes must call this."""
     if x.is_fully_addressable or x.is_fully_replicated:
         return np.asarray(x)
     return np.asarray(multihost_utils.process_allgather(x, tiled=True))

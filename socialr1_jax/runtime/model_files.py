@@ -1,7 +1,7 @@
-"""Find the files of a model folder and list what is wrong with them. Nothing outside the folder is read.
+"""Find the files of a model folder without reading outside it, and list their faults.
 
-A model folder may come from anywhere: its index, its manifest and its links name what its author wants, and what is
-read here can end up in an export that is published.
+Model folders are not trusted: their index, manifest and links may name any file, and what is read can end up in a
+published export.
 """
 
 import errno
@@ -12,17 +12,17 @@ from pathlib import Path
 
 from socialr1_jax.runtime.terminal import printable, shown
 
-_MOST_CHARACTERS = 300  # of a problem
+_MOST_CHARACTERS = 300  # per problem
 
 
 def file_of(folder: Path, name: str) -> Path | None:
     """Return the file `name`, a path relative to the folder; None if there is no such file.
 
-    A link is followed within the folder, and from a snapshot of the hub's cache into the `blobs` beside it.
+    Links are followed within the folder, and from a snapshot in the hub's cache into its `blobs`.
 
     Raises:
-        ValueError: the name or the link leads out of the folder, or there is something other than a file, such as a
-            pipe, which would be waited for without end.
+        ValueError: the name or the link leads out of the folder, or it is not a regular file. Reading a pipe, for
+            example, could block forever.
     """
     if not name.isprintable() or {"", ".", ".."} & set(name.split("/")):
         raise ValueError(f"{shown(name)} is not the name of a file in {folder}")
@@ -42,13 +42,13 @@ def file_of(folder: Path, name: str) -> Path | None:
 
 
 def _blobs(folder: Path) -> list[Path]:
-    """Return where the links of models--OWNER--NAME/snapshots/REVISION lead."""
+    """Return the folder with the link targets of models--OWNER--NAME/snapshots/REVISION."""
     caches = [place.parent for place in (folder, *folder.parents) if place.name == "snapshots"]
     return [cache / "blobs" for cache in caches if cache.name.startswith("models--")]
 
 
 def first_few(problems: Sequence[str], separator: str = "; ", most: int = 20) -> str:
-    """Return the first problems, each cut and without control characters, and how many more there are."""
+    """Join the first problems, each cut and without control characters, and the number of others."""
     more = len(problems) - most
     shortened = [printable(problem, _MOST_CHARACTERS) for problem in problems[:most]]
     return separator.join(shortened + ([f"and {more} more"] if more > 0 else []))

@@ -1,8 +1,8 @@
-"""Decide what this program may overwrite, replace or delete: what it wrote itself, and nothing else.
+"""Decide what this program may overwrite, replace or delete: only what it wrote itself.
 
-A folder is its own if it has the marking file of its kind and every entry has a name that it writes there. A file is
-its own if its content is of the kind that it writes there. Anything else is refused in one line, before anything is
-written. Files in folders where others may plant a link are opened by `open_own`.
+A folder is its own if it has the marker file of its kind and only entries with names that the program writes there. A
+file is its own if its content has the right form. Anything else is refused with a one-line error before writing. Files
+in folders where others may plant links are opened with `open_own`.
 """
 
 import json
@@ -24,9 +24,9 @@ TOKENIZER_FILES = (
     "chat_template.json",
     "generation_config.json",
 )
-SOURCE = ".source.json"  # in an unfinished folder that can be resumed: what it is made from
+SOURCE = ".source.json"  # in an unfinished folder that can be resumed: the description of its input
 _UNFINISHED = (SOURCE, ".mode", "*.safetensors.unfinished")
-# By the file that every folder of a kind has: the names in such a folder; `*` matches `/` too.
+# Marker file of a kind of folder -> names allowed in such a folder; `*` also matches `/`.
 _NAMES = {
     "config.json": (
         "config.json",
@@ -46,7 +46,7 @@ _NAMES = {
     "tokenizer.json": TOKENIZER_FILES,
     "profile.json": ("profile.json", "profile.html", "memory.pprof", "trace/plugins/profile/*", "hlo/*.txt"),
 }
-# The keys that the marking file of a kind has, and one that other programs' files of this name have.
+# Required keys of each marker file, and a key that only files of other programs have.
 _FOREIGN_KEY = "transformers_version"
 _KEYS = {
     "config.json": {"model_type"},
@@ -57,11 +57,11 @@ _KEYS = {
 
 
 class ForeignFile(FileExistsError, ValueError):
-    """Raised for a file or folder that would have to be overwritten and is not this program's own."""
+    """Raised for a file or folder that would be overwritten but was not written by this program."""
 
 
 def refuse_foreign_folder(folder: Path, marker: str) -> None:
-    """Raise ForeignFile unless `folder` may be replaced: absent, empty, or of the kind of `marker` and nothing else."""
+    """Raise ForeignFile unless `folder` may be replaced: it is absent, empty, or purely of the kind of `marker`."""
     if not folder.exists() or not any(folder.iterdir()):
         return
     if not (folder / marker).exists():
@@ -76,7 +76,7 @@ def refuse_foreign_folder(folder: Path, marker: str) -> None:
 
 
 def _foreign_name(folder: Path, marker: str) -> str:
-    """Return an entry below `folder` that is not one of a finished or unfinished folder of this kind; "" for none."""
+    """Return an entry below `folder` that this program does not write in folders of this kind; "" for none."""
     names = (*_NAMES[marker], *_UNFINISHED)
 
     def is_ours(entry: os.DirEntry[str], name: str) -> bool:
@@ -88,7 +88,7 @@ def _foreign_name(folder: Path, marker: str) -> str:
 
 
 def is_own_folder(folder: Path, marker: str, *, finished: bool) -> bool:
-    """Return whether this program made a folder: nothing is foreign and, if finished, its marking file is ours."""
+    """Return whether this program made a folder: no entry is foreign and, if finished, the marker file is ours."""
     return folder.is_dir() and not _foreign_name(folder, marker) and (not finished or _is_marked(folder, marker))
 
 
@@ -113,12 +113,12 @@ def _entries(folder: str | Path, prefix: str) -> Iterator[tuple[os.DirEntry[str]
 
 
 def refuse_foreign_file(path: Path, is_own: Callable[[Path], bool], kind: str) -> None:
-    """Raise ForeignFile unless `path` may be replaced: absent, empty, or a file that `is_own` knows.
+    """Raise ForeignFile unless `path` may be replaced: it is absent, empty, or accepted by `is_own`.
 
     Args:
-        path: the file that is to be written.
-        is_own: reads the file; may raise OSError, ValueError, TypeError or LookupError for one that is not.
-        kind: what such a file is called in the message.
+        path: the file to write.
+        is_own: reads the file; may raise OSError, ValueError, TypeError or LookupError for a foreign one.
+        kind: description of such a file, for the message.
     """
     if not path.exists() or (path.is_file() and not path.stat().st_size):
         return
@@ -131,13 +131,13 @@ def refuse_foreign_file(path: Path, is_own: Callable[[Path], bool], kind: str) -
 
 
 def begins_as(file: Path, begin: bytes) -> bool:
-    """Returns True if a file begins with `begin`, or is the part of it that a kill left."""
+    """Return whether a file begins with `begin`, or is a prefix of it left by an interrupted write."""
     with file.open("rb") as opened:
         return begin.startswith(opened.read(len(begin)))
 
 
 def open_own(path: Path, mode: str, **options: Any) -> IO[Any]:
-    """Open a file for writing, as `open` does, but not through a link. Raises OSError naming the file."""
+    """Open a file for writing like `open`, but do not follow links. Raises OSError naming the file."""
 
     def opener(name: str, flags: int) -> int:
         descriptor = os.open(name, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)

@@ -1,7 +1,7 @@
-"""Several processes as one program: dividing host work among them, waiting with a bound.
+"""Coordinate several processes: barriers with timeouts, reductions, and division of host work.
 
-JAX's multi-controller runtime is the engine: every process runs the same script and gives every computation in the same
-order. With one process everything here does nothing.
+In JAX's multi-controller model every process runs the same script and issues all computations in the same order. With
+one process these functions do nothing.
 """
 
 import json
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 def in_cluster(environment: Mapping[str, str]) -> bool:
-    """Return whether a launcher that JAX knows started this process as one of several."""
+    """Return whether this process is one of several started by a launcher that JAX supports."""
     counts = (environment.get(name, "") for name in ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE"))
     started = "SLURM_PROCID" in environment or "OMPI_COMM_WORLD_RANK" in environment
     several = started and any(count.isdigit() and int(count) > 1 for count in counts)
@@ -30,23 +30,23 @@ def is_first() -> bool:
 
 
 def wait_for_all(name: str, seconds: int) -> None:
-    """Returns when every process has come here; an error after `seconds`. Each name is used once."""
+    """Wait at a barrier for all processes. Raises an error after `seconds`. Use each name only once."""
     if jax.process_count() > 1:
         ocp.multihost.sync_global_processes(name, timeout=seconds)
 
 
 def any_of_all(value: bool) -> bool:
-    """Return whether `value` is true in any process: the same answer in all of them."""
+    """Return whether `value` is true in any process; the result is the same in all."""
     return bool(np.any(_gather(np.array([value])))) if jax.process_count() > 1 else value
 
 
 def least_of_all(value: int) -> int:
-    """The smallest `value` of any process: the same answer in all of them. Below 2^31."""
+    """Return the smallest `value` (below 2^31) of any process; the result is the same in all."""
     return int(np.min(_gather(np.array([value])))) if jax.process_count() > 1 else value
 
 
 def divided(function: Callable[[T], Mapping[str, Any]], items: Sequence[T]) -> list[dict[str, Any]]:
-    """[function(item) for item in items], each process calling it for its share; results must be JSON (NaN allowed)."""
+    """Map `function` over items, divided among the processes; results must be JSON (NaN allowed)."""
     count, first = jax.process_count(), jax.process_index()
     mine = [function(item) for item in items[first::count]]
     if count == 1:
@@ -60,5 +60,5 @@ def divided(function: Callable[[T], Mapping[str, Any]], items: Sequence[T]) -> l
 
 
 def _gather(x: np.ndarray) -> np.ndarray:
-    """[processes, ...]: what every process gave."""
+    """Return the arrays of all processes: [processes, ...]."""
     return np.asarray(multihost_utils.process_allgather(x))

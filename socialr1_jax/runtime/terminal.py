@@ -1,4 +1,4 @@
-"""Text that is safe to print, and standard streams that may close, fill up or be missing without ending a program."""
+"""Print safely: escape control characters, and survive standard streams that are closed, full or missing."""
 
 import atexit
 import contextlib
@@ -14,22 +14,22 @@ _MOST = 2000  # characters of a message
 _VALUES = reprlib.Repr()
 _VALUES.maxlevel, _VALUES.maxdict, _VALUES.maxlist, _VALUES.maxstring, _VALUES.maxother = 3, 8, 8, 100, 100
 _MOST_LINES = 100  # of a message on stderr
-_LAYOUT = "\n\t\u200c\u200d"  # breaks, and the joiners that some scripts and emoji are written with
-_READER_IS_GONE = 128 + signal.SIGPIPE  # exit status of a command that a shell reports for `command | head`
+_LAYOUT = "\n\t\u200c\u200d"  # breaks, and the joiners used in some scripts and emoji
+_READER_IS_GONE = 128 + signal.SIGPIPE  # exit status that a shell reports for `command | head`
 _program = ""  # set by `named`
 
 
 class CommandEnded(RuntimeError):
-    """Raised by work that ends its command for a reason to be read: one line with `word`, then exit with `status`."""
+    """Raised to end a command with a one-line message after `word` and the exit status `status`."""
 
     word = "error"
     status = 2
 
 
 def printable(text: str, most: int = _MOST) -> str:
-    r"""Return `text` on one line that a terminal cannot obey, cut to `most` characters.
+    r"""Return `text` on one line without control characters, cut to `most` characters.
 
-    Separators become blanks. Control, formatting, unassigned and half characters become escapes such as `\x1b`.
+    Separators become spaces; control, formatting and unassigned characters and surrogates become escapes (`\x1b`).
     """
     if len(text) > most:
         text = f"{text[: most // 2]} ... {text[-(most // 2) :]}"
@@ -50,26 +50,26 @@ def counted(number: int, noun: str) -> str:
 
 
 def first_line(error: Exception) -> str:
-    """Return the first line of an error's text in at most 300 characters; its type if it has none."""
+    """Return the first line of an error's message in at most 300 characters; its type if the message is empty."""
     return printable((str(error).strip().splitlines() or [type(error).__name__])[0], 300)
 
 
 def shown(value: object, most: int = 120) -> str:
-    """Return a value of a file for a message: as Python writes it, shortened inside, in at most `most` characters."""
+    """Return an abbreviated `repr` of a value for a message, in at most `most` characters."""
     return printable(_VALUES.repr(value), most)
 
 
 def readable(text: str) -> str:
-    """Return `text` with its line breaks and tabs; everything else that a terminal would obey is made `printable`."""
+    """Return `text` with its line breaks and tabs, and other control characters made `printable`."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() or c in _LAYOUT else printable(c) for c in text)
 
 
 class LossyStream:
-    """A text stream that drops what it cannot write, because the reader is gone or the disk is full.
+    """A text stream that drops output if the reader is gone or the disk is full.
 
-    Characters that the stream's encoding lacks become escapes.
+    Characters outside the stream's encoding become escapes.
     """
 
     def __init__(self, stream: Any) -> None:
@@ -104,7 +104,7 @@ class LossyStream:
 
 
 class _ResultStream(LossyStream):
-    """Ends the program when it cannot write."""
+    """A stream that ends the program if it cannot write."""
 
     def _lost(self, error: Exception) -> None:
         if isinstance(error, BrokenPipeError):
@@ -114,17 +114,17 @@ class _ResultStream(LossyStream):
 
 
 def print_result(text: str, end: str = "\n") -> None:
-    """Print what a command exists for on stdout; if that is gone or full, end the program."""
+    """Print a command's result on stdout; end the program if stdout is gone or full."""
     _print(text + end, _ResultStream(sys.stdout))
 
 
 def print_line(text: str) -> None:
-    """Print a remark on stdout; if that is gone or full, the remark is dropped."""
+    """Print a remark on stdout; drop it if stdout is gone or full."""
     _print(text + "\n", LossyStream(sys.stdout))
 
 
 def print_error(message: str) -> None:
-    """Print the lines of a message on stderr, each made `printable`; a stderr that is gone or full is ignored."""
+    """Print the lines of a message on stderr, each made `printable`; drop them if stderr is gone or full."""
     lines = message.splitlines() or [""]
     if len(lines) > _MOST_LINES:
         lines = [*lines[:_MOST_LINES], f"... and {counted(len(lines) - _MOST_LINES, 'more line')}"]
@@ -132,18 +132,18 @@ def print_error(message: str) -> None:
 
 
 def remark(message: str) -> None:
-    """Print the lines of a message on stderr, each after the name of this program."""
+    """Print the lines of a message on stderr, each prefixed with the name of this program."""
     print_error("\n".join(f"{program()}: {line}" for line in message.splitlines() or [""]))
 
 
 def program() -> str:
-    """Return what messages call this program: the name that `named` gives, else that of its file."""
+    """Return the name of this program in messages: the one set by `named`, else that of its file."""
     return _program or os.path.basename(sys.argv[0])
 
 
 @contextlib.contextmanager
 def named(name: str) -> Iterator[None]:
-    """Within, messages call this program `name`."""
+    """Set the name of this program in messages within the block."""
     global _program
     before, _program = _program, name
     try:
@@ -160,7 +160,7 @@ def _print(text: str, stream: LossyStream) -> None:
 def run_script(main: Callable[[], int]) -> NoReturn:
     """Run a script's `main` and exit with the status it returns, or 130 after Ctrl-C.
 
-    A standard stream that is closed, loses its reader or is full changes neither the work nor the status.
+    A standard stream that is closed, full or without a reader affects neither the work nor the status.
     """
     keep_streams()
     try:
@@ -172,7 +172,7 @@ def run_script(main: Callable[[], int]) -> NoReturn:
 def keep_streams() -> None:
     """Make this process's standard streams lossy, and open those that were closed when it started.
 
-    Descriptors 0 to 2 would otherwise go to the next files that are opened, and libraries write their messages there.
+    Otherwise the next files opened would get descriptors 0 to 2, and libraries write their messages there.
     """
     for name in ("stdin", "stdout", "stderr"):
         if getattr(sys, name) is None:
@@ -182,7 +182,7 @@ def keep_streams() -> None:
 
 
 def _discard_unwritten() -> None:
-    """Send what the streams cannot write to the null device: the interpreter's own flush would change the status."""
+    """Redirect streams that cannot be flushed to the null device: the interpreter's flush would change the status."""
     for stream in filter(None, (sys.__stdout__, sys.__stderr__)):
         try:
             stream.flush()

@@ -1,1 +1,1 @@
-"""Stories from simulated minds, questions about them, and traces of thoughts."""
+"""Stories with simulated minds, questions about them, and reasoning traces."""

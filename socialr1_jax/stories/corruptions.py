@@ -1,21 +1,21 @@
-"""Preference pairs without a judge: the reference trace of a generated story against the same trace made worse.
+"""Make preference pairs without a judge: the reference trace of a generated story, and a corrupted one.
 
-Five kinds, each one fault and nothing else:
+There are five kinds, each with a single fault:
 
-* ``wrong_perceiver``: somebody saw (or missed) what in the story they missed (or saw), with all that follows from it.
-  The rejected thoughts are the reference trace of the story's twin: the same words, one perception at another moment.
-* ``ungrounded_claim``: a name, thing or place that the story does not have, or not there, with all that follows. The
+* `wrong_perceiver`: a person saw (or missed) what they missed (or saw) in the story, with all consequences. The
+  rejected thoughts are the reference trace of the story's twin: the same words, one perception at another moment.
+* `ungrounded_claim`: a name, thing or place that is not in the story, or not at this point, with all consequences. The
   rejected thoughts are the reference trace of the story with two words exchanged.
-* ``skipped_stage``: a stage is left out, or is a heading with empty words beneath it.
-* ``loop``: a sentence, or two, again and again.
-* ``option_first``: the answer, or what becomes of every option, is named before anything was inferred.
+* `skipped_stage`: a stage is missing, or its heading is followed by empty phrases.
+* `loop`: one or two sentences are repeated.
+* `option_first`: the answer, or the verdict on every option, is given before any inference.
 
-The first two are traces of true minds in another story, so that nothing but the story tells them from the chosen one.
-That is checked against the simulator, which plays the script that each story carries in its `meta`.
+The first two are consistent traces of another story, so only the story distinguishes them from the chosen one. This is
+verified with the simulator, which plays the script in each story's `meta`.
 
-A reward model must not learn that longer is worse, or better, so a coin says which side is to be the longer one. Each
-text comes in a full form (every option weighed) and a brief one (only the right option), as often here as there: a loop
-is made up for by a brief form, a stage left out by a full one. That holds when both kinds are asked for.
+To prevent a length bias, a coin decides which side is longer. Each text has a full form (all options weighed) and a
+brief one (only the right option), used equally often on both sides: a loop is offset by a brief form, a missing stage
+by a full one. The balance needs both of these kinds.
 """
 
 import random
@@ -34,12 +34,11 @@ from socialr1_jax.stories.traces import write_trace
 from socialr1_jax.stories.world import Event, Fact, ImpossibleEvent
 
 KINDS = ("wrong_perceiver", "ungrounded_claim", "skipped_stage", "loop", "option_first")
-_FALSE = ("wrong_perceiver", "ungrounded_claim")  # wrong in what they say; the others are wrong in their order
-_FALSE_STAGES = ("encode", "interpret")  # the others repeat what these two found
-_WITNESSED = ("put", "move", "fill", "want", "break", "spoil", "tell")  # whose witnesses the trace names
-_CLOSEST = 1.5  # the longer text has at most so many times the characters of the shorter, where the kind has such forms
-
-_TRIED = 6  # tellings that a false claim is drawn from, at most
+_FALSE = ("wrong_perceiver", "ungrounded_claim")  # false statements; the other kinds have a faulty form
+_FALSE_STAGES = ("encode", "interpret")  # the other stages only repeat their results
+_WITNESSED = ("put", "move", "fill", "want", "break", "spoil", "tell")  # events whose witnesses the trace names
+_CLOSEST = 1.5  # preferred largest ratio of the two lengths
+_TRIED = 6  # most candidates for a false statement
 
 Texts = tuple[str, str]  # chosen, rejected
 
@@ -47,14 +46,14 @@ Texts = tuple[str, str]  # chosen, rejected
 def corruption_pairs(
     examples: Sequence[Example], *, seed: int, kinds: Sequence[str] = KINDS, single_stages: bool = False
 ) -> list[Pair]:
-    """One pair of each kind for each example of `generate_stories`, the same for the same arguments on every machine.
+    """Make one pair of each kind for each example of `generate_stories`, deterministically on every machine.
 
-    A kind that a story has no room for (a twin whose trace cannot be told with these options) is left out. `seed` draws
-    forms and places of the faults. With `single_stages`, what is false comes once more as a pair of the one stage:
-    encode and interpret, where they differ. `meta` has source, kind, story_id, type, plot, and twin_id for twins: pairs
-    of one story, and of twins, belong into one split.
+    A kind that does not fit a story (its twin's answer is not an option) is left out. `seed` draws the form and the
+    place of faults. With `single_stages`, false statements are added as pairs of a single stage: encode and interpret,
+    if they differ. `meta` has source, kind, story_id, type, plot, and twin_id for twins; keep pairs of one story, and
+    of twins, in one split.
 
-    Raises ValueError for a kind that does not exist, and for an example that is not of `generate_stories`.
+    Raises ValueError for an unknown kind, and for an example that is not from `generate_stories`.
     """
     for kind in kinds:
         if kind not in KINDS:
@@ -106,7 +105,7 @@ def _pair(example: Example, kind: str, stage: str, texts: Texts) -> Pair:
 
 
 def _length_matched(found: list[Texts], rejected_longer: bool, rng: random.Random) -> Texts | None:
-    """One of the candidates, with the longer side as asked and lengths alike where that can be had; None for none."""
+    """Choose a candidate, if possible with the requested longer side and similar lengths; None if there is none."""
     rng.shuffle(found)
 
     def misfit(texts: Texts) -> tuple[bool, bool]:
@@ -122,7 +121,7 @@ def _length_matched(found: list[Texts], rejected_longer: bool, rng: random.Rando
 
 @dataclass(frozen=True, kw_only=True)
 class Telling:
-    """The script and question that `generate_stories` made an example from, and its options."""
+    """The script, question and options from which `generate_stories` made an example."""
 
     script: Script
     question: Question
@@ -131,7 +130,7 @@ class Telling:
 
     @cached_property
     def forms(self) -> Texts:
-        """The reference trace, full and brief: the brief one weighs no option but the right one."""
+        """The full and the brief reference trace; the brief one weighs only the right option."""
         trace = write_trace(self.script, self.script.play(), self.question, self.options)
         return trace, _brief(trace, self.letter)
 
@@ -141,10 +140,10 @@ class Telling:
         return LETTERS[self.options.index(self.question.gold)]
 
     def with_script(self, script: Script) -> Self | None:
-        """Ask the same question about other events. None if the question changes, or its answer is no option."""
+        """Ask the same question about other events; None if its text changes or its answer is not an option."""
         try:
             question = ask(script, script.play(), self.question_type)
-        except (ImpossibleEvent, KeyError, StopIteration):  # exchanged people no longer play the roles of the plot
+        except (ImpossibleEvent, KeyError, StopIteration):  # exchanged people do not fit the roles of the plot
             return None
         if question is None or question.text != self.question.text or question.gold not in self.options:
             return None
@@ -152,10 +151,10 @@ class Telling:
 
 
 def telling_of(example: Example) -> Telling:
-    """Returns the script and question behind an example of `generate_stories`.
+    """Return the script and question of an example of `generate_stories`.
 
-    Raises ValueError when `meta["script"]` is missing, or does not give the example's story, question, answer and
-    thoughts, word for word.
+    Raises ValueError if `meta["script"]` is missing, or does not exactly reproduce the example's story, question,
+    answer and thoughts.
     """
     try:
         script = Script.from_json(example.meta["script"])
@@ -175,14 +174,14 @@ def telling_of(example: Example) -> Telling:
 
 
 def egocentric(example: Example) -> Example:
-    """Return the example with the thoughts and answer of a child, who thinks that everybody knows where the thing is.
+    """Return the example with a young child's thoughts and answer: everybody knows where the thing is.
 
-    A question that asks for no view of a place stays as it is. Raises ValueError as `telling_of` does.
+    Questions that are not about a belief on a place are unchanged. Raises ValueError as `telling_of` does.
     """
     one = telling_of(example)
     if not one.question.about:
         return example
-    world = replace(one.script).play()  # one of its own, to be changed
+    world = replace(one.script).play()  # a fresh copy, since it is modified
     for chain in world.minds:
         if chain[-1] == one.question.about:
             world.minds[chain] = world.facts
@@ -193,7 +192,7 @@ def egocentric(example: Example) -> Example:
     return replace(example, answer=LETTERS[one.options.index(question.gold)], thoughts=thoughts)
 
 
-# ------------------------------------------------------------------------------------ false in what they say: two kinds
+# ------------------------------------------------------------------------------------------ false statements: two kinds
 
 
 def _in_both_forms(one: Telling, others: Iterator[Telling]) -> list[Texts]:
@@ -201,7 +200,7 @@ def _in_both_forms(one: Telling, others: Iterator[Telling]) -> list[Texts]:
 
 
 def _misperceived(one: Telling, twin: Telling | None, rng: random.Random) -> Iterator[Telling]:
-    """The twin, which is to the other one what this is to it; without one, the tellings with a perception moved."""
+    """Yield the twin if there is one, else the tellings with a perception moved."""
     moved = [] if twin else [variant for variant, _ in variants(one.script, rng)]
     for other in [twin] if twin else map(one.with_script, moved):
         if other is not None and _perceived(other) != _perceived(one):
@@ -209,7 +208,7 @@ def _misperceived(one: Telling, twin: Telling | None, rng: random.Random) -> Ite
 
 
 def _perceived(one: Telling) -> list[object]:
-    """Return the trace's perceptions: who saw or heard each event, who then takes the thing to be where."""
+    """Return the perceptions in a trace: the witnesses of each event, the final belief, and the answer."""
     world = one.script.play()
     fact: Fact = ("place", one.script.thing)
     seen = [(seen.event, frozenset(seen.seen_by)) for seen in world.log if seen.event.kind in _WITNESSED]
@@ -217,9 +216,9 @@ def _perceived(one: Telling) -> list[object]:
 
 
 class _Company:
-    """Which words meet in the stories: names are bound to things by the split, and things to plots.
+    """Combinations of words that occur: the split ties names to things, and plots are tied to things.
 
-    A word put where it is never met would tell the rejected text without the story.
+    A combination that never occurs would give the rejected text away without reading the story.
     """
 
     def __init__(self, told: Collection[Telling]) -> None:
@@ -238,9 +237,9 @@ class _Company:
 
 
 def _exchanged(one: Telling, company: _Company, rng: random.Random) -> Iterator[Telling]:
-    """The tellings with two words of one sort exchanged, at least one of them the story's, in random order.
+    """Yield the tellings with two words of one kind exchanged, at least one of them from the story, in random order.
 
-    An option that names the word must name the other one, too: else the options alone would give the exchange away.
+    The options must name both words or neither; otherwise they would give the exchange away.
     """
     script = one.script
     told = " ".join((*script.people, *(f"{e.thing} {e.place}" for e in script.events)))
@@ -250,7 +249,7 @@ def _exchanged(one: Telling, company: _Company, rng: random.Random) -> Iterator[
     rng.shuffle(pairs)
     for pair in pairs:
         swap = {pair[0]: pair[1], pair[1]: pair[0]}
-        if set(pair) <= set(script.people):  # who is asked stays; only what they did is exchanged
+        if set(pair) <= set(script.people):  # exchange only the events, not the roles
             other = replace(script, events=_renamed(script.events, swap))
         else:
             other = _renamed(script, swap)
@@ -270,10 +269,10 @@ def _renamed(value: Any, swap: Mapping[str, str]) -> Any:
     return value
 
 
-# ------------------------------------------------------------------------------------------ wrong in form: three kinds
+# ------------------------------------------------------------------------------------------ faulty form: three kinds
 
 _HEADINGS = [f"{stage.capitalize()}: " for stage in STAGES]
-# Empty words for each stage: nothing in them is of the story.
+# Empty phrases for each stage, without content from the story.
 _EMPTY = (
     (
         "The facts of the story are read first.",
@@ -290,11 +289,11 @@ _EMPTY = (
     ("There is a question.", "It wants an answer, and that is the task here.", "That is what one needs to find out."),
     ("Each of the options is looked at.", "One of them is best.", "That one is chosen, and no other."),
 )
-_REPEATS = (3, 4, 5)  # times that a sentence is said once more; two sentences in turn half as often
+_REPEATS = (3, 4, 5)  # repetitions of a sentence; two alternating sentences are repeated half as often
 
 
 def _bodies(trace: str) -> list[str]:
-    """The words of the four stages, without their headings."""
+    """Return the text of the four stages without their headings."""
     lines = trace.split("\n")
     return [line.removeprefix(heading) for line, heading in zip(lines, _HEADINGS, strict=True)]
 
@@ -327,13 +326,13 @@ def _looped(one: Telling, rejected_longer: bool) -> list[Texts]:
     for chosen, base in [(full, full), (brief, brief)] if rejected_longer else [(full, brief)]:
         bodies = _bodies(base)
         for stage in (0, 1):
-            said = re.split(r"(?<=[.?!]) ", bodies[stage])
-            for start, size, times in product(range(len(said)), (1, 2), _REPEATS):
-                end = min(start + size, len(said))
-                again = said[start:end] * -(-times // (end - start))
-                looped = " ".join([*said[:end], *again, *said[end:]])
+            sentences = re.split(r"(?<=[.?!]) ", bodies[stage])
+            for start, size, times in product(range(len(sentences)), (1, 2), _REPEATS):
+                end = min(start + size, len(sentences))
+                again = sentences[start:end] * -(-times // (end - start))
+                looped = " ".join([*sentences[:end], *again, *sentences[end:]])
                 found.append((chosen, _written([*bodies[:stage], looped, *bodies[stage + 1 :]])))
-        conclusion = bodies[3][bodies[3].rindex(" So the answer") :]  # the shortest sentence, where all others are long
+        conclusion = bodies[3][bodies[3].rindex(" So the answer") :]  # a short sentence, in case all others are long
         found += [(chosen, _written([*bodies[:3], bodies[3] + conclusion * times])) for times in _REPEATS]
     return found
 

@@ -1,14 +1,14 @@
-"""Plot templates: the cast a story needs, and its events before a twin moves one of them.
+"""Plot templates: the cast of a story and its events, before a twin moves one of them.
 
 Two kinds of plot keep the rules of `audit.py`, which read no minds, near chance:
 
-* A path: one fact takes as many values as the question has options (a thing is in the box, then the tin, then the jar),
-  each mentioned once. Which value a mind holds depends on the moment at which its owner left.
-* Two witnesses: something happens, and each of two people saw it or missed it. Each leaves and comes back once
-  in every story, and the answers are the four groups: neither, the one, the other, both.
+* Paths: one fact takes as many values as the question has options (a thing is in the box, then the tin, then the jar),
+  each mentioned once. The value that a person believes depends on when they left.
+* Two witnesses: each of two people sees or misses an event. Both leave and return once in every story, and the options
+  are the four groups: neither, the one, the other, both.
 
-`two_things` and `search` ask where a thing really is, or was at first. Another thing is moved around as well, or people
-look into places without the thing, so that the answer may be mentioned at any place among the options.
+`two_things` and `search` ask where a thing is or was at first. A second thing is moved, too, or people look into places
+without the thing, so that the answer may have any rank in order of mention.
 """
 
 import random
@@ -26,10 +26,10 @@ _FOOD = ("apple", "cake", "egg")
 
 @dataclass(frozen=True, kw_only=True)
 class Draft:
-    """The draws and targets that a plot writes a script from.
+    """Input of a plot that writes a script.
 
-    options: number of options of the question; rank: where the right answer shall be among the values in order of
-    mention, or among the groups of witnesses (plots aim at it, but for perceptions at random moments).
+    options: number of options of the question; rank: target rank of the right answer among the values in order of
+    mention, or among the groups of witnesses (a target only, since perceptions occur at random moments).
     """
 
     cast: Cast
@@ -40,17 +40,17 @@ class Draft:
 
     @property
     def order(self) -> int:
-        """Return the depth to which minds must be simulated for this type of question."""
+        """The depth to which minds must be simulated for this type of question."""
         return {"second_order_belief": 2, "third_order_belief": 3}.get(self.question_type, 1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plot:
-    """A template.
+    """A plot template.
 
-    types: the question types it can answer; people: how many it draws; fixed: sentences it tells besides one for each
-    value of a path; values: "places" or "things" that its path goes through, "" for two witnesses; objects: how many
-    it draws besides these; things: the objects that fit; write: the draft to a script.
+    types: supported question types; people: number of people; fixed: number of sentences, not counting one for each
+    value of a path; values: "places" or "things" on its path, "" for two witnesses; objects: number of further objects;
+    things: suitable objects; write: function from a draft to a script.
     """
 
     name: str
@@ -63,11 +63,11 @@ class Plot:
     things: tuple[str, ...] = OBJECTS
 
     def sentences(self, options: int) -> int:
-        """The sentences of its stories without distractors."""
+        """Return the number of sentences in its stories without distractors."""
         return self.fixed + (options if self.values else 0)
 
     def ranks(self, options: int) -> int:
-        """The number of answers that its stories can have."""
+        """Return the number of possible answers."""
         return options if self.values else 4
 
 
@@ -76,7 +76,7 @@ def _does(kind: str, *people: str) -> list[Event]:
 
 
 def _path(draft: Draft, mover: str, things: Sequence[str], places: Sequence[str]) -> list[Event]:
-    """Each thing in turn to its place: put there by anybody at first, moved by the mover later."""
+    """Bring the things to the places in order: the first event is by anyone, later ones by the mover."""
     events: list[Event] = []
     for thing, place in zip(things, places, strict=True):
         first = all(event.thing != thing for event in events)
@@ -86,7 +86,7 @@ def _path(draft: Draft, mover: str, things: Sequence[str], places: Sequence[str]
 
 
 def _scattered(script: Script, sequences: Sequence[Sequence[Event]], rng: random.Random) -> Script:
-    """The script with the perceptions of each sequence, in their order, at random moments between its events."""
+    """Insert the perceptions of each sequence, in order, at random moments between the script's events."""
     end = len(script.events) - script.closing
     while True:
         events = list(script.events[:end])
@@ -105,7 +105,7 @@ def _scattered(script: Script, sequences: Sequence[Sequence[Event]], rng: random
 
 
 def _script(plot: str, draft: Draft, events: Sequence[Event], *sequences: Sequence[Event], **more: object) -> Script:
-    """The people are named in random order, so that nothing depends on who comes first."""
+    """Build a script; people are named in random order, so that it carries no information."""
     named = list(draft.cast.people)
     draft.rng.shuffle(named)
     asked, other = draft.cast.people[:2]
@@ -125,7 +125,7 @@ def _places(draft: Draft) -> tuple[str, ...]:
 def _one_thing(
     plot: str, draft: Draft, *sequences: Sequence[Event], closing: Sequence[Event] = (), **more: object
 ) -> Script:
-    """The thing goes through all places, moved by a person who stays."""
+    """Write a script in which a person who stays moves the thing through all places."""
     places, thing = _places(draft), draft.cast.objects[0]
     mover = draft.cast.people[-1]
     events = [*_path(draft, mover, [thing] * len(places), places), *closing]
@@ -137,9 +137,9 @@ def _comes_and_goes(person: str) -> list[Event]:
 
 
 def _path_of(plot: str, *sequences: str, **roles: int) -> Callable[[Draft], Script]:
-    """Return what writes a plot in which the thing goes through all places while people perceive it or not.
+    """Return a function that writes a plot in which the thing passes all places, and people perceive it or not.
 
-    A sequence is "leave 0, enter 0": perceptions by the numbers of people, at random moments. `roles` are people, too.
+    A sequence is "leave 0, enter 0": perceptions with the numbers of people. `roles` are numbers of people, too.
     """
     perceptions = [[text.split() for text in sequence.split(", ")] for sequence in sequences]
 
@@ -153,7 +153,7 @@ def _path_of(plot: str, *sequences: str, **roles: int) -> Callable[[Draft], Scri
 
 
 def _write_lie(draft: Draft) -> Script:
-    """The one who moved the thing names one more place to the one who may have missed moves."""
+    """Write a lie: the mover names one more place to a person who may have missed moves."""
     asked, liar = draft.cast.people
     thing, (*visited, named) = draft.cast.objects[0], _places(draft)
     lie = Event(kind="tell", who=liar, thing=thing, place=named, to=asked)
@@ -162,7 +162,7 @@ def _write_lie(draft: Draft) -> Script:
 
 
 def _write_overhear(draft: Draft) -> Script:
-    """Two people miss moves. One hears from the mover where the thing is, the other may listen at the door."""
+    """Write an overheard statement: the mover tells one person who missed moves; another may listen at the door."""
     asked, hearer, mover = draft.cast.people
     thing, places = draft.cast.objects[0], _places(draft)
     tell = Event(kind="tell", who=mover, thing=thing, place=places[-1], to=hearer, words="where")
@@ -172,16 +172,16 @@ def _write_overhear(draft: Draft) -> Script:
 
 
 def _write_wish(draft: Draft) -> Script:
-    """One comes back wanting the thing."""
+    """Write a wish: a person returns and wants the thing."""
     asked, thing = draft.cast.people[0], draft.cast.objects[0]
     want = Event(kind="want", who=asked, thing=thing, words="asks for")
     return _one_thing("wish", draft, _comes_and_goes(asked), closing=[want])
 
 
 def _stops(draft: Draft) -> list[bool]:
-    """Which of the places in order of mention the thing gets to; not all of them.
+    """Draw which of the places, in order of mention, the thing gets to; never all of them.
 
-    The answer has the wanted rank among them: the last stop for a question on reality, the first for one on memory.
+    The answer has the target rank: it is the last stop for a question on reality, and the first for one on memory.
     Beliefs need two stops.
     """
     last = draft.options - 1
@@ -196,14 +196,14 @@ def _stops(draft: Draft) -> list[bool]:
 
 
 def _write_two_things(draft: Draft) -> Script:
-    """Two things go through the places between them, so that either may be mentioned first, last or in the middle."""
+    """Write a path of two things that share the places, so that either may be mentioned first, last or in between."""
     (asked, other), (thing, second), places = draft.cast.people, draft.cast.objects[:2], _places(draft)
     events = _path(draft, other, [thing if stop else second for stop in _stops(draft)], places)
     return _script("two_things", draft, events, _does("leave", asked), values=places)
 
 
 def _write_search(draft: Draft) -> Script:
-    """The thing goes through some places, and into the others one looks without finding it."""
+    """Write a search: the thing passes some places, and a person looks into the others without finding it."""
     (asked, other), thing, places = draft.cast.people, draft.cast.objects[0], _places(draft)
     stops = _stops(draft)
     path = iter(
@@ -218,7 +218,7 @@ def _write_search(draft: Draft) -> Script:
 
 
 def _write_gift(draft: Draft) -> Script:
-    """A wish changes again and again, and the giver may be out of the room."""
+    """Write a wish that changes several times while the giver may be out of the room."""
     giver, wisher = draft.cast.people
     things = draft.cast.objects[: draft.options]
     wishes = [
@@ -230,7 +230,7 @@ def _write_gift(draft: Draft) -> Script:
 
 
 def _write_swap(draft: Draft) -> Script:
-    """A container holds one thing after another; one comes back and goes to it: for which thing?"""
+    """Write a container with changing contents; a person returns and goes to it."""
     (asked, other), things, place = draft.cast.people, draft.cast.objects[: draft.options], draft.cast.containers[0]
     fills = [Event(kind="fill", who=other, thing=thing, place=place) for thing in things]
     events = [*fills, Event(kind="reach", who=asked, place=place)]
@@ -239,7 +239,7 @@ def _write_swap(draft: Draft) -> Script:
 
 # -------------------------------------------------------------------------------------------------------- two witnesses
 
-MISSED_MATTERS = ("show",)  # plots whose answer is who missed the event; in the others it is who saw it
+MISSED_MATTERS = ("show",)  # plots that ask who missed the event; the others ask who saw it
 
 
 def _witnesses(
@@ -252,7 +252,7 @@ def _witnesses(
     closing: Sequence[Event] = (),
     absent: Sequence[str] = (),
 ) -> Script:
-    """Each is away once, over the event or wholly before or after it; the first of `before` opens the story."""
+    """Write a script in which each witness is away once: during the event, or entirely before or after it."""
     rng, pair = draft.rng, draft.cast.people[:2]
     chosen = {person for person, bit in zip(pair, (1, 2), strict=True) if draft.rank & bit}
     saw = set(pair) - chosen if plot in MISSED_MATTERS else chosen
@@ -281,10 +281,10 @@ def _witnesses(
 
 
 def in_fair_order(script: Script) -> bool:
-    """Return whether two witnesses come back in the order in which they left.
+    """Return whether two witnesses return in the order in which they left.
 
-    So one who alone saw the event is the first to leave and to return in half of the stories, back before it, and the
-    last in the other half: the order tells nothing. With free returns the last one would tend to have missed the event.
+    A sole witness is then the first to leave and return (before the event) in half of the stories, and the last in the
+    other half, so the order is uninformative. With free returns, the last to return would tend to have missed it.
     """
     pair = (script.asked, script.other)
     leaves, returns = (
@@ -294,7 +294,7 @@ def in_fair_order(script: Script) -> bool:
 
 
 def _merged(sequences: Sequence[Sequence[Event]], rng: random.Random) -> list[Event]:
-    """All events in random order that keeps the order within each sequence."""
+    """Interleave the sequences at random, keeping the order within each."""
     turns = [number for number, sequence in enumerate(sequences) for _ in sequence]
     rng.shuffle(turns)
     rest = [iter(sequence) for sequence in sequences]
@@ -302,7 +302,7 @@ def _merged(sequences: Sequence[Sequence[Event]], rng: random.Random) -> list[Ev
 
 
 def _moved(draft: Draft) -> tuple[list[Event], Event]:
-    """The thing is put in one place and moved to another by the third person."""
+    """Return a first placement of the thing, and its move to another place by the third person."""
     mover, thing, (first, second) = draft.cast.people[2], draft.cast.objects[0], draft.cast.containers[:2]
     put = Event(kind="put", who=draft.rng.choice(draft.cast.people[:3]), thing=thing, place=first)
     return [put], Event(kind="move", who=mover, thing=thing, place=second)
@@ -314,18 +314,18 @@ def _both_say(draft: Draft, to: str, words: str, thing: str = "", place: str = "
 
 
 def _write_witness(draft: Draft) -> Script:
-    """The thing is moved: who saw it?"""
+    """Write a move of the thing that each of two people may have seen."""
     return _witnesses("witness", draft, *_moved(draft))
 
 
 def _write_show(draft: Draft) -> Script:
-    """The new place is opened before the eyes of two who may have missed the move."""
+    """Write the opening of the new place in front of two people who may have missed the move."""
     before, move = _moved(draft)
     return _witnesses("show", draft, before, move, closing=[Event(kind="open", who=move.who, place=move.place)])
 
 
 def _write_gifts(draft: Draft) -> Script:
-    """A wish changes, and each of two givers may have been out of the room."""
+    """Write a changed wish that each of two givers may have missed."""
     wisher, (first, second) = draft.cast.people[2], draft.cast.objects[:2]
     before = [Event(kind="want", who=wisher, thing=first, words="asks for")]
     wish = Event(kind="want", who=wisher, thing=second, words="now asks for")
@@ -334,7 +334,7 @@ def _write_gifts(draft: Draft) -> Script:
 
 
 def _write_report(draft: Draft) -> Script:
-    """Two name the old place to a newcomer: by mistake if they missed the move, else it is a lie."""
+    """Write two reports of the old place to a newcomer: a mistake if the speaker missed the move, else a lie."""
     newcomer = draft.cast.people[3]
     before, move = _moved(draft)
     thing, place = move.thing, before[0].place
@@ -344,7 +344,7 @@ def _write_report(draft: Draft) -> Script:
 
 
 def _write_praise(draft: Draft) -> Script:
-    """Praise for care with a thing: ironic when the speaker saw it broken."""
+    """Write praise for care with a thing, which is ironic if the speaker saw it broken."""
     breaker, thing = draft.cast.people[2], draft.cast.objects[0]
     put = Event(kind="put", who=draft.rng.choice(draft.cast.people), thing=thing, place=draft.cast.containers[0])
     said = _both_say(draft, breaker, f"You are so careful with the {thing}!", thing)
@@ -352,7 +352,7 @@ def _write_praise(draft: Draft) -> Script:
 
 
 def _write_taste(draft: Draft) -> Script:
-    """Praise for food: a white lie when the speaker knows of the salt."""
+    """Write praise for food, which is a white lie if the speaker knows about the salt."""
     cook, food = draft.cast.people[2], draft.cast.objects[0]
     tastes = [Event(kind="taste", who=guest, thing=food) for guest in draft.rng.sample(draft.cast.people[:2], 2)]
     said = _both_say(draft, cook, f"I like your {food}.", food)
@@ -360,7 +360,7 @@ def _write_taste(draft: Draft) -> Script:
 
 
 def _write_hint(draft: Draft) -> Script:
-    """A question about the new place: a hint from one who knows what is in it."""
+    """Write a question about the new place, which is a hint if the speaker knows its content."""
     before, move = _moved(draft)
     said = _both_say(draft, move.who, f"What may be in the {move.place}?", place=move.place)
     return _witnesses("hint", draft, before, move, closing=said)
@@ -370,24 +370,24 @@ def _write_hint(draft: Draft) -> Script:
 
 
 def with_distractors(script: Script, cast: Cast, rng: random.Random, count: int) -> Script:
-    """The script with up to `count` more events that no question is about, in places that no option names.
+    """Add up to `count` irrelevant events in places that no option names.
 
-    People look into empty containers, and put and move further things. Where the answers are people, only the others
-    do so: the moments at which somebody can act tell who was in the room.
+    People look into empty containers, and put and move other things. If the options are people, only other people act,
+    since an action reveals who is in the room.
     """
     used = {event.place for event in script.events} | {event.thing for event in script.events}
     places = [place for place in cast.containers if place not in used]
     things = [thing for thing in cast.objects if thing not in used]
     people = script.people if script.values else [p for p in script.people if p not in (script.asked, script.other)]
-    found: dict[str, str] = {}  # where each further thing is
+    location: dict[str, str] = {}  # of each further thing
     at = 1
     for left in range(count, 0, -1):
         end = len(script.events) - script.closing
         at = rng.randint(at, max(at, end - (end - at) * (left - 1) // left))
         who, place = rng.choice(list(people)), rng.choice(places)
-        thing = rng.choice([*things, *found, ""])
-        if thing and found.get(thing) != place:
-            extra = Event(kind="move" if thing in found else "put", who=who, thing=thing, place=place)
+        thing = rng.choice([*things, *location, ""])
+        if thing and location.get(thing) != place:
+            extra = Event(kind="move" if thing in location else "put", who=who, thing=thing, place=place)
         else:
             extra = Event(kind="look", who=who, place=place)
         longer = replace(script, events=(*script.events[:at], extra, *script.events[at:]))
@@ -397,7 +397,7 @@ def with_distractors(script: Script, cast: Cast, rng: random.Random, count: int)
             continue
         script, at = longer, at + 1
         if extra.thing:
-            things, found = [other for other in things if other != thing], found | {thing: place}
+            things, location = [other for other in things if other != thing], location | {thing: place}
     return script
 
 

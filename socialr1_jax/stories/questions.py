@@ -1,7 +1,7 @@
-"""Questions put to the simulated minds: the gold text, the wrong texts, and why the gold text is right.
+"""Ask questions about the simulated minds: gold answer, wrong answers and explanation.
 
-Every gold text is read from a played `World`; a script only says whom and what to ask about. All wrong texts are of
-the story: the other values that the asked fact had, or the other groups of the two people asked about.
+Gold answers are read from a played `World`; a script only determines the person and the topic. Wrong answers are from
+the story: other values of the fact in question, or other groups of the two people.
 """
 
 from dataclasses import dataclass
@@ -16,10 +16,9 @@ from socialr1_jax.stories.world import Fact, World
 class Question:
     """A question about one played script.
 
-    gold: the right option's text; wrong: the texts of all other answers; rank: the place of the right answer among
-    all, in order of mention in the story, or in the order neither, the first, the second, both. about: the person
-    whose view of the thing's place the trace has to work out, or ""; why: what the trace infers beyond that; goal: what
-    the question asks for.
+    gold: text of the right option; wrong: texts of all other options; rank: index of the right answer among all, in
+    order of mention in the story, or in the order neither, the first, the second, both. about: the person whose belief
+    about the thing's place the trace derives, or ""; why: further inferences of the trace; goal: aim of the question.
     """
 
     text: str
@@ -32,9 +31,9 @@ class Question:
 
 
 def ask(script: Script, world: World, question_type: str) -> Question | None:
-    """The question of this type about the played script; None when the mind asked has no answer to it.
+    """Build the question of this type about the played script; None if the person has no belief about it.
 
-    Raises KeyError for a type that the script's plot cannot answer.
+    Raises KeyError for a type that the script's plot does not support.
     """
     if not script.values:
         return _who(script, world, _WITNESSES[script.plot, question_type])
@@ -52,7 +51,7 @@ def ask(script: Script, world: World, question_type: str) -> Question | None:
 def _valued(
     script: Script, value: str | None, form: str, *, text: str, goal: str, about: str = "", why: str = ""
 ) -> Question | None:
-    """A question whose answers are the values of the script, each written in the form. `goal` gets the gold text."""
+    """Build a question whose options are the script's values, formatted by `form`. `goal` gets the gold text."""
     if value not in script.values:
         return None
     gold = form.format(value)
@@ -62,7 +61,7 @@ def _valued(
 
 
 def _place(script: Script, world: World, question_type: str) -> Question | None:
-    """Reality, memory, and belief of every order: each answer is a container."""
+    """Build a question on reality, memory, or belief of any order; options are containers."""
     thing, asked, other, third = script.thing, script.asked, script.other, script.third
     fact: Fact = ("place", thing)
     about = asked
@@ -105,7 +104,7 @@ def _place(script: Script, world: World, question_type: str) -> Question | None:
 
 
 def _next_step(script: Script, world: World) -> Question | None:
-    """Return the next step of a person who wants the thing: look where they think it is."""
+    """Build a question on the next step of a person who wants the thing: look where they think it is."""
     asked, thing = script.asked, script.thing
     return _valued(
         script,
@@ -118,7 +117,7 @@ def _next_step(script: Script, world: World) -> Question | None:
 
 
 def _reach(script: Script, world: World, question_type: str) -> Question | None:
-    """One goes to a container for the thing that one thinks is in it."""
+    """Build a question on why a person goes to a container: for the thing that they think is in it."""
     asked, place = script.asked, script.event("reach").place
     fact: Fact = ("content", place)
     value = world.thinks(asked, fact)
@@ -132,7 +131,7 @@ def _reach(script: Script, world: World, question_type: str) -> Question | None:
 
 
 def _wish(script: Script, world: World, question_type: str) -> Question | None:
-    """A gift follows the last wish that the giver heard."""
+    """Build a question on a gift, which follows the last wish that the giver heard."""
     giver, wisher = script.asked, script.other
     fact: Fact = ("want", wisher)
     value = world.thinks(giver, fact)
@@ -155,9 +154,9 @@ def _late(script: Script, world: World, fact: Fact, perceived: str, state: str) 
 
 
 class _Who(NamedTuple):
-    """A question about two witnesses: its text, the event that they saw or missed, what follows, and the fact at stake.
+    """A question about two witnesses: its text, the event that they saw or missed, the inference, and the fact.
 
-    The fact is about the script's thing; that of a wish is about the person whom the last event is for.
+    The fact is about the script's thing; for a wish, it is about the recipient of the last event.
     """
 
     text: str
@@ -210,7 +209,7 @@ _WITNESSES = {
 
 
 def _who(script: Script, world: World, kind: _Who) -> Question:
-    """Whose mind has the fact as it is now, or has not: neither, one or both of two people."""
+    """Build a question on which of two people know, or do not know, a fact: neither, one or both."""
     pair = (script.asked, script.other)
     closing = script.events[-1]
     fact: Fact = (kind.fact, closing.to if kind.fact == "want" else script.thing)

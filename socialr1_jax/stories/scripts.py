@@ -1,7 +1,7 @@
-"""Words and sentences of the generated stories, and the script: the events of a story before it is written as text.
+"""Vocabulary and sentences of generated stories, and scripts: the events from which a story's text is written.
 
-`variants` moves one perception of a script to another moment. That makes adversarial twins: the same words, and people
-who saw something else.
+`variants` moves one perception of a script to another moment, which makes adversarial twins: the same words, but the
+people saw something else.
 """
 
 import json
@@ -27,10 +27,10 @@ OBJECTS = (
 CONTAINERS = ("bag", "basket", "box", "bucket", "case", "chest", "crate", "drawer", "jar", "pot", "sack", "tin")
 ROOMS = ("attic", "bedroom", "cellar", "garage", "garden", "hall", "kitchen", "office")
 # fmt: on
-# What a story is about; everything else in its text is phrasing.
+# The content words of the stories; all other words are phrasing.
 WORDS = (*NAMES, *HELD_OUT_NAMES, *OBJECTS, *CONTAINERS, *ROOMS)
 
-# Moving one of these to another moment changes who perceives what, and nothing else.
+# Moving one of these to another moment only changes who perceives what.
 PERCEPTIONS: tuple[Kind, ...] = ("leave", "enter", "watch", "listen", "look")
 
 
@@ -46,13 +46,13 @@ class Cast:
 
 @dataclass(frozen=True, kw_only=True)
 class Script:
-    """One story before it is written.
+    """The events and roles of one story.
 
-    people: in the order they are named; asked: whose mind the questions probe; other: who has a view of that mind, or
-    is asked about beside it; third: who has a view of that view; thing: the object in question; values: the answers
-    that the story mentions, in order of mention, () where the answers are groups of people; absent: those who start
-    outside; closing: the number of last events that stay last in every variant; movable: the perceptions that a
-    variant may move; order: how deep the minds are simulated.
+    people: in telling order; asked: the person whose mind the questions probe; other: the person who has a belief about
+    that mind, or the second witness; third: the person who has a belief about that belief; thing: the object in
+    question; values: the options in order of mention, () if the options are groups of people; absent: people who start
+    outside; closing: number of final events that stay last in every variant; movable: the perceptions that a variant
+    may move; order: depth to which minds are simulated.
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid")
@@ -77,9 +77,9 @@ class Script:
         return tuple(person for person in self.people if person not in self.absent)
 
     def play(self) -> World:
-        """Return the world after the last event: the same object each time, so do not change it.
+        """Return the world after the last event. It is cached: do not change it.
 
-        Raises ImpossibleEvent when the order of events makes no sense.
+        Raises ImpossibleEvent if the order of events is impossible.
         """
         return self._played
 
@@ -91,7 +91,7 @@ class Script:
         return world
 
     def views(self, person: str) -> list[str | None]:
-        """Return where the person thinks the thing is after each event; None for no idea."""
+        """Return the person's belief about the thing's place after each event; None for no belief."""
         world = World(self.people, absent=self.absent, order=1)
         views = []
         for event in self.events:
@@ -100,28 +100,28 @@ class Script:
         return views
 
     def event(self, kind: Kind) -> Event:
-        """The first event of this kind. Raises StopIteration when the script has none."""
+        """Return the first event of this kind. Raises StopIteration if there is none."""
         return next(event for event in self.events if event.kind == kind)
 
     def play_until(self, kind: Kind) -> World:
-        """The world just before the first event of this kind."""
+        """Return the world just before the first event of this kind."""
         return replace(self, events=self.events[: self.events.index(self.event(kind))]).play()
 
     def text(self) -> str:
-        """The story as text: who is where, then one short sentence an event."""
+        """Return the story's text: the people in the room, then one short sentence per event."""
         verb = "is" if len(self.start) == 1 else "are"
         opening = f"{join_names(self.start)} {verb} in the {self.room}."
         return " ".join([opening, *(sentence(event, self.room) for event in self.events)])
 
     def to_json(self) -> str:
-        """The script as one line of JSON, which `from_json` reads; empty fields are left out."""
+        """Return the script as one line of JSON for `from_json`; default values are left out."""
         values = {name: getattr(self, name) for name in _DEFAULTS if getattr(self, name) != _DEFAULTS[name]}
         events = [{name: value for name, value in vars(event).items() if value} for event in self.events]
         return json.dumps(values | {"events": events}, separators=(",", ":"))
 
     @staticmethod
     def from_json(text: str) -> "Script":
-        """The script that `to_json` wrote. Raises ValueError for any other text, and for events that cannot happen."""
+        """Parse the output of `to_json`. Raises ValueError for any other text, and for impossible events."""
         try:
             script = _SCRIPT.validate_json(text, strict=True)
             if len(set(script.people)) != len(script.people) or len(script.people) > _MOST_PEOPLE:
@@ -141,12 +141,12 @@ class Script:
 
 
 _DEFAULTS = {field.name: field.default for field in fields(Script)}
-_MOST_PEOPLE, _MOST_EVENTS = 6, 100  # of a script that is read; generated ones have less
+_MOST_PEOPLE, _MOST_EVENTS = 6, 100  # limits for `from_json`; generated scripts have fewer
 _SCRIPT = TypeAdapter(Script)
 
 
 def join_names(names: Sequence[str]) -> str:
-    """`Anna`, `Anna and Ben`, `Anna, Ben and Carl`."""
+    """Join names: `Anna`, `Anna and Ben`, `Anna, Ben and Carl`."""
     if len(names) < 2:
         return "".join(names)
     return f"{', '.join(names[:-1])} and {names[-1]}"
@@ -174,7 +174,7 @@ _SENTENCES: dict[Kind, str] = {
 
 
 def sentence(event: Event, room: str) -> str:
-    """The one way a story tells this event."""
+    """Return the sentence for an event."""
     if event.kind == "look" and not event.place:
         return f"{event.who} looks into everything."
     if event.kind == "tell" and event.words:
@@ -183,9 +183,9 @@ def sentence(event: Event, room: str) -> str:
 
 
 def variants(script: Script, rng: random.Random) -> Iterator[tuple[Script, World]]:
-    """Every other script that makes sense with one perception at another moment, in random order, and its world.
+    """Yield all possible scripts with one perception moved, in random order, with their worlds.
 
-    Two perceptions of one person in a row (leaving, then watching from outside) may also move together.
+    Two consecutive perceptions of one person (leaving, then watching from outside) may also move together.
     """
     seen = {script.events}
     moves = list(_moves(script))
@@ -207,7 +207,7 @@ def variants(script: Script, rng: random.Random) -> Iterator[tuple[Script, World
 
 
 def _moves(script: Script) -> Iterator[tuple[int, int, int]]:
-    """(start, size, target) of each block of one or two perceptions and each place it may move to."""
+    """Yield (start, size, target) for each block of one or two perceptions and each possible target."""
     events = script.events[: len(script.events) - script.closing]
     for size in (1, 2):
         for start in range(len(events) - size + 1):

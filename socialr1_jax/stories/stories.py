@@ -1,9 +1,8 @@
-"""Theory-of-mind stories without end: generated questions with gold answers, reasoning traces and adversarial twins.
+"""Generate theory-of-mind stories: questions with gold answers, reasoning traces and adversarial twins.
 
-The gold answer is read from simulated minds (`world.py`), never from a template's position. A twin tells the same
-sentences with one perception at another moment, so that the answer changes while the words do not. How often the
-answer is the value mentioned first, second, ..., and which letter it has, is counted and kept equal as stories are
-drawn, so that the rules of `audit.py` are near chance (`plots.py` says how).
+Gold answers are read from simulated minds (`world.py`). A twin has the same sentences with one perception at another
+moment, which changes the answer but not the words. The rank of the answer in order of mention and its letter are
+balanced as stories are drawn, so that the rules of `audit.py` are near chance (see `plots.py`).
 """
 
 import random
@@ -24,9 +23,9 @@ ALL_PLOTS = tuple(PLOTS)
 ALL_TYPES = tuple(dict.fromkeys(name for plot in PLOTS.values() for name in plot.types))
 SPLITS = ("train", "heldout")
 Difficulty = Literal["easy", "medium", "hard"]
-_WITHOUT_TWINS = ("reality", "memory")  # no perception changes what is so
+_WITHOUT_TWINS = ("reality", "memory")  # perceptions do not change the answer
 _FRESH_TRIES = 20
-_AIMED_TRIES = 40  # perceptions are scattered again so often to get the answer with the wanted rank
+_AIMED_TRIES = 40  # most scripts drawn to get an answer of the target rank
 _FURTHER_THINGS = 3
 
 
@@ -62,19 +61,17 @@ def generate_stories(
     max_events: int | None = None,
     distractors: int | None = None,
 ) -> list[Example]:
-    """Return `count` questions, the same for the same arguments on every machine.
+    """Generate `count` questions; the same arguments give the same result on every machine.
 
-    question_types: what is asked, in equal shares; () asks all that the plots can answer. options: 3 or 4 a question;
-    a story of a path has as many values. plots: what is told; max_events: most sentences of a story; distractors: up to
-    so many events that no question is about. () and None take these three from the difficulty (`_LEVELS`).
-    twins: a question whose answer depends on a perception comes with its twin right behind it, which has the same
-    words and options and another answer. hold_out_plots: plots that only the held-out split tells, and the only ones
-    it tells. hold_out_names: held-out stories draw their people from names that training never uses.
+    question_types: types in equal shares; () = all that the plots support. options: 3 or 4 per question, and as many
+    values on a path. plots: plots to use; max_events: most sentences in a story; distractors: most irrelevant events.
+    () and None take these three from the difficulty (`_LEVELS`). twins: follow each question whose answer depends on a
+    perception by its twin, which has the same words and options but another answer. hold_out_plots: plots that only the
+    held-out split uses, and the only ones it uses. hold_out_names: held-out stories use names that training never uses.
 
-    A name that meets an object in one split never meets it in the other, so the splits share no combination of names,
-    objects and places. Gold letters are balanced to within one, and so are the ranks of the answers by type. `meta` has
-    source, type, plot and script (`Script.from_json` reads it); for twins also `twin_id`, the pair's name, and
-    `twin_of`, the other one's id.
+    The splits never combine the same name and object, so they share no story. Gold letters are balanced to within one,
+    and so are the ranks of the answers by type. `meta` has source, type, plot and script (see `Script.from_json`); for
+    twins also `twin_id`, shared by the pair, and `twin_of`, the other one's id.
 
     Raises ValueError naming the argument, its value and the allowed values.
     """
@@ -91,11 +88,11 @@ def generate_stories(
     examples: list[Example] = []
     letters: Counter[str] = Counter(dict.fromkeys(LETTERS[:options], 0))
     types: Counter[str] = Counter(dict.fromkeys(able, 0))
-    ranks: dict[tuple[str, bool], Counter[int]] = {}  # of the answers, by type, for paths and for witnesses
+    ranks: dict[tuple[str, bool], Counter[int]] = {}  # ranks of the answers by (type, whether the plot is a path)
     used: set[tuple[str, str]] = set()
     while len(examples) < count:
         question_type = _rarest(types, rng)
-        for _ in range(_FRESH_TRIES):  # repeats are taken only where fresh stories have become rare
+        for _ in range(_FRESH_TRIES):  # accept a repeated story only after this many tries
             plot = rng.choice(able[question_type])
             of_path = bool(plot.values)
             counts = ranks.setdefault((question_type, of_path), Counter(dict.fromkeys(range(plot.ranks(options)), 0)))
@@ -125,7 +122,7 @@ def generate_stories(
 
 
 def _gold_letters(letters: Counter[str], count: int, rng: random.Random) -> list[str]:
-    """Return `count` different letters, the rarest first, and count them in `letters`."""
+    """Draw `count` different letters, the rarest first, and count them in `letters`."""
     golds: list[str] = []
     for _ in range(count):
         golds.append(_rarest(letters, rng, golds))
@@ -143,9 +140,9 @@ class _Drawn:
 def _examples(
     drawn: Sequence[_Drawn], draft: Draft, plot: str, ids: Sequence[str], options: tuple[str, ...], golds: Sequence[str]
 ) -> Iterator[Example]:
-    """Yield a question, or the two of a pair of twins, as examples."""
+    """Yield the examples of a question or of a pair of twins."""
     for position, one in enumerate(drawn):
-        script = replace(one.script, order=max(2, draft.order))  # views of views can be read from any story
+        script = replace(one.script, order=max(2, draft.order))  # simulate at least the second order in every script
         meta = {"source": "stories", "type": draft.question_type, "plot": plot, "script": script.to_json()}
         if len(drawn) == 2:
             meta |= {"twin_id": f"{ids[0]}-twins", "twin_of": ids[1 - position]}
@@ -168,7 +165,7 @@ def _plots_by_type(
     max_events: int,
     options: int,
 ) -> dict[str, list[Plot]]:
-    """The plots to draw from for each question type, none empty. Raises ValueError as `generate_stories` does."""
+    """Return the plots for each question type, never none. Raises ValueError as `generate_stories` does."""
     _check("split", split, SPLITS)
     for value in question_types:
         _check("question_types", value, ALL_TYPES)
@@ -180,7 +177,7 @@ def _plots_by_type(
         chosen = tuple(name for name in chosen if (name in hold_out_plots) == (split == "heldout"))
     fitting = [PLOTS[name] for name in chosen if PLOTS[name].sentences(options) <= max_events]
     able = {name: [plot for plot in fitting if name in plot.types] for name in ALL_TYPES}
-    able = {name: found for name, found in able.items() if found}
+    able = {name: usable for name, usable in able.items() if usable}
     where = f"plots {', '.join(chosen) or '(none)'} and max_events {max_events}"
     if not able:
         raise ValueError(f"the {split} split has nothing to tell with {where}; allowed: more plots or events")
@@ -210,7 +207,7 @@ def _rarest(counts: Counter[T], rng: random.Random, barred: Collection[T] = ()) 
 
 
 def _draw_cast(rng: random.Random, plot: Plot, options: int, split: str, hold_out_names: bool) -> Cast:
-    """Names and objects are of two halves each; training pairs the like halves, the held-out split the unlike ones."""
+    """Draw a cast. Training combines names and objects of like halves, the held-out split of unlike ones."""
     half = rng.randrange(2)
     names = NAMES[(half + (split == "heldout")) % 2 :: 2]
     if hold_out_names and split == "heldout":
@@ -228,7 +225,7 @@ def _draw_cast(rng: random.Random, plot: Plot, options: int, split: str, hold_ou
 
 
 def _draw(draft: Draft, plot: Plot, distractors: int, ranks: Counter[int]) -> list[_Drawn]:
-    """One question, or two twins with different answers when the answer depends on a perception; [] for a miss."""
+    """Draw a question, or two twins with different answers if it depends on a perception; [] on failure."""
     rng, question_type = draft.rng, draft.question_type
     for _ in range(_AIMED_TRIES):
         script = with_distractors(plot.write(draft), draft.cast, rng, rng.randint(0, distractors))
@@ -257,7 +254,7 @@ def _draw(draft: Draft, plot: Plot, distractors: int, ranks: Counter[int]) -> li
 
 
 def _arrange(questions: Sequence[Question], golds: Sequence[str], options: int, rng: random.Random) -> tuple[str, ...]:
-    """Option texts in letter order, each question's gold at its letter, the rest in random order."""
+    """Return option texts in letter order: each question's gold at its letter, the others in random order."""
     placed = {letter: question.gold for letter, question in zip(golds, questions, strict=True)}
     rest = [text for text in questions[0].wrong if text not in placed.values()]
     rng.shuffle(rest)

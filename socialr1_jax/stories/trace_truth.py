@@ -1,7 +1,7 @@
-"""Reads what thoughts state about a generated story, and judges each statement by the simulated minds.
+"""Extract the statements of thoughts about a generated story, and check each against the simulated minds.
 
-The forms below are those that `traces.py` writes, and a few that a language model writes by itself ("Anna thinks that
-it is in the box"). A new form of a perception or a belief in `traces.py` needs a line here: a test reads the reference
+The forms below are those that `traces.py` writes, and a few that language models use on their own ("Anna thinks that it
+is in the box"). A new form of a perception or belief in `traces.py` needs a line here: a test parses the reference
 traces of all question types and fails for a sentence without a statement.
 """
 
@@ -14,13 +14,13 @@ from socialr1_jax.data.examples import Example
 from socialr1_jax.stories.scripts import Script
 from socialr1_jax.stories.world import Chain, Event, Fact, Witnessed, World
 
-Fields = Mapping[str, str]  # of a form: the words that its placeholders stand for
+Fields = Mapping[str, str]  # placeholder of a form -> matched words
 Judge = Callable[["Story", Fields], bool]
 
 
 @dataclass(frozen=True)
 class Statement:
-    """A statement of some thoughts in their own words, and whether it is true of the story."""
+    """A statement as worded in the thoughts, and whether it is true of the story."""
 
     text: str
     true: bool
@@ -30,22 +30,22 @@ class Statement:
 class Story:
     """A generated story with the minds of its people.
 
-    script: its events; world: the world after the last one; answer: the gold letter; size: the number of statements in
-    its reference trace.
+    script: its events; world: the world after the last one; answer: the gold letter; size: number of true statements in
+    the reference trace.
     """
 
     script: Script
     world: World
     answer: str
     size: int = 0
-    # The statements of the sentences read so far: responses of a group share most of theirs.
+    # Cache of the statements by sentence: responses of a group share most sentences.
     read: dict[str, dict[object, Statement]] = field(default_factory=dict, repr=False, compare=False)
 
 
 def read_story(example: Example) -> Story | None:
-    """The story behind an example of `generate_stories`; None for any other example.
+    """Return the story of an example of `generate_stories`; None for any other example.
 
-    `meta["script"]` must give the example's own story, and the reference thoughts must hold a statement that is true.
+    `meta["script"]` must reproduce the example's story, and the reference thoughts must have a true statement.
     """
     if "script" not in example.meta:
         return None
@@ -61,18 +61,18 @@ def read_story(example: Example) -> Story | None:
 
 
 def read_thoughts(thoughts: str, story: Story) -> list[Statement]:
-    """The different statements that can be read, in order; one in other words counts once."""
-    found: dict[object, Statement] = {}
+    """Return the distinct statements in the thoughts, in order; a paraphrase counts once."""
+    statements: dict[object, Statement] = {}
     for sentence in ". ".join(thoughts.splitlines()).split(". "):
         if sentence not in story.read:
             story.read[sentence] = _read_sentence(sentence, story)
-        found |= story.read[sentence]
-    return list(found.values())
+        statements |= story.read[sentence]
+    return list(statements.values())
 
 
 def _read_sentence(sentence: str, story: Story) -> dict[object, Statement]:
-    """The statements by what they say: judge and words, whatever the form."""
-    found: dict[object, Statement] = {}
+    """Return the statements by content: judge and fields, independent of the form."""
+    statements: dict[object, Statement] = {}
     before = 0  # where the previous word begins
     for word in _WORDS.finditer(sentence):
         for form in _BY_WORD.get(word[0], ()):
@@ -84,24 +84,24 @@ def _read_sentence(sentence: str, story: Story) -> dict[object, Statement]:
                 key = (form.judge, form.kind, *sorted(fields.items()))
                 people = {fields[name] for name in ("who", "other", "third", "to") if name in fields}
                 true = people <= set(story.script.people) and form.judge(story, {"kind": form.kind} | fields)
-                found[key] = Statement(match[0], true)
+                statements[key] = Statement(match[0], true)
         before = word.start()
-    return found
+    return statements
 
 
 def share_of_truth(statements: list[Statement], story: Story) -> float:
-    """The true statements as a share of all, or of the number in the reference trace where that is larger; 0 to 1.
+    """Return the number of true statements over that of all, or of the reference trace if that is larger; 0 to 1.
 
-    So it falls with a false statement and with a true one left out, and does not rise with a true one repeated.
+    False and missing statements lower it; repeating a true statement does not raise it.
     """
     return sum(statement.true for statement in statements) / max(len(statements), story.size)
 
 
-# ---------------------------------------------------------------------------------------------------- what is stated
+# -------------------------------------------------------------------------------------------------------- judges
 
 
 def _events(story: Story, fields: Fields) -> list[Witnessed]:
-    """The events of the story that fit the words of the form."""
+    """Return the events that match the fields."""
 
     def fits(event: Event) -> bool:
         about = fields.get("about")
@@ -139,12 +139,12 @@ def _names(text: str) -> set[str]:
     return set(re.findall(r"[A-Z]\w*", text))
 
 
-# How a trace names an event, and the kind that it has.
+# Name of an event in a trace -> its kind.
 _NAMED = {"move": "move", "last wish": "want", "break": "break", "spill": "spoil"}
 
 
 def _saw(story: Story, fields: Fields) -> bool:
-    """Return whether the person perceived the named event, or without a name the last step."""
+    """Return whether the person perceived the named event or, without a name, the last step."""
     script, log = story.script, story.world.log
     kinds = (_NAMED[fields["event"]],) if "event" in fields else ("put", "move")
     steps = [seen for seen in log if seen.event.kind in kinds and seen.event.thing == script.thing]
@@ -157,14 +157,14 @@ def _missed(story: Story, fields: Fields) -> bool:
 
 
 def _view(story: Story, fields: Fields) -> bool:
-    """Return whether a person, or a chain of two or three, takes this place to be the right one."""
+    """Return whether a person, or a chain of two or three, believes that the thing is in this place."""
     chain = tuple(fields[name] for name in ("third", "other", "who") if name in fields)
     place = fields.get("place", "").replace("no place", "")
     return _thought(story, chain, ("place", fields.get("thing", story.script.thing))) == place
 
 
 def _view_then(story: Story, fields: Fields) -> bool:
-    """Return whether right after the event a person takes this place to be the right one."""
+    """Return whether a person believes that the thing is in this place right after the event."""
     events, views = _events(story, fields), story.script.views(fields["other"])
     stated = fields["view"].replace("no place", "") or None
     return any(seen in events and view == stated for seen, view in zip(story.world.log, views, strict=True))
@@ -175,7 +175,7 @@ def _place_then(story: Story, fields: Fields) -> bool:
 
 
 def _thought(story: Story, chain: Chain, fact: Fact) -> str:
-    """Return what the chain of people takes the fact to be; "" for no idea."""
+    """Return the value that the chain of people believes the fact has; "" for no belief."""
     return story.world.minds.get(chain, {}).get(fact, "")
 
 
@@ -197,7 +197,7 @@ def _was_inside(story: Story, fields: Fields) -> bool:
 
 
 def _takes_inside(story: Story, fields: Fields) -> bool:
-    """Return whether the person thinks that the thing is in the container that is gone to."""
+    """Return whether the person believes that the thing is in the container of the `reach` event."""
     place = next((event.place for event in story.script.events if event.kind == "reach"), "")
     return _thought(story, (fields["who"],), ("content", place)) == fields["thing"]
 
@@ -206,7 +206,7 @@ def _is_right(story: Story, fields: Fields) -> bool:
     return fields["letter"] == story.answer
 
 
-# ------------------------------------------------------------------------------------------------ and in which words
+# --------------------------------------------------------------------------------------------------------- forms
 
 _PLACEHOLDERS = {
     **{word: rf"(?P<{word.lower()}>[A-Z]\w*)" for word in ("WHO", "OTHER", "THIRD", "TO")},
@@ -227,8 +227,8 @@ _THOUGHTS: tuple[tuple[Judge, str], ...] = (
 )
 _STAY = r", NAMES stays?\b"
 
-# Events that are stated with those who perceive them or are then in the room: two statements each, and with what the
-# person asked about thinks after a step of the thing: a third one.
+# Events stated together with the people who perceive them or are then in the room: two statements each. After a step of
+# the thing, the belief of the person in question makes a third one.
 # (kind of event, form of the event, form of the people, judge of the people)
 _PERCEIVED: tuple[tuple[str, str, str, Judge], ...] = (
     ("put", "WHO puts the THING in the PLACE", _SAW, _seen_by),
@@ -247,7 +247,7 @@ _PERCEIVED: tuple[tuple[str, str, str, Judge], ...] = (
     ("break", "WHO breaks the THING", _SAW, _seen_by),
     ("spoil", "WHO gets salt on the THING", _SAW, _seen_by),
 )
-# (what the judge needs to know beside the words, judge, form)
+# (kind of event for the judge, judge, form)
 _STATED: tuple[tuple[str, Judge, str], ...] = (
     ("watch", _happens, "WHO looks on from outside"),
     ("listen", _happens, "WHO can hear now but not see"),
@@ -291,11 +291,11 @@ class _Form(NamedTuple):
     kind: str
     judge: Judge
     pattern: re.Pattern[str]
-    after_a_name: bool  # the form begins with the word before the one that it is found by
+    after_a_name: bool  # the form begins one word before its index word
 
 
 def _by_word() -> dict[str, list[_Form]]:
-    """The forms by the word that they are found by: the first one of the form that is no placeholder."""
+    """Index the forms by their first word that is not a placeholder."""
     stated = [*_STATED]
     for kind, event, people, judge in _PERCEIVED:
         stated += [(kind, _happens, event), (kind, judge, event + people)]

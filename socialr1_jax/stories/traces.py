@@ -1,7 +1,7 @@
-"""Reference reasoning for a question to simulated minds, in the four stages of social information processing.
+"""Write reference reasoning for a question about simulated minds, in the four stages of social information processing.
 
-Short plots get about 500 characters, which the reward's length window pays nearly in full. Wording alternates within
-a trace, so that few 16-character grams occur twice (the repetition term starts at a share of 0.1).
+Traces of short plots have about 500 characters, nearly the full score of the reward's length window. Wording alternates
+within a trace, so that few 16-character grams repeat (the repetition penalty starts at a share of 0.1).
 """
 
 from collections import Counter
@@ -15,9 +15,9 @@ from socialr1_jax.stories.world import Fact, Kind, Witnessed, World
 def write_trace(
     script: Script, world: World, question: Question, options: tuple[str, ...], *, egocentric: bool = False
 ) -> str:
-    """Write the four stages, a line each: the events and who saw them, who thinks what, the question, each option.
+    """Write the four stages, one per line: events and their witnesses, beliefs, the question, and each option.
 
-    An egocentric trace takes the person asked about to know every step of the thing.
+    An egocentric trace assumes that the person in question knows every step of the thing.
     """
     verdicts = [_weigh(letter, text, question.gold) for letter, text in zip(LETTERS, options, strict=False)]
     lines = (
@@ -30,21 +30,21 @@ def write_trace(
 
 
 def _weigh(letter: str, text: str, gold: str) -> str:
-    """One option, labelled as in the prompt, and its verdict right behind it.
+    """Return an option, labelled as in the prompt, directly followed by its verdict.
 
-    Nothing may stand between the two: a small model then needs only to find the option's words again where the
-    inference ended. With the inferred place said once more in between ("A. box against bag: no.") a model of a million
-    parameters needed 300 and 350 updates to be right in half of its answers, and 130 and 140 without (seeds 1 and 2).
+    A small model then only has to match the option with the end of the inference. If the inferred place is repeated in
+    between ("A. box against bag: no."), a model of a million parameters needs 300 and 350 updates to be right in half
+    of its answers; without, it needs 130 and 140 (seeds 1 and 2).
     """
     return f"{letter}. {text}, {'yes, that is it' if text == gold else 'no, not this one'}."
 
 
 def _encode(script: Script, world: World, question: Question, egocentric: bool) -> str:
-    """Each event with who perceives it, and behind each step of a thing what the person asked about thinks by then.
+    """Return each event with its witnesses and, after each step of the thing, the belief of the person in question.
 
-    A model of a million parameters learns this in a few hundred updates, for two reasons. An inference needs no more
-    than the clause at hand and the one before. And most clauses end with the word that the story's sentence ends with,
-    so that the next sentence is found by looking that word up.
+    A model of a million parameters learns this in a few hundred updates, for two reasons. An inference needs only the
+    current clause and the previous one. And most clauses end with the last word of the story's sentence, which locates
+    the next sentence.
     """
     verb = "is" if len(script.start) == 1 else "are"
     clauses = [f"At first {join_names(script.start)} {verb} there."]
@@ -66,7 +66,7 @@ def _encode(script: Script, world: World, question: Question, egocentric: bool) 
     return " ".join(clauses)
 
 
-# What a trace says of an event of each kind: forms that alternate.
+# Clauses for each kind of event; several forms alternate.
 _CLAUSES: dict[Kind, tuple[str, ...]] = {
     "put": ("{who} puts the {thing} in the {place}, {seen}.",),
     "move": (
@@ -101,7 +101,7 @@ _CLAUSES: dict[Kind, tuple[str, ...]] = {
 
 
 def _retell(script: Script, seen: Witnessed, turns: Counter[str]) -> str:
-    """The event in few words, with who is there or who perceives it, in wording that alternates by kind."""
+    """Return a clause for the event, with the people present or the witnesses; wording alternates by kind."""
     event, here, turn = seen.event, join_names(seen.here), turns[seen.event.kind]
     moved = (other.thing for other in script.events if other.kind in ("put", "move"))
     hearers = join_names([person for person in seen.seen_by if person != event.who])
@@ -143,7 +143,7 @@ def _interpret(script: Script, world: World, question: Question, egocentric: boo
 
 
 def _view(script: Script, world: World, person: str, saw: bool) -> str:
-    """Say what the person thinks at the end, and how they know: by sight, by hearsay, by a look, or from before."""
+    """Return the person's final belief and its source: sight, hearsay, a look, or an earlier belief."""
     fact: Fact = ("place", script.thing)
     place, source = world.thinks(person, fact), world.learned_by(person, fact)
     if saw:

@@ -1,8 +1,8 @@
-"""A small world of people, a room and things, and what each person comes to think of it.
+"""Simulate a world of people, a room and things, and the beliefs of each person.
 
-A story is a list of `Event`s. Applying one changes the facts of the world, and changes the mind of exactly those who
-perceive it: the people in the room, and those who watch it unseen. Minds are stored by chains of people:
-`("Ben",)` is what Ben thinks, `("Anna", "Ben")` is what Anna thinks that Ben thinks, and so on to the third order.
+A story is a list of `Event`s. Applying one changes the facts of the world and the minds of exactly those who perceive
+it: the people in the room, and hidden observers. Minds are indexed by chains of people: `("Ben",)` is what Ben thinks,
+`("Anna", "Ben")` is what Anna thinks that Ben thinks, and so on to the third order.
 """
 
 from collections.abc import Sequence
@@ -34,21 +34,21 @@ Kind = Literal[
 Chain = tuple[str, ...]
 Fact = tuple[str, str]  # ("place", "apple"), ("content", "tin"), ("want", "Ben"), ("state", "cup"), ("taste", "cake")
 
-_FROM_OUTSIDE = ("enter", "watch", "listen")  # everything else is done in the room
-_SPOKEN = ("tell", "want", "say")  # heard, so that a listener at the door gets it and a watcher at the window does not
+_FROM_OUTSIDE = ("enter", "watch", "listen")  # all other events happen in the room
+_SPOKEN = ("tell", "want", "say")  # perceived by a listener at the door, but not by a watcher at the window
 
 
 class ImpossibleEvent(ValueError):
-    """The event cannot happen at this point of the story."""
+    """Raised if an event cannot happen at this point of the story."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Event:
-    """One thing that happens.
+    """An event of a story.
 
-    kind: what happens; who: the person who does it; thing: the object it is done to (or, for `want`, the object
-    wanted); place: the container named ("" for a `look` into all of them); to: the person spoken to; words: what is
-    said, for `say`, and how, for `want` and `tell`.
+    kind: type of the event; who: the actor; thing: the object concerned (for `want`, the wanted object); place: the
+    container ("" for a `look` into all of them); to: the person spoken to; words: the words spoken for `say`, the
+    wording for `want` and `tell`.
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid")
@@ -63,7 +63,7 @@ class Event:
 
 @dataclass(frozen=True)
 class Witnessed:
-    """An event, the people in the room once it is over, and those outside who secretly saw or heard it."""
+    """An event, the people in the room after it, and hidden people who secretly saw or heard it."""
 
     event: Event
     here: tuple[str, ...]
@@ -71,15 +71,15 @@ class Witnessed:
 
     @property
     def seen_by(self) -> tuple[str, ...]:
-        """Everybody who saw or heard the event."""
+        """All people who saw or heard the event."""
         return self.here + self.hidden
 
 
 class World:
     """Facts, people and their minds.
 
-    people: all people of the story, in telling order; absent: those who are outside when the story starts; order: how
-    deep minds are simulated (2: what one thinks that another thinks).
+    people: all people in the story, in telling order; absent: those who are outside at the start; order: depth to which
+    minds are simulated (2: what one person thinks that another thinks).
     """
 
     def __init__(self, people: Sequence[str], *, absent: Sequence[str] = (), order: int = 2) -> None:
@@ -91,36 +91,36 @@ class World:
         self.first_place: dict[str, str] = {}
         chains: list[Chain] = [chain for size in range(1, order + 1) for chain in permutations(self.people, size)]
         self.minds: dict[Chain, dict[Fact, str]] = {chain: {} for chain in chains}
-        # Facts a chain has seen and cannot have missed a change of since: hearsay does not overturn them.
+        # Facts that a chain saw and cannot have missed a change of since: hearsay does not override them.
         self.sure: dict[Chain, set[Fact]] = {chain: set() for chain in chains}
         self.source: dict[Chain, dict[Fact, Event]] = {chain: {} for chain in chains}
         self.log: list[Witnessed] = []
         self._here = self.here()
 
     def thinks(self, person: str, fact: Fact) -> str | None:
-        """Return what `person` takes the fact to be; None when the person has no idea."""
+        """Return the value that `person` believes the fact has; None for no belief."""
         return self.minds[(person,)].get(fact)
 
     def thinks_of(self, person: str, other: str, fact: Fact) -> str | None:
-        """Return what `person` takes `other` to think the fact is; None when the person has no idea."""
+        """Return the value that `person` thinks that `other` believes the fact has; None for no belief."""
         return self.minds[(person, other)].get(fact)
 
     def learned_by(self, person: str, fact: Fact) -> Event | None:
-        """The event that gave `person` the present view of the fact; None when there is no view."""
+        """Return the event from which `person` has the current belief about the fact; None for no belief."""
         return self.source[(person,)].get(fact)
 
     def knows(self, person: str, fact: Fact) -> bool:
-        """Return whether the person has the true value in mind."""
+        """Return whether the person believes the true value."""
         return self.thinks(person, fact) == self.facts[fact]
 
     def here(self) -> tuple[str, ...]:
-        """The people in the room, in telling order."""
+        """Return the people in the room, in telling order."""
         return tuple(person for person in self.people if person in self.present)
 
     def apply(self, event: Event) -> None:
-        """Let the event happen and update the minds of all who perceive it.
+        """Apply an event and update the minds of all who perceive it.
 
-        Raises ImpossibleEvent when the actor, the listener or the thing is not where the event needs it.
+        Raises ImpossibleEvent if the actor, the listener or the thing is not where the event needs it.
         """
         who = event.who
         if (who in self.present) == (event.kind in _FROM_OUTSIDE):
@@ -196,7 +196,7 @@ class World:
         del self.source[chain][fact]
 
     def _happen(self, fact: Fact, value: str, event: Event) -> None:
-        """Make it so. Who perceives it knows it, and knows it of the others in the room, but not of hidden ones."""
+        """Set a fact. Those who perceive it believe it, also of the others in the room, but not of hidden people."""
         self.facts[fact] = value
         perceiving = self.present | self._outside(event)
         for chain in self.minds:
@@ -204,11 +204,11 @@ class World:
                 self._learn(chain, fact, value, event)
 
     def _sees(self, chain: Chain) -> bool:
-        """Return whether the first of the chain sees the room and the others are openly in it."""
+        """Return whether the first person of the chain sees the room and the others are visibly in it."""
         return chain[0] in self.present | self.watching and self.present.issuperset(chain[1:])
 
     def _look(self, event: Event) -> None:
-        """The person sees what is inside; the others see only that the person looked, and judge by their own view."""
+        """Apply a look: the person learns what is inside; others see only the look and infer from their own beliefs."""
         who = event.who
         for fact, value in list(self.facts.items()):
             if fact[0] != "place":
@@ -228,7 +228,7 @@ class World:
                     self._forget(chain, fact)
 
     def _tell(self, event: Event) -> None:
-        """Whoever hears it believes it, unless sure of the contrary by sight; others count on that."""
+        """Apply a statement: hearers believe it unless they saw the contrary, and others expect them to."""
         fact: Fact = ("place", event.thing)
         if fact not in self.facts:
             raise ImpossibleEvent(f"{event.thing} is not in the story yet")
@@ -237,13 +237,13 @@ class World:
             if fact in self.sure[(person,)]:
                 continue
             if self.knows(person, fact) and self.facts[fact] != event.place:
-                # Seen, left, and now told otherwise: people differ in what they make of it, so no story goes there.
+                # A person who saw the fact, left, and now hears the contrary: ambiguous, so stories avoid it.
                 raise ImpossibleEvent(f"{person} has reason to doubt {event.who}")
             self._learn((person,), fact, event.place, event, sure=False)
         for chain in self.minds:
             if len(chain) == 1 or chain[0] not in hearing or not self.present.issuperset(chain[1:]):
                 continue
-            # A speaker is taken at their word by those who now agree with it; a hearer is taken to believe it.
+            # Those who agree take the speaker to be sincere; a hearer is taken to believe the statement.
             if chain[-1] == event.who:
                 believed = self.minds[chain[:-1]].get(fact) == event.place
             else:

@@ -1,1 +1,1 @@
-"""Model folders of Hugging Face and of Orbax, read, written and converted."""
+"""Read, write and convert model folders of Hugging Face and Orbax."""

@@ -15,7 +15,7 @@ from socialr1_jax.weights.hf_folder import HfFolder
 
 
 def folder_sums(source: HfFolder) -> dict[str, str]:
-    """Returns the sums of a folder's tensors by Hugging Face name, in `source.dtype` (None: each in its own)."""
+    """Return the checksums of a folder's tensors by Hugging Face name, in `source.dtype` (None: each in its own)."""
     sums: dict[str, str] = {}
     for file in source.files:
         with safe_open(source.folder / file, framework="np") as opened:
@@ -29,12 +29,12 @@ def folder_sums(source: HfFolder) -> dict[str, str]:
 
 
 def model_sums(model: Qwen3, dtype: str | None = None) -> dict[str, str]:
-    """Returns the sums of a model's weights by Hugging Face name, in `dtype` (None: each in its own)."""
+    """Return the checksums of a model's weights by Hugging Face name, in `dtype` (None: each in its own)."""
     return {name: _sum(tensor) for name, tensor in fetched(model, list(tensors(model)), dtype)}
 
 
 def compare_sums(source: Mapping[str, str], written: Mapping[str, str]) -> str:
-    """Returns a line that says all sums agree; raises ValueError naming every tensor that differs or is missing."""
+    """Return a line reporting that all checksums agree. Raises ValueError naming every tensor that differs."""
     differing = [name for name in sorted({*source, *written}) if source.get(name) != written.get(name)]
     if differing:
         raise ValueError(f"{len(differing)} of {counted(len(source), 'tensor')} differ: {', '.join(differing)}")

@@ -1,4 +1,4 @@
-"""Walks over the weights that an architecture declares, and over the tensors that files hold of them."""
+"""Traverse the weights that an architecture declares, and the tensors of which files store them."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,7 +14,7 @@ from socialr1_jax.runtime.mesh import P
 def map_weights(config: Qwen3Config, read: Callable[[Weight, int | None, P], Any]) -> Params:
     """Return the tree of `read(weight, layers, spec)` over every declared weight.
 
-    `layers` is None for a weight that is not stacked; `spec` is its place on the mesh in the layout "train".
+    `layers` is None for a weight that is not stacked; `spec` is its partition spec in the layout "train".
     """
     table, specs = declare_weights(config), weight_specs(config)
     count, stacked = config.num_hidden_layers, table.pop("layers")
@@ -23,7 +23,7 @@ def map_weights(config: Qwen3Config, read: Callable[[Weight, int | None, P], Any
 
 
 def abstract_weight(weight: Weight, layers: int | None, spec: P, mesh: Mesh | None, dtype: Any) -> jax.ShapeDtypeStruct:
-    """Return shape, dtype and layout of a declared weight: on the mesh, or without one on the first device."""
+    """Return shape, dtype and sharding of a declared weight: on the mesh, or on the first device without one."""
     sharding = SingleDeviceSharding(jax.devices()[0]) if mesh is None else NamedSharding(mesh, spec)
     shape = weight.shape if layers is None else (layers, *weight.shape)
     return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
@@ -40,12 +40,12 @@ def expected_shapes(config: Qwen3Config) -> dict[str, tuple[int, ...]]:
 
 
 def tensor_names(weight: Weight, layers: int | None) -> list[str]:
-    """Return the names of a weight's tensors in the files, one a layer."""
+    """Return the names of a weight's tensors in the files, one per layer."""
     return [weight.hf_name] if layers is None else [weight.hf_name.format(i=i) for i in range(layers)]
 
 
 def tensors(model: Qwen3 | RewardModel) -> dict[str, tuple[jax.Array, int | None]]:
-    """Return every tensor's Hugging Face name with the array that holds it and, where that is stacked, its layer."""
+    """Return every tensor's Hugging Face name with its array and, if that is stacked, its layer (else None)."""
     params, table = model.params, declare_weights(model.config)
     layers = table.pop("layers")
     stacked = {

@@ -1,4 +1,4 @@
-"""Make models of Hugging Face folders, and random ones of a named shape."""
+"""Load models from Hugging Face folders, and create random ones of a named shape."""
 
 import os
 from collections.abc import Collection
@@ -33,16 +33,16 @@ def load_hf(
 
     Args:
         path: the folder, which may start with `~`, or a hub id.
-        mesh: the devices; None is the first one.
-        dtype: of the arrays ("float32", "bfloat16", "float16"); None keeps each weight's own.
-        allow_nonfinite: accept weights that hold NaN or infinities.
+        mesh: the device mesh; None uses the first device.
+        dtype: type of the arrays ("float32", "bfloat16", "float16"); None keeps each weight's own.
+        allow_nonfinite: accept weights that contain NaN or infinities.
         ignore_fields: unknown fields of config.json that cannot change the forward pass.
 
     Raises:
         FileNotFoundError: there is no such folder.
-        ValueError: one line with the missing, unexpected, mis-shaped, doubled or unreadable tensors (the first 20 and
-            how many more), those that hold NaN or infinities, what is wrong in config.json or the tokenizer's files,
-            or the sizes that the mesh does not divide. A link out of the folder is refused.
+        ValueError: one line with the missing, unexpected, mis-shaped, duplicate or unreadable tensors (the first 20 and
+            the number of others), those that contain NaN or infinities, the faults of config.json or the tokenizer's
+            files, the sizes that the mesh does not divide, or a link out of the folder.
     """
     source = open_hf(path, mesh, dtype, ignore_fields=ignore_fields)
     num_tokens = count_tokens(source.folder, source.config.vocab_size)  # before the weights are read
@@ -55,7 +55,7 @@ def load_hf(
 def load_reward_model(
     path: str | os.PathLike[str], mesh: Mesh | None = None, dtype: str | None = "float32"
 ) -> RewardModel:
-    """Read a reward model, a folder or hub id of a Qwen3ForSequenceClassification with one label; as `load_hf`."""
+    """Read a reward model (a Qwen3ForSequenceClassification with one label) from a folder or hub id, as `load_hf`."""
     source = open_hf(path, mesh, dtype, scalar_head=True)
     params = map_weights(source.config, source.read)
     source.refuse_nonfinite()
@@ -63,10 +63,10 @@ def load_reward_model(
 
 
 def init_reward_model(model: Qwen3, key: jax.Array, pad_token_id: int | None = None) -> RewardModel:
-    """Put a fresh scalar head on the language model's body (its own arrays): normal, deviation 1 / sqrt(d + 1)
-    (Stiennon et al., arXiv 2009.01325, appendix B).
+    """Create a reward model that shares a language model's body and has a new scalar head.
 
-    `pad_token_id`, the tokenizer's, stands in for one that the model's config.json leaves out.
+    The head is normal with standard deviation 1 / sqrt(d + 1) (Stiennon et al., arXiv 2009.01325, appendix B).
+    `pad_token_id`, the tokenizer's, is used if the model's config.json has none.
     """
     config = replace(
         model.config,
@@ -82,11 +82,11 @@ def init_reward_model(model: Qwen3, key: jax.Array, pad_token_id: int | None = N
 
 
 def random_model(tokenizer_folder: str | os.PathLike[str], shape: str, seed: int, mesh: Mesh | None = None) -> Qwen3:
-    """Make a Qwen3 of a named shape with random float32 weights.
+    """Create a Qwen3 of a named shape with random float32 weights.
 
-    The tokenizer files come from `tokenizer_folder`; if the shape has fewer vocabulary rows than that has tokens, the
-    model has as many as published Qwen3s. Raises ValueError for an unknown shape and FileNotFoundError when the folder
-    has neither tokenizer.json nor vocab.json.
+    The tokenizer files come from `tokenizer_folder`; if it has more tokens than the shape, the vocabulary is that of
+    published Qwen3s. Raises ValueError for an unknown shape, and FileNotFoundError if the folder has neither
+    tokenizer.json nor vocab.json.
     """
     folder = Path(os.path.expanduser(tokenizer_folder))
     config = named_shape(shape)

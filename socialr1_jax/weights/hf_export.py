@@ -1,4 +1,4 @@
-"""Write a Hugging Face folder: into a temporary folder beside the target, which is renamed when it is whole."""
+"""Write Hugging Face folders atomically: into a temporary folder next to the target, which is then renamed."""
 
 import errno
 import math
@@ -33,18 +33,18 @@ def save_hf(
 ) -> None:
     """Write a Hugging Face folder: safetensors, config.json and the tokenizer files of the model's source folder.
 
-    An existing model folder is replaced; any other non-empty folder raises FileExistsError. With several processes all
-    must call; the first one writes.
+    An existing model folder is replaced; any other non-empty folder raises FileExistsError. All processes must call
+    this; the first one writes.
 
     Args:
-        model: the weights.
+        model: the model.
         directory: the folder; it may start with `~` or be a symbolic link to a folder.
-        dtype: of the files; None keeps each array's own.
-        max_file_bytes: tensors that make a file larger begin a new one, and an index names the files.
-        source: lets the next equal call resume a killed one (runtime/files.py, `whole_folder`).
+        dtype: type of the weights in the files; None keeps each array's own.
+        max_file_bytes: size limit of a file; larger models get several files and an index.
+        source: description of the input; an equal call resumes an interrupted one (`whole_folder` in runtime/files.py).
         say: called with the number of files; its result is called with each file's name.
     """
-    if jax.process_index():  # the others only give their shards
+    if jax.process_index():  # other processes only take part in the all-gathers
         for _, names in _file_groups(model, dtype, max_file_bytes):
             for _ in fetched(model, list(names), dtype):
                 pass
@@ -56,9 +56,9 @@ def save_hf(
 
 
 def save_reward_model(model: RewardModel, directory: str | os.PathLike[str], dtype: str | None = None) -> None:
-    """Write a Qwen3ForSequenceClassification folder with one label, as `save_hf` a language model's.
+    """Write a Qwen3ForSequenceClassification folder with one label; see `save_hf`.
 
-    Raises ValueError for a model without a pad_token_id: transformers finds a row's last token by it.
+    Raises ValueError if the model has no pad_token_id, by which transformers finds a row's last token.
     """
     if model.config.pad_token_id is None:
         raise ValueError(
@@ -69,10 +69,10 @@ def save_reward_model(model: RewardModel, directory: str | os.PathLike[str], dty
 
 
 def copy_tokenizer_files(source: Path | None, folder: Path) -> None:
-    """Copy the tokenizer files of the folder that a model came from, where there is one.
+    """Copy the tokenizer files from a model's source folder, if it has one.
 
-    A byte order mark, with which transformers could not read a file, is left out. Raises ValueError for a link that
-    leads out of the folder: an export is published, and the file behind the link may be a secret.
+    Byte order marks are removed, since transformers cannot read them. Raises ValueError for a link out of the folder:
+    exports are published, and the target may be secret.
     """
     for file in tokenizer_files(source) if source else ():
         (folder / file.name).write_bytes(file.read_bytes().removeprefix(BYTE_ORDER_MARK))
@@ -80,10 +80,7 @@ def copy_tokenizer_files(source: Path | None, folder: Path) -> None:
 
 
 def refuse_nonfinite(model: Qwen3 | RewardModel, dtype: str | None = None) -> None:
-    """Raise ValueError naming every tensor that holds NaN, infinities, or numbers too large for `dtype`.
-
-    `dtype` None is each tensor's own.
-    """
+    """Raise ValueError naming every tensor with NaN, infinities, or numbers too large for `dtype` (None: its own)."""
     spoiled = [name for name, x in fetched(model, sorted(tensors(model)), dtype) if not all_finite(x)]
     too_large = [name for name, x in fetched(model, spoiled) if all_finite(x)]
     if too_large:
@@ -102,7 +99,7 @@ def fetched(
     for name in names:
         array, layer = home[name]
         value = fetch(array if layer is None else array[layer])
-        with np.errstate(over="ignore"):  # `refuse_nonfinite` names what is too large
+        with np.errstate(over="ignore"):  # `refuse_nonfinite` reports overflows
             value = value if dtype is None else value.astype(jnp.dtype(dtype), copy=False)
         yield name, value
 
@@ -110,7 +107,7 @@ def fetched(
 def _file_groups(
     model: Qwen3 | RewardModel, dtype: str | None, max_file_bytes: int
 ) -> list[tuple[str, dict[str, int]]]:
-    """Return (file name, its tensors with their bytes) of an export, in the order of their names."""
+    """Return (file name, its tensors with their bytes) for an export, sorted by tensor name."""
     home, groups = tensors(model), list[dict[str, int]]([{}])
     for name, shape in sorted(expected_shapes(model.config).items()):
         nbytes = math.prod(shape) * jnp.dtype(dtype or home[name][0].dtype).itemsize
@@ -133,12 +130,12 @@ def _write_weights(
     begin = say(len(groups))
     for file, names in groups:  # one file's tensors on the host at a time
         begin(file)
-        if (folder / file).exists():  # from a call that was killed: a file gets its name when it is on the disk
+        if (folder / file).exists():  # complete, from an interrupted call
             continue
         unfinished = folder / f"{file}.unfinished"
         try:
             save_file(dict(fetched(model, list(names), dtype)), unfinished, metadata={"format": "pt"})
-        except SafetensorError as error:  # its own kind, for a full disk too
+        except SafetensorError as error:  # raised for a full disk, too
             raise OSError(errno.EIO, str(error), str(unfinished)) from error
         sync(unfinished)
         unfinished.rename(folder / file)

@@ -1,4 +1,4 @@
-"""Read a Hugging Face folder: every header first, so that all that is wrong is reported before any weight is read."""
+"""Read Hugging Face folders. All headers are checked first, so that every fault is reported before weights are read."""
 
 import json
 import logging
@@ -29,10 +29,10 @@ from socialr1_jax.weights.tokenizer_files import tokenizer_files
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
-_BLOCK = 8 << 20  # bytes of a file that are mapped, copied and checked together
+_BLOCK = 8 << 20  # bytes mapped, copied and checked at once
 _READERS = min(8, os.cpu_count() or 1)  # threads
 _DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
-_BUFFER = re.compile(r"(^|\.)rotary_emb\.(original_)?inv_freq$")  # old files hold what rope_theta says already
+_BUFFER = re.compile(r"(^|\.)rotary_emb\.(original_)?inv_freq$")  # in old files; redundant with rope_theta
 log = logging.getLogger(__name__)
 
 
@@ -44,9 +44,9 @@ def open_hf(
     scalar_head: bool = False,
     ignore_fields: Collection[str] = (),
 ) -> "HfFolder":
-    """Check a folder's configuration and headers without reading weights; arguments and errors as of `load_hf`.
+    """Check a folder's configuration and headers without reading weights; arguments and errors as in `load_hf`.
 
-    `scalar_head`: a reward model is wanted. The other kind raises ValueError.
+    With `scalar_head` it must be a reward model, otherwise a language model; else raises ValueError.
     """
     if dtype not in (None, *_DTYPES.values()):
         raise ValueError(f"dtype {dtype!r} is not one of {', '.join(_DTYPES.values())} or None")
@@ -54,32 +54,32 @@ def open_hf(
     raw = read_json(folder / "config.json")
     config = Qwen3Config.from_hf(raw, str(folder / "config.json"), ignore_fields)
     if config.scalar_head != scalar_head:
-        found, reader = (
+        kind, reader = (
             ("a reward model", "load_reward_model") if config.scalar_head else ("a language model", "load_hf")
         )
         fix = "" if config.scalar_head else ", and socialr1 train-reward-model makes a reward model of it"
         raise ValueError(
-            f"{folder / 'config.json'}: architectures {shown(raw.get('architectures'))} is {found}: {reader} reads it"
+            f"{folder / 'config.json'}: architectures {shown(raw.get('architectures'))} is {kind}: {reader} reads it"
             f"{fix}"
         )
     if mesh is not None:
         check_mesh(config, mesh)
-    tokenizer_files(folder)  # an export copies them: one that it must not copy is refused before weights are read
+    tokenizer_files(folder)  # refuse files that an export must not copy before reading weights
     source = HfFolder(folder, config, _find_tensors(folder, config), dtype, mesh)
-    source.dtypes()  # raises where the layers of a weight differ
+    source.dtypes()  # raises if the layers of a weight differ
     return source
 
 
 @dataclass(frozen=True)
 class HfFolder:
-    """A checked Hugging Face folder that hands out one declared weight at a time."""
+    """A checked Hugging Face folder, from which declared weights are read one at a time."""
 
     folder: Path
     config: Qwen3Config
     places: Mapping[str, "_Place"]  # by declared tensor name
-    dtype: str | None  # of the arrays that `read` gives; None: each weight's own
+    dtype: str | None  # of the arrays that `read` returns; None: each weight's own
     mesh: Mesh | None
-    # Tensors with NaN or infinities in what was read so far, and of these the ones that the files hold as numbers.
+    # Tensors read so far with NaN or infinities; `too_large` are those among them that are finite in the files.
     nonfinite: set[str] = field(default_factory=set)
     too_large: set[str] = field(default_factory=set)
 
@@ -89,9 +89,9 @@ class HfFolder:
         return sorted({place.file for place in self.places.values()})
 
     def dtypes(self) -> dict[str, str]:
-        """Return the dtype of what `read` gives, by the weights' Hugging Face names.
+        """Return the dtypes of the results of `read`, by Hugging Face name.
 
-        Raises ValueError naming every weight whose layers have different dtypes when none is asked for.
+        Raises ValueError naming every weight whose layers have different dtypes, if `dtype` is None.
         """
         kinds: dict[str, str] = {}
         mixed: list[str] = []
@@ -111,12 +111,12 @@ class HfFolder:
         return kinds
 
     def read(self, weight: Weight, layers: int | None, spec: P) -> jax.Array:
-        """Read the weight onto the devices, the layers stacked; each device's part is read on its own."""
+        """Read a weight onto the devices with its layers stacked; each device's part is read separately."""
         names = tensor_names(weight, layers)
         dtype = np.dtype(jnp.dtype(self.dtype)) if self.dtype else self.places[names[0]].dtype
 
         def part(index: Any) -> np.ndarray:
-            """Return what one device holds, filled tensor by tensor: one copy, from the file's pages to the array."""
+            """Return one device's part, with a single copy from the file's pages to the array."""
             chosen, inner = (names, index) if layers is None else (names[index[0]], index[1:])
             stack = _aligned_empty((len(chosen), *_sliced(weight.shape, inner)), dtype)
             blocks = [b for name, row in zip(chosen, stack, strict=True) for b in self._blocks(name, inner, row)]
@@ -130,7 +130,7 @@ class HfFolder:
         return jax.make_array_from_callback(wanted.shape, wanted.sharding, part)
 
     def _blocks(self, name: str, index: tuple[slice, ...], row: np.ndarray) -> Iterator["_Block"]:
-        """Cut the part `index` of a tensor into pieces of at most _BLOCK bytes, each with the array that takes it."""
+        """Yield the part `index` of a tensor in blocks of at most _BLOCK bytes, each with its output array."""
         place = self.places[name]
         line = math.prod(place.shape[1:]) * place.dtype.itemsize
         first, last, _ = index[0].indices(place.shape[0])
@@ -141,7 +141,7 @@ class HfFolder:
             yield _Block(name, self.folder / place.file, piece, index[1:], row[start - first : stop - first])
 
     def refuse_nonfinite(self) -> None:
-        """Raise ValueError naming every tensor that was read and holds NaN, infinities or too large numbers."""
+        """Raise ValueError naming every tensor read with NaN, infinities or too large numbers."""
         if self.too_large:
             raise ValueError(f"{self.folder}: {too_large_text(self.dtype or '', self.too_large)}")
         if self.nonfinite:
@@ -152,7 +152,7 @@ class HfFolder:
 
 
 class _Place(NamedTuple):
-    """Place of a tensor: the file, its name there, the offset of its data."""
+    """Location of a tensor: the file, its name there, and the offset of its data."""
 
     file: str
     name: str
@@ -162,7 +162,7 @@ class _Place(NamedTuple):
 
 
 class _Block(NamedTuple):
-    """Whole rows of one tensor's file, the columns of them that are wanted, and the array that takes these."""
+    """Rows of a tensor in a file, the columns to read, and the output array."""
 
     name: str
     file: Path
@@ -172,9 +172,9 @@ class _Block(NamedTuple):
 
 
 def _read_block(block: _Block) -> Literal["not finite", "too large"] | None:
-    """Fill `block.out`; returns what is wrong with it: NaN or infinities, or numbers too large for its dtype.
+    """Fill `block.out`; return its fault: NaN or infinities, or numbers too large for its dtype.
 
-    Mapped a block at a time: mapped pages that were read count as the process's memory.
+    Each block is mapped separately, since mapped pages count as the process's memory once they are read.
     """
     place = block.place
     stored = np.memmap(block.file, place.dtype, "r", place.offset, place.shape)[:, *block.columns]
@@ -186,9 +186,9 @@ def _read_block(block: _Block) -> Literal["not finite", "too large"] | None:
 
 
 def _places(file: Path, names: Mapping[str, str]) -> dict[str, _Place]:
-    """Return the places of tensors in a safetensors file found whole: 8 bytes of size, a JSON header, data.
+    """Return the locations of tensors in a checked safetensors file: 8 bytes of size, a JSON header, data.
 
-    `names` gives the names in the file by the declared names.
+    `names` maps declared names to names in the file.
     """
     with file.open("rb") as opened:
         size = int.from_bytes(opened.read(8), "little")
@@ -206,7 +206,7 @@ def _sliced(shape: tuple[int, ...], index: tuple[slice, ...]) -> tuple[int, ...]
 
 
 def _aligned_empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """Return an array that begins at a multiple of 64 bytes, which JAX on a CPU takes without a copy."""
+    """Return an array aligned to 64 bytes, which JAX on a CPU uses without a copy."""
     nbytes = math.prod(shape) * dtype.itemsize
     buffer = np.empty(nbytes + 64, np.uint8)
     start = -buffer.ctypes.data % 64
@@ -214,16 +214,16 @@ def _aligned_empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
 
 
 def too_large_text(dtype: str, names: Collection[str]) -> str:
-    """Return a message on tensors whose numbers do not fit a dtype."""
+    """Return a message about tensors with numbers too large for a dtype."""
     fix = "bfloat16 or float32" if dtype == "float16" else "float32"
     return f"numbers too large for {dtype} in {first_few(sorted(names), ', ')}: take {fix}"
 
 
 def all_finite(block: np.ndarray) -> bool:
-    """Return True if no number has an exponent of ones, as NaN and infinities have.
+    """Return whether no number is NaN or infinite, by two maxima without a temporary array.
 
-    As integers such numbers are the largest: the positive ones of the signed, the negative ones of the unsigned. Two
-    maxima without a temporary array.
+    NaN and infinities have an exponent of all ones, so as integers they are the largest: signed if positive, unsigned
+    if negative.
     """
     infinity = np.array(np.inf, block.dtype)
     signed, unsigned = (np.dtype(f"{kind}{block.dtype.itemsize}") for kind in "iu")
@@ -233,7 +233,7 @@ def all_finite(block: np.ndarray) -> bool:
 
 
 def local_folder(path: str | os.PathLike[str]) -> Path:
-    """Return the folder itself, or the local snapshot of a hub id (downloaded unless HF_HUB_OFFLINE is set)."""
+    """Return the folder, or the local snapshot of a hub id (downloaded unless HF_HUB_OFFLINE is set)."""
     name = os.path.expanduser(path)
     folder = Path(name)
     if folder.is_dir():
@@ -246,13 +246,13 @@ def local_folder(path: str | os.PathLike[str]) -> Path:
         raise FileNotFoundError(f"no folder {name!r}, and it is not a hub id of the form owner/name")
     try:
         return find_snapshot(name, allow_patterns=["*.safetensors", INDEX, "config.json", *TOKENIZER_FILES])
-    except Exception as error:  # the hub raises many kinds: offline, no such model, no access
+    except Exception as error:  # many kinds: offline, no such model, no access
         reason = first_line(error)
         raise FileNotFoundError(f"no folder {name!r}, and the hub gave no model of that name: {reason}") from error
 
 
 def files_dtype(folder: str | os.PathLike[str]) -> str:
-    """Return the dtype of a model folder's files: the embedding's, which the kernels share. Raises as `load_hf`."""
+    """Return the dtype of a model folder's embedding, which its kernels share. Raises as `load_hf`."""
     files = _weight_files(folder := Path(folder))[0]
     for file in files:
         header = _header(folder / file)
@@ -269,7 +269,7 @@ def _header(file: Path) -> dict[str, tuple[tuple[int, ...], str]]:
 
 
 def _weight_files(folder: Path) -> tuple[list[str], dict[str, str] | None]:
-    """Return the files that hold the weights, and the index's map from tensor to file if the index is used."""
+    """Return the files with the weights, and the index's map from tensor to file if there is an index."""
     if file_of(folder, WEIGHTS):
         return [WEIGHTS], None
     if not (index := file_of(folder, INDEX)):
@@ -284,7 +284,7 @@ def _weight_files(folder: Path) -> tuple[list[str], dict[str, str] | None]:
 
 
 def _find_tensors(folder: Path, config: Qwen3Config) -> dict[str, _Place]:
-    """Return the place of every declared tensor, after checking every file and every tensor's presence and shape."""
+    """Locate every declared tensor, after checking every file and every tensor's presence and shape."""
     files, weight_map = _weight_files(folder)
     if weight_map is None and (folder / INDEX).exists():
         log.warning("%s: reading %s, as transformers does, and not the files of %s", folder, WEIGHTS, INDEX)
@@ -303,7 +303,7 @@ def _find_tensors(folder: Path, config: Qwen3Config) -> dict[str, _Place]:
         except (SafetensorError, OSError) as error:
             problems.append(f"file {file} is cut or damaged ({error})")
             unreadable.add(file)
-        except ValueError as error:  # no file of this folder
+        except ValueError as error:  # not a file of this folder
             problems.append(str(error))
             unreadable.add(file)
         else:
@@ -352,12 +352,12 @@ def _find_tensors(folder: Path, config: Qwen3Config) -> dict[str, _Place]:
 
 
 def _declared_name(name: str, expected: Collection[str]) -> str:
-    """Return a tensor's name with the prefix `model.`, which is missing where the body alone was saved."""
+    """Add the prefix `model.` to a tensor's name, which is missing if only the body was saved."""
     return f"model.{name}" if name not in expected and f"model.{name}" in expected else name
 
 
 def _same_numbers(folder: Path, home: Mapping[str, str], *names: str) -> bool:
-    """Compare two tensors; in different dtypes they are equal if one is the other's cast. NaN equals NaN."""
+    """Return whether two tensors are equal (NaN equals NaN) or, in different dtypes, one is a cast of the other."""
 
     def read(name: str) -> np.ndarray:
         with safe_open(folder / home[name], framework="np") as opened:

@@ -1,4 +1,4 @@
-"""Folders of models and of data sets by their Hugging Face hub id. Imports no JAX."""
+"""Find folders of models and data sets by Hugging Face hub id. Imports no JAX."""
 
 import logging
 import re
@@ -12,12 +12,12 @@ log = logging.getLogger(__name__)
 
 
 def is_hub_id(name: str) -> bool:
-    """Returns True for owner/name, which may be a hub id when it is no folder."""
+    """Return whether a name has the form owner/name of a hub id; it may also be a folder."""
     return name.count("/") == 1 and not name.startswith((".", "/", "~"))
 
 
 def cached_folder(path: str) -> Path | None:
-    """Return a model's folder without a download: itself, or the cached snapshot of a hub id; None if there is none.
+    """Return a model's folder without downloading: the folder itself or a hub id's cached snapshot, None if not cached.
 
     Raises ValueError for a name that is not a folder and cannot be a hub id.
     """
@@ -34,11 +34,11 @@ def cached_folder(path: str) -> Path | None:
 
 
 def find_snapshot(name: str, *, allow_patterns: Sequence[str] | None = None, local_files_only: bool = False) -> Path:
-    """Returns the local snapshot of a hub id, downloaded unless `local_files_only` or HF_HUB_OFFLINE is set.
+    """Return the local snapshot of a hub id, downloaded unless `local_files_only` or HF_HUB_OFFLINE is set.
 
-    If the hub has no model of this name, tries it with `-` and `_` exchanged in the last separators, since both
-    spellings of one name are in use, and logs which one it took. Without the hub's answer the other spellings are
-    looked up in the cache alone. Raises what `snapshot_download` raises for `name` itself.
+    If the hub has no such model, this tries variants with `-` and `_` exchanged in the last separators, since names are
+    spelled both ways, and logs the one it uses. Offline, variants are only searched in the cache. Raises as
+    `snapshot_download` does for `name` itself.
     """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
@@ -57,7 +57,7 @@ def find_snapshot(name: str, *, allow_patterns: Sequence[str] | None = None, loc
     except GatedRepoError:
         raise
     except (RepositoryNotFoundError, LocalEntryNotFoundError) as error:
-        # LocalEntryNotFoundError: offline, so the hub did not say whether the model exists.
+        # LocalEntryNotFoundError: offline, so it is unknown whether the model exists.
         cached = isinstance(error, LocalEntryNotFoundError)
         reason = f"{name} is not in the cache" if cached else f"there is no model {name}"
         for other in _other_spellings(name):
@@ -69,10 +69,10 @@ def find_snapshot(name: str, *, allow_patterns: Sequence[str] | None = None, loc
 
 
 def find_data(name: str, files: Sequence[str], *, revision: str = "main", local_files_only: bool = False) -> Path:
-    """Return the local snapshot of a data set with some of these files, which are glob patterns.
+    """Return the local snapshot of a data set that has some of these files (glob patterns).
 
-    It is downloaded unless `local_files_only` or HF_HUB_OFFLINE is set. If the revision cannot be had, the newest one
-    is taken. Raises FileNotFoundError with the reason in one line.
+    It is downloaded unless `local_files_only` or HF_HUB_OFFLINE is set. If the revision is not available, the newest
+    one is used. Raises FileNotFoundError with the reason in one line.
     """
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
@@ -95,7 +95,7 @@ def find_data(name: str, files: Sequence[str], *, revision: str = "main", local_
 
 
 def _other_spellings(name: str) -> Iterator[str]:
-    """Yields the name with its last, its last two, ... separators exchanged."""
+    """Yield the name with its last, its last two, ... separators exchanged."""
     owner, _, repository = name.partition("/")
     exchanged = repository.translate(str.maketrans("-_", "_-"))
     for place in reversed([match.start() for match in re.finditer("[-_]", repository)]):

@@ -1,13 +1,13 @@
-"""Write and read model folders with Orbax weights: for jobs that read them in shards, from disks or object stores.
+"""Write and read model folders with Orbax weights, for jobs that read shards from disks or object stores.
 
-    params/NAME/    one Orbax checkpoint a declared weight, NAME as in Hugging Face without the layer's number: layers
+    params/NAME/    one Orbax checkpoint per declared weight, NAME as in Hugging Face without the layer's number: layers
                     stacked [l, ...], kernels [out, in]
-    config.json     as in a Hugging Face folder, and the tokenizer's files beside it
-    manifest.json   every file with its SHA-256 and every weight's dtype, written last: a folder without it is not read
+    config.json     as in a Hugging Face folder, next to the tokenizer's files
+    manifest.json   every file with its SHA-256 and every weight's dtype; written last, and required for reading
 
-One checkpoint a weight: a conversion holds one stacked weight in memory, not the model, and a killed one resumes behind
-the last finished weight. The sums are there because Orbax has none for the weights: a flipped byte in its data files
-loads as another number.
+With one checkpoint per weight, a conversion needs memory for one stacked weight, not for the model, and an interrupted
+one resumes after the last finished weight. The checksums are needed since Orbax has none for the weights: a flipped
+byte in its data files loads as another number.
 """
 
 import os
@@ -31,10 +31,10 @@ from socialr1_jax.weights.tokenizer_files import count_tokens, tokenizer_files
 
 PARAMS, MANIFEST = "params", "manifest.json"
 _VERSION, _VERSION_OF_SEVERAL_DTYPES = 2, 3  # of the manifest
-# Bytes that are read and decoded together: with a whole weight as one chunk every process of a mesh decodes all of it.
+# Bytes per chunk: if a weight were a single chunk, every process of a mesh would decode all of it.
 _CHUNK = 64 << 20
 _DTYPES = ("float32", "bfloat16", "float16")
-Read = Callable[[Weight, int | None, P], jax.Array]  # a declared weight, as for hf.map_weights
+Read = Callable[[Weight, int | None, P], jax.Array]  # as for `map_weights`
 
 
 def write_orbax(
@@ -48,18 +48,18 @@ def write_orbax(
     check: Callable[[], None] = lambda: None,
     say: Callable[[str], None] = lambda name: None,
 ) -> None:
-    """Write a folder from weights that `read` gives one at a time; it appears whole or not at all.
+    """Write a folder atomically, reading one weight at a time.
 
     An existing Orbax folder is replaced; any other non-empty folder raises FileExistsError.
 
     Args:
         directory: the folder.
-        config: the model's.
-        dtypes: of what `read` gives, by Hugging Face name.
-        read: a declared weight's array.
-        tokenizer: the folder that the tokenizer files are copied from.
-        source: lets the next equal call resume a killed one (runtime/files.py, `whole_folder`).
-        check: called with each weight read and not yet written; may raise.
+        config: the model's configuration.
+        dtypes: dtypes of the results of `read`, by Hugging Face name.
+        read: returns the array of a declared weight.
+        tokenizer: the folder to copy the tokenizer files from.
+        source: description of the input; an equal call resumes an interrupted one (`whole_folder` in runtime/files.py).
+        check: called after a weight is read and before it is written; may raise.
         say: called with each weight's name.
     """
     with whole_folder(directory, marker=MANIFEST, source=source) as partial:
@@ -68,7 +68,7 @@ def write_orbax(
             def write(weight: Weight, layers: int | None, spec: P) -> None:
                 target = partial / PARAMS / _item(weight)
                 say(target.name)
-                if not target.exists():  # Orbax renames a checkpoint into its place when it is whole
+                if not target.exists():  # Orbax writes a checkpoint atomically
                     chunks = {"weight": ocp.SaveArgs(chunk_byte_size=_CHUNK)}
                     item = {"weight": read(weight, layers, spec)}
                     check()
@@ -88,11 +88,11 @@ def write_orbax(
 
 
 def load_orbax(directory: str | os.PathLike[str], *, tokenizer: bool = True) -> Qwen3:
-    """Read a folder of `write_orbax` onto the first device, in the dtypes that were written.
+    """Read a folder of `write_orbax` onto the first device, in the stored dtypes.
 
-    Without `tokenizer` its tokens are not counted: a model to convert, not to sample from.
+    Without `tokenizer`, tokens are not counted: the model can be converted, but not sampled from.
 
-    Raises FileNotFoundError when the folder has no manifest, and ValueError naming the files that are absent, cut or
+    Raises FileNotFoundError if the folder has no manifest, and ValueError naming the files that are absent, truncated,
     altered or outside the folder.
     """
     folder = Path(os.path.expanduser(directory)).absolute()
@@ -114,7 +114,7 @@ def load_orbax(directory: str | os.PathLike[str], *, tokenizer: bool = True) -> 
             raise ValueError(f"{folder / MANIFEST} has dtype {shown(dtype)}, not one of {', '.join(_DTYPES)}")
     if problems := [fault for name, digest in files.items() if (fault := _fault(folder, name, digest))]:
         raise ValueError(f"{directory} is damaged, convert it again: {first_few(problems)}")
-    tokenizer_files(folder)  # an export copies them: one that it must not copy is refused before weights are read
+    tokenizer_files(folder)  # refuse files that an export must not copy before reading weights
     config = Qwen3Config.from_hf(read_json(folder / "config.json"), source=str(folder / "config.json"))
     items = jax.tree.leaves(map_weights(config, lambda weight, layers, spec: _item(weight)))
     if unlisted := sorted(set(items) - {name.split("/")[1] for name in files if name.startswith(f"{PARAMS}/")}):
@@ -128,7 +128,7 @@ def load_orbax(directory: str | os.PathLike[str], *, tokenizer: bool = True) -> 
             place = folder / PARAMS / _item(weight)
             try:
                 return checkpointer.restore(place, {"weight": abstract})["weight"]
-            except (ValueError, TypeError, LookupError) as error:  # such as another shape than config.json's
+            except (ValueError, TypeError, LookupError) as error:  # such as a shape other than config.json's
                 raise ValueError(f"{place} cannot be read: {printable(str(error), 300)}") from error
 
         params = map_weights(config, read)
@@ -140,7 +140,7 @@ def _item(weight: Weight) -> str:
 
 
 def _fault(folder: Path, name: str, digest: Any) -> str:
-    """Returns what is wrong with a file of the manifest; "" if it is whole."""
+    """Return the fault of a file in the manifest, or ""."""
     try:
         file = file_of(folder, name)
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""Load the tokenizer of a model folder; one line says what is wrong with its files. Imports no JAX."""
+"""Load the tokenizer of a model folder, with one-line errors for faulty files. Imports no JAX."""
 
 import logging
 import os
@@ -14,17 +14,17 @@ from socialr1_jax.runtime.ownership import TOKENIZER_FILES
 from socialr1_jax.runtime.terminal import printable, shown
 
 _TAKE_ANOTHER = "put the tokenizer files of the model that its weights come from there"
-_MOST = 256 << 20  # bytes of a tokenizer's file; Qwen3's largest has 11 MB
+_MOST = 256 << 20  # bytes per file; Qwen3's largest has 11 MB
 _SENTENCE = "Where will Ann look for the key?"
 
 
 def has_tokenizer(folder: Path) -> bool:
-    """Returns True if the folder has one of the files that hold a vocabulary."""
+    """Return whether the folder has a vocabulary file."""
     return any(file_of(folder, name) for name in ("tokenizer.json", "vocab.json"))
 
 
 def tokenizer_files(folder: Path) -> list[Path]:
-    """Return the tokenizer files that a folder has. Raises ValueError as `file_of`, and for one that is too large."""
+    """Return the tokenizer files in a folder. Raises ValueError as `file_of` does, and if one is too large."""
     files = [file for name in TOKENIZER_FILES if (file := file_of(folder, name))]
     for file in files:
         if (size := file.stat().st_size) > _MOST:
@@ -33,10 +33,10 @@ def tokenizer_files(folder: Path) -> list[Path]:
 
 
 def load_tokenizer(folder: str | os.PathLike[str] | None) -> Any:
-    """Returns the tokenizer of a local folder as transformers reads it; files may begin with a byte order mark.
+    """Load the tokenizer of a local folder with transformers; files may begin with a byte order mark.
 
-    Raises ValueError: one line that names the folder or the file, and the fix. A tokenizer that loses text is refused:
-    prompts would be empty, and responses too.
+    Raises ValueError in one line with the folder or file and the fix. A tokenizer that loses text is refused, since
+    prompts and responses would be empty.
     """
     if not folder:
         raise ValueError(f"the model has no folder with a tokenizer: save it as a folder and {_TAKE_ANOTHER}")
@@ -54,9 +54,9 @@ def load_tokenizer(folder: str | os.PathLike[str] | None) -> Any:
 
 
 def _read(folder: Path, use: Callable[[Any], Any]) -> tuple[Any, Any]:
-    """Returns the folder's tokenizer and `use(tokenizer)`: some broken files show when it is used."""
+    """Return the folder's tokenizer and `use(tokenizer)`; some faults only appear in use."""
     there = [file.name for file in (file_of(folder, "config.json"), *tokenizer_files(folder)) if file]
-    if not has_tokenizer(folder):  # transformers would make an empty tokenizer
+    if not has_tokenizer(folder):  # transformers would create an empty tokenizer
         raise ValueError(f"{folder} has neither tokenizer.json nor vocab.json: {_TAKE_ANOTHER}")
     if "tokenizer.json" not in there and "merges.txt" not in there:
         raise ValueError(f"{folder} has vocab.json without merges.txt: put merges.txt beside it")
@@ -73,7 +73,7 @@ def _read(folder: Path, use: Callable[[Any], Any]) -> tuple[Any, Any]:
                 raise
             for name in there:
                 if name.endswith(".json"):
-                    read_json(folder / name)  # names the file that is no JSON object
+                    read_json(folder / name)  # raises for the file that is not a JSON object
             reason = " ".join(str(error).replace(str(readable), str(folder)).split())
             reason = printable(reason, 300) or type(error).__name__
             raise ValueError(
@@ -82,9 +82,9 @@ def _read(folder: Path, use: Callable[[Any], Any]) -> tuple[Any, Any]:
 
 
 def count_tokens(folder: Path, vocab_size: int) -> int:
-    """Returns one more than the largest id of the folder's tokenizer; the whole vocabulary if there is none.
+    """Return the largest id of the folder's tokenizer plus one; `vocab_size` if there is no tokenizer.
 
-    Raises ValueError if the tokenizer cannot be read or has an id that the model's vocabulary has not.
+    Raises ValueError if the tokenizer cannot be read or has an id outside the model's vocabulary.
     """
     if not has_tokenizer(folder):
         return vocab_size
@@ -107,7 +107,7 @@ def _make_printable(record: logging.LogRecord) -> bool:
 
 @contextmanager
 def _without_marks(folder: Path, names: list[str]) -> Iterator[Path]:
-    """Yields the folder, or a temporary copy of its tokenizer files where one begins with a byte order mark."""
+    """Yield the folder, or a copy of its tokenizer files without byte order marks if one has a mark."""
     contents = {name: (folder / name).read_bytes() for name in names}
     if not any(content.startswith(BYTE_ORDER_MARK) for content in contents.values()):
         yield folder

@@ -536,7 +536,7 @@ def test_hub_offline(monkeypatch, tmp_path):
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(DataError, match="owner/stories: no such file here, and the hub dataset could not be had"):
+    with pytest.raises(DataError, match="owner/stories: no such file here, and the hub dataset could not be loaded"):
         tables.read_all_rows("owner/stories")
 
 

@@ -274,7 +274,7 @@ def test_a_model_whose_weights_are_cut(main, model, tmp_path, capsys):
     [
         (["--question", "Where?"], "model is required"),
         (["--model", "m", "--temprature", "1"], "unknown key 'temprature'; did you mean 'temperature'?"),
-        (["--model", "m", "--file", "f.jsonl", "--question", "Where?"], "file brings its own story, question"),
+        (["--model", "m", "--file", "f.jsonl", "--question", "Where?"], "file has its own story, question"),
         (["--model", "m", "--first_label", "1"], "first_label is about a question file, and file names none"),
         (["--model", "m", "--row", "0"], "row must be at least 1"),
     ],
