@@ -182,9 +182,7 @@ def test_two_labels_in_the_weights_alone_are_refused(untied, tmp_path):
 
 
 def test_language_model_and_reward_model_are_not_exchangeable(tiny, untied):
-    with pytest.raises(
-        ValueError, match=r"config\.json.*Qwen3ForCausalLM.*train_reward_model\.py makes a reward model"
-    ):
+    with pytest.raises(ValueError, match=r"config\.json.*Qwen3ForCausalLM.*train-reward-model makes a reward model"):
         load_reward_model(tiny.folder)
     with pytest.raises(ValueError, match=r"config\.json.*is a reward model: load_reward_model reads it"):
         load_hf(untied[2])
