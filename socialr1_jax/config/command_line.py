@@ -78,6 +78,8 @@ def _split(config_class: type[Section], arguments: list[str]) -> tuple[list[str]
         name, equals, value = argument[2:].partition("=")
         name = name.replace("-", "_")
         if name == "dry_run":
+            if equals:
+                raise ConfigError("--dry-run takes no value")
             dry_run = True
             continue
         kind = None if name == "config" else field_of(config_class, name)[0]
@@ -92,15 +94,25 @@ def _split(config_class: type[Section], arguments: list[str]) -> tuple[list[str]
             paths.append(value)
         else:
             overrides.append(f"{name}={value}")
+    return paths, overrides + _positional(config_class, unnamed), dry_run
+
+
+def _positional(config_class: type[Section], unnamed: list[str]) -> list[Mapping[str, Any]]:
+    """Return the settings of the arguments without a name, in the order of `positional`."""
+    settings: list[Mapping[str, Any]] = []
     for name in config_class.positional:
-        several = field_of(config_class, name)[0] is not str
+        several = _takes_several(config_class, name)
         taken = unnamed[:] if several else unnamed[:1]
         del unnamed[: len(taken)]
         if taken:
-            overrides.append({name: taken if several else taken[0]})
+            settings.append({name: taken if several else taken[0]})
     if unnamed:
         raise _unexpected(unnamed[0])
-    return paths, overrides, dry_run
+    return settings
+
+
+def _takes_several(config_class: type[Section], name: str) -> bool:
+    return field_of(config_class, name)[0] is not str
 
 
 def _unexpected(argument: str) -> ConfigError:
@@ -120,10 +132,10 @@ def _help(config_class: type[Section], description: str, default_config: str | P
     for name, section, field in leaves(config_class):
         group = name.rpartition(".")[0]
         titles[group] = (
-            (section.__doc__ or "").strip().splitlines()[0] if group else "Each is also a flag: --name value."
+            (section.__doc__ or "").strip().partition("\n")[0] if group else "Each is also a flag: --name value."
         )
         rows.setdefault(group, []).append((name, _default_text(name, field, values), field.description or ""))
-    arithmetic = " and the batch arithmetic" * (config_class.arithmetic is not Section.arithmetic)
+    arithmetic = "" if config_class.arithmetic is Section.arithmetic else " and the batch arithmetic"
     flags = [
         ("--config FILE.yaml", str(default_config or ""), "start from this file; if repeated, later files win"),
         ("--dry-run", "", f"print the resolved configuration{arithmetic}, then exit"),
@@ -145,7 +157,7 @@ def _help(config_class: type[Section], description: str, default_config: str | P
             yield from (" " * indent + line for line in lines[1:])
 
     unnamed = "".join(
-        f"{name.upper()} " + "... " * (field_of(config_class, name)[0] is not str) for name in config_class.positional
+        f"{name.upper()} {'... ' if _takes_several(config_class, name) else ''}" for name in config_class.positional
     )
     out = [
         f"usage: {program()} {unnamed}[--config FILE.yaml] [--name value ...] [section.field=value ...] [--dry-run]",

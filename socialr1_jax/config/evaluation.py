@@ -21,7 +21,8 @@ STATIC = (
     "hitom",
     "tactfultom",
 )
-TASKS = (*STATIC, "fantom", "sotopia")
+ASKED = (*STATIC, "fantom")  # each item is one question
+TASKS = (*ASKED, "sotopia")
 GROUPS = {"static": STATIC, "all": TASKS}
 ProtocolName = Literal["official", "official_cot", "official_18", "official_vp", "paper", "likelihood", "social_r1"]
 PROTOCOLS: tuple[ProtocolName, ...] = get_args(ProtocolName)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from socialr1_jax.config.commands import AuditConfig
-from socialr1_jax.config.evaluation import TASKS
+from socialr1_jax.config.evaluation import ASKED
 from socialr1_jax.data.bad_rows import summary
 from socialr1_jax.data.examples import Example
 from socialr1_jax.data.tables import DataError
@@ -95,7 +95,7 @@ def read_source(
     if not source:
         raise DataError("empty source name")
     folder = Path(source)
-    if os.path.isdir(source) and folder.resolve().name in set(TASKS) - {"sotopia"}:
+    if os.path.isdir(source) and folder.resolve().name in ASKED:
         return _benchmark(folder), ()
     sources = [source]
     if os.path.isdir(source):

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from socialr1_jax.config.evaluation import STATIC
+from socialr1_jax.config.evaluation import ASKED
 from socialr1_jax.data.examples import Example
 from socialr1_jax.data.twins import cluster_name, twin_name
 from socialr1_jax.evaluation.card import card_example
@@ -115,7 +115,7 @@ def _of_sample(row: Mapping[str, Any]) -> GradedReply | None:
     for name, kind in _SAMPLE.items():
         if not isinstance(row[name], kind):
             raise TypeError(f"{name} is not of type {kind.__name__}")
-    if row["task"] in (*STATIC, "fantom") and not get_task(row["task"]).in_headline(row["meta"]):
+    if row["task"] in ASKED and not get_task(row["task"]).in_headline(row["meta"]):
         return None
     example = None
     gold = row["gold"]

@@ -14,6 +14,8 @@ from socialr1_jax.runtime.processes import least_of_all
 
 log = logging.getLogger(__name__)
 
+# Axes: t queries, s keys, n query heads, k key and value heads, h head width; 1 a batch of one.
+
 _TOLERANCE = 0.03  # of the relative error in norm: bfloat16 has 8 bits; cuDNN on an H200 differs 0.001-0.004 from XLA
 
 
@@ -26,7 +28,7 @@ def working_attention(name: Literal["auto", "xla", "cudnn"], dtype: str) -> Back
     if backend == "xla":
         return backend
     fault = cudnn_fault(dtype)
-    if least_of_all(not fault):
+    if least_of_all(not fault):  # a collective: all processes must agree
         return backend
     why = fault or "it failed in another process"
     if name == "cudnn":
@@ -41,15 +43,15 @@ def cudnn_fault(dtype: str) -> str:
 
     The reference is NumPy in float64: compiling XLA's attention for the GPU would take longer.
     """
-    t, heads, groups, h = 256, 4, 2, 128
+    t, heads, kv_heads, h = 256, 4, 2, 128
     random = np.random.default_rng(0)
     q_1tnh, k_1tkh, v_1tkh, dout_1tnh = (
-        jnp.asarray(random.standard_normal((1, t, m, h)), dtype) for m in (heads, groups, groups, heads)
+        jnp.asarray(random.standard_normal((1, t, m, h)), dtype) for m in (heads, kv_heads, kv_heads, heads)
     )
     own_t = np.repeat(np.arange(4, dtype=np.int32), t // 4)
     prefix_t = np.where(own_t == 1, 0, own_t)  # segment 0 is the prefix of segment 1
     segments = Segments(own_t[None], prefix_t[None], np.arange(t, dtype=np.int32)[None])
-    length = t - 56
+    length = 200  # of the padded row
     inside_t = np.arange(t) < length
     causal_ts = np.tri(t, dtype=bool)
     seen_ts = causal_ts & ((own_t[:, None] == own_t) | (prefix_t[:, None] == own_t))
@@ -66,13 +68,13 @@ def cudnn_fault(dtype: str) -> str:
         try:
             actual = [np.asarray(x, np.float64)[0] for x in run(q_1tnh, k_1tkh, v_1tkh, dout, packed)]
         except Exception as error:  # XLA, cuDNN and the driver raise many kinds
-            return f"{what}: {str(error).strip().splitlines()[0][:200]}"
+            return f"{what}: {(str(error).strip() or type(error).__name__).splitlines()[0][:200]}"
         q, k, v, d = (np.asarray(x, np.float64)[0] for x in (q_1tnh, k_1tkh, v_1tkh, dout))
         expected = _attention(q, k, v, d, seen_ts if packed else causal_ts)
         if not packed:  # results at padded positions are undefined
             actual, expected = [x[:length] for x in actual], [x[:length] for x in expected]
-        for name, ours, theirs in zip(("results", "dq", "dk", "dv"), expected, actual, strict=True):
-            error_norm = np.linalg.norm(ours - theirs) / np.linalg.norm(ours)
+        for name, want, got in zip(("results", "dq", "dk", "dv"), expected, actual, strict=True):
+            error_norm = np.linalg.norm(want - got) / np.linalg.norm(want)
             if not error_norm < _TOLERANCE:
                 return f"{what}: {name} are wrong by {error_norm:.2g} (relative)"
     return ""

@@ -18,6 +18,7 @@ brief one (only the right option), used equally often on both sides: a loop is o
 by a full one. The balance needs both of these kinds.
 """
 
+import math
 import random
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -58,32 +59,36 @@ def corruption_pairs(
     for kind in kinds:
         if kind not in KINDS:
             raise ValueError(f"kinds has {kind!r}; use some of {', '.join(KINDS)}")
-    told = [telling_of(example) for example in examples]
-    twins = {example.id: one for example, one in zip(examples, told, strict=True)}
-    company = _Company(told)
+    tellings = [telling_of(example) for example in examples]
+    telling_by_id = {example.id: telling for example, telling in zip(examples, tellings, strict=True)}
+    seen_words = _SeenWords(tellings)
     pairs = []
-    for example, one in zip(examples, told, strict=True):
-        twin = twins.get(example.meta.get("twin_of", ""))
+    for example, telling in zip(examples, tellings, strict=True):
+        twin = telling_by_id.get(example.meta.get("twin_of", ""))
         for kind in dict.fromkeys(kinds):
             rng = random.Random(f"socialr1 corruption {seed} {example.id} {kind}")
             rejected_longer = rng.random() < 0.5
             match kind:
                 case "wrong_perceiver":
-                    found = _in_both_forms(one, _misperceived(one, twin, rng))
+                    candidates = _in_both_forms(telling, _misperceived(telling, twin, rng))
                 case "ungrounded_claim":
-                    found = _in_both_forms(one, _exchanged(one, company, rng))
+                    candidates = _in_both_forms(telling, _exchanged(telling, seen_words, rng))
                 case "skipped_stage":
-                    found = _skipped(one, rejected_longer, rng)
+                    candidates = _skipped(telling, rejected_longer, rng)
                 case "loop":
-                    found = _looped(one, rejected_longer)
+                    candidates = _looped(telling, rejected_longer)
+                case "option_first":
+                    candidates = _option_first(telling)
                 case _:
-                    found = _option_first(one)
-            drawn = _length_matched([texts for texts in found if texts[0] != texts[1]], rejected_longer, rng)
-            if drawn is None:
+                    raise AssertionError(kind)
+            chosen_texts = _length_matched(
+                [texts for texts in candidates if texts[0] != texts[1]], rejected_longer, rng
+            )
+            if chosen_texts is None:
                 continue
-            pairs.append(_pair(example, kind, "", drawn))
+            pairs.append(_pair(example, kind, "", chosen_texts))
             if single_stages and kind in _FALSE:
-                bodies = [dict(zip(STAGES, _bodies(text), strict=True)) for text in drawn]
+                bodies = [dict(zip(STAGES, _bodies(text), strict=True)) for text in chosen_texts]
                 for stage in _FALSE_STAGES:
                     texts = (bodies[0][stage], bodies[1][stage])
                     if texts[0] != texts[1]:
@@ -104,16 +109,16 @@ def _pair(example: Example, kind: str, stage: str, texts: Texts) -> Pair:
     )
 
 
-def _length_matched(found: list[Texts], rejected_longer: bool, rng: random.Random) -> Texts | None:
+def _length_matched(candidates: list[Texts], rejected_longer: bool, rng: random.Random) -> Texts | None:
     """Choose a candidate, if possible with the requested longer side and similar lengths; None if there is none."""
-    rng.shuffle(found)
+    rng.shuffle(candidates)
 
     def misfit(texts: Texts) -> tuple[bool, bool]:
         chosen, rejected = map(len, texts)
         alike = max(chosen, rejected) <= _CLOSEST * min(chosen, rejected)
         return (chosen == rejected or (rejected > chosen) != rejected_longer), not alike
 
-    return min(found, key=misfit, default=None)
+    return min(candidates, key=misfit, default=None)
 
 
 # ---------------------------------------------------------------------------------------------- the story behind a text
@@ -160,8 +165,8 @@ def telling_of(example: Example) -> Telling:
         script = Script.from_json(example.meta["script"])
         question = ask(script, script.play(), example.meta["type"])
         if question is not None and question.gold in example.options:
-            kind = example.meta["type"]
-            telling = Telling(script=script, question=question, question_type=kind, options=example.options)
+            question_type = example.meta["type"]
+            telling = Telling(script=script, question=question, question_type=question_type, options=example.options)
             texts = (example.story, example.question, example.answer, example.thoughts)
             if texts == (script.text(), question.text, telling.letter, telling.forms[0]):
                 return telling
@@ -178,73 +183,76 @@ def egocentric(example: Example) -> Example:
 
     Questions that are not about a belief on a place are unchanged. Raises ValueError as `telling_of` does.
     """
-    one = telling_of(example)
-    if not one.question.about:
+    telling = telling_of(example)
+    if not telling.question.about:
         return example
-    world = replace(one.script).play()  # a fresh copy, since it is modified
+    world = replace(telling.script).play()  # of a copy: `play` keeps its world, and this one is modified
     for chain in world.minds:
-        if chain[-1] == one.question.about:
+        if chain[-1] == telling.question.about:
             world.minds[chain] = world.facts
-    question = ask(one.script, world, one.question_type)
+    question = ask(telling.script, world, telling.question_type)
     if question is None:
         return example
-    thoughts = write_trace(one.script, world, question, one.options, egocentric=True)
-    return replace(example, answer=LETTERS[one.options.index(question.gold)], thoughts=thoughts)
+    thoughts = write_trace(telling.script, world, question, telling.options, egocentric=True)
+    return replace(example, answer=LETTERS[telling.options.index(question.gold)], thoughts=thoughts)
 
 
 # ------------------------------------------------------------------------------------------ false statements: two kinds
 
 
-def _in_both_forms(one: Telling, others: Iterator[Telling]) -> list[Texts]:
-    return [texts for other in islice(others, _TRIED) for texts in zip(one.forms, other.forms, strict=True)]
+def _in_both_forms(telling: Telling, others: Iterator[Telling]) -> list[Texts]:
+    return [texts for other in islice(others, _TRIED) for texts in zip(telling.forms, other.forms, strict=True)]
 
 
-def _misperceived(one: Telling, twin: Telling | None, rng: random.Random) -> Iterator[Telling]:
+def _misperceived(telling: Telling, twin: Telling | None, rng: random.Random) -> Iterator[Telling]:
     """Yield the twin if there is one, else the tellings with a perception moved."""
-    moved = [] if twin else [variant for variant, _ in variants(one.script, rng)]
-    for other in [twin] if twin else map(one.with_script, moved):
-        if other is not None and _perceived(other) != _perceived(one):
+    moved = [] if twin else [variant for variant, _ in variants(telling.script, rng)]
+    for other in [twin] if twin else map(telling.with_script, moved):
+        if other is not None and _perceived(other) != _perceived(telling):
             yield other
 
 
-def _perceived(one: Telling) -> list[object]:
+def _perceived(telling: Telling) -> list[object]:
     """Return the perceptions in a trace: the witnesses of each event, the final belief, and the answer."""
-    world = one.script.play()
-    fact: Fact = ("place", one.script.thing)
-    seen = [(seen.event, frozenset(seen.seen_by)) for seen in world.log if seen.event.kind in _WITNESSED]
-    return [*seen, world.thinks(one.question.about, fact) if one.question.about else None, one.question.gold]
+    world = telling.script.play()
+    fact: Fact = ("place", telling.script.thing)
+    witnesses = [(entry.event, frozenset(entry.seen_by)) for entry in world.log if entry.event.kind in _WITNESSED]
+    belief = world.thinks(telling.question.about, fact) if telling.question.about else None
+    return [*witnesses, belief, telling.question.gold]
 
 
-class _Company:
-    """Combinations of words that occur: the split ties names to things, and plots are tied to things.
+class _SeenWords:
+    """The things that occur with each plot and with each person in the stories.
 
-    A combination that never occurs would give the rejected text away without reading the story.
+    An exchange that makes a new combination would give the rejected text away without the story.
     """
 
-    def __init__(self, told: Collection[Telling]) -> None:
-        self.things = {(one.script.plot, event.thing) for one in told for event in one.script.events if event.thing}
-        self.met = {pair for one in told for pair in self._meetings(one.script)}
-        self.people = sorted({person for one in told for person in one.script.people})
+    def __init__(self, tellings: Collection[Telling]) -> None:
+        self.things = {
+            (telling.script.plot, event.thing) for telling in tellings for event in telling.script.events if event.thing
+        }
+        self.person_things = {pair for telling in tellings for pair in self._person_things(telling.script)}
+        self.people = sorted({person for telling in tellings for person in telling.script.people})
 
     def fits(self, script: Script) -> bool:
         things = {(script.plot, event.thing) for event in script.events if event.thing}
-        return things <= self.things and self._meetings(script) <= self.met
+        return things <= self.things and self._person_things(script) <= self.person_things
 
     @staticmethod
-    def _meetings(script: Script) -> set[tuple[str, str]]:
+    def _person_things(script: Script) -> set[tuple[str, str]]:
         things = {event.thing for event in script.events if event.thing}
         return set(product(script.people, things))
 
 
-def _exchanged(one: Telling, company: _Company, rng: random.Random) -> Iterator[Telling]:
+def _exchanged(telling: Telling, seen_words: _SeenWords, rng: random.Random) -> Iterator[Telling]:
     """Yield the tellings with two words of one kind exchanged, at least one of them from the story, in random order.
 
     The options must name both words or neither; otherwise they would give the exchange away.
     """
-    script = one.script
-    told = " ".join((*script.people, *(f"{e.thing} {e.place}" for e in script.events)))
-    named, offered = set(told.split()), set(re.findall(r"\w+", " ".join(one.options)))
-    pairs = [pair for words in (CONTAINERS, OBJECTS, company.people) for pair in combinations(words, 2)]
+    script = telling.script
+    words_of_story = " ".join((*script.people, *(f"{e.thing} {e.place}" for e in script.events)))
+    named, offered = set(words_of_story.split()), set(re.findall(r"\w+", " ".join(telling.options)))
+    pairs = [pair for words in (CONTAINERS, OBJECTS, seen_words.people) for pair in combinations(words, 2)]
     pairs = [pair for pair in pairs if not named.isdisjoint(pair) and (pair[0] in offered) == (pair[1] in offered)]
     rng.shuffle(pairs)
     for pair in pairs:
@@ -253,9 +261,10 @@ def _exchanged(one: Telling, company: _Company, rng: random.Random) -> Iterator[
             other = replace(script, events=_renamed(script.events, swap))
         else:
             other = _renamed(script, swap)
-        found = one.with_script(other) if company.fits(other) else None
-        if found is not None and set(other.events) != set(script.events):
-            yield found
+        exchanged = telling.with_script(other) if seen_words.fits(other) else None
+        # The same events in another order are no false statement.
+        if exchanged is not None and set(other.events) != set(script.events):
+            yield exchanged
 
 
 def _renamed(value: Any, swap: Mapping[str, str]) -> Any:
@@ -308,46 +317,48 @@ def _brief(trace: str, letter: str) -> str:
     return _written([*before, f"{next(w for w in weighed if w.startswith(f'{letter}. '))} {conclusion}"])
 
 
-def _skipped(one: Telling, rejected_longer: bool, rng: random.Random) -> list[Texts]:
-    full, brief = one.forms
-    found = []
+def _skipped(telling: Telling, rejected_longer: bool, rng: random.Random) -> list[Texts]:
+    full, brief = telling.forms
+    candidates = []
+    # Without a stage the rejected text is longer only if it is made from the full form and the chosen one is brief.
     for chosen, base in [(brief, full)] if rejected_longer else [(full, full), (brief, brief)]:
         bodies = _bodies(base)
         for stage, empty in enumerate(_EMPTY):
-            found.append((chosen, _written(bodies, [other for other in range(4) if other != stage])))
+            candidates.append((chosen, _written(bodies, [other for other in range(4) if other != stage])))
             words = " ".join(sorted(rng.sample(empty, rng.randint(1, len(empty))), key=empty.index))
-            found.append((chosen, _written([*bodies[:stage], words, *bodies[stage + 1 :]])))
-    return found
+            candidates.append((chosen, _written([*bodies[:stage], words, *bodies[stage + 1 :]])))
+    return candidates
 
 
-def _looped(one: Telling, rejected_longer: bool) -> list[Texts]:
-    full, brief = one.forms
-    found = []
+def _looped(telling: Telling, rejected_longer: bool) -> list[Texts]:
+    full, brief = telling.forms
+    candidates = []
+    # With a loop it is longer, unless it is made from the brief form and the chosen one is full.
     for chosen, base in [(full, full), (brief, brief)] if rejected_longer else [(full, brief)]:
         bodies = _bodies(base)
         for stage in (0, 1):
             sentences = re.split(r"(?<=[.?!]) ", bodies[stage])
             for start, size, times in product(range(len(sentences)), (1, 2), _REPEATS):
                 end = min(start + size, len(sentences))
-                again = sentences[start:end] * -(-times // (end - start))
+                again = sentences[start:end] * math.ceil(times / (end - start))
                 looped = " ".join([*sentences[:end], *again, *sentences[end:]])
-                found.append((chosen, _written([*bodies[:stage], looped, *bodies[stage + 1 :]])))
+                candidates.append((chosen, _written([*bodies[:stage], looped, *bodies[stage + 1 :]])))
         conclusion = bodies[3][bodies[3].rindex(" So the answer") :]  # a short sentence, in case all others are long
-        found += [(chosen, _written([*bodies[:3], bodies[3] + conclusion * times])) for times in _REPEATS]
-    return found
+        candidates += [(chosen, _written([*bodies[:3], bodies[3] + conclusion * times])) for times in _REPEATS]
+    return candidates
 
 
-def _option_first(one: Telling) -> list[Texts]:
-    letter = one.letter
+def _option_first(telling: Telling) -> list[Texts]:
+    letter = telling.letter
     announced = (f"It is {letter}.", f"The answer is {letter}.", f"Option {letter} is right, and here is why.")
-    found = []
-    for base in one.forms:
+    candidates = []
+    for base in telling.forms:
         bodies = _bodies(base)
         conclusion = re.search(r" So the answer.*$", bodies[3])
         assert conclusion
         for stage, words in product((0, 1), announced):
             early = [*bodies[:stage], f"{words} {bodies[stage]}", *bodies[stage + 1 :]]
-            found.append((base, _written(early)))
-            found.append((base, _written([*early[:3], bodies[3][: conclusion.start()]])))
-        found += [(base, _written(bodies, order)) for order in ((3, 0, 1, 2), (0, 3, 1, 2))]
-    return found
+            candidates.append((base, _written(early)))
+            candidates.append((base, _written([*early[:3], bodies[3][: conclusion.start()]])))
+        candidates += [(base, _written(bodies, order)) for order in ((3, 0, 1, 2), (0, 3, 1, 2))]
+    return candidates

@@ -101,8 +101,8 @@ def _grpo_config(config: QuickstartConfig, folder: Path) -> RunConfig:
     """Return the quickstart's GRPO run: without the quickstart's own sections, with its model and questions."""
     values = {name: value for name, value in config.model_dump().items() if name in RunConfig.model_fields}
     values["model"]["path"] = str(folder / "sft")
-    values["data"] |= {"train": str(folder / "questions" / "train.jsonl")}
-    values["data"] |= {"eval": str(folder / "questions" / "heldout.jsonl")}
+    values["data"]["train"] = str(folder / "questions" / "train.jsonl")
+    values["data"]["eval"] = str(folder / "questions" / "heldout.jsonl")
     if config.rewards.uses.content:
         values["rewards"]["content"]["model"] = str(folder / "content_model" / "export")
     return RunConfig(**values)
@@ -139,7 +139,8 @@ def _cold_start(config: QuickstartConfig, folder: Path) -> None:
     rng = random.Random(f"egocentric {config.seed}")
     references = [egocentric(example) if rng.random() < config.sft.egocentric else example for example in train]
     log = RunLog(folder, config.tracking, config=config.model_dump())
-    save_hf(train_sft(model, tokenizer, references, config.sft, log, config.seed), folder / "sft")
+    model = train_sft(model, tokenizer, references, config.sft, log, config.seed)
+    save_hf(model, folder / "sft")
     log.close()
 
 
@@ -171,7 +172,7 @@ def _content_model(config: QuickstartConfig, folder: Path) -> bool:
         write_pairs(folder / "pairs.jsonl", corruption_pairs(examples, seed=config.seed, kinds=settings.kinds))
     if (model_folder / "export" / "config.json").exists():
         return True
-    width = config.data.max_prompt_tokens + config.sampling.max_new_tokens
+    max_tokens = config.data.max_prompt_tokens + config.sampling.max_new_tokens
     return train_reward_model(
         RewardModelConfig.model_validate(
             {
@@ -180,7 +181,7 @@ def _content_model(config: QuickstartConfig, folder: Path) -> bool:
                 "steps": settings.steps,
                 "evaluate_every": 0,
                 "model": {"path": str(folder / "sft"), "dtype": config.model.dtype, "remat": config.model.remat},
-                "data": {"pairs": str(folder / "pairs.jsonl"), "max_tokens": width},
+                "data": {"pairs": str(folder / "pairs.jsonl"), "max_tokens": max_tokens},
                 "batch": {"pairs": settings.pairs, "micro_batch_tokens": config.grpo.micro_batch_tokens},
                 "optimizer": {
                     "name": "muon",
@@ -228,7 +229,7 @@ def check_export(folder: Path) -> dict[str, float]:
         import torch
         import transformers
     except ImportError:
-        console.print("torch is not installed: the export was read back by this package only")
+        console.print("torch is not installed: the logits of the export were not compared with those of transformers")
         return {}
     model = load_hf(folder / "export")
     transformers.utils.logging.disable_progress_bar()
@@ -237,7 +238,7 @@ def check_export(folder: Path) -> dict[str, float]:
     with torch.no_grad():
         theirs_btv = other(torch.from_numpy(tokens_bt)).logits.numpy()
     difference = float(np.abs(np.asarray(model(tokens_bt, np.full(2, 48))) - theirs_btv).max())
-    if difference > _LOGIT_TOLERANCE:
+    if not difference <= _LOGIT_TOLERANCE:  # NaN fails, too
         raise RuntimeError(f"{folder / 'export'}: logits differ from transformers' by {difference:.1e}")
     console.print(f"transformers loads the export; its logits differ by {difference:.1e} at most")
     return {"export_logit_difference": difference}

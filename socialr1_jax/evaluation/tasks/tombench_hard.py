@@ -1,9 +1,9 @@
 """ToMBench-Hard: 100 held-out questions of six kinds, written to resist shortcuts.
 
 The set was not available when this was written, so its column names are unknown: they are guessed, or given in a file
-`columns.json` beside the data. The benchmark's own prompt is the cards', so both protocols use the same prompt and
-differ only in the parser. Each of the 100 questions counts a point, and the 95 % interval at 0.6 is about +-9.6 points:
-draw several samples.
+`columns.json` beside the data. Both protocols send the prompt of the model cards; only the parser of replies differs.
+With 100 questions the 95 % interval at an accuracy of 0.6 is +-9.6 points; several samples reduce only the noise within
+a question.
 """
 
 from __future__ import annotations
@@ -26,10 +26,11 @@ from socialr1_jax.evaluation.tasks.reading import find_file, read_json
 from socialr1_jax.runtime.files import ROW_SUFFIXES, sha256
 from socialr1_jax.runtime.terminal import shown
 
+_SOURCE = "hub dataset Jincenzi/ToMBench_Hard, or SocialR1/dataset in microsoft/AnthropomorphicIntelligence"
 _STEMS = ("ToMBench_Hard_val", "ToMBench_Hard_test", "val", "test")
 _COLUMNS_FILE = "columns.json"
-_WHOLE = 100
-_LIKELY = {  # field -> lower-case names, likeliest first
+_QUESTION_COUNT = 100
+_LIKELY_COLUMNS = {  # field -> lower-case names, likeliest first
     "story": ("story", "context", "scenario", "passage", "background"),
     "question": ("question", "query"),
     "options": ("options", "choices", "candidates", "candidateanswers"),
@@ -47,24 +48,26 @@ def load(folder: Path, columns: Mapping[str, str | Sequence[str]] | None = None)
     default is columns.json in the folder, then likely names. Raises BenchmarkError naming the file and the fix.
     """
     path = _data_file(folder)
-    configured = columns if columns is not None else _told(folder)
+    configured = columns if columns is not None else _read_columns_file(folder)
     places: dict[str, tuple[str, ...]] | None = None
     items = []
     try:
         for row in file_rows(path):
             if isinstance(row, BadRow):
                 raise BenchmarkError(f"{row}; download the file again")
-            places = places or _places(tuple(map(str, row.values)), configured, path)
+            places = places or _columns_of_fields(tuple(map(str, row.values)), configured, path)
             items.append(_item(row.values, places, f"{path}, row {row.number}"))
     except DataError as error:
         raise BenchmarkError(str(error)) from None
     if not items:
         raise BenchmarkError(f"{path}: the file holds no rows")
     notes = [f"columns read from {path.name}: " + "; ".join(f"{k} = {', '.join(v)}" for k, v in (places or {}).items())]
-    if len(items) != _WHOLE:
-        notes.append(f"{len(items)} questions, not the {_WHOLE} of the held-out set: figures are not comparable")
+    if len(items) != _QUESTION_COUNT:
+        notes.append(
+            f"{len(items)} questions, not the {_QUESTION_COUNT} of the held-out set: figures are not comparable"
+        )
     remarks = tuple(map(Remark, notes))
-    return Data(items=items, files={path.name: sha256(path)}, remarks=remarks, whole=len(items) == _WHOLE)
+    return Data(items=items, files={path.name: sha256(path)}, remarks=remarks, whole=len(items) == _QUESTION_COUNT)
 
 
 def _data_file(folder: Path) -> Path:
@@ -77,7 +80,7 @@ def _data_file(folder: Path) -> Path:
         ) from None
 
 
-def _told(folder: Path) -> Mapping[str, Any]:
+def _read_columns_file(folder: Path) -> Mapping[str, Any]:
     if not (path := folder / _COLUMNS_FILE).is_file():
         return {}
     configured = read_json(path)
@@ -86,12 +89,12 @@ def _told(folder: Path) -> Mapping[str, Any]:
     return configured
 
 
-def _places(known: Sequence[str], configured: Mapping[str, Any], path: Path) -> dict[str, tuple[str, ...]]:
+def _columns_of_fields(known: Sequence[str], configured: Mapping[str, Any], path: Path) -> dict[str, tuple[str, ...]]:
     """Return the columns of each field. Raises BenchmarkError."""
-    if unknown := [name for name in configured if name not in _LIKELY]:
-        raise BenchmarkError(f"{_COLUMNS_FILE}: {unknown[0]!r} is not one of the fields {', '.join(_LIKELY)}")
+    if unknown := [name for name in configured if name not in _LIKELY_COLUMNS]:
+        raise BenchmarkError(f"{_COLUMNS_FILE}: {unknown[0]!r} is not one of the fields {', '.join(_LIKELY_COLUMNS)}")
     places: dict[str, tuple[str, ...]] = {}
-    for name in _LIKELY:
+    for name in _LIKELY_COLUMNS:
         if name not in configured:
             chosen = _likely(name, known)
         elif isinstance(configured[name], str):
@@ -102,6 +105,8 @@ def _places(known: Sequence[str], configured: Mapping[str, Any], path: Path) -> 
             raise BenchmarkError(
                 f"{_COLUMNS_FILE}: {name} is {shown(configured[name])}, neither a column nor a list of columns"
             )
+        if name != "options" and len(chosen) > 1:
+            raise BenchmarkError(f"{_COLUMNS_FILE}: {name} takes one column, not {shown(list(chosen))}")
         for column in chosen:
             if column not in known:
                 raise BenchmarkError(f"{_COLUMNS_FILE}: {path} has no column {column!r}{nearest(column, known)}")
@@ -121,17 +126,17 @@ def _likely(name: str, known: Sequence[str]) -> tuple[str, ...]:
         last = column.rpartition("\n")[2]  # ToMBench's headers have a Chinese line above the English one
         if last.isascii():
             plain.setdefault(re.sub("[^a-z0-9]", "", last.lower()), column)
-    if column := next((plain[likely] for likely in _LIKELY[name] if likely in plain), ""):
+    if column := next((plain[likely] for likely in _LIKELY_COLUMNS[name] if likely in plain), ""):
         return (column,)
     if name != "options":
         return ()
     lettered = {match[1]: column for key, column in plain.items() if (match := _LETTERED.fullmatch(key))}
-    listed: list[str] = []
+    option_columns: list[str] = []
     for letter in "abcdefghijklmnopqrstuvwxyz":
         if letter not in lettered:
             break
-        listed.append(lettered[letter])
-    return tuple(listed) if len(listed) > 1 else ()
+        option_columns.append(lettered[letter])
+    return tuple(option_columns) if len(option_columns) > 1 else ()
 
 
 def _item(values: Mapping[str, Any], places: Mapping[str, tuple[str, ...]], where: str) -> dict[str, Any]:
@@ -144,9 +149,9 @@ def _item(values: Mapping[str, Any], places: Mapping[str, tuple[str, ...]], wher
     columns = places["options"]
     try:
         cells = [values.get(column) for column in columns]
-        options = parse_options(_listed(cells[0]) if len(cells) == 1 else cells)
+        options = parse_options(_parsed_list(cells[0]) if len(cells) == 1 else cells)
         if len(options) < 2 or not all(options):
-            raise ValueError(f"the options are {shown(list(options))}")
+            raise ValueError(f"the options are {shown(list(options))}; there must be two or more, none empty")
         refuse_half_characters(options)
         gold = gold_letter(fields.pop("answer"), options)
     except ValueError as error:
@@ -155,7 +160,7 @@ def _item(values: Mapping[str, Any], places: Mapping[str, tuple[str, ...]], wher
     return fields | {"options": list(options), "gold": gold, "dimension": dimension or "none"}
 
 
-def _listed(cell: Any) -> Any:
+def _parsed_list(cell: Any) -> Any:
     """Parse a list or mapping in a CSV cell; return other cells unchanged."""
     if isinstance(cell, str) and cell.lstrip()[:1] in ("[", "{"):
         with suppress(ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
@@ -185,14 +190,13 @@ def metrics(graded: Sequence[Graded], protocol: ProtocolName) -> dict[str, Metri
     return {"accuracy": accuracy(graded)} | accuracies(graded, "dimension", "dimension/")
 
 
-_SOURCE = "hub dataset Jincenzi/ToMBench_Hard, or SocialR1/dataset in microsoft/AnthropomorphicIntelligence"
 TASK = Task(
     name="tombench_hard",
     title="ToMBench-Hard (100 held-out questions)",
     hub=Hub("Jincenzi/ToMBench_Hard", tuple(f"{stem}{suffix}" for stem in _STEMS for suffix in ROW_SUFFIXES)),
     source=_SOURCE,
     licence="not known",
-    published=(_WHOLE, "questions"),
+    published=(_QUESTION_COUNT, "questions"),
     load=load,
     requests=requests,
     grade=graded_by(lambda request, protocol, reply: published_grade(request, reply)),
