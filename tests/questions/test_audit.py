@@ -245,7 +245,7 @@ def test_files_audited_and_bad_ones_reported(main, tmp_path, capsys):
     lines = printed.err.splitlines()
     for file in (*files, str(tmp_path / "absent.jsonl"), "stories:0"):
         assert sum("not audited" in line and file in line for line in lines) == 1, file
-    assert sum(f"{single}: one question only" in line for line in lines) == 1
+    assert sum(f"{single}: only one question" in line for line in lines) == 1
     assert sum(f"{other}: the story mentions no option in 10 of 10" in line for line in lines) == 1
     assert sum(f"{mixed}: left out 1 row" in line for line in lines) == 1
     assert "\x1b" not in printed.err + printed.out

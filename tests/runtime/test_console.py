@@ -365,7 +365,7 @@ def test_the_quickstart_ends_with_its_results(whole, tmp_path, capsys, monkeypat
     assert ("best rule: named last" in out) == whole
     assert "after SFT, wrong:\n    \\x1b[31mword " + "word " * 39 in out
     assert out.count("    line\n") == 30
-    assert "generate.py --model" in out
+    assert "socialr1 generate --model" in out
     assert "tensorboard" not in out
 
 
