@@ -169,7 +169,7 @@ def test_shapes_are_those_of_the_baselines():
         ("--prompt 8 --new 8 --attention cudnn", "attention cudnn computes in bfloat16"),
         ("--new 1", "new must be at least 2"),
         ("--shape huge", "unknown shape 'huge'; known: tiny"),
-        ("--prompt 8 --new 8 --prompts 2 --update=false", "a GRPO step (prompts) has an update"),
+        ("--prompt 8 --new 8 --prompts 2 --update=false", "a GRPO step (prompts) includes an update"),
     ],
 )
 def test_bad_arguments(script, capsys, arguments, message):

@@ -396,7 +396,7 @@ def test_missing_data_are_reported_before_any_question(toy, tmp_path, monkeypatc
     ("override", "message"),
     [
         (["tasks=hitomm"], "unknown hitomm; the tasks are tombench"),
-        (["num_samples=2", "temperature=0"], "equal replies"),
+        (["num_samples=2", "temperature=0"], "identical replies"),
         (["base_url=http://x", "thinking=budget"], "an endpoint takes on or off"),
         (["tasks=hitom", "by=type"], "by is about a question file, and tasks names none"),
         (["tasks=hitom", "columns={options: choices}"], "columns is about a question file"),

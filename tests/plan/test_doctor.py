@@ -108,7 +108,7 @@ JUDGE = "rewards.structure.judge=endpoint rewards.structure.model=judge rewards.
         ("model", "model.path=me/a--b", ["problem: ", "model path 'me/a--b' is not a folder and cannot be a hub id"]),
         ("model", "rewards.preset=full rewards.content.model={model}", ["problem: rewards.content.model: "]),
         ("plan", GOOD, ["ok: training keeps 0.00 of ", "moments 0.00, reference 0.00"]),
-        ("plan", "mesh.fsdp=3", ["problem: mesh: ", "mesh.fsdp (0 = all that is left)"]),
+        ("plan", "mesh.fsdp=3", ["problem: mesh: ", "mesh.fsdp (0 = the remaining devices)"]),
         ("plan", "mesh.tensor=2", ["problem: mesh: "]),
         ("plan", "model.random=giant", ["problem: ", "is not one of nano"]),
         ("plan", "model.path=me/absent", ["skipped: not checked: model.path 'me/absent' is neither"]),

@@ -190,5 +190,5 @@ def test_too_few_questions_are_reported_once(tokenizer, folder, caplog):
         prompt_streams(config, questions.take(range(3)), tokenizer)
     assert caplog.messages == [
         "there are 3 questions to train on and grpo.prompts_per_step is 4: a step holds some questions several times, "
-        "each time with other draws"
+        "each time with other random numbers"
     ]
