@@ -149,7 +149,7 @@ COMMANDS = {
         before=lambda settings: describe_devices(settings.topology),
     ),
     "profile": Command(
-        "profiling.config.parse_profile",
+        "config.profile.parse_profile",
         "profiling.run.print_profile",
         before=lambda settings: prepare(settings[1].xla_flags, programs=False),
     ),

@@ -11,6 +11,7 @@ import numpy as np
 from socialr1_jax.models.attention import Backend, attention_backend, causal_attention
 from socialr1_jax.models.blockwise import Segments
 from socialr1_jax.runtime.processes import least_of_all
+from socialr1_jax.runtime.terminal import first_line
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +69,7 @@ def cudnn_fault(dtype: str) -> str:
         try:
             actual = [np.asarray(x, np.float64)[0] for x in run(q_1tnh, k_1tkh, v_1tkh, dout, packed)]
         except Exception as error:  # XLA, cuDNN and the driver raise many kinds
-            return f"{what}: {(str(error).strip() or type(error).__name__).splitlines()[0][:200]}"
+            return f"{what}: {first_line(error)}"
         q, k, v, d = (np.asarray(x, np.float64)[0] for x in (q_1tnh, k_1tkh, v_1tkh, dout))
         expected = _attention(q, k, v, d, seen_ts if packed else causal_ts)
         if not packed:  # results at padded positions are undefined

@@ -10,7 +10,7 @@ from socialr1_jax.profiling.programs import KINDS
 from socialr1_jax.report.page import render_page
 from socialr1_jax.run.console import console
 from socialr1_jax.runtime.files import write_whole
-from socialr1_jax.runtime.terminal import counted
+from socialr1_jax.runtime.terminal import amount_text, counted, percent_text, seconds_text
 
 
 def write_page(summary: Mapping[str, Any], path: Path) -> Path:
@@ -52,24 +52,3 @@ def say_summary(summary: Mapping[str, Any]) -> None:
 
 def gaps_text(gaps: list[Mapping[str, Any]]) -> str:
     return ", ".join(f"{gap['what']} {seconds_text(gap['gap_seconds'])}" for gap in gaps)
-
-
-def seconds_text(value: float) -> str:
-    """Format seconds with three digits: 1.23 s, 45.6 ms, 7.8 µs."""
-    for unit, size in (("s", 1.0), ("ms", 1e-3)):
-        if value >= size:
-            return f"{value / size:.3g} {unit}" if value < 1000 * size else f"{value / size:.0f} {unit}"
-    return f"{value / 1e-6:.3g} µs" if value else "0"
-
-
-def amount_text(value: float) -> str:
-    """Format an amount with three digits and an SI prefix, ready for a unit: "1.23 T", "45.6 G"."""
-    for letter, size in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if value >= size:
-            return f"{value / size:.3g} {letter}"
-    return f"{value:.3g} " if value else "0 "
-
-
-def percent_text(value: float | None) -> str:
-    """Format a share as a percentage, None as a dash."""
-    return "–" if value is None else f"{100 * value:.1f} %"

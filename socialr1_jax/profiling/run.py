@@ -8,11 +8,11 @@ from typing import Any
 import jax
 
 from socialr1_jax.benchmark.peaks import Peaks, device_text, measure_peaks
+from socialr1_jax.config.profile import ProfileConfig
 from socialr1_jax.config.quickstart import QuickstartConfig
 from socialr1_jax.config.run import RunConfig
 from socialr1_jax.config.sections import ConfigError
 from socialr1_jax.grpo.rollouts import PHASES
-from socialr1_jax.profiling.config import ProfileConfig
 from socialr1_jax.profiling.page import say_summary, write_page
 from socialr1_jax.profiling.programs import loaded_programs
 from socialr1_jax.profiling.steps import Measured, Steps

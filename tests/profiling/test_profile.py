@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 
 from socialr1_jax.benchmark.peaks import Peaks
+from socialr1_jax.config.profile import _split
 from socialr1_jax.models.arithmetic import Arithmetic, Cost
 from socialr1_jax.models.shapes import named_shape
-from socialr1_jax.profiling.config import _split
 from socialr1_jax.profiling.page import say_summary
 from socialr1_jax.profiling.programs import BLOCKS, UNNAMED, Program, block_of, kind_of, read_instructions
 from socialr1_jax.profiling.summary import IDLE, summarise
