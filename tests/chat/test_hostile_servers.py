@@ -33,7 +33,7 @@ from socialr1_jax.rewards.verdict import JudgeRefused
 
 pytest.importorskip("openai")
 KEY = "sk-proj-Zq3dE5fG7/hI9jK1lM2nO4pQ6rS8tU0vW+x"
-TIMEOUT = 4.0
+TIMEOUT = 8.0
 MOST = 200_000  # bytes of an answer
 ROOM = 80 << 20  # bytes that all cases together may take
 END = object()
