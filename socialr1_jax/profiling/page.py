@@ -12,12 +12,36 @@ from socialr1_jax.run.console import console
 from socialr1_jax.runtime.files import write_whole
 from socialr1_jax.runtime.terminal import amount_text, counted, percent_text, seconds_text
 
+_TRIES = {  # by what takes most of the longest phase
+    "matmul": "model.dtype=bfloat16, or a larger grpo.micro_batch_tokens",
+    "attention": "shorter prompts and responses, or on a GPU model.attention=cudnn",
+    "collective": "a mesh with fewer parts, where memory allows",
+    "other": "the largest ops of the table",
+    "idle": "a faster judge or larger sampling.segment_tokens: the device waits for the host",
+}
+
+
+def conclusion(summary: Mapping[str, Any]) -> list[str]:
+    """Return three sentences: what takes the time of a step, what bounds it, what to try."""
+    name, phase = max(summary["phases"].items(), key=lambda item: item[1]["seconds"])
+    seconds, share = phase["seconds"], phase["roofline_share"]
+    parts = {**phase["kinds"], "idle": phase["idle_seconds"]}
+    largest = max(parts, key=parts.__getitem__)
+    bound = f"needs at least {seconds_text(phase['bound_seconds'])} and reaches {percent_text(share)} of its roofline"
+    return [
+        f"The {name} takes {seconds_text(seconds)}, {percent_text(seconds / summary['step']['seconds'])} of a step; "
+        f"{percent_text(parts[largest] / seconds)} of it is {largest}.",
+        f"It {bound if share else 'has no bound by arithmetic'}; most above its bound: {gaps_text(phase['gaps'])}.",
+        f"Try: {_TRIES[largest]}.",
+    ]
+
 
 def write_page(summary: Mapping[str, Any], path: Path) -> Path:
     """Write the page of a profile.json, in the style of the run report."""
     template = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
     texts = {"seconds": seconds_text, "amount": amount_text, "percent": percent_text}
-    return write_whole(path, render_page(template, summary, **texts, gaps=gaps_text, counted=counted))
+    values = {**summary, "conclusion": conclusion(summary)}
+    return write_whole(path, render_page(template, values, **texts, gaps=gaps_text, counted=counted))
 
 
 def say_summary(summary: Mapping[str, Any]) -> None:
@@ -43,6 +67,7 @@ def say_summary(summary: Mapping[str, Any]) -> None:
         share, roofline = percent_text(phase["seconds"] / step["seconds"]), percent_text(phase["roofline_share"])
         table.add_row(name, first, share, *others, roofline, f"{phase['puts']:.0f}")
     console.print(table)
+    console.print("\n".join(conclusion(summary)))
     for name, phase in summary["phases"].items():
         console.print(f"{name}: most above its bound: {gaps_text(phase['gaps'])}")
     for compilation in summary["compilations"]:

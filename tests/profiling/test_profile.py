@@ -19,7 +19,7 @@ from socialr1_jax.benchmark.peaks import Peaks
 from socialr1_jax.config.profile import _split
 from socialr1_jax.models.arithmetic import Arithmetic, Cost
 from socialr1_jax.models.shapes import named_shape
-from socialr1_jax.profiling.page import say_summary
+from socialr1_jax.profiling.page import conclusion, say_summary
 from socialr1_jax.profiling.programs import BLOCKS, UNNAMED, Program, block_of, kind_of, read_instructions
 from socialr1_jax.profiling.summary import IDLE, summarise
 from socialr1_jax.profiling.trace import Op, Span, Trace, own_pieces, read_trace, wall_shares
@@ -421,3 +421,31 @@ def test_compilations_are_noted_with_phase_and_cause():
     assert compiled["phase"] == "update"
     assert compiled["seconds"] > 0
     assert "now f32[5] and before f32[3]" in compiled["cause"]
+
+
+@pytest.mark.parametrize(
+    ("kinds", "idle", "share", "sentences"),
+    [
+        (
+            {"matmul": 6.0, "attention": 1.0},
+            1.0,
+            0.75,
+            ("75.0 % of it is matmul", "reaches 75.0 %", "micro_batch_tokens"),
+        ),
+        ({"matmul": 1.0, "attention": 6.0}, 1.0, 0.5, ("75.0 % of it is attention", "at least 4 s", "shorter prompts")),
+        (
+            {"matmul": 0.0, "attention": 0.0},
+            8.0,
+            None,
+            ("100.0 % of it is idle", "no bound by arithmetic", "faster judge"),
+        ),
+    ],
+)
+def test_conclusion_follows_from_the_longest_phase(kinds, idle, share, sentences):
+    phase = {"seconds": 8.0, "kinds": kinds, "idle_seconds": idle, "bound_seconds": 4.0, "roofline_share": share}
+    phase["gaps"] = [{"what": "mlp", "gap_seconds": 2.0}]
+    short = phase | {"seconds": 1.0}
+    found = conclusion({"phases": {"update": phase, "reward": short}, "step": {"seconds": 10.0}})
+    assert found[0].startswith("The update takes 8 s, 80.0 % of a step")
+    assert len(found) == 3
+    assert all(part in sentence for part, sentence in zip(sentences, found, strict=True))
