@@ -8,7 +8,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from socialr1_jax.models.qwen3 import Qwen3, Qwen3Config
+    from socialr1_jax.models.qwen3 import Qwen3
+    from socialr1_jax.models.qwen3_config import Qwen3Config
     from socialr1_jax.runtime.mesh import make_mesh
     from socialr1_jax.sampling import Completion, SamplingParams, generate
     from socialr1_jax.weights.hf import load_hf

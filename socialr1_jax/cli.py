@@ -19,11 +19,12 @@ from socialr1_jax.runtime.terminal import CommandEnded, named, print_line, remar
 
 
 class Command(NamedTuple):
-    """The settings and the work of a command.
+    """The description, settings and work of a command.
 
     Functions and classes are given by name, `room.module.name`, and imported late.
     """
 
+    description: str
     settings: str  # a configuration class, or a function of arguments and description that returns the settings
     work: str  # a function of the settings that returns an exit status, or None for 0
     before: Callable[[Any], object] = lambda settings: None  # called before the work, and with it JAX, is imported
@@ -39,7 +40,7 @@ def run(name: str, argv: Sequence[str], program: str) -> int:
     command = COMMANDS[name]
     with named(program):
         try:
-            settings = _read_settings(command, argv, DESCRIPTIONS[name])
+            settings = _read_settings(command, argv)
             command.before(settings)
             return _imported(command.work)(settings) or 0
         except KeyboardInterrupt:
@@ -55,14 +56,14 @@ def run(name: str, argv: Sequence[str], program: str) -> int:
         return 2
 
 
-def _read_settings(command: Command, argv: Sequence[str], description: str) -> Any:
+def _read_settings(command: Command, argv: Sequence[str]) -> Any:
     settings, check = _imported(command.settings), command.check
     if not isinstance(settings, type):
-        return settings(argv, description)
+        return settings(argv, command.description)
     return _imported("config.command_line.parse_args")(
         settings,
         argv,
-        description=description,
+        description=command.description,
         default_config=command.default_config,
         check=lambda config: _imported(check)(config) if check else None,
     )
@@ -86,31 +87,9 @@ def _on_the_host(settings: Any) -> None:
     os.environ.setdefault("JAX_PLATFORMS", "cpu")  # the host has memory for models that do not fit on one device
 
 
-DESCRIPTIONS = {
-    "quickstart": "Train a small Qwen3 from scratch with Social-R1: stories, SFT, GRPO, export, report.",
-    "train": "Train a Qwen3 with GRPO and the Social-R1 rewards.",
-    "train-reward-model": "Train a reward model on preference pairs.",
-    "stories": "Generate theory-of-mind stories as a question file.",
-    "pairs": "Build preference pairs for a content reward model.",
-    "audit": "Measure how well rules without a model of minds answer question files.",
-    "generate": "Ask a model one question and watch it answer.",
-    "evaluate": "Evaluate a model on ten benchmarks of social reasoning, or on your own questions.",
-    "score": "Score the samples of an evaluation again, without generating.",
-    "score-responses": "Score the responses of a JSONL file with the Social-R1 reward.",
-    "compare": "Compare two finished runs on the same questions.",
-    "report": "Write the HTML report of a run, or of several compared.",
-    "prompts": "Extract the wording of a benchmark's prompts from its authors' repository.",
-    "convert hf-to-orbax": "Convert a Hugging Face model folder to an Orbax folder.",
-    "convert orbax-to-hf": "Convert an Orbax folder to a Hugging Face model folder.",
-    "doctor": "Check the environment of a run, and suggest fixes.",
-    "plan": "Compile a run for devices that are not on this machine.",
-    "profile": "Trace steps of a run.",
-    "benchmark": "Measure the speed of sampling and training.",
-    "benchmark checkpoints": "Measure the cost of checkpoints.",
-    "benchmark loading": "Measure loading and saving of a Hugging Face folder.",
-}
 COMMANDS = {
     "quickstart": Command(
+        "Train a small Qwen3 from scratch with Social-R1: stories, SFT, GRPO, export, report.",
         "config.quickstart.QuickstartConfig",
         "training.commands.quickstart",
         before=_prepare_run,
@@ -118,48 +97,117 @@ COMMANDS = {
         check="rewards.extra.check_extras",
     ),
     "train": Command(
+        "Train a Qwen3 with GRPO and the Social-R1 rewards.",
         "config.run.RunConfig",
         "training.commands.train",
         before=_prepare_training,
         check="run.questions.check_questions",
     ),
     "train-reward-model": Command(
-        "config.reward_model.RewardModelConfig", "training.commands.reward_model", before=_prepare_run
+        "Train a reward model on preference pairs.",
+        "config.reward_model.RewardModelConfig",
+        "training.commands.reward_model",
+        before=_prepare_run,
     ),
-    "stories": Command("config.stories.MakeStoriesConfig", "questions.story_files.write_generated"),
-    "pairs": Command("config.pairs.PairsConfig", "training.commands.pairs", before=lambda settings: prepare()),
-    "audit": Command("config.commands.AuditConfig", "evaluation.audit_files.print_audits"),
-    "generate": Command("config.evaluation.GenerateConfig", "evaluation.one_answer.ask_one"),
+    "stories": Command(
+        "Generate theory-of-mind stories as a question file.",
+        "config.stories.MakeStoriesConfig",
+        "questions.story_files.write_generated",
+    ),
+    "pairs": Command(
+        "Build preference pairs for a content reward model.",
+        "config.pairs.PairsConfig",
+        "training.commands.pairs",
+        before=lambda settings: prepare(),
+    ),
+    "audit": Command(
+        "Measure how well rules without a model of minds answer question files.",
+        "config.commands.AuditConfig",
+        "evaluation.audit_files.print_audits",
+    ),
+    "generate": Command(
+        "Ask a model one question and watch it answer.",
+        "config.evaluation.GenerateConfig",
+        "evaluation.one_answer.ask_one",
+    ),
     "evaluate": Command(
-        "config.evaluation.EvaluateConfig", "evaluation.evaluate.run_evaluation", before=lambda settings: prepare()
+        "Evaluate a model on ten benchmarks of social reasoning, or on your own questions.",
+        "config.evaluation.EvaluateConfig",
+        "evaluation.evaluate.run_evaluation",
+        before=lambda settings: prepare(),
     ),
-    "score": Command("config.commands.RescoreConfig", "evaluation.rescore.print_rescored"),
+    "score": Command(
+        "Score the samples of an evaluation again, without generating.",
+        "config.commands.RescoreConfig",
+        "evaluation.rescore.print_rescored",
+    ),
     "score-responses": Command(
-        "rewards.scoring.ScoreConfig", "rewards.scoring.run_scoring", check="rewards.extra.check_extras"
+        "Score the responses of a JSONL file with the Social-R1 reward.",
+        "rewards.scoring.ScoreConfig",
+        "rewards.scoring.run_scoring",
+        check="rewards.extra.check_extras",
     ),
-    "compare": Command("config.commands.CompareConfig", "evaluation.compare.print_comparison"),
-    "report": Command("config.commands.ReportConfig", "report.page.print_report"),
-    "prompts": Command("evaluation.wording.WordingConfig", "evaluation.wording.write_wording"),
-    "convert hf-to-orbax": Command("config.commands.HfToOrbaxConfig", "run.convert.hf_to_orbax", before=_on_the_host),
-    "convert orbax-to-hf": Command("config.commands.OrbaxToHfConfig", "run.convert.orbax_to_hf", before=_on_the_host),
-    "doctor": Command("config.run.DoctorConfig", "plan.doctor.print_findings", before=lambda settings: take_memory()),
+    "compare": Command(
+        "Compare two finished runs on the same questions.",
+        "config.commands.CompareConfig",
+        "evaluation.compare.print_comparison",
+    ),
+    "report": Command(
+        "Write the HTML report of a run, or of several compared.",
+        "config.commands.ReportConfig",
+        "report.page.print_report",
+    ),
+    "prompts": Command(
+        "Extract the wording of a benchmark's prompts from its authors' repository.",
+        "evaluation.wording.WordingConfig",
+        "evaluation.wording.write_wording",
+    ),
+    "convert hf-to-orbax": Command(
+        "Convert a Hugging Face model folder to an Orbax folder.",
+        "config.commands.HfToOrbaxConfig",
+        "run.convert.hf_to_orbax",
+        before=_on_the_host,
+    ),
+    "convert orbax-to-hf": Command(
+        "Convert an Orbax folder to a Hugging Face model folder.",
+        "config.commands.OrbaxToHfConfig",
+        "run.convert.orbax_to_hf",
+        before=_on_the_host,
+    ),
+    "doctor": Command(
+        "Check the environment of a run, and suggest fixes.",
+        "config.run.DoctorConfig",
+        "plan.doctor.print_findings",
+        before=lambda settings: take_memory(),
+    ),
     "plan": Command(
+        "Compile a run for devices that are not on this machine.",
         "config.run.PlanConfig",
         "plan.advice.print_plan_and_advice",
         before=lambda settings: describe_devices(settings.topology),
     ),
     "profile": Command(
+        "Trace steps of a run.",
         "config.profile.parse_profile",
         "profiling.run.print_profile",
         before=lambda settings: prepare(settings[1].xla_flags, programs=False),
     ),
     "benchmark": Command(
+        "Measure the speed of sampling and training.",
         "benchmark.config.BenchmarkConfig",
         "benchmark.record.print_benchmark",
         before=lambda settings: prepare(programs=False),
     ),
-    "benchmark checkpoints": Command("benchmark.config.CheckpointBenchmark", "benchmark.checkpoints.print_checkpoints"),
-    "benchmark loading": Command("benchmark.config.LoadingBenchmark", "benchmark.loading.print_loading"),
+    "benchmark checkpoints": Command(
+        "Measure the cost of checkpoints.",
+        "benchmark.config.CheckpointBenchmark",
+        "benchmark.checkpoints.print_checkpoints",
+    ),
+    "benchmark loading": Command(
+        "Measure loading and saving of a Hugging Face folder.",
+        "benchmark.config.LoadingBenchmark",
+        "benchmark.loading.print_loading",
+    ),
 }
 
 
@@ -194,7 +242,7 @@ def _main() -> int:
 
 def _overview() -> str:
     width = max(map(len, COMMANDS))
-    lines = [f"  {name:<{width}}  {description}" for name, description in DESCRIPTIONS.items()]
+    lines = [f"  {name:<{width}}  {command.description}" for name, command in COMMANDS.items()]
     usage = "usage: socialr1 COMMAND [--config FILE.yaml] [--name value ...] [section.field=value ...] [--dry-run]"
     return "\n".join([usage, "", *lines, "", "socialr1 COMMAND --help lists the settings of a command."])
 

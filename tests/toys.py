@@ -7,6 +7,15 @@ from pathlib import Path
 from socialr1_jax.config.quickstart import QuickstartConfig
 from socialr1_jax.config.run import RunConfig
 
+ONE_LAYER = {  # sizes of the smallest Qwen3
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 8,
+    "tie_word_embeddings": True,
+}
 TOY = {
     "tiny_model": {
         "hidden_size": 32,

@@ -27,7 +27,8 @@ from socialr1_jax.grpo.step import make_step
 from socialr1_jax.grpo.update import TrainState, init_state
 from socialr1_jax.models.attention import Backend
 from socialr1_jax.models.attention_trial import working_attention
-from socialr1_jax.models.qwen3 import Params, Qwen3, Qwen3Config, init_params
+from socialr1_jax.models.qwen3 import Params, Qwen3, init_params
+from socialr1_jax.models.qwen3_config import Qwen3Config
 from socialr1_jax.rewards import RewardTerms
 from socialr1_jax.run.run import Laps
 from socialr1_jax.run.summary import peak_rss_bytes

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from socialr1_jax.models.qwen3 import Qwen3Config
+from socialr1_jax.models.qwen3_config import Qwen3Config
 
 
 class PeersMissing(ImportError):

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from socialr1_jax.benchmark.benchmark import benchmark
-from socialr1_jax.benchmark.config import SHAPES, BenchmarkConfig
-from socialr1_jax.config.command_line import scalar_text
+from socialr1_jax.benchmark.config import BenchmarkConfig
+from socialr1_jax.config.sections import scalar_text
+from socialr1_jax.models.shapes import SHAPES
 from socialr1_jax.run.provenance import NOT_INSTALLED, commit, versions
 from socialr1_jax.runtime.files import append, write_whole
 from socialr1_jax.runtime.terminal import print_result

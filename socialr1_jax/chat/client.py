@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 
 MINUTE = 60.0  # window of the rate limits, in seconds
 _BYTES_A_TOKEN = 3  # conservative estimate for the token rate limit; English text has 4 to 5
-# After so many refusals (the second: of status 403) without any answer, every call is taken to fail.
+# Number of refusals without any answer (the second: with status 403) after which every call counts as failed.
 _MOST_REFUSED, _MOST_FORBIDDEN = 8, 3
 
 

@@ -30,7 +30,9 @@ class CompareConfig(Section):
         description="output folder of evaluate.py, a run's folder (RUN@STEP: its evaluation at that step), or a "
         "file in one",
     )
-    second: str = Field(min_length=1, description="likewise; the difference is second minus first")
+    second: str = Field(
+        min_length=1, description="what to compare it with, in the same forms; the difference is second minus first"
+    )
     output: str = Field("", description="file for the figures and all changed questions as JSON")
 
 

@@ -216,7 +216,8 @@ def config_file(name: str | Path) -> Path:
     """
     path = Path(os.path.expanduser(name))
     known = path.as_posix().removeprefix("configs/").removesuffix(".yaml")
-    return path if os.path.isfile(path) else _own_configs().get(known, path)
+    # A broken link is an error: the user meant that file.
+    return path if os.path.isfile(path) or os.path.islink(path) else _own_configs().get(known, path)
 
 
 def _own_configs() -> dict[str, Path]:

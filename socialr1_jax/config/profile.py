@@ -6,9 +6,11 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from socialr1_jax.config.command_line import Section, config_file, parse_args
+from socialr1_jax.config.command_line import parse_args
+from socialr1_jax.config.loading import config_file
 from socialr1_jax.config.quickstart import QuickstartConfig
 from socialr1_jax.config.run import RunConfig
+from socialr1_jax.config.sections import Section
 from socialr1_jax.config.yaml_text import parse_yaml
 
 

@@ -6,10 +6,11 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from socialr1_jax.config.evaluation import ProtocolName
 from socialr1_jax.data.examples import LETTERS, Example
 from socialr1_jax.data.prompts import INSTRUCTION
 from socialr1_jax.evaluation.metrics import Grade
-from socialr1_jax.evaluation.request import ProtocolName, Request, chat
+from socialr1_jax.evaluation.request import Request, chat
 from socialr1_jax.rewards.answers import answer_letter
 from socialr1_jax.rewards.parsing import final_answer
 from socialr1_jax.rewards.terms import is_choice, outcome_reward

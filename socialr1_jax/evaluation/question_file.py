@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from socialr1_jax.config.evaluation import EvaluateConfig, task_name
+from socialr1_jax.config.evaluation import EvaluateConfig, ProtocolName, task_name
 from socialr1_jax.config.sections import scalar_text
 from socialr1_jax.data.bad_rows import report, summary
 from socialr1_jax.data.examples import Example
@@ -18,7 +18,7 @@ from socialr1_jax.data.tables import DataError, nearest, source_files
 from socialr1_jax.data.twins import cluster_name, twin_name
 from socialr1_jax.evaluation.card import card_grade, card_request
 from socialr1_jax.evaluation.metrics import Graded, Metric, accuracy, mean_metric
-from socialr1_jax.evaluation.request import ProtocolName, Request
+from socialr1_jax.evaluation.request import Request
 from socialr1_jax.evaluation.task import GREEDY, BenchmarkError, Data, Remark, Task
 from socialr1_jax.questions.audit import question_type
 from socialr1_jax.questions.sources import open_questions

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from socialr1_jax.config.commands import RescoreConfig
-from socialr1_jax.config.evaluation import TASKS, is_question_source
+from socialr1_jax.config.evaluation import TASKS, ProtocolName, is_question_source
 from socialr1_jax.evaluation.registry import get_task
-from socialr1_jax.evaluation.request import ProtocolName
 from socialr1_jax.evaluation.runner import embedder
 from socialr1_jax.evaluation.scoring import ScoredReply, figures, rescored, status_rates
 from socialr1_jax.evaluation.task import BenchmarkError, Task

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from socialr1_jax.chat.answers import Reply
-from socialr1_jax.config.evaluation import EvaluateConfig, samples_name
+from socialr1_jax.config.evaluation import EvaluateConfig, ProtocolName, samples_name
 from socialr1_jax.evaluation.card import card_example
 from socialr1_jax.evaluation.embeddings import installed, load_embedder
 from socialr1_jax.evaluation.metrics import Grade, Metric
 from socialr1_jax.evaluation.reply_file import ReplyFile
-from socialr1_jax.evaluation.request import ProtocolName, Request
+from socialr1_jax.evaluation.request import Request
 from socialr1_jax.evaluation.respondents import Asked, Endpoint, Respondent, decoding_of
 from socialr1_jax.evaluation.scoring import (
     FAILED,

@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from socialr1_jax.chat.answers import Reply
+from socialr1_jax.config.evaluation import ProtocolName
 from socialr1_jax.data.examples import Example
 from socialr1_jax.evaluation.metrics import Grade, Graded, Metric
-from socialr1_jax.evaluation.request import ProtocolName, Request
+from socialr1_jax.evaluation.request import Request
 from socialr1_jax.evaluation.task import Baseline, Embedder, Task
 from socialr1_jax.questions.audit import untrained_rules
 from socialr1_jax.rewards.parsing import THINK_END, without_thoughts

@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from socialr1_jax.config.evaluation import ProtocolName
 from socialr1_jax.data.examples import Example
 from socialr1_jax.evaluation.metrics import Grade, Graded, Metric
-from socialr1_jax.evaluation.request import ProtocolName, Request, Wording
+from socialr1_jax.evaluation.request import Request, Wording
 
 Embedder = Callable[[Sequence[str]], Any]  # n texts -> float [n, width]
 

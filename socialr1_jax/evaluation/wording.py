@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from pydantic import Field, field_validator
 
-from socialr1_jax.config.command_line import Section
+from socialr1_jax.config.sections import Section
 from socialr1_jax.data.tables import listed
 from socialr1_jax.evaluation.request import Wording
 from socialr1_jax.evaluation.task import BenchmarkError, Data

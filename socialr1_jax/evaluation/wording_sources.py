@@ -26,7 +26,7 @@ _Fields = tuple[str, ...]
 _Parts = list[str | None]  # literal parts of a text; None is a field
 
 
-class TextPlace(NamedTuple):
+class AuthorsConstant(NamedTuple):
     """A name in one of the authors' files, and the texts bound to it.
 
     name: in Python `NAME`, `function.name` or `Class.method.name` (assignment, augmented assignment, dictionary key,
@@ -49,7 +49,7 @@ class TextSource:
 
     version: str
     known: str
-    places: Sequence[TextPlace]
+    places: Sequence[AuthorsConstant]
     other: TextSource | None = None
 
     @property
@@ -93,7 +93,7 @@ def fields_of(text: str) -> set[str]:
     return {name for name in FIELD.findall(text) if name}
 
 
-def _texts(path: Path, place: TextPlace) -> dict[str, str]:
+def _texts(path: Path, place: AuthorsConstant) -> dict[str, str]:
     """Return the texts of a place, keyed by our names. Raises BenchmarkError."""
     if not path.is_file():
         raise BenchmarkError(f"{path}: there is no such file")
@@ -231,10 +231,10 @@ def _escaped(text: str) -> str:
     return text.replace("{", "{{").replace("}", "}}")
 
 
-def _at(file: str, name: str, /, *names: str, **texts: str) -> TextPlace:
+def _at(file: str, name: str, /, *names: str, **texts: str) -> AuthorsConstant:
     """Return a place. names: its texts without fields; texts: fields of the other texts, separated by spaces."""
     fields = dict.fromkeys(names, "") | texts
-    return TextPlace(file, name, {text: tuple(words.split()) for text, words in fields.items()})
+    return AuthorsConstant(file, name, {text: tuple(words.split()) for text, words in fields.items()})
 
 
 _LANGUAGES = ("en", "zh")

@@ -11,8 +11,10 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from socialr1_jax.models.attention import Backend, Segments
-from socialr1_jax.models.qwen3 import Params, Qwen3, Qwen3Config, Remat, forward, head_kernel, logits, precision
+from socialr1_jax.models.attention import Backend
+from socialr1_jax.models.blockwise import Segments
+from socialr1_jax.models.qwen3 import Params, Qwen3, Remat, forward, head_kernel, logits, precision
+from socialr1_jax.models.qwen3_config import Qwen3Config
 from socialr1_jax.models.temperature import SMALL, divisor
 from socialr1_jax.runtime.mesh import ROWS, P, by_rows
 

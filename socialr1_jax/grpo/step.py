@@ -20,7 +20,8 @@ from socialr1_jax.grpo.rollouts import Phase, Rollouts, unmeasured
 from socialr1_jax.grpo.update import TrainState, Update, make_update
 from socialr1_jax.models.arithmetic import Arithmetic
 from socialr1_jax.models.attention import Backend
-from socialr1_jax.models.qwen3 import Params, Qwen3Config
+from socialr1_jax.models.qwen3 import Params
+from socialr1_jax.models.qwen3_config import Qwen3Config
 from socialr1_jax.runtime.chips import chip_of
 from socialr1_jax.runtime.mesh import fetch, row_shards
 

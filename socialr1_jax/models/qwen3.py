@@ -16,8 +16,8 @@ from flax import nnx
 from jax.sharding import Mesh
 from jax.typing import ArrayLike
 
-from socialr1_jax.models.attention import Backend, Prefix, Segments, apply_rope, causal_attention, rope_tables
-from socialr1_jax.models.blockwise import SAVED
+from socialr1_jax.models.attention import Backend, apply_rope, causal_attention, rope_tables
+from socialr1_jax.models.blockwise import SAVED, Prefix, Segments
 from socialr1_jax.models.qwen3_config import Qwen3Config
 from socialr1_jax.runtime.mesh import ROWS, P, constrain
 

@@ -7,8 +7,10 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import ArrayLike
 
-from socialr1_jax.models.attention import Backend, Segments
-from socialr1_jax.models.qwen3 import Params, Qwen3Config, Remat, Weights, forward
+from socialr1_jax.models.attention import Backend
+from socialr1_jax.models.blockwise import Segments
+from socialr1_jax.models.qwen3 import Params, Remat, Weights, forward
+from socialr1_jax.models.qwen3_config import Qwen3Config
 
 __all__ = ["RewardModel", "position_scores", "reward_scores"]
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from socialr1_jax.models.attention import Segments
+from socialr1_jax.models.blockwise import Segments
 
 
 class Unit(NamedTuple):

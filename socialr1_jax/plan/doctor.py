@@ -31,7 +31,7 @@ model.random=nano grpo.most_skipped=1"""
 Findings = Iterator[tuple[str, str, str]]  # status (ok, warning, problem or skipped), finding, fix
 
 
-class Line(NamedTuple):
+class CheckLine(NamedTuple):
     """A finding of a check. `fix` is "" if there is nothing to fix or `found` already says how."""
 
     status: str
@@ -247,7 +247,7 @@ CHECKS: Mapping[str, tuple[Callable[[DoctorConfig], Findings], str]] = {  # with
 }
 
 
-def examine(config: DoctorConfig, names: Sequence[str] = tuple(CHECKS)) -> Iterator[Line]:
+def examine(config: DoctorConfig, names: Sequence[str] = tuple(CHECKS)) -> Iterator[CheckLine]:
     """Yield the lines of the checks, with API keys removed. Never raises."""
     variables = "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "WANDB_API_KEY", config.rewards.structure.api_key_env
     secrets = [os.environ.get(name, "").strip() for name in variables]
@@ -255,7 +255,7 @@ def examine(config: DoctorConfig, names: Sequence[str] = tuple(CHECKS)) -> Itera
         for status, *texts in _findings(config, name):
             for secret in (secret for secret in secrets if len(secret) >= 8):  # not placeholders ("none", "EMPTY")
                 texts = [text.replace(secret, "[key]") for text in texts]
-            yield Line(status, name, *texts)
+            yield CheckLine(status, name, *texts)
 
 
 def _findings(config: DoctorConfig, name: str) -> Findings:
@@ -271,7 +271,7 @@ def _findings(config: DoctorConfig, name: str) -> Findings:
     yield from (("warning", text, "") for text in warned)
 
 
-def examine_apart(config: DoctorConfig, names: Sequence[str] = tuple(CHECKS)) -> Iterator[Line]:
+def examine_apart(config: DoctorConfig, names: Sequence[str] = tuple(CHECKS)) -> Iterator[CheckLine]:
     """Yield the lines of `examine` from a subprocess, so that a crash or hang is reported as a failed check."""
     ours, theirs = (spawn := multiprocessing.get_context("spawn")).Pipe(duplex=False)
     process = spawn.Process(target=_send, args=(config, names, theirs), daemon=True)
@@ -290,8 +290,8 @@ def examine_apart(config: DoctorConfig, names: Sequence[str] = tuple(CHECKS)) ->
     finally:
         process.kill()
     if left:
-        yield Line("problem", left[0], ended, CHECKS[left[0]][1])
-        yield from (Line("skipped", name, "not checked: the checks stopped before it", "") for name in left[1:])
+        yield CheckLine("problem", left[0], ended, CHECKS[left[0]][1])
+        yield from (CheckLine("skipped", name, "not checked: the checks stopped before it", "") for name in left[1:])
 
 
 def _send(config: DoctorConfig, names: Sequence[str], pipe: Connection) -> None:

@@ -34,7 +34,7 @@ _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
 _TRIPS = re.compile(r'known_trip_count"?:\s*\{\s*"?n"?:\s*"?(\d+)')
 
 
-class Line(NamedTuple):
+class Instruction(NamedTuple):
     """An instruction in the text; `rest` is everything after the opening bracket."""
 
     name: str
@@ -92,7 +92,7 @@ def collectives(text: str, devices: int) -> list[Collective]:
     return _merged(run for run in runs if run.group > 1)
 
 
-def _trips(rest: str, bodies: dict[str, list[Line]]) -> int:
+def _trips(rest: str, bodies: dict[str, list[Instruction]]) -> int:
     """Return a loop's trip count (stated in GPU texts, a constant bound in TPU texts), or 0 if it depends on data."""
     if known := _TRIPS.search(rest):
         return int(known[1])
@@ -110,14 +110,14 @@ def attention_kernels(text: str) -> list[str]:
     return sorted(set(re.findall(r"__cudnn\$fmha\w*", text)))
 
 
-def computations(text: str) -> tuple[dict[str, list[Line]], str]:
+def computations(text: str) -> tuple[dict[str, list[Instruction]], str]:
     """Return {computation: its instructions}, without comments between operands, and the entry's name."""
-    bodies: dict[str, list[Line]] = defaultdict(list)
+    bodies: dict[str, list[Instruction]] = defaultdict(list)
     entry = current = ""
     for line in _COMMENT.sub("", text).splitlines():
         if line.startswith((" ", "\t")):
             if match := _INSTRUCTION.match(line):
-                bodies[current].append(Line(match[2], match[3], match[4], match[5], bool(match[1])))
+                bodies[current].append(Instruction(match[2], match[3], match[4], match[5], bool(match[1])))
         elif match := _COMPUTATION.match(line):
             current = match[2]
             entry = current if match[1] else entry

@@ -18,7 +18,8 @@ from socialr1_jax.models.arithmetic import Arithmetic, Cost
 from socialr1_jax.models.attention import Backend
 from socialr1_jax.models.blockwise import Segments
 from socialr1_jax.models.kv_cache import LayerCache, Sharing
-from socialr1_jax.models.qwen3 import Layout, Params, Qwen3Config, Weight, weight_specs
+from socialr1_jax.models.qwen3 import Layout, Params, Weight, weight_specs
+from socialr1_jax.models.qwen3_config import Qwen3Config
 from socialr1_jax.models.reward_model import position_scores
 from socialr1_jax.plan.hlo import attention_kernels, collectives
 from socialr1_jax.plan.phase import DoesNotFit, Part, Phase
@@ -36,10 +37,10 @@ from socialr1_jax.sampling.decode import (
     take_rows,
 )
 from socialr1_jax.sampling.memory import USABLE, BatchPlan
-from socialr1_jax.weights.hf import map_weights
+from socialr1_jax.weights.declared import map_weights
 
 
-class Compiled(NamedTuple):
+class CompiledPhase(NamedTuple):
     """A phase's program, and its results as abstract arrays with the compiler's shardings."""
 
     name: str
@@ -210,7 +211,7 @@ class AbstractRun:
     # ---------------------------------------------------------------------------------------------- the rollout
 
     @cached_property
-    def resharded(self) -> Compiled:
+    def resharded(self) -> CompiledPhase:
         """The program that makes the rollout copy of the weights."""
         return self.compile("reshard", "rollout", reshard, self.masters, self.model, self.dtype)
 
@@ -379,7 +380,7 @@ class AbstractRun:
     def array(self, shape: tuple[int, ...], kind: Any, spec: P = ROWS) -> Any:
         return jax.ShapeDtypeStruct(shape, kind, sharding=NamedSharding(self.mesh, spec))
 
-    def compile(self, name: str, part: Part, function: Any, *args: Any, **static: Any) -> Compiled:
+    def compile(self, name: str, part: Part, function: Any, *args: Any, **static: Any) -> CompiledPhase:
         """Compile a function for these abstract arrays. Raises DoesNotFit if the compiler rejects it."""
         try:
             with jax.set_mesh(self.mesh):  # only here: eager operations would look for the abstract devices
@@ -390,9 +391,11 @@ class AbstractRun:
                 raise
             reason = str(error).strip().splitlines()[0].removeprefix("RESOURCE_EXHAUSTED: ")
             raise DoesNotFit(f"{name} does not fit: {reason}", part) from error
-        return Compiled(name, part, compiled, _laid_out(lowered.out_info, compiled.output_shardings))
+        return CompiledPhase(name, part, compiled, _laid_out(lowered.out_info, compiled.output_shardings))
 
-    def phase(self, compiled: Compiled, *, beside: dict[str, Any], cost: Cost, calls: int = 1, steps: int = 1) -> Phase:
+    def phase(
+        self, compiled: CompiledPhase, *, beside: dict[str, Any], cost: Cost, calls: int = 1, steps: int = 1
+    ) -> Phase:
         """Return the figures of a program; `beside` are the other trees on the devices while it runs."""
         memory, text = compiled.program.memory_analysis(), compiled.program.as_text()
         return Phase(

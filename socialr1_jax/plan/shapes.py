@@ -5,7 +5,7 @@ from pathlib import Path
 
 from socialr1_jax.config.run import PlanConfig
 from socialr1_jax.config.sections import ConfigError
-from socialr1_jax.models.qwen3 import Qwen3Config
+from socialr1_jax.models.qwen3_config import Qwen3Config
 from socialr1_jax.models.shapes import PUBLISHED_TOKENS, SHAPES, named_shape
 from socialr1_jax.runtime.files import read_json
 from socialr1_jax.weights.hub import cached_folder

@@ -14,11 +14,10 @@ from typing import Any
 
 import jinja2
 
-from socialr1_jax.config.command_line import scalar_text
 from socialr1_jax.config.commands import ReportConfig
 from socialr1_jax.config.quickstart import QuickstartConfig
 from socialr1_jax.config.run import RunConfig
-from socialr1_jax.config.sections import flat_settings
+from socialr1_jax.config.sections import flat_settings, scalar_text
 from socialr1_jax.evaluation.compare import compare
 from socialr1_jax.report import run_files
 from socialr1_jax.report.metric_lines import meanings

@@ -12,7 +12,8 @@ from jax.sharding import Mesh
 from socialr1_jax.config.rewards import ContentConfig
 from socialr1_jax.data.chat_template import plain_tokens
 from socialr1_jax.models.attention import Backend
-from socialr1_jax.models.qwen3 import Params, Qwen3Config, weight_specs
+from socialr1_jax.models.qwen3 import Params, weight_specs
+from socialr1_jax.models.qwen3_config import Qwen3Config
 from socialr1_jax.models.reward_model import RewardModel, position_scores
 from socialr1_jax.models.text_bins import Unit, bin_width, fill_bins, lay_out
 from socialr1_jax.runtime.mesh import constrain, fetch, place, row_shards

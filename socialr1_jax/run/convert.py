@@ -9,8 +9,9 @@ from socialr1_jax.config.commands import ConvertConfig, HfToOrbaxConfig, OrbaxTo
 from socialr1_jax.run.weights import find_checkpoint, is_run, load_policy
 from socialr1_jax.runtime.terminal import print_error, print_line
 from socialr1_jax.weights.checksums import compare_sums, folder_sums, model_sums
-from socialr1_jax.weights.hf import map_weights, open_hf
+from socialr1_jax.weights.declared import map_weights
 from socialr1_jax.weights.hf_export import refuse_nonfinite, save_hf
+from socialr1_jax.weights.hf_folder import open_hf
 from socialr1_jax.weights.orbax_folder import MANIFEST, load_orbax, write_orbax
 
 _QUIET_SECONDS = 5.0  # between two lines of progress
@@ -72,7 +73,7 @@ def _finish(config: ConvertConfig, started: float, verify: Callable[[], str]) ->
 
 
 def _fingerprint(files: Sequence[Path], **settings: Any) -> dict[str, Any]:
-    """Return the inputs of a conversion: settings, file names, sizes and times. An equal one resumes when killed."""
+    """Return the inputs of a conversion: settings, file names, sizes, times. It resumes only if they are equal."""
     states = {str(file.resolve()): [file.stat().st_size, file.stat().st_mtime_ns] for file in files}
     return {"files": states, **settings}
 

@@ -34,7 +34,6 @@ HELD_OUT = "heldout"
 _READ = 1000  # questions to train a tokenizer on
 _LOOKED_AT = 1000  # questions checked for missing options
 _MOST_COMPARED = 100_000  # questions of training and of each set, in the check for shared questions
-FIX = "evaluate on questions that are not in data.train"
 log = logging.getLogger(__name__)
 
 
@@ -295,7 +294,7 @@ def check_questions(config: RunConfig) -> None:
 def warn_of_shared(train: Iterable[Example], sets: Mapping[str, Iterable[Example]]) -> None:
     """Log a warning if questions of the sets are also trained on."""
     if shared := shared_questions(train, sets):
-        log.warning("%s: %s", shared, FIX)
+        log.warning("%s: evaluate on questions that are not in data.train", shared)
 
 
 def shared_questions(train: Iterable[Example], sets: Mapping[str, Iterable[Example]]) -> str:

@@ -7,7 +7,8 @@ from pathlib import Path
 import orbax.checkpoint as ocp
 from jax.sharding import Mesh
 
-from socialr1_jax.models.qwen3 import Qwen3, Qwen3Config, check_mesh
+from socialr1_jax.models.qwen3 import Qwen3, check_mesh
+from socialr1_jax.models.qwen3_config import Qwen3Config
 from socialr1_jax.run.checkpoints import CheckpointError, differences, fault, read_run, whole_steps
 from socialr1_jax.weights.declared import abstract_weight, map_weights
 from socialr1_jax.weights.tokenizer_files import count_tokens

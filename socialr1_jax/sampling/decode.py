@@ -10,18 +10,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from socialr1_jax.models.attention import Backend, Prefix, Segments, decode_attention, rope_tables
+from socialr1_jax.models.attention import Backend, decode_attention, rope_tables
+from socialr1_jax.models.blockwise import Prefix, Segments
 from socialr1_jax.models.kv_cache import LayerCache, Sharing, cache_from_prefill
-from socialr1_jax.models.qwen3 import (
-    Params,
-    Qwen3Config,
-    block,
-    forward,
-    gathered,
-    head_kernel,
-    logits,
-    rms_norm,
-)
+from socialr1_jax.models.qwen3 import Params, block, forward, gathered, head_kernel, logits, rms_norm
+from socialr1_jax.models.qwen3_config import Qwen3Config
 from socialr1_jax.models.temperature import GREEDY
 from socialr1_jax.runtime.mesh import ROWS, P, by_rows, constrain
 from socialr1_jax.sampling.draw import draw, uniforms

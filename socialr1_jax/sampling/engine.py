@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from socialr1_jax.models.attention import Backend
-from socialr1_jax.models.qwen3 import Params, Qwen3Config
+from socialr1_jax.models.qwen3 import Params
+from socialr1_jax.models.qwen3_config import Qwen3Config
 from socialr1_jax.runtime.mesh import row_shards, tensor_shards
 from socialr1_jax.runtime.terminal import counted, gib
 from socialr1_jax.sampling.batch import Group, Rollout, Segment, slot_stride

@@ -11,7 +11,7 @@ import jax
 
 from socialr1_jax.models.arithmetic import Arithmetic
 from socialr1_jax.models.attention import Backend
-from socialr1_jax.models.qwen3 import Qwen3Config
+from socialr1_jax.models.qwen3_config import Qwen3Config
 from socialr1_jax.runtime.processes import least_of_all
 from socialr1_jax.runtime.terminal import gib
 from socialr1_jax.sampling.families import SHARERS

@@ -22,7 +22,8 @@ from socialr1_jax.data.pairs import write_pairs
 from socialr1_jax.data.prompts import question_text, reference_response
 from socialr1_jax.data.question_files import read_examples
 from socialr1_jax.data.tokenizer import build_tokenizer
-from socialr1_jax.models.qwen3 import Qwen3, Qwen3Config, init_params
+from socialr1_jax.models.qwen3 import Qwen3, init_params
+from socialr1_jax.models.qwen3_config import Qwen3Config
 from socialr1_jax.questions.story_files import write_stories
 from socialr1_jax.report import write_report
 from socialr1_jax.rewards.extra import load_extras

@@ -22,9 +22,11 @@ from socialr1_jax.data.pairs import Pair, read_pairs
 from socialr1_jax.grpo.optimizer import make_optimizer, make_schedule
 from socialr1_jax.grpo.packing import bin_count
 from socialr1_jax.grpo.update import Update, init_state, make_update
-from socialr1_jax.models.attention import Backend, Segments
+from socialr1_jax.models.attention import Backend
 from socialr1_jax.models.attention_trial import working_attention
-from socialr1_jax.models.qwen3 import Params, Qwen3Config
+from socialr1_jax.models.blockwise import Segments
+from socialr1_jax.models.qwen3 import Params
+from socialr1_jax.models.qwen3_config import Qwen3Config
 from socialr1_jax.models.reward_model import RewardModel, position_scores
 from socialr1_jax.models.text_bins import Unit, bin_width, fill_bins, lay_out
 from socialr1_jax.questions.pipeline import PromptStream

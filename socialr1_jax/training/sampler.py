@@ -15,7 +15,8 @@ from socialr1_jax.data.prompts import Prompt
 from socialr1_jax.grpo.advantages import flat_groups
 from socialr1_jax.grpo.rollouts import Phase, Rollouts, RolloutSource
 from socialr1_jax.models.attention import Backend
-from socialr1_jax.models.qwen3 import Params, Qwen3, Qwen3Config
+from socialr1_jax.models.qwen3 import Params, Qwen3
+from socialr1_jax.models.qwen3_config import Qwen3Config
 from socialr1_jax.questions.accuracy import baseline_figures
 from socialr1_jax.questions.pipeline import QuestionStream
 from socialr1_jax.questions.sources import Questions

@@ -6,7 +6,8 @@ from typing import Any
 import jax
 from jax.sharding import Mesh, NamedSharding, SingleDeviceSharding
 
-from socialr1_jax.models.qwen3 import Params, Qwen3, Qwen3Config, Weight, declare_weights, weight_specs
+from socialr1_jax.models.qwen3 import Params, Qwen3, Weight, declare_weights, weight_specs
+from socialr1_jax.models.qwen3_config import Qwen3Config
 from socialr1_jax.models.reward_model import RewardModel
 from socialr1_jax.runtime.mesh import P
 

@@ -17,7 +17,8 @@ import numpy as np
 from jax.sharding import Mesh
 from safetensors import SafetensorError, safe_open
 
-from socialr1_jax.models.qwen3 import Qwen3Config, Weight, check_mesh
+from socialr1_jax.models.qwen3 import Weight, check_mesh
+from socialr1_jax.models.qwen3_config import Qwen3Config
 from socialr1_jax.runtime.files import read_json
 from socialr1_jax.runtime.mesh import P
 from socialr1_jax.runtime.model_files import file_of, first_few

@@ -20,7 +20,8 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
-from socialr1_jax.models.qwen3 import Qwen3, Qwen3Config, Weight
+from socialr1_jax.models.qwen3 import Qwen3, Weight
+from socialr1_jax.models.qwen3_config import Qwen3Config
 from socialr1_jax.runtime.files import read_json, sha256, whole_folder, write_json
 from socialr1_jax.runtime.mesh import P
 from socialr1_jax.runtime.model_files import file_of, first_few

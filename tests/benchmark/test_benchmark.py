@@ -10,6 +10,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from toys import ONE_LAYER
 
 from socialr1_jax import Qwen3Config
 from socialr1_jax.benchmark import config as benchmark_config
@@ -24,13 +25,7 @@ SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "benchmark.py"
 PEERS = Path(__file__).resolve().parents[3] / "shared" / "peers" / "hf_shapes.py"
 TOY = Qwen3Config(
     vocab_size=96,
-    hidden_size=16,
-    intermediate_size=32,
-    num_hidden_layers=1,
-    num_attention_heads=2,
-    num_key_value_heads=1,
-    head_dim=8,
-    tie_word_embeddings=True,
+    **ONE_LAYER,
     max_position_embeddings=512,
 )
 # Numbers of weights of the published models; a tied output matrix counts once.

@@ -17,9 +17,9 @@ from socialr1_jax.data.chat_template import chat_tokens, read_template, response
 from socialr1_jax.data.examples import Example
 from socialr1_jax.data.prompts import encode_prompt, reference_response
 from socialr1_jax.data.tokenizer import CHAT_TEMPLATE
+from socialr1_jax.evaluation.request import Request
 from socialr1_jax.evaluation.respondents import Asked, LocalModel
 from socialr1_jax.evaluation.scoring import score
-from socialr1_jax.evaluation.task import Request
 from socialr1_jax.evaluation.tasks.socialiqa import TASK
 from socialr1_jax.plan.doctor import examine
 from socialr1_jax.rewards import parse_response, social_r1_reward

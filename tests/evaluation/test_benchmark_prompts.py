@@ -8,13 +8,16 @@ from pathlib import Path
 
 import pytest
 
+from socialr1_jax.evaluation.metrics import Metric
 from socialr1_jax.evaluation.registry import get_task
+from socialr1_jax.evaluation.request import Wording
 from socialr1_jax.evaluation.results import headline_table
 from socialr1_jax.evaluation.runner import TaskResult
-from socialr1_jax.evaluation.task import BenchmarkError, Data, Metric, Wording
+from socialr1_jax.evaluation.task import BenchmarkError, Data
 from socialr1_jax.evaluation.tasks import tactfultom
 from socialr1_jax.evaluation.wording import content_of, note_on, with_wording, wording_of
-from socialr1_jax.evaluation.wording_sources import SOURCES, TextPlace, TextSource
+from socialr1_jax.evaluation.wording_sources import SOURCES, TextSource
+from socialr1_jax.grpo.packing import AuthorsConstant
 
 main = runpy.run_path(str(Path(__file__).resolve().parents[2] / "scripts" / "benchmark_prompts.py"))["main"]
 
@@ -388,7 +391,7 @@ def test_tombench_has_no_text_for_three_options(tmp_path):
 )
 def test_the_forms_of_a_text(tmp_path, code, fields, text):
     (tmp_path / "a.py").write_text(code)
-    source = TextSource(version="who/what @ 123", known="", places=[TextPlace("a.py", "x", {"t": fields})])
+    source = TextSource(version="who/what @ 123", known="", places=[AuthorsConstant("a.py", "x", {"t": fields})])
     assert source.read(tmp_path)[0] == {"t": text}
 
 

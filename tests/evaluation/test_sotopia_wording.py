@@ -12,10 +12,11 @@ from test_sotopia_judging import verdict
 from socialr1_jax.config.evaluation import EvaluateConfig
 from socialr1_jax.config.loading import load_config
 from socialr1_jax.evaluation import evaluate as whole
+from socialr1_jax.evaluation.request import Wording
 from socialr1_jax.evaluation.sotopia.judging import DIMENSIONS, judge_messages
 from socialr1_jax.evaluation.sotopia.official import judge_schema
 from socialr1_jax.evaluation.sotopia.run import load_benchmark
-from socialr1_jax.evaluation.task import BenchmarkError, Wording
+from socialr1_jax.evaluation.task import BenchmarkError
 from socialr1_jax.evaluation.wording import content_of
 from socialr1_jax.evaluation.wording_sources import SOURCES
 

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from socialr1_jax.chat.answers import Reply
+from socialr1_jax.evaluation.metrics import Grade, Graded
 from socialr1_jax.evaluation.scoring import figures, score
-from socialr1_jax.evaluation.task import BenchmarkError, Grade, Graded
+from socialr1_jax.evaluation.task import BenchmarkError
 from socialr1_jax.evaluation.tasks.emobench import TASK
 
 REAL = Path(__file__).resolve().parents[3] / "shared" / "benchmarks" / "emobench"

@@ -12,8 +12,10 @@ import pytest
 
 from socialr1_jax.chat.answers import Reply
 from socialr1_jax.evaluation import embeddings
+from socialr1_jax.evaluation.metrics import Grade, Graded
+from socialr1_jax.evaluation.request import Request
 from socialr1_jax.evaluation.scoring import score
-from socialr1_jax.evaluation.task import BenchmarkError, Grade, Graded, Request
+from socialr1_jax.evaluation.task import BenchmarkError
 from socialr1_jax.evaluation.tasks.fantom import TASK
 from socialr1_jax.evaluation.tasks.fantom_scores import embed_grades, weighted_f1, word_f1
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from socialr1_jax.evaluation.task import BenchmarkError, Grade, Graded
+from socialr1_jax.evaluation.metrics import Grade, Graded
+from socialr1_jax.evaluation.task import BenchmarkError
 from socialr1_jax.evaluation.tasks.hitom import TASK
 
 REAL = Path(__file__).resolve().parents[3] / "shared" / "benchmarks" / "hitom"

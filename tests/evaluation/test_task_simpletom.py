@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from socialr1_jax.evaluation.task import BenchmarkError, Grade, Graded
+from socialr1_jax.evaluation.metrics import Grade, Graded
+from socialr1_jax.evaluation.task import BenchmarkError
 from socialr1_jax.evaluation.tasks.simpletom import CONTROL_STORIES, TASK, TYPES
 from socialr1_jax.stories.scripts import HELD_OUT_NAMES, NAMES
 

@@ -10,8 +10,10 @@ import pytest
 
 from socialr1_jax.chat.answers import Reply
 from socialr1_jax.evaluation.compare import compare
+from socialr1_jax.evaluation.metrics import Grade, Graded, Metric
+from socialr1_jax.evaluation.request import Request
 from socialr1_jax.evaluation.scoring import rescored, sample_row, score
-from socialr1_jax.evaluation.task import BenchmarkError, Grade, Graded, Metric, Request
+from socialr1_jax.evaluation.task import BenchmarkError
 from socialr1_jax.evaluation.tasks import tactfultom
 from socialr1_jax.evaluation.tasks.tactfultom import CATEGORIES, TASK
 from socialr1_jax.evaluation.tasks.words import english_words

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from socialr1_jax.evaluation.task import BenchmarkError, Grade, Graded
+from socialr1_jax.evaluation.metrics import Grade, Graded
+from socialr1_jax.evaluation.task import BenchmarkError
 from socialr1_jax.evaluation.tasks import tombench
 from socialr1_jax.evaluation.tasks.tombench import TASK
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from socialr1_jax.evaluation.task import BenchmarkError, Grade, Graded
+from socialr1_jax.evaluation.metrics import Grade, Graded
+from socialr1_jax.evaluation.task import BenchmarkError
 from socialr1_jax.evaluation.tasks.tombench_hard import TASK, load
 
 REAL = Path(__file__).resolve().parents[3] / "shared" / "benchmarks" / "tombench_hard"

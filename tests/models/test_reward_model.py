@@ -16,7 +16,8 @@ from conftest import ARCHITECTURES, BASE_FIELDS, VOCAB_SIZE, _randomise
 from socialr1_jax import load_hf, make_mesh
 from socialr1_jax.config.rewards import ContentConfig
 from socialr1_jax.data.tokenizer import build_tokenizer
-from socialr1_jax.models.qwen3 import Qwen3Config, init_params
+from socialr1_jax.models.qwen3 import init_params
+from socialr1_jax.models.qwen3_config import Qwen3Config
 from socialr1_jax.models.reward_model import RewardModel, reward_scores
 from socialr1_jax.models.text_bins import Unit, bin_width, fill_bins, lay_out
 from socialr1_jax.rewards.content_model import ContentModel, content_prompts, load_content_model

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from socialr1_jax.chat.answers import Reply
+from socialr1_jax.evaluation.request import Request
 from socialr1_jax.evaluation.scoring import score
-from socialr1_jax.evaluation.task import Request
 from socialr1_jax.evaluation.tasks.socialiqa import TASK
 from socialr1_jax.rewards import social_r1_reward
 from socialr1_jax.rewards.answers import answer_letter, named_letter

@@ -10,16 +10,10 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from socialr1_jax.config.rewards import ContentConfig, RewardConfig, Schedule
-from socialr1_jax.data.examples import Example
+from socialr1_jax.data.examples import Example, normalized
 from socialr1_jax.rewards import Scorer, social_r1_reward
 from socialr1_jax.rewards.rules_judge import judge_thoughts
-from socialr1_jax.rewards.terms import (
-    content_reward,
-    length_window,
-    normalized,
-    outcome_reward,
-    repetition_factor,
-)
+from socialr1_jax.rewards.terms import content_reward, length_window, outcome_reward, repetition_factor
 from socialr1_jax.rewards.total import term_weights, total_reward
 
 CONFIG = RewardConfig()

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from socialr1_jax.models.attention import decode_attention
 from socialr1_jax.models.kv_cache import LayerCache
-from socialr1_jax.models.qwen3 import Qwen3Config, init_params
+from socialr1_jax.models.qwen3 import init_params
+from socialr1_jax.models.qwen3_config import Qwen3Config
 from socialr1_jax.sampling import Engine, SamplingParams
 from socialr1_jax.sampling.batch import Rollout
 from socialr1_jax.sampling.families import Family, mean_rows, sharing, used_entries

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from jax.sharding import NamedSharding
 
 from socialr1_jax.models import attention
-from socialr1_jax.models.attention import Segments, causal_attention
-from socialr1_jax.models.blockwise import Prefix
-from socialr1_jax.models.qwen3 import Qwen3Config, init_params
+from socialr1_jax.models.attention import causal_attention
+from socialr1_jax.models.blockwise import Prefix, Segments
+from socialr1_jax.models.qwen3 import init_params
+from socialr1_jax.models.qwen3_config import Qwen3Config
 from socialr1_jax.runtime.mesh import P, make_mesh
 from socialr1_jax.sampling import Engine, SamplingParams, shared_prefill
 from socialr1_jax.sampling.memory import BatchPlan

@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 
 from socialr1_jax import __version__, cli
-from socialr1_jax.cli import COMMANDS, DESCRIPTIONS, Command
-from socialr1_jax.config.command_line import ConfigError, config_file, load_config, parse_args
+from socialr1_jax.cli import COMMANDS, Command
+from socialr1_jax.config.command_line import parse_args
 from socialr1_jax.config.commands import AuditConfig, CompareConfig, ReportConfig
+from socialr1_jax.config.loading import config_file, load_config
 from socialr1_jax.config.run import RunConfig
+from socialr1_jax.config.sections import ConfigError
 from socialr1_jax.profiling.steps import ImplicitTransfer
 from socialr1_jax.rewards import JudgeRefused
 from socialr1_jax.run.run import TrainingStopped
@@ -47,7 +49,6 @@ def main_of(file):
 def test_every_script_is_a_command():
     assert COMMANDS.keys() - SCRIPTS.values() == {"benchmark checkpoints", "benchmark loading"}
     assert set(SCRIPTS.values()) <= COMMANDS.keys()
-    assert list(COMMANDS) == list(DESCRIPTIONS)
 
 
 @pytest.mark.parametrize("file", SCRIPTS, ids=lambda file: file.stem)
@@ -93,7 +94,7 @@ assert not heavy, heavy
     assert done.returncode == 0, done.stderr
     for name in COMMANDS:
         assert f"  {name} " in done.stdout
-        assert f"  {DESCRIPTIONS[name]}\n" in done.stdout
+        assert f"  {COMMANDS[name].description}\n" in done.stdout
         assert f"usage: socialr1 {name} " in done.stdout
     assert done.stderr.count("unknown key 'modle'; did you mean 'model'?") == 2  # evaluate and generate
 
@@ -121,7 +122,7 @@ def test_errors_become_a_line_and_a_status(raised, status, line, monkeypatch, ca
         return 7
 
     monkeypatch.setattr(cli, "_imported", lambda name: work if name == "x" else lambda argv, description: argv)
-    monkeypatch.setitem(COMMANDS, "report", Command("settings", "x"))
+    monkeypatch.setitem(COMMANDS, "report", Command("about x", "settings", "x"))
     assert ended(cli.run, "report", [], "X") == status
     printed = capsys.readouterr()
     assert printed.err.startswith(line)
@@ -194,6 +195,7 @@ def test_configurations_are_found_by_name(tmp_path, monkeypatch):
     assert (own / "smoke.yaml").read_bytes() == (ROOT / "configs" / "smoke.yaml").read_bytes()
     (tmp_path / "full").mkdir()
     (tmp_path / "quickstart.yaml").write_text("steps: 3\n")
+    (tmp_path / "hitom_small.yaml").symlink_to("nowhere")
     for name, file in {
         "smoke": own / "smoke.yaml",
         "smoke.yaml": own / "smoke.yaml",
@@ -202,6 +204,7 @@ def test_configurations_are_found_by_name(tmp_path, monkeypatch):
         "quickstart": own / "quickstart.yaml",
         "quickstart.yaml": Path("quickstart.yaml"),  # a file that is there wins
         "full": Path("full"),
+        "hitom_small.yaml": Path("hitom_small.yaml"),  # a broken link is no other file
         "configs/../smoke.yaml": Path("configs/../smoke.yaml"),
         "/configs/smoke.yaml": Path("/configs/smoke.yaml"),
         "": Path(""),

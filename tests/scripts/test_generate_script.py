@@ -10,6 +10,7 @@ from pathlib import Path
 import jax
 import pytest
 from safetensors.numpy import load_file, save_file
+from toys import ONE_LAYER
 
 from socialr1_jax import Qwen3, Qwen3Config, SamplingParams, generate, load_hf, save_hf
 from socialr1_jax.data.prompts import encode_prompt
@@ -35,13 +36,7 @@ def model(tmp_path_factory):
     tokenizer.save_pretrained(folder / "tokenizer")
     config = Qwen3Config(
         vocab_size=320,
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        head_dim=8,
-        tie_word_embeddings=True,
+        **ONE_LAYER,
         max_position_embeddings=POSITIONS,
         initializer_range=0.3,
         eos_token_id=tokenizer.eos_token_id,

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import jax
 import pytest
+from toys import ONE_LAYER
 
 from socialr1_jax import Qwen3, Qwen3Config, SamplingParams, load_hf, save_hf
 from socialr1_jax.config import stories as story_config
@@ -408,13 +409,7 @@ def policy(tmp_path_factory, stories):
     tokenizer.save_pretrained(folder / "tokenizer")
     config = Qwen3Config(
         vocab_size=640,
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        head_dim=8,
-        tie_word_embeddings=True,
+        **ONE_LAYER,
         max_position_embeddings=2048,
         initializer_range=0.3,
         eos_token_id=tokenizer.eos_token_id,

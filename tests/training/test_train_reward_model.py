@@ -19,7 +19,8 @@ from socialr1_jax.config.rewards import ContentConfig
 from socialr1_jax.config.sections import ConfigError
 from socialr1_jax.data.pairs import Pair, write_pairs
 from socialr1_jax.data.tokenizer import build_tokenizer
-from socialr1_jax.models.qwen3 import Qwen3, Qwen3Config, init_params
+from socialr1_jax.models.qwen3 import Qwen3, init_params
+from socialr1_jax.models.qwen3_config import Qwen3Config
 from socialr1_jax.models.reward_model import reward_scores
 from socialr1_jax.rewards.content_model import content_prompts, load_content_model
 from socialr1_jax.training import reward_model

@@ -15,10 +15,11 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
+from socialr1_jax.config.evaluation import ProtocolName
 from socialr1_jax.data.examples import LETTERS
 from socialr1_jax.evaluation.card import card_request, graded_by
 from socialr1_jax.evaluation.metrics import Grade, Graded, Metric, accuracies, accuracy, by_group, mean_metric
-from socialr1_jax.evaluation.request import Messages, ProtocolName, Request, Wording, chat
+from socialr1_jax.evaluation.request import Messages, Request, Wording, chat
 from socialr1_jax.evaluation.task import BenchmarkError, Data, Decoding, Hub, Task, ways
 from socialr1_jax.evaluation.tasks import emobench_paper
 from socialr1_jax.evaluation.tasks.reading import Reading, letter_of, text, texts

@@ -17,10 +17,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from socialr1_jax.config.evaluation import ProtocolName
 from socialr1_jax.data.evaluation_sets import EVALUATION_SETS
 from socialr1_jax.evaluation import embeddings
 from socialr1_jax.evaluation.card import card_request, graded_by
-from socialr1_jax.evaluation.request import ProtocolName, Request, chat
+from socialr1_jax.evaluation.request import Request, chat
 from socialr1_jax.evaluation.task import BenchmarkError, Data, Decoding, Task, ways
 from socialr1_jax.evaluation.tasks.fantom_scores import embed_grades, metrics, official_grade
 from socialr1_jax.evaluation.tasks.reading import Reading, field, text, texts

@@ -6,9 +6,11 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from socialr1_jax.evaluation.embeddings import Embedder, similarities
+from socialr1_jax.config.evaluation import ProtocolName
+from socialr1_jax.evaluation.embeddings import similarities
 from socialr1_jax.evaluation.metrics import Grade, Graded, Metric, accuracies, accuracy, by_group, mean_metric
-from socialr1_jax.evaluation.request import ProtocolName, Request
+from socialr1_jax.evaluation.request import Request
+from socialr1_jax.evaluation.task import Embedder
 
 _ALL = ("belief_choice", "answerability_list", "answerability_binary", "info_list", "info_binary")
 _UNITS = {"set": 3, "part": 2, "conversation": 1}  # unit -> length of its prefix of a set's id, in numbers

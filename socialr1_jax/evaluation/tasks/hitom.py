@@ -15,11 +15,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from socialr1_jax.config.evaluation import ProtocolName
 from socialr1_jax.data.examples import LETTERS
 from socialr1_jax.data.options import parse_options
 from socialr1_jax.evaluation.card import card_request, graded_by
 from socialr1_jax.evaluation.metrics import Graded, Metric, accuracies, accuracy, by_group
-from socialr1_jax.evaluation.request import ProtocolName, Request, Wording, chat
+from socialr1_jax.evaluation.request import Request, Wording, chat
 from socialr1_jax.evaluation.task import BenchmarkError, Data, Hub, Task, ways
 from socialr1_jax.evaluation.tasks.reading import Reading, field, read_json, text
 from socialr1_jax.rewards.answers import named_letter

@@ -14,10 +14,11 @@ from pathlib import Path
 from statistics import pvariance
 from typing import Any
 
+from socialr1_jax.config.evaluation import ProtocolName
 from socialr1_jax.data.examples import LETTERS
 from socialr1_jax.evaluation.card import card_request, graded_by
 from socialr1_jax.evaluation.metrics import Graded, Metric, accuracy, all_right, by_group
-from socialr1_jax.evaluation.request import ProtocolName, Request, Wording, chat
+from socialr1_jax.evaluation.request import Request, Wording, chat
 from socialr1_jax.evaluation.task import BenchmarkError, Data, Decoding, Task, ways
 from socialr1_jax.evaluation.tasks.reading import Reading, field, text, texts
 

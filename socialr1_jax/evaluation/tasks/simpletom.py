@@ -19,9 +19,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from socialr1_jax.config.evaluation import ProtocolName
 from socialr1_jax.evaluation.card import card_request, graded_by
 from socialr1_jax.evaluation.metrics import Graded, Metric, accuracy, all_right, by_group, mean_metric
-from socialr1_jax.evaluation.request import Messages, ProtocolName, Request, Wording, chat
+from socialr1_jax.evaluation.request import Messages, Request, Wording, chat
 from socialr1_jax.evaluation.task import BenchmarkError, Data, Hub, Remark, Task, ways
 from socialr1_jax.evaluation.tasks.reading import Reading, field, text, texts
 from socialr1_jax.stories.plots import PLOTS, Draft

@@ -13,10 +13,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from socialr1_jax.config.evaluation import ProtocolName
 from socialr1_jax.data.examples import LETTERS
 from socialr1_jax.evaluation.card import card_request, graded_by, lettered
 from socialr1_jax.evaluation.metrics import accuracy
-from socialr1_jax.evaluation.request import ProtocolName, Request, chat
+from socialr1_jax.evaluation.request import Request, chat
 from socialr1_jax.evaluation.task import BenchmarkError, Data, Task, ways
 from socialr1_jax.evaluation.tasks.reading import Reading, read_text, text
 from socialr1_jax.rewards.answers import named_letter

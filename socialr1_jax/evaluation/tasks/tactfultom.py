@@ -19,13 +19,14 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from socialr1_jax.config.evaluation import ProtocolName
 from socialr1_jax.data.evaluation_sets import EVALUATION_SETS
 from socialr1_jax.data.examples import LETTERS
 from socialr1_jax.evaluation.card import card_request, graded_by
-from socialr1_jax.evaluation.embeddings import TACTFULTOM_MODEL, Embedder, similarities
+from socialr1_jax.evaluation.embeddings import TACTFULTOM_MODEL, similarities
 from socialr1_jax.evaluation.metrics import Grade, Graded, Metric, accuracies, accuracy, by_group, mean_metric
-from socialr1_jax.evaluation.request import ProtocolName, Request, Wording, chat
-from socialr1_jax.evaluation.task import BenchmarkError, Data, Decoding, Task, ways
+from socialr1_jax.evaluation.request import Request, Wording, chat
+from socialr1_jax.evaluation.task import BenchmarkError, Data, Decoding, Embedder, Task, ways
 from socialr1_jax.evaluation.tasks.reading import Reading, field, text, texts
 from socialr1_jax.evaluation.tasks.words import english_words
 

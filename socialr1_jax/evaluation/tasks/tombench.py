@@ -17,13 +17,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from socialr1_jax.config.evaluation import ProtocolName
 from socialr1_jax.data.evaluation_sets import EVALUATION_SETS
 from socialr1_jax.data.examples import LETTERS
 from socialr1_jax.data.options import gold_letter, parse_options
 from socialr1_jax.data.tables import listed
 from socialr1_jax.evaluation.card import card_request, graded_by, lettered
 from socialr1_jax.evaluation.metrics import Grade, Graded, Metric, mean_metric
-from socialr1_jax.evaluation.request import Messages, ProtocolName, Request, Wording, chat
+from socialr1_jax.evaluation.request import Messages, Request, Wording, chat
 from socialr1_jax.evaluation.task import BenchmarkError, Data, Task, ways
 from socialr1_jax.evaluation.tasks.reading import Reading, text
 from socialr1_jax.runtime.terminal import shown

@@ -15,12 +15,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from socialr1_jax.config.evaluation import ProtocolName
 from socialr1_jax.config.sections import scalar_text
 from socialr1_jax.data.options import gold_letter, parse_options
 from socialr1_jax.data.tables import BadRow, DataError, file_rows, listed, nearest, refuse_half_characters
 from socialr1_jax.evaluation.card import card_request, graded_by, published_grade
 from socialr1_jax.evaluation.metrics import Graded, Metric, accuracies, accuracy
-from socialr1_jax.evaluation.request import ProtocolName, Request
+from socialr1_jax.evaluation.request import Request
 from socialr1_jax.evaluation.task import BenchmarkError, Data, Hub, Remark, Task
 from socialr1_jax.evaluation.tasks.reading import find_file, read_json
 from socialr1_jax.runtime.files import ROW_SUFFIXES, sha256
