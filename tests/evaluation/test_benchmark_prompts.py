@@ -16,8 +16,7 @@ from socialr1_jax.evaluation.runner import TaskResult
 from socialr1_jax.evaluation.task import BenchmarkError, Data
 from socialr1_jax.evaluation.tasks import tactfultom
 from socialr1_jax.evaluation.wording import content_of, note_on, with_wording, wording_of
-from socialr1_jax.evaluation.wording_sources import SOURCES, TextSource
-from socialr1_jax.grpo.packing import AuthorsConstant
+from socialr1_jax.evaluation.wording_sources import SOURCES, AuthorsConstant, TextSource
 
 main = runpy.run_path(str(Path(__file__).resolve().parents[2] / "scripts" / "benchmark_prompts.py"))["main"]
 
