@@ -614,8 +614,11 @@ def loopback(reply) -> Iterator[ThreadingHTTPServer]:
         def log_message(self, *args):
             pass
 
+    class Server(ThreadingHTTPServer):
+        request_queue_size = 256  # 5 by default: a busy machine refuses some of 20 connections at once
+
     lock = threading.Lock()
-    httpd = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    httpd = Server(("127.0.0.1", 0), Handler)
     httpd.bodies = []
     threading.Thread(target=httpd.serve_forever, daemon=True).start()
     yield httpd
