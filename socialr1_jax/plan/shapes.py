@@ -1,4 +1,4 @@
-"""Find the sizes of a run: of its model, from a folder, a published Qwen3 or a named shape, and of its responses."""
+"""Find the sizes of a run's model, from a folder, a published Qwen3 or a named shape."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -37,9 +37,3 @@ def shape_of(path: str, named: str = "", ignore_fields: Sequence[str] = ()) -> Q
             "folder with a config.json, or name the shape with model.random"
         )
     return Qwen3Config.from_hf(read_json(file), str(file), ignore_fields)
-
-
-def mean_response(config: PlanConfig) -> int:
-    """Return the mean response length in tokens that the time estimates assume."""
-    limit = config.sampling.max_new_tokens
-    return min(config.response_tokens or limit, limit)
