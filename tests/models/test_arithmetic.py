@@ -111,7 +111,12 @@ def test_parameters_are_those_published():
 
 def test_topologies():
     assert parse_topology("v5p:2x2x2") == (CHIPS["v5p"], (2, 2, 2))
-    for text, said in (("b200:8", "unknown chip 'b200'; known: a100-80gb"), ("h200", "number of devices")):
+    assert parse_topology("a100-80gb:4x8") == (CHIPS["a100-80gb"], (4, 8))
+    for text, said in (
+        ("b200:8", "unknown chip 'b200'; known: a100-80gb"),
+        ("h200", "number of devices"),
+        ("h200:64", "write h200:4x8 for four nodes"),
+    ):
         with pytest.raises(ValueError, match=said):
             parse_topology(text)
 
