@@ -92,11 +92,14 @@ class SamplingConfig(Section):
     max_rows: int = Field(
         512, ge=1, description="most responses that a device decodes at once; the others wait for a free row"
     )
+    weights: Literal["dtype", "int8", "float8"] = Field(
+        "dtype", description="copy of the weights that decoding reads: in the model's dtype, or kernels of 8 bits"
+    )
 
     @property
     def draws(self) -> dict[str, Any]:
         """The settings of the sampling distribution and length, named as in `SamplingParams`."""
-        return self.model_dump(exclude={"group_size", "segment_tokens", "max_rows"})
+        return self.model_dump(exclude={"group_size", "segment_tokens", "max_rows", "weights"})
 
 
 class GrpoConfig(Objective):

@@ -142,7 +142,8 @@ class AbstractRun:
 
     @cached_property
     def costs(self) -> Arithmetic:
-        return Arithmetic(self.model, jnp.dtype(self.dtype).itemsize, self.shards)
+        itemsize = jnp.dtype(self.dtype).itemsize
+        return Arithmetic(self.model, itemsize, self.shards, self.config.sampling.weights)
 
     @property
     def prompt(self) -> int:
@@ -194,6 +195,7 @@ class AbstractRun:
                 config=self.model,
                 num_tokens=self.num_tokens,
                 dtype=self.dtype,
+                weights=sampling.weights,
                 backend=self.backend,
                 max_rows=sampling.max_rows,
                 memory=memory,
@@ -213,7 +215,8 @@ class AbstractRun:
     @cached_property
     def resharded(self) -> CompiledPhase:
         """The program that makes the rollout copy of the weights."""
-        return self.compile("reshard", "rollout", reshard, self.masters, self.model, self.dtype)
+        weights = self.config.sampling.weights
+        return self.compile("reshard", "rollout", reshard, self.masters, self.model, self.dtype, weights)
 
     @cached_property
     def decoding(self) -> DecodeState:
@@ -236,7 +239,7 @@ class AbstractRun:
         return _laid_out(lowered.out_info, lowered.compile().output_shardings)
 
     def reshard(self) -> Phase:
-        cost = Cost(0, self.costs.parameters * (4 + self.costs.itemsize * self.costs.copies))
+        cost = Cost(0, self.costs.parameters * 4 + self.costs.rollout_copy * self.costs.copies)
         return self.phase(self.resharded, beside=self.resting, cost=cost)
 
     def prefill(self) -> Phase:

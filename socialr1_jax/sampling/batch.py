@@ -150,7 +150,7 @@ class Rollout:
         engine = self.engine
         if self.weights is None:
             with told("the copy of the weights for decoding"):
-                self.weights = reshard(engine.params, engine.config, engine.dtype)
+                self.weights = reshard(engine.params, engine.config, engine.dtype, engine.weights)
         parts: list[Segment] = []
         while self.waiting or (self.rows >= 0).any():
             engine.poll()

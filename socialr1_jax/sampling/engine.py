@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from socialr1_jax.models.attention import Backend
+from socialr1_jax.models.eight_bit import WeightFormat
 from socialr1_jax.models.qwen3 import Params
 from socialr1_jax.models.qwen3_config import Qwen3Config
 from socialr1_jax.runtime.mesh import row_shards, tensor_shards
@@ -41,6 +42,7 @@ class Engine:
     config: Qwen3Config
     num_tokens: int
     dtype: str = "float32"
+    weights: WeightFormat = "dtype"  # of the copy that decoding reads; prompts are prefilled in `dtype`
     backend: Backend = "xla"
     segment_tokens: int = 64
     max_rows: int = 512  # decoded at once on a device; the others wait for free rows
@@ -140,6 +142,7 @@ class Engine:
             tensor=tensor_shards(),
             memory=memory,
             alike=mean_rows(prompts, [params.n for params in each]) if self.share_prefixes else 0,
+            weights=self.weights,
         )
         _say(
             f"sampling {counted(rows, 'response')} to {counted(len(prompts), 'prompt')}: "

@@ -142,6 +142,7 @@ class Sampler(RolloutSource):
             config=self.model,
             num_tokens=self.num_tokens,
             dtype=self.config.model.dtype,
+            weights=self.config.sampling.weights,
             backend=self.backend,
             segment_tokens=self.config.sampling.segment_tokens,
             max_rows=self.config.sampling.max_rows,

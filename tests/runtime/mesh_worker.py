@@ -80,12 +80,15 @@ def one_sampling(folder: str, mesh) -> dict[str, np.ndarray]:
     lengths = np.clip(np.ceil(rng.exponential(24, 64)), 1, 120).astype(int).tolist()
     each = [SamplingParams(max_new_tokens=length) for length in lengths]
     unbounded = Engine(params=model.params, config=model.config, num_tokens=model.num_tokens)
+    eight_bits = Engine(params=model.params, config=model.config, num_tokens=model.num_tokens, weights="int8")
     with jax.set_mesh(mesh):
+        short = eight_bits.sample(prompts[:8], SamplingParams(max_new_tokens=16, seed=1))
         refilled = [completion for group in engine.sample(prompts, sampling) for completion in group]
         rollout = unbounded.rollout([[5]] * len(each), each)
         for _ in rollout.steps():
             pass
     return {
+        "int8": np.array([sample.tokens for (sample,) in short]),
         "wall_steps": np.array([rollout.wall_steps, max(lengths)]),
         "refilled": np.concatenate([[*sample.tokens, -1] for sample in refilled]),
         "tokens": np.concatenate([[*sample.tokens, -1] for sample in samples]),
