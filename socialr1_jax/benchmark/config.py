@@ -7,23 +7,24 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from socialr1_jax.config.sections import Section
-from socialr1_jax.models.shapes import SHAPES
+from socialr1_jax.models.shapes import SHAPES, named_shape
 
 
 def _known(shape: str) -> str:
-    if shape not in SHAPES:
-        raise ValueError(f"unknown shape {shape!r}; known: {', '.join(SHAPES)}")
+    named_shape(shape, "shape")
     return shape
 
 
 Shape = Annotated[str, AfterValidator(_known)]
+_SHAPES = f"size of the model: {', '.join(SHAPES)}; 8b/4 has a quarter of the layers of 8b"
 
 
 class BenchmarkConfig(Section):
     """Settings of the benchmark of sampling and training."""
 
-    shape: Shape = Field("tiny", description=f"size of the model: {', '.join(SHAPES)}")
+    shape: Shape = Field("tiny", description=_SHAPES)
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="compute dtype; masters stay float32")
+    weights: Literal["dtype", "int8", "float8"] = Field("dtype", description="copy of the weights that decoding reads")
     rows: int = Field(40, ge=1, description="rows of the prefill, decode and update batches")
     prompt: int = Field(128, ge=1, description="tokens of a prompt")
     new: int = Field(128, ge=2, description="tokens of a response; there are no stop tokens")
@@ -51,7 +52,7 @@ class BenchmarkConfig(Section):
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        positions = SHAPES[self.shape].max_position_embeddings
+        positions = named_shape(self.shape).max_position_embeddings
         if self.prompt + self.new > positions:
             raise ValueError(f"prompt {self.prompt} + new {self.new} is more than the {positions} positions; lower one")
         if self.attention == "cudnn" and self.dtype != "bfloat16":
@@ -74,7 +75,7 @@ class CheckpointBenchmark(Section):
 class LoadingBenchmark(Section):
     """Settings of the benchmark of loading and saving."""
 
-    shape: Shape = Field("0.6b", description=f"size of the model: {', '.join(SHAPES)}")
+    shape: Shape = Field("0.6b", description=_SHAPES)
     dtype: Literal["float32", "bfloat16"] = Field("bfloat16", description="dtype of the files")
     into: Literal["", "float32", "bfloat16"] = Field(
         "", description='dtype of the loaded weights; "" = that of the files'

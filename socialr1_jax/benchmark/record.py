@@ -14,7 +14,7 @@ from typing import Any
 from socialr1_jax.benchmark.benchmark import benchmark
 from socialr1_jax.benchmark.config import BenchmarkConfig
 from socialr1_jax.config.sections import scalar_text
-from socialr1_jax.models.shapes import SHAPES
+from socialr1_jax.models.shapes import named_shape
 from socialr1_jax.run.provenance import NOT_INSTALLED, commit, versions
 from socialr1_jax.runtime.files import append, write_whole
 from socialr1_jax.runtime.terminal import print_result
@@ -61,7 +61,7 @@ def print_benchmark(config: BenchmarkConfig) -> None:
         around_table(page)
         if file.exists():
             read_record(file)
-    result = {"shape": config.shape, **benchmark(SHAPES[config.shape], config)}
+    result = {"shape": config.shape, **benchmark(named_shape(config.shape), config)}
     try:
         if config.record:
             names = (name for name in BenchmarkConfig.model_fields if name in config.model_fields_set - {"record"})
@@ -137,8 +137,11 @@ def _cell(result: Mapping[str, Any], name: str, of_peer: str) -> str:
     if name not in result:
         return ""
     own, peer = result[name], result.get("peers", {}).get(of_peer)
-    low, middle, high = result["spread_s"][name.removesuffix("_s").removesuffix("_tok")]
+    phase = name.removesuffix("_s").removesuffix("_tok")
+    low, middle, high = result["spread_s"][phase]
     shown = f"{own:,} ±{(high - low) / 2 / middle:.0%}"
+    if share := result.get("of_peak", {}).get(phase):
+        shown += f", {share:.0%} of peak"
     if peer is None:
         return shown
     return f"{shown} ({peer:,}: **{own / peer if name.endswith('tok_s') else peer / own:.2f}**)"

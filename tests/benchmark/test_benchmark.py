@@ -13,10 +13,11 @@ import pytest
 from toys import ONE_LAYER
 
 from socialr1_jax import Qwen3Config
-from socialr1_jax.benchmark import config as benchmark_config
-from socialr1_jax.benchmark import record
 from socialr1_jax.benchmark.benchmark import PHASES, _decode, benchmark, tail_lengths
 from socialr1_jax.benchmark.config import BenchmarkConfig
+from socialr1_jax.benchmark.peaks import Peaks
+from socialr1_jax.models import shapes
+from socialr1_jax.models.arithmetic import Arithmetic
 from socialr1_jax.models.qwen3 import declare_weights, init_params
 from socialr1_jax.models.shapes import SHAPES
 from socialr1_jax.sampling import Completion, Engine
@@ -50,9 +51,16 @@ def load(path):
 def script():
     with pytest.MonkeyPatch.context() as patch:
         module = load(SCRIPT)
-        for where in (record, benchmark_config):
-            patch.setattr(where, "SHAPES", {"tiny": TOY})
+        patch.setattr(shapes, "SHAPES", {"tiny": TOY})
         yield module
+
+
+@pytest.fixture(scope="module", autouse=True)
+def peaks():
+    """Peaks that were not measured, so that a share is known."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("socialr1_jax.benchmark.benchmark.measure_peaks", lambda dtype, devices: Peaks(2e8, 3e7))
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +108,26 @@ def test_speeds_are_tokens_over_the_median(measured):
     # Were a program compiled again in the measured call, that call would take as long as the first.
     spread = {name: value for name, value in line["spread_s"].items() if name != "update_whole"}  # update's programs
     assert all(line["compile_s"][name] > high for name, (_, _, high) in spread.items())
+
+
+def test_shares_of_the_peaks(measured):
+    """Model FLOP by 0.2 GFLOP/s, and bytes of weights and filled tokens by 0.03 GB/s, over the seconds of a call."""
+    line, _ = measured
+    assert line["peaks"] == {"tflops": 0.0002, "gb_s": 0.03}
+    costs, seconds = Arithmetic(TOY, 4, 1), {name: spread[1] for name, spread in line["spread_s"].items()}
+    layer = 2 * (2 * 16 * 8 * (2 + 1) + 3 * 16 * 32)  # FLOP of a token: kernels of ONE_LAYER
+    pair, head = 4 * 2 * 8, 2 * 96 * 16
+    flops = {
+        "prefill": 3 * (8 * layer + 32 * pair),
+        # one prompt of 8 for three responses of 480
+        "update": 3 * (1448 * layer + (32 + 3 * 480 * (8 + 240)) * pair + 1440 * head),
+        "update_whole": 3 * 3 * (488 * layer + 488 * 244 * pair + 487 * head),
+    }
+    for name, needed in flops.items():
+        assert line["of_peak"][name] == pytest.approx(needed / seconds[name] / 2e8, rel=0.01, abs=1e-3)
+    read = costs.decode_step(3, 240, 8, 3).bytes
+    assert read == 4 * (layer / 2 + head / 2 + 2 * 8 * (3 * 240 + 8))
+    assert line["of_peak"]["decode"] == pytest.approx(479 * read / seconds["decode"] / 3e7, rel=0.01, abs=1e-3)
 
 
 def test_without_update_there_is_neither_update_nor_step():
@@ -163,7 +191,9 @@ def test_shapes_are_those_of_the_baselines():
         ("--prompt 508 --new 5", "prompt 508 + new 5 is more than the 512 positions"),
         ("--prompt 8 --new 8 --attention cudnn", "attention cudnn computes in bfloat16"),
         ("--new 1", "new must be at least 2"),
-        ("--shape huge", "unknown shape 'huge'; known: tiny"),
+        ("--shape huge", "shape 'huge' is not one of tiny"),
+        ("--shape tiny/2", "shape 'tiny/2' is no whole part of the 1 layers of tiny; divide by a divisor"),
+        ("--weights int4", "weights must be one of 'dtype', 'int8' or 'float8', not 'int4'"),
         ("--prompt 8 --new 8 --prompts 2 --update=false", "a GRPO step (prompts) includes an update"),
     ],
 )
