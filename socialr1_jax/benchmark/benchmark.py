@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from socialr1_jax.benchmark.config import BenchmarkConfig
+from socialr1_jax.benchmark.parity import parity
 from socialr1_jax.benchmark.peaks import device_text, measure_peaks
 from socialr1_jax.benchmark.peers import peer_process, transformers_seconds, trl_steps
 from socialr1_jax.config.run import DataConfig, GrpoConfig, ModelConfig, RunConfig, SamplingConfig
@@ -71,7 +72,8 @@ def benchmark(shape: Qwen3Config, config: BenchmarkConfig) -> dict[str, Any]:
     """
     with peer_process() if config.peers else nullcontext() as peers:
         measured = _Measured(shape, config, peers)
-        measured.sampling()
+        if config.sampling:
+            measured.sampling()
         if config.requests:
             measured.tail()
         if config.update:
@@ -172,6 +174,10 @@ class _Measured:
             "tflops": _rounded(self._peaks.flops / 1e12),
             "gb_s": _rounded(self._peaks.bandwidth / 1e9),
         }
+        if config.check:
+            tokens_bt = _tokens(self._shape, 2, min(config.prompt, 128))
+            found = parity(self._model.params, self._shape, tokens_bt, config.dtype, self._backend)
+            result["parity"] = {name: _rounded(value) for name, value in found.items()}
         if config.peers:
             result["peers"] = {name: _rounded(speed) for name, speed in self._peer_speeds.items()}
         if self._phases:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
 from socialr1_jax.config.sections import Section
+from socialr1_jax.config.unused_settings import Need
 from socialr1_jax.models.shapes import SHAPES, named_shape
 
 
@@ -21,6 +22,8 @@ _SHAPES = f"size of the model: {', '.join(SHAPES)}; 8b/4 has a quarter of the la
 
 class BenchmarkConfig(Section):
     """Settings of the benchmark of sampling and training."""
+
+    needs: ClassVar[tuple[Need, ...]] = (Need("seconds", "suite"),)
 
     shape: Shape = Field("tiny", description=_SHAPES)
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="compute dtype; masters stay float32")
@@ -41,14 +44,20 @@ class BenchmarkConfig(Section):
         "attention", description="what the backward pass recomputes"
     )
     attention: Literal["auto", "xla", "cudnn"] = Field("auto", description="attention kernel of prefill and update")
+    sampling: bool = Field(True, description="false: only the update and the step, without prefill and decode")
     update: bool = Field(
         True,
         description="false: only prefill and decode, with weights in dtype (an update needs over 16 bytes a parameter)",
     )
+    check: bool = Field(False, description="also compare logits with those of the CPU in float32")
     peers: bool = Field(False, description="also measure transformers and, for the step, TRL (extra test)")
     record: str = Field(
         "", description="append the result to this .jsonl file, and regenerate the table in performance.md beside it"
     )
+    suite: Literal["", "gpu", "trial"] = Field(
+        "", description="gpu: the whole record of one accelerator, into `record`; trial: the same on the smallest model"
+    )
+    seconds: int = Field(480, ge=1, description="most seconds of a suite; a part gets a quarter at most")
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -57,6 +66,10 @@ class BenchmarkConfig(Section):
             raise ValueError(f"prompt {self.prompt} + new {self.new} is more than the {positions} positions; lower one")
         if self.attention == "cudnn" and self.dtype != "bfloat16":
             raise ValueError("attention cudnn computes in bfloat16; set dtype to bfloat16")
+        if self.suite and (not self.record or self.model_fields_set - {"suite", "record", "seconds"}):
+            raise ValueError("a suite has its own settings and needs record; leave out all but suite, record, seconds")
+        if not self.sampling and (not self.update or self.requests):
+            raise ValueError("sampling=false leaves the update alone; leave out sampling, or update=false and requests")
         if self.prompts and not self.update:
             raise ValueError("a GRPO step (prompts) includes an update; leave out prompts or update=false")
         return self

@@ -15,6 +15,7 @@ from toys import ONE_LAYER
 from socialr1_jax import Qwen3Config
 from socialr1_jax.benchmark.benchmark import PHASES, _decode, benchmark, tail_lengths
 from socialr1_jax.benchmark.config import BenchmarkConfig
+from socialr1_jax.benchmark.parity import parity
 from socialr1_jax.benchmark.peaks import Peaks
 from socialr1_jax.models import shapes
 from socialr1_jax.models.arithmetic import Arithmetic
@@ -130,6 +131,19 @@ def test_shares_of_the_peaks(measured):
     assert line["of_peak"]["decode"] == pytest.approx(479 * read / seconds["decode"] / 3e7, rel=0.01, abs=1e-3)
 
 
+def test_logits_against_the_cpu_in_float32():
+    result = benchmark(
+        TOY, BenchmarkConfig(dtype="bfloat16", rows=2, prompt=9, new=2, repeats=1, update=False, check=True)
+    )
+    difference = result["parity"]
+    assert 1e-4 < difference["relative"] < 0.02
+    assert 1e-5 < difference["largest"] < 0.02
+    assert difference["same_token"] > 0.7
+    params = init_params(TOY, jax.random.key(0))
+    same = parity(params, TOY, np.ones((1, 4), np.int32), "float32", "xla")
+    assert same == {"relative": 0.0, "largest": 0.0, "same_token": 1.0}
+
+
 def test_without_update_there_is_neither_update_nor_step():
     result = benchmark(TOY, BenchmarkConfig(dtype="bfloat16", rows=2, prompt=4, new=480, repeats=2, update=False))
     assert set(result["spread_s"]) == set(result["compile_s"]) == {"prefill", "decode"}
@@ -163,7 +177,11 @@ def test_lengths_with_a_long_tail():
 def test_batching_and_static_batches_share_their_lengths():
     result = benchmark(TOY, BenchmarkConfig(rows=4, prompt=4, new=40, repeats=1, update=False, requests=10))
     assert min(result["tail_tok_s"], result["tail_static_tok_s"]) > 0
-    tokens = tail_lengths(10, 40).sum()
+    lengths = tail_lengths(10, 40)
+    # 4 rows at once: at least as many steps as the longest response has, and as a quarter of all tokens
+    assert result["tail_longest"] == lengths.max() == 31
+    assert max(31, lengths.sum() / 4) <= result["tail_wall_steps"] < lengths.sum()
+    tokens = lengths.sum()
     for name in ("tail", "tail_static"):
         assert result[f"{name}_tok_s"] == pytest.approx(tokens / result["spread_s"][name][1], rel=2e-3)
 
