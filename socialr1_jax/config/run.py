@@ -113,6 +113,11 @@ class GrpoConfig(Objective):
         description="tokens of one backward pass on a device, padding included; a longer row gets its own. Changes "
         "memory, never the gradient",
     )
+    old_logprobs: Literal["recompute", "sampler"] = Field(
+        "recompute",
+        description="old policy's log-probs: recompute = the trainer's own; sampler = those that the sampler drew "
+        "with, without a pass",
+    )
     reference_memory: Literal["device", "host"] = Field(
         "device", description="memory that holds the reference weights between passes"
     )
@@ -121,9 +126,18 @@ class GrpoConfig(Objective):
     )
 
     @property
-    def several_updates(self) -> bool:
-        """Return whether a rollout gets several updates; with one, the ratio is 1 without an old-policy pass."""
-        return self.mini_batch_prompts < self.prompts_per_step
+    def old_pass(self) -> bool:
+        """Return whether rows need a pass for their old log-probs: those after the first update, whose ratio is 1."""
+        return self.old_logprobs == "recompute" and self.mini_batch_prompts < self.prompts_per_step
+
+    @model_validator(mode="after")
+    def _weights_say_something(self) -> Self:
+        if self.old_logprobs == "sampler" and self.importance_sampling != "none":
+            raise ValueError(
+                "old_logprobs sampler makes the ratio that of trainer to sampler, and every importance weight 1; set "
+                "importance_sampling to none"
+            )
+        return self
 
 
 class MeshConfig(Section):

@@ -233,6 +233,7 @@ def test_an_unknown_key_names_the_nearest_known_one(key, nearest, tmp_path):
     [
         (["grpo.prompts_per_step=10"], "set grpo.mini_batch_prompts to 1, 2, 5 or 10"),
         (["grpo.preset=cispo", "grpo.dual_clip=3"], "set dual_clip to 0"),
+        (["grpo.old_logprobs=sampler", "grpo.importance_sampling=token"], "grpo: old_logprobs sampler makes the ratio"),
         (["steps=2", "optimizer.warmup_steps=8"], "leaves none of the run's 8 updates"),
         (["rewards.preset=full"], "needs a content reward model"),
         (["cold_start=4"], "cold_start is for model.random"),
