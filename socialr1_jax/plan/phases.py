@@ -73,7 +73,7 @@ class AbstractRun:
             return
         if self.reference is not None:
             yield self.reference_logprobs()
-        if grpo.several_updates:
+        if grpo.old_pass:
             yield self.old_logprobs()
         yield self.backward()
         yield self.optimizer()
@@ -332,7 +332,7 @@ class AbstractRun:
             mask_bt=flags,
             segments=Segments(ints, ints, ints),
             advantages=floats,
-            on_policy_bt=flags if grpo.several_updates else None,
+            on_policy_bt=flags if grpo.old_pass else None,
             old_logp_bt=floats if old else None,
             ref_logp_bt=floats if reference else None,
         )
@@ -357,7 +357,9 @@ class AbstractRun:
     @cached_property
     def scored(self) -> Rows:
         """A micro-batch with the log-probs that the loss needs."""
-        return self.micro_batch(old=self.config.grpo.several_updates, reference=self.reference is not None)
+        grpo = self.config.grpo
+        old = grpo.old_pass or grpo.old_logprobs == "sampler"
+        return self.micro_batch(old=old, reference=self.reference is not None)
 
     @cached_property
     def sums(self) -> Sums:

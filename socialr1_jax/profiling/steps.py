@@ -92,7 +92,7 @@ class Steps:
             costs["rollout"] = self._rollout_costs(self._rollouts)
         if self._updates is not None:
             forward = [self._forward_cost(batch) for batch in self._updates]
-            costs["old"] = forward[1:] if self.config.grpo.several_updates else []
+            costs["old"] = forward[1:] if self.config.grpo.old_pass else []
             costs["reference"] = forward if self.step.reference is not None else []
             costs["update"] = [self._update_cost(*pair) for pair in zip(self._updates, forward, strict=True)]
         return costs

@@ -48,7 +48,7 @@ def results(tiny_models, tmp_path_factory):
 @pytest.mark.parametrize("mesh", [*MESHES, "two processes"])
 def test_an_update_is_the_same_on_every_mesh(results, mesh):
     for name, expected in results["1x1x1"].items():
-        if name not in ("tokens", "refilled", "logprobs", "wall_steps", "int8") and not name.startswith("gradient"):
+        if name.startswith(("params", "metrics", "logp")) and name != "logprobs":
             np.testing.assert_allclose(results[mesh][name], expected, rtol=1e-5, atol=1e-5, err_msg=name)
 
 
@@ -64,6 +64,14 @@ def test_the_gradient_is_the_same_on_every_mesh(results, mesh):
     names = [name for name in results["1x1x1"] if name.startswith("gradient")]
     one, other = (np.concatenate([results[m][name].ravel() for name in names]) for m in ("1x1x1", mesh))
     assert np.linalg.norm(other - one) < 1e-6 * np.linalg.norm(one)
+
+
+@pytest.mark.parametrize("mesh", [*MESHES, "two processes"])
+def test_devices_sum_gradients_of_tables_in_float32(results, mesh):
+    """In bfloat16 compute. Sums in bfloat16 differ by 4e-3; an axis `tensor` rounds the hidden states' gradient."""
+    for name, within in (("bfloat16/lm_head", 1e-6), ("bfloat16/embed_tokens", 1e-3)):
+        one, other = (results[m][name] for m in ("1x1x1", mesh))
+        assert np.linalg.norm(other - one) < within * np.linalg.norm(one)
 
 
 @pytest.mark.parametrize("mesh", [*MESHES, "two processes"])
