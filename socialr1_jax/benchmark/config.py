@@ -40,6 +40,7 @@ class BenchmarkConfig(Section):
         "attention", description="what the backward pass recomputes"
     )
     attention: Literal["auto", "xla", "cudnn"] = Field("auto", description="attention kernel of prefill and update")
+    decode_attention: Literal["auto", "xla", "triton"] = Field("auto", description="attention kernel of decoding")
     update: bool = Field(
         True,
         description="false: only prefill and decode, with weights in dtype (an update needs over 16 bytes a parameter)",

@@ -167,6 +167,7 @@ def _sample(config: PairsConfig, examples: Sequence[Example], work: WorkFile) ->
         num_tokens=model.num_tokens,
         dtype=config.dtype,
         backend=working_attention("auto", config.dtype),
+        attention=config.sampling.attention,
         segment_tokens=config.sampling.segment_tokens,
         max_rows=config.sampling.max_rows,
     )

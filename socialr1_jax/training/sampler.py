@@ -143,6 +143,7 @@ class Sampler(RolloutSource):
             num_tokens=self.num_tokens,
             dtype=self.config.model.dtype,
             backend=self.backend,
+            attention=self.config.sampling.attention,
             segment_tokens=self.config.sampling.segment_tokens,
             max_rows=self.config.sampling.max_rows,
             poll=self.poll,

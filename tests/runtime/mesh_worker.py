@@ -10,6 +10,8 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import pytest
+from toys import decode_by_length
 
 from socialr1_jax import SamplingParams, generate, load_hf, make_mesh
 from socialr1_jax.config.run import RunConfig
@@ -69,7 +71,7 @@ def one_update(folder: str, mesh) -> dict[str, np.ndarray]:
 
 
 def one_sampling(folder: str, mesh) -> dict[str, np.ndarray]:
-    """Tokens and log-probs of 11 prompts x 3 samples of different lengths, and of as many with rows refilled."""
+    """Sample three times for 11 prompts, at once and with rows refilled, these with the kernel for GPUs."""
     model = load_hf(folder, mesh)
     rng = np.random.default_rng(5)
     prompts = [rng.integers(0, model.config.vocab_size, size).tolist() for size in rng.integers(1, 40, 11)]
@@ -80,8 +82,10 @@ def one_sampling(folder: str, mesh) -> dict[str, np.ndarray]:
     lengths = np.clip(np.ceil(rng.exponential(24, 64)), 1, 120).astype(int).tolist()
     each = [SamplingParams(max_new_tokens=length) for length in lengths]
     unbounded = Engine(params=model.params, config=model.config, num_tokens=model.num_tokens)
-    with jax.set_mesh(mesh):
+    with jax.set_mesh(mesh), pytest.MonkeyPatch.context() as patch:
+        decode_by_length(patch.setattr)
         refilled = [completion for group in engine.sample(prompts, sampling) for completion in group]
+    with jax.set_mesh(mesh):
         rollout = unbounded.rollout([[5]] * len(each), each)
         for _ in rollout.steps():
             pass
