@@ -29,7 +29,7 @@ from socialr1_jax.grpo.step import make_step
 from socialr1_jax.grpo.update import TrainState, init_state
 from socialr1_jax.models.arithmetic import Arithmetic
 from socialr1_jax.models.attention import Backend
-from socialr1_jax.models.attention_trial import working_attention
+from socialr1_jax.models.attention_trial import working_attention, working_decode_kernel
 from socialr1_jax.models.qwen3 import Params, Qwen3, init_params
 from socialr1_jax.models.qwen3_config import Qwen3Config
 from socialr1_jax.rewards import RewardTerms
@@ -101,7 +101,9 @@ class _Measured:
                 }
             ),
             data=DataConfig(train=("random tokens",)),
-            sampling=SamplingConfig(group_size=group, max_new_tokens=config.new, weights=config.weights),
+            sampling=SamplingConfig(
+                group_size=group, max_new_tokens=config.new, weights=config.weights, attention=config.decode_attention
+            ),
             grpo=GrpoConfig(
                 prompts_per_step=config.prompts or 1,
                 mini_batch_prompts=config.prompts or 1,
@@ -191,6 +193,7 @@ class _Measured:
             "micro_batch_tokens": config.micro_batch_tokens,
             "remat": config.remat,
             "attention": self._backend,
+            "decode_attention": working_decode_kernel(config.decode_attention, self._model.config, config.dtype),
             "device": device_text(),
             "jax": jax.__version__,
             "peak_rss_bytes": peak_rss_bytes(),
@@ -365,6 +368,7 @@ def _engine(run: RunConfig, config: Qwen3Config, params: Params, backend: Backen
         dtype=run.model.dtype,
         weights=run.sampling.weights,
         backend=backend,
+        attention=run.sampling.attention,
         segment_tokens=run.sampling.segment_tokens,
     )
 

@@ -45,6 +45,7 @@ class BenchmarkConfig(Section):
     )
     attention: Literal["auto", "xla", "cudnn"] = Field("auto", description="attention kernel of prefill and update")
     sampling: bool = Field(True, description="false: only the update and the step, without prefill and decode")
+    decode_attention: Literal["auto", "xla", "triton"] = Field("auto", description="attention kernel of decoding")
     update: bool = Field(
         True,
         description="false: only prefill and decode, with weights in dtype (an update needs over 16 bytes a parameter)",

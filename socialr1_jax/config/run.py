@@ -91,6 +91,11 @@ class SamplingConfig(Section):
         1.0, gt=0, le=1, description="sample from the smallest set of tokens with this probability; 1 = all"
     )
     min_p: Real = Field(0.0, ge=0, lt=1, description="drop tokens below this fraction of the largest probability")
+    attention: Literal["auto", "xla", "triton"] = Field(
+        "auto",
+        description="attention kernel of decoding; triton reads the filled cache only; auto = the faster one of those "
+        "that are right on this GPU, and the log says which",
+    )
     segment_tokens: int = Field(64, ge=1, description="tokens decoded between two checks for finished rows")
     max_rows: int = Field(
         512, ge=1, description="most responses that a device decodes at once; the others wait for a free row"
@@ -102,7 +107,7 @@ class SamplingConfig(Section):
     @property
     def draws(self) -> dict[str, Any]:
         """The settings of the sampling distribution and length, named as in `SamplingParams`."""
-        return self.model_dump(exclude={"group_size", "segment_tokens", "max_rows", "weights"})
+        return self.model_dump(exclude={"group_size", "attention", "segment_tokens", "max_rows", "weights"})
 
 
 class GrpoConfig(Objective):

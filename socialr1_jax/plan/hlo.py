@@ -107,7 +107,7 @@ def _trips(rest: str, bodies: dict[str, list[Instruction]]) -> int:
 
 def attention_kernels(text: str) -> list[str]:
     """Return the names of the fused attention kernels that the program calls."""
-    return sorted(set(re.findall(r"__cudnn\$fmha\w*", text)))
+    return sorted(set(re.findall(r"__cudnn\$fmha\w*|__gpu\$xla\.gpu\.triton", text)))
 
 
 def computations(text: str) -> tuple[dict[str, list[Instruction]], str]:

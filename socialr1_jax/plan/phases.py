@@ -15,7 +15,7 @@ from socialr1_jax.grpo.packing import Rows, bin_count, width_of
 from socialr1_jax.grpo.step import Programs, compile_programs, row_multiple
 from socialr1_jax.grpo.update import Sums, TrainState, moment_shardings
 from socialr1_jax.models.arithmetic import Arithmetic, Cost
-from socialr1_jax.models.attention import Backend
+from socialr1_jax.models.attention import Backend, decode_kernel
 from socialr1_jax.models.blockwise import Segments
 from socialr1_jax.models.kv_cache import LayerCache, Sharing
 from socialr1_jax.models.qwen3 import Layout, Params, Weight, weight_specs
@@ -290,6 +290,7 @@ class AbstractRun:
             steps=segment,
             num_tokens=self.num_tokens,
             blocks=product_blocks(self.platform, self.mesh.shape["tensor"]),
+            kernel=decode_kernel(sampling.attention, self.dtype, self.platform),
         )
         batches = -(-self.responses // (self.of_step.rows * self.shards))  # full batches, in sequence
         cost = self.costs.decode_step(self.responses / batches, mean / 2, self.prompt, sampling.group_size)

@@ -17,7 +17,6 @@ from socialr1_jax.config.reward_model import RewardModelConfig
 from socialr1_jax.config.run import DistributedConfig, RunConfig
 from socialr1_jax.config.sections import ConfigError, Count
 from socialr1_jax.grpo.update import TrainState
-from socialr1_jax.models.attention import Backend
 from socialr1_jax.run.checkpoints import AWAY, CheckpointError, Checkpoints, first_fault
 from socialr1_jax.run.console import console, shown_log
 from socialr1_jax.run.folder import own_folder, resuming_text
@@ -112,14 +111,14 @@ def run_mesh(config: RunConfig | RewardModelConfig) -> Mesh:
         raise ConfigError(f"mesh: {error}") from error
 
 
-def say_devices(backend: Backend) -> None:
-    """Print the run's mesh, device kind, memory and attention backend; nothing for one CPU."""
+def say_devices(attention: str) -> None:
+    """Print the run's mesh, device kind, memory and kernels of attention; nothing for one CPU."""
     mesh = jax.sharding.get_mesh()
     if jax.default_backend() == "cpu" and mesh.size == 1:
         return
     limit = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit", 0)
     memory = f", {limit / 2**30:.1f} GiB of memory each" if limit else ""
-    console.print(f"mesh {dict(mesh.shape)} of {jax.devices()[0].device_kind}{memory}, attention {backend}")
+    console.print(f"mesh {dict(mesh.shape)} of {jax.devices()[0].device_kind}{memory}, attention {attention}")
 
 
 class Run:

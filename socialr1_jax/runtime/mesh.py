@@ -99,6 +99,13 @@ def _is_split() -> bool:
     return "fsdp" in jax.sharding.get_abstract_mesh().manual_axes
 
 
+def by_heads(function: Callable[..., Any], in_specs: Any, out_specs: Any) -> Callable[..., Any]:
+    """Map `function` over the devices that share a row, inside `by_rows`: kernels cannot be split by the compiler."""
+    if jax.sharding.get_abstract_mesh().empty:
+        return function
+    return jax.shard_map(function, in_specs=in_specs, out_specs=out_specs, axis_names={"tensor"}, check_vma=False)
+
+
 def place(x: Any, spec: P = ROWS) -> jax.Array:
     """Put a host array on the context's mesh; every process passes the same array and stores its own part."""
     mesh = jax.sharding.get_mesh()

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -43,7 +44,8 @@ class Engine:
     num_tokens: int
     dtype: str = "float32"
     weights: WeightFormat = "dtype"  # of the copy that decoding reads; prompts are prefilled in `dtype`
-    backend: Backend = "xla"
+    backend: Backend = "xla"  # of prefill
+    attention: Literal["auto", "xla", "triton"] = "auto"  # of decoding; auto tries them
     segment_tokens: int = 64
     max_rows: int = 512  # decoded at once on a device; the others wait for free rows
     memory: int | None = None

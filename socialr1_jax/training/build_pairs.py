@@ -168,6 +168,7 @@ def _sample(config: PairsConfig, examples: Sequence[Example], work: WorkFile) ->
         dtype=config.dtype,
         weights=config.sampling.weights,
         backend=working_attention("auto", config.dtype),
+        attention=config.sampling.attention,
         segment_tokens=config.sampling.segment_tokens,
         max_rows=config.sampling.max_rows,
     )

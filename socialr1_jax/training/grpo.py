@@ -18,7 +18,7 @@ from socialr1_jax.grpo.rollouts import PHASES, Rollouts, RolloutSource
 from socialr1_jax.grpo.step import MFU_FORMULA, GrpoStep, Packed, Updated, make_step
 from socialr1_jax.grpo.update import init_state
 from socialr1_jax.models.attention import Backend
-from socialr1_jax.models.attention_trial import working_attention
+from socialr1_jax.models.attention_trial import working_attention, working_decode_kernel
 from socialr1_jax.models.qwen3 import Qwen3
 from socialr1_jax.questions.sources import Questions
 from socialr1_jax.rewards import JudgeRefused
@@ -159,11 +159,13 @@ def _open(config: RunConfig, stop: Stop) -> _Opened:
     source: RolloutSource
     if questions:
         model, sampler, template = _sampled(config, *questions, backend, stop)
+        decoding = working_decode_kernel(config.sampling.attention, model.config, config.model.dtype)
+        say_devices(f"{backend}, of decoding {decoding}")
         source, watches, prompts = sampler, Watches(config, template), {"prompts": sampler}
     else:
         model, source = _replayed(config)
         watches, prompts = Watches(config, None), {}
-    say_devices(backend)
+        say_devices(backend)
     step = make_step(config, model.config, model.num_tokens, model.params, backend)
     state = init_state(model.params, step.programs.optimizer)
     about, of_export = about_run(config, model.config, model.source), (model.source, model.num_tokens)

@@ -144,6 +144,7 @@ class Sampler(RolloutSource):
             dtype=self.config.model.dtype,
             weights=self.config.sampling.weights,
             backend=self.backend,
+            attention=self.config.sampling.attention,
             segment_tokens=self.config.sampling.segment_tokens,
             max_rows=self.config.sampling.max_rows,
             poll=self.poll,

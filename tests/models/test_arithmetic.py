@@ -94,7 +94,7 @@ def test_decode_step(form):
     ints, two = (jax.ShapeDtypeStruct((size,), jnp.int32) for size in (rows, prompts))
     sharing = Sharing(two, jax.ShapeDtypeStruct((prompts, rows // prompts), jnp.int32), ints)
     traced = jax.make_jaxpr(lambda w, *args: decode_step(w, CONFIG, *args))(
-        weights, ints, ints, caches, prefixes, sharing
+        weights, ints, ints, caches, prefixes, sharing, ints
     )
     arithmetic = Arithmetic(CONFIG, 4, 1, form)
     cost = arithmetic.decode_step(rows, slots, width, rows // prompts)

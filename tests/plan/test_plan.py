@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -13,9 +14,13 @@ import pytest
 from socialr1_jax.config.loading import load_config
 from socialr1_jax.config.run import PlanConfig
 from socialr1_jax.models.arithmetic import Cost
+from socialr1_jax.plan import phases
 from socialr1_jax.plan.advice import advice
+from socialr1_jax.plan.hlo import attention_kernels
 from socialr1_jax.plan.phase import DoesNotFit, Phase
-from socialr1_jax.plan.plan import Plan
+from socialr1_jax.plan.phases import AbstractRun
+from socialr1_jax.plan.plan import Plan, _mesh
+from socialr1_jax.plan.shapes import model_shape
 from socialr1_jax.plan.tables import print_plan
 from socialr1_jax.runtime.chips import CHIPS, parse_topology
 
@@ -282,3 +287,33 @@ def test_the_cards_recipes_fit_eight_a100(size):
     gathers = [cells for cells in rows(done.stdout, "backward")[1:-1] if "all-gather" in cells[2]]
     assert all(cells[2].startswith("async") for cells in gathers)
     assert max(float(cells[5]) for cells in gathers) == {"4b": 741.88, "8b": 1187.0}[size]  # MiB: a table in bfloat16
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("jax_cuda12_plugin") is None, reason="needs pip install -e '.[cuda12]'")
+@pytest.mark.parametrize("topology", ["a100-80gb:1", "h100-80gb:1", "a100-80gb:8"])
+def test_decode_writes_caches_in_place(topology, monkeypatch):
+    """8B: at most 17 kernels a layer, no copy of a cache, no collective, less than 64 MB of temporaries."""
+    monkeypatch.setenv("JAX_SKIP_CUDA_CONSTRAINTS_CHECK", "1")
+    texts = []
+    monkeypatch.setattr(phases, "attention_kernels", lambda text: texts.append(text) or attention_kernels(text))
+    config = load_config(PlanConfig, CONFIG, [f"topology={topology}", "sampling.max_rows=40"])
+    chip, shape = parse_topology(topology)
+    model, num_tokens = model_shape(config)
+    for layers in (2, 4):
+        run = AbstractRun(
+            config=config,
+            model=replace(model, num_hidden_layers=layers),
+            num_tokens=num_tokens,
+            mesh=_mesh(config, chip, shape),
+            backend="cudnn",
+            allowed=chip.memory,
+        )
+        decode = run.decode()
+        assert decode.kernels == ["__gpu$xla.gpu.triton"]
+        assert decode.collectives == []
+        assert decode.temporaries < 64e6
+    slots = run.largest.slots
+    assert not re.search(rf"\[\d+,8,(?:128,{slots}|{slots},128)\]\S* copy\(", texts[-1])
+    fewer, more = (len(re.findall(r" (?:fusion|custom-call|copy)\(", text)) for text in texts)
+    assert (more - fewer) / 2 <= 17

@@ -12,6 +12,8 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
+from toys import decode_by_length
 
 from socialr1_jax import SamplingParams, generate, load_hf, make_mesh
 from socialr1_jax.config.run import RunConfig
@@ -94,7 +96,7 @@ def table_gradients(mesh) -> dict[str, np.ndarray]:
 
 
 def one_sampling(folder: str, mesh) -> dict[str, np.ndarray]:
-    """Tokens and log-probs of 11 prompts x 3 samples of different lengths, and of as many with rows refilled."""
+    """Sample three times for 11 prompts, at once and with rows refilled, these with the kernel for GPUs."""
     model = load_hf(folder, mesh)
     rng = np.random.default_rng(5)
     prompts = [rng.integers(0, model.config.vocab_size, size).tolist() for size in rng.integers(1, 40, 11)]
@@ -106,9 +108,11 @@ def one_sampling(folder: str, mesh) -> dict[str, np.ndarray]:
     each = [SamplingParams(max_new_tokens=length) for length in lengths]
     unbounded = Engine(params=model.params, config=model.config, num_tokens=model.num_tokens)
     eight_bits = Engine(params=model.params, config=model.config, num_tokens=model.num_tokens, weights="int8")
+    with jax.set_mesh(mesh), pytest.MonkeyPatch.context() as patch:
+        decode_by_length(patch.setattr)
+        refilled = [completion for group in engine.sample(prompts, sampling) for completion in group]
     with jax.set_mesh(mesh):
         short = eight_bits.sample(prompts[:8], SamplingParams(max_new_tokens=16, seed=1))
-        refilled = [completion for group in engine.sample(prompts, sampling) for completion in group]
         rollout = unbounded.rollout([[5]] * len(each), each)
         for _ in rollout.steps():
             pass
