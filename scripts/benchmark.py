@@ -3,6 +3,7 @@
     python scripts/benchmark.py --shape tiny --dtype float32 --rows 40 --prompt 128 --new 128
     python scripts/benchmark.py --shape tiny --rows 40 --prompt 128 --new 128 --prompts 8 --group 5
     python scripts/benchmark.py --shape tiny --prompts 8 --peers --record docs/benchmarks.jsonl
+    python scripts/benchmark.py --suite gpu --record docs/benchmarks.jsonl
 
 docs/performance.md explains the numbers.
 """

@@ -78,6 +78,12 @@ def _prepare_run(settings: Any) -> None:
     prepare(settings.xla_flags)
 
 
+def _prepare_benchmark(settings: Any) -> None:
+    if settings.peers:  # their process needs memory of the same GPU
+        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    prepare(programs=False)
+
+
 def _prepare_training(settings: Any) -> None:
     requeue_on_sigterm()
     prepare(settings.xla_flags)
@@ -196,7 +202,7 @@ COMMANDS = {
         "Measure the speed of sampling and training.",
         "benchmark.config.BenchmarkConfig",
         "benchmark.record.print_benchmark",
-        before=lambda settings: prepare(programs=False),
+        before=_prepare_benchmark,
     ),
     "benchmark checkpoints": Command(
         "Measure the cost of checkpoints.",

@@ -2,7 +2,10 @@
 
 import json
 import re
+from functools import partial
 from pathlib import Path
+
+from jax.experimental import pallas
 
 from socialr1_jax.config.quickstart import QuickstartConfig
 from socialr1_jax.config.run import RunConfig
@@ -64,3 +67,13 @@ def timeless(row: dict) -> dict:
 
 def steps_of(folder: Path) -> list[dict]:
     return [row for row in lines(folder / "metrics.jsonl") if row["phase"] == "grpo"]
+
+
+def decode_by_length(setattr, split=64):
+    """Make engines decode with the kernel for GPUs, interpreted. split: slots of a prefix for each of its programs."""
+    from socialr1_jax.models import decode_kernel
+    from socialr1_jax.sampling import batch
+
+    setattr(decode_kernel.pl, "pallas_call", partial(pallas.pallas_call, interpret=True))
+    setattr(decode_kernel, "_SPLIT", split)
+    setattr(batch, "working_decode_kernel", lambda *_: "triton")

@@ -8,6 +8,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import Executor
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
@@ -18,15 +19,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from socialr1_jax.benchmark.config import BenchmarkConfig
-from socialr1_jax.benchmark.peaks import device_text
-from socialr1_jax.benchmark.peers import Transformers, trl_steps
+from socialr1_jax.benchmark.parity import parity
+from socialr1_jax.benchmark.peaks import device_text, measure_peaks
+from socialr1_jax.benchmark.peers import peer_process, transformers_seconds, trl_steps
 from socialr1_jax.config.run import DataConfig, GrpoConfig, ModelConfig, RunConfig, SamplingConfig
 from socialr1_jax.grpo.packing import pack_rows
 from socialr1_jax.grpo.rollouts import Rollouts
 from socialr1_jax.grpo.step import make_step
 from socialr1_jax.grpo.update import TrainState, init_state
+from socialr1_jax.models.arithmetic import Arithmetic
 from socialr1_jax.models.attention import Backend
-from socialr1_jax.models.attention_trial import working_attention
+from socialr1_jax.models.attention_trial import working_attention, working_decode_kernel
 from socialr1_jax.models.qwen3 import Params, Qwen3, init_params
 from socialr1_jax.models.qwen3_config import Qwen3Config
 from socialr1_jax.rewards import RewardTerms
@@ -67,20 +70,26 @@ def benchmark(shape: Qwen3Config, config: BenchmarkConfig) -> dict[str, Any]:
     with ours, and TRL does the step afterwards. Without `config.update` the weights are in `config.dtype` instead of
     float32. Each result is also printed to stderr at once. Raises PeersMissing if a peer is not installed.
     """
-    measured = _Measured(shape, config)
-    measured.sampling()
-    if config.requests:
-        measured.tail()
-    if config.update:
-        measured.training()
-    return measured.result()
+    with peer_process() if config.peers else nullcontext() as peers:
+        measured = _Measured(shape, config, peers)
+        if config.sampling:
+            measured.sampling()
+        if config.requests:
+            measured.tail()
+        if config.update:
+            measured.training()
+        return measured.result()
 
 
 class _Measured:
     """The measured model, and the results so far."""
 
-    def __init__(self, shape: Qwen3Config, config: BenchmarkConfig) -> None:
-        self._shape, self._config = shape, config
+    def __init__(self, shape: Qwen3Config, config: BenchmarkConfig, peers: Executor | None) -> None:
+        self._shape, self._config, self._peers = shape, config, peers
+        if peers:
+            self._of_peers(transformers_seconds, "prefill", 1, 1)  # a missing package shows before anything is measured
+        self._peaks = measure_peaks(config.dtype, devices=1)
+        self._costs = Arithmetic(shape, jnp.dtype(config.dtype).itemsize, 1, config.weights)
         group = config.group if config.prompts else max(2, config.rows)
         self._run = RunConfig(
             model=ModelConfig.model_validate(
@@ -92,7 +101,9 @@ class _Measured:
                 }
             ),
             data=DataConfig(train=("random tokens",)),
-            sampling=SamplingConfig(group_size=group, max_new_tokens=config.new),
+            sampling=SamplingConfig(
+                group_size=group, max_new_tokens=config.new, weights=config.weights, attention=config.decode_attention
+            ),
             grpo=GrpoConfig(
                 prompts_per_step=config.prompts or 1,
                 mini_batch_prompts=config.prompts or 1,
@@ -103,38 +114,40 @@ class _Measured:
         self._model = Qwen3(shape, jax.block_until_ready(weights))
         self._backend = working_attention(self._run.model.attention, config.dtype)
         self._engine = _engine(self._run, shape, self._model.params, self._backend)
-        self._theirs = _peers(shape, config.dtype, config.rows, config.prompt, config.new) if config.peers else {}
         self._timings: dict[str, Timing] = {}
         self._speeds: dict[str, float] = {}
+        self._peer_speeds: dict[str, float] = {}
+        self._shares: dict[str, float] = {}  # of the measured peaks
         self._phases: list[dict[str, float]] = []
         self._wall_steps: list[int] = []
 
     def sampling(self) -> None:
         """Measure prefill and decode."""
         rows, prompt, new = self._config.rows, self._config.prompt, self._config.new
-        self._measure("prefill", partial(_prefill, self._engine, rows, prompt))
-        self._measure("decode", partial(_decode, self._engine, rows, prompt, new))
-        self._speeds["prefill_tok_s"] = rows * prompt / self._timings["prefill"].median
-        self._speeds["decode_tok_s"] = rows * (new - 1) / self._timings["decode"].median
+        self._measure("prefill", partial(_prefill, self._engine, rows, prompt), rows * prompt, rows, prompt)
+        needed = rows * self._costs.flops(prompt, prompt * prompt / 2, 0)
+        self._shares["prefill"] = needed / self._timings["prefill"].median / self._peaks.flops
+        self._measure("decode", partial(_decode, self._engine, rows, prompt, new), rows * (new - 1), rows, prompt, new)
+        moved = (new - 1) * self._costs.decode_step(rows, new / 2, prompt, rows).bytes
+        self._shares["decode"] = moved / self._timings["decode"].median / self._peaks.bandwidth
 
     def tail(self) -> None:
         """Measure responses of `tail_lengths`, by continuous batching and in static batches."""
         config = self._config
         engine = replace(self._engine, max_rows=-(-config.rows // jax.device_count()))
         sizes = (config.requests, config.rows, config.prompt, config.new, self._wall_steps)
+        tokens = int(tail_lengths(config.requests, config.new).sum())
         for name, static in (("tail", False), ("tail_static", True)):
-            self._measure(name, partial(_tail, engine, *sizes, static=static))
-            tokens = int(tail_lengths(config.requests, config.new).sum())
-            self._speeds[f"{name}_tok_s"] = tokens / self._timings[name].median
+            self._measure(name, partial(_tail, engine, *sizes, static=static), tokens)
 
     def training(self) -> None:
         """Measure an update and, with `prompts`, a GRPO step."""
         config, rows, prompt, new = self._config, self._config.rows, self._config.prompt, self._config.new
         trainer = _Trainer(self._run, self._model, prompt, self._backend, config.group)
-        self._measure("update", partial(trainer.update, rows, prompt, new))
-        self._measure("update_whole", partial(trainer.update, rows, prompt, new, whole=True))
-        for name in ("update", "update_whole"):
-            self._speeds[f"{name}_tok_s"] = rows * (prompt + new) / self._timings[name].median
+        for name, peers in (("update", (rows, prompt + new)), ("update_whole", ())):
+            call = partial(trainer.update, rows, prompt, new, whole=name == "update_whole")
+            self._measure(name, call, rows * (prompt + new), *peers)
+            self._shares[name] = trainer.flops / self._timings[name].median / self._peaks.flops
         if not config.prompts:
             return
         self._phases = [trainer.step(i) for i in range(config.repeats + 1)]
@@ -142,28 +155,33 @@ class _Measured:
         self._timings["grpo_step"] = Timing(first, later)
         _say("grpo_step", self._timings["grpo_step"])
         self._speeds["grpo_step_s"] = self._timings["grpo_step"].median
-        if config.peers:
+        if self._peers:
             sizes = {"prompts": config.prompts, "group": config.group, "prompt": prompt, "new": new}
-            first, *later = trl_steps(self._shape, config.dtype, **sizes, steps=config.repeats)
-            self._timings[_peer("grpo_step")] = Timing(first, later)
+            first, *later = self._of_peers(trl_steps, **sizes, steps=config.repeats)
+            self._timings[_peer("grpo_step")] = timing = Timing(first, later)
+            self._peer_speeds["grpo_step_s"] = timing.median
 
     def result(self) -> dict[str, Any]:
         """Return the results with the settings and the machine."""
         config, timings = self._config, self._timings
-        result: dict[str, Any] = config.model_dump(include={"dtype", "rows", "prompt", "new"})
+        result: dict[str, Any] = config.model_dump(include={"dtype", "weights", "rows", "prompt", "new"})
         if self._phases:
             result |= config.model_dump(include={"prompts", "group"})
         result |= {name: _rounded(speed) for name, speed in self._speeds.items()}
         if config.requests:
             longest = int(tail_lengths(config.requests, config.new).max())
             result |= {"tail_wall_steps": self._wall_steps[-1], "tail_longest": longest}
+        result["of_peak"] = {name: round(share, 3) for name, share in self._shares.items()}
+        result["peaks"] = {
+            "tflops": _rounded(self._peaks.flops / 1e12),
+            "gb_s": _rounded(self._peaks.bandwidth / 1e9),
+        }
+        if config.check:
+            tokens_bt = _tokens(self._shape, 2, min(config.prompt, 128))
+            found = parity(self._model.params, self._shape, tokens_bt, config.dtype, self._backend)
+            result["parity"] = {name: _rounded(value) for name, value in found.items()}
         if config.peers:
-            rows, prompt, new = config.rows, config.prompt, config.new
-            work = {"prefill": rows * prompt, "decode": rows * (new - 1), "update": rows * (prompt + new)}
-            speeds = {name: n / timings[_peer(name)].median for name, n in work.items() if _peer(name) in timings}
-            result["peers"] = {f"{name}_tok_s": _rounded(speed) for name, speed in speeds.items()}
-            if _peer("grpo_step") in timings:
-                result["peers"]["grpo_step_s"] = _rounded(timings[_peer("grpo_step")].median)
+            result["peers"] = {name: _rounded(speed) for name, speed in self._peer_speeds.items()}
         if self._phases:
             middle = {name: statistics.median(laps[name] for laps in self._phases[1:]) for name in PHASES}
             result["grpo_phases_s"] = {name: _rounded(seconds) for name, seconds in middle.items()}
@@ -175,32 +193,33 @@ class _Measured:
             "micro_batch_tokens": config.micro_batch_tokens,
             "remat": config.remat,
             "attention": self._backend,
+            "decode_attention": working_decode_kernel(config.decode_attention, self._model.config, config.dtype),
             "device": device_text(),
             "jax": jax.__version__,
             "peak_rss_bytes": peak_rss_bytes(),
         }
 
-    def _measure(self, name: str, call: Callable[[], float]) -> None:
-        calls = {name: call} | ({_peer(name): self._theirs[name]} if name in self._theirs else {})
+    def _of_peers(self, function: Callable[..., Any], *args: Any, **sizes: Any) -> Any:
+        """Call a function in the process of the peers, on the measured shape."""
+        assert self._peers is not None
+        return self._peers.submit(function, self._shape, self._config.dtype, *args, **sizes).result()
+
+    def _measure(self, name: str, call: Callable[[], float], tokens: int, *peer_sizes: int) -> None:
+        """Measure a call that handles `tokens`, alternately with the peer's method of that name on `peer_sizes`."""
+        calls, peer = {name: call}, _peer(name)
+        if self._peers and peer_sizes:
+            calls[peer] = partial(self._of_peers, transformers_seconds, name, *peer_sizes)
         firsts = {which: timed() for which, timed in calls.items()}
         # Alternate, so that other load affects both alike.
         later = [{which: timed() for which, timed in calls.items()} for _ in range(self._config.repeats)]
         for which, first in firsts.items():
-            self._timings[which] = Timing(first, [seconds[which] for seconds in later])
-            _say(which, self._timings[which])
+            self._timings[which] = timing = Timing(first, [seconds[which] for seconds in later])
+            (self._speeds if which == name else self._peer_speeds)[f"{name}_tok_s"] = tokens / timing.median
+            _say(which, timing)
 
 
 def _peer(name: str) -> str:
     return f"{name} of {'TRL' if name == 'grpo_step' else 'transformers'}"
-
-
-def _peers(config: Qwen3Config, dtype: str, rows: int, prompt: int, new: int) -> dict[str, Callable[[], float]]:
-    other = Transformers(config, dtype)
-    return {
-        "prefill": partial(other.prefill, rows, prompt),
-        "decode": partial(other.decode, rows, prompt, new),
-        "update": partial(other.update, rows, prompt + new),
-    }
 
 
 def _prefill(engine: Engine, rows: int, prompt: int) -> float:
@@ -280,6 +299,7 @@ class _Trainer:
     def __init__(self, run: RunConfig, model: Qwen3, prompt: int, backend: Backend, group: int) -> None:
         self._run, self._config, self._prompt, self._backend = run, model.config, prompt, backend
         self._group = group  # rows of an update that share a prompt
+        self.flops = 0.0  # model FLOP of the last update
         # All rows have the same length: no padding, as in the baselines.
         self._step = replace(make_step(run, model.config, model.num_tokens, model.params, backend), multiple=1)
         self._state: TrainState = init_state(model.params, self._step.programs.optimizer)
@@ -302,7 +322,9 @@ class _Trainer:
             advantages=np.where(np.arange(rows) % 2, 1.0, -1.0).astype(np.float32),
         )
         batch = replace(batch, ref_logp_bt=np.zeros(batch.tokens_bt.shape, np.float32))
-        placed = [micro_batch.rows.placed() for micro_batch in self._step.micro_batches(batch)]
+        micro_batches = self._step.micro_batches(batch)
+        self.flops = self._step.throughput(micro_batches, 1.0)["update_tflops"] * 1e12
+        placed = [micro_batch.rows.placed() for micro_batch in micro_batches]
         started = time.perf_counter()
         self._state, metrics, _ = self._step.programs.update(self._state, placed)
         jax.block_until_ready((self._state, metrics))
@@ -344,7 +366,9 @@ def _engine(run: RunConfig, config: Qwen3Config, params: Params, backend: Backen
         config=config,
         num_tokens=config.vocab_size,
         dtype=run.model.dtype,
+        weights=run.sampling.weights,
         backend=backend,
+        attention=run.sampling.attention,
         segment_tokens=run.sampling.segment_tokens,
     )
 

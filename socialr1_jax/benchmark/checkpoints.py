@@ -19,7 +19,7 @@ from socialr1_jax.config.run import CheckpointConfig, OptimizerConfig, RunConfig
 from socialr1_jax.grpo.optimizer import make_optimizer, make_schedule
 from socialr1_jax.grpo.update import init_state
 from socialr1_jax.models.qwen3 import init_params
-from socialr1_jax.models.shapes import SHAPES
+from socialr1_jax.models.shapes import named_shape
 from socialr1_jax.run.checkpoints import Checkpoints
 from socialr1_jax.runtime.terminal import print_result
 from socialr1_jax.training.grpo import train_grpo
@@ -39,7 +39,7 @@ def print_checkpoints(config: CheckpointBenchmark) -> None:
 def _restoring(config: CheckpointBenchmark, folder: Path) -> dict[str, float]:
     settings = OptimizerConfig()
     state = init_state(
-        init_params(SHAPES[config.shape], jax.random.key(0)), make_optimizer(settings, make_schedule(settings, 10))
+        init_params(named_shape(config.shape), jax.random.key(0)), make_optimizer(settings, make_schedule(settings, 10))
     )
     checkpoints = Checkpoints(folder / "state", CheckpointConfig(), {})
     begun = time.perf_counter()

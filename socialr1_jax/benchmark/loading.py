@@ -17,7 +17,7 @@ import jax
 
 from socialr1_jax.benchmark.config import LoadingBenchmark
 from socialr1_jax.models.qwen3 import Qwen3, init_params
-from socialr1_jax.models.shapes import SHAPES
+from socialr1_jax.models.shapes import named_shape
 from socialr1_jax.runtime.terminal import print_result
 from socialr1_jax.weights.hf_export import save_hf
 
@@ -96,7 +96,7 @@ def print_loading(config: LoadingBenchmark) -> None:
 
 def _make(config: LoadingBenchmark, folder: Path) -> int:
     """Write the folder, and return the bytes of its weights."""
-    shape = SHAPES[config.shape]
+    shape = named_shape(config.shape)
     params = init_params(shape, jax.random.key(0), config.dtype)
     nbytes = sum(x.nbytes for x in jax.tree.leaves(params))
     # Tensors are not split: the embedding, a quarter of a 0.6B, gets its own file.

@@ -1,6 +1,7 @@
-"""Time transformers and TRL on the same work, with random weights in torch.
+"""Time transformers and TRL on the same work, with random weights in torch, in a process of their own.
 
-torch, transformers and trl come with the extra `test`; the rest of the package does not need them.
+That process has its own threads and allocators, and its part of an accelerator's memory. torch, transformers and trl
+come with the extra `test`; the rest of the package does not need them.
 """
 
 from __future__ import annotations
@@ -9,14 +10,33 @@ import os
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from functools import cache
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 from socialr1_jax.models.qwen3_config import Qwen3Config
+from socialr1_jax.runtime.startup import keep_memory
 
 
 class PeersMissing(ImportError):
     """Raised when torch, transformers or trl is missing; the message says how to install it."""
+
+
+def peer_process() -> ProcessPoolExecutor:
+    """Start the process of the peers. glibc keeps its memory as it does ours: the peers gain from it, too."""
+    return ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=keep_memory)
+
+
+@cache
+def _loaded(config: Qwen3Config, dtype: str) -> Transformers:
+    return Transformers(config, dtype)
+
+
+def transformers_seconds(config: Qwen3Config, dtype: str, method: str, *sizes: int) -> float:
+    """Return the seconds of a method of `Transformers`, whose model is made by the first call."""
+    return getattr(_loaded(config, dtype), method)(*sizes)
 
 
 class Transformers:

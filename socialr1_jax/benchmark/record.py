@@ -13,8 +13,8 @@ from typing import Any
 
 from socialr1_jax.benchmark.benchmark import benchmark
 from socialr1_jax.benchmark.config import BenchmarkConfig
-from socialr1_jax.config.sections import scalar_text
-from socialr1_jax.models.shapes import SHAPES
+from socialr1_jax.benchmark.suite import arguments, run_suite
+from socialr1_jax.models.shapes import named_shape
 from socialr1_jax.run.provenance import NOT_INSTALLED, commit, versions
 from socialr1_jax.runtime.files import append, write_whole
 from socialr1_jax.runtime.terminal import print_result
@@ -50,8 +50,8 @@ def record(file: Path, command: str, result: Mapping[str, Any]) -> dict[str, Any
     return line
 
 
-def print_benchmark(config: BenchmarkConfig) -> None:
-    """Run the benchmark, record the result if `record` is set, and print it as a JSON line.
+def print_benchmark(config: BenchmarkConfig) -> int:
+    """Run the benchmark or suite, record the result if `record` is set, print it as a JSON line, and return the status.
 
     Raises OSError or ValueError if it cannot be recorded, if possible before the minutes of measuring.
     """
@@ -61,15 +61,16 @@ def print_benchmark(config: BenchmarkConfig) -> None:
         around_table(page)
         if file.exists():
             read_record(file)
-    result = {"shape": config.shape, **benchmark(SHAPES[config.shape], config)}
+    if config.suite:
+        return run_suite(config)
+    result = {"shape": config.shape, **benchmark(named_shape(config.shape), config)}
     try:
         if config.record:
-            names = (name for name in BenchmarkConfig.model_fields if name in config.model_fields_set - {"record"})
-            settings = [text for name in names for text in (f"--{name}", scalar_text(getattr(config, name)))]
-            record(file, shlex.join(["python", "scripts/benchmark.py", *settings]), result)
+            record(file, shlex.join(["python", "scripts/benchmark.py", *arguments(config)]), result)
             render(page, read_record(file))
     finally:
         print_result(json.dumps(result))
+    return 0
 
 
 def read_record(file: Path) -> list[dict[str, Any]]:
@@ -137,8 +138,11 @@ def _cell(result: Mapping[str, Any], name: str, of_peer: str) -> str:
     if name not in result:
         return ""
     own, peer = result[name], result.get("peers", {}).get(of_peer)
-    low, middle, high = result["spread_s"][name.removesuffix("_s").removesuffix("_tok")]
+    phase = name.removesuffix("_s").removesuffix("_tok")
+    low, middle, high = result["spread_s"][phase]
     shown = f"{own:,} ±{(high - low) / 2 / middle:.0%}"
+    if share := result.get("of_peak", {}).get(phase):
+        shown += f", {share:.0%} of peak"
     if peer is None:
         return shown
     return f"{shown} ({peer:,}: **{own / peer if name.endswith('tok_s') else peer / own:.2f}**)"

@@ -11,10 +11,13 @@ from pydantic import Field, model_validator
 
 from socialr1_jax.config.objective import Objective
 from socialr1_jax.config.rewards import RewardConfig
-from socialr1_jax.config.sections import FreeText, Real, Section, Sources, TextMap, Texts, XlaFlags
+from socialr1_jax.config.sections import FreeText, Real, Section, Sources, TextMap, Texts, XlaFlags, listed
 from socialr1_jax.config.unused_settings import Need
 from socialr1_jax.runtime.startup import GPU_MEMORY
 from socialr1_jax.runtime.terminal import counted
+
+# Excludes kernels with atomic sums, and the choice of kernels by timing, which may differ between processes.
+_DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
 
 
 class ModelConfig(Section):
@@ -89,15 +92,23 @@ class SamplingConfig(Section):
         1.0, gt=0, le=1, description="sample from the smallest set of tokens with this probability; 1 = all"
     )
     min_p: Real = Field(0.0, ge=0, lt=1, description="drop tokens below this fraction of the largest probability")
+    attention: Literal["auto", "xla", "triton"] = Field(
+        "auto",
+        description="attention kernel of decoding; triton reads the filled cache only; auto = the faster one of those "
+        "that are right on this GPU, and the log says which",
+    )
     segment_tokens: int = Field(64, ge=1, description="tokens decoded between two checks for finished rows")
     max_rows: int = Field(
         512, ge=1, description="most responses that a device decodes at once; the others wait for a free row"
+    )
+    weights: Literal["dtype", "int8", "float8"] = Field(
+        "dtype", description="copy of the weights that decoding reads: in the model's dtype, or kernels of 8 bits"
     )
 
     @property
     def draws(self) -> dict[str, Any]:
         """The settings of the sampling distribution and length, named as in `SamplingParams`."""
-        return self.model_dump(exclude={"group_size", "segment_tokens", "max_rows"})
+        return self.model_dump(exclude={"group_size", "attention", "segment_tokens", "max_rows", "weights"})
 
 
 class GrpoConfig(Objective):
@@ -111,6 +122,11 @@ class GrpoConfig(Objective):
         description="tokens of one backward pass on a device, padding included; a longer row gets its own. Changes "
         "memory, never the gradient",
     )
+    old_logprobs: Literal["recompute", "sampler"] = Field(
+        "recompute",
+        description="old policy's log-probs: recompute = the trainer's own; sampler = those that the sampler drew "
+        "with, without a pass",
+    )
     reference_memory: Literal["device", "host"] = Field(
         "device", description="memory that holds the reference weights between passes"
     )
@@ -119,9 +135,18 @@ class GrpoConfig(Objective):
     )
 
     @property
-    def several_updates(self) -> bool:
-        """Return whether a rollout gets several updates; with one, the ratio is 1 without an old-policy pass."""
-        return self.mini_batch_prompts < self.prompts_per_step
+    def old_pass(self) -> bool:
+        """Return whether rows need a pass for their old log-probs: those after the first update, whose ratio is 1."""
+        return self.old_logprobs == "recompute" and self.mini_batch_prompts < self.prompts_per_step
+
+    @model_validator(mode="after")
+    def _weights_say_something(self) -> Self:
+        if self.old_logprobs == "sampler" and self.importance_sampling != "none":
+            raise ValueError(
+                "old_logprobs sampler makes the ratio that of trainer to sampler, and every importance weight 1; set "
+                "importance_sampling to none"
+            )
+        return self
 
 
 class MeshConfig(Section):
@@ -241,6 +266,11 @@ class RunConfig(Section):
     quiet: bool = Field(False, description="print only faults and the location of the results")
     verbose: bool = Field(False, description="also print compilations and the progress of sampling")
     xla_flags: XlaFlags = Field((), description="added to XLA_FLAGS; flags already set there win")
+    deterministic: bool = Field(
+        False,
+        description="same bytes from every run on the same devices, also on GPUs, which are slower with it: sets "
+        "model.attention to xla and adds its flag to xla_flags",
+    )
     save_rollouts: str = Field("", description="file (.jsonl) to write every response with its tokens and reward to")
     replay_rollouts: str = Field("", description="file of save_rollouts to train on, without sampler and judge")
     model: ModelConfig = ModelConfig()
@@ -260,6 +290,18 @@ class RunConfig(Section):
         """The number of optimiser updates in the run."""
         return self.steps * (self.grpo.prompts_per_step // self.grpo.mini_batch_prompts)
 
+    @classmethod
+    def filled_in(cls, values: Any) -> Any:
+        """Return the values with the attention kernel and the XLA flag that `deterministic` stands for."""
+        if not isinstance(values, dict) or values.get("deterministic") is not True:
+            return values
+        model, flags = values.get("model") or {}, listed(values.get("xla_flags") or ())
+        if isinstance(model, dict) and model.get("attention", "auto") == "auto":
+            values = values | {"model": model | {"attention": "xla"}}
+        if isinstance(flags, tuple) and _DETERMINISTIC not in flags:
+            values = values | {"xla_flags": (*flags, _DETERMINISTIC)}
+        return values
+
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         for name in self.required:
@@ -277,6 +319,12 @@ class RunConfig(Section):
                 f"{grpo.prompts_per_step}; set grpo.mini_batch_prompts to {divisors(grpo.prompts_per_step)}"
             )
         refuse_unfit(self.model, self.optimizer, 0 if self.epochs else self.updates)
+        against = [flag for flag in self.xla_flags if "deterministic" in flag and flag.endswith("=false")]
+        if self.deterministic and (self.model.attention != "xla" or against):
+            raise ValueError(
+                "deterministic needs model.attention xla, whose gradients are the same in every call, and no flag "
+                "against it in xla_flags; leave both out, or set deterministic to false"
+            )
         given = self.rewards.content.model or self.makes_content_model or self.replay_rollouts
         if self.rewards.uses.content and not given:
             raise ValueError(

@@ -99,7 +99,8 @@ def real_number(value: Any) -> Any:
     return value
 
 
-def _listed(value: Any) -> Any:
+def listed(value: Any) -> Any:
+    """Return a text as a tuple of one and a list as a tuple; return any other value unchanged."""
     if isinstance(value, str):
         return (value,) if value else ()
     return tuple(value) if isinstance(value, list) else value
@@ -144,7 +145,7 @@ _FREE_TEXT = "free text"
 FreeText = Annotated[str, _FREE_TEXT]  # prose, not a path
 Real = Annotated[float, BeforeValidator(real_number), Field(allow_inf_nan=False)]
 Texts = Annotated[tuple[str, ...], BeforeValidator(lambda v: tuple(v) if isinstance(v, list) else v)]
-Sources = Annotated[tuple[str, ...], BeforeValidator(_listed)]
+Sources = Annotated[tuple[str, ...], BeforeValidator(listed)]
 XlaFlags = Annotated[Sources, AfterValidator(_flags)]
 Count = Annotated[int, Field(strict=True, ge=0, lt=2**53)]  # in files written by this package
 TextMap = Annotated[dict[str, str], BeforeValidator(_scalar_text)]

@@ -13,10 +13,10 @@ from jax.typing import ArrayLike
 
 from socialr1_jax.models.attention import Backend
 from socialr1_jax.models.blockwise import Segments
-from socialr1_jax.models.qwen3 import Params, Qwen3, Remat, forward, head_kernel, logits, precision
+from socialr1_jax.models.qwen3 import Params, Qwen3, Remat, forward, logits, precision
 from socialr1_jax.models.qwen3_config import Qwen3Config
 from socialr1_jax.models.temperature import SMALL, divisor
-from socialr1_jax.runtime.mesh import ROWS, P, by_rows
+from socialr1_jax.runtime.mesh import ROWS, P, by_rows, gather_parts, scatter_sum
 
 # Most logits of a device's chunk: 256 MiB of float32. Each chunk reads and writes the head's float32 gradient; with
 # 441 positions of Qwen3's vocabulary it does 220 FLOP per byte of that traffic.
@@ -76,10 +76,11 @@ def row_logprobs(
     if wanted_bt is None:
         wanted_bt = jnp.arange(tokens_bt.shape[1]) < lengths_b[:, None]
     # Each device loops over the chunks of its own rows; the head is all-gathered once, before the loop.
-    chunked = by_rows(partial(_chunked, num_tokens), (ROWS, P(), ROWS, ROWS, P()), (ROWS, ROWS))
+    head = "lm_head" if "lm_head" in params else "embed_tokens"
+    chunked = by_rows(partial(_chunked, num_tokens), (ROWS, P(None, "fsdp"), ROWS, ROWS, P()), (ROWS, ROWS))
     with jax.named_scope("logprobs"):
         logp_bu, entropy_bu = chunked(
-            hidden_btd[:, :-1], head_kernel(params, dtype), tokens_bt[:, 1:], wanted_bt[:, 1:], jnp.float32(temperature)
+            hidden_btd[:, :-1], params[head], tokens_bt[:, 1:], wanted_bt[:, 1:], jnp.float32(temperature)
         )
 
     def place(x_bu: jax.Array) -> jax.Array:  # position u predicts token u + 1
@@ -94,12 +95,17 @@ _jitted = jax.jit(row_logprobs, static_argnums=1, static_argnames=("num_tokens",
 def _chunked_forward(
     num_tokens: int,
     hidden_bud: jax.Array,
-    kernel_vd: jax.Array,
+    weight_vd: jax.Array,
     targets_bu: jax.Array,
     wanted_bu: jax.Array,
     temperature: jax.Array,
 ) -> tuple[tuple[jax.Array, jax.Array], Any]:
-    """Return ((log-probs of the wanted targets, entropies), both [b, u], 0 elsewhere) and the backward's residuals."""
+    """Return ((log-probs of the wanted targets, entropies), both [b, u], 0 elsewhere) and the backward's residuals.
+
+    In `by_rows`, `weight_vd` is the device's part of the output matrix. The parts travel in the type of `hidden_bud`,
+    and the gradient, summed in float32 over the chunks, also between devices.
+    """
+    kernel_vd = gather_parts(weight_vd.astype(hidden_bud.dtype), axis=1)
     chunks = _Chunks(targets_bu, wanted_bu, kernel_vd.shape[0])
 
     def add_chunk(i: jax.Array, results: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
@@ -122,13 +128,14 @@ def _chunked_forward(
     zeros_n = jnp.zeros(chunks.size, jnp.float32)
     logp_n, entropy_n, norm_n, offset_n = jax.lax.fori_loop(0, chunks.count, add_chunk, (zeros_n,) * 4)
     results = chunks.restore(logp_n), chunks.restore(entropy_n)
-    return results, (hidden_bud, kernel_vd, targets_bu, wanted_bu, temperature, norm_n, entropy_n, offset_n)
+    like = jnp.zeros(0, weight_vd.dtype)
+    return results, (like, hidden_bud, kernel_vd, targets_bu, wanted_bu, temperature, norm_n, entropy_n, offset_n)
 
 
 def _chunked_backward(
     num_tokens: int, saved: Any, gradients: tuple[jax.Array, jax.Array]
 ) -> tuple[jax.Array, jax.Array, None, None, None]:
-    hidden_bud, kernel_vd, targets_bu, wanted_bu, temperature, norm_n, entropy_n, offset_n = saved
+    like, hidden_bud, kernel_vd, targets_bu, wanted_bu, temperature, norm_n, entropy_n, offset_n = saved
     chunks = _Chunks(targets_bu, wanted_bu, kernel_vd.shape[0])
     dtype = hidden_bud.dtype
 
@@ -150,7 +157,7 @@ def _chunked_backward(
 
     zeros = jnp.zeros((chunks.size, hidden_bud.shape[2]), dtype), jnp.zeros(kernel_vd.shape, jnp.float32)
     hidden_nd, kernel_sum_vd = jax.lax.fori_loop(0, chunks.count, add_chunk, zeros)
-    return chunks.restore(hidden_nd), kernel_sum_vd.astype(kernel_vd.dtype), None, None, None
+    return chunks.restore(hidden_nd), scatter_sum(kernel_sum_vd, axis=1).astype(like.dtype), None, None, None
 
 
 _chunked = jax.custom_vjp(lambda num_tokens, *arrays: _chunked_forward(num_tokens, *arrays)[0], nondiff_argnums=(0,))

@@ -14,6 +14,7 @@ from socialr1_jax.config.run import RunConfig
 from socialr1_jax.grpo.advantages import group_advantages
 from socialr1_jax.grpo.logprobs import row_logprobs
 from socialr1_jax.grpo.losses import policy_loss
+from socialr1_jax.grpo.mismatch import mismatch
 from socialr1_jax.grpo.optimizer import make_optimizer, make_schedule
 from socialr1_jax.grpo.packing import MicroBatch, Rows, bin_count, micro_batches, pack_rows
 from socialr1_jax.grpo.rollouts import Phase, Rollouts, unmeasured
@@ -109,11 +110,13 @@ class GrpoStep:
     def mini_batches(self, rows: Rows) -> list[list[MicroBatch]]:
         """Return the micro-batches of each update of a step."""
         grpo = self.config.grpo
+        if grpo.old_logprobs == "sampler":
+            rows = replace(rows, old_logp_bt=rows.sampler_logp_bt)
         if grpo.importance_sampling == "none":
             rows = replace(rows, sampler_logp_bt=None)
         each = grpo.mini_batch_prompts * self.config.sampling.group_size
         count = len(rows.lengths_b)
-        if grpo.several_updates:
+        if grpo.old_pass:
             rows = replace(rows, on_policy_bt=np.broadcast_to((np.arange(count) < each)[:, None], rows.mask_bt.shape))
         return [self.micro_batches(rows.take(slice(start, start + each))) for start in range(0, count, each)]
 
@@ -133,6 +136,18 @@ class GrpoStep:
         update = self.programs.update
         jax.block_until_ready(update.accumulate(state.params, update.begin(state.params, rows), rows))
 
+    def mismatch(
+        self, rows: Rows, updates: list[list[MicroBatch]], arrays: list[list[dict[str, jax.Array]]]
+    ) -> dict[str, float]:
+        """Compare the sampler's log-probs of a step's rows with the trainer's at the weights that sampled.
+
+        With `old_logprobs: sampler` the trainer computes these for the rows of the first update only.
+        """
+        count = len(updates) if self.config.grpo.old_logprobs == "recompute" else 1
+        rows = rows.take(slice(len(rows.lengths_b) * count // len(updates)))
+        trainer_bt = trainer_logprobs(updates[:count], arrays[:count], rows.tokens_bt.shape)
+        return mismatch(trainer_bt, rows.sampler_logp_bt, rows.mask_bt)
+
     def throughput(self, batches: Sequence[MicroBatch], seconds: float) -> dict[str, float]:
         """Return `update_tflops`, model TFLOP/s of the updates over all devices, and `mfu` if the peak is known."""
         costs = Arithmetic(self.model, 4, 1)
@@ -146,7 +161,7 @@ class GrpoStep:
         return tflops | ({"mfu": flops / seconds / jax.device_count() / chip.flops} if chip else {})
 
     def _with_old(self, params: Params, updates: list[list[MicroBatch]]) -> list[list[MicroBatch]]:
-        if not self.config.grpo.several_updates:
+        if not self.config.grpo.old_pass:
             return updates
         # The first update computes its own old log-probs (`on_policy_bt`), so it needs no extra pass.
         first, *others = updates

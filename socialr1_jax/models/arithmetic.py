@@ -30,6 +30,7 @@ class Arithmetic:
     config: Qwen3Config
     itemsize: int  # bytes of an element of the compute dtype
     copies: int
+    weights: str = "dtype"  # `WeightFormat` of the copy that decoding reads
 
     @property
     def kernels(self) -> int:
@@ -47,6 +48,17 @@ class Arithmetic:
     def parameters(self) -> int:
         """Number of all weights (without norms and biases, a millionth of them)."""
         return self.kernels + self.vocabulary * (1 if self.config.tie_word_embeddings else 2)
+
+    @property
+    def decoded(self) -> int:
+        """Bytes of a weight that a decode step multiplies by."""
+        return self.itemsize if self.weights == "dtype" else 1
+
+    @property
+    def rollout_copy(self) -> int:
+        """Bytes of the copy of the weights that decoding reads; an 8-bit output matrix is beside its embedding."""
+        embedding = 0 if self.weights == "dtype" and self.config.tie_word_embeddings else self.vocabulary
+        return (self.kernels + self.vocabulary) * self.decoded + embedding * self.itemsize
 
     @property
     def cache_token(self) -> int:
@@ -82,7 +94,8 @@ class Arithmetic:
     def decode_step(self, rows: float, own: float, prefix: float = 0, group: float = 1) -> Cost:
         """Return the cost of one token for each of `rows`, whose `own` tokens follow a `prefix` shared by a group."""
         flops = rows * (2 * (self.kernels + self.vocabulary) + self.attention_pair * (own + prefix))
-        return Cost(flops, self._weights + rows * (own + prefix / group) * self.cache_token)
+        weights = (self.kernels + self.vocabulary) * self.decoded * self.copies
+        return Cost(flops, weights + rows * (own + prefix / group) * self.cache_token)
 
     def update(self, tokens: float, pairs: float, predicted: float, micro_batches: float, remat: str) -> Cost:
         """Return the cost of the forward and backward pass over these (as in `flops`), with logits computed twice."""

@@ -9,6 +9,7 @@ from socialr1_jax.models.blockwise import Prefix, Segments, blockwise_attention,
 from socialr1_jax.models.kv_cache import LayerCache, Sharing
 
 Backend = Literal["xla", "cudnn"]
+DecodeKernel = Literal["xla", "triton"]
 
 
 def attention_backend(name: Literal["auto", "xla", "cudnn"], dtype: str, platform: str) -> Backend:
@@ -20,6 +21,16 @@ def attention_backend(name: Literal["auto", "xla", "cudnn"], dtype: str, platfor
     if name == "cudnn" and not fits:
         raise ValueError(f"attention cudnn computes bfloat16 on NVIDIA GPUs, not {dtype} on {platform}; set auto")
     return "cudnn" if fits and name != "xla" else "xla"
+
+
+def decode_kernel(name: Literal["auto", "xla", "triton"], dtype: str, platform: str) -> DecodeKernel:
+    """Resolve the name of decoding's kernel as `attention_backend` does: auto is Triton if supported, else XLA."""
+    fits = platform in ("gpu", "cuda") and dtype in ("bfloat16", "float16")
+    if name == "triton" and not fits:
+        raise ValueError(
+            f"sampling.attention triton computes bfloat16 on NVIDIA GPUs, not {dtype} on {platform}; set auto"
+        )
+    return "triton" if fits and name != "xla" else "xla"
 
 
 def rope_tables(positions_bt: jax.Array, head_dim: int, theta: float) -> tuple[jax.Array, jax.Array]:
@@ -99,7 +110,8 @@ def decode_attention(
 ) -> jax.Array:
     """Return attention of one query per row over its prefix and the first `lengths_b` slots of its cache, [b, n, h].
 
-    A prefix is read once for all rows that share it. The two parts are merged by their log-sum-exp in float32.
+    A prefix is read once for all rows that share it. The two parts are merged by their log-sum-exp in float32. All
+    slots are read; `attention_by_length` reads the filled ones. Results of rows of length 0 are undefined.
     """
     e, m = sharing.rows_em.shape
     q_bkgh = q_bnh.reshape(*cache.v_bksh.shape[:2], -1, q_bnh.shape[-1])

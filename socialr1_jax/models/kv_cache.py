@@ -43,9 +43,9 @@ class LayerCache(NamedTuple):
     def put(self, rows: jax.Array, new: "LayerCache") -> "LayerCache":
         """Return the cache with `new` in the given rows and zeros in their other slots; drop rows past the end."""
         new = new.grow(self.slots)  # overwrites every slot: an earlier NaN would survive the mask, since 0 * NaN is NaN
-        return LayerCache(
-            self.k_bkhs.at[rows].set(new.k_bkhs, mode="drop"), self.v_bksh.at[rows].set(new.v_bksh, mode="drop")
-        )
+        # Distinct rows, also past the end: otherwise a deterministic scatter on a GPU sorts all elements of the cache.
+        rows = jnp.where(rows < self.rows, rows, self.rows + jnp.arange(len(rows)))
+        return jax.tree.map(lambda old, x: old.at[rows].set(x, mode="drop", unique_indices=True), self, new)
 
     def grow(self, slots: int) -> "LayerCache":
         """Return the cache with room for `slots` positions."""

@@ -1,6 +1,7 @@
 """Named sizes of a Qwen3: every published dense model, and small ones for trials and laptops."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from socialr1_jax.config.sections import ConfigError
 from socialr1_jax.models.qwen3_config import Qwen3Config
@@ -46,8 +47,12 @@ SHAPES: Mapping[str, Qwen3Config] = {
 }
 
 
-def named_shape(name: str) -> Qwen3Config:
-    """Return the shape that `model.random` names. Raises ConfigError listing the known names if it is unknown."""
-    if name not in SHAPES:
-        raise ConfigError(f"model.random {name!r} is not one of {', '.join(SHAPES)}")
-    return SHAPES[name]
+def named_shape(name: str, setting: str = "model.random") -> Qwen3Config:
+    """Return the shape that a setting names; 8b/4 has a quarter of the layers of 8b. Raises ConfigError."""
+    whole, slash, part = name.partition("/")
+    if whole not in SHAPES:
+        raise ConfigError(f"{setting} {name!r} is not one of {', '.join(SHAPES)}")
+    layers = SHAPES[whole].num_hidden_layers
+    if slash and (not part.isdecimal() or not int(part) or layers % int(part)):
+        raise ConfigError(f"{setting} {name!r} is no whole part of the {layers} layers of {whole}; divide by a divisor")
+    return replace(SHAPES[whole], num_hidden_layers=layers // int(part)) if slash else SHAPES[whole]

@@ -101,7 +101,7 @@ def trip_count(loop: Instruction, bodies: dict[str, list[Instruction]]) -> int:
 
 def attention_kernels(text: str) -> list[str]:
     """Return the names of the fused attention kernels that the program calls."""
-    return sorted(set(re.findall(r"__cudnn\$fmha\w*", text)))
+    return sorted(set(re.findall(r"__cudnn\$fmha\w*|__gpu\$xla\.gpu\.triton", text)))
 
 
 def first_group(rest: str, devices: int) -> list[int]:

@@ -15,17 +15,17 @@ from socialr1_jax.grpo.packing import MicroBatch, Rows, bin_count, width_of
 from socialr1_jax.grpo.step import Programs, compile_programs, row_multiple
 from socialr1_jax.grpo.update import Sums, TrainState, moment_shardings
 from socialr1_jax.models.arithmetic import Arithmetic, Cost
-from socialr1_jax.models.attention import Backend
+from socialr1_jax.models.attention import Backend, decode_kernel
 from socialr1_jax.models.blockwise import Segments
 from socialr1_jax.models.kv_cache import LayerCache, Sharing
-from socialr1_jax.models.qwen3 import Layout, Params, Weight, weight_specs
+from socialr1_jax.models.qwen3 import Params
 from socialr1_jax.models.qwen3_config import Qwen3Config
 from socialr1_jax.models.reward_model import position_scores
 from socialr1_jax.plan.hlo import attention_kernels
 from socialr1_jax.plan.phase import DoesNotFit, Part, Phase
 from socialr1_jax.plan.schedule import read_schedule
-from socialr1_jax.plan.shapes import shape_of
-from socialr1_jax.plan.work import Decoding, Work, decode_lengths, packed_updates, response_lengths, work_of
+from socialr1_jax.plan.shapes import abstract_weights, device_bytes, laid_out, shape_of
+from socialr1_jax.plan.work import Work, decode_lengths, packed_updates, response_lengths, work_of
 from socialr1_jax.runtime.chips import Chip
 from socialr1_jax.runtime.mesh import ROWS, P
 from socialr1_jax.sampling import Engine, SamplingParams
@@ -40,7 +40,6 @@ from socialr1_jax.sampling.decode import (
     take_rows,
 )
 from socialr1_jax.sampling.memory import USABLE, BatchPlan
-from socialr1_jax.weights.declared import map_weights
 
 
 class CompiledPhase(NamedTuple):
@@ -78,7 +77,7 @@ class AbstractRun:
             return
         if self.reference is not None:
             yield self.reference_logprobs(self.reference)
-        if grpo.several_updates:
+        if grpo.old_pass:
             yield self.old_logprobs()
         yield self.backward()
         yield self.optimizer()
@@ -91,16 +90,16 @@ class AbstractRun:
 
     @cached_property
     def masters(self) -> Params:
-        return _weights(self.model, jnp.float32, self.mesh)
+        return abstract_weights(self.model, jnp.float32, self.mesh)
 
     @cached_property
     def moments(self) -> Any:
         optimizer, masters = self.programs.optimizer, self.masters
-        return _laid_out(jax.eval_shape(optimizer.init, masters), moment_shardings(optimizer, masters))
+        return laid_out(jax.eval_shape(optimizer.init, masters), moment_shardings(optimizer, masters))
 
     @cached_property
     def reference(self) -> Params | None:
-        return _weights(self.model, self.dtype, self.mesh) if self.config.grpo.kl_coefficient else None
+        return abstract_weights(self.model, self.dtype, self.mesh) if self.config.grpo.kl_coefficient else None
 
     @cached_property
     def content_shape(self) -> Qwen3Config | None:
@@ -111,7 +110,7 @@ class AbstractRun:
 
     @cached_property
     def content(self) -> Params | None:
-        return _weights(self.content_shape, self.dtype, self.mesh, "rollout") if self.content_shape else None
+        return abstract_weights(self.content_shape, self.dtype, self.mesh, "rollout") if self.content_shape else None
 
     @property
     def others(self) -> dict[str, Any]:
@@ -129,7 +128,7 @@ class AbstractRun:
     @property
     def resident(self) -> dict[str, int]:
         """Bytes per device that training keeps allocated throughout."""
-        return {name: _device_bytes(tree) for name, tree in self.training.items() if tree is not None}
+        return {name: device_bytes(tree) for name, tree in self.training.items() if tree is not None}
 
     # ----------------------------------------------------------------------------------------------------- sizes
 
@@ -147,7 +146,8 @@ class AbstractRun:
 
     @cached_property
     def costs(self) -> Arithmetic:
-        return Arithmetic(self.model, jnp.dtype(self.dtype).itemsize, self.shards)
+        itemsize = jnp.dtype(self.dtype).itemsize
+        return Arithmetic(self.model, itemsize, self.shards, self.config.sampling.weights)
 
     @property
     def prompt(self) -> int:
@@ -211,6 +211,7 @@ class AbstractRun:
                 config=self.model,
                 num_tokens=self.num_tokens,
                 dtype=self.dtype,
+                weights=sampling.weights,
                 backend=self.backend,
                 max_rows=sampling.max_rows,
                 memory=memory,
@@ -230,7 +231,8 @@ class AbstractRun:
     @cached_property
     def resharded(self) -> CompiledPhase:
         """The program that makes the rollout copy of the weights."""
-        return self.compile("reshard", "rollout", reshard, self.masters, self.model, self.dtype)
+        weights = self.config.sampling.weights
+        return self.compile("reshard", "rollout", reshard, self.masters, self.model, self.dtype, weights)
 
     @cached_property
     def decoding(self) -> DecodeState:
@@ -240,7 +242,7 @@ class AbstractRun:
         """Return the abstract state of a batch with the compiler's shardings."""
         with jax.set_mesh(self.mesh):
             lowered = empty_batch.lower(self.model, rows, slots, jnp.dtype(self.dtype), STOP_MULTIPLE)
-        return _laid_out(lowered.out_info, lowered.compile().output_shardings)
+        return laid_out(lowered.out_info, lowered.compile().output_shardings)
 
     @cached_property
     def prefixes(self) -> list[LayerCache]:
@@ -250,10 +252,10 @@ class AbstractRun:
         """Return abstract caches with the compiler's shardings."""
         with jax.set_mesh(self.mesh):
             lowered = empty_caches.lower(self.model, rows, slots, jnp.dtype(self.dtype))
-        return _laid_out(lowered.out_info, lowered.compile().output_shardings)
+        return laid_out(lowered.out_info, lowered.compile().output_shardings)
 
     def reshard(self) -> Phase:
-        cost = Cost(0, self.costs.parameters * (4 + self.costs.itemsize * self.costs.copies))
+        cost = Cost(0, self.costs.parameters * 4 + self.costs.rollout_copy * self.costs.copies)
         return self.phase(self.resharded, beside=self.resting, cost=cost)
 
     def prefill(self) -> Phase:
@@ -291,6 +293,7 @@ class AbstractRun:
 
     def decode(self) -> Phase:
         sampling, largest = self.config.sampling, self.largest
+        kernel = decode_kernel(sampling.attention, self.dtype, self.platform)
         segment, rows, prefixes = sampling.segment_tokens, largest.rows * self.shards, largest.prefixes * self.shards
         compiled = self.compile(
             "decode",
@@ -305,29 +308,25 @@ class AbstractRun:
             steps=segment,
             num_tokens=self.num_tokens,
             blocks=product_blocks(self.platform, self.mesh.shape["tensor"]),
+            kernel=kernel,
         )
-        decoded, costs = self.decoded, self.costs
-        flops = costs.decode_step(decoded.drawn, decoded.pairs / decoded.drawn).flops
-        read = decoded.steps * costs.decode_step(0, 0).bytes + self.shards * decoded.filled * costs.cache_token
-        tokens = largest.rows * largest.slots + largest.prefixes * largest.width
-        unread = (decoded.steps * tokens - decoded.slots) * costs.cache_token
-        beside, calls, steps = self.training, decoded.segments, decoded.steps
-        phase = self.phase(compiled, beside=beside, cost=Cost(flops, read), calls=calls, steps=steps)
-        return replace(phase, unread=unread / self.mesh.shape["tensor"])
-
-    @cached_property
-    def decoded(self) -> Decoding:
-        """The steps and reads of decoding the responses of a step."""
-        sampling = self.config.sampling
-        return decode_lengths(
+        decoded = decode_lengths(
             self.lengths_pg,
             self.of_step,
             self.prompt,
             shards=self.shards,
             platform=self.platform,
-            segment=sampling.segment_tokens,
+            segment=segment,
             limit=sampling.max_new_tokens,
         )
+        costs = self.costs
+        flops = costs.decode_step(decoded.drawn, decoded.pairs / decoded.drawn).flops
+        read = decoded.steps * costs.decode_step(0, 0).bytes + self.shards * decoded.filled * costs.cache_token
+        tokens = largest.rows * largest.slots + largest.prefixes * largest.width
+        unread = decoded.steps * tokens - (decoded.slots if kernel == "xla" else decoded.filled)
+        beside, calls, steps = self.training, decoded.segments, decoded.steps
+        phase = self.phase(compiled, beside=beside, cost=Cost(flops, read), calls=calls, steps=steps)
+        return replace(phase, unread=unread * costs.cache_token / self.mesh.shape["tensor"])
 
     def content_scores(self, shape: Qwen3Config) -> Phase:
         width = self.width
@@ -365,7 +364,7 @@ class AbstractRun:
             mask_bt=flags,
             segments=Segments(ints, ints, ints),
             advantages=floats,
-            on_policy_bt=flags if grpo.several_updates else None,
+            on_policy_bt=flags if grpo.old_pass else None,
             old_logp_bt=floats if old else None,
             ref_logp_bt=floats if reference else None,
         )
@@ -387,7 +386,9 @@ class AbstractRun:
     @cached_property
     def scored(self) -> Rows:
         """A micro-batch with the log-probs that the loss needs."""
-        return self.micro_batch(old=self.config.grpo.several_updates, reference=self.reference is not None)
+        grpo = self.config.grpo
+        old = grpo.old_pass or grpo.old_logprobs == "sampler"
+        return self.micro_batch(old=old, reference=self.reference is not None)
 
     @cached_property
     def sums(self) -> Sums:
@@ -425,7 +426,7 @@ class AbstractRun:
                 raise
             reason = str(error).strip().splitlines()[0].removeprefix("RESOURCE_EXHAUSTED: ")
             raise DoesNotFit(f"{name} does not fit: {reason}", part) from error
-        return CompiledPhase(name, part, compiled, _laid_out(lowered.out_info, compiled.output_shardings))
+        return CompiledPhase(name, part, compiled, laid_out(lowered.out_info, compiled.output_shardings))
 
     def phase(
         self, compiled: CompiledPhase, *, beside: dict[str, Any], cost: Cost, calls: int = 1, steps: int = 1
@@ -440,25 +441,8 @@ class AbstractRun:
             arguments=memory.argument_size_in_bytes,
             outputs=memory.output_size_in_bytes - memory.alias_size_in_bytes,
             temporaries=memory.temp_size_in_bytes,
-            beside={key: _device_bytes(tree) for key, tree in beside.items() if tree is not None},
+            beside={key: device_bytes(tree) for key, tree in beside.items() if tree is not None},
             cost=cost,
             attention=attention_kernels(text),
             schedule=read_schedule(text, self.mesh.size, self.chip, self.node),
         )
-
-
-def _laid_out(arrays: Any, shardings: Any) -> Any:
-    return jax.tree.map(lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), arrays, shardings)
-
-
-def _weights(model: Qwen3Config, dtype: Any, mesh: Mesh, layout: Layout = "train") -> Params:
-
-    def abstract(weight: Weight, layers: int | None, _: P) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(weight.shape if layers is None else (layers, *weight.shape), dtype)
-
-    shardings = jax.tree.map(lambda spec: NamedSharding(mesh, spec), weight_specs(model, layout))
-    return _laid_out(map_weights(model, abstract), shardings)
-
-
-def _device_bytes(tree: Any) -> int:
-    return sum(int(np.prod(x.sharding.shard_shape(x.shape))) * x.dtype.itemsize for x in jax.tree.leaves(tree))

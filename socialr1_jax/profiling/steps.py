@@ -60,7 +60,8 @@ class Steps:
             guarded = _Guarded(**vars(self.step.programs.update))
             self.step = replace(self.step, programs=self.step.programs._replace(update=guarded))
         self.state = init_state(model.params, self.step.programs.optimizer)
-        self._needed = Arithmetic(model.config, jnp.dtype(config.model.dtype).itemsize, row_shards())
+        itemsize = jnp.dtype(config.model.dtype).itemsize
+        self._needed = Arithmetic(model.config, itemsize, row_shards(), config.sampling.weights)
         self._rollouts: Rollouts | None = None  # of the last step
         self._updates: list[list[MicroBatch]] | None = None
 
@@ -91,7 +92,7 @@ class Steps:
             costs["rollout"] = self._rollout_costs(self._rollouts)
         if self._updates is not None:
             forward = [self._forward_cost(batch) for batch in self._updates]
-            costs["old"] = forward[1:] if self.config.grpo.several_updates else []
+            costs["old"] = forward[1:] if self.config.grpo.old_pass else []
             costs["reference"] = forward if self.step.reference is not None else []
             costs["update"] = [self._update_cost(*pair) for pair in zip(self._updates, forward, strict=True)]
         return costs
@@ -104,7 +105,8 @@ class Steps:
         pairs = own + float(np.sum(new_pg.sum(1) * prompts_p))  # pairs of a query and a key
         read = own + float(np.sum(new_pg.max(1) * prompts_p))  # keys: a step reads a prompt's once per group
         prefill = self._needed.by_block(prompts_p.sum(), np.sum(prompts_p * prompts_p / 2), 0, passes=1)
-        decode = self._needed.by_block(new_b.sum(), pairs, new_b.sum(), passes=new_b.max())
+        kernels = replace(self._needed, itemsize=self._needed.decoded)
+        decode = kernels.by_block(new_b.sum(), pairs, new_b.sum(), passes=new_b.max())
         return [prefill, decode | {"attend": decode["attend"] + Cost(0, read * self._needed.cache_token)}]
 
     def _forward_cost(self, batch: Sequence[MicroBatch]) -> dict[str, Cost]:

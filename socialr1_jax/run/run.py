@@ -17,7 +17,6 @@ from socialr1_jax.config.reward_model import RewardModelConfig
 from socialr1_jax.config.run import DistributedConfig, RunConfig
 from socialr1_jax.config.sections import ConfigError, Count
 from socialr1_jax.grpo.update import TrainState
-from socialr1_jax.models.attention import Backend
 from socialr1_jax.run.checkpoints import AWAY, CheckpointError, Checkpoints, first_fault
 from socialr1_jax.run.console import console, shown_log
 from socialr1_jax.run.folder import own_folder, resuming_text
@@ -118,8 +117,8 @@ def run_mesh(config: RunConfig | RewardModelConfig) -> Mesh:
     return mesh
 
 
-def say_devices(backend: Backend) -> None:
-    """Print the run's mesh, device kind, memory, attention backend and XLA's level; nothing for one CPU."""
+def say_devices(attention: str) -> None:
+    """Print the run's mesh, device kind, memory, kernels of attention and XLA's level; nothing for one CPU."""
     mesh = jax.sharding.get_mesh()
     if jax.default_backend() == "cpu" and mesh.size == 1:
         return
@@ -127,7 +126,7 @@ def say_devices(backend: Backend) -> None:
     memory = f", {limit / 2**30:.1f} GiB of memory each ({memory_share():g} of it)" if limit else ""
     level = jax.config.jax_optimization_level  # type: ignore[attr-defined]
     level = f", JAX_OPTIMIZATION_LEVEL={level}" if level != "UNKNOWN" else ""
-    console.print(f"mesh {dict(mesh.shape)} of {jax.devices()[0].device_kind}{memory}, attention {backend}{level}")
+    console.print(f"mesh {dict(mesh.shape)} of {jax.devices()[0].device_kind}{memory}, attention {attention}{level}")
 
 
 class Run:

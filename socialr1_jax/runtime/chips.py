@@ -26,7 +26,9 @@ class Chip:
         return "tpu" if self.platform == "tpu" else {8: "ampere", 9: "hopper"}.get(self.capability, "")
 
 
-def _gpu(cores: int, capability: int, bandwidth: float, l2: int, memory: int, optin: int, clock: float) -> str:
+def _gpu(
+    kind: str, cores: int, capability: int, bandwidth: float, l2: int, memory: int, optin: int, clock: float
+) -> str:
     return (
         "gpu_device_info { threads_per_block_limit: 1024 threads_per_warp: 32 shared_memory_per_block: 49152 "
         f"shared_memory_per_core: {optin + 1024} threads_per_core_limit: 2048 core_count: {cores} "
@@ -34,12 +36,21 @@ def _gpu(cores: int, capability: int, bandwidth: float, l2: int, memory: int, op
         f"block_dim_limit_z: 65535 memory_bandwidth: {int(bandwidth)} l2_cache_size: {l2} clock_rate_ghz: {clock} "
         f"device_memory_size: {memory} shared_memory_per_block_optin: {optin} "
         f"cuda_compute_capability {{ major: {capability} }} registers_per_core_limit: 65536 "
-        'registers_per_block_limit: 65536 } platform_name: "CUDA" dnn_version_info { major: 9 minor: 10 }'
+        'registers_per_block_limit: 65536 } platform_name: "CUDA" dnn_version_info { major: 9 minor: 10 } '
+        f'device_description_str: "{kind}"'
     )
 
 
 def _nvidia(
-    cores: int, capability: int, *, flops: float, memory: int, bandwidth: float, link: float, network: float
+    kind: str,
+    cores: int,
+    capability: int,
+    *,
+    flops: float,
+    memory: int,
+    bandwidth: float,
+    link: float,
+    network: float,
 ) -> Chip:
     l2, optin, clock = (41_943_040, 166_912, 1.41) if capability == 8 else (52_428_800, 232_448, 1.98)
     return Chip(
@@ -50,16 +61,22 @@ def _nvidia(
         bandwidth=bandwidth,
         link=link,
         network=network,
-        target=_gpu(cores, capability, bandwidth, l2, memory, optin, clock),
+        target=_gpu(kind, cores, capability, bandwidth, l2, memory, optin, clock),
     )
 
 
 # NVIDIA's data sheets (dense bfloat16; NVLink one way; in DGX A100 and H100 a network card of 200 and 400 Gbit/s for
 # each GPU) and Google's Cloud TPU pages (ICI, all axes, both directions).
 CHIPS: Mapping[str, Chip] = {
-    "a100-80gb": _nvidia(108, 8, flops=312e12, memory=84_987_740_160, bandwidth=2.039e12, link=300e9, network=25e9),
-    "h100-80gb": _nvidia(132, 9, flops=989e12, memory=84_987_740_160, bandwidth=3.35e12, link=450e9, network=50e9),
-    "h200": _nvidia(132, 9, flops=989e12, memory=150_000_000_000, bandwidth=4.8e12, link=450e9, network=50e9),
+    "a100-80gb": _nvidia(
+        "NVIDIA A100", 108, 8, flops=312e12, memory=84_987_740_160, bandwidth=2.039e12, link=300e9, network=25e9
+    ),
+    "h100-80gb": _nvidia(
+        "NVIDIA H100", 132, 9, flops=989e12, memory=84_987_740_160, bandwidth=3.35e12, link=450e9, network=50e9
+    ),
+    "h200": _nvidia(
+        "NVIDIA H200", 132, 9, flops=989e12, memory=150_000_000_000, bandwidth=4.8e12, link=450e9, network=50e9
+    ),
     "v5e": Chip(platform="tpu", flops=197e12, memory=17_179_869_184, bandwidth=8.19e11, link=1.8e11),
     "v5p": Chip(platform="tpu", flops=459e12, memory=102_005_473_280, bandwidth=2.765e12, link=5.4e11),
     "cpu": Chip(platform="cpu"),

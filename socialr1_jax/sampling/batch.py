@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from socialr1_jax.models.attention_trial import working_decode_kernel
 from socialr1_jax.models.kv_cache import LayerCache
 from socialr1_jax.models.qwen3 import Params
 from socialr1_jax.models.temperature import LARGEST, SMALLEST
@@ -117,6 +118,7 @@ class Rollout:
             filters=frozenset().union(*(params.filters for params in each)),
             raw=any(params.raw_logprobs for params in each),
             blocks=product_blocks(platform, tensor_shards()),
+            kernel=working_decode_kernel(engine.attention, engine.config, engine.dtype),
         )
         self.of_row: dict[int, Group] = {}
         self.strings: dict[int, StopStrings] = {}
@@ -150,7 +152,7 @@ class Rollout:
         engine = self.engine
         if self.weights is None:
             with told("the copy of the weights for decoding"):
-                self.weights = reshard(engine.params, engine.config, engine.dtype)
+                self.weights = reshard(engine.params, engine.config, engine.dtype, engine.weights)
         parts: list[Segment] = []
         while self.waiting or (self.rows >= 0).any():
             engine.poll()

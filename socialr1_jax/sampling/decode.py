@@ -4,19 +4,22 @@ A batch has a fixed number of rows (one per response) and of cache slots per row
 `batch.py` schedules the rows between two programs. Every device works on its own rows.
 """
 
+import re
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from socialr1_jax.models.attention import Backend, decode_attention, rope_tables
+from socialr1_jax.models.attention import Backend, DecodeKernel, decode_attention, rope_tables
 from socialr1_jax.models.blockwise import Prefix, Segments
+from socialr1_jax.models.decode_kernel import attention_by_length
+from socialr1_jax.models.eight_bit import EightBit, WeightFormat, eight_bit
 from socialr1_jax.models.kv_cache import LayerCache, Sharing, cache_from_prefill
-from socialr1_jax.models.qwen3 import Params, block, forward, gathered, head_kernel, logits, rms_norm
+from socialr1_jax.models.qwen3 import Params, block, forward, gathered, logits, rms_norm, weight_spec
 from socialr1_jax.models.qwen3_config import Qwen3Config
 from socialr1_jax.models.temperature import GREEDY
-from socialr1_jax.runtime.mesh import ROWS, P, by_rows, constrain
+from socialr1_jax.runtime.mesh import ROWS, P, by_heads, by_rows, constrain
 from socialr1_jax.sampling.draw import draw, uniforms
 from socialr1_jax.sampling.filters import filter_logits, temper
 
@@ -58,19 +61,32 @@ class Drawn(NamedTuple):
     raw: jax.Array | None
 
 
-def rollout_weights(params: Params, config: Qwen3Config, dtype: Any) -> Params:
+def rollout_weights(params: Params, config: Qwen3Config, dtype: Any, weights: WeightFormat = "dtype") -> Params:
     """Return the copy of the weights that decoding reads: layout "rollout", in `dtype`, one tree per layer.
 
-    The layers are sliced once here, because XLA does not hoist the slices out of the decode loop.
+    With 8-bit `weights` the kernels of the layers and the output matrix are rounded, also if it is tied: the embedding
+    stays in `dtype`, since a step reads only a few of its rows. The layers are sliced once here, because XLA does not
+    hoist the slices out of the decode loop.
     """
+
+    def copied(name: str, weight: jax.Array) -> Any:
+        if weights == "dtype" or not re.search("_proj$|lm_head", name):
+            return gathered(name, weight, dtype)
+        numbers_oi, scale_o = eight_bit(weight, weights)  # before the all-gather, which then moves 8 bits
+        spec = weight_spec(name, "rollout")
+        return EightBit(constrain(numbers_oi, spec), constrain(scale_o, P(spec[0])))
+
     layers = [
-        {name: gathered(name, stacked[i], dtype) for name, stacked in params["layers"].items()}
+        {name: copied(name, stacked[i]) for name, stacked in params["layers"].items()}
         for i in range(config.num_hidden_layers)
     ]
-    return {**{name: gathered(name, params[name], dtype) for name in params if name != "layers"}, "layers": layers}
+    others = {name: weight for name, weight in params.items() if name != "layers"}
+    if weights != "dtype":
+        others.setdefault("lm_head", params["embed_tokens"])
+    return {**{name: copied(name, weight) for name, weight in others.items()}, "layers": layers}
 
 
-reshard = jax.jit(rollout_weights, static_argnums=(1, 2))
+reshard = jax.jit(rollout_weights, static_argnums=(1, 2, 3))
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2, 3, 4, 5))
@@ -259,9 +275,11 @@ def decode_step(
     caches: list[LayerCache],
     prefixes: list[LayerCache],
     sharing: Sharing,
+    live_b: jax.Array,
     blocks: int = 1,
+    kernel: DecodeKernel = "xla",
 ) -> tuple[jax.Array, list[LayerCache]]:
-    """Return float32 logits [b, v] after one more token per row, and the caches with it. `blocks`: see `linear`.
+    """Return float32 logits [b, v] after one more token per live row, and the caches with it. `blocks`: see `linear`.
 
     A row's own cache holds its tokens after the prefix.
     """
@@ -270,6 +288,10 @@ def decode_step(
     with jax.named_scope("rope"):
         rope = rope_tables(positions_b[:, None], config.head_dim, config.rope_theta)
     own_b = positions_b - sharing.lengths_e[sharing.places_b // sharing.rows_em.shape[1]]
+    lengths_b = jnp.where(live_b, own_b + 1, 0)
+    attention, heads = decode_attention, P(None, "tensor")
+    if kernel == "triton":
+        attention = by_heads(attention_by_length, (heads, heads, P(), heads, P()), heads)
     grown = []
     for layer, cache, prefix in zip(weights["layers"], caches, prefixes, strict=True):
 
@@ -278,13 +300,13 @@ def decode_step(
         ) -> tuple[jax.Array, LayerCache]:
             with jax.named_scope("cache_write"):
                 cache = cache.write(own_b, k[:, 0], v[:, 0])
-            return decode_attention(q[:, 0], cache, own_b + 1, prefix, sharing)[:, None], cache
+            return attention(q[:, 0], cache, lengths_b, prefix, sharing)[:, None], cache
 
         x_btd, cache = block(x_btd, layer, config, rope, attend, blocks)
         grown.append(cache)
     with jax.named_scope("final_norm"):
         x_btd = rms_norm(x_btd, weights["norm"], config.rms_norm_eps)
-    return logits(x_btd, head_kernel(weights, x_btd.dtype), blocks)[:, 0], grown
+    return logits(x_btd, weights["lm_head" if "lm_head" in weights else "embed_tokens"], blocks)[:, 0], grown
 
 
 def _next(
@@ -345,7 +367,9 @@ _Carry = tuple[jax.Array, DecodeState, Drawn]
 
 
 @partial(
-    jax.jit, static_argnames=("config", "steps", "num_tokens", "filters", "raw", "blocks"), donate_argnames=("state",)
+    jax.jit,
+    static_argnames=("config", "steps", "num_tokens", "filters", "raw", "blocks", "kernel"),
+    donate_argnames=("state",),
 )
 def decode_segment(
     weights: Params,
@@ -360,6 +384,7 @@ def decode_segment(
     filters: frozenset[str] = frozenset(),
     raw: bool = False,
     blocks: int = 1,
+    kernel: DecodeKernel = "xla",
 ) -> tuple[DecodeState, Drawn]:
     """Run at most `steps` decode steps; a device stops once no more than `enough` of its rows are live.
 
@@ -376,7 +401,8 @@ def decode_segment(
         def step(carry: _Carry) -> _Carry:
             i, state, drawn = carry
             rows = state.last_b, state.positions_b, state.caches
-            logits_bv, caches = decode_step(weights, config, *rows, prefixes, sharing, blocks)
+            live_b = state.ended_b == LIVE
+            logits_bv, caches = decode_step(weights, config, *rows, prefixes, sharing, live_b, blocks, kernel)
             with jax.named_scope("draw"):
                 state, new = _next(logits_bv, state._replace(caches=caches), filters, num_tokens, raw)
             return i + 1, state, jax.tree.map(lambda all_bi, new_b: all_bi.at[:, i].set(new_b), drawn, new)

@@ -5,12 +5,14 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from socialr1_jax.models.attention import Backend
+from socialr1_jax.models.eight_bit import WeightFormat
 from socialr1_jax.models.qwen3 import Params
 from socialr1_jax.models.qwen3_config import Qwen3Config
 from socialr1_jax.runtime.mesh import row_shards, tensor_shards
@@ -41,7 +43,9 @@ class Engine:
     config: Qwen3Config
     num_tokens: int
     dtype: str = "float32"
-    backend: Backend = "xla"
+    weights: WeightFormat = "dtype"  # of the copy that decoding reads; prompts are prefilled in `dtype`
+    backend: Backend = "xla"  # of prefill
+    attention: Literal["auto", "xla", "triton"] = "auto"  # of decoding; auto tries them
     segment_tokens: int = 64
     max_rows: int = 512  # decoded at once on a device; the others wait for free rows
     memory: int | None = None
@@ -140,6 +144,7 @@ class Engine:
             tensor=tensor_shards(),
             memory=memory,
             alike=mean_rows(prompts, [params.n for params in each]) if self.share_prefixes else 0,
+            weights=self.weights,
         )
         _say(
             f"sampling {counted(rows, 'response')} to {counted(len(prompts), 'prompt')}: "

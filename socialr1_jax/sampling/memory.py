@@ -54,15 +54,16 @@ def plan_batch(
     tensor: int = 1,
     memory: int | None = None,
     alike: float = 0,
+    weights: str = "dtype",
 ) -> BatchPlan:
     """Return the largest batch of at most `rows` responses (groups of `group`, to `prompts` prompts) in `memory` bytes.
 
     All arguments are those of one device: `width` of the longest prompt, `slots` that a row may need after its prefix,
     `tensor` devices that share a row. `memory` None is no limit. `alike` is the mean number of rows per prefix if
-    prompts share prefixes, 0 if only the samples of a prompt do. Raises ValueError if not even one row fits; the
-    message suggests fixes.
+    prompts share prefixes, 0 if only the samples of a prompt do; `weights` as in `Arithmetic`. Raises ValueError if not
+    even one row fits; the message suggests fixes.
     """
-    planned = partial(_batch, config, group=group, groups=prompts, backend=backend, alike=alike)
+    planned = partial(_batch, config, group=group, groups=prompts, backend=backend, alike=alike, form=weights)
     most = max(1, min(prompts, _PREFILL_TOKENS // width))
     sizes = [(rows, power(most))]
     sizes += [(size, min(power(most), max(1, size // group))) for size in _below(rows)]
@@ -90,10 +91,11 @@ def _batch(
     backend: Backend,
     tensor: int,
     alike: float,
+    form: str,
 ) -> BatchPlan:
-    costs = Arithmetic(config, itemsize, 1)
+    costs = Arithmetic(config, itemsize, 1, form)
     d, n, h, f = config.hidden_size, config.num_attention_heads, config.head_dim, config.intermediate_size
-    weights = costs.parameters * itemsize // tensor
+    weights = costs.rollout_copy // tensor
     token = costs.cache_token // tensor
     seen = width + (shared_slots(width) if alike else 0)
     scores = 8 * n // tensor * seen if backend == "xla" else 0  # the float32 square before and after its softmax

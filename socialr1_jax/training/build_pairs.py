@@ -166,7 +166,9 @@ def _sample(config: PairsConfig, examples: Sequence[Example], work: WorkFile) ->
         config=model.config,
         num_tokens=model.num_tokens,
         dtype=config.dtype,
+        weights=config.sampling.weights,
         backend=working_attention("auto", config.dtype),
+        attention=config.sampling.attention,
         segment_tokens=config.sampling.segment_tokens,
         max_rows=config.sampling.max_rows,
     )

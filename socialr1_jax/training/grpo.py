@@ -13,13 +13,12 @@ import numpy as np
 from socialr1_jax.config.run import RunConfig
 from socialr1_jax.data.chat_template import ChatTemplate, read_template
 from socialr1_jax.data.examples import Example
-from socialr1_jax.grpo.mismatch import mismatch
 from socialr1_jax.grpo.packing import MicroBatch, Rows, padding_waste, shared_prompts
 from socialr1_jax.grpo.rollouts import PHASES, Rollouts, RolloutSource
-from socialr1_jax.grpo.step import MFU_FORMULA, GrpoStep, Packed, Updated, make_step, trainer_logprobs
+from socialr1_jax.grpo.step import MFU_FORMULA, GrpoStep, Packed, Updated, make_step
 from socialr1_jax.grpo.update import init_state
 from socialr1_jax.models.attention import Backend
-from socialr1_jax.models.attention_trial import working_attention
+from socialr1_jax.models.attention_trial import working_attention, working_decode_kernel
 from socialr1_jax.models.qwen3 import Qwen3
 from socialr1_jax.questions.sources import Questions
 from socialr1_jax.rewards import JudgeRefused
@@ -160,11 +159,13 @@ def _open(config: RunConfig, stop: Stop) -> _Opened:
     source: RolloutSource
     if questions:
         model, sampler, template = _sampled(config, *questions, backend, stop)
+        decoding = working_decode_kernel(config.sampling.attention, model.config, config.model.dtype)
+        say_devices(f"{backend}, of decoding {decoding}")
         source, watches, prompts = sampler, Watches(config, template), {"prompts": sampler}
     else:
         model, source = _replayed(config)
         watches, prompts = Watches(config, None), {}
-    say_devices(backend)
+        say_devices(backend)
     step = make_step(config, model.config, model.num_tokens, model.params, backend)
     state = init_state(model.params, step.programs.optimizer)
     about, of_export = about_run(config, model.config, model.source), (model.source, model.num_tokens)
@@ -249,9 +250,6 @@ def _metrics(
     run, step, rows = opened.run, opened.step, packed.rows
     rewards_pg, batches = packed.rewards_pg, [batch for update in updates for batch in update]
     trained = np.isfinite(rewards_pg)
-    drift = mismatch(
-        trainer_logprobs(updates, updated.arrays, rows.tokens_bt.shape), rows.sampler_logp_bt, rows.mask_bt
-    )
     seconds = laps.seconds
     return {
         **rollouts.metrics(),
@@ -259,7 +257,7 @@ def _metrics(
         **opened.watches.truth(rollouts),
         "reward/shaped": float(rewards_pg[trained].mean()) if trained.any() else float("nan"),
         **_over_updates(updated.metrics),
-        **{f"mismatch/{name}": value for name, value in drift.items()},
+        **{f"mismatch/{name}": value for name, value in step.mismatch(rows, updates, updated.arrays).items()},
         "padding_waste": padding_waste(batches),
         "shared_prompt_tokens": shared_prompts(batches, rows),
         "learning_rate": float(step.programs.schedule(max(0, int(run.state.updates) - 1))),

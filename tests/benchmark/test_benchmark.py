@@ -13,10 +13,12 @@ import pytest
 from toys import ONE_LAYER
 
 from socialr1_jax import Qwen3Config
-from socialr1_jax.benchmark import config as benchmark_config
-from socialr1_jax.benchmark import record
 from socialr1_jax.benchmark.benchmark import PHASES, _decode, benchmark, tail_lengths
 from socialr1_jax.benchmark.config import BenchmarkConfig
+from socialr1_jax.benchmark.parity import parity
+from socialr1_jax.benchmark.peaks import Peaks
+from socialr1_jax.models import shapes
+from socialr1_jax.models.arithmetic import Arithmetic
 from socialr1_jax.models.qwen3 import declare_weights, init_params
 from socialr1_jax.models.shapes import SHAPES
 from socialr1_jax.sampling import Completion, Engine
@@ -50,9 +52,16 @@ def load(path):
 def script():
     with pytest.MonkeyPatch.context() as patch:
         module = load(SCRIPT)
-        for where in (record, benchmark_config):
-            patch.setattr(where, "SHAPES", {"tiny": TOY})
+        patch.setattr(shapes, "SHAPES", {"tiny": TOY})
         yield module
+
+
+@pytest.fixture(scope="module", autouse=True)
+def peaks():
+    """Peaks that were not measured, so that a share is known."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("socialr1_jax.benchmark.benchmark.measure_peaks", lambda dtype, devices: Peaks(2e8, 3e7))
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +111,39 @@ def test_speeds_are_tokens_over_the_median(measured):
     assert all(line["compile_s"][name] > high for name, (_, _, high) in spread.items())
 
 
+def test_shares_of_the_peaks(measured):
+    """Model FLOP by 0.2 GFLOP/s, and bytes of weights and filled tokens by 0.03 GB/s, over the seconds of a call."""
+    line, _ = measured
+    assert line["peaks"] == {"tflops": 0.0002, "gb_s": 0.03}
+    costs, seconds = Arithmetic(TOY, 4, 1), {name: spread[1] for name, spread in line["spread_s"].items()}
+    layer = 2 * (2 * 16 * 8 * (2 + 1) + 3 * 16 * 32)  # FLOP of a token: kernels of ONE_LAYER
+    pair, head = 4 * 2 * 8, 2 * 96 * 16
+    flops = {
+        "prefill": 3 * (8 * layer + 32 * pair),
+        # one prompt of 8 for three responses of 480
+        "update": 3 * (1448 * layer + (32 + 3 * 480 * (8 + 240)) * pair + 1440 * head),
+        "update_whole": 3 * 3 * (488 * layer + 488 * 244 * pair + 487 * head),
+    }
+    for name, needed in flops.items():
+        assert line["of_peak"][name] == pytest.approx(needed / seconds[name] / 2e8, rel=0.01, abs=1e-3)
+    read = costs.decode_step(3, 240, 8, 3).bytes
+    assert read == 4 * (layer / 2 + head / 2 + 2 * 8 * (3 * 240 + 8))
+    assert line["of_peak"]["decode"] == pytest.approx(479 * read / seconds["decode"] / 3e7, rel=0.01, abs=1e-3)
+
+
+def test_logits_against_the_cpu_in_float32():
+    result = benchmark(
+        TOY, BenchmarkConfig(dtype="bfloat16", rows=2, prompt=9, new=2, repeats=1, update=False, check=True)
+    )
+    difference = result["parity"]
+    assert 1e-4 < difference["relative"] < 0.02
+    assert 1e-5 < difference["largest"] < 0.02
+    assert difference["same_token"] > 0.7
+    params = init_params(TOY, jax.random.key(0))
+    same = parity(params, TOY, np.ones((1, 4), np.int32), "float32", "xla")
+    assert same == {"relative": 0.0, "largest": 0.0, "same_token": 1.0}
+
+
 def test_without_update_there_is_neither_update_nor_step():
     result = benchmark(TOY, BenchmarkConfig(dtype="bfloat16", rows=2, prompt=4, new=480, repeats=2, update=False))
     assert set(result["spread_s"]) == set(result["compile_s"]) == {"prefill", "decode"}
@@ -135,7 +177,11 @@ def test_lengths_with_a_long_tail():
 def test_batching_and_static_batches_share_their_lengths():
     result = benchmark(TOY, BenchmarkConfig(rows=4, prompt=4, new=40, repeats=1, update=False, requests=10))
     assert min(result["tail_tok_s"], result["tail_static_tok_s"]) > 0
-    tokens = tail_lengths(10, 40).sum()
+    lengths = tail_lengths(10, 40)
+    # 4 rows at once: at least as many steps as the longest response has, and as a quarter of all tokens
+    assert result["tail_longest"] == lengths.max() == 31
+    assert max(31, lengths.sum() / 4) <= result["tail_wall_steps"] < lengths.sum()
+    tokens = lengths.sum()
     for name in ("tail", "tail_static"):
         assert result[f"{name}_tok_s"] == pytest.approx(tokens / result["spread_s"][name][1], rel=2e-3)
 
@@ -163,7 +209,9 @@ def test_shapes_are_those_of_the_baselines():
         ("--prompt 508 --new 5", "prompt 508 + new 5 is more than the 512 positions"),
         ("--prompt 8 --new 8 --attention cudnn", "attention cudnn computes in bfloat16"),
         ("--new 1", "new must be at least 2"),
-        ("--shape huge", "unknown shape 'huge'; known: tiny"),
+        ("--shape huge", "shape 'huge' is not one of tiny"),
+        ("--shape tiny/2", "shape 'tiny/2' is no whole part of the 1 layers of tiny; divide by a divisor"),
+        ("--weights int4", "weights must be one of 'dtype', 'int8' or 'float8', not 'int4'"),
         ("--prompt 8 --new 8 --prompts 2 --update=false", "a GRPO step (prompts) includes an update"),
     ],
 )

@@ -155,8 +155,15 @@ def test_frozen():
         load().steps = 3
 
 
+@pytest.mark.parametrize("flags", [[], ["xla_flags=--xla_a=1"], ["xla_flags=[--xla_a=1]"]])
+def test_deterministic_sets_kernel_and_flag(flags):
+    config = load("deterministic=true", "model.dtype=bfloat16", *flags)
+    assert config.model.attention == "xla"
+    assert config.xla_flags == (*["--xla_a=1"] * len(flags), "--xla_gpu_deterministic_ops=true")
+
+
 def test_saved_configuration_reads_back_equal(tmp_path):
-    config = load("optimizer.learning_rate=1.5e-6", 'data.columns={story: "my: story"}', "seed=3")
+    config = load("optimizer.learning_rate=1.5e-6", 'data.columns={story: "my: story"}', "seed=3", "deterministic=true")
     save_config(config, tmp_path / "deep" / "config.yaml")
     assert load_config(RunConfig, tmp_path / "deep" / "config.yaml") == config
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["config.yaml"]
@@ -226,6 +233,7 @@ def test_an_unknown_key_names_the_nearest_known_one(key, nearest, tmp_path):
     [
         (["grpo.prompts_per_step=10"], "set grpo.mini_batch_prompts to 1, 2, 5 or 10"),
         (["grpo.preset=cispo", "grpo.dual_clip=3"], "set dual_clip to 0"),
+        (["grpo.old_logprobs=sampler", "grpo.importance_sampling=token"], "grpo: old_logprobs sampler makes the ratio"),
         (["steps=2", "optimizer.warmup_steps=8"], "leaves none of the run's 8 updates"),
         (["rewards.preset=full"], "needs a content reward model"),
         (["cold_start=4"], "cold_start is for model.random"),
@@ -242,6 +250,12 @@ def test_an_unknown_key_names_the_nearest_known_one(key, nearest, tmp_path):
         ),
         (["rewards.length_low=3000"], "must be below length_high"),
         (["model.attention=cudnn"], "set model.dtype to bfloat16"),
+        (
+            ["deterministic=true", "model.attention=cudnn", "model.dtype=bfloat16"],
+            "deterministic needs model.attention xla",
+        ),
+        (["deterministic=true", "xla_flags=--xla_gpu_exclude_nondeterministic_ops=false"], "no flag against it"),
+        (["deterministic=1"], "deterministic"),
     ],
 )
 def test_numbers_that_do_not_fit_name_the_setting(overrides, message):
@@ -444,7 +458,7 @@ def test_every_field_has_an_effect():
         for name in fields(QuickstartConfig)
         if name.split(".")[0] not in whole and not re.search(rf"\.{name.rpartition('.')[2]}\b(?!\()", text)
     ]
-    assert unread == []
+    assert unread == ["deterministic"]  # stands for two others: test_deterministic_sets_kernel_and_flag
 
 
 def test_no_field_holds_a_secret():

@@ -13,6 +13,7 @@ from socialr1_jax.models.qwen3 import init_params
 from socialr1_jax.models.shapes import SHAPES
 from socialr1_jax.runtime.chips import CHIPS, chip_of, parse_topology
 from socialr1_jax.sampling.decode import decode_step, empty_caches, rollout_weights
+from socialr1_jax.sampling.memory import plan_batch
 
 CONFIG = replace(SHAPES["tiny"], vocab_size=512, num_hidden_layers=3)
 
@@ -82,9 +83,10 @@ def test_update(remat):
     assert counted == pytest.approx(expected, rel=1e-6)
 
 
-def test_decode_step():
+@pytest.mark.parametrize("form", ["dtype", "int8"])
+def test_decode_step(form):
     rows, slots, prompts, width = 6, 64, 2, 32
-    weights = jax.eval_shape(lambda: rollout_weights(init_params(CONFIG, jax.random.key(0)), CONFIG, "float32"))
+    weights = jax.eval_shape(lambda: rollout_weights(init_params(CONFIG, jax.random.key(0)), CONFIG, "float32", form))
     caches, prefixes = (
         jax.eval_shape(lambda rows=rows, slots=slots: empty_caches(CONFIG, rows, slots, jnp.dtype("float32")))
         for rows, slots in ((rows, slots), (prompts, width))
@@ -92,14 +94,26 @@ def test_decode_step():
     ints, two = (jax.ShapeDtypeStruct((size,), jnp.int32) for size in (rows, prompts))
     sharing = Sharing(two, jax.ShapeDtypeStruct((prompts, rows // prompts), jnp.int32), ints)
     traced = jax.make_jaxpr(lambda w, *args: decode_step(w, CONFIG, *args))(
-        weights, ints, ints, caches, prefixes, sharing
+        weights, ints, ints, caches, prefixes, sharing, ints
     )
-    arithmetic = Arithmetic(CONFIG, 4, 1)
+    arithmetic = Arithmetic(CONFIG, 4, 1, form)
     cost = arithmetic.decode_step(rows, slots, width, rows // prompts)
     assert dots(traced.jaxpr) == cost.flops
     read = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(weights["layers"]) if x.ndim == 2)
-    read += weights["embed_tokens"].size * 4 + sum(x.size * 4 for x in jax.tree.leaves((caches, prefixes)))
+    read += CONFIG.vocab_size * CONFIG.hidden_size * (4 if form == "dtype" else 1)
+    read += sum(x.size * 4 for x in jax.tree.leaves((caches, prefixes)))
     assert cost.bytes == read
+
+
+@pytest.mark.parametrize("form", ["dtype", "int8", "float8"])
+@pytest.mark.parametrize("name", ["0.6b", "8b"])  # tied and untied
+def test_bytes_of_the_rollout_copy(name, form):
+    config = SHAPES[name]
+    copy = jax.eval_shape(lambda: rollout_weights(init_params(config, jax.random.key(0)), config, "bfloat16", form))
+    held = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(copy))
+    assert Arithmetic(config, 2, 1, form).rollout_copy == pytest.approx(held, rel=5e-3)  # norms and scales
+    plan = plan_batch(config, 2, rows=4, group=4, prompts=1, width=128, slots=128, weights=form)
+    assert plan.weights == Arithmetic(config, 2, 1, form).rollout_copy
 
 
 def test_parameters_are_those_published():

@@ -1,12 +1,15 @@
-"""The kernel of attention is tried before it is used: a run falls back, one that asked for it by name is refused."""
+"""A kernel of attention is tried before it is used: a run falls back, one that asked for it by name is refused."""
 
 import jax
 import jax.numpy as jnp
 import pytest
+from toys import decode_by_length
 
 from socialr1_jax.models import attention_trial
-from socialr1_jax.models.attention_trial import cudnn_fault, working_attention
+from socialr1_jax.models.attention import decode_attention
+from socialr1_jax.models.attention_trial import cudnn_fault, decode_trial, working_attention, working_decode_kernel
 from socialr1_jax.models.blockwise import blockwise_attention
+from socialr1_jax.models.shapes import SHAPES
 
 
 @pytest.fixture
@@ -54,3 +57,57 @@ def test_elsewhere_nothing_is_tried():
     assert working_attention("auto", "bfloat16") == working_attention("auto", "float32") == "xla"
     with pytest.raises(ValueError, match="NVIDIA GPUs"):
         working_attention("cudnn", "bfloat16")
+    assert working_decode_kernel("auto", SHAPES["8b"], "bfloat16") == "xla"
+    with pytest.raises(ValueError, match=r"sampling.attention triton computes bfloat16 on NVIDIA GPUs, not"):
+        working_decode_kernel("triton", SHAPES["8b"], "bfloat16")
+
+
+def without_the_last_slot(q, cache, lengths, prefixes, sharing):
+    return decode_attention(q, cache, lengths - 1, prefixes, sharing)
+
+
+def no_kernel(*args):
+    raise NotImplementedError("no Triton\nand more")
+
+
+@pytest.mark.parametrize(
+    ("compute", "fault"),
+    [(None, ""), (without_the_last_slot, "a row is wrong by "), (no_kernel, "no Triton")],
+)
+def test_decode_kernel_is_compared_with_xla(monkeypatch, compute, fault):
+    monkeypatch.setattr(attention_trial, "_LAYERS", 1)
+    decode_by_length(monkeypatch.setattr)
+    if compute is not None:
+        monkeypatch.setattr(attention_trial, "attention_by_length", compute)
+    found, seconds = decode_trial((4, 2, 8), "bfloat16")
+    assert found.startswith(fault)
+    assert bool(found) == bool(fault)
+    assert fault == "no Triton" or min(seconds["xla"], seconds["triton"]) > 0
+
+
+@pytest.mark.parametrize(
+    ("fault", "triton", "taken", "line"),
+    [
+        ("", 1e-4, "triton", "decode attention triton (a layer, half-filled caches: xla 200 µs, triton 100 µs)"),
+        ("", 3e-4, "xla", "decode attention xla (a layer, half-filled caches: xla 200 µs, triton 300 µs)"),
+        ("no Triton", 0, "xla", "decode attention xla: Triton, which reads less, does not compute here: no Triton"),
+    ],
+)
+def test_the_faster_right_kernel_decodes(monkeypatch, caplog, fault, triton, taken, line):
+    caplog.set_level("INFO")
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(attention_trial, "decode_trial", lambda *_: (fault, {"xla": 2e-4, "triton": triton}))
+    attention_trial._decode_choice.cache_clear()
+    shape = SHAPES["8b"]
+    try:
+        for _ in range(2):
+            assert working_decode_kernel("auto", shape, "bfloat16") == taken
+        assert caplog.messages == [line]
+        assert working_decode_kernel("xla", shape, "bfloat16") == "xla"
+        if fault:
+            with pytest.raises(ValueError, match=r"triton does not compute here: no Triton; set auto"):
+                working_decode_kernel("triton", shape, "bfloat16")
+        else:
+            assert working_decode_kernel("triton", shape, "bfloat16") == "triton"
+    finally:
+        attention_trial._decode_choice.cache_clear()

@@ -92,6 +92,7 @@ def test_loop_compared_with_a_constant_ends():
 
 def test_fused_attention_is_found_by_name():
     assert attention_kernels(TEXT) == ["__cudnn$fmhaSoftmax"]
+    assert attention_kernels('custom-call(dot), custom_call_target="__gpu$xla.gpu.triton"') == ["__gpu$xla.gpu.triton"]
     assert attention_kernels("custom-call(dot)") == []
 
 

@@ -6,19 +6,25 @@ Run by test_mesh.py in processes of their own: the number of CPU devices is fixe
 """
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import pytest
+from toys import decode_by_length
 
 from socialr1_jax import SamplingParams, generate, load_hf, make_mesh
 from socialr1_jax.config.run import RunConfig
+from socialr1_jax.grpo.logprobs import row_logprobs
 from socialr1_jax.grpo.packing import pack_rows
 from socialr1_jax.grpo.step import GrpoStep, compile_programs, trainer_logprobs
 from socialr1_jax.grpo.update import init_state
-from socialr1_jax.models.qwen3 import init_params
+from socialr1_jax.models.qwen3 import init_params, weight_specs
+from socialr1_jax.models.shapes import SHAPES
 from socialr1_jax.plan.work import decode_lengths
-from socialr1_jax.runtime.mesh import fetch, row_shards
+from socialr1_jax.runtime.mesh import fetch, place, row_shards
 from socialr1_jax.sampling import Engine
 
 CONFIG = RunConfig.model_validate(
@@ -69,8 +75,29 @@ def one_update(folder: str, mesh) -> dict[str, np.ndarray]:
         return {"logp": logp_bt, **{name: fetch(x) for name, x in arrays.items()}}
 
 
+def table_gradients(mesh) -> dict[str, np.ndarray]:
+    """The gradients of embedding and output matrix in bfloat16 of a model without layers, whose rounding they share."""
+    shape = replace(SHAPES["nano"], num_hidden_layers=0, tie_word_embeddings=False)
+    rng = np.random.default_rng(7)
+    tokens_bt, advantages_bt = rng.zipf(1.3, (16, 64)) % shape.vocab_size, rng.normal(size=(16, 64))
+
+    def loss(params, tokens_bt, advantages_bt):
+        lengths_b = jnp.full(len(tokens_bt), tokens_bt.shape[1])
+        logp_bt, _ = row_logprobs(
+            params, shape, tokens_bt, lengths_b, 1.0, num_tokens=shape.vocab_size, dtype="bfloat16"
+        )
+        return jnp.sum(advantages_bt * logp_bt)
+
+    with jax.set_mesh(mesh):
+        params = jax.tree.map(np.asarray, init_params(shape, jax.random.key(1)))
+        params = jax.tree.map(place, params, weight_specs(shape))
+        arrays = (place(x.astype(kind)) for x, kind in ((tokens_bt, np.int32), (advantages_bt, np.float32)))
+        gradient = jax.jit(jax.grad(loss))(params, *arrays)
+        return {f"bfloat16/{name}": fetch(gradient[name]) for name in ("embed_tokens", "lm_head")}
+
+
 def one_sampling(folder: str, mesh) -> dict[str, np.ndarray]:
-    """Tokens and log-probs of 11 prompts x 3 samples of different lengths, and of as many with rows refilled."""
+    """Sample three times for 11 prompts, at once and with rows refilled, these with the kernel for GPUs."""
     model = load_hf(folder, mesh)
     rng = np.random.default_rng(5)
     prompts = [rng.integers(0, model.config.vocab_size, size).tolist() for size in rng.integers(1, 40, 11)]
@@ -81,14 +108,19 @@ def one_sampling(folder: str, mesh) -> dict[str, np.ndarray]:
     lengths = np.clip(np.ceil(rng.exponential(24, 64)), 1, 120).astype(int).tolist()
     each = [SamplingParams(max_new_tokens=length) for length in lengths]
     unbounded = Engine(params=model.params, config=model.config, num_tokens=model.num_tokens)
-    with jax.set_mesh(mesh):
+    eight_bits = Engine(params=model.params, config=model.config, num_tokens=model.num_tokens, weights="int8")
+    with jax.set_mesh(mesh), pytest.MonkeyPatch.context() as patch:
+        decode_by_length(patch.setattr)
         refilled = [completion for group in engine.sample(prompts, sampling) for completion in group]
+    with jax.set_mesh(mesh):
+        short = eight_bits.sample(prompts[:8], SamplingParams(max_new_tokens=16, seed=1))
         rollout = unbounded.rollout([[5]] * len(each), each)
         for _ in rollout.steps():
             pass
         sizes = {"shards": row_shards(), "platform": "cpu", "segment": unbounded.segment_tokens, "limit": 120}
         planned = decode_lengths(np.array(lengths)[:, None], rollout.plan, 1, **sizes)
     return {
+        "int8": np.array([sample.tokens for (sample,) in short]),
         "wall_steps": np.array([rollout.wall_steps, max(lengths), planned.steps]),
         "refilled": np.concatenate([[*sample.tokens, -1] for sample in refilled]),
         "tokens": np.concatenate([[*sample.tokens, -1] for sample in samples]),
@@ -110,7 +142,7 @@ def main() -> None:
     for name in args.meshes:
         sizes = tuple(map(int, name.split("x")))
         mesh = make_mesh(*sizes, devices=jax.devices()[: int(np.prod(sizes))])
-        results = one_update(args.folder, mesh) | one_sampling(args.folder, mesh)
+        results = one_update(args.folder, mesh) | one_sampling(args.folder, mesh) | table_gradients(mesh)
         if args.process == 0:
             np.savez(args.out / f"{name}-{args.processes}.npz", **results)
 

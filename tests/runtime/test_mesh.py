@@ -15,7 +15,7 @@ MESHES = ("1x8x1", "2x2x2")
 
 def work(arguments, devices):
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
-    environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+    environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": os.pathsep.join(sys.path)}
     return subprocess.Popen(
         [sys.executable, str(WORKER), *map(str, arguments)],
         env=environment,
@@ -48,7 +48,7 @@ def results(tiny_models, tmp_path_factory):
 @pytest.mark.parametrize("mesh", [*MESHES, "two processes"])
 def test_an_update_is_the_same_on_every_mesh(results, mesh):
     for name, expected in results["1x1x1"].items():
-        if name not in ("tokens", "refilled", "logprobs", "wall_steps") and not name.startswith("gradient"):
+        if name.startswith(("params", "metrics", "logp")) and name != "logprobs":
             np.testing.assert_allclose(results[mesh][name], expected, rtol=1e-5, atol=1e-5, err_msg=name)
 
 
@@ -67,7 +67,16 @@ def test_the_gradient_is_the_same_on_every_mesh(results, mesh):
 
 
 @pytest.mark.parametrize("mesh", [*MESHES, "two processes"])
+def test_devices_sum_gradients_of_tables_in_float32(results, mesh):
+    """In bfloat16 compute. Sums in bfloat16 differ by 4e-3; an axis `tensor` rounds the hidden states' gradient."""
+    for name, within in (("bfloat16/lm_head", 1e-6), ("bfloat16/embed_tokens", 1e-3)):
+        one, other = (results[m][name] for m in ("1x1x1", mesh))
+        assert np.linalg.norm(other - one) < within * np.linalg.norm(one)
+
+
+@pytest.mark.parametrize("mesh", [*MESHES, "two processes"])
 def test_samples_are_the_same_on_every_mesh(results, mesh):
     np.testing.assert_array_equal(results[mesh]["tokens"], results["1x1x1"]["tokens"])
     np.testing.assert_array_equal(results[mesh]["refilled"], results["1x1x1"]["tokens"])
+    np.testing.assert_array_equal(results[mesh]["int8"], results["1x1x1"]["int8"])
     np.testing.assert_allclose(results[mesh]["logprobs"], results["1x1x1"]["logprobs"], rtol=1e-5, atol=1e-5)

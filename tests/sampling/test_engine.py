@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import VOCAB_SIZE
+from toys import decode_by_length
 
 from socialr1_jax import SamplingParams, load_hf
 from socialr1_jax.grpo import token_logprobs
@@ -34,6 +35,12 @@ def prompts():
 @pytest.fixture(scope="module")
 def engine(tiny_jax):
     return Engine(params=tiny_jax.params, config=tiny_jax.config, num_tokens=VOCAB_SIZE, segment_tokens=8)
+
+
+@pytest.fixture(params=["xla", "triton"])
+def kernel(request, monkeypatch):
+    if request.param == "triton":
+        decode_by_length(monkeypatch.setattr)
 
 
 def tokens_of(groups):
@@ -67,8 +74,10 @@ def test_greedy_tokens_equal_transformers(engine, prompts, greedy, max_rows):
     assert tokens_of(replace(engine, max_rows=max_rows).sample(prompts, sampling)) == [[row] for row in greedy]
 
 
-@pytest.mark.parametrize("max_rows", [512, 6], ids=["compacted", "refilled and compacted"])
-def test_greedy_tokens_of_different_lengths_equal_transformers(engine, prompts, greedy, max_rows, monkeypatch):
+@pytest.mark.parametrize(
+    ("max_rows", "kernel"), [(512, "xla"), (6, "xla"), (6, "triton")], indirect=["kernel"], ids=str
+)
+def test_greedy_tokens_of_different_lengths_equal_transformers(engine, prompts, greedy, max_rows, monkeypatch, kernel):
     sizes = []
 
     def resized(state, rows, slots):
@@ -89,7 +98,7 @@ def test_a_sample_does_not_depend_on_the_batch(engine, prompts, sampled, max_row
     assert tokens_of(replace(engine, max_rows=max_rows).sample(prompts, sampling)) == tokens_of(sampled)
 
 
-def test_sample_is_equal_in_any_batch_and_order(engine, prompts, sampled):
+def test_sample_is_equal_in_any_batch_and_order(engine, prompts, sampled, kernel):
     sampling = SamplingParams(n=2, max_new_tokens=24, seed=5)
     for i in (0, 13):
         assert tokens_of(engine.sample([prompts[i]], sampling, prompt_ids=[i])) == tokens_of(sampled[i : i + 1])
@@ -131,7 +140,7 @@ def test_smallest_temperatures_are_greedy_in_the_trainer_too(engine, tiny_jax, p
     assert min(greedy.logprobs) < -1e-3  # at temperature 0 itself they are the plain softmax's
 
 
-def test_refilled_rows_have_logprobs_of_full_forwards(engine, tiny_jax, prompts, pad_rows, log_softmax):
+def test_refilled_rows_have_logprobs_of_full_forwards(engine, tiny_jax, prompts, pad_rows, log_softmax, kernel):
     each = [
         SamplingParams(max_new_tokens=new, temperature=0.7, top_k=9, raw_logprobs=i % 2 == 0)
         for i, new in enumerate(NEW)
@@ -214,7 +223,7 @@ def test_stop_string_ends_at_its_completing_token(engine, prompts, greedy):
     assert (second.tokens, second.finish_reason, second.stop) == (greedy[2], "length", None)
 
 
-def test_rows_ended_by_a_string_make_room(engine, prompts, greedy):
+def test_rows_ended_by_a_string_make_room(engine, prompts, greedy, kernel):
     each = [SamplingParams(max_new_tokens=24, temperature=0, stop=(f"<{row[3]}>",)) for row in greedy]
     groups = replace(engine, decode=words, max_rows=4).sample(prompts, each)
     assert tokens_of(groups) == [[row[: row.index(row[3]) + 1]] for row in greedy]
@@ -237,7 +246,7 @@ def test_a_thinking_budget_puts_the_end_in(engine, prompts):
     assert early.tokens == plain.tokens
 
 
-def test_row_without_finite_logits_ends_cleanly(tiny, prompts, greedy, caplog):
+def test_row_without_finite_logits_ends_cleanly(tiny, prompts, greedy, caplog, kernel):
     model = load_hf(tiny.folder)
     bad = 150
     params = model.params

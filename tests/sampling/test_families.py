@@ -5,8 +5,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from toys import decode_by_length
 
 from socialr1_jax.models.attention import decode_attention
+from socialr1_jax.models.decode_kernel import attention_by_length
 from socialr1_jax.models.kv_cache import LayerCache
 from socialr1_jax.models.qwen3 import init_params
 from socialr1_jax.models.qwen3_config import Qwen3Config
@@ -24,14 +26,25 @@ BATCHES = st.tuples(
     st.lists(st.integers(1, SLOTS), min_size=ROWS, max_size=ROWS),
     st.integers(0, 99),
 )
-shared_attention = jax.jit(decode_attention)
+shared_attention, by_length = jax.jit(decode_attention), jax.jit(attention_by_length)
+
+
+@pytest.fixture(scope="module")
+def interpreted():
+    with pytest.MonkeyPatch.context() as patch:
+        decode_by_length(patch.setattr, split=3)
+        yield
 
 
 @settings(deadline=None)  # the first one compiles
 @given(BATCHES)
-def test_attention_over_shared_prefixes_equals_whole_rows(batch):
-    """Any rows behind any prefixes, empty ones too, against one softmax over all of a row's keys in float64."""
+def test_attention_over_shared_prefixes_equals_whole_rows(interpreted, batch):
+    """Any rows behind any prefixes, empty ones too, against one softmax over all of a row's keys in float64.
+
+    XLA reads all slots. The kernel reads the filled ones of live rows: the others are NaN.
+    """
     of, lengths, own = (np.array(x) for x in batch[:3])
+    own = np.where(of >= 0, own, 0)
     draw = np.random.default_rng(batch[3])
     q = draw.normal(size=(ROWS, HEADS, WIDTH)).astype(np.float32)
 
@@ -43,6 +56,15 @@ def test_attention_over_shared_prefixes_equals_whole_rows(batch):
     places = sharing(live, np.maximum(of, 0)[None], lengths[None], MOST)
     as_float = jax.tree.map(np.float32, (own_cache, prefixes))
     found = np.asarray(shared_attention(q, as_float[0], own, as_float[1], places))
+    used = np.isin(np.arange(ENTRIES), of)
+    only_filled = [
+        LayerCache(np.where(seen[:, None, None], k, np.nan), np.where(seen[:, None, :, None], v, np.nan))
+        for (k, v), filled in zip(as_float, (own, np.where(used, lengths, 0)), strict=True)
+        for seen in [np.arange(k.shape[-1]) < filled[:, None]]
+    ]
+    read = np.asarray(by_length(q, only_filled[0], own, only_filled[1], places))
+    np.testing.assert_allclose(read[of >= 0], found[of >= 0], atol=2e-6)
+    assert np.isfinite(read).all()
     for row, entry in enumerate(of):
         for head in range(HEADS if entry >= 0 else 0):
             kv, before, after = head // (HEADS // KV_HEADS), lengths[entry], own[row]

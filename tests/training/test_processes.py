@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from faults import assert_same_metrics, states_of
 from safetensors.numpy import load_file
 from toys import toy
 
@@ -69,6 +70,19 @@ def runs(tmp_path_factory):
     one, two = folder / "one", folder / "two"
     ended(train(folder / "run.yaml", 1, f"output_dir={one}"))
     return one, two, by_two_processes(folder / "run.yaml", two)
+
+
+def test_deterministic_runs_end_with_the_same_bytes(runs):
+    """On eight devices, in bfloat16."""
+    folder = runs[0].parent
+    again = [folder / "first", folder / "second"]
+    for out in again:
+        ended(train(folder / "run.yaml", 8, f"output_dir={out}", "deterministic=true", "model.dtype=bfloat16"))
+    for name in ("export/model.safetensors", "rollouts.jsonl"):
+        first, second = ((out / name).read_bytes() for out in again)
+        assert first == second, name
+    assert states_of(again[0]) == states_of(again[1])
+    assert_same_metrics(*again)
 
 
 def by_two_processes(config, folder):

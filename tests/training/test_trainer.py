@@ -228,6 +228,18 @@ def test_mismatch_stays_flat_at_learning_rate_0(start, tmp_path, rewarded):
     jax.tree.map(np.testing.assert_array_equal, after, before)
 
 
+def test_rollouts_of_int8_weights_train(start, saved, tmp_path, rewarded):
+    """Importance weights correct what rounding changed: it is in the metrics, far above that of equal weights."""
+    changes = {"sampling": {"weights": "int8"}, "grpo": {"importance_sampling": "token"}}
+    assert grpo.train_grpo(changed(start, tmp_path, **changes))
+    rows, equal = steps_of(tmp_path), steps_of(saved)
+    assert [row["step"] for row in rows] == [1, 2]
+    assert all(row["nonfinite_count"] == 0 and row["grad_norm"] > 0 for row in rows)
+    means = [[row["mismatch/mean"] for row in part] for part in (rows, equal)]
+    assert 10 * max(means[1]) < min(means[0]) < max(means[0]) < 0.05
+    assert all(1 < row["mismatch/ratio_error"] < 1.05 for row in rows)
+
+
 def test_sampler_that_differs_from_the_trainer_is_reported(start, saved, tmp_path, caplog):
     """Rollouts whose log-probs are off by 0.1 each: exp(0.1) = 1.105 is over the limit of 1.05."""
     file = tmp_path / "off.jsonl"
