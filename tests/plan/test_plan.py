@@ -1,5 +1,6 @@
 """scripts/plan.py: phases, memory and traffic of a run on devices that are only described."""
 
+import json
 import os
 import re
 import subprocess
@@ -7,6 +8,7 @@ import sys
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -46,16 +48,54 @@ PHASES = (
 )
 
 
-def plan(*arguments, config=CONFIG):
-    return subprocess.run(
-        [sys.executable, "scripts/plan.py", "--config", str(config), *arguments],
+# Planned one after another by a process of their own: the number of CPU devices is fixed when JAX starts.
+ARGUMENTS = {
+    "small": ("--topology", "cpu:8", "model.dtype=float32", *SMALL),
+    "too large": ("--topology", "cpu:8", "model.dtype=float32", *SMALL, "--memory_fraction", "1e-6"),
+    "unknown chip 'b200'": ("--topology", "b200:8"),
+    "is not the 8 devices": ("--topology", "cpu:8", "mesh.fsdp=3"),
+    "fsdp=6 does not": ("--topology", "cpu:6", *SMALL[:2]),
+    "neither a model folder nor one of Qwen/Qwen3-": ("--topology", "cpu:8", "model.path=nowhere"),
+    "pip install -e '.[cuda12]' in the repository": ("--topology", "a100-80gb:8", *SMALL),
+}
+PROGRAM = """
+import contextlib, io, json, sys
+sys.path.insert(0, "scripts")
+import plan
+for arguments in json.loads(sys.argv[1]):
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
+        try:
+            status = plan.main(arguments)
+        except SystemExit as ended:
+            status = ended.code
+    print(json.dumps([status, out.getvalue(), err.getvalue()]))
+"""
+
+
+class Planned(NamedTuple):
+    status: int
+    out: str
+    err: str
+
+
+def plan(*every, config=CONFIG):
+    """Plan each list of arguments."""
+    each = [["--config", str(config), *arguments] for arguments in every]
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, json.dumps(each)],
         cwd=ROOT,
         env=os.environ | {"COLUMNS": "150"},
-        capture_output=True,
+        stdout=subprocess.PIPE,
         text=True,
         timeout=300,
-        check=False,
+        check=True,
     )
+    return [Planned(*json.loads(line)) for line in done.stdout.splitlines()]
+
+
+@pytest.fixture(scope="module")
+def planned():
+    return dict(zip(ARGUMENTS, plan(*ARGUMENTS.values()), strict=True))
 
 
 def rows(output, phase):
@@ -65,10 +105,9 @@ def rows(output, phase):
 
 
 @pytest.fixture(scope="module")
-def small():
-    done = plan("--topology", "cpu:8", "model.dtype=float32", *SMALL)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+def small(planned):
+    assert planned["small"].status == 0, planned["small"].err
+    return planned["small"].out
 
 
 def test_every_phase_is_planned(small):
@@ -86,15 +125,15 @@ def test_decoding_has_no_collectives_and_the_update_has(small):
     assert kinds & {"all-reduce", "reduce-scatter"}
 
 
-def test_shortfall_exits_1_with_phase_and_excess():
-    done = plan("--topology", "cpu:8", "model.dtype=float32", *SMALL, "--memory_fraction", "1e-6")
-    assert done.returncode == 1
+def test_shortfall_exits_1_with_phase_and_excess(planned):
+    done = planned["too large"]
+    assert done.status == 1
     for phase in ("backward", "decode"):
-        assert f"plan.py: {phase} does not fit: " in done.stderr
-    assert "GiB more than the 0.00 GiB that it may take\n" in done.stderr
-    assert "plan.py: weights, moments and reference alone take" in done.stderr
-    assert "no batch size fits; it needs at least" in done.stderr
-    assert "it fits" not in done.stdout
+        assert f"plan.py: {phase} does not fit: " in done.err
+    assert "GiB more than the 0.00 GiB that it may take\n" in done.err
+    assert "plan.py: weights, moments and reference alone take" in done.err
+    assert "no batch size fits; it needs at least" in done.err
+    assert "it fits" not in done.out
 
 
 # ------------------------------------------------------------------------------------------------------------- advice
@@ -238,28 +277,14 @@ def test_expected_hours_stand_beside_the_bound(capsys):
 # ---------------------------------------------------------------------------------------------------------- bad input
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (("--topology", "b200:8"), "unknown chip 'b200'"),
-        (("--topology", "cpu:8", "mesh.fsdp=3"), "is not the 8 devices"),
-        (("--topology", "cpu:6", *SMALL[:2]), "fsdp=6 does not"),
-        (("--topology", "cpu:8", "model.path=nowhere"), "neither a model folder nor one of Qwen/Qwen3-"),
-    ],
-)
-def test_what_does_not_fit_together_is_one_error(arguments, message):
-    done = plan("model.dtype=float32", *arguments)
-    assert done.returncode == 2
-    assert message in done.stderr
-    assert "Traceback" not in done.stderr
-
-
-@pytest.mark.skipif(find_spec("jax_cuda12_plugin") is not None, reason="the plugin is installed")
-def test_a_missing_plugin_names_the_extra():
-    done = plan("--topology", "a100-80gb:8", *SMALL)
-    assert done.returncode == 2
-    assert "pip install -e '.[cuda12]' in the repository" in done.stderr
-    assert "Traceback" not in done.stderr
+@pytest.mark.parametrize("message", list(ARGUMENTS)[2:])
+def test_what_does_not_fit_together_is_one_error(planned, message):
+    if "cuda12" in message and find_spec("jax_cuda12_plugin") is not None:
+        pytest.skip("the plugin is installed")
+    done = planned[message]
+    assert done.status == 2
+    assert message in done.err
+    assert "Traceback" not in done.err
 
 
 @pytest.mark.slow
@@ -268,23 +293,23 @@ def test_a_missing_plugin_names_the_extra():
 def test_decoding_holds_no_converted_kernels(topology, weights):
     """Its temporaries are as without: 0.02 GiB, where the converted kernels of nine layers of 8B are over 4."""
     sizes = ("model.path=none", "model.random=8b/4", f"sampling.weights={weights}", "grpo.kl_coefficient=0")
-    done = plan("--topology", topology, *sizes)
-    assert done.returncode == 0, done.stderr
-    assert float(rows(done.stdout, "decode")[0][3]) < 0.1
+    (done,) = plan(("--topology", topology, *sizes))
+    assert done.status == 0, done.err
+    assert float(rows(done.out, "decode")[0][3]) < 0.1
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(find_spec("jax_cuda12_plugin") is None, reason="needs pip install -e '.[cuda12]'")
 @pytest.mark.parametrize("size", ["4b", "8b"])
 def test_the_cards_recipes_fit_eight_a100(size):
-    done = plan("--topology", "a100-80gb:8", config=ROOT / "configs" / f"socialr1_{size}_a100x8.yaml")
-    assert done.returncode == 0, done.stderr
+    (done,) = plan(("--topology", "a100-80gb:8"), config=ROOT / "configs" / f"socialr1_{size}_a100x8.yaml")
+    assert done.status == 0, done.err
     for phase in PHASES:
-        assert float(rows(done.stdout, phase)[0][-1]) <= 72
-    assert "fmhaScaleBiasSoftmaxBackward" in rows(done.stdout, "backward")[1][1]  # the bias: packed rows' mask
-    assert "fmhaSoftmax" in rows(done.stdout, "prefill")[1][1]
-    assert [cells[2] for cells in rows(done.stdout, "decode")[1:-1]] == ["none"]
-    gathers = [cells for cells in rows(done.stdout, "backward")[1:-1] if "all-gather" in cells[2]]
+        assert float(rows(done.out, phase)[0][-1]) <= 72
+    assert "fmhaScaleBiasSoftmaxBackward" in rows(done.out, "backward")[1][1]  # the bias: packed rows' mask
+    assert "fmhaSoftmax" in rows(done.out, "prefill")[1][1]
+    assert [cells[2] for cells in rows(done.out, "decode")[1:-1]] == ["none"]
+    gathers = [cells for cells in rows(done.out, "backward")[1:-1] if "all-gather" in cells[2]]
     assert all(cells[2].startswith("async") for cells in gathers)
     assert max(float(cells[5]) for cells in gathers) == {"4b": 741.88, "8b": 1187.0}[size]  # MiB: a table in bfloat16
 
