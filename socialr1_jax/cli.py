@@ -190,7 +190,7 @@ COMMANDS = {
         "Compile a run for devices that are not on this machine.",
         "config.run.PlanConfig",
         "plan.advice.print_plan_and_advice",
-        before=lambda settings: describe_devices(settings.topology),
+        before=lambda settings: describe_devices(settings.topology, settings.xla_flags),
     ),
     "profile": Command(
         "Trace steps of a run.",

@@ -4,6 +4,7 @@
 `configs/` has smaller ones. API keys are not settings: they come from the environment and are never stored.
 """
 
+import warnings
 from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
@@ -359,6 +360,10 @@ class RunConfig(Section):
         return "\n".join(f"{name:<11} {text}" for name, text in lines.items())
 
 
+# pydantic's BaseModel has a deprecated method of the name.
+warnings.filterwarnings("ignore", 'Field name "json" in "PlanConfig" shadows')
+
+
 class PlanConfig(RunConfig):
     """A run, and the devices for which plan.py compiles it."""
 
@@ -366,14 +371,29 @@ class PlanConfig(RunConfig):
 
     topology: str = Field(
         "a100-80gb:8",
-        description="kind and number of devices: a100-80gb:8, h100-80gb:8, h200:8, v5e:2x4, v5p:2x2x2, cpu:8",
+        description="kind and number of devices: a100-80gb:8, a100-80gb:4x8 (4 nodes), h100-80gb:8, h200:8, v5e:2x4, "
+        "v5p:2x2x2, cpu:8",
     )
     response_tokens: int = Field(
-        0, ge=0, description="mean response length assumed for the time estimates; 0 = max_new_tokens"
+        0, ge=0, description="mean response length assumed for the times; 0 = max_new_tokens, for the constant law"
+    )
+    response_law: Literal["constant", "exponential", "lognormal"] = Field(
+        "constant", description="lengths of responses assumed for the times, cut at max_new_tokens"
     )
     memory_fraction: Real = Field(
-        GPU_MEMORY, gt=0, le=1, description="fraction of a device's memory for the run; the driver takes the rest"
+        0,
+        ge=0,
+        le=1,
+        description="fraction of a device's memory for the run; 0 = as the scripts let JAX take: "
+        f"XLA_PYTHON_CLIENT_MEM_FRACTION, or {GPU_MEMORY} without it",
     )
+    json: str = Field("", description="also write the plan to this file")  # type: ignore[assignment]
+
+    @model_validator(mode="after")
+    def _has_tokens(self) -> Self:
+        if self.response_law != "constant" and not self.response_tokens:
+            raise ValueError(f"response_law {self.response_law} has no tokens: set response_tokens to its mean")
+        return self
 
 
 class DoctorConfig(RunConfig):

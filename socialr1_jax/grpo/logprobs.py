@@ -164,13 +164,18 @@ _chunked = jax.custom_vjp(lambda num_tokens, *arrays: _chunked_forward(num_token
 _chunked.defvjp(_chunked_forward, _chunked_backward)
 
 
+def chunk_length(positions: int, vocabulary: int) -> int:
+    """Return the positions of a chunk, of so many positions of a device."""
+    return max(1, min(positions, _CHUNK_LOGITS // vocabulary))
+
+
 class _Chunks:
     """The positions of [b, u] as a list, wanted ones first, cut into chunks; chunks without one are skipped."""
 
     def __init__(self, targets_bu: jax.Array, wanted_bu: jax.Array, vocabulary: int) -> None:
         self._shape = targets_bu.shape
         positions = targets_bu.size
-        self._length = max(1, min(positions, _CHUNK_LOGITS // vocabulary))
+        self._length = chunk_length(positions, vocabulary)
         self.size = -(-positions // self._length) * self._length  # length of the list, padded to whole chunks
         wanted_n = wanted_bu.reshape(-1)
         total = jnp.sum(wanted_n)

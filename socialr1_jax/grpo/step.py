@@ -124,7 +124,7 @@ class GrpoStep:
         """Return the micro-batches of one update."""
         costs = Arithmetic(self.model, 4, 1)
         square = costs.attention_pair / 2 / (2 * costs.kernels)
-        return micro_batches(rows, self.config.grpo.micro_batch_tokens, row_multiple(), row_shards(), square)
+        return micro_batches(rows, self.config.grpo.micro_batch_tokens, self.multiple, row_shards(), square)
 
     def warm_up(self, state: TrainState, width: int) -> None:
         """Run the backward pass of the run's widest micro-batch once, so that a lack of memory shows at the start."""

@@ -66,12 +66,9 @@ class Arithmetic:
         c = self.config
         return 2 * c.num_hidden_layers * c.num_key_value_heads * c.head_dim * self.itemsize
 
-    def forward(self, rows: float, tokens: float, predicted: float, passes: float = 1) -> Cost:
-        """Return the cost of a forward pass over rows of `tokens`, with logits at `predicted` positions of each.
-
-        The weights are read `passes` times.
-        """
-        return Cost(rows * self.flops(tokens, tokens * tokens / 2, predicted), passes * self._weights)
+    def forward(self, tokens: float, pairs: float, predicted: float, passes: float = 1) -> Cost:
+        """Return the cost of a forward pass, whose FLOP are those of `flops`; it reads the weights `passes` times."""
+        return Cost(self.flops(tokens, pairs, predicted), passes * self._weights)
 
     def flops(self, tokens: float, pairs: float, predicted: float) -> float:
         """Return the forward FLOP of `tokens` tokens, `pairs` query-key pairs and `predicted` positions with logits."""
@@ -100,17 +97,16 @@ class Arithmetic:
         weights = (self.kernels + self.vocabulary) * self.decoded * self.copies
         return Cost(flops, weights + rows * (own + prefix / group) * self.cache_token)
 
-    def update(self, rows: float, tokens: float, predicted: float, micro_batches: float, remat: str) -> Cost:
-        """Return the cost of the forward and backward pass over `rows`, with logits computed twice."""
-        forward = self.forward(rows, tokens, predicted)
+    def update(self, tokens: float, pairs: float, predicted: float, micro_batches: float, remat: str) -> Cost:
+        """Return the cost of the forward and backward pass over these (as in `flops`), with logits computed twice."""
         c = self.config
         # Remat recomputes a layer up to its last product, whose result the backward pass does not need.
-        last = 2 * rows * tokens * c.num_hidden_layers * c.hidden_size * c.intermediate_size
-        again = self.forward(rows, tokens, 0).flops - last if remat == "everything" else 0
-        logits = Cost(2 * rows * predicted * self.vocabulary)
+        last = 2 * tokens * c.num_hidden_layers * c.hidden_size * c.intermediate_size
+        again = self.flops(tokens, pairs, 0) - last if remat == "everything" else 0
+        logits = Cost(2 * predicted * self.vocabulary)
         # Each micro-batch reads the weights in both passes and accumulates into their gradient.
         moved = Cost(0, micro_batches * (3 * self._weights + 8 * self.parameters))
-        return Cost(3 * forward.flops + again + logits.flops) + moved
+        return Cost(3 * self.flops(tokens, pairs, predicted) + again + logits.flops) + moved
 
     def optimizer(self) -> Cost:
         """Return the cost of AdamW on float32 masters: read the gradient, read and write masters and two moments."""

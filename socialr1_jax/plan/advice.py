@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from socialr1_jax.config.run import PlanConfig
@@ -9,7 +10,8 @@ from socialr1_jax.config.sections import ConfigError
 from socialr1_jax.plan.phase import DoesNotFit, Part, Phase
 from socialr1_jax.plan.plan import Plan, make_plan
 from socialr1_jax.plan.tables import print_plan
-from socialr1_jax.runtime.chips import parse_topology
+from socialr1_jax.runtime.chips import NODE, parse_topology
+from socialr1_jax.runtime.files import write_json
 from socialr1_jax.runtime.terminal import gib, remark
 
 _TIMES = (2, 4, 8)  # multiples of the topology's devices that are tried
@@ -26,6 +28,9 @@ def print_plan_and_advice(config: PlanConfig) -> int:
     except DoesNotFit as error:
         plan, refused = make_plan(config, ()), error
         remark(str(error))
+    if config.json:
+        about = {"model": config.model.path or config.model.random, "topology": config.topology}
+        write_json(Path(config.json), about | {"response_law": config.response_law} | plan.record())
     for problem in plan.problems:
         remark(problem)
     if too_large := [refused.part] if refused else plan.parts_too_large:
@@ -120,9 +125,13 @@ class _Search:
     def _devices(self, factor: int) -> Changes:
         name = self.config.topology.partition(":")[0]
         _, shape = parse_topology(self.config.topology)
-        grown = list(shape)
-        for _ in range(factor.bit_length() - 1):
-            grown[grown.index(min(grown))] *= 2
+        if self.plan.chip.platform == "cuda":
+            devices = self.plan.devices * factor
+            grown = [devices] if devices <= NODE else [-(-devices // NODE), NODE]
+        else:
+            grown = list(shape)
+            for _ in range(factor.bit_length() - 1):
+                grown[grown.index(min(grown))] *= 2
         fsdp = {"mesh.fsdp": self.config.mesh.fsdp * factor} if self.config.mesh.fsdp else {}
         return {"topology": f"{name}:{'x'.join(map(str, grown))}", **fsdp}
 

@@ -1,18 +1,20 @@
-"""Parse the text of a compiled program: its instructions, and the count and size of its collectives."""
+"""Parse the text of a compiled program: its instructions, their arrays, and the devices of its collectives."""
 
+import math
 import re
 from collections import defaultdict
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
 from typing import NamedTuple
 
-_KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "ragged-all-to-all", "collective-permute")
+import numpy as np
+
 _WIDTH = {
     "pred": 1,
     "s4": 0.5,
     "u4": 0.5,
     "s8": 1,
     "u8": 1,
+    "f8e4m3fn": 1,
     "s16": 2,
     "u16": 2,
     "f16": 2,
@@ -28,10 +30,14 @@ _WIDTH = {
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.$-]+) (?:\(.*\) -> .* )?\{$")
 _INSTRUCTION = re.compile(r"^\s+(ROOT )?%?([\w.$-]+) = (.*?) ([a-z][\w-]*)\((.*)$")
 _COMMENT = re.compile(r"/\*index=\d+\*/")  # XLA numbers every fifth element of a long list
-_ARRAY = re.compile(r"\b([a-z]+\d*)\[([\d,]*)\]")
+_ARRAY = re.compile(r"\b([a-z]\w*)\[([\d,]*)\]")
 _CALLS = re.compile(r"(?:calls|to_apply|body|condition|true_computation|false_computation)=%?([\w.$-]+)")
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
 _TRIPS = re.compile(r'known_trip_count"?:\s*\{\s*"?n"?:\s*"?(\d+)')
+_MESH = re.compile(r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\(([^)]*(?:\([^)]*\))?)\))? \{([^}]*)\}")
+_IOTA = re.compile(r"replica_groups=\[(\d+),(\d+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?")
+_LISTS = re.compile(r"replica_groups=\{\{([\d,]+)\}")
+_AXIS = re.compile(r"'([^']*)'(?:=(\d+)|:\((\d+)\)(\d+))?")
 
 
 class Instruction(NamedTuple):
@@ -43,60 +49,48 @@ class Instruction(NamedTuple):
     rest: str
     root: bool
 
-
-@dataclass(frozen=True)
-class Collective:
-    """A collective of a program and the number of its runs."""
-
-    kind: str
-    result_bytes: float  # on one device
-    group: int  # participating devices
-    times: int  # runs per call of the program; a loop without a static trip count counts once
-    asynchronous: bool  # overlaps with other work between its start and its end
-    in_open_loop: bool  # inside a loop whose trip count depends on the data, such as decoding
+    @property
+    def operands(self) -> list[str]:
+        """The names of the operands, which stand before the bracket that closes the opening one."""
+        depth = 1
+        for end, letter in enumerate(self.rest):
+            depth += {"(": 1, ")": -1}.get(letter, 0)
+            if not depth:
+                return re.findall(r"%([\w.$-]+)", self.rest[:end])
+        return []
 
     @property
-    def sent(self) -> float:
-        """Bytes that one device must send (or receive) over all runs."""
-        n, result = self.group, self.result_bytes
-        share = {"all-reduce": 2 * (n - 1) / n, "reduce-scatter": n - 1, "collective-permute": 1}
-        return self.times * result * share.get(self.kind, (n - 1) / n)
+    def called(self) -> list[str]:
+        """The names of the computations that the instruction runs."""
+        branches = _BRANCHES.search(self.rest)
+        return _CALLS.findall(self.rest) + (re.findall(r"[\w.$-]+", branches[1]) if branches else [])
+
+    @property
+    def body(self) -> str:
+        """The computation that a loop repeats."""
+        match = re.search(r"body=%?([\w.$-]+)", self.rest)
+        return match[1] if match else ""
 
 
-def collectives(text: str, devices: int) -> list[Collective]:
-    """Return all collectives over more than one device in a compiled module's text (`compiled.as_text()`)."""
-    bodies, entry = computations(text)
-    runs: list[Collective] = []
-
-    def walk(name: str, times: int, open_loop: bool, asynchronous: bool) -> None:
-        groups = {}
-        for instruction, kind, op, rest, _ in bodies.get(name, ()):
-            base = op.removesuffix("-start").removesuffix("-done")
-            if base in _KINDS:
-                if not op.endswith("-done"):
-                    groups[instruction] = _group(rest, devices)
-                if not op.endswith("-start"):
-                    group = groups[instruction] if base == op else groups.get(_operand(rest), devices)
-                    runs.append(Collective(base, _bytes(kind), group, times, asynchronous or base != op, open_loop))
-                continue
-            trips = _trips(rest, bodies) if op == "while" else 1
-            inner, endless = times * (trips or 1), open_loop or not trips
-            branches = _BRANCHES.search(rest)
-            called = _CALLS.findall(rest)
-            called += re.findall(r"[\w.$-]+", branches[1]) if branches else []
-            if op not in ("reduce", "sort", "scatter", "reduce-window", "map", "select-and-scatter"):
-                for callee in called:
-                    walk(callee, inner, endless, asynchronous or op == "async-start")
-
-    walk(entry, 1, False, False)
-    return _merged(run for run in runs if run.group > 1)
+def computations(text: str) -> tuple[dict[str, list[Instruction]], str]:
+    """Return {computation: its instructions as scheduled}, without comments between operands, and the entry's name."""
+    bodies: dict[str, list[Instruction]] = defaultdict(list)
+    entry = current = ""
+    for line in _COMMENT.sub("", text).splitlines():
+        if line.startswith((" ", "\t")):
+            if match := _INSTRUCTION.match(line):
+                bodies[current].append(Instruction(match[2], match[3], match[4], match[5], bool(match[1])))
+        elif match := _COMPUTATION.match(line):
+            current = match[2]
+            entry = current if match[1] else entry
+    return bodies, entry
 
 
-def _trips(rest: str, bodies: dict[str, list[Instruction]]) -> int:
+def trip_count(loop: Instruction, bodies: dict[str, list[Instruction]]) -> int:
     """Return a loop's trip count (stated in GPU texts, a constant bound in TPU texts), or 0 if it depends on data."""
-    if known := _TRIPS.search(rest):
+    if known := _TRIPS.search(loop.rest):
         return int(known[1])
-    condition = re.search(r"condition=%?([\w.$-]+)", rest)
+    condition = re.search(r"condition=%?([\w.$-]+)", loop.rest)
     instructions = bodies.get(condition[1], []) if condition else []
     constants = [
         int(rest.partition(")")[0]) for _, kind, op, rest, _ in instructions if op == "constant" and "s32" in kind
@@ -110,46 +104,49 @@ def attention_kernels(text: str) -> list[str]:
     return sorted(set(re.findall(r"__cudnn\$fmha\w*|__gpu\$xla\.gpu\.triton", text)))
 
 
-def computations(text: str) -> tuple[dict[str, list[Instruction]], str]:
-    """Return {computation: its instructions}, without comments between operands, and the entry's name."""
-    bodies: dict[str, list[Instruction]] = defaultdict(list)
-    entry = current = ""
-    for line in _COMMENT.sub("", text).splitlines():
-        if line.startswith((" ", "\t")):
-            if match := _INSTRUCTION.match(line):
-                bodies[current].append(Instruction(match[2], match[3], match[4], match[5], bool(match[1])))
-        elif match := _COMPUTATION.match(line):
-            current = match[2]
-            entry = current if match[1] else entry
-    return bodies, entry
+def first_group(rest: str, devices: int) -> list[int]:
+    """Return the devices of a collective's first replica group; all devices if the attributes name none."""
+    if match := _LISTS.search(rest):
+        return [int(device) for device in match[1].split(",")]
+    if match := _IOTA.search(rest):
+        return _iota(match[3], match[4])[: int(match[2])].tolist()
+    if match := _MESH.search(rest):
+        return _mesh_group(*match.groups())
+    return [0, 1] if "source_target_pairs" in rest else list(range(devices))
 
 
-def _operand(rest: str) -> str:
-    """Return the name of the last operand in "type %name), attributes" or "%name), attributes"."""
-    return rest.partition(")")[0].split(" ")[-1].removeprefix("%")
+def _mesh_group(axes: str, device_ids: str | None, grouped: str) -> list[int]:
+    """Return the first group of "mesh['a'=2,'b'=4], device_ids=(...) {'b'}"; 'a':(2)4 is a part of an axis."""
+    sizes = {name: int(size) for name, size, _, _ in _AXIS.findall(axes)}
+    places = np.zeros(1, int)
+    for name, _, before, size in _AXIS.findall(grouped):
+        names, count = list(sizes), int(size or sizes[name])
+        stride = math.prod(list(sizes.values())[names.index(name) + 1 :]) * (sizes[name] // (int(before or 1) * count))
+        places = (places[:, None] + stride * np.arange(count)).reshape(-1)
+    if not device_ids:
+        return places.tolist()
+    iota = re.fullmatch(r"\[([\d,]+)\](?:T\(([\d,]+)\))?", device_ids)
+    ids = _iota(*iota.groups()) if iota else np.array([int(device) for device in device_ids.split(",")])
+    return ids[places].tolist()
 
 
-def _group(rest: str, devices: int) -> int:
-    if match := re.search(r"replica_groups=\{\{([\d,]+)\}", rest):
-        return len(match[1].split(","))
-    if match := re.search(r"replica_groups=\[(\d+),(\d+)\]", rest):
-        return int(match[2])
-    return 2 if "source_target_pairs" in rest else devices
+def _iota(sizes: str, order: str | None) -> np.ndarray:
+    """Return the device ids of an array of these sizes, transposed to this order, as a list."""
+    shape = [int(size) for size in sizes.split(",")]
+    ids = np.arange(math.prod(shape)).reshape(shape)
+    return (ids.transpose([int(axis) for axis in order.split(",")]) if order else ids).reshape(-1)
 
 
-def _bytes(kind: str) -> float:
-    total = 0.0
-    for dtype, sizes in _ARRAY.findall(kind):
-        count = _WIDTH.get(dtype, 0)
-        for size in filter(None, sizes.split(",")):
-            count *= int(size)
-        total += count
-    return total
+def arrays(kind: str) -> list[tuple[str, list[int]]]:
+    """Return element type and sizes of every array in a type."""
+    return [(dtype, [int(size) for size in sizes.split(",") if size]) for dtype, sizes in _ARRAY.findall(kind)]
 
 
-def _merged(runs: Iterator[Collective]) -> list[Collective]:
-    """Merge equal collectives and sort them, largest traffic first."""
-    times: dict[Collective, int] = defaultdict(int)
-    for run in runs:
-        times[replace(run, times=0)] += run.times
-    return sorted((replace(run, times=count) for run, count in times.items()), key=lambda run: -run.sent)
+def sizes_of(kind: str) -> Sequence[int]:
+    """Return the sizes of the first array in a type."""
+    return arrays(kind)[0][1]
+
+
+def bytes_of(kind: str) -> float:
+    """Return the bytes of all arrays in a type."""
+    return sum(_WIDTH.get(dtype, 0) * math.prod(sizes) for dtype, sizes in arrays(kind))

@@ -1,16 +1,14 @@
-"""Figures of a compiled program: its memory on a device, its traffic, and lower bounds of its time."""
+"""Figures of a compiled program: its memory on a device, its traffic, and lower and predicted times."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from socialr1_jax.models.arithmetic import Cost
-from socialr1_jax.plan.hlo import Collective
+from socialr1_jax.plan.kernels import RATES
+from socialr1_jax.plan.schedule import Collective, KernelSum, Schedule
 from socialr1_jax.runtime.chips import Chip
 
 Part = Literal["rollout", "update"]  # of a step; their phases are never in a device's memory at the same time
-# Share of a chip's peaks that programs reach, for expected times. On one H200 (docs/performance.md) updates reached
-# 0.30 to 0.36 of the FLOP/s and prefill 0.62, decode 0.57 to 0.60 of the bandwidth; links are assumed.
-EFFICIENCY = {"compute": 0.4, "memory": 0.6, "links": 0.65}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,14 +18,15 @@ class Phase:
     name: str
     part: Part
     calls: int  # per GRPO step
-    steps: int  # decode steps, over all calls
+    steps: int  # over all calls, of the loops whose trip count depends on the data: tokens, chunks of logits
     arguments: int
     outputs: int  # without results that reuse the memory of donated arguments
     temporaries: int
     beside: dict[str, int]  # other arrays on the device while it runs
     cost: Cost
-    kernels: list[str]  # fused attention kernels that it calls
-    collectives: list[Collective] = field(repr=False)
+    unread: float = 0.0  # bytes per device that the program reads at its sizes, but the run does not
+    attention: list[str] = field(default_factory=list)  # fused attention kernels that it calls
+    schedule: Schedule = field(default_factory=Schedule, repr=False)
 
     @property
     def peak(self) -> int:
@@ -36,9 +35,18 @@ class Phase:
     @property
     def sent(self) -> float:
         """Bytes that a device sends in a step."""
-        return sum(c.sent * (self.steps if c.in_open_loop else self.calls) for c in self.collectives)
+        return sum(c.sent * self.runs(c) for c in self.schedule.collectives)
 
-    def seconds(self, chip: Chip, devices: int) -> dict[str, float]:
+    @property
+    def exposed(self) -> float:
+        """Predicted seconds of a step in which a device waits for a collective and computes nothing."""
+        return sum(c.exposed * self.runs(c) for c in self.schedule.collectives)
+
+    def runs(self, of: Collective | KernelSum) -> int:
+        """Return how often a GRPO step runs what the schedule has once."""
+        return self.steps if of.in_open_loop else self.calls
+
+    def bounds(self, chip: Chip, devices: int) -> dict[str, float]:
         """Return lower bounds of the step's time in this phase by compute, memory and links; the largest is binding."""
         if not chip.flops:
             return {}
@@ -48,9 +56,36 @@ class Phase:
             "links": self.sent / chip.link,
         }
 
-    def expected(self, chip: Chip, devices: int) -> float:
-        """Return the seconds of the step in this phase at `EFFICIENCY`."""
-        return max(seconds / EFFICIENCY[name] for name, seconds in self.seconds(chip, devices).items())
+    def predicted(self, chip: Chip, devices: int) -> float:
+        """Return the seconds of the step in this phase: its kernels at the shares of `RATES`, and exposed collectives.
+
+        They are never below the lower bound.
+        """
+        kernels = sum(kernel.seconds * self.runs(kernel) for kernel in self.schedule.kernels)
+        unread = self.unread / (RATES[chip.architecture].memory * chip.bandwidth)
+        return max(*self.bounds(chip, devices).values(), kernels - unread + self.exposed)
+
+    def record(self, chip: Chip, devices: int) -> dict[str, Any]:
+        """Return the figures as `plan.py --json` writes them."""
+        seconds: dict[str, float] = {}
+        if chip.flops:
+            bounds = self.bounds(chip, devices)
+            seconds = bounds | {"bound": max(bounds.values()), "predicted": self.predicted(chip, devices)}
+        sizes = {"arguments": self.arguments, "results": self.outputs, "temporaries": self.temporaries}
+        return {
+            "name": self.name,
+            "part": self.part,
+            "calls": self.calls,
+            "loop_steps": self.steps,
+            "bytes": {**sizes, "beside": self.beside, "peak": self.peak},
+            "flops": self.cost.flops,
+            "bytes_moved": self.cost.bytes,
+            "bytes_sent": self.sent,
+            "seconds": seconds | {"exposed": self.exposed},
+            "attention": self.attention,
+            "kernels": [vars(kernel) for kernel in self.schedule.kernels],
+            "collectives": [vars(c) | {"sent": c.sent} for c in self.schedule.collectives],
+        }
 
 
 class DoesNotFit(Exception):

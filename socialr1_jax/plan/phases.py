@@ -11,19 +11,22 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
 from socialr1_jax.config.run import PlanConfig
-from socialr1_jax.grpo.packing import Rows, bin_count, width_of
+from socialr1_jax.grpo.packing import MicroBatch, Rows, bin_count, width_of
 from socialr1_jax.grpo.step import Programs, compile_programs, row_multiple
 from socialr1_jax.grpo.update import Sums, TrainState, moment_shardings
 from socialr1_jax.models.arithmetic import Arithmetic, Cost
 from socialr1_jax.models.attention import Backend, decode_kernel
 from socialr1_jax.models.blockwise import Segments
 from socialr1_jax.models.kv_cache import LayerCache, Sharing
-from socialr1_jax.models.qwen3 import Layout, Params, Weight, weight_specs
+from socialr1_jax.models.qwen3 import Params
 from socialr1_jax.models.qwen3_config import Qwen3Config
 from socialr1_jax.models.reward_model import position_scores
-from socialr1_jax.plan.hlo import attention_kernels, collectives
+from socialr1_jax.plan.hlo import attention_kernels
 from socialr1_jax.plan.phase import DoesNotFit, Part, Phase
-from socialr1_jax.plan.shapes import mean_response, shape_of
+from socialr1_jax.plan.schedule import read_schedule
+from socialr1_jax.plan.shapes import abstract_weights, device_bytes, laid_out, shape_of
+from socialr1_jax.plan.work import Work, decode_lengths, packed_updates, response_lengths, work_of
+from socialr1_jax.runtime.chips import Chip
 from socialr1_jax.runtime.mesh import ROWS, P
 from socialr1_jax.sampling import Engine, SamplingParams
 from socialr1_jax.sampling.batch import STOP_MULTIPLE, product_blocks, slot_stride
@@ -37,7 +40,6 @@ from socialr1_jax.sampling.decode import (
     take_rows,
 )
 from socialr1_jax.sampling.memory import USABLE, BatchPlan
-from socialr1_jax.weights.declared import map_weights
 
 
 class CompiledPhase(NamedTuple):
@@ -57,6 +59,8 @@ class AbstractRun:
     model: Qwen3Config
     num_tokens: int
     mesh: Mesh
+    chip: Chip
+    node: int  # devices of a node
     backend: Backend
     allowed: int  # bytes per device that the run may use
 
@@ -72,7 +76,7 @@ class AbstractRun:
                 yield self.content_scores(self.content_shape)
             return
         if self.reference is not None:
-            yield self.reference_logprobs()
+            yield self.reference_logprobs(self.reference)
         if grpo.old_pass:
             yield self.old_logprobs()
         yield self.backward()
@@ -86,16 +90,16 @@ class AbstractRun:
 
     @cached_property
     def masters(self) -> Params:
-        return _weights(self.model, jnp.float32, self.mesh)
+        return abstract_weights(self.model, jnp.float32, self.mesh)
 
     @cached_property
     def moments(self) -> Any:
         optimizer, masters = self.programs.optimizer, self.masters
-        return _laid_out(jax.eval_shape(optimizer.init, masters), moment_shardings(optimizer, masters))
+        return laid_out(jax.eval_shape(optimizer.init, masters), moment_shardings(optimizer, masters))
 
     @cached_property
     def reference(self) -> Params | None:
-        return _weights(self.model, self.dtype, self.mesh) if self.config.grpo.kl_coefficient else None
+        return abstract_weights(self.model, self.dtype, self.mesh) if self.config.grpo.kl_coefficient else None
 
     @cached_property
     def content_shape(self) -> Qwen3Config | None:
@@ -106,7 +110,7 @@ class AbstractRun:
 
     @cached_property
     def content(self) -> Params | None:
-        return _weights(self.content_shape, self.dtype, self.mesh, "rollout") if self.content_shape else None
+        return abstract_weights(self.content_shape, self.dtype, self.mesh, "rollout") if self.content_shape else None
 
     @property
     def others(self) -> dict[str, Any]:
@@ -124,7 +128,7 @@ class AbstractRun:
     @property
     def resident(self) -> dict[str, int]:
         """Bytes per device that training keeps allocated throughout."""
-        return {name: _device_bytes(tree) for name, tree in self.training.items() if tree is not None}
+        return {name: device_bytes(tree) for name, tree in self.training.items() if tree is not None}
 
     # ----------------------------------------------------------------------------------------------------- sizes
 
@@ -149,10 +153,10 @@ class AbstractRun:
     def prompt(self) -> int:
         return self.config.data.max_prompt_tokens
 
-    @property
-    def mean(self) -> int:
-        """Mean response length in tokens that the time estimates assume."""
-        return mean_response(self.config)
+    @cached_property
+    def lengths_pg(self) -> np.ndarray:
+        """Tokens of a step's responses, [prompts, group], that the times assume."""
+        return response_lengths(self.config)
 
     @property
     def responses(self) -> int:
@@ -176,10 +180,22 @@ class AbstractRun:
         """Tokens of the widest row, including padding."""
         return width_of(self.largest.width + self.largest.slots, row_multiple(self.platform))
 
+    @cached_property
+    def packed(self) -> list[list[MicroBatch]]:
+        """The micro-batches of each update."""
+        multiple = row_multiple(self.platform)
+        with jax.set_mesh(self.mesh):
+            return packed_updates(self.config, self.model, self.programs, self.lengths_pg, multiple)
+
     @property
-    def micro_batches(self) -> int:
-        tokens = max(self.width, self.config.grpo.micro_batch_tokens) * self.shards
-        return max(1, round(self.responses * (self.prompt + self.mean) / tokens))
+    def update_flops(self) -> float:
+        """Model FLOP of a step's updates, as a run's MFU counts them."""
+        work = self.work_of(self.packed)
+        return 3 * self.costs.flops(work.tokens, work.pairs, work.predicted)
+
+    def work_of(self, updates: list[list[MicroBatch]]) -> Work:
+        tokens = bin_count(self.config.grpo.micro_batch_tokens, self.width, self.shards) * self.width
+        return work_of(updates, tokens, self.shards, self.model.vocab_size)
 
     @property
     def updates(self) -> int:
@@ -226,7 +242,7 @@ class AbstractRun:
         """Return the abstract state of a batch with the compiler's shardings."""
         with jax.set_mesh(self.mesh):
             lowered = empty_batch.lower(self.model, rows, slots, jnp.dtype(self.dtype), STOP_MULTIPLE)
-        return _laid_out(lowered.out_info, lowered.compile().output_shardings)
+        return laid_out(lowered.out_info, lowered.compile().output_shardings)
 
     @cached_property
     def prefixes(self) -> list[LayerCache]:
@@ -236,7 +252,7 @@ class AbstractRun:
         """Return abstract caches with the compiler's shardings."""
         with jax.set_mesh(self.mesh):
             lowered = empty_caches.lower(self.model, rows, slots, jnp.dtype(self.dtype))
-        return _laid_out(lowered.out_info, lowered.compile().output_shardings)
+        return laid_out(lowered.out_info, lowered.compile().output_shardings)
 
     def reshard(self) -> Phase:
         cost = Cost(0, self.costs.parameters * 4 + self.costs.rollout_copy * self.costs.copies)
@@ -261,7 +277,8 @@ class AbstractRun:
             backend=self.backend,
         )
         passes = -(-prompts_of_step // (self.of_step.prompts * shards))
-        cost = self.costs.forward(prompts_of_step, self.prompt, 0, passes=passes)
+        tokens = prompts_of_step * self.prompt
+        cost = self.costs.forward(tokens, tokens * self.prompt / 2, 0, passes=passes)
         beside = self.resting | {"rollout weights": self.resharded.results}
         return self.phase(compiled, beside=beside, cost=cost, calls=passes)
 
@@ -275,7 +292,8 @@ class AbstractRun:
         return self.phase(compiled, beside=beside, cost=Cost())
 
     def decode(self) -> Phase:
-        mean, sampling, largest = self.mean, self.config.sampling, self.largest
+        sampling, largest = self.config.sampling, self.largest
+        kernel = decode_kernel(sampling.attention, self.dtype, self.platform)
         segment, rows, prefixes = sampling.segment_tokens, largest.rows * self.shards, largest.prefixes * self.shards
         compiled = self.compile(
             "decode",
@@ -290,13 +308,25 @@ class AbstractRun:
             steps=segment,
             num_tokens=self.num_tokens,
             blocks=product_blocks(self.platform, self.mesh.shape["tensor"]),
-            kernel=decode_kernel(sampling.attention, self.dtype, self.platform),
+            kernel=kernel,
         )
-        batches = -(-self.responses // (self.of_step.rows * self.shards))  # full batches, in sequence
-        cost = self.costs.decode_step(self.responses / batches, mean / 2, self.prompt, sampling.group_size)
-        cost = cost * (mean * batches)
-        calls, steps = batches * -(-mean // segment), batches * mean
-        return self.phase(compiled, beside=self.training, cost=cost, calls=calls, steps=steps)
+        decoded = decode_lengths(
+            self.lengths_pg,
+            self.of_step,
+            self.prompt,
+            shards=self.shards,
+            platform=self.platform,
+            segment=segment,
+            limit=sampling.max_new_tokens,
+        )
+        costs = self.costs
+        flops = costs.decode_step(decoded.drawn, decoded.pairs / decoded.drawn).flops
+        read = decoded.steps * costs.decode_step(0, 0).bytes + self.shards * decoded.filled * costs.cache_token
+        tokens = largest.rows * largest.slots + largest.prefixes * largest.width
+        unread = decoded.steps * tokens - (decoded.slots if kernel == "xla" else decoded.filled)
+        beside, calls, steps = self.training, decoded.segments, decoded.steps
+        phase = self.phase(compiled, beside=beside, cost=Cost(flops, read), calls=calls, steps=steps)
+        return replace(phase, unread=unread * costs.cache_token / self.mesh.shape["tensor"])
 
     def content_scores(self, shape: Qwen3Config) -> Phase:
         width = self.width
@@ -316,7 +346,8 @@ class AbstractRun:
         )
         passes = max(1, -(-self.responses // count))
         costs = Arithmetic(shape, jnp.dtype(self.dtype).itemsize, self.shards)
-        cost = costs.forward(self.responses, self.prompt + self.mean, 0, passes=passes)
+        tokens = self.prompt + self.lengths_pg
+        cost = costs.forward(tokens.sum(), (tokens**2 / 2).sum(), 0, passes=passes)
         beside = {name: tree for name, tree in self.training.items() if name != "content model"}
         return self.phase(compiled, beside=beside, cost=cost, calls=passes)
 
@@ -338,22 +369,19 @@ class AbstractRun:
             ref_logp_bt=floats if reference else None,
         )
 
-    @property
-    def forward_cost(self) -> Cost:
-        return self.costs.forward(self.responses, self.prompt + self.mean, self.mean, passes=self.micro_batches)
+    def logprobs_phase(self, name: str, params: Params, updates: list[list[MicroBatch]], beside: Any) -> Phase:
+        tokens, pairs, predicted, calls, chunks = self.work_of(updates)
+        compiled = self.compile(name, "update", self.programs.logprobs, params, self.micro_batch())
+        cost = self.costs.forward(tokens, pairs, predicted, passes=calls)
+        return self.phase(compiled, beside=beside, cost=cost, calls=calls, steps=chunks)
 
-    def reference_logprobs(self) -> Phase:
-        logprobs, rows = self.programs.logprobs, self.micro_batch()
-        compiled = self.compile("reference log-probs", "update", logprobs, self.reference, rows)
+    def reference_logprobs(self, reference: Params) -> Phase:
         beside = {"weights": self.masters, "moments": self.moments, "content model": self.content}
-        return self.phase(compiled, beside=beside, cost=self.forward_cost, calls=self.micro_batches)
+        return self.logprobs_phase("reference log-probs", reference, self.packed, beside)
 
     def old_logprobs(self) -> Phase:
         """Plan the log-probs of the old policy for the rows of all updates but the first."""
-        logprobs, part = self.programs.logprobs, (self.updates - 1) / self.updates
-        compiled = self.compile("old log-probs", "update", logprobs, self.masters, self.micro_batch())
-        calls = max(1, round(self.micro_batches * (self.updates - 1) / self.updates))
-        return self.phase(compiled, beside=self.resting, cost=self.forward_cost * part, calls=calls)
+        return self.logprobs_phase("old log-probs", self.masters, self.packed[1:], self.resting)
 
     @cached_property
     def scored(self) -> Rows:
@@ -370,10 +398,11 @@ class AbstractRun:
         return Sums(self.masters, {name: self.array((), jnp.float32, P()) for name in names})
 
     def backward(self) -> Phase:
-        accumulate, tokens, calls = self.programs.update.accumulate, self.prompt + self.mean, self.micro_batches
+        accumulate, work = self.programs.update.accumulate, self.work_of(self.packed)
         compiled = self.compile("backward", "update", accumulate, self.masters, self.sums, self.scored)
-        cost = self.costs.update(self.responses, tokens, self.mean, calls, self.config.model.remat)
-        return self.phase(compiled, beside=self.resting, cost=cost, calls=calls)
+        cost = self.costs.update(work.tokens, work.pairs, work.predicted, work.calls, self.config.model.remat)
+        # The logits of each chunk are computed in the forward and in the backward pass, in a loop of each.
+        return self.phase(compiled, beside=self.resting, cost=cost, calls=work.calls, steps=work.chunks)
 
     def optimizer(self) -> Phase:
         state = TrainState(self.masters, self.moments, *(self.array((), jnp.int32, P()),) * 2)
@@ -397,7 +426,7 @@ class AbstractRun:
                 raise
             reason = str(error).strip().splitlines()[0].removeprefix("RESOURCE_EXHAUSTED: ")
             raise DoesNotFit(f"{name} does not fit: {reason}", part) from error
-        return CompiledPhase(name, part, compiled, _laid_out(lowered.out_info, compiled.output_shardings))
+        return CompiledPhase(name, part, compiled, laid_out(lowered.out_info, compiled.output_shardings))
 
     def phase(
         self, compiled: CompiledPhase, *, beside: dict[str, Any], cost: Cost, calls: int = 1, steps: int = 1
@@ -412,25 +441,8 @@ class AbstractRun:
             arguments=memory.argument_size_in_bytes,
             outputs=memory.output_size_in_bytes - memory.alias_size_in_bytes,
             temporaries=memory.temp_size_in_bytes,
-            beside={key: _device_bytes(tree) for key, tree in beside.items() if tree is not None},
+            beside={key: device_bytes(tree) for key, tree in beside.items() if tree is not None},
             cost=cost,
-            kernels=attention_kernels(text),
-            collectives=collectives(text, self.mesh.size),
+            attention=attention_kernels(text),
+            schedule=read_schedule(text, self.mesh.size, self.chip, self.node),
         )
-
-
-def _laid_out(arrays: Any, shardings: Any) -> Any:
-    return jax.tree.map(lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), arrays, shardings)
-
-
-def _weights(model: Qwen3Config, dtype: Any, mesh: Mesh, layout: Layout = "train") -> Params:
-
-    def abstract(weight: Weight, layers: int | None, _: P) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(weight.shape if layers is None else (layers, *weight.shape), dtype)
-
-    shardings = jax.tree.map(lambda spec: NamedSharding(mesh, spec), weight_specs(model, layout))
-    return _laid_out(map_weights(model, abstract), shardings)
-
-
-def _device_bytes(tree: Any) -> int:
-    return sum(int(np.prod(x.sharding.shard_shape(x.shape))) * x.dtype.itemsize for x in jax.tree.leaves(tree))

@@ -23,6 +23,7 @@ from socialr1_jax.plan.shapes import UnknownSizesError, model_shape
 from socialr1_jax.run.run import run_mesh
 from socialr1_jax.runtime.chips import Chip, parse_topology
 from socialr1_jax.runtime.mesh import AXES
+from socialr1_jax.runtime.startup import memory_share, overlap_collectives
 from socialr1_jax.runtime.terminal import counted, gib
 from socialr1_jax.sampling.memory import free_memory
 
@@ -35,11 +36,14 @@ class Plan:
 
     chip: Chip
     devices: int
+    node: int  # devices of a node, between which links are fast
     backend: Backend
     memory: int  # bytes of a device
     allowed: int  # bytes of it that the run may use
     resident: dict[str, int]  # bytes per device that training keeps allocated throughout
     phases: list[Phase]
+    response_tokens: float = 0.0  # mean length that the times assume
+    update_flops: float = 0.0  # of a step, as a run's MFU counts them
 
     @property
     def fullest(self) -> Phase:
@@ -50,6 +54,38 @@ class Plan:
     def free(self) -> int:
         """Bytes of `allowed` that the fullest phase leaves free; negative if it does not fit."""
         return self.allowed - self.fullest.peak
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Seconds of a step, the sums over its phases: lower bound, predicted, and exposed in collectives."""
+        if not self.chip.flops:
+            return {}
+        return {
+            "bound": sum(max(phase.bounds(self.chip, self.devices).values()) for phase in self.phases),
+            "predicted": sum(phase.predicted(self.chip, self.devices) for phase in self.phases),
+            "exposed": sum(phase.exposed for phase in self.phases),
+        }
+
+    @property
+    def mfu(self) -> float:
+        """Predicted MFU of the updates; 0 if they are not planned, or for a chip without known peaks."""
+        updates = [phase for phase in self.phases if phase.name in ("backward", "optimizer")]
+        seconds = sum(phase.predicted(self.chip, self.devices) for phase in updates) if self.chip.flops else 0.0
+        return self.update_flops / seconds / self.devices / self.chip.flops if seconds else 0.0
+
+    def record(self) -> dict[str, Any]:
+        """Return the figures as `plan.py --json` writes them."""
+        return {
+            "devices": self.devices,
+            "node": self.node,
+            "attention": self.backend,
+            "response_tokens": self.response_tokens,
+            "bytes": {"device": self.memory, "allowed": self.allowed, "resident": self.resident},
+            "fits": bool(self.phases) and self.free >= 0,
+            "seconds": self.seconds,
+            "mfu": self.mfu,
+            "phases": [phase.record(self.chip, self.devices) for phase in self.phases],
+        }
 
     @property
     def parts_too_large(self) -> list[Part]:
@@ -74,7 +110,8 @@ def make_plan(config: PlanConfig, parts: Collection[Part] = ("rollout", "update"
     and DoesNotFit if the compiler rejects a phase.
     """
     chip, shape = _chip(config)
-    return _plan(_mesh(config, chip, shape), chip, config, parts)
+    node = shape[-1] if chip.platform == "cuda" else int(np.prod(shape))
+    return _plan(_mesh(config, chip, shape), chip, node, config, parts)
 
 
 def plan_here(config: RunConfig) -> tuple[PlanConfig, Plan]:
@@ -85,10 +122,10 @@ def plan_here(config: RunConfig) -> tuple[PlanConfig, Plan]:
         raise UnknownSizesError("model.path is not given")
     values = config.model_dump(include=set(RunConfig.model_fields)) | {"memory_fraction": 1.0}
     run = PlanConfig.model_validate(values)
-    return run, _plan(mesh, chip, run, ())
+    return run, _plan(mesh, chip, mesh.size, run, ())
 
 
-def _plan(mesh: Mesh, chip: Chip, config: PlanConfig, parts: Collection[Part]) -> Plan:
+def _plan(mesh: Mesh, chip: Chip, node: int, config: PlanConfig, parts: Collection[Part]) -> Plan:
     model, num_tokens = model_shape(config)
     try:
         check_mesh(model, mesh)
@@ -97,16 +134,30 @@ def _plan(mesh: Mesh, chip: Chip, config: PlanConfig, parts: Collection[Part]) -
         raise ConfigError(str(error)) from error
     host = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // mesh.size
     memory = chip.memory or host
-    allowed = int(memory * config.memory_fraction)
-    run = AbstractRun(config=config, model=model, num_tokens=num_tokens, mesh=mesh, backend=backend, allowed=allowed)
+    allowed = int(memory * (config.memory_fraction or memory_share()))
+    if parts:
+        overlap_collectives(chip.capability, mesh.size)
+    run = AbstractRun(
+        config=config,
+        model=model,
+        num_tokens=num_tokens,
+        mesh=mesh,
+        chip=chip,
+        node=node,
+        backend=backend,
+        allowed=allowed,
+    )
     return Plan(
         chip=chip,
         devices=mesh.size,
+        node=node,
         backend=backend,
         memory=memory,
         allowed=allowed,
         resident=run.resident,
         phases=[phase for part in parts for phase in run.phases(part)],
+        response_tokens=float(run.lengths_pg.mean()),
+        update_flops=run.update_flops if "update" in parts else 0.0,
     )
 
 
@@ -121,8 +172,9 @@ def _mesh(config: PlanConfig, chip: Chip, shape: tuple[int, ...]) -> Mesh:
     name = config.topology.partition(":")[0]
     try:
         if chip.platform == "cuda":
+            nodes = "x".join(map(str, (1, *shape)[-2:]))  # slices x nodes x devices
             devices = topologies.get_topology_desc(
-                platform="cuda", topology_name=name, topology=f"1x1x{np.prod(shape)}", target_config=chip.target
+                platform="cuda", topology_name=name, topology=f"1x{nodes}", target_config=chip.target
             ).devices
         elif chip.platform == "tpu":
             devices = topologies.get_topology_desc(

@@ -1,13 +1,21 @@
-"""Find the sizes of a run: of its model, from a folder, a published Qwen3 or a named shape, and of its responses."""
+"""Find the sizes of a run's model, from a folder, a published Qwen3 or a named shape, and make abstract arrays."""
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
 
 from socialr1_jax.config.run import PlanConfig
 from socialr1_jax.config.sections import ConfigError
+from socialr1_jax.models.qwen3 import Layout, Params, Weight, weight_specs
 from socialr1_jax.models.qwen3_config import Qwen3Config
 from socialr1_jax.models.shapes import PUBLISHED_TOKENS, SHAPES, named_shape
 from socialr1_jax.runtime.files import read_json
+from socialr1_jax.runtime.mesh import P
+from socialr1_jax.weights.declared import map_weights
 from socialr1_jax.weights.hub import cached_folder
 from socialr1_jax.weights.tokenizer_files import count_tokens
 
@@ -39,7 +47,21 @@ def shape_of(path: str, named: str = "", ignore_fields: Sequence[str] = ()) -> Q
     return Qwen3Config.from_hf(read_json(file), str(file), ignore_fields)
 
 
-def mean_response(config: PlanConfig) -> int:
-    """Return the mean response length in tokens that the time estimates assume."""
-    limit = config.sampling.max_new_tokens
-    return min(config.response_tokens or limit, limit)
+def laid_out(arrays: Any, shardings: Any) -> Any:
+    """Return abstract arrays with these shardings."""
+    return jax.tree.map(lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), arrays, shardings)
+
+
+def abstract_weights(model: Qwen3Config, dtype: Any, mesh: Mesh, layout: Layout = "train") -> Params:
+    """Return a model's weights as abstract arrays in a layout on the mesh."""
+
+    def abstract(weight: Weight, layers: int | None, _: P) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(weight.shape if layers is None else (layers, *weight.shape), dtype)
+
+    shardings = jax.tree.map(lambda spec: NamedSharding(mesh, spec), weight_specs(model, layout))
+    return laid_out(map_weights(model, abstract), shardings)
+
+
+def device_bytes(tree: Any) -> int:
+    """Return the bytes of a tree of abstract arrays on one device."""
+    return sum(int(np.prod(x.sharding.shard_shape(x.shape))) * x.dtype.itemsize for x in jax.tree.leaves(tree))

@@ -3,12 +3,13 @@
 from rich.table import Table
 
 from socialr1_jax.config.run import PlanConfig
-from socialr1_jax.plan.phase import EFFICIENCY
+from socialr1_jax.plan.kernels import RATES
 from socialr1_jax.plan.plan import Plan
-from socialr1_jax.plan.shapes import mean_response
 from socialr1_jax.run.console import Console
 from socialr1_jax.run.epochs import steps_of
 from socialr1_jax.runtime.terminal import counted, gib
+
+_CHECKED = {"hopper": "the kernels of decoding, prefill and updates on one H200; links are assumed"}
 
 
 def print_plan(plan: Plan, config: PlanConfig) -> None:
@@ -22,10 +23,12 @@ def print_plan(plan: Plan, config: PlanConfig) -> None:
     console.print(_traffic(plan))
     if plan.chip.flops:
         console.print(_time(plan, config))
-        shares = ", ".join(f"{share:.0%} of the peak in {name}" for name, share in EFFICIENCY.items())
+        rates = RATES[plan.chip.architecture]
         console.print(
-            f"expected: {shares} (compute and memory as on one H200, links assumed); without the judge, evaluations, "
-            "checkpoints and compiling\n"
+            f"predicted: matrix products at {rates.matmul:.0%} of the peak FLOP/s, memory at {rates.memory:.0%} of the "
+            f"peak, links at {rates.links:.0%}; MFU of the updates {plan.mfu:.0%}. Checked against a run: "
+            f"{_CHECKED.get(plan.chip.architecture, 'nothing yet')} (docs/hardware.md). Without the judge, "
+            "evaluations, checkpoints and compiling\n"
         )
     if plan.free >= 0:
         console.print(f"it fits: {plan.fullest.name} needs most memory and leaves {gib(plan.free)} GiB a device free")
@@ -60,22 +63,26 @@ def _traffic(plan: Plan) -> Table:
         "devices",
         "MiB of one",
         "GiB sent in all",
+        "ms",
+        "ms exposed",
     )
     for phase in plan.phases:
-        kernels = ", ".join(phase.kernels) or "-"
-        if not phase.collectives:
+        kernels = ", ".join(phase.attention) or "-"
+        if not phase.schedule.collectives:
             table.add_row(phase.name, kernels, "none")
-        for c in phase.collectives:
+        for c in phase.schedule.collectives:
             kind = ("async " if c.asynchronous else "") + c.kind + (" in the loop" if c.in_open_loop else "")
-            sizes = (str(c.times), str(c.group), f"{c.result_bytes / 2**20:.2f}", gib(c.sent))
+            times = (f"{1000 * seconds:.1f}" if plan.chip.flops else "" for seconds in (c.seconds, c.exposed))
+            sizes = (str(c.times), str(c.group), f"{c.result_bytes / 2**20:.2f}", gib(c.sent), *times)
             if c.sent >= 2**20 or c.in_open_loop:
                 table.add_row(phase.name, kernels, kind, *sizes)
     return table
 
 
 def _time(plan: Plan, config: PlanConfig) -> Table:
+    lengths = f"{plan.response_tokens:,.0f} tokens (mean, {config.response_law})"
     table = _table(
-        f"seconds of a GRPO step, responses of {mean_response(config):,} tokens",
+        f"seconds of a GRPO step, responses of {lengths}",
         "phase",
         "calls",
         "PFLOP",
@@ -83,22 +90,23 @@ def _time(plan: Plan, config: PlanConfig) -> Table:
         "memory",
         "links",
         "at best",
-        "expected",
+        "exposed",
+        "predicted",
     )
-    best = expected = 0.0
     for phase in plan.phases:
-        bounds, likely = phase.seconds(plan.chip, plan.devices), phase.expected(plan.chip, plan.devices)
-        best, expected = best + max(bounds.values()), expected + likely
-        calls = str(phase.steps if phase.steps > 1 else phase.calls)
-        cells = (f"{seconds:.2f}" for seconds in (*bounds.values(), max(bounds.values()), likely))
+        bounds, predicted = phase.bounds(plan.chip, plan.devices), phase.predicted(plan.chip, plan.devices)
+        calls = str(phase.steps if phase.name == "decode" else phase.calls)
+        cells = (f"{seconds:.2f}" for seconds in (*bounds.values(), max(bounds.values()), phase.exposed, predicted))
         table.add_row(phase.name, calls, f"{phase.cost.flops / 1e15:.1f}", *cells)
     table.add_section()
     flops = f"{sum(phase.cost.flops for phase in plan.phases) / 1e15:.1f}"
-    table.add_row("a step", "", flops, "", "", "", f"{best:.2f}", f"{expected:.2f}")
+    total = plan.seconds
+    sums = (f"{total[name]:.2f}" for name in ("bound", "exposed", "predicted"))
+    table.add_row("a step", "", flops, "", "", "", *sums)
     steps, of = config.steps, ""
     if config.epochs:  # a plan reads no questions, so it assumes a thousand
         steps = steps_of(config.epochs, 1000, config.grpo.prompts_per_step)
         of = f": epochs {config.epochs:g} over 1,000 questions"
-    hours = (f"{seconds * steps / 3600:.1f} h" for seconds in (best, expected))
-    table.add_row(f"{counted(steps, 'step')}{of}", "", "", "", "", "", *hours)
+    best, predicted_hours = (f"{total[name] * steps / 3600:.1f} h" for name in ("bound", "predicted"))
+    table.add_row(f"{counted(steps, 'step')}{of}", "", "", "", "", "", best, "", predicted_hours)
     return table

@@ -24,6 +24,7 @@ from socialr1_jax.run.metrics import RunLog
 from socialr1_jax.runtime.interrupt import Interrupted, Stop, stop_on_signal
 from socialr1_jax.runtime.mesh import make_mesh
 from socialr1_jax.runtime.processes import in_cluster, is_first, wait_for_all
+from socialr1_jax.runtime.startup import memory_share, overlap_collectives
 from socialr1_jax.runtime.terminal import CommandEnded, first_line
 
 
@@ -104,21 +105,28 @@ def join(config: DistributedConfig, environment: Mapping[str, str] = os.environ)
 
 
 def run_mesh(config: RunConfig | RewardModelConfig) -> Mesh:
-    """Return the configured mesh over the devices. Raises ConfigError if it does not divide them."""
+    """Return the configured mesh over the devices, whose collectives XLA will overlap with kernels.
+
+    Raises ConfigError if the mesh does not divide the devices.
+    """
     try:
-        return make_mesh(config.mesh.replica, config.mesh.fsdp or None, config.mesh.tensor)
+        mesh = make_mesh(config.mesh.replica, config.mesh.fsdp or None, config.mesh.tensor)
     except ValueError as error:
         raise ConfigError(f"mesh: {error}") from error
+    overlap_collectives(float(getattr(jax.local_devices()[0], "compute_capability", 0)), mesh.size)
+    return mesh
 
 
 def say_devices(attention: str) -> None:
-    """Print the run's mesh, device kind, memory and kernels of attention; nothing for one CPU."""
+    """Print the run's mesh, device kind, memory, kernels of attention and XLA's level; nothing for one CPU."""
     mesh = jax.sharding.get_mesh()
     if jax.default_backend() == "cpu" and mesh.size == 1:
         return
     limit = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit", 0)
-    memory = f", {limit / 2**30:.1f} GiB of memory each" if limit else ""
-    console.print(f"mesh {dict(mesh.shape)} of {jax.devices()[0].device_kind}{memory}, attention {attention}")
+    memory = f", {limit / 2**30:.1f} GiB of memory each ({memory_share():g} of it)" if limit else ""
+    level = jax.config.jax_optimization_level  # type: ignore[attr-defined]
+    level = f", JAX_OPTIMIZATION_LEVEL={level}" if level != "UNKNOWN" else ""
+    console.print(f"mesh {dict(mesh.shape)} of {jax.devices()[0].device_kind}{memory}, attention {attention}{level}")
 
 
 class Run:

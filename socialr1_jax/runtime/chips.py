@@ -4,17 +4,26 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+NODE = 8  # most GPUs of a node, which NVLink connects
+
 
 @dataclass(frozen=True, kw_only=True)
 class Chip:
     """Peaks of one device. Times derived from them are lower bounds: no program reaches all of them at once."""
 
     platform: Literal["cuda", "tpu", "cpu"]
+    capability: int = 0  # NVIDIA's compute capability, its first digit
     flops: float = 0.0  # dense bfloat16 FLOP/s; 0 = unknown
     memory: int = 0  # bytes; 0 = the host's
     bandwidth: float = 0.0  # of memory, bytes/s
-    link: float = 0.0  # to other devices, bytes/s, one way, all links together
+    link: float = 0.0  # to other devices of its node, bytes/s, one way, all links together
+    network: float = 0.0  # to other nodes, bytes/s, one way: the network card of one device
     target: str = ""  # XLA's GpuTargetConfigProto
+
+    @property
+    def architecture(self) -> str:
+        """The generation, whose kernels reach like shares of the peaks: ampere, hopper, tpu; "" for a CPU."""
+        return "tpu" if self.platform == "tpu" else {8: "ampere", 9: "hopper"}.get(self.capability, "")
 
 
 def _gpu(
@@ -33,24 +42,41 @@ def _gpu(
 
 
 def _nvidia(
-    kind: str, cores: int, capability: int, *, flops: float, memory: int, bandwidth: float, link: float
+    kind: str,
+    cores: int,
+    capability: int,
+    *,
+    flops: float,
+    memory: int,
+    bandwidth: float,
+    link: float,
+    network: float,
 ) -> Chip:
     l2, optin, clock = (41_943_040, 166_912, 1.41) if capability == 8 else (52_428_800, 232_448, 1.98)
     return Chip(
         platform="cuda",
+        capability=capability,
         flops=flops,
         memory=memory,
         bandwidth=bandwidth,
         link=link,
+        network=network,
         target=_gpu(kind, cores, capability, bandwidth, l2, memory, optin, clock),
     )
 
 
-# NVIDIA's data sheets (dense bfloat16; NVLink one way) and Google's Cloud TPU pages (ICI, all axes, both directions).
+# NVIDIA's data sheets (dense bfloat16; NVLink one way; in DGX A100 and H100 a network card of 200 and 400 Gbit/s for
+# each GPU) and Google's Cloud TPU pages (ICI, all axes, both directions).
 CHIPS: Mapping[str, Chip] = {
-    "a100-80gb": _nvidia("NVIDIA A100", 108, 8, flops=312e12, memory=84_987_740_160, bandwidth=2.039e12, link=300e9),
-    "h100-80gb": _nvidia("NVIDIA H100", 132, 9, flops=989e12, memory=84_987_740_160, bandwidth=3.35e12, link=450e9),
-    "h200": _nvidia("NVIDIA H200", 132, 9, flops=989e12, memory=150_000_000_000, bandwidth=4.8e12, link=450e9),
+    "a100-80gb": _nvidia(
+        "NVIDIA A100", 108, 8, flops=312e12, memory=84_987_740_160, bandwidth=2.039e12, link=300e9, network=25e9
+    ),
+    "h100-80gb": _nvidia(
+        "NVIDIA H100", 132, 9, flops=989e12, memory=84_987_740_160, bandwidth=3.35e12, link=450e9, network=50e9
+    ),
+    "h200": _nvidia(
+        "NVIDIA H200", 132, 9, flops=989e12, memory=150_000_000_000, bandwidth=4.8e12, link=450e9, network=50e9
+    ),
     "v5e": Chip(platform="tpu", flops=197e12, memory=17_179_869_184, bandwidth=8.19e11, link=1.8e11),
     "v5p": Chip(platform="tpu", flops=459e12, memory=102_005_473_280, bandwidth=2.765e12, link=5.4e11),
     "cpu": Chip(platform="cpu"),
@@ -58,7 +84,10 @@ CHIPS: Mapping[str, Chip] = {
 
 
 def parse_topology(text: str) -> tuple[Chip, tuple[int, ...]]:
-    """Parse "a100-80gb:8" or "v5e:2x4" into chip and shape. Raises ValueError for an unknown chip or shape."""
+    """Parse "a100-80gb:8", "a100-80gb:4x8" (four nodes) or "v5e:2x4" into chip and shape.
+
+    Raises ValueError for an unknown chip or shape.
+    """
     name, _, sizes = text.partition(":")
     if name not in CHIPS:
         raise ValueError(f"topology {text!r}: unknown chip {name!r}; known: {', '.join(CHIPS)}")
@@ -68,6 +97,8 @@ def parse_topology(text: str) -> tuple[Chip, tuple[int, ...]]:
         shape = ()
     if not shape or min(shape) < 1:
         raise ValueError(f"topology {text!r}: append the number of devices to the chip, as in a100-80gb:8, v5e:2x4")
+    if CHIPS[name].platform == "cuda" and (len(shape) > 2 or shape[-1] > NODE):
+        raise ValueError(f"topology {text!r}: a node has at most {NODE} GPUs; write {name}:4x{NODE} for four nodes")
     return CHIPS[name], shape
 
 

@@ -13,6 +13,7 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8
 _LARGEST = 2**31 - 1
 
 GPU_MEMORY = 0.92  # share of an NVIDIA GPU's memory that plans use; the rest is for the driver and other libraries
+_MEMORY_FRACTIONS = ("XLA_PYTHON_CLIENT_MEM_FRACTION", "XLA_CLIENT_MEM_FRACTION")
 
 
 def prepare(xla_flags: Sequence[str] = (), *, programs: bool = True) -> None:
@@ -27,8 +28,9 @@ def prepare(xla_flags: Sequence[str] = (), *, programs: bool = True) -> None:
         keep_programs()
 
 
-def describe_devices(topology: str) -> None:
+def describe_devices(topology: str, xla_flags: Sequence[str] = ()) -> None:
     """Set up a process that only compiles, for devices that need not be present."""
+    set_xla_flags(xla_flags)
     kind, _, count = topology.partition(":")
     os.environ["JAX_PLATFORMS"] = "cpu"  # the topology is described, not opened
     os.environ.setdefault("JAX_SKIP_CUDA_CONSTRAINTS_CHECK", "1")
@@ -49,8 +51,25 @@ def take_memory() -> None:
 
     Environment variables of JAX (XLA_CLIENT_MEM_FRACTION, XLA_PYTHON_CLIENT_MEM_FRACTION) win.
     """
-    if not any(os.environ.get(f"XLA_{name}CLIENT_MEM_FRACTION") for name in ("", "PYTHON_")):
-        os.environ["XLA_PYTHON_CLIENT_MEM_FRACTION"] = str(GPU_MEMORY)
+    if not any(map(os.environ.get, _MEMORY_FRACTIONS)):
+        os.environ[_MEMORY_FRACTIONS[0]] = str(GPU_MEMORY)
+
+
+def memory_share() -> float:
+    """Return the share of an NVIDIA GPU's memory that JAX takes after `take_memory`."""
+    return float(next(filter(None, map(os.environ.get, _MEMORY_FRACTIONS)), GPU_MEMORY))
+
+
+def overlap_collectives(capability: float, devices: int) -> None:
+    """Let XLA schedule collectives beside kernels on several NVIDIA GPUs of a compute capability below 9 (0: none).
+
+    XLA does so by itself on Hopper. On an A100 each collective of an update would wait for its end at once: 0.18 of
+    1.21 s in an 8B's backward pass (docs/hardware.md). The environment variable JAX_OPTIMIZATION_LEVEL wins.
+    """
+    import jax
+
+    if "JAX_OPTIMIZATION_LEVEL" not in os.environ:
+        jax.config.update("jax_optimization_level", "O1" if devices > 1 and 0 < capability < 9 else "UNKNOWN")
 
 
 def keep_memory() -> None:

@@ -67,7 +67,7 @@ PAIRS = 32 * 32 + 8 * 40  # of 40 tokens in blocks of 32; half of the square wou
 def test_forward():
     rows, tokens = 3, 40
     counted = dots(jax.make_jaxpr(logprobs(remat="nothing"))(shapes(), *row_arguments(rows, tokens)).jaxpr)
-    expected = Arithmetic(CONFIG, 4, 1).forward(rows, tokens, tokens - 1).flops
+    expected = Arithmetic(CONFIG, 4, 1).forward(rows * tokens, rows * 800, rows * (tokens - 1)).flops
     expected += attention(rows, PAIRS, 2) - attention(rows, 800, 2)
     assert counted == pytest.approx(expected, rel=1e-6)
 
@@ -76,7 +76,7 @@ def test_forward():
 def test_update(remat):
     rows, tokens = 3, 40
     counted = dots(jax.make_jaxpr(jax.grad(logprobs(remat)))(shapes(), *row_arguments(rows, tokens)).jaxpr)
-    expected = Arithmetic(CONFIG, 4, 1).update(rows, tokens, tokens - 1, 1, remat).flops
+    expected = Arithmetic(CONFIG, 4, 1).update(rows * tokens, rows * 800, rows * (tokens - 1), 1, remat).flops
     # Counted are three or four forwards' worth of half squares; run are 2 products forward, 5 backward.
     forwards, products = (4, 9) if remat == "everything" else (3, 7)
     expected += attention(rows, PAIRS, products) - forwards * attention(rows, 800, 2)
@@ -125,7 +125,12 @@ def test_parameters_are_those_published():
 
 def test_topologies():
     assert parse_topology("v5p:2x2x2") == (CHIPS["v5p"], (2, 2, 2))
-    for text, said in (("b200:8", "unknown chip 'b200'; known: a100-80gb"), ("h200", "number of devices")):
+    assert parse_topology("a100-80gb:4x8") == (CHIPS["a100-80gb"], (4, 8))
+    for text, said in (
+        ("b200:8", "unknown chip 'b200'; known: a100-80gb"),
+        ("h200", "number of devices"),
+        ("h200:64", "write h200:4x8 for four nodes"),
+    ):
         with pytest.raises(ValueError, match=said):
             parse_topology(text)
 

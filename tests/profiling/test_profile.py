@@ -419,7 +419,7 @@ def test_costs_by_block_sum_to_forward_pass():
     needed = Arithmetic(named_shape("0.6b"), 2, 3)
     blocks = needed.by_block(tokens=70.0, pairs=900.0, predicted=30.0, passes=4)
     assert sum(cost.flops for cost in blocks.values()) == needed.flops(70.0, 900.0, 30.0)
-    assert sum(cost.bytes for cost in blocks.values()) == needed.forward(1, 70, 30, passes=4).bytes
+    assert sum(cost.bytes for cost in blocks.values()) == needed.forward(70, 0, 30, passes=4).bytes
 
 
 def test_compilations_are_noted_with_phase_and_cause():

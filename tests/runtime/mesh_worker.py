@@ -23,7 +23,8 @@ from socialr1_jax.grpo.step import GrpoStep, compile_programs, trainer_logprobs
 from socialr1_jax.grpo.update import init_state
 from socialr1_jax.models.qwen3 import init_params, weight_specs
 from socialr1_jax.models.shapes import SHAPES
-from socialr1_jax.runtime.mesh import fetch, place
+from socialr1_jax.plan.work import decode_lengths
+from socialr1_jax.runtime.mesh import fetch, place, row_shards
 from socialr1_jax.sampling import Engine
 
 CONFIG = RunConfig.model_validate(
@@ -116,9 +117,11 @@ def one_sampling(folder: str, mesh) -> dict[str, np.ndarray]:
         rollout = unbounded.rollout([[5]] * len(each), each)
         for _ in rollout.steps():
             pass
+        sizes = {"shards": row_shards(), "platform": "cpu", "segment": unbounded.segment_tokens, "limit": 120}
+        planned = decode_lengths(np.array(lengths)[:, None], rollout.plan, 1, **sizes)
     return {
         "int8": np.array([sample.tokens for (sample,) in short]),
-        "wall_steps": np.array([rollout.wall_steps, max(lengths)]),
+        "wall_steps": np.array([rollout.wall_steps, max(lengths), planned.steps]),
         "refilled": np.concatenate([[*sample.tokens, -1] for sample in refilled]),
         "tokens": np.concatenate([[*sample.tokens, -1] for sample in samples]),
         "logprobs": np.concatenate([sample.logprobs for sample in samples]),

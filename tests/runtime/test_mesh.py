@@ -54,8 +54,8 @@ def test_an_update_is_the_same_on_every_mesh(results, mesh):
 
 @pytest.mark.parametrize("mesh", ["1x1x1", *MESHES, "two processes"])
 def test_no_device_waits_for_another_with_rows(results, mesh):
-    wall, longest = results[mesh]["wall_steps"]
-    assert wall == longest
+    wall, longest, planned = results[mesh]["wall_steps"]
+    assert wall == longest == planned
 
 
 @pytest.mark.parametrize("mesh", [*MESHES, "two processes"])

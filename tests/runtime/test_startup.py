@@ -4,9 +4,10 @@ import os
 import subprocess
 import sys
 
+import jax
 import pytest
 
-from socialr1_jax.runtime.startup import set_xla_flags
+from socialr1_jax.runtime.startup import memory_share, overlap_collectives, set_xla_flags, take_memory
 
 KEPT_PROGRAMS = """
 import jax, jax.numpy as jnp
@@ -114,3 +115,31 @@ def test_a_missing_pytorch_is_no_news_unless_asked(asked, lines):
     done = subprocess.run([sys.executable, "-c", NO_TORCH], env=kept | asked, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("PyTorch was not found") == lines
+
+
+OVERLAP = [(8.0, 8, "", "O1"), (8.9, 2, "", "O1"), (8.0, 1, "", "UNKNOWN"), (9.0, 8, "", "UNKNOWN")]
+OVERLAP += [(0, 8, "", "UNKNOWN"), (8.0, 8, "O2", "UNKNOWN")]
+
+
+@pytest.mark.parametrize(("capability", "devices", "users", "level"), OVERLAP)
+def test_collectives_overlap_on_several_older_gpus(capability, devices, users, level, monkeypatch):
+    """A user's own level stays what it is: here JAX's, which has started without it."""
+    monkeypatch.delenv("JAX_OPTIMIZATION_LEVEL", raising=False)
+    if users:
+        monkeypatch.setenv("JAX_OPTIMIZATION_LEVEL", users)
+    try:
+        overlap_collectives(capability, devices)
+        assert jax.config.jax_optimization_level == level
+    finally:
+        jax.config.update("jax_optimization_level", "UNKNOWN")
+
+
+@pytest.mark.parametrize(
+    ("given", "share"),
+    [({}, 0.92), ({"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.5"}, 0.5), ({"XLA_CLIENT_MEM_FRACTION": ".6"}, 0.6)],
+)
+def test_plans_know_the_memory_that_jax_takes(given, share, monkeypatch):
+    monkeypatch.setattr("os.environ", given.copy())
+    take_memory()
+    assert memory_share() == share
+    assert len(os.environ) == 1

@@ -1,0 +1,131 @@
+"""Draw the lengths of a step's responses from a law, decode them by the engine's rules, and pack them into updates."""
+
+from collections import deque
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from socialr1_jax.config.run import PlanConfig
+from socialr1_jax.grpo.logprobs import chunk_length
+from socialr1_jax.grpo.packing import MicroBatch, pack_rows
+from socialr1_jax.grpo.step import GrpoStep, Programs
+from socialr1_jax.models.qwen3_config import Qwen3Config
+from socialr1_jax.sampling.batch import slot_stride, smallest_batch
+from socialr1_jax.sampling.memory import BatchPlan, ladder, round_up
+
+_SPREAD = np.log(2)  # variance of a lognormal length's logarithm: its standard deviation is its mean, as exponential
+
+
+def response_lengths(config: PlanConfig) -> np.ndarray:
+    """Return the tokens of a step's responses, [prompts, group]: evenly spaced quantiles of the law in random order."""
+    limit, shape = config.sampling.max_new_tokens, (config.grpo.prompts_per_step, config.sampling.group_size)
+    mean, count = config.response_tokens or limit, int(np.prod(shape))
+    shares = (np.arange(count) + 0.5) / count
+    if config.response_law == "exponential":
+        lengths = -mean * np.log1p(-shares)
+    elif config.response_law == "lognormal":
+        normal = np.array([NormalDist().inv_cdf(share) for share in shares])
+        lengths = mean * np.exp(np.sqrt(_SPREAD) * normal - _SPREAD / 2)
+    else:
+        lengths = np.full(count, mean)
+    lengths = np.clip(np.ceil(lengths), 1, limit).astype(int)
+    return np.random.default_rng(config.seed).permutation(lengths).reshape(shape)
+
+
+@dataclass
+class Decoding:
+    """A decoded step, summed over its segments.
+
+    steps: decode steps of the slowest device; filled: cached tokens that the fullest device reads; slots: those of its
+    rows and prefixes, with the empty ones; drawn: tokens drawn on all devices; pairs: of these and the tokens they see.
+    """
+
+    segments: int = 0
+    steps: int = 0
+    filled: int = 0
+    slots: int = 0
+    drawn: int = 0
+    pairs: int = 0
+
+
+def decode_lengths(
+    lengths_pg: np.ndarray, plan: BatchPlan, prompt: int, *, shards: int, platform: str, segment: int, limit: int
+) -> Decoding:
+    """Decode responses of these lengths by the rules of `sampling.batch.Rollout`, without computing anything."""
+    result, group = Decoding(), min(lengths_pg.shape[1], plan.rows)
+    waiting = deque(part for row in lengths_pg for part in np.split(row, range(group, len(row), group)))
+    left = np.zeros((shards, plan.rows), int)  # tokens to come of each row; 0 is a free row
+    taken = np.zeros_like(left)
+    entries = np.full_like(left, -1)  # the prompt of each row
+    slots, prompts, stride = 0, 0, slot_stride(platform)
+    while waiting or left.any():
+        free = (left == 0).sum(axis=1)
+        room = plan.prefixes - np.array([len(set(row[row >= 0])) for row in np.where(left > 0, entries, -1)])
+        while waiting and (open_rows := np.where(room > 0, free, 0)).max() >= len(waiting[0]):
+            device, new = int(open_rows.argmax()), waiting.popleft()
+            at = np.flatnonzero(left[device] == 0)[: len(new)]
+            left[device, at], taken[device, at], entries[device, at] = new, 0, prompts
+            free[device], room[device], prompts = free[device] - len(new), room[device] - 1, prompts + 1
+        live = left > 0
+        slots = max(slots, int((taken + np.minimum(limit - taken, segment))[live].max()))
+        size, most = left.shape[1], int(live.sum(axis=1).max())
+        half = round_up(-(-size // 2), smallest_batch(platform))
+        while not waiting and most <= half < size:
+            size, half = half, round_up(-(-half // 2), smallest_batch(platform))
+        order = np.argsort(~live, axis=1, kind="stable")[:, :size]
+        left, taken, entries = (np.take_along_axis(x, order, axis=1) for x in (left, taken, entries))
+        enough = size - max(len(waiting[0]), size // 8) if waiting else half if shards == 1 and half < size else 0
+        if waiting and (left == 0).sum(axis=1).max() >= len(waiting[0]):
+            enough = 0  # rows are free, but no prefix is
+        steps = np.minimum(segment, -np.sort(-left, axis=1)[:, enough])  # until so many rows are live
+        each = np.minimum(left, steps[:, None])
+        used = np.array([len(set(row[row >= 0])) for row in np.where(left > 0, entries, -1)])
+        own = (each * taken + each * (each + 1) // 2).sum(axis=1)
+        width = min(ladder(-(-slots // stride)) * stride, plan.slots)
+        result.segments += 1
+        result.steps += int(steps.max())
+        result.filled += int((own + steps * used * (prompt - 1)).max())
+        result.slots += int((steps * (size * width + used * plan.width)).max())
+        result.drawn += int(each.sum())
+        result.pairs += int(own.sum() + each.sum() * (prompt - 1))
+        left, taken = left - each, taken + each
+    return result
+
+
+class Work(NamedTuple):
+    """Tokens, query-key pairs and predicted positions of some updates, and the runs of their programs and loops."""
+
+    tokens: int
+    pairs: float
+    predicted: int
+    calls: int  # of the widest micro-batch
+    chunks: int  # of logits, over all calls
+
+
+def packed_updates(
+    config: PlanConfig, model: Qwen3Config, programs: Programs, lengths_pg: np.ndarray, multiple: int
+) -> list[list[MicroBatch]]:
+    """Return the micro-batches of each update for responses of these lengths to prompts of the maximum length."""
+    prompts, group = lengths_pg.shape
+    rows = [[number] * config.data.max_prompt_tokens for number in range(prompts) for _ in range(group)]
+    responses = [[0] * length for length in lengths_pg.reshape(-1)]
+    extra: dict[str, Any] = {"advantages": np.zeros(len(rows), np.float32), "sampler_logprobs": responses}
+    step = GrpoStep(config=config, model=model, programs=programs, reference=None, multiple=multiple)
+    return step.mini_batches(pack_rows(rows, responses, multiple=1, **extra))
+
+
+def work_of(updates: list[list[MicroBatch]], widest: int, shards: int, vocabulary: int) -> Work:
+    """Return the work of these updates in micro-batches of `widest` tokens, padding included, on all shards."""
+    batches = [batch for update in updates for batch in update]
+    places = [place for batch in batches for place in batch.places]
+    wanted = [batch.rows.mask_bt.reshape(shards, -1).sum(axis=1).max() for batch in batches]  # of the busiest device
+    chunk = chunk_length(widest // shards, vocabulary)
+    return Work(
+        tokens=sum(place.length for place in places),
+        pairs=sum(place.pairs for place in places),
+        predicted=sum(int(batch.rows.mask_bt.sum()) for batch in batches),
+        calls=-(-sum(batch.rows.tokens_bt.size for batch in batches) // widest),
+        chunks=sum(-(-int(count) // chunk) for count in wanted),
+    )

@@ -1,0 +1,60 @@
+"""The assumed lengths of responses: the law, decoding them as the engine does, and packing them."""
+
+import numpy as np
+import pytest
+
+from socialr1_jax import SamplingParams
+from socialr1_jax.config.loading import load_config
+from socialr1_jax.config.run import PlanConfig
+from socialr1_jax.config.sections import ConfigError
+from socialr1_jax.plan.work import decode_lengths, response_lengths
+from socialr1_jax.sampling import Engine
+
+
+def config(*settings):
+    return load_config(PlanConfig, None, ["model.path=m", *settings])
+
+
+@pytest.mark.parametrize(
+    ("law", "mean", "middle", "expected"),
+    [
+        ("constant", 700, 700, 700),
+        ("exponential", 700, 700 * np.log(2), 700 * (1 - np.exp(-3072 / 700))),  # E min(x, limit)
+        ("lognormal", 700, 700 / np.sqrt(2), None),  # exp(mu), with variance log 2
+    ],
+)
+def test_lengths_follow_the_law(law, mean, middle, expected):
+    lengths = response_lengths(config(f"response_law={law}", f"response_tokens={mean}"))
+    assert lengths.shape == (64, 5)
+    assert np.median(lengths) == pytest.approx(middle, rel=0.01)
+    assert lengths.min() >= 1
+    assert lengths.max() <= 3072
+    if expected:
+        assert lengths.mean() == pytest.approx(expected, rel=0.01)
+
+
+def test_a_law_without_tokens_is_one_line():
+    with pytest.raises(ConfigError, match="response_law exponential has no tokens: set response_tokens"):
+        config("response_law=exponential")
+
+
+def test_decoding_takes_the_engines_steps(tiny_jax):
+    """More responses than rows, of lengths that refill and shrink the batch."""
+    lengths = np.ceil(np.random.default_rng(3).exponential(20, 12)).astype(int)
+    engine = Engine(
+        params=tiny_jax.params,
+        config=tiny_jax.config,
+        num_tokens=tiny_jax.num_tokens,
+        segment_tokens=8,
+        max_rows=8,
+        memory=1 << 40,
+    )
+    each = [SamplingParams(n=2, max_new_tokens=int(length)) for length in lengths]
+    rollout = engine.rollout([[5, 6, 7]] * 12, each)
+    segments = len(list(rollout.steps())) - 1
+    lengths_pg = np.repeat(lengths[:, None], 2, axis=1)
+    limit = int(lengths.max())
+    planned = decode_lengths(lengths_pg, rollout.plan, 3, shards=1, platform="cpu", segment=8, limit=limit)
+    assert (planned.steps, planned.segments) == (rollout.wall_steps, segments)
+    assert planned.drawn == 2 * lengths.sum()
+    assert planned.pairs == sum(2 * sum(2 + t for t in range(1, length + 1)) for length in lengths)
