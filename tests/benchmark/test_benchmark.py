@@ -3,6 +3,7 @@
 import importlib.util
 import io
 import json
+import os
 import time
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -17,6 +18,7 @@ from socialr1_jax.benchmark.benchmark import PHASES, _decode, benchmark, tail_le
 from socialr1_jax.benchmark.config import BenchmarkConfig
 from socialr1_jax.benchmark.parity import parity
 from socialr1_jax.benchmark.peaks import Peaks
+from socialr1_jax.cli import COMMANDS
 from socialr1_jax.models import shapes
 from socialr1_jax.models.arithmetic import Arithmetic
 from socialr1_jax.models.qwen3 import declare_weights, init_params
@@ -234,3 +236,13 @@ def test_peers_do_the_same_work_in_turn(capsys):
     )
     order = [line.partition(":")[0] for line in capsys.readouterr().err.splitlines() if " s, " in line]
     assert order.index("prefill") < order.index("prefill of transformers") < order.index("decode")
+
+
+def test_peers_share_a_gpus_memory(monkeypatch):
+    monkeypatch.setattr("socialr1_jax.cli.prepare", lambda **_: None)
+    monkeypatch.setenv("XLA_PYTHON_CLIENT_PREALLOCATE", "")
+    for peers, value in ((False, None), (True, "false")):
+        monkeypatch.delenv("XLA_PYTHON_CLIENT_PREALLOCATE")
+        COMMANDS["benchmark"].before(BenchmarkConfig(peers=peers))
+        assert os.environ.get("XLA_PYTHON_CLIENT_PREALLOCATE") == value
+        monkeypatch.setenv("XLA_PYTHON_CLIENT_PREALLOCATE", "")
