@@ -269,10 +269,13 @@ def _keeps(primitive: Any, *inputs: Any, **options: Any) -> bool:
     )
 
 
+# The two passes are separate scans, so XLA merges nothing of them. With the barrier of prevent_cse a layer's gathers
+# would wait for the gradient from the layer above: 95 ms instead of 40 of an 8B's 2.1 s backward pass on eight A100.
+_checkpoint = partial(jax.checkpoint, prevent_cse=False)
 _REMAT: dict[Remat, Callable[[Any], Any]] = {
     "nothing": lambda layer: layer,
-    "attention": partial(jax.checkpoint, policy=_keeps),
-    "everything": jax.checkpoint,
+    "attention": partial(_checkpoint, policy=_keeps),
+    "everything": _checkpoint,
 }
 
 
