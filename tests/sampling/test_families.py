@@ -120,7 +120,7 @@ def engine():
         rope_theta=1e4,
         tie_word_embeddings=True,
     )
-    params = init_params(config, jax.random.key(0))
+    params = jax.jit(init_params, static_argnums=0)(config, jax.random.key(0))
     return Engine(params=params, config=config, num_tokens=96, segment_tokens=4, max_rows=8)
 
 
