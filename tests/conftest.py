@@ -6,6 +6,7 @@ torch and transformers are imported inside the fixtures, so that tests of the pl
 import collections
 import contextlib
 import functools
+import gc
 import json
 import logging
 import os
@@ -25,6 +26,7 @@ import pytest
 from socialr1_jax.runtime.startup import keep_memory, set_xla_flags
 
 keep_memory()  # as the scripts do
+gc.set_threshold(50_000)
 # Most programs of the tests run a few times only, and compiling them took most of the suite's time: with these flags
 # the gradient of a toy's loss compiles in 1 s instead of 7. XLA_FLAGS wins. Later versions have no other emitters.
 _OLDER = tuple(map(int, version("jaxlib").split(".")[:2])) < (0, 11)
@@ -41,6 +43,11 @@ set_xla_flags(
 _SESSION = os.environ.get("PYTEST_XDIST_TESTRUNUID", str(os.getpid()))
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(tempfile.gettempdir()) / f"compiled-{_SESSION}"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+
+
+def pytest_collection_finish() -> None:
+    """Exempts the imported modules from garbage collection, which took half of the time of tracing programs."""
+    gc.freeze()
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

@@ -20,15 +20,7 @@ ONE_LAYER = {  # sizes of the smallest Qwen3
     "tie_word_embeddings": True,
 }
 TOY = {
-    "tiny_model": {
-        "hidden_size": 32,
-        "intermediate_size": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "num_key_value_heads": 1,
-        "head_dim": 16,
-        "vocab_size": 640,
-    },
+    "tiny_model": {name: x for name, x in ONE_LAYER.items() if name != "tie_word_embeddings"} | {"vocab_size": 640},
     "stories": {"question_types": ["belief", "reality"], "train_count": 40, "heldout_count": 6, "max_events": 5},
     "sft": {"steps": 2, "batch_size": 4, "warmup_steps": 1},
     "data": {"max_prompt_tokens": 128},

@@ -269,7 +269,7 @@ class RunConfig(Section):
     deterministic: bool = Field(
         False,
         description="same bytes from every run on the same devices, also on GPUs, which are slower with it: sets "
-        "model.attention to xla and adds its flag to xla_flags",
+        "model.attention and sampling.attention to xla and adds its flag to xla_flags",
     )
     save_rollouts: str = Field("", description="file (.jsonl) to write every response with its tokens and reward to")
     replay_rollouts: str = Field("", description="file of save_rollouts to train on, without sampler and judge")
@@ -292,12 +292,14 @@ class RunConfig(Section):
 
     @classmethod
     def filled_in(cls, values: Any) -> Any:
-        """Return the values with the attention kernel and the XLA flag that `deterministic` stands for."""
+        """Return the values with the attention kernels and the XLA flag that `deterministic` stands for."""
         if not isinstance(values, dict) or values.get("deterministic") is not True:
             return values
-        model, flags = values.get("model") or {}, listed(values.get("xla_flags") or ())
-        if isinstance(model, dict) and model.get("attention", "auto") == "auto":
-            values = values | {"model": model | {"attention": "xla"}}
+        flags = listed(values.get("xla_flags") or ())
+        for name in ("model", "sampling"):  # decoding's kernel is chosen by timing, which may differ between processes
+            section = values.get(name) or {}
+            if isinstance(section, dict) and section.get("attention", "auto") == "auto":
+                values = values | {name: section | {"attention": "xla"}}
         if isinstance(flags, tuple) and _DETERMINISTIC not in flags:
             values = values | {"xla_flags": (*flags, _DETERMINISTIC)}
         return values

@@ -13,14 +13,18 @@ from jax.typing import ArrayLike
 
 from socialr1_jax.models.attention import Backend
 from socialr1_jax.models.blockwise import Segments
-from socialr1_jax.models.qwen3 import Params, Qwen3, Remat, forward, logits, precision
+from socialr1_jax.models.qwen3 import Params, Qwen3, Remat, forward, gathered, logits, precision, weight_spec
 from socialr1_jax.models.qwen3_config import Qwen3Config
 from socialr1_jax.models.temperature import SMALL, divisor
-from socialr1_jax.runtime.mesh import ROWS, P, by_rows, gather_parts, scatter_sum
+from socialr1_jax.runtime.mesh import ROWS, P, by_rows, constrain
 
 # Most logits of a device's chunk: 256 MiB of float32. Each chunk reads and writes the head's float32 gradient; with
-# 441 positions of Qwen3's vocabulary it does 220 FLOP per byte of that traffic.
+# 441 positions of Qwen3's vocabulary it does 220 FLOP per byte of that traffic. 882 positions take as long on a CPU
+# (3.27 and 3.29 s of processor time) and twice the memory.
 _CHUNK_LOGITS = 1 << 26
+
+_HEAD = "lm_head"  # sharded like the embedding, which tied models use
+_SPECS = (ROWS, P(), ROWS, ROWS, P())  # of hidden states, kernel, targets, wanted positions and temperature
 
 
 def token_logprobs(model: Qwen3, tokens_bt: ArrayLike, lengths_b: ArrayLike, temperature: float = 1.0) -> jax.Array:
@@ -75,12 +79,10 @@ def row_logprobs(
     )
     if wanted_bt is None:
         wanted_bt = jnp.arange(tokens_bt.shape[1]) < lengths_b[:, None]
-    # Each device loops over the chunks of its own rows; the head is all-gathered once, before the loop.
-    head = "lm_head" if "lm_head" in params else "embed_tokens"
-    chunked = by_rows(partial(_chunked, num_tokens), (ROWS, P(None, "fsdp"), ROWS, ROWS, P()), (ROWS, ROWS))
+    head_vd = params["lm_head" if "lm_head" in params else "embed_tokens"]
     with jax.named_scope("logprobs"):
-        logp_bu, entropy_bu = chunked(
-            hidden_btd[:, :-1], params[head], tokens_bt[:, 1:], wanted_bt[:, 1:], jnp.float32(temperature)
+        logp_bu, entropy_bu = _chunked(
+            num_tokens, hidden_btd[:, :-1], head_vd, tokens_bt[:, 1:], wanted_bt[:, 1:], jnp.float32(temperature)
         )
 
     def place(x_bu: jax.Array) -> jax.Array:  # position u predicts token u + 1
@@ -92,20 +94,50 @@ def row_logprobs(
 _jitted = jax.jit(row_logprobs, static_argnums=1, static_argnames=("num_tokens", "dtype", "backend", "remat"))
 
 
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _chunked(num_tokens: int, *arrays: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Return log-probs of the wanted targets and entropies, both [b, u], 0 elsewhere.
+
+    `arrays` are hidden_bud, weight_vd, targets_bu, wanted_bu and the temperature. The weight is gathered in the type of
+    the hidden states, and its gradient is summed in float32, over the chunks and between devices.
+    """
+    return _chunked_forward(num_tokens, *arrays)[0]
+
+
 def _chunked_forward(
+    num_tokens: int, hidden_bud: jax.Array, weight_vd: jax.Array, *rest: jax.Array
+) -> tuple[tuple[jax.Array, jax.Array], Any]:
+    dtype = hidden_bud.dtype
+    cast_vd = constrain(weight_vd.astype(dtype), weight_spec(_HEAD))  # otherwise XLA may gather before the cast
+    arrays = hidden_bud, gathered(_HEAD, cast_vd, dtype), *rest
+    # Each device loops over the chunks of its own rows; the weight is gathered once, before the loop.
+    forward = by_rows(partial(_forward_chunks, num_tokens), _SPECS, ((ROWS, ROWS), (ROWS,) * 3))
+    results, residuals = forward(*arrays)
+    return results, (jnp.zeros(0, weight_vd.dtype), arrays, residuals)
+
+
+def _chunked_backward(
+    num_tokens: int, saved: Any, gradients: tuple[jax.Array, jax.Array]
+) -> tuple[jax.Array, jax.Array, None, None, None]:
+    like, arrays, residuals = saved
+    specs = (*_SPECS, (ROWS,) * 3, (ROWS, ROWS))
+    backward = by_rows(partial(_backward_chunks, num_tokens), specs, (ROWS, ROWS))
+    hidden_bud, sums_nvd = backward(*arrays, residuals, gradients)
+    return hidden_bud, constrain(sums_nvd.sum(0), weight_spec(_HEAD)).astype(like.dtype), None, None, None
+
+
+_chunked.defvjp(_chunked_forward, _chunked_backward)
+
+
+def _forward_chunks(
     num_tokens: int,
     hidden_bud: jax.Array,
-    weight_vd: jax.Array,
+    kernel_vd: jax.Array,
     targets_bu: jax.Array,
     wanted_bu: jax.Array,
     temperature: jax.Array,
-) -> tuple[tuple[jax.Array, jax.Array], Any]:
-    """Return ((log-probs of the wanted targets, entropies), both [b, u], 0 elsewhere) and the backward's residuals.
-
-    In `by_rows`, `weight_vd` is the device's part of the output matrix. The parts travel in the type of `hidden_bud`,
-    and the gradient, summed in float32 over the chunks, also between devices.
-    """
-    kernel_vd = gather_parts(weight_vd.astype(hidden_bud.dtype), axis=1)
+) -> tuple[tuple[jax.Array, jax.Array], tuple[jax.Array, ...]]:
+    """Return the results of `_chunked` for a device's rows, and the backward pass's residuals."""
     chunks = _Chunks(targets_bu, wanted_bu, kernel_vd.shape[0])
 
     def add_chunk(i: jax.Array, results: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
@@ -127,15 +159,21 @@ def _chunked_forward(
 
     zeros_n = jnp.zeros(chunks.size, jnp.float32)
     logp_n, entropy_n, norm_n, offset_n = jax.lax.fori_loop(0, chunks.count, add_chunk, (zeros_n,) * 4)
-    results = chunks.restore(logp_n), chunks.restore(entropy_n)
-    like = jnp.zeros(0, weight_vd.dtype)
-    return results, (like, hidden_bud, kernel_vd, targets_bu, wanted_bu, temperature, norm_n, entropy_n, offset_n)
+    return (chunks.restore(logp_n), chunks.restore(entropy_n)), (norm_n, entropy_n, offset_n)
 
 
-def _chunked_backward(
-    num_tokens: int, saved: Any, gradients: tuple[jax.Array, jax.Array]
-) -> tuple[jax.Array, jax.Array, None, None, None]:
-    like, hidden_bud, kernel_vd, targets_bu, wanted_bu, temperature, norm_n, entropy_n, offset_n = saved
+def _backward_chunks(
+    num_tokens: int,
+    hidden_bud: jax.Array,
+    kernel_vd: jax.Array,
+    targets_bu: jax.Array,
+    wanted_bu: jax.Array,
+    temperature: jax.Array,
+    residuals: tuple[jax.Array, ...],
+    gradients: tuple[jax.Array, jax.Array],
+) -> tuple[jax.Array, jax.Array]:
+    """Return the gradients of a device's hidden states, and of the kernel by its rows, float32 [1, v, d]."""
+    norm_n, entropy_n, offset_n = residuals
     chunks = _Chunks(targets_bu, wanted_bu, kernel_vd.shape[0])
     dtype = hidden_bud.dtype
 
@@ -157,11 +195,7 @@ def _chunked_backward(
 
     zeros = jnp.zeros((chunks.size, hidden_bud.shape[2]), dtype), jnp.zeros(kernel_vd.shape, jnp.float32)
     hidden_nd, kernel_sum_vd = jax.lax.fori_loop(0, chunks.count, add_chunk, zeros)
-    return chunks.restore(hidden_nd), scatter_sum(kernel_sum_vd, axis=1).astype(like.dtype), None, None, None
-
-
-_chunked = jax.custom_vjp(lambda num_tokens, *arrays: _chunked_forward(num_tokens, *arrays)[0], nondiff_argnums=(0,))
-_chunked.defvjp(_chunked_forward, _chunked_backward)
+    return chunks.restore(hidden_nd), kernel_sum_vd[None]
 
 
 def chunk_length(positions: int, vocabulary: int) -> int:

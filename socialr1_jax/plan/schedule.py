@@ -47,7 +47,7 @@ class KernelSum:
 
 @dataclass
 class Schedule:
-    """The kernels and collectives of one call of a program; a loop without a static trip count runs once."""
+    """The work of a device in one call of a program; a loop without a static trip count runs once."""
 
     kernels: list[KernelSum] = field(default_factory=list)
     collectives: list[Collective] = field(default_factory=list)

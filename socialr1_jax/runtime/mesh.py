@@ -85,20 +85,6 @@ def by_rows(function: Callable[..., Any], in_specs: Any, out_specs: Any) -> Call
     )
 
 
-def gather_parts(x: jax.Array, axis: int) -> jax.Array:
-    """All-gather an array that `by_rows` splits over fsdp along `axis`."""
-    return jax.lax.all_gather(x, "fsdp", axis=axis, tiled=True) if _is_split() else x
-
-
-def scatter_sum(x: jax.Array, axis: int) -> jax.Array:
-    """Sum the arrays of the devices of a replica and return the device's part, split along `axis`."""
-    return jax.lax.psum_scatter(x, "fsdp", scatter_dimension=axis, tiled=True) if _is_split() else x
-
-
-def _is_split() -> bool:
-    return "fsdp" in jax.sharding.get_abstract_mesh().manual_axes
-
-
 def by_heads(function: Callable[..., Any], in_specs: Any, out_specs: Any) -> Callable[..., Any]:
     """Map `function` over the devices that share a row, inside `by_rows`: kernels cannot be split by the compiler."""
     if jax.sharding.get_abstract_mesh().empty:

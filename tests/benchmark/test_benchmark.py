@@ -3,6 +3,7 @@
 import importlib.util
 import io
 import json
+import os
 import time
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -17,6 +18,7 @@ from socialr1_jax.benchmark.benchmark import PHASES, _decode, benchmark, tail_le
 from socialr1_jax.benchmark.config import BenchmarkConfig
 from socialr1_jax.benchmark.parity import parity
 from socialr1_jax.benchmark.peaks import Peaks
+from socialr1_jax.cli import COMMANDS
 from socialr1_jax.models import shapes
 from socialr1_jax.models.arithmetic import Arithmetic
 from socialr1_jax.models.qwen3 import declare_weights, init_params
@@ -83,7 +85,7 @@ def test_one_json_line_says_what_was_measured(measured):
     assert line["jax"] == jax.__version__
     assert line["device"]
     assert line["peak_rss_bytes"] > 10_000_000
-    weights = jax.tree.leaves(init_params(TOY, jax.random.key(0)))
+    weights = jax.tree.leaves(jax.eval_shape(lambda: init_params(TOY, jax.random.key(0))))
     assert line["params_m"] == round(sum(x.size for x in weights) / 1e6, 2)
     assert [part.split(":")[0] for part in said.splitlines()] == [
         "prefill",
@@ -234,3 +236,13 @@ def test_peers_do_the_same_work_in_turn(capsys):
     )
     order = [line.partition(":")[0] for line in capsys.readouterr().err.splitlines() if " s, " in line]
     assert order.index("prefill") < order.index("prefill of transformers") < order.index("decode")
+
+
+def test_peers_share_a_gpus_memory(monkeypatch):
+    monkeypatch.setattr("socialr1_jax.cli.prepare", lambda **_: None)
+    monkeypatch.setenv("XLA_PYTHON_CLIENT_PREALLOCATE", "")
+    for peers, value in ((False, None), (True, "false")):
+        monkeypatch.delenv("XLA_PYTHON_CLIENT_PREALLOCATE")
+        COMMANDS["benchmark"].before(BenchmarkConfig(peers=peers))
+        assert os.environ.get("XLA_PYTHON_CLIENT_PREALLOCATE") == value
+        monkeypatch.setenv("XLA_PYTHON_CLIENT_PREALLOCATE", "")

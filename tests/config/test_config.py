@@ -156,9 +156,9 @@ def test_frozen():
 
 
 @pytest.mark.parametrize("flags", [[], ["xla_flags=--xla_a=1"], ["xla_flags=[--xla_a=1]"]])
-def test_deterministic_sets_kernel_and_flag(flags):
+def test_deterministic_sets_kernels_and_flag(flags):
     config = load("deterministic=true", "model.dtype=bfloat16", *flags)
-    assert config.model.attention == "xla"
+    assert (config.model.attention, config.sampling.attention) == ("xla", "xla")
     assert config.xla_flags == (*["--xla_a=1"] * len(flags), "--xla_gpu_deterministic_ops=true")
 
 
@@ -458,7 +458,7 @@ def test_every_field_has_an_effect():
         for name in fields(QuickstartConfig)
         if name.split(".")[0] not in whole and not re.search(rf"\.{name.rpartition('.')[2]}\b(?!\()", text)
     ]
-    assert unread == ["deterministic"]  # stands for two others: test_deterministic_sets_kernel_and_flag
+    assert unread == ["deterministic"]  # stands for two others: test_deterministic_sets_kernels_and_flag
 
 
 def test_no_field_holds_a_secret():

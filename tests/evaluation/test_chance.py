@@ -3,6 +3,7 @@
 import random
 import re
 from collections import defaultdict
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -44,11 +45,15 @@ def test_random_letters(name):
     requests = task.requests(load_data(task, DATA), "social_r1", 0)
     counts = [options(request) for request in requests]
     held, values = 0, []
+
+    @cache
+    def scored_as(place, letter):
+        reply = Reply(f"<think>A?</think>\n<Answer>{chr(ord('A') + letter)}</Answer>", "stop", 9)
+        return score(task, "social_r1", requests[place], 0, reply)
+
     for seed in range(20):
-        draw, scored = random.Random(seed), []
-        for request, count in zip(requests, counts, strict=True):
-            reply = Reply(f"<think>A?</think>\n<Answer>{chr(ord('A') + draw.randrange(count))}</Answer>", "stop", 9)
-            scored.append(score(task, "social_r1", request, 0, reply))
+        draw = random.Random(seed)
+        scored = [scored_as(place, draw.randrange(count)) for place, count in enumerate(counts)]
         assert {one.status for one in scored} == {"ok"}
         first, found = next(iter(figures(task, "social_r1", scored).items()))
         chance = np.mean([1 / count for count, one in zip(counts, requests, strict=True) if HEADLINE[name](one)])

@@ -152,7 +152,8 @@ class Case:
             }
         )
         self.programs = compile_programs(config, model, VOCAB_SIZE, "xla")
-        self.params = init_params(model, jax.random.key(3))  # as training starts: logits without large sums
+        # as training starts: logits without large sums
+        self.params = jax.jit(init_params, static_argnums=0)(model, jax.random.key(3))
         rows = some_rows([1, 7, 20, 3], [3, 30, 1, 8, 8, 25, 2, 9, 14, 40, 5, 6], group=3)
         uniform = np.full(rows.tokens_bt.shape, -np.log(VOCAB_SIZE), np.float32)
         noise = np.random.default_rng(9).normal(0, 0.2, (3, *uniform.shape)).astype(np.float32)

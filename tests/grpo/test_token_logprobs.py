@@ -141,21 +141,39 @@ def test_gradient_equals_torch(tiny_models, ragged_rows, pad_rows, tmp_path, nam
         np.testing.assert_allclose(found[name], leaf, rtol=0, atol=2e-4 * scale + 1e-6, err_msg=name)
 
 
-@pytest.mark.parametrize("chunk", [1, 64, 1000])
-@pytest.mark.parametrize("first", [0, 17, 40])
-def test_chunks_change_nothing_and_compute_wanted_positions(tiny_jax, ragged_rows, pad_rows, monkeypatch, chunk, first):
-    """Log-probs, entropy and both their gradients against a plain log-softmax of all logits, for any chunk length."""
-    tokens_bt, lengths_b = map(jnp.asarray, pad_rows(ragged_rows, width=40))
-    wanted_bt = (jnp.arange(40) >= first) & (jnp.arange(40) < lengths_b[:, None])
+def with_gradient(function):
+    """Compile the log-probs and entropy of `function`, and the gradient of both by the weights."""
     weight_bt, other_bt = np.random.default_rng(1).normal(size=(2, 4, 40)).astype(np.float32)
 
-    def plain(params, wanted_bt):
+    def total(params, wanted_bt):
+        logp_bt, entropy_bt = function(params, wanted_bt)
+        return jnp.sum(weight_bt * logp_bt + other_bt * entropy_bt), (logp_bt, entropy_bt)
+
+    return jax.jit(jax.grad(total, has_aux=True))
+
+
+@pytest.fixture(scope="module")
+def plain(tiny_jax, ragged_rows, pad_rows):
+    """A plain log-softmax of all logits."""
+    tokens_bt, lengths_b = map(jnp.asarray, pad_rows(ragged_rows, width=40))
+
+    def compute(params, wanted_bt):
         hidden_btd, _ = forward(params, tiny_jax.config, tokens_bt, lengths_b, dtype=jnp.float32)
         logp_btv = jax.nn.log_softmax(logits(hidden_btd, head_kernel(params, "float32")) / 0.9)
         chosen_bu = jnp.take_along_axis(logp_btv[:, :-1], tokens_bt[:, 1:, None], axis=2)[..., 0]
         entropy_bu = -jnp.sum(jnp.exp(logp_btv) * logp_btv, axis=2)[:, :-1]
         return [jnp.where(wanted_bt, jnp.pad(x_bu, ((0, 0), (1, 0))), 0.0) for x_bu in (chosen_bu, entropy_bu)]
 
+    return with_gradient(compute)
+
+
+@pytest.mark.parametrize("chunk", [1, 64, 1000])
+def test_chunks_change_nothing_and_compute_wanted_positions(tiny_jax, ragged_rows, pad_rows, plain, monkeypatch, chunk):
+    """Log-probs, entropy and both their gradients against a plain log-softmax of all logits, for any chunk length."""
+    tokens_bt, lengths_b = map(jnp.asarray, pad_rows(ragged_rows, width=40))
+    monkeypatch.setattr(logprobs, "_CHUNK_LOGITS", chunk * VOCAB_SIZE)
+
+    @with_gradient
     def chunked(params, wanted_bt):
         return row_logprobs(
             params,
@@ -168,20 +186,12 @@ def test_chunks_change_nothing_and_compute_wanted_positions(tiny_jax, ragged_row
             wanted_bt=wanted_bt,
         )
 
-    def value_and_gradient(function):
-        def total(params, wanted_bt):
-            logp_bt, entropy_bt = function(params, wanted_bt)
-            return jnp.sum(weight_bt * logp_bt + other_bt * entropy_bt), (logp_bt, entropy_bt)
-
-        (_, parts), gradient = jax.jit(jax.value_and_grad(total, has_aux=True))(tiny_jax.params, wanted_bt)
-        return parts, gradient
-
-    monkeypatch.setattr(logprobs, "_CHUNK_LOGITS", chunk * VOCAB_SIZE)
-    parts, gradient = value_and_gradient(chunked)
-    expected, expected_gradient = value_and_gradient(plain)
-    for x_bt, expected_bt in zip(parts, expected, strict=True):
-        np.testing.assert_allclose(x_bt, expected_bt, rtol=0, atol=5e-5)  # sums of another order, logits of tens
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=5e-4), gradient, expected_gradient)
+    for first in (0, 17, 40):
+        wanted_bt = (jnp.arange(40) >= first) & (jnp.arange(40) < lengths_b[:, None])
+        (gradient, parts), (expected_gradient, expected) = (f(tiny_jax.params, wanted_bt) for f in (chunked, plain))
+        for x_bt, expected_bt in zip(parts, expected, strict=True):
+            np.testing.assert_allclose(x_bt, expected_bt, rtol=0, atol=5e-5)  # sums of another order, logits of tens
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=5e-4), gradient, expected_gradient)
 
 
 def test_what_is_not_wanted_is_never_looked_at(tiny_jax):
@@ -194,7 +204,8 @@ def test_what_is_not_wanted_is_never_looked_at(tiny_jax):
         parts = logprobs._chunked(VOCAB_SIZE, hidden_bud, kernel_vd, targets_bu, wanted_bu, jnp.float32(1.0))
         return sum(jnp.sum(x_bu) for x_bu in parts), parts
 
-    gradients, parts = jax.grad(total, argnums=(0, 1), has_aux=True)(hidden_bud, tiny_jax.params["embed_tokens"])
+    gradient = jax.jit(jax.grad(total, argnums=(0, 1), has_aux=True))
+    gradients, parts = gradient(hidden_bud, tiny_jax.params["embed_tokens"])
     for x in jax.tree.leaves((parts, gradients)):
         assert np.isfinite(np.asarray(x)).all()
     for x_bu in parts:

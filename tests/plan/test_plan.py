@@ -8,6 +8,7 @@ import sys
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -49,25 +50,50 @@ PHASES = (
 )
 
 
-def plan(*arguments, config=CONFIG):
-    return subprocess.run(
-        [sys.executable, "scripts/plan.py", "--config", str(config), *arguments],
+LAW = ("--response_law", "exponential", "--response_tokens", "30")
+# Planned one after another by a process of their own: the number of CPU devices is fixed when JAX starts.
+ARGUMENTS = {
+    "small": ("--topology", "cpu:8", "model.dtype=float32", *LAW, *SMALL),
+    "too large": ("--topology", "cpu:8", "model.dtype=float32", *SMALL, "--memory_fraction", "1e-6"),
+    "unknown chip 'b200'": ("--topology", "b200:8"),
+    "is not the 8 devices": ("--topology", "cpu:8", "mesh.fsdp=3"),
+    "fsdp=6 does not": ("--topology", "cpu:6", *SMALL[:2]),
+    "neither a model folder nor one of Qwen/Qwen3-": ("--topology", "cpu:8", "model.path=nowhere"),
+    "pip install -e '.[cuda12]' in the repository": ("--topology", "a100-80gb:8", *SMALL),
+}
+PROGRAM = """
+import contextlib, io, json, sys
+sys.path.insert(0, "scripts")
+import plan
+for arguments in json.loads(sys.argv[1]):
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
+        try:
+            status = plan.main(arguments)
+        except SystemExit as ended:
+            status = ended.code
+    print(json.dumps([status, out.getvalue(), err.getvalue()]))
+"""
+
+
+class Planned(NamedTuple):
+    status: int
+    out: str
+    err: str
+
+
+def plan(*every, config=CONFIG):
+    """Plan each list of arguments."""
+    each = [["--config", str(config), *arguments] for arguments in every]
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, json.dumps(each)],
         cwd=ROOT,
         env=os.environ | {"COLUMNS": "150"},
-        capture_output=True,
+        stdout=subprocess.PIPE,
         text=True,
         timeout=300,
-        check=False,
+        check=True,
     )
-
-
-def rows(output, phase):
-    """The cells of every line of the tables that begins with the phase."""
-    lines = [line.strip("│┃ ").split("│") for line in output.splitlines() if line.startswith("│")]
-    return [[cell.strip() for cell in line] for line in lines if line[0].strip() == phase]
-
-
-LAW = ("--response_law", "exponential", "--response_tokens", "30")
+    return [Planned(*json.loads(line)) for line in done.stdout.splitlines()]
 
 
 @pytest.fixture(scope="module")
@@ -76,10 +102,21 @@ def written(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def small(written):
-    done = plan("--topology", "cpu:8", "model.dtype=float32", "--json", str(written), *LAW, *SMALL)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+def planned(written):
+    small, *others = ARGUMENTS.values()
+    return dict(zip(ARGUMENTS, plan((*small, "--json", str(written)), *others), strict=True))
+
+
+def rows(output, phase):
+    """The cells of every line of the tables that begins with the phase."""
+    lines = [line.strip("│┃ ").split("│") for line in output.splitlines() if line.startswith("│")]
+    return [[cell.strip() for cell in line] for line in lines if line[0].strip() == phase]
+
+
+@pytest.fixture(scope="module")
+def small(planned):
+    assert planned["small"].status == 0, planned["small"].err
+    return planned["small"].out
 
 
 def test_the_json_has_every_phase(small, written):
@@ -128,15 +165,15 @@ def test_decoding_has_no_collectives_and_the_update_has(small):
     assert kinds & {"all-reduce", "reduce-scatter"}
 
 
-def test_shortfall_exits_1_with_phase_and_excess():
-    done = plan("--topology", "cpu:8", "model.dtype=float32", *SMALL, "--memory_fraction", "1e-6")
-    assert done.returncode == 1
+def test_shortfall_exits_1_with_phase_and_excess(planned):
+    done = planned["too large"]
+    assert done.status == 1
     for phase in ("backward", "decode"):
-        assert f"plan.py: {phase} does not fit: " in done.stderr
-    assert "GiB more than the 0.00 GiB that it may take\n" in done.stderr
-    assert "plan.py: weights, moments and reference alone take" in done.stderr
-    assert "no batch size fits; it needs at least" in done.stderr
-    assert "it fits" not in done.stdout
+        assert f"plan.py: {phase} does not fit: " in done.err
+    assert "GiB more than the 0.00 GiB that it may take\n" in done.err
+    assert "plan.py: weights, moments and reference alone take" in done.err
+    assert "no batch size fits; it needs at least" in done.err
+    assert "it fits" not in done.out
 
 
 # ------------------------------------------------------------------------------------------------------------- advice
@@ -308,28 +345,14 @@ def test_predicted_hours_stand_beside_the_bound(capsys):
 # ---------------------------------------------------------------------------------------------------------- bad input
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (("--topology", "b200:8"), "unknown chip 'b200'"),
-        (("--topology", "cpu:8", "mesh.fsdp=3"), "is not the 8 devices"),
-        (("--topology", "cpu:6", *SMALL[:2]), "fsdp=6 does not"),
-        (("--topology", "cpu:8", "model.path=nowhere"), "neither a model folder nor one of Qwen/Qwen3-"),
-    ],
-)
-def test_what_does_not_fit_together_is_one_error(arguments, message):
-    done = plan("model.dtype=float32", *arguments)
-    assert done.returncode == 2
-    assert message in done.stderr
-    assert "Traceback" not in done.stderr
-
-
-@pytest.mark.skipif(find_spec("jax_cuda12_plugin") is not None, reason="the plugin is installed")
-def test_a_missing_plugin_names_the_extra():
-    done = plan("--topology", "a100-80gb:8", *SMALL)
-    assert done.returncode == 2
-    assert "pip install -e '.[cuda12]' in the repository" in done.stderr
-    assert "Traceback" not in done.stderr
+@pytest.mark.parametrize("message", list(ARGUMENTS)[2:])
+def test_what_does_not_fit_together_is_one_error(planned, message):
+    if "cuda12" in message and find_spec("jax_cuda12_plugin") is not None:
+        pytest.skip("the plugin is installed")
+    done = planned[message]
+    assert done.status == 2
+    assert message in done.err
+    assert "Traceback" not in done.err
 
 
 @pytest.mark.slow
@@ -338,9 +361,9 @@ def test_a_missing_plugin_names_the_extra():
 def test_decoding_holds_no_converted_kernels(topology, weights):
     """Its temporaries are as without: 0.02 GiB, where the converted kernels of nine layers of 8B are over 4."""
     sizes = ("model.path=none", "model.random=8b/4", f"sampling.weights={weights}", "grpo.kl_coefficient=0")
-    done = plan("--topology", topology, *sizes)
-    assert done.returncode == 0, done.stderr
-    assert float(rows(done.stdout, "decode")[0][3]) < 0.1
+    (done,) = plan(("--topology", topology, *sizes))
+    assert done.status == 0, done.err
+    assert float(rows(done.out, "decode")[0][3]) < 0.1
 
 
 @pytest.mark.slow
@@ -348,8 +371,8 @@ def test_decoding_holds_no_converted_kernels(topology, weights):
 @pytest.mark.parametrize("size", ["4b", "8b"])
 def test_the_cards_recipes_fit_eight_a100(size, tmp_path):
     config = ROOT / "configs" / f"socialr1_{size}_a100x8.yaml"
-    done = plan("--topology", "a100-80gb:8", "--json", str(tmp_path / "plan.json"), config=config)
-    assert done.returncode == 0, done.stderr
+    (done,) = plan(("--topology", "a100-80gb:8", "--json", str(tmp_path / "plan.json")), config=config)
+    assert done.status == 0, done.err
     phases = {phase["name"]: phase for phase in json.loads((tmp_path / "plan.json").read_text())["phases"]}
     assert max(phase["bytes"]["peak"] for phase in phases.values()) <= 72 * GIB
     backward = phases["backward"]

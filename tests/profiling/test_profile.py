@@ -14,11 +14,14 @@ import jax.numpy as jnp
 import jaxlib._hlo
 import numpy as np
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 from socialr1_jax.benchmark.peaks import Peaks
 from socialr1_jax.config.profile import _split
+from socialr1_jax.grpo.packing import Rows
 from socialr1_jax.models.arithmetic import Arithmetic, Cost
 from socialr1_jax.models.shapes import named_shape
+from socialr1_jax.profiling import run
 from socialr1_jax.profiling.page import conclusion, say_summary
 from socialr1_jax.profiling.programs import BLOCKS, UNNAMED, Program, block_of, kind_of, read_instructions
 from socialr1_jax.profiling.summary import IDLE, summarise
@@ -39,12 +42,12 @@ def scopes_of_the_source() -> set[str]:
     }
 
 
-def profile(*arguments: str, before: str = "") -> subprocess.CompletedProcess[str]:
-    """The script in a process of its own; `before` runs in front of it."""
-    program = f"import sys\nsys.path.insert(0, 'scripts')\n{before}\nimport profile_run\nsys.exit(profile_run.main())"
-    command = [sys.executable, "-c", program, *arguments]
-    environment = os.environ | {"XLA_FLAGS": ""}  # a profile is of programs as users compile them
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, env=environment)
+@pytest.fixture(autouse=True)
+def cache_of_programs():
+    """A profile in this process turns it off, and JAX asks only once."""
+    yield
+    jax.config.update("jax_enable_compilation_cache", True)
+    compilation_cache.reset_cache()
 
 
 def script():
@@ -53,10 +56,25 @@ def script():
     return importlib.import_module("profile_run")
 
 
+def refused(capsys, *arguments: str) -> str:
+    """Standard error of the script when it ends with status 2."""
+    try:
+        status = script().main([*SMOKE, *arguments])
+    except SystemExit as ended:
+        status = ended.code
+    assert status == 2
+    return capsys.readouterr().err
+
+
 @pytest.fixture(scope="module")
 def profiled(tmp_path_factory):
+    """The folder and the summary of a profile. Its process has no programs from the cache: their ids would repeat."""
     folder = tmp_path_factory.mktemp("profile") / "out"
-    done = profile(*SMOKE, "--steps", "2", "--strict", f"output_dir={folder}")
+    program = "import sys; sys.path.insert(0, 'scripts'); from socialr1_jax.benchmark import peaks; "
+    program += "peaks._SECONDS = 0.1; import profile_run; sys.exit(profile_run.main())"
+    command = [sys.executable, "-c", program, *SMOKE, "--steps", "2", "--strict", f"output_dir={folder}"]
+    environment = os.environ | {"XLA_FLAGS": ""}  # a profile is of programs as users compile them
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, env=environment)
     assert done.returncode == 0, done.stderr
     return folder, json.loads((folder / "profile.json").read_text())
 
@@ -161,13 +179,14 @@ def test_puts_are_counted_by_phase(profiled):
     assert phases["reward"]["puts"] == 0
 
 
-def test_strict_refuses_an_implicit_transfer(tmp_path):
-    inject = "from socialr1_jax.grpo.packing import Rows\nRows.placed = lambda self: self"  # NumPy into the update
+def test_strict_refuses_an_implicit_transfer(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(Rows, "placed", lambda self: self)  # NumPy into the update
+    monkeypatch.setattr(run, "measure_peaks", lambda dtype: Peaks(1.0, 1.0))
     folder = tmp_path / "out"
-    done = profile(*SMOKE, "--phase", "update", "--strict", f"output_dir={folder}", before=inject)
-    assert done.returncode == 1, done.stderr
-    assert "strict: implicit transfer of an array in the update" in done.stderr
-    assert "host-to-device" in done.stderr
+    assert script().main([*SMOKE, "--phase", "update", "--strict", f"output_dir={folder}"]) == 1
+    error = capsys.readouterr().err
+    assert "strict: implicit transfer of an array in the update" in error
+    assert "host-to-device" in error
     assert not folder.exists()
 
 
@@ -180,25 +199,20 @@ def test_strict_refuses_an_implicit_transfer(tmp_path):
         (["replay_rollouts=kept.jsonl"], "no rollout to profile"),
     ],
 )
-def test_bad_arguments_are_refused(arguments, told, tmp_path):
-    done = profile(*SMOKE, *arguments, f"output_dir={tmp_path / 'out'}")
-    assert done.returncode == 2
-    assert told in done.stderr
+def test_bad_arguments_are_refused(arguments, told, tmp_path, capsys):
+    assert told in refused(capsys, *arguments, f"output_dir={tmp_path / 'out'}")
 
 
-def test_a_folder_of_something_else_is_left_alone(tmp_path):
+def test_a_folder_of_something_else_is_left_alone(tmp_path, capsys):
     (tmp_path / "kept.txt").write_text("mine")
-    done = profile(*SMOKE, f"output_dir={tmp_path}")
-    assert done.returncode == 2
-    assert "profile.json" in done.stderr
+    assert "profile.json" in refused(capsys, f"output_dir={tmp_path}")
     assert [file.name for file in tmp_path.iterdir()] == ["kept.txt"]
 
 
-def test_a_file_that_is_no_folder_is_told(tmp_path):
+def test_a_file_that_is_no_folder_is_told(tmp_path, capsys):
     (tmp_path / "file").write_text("mine")
-    done = profile(*SMOKE, f"output_dir={tmp_path / 'file'}")
-    assert done.returncode == 2
-    assert done.stderr.splitlines()[-1].startswith("profile_run.py: error:")
+    error = refused(capsys, f"output_dir={tmp_path / 'file'}")
+    assert error.splitlines()[-1].startswith("profile_run.py: error:")
     assert (tmp_path / "file").read_text() == "mine"
 
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from functools import partial
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -21,13 +22,14 @@ import numpy as np
 import pytest
 from faults import CONFIG, SCRIPT, SETTINGS, assert_same_run, leave_out, lively, reseal, steps_saved, when
 from judge_server import JudgeServer
-from toys import lines
+from toys import ONE_LAYER, lines
 
 from socialr1_jax import load_hf
 from socialr1_jax.config.loading import load_config
 from socialr1_jax.config.run import CheckpointConfig, RunConfig
 from socialr1_jax.config.sections import ConfigError
 from socialr1_jax.grpo.update import TrainState
+from socialr1_jax.models.shapes import SHAPES
 from socialr1_jax.report.metric_lines import metric_line
 from socialr1_jax.rewards import ParsedResponse, scorer
 from socialr1_jax.run import checkpoints as checkpoints_module
@@ -50,8 +52,10 @@ MOMENTS = {
 
 
 @pytest.fixture(scope="module", autouse=True)
-def rewards_differ():
+def small_and_lively():
+    """A model of one layer, whose responses get rewards that differ."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(SHAPES, "nano", replace(SHAPES["nano"], **ONE_LAYER))
         patch.setattr(scorer, "social_r1_reward", lively)
         yield
 

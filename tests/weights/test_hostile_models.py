@@ -51,7 +51,7 @@ def source(tmp_path_factory):
         tie_word_embeddings=True,
         max_position_embeddings=2048,
     )
-    params = init_params(config, jax.random.key(0))
+    params = jax.jit(init_params, static_argnums=0)(config, jax.random.key(0))
     save_hf(Qwen3(config, params, source=str(folder / "tokenizer")), folder / "hf")
     return folder / "hf"
 
