@@ -1,6 +1,5 @@
 """Two processes of four devices each train as one: the same numbers, files written once, and a bound on every wait."""
 
-import json
 import os
 import socket
 import subprocess
@@ -11,14 +10,14 @@ import numpy as np
 import pytest
 from faults import assert_same_metrics, states_of
 from safetensors.numpy import load_file
-from toys import toy
+from toys import changed, lines
 
 from socialr1_jax.config.loading import save_config
-from socialr1_jax.config.run import DistributedConfig, RunConfig
+from socialr1_jax.config.run import DistributedConfig
 from socialr1_jax.config.sections import ConfigError
 from socialr1_jax.run.run import join
 from socialr1_jax.runtime.processes import in_cluster
-from socialr1_jax.training.quickstart import run_quickstart
+from socialr1_jax.training.grpo import train_grpo
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -29,8 +28,8 @@ def free_port():
         return probe.getsockname()[1]
 
 
-def train(config, devices, *arguments):
-    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
+def train(config, *arguments):
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=4"
     return subprocess.Popen(
         [sys.executable, "scripts/train_grpo.py", "--config", str(config), *map(str, arguments)],
         cwd=ROOT,
@@ -48,7 +47,7 @@ def ended(process):
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory):
+def runs(start, tmp_path_factory):
     """The folders of one run on one device and of the same run by two processes, and what the processes printed.
 
     The toy earns no reward, so that weights move by their decay and the KL term alone: that updates are the same on
@@ -56,20 +55,12 @@ def runs(tmp_path_factory):
     """
     folder = tmp_path_factory.mktemp("processes")
     # Another number of rows on a device rounds otherwise, so a draw may fall on the other side of a border between
-    # two tokens (about one in 10,000 here): a seed where none does.
-    started = toy(folder / "start", evaluation={"every": 0, "questions": 4, "samples": 2}, seed=1)
-    assert run_quickstart(started)
-
-    values = {name: value for name, value in started.model_dump().items() if name in RunConfig.model_fields}
-    values |= {"steps": 2, "model": values["model"] | {"path": str(folder / "start" / "sft")}}
-    questions = {name: str(folder / "start" / "questions" / f"{name}.jsonl") for name in ("train", "heldout")}
-    values["data"] |= {"train": questions["train"], "eval": questions["heldout"]}
-    # epsilon above the rounding of gradients: else Adam turns noise around 0 into steps of the full size
-    values["optimizer"] |= {"epsilon": 1e-3}
-    save_config(RunConfig.model_validate(values), folder / "run.yaml")
-    one, two = folder / "one", folder / "two"
-    ended(train(folder / "run.yaml", 1, f"output_dir={one}"))
-    return one, two, by_two_processes(folder / "run.yaml", two)
+    # two tokens (about one in 10,000 here): a seed where none does. Adam's epsilon is above the rounding of gradients,
+    # or it would turn noise around 0 into steps of the full size.
+    config = changed(start, folder / "one", seed=1, steps=2, optimizer={"epsilon": 1e-3})
+    save_config(config, folder / "run.yaml")
+    assert train_grpo(config)
+    return folder / "one", folder / "two", by_two_processes(folder / "run.yaml", folder / "two")
 
 
 def test_deterministic_runs_end_with_the_same_bytes(runs):
@@ -91,7 +82,6 @@ def by_two_processes(config, folder):
     pair = [
         train(
             config,
-            4,
             f"output_dir={folder}",
             "distributed.processes=2",
             f"distributed.process={i}",
@@ -101,10 +91,6 @@ def by_two_processes(config, folder):
         for i in range(2)
     ]
     return [ended(process) for process in pair]
-
-
-def lines(file):
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
 
 
 def test_the_numbers_are_those_of_one_device(runs):
