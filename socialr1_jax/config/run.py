@@ -90,13 +90,16 @@ class SamplingConfig(Section):
     min_p: Real = Field(0.0, ge=0, lt=1, description="drop tokens below this fraction of the largest probability")
     segment_tokens: int = Field(64, ge=1, description="tokens decoded between two checks for finished rows")
     max_rows: int = Field(
-        512, ge=1, description="most responses that a device decodes at once; the others wait for a free row"
+        512, ge=1, description="most responses decoded at once, for each device; the others wait for a free row"
+    )
+    tensor: int = Field(
+        0, ge=0, description="devices that share a row's weights and caches in the rollout; 0 = mesh.tensor"
     )
 
     @property
     def draws(self) -> dict[str, Any]:
         """The settings of the sampling distribution and length, named as in `SamplingParams`."""
-        return self.model_dump(exclude={"group_size", "segment_tokens", "max_rows"})
+        return self.model_dump(exclude={"group_size", "segment_tokens", "max_rows", "tensor"})
 
 
 class GrpoConfig(Objective):

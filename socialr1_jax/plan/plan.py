@@ -20,7 +20,7 @@ from socialr1_jax.models.qwen3 import check_mesh
 from socialr1_jax.plan.phase import Part, Phase
 from socialr1_jax.plan.phases import AbstractRun
 from socialr1_jax.plan.shapes import UnknownSizesError, model_shape
-from socialr1_jax.run.run import run_mesh
+from socialr1_jax.run.run import rollout_mesh, run_mesh
 from socialr1_jax.runtime.chips import Chip, parse_topology
 from socialr1_jax.runtime.mesh import AXES
 from socialr1_jax.runtime.terminal import counted, gib
@@ -98,7 +98,15 @@ def _plan(mesh: Mesh, chip: Chip, config: PlanConfig, parts: Collection[Part]) -
     host = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // mesh.size
     memory = chip.memory or host
     allowed = int(memory * config.memory_fraction)
-    run = AbstractRun(config=config, model=model, num_tokens=num_tokens, mesh=mesh, backend=backend, allowed=allowed)
+    run = AbstractRun(
+        config=config,
+        model=model,
+        num_tokens=num_tokens,
+        mesh=mesh,
+        rollout_mesh=rollout_mesh(config, model, mesh),
+        backend=backend,
+        allowed=allowed,
+    )
     return Plan(
         chip=chip,
         devices=mesh.size,
