@@ -99,7 +99,10 @@ class SamplingConfig(Section):
     )
     segment_tokens: int = Field(64, ge=1, description="tokens decoded between two checks for finished rows")
     max_rows: int = Field(
-        512, ge=1, description="most responses that a device decodes at once; the others wait for a free row"
+        512, ge=1, description="most responses decoded at once, for each device; the others wait for a free row"
+    )
+    tensor: int = Field(
+        0, ge=0, description="devices that share a row's weights and caches in the rollout; 0 = mesh.tensor"
     )
     weights: Literal["dtype", "int8", "float8"] = Field(
         "dtype", description="copy of the weights that decoding reads: in the model's dtype, or kernels of 8 bits"
@@ -108,7 +111,7 @@ class SamplingConfig(Section):
     @property
     def draws(self) -> dict[str, Any]:
         """The settings of the sampling distribution and length, named as in `SamplingParams`."""
-        return self.model_dump(exclude={"group_size", "attention", "segment_tokens", "max_rows", "weights"})
+        return self.model_dump(exclude={"group_size", "attention", "segment_tokens", "max_rows", "tensor", "weights"})
 
 
 class GrpoConfig(Objective):

@@ -117,6 +117,14 @@ def check_mesh(config: Qwen3Config, mesh: Mesh) -> None:
         raise ValueError(f"this model does not fit this mesh: {'; '.join(problems)}. Change the size of that mesh axis")
 
 
+def moved(name: str, weight: jax.Array, dtype: Any) -> jax.Array:
+    """Cast a weight, and lay it out for training on the context's mesh if it is on another mesh of the same devices.
+
+    This is one all-to-all. XLA would replicate a weight on its way from there to the layout "rollout".
+    """
+    return constrain(weight.astype(dtype), weight_spec(name))
+
+
 @partial(jax.custom_vjp, nondiff_argnums=(0, 2))
 def gathered(name: str, weight: jax.Array, dtype: Any) -> jax.Array:
     """All-gather a weight over fsdp in the compute dtype; the backward pass reduce-scatters its gradient.
@@ -291,13 +299,15 @@ def forward(
     keep_kv: bool = False,
     segments: Segments | None = None,
     prefix: Prefix | None = None,
+    move: bool = False,
 ) -> tuple[jax.Array, Any]:
     """Return hidden states after the last norm, [b, t, d] in `dtype`, of right-padded rows.
 
     With `segments` rows hold several texts, each computed as if it were alone. With a `prefix`, whose arrays are
     [l, d, s, k, h], the texts continue it, and their positions count from its beginning.
 
-    With `keep_kv` the second value is the stacked keys and values, each [l, b, t, k, h]; otherwise None.
+    With `keep_kv` the second value is the stacked keys and values, each [l, b, t, k, h]; otherwise None. With `move`
+    the weights may be on another mesh of the same devices.
     """
     positions_bt = jnp.broadcast_to(jnp.arange(tokens_bt.shape[1]), tokens_bt.shape)
     if segments is not None:
@@ -309,6 +319,8 @@ def forward(
 
     def layer(x_btd: jax.Array, of_layer: tuple[Params, Any]) -> tuple[jax.Array, Any]:
         stored, before = of_layer
+        if move:
+            stored = {name: moved(name, weight, dtype) for name, weight in stored.items()}
         seen = None if prefix is None else Prefix(before[0], before[1], prefix.lengths_d)
 
         def attend(q: jax.Array, k: jax.Array, v: jax.Array) -> tuple[jax.Array, Any]:
@@ -319,7 +331,10 @@ def forward(
         return constrain(x_btd, ROWS), kv
 
     with jax.named_scope("embed"):
-        x_btd = constrain(embedded(params["embed_tokens"], tokens_bt, dtype), ROWS)
+        embedding_vd = params["embed_tokens"]
+        if move:
+            embedding_vd = moved("embed_tokens", embedding_vd, dtype)
+        x_btd = constrain(embedded(embedding_vd, tokens_bt, dtype), ROWS)
     x_btd, kv = jax.lax.scan(_REMAT[remat](layer), x_btd, (params["layers"], before))
     with jax.named_scope("final_norm"):
         return rms_norm(x_btd, params["norm"], config.rms_norm_eps), kv

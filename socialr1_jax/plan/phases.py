@@ -61,17 +61,21 @@ class AbstractRun:
     mesh: Mesh
     chip: Chip
     node: int  # devices of a node
+    rollout_mesh: Mesh
     backend: Backend
     allowed: int  # bytes per device that the run may use
+    trained: "AbstractRun | None" = None  # the run on its mesh, if this is the run on the rollout's other mesh
 
     def phases(self, part: Part) -> Iterator[Phase]:
         """Compile the phases of a part of a step. Raises DoesNotFit if the compiler rejects one."""
         grpo = self.config.grpo
         if part == "rollout":
-            yield self.reshard()
-            yield self.prefill()
-            yield self.cache_growth()
-            yield self.decode()
+            split = self.rollout_mesh != self.mesh
+            rollout = replace(self, mesh=self.rollout_mesh, trained=self) if split else self
+            yield rollout.reshard()
+            yield rollout.prefill()
+            yield rollout.cache_growth()
+            yield rollout.decode()
             if self.content_shape is not None:
                 yield self.content_scores(self.content_shape)
             return
@@ -90,7 +94,7 @@ class AbstractRun:
 
     @cached_property
     def masters(self) -> Params:
-        return abstract_weights(self.model, jnp.float32, self.mesh)
+        return self.trained.masters if self.trained else abstract_weights(self.model, jnp.float32, self.mesh)
 
     @cached_property
     def moments(self) -> Any:
@@ -119,7 +123,7 @@ class AbstractRun:
 
     @property
     def resting(self) -> dict[str, Any]:
-        return {"moments": self.moments, **self.others}
+        return self.trained.resting if self.trained else {"moments": self.moments, **self.others}
 
     @property
     def training(self) -> dict[str, Any]:

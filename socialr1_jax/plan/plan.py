@@ -20,7 +20,7 @@ from socialr1_jax.models.qwen3 import check_mesh
 from socialr1_jax.plan.phase import Part, Phase
 from socialr1_jax.plan.phases import AbstractRun
 from socialr1_jax.plan.shapes import UnknownSizesError, model_shape
-from socialr1_jax.run.run import run_mesh
+from socialr1_jax.run.run import rollout_mesh, run_mesh
 from socialr1_jax.runtime.chips import Chip, parse_topology
 from socialr1_jax.runtime.mesh import AXES
 from socialr1_jax.runtime.startup import memory_share, overlap_collectives
@@ -144,6 +144,7 @@ def _plan(mesh: Mesh, chip: Chip, node: int, config: PlanConfig, parts: Collecti
         mesh=mesh,
         chip=chip,
         node=node,
+        rollout_mesh=rollout_mesh(config, model, mesh),
         backend=backend,
         allowed=allowed,
     )

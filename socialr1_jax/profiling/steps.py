@@ -104,10 +104,12 @@ class Steps:
         own, new_pg = float(np.sum(new_b * new_b / 2)), new_b.reshape(len(prompts_p), -1)
         pairs = own + float(np.sum(new_pg.sum(1) * prompts_p))  # pairs of a query and a key
         read = own + float(np.sum(new_pg.max(1) * prompts_p))  # keys: a step reads a prompt's once per group
-        prefill = self._needed.by_block(prompts_p.sum(), np.sum(prompts_p * prompts_p / 2), 0, passes=1)
-        kernels = replace(self._needed, itemsize=self._needed.decoded)
+        mesh = self.sampler.mesh
+        needed = replace(self._needed, copies=mesh.size // mesh.shape["tensor"])
+        prefill = needed.by_block(prompts_p.sum(), np.sum(prompts_p * prompts_p / 2), 0, passes=1)
+        kernels = replace(needed, itemsize=needed.decoded)
         decode = kernels.by_block(new_b.sum(), pairs, new_b.sum(), passes=new_b.max())
-        return [prefill, decode | {"attend": decode["attend"] + Cost(0, read * self._needed.cache_token)}]
+        return [prefill, decode | {"attend": decode["attend"] + Cost(0, read * needed.cache_token)}]
 
     def _forward_cost(self, batch: Sequence[MicroBatch]) -> dict[str, Cost]:
         places = [place for micro_batch in batch for place in micro_batch.places]

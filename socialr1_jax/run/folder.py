@@ -39,6 +39,7 @@ _FREE = (
     "data.train_on_evaluation_set",
     "sampling.max_rows",
     "sampling.segment_tokens",
+    "sampling.tensor",
     "grpo.micro_batch_tokens",
     "batch.micro_batch_tokens",
     "grpo.reference_memory",

@@ -17,12 +17,14 @@ from socialr1_jax.config.reward_model import RewardModelConfig
 from socialr1_jax.config.run import DistributedConfig, RunConfig
 from socialr1_jax.config.sections import ConfigError, Count
 from socialr1_jax.grpo.update import TrainState
+from socialr1_jax.models.qwen3 import check_mesh
+from socialr1_jax.models.qwen3_config import Qwen3Config
 from socialr1_jax.run.checkpoints import AWAY, CheckpointError, Checkpoints, first_fault
 from socialr1_jax.run.console import console, shown_log
 from socialr1_jax.run.folder import own_folder, resuming_text
 from socialr1_jax.run.metrics import RunLog
 from socialr1_jax.runtime.interrupt import Interrupted, Stop, stop_on_signal
-from socialr1_jax.runtime.mesh import make_mesh
+from socialr1_jax.runtime.mesh import make_mesh, with_tensor
 from socialr1_jax.runtime.processes import in_cluster, is_first, wait_for_all
 from socialr1_jax.runtime.startup import memory_share, overlap_collectives
 from socialr1_jax.runtime.terminal import CommandEnded, first_line
@@ -115,6 +117,19 @@ def run_mesh(config: RunConfig | RewardModelConfig) -> Mesh:
         raise ConfigError(f"mesh: {error}") from error
     overlap_collectives(float(getattr(jax.local_devices()[0], "compute_capability", 0)), mesh.size)
     return mesh
+
+
+def rollout_mesh(config: RunConfig, model: Qwen3Config, mesh: Mesh) -> Mesh:
+    """Return the mesh of the rollout, `mesh` with `sampling.tensor` devices for each row.
+
+    Raises ConfigError if that does not divide the devices or the model.
+    """
+    try:
+        rollout = with_tensor(mesh, config.sampling.tensor)
+        check_mesh(model, rollout)
+    except ValueError as error:
+        raise ConfigError(f"sampling.tensor: {error}") from error
+    return rollout
 
 
 def say_devices(attention: str) -> None:

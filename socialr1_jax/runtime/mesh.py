@@ -47,6 +47,23 @@ def make_mesh(
     return jax.make_mesh((replica, fsdp, tensor), AXES, devices=devices, axis_types=(AxisType.Auto,) * 3)
 
 
+def with_tensor(mesh: Mesh, tensor: int) -> Mesh:
+    """Return the mesh of the same devices, in the same order, on which `tensor` of them share a row; 0 changes nothing.
+
+    Raises ValueError if `tensor` does not divide a replica's devices, or if devices that share a row would be those of
+    several processes.
+    """
+    if tensor in (0, mesh.shape["tensor"]):
+        return mesh
+    rows = mesh.devices.reshape(mesh.shape["replica"], -1)
+    if rows.shape[1] % tensor:
+        raise ValueError(f"{tensor} does not divide the {counted(rows.shape[1], 'device')} of a replica: set a divisor")
+    devices = rows.reshape(len(rows), -1, tensor)
+    if any(len({device.process_index for device in row}) > 1 for row in devices.reshape(-1, tensor)):
+        raise ValueError(f"{tensor} devices are not on one host: set a divisor of the number of devices of a process")
+    return Mesh(devices, AXES, axis_types=mesh.axis_types)
+
+
 def mesh_of(params: Any) -> Mesh:
     """Return the mesh of a tree of weights; a mesh of one device for weights on one device."""
     sharding = jax.tree.leaves(params)[0].sharding

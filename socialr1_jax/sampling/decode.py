@@ -16,10 +16,10 @@ from socialr1_jax.models.blockwise import Prefix, Segments
 from socialr1_jax.models.decode_kernel import attention_by_length
 from socialr1_jax.models.eight_bit import EightBit, WeightFormat, eight_bit
 from socialr1_jax.models.kv_cache import LayerCache, Sharing, cache_from_prefill
-from socialr1_jax.models.qwen3 import Params, block, forward, gathered, logits, rms_norm, weight_spec
+from socialr1_jax.models.qwen3 import Params, block, forward, gathered, logits, moved, rms_norm, weight_spec
 from socialr1_jax.models.qwen3_config import Qwen3Config
 from socialr1_jax.models.temperature import GREEDY
-from socialr1_jax.runtime.mesh import ROWS, P, by_heads, by_rows, constrain
+from socialr1_jax.runtime.mesh import ROWS, P, by_heads, by_rows, constrain, tensor_shards
 from socialr1_jax.sampling.draw import draw, uniforms
 from socialr1_jax.sampling.filters import filter_logits, temper
 
@@ -71,9 +71,10 @@ def rollout_weights(params: Params, config: Qwen3Config, dtype: Any, weights: We
 
     def copied(name: str, weight: jax.Array) -> Any:
         if weights == "dtype" or not re.search("_proj$|lm_head", name):
-            return gathered(name, weight, dtype)
+            return gathered(name, moved(name, weight, dtype), dtype)
         numbers_oi, scale_o = eight_bit(weight, weights)  # before the all-gather, which then moves 8 bits
         spec = weight_spec(name, "rollout")
+        numbers_oi = moved(name, numbers_oi, numbers_oi.dtype)
         return EightBit(constrain(numbers_oi, spec), constrain(scale_o, P(spec[0])))
 
     layers = [
@@ -148,7 +149,7 @@ def admit(
     `fresh` holds the rest of the rows' state. The prompt's last token is not part of the prefix: decoding starts with
     it, so the prefill needs no logits.
     """
-    _, kv = forward(params, config, tokens_pt, lengths_p, dtype=dtype, backend=backend, keep_kv=True)
+    _, kv = forward(params, config, tokens_pt, lengths_p, dtype=dtype, backend=backend, keep_kv=True, move=True)
 
     def insert(
         kv: tuple[jax.Array, jax.Array],
@@ -224,7 +225,16 @@ def prefill_bins(
         prefix = Prefix(k_ldskh, v_ldskh, lengths_d)
     full_b = jnp.full(len(tokens_bt), tokens_bt.shape[1])
     _, kv = forward(
-        params, config, tokens_bt, full_b, dtype=dtype, backend=backend, keep_kv=True, segments=segments, prefix=prefix
+        params,
+        config,
+        tokens_bt,
+        full_b,
+        dtype=dtype,
+        backend=backend,
+        keep_kv=True,
+        segments=segments,
+        prefix=prefix,
+        move=True,
     )
 
     def write(pool: Pool, kv: tuple[jax.Array, jax.Array], at_d: jax.Array) -> Pool:
@@ -313,9 +323,12 @@ def _next(
     logits_bv: jax.Array, state: DecodeState, filters: frozenset[str], num_tokens: int, raw: bool
 ) -> tuple[DecodeState, Drawn]:
     """Return the state after one more token per live row, and the drawn tokens, [b]."""
-    # All-gather the logits over `tensor` once. Otherwise the collectives of filters and draw would hang on devices
-    # that have already left the loop.
-    logits_bv = constrain(logits_bv, P())
+    # Each device of `tensor` draws for a part of the rows after one all-to-all, or for all after one all-gather if it
+    # does not divide them. Otherwise the collectives of filters and draw would hang on devices that have already left
+    # the loop.
+    rows = P("tensor") if len(logits_bv) % tensor_shards() == 0 else P()
+    logits_bv = constrain(constrain(logits_bv, P(None, "tensor")), rows)
+    state = _replicated(state)
     logits_bv = jnp.where(jnp.arange(logits_bv.shape[-1]) < num_tokens, logits_bv, -jnp.inf)
     how = state.sampling
     shaped_bv = logits_bv
@@ -335,8 +348,11 @@ def _next(
     tokens_b = jnp.where(forced_b, how.think_end_b, tokens_b)
     logprobs_b = jnp.where(forced_b, 0.0, logprobs_b)
 
+    finite_b = jnp.isfinite(jnp.max(logits_bv, axis=-1))
+    tokens_b, logprobs_b, finite_b = _replicated((tokens_b, logprobs_b, finite_b))
+
     live_b = state.ended_b == LIVE
-    failed_b = live_b & ~jnp.isfinite(jnp.max(logits_bv, axis=-1))
+    failed_b = live_b & ~finite_b
     took_b = live_b & ~failed_b
     left_b = state.left_b - took_b
     stopped_b = jnp.any(tokens_b[:, None] == how.stops_bi, axis=-1)
@@ -358,8 +374,12 @@ def _next(
     raw_b = None
     if raw:
         chosen_b = jnp.take_along_axis(logits_bv, tokens_b[:, None], axis=-1)[:, 0]
-        raw_b = chosen_b - jax.nn.logsumexp(logits_bv, axis=-1)
+        raw_b = _replicated(chosen_b - jax.nn.logsumexp(logits_bv, axis=-1))
     return state, Drawn(tokens_b, logprobs_b, raw_b)
+
+
+def _replicated(tree: Any) -> Any:
+    return jax.tree.map(lambda x: constrain(x, P()), tree)
 
 
 # Steps taken, state, tokens drawn so far.
@@ -404,8 +424,9 @@ def decode_segment(
             live_b = state.ended_b == LIVE
             logits_bv, caches = decode_step(weights, config, *rows, prefixes, sharing, live_b, blocks, kernel)
             with jax.named_scope("draw"):
-                state, new = _next(logits_bv, state._replace(caches=caches), filters, num_tokens, raw)
-            return i + 1, state, jax.tree.map(lambda all_bi, new_b: all_bi.at[:, i].set(new_b), drawn, new)
+                state, new = _next(logits_bv, state._replace(caches=[]), filters, num_tokens, raw)
+            drawn = jax.tree.map(lambda all_bi, new_b: all_bi.at[:, i].set(new_b), drawn, new)
+            return i + 1, state._replace(caches=caches), drawn
 
         shape = (state.last_b.shape[0], steps)
         floats = jnp.zeros(shape, jnp.float32)

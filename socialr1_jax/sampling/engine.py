@@ -39,7 +39,7 @@ class Engine:
     and is needed only for stop strings.
     """
 
-    params: Params
+    params: Params  # on the devices of the context's mesh, in the same order
     config: Qwen3Config
     num_tokens: int
     dtype: str = "float32"
@@ -47,7 +47,7 @@ class Engine:
     backend: Backend = "xla"  # of prefill
     attention: Literal["auto", "xla", "triton"] = "auto"  # of decoding; auto tries them
     segment_tokens: int = 64
-    max_rows: int = 512  # decoded at once on a device; the others wait for free rows
+    max_rows: int = 512  # decoded at once, for each device; the others wait for free rows
     memory: int | None = None
     decode: Decode | None = None
     share_prefixes: bool = False  # compute common prefixes once; rounding then depends on the other prompts
@@ -130,7 +130,8 @@ class Engine:
         rows, group = sum(params.n for params in each), max(params.n for params in each)
         # A whole number of groups, if all have the same size.
         wanted = round_up(-(-rows // shards), group) if group * len(prompts) == rows else -(-rows // shards)
-        wanted = min(wanted, max(self.max_rows // group * group, min(group, self.max_rows)))
+        most = self.max_rows * tensor_shards()
+        wanted = min(wanted, max(most // group * group, min(group, most)))
         memory = free_memory() if self.memory is None else self.memory
         plan = plan_batch(
             self.config,

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 from pydantic import BaseModel, TypeAdapter
 
 from socialr1_jax.config.run import RunConfig
@@ -24,6 +25,7 @@ from socialr1_jax.rewards import JudgeRefused, Scorer
 from socialr1_jax.rewards.judge_probe import judge_fault
 from socialr1_jax.run.console import console, working
 from socialr1_jax.run.questions import evaluation_prompts, prompt_streams
+from socialr1_jax.run.run import rollout_mesh
 from socialr1_jax.runtime.interrupt import Stop
 from socialr1_jax.runtime.processes import divided
 from socialr1_jax.sampling import Engine, SamplingParams
@@ -48,6 +50,7 @@ class Sampler(RolloutSource):
     config: RunConfig
     model: Qwen3Config
     num_tokens: int
+    mesh: Mesh  # of the rollout
     backend: Backend
     tokenizer: Any
     scorer: Scorer
@@ -87,7 +90,7 @@ class Sampler(RolloutSource):
         """Sample the prompts; each response is submitted for scoring as soon as it is complete."""
         with phase("rollout"):
             completions, texts = sample_and_submit(
-                self.engine(params), prompts, self.sampling, self.tokenizer, self.scorer, step=step
+                self.engine(params), self.mesh, prompts, self.sampling, self.tokenizer, self.scorer, step=step
             )
         with phase("reward"):
             terms = self.scorer.results(step)
@@ -107,7 +110,9 @@ class Sampler(RolloutSource):
         sampling = replace(self.sampling, n=self.config.evaluation.samples)
         for number, (name, prompts) in enumerate(self.sets.items()):
             with working(f"evaluating on {name} after step {step}"):
-                stats, records = evaluate_questions(self.engine(params), prompts, sampling, self.tokenizer, self.scorer)
+                stats, records = evaluate_questions(
+                    self.engine(params), self.mesh, prompts, sampling, self.tokenizer, self.scorer
+                )
             stats |= self.baselines[name]
             metrics |= {f"{name}/{key}" if number else key: value for key, value in stats.items()}
             rows += [{"phase": "eval", "step": step, "set": name, **record} for record in records]
@@ -176,7 +181,10 @@ def make_sampler(
     heldout: Mapping[str, Questions],
     poll: Callable[[], None] = lambda: None,
 ) -> Sampler:
-    """Return the sampler of a run that trains on `questions` and is evaluated on the sets of `heldout`."""
+    """Return the sampler of a run that trains on `questions` and is evaluated on the sets of `heldout`.
+
+    Raises ConfigError if `sampling.tensor` does not divide the devices or the model.
+    """
     sampling = SamplingParams(
         n=config.sampling.group_size,
         seed=config.seed,
@@ -189,6 +197,7 @@ def make_sampler(
         config=config,
         model=model.config,
         num_tokens=model.num_tokens,
+        mesh=rollout_mesh(config, model.config, jax.sharding.get_mesh()),
         backend=backend,
         tokenizer=tokenizer,
         scorer=scorer,

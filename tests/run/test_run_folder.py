@@ -42,6 +42,7 @@ CASES = [
     ("checkpoint.keep=9", True),
     ("checkpoint.best=", True),
     ("mesh.tensor=2", True),
+    ("sampling.tensor=2", True),
     ("grpo.micro_batch_tokens=2048", True),
     ("grpo.most_skipped=50", True),
     ("evaluation.every=3", True),

@@ -1,4 +1,4 @@
-"""One GRPO update and one sampling on each mesh that is asked for; what came out goes into .npz files.
+"""One GRPO update, one sampling and rollouts on meshes of their own, on each mesh that is asked for, into .npz files.
 
 python mesh_worker.py FOLDER OUT REPLICAxFSDPxTENSOR... [--processes N --process I --port P]
 
@@ -6,6 +6,7 @@ Run by test_mesh.py in processes of their own: the number of CPU devices is fixe
 """
 
 import argparse
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,11 +22,13 @@ from socialr1_jax.grpo.logprobs import row_logprobs
 from socialr1_jax.grpo.packing import pack_rows
 from socialr1_jax.grpo.step import GrpoStep, compile_programs, trainer_logprobs
 from socialr1_jax.grpo.update import init_state
-from socialr1_jax.models.qwen3 import init_params, weight_specs
+from socialr1_jax.models.qwen3 import Qwen3Config, init_params, weight_specs
 from socialr1_jax.models.shapes import SHAPES
 from socialr1_jax.plan.work import decode_lengths
-from socialr1_jax.runtime.mesh import fetch, place, row_shards
+from socialr1_jax.runtime.mesh import fetch, place, row_shards, with_tensor
 from socialr1_jax.sampling import Engine
+from socialr1_jax.sampling.decode import reshard
+from socialr1_jax.sampling.engine import joined
 
 CONFIG = RunConfig.model_validate(
     {
@@ -128,6 +131,55 @@ def one_sampling(folder: str, mesh) -> dict[str, np.ndarray]:
     }
 
 
+HEADS = Qwen3Config(
+    vocab_size=160,
+    hidden_size=64,
+    intermediate_size=96,
+    num_hidden_layers=2,
+    num_attention_heads=16,
+    num_key_value_heads=8,
+    head_dim=8,
+    rope_theta=1e6,
+    max_position_embeddings=512,
+    tie_word_embeddings=True,
+    initializer_range=0.1,
+)
+
+
+def collectives(lowered) -> np.ndarray:
+    """The numbers of all-reduces, all-to-alls, all-gathers and of all collectives in the compiled program."""
+    names = re.findall(r" (all-[a-z-]+?|reduce-scatter|collective-permute)(?:-start)?\(", lowered.compile().as_text())
+    return np.array([names.count(name) for name in ("all-reduce", "all-to-all", "all-gather")] + [len(names)])
+
+
+def rollout_on(mesh, tensor: int) -> dict[str, np.ndarray]:
+    """Samples of weights on `mesh` whose rows `tensor` devices share, and the collectives of reshard and decoding."""
+    weights, counts = jax.tree.map(np.asarray, init_params(HEADS, jax.random.key(1))), {}
+    with jax.set_mesh(mesh):
+        params = jax.tree.map(place, weights, weight_specs(HEADS))
+    rng = np.random.default_rng(7)
+    prompts = [rng.integers(0, 160, size).tolist() for size in rng.integers(1, 40, 8)]
+    sampling = SamplingParams(n=2, max_new_tokens=40, stop_token_ids=tuple(range(4)), raw_logprobs=True, seed=1)
+    with jax.set_mesh(with_tensor(mesh, tensor)):
+        counts["reshard"] = collectives(reshard.lower(params, HEADS, "float32"))
+        rollout = Engine(params=params, config=HEADS, num_tokens=160, segment_tokens=16).rollout(prompts, sampling)
+        segment, parts = rollout.run_segment, {}
+
+        def counted_segment(*arguments):
+            if "decode" not in counts:
+                counts["decode"] = collectives(segment.func.lower(*arguments, **segment.keywords))
+            return segment(*arguments)
+
+        rollout.run_segment = counted_segment
+        for part in (part for each in rollout.steps() for part in each):
+            parts.setdefault(part.row, []).append(part)
+    samples = [joined(parts[row]) for row in sorted(parts)]
+    return counts | {
+        "tokens": np.concatenate([[*sample.tokens, -1] for sample in samples]),
+        "logprobs": np.concatenate([[*sample.logprobs, *sample.raw_logprobs] for sample in samples]),
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("folder")
@@ -139,12 +191,21 @@ def main() -> None:
     args = parser.parse_args()
     if args.processes > 1:
         jax.distributed.initialize(f"localhost:{args.port}", args.processes, args.process)
-    for name in args.meshes:
-        sizes = tuple(map(int, name.split("x")))
-        mesh = make_mesh(*sizes, devices=jax.devices()[: int(np.prod(sizes))])
-        results = one_update(args.folder, mesh) | one_sampling(args.folder, mesh) | table_gradients(mesh)
-        if args.process == 0:
-            np.savez(args.out / f"{name}-{args.processes}.npz", **results)
+    meshes = {name: tuple(map(int, name.split("x"))) for name in args.meshes}
+    meshes = {name: make_mesh(*sizes, devices=jax.devices()[: int(np.prod(sizes))]) for name, sizes in meshes.items()}
+    results = {}
+    for name, mesh in meshes.items():
+        for tensor in (4, 8) if mesh.size > 1 else (1,):
+            try:
+                results[name, f" by {tensor}"] = rollout_on(mesh, tensor)
+            except ValueError as error:  # not the devices of one replica, or of one process
+                print(error)
+    print("end of rollouts", flush=True)
+    for name, mesh in meshes.items():
+        results[name, ""] = one_update(args.folder, mesh) | one_sampling(args.folder, mesh) | table_gradients(mesh)
+    if args.process == 0:
+        for (name, end), arrays in results.items():
+            np.savez(args.out / f"{name}-{args.processes}{end}.npz", **arrays)
 
 
 if __name__ == "__main__":
