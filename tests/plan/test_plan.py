@@ -296,7 +296,7 @@ def test_a_phase_that_the_compiler_refused_gets_advice():
 def test_predicted_hours_stand_beside_the_bound(capsys):
     """Phases of at least 100 s of compute and 120 s of memory, whose kernels take 248 and 200 s."""
     chip = CHIPS["a100-80gb"]
-    gather = Collective("all-gather", GIB, 8, True, False, times=1, seconds=7.0, exposed=1.0)
+    gather = Collective("all-gather", GIB, 8, True, False, 300e9, times=1, seconds=7.0, exposed=1.0)
     costs = {"backward": Cost(200 * chip.flops, 0.0), "decode": Cost(0.0, 120 * chip.bandwidth)}
     schedules = {
         "backward": Schedule([KernelSum("matmul", False, 1, seconds=124.0)], [gather]),
