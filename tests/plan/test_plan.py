@@ -381,7 +381,7 @@ def test_the_cards_recipes_fit_eight_a100(size, tmp_path):
     assert phases["decode"]["collectives"] == []
     gathers = [c for c in backward["collectives"] if c["kind"] == "all-gather" and c["times"] > 2]  # of the layers
     assert sum(c["times"] for c in gathers) >= 36 * 2 * 5
-    assert sum(c["exposed"] for c in gathers) < 0.2 * sum(c["seconds"] for c in gathers)
+    assert sum(c["exposed"] for c in gathers) < 0.3 * sum(c["seconds"] for c in gathers)
     widest = max(c["result_bytes"] for c in backward["collectives"] if c["kind"] == "all-gather")
     assert widest == {"4b": 2560, "8b": 4096}[size] * 151_936 * 2  # a table in bfloat16
 
