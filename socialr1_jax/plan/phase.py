@@ -53,7 +53,7 @@ class Phase:
         return {
             "compute": self.cost.flops / devices / chip.flops,
             "memory": self.cost.bytes / devices / chip.bandwidth,
-            "links": self.sent / chip.link,
+            "links": sum(c.sent / c.link * self.runs(c) for c in self.schedule.collectives),
         }
 
     def predicted(self, chip: Chip, devices: int) -> float:

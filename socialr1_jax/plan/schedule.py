@@ -21,6 +21,7 @@ class Collective:
     group: int  # participating devices
     asynchronous: bool  # overlaps with other work between its start and its end
     in_open_loop: bool  # inside a loop whose trip count depends on the data, such as decoding
+    link: float = 0.0  # peak bytes/s of a device to the others of its group; 0 = unknown
     times: int = 0  # runs per call of the program; a loop without a static trip count counts once
     seconds: float = 0.0  # at the chip's expected speed, as `exposed`
     exposed: float = 0.0  # seconds in which no kernel runs
@@ -137,8 +138,8 @@ class _Reader:
         asynchronous = line.opcode.endswith("-start") and '"is_sync":true' not in line.rest
         kind = inner.opcode.removesuffix("-start")
         result = bytes_of(self._result_type(inner))
-        collective = Collective(kind, result, len(group), asynchronous, open_loop)
-        seconds = self._seconds(replace(collective, times=1), group)
+        collective = Collective(kind, result, len(group), asynchronous, open_loop, self._link(group))
+        seconds = self._seconds(replace(collective, times=1))
         clock.link_free = max(clock.now, clock.link_free) + seconds
         self.collectives[collective][0] += times
         self.collectives[collective][1] += times * seconds
@@ -161,11 +162,13 @@ class _Reader:
         ends = (end for body in self.bodies.values() for end in body if end.opcode == line.opcode[:-5] + "done")
         return next((end.type for end in ends if line.name in end.operands), line.type)
 
-    def _seconds(self, collective: Collective, group: list[int]) -> float:
-        """Return the seconds of one run: a ring through all devices, over every network card of a node's devices."""
-        if not self.chip.link:
-            return 0.0
+    def _link(self, group: list[int]) -> float:
+        """Return the bytes/s of a ring through all devices of a group, over every network card of a node's devices."""
         inside = sum(device // self.node == group[0] // self.node for device in group)
-        link = self.chip.link if inside == len(group) else min(self.chip.link, inside * self.chip.network)
+        return self.chip.link if inside == len(group) else min(self.chip.link, inside * self.chip.network)
+
+    def _seconds(self, collective: Collective) -> float:
+        if not collective.link:
+            return 0.0
         rates = RATES[self.chip.architecture]
-        return collective.sent / (rates.links * link) + rates.latency
+        return collective.sent / (rates.links * collective.link) + rates.latency

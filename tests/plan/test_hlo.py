@@ -162,6 +162,7 @@ def test_a_group_over_nodes_uses_their_network(groups, rate):
     """Two nodes of four: the first kind of group is within a node, the second has one device of each."""
     text = overlapped("", start=f"all-gather-start(%w), replica_groups={groups}")
     [gather] = read_schedule(text, 8, A100, node=4).collectives
+    assert gather.link == rate
     assert gather.seconds == pytest.approx(gather.sent / (RATE.links * rate) + RATE.latency)
     whole = overlapped("", start="all-gather-start(%w), replica_groups={}")
     [gather] = read_schedule(whole, 8, A100, node=4).collectives

@@ -296,7 +296,7 @@ def test_a_phase_that_the_compiler_refused_gets_advice():
 def test_predicted_hours_stand_beside_the_bound(capsys):
     """Phases of at least 100 s of compute and 120 s of memory, whose kernels take 248 and 200 s."""
     chip = CHIPS["a100-80gb"]
-    gather = Collective("all-gather", GIB, 8, True, False, times=1, seconds=7.0, exposed=1.0)
+    gather = Collective("all-gather", GIB, 8, True, False, 300e9, times=1, seconds=7.0, exposed=1.0)
     costs = {"backward": Cost(200 * chip.flops, 0.0), "decode": Cost(0.0, 120 * chip.bandwidth)}
     schedules = {
         "backward": Schedule([KernelSum("matmul", False, 1, seconds=124.0)], [gather]),
@@ -381,7 +381,7 @@ def test_the_cards_recipes_fit_eight_a100(size, tmp_path):
     assert phases["decode"]["collectives"] == []
     gathers = [c for c in backward["collectives"] if c["kind"] == "all-gather" and c["times"] > 2]  # of the layers
     assert sum(c["times"] for c in gathers) >= 36 * 2 * 5
-    assert sum(c["exposed"] for c in gathers) < 0.2 * sum(c["seconds"] for c in gathers)
+    assert sum(c["exposed"] for c in gathers) < 0.3 * sum(c["seconds"] for c in gathers)
     widest = max(c["result_bytes"] for c in backward["collectives"] if c["kind"] == "all-gather")
     assert widest == {"4b": 2560, "8b": 4096}[size] * 151_936 * 2  # a table in bfloat16
 
