@@ -15,7 +15,7 @@ import tempfile
 import types
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -292,19 +292,35 @@ def start(tmp_path_factory):
     return RunConfig.model_validate(values)
 
 
+@pytest.fixture(scope="module")
+def one_layer():
+    """Models of the shape `nano` have one narrow layer in this module."""
+    from toys import ONE_LAYER
+
+    from socialr1_jax.models.shapes import SHAPES
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(SHAPES, "nano", replace(SHAPES["nano"], **ONE_LAYER))
+        yield
+
+
 _programs: dict[tuple, Any] = {}
 
 
 @pytest.fixture(scope="module")
 def programs_once():
-    """Runs of equal settings share their jitted functions: a resumed run is not traced again."""
+    """Runs of equal settings share their jitted functions, those of equal losses all but the optimizer's."""
     from socialr1_jax.grpo import step
 
     def compile_once(config, model, num_tokens, backend, real=step.compile_programs):
-        sections = (config.model.model_dump_json(exclude={"path"}), config.grpo, config.sampling, config.optimizer)
-        key = (*map(str, sections), config.updates, model, num_tokens, backend)
+        sampling = config.sampling.model_dump_json(include={"temperature", "max_new_tokens"})
+        loss = (config.model.model_dump_json(exclude={"path"}), config.grpo, sampling, model, num_tokens, backend)
+        key = (*map(str, loss), str(config.optimizer), config.updates)
         if key not in _programs:
-            _programs[key] = real(config, model, num_tokens, backend)
+            programs = real(config, model, num_tokens, backend)
+            first = _programs.setdefault(key[:-2], programs)
+            update = replace(first.update, apply=programs.update.apply)
+            _programs[key] = programs._replace(update=update, logprobs=first.logprobs)
         return _programs[key]
 
     with pytest.MonkeyPatch.context() as patch:

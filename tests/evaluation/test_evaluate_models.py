@@ -2,13 +2,11 @@
 
 import json
 import shutil
-from dataclasses import replace
 
 import pytest
 from test_evaluate import TOY, loopback
 from test_sotopia import written
 from test_sotopia_judging import GOOD, coded, verdict
-from toys import ONE_LAYER
 
 from socialr1_jax.config.evaluation import EvaluateConfig
 from socialr1_jax.config.loading import load_config
@@ -20,7 +18,6 @@ from socialr1_jax.evaluation.sotopia.episode import Utterance
 from socialr1_jax.evaluation.sotopia.models import LocalSpeaker
 from socialr1_jax.evaluation.task import BenchmarkError
 from socialr1_jax.grpo import token_logprobs
-from socialr1_jax.models.shapes import SHAPES
 from socialr1_jax.run import checkpoints
 from socialr1_jax.run import weights as run_weights
 from socialr1_jax.weights.hf import load_hf, random_model
@@ -32,19 +29,12 @@ WORDS = [
 ]
 
 
-def small_model(tokenizer, seed):
-    """Random weights of one layer."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(SHAPES, "nano", replace(SHAPES["nano"], **ONE_LAYER))
-        return random_model(tokenizer, "nano", seed)
-
-
 @pytest.fixture(scope="module")
-def model(tmp_path_factory):
+def model(one_layer, tmp_path_factory):
     """A folder with a random model that is asked by chat."""
     folder = tmp_path_factory.mktemp("random")
     build_tokenizer(WORDS * 20, 600).save_pretrained(folder / "tokenizer")
-    save_hf(small_model(folder / "tokenizer", 0), folder / "model")
+    save_hf(random_model(folder / "tokenizer", "nano", 0), folder / "model")
     return folder / "model"
 
 
@@ -161,7 +151,7 @@ def test_an_interrupted_conversation_goes_on(model, data, tmp_path, monkeypatch,
 
 def test_another_model_as_partner(model, data, tmp_path):
     other = tmp_path / "other"
-    save_hf(small_model(model, 1), other)
+    save_hf(random_model(model, "nano", 1), other)
     settings = (f"model={model}", "predict_only=true", "tasks=sotopia", "sotopia_set=hard", *LOCAL)
     _, alone = evaluated(data, tmp_path / "a", *settings)
     found, rows = evaluated(data, tmp_path / "b", *settings, f"partner={other}")

@@ -29,7 +29,7 @@ def stories():
 
 
 @pytest.fixture(scope="module")
-def folder(stories, tmp_path_factory):
+def folder(one_layer, stories, tmp_path_factory):
     """A random model with its tokenizer, and questions.jsonl."""
     folder = tmp_path_factory.mktemp("core")
     build_tokenizer([question_text(story) for story in stories], 600).save_pretrained(folder / "tokenizer")

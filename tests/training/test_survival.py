@@ -10,7 +10,6 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import replace
 from functools import partial
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -22,14 +21,13 @@ import numpy as np
 import pytest
 from faults import CONFIG, SCRIPT, SETTINGS, assert_same_run, leave_out, lively, reseal, steps_saved, when
 from judge_server import JudgeServer
-from toys import ONE_LAYER, lines
+from toys import lines
 
 from socialr1_jax import load_hf
 from socialr1_jax.config.loading import load_config
 from socialr1_jax.config.run import CheckpointConfig, RunConfig
 from socialr1_jax.config.sections import ConfigError
 from socialr1_jax.grpo.update import TrainState
-from socialr1_jax.models.shapes import SHAPES
 from socialr1_jax.report.metric_lines import metric_line
 from socialr1_jax.rewards import ParsedResponse, scorer
 from socialr1_jax.run import checkpoints as checkpoints_module
@@ -38,7 +36,7 @@ from socialr1_jax.run.weights import find_checkpoint, load_policy
 from socialr1_jax.runtime.files import flattened, whole_folder
 from socialr1_jax.training.grpo import train_grpo
 
-pytestmark = pytest.mark.usefixtures("programs_once")
+pytestmark = pytest.mark.usefixtures("programs_once", "one_layer")
 
 # Moments at which the whole run's folder is copied, as a kill would leave it: event, its number, the step that the run
 # must go on from. Steps 4 to 6 are the second epoch; updates are two a step.
@@ -52,10 +50,8 @@ MOMENTS = {
 
 
 @pytest.fixture(scope="module", autouse=True)
-def small_and_lively():
-    """A model of one layer, whose responses get rewards that differ."""
+def rewards_differ():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(SHAPES, "nano", replace(SHAPES["nano"], **ONE_LAYER))
         patch.setattr(scorer, "social_r1_reward", lively)
         yield
 
