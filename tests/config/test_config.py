@@ -439,7 +439,11 @@ def test_the_card_configurations_are_the_recipe():
     for size in ("4b", "8b"):
         config = load(path=ROOT / "configs" / f"socialr1_{size}_a100x8.yaml")
         recipe = load(
-            "model.dtype=bfloat16", "model.remat=attention", "sampling.max_rows=40", f"output_dir=runs/socialr1_{size}"
+            "model.dtype=bfloat16",
+            "model.remat=attention",
+            "sampling.max_rows=40",
+            "grpo.micro_batch_tokens=8192",
+            f"output_dir=runs/socialr1_{size}",
         )
         assert config == recipe
 
