@@ -90,7 +90,7 @@ class AbstractRun:
 
     @cached_property
     def masters(self) -> Params:
-        return self.trained.masters if self.trained else _weights(self.model, jnp.float32, self.mesh)
+        return _weights(self.model, jnp.float32, self.mesh, "lent" if self.trained else "train")
 
     @cached_property
     def moments(self) -> Any:
