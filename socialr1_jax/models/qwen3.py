@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 from jax.typing import ArrayLike
 
 from socialr1_jax.models.attention import Backend, apply_rope, causal_attention, rope_tables
@@ -27,13 +27,19 @@ __all__ = ["Params", "Qwen3", "Qwen3Config", "Remat", "Weight", "declare_weights
 Params = dict[str, Any]
 
 # Sharding of a weight: the first pattern found in its name gives the mesh axes of [out, in]. The layout "train" splits
-# every large weight (and so its gradient and moments) over fsdp; "rollout" replicates it there.
+# every large weight (and so its gradient and moments) over fsdp; "rollout" replicates it there. "lent" is the layout
+# "train" of a mesh without tensor in the terms of the rollout's mesh, which splits that fsdp into fsdp x tensor.
 SHARDING_RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     ("norm|bias|score", (None,)),  # replicated: an 8B has 1.2 MB of these, and each would cost a collective
     ("o_proj|down_proj", ("fsdp", "tensor")),
     ("", ("tensor", "fsdp")),
 )
-Layout = Literal["train", "rollout"]
+Layout = Literal["train", "rollout", "lent"]
+_AXES: dict[Layout, dict[str | None, Any]] = {
+    "train": {"fsdp": "fsdp", "tensor": "tensor"},
+    "rollout": {"tensor": "tensor"},
+    "lent": {"fsdp": ("fsdp", "tensor")},
+}
 
 # What the backward pass recomputes: nothing; all but the products with weights (attention and elementwise work); or
 # everything, from the layers' inputs.
@@ -91,7 +97,7 @@ def declare_weights(config: Qwen3Config) -> dict[str, Any]:
 def weight_spec(name: str, layout: Layout = "train") -> P:
     """Return the mesh axes of one weight [out, in], without the layer axis."""
     axes = next(axes for pattern, axes in SHARDING_RULES if re.search(pattern, name))
-    return P(*(None if axis == "fsdp" and layout == "rollout" else axis for axis in axes))
+    return P(*(_AXES[layout].get(axis) for axis in axes))
 
 
 def weight_specs(config: Qwen3Config, layout: Layout = "train") -> Params:
@@ -117,10 +123,19 @@ def check_mesh(config: Qwen3Config, mesh: Mesh) -> None:
         raise ValueError(f"this model does not fit this mesh: {'; '.join(problems)}. Change the size of that mesh axis")
 
 
-def moved(name: str, weight: jax.Array, dtype: Any) -> jax.Array:
-    """Cast a weight, and lay it out for training on the context's mesh if it is on another mesh of the same devices.
+def lent(params: Params, config: Qwen3Config, mesh: Mesh) -> Params:
+    """Return the weights of training as arrays on the rollout's mesh, which has the same devices in the same order.
 
-    This is one all-to-all. XLA would replicate a weight on its way from there to the layout "rollout".
+    They stay where they are, and nothing is copied unless the mesh of training splits `tensor`.
+    """
+    shardings = jax.tree.map(lambda spec: NamedSharding(mesh, spec), weight_specs(config, "lent"))
+    return jax.device_put(params, shardings)
+
+
+def moved(name: str, weight: jax.Array, dtype: Any) -> jax.Array:
+    """Cast a weight to the compute dtype, and bring it from the layout "lent" or "train" to "train".
+
+    From "lent" this is one all-to-all. On its way from there to "rollout" XLA would replicate it.
     """
     return constrain(weight.astype(dtype), weight_spec(name))
 
@@ -307,7 +322,7 @@ def forward(
     [l, d, s, k, h], the texts continue it, and their positions count from its beginning.
 
     With `keep_kv` the second value is the stacked keys and values, each [l, b, t, k, h]; otherwise None. With `move`
-    the weights may be on another mesh of the same devices.
+    the weights may have the layout "lent".
     """
     positions_bt = jnp.broadcast_to(jnp.arange(tokens_bt.shape[1]), tokens_bt.shape)
     if segments is not None:

@@ -94,7 +94,7 @@ class AbstractRun:
 
     @cached_property
     def masters(self) -> Params:
-        return self.trained.masters if self.trained else abstract_weights(self.model, jnp.float32, self.mesh)
+        return abstract_weights(self.model, jnp.float32, self.mesh, "lent" if self.trained else "train")
 
     @cached_property
     def moments(self) -> Any:

@@ -39,7 +39,7 @@ class Engine:
     and is needed only for stop strings.
     """
 
-    params: Params  # on the devices of the context's mesh, in the same order
+    params: Params  # in the layout "train" or "lent" of the context's mesh
     config: Qwen3Config
     num_tokens: int
     dtype: str = "float32"

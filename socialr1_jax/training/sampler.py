@@ -16,7 +16,7 @@ from socialr1_jax.data.prompts import Prompt
 from socialr1_jax.grpo.advantages import flat_groups
 from socialr1_jax.grpo.rollouts import Phase, Rollouts, RolloutSource
 from socialr1_jax.models.attention import Backend
-from socialr1_jax.models.qwen3 import Params, Qwen3
+from socialr1_jax.models.qwen3 import Params, Qwen3, lent
 from socialr1_jax.models.qwen3_config import Qwen3Config
 from socialr1_jax.questions.accuracy import baseline_figures
 from socialr1_jax.questions.pipeline import QuestionStream
@@ -90,7 +90,7 @@ class Sampler(RolloutSource):
         """Sample the prompts; each response is submitted for scoring as soon as it is complete."""
         with phase("rollout"):
             completions, texts = sample_and_submit(
-                self.engine(params), self.mesh, prompts, self.sampling, self.tokenizer, self.scorer, step=step
+                self.engine(params), prompts, self.sampling, self.tokenizer, self.scorer, step=step
             )
         with phase("reward"):
             terms = self.scorer.results(step)
@@ -110,9 +110,7 @@ class Sampler(RolloutSource):
         sampling = replace(self.sampling, n=self.config.evaluation.samples)
         for number, (name, prompts) in enumerate(self.sets.items()):
             with working(f"evaluating on {name} after step {step}"):
-                stats, records = evaluate_questions(
-                    self.engine(params), self.mesh, prompts, sampling, self.tokenizer, self.scorer
-                )
+                stats, records = evaluate_questions(self.engine(params), prompts, sampling, self.tokenizer, self.scorer)
             stats |= self.baselines[name]
             metrics |= {f"{name}/{key}" if number else key: value for key, value in stats.items()}
             rows += [{"phase": "eval", "step": step, "set": name, **record} for record in records]
@@ -141,7 +139,9 @@ class Sampler(RolloutSource):
         return int(self.prompts.get_state()["grain"]["next_index"]) - steps * self.config.grpo.prompts_per_step
 
     def engine(self, params: Params) -> Engine:
-        """Return an engine that samples from these weights."""
+        """Return an engine that samples from these weights on the mesh of the rollout."""
+        if self.mesh != jax.sharding.get_mesh():
+            params = lent(params, self.model, self.mesh)
         return Engine(
             params=params,
             config=self.model,

@@ -6,7 +6,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 
 from socialr1_jax.config.rewards import RewardConfig
 from socialr1_jax.data.examples import Example, normalized
@@ -17,6 +16,7 @@ from socialr1_jax.rewards import RewardTerms, Scorer
 from socialr1_jax.rewards.answers import answer_letter
 from socialr1_jax.rewards.parsing import given_answer
 from socialr1_jax.rewards.terms import is_choice, outcome_reward
+from socialr1_jax.runtime.mesh import mesh_of
 from socialr1_jax.sampling import Completion, Engine, SamplingParams
 from socialr1_jax.sampling.text import decode_responses
 
@@ -26,21 +26,16 @@ _EVALUATION_STEP = 2**31 - 1
 
 
 def sample_and_submit(
-    engine: Engine,
-    mesh: Mesh,
-    prompts: Sequence[Prompt],
-    sampling: SamplingParams,
-    tokenizer: Any,
-    scorer: Scorer,
-    step: int,
+    engine: Engine, prompts: Sequence[Prompt], sampling: SamplingParams, tokenizer: Any, scorer: Scorer, step: int
 ) -> tuple[list[Completion], list[str]]:
-    """Sample `sampling.n` responses per prompt on `mesh` and return completions and texts, grouped by prompt.
+    """Sample `sampling.n` responses per prompt and return completions and texts, grouped by prompt.
 
-    Each response is submitted to the scorer when it is complete, so the judge works while others are being sampled.
+    Each response is submitted to the scorer when it is complete, so the judge works while others are being sampled. The
+    mesh is that of the engine's weights.
     """
     responses: dict[int, tuple[Completion, str]] = {}
     tokens, ids = [prompt.tokens for prompt in prompts], [prompt.id for prompt in prompts]
-    with jax.set_mesh(mesh):
+    with jax.set_mesh(mesh_of(engine.params)):
         for at, sample, completion in engine.completions(tokens, sampling, step=step, prompt_ids=ids):
             place = at * sampling.n + sample
             (text,) = decode_responses(tokenizer, [completion])
@@ -51,9 +46,9 @@ def sample_and_submit(
 
 
 def evaluate_questions(
-    engine: Engine, mesh: Mesh, prompts: Sequence[Prompt], sampling: SamplingParams, tokenizer: Any, scorer: Scorer
+    engine: Engine, prompts: Sequence[Prompt], sampling: SamplingParams, tokenizer: Any, scorer: Scorer
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Sample k = `sampling.n` responses per question on `mesh` and return (metrics, one record per response).
+    """Sample k = `sampling.n` responses per question and return (metrics, one record per response).
 
     Metrics:
     - accuracy (mean@k), its standard error (over questions, since responses to one question are correlated) and 95 %
@@ -62,7 +57,7 @@ def evaluate_questions(
     - format_rate, unscorable and truncated (shares), response_tokens (mean), sampling_errors and responses (counts).
     """
     count, n = len(prompts), sampling.n
-    completions, texts = sample_and_submit(engine, mesh, prompts, sampling, tokenizer, scorer, step=_EVALUATION_STEP)
+    completions, texts = sample_and_submit(engine, prompts, sampling, tokenizer, scorer, step=_EVALUATION_STEP)
     records = [
         response_record(prompts[i // n].example, i % n, text, completion, terms)
         for i, (text, completion, terms) in enumerate(zip(texts, completions, scorer.results(0), strict=True))

@@ -1,6 +1,8 @@
-"""One GRPO update, one sampling and rollouts on meshes of their own, on each mesh that is asked for, into .npz files.
+"""One GRPO update and one sampling on each mesh that is asked for, and rollouts on other meshes, into .npz files.
 
-python mesh_worker.py FOLDER OUT REPLICAxFSDPxTENSOR... [--processes N --process I --port P]
+python mesh_worker.py FOLDER OUT MESH... [--rollouts "MESH by N"...] [--processes N --process I --port P]
+
+A MESH is REPLICAxFSDPxTENSOR; N devices share a row of its rollout.
 
 Run by test_mesh.py in processes of their own: the number of CPU devices is fixed when JAX starts.
 """
@@ -22,7 +24,7 @@ from socialr1_jax.grpo.logprobs import row_logprobs
 from socialr1_jax.grpo.packing import pack_rows
 from socialr1_jax.grpo.step import GrpoStep, compile_programs, trainer_logprobs
 from socialr1_jax.grpo.update import init_state
-from socialr1_jax.models.qwen3 import Qwen3Config, init_params, weight_specs
+from socialr1_jax.models.qwen3 import Qwen3Config, init_params, lent, weight_specs
 from socialr1_jax.models.shapes import SHAPES
 from socialr1_jax.plan.work import decode_lengths
 from socialr1_jax.runtime.mesh import fetch, place, row_shards, with_tensor
@@ -135,7 +137,7 @@ HEADS = Qwen3Config(
     vocab_size=160,
     hidden_size=64,
     intermediate_size=96,
-    num_hidden_layers=2,
+    num_hidden_layers=1,
     num_attention_heads=16,
     num_key_value_heads=8,
     head_dim=8,
@@ -160,7 +162,10 @@ def rollout_on(mesh, tensor: int) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(7)
     prompts = [rng.integers(0, 160, size).tolist() for size in rng.integers(1, 40, 8)]
     sampling = SamplingParams(n=2, max_new_tokens=40, stop_token_ids=tuple(range(4)), raw_logprobs=True, seed=1)
-    with jax.set_mesh(with_tensor(mesh, tensor)):
+    rollout_mesh = with_tensor(mesh, tensor)
+    if rollout_mesh != mesh:
+        params = lent(params, HEADS, rollout_mesh)
+    with jax.set_mesh(rollout_mesh):
         counts["reshard"] = collectives(reshard.lower(params, HEADS, "float32"))
         rollout = Engine(params=params, config=HEADS, num_tokens=160, segment_tokens=16).rollout(prompts, sampling)
         segment, parts = rollout.run_segment, {}
@@ -185,6 +190,7 @@ def main() -> None:
     parser.add_argument("folder")
     parser.add_argument("out", type=Path)
     parser.add_argument("meshes", nargs="+")
+    parser.add_argument("--rollouts", nargs="*", default=[])
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--process", type=int, default=0)
     parser.add_argument("--port", type=int)
@@ -194,18 +200,15 @@ def main() -> None:
     meshes = {name: tuple(map(int, name.split("x"))) for name in args.meshes}
     meshes = {name: make_mesh(*sizes, devices=jax.devices()[: int(np.prod(sizes))]) for name, sizes in meshes.items()}
     results = {}
-    for name, mesh in meshes.items():
-        for tensor in (4, 8) if mesh.size > 1 else (1,):
-            try:
-                results[name, f" by {tensor}"] = rollout_on(mesh, tensor)
-            except ValueError as error:  # not the devices of one replica, or of one process
-                print(error)
+    for name in args.rollouts:
+        *sizes, tensor = map(int, re.split("x| by ", name))
+        results[name] = rollout_on(make_mesh(*sizes, devices=jax.devices()[: int(np.prod(sizes))]), tensor)
     print("end of rollouts", flush=True)
     for name, mesh in meshes.items():
-        results[name, ""] = one_update(args.folder, mesh) | one_sampling(args.folder, mesh) | table_gradients(mesh)
+        results[name] = one_update(args.folder, mesh) | one_sampling(args.folder, mesh) | table_gradients(mesh)
     if args.process == 0:
-        for (name, end), arrays in results.items():
-            np.savez(args.out / f"{name}-{args.processes}{end}.npz", **arrays)
+        for name, arrays in results.items():
+            np.savez(args.out / f"{name}-{args.processes}.npz", **arrays)
 
 
 if __name__ == "__main__":
