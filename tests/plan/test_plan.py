@@ -82,8 +82,11 @@ def test_decoding_has_no_collectives_and_the_update_has(small):
 
 
 def test_shortfall_exits_1_with_phase_and_excess():
-    done = plan("--topology", "cpu:8", "model.dtype=float32", *SMALL, "--memory_fraction", "1e-6")
+    split = "sampling.tensor=2"
+    done = plan("--topology", "cpu:8", "model.dtype=float32", *SMALL, split, "--memory_fraction", "1e-6")
     assert done.returncode == 1
+    in_the_loop = {cells[2] for cells in rows(done.stdout, "decode")[1:]}
+    assert in_the_loop == {f"{kind} in the loop" for kind in ("all-reduce", "all-to-all", "all-gather")}
     for phase in ("backward", "decode"):
         assert f"plan.py: {phase} does not fit: " in done.stderr
     assert "GiB more than the 0.00 GiB that it may take\n" in done.stderr
