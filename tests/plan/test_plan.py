@@ -54,7 +54,10 @@ LAW = ("--response_law", "exponential", "--response_tokens", "30")
 # Planned one after another by a process of their own: the number of CPU devices is fixed when JAX starts.
 ARGUMENTS = {
     "small": ("--topology", "cpu:8", "model.dtype=float32", *LAW, *SMALL),
-    "too large": ("--topology", "cpu:8", "model.dtype=float32", *SMALL, "--memory_fraction", "1e-6"),
+    "too large": (
+        *("--topology", "cpu:8", "model.dtype=float32", "sampling.tensor=2"),
+        *(*SMALL, "--memory_fraction", "1e-6"),
+    ),
     "unknown chip 'b200'": ("--topology", "b200:8"),
     "is not the 8 devices": ("--topology", "cpu:8", "mesh.fsdp=3"),
     "fsdp=6 does not": ("--topology", "cpu:6", *SMALL[:2]),
@@ -168,6 +171,8 @@ def test_decoding_has_no_collectives_and_the_update_has(small):
 def test_shortfall_exits_1_with_phase_and_excess(planned):
     done = planned["too large"]
     assert done.status == 1
+    in_the_loop = {cells[2] for cells in rows(done.out, "decode")[1:]}
+    assert in_the_loop == {f"{kind} in the loop" for kind in ("all-reduce", "all-to-all", "all-gather")}
     for phase in ("backward", "decode"):
         assert f"plan.py: {phase} does not fit: " in done.err
     assert "GiB more than the 0.00 GiB that it may take\n" in done.err
