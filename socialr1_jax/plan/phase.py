@@ -1,7 +1,7 @@
 """Figures of a compiled program: its memory on a device, its traffic, and lower and predicted times."""
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from socialr1_jax.models.arithmetic import Cost
 from socialr1_jax.plan.kernels import RATES
@@ -9,6 +9,15 @@ from socialr1_jax.plan.schedule import Collective, KernelSum, Schedule
 from socialr1_jax.runtime.chips import Chip
 
 Part = Literal["rollout", "update"]  # of a step; their phases are never in a device's memory at the same time
+
+
+class CompiledPhase(NamedTuple):
+    """A phase's program, and its results as abstract arrays with the compiler's shardings."""
+
+    name: str
+    part: Part
+    program: Any
+    results: Any
 
 
 @dataclass(frozen=True, kw_only=True)

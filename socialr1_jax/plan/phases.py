@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,12 +22,13 @@ from socialr1_jax.models.qwen3 import Params
 from socialr1_jax.models.qwen3_config import Qwen3Config
 from socialr1_jax.models.reward_model import position_scores
 from socialr1_jax.plan.hlo import attention_kernels
-from socialr1_jax.plan.phase import DoesNotFit, Part, Phase
+from socialr1_jax.plan.phase import CompiledPhase, DoesNotFit, Part, Phase
 from socialr1_jax.plan.schedule import read_schedule
 from socialr1_jax.plan.shapes import abstract_weights, device_bytes, laid_out, shape_of
 from socialr1_jax.plan.work import Work, decode_lengths, packed_updates, response_lengths, work_of
 from socialr1_jax.runtime.chips import Chip
 from socialr1_jax.runtime.mesh import ROWS, P
+from socialr1_jax.runtime.terminal import first_line
 from socialr1_jax.sampling import Engine, SamplingParams
 from socialr1_jax.sampling.batch import STOP_MULTIPLE, product_blocks, slot_stride
 from socialr1_jax.sampling.decode import (
@@ -36,19 +37,10 @@ from socialr1_jax.sampling.decode import (
     decode_segment,
     empty_batch,
     empty_caches,
-    reshard,
     take_rows,
 )
 from socialr1_jax.sampling.memory import USABLE, BatchPlan
-
-
-class CompiledPhase(NamedTuple):
-    """A phase's program, and its results as abstract arrays with the compiler's shardings."""
-
-    name: str
-    part: Part
-    program: Any
-    results: Any
+from socialr1_jax.sampling.rollout_weights import reshard
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -428,8 +420,9 @@ class AbstractRun:
         except jax.errors.JaxRuntimeError as error:  # the TPU compiler rejects programs that do not fit
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
-            reason = str(error).strip().splitlines()[0].removeprefix("RESOURCE_EXHAUSTED: ")
-            raise DoesNotFit(f"{name} does not fit: {reason}", part) from error
+            raise DoesNotFit(
+                f"{name} does not fit: {first_line(error).removeprefix('RESOURCE_EXHAUSTED: ')}", part
+            ) from error
         return CompiledPhase(name, part, compiled, laid_out(lowered.out_info, compiled.output_shardings))
 
     def phase(

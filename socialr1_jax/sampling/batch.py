@@ -34,13 +34,13 @@ from socialr1_jax.sampling.decode import (
     decode_segment,
     empty_batch,
     empty_caches,
-    reshard,
     resized,
     resized_caches,
 )
 from socialr1_jax.sampling.families import Family, common, sharing, used_entries
 from socialr1_jax.sampling.memory import BatchPlan, ceiling, ladder, power, round_up
 from socialr1_jax.sampling.params import FinishReason, SamplingParams
+from socialr1_jax.sampling.rollout_weights import reshard
 from socialr1_jax.sampling.shared_prefill import SharedPrefill
 from socialr1_jax.sampling.stops import StopStrings
 

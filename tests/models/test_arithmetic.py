@@ -12,8 +12,9 @@ from socialr1_jax.models.kv_cache import Sharing
 from socialr1_jax.models.qwen3 import init_params
 from socialr1_jax.models.shapes import SHAPES
 from socialr1_jax.runtime.chips import CHIPS, chip_of, parse_topology
-from socialr1_jax.sampling.decode import decode_step, empty_caches, rollout_weights
+from socialr1_jax.sampling.decode import decode_step, empty_caches
 from socialr1_jax.sampling.memory import plan_batch
+from socialr1_jax.sampling.rollout_weights import rollout_weights
 
 CONFIG = replace(SHAPES["tiny"], vocab_size=512, num_hidden_layers=3)
 

@@ -29,8 +29,8 @@ from socialr1_jax.models.shapes import SHAPES
 from socialr1_jax.plan.work import decode_lengths
 from socialr1_jax.runtime.mesh import fetch, place, row_shards, with_tensor
 from socialr1_jax.sampling import Engine
-from socialr1_jax.sampling.decode import reshard
 from socialr1_jax.sampling.engine import joined
+from socialr1_jax.sampling.rollout_weights import reshard
 
 CONFIG = RunConfig.model_validate(
     {

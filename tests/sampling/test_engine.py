@@ -336,7 +336,8 @@ def test_what_is_proposed_makes_a_row_fit(itemsize, memory, sizes, fixes):
 
 def test_the_plan_counts_what_the_compiler_counts(engine, tiny_jax):
     """Cache and weights exactly; temporaries are an upper bound that is not absurd."""
-    from socialr1_jax.sampling.decode import decode_segment, empty_batch, empty_caches, reshard
+    from socialr1_jax.sampling.decode import decode_segment, empty_batch, empty_caches
+    from socialr1_jax.sampling.rollout_weights import reshard
 
     plan = plan_batch(tiny_jax.config, 4, rows=16, group=4, prompts=4, width=64, slots=128)
     weights = reshard(tiny_jax.params, tiny_jax.config, "float32")
