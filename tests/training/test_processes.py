@@ -28,8 +28,8 @@ def free_port():
         return probe.getsockname()[1]
 
 
-def train(config, *arguments):
-    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=4"
+def train(config, *arguments, devices=4):
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
     return subprocess.Popen(
         [sys.executable, "scripts/train_grpo.py", "--config", str(config), *map(str, arguments)],
         cwd=ROOT,
@@ -68,7 +68,8 @@ def test_deterministic_runs_end_with_the_same_bytes(runs):
     folder = runs[0].parent
     again = [folder / "first", folder / "second"]
     for out in again:
-        ended(train(folder / "run.yaml", 8, f"output_dir={out}", "deterministic=true", "model.dtype=bfloat16"))
+        same = f"output_dir={out}", "deterministic=true", "model.dtype=bfloat16"
+        ended(train(folder / "run.yaml", *same, devices=8))
     for name in ("export/model.safetensors", "rollouts.jsonl"):
         first, second = ((out / name).read_bytes() for out in again)
         assert first == second, name
