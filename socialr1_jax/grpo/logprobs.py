@@ -13,7 +13,7 @@ from jax.typing import ArrayLike
 
 from socialr1_jax.models.attention import Backend
 from socialr1_jax.models.blockwise import Segments
-from socialr1_jax.models.qwen3 import Params, Qwen3, Remat, forward, gathered, logits, precision, weight_spec
+from socialr1_jax.models.qwen3 import Params, Qwen3, Remat, forward, gathered, logits, moved, precision, weight_spec
 from socialr1_jax.models.qwen3_config import Qwen3Config
 from socialr1_jax.models.temperature import SMALL, divisor
 from socialr1_jax.runtime.mesh import ROWS, P, by_rows, constrain
@@ -108,8 +108,8 @@ def _chunked_forward(
     num_tokens: int, hidden_bud: jax.Array, weight_vd: jax.Array, *rest: jax.Array
 ) -> tuple[tuple[jax.Array, jax.Array], Any]:
     dtype = hidden_bud.dtype
-    cast_vd = constrain(weight_vd.astype(dtype), weight_spec(_HEAD))  # otherwise XLA may gather before the cast
-    arrays = hidden_bud, gathered(_HEAD, cast_vd, dtype), *rest
+    # `moved` casts before the gather, which XLA may otherwise do first.
+    arrays = hidden_bud, gathered(_HEAD, moved(_HEAD, weight_vd, dtype), dtype), *rest
     # Each device loops over the chunks of its own rows; the weight is gathered once, before the loop.
     forward = by_rows(partial(_forward_chunks, num_tokens), _SPECS, ((ROWS, ROWS), (ROWS,) * 3))
     results, residuals = forward(*arrays)
@@ -201,7 +201,7 @@ def _backward_chunks(
 
 
 def chunk_length(positions: int, vocabulary: int) -> int:
-    """Return the positions of a chunk, of so many positions of a device."""
+    """Return the length of a chunk if a device has `positions` predicted tokens."""
     return max(1, min(positions, _CHUNK_LOGITS // vocabulary))
 
 

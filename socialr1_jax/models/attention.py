@@ -17,7 +17,7 @@ def attention_backend(name: Literal["auto", "xla", "cudnn"], dtype: str, platfor
 
     cuDNN supports NVIDIA GPUs with bfloat16 or float16. Raises ValueError if "cudnn" is requested elsewhere.
     """
-    fits = platform in ("gpu", "cuda") and dtype in ("bfloat16", "float16")
+    fits = _fused(dtype, platform)
     if name == "cudnn" and not fits:
         raise ValueError(f"attention cudnn computes bfloat16 on NVIDIA GPUs, not {dtype} on {platform}; set auto")
     return "cudnn" if fits and name != "xla" else "xla"
@@ -25,12 +25,16 @@ def attention_backend(name: Literal["auto", "xla", "cudnn"], dtype: str, platfor
 
 def decode_kernel(name: Literal["auto", "xla", "triton"], dtype: str, platform: str) -> DecodeKernel:
     """Resolve the name of decoding's kernel as `attention_backend` does: auto is Triton if supported, else XLA."""
-    fits = platform in ("gpu", "cuda") and dtype in ("bfloat16", "float16")
+    fits = _fused(dtype, platform)
     if name == "triton" and not fits:
         raise ValueError(
             f"sampling.attention triton computes bfloat16 on NVIDIA GPUs, not {dtype} on {platform}; set auto"
         )
     return "triton" if fits and name != "xla" else "xla"
+
+
+def _fused(dtype: str, platform: str) -> bool:
+    return platform in ("gpu", "cuda") and dtype in ("bfloat16", "float16")
 
 
 def rope_tables(positions_bt: jax.Array, head_dim: int, theta: float) -> tuple[jax.Array, jax.Array]:

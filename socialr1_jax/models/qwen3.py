@@ -403,14 +403,18 @@ class Qwen3(Weights):
         self.num_tokens = num_tokens or config.vocab_size
 
     def __call__(self, tokens_bt: ArrayLike, lengths_b: ArrayLike) -> jax.Array:
-        return _logits(self.params, self.config, jnp.asarray(tokens_bt), jnp.asarray(lengths_b), self.dtype.name)
+        return row_logits(self.params, self.config, jnp.asarray(tokens_bt), jnp.asarray(lengths_b), self.dtype.name)
 
 
-def _forward_logits(
-    params: Params, config: Qwen3Config, tokens_bt: jax.Array, lengths_b: jax.Array, dtype: str
+@partial(jax.jit, static_argnums=(1, 4, 5))
+def row_logits(
+    params: Params,
+    config: Qwen3Config,
+    tokens_bt: jax.Array,
+    lengths_b: jax.Array,
+    dtype: str,
+    backend: Backend = "xla",
 ) -> jax.Array:
-    hidden_btd, _ = forward(params, config, tokens_bt, lengths_b, dtype=jnp.dtype(dtype))
+    """Return float32 logits [b, t, v] of right-padded rows, computed in `dtype`; undefined in the padding."""
+    hidden_btd, _ = forward(params, config, tokens_bt, lengths_b, dtype=jnp.dtype(dtype), backend=backend)
     return logits(hidden_btd, head_kernel(params, hidden_btd.dtype))
-
-
-_logits = jax.jit(_forward_logits, static_argnums=(1, 4))

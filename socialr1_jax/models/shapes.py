@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from socialr1_jax.config.sections import ConfigError
 from socialr1_jax.models.qwen3_config import Qwen3Config
+from socialr1_jax.runtime.terminal import counted
 
 
 def _shape(
@@ -54,5 +55,6 @@ def named_shape(name: str, setting: str = "model.random") -> Qwen3Config:
         raise ConfigError(f"{setting} {name!r} is not one of {', '.join(SHAPES)}")
     layers = SHAPES[whole].num_hidden_layers
     if slash and (not part.isdecimal() or not int(part) or layers % int(part)):
-        raise ConfigError(f"{setting} {name!r} is no whole part of the {layers} layers of {whole}; divide by a divisor")
+        count = counted(layers, "layer")
+        raise ConfigError(f"{setting} {name!r}: {part} does not divide the {count} of {whole}; set a divisor")
     return replace(SHAPES[whole], num_hidden_layers=layers // int(part)) if slash else SHAPES[whole]

@@ -79,7 +79,7 @@ def decode_lengths(
         enough = size - max(len(waiting[0]), size // 8) if waiting else half if shards == 1 and half < size else 0
         if waiting and (left == 0).sum(axis=1).max() >= len(waiting[0]):
             enough = 0  # rows are free, but no prefix is
-        steps = np.minimum(segment, -np.sort(-left, axis=1)[:, enough])  # until so many rows are live
+        steps = np.minimum(segment, -np.sort(-left, axis=1)[:, enough])  # until `enough` rows are live
         each = np.minimum(left, steps[:, None])
         used = np.array([len(set(row[row >= 0])) for row in np.where(left > 0, entries, -1)])
         own = (each * taken + each * (each + 1) // 2).sum(axis=1)

@@ -159,7 +159,8 @@ def _open(config: RunConfig, stop: Stop) -> _Opened:
     source: RolloutSource
     if questions:
         model, sampler, template = _sampled(config, *questions, backend, stop)
-        decoding = working_decode_kernel(config.sampling.attention, model.config, config.model.dtype)
+        with jax.set_mesh(sampler.mesh):  # whose devices have other heads than those of training
+            decoding = working_decode_kernel(config.sampling.attention, model.config, config.model.dtype)
         say_devices(f"{backend}, of decoding {decoding}")
         source, watches, prompts = sampler, Watches(config, template), {"prompts": sampler}
     else:

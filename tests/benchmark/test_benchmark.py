@@ -212,7 +212,7 @@ def test_shapes_are_those_of_the_baselines():
         ("--prompt 8 --new 8 --attention cudnn", "attention cudnn computes in bfloat16"),
         ("--new 1", "new must be at least 2"),
         ("--shape huge", "shape 'huge' is not one of tiny"),
-        ("--shape tiny/2", "shape 'tiny/2' is no whole part of the 1 layers of tiny; divide by a divisor"),
+        ("--shape tiny/2", "shape 'tiny/2': 2 does not divide the 1 layer of tiny; set a divisor"),
         ("--weights int4", "weights must be one of 'dtype', 'int8' or 'float8', not 'int4'"),
         ("--prompt 8 --new 8 --prompts 2 --update=false", "a GRPO step (prompts) includes an update"),
     ],

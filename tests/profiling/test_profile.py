@@ -191,7 +191,7 @@ def test_strict_refuses_an_implicit_transfer(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["--phase", "sideways"], "phase must be one of"),
         (["--phase", "rollout", "--strict"], "strict checks the update"),
@@ -199,8 +199,8 @@ def test_strict_refuses_an_implicit_transfer(tmp_path, monkeypatch, capsys):
         (["replay_rollouts=kept.jsonl"], "no rollout to profile"),
     ],
 )
-def test_bad_arguments_are_refused(arguments, told, tmp_path, capsys):
-    assert told in refused(capsys, *arguments, f"output_dir={tmp_path / 'out'}")
+def test_bad_arguments_are_refused(arguments, message, tmp_path, capsys):
+    assert message in refused(capsys, *arguments, f"output_dir={tmp_path / 'out'}")
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path, capsys):

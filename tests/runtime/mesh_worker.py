@@ -24,7 +24,7 @@ from socialr1_jax.grpo.logprobs import row_logprobs
 from socialr1_jax.grpo.packing import pack_rows
 from socialr1_jax.grpo.step import GrpoStep, compile_programs, trainer_logprobs
 from socialr1_jax.grpo.update import init_state
-from socialr1_jax.models.qwen3 import Qwen3Config, init_params, lent, weight_specs
+from socialr1_jax.models.qwen3 import init_params, lent, weight_specs
 from socialr1_jax.models.shapes import SHAPES
 from socialr1_jax.plan.work import decode_lengths
 from socialr1_jax.runtime.mesh import fetch, place, row_shards, with_tensor
@@ -133,17 +133,14 @@ def one_sampling(folder: str, mesh) -> dict[str, np.ndarray]:
     }
 
 
-HEADS = Qwen3Config(
+HEADS = replace(
+    SHAPES["nano"],
     vocab_size=160,
-    hidden_size=64,
     intermediate_size=96,
     num_hidden_layers=1,
     num_attention_heads=16,
     num_key_value_heads=8,
     head_dim=8,
-    rope_theta=1e6,
-    max_position_embeddings=512,
-    tie_word_embeddings=True,
     initializer_range=0.1,
 )
 
