@@ -22,6 +22,8 @@ Changes = Mapping[str, Any]  # dotted setting -> value
 def print_plan_and_advice(config: PlanConfig) -> int:
     """Print a run's plan, its problems and changes that make it fit; return exit status 1 if it does not fit."""
     refused: DoesNotFit | None = None
+    if config.json and Path(config.json).is_dir():  # compiling takes minutes
+        raise ConfigError(f"json: {config.json} is a folder; give a file in it")
     try:
         plan = make_plan(config)
         print_plan(plan, config)

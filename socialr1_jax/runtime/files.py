@@ -1,5 +1,6 @@
 """Write files and folders atomically, and read and write JSON objects."""
 
+import errno
 import glob
 import hashlib
 import json
@@ -31,6 +32,8 @@ _PRIVATE = 0o700  # mode of an unfinished folder that can be resumed
 def write_whole(path: str | os.PathLike[str], content: str | bytes) -> Path:
     """Write a file atomically (text as UTF-8): to a temporary file, which is synced and renamed."""
     path = Path(path)
+    if path.is_dir():  # the rename would fail, too, but name the temporary file
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     # An unpredictable name, so that no link can be planted.
     partial = path.with_name(f".{path.name[:50]}.partial-{secrets.token_hex(8)}")

@@ -59,6 +59,7 @@ ARGUMENTS = {
         *(*SMALL, "--memory_fraction", "1e-6"),
     ),
     "unknown chip 'b200'": ("--topology", "b200:8"),
+    "json: tests is a folder; give a file in it": ("--topology", "cpu:8", "--json", "tests", *SMALL),
     "is not the 8 devices": ("--topology", "cpu:8", "mesh.fsdp=3"),
     "fsdp=6 does not": ("--topology", "cpu:6", *SMALL[:2]),
     "neither a model folder nor one of Qwen/Qwen3-": ("--topology", "cpu:8", "model.path=nowhere"),
