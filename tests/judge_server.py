@@ -156,8 +156,6 @@ class JudgeServer:
         self._asked[prompt] += 1
         if self.key and authorization != f"Bearer {self.key}":
             return "401"
-        if self._at_once > self.most_calls:
-            return "429"
         if self.plan:
             return self.plan.pop(0)
         drawn = random.Random(f"{self.seed} {before} {prompt}").random()
@@ -194,14 +192,20 @@ class _Handler(BaseHTTPRequestHandler):
         prompt = body["messages"][-1]["content"]
         authorization = self.headers.get("Authorization", "")
         with judge._lock:
-            judge._at_once += 1
+            refused = judge._at_once >= judge.most_calls  # at once, and without taking a place
+            judge._at_once += not refused
             judge.most_at_once = max(judge.most_at_once, judge._at_once)
-            self.call = Call(prompt, judge._kind(prompt, authorization), body, authorization, time.monotonic())
+            self.call = Call(
+                prompt, "429" if refused else judge._kind(prompt, authorization), body, authorization, time.monotonic()
+            )
             judge.log.append(self.call)
         kind = self.call.kind
-        judge._closing.wait(judge.latency + (judge.slow if kind == "slow" else judge.hang if kind == "hang" else 0.0))
+        if not refused:
+            judge._closing.wait(
+                judge.latency + (judge.slow if kind == "slow" else judge.hang if kind == "hang" else 0.0)
+            )
         with judge._lock:  # before the answer is out: the client's next call may come before this thread goes on
-            judge._at_once -= 1
+            judge._at_once -= not refused
         try:
             if judge._closing.is_set() or kind in ("hang", "drop"):
                 self.close_connection = True

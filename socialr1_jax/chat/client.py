@@ -216,7 +216,7 @@ class ChatClient:
             self._open.discard(_CALL.get())
             begun = {call for call in self._open if call.tries}
             while not self._answered and self._open and (self._rejected < least or begun & self._open):
-                await asyncio.sleep(0.02)
+                await asyncio.sleep(0.002)  # other calls are sent meanwhile
             every = self._rejected >= least or status == 403
             fix = fix or f"so it answered {self._rejected} prompts and no other"
         if (self._answered and self._denied < _MOST_REFUSED) or not every:

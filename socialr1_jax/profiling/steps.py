@@ -70,7 +70,8 @@ class Steps:
         within: Phase = phase if measured == "step" else lambda name: phase(name) if name == measured else nullcontext()
         rollouts = self._rollouts
         if measured in ("step", "rollout") or rollouts is None:
-            prompts = next(self.sampler.prompts)
+            with within("rollout"):  # as the seconds of a run count it
+                prompts = next(self.sampler.prompts)
             rollouts = self._rollouts = self.sampler.draw(self.state.params, number, prompts, within)
         if measured == "reward":
             with within("reward"):

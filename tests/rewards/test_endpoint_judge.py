@@ -510,8 +510,9 @@ def test_never_more_at_once_than_allowed(concurrency):
         assert server.most_at_once == concurrency
 
 
-def test_rate_limited_server_gets_everything_asked():
+def test_rate_limited_server_gets_everything_asked(monkeypatch):
     """Four calls at once are answered, others get 429: more often in a row than `retries` allows for a dead server."""
+    monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.1)  # a pause longer than an answer, as a real one
     with JudgeServer(latency=0.02, most_calls=4) as server, judge_at(server, concurrency=64, retries=1) as judge:
         assert causes(ask(judge, range(100))) == [""] * 100
         assert server.count("429") == judge.counters()["retries"] > 0
