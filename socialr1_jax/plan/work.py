@@ -72,6 +72,8 @@ def decode_lengths(
         slots = max(slots, int((taken + np.minimum(limit - taken, segment))[live].max()))
         size, most = left.shape[1], int(live.sum(axis=1).max())
         half = round_up(-(-size // 2), smallest_batch(platform))
+        if limit - taken[live].min() <= segment:
+            half = size  # all rows end within a segment
         while not waiting and most <= half < size:
             size, half = half, round_up(-(-half // 2), smallest_batch(platform))
         order = np.argsort(~live, axis=1, kind="stable")[:, :size]

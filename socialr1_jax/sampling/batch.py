@@ -38,7 +38,7 @@ from socialr1_jax.sampling.decode import (
     resized_caches,
 )
 from socialr1_jax.sampling.families import Family, common, sharing, used_entries
-from socialr1_jax.sampling.memory import BatchPlan, ceiling, ladder, power, round_up
+from socialr1_jax.sampling.memory import BatchPlan, coarse, ladder, power, round_up
 from socialr1_jax.sampling.params import FinishReason, SamplingParams
 from socialr1_jax.sampling.rollout_weights import reshard
 from socialr1_jax.sampling.shared_prefill import SharedPrefill
@@ -189,7 +189,7 @@ class Rollout:
             self.shared = self.shared or SharedPrefill(self.engine, self.plan, self.shards)
             for call in self.shared.calls([[seat.group.prompt for seat in each] for each in seats]):
                 most = max(map(len, call))
-                self._admit([[each[i] for i in at] for each, at in zip(seats, call, strict=True)], ceiling(most))
+                self._admit([[each[i] for i in at] for each, at in zip(seats, call, strict=True)], coarse(most))
             return
         while any(seats):
             most = max(map(len, seats))
@@ -317,8 +317,10 @@ class Rollout:
         return min(ladder(-(-needed // self.stride)) * self.stride, most)
 
     def _half(self, size: int) -> int:
+        """Return half the batch's size, or 0 if a smaller batch would not pay: all rows end within a segment."""
         half = round_up(-(-size // 2), self.smallest)
-        return half if half < size else 0
+        lasts = self.left[self.rows >= 0].max(initial=0) > self.engine.segment_tokens
+        return half if lasts and half < size else 0
 
     def _take(self, order: np.ndarray, slots: int) -> None:
         """Reduce the batch to the given rows of each device, with `slots` slots."""

@@ -125,8 +125,13 @@ class Engine:
         each = _one_each(sampling, len(prompts))
         stride, shards = slot_stride(self.platform), row_shards()
         longest, new = max(map(len, prompts)), max(params.max_new_tokens for params in each)
-        # If prompts share prefixes, at most a quarter of a prompt is in a row's own slots.
+        # If prompts share prefixes, at most a quarter of a prompt is in a row's own slots, and sizes are rounded up so
+        # that the calls of an evaluation share their programs.
         own = longest // 4 if self.share_prefixes else 0
+
+        def sized(tokens: int) -> int:
+            return ladder(-(-tokens // stride)) * stride if self.share_prefixes else round_up(tokens, stride)
+
         rows, group = sum(params.n for params in each), max(params.n for params in each)
         # A whole number of groups, if all have the same size.
         wanted = round_up(-(-rows // shards), group) if group * len(prompts) == rows else -(-rows // shards)
@@ -139,8 +144,8 @@ class Engine:
             rows=wanted,
             group=group,
             prompts=-(-len(prompts) // shards),
-            width=round_up(longest, stride),
-            slots=round_up(own + new, stride),
+            width=sized(longest),
+            slots=sized(own + new),
             backend=self.backend,
             tensor=tensor_shards(),
             memory=memory,

@@ -64,9 +64,12 @@ def plan_batch(
     even one row fits; the message suggests fixes.
     """
     planned = partial(_batch, config, group=group, groups=prompts, backend=backend, alike=alike, form=weights)
-    most = max(1, min(prompts, _PREFILL_TOKENS // width))
-    sizes = [(rows, power(most))]
-    sizes += [(size, min(power(most), max(1, size // group))) for size in _below(rows)]
+    if alike:  # a pool of _PREFILL_TOKENS, whatever the width, so that its programs serve prompts of any length
+        most = max(1, min(prompts, (_PREFILL_TOKENS - shared_slots(width)) // width))
+    else:
+        most = power(max(1, min(prompts, _PREFILL_TOKENS // width)))
+    sizes = [(rows, most)]
+    sizes += [(size, min(most, max(1, size // group))) for size in _below(rows)]
     for rows, prompts in [*sizes, (1, 1)]:
         plan = planned(itemsize, rows, prompts, width=width, slots=slots, tensor=tensor)
         if memory is None or plan.total <= memory:
@@ -102,7 +105,8 @@ def _batch(
     prefilled = token + itemsize * (4 * d + (2 * f + 3 * n * h) // tensor) + scores  # of one token of a prompt
     drawn = 16 * config.vocab_size  # float32 logits of one row and three arrays of their size while drawing
     # Twice the initial need: rows of a family end at different times, and the last one keeps the prefix.
-    prefixes = min(rows, 2 * math.ceil(rows / (alike or min(group, rows))), groups * -(-group // rows))
+    prefixes = 2 * math.ceil(rows / (alike or min(group, rows)))
+    prefixes = min(rows, round_up(prefixes, 8) if alike else prefixes, groups * -(-group // rows))
     layer = max(rows * slots, prefixes * width) * token // config.num_hidden_layers
     cache = (rows * slots + prefixes * width + (pool_slots(prompts, width) if alike else 0)) * token
     inserted = prompts * (width + (min(group, rows) * slots if alike else 0)) * token  # copies to be written
@@ -180,7 +184,7 @@ def shared_slots(tokens: int) -> int:
 
 def pool_slots(prompts: int, width: int) -> int:
     """Return the size of a pool with a shared prefix and `prompts` prompts of `width` tokens."""
-    return shared_slots(width) + prompts * width
+    return ladder(shared_slots(width) + prompts * width)
 
 
 def power(size: int) -> int:
@@ -191,6 +195,11 @@ def power(size: int) -> int:
 def ceiling(size: int) -> int:
     """Return the smallest power of two that is not below `size`."""
     return 1 << (size - 1).bit_length()
+
+
+def coarse(size: int) -> int:
+    """Round up to 2, 8, 32, 64, 128...: few sizes where padding costs little."""
+    return next((most for most in (2, 8) if size <= most), max(32, ceiling(size)))
 
 
 def ladder(size: int) -> int:

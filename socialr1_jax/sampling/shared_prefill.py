@@ -26,7 +26,7 @@ from socialr1_jax.runtime.compiles import told
 from socialr1_jax.runtime.mesh import place
 from socialr1_jax.sampling.decode import DecodeState, admit_from_pool, empty_pool, prefill_bins, prefixes_from_pool
 from socialr1_jax.sampling.families import Tokens, common
-from socialr1_jax.sampling.memory import BatchPlan, ceiling, ladder, pool_slots, power, shared_slots
+from socialr1_jax.sampling.memory import BatchPlan, ceiling, coarse, ladder, pool_slots, power, shared_slots
 
 if TYPE_CHECKING:
     from socialr1_jax.sampling.batch import Seat
@@ -70,7 +70,7 @@ class SharedPrefill:
         """Return the prompts that each device should admit together, as indices by call and device in sorted order."""
         cut = []
         for prompts, beginning in zip(devices, self._beginnings, strict=True):
-            order = sorted(range(len(prompts)), key=lambda i: list(prompts[i]))
+            order = _sorted(prompts)
             ends = np.cumsum([0, *cut_prompts([prompts[i] for i in order], beginning, self._plan)])
             cut.append([order[a:b] for a, b in pairwise(ends)])
         return [[each[i] if i < len(each) else [] for each in cut] for i in range(max(map(len, cut)))]
@@ -105,7 +105,7 @@ class SharedPrefill:
             )
         slots, before, count = state.caches[0].slots, prefixes[0].slots, len(devices)
         first = max(1, *(sum(seat.first for seat in each) for each in seats))  # families on the fullest device
-        entries_dp = np.full((count, ceiling(first)), prefixes[0].rows)  # past the end: dropped
+        entries_dp = np.full((count, coarse(first)), prefixes[0].rows)  # past the end: dropped
         shared_dps = np.full((*entries_dp.shape, before), -1, np.int32)
         own_dpgs = np.full((count, size, rows_m.size // (count * size), slots), -1, np.int32)
         for device, each in enumerate(seats):
@@ -153,6 +153,11 @@ class SharedPrefill:
             )
 
 
+def _sorted(prompts: Prompts) -> list[int]:
+    """Return the prompts' indices, sorted by their tokens: big-endian bytes sort alike and take a tenth of the time."""
+    return sorted(range(len(prompts)), key=lambda i: np.asarray(prompts[i], ">u4").tobytes())
+
+
 def good_order(prompts: Prompts, new: Sequence[int]) -> list[int]:
     """Return the prompts' indices in an order that needs little computing and reading.
 
@@ -160,7 +165,7 @@ def good_order(prompts: Prompts, new: Sequence[int]) -> list[int]:
     `new` tokens, so that decoding of short prompts does not read the slots of long ones. A prefix that nearly all
     prompts of a benchmark share does not make a family.
     """
-    order = sorted(range(len(prompts)), key=lambda i: list(prompts[i]))
+    order = _sorted(prompts)
     arrays = [np.asarray(prompts[i]) for i in order]
     same = np.array([common(first, second) for first, second in pairwise(arrays)], int)
     families = np.cumsum([0, *(same < _shared_by_many(same) + _KIN)])[: len(order)]
@@ -308,7 +313,7 @@ def units_of(prompts: Prompts, most: int) -> list[Unit]:
 
     Units are runs of the sorted prompts, cut so that the total number of tokens is smallest.
     """
-    order = sorted(range(len(prompts)), key=lambda i: list(prompts[i]))
+    order = _sorted(prompts)
     lengths = [len(prompts[i]) for i in order]
     same = [common(prompts[i], prompts[j]) for i, j in pairwise(order)]
     fewest, begins = [0], []  # tokens of the first n prompts, and the start of their last unit
