@@ -6,7 +6,7 @@ for `lax.scan`.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
@@ -20,7 +20,7 @@ from socialr1_jax.models.attention import Backend, apply_rope, causal_attention,
 from socialr1_jax.models.blockwise import SAVED, Prefix, Segments
 from socialr1_jax.models.eight_bit import EightBit
 from socialr1_jax.models.qwen3_config import Qwen3Config
-from socialr1_jax.runtime.mesh import ROWS, P, constrain
+from socialr1_jax.runtime.mesh import ROWS, P, constrain, tensor_shards
 
 __all__ = ["Params", "Qwen3", "Qwen3Config", "Remat", "Weight", "declare_weights", "forward", "init_params", "logits"]
 
@@ -248,6 +248,19 @@ def rms_norm(x: jax.Array, weight: jax.Array, eps: float) -> jax.Array:
     return weight.astype(x.dtype) * x32.astype(x.dtype)
 
 
+def joined(arrays: Sequence[jax.Array]) -> jax.Array:
+    """Join arrays [o, ...] along the first axis so that each device of `tensor` keeps its parts of all of them."""
+    inner = arrays[0].shape[1:]
+    return jnp.concatenate([x.reshape(tensor_shards(), -1, *inner) for x in arrays], axis=1).reshape(-1, *inner)
+
+
+def parted(x_bto: jax.Array, first: int, second: int) -> list[jax.Array]:
+    """Part what `joined` has joined in the ratio first : second."""
+    shards, outer = tensor_shards(), x_bto.shape[:-1]
+    cut = x_bto.shape[-1] // shards * first // (first + second)
+    return [x.reshape(*outer, -1) for x in jnp.split(x_bto.reshape(*outer, shards, -1), [cut], axis=-1)]
+
+
 def block(
     x_btd: jax.Array,
     weights: Params,
@@ -256,7 +269,10 @@ def block(
     attend: Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, Any]],
     blocks: int = 1,
 ) -> tuple[jax.Array, Any]:
-    """Apply one decoder layer. `attend(q_btnh, k_btkh, v_btkh)` returns [b, t, n, h] and a value to pass through."""
+    """Apply one decoder layer. `attend(q_btnh, k_btkh, v_btkh)` returns [b, t, n, h] and a value to pass through.
+
+    The weights may be joint: `qkv_proj`, `qk_norm` and `gate_up_proj` in place of the kernels and norms of their names.
+    """
 
     def project(x: jax.Array, name: str) -> jax.Array:
         y = linear(x, weights[name], blocks)
@@ -268,9 +284,16 @@ def block(
 
     with jax.named_scope("attention"):
         h_btd = rms_norm(x_btd, weights["input_layernorm"], config.rms_norm_eps)
-        q_btnh = rms_norm(heads(project(h_btd, "q_proj")), weights["q_norm"], config.rms_norm_eps)
-        k_btkh = rms_norm(heads(project(h_btd, "k_proj")), weights["k_norm"], config.rms_norm_eps)
-        v_btkh = heads(project(h_btd, "v_proj"))
+        if "qkv_proj" in weights:
+            n, k = config.num_attention_heads, config.num_key_value_heads
+            qk_bto, v_bto = parted(project(h_btd, "qkv_proj"), n + k, k)
+            qk_bteh = rms_norm(heads(qk_bto), weights["qk_norm"], config.rms_norm_eps)
+            q_bto, k_bto = parted(qk_bteh.reshape(qk_bto.shape), n, k)
+            q_btnh, k_btkh, v_btkh = heads(q_bto), heads(k_bto), heads(v_bto)
+        else:
+            q_btnh = rms_norm(heads(project(h_btd, "q_proj")), weights["q_norm"], config.rms_norm_eps)
+            k_btkh = rms_norm(heads(project(h_btd, "k_proj")), weights["k_norm"], config.rms_norm_eps)
+            v_btkh = heads(project(h_btd, "v_proj"))
         with jax.named_scope("rope"):
             q_btnh, k_btkh = apply_rope(q_btnh, *rope), apply_rope(k_btkh, *rope)
         with jax.named_scope("attend"):
@@ -278,8 +301,11 @@ def block(
         x_btd = x_btd + project(mixed_btnh.reshape(*x_btd.shape[:2], -1), "o_proj")
     with jax.named_scope("mlp"):
         h_btd = rms_norm(x_btd, weights["post_attention_layernorm"], config.rms_norm_eps)
-        gated_btf = jax.nn.silu(project(h_btd, "gate_proj")) * project(h_btd, "up_proj")
-        return x_btd + project(gated_btf, "down_proj"), carry
+        if "gate_up_proj" in weights:
+            gate_btf, up_btf = parted(project(h_btd, "gate_up_proj"), 1, 1)
+        else:
+            gate_btf, up_btf = project(h_btd, "gate_proj"), project(h_btd, "up_proj")
+        return x_btd + project(jax.nn.silu(gate_btf) * up_btf, "down_proj"), carry
 
 
 def _keeps(primitive: Any, *inputs: Any, **options: Any) -> bool:

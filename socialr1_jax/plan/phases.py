@@ -227,8 +227,12 @@ class AbstractRun:
     @cached_property
     def resharded(self) -> CompiledPhase:
         """The program that makes the rollout copy of the weights."""
-        weights = self.config.sampling.weights
-        return self.compile("reshard", "rollout", reshard, self.masters, self.model, self.dtype, weights)
+        form = self.config.sampling.weights, self.blocks == 1
+        return self.compile("reshard", "rollout", reshard, self.masters, self.model, self.dtype, *form)
+
+    @property
+    def blocks(self) -> int:
+        return product_blocks(self.platform, self.mesh.shape["tensor"])
 
     @cached_property
     def decoding(self) -> DecodeState:
@@ -303,7 +307,7 @@ class AbstractRun:
             self.array((), jnp.int32, P()),
             steps=segment,
             num_tokens=self.num_tokens,
-            blocks=product_blocks(self.platform, self.mesh.shape["tensor"]),
+            blocks=self.blocks,
             kernel=kernel,
         )
         decoded = decode_lengths(

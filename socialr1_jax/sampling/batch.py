@@ -58,7 +58,10 @@ def slot_stride(platform: str) -> int:
 
 
 def product_blocks(platform: str, tensor: int) -> int:
-    """Return the `blocks` of `linear` in decoding: 4 on a CPU, else 1 (other compilers split products themselves)."""
+    """Return the `blocks` of `linear` in decoding: 4 on a CPU, else 1: other compilers split products themselves.
+
+    Where it is 1, products with the same input are one.
+    """
     return 4 if platform == "cpu" and tensor == 1 else 1
 
 
@@ -111,13 +114,14 @@ class Rollout:
         self.group = max((len(group.rows) for group in groups), default=1)
         self.stops = round_up(max(1, *(len(set(params.stop_token_ids)) for params in each)), STOP_MULTIPLE)
         self.penalised = any(params.repetition_penalty != 1 for params in each)
+        self.blocks = product_blocks(platform, tensor_shards())
         self.run_segment = partial(
             decode_segment,
             steps=engine.segment_tokens,
             num_tokens=engine.num_tokens,
             filters=frozenset().union(*(params.filters for params in each)),
             raw=any(params.raw_logprobs for params in each),
-            blocks=product_blocks(platform, tensor_shards()),
+            blocks=self.blocks,
             kernel=working_decode_kernel(engine.attention, engine.config, engine.dtype),
         )
         self.of_row: dict[int, Group] = {}
@@ -152,7 +156,7 @@ class Rollout:
         engine = self.engine
         if self.weights is None:
             with told("the copy of the weights for decoding"):
-                self.weights = reshard(engine.params, engine.config, engine.dtype, engine.weights)
+                self.weights = reshard(engine.params, engine.config, engine.dtype, engine.weights, self.blocks == 1)
         parts: list[Segment] = []
         while self.waiting or (self.rows >= 0).any():
             engine.poll()

@@ -84,10 +84,11 @@ def test_update(remat):
     assert counted == pytest.approx(expected, rel=1e-6)
 
 
-@pytest.mark.parametrize("form", ["dtype", "int8"])
-def test_decode_step(form):
+@pytest.mark.parametrize(("form", "joint"), [("dtype", False), ("dtype", True), ("int8", True)])
+def test_decode_step(form, joint):
     rows, slots, prompts, width = 6, 64, 2, 32
-    weights = jax.eval_shape(lambda: rollout_weights(init_params(CONFIG, jax.random.key(0)), CONFIG, "float32", form))
+    params = jax.eval_shape(lambda: init_params(CONFIG, jax.random.key(0)))
+    weights = jax.eval_shape(lambda params: rollout_weights(params, CONFIG, "float32", form, joint), params)
     caches, prefixes = (
         jax.eval_shape(lambda rows=rows, slots=slots: empty_caches(CONFIG, rows, slots, jnp.dtype("float32")))
         for rows, slots in ((rows, slots), (prompts, width))
@@ -100,7 +101,8 @@ def test_decode_step(form):
     arithmetic = Arithmetic(CONFIG, 4, 1, form)
     cost = arithmetic.decode_step(rows, slots, width, rows // prompts)
     assert dots(traced.jaxpr) == cost.flops
-    read = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(weights["layers"]) if x.ndim == 2)
+    kernels = [weight for layer in weights["layers"] for name, weight in layer.items() if name.endswith("_proj")]
+    read = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(kernels) if x.ndim == 2)
     read += CONFIG.vocab_size * CONFIG.hidden_size * (4 if form == "dtype" else 1)
     read += sum(x.size * 4 for x in jax.tree.leaves((caches, prefixes)))
     assert cost.bytes == read

@@ -396,19 +396,21 @@ def test_the_cards_recipes_fit_eight_a100(size, tmp_path):
 @pytest.mark.skipif(find_spec("jax_cuda12_plugin") is None, reason="needs pip install -e '.[cuda12]'")
 @pytest.mark.parametrize("topology", ["a100-80gb:1", "h100-80gb:1", "a100-80gb:8"])
 def test_decode_writes_caches_in_place(topology, monkeypatch):
-    """8B: at most 17 kernels a layer, no copy of a cache, no collective, less than 64 MB of temporaries."""
+    """8B: at most 600 kernels, no copy of a cache, no collective, less than 64 MB of temporaries."""
     monkeypatch.setenv("JAX_SKIP_CUDA_CONSTRAINTS_CHECK", "1")
     texts = []
     monkeypatch.setattr(phases, "attention_kernels", lambda text: texts.append(text) or attention_kernels(text))
     config = load_config(PlanConfig, CONFIG, [f"topology={topology}", "sampling.max_rows=40"])
     chip, shape = parse_topology(topology)
     model, num_tokens = model_shape(config)
+    mesh = _mesh(config, chip, shape)
     for layers in (2, 4):
         run = AbstractRun(
             config=config,
             model=replace(model, num_hidden_layers=layers),
             num_tokens=num_tokens,
-            mesh=_mesh(config, chip, shape),
+            mesh=mesh,
+            rollout_mesh=mesh,
             chip=chip,
             node=8,
             backend="cudnn",
@@ -421,4 +423,4 @@ def test_decode_writes_caches_in_place(topology, monkeypatch):
     slots = run.largest.slots
     assert not re.search(rf"\[\d+,8,(?:128,{slots}|{slots},128)\]\S* copy\(", texts[-1])
     fewer, more = (len(re.findall(r" (?:fusion|custom-call|copy)\(", text)) for text in texts)
-    assert (more - fewer) / 2 <= 17
+    assert fewer + 34 * (more - fewer) / 2 <= 600

@@ -163,7 +163,7 @@ def rollout_on(mesh, tensor: int) -> dict[str, np.ndarray]:
     if rollout_mesh != mesh:
         params = lent(params, HEADS, rollout_mesh)
     with jax.set_mesh(rollout_mesh):
-        counts["reshard"] = collectives(reshard.lower(params, HEADS, "float32"))
+        counts["reshard"] = collectives(reshard.lower(params, HEADS, "float32", "dtype", True))
         rollout = Engine(params=params, config=HEADS, num_tokens=160, segment_tokens=16).rollout(prompts, sampling)
         segment, parts = rollout.run_segment, {}
 
