@@ -146,11 +146,15 @@ class Engine:
             memory=memory,
             alike=mean_rows(prompts, [params.n for params in each]) if self.share_prefixes else 0,
             weights=self.weights,
+            first=min(
+                ladder(-(-(own + min(new, self.segment_tokens)) // stride)) * stride, round_up(own + new, stride)
+            ),
         )
         _say(
             f"sampling {counted(rows, 'response')} to {counted(len(prompts), 'prompt')}: "
             f"{counted(plan.rows, 'row')} at once{f' on each of {shards} devices' if shards > 1 else ''}, "
-            f"caches of up to {plan.slots} slots behind {plan.prefixes} prefixes of up to {plan.width}; "
+            f"caches of up to {plan.slots} slots ({plan.tokens} together) behind {plan.prefixes} prefixes of up to "
+            f"{plan.width}; "
             f"{gib(plan.weights)} GiB weights, {gib(plan.cache)} caches, "
             f"{gib(plan.temporaries)} temporary; attention {self.backend}"
         )

@@ -20,6 +20,7 @@ from socialr1_jax.models.kv_cache import Sharing
 from socialr1_jax.models.shapes import named_shape
 from socialr1_jax.runtime.compiles import compile_count
 from socialr1_jax.sampling import Engine, batch, decode
+from socialr1_jax.sampling import engine as engine_module
 from socialr1_jax.sampling.memory import plan_batch
 
 LENGTHS = [1, 2, 34, 5, 8, 13, 21, 3, 4, 6, 7, 9, 10, 70, 12, 14, 15, 16, 31, 33]
@@ -89,6 +90,28 @@ def test_greedy_tokens_of_different_lengths_equal_transformers(engine, prompts, 
     groups = replace(engine, max_rows=max_rows).sample(prompts, each)
     assert tokens_of(groups) == [[row[:new]] for row, new in zip(greedy, NEW, strict=True)]
     assert any(after < before for before, after in sizes)
+
+
+@pytest.fixture
+def short_of_memory(engine, monkeypatch):
+    """An engine with room for 16 rows of 8 slots, or for 4 of the 24 that a response needs."""
+    for module in (batch, engine_module):
+        monkeypatch.setattr(module, "slot_stride", lambda _: 8)
+    plan = Engine.plan
+    monkeypatch.setattr(Engine, "plan", lambda *args: replace(plan(*args), tokens=16 * 8))
+    moved = []
+    for name in ("to_host", "from_host"):
+        move = getattr(batch, name)
+        monkeypatch.setattr(batch, name, lambda *args, name=name, move=move: moved.append(name) or move(*args))
+    yield replace(engine, max_rows=16, segment_tokens=4), moved
+
+
+def test_rows_that_waited_in_host_memory_go_on(short_of_memory, prompts, greedy, sampled, kernel):
+    engine, moved = short_of_memory
+    each = [SamplingParams(n=2, max_new_tokens=24, seed=5, temperature=i % 2) for i in range(20)]
+    for i, group in enumerate(tokens_of(engine.sample(prompts, each))):
+        assert group == (tokens_of(sampled[i : i + 1])[0] if i % 2 else [greedy[i]] * 2)
+    assert moved.count("to_host") == moved.count("from_host") == 12  # from 16 rows to 4
 
 
 @pytest.mark.parametrize("max_rows", [512, 5, 1])
