@@ -309,7 +309,7 @@ class Rollout:
         while not (self.waiting or self.parked) and (half := self._half(size)) and most <= half:
             size = half
         if size * slots > self.plan.tokens:
-            size = self.plan.rows_of(slots)
+            size = self.plan.rows_of(slots, self.group)
             live = self._park(size)
         if size < self.rows.shape[1]:
             self._take(np.argsort(~live, axis=1, kind="stable")[:, :size], slots)

@@ -48,9 +48,9 @@ class BatchPlan:
         """The number of slots that all rows can have at the same time."""
         return min(self.slots, self.tokens // self.rows)
 
-    def rows_of(self, slots: int) -> int:
-        """Return the number of rows that can have `slots` slots at the same time."""
-        return self.rows if self.rows * slots <= self.tokens else max(_below(self.tokens // slots + 1))
+    def rows_of(self, slots: int, group: int) -> int:
+        """Return a number of rows, at least a group, that can have `slots` slots at the same time."""
+        return self.rows if self.rows * slots <= self.tokens else max(group, *_below(self.tokens // slots + 1))
 
 
 def plan_batch(
@@ -89,7 +89,7 @@ def plan_batch(
     for rows, prompts, least in [*sizes, (1, 1, slots)]:
         plan = planned(itemsize, rows, prompts, width=width, slots=slots, tensor=tensor)
         over = 0 if memory is None else max(0, -(-(plan.total - memory) // token))
-        if plan.tokens - over >= max(slots, rows * least):
+        if plan.tokens - over >= max(min(group, rows) * slots, rows * least):
             return planned(itemsize, rows, prompts, width=width, slots=slots, tensor=tensor, tokens=plan.tokens - over)
     raise ValueError(
         f"sampling does not fit: one row of {width} + {slots} tokens takes {gib(plan.total)} GiB a device "

@@ -100,6 +100,7 @@ def test_devices_sum_gradients_of_tables_in_float32(results, mesh):
 def test_samples_are_the_same_on_every_mesh(results, mesh):
     np.testing.assert_array_equal(results[mesh]["tokens"], results["1x1x1"]["tokens"])
     np.testing.assert_array_equal(results[mesh]["refilled"], results["1x1x1"]["tokens"])
+    np.testing.assert_array_equal(results[mesh]["parked"], results["1x1x1"]["tokens"])
     np.testing.assert_array_equal(results[mesh]["int8"], results["1x1x1"]["int8"])
     np.testing.assert_allclose(results[mesh]["logprobs"], results["1x1x1"]["logprobs"], rtol=1e-5, atol=1e-5)
 

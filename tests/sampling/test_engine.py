@@ -103,7 +103,7 @@ def short_of_memory(engine, monkeypatch):
     for name in ("to_host", "from_host"):
         move = getattr(batch, name)
         monkeypatch.setattr(batch, name, lambda *args, name=name, move=move: moved.append(name) or move(*args))
-    yield replace(engine, max_rows=16, segment_tokens=4), moved
+    return replace(engine, max_rows=16, segment_tokens=4), moved
 
 
 def test_rows_that_waited_in_host_memory_go_on(short_of_memory, prompts, greedy, sampled, kernel):
@@ -315,6 +315,22 @@ def test_the_batch_follows_the_memory(tiny_jax):
     assert half.total <= free.total // 2
     with pytest.raises(ValueError, match=r"one row of 64 \+ 128 tokens takes .* GiB a device"):
         plan_batch(tiny_jax.config, 4, **sizes, memory=1000)
+
+
+def test_rows_are_kept_where_memory_is_short():
+    """8B on one of 8 x A100: fewer prompts in a prefill, then fewer slots for each row, then fewer rows."""
+    config, sizes = named_shape("8b"), {"rows": 40, "group": 5, "prompts": 8, "width": 1024, "backend": "cudnn"}
+    # GiB, slots; rows, prompts, and whether some rows may have to wait.
+    cases = [(54, 3072, 40, 8, False), (36, 3072, 40, 4, False), (34, 3072, 40, 8, True), (22, 3072, 40, 2, True)]
+    cases += [(54, 16_384, 40, 8, True), (42, 16_384, 32, 6, True), (33, 16_384, 24, 4, True)]
+    for memory, slots, *expected in cases:
+        plan = plan_batch(config, 2, **sizes, slots=slots, memory=memory << 30)
+        assert [plan.rows, plan.prompts, plan.tokens < plan.rows * slots] == expected, (memory, slots)
+        assert plan.tokens >= max(5 * slots, plan.rows * slots // 4)
+        assert plan.total <= memory << 30
+        most = plan.rows_of(slots, 5)
+        assert most == plan.rows or most * slots <= plan.tokens < 2 * most * slots
+    assert plan_batch(config, 2, **sizes, slots=16_384, first=8192, memory=54 << 30).rows == 24
 
 
 @pytest.mark.parametrize(
