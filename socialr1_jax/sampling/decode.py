@@ -130,7 +130,7 @@ def admit(
     ) -> tuple[DecodeState, list[LayerCache]]:
         nothing = cache_from_prefill(*(x_lptkh[:, :1, :0].repeat(len(rows_m), axis=1) for x_lptkh in kv))
         new = fresh._replace(caches=nothing)
-        return put_rows(state, rows_m, new), _put(prefixes, entries_p, cache_from_prefill(*kv))
+        return put_rows(state, rows_m, new), put_rows(prefixes, entries_p, cache_from_prefill(*kv))
 
     with jax.named_scope("insert"):
         return by_rows(insert, (P(None, *ROWS), *(ROWS,) * 5), (ROWS, ROWS))(
@@ -138,19 +138,14 @@ def admit(
         )
 
 
-def _put(caches: list[LayerCache], rows: jax.Array, new: list[LayerCache]) -> list[LayerCache]:
-    """Return the caches with new rows; drop rows past the end."""
-    return [old.put(rows, cache) for old, cache in zip(caches, new, strict=True)]
-
-
-def put_rows(state: DecodeState, rows_m: jax.Array, new: DecodeState) -> DecodeState:
-    """Return a device's state with new rows, whose caches may have fewer slots; drop rows past the end."""
-
-    def put(old: jax.Array, new: jax.Array) -> jax.Array:
-        return old.at[rows_m].set(new, mode="drop")
-
-    caches = _put(state.caches, rows_m, new.caches)
-    return jax.tree.map(put, state._replace(caches=[]), new._replace(caches=[]))._replace(caches=caches)
+def put_rows(part: Any, rows: jax.Array, new: Any) -> Any:
+    """Return a device's part of a state with new rows, whose caches may have fewer slots; drop rows past the end."""
+    return jax.tree.map(
+        lambda old, x: old.put(rows, x) if isinstance(old, LayerCache) else old.at[rows].set(x, mode="drop"),
+        part,
+        new,
+        is_leaf=lambda x: isinstance(x, LayerCache),
+    )
 
 
 class Pool(NamedTuple):
@@ -223,7 +218,7 @@ def prefixes_from_pool(
     """Copy prefixes to the entries `entries_p`; token s of prefix p is in slot `at_ps[p, s]` of the pool, or -1."""
 
     def insert(prefixes: list[LayerCache], pool: Pool, at_ps: jax.Array, entries_p: jax.Array) -> list[LayerCache]:
-        return _put(prefixes, entries_p, cache_from_prefill(*_taken(pool, at_ps)))
+        return put_rows(prefixes, entries_p, cache_from_prefill(*_taken(pool, at_ps)))
 
     with jax.named_scope("insert"):
         return by_rows(insert, (ROWS,) * 4, ROWS)(prefixes, pool, at_ps, entries_p)

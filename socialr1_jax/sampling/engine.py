@@ -127,6 +127,8 @@ class Engine:
         longest, new = max(map(len, prompts)), max(params.max_new_tokens for params in each)
         # If prompts share prefixes, at most a quarter of a prompt is in a row's own slots.
         own = longest // 4 if self.share_prefixes else 0
+        # On a CPU host memory is the device's, so every row gets room for all of its tokens.
+        first = own + (new if self.platform == "cpu" else min(new, self.segment_tokens))
         rows, group = sum(params.n for params in each), max(params.n for params in each)
         # A whole number of groups, if all have the same size.
         wanted = round_up(-(-rows // shards), group) if group * len(prompts) == rows else -(-rows // shards)
@@ -146,9 +148,7 @@ class Engine:
             memory=memory,
             alike=mean_rows(prompts, [params.n for params in each]) if self.share_prefixes else 0,
             weights=self.weights,
-            first=min(
-                ladder(-(-(own + min(new, self.segment_tokens)) // stride)) * stride, round_up(own + new, stride)
-            ),
+            first=ladder(-(-first // stride)) * stride,
         )
         _say(
             f"sampling {counted(rows, 'response')} to {counted(len(prompts), 'prompt')}: "

@@ -1,5 +1,6 @@
 """Keep rows in host memory while the caches of the others need their part of the device's."""
 
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -17,30 +18,49 @@ class Parked(NamedTuple):
     positions: np.ndarray
     left: np.ndarray
     entries: np.ndarray
-    state: DecodeState
+    state: DecodeState  # of `_HostCopy`
+
+
+@dataclass(frozen=True)
+class _HostCopy:
+    """The parts of an array that this process's devices have. XLA's own host memory has a limit for all devices."""
+
+    shape: tuple[int, ...]
+    sharding: jax.sharding.Sharding
+    parts: list[tuple[jax.Device, np.ndarray]]
+
+    @classmethod
+    def of(cls, x: jax.Array) -> "_HostCopy":
+        return cls(x.shape, x.sharding, [(part.device, np.asarray(part.data)) for part in x.addressable_shards])
+
+    def placed(self) -> jax.Array:
+        parts = [jax.device_put(part, device) for device, part in self.parts]
+        return jax.make_array_from_single_device_arrays(self.shape, self.sharding, parts)
 
 
 def to_host(state: DecodeState, rows: np.ndarray) -> DecodeState:
-    """Return a copy of one row of each device, [d], in host memory. It is made layer by layer."""
+    """Return a copy of one row of each device, [d], in host memory."""
     at = place(rows)
 
     def copied(part: Any, slots: int) -> Any:
-        return _moved(take_rows(part, at, slots=slots), "pinned_host")
+        return jax.tree.map(_HostCopy.of, take_rows(part, at, slots=slots))
 
-    rest = copied(state._replace(caches=[]), 0)
-    return rest._replace(caches=[copied(cache, cache.slots) for cache in state.caches])
+    caches = [copied(cache, cache.slots) for cache in state.caches]  # one layer at a time on the device
+    return copied(state._replace(caches=[]), 0)._replace(caches=caches)
 
 
 def from_host(state: DecodeState, rows: np.ndarray, parked: DecodeState) -> DecodeState:
     """Return the state with the rows of `parked` in its rows `rows`, [d]; numbers past the end are dropped."""
-    return _inserted(state, place(rows), _moved(parked, "device"))
+    at = place(rows)
+
+    def inserted(part: Any, new: Any) -> Any:
+        return _inserted(part, at, jax.tree.map(_HostCopy.placed, new))
+
+    caches = [inserted(cache, new) for cache, new in zip(state.caches, parked.caches, strict=True)]
+    return inserted(state._replace(caches=[]), parked._replace(caches=[]))._replace(caches=caches)
 
 
-def _moved(tree: Any, memory: str) -> Any:
-    return jax.device_put(tree, jax.tree.map(lambda x: x.sharding.with_memory_kind(memory), tree))
-
-
-@partial(jax.jit, donate_argnames=("state",))
-def _inserted(state: DecodeState, rows: jax.Array, new: DecodeState) -> DecodeState:
+@partial(jax.jit, donate_argnames=("part",))
+def _inserted(part: Any, rows: jax.Array, new: Any) -> Any:
     with jax.named_scope("insert"):
-        return by_rows(put_rows, (ROWS, ROWS, ROWS), ROWS)(state, rows, new)
+        return by_rows(put_rows, (ROWS, ROWS, ROWS), ROWS)(part, rows, new)
