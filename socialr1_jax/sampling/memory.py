@@ -49,8 +49,13 @@ class BatchPlan:
         return min(self.slots, self.tokens // self.rows)
 
     def rows_of(self, slots: int, group: int) -> int:
-        """Return a number of rows, at least a group, that can have `slots` slots at the same time."""
-        return self.rows if self.rows * slots <= self.tokens else max(group, *_below(self.tokens // slots + 1))
+        """Return a number of rows, at least a group, that can have `slots` slots: at most an eighth below the largest.
+
+        It has four significant binary digits, so that devices that share rows also divide them.
+        """
+        count = self.tokens // slots
+        unit = 1 << max(0, count.bit_length() - 4)
+        return max(group, count // unit * unit)
 
 
 def plan_batch(

@@ -94,7 +94,7 @@ def test_greedy_tokens_of_different_lengths_equal_transformers(engine, prompts, 
 
 @pytest.fixture
 def short_of_memory(engine, monkeypatch):
-    """An engine with room for 16 rows of 8 slots, or for 4 of the 24 that a response needs."""
+    """An engine with room for 16 rows of 8 slots, or for 5 of the 24 that a response needs."""
     for module in (batch, engine_module):
         monkeypatch.setattr(module, "slot_stride", lambda _: 8)
     plan = Engine.plan
@@ -111,7 +111,7 @@ def test_rows_that_waited_in_host_memory_go_on(short_of_memory, prompts, greedy,
     each = [SamplingParams(n=2, max_new_tokens=24, seed=5, temperature=i % 2) for i in range(20)]
     for i, group in enumerate(tokens_of(engine.sample(prompts, each))):
         assert group == (tokens_of(sampled[i : i + 1])[0] if i % 2 else [greedy[i]] * 2)
-    assert moved.count("to_host") == moved.count("from_host") == 12  # from 16 rows to 4
+    assert moved.count("to_host") == moved.count("from_host") == 11  # from 16 rows to 8 to 5
 
 
 @pytest.mark.parametrize("max_rows", [512, 5, 1])
@@ -329,7 +329,7 @@ def test_rows_are_kept_where_memory_is_short():
         assert plan.tokens >= max(5 * slots, plan.rows * slots // 4)
         assert plan.total <= memory << 30
         most = plan.rows_of(slots, 5)
-        assert most == plan.rows or most * slots <= plan.tokens < 2 * most * slots
+        assert most * slots <= plan.tokens < 9 / 8 * (most + 1) * slots
     assert plan_batch(config, 2, **sizes, slots=16_384, first=8192, memory=54 << 30).rows == 24
 
 
