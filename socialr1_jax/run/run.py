@@ -151,7 +151,7 @@ def _automatic_split(
         with suppress(ValueError):
             check_mesh(model, with_tensor(mesh, tensor))
             splits.append(tensor)
-    if chip is None or chip.platform != "cuda" or len(splits) < 2:
+    if chip is None or chip.platform != "cuda" or not chip.flops or len(splits) < 2:
         return mesh.shape["tensor"], ""
     sampling = config.sampling
     return fastest_split(

@@ -16,7 +16,7 @@ from socialr1_jax.config.run import RunConfig
 from socialr1_jax.config.sections import ConfigError
 from socialr1_jax.models.shapes import named_shape
 from socialr1_jax.run.run import rollout_mesh
-from socialr1_jax.runtime.chips import CHIPS
+from socialr1_jax.runtime.chips import CHIPS, Chip
 from socialr1_jax.runtime.mesh import AXES
 
 WORKER = Path(__file__).with_name("mesh_worker.py")
@@ -178,12 +178,14 @@ def test_a_split_that_cannot_be_is_one_line(tensor, said):
         ("a100-80gb", "tiny", 1, 1),
         ("cpu", "8b", 1, 1),
         ("v5p", "8b", 2, 2),  # as in training
+        ("an unknown GPU", "8b", 1, 1),
         (None, "8b", 1, 1),
     ],
 )
 def test_auto_splits_only_what_divides(chip, shape, trained, expected):
     mesh, model = sixteen_devices(trained), named_shape(shape)
-    rollout, why = rollout_mesh(configured("auto"), model, mesh, CHIPS.get(chip), None)
+    card = Chip(platform="cuda") if chip == "an unknown GPU" else CHIPS.get(chip)
+    rollout, why = rollout_mesh(configured("auto"), model, mesh, card, None)
     assert rollout.shape["tensor"] == expected
     assert list(rollout.devices.flat) == list(mesh.devices.flat)
     tried = [int(size) for size in re.findall(r"ms with (\d+)", why)]
