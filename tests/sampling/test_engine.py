@@ -330,7 +330,10 @@ def test_rows_are_kept_where_memory_is_short():
         assert plan.total <= memory << 30
         most = plan.rows_of(slots, 5)
         assert most * slots <= plan.tokens < 9 / 8 * (most + 1) * slots
-    assert plan_batch(config, 2, **sizes, slots=16_384, first=8192, memory=54 << 30).rows == 24
+    options = {"config": config, "dtype": "bfloat16", "backend": "cudnn", "max_rows": 40, "memory": 54 << 30}
+    for platform, segment, rows in [("gpu", 64, 40), ("gpu", 8192, 24), ("cpu", 64, 12)]:  # a CPU has no other memory
+        engine = Engine(params={}, num_tokens=1, platform=platform, segment_tokens=segment, **options)
+        assert engine.plan([[0] * 1024] * 8, SamplingParams(n=5, max_new_tokens=16_384)).rows == rows
 
 
 @pytest.mark.parametrize(

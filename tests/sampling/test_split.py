@@ -1,14 +1,21 @@
 """The split of a rollout that `sampling.tensor: auto` chooses."""
 
+import jax
 import pytest
 
+from socialr1_jax.config.loading import load_config
+from socialr1_jax.config.run import RunConfig
 from socialr1_jax.models.arithmetic import Arithmetic
 from socialr1_jax.models.shapes import named_shape
 from socialr1_jax.runtime.chips import CHIPS
+from socialr1_jax.runtime.mesh import make_mesh
 from socialr1_jax.sampling.memory import plan_batch
 from socialr1_jax.sampling.split import fastest_split
+from socialr1_jax.training import sampler
 
 RECIPE = {"prompts": 64, "group": 5, "width": 1024, "slots": 3072, "max_rows": 40, "itemsize": 2}
+
+HOST = ["grpo.reference_memory=host"]
 
 
 @pytest.mark.parametrize(
@@ -50,3 +57,15 @@ def test_a_step_takes_its_bytes_and_collectives():
     sent = 7 / 8 * (73 * 2 * 320 * 4096 * 2 + 40 * 151_936 * 4) / (0.75 * 300e9)
     split = (2 * (kernels + output) / 8 + filled) / (0.8 * 2.039e12) + sent + 74 * 25e-6
     assert why.endswith(f"peaks: {1000 * alone:.1f} ms with 1, {1000 * split:.1f} ms with 8")
+
+
+@pytest.mark.parametrize(("settings", "each"), [([], 14), (["grpo.kl_coefficient=0"], 12), (HOST, 12)])
+def test_memory_is_what_training_will_leave(tiny_jax, monkeypatch, settings, each):
+    """Bytes of a weight beside sampling, less the 4 that are loaded: master, two moments, reference in bfloat16."""
+    monkeypatch.setattr(sampler, "free_memory", lambda: 10**9)
+    config = load_config(RunConfig, None, ["model.path=m", "data.train=q", "model.dtype=bfloat16", *settings])
+    weights = sum(x.size for x in jax.tree.leaves(tiny_jax.params))
+    with jax.set_mesh(make_mesh(devices=jax.devices()[:1])):
+        assert sampler._memory(config, tiny_jax) == 10**9 - weights * (each - 4)
+        monkeypatch.setattr(sampler, "free_memory", lambda: None)
+        assert sampler._memory(config, tiny_jax) is None
