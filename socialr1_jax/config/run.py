@@ -5,9 +5,9 @@
 """
 
 import warnings
-from typing import Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, PlainValidator, model_validator
 
 from socialr1_jax.config.objective import Objective
 from socialr1_jax.config.rewards import RewardConfig
@@ -81,6 +81,12 @@ class DataConfig(Section):
     max_prompt_tokens: int = Field(1024, ge=1, description="longer prompts are dropped and counted, never cut")
 
 
+def _split(value: Any) -> Any:
+    if value != "auto" and (type(value) is not int or value < 1):
+        raise ValueError(f"give a number of devices or auto, not {value!r}")
+    return value
+
+
 class SamplingConfig(Section):
     """Sampling of responses."""
 
@@ -101,8 +107,10 @@ class SamplingConfig(Section):
     max_rows: int = Field(
         512, ge=1, description="most responses decoded at once, for each device; the others wait for a free row"
     )
-    tensor: int = Field(
-        0, ge=0, description="devices that share a row's weights and caches in the rollout; 0 = mesh.tensor"
+    tensor: Annotated[int | Literal["auto"], PlainValidator(_split)] = Field(
+        "auto",
+        description="devices that share a row's weights and caches in the rollout; auto = on NVIDIA GPUs the fastest "
+        "split that fits by the chip's peaks, which the run prints, else mesh.tensor",
     )
     weights: Literal["dtype", "int8", "float8"] = Field(
         "dtype", description="copy of the weights that decoding reads: in the model's dtype, or kernels of 8 bits"

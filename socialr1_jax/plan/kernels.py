@@ -2,13 +2,13 @@
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
 from socialr1_jax.plan.hlo import Instruction, bytes_of, sizes_of
-from socialr1_jax.runtime.chips import Chip
+from socialr1_jax.runtime.chips import RATES, Chip
 
 _FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "opt-barrier", "domain"}
 _FREE |= {"partition-id", "replica-id", "copy-start", "async-update"}
@@ -17,62 +17,6 @@ _IN_PLACE = {"dynamic-update-slice": 1, "scatter": 2}  # and the operand that ho
 _PARTS = {"dynamic-slice", "slice", "gather"}
 _GEMM = re.compile(r"__cublas|__cudnn\$gemm")
 _CONTRACTED = re.compile(r'lhs_contracting_dim(?:ension)?s"?[=:][{\[]([^}\]]*)')
-
-
-@dataclass(frozen=True, kw_only=True)
-class Rates:
-    """Shares of a chip's peaks that kernels reach, by kind, and seconds that each kernel and collective adds.
-
-    A masked attention kernel is cuDNN's with a bias. Attention counts half the square as FLOP.
-    """
-
-    matmul: float  # of the FLOP/s, as the attention kernels
-    attention: float
-    attention_backward: float
-    masked_attention: float
-    masked_attention_backward: float
-    memory: float  # of the bandwidth
-    links: float  # of the bandwidth between devices
-    launch: float  # seconds between two kernels
-    latency: float  # seconds of the smallest collective
-
-
-# Hopper's kernels as measured on one H200 (docs/performance.md); all others, links and latencies are assumed.
-RATES: Mapping[str, Rates] = {
-    "ampere": Rates(
-        matmul=0.8,
-        attention=0.6,
-        attention_backward=0.5,
-        masked_attention=0.35,
-        masked_attention_backward=0.3,
-        memory=0.8,
-        links=0.75,
-        launch=2e-6,
-        latency=25e-6,
-    ),
-    "hopper": Rates(
-        matmul=0.65,
-        attention=0.44,
-        attention_backward=0.39,
-        masked_attention=0.26,
-        masked_attention_backward=0.19,
-        memory=0.72,
-        links=0.75,
-        launch=2.3e-6,
-        latency=15e-6,
-    ),
-    "tpu": Rates(
-        matmul=0.65,
-        attention=0.3,
-        attention_backward=0.3,
-        masked_attention=0.3,
-        masked_attention_backward=0.3,
-        memory=0.8,
-        links=0.75,
-        launch=0.5e-6,
-        latency=5e-6,
-    ),
-}
 
 
 class Kernel(NamedTuple):

@@ -4,9 +4,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 from socialr1_jax.models.arithmetic import Cost
-from socialr1_jax.plan.kernels import RATES
 from socialr1_jax.plan.schedule import Collective, KernelSum, Schedule
-from socialr1_jax.runtime.chips import Chip
+from socialr1_jax.runtime.chips import RATES, Chip
 
 Part = Literal["rollout", "update"]  # of a step; their phases are never in a device's memory at the same time
 

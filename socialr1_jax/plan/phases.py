@@ -236,7 +236,7 @@ class AbstractRun:
 
     @cached_property
     def decoding(self) -> DecodeState:
-        return self.rollout_state(self.largest.rows * self.shards, self.largest.slots)
+        return self.rollout_state(self.largest.rows * self.shards, self.largest.slots_each)
 
     def rollout_state(self, rows: int, slots: int) -> DecodeState:
         """Return the abstract state of a batch with the compiler's shardings."""
@@ -283,7 +283,7 @@ class AbstractRun:
         return self.phase(compiled, beside=beside, cost=cost, calls=passes)
 
     def cache_growth(self) -> Phase:
-        rows, slots, stride = self.largest.rows * self.shards, self.largest.slots, slot_stride(self.platform)
+        rows, slots, stride = self.largest.rows * self.shards, self.largest.slots_each, slot_stride(self.platform)
         before = self.caches(rows, max(stride, slots - stride))[0]
         rows_taken = self.array((rows,), jnp.int32)
         compiled = self.compile("cache growth", "rollout", take_rows, before, rows_taken, slots=slots)
@@ -322,7 +322,7 @@ class AbstractRun:
         costs = self.costs
         flops = costs.decode_step(decoded.drawn, decoded.pairs / decoded.drawn).flops
         read = decoded.steps * costs.decode_step(0, 0).bytes + self.shards * decoded.filled * costs.cache_token
-        tokens = largest.rows * largest.slots + largest.prefixes * largest.width
+        tokens = largest.rows * largest.slots_each + largest.prefixes * largest.width
         unread = decoded.steps * tokens - (decoded.slots if kernel == "xla" else decoded.filled)
         beside, calls, steps = self.training, decoded.segments, decoded.steps
         phase = self.phase(compiled, beside=beside, cost=Cost(flops, read), calls=calls, steps=steps)

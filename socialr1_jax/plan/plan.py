@@ -5,7 +5,7 @@ XLA compiles for a topology by name and reports the program's memory there. Noth
 
 import os
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import jax
@@ -25,7 +25,7 @@ from socialr1_jax.runtime.chips import Chip, parse_topology
 from socialr1_jax.runtime.mesh import AXES
 from socialr1_jax.runtime.startup import memory_share, overlap_collectives
 from socialr1_jax.runtime.terminal import counted, gib
-from socialr1_jax.sampling.memory import free_memory
+from socialr1_jax.sampling.memory import USABLE, free_memory
 
 _EXTRAS = {"cuda": "cuda12", "tpu": "tpu"}
 
@@ -41,6 +41,8 @@ class Plan:
     memory: int  # bytes of a device
     allowed: int  # bytes of it that the run may use
     resident: dict[str, int]  # bytes per device that training keeps allocated throughout
+    rollout_tensor: int = 1  # devices that share a row in the rollout
+    why: str = ""  # that number was chosen, if the run chooses
     phases: list[Phase]
     response_tokens: float = 0.0  # mean length that the times assume
     update_flops: float = 0.0  # of a step, as a run's MFU counts them
@@ -79,6 +81,7 @@ class Plan:
             "devices": self.devices,
             "node": self.node,
             "attention": self.backend,
+            "rollout_tensor": self.rollout_tensor,
             "response_tokens": self.response_tokens,
             "bytes": {"device": self.memory, "allowed": self.allowed, "resident": self.resident},
             "fits": bool(self.phases) and self.free >= 0,
@@ -144,10 +147,13 @@ def _plan(mesh: Mesh, chip: Chip, node: int, config: PlanConfig, parts: Collecti
         mesh=mesh,
         chip=chip,
         node=node,
-        rollout_mesh=rollout_mesh(config, model, mesh),
+        rollout_mesh=mesh,
         backend=backend,
         allowed=allowed,
     )
+    free = int((allowed - sum(run.resident.values())) * USABLE)
+    split, why = rollout_mesh(config, model, mesh, chip, free)
+    run = replace(run, rollout_mesh=split)
     return Plan(
         chip=chip,
         devices=mesh.size,
@@ -156,6 +162,8 @@ def _plan(mesh: Mesh, chip: Chip, node: int, config: PlanConfig, parts: Collecti
         memory=memory,
         allowed=allowed,
         resident=run.resident,
+        rollout_tensor=split.shape["tensor"],
+        why=why,
         phases=[phase for part in parts for phase in run.phases(part)],
         response_tokens=float(run.lengths_pg.mean()),
         update_flops=run.update_flops if "update" in parts else 0.0,

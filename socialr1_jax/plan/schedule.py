@@ -5,8 +5,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 from socialr1_jax.plan.hlo import Instruction, bytes_of, computations, first_group, trip_count
-from socialr1_jax.plan.kernels import RATES, Kernels
-from socialr1_jax.runtime.chips import Chip
+from socialr1_jax.plan.kernels import Kernels
+from socialr1_jax.runtime.chips import RATES, Chip
 
 _KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "ragged-all-to-all", "collective-permute")
 _NO_CALLS = ("reduce", "sort", "scatter", "reduce-window", "map", "select-and-scatter", "fusion")

@@ -3,10 +3,10 @@
 from rich.table import Table
 
 from socialr1_jax.config.run import PlanConfig
-from socialr1_jax.plan.kernels import RATES
 from socialr1_jax.plan.plan import Plan
 from socialr1_jax.run.console import Console
 from socialr1_jax.run.epochs import steps_of
+from socialr1_jax.runtime.chips import RATES
 from socialr1_jax.runtime.terminal import counted, gib
 
 _CHECKED = {"hopper": "the kernels of decoding, prefill and updates on one H200; links are assumed"}
@@ -19,6 +19,8 @@ def print_plan(plan: Plan, config: PlanConfig) -> None:
         f"{config.model.path or config.model.random} on {config.topology}, attention {plan.backend}: "
         f"{gib(plan.memory)} GiB a device, of which the run may take {gib(plan.allowed)}\n"
     )
+    if plan.why:
+        console.print(f"{plan.why}\n")
     console.print(_memory(plan))
     console.print(_traffic(plan))
     if plan.chip.flops:

@@ -59,37 +59,51 @@ def decode_lengths(
     left = np.zeros((shards, plan.rows), int)  # tokens to come of each row; 0 is a free row
     taken = np.zeros_like(left)
     entries = np.full_like(left, -1)  # the prompt of each row
+    parked = [deque[tuple[int, int, int]]() for _ in range(shards)]  # rows in host memory: left, taken, prompt
     slots, prompts, stride = 0, 0, slot_stride(platform)
-    while waiting or left.any():
+    while waiting or left.any() or any(parked):
+        for device, rows in enumerate(parked):
+            for at in np.flatnonzero(left[device] == 0)[: len(rows)]:
+                left[device, at], taken[device, at], entries[device, at] = rows.popleft()
         free = (left == 0).sum(axis=1)
-        room = plan.prefixes - np.array([len(set(row[row >= 0])) for row in np.where(left > 0, entries, -1)])
+        used = [set(row[live]) for row, live in zip(entries, left > 0, strict=True)]
+        used = [prompts.union(row[2] for row in rows) for prompts, rows in zip(used, parked, strict=True)]
+        room = plan.prefixes - np.array([len(prompts) for prompts in used])
         while waiting and (open_rows := np.where(room > 0, free, 0)).max() >= len(waiting[0]):
             device, new = int(open_rows.argmax()), waiting.popleft()
             at = np.flatnonzero(left[device] == 0)[: len(new)]
             left[device, at], taken[device, at], entries[device, at] = new, 0, prompts
             free[device], room[device], prompts = free[device] - len(new), room[device] - 1, prompts + 1
         live = left > 0
-        slots = max(slots, int((taken + np.minimum(limit - taken, segment))[live].max()))
+        needed = int((taken + np.minimum(limit - taken, segment))[live].max())
+        slots = max(slots, min(ladder(-(-needed // stride)) * stride, plan.slots))
         size, most = left.shape[1], int(live.sum(axis=1).max())
         half = round_up(-(-size // 2), smallest_batch(platform))
         if limit - taken[live].min() <= segment:
             half = size  # all rows end within a segment
-        while not waiting and most <= half < size:
+        while not (waiting or any(parked)) and most <= half < size:
             size, half = half, round_up(-(-half // 2), smallest_batch(platform))
-        order = np.argsort(~live, axis=1, kind="stable")[:, :size]
+        if size * slots > plan.tokens:
+            size = plan.rows_of(slots, group)
+            half = round_up(-(-size // 2), smallest_batch(platform))
+            for device, longest in enumerate(np.argsort(np.where(live, -taken, 1), axis=1, kind="stable")):
+                at = device, longest[size : live[device].sum()]
+                parked[device] += zip(left[at], taken[at], entries[at], strict=True)
+                left[at] = 0
+        order = np.argsort(left == 0, axis=1, kind="stable")[:, :size]
         left, taken, entries = (np.take_along_axis(x, order, axis=1) for x in (left, taken, entries))
-        enough = size - max(len(waiting[0]), size // 8) if waiting else half if shards == 1 and half < size else 0
-        if waiting and (left == 0).sum(axis=1).max() >= len(waiting[0]):
-            enough = 0  # rows are free, but no prefix is
+        wanted = len(waiting[0]) if waiting else int(any(parked))
+        enough = size - max(wanted, size // 8) if wanted else half if shards == 1 and half < size else 0
+        if wanted and (left == 0).sum(axis=1).max() >= wanted:
+            enough = 0  # rows are free, but no prefix is, or none of the device's rows is in host memory
         steps = np.minimum(segment, -np.sort(-left, axis=1)[:, enough])  # until `enough` rows are live
         each = np.minimum(left, steps[:, None])
-        used = np.array([len(set(row[row >= 0])) for row in np.where(left > 0, entries, -1)])
+        read = np.array([len(set(row[live])) for row, live in zip(entries, left > 0, strict=True)])
         own = (each * taken + each * (each + 1) // 2).sum(axis=1)
-        width = min(ladder(-(-slots // stride)) * stride, plan.slots)
         result.segments += 1
         result.steps += int(steps.max())
-        result.filled += int((own + steps * used * (prompt - 1)).max())
-        result.slots += int((steps * (size * width + used * plan.width)).max())
+        result.filled += int((own + steps * read * (prompt - 1)).max())
+        result.slots += int((steps * (size * slots + read * plan.width)).max())
         result.drawn += int(each.sum())
         result.pairs += int(own.sum() + each.sum() * (prompt - 1))
         left, taken = left - each, taken + each

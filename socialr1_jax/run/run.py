@@ -3,12 +3,13 @@
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Annotated, Any, Protocol, Self
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh
 from pydantic import BaseModel, Field, ValidationError
 
@@ -23,11 +24,15 @@ from socialr1_jax.run.checkpoints import AWAY, CheckpointError, Checkpoints, fir
 from socialr1_jax.run.console import console, shown_log
 from socialr1_jax.run.folder import own_folder, resuming_text
 from socialr1_jax.run.metrics import RunLog
+from socialr1_jax.runtime.chips import Chip
 from socialr1_jax.runtime.interrupt import Interrupted, Stop, stop_on_signal
 from socialr1_jax.runtime.mesh import make_mesh, with_tensor
 from socialr1_jax.runtime.processes import in_cluster, is_first, wait_for_all
 from socialr1_jax.runtime.startup import memory_share, overlap_collectives
 from socialr1_jax.runtime.terminal import CommandEnded, first_line
+from socialr1_jax.sampling.batch import slot_stride
+from socialr1_jax.sampling.memory import round_up
+from socialr1_jax.sampling.split import fastest_split
 
 
 class TrainingStopped(CommandEnded):
@@ -119,17 +124,50 @@ def run_mesh(config: RunConfig | RewardModelConfig) -> Mesh:
     return mesh
 
 
-def rollout_mesh(config: RunConfig, model: Qwen3Config, mesh: Mesh) -> Mesh:
-    """Return the mesh of the rollout, `mesh` with `sampling.tensor` devices for each row.
+def rollout_mesh(
+    config: RunConfig, model: Qwen3Config, mesh: Mesh, chip: Chip | None, memory: int | None
+) -> tuple[Mesh, str]:
+    """Return the mesh of the rollout, `mesh` with `sampling.tensor` devices for each row, and the reason for `auto`.
 
-    Raises ConfigError if that does not divide the devices or the model.
+    `memory` are the bytes of a device that sampling may take. Without an NVIDIA GPU of known peaks, `auto` is the mesh
+    of training. Raises ConfigError if the split does not divide the devices or the model.
     """
+    tensor, why = config.sampling.tensor, ""
     try:
-        rollout = with_tensor(mesh, config.sampling.tensor)
+        if tensor == "auto":
+            tensor, why = _automatic_split(config, model, mesh, chip, memory)
+        rollout = with_tensor(mesh, tensor)
         check_mesh(model, rollout)
     except ValueError as error:
         raise ConfigError(f"sampling.tensor: {error}") from error
-    return rollout
+    return rollout, why
+
+
+def _automatic_split(
+    config: RunConfig, model: Qwen3Config, mesh: Mesh, chip: Chip | None, memory: int | None
+) -> tuple[int, str]:
+    splits, stride = [], slot_stride("gpu")
+    for tensor in range(1, mesh.size + 1):
+        with suppress(ValueError):
+            check_mesh(model, with_tensor(mesh, tensor))
+            splits.append(tensor)
+    if chip is None or chip.platform != "cuda" or not chip.flops or len(splits) < 2:
+        return mesh.shape["tensor"], ""
+    sampling = config.sampling
+    return fastest_split(
+        model,
+        chip,
+        splits,
+        devices=mesh.size,
+        prompts=config.grpo.prompts_per_step,
+        group=sampling.group_size,
+        width=round_up(config.data.max_prompt_tokens, stride),
+        slots=round_up(sampling.max_new_tokens, stride),
+        max_rows=sampling.max_rows,
+        itemsize=jnp.dtype(config.model.dtype).itemsize,
+        weights=sampling.weights,
+        memory=memory,
+    )
 
 
 def say_devices(attention: str) -> None:

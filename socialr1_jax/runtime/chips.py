@@ -1,4 +1,4 @@
-"""Accelerators by name: their peaks, their memory, and the target description for compiling without one."""
+"""Accelerators by name: their peaks, the shares of them that kernels reach, and targets for compiling without one."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -80,6 +80,62 @@ CHIPS: Mapping[str, Chip] = {
     "v5e": Chip(platform="tpu", flops=197e12, memory=17_179_869_184, bandwidth=8.19e11, link=1.8e11),
     "v5p": Chip(platform="tpu", flops=459e12, memory=102_005_473_280, bandwidth=2.765e12, link=5.4e11),
     "cpu": Chip(platform="cpu"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rates:
+    """Shares of a chip's peaks that kernels reach, by kind, and seconds that each kernel and collective adds.
+
+    A masked attention kernel is cuDNN's with a bias. Attention counts half the square as FLOP.
+    """
+
+    matmul: float  # of the FLOP/s, as the attention kernels
+    attention: float
+    attention_backward: float
+    masked_attention: float
+    masked_attention_backward: float
+    memory: float  # of the bandwidth
+    links: float  # of the bandwidth between devices
+    launch: float  # seconds between two kernels
+    latency: float  # seconds of the smallest collective
+
+
+# Hopper's kernels as measured on one H200 (docs/performance.md); all others, links and latencies are assumed.
+RATES: Mapping[str, Rates] = {
+    "ampere": Rates(
+        matmul=0.8,
+        attention=0.6,
+        attention_backward=0.5,
+        masked_attention=0.35,
+        masked_attention_backward=0.3,
+        memory=0.8,
+        links=0.75,
+        launch=2e-6,
+        latency=25e-6,
+    ),
+    "hopper": Rates(
+        matmul=0.65,
+        attention=0.44,
+        attention_backward=0.39,
+        masked_attention=0.26,
+        masked_attention_backward=0.19,
+        memory=0.72,
+        links=0.75,
+        launch=2.3e-6,
+        latency=15e-6,
+    ),
+    "tpu": Rates(
+        matmul=0.65,
+        attention=0.3,
+        attention_backward=0.3,
+        masked_attention=0.3,
+        masked_attention_backward=0.3,
+        memory=0.8,
+        links=0.75,
+        launch=0.5e-6,
+        latency=5e-6,
+    ),
 }
 
 

@@ -48,12 +48,12 @@ def make_mesh(
 
 
 def with_tensor(mesh: Mesh, tensor: int) -> Mesh:
-    """Return the mesh of the same devices, in the same order, on which `tensor` of them share a row; 0 changes nothing.
+    """Return the mesh of the same devices, in the same order, on which `tensor` of them share a row.
 
     Raises ValueError if `tensor` does not divide a replica's devices, or if devices that share a row would be those of
     several processes.
     """
-    if tensor in (0, mesh.shape["tensor"]):
+    if tensor == mesh.shape["tensor"]:
         return mesh
     rows = mesh.devices.reshape(mesh.shape["replica"], -1)
     if rows.shape[1] % tensor:

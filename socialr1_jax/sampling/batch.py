@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,17 +19,14 @@ import numpy as np
 from socialr1_jax.models.attention_trial import working_decode_kernel
 from socialr1_jax.models.kv_cache import LayerCache
 from socialr1_jax.models.qwen3 import Params
-from socialr1_jax.models.temperature import LARGEST, SMALLEST
 from socialr1_jax.runtime.compiles import told
 from socialr1_jax.runtime.mesh import fetch, place, row_shards, tensor_shards
 from socialr1_jax.sampling.decode import (
     ERROR,
     LIVE,
-    NO_BUDGET,
     STOP,
     DecodeState,
     Drawn,
-    RowSampling,
     admit,
     decode_segment,
     empty_batch,
@@ -38,8 +35,10 @@ from socialr1_jax.sampling.decode import (
     resized_caches,
 )
 from socialr1_jax.sampling.families import Family, common, sharing, used_entries
+from socialr1_jax.sampling.fresh_rows import FreshRows
 from socialr1_jax.sampling.memory import BatchPlan, coarse, ladder, power, round_up
 from socialr1_jax.sampling.params import FinishReason, SamplingParams
+from socialr1_jax.sampling.parking import Parked, from_host, to_host
 from socialr1_jax.sampling.rollout_weights import reshard
 from socialr1_jax.sampling.shared_prefill import SharedPrefill
 from socialr1_jax.sampling.stops import StopStrings
@@ -137,6 +136,7 @@ class Rollout:
         self.wall_steps = 0  # decode steps of the slowest device, summed over the segments
         self.state: DecodeState | None = None
         self.prefixes: list[LayerCache] = []
+        self.parked: list[Parked] = []  # rows in host memory; they keep their prefixes
         self.shared: SharedPrefill | None = None
         self.weights: Params | None = None  # the copy that decoding reads
         self.wait(groups)
@@ -158,8 +158,9 @@ class Rollout:
             with told("the copy of the weights for decoding"):
                 self.weights = reshard(engine.params, engine.config, engine.dtype, engine.weights, self.blocks == 1)
         parts: list[Segment] = []
-        while self.waiting or (self.rows >= 0).any():
+        while self.waiting or self.parked or (self.rows >= 0).any():
             engine.poll()
+            self._unpark()
             self._refill()
             self._fit()
             places = jax.tree.map(place, sharing(self.rows, self.entries, self.lengths, self.plan.sharers))
@@ -177,7 +178,7 @@ class Rollout:
         """Admit waiting groups to the devices with enough free rows and prefixes, the emptiest device first."""
         dealt: list[list[tuple[Family, list[Group]]]] = [[] for _ in range(self.shards)]
         free = (self.rows < 0).sum(axis=1)
-        used = used_entries(self.rows, self.entries, self.plan.prefixes)
+        used = self._used(self.plan.prefixes)
         prefixes = self.plan.prefixes - used.sum(axis=1)
         while self.waiting and (room := np.where(prefixes > 0, free, 0)).max() >= len(self.waiting[0].rows):
             device, group = int(room.argmax()), self.waiting.popleft()
@@ -244,7 +245,7 @@ class Rollout:
         lengths_p = np.ones(self.shards * size, np.int32)
         entries_p = np.full(self.shards * size, self.lengths.shape[1])  # past the end: dropped
         rows_m = np.full((self.shards, entries), self.rows.shape[1])
-        fresh = Fresh(self.shards * entries, self.stops, engine.config.vocab_size if self.penalised else 0)
+        fresh = FreshRows(self.shards * entries, self.stops, engine.config.vocab_size if self.penalised else 0)
         for device, each in enumerate(dealt):
             for i, (group, rows, entry, _, first) in enumerate(each, device * size):
                 prompt, params = group.prompt, group.params
@@ -309,12 +310,50 @@ class Rollout:
         needed = int((self.positions + steps)[live].max())
         slots = max(self.slots, self._ladder(needed, self.plan.slots))
         size, most = self.rows.shape[1], int(live.sum(axis=1).max())
-        while not self.waiting and (half := self._half(size)) and most <= half:
+        while not (self.waiting or self.parked) and (half := self._half(size)) and most <= half:
             size = half
+        if size * slots > self.plan.tokens:
+            size = self.plan.rows_of(slots, self.group)
+            live = self._park(size)
         if size < self.rows.shape[1]:
             self._take(np.argsort(~live, axis=1, kind="stable")[:, :size], slots)
         else:
             self._grow(slots)
+
+    def _park(self, size: int) -> np.ndarray:
+        """Move each device's live rows but the `size` longest to host memory; return which rows are still live."""
+        assert self.state is not None
+        order = np.argsort(np.where(self.rows >= 0, -self.positions, 1), axis=1, kind="stable")
+        for number in range(size, int((self.rows >= 0).sum(axis=1).max())):
+            at = np.arange(self.shards), order[:, number]
+            with told(f"a row of {self.slots} slots moved to host memory"):
+                state = to_host(self.state, at[1])
+            self.parked.append(Parked(self.rows[at], self.positions[at], self.left[at], self.entries[at], state))
+            self.rows[at] = -1
+        return self.rows >= 0
+
+    def _unpark(self) -> None:
+        """Move rows from host memory to free rows of their devices."""
+        for parked in self.parked:
+            free = self.rows < 0
+            fits = (parked.rows >= 0) & free.any(axis=1)
+            if not fits.any():
+                continue
+            assert self.state is not None
+            rows = np.where(fits, free.argmax(axis=1), self.rows.shape[1])
+            with told(f"a row moved from host memory to one of {self.rows.shape[1]} rows x {self.slots} slots"):
+                self.state = from_host(self.state, rows, parked.state)
+            at = np.flatnonzero(fits), rows[fits]
+            for here, there in zip((self.rows, self.positions, self.left, self.entries), parked[:4], strict=True):
+                here[at] = there[fits]
+            parked.rows[fits] = -1
+        self.parked = [parked for parked in self.parked if (parked.rows >= 0).any()]
+
+    def _used(self, count: int) -> np.ndarray:
+        """Return which of each device's first `count` prefixes a row uses, here or in host memory."""
+        rows = np.column_stack([self.rows, *(parked.rows for parked in self.parked)])
+        entries = np.column_stack([self.entries, *(parked.entries for parked in self.parked)])
+        return used_entries(rows, entries, count)
 
     def _ladder(self, needed: int, most: int) -> int:
         """Return the size of a cache or prompt, at most `most`, that holds `needed` tokens."""
@@ -335,10 +374,13 @@ class Rollout:
             np.take_along_axis(x, order, axis=1) for x in (self.rows, self.positions, self.left, self.entries)
         )
         self.slots = slots
-        if (count := order.shape[1]) < self.lengths.shape[1]:  # at most as many prefixes as rows
-            used = used_entries(self.rows, self.entries, self.lengths.shape[1])
+        used = self._used(self.lengths.shape[1])
+        if (count := max(order.shape[1], used.sum(axis=1).max())) < used.shape[1]:  # at most as many prefixes as rows
             moved = np.argsort(~used, axis=1, kind="stable")
-            self.entries = np.take_along_axis(np.argsort(moved, axis=1), self.entries, axis=1)
+            places = np.argsort(moved, axis=1)
+            self.entries = np.take_along_axis(places, self.entries, axis=1)
+            for parked in self.parked:
+                parked.entries[:] = places[np.arange(self.shards), parked.entries]
             self.lengths = np.take_along_axis(self.lengths, moved[:, :count], axis=1)
             self._take_prefixes(moved[:, :count], self.prefix_slots)
 
@@ -351,11 +393,11 @@ class Rollout:
 
         Several devices never stop early to halve: one that already has fewer live rows would take no steps.
         """
-        size = self.rows.shape[1]
-        if self.waiting and (self.rows < 0).sum(axis=1).max() >= len(self.waiting[0].rows):
-            return 0  # rows are free, but no prefix is
-        if self.waiting:
-            return size - max(len(self.waiting[0].rows), size // 8)
+        size, group = self.rows.shape[1], len(self.waiting[0].rows) if self.waiting else int(bool(self.parked))
+        if group and (self.rows < 0).sum(axis=1).max() >= group:
+            return 0  # rows are free, but no prefix is, or none of the device's rows is in host memory
+        if group:
+            return size - max(group, size // 8)
         return self._half(size) if self.shards == 1 else 0
 
     # ----------------------------------------------------------------------------------------- after a segment
@@ -388,39 +430,3 @@ class Rollout:
             log.warning("prompt %d: logits are not finite, a response ends with an error", self.of_row[row].index)
         self.rows = np.where(ended == LIVE, self.rows, -1)
         return parts
-
-
-class Fresh:
-    """The state of new rows in NumPy; rows that are not set are free.
-
-    With `vocabulary` > 0 it records which tokens a row contains, for repetition penalties.
-    """
-
-    def __init__(self, rows: int, stops: int, vocabulary: int = 0) -> None:
-        ints: Any = np.zeros(rows, np.int32)
-        floats: Any = np.zeros(rows, np.float32)
-        keys: Any = np.zeros((rows, 2), np.uint32)
-        no_stops: Any = np.full((rows, stops), -1, np.int32)
-        sampling = RowSampling(keys, floats, ints, floats, floats, floats + 1, no_stops, ints)
-        seen: Any = np.zeros((rows, vocabulary), bool) if vocabulary else None
-        state = DecodeState(ints, ints, ints, ints, ints + STOP, sampling, [], seen)
-        self.state: Any = jax.tree.map(np.copy, state)
-
-    def set(self, at: int, group: Group, sample: int) -> None:
-        state, params = self.state, group.params
-        state.last_b[at], state.positions_b[at] = group.prompt[-1], len(group.prompt) - 1
-        state.left_b[at], state.ended_b[at] = params.max_new_tokens, LIVE
-        state.thinking_b[at] = NO_BUDGET if params.thinking_budget is None else params.thinking_budget
-        how = state.sampling
-        how.keys_b[at] = group.keys[sample]
-        # Clip before the cast to float32, which would turn tiny numbers into 0 and huge ones into inf. 0 stays 0.
-        how.temperature_b[at] = params.temperature and np.clip(params.temperature, SMALLEST, LARGEST)
-        how.top_k_b[at], how.top_p_b[at], how.min_p_b[at] = params.top_k, params.top_p, params.min_p
-        how.penalty_b[at] = params.repetition_penalty
-        if state.seen_bv is not None:
-            state.seen_bv[at, list(group.prompt)] = True
-        how.stops_bi[at, : len(set(params.stop_token_ids))] = sorted(set(params.stop_token_ids))
-        how.think_end_b[at] = -1 if params.think_end_id is None else params.think_end_id
-
-    def placed(self) -> DecodeState:
-        return jax.tree.map(place, self.state)

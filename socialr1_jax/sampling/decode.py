@@ -128,8 +128,9 @@ def admit(
         rows_m: jax.Array,
         fresh: DecodeState,
     ) -> tuple[DecodeState, list[LayerCache]]:
-        nothing = [x_lptkh[:, :1, :0].repeat(len(rows_m), axis=1) for x_lptkh in kv]
-        return _begun(state, rows_m, fresh, nothing), _put(prefixes, entries_p, kv)
+        nothing = cache_from_prefill(*(x_lptkh[:, :1, :0].repeat(len(rows_m), axis=1) for x_lptkh in kv))
+        new = fresh._replace(caches=nothing)
+        return put_rows(state, rows_m, new), put_rows(prefixes, entries_p, cache_from_prefill(*kv))
 
     with jax.named_scope("insert"):
         return by_rows(insert, (P(None, *ROWS), *(ROWS,) * 5), (ROWS, ROWS))(
@@ -137,19 +138,14 @@ def admit(
         )
 
 
-def _put(caches: list[LayerCache], rows: jax.Array, kv: Any) -> list[LayerCache]:
-    """Return the caches with stacked keys and values [l, p, t, k, h] written to p of their rows."""
-    return [old.put(rows, new) for old, new in zip(caches, cache_from_prefill(*kv), strict=True)]
-
-
-def _begun(state: DecodeState, rows_m: jax.Array, fresh: DecodeState, kv: Any) -> DecodeState:
-    """Return the state with new rows: their own keys and values [l, m, t, k, h] and the rest from `fresh`."""
-
-    def put(old: jax.Array, new: jax.Array) -> jax.Array:
-        return old.at[rows_m].set(new, mode="drop")
-
-    caches = _put(state.caches, rows_m, kv)
-    return jax.tree.map(put, state._replace(caches=[]), fresh)._replace(caches=caches)
+def put_rows(part: Any, rows: jax.Array, new: Any) -> Any:
+    """Return a device's part of a state with new rows, whose caches may have fewer slots; drop rows past the end."""
+    return jax.tree.map(
+        lambda old, x: old.put(rows, x) if isinstance(old, LayerCache) else old.at[rows].set(x, mode="drop"),
+        part,
+        new,
+        is_leaf=lambda x: isinstance(x, LayerCache),
+    )
 
 
 class Pool(NamedTuple):
@@ -222,7 +218,7 @@ def prefixes_from_pool(
     """Copy prefixes to the entries `entries_p`; token s of prefix p is in slot `at_ps[p, s]` of the pool, or -1."""
 
     def insert(prefixes: list[LayerCache], pool: Pool, at_ps: jax.Array, entries_p: jax.Array) -> list[LayerCache]:
-        return _put(prefixes, entries_p, _taken(pool, at_ps))
+        return put_rows(prefixes, entries_p, cache_from_prefill(*_taken(pool, at_ps)))
 
     with jax.named_scope("insert"):
         return by_rows(insert, (ROWS,) * 4, ROWS)(prefixes, pool, at_ps, entries_p)
@@ -235,7 +231,7 @@ def admit_from_pool(
     """Start rows as `admit` does, but with own tokens: token s of row m is in slot `at_ms[m, s]` of the pool, or -1."""
 
     def insert(state: DecodeState, pool: Pool, at_ms: jax.Array, rows_m: jax.Array, fresh: DecodeState) -> DecodeState:
-        return _begun(state, rows_m, fresh, _taken(pool, at_ms))
+        return put_rows(state, rows_m, fresh._replace(caches=cache_from_prefill(*_taken(pool, at_ms))))
 
     with jax.named_scope("insert"):
         return by_rows(insert, (ROWS,) * 5, ROWS)(state, pool, at_ms, rows_m, fresh)

@@ -128,6 +128,8 @@ class Engine:
         # If prompts share prefixes, at most a quarter of a prompt is in a row's own slots, and sizes are rounded up so
         # that the calls of an evaluation share their programs.
         own = longest // 4 if self.share_prefixes else 0
+        # On a CPU host memory is the device's, so every row gets room for all of its tokens.
+        first = own + (new if self.platform == "cpu" else min(new, self.segment_tokens))
 
         def sized(tokens: int) -> int:
             return ladder(-(-tokens // stride)) * stride if self.share_prefixes else round_up(tokens, stride)
@@ -151,11 +153,13 @@ class Engine:
             memory=memory,
             alike=mean_rows(prompts, [params.n for params in each]) if self.share_prefixes else 0,
             weights=self.weights,
+            first=ladder(-(-first // stride)) * stride,
         )
         _say(
             f"sampling {counted(rows, 'response')} to {counted(len(prompts), 'prompt')}: "
             f"{counted(plan.rows, 'row')} at once{f' on each of {shards} devices' if shards > 1 else ''}, "
-            f"caches of up to {plan.slots} slots behind {plan.prefixes} prefixes of up to {plan.width}; "
+            f"caches of up to {plan.slots} slots ({plan.tokens} together) behind {plan.prefixes} prefixes of up to "
+            f"{plan.width}; "
             f"{gib(plan.weights)} GiB weights, {gib(plan.cache)} caches, "
             f"{gib(plan.temporaries)} temporary; attention {self.backend}"
         )

@@ -17,6 +17,8 @@ from socialr1_jax.runtime.terminal import gib
 from socialr1_jax.sampling.families import SHARERS
 
 _PREFILL_TOKENS = 16_384  # of a prefill on one device: enough to keep it busy with little memory
+_LEAST_PREFILL = 2_048  # tokens of a prefill below which fewer rows are better than fewer prompts
+_SHARE = 4  # rows are planned for caches of a quarter of their limit: most end early, and some can wait in host memory
 _SHARED = 256  # attention reads the start of a pool in multiples of this many slots
 _STRIDE = 128  # suggested response lengths are multiples of it, as caches are on every platform
 USABLE = 0.9  # share of the free memory that is used: allocators round up and fragment
@@ -30,15 +32,30 @@ class BatchPlan:
     prompts: int  # largest number of prompts in a prefill
     width: int  # largest prompt length
     slots: int  # largest number of slots in a row's own cache
+    tokens: int  # largest number of slots of all rows together; if rows need more, some wait in host memory
     sharers: int  # largest number of rows that share a prefix
     prefixes: int  # largest number of prefixes in the cache
     weights: int  # bytes of the rollout copy
-    cache: int  # bytes of all rows and prefixes at their largest, and of the pool of shared prefixes
+    cache: int  # bytes of all slots of rows and prefixes, and of the pool of shared prefixes
     temporaries: int  # bytes of the program that needs most
 
     @property
     def total(self) -> int:
         return self.weights + self.cache + self.temporaries
+
+    @property
+    def slots_each(self) -> int:
+        """The number of slots that all rows can have at the same time."""
+        return min(self.slots, self.tokens // self.rows)
+
+    def rows_of(self, slots: int, group: int) -> int:
+        """Return a number of rows, at least a group, that can have `slots` slots: at most an eighth below the largest.
+
+        It has four significant binary digits, so that devices that share rows also divide them.
+        """
+        count = self.tokens // slots
+        unit = 1 << max(0, count.bit_length() - 4)
+        return max(group, count // unit * unit)
 
 
 def plan_batch(
@@ -55,25 +72,33 @@ def plan_batch(
     memory: int | None = None,
     alike: float = 0,
     weights: str = "dtype",
+    first: int = 0,
 ) -> BatchPlan:
     """Return the largest batch of at most `rows` responses (groups of `group`, to `prompts` prompts) in `memory` bytes.
 
-    All arguments are those of one device: `width` of the longest prompt, `slots` that a row may need after its prefix,
-    `tensor` devices that share a row. `memory` None is no limit. `alike` is the mean number of rows per prefix if
-    prompts share prefixes, 0 if only the samples of a prompt do; `weights` as in `Arithmetic`. Raises ValueError if not
-    even one row fits; the message suggests fixes.
+    All arguments are those of one device: `width` of the longest prompt, `slots` that a row may need after its prefix
+    (`first` of them for its first segment), `tensor` devices that share a row. `memory` None is no limit. `alike` is
+    the mean number of rows per prefix if prompts share prefixes, 0 if only the samples of a prompt do; `weights` as in
+    `Arithmetic`. Fewer prompts in a prefill are tried before fewer rows.
+
+    Raises ValueError if not even one row fits; the message suggests fixes.
     """
     planned = partial(_batch, config, group=group, groups=prompts, backend=backend, alike=alike, form=weights)
+    token = Arithmetic(config, itemsize, 1).cache_token // tensor
     if alike:  # a pool of _PREFILL_TOKENS, whatever the width, so that its programs serve prompts of any length
         most = max(1, min(prompts, (_PREFILL_TOKENS - shared_slots(width)) // width))
     else:
         most = power(max(1, min(prompts, _PREFILL_TOKENS // width)))
-    sizes = [(rows, most)]
-    sizes += [(size, min(most, max(1, size // group))) for size in _below(rows)]
-    for rows, prompts in [*sizes, (1, 1)]:
+    least = min(most, power(max(1, _LEAST_PREFILL // width)))
+    fewer = [most >> i for i in range((most // least).bit_length())]
+    each = min(max(first, slots // _SHARE), slots)  # slots that every row must have room for
+    sizes = [(rows, count, slots) for count in fewer]
+    sizes += [(size, min(count, max(1, size // group)), each) for size in [rows, *_below(rows)] for count in fewer]
+    for rows, prompts, least in [*sizes, (1, 1, slots)]:
         plan = planned(itemsize, rows, prompts, width=width, slots=slots, tensor=tensor)
-        if memory is None or plan.total <= memory:
-            return plan
+        over = 0 if memory is None else max(0, -(-(plan.total - memory) // token))
+        if plan.tokens - over >= max(min(group, rows) * slots, rows * least):
+            return planned(itemsize, rows, prompts, width=width, slots=slots, tensor=tensor, tokens=plan.tokens - over)
     raise ValueError(
         f"sampling does not fit: one row of {width} + {slots} tokens takes {gib(plan.total)} GiB a device "
         f"({gib(plan.weights)} of it the weights), and {gib(memory or 0)} GiB may be used. "
@@ -95,7 +120,9 @@ def _batch(
     tensor: int,
     alike: float,
     form: str,
+    tokens: int = 0,
 ) -> BatchPlan:
+    tokens = tokens or rows * slots
     costs = Arithmetic(config, itemsize, 1, form)
     d, n, h, f = config.hidden_size, config.num_attention_heads, config.head_dim, config.intermediate_size
     weights = costs.rollout_copy // tensor
@@ -107,8 +134,8 @@ def _batch(
     # Twice the initial need: rows of a family end at different times, and the last one keeps the prefix.
     prefixes = 2 * math.ceil(rows / (alike or min(group, rows)))
     prefixes = min(rows, round_up(prefixes, 8) if alike else prefixes, groups * -(-group // rows))
-    layer = max(rows * slots, prefixes * width) * token // config.num_hidden_layers
-    cache = (rows * slots + prefixes * width + (pool_slots(prompts, width) if alike else 0)) * token
+    layer = max(tokens, prefixes * width) * token // config.num_hidden_layers
+    cache = (tokens + prefixes * width + (pool_slots(prompts, width) if alike else 0)) * token
     inserted = prompts * (width + (min(group, rows) * slots if alike else 0)) * token  # copies to be written
     temporaries = max(prompts * width * prefilled + inserted, rows * drawn, 2 * layer)
     return BatchPlan(
@@ -116,6 +143,7 @@ def _batch(
         prompts=prompts,
         width=width,
         slots=slots,
+        tokens=tokens,
         sharers=min(max(group, SHARERS) if alike else group, rows),
         prefixes=prefixes,
         weights=weights,

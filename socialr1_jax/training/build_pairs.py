@@ -144,7 +144,8 @@ def _sample(config: PairsConfig, examples: Sequence[Example], work: WorkFile) ->
     from socialr1_jax.weights.hf_folder import local_folder
     from socialr1_jax.weights.tokenizer_files import load_tokenizer
 
-    mesh = make_mesh(tensor=config.sampling.tensor or 1)
+    tensor = config.sampling.tensor
+    mesh = make_mesh(tensor=1 if tensor == "auto" else tensor)
     with working(f"loading {config.policy}"), jax.set_mesh(mesh):
         tokenizer = load_tokenizer(
             folder := local_folder(config.policy)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from pydantic import BaseModel, TypeAdapter
@@ -26,9 +27,11 @@ from socialr1_jax.rewards.judge_probe import judge_fault
 from socialr1_jax.run.console import console, working
 from socialr1_jax.run.questions import evaluation_prompts, prompt_streams
 from socialr1_jax.run.run import rollout_mesh
+from socialr1_jax.runtime.chips import chip_of
 from socialr1_jax.runtime.interrupt import Stop
 from socialr1_jax.runtime.processes import divided
 from socialr1_jax.sampling import Engine, SamplingParams
+from socialr1_jax.sampling.memory import free_memory
 from socialr1_jax.sampling.text import stop_token_ids
 from socialr1_jax.training.validation import evaluate_questions, response_record, sample_and_submit
 
@@ -191,13 +194,18 @@ def make_sampler(
         stop_token_ids=stop_token_ids(model, tokenizer),
         **config.sampling.draws,
     )
+    mesh, why = rollout_mesh(
+        config, model.config, jax.sharding.get_mesh(), chip_of(jax.devices()[0].device_kind), _memory(config, model)
+    )
+    if why:
+        console.print(why)
     prompts, spare = prompt_streams(config, questions, tokenizer)
     sets = evaluation_prompts(config, heldout, tokenizer)
     return Sampler(
         config=config,
         model=model.config,
         num_tokens=model.num_tokens,
-        mesh=rollout_mesh(config, model.config, jax.sharding.get_mesh()),
+        mesh=mesh,
         backend=backend,
         tokenizer=tokenizer,
         scorer=scorer,
@@ -208,6 +216,16 @@ def make_sampler(
         baselines={name: baseline_figures([prompt.example for prompt in part]) for name, part in sets.items()},
         poll=poll,
     )
+
+
+def _memory(config: RunConfig, model: Qwen3) -> int | None:
+    """Return the bytes that sampling may take on each device once the run has its moments and reference."""
+    kept, shape = 12, jax.sharding.get_mesh().shape  # bytes of a master and two moments
+    if config.grpo.kl_coefficient and config.grpo.reference_memory == "device":
+        kept += jnp.dtype(config.model.dtype).itemsize
+    more = sum(x.size * kept - x.nbytes for x in jax.tree.leaves(model.params))
+    free = free_memory()
+    return None if free is None else free - more // (shape["fsdp"] * shape["tensor"])
 
 
 def make_scorer(config: RunConfig, backend: Backend, stop: Stop) -> Scorer:

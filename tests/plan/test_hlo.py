@@ -3,9 +3,9 @@
 import pytest
 
 from socialr1_jax.plan.hlo import attention_kernels, first_group
-from socialr1_jax.plan.kernels import RATES, Kernel
+from socialr1_jax.plan.kernels import Kernel
 from socialr1_jax.plan.schedule import read_schedule
-from socialr1_jax.runtime.chips import CHIPS
+from socialr1_jax.runtime.chips import CHIPS, RATES
 
 TEXT = """
 HloModule jit_f, entry_computation_layout={(f32[8]{0})->f32[8]{0}}

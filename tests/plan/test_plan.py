@@ -379,12 +379,17 @@ def test_the_cards_recipes_fit_eight_a100(size, tmp_path):
     config = ROOT / "configs" / f"socialr1_{size}_a100x8.yaml"
     (done,) = plan(("--topology", "a100-80gb:8", "--json", str(tmp_path / "plan.json")), config=config)
     assert done.status == 0, done.err
-    phases = {phase["name"]: phase for phase in json.loads((tmp_path / "plan.json").read_text())["phases"]}
+    record = json.loads((tmp_path / "plan.json").read_text())
+    phases = {phase["name"]: phase for phase in record["phases"]}
     assert max(phase["bytes"]["peak"] for phase in phases.values()) <= 72 * GIB
     backward = phases["backward"]
     assert "__cudnn$fmhaScaleBiasSoftmaxBackward" in backward["attention"]  # the bias: packed rows' mask
     assert phases["prefill"]["attention"] == ["__cudnn$fmhaSoftmax"]
-    assert phases["decode"]["collectives"] == []
+    assert record["rollout_tensor"] == 8
+    decode = phases["decode"]["collectives"]
+    assert all(c["in_open_loop"] for c in decode)
+    assert sum(c["times"] for c in decode if c["kind"] == "all-reduce") == 2 * 36 + 1
+    assert sum(c["times"] for c in decode if c["kind"] == "all-to-all") == 1
     gathers = [c for c in backward["collectives"] if c["kind"] == "all-gather" and c["times"] > 2]  # of the layers
     assert sum(c["times"] for c in gathers) >= 36 * 2 * 5
     assert sum(c["exposed"] for c in gathers) < 0.3 * sum(c["seconds"] for c in gathers)

@@ -1,5 +1,7 @@
 """The assumed lengths of responses: the law, decoding them as the engine does, and packing them."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -7,8 +9,10 @@ from socialr1_jax import SamplingParams
 from socialr1_jax.config.loading import load_config
 from socialr1_jax.config.run import PlanConfig
 from socialr1_jax.config.sections import ConfigError
+from socialr1_jax.plan import work
 from socialr1_jax.plan.work import decode_lengths, response_lengths
-from socialr1_jax.sampling import Engine
+from socialr1_jax.sampling import Engine, batch
+from socialr1_jax.sampling import engine as engine_module
 
 
 def config(*settings):
@@ -38,9 +42,16 @@ def test_a_law_without_tokens_is_one_line():
         config("response_law=exponential")
 
 
-def test_decoding_takes_the_engines_steps(tiny_jax):
-    """More responses than rows, of lengths that refill and shrink the batch."""
+@pytest.mark.parametrize("tokens", [8 * 64, 3 * 64])
+def test_decoding_takes_the_engines_steps(tiny_jax, monkeypatch, tokens):
+    """More responses than rows, of lengths that refill and shrink the batch; rows that wait in host memory."""
+    for module in (batch, engine_module, work):
+        monkeypatch.setattr(module, "slot_stride", lambda _: 8)
+    plan = Engine.plan
+    monkeypatch.setattr(Engine, "plan", lambda *args: replace(plan(*args), tokens=tokens))
     lengths = np.ceil(np.random.default_rng(3).exponential(20, 12)).astype(int)
+    if tokens < 512:  # the engine knows each row's limit, the plan one for all: equal for whole segments
+        lengths = -(-lengths // 8) * 8
     engine = Engine(
         params=tiny_jax.params,
         config=tiny_jax.config,
@@ -51,7 +62,10 @@ def test_decoding_takes_the_engines_steps(tiny_jax):
     )
     each = [SamplingParams(n=2, max_new_tokens=int(length)) for length in lengths]
     rollout = engine.rollout([[5, 6, 7]] * 12, each)
+    parked = []
+    monkeypatch.setattr(rollout, "_park", lambda size, park=rollout._park: parked.append(size) or park(size))
     segments = len(list(rollout.steps())) - 1
+    assert bool(parked) == (tokens < 512)
     lengths_pg = np.repeat(lengths[:, None], 2, axis=1)
     limit = int(lengths.max())
     planned = decode_lengths(lengths_pg, rollout.plan, 3, shards=1, platform="cpu", segment=8, limit=limit)

@@ -117,6 +117,11 @@ def one_sampling(folder: str, mesh) -> dict[str, np.ndarray]:
     with jax.set_mesh(mesh), pytest.MonkeyPatch.context() as patch:
         decode_by_length(patch.setattr)
         refilled = [completion for group in engine.sample(prompts, sampling) for completion in group]
+        plan = (
+            Engine.plan
+        )  # with room for every row's first 64 slots: half of the rows wait in host memory for the rest
+        patch.setattr(Engine, "plan", lambda *args: replace(found := plan(*args), tokens=64 * found.rows))
+        parked = [completion for group in unbounded.sample(prompts, sampling) for completion in group]
     with jax.set_mesh(mesh):
         short = eight_bits.sample(prompts[:8], SamplingParams(max_new_tokens=16, seed=1))
         rollout = unbounded.rollout([[5]] * len(each), each)
@@ -127,6 +132,7 @@ def one_sampling(folder: str, mesh) -> dict[str, np.ndarray]:
     return {
         "int8": np.array([sample.tokens for (sample,) in short]),
         "wall_steps": np.array([rollout.wall_steps, max(lengths), planned.steps]),
+        "parked": np.concatenate([[*sample.tokens, -1] for sample in parked]),
         "refilled": np.concatenate([[*sample.tokens, -1] for sample in refilled]),
         "tokens": np.concatenate([[*sample.tokens, -1] for sample in samples]),
         "logprobs": np.concatenate([sample.logprobs for sample in samples]),

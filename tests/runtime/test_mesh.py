@@ -1,6 +1,7 @@
 """A mesh changes where things are computed and nothing else: the same update and the same samples on any of them."""
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from socialr1_jax.config.run import RunConfig
 from socialr1_jax.config.sections import ConfigError
 from socialr1_jax.models.shapes import named_shape
 from socialr1_jax.run.run import rollout_mesh
+from socialr1_jax.runtime.chips import CHIPS, Chip
 from socialr1_jax.runtime.mesh import AXES
 
 WORKER = Path(__file__).with_name("mesh_worker.py")
@@ -98,6 +100,7 @@ def test_devices_sum_gradients_of_tables_in_float32(results, mesh):
 def test_samples_are_the_same_on_every_mesh(results, mesh):
     np.testing.assert_array_equal(results[mesh]["tokens"], results["1x1x1"]["tokens"])
     np.testing.assert_array_equal(results[mesh]["refilled"], results["1x1x1"]["tokens"])
+    np.testing.assert_array_equal(results[mesh]["parked"], results["1x1x1"]["tokens"])
     np.testing.assert_array_equal(results[mesh]["int8"], results["1x1x1"]["int8"])
     np.testing.assert_allclose(results[mesh]["logprobs"], results["1x1x1"]["logprobs"], rtol=1e-5, atol=1e-5)
 
@@ -140,6 +143,20 @@ class Device:
     client: None = None
 
 
+def sixteen_devices(tensor=1):
+    """Two replicas of eight devices, four to a process."""
+    devices = np.empty((2, 8 // tensor, tensor), object)
+    for number, i in enumerate(np.ndindex(devices.shape)):
+        devices[i] = Device(number, process_index=number // 4)
+    return Mesh(devices, AXES, axis_types=(AxisType.Auto,) * 3)
+
+
+def configured(tensor):
+    return RunConfig.model_validate(
+        {"model": {"path": "given"}, "data": {"train": "given"}, "sampling": {"tensor": tensor, "max_rows": 40}}
+    )
+
+
 @pytest.mark.parametrize(
     ("tensor", "said"),
     [
@@ -149,14 +166,31 @@ class Device:
     ],
 )
 def test_a_split_that_cannot_be_is_one_line(tensor, said):
-    devices = np.empty((2, 8, 1), object)
-    for i in np.ndindex(devices.shape):
-        devices[i] = Device(8 * i[0] + i[1], process_index=2 * i[0] + i[1] // 4)
-    mesh = Mesh(devices, AXES, axis_types=(AxisType.Auto,) * 3)
-    config = RunConfig.model_validate(
-        {"model": {"path": "given"}, "data": {"train": "given"}, "sampling": {"tensor": tensor}}
-    )
     with pytest.raises(ConfigError) as caught:
-        rollout_mesh(config, named_shape("tiny"), mesh)
+        rollout_mesh(configured(tensor), named_shape("tiny"), sixteen_devices(), None, None)
     assert str(caught.value).startswith(f"sampling.tensor: {said}")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("chip", "shape", "trained", "expected"),
+    [
+        ("a100-80gb", "8b", 1, 4),  # 8 would share rows between processes
+        ("a100-80gb", "8b", 2, 4),
+        ("a100-80gb", "0.6b", 1, 1),
+        ("a100-80gb", "tiny", 1, 1),
+        ("cpu", "8b", 1, 1),
+        ("v5p", "8b", 2, 2),  # as in training
+        ("an unknown GPU", "8b", 1, 1),
+        (None, "8b", 1, 1),
+    ],
+)
+def test_auto_splits_only_what_divides(chip, shape, trained, expected):
+    mesh, model = sixteen_devices(trained), named_shape(shape)
+    card = Chip(platform="cuda") if chip == "an unknown GPU" else CHIPS.get(chip)
+    rollout, why = rollout_mesh(configured("auto"), model, mesh, card, None)
+    assert rollout.shape["tensor"] == expected
+    assert list(rollout.devices.flat) == list(mesh.devices.flat)
+    tried = [int(size) for size in re.findall(r"ms with (\d+)", why)]
+    assert tried == ([size for size in (1, 2, 4) if model.num_key_value_heads % size == 0] if why else [])
+    assert bool(why) == (chip == "a100-80gb")

@@ -20,6 +20,7 @@ from socialr1_jax.models.kv_cache import Sharing
 from socialr1_jax.models.shapes import named_shape
 from socialr1_jax.runtime.compiles import compile_count
 from socialr1_jax.sampling import Engine, batch, decode
+from socialr1_jax.sampling import engine as engine_module
 from socialr1_jax.sampling.memory import plan_batch
 
 LENGTHS = [1, 2, 34, 5, 8, 13, 21, 3, 4, 6, 7, 9, 10, 70, 12, 14, 15, 16, 31, 33]
@@ -89,6 +90,28 @@ def test_greedy_tokens_of_different_lengths_equal_transformers(engine, prompts, 
     groups = replace(engine, max_rows=max_rows).sample(prompts, each)
     assert tokens_of(groups) == [[row[:new]] for row, new in zip(greedy, NEW, strict=True)]
     assert any(after < before for before, after in sizes)
+
+
+@pytest.fixture
+def short_of_memory(engine, monkeypatch):
+    """An engine with room for 16 rows of 8 slots, or for 5 of the 24 that a response needs."""
+    for module in (batch, engine_module):
+        monkeypatch.setattr(module, "slot_stride", lambda _: 8)
+    plan = Engine.plan
+    monkeypatch.setattr(Engine, "plan", lambda *args: replace(plan(*args), tokens=16 * 8))
+    moved = []
+    for name in ("to_host", "from_host"):
+        move = getattr(batch, name)
+        monkeypatch.setattr(batch, name, lambda *args, name=name, move=move: moved.append(name) or move(*args))
+    return replace(engine, max_rows=16, segment_tokens=4), moved
+
+
+def test_rows_that_waited_in_host_memory_go_on(short_of_memory, prompts, greedy, sampled, kernel):
+    engine, moved = short_of_memory
+    each = [SamplingParams(n=2, max_new_tokens=24, seed=5, temperature=i % 2) for i in range(20)]
+    for i, group in enumerate(tokens_of(engine.sample(prompts, each))):
+        assert group == (tokens_of(sampled[i : i + 1])[0] if i % 2 else [greedy[i]] * 2)
+    assert moved.count("to_host") == moved.count("from_host") == 11  # from 16 rows to 8 to 5
 
 
 @pytest.mark.parametrize("max_rows", [512, 5, 1])
@@ -292,6 +315,25 @@ def test_the_batch_follows_the_memory(tiny_jax):
     assert half.total <= free.total // 2
     with pytest.raises(ValueError, match=r"one row of 64 \+ 128 tokens takes .* GiB a device"):
         plan_batch(tiny_jax.config, 4, **sizes, memory=1000)
+
+
+def test_rows_are_kept_where_memory_is_short():
+    """8B on one of 8 x A100: fewer prompts in a prefill, then fewer slots for each row, then fewer rows."""
+    config, sizes = named_shape("8b"), {"rows": 40, "group": 5, "prompts": 8, "width": 1024, "backend": "cudnn"}
+    # GiB, slots; rows, prompts, and whether some rows may have to wait.
+    cases = [(54, 3072, 40, 8, False), (36, 3072, 40, 4, False), (34, 3072, 40, 8, True), (22, 3072, 40, 2, True)]
+    cases += [(54, 16_384, 40, 8, True), (42, 16_384, 32, 6, True), (33, 16_384, 24, 4, True)]
+    for memory, slots, *expected in cases:
+        plan = plan_batch(config, 2, **sizes, slots=slots, memory=memory << 30)
+        assert [plan.rows, plan.prompts, plan.tokens < plan.rows * slots] == expected, (memory, slots)
+        assert plan.tokens >= max(5 * slots, plan.rows * slots // 4)
+        assert plan.total <= memory << 30
+        most = plan.rows_of(slots, 5)
+        assert most * slots <= plan.tokens < 9 / 8 * (most + 1) * slots
+    options = {"config": config, "dtype": "bfloat16", "backend": "cudnn", "max_rows": 40, "memory": 54 << 30}
+    for platform, segment, rows in [("gpu", 64, 40), ("gpu", 8192, 24), ("cpu", 64, 12)]:  # a CPU has no other memory
+        engine = Engine(params={}, num_tokens=1, platform=platform, segment_tokens=segment, **options)
+        assert engine.plan([[0] * 1024] * 8, SamplingParams(n=5, max_new_tokens=16_384)).rows == rows
 
 
 @pytest.mark.parametrize(

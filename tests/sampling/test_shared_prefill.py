@@ -64,7 +64,7 @@ def test_no_other_cut_of_prompts_is_shorter(prompts, most):
 
 
 def plan_for(prompts, width):
-    sizes = {"rows": 8, "sharers": 4, "prefixes": 4, "weights": 0, "cache": 0, "temporaries": 0}
+    sizes = {"rows": 8, "tokens": 8 * width, "sharers": 4, "prefixes": 4, "weights": 0, "cache": 0, "temporaries": 0}
     return BatchPlan(prompts=prompts, width=width, slots=width, **sizes)
 
 
