@@ -100,7 +100,12 @@ def causal_attention(
 
 
 def _masked_attention(
-    q_btnh: jax.Array, k_btkh: jax.Array, v_btkh: jax.Array, segments: Segments, prefix: Prefix, implementation: Backend
+    q_btnh: jax.Array,
+    k_btkh: jax.Array,
+    v_btkh: jax.Array,
+    segments: Segments,
+    prefix: Prefix,
+    implementation: Literal["xla", "cudnn"],
 ) -> jax.Array:
     """Return attention over the prefix and the rows' own keys with one mask array, [b, 1, t, s + t]."""
     b, t = q_btnh.shape[:2]

@@ -38,7 +38,21 @@ def segment_attention(
             f"attention triton takes {b} rows of at most {most:,} tokens at once, not of {t:,}: lower "
             "grpo.micro_batch_tokens or the lengths of prompts and responses, or set model.attention to cudnn or xla"
         )
-    return _attention(q_btnh, k_btkh, v_btkh, lengths_b, _ranges(lengths_b, segments, t))
+    ranges_b4t = checkpoint_name(_ranges(lengths_b, segments, t), SAVED)
+    return _attention(q_btnh, k_btkh, v_btkh, lengths_b, ranges_b4t)
+
+
+def computed_pairs(lengths_b: Any, segments: Segments) -> int:
+    """Return the pairs of a query and a key in the blocks that the forward kernel computes for a head of these rows."""
+    ranges_b4t = _ranges(jnp.asarray(lengths_b), segments, segments.own_bt.shape[1])
+    ranges_b4ir = ranges_b4t.reshape(*ranges_b4t.shape[:2], -1, _OWN)
+
+    def of_block(i: jax.Array, ranges_4r: jax.Array, length: jax.Array) -> jax.Array:
+        return _seen_blocks((i, *ranges_4r[:3]), i, length)[3]
+
+    of_row = jax.vmap(of_block, (0, 1, None))
+    counts_bi = jax.vmap(of_row, (None, 0, 0))(jnp.arange(ranges_b4ir.shape[2]), ranges_b4ir, jnp.asarray(lengths_b))
+    return int(counts_bi.sum()) * _OWN * _OTHER
 
 
 def _ranges(lengths_b: jax.Array, segments: Segments | None, t: int) -> jax.Array:
@@ -202,15 +216,27 @@ def _seen(view: View, key_s: jax.Array, by_key: bool = False) -> jax.Array:
 
 def _over_keys(view: View, i: Any, length: Any, step: Callable[[Any, Any], Any], carry: Any) -> Any:
     """Fold `step` over the blocks of keys that a block of queries sees: its prefix, then its own segments."""
+    before_at, before, own_at, count = _seen_blocks(view, i, length)
+
+    def at(u: jax.Array, carry: Any) -> Any:
+        return step(jnp.where(u < before, before_at, own_at - before) + u, carry)
+
+    return jax.lax.fori_loop(0, count, at, carry)
+
+
+def _seen_blocks(view: View, i: Any, length: Any) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    """Return the first block of the prefix and the number of its blocks, the first own block and the number of all."""
     _, first_r, before_r, stop_r = view
     own = jnp.min(first_r)
     # A prefix that ends after the first own key also begins after it, as segments are contiguous.
     stop = jnp.max(jnp.where(stop_r <= own, stop_r, 0))
     before_at, own_at = jnp.min(before_r) // _OTHER, own // _OTHER
     before = jnp.maximum(jnp.minimum(pl.cdiv(stop, _OTHER), own_at) - before_at, 0)
-    count = before + jnp.maximum(pl.cdiv(jnp.minimum((i + 1) * _OWN, length), _OTHER) - own_at, 0)
-    return jax.lax.fori_loop(
-        0, count, lambda u, carry: step(jnp.where(u < before, before_at, own_at - before) + u, carry), carry
+    return (
+        before_at,
+        before,
+        own_at,
+        before + jnp.maximum(pl.cdiv(jnp.minimum((i + 1) * _OWN, length), _OTHER) - own_at, 0),
     )
 
 

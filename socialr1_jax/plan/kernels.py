@@ -16,6 +16,8 @@ _VIEWS = {"bitcast", "convert", "copy", "reshape", "transpose"}  # computed for 
 _IN_PLACE = {"dynamic-update-slice": 1, "scatter": 2}  # and the operand that holds the new part
 _PARTS = {"dynamic-slice", "slice", "gather"}
 _GEMM = re.compile(r"__cublas|__cudnn\$gemm")
+_SEGMENT = re.compile(r'name = "segment_(\w+)"')
+_PRODUCTS = {"attend": 2, "of_queries": 3, "of_keys": 4}  # that these kernels compute of each pair
 _CONTRACTED = re.compile(r'lhs_contracting_dim(?:ension)?s"?[=:][{\[]([^}\]]*)')
 
 
@@ -23,7 +25,8 @@ _CONTRACTED = re.compile(r'lhs_contracting_dim(?:ension)?s"?[=:][{\[]([^}\]]*)')
 class Rates:
     """Shares of a chip's peaks that kernels reach, by kind, and seconds that each kernel and collective adds.
 
-    A masked attention kernel is cuDNN's with a bias. Attention counts half the square as FLOP.
+    A masked attention kernel is cuDNN's with a bias, one of segments `models/segment_kernel.py`'s, assumed on every
+    chip. Attention counts half the square as FLOP, that of segments the blocks it computes.
     """
 
     matmul: float  # of the FLOP/s, as the attention kernels
@@ -31,6 +34,8 @@ class Rates:
     attention_backward: float
     masked_attention: float
     masked_attention_backward: float
+    segment_attention: float
+    segment_attention_backward: float
     memory: float  # of the bandwidth
     links: float  # of the bandwidth between devices
     launch: float  # seconds between two kernels
@@ -45,6 +50,8 @@ RATES: Mapping[str, Rates] = {
         attention_backward=0.5,
         masked_attention=0.35,
         masked_attention_backward=0.3,
+        segment_attention=0.45,
+        segment_attention_backward=0.35,
         memory=0.8,
         links=0.75,
         launch=2e-6,
@@ -56,6 +63,8 @@ RATES: Mapping[str, Rates] = {
         attention_backward=0.39,
         masked_attention=0.26,
         masked_attention_backward=0.19,
+        segment_attention=0.3,
+        segment_attention_backward=0.25,
         memory=0.72,
         links=0.75,
         launch=2.3e-6,
@@ -67,6 +76,8 @@ RATES: Mapping[str, Rates] = {
         attention_backward=0.3,
         masked_attention=0.3,
         masked_attention_backward=0.3,
+        segment_attention=0.3,
+        segment_attention_backward=0.3,
         memory=0.8,
         links=0.75,
         launch=0.5e-6,
@@ -91,9 +102,10 @@ class Kernel(NamedTuple):
 
 @dataclass(frozen=True)
 class Kernels:
-    """The kernels of a compiled program."""
+    """The kernels of a compiled program. live: share of the square of queries and keys that is computed of segments."""
 
     bodies: dict[str, list[Instruction]]
+    live: float = 0.5
 
     @cached_property
     def types(self) -> dict[str, str]:
@@ -109,6 +121,8 @@ class Kernels:
         if "__cudnn$fmha" in line.rest:
             kind = "masked_attention" if "ScaleBias" in line.rest else "attention"
             kind += "_backward" if "SoftmaxBackward" in line.rest else ""
+        if segment := _SEGMENT.search(line.rest):
+            kind = "segment_attention" if segment[1] == "attend" else "segment_attention_backward"
         return Kernel(kind, flops, self._moved(line))
 
     def _inside(self, line: Instruction) -> Iterable[Instruction]:
@@ -132,6 +146,9 @@ class Kernels:
             causal = 0.5 if "CAUSAL" in line.rest else 1.0
             products = 5 if "SoftmaxBackward" in line.rest else 2
             return 2.0 * products * causal * math.prod(queries) * keys[1]
+        if segment := _SEGMENT.search(line.rest):  # after lengths and ranges come queries, [b, t, n, h]
+            queries = sizes_of(self.types[line.operands[2]])
+            return 2.0 * _PRODUCTS[segment[1]] * self.live * math.prod(queries) * queries[1]
         return 0.0
 
     def _moved(self, line: Instruction) -> float:

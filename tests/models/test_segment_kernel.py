@@ -14,7 +14,7 @@ from socialr1_jax.grpo.packing import Rows
 from socialr1_jax.models.attention import causal_attention
 from socialr1_jax.models.attention_trial import _attention
 from socialr1_jax.models.blockwise import Segments, blockwise_attention
-from socialr1_jax.models.segment_kernel import segment_attention
+from socialr1_jax.models.segment_kernel import computed_pairs, segment_attention
 
 pytestmark = pytest.mark.usefixtures("segment_kernel")
 
@@ -102,6 +102,13 @@ def test_blocks_outside_both_ranges_are_not_read():
         assert np.isfinite(x[:, :8]).all()
         assert np.isnan(x[:, 8:16]).all()
         assert np.isfinite(x[:, 16:]).all()
+
+
+def test_computed_pairs_are_those_of_live_blocks():
+    """Blocks of 8 queries and 4 keys: a triangle as a whole, a beginning with two responses, and padding."""
+    triangle = 2 + 4 + 6 + 8 + 10  # the last block of queries sees keys up to 40
+    segments, lengths = packed(WHOLE, [(8, [8, 8])], [])
+    assert computed_pairs(lengths, segments) == 8 * 4 * (triangle + (2 + 4 + 4))
 
 
 @pytest.mark.parametrize(
