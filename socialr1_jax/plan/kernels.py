@@ -25,8 +25,8 @@ _CONTRACTED = re.compile(r'lhs_contracting_dim(?:ension)?s"?[=:][{\[]([^}\]]*)')
 class Rates:
     """Shares of a chip's peaks that kernels reach, by kind, and seconds that each kernel and collective adds.
 
-    A masked attention kernel is cuDNN's with a bias, one of segments `models/segment_kernel.py`'s, assumed on every
-    chip. Attention counts half the square as FLOP, that of segments the blocks it computes.
+    A masked attention kernel is cuDNN's with a bias, one of segments `models/segment_kernel.py`'s, at the share
+    of JAX's own Triton kernel. Attention counts half the square as FLOP, that of segments the blocks it computes.
     """
 
     matmul: float  # of the FLOP/s, as the attention kernels
@@ -50,8 +50,8 @@ RATES: Mapping[str, Rates] = {
         attention_backward=0.5,
         masked_attention=0.35,
         masked_attention_backward=0.3,
-        segment_attention=0.45,
-        segment_attention_backward=0.35,
+        segment_attention=0.35,
+        segment_attention_backward=0.3,
         memory=0.8,
         links=0.75,
         launch=2e-6,
@@ -63,8 +63,8 @@ RATES: Mapping[str, Rates] = {
         attention_backward=0.39,
         masked_attention=0.26,
         masked_attention_backward=0.19,
-        segment_attention=0.3,
-        segment_attention_backward=0.25,
+        segment_attention=0.17,
+        segment_attention_backward=0.16,
         memory=0.72,
         links=0.75,
         launch=2.3e-6,
