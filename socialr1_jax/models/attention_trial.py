@@ -45,27 +45,40 @@ def working_attention(name: Literal["auto", "xla", "cudnn", "triton"], dtype: st
     return backend if name == "xla" or backend == "xla" else _attention_choice(name, dtype)
 
 
+def prefill_attention(name: Literal["auto", "xla", "cudnn", "triton"], dtype: str) -> Backend:
+    """Return the kernel of prefill beside this one of updates: cuDNN if it works here, else XLA, instead of Triton.
+
+    Prompts are whole rows, or follow keys that were computed before: Triton's kernels gain nothing there.
+    """
+    fused = attention_backend("auto", dtype, jax.default_backend()) == "cudnn"
+    return name if name in ("xla", "cudnn") else _attention_choice("prefill", dtype) if fused else "xla"
+
+
 @functools.cache
-def _attention_choice(name: Literal["auto", "cudnn", "triton"], dtype: str) -> Backend:
+def _attention_choice(name: Literal["auto", "prefill", "cudnn", "triton"], dtype: str) -> Backend:
     seconds = dict[Backend, float]()
-    names: tuple[FusedBackend, ...] = ("cudnn", "triton") if name == "auto" else (name,)
-    for kernel in names:
+    kernels: tuple[FusedBackend, ...] = ("cudnn", "triton")
+    if name != "auto":
+        kernels = ("cudnn",) if name == "prefill" else (name,)
+    for kernel in kernels:
         fault, taken = attention_trial(kernel, dtype)
         if least_of_all(not fault):  # a collective: all processes must agree
             seconds[kernel] = taken
             continue
         why = fault or "it failed in another process"
-        if name != "auto":
+        if name == kernel:
             raise ValueError(f"attention {name} does not compute here: {why}; set auto")
         log.warning("attention %s does not compute here: %s", kernel, why)
     fastest: Backend = min(seconds, key=seconds.__getitem__) if seconds else "xla"
     if len(seconds) > 1:  # processes may measure different times
         fastest = "triton" if least_of_all(fastest == "triton") else "cudnn"
     times = ", ".join(f"{each} {1e3 * taken:.1f} ms" for each, taken in seconds.items())
-    log.info("attention %s (a packed row of %d tokens, forward and backward: %s)", fastest, _ROW, times or "untried")
+    what = "attention of prefill" if name == "prefill" else "attention"
+    log.info("%s %s (a packed row of %d tokens, forward and backward: %s)", what, fastest, _ROW, times or "none")
     return fastest
 
 
+@functools.cache
 def attention_trial(kernel: FusedBackend, dtype: str) -> tuple[str, float]:
     """Return why a kernel cannot be used on this machine's GPU, or "" if it is right, and its seconds on a packed row.
 

@@ -158,6 +158,10 @@ class AbstractRun:
     def responses(self) -> int:
         return self.config.grpo.prompts_per_step * self.config.sampling.group_size
 
+    @property
+    def of_prefill(self) -> Backend:
+        return "cudnn" if self.backend == "triton" else self.backend
+
     @cached_property
     def of_step(self) -> BatchPlan:
         return self.batch_of(self.config.grpo.prompts_per_step, self.config.sampling.group_size)
@@ -208,7 +212,7 @@ class AbstractRun:
                 num_tokens=self.num_tokens,
                 dtype=self.dtype,
                 weights=sampling.weights,
-                backend=self.backend,
+                backend=self.of_prefill,
                 max_rows=sampling.max_rows,
                 memory=memory,
                 platform=self.platform,
@@ -270,7 +274,7 @@ class AbstractRun:
             *(self.array((size,), jnp.int32) for size in (prompts, prompts, placed)),
             self.rollout_state(placed, slot_stride(self.platform))._replace(caches=[]),
             dtype=jnp.dtype(self.dtype),
-            backend=self.backend,
+            backend=self.of_prefill,
         )
         passes = -(-prompts_of_step // (self.of_step.prompts * shards))
         tokens = prompts_of_step * self.prompt

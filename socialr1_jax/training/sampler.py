@@ -16,6 +16,7 @@ from socialr1_jax.data.prompts import Prompt
 from socialr1_jax.grpo.advantages import flat_groups
 from socialr1_jax.grpo.rollouts import Phase, Rollouts, RolloutSource
 from socialr1_jax.models.attention import Backend
+from socialr1_jax.models.attention_trial import prefill_attention
 from socialr1_jax.models.qwen3 import Params, Qwen3, lent
 from socialr1_jax.models.qwen3_config import Qwen3Config
 from socialr1_jax.questions.accuracy import baseline_figures
@@ -198,7 +199,7 @@ def make_sampler(
         model=model.config,
         num_tokens=model.num_tokens,
         mesh=rollout_mesh(config, model.config, jax.sharding.get_mesh()),
-        backend=backend,
+        backend=prefill_attention(backend, config.model.dtype),
         tokenizer=tokenizer,
         scorer=scorer,
         sampling=sampling,

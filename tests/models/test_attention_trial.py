@@ -7,7 +7,12 @@ from toys import decode_by_length
 
 from socialr1_jax.models import attention_trial
 from socialr1_jax.models.attention import decode_attention
-from socialr1_jax.models.attention_trial import decode_trial, working_attention, working_decode_kernel
+from socialr1_jax.models.attention_trial import (
+    decode_trial,
+    prefill_attention,
+    working_attention,
+    working_decode_kernel,
+)
 from socialr1_jax.models.blockwise import blockwise_attention
 from socialr1_jax.models.shapes import SHAPES
 
@@ -22,9 +27,12 @@ def on_a_gpu(monkeypatch):
         name = {"cudnn": "causal_attention", "triton": "segment_attention"}[kernel]
         monkeypatch.setattr(attention_trial, name, lambda q, k, v, *others: compute(q, k, v, others[-1]))
 
-    attention_trial._attention_choice.cache_clear()
+    forget = [attention_trial._attention_choice.cache_clear, attention_trial.attention_trial.cache_clear]
+    for clear in forget:
+        clear()
     yield set_kernel
-    attention_trial._attention_choice.cache_clear()
+    for clear in forget:
+        clear()
 
 
 def no_plan(q, k, v, segments):
@@ -51,7 +59,8 @@ def test_a_kernel_is_taken_if_results_are_right(on_a_gpu, caplog, kernel, comput
     assert bool(found) == bool(fault) == (seconds == 0)
     assert working_attention("auto", "bfloat16") == ("xla" if fault else kernel)
     assert caplog.text.count("does not compute here: rows: no execution plan") >= 1
-    assert working_attention("xla", "bfloat16") == "xla"
+    assert working_attention("xla", "bfloat16") == prefill_attention("xla", "bfloat16") == "xla"
+    assert prefill_attention("triton", "bfloat16") == ("cudnn" if (kernel, fault) == ("cudnn", "") else "xla")
     if fault:
         with pytest.raises(ValueError, match=rf"attention {kernel} does not compute here: .*; set auto"):
             working_attention(kernel, "bfloat16")
