@@ -92,23 +92,27 @@ def test_bfloat16_rounds_products_alone():
 
 
 def test_blocks_outside_both_ranges_are_not_read():
-    """A NaN in the first of three responses reaches neither the third one's results nor its queries' gradients."""
-    segments, lengths = packed([(8, [8, 8, 8])])
+    """A NaN in another text and in the first of two responses reaches neither the second one nor their prompt."""
+    segments, lengths = packed([(0, [8]), (8, [8, 8])])
+    is_nan = (np.arange(T) < 8) | (np.arange(T) // 8 == 2)
     arrays = drawn()
     for x in arrays:
-        x[:, 8:16] = np.nan
+        x[:, is_nan] = np.nan
     out, dq, *_ = results(*arrays, lengths, segments)
     for x in (out, dq):
-        assert np.isfinite(x[:, :8]).all()
-        assert np.isnan(x[:, 8:16]).all()
-        assert np.isfinite(x[:, 16:]).all()
+        np.testing.assert_array_equal(np.isnan(x[0]).any(axis=(1, 2)), is_nan)
 
 
 def test_computed_pairs_are_those_of_live_blocks():
-    """Blocks of 8 queries and 4 keys: a triangle as a whole, a beginning with two responses, and padding."""
-    triangle = 2 + 4 + 6 + 8 + 10  # the last block of queries sees keys up to 40
-    segments, lengths = packed(WHOLE, [(8, [8, 8])], [])
-    assert computed_pairs(lengths, segments) == 8 * 4 * (triangle + (2 + 4 + 4))
+    """Rows, and how many blocks of 4 keys each block of 8 queries sees."""
+    rows = {
+        "a triangle, whose last block sees keys up to 40": (WHOLE, [2, 4, 6, 8, 10]),
+        "a text, a beginning with two responses, and padding": ([(0, [8]), (8, [8, 8])], [2, 2, 4, 4]),
+        "a block with two prompts": ([(8, [8, 4]), (6, [3])], [2, 4, 4, 3]),
+        "nothing": ([], []),
+    }
+    segments, lengths = packed(*(units for units, _ in rows.values()))
+    assert computed_pairs(lengths, segments) == 8 * 4 * sum(sum(blocks) for _, blocks in rows.values())
 
 
 @pytest.mark.parametrize(
