@@ -304,6 +304,16 @@ def one_layer():
         yield
 
 
+@pytest.fixture(scope="module")
+def segment_kernel():
+    """The attention "triton" of packed rows is interpreted in this module, in small blocks."""
+    from toys import interpret_segment_kernel
+
+    with pytest.MonkeyPatch.context() as patch:
+        interpret_segment_kernel(patch.setattr)
+        yield
+
+
 _programs: dict[tuple, Any] = {}
 
 

@@ -69,3 +69,12 @@ def decode_by_length(setattr, split=64):
     setattr(decode_kernel.pl, "pallas_call", partial(pallas.pallas_call, interpret=True))
     setattr(decode_kernel, "_SPLIT", split)
     setattr(batch, "working_decode_kernel", lambda *_: "triton")
+
+
+def interpret_segment_kernel(setattr):
+    """Make the kernels for packed rows, "triton", run interpreted on a CPU, in small blocks."""
+    from socialr1_jax.models import segment_kernel
+
+    setattr(segment_kernel.pl, "pallas_call", partial(pallas.pallas_call, interpret=True))
+    setattr(segment_kernel, "_OWN", 8)
+    setattr(segment_kernel, "_OTHER", 4)

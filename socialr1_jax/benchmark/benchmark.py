@@ -29,7 +29,7 @@ from socialr1_jax.grpo.step import make_step
 from socialr1_jax.grpo.update import TrainState, init_state
 from socialr1_jax.models.arithmetic import Arithmetic
 from socialr1_jax.models.attention import Backend
-from socialr1_jax.models.attention_trial import working_attention, working_decode_kernel
+from socialr1_jax.models.attention_trial import prefill_attention, working_attention, working_decode_kernel
 from socialr1_jax.models.qwen3 import Params, Qwen3, init_params
 from socialr1_jax.models.qwen3_config import Qwen3Config
 from socialr1_jax.rewards import RewardTerms
@@ -368,7 +368,7 @@ def _engine(run: RunConfig, config: Qwen3Config, params: Params, backend: Backen
         num_tokens=config.vocab_size,
         dtype=run.model.dtype,
         weights=run.sampling.weights,
-        backend=backend,
+        backend=prefill_attention(backend, run.model.dtype),
         attention=run.sampling.attention,
         segment_tokens=run.sampling.segment_tokens,
     )

@@ -43,7 +43,9 @@ class BenchmarkConfig(Section):
     remat: Literal["nothing", "attention", "everything"] = Field(
         "attention", description="what the backward pass recomputes"
     )
-    attention: Literal["auto", "xla", "cudnn"] = Field("auto", description="attention kernel of prefill and update")
+    attention: Literal["auto", "xla", "cudnn", "triton"] = Field(
+        "auto", description="attention kernel of prefill and update"
+    )
     sampling: bool = Field(True, description="false: only the update and the step, without prefill and decode")
     decode_attention: Literal["auto", "xla", "triton"] = Field("auto", description="attention kernel of decoding")
     update: bool = Field(
@@ -65,8 +67,8 @@ class BenchmarkConfig(Section):
         positions = named_shape(self.shape).max_position_embeddings
         if self.prompt + self.new > positions:
             raise ValueError(f"prompt {self.prompt} + new {self.new} is more than the {positions} positions; lower one")
-        if self.attention == "cudnn" and self.dtype != "bfloat16":
-            raise ValueError("attention cudnn computes in bfloat16; set dtype to bfloat16")
+        if self.attention in ("cudnn", "triton") and self.dtype != "bfloat16":
+            raise ValueError(f"attention {self.attention} computes in bfloat16; set dtype to bfloat16")
         if self.suite and (not self.record or self.model_fields_set - {"suite", "record", "seconds"}):
             raise ValueError("a suite has its own settings and needs record; leave out all but suite, record, seconds")
         if not self.sampling and (not self.update or self.requests):

@@ -38,8 +38,10 @@ class ModelConfig(Section):
     ignore_fields: Texts = Field(
         (), description="unknown fields of config.json to ignore, as they do not change the forward pass: [a, b]"
     )
-    attention: Literal["auto", "xla", "cudnn"] = Field(
-        "auto", description="attention kernel; auto = cudnn for bfloat16 on NVIDIA GPUs, else xla; the run logs it"
+    attention: Literal["auto", "xla", "cudnn", "triton"] = Field(
+        "auto",
+        description="attention kernel; auto = the faster of cudnn and triton for bfloat16 on NVIDIA GPUs, else xla; "
+        "the run logs it",
     )
     remat: Literal["nothing", "attention", "everything"] = Field(
         "everything",
@@ -418,14 +420,14 @@ class DoctorConfig(RunConfig):
 
 
 def refuse_unfit(model: ModelConfig, optimizer: OptimizerConfig, updates: int) -> None:
-    """Raise ValueError if the warm-up takes all of the run's updates (0: unknown), or if cuDNN would run in float32."""
+    """Raise ValueError if the warm-up takes all of the run's updates (0: unknown), or a GPU's kernel gets float32."""
     if 0 < updates <= optimizer.warmup_steps:
         raise ValueError(
             f"optimizer.warmup_steps {optimizer.warmup_steps} leaves none of the run's {updates} updates "
             "at the peak; lower optimizer.warmup_steps or raise steps"
         )
-    if model.attention == "cudnn" and model.dtype != "bfloat16":
-        raise ValueError("model.attention cudnn computes in bfloat16; set model.dtype to bfloat16")
+    if model.attention in ("cudnn", "triton") and model.dtype != "bfloat16":
+        raise ValueError(f"model.attention {model.attention} computes in bfloat16; set model.dtype to bfloat16")
 
 
 def divisors(number: int) -> str:

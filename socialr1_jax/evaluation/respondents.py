@@ -73,7 +73,7 @@ class LocalModel:
     def __init__(self, config: EvaluateConfig) -> None:
         import jax
 
-        from socialr1_jax.models.attention_trial import working_attention
+        from socialr1_jax.models.attention_trial import prefill_attention
         from socialr1_jax.run.checkpoints import MANIFEST, read_run
         from socialr1_jax.runtime.mesh import make_mesh
         from socialr1_jax.sampling import Engine
@@ -100,7 +100,7 @@ class LocalModel:
             config=model.config,
             num_tokens=model.num_tokens,
             dtype=config.dtype,
-            backend=working_attention("auto", config.dtype),
+            backend=prefill_attention("auto", config.dtype),
             share_prefixes=config.share_prefixes,
             max_rows=_rows() if config.batch_size == "auto" else int(config.batch_size),
         )

@@ -41,7 +41,12 @@ class Rows:
         return jax.tree.map(lambda x: x[rows], self)
 
     def placed(self) -> "Rows":
-        """Return the rows on the devices, sharded over the context's mesh; device arrays are left as they are."""
+        """Return the rows on the devices, sharded over the context's mesh; device arrays are left as they are.
+
+        Raises ValueError for segments in the wrong order, which attention would compute wrongly.
+        """
+        if self.segments is not None and not isinstance(self.segments.own_bt, jax.Array):
+            self.segments.check()
         return jax.tree.map(lambda x: x if isinstance(x, jax.Array) else place(x), self)
 
 

@@ -7,20 +7,24 @@ import jax.numpy as jnp
 
 from socialr1_jax.models.blockwise import Prefix, Segments, blockwise_attention, prefixed_attention
 from socialr1_jax.models.kv_cache import LayerCache, Sharing
+from socialr1_jax.models.segment_kernel import segment_attention
+from socialr1_jax.runtime.mesh import ROWS, P, by_heads, by_rows
 
-Backend = Literal["xla", "cudnn"]
+Backend = Literal["xla", "cudnn", "triton"]
 DecodeKernel = Literal["xla", "triton"]
 
 
-def attention_backend(name: Literal["auto", "xla", "cudnn"], dtype: str, platform: str) -> Backend:
+def attention_backend(name: Literal["auto", "xla", "cudnn", "triton"], dtype: str, platform: str) -> Backend:
     """Resolve a kernel's name on a platform ("cpu", "gpu", "cuda", "tpu"): auto is cuDNN if supported, else XLA.
 
-    cuDNN supports NVIDIA GPUs with bfloat16 or float16. Raises ValueError if "cudnn" is requested elsewhere.
+    cuDNN and Triton support NVIDIA GPUs with bfloat16 or float16. Raises ValueError if one is requested elsewhere.
     """
     fits = _fused(dtype, platform)
-    if name == "cudnn" and not fits:
-        raise ValueError(f"attention cudnn computes bfloat16 on NVIDIA GPUs, not {dtype} on {platform}; set auto")
-    return "cudnn" if fits and name != "xla" else "xla"
+    if name == "auto":
+        return "cudnn" if fits else "xla"
+    if name != "xla" and not fits:
+        raise ValueError(f"attention {name} computes bfloat16 on NVIDIA GPUs, not {dtype} on {platform}; set auto")
+    return name
 
 
 def decode_kernel(name: Literal["auto", "xla", "triton"], dtype: str, platform: str) -> DecodeKernel:
@@ -66,13 +70,17 @@ def causal_attention(
 
     `segments` restrict what a position sees; cuDNN then takes a mask array, [b, 1, t, t], otherwise lengths. XLA needs
     neither: padding is on the right, so causal attention never reaches it. A `prefix`, which requires segments, is seen
-    by all positions.
+    by all positions; Triton has no kernel for it, and XLA computes it.
     """
     if prefix is not None:
         assert segments is not None
-        if backend == "xla":
+        if backend != "cudnn":
             return prefixed_attention(q_btnh, k_btkh, v_btkh, segments, prefix)
         return _masked_attention(q_btnh, k_btkh, v_btkh, segments, prefix, backend)
+    if backend == "triton":
+        heads = P(None, None, "tensor")
+        attend = by_heads(segment_attention, (heads, heads, heads, P(), P()), heads)
+        return by_rows(attend, (ROWS,) * 5, ROWS)(q_btnh, k_btkh, v_btkh, lengths_b, segments)
     if backend == "xla":
         return blockwise_attention(q_btnh, k_btkh, v_btkh, segments)
     if segments is not None:
@@ -92,7 +100,12 @@ def causal_attention(
 
 
 def _masked_attention(
-    q_btnh: jax.Array, k_btkh: jax.Array, v_btkh: jax.Array, segments: Segments, prefix: Prefix, implementation: Backend
+    q_btnh: jax.Array,
+    k_btkh: jax.Array,
+    v_btkh: jax.Array,
+    segments: Segments,
+    prefix: Prefix,
+    implementation: Literal["xla", "cudnn"],
 ) -> jax.Array:
     """Return attention over the prefix and the rows' own keys with one mask array, [b, 1, t, s + t]."""
     b, t = q_btnh.shape[:2]

@@ -21,6 +21,7 @@ from socialr1_jax.models.blockwise import Segments
 from socialr1_jax.models.decode_kernel import attention_by_length
 from socialr1_jax.models.kv_cache import LayerCache, Sharing
 from socialr1_jax.models.qwen3_config import Qwen3Config
+from socialr1_jax.models.segment_kernel import segment_attention
 from socialr1_jax.runtime.mesh import tensor_shards
 from socialr1_jax.runtime.processes import least_of_all
 from socialr1_jax.runtime.terminal import first_line
@@ -29,69 +30,106 @@ log = logging.getLogger(__name__)
 
 # Axes: t queries, s keys, n query heads, k key and value heads, h head width; 1 a batch of one.
 
+FusedBackend = Literal["cudnn", "triton"]
+_ROW = 4096  # tokens of the packed row that kernels are timed on
 _LAYERS = 100  # calls of a decode kernel that are timed at once
 _TOLERANCE = 0.03  # of the relative error in norm: bfloat16 has 8 bits; cuDNN on an H200 differs 0.001-0.004 from XLA
 
 
-def working_attention(name: Literal["auto", "xla", "cudnn"], dtype: str) -> Backend:
-    """Resolve a kernel's name on this machine after a trial: auto falls back to XLA, with a warning that says why.
+def working_attention(name: Literal["auto", "xla", "cudnn", "triton"], dtype: str) -> Backend:
+    """Resolve a kernel's name on this machine after a trial: auto is the fastest one that is right. The log says why.
 
-    Raises ValueError if "cudnn" is requested and does not work here.
+    Raises ValueError if "cudnn" or "triton" is requested and does not work here.
     """
     backend = attention_backend(name, dtype, jax.default_backend())
-    if backend == "xla":
-        return backend
-    fault = cudnn_fault(dtype)
-    if least_of_all(not fault):  # a collective: all processes must agree
-        return backend
-    why = fault or "it failed in another process"
-    if name == "cudnn":
-        raise ValueError(f"attention cudnn does not compute here: {why}; set auto")
-    log.warning("attention xla: cuDNN, which is faster, does not compute here: %s", why)
-    return "xla"
+    return backend if name == "xla" or backend == "xla" else _attention_choice(name, dtype)
+
+
+def prefill_attention(name: Literal["auto", "xla", "cudnn", "triton"], dtype: str) -> Backend:
+    """Return the kernel of prefill beside this one of updates: cuDNN if it works here, else XLA, instead of Triton.
+
+    Prompts are whole rows, or follow keys that were computed before: Triton's kernels gain nothing there.
+    """
+    fused = attention_backend("auto", dtype, jax.default_backend()) == "cudnn"
+    return name if name in ("xla", "cudnn") else _attention_choice("prefill", dtype) if fused else "xla"
 
 
 @functools.cache
-def cudnn_fault(dtype: str) -> str:
-    """Return why cuDNN's attention cannot be used on this machine's GPU, or "" if results and gradients are right.
+def _attention_choice(name: Literal["auto", "prefill", "cudnn", "triton"], dtype: str) -> Backend:
+    seconds = dict[Backend, float]()
+    kernels: tuple[FusedBackend, ...] = ("cudnn", "triton")
+    if name != "auto":
+        kernels = ("cudnn",) if name == "prefill" else (name,)
+    for kernel in kernels:
+        fault, taken = attention_trial(kernel, dtype)
+        if least_of_all(not fault):  # a collective: all processes must agree
+            seconds[kernel] = taken
+            continue
+        why = fault or "it failed in another process"
+        if name == kernel:
+            raise ValueError(f"attention {name} does not compute here: {why}; set auto")
+        log.warning("attention %s does not compute here: %s", kernel, why)
+    fastest: Backend = min(seconds, key=seconds.__getitem__) if seconds else "xla"
+    if len(seconds) > 1:  # processes may measure different times
+        fastest = "triton" if least_of_all(fastest == "triton") else "cudnn"
+    times = ", ".join(f"{each} {1e3 * taken:.1f} ms" for each, taken in seconds.items())
+    what = "attention of prefill" if name == "prefill" else "attention"
+    log.info("%s %s (a packed row of %d tokens, forward and backward: %s)", what, fastest, _ROW, times or "none")
+    return fastest
 
-    The reference is NumPy in float64: compiling XLA's attention for the GPU would take longer.
+
+@functools.cache
+def attention_trial(kernel: FusedBackend, dtype: str) -> tuple[str, float]:
+    """Return why a kernel cannot be used on this machine's GPU, or "" if it is right, and its seconds on a packed row.
+
+    Results and gradients are compared with NumPy's in float64: compiling XLA's for the GPU would take longer.
     """
-    t, heads, kv_heads, h = 256, 4, 2, 128
-    random = np.random.default_rng(0)
-    q_1tnh, k_1tkh, v_1tkh, dout_1tnh = (
-        jnp.asarray(random.standard_normal((1, t, m, h)), dtype) for m in (heads, kv_heads, kv_heads, heads)
-    )
-    own_t = np.repeat(np.arange(4, dtype=np.int32), t // 4)
-    prefix_t = np.where(own_t == 1, 0, own_t)  # segment 0 is the prefix of segment 1
-    segments = Segments(own_t[None], prefix_t[None], np.arange(t, dtype=np.int32)[None])
-    length = 200  # of the padded row
-    inside_t = np.arange(t) < length
-    causal_ts = np.tri(t, dtype=bool)
-    seen_ts = causal_ts & ((own_t[:, None] == own_t) | (prefix_t[:, None] == own_t))
+    random, t = np.random.default_rng(0), 256
+    parts, length = _packed(t, 50, 70, 30, 40), 190
+    inside_t, causal_ts = np.arange(t) < length, np.tri(t, dtype=bool)
+    seen_ts = causal_ts & np.asarray(parts.seen(slice(None), slice(None)))[0]
 
-    @functools.partial(jax.jit, static_argnums=4)
-    def run(q: jax.Array, k: jax.Array, v: jax.Array, dout: jax.Array, packed: bool) -> Any:
-        lengths_b, parts = jnp.array([length]), segments if packed else None
-        out, pull = jax.vjp(lambda q, k, v: causal_attention(q, k, v, lengths_b, "cudnn", parts), q, k, v)
+    def drawn(t: int, heads: int) -> list[jax.Array]:
+        shapes = ((1, t, count, 128) for count in (heads, heads // 4, heads // 4, heads))
+        return [jnp.asarray(random.standard_normal(shape, np.float32), dtype) for shape in shapes]
+
+    @jax.jit
+    def run(q: jax.Array, k: jax.Array, v: jax.Array, dout: jax.Array, length: int, segments: Segments | None) -> Any:
+        def attend(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+            if kernel == "triton":  # without the mesh, which has more devices than there are rows
+                return segment_attention(q, k, v, jnp.array([length]), segments)
+            return causal_attention(q, k, v, jnp.array([length]), kernel, segments)
+
+        out, pull = jax.vjp(attend, q, k, v)
         return out, *pull(dout)
 
-    for packed in (False, True):
-        what = "packed texts" if packed else "rows"
-        dout = dout_1tnh if packed else jnp.where(inside_t[None, :, None, None], dout_1tnh, 0)
+    q, k, v, dout = drawn(t, 8)
+    arrays = q, k, v, jnp.where(inside_t[None, :, None, None], dout, 0)
+    for what, segments, mask_ts in (("rows", None, causal_ts), ("packed texts", parts, seen_ts)):
         try:
-            actual = [np.asarray(x, np.float64)[0] for x in run(q_1tnh, k_1tkh, v_1tkh, dout, packed)]
-        except Exception as error:  # XLA, cuDNN and the driver raise many kinds
-            return f"{what}: {first_line(error)}"
-        q, k, v, d = (np.asarray(x, np.float64)[0] for x in (q_1tnh, k_1tkh, v_1tkh, dout))
-        expected = _attention(q, k, v, d, seen_ts if packed else causal_ts)
-        if not packed:  # results at padded positions are undefined
-            actual, expected = [x[:length] for x in actual], [x[:length] for x in expected]
+            actual = [np.asarray(x, np.float64)[0] for x in run(*arrays, length, segments)]
+        except Exception as error:  # XLA, cuDNN, Triton and the driver raise many kinds
+            return f"{what}: {first_line(error)}", 0.0
+        q64, k64, v64, dout64 = (np.asarray(x, np.float64)[0] for x in arrays)
+        expected = _attention(q64, k64, v64, dout64, mask_ts)
         for name, want, got in zip(("results", "dq", "dk", "dv"), expected, actual, strict=True):
+            want, got = want[:length], got[:length]  # results at padded positions are undefined
             error_norm = np.linalg.norm(want - got) / np.linalg.norm(want)
             if not error_norm < _TOLERANCE:
-                return f"{what}: {name} are wrong by {error_norm:.2g} (relative)"
-    return ""
+                return f"{what}: {name} are wrong by {error_norm:.2g} (relative)", 0.0
+    row, segments, seconds = drawn(_ROW, 32), _packed(_ROW, _ROW // 8, *5 * (_ROW // 6,)), 0.0
+    for _ in range(3):  # the first call compiles
+        begun = time.perf_counter()
+        jax.block_until_ready(run(*row, _ROW * 23 // 24, segments))
+        seconds = time.perf_counter() - begun
+    return "", seconds
+
+
+def _packed(t: int, *sizes: int) -> Segments:
+    """Return a row of t positions: a prefix, texts behind it, and padding."""
+    own_t = np.repeat(np.arange(len(sizes) + 1, dtype=np.int32), (0, *sizes))
+    own_1t = np.pad(own_t, (0, t - len(own_t)))[None]
+    return Segments(own_1t, np.minimum(own_1t, 1), own_1t)
 
 
 def working_decode_kernel(name: Literal["auto", "xla", "triton"], model: Qwen3Config, dtype: str) -> DecodeKernel:

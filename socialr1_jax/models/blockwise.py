@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 
 SAVED = "attention"  # checkpoint name of the results that a remat policy may save to avoid recomputing attention
@@ -32,6 +33,16 @@ class Segments(NamedTuple):
         """Return the mask of keys that each query may see, without causality: boolean [b, q, k]."""
         key_b1k = self.own_bt[:, None, keys]
         return (self.own_bt[:, queries, None] == key_b1k) | (self.prefix_bt[:, queries, None] == key_b1k)
+
+    def check(self) -> None:
+        """Raise ValueError unless ids ascend in a row of these host arrays and none is below its prefix's."""
+        falls_bt = (np.diff(self.own_bt, prepend=0) < 0) & (self.own_bt != 0)  # padding is segment 0
+        for b, t in np.argwhere(falls_bt | (self.prefix_bt > self.own_bt))[:1]:
+            own, prefix = self.own_bt[b, t], self.prefix_bt[b, t]
+            raise ValueError(
+                f"segments: position {t} of row {b} is in segment {own} with prefix {prefix}, after segment "
+                f"{self.own_bt[b, max(t - 1, 0)]}; number the segments in their order, each after its prefix"
+            )
 
 
 class Prefix(NamedTuple):

@@ -16,6 +16,8 @@ _VIEWS = {"bitcast", "convert", "copy", "reshape", "transpose"}  # computed for 
 _IN_PLACE = {"dynamic-update-slice": 1, "scatter": 2}  # and the operand that holds the new part
 _PARTS = {"dynamic-slice", "slice", "gather"}
 _GEMM = re.compile(r"__cublas|__cudnn\$gemm")
+_SEGMENT = re.compile(r'name = "segment_(\w+)"')
+_PRODUCTS = {"attend": 2, "of_queries": 3, "of_keys": 4}  # that these kernels compute of each pair
 _CONTRACTED = re.compile(r'lhs_contracting_dim(?:ension)?s"?[=:][{\[]([^}\]]*)')
 
 
@@ -35,9 +37,10 @@ class Kernel(NamedTuple):
 
 @dataclass(frozen=True)
 class Kernels:
-    """The kernels of a compiled program."""
+    """The kernels of a compiled program. live: share of the square of queries and keys that is computed of segments."""
 
     bodies: dict[str, list[Instruction]]
+    live: float = 0.5
 
     @cached_property
     def types(self) -> dict[str, str]:
@@ -53,6 +56,8 @@ class Kernels:
         if "__cudnn$fmha" in line.rest:
             kind = "masked_attention" if "ScaleBias" in line.rest else "attention"
             kind += "_backward" if "SoftmaxBackward" in line.rest else ""
+        if segment := _SEGMENT.search(line.rest):
+            kind = "segment_attention" if segment[1] == "attend" else "segment_attention_backward"
         return Kernel(kind, flops, self._moved(line))
 
     def _inside(self, line: Instruction) -> Iterable[Instruction]:
@@ -76,6 +81,9 @@ class Kernels:
             causal = 0.5 if "CAUSAL" in line.rest else 1.0
             products = 5 if "SoftmaxBackward" in line.rest else 2
             return 2.0 * products * causal * math.prod(queries) * keys[1]
+        if segment := _SEGMENT.search(line.rest):  # after lengths and ranges come queries, [b, t, n, h]
+            queries = sizes_of(self.types[line.operands[2]])
+            return 2.0 * _PRODUCTS[segment[1]] * self.live * math.prod(queries) * queries[1]
         return 0.0
 
     def _moved(self, line: Instruction) -> float:

@@ -158,6 +158,10 @@ class AbstractRun:
     def responses(self) -> int:
         return self.config.grpo.prompts_per_step * self.config.sampling.group_size
 
+    @property
+    def of_prefill(self) -> Backend:
+        return "cudnn" if self.backend == "triton" else self.backend
+
     @cached_property
     def of_step(self) -> BatchPlan:
         return self.batch_of(self.config.grpo.prompts_per_step, self.config.sampling.group_size)
@@ -208,7 +212,7 @@ class AbstractRun:
                 num_tokens=self.num_tokens,
                 dtype=self.dtype,
                 weights=sampling.weights,
-                backend=self.backend,
+                backend=self.of_prefill,
                 max_rows=sampling.max_rows,
                 memory=memory,
                 platform=self.platform,
@@ -274,7 +278,7 @@ class AbstractRun:
             *(self.array((size,), jnp.int32) for size in (prompts, prompts, placed)),
             self.rollout_state(placed, slot_stride(self.platform))._replace(caches=[]),
             dtype=jnp.dtype(self.dtype),
-            backend=self.backend,
+            backend=self.of_prefill,
         )
         passes = -(-prompts_of_step // (self.of_step.prompts * shards))
         tokens = prompts_of_step * self.prompt
@@ -370,10 +374,10 @@ class AbstractRun:
         )
 
     def logprobs_phase(self, name: str, params: Params, updates: list[list[MicroBatch]], beside: Any) -> Phase:
-        tokens, pairs, predicted, calls, chunks = self.work_of(updates)
+        tokens, pairs, predicted, calls, chunks, live = self.work_of(updates)
         compiled = self.compile(name, "update", self.programs.logprobs, params, self.micro_batch())
         cost = self.costs.forward(tokens, pairs, predicted, passes=calls)
-        return self.phase(compiled, beside=beside, cost=cost, calls=calls, steps=chunks)
+        return self.phase(compiled, beside=beside, cost=cost, calls=calls, steps=chunks, live=live)
 
     def reference_logprobs(self, reference: Params) -> Phase:
         beside = {"weights": self.masters, "moments": self.moments, "content model": self.content}
@@ -402,7 +406,7 @@ class AbstractRun:
         compiled = self.compile("backward", "update", accumulate, self.masters, self.sums, self.scored)
         cost = self.costs.update(work.tokens, work.pairs, work.predicted, work.calls, self.config.model.remat)
         # The logits of each chunk are computed in the forward and in the backward pass, in a loop of each.
-        return self.phase(compiled, beside=self.resting, cost=cost, calls=work.calls, steps=work.chunks)
+        return self.phase(compiled, beside=self.resting, cost=cost, calls=work.calls, steps=work.chunks, live=work.live)
 
     def optimizer(self) -> Phase:
         state = TrainState(self.masters, self.moments, *(self.array((), jnp.int32, P()),) * 2)
@@ -430,7 +434,7 @@ class AbstractRun:
         return CompiledPhase(name, part, compiled, laid_out(lowered.out_info, compiled.output_shardings))
 
     def phase(
-        self, compiled: CompiledPhase, *, beside: dict[str, Any], cost: Cost, calls: int = 1, steps: int = 1
+        self, compiled: CompiledPhase, *, beside: Any, cost: Cost, calls: int = 1, steps: int = 1, live: float = 0.5
     ) -> Phase:
         """Return the figures of a program; `beside` are the other trees on the devices while it runs."""
         memory, text = compiled.program.memory_analysis(), compiled.program.as_text()
@@ -445,5 +449,5 @@ class AbstractRun:
             beside={key: device_bytes(tree) for key, tree in beside.items() if tree is not None},
             cost=cost,
             attention=attention_kernels(text),
-            schedule=read_schedule(text, self.mesh.size, self.chip, self.node),
+            schedule=read_schedule(text, self.mesh.size, self.chip, self.node, live),
         )

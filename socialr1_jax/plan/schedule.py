@@ -63,21 +63,21 @@ class _Clock:
     ends: dict[str, tuple[Collective, float]] = field(default_factory=dict)  # of started collectives, by name
 
 
-def read_schedule(text: str, devices: int, chip: Chip, node: int = 0) -> Schedule:
+def read_schedule(text: str, devices: int, chip: Chip, node: int = 0, live: float = 0.5) -> Schedule:
     """Return kernels and collectives of a compiled module's text (`compiled.as_text()`), each kind summed.
 
     Kernels run one after another, and so do collectives, beside the kernels between their start and their end. A
     collective over several nodes of `node` devices (0: all devices are one) uses the network of its devices. Seconds
-    are 0 for a chip without known peaks.
+    are 0 for a chip without known peaks. live: as in `Kernels`.
     """
-    return _Reader(text, devices, chip, node or devices).read()
+    return _Reader(text, devices, chip, node or devices, live).read()
 
 
 class _Reader:
-    def __init__(self, text: str, devices: int, chip: Chip, node: int) -> None:
+    def __init__(self, text: str, devices: int, chip: Chip, node: int, live: float) -> None:
         self.bodies, self.entry = computations(text)
         self.devices, self.chip, self.node = devices, chip, node
-        self.work = Kernels(self.bodies)
+        self.work = Kernels(self.bodies, live)
         self.kernels: dict[KernelSum, list[float]] = defaultdict(lambda: [0, 0.0, 0.0, 0.0])
         self.collectives: dict[Collective, list[float]] = defaultdict(lambda: [0, 0.0, 0.0])
 

@@ -12,6 +12,7 @@ from socialr1_jax.grpo.logprobs import chunk_length
 from socialr1_jax.grpo.packing import MicroBatch, pack_rows
 from socialr1_jax.grpo.step import GrpoStep, Programs
 from socialr1_jax.models.qwen3_config import Qwen3Config
+from socialr1_jax.models.segment_kernel import computed_pairs
 from socialr1_jax.sampling.batch import slot_stride, smallest_batch
 from socialr1_jax.sampling.memory import BatchPlan, ladder, round_up
 
@@ -111,13 +112,17 @@ def decode_lengths(
 
 
 class Work(NamedTuple):
-    """Tokens, query-key pairs and predicted positions of some updates, and the runs of their programs and loops."""
+    """Tokens, query-key pairs and predicted positions of some updates, and the runs of their programs and loops.
+
+    live: share of the bins' squares that attention computes if it skips blocks.
+    """
 
     tokens: int
     pairs: float
     predicted: int
     calls: int  # of the widest micro-batch
     chunks: int  # of logits, over all calls
+    live: float
 
 
 def packed_updates(
@@ -144,4 +149,14 @@ def work_of(updates: list[list[MicroBatch]], widest: int, shards: int, vocabular
         predicted=sum(int(batch.rows.mask_bt.sum()) for batch in batches),
         calls=-(-sum(batch.rows.tokens_bt.size for batch in batches) // widest),
         chunks=sum(-(-int(count) // chunk) for count in wanted),
+        live=_live(batches),
     )
+
+
+def _live(batches: list[MicroBatch]) -> float:
+    pairs, square = 0, 0
+    for rows in (batch.rows for batch in batches):
+        assert rows.segments is not None
+        pairs += computed_pairs(rows.lengths_b, rows.segments)
+        square += rows.tokens_bt.size * rows.tokens_bt.shape[1]
+    return pairs / square

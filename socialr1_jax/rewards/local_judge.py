@@ -8,7 +8,7 @@ import jax
 
 from socialr1_jax.config.rewards import StructureConfig
 from socialr1_jax.data.chat_template import chat_tokens
-from socialr1_jax.models.attention_trial import working_attention
+from socialr1_jax.models.attention_trial import prefill_attention
 from socialr1_jax.rewards.rubric import answer_code, parse_verdict, read_rubric, rubric_messages
 from socialr1_jax.rewards.verdict import Judge, Verdict
 from socialr1_jax.runtime.interrupt import NEVER, Stop
@@ -43,7 +43,7 @@ class LocalJudge(Judge):
             config=model.config,
             num_tokens=model.num_tokens,
             dtype=model.dtype.name,
-            backend=working_attention("auto", model.dtype.name),
+            backend=prefill_attention("auto", model.dtype.name),
         )
         self._sampling = SamplingParams(
             max_new_tokens=config.max_tokens,

@@ -87,7 +87,8 @@ CHIPS: Mapping[str, Chip] = {
 class Rates:
     """Shares of a chip's peaks that kernels reach, by kind, and seconds that each kernel and collective adds.
 
-    A masked attention kernel is cuDNN's with a bias. Attention counts half the square as FLOP.
+    A masked attention kernel is cuDNN's with a bias, one of segments `models/segment_kernel.py`'s, at the share
+    of JAX's own Triton kernel. Attention counts half the square as FLOP, that of segments the blocks it computes.
     """
 
     matmul: float  # of the FLOP/s, as the attention kernels
@@ -95,6 +96,8 @@ class Rates:
     attention_backward: float
     masked_attention: float
     masked_attention_backward: float
+    segment_attention: float
+    segment_attention_backward: float
     memory: float  # of the bandwidth
     links: float  # of the bandwidth between devices
     launch: float  # seconds between two kernels
@@ -109,6 +112,8 @@ RATES: Mapping[str, Rates] = {
         attention_backward=0.5,
         masked_attention=0.35,
         masked_attention_backward=0.3,
+        segment_attention=0.35,
+        segment_attention_backward=0.3,
         memory=0.8,
         links=0.75,
         launch=2e-6,
@@ -120,6 +125,8 @@ RATES: Mapping[str, Rates] = {
         attention_backward=0.39,
         masked_attention=0.26,
         masked_attention_backward=0.19,
+        segment_attention=0.17,
+        segment_attention_backward=0.16,
         memory=0.72,
         links=0.75,
         launch=2.3e-6,
@@ -131,6 +138,8 @@ RATES: Mapping[str, Rates] = {
         attention_backward=0.3,
         masked_attention=0.3,
         masked_attention_backward=0.3,
+        segment_attention=0.3,
+        segment_attention_backward=0.3,
         memory=0.8,
         links=0.75,
         launch=0.5e-6,

@@ -135,7 +135,7 @@ def _sample(config: PairsConfig, examples: Sequence[Example], work: WorkFile) ->
     import jax
 
     from socialr1_jax.data.prompts import encode_prompts
-    from socialr1_jax.models.attention_trial import working_attention
+    from socialr1_jax.models.attention_trial import prefill_attention
     from socialr1_jax.questions.prompt_lengths import refuse_long_prompts
     from socialr1_jax.runtime.mesh import make_mesh
     from socialr1_jax.sampling import Engine, SamplingParams
@@ -168,7 +168,7 @@ def _sample(config: PairsConfig, examples: Sequence[Example], work: WorkFile) ->
         num_tokens=model.num_tokens,
         dtype=config.dtype,
         weights=config.sampling.weights,
-        backend=working_attention("auto", config.dtype),
+        backend=prefill_attention("auto", config.dtype),
         attention=config.sampling.attention,
         segment_tokens=config.sampling.segment_tokens,
         max_rows=config.sampling.max_rows,

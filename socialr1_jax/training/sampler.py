@@ -17,6 +17,7 @@ from socialr1_jax.data.prompts import Prompt
 from socialr1_jax.grpo.advantages import flat_groups
 from socialr1_jax.grpo.rollouts import Phase, Rollouts, RolloutSource
 from socialr1_jax.models.attention import Backend
+from socialr1_jax.models.attention_trial import prefill_attention
 from socialr1_jax.models.qwen3 import Params, Qwen3, lent
 from socialr1_jax.models.qwen3_config import Qwen3Config
 from socialr1_jax.questions.accuracy import baseline_figures
@@ -206,7 +207,7 @@ def make_sampler(
         model=model.config,
         num_tokens=model.num_tokens,
         mesh=mesh,
-        backend=backend,
+        backend=prefill_attention(backend, config.model.dtype),
         tokenizer=tokenizer,
         scorer=scorer,
         sampling=sampling,

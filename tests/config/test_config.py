@@ -250,6 +250,7 @@ def test_an_unknown_key_names_the_nearest_known_one(key, nearest, tmp_path):
         ),
         (["rewards.length_low=3000"], "must be below length_high"),
         (["model.attention=cudnn"], "set model.dtype to bfloat16"),
+        (["model.attention=triton"], "model.attention triton computes in bfloat16; set model.dtype to bfloat16"),
         (
             ["deterministic=true", "model.attention=cudnn", "model.dtype=bfloat16"],
             "deterministic needs model.attention xla",

@@ -151,7 +151,7 @@ class Case:
                 },
             }
         )
-        self.programs = compile_programs(config, model, VOCAB_SIZE, "xla")
+        self.programs = {name: compile_programs(config, model, VOCAB_SIZE, name) for name in ("xla", "triton")}
         # as training starts: logits without large sums
         self.params = jax.jit(init_params, static_argnums=0)(model, jax.random.key(3))
         rows = some_rows([1, 7, 20, 3], [3, 30, 1, 8, 8, 25, 2, 9, 14, 40, 5, 6], group=3)
@@ -161,13 +161,14 @@ class Case:
         self.rows = replace(rows, **{name: uniform + x for name, x in zip(names, noise, strict=True)})
         self.expected = self.gradient(self.rows, 1, 16)
 
-    def gradient(self, rows, budget, multiple):
+    def gradient(self, rows, budget, multiple, attention="xla"):
         """The gradient as one float64 vector, loss, and log-probs of the rows."""
         parts = micro_batches(rows, budget, multiple)
-        sums = self.programs.update.begin(self.params, parts[0].rows.placed())
+        update = self.programs[attention].update
+        sums = update.begin(self.params, parts[0].rows.placed())
         logp_bt = np.zeros(rows.tokens_bt.shape, np.float32)
         for part in parts:
-            sums, arrays = self.programs.update.accumulate(self.params, sums, part.rows.placed())
+            sums, arrays = update.accumulate(self.params, sums, part.rows.placed())
             part.spread(arrays["logp_bt"], logp_bt)
         scale = 1 / float(sums.numbers["denominator"])
         leaves = [np.asarray(x, np.float64).ravel() * scale for x in jax.tree.leaves(sums.gradient)]
@@ -179,11 +180,13 @@ def case(request, tiny_jax):
     return Case(request.param, tiny_jax.config)
 
 
-@pytest.mark.parametrize("packing", PACKINGS)
-def test_gradient_does_not_depend_on_packing(case, packing):
+@pytest.mark.parametrize(
+    ("packing", "attention"), [*((packing, "xla") for packing in PACKINGS), ("shared prompts", "triton")]
+)
+def test_gradient_does_not_depend_on_packing(case, packing, attention, segment_kernel):
     """To 1e-6 of its norm in float32, loss and log-probs too; expected: one row a bin, cut to its length."""
     gradient_n, loss, logp_bt = case.expected
-    found_n, found_loss, found_bt = case.gradient(case.rows, *PACKINGS[packing])
+    found_n, found_loss, found_bt = case.gradient(case.rows, *PACKINGS[packing], attention)
     assert np.linalg.norm(found_n - gradient_n) < 1e-6 * np.linalg.norm(gradient_n)
     assert found_loss == pytest.approx(loss, rel=1e-5, abs=1e-6)
     np.testing.assert_allclose(found_bt[case.rows.mask_bt], logp_bt[case.rows.mask_bt], rtol=0, atol=2e-6)

@@ -106,11 +106,11 @@ def trl_advantages(rewards_pg, scale_rewards="group"):
     return torch.nan_to_num(advantages_pg, nan=0.0)
 
 
-@pytest.fixture(scope="module")
-def ours(tiny, saved, tmp_path_factory):
+@pytest.fixture(scope="module", params=["xla", "triton"])
+def ours(request, tiny, saved, tmp_path_factory, segment_kernel):
     """(advantages, preset, overrides) -> loss, metrics and the gradient by exported name, of the saved batch.
 
-    The model's part of the backward pass is one program, compiled once for all objectives.
+    The model's part of the backward pass is one program for each kernel of attention, compiled once for all objectives.
     """
     safetensors = pytest.importorskip("safetensors.numpy")
     inputs, prompts, completions = saved
@@ -136,6 +136,7 @@ def ours(tiny, saved, tmp_path_factory):
             num_tokens=model.num_tokens,
             dtype="float32",
             wanted_bt=rows.mask_bt,
+            backend=request.param,
         )
 
     (logp_bt, entropy_bt), backward = jax.vjp(jax.jit(forward), params)

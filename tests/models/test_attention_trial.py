@@ -7,56 +7,83 @@ from toys import decode_by_length
 
 from socialr1_jax.models import attention_trial
 from socialr1_jax.models.attention import decode_attention
-from socialr1_jax.models.attention_trial import cudnn_fault, decode_trial, working_attention, working_decode_kernel
+from socialr1_jax.models.attention_trial import (
+    decode_trial,
+    prefill_attention,
+    working_attention,
+    working_decode_kernel,
+)
 from socialr1_jax.models.blockwise import blockwise_attention
 from socialr1_jax.models.shapes import SHAPES
 
 
 @pytest.fixture
 def on_a_gpu(monkeypatch):
-    """Makes cuDNN's attention a function of ours; returns what sets it."""
+    """Make attention on GPUs functions of ours: set_kernel("cudnn" or "triton", function of q, k, v and segments)."""
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    cudnn_fault.cache_clear()
+    monkeypatch.setattr(attention_trial, "_ROW", 48)
 
-    def set_cudnn(compute):
-        def attention(q, k, v, lengths, backend, segments):
-            return compute(q, k, v, segments)
+    def set_kernel(kernel, compute):
+        name = {"cudnn": "causal_attention", "triton": "segment_attention"}[kernel]
+        monkeypatch.setattr(attention_trial, name, lambda q, k, v, *others: compute(q, k, v, others[-1]))
 
-        monkeypatch.setattr(attention_trial, "causal_attention", attention)
-
-    yield set_cudnn
-    cudnn_fault.cache_clear()
+    forget = [attention_trial._attention_choice.cache_clear, attention_trial.attention_trial.cache_clear]
+    for clear in forget:
+        clear()
+    yield set_kernel
+    for clear in forget:
+        clear()
 
 
 def no_plan(q, k, v, segments):
-    raise RuntimeError("cuDNN creates no execution plan\nand more")
+    raise RuntimeError("no execution plan\nand more")
 
 
+@pytest.mark.parametrize("kernel", ["cudnn", "triton"])
 @pytest.mark.parametrize(
     ("compute", "fault"),
     [
         (blockwise_attention, ""),
-        (no_plan, "rows: cuDNN creates no execution plan"),
+        (no_plan, "rows: no execution plan"),
         (lambda q, k, v, segments: blockwise_attention(q, k, v, None), "packed texts: results are "),
         (lambda q, k, v, segments: blockwise_attention(q, k, v, segments) * jnp.nan, "rows: results are wrong by nan"),
         (lambda q, k, v, segments: jax.lax.stop_gradient(blockwise_attention(q, k, v, segments)), "rows: dq are "),
     ],
 )
-def test_cudnn_is_taken_if_results_are_right(on_a_gpu, caplog, compute, fault):
-    on_a_gpu(compute)
-    assert cudnn_fault("bfloat16").startswith(fault)
-    assert working_attention("auto", "bfloat16") == ("xla" if fault else "cudnn")
-    assert caplog.text.count("cuDNN, which is faster, does not compute here") == bool(fault)
-    assert working_attention("xla", "bfloat16") == "xla"
+def test_a_kernel_is_taken_if_results_are_right(on_a_gpu, caplog, kernel, compute, fault):
+    on_a_gpu("cudnn", no_plan)
+    on_a_gpu("triton", no_plan)
+    on_a_gpu(kernel, compute)
+    found, seconds = attention_trial.attention_trial(kernel, "bfloat16")
+    assert found.startswith(fault)
+    assert bool(found) == bool(fault) == (seconds == 0)
+    assert working_attention("auto", "bfloat16") == ("xla" if fault else kernel)
+    assert caplog.text.count("does not compute here: rows: no execution plan") >= 1
+    assert working_attention("xla", "bfloat16") == prefill_attention("xla", "bfloat16") == "xla"
+    assert prefill_attention("triton", "bfloat16") == ("cudnn" if (kernel, fault) == ("cudnn", "") else "xla")
     if fault:
-        with pytest.raises(ValueError, match=r"attention cudnn does not compute here: .*; set auto"):
-            working_attention("cudnn", "bfloat16")
+        with pytest.raises(ValueError, match=rf"attention {kernel} does not compute here: .*; set auto"):
+            working_attention(kernel, "bfloat16")
+    else:
+        assert working_attention(kernel, "bfloat16") == kernel
+
+
+@pytest.mark.parametrize(("cudnn", "triton", "taken"), [(2e-3, 1e-3, "triton"), (1e-3, 2e-3, "cudnn")])
+def test_the_faster_right_kernel_attends(on_a_gpu, monkeypatch, caplog, cudnn, triton, taken):
+    caplog.set_level("INFO")
+    times = {"cudnn": cudnn, "triton": triton}
+    monkeypatch.setattr(attention_trial, "attention_trial", lambda kernel, dtype: ("", times[kernel]))
+    for _ in range(2):
+        assert working_attention("auto", "bfloat16") == taken
+    line = f"attention {taken} (a packed row of 48 tokens, forward and backward: cudnn {1e3 * cudnn:.1f} ms, triton"
+    assert [message.startswith(line) for message in caplog.messages] == [True]
 
 
 def test_elsewhere_nothing_is_tried():
     assert working_attention("auto", "bfloat16") == working_attention("auto", "float32") == "xla"
-    with pytest.raises(ValueError, match="NVIDIA GPUs"):
-        working_attention("cudnn", "bfloat16")
+    for kernel in ("cudnn", "triton"):
+        with pytest.raises(ValueError, match=f"attention {kernel} computes bfloat16 on NVIDIA GPUs, not"):
+            working_attention(kernel, "bfloat16")
     assert working_decode_kernel("auto", SHAPES["8b"], "bfloat16") == "xla"
     with pytest.raises(ValueError, match=r"sampling.attention triton computes bfloat16 on NVIDIA GPUs, not"):
         working_decode_kernel("triton", SHAPES["8b"], "bfloat16")

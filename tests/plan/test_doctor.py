@@ -198,12 +198,14 @@ def test_attention_that_falls_back_is_a_warning(told, monkeypatch):
     from socialr1_jax.models import attention_trial
 
     monkeypatch.setattr(attention_trial.jax, "default_backend", lambda: "gpu")
-    monkeypatch.setattr(attention_trial, "cudnn_fault", lambda dtype: "no plan")
-    assert "warning: attention xla: cuDNN, which is faster, does not compute here: no plan" in told(
-        "devices", "model.dtype=bfloat16"
-    )
-    assert "problem: attention cudnn does not compute here" in told(
-        "devices", "model.dtype=bfloat16 model.attention=cudnn"
+    monkeypatch.setattr(attention_trial, "attention_trial", lambda *_: ("no plan", 0.0))
+    attention_trial._attention_choice.cache_clear()
+    said = told("devices", "model.dtype=bfloat16")
+    attention_trial._attention_choice.cache_clear()
+    assert "warning: attention cudnn does not compute here: no plan" in said
+    assert "attention xla in bfloat16" in said
+    assert "problem: attention triton does not compute here" in told(
+        "devices", "model.dtype=bfloat16 model.attention=triton"
     )
 
 

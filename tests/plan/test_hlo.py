@@ -198,6 +198,11 @@ ENTRY %main (p: f32[36,512,64], i: s32[], q: f32[512,64]) -> f32[36,512,64] {
   %q4 = bf16[1,256,8,64]{3,2,1,0} constant(0)
   %k4 = bf16[1,256,2,64]{3,2,1,0} constant(0)
   %at = bf16[1,256,8,64]{3,2,1,0} custom-call(%q4, %k4, %k4), custom_call_target="__cudnn$fmhaSoftmax", c="CAUSAL"
+  %n = s32[1]{0} constant(0)
+  %r = s32[1,4,256]{2,1,0} constant(0)
+  %own = bf16[1,256,8,64]{3,2,1,0} custom-call(%n, %r, %q4, %k4, %k4), backend_config={name = "segment_attend"}
+  %dq = bf16[1,256,8,64]{3,2,1,0} custom-call(%n, %r, %q4, %k4), backend_config={name = "segment_of_queries"}
+  %dk = bf16[1,256,2,64]{3,2,1,0} custom-call(%n, %r, %q4, %k4), backend_config={name = "segment_of_keys"}
   ROOT %t = f32[36,512,64]{2,1,0} copy(%f)
 }
 """
@@ -205,10 +210,12 @@ ENTRY %main (p: f32[36,512,64], i: s32[], q: f32[512,64]) -> f32[36,512,64] {
 
 def test_kernels_are_counted_by_kind():
     """A sum into a part of a stacked array reads and writes the part alone."""
-    kernels = {kernel.kind: kernel for kernel in read_schedule(KERNELS, 8, A100).kernels}
+    kernels = {kernel.kind: kernel for kernel in read_schedule(KERNELS, 8, A100, live=0.2).kernels}
     part, stacked = 4 * 512 * 64, 4 * 36 * 512 * 64
     assert (kernels["matmul"].flops, kernels["matmul"].count) == (2 * 128 * 512 * 64, 1)
     assert kernels["matmul"].bytes == 2 * (128 * 512 + 512 * 64 + 128 * 64)
     assert kernels["attention"].flops == 4 * 8 * 64 * 256 * 256 / 2
+    assert kernels["segment_attention"].flops == 2 * kernels["attention"].flops * 0.2
+    assert kernels["segment_attention_backward"].flops == pytest.approx(7 * kernels["attention"].flops * 0.2)
     assert kernels["memory"].bytes == 3 * part + 4 + 2 * stacked  # the sum, its index, the copy
     assert kernels["memory"].count == 2

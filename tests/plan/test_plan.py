@@ -16,6 +16,7 @@ import pytest
 from socialr1_jax.config.loading import load_config
 from socialr1_jax.config.run import PlanConfig
 from socialr1_jax.models.arithmetic import Cost
+from socialr1_jax.models.attention import attention_backend
 from socialr1_jax.plan import phases
 from socialr1_jax.plan.advice import advice
 from socialr1_jax.plan.hlo import attention_kernels
@@ -397,31 +398,39 @@ def test_the_cards_recipes_fit_eight_a100(size, tmp_path):
     assert widest == {"4b": 2560, "8b": 4096}[size] * 151_936 * 2  # a table in bfloat16
 
 
+def layers_of_8b(monkeypatch, layers, phase, *settings):
+    """Compile a phase of some layers of 8B: the run, the phase and its text."""
+    monkeypatch.setenv("JAX_SKIP_CUDA_CONSTRAINTS_CHECK", "1")
+    texts = []
+    monkeypatch.setattr(phases, "attention_kernels", lambda text: texts.append(text) or attention_kernels(text))
+    config = load_config(PlanConfig, CONFIG, settings)
+    chip, shape = parse_topology(config.topology)
+    model, num_tokens = model_shape(config)
+    mesh = _mesh(config, chip, shape)
+    run = AbstractRun(
+        config=config,
+        model=replace(model, num_hidden_layers=layers),
+        num_tokens=num_tokens,
+        mesh=mesh,
+        chip=chip,
+        node=8,
+        rollout_mesh=mesh,
+        backend=attention_backend(config.model.attention, "bfloat16", "cuda"),
+        allowed=chip.memory,
+    )
+    return run, getattr(run, phase)(), texts[-1]
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(find_spec("jax_cuda12_plugin") is None, reason="needs pip install -e '.[cuda12]'")
 @pytest.mark.parametrize("topology", ["a100-80gb:1", "h100-80gb:1", "a100-80gb:8"])
 def test_decode_writes_caches_in_place(topology, monkeypatch):
     """8B: at most 600 kernels, no copy of a cache, no collective, less than 64 MB of temporaries."""
-    monkeypatch.setenv("JAX_SKIP_CUDA_CONSTRAINTS_CHECK", "1")
     texts = []
-    monkeypatch.setattr(phases, "attention_kernels", lambda text: texts.append(text) or attention_kernels(text))
-    config = load_config(PlanConfig, CONFIG, [f"topology={topology}", "sampling.max_rows=40"])
-    chip, shape = parse_topology(topology)
-    model, num_tokens = model_shape(config)
-    mesh = _mesh(config, chip, shape)
     for layers in (2, 4):
-        run = AbstractRun(
-            config=config,
-            model=replace(model, num_hidden_layers=layers),
-            num_tokens=num_tokens,
-            mesh=mesh,
-            rollout_mesh=mesh,
-            chip=chip,
-            node=8,
-            backend="cudnn",
-            allowed=chip.memory,
-        )
-        decode = run.decode()
+        settings = f"topology={topology}", "sampling.max_rows=40"
+        run, decode, text = layers_of_8b(monkeypatch, layers, "decode", *settings)
+        texts.append(text)
         assert decode.attention == ["__gpu$xla.gpu.triton"]
         assert decode.schedule.collectives == []
         assert decode.temporaries < 64e6
@@ -429,3 +438,19 @@ def test_decode_writes_caches_in_place(topology, monkeypatch):
     assert not re.search(rf"\[\d+,8,(?:128,{slots}|{slots},128)\]\S* copy\(", texts[-1])
     fewer, more = (len(re.findall(r" (?:fusion|custom-call|copy)\(", text)) for text in texts)
     assert fewer + 34 * (more - fewer) / 2 <= 600
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("jax_cuda12_plugin") is None, reason="needs pip install -e '.[cuda12]'")
+@pytest.mark.parametrize("topology", ["a100-80gb:8", "h100-80gb:8"])
+def test_packed_attention_holds_no_pairs(topology, monkeypatch):
+    """8B, bins of 8,192: three kernels a layer, no array of pairs of positions, no copy of their arguments."""
+    settings = f"topology={topology}", "model.attention=triton", "data.max_prompt_tokens=5120"
+    run, backward, text = layers_of_8b(monkeypatch, 2, "backward", *settings)
+    assert run.width == 8192
+    assert backward.attention == ["__gpu$xla.gpu.triton"]
+    kernels = re.findall(r'custom_call_target="__gpu\$xla.gpu.triton".* name = "(\w+)"', text)
+    assert sorted(kernels) == ["segment_attend", "segment_of_keys", "segment_of_queries"]  # in loops over layers
+    assert "8192,8192" not in text
+    assert not re.search(r"bf16\[1,8192,(?:32|8),128\]\S* (?:copy|transpose)\(", text)
+    assert len(re.findall(r"s32\[1,16385\]\S* scatter\(", text)) == 3  # the ranges, once for all layers

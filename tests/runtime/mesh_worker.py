@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from toys import decode_by_length
+from toys import decode_by_length, interpret_segment_kernel
 
 from socialr1_jax import SamplingParams, generate, load_hf, make_mesh
 from socialr1_jax.config.run import RunConfig
@@ -52,11 +52,11 @@ def rows_of(vocab_size: int):
     return pack_rows(prompts, responses, multiple=16, advantages=rng.normal(size=32).astype(np.float32))
 
 
-def one_update(folder: str, mesh) -> dict[str, np.ndarray]:
+def one_update(folder: str, mesh, attention="xla") -> dict[str, np.ndarray]:
     """The weights after two updates from one rollout, and the log-probs before them."""
     with jax.set_mesh(mesh):
         model = load_hf(folder, mesh)
-        programs = compile_programs(CONFIG, model.config, model.num_tokens, "xla")
+        programs = compile_programs(CONFIG, model.config, model.num_tokens, attention)
         step = GrpoStep(config=CONFIG, model=model.config, programs=programs, reference=model.params, multiple=16)
         state = init_state(model.params, programs.optimizer)
         rows, computed = rows_of(model.config.vocab_size), []
@@ -209,6 +209,10 @@ def main() -> None:
     print("end of rollouts", flush=True)
     for name, mesh in meshes.items():
         results[name] = one_update(args.folder, mesh) | one_sampling(args.folder, mesh) | table_gradients(mesh)
+    if "2x2x2" in meshes:
+        with pytest.MonkeyPatch.context() as patch:
+            interpret_segment_kernel(patch.setattr)
+            results["2x2x2 triton"] = one_update(args.folder, meshes["2x2x2"], "triton")
     if args.process == 0:
         for name, arrays in results.items():
             np.savez(args.out / f"{name}-{args.processes}.npz", **arrays)

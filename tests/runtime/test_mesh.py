@@ -21,6 +21,7 @@ from socialr1_jax.runtime.mesh import AXES
 
 WORKER = Path(__file__).with_name("mesh_worker.py")
 MESHES = ("1x8x1", "2x2x2")
+KERNEL = "2x2x2 triton"  # attention by the kernel for GPUs, which the compiler cannot split
 # Training mesh "by" devices that share a row of the rollout.
 ROLLOUTS = ("1x8x1 by 8", "2x4x1 by 2", "two processes by 4")
 
@@ -62,12 +63,13 @@ def results(tiny_models, tmp_path_factory):
     for process in pair:
         finished(process)
     two = {f"two processes{end}": out / f"1x8x1{end}-2.npz" for end in ("", " by 4")}
-    files = two | {name: out / f"{name}-1.npz" for name in ("1x1x1", *MESHES, "1x1x1 by 1", *ROLLOUTS[:2])}
+    names = ("1x1x1", *MESHES, KERNEL, "1x1x1 by 1", *ROLLOUTS[:2])
+    files = two | {name: out / f"{name}-1.npz" for name in names}
     arrays = {name: dict(np.load(file)) for name, file in files.items()}
     return arrays | {"output of rollouts": output.partition("end of rollouts")[0]}
 
 
-@pytest.mark.parametrize("mesh", [*MESHES, "two processes"])
+@pytest.mark.parametrize("mesh", [*MESHES, KERNEL, "two processes"])
 def test_an_update_is_the_same_on_every_mesh(results, mesh):
     for name, expected in results["1x1x1"].items():
         if name.startswith(("params", "metrics", "logp")) and name != "logprobs":
@@ -80,7 +82,7 @@ def test_no_device_waits_for_another_with_rows(results, mesh):
     assert wall == longest == planned
 
 
-@pytest.mark.parametrize("mesh", [*MESHES, "two processes"])
+@pytest.mark.parametrize("mesh", [*MESHES, KERNEL, "two processes"])
 def test_the_gradient_is_the_same_on_every_mesh(results, mesh):
     """1e-6 of its norm, in float32."""
     names = [name for name in results["1x1x1"] if name.startswith("gradient")]
