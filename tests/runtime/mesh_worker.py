@@ -116,7 +116,7 @@ def prompts_of(vocab_size: int) -> tuple[list[list[int]], SamplingParams]:
 
 
 def one_sampling(folder: str, mesh) -> dict[str, np.ndarray]:
-    """Sample three times for 11 prompts with rows refilled and the kernel for GPUs, and count the steps of a rollout."""
+    """Sample for 11 prompts with rows refilled and the kernel for GPUs, and count the steps of a rollout."""
     model = load_hf(folder, mesh)
     # Exponential lengths, all rows at once: 4 on each of eight devices.
     lengths = np.clip(np.ceil(np.random.default_rng(6).exponential(24, 32)), 1, 120).astype(int).tolist()
