@@ -69,7 +69,7 @@ def peaks():
 @pytest.fixture(scope="module")
 def measured(script):
     """(the JSON line as an object, standard error) of a run with a GRPO step."""
-    arguments = "--rows 3 --prompt 8 --new 480 --prompts 2 --group 3 --repeats 2 --micro_batch_tokens 1000"
+    arguments = "--rows 3 --prompt 8 --new 240 --prompts 2 --group 3 --repeats 2 --micro_batch_tokens 500"
     with redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()) as err:
         assert script.main(arguments.split()) == 0
     (line,) = out.getvalue().splitlines()
@@ -78,10 +78,10 @@ def measured(script):
 
 def test_one_json_line_says_what_was_measured(measured):
     line, said = measured
-    asked = {"shape": "tiny", "dtype": "float32", "rows": 3, "prompt": 8, "new": 480, "prompts": 2, "group": 3}
+    asked = {"shape": "tiny", "dtype": "float32", "rows": 3, "prompt": 8, "new": 240, "prompts": 2, "group": 3}
     assert {name: line[name] for name in asked} == asked
     assert (line["repeats"], line["remat"], line["attention"]) == (2, "attention", "xla")
-    assert line["micro_batch_tokens"] == 1000
+    assert line["micro_batch_tokens"] == 500
     assert line["jax"] == jax.__version__
     assert line["device"]
     assert line["peak_rss_bytes"] > 10_000_000
@@ -98,7 +98,7 @@ def test_one_json_line_says_what_was_measured(measured):
 
 def test_speeds_are_tokens_over_the_median(measured):
     line, _ = measured
-    tokens = {"prefill": 3 * 8, "decode": 3 * (480 - 1), "update": 3 * (8 + 480)}
+    tokens = {"prefill": 3 * 8, "decode": 3 * (240 - 1), "update": 3 * (8 + 240)}
     for name, count in tokens.items():
         low, middle, high = line["spread_s"][name]
         assert low <= middle <= high
@@ -122,15 +122,15 @@ def test_shares_of_the_peaks(measured):
     pair, head = 4 * 2 * 8, 2 * 96 * 16
     flops = {
         "prefill": 3 * (8 * layer + 32 * pair),
-        # one prompt of 8 for three responses of 480
-        "update": 3 * (1448 * layer + (32 + 3 * 480 * (8 + 240)) * pair + 1440 * head),
-        "update_whole": 3 * 3 * (488 * layer + 488 * 244 * pair + 487 * head),
+        # one prompt of 8 for three responses of 240
+        "update": 3 * (728 * layer + (32 + 3 * 240 * (8 + 120)) * pair + 720 * head),
+        "update_whole": 3 * 3 * (248 * layer + 248 * 124 * pair + 247 * head),
     }
     for name, needed in flops.items():
         assert line["of_peak"][name] == pytest.approx(needed / seconds[name] / 2e8, rel=0.01, abs=1e-3)
-    read = costs.decode_step(3, 240, 8, 3).bytes
-    assert read == 4 * (layer / 2 + head / 2 + 2 * 8 * (3 * 240 + 8))
-    assert line["of_peak"]["decode"] == pytest.approx(479 * read / seconds["decode"] / 3e7, rel=0.01, abs=1e-3)
+    read = costs.decode_step(3, 120, 8, 3).bytes
+    assert read == 4 * (layer / 2 + head / 2 + 2 * 8 * (3 * 120 + 8))
+    assert line["of_peak"]["decode"] == pytest.approx(239 * read / seconds["decode"] / 3e7, rel=0.01, abs=1e-3)
 
 
 def test_logits_against_the_cpu_in_float32():
@@ -147,7 +147,7 @@ def test_logits_against_the_cpu_in_float32():
 
 
 def test_without_update_there_is_neither_update_nor_step():
-    result = benchmark(TOY, BenchmarkConfig(dtype="bfloat16", rows=2, prompt=4, new=480, repeats=2, update=False))
+    result = benchmark(TOY, BenchmarkConfig(dtype="bfloat16", rows=2, prompt=4, new=240, repeats=2, update=False))
     assert set(result["spread_s"]) == set(result["compile_s"]) == {"prefill", "decode"}
     assert {"update_tok_s", "grpo_step_s", "grpo_phases_s", "prompts", "group"}.isdisjoint(result)
     assert min(result["prefill_tok_s"], result["decode_tok_s"]) > 0

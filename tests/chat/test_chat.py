@@ -99,7 +99,7 @@ def server():
 
     lock, httpd = threading.Lock(), Server(("127.0.0.1", 0), Handler)
     httpd.bodies, httpd.manner = [], ""
-    threading.Thread(target=httpd.serve_forever, daemon=True).start()
+    threading.Thread(target=httpd.serve_forever, args=(0.05,), daemon=True).start()
     yield httpd
     httpd.shutdown()
     httpd.server_close()

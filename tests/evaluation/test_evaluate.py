@@ -620,7 +620,7 @@ def loopback(reply) -> Iterator[ThreadingHTTPServer]:
     lock = threading.Lock()
     httpd = Server(("127.0.0.1", 0), Handler)
     httpd.bodies = []
-    threading.Thread(target=httpd.serve_forever, daemon=True).start()
+    threading.Thread(target=httpd.serve_forever, args=(0.05,), daemon=True).start()
     yield httpd
     httpd.shutdown()
     httpd.server_close()

@@ -11,6 +11,7 @@ import argparse
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +19,7 @@ import numpy as np
 import pytest
 from toys import decode_by_length, interpret_segment_kernel
 
-from socialr1_jax import SamplingParams, generate, load_hf, make_mesh
+from socialr1_jax import SamplingParams, load_hf, make_mesh
 from socialr1_jax.config.run import RunConfig
 from socialr1_jax.grpo.logprobs import row_logprobs
 from socialr1_jax.grpo.packing import pack_rows
@@ -101,39 +102,58 @@ def table_gradients(mesh) -> dict[str, np.ndarray]:
         return {f"bfloat16/{name}": fetch(gradient[name]) for name in ("embed_tokens", "lm_head")}
 
 
-def one_sampling(folder: str, mesh) -> dict[str, np.ndarray]:
-    """Sample three times for 11 prompts, at once and with rows refilled, these with the kernel for GPUs."""
-    model = load_hf(folder, mesh)
+def layers_of(model, number: int) -> dict[str, Any]:
+    """The engine's arguments for the first layers of the model: fewer layers compile sooner and share the layouts."""
+    layers = {name: weight[:number] for name, weight in model.params["layers"].items()}
+    config = replace(model.config, num_hidden_layers=number)
+    return {"params": model.params | {"layers": layers}, "config": config, "num_tokens": model.num_tokens}
+
+
+def prompts_of(vocab_size: int) -> tuple[list[list[int]], SamplingParams]:
     rng = np.random.default_rng(5)
-    prompts = [rng.integers(0, model.config.vocab_size, size).tolist() for size in rng.integers(1, 40, 11)]
-    sampling = SamplingParams(n=3, max_new_tokens=80, stop_token_ids=tuple(range(4)), seed=1)
-    samples = [completion for group in generate(model, prompts, sampling) for completion in group]
-    engine = Engine(params=model.params, config=model.config, num_tokens=model.num_tokens, max_rows=3)
-    # Exponential lengths, all rows at once: 8 on each of eight devices.
-    lengths = np.clip(np.ceil(rng.exponential(24, 64)), 1, 120).astype(int).tolist()
+    prompts = [rng.integers(0, vocab_size, size).tolist() for size in rng.integers(1, 40, 11)]
+    return prompts, SamplingParams(n=3, max_new_tokens=80, stop_token_ids=tuple(range(4)), seed=1)
+
+
+def one_sampling(folder: str, mesh) -> dict[str, np.ndarray]:
+    """Sample for 11 prompts with rows refilled and the kernel for GPUs, and count the steps of a rollout."""
+    model = load_hf(folder, mesh)
+    # Exponential lengths, all rows at once: 4 on each of eight devices.
+    lengths = np.clip(np.ceil(np.random.default_rng(6).exponential(24, 32)), 1, 120).astype(int).tolist()
     each = [SamplingParams(max_new_tokens=length) for length in lengths]
-    unbounded = Engine(params=model.params, config=model.config, num_tokens=model.num_tokens)
-    eight_bits = Engine(params=model.params, config=model.config, num_tokens=model.num_tokens, weights="int8")
     with jax.set_mesh(mesh), pytest.MonkeyPatch.context() as patch:
         decode_by_length(patch.setattr)
-        refilled = [completion for group in engine.sample(prompts, sampling) for completion in group]
-        plan = (
-            Engine.plan
-        )  # with room for every row's first 64 slots: half of the rows wait in host memory for the rest
+        engine, (prompts, sampling) = Engine(**layers_of(model, 2), max_rows=3), prompts_of(model.config.vocab_size)
+        refilled = [sample for group in engine.sample(prompts, sampling) for sample in group]
+        # Room for every row's first 64 slots: half of the rows wait in host memory for the rest.
+        plan, unbounded = Engine.plan, Engine(**layers_of(model, 2))
         patch.setattr(Engine, "plan", lambda *args: replace(found := plan(*args), tokens=64 * found.rows))
-        parked = [completion for group in unbounded.sample(prompts, sampling) for completion in group]
+        parked = [sample for group in unbounded.sample(prompts, sampling) for sample in group]
     with jax.set_mesh(mesh):
-        short = eight_bits.sample(prompts[:8], SamplingParams(max_new_tokens=16, seed=1))
+        unbounded = Engine(**layers_of(model, 1))
         rollout = unbounded.rollout([[5]] * len(each), each)
         for _ in rollout.steps():
             pass
         sizes = {"shards": row_shards(), "platform": "cpu", "segment": unbounded.segment_tokens, "limit": 120}
         planned = decode_lengths(np.array(lengths)[:, None], rollout.plan, 1, **sizes)
     return {
-        "int8": np.array([sample.tokens for (sample,) in short]),
         "wall_steps": np.array([rollout.wall_steps, max(lengths), planned.steps]),
         "parked": np.concatenate([[*sample.tokens, -1] for sample in parked]),
         "refilled": np.concatenate([[*sample.tokens, -1] for sample in refilled]),
+        "refilled/logprobs": np.concatenate([sample.logprobs for sample in refilled]),
+    }
+
+
+def sampling_at_once(folder: str, mesh) -> dict[str, np.ndarray]:
+    """Sample for the same prompts with all rows at once, and from weights of 8 bits."""
+    model = load_hf(folder, mesh)
+    prompts, sampling = prompts_of(model.config.vocab_size)
+    with jax.set_mesh(mesh):
+        samples = [sample for group in Engine(**layers_of(model, 2)).sample(prompts, sampling) for sample in group]
+        eight_bits = Engine(**layers_of(model, 2), weights="int8")
+        short = eight_bits.sample(prompts[:8], SamplingParams(max_new_tokens=16, seed=1))
+    return {
+        "int8": np.array([sample.tokens for (sample,) in short]),
         "tokens": np.concatenate([[*sample.tokens, -1] for sample in samples]),
         "logprobs": np.concatenate([sample.logprobs for sample in samples]),
     }
@@ -208,7 +228,9 @@ def main() -> None:
         results[name] = rollout_on(make_mesh(*sizes, devices=jax.devices()[: int(np.prod(sizes))]), tensor)
     print("end of rollouts", flush=True)
     for name, mesh in meshes.items():
-        results[name] = one_update(args.folder, mesh) | one_sampling(args.folder, mesh) | table_gradients(mesh)
+        results[name] = one_update(args.folder, mesh) | one_sampling(args.folder, mesh)
+        if args.processes == 1:  # processes compile the same programs as one that has their devices
+            results[name] |= sampling_at_once(args.folder, mesh) | table_gradients(mesh)
     if "2x2x2" in meshes:
         with pytest.MonkeyPatch.context() as patch:
             interpret_segment_kernel(patch.setattr)

@@ -269,16 +269,13 @@ def test_a_thinking_budget_puts_the_end_in(engine, prompts):
     assert early.tokens == plain.tokens
 
 
-def test_row_without_finite_logits_ends_cleanly(tiny, prompts, greedy, caplog, kernel):
-    model = load_hf(tiny.folder)
+def test_row_without_finite_logits_ends_cleanly(engine, prompts, greedy, caplog, kernel):
     bad = 150
-    params = model.params
-    params["embed_tokens"] = params["embed_tokens"].at[bad].set(jnp.nan)
+    params = engine.params | {"embed_tokens": engine.params["embed_tokens"].at[bad].set(jnp.nan)}
     keep = [i for i in range(20) if bad not in prompts[i] and bad not in greedy[i]][:6]
-    engine = Engine(params=params, config=model.config, num_tokens=VOCAB_SIZE, segment_tokens=8, max_rows=2)
-    # Behind the 64 slots that the next prompt writes anew.
+    # Behind the 64 slots that the next prompt writes anew. Six rows, so that the last prompts get those that failed.
     asked = [prompts[keep[0]], [3, bad, 5], [4] * 70 + [bad], *(prompts[i] for i in keep[1:])]
-    groups = engine.sample(asked, SamplingParams(max_new_tokens=24, temperature=0))
+    groups = replace(engine, params=params, max_rows=6).sample(asked, SamplingParams(max_new_tokens=24, temperature=0))
     assert [(c.tokens, c.finish_reason) for [c] in groups[1:3]] == [([], "error")] * 2
     assert tokens_of([groups[0], *groups[3:]]) == [[greedy[i]] for i in keep]
     assert "prompt 1: logits are not finite, a response ends with an error" in caplog.messages

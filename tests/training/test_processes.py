@@ -1,4 +1,4 @@
-"""Two processes of four devices each train as one: the same numbers, files written once, and a bound on every wait."""
+"""Two processes of two devices each train as one: the same numbers, files written once, and a bound on every wait."""
 
 import os
 import socket
@@ -28,7 +28,7 @@ def free_port():
         return probe.getsockname()[1]
 
 
-def train(config, *arguments, devices=4):
+def train(config, *arguments, devices=2):
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
     return subprocess.Popen(
         [sys.executable, "scripts/train_grpo.py", "--config", str(config), *map(str, arguments)],
