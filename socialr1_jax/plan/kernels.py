@@ -33,6 +33,7 @@ class Rates:
     masked_attention_backward: float
     memory: float  # of the bandwidth
     links: float  # of the bandwidth between devices
+    host: float  # of the bandwidth to the host, which two GPUs of a node often share
     launch: float  # seconds between two kernels
     latency: float  # seconds of the smallest collective
 
@@ -47,6 +48,7 @@ RATES: Mapping[str, Rates] = {
         masked_attention_backward=0.3,
         memory=0.8,
         links=0.75,
+        host=0.4,
         launch=2e-6,
         latency=25e-6,
     ),
@@ -58,6 +60,7 @@ RATES: Mapping[str, Rates] = {
         masked_attention_backward=0.19,
         memory=0.72,
         links=0.75,
+        host=0.4,
         launch=2.3e-6,
         latency=15e-6,
     ),
@@ -69,6 +72,7 @@ RATES: Mapping[str, Rates] = {
         masked_attention_backward=0.3,
         memory=0.8,
         links=0.75,
+        host=0.4,
         launch=0.5e-6,
         latency=5e-6,
     ),

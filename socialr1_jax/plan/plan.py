@@ -5,7 +5,7 @@ XLA compiles for a topology by name and reports the program's memory there. Noth
 
 import os
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import jax
@@ -41,6 +41,7 @@ class Plan:
     memory: int  # bytes of a device
     allowed: int  # bytes of it that the run may use
     resident: dict[str, int]  # bytes per device that training keeps allocated throughout
+    hosted: dict[str, int] = field(default_factory=dict)  # and those in the host's memory between their uses
     phases: list[Phase]
     response_tokens: float = 0.0  # mean length that the times assume
     update_flops: float = 0.0  # of a step, as a run's MFU counts them
@@ -80,7 +81,12 @@ class Plan:
             "node": self.node,
             "attention": self.backend,
             "response_tokens": self.response_tokens,
-            "bytes": {"device": self.memory, "allowed": self.allowed, "resident": self.resident},
+            "bytes": {
+                "device": self.memory,
+                "allowed": self.allowed,
+                "resident": self.resident,
+                "hosted": self.hosted,
+            },
             "fits": bool(self.phases) and self.free >= 0,
             "seconds": self.seconds,
             "mfu": self.mfu,
@@ -156,6 +162,7 @@ def _plan(mesh: Mesh, chip: Chip, node: int, config: PlanConfig, parts: Collecti
         memory=memory,
         allowed=allowed,
         resident=run.resident,
+        hosted=run.hosted,
         phases=[phase for part in parts for phase in run.phases(part)],
         response_tokens=float(run.lengths_pg.mean()),
         update_flops=run.update_flops if "update" in parts else 0.0,
