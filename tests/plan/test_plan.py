@@ -386,7 +386,7 @@ def test_predicted_hours_stand_beside_the_bound(capsys):
 # ---------------------------------------------------------------------------------------------------------- bad input
 
 
-@pytest.mark.parametrize("message", list(ARGUMENTS)[2:])
+@pytest.mark.parametrize("message", list(ARGUMENTS)[3:])
 def test_what_does_not_fit_together_is_one_error(planned, message):
     if "cuda12" in message and find_spec("jax_cuda12_plugin") is not None:
         pytest.skip("the plugin is installed")
@@ -425,6 +425,16 @@ def test_the_cards_recipes_fit_eight_a100(size, tmp_path):
     assert sum(c["exposed"] for c in gathers) < 0.3 * sum(c["seconds"] for c in gathers)
     widest = max(c["result_bytes"] for c in backward["collectives"] if c["kind"] == "all-gather")
     assert widest == {"4b": 2560, "8b": 4096}[size] * 151_936 * 2  # a table in bfloat16
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("jax_cuda12_plugin") is None, reason="needs pip install -e '.[cuda12]'")
+@pytest.mark.parametrize("nodes", [1, 4])
+@pytest.mark.parametrize("name", ["32b", "8b_16k"])
+def test_long_and_large_recipes_fit(name, nodes):
+    config = ROOT / "configs" / f"socialr1_{name}_a100x8.yaml"
+    (done,) = plan(("--topology", f"a100-80gb:{nodes}x8", f"mesh.replica={nodes}"), config=config)
+    assert done.status == 0, done.err
 
 
 @pytest.mark.slow
