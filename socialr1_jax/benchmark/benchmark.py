@@ -303,7 +303,7 @@ class _Trainer:
         self.flops = 0.0  # model FLOP of the last update
         # All rows have the same length: no padding, as in the baselines.
         self._step = replace(make_step(run, model.config, model.num_tokens, model.params, backend), multiple=1)
-        self._state: TrainState = init_state(model.params, self._step.programs.optimizer)
+        self._state: TrainState = init_state(model.params, self._step.programs.optimizer, run.optimizer.moments_memory)
 
     def update(self, rows: int, prompt: int, new: int, whole: bool = False) -> float:
         """Return the seconds of one update on `rows` rows of prompt + new tokens.

@@ -209,6 +209,9 @@ class OptimizerConfig(Section):
     beta2: Real = Field(0.999, ge=0, lt=1, description="decay of the second moment")
     epsilon: Real = Field(1e-8, gt=0, description="added to the square root of the second moment")
     max_grad_norm: Real = Field(1.0, gt=0, description="global norm that gradients are clipped to")
+    moments_memory: Literal["device", "host"] = Field(
+        "device", description="memory that holds the moments between updates"
+    )
 
 
 class EvaluationConfig(Section):

@@ -24,6 +24,7 @@ from socialr1_jax.models.attention import Backend
 from socialr1_jax.models.qwen3 import Params
 from socialr1_jax.models.qwen3_config import Qwen3Config
 from socialr1_jax.runtime.chips import chip_of
+from socialr1_jax.runtime.host_memory import Memory, check_room, copied, moved
 from socialr1_jax.runtime.mesh import fetch, row_shards
 
 MFU_FORMULA = (
@@ -172,8 +173,7 @@ class GrpoStep:
         if (reference := self.reference) is None:
             return updates
         if self.config.grpo.reference_memory == "host":
-            devices = jax.tree.map(lambda x: x.sharding.with_memory_kind("device"), reference)
-            reference = jax.device_put(reference, devices)
+            reference = copied(reference, "device")
         return [_with(batch, partial(self._pass, reference), "ref_logp_bt") for batch in updates]
 
     def _pass(self, params: Params, rows: Rows) -> jax.Array:
@@ -239,16 +239,17 @@ def compile_programs(config: RunConfig, model: Qwen3Config, num_tokens: int, bac
     return Programs(optimizer, schedule, make_update(loss_fn, optimizer), logprobs_only)
 
 
-def reference_weights(params: Params, dtype: str, memory: str = "device") -> Params:
-    """Return a copy of the starting weights in `dtype` with the same sharding, in device or pinned host memory."""
-    copy = _copied(params, dtype)
-    if memory == "device":
-        return copy
-    return jax.device_put(copy, jax.tree.map(lambda x: x.sharding.with_memory_kind("pinned_host"), copy))
+def reference_weights(params: Params, dtype: str, memory: Memory = "device") -> Params:
+    """Return a copy of the starting weights in `dtype` with the same sharding, in the devices' or the host's memory."""
+    reference = _cast(params, dtype)
+    if memory == "host":
+        check_room(reference, "grpo.reference_memory")
+        reference = moved(reference, "host")
+    return reference
 
 
 @partial(jax.jit, static_argnums=1)
-def _copied(params: Params, dtype: str) -> Params:
+def _cast(params: Params, dtype: str) -> Params:
     return jax.tree.map(lambda x: jnp.array(x, dtype, copy=True), params)
 
 

@@ -18,6 +18,7 @@ from jax.sharding import NamedSharding
 
 from socialr1_jax.grpo.packing import Rows
 from socialr1_jax.models.qwen3 import Params
+from socialr1_jax.runtime.host_memory import Memory, check_room, moved, on_host
 from socialr1_jax.runtime.mesh import P, place
 
 # loss_fn(params, micro-batch) -> (sum, (denominator, metrics)). The metrics must include `tokens`. They are summed over
@@ -42,10 +43,16 @@ class Sums(NamedTuple):
     numbers: dict[str, jax.Array]
 
 
-def init_state(params: Params, optimizer: optax.GradientTransformation) -> TrainState:
-    """Return a new state with float32 master weights, copied since updates donate the state, and moments like them."""
+def init_state(params: Params, optimizer: optax.GradientTransformation, memory: Memory = "device") -> TrainState:
+    """Return a new state with float32 master weights, copied since updates donate the state, and moments like them.
+
+    The moments are in `memory` between updates. Raises ValueError if the host has too little.
+    """
     masters = jax.tree.map(lambda x: jnp.array(x, jnp.float32, copy=True), params)
     moments = jax.jit(optimizer.init, out_shardings=moment_shardings(optimizer, masters))(masters)
+    if memory == "host":
+        check_room(moments, "optimizer.moments_memory")
+        moments = moved(moments, "host")
     return TrainState(masters, moments, place(np.int32(0), P()), place(np.int32(0), P()))
 
 
@@ -92,7 +99,10 @@ class Update:
         for rows in micro_batches:
             sums, of_rows = self.accumulate(state.params, sums, rows)
             arrays.append(of_rows)
-        return *self.apply(state, sums), arrays
+        if not on_host(state.opt_state):
+            return *self.apply(state, sums), arrays
+        state, metrics = self.apply(state._replace(opt_state=moved(state.opt_state, "device")), sums)
+        return state._replace(opt_state=moved(state.opt_state, "host")), metrics, arrays
 
     def begin(self, params: Params, rows: Rows) -> Sums:
         """Return the initial sums."""

@@ -1,6 +1,6 @@
 """Find settings that make a run fit; every proposal is checked by compiling it."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,8 @@ from socialr1_jax.runtime.files import write_json
 from socialr1_jax.runtime.terminal import gib, remark
 
 _TIMES = (2, 4, 8)  # multiples of the topology's devices that are tried
+# The settings that move arrays to the host's memory.
+_HOST = {"reference": "grpo.reference_memory", "moments": "optimizer.moments_memory"}
 
 Changes = Mapping[str, Any]  # dotted setting -> value
 
@@ -48,7 +50,8 @@ def advice(
     """Yield one line for each part of a step, rollout or update, that does not fit.
 
     The line names settings with which the part fits and the memory they leave free, or the obstacle. Changes of
-    settings are tried first, the mildest before others, then two, four and eight times the devices.
+    settings are tried first, the mildest before others, then two, four and eight times the devices. Of alternatives the
+    one with the least predicted seconds is taken.
 
     Args:
         plan: of `config`, without phases that the compiler rejected.
@@ -77,19 +80,21 @@ class _Search:
             # The resident arrays are split over fsdp and tensor, not over replicas.
             replicas = self.config.mesh.replica
             devices = replicas * -(-resident * self.plan.devices // (replicas * max(1, allowed)))
-            free = allowed - resident + self.plan.resident.get("reference", 0)
-            host = f"grpo.reference_memory=host (then {gib(free)} GiB are left), or " if free >= 0 else ""
             return (
-                f"{alone}, and {gib(allowed)} GiB may be used: no batch size fits; it needs {host}at least "
-                f"{devices:,} such devices, or a smaller model"
+                f"{alone}, and {gib(allowed)} GiB may be used: no batch size fits; it needs "
+                f"{self._with_host(allowed - resident)}at least {devices:,} such devices, or a smaller model"
             )
         least: Changes = {}
         smallest = max((phase for phase in self.plan.phases if phase.part == self.part), key=_peak, default=None)
-        for changes in self._settings():
-            plan = self._planned(changes)
-            if plan and plan.free >= 0:
-                return _fits(changes, plan)
-            least, smallest = (changes, plan.fullest) if plan else (least, smallest)
+        tried: list[Changes] = [{}]
+        for alternatives in self._settings():
+            new = [changes for changes in alternatives if changes not in tried]
+            tried += new
+            planned = [(changes, plan) for changes in new if (plan := self._planned(changes))]
+            if fitting := [pair for pair in planned if pair[1].free >= 0]:
+                return _fits(*min(fitting, key=lambda pair: pair[1].seconds.get("predicted", 0.0)))
+            for changes, plan in planned:
+                least, smallest = changes, plan.fullest
         row = f"one row of {self._row:,} tokens alone"
         row += f" takes {gib(smallest.peak)} GiB ({smallest.name})" if smallest else " does not fit"
         # CPU devices share the memory of one host, so more of them do not help.
@@ -105,24 +110,43 @@ class _Search:
             + "Lower sampling.max_new_tokens or data.max_prompt_tokens, or take a smaller model (not tried)"
         )
 
-    def _settings(self) -> Iterator[Changes]:
-        """Yield settings that need less memory on the same devices; the last one needs the least."""
+    def _with_host(self, free: int) -> str:
+        """Return the arrays whose move to the host leaves free memory, as settings, the least traffic first."""
+        for moved in (("reference",), ("moments",), ("reference", "moments")):
+            left = free + sum(self.plan.resident.get(name, 0) for name in moved)
+            if left >= 0 and set(moved) <= set(self.plan.resident):
+                return f"{' '.join(f'{_HOST[name]}=host' for name in moved)} (then {gib(left)} GiB are left), or "
+        return ""
+
+    def _settings(self) -> Iterator[Sequence[Changes]]:
+        """Yield settings that need less memory on the same devices, as alternatives, the mildest before others.
+
+        The last one needs the least.
+        """
         config = self.config
+        names = self.plan.resident if self.plan.chip.platform != "cpu" else ()  # whose memory is the host's
+        host = [{_HOST[name]: "host"} for name in names if name in _HOST]
+        all_host: Changes = {name: value for changes in host for name, value in changes.items()}
         if self.part == "update":
             rows = config.grpo.micro_batch_tokens // self._row
             sizes = dict.fromkeys(size for size in (rows // 2, 1) if 0 < size < rows)
             fewer: list[Changes] = [{"grpo.micro_batch_tokens": self._row * size} for size in sizes]
             remat: list[Changes] = [{"model.remat": "everything"}] if config.model.remat != "everything" else []
-            yield from (*fewer, *remat)
-            if fewer and remat:
-                yield {**fewer[-1], **remat[-1]}
+            fewest, recomputed = (changes[-1] if changes else {} for changes in (fewer, remat))
+            yield [*fewer, *host, *remat]
+            yield [all_host, {**fewest, **recomputed}]
+            yield [{**all_host, **fewest}]
+            yield [{**all_host, **fewest, **recomputed}]
             return
         rows = min(config.sampling.max_rows, config.grpo.prompts_per_step * config.sampling.group_size)
         sizes = dict.fromkeys(size for size in (rows // 2, rows // 8, 1) if 0 < size < rows)
         smaller: list[Changes] = [{"sampling.max_rows": size} for size in sizes]
-        yield from smaller
+        yield smaller[:1]
+        yield host  # the update's time is not part of this plan
+        yield from ([changes] for changes in smaller[1:])
         fsdp = {"mesh.fsdp": config.mesh.fsdp // 2} if config.mesh.fsdp else {}
-        yield {**(smaller[-1] if smaller else {}), "mesh.tensor": 2 * config.mesh.tensor, **fsdp}
+        least = {**(smaller[-1] if smaller else {}), **all_host}
+        yield [least, {**least, "mesh.tensor": 2 * config.mesh.tensor, **fsdp}]
 
     def _devices(self, factor: int) -> Changes:
         name = self.config.topology.partition(":")[0]
@@ -138,7 +162,14 @@ class _Search:
         return {"topology": f"{name}:{'x'.join(map(str, grown))}", **fsdp}
 
     def _planned(self, changes: Changes) -> Plan | None:
-        """Return the plan of the part with these changes, or None if they are invalid or the compiler rejects them."""
+        """Return the plan of the part with these changes, or None if they are invalid or the compiler rejects them.
+
+        Arrays on the host change no program, so nothing is compiled where they free too little.
+        """
+        moved = sum(self.plan.resident[name] for name, setting in _HOST.items() if setting in changes)
+        peaks = [phase.peak for phase in self.plan.phases if phase.part == self.part]
+        if set(changes) <= set(_HOST.values()) and max(peaks, default=0) - moved > self.plan.allowed:
+            return None
         try:
             return self.make(_changed(self.config, changes), (self.part,))
         except (ConfigError, DoesNotFit):
@@ -146,7 +177,8 @@ class _Search:
 
 
 def _fits(changes: Changes, plan: Plan) -> str:
-    return f"It fits with {_shown(changes)}: {gib(plan.fullest.peak)} GiB a device, {gib(plan.free)} GiB free"
+    text = f"It fits with {_shown(changes)}: {gib(plan.fullest.peak)} GiB a device, {gib(plan.free)} GiB free"
+    return text + (f", {plan.seconds['predicted']:.0f} s for this part of a step" if plan.seconds else "")
 
 
 def _peak(phase: Phase) -> int:

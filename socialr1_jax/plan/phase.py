@@ -33,6 +33,7 @@ class Phase:
     beside: dict[str, int]  # other arrays on the device while it runs
     cost: Cost
     unread: float = 0.0  # bytes per device that the program reads at its sizes, but the run does not
+    host_bytes: float = 0.0  # between a device and its host, while nothing is computed
     attention: list[str] = field(default_factory=list)  # fused attention kernels that it calls
     schedule: Schedule = field(default_factory=Schedule, repr=False)
 
@@ -55,23 +56,26 @@ class Phase:
         return self.steps if of.in_open_loop else self.calls
 
     def bounds(self, chip: Chip, devices: int) -> dict[str, float]:
-        """Return lower bounds of the step's time in this phase by compute, memory and links; the largest is binding."""
+        """Return lower bounds of the phase's time by compute, memory, links and host; the largest is binding."""
         if not chip.flops:
             return {}
         return {
             "compute": self.cost.flops / devices / chip.flops,
             "memory": self.cost.bytes / devices / chip.bandwidth,
             "links": sum(c.sent / c.link * self.runs(c) for c in self.schedule.collectives),
+            "host": self.host_bytes / chip.host,
         }
 
     def predicted(self, chip: Chip, devices: int) -> float:
-        """Return the seconds of the step in this phase: its kernels at the shares of `RATES`, and exposed collectives.
+        """Return the seconds of the step in this phase: its kernels at the shares of `RATES`, and what they wait for.
 
-        They are never below the lower bound.
+        These are exposed collectives and the host's link. The seconds are never below the lower bound.
         """
+        rates = RATES[chip.architecture]
         kernels = sum(kernel.seconds * self.runs(kernel) for kernel in self.schedule.kernels)
-        unread = self.unread / (RATES[chip.architecture].memory * chip.bandwidth)
-        return max(*self.bounds(chip, devices).values(), kernels - unread + self.exposed)
+        unread = self.unread / (rates.memory * chip.bandwidth)
+        host = self.host_bytes / (rates.host * chip.host)
+        return max(*self.bounds(chip, devices).values(), kernels - unread + self.exposed + host)
 
     def record(self, chip: Chip, devices: int) -> dict[str, Any]:
         """Return the figures as `plan.py --json` writes them."""
@@ -89,6 +93,7 @@ class Phase:
             "flops": self.cost.flops,
             "bytes_moved": self.cost.bytes,
             "bytes_sent": self.sent,
+            "bytes_host": self.host_bytes,
             "seconds": seconds | {"exposed": self.exposed},
             "attention": self.attention,
             "kernels": [vars(kernel) for kernel in self.schedule.kernels],

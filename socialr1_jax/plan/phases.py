@@ -108,14 +108,19 @@ class AbstractRun:
     def content(self) -> Params | None:
         return abstract_weights(self.content_shape, self.dtype, self.mesh, "rollout") if self.content_shape else None
 
-    @property
-    def others(self) -> dict[str, Any]:
-        reference = self.reference if self.config.grpo.reference_memory == "device" else None
-        return {"reference": reference, "content model": self.content}
+    @cached_property
+    def hosted(self) -> dict[str, int]:
+        """Bytes per device of arrays that are in the host's memory while no program needs them."""
+        places = {"moments": self.config.optimizer.moments_memory, "reference": self.config.grpo.reference_memory}
+        trees = {"moments": self.moments, "reference": self.reference}
+        return {name: device_bytes(tree) for name, tree in trees.items() if tree and places[name] == "host"}
 
     @property
     def resting(self) -> dict[str, Any]:
-        return self.trained.resting if self.trained else {"moments": self.moments, **self.others}
+        if self.trained:
+            return self.trained.resting
+        trees = {"moments": self.moments, "reference": self.reference, "content model": self.content}
+        return {name: tree for name, tree in trees.items() if name not in self.hosted}
 
     @property
     def training(self) -> dict[str, Any]:
@@ -142,8 +147,7 @@ class AbstractRun:
 
     @cached_property
     def costs(self) -> Arithmetic:
-        itemsize = jnp.dtype(self.dtype).itemsize
-        return Arithmetic(self.model, itemsize, self.shards, self.config.sampling.weights)
+        return Arithmetic(self.model, jnp.dtype(self.dtype).itemsize, self.shards, self.config.sampling.weights)
 
     @property
     def prompt(self) -> int:
@@ -153,10 +157,6 @@ class AbstractRun:
     def lengths_pg(self) -> np.ndarray:
         """Tokens of a step's responses, [prompts, group], that the times assume."""
         return response_lengths(self.config)
-
-    @property
-    def responses(self) -> int:
-        return self.config.grpo.prompts_per_step * self.config.sampling.group_size
 
     @property
     def of_prefill(self) -> Backend:
@@ -231,12 +231,8 @@ class AbstractRun:
     @cached_property
     def resharded(self) -> CompiledPhase:
         """The program that makes the rollout copy of the weights."""
-        form = self.config.sampling.weights, self.blocks == 1
+        form = self.config.sampling.weights, product_blocks(self.platform, self.mesh.shape["tensor"]) == 1
         return self.compile("reshard", "rollout", reshard, self.masters, self.model, self.dtype, *form)
-
-    @property
-    def blocks(self) -> int:
-        return product_blocks(self.platform, self.mesh.shape["tensor"])
 
     @cached_property
     def decoding(self) -> DecodeState:
@@ -311,7 +307,7 @@ class AbstractRun:
             self.array((), jnp.int32, P()),
             steps=segment,
             num_tokens=self.num_tokens,
-            blocks=self.blocks,
+            blocks=product_blocks(self.platform, self.mesh.shape["tensor"]),
             kernel=kernel,
         )
         decoded = decode_lengths(
@@ -348,7 +344,7 @@ class AbstractRun:
             backend=self.backend,
             segments=Segments(ints, ints, ints),
         )
-        passes = max(1, -(-self.responses // count))
+        passes = max(1, -(-self.lengths_pg.size // count))
         costs = Arithmetic(shape, jnp.dtype(self.dtype).itemsize, self.shards)
         tokens = self.prompt + self.lengths_pg
         cost = costs.forward(tokens.sum(), (tokens**2 / 2).sum(), 0, passes=passes)
@@ -380,8 +376,8 @@ class AbstractRun:
         return self.phase(compiled, beside=beside, cost=cost, calls=calls, steps=chunks, live=live)
 
     def reference_logprobs(self, reference: Params) -> Phase:
-        beside = {"weights": self.masters, "moments": self.moments, "content model": self.content}
-        return self.logprobs_phase("reference log-probs", reference, self.packed, beside)
+        phase = self.logprobs_phase("reference log-probs", reference, self.packed, self.training | {"reference": None})
+        return replace(phase, host_bytes=self.hosted.get("reference", 0))
 
     def old_logprobs(self) -> Phase:
         """Plan the log-probs of the old policy for the rows of all updates but the first."""
@@ -412,7 +408,8 @@ class AbstractRun:
         state = TrainState(self.masters, self.moments, *(self.array((), jnp.int32, P()),) * 2)
         compiled = self.compile("optimizer", "update", self.programs.update.apply, state, self.sums)
         cost = self.costs.optimizer() * self.updates
-        return self.phase(compiled, beside=self.others, cost=cost, calls=self.updates)
+        phase = self.phase(compiled, beside=self.resting | {"moments": None}, cost=cost, calls=self.updates)
+        return replace(phase, host_bytes=2 * self.updates * self.hosted.get("moments", 0))  # there and back
 
     # ------------------------------------------------------------------------------------------------ compiling
 

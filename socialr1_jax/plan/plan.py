@@ -5,7 +5,7 @@ XLA compiles for a topology by name and reports the program's memory there. Noth
 
 import os
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import jax
@@ -41,6 +41,7 @@ class Plan:
     memory: int  # bytes of a device
     allowed: int  # bytes of it that the run may use
     resident: dict[str, int]  # bytes per device that training keeps allocated throughout
+    hosted: dict[str, int] = field(default_factory=dict)  # and those in the host's memory between their uses
     rollout_tensor: int = 1  # devices that share a row in the rollout
     why: str = ""  # that number was chosen, if the run chooses
     phases: list[Phase]
@@ -83,7 +84,12 @@ class Plan:
             "attention": self.backend,
             "rollout_tensor": self.rollout_tensor,
             "response_tokens": self.response_tokens,
-            "bytes": {"device": self.memory, "allowed": self.allowed, "resident": self.resident},
+            "bytes": {
+                "device": self.memory,
+                "allowed": self.allowed,
+                "resident": self.resident,
+                "hosted": self.hosted,
+            },
             "fits": bool(self.phases) and self.free >= 0,
             "seconds": self.seconds,
             "mfu": self.mfu,
@@ -162,6 +168,7 @@ def _plan(mesh: Mesh, chip: Chip, node: int, config: PlanConfig, parts: Collecti
         memory=memory,
         allowed=allowed,
         resident=run.resident,
+        hosted=run.hosted,
         rollout_tensor=split.shape["tensor"],
         why=why,
         phases=[phase for part in parts for phase in run.phases(part)],

@@ -17,10 +17,13 @@ def print_plan(plan: Plan, config: PlanConfig) -> None:
     console = Console(width=150)
     console.print(
         f"{config.model.path or config.model.random} on {config.topology}, attention {plan.backend}: "
-        f"{gib(plan.memory)} GiB a device, of which the run may take {gib(plan.allowed)}\n"
+        f"{gib(plan.memory)} GiB a device, of which the run may take {gib(plan.allowed)}"
     )
     if plan.why:
-        console.print(f"{plan.why}\n")
+        console.print(plan.why)
+    for name, size in plan.hosted.items():
+        console.print(f"in the host's memory: {name}, {gib(size)} GiB a device, {gib(size * plan.node)} a node")
+    console.print()
     console.print(_memory(plan))
     console.print(_traffic(plan))
     if plan.chip.flops:
@@ -28,9 +31,9 @@ def print_plan(plan: Plan, config: PlanConfig) -> None:
         rates = RATES[plan.chip.architecture]
         console.print(
             f"predicted: matrix products at {rates.matmul:.0%} of the peak FLOP/s, memory at {rates.memory:.0%} of the "
-            f"peak, links at {rates.links:.0%}; MFU of the updates {plan.mfu:.0%}. Checked against a run: "
-            f"{_CHECKED.get(plan.chip.architecture, 'nothing yet')} (docs/hardware.md). Without the judge, "
-            "evaluations, checkpoints and compiling\n"
+            f"peak, links at {rates.links:.0%}, the host's at {rates.host:.0%}; MFU of the updates {plan.mfu:.0%}. "
+            f"Checked against a run: {_CHECKED.get(plan.chip.architecture, 'nothing yet')} (docs/hardware.md). "
+            "Without the judge, evaluations, checkpoints and compiling\n"
         )
     if plan.free >= 0:
         console.print(f"it fits: {plan.fullest.name} needs most memory and leaves {gib(plan.free)} GiB a device free")
@@ -91,6 +94,7 @@ def _time(plan: Plan, config: PlanConfig) -> Table:
         "compute",
         "memory",
         "links",
+        "host",
         "at best",
         "exposed",
         "predicted",
@@ -104,11 +108,11 @@ def _time(plan: Plan, config: PlanConfig) -> Table:
     flops = f"{sum(phase.cost.flops for phase in plan.phases) / 1e15:.1f}"
     total = plan.seconds
     sums = (f"{total[name]:.2f}" for name in ("bound", "exposed", "predicted"))
-    table.add_row("a step", "", flops, "", "", "", *sums)
+    table.add_row("a step", "", flops, "", "", "", "", *sums)
     steps, of = config.steps, ""
     if config.epochs:  # a plan reads no questions, so it assumes a thousand
         steps = steps_of(config.epochs, 1000, config.grpo.prompts_per_step)
         of = f": epochs {config.epochs:g} over 1,000 questions"
     best, predicted_hours = (f"{total[name] * steps / 3600:.1f} h" for name in ("bound", "predicted"))
-    table.add_row(f"{counted(steps, 'step')}{of}", "", "", "", "", "", best, "", predicted_hours)
+    table.add_row(f"{counted(steps, 'step')}{of}", *[""] * 6, best, "", predicted_hours)
     return table

@@ -59,7 +59,7 @@ class Steps:
         if strict:
             guarded = _Guarded(**vars(self.step.programs.update))
             self.step = replace(self.step, programs=self.step.programs._replace(update=guarded))
-        self.state = init_state(model.params, self.step.programs.optimizer)
+        self.state = init_state(model.params, self.step.programs.optimizer, config.optimizer.moments_memory)
         itemsize = jnp.dtype(config.model.dtype).itemsize
         self._needed = Arithmetic(model.config, itemsize, row_shards(), config.sampling.weights)
         self._rollouts: Rollouts | None = None  # of the last step

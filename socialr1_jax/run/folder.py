@@ -43,6 +43,7 @@ _FREE = (
     "grpo.micro_batch_tokens",
     "batch.micro_batch_tokens",
     "grpo.reference_memory",
+    "optimizer.moments_memory",
     "grpo.most_skipped",
     "rewards.content.batch_tokens",
     "rewards.most_unscorable",

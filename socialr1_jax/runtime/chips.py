@@ -18,6 +18,7 @@ class Chip:
     bandwidth: float = 0.0  # of memory, bytes/s
     link: float = 0.0  # to other devices of its node, bytes/s, one way, all links together
     network: float = 0.0  # to other nodes, bytes/s, one way: the network card of one device
+    host: float = 0.0  # to the memory of its host, bytes/s, one way
     target: str = ""  # XLA's GpuTargetConfigProto
 
     @property
@@ -51,6 +52,7 @@ def _nvidia(
     bandwidth: float,
     link: float,
     network: float,
+    host: float,
 ) -> Chip:
     l2, optin, clock = (41_943_040, 166_912, 1.41) if capability == 8 else (52_428_800, 232_448, 1.98)
     return Chip(
@@ -61,24 +63,50 @@ def _nvidia(
         bandwidth=bandwidth,
         link=link,
         network=network,
+        host=host,
         target=_gpu(kind, cores, capability, bandwidth, l2, memory, optin, clock),
     )
 
 
 # NVIDIA's data sheets (dense bfloat16; NVLink one way; in DGX A100 and H100 a network card of 200 and 400 Gbit/s for
-# each GPU) and Google's Cloud TPU pages (ICI, all axes, both directions).
+# each GPU; 16 lanes of PCIe 4 and 5 to the host) and Google's Cloud TPU pages (ICI, all axes, both directions; the link
+# to the host, which they do not give, is assumed).
 CHIPS: Mapping[str, Chip] = {
     "a100-80gb": _nvidia(
-        "NVIDIA A100", 108, 8, flops=312e12, memory=84_987_740_160, bandwidth=2.039e12, link=300e9, network=25e9
+        "NVIDIA A100",
+        108,
+        8,
+        flops=312e12,
+        memory=84_987_740_160,
+        bandwidth=2.039e12,
+        link=300e9,
+        network=25e9,
+        host=32e9,
     ),
     "h100-80gb": _nvidia(
-        "NVIDIA H100", 132, 9, flops=989e12, memory=84_987_740_160, bandwidth=3.35e12, link=450e9, network=50e9
+        "NVIDIA H100",
+        132,
+        9,
+        flops=989e12,
+        memory=84_987_740_160,
+        bandwidth=3.35e12,
+        link=450e9,
+        network=50e9,
+        host=64e9,
     ),
     "h200": _nvidia(
-        "NVIDIA H200", 132, 9, flops=989e12, memory=150_000_000_000, bandwidth=4.8e12, link=450e9, network=50e9
+        "NVIDIA H200",
+        132,
+        9,
+        flops=989e12,
+        memory=150_000_000_000,
+        bandwidth=4.8e12,
+        link=450e9,
+        network=50e9,
+        host=64e9,
     ),
-    "v5e": Chip(platform="tpu", flops=197e12, memory=17_179_869_184, bandwidth=8.19e11, link=1.8e11),
-    "v5p": Chip(platform="tpu", flops=459e12, memory=102_005_473_280, bandwidth=2.765e12, link=5.4e11),
+    "v5e": Chip(platform="tpu", flops=197e12, memory=17_179_869_184, bandwidth=8.19e11, link=1.8e11, host=16e9),
+    "v5p": Chip(platform="tpu", flops=459e12, memory=102_005_473_280, bandwidth=2.765e12, link=5.4e11, host=16e9),
     "cpu": Chip(platform="cpu"),
 }
 
@@ -100,6 +128,7 @@ class Rates:
     segment_attention_backward: float
     memory: float  # of the bandwidth
     links: float  # of the bandwidth between devices
+    host: float  # of the bandwidth to the host, which two GPUs of a node often share
     launch: float  # seconds between two kernels
     latency: float  # seconds of the smallest collective
 
@@ -116,6 +145,7 @@ RATES: Mapping[str, Rates] = {
         segment_attention_backward=0.3,
         memory=0.8,
         links=0.75,
+        host=0.4,
         launch=2e-6,
         latency=25e-6,
     ),
@@ -129,6 +159,7 @@ RATES: Mapping[str, Rates] = {
         segment_attention_backward=0.16,
         memory=0.72,
         links=0.75,
+        host=0.4,
         launch=2.3e-6,
         latency=15e-6,
     ),
@@ -142,6 +173,7 @@ RATES: Mapping[str, Rates] = {
         segment_attention_backward=0.3,
         memory=0.8,
         links=0.75,
+        host=0.4,
         launch=0.5e-6,
         latency=5e-6,
     ),

@@ -5,13 +5,13 @@ from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import jax
 
 from socialr1_jax.models.arithmetic import Arithmetic
 from socialr1_jax.models.attention import Backend
 from socialr1_jax.models.qwen3_config import Qwen3Config
+from socialr1_jax.runtime.host_memory import available
 from socialr1_jax.runtime.processes import least_of_all
 from socialr1_jax.runtime.terminal import gib
 from socialr1_jax.sampling.families import SHARERS
@@ -196,10 +196,8 @@ def free_memory() -> int | None:
     stats = [device.memory_stats() or {} for device in jax.local_devices()]
     if all("bytes_limit" in device for device in stats):
         free = min(device["bytes_limit"] - device["bytes_in_use"] for device in stats)
-    elif jax.default_backend() == "cpu" and Path("/proc/meminfo").exists():
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        free = next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable")) * 1024
-        free //= jax.local_device_count()
+    elif jax.default_backend() == "cpu" and (host := available()):
+        free = host // jax.local_device_count()
     else:
         return None
     return least_of_all(int(free * USABLE) >> 20) << 20

@@ -168,7 +168,7 @@ def _open(config: RunConfig, stop: Stop) -> _Opened:
         watches, prompts = Watches(config, None), {}
         say_devices(backend)
     step = make_step(config, model.config, model.num_tokens, model.params, backend)
-    state = init_state(model.params, step.programs.optimizer)
+    state = init_state(model.params, step.programs.optimizer, config.optimizer.moments_memory)
     about, of_export = about_run(config, model.config, model.source), (model.source, model.num_tokens)
     export_dtype = files_dtype(model.source or "") if not config.model.random else "float32"
     del model  # `state` owns the weights now

@@ -86,7 +86,8 @@ def _train(config: RewardModelConfig, stop: Stop) -> bool:
     schedule = make_schedule(config.optimizer, config.steps)
     optimizer = make_optimizer(config.optimizer, schedule)
     update = pair_update(config, model.config, optimizer, backend)
-    state, shape, source = init_state(model.params, optimizer), model.config, model.source
+    state = init_state(model.params, optimizer, config.optimizer.moments_memory)
+    shape, source = model.config, model.source
     del model  # `state` owns the weights now
     run = Run(config, state, {}, about_run(config, shape, source), stop)
     del state  # a restored checkpoint may have replaced it

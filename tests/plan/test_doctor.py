@@ -212,7 +212,7 @@ def test_attention_that_falls_back_is_a_warning(told, monkeypatch):
 @pytest.mark.parametrize(
     ("free", "text"),
     [
-        (1 << 20, "and 0.00 GiB may be used: no batch size fits; it needs at least 2 such devices, or a smaller"),
+        (1 << 20, "no batch size fits; it needs optimizer.moments_memory=host (then 0.00 GiB are left), or at least 2"),
         (1700 << 10, "it needs grpo.reference_memory=host (then 0.00 GiB are left), or at least 2 such devices"),
     ],
 )

@@ -142,4 +142,6 @@ def test_plans_know_the_memory_that_jax_takes(given, share, monkeypatch):
     monkeypatch.setattr("os.environ", given.copy())
     take_memory()
     assert memory_share() == share
+    pinned = int(os.environ.pop("XLA_PJRT_GPU_HOST_MEMORY_LIMIT_GB"))  # of XLA, 64 without it
+    assert pinned == os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**30
     assert len(os.environ) == 1

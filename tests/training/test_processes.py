@@ -84,6 +84,7 @@ def by_two_processes(config, folder):
         train(
             config,
             f"output_dir={folder}",
+            "optimizer.moments_memory=host",
             "distributed.processes=2",
             f"distributed.process={i}",
             f"distributed.coordinator={address}",

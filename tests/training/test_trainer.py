@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from faults import reseal
+from faults import reseal, states_of
 from toys import changed, steps_of, timeless
 
 from socialr1_jax import load_hf, save_hf
@@ -25,6 +25,7 @@ from socialr1_jax.rewards import RewardTerms, scorer
 from socialr1_jax.run.checkpoints import CheckpointError
 from socialr1_jax.run.run import TrainingStopped
 from socialr1_jax.run.weights import load_policy
+from socialr1_jax.runtime import host_memory
 from socialr1_jax.sampling import Completion
 from socialr1_jax.training import grpo
 from socialr1_jax.training import validation as evaluation
@@ -404,13 +405,42 @@ def test_the_reference_may_rest_in_the_hosts_memory(tiny_jax):
     assert {x.dtype for x in jax.tree.leaves(reference)} == {jnp.dtype("bfloat16")}
 
 
-def test_reference_on_the_host_changes_nothing(start, saved, tmp_path):
+def test_host_memory_changes_nothing_but_its_place(start, saved, tmp_path):
+    """A run with the reference and the moments there, and its second step resumed from a checkpoint of the first."""
     config = changed(
-        start, tmp_path, replay_rollouts=str(saved / "kept" / "rollouts.jsonl"), grpo={"reference_memory": "host"}
+        start,
+        tmp_path,
+        replay_rollouts=str(saved / "kept" / "rollouts.jsonl"),
+        grpo={"reference_memory": "host"},
+        optimizer={"moments_memory": "host"},
+        checkpoint={"every": 1},
     )
     assert grpo.train_grpo(config)
+    expected = states_of(saved, 2)
+    assert any("nu" in name for name in expected)
+    assert states_of(tmp_path, 2) == expected
     weights = [(folder / "export" / "model.safetensors").read_bytes() for folder in (saved, tmp_path)]
     assert weights[0] == weights[1]
+    shutil.rmtree(tmp_path / "checkpoints" / "2")
+    assert grpo.train_grpo(config)
+    assert states_of(tmp_path, 2) == expected
+    shutil.rmtree(tmp_path / "checkpoints" / "2")
+    assert grpo.train_grpo(changed(config, tmp_path, optimizer={"moments_memory": "device"}))
+    assert states_of(tmp_path, 2) == expected
+
+
+def test_too_little_host_memory_is_one_line(start, saved, tmp_path, monkeypatch):
+    monkeypatch.setattr(host_memory, "available", lambda: 1000)
+    for name in ("optimizer.moments_memory", "grpo.reference_memory"):
+        section, field = name.split(".")
+        config = changed(
+            start, tmp_path, replay_rollouts=str(saved / "kept" / "rollouts.jsonl"), **{section: {field: "host"}}
+        )
+        with pytest.raises(ValueError, match=rf"{name} host: [\d.]+ GiB are needed on each host, and .* set it to dev"):
+            grpo.train_grpo(config)
+    monkeypatch.setattr(host_memory, "_KINDS", {"host": "remote"})
+    with pytest.raises(ValueError, match="host: cpu does not use its host's memory; set it to device"):
+        host_memory.check_room({"w": jnp.ones(3)}, "optimizer.moments_memory")
 
 
 def test_run_exports_the_dtype_it_began_with(start, saved, tmp_path):

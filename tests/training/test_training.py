@@ -293,8 +293,9 @@ def test_the_optimizer_is_adamw_after_clipping():
     np.testing.assert_allclose(change["w"], [-0.1 * (1 + 1.5), -0.1 * (1 - 1.0)], atol=1e-6)
 
 
+@pytest.mark.parametrize("memory", ["device", "host"])
 @pytest.mark.parametrize("name", ["adamw", "muon"])
-def test_moments_lie_like_their_weights(name):
+def test_moments_lie_like_their_weights(name, memory):
     """On a mesh, as every run is; Muon has no moment of one kind for the weights of the other."""
     config = OptimizerConfig(name=name)
     with jax.set_mesh(make_mesh()):
@@ -304,7 +305,7 @@ def test_moments_lie_like_their_weights(name):
             "layers": {"q_proj": jax.device_put(jnp.ones((2, 4, 4)), spec)},
         }
         optimizer = make_optimizer(config, make_schedule(config, 10))
-        state = init_state(params, optimizer)
+        state = init_state(params, optimizer, memory)
         weights = {jax.tree_util.keystr(path): x for path, x in jax.tree_util.tree_leaves_with_path(state.params)}
         moments = jax.tree_util.tree_leaves_with_path(state.opt_state)
         found = 0
@@ -314,4 +315,5 @@ def test_moments_lie_like_their_weights(name):
             if own:
                 found += 1
                 assert moment.sharding.spec == own[0].sharding.spec
+                assert moment.sharding.memory_kind == {"device": "device", "host": "pinned_host"}[memory]
         assert found >= len(weights)
