@@ -107,7 +107,7 @@ def test_samples_are_the_same_on_every_mesh(results, mesh):
 
 
 @pytest.mark.parametrize("mesh", ["1x1x1", *MESHES, "two processes"])
-def test_refilled_and_moved_rows_are_the_same_on_every_mesh(results, mesh):
+def test_moved_rows_are_the_same_on_every_mesh(results, mesh):
     one, other = results["1x1x1"], results[mesh]
     np.testing.assert_array_equal(other["refilled"], one["tokens"])
     np.testing.assert_array_equal(other["parked"], one["tokens"])
