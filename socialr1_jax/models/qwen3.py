@@ -250,6 +250,8 @@ def rms_norm(x: jax.Array, weight: jax.Array, eps: float) -> jax.Array:
 
 def joined(arrays: Sequence[jax.Array]) -> jax.Array:
     """Join arrays [o, ...] along the first axis so that each device of `tensor` keeps its parts of all of them."""
+    if len(arrays) == 1:
+        return arrays[0]
     inner = arrays[0].shape[1:]
     return jnp.concatenate([x.reshape(tensor_shards(), -1, *inner) for x in arrays], axis=1).reshape(-1, *inner)
 

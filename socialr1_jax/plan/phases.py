@@ -195,7 +195,7 @@ class AbstractRun:
 
     def work_of(self, updates: list[list[MicroBatch]]) -> Work:
         tokens = bin_count(self.config.grpo.micro_batch_tokens, self.width, self.shards) * self.width
-        return work_of(updates, tokens, self.shards, self.model.vocab_size)
+        return work_of(updates, tokens, self.shards, self.model.vocab_size, self.backend)
 
     @property
     def updates(self) -> int:

@@ -11,6 +11,7 @@ from socialr1_jax.config.run import PlanConfig
 from socialr1_jax.grpo.logprobs import chunk_length
 from socialr1_jax.grpo.packing import MicroBatch, pack_rows
 from socialr1_jax.grpo.step import GrpoStep, Programs
+from socialr1_jax.models.attention import Backend
 from socialr1_jax.models.qwen3_config import Qwen3Config
 from socialr1_jax.models.segment_kernel import computed_pairs
 from socialr1_jax.sampling.batch import slot_stride, smallest_batch
@@ -79,14 +80,11 @@ def decode_lengths(
         needed = int((taken + np.minimum(limit - taken, segment))[live].max())
         slots = max(slots, min(ladder(-(-needed // stride)) * stride, plan.slots))
         size, most = left.shape[1], int(live.sum(axis=1).max())
-        half = round_up(-(-size // 2), smallest_batch(platform))
-        if limit - taken[live].min() <= segment:
-            half = size  # all rows end within a segment
-        while not (waiting or any(parked)) and most <= half < size:
-            size, half = half, round_up(-(-half // 2), smallest_batch(platform))
+        lasts = limit - taken[live].min() > segment  # otherwise all rows end within a segment
+        while lasts and not (waiting or any(parked)) and (half := _half(size, platform)) and most <= half:
+            size = half
         if size * slots > plan.tokens:
             size = plan.rows_of(slots, group)
-            half = round_up(-(-size // 2), smallest_batch(platform))
             for device, longest in enumerate(np.argsort(np.where(live, -taken, 1), axis=1, kind="stable")):
                 at = device, longest[size : live[device].sum()]
                 parked[device] += zip(left[at], taken[at], entries[at], strict=True)
@@ -94,7 +92,9 @@ def decode_lengths(
         order = np.argsort(left == 0, axis=1, kind="stable")[:, :size]
         left, taken, entries = (np.take_along_axis(x, order, axis=1) for x in (left, taken, entries))
         wanted = len(waiting[0]) if waiting else int(any(parked))
-        enough = size - max(wanted, size // 8) if wanted else half if shards == 1 and half < size else 0
+        enough = _half(size, platform) if lasts and shards == 1 else 0
+        if wanted:
+            enough = size - max(wanted, size // 8)
         if wanted and (left == 0).sum(axis=1).max() >= wanted:
             enough = 0  # rows are free, but no prefix is, or none of the device's rows is in host memory
         steps = np.minimum(segment, -np.sort(-left, axis=1)[:, enough])  # until `enough` rows are live
@@ -111,10 +111,16 @@ def decode_lengths(
     return result
 
 
+def _half(size: int, platform: str) -> int:
+    """Return half a batch's size, or 0 if there is no smaller batch."""
+    half = round_up(-(-size // 2), smallest_batch(platform))
+    return half if half < size else 0
+
+
 class Work(NamedTuple):
     """Tokens, query-key pairs and predicted positions of some updates, and the runs of their programs and loops.
 
-    live: share of the bins' squares that attention computes if it skips blocks.
+    live: share of the bins' squares that Triton's attention computes.
     """
 
     tokens: int
@@ -137,7 +143,7 @@ def packed_updates(
     return step.mini_batches(pack_rows(rows, responses, multiple=1, **extra))
 
 
-def work_of(updates: list[list[MicroBatch]], widest: int, shards: int, vocabulary: int) -> Work:
+def work_of(updates: list[list[MicroBatch]], widest: int, shards: int, vocabulary: int, backend: Backend) -> Work:
     """Return the work of these updates in micro-batches of `widest` tokens, padding included, on all shards."""
     batches = [batch for update in updates for batch in update]
     places = [place for batch in batches for place in batch.places]
@@ -149,7 +155,7 @@ def work_of(updates: list[list[MicroBatch]], widest: int, shards: int, vocabular
         predicted=sum(int(batch.rows.mask_bt.sum()) for batch in batches),
         calls=-(-sum(batch.rows.tokens_bt.size for batch in batches) // widest),
         chunks=sum(-(-int(count) // chunk) for count in wanted),
-        live=_live(batches),
+        live=_live(batches) if backend == "triton" else 0.5,
     )
 
 

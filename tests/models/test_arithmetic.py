@@ -108,6 +108,18 @@ def test_decode_step(form, joint):
     assert cost.bytes == read
 
 
+def test_copy_for_three_devices_that_share_rows():
+    """Three divides the heads, but neither the hidden size nor the width of a head."""
+    config = replace(CONFIG, num_attention_heads=6, num_key_value_heads=3, intermediate_size=96, vocab_size=192)
+    with jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((1, 1, 3), ("replica", "fsdp", "tensor"))):
+        params = jax.eval_shape(lambda: init_params(config, jax.random.key(0)))
+        copy = jax.eval_shape(lambda params: rollout_weights(params, config, "bfloat16", "int8", True), params)
+    assert config.hidden_size % 3
+    assert config.head_dim % 3
+    rows = 12 * config.head_dim  # of queries, keys and values
+    assert copy["layers"][0]["qkv_proj"].numbers_oi.shape == (rows, config.hidden_size)
+
+
 @pytest.mark.parametrize("form", ["dtype", "int8", "float8"])
 @pytest.mark.parametrize("name", ["0.6b", "8b"])  # tied and untied
 def test_bytes_of_the_rollout_copy(name, form):

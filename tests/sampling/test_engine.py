@@ -273,7 +273,8 @@ def test_row_without_finite_logits_ends_cleanly(engine, prompts, greedy, caplog,
     bad = 150
     params = engine.params | {"embed_tokens": engine.params["embed_tokens"].at[bad].set(jnp.nan)}
     keep = [i for i in range(20) if bad not in prompts[i] and bad not in greedy[i]][:6]
-    # Behind the 64 slots that the next prompt writes anew. Six rows, so that the last prompts get those that failed.
+    # The last bad token is behind the 64 slots that the next prompt overwrites. With six rows the last prompts get the
+    # rows that failed.
     asked = [prompts[keep[0]], [3, bad, 5], [4] * 70 + [bad], *(prompts[i] for i in keep[1:])]
     groups = replace(engine, params=params, max_rows=6).sample(asked, SamplingParams(max_new_tokens=24, temperature=0))
     assert [(c.tokens, c.finish_reason) for [c] in groups[1:3]] == [([], "error")] * 2
