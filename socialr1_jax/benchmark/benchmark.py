@@ -67,9 +67,10 @@ def benchmark(shape: Qwen3Config, config: BenchmarkConfig) -> dict[str, Any]:
     """Return the speeds of a random Qwen3 of this shape, ready for one JSON line.
 
     Speeds are tokens per second at the median of `config.repeats` calls; `spread_s` holds [min, median, max] seconds of
-    a call, `compile_s` the excess of the first call. With `config.peers` transformers does the same work, alternating
-    with ours, and TRL does the step afterwards. Without `config.update` the weights are in `config.dtype` instead of
-    float32. Each result is also printed to stderr at once. Raises PeersMissing if a peer is not installed.
+    a call, `compile_s` the excess of the first call. A decode too short to measure has no speed. With `config.peers`
+    transformers does the same work, alternating with ours, and TRL does the step afterwards. Without `config.update`
+    the weights are in `config.dtype` instead of float32. Each result is also printed to stderr at once. Raises
+    PeersMissing if a peer is not installed.
     """
     with peer_process() if config.peers else nullcontext() as peers:
         measured = _Measured(shape, config, peers)
@@ -129,8 +130,9 @@ class _Measured:
         needed = rows * self._costs.flops(prompt, prompt * prompt / 2, 0)
         self._shares["prefill"] = needed / self._timings["prefill"].median / self._peaks.flops
         self._measure("decode", partial(_decode, self._engine, rows, prompt, new), rows * (new - 1), rows, prompt, new)
-        moved = (new - 1) * self._costs.decode_step(rows, new / 2, prompt, rows).bytes
-        self._shares["decode"] = moved / self._timings["decode"].median / self._peaks.bandwidth
+        if "decode_tok_s" in self._speeds:
+            moved = (new - 1) * self._costs.decode_step(rows, new / 2, prompt, rows).bytes
+            self._shares["decode"] = moved / self._timings["decode"].median / self._peaks.bandwidth
 
     def tail(self) -> None:
         """Measure responses of `tail_lengths`, by continuous batching and in static batches."""
@@ -215,8 +217,11 @@ class _Measured:
         later = [{which: timed() for which, timed in calls.items()} for _ in range(self._config.repeats)]
         for which, first in firsts.items():
             self._timings[which] = timing = Timing(first, [seconds[which] for seconds in later])
-            (self._speeds if which == name else self._peer_speeds)[f"{name}_tok_s"] = tokens / timing.median
             _say(which, timing)
+            if timing.median > 0:
+                (self._speeds if which == name else self._peer_speeds)[f"{name}_tok_s"] = tokens / timing.median
+            else:
+                print(f"{which}: too short to measure; ask for more tokens (--new)", file=sys.stderr)
 
 
 def _peer(name: str) -> str:

@@ -4,9 +4,9 @@ import importlib.util
 import io
 import json
 import os
-import time
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -157,13 +157,15 @@ def test_decode_is_timed_without_what_one_token_takes(monkeypatch):
     def sample(self, prompts, sampling):
         assert (len(prompts), sampling.n) == (1, 2)
         assert (sampling.temperature, sampling.filters, sampling.stop_token_ids) == (1.0, frozenset(), ())
-        time.sleep(0.1 + 0.02 * sampling.max_new_tokens)  # prefill, and each token
+        clock.append(clock[-1] + 0.1 + 0.02 * sampling.max_new_tokens)  # prefill, and each token
         return [[Completion([1] * (sampling.max_new_tokens - lost), [], "length")] * 2]
 
+    clock = [0.0]
     monkeypatch.setattr(Engine, "sample", sample)
+    monkeypatch.setattr("socialr1_jax.benchmark.benchmark.time", SimpleNamespace(perf_counter=lambda: clock[-1]))
     engine = Engine(params={}, config=TOY, num_tokens=96)
     lost = 0
-    assert 0.05 < _decode(engine, 2, 8, 4) < 0.1  # of 0.28 s in all
+    assert _decode(engine, 2, 8, 4) == pytest.approx(0.06)  # of 0.3 s in all
     lost = 1
     with pytest.raises(RuntimeError, match="drew 6 tokens, not 2 x 4"):
         _decode(engine, 2, 8, 4)
