@@ -19,19 +19,35 @@ class CompiledPhase(NamedTuple):
     results: Any
 
 
+class Runs(NamedTuple):
+    """Runs of a program in a GRPO step.
+
+    steps: over all calls, of the loops whose trip count depends on the data: tokens, chunks of logits. filled: a call's
+    mean share of the compiled batch. live: share of a batch's square of queries and keys that is computed by attention
+    that skips blocks.
+    """
+
+    calls: int = 1
+    steps: int = 1
+    filled: float = 1.0
+    live: float = 0.5
+
+
+ONCE = Runs()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Phase:
     """One compiled program of a run. Bytes are per device, cost and seconds per GRPO step."""
 
     name: str
     part: Part
-    calls: int  # per GRPO step
-    steps: int  # over all calls, of the loops whose trip count depends on the data: tokens, chunks of logits
     arguments: int
     outputs: int  # without results that reuse the memory of donated arguments
     temporaries: int
     beside: dict[str, int]  # other arrays on the device while it runs
     cost: Cost
+    runs: Runs = ONCE
     unread: float = 0.0  # bytes per device that the program reads at its sizes, but the run does not
     host_bytes: float = 0.0  # between a device and its host, while nothing is computed
     attention: list[str] = field(default_factory=list)  # fused attention kernels that it calls
@@ -44,16 +60,16 @@ class Phase:
     @property
     def sent(self) -> float:
         """Bytes that a device sends in a step."""
-        return sum(c.sent * self.runs(c) for c in self.schedule.collectives)
+        return sum(c.sent * self.times(c) for c in self.schedule.collectives)
 
     @property
     def exposed(self) -> float:
         """Predicted seconds of a step in which a device waits for a collective and computes nothing."""
-        return sum(c.exposed * self.runs(c) for c in self.schedule.collectives)
+        return sum(c.exposed * self.times(c) for c in self.schedule.collectives)
 
-    def runs(self, of: Collective | KernelSum) -> int:
+    def times(self, of: Collective | KernelSum) -> int:
         """Return how often a GRPO step runs what the schedule has once."""
-        return self.steps if of.in_open_loop else self.calls
+        return self.runs.steps if of.in_open_loop else self.runs.calls
 
     def bounds(self, chip: Chip, devices: int) -> dict[str, float]:
         """Return lower bounds of the phase's time by compute, memory, links and host; the largest is binding."""
@@ -62,17 +78,19 @@ class Phase:
         return {
             "compute": self.cost.flops / devices / chip.flops,
             "memory": self.cost.bytes / devices / chip.bandwidth,
-            "links": sum(c.sent / c.link * self.runs(c) for c in self.schedule.collectives),
+            "links": sum(c.sent / c.link * self.times(c) for c in self.schedule.collectives),
             "host": self.host_bytes / chip.host,
         }
 
     def predicted(self, chip: Chip, devices: int) -> float:
         """Return the seconds of the step in this phase: its kernels at the shares of `RATES`, and what they wait for.
 
-        These are exposed collectives and the host's link. The seconds are never below the lower bound.
+        These are exposed collectives, in every call as in the compiled one, and the host's link. The seconds are never
+        below the lower bound.
         """
         rates = RATES[chip.architecture]
-        kernels = sum(kernel.seconds * self.runs(kernel) for kernel in self.schedule.kernels)
+        filled = {True: 1.0, False: self.runs.filled}
+        kernels = sum(k.seconds * self.times(k) * filled[k.in_open_loop] for k in self.schedule.kernels)
         unread = self.unread / (rates.memory * chip.bandwidth)
         host = self.host_bytes / (rates.host * chip.host)
         return max(*self.bounds(chip, devices).values(), kernels - unread + self.exposed + host)
@@ -87,8 +105,8 @@ class Phase:
         return {
             "name": self.name,
             "part": self.part,
-            "calls": self.calls,
-            "loop_steps": self.steps,
+            "calls": self.runs.calls,
+            "loop_steps": self.runs.steps,
             "bytes": {**sizes, "beside": self.beside, "peak": self.peak},
             "flops": self.cost.flops,
             "bytes_moved": self.cost.bytes,

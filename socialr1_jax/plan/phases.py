@@ -22,7 +22,7 @@ from socialr1_jax.models.qwen3 import Params
 from socialr1_jax.models.qwen3_config import Qwen3Config
 from socialr1_jax.models.reward_model import position_scores
 from socialr1_jax.plan.hlo import attention_kernels
-from socialr1_jax.plan.phase import CompiledPhase, DoesNotFit, Part, Phase
+from socialr1_jax.plan.phase import ONCE, CompiledPhase, DoesNotFit, Part, Phase, Runs
 from socialr1_jax.plan.schedule import read_schedule
 from socialr1_jax.plan.shapes import abstract_weights, device_bytes, laid_out, shape_of
 from socialr1_jax.plan.work import Work, decode_lengths, packed_updates, response_lengths, work_of
@@ -280,7 +280,7 @@ class AbstractRun:
         tokens = prompts_of_step * self.prompt
         cost = self.costs.forward(tokens, tokens * self.prompt / 2, 0, passes=passes)
         beside = self.resting | {"rollout weights": self.resharded.results}
-        return self.phase(compiled, beside=beside, cost=cost, calls=passes)
+        return self.phase(compiled, beside=beside, cost=cost, runs=Runs(passes))
 
     def cache_growth(self) -> Phase:
         rows, slots, stride = self.largest.rows * self.shards, self.largest.slots_each, slot_stride(self.platform)
@@ -324,8 +324,8 @@ class AbstractRun:
         read = decoded.steps * costs.decode_step(0, 0).bytes + self.shards * decoded.filled * costs.cache_token
         tokens = largest.rows * largest.slots_each + largest.prefixes * largest.width
         unread = decoded.steps * tokens - (decoded.slots if kernel == "xla" else decoded.filled)
-        beside, calls, steps = self.training, decoded.segments, decoded.steps
-        phase = self.phase(compiled, beside=beside, cost=Cost(flops, read), calls=calls, steps=steps)
+        runs = Runs(decoded.segments, decoded.steps)
+        phase = self.phase(compiled, beside=self.training, cost=Cost(flops, read), runs=runs)
         return replace(phase, unread=unread * costs.cache_token / self.mesh.shape["tensor"])
 
     def content_scores(self, shape: Qwen3Config) -> Phase:
@@ -349,7 +349,7 @@ class AbstractRun:
         tokens = self.prompt + self.lengths_pg
         cost = costs.forward(tokens.sum(), (tokens**2 / 2).sum(), 0, passes=passes)
         beside = {name: tree for name, tree in self.training.items() if name != "content model"}
-        return self.phase(compiled, beside=beside, cost=cost, calls=passes)
+        return self.phase(compiled, beside=beside, cost=cost, runs=Runs(passes))
 
     # ----------------------------------------------------------------------- the update, on its widest micro-batch
 
@@ -370,10 +370,10 @@ class AbstractRun:
         )
 
     def logprobs_phase(self, name: str, params: Params, updates: list[list[MicroBatch]], beside: Any) -> Phase:
-        tokens, pairs, predicted, calls, chunks, live = self.work_of(updates)
+        work = self.work_of(updates)
         compiled = self.compile(name, "update", self.programs.logprobs, params, self.micro_batch())
-        cost = self.costs.forward(tokens, pairs, predicted, passes=calls)
-        return self.phase(compiled, beside=beside, cost=cost, calls=calls, steps=chunks, live=live)
+        cost = self.costs.forward(work.tokens, work.pairs, work.predicted, passes=work.runs.calls)
+        return self.phase(compiled, beside=beside, cost=cost, runs=work.runs)
 
     def reference_logprobs(self, reference: Params) -> Phase:
         phase = self.logprobs_phase("reference log-probs", reference, self.packed, self.training | {"reference": None})
@@ -400,15 +400,15 @@ class AbstractRun:
     def backward(self) -> Phase:
         accumulate, work = self.programs.update.accumulate, self.work_of(self.packed)
         compiled = self.compile("backward", "update", accumulate, self.masters, self.sums, self.scored)
-        cost = self.costs.update(work.tokens, work.pairs, work.predicted, work.calls, self.config.model.remat)
+        cost = self.costs.update(work.tokens, work.pairs, work.predicted, work.runs.calls, self.config.model.remat)
         # The logits of each chunk are computed in the forward and in the backward pass, in a loop of each.
-        return self.phase(compiled, beside=self.resting, cost=cost, calls=work.calls, steps=work.chunks, live=work.live)
+        return self.phase(compiled, beside=self.resting, cost=cost, runs=work.runs)
 
     def optimizer(self) -> Phase:
         state = TrainState(self.masters, self.moments, *(self.array((), jnp.int32, P()),) * 2)
         compiled = self.compile("optimizer", "update", self.programs.update.apply, state, self.sums)
         cost = self.costs.optimizer() * self.updates
-        phase = self.phase(compiled, beside=self.resting | {"moments": None}, cost=cost, calls=self.updates)
+        phase = self.phase(compiled, beside=self.resting | {"moments": None}, cost=cost, runs=Runs(self.updates))
         return replace(phase, host_bytes=2 * self.updates * self.hosted.get("moments", 0))  # there and back
 
     # ------------------------------------------------------------------------------------------------ compiling
@@ -430,21 +430,18 @@ class AbstractRun:
             ) from error
         return CompiledPhase(name, part, compiled, laid_out(lowered.out_info, compiled.output_shardings))
 
-    def phase(
-        self, compiled: CompiledPhase, *, beside: Any, cost: Cost, calls: int = 1, steps: int = 1, live: float = 0.5
-    ) -> Phase:
+    def phase(self, compiled: CompiledPhase, *, beside: Any, cost: Cost, runs: Runs = ONCE) -> Phase:
         """Return the figures of a program; `beside` are the other trees on the devices while it runs."""
         memory, text = compiled.program.memory_analysis(), compiled.program.as_text()
         return Phase(
             name=compiled.name,
             part=compiled.part,
-            calls=calls,
-            steps=steps,
+            runs=runs,
             arguments=memory.argument_size_in_bytes,
             outputs=memory.output_size_in_bytes - memory.alias_size_in_bytes,
             temporaries=memory.temp_size_in_bytes,
             beside={key: device_bytes(tree) for key, tree in beside.items() if tree is not None},
             cost=cost,
             attention=attention_kernels(text),
-            schedule=read_schedule(text, self.mesh.size, self.chip, self.node, live),
+            schedule=read_schedule(text, self.mesh.size, self.chip, self.node, runs.live),
         )

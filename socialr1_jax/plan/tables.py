@@ -101,7 +101,7 @@ def _time(plan: Plan, config: PlanConfig) -> Table:
     )
     for phase in plan.phases:
         bounds, predicted = phase.bounds(plan.chip, plan.devices), phase.predicted(plan.chip, plan.devices)
-        calls = str(phase.steps if phase.name == "decode" else phase.calls)
+        calls = str(phase.runs.steps if phase.name == "decode" else phase.runs.calls)
         cells = (f"{seconds:.2f}" for seconds in (*bounds.values(), max(bounds.values()), phase.exposed, predicted))
         table.add_row(phase.name, calls, f"{phase.cost.flops / 1e15:.1f}", *cells)
     table.add_section()

@@ -14,6 +14,7 @@ from socialr1_jax.grpo.step import GrpoStep, Programs
 from socialr1_jax.models.attention import Backend
 from socialr1_jax.models.qwen3_config import Qwen3Config
 from socialr1_jax.models.segment_kernel import computed_pairs
+from socialr1_jax.plan.phase import Runs
 from socialr1_jax.sampling.batch import slot_stride, smallest_batch
 from socialr1_jax.sampling.memory import BatchPlan, ladder, round_up
 
@@ -118,17 +119,12 @@ def _half(size: int, platform: str) -> int:
 
 
 class Work(NamedTuple):
-    """Tokens, query-key pairs and predicted positions of some updates, and the runs of their programs and loops.
-
-    live: share of the bins' squares that Triton's attention computes.
-    """
+    """Tokens, query-key pairs and predicted positions of some updates, and the runs of their programs and loops."""
 
     tokens: int
     pairs: float
     predicted: int
-    calls: int  # of the widest micro-batch
-    chunks: int  # of logits, over all calls
-    live: float
+    runs: Runs
 
 
 def packed_updates(
@@ -144,7 +140,7 @@ def packed_updates(
 
 
 def work_of(updates: list[list[MicroBatch]], widest: int, shards: int, vocabulary: int, backend: Backend) -> Work:
-    """Return the work of these updates in micro-batches of `widest` tokens, padding included, on all shards."""
+    """Return the work of these updates on all shards, for programs compiled for micro-batches of `widest` tokens."""
     batches = [batch for update in updates for batch in update]
     places = [place for batch in batches for place in batch.places]
     wanted = [batch.rows.mask_bt.reshape(shards, -1).sum(axis=1).max() for batch in batches]  # of the busiest device
@@ -153,9 +149,12 @@ def work_of(updates: list[list[MicroBatch]], widest: int, shards: int, vocabular
         tokens=sum(place.length for place in places),
         pairs=sum(place.pairs for place in places),
         predicted=sum(int(batch.rows.mask_bt.sum()) for batch in batches),
-        calls=-(-sum(batch.rows.tokens_bt.size for batch in batches) // widest),
-        chunks=sum(-(-int(count) // chunk) for count in wanted),
-        live=_live(batches) if backend == "triton" else 0.5,
+        runs=Runs(
+            calls=len(batches),
+            steps=sum(-(-int(count) // chunk) for count in wanted),
+            filled=sum(batch.rows.tokens_bt.size for batch in batches) / (len(batches) * widest),
+            live=_live(batches) if backend == "triton" else 0.5,
+        ),
     )
 
 

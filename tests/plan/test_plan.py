@@ -20,7 +20,7 @@ from socialr1_jax.models.attention import attention_backend
 from socialr1_jax.plan import phases
 from socialr1_jax.plan.advice import advice
 from socialr1_jax.plan.hlo import attention_kernels
-from socialr1_jax.plan.phase import DoesNotFit, Phase
+from socialr1_jax.plan.phase import DoesNotFit, Phase, Runs
 from socialr1_jax.plan.phases import AbstractRun
 from socialr1_jax.plan.plan import Plan, _mesh
 from socialr1_jax.plan.schedule import Collective, KernelSum, Schedule
@@ -219,8 +219,6 @@ def made(config, parts=("rollout", "update")):
         Phase(
             name={"update": "backward", "rollout": "decode"}[part],
             part=part,
-            calls=1,
-            steps=1,
             arguments=taken[part] - whole * (part == "update"),
             outputs=0,
             temporaries=0,
@@ -341,15 +339,14 @@ def test_predicted_hours_stand_beside_the_bound(capsys):
     gather = Collective("all-gather", GIB, 8, True, False, 300e9, times=1, seconds=7.0, exposed=1.0)
     costs = {"backward": Cost(200 * chip.flops, 0.0), "decode": Cost(0.0, 120 * chip.bandwidth)}
     schedules = {
-        "backward": Schedule([KernelSum("matmul", False, 1, seconds=124.0)], [gather]),
+        "backward": Schedule([KernelSum("matmul", False, 1, seconds=248.0)], [gather]),
         "decode": Schedule([KernelSum("memory", True, 9, seconds=50.0)]),
     }
     phases = [
         Phase(
             name=name,
             part="update",
-            calls=2,
-            steps=4,
+            runs=Runs(calls=2, steps=4, filled=0.5),
             arguments=30 * GIB,
             outputs=0,
             temporaries=0,
