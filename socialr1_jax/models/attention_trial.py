@@ -1,8 +1,11 @@
 """Choose this machine's attention kernels by trying them: with some CUDA versions cuDNN finds no execution plan."""
 
 import functools
+import json
 import logging
 import time
+from contextlib import suppress
+from pathlib import Path
 from typing import Any, Literal
 
 import jax
@@ -22,6 +25,7 @@ from socialr1_jax.models.decode_kernel import attention_by_length
 from socialr1_jax.models.kv_cache import LayerCache, Sharing
 from socialr1_jax.models.qwen3_config import Qwen3Config
 from socialr1_jax.models.segment_kernel import segment_attention
+from socialr1_jax.runtime.files import write_whole
 from socialr1_jax.runtime.mesh import tensor_shards
 from socialr1_jax.runtime.processes import least_of_all
 from socialr1_jax.runtime.terminal import first_line
@@ -31,6 +35,7 @@ log = logging.getLogger(__name__)
 # Axes: t queries, s keys, n query heads, k key and value heads, h head width; 1 a batch of one.
 
 FusedBackend = Literal["cudnn", "triton"]
+_KERNELS: tuple[Backend, ...] = ("xla", "cudnn", "triton")
 _ROW = 4096  # tokens of the packed row that kernels are timed on
 _LAYERS = 100  # calls of a decode kernel that are timed at once
 _TOLERANCE = 0.03  # of the relative error in norm: bfloat16 has 8 bits; cuDNN on an H200 differs 0.001-0.004 from XLA
@@ -56,6 +61,9 @@ def prefill_attention(name: Literal["auto", "xla", "cudnn", "triton"], dtype: st
 
 @functools.cache
 def _attention_choice(name: Literal["auto", "prefill", "cudnn", "triton"], dtype: str) -> Backend:
+    what = "attention of prefill" if name == "prefill" else "attention"
+    if name in ("auto", "prefill") and (kept := _kept(f"{what} {dtype}")):
+        return kept
     seconds = dict[Backend, float]()
     kernels: tuple[FusedBackend, ...] = ("cudnn", "triton")
     if name != "auto":
@@ -73,8 +81,9 @@ def _attention_choice(name: Literal["auto", "prefill", "cudnn", "triton"], dtype
     if len(seconds) > 1:  # processes may measure different times
         fastest = "triton" if least_of_all(fastest == "triton") else "cudnn"
     times = ", ".join(f"{each} {1e3 * taken:.1f} ms" for each, taken in seconds.items())
-    what = "attention of prefill" if name == "prefill" else "attention"
     log.info("%s %s (a packed row of %d tokens, forward and backward: %s)", what, fastest, _ROW, times or "none")
+    if name in ("auto", "prefill") and len(seconds) == len(kernels):
+        _keep(f"{what} {dtype}", fastest)
     return fastest
 
 
@@ -147,6 +156,9 @@ def working_decode_kernel(name: Literal["auto", "xla", "triton"], model: Qwen3Co
 
 @functools.cache
 def _decode_choice(name: Literal["auto", "triton"], heads: tuple[int, int, int], dtype: str) -> DecodeKernel:
+    what = f"decode attention {dtype} of {heads} heads"
+    if name == "auto" and (kept := _kept(what)):
+        return kept
     fault, seconds = decode_trial(heads, dtype)
     if not least_of_all(not fault):  # a collective: all processes must agree
         why = fault or "it failed in another process"
@@ -158,6 +170,8 @@ def _decode_choice(name: Literal["auto", "triton"], heads: tuple[int, int, int],
     kernel: DecodeKernel = "triton" if name == "triton" or faster else "xla"
     times = ", ".join(f"{each} {1e6 * taken:.0f} µs" for each, taken in seconds.items())
     log.info("decode attention %s (a layer, half-filled caches: %s)", kernel, times)
+    if name == "auto":
+        _keep(what, kernel)
     return kernel
 
 
@@ -200,6 +214,43 @@ def decode_trial(heads: tuple[int, int, int], dtype: str) -> tuple[str, dict[Dec
     want, got = (results[kernel][live_b] for kernel in ("xla", "triton"))
     worst = (np.linalg.norm(want - got, axis=1) / np.linalg.norm(want, axis=1)).max()
     return ("" if worst < _TOLERANCE else f"a row is wrong by {worst:.2g} (relative)"), seconds
+
+
+def _kept(what: str) -> Any:
+    """Return the kernel that an earlier run on such a device chose, or "" if it is not known to all processes.
+
+    A run that resumes computes with the same kernels. Choices are beside the compiled programs, in kernels.json.
+    """
+    chosen = _choices().get(_case(what))
+    place = least_of_all(_KERNELS.index(chosen) if chosen in _KERNELS else -1)
+    if place < 0:
+        return ""
+    log.info("%s: %s, as in an earlier run on this machine (%s)", what, _KERNELS[place], _choices_file())
+    return _KERNELS[place]
+
+
+def _keep(what: str, kernel: str) -> None:
+    if (file := _choices_file()) and file.parent.is_dir():
+        with suppress(OSError):
+            write_whole(file, json.dumps(_choices() | {_case(what): kernel}, indent=1))
+
+
+def _choices() -> dict[str, str]:
+    with suppress(OSError, ValueError):
+        if file := _choices_file():
+            kept = json.loads(file.read_bytes())
+            return kept if isinstance(kept, dict) else {}
+    return {}
+
+
+def _choices_file() -> Path | None:
+    folder = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
+    return Path(folder, "kernels.json") if folder else None
+
+
+def _case(what: str) -> str:
+    device = jax.devices()[0]
+    return f"{what} on {device.device_kind} with jax {jax.__version__}, {device.client.platform_version}"
 
 
 def _attention(

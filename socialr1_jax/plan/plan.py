@@ -23,7 +23,7 @@ from socialr1_jax.plan.shapes import UnknownSizesError, model_shape
 from socialr1_jax.run.run import rollout_mesh, run_mesh
 from socialr1_jax.runtime.chips import Chip, parse_topology
 from socialr1_jax.runtime.mesh import AXES
-from socialr1_jax.runtime.startup import memory_share, overlap_collectives
+from socialr1_jax.runtime.startup import memory_share, tune_compiler
 from socialr1_jax.runtime.terminal import counted, gib
 from socialr1_jax.sampling.memory import USABLE, free_memory
 
@@ -145,7 +145,7 @@ def _plan(mesh: Mesh, chip: Chip, node: int, config: PlanConfig, parts: Collecti
     memory = chip.memory or host
     allowed = int(memory * (config.memory_fraction or memory_share()))
     if parts:
-        overlap_collectives(chip.capability, mesh.size)
+        tune_compiler(chip.capability, mesh.size)
     run = AbstractRun(
         config=config,
         model=model,

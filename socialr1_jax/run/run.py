@@ -28,7 +28,7 @@ from socialr1_jax.runtime.chips import Chip
 from socialr1_jax.runtime.interrupt import Interrupted, Stop, stop_on_signal
 from socialr1_jax.runtime.mesh import make_mesh, with_tensor
 from socialr1_jax.runtime.processes import in_cluster, is_first, wait_for_all
-from socialr1_jax.runtime.startup import memory_share, overlap_collectives
+from socialr1_jax.runtime.startup import memory_share, tune_compiler
 from socialr1_jax.runtime.terminal import CommandEnded, first_line
 from socialr1_jax.sampling.batch import slot_stride
 from socialr1_jax.sampling.memory import round_up
@@ -112,7 +112,7 @@ def join(config: DistributedConfig, environment: Mapping[str, str] = os.environ)
 
 
 def run_mesh(config: RunConfig | RewardModelConfig) -> Mesh:
-    """Return the configured mesh over the devices, whose collectives XLA will overlap with kernels.
+    """Return the configured mesh over the devices, for which the compiler is set up.
 
     Raises ConfigError if the mesh does not divide the devices.
     """
@@ -120,7 +120,7 @@ def run_mesh(config: RunConfig | RewardModelConfig) -> Mesh:
         mesh = make_mesh(config.mesh.replica, config.mesh.fsdp or None, config.mesh.tensor)
     except ValueError as error:
         raise ConfigError(f"mesh: {error}") from error
-    overlap_collectives(float(getattr(jax.local_devices()[0], "compute_capability", 0)), mesh.size)
+    tune_compiler(float(getattr(jax.local_devices()[0], "compute_capability", 0)), mesh.size)
     return mesh
 
 

@@ -63,16 +63,20 @@ def memory_share() -> float:
     return float(next(filter(None, map(os.environ.get, _MEMORY_FRACTIONS)), GPU_MEMORY))
 
 
-def overlap_collectives(capability: float, devices: int) -> None:
-    """Let XLA schedule collectives beside kernels on several NVIDIA GPUs of a compute capability below 9 (0: none).
+def tune_compiler(capability: float, devices: int) -> None:
+    """Set XLA's optimization level and rematerialization for NVIDIA GPUs of a compute capability (0: there are none).
 
-    XLA does so by itself on Hopper. On an A100 each collective of an update would wait for its end at once: 0.18 of
-    1.21 s in an 8B's backward pass (docs/hardware.md). The environment variable JAX_OPTIMIZATION_LEVEL wins.
+    On several GPUs below 9, level O1 lets collectives run beside kernels, as Hopper's schedule does by itself: without
+    it each collective of an update would wait for its end at once. What a backward pass recomputes is `model.remat`
+    alone; XLA's own pass recomputes matrix products of an 8B's layers that fit (docs/hardware.md). The environment
+    variables JAX_OPTIMIZATION_LEVEL and JAX_COMPILER_ENABLE_REMAT_PASS win.
     """
     import jax
 
     if "JAX_OPTIMIZATION_LEVEL" not in os.environ:
         jax.config.update("jax_optimization_level", "O1" if devices > 1 and 0 < capability < 9 else "UNKNOWN")
+    if "JAX_COMPILER_ENABLE_REMAT_PASS" not in os.environ:
+        jax.config.update("jax_compiler_enable_remat_pass", not capability)
 
 
 def keep_memory() -> None:

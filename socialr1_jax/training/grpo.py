@@ -201,9 +201,9 @@ def _sampled(
         tokenizer = load_tokenizer(model.source)
     for line in (*understood(questions, heldout, config.evaluation.questions), *first_prompt(questions, tokenizer)):
         console.print(line)
-    if config.cold_start:
-        model = cold_start(config, model, tokenizer, taught)
     sampler = make_sampler(config, model, tokenizer, scorer, backend, questions, heldout, stop.check)
+    if config.cold_start:  # after the sampler, which may refuse settings
+        model = cold_start(config, model, tokenizer, taught)
     return model, sampler, read_template(tokenizer)
 
 

@@ -440,6 +440,7 @@ def test_the_card_configurations_are_the_recipe():
     for size in ("4b", "8b"):
         config = load(path=ROOT / "configs" / f"socialr1_{size}_a100x8.yaml")
         fitted = ("model.remat=attention", "sampling.max_rows=40", "grpo.micro_batch_tokens=8192")  # to eight A100
+        fitted += ("xla_flags=[--xla_gpu_experimental_parallel_collective_overlap_limit=4]",)
         recipe = load("model.dtype=bfloat16", *fitted, f"output_dir=runs/socialr1_{size}")
         assert config == recipe
 

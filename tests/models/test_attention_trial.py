@@ -1,5 +1,7 @@
 """A kernel of attention is tried before it is used: a run falls back, one that asked for it by name is refused."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -15,6 +17,15 @@ from socialr1_jax.models.attention_trial import (
 )
 from socialr1_jax.models.blockwise import blockwise_attention
 from socialr1_jax.models.shapes import SHAPES
+
+
+@pytest.fixture(autouse=True)
+def kept(tmp_path):
+    """The file of earlier choices; each test has its own."""
+    folder = jax.config.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path))
+    yield tmp_path / "kernels.json"
+    jax.config.update("jax_compilation_cache_dir", folder)
 
 
 @pytest.fixture
@@ -69,7 +80,7 @@ def test_a_kernel_is_taken_if_results_are_right(on_a_gpu, caplog, kernel, comput
 
 
 @pytest.mark.parametrize(("cudnn", "triton", "taken"), [(2e-3, 1e-3, "triton"), (1e-3, 2e-3, "cudnn")])
-def test_the_faster_right_kernel_attends(on_a_gpu, monkeypatch, caplog, cudnn, triton, taken):
+def test_the_faster_right_kernel_attends(on_a_gpu, monkeypatch, caplog, kept, cudnn, triton, taken):
     caplog.set_level("INFO")
     times = {"cudnn": cudnn, "triton": triton}
     monkeypatch.setattr(attention_trial, "attention_trial", lambda kernel, dtype: ("", times[kernel]))
@@ -77,6 +88,13 @@ def test_the_faster_right_kernel_attends(on_a_gpu, monkeypatch, caplog, cudnn, t
         assert working_attention("auto", "bfloat16") == taken
     line = f"attention {taken} (a packed row of 48 tokens, forward and backward: cudnn {1e3 * cudnn:.1f} ms, triton"
     assert [message.startswith(line) for message in caplog.messages] == [True]
+    times["cudnn"], times["triton"] = triton, cudnn
+    for content, chosen in ((None, taken), ("[1]", None), ('{"attention', None), (kept.read_text()[:-3] + '2"}', None)):
+        if content:
+            kept.write_text(content)
+        attention_trial._attention_choice.cache_clear()
+        assert (working_attention("auto", "bfloat16") == taken) == (chosen == taken)
+    assert f"attention bfloat16: {taken}, as in an earlier run on this machine ({kept})" in caplog.messages
 
 
 def test_elsewhere_nothing_is_tried():
@@ -120,7 +138,7 @@ def test_decode_kernel_is_compared_with_xla(monkeypatch, compute, fault):
         ("no Triton", 0, "xla", "decode attention xla: Triton, which reads less, does not compute here: no Triton"),
     ],
 )
-def test_the_faster_right_kernel_decodes(monkeypatch, caplog, fault, triton, taken, line):
+def test_the_faster_right_kernel_decodes(monkeypatch, caplog, kept, fault, triton, taken, line):
     caplog.set_level("INFO")
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     monkeypatch.setattr(attention_trial, "decode_trial", lambda *_: (fault, {"xla": 2e-4, "triton": triton}))
@@ -136,5 +154,6 @@ def test_the_faster_right_kernel_decodes(monkeypatch, caplog, fault, triton, tak
                 working_decode_kernel("triton", shape, "bfloat16")
         else:
             assert working_decode_kernel("triton", shape, "bfloat16") == "triton"
+        assert [taken] * (not fault) == (list(json.loads(kept.read_text()).values()) if kept.exists() else [])
     finally:
         attention_trial._decode_choice.cache_clear()

@@ -3,12 +3,15 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import pytest
+import yaml
 
-from socialr1_jax.runtime.startup import memory_share, overlap_collectives, set_xla_flags, take_memory
+from socialr1_jax.runtime.startup import memory_share, set_xla_flags, take_memory, tune_compiler
 
+CONFIGS = Path(__file__).parents[2] / "configs"
 KEPT_PROGRAMS = """
 import jax, jax.numpy as jnp
 from socialr1_jax.runtime.startup import keep_programs
@@ -128,10 +131,23 @@ def test_collectives_overlap_on_several_older_gpus(capability, devices, users, l
     if users:
         monkeypatch.setenv("JAX_OPTIMIZATION_LEVEL", users)
     try:
-        overlap_collectives(capability, devices)
+        tune_compiler(capability, devices)
         assert jax.config.jax_optimization_level == level
+        assert jax.config.jax_compiler_enable_remat_pass == (capability == 0)
+        monkeypatch.setenv("JAX_COMPILER_ENABLE_REMAT_PASS", "true")
+        jax.config.update("jax_compiler_enable_remat_pass", True)
+        tune_compiler(capability, devices)
+        assert jax.config.jax_compiler_enable_remat_pass
     finally:
         jax.config.update("jax_optimization_level", "UNKNOWN")
+        jax.config.update("jax_compiler_enable_remat_pass", True)
+
+
+@pytest.mark.parametrize("file", sorted(CONFIGS.glob("*.yaml")), ids=lambda file: file.stem)
+def test_xla_knows_the_flags_of_configurations(file):
+    flags = yaml.safe_load(file.read_text()).get("xla_flags", [])
+    options = dict(flag.removeprefix("--").split("=") for flag in flags)
+    jax.jit(lambda: 1).lower().compile(compiler_options=options)
 
 
 @pytest.mark.parametrize(
