@@ -70,6 +70,7 @@ class GrpoStep:
 
     config: RunConfig
     model: Qwen3Config
+    backend: Backend
     programs: Programs
     reference: Params | None
     multiple: int
@@ -124,7 +125,8 @@ class GrpoStep:
     def micro_batches(self, rows: Rows) -> list[MicroBatch]:
         """Return the micro-batches of one update."""
         costs = Arithmetic(self.model, 4, 1)
-        square = costs.attention_pair / 2 / (2 * costs.kernels)
+        computed = 1.0 if self.backend == "cudnn" else 0.5  # of a bin's square: its mask hides, the others skip blocks
+        square = computed * costs.attention_pair / (2 * costs.kernels)
         return micro_batches(rows, self.config.grpo.micro_batch_tokens, self.multiple, row_shards(), square)
 
     def warm_up(self, state: TrainState, width: int) -> None:
@@ -186,6 +188,7 @@ def make_step(config: RunConfig, model: Qwen3Config, num_tokens: int, params: Pa
     return GrpoStep(
         config=config,
         model=model,
+        backend=backend,
         programs=compile_programs(config, model, num_tokens, backend),
         reference=reference_weights(params, config.model.dtype, config.grpo.reference_memory) if copied else None,
         multiple=row_multiple(),

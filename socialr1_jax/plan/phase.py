@@ -22,15 +22,22 @@ class CompiledPhase(NamedTuple):
 class Runs(NamedTuple):
     """Runs of a program in a GRPO step.
 
-    steps: over all calls, of the loops whose trip count depends on the data: tokens, chunks of logits. filled: a call's
-    mean share of the compiled batch. live: share of a batch's square of queries and keys that is computed by attention
-    that skips blocks.
+    steps: over all calls, of the loops whose trip count depends on the data: tokens, chunks of logits. filled, square:
+    tokens and pairs of tokens of a row in a call, as mean shares of those of the compiled batch. live: share of the
+    pairs that is computed by attention that skips blocks.
     """
 
     calls: int = 1
     steps: int = 1
     filled: float = 1.0
+    square: float = 1.0
     live: float = 0.5
+
+    def of(self, kernel: KernelSum) -> float:
+        """Return how often a GRPO step runs the kernels of this sum, in parts of their compiled size."""
+        if kernel.in_open_loop:
+            return self.steps
+        return self.calls * (self.square if "attention" in kernel.kind else self.filled)
 
 
 ONCE = Runs()
@@ -67,9 +74,9 @@ class Phase:
         """Predicted seconds of a step in which a device waits for a collective and computes nothing."""
         return sum(c.exposed * self.times(c) for c in self.schedule.collectives)
 
-    def times(self, of: Collective | KernelSum) -> int:
-        """Return how often a GRPO step runs what the schedule has once."""
-        return self.runs.steps if of.in_open_loop else self.runs.calls
+    def times(self, collective: Collective) -> int:
+        """Return how often a GRPO step runs a collective that the schedule has once."""
+        return self.runs.steps if collective.in_open_loop else self.runs.calls
 
     def bounds(self, chip: Chip, devices: int) -> dict[str, float]:
         """Return lower bounds of the phase's time by compute, memory, links and host; the largest is binding."""
@@ -89,8 +96,7 @@ class Phase:
         below the lower bound.
         """
         rates = RATES[chip.architecture]
-        filled = {True: 1.0, False: self.runs.filled}
-        kernels = sum(k.seconds * self.times(k) * filled[k.in_open_loop] for k in self.schedule.kernels)
+        kernels = sum(kernel.seconds * self.runs.of(kernel) for kernel in self.schedule.kernels)
         unread = self.unread / (rates.memory * chip.bandwidth)
         host = self.host_bytes / (rates.host * chip.host)
         return max(*self.bounds(chip, devices).values(), kernels - unread + self.exposed + host)

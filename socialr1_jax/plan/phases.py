@@ -185,7 +185,7 @@ class AbstractRun:
         """The micro-batches of each update."""
         multiple = row_multiple(self.platform)
         with jax.set_mesh(self.mesh):
-            return packed_updates(self.config, self.model, self.programs, self.lengths_pg, multiple)
+            return packed_updates(self.config, self.model, self.backend, self.programs, self.lengths_pg, multiple)
 
     @property
     def update_flops(self) -> float:
@@ -194,8 +194,8 @@ class AbstractRun:
         return 3 * self.costs.flops(work.tokens, work.pairs, work.predicted)
 
     def work_of(self, updates: list[list[MicroBatch]]) -> Work:
-        tokens = bin_count(self.config.grpo.micro_batch_tokens, self.width, self.shards) * self.width
-        return work_of(updates, tokens, self.shards, self.model.vocab_size, self.backend)
+        count = bin_count(self.config.grpo.micro_batch_tokens, self.width, self.shards)
+        return work_of(updates, count, self.width, self.shards, self.model.vocab_size, self.backend)
 
     @property
     def updates(self) -> int:

@@ -128,23 +128,30 @@ class Work(NamedTuple):
 
 
 def packed_updates(
-    config: PlanConfig, model: Qwen3Config, programs: Programs, lengths_pg: np.ndarray, multiple: int
+    config: PlanConfig,
+    model: Qwen3Config,
+    backend: Backend,
+    programs: Programs,
+    lengths_pg: np.ndarray,
+    multiple: int,
 ) -> list[list[MicroBatch]]:
     """Return the micro-batches of each update for responses of these lengths to prompts of the maximum length."""
     prompts, group = lengths_pg.shape
     rows = [[number] * config.data.max_prompt_tokens for number in range(prompts) for _ in range(group)]
     responses = [[0] * length for length in lengths_pg.reshape(-1)]
     extra: dict[str, Any] = {"advantages": np.zeros(len(rows), np.float32), "sampler_logprobs": responses}
-    step = GrpoStep(config=config, model=model, programs=programs, reference=None, multiple=multiple)
+    step = GrpoStep(config=config, model=model, backend=backend, programs=programs, reference=None, multiple=multiple)
     return step.mini_batches(pack_rows(rows, responses, multiple=1, **extra))
 
 
-def work_of(updates: list[list[MicroBatch]], widest: int, shards: int, vocabulary: int, backend: Backend) -> Work:
-    """Return the work of these updates on all shards, for programs compiled for micro-batches of `widest` tokens."""
+def work_of(
+    updates: list[list[MicroBatch]], rows: int, width: int, shards: int, vocabulary: int, backend: Backend
+) -> Work:
+    """Return the work of these updates on all shards, for programs compiled for micro-batches of [rows, width]."""
     batches = [batch for update in updates for batch in update]
     places = [place for batch in batches for place in batch.places]
     wanted = [batch.rows.mask_bt.reshape(shards, -1).sum(axis=1).max() for batch in batches]  # of the busiest device
-    chunk = chunk_length(widest // shards, vocabulary)
+    chunk, compiled = chunk_length(rows * width // shards, vocabulary), len(batches) * rows * width
     return Work(
         tokens=sum(place.length for place in places),
         pairs=sum(place.pairs for place in places),
@@ -152,16 +159,20 @@ def work_of(updates: list[list[MicroBatch]], widest: int, shards: int, vocabular
         runs=Runs(
             calls=len(batches),
             steps=sum(-(-int(count) // chunk) for count in wanted),
-            filled=sum(batch.rows.tokens_bt.size for batch in batches) / (len(batches) * widest),
+            filled=sum(batch.rows.tokens_bt.size for batch in batches) / compiled,
+            square=_squares(batches) / (compiled * width),
             live=_live(batches) if backend == "triton" else 0.5,
         ),
     )
 
 
 def _live(batches: list[MicroBatch]) -> float:
-    pairs, square = 0, 0
+    pairs = 0
     for rows in (batch.rows for batch in batches):
         assert rows.segments is not None
         pairs += computed_pairs(rows.lengths_b, rows.segments)
-        square += rows.tokens_bt.size * rows.tokens_bt.shape[1]
-    return pairs / square
+    return pairs / _squares(batches)
+
+
+def _squares(batches: list[MicroBatch]) -> int:
+    return sum(batch.rows.tokens_bt.size * batch.rows.tokens_bt.shape[1] for batch in batches)

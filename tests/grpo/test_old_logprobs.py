@@ -64,7 +64,7 @@ def test_updates_equal_numpy_with_these_old_logprobs(rows, old):
     programs = compile_programs(config, SHAPE, SHAPE.vocab_size, "xla")
     if old == "sampler":
         programs = programs._replace(logprobs=None)  # a pass would fail
-    step = GrpoStep(config=config, model=SHAPE, programs=programs, reference=None, multiple=16)
+    step = GrpoStep(config=config, model=SHAPE, backend="xla", programs=programs, reference=None, multiple=16)
     state = init_state(params, programs.optimizer)
     updates, arrays = step.log_probs(state.params, step.mini_batches(rows)), []
     sampled_bt = logp_of(params, rows)

@@ -339,14 +339,16 @@ def test_predicted_hours_stand_beside_the_bound(capsys):
     gather = Collective("all-gather", GIB, 8, True, False, 300e9, times=1, seconds=7.0, exposed=1.0)
     costs = {"backward": Cost(200 * chip.flops, 0.0), "decode": Cost(0.0, 120 * chip.bandwidth)}
     schedules = {
-        "backward": Schedule([KernelSum("matmul", False, 1, seconds=248.0)], [gather]),
+        "backward": Schedule(
+            [KernelSum("matmul", False, 1, seconds=244.0), KernelSum("attention", False, 1, seconds=1.0)], [gather]
+        ),
         "decode": Schedule([KernelSum("memory", True, 9, seconds=50.0)]),
     }
     phases = [
         Phase(
             name=name,
             part="update",
-            runs=Runs(calls=2, steps=4, filled=0.5),
+            runs=Runs(calls=2, steps=4, filled=0.5, square=2.0),
             arguments=30 * GIB,
             outputs=0,
             temporaries=0,

@@ -9,8 +9,10 @@ from socialr1_jax import SamplingParams
 from socialr1_jax.config.loading import load_config
 from socialr1_jax.config.run import PlanConfig
 from socialr1_jax.config.sections import ConfigError
+from socialr1_jax.grpo import step
+from socialr1_jax.models.shapes import named_shape
 from socialr1_jax.plan import work
-from socialr1_jax.plan.work import decode_lengths, response_lengths
+from socialr1_jax.plan.work import decode_lengths, packed_updates, response_lengths, work_of
 from socialr1_jax.sampling import Engine, batch
 from socialr1_jax.sampling import engine as engine_module
 
@@ -72,3 +74,17 @@ def test_decoding_takes_the_engines_steps(tiny_jax, monkeypatch, tokens):
     assert (planned.steps, planned.segments) == (rollout.wall_steps, segments)
     assert planned.drawn == 2 * lengths.sum()
     assert planned.pairs == sum(2 * sum(2 + t for t in range(1, length + 1)) for length in lengths)
+
+
+@pytest.mark.parametrize(("backend", "width", "filled"), [("cudnn", 4096, 1.0), ("triton", 7168, 0.875)])
+def test_bins_are_narrow_if_attention_computes_their_square(backend, width, filled, monkeypatch):
+    """Two bins of 4,096 or one of 7,168, whose whole square cuDNN computes."""
+    monkeypatch.setattr(step, "row_shards", lambda: 8)
+    given = config("response_law=constant", "response_tokens=1500", "grpo.micro_batch_tokens=8192")
+    model = named_shape("8b")
+    updates = packed_updates(given, model, backend, None, response_lengths(given), 128)
+    assert {batch.rows.tokens_bt.shape[1] for update in updates for batch in update} == {width}
+    runs = work_of(updates, 16, 4096, 8, model.vocab_size, backend).runs
+    assert (runs.calls, runs.filled) == (12, filled)
+    assert runs.square == pytest.approx(filled * width / 4096)
+    assert (runs.live < 0.25) == (backend == "triton")

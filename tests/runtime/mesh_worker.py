@@ -58,7 +58,9 @@ def one_update(folder: str, mesh, attention="xla") -> dict[str, np.ndarray]:
     with jax.set_mesh(mesh):
         model = load_hf(folder, mesh)
         programs = compile_programs(CONFIG, model.config, model.num_tokens, attention)
-        step = GrpoStep(config=CONFIG, model=model.config, programs=programs, reference=model.params, multiple=16)
+        step = GrpoStep(
+            config=CONFIG, model=model.config, backend="xla", programs=programs, reference=model.params, multiple=16
+        )
         state = init_state(model.params, programs.optimizer)
         rows, computed = rows_of(model.config.vocab_size), []
         batches = step.log_probs(state.params, step.mini_batches(rows))
