@@ -74,7 +74,7 @@ def _sentences(text: str) -> list[str]:
 
 def _goes_on(before: str, following: str) -> bool:
     """Return whether a full stop belongs to an abbreviation, an initial or a number within a sentence."""
-    word = re.split(r"\s|--", before[-40:])[-1].lower().rpartition("-")[2].lstrip("(\"'[{“‘*")
+    word = re.split(r"\s|--", before[-40:])[-1].lower().rpartition("-")[2].lstrip("(\"'[{*")
     is_abbreviation, is_letter = bool(_ABBREVIATION.fullmatch(word)), len(word) == 1 and word.isalpha()
     if following[:1].islower():
         return is_abbreviation or is_letter or bool(_NUMBER.fullmatch(word))
