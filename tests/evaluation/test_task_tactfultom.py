@@ -267,7 +267,16 @@ def test_free_answers_by_hand(asked):
         ('"Yes" (I think)...', "`` Yes '' ( I think ) ..."),
         ("Cy's dogs' 'odd' idea: cannot, 3:15, $5", "Cy 's dogs ' ' odd ' idea : can not , 3:15 , $ 5"),
         ("“Well”—she’s gone -- gonna see*", "“ Well ” — she ’ s gone -- gon na see *"),
+        ("“Mr. Lee” (Mr. Lee)", "“ Mr . Lee ” ( Mr. Lee )"),
         ("1. Ana 2. Bo", "1 . Ana 2 . Bo"),
+        ("Both A and B. 4", "Both A and B . 4"),
+        ("B. The reason. D. The reason", "B . The reason . D. The reason"),
+        ("As Bo and I. Ana left", "As Bo and I. Ana left"),
+        (
+            "(B.) yes, at 5 p.m. They left. At 5 p.m. Ana left",
+            "( B . ) yes , at 5 p.m . They left . At 5 p.m. Ana left",
+        ),
+        ("```json\n`Ana`\n```", "`` ` json ` Ana ` `` `"),
         ("\n", ""),
     ],
 )
