@@ -121,11 +121,9 @@ def _chunked_backward(
 ) -> tuple[jax.Array, jax.Array, None, None, None]:
     like, arrays, residuals = saved
     specs = (*_SPECS, (ROWS,) * 3, (ROWS, ROWS))
-    backward = by_rows(partial(_backward_chunks, num_tokens), specs, (ROWS, P("replica", "fsdp")))
-    hidden_bud, sums_rfvd = backward(*arrays, residuals, gradients)
-    # First within a replica, by a reduce-scatter; only the parts are then summed over replicas.
-    sums_rvd = constrain(sums_rfvd.sum(1), P("replica", *weight_spec(_HEAD)))
-    return hidden_bud, constrain(sums_rvd.sum(0), weight_spec(_HEAD)).astype(like.dtype), None, None, None
+    backward = by_rows(partial(_backward_chunks, num_tokens), specs, (ROWS, ROWS))
+    hidden_bud, sums_nvd = backward(*arrays, residuals, gradients)
+    return hidden_bud, constrain(sums_nvd.sum(0), weight_spec(_HEAD)).astype(like.dtype), None, None, None
 
 
 _chunked.defvjp(_chunked_forward, _chunked_backward)
@@ -174,7 +172,7 @@ def _backward_chunks(
     residuals: tuple[jax.Array, ...],
     gradients: tuple[jax.Array, jax.Array],
 ) -> tuple[jax.Array, jax.Array]:
-    """Return the gradients of a device's hidden states, and of the kernel by its rows, float32 [1, 1, v, d]."""
+    """Return the gradients of a device's hidden states, and of the kernel by its rows, float32 [1, v, d]."""
     norm_n, entropy_n, offset_n = residuals
     chunks = _Chunks(targets_bu, wanted_bu, kernel_vd.shape[0])
     dtype = hidden_bud.dtype
@@ -197,7 +195,7 @@ def _backward_chunks(
 
     zeros = jnp.zeros((chunks.size, hidden_bud.shape[2]), dtype), jnp.zeros(kernel_vd.shape, jnp.float32)
     hidden_nd, kernel_sum_vd = jax.lax.fori_loop(0, chunks.count, add_chunk, zeros)
-    return chunks.restore(hidden_nd), kernel_sum_vd[None, None]
+    return chunks.restore(hidden_nd), kernel_sum_vd[None]
 
 
 def chunk_length(positions: int, vocabulary: int) -> int:

@@ -2,7 +2,8 @@
 
 Two jitted programs: `accumulate` adds a micro-batch's gradient to float32 sums, `apply` divides once by the summed
 denominator and steps the optimizer. The result therefore does not depend on the split into micro-batches. The loop over
-micro-batches runs on the host; a scan would be compiled again for every number of them.
+micro-batches runs on the host; a scan would be compiled again for every number of them. Each replica adds up its own
+rows; `total` sums over replicas once per update, because the links between nodes are slow.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,7 +20,7 @@ from jax.sharding import NamedSharding
 from socialr1_jax.grpo.packing import Rows
 from socialr1_jax.models.qwen3 import Params
 from socialr1_jax.runtime.host_memory import Memory, check_room, moved, on_host
-from socialr1_jax.runtime.mesh import P, place
+from socialr1_jax.runtime.mesh import P, place, replicas
 
 # loss_fn(params, micro-batch) -> (sum, (denominator, metrics)). The metrics must include `tokens`. They are summed over
 # micro-batches and divided by the tokens, except: names ending in "_max" and "_min" are extremes, "_count" is a plain
@@ -37,7 +38,10 @@ class TrainState(NamedTuple):
 
 
 class Sums(NamedTuple):
-    """Sums over micro-batches of the float32 gradient, the loss, its denominator and the metrics."""
+    """Sums over micro-batches of the float32 gradient, the loss, its denominator and the metrics.
+
+    If the mesh has several replicas, each has its own sums, along a first axis of all arrays; `total` removes it.
+    """
 
     gradient: Params
     numbers: dict[str, jax.Array]
@@ -82,7 +86,7 @@ class Update:
     accumulate: Any  # jitted (params, sums, rows) -> (sums, arrays of the rows)
     apply: Any  # jitted (state, sums) -> (state, metrics)
     loss_fn: LossFn
-    _numbers: dict[str, jax.Array] = field(
+    _numbers: dict[str, np.floating] = field(
         default_factory=dict
     )  # initial values of the sums, from the first micro-batch
 
@@ -99,6 +103,7 @@ class Update:
         for rows in micro_batches:
             sums, of_rows = self.accumulate(state.params, sums, rows)
             arrays.append(of_rows)
+        sums = total(sums)
         if not on_host(state.opt_state):
             return *self.apply(state, sums), arrays
         state, metrics = self.apply(state._replace(opt_state=moved(state.opt_state, "device")), sums)
@@ -107,12 +112,18 @@ class Update:
     def begin(self, params: Params, rows: Rows) -> Sums:
         """Return the initial sums."""
         if not self._numbers:
-            _, (_, metrics) = jax.eval_shape(self.loss_fn, params, rows)
-            names = ["loss", "denominator", *(name for name in metrics if not name.endswith("_bt"))]
             empty = {"_max": -np.inf, "_min": np.inf}
+            names = number_names(self.loss_fn, params, rows)
             self._numbers.update({name: np.float32(empty.get(name[-4:], 0.0)) for name in names})
-        gradient = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32, device=_committed(x)), params)
-        return Sums(gradient, {name: place(value, P()) for name, value in self._numbers.items()})
+        shape, axes = ((replicas(),), ("replica",)) if replicas() > 1 else ((), ())
+
+        def zeros(x: Any) -> jax.Array:
+            where = x.sharding
+            home = NamedSharding(where.mesh, P(*axes, *where.spec)) if isinstance(where, NamedSharding) else None
+            return jnp.zeros((*shape, *x.shape), jnp.float32, device=home)
+
+        numbers = {name: place(np.full(shape, value), P(*axes)) for name, value in self._numbers.items()}
+        return Sums(jax.tree.map(zeros, params), numbers)
 
 
 def make_update(loss_fn: LossFn, optimizer: optax.GradientTransformation) -> Update:
@@ -124,15 +135,53 @@ def make_update(loss_fn: LossFn, optimizer: optax.GradientTransformation) -> Upd
     )
 
 
+def number_names(loss_fn: LossFn, params: Params, rows: Rows) -> list[str]:
+    """Return the names of the numbers that are summed beside the gradient."""
+    _, (_, metrics) = jax.eval_shape(loss_fn, params, rows)
+    return ["loss", "denominator", *(name for name in metrics if not name.endswith("_bt"))]
+
+
+def total(sums: Sums) -> Sums:
+    """Return the sums over the context's replicas. The replicas' sums are donated."""
+    return sums if replicas() == 1 else sum_replicas(sums)
+
+
+@partial(jax.jit, donate_argnums=0)  # in place: in `_apply` XLA would hold both, 15 GiB each of a 32B on eight devices
+def sum_replicas(sums: Sums) -> Sums:
+    """Sum over the first axis of all arrays."""
+    gradient = jax.tree.map(lambda x: x.sum(0), sums.gradient)
+    return Sums(gradient, {name: _combine(name).reduce(x) for name, x in sums.numbers.items()})
+
+
+def _combine(name: str) -> Any:
+    """Return the function that combines two values of a metric."""
+    return {"_max": jnp.maximum, "_min": jnp.minimum}.get(name[-4:], jnp.add)
+
+
 def _accumulate(loss_fn: LossFn, params: Params, sums: Sums, rows: Rows) -> tuple[Sums, dict[str, jax.Array]]:
+    if replicas() == 1:
+        return _add(loss_fn, params, sums, rows)
+
+    def of_replica(params: Params, sums: Sums, rows: Rows) -> tuple[Sums, dict[str, jax.Array]]:
+        sums, arrays = _add(loss_fn, params, jax.tree.map(lambda x: x[0], sums), rows)
+        return jax.tree.map(lambda x: x[None], sums), arrays
+
+    each = P("replica")
+    # check_vma=False: otherwise the gradient of each use of a weight is summed over replicas.
+    of_replicas = jax.shard_map(
+        of_replica, in_specs=(P(), each, each), out_specs=each, axis_names={"replica"}, check_vma=False
+    )
+    return of_replicas(params, sums, rows)
+
+
+def _add(loss_fn: LossFn, params: Params, sums: Sums, rows: Rows) -> tuple[Sums, dict[str, jax.Array]]:
     (loss, (denominator, metrics)), gradient = jax.value_and_grad(loss_fn, has_aux=True)(params, rows)
     numbers = {"loss": loss, "denominator": denominator, **metrics}
     arrays = {name: numbers.pop(name) for name in metrics if name.endswith("_bt")}
-    combine = {"_max": jnp.maximum, "_min": jnp.minimum}
     with jax.named_scope("gradient_sum"):
         return Sums(
             jax.tree.map(lambda a, g: a + g.astype(jnp.float32), sums.gradient, gradient),
-            {name: combine.get(name[-4:], jnp.add)(sums.numbers[name], x) for name, x in numbers.items()},
+            {name: _combine(name)(sums.numbers[name], x) for name, x in numbers.items()},
         ), arrays
 
 
@@ -155,7 +204,3 @@ def _apply(
     whole = ("_max", "_min", "_count", "tokens")
     metrics = {name: x if name.endswith(whole) else x / tokens for name, x in numbers.items()}
     return state, {"loss": loss, "grad_norm": norm, "skipped": 1.0 - fine, **metrics}
-
-
-def _committed(x: Any) -> Any:
-    return x.sharding if isinstance(x.sharding, NamedSharding) else None

@@ -1,6 +1,6 @@
 """Rotary positions and attention: full causal rows (training, prefill) and one new token against a cache (decode)."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -77,26 +77,20 @@ def causal_attention(
         if backend != "cudnn":
             return prefixed_attention(q_btnh, k_btkh, v_btkh, segments, prefix)
         return _masked_attention(q_btnh, k_btkh, v_btkh, segments, prefix, backend)
-    if backend == "triton":
-        heads = P(None, None, "tensor")
-        attend = by_heads(segment_attention, (heads, heads, heads, P(), P()), heads)
-        return by_rows(attend, (ROWS,) * 5, ROWS)(q_btnh, k_btkh, v_btkh, lengths_b, segments)
     if backend == "xla":
         return blockwise_attention(q_btnh, k_btkh, v_btkh, segments)
+    kernel, heads = segment_attention if backend == "triton" else _cudnn_attention, P(None, None, "tensor")
+    attend = by_heads(kernel, (heads, heads, heads, P(), P()), heads)
+    return by_rows(attend, (ROWS,) * 5, ROWS)(q_btnh, k_btkh, v_btkh, lengths_b, segments)
+
+
+def _cudnn_attention(
+    q_btnh: jax.Array, k_btkh: jax.Array, v_btkh: jax.Array, lengths_b: jax.Array, segments: Segments | None
+) -> jax.Array:
+    limits: dict[str, Any] = {"query_seq_lengths": lengths_b, "key_value_seq_lengths": lengths_b}
     if segments is not None:
-        seen_b1ts = segments.seen(slice(None), slice(None))[:, None]
-        return jax.nn.dot_product_attention(
-            q_btnh, k_btkh, v_btkh, mask=seen_b1ts, is_causal=True, implementation=backend
-        )
-    return jax.nn.dot_product_attention(
-        q_btnh,
-        k_btkh,
-        v_btkh,
-        is_causal=True,
-        query_seq_lengths=lengths_b,
-        key_value_seq_lengths=lengths_b,
-        implementation=backend,
-    )
+        limits = {"mask": segments.seen(slice(None), slice(None))[:, None]}
+    return jax.nn.dot_product_attention(q_btnh, k_btkh, v_btkh, is_causal=True, implementation="cudnn", **limits)
 
 
 def _masked_attention(

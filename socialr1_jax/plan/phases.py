@@ -13,7 +13,7 @@ from jax.sharding import Mesh, NamedSharding
 from socialr1_jax.config.run import PlanConfig
 from socialr1_jax.grpo.packing import MicroBatch, Rows, bin_count, width_of
 from socialr1_jax.grpo.step import Programs, compile_programs, row_multiple
-from socialr1_jax.grpo.update import Sums, TrainState, moment_shardings
+from socialr1_jax.grpo.update import Sums, TrainState, moment_shardings, number_names, sum_replicas
 from socialr1_jax.models.arithmetic import Arithmetic, Cost
 from socialr1_jax.models.attention import Backend, decode_kernel
 from socialr1_jax.models.blockwise import Segments
@@ -24,21 +24,14 @@ from socialr1_jax.models.reward_model import position_scores
 from socialr1_jax.plan.hlo import attention_kernels
 from socialr1_jax.plan.phase import ONCE, CompiledPhase, DoesNotFit, Part, Phase, Runs
 from socialr1_jax.plan.schedule import read_schedule
-from socialr1_jax.plan.shapes import abstract_weights, device_bytes, laid_out, shape_of
+from socialr1_jax.plan.shapes import abstract_weights, device_bytes, laid_out, per_replica, shape_of
 from socialr1_jax.plan.work import Work, decode_lengths, packed_updates, response_lengths, work_of
 from socialr1_jax.runtime.chips import Chip
 from socialr1_jax.runtime.mesh import ROWS, P
 from socialr1_jax.runtime.terminal import first_line
 from socialr1_jax.sampling import Engine, SamplingParams
 from socialr1_jax.sampling.batch import STOP_MULTIPLE, product_blocks, slot_stride
-from socialr1_jax.sampling.decode import (
-    DecodeState,
-    admit,
-    decode_segment,
-    empty_batch,
-    empty_caches,
-    take_rows,
-)
+from socialr1_jax.sampling.decode import DecodeState, admit, decode_segment, empty_batch, empty_caches, take_rows
 from socialr1_jax.sampling.memory import USABLE, BatchPlan
 from socialr1_jax.sampling.rollout_weights import reshard
 
@@ -76,6 +69,8 @@ class AbstractRun:
         if grpo.old_pass:
             yield self.old_logprobs()
         yield self.backward()
+        if self.mesh.shape["replica"] > 1:
+            yield self.gradient_sum()
         yield self.optimizer()
 
     # ------------------------------------------------------------------------------------- resident memory
@@ -392,17 +387,21 @@ class AbstractRun:
 
     @cached_property
     def sums(self) -> Sums:
-        """The abstract sums that backward passes accumulate into."""
-        _, (_, metrics) = jax.eval_shape(self.programs.update.loss_fn, self.masters, self.scored)
-        names = ["loss", "denominator", *(name for name in metrics if not name.endswith("_bt"))]
+        """The abstract sums over the rows of an update."""
+        names = number_names(self.programs.update.loss_fn, self.masters, self.scored)
         return Sums(self.masters, {name: self.array((), jnp.float32, P()) for name in names})
 
     def backward(self) -> Phase:
         accumulate, work = self.programs.update.accumulate, self.work_of(self.packed)
-        compiled = self.compile("backward", "update", accumulate, self.masters, self.sums, self.scored)
+        sums = per_replica(self.sums, self.mesh)
+        compiled = self.compile("backward", "update", accumulate, self.masters, sums, self.scored)
         cost = self.costs.update(work.tokens, work.pairs, work.predicted, work.runs.calls, self.config.model.remat)
         # The logits of each chunk are computed in the forward and in the backward pass, in a loop of each.
         return self.phase(compiled, beside=self.resting, cost=cost, runs=work.runs)
+
+    def gradient_sum(self) -> Phase:
+        compiled = self.compile("gradient sum", "update", sum_replicas, per_replica(self.sums, self.mesh))
+        return self.phase(compiled, beside=self.training, cost=Cost(), runs=Runs(self.updates))
 
     def optimizer(self) -> Phase:
         state = TrainState(self.masters, self.moments, *(self.array((), jnp.int32, P()),) * 2)

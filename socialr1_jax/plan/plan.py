@@ -72,7 +72,7 @@ class Plan:
     @property
     def mfu(self) -> float:
         """Predicted MFU of the updates; 0 if they are not planned, or for a chip without known peaks."""
-        updates = [phase for phase in self.phases if phase.name in ("backward", "optimizer")]
+        updates = [phase for phase in self.phases if phase.name in ("backward", "gradient sum", "optimizer")]
         seconds = sum(phase.predicted(self.chip, self.devices) for phase in updates) if self.chip.flops else 0.0
         return self.update_flops / seconds / self.devices / self.chip.flops if seconds else 0.0
 

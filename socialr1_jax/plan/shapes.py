@@ -62,6 +62,17 @@ def abstract_weights(model: Qwen3Config, dtype: Any, mesh: Mesh, layout: Layout 
     return laid_out(map_weights(model, abstract), shardings)
 
 
+def per_replica(arrays: Any, mesh: Mesh) -> Any:
+    """Return abstract arrays with a first axis for the replicas, if the mesh has several."""
+    count = mesh.shape["replica"]
+
+    def of_replicas(x: Any) -> jax.ShapeDtypeStruct:
+        sharding = NamedSharding(mesh, P("replica", *x.sharding.spec))
+        return jax.ShapeDtypeStruct((count, *x.shape), x.dtype, sharding=sharding)
+
+    return arrays if count == 1 else jax.tree.map(of_replicas, arrays)
+
+
 def device_bytes(tree: Any) -> int:
     """Return the bytes of a tree of abstract arrays on one device."""
     return sum(int(np.prod(x.sharding.shard_shape(x.shape))) * x.dtype.itemsize for x in jax.tree.leaves(tree))

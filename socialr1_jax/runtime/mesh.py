@@ -74,19 +74,34 @@ def mesh_of(params: Any) -> Mesh:
 
 def row_shards() -> int:
     """Return the number of parts into which the context's mesh splits rows."""
-    mesh = jax.sharding.get_abstract_mesh()
-    return 1 if mesh.empty else mesh.shape["replica"] * mesh.shape["fsdp"]
+    return _size("replica") * _size("fsdp")
 
 
 def tensor_shards() -> int:
     """Return the number of devices in the context's mesh that share a row."""
+    return _size("tensor")
+
+
+def replicas() -> int:
+    """Return the number of copies of the weights on the context's mesh."""
+    return _size("replica")
+
+
+def _size(axis: str) -> int:
     mesh = jax.sharding.get_abstract_mesh()
-    return 1 if mesh.empty else mesh.shape["tensor"]
+    return 1 if mesh.empty or axis in mesh.manual_axes else mesh.shape[axis]
 
 
 def constrain(x: jax.Array, spec: P) -> jax.Array:
     """Constrain the sharding of `x` to `spec` on the context's mesh."""
-    return x if jax.sharding.get_abstract_mesh().empty else jax.lax.with_sharding_constraint(x, spec)
+    return x if jax.sharding.get_abstract_mesh().empty else jax.lax.with_sharding_constraint(x, _unmapped(spec))
+
+
+def _unmapped(spec: P) -> P:
+    """Return the spec without axes that a `shard_map` around the caller maps, such as `replica` in an update."""
+    mapped = (None, *jax.sharding.get_abstract_mesh().manual_axes)
+    parts = (part if isinstance(part, tuple) else (part,) for part in spec)
+    return P(*(tuple(axis for axis in part if axis not in mapped) or None for part in parts))
 
 
 def by_rows(function: Callable[..., Any], in_specs: Any, out_specs: Any) -> Callable[..., Any]:
@@ -97,16 +112,16 @@ def by_rows(function: Callable[..., Any], in_specs: Any, out_specs: Any) -> Call
     """
     if row_shards() == 1:
         return function
-    return jax.shard_map(
-        function, in_specs=in_specs, out_specs=out_specs, axis_names={"replica", "fsdp"}, check_vma=False
-    )
+    in_specs, out_specs = jax.tree.map(_unmapped, (in_specs, out_specs))
+    axes = {"replica", "fsdp"} - set(jax.sharding.get_abstract_mesh().manual_axes)
+    return jax.shard_map(function, in_specs=in_specs, out_specs=out_specs, axis_names=axes, check_vma=False)
 
 
 def by_heads(function: Callable[..., Any], in_specs: Any, out_specs: Any) -> Callable[..., Any]:
     """Map `function` over the devices that share a row, inside `by_rows`: kernels cannot be split by the compiler."""
     if jax.sharding.get_abstract_mesh().empty:
         return function
-    return jax.shard_map(function, in_specs=in_specs, out_specs=out_specs, axis_names={"tensor"}, check_vma=False)
+    return jax.shard_map(function, in_specs=in_specs, out_specs=out_specs, check_vma=False)
 
 
 def place(x: Any, spec: P = ROWS) -> jax.Array:

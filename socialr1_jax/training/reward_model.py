@@ -39,7 +39,7 @@ from socialr1_jax.run.run import Run, running, say_devices
 from socialr1_jax.run.summary import peak_rss_bytes
 from socialr1_jax.runtime.files import write_json
 from socialr1_jax.runtime.interrupt import Stop
-from socialr1_jax.runtime.mesh import P, fetch, place, row_shards
+from socialr1_jax.runtime.mesh import P, fetch, place, replicas, row_shards
 from socialr1_jax.runtime.ownership import refuse_foreign_folder
 from socialr1_jax.runtime.processes import is_first, wait_for_all
 from socialr1_jax.runtime.terminal import counted
@@ -203,8 +203,8 @@ class PairTokens(NamedTuple):
 class PairRows:
     """A micro-batch: packed rows, and the flat indices of the last tokens of each pair's two texts.
 
-    `p` is the number of pairs of an update, so that all micro-batches share one compiled program; `real_p` masks the
-    unused places.
+    Each replica has places for all pairs of an update, so that all micro-batches share one compiled program: `p` is
+    their product. `real_p` masks the unused places. Indices count within the rows of a replica.
     """
 
     tokens_bt: Any
@@ -216,9 +216,11 @@ class PairRows:
 
     def placed(self) -> "PairRows":
         """Return the rows on the devices, split over the context's mesh."""
-        whole: dict[str, Any] = {name: place(getattr(self, name), P()) for name in ("ends_p2", "margin_p", "real_p")}
+        pairs: dict[str, Any] = {
+            name: place(getattr(self, name), P("replica")) for name in ("ends_p2", "margin_p", "real_p")
+        }
         tokens_bt, lengths_b, segments = jax.tree.map(place, (self.tokens_bt, self.lengths_b, self.segments))
-        return PairRows(tokens_bt=tokens_bt, lengths_b=lengths_b, segments=segments, **whole)
+        return PairRows(tokens_bt=tokens_bt, lengths_b=lengths_b, segments=segments, **pairs)
 
 
 def pair_batches(pairs: Sequence[PairTokens], config: RewardModelConfig) -> list[PairRows]:
@@ -227,14 +229,17 @@ def pair_batches(pairs: Sequence[PairTokens], config: RewardModelConfig) -> list
     width = bin_width(max(unit.length for unit in units))
     filled = fill_bins(units, width)
     count = bin_count(config.batch.micro_batch_tokens, width, row_shards())
+    places = replicas() * config.batch.pairs
     batches = []
     for first in range(0, len(filled), count):
         bins = lay_out(filled[first : first + count], width, count)
         numbers = [item // 2 for item in bins.items[::2]]
-        ends_p2, margin_p = np.zeros((config.batch.pairs, 2), np.int32), np.zeros(config.batch.pairs, np.float32)
-        ends_p2[: len(numbers)] = np.reshape(bins.ends, (-1, 2))
+        ends_p2, margin_p = np.zeros((places, 2), np.int32), np.zeros(places, np.float32)
+        replica_n, ends_n2 = np.divmod(np.reshape(bins.ends, (-1, 2)), count * width // replicas())
+        place_n = replica_n[:, 0] * config.batch.pairs + np.arange(len(numbers))
+        ends_p2[place_n] = ends_n2
         if config.loss.margin:
-            margin_p[: len(numbers)] = [pairs[i].pair.margin for i in numbers]
+            margin_p[place_n] = [pairs[i].pair.margin for i in numbers]
         batches.append(
             PairRows(
                 tokens_bt=bins.tokens_bt,
@@ -242,7 +247,7 @@ def pair_batches(pairs: Sequence[PairTokens], config: RewardModelConfig) -> list
                 segments=bins.segments,
                 ends_p2=ends_p2,
                 margin_p=margin_p,
-                real_p=np.arange(config.batch.pairs) < len(numbers),
+                real_p=np.isin(np.arange(places), place_n),
             )
         )
     return batches

@@ -373,6 +373,7 @@ def test_scores_and_update_are_equal_on_eight_devices(tmp_path):
     assert np.linalg.norm(one["gradient"]) > 0.1
     limit = INVARIANCE * np.abs(one["scores"]).max()
     np.testing.assert_allclose(other["scores"], one["scores"], rtol=0, atol=limit)
+    np.testing.assert_allclose(other["pairs"], one["pairs"], rtol=0, atol=limit)
     np.testing.assert_allclose(other["loss"], one["loss"], rtol=1e-6)
     assert np.linalg.norm(other["gradient"] - one["gradient"]) < 1e-5 * np.linalg.norm(one["gradient"])
 
@@ -382,7 +383,7 @@ def on_meshes(out: Path) -> None:
     from socialr1_jax.config.reward_model import RewardModelConfig
     from socialr1_jax.data.pairs import Pair
     from socialr1_jax.grpo.optimizer import make_optimizer, make_schedule
-    from socialr1_jax.grpo.update import init_state
+    from socialr1_jax.grpo.update import init_state, total
     from socialr1_jax.runtime.mesh import fetch
     from socialr1_jax.training.reward_model import PairTokens, pair_batches, pair_update
 
@@ -409,12 +410,15 @@ def on_meshes(out: Path) -> None:
             scores = ContentModel(model, start.tokenizer, ContentConfig(), "float32")(TEXTS[::2])
             optimizer = make_optimizer(config.optimizer, make_schedule(config.optimizer, config.steps))
             update, state = pair_update(config, model.config, optimizer, "xla"), init_state(model.params, optimizer)
-            batches = [batch.placed() for batch in pair_batches(pairs, config)]
-            sums = update.begin(state.params, batches[0])
+            batches, of_pairs = pair_batches(pairs, config), []
+            sums = update.begin(state.params, batches[0].placed())
             for batch in batches:
-                sums, _ = update.accumulate(state.params, sums, batch)
+                sums, outputs = update.accumulate(state.params, sums, batch.placed())
+                of_pairs += fetch(outputs["scores_bt"])[batch.real_p].tolist()
+            sums = total(sums)
             gradient = np.concatenate([fetch(x).ravel() for x in jax.tree.leaves(sums.gradient)])
-            np.savez(out / f"{name}.npz", scores=scores, gradient=gradient, loss=fetch(sums.numbers["loss"]))
+            arrays = {"scores": scores, "pairs": sorted(of_pairs), "gradient": gradient}
+            np.savez(out / f"{name}.npz", loss=fetch(sums.numbers["loss"]), **arrays)
 
 
 if __name__ == "__main__":

@@ -24,9 +24,10 @@ from socialr1_jax.config.run import RunConfig
 from socialr1_jax.grpo.logprobs import row_logprobs
 from socialr1_jax.grpo.packing import pack_rows
 from socialr1_jax.grpo.step import GrpoStep, compile_programs, trainer_logprobs
-from socialr1_jax.grpo.update import init_state
+from socialr1_jax.grpo.update import init_state, sum_replicas, total
 from socialr1_jax.models.qwen3 import init_params, lent, weight_specs
 from socialr1_jax.models.shapes import SHAPES
+from socialr1_jax.plan.hlo import arrays, computations, first_group
 from socialr1_jax.plan.work import decode_lengths
 from socialr1_jax.runtime.mesh import fetch, place, row_shards, with_tensor
 from socialr1_jax.sampling import Engine
@@ -71,6 +72,7 @@ def one_update(folder: str, mesh, attention="xla") -> dict[str, np.ndarray]:
         sums = programs.update.begin(fresh, first[0])
         for part in first:
             sums, _ = programs.update.accumulate(fresh, sums, part)
+        sums = total(sums)
         gradient = {f"gradient{jax.tree_util.keystr(path)}": x for path, x in jax.tree.leaves_with_path(sums.gradient)}
         for batch in batches:
             state, metrics, arrays = programs.update(state, [one.rows.placed() for one in batch])
@@ -210,6 +212,35 @@ def rollout_on(mesh, tensor: int) -> dict[str, np.ndarray]:
     }
 
 
+def between_replicas(mesh) -> dict[str, np.ndarray]:
+    """How many arrays a micro-batch and the sum over two replicas of four devices exchange between these, of how many.
+
+    The sum exchanges those of the gradient, the loss, its denominator and the metrics.
+    """
+
+    def exchanged(lowered) -> int:
+        bodies, _ = computations(lowered.compile().as_text())
+        sent = 0
+        for line in (line for body in bodies.values() for line in body):
+            if re.fullmatch(r"(all-.*|reduce-scatter|collective-permute)(?<!-done)", line.opcode):
+                pairs = re.findall(r"\{(\d+),(\d+)\}", line.rest) if "source_target_pairs" in line.rest else []
+                groups = [[int(device) for device in pair] for pair in pairs] or [first_group(line.rest, 8)]
+                sent += any(len({device // 4 for device in group}) > 1 for group in groups) * len(arrays(line.type))
+        return sent
+
+    with jax.set_mesh(mesh):
+        params = jax.tree.map(
+            place, jax.tree.map(np.asarray, init_params(HEADS, jax.random.key(1))), weight_specs(HEADS)
+        )
+        update = compile_programs(CONFIG, HEADS, 160, "xla").update
+        step = GrpoStep(config=CONFIG, model=HEADS, programs=None, reference=None, multiple=16)
+        rows = replace(step.mini_batches(rows_of(160))[0][0].rows, old_logp_bt=None, on_policy_bt=None)
+        rows = replace(rows, ref_logp_bt=rows.advantages).placed()
+        sums = update.begin(params, rows)
+        counts = exchanged(update.accumulate.lower(params, sums, rows)), exchanged(sum_replicas.lower(sums))
+        return {"between replicas": np.array([*counts, len(jax.tree.leaves(sums))])}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("folder")
@@ -234,6 +265,7 @@ def main() -> None:
         if args.processes == 1:  # processes compile the same programs as one that has their devices
             results[name] |= sampling_at_once(args.folder, mesh) | table_gradients(mesh)
     if "2x2x2" in meshes:
+        results["2x2x2"] |= between_replicas(meshes["2x2x2"])
         with pytest.MonkeyPatch.context() as patch:
             interpret_segment_kernel(patch.setattr)
             results["2x2x2 triton"] = one_update(args.folder, meshes["2x2x2"], "triton")

@@ -46,7 +46,7 @@ def finished(process):
 
 @pytest.fixture(scope="module")
 def results(tiny_models, tmp_path_factory):
-    """mesh -> its arrays; "1x1x1" is the single device, "two processes" 2 x 4 devices as 1x8x1, "by 4" its rollout."""
+    """mesh -> its arrays; "1x1x1" is the single device, "two processes" a replica of 4 devices in each, "by 4" a rollout."""
     folder, out = tiny_models("tied_gqa2_3layers").folder, tmp_path_factory.mktemp("meshes")
     one = work([folder, out, "1x1x1", *MESHES, "--rollouts", "1x1x1 by 1", *ROLLOUTS[:2]], devices=8)
     output = finished(one)
@@ -55,14 +55,14 @@ def results(tiny_models, tmp_path_factory):
         port = probe.getsockname()[1]
     pair = [
         work(
-            [folder, out, "1x8x1", "--rollouts", "1x8x1 by 4", "--processes", 2, "--process", i, "--port", port],
+            [folder, out, "2x4x1", "--rollouts", "1x8x1 by 4", "--processes", 2, "--process", i, "--port", port],
             devices=4,
         )
         for i in range(2)
     ]
     for process in pair:
         finished(process)
-    two = {f"two processes{end}": out / f"1x8x1{end}-2.npz" for end in ("", " by 4")}
+    two = {"two processes": out / "2x4x1-2.npz", "two processes by 4": out / "1x8x1 by 4-2.npz"}
     names = ("1x1x1", *MESHES, KERNEL, "1x1x1 by 1", *ROLLOUTS[:2])
     files = two | {name: out / f"{name}-1.npz" for name in names}
     arrays = {name: dict(np.load(file)) for name, file in files.items()}
@@ -88,6 +88,12 @@ def test_the_gradient_is_the_same_on_every_mesh(results, mesh):
     names = [name for name in results["1x1x1"] if name.startswith("gradient")]
     one, other = (np.concatenate([results[m][name].ravel() for name in names]) for m in ("1x1x1", mesh))
     assert np.linalg.norm(other - one) < 1e-6 * np.linalg.norm(one)
+
+
+def test_replicas_exchange_sums_once_per_update(results):
+    """Nothing in a micro-batch, and each array of the gradient, the loss and the metrics after the last one."""
+    in_micro_batch, in_sum, arrays = results["2x2x2"]["between replicas"]
+    assert (in_micro_batch, in_sum) == (0, arrays)
 
 
 @pytest.mark.parametrize("mesh", MESHES)
