@@ -233,7 +233,7 @@ def between_replicas(mesh) -> dict[str, np.ndarray]:
             place, jax.tree.map(np.asarray, init_params(HEADS, jax.random.key(1))), weight_specs(HEADS)
         )
         update = compile_programs(CONFIG, HEADS, 160, "xla").update
-        step = GrpoStep(config=CONFIG, model=HEADS, programs=None, reference=None, multiple=16)
+        step = GrpoStep(config=CONFIG, model=HEADS, backend="xla", programs=None, reference=None, multiple=16)
         rows = replace(step.mini_batches(rows_of(160))[0][0].rows, old_logp_bt=None, on_policy_bt=None)
         rows = replace(rows, ref_logp_bt=rows.advantages).placed()
         sums = update.begin(params, rows)

@@ -46,7 +46,7 @@ def finished(process):
 
 @pytest.fixture(scope="module")
 def results(tiny_models, tmp_path_factory):
-    """mesh -> its arrays; "1x1x1" is the single device, "two processes" a replica of 4 devices in each, "by 4" a rollout."""
+    """mesh -> its arrays; "1x1x1" is one device, "two processes" a replica of 4 devices in each, "by 4" a rollout."""
     folder, out = tiny_models("tied_gqa2_3layers").folder, tmp_path_factory.mktemp("meshes")
     one = work([folder, out, "1x1x1", *MESHES, "--rollouts", "1x1x1 by 1", *ROLLOUTS[:2]], devices=8)
     output = finished(one)
