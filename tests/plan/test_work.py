@@ -2,14 +2,17 @@
 
 from dataclasses import replace
 
+import jax
 import numpy as np
 import pytest
+from toys import ONE_LAYER
 
-from socialr1_jax import SamplingParams
+from socialr1_jax import Qwen3Config, SamplingParams
 from socialr1_jax.config.loading import load_config
 from socialr1_jax.config.run import PlanConfig
 from socialr1_jax.config.sections import ConfigError
 from socialr1_jax.grpo import step
+from socialr1_jax.models.qwen3 import init_params
 from socialr1_jax.models.shapes import named_shape
 from socialr1_jax.plan import work
 from socialr1_jax.plan.work import decode_lengths, packed_updates, response_lengths, work_of
@@ -45,7 +48,7 @@ def test_a_law_without_tokens_is_one_line():
 
 
 @pytest.mark.parametrize("tokens", [8 * 64, 3 * 64])
-def test_decoding_takes_the_engines_steps(tiny_jax, monkeypatch, tokens):
+def test_decoding_takes_the_engines_steps(monkeypatch, tokens):
     """More responses than rows, of lengths that refill and shrink the batch; rows that wait in host memory."""
     for module in (batch, engine_module, work):
         monkeypatch.setattr(module, "slot_stride", lambda _: 8)
@@ -54,14 +57,9 @@ def test_decoding_takes_the_engines_steps(tiny_jax, monkeypatch, tokens):
     lengths = np.ceil(np.random.default_rng(3).exponential(20, 12)).astype(int)
     if tokens < 512:  # the engine knows each row's limit, the plan one for all: equal for whole segments
         lengths = -(-lengths // 8) * 8
-    engine = Engine(
-        params=tiny_jax.params,
-        config=tiny_jax.config,
-        num_tokens=tiny_jax.num_tokens,
-        segment_tokens=8,
-        max_rows=8,
-        memory=1 << 40,
-    )
+    model = Qwen3Config(**ONE_LAYER, vocab_size=16, max_position_embeddings=512)
+    params = init_params(model, jax.random.key(0))
+    engine = Engine(params=params, config=model, num_tokens=16, segment_tokens=8, max_rows=8, memory=1 << 40)
     each = [SamplingParams(n=2, max_new_tokens=int(length)) for length in lengths]
     rollout = engine.rollout([[5, 6, 7]] * 12, each)
     parked = []

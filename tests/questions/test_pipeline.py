@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from socialr1_jax.config.run import GrpoConfig, RunConfig
@@ -86,7 +86,10 @@ def test_every_epoch_holds_every_prompt_that_fits_once(questions_of, count, prom
 
 
 @settings(max_examples=8, deadline=None)
-@given(count=st.integers(1, 8), prompts=st.integers(1, 9), seed=st.integers(0, 99), words=st.integers(0, 2))
+@example(count=3, prompts=4, seed=1, words=1)  # grain shuffles few questions slowly: 5 ms for a place among 3
+@given(
+    count=st.sampled_from((1, 9, 12, 16)), prompts=st.integers(1, 9), seed=st.integers(0, 99), words=st.integers(0, 2)
+)
 def test_resume_at_any_step_equals_no_interruption(questions_of, count, prompts, seed, words):
     """Across epochs too: batches may be larger than an epoch. A restored stream is restored once more."""
     steps = 5

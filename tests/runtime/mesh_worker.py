@@ -10,6 +10,7 @@ Run by test_mesh.py in processes of their own: the number of CPU devices is fixe
 import argparse
 import re
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from socialr1_jax.models.shapes import SHAPES
 from socialr1_jax.plan.hlo import arrays, computations, first_group
 from socialr1_jax.plan.work import decode_lengths
 from socialr1_jax.runtime.mesh import fetch, place, row_shards, with_tensor
-from socialr1_jax.sampling import Engine
+from socialr1_jax.sampling import Engine, batch
 from socialr1_jax.sampling.engine import joined
 from socialr1_jax.sampling.rollout_weights import reshard
 
@@ -54,6 +55,12 @@ def rows_of(vocab_size: int):
     return pack_rows(prompts, responses, multiple=16, advantages=rng.normal(size=32).astype(np.float32))
 
 
+@cache
+def random_weights(config, seed: int) -> Any:
+    """Return new weights on the host; their programs are compiled for one mesh only."""
+    return jax.tree.map(np.asarray, init_params(config, jax.random.key(seed)))
+
+
 def one_update(folder: str, mesh, attention="xla") -> dict[str, np.ndarray]:
     """The weights after two updates from one rollout, and the log-probs before them."""
     with jax.set_mesh(mesh):
@@ -67,8 +74,7 @@ def one_update(folder: str, mesh, attention="xla") -> dict[str, np.ndarray]:
         batches = step.log_probs(state.params, step.mini_batches(rows))
         first = [one.rows.placed() for one in batches[0]]
         # The gradient of weights as training starts with: the folder's make logits whose rounding is a part in 1e6.
-        fresh = init_params(model.config, jax.random.key(0))
-        fresh = jax.tree.map(lambda x, like: jax.device_put(np.asarray(x), like.sharding), fresh, state.params)
+        fresh = jax.tree.map(place, random_weights(model.config, 0), weight_specs(model.config))
         sums = programs.update.begin(fresh, first[0])
         for part in first:
             sums, _ = programs.update.accumulate(fresh, sums, part)
@@ -99,8 +105,7 @@ def table_gradients(mesh) -> dict[str, np.ndarray]:
         return jnp.sum(advantages_bt * logp_bt)
 
     with jax.set_mesh(mesh):
-        params = jax.tree.map(np.asarray, init_params(shape, jax.random.key(1)))
-        params = jax.tree.map(place, params, weight_specs(shape))
+        params = jax.tree.map(place, random_weights(shape, 1), weight_specs(shape))
         arrays = (place(x.astype(kind)) for x, kind in ((tokens_bt, np.int32), (advantages_bt, np.float32)))
         gradient = jax.jit(jax.grad(loss))(params, *arrays)
         return {f"bfloat16/{name}": fetch(gradient[name]) for name in ("embed_tokens", "lm_head")}
@@ -108,43 +113,36 @@ def table_gradients(mesh) -> dict[str, np.ndarray]:
 
 def layers_of(model, number: int) -> dict[str, Any]:
     """The engine's arguments for the first layers of the model: fewer layers compile sooner and share the layouts."""
-    layers = {name: weight[:number] for name, weight in model.params["layers"].items()}
+    layers = jax.jit(lambda layers: jax.tree.map(lambda weight: weight[:number], layers))(model.params["layers"])
     config = replace(model.config, num_hidden_layers=number)
     return {"params": model.params | {"layers": layers}, "config": config, "num_tokens": model.num_tokens}
 
 
 def prompts_of(vocab_size: int) -> tuple[list[list[int]], SamplingParams]:
     rng = np.random.default_rng(5)
-    prompts = [rng.integers(0, vocab_size, size).tolist() for size in rng.integers(1, 40, 11)]
-    return prompts, SamplingParams(n=3, max_new_tokens=80, stop_token_ids=tuple(range(4)), seed=1)
+    prompts = [rng.integers(0, vocab_size, size).tolist() for size in rng.integers(1, 40, 24)]
+    return prompts, SamplingParams(n=2, max_new_tokens=80, stop_token_ids=tuple(range(4)), seed=1)
 
 
-def one_sampling(folder: str, mesh) -> dict[str, np.ndarray]:
-    """Sample for 11 prompts with rows refilled and the kernel for GPUs, and count the steps of a rollout."""
+def moved_rows(folder: str, mesh) -> dict[str, np.ndarray]:
+    """Sample with the kernel for GPUs and 4 rows a device.
+
+    Freed rows are refilled. There is room for every row's first 64 slots: half of the rows wait in host memory.
+    """
     model = load_hf(folder, mesh)
-    # Exponential lengths, all rows at once: 4 on each of eight devices.
-    lengths = np.clip(np.ceil(np.random.default_rng(6).exponential(24, 32)), 1, 120).astype(int).tolist()
-    each = [SamplingParams(max_new_tokens=length) for length in lengths]
+    moves: list[str] = []
     with jax.set_mesh(mesh), pytest.MonkeyPatch.context() as patch:
         decode_by_length(patch.setattr)
-        engine, (prompts, sampling) = Engine(**layers_of(model, 2), max_rows=3), prompts_of(model.config.vocab_size)
-        refilled = [sample for group in engine.sample(prompts, sampling) for sample in group]
-        # Room for every row's first 64 slots: half of the rows wait in host memory for the rest.
-        plan, unbounded = Engine.plan, Engine(**layers_of(model, 2))
+        for name in ("admit", "to_host", "from_host"):
+            move = getattr(batch, name)
+            patch.setattr(batch, name, lambda *a, name=name, move=move, **k: moves.append(name) or move(*a, **k))
+        plan, engine = Engine.plan, Engine(**layers_of(model, 2), max_rows=4)
         patch.setattr(Engine, "plan", lambda *args: replace(found := plan(*args), tokens=64 * found.rows))
-        parked = [sample for group in unbounded.sample(prompts, sampling) for sample in group]
-    with jax.set_mesh(mesh):
-        unbounded = Engine(**layers_of(model, 1))
-        rollout = unbounded.rollout([[5]] * len(each), each)
-        for _ in rollout.steps():
-            pass
-        sizes = {"shards": row_shards(), "platform": "cpu", "segment": unbounded.segment_tokens, "limit": 120}
-        planned = decode_lengths(np.array(lengths)[:, None], rollout.plan, 1, **sizes)
+        samples = [sample for group in engine.sample(*prompts_of(model.config.vocab_size)) for sample in group]
     return {
-        "wall_steps": np.array([rollout.wall_steps, max(lengths), planned.steps]),
-        "parked": np.concatenate([[*sample.tokens, -1] for sample in parked]),
-        "refilled": np.concatenate([[*sample.tokens, -1] for sample in refilled]),
-        "refilled/logprobs": np.concatenate([sample.logprobs for sample in refilled]),
+        "moves": np.array([moves.count(name) for name in ("admit", "to_host", "from_host")]),
+        "moved": np.concatenate([[*sample.tokens, -1] for sample in samples]),
+        "moved/logprobs": np.concatenate([sample.logprobs for sample in samples]),
     }
 
 
@@ -153,7 +151,8 @@ def sampling_at_once(folder: str, mesh) -> dict[str, np.ndarray]:
     model = load_hf(folder, mesh)
     prompts, sampling = prompts_of(model.config.vocab_size)
     with jax.set_mesh(mesh):
-        samples = [sample for group in Engine(**layers_of(model, 2)).sample(prompts, sampling) for sample in group]
+        engine = Engine(**layers_of(model, 2), segment_tokens=80)
+        samples = [sample for group in engine.sample(prompts, sampling) for sample in group]
         eight_bits = Engine(**layers_of(model, 2), weights="int8")
         short = eight_bits.sample(prompts[:8], SamplingParams(max_new_tokens=16, seed=1))
     return {
@@ -183,9 +182,9 @@ def collectives(lowered) -> np.ndarray:
 
 def rollout_on(mesh, tensor: int) -> dict[str, np.ndarray]:
     """Samples of weights on `mesh` whose rows `tensor` devices share, and the collectives of reshard and decoding."""
-    weights, counts = jax.tree.map(np.asarray, init_params(HEADS, jax.random.key(1))), {}
+    counts = {}
     with jax.set_mesh(mesh):
-        params = jax.tree.map(place, weights, weight_specs(HEADS))
+        params = jax.tree.map(place, random_weights(HEADS, 1), weight_specs(HEADS))
     rng = np.random.default_rng(7)
     prompts = [rng.integers(0, 160, size).tolist() for size in rng.integers(1, 40, 8)]
     sampling = SamplingParams(n=2, max_new_tokens=40, stop_token_ids=tuple(range(4)), raw_logprobs=True, seed=1)
@@ -205,8 +204,12 @@ def rollout_on(mesh, tensor: int) -> dict[str, np.ndarray]:
         rollout.run_segment = counted_segment
         for part in (part for each in rollout.steps() for part in each):
             parts.setdefault(part.row, []).append(part)
-    samples = [joined(parts[row]) for row in sorted(parts)]
+        samples = [joined(parts[row]) for row in sorted(parts)]
+        lengths_pg = np.array([len(sample.tokens) for sample in samples]).reshape(-1, 2)
+        sizes = {"shards": row_shards(), "platform": "cpu", "segment": 16, "limit": 40}
+        planned = decode_lengths(lengths_pg, rollout.plan, 1, **sizes)
     return counts | {
+        "wall_steps": np.array([rollout.wall_steps, lengths_pg.max(), planned.steps]),
         "tokens": np.concatenate([[*sample.tokens, -1] for sample in samples]),
         "logprobs": np.concatenate([[*sample.logprobs, *sample.raw_logprobs] for sample in samples]),
     }
@@ -261,9 +264,13 @@ def main() -> None:
         results[name] = rollout_on(make_mesh(*sizes, devices=jax.devices()[: int(np.prod(sizes))]), tensor)
     print("end of rollouts", flush=True)
     for name, mesh in meshes.items():
-        results[name] = one_update(args.folder, mesh) | one_sampling(args.folder, mesh)
+        results[name] = {}
         if args.processes == 1:  # processes compile the same programs as one that has their devices
             results[name] |= sampling_at_once(args.folder, mesh) | table_gradients(mesh)
+        if args.processes > 1 or name != "1x8x1":
+            results[name] |= one_update(args.folder, mesh)
+        if args.processes > 1 or name == "2x2x2":
+            results[name] |= moved_rows(args.folder, mesh)
     if "2x2x2" in meshes:
         results["2x2x2"] |= between_replicas(meshes["2x2x2"])
         with pytest.MonkeyPatch.context() as patch:
