@@ -69,14 +69,8 @@ def sampled(engine, prompts):
 # --- the same tokens in every manner of batching
 
 
-@pytest.mark.parametrize("max_rows", [512, 6, 1], ids=["static", "continuous", "one row"])
-def test_greedy_tokens_equal_transformers(engine, prompts, greedy, max_rows):
-    sampling = SamplingParams(max_new_tokens=24, temperature=0)
-    assert tokens_of(replace(engine, max_rows=max_rows).sample(prompts, sampling)) == [[row] for row in greedy]
-
-
 @pytest.mark.parametrize(
-    ("max_rows", "kernel"), [(512, "xla"), (6, "xla"), (6, "triton")], indirect=["kernel"], ids=str
+    ("max_rows", "kernel"), [(512, "xla"), (6, "xla"), (1, "xla"), (6, "triton")], indirect=["kernel"], ids=str
 )
 def test_greedy_tokens_of_different_lengths_equal_transformers(engine, prompts, greedy, max_rows, monkeypatch, kernel):
     sizes = []
@@ -89,7 +83,7 @@ def test_greedy_tokens_of_different_lengths_equal_transformers(engine, prompts, 
     each = [SamplingParams(max_new_tokens=new, temperature=0) for new in NEW]
     groups = replace(engine, max_rows=max_rows).sample(prompts, each)
     assert tokens_of(groups) == [[row[:new]] for row, new in zip(greedy, NEW, strict=True)]
-    assert any(after < before for before, after in sizes)
+    assert any(after < before for before, after in sizes) == (max_rows > 1)
 
 
 @pytest.fixture
@@ -114,7 +108,7 @@ def test_rows_that_waited_in_host_memory_go_on(short_of_memory, prompts, greedy,
     assert moved.count("to_host") == moved.count("from_host") == 11  # from 16 rows to 8 to 5
 
 
-@pytest.mark.parametrize("max_rows", [512, 5, 1])
+@pytest.mark.parametrize("max_rows", [5, 1])
 def test_a_sample_does_not_depend_on_the_batch(engine, prompts, sampled, max_rows):
     """1 row at once: each sample in a group of its own, prefilled again."""
     sampling = SamplingParams(n=2, max_new_tokens=24, seed=5)
