@@ -216,7 +216,7 @@ def rollout_on(mesh, tensor: int) -> dict[str, np.ndarray]:
 
 
 def between_replicas(mesh) -> dict[str, np.ndarray]:
-    """How many arrays a micro-batch and the sum over two replicas of four devices exchange between these, of how many.
+    """Count the arrays that a micro-batch and the sum over two replicas of four devices exchange between these, and all.
 
     The sum exchanges those of the gradient, the loss, its denominator and the metrics.
     """
