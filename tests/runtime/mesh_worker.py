@@ -216,7 +216,7 @@ def rollout_on(mesh, tensor: int) -> dict[str, np.ndarray]:
 
 
 def between_replicas(mesh) -> dict[str, np.ndarray]:
-    """Count the arrays that a micro-batch and the sum over two replicas of four devices exchange between these, and all.
+    """Count the arrays that a micro-batch, and the sum, exchange between two replicas of four devices, and all arrays.
 
     The sum exchanges those of the gradient, the loss, its denominator and the metrics.
     """
