@@ -3,7 +3,7 @@
 Two jitted programs: `accumulate` adds a micro-batch's gradient to float32 sums, `apply` divides once by the summed
 denominator and steps the optimizer. The result therefore does not depend on the split into micro-batches. The loop over
 micro-batches runs on the host; a scan would be compiled again for every number of them. Each replica adds up its own
-rows; `total` sums over replicas once per update, because the links between nodes are slow.
+rows; a third program, `sum_replicas`, sums over replicas once per update, because the links between nodes are slow.
 """
 
 from collections.abc import Callable, Sequence

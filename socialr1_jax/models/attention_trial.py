@@ -1,7 +1,6 @@
 """Choose this machine's attention kernels by trying them: with some CUDA versions cuDNN finds no execution plan."""
 
 import functools
-import json
 import logging
 import time
 from contextlib import suppress
@@ -25,7 +24,7 @@ from socialr1_jax.models.decode_kernel import attention_by_length
 from socialr1_jax.models.kv_cache import LayerCache, Sharing
 from socialr1_jax.models.qwen3_config import Qwen3Config
 from socialr1_jax.models.segment_kernel import segment_attention
-from socialr1_jax.runtime.files import write_whole
+from socialr1_jax.runtime.files import read_json, write_json
 from socialr1_jax.runtime.mesh import tensor_shards
 from socialr1_jax.runtime.processes import least_of_all
 from socialr1_jax.runtime.terminal import first_line
@@ -35,7 +34,6 @@ log = logging.getLogger(__name__)
 # Axes: t queries, s keys, n query heads, k key and value heads, h head width; 1 a batch of one.
 
 FusedBackend = Literal["cudnn", "triton"]
-_KERNELS: tuple[Backend, ...] = ("xla", "cudnn", "triton")
 _ROW = 4096  # tokens of the packed row that kernels are timed on
 _LAYERS = 100  # calls of a decode kernel that are timed at once
 _TOLERANCE = 0.03  # of the relative error in norm: bfloat16 has 8 bits; cuDNN on an H200 differs 0.001-0.004 from XLA
@@ -62,12 +60,12 @@ def prefill_attention(name: Literal["auto", "xla", "cudnn", "triton"], dtype: st
 @functools.cache
 def _attention_choice(name: Literal["auto", "prefill", "cudnn", "triton"], dtype: str) -> Backend:
     what = "attention of prefill" if name == "prefill" else "attention"
-    if name in ("auto", "prefill") and (kept := _kept(f"{what} {dtype}")):
-        return kept
-    seconds = dict[Backend, float]()
     kernels: tuple[FusedBackend, ...] = ("cudnn", "triton")
     if name != "auto":
         kernels = ("cudnn",) if name == "prefill" else (name,)
+    if name in ("auto", "prefill") and (kept := _kept(f"{what} {dtype}", kernels)):
+        return kept
+    seconds = dict[Backend, float]()
     for kernel in kernels:
         fault, taken = attention_trial(kernel, dtype)
         if least_of_all(not fault):  # a collective: all processes must agree
@@ -157,7 +155,7 @@ def working_decode_kernel(name: Literal["auto", "xla", "triton"], model: Qwen3Co
 @functools.cache
 def _decode_choice(name: Literal["auto", "triton"], heads: tuple[int, int, int], dtype: str) -> DecodeKernel:
     what = f"decode attention {dtype} of {heads} heads"
-    if name == "auto" and (kept := _kept(what)):
+    if name == "auto" and (kept := _kept(what, ("xla", "triton"))):
         return kept
     fault, seconds = decode_trial(heads, dtype)
     if not least_of_all(not fault):  # a collective: all processes must agree
@@ -216,30 +214,29 @@ def decode_trial(heads: tuple[int, int, int], dtype: str) -> tuple[str, dict[Dec
     return ("" if worst < _TOLERANCE else f"a row is wrong by {worst:.2g} (relative)"), seconds
 
 
-def _kept(what: str) -> Any:
-    """Return the kernel that an earlier run on such a device chose, or "" if it is not known to all processes.
+def _kept(what: str, kernels: tuple[Any, ...]) -> Any:
+    """Return the one of `kernels` that an earlier run on such a device chose, or "" if not all processes know it.
 
     A run that resumes computes with the same kernels. Choices are beside the compiled programs, in kernels.json.
     """
     chosen = _choices().get(_case(what))
-    place = least_of_all(_KERNELS.index(chosen) if chosen in _KERNELS else -1)
+    place = least_of_all(kernels.index(chosen) if chosen in kernels else -1)
     if place < 0:
         return ""
-    log.info("%s: %s, as in an earlier run on this machine (%s)", what, _KERNELS[place], _choices_file())
-    return _KERNELS[place]
+    log.info("%s: %s, as in an earlier run on this machine (%s)", what, kernels[place], _choices_file())
+    return kernels[place]
 
 
 def _keep(what: str, kernel: str) -> None:
     if (file := _choices_file()) and file.parent.is_dir():
         with suppress(OSError):
-            write_whole(file, json.dumps(_choices() | {_case(what): kernel}, indent=1))
+            write_json(file, _choices() | {_case(what): kernel})
 
 
-def _choices() -> dict[str, str]:
+def _choices() -> dict[str, Any]:
     with suppress(OSError, ValueError):
         if file := _choices_file():
-            kept = json.loads(file.read_bytes())
-            return kept if isinstance(kept, dict) else {}
+            return read_json(file)
     return {}
 
 

@@ -155,5 +155,9 @@ def test_the_faster_right_kernel_decodes(monkeypatch, caplog, kept, fault, trito
         else:
             assert working_decode_kernel("triton", shape, "bfloat16") == "triton"
         assert [taken] * (not fault) == (list(json.loads(kept.read_text()).values()) if kept.exists() else [])
+        if not fault:  # a kernel that cannot decode
+            kept.write_text(kept.read_text().replace(f'"{taken}"', '"cudnn"'))
+            attention_trial._decode_choice.cache_clear()
+            assert working_decode_kernel("auto", shape, "bfloat16") == taken
     finally:
         attention_trial._decode_choice.cache_clear()
