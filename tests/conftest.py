@@ -306,7 +306,7 @@ def one_layer():
 
 @pytest.fixture(scope="module")
 def segment_kernel():
-    """The attention "triton" of packed rows is interpreted in this module, in small blocks."""
+    """The attention "triton" of packed rows is interpreted in this module. Blocks of attention are small."""
     from toys import interpret_segment_kernel
 
     with pytest.MonkeyPatch.context() as patch:

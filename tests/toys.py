@@ -72,8 +72,10 @@ def decode_by_length(setattr, split=64):
 
 
 def interpret_segment_kernel(setattr):
-    """Make the kernels for packed rows, "triton", run interpreted on a CPU, in small blocks."""
-    from socialr1_jax.models import segment_kernel
+    """Make the kernels for packed rows, "triton", run interpreted on a CPU. All blocks of attention become small."""
+    from socialr1_jax.models import blockwise, segment_kernel
+
+    setattr(blockwise, "_SMALLEST_BLOCK", 16)
 
     setattr(segment_kernel.pl, "pallas_call", partial(pallas.pallas_call, interpret=True))
     setattr(segment_kernel, "_OWN", 8)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from socialr1_jax.models.arithmetic import Cost
-from socialr1_jax.models.qwen3 import precision
+from socialr1_jax.models.linear import precision
 
 _SECONDS = 0.7  # duration of each of the two measurements
 _ROW = 0.05  # seconds of calls between two waits: waiting after every call would leave an accelerator idle

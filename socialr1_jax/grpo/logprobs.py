@@ -13,7 +13,8 @@ from jax.typing import ArrayLike
 
 from socialr1_jax.models.attention import Backend
 from socialr1_jax.models.blockwise import Segments
-from socialr1_jax.models.qwen3 import Params, Qwen3, Remat, forward, gathered, logits, moved, precision, weight_spec
+from socialr1_jax.models.linear import precision
+from socialr1_jax.models.qwen3 import Params, Qwen3, Remat, forward, gathered, logits, moved, weight_spec
 from socialr1_jax.models.qwen3_config import Qwen3Config
 from socialr1_jax.models.temperature import SMALL, divisor
 from socialr1_jax.runtime.mesh import ROWS, P, by_rows, constrain
@@ -178,7 +179,7 @@ def _backward_chunks(
     dtype = hidden_bud.dtype
 
     def add_chunk(i: jax.Array, sums: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        hidden_nd, kernel_sum_vd = sums
+        hidden_nd, kernel_sum_dv = sums
         hidden_cd, targets_c = chunks.cut(i, hidden_bud), chunks.cut(i, targets_bu)
         logp_c, entropy_c = (chunks.cut(i, gradient_bu)[:, None] for gradient_bu in gradients)
         norm_c, spread_c = (chunks.take(i, x_n)[:, None] for x_n in (norm_n, entropy_n))
@@ -190,12 +191,12 @@ def _backward_chunks(
         change_cv -= probs_cv * (logp_c + entropy_c * (logits_cv - norm_c + spread_c))
         change_cv = (change_cv / divisor(temperature)).astype(dtype)
         part_cd = _product("cv,vd->cd", change_cv, kernel_vd)
-        part_vd = _product("cv,cd->vd", change_cv, hidden_cd)
-        return chunks.put(i, hidden_nd, part_cd.astype(dtype)), kernel_sum_vd + part_vd
+        part_dv = _product("cd,cv->dv", hidden_cd, change_cv)
+        return chunks.put(i, hidden_nd, part_cd.astype(dtype)), kernel_sum_dv + part_dv
 
-    zeros = jnp.zeros((chunks.size, hidden_bud.shape[2]), dtype), jnp.zeros(kernel_vd.shape, jnp.float32)
-    hidden_nd, kernel_sum_vd = jax.lax.fori_loop(0, chunks.count, add_chunk, zeros)
-    return chunks.restore(hidden_nd), kernel_sum_vd[None]
+    zeros = jnp.zeros((chunks.size, hidden_bud.shape[2]), dtype), jnp.zeros(kernel_vd.shape[::-1], jnp.float32)
+    hidden_nd, kernel_sum_dv = jax.lax.fori_loop(0, chunks.count, add_chunk, zeros)
+    return chunks.restore(hidden_nd), kernel_sum_dv.T[None]
 
 
 def chunk_length(positions: int, vocabulary: int) -> int:

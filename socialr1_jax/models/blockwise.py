@@ -15,7 +15,7 @@ import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 
 SAVED = "attention"  # checkpoint name of the results that a remat policy may save to avoid recomputing attention
-_BLOCKS, _SMALLEST_BLOCK = 8, 32  # 8: 9/16 of the square
+_BLOCKS, _SMALLEST_BLOCK = 8, 128  # 8: 9/16 of the square
 
 
 class Segments(NamedTuple):
@@ -98,22 +98,30 @@ def _backward(residuals: Any, dout_btnh: jax.Array) -> tuple[jax.Array, jax.Arra
     dtype, scale = q_btnh.dtype, q_btnh.shape[-1] ** -0.5
     q_bkrh, k_bksh, v_bksh = _rows(q_btnh, k_btkh), k_btkh.swapaxes(1, 2), v_btkh.swapaxes(1, 2)
     dout_bkrh = _rows(dout_btnh, k_btkh)
+    q_bkhr, dout_bkhr = q_bkrh.swapaxes(2, 3), dout_bkrh.swapaxes(2, 3)
     delta_bkr1 = _rows((dout_btnh.astype(jnp.float32) * out_btnh).sum(-1, keepdims=True), k_btkh)
-    dqs, dk_bksh, dv_bksh = [], jnp.zeros(k_bksh.shape, jnp.float32), jnp.zeros(v_bksh.shape, jnp.float32)
+    dqs, dk_bkhs = [], jnp.zeros_like(k_bksh, jnp.float32).swapaxes(2, 3)
+    dv_bkhs = dk_bkhs
     for r, s, seen_b1rs in _blocks(q_btnh, k_btkh, segments):
         q, k, v, dout = q_bkrh[:, :, r], k_bksh[:, :, s], v_bksh[:, :, s], dout_bkrh[:, :, r]
         scores_bkrs = _dot("bkrh,bksh->bkrs", q, k) * scale - norm_bkr1[:, :, r]
         weights_bkrs = jnp.exp(jnp.where(seen_b1rs, scores_bkrs, -jnp.inf))
         dscores_bkrs = (weights_bkrs * (_dot("bkrh,bksh->bkrs", dout, v) - delta_bkr1[:, :, r])).astype(dtype)
         dqs.append(_dot("bkrs,bksh->bkrh", dscores_bkrs, k))
-        later = ((0, 0), (0, 0), (0, k_bksh.shape[2] - s.stop), (0, 0))
-        dk_bksh += jnp.pad(_dot("bkrs,bkrh->bksh", dscores_bkrs, q), later)
-        dv_bksh += jnp.pad(_dot("bkrs,bkrh->bksh", weights_bkrs.astype(dtype), dout), later)
-    dk_btkh, dv_btkh = (scale * dk_bksh).swapaxes(1, 2), dv_bksh.swapaxes(1, 2)
+        # [h, s] instead of [s, h]: the first array of the product is then not the wide one that XLA would transpose.
+        dk_bkhs = _add(dk_bkhs, _dot("bkhr,bkrs->bkhs", q_bkhr[..., r], dscores_bkrs))
+        dv_bkhs = _add(dv_bkhs, _dot("bkhr,bkrs->bkhs", dout_bkhr[..., r], weights_bkrs.astype(dtype)))
+    dk_btkh, dv_btkh = (x_bkhs.transpose(0, 3, 1, 2) for x_bkhs in (scale * dk_bkhs, dv_bkhs))
     return _heads(scale * jnp.concatenate(dqs, 2), q_btnh), dk_btkh.astype(dtype), dv_btkh.astype(dtype), None
 
 
 blockwise_attention.defvjp(_forward, _backward)
+
+
+def _add(sum_bkhs: jax.Array, first_bkhs: jax.Array) -> jax.Array:
+    """Add to the first positions of the sum, in place."""
+    first_bkhs = sum_bkhs[..., : first_bkhs.shape[-1]] + first_bkhs
+    return jax.lax.dynamic_update_slice_in_dim(sum_bkhs, first_bkhs, 0, axis=3)
 
 
 def prefixed_attention(

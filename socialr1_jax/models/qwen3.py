@@ -19,6 +19,7 @@ from jax.typing import ArrayLike
 from socialr1_jax.models.attention import Backend, apply_rope, causal_attention, rope_tables
 from socialr1_jax.models.blockwise import SAVED, Prefix, Segments
 from socialr1_jax.models.eight_bit import EightBit
+from socialr1_jax.models.linear import PRODUCT, linear
 from socialr1_jax.models.qwen3_config import Qwen3Config
 from socialr1_jax.runtime.mesh import ROWS, P, constrain, tensor_shards
 
@@ -218,29 +219,6 @@ def init_params(config: Qwen3Config, key: jax.Array, dtype: Any = jnp.float32) -
     return {**{name: draw(weight, ()) for name, weight in table.items()}, "layers": layers}
 
 
-def precision(x: jax.Array) -> jax.lax.Precision | None:
-    """Return the matmul precision: exact for float32 (no TF32 or bfloat16 passes), the backend's default otherwise."""
-    return jax.lax.Precision.HIGHEST if x.dtype == jnp.float32 else None
-
-
-def linear(x_bti: jax.Array, kernel_oi: jax.Array | EightBit, blocks: int = 1, **options: Any) -> jax.Array:
-    """Multiply x_bti by the kernel, [b, t, o]. `blocks` > 1 splits the outputs into that many batched products.
-
-    This helps with few rows on a CPU, for a reason that is not known: in a loop over twelve kernels of [3072, 1024] a
-    product takes 0.7 instead of 1.1 ms with 4 rows and 1.1 instead of 2.1 ms with 8 (two cores, weights not cached).
-    """
-    if isinstance(kernel_oi, EightBit):
-        numbers_oi = kernel_oi.numbers_oi.astype(x_bti.dtype)
-        y_bto = linear(x_bti, numbers_oi, blocks, preferred_element_type=jnp.float32) * kernel_oi.scale_o
-        return y_bto.astype(options.get("preferred_element_type", x_bti.dtype))
-    o, i = kernel_oi.shape
-    if blocks == 1 or o % blocks:
-        return jnp.einsum("bti,oi->bto", x_bti, kernel_oi, precision=precision(x_bti), **options)
-    kernel_koi = kernel_oi.reshape(blocks, -1, i)
-    y_kbto = jnp.einsum("bti,koi->kbto", x_bti, kernel_koi, precision=precision(x_bti), **options)
-    return jnp.moveaxis(y_kbto, 0, 2).reshape(*x_bti.shape[:2], o)
-
-
 def rms_norm(x: jax.Array, weight: jax.Array, eps: float) -> jax.Array:
     """Apply the root-mean-square norm over the last axis: variance in float32, result in x's dtype."""
     x32 = x.astype(jnp.float32)
@@ -314,8 +292,7 @@ def _keeps(primitive: Any, *inputs: Any, **options: Any) -> bool:
     """Return whether `remat="attention"` saves an operation's results: products with kernels and attention's output."""
     policies = jax.checkpoint_policies
     return (
-        policies.dots_with_no_batch_dims_saveable(primitive, *inputs, **options)
-        or policies.save_only_these_names(SAVED)(primitive, *inputs, **options)
+        policies.save_only_these_names(PRODUCT, SAVED)(primitive, *inputs, **options)
         or primitive.name == "dot_product_attention_fwd_wrapper"  # cuDNN's; if JAX renames it, it is recomputed
     )
 

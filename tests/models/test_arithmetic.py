@@ -62,25 +62,26 @@ def attention(rows, pairs, products):
     return rows * products * 2 * CONFIG.num_hidden_layers * CONFIG.num_attention_heads * CONFIG.head_dim * pairs
 
 
-PAIRS = 32 * 32 + 8 * 40  # of 40 tokens in blocks of 32; half of the square would be 800
+TOKENS, HALF = 160, 160 * 160 / 2
+PAIRS = 128 * 128 + 32 * 160  # in blocks of 128
 
 
 def test_forward():
-    rows, tokens = 3, 40
+    rows, tokens = 3, TOKENS
     counted = dots(jax.make_jaxpr(logprobs(remat="nothing"))(shapes(), *row_arguments(rows, tokens)).jaxpr)
-    expected = Arithmetic(CONFIG, 4, 1).forward(rows * tokens, rows * 800, rows * (tokens - 1)).flops
-    expected += attention(rows, PAIRS, 2) - attention(rows, 800, 2)
+    expected = Arithmetic(CONFIG, 4, 1).forward(rows * tokens, rows * HALF, rows * (tokens - 1)).flops
+    expected += attention(rows, PAIRS, 2) - attention(rows, HALF, 2)
     assert counted == pytest.approx(expected, rel=1e-6)
 
 
 @pytest.mark.parametrize("remat", ["nothing", "attention", "everything"])
 def test_update(remat):
-    rows, tokens = 3, 40
+    rows, tokens = 3, TOKENS
     counted = dots(jax.make_jaxpr(jax.grad(logprobs(remat)))(shapes(), *row_arguments(rows, tokens)).jaxpr)
-    expected = Arithmetic(CONFIG, 4, 1).update(rows * tokens, rows * 800, rows * (tokens - 1), 1, remat).flops
+    expected = Arithmetic(CONFIG, 4, 1).update(rows * tokens, rows * HALF, rows * (tokens - 1), 1, remat).flops
     # Counted are three or four forwards' worth of half squares; run are 2 products forward, 5 backward.
     forwards, products = (4, 9) if remat == "everything" else (3, 7)
-    expected += attention(rows, PAIRS, products) - forwards * attention(rows, 800, 2)
+    expected += attention(rows, PAIRS, products) - forwards * attention(rows, HALF, 2)
     assert counted == pytest.approx(expected, rel=1e-6)
 
 

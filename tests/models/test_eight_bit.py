@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from socialr1_jax.models.eight_bit import eight_bit
-from socialr1_jax.models.qwen3 import linear
+from socialr1_jax.models.linear import linear
 
 FORMATS = ["int8", "float8"]
 
