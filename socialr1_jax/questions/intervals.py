@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.special import stdtrit  # comes with JAX
 
 _Z = 1.959964  # 97.5 % of the normal distribution
 _MOST_ENUMERATED = 16  # up to this many clusters, all signs are enumerated
@@ -16,7 +15,7 @@ _AT_ONCE = 1_000
 
 def around(mean: float, stderr: float, n: int) -> tuple[float, float]:
     """Return the 95 % t interval of a mean over `n` independent units; NaN for fewer than two."""
-    reach = float(stdtrit(n - 1, 0.975)) * stderr if n > 1 else math.nan
+    reach = _t_quantile(n) * stderr if n > 1 else math.nan
     return mean - reach, mean + reach
 
 
@@ -41,8 +40,15 @@ def share_interval(share: float, stderr: float, n: int) -> tuple[float, float]:
     if stderr <= 1e-12 or spread <= 1e-12:
         low, high = _wilson(share, n, _Z)
     else:
-        low, high = _wilson(share, spread / stderr**2, float(stdtrit(n - 1, 0.975)))
+        low, high = _wilson(share, spread / stderr**2, _t_quantile(n))
     return min(low, share), max(high, share)  # rounding may leave a share of 0 or 1 outside
+
+
+def _t_quantile(n: int) -> float:
+    """Return the 97.5 % quantile of Student's t distribution for a mean over `n` units."""
+    from scipy.special import stdtrit  # a tenth of a training command's imports, which need no t distribution
+
+    return float(stdtrit(n - 1, 0.975))
 
 
 def _wilson(share: float, count: float, z: float) -> tuple[float, float]:

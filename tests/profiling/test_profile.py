@@ -180,7 +180,7 @@ def test_puts_are_counted_by_phase(profiled):
     assert phases["reward"]["puts"] == 0
 
 
-def test_strict_refuses_an_implicit_transfer(tmp_path, monkeypatch, capsys):
+def test_strict_refuses_an_implicit_transfer(one_layer, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(Rows, "placed", lambda self: self)  # NumPy into the update
     monkeypatch.setattr(run, "measure_peaks", lambda dtype: Peaks(1.0, 1.0))
     folder = tmp_path / "out"

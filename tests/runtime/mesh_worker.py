@@ -136,7 +136,7 @@ def moved_rows(folder: str, mesh) -> dict[str, np.ndarray]:
         for name in ("admit", "to_host", "from_host"):
             move = getattr(batch, name)
             patch.setattr(batch, name, lambda *a, name=name, move=move, **k: moves.append(name) or move(*a, **k))
-        plan, engine = Engine.plan, Engine(**layers_of(model, 2), max_rows=4)
+        plan, engine = Engine.plan, Engine(**layers_of(model, 1), max_rows=4)
         patch.setattr(Engine, "plan", lambda *args: replace(found := plan(*args), tokens=64 * found.rows))
         samples = [sample for group in engine.sample(*prompts_of(model.config.vocab_size)) for sample in group]
     return {
@@ -151,7 +151,7 @@ def sampling_at_once(folder: str, mesh) -> dict[str, np.ndarray]:
     model = load_hf(folder, mesh)
     prompts, sampling = prompts_of(model.config.vocab_size)
     with jax.set_mesh(mesh):
-        engine = Engine(**layers_of(model, 2), segment_tokens=80)
+        engine = Engine(**layers_of(model, 1), segment_tokens=80)
         samples = [sample for group in engine.sample(prompts, sampling) for sample in group]
         eight_bits = Engine(**layers_of(model, 2), weights="int8")
         short = eight_bits.sample(prompts[:8], SamplingParams(max_new_tokens=16, seed=1))

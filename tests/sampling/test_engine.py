@@ -69,10 +69,8 @@ def sampled(engine, prompts):
 # --- the same tokens in every manner of batching
 
 
-@pytest.mark.parametrize(
-    ("max_rows", "kernel"), [(512, "xla"), (6, "xla"), (1, "xla"), (6, "triton")], indirect=["kernel"], ids=str
-)
-def test_greedy_tokens_of_different_lengths_equal_transformers(engine, prompts, greedy, max_rows, monkeypatch, kernel):
+@pytest.mark.parametrize("max_rows", [512, 6, 1])
+def test_greedy_tokens_of_different_lengths_equal_transformers(engine, prompts, greedy, max_rows, monkeypatch):
     sizes = []
 
     def resized(state, rows, slots):
@@ -102,8 +100,8 @@ def short_of_memory(engine, monkeypatch):
 
 def test_rows_that_waited_in_host_memory_go_on(short_of_memory, prompts, greedy, sampled, kernel):
     engine, moved = short_of_memory
-    each = [SamplingParams(n=2, max_new_tokens=24, seed=5, temperature=i % 2) for i in range(20)]
-    for i, group in enumerate(tokens_of(engine.sample(prompts, each))):
+    each = [SamplingParams(n=2, max_new_tokens=24, seed=5, temperature=i % 2) for i in range(13)]
+    for i, group in enumerate(tokens_of(engine.sample(prompts[:13], each))):
         assert group == (tokens_of(sampled[i : i + 1])[0] if i % 2 else [greedy[i]] * 2)
     assert moved.count("to_host") == moved.count("from_host") == 11  # from 16 rows to 8 to 5
 

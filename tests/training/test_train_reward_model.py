@@ -4,6 +4,7 @@ import importlib.util
 import json
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -108,6 +109,22 @@ def script():
 
 def lines(folder: Path) -> list[dict]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def update_once():
+    """Runs of equal losses share the jitted gradient, and those of equal optimizers the update."""
+    kept = {}
+
+    def shared(config, model, optimizer, backend, real=reward_model.pair_update):
+        update = real(config, model, optimizer, backend)
+        key = tuple(map(str, (config.loss, config.model.dtype, config.model.remat, model, backend)))
+        accumulate = kept.setdefault(key, update).accumulate
+        return kept.setdefault((*key, str(config.optimizer), config.steps), replace(update, accumulate=accumulate))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reward_model, "pair_update", shared)
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -215,8 +215,6 @@ def test_mismatch_stays_flat_at_learning_rate_0(start, tmp_path, rewarded):
         steps=6,
         optimizer={"learning_rate": 0.0},
         checkpoint={"every": 0},
-        grpo={"prompts_per_step": 1, "mini_batch_prompts": 1},
-        sampling={"max_new_tokens": 4},
     )
     before = load_hf(start.model.path).params
     assert grpo.train_grpo(config)
