@@ -46,7 +46,7 @@ def share_interval(share: float, stderr: float, n: int) -> tuple[float, float]:
 
 def _t_quantile(n: int) -> float:
     """Return the 97.5 % quantile of Student's t distribution for a mean over `n` units."""
-    from scipy.special import stdtrit  # a tenth of a training command's imports, which need no t distribution
+    from scipy.special import stdtrit  # a twentieth of a training command's imports, which need no t distribution
 
     return float(stdtrit(n - 1, 0.975))
 
