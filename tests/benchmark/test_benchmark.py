@@ -231,12 +231,15 @@ def test_peers_do_the_same_work_in_turn(capsys):
     pytest.importorskip("torch")
     pytest.importorskip("trl")
     result = benchmark(TOY, BenchmarkConfig(rows=4, prompt=4, new=6, prompts=2, group=2, repeats=1, peers=True))
-    assert result["peers"].keys() == {"prefill_tok_s", "decode_tok_s", "update_tok_s", "grpo_step_s"}
+    told = capsys.readouterr().err
+    # On busy cores six tokens may take no longer than one: then the decode has no speed, and this is said.
+    assert ("decode_tok_s" in result["peers"]) != ("decode of transformers: too short" in told)
+    assert result["peers"].keys() | {"decode_tok_s"} == {"prefill_tok_s", "decode_tok_s", "update_tok_s", "grpo_step_s"}
     assert result["spread_s"].keys() >= {"prefill of transformers", "update of transformers", "grpo_step of TRL"}
     assert result["peers"]["prefill_tok_s"] == pytest.approx(
         16 / result["spread_s"]["prefill of transformers"][1], 2e-3
     )
-    order = [line.partition(":")[0] for line in capsys.readouterr().err.splitlines() if " s, " in line]
+    order = [line.partition(":")[0] for line in told.splitlines() if " s, " in line]
     assert order.index("prefill") < order.index("prefill of transformers") < order.index("decode")
 
 
