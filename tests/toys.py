@@ -76,7 +76,6 @@ def interpret_segment_kernel(setattr):
     from socialr1_jax.models import blockwise, segment_kernel
 
     setattr(blockwise, "_SMALLEST_BLOCK", 16)
-
     setattr(segment_kernel.pl, "pallas_call", partial(pallas.pallas_call, interpret=True))
     setattr(segment_kernel, "_OWN", 8)
     setattr(segment_kernel, "_OTHER", 4)

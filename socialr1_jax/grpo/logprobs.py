@@ -13,7 +13,7 @@ from jax.typing import ArrayLike
 
 from socialr1_jax.models.attention import Backend
 from socialr1_jax.models.blockwise import Segments
-from socialr1_jax.models.linear import precision
+from socialr1_jax.models.linear import dot
 from socialr1_jax.models.qwen3 import Params, Qwen3, Remat, forward, gathered, logits, moved, weight_spec
 from socialr1_jax.models.qwen3_config import Qwen3Config
 from socialr1_jax.models.temperature import SMALL, divisor
@@ -190,8 +190,8 @@ def _backward_chunks(
         change_cv = jnp.where(_is_target(targets_c, logits_cv), logp_c, 0.0)
         change_cv -= probs_cv * (logp_c + entropy_c * (logits_cv - norm_c + spread_c))
         change_cv = (change_cv / divisor(temperature)).astype(dtype)
-        part_cd = _product("cv,vd->cd", change_cv, kernel_vd)
-        part_dv = _product("cd,cv->dv", hidden_cd, change_cv)
+        part_cd = dot("cv,vd->cd", change_cv, kernel_vd)
+        part_dv = dot("cd,cv->dv", hidden_cd, change_cv)
         return chunks.put(i, hidden_nd, part_cd.astype(dtype)), kernel_sum_dv + part_dv
 
     zeros = jnp.zeros((chunks.size, hidden_bud.shape[2]), dtype), jnp.zeros(kernel_vd.shape[::-1], jnp.float32)
@@ -260,7 +260,3 @@ def _tempered(logits_cv: jax.Array, offset_c: jax.Array, temperature: jax.Array,
 
 def _is_target(targets_c: jax.Array, logits_cv: jax.Array) -> jax.Array:
     return jnp.arange(logits_cv.shape[1]) == targets_c[:, None]
-
-
-def _product(form: str, x: jax.Array, y: jax.Array) -> jax.Array:
-    return jnp.einsum(form, x, y, precision=precision(x), preferred_element_type=jnp.float32)

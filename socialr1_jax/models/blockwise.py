@@ -14,8 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 
+from socialr1_jax.models.linear import dot
+
 SAVED = "attention"  # checkpoint name of the results that a remat policy may save to avoid recomputing attention
-_BLOCKS, _SMALLEST_BLOCK = 8, 128  # 8: 9/16 of the square
+_BLOCKS, _SMALLEST_BLOCK = 8, 128  # 8: 9/16 of the square; smaller blocks take longer on a CPU
 
 
 class Segments(NamedTuple):
@@ -81,12 +83,12 @@ def _forward(
     q_bkrh, k_bksh, v_bksh = _rows(q_btnh, k_btkh), k_btkh.swapaxes(1, 2), v_btkh.swapaxes(1, 2)
     outs, sums, scale = [], [], q_btnh.shape[-1] ** -0.5
     for r, s, seen_b1rs in _blocks(q_btnh, k_btkh, segments):
-        scores_bkrs = _dot("bkrh,bksh->bkrs", q_bkrh[:, :, r], k_bksh[:, :, s]) * scale
+        scores_bkrs = dot("bkrh,bksh->bkrs", q_bkrh[:, :, r], k_bksh[:, :, s]) * scale
         scores_bkrs = jnp.where(seen_b1rs, scores_bkrs, -jnp.inf)
         highest_bkr1 = scores_bkrs.max(-1, keepdims=True)
         powers_bkrs = jnp.exp(scores_bkrs - highest_bkr1)
         total_bkr1 = powers_bkrs.sum(-1, keepdims=True)
-        outs.append(_dot("bkrs,bksh->bkrh", powers_bkrs.astype(v_btkh.dtype), v_bksh[:, :, s]) / total_bkr1)
+        outs.append(dot("bkrs,bksh->bkrh", powers_bkrs.astype(v_btkh.dtype), v_bksh[:, :, s]) / total_bkr1)
         sums.append(highest_bkr1 + jnp.log(total_bkr1))
     out_btnh = checkpoint_name(_heads(jnp.concatenate(outs, 2), q_btnh), SAVED)
     norm_bkr1 = checkpoint_name(jnp.concatenate(sums, 2), SAVED)
@@ -100,17 +102,17 @@ def _backward(residuals: Any, dout_btnh: jax.Array) -> tuple[jax.Array, jax.Arra
     dout_bkrh = _rows(dout_btnh, k_btkh)
     q_bkhr, dout_bkhr = q_bkrh.swapaxes(2, 3), dout_bkrh.swapaxes(2, 3)
     delta_bkr1 = _rows((dout_btnh.astype(jnp.float32) * out_btnh).sum(-1, keepdims=True), k_btkh)
-    dqs, dk_bkhs = [], jnp.zeros_like(k_bksh, jnp.float32).swapaxes(2, 3)
-    dv_bkhs = dk_bkhs
+    dqs = []
+    dk_bkhs = dv_bkhs = jnp.zeros(k_bksh.swapaxes(2, 3).shape, jnp.float32)
     for r, s, seen_b1rs in _blocks(q_btnh, k_btkh, segments):
         q, k, v, dout = q_bkrh[:, :, r], k_bksh[:, :, s], v_bksh[:, :, s], dout_bkrh[:, :, r]
-        scores_bkrs = _dot("bkrh,bksh->bkrs", q, k) * scale - norm_bkr1[:, :, r]
+        scores_bkrs = dot("bkrh,bksh->bkrs", q, k) * scale - norm_bkr1[:, :, r]
         weights_bkrs = jnp.exp(jnp.where(seen_b1rs, scores_bkrs, -jnp.inf))
-        dscores_bkrs = (weights_bkrs * (_dot("bkrh,bksh->bkrs", dout, v) - delta_bkr1[:, :, r])).astype(dtype)
-        dqs.append(_dot("bkrs,bksh->bkrh", dscores_bkrs, k))
+        dscores_bkrs = (weights_bkrs * (dot("bkrh,bksh->bkrs", dout, v) - delta_bkr1[:, :, r])).astype(dtype)
+        dqs.append(dot("bkrs,bksh->bkrh", dscores_bkrs, k))
         # [h, s] instead of [s, h]: the first array of the product is then not the wide one that XLA would transpose.
-        dk_bkhs = _add(dk_bkhs, _dot("bkhr,bkrs->bkhs", q_bkhr[..., r], dscores_bkrs))
-        dv_bkhs = _add(dv_bkhs, _dot("bkhr,bkrs->bkhs", dout_bkhr[..., r], weights_bkrs.astype(dtype)))
+        dk_bkhs = _add(dk_bkhs, dot("bkhr,bkrs->bkhs", q_bkhr[..., r], dscores_bkrs))
+        dv_bkhs = _add(dv_bkhs, dot("bkhr,bkrs->bkhs", dout_bkhr[..., r], weights_bkrs.astype(dtype)))
     dk_btkh, dv_btkh = (x_bkhs.transpose(0, 3, 1, 2) for x_bkhs in (scale * dk_bkhs, dv_bkhs))
     return _heads(scale * jnp.concatenate(dqs, 2), q_btnh), dk_btkh.astype(dtype), dv_btkh.astype(dtype), None
 
@@ -138,12 +140,12 @@ def prefixed_attention(
     entries, scale = len(k_dksh), q_btnh.shape[-1] ** -0.5
 
     def beside(q_dkrh: jax.Array) -> tuple[jax.Array, jax.Array]:
-        scores_dkrs = _dot("dkrh,dksh->dkrs", q_dkrh, k_dksh) * scale
+        scores_dkrs = dot("dkrh,dksh->dkrs", q_dkrh, k_dksh) * scale
         scores_dkrs = jnp.where(seen_d11s, scores_dkrs, -1e30)  # finite: an entry may be empty
         highest_dkr1 = scores_dkrs.max(-1, keepdims=True)
         powers_dkrs = jnp.exp(scores_dkrs - highest_dkr1)
         total_dkr1 = powers_dkrs.sum(-1, keepdims=True)
-        out_dkrh = _dot("dkrs,dksh->dkrh", powers_dkrs.astype(v_dksh.dtype), v_dksh) / total_dkr1
+        out_dkrh = dot("dkrs,dksh->dkrh", powers_dkrs.astype(v_dksh.dtype), v_dksh) / total_dkr1
         return out_dkrh, highest_dkr1 + jnp.log(total_dkr1)
 
     # One row of every entry at a time limits the memory of the scores.
@@ -181,8 +183,3 @@ def _heads(x_bkrh: jax.Array, like_btnh: jax.Array) -> jax.Array:
     b, t, _, h = like_btnh.shape
     x_btkgh = x_bkrh.reshape(b, -1, t, x_bkrh.shape[2] // t, h).swapaxes(1, 2)
     return x_btkgh.reshape(like_btnh.shape).astype(like_btnh.dtype)
-
-
-def _dot(form: str, x: jax.Array, y: jax.Array) -> jax.Array:
-    precision = jax.lax.Precision.HIGHEST if x.dtype == jnp.float32 else None
-    return jnp.einsum(form, x, y, precision=precision, preferred_element_type=jnp.float32)

@@ -16,6 +16,11 @@ def precision(x: jax.Array) -> jax.lax.Precision | None:
     return jax.lax.Precision.HIGHEST if x.dtype == jnp.float32 else None
 
 
+def dot(form: str, x: jax.Array, y: jax.Array) -> jax.Array:
+    """Multiply and sum as an einsum's form says, with a float32 result."""
+    return jnp.einsum(form, x, y, precision=precision(x), preferred_element_type=jnp.float32)
+
+
 def linear(x_bti: jax.Array, kernel_oi: jax.Array | EightBit, blocks: int = 1, **options: Any) -> jax.Array:
     """Multiply x_bti by the kernel, [b, t, o]. `blocks` > 1 splits the outputs into that many batched products.
 
