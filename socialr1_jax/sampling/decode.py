@@ -285,7 +285,12 @@ def decode_step(
 
 
 def _next(
-    logits_bv: jax.Array, state: DecodeState, filters: frozenset[str], num_tokens: int, raw: bool
+    logits_bv: jax.Array,
+    uniform_b: jax.Array,
+    state: DecodeState,
+    filters: frozenset[str],
+    num_tokens: int,
+    raw: bool,
 ) -> tuple[DecodeState, Drawn]:
     """Return the state after one more token per live row, and the drawn tokens, [b]."""
     # Each device of `tensor` draws for a part of the rows after one all-to-all, or for all after one all-gather if it
@@ -306,8 +311,6 @@ def _next(
             shaped_bv = filter_logits(shaped_bv, how.temperature_b, how.top_k_b, how.top_p_b, how.min_p_b, filters)
         else:
             shaped_bv = temper(shaped_bv, how.temperature_b)
-    # `positions_b` is the position of the last token; the drawn one gets the next.
-    uniform_b = uniforms(how.keys_b, state.positions_b + 1)
     tokens_b, logprobs_b = draw(shaped_bv, uniform_b, how.temperature_b < GREEDY)
     forced_b = state.thinking_b == 0
     tokens_b = jnp.where(forced_b, how.think_end_b, tokens_b)
@@ -389,10 +392,14 @@ def decode_segment(
             live_b = state.ended_b == LIVE
             logits_bv, caches = decode_step(weights, config, *rows, prefixes, sharing, live_b, blocks, kernel)
             with jax.named_scope("draw"):
-                state, new = _next(logits_bv, state._replace(caches=[]), filters, num_tokens, raw)
+                without = state._replace(caches=[])
+                state, new = _next(logits_bv, uniform_bi[:, i], without, filters, num_tokens, raw)
             drawn = jax.tree.map(lambda all_bi, new_b: all_bi.at[:, i].set(new_b), drawn, new)
             return i + 1, state._replace(caches=caches), drawn
 
+        with jax.named_scope("draw"):  # the numbers of all steps: a live row advances by one position in each
+            positions_bi = state.positions_b[:, None] + 1 + jnp.arange(steps)
+            uniform_bi = _replicated(uniforms(state.sampling.keys_b, positions_bi))
         shape = (state.last_b.shape[0], steps)
         floats = jnp.zeros(shape, jnp.float32)
         empty = Drawn(jnp.zeros(shape, jnp.int32), floats, floats if raw else None)

@@ -21,13 +21,13 @@ def row_keys(seeds_b: jax.Array, step: jax.Array, prompt_ids_b: jax.Array, sampl
     return jax.vmap(row_key)(seeds_b, prompt_ids_b, samples_b)
 
 
-def uniforms(keys_b: jax.Array, positions_b: jax.Array) -> jax.Array:
-    """Return a float32 in [0, 1) per row, from its key and position."""
+def uniforms(keys_b: jax.Array, positions_bt: jax.Array) -> jax.Array:
+    """Return float32 numbers [b, t] in [0, 1), each from its row's key and its position."""
 
     def uniform(key_data: jax.Array, position: jax.Array) -> jax.Array:
         return jax.random.uniform(jax.random.fold_in(jax.random.wrap_key_data(key_data), position))
 
-    return jax.vmap(uniform)(keys_b, positions_b)
+    return jax.vmap(jax.vmap(uniform, (None, 0)))(keys_b, positions_bt)
 
 
 def draw(logits_bv: jax.Array, uniform_b: jax.Array, greedy_b: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -44,7 +44,9 @@ def draw(logits_bv: jax.Array, uniform_b: jax.Array, greedy_b: jax.Array) -> tup
     block_b, before_b = _first_above(sums_bk, uniform_b * total_b)
     inside_bc = jnp.take_along_axis(mass_bkc, block_b[:, None, None], axis=1)[:, 0]
     column_b, _ = _first_above(inside_bc, uniform_b * total_b - before_b)
-    tokens_b = jnp.where(greedy_b, jnp.argmax(logits_bv, axis=-1), block_b * _BLOCK + column_b).astype(jnp.int32)
+    # The first largest logit; `argmax` is not vectorised on a CPU. No logit is the largest if one is NaN.
+    largest_b = jnp.min(jnp.where(logits_bv == top_b1, jnp.arange(v), v - 1), axis=-1)
+    tokens_b = jnp.where(greedy_b, largest_b, block_b * _BLOCK + column_b).astype(jnp.int32)
     chosen_b = jnp.take_along_axis(logits_bv, tokens_b[:, None], axis=-1)[:, 0]
     return tokens_b, chosen_b - top_b1[:, 0] - jnp.log(total_b)
 
