@@ -50,11 +50,19 @@ _TYPES = {  # name -> (words in the prompt, field of the question, number of its
     "behavior": ("Behavioral", "Behavior Reasoning Question", 2),
     "both": ("Motivational and Behavioral", "Motivation and Behavior Reasoning Question", 3),
 }
-_SYSTEM = "You answer questions about what moves people."
-_ANSWER = "Reply with the letter of that option alone: one character, no explanation."
-_ANSWER_COT = (
-    "Reason step by step about the options first, then give the letter of the likeliest one. The last line of your "
-    "reply has that one character and nothing else."
+_ANSWERS = {
+    "user": "Reply with the letter of that option alone: one character, no explanation.",
+    "user_cot": "Reason step by step about the options first, then give the letter of the likeliest one. The last line "
+    "of your reply has that one character and nothing else.",
+}
+_OWN = Wording(
+    {"system": "You answer questions about what moves people."}
+    | {
+        f"{prompt}_{name}": f"A question of {words.lower()} reasoning follows: choose its likeliest answer.\n\n"
+        f"{{question}}\nOptions: {{options}}\n\n{answer}"
+        for prompt, answer in _ANSWERS.items()
+        for name, (words, *_) in _TYPES.items()
+    }
 )
 _NEW_TOKENS = 4096
 _OPTIONS = 6
@@ -97,7 +105,7 @@ def requests(data: Data, protocol: ProtocolName, seed: int) -> list[Request]:
         return [_social_r1(item, name) for item in data.items for name in _TYPES]
     orders = (*ORDERS, *MORE_ORDERS) if protocol == "official_18" else ORDERS
     return [
-        _official(item, name, number, order, data.wording, cot=protocol == "official_cot")
+        _official(item, name, number, order, data.wording or _OWN, cot=protocol == "official_cot")
         for item in data.items
         for number, order in enumerate(orders, 1)
         for name in _TYPES
@@ -112,24 +120,16 @@ def _block(item: Mapping[str, Any], name: str) -> tuple[str, list[str], str]:
 
 
 def _official(
-    item: Mapping[str, Any], name: str, number: int, order: Sequence[int], wording: Wording | None, cot: bool
+    item: Mapping[str, Any], name: str, number: int, order: Sequence[int], wording: Wording, cot: bool
 ) -> Request:
     question, options, gold = _block(item, name)
     shown = [f"{letter}. {options[place - 1]}" for letter, place in zip(LETTERS, order, strict=False)]
-    if wording:
-        system = wording.text("system")
-        content = wording.text(f"user_cot_{name}" if cot else f"user_{name}", question=question, options=str(shown))
-    else:
-        system = _SYSTEM
-        content = (
-            f"A question of {_TYPES[name][0].lower()} reasoning follows: choose its likeliest answer.\n\n{question}\n"
-            f"Options: {shown}\n\n{_ANSWER_COT if cot else _ANSWER}"
-        )
+    content = wording.text(f"user_cot_{name}" if cot else f"user_{name}", question=question, options=str(shown))
     scenario = f"{item['source']}-{item['idx']}"
     return Request(
         id=f"{scenario}-{name}-order{number}",
         item=scenario,
-        messages=chat(content, system),
+        messages=chat(content, wording.text("system")),
         gold=LETTERS[order.index(LETTERS.index(gold) + 1)],
         meta={"source": item["source"], "type": name, "order": number},
         max_new_tokens=_NEW_TOKENS,

@@ -48,28 +48,27 @@ _JUSTIFICATION = "justification"  # in the files, but not a category of the rele
 _ASKED = CATEGORIES | {_JUSTIFICATION: ("justificationQA", (_FREE, _CHOICE))}
 _CONVERSATIONS = (36, 9, 14, 16, 25)  # in the five files
 _ROLE = "You know social situations well. "
-_SYSTEM = {
-    _CHOICE: _ROLE + "Answer the question with the number of the best option. ONLY include the option number.",
-    _YES_NO: _ROLE + "Answer the question with 'Yes' or 'No'. ONLY include 'Yes' or 'No'.",
-    _LIST: _ROLE + "List what is asked for, split by commas. ONLY include the items.",
-    _FREE: _ROLE + "Answer the question in one sentence.",
-}
-_THINK = "Think it through step by step; at the end "
-_SYSTEM_COT = {
-    _CHOICE: _ROLE + _THINK + "give the number of the best option as your final answer.",
-    _YES_NO: _ROLE + _THINK + "give 'Yes' or 'No' alone as your final answer.",
-    _LIST: _ROLE + _THINK + "list what is asked for, split by commas.",
-    _FREE: _ROLE + _THINK + "give one sentence as your final answer.",
-}
-_STEPS = "\n\nReason step by step:\n"
-_FINAL = "\n\nSo the final answer is: "
-_AUTHORS = {  # heading -> name of the authors' text
-    "Context": "context",
-    "Information": "information",
-    "Target Question": "target_question",
-    "Question": "question",
-    "Options": "options",
-}
+_THINK = _ROLE + "Think it through step by step; at the end "
+_OWN = Wording(
+    {
+        "system_choice": _ROLE
+        + "Answer the question with the number of the best option. ONLY include the option number.",
+        "system_yes_no": _ROLE + "Answer the question with 'Yes' or 'No'. ONLY include 'Yes' or 'No'.",
+        "system_list": _ROLE + "List what is asked for, split by commas. ONLY include the items.",
+        "system_free": _ROLE + "Answer the question in one sentence.",
+        "system_cot_choice": _THINK + "give the number of the best option as your final answer.",
+        "system_cot_yes_no": _THINK + "give 'Yes' or 'No' alone as your final answer.",
+        "system_cot_list": _THINK + "list what is asked for, split by commas.",
+        "system_cot_free": _THINK + "give one sentence as your final answer.",
+        "context": "# Context\n{text}",
+        "information": "\n\n# Information\n{text}",
+        "target_question": "\n\n# Target Question\n{text}",
+        "question": "\n\n# Question\n{text}",
+        "options": "\n\n# Options\n{text}",
+        "cot": "\n\nReason step by step:\n",
+        "cot_answer": "{reply}\n\nSo the final answer is: ",
+    }
+)
 _TARGETS = ("fact_question_real_reason", "comprehension_q", "fact_question_truth")
 _NEW_TOKENS = 8192
 _ANSWER = re.compile("answer", re.IGNORECASE)
@@ -133,7 +132,7 @@ def requests(data: Data, protocol: ProtocolName, seed: int) -> list[Request]:
             for question in item[name]:
                 for form in forms:
                     if protocol != "social_r1":
-                        prompts.append(_official(item, category, question, form, seed, data.wording, cot))
+                        prompts.append(_official(item, category, question, form, seed, data.wording or _OWN, cot))
                     elif form in (_CHOICE, _YES_NO):
                         prompts.append(_social_r1(item, category, question, form, seed))
     return prompts
@@ -151,11 +150,11 @@ def _meta(item: Mapping[str, Any], category: str, form: str) -> dict[str, Any]:
     return {"category": category, "form": form, "lie_type": item["lie_type"], "file": item["file"]}
 
 
-def _before(question: Mapping[str, Any]) -> tuple[str, str] | None:
-    """Return (heading, text) of the information or target question that a question refers to, if any."""
+def _before(question: Mapping[str, Any]) -> dict[str, str]:
+    """Return {name of its prompt text: text} for the information or target question that a question refers to."""
     if "information" in question:
-        return "Information", question["information"]
-    return next((("Target Question", question[key]) for key in _TARGETS if key in question), None)
+        return {"information": question["information"]}
+    return next(({"target_question": question[key]} for key in _TARGETS if key in question), {})
 
 
 def _official(
@@ -164,37 +163,28 @@ def _official(
     question: Mapping[str, Any],
     form: str,
     seed: int,
-    wording: Wording | None,
+    wording: Wording,
     cot: bool,
 ) -> Request:
-    parts = [("Context", item["full_context"]), ("Question", question["question"])]
-    if about := _before(question):
-        parts.insert(1, about)
+    parts = {"context": item["full_context"], **_before(question), "question": question["question"]}
     meta = _meta(item, category, form)
     gold: Any = question["correct_answer"]
     if form == _YES_NO:
         gold = gold.lower()
     elif form == _CHOICE:
         options, right = _shuffled(question, seed)
-        parts.append(("Options", "\n".join(f"{i}. {option}" for i, option in enumerate(options, 1))))
+        parts["options"] = "\n".join(f"{i}. {option}" for i, option in enumerate(options, 1))
         gold, meta["options"] = str(right + 1), len(options)
     elif form == _FREE:
         meta["wrong"] = _wrong(question)
-    if wording:
-        system = wording.text(f"system_cot_{form}" if cot else f"system_{form}")
-        user = "".join(wording.text(_AUTHORS[heading], text=words) for heading, words in parts)
-        steps, final = wording.text("cot"), wording.texts["cot_answer"]
-    else:
-        system = _SYSTEM_COT[form] if cot else _SYSTEM[form]
-        user = "\n\n".join(f"# {heading}\n{words}" for heading, words in parts)
-        steps, final = _STEPS, "{reply}" + _FINAL
+    user = "".join(wording.text(name, text=words) for name, words in parts.items())
     if cot:
-        user += steps
-        meta["final"] = final
+        user += wording.text("cot")
+        meta["final"] = wording.texts["cot_answer"]
     return Request(
         id=f"{question['q_id']}-{form}",
         item=item["set_id"],
-        messages=chat(user, system),
+        messages=chat(user, wording.text(f"system_cot_{form}" if cot else f"system_{form}")),
         gold=gold,
         meta=meta,
         max_new_tokens=_NEW_TOKENS,
@@ -205,7 +195,7 @@ def _official(
 def follow_up(request: Request, protocol: ProtocolName, reply: str) -> Request:
     """Return the prompt that asks for the answer, with the reasoning appended to the first prompt."""
     system, user = request.messages
-    content = user["content"] + Wording({"final": request.meta["final"]}, "").text("final", reply=reply)
+    content = user["content"] + Wording({"final": request.meta["final"]}).text("final", reply=reply)
     return replace(request, messages=(system, {"role": "user", "content": content}), follow_up=False)
 
 
@@ -214,12 +204,12 @@ def _social_r1(item: Mapping[str, Any], category: str, question: Mapping[str, An
         options, right = _shuffled(question, seed)
     else:
         options, right = ["Yes", "No"], ("yes", "no").index(question["correct_answer"].lower())
-    about = _before(question)
+    before = [f"{name.replace('_', ' ').title()}: {words}" for name, words in _before(question).items()]
     return card_request(
         id=f"{question['q_id']}-{form}",
         item=item["set_id"],
         story=item["full_context"],
-        question="\n".join([*([f"{about[0]}: {about[1]}"] if about else []), question["question"]]),
+        question="\n".join([*before, question["question"]]),
         options=options,
         gold=LETTERS[right],
         meta=_meta(item, category, form),

@@ -24,7 +24,7 @@ from socialr1_jax.data.options import gold_letter, parse_options
 from socialr1_jax.data.tables import listed
 from socialr1_jax.evaluation.card import card_request, graded_by, lettered
 from socialr1_jax.evaluation.metrics import Grade, Graded, Metric, mean_metric
-from socialr1_jax.evaluation.request import Messages, Request, Wording, chat
+from socialr1_jax.evaluation.request import Request, Wording, chat
 from socialr1_jax.evaluation.task import BenchmarkError, Data, Task, ways
 from socialr1_jax.evaluation.tasks.reading import Reading, text
 from socialr1_jax.runtime.terminal import shown
@@ -67,6 +67,16 @@ _COT = {
     "zh": "先一步一步地比较各项，结尾再写所选的字母，外加两层方括号，例如 [[A]]。",
 }
 _HEADINGS = {"en": ("[Story]", "[Question]", "[Candidate Answers]"), "zh": ("[故事]", "[问题]", "[答案选项]")}
+_OWN = Wording(
+    {f"system_{language}": task.format(how=_DIRECT[language]) for language, task in _TASK.items()}
+    | {f"system_cot_{language}": task.format(how=_COT[language]) for language, task in _TASK.items()}
+    | {
+        f"user_{count}_{language}": f"{story}\n{{story}}\n\n{question}\n{{question}}\n\n{candidates}\n"
+        + lettered([f"{{choice_{letter}}}" for letter in "abcd"[:count]])
+        for language, (story, question, candidates) in _HEADINGS.items()
+        for count in range(2, _MOST_OPTIONS + 1)
+    }
+)
 
 
 def load(folder: Path) -> Data:
@@ -135,7 +145,8 @@ def _official(item: Mapping[str, Any], language: str, seed: int, wording: Wordin
     # and is asked with two in both languages.
     options: Sequence[str] = question["options"][: len(item["zh"]["options"])]
     letters = LETTERS[: len(options)]
-    if wording and f"user_{len(options)}_{language}" not in wording.texts:
+    texts, user = wording or _OWN, f"user_{len(options)}_{language}"
+    if user not in texts.texts:
         raise BenchmarkError(f"{name} ({language}): {len(options)} options; the authors' prompts have two or four")
     # Of two equal options the first letter counts for both, as in the released scripts.
     originals = [letters[options.index(option)] for option in options]
@@ -143,39 +154,29 @@ def _official(item: Mapping[str, Any], language: str, seed: int, wording: Wordin
     # options. `kinder` compares with the option's letter.
     letter = dict(zip(letters, originals, strict=True)).get(question["gold"], "")
     kinder_gold = {} if letter == item["answer"] else {"letter": letter}
+    system = texts.text(f"system_cot_{language}" if cot else f"system_{language}")
     rng = random.Random(f"tombench {seed} {language} {name}")
     prompts = []
     for number in range(1, TRIES + 1):
         order = rng.sample(range(len(options)), len(options))
-        texts = [item["written"][language][place] if wording else options[place] for place in order]
+        choices = {
+            f"choice_{letter.lower()}": item["written"][language][place] if wording else options[place]
+            for letter, place in zip(letters, order, strict=True)
+        }
         mapped = {letter: originals[place] for letter, place in zip(letters, order, strict=True)}
         prompts.append(
             Request(
                 id=f"{name}-{language}-try{number}",
                 item=name,
-                messages=_messages(question, language, texts, wording, cot),
+                messages=chat(
+                    texts.text(user, story=question["story"], question=question["question"], **choices), system
+                ),
                 gold=item["answer"],
                 meta=_meta(item, language) | {"try": number, "shown": mapped} | kinder_gold,
                 max_new_tokens=_NEW_TOKENS,
             )
         )
     return prompts
-
-
-def _messages(
-    asked: Mapping[str, Any], language: str, options: Sequence[str], wording: Wording | None, cot: bool
-) -> Messages:
-    if wording:
-        system = wording.text(f"system_cot_{language}" if cot else f"system_{language}")
-        choices = {f"choice_{letter.lower()}": option for letter, option in zip(LETTERS, options, strict=False)}
-        values = {"story": asked["story"], "question": asked["question"], **choices}
-        user = wording.text(f"user_{len(options)}_{language}", **values)
-    else:
-        system = _TASK[language].format(how=(_COT if cot else _DIRECT)[language])
-        story, question, candidates = _HEADINGS[language]
-        head = f"{story}\n{asked['story']}\n\n{question}\n{asked['question']}\n\n{candidates}\n"
-        user = head + lettered(options)
-    return chat(user, system)
 
 
 def _social_r1(item: Mapping[str, Any], language: str) -> Request:
