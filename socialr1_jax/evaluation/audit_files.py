@@ -15,7 +15,7 @@ from socialr1_jax.data.bad_rows import summary
 from socialr1_jax.data.examples import Example
 from socialr1_jax.data.tables import DataError
 from socialr1_jax.evaluation.card import card_example
-from socialr1_jax.evaluation.registry import get_task
+from socialr1_jax.evaluation.tasks import get_task
 from socialr1_jax.questions.audit import STRONG, audit_examples, is_strong, rule_interval
 from socialr1_jax.questions.sources import open_questions
 from socialr1_jax.run.console import collected_warnings

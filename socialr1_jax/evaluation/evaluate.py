@@ -11,8 +11,6 @@ from rich.table import Table
 
 from socialr1_jax.config.evaluation import PROTOCOLS, TASKS, EvaluateConfig, is_question_source, task_name
 from socialr1_jax.evaluation.question_file import open_questions_task
-from socialr1_jax.evaluation.registry import get_task
-from socialr1_jax.evaluation.reply_file import ReplyFile
 from socialr1_jax.evaluation.request import Wording
 from socialr1_jax.evaluation.respondents import make_respondent
 from socialr1_jax.evaluation.results import (
@@ -23,6 +21,7 @@ from socialr1_jax.evaluation.results import (
     write_results,
 )
 from socialr1_jax.evaluation.results import Table as Rows
+from socialr1_jax.evaluation.rows import ReplyFile
 from socialr1_jax.evaluation.runner import (
     NoFolder,
     TaskResult,
@@ -34,6 +33,7 @@ from socialr1_jax.evaluation.runner import (
 )
 from socialr1_jax.evaluation.sotopia import run as sotopia
 from socialr1_jax.evaluation.task import BenchmarkError, Data, Task
+from socialr1_jax.evaluation.tasks import get_task
 from socialr1_jax.evaluation.wording import FILE, shown_wording
 from socialr1_jax.evaluation.wording_sources import SOURCES
 from socialr1_jax.run.console import Bar, console, shown_log, working

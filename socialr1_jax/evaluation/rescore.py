@@ -9,10 +9,10 @@ from typing import Any
 
 from socialr1_jax.config.commands import RescoreConfig
 from socialr1_jax.config.evaluation import TASKS, ProtocolName, is_question_source
-from socialr1_jax.evaluation.registry import get_task
 from socialr1_jax.evaluation.runner import embedder
 from socialr1_jax.evaluation.scoring import ScoredReply, figures, rescored, status_rates
 from socialr1_jax.evaluation.task import BenchmarkError, Task
+from socialr1_jax.evaluation.tasks import get_task
 from socialr1_jax.runtime.files import finite, read_json, write_json
 from socialr1_jax.runtime.ownership import refuse_foreign_file
 from socialr1_jax.runtime.terminal import print_result, printable

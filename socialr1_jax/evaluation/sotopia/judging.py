@@ -170,7 +170,7 @@ def judge(
                 elif attempt + 1 - before[key] < tries:
                     return ask(key, attempt + 1, str(bad))
                 row |= {"status": "judge_failed", "cause": str(bad)}
-            rows.add(row)
+            rows.append(row)
             verdicts[key] = row
             on_verdict(row)
             return []

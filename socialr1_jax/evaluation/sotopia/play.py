@@ -85,7 +85,7 @@ def play(
                 speaker = speakers[episode.agent != episode.setting.tested]
                 return [(speaker, episode.turn_key, episode.messages(), episode.seed())]
             row = episode.row(run)
-            rows.add(row)
+            rows.append(row)
             known[row["key"]] = row
             on_end(row)
             return []
