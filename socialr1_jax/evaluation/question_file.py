@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
 from socialr1_jax.config.evaluation import EvaluateConfig, ProtocolName, task_name
 from socialr1_jax.config.sections import scalar_text
 from socialr1_jax.data.bad_rows import report, summary
@@ -17,7 +15,7 @@ from socialr1_jax.data.question_files import parse_files
 from socialr1_jax.data.tables import DataError, nearest, source_files
 from socialr1_jax.data.twins import cluster_name, twin_name
 from socialr1_jax.evaluation.card import card_grade, card_request
-from socialr1_jax.evaluation.metrics import Graded, Metric, accuracy, mean_metric
+from socialr1_jax.evaluation.metrics import Graded, Metric, accuracy, all_right, grouped
 from socialr1_jax.evaluation.request import Request
 from socialr1_jax.evaluation.task import GREEDY, BenchmarkError, Data, Remark, Task
 from socialr1_jax.questions.audit import question_type
@@ -136,15 +134,13 @@ def _request(example: Example, by: Mapping[str, str]) -> Request:
 def _metrics(graded: Sequence[Graded], protocol: ProtocolName) -> dict[str, Metric]:
     """Return the accuracy over all questions, of groups of twins (all right) and for each value of each column."""
     figures = {"accuracy": accuracy(graded)}
-    twins: dict[str, list[float]] = {}
+    twins = grouped([row for row in graded if row.request.meta["twin_id"]], lambda row: row.request.meta["twin_id"])
+    if whole := [rows for rows in twins.values() if len(rows) > 1]:
+        figures["pair_accuracy"] = all_right(whole)
     groups: dict[tuple[str, str], list[Graded]] = {}
     for row in graded:
-        if name := row.request.meta["twin_id"]:
-            twins.setdefault(name, []).append(row.grade.value)
         for group in row.request.meta["by"].items():
             groups.setdefault(group, []).append(row)
-    if whole := [float(np.prod(values)) for values in twins.values() if len(values) > 1]:
-        figures["pair_accuracy"] = mean_metric(whole)
     columns = list(dict.fromkeys(column for column, _ in groups))
     ordered = sorted(groups, key=lambda group: (columns.index(group[0]), group[1]))
     return figures | {f"accuracy/{column}={value}": accuracy(groups[column, value]) for column, value in ordered}

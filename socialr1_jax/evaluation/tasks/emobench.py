@@ -18,7 +18,17 @@ from typing import Any
 from socialr1_jax.config.evaluation import ProtocolName
 from socialr1_jax.data.examples import LETTERS
 from socialr1_jax.evaluation.card import card_request, graded_by
-from socialr1_jax.evaluation.metrics import Grade, Graded, Metric, accuracies, accuracy, by_group, mean_metric
+from socialr1_jax.evaluation.metrics import (
+    Grade,
+    Graded,
+    Metric,
+    accuracies,
+    accuracy,
+    all_right,
+    by_group,
+    grouped,
+    mean_metric,
+)
 from socialr1_jax.evaluation.request import Messages, Request, Wording, chat
 from socialr1_jax.evaluation.task import BenchmarkError, Data, Decoding, Hub, Task, ways
 from socialr1_jax.evaluation.tasks import emobench_paper
@@ -283,11 +293,7 @@ def _figures(graded: Sequence[Graded], protocol: ProtocolName) -> dict[str, Metr
 
 def _both_right(graded: Sequence[Graded]) -> Metric:
     """Return the share of (item, order) pairs that are right; in `social_r1` both requests of an item must be."""
-    values: dict[tuple[str, int], float] = {}
-    for row in graded:
-        key = row.request.item, row.request.meta.get("order", 1)
-        values[key] = values.get(key, 1.0) * row.grade.value
-    return mean_metric(list(values.values()), [item for item, _ in values])
+    return all_right(grouped(graded, lambda row: (row.request.item, row.request.meta.get("order"))).values())
 
 
 def _one_question(eu: Sequence[Graded], name: str) -> Metric:

@@ -222,46 +222,35 @@ def requests(data: Data, protocol: ProtocolName, seed: int) -> list[Request]:
                     "skipped": sorted(skipped.get(question.access, ())),
                     **question.meta,
                 }
-                if protocol == "social_r1":
-                    prompts.append(_social_r1(item, question, context, meta))
-                else:
-                    prompts.append(_official(item, question, context, meta, cot=protocol == "official_cot"))
+                prompts.append(_request(item, question, context, meta, protocol))
     return prompts
 
 
-def _names(item: Mapping[str, Any], one: _Question, context: str) -> tuple[str, str]:
-    """Return (id, item) of a request; sets of one conversation form one item."""
-    return f"{context}/{item['set_id']}/{one.id}", f"conversation-{item['set_id'].split('-')[0]}"
-
-
-def _official(item: Mapping[str, Any], one: _Question, context: str, meta: Mapping[str, Any], cot: bool) -> Request:
-    id, unit = _names(item, one, context)
-    content = f"{item[f'{context}_context'].strip()}\n\n{one.body}"
+def _request(
+    item: Mapping[str, Any], one: _Question, context: str, meta: Mapping[str, Any], protocol: ProtocolName
+) -> Request:
+    """Return the prompt of a known question; sets of one conversation form one item."""
+    about: dict[str, Any] = {
+        "id": f"{context}/{item['set_id']}/{one.id}",
+        "item": f"conversation-{item['set_id'].split('-')[0]}",
+        "meta": meta,
+    }
+    story = item[f"{context}_context"].strip()
+    if protocol == "social_r1":
+        question, options = one.card
+        gold = {"a": "A", "b": "B", "yes": "A", "no": "B"}[one.gold]
+        return card_request(story=story, question=question, options=options, gold=gold, **about)
+    content, cot = f"{story}\n\n{one.body}", protocol == "official_cot"
     if cot:
         content = content.removesuffix("Answer:") + _STEPS
-    return Request(
-        id=id,
-        item=unit,
-        messages=chat(content),
-        gold=one.gold,
-        meta=meta,
-        max_new_tokens=_COT_TOKENS if cot else _NEW_TOKENS,
-        follow_up=cot,
-    )
+    tokens = _COT_TOKENS if cot else _NEW_TOKENS
+    return Request(messages=chat(content), gold=one.gold, max_new_tokens=tokens, follow_up=cot, **about)
 
 
 def follow_up(request: Request, protocol: ProtocolName, reply: str) -> Request:
     """Return the prompt that asks for the answer, with the reasoning appended to the first prompt."""
     content = f"{request.messages[0]['content']} {reply.strip()}{_FINAL}"
     return replace(request, messages=chat(content), follow_up=False)
-
-
-def _social_r1(item: Mapping[str, Any], one: _Question, context: str, meta: Mapping[str, Any]) -> Request:
-    id, unit = _names(item, one, context)
-    question, options = one.card
-    gold = {"a": "A", "b": "B", "yes": "A", "no": "B"}[one.gold]
-    story = item[f"{context}_context"].strip()
-    return card_request(id=id, item=unit, story=story, question=question, options=options, gold=gold, meta=meta)
 
 
 TASK = Task(

@@ -21,7 +21,7 @@ from typing import Any
 
 from socialr1_jax.config.evaluation import ProtocolName
 from socialr1_jax.evaluation.card import card_request, graded_by
-from socialr1_jax.evaluation.metrics import Graded, Metric, accuracy, all_right, by_group, mean_metric
+from socialr1_jax.evaluation.metrics import Graded, Metric, by_group, figures_by_type, mean_metric
 from socialr1_jax.evaluation.request import Request, Wording, chat
 from socialr1_jax.evaluation.task import BenchmarkError, Data, Hub, Remark, Task, ways
 from socialr1_jax.evaluation.tasks.reading import Reading, field, text, texts
@@ -200,7 +200,7 @@ def metrics(graded: Sequence[Graded], protocol: ProtocolName) -> dict[str, Metri
     """Return accuracy over SimpleToM's questions, by type, and of stories; then the same for our controls."""
     sets = by_group(graded, "set")
     real = sets.get("simpletom", [])
-    by_name = _figures(real, "accuracy" if protocol == "social_r1" else "ours/mean")
+    by_name = figures_by_type(real, "accuracy" if protocol == "social_r1" else "ours/mean", TYPES)
     if real:
         parts = {"na_frac": real} | {f"na_frac/{name}": rows for name, rows in by_group(real, "type").items()}
         for name, rows in parts.items():
@@ -208,17 +208,10 @@ def metrics(graded: Sequence[Graded], protocol: ProtocolName) -> dict[str, Metri
             by_name[name] = mean_metric(missing, [row.request.item for row in rows])
     for name in _CONTROLS:
         if name in sets:
-            by_name |= {f"ours/{name}/{key}": metric for key, metric in _figures(sets[name], "accuracy").items()}
+            by_name |= {
+                f"ours/{name}/{key}": metric for key, metric in figures_by_type(sets[name], "accuracy", TYPES).items()
+            }
     return by_name
-
-
-def _figures(graded: Sequence[Graded], headline: str) -> dict[str, Metric]:
-    types = by_group(graded, "type")
-    return {
-        headline: accuracy(graded),
-        **{name: accuracy(types[name]) for name in TYPES if name in types},
-        "all_three": all_right(graded, len(TYPES)),
-    }
 
 
 TASK = Task(

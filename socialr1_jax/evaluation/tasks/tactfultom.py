@@ -24,7 +24,17 @@ from socialr1_jax.data.evaluation_sets import EVALUATION_SETS
 from socialr1_jax.data.examples import LETTERS
 from socialr1_jax.evaluation.card import card_request, graded_by
 from socialr1_jax.evaluation.embeddings import TACTFULTOM_MODEL, similarities
-from socialr1_jax.evaluation.metrics import Grade, Graded, Metric, accuracies, accuracy, by_group, mean_metric
+from socialr1_jax.evaluation.metrics import (
+    Grade,
+    Graded,
+    Metric,
+    accuracies,
+    accuracy,
+    all_right,
+    by_group,
+    grouped,
+    mean_metric,
+)
 from socialr1_jax.evaluation.request import Request, Wording, chat
 from socialr1_jax.evaluation.task import BenchmarkError, Data, Decoding, Embedder, Task, ways
 from socialr1_jax.evaluation.tasks.reading import Reading, field, text, texts
@@ -125,17 +135,14 @@ def _wrong(question: Mapping[str, Any], where: str = "") -> list[str]:
 
 def requests(data: Data, protocol: ProtocolName, seed: int) -> list[Request]:
     """Return the questions conversation by conversation; in `social_r1` only choice and yes/no questions."""
-    prompts = []
-    cot = protocol == "official_cot"
-    for item in data.items:
-        for category, (name, forms) in _ASKED.items():
-            for question in item[name]:
-                for form in forms:
-                    if protocol != "social_r1":
-                        prompts.append(_official(item, category, question, form, seed, data.wording or _OWN, cot))
-                    elif form in (_CHOICE, _YES_NO):
-                        prompts.append(_social_r1(item, category, question, form, seed))
-    return prompts
+    return [
+        _request(item, category, question, form, protocol, seed, data.wording or _OWN)
+        for item in data.items
+        for category, (name, forms) in _ASKED.items()
+        for question in item[name]
+        for form in forms
+        if protocol != "social_r1" or form in (_CHOICE, _YES_NO)
+    ]
 
 
 def _shuffled(question: Mapping[str, Any], seed: int) -> tuple[list[str], int]:
@@ -146,10 +153,6 @@ def _shuffled(question: Mapping[str, Any], seed: int) -> tuple[list[str], int]:
     return [options[i] for i in order], order.index(0)
 
 
-def _meta(item: Mapping[str, Any], category: str, form: str) -> dict[str, Any]:
-    return {"category": category, "form": form, "lie_type": item["lie_type"], "file": item["file"]}
-
-
 def _before(question: Mapping[str, Any]) -> dict[str, str]:
     """Return {name of its prompt text: text} for the information or target question that a question refers to."""
     if "information" in question:
@@ -157,39 +160,41 @@ def _before(question: Mapping[str, Any]) -> dict[str, str]:
     return next(({"target_question": question[key]} for key in _TARGETS if key in question), {})
 
 
-def _official(
+def _request(
     item: Mapping[str, Any],
     category: str,
     question: Mapping[str, Any],
     form: str,
+    protocol: ProtocolName,
     seed: int,
     wording: Wording,
-    cot: bool,
 ) -> Request:
-    parts = {"context": item["full_context"], **_before(question), "question": question["question"]}
-    meta = _meta(item, category, form)
-    gold: Any = question["correct_answer"]
+    meta = {"category": category, "form": form, "lie_type": item["lie_type"], "file": item["file"]}
+    about: dict[str, Any] = {"id": f"{question['q_id']}-{form}", "item": item["set_id"], "meta": meta}
+    before, gold = _before(question), question["correct_answer"]
+    options, right = list[str](), 0
     if form == _YES_NO:
-        gold = gold.lower()
+        options, gold = ["Yes", "No"], gold.lower()
+        right = ("yes", "no").index(gold)
     elif form == _CHOICE:
         options, right = _shuffled(question, seed)
+        gold = str(right + 1)
+    if protocol == "social_r1":
+        lines = [f"{name.replace('_', ' ').title()}: {words}" for name, words in before.items()]
+        asked = "\n".join([*lines, question["question"]])
+        return card_request(story=item["full_context"], question=asked, options=options, gold=LETTERS[right], **about)
+    parts = {"context": item["full_context"], **before, "question": question["question"]}
+    if form == _CHOICE:
         parts["options"] = "\n".join(f"{i}. {option}" for i, option in enumerate(options, 1))
-        gold, meta["options"] = str(right + 1), len(options)
+        meta["options"] = len(options)
     elif form == _FREE:
         meta["wrong"] = _wrong(question)
-    user = "".join(wording.text(name, text=words) for name, words in parts.items())
-    if cot:
-        user += wording.text("cot")
+    user, system = "".join(wording.text(name, text=words) for name, words in parts.items()), f"system_{form}"
+    if cot := protocol == "official_cot":
+        user, system = user + wording.text("cot"), f"system_cot_{form}"
         meta["final"] = wording.texts["cot_answer"]
-    return Request(
-        id=f"{question['q_id']}-{form}",
-        item=item["set_id"],
-        messages=chat(user, wording.text(f"system_cot_{form}" if cot else f"system_{form}")),
-        gold=gold,
-        meta=meta,
-        max_new_tokens=_NEW_TOKENS,
-        follow_up=cot,
-    )
+    messages = chat(user, wording.text(system))
+    return Request(messages=messages, gold=gold, max_new_tokens=_NEW_TOKENS, follow_up=cot, **about)
 
 
 def follow_up(request: Request, protocol: ProtocolName, reply: str) -> Request:
@@ -197,23 +202,6 @@ def follow_up(request: Request, protocol: ProtocolName, reply: str) -> Request:
     system, user = request.messages
     content = user["content"] + Wording({"final": request.meta["final"]}).text("final", reply=reply)
     return replace(request, messages=(system, {"role": "user", "content": content}), follow_up=False)
-
-
-def _social_r1(item: Mapping[str, Any], category: str, question: Mapping[str, Any], form: str, seed: int) -> Request:
-    if form == _CHOICE:
-        options, right = _shuffled(question, seed)
-    else:
-        options, right = ["Yes", "No"], ("yes", "no").index(question["correct_answer"].lower())
-    before = [f"{name.replace('_', ' ').title()}: {words}" for name, words in _before(question).items()]
-    return card_request(
-        id=f"{question['q_id']}-{form}",
-        item=item["set_id"],
-        story=item["full_context"],
-        question="\n".join([*before, question["question"]]),
-        options=options,
-        gold=LETTERS[right],
-        meta=_meta(item, category, form),
-    )
 
 
 def read(request: Request, protocol: ProtocolName, reply: str) -> str | Grade:
@@ -286,10 +274,9 @@ def metrics(graded: Sequence[Graded], protocol: ProtocolName) -> dict[str, Metri
         by_name |= {f"{file}/{name}": accuracy(in_file[name]) for name in _ASKED if name in in_file}
     by_name |= accuracies(asked, "form", "form/") | accuracies(micro, "lie_type", "lie_type/")
     if _JUSTIFICATION in by_category:
-        both: dict[str, float] = {}
-        for row in (*by_category[_JUSTIFICATION], *by_category.get("comprehension", ())):
-            both[row.request.item] = both.get(row.request.item, 1.0) * row.grade.value
-        by_name["ours/comprehension_and_justification"] = mean_metric(list(both.values()))
+        both = (*by_category[_JUSTIFICATION], *by_category.get("comprehension", ()))
+        units = grouped(both, lambda row: row.request.item)
+        by_name["ours/comprehension_and_justification"] = all_right(units.values())
     if free := [row for row in graded if row.request.meta["form"] == _FREE]:
         wrong = [max(token_f1(row.grade.answer, text) for text in row.request.meta["wrong"]) for row in free]
         by_name["free/f1"] = accuracy(free)

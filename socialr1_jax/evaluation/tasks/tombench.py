@@ -23,7 +23,7 @@ from socialr1_jax.data.examples import LETTERS
 from socialr1_jax.data.options import gold_letter, parse_options
 from socialr1_jax.data.tables import listed
 from socialr1_jax.evaluation.card import card_request, graded_by, lettered
-from socialr1_jax.evaluation.metrics import Grade, Graded, Metric, mean_metric
+from socialr1_jax.evaluation.metrics import Grade, Graded, Metric, grouped, mean_metric
 from socialr1_jax.evaluation.request import Request, Wording, chat
 from socialr1_jax.evaluation.task import BenchmarkError, Data, Task, ways
 from socialr1_jax.evaluation.tasks.reading import Reading, text
@@ -128,19 +128,21 @@ def _abilities(named: str, where: str) -> list[str]:
 
 def requests(data: Data, protocol: ProtocolName, seed: int) -> list[Request]:
     """Return English, then Chinese prompts; official: the five tries of a question in a row."""
-    questions = [(item, language) for language in _LANGUAGES for item in data.items]
-    if protocol == "social_r1":
-        return [_social_r1(item, language) for item, language in questions]
-    cot = protocol == "official_cot"
-    return [request for item, language in questions for request in _official(item, language, seed, data.wording, cot)]
+    return [
+        request
+        for language in _LANGUAGES
+        for item in data.items
+        for request in _requests(item, language, protocol, seed, data.wording)
+    ]
 
 
-def _meta(item: Mapping[str, Any], language: str) -> dict[str, Any]:
-    return {"language": language, "task": item["task"], "abilities": item["abilities"]}
-
-
-def _official(item: Mapping[str, Any], language: str, seed: int, wording: Wording | None, cot: bool) -> list[Request]:
+def _requests(
+    item: Mapping[str, Any], language: str, protocol: ProtocolName, seed: int, wording: Wording | None
+) -> list[Request]:
     question, name = item[language], f"{item['task']}-{item['number']}"
+    meta = {"language": language, "task": item["task"], "abilities": item["abilities"]}
+    if protocol == "social_r1":
+        return [card_request(id=f"{name}-{language}", item=name, meta=meta | {"try": 1}, **question)]
     # The released scripts count options in the Chinese columns: one question has four English and two Chinese options,
     # and is asked with two in both languages.
     options: Sequence[str] = question["options"][: len(item["zh"]["options"])]
@@ -154,7 +156,7 @@ def _official(item: Mapping[str, Any], language: str, seed: int, wording: Wordin
     # options. `kinder` compares with the option's letter.
     letter = dict(zip(letters, originals, strict=True)).get(question["gold"], "")
     kinder_gold = {} if letter == item["answer"] else {"letter": letter}
-    system = texts.text(f"system_cot_{language}" if cot else f"system_{language}")
+    system = texts.text(f"system_cot_{language}" if protocol == "official_cot" else f"system_{language}")
     rng = random.Random(f"tombench {seed} {language} {name}")
     prompts = []
     for number in range(1, TRIES + 1):
@@ -172,16 +174,11 @@ def _official(item: Mapping[str, Any], language: str, seed: int, wording: Wordin
                     texts.text(user, story=question["story"], question=question["question"], **choices), system
                 ),
                 gold=item["answer"],
-                meta=_meta(item, language) | {"try": number, "shown": mapped} | kinder_gold,
+                meta=meta | {"try": number, "shown": mapped} | kinder_gold,
                 max_new_tokens=_NEW_TOKENS,
             )
         )
     return prompts
-
-
-def _social_r1(item: Mapping[str, Any], language: str) -> Request:
-    name = f"{item['task']}-{item['number']}"
-    return card_request(id=f"{name}-{language}", item=name, meta=_meta(item, language) | {"try": 1}, **item[language])
 
 
 def read(request: Request, protocol: ProtocolName, reply: str) -> str:
@@ -215,33 +212,25 @@ def metrics(graded: Sequence[Graded], protocol: ProtocolName) -> dict[str, Metri
         if not voted and language != "en":
             continue
         by_name[f"{headline}_{language}"] = mean_metric([row.grade.value for row in voted])
-        sets: dict[str, list[float]] = {f"tasks_{language}/{task}": [] for task in TASKS}
-        sets |= {f"groups_{language}/{group}": [] for group in GROUPS}
-        sets |= {f"abilities_{language}/{ability}": [] for ability in _all_abilities(voted)}
+        sets: dict[str, dict[str, list[float]]] = {"tasks": {}, "groups": {}, "abilities": {}}
         for row in voted:
-            abilities = row.request.meta["abilities"]
-            names = {f"groups_{language}/{ability.partition(':')[0]}" for ability in abilities}
-            names |= {f"abilities_{language}/{ability}" for ability in abilities}
-            if row.request.meta["task"] in TASKS:
-                names.add(f"tasks_{language}/{row.request.meta['task']}")
-            for name in names:
-                sets[name].append(row.grade.value)
-        by_name |= {name: mean_metric(values) for name, values in sets.items() if values}
+            abilities = set(row.request.meta["abilities"])
+            groups = {ability.partition(":")[0] for ability in abilities}
+            for kind, names in (("tasks", [row.request.meta["task"]]), ("groups", groups), ("abilities", abilities)):
+                for name in names:
+                    sets[kind].setdefault(name, []).append(row.grade.value)
+        for kind, known in (("tasks", TASKS), ("groups", GROUPS), ("abilities", sorted(sets["abilities"]))):
+            for name in known:
+                if values := sets[kind].get(name):
+                    by_name[f"{kind}_{language}/{name}"] = mean_metric(values)
     return by_name
-
-
-def _all_abilities(graded: Sequence[Graded]) -> list[str]:
-    return sorted({ability for row in graded for ability in row.request.meta["abilities"]})
 
 
 def _votes(graded: Sequence[Graded]) -> list[Graded]:
     """Return every question of one language with its most frequent answer; the first one wins a tie."""
-    questions: dict[str, list[Graded]] = {}
-    for row in graded:
-        questions.setdefault(row.request.item, []).append(row)
     voted = []
-    for tries in questions.values():
-        tries.sort(key=lambda row: row.request.meta["try"])
+    for rows in grouped(graded, lambda row: row.request.item).values():
+        tries = sorted(rows, key=lambda row: row.request.meta["try"])
         answer = Counter(row.grade.answer for row in tries).most_common(1)[0][0]
         voted.append(next(row for row in tries if row.grade.answer == answer))
     return voted
