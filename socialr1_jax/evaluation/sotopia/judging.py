@@ -23,7 +23,7 @@ from socialr1_jax.evaluation.rows import JsonRow, RowFile
 from socialr1_jax.evaluation.sotopia.episode import Episode, Setting, Utterance, objects_in, seed_of
 from socialr1_jax.evaluation.sotopia.official import judge_prompt
 from socialr1_jax.evaluation.sotopia.play import Call, Speaker, feed
-from socialr1_jax.rewards.rubric import folded_keys, harmless, material_hash
+from socialr1_jax.rewards.rubric import folded_keys, material_hash
 from socialr1_jax.runtime.interrupt import NEVER, Stop
 
 
@@ -70,33 +70,26 @@ DIMENSIONS = {
     ),
 }
 AGENTS = ("agent_1", "agent_2")  # names in the judge's reply: first and second agent
-SCHEMA: dict[str, Any] = {  # JSON Schema of the judge's reply, for servers with structured output
-    "type": "object",
-    "required": ["code", *AGENTS],
-    "additionalProperties": False,
-    "properties": {"code": {"type": "string"}}
-    | {
-        agent: {
-            "type": "object",
-            "required": list(DIMENSIONS),
-            "additionalProperties": False,
-            "properties": {
-                name: {
-                    "type": "object",
-                    "required": ["reasoning", "score"],
-                    "additionalProperties": False,
-                    "properties": {
-                        "reasoning": {"type": "string"},
-                        "score": {"type": "integer", "minimum": one.low, "maximum": one.high},
-                    },
-                }
-                for name, one in DIMENSIONS.items()
-            },
-        }
-        for agent in AGENTS
-    },
-}
 
+
+def _closed(properties: dict[str, Any]) -> dict[str, Any]:
+    """Return the JSON Schema of an object with these properties and no others."""
+    return {
+        "type": "object",
+        "required": list(properties),
+        "additionalProperties": False,
+        "properties": properties,
+    }
+
+
+def _score_schema(dimension: Dimension) -> dict[str, Any]:
+    score = {"type": "integer", "minimum": dimension.low, "maximum": dimension.high}
+    return _closed({"reasoning": {"type": "string"}, "score": score})
+
+
+_AGENT_SCHEMA = _closed({name: _score_schema(dimension) for name, dimension in DIMENSIONS.items()})
+# JSON Schema of the judge's reply, for servers with structured output.
+SCHEMA = _closed({"code": {"type": "string"}, **dict.fromkeys(AGENTS, _AGENT_SCHEMA)})
 PROMPT = "3"  # version of the judge's prompt, part of its run id
 
 _NO_REPLY = "error: "  # prefix of the cause if the call failed
@@ -175,24 +168,23 @@ def judge(
             on_verdict(row)
             return []
 
-        feed([speaker], begin, take, at_once=at_once or 2 * speaker.slots, stop=stop)
+        feed([speaker], begin, take, at_once=at_once, stop=stop)
     return verdicts
 
 
 def judge_messages(episode: Episode, cause: str = "") -> Messages:
     """Return the judge's prompt; `cause` says why its last reply was invalid."""
-    text = _official(episode) if episode.setting.wording else _own(episode)
+    setting = episode.setting
+    if setting.wording:
+        text = judge_prompt(setting.wording, setting, episode.turns, DIMENSIONS)
+    else:
+        text = _own_prompt(episode)
     if cause:
         text += f"\n\nYour last reply could not be used ({cause}). Give the whole JSON object, in this form."
     return ({"role": "user", "content": text},)
 
 
-def _official(episode: Episode) -> str:
-    assert episode.setting.wording
-    return judge_prompt(episode.setting.wording, episode.setting, episode.turns, DIMENSIONS, harmless)
-
-
-def _own(episode: Episode) -> str:
+def _own_prompt(episode: Episode) -> str:
     names = [agent.name for agent in episode.setting.agents]
     asks = "\n".join(f"- {name}: integer from {d.low} to {d.high}. {d.asks}" for name, d in DIMENSIONS.items())
     score = '{"reasoning": "...", "score": ...}'  # invalid JSON, so an echo of the prompt is not a verdict

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from socialr1_jax.evaluation.request import Wording
 from socialr1_jax.evaluation.sotopia.profiles import ENVIRONMENT, GENDERS, Agent, visible
+from socialr1_jax.rewards.rubric import harmless, without_chat_tokens
 
 if TYPE_CHECKING:
     from socialr1_jax.evaluation.sotopia.episode import Rules, Setting, Turn
@@ -31,14 +32,12 @@ def rules_of(wording: Wording) -> Rules:
     return "head" if "participants" in wording.texts else "0.1.4"
 
 
-def agent_prompt(
-    wording: Wording, setting: Setting, turns: tuple[Turn, ...], actions: tuple[str, ...], clean: Callable[[str], str]
-) -> str:
-    """Return the prompt of the agent whose turn follows `turns`; `clean` sanitises each utterance."""
+def agent_prompt(wording: Wording, setting: Setting, turns: tuple[Turn, ...], actions: tuple[str, ...]) -> str:
+    """Return the prompt of the agent whose turn follows `turns`."""
     me = len(turns) % 2
     seen = [wording.text("begins", context=_context(wording, setting, me))]
     for number, turn in enumerate(turns):
-        acted = "" if turn.action == "none" else _acted(wording, setting, turn, clean)
+        acted = "" if turn.action == "none" else _acted(wording, setting, turn, without_chat_tokens)
         seen.append(wording.text("seen", number=str(number), acted=acted))
     return _unindented(
         wording.text(
@@ -53,13 +52,9 @@ def agent_prompt(
 
 
 def judge_prompt(
-    wording: Wording,
-    setting: Setting,
-    turns: tuple[Turn, ...],
-    dimensions: Mapping[str, Dimension],
-    clean: Callable[[str], str],
+    wording: Wording, setting: Setting, turns: tuple[Turn, ...], dimensions: Mapping[str, Dimension]
 ) -> str:
-    """Return the judge's prompt without idle turns; `clean` sanitises each utterance.
+    """Return the judge's prompt without idle turns.
 
     The authors' code also drops utterances that contain their phrase for doing nothing, so an agent could hide a turn.
     Here they are kept.
@@ -68,7 +63,7 @@ def judge_prompt(
     for number, turn in enumerate(turns, 1):
         lines.append(wording.text("number", number=str(number)))
         if turn.action != "none":
-            lines.append(_acted(wording, setting, turn, clean))
+            lines.append(_acted(wording, setting, turn, harmless))
     agents = ", ".join(f'"{agent}"' for agent in _AGENTS)
     return _unindented(
         wording.text(
