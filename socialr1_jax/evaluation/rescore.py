@@ -20,15 +20,10 @@ from socialr1_jax.runtime.terminal import print_result, printable
 _ASKED_ALIKE = ("tombench_hard",)  # same prompt in both protocols
 
 
-def refuse_foreign_figures(file: Path) -> None:
-    """Raise ForeignFile if the file exists and does not hold the output of `rescore`."""
-
-    def is_own(file: Path) -> bool:
-        written = read_json(file)
-        tasks = written["results"].keys() | written["status"].keys()
-        return written.keys() == {"results", "status"} and bool(tasks) and all(map(_is_task, tasks))
-
-    refuse_foreign_file(file, is_own, "a file of figures")
+def _is_figures(file: Path) -> bool:
+    written = read_json(file)
+    tasks = written["results"].keys() | written["status"].keys()
+    return written.keys() == {"results", "status"} and bool(tasks) and all(map(_is_task, tasks))
 
 
 def refuse_lost_figures(file: Path, found: Mapping[str, Any]) -> None:
@@ -71,7 +66,7 @@ def print_rescored(config: RescoreConfig) -> None:
     """
     samples, output = Path(config.samples), Path(config.output)
     if config.output:
-        refuse_foreign_figures(output)
+        refuse_foreign_file(output, _is_figures, "a file of figures")
     if not samples.is_file():
         others = ", ".join(file.name for file in sorted(samples.parent.glob("samples_*.jsonl")))
         raise BenchmarkError(f"there is no file {samples}" + (f"; beside it: {others}" if others else ""))
