@@ -8,11 +8,11 @@ from pathlib import Path
 
 from socialr1_jax.config.evaluation import EvaluateConfig, ProtocolName, task_name
 from socialr1_jax.config.sections import scalar_text
-from socialr1_jax.data.bad_rows import report, summary
+from socialr1_jax.data.bad_rows import summary
 from socialr1_jax.data.examples import Example
 from socialr1_jax.data.prompts import PromptWriter
 from socialr1_jax.data.question_files import parse_files
-from socialr1_jax.data.tables import DataError, nearest, source_files
+from socialr1_jax.data.tables import nearest, source_files
 from socialr1_jax.data.twins import cluster_name, twin_name
 from socialr1_jax.evaluation.card import card_grade, card_request
 from socialr1_jax.evaluation.metrics import Graded, Metric, accuracy, all_right, grouped
@@ -71,13 +71,8 @@ def _read(source: str, config: EvaluateConfig) -> tuple[list[Example], tuple[str
     parsed = parse_files(
         source, files, config.columns, config.where, first_label=config.first_label, paths=config.by_columns
     )
-    bad = parsed.bad
-    if bad and not (config.allow_bad_rows and parsed.examples):
-        fix = "Correct the file, or how it is read: columns, where, first_label"
-        raise DataError(
-            report(bad, parsed.total, fix + "; or leave such rows out: allow_bad_rows=true." * bool(parsed.examples))
-        )
-    if not bad:
+    parsed.refuse_bad(config.allow_bad_rows)
+    if not (bad := parsed.bad):
         return parsed.examples, ()
     return parsed.examples, (
         f"left out {len(bad):,} of {counted(parsed.total, 'row')} that cannot be used: {summary(bad)}",

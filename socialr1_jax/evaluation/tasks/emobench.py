@@ -17,6 +17,7 @@ from typing import Any
 
 from socialr1_jax.config.evaluation import ProtocolName
 from socialr1_jax.data.examples import LETTERS
+from socialr1_jax.data.prompts import lettered
 from socialr1_jax.evaluation.card import card_request, graded_by
 from socialr1_jax.evaluation.metrics import (
     Grade,
@@ -179,15 +180,11 @@ def _messages(item: Mapping[str, Any], wording: Wording, cot: bool) -> Messages:
         conditions = f"{wording.text(f'reasoning_{language}')},\n{conditions}"
     shape = wording.text("format", statement=statement, conditions=conditions)
     if part == "EU":
-        choices = {f"{name}_choices": _lettered(item[f"{key}_choices"]) for name, key in _EU_CHOICES.items()}
+        choices = {f"{name}_choices": lettered(item[f"{key}_choices"], "{}) {}") for name, key in _EU_CHOICES.items()}
     else:
-        choices = {"choices": _lettered(item["choices"]), "q_type": item["question type"], "kind": _kind(item)}
+        choices = {"choices": lettered(item["choices"], "{}) {}"), "q_type": item["question type"], "kind": _kind(item)}
     values = {"scenario": item["scenario"], "subject": item["subject"], **choices}
     return chat(wording.text(f"user_{part}_{language}", **values), wording.text(f"system_{language}") + shape)
-
-
-def _lettered(options: Sequence[str]) -> str:
-    return "\n".join(f"{letter}) {option}" for letter, option in zip(LETTERS, options, strict=False))
 
 
 def _social_r1(item: Mapping[str, Any]) -> list[Request]:

@@ -21,8 +21,9 @@ from socialr1_jax.config.evaluation import ProtocolName
 from socialr1_jax.data.evaluation_sets import EVALUATION_SETS
 from socialr1_jax.data.examples import LETTERS
 from socialr1_jax.data.options import gold_letter, parse_options
+from socialr1_jax.data.prompts import lettered
 from socialr1_jax.data.tables import listed
-from socialr1_jax.evaluation.card import card_request, graded_by, lettered
+from socialr1_jax.evaluation.card import card_request, graded_by
 from socialr1_jax.evaluation.metrics import Grade, Graded, Metric, grouped, mean_metric
 from socialr1_jax.evaluation.request import Request, Wording, chat
 from socialr1_jax.evaluation.task import BenchmarkError, Data, Task, ways
