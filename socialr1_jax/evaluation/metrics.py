@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple
 
@@ -72,6 +73,12 @@ def by_group(graded: Sequence[Graded], key: str) -> dict[str, list[Graded]]:
 def accuracies(graded: Sequence[Graded], key: str, prefix: str = "") -> dict[str, Metric]:
     """Return the accuracy of each group of `by_group`, keyed `<prefix><group>`."""
     return {f"{prefix}{name}": accuracy(rows) for name, rows in by_group(graded, key).items()}
+
+
+def majority(graded: Sequence[Graded]) -> Graded:
+    """Return the first of the most frequent answers to a question; the first one wins a tie."""
+    answer = Counter(row.grade.answer for row in graded).most_common(1)[0][0]
+    return next(row for row in graded if row.grade.answer == answer)
 
 
 def all_right(units: Collection[Sequence[Graded]]) -> Metric:

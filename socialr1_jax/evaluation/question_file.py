@@ -92,7 +92,7 @@ def questions_task(name: str, examples: Mapping[str, Example] | None = None) -> 
         licence="yours",
         protocols={"social_r1": GREEDY},
         load=_is_opened,
-        requests=_requests,
+        requests=lambda data, protocol, seed: [_request(item["example"], item["by"]) for item in data.items],
         grade=lambda request, protocol, reply: card_grade(request, reply),
         metrics=_metrics,
         examples=asked,
@@ -107,10 +107,6 @@ def _groups(example: Example, by: Sequence[str]) -> dict[str, str]:
     """Return the question's value in each column; `type` may also be derived from the file's layout."""
     values = {name: question_type(example) if name == _TYPE else scalar_text(example.meta.get(name)) for name in by}
     return {name: printable(value, 100) for name, value in values.items() if value}
-
-
-def _requests(data: Data, protocol: ProtocolName, seed: int) -> list[Request]:
-    return [_request(item["example"], item["by"]) for item in data.items]
 
 
 def _request(example: Example, by: Mapping[str, str]) -> Request:

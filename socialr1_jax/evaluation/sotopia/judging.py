@@ -132,10 +132,12 @@ def judge(
 
     Returns the verdicts by the episode's key, valid and failed. Raises Interrupted if `stop` is set.
     """
-    played = _played(settings, episodes)
-    digests = {key: _digest(episode) for key, episode in played.items()}
+    by_key = {setting.key: setting for setting in settings if setting.key in episodes}
+    played = {key: Episode.from_row(setting, episodes[key]) for key, setting in by_key.items()}
+    digests = {key: hashlib.sha256(one.transcript().encode()).hexdigest()[:16] for key, one in played.items()}
     with RowFile(file, is_verdict) as rows:
-        verdicts = _latest(rows.known, digests, run)
+        of_judge = [row for row in rows.known if row["run"] == run]
+        verdicts = {row["key"]: row for row in of_judge if digests.get(row["key"]) == row["episode"]}
         waiting = deque(key for key in played if key not in verdicts or verdicts[key]["status"] != "ok")
         before = {key: int(verdicts[key]["tries"]) if key in verdicts else 0 for key in waiting}
         pending: dict[str, tuple[str, int]] = {}  # turn key -> episode key, attempt
@@ -156,7 +158,9 @@ def judge(
             key, attempt = pending.pop(turn)
             row: dict[str, Any] = {"key": key, "run": run, "episode": digests[key], "tries": attempt + 1}
             try:
-                row |= {"status": "ok", "cause": ""} | _columns(parse_scores(reply, answer_code(played[key])))
+                both = parse_scores(reply, answer_code(played[key]))
+                row |= {"status": "ok", "cause": "", "scores": [dict(one.values) for one in both]}
+                row["reasons"] = [dict(one.reasons) for one in both]
             except BadVerdict as bad:
                 if reply.error:
                     row["tries"] = attempt
@@ -249,24 +253,6 @@ def is_verdict(row: Any) -> bool:
         return bool(row["status"] == "judge_failed")
     except (TypeError, KeyError):
         return False
-
-
-def _played(settings: Sequence[Setting], episodes: Mapping[str, JsonRow]) -> dict[str, Episode]:
-    by_key = {setting.key: setting for setting in settings if setting.key in episodes}
-    return {key: Episode.from_row(setting, episodes[key]) for key, setting in by_key.items()}
-
-
-def _latest(rows: Sequence[JsonRow], digests: Mapping[str, str], run: str) -> dict[str, JsonRow]:
-    """Return this judge's latest verdicts by episode key, without verdicts on a different transcript."""
-    return {row["key"]: row for row in rows if row["run"] == run and digests.get(row["key"]) == row["episode"]}
-
-
-def _digest(episode: Episode) -> str:
-    return hashlib.sha256(episode.transcript().encode()).hexdigest()[:16]
-
-
-def _columns(scores: tuple[Scores, Scores]) -> dict[str, Any]:
-    return {"scores": [dict(agent.values) for agent in scores], "reasons": [dict(agent.reasons) for agent in scores]}
 
 
 def _named(value: Any) -> Any:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import random
 import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from socialr1_jax.data.options import gold_letter, parse_options
 from socialr1_jax.data.prompts import lettered
 from socialr1_jax.data.tables import listed
 from socialr1_jax.evaluation.card import card_request, graded_by
-from socialr1_jax.evaluation.metrics import Grade, Graded, Metric, grouped, mean_metric
+from socialr1_jax.evaluation.metrics import Grade, Graded, Metric, grouped, majority, mean_metric
 from socialr1_jax.evaluation.request import Request, Wording, chat
 from socialr1_jax.evaluation.task import BenchmarkError, Data, Task, ways
 from socialr1_jax.evaluation.tasks.reading import Reading, text
@@ -209,7 +208,9 @@ def metrics(graded: Sequence[Graded], protocol: ProtocolName) -> dict[str, Metri
     headline = "accuracy" if protocol == "social_r1" else "ours/accuracy"
     by_name: dict[str, Metric] = {}
     for language in _LANGUAGES:
-        voted = _votes([row for row in graded if row.request.meta["language"] == language])
+        rows = [row for row in graded if row.request.meta["language"] == language]
+        rows.sort(key=lambda row: row.request.meta["try"])
+        voted = [majority(tries) for tries in grouped(rows, lambda row: row.request.item).values()]
         if not voted and language != "en":
             continue
         by_name[f"{headline}_{language}"] = mean_metric([row.grade.value for row in voted])
@@ -225,16 +226,6 @@ def metrics(graded: Sequence[Graded], protocol: ProtocolName) -> dict[str, Metri
                 if values := sets[kind].get(name):
                     by_name[f"{kind}_{language}/{name}"] = mean_metric(values)
     return by_name
-
-
-def _votes(graded: Sequence[Graded]) -> list[Graded]:
-    """Return every question of one language with its most frequent answer; the first one wins a tie."""
-    voted = []
-    for rows in grouped(graded, lambda row: row.request.item).values():
-        tries = sorted(rows, key=lambda row: row.request.meta["try"])
-        answer = Counter(row.grade.answer for row in tries).most_common(1)[0][0]
-        voted.append(next(row for row in tries if row.grade.answer == answer))
-    return voted
 
 
 TASK = Task(
