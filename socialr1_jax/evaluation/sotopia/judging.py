@@ -21,7 +21,7 @@ from pydantic import TypeAdapter, ValidationError
 from socialr1_jax.evaluation.request import Messages
 from socialr1_jax.evaluation.rows import JsonRow, RowFile
 from socialr1_jax.evaluation.sotopia.episode import Episode, Setting, Utterance, objects_in, seed_of
-from socialr1_jax.evaluation.sotopia.official import judge_prompt
+from socialr1_jax.evaluation.sotopia.official import AGENTS, judge_prompt, object_schema
 from socialr1_jax.evaluation.sotopia.play import Call, Speaker, feed
 from socialr1_jax.rewards.rubric import folded_keys, material_hash
 from socialr1_jax.runtime.interrupt import NEVER, Stop
@@ -69,27 +69,16 @@ DIMENSIONS = {
         0, 10, "What was the agent's social goal, and how far did it reach it? 0 for not at all, 10 for completely."
     ),
 }
-AGENTS = ("agent_1", "agent_2")  # names in the judge's reply: first and second agent
-
-
-def _closed(properties: dict[str, Any]) -> dict[str, Any]:
-    """Return the JSON Schema of an object with these properties and no others."""
-    return {
-        "type": "object",
-        "required": list(properties),
-        "additionalProperties": False,
-        "properties": properties,
-    }
 
 
 def _score_schema(dimension: Dimension) -> dict[str, Any]:
     score = {"type": "integer", "minimum": dimension.low, "maximum": dimension.high}
-    return _closed({"reasoning": {"type": "string"}, "score": score})
+    return object_schema({"reasoning": {"type": "string"}, "score": score}, closed=True)
 
 
-_AGENT_SCHEMA = _closed({name: _score_schema(dimension) for name, dimension in DIMENSIONS.items()})
+_AGENT_SCHEMA = object_schema({name: _score_schema(one) for name, one in DIMENSIONS.items()}, closed=True)
 # JSON Schema of the judge's reply, for servers with structured output.
-SCHEMA = _closed({"code": {"type": "string"}, **dict.fromkeys(AGENTS, _AGENT_SCHEMA)})
+SCHEMA = object_schema({"code": {"type": "string"}, **dict.fromkeys(AGENTS, _AGENT_SCHEMA)}, closed=True)
 PROMPT = "3"  # version of the judge's prompt, part of its run id
 
 _NO_REPLY = "error: "  # prefix of the cause if the call failed

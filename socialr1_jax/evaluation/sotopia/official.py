@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from socialr1_jax.evaluation.sotopia.episode import Rules, Setting, Turn
     from socialr1_jax.evaluation.sotopia.judging import Dimension
 
+AGENTS = ("agent_1", "agent_2")  # names in the judge's reply: first and second agent
 _PROFILES = ("stranger", "name", "acquaintance", "friend", "friend", "friend")  # indexed by relationship
 _UNKNOWN = "Unknown"
 _DIMENSIONS = "SotopiaDimensions"
 _REF = {"$ref": f"#/$defs/{_DIMENSIONS}"}
-_AGENTS = ("agent_1", "agent_2")
 _KINDS = {(0, 10): "Positive", (-10, 0): "Negative", (-5, 5): "Bidirectional"}  # of scores, by (low, high)
 
 
@@ -64,7 +64,7 @@ def judge_prompt(
         lines.append(wording.text("number", number=str(number)))
         if turn.action != "none":
             lines.append(_acted(wording, setting, turn, harmless))
-    agents = ", ".join(f'"{agent}"' for agent in _AGENTS)
+    agents = ", ".join(f'"{agent}"' for agent in AGENTS)
     return _unindented(
         wording.text(
             "judge",
@@ -86,9 +86,11 @@ def judge_schema(wording: Wording, dimensions: Mapping[str, Dimension]) -> dict[
         else:
             pair = {"maxItems": 2, "minItems": 2, "prefixItems": [{"type": "string"}, {"type": "integer"}]}
             scores[name] = {**asks, **pair, "title": _title(name), "type": "array"}
-    of_agent = _object(scores, _DIMENSIONS, closed=head, description=wording.text("dimensions"))
+    of_agent = object_schema(scores, _DIMENSIONS, closed=head, description=wording.text("dimensions"))
     if not head:
-        both = _object({f"{agent}_evaluation": _REF for agent in _AGENTS}, f"EvaluationForTwoAgents[{_DIMENSIONS}]")
+        both = object_schema(
+            {f"{agent}_evaluation": _REF for agent in AGENTS}, f"EvaluationForTwoAgents[{_DIMENSIONS}]"
+        )
         return {"$defs": {_DIMENSIONS: of_agent}, **both}
     defs = {}
     for kind in sorted(_KINDS.values()):
@@ -96,9 +98,9 @@ def judge_schema(wording: Wording, dimensions: Mapping[str, Dimension]) -> dict[
             name: {"description": wording.text(f"{name}_{kind}"), "title": _title(name), "type": of}
             for name, of in (("reasoning", "string"), ("score", "integer"))
         }
-        defs[f"{kind}ReasoningScore"] = _object(fields, f"{kind}ReasoningScore", closed=True)
+        defs[f"{kind}ReasoningScore"] = object_schema(fields, f"{kind}ReasoningScore", closed=True)
     evaluations = {"additionalProperties": _REF, "title": "Evaluations", "type": "object"}
-    whole = _object({"evaluations": evaluations}, f"EvaluationForAgents[{_DIMENSIONS}]", closed=True)
+    whole = object_schema({"evaluations": evaluations}, f"EvaluationForAgents[{_DIMENSIONS}]", closed=True)
     return {"$defs": defs | {_DIMENSIONS: of_agent}, **whole}
 
 
@@ -111,19 +113,19 @@ def _action_schema(wording: Wording, actions: tuple[str, ...]) -> dict[str, Any]
     if head:
         kinds["to"] = {"items": {"type": "string"}, "title": "To", "type": "array"}
     fields = {name: {"description": wording.text(name), **kind} for name, kind in kinds.items()}
-    return _object(fields, "AgentAction", closed=head)
+    return object_schema(fields, "AgentAction", closed=head)
 
 
-def _object(
-    properties: Mapping[str, Any], title: str, *, closed: bool = False, description: str = ""
+def object_schema(
+    properties: Mapping[str, Any], title: str = "", *, closed: bool = False, description: str = ""
 ) -> dict[str, Any]:
-    """Return an object schema with its keys in pydantic's order."""
+    """Return the JSON Schema of an object with its keys in pydantic's order; `closed`: it has no other properties."""
     return {
         **({"additionalProperties": False} if closed else {}),
         **({"description": description} if description else {}),
         "properties": dict(properties),
         "required": list(properties),
-        "title": title,
+        **({"title": title} if title else {}),
         "type": "object",
     }
 
