@@ -76,7 +76,7 @@ def accuracies(graded: Sequence[Graded], key: str, prefix: str = "") -> dict[str
 
 
 def majority(graded: Sequence[Graded]) -> Graded:
-    """Return the first of the most frequent answers to a question; the first one wins a tie."""
+    """Return the first row with the most frequent answer to a question; of equally frequent ones the first wins."""
     answer = Counter(row.grade.answer for row in graded).most_common(1)[0][0]
     return next(row for row in graded if row.grade.answer == answer)
 

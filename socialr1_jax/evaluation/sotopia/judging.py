@@ -126,6 +126,7 @@ def judge(
     digests = {key: hashlib.sha256(one.transcript().encode()).hexdigest()[:16] for key, one in played.items()}
     with RowFile(file, is_verdict) as rows:
         of_judge = [row for row in rows.known if row["run"] == run]
+        # The latest verdicts; those on another transcript do not count.
         verdicts = {row["key"]: row for row in of_judge if digests.get(row["key"]) == row["episode"]}
         waiting = deque(key for key in played if key not in verdicts or verdicts[key]["status"] != "ok")
         before = {key: int(verdicts[key]["tries"]) if key in verdicts else 0 for key in waiting}

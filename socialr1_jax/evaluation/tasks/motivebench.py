@@ -50,7 +50,7 @@ _TYPES = {  # name -> (words in the prompt, field of the question, number of its
     "behavior": ("Behavioral", "Behavior Reasoning Question", 2),
     "both": ("Motivational and Behavioral", "Motivation and Behavior Reasoning Question", 3),
 }
-_ANSWERS = {
+_ANSWERS = {  # how to answer, by the start of the prompt's name
     "user": "Reply with the letter of that option alone: one character, no explanation.",
     "user_cot": "Reason step by step about the options first, then give the letter of the likeliest one. The last line "
     "of your reply has that one character and nothing else.",
@@ -113,14 +113,11 @@ def requests(data: Data, protocol: ProtocolName, seed: int) -> list[Request]:
 def _request(
     item: Mapping[str, Any], name: str, number: int, order: Sequence[int], protocol: ProtocolName, wording: Wording
 ) -> Request:
-    _, field, place = _TYPES[name]
-    question, gold = item[field], item[f"Correct Answer {place}"]
+    _, column, place = _TYPES[name]
+    question, gold = item[column], item[f"Correct Answer {place}"]
     options = [_LABEL.sub("", option, count=1) for option in item[f"Options {place}"]]
     scenario = f"{item['source']}-{item['idx']}"
-    about: dict[str, Any] = {
-        "item": scenario,
-        "meta": {"source": item["source"], "type": name, "order": number},
-    }
+    about: dict[str, Any] = {"item": scenario, "meta": {"source": item["source"], "type": name, "order": number}}
     if protocol == "social_r1":
         return card_request(id=f"{scenario}-{name}", story="", question=question, options=options, gold=gold, **about)
     shown = str([f"{letter}. {options[of - 1]}" for letter, of in zip(LETTERS, order, strict=False)])

@@ -163,17 +163,17 @@ def _request(item: Mapping[str, Any], protocol: ProtocolName, wording: Wording |
     cot = protocol == "official_cot"
     labels = [f"({letter})" for letter in _LABELS]
     listed = [f"{label} {option}" for label, option in zip(labels, item["choices"]["text"], strict=True)]
-    text_of = wording or _OWN
-    user = text_of.text(
+    prompts = wording or _OWN
+    user = prompts.text(
         "user",
         labels=" or ".join(labels),
         story=item["story"],
         before="",
         question=(" \n" if wording else "\n").join([item["question"], *listed]),
-        final=text_of.text("final_cot" if cot else "final"),
+        final=prompts.text("final_cot" if cot else "final"),
         quoted_labels=" or ".join(f'"{label}"' for label in labels),
     )
-    messages = chat(user, text_of.text("system"))
+    messages = chat(user, prompts.text("system"))
     return Request(messages=messages, max_new_tokens=_COT_TOKENS if cot else _NEW_TOKENS, **about)
 
 

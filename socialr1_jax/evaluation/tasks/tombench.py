@@ -23,7 +23,7 @@ from socialr1_jax.data.options import gold_letter, parse_options
 from socialr1_jax.data.prompts import lettered
 from socialr1_jax.data.tables import listed
 from socialr1_jax.evaluation.card import card_request, graded_by
-from socialr1_jax.evaluation.metrics import Grade, Graded, Metric, grouped, majority, mean_metric
+from socialr1_jax.evaluation.metrics import Grade, Graded, Metric, accuracy, grouped, majority
 from socialr1_jax.evaluation.request import Request, Wording, chat
 from socialr1_jax.evaluation.task import BenchmarkError, Data, Task, ways
 from socialr1_jax.evaluation.tasks.reading import Reading, text
@@ -213,18 +213,18 @@ def metrics(graded: Sequence[Graded], protocol: ProtocolName) -> dict[str, Metri
         voted = [majority(tries) for tries in grouped(rows, lambda row: row.request.item).values()]
         if not voted and language != "en":
             continue
-        by_name[f"{headline}_{language}"] = mean_metric([row.grade.value for row in voted])
-        sets: dict[str, dict[str, list[float]]] = {"tasks": {}, "groups": {}, "abilities": {}}
+        by_name[f"{headline}_{language}"] = accuracy(voted)
+        sets: dict[str, dict[str, list[Graded]]] = {"tasks": {}, "groups": {}, "abilities": {}}
         for row in voted:
             abilities = set(row.request.meta["abilities"])
             groups = {ability.partition(":")[0] for ability in abilities}
             for kind, names in (("tasks", [row.request.meta["task"]]), ("groups", groups), ("abilities", abilities)):
                 for name in names:
-                    sets[kind].setdefault(name, []).append(row.grade.value)
+                    sets[kind].setdefault(name, []).append(row)
         for kind, known in (("tasks", TASKS), ("groups", GROUPS), ("abilities", sorted(sets["abilities"]))):
             for name in known:
-                if values := sets[kind].get(name):
-                    by_name[f"{kind}_{language}/{name}"] = mean_metric(values)
+                if name in sets[kind]:
+                    by_name[f"{kind}_{language}/{name}"] = accuracy(sets[kind][name])
     return by_name
 
 
