@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from socialr1_jax.config.evaluation import ProtocolName as ProtocolName
-
 Messages = tuple[Mapping[str, str], ...]  # {"role": "system" or "user", "content": ...}
 FIELD = re.compile(r"\{\{|\}\}|\{([^\W\d]\w*)\}")  # field or escaped brace in a text of `Wording`
 

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from socialr1_jax.config.evaluation import ProtocolName
-from socialr1_jax.data.evaluation_sets import EVALUATION_SETS
 from socialr1_jax.evaluation import embeddings
 from socialr1_jax.evaluation.card import card_request, graded_by
 from socialr1_jax.evaluation.request import Request, chat
@@ -53,7 +52,7 @@ class _Question(NamedTuple):
 
 def load(folder: Path) -> Data:
     """Load the sets from the official or the recovered file. Raises BenchmarkError."""
-    reading = Reading(folder, {name: digest for digest, name in EVALUATION_SETS["FANToM"].items()})
+    reading = Reading(folder)
     rows = reading.rows(reading.find("fantom_v1.json", "fantom_v1_recovered.json"), "set")
     for where, item in rows:
         _check(item, where)

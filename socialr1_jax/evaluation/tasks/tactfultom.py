@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 from socialr1_jax.config.evaluation import ProtocolName
-from socialr1_jax.data.evaluation_sets import EVALUATION_SETS
 from socialr1_jax.data.examples import LETTERS
 from socialr1_jax.evaluation.card import card_request, graded_by
 from socialr1_jax.evaluation.embeddings import TACTFULTOM_MODEL, similarities
@@ -86,7 +85,7 @@ _ANSWER = re.compile("answer", re.IGNORECASE)
 
 def load(folder: Path) -> Data:
     """Load the conversations of the available files of five. Raises BenchmarkError if there is none."""
-    reading = Reading(folder, {name: digest for digest, name in EVALUATION_SETS["TactfulToM"].items()})
+    reading = Reading(folder)
     items: list[Mapping[str, Any]] = []
     for number, whole in enumerate(_CONVERSATIONS):
         name = f"Tactful_conv_set_{number}.json"

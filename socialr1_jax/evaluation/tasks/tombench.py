@@ -43,8 +43,8 @@ GROUPS = ("emotion", "desire", "intention", "knowledge", "belief", "non-literal 
 TRIES = 5
 
 _WHOLE = 2860
-_SUMS = {name: digest for digest, name in EVALUATION_SETS["ToMBench"].items()}
-_FILES = (*(f"{task}.jsonl" for task in TASKS), *sorted(set(_SUMS) - {f"{task}.jsonl" for task in TASKS}))
+_TASK_FILES = [f"{task}.jsonl" for task in TASKS]
+_FILES = (*_TASK_FILES, *sorted(set(EVALUATION_SETS["ToMBench"].values()) - set(_TASK_FILES)))
 _LANGUAGES = ("en", "zh")
 _COLUMNS = {"en": ("STORY", "QUESTION", "OPTION-"), "zh": ("故事", "问题", "选项")}
 _ABILITY, _ANSWER = "能力\nABILITY", "答案\nANSWER"
@@ -81,7 +81,7 @@ _OWN = Wording(
 
 def load(folder: Path) -> Data:
     """Load the rows of all 20 files, each with its `task` (file name) and line `number`. Raises BenchmarkError."""
-    reading = Reading(folder, _SUMS)
+    reading = Reading(folder)
     items: list[dict[str, Any]] = []
     for name in _FILES:
         for number, (where, row) in enumerate(reading.rows(reading.find(name, under="data")), 1):
