@@ -125,22 +125,23 @@ def requests(data: Data, protocol: ProtocolName, seed: int) -> list[Request]:
 
 
 def _request(item: Mapping[str, Any], protocol: ProtocolName, wording: Wording | None) -> Request:
+    id, unit = f"CoTP-{item['sample_id']}", item["story_id"]
     story, question, options = item["story"].strip(), item["question"], item["options"]
-    about: dict[str, Any] = {"id": f"CoTP-{item['sample_id']}", "item": item["story_id"], "gold": item["answer"]}
     meta = {"order": item["question_order"], "length": item["story_length"], "deception": item["deception"]}
     if protocol == "social_r1":
-        about["gold"] = LETTERS[options.index(item["answer"])]
-        return card_request(story=story, question=question, options=options, meta=meta, **about)
-    meta["options"] = options
-    prompt = "user"
-    if protocol == "official_vp":
-        prompt = "user_vp"
-        about |= {"id": f"VP-{item['sample_id']}", "gold": item["vp_answer"]}
-        meta["cotp_answer"] = item["answer"]
+        gold = LETTERS[options.index(item["answer"])]
+        return card_request(id=id, item=unit, story=story, question=question, options=options, gold=gold, meta=meta)
+    vp = protocol == "official_vp"
     choices = ", ".join(f"{letter}. {option}" for letter, option in zip(LETTERS, options, strict=False))
     values = {"story": _story(item) if wording else story, "question": question, "choices": choices}
-    messages = chat((wording or _OWN).text(prompt, **values))
-    return Request(messages=messages, meta=meta, max_new_tokens=_NEW_TOKENS, **about)
+    return Request(
+        id=id.replace("CoTP", "VP") if vp else id,
+        item=unit,
+        messages=chat((wording or _OWN).text("user_vp" if vp else "user", **values)),
+        gold=item["vp_answer"] if vp else item["answer"],
+        meta=meta | {"options": options} | ({"cotp_answer": item["answer"]} if vp else {}),
+        max_new_tokens=_NEW_TOKENS,
+    )
 
 
 def read(request: Request, protocol: ProtocolName, reply: str) -> str:

@@ -50,18 +50,18 @@ def load(folder: Path) -> Data:
 
 
 def request_of(item: Mapping[str, Any], protocol: ProtocolName) -> Request:
-    about: dict[str, Any] = dict.fromkeys(("id", "item"), f"dev-{item['number']}")
-    about["gold"] = LETTERS[_LABELS.index(item["label"])]
-    context, question = item["context"].strip(), item["question"].strip()
+    id = f"dev-{item['number']}"
     options = [item[name].strip() for name in _OPTIONS]
+    gold = LETTERS[_LABELS.index(item["label"])]
+    context, question = item["context"].strip(), item["question"].strip()
     if protocol == "social_r1":
-        return card_request(story=context, question=question, options=options, meta={}, **about)
+        return card_request(id=id, item=id, story=context, question=question, options=options, gold=gold, meta={})
     if protocol == "likelihood":
         messages = chat(f"Q: {item['context']} {item['question']}\nA:")
         continuations = tuple(f" {item[name]}" for name in _OPTIONS)
-        return Request(messages=messages, max_new_tokens=0, continuations=continuations, **about)
+        return Request(id=id, item=id, messages=messages, gold=gold, max_new_tokens=0, continuations=continuations)
     content = f"{context}\n\nQuestion: {question}\n{lettered(options)}\n\nAnswer with the letter only: A, B or C."
-    return Request(messages=chat(content), meta={"options": options}, **about)
+    return Request(id=id, item=id, messages=chat(content), gold=gold, meta={"options": options})
 
 
 def read(request: Request, protocol: ProtocolName, reply: str) -> str:
