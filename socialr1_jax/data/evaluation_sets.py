@@ -10,22 +10,20 @@ _TOLD_DIGITS = 12
 _LARGEST = 32 * 2**20  # bytes; all known files are smaller, so larger ones need not be read
 
 
-def _read_sums() -> dict[str, dict[str, str]]:
-    """Read `evaluation_sets.sha256`, in the format of `sha256sum`: benchmark -> SHA-256 -> file.
-
-    ToMBench is that of zhchen18/ToMBench @ 4f491f0. FANToM is the official archive, and the set reassembled from
-    mirrors. TactfulToM is that of nii-cl/tactful-tom @ 0881b0d, and the first nine conversations of its first file.
-    Modified copies, even with other line ends, are not recognised.
-    """
+def read_sums(file: Path) -> dict[str, dict[str, str]]:
+    """Read a file in the format of `sha256sum`, with names "benchmark/file": benchmark -> SHA-256 -> file."""
     sums: dict[str, dict[str, str]] = {}
-    for line in Path(__file__).with_suffix(".sha256").read_text(encoding="utf-8").splitlines():
-        digest, _, name = line.partition("  ")
-        benchmark, _, file = name.partition("/")
-        sums.setdefault(benchmark, {})[digest] = file
+    for line in file.read_text(encoding="utf-8").splitlines():
+        digest, _, path = line.partition("  ")
+        benchmark, _, name = path.partition("/")
+        sums.setdefault(benchmark, {})[digest] = name
     return sums
 
 
-EVALUATION_SETS = _read_sums()
+# ToMBench is that of zhchen18/ToMBench @ 4f491f0. FANToM is the official archive, and the set reassembled from mirrors.
+# TactfulToM is that of nii-cl/tactful-tom @ 0881b0d, and the first nine conversations of its first file. Modified
+# copies, even with other line ends, are not recognised.
+EVALUATION_SETS = read_sums(Path(__file__).with_suffix(".sha256"))
 
 
 def refuse_evaluation_sets(sources: Sequence[str | Path], told: str = "") -> None:

@@ -71,7 +71,7 @@ class PromptWriter:
         if self._template is not None:
             fields = {name: getattr(example, name) for name in ("story", "question", "options", "meta")}
             try:
-                text = self._template.render(**fields, lettered="\n".join(_lettered(example)), instruction=INSTRUCTION)
+                text = self._template.render(**fields, lettered=lettered(example.options), instruction=INSTRUCTION)
             except Exception as error:  # a template may raise anything
                 raise ValueError(f"data.prompt fails on question {example.id}: {printable(str(error), 200)}") from error
             last = {"role": "user", "content": text}
@@ -81,16 +81,22 @@ class PromptWriter:
         return replace(example, messages=(*earlier, last))
 
 
-def _lettered(example: Example) -> list[str]:
-    return [f"{letter}. {option}" for letter, option in zip(LETTERS, example.options, strict=False)]
+def lettered(options: Sequence[str], form: str = "{}. {}") -> str:
+    """Return the options as lines, each with its letter."""
+    return "\n".join(form.format(letter, option) for letter, option in zip(LETTERS, options, strict=False))
+
+
+def card_prompt(story: str, question: str, options: Sequence[str]) -> str:
+    """Return the prompt of the model cards: story, question with lettered options, and instruction."""
+    asked = f"{question}\n{lettered(options)}" if options else question
+    return "\n\n".join(part for part in (story, asked, INSTRUCTION) if part)
 
 
 def question_text(example: Example) -> str:
-    """Return the text of the prompt's turns; the card's has story, question, lettered options and instruction."""
+    """Return the text of the prompt's turns, which without `messages` is the card's."""
     if example.messages:
         return "\n\n".join(message["content"] for message in example.messages)
-    question = "\n".join([example.question, *_lettered(example)])
-    return "\n\n".join(part for part in (example.story, question, INSTRUCTION) if part)
+    return card_prompt(example.story, example.question, example.options)
 
 
 def encode_prompt(tokenizer: Any, example: Example, thinking: bool = True) -> list[int]:

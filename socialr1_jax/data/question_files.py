@@ -50,10 +50,7 @@ def read_examples(
             not among the options, a repeated id. The message names file, rows and reasons.
     """
     parsed = parse_files(str(source), source_files(source), columns or {}, where or {}, first_label=first_label)
-    if parsed.bad and not (allow_bad_rows and parsed.examples):
-        fix = "Fix the file, or how it is read: columns, where, first_label"
-        fix += "; or leave such rows out: allow_bad_rows=true." * bool(parsed.examples)
-        raise DataError(report(parsed.bad, parsed.total, fix))
+    parsed.refuse_bad(allow_bad_rows)
     if parsed.bad:
         dropped, total = len(parsed.bad), parsed.total
         log.warning("%s: dropped %d of %d rows that cannot be used: %s", source, dropped, total, summary(parsed.bad))
@@ -76,6 +73,13 @@ class Parsed(NamedTuple):
     def bad(self) -> list[BadRow]:
         """The invalid rows."""
         return [row for row in self.rows if isinstance(row, BadRow)]
+
+    def refuse_bad(self, allowed: bool) -> None:
+        """Raise DataError that reports the invalid rows, unless they are allowed and there are valid ones."""
+        if self.bad and not (allowed and self.examples):
+            fix = "Fix the file, or how it is read: columns, where, first_label"
+            fix += "; or leave such rows out: allow_bad_rows=true." * bool(self.examples)
+            raise DataError(report(self.bad, self.total, fix))
 
 
 def parse_files(

@@ -15,7 +15,7 @@ from socialr1_jax.data.bad_rows import summary
 from socialr1_jax.data.examples import Example
 from socialr1_jax.data.tables import DataError
 from socialr1_jax.evaluation.card import card_example
-from socialr1_jax.evaluation.registry import get_task
+from socialr1_jax.evaluation.tasks import get_task
 from socialr1_jax.questions.audit import STRONG, audit_examples, is_strong, rule_interval
 from socialr1_jax.questions.sources import open_questions
 from socialr1_jax.run.console import collected_warnings
@@ -28,7 +28,7 @@ _MOST_PANELS = 30  # of a plot
 _SOFTWARE = "socialr1_jax audit_questions"  # PNG metadata that marks a file as our plot
 _KEYS = {"n", "chance", "rules", "by_type", "pair"}
 
-_COLOURS = ("#1f5fbf", "#b3541e", "#2f7d5b", "#7a4fb0", "#a3325f", "#6b6a65")
+_WEAK_COLOUR, _STRONG_COLOUR = "#1f5fbf", "#b3541e"
 _STYLE: dict[Any, Any] = {
     "axes.axisbelow": True,
     "axes.edgecolor": "#8a8880",
@@ -49,9 +49,9 @@ def print_audits(config: AuditConfig) -> int:
     Raises ForeignFile (an OSError) if an output file exists that this command did not write.
     """
     if config.output:
-        refuse_foreign_audit(Path(config.output))
+        refuse_foreign_file(Path(config.output), _is_audits, "a file of audits")
     if config.plot:
-        refuse_foreign_plot(Path(config.plot))
+        refuse_foreign_file(Path(config.plot), _is_plot, "a plot of audits")
     learned = _learned_rules_work()
     audits = {}
     for source in dict.fromkeys(config.files):
@@ -178,25 +178,15 @@ def _best(part: Mapping[str, Any]) -> str:
     return f"{part['n']:>6,}  chance {part['chance']:.3f}  {_figure(rule, part['n'])}  {name}{strong}"
 
 
-def refuse_foreign_audit(file: Path) -> None:
-    """Raise ForeignFile if the file exists and does not hold audits."""
-
-    def is_own(file: Path) -> bool:
-        audits = read_json(file)
-        return bool(audits) and all(audit.keys() >= _KEYS for audit in audits.values())
-
-    refuse_foreign_file(file, is_own, "a file of audits")
+def _is_audits(file: Path) -> bool:
+    audits = read_json(file)
+    return bool(audits) and all(audit.keys() >= _KEYS for audit in audits.values())
 
 
-def refuse_foreign_plot(file: Path) -> None:
-    """Raise ForeignFile if the file exists and was not written by `plot_audits`."""
-
-    def is_own(file: Path) -> bool:
-        with file.open("rb") as opened:
-            head = opened.read(1000)
-        return head.startswith(b"\x89PNG") and _SOFTWARE.encode() in head
-
-    refuse_foreign_file(file, is_own, "a plot of audits")
+def _is_plot(file: Path) -> bool:
+    with file.open("rb") as opened:
+        head = opened.read(1000)
+    return head.startswith(b"\x89PNG") and _SOFTWARE.encode() in head
 
 
 def plot_audits(audits: Mapping[str, Mapping[str, Any]], file: Path) -> None:
@@ -221,7 +211,7 @@ def plot_audits(audits: Mapping[str, Mapping[str, Any]], file: Path) -> None:
                 [max(0.0, value - low) for value, (low, _) in zip(values, bounds, strict=True)],
                 [max(0.0, high - value) for value, (_, high) in zip(values, bounds, strict=True)],
             ]
-            colours = [_COLOURS[1 if is_strong(rule, audit["chance"]) else 0] for _, rule in rules]
+            colours = [_STRONG_COLOUR if is_strong(rule, audit["chance"]) else _WEAK_COLOUR for _, rule in rules]
             axes.barh([name for name, _ in rules], values, xerr=spread, color=colours, ecolor="#6b6a65")
             axes.axvline(audit["chance"], color="#333333", linestyle=":")
             axes.axvline(audit["chance"] + STRONG, color="#333333", linestyle="--")

@@ -8,7 +8,7 @@ from typing import Any
 
 from socialr1_jax.config.evaluation import ProtocolName
 from socialr1_jax.data.examples import LETTERS, Example
-from socialr1_jax.data.prompts import INSTRUCTION
+from socialr1_jax.data.prompts import INSTRUCTION, card_prompt
 from socialr1_jax.evaluation.metrics import Grade
 from socialr1_jax.evaluation.request import Request, chat
 from socialr1_jax.rewards.answers import answer_letter
@@ -19,18 +19,12 @@ _PUBLISHED = re.compile(r"<Answer>\s*([A-Z])")  # before any </Answer>
 _NEW_TOKENS = 2048  # the cards' limit, thoughts and answer together
 
 
-def lettered(options: Sequence[str]) -> str:
-    """Return the options as lines, each with its letter."""
-    return "\n".join(f"{letter}. {option}" for letter, option in zip(LETTERS, options, strict=False))
-
-
 def card_request(
     *, id: str, item: str, story: str, question: str, options: Sequence[str], gold: str, meta: Mapping[str, Any]
 ) -> Request:
     """Return a request with the prompt of the SocialR1 cards. `gold` is a letter if there are options."""
-    question_text = f"{question}\n{lettered(options)}" if options else question
-    content = "\n\n".join(part for part in (story, question_text, INSTRUCTION) if part)
-    return Request(id=id, item=item, messages=chat(content), gold=gold, meta=meta, max_new_tokens=_NEW_TOKENS)
+    messages = chat(card_prompt(story, question, options))
+    return Request(id=id, item=item, messages=messages, gold=gold, meta=meta, max_new_tokens=_NEW_TOKENS)
 
 
 def graded_by(read: Callable[[Request, ProtocolName, str], str | Grade]) -> Callable[..., Grade]:

@@ -83,7 +83,7 @@ def compare(a: str, b: str) -> dict[str, Any]:
     if not common:
         has_a, has_b = (printable("; ".join(parts), 300) for parts in (of_a, of_b))
         raise ValueError(f"nothing in common: {a} has {has_a}, {b} has {has_b}; evaluate both on the same questions")
-    compared = {name: _compared(name, of_a, of_b, a, b) for name in common}
+    compared = {name: _compared(name, of_a[name], of_b[name], a, b) for name in common}
     return {"a": a, "b": b, "test": TEST, "settings": _other_settings(a, b), "comparisons": compared}
 
 
@@ -140,13 +140,8 @@ def _bounds(low: float, high: float) -> str:
 
 
 def _compared(
-    name: str,
-    of_a: Mapping[str, Mapping[str, ComparedItem]],
-    of_b: Mapping[str, Mapping[str, ComparedItem]],
-    a: str,
-    b: str,
+    name: str, items_a: Mapping[str, ComparedItem], items_b: Mapping[str, ComparedItem], a: str, b: str
 ) -> dict[str, Any]:
-    items_a, items_b = of_a[name], of_b[name]
     both = [key for key in items_a if key in items_b]
     if not both:
         raise ValueError(f"{name}: {a} and {b} have no question in common; evaluate both on the same questions")
@@ -155,16 +150,15 @@ def _compared(
             f"{name}: the item {printable(other[0], 80)} has another gold answer in {b} than in {a}: these are other "
             "questions, or options in another order; evaluate both with the same file and seed"
         )
-    graded = [key for key in both if not math.isnan(items_a[key].value + items_b[key].value)]
-    if not graded:
+    pairs = [(items_a[key], items_b[key]) for key in both if not math.isnan(items_a[key].value + items_b[key].value)]
+    if not pairs:
         raise ValueError(f"{name}: no item has a grade in both; score the samples, or rerun the failed requests")
-    pairs = [(items_a[key], items_b[key]) for key in graded]
     figure = "mean_grade" if name.rpartition(", ")[2] in {*PROTOCOLS} - {"social_r1"} else "accuracy"
     result: dict[str, Any] = {
-        "items": len(graded),
+        "items": len(pairs),
         "only_a": len(items_a) - len(both),
         "only_b": len(items_b) - len(both),
-        "ungraded": len(both) - len(graded),
+        "ungraded": len(both) - len(pairs),
         "other_prompts": sum(len({item.reply.prompt for item in pair} - {""}) > 1 for pair in pairs),
         figure: difference_figures(
             [item.value for item, _ in pairs],
@@ -183,14 +177,14 @@ def _compared(
         figures = baseline_figures(examples)
         names = ("chance", "best_rule", "best_rule_accuracy", "best_rule_pair_accuracy")
         result |= {key: figures[key] for key in names if key in figures}
-    changed = [(key, *pair) for key, pair in zip(graded, pairs, strict=True) if pair[0].right != pair[1].right]
-    result["wrong_to_right"] = sum(after.right for _, _, after in changed)
+    changed = [(before, after) for before, after in pairs if before.right != after.right]
+    result["wrong_to_right"] = sum(after.right for _, after in changed)
     result["right_to_wrong"] = len(changed) - result["wrong_to_right"]
     result["better"] = sum(after.value > before.value for before, after in pairs)
     result["worse"] = sum(after.value < before.value for before, after in pairs)
     result["changed"] = [
         {
-            "id": key,
+            "id": before.reply.key,
             "change": "wrong to right" if after.right else "right to wrong",
             "answer_a": before.answer,
             "answer_b": after.answer,
@@ -199,7 +193,7 @@ def _compared(
             "value_b": after.value,
             "question": before.reply.question,
         }
-        for key, before, after in changed
+        for before, after in changed
     ]
     return result
 
@@ -259,15 +253,13 @@ def _item(replies: Sequence[GradedReply]) -> ComparedItem:
 # ------------------------------------------------------------------------------------------------------------- writing
 
 
-def refuse_foreign_comparison(file: Path) -> None:
-    """Raise ForeignFile if the file exists and does not hold a comparison."""
-    refuse_foreign_file(file, lambda file: read_json(file).keys() >= _KEYS, "a comparison")
-
-
 def print_comparison(config: CompareConfig) -> None:
-    """Compare two runs, write the result to `config.output` if set, and print it. Raises the errors of `compare`."""
+    """Compare two runs, write the result to `config.output` if set, and print it.
+
+    Raises the errors of `compare`, and ForeignFile.
+    """
     if config.output:
-        refuse_foreign_comparison(Path(config.output))
+        refuse_foreign_file(Path(config.output), lambda file: read_json(file).keys() >= _KEYS, "a comparison")
     comparison = compare(config.first, config.second)
     if config.output:
         write_json(Path(config.output), comparison)

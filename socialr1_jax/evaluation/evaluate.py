@@ -11,9 +11,6 @@ from rich.table import Table
 
 from socialr1_jax.config.evaluation import PROTOCOLS, TASKS, EvaluateConfig, is_question_source, task_name
 from socialr1_jax.evaluation.question_file import open_questions_task
-from socialr1_jax.evaluation.registry import get_task
-from socialr1_jax.evaluation.reply_file import ReplyFile
-from socialr1_jax.evaluation.request import Wording
 from socialr1_jax.evaluation.respondents import make_respondent
 from socialr1_jax.evaluation.results import (
     N_NOTE,
@@ -23,6 +20,7 @@ from socialr1_jax.evaluation.results import (
     write_results,
 )
 from socialr1_jax.evaluation.results import Table as Rows
+from socialr1_jax.evaluation.rows import ReplyFile
 from socialr1_jax.evaluation.runner import (
     NoFolder,
     TaskResult,
@@ -33,7 +31,8 @@ from socialr1_jax.evaluation.runner import (
     skipped_notes,
 )
 from socialr1_jax.evaluation.sotopia import run as sotopia
-from socialr1_jax.evaluation.task import BenchmarkError, Data, Task
+from socialr1_jax.evaluation.task import BenchmarkError, Task
+from socialr1_jax.evaluation.tasks import get_task
 from socialr1_jax.evaluation.wording import FILE, shown_wording
 from socialr1_jax.evaluation.wording_sources import SOURCES
 from socialr1_jax.run.console import Bar, console, shown_log, working
@@ -59,7 +58,13 @@ def evaluate(config: EvaluateConfig) -> Path:
 def _evaluate(config: EvaluateConfig) -> Path:
     names = config.task_names
     own = {task_name(name) for name in names if is_question_source(name)}
-    loaded = [_loaded(name, config) for name in names if name != sotopia.NAME]
+    loaded = []
+    for name in names:
+        if is_question_source(name):
+            loaded.append(open_questions_task(name, config))
+        elif name != sotopia.NAME:
+            task = get_task(name)
+            loaded.append((task, load_data(task, Path(config.data_dir))))
     _refuse_protocols(config, [task for task, _ in loaded])
     episodes = sotopia.load_benchmark(Path(config.data_dir), config.sotopia_rules) if config.plays else None
     results: list[TaskResult] = []
@@ -96,7 +101,9 @@ def _evaluate(config: EvaluateConfig) -> Path:
     for result in results:
         if result.task in own and len(result.metrics) > 1:
             head, rows = figure_table(result)
-            _print_table((head, rows[:_MOST_ROWS]), result.task, _further(len(rows) - _MOST_ROWS))
+            left = len(rows) - _MOST_ROWS
+            caption = f"... and {counted(left, 'further figure')} in results.md" if left > 0 else None
+            _print_table((head, rows[:_MOST_ROWS]), result.task, caption)
     for result in results:
         if not result.complete:
             console.print(f"NOT REPORTABLE: {result.task}: {result.notes[-1]}")
@@ -129,13 +136,6 @@ def _refuse_protocols(config: EvaluateConfig, tasks: Sequence[Task]) -> None:
         raise BenchmarkError(f"protocols: no task has {', '.join(missing)}; available: {named}")
 
 
-def _loaded(name: str, config: EvaluateConfig) -> tuple[Task, Data]:
-    if is_question_source(name):
-        return open_questions_task(name, config)
-    task = get_task(name)
-    return task, load_data(task, Path(config.data_dir))
-
-
 def _print_table(rows: Rows, title: str | None, caption: str | None) -> None:
     table = Table(title=title, caption=caption, caption_justify="left")
     for name in rows[0]:
@@ -144,10 +144,6 @@ def _print_table(rows: Rows, title: str | None, caption: str | None) -> None:
         table.add_row(*row)
     if rows[1]:
         console.print(table)
-
-
-def _further(count: int) -> str | None:
-    return f"... and {counted(count, 'further figure')} in results.md" if count > 0 else None
 
 
 def listing(data_dir: Path) -> str:
@@ -190,11 +186,11 @@ def _what_is_here(name: str, published: tuple[int, str], data_dir: Path) -> Iter
     yield from (("", remark.text) for remark in data.remarks if remark.kind in ("lacks", "other", "hub"))
     if name in SOURCES:
         versions = " or ".join(source.version for source in SOURCES[name].versions)
-        yield "wording", _about(data.wording) if data.wording else f"own, not that of {versions}"
-
-
-def _about(wording: Wording) -> str:
-    return f"{wording.about.removeprefix('the wording ')} (SHA-256 {shown_wording(wording.sha256, 'official')}...)"
+        if wording := data.wording:
+            digest = shown_wording(wording.sha256, "official")
+            yield "wording", f"{wording.about.removeprefix('the wording ')} (SHA-256 {digest}...)"
+        else:
+            yield "wording", f"own, not that of {versions}"
 
 
 def _listed_row(label: str, text: str) -> list[str]:

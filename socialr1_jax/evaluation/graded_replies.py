@@ -15,8 +15,8 @@ from socialr1_jax.config.evaluation import ASKED
 from socialr1_jax.data.examples import Example
 from socialr1_jax.data.twins import cluster_name, twin_name
 from socialr1_jax.evaluation.card import card_example
-from socialr1_jax.evaluation.registry import get_task
 from socialr1_jax.evaluation.request import Request
+from socialr1_jax.evaluation.tasks import get_task
 from socialr1_jax.rewards.parsing import final_answer
 from socialr1_jax.rewards.terms import is_choice
 from socialr1_jax.runtime.terminal import printable

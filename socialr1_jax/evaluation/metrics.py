@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple
 
 from socialr1_jax.evaluation.request import Request
@@ -56,12 +57,17 @@ def accuracy(graded: Sequence[Graded]) -> Metric:
     return mean_metric([row.grade.value for row in graded], [row.request.item for row in graded])
 
 
+def grouped(graded: Sequence[Graded], key: Callable[[Graded], Any]) -> dict[Any, list[Graded]]:
+    """Group the graded requests by a key, in order of its first occurrence."""
+    groups: dict[Any, list[Graded]] = {}
+    for row in graded:
+        groups.setdefault(key(row), []).append(row)
+    return groups
+
+
 def by_group(graded: Sequence[Graded], key: str) -> dict[str, list[Graded]]:
     """Group the graded requests by `meta[key]`, sorted by name."""
-    groups: dict[str, list[Graded]] = {}
-    for row in graded:
-        groups.setdefault(str(row.request.meta[key]), []).append(row)
-    return dict(sorted(groups.items()))
+    return dict(sorted(grouped(graded, lambda row: str(row.request.meta[key])).items()))
 
 
 def accuracies(graded: Sequence[Graded], key: str, prefix: str = "") -> dict[str, Metric]:
@@ -69,11 +75,27 @@ def accuracies(graded: Sequence[Graded], key: str, prefix: str = "") -> dict[str
     return {f"{prefix}{name}": accuracy(rows) for name, rows in by_group(graded, key).items()}
 
 
-def all_right(graded: Sequence[Graded], size: int, *keys: str) -> Metric:
-    """Return the share of items (per value of `keys`) with all replies right, among those with `size` replies."""
-    values: dict[tuple[str, ...], list[float]] = {}
-    for row in graded:
-        unit = (row.request.item, *(str(row.request.meta[key]) for key in keys))
-        values.setdefault(unit, []).append(row.grade.value)
-    whole = {unit: math.prod(each) for unit, each in values.items() if len(each) == size}
-    return mean_metric(list(whole.values()), [item for item, *_ in whole])
+def majority(graded: Sequence[Graded]) -> Graded:
+    """Return the first row with the most frequent answer to a question; of equally frequent ones the first wins."""
+    answer = Counter(row.grade.answer for row in graded).most_common(1)[0][0]
+    return next(row for row in graded if row.grade.answer == answer)
+
+
+def all_right(units: Collection[Sequence[Graded]]) -> Metric:
+    """Return the share of units, each of one item, with all replies right; its standard error is over items."""
+    values = [math.prod(row.grade.value for row in rows) for rows in units]
+    return mean_metric(values, [rows[0].request.item for rows in units])
+
+
+def figures_by_type(graded: Sequence[Graded], headline: str, types: Collection[str]) -> dict[str, Metric]:
+    """Return the accuracy overall (as `headline`), by `meta["type"]`, and `all_three`.
+
+    That is the share of items, per order of the options, with one reply to each type and all of them right.
+    """
+    by_type = by_group(graded, "type")
+    units = grouped(graded, lambda row: (row.request.item, row.request.meta.get("order"))).values()
+    return {
+        headline: accuracy(graded),
+        **{name: accuracy(by_type[name]) for name in types if name in by_type},
+        "all_three": all_right([rows for rows in units if len(rows) == len(types)]),
+    }

@@ -6,18 +6,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
 from socialr1_jax.config.evaluation import EvaluateConfig, ProtocolName, task_name
 from socialr1_jax.config.sections import scalar_text
-from socialr1_jax.data.bad_rows import report, summary
+from socialr1_jax.data.bad_rows import summary
 from socialr1_jax.data.examples import Example
 from socialr1_jax.data.prompts import PromptWriter
 from socialr1_jax.data.question_files import parse_files
-from socialr1_jax.data.tables import DataError, nearest, source_files
+from socialr1_jax.data.tables import nearest, source_files
 from socialr1_jax.data.twins import cluster_name, twin_name
 from socialr1_jax.evaluation.card import card_grade, card_request
-from socialr1_jax.evaluation.metrics import Graded, Metric, accuracy, mean_metric
+from socialr1_jax.evaluation.metrics import Graded, Metric, accuracy, all_right, grouped
 from socialr1_jax.evaluation.request import Request
 from socialr1_jax.evaluation.task import GREEDY, BenchmarkError, Data, Remark, Task
 from socialr1_jax.questions.audit import question_type
@@ -73,13 +71,8 @@ def _read(source: str, config: EvaluateConfig) -> tuple[list[Example], tuple[str
     parsed = parse_files(
         source, files, config.columns, config.where, first_label=config.first_label, paths=config.by_columns
     )
-    bad = parsed.bad
-    if bad and not (config.allow_bad_rows and parsed.examples):
-        fix = "Correct the file, or how it is read: columns, where, first_label"
-        raise DataError(
-            report(bad, parsed.total, fix + "; or leave such rows out: allow_bad_rows=true." * bool(parsed.examples))
-        )
-    if not bad:
+    parsed.refuse_bad(config.allow_bad_rows)
+    if not (bad := parsed.bad):
         return parsed.examples, ()
     return parsed.examples, (
         f"left out {len(bad):,} of {counted(parsed.total, 'row')} that cannot be used: {summary(bad)}",
@@ -99,7 +92,7 @@ def questions_task(name: str, examples: Mapping[str, Example] | None = None) -> 
         licence="yours",
         protocols={"social_r1": GREEDY},
         load=_is_opened,
-        requests=_requests,
+        requests=lambda data, protocol, seed: [_request(item["example"], item["by"]) for item in data.items],
         grade=lambda request, protocol, reply: card_grade(request, reply),
         metrics=_metrics,
         examples=asked,
@@ -114,10 +107,6 @@ def _groups(example: Example, by: Sequence[str]) -> dict[str, str]:
     """Return the question's value in each column; `type` may also be derived from the file's layout."""
     values = {name: question_type(example) if name == _TYPE else scalar_text(example.meta.get(name)) for name in by}
     return {name: printable(value, 100) for name, value in values.items() if value}
-
-
-def _requests(data: Data, protocol: ProtocolName, seed: int) -> list[Request]:
-    return [_request(item["example"], item["by"]) for item in data.items]
 
 
 def _request(example: Example, by: Mapping[str, str]) -> Request:
@@ -136,15 +125,13 @@ def _request(example: Example, by: Mapping[str, str]) -> Request:
 def _metrics(graded: Sequence[Graded], protocol: ProtocolName) -> dict[str, Metric]:
     """Return the accuracy over all questions, of groups of twins (all right) and for each value of each column."""
     figures = {"accuracy": accuracy(graded)}
-    twins: dict[str, list[float]] = {}
+    twins = grouped([row for row in graded if row.request.meta["twin_id"]], lambda row: row.request.meta["twin_id"])
+    if whole := [rows for rows in twins.values() if len(rows) > 1]:
+        figures["pair_accuracy"] = all_right(whole)
     groups: dict[tuple[str, str], list[Graded]] = {}
     for row in graded:
-        if name := row.request.meta["twin_id"]:
-            twins.setdefault(name, []).append(row.grade.value)
         for group in row.request.meta["by"].items():
             groups.setdefault(group, []).append(row)
-    if whole := [float(np.prod(values)) for values in twins.values() if len(values) > 1]:
-        figures["pair_accuracy"] = mean_metric(whole)
     columns = list(dict.fromkeys(column for column, _ in groups))
     ordered = sorted(groups, key=lambda group: (columns.index(group[0]), group[1]))
     return figures | {f"accuracy/{column}={value}": accuracy(groups[column, value]) for column, value in ordered}

@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from socialr1_jax.config.evaluation import ProtocolName as ProtocolName
-
 Messages = tuple[Mapping[str, str], ...]  # {"role": "system" or "user", "content": ...}
 FIELD = re.compile(r"\{\{|\}\}|\{([^\W\d]\w*)\}")  # field or escaped brace in a text of `Wording`
 
@@ -41,10 +39,10 @@ def chat(user: str, system: str = "") -> Messages:
 
 @dataclass(frozen=True)
 class Wording:
-    """Texts of the authors' prompts keyed by our names, their SHA-256, and a description for the notes."""
+    """Texts of a benchmark's prompts by name: the authors', with SHA-256 and a description for the notes, or ours."""
 
     texts: Mapping[str, str]
-    sha256: str
+    sha256: str = ""
     about: str = ""
 
     def text(self, name: str, /, **values: str) -> str:

@@ -9,10 +9,10 @@ from typing import Any
 
 from socialr1_jax.config.commands import RescoreConfig
 from socialr1_jax.config.evaluation import TASKS, ProtocolName, is_question_source
-from socialr1_jax.evaluation.registry import get_task
 from socialr1_jax.evaluation.runner import embedder
 from socialr1_jax.evaluation.scoring import ScoredReply, figures, rescored, status_rates
 from socialr1_jax.evaluation.task import BenchmarkError, Task
+from socialr1_jax.evaluation.tasks import get_task
 from socialr1_jax.runtime.files import finite, read_json, write_json
 from socialr1_jax.runtime.ownership import refuse_foreign_file
 from socialr1_jax.runtime.terminal import print_result, printable
@@ -20,15 +20,10 @@ from socialr1_jax.runtime.terminal import print_result, printable
 _ASKED_ALIKE = ("tombench_hard",)  # same prompt in both protocols
 
 
-def refuse_foreign_figures(file: Path) -> None:
-    """Raise ForeignFile if the file exists and does not hold the output of `rescore`."""
-
-    def is_own(file: Path) -> bool:
-        written = read_json(file)
-        tasks = written["results"].keys() | written["status"].keys()
-        return written.keys() == {"results", "status"} and bool(tasks) and all(map(_is_task, tasks))
-
-    refuse_foreign_file(file, is_own, "a file of figures")
+def _is_figures(file: Path) -> bool:
+    written = read_json(file)
+    tasks = written["results"].keys() | written["status"].keys()
+    return written.keys() == {"results", "status"} and bool(tasks) and all(map(_is_task, tasks))
 
 
 def refuse_lost_figures(file: Path, found: Mapping[str, Any]) -> None:
@@ -71,7 +66,7 @@ def print_rescored(config: RescoreConfig) -> None:
     """
     samples, output = Path(config.samples), Path(config.output)
     if config.output:
-        refuse_foreign_figures(output)
+        refuse_foreign_file(output, _is_figures, "a file of figures")
     if not samples.is_file():
         others = ", ".join(file.name for file in sorted(samples.parent.glob("samples_*.jsonl")))
         raise BenchmarkError(f"there is no file {samples}" + (f"; beside it: {others}" if others else ""))

@@ -124,21 +124,14 @@ class LocalModel:
         from socialr1_jax.models.temperature import GREEDY
         from socialr1_jax.sampling import SamplingParams
 
-        config, drawn = self._config, (decoding or decoding_of(self._config))._asdict()
-        filters: dict[str, Any] = {"top_k": config.top_k}
+        config = self._config
+        drawn = (decoding or decoding_of(config))._asdict() | {"top_k": config.top_k}
         if drawn["temperature"] < GREEDY:  # filters do not change the argmax
-            filters |= {"top_k": 0, "top_p": 1.0}
-        budget: dict[str, Any] = {}
+            drawn |= {"top_k": 0, "top_p": 1.0}
         if config.thinking == "budget":
             end = self._tokenizer.convert_tokens_to_ids(_THINK_END)
-            budget = {"thinking_budget": config.thinking_tokens, "think_end_id": end}
-        return SamplingParams(
-            n=n,
-            max_new_tokens=max_new_tokens,
-            seed=config.seed,
-            stop_token_ids=self._stops,
-            **(drawn | filters | budget),
-        )
+            drawn |= {"thinking_budget": config.thinking_tokens, "think_end_id": end}
+        return SamplingParams(n=n, max_new_tokens=max_new_tokens, seed=config.seed, stop_token_ids=self._stops, **drawn)
 
     def reply(self, completion: Completion) -> Reply:
         """Decode a completion to a reply."""

@@ -16,9 +16,9 @@ from socialr1_jax.config.evaluation import EvaluateConfig, ProtocolName, samples
 from socialr1_jax.evaluation.card import card_example
 from socialr1_jax.evaluation.embeddings import installed, load_embedder
 from socialr1_jax.evaluation.metrics import Grade, Metric
-from socialr1_jax.evaluation.reply_file import ReplyFile
 from socialr1_jax.evaluation.request import Request
 from socialr1_jax.evaluation.respondents import Asked, Endpoint, Respondent, decoding_of
+from socialr1_jax.evaluation.rows import ReplyFile
 from socialr1_jax.evaluation.scoring import (
     FAILED,
     ScoredReply,

@@ -13,7 +13,7 @@ import numpy as np
 from socialr1_jax.chat.answers import Reply
 from socialr1_jax.config.evaluation import ProtocolName
 from socialr1_jax.data.examples import Example
-from socialr1_jax.evaluation.metrics import Grade, Graded, Metric
+from socialr1_jax.evaluation.metrics import Grade, Graded, Metric, grouped, majority
 from socialr1_jax.evaluation.request import Request
 from socialr1_jax.evaluation.task import Baseline, Embedder, Task
 from socialr1_jax.questions.audit import untrained_rules
@@ -83,11 +83,8 @@ def figures(
     failed = {row.request.item for row in scored if row.status in FAILED}
     scored = [row for row in scored if row.request.item not in failed]
     by_sample: dict[int, list[Graded]] = {}
-    by_request: dict[str, list[Graded]] = {}
     for row in scored:
-        graded = Graded(row.request, row.grade)
-        by_sample.setdefault(row.sample, []).append(graded)
-        by_request.setdefault(row.request.id, []).append(graded)
+        by_sample.setdefault(row.sample, []).append(Graded(row.request, row.grade))
     each = []
     for _, of_sample in sorted(by_sample.items()):
         further: dict[str, Metric] = {}
@@ -99,8 +96,9 @@ def figures(
     means = {name: _mean([metrics[name] for metrics in each if name in metrics]) for name in each[0]}
     if (k := len(each)) > 1:
         headline = next(iter(means))
-        votes = [Graded(all_[0].request, _voted([row.grade for row in all_])) for all_ in by_request.values()]
-        best = [max(all_, key=lambda row: row.grade.value) for all_ in by_request.values()]
+        replies = grouped([Graded(row.request, row.grade) for row in scored], lambda row: row.request.id).values()
+        votes = [majority(all_) for all_ in replies]
+        best = [max(all_, key=lambda row: row.grade.value) for all_ in replies]
         means[f"maj@{k}/{headline}"] = task.metrics(votes, protocol)[headline]
         means[f"pass@{k}/{headline}"] = task.metrics(best, protocol)[headline]
     return means | kinder
@@ -175,9 +173,3 @@ def _mean(metrics: Sequence[Metric]) -> Metric:
     count = len(metrics)
     value, stderr = (math.fsum(column) / count for column in ([m.value for m in metrics], [m.stderr for m in metrics]))
     return Metric(value, stderr, metrics[0].n)
-
-
-def _voted(grades: Sequence[Grade]) -> Grade:
-    """Return the grade of the most frequent answer; the first one wins a tie."""
-    winner = Counter(grade.answer for grade in grades).most_common(1)[0][0]
-    return next(grade for grade in grades if grade.answer == winner)

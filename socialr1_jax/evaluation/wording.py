@@ -48,7 +48,7 @@ class WordingConfig(Section):
 def write_wording(config: WordingConfig) -> None:
     """Write prompts.json and print a summary. Raises BenchmarkError as `content_of`, and ForeignFile."""
     output = Path(config.output)
-    refuse_foreign_prompts(output)
+    refuse_foreign_file(output, _is_unedited, "an unedited prompts.json")
     content = content_of(config.benchmark, Path(config.source))
     write_json(output, content)
     print_result(f"{len(content['texts'])} texts of {content['source']} in {output}, SHA-256 {content['sha256']}")
@@ -76,14 +76,9 @@ def texts_sha256(texts: Mapping[str, str]) -> str:
     return hashlib.sha256(json.dumps(dict(texts), sort_keys=True).encode()).hexdigest()
 
 
-def refuse_foreign_prompts(file: Path) -> None:
-    """Raise ForeignFile if the file exists and is not an unedited prompts.json."""
-
-    def is_own(file: Path) -> bool:
-        content = read_json(file)
-        return content["benchmark"] in SOURCES and content["sha256"] == texts_sha256(content["texts"])
-
-    refuse_foreign_file(file, is_own, "an unedited prompts.json")
+def _is_unedited(file: Path) -> bool:
+    content = read_json(file)
+    return content["benchmark"] in SOURCES and content["sha256"] == texts_sha256(content["texts"])
 
 
 def with_wording(name: str, folder: Path, data: Worded) -> Worded:

@@ -9,12 +9,11 @@ from pathlib import Path
 import pytest
 
 from socialr1_jax.evaluation.metrics import Metric
-from socialr1_jax.evaluation.registry import get_task
 from socialr1_jax.evaluation.request import Wording
 from socialr1_jax.evaluation.results import headline_table
 from socialr1_jax.evaluation.runner import TaskResult
 from socialr1_jax.evaluation.task import BenchmarkError, Data
-from socialr1_jax.evaluation.tasks import tactfultom
+from socialr1_jax.evaluation.tasks import get_task, tactfultom
 from socialr1_jax.evaluation.wording import content_of, note_on, with_wording, wording_of
 from socialr1_jax.evaluation.wording_sources import SOURCES, AuthorsConstant, TextSource
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from socialr1_jax.chat.answers import Reply
-from socialr1_jax.evaluation.registry import get_task
 from socialr1_jax.evaluation.runner import load_data
 from socialr1_jax.evaluation.scoring import figures, score
+from socialr1_jax.evaluation.tasks import get_task
 from socialr1_jax.questions.intervals import share_interval
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "benchmarks"

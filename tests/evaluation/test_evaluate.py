@@ -19,15 +19,15 @@ from socialr1_jax.evaluation import evaluate as whole
 from socialr1_jax.evaluation.card import card_example, card_request
 from socialr1_jax.evaluation.metrics import Grade, Metric, accuracy, mean_metric
 from socialr1_jax.evaluation.question_file import open_questions_task
-from socialr1_jax.evaluation.registry import get_task
-from socialr1_jax.evaluation.reply_file import ReplyFile
 from socialr1_jax.evaluation.request import Request
 from socialr1_jax.evaluation.rescore import rescore
 from socialr1_jax.evaluation.respondents import Asked, Endpoint
 from socialr1_jax.evaluation.results import checkpoint_text, figure_table, headline_table
+from socialr1_jax.evaluation.rows import ReplyFile
 from socialr1_jax.evaluation.runner import TaskResult, ask, drawn_with, requests_of, run_task
 from socialr1_jax.evaluation.scoring import baselines, figures, sample_row, score
 from socialr1_jax.evaluation.task import BenchmarkError, Data, Decoding, Task
+from socialr1_jax.evaluation.tasks import get_task
 from socialr1_jax.rewards.parsing import without_thoughts
 
 ITEMS = [{"id": str(i), "gold": "AB"[i % 2]} for i in range(10)]

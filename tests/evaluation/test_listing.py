@@ -17,9 +17,9 @@ from test_task_tactfultom import written as tactfultom_file
 
 from socialr1_jax.config.evaluation import TASKS
 from socialr1_jax.evaluation import evaluate as whole
-from socialr1_jax.evaluation.registry import get_task
 from socialr1_jax.evaluation.runner import load_data
 from socialr1_jax.evaluation.task import BenchmarkError, Data, Hub, Remark
+from socialr1_jax.evaluation.tasks import get_task
 from socialr1_jax.evaluation.wording import texts_sha256
 
 HASHES = {"main": "1" * 40, "pinned": "2" * 40}

@@ -11,12 +11,11 @@ import pytest
 from socialr1_jax.chat.answers import Reply
 from socialr1_jax.evaluation.compare import compare
 from socialr1_jax.evaluation.metrics import Grade, Graded
-from socialr1_jax.evaluation.registry import get_task
 from socialr1_jax.evaluation.request import Request
 from socialr1_jax.evaluation.rescore import refuse_lost_figures
 from socialr1_jax.evaluation.scoring import figures, score
 from socialr1_jax.evaluation.task import GREEDY, BenchmarkError, Data, Decoding
-from socialr1_jax.evaluation.tasks import emobench_paper
+from socialr1_jax.evaluation.tasks import emobench_paper, get_task
 from socialr1_jax.evaluation.tasks.motivebench import MORE_ORDERS, ORDERS
 
 EU = {

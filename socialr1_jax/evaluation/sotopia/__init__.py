@@ -2,10 +2,5 @@
 
 Rules as of sotopia-lab/sotopia, tag v0.1.4 or @ a0aaafb ("head"), data of sotopia-space @ 12c13d8; prompts are ours
 unless prompts.json is there. Episodes and verdicts are stored in two files of JSON lines, without a server or database,
-and the same calls resume an interrupted run. `run.py` builds the players and calls:
-
-    settings = episodes_of(load(folder), "hard")
-    played = play(settings, tested, partner, output / "episodes.jsonl", run=run_id(players))
-    verdicts = judge(settings, played.episodes, judging, output / "verdicts.jsonl", run=run_id(judge_identity))
-    found = figures(settings, played.episodes, verdicts)
+and the same calls resume an interrupted run. `run.py` calls the other modules in their order.
 """

@@ -143,7 +143,7 @@ class Episode:
         """Return the next agent's prompt: its profile and goal, the visible part of the other profile, the history."""
         setting, me = self.setting, self.agent
         if setting.wording:
-            prompt = agent_prompt(setting.wording, setting, self.turns, ACTIONS, without_chat_tokens)
+            prompt = agent_prompt(setting.wording, setting, self.turns, ACTIONS)
             return ({"role": "user", "content": prompt},)
         agents = setting.agents
         relationship = setting.scenario.relationship if setting.rules == "0.1.4" else 0  # 0: strangers

@@ -87,15 +87,11 @@ def figures(
     )
 
 
-def clustered(values: Sequence[float], clusters: Sequence[str]) -> Figure:
-    mean, stderr, n = mean_metric(values, clusters)
-    return Figure(mean, stderr, *around(mean, stderr, n), n, len(values))
-
-
 def _by_dimension(scores: Sequence[Mapping[str, int]], clusters: Sequence[str]) -> dict[str, Figure]:
     columns = {name: [float(row[name]) for row in scores] for name in ("goal", *DIMENSIONS)}
     columns[OVERALL] = [math.fsum(row[name] for name in DIMENSIONS) / len(DIMENSIONS) for row in scores]
-    return {name: clustered(column, clusters) for name, column in columns.items()}
+    means = {name: mean_metric(column, clusters) for name, column in columns.items()}
+    return {name: Figure(m.value, m.stderr, *around(*m), m.n, len(scores)) for name, m in means.items()}
 
 
 def _share(hits: Iterable[bool]) -> float:

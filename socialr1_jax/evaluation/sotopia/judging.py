@@ -21,9 +21,9 @@ from pydantic import TypeAdapter, ValidationError
 from socialr1_jax.evaluation.request import Messages
 from socialr1_jax.evaluation.rows import JsonRow, RowFile
 from socialr1_jax.evaluation.sotopia.episode import Episode, Setting, Utterance, objects_in, seed_of
-from socialr1_jax.evaluation.sotopia.official import judge_prompt
+from socialr1_jax.evaluation.sotopia.official import AGENTS, judge_prompt, object_schema
 from socialr1_jax.evaluation.sotopia.play import Call, Speaker, feed
-from socialr1_jax.rewards.rubric import folded_keys, harmless, material_hash
+from socialr1_jax.rewards.rubric import folded_keys, material_hash
 from socialr1_jax.runtime.interrupt import NEVER, Stop
 
 
@@ -69,34 +69,16 @@ DIMENSIONS = {
         0, 10, "What was the agent's social goal, and how far did it reach it? 0 for not at all, 10 for completely."
     ),
 }
-AGENTS = ("agent_1", "agent_2")  # names in the judge's reply: first and second agent
-SCHEMA: dict[str, Any] = {  # JSON Schema of the judge's reply, for servers with structured output
-    "type": "object",
-    "required": ["code", *AGENTS],
-    "additionalProperties": False,
-    "properties": {"code": {"type": "string"}}
-    | {
-        agent: {
-            "type": "object",
-            "required": list(DIMENSIONS),
-            "additionalProperties": False,
-            "properties": {
-                name: {
-                    "type": "object",
-                    "required": ["reasoning", "score"],
-                    "additionalProperties": False,
-                    "properties": {
-                        "reasoning": {"type": "string"},
-                        "score": {"type": "integer", "minimum": one.low, "maximum": one.high},
-                    },
-                }
-                for name, one in DIMENSIONS.items()
-            },
-        }
-        for agent in AGENTS
-    },
-}
 
+
+def _score_schema(dimension: Dimension) -> dict[str, Any]:
+    score = {"type": "integer", "minimum": dimension.low, "maximum": dimension.high}
+    return object_schema({"reasoning": {"type": "string"}, "score": score}, closed=True)
+
+
+_AGENT_SCHEMA = object_schema({name: _score_schema(one) for name, one in DIMENSIONS.items()}, closed=True)
+# JSON Schema of the judge's reply, for servers with structured output.
+SCHEMA = object_schema({"code": {"type": "string"}, **dict.fromkeys(AGENTS, _AGENT_SCHEMA)}, closed=True)
 PROMPT = "3"  # version of the judge's prompt, part of its run id
 
 _NO_REPLY = "error: "  # prefix of the cause if the call failed
@@ -139,10 +121,13 @@ def judge(
 
     Returns the verdicts by the episode's key, valid and failed. Raises Interrupted if `stop` is set.
     """
-    played = _played(settings, episodes)
-    digests = {key: _digest(episode) for key, episode in played.items()}
+    by_key = {setting.key: setting for setting in settings if setting.key in episodes}
+    played = {key: Episode.from_row(setting, episodes[key]) for key, setting in by_key.items()}
+    digests = {key: hashlib.sha256(one.transcript().encode()).hexdigest()[:16] for key, one in played.items()}
     with RowFile(file, is_verdict) as rows:
-        verdicts = _latest(rows.known, digests, run)
+        of_judge = [row for row in rows.known if row["run"] == run]
+        # The latest verdicts; those on another transcript do not count.
+        verdicts = {row["key"]: row for row in of_judge if digests.get(row["key"]) == row["episode"]}
         waiting = deque(key for key in played if key not in verdicts or verdicts[key]["status"] != "ok")
         before = {key: int(verdicts[key]["tries"]) if key in verdicts else 0 for key in waiting}
         pending: dict[str, tuple[str, int]] = {}  # turn key -> episode key, attempt
@@ -163,36 +148,37 @@ def judge(
             key, attempt = pending.pop(turn)
             row: dict[str, Any] = {"key": key, "run": run, "episode": digests[key], "tries": attempt + 1}
             try:
-                row |= {"status": "ok", "cause": ""} | _columns(parse_scores(reply, answer_code(played[key])))
+                both = parse_scores(reply, answer_code(played[key]))
+                row |= {"status": "ok", "cause": "", "scores": [dict(one.values) for one in both]}
+                row["reasons"] = [dict(one.reasons) for one in both]
             except BadVerdict as bad:
                 if reply.error:
                     row["tries"] = attempt
                 elif attempt + 1 - before[key] < tries:
                     return ask(key, attempt + 1, str(bad))
                 row |= {"status": "judge_failed", "cause": str(bad)}
-            rows.add(row)
+            rows.append(row)
             verdicts[key] = row
             on_verdict(row)
             return []
 
-        feed([speaker], begin, take, at_once=at_once or 2 * speaker.slots, stop=stop)
+        feed([speaker], begin, take, at_once=at_once, stop=stop)
     return verdicts
 
 
 def judge_messages(episode: Episode, cause: str = "") -> Messages:
     """Return the judge's prompt; `cause` says why its last reply was invalid."""
-    text = _official(episode) if episode.setting.wording else _own(episode)
+    setting = episode.setting
+    if setting.wording:
+        text = judge_prompt(setting.wording, setting, episode.turns, DIMENSIONS)
+    else:
+        text = _own_prompt(episode)
     if cause:
         text += f"\n\nYour last reply could not be used ({cause}). Give the whole JSON object, in this form."
     return ({"role": "user", "content": text},)
 
 
-def _official(episode: Episode) -> str:
-    assert episode.setting.wording
-    return judge_prompt(episode.setting.wording, episode.setting, episode.turns, DIMENSIONS, harmless)
-
-
-def _own(episode: Episode) -> str:
+def _own_prompt(episode: Episode) -> str:
     names = [agent.name for agent in episode.setting.agents]
     asks = "\n".join(f"- {name}: integer from {d.low} to {d.high}. {d.asks}" for name, d in DIMENSIONS.items())
     score = '{"reasoning": "...", "score": ...}'  # invalid JSON, so an echo of the prompt is not a verdict
@@ -257,24 +243,6 @@ def is_verdict(row: Any) -> bool:
         return bool(row["status"] == "judge_failed")
     except (TypeError, KeyError):
         return False
-
-
-def _played(settings: Sequence[Setting], episodes: Mapping[str, JsonRow]) -> dict[str, Episode]:
-    by_key = {setting.key: setting for setting in settings if setting.key in episodes}
-    return {key: Episode.from_row(setting, episodes[key]) for key, setting in by_key.items()}
-
-
-def _latest(rows: Sequence[JsonRow], digests: Mapping[str, str], run: str) -> dict[str, JsonRow]:
-    """Return this judge's latest verdicts by episode key, without verdicts on a different transcript."""
-    return {row["key"]: row for row in rows if row["run"] == run and digests.get(row["key"]) == row["episode"]}
-
-
-def _digest(episode: Episode) -> str:
-    return hashlib.sha256(episode.transcript().encode()).hexdigest()[:16]
-
-
-def _columns(scores: tuple[Scores, Scores]) -> dict[str, Any]:
-    return {"scores": [dict(agent.values) for agent in scores], "reasons": [dict(agent.reasons) for agent in scores]}
 
 
 def _named(value: Any) -> Any:

@@ -13,16 +13,17 @@ from typing import TYPE_CHECKING, Any
 
 from socialr1_jax.evaluation.request import Wording
 from socialr1_jax.evaluation.sotopia.profiles import ENVIRONMENT, GENDERS, Agent, visible
+from socialr1_jax.rewards.rubric import harmless, without_chat_tokens
 
 if TYPE_CHECKING:
     from socialr1_jax.evaluation.sotopia.episode import Rules, Setting, Turn
     from socialr1_jax.evaluation.sotopia.judging import Dimension
 
+AGENTS = ("agent_1", "agent_2")  # names in the judge's reply: first and second agent
 _PROFILES = ("stranger", "name", "acquaintance", "friend", "friend", "friend")  # indexed by relationship
 _UNKNOWN = "Unknown"
 _DIMENSIONS = "SotopiaDimensions"
 _REF = {"$ref": f"#/$defs/{_DIMENSIONS}"}
-_AGENTS = ("agent_1", "agent_2")
 _KINDS = {(0, 10): "Positive", (-10, 0): "Negative", (-5, 5): "Bidirectional"}  # of scores, by (low, high)
 
 
@@ -31,14 +32,12 @@ def rules_of(wording: Wording) -> Rules:
     return "head" if "participants" in wording.texts else "0.1.4"
 
 
-def agent_prompt(
-    wording: Wording, setting: Setting, turns: tuple[Turn, ...], actions: tuple[str, ...], clean: Callable[[str], str]
-) -> str:
-    """Return the prompt of the agent whose turn follows `turns`; `clean` sanitises each utterance."""
+def agent_prompt(wording: Wording, setting: Setting, turns: tuple[Turn, ...], actions: tuple[str, ...]) -> str:
+    """Return the prompt of the agent whose turn follows `turns`."""
     me = len(turns) % 2
     seen = [wording.text("begins", context=_context(wording, setting, me))]
     for number, turn in enumerate(turns):
-        acted = "" if turn.action == "none" else _acted(wording, setting, turn, clean)
+        acted = "" if turn.action == "none" else _acted(wording, setting, turn, without_chat_tokens)
         seen.append(wording.text("seen", number=str(number), acted=acted))
     return _unindented(
         wording.text(
@@ -53,13 +52,9 @@ def agent_prompt(
 
 
 def judge_prompt(
-    wording: Wording,
-    setting: Setting,
-    turns: tuple[Turn, ...],
-    dimensions: Mapping[str, Dimension],
-    clean: Callable[[str], str],
+    wording: Wording, setting: Setting, turns: tuple[Turn, ...], dimensions: Mapping[str, Dimension]
 ) -> str:
-    """Return the judge's prompt without idle turns; `clean` sanitises each utterance.
+    """Return the judge's prompt without idle turns.
 
     The authors' code also drops utterances that contain their phrase for doing nothing, so an agent could hide a turn.
     Here they are kept.
@@ -68,8 +63,8 @@ def judge_prompt(
     for number, turn in enumerate(turns, 1):
         lines.append(wording.text("number", number=str(number)))
         if turn.action != "none":
-            lines.append(_acted(wording, setting, turn, clean))
-    agents = ", ".join(f'"{agent}"' for agent in _AGENTS)
+            lines.append(_acted(wording, setting, turn, harmless))
+    agents = ", ".join(f'"{agent}"' for agent in AGENTS)
     return _unindented(
         wording.text(
             "judge",
@@ -91,9 +86,11 @@ def judge_schema(wording: Wording, dimensions: Mapping[str, Dimension]) -> dict[
         else:
             pair = {"maxItems": 2, "minItems": 2, "prefixItems": [{"type": "string"}, {"type": "integer"}]}
             scores[name] = {**asks, **pair, "title": _title(name), "type": "array"}
-    of_agent = _object(scores, _DIMENSIONS, closed=head, description=wording.text("dimensions"))
+    of_agent = object_schema(scores, _DIMENSIONS, closed=head, description=wording.text("dimensions"))
     if not head:
-        both = _object({f"{agent}_evaluation": _REF for agent in _AGENTS}, f"EvaluationForTwoAgents[{_DIMENSIONS}]")
+        both = object_schema(
+            {f"{agent}_evaluation": _REF for agent in AGENTS}, f"EvaluationForTwoAgents[{_DIMENSIONS}]"
+        )
         return {"$defs": {_DIMENSIONS: of_agent}, **both}
     defs = {}
     for kind in sorted(_KINDS.values()):
@@ -101,9 +98,9 @@ def judge_schema(wording: Wording, dimensions: Mapping[str, Dimension]) -> dict[
             name: {"description": wording.text(f"{name}_{kind}"), "title": _title(name), "type": of}
             for name, of in (("reasoning", "string"), ("score", "integer"))
         }
-        defs[f"{kind}ReasoningScore"] = _object(fields, f"{kind}ReasoningScore", closed=True)
+        defs[f"{kind}ReasoningScore"] = object_schema(fields, f"{kind}ReasoningScore", closed=True)
     evaluations = {"additionalProperties": _REF, "title": "Evaluations", "type": "object"}
-    whole = _object({"evaluations": evaluations}, f"EvaluationForAgents[{_DIMENSIONS}]", closed=True)
+    whole = object_schema({"evaluations": evaluations}, f"EvaluationForAgents[{_DIMENSIONS}]", closed=True)
     return {"$defs": defs | {_DIMENSIONS: of_agent}, **whole}
 
 
@@ -116,19 +113,19 @@ def _action_schema(wording: Wording, actions: tuple[str, ...]) -> dict[str, Any]
     if head:
         kinds["to"] = {"items": {"type": "string"}, "title": "To", "type": "array"}
     fields = {name: {"description": wording.text(name), **kind} for name, kind in kinds.items()}
-    return _object(fields, "AgentAction", closed=head)
+    return object_schema(fields, "AgentAction", closed=head)
 
 
-def _object(
-    properties: Mapping[str, Any], title: str, *, closed: bool = False, description: str = ""
+def object_schema(
+    properties: Mapping[str, Any], title: str = "", *, closed: bool = False, description: str = ""
 ) -> dict[str, Any]:
-    """Return an object schema with its keys in pydantic's order."""
+    """Return the JSON Schema of an object with its keys in pydantic's order; `closed`: it has no other properties."""
     return {
         **({"additionalProperties": False} if closed else {}),
         **({"description": description} if description else {}),
         "properties": dict(properties),
         "required": list(properties),
-        "title": title,
+        **({"title": title} if title else {}),
         "type": "object",
     }
 

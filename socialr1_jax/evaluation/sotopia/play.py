@@ -85,7 +85,7 @@ def play(
                 speaker = speakers[episode.agent != episode.setting.tested]
                 return [(speaker, episode.turn_key, episode.messages(), episode.seed())]
             row = episode.row(run)
-            rows.add(row)
+            rows.append(row)
             known[row["key"]] = row
             on_end(row)
             return []
@@ -101,7 +101,7 @@ def play(
             speakers,
             lambda: go_on(Episode(waiting.popleft())) if waiting else None,
             take,
-            at_once=at_once or 2 * _slots(speakers),
+            at_once=at_once,
             stop=stop,
         )
     wanted = {setting.key for setting in settings}
@@ -113,16 +113,17 @@ def feed(
     begin: Callable[[], list[Call] | None],
     take: Callable[[str, Utterance], list[Call]],
     *,
-    at_once: int,
+    at_once: int | None,
     stop: Stop,
 ) -> None:
-    """Run up to `at_once` chains of turns until all are finished.
+    """Run up to `at_once` chains of turns (by default twice the slots of the speakers) until all are finished.
 
     begin: returns the first turn of a new chain, None if there are no more. take: returns the turns that follow a
     reply, none or one. Raises RuntimeError if a speaker answers a turn that is not pending.
     """
     distinct = list({id(speaker): speaker for speaker in speakers}.values())
     in_hand: dict[int, set[str]] = {id(speaker): set() for speaker in distinct}
+    most = at_once or 2 * sum(speaker.slots for speaker in distinct)
 
     def ask(turns: list[Call]) -> None:
         for speaker, key, messages, seed in turns:
@@ -133,7 +134,7 @@ def feed(
     while True:
         if stop.asked:
             raise Interrupted
-        while more and sum(map(len, in_hand.values())) < at_once:
+        while more and sum(map(len, in_hand.values())) < most:
             first = begin()
             more = first is not None
             ask(first or [])
@@ -163,7 +164,3 @@ def is_episode(row: Any) -> bool:
         return right and all(isinstance(row[name], str) for name in ("key", "run", "ended")) and bool(row["ended"])
     except (TypeError, KeyError):
         return False
-
-
-def _slots(speakers: Sequence[Speaker]) -> int:
-    return sum(speaker.slots for speaker in {id(speaker): speaker for speaker in speakers}.values())

@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import starmap
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from socialr1_jax.evaluation.task import BenchmarkError, Data, Remark
-from socialr1_jax.evaluation.tasks.reading import Reading, field, read_json, read_jsonl, text, texts
+from socialr1_jax.evaluation.tasks.reading import Reading, field, read_json, text, texts
 from socialr1_jax.runtime.terminal import counted
 
 SetName = Literal["all", "hard", "cooperative", "competitive"]
@@ -95,14 +96,15 @@ def load(folder: Path) -> Benchmark:
     """Load the five files. Raises BenchmarkError naming the file, the row and its fault."""
     reading = Reading(folder)
     paths = {name: reading.find(name) for name in _FILES}
-    scenarios = {scenario.id: scenario for scenario in map(_scenario, *_lines(paths["environment_profiles.jsonl"]))}
-    agents = {agent.id: agent for agent in map(_agent, *_lines(paths["agent_profiles.jsonl"]))}
+    rows = {name: reading.rows(path) for name, path in paths.items() if path.suffix == ".jsonl"}
+    scenarios = {scenario.id: scenario for scenario in starmap(_scenario, rows["environment_profiles.jsonl"])}
+    agents = {agent.id: agent for agent in starmap(_agent, rows["agent_profiles.jsonl"])}
     relationships = {
         (text(row, "agent1_id", where), text(row, "agent2_id", where)): _relationship(row, where)
-        for row, where in zip(*_lines(paths["relationship_profiles.jsonl"]), strict=True)
+        for where, row in rows["relationship_profiles.jsonl"]
     }
     pairs = []
-    for row, where in zip(*_lines(paths["env_agent_combo_storages.jsonl"]), strict=True):
+    for where, row in rows["env_agent_combo_storages.jsonl"]:
         ids = texts(row, "agent_ids", where)
         if (scenario := scenarios.get(text(row, "env_id", where))) is None:
             raise BenchmarkError(f"{where}: no scenario {row['env_id']}")
@@ -173,13 +175,7 @@ def own_profile(agent: Agent) -> str:
     return f"{seen_of(agent, len(RELATIONSHIPS) - 1)} Secret: {agent.secret}"
 
 
-def _lines(path: Path) -> tuple[list[Any], list[str]]:
-    """Return the rows of a file and their positions for error messages."""
-    rows = read_jsonl(path)
-    return rows, [f"{path} row {number}" for number in range(1, len(rows) + 1)]
-
-
-def _scenario(row: Any, where: str) -> Scenario:
+def _scenario(where: str, row: Any) -> Scenario:
     goals = texts(row, "agent_goals", where)
     if len(goals) != 2:
         raise BenchmarkError(f"{where}: {len(goals)} goals instead of 2")
@@ -192,7 +188,7 @@ def _scenario(row: Any, where: str) -> Scenario:
     )
 
 
-def _agent(row: Any, where: str) -> Agent:
+def _agent(where: str, row: Any) -> Agent:
     return Agent(
         id=text(row, "agent_id", where),
         name=f"{text(row, 'first_name', where)} {text(row, 'last_name', where)}",

@@ -15,7 +15,7 @@ from socialr1_jax.evaluation.rows import JsonRow
 from socialr1_jax.evaluation.runner import TaskResult, folder_of, skipped_notes
 from socialr1_jax.evaluation.sotopia import profiles
 from socialr1_jax.evaluation.sotopia.episode import Rules, Setting, episodes_of, run_id
-from socialr1_jax.evaluation.sotopia.figures import SetFigures, figures
+from socialr1_jax.evaluation.sotopia.figures import figures
 from socialr1_jax.evaluation.sotopia.judging import DIMENSIONS, PROMPT, SCHEMA, judge
 from socialr1_jax.evaluation.sotopia.models import EndpointSpeaker, LocalSpeaker
 from socialr1_jax.evaluation.sotopia.official import judge_schema, rules_of
@@ -252,7 +252,13 @@ def _result(
             shown = {**of_set.figures, **{f"partner/{key}": figure for key, figure in of_set.partner.items()}}
             details[name]["figures"] = {key: figure._asdict() for key, figure in shown.items()}
             metrics |= {f"official_{name}/{k}": Metric(x.value, x.stderr, x.n) for k, x in shown.items()}
-            status[f"official_{name}"] = _status(of_set)
+            rates = of_set.rates  # of the tested agent's turns; of episodes whose judge failed
+            status[f"official_{name}"] = {
+                "ok": 1 - rates["parse_failures"],
+                "truncated": rates["truncated"],
+                "unparsable": rates["parse_failures"],
+                "judge_failed": rates["judge_failed"],
+            }
     unjudged = [row["cause"] for row in verdicts.values() if row["status"] != "ok"]
     if unjudged:
         notes.append(f"{counted(len(unjudged), 'verdict')} failed ({unjudged[0]}); run the same command to retry")
@@ -275,14 +281,3 @@ def _result(
         details=details,
         seconds=seconds,
     )
-
-
-def _status(found: SetFigures) -> dict[str, float]:
-    """Return the share of the tested agent's turns by status, and of episodes whose judge failed."""
-    rates = found.rates
-    return {
-        "ok": 1 - rates["parse_failures"],
-        "truncated": rates["truncated"],
-        "unparsable": rates["parse_failures"],
-        "judge_failed": rates["judge_failed"],
-    }

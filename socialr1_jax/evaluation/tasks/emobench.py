@@ -17,8 +17,19 @@ from typing import Any
 
 from socialr1_jax.config.evaluation import ProtocolName
 from socialr1_jax.data.examples import LETTERS
+from socialr1_jax.data.prompts import lettered
 from socialr1_jax.evaluation.card import card_request, graded_by
-from socialr1_jax.evaluation.metrics import Grade, Graded, Metric, accuracies, accuracy, by_group, mean_metric
+from socialr1_jax.evaluation.metrics import (
+    Grade,
+    Graded,
+    Metric,
+    accuracies,
+    accuracy,
+    all_right,
+    by_group,
+    grouped,
+    mean_metric,
+)
 from socialr1_jax.evaluation.request import Messages, Request, Wording, chat
 from socialr1_jax.evaluation.task import BenchmarkError, Data, Decoding, Hub, Task, ways
 from socialr1_jax.evaluation.tasks import emobench_paper
@@ -36,34 +47,7 @@ _KEYS = {"EU": ("answer_q1", "answer_q2"), "EA": ("answer",)}  # keys of the JSO
 _EU_CHOICES = {"emo": "emotion", "cause": "cause"}  # field of the authors' text -> prefix of the row's field
 _KINDS = {"Action": "行动", "Response": "回应"}  # of EA; Chinese rows also use the English names
 
-_TASK = {
-    "en": (
-        "# Task\nYou are given a scenario, questions about it and lettered choices. Put yourself in the place of the "
-        "person asked about and select the choice that fits best.\n\n# Output\nGive one answer to each question, "
-        "without explanations. Reply with one JSON object of this form:\n```json\n{shape}\n```"
-    ),
-    "zh": (
-        "# 任务\n你会看到一个场景、相关的问题和带字母的选项。请站在所问人物的立场，选出最合适的选项。\n\n"
-        "# 输出\n每个问题只给出一个答案，不要解释。请只用下面形式的一个JSON对象回复：\n```json\n{shape}\n```"
-    ),
-}
-_TASK_COT = {
-    "en": _TASK["en"].replace(
-        "Give one answer to each question, without explanations.",
-        "Reason step by step first: weigh what each choice would mean for the people asked about, given their "
-        "feelings, what the scenario tells of their past, and what may come of it. Then give one answer to each "
-        "question.",
-    ),
-    "zh": _TASK["zh"].replace(
-        "每个问题只给出一个答案，不要解释。",
-        "请先逐步推理：联系他们的感受、过去的经历和事情可能的结果，想想每个选项对他们意味着什么；"
-        "然后每个问题给出一个答案。",
-    ),
-}
-_REASONING = {"en": "<your reasoning, step by step>", "zh": "<逐步推理>"}
 _NEW_TOKENS, _COT_TOKENS = 512, 2048
-_LETTER = {"en": "<letter of the choice>", "zh": "<选项的字母>"}
-_HEADINGS = {"en": ("Scenario", "Question", "Choices"), "zh": ("场景", "问题", "选项")}
 _QUESTIONS = {
     ("emotion", "en"): "What does {subject} feel at the end of it all?",
     ("emotion", "zh"): "到了最后，{subject}心里是什么感受？",
@@ -72,6 +56,35 @@ _QUESTIONS = {
     ("EA", "en"): "Which {kind} would help {subject} most here?",
     ("EA", "zh"): "这时哪一种{kind}对{subject}最有帮助？",
 }
+_OWN = Wording(
+    {
+        "format": "{statement}\n```json\n{{\n{conditions}\n}}\n```",
+        "system_en": "# Task\nYou are given a scenario, questions about it and lettered choices. Put yourself in the "
+        "place of the person asked about and select the choice that fits best.\n\n# Output\n",
+        "statement_en": "Give one answer to each question, without explanations. Reply with one JSON object of this "
+        "form:",
+        "statement_cot_en": "Reason step by step first: weigh what each choice would mean for the people asked about, "
+        "given their feelings, what the scenario tells of their past, and what may come of it. Then give one answer to "
+        "each question. Reply with one JSON object of this form:",
+        "reasoning_en": '  "reasoning": "<your reasoning, step by step>"',
+        "conditions_EU_en": '  "answer_q1": "<letter of the choice>",\n  "answer_q2": "<letter of the choice>"',
+        "conditions_EA_en": '  "answer": "<letter of the choice>"',
+        "user_EU_en": f"## Scenario\n{{scenario}}\n\n## Question 1\n{_QUESTIONS['emotion', 'en']}\n\n## Choices 1\n"
+        f"{{emo_choices}}\n\n## Question 2\n{_QUESTIONS['cause', 'en']}\n\n## Choices 2\n{{cause_choices}}",
+        "user_EA_en": f"## Scenario\n{{scenario}}\n\n## Question\n{_QUESTIONS['EA', 'en']}\n\n## Choices\n{{choices}}",
+        "system_zh": "# 任务\n你会看到一个场景、相关的问题和带字母的选项。请站在所问人物的立场，选出最合适的选项。\n\n"
+        "# 输出\n",
+        "statement_zh": "每个问题只给出一个答案，不要解释。请只用下面形式的一个JSON对象回复：",
+        "statement_cot_zh": "请先逐步推理：联系他们的感受、过去的经历和事情可能的结果，想想每个选项对他们意味着什么；"
+        "然后每个问题给出一个答案。请只用下面形式的一个JSON对象回复：",
+        "reasoning_zh": '  "reasoning": "<逐步推理>"',
+        "conditions_EU_zh": '  "answer_q1": "<选项的字母>",\n  "answer_q2": "<选项的字母>"',
+        "conditions_EA_zh": '  "answer": "<选项的字母>"',
+        "user_EU_zh": f"## 场景\n{{scenario}}\n\n## 问题 1\n{_QUESTIONS['emotion', 'zh']}\n\n## 选项 1\n"
+        f"{{emo_choices}}\n\n## 问题 2\n{_QUESTIONS['cause', 'zh']}\n\n## 选项 2\n{{cause_choices}}",
+        "user_EA_zh": f"## 场景\n{{scenario}}\n\n## 问题\n{_QUESTIONS['EA', 'zh']}\n\n## 选项\n{{choices}}",
+    }
+)
 
 
 def load(folder: Path) -> Data:
@@ -111,7 +124,7 @@ def requests(data: Data, protocol: ProtocolName, seed: int) -> list[Request]:
             return _social_r1(item)
         if protocol == "paper":
             return emobench_paper.requests(item, _questions(item), _meta(item), seed)
-        return [_official(item, data.wording, protocol == "official_cot")]
+        return [_official(item, data.wording or _OWN, protocol == "official_cot")]
 
     prompts: list[Request] = []
     for language in _LANGUAGES:
@@ -126,12 +139,21 @@ def _questions(item: Mapping[str, Any]) -> list[tuple[str, str, list[str], str]]
     """Return (name, question, options, gold letter) for the questions of a row."""
     language = item["language"]
     names = ("emotion", "cause") if item["part"] == "EU" else ("EA",)
-    kind = item.get("question type", "")
-    values = {"subject": item["subject"], "kind": _KINDS.get(kind, "") if language == "zh" else kind.lower()}
     return [
-        (name, _QUESTIONS[name, language].format(**values), item[options], letter_of(item[label], item[options], name))
+        (
+            name,
+            _QUESTIONS[name, language].format(subject=item["subject"], kind=_kind(item)),
+            item[options],
+            letter_of(item[label], item[options], name),
+        )
         for name, (options, label) in zip(names, _CHOICES[item["part"]], strict=True)
     ]
+
+
+def _kind(item: Mapping[str, Any]) -> str:
+    """Return what an EA question asks for, in its language; "" for EU."""
+    kind = item.get("question type", "")
+    return _KINDS.get(kind, "") if item["language"] == "zh" else kind.lower()
 
 
 def _meta(item: Mapping[str, Any]) -> dict[str, str]:
@@ -139,31 +161,18 @@ def _meta(item: Mapping[str, Any]) -> dict[str, str]:
     return {"part": item["part"], "language": item["language"], "category": category}
 
 
-def _official(item: Mapping[str, Any], wording: Wording | None, cot: bool) -> Request:
+def _official(item: Mapping[str, Any], wording: Wording, cot: bool) -> Request:
     return Request(
         id=f"{item['part']}-{item['language']}-{item['qid']}",
         item=f"{item['part']}-{item['qid']}",
-        messages=_authors_messages(item, wording, cot) if wording else _own_messages(item, cot),
+        messages=_messages(item, wording, cot),
         gold=",".join(gold for *_, gold in _questions(item)),
         meta=_meta(item),
         max_new_tokens=_COT_TOKENS if cot else _NEW_TOKENS,
     )
 
 
-def _own_messages(item: Mapping[str, Any], cot: bool) -> Messages:
-    language, questions = item["language"], _questions(item)
-    scenario, question, choices = _HEADINGS[language]
-    parts = [f"## {scenario}\n{item['scenario']}"]
-    for number, (_, words, options, _) in enumerate(questions, 1):
-        of = f" {number}" if len(questions) == 2 else ""
-        parts += [f"## {question}{of}\n{words}", f"## {choices}{of}\n{_lettered(options)}"]
-    values = {"reasoning": _REASONING[language]} if cot else {}
-    values |= dict.fromkeys(_KEYS[item["part"]], _LETTER[language])
-    shape = json.dumps(values, ensure_ascii=False, indent=2)
-    return chat("\n\n".join(parts), (_TASK_COT if cot else _TASK)[language].replace("{shape}", shape))
-
-
-def _authors_messages(item: Mapping[str, Any], wording: Wording, cot: bool) -> Messages:
+def _messages(item: Mapping[str, Any], wording: Wording, cot: bool) -> Messages:
     part, language = item["part"], item["language"]
     statement, conditions = wording.text(f"statement_{language}"), wording.text(f"conditions_{part}_{language}")
     if cot:
@@ -171,15 +180,11 @@ def _authors_messages(item: Mapping[str, Any], wording: Wording, cot: bool) -> M
         conditions = f"{wording.text(f'reasoning_{language}')},\n{conditions}"
     shape = wording.text("format", statement=statement, conditions=conditions)
     if part == "EU":
-        choices = {f"{name}_choices": _lettered(item[f"{key}_choices"]) for name, key in _EU_CHOICES.items()}
+        choices = {f"{name}_choices": lettered(item[f"{key}_choices"], "{}) {}") for name, key in _EU_CHOICES.items()}
     else:
-        choices = {"choices": _lettered(item["choices"]), "q_type": item["question type"]}
+        choices = {"choices": lettered(item["choices"], "{}) {}"), "q_type": item["question type"], "kind": _kind(item)}
     values = {"scenario": item["scenario"], "subject": item["subject"], **choices}
     return chat(wording.text(f"user_{part}_{language}", **values), wording.text(f"system_{language}") + shape)
-
-
-def _lettered(options: Sequence[str]) -> str:
-    return "\n".join(f"{letter}) {option}" for letter, option in zip(LETTERS, options, strict=False))
 
 
 def _social_r1(item: Mapping[str, Any]) -> list[Request]:
@@ -285,11 +290,7 @@ def _figures(graded: Sequence[Graded], protocol: ProtocolName) -> dict[str, Metr
 
 def _both_right(graded: Sequence[Graded]) -> Metric:
     """Return the share of (item, order) pairs that are right; in `social_r1` both requests of an item must be."""
-    values: dict[tuple[str, int], float] = {}
-    for row in graded:
-        key = row.request.item, row.request.meta.get("order", 1)
-        values[key] = values.get(key, 1.0) * row.grade.value
-    return mean_metric(list(values.values()), [item for item, _ in values])
+    return all_right(grouped(graded, lambda row: (row.request.item, row.request.meta.get("order"))).values())
 
 
 def _one_question(eu: Sequence[Graded], name: str) -> Metric:

@@ -16,7 +16,7 @@ from dataclasses import replace
 from typing import Any
 
 from socialr1_jax.data.examples import LETTERS
-from socialr1_jax.evaluation.metrics import Grade, Graded
+from socialr1_jax.evaluation.metrics import Grade, Graded, grouped
 from socialr1_jax.evaluation.request import Messages, Request, chat
 from socialr1_jax.evaluation.task import Decoding
 
@@ -120,11 +120,9 @@ def _letter(reply: str, options: Sequence[str], meta: Mapping[str, Any]) -> str:
 
 def voted(graded: Sequence[Graded]) -> list[Graded]:
     """Return each question under each order with the majority of its replies; the first one wins a tie."""
-    tries: dict[tuple[str, str, int], list[Graded]] = {}
-    for row in graded:
-        tries.setdefault((row.request.item, row.request.meta["language"], row.request.meta["order"]), []).append(row)
+    units = ("language", "order")
     votes = []
-    for rows in tries.values():
+    for rows in grouped(graded, lambda row: (row.request.item, *map(row.request.meta.get, units))).values():
         request = rows[0].request
         places = request.gold.count(",") + 1
         answers = [row.grade.answer.split(",") if row.grade.answer else [NO_ANSWER] * places for row in rows]

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from socialr1_jax.config.evaluation import ProtocolName
-from socialr1_jax.data.evaluation_sets import EVALUATION_SETS
 from socialr1_jax.evaluation import embeddings
 from socialr1_jax.evaluation.card import card_request, graded_by
 from socialr1_jax.evaluation.request import Request, chat
@@ -53,7 +52,7 @@ class _Question(NamedTuple):
 
 def load(folder: Path) -> Data:
     """Load the sets from the official or the recovered file. Raises BenchmarkError."""
-    reading = Reading(folder, {name: digest for digest, name in EVALUATION_SETS["FANToM"].items()})
+    reading = Reading(folder)
     rows = reading.rows(reading.find("fantom_v1.json", "fantom_v1_recovered.json"), "set")
     for where, item in rows:
         _check(item, where)
@@ -100,7 +99,9 @@ def _skipped_note(items: list[Mapping[str, Any]], context: str) -> str:
     skipped: Counter[str] = Counter()
     whole = 0
     for item, lasts in zip(items, _draws(items), strict=True):
-        missing = [question.kind for question in _questions(item, context, lasts) if not _known(question)]
+        missing = [
+            question.kind for question in _questions(item, context, lasts) if not _is_known(item, context, question)
+        ]
         skipped.update(missing)
         whole += not [kind for kind in missing if kind != "fact"]
     if not skipped:
@@ -115,8 +116,9 @@ def _is_hopeless(listed: Mapping[str, Any]) -> bool:
     return any(other.lower() in name.lower() for other in wrong for name in right)
 
 
-def _known(question: _Question) -> bool:
-    return question.body is not None and question.gold is not None
+def _is_known(item: Mapping[str, Any], context: str, question: _Question) -> bool:
+    """Return whether the file has the context, the question and its answer."""
+    return None not in (item[f"{context}_context"], question.body, question.gold)
 
 
 def _draws(items: Any) -> Iterator[list[bool]]:
@@ -129,24 +131,17 @@ def _draws(items: Any) -> Iterator[list[bool]]:
 def _questions(item: Mapping[str, Any], context: str, lasts: list[bool]) -> Iterator[_Question]:
     """Yield all questions of a set in a context, known or not."""
     fact, answer = item["factQA"]["question"], item["factQA"]["correct_answer"]
-    shown = item[f"{context}_context"] is not None
-
-    def asked(body: str | None) -> str | None:
-        return body if shown else None
-
-    yield _Question("fact", "fact", asked(f"Question: {fact}\nAnswer:"), answer, "", {})
+    yield _Question("fact", "fact", f"Question: {fact}\nAnswer:", answer, "", {})
     for i, (belief, last) in enumerate(zip(item["beliefQAs"], lasts, strict=True)):
         question, right, wrong = belief["question"], belief["correct_answer"], belief["wrong_answer"]
         access = belief["missed_info_accessibility"]
         meta = {"tom_type": belief.get("tom_type"), "character": _believer(question)}
         body = f"Question: {question}\nAnswer:"
-        yield _Question(f"belief_dist-{i}", "belief_dist", asked(body), right, access, meta | {"wrong": wrong})
+        yield _Question(f"belief_dist-{i}", "belief_dist", body, right, access, meta | {"wrong": wrong})
         options = (wrong, right) if last else (right, wrong)
         body = f"Question: {question}\n(a) {options[0]}\n(b) {options[1]}\n\nChoose an answer from above:"
         gold = "b" if last else "a"
-        yield _Question(
-            f"belief_choice-{i}", "belief_choice", asked(body), gold, access, meta, card=(question, options)
-        )
+        yield _Question(f"belief_choice-{i}", "belief_choice", body, gold, access, meta, card=(question, options))
     for name, heading in (
         ("answerability", f"Target: {fact}"),
         ("info", None if answer is None else f"Information: {fact} {answer}"),
@@ -157,7 +152,7 @@ def _questions(item: Mapping[str, Any], context: str, lasts: list[bool]) -> Iter
         names = None if right is None or wrong is None else {"correct": right, "wrong": wrong}
         body = f"{heading}\nQuestion: {listed['question']}\nAnswer:"
         people = {"characters": [_knower(binary["question"]) for binary in binaries]}
-        yield _Question(f"{name}_list", f"{name}_list", asked(heading and body), names, list_access, people)
+        yield _Question(f"{name}_list", f"{name}_list", heading and body, names, list_access, people)
         for i, binary in enumerate(binaries):
             gold = binary["correct_answer"]
             if gold == "no:long":
@@ -167,9 +162,7 @@ def _questions(item: Mapping[str, Any], context: str, lasts: list[bool]) -> Iter
             body = f"{heading}\nQuestion: {binary['question']} Answer yes or no.\nAnswer:"
             card = (f"{heading}\n{binary['question']}", ("Yes", "No"))
             who = {"character": _knower(binary["question"]).lower()}
-            yield _Question(
-                f"{name}_binary-{i}", f"{name}_binary", asked(heading and body), gold, binary_access, who, card
-            )
+            yield _Question(f"{name}_binary-{i}", f"{name}_binary", heading and body, gold, binary_access, who, card)
 
 
 def _knower(question: str) -> str:
@@ -207,61 +200,48 @@ def requests(data: Data, protocol: ProtocolName, seed: int) -> list[Request]:
     for context in CONTEXTS:
         for item, lasts in zip(data.items, _draws(data.items), strict=True):
             questions = list(_questions(item, context, lasts))
-            skipped: dict[str, set[str]] = {}
-            for question in questions:
-                if not _known(question):
-                    skipped.setdefault(question.access, set()).add(question.kind)
-            for question in questions:
-                if not _known(question) or (protocol == "social_r1" and question.kind not in _CARD_KINDS):
+            known = [question for question in questions if _is_known(item, context, question)]
+            skipped = {(question.access, question.kind) for question in questions if question not in known}
+            for question in known:
+                if protocol == "social_r1" and question.kind not in _CARD_KINDS:
                     continue
                 meta = {
                     "context": context,
                     "kind": question.kind,
                     "set": item["set_id"],
                     "access": question.access,
-                    "skipped": sorted(skipped.get(question.access, ())),
+                    "skipped": sorted(kind for access, kind in skipped if access == question.access),
                     **question.meta,
                 }
-                if protocol == "social_r1":
-                    prompts.append(_social_r1(item, question, context, meta))
-                else:
-                    prompts.append(_official(item, question, context, meta, cot=protocol == "official_cot"))
+                prompts.append(_request(item, question, context, meta, protocol))
     return prompts
 
 
-def _names(item: Mapping[str, Any], one: _Question, context: str) -> tuple[str, str]:
-    """Return (id, item) of a request; sets of one conversation form one item."""
-    return f"{context}/{item['set_id']}/{one.id}", f"conversation-{item['set_id'].split('-')[0]}"
-
-
-def _official(item: Mapping[str, Any], one: _Question, context: str, meta: Mapping[str, Any], cot: bool) -> Request:
-    id, unit = _names(item, one, context)
-    content = f"{item[f'{context}_context'].strip()}\n\n{one.body}"
+def _request(
+    item: Mapping[str, Any], one: _Question, context: str, meta: Mapping[str, Any], protocol: ProtocolName
+) -> Request:
+    """Return the prompt of a known question; sets of one conversation form one item."""
+    about: dict[str, Any] = {
+        "id": f"{context}/{item['set_id']}/{one.id}",
+        "item": f"conversation-{item['set_id'].split('-')[0]}",
+        "meta": meta,
+    }
+    story = item[f"{context}_context"].strip()
+    if protocol == "social_r1":
+        question, options = one.card
+        gold = {"a": "A", "b": "B", "yes": "A", "no": "B"}[one.gold]
+        return card_request(story=story, question=question, options=options, gold=gold, **about)
+    content, cot = f"{story}\n\n{one.body}", protocol == "official_cot"
     if cot:
         content = content.removesuffix("Answer:") + _STEPS
-    return Request(
-        id=id,
-        item=unit,
-        messages=chat(content),
-        gold=one.gold,
-        meta=meta,
-        max_new_tokens=_COT_TOKENS if cot else _NEW_TOKENS,
-        follow_up=cot,
-    )
+    tokens = _COT_TOKENS if cot else _NEW_TOKENS
+    return Request(messages=chat(content), gold=one.gold, max_new_tokens=tokens, follow_up=cot, **about)
 
 
 def follow_up(request: Request, protocol: ProtocolName, reply: str) -> Request:
     """Return the prompt that asks for the answer, with the reasoning appended to the first prompt."""
     content = f"{request.messages[0]['content']} {reply.strip()}{_FINAL}"
     return replace(request, messages=chat(content), follow_up=False)
-
-
-def _social_r1(item: Mapping[str, Any], one: _Question, context: str, meta: Mapping[str, Any]) -> Request:
-    id, unit = _names(item, one, context)
-    question, options = one.card
-    gold = {"a": "A", "b": "B", "yes": "A", "no": "B"}[one.gold]
-    story = item[f"{context}_context"].strip()
-    return card_request(id=id, item=unit, story=story, question=question, options=options, gold=gold, meta=meta)
 
 
 TASK = Task(

@@ -8,7 +8,17 @@ from collections.abc import Mapping, Sequence
 
 from socialr1_jax.config.evaluation import ProtocolName
 from socialr1_jax.evaluation.embeddings import similarities
-from socialr1_jax.evaluation.metrics import Grade, Graded, Metric, accuracies, accuracy, by_group, mean_metric
+from socialr1_jax.evaluation.metrics import (
+    Grade,
+    Graded,
+    Metric,
+    accuracies,
+    accuracy,
+    all_right,
+    by_group,
+    grouped,
+    mean_metric,
+)
 from socialr1_jax.evaluation.request import Request
 from socialr1_jax.evaluation.task import Embedder
 
@@ -147,11 +157,12 @@ def _report(graded: Sequence[Graded], embedded: bool, context: str) -> dict[str,
 
 def _joined(graded: Sequence[Graded], embedded: bool, size: int) -> dict[str, Metric]:
     """Return the figures that require every answer in a unit, or about a character in it, to be right."""
-    by_name = {"ALL": _all_right(graded, _ALL, size)}
+    by_name = {"ALL": all_right(_whole(graded, _ALL, size).values())}
     if embedded:
-        by_name["ALL*"] = _all_right(graded, ("belief_dist", *_ALL), size)
+        by_name["ALL*"] = all_right(_whole(graded, ("belief_dist", *_ALL), size).values())
     for name in ("answerability", "info"):
-        by_name[f"{name}_ALL"] = _all_right(graded, (f"{name}_list", f"{name}_binary"), size)
+        units = _whole(graded, (f"{name}_list", f"{name}_binary"), size)
+        by_name[f"{name}_ALL"] = all_right(units.values())
     return by_name | _characters(graded, embedded, size)
 
 
@@ -234,19 +245,10 @@ def _free_beliefs(dist: Sequence[Graded]) -> dict[str, Metric]:
 
 def _whole(graded: Sequence[Graded], kinds: tuple[str, ...], size: int) -> dict[str, list[Graded]]:
     """Group the questions of these kinds by unit, without units that have a skipped one."""
-    units: dict[str, list[Graded]] = {}
-    for row in graded:
-        if row.request.meta["kind"] in kinds:
-            units.setdefault("-".join(row.request.meta["set"].split("-")[:size]), []).append(row)
+    asked = [row for row in graded if row.request.meta["kind"] in kinds]
+    units = grouped(asked, lambda row: "-".join(row.request.meta["set"].split("-")[:size]))
     skipped = {unit for unit, rows in units.items() for row in rows if set(kinds) & set(row.request.meta["skipped"])}
     return {unit: rows for unit, rows in sorted(units.items()) if unit not in skipped}
-
-
-def _all_right(graded: Sequence[Graded], kinds: tuple[str, ...], size: int) -> Metric:
-    """Return the share of units with all questions of these kinds right; the standard error is over conversations."""
-    units = _whole(graded, kinds, size)
-    values = [math.prod(row.grade.value for row in rows) for rows in units.values()]
-    return mean_metric(values, [rows[0].request.item for rows in units.values()])
 
 
 def weighted_f1(graded: Sequence[Graded]) -> Metric:
@@ -254,9 +256,10 @@ def weighted_f1(graded: Sequence[Graded]) -> Metric:
 
     The standard error is a jackknife over conversations.
     """
-    table: dict[str, Counter[tuple[str, str]]] = {}
-    for row in graded:
-        table.setdefault(row.request.item, Counter())[row.request.gold, row.grade.answer] += 1
+    table = {
+        item: Counter((row.request.gold, row.grade.answer) for row in rows)
+        for item, rows in grouped(graded, lambda row: row.request.item).items()
+    }
     total = sum(table.values(), Counter[tuple[str, str]]())
     value, n = _weighted_f1(total), len(table)
     if n < 2:

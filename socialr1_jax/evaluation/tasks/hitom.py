@@ -30,18 +30,23 @@ ORDERS = range(5)
 _FILE = "Hi-ToM_data.json"
 _WHOLE = 600
 _TYPES = ("CoTP", "VP")
-_INSTRUCTION = (
-    "Here is a story, with a question and its choices. Consider it step by step; then give your answer before anything "
-    "else, and explain it after that."
-)
-_INSTRUCTION_VP = "Here is a story, with a question and its choices. Give your answer without any explanation."
-_NOTE = (
+_SHAPE = (
+    "Here is a story, with a question and its choices. {how}\n\n"
+    "Story:\n{{story}}\n\nQuestion: {{question}}\nChoices: {{choices}}\n\n"
     "Note: Take the following for granted. (1) An agent witnesses everything that happens in a place before the agent "
     "leaves it. (2) An agent A can infer what an agent B thinks only if A and B have been in the same place or have "
     "talked with each other, in private or in public. (3) All agents tend to lie. What an agent says to others does "
     "not change what that agent believes. Whoever hears a statement has a tendency to trust a speaker who left the "
     "place later than the hearer. All agents know the order in which they left. (4) What is said in private is known "
     "to those two only, and they know it; what is claimed in public is heard by everybody."
+)
+_OWN = Wording(
+    {
+        "user": _SHAPE.format(
+            how="Consider it step by step; then give your answer before anything else, and explain it after that."
+        ),
+        "user_vp": _SHAPE.format(how="Give your answer without any explanation."),
+    }
 )
 _NEW_TOKENS = 1024
 
@@ -128,16 +133,11 @@ def _request(item: Mapping[str, Any], protocol: ProtocolName, wording: Wording |
         return card_request(id=id, item=unit, story=story, question=question, options=options, gold=gold, meta=meta)
     vp = protocol == "official_vp"
     choices = ", ".join(f"{letter}. {option}" for letter, option in zip(LETTERS, options, strict=False))
-    if wording:
-        name = "user_vp" if vp else "user"
-        content = wording.text(name, story=_story(item), question=question, choices=choices)
-    else:
-        instruction = _INSTRUCTION_VP if vp else _INSTRUCTION
-        content = f"{instruction}\n\nStory:\n{story}\n\nQuestion: {question}\nChoices: {choices}\n\n{_NOTE}"
+    values = {"story": _story(item) if wording else story, "question": question, "choices": choices}
     return Request(
         id=id.replace("CoTP", "VP") if vp else id,
         item=unit,
-        messages=chat(content),
+        messages=chat((wording or _OWN).text("user_vp" if vp else "user", **values)),
         gold=item["vp_answer"] if vp else item["answer"],
         meta=meta | {"options": options} | ({"cotp_answer": item["answer"]} if vp else {}),
         max_new_tokens=_NEW_TOKENS,

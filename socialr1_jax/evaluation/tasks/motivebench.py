@@ -17,7 +17,7 @@ from typing import Any
 from socialr1_jax.config.evaluation import ProtocolName
 from socialr1_jax.data.examples import LETTERS
 from socialr1_jax.evaluation.card import card_request, graded_by
-from socialr1_jax.evaluation.metrics import Graded, Metric, accuracy, all_right, by_group
+from socialr1_jax.evaluation.metrics import Graded, Metric, by_group, figures_by_type
 from socialr1_jax.evaluation.request import Request, Wording, chat
 from socialr1_jax.evaluation.task import BenchmarkError, Data, Decoding, Task, ways
 from socialr1_jax.evaluation.tasks.reading import Reading, field, text, texts
@@ -50,11 +50,19 @@ _TYPES = {  # name -> (words in the prompt, field of the question, number of its
     "behavior": ("Behavioral", "Behavior Reasoning Question", 2),
     "both": ("Motivational and Behavioral", "Motivation and Behavior Reasoning Question", 3),
 }
-_SYSTEM = "You answer questions about what moves people."
-_ANSWER = "Reply with the letter of that option alone: one character, no explanation."
-_ANSWER_COT = (
-    "Reason step by step about the options first, then give the letter of the likeliest one. The last line of your "
-    "reply has that one character and nothing else."
+_ANSWERS = {  # how to answer, by the start of the prompt's name
+    "user": "Reply with the letter of that option alone: one character, no explanation.",
+    "user_cot": "Reason step by step about the options first, then give the letter of the likeliest one. The last line "
+    "of your reply has that one character and nothing else.",
+}
+_OWN = Wording(
+    {"system": "You answer questions about what moves people."}
+    | {
+        f"{prompt}_{name}": f"A question of {words.lower()} reasoning follows: choose its likeliest answer.\n\n"
+        f"{{question}}\nOptions: {{options}}\n\n{answer}"
+        for prompt, answer in _ANSWERS.items()
+        for name, (words, *_) in _TYPES.items()
+    }
 )
 _NEW_TOKENS = 4096
 _OPTIONS = 6
@@ -93,55 +101,33 @@ def _check(row: Any, where: str) -> None:
 
 def requests(data: Data, protocol: ProtocolName, seed: int) -> list[Request]:
     """Return 3 questions x 6 or 18 orders per scenario, in `social_r1` 3 questions; the seed is not used."""
-    if protocol == "social_r1":
-        return [_social_r1(item, name) for item in data.items for name in _TYPES]
-    orders = (*ORDERS, *MORE_ORDERS) if protocol == "official_18" else ORDERS
+    orders = {"social_r1": ORDERS[:1], "official_18": (*ORDERS, *MORE_ORDERS)}.get(protocol, ORDERS)
     return [
-        _official(item, name, number, order, data.wording, cot=protocol == "official_cot")
+        _request(item, name, number, order, protocol, data.wording or _OWN)
         for item in data.items
         for number, order in enumerate(orders, 1)
         for name in _TYPES
     ]
 
 
-def _block(item: Mapping[str, Any], name: str) -> tuple[str, list[str], str]:
-    """Return (question, options without their letters, gold letter)."""
-    _, question, number = _TYPES[name]
-    options = [_LABEL.sub("", option, count=1) for option in item[f"Options {number}"]]
-    return item[question], options, item[f"Correct Answer {number}"]
-
-
-def _official(
-    item: Mapping[str, Any], name: str, number: int, order: Sequence[int], wording: Wording | None, cot: bool
+def _request(
+    item: Mapping[str, Any], name: str, number: int, order: Sequence[int], protocol: ProtocolName, wording: Wording
 ) -> Request:
-    question, options, gold = _block(item, name)
-    shown = [f"{letter}. {options[place - 1]}" for letter, place in zip(LETTERS, order, strict=False)]
-    if wording:
-        system = wording.text("system")
-        content = wording.text(f"user_cot_{name}" if cot else f"user_{name}", question=question, options=str(shown))
-    else:
-        system = _SYSTEM
-        content = (
-            f"A question of {_TYPES[name][0].lower()} reasoning follows: choose its likeliest answer.\n\n{question}\n"
-            f"Options: {shown}\n\n{_ANSWER_COT if cot else _ANSWER}"
-        )
+    _, column, place = _TYPES[name]
+    question, gold = item[column], item[f"Correct Answer {place}"]
+    options = [_LABEL.sub("", option, count=1) for option in item[f"Options {place}"]]
     scenario = f"{item['source']}-{item['idx']}"
+    about: dict[str, Any] = {"item": scenario, "meta": {"source": item["source"], "type": name, "order": number}}
+    if protocol == "social_r1":
+        return card_request(id=f"{scenario}-{name}", story="", question=question, options=options, gold=gold, **about)
+    shown = str([f"{letter}. {options[of - 1]}" for letter, of in zip(LETTERS, order, strict=False)])
+    prompt = f"user_cot_{name}" if protocol == "official_cot" else f"user_{name}"
     return Request(
         id=f"{scenario}-{name}-order{number}",
-        item=scenario,
-        messages=chat(content, system),
+        messages=chat(wording.text(prompt, question=question, options=shown), wording.text("system")),
         gold=LETTERS[order.index(LETTERS.index(gold) + 1)],
-        meta={"source": item["source"], "type": name, "order": number},
         max_new_tokens=_NEW_TOKENS,
-    )
-
-
-def _social_r1(item: Mapping[str, Any], name: str) -> Request:
-    question, options, gold = _block(item, name)
-    scenario = f"{item['source']}-{item['idx']}"
-    meta = {"source": item["source"], "type": name, "order": 1}
-    return card_request(
-        id=f"{scenario}-{name}", item=scenario, story="", question=question, options=options, gold=gold, meta=meta
+        **about,
     )
 
 
@@ -159,15 +145,15 @@ def metrics(graded: Sequence[Graded], protocol: ProtocolName) -> dict[str, Metri
     All orders have the same questions, so the mean over orders is the mean over all replies. `variance/...` of
     `official_18` is the population variance of a figure over the orders.
     """
-    by_name = _figures(graded, "accuracy" if protocol == "social_r1" else "ours/accuracy")
+    by_name = figures_by_type(graded, "accuracy" if protocol == "social_r1" else "ours/accuracy", _TYPES)
     sources = by_group(graded, "source")
     for name, group in sources.items():
-        by_name |= {f"{name}/{key}": metric for key, metric in _figures(group, "accuracy").items()}
+        by_name |= {f"{name}/{key}": metric for key, metric in figures_by_type(group, "accuracy", _TYPES).items()}
     if protocol == "social_r1":
         return by_name
     for prefix, rows in {"": graded, **{f"{name}/": sources[name] for name in _SOURCES if name in sources}}.items():
         orders = sorted(by_group(rows, "order").items(), key=lambda order: int(order[0]))
-        figures = {number: _figures(group, "accuracy") for number, group in orders}
+        figures = {number: figures_by_type(group, "accuracy", _TYPES) for number, group in orders}
         for number, of_order in figures.items():
             by_name |= {f"{prefix}order_{number}/{key}": metric for key, metric in of_order.items()}
         if protocol == "official_18":
@@ -175,15 +161,6 @@ def metrics(graded: Sequence[Graded], protocol: ProtocolName) -> dict[str, Metri
                 values = [of_order[key].value for of_order in figures.values() if key in of_order]
                 by_name[f"{prefix}variance/{key}"] = Metric(pvariance(values), math.nan, len(values))
     return by_name
-
-
-def _figures(graded: Sequence[Graded], headline: str) -> dict[str, Metric]:
-    types = by_group(graded, "type")
-    return {
-        headline: accuracy(graded),
-        **{name: accuracy(types[name]) for name in _TYPES if name in types},
-        "all_three": all_right(graded, len(_TYPES), "order"),
-    }
 
 
 TASK = Task(

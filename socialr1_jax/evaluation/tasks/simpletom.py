@@ -21,8 +21,8 @@ from typing import Any
 
 from socialr1_jax.config.evaluation import ProtocolName
 from socialr1_jax.evaluation.card import card_request, graded_by
-from socialr1_jax.evaluation.metrics import Graded, Metric, accuracy, all_right, by_group, mean_metric
-from socialr1_jax.evaluation.request import Messages, Request, Wording, chat
+from socialr1_jax.evaluation.metrics import Graded, Metric, by_group, figures_by_type, mean_metric
+from socialr1_jax.evaluation.request import Request, Wording, chat
 from socialr1_jax.evaluation.task import BenchmarkError, Data, Hub, Remark, Task, ways
 from socialr1_jax.evaluation.tasks.reading import Reading, field, text, texts
 from socialr1_jax.stories.plots import PLOTS, Draft
@@ -35,14 +35,21 @@ CONTROL_STORIES = 100
 _FILES = {"mental_state": "mental-state-qa", "behavior": "behavior-qa", "judgment": "judgment-qa"}
 _WHOLE = 1147
 _CONTROLS = ("aware", "unaware")
-_SYSTEM = "You answer questions about short stories."
 _NEW_TOKENS, _COT_TOKENS = 20, 500
 _LABELS = ["A", "B"]
 _KNOWN_LETTERS = "ABCD"  # searched by the official parser, even with two options
 _THE_WORD = re.compile(r"answer:?", re.IGNORECASE)
 _BEFORE_ANSWER = re.compile(r"\A.*the answer is:?", re.IGNORECASE | re.DOTALL)
-_ANSWER = 'Your whole reply is "(A)" or "(B)".'
-_ANSWER_COT = 'Think step by step and explain your reasoning first. End with "Therefore, the answer is: (A)" or "(B)".'
+_OWN = Wording(
+    {
+        "system": "You answer questions about short stories.",
+        "user": "Read the story, then choose the answer to its question: {labels}.\n\n"
+        "Story:\n{story}\n\nQuestion: {question}\n\n{final}",
+        "final": 'Your whole reply is "(A)" or "(B)".',
+        "final_cot": "Think step by step and explain your reasoning first. End with "
+        '"Therefore, the answer is: (A)" or "(B)".',
+    }
+)
 
 
 def load(folder: Path) -> Data:
@@ -154,33 +161,20 @@ def _request(item: Mapping[str, Any], protocol: ProtocolName, wording: Wording |
         question, options = item["question"].strip(), item["choices"]["text"]
         return card_request(story=item["story"], question=question, options=options, **about)
     cot = protocol == "official_cot"
-    messages = _authors_messages(item, wording, cot) if wording else _own_messages(item, cot)
-    return Request(messages=messages, max_new_tokens=_COT_TOKENS if cot else _NEW_TOKENS, **about)
-
-
-def _authors_messages(item: Mapping[str, Any], wording: Wording, cot: bool) -> Messages:
     labels = [f"({letter})" for letter in _LABELS]
     listed = [f"{label} {option}" for label, option in zip(labels, item["choices"]["text"], strict=True)]
-    user = wording.text(
+    prompts = wording or _OWN
+    user = prompts.text(
         "user",
         labels=" or ".join(labels),
         story=item["story"],
         before="",
-        question=" \n".join([item["question"], *listed]),
-        final=wording.text("final_cot" if cot else "final"),
+        question=(" \n" if wording else "\n").join([item["question"], *listed]),
+        final=prompts.text("final_cot" if cot else "final"),
         quoted_labels=" or ".join(f'"{label}"' for label in labels),
     )
-    return chat(user, wording.text("system"))
-
-
-def _own_messages(item: Mapping[str, Any], cot: bool) -> Messages:
-    options = item["choices"]["text"]
-    content = (
-        "Read the story, then choose the answer to its question: (A) or (B).\n\n"
-        f"Story:\n{item['story']}\n\nQuestion: {item['question']}\n(A) {options[0]}\n(B) {options[1]}\n\n"
-        f"{_ANSWER_COT if cot else _ANSWER}"
-    )
-    return chat(content, _SYSTEM)
+    messages = chat(user, prompts.text("system"))
+    return Request(messages=messages, max_new_tokens=_COT_TOKENS if cot else _NEW_TOKENS, **about)
 
 
 def read(request: Request, protocol: ProtocolName, reply: str) -> str:
@@ -206,7 +200,7 @@ def metrics(graded: Sequence[Graded], protocol: ProtocolName) -> dict[str, Metri
     """Return accuracy over SimpleToM's questions, by type, and of stories; then the same for our controls."""
     sets = by_group(graded, "set")
     real = sets.get("simpletom", [])
-    by_name = _figures(real, "accuracy" if protocol == "social_r1" else "ours/mean")
+    by_name = figures_by_type(real, "accuracy" if protocol == "social_r1" else "ours/mean", TYPES)
     if real:
         parts = {"na_frac": real} | {f"na_frac/{name}": rows for name, rows in by_group(real, "type").items()}
         for name, rows in parts.items():
@@ -214,17 +208,10 @@ def metrics(graded: Sequence[Graded], protocol: ProtocolName) -> dict[str, Metri
             by_name[name] = mean_metric(missing, [row.request.item for row in rows])
     for name in _CONTROLS:
         if name in sets:
-            by_name |= {f"ours/{name}/{key}": metric for key, metric in _figures(sets[name], "accuracy").items()}
+            by_name |= {
+                f"ours/{name}/{key}": metric for key, metric in figures_by_type(sets[name], "accuracy", TYPES).items()
+            }
     return by_name
-
-
-def _figures(graded: Sequence[Graded], headline: str) -> dict[str, Metric]:
-    types = by_group(graded, "type")
-    return {
-        headline: accuracy(graded),
-        **{name: accuracy(types[name]) for name in TYPES if name in types},
-        "all_three": all_right(graded, len(TYPES)),
-    }
 
 
 TASK = Task(

@@ -15,7 +15,8 @@ from typing import Any
 
 from socialr1_jax.config.evaluation import ProtocolName
 from socialr1_jax.data.examples import LETTERS
-from socialr1_jax.evaluation.card import card_request, graded_by, lettered
+from socialr1_jax.data.prompts import lettered
+from socialr1_jax.evaluation.card import card_request, graded_by
 from socialr1_jax.evaluation.metrics import accuracy
 from socialr1_jax.evaluation.request import Request, chat
 from socialr1_jax.evaluation.task import BenchmarkError, Data, Task, ways

@@ -20,11 +20,20 @@ from pathlib import Path
 from typing import Any
 
 from socialr1_jax.config.evaluation import ProtocolName
-from socialr1_jax.data.evaluation_sets import EVALUATION_SETS
 from socialr1_jax.data.examples import LETTERS
 from socialr1_jax.evaluation.card import card_request, graded_by
 from socialr1_jax.evaluation.embeddings import TACTFULTOM_MODEL, similarities
-from socialr1_jax.evaluation.metrics import Grade, Graded, Metric, accuracies, accuracy, by_group, mean_metric
+from socialr1_jax.evaluation.metrics import (
+    Grade,
+    Graded,
+    Metric,
+    accuracies,
+    accuracy,
+    all_right,
+    by_group,
+    grouped,
+    mean_metric,
+)
 from socialr1_jax.evaluation.request import Request, Wording, chat
 from socialr1_jax.evaluation.task import BenchmarkError, Data, Decoding, Embedder, Task, ways
 from socialr1_jax.evaluation.tasks.reading import Reading, field, text, texts
@@ -48,28 +57,27 @@ _JUSTIFICATION = "justification"  # in the files, but not a category of the rele
 _ASKED = CATEGORIES | {_JUSTIFICATION: ("justificationQA", (_FREE, _CHOICE))}
 _CONVERSATIONS = (36, 9, 14, 16, 25)  # in the five files
 _ROLE = "You know social situations well. "
-_SYSTEM = {
-    _CHOICE: _ROLE + "Answer the question with the number of the best option. ONLY include the option number.",
-    _YES_NO: _ROLE + "Answer the question with 'Yes' or 'No'. ONLY include 'Yes' or 'No'.",
-    _LIST: _ROLE + "List what is asked for, split by commas. ONLY include the items.",
-    _FREE: _ROLE + "Answer the question in one sentence.",
-}
-_THINK = "Think it through step by step; at the end "
-_SYSTEM_COT = {
-    _CHOICE: _ROLE + _THINK + "give the number of the best option as your final answer.",
-    _YES_NO: _ROLE + _THINK + "give 'Yes' or 'No' alone as your final answer.",
-    _LIST: _ROLE + _THINK + "list what is asked for, split by commas.",
-    _FREE: _ROLE + _THINK + "give one sentence as your final answer.",
-}
-_STEPS = "\n\nReason step by step:\n"
-_FINAL = "\n\nSo the final answer is: "
-_AUTHORS = {  # heading -> name of the authors' text
-    "Context": "context",
-    "Information": "information",
-    "Target Question": "target_question",
-    "Question": "question",
-    "Options": "options",
-}
+_THINK = _ROLE + "Think it through step by step; at the end "
+_OWN = Wording(
+    {
+        "system_choice": _ROLE
+        + "Answer the question with the number of the best option. ONLY include the option number.",
+        "system_yes_no": _ROLE + "Answer the question with 'Yes' or 'No'. ONLY include 'Yes' or 'No'.",
+        "system_list": _ROLE + "List what is asked for, split by commas. ONLY include the items.",
+        "system_free": _ROLE + "Answer the question in one sentence.",
+        "system_cot_choice": _THINK + "give the number of the best option as your final answer.",
+        "system_cot_yes_no": _THINK + "give 'Yes' or 'No' alone as your final answer.",
+        "system_cot_list": _THINK + "list what is asked for, split by commas.",
+        "system_cot_free": _THINK + "give one sentence as your final answer.",
+        "context": "# Context\n{text}",
+        "information": "\n\n# Information\n{text}",
+        "target_question": "\n\n# Target Question\n{text}",
+        "question": "\n\n# Question\n{text}",
+        "options": "\n\n# Options\n{text}",
+        "cot": "\n\nReason step by step:\n",
+        "cot_answer": "{reply}\n\nSo the final answer is: ",
+    }
+)
 _TARGETS = ("fact_question_real_reason", "comprehension_q", "fact_question_truth")
 _NEW_TOKENS = 8192
 _ANSWER = re.compile("answer", re.IGNORECASE)
@@ -77,7 +85,7 @@ _ANSWER = re.compile("answer", re.IGNORECASE)
 
 def load(folder: Path) -> Data:
     """Load the conversations of the available files of five. Raises BenchmarkError if there is none."""
-    reading = Reading(folder, {name: digest for digest, name in EVALUATION_SETS["TactfulToM"].items()})
+    reading = Reading(folder)
     items: list[Mapping[str, Any]] = []
     for number, whole in enumerate(_CONVERSATIONS):
         name = f"Tactful_conv_set_{number}.json"
@@ -126,17 +134,14 @@ def _wrong(question: Mapping[str, Any], where: str = "") -> list[str]:
 
 def requests(data: Data, protocol: ProtocolName, seed: int) -> list[Request]:
     """Return the questions conversation by conversation; in `social_r1` only choice and yes/no questions."""
-    prompts = []
-    cot = protocol == "official_cot"
-    for item in data.items:
-        for category, (name, forms) in _ASKED.items():
-            for question in item[name]:
-                for form in forms:
-                    if protocol != "social_r1":
-                        prompts.append(_official(item, category, question, form, seed, data.wording, cot))
-                    elif form in (_CHOICE, _YES_NO):
-                        prompts.append(_social_r1(item, category, question, form, seed))
-    return prompts
+    return [
+        _request(item, category, question, form, protocol, seed, data.wording or _OWN)
+        for item in data.items
+        for category, (name, forms) in _ASKED.items()
+        for question in item[name]
+        for form in forms
+        if protocol != "social_r1" or form in (_CHOICE, _YES_NO)
+    ]
 
 
 def _shuffled(question: Mapping[str, Any], seed: int) -> tuple[list[str], int]:
@@ -147,83 +152,55 @@ def _shuffled(question: Mapping[str, Any], seed: int) -> tuple[list[str], int]:
     return [options[i] for i in order], order.index(0)
 
 
-def _meta(item: Mapping[str, Any], category: str, form: str) -> dict[str, Any]:
-    return {"category": category, "form": form, "lie_type": item["lie_type"], "file": item["file"]}
-
-
-def _before(question: Mapping[str, Any]) -> tuple[str, str] | None:
-    """Return (heading, text) of the information or target question that a question refers to, if any."""
+def _before(question: Mapping[str, Any]) -> dict[str, str]:
+    """Return {name of its prompt text: text} for the information or target question that a question refers to."""
     if "information" in question:
-        return "Information", question["information"]
-    return next((("Target Question", question[key]) for key in _TARGETS if key in question), None)
+        return {"information": question["information"]}
+    return next(({"target_question": question[key]} for key in _TARGETS if key in question), {})
 
 
-def _official(
+def _request(
     item: Mapping[str, Any],
     category: str,
     question: Mapping[str, Any],
     form: str,
+    protocol: ProtocolName,
     seed: int,
-    wording: Wording | None,
-    cot: bool,
+    wording: Wording,
 ) -> Request:
-    parts = [("Context", item["full_context"]), ("Question", question["question"])]
-    if about := _before(question):
-        parts.insert(1, about)
-    meta = _meta(item, category, form)
-    gold: Any = question["correct_answer"]
+    meta = {"category": category, "form": form, "lie_type": item["lie_type"], "file": item["file"]}
+    about: dict[str, Any] = {"id": f"{question['q_id']}-{form}", "item": item["set_id"], "meta": meta}
+    before, gold = _before(question), question["correct_answer"]
+    options, right = list[str](), 0
     if form == _YES_NO:
-        gold = gold.lower()
+        options, gold = ["Yes", "No"], gold.lower()
+        right = ("yes", "no").index(gold)
     elif form == _CHOICE:
         options, right = _shuffled(question, seed)
-        parts.append(("Options", "\n".join(f"{i}. {option}" for i, option in enumerate(options, 1))))
-        gold, meta["options"] = str(right + 1), len(options)
+        gold = str(right + 1)
+    if protocol == "social_r1":
+        lines = [f"{name.replace('_', ' ').title()}: {words}" for name, words in before.items()]
+        asked = "\n".join([*lines, question["question"]])
+        return card_request(story=item["full_context"], question=asked, options=options, gold=LETTERS[right], **about)
+    parts = {"context": item["full_context"], **before, "question": question["question"]}
+    if form == _CHOICE:
+        parts["options"] = "\n".join(f"{i}. {option}" for i, option in enumerate(options, 1))
+        meta["options"] = len(options)
     elif form == _FREE:
         meta["wrong"] = _wrong(question)
-    if wording:
-        system = wording.text(f"system_cot_{form}" if cot else f"system_{form}")
-        user = "".join(wording.text(_AUTHORS[heading], text=words) for heading, words in parts)
-        steps, final = wording.text("cot"), wording.texts["cot_answer"]
-    else:
-        system = _SYSTEM_COT[form] if cot else _SYSTEM[form]
-        user = "\n\n".join(f"# {heading}\n{words}" for heading, words in parts)
-        steps, final = _STEPS, "{reply}" + _FINAL
-    if cot:
-        user += steps
-        meta["final"] = final
-    return Request(
-        id=f"{question['q_id']}-{form}",
-        item=item["set_id"],
-        messages=chat(user, system),
-        gold=gold,
-        meta=meta,
-        max_new_tokens=_NEW_TOKENS,
-        follow_up=cot,
-    )
+    user, system = "".join(wording.text(name, text=words) for name, words in parts.items()), f"system_{form}"
+    if cot := protocol == "official_cot":
+        user, system = user + wording.text("cot"), f"system_cot_{form}"
+        meta["final"] = wording.texts["cot_answer"]
+    messages = chat(user, wording.text(system))
+    return Request(messages=messages, gold=gold, max_new_tokens=_NEW_TOKENS, follow_up=cot, **about)
 
 
 def follow_up(request: Request, protocol: ProtocolName, reply: str) -> Request:
     """Return the prompt that asks for the answer, with the reasoning appended to the first prompt."""
     system, user = request.messages
-    content = user["content"] + Wording({"final": request.meta["final"]}, "").text("final", reply=reply)
+    content = user["content"] + Wording({"final": request.meta["final"]}).text("final", reply=reply)
     return replace(request, messages=(system, {"role": "user", "content": content}), follow_up=False)
-
-
-def _social_r1(item: Mapping[str, Any], category: str, question: Mapping[str, Any], form: str, seed: int) -> Request:
-    if form == _CHOICE:
-        options, right = _shuffled(question, seed)
-    else:
-        options, right = ["Yes", "No"], ("yes", "no").index(question["correct_answer"].lower())
-    about = _before(question)
-    return card_request(
-        id=f"{question['q_id']}-{form}",
-        item=item["set_id"],
-        story=item["full_context"],
-        question="\n".join([*([f"{about[0]}: {about[1]}"] if about else []), question["question"]]),
-        options=options,
-        gold=LETTERS[right],
-        meta=_meta(item, category, form),
-    )
 
 
 def read(request: Request, protocol: ProtocolName, reply: str) -> str | Grade:
@@ -296,10 +273,9 @@ def metrics(graded: Sequence[Graded], protocol: ProtocolName) -> dict[str, Metri
         by_name |= {f"{file}/{name}": accuracy(in_file[name]) for name in _ASKED if name in in_file}
     by_name |= accuracies(asked, "form", "form/") | accuracies(micro, "lie_type", "lie_type/")
     if _JUSTIFICATION in by_category:
-        both: dict[str, float] = {}
-        for row in (*by_category[_JUSTIFICATION], *by_category.get("comprehension", ())):
-            both[row.request.item] = both.get(row.request.item, 1.0) * row.grade.value
-        by_name["ours/comprehension_and_justification"] = mean_metric(list(both.values()))
+        both = (*by_category[_JUSTIFICATION], *by_category.get("comprehension", ()))
+        units = grouped(both, lambda row: row.request.item)
+        by_name["ours/comprehension_and_justification"] = all_right(units.values())
     if free := [row for row in graded if row.request.meta["form"] == _FREE]:
         wrong = [max(token_f1(row.grade.answer, text) for text in row.request.meta["wrong"]) for row in free]
         by_name["free/f1"] = accuracy(free)

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import random
 import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,10 +20,11 @@ from socialr1_jax.config.evaluation import ProtocolName
 from socialr1_jax.data.evaluation_sets import EVALUATION_SETS
 from socialr1_jax.data.examples import LETTERS
 from socialr1_jax.data.options import gold_letter, parse_options
+from socialr1_jax.data.prompts import lettered
 from socialr1_jax.data.tables import listed
-from socialr1_jax.evaluation.card import card_request, graded_by, lettered
-from socialr1_jax.evaluation.metrics import Grade, Graded, Metric, mean_metric
-from socialr1_jax.evaluation.request import Messages, Request, Wording, chat
+from socialr1_jax.evaluation.card import card_request, graded_by
+from socialr1_jax.evaluation.metrics import Grade, Graded, Metric, accuracy, grouped, majority
+from socialr1_jax.evaluation.request import Request, Wording, chat
 from socialr1_jax.evaluation.task import BenchmarkError, Data, Task, ways
 from socialr1_jax.evaluation.tasks.reading import Reading, text
 from socialr1_jax.runtime.terminal import shown
@@ -43,8 +43,8 @@ GROUPS = ("emotion", "desire", "intention", "knowledge", "belief", "non-literal 
 TRIES = 5
 
 _WHOLE = 2860
-_SUMS = {name: digest for digest, name in EVALUATION_SETS["ToMBench"].items()}
-_FILES = (*(f"{task}.jsonl" for task in TASKS), *sorted(set(_SUMS) - {f"{task}.jsonl" for task in TASKS}))
+_TASK_FILES = [f"{task}.jsonl" for task in TASKS]
+_FILES = (*_TASK_FILES, *sorted(set(EVALUATION_SETS["ToMBench"].values()) - set(_TASK_FILES)))
 _LANGUAGES = ("en", "zh")
 _COLUMNS = {"en": ("STORY", "QUESTION", "OPTION-"), "zh": ("故事", "问题", "选项")}
 _ABILITY, _ANSWER = "能力\nABILITY", "答案\nANSWER"
@@ -67,11 +67,21 @@ _COT = {
     "zh": "先一步一步地比较各项，结尾再写所选的字母，外加两层方括号，例如 [[A]]。",
 }
 _HEADINGS = {"en": ("[Story]", "[Question]", "[Candidate Answers]"), "zh": ("[故事]", "[问题]", "[答案选项]")}
+_OWN = Wording(
+    {f"system_{language}": task.format(how=_DIRECT[language]) for language, task in _TASK.items()}
+    | {f"system_cot_{language}": task.format(how=_COT[language]) for language, task in _TASK.items()}
+    | {
+        f"user_{count}_{language}": f"{story}\n{{story}}\n\n{question}\n{{question}}\n\n{candidates}\n"
+        + lettered([f"{{choice_{letter}}}" for letter in "abcd"[:count]])
+        for language, (story, question, candidates) in _HEADINGS.items()
+        for count in range(2, _MOST_OPTIONS + 1)
+    }
+)
 
 
 def load(folder: Path) -> Data:
     """Load the rows of all 20 files, each with its `task` (file name) and line `number`. Raises BenchmarkError."""
-    reading = Reading(folder, _SUMS)
+    reading = Reading(folder)
     items: list[dict[str, Any]] = []
     for name in _FILES:
         for number, (where, row) in enumerate(reading.rows(reading.find(name, under="data")), 1):
@@ -118,24 +128,27 @@ def _abilities(named: str, where: str) -> list[str]:
 
 def requests(data: Data, protocol: ProtocolName, seed: int) -> list[Request]:
     """Return English, then Chinese prompts; official: the five tries of a question in a row."""
-    questions = [(item, language) for language in _LANGUAGES for item in data.items]
-    if protocol == "social_r1":
-        return [_social_r1(item, language) for item, language in questions]
-    cot = protocol == "official_cot"
-    return [request for item, language in questions for request in _official(item, language, seed, data.wording, cot)]
+    return [
+        request
+        for language in _LANGUAGES
+        for item in data.items
+        for request in _requests(item, language, protocol, seed, data.wording)
+    ]
 
 
-def _meta(item: Mapping[str, Any], language: str) -> dict[str, Any]:
-    return {"language": language, "task": item["task"], "abilities": item["abilities"]}
-
-
-def _official(item: Mapping[str, Any], language: str, seed: int, wording: Wording | None, cot: bool) -> list[Request]:
+def _requests(
+    item: Mapping[str, Any], language: str, protocol: ProtocolName, seed: int, wording: Wording | None
+) -> list[Request]:
     question, name = item[language], f"{item['task']}-{item['number']}"
+    meta = {"language": language, "task": item["task"], "abilities": item["abilities"]}
+    if protocol == "social_r1":
+        return [card_request(id=f"{name}-{language}", item=name, meta=meta | {"try": 1}, **question)]
     # The released scripts count options in the Chinese columns: one question has four English and two Chinese options,
     # and is asked with two in both languages.
     options: Sequence[str] = question["options"][: len(item["zh"]["options"])]
     letters = LETTERS[: len(options)]
-    if wording and f"user_{len(options)}_{language}" not in wording.texts:
+    texts, user = wording or _OWN, f"user_{len(options)}_{language}"
+    if user not in texts.texts:
         raise BenchmarkError(f"{name} ({language}): {len(options)} options; the authors' prompts have two or four")
     # Of two equal options the first letter counts for both, as in the released scripts.
     originals = [letters[options.index(option)] for option in options]
@@ -143,44 +156,29 @@ def _official(item: Mapping[str, Any], language: str, seed: int, wording: Wordin
     # options. `kinder` compares with the option's letter.
     letter = dict(zip(letters, originals, strict=True)).get(question["gold"], "")
     kinder_gold = {} if letter == item["answer"] else {"letter": letter}
+    system = texts.text(f"system_cot_{language}" if protocol == "official_cot" else f"system_{language}")
     rng = random.Random(f"tombench {seed} {language} {name}")
     prompts = []
     for number in range(1, TRIES + 1):
         order = rng.sample(range(len(options)), len(options))
-        texts = [item["written"][language][place] if wording else options[place] for place in order]
+        choices = {
+            f"choice_{letter.lower()}": item["written"][language][place] if wording else options[place]
+            for letter, place in zip(letters, order, strict=True)
+        }
         mapped = {letter: originals[place] for letter, place in zip(letters, order, strict=True)}
         prompts.append(
             Request(
                 id=f"{name}-{language}-try{number}",
                 item=name,
-                messages=_messages(question, language, texts, wording, cot),
+                messages=chat(
+                    texts.text(user, story=question["story"], question=question["question"], **choices), system
+                ),
                 gold=item["answer"],
-                meta=_meta(item, language) | {"try": number, "shown": mapped} | kinder_gold,
+                meta=meta | {"try": number, "shown": mapped} | kinder_gold,
                 max_new_tokens=_NEW_TOKENS,
             )
         )
     return prompts
-
-
-def _messages(
-    asked: Mapping[str, Any], language: str, options: Sequence[str], wording: Wording | None, cot: bool
-) -> Messages:
-    if wording:
-        system = wording.text(f"system_cot_{language}" if cot else f"system_{language}")
-        choices = {f"choice_{letter.lower()}": option for letter, option in zip(LETTERS, options, strict=False)}
-        values = {"story": asked["story"], "question": asked["question"], **choices}
-        user = wording.text(f"user_{len(options)}_{language}", **values)
-    else:
-        system = _TASK[language].format(how=(_COT if cot else _DIRECT)[language])
-        story, question, candidates = _HEADINGS[language]
-        head = f"{story}\n{asked['story']}\n\n{question}\n{asked['question']}\n\n{candidates}\n"
-        user = head + lettered(options)
-    return chat(user, system)
-
-
-def _social_r1(item: Mapping[str, Any], language: str) -> Request:
-    name = f"{item['task']}-{item['number']}"
-    return card_request(id=f"{name}-{language}", item=name, meta=_meta(item, language) | {"try": 1}, **item[language])
 
 
 def read(request: Request, protocol: ProtocolName, reply: str) -> str:
@@ -210,40 +208,24 @@ def metrics(graded: Sequence[Graded], protocol: ProtocolName) -> dict[str, Metri
     headline = "accuracy" if protocol == "social_r1" else "ours/accuracy"
     by_name: dict[str, Metric] = {}
     for language in _LANGUAGES:
-        voted = _votes([row for row in graded if row.request.meta["language"] == language])
+        rows = [row for row in graded if row.request.meta["language"] == language]
+        rows.sort(key=lambda row: row.request.meta["try"])
+        voted = [majority(tries) for tries in grouped(rows, lambda row: row.request.item).values()]
         if not voted and language != "en":
             continue
-        by_name[f"{headline}_{language}"] = mean_metric([row.grade.value for row in voted])
-        sets: dict[str, list[float]] = {f"tasks_{language}/{task}": [] for task in TASKS}
-        sets |= {f"groups_{language}/{group}": [] for group in GROUPS}
-        sets |= {f"abilities_{language}/{ability}": [] for ability in _all_abilities(voted)}
+        by_name[f"{headline}_{language}"] = accuracy(voted)
+        sets: dict[str, dict[str, list[Graded]]] = {"tasks": {}, "groups": {}, "abilities": {}}
         for row in voted:
-            abilities = row.request.meta["abilities"]
-            names = {f"groups_{language}/{ability.partition(':')[0]}" for ability in abilities}
-            names |= {f"abilities_{language}/{ability}" for ability in abilities}
-            if row.request.meta["task"] in TASKS:
-                names.add(f"tasks_{language}/{row.request.meta['task']}")
-            for name in names:
-                sets[name].append(row.grade.value)
-        by_name |= {name: mean_metric(values) for name, values in sets.items() if values}
+            abilities = set(row.request.meta["abilities"])
+            groups = {ability.partition(":")[0] for ability in abilities}
+            for kind, names in (("tasks", [row.request.meta["task"]]), ("groups", groups), ("abilities", abilities)):
+                for name in names:
+                    sets[kind].setdefault(name, []).append(row)
+        for kind, known in (("tasks", TASKS), ("groups", GROUPS), ("abilities", sorted(sets["abilities"]))):
+            for name in known:
+                if name in sets[kind]:
+                    by_name[f"{kind}_{language}/{name}"] = accuracy(sets[kind][name])
     return by_name
-
-
-def _all_abilities(graded: Sequence[Graded]) -> list[str]:
-    return sorted({ability for row in graded for ability in row.request.meta["abilities"]})
-
-
-def _votes(graded: Sequence[Graded]) -> list[Graded]:
-    """Return every question of one language with its most frequent answer; the first one wins a tie."""
-    questions: dict[str, list[Graded]] = {}
-    for row in graded:
-        questions.setdefault(row.request.item, []).append(row)
-    voted = []
-    for tries in questions.values():
-        tries.sort(key=lambda row: row.request.meta["try"])
-        answer = Counter(row.grade.answer for row in tries).most_common(1)[0][0]
-        voted.append(next(row for row in tries if row.grade.answer == answer))
-    return voted
 
 
 TASK = Task(

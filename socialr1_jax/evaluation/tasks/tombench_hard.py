@@ -12,7 +12,9 @@ import ast
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from itertools import takewhile
 from pathlib import Path
+from string import ascii_lowercase
 from typing import Any
 
 from socialr1_jax.config.evaluation import ProtocolName
@@ -132,12 +134,8 @@ def _likely(name: str, known: Sequence[str]) -> tuple[str, ...]:
     if name != "options":
         return ()
     lettered = {match[1]: column for key, column in plain.items() if (match := _LETTERED.fullmatch(key))}
-    option_columns: list[str] = []
-    for letter in "abcdefghijklmnopqrstuvwxyz":
-        if letter not in lettered:
-            break
-        option_columns.append(lettered[letter])
-    return tuple(option_columns) if len(option_columns) > 1 else ()
+    options = [lettered[letter] for letter in takewhile(lettered.__contains__, ascii_lowercase)]
+    return tuple(options) if len(options) > 1 else ()
 
 
 def _item(values: Mapping[str, Any], places: Mapping[str, tuple[str, ...]], where: str) -> dict[str, Any]:
