@@ -47,6 +47,10 @@ N_NOTE = (
 _NO_FIGURE = "–"  # no reply
 
 
+class _Title(str):
+    """A heading: the page's if it comes first, else of a section."""
+
+
 def write_results(
     config: EvaluateConfig,
     results: Sequence[TaskResult],
@@ -124,7 +128,7 @@ def checkpoint_text(identity: Mapping[str, Any]) -> str:
 
 
 def _parts(config: EvaluateConfig, results: Sequence[TaskResult], identity: Mapping[str, Any]) -> list[str | Table]:
-    parts: list[str | Table] = [f"Evaluation of {config.model}"]
+    parts: list[str | Table] = [_Title(f"Evaluation of {config.model}")]
     if where := checkpoint_text(identity):
         parts.append(where)
     if config.limit:
@@ -143,11 +147,11 @@ def _parts(config: EvaluateConfig, results: Sequence[TaskResult], identity: Mapp
             published = ["" if value is None else f"{value:.4f}" for value in _PUBLISHED[result.task]]
             rows.append([result.task, _value(ours), *published])
     if rows:
-        parts += ["Beside published figures", (("task", "this model, social_r1", *_COLUMNS), rows), _NOTE]
+        parts += [_Title("Beside published figures"), (("task", "this model, social_r1", *_COLUMNS), rows), _NOTE]
     if left_out:
         parts.append(f"Not comparable with published figures: {', '.join(left_out)}.")
     for result in results:
-        parts += [result.task, figure_table(result), *result.notes]
+        parts += [_Title(result.task), figure_table(result), *result.notes]
     return parts
 
 
@@ -171,15 +175,11 @@ def _interval(metric: Metric, share: bool) -> str:
     return f"{low:.4f} to {high:.4f}" if low < high else ""  # one unit has no interval
 
 
-def _is_title(parts: Sequence[str | Table], i: int) -> bool:
-    return isinstance(parts[i], str) and i + 1 < len(parts) and (i == 0 or not isinstance(parts[i + 1], str))
-
-
 def _markdown(parts: Sequence[str | Table]) -> str:
     lines = []
     for i, part in enumerate(parts):
         if isinstance(part, str):
-            lines += [f"{'#' if i == 0 else '##'} {part}" if _is_title(parts, i) else part, ""]
+            lines += [f"{'##' if i else '#'} {part}" if isinstance(part, _Title) else part, ""]
             continue
         head, rows = part
         cells = [[cell.replace("|", "\\|") for cell in row] for row in (head, *rows)]
@@ -192,7 +192,7 @@ def _html(parts: Sequence[str | Table]) -> str:
     body = []
     for i, part in enumerate(parts):
         if isinstance(part, str):
-            tag = ("h1" if i == 0 else "h2") if _is_title(parts, i) else "p"
+            tag = ("h2" if i else "h1") if isinstance(part, _Title) else "p"
             text = html.escape(part)
             body.append(f"<{tag}>{f'<strong>{text}</strong>' if part.startswith('NOT') else text}</{tag}>")
             continue

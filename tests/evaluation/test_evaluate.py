@@ -278,8 +278,8 @@ def test_results_describe_the_run_and_rescore_alike(toy, tmp_path, monkeypatch):
     assert content["files"]["hitom"] == {"toy.json": "0" * 64}
     assert content["wording"] == {"hitom": "own wording"}
     assert content["model"] == {"model": "scripted"}
-    for name in ("results.md", "results.html"):
-        assert "NOT REPORTABLE" in (tmp_path / "out" / name).read_text()
+    for name, before in (("results.md", "\n"), ("results.html", "<p><strong>")):  # no heading
+        assert f"{before}NOT REPORTABLE" in (tmp_path / "out" / name).read_text()
         assert "n: how many independent items" in (tmp_path / "out" / name).read_text()
         assert (tmp_path / "out" / name).read_text().count("own wording") == 2  # in the table, and in a note
     again = rescore(tmp_path / "out" / "samples_hitom.jsonl")
