@@ -15,8 +15,8 @@ from socialr1_jax.models.attention import Backend
 from socialr1_jax.models.qwen3_config import Qwen3Config
 from socialr1_jax.models.segment_kernel import computed_pairs
 from socialr1_jax.plan.phase import Runs
-from socialr1_jax.sampling.batch import slot_stride, smallest_batch
-from socialr1_jax.sampling.memory import BatchPlan, ladder, round_up
+from socialr1_jax.sampling.batch import refilled_rows, slot_stride, smaller_batch, smallest_batch
+from socialr1_jax.sampling.memory import BatchPlan, ladder
 
 _SPREAD = np.log(2)  # variance of a lognormal length's logarithm: its standard deviation is its mean, as exponential
 
@@ -63,7 +63,7 @@ def decode_lengths(
     taken = np.zeros_like(left)
     entries = np.full_like(left, -1)  # the prompt of each row
     parked = [deque[tuple[int, int, int]]() for _ in range(shards)]  # rows in host memory: left, taken, prompt
-    slots, prompts, stride = 0, 0, slot_stride(platform)
+    slots, prompts, stride, smallest = 0, 0, slot_stride(platform), smallest_batch(platform)
     while waiting or left.any() or any(parked):
         for device, rows in enumerate(parked):
             for at in np.flatnonzero(left[device] == 0)[: len(rows)]:
@@ -82,8 +82,8 @@ def decode_lengths(
         slots = max(slots, min(ladder(-(-needed // stride)) * stride, plan.slots))
         size, most = left.shape[1], int(live.sum(axis=1).max())
         lasts = limit - taken[live].min() > segment  # otherwise all rows end within a segment
-        while lasts and not (waiting or any(parked)) and (half := _half(size, platform)) and most <= half:
-            size = half
+        while lasts and not (waiting or any(parked)) and (smaller := smaller_batch(size, smallest)) and most <= smaller:
+            size = smaller
         if size * slots > plan.tokens:
             size = plan.rows_of(slots, group)
             for device, longest in enumerate(np.argsort(np.where(live, -taken, 1), axis=1, kind="stable")):
@@ -93,9 +93,9 @@ def decode_lengths(
         order = np.argsort(left == 0, axis=1, kind="stable")[:, :size]
         left, taken, entries = (np.take_along_axis(x, order, axis=1) for x in (left, taken, entries))
         wanted = len(waiting[0]) if waiting else int(any(parked))
-        enough = _half(size, platform) if lasts and shards == 1 else 0
+        enough = smaller_batch(size, smallest) if lasts and shards == 1 else 0
         if wanted:
-            enough = size - max(wanted, size // 8)
+            enough = size - refilled_rows(size, wanted, len(waiting) or max(map(len, parked)))
         if wanted and (left == 0).sum(axis=1).max() >= wanted:
             enough = 0  # rows are free, but no prefix is, or none of the device's rows is in host memory
         steps = np.minimum(segment, -np.sort(-left, axis=1)[:, enough])  # until `enough` rows are live
@@ -110,12 +110,6 @@ def decode_lengths(
         result.pairs += int(own.sum() + each.sum() * (prompt - 1))
         left, taken = left - each, taken + each
     return result
-
-
-def _half(size: int, platform: str) -> int:
-    """Return half a batch's size, or 0 if there is no smaller batch."""
-    half = round_up(-(-size // 2), smallest_batch(platform))
-    return half if half < size else 0
 
 
 class Work(NamedTuple):

@@ -65,8 +65,22 @@ def product_blocks(platform: str, tensor: int) -> int:
 
 
 def smallest_batch(platform: str) -> int:
-    """Return the smallest batch size: compiling a smaller program would cost more than it saves."""
-    return 4 if platform == "cpu" else 16
+    """Return the smallest size of a batch that shrinks: 1 on a CPU, where rows cost time, else 16."""
+    return 1 if platform == "cpu" else 16
+
+
+def smaller_batch(size: int, smallest: int) -> int:
+    """Return the next smaller size, a quarter, so that few programs are compiled; 0 if there is none."""
+    quarter = round_up(-(-size // 4), smallest)
+    return quarter if quarter < size else 0
+
+
+def refilled_rows(size: int, group: int, waiting: int) -> int:
+    """Return the number of free rows at which `waiting` groups of `group` rows fill a batch again.
+
+    A refill has a fixed cost, so it waits for an eighth of the rows, or for 4 in a small batch.
+    """
+    return max(group, min(group * waiting, max(size // 8, min(size // 4, 4))))
 
 
 @dataclass(frozen=True)
@@ -310,8 +324,8 @@ class Rollout:
         needed = int((self.positions + steps)[live].max())
         slots = max(self.slots, self._ladder(needed, self.plan.slots))
         size, most = self.rows.shape[1], int(live.sum(axis=1).max())
-        while not (self.waiting or self.parked) and (half := self._half(size)) and most <= half:
-            size = half
+        while not (self.waiting or self.parked) and (smaller := self._smaller(size)) and most <= smaller:
+            size = smaller
         if size * slots > self.plan.tokens:
             size = self.plan.rows_of(slots, self.group)
             live = self._park(size)
@@ -359,11 +373,10 @@ class Rollout:
         """Return the size of a cache or prompt, at most `most`, that holds `needed` tokens."""
         return min(ladder(-(-needed // self.stride)) * self.stride, most)
 
-    def _half(self, size: int) -> int:
-        """Return half the batch's size, or 0 if a smaller batch would not pay: all rows end within a segment."""
-        half = round_up(-(-size // 2), self.smallest)
+    def _smaller(self, size: int) -> int:
+        """Return the next smaller size, or 0 if it would not pay: all rows end within a segment."""
         lasts = self.left[self.rows >= 0].max(initial=0) > self.engine.segment_tokens
-        return half if lasts and half < size else 0
+        return smaller_batch(size, self.smallest) if lasts else 0
 
     def _take(self, order: np.ndarray, slots: int) -> None:
         """Reduce the batch to the given rows of each device, with `slots` slots."""
@@ -389,16 +402,17 @@ class Rollout:
             self.prefixes = resized_caches(self.prefixes, place(order.reshape(-1)), slots)
 
     def _enough(self) -> int:
-        """Return the number of live rows at which a device ends its segment to admit waiting rows or halve the batch.
+        """Return the number of live rows at which a device ends its segment to admit waiting rows or shrink the batch.
 
-        Several devices never stop early to halve: one that already has fewer live rows would take no steps.
+        Several devices never stop early to shrink: one that already has fewer live rows would take no steps.
         """
-        size, group = self.rows.shape[1], len(self.waiting[0].rows) if self.waiting else int(bool(self.parked))
+        size, waiting = self.rows.shape[1], len(self.waiting) or len(self.parked)
+        group = len(self.waiting[0].rows) if self.waiting else min(waiting, 1)
         if group and (self.rows < 0).sum(axis=1).max() >= group:
             return 0  # rows are free, but no prefix is, or none of the device's rows is in host memory
         if group:
-            return size - max(group, size // 8)
-        return self._half(size) if self.shards == 1 else 0
+            return size - refilled_rows(size, group, waiting)
+        return self._smaller(size) if self.shards == 1 else 0
 
     # ----------------------------------------------------------------------------------------- after a segment
 
