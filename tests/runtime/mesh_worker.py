@@ -232,9 +232,7 @@ def between_replicas(mesh) -> dict[str, np.ndarray]:
         return sent
 
     with jax.set_mesh(mesh):
-        params = jax.tree.map(
-            place, jax.tree.map(np.asarray, init_params(HEADS, jax.random.key(1))), weight_specs(HEADS)
-        )
+        params = jax.tree.map(place, random_weights(HEADS, 1), weight_specs(HEADS))
         update = compile_programs(CONFIG, HEADS, 160, "xla").update
         step = GrpoStep(config=CONFIG, model=HEADS, backend="xla", programs=None, reference=None, multiple=16)
         rows = replace(step.mini_batches(rows_of(160))[0][0].rows, old_logp_bt=None, on_policy_bt=None)
