@@ -52,10 +52,7 @@ def read_summary(directory: Path, notes: list[str]) -> dict[str, float]:
     path = directory / "summary.json"
     if not path.is_file():
         return {}
-    try:
-        summary = json.loads(read_text(path))
-    except (ValueError, RecursionError):
-        summary = None
+    summary = _parsed(read_text(path))
     if isinstance(summary, dict):
         return {str(key): value for key in summary if (value := number(summary[key])) is not None}
     notes.append("summary.json is cut or unreadable")
@@ -157,11 +154,6 @@ def number(value: Any) -> float | None:
     return float(value)
 
 
-def reward_of(row: Row) -> float:
-    """Return the reward of a rollout row, or 0 if it is unscorable."""
-    return number(row.get("reward")) or 0.0
-
-
 def terms_of(row: Row) -> dict[str, float | None]:
     """Return the reward terms of a rollout row; None for a term that could not be scored."""
     terms = row.get("terms")
@@ -194,7 +186,7 @@ def read_lines(path: Path, notes: list[str]) -> Iterator[tuple[int, Row]]:
     offset = 0
     with path.open("rb") as lines:
         for line_number, line in enumerate(lines, start=1):
-            row = _parsed(line)
+            row = _parsed(line.decode("utf-8", "replace"))
             if isinstance(row, dict) and isinstance(row.get("step"), int):
                 yield offset, row
             elif line.strip():
@@ -212,11 +204,11 @@ def read_rows(path: Path, offsets: list[int]) -> Iterator[Row]:
     with path.open("rb") as file:
         for offset in offsets:
             file.seek(offset)
-            yield _parsed(file.readline())
+            yield _parsed(file.readline().decode("utf-8", "replace"))
 
 
-def _parsed(line: bytes) -> Any:
+def _parsed(text: str) -> Any:
     try:
-        return json.loads(line.decode("utf-8", "replace"))
+        return json.loads(text)
     except (ValueError, RecursionError):
         return None

@@ -1,6 +1,7 @@
 """Deterministic sketches of long streams in constant memory: an even draw, and a map of counts."""
 
 import heapq
+import sys
 from collections import Counter
 from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
@@ -46,13 +47,11 @@ class LengthMap:
         self.stride, self.width, self.responses = 1, 1, 0
         self.cells: Counter[tuple[int, int]] = Counter()  # (column, row) -> responses
         self.truncated: Counter[int] = Counter()  # column -> responses
-        self._first, self._last = 0, 0
+        self._first, self._last = sys.maxsize, -sys.maxsize  # columns so far
 
     def add(self, step: int, length: int, truncated: bool) -> None:
         column = (step - 1) // self.stride
-        self._first, self._last = (
-            (column, column) if not self.responses else (min(self._first, column), max(self._last, column))
-        )
+        self._first, self._last = min(self._first, column), max(self._last, column)
         self.responses += 1
         while self._last - self._first >= _COLUMNS:
             self.stride *= 2

@@ -54,7 +54,7 @@ class Survey:
         phase, step, status = str(row.get("phase")), row["step"], run_files.status_of(row)
         self.rows += 1
         self.statuses[status] += 1
-        self._note_extremes(offset, (phase, step), run_files.reward_of(row))
+        self._note_extremes(offset, (phase, step), run_files.number(row.get("reward")) or 0.0)
         if status in self._by_status:
             self._by_status[status].offer(offset)
         if phase.startswith("eval"):

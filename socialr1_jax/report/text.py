@@ -4,8 +4,9 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from socialr1_jax.rewards import STAGES, StageSpan, find_stages, judge_thoughts, parse_response
-from socialr1_jax.rewards.mentions import announces_answer, option_mentions
+from socialr1_jax.rewards.mentions import announces_answer
 from socialr1_jax.rewards.parsing import ANSWER_END, TAGS, THINK, THINK_END
+from socialr1_jax.rewards.rules_judge import early_mentions, first_inference, long_sentences
 from socialr1_jax.rewards.stages import Stage
 from socialr1_jax.rewards.words import sentences
 
@@ -60,8 +61,6 @@ def _tag_places(problem: str, text: str) -> list[Place]:
 def _violation_places(violation: str, thoughts: str, spans: list[StageSpan]) -> list[Place]:
     """Return the places of a violation of docs/rewards.md; empty for missing stages and unknown rules."""
     name, _, stage = violation.partition(":")
-    inference = next((span for span in spans if span.stage == "interpret"), None)
-    end = inference.end if inference else len(thoughts)
     match name:
         case "thin" | "unlinked" | "copied":
             return [_head(thoughts, next(span for span in spans if span.stage == stage))]
@@ -70,14 +69,9 @@ def _violation_places(violation: str, thoughts: str, spans: list[StageSpan]) -> 
         case "reversed":
             return _heads(thoughts, spans, _comes_late)
         case "option_before_inference":
-            early = [(span.start, span.end) for span in spans if span.stage in ("encode", "interpret")]
-            return [
-                (at, at + 1)
-                for at in option_mentions(thoughts)
-                if at < end or any(first <= at < last for first, last in early)
-            ]
+            return [(at, at + 1) for at in early_mentions(thoughts, spans)]
         case "backward_justification":
-            begin = inference.start if inference else len(thoughts)
+            begin, end = first_inference(thoughts, spans)
             return [
                 (a, b)
                 for a, b in sentences(thoughts[:end])
@@ -86,12 +80,10 @@ def _violation_places(violation: str, thoughts: str, spans: list[StageSpan]) -> 
         case "loop":
             earlier: set[str] = set()
             places = []
-            for span in spans:
-                for a, b in sentences(thoughts[span.body : span.end]):
-                    sentence = thoughts[span.body + a : span.body + b].strip().casefold()
-                    if sentence in earlier and sentence.count(" ") >= 2:
-                        places.append((span.body + a, span.body + b))
-                    earlier.add(sentence)
+            for a, b, sentence in long_sentences(thoughts, spans):
+                if sentence in earlier:
+                    places.append((a, b))
+                earlier.add(sentence)
             return places
     return []
 

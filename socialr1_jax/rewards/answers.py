@@ -40,22 +40,19 @@ _LETTER = r"(?<![A-Za-z0-9À-ɏ])(?<![A-Za-z]['’-])\(?[ ]?([A-Za-z])(?![A-Za-z
 _LINK = rf"(?:(?:is|are|was|be|es|est|é|è|ist|será){_END}|[:=-]|是|为|は|은|는|应选|选)"
 _FILLER = (
     r"(?:[\s:=,.–—-]|->|['’]s(?![A-Za-z])|(?:it|that|is|are|was|be|to|as|should|must|would|will|has|have|seems?|"
-    r"appears?|"
-    r"therefore|thus|so|then|clearly|definitely|certainly|surely|most|more|likely|probably|simply|just|option|choice|"
-    r"letter|number|the|my|this|question|answer|correcta?|correcte|best|right|final|here|indeed|only|given|called|"
-    rf"labell?ed|es|est|é|è|ist|la|opción|yes|okay|well){_END}|应该|应|为|是|选项|选|项|は|은|는)"
+    r"appears?|therefore|thus|so|then|clearly|definitely|certainly|surely|most|more|likely|probably|simply|just|"
+    r"option|choice|letter|number|the|my|this|question|answer|correcta?|correcte|best|right|final|here|indeed|only|"
+    rf"given|called|labell?ed|es|est|é|è|ist|la|opción|yes|okay|well){_END}|应该|应|为|是|选项|选|项|は|은|는)"
 )
 _KEY = (
-    rf"(?:(?<![A-Za-z])(?:answers?|ans|solution|conclusion|verdict|correction|respuesta|"
-    rf"réponse|resposta|risposta|antwort)"
-    rf"{_END}|(?<![A-Za-z])(?:options?|choices?|selection|letter|response|pick){_END}(?=[ ]?{_LINK})"
+    rf"(?:(?<![A-Za-z])(?:answers?|ans|solution|conclusion|verdict|correction|respuesta|réponse|resposta|"
+    rf"risposta|antwort){_END}|(?<![A-Za-z])(?:options?|choices?|selection|letter|response|pick){_END}(?=[ ]?{_LINK})"
     rf"|(?<![A-Za-z])(?:options?|choices?){_END}(?=[ ](?:should|must|would)[ ]be)"
     r"|答案|选项(?=[是为])|正解|答え|정답|ответ)"
 )
 _VERB = (
     rf"(?:(?<![A-Za-z])(?:choose|chose|choosing|pick(?:ed|ing)?|select(?:ed|ing)?|prefer|think|believe|say|guess|"
-    rf"conclude|"
-    rf"go(?:ing)?[ ]with|opt(?:ing)?[ ]for|vote[ ]for){_END}|选择|选)"
+    rf"conclude|go(?:ing)?[ ]with|opt(?:ing)?[ ]for|vote[ ]for){_END}|选择|选)"
 )
 _EXPLICIT = re.compile(rf"({_KEY}){_FILLER}{{0,12}}{_LETTER}", re.IGNORECASE)
 _CHOSEN = re.compile(rf"({_VERB}){_FILLER}{{0,12}}{_LETTER}", re.IGNORECASE)
@@ -74,8 +71,7 @@ _PRAISED = re.compile(
 )
 _CONCLUDED = re.compile(
     rf"(?:(?<![A-Za-z])(?:corresponds?[ ]to|match(?:es)?){_END}[ ](?:the[ ])?|\((?=option)"
-    rf"|(?<![A-Za-z])(?:so|thus|therefore|hence|but|instead|rather|is|be|"
-    rf"it['’]?s|that['’]?s){_END}[, ]{{1,2}}|是)"
+    rf"|(?<![A-Za-z])(?:so|thus|therefore|hence|but|instead|rather|is|be|it['’]?s|that['’]?s){_END}[, ]{{1,2}}|是)"
     rf"(?:(?:it|that)[ ](?:is|must[ ]be)[ ]|rather[ ]|(?:the[ ])?option[ ]){{0,2}}{_LETTER}"
     r"(?=\s*(?:[.,;:!)\n。，；、]|$))",
     re.IGNORECASE,
@@ -112,15 +108,13 @@ _NEGATED_AFTER = re.compile(
 )
 _NEGATED_BEFORE = re.compile(
     r"(?:(?<![A-Za-z])(?:not|cannot|never|neither|nor|without|than|except|eliminate|exclude|rule out|no es|"
-    r"n['’]est pas|nicht"
-    r"|(?:all|everything|anything|any|none) but)"
+    r"n['’]est pas|nicht|(?:all|everything|anything|any|none) but)"
     r"|n['’]t|不可能是?|不会是?|并非|不是|不|非|排除|(?:could|might|may)(?=[ ]be))[ ]?(?:be[ ]|to[ ])?\(?$",
     re.IGNORECASE,
 )
 _NEGATED_KEY = re.compile(
     r"(?:(?:(?<![A-Za-z])(?:not|never|cannot)|n['’]t)[ ](?:\w{1,12}[ ])?"
-    r"|(?:wrong|incorrect|false|worst|bad|unlikely)[ ]"
-    r"|least[ ]\w{1,12}[ ]|wrong[ ]to[ ]|不|不能|不应该?)$",
+    r"|(?:wrong|incorrect|false|worst|bad|unlikely)[ ]|least[ ]\w{1,12}[ ]|wrong[ ]to[ ]|不|不能|不应该?)$",
     re.IGNORECASE,
 )
 _DOUBTED = re.compile(
@@ -135,8 +129,7 @@ _WRONG_ONE = re.compile(
 _SPEAKER = re.compile(
     r"(?:^|[.!?;:,(\n-]|(?<![A-Za-z])(?:so|thus|therefore|hence|then|and|but|because|since|here)(?![A-Za-z]))\s{0,2}"
     r"(?:(?:i|we|my|i['’]d|we['’]d|i['’]ll|we['’]ll|i['’]m|we['’]re|let['’]s|would|will|should|must|can|"
-    r"have to|am|are|going to|to|do|still|"
-    r"also|definitely|therefore|我|应该|应|会|要)[ ]?){0,5}$",
+    r"have to|am|are|going to|to|do|still|also|definitely|therefore|我|应该|应|会|要)[ ]?){0,5}$",
     re.IGNORECASE,
 )
 _IF = re.compile(r"(?<![A-Za-z])(?:if|had|were|unless)(?![A-Za-z])|如果", re.IGNORECASE)

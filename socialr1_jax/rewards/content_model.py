@@ -42,11 +42,10 @@ def content_prompts(tokenizer: Any, texts: Sequence[Text], max_tokens: int) -> l
     user, assistant = plain_tokens(tokenizer, ["user\n", "assistant\n"])
     heads = list(dict.fromkeys(f"{story}\n\n{question}" for story, question, _ in texts))
     bodies = dict(zip(heads, plain_tokens(tokenizer, heads), strict=True))
+    own = plain_tokens(tokenizer, [thoughts for _, _, thoughts in texts])
     rows = [
         [start, *user, *bodies[f"{story}\n\n{question}"], end, start, *assistant, *thoughts, end]
-        for (story, question, _), thoughts in zip(
-            texts, plain_tokens(tokenizer, [text[2] for text in texts]), strict=True
-        )
+        for (story, question, _), thoughts in zip(texts, own, strict=True)
     ]
     return [row if len(row) <= max_tokens else None for row in rows]
 
@@ -139,9 +138,8 @@ def load_content_model(
     config: ContentConfig, mesh: Mesh | None = None, dtype: str = "float32", backend: Backend = "xla"
 ) -> ContentModel:
     """Load the scorer `config.model`, a folder or hub id with tokenizer files. Raises the errors of its loaders."""
-    tokenizer = load_tokenizer(
-        folder := local_folder(config.model)
-    )  # first: a bad tokenizer fails before the weights are loaded
+    folder = local_folder(config.model)
+    tokenizer = load_tokenizer(folder)  # first: a bad tokenizer fails before the weights are loaded
     return ContentModel(load_reward_model(folder, mesh, dtype), tokenizer, config, dtype, backend)
 
 

@@ -53,14 +53,15 @@ class EndpointJudge(Judge):
         code, verdict = answer_code(story, question, thoughts), Future[Verdict]()
         parameters = self._config.parameters(self._defaults)
         key = answer_key("endpoint", self._config.model, self._rubric.version, messages, parameters)
-        reply = self._cache.get(key) if self._cache else None
-        cached = None if reply is None else parse_verdict(reply, code)
+        stored = self._cache.get(key) if self._cache else None
+        cached = parse_verdict(stored or "", code)
+        hit = not cached.cause
         with self._lock:
             self._open[verdict] = None
-            self._counts["cache_hits"] += cached is not None and not cached.cause
+            self._counts["cache_hits"] += hit
         if self._closed:
             self._settle(verdict, Verdict.unscorable("closed"))
-        elif cached is not None and not cached.cause:
+        elif hit:
             if self._chat:
                 self._chat.answered_before()
             self._settle(verdict, cached)

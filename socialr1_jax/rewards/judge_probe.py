@@ -1,12 +1,10 @@
 """Ask an endpoint judge for one grade, so that a run with a broken judge ends before it loads anything."""
 
 import logging
-import math
 from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import NamedTuple
 
 from socialr1_jax.chat.answers import Reply
 from socialr1_jax.chat.client import ChatClient, ChatRefused
@@ -40,64 +38,40 @@ _FIXES = {  # by cause of a missing grade
 _OWN_FIX = "look at the server's log, and correct rewards.structure by it"
 
 
-class Sampled(NamedTuple):
-    """Grade of a sample, or NaN with the fault and its fix, one line each."""
-
-    score: float
-    fault: str = ""
-    fix: str = ""
-
-
 def judge_fault(config: StructureConfig) -> str:
     """Return why the run's judge gives no grade, in one line with its address and the fix, or "" if it does.
 
-    Asks the server at most three times, for `call_timeout` seconds each. Judges without a server have no fault;
-    `offline` needs only the cache folder.
+    Asks the server at most three times, for `call_timeout` seconds each, as a run would, but without the cache. Judges
+    without a server have no fault; `offline` needs only the cache folder.
     """
     if config.judge != "endpoint":
         return ""
     if config.offline:
         exists = Path(config.cache).is_dir()
         return "" if exists else f"offline takes answers from {config.cache}, which is not a folder; set cache to one"
-    try:
-        sampled = ask_sample(config)
-    except (ValueError, ImportError) as error:  # an unusable rubric, or no client installed
-        return str(error)
-    return f"{sampled.fault}; {sampled.fix}" if sampled.fault else ""
-
-
-def ask_sample(config: StructureConfig) -> Sampled:
-    """Let the judge at `config.base_url` grade a sample as a run would, but without the cache.
-
-    Raises ValueError for an unusable rubric file, ImportError without the openai package.
-    """
-    rubric = read_rubric(config.rubric)
     variable, address = config.api_key_env, config.base_url
     listed = f'curl -H "Authorization: Bearer ${variable}" {address}/models'
     parameters = {"temperature": config.temperature, "max_tokens": config.max_tokens}
-    who = f"{printable(config.model, 100)} at {address}"
     try:
+        rubric = read_rubric(config.rubric)
         with _unlogged(), closing(ChatClient(config, NAMES)) as chat:
             for thoughts in THOUGHTS:
                 messages = rubric_messages(STORY, QUESTION, thoughts, rubric)
                 reply = _reply(chat.ask(messages, parameters), config.call_timeout)
-                verdict = parse_verdict(reply.text, answer_code(STORY, QUESTION, thoughts))
-                if not reply.cause and not verdict.cause:
-                    return Sampled(verdict.score)
-                if reply.cause not in (
-                    "",
-                    "refusal",
-                    "refused",
-                ):  # a server error, which the client has already retried
+                cause = reply.cause or parse_verdict(reply.text, answer_code(STORY, QUESTION, thoughts)).cause
+                if not cause:
+                    return ""
+                if reply.cause not in ("", "refusal", "refused"):  # a server error, which the client has retried
                     break
     except ChatRefused as error:
         fix = f"put a good key into {variable}, and set rewards.structure.model to one that this lists: {listed}"
-        return Sampled(math.nan, str(error), fix)
-    cause = reply.cause or verdict.cause
+        return f"{error}; {fix}"
+    except (ValueError, ImportError) as error:  # an unusable rubric, or no client installed
+        return str(error)
     cut = f", cut off at max_tokens {config.max_tokens}" if reply.finish_reason == "length" else ""
     reason = reply.reason if reply.cause else f'it replied "{printable(reply.text.strip(), _SHOWN)}"{cut}'
     fix = _FIXES.get(cause, _OWN_FIX).format(listed=listed)
-    return Sampled(math.nan, f"{who} gave no grade ({cause}): {reason}", fix)
+    return f"{printable(config.model, 100)} at {address} gave no grade ({cause}): {reason}; {fix}"
 
 
 def _reply(call: Future[Reply], seconds: float) -> Reply:

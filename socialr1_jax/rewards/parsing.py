@@ -133,8 +133,5 @@ def _parse_reference(text: str) -> ParsedResponse:
 
 
 def _first_pair(text: str, opening: str, closing: str) -> str:
-    start = text.find(opening)
-    if start < 0:
-        return ""
-    end = text.find(closing, start + len(opening))
-    return text[start + len(opening) : end].strip() if end >= 0 else ""
+    inside, closed, _ = text.partition(opening)[2].partition(closing)
+    return inside.strip() if closed else ""

@@ -15,7 +15,6 @@ user-defined rubric (`read_rubric`) has the same form, fences and code. The judg
 
 import hashlib
 import json
-import math
 import re
 import unicodedata
 from collections.abc import Mapping
@@ -85,20 +84,16 @@ def read_rubric(path: str | Path) -> Rubric:
 
 
 def _rubric(text: str, version: str) -> Rubric:
-    system, user = _parts(text)
-    return Rubric(version, system, user)
-
-
-def _parts(text: str) -> tuple[str, str]:
     system, _, user = text.replace("\r\n", "\n").partition(f"\n{_BORDER}\n")
-    return system.strip(), user.strip()
+    return Rubric(version, system.strip(), user.strip())
 
 
 def _fault(text: str) -> str:
     if not text.strip():
         return "the file is empty"
-    system, user = _parts(text)
-    if not system or not user:
+    rubric = _rubric(text, "")
+    user = rubric.user
+    if not rubric.system or not user:
         return f"it needs instructions, then a line {_BORDER}, then what is asked about each response"
     names = []
     for match in Template.pattern.finditer(user):
@@ -280,6 +275,6 @@ def _number(value: Any) -> float | None:
 
 
 def _in_range(value: float | None) -> Verdict:
-    if value is None or math.isnan(value) or not 0.0 <= value <= 1.0:
+    if value is None or not 0.0 <= value <= 1.0:  # also true of NaN
         return Verdict.unscorable("out_of_range")
     return Verdict(value)

@@ -8,13 +8,12 @@ responses of a bad group, so there is a learning signal.
 The rules see neither story nor question: they do not score correctness and cannot detect invented facts.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from socialr1_jax.rewards.mentions import announces_answer, option_mentions
 from socialr1_jax.rewards.stages import STAGES, Stage, StageSpan, find_stages
 from socialr1_jax.rewards.words import content_words, sentences, words_of
-
-__all__ = ["Judgement", "find_stages", "judge_thoughts"]
 
 # Distinct words and distinct content words for the full substance of a stage. Reference traces of the generated stories
 # have about twice as many. Filler under a heading has words but no content and gets half.
@@ -103,15 +102,11 @@ def _link_faults(spans: list[StageSpan], content: dict[Stage, set[str]]) -> list
 
 def _option_faults(thoughts: str, spans: list[StageSpan]) -> list[tuple[str, float]]:
     """Return faults for options named or the answer announced before the inference."""
-    inference = next((span for span in spans if span.stage == "interpret"), None)
-    starts, ends = (inference.start, inference.end) if inference else (len(thoughts), len(thoughts))
-    too_early = [(span.start, span.end) for span in spans if span.stage in ("encode", "interpret")]
-    early = sum(at < ends or any(a <= at < b for a, b in too_early) for at in option_mentions(thoughts))
     faults = []
-    if early:
-        more = min(early, _MOST_MENTIONS) - 1
+    if early := early_mentions(thoughts, spans):
+        more = min(len(early), _MOST_MENTIONS) - 1
         faults.append(("option_before_inference", _FIRST_MENTION * _MORE_MENTIONS**more))
-    if announces_answer(thoughts, starts, ends):
+    if announces_answer(thoughts, *first_inference(thoughts, spans)):
         faults.append(("backward_justification", _BACKWARD))
     return faults
 
@@ -119,13 +114,8 @@ def _option_faults(thoughts: str, spans: list[StageSpan]) -> list[tuple[str, flo
 def _loop_faults(thoughts: str, spans: list[StageSpan]) -> list[tuple[str, float]]:
     """Return faults for repeated sentences of three words or more, and for stages that recur."""
     faults = []
-    all_sentences = [
-        sentence
-        for span in spans
-        for start, end in sentences(thoughts[span.body : span.end])
-        if (sentence := thoughts[span.body + start : span.body + end].strip().casefold()).count(" ") >= 2
-    ]
-    share = 1.0 - len(set(all_sentences)) / len(all_sentences) if all_sentences else 0.0
+    folded = [text for _, _, text in long_sentences(thoughts, spans)]
+    share = 1.0 - len(set(folded)) / len(folded) if folded else 0.0
     if share > _FREE_LOOPS:
         faults.append(("loop", max(_LOOP_LEAST, 1.0 - _LOOP_RATE * (share - _FREE_LOOPS))))
     headed = any(span.body > span.start for span in spans)
@@ -133,3 +123,25 @@ def _loop_faults(thoughts: str, spans: list[StageSpan]) -> list[tuple[str, float
     if returns > 0:
         faults.append(("repeated_stage", _REPEATED ** min(returns, _MOST_REPEATED)))
     return faults
+
+
+def first_inference(thoughts: str, spans: list[StageSpan]) -> tuple[int, int]:
+    """Return (start, end) of the first `interpret` span; without one, both are the length of the thoughts."""
+    places = ((span.start, span.end) for span in spans if span.stage == "interpret")
+    return next(places, (len(thoughts), len(thoughts)))
+
+
+def early_mentions(thoughts: str, spans: list[StageSpan]) -> list[int]:
+    """Return the positions of options named before the first inference ends, or in any `encode` or `interpret` span."""
+    early = [(0, first_inference(thoughts, spans)[1])]
+    early += [(span.start, span.end) for span in spans if span.stage in ("encode", "interpret")]
+    return [at for at in option_mentions(thoughts) if any(start <= at < end for start, end in early)]
+
+
+def long_sentences(thoughts: str, spans: list[StageSpan]) -> Iterator[tuple[int, int, str]]:
+    """Yield (start, end, case-folded text) of the stages' sentences of three words or more."""
+    for span in spans:
+        for start, end in sentences(thoughts[span.body : span.end]):
+            text = thoughts[span.body + start : span.body + end].strip().casefold()
+            if text.count(" ") >= 2:
+                yield span.body + start, span.body + end, text

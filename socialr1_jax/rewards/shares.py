@@ -25,22 +25,23 @@ def variance_shares(terms: Sequence[RewardTerms], total_pg: np.ndarray) -> dict[
     each = [response.parts() for response in terms]
     parts = {name: np.array([part[name] for part in each]).reshape(total_pg.shape) for name in each[0]}
     scored_pg = np.isfinite(total_pg)
-    count_p1 = np.maximum(scored_pg.sum(1, keepdims=True), 1)
-
-    def centred(x_pg: np.ndarray) -> np.ndarray:
-        x_pg = np.where(scored_pg, x_pg, 0.0)
-        return np.where(scored_pg, x_pg - x_pg.sum(1, keepdims=True) / count_p1, 0.0)
-
-    centre_pg = centred(total_pg)
+    centre_pg = centred(total_pg, scored_pg)
     variance = float((centre_pg**2).sum())
     if variance <= 1e-12 * total_pg.size:
         return {}
-    shares = {name: float((centred(part_pg) * centre_pg).sum()) / variance for name, part_pg in parts.items()}
+    shares = {name: float((centred(part, scored_pg) * centre_pg).sum()) / variance for name, part in parts.items()}
     constant = [name for name in shares if not _varies(terms, name, scored_pg)]
     return {
         **{name: 0.0 if name in constant else share for name, share in shares.items()},
         "length_and_format": sum((shares[name] for name in constant), 0.0),
     }
+
+
+def centred(x_pg: np.ndarray, counted_pg: np.ndarray) -> np.ndarray:
+    """Return values [prompts, group] minus the mean of their group; those that are not counted become 0."""
+    x_pg = np.where(counted_pg, x_pg, 0.0)
+    mean_p1 = x_pg.sum(1, keepdims=True) / np.maximum(counted_pg.sum(1, keepdims=True), 1)
+    return np.where(counted_pg, x_pg - mean_p1, 0.0)
 
 
 def _varies(terms: Sequence[RewardTerms], name: str, scored_pg: np.ndarray) -> bool:

@@ -6,12 +6,7 @@ from dataclasses import dataclass, field
 
 from socialr1_jax.config.rewards import USES, RewardConfig
 from socialr1_jax.rewards.parsing import given_answer, parse_response
-from socialr1_jax.rewards.terms import (
-    content_reward,
-    length_window,
-    outcome_reward,
-    repetition_factor,
-)
+from socialr1_jax.rewards.terms import content_reward, length_window, outcome_reward, repetition_factor
 
 _DEFAULT = RewardConfig()
 
@@ -127,17 +122,8 @@ def social_r1_reward(
     total = total_reward(**terms, length=window * repetition, weights=weights, preset=preset, config=config)
     for name, value in extra.items():
         total += _weighted(weights[name], value)
-    return RewardTerms(
-        total=total,
-        format=terms["format"],
-        outcome=terms["outcome"],
-        structure=structure,
-        content=terms["content"],
-        length_window=window,
-        repetition=repetition,
-        weights=weights,
-        extra=extra,
-    )
+    factors = {"length_window": window, "repetition": repetition}
+    return RewardTerms(total=total, **terms, **factors, weights=weights, extra=extra, cause="")
 
 
 def term_weights(outcome: float, step: int, preset: str, config: RewardConfig) -> dict[str, float]:

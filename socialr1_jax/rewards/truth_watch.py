@@ -8,6 +8,7 @@ from pydantic import BaseModel, Field
 
 from socialr1_jax.data.examples import Example
 from socialr1_jax.rewards.parsing import FormatMode, parse_response
+from socialr1_jax.rewards.shares import centred
 from socialr1_jax.rewards.total import RewardTerms
 from socialr1_jax.runtime.terminal import printable
 from socialr1_jax.stories.trace_truth import Statement, Story, read_story, read_thoughts, share_of_truth
@@ -125,14 +126,9 @@ class TruthWatch:
 
 def _within_groups(term_b: np.ndarray, truth_b: np.ndarray, both_b: np.ndarray, group: int) -> float | None:
     """Return the correlation of the two, both centred within groups; None if one is constant."""
-    centred = []
-    for x_b in (term_b, truth_b):
-        x_pg, counted_pg = x_b.reshape(-1, group), both_b.reshape(-1, group)
-        x_pg = np.where(counted_pg, x_pg, 0.0)
-        mean_p1 = x_pg.sum(1, keepdims=True) / np.maximum(counted_pg.sum(1, keepdims=True), 1)
-        centred.append(np.where(counted_pg, x_pg - mean_p1, 0.0))
-    size = np.sqrt((centred[0] ** 2).sum() * (centred[1] ** 2).sum())
-    return float((centred[0] * centred[1]).sum() / size) if size > 1e-12 else None
+    term_pg, truth_pg = (centred(x_b.reshape(-1, group), both_b.reshape(-1, group)) for x_b in (term_b, truth_b))
+    size = np.sqrt((term_pg**2).sum() * (truth_pg**2).sum())
+    return float((term_pg * truth_pg).sum() / size) if size > 1e-12 else None
 
 
 def _add(seen: _Seen, term_b: np.ndarray, truth_b: np.ndarray) -> float | None:
