@@ -19,10 +19,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from socialr1_jax.benchmark.config import BenchmarkConfig
-from socialr1_jax.benchmark.parity import parity
 from socialr1_jax.benchmark.peaks import device_text, measure_peaks
 from socialr1_jax.benchmark.peers import peer_process, transformers_seconds, trl_steps
-from socialr1_jax.config.run import DataConfig, GrpoConfig, ModelConfig, RunConfig, SamplingConfig
+from socialr1_jax.config.run import RunConfig
 from socialr1_jax.grpo.packing import pack_rows
 from socialr1_jax.grpo.rollouts import Rollouts
 from socialr1_jax.grpo.step import make_step
@@ -30,7 +29,7 @@ from socialr1_jax.grpo.update import TrainState, init_state
 from socialr1_jax.models.arithmetic import Arithmetic
 from socialr1_jax.models.attention import Backend
 from socialr1_jax.models.attention_trial import prefill_attention, working_attention, working_decode_kernel
-from socialr1_jax.models.qwen3 import Params, Qwen3, init_params
+from socialr1_jax.models.qwen3 import Params, Qwen3, init_params, row_logits
 from socialr1_jax.models.qwen3_config import Qwen3Config
 from socialr1_jax.rewards import RewardTerms
 from socialr1_jax.run.run import Laps
@@ -93,25 +92,15 @@ class _Measured:
         self._peaks = measure_peaks(config.dtype, devices=1)
         self._costs = Arithmetic(shape, jnp.dtype(config.dtype).itemsize, 1, config.weights)
         group = config.group if config.prompts else max(2, config.rows)
-        self._run = RunConfig(
-            model=ModelConfig.model_validate(
-                {
-                    "path": "random weights",
-                    "dtype": config.dtype,
-                    "attention": config.attention,
-                    "remat": config.remat,
-                }
-            ),
-            data=DataConfig(train=("random tokens",)),
-            sampling=SamplingConfig(
-                group_size=group, max_new_tokens=config.new, weights=config.weights, attention=config.decode_attention
-            ),
-            grpo=GrpoConfig(
-                prompts_per_step=config.prompts or 1,
-                mini_batch_prompts=config.prompts or 1,
-                micro_batch_tokens=config.micro_batch_tokens,
-            ),
-        )
+        prompts = {"prompts_per_step": config.prompts or 1, "mini_batch_prompts": config.prompts or 1}
+        drawn = {"group_size": group, "max_new_tokens": config.new}
+        sections = {
+            "model": {"path": "random weights"} | config.model_dump(include={"dtype", "attention", "remat"}),
+            "data": {"train": ("random tokens",)},
+            "sampling": drawn | {"weights": config.weights, "attention": config.decode_attention},
+            "grpo": prompts | {"micro_batch_tokens": config.micro_batch_tokens},
+        }
+        self._run = RunConfig.model_validate(sections)
         weights = init_params(shape, jax.random.key(0), jnp.float32 if config.update else config.dtype)
         self._model = Qwen3(shape, jax.block_until_ready(weights))
         self._backend = working_attention(self._run.model.attention, config.dtype)
@@ -297,6 +286,24 @@ def tail_lengths(requests: int, new: int) -> np.ndarray:
     quantiles = (np.arange(requests) + 0.5) / requests
     lengths = np.clip(np.ceil(-0.255 * new * np.log1p(-quantiles)), 1, new).astype(int)
     return np.random.default_rng(0).permutation(lengths)
+
+
+def parity(
+    params: Params, config: Qwen3Config, tokens_bt: np.ndarray, dtype: str, backend: Backend
+) -> dict[str, float]:
+    """Return how far logits are from those of the CPU in float32.
+
+    These are the relative norm and the largest of the differences, and the share of equal likeliest tokens.
+    """
+    full_b = np.full(len(tokens_bt), tokens_bt.shape[1])
+    ours_btv = np.asarray(row_logits(params, config, tokens_bt, full_b, dtype, backend))
+    with jax.default_device(jax.devices("cpu")[0]):
+        exact_btv = np.asarray(row_logits(jax.device_get(params), config, tokens_bt, full_b, "float32", "xla"))
+    return {
+        "relative": float(np.linalg.norm(ours_btv - exact_btv) / np.linalg.norm(exact_btv)),
+        "largest": float(np.abs(ours_btv - exact_btv).max()),
+        "same_token": float((ours_btv.argmax(-1) == exact_btv.argmax(-1)).mean()),
+    }
 
 
 class _Trainer:

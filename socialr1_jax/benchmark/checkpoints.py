@@ -24,6 +24,8 @@ from socialr1_jax.run.checkpoints import Checkpoints
 from socialr1_jax.runtime.terminal import print_result
 from socialr1_jax.training.grpo import train_grpo
 
+_SMALL_RUN = "evaluation.every=0 quiet=true cold_start=0 model.random=tiny checkpoint.best= sampling.max_new_tokens=128"
+
 
 def print_checkpoints(config: CheckpointBenchmark) -> None:
     """Print the measured seconds and ratios as a JSON line."""
@@ -87,17 +89,7 @@ def _saving(config: CheckpointBenchmark, folder: Path) -> dict[str, float]:
         """Return wall seconds and processor seconds per step, and the share of the time spent between steps."""
         run = folder / "run"
         shutil.rmtree(run, ignore_errors=True)
-        changes = [
-            f"output_dir={run}",
-            f"steps={config.steps}",
-            f"checkpoint.every={every}",
-            "evaluation.every=0",
-            "quiet=true",
-            "cold_start=0",
-            "model.random=tiny",
-            "checkpoint.best=",
-            "sampling.max_new_tokens=128",
-        ]
+        changes = [f"output_dir={run}", f"steps={config.steps}", f"checkpoint.every={every}", *_SMALL_RUN.split()]
         begun = os.times()
         train_grpo(load_config(RunConfig, "smoke", changes))
         ended = os.times()

@@ -176,18 +176,6 @@ def trl_steps(
 def _torch_config(config: Qwen3Config) -> Any:
     import transformers
 
-    return transformers.Qwen3Config(
-        hidden_size=config.hidden_size,
-        intermediate_size=config.intermediate_size,
-        vocab_size=config.vocab_size,
-        num_hidden_layers=config.num_hidden_layers,
-        num_attention_heads=config.num_attention_heads,
-        num_key_value_heads=config.num_key_value_heads,
-        head_dim=config.head_dim,
-        rope_theta=config.rope_theta,
-        tie_word_embeddings=config.tie_word_embeddings,
-        max_position_embeddings=config.max_position_embeddings,
-        attn_implementation="sdpa",
-        eos_token_id=None,
-        pad_token_id=0,
-    )
+    fields = {name: value for name, value in vars(config).items() if name != "scalar_head"}
+    fields |= {"attn_implementation": "sdpa", "eos_token_id": None, "pad_token_id": 0}
+    return transformers.Qwen3Config(**fields)

@@ -126,12 +126,9 @@ def machine() -> str:
     if devices[0].platform != "cpu":
         return f"{len(devices)} x {devices[0].device_kind}"
     listed = Path("/proc/cpuinfo")
-    names = (
-        [line.partition(":")[2] for line in listed.read_text().splitlines() if line.startswith("model name")]
-        if (listed.exists())
-        else []
-    )
-    return f"{' '.join((names or [platform.machine()])[0].split())}, {os.cpu_count()} cores"
+    lines = listed.read_text().splitlines() if listed.exists() else []
+    name = next((line.partition(":")[2] for line in lines if line.startswith("model name")), platform.machine())
+    return f"{' '.join(name.split())}, {os.cpu_count()} cores"
 
 
 def _cell(result: Mapping[str, Any], name: str, of_peer: str) -> str:

@@ -234,6 +234,13 @@ def width_of(length: int, multiple: int) -> int:
     return -(-length // step) * step
 
 
+def counts(batches: Sequence[MicroBatch]) -> tuple[int, float, int]:
+    """Return the tokens, (query, key) pairs and predicted positions of micro-batches, as `Arithmetic` takes them."""
+    places = [place for batch in batches for place in batch.places]
+    predicted = sum(int(batch.rows.mask_bt.sum()) for batch in batches)
+    return sum(place.length for place in places), sum(place.pairs for place in places), predicted
+
+
 def padding_waste(batches: Sequence[MicroBatch]) -> float:
     """Return the share of padding in the micro-batches' tokens."""
     return 1.0 - _real_tokens(batches) / sum(batch.rows.tokens_bt.size for batch in batches)

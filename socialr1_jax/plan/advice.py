@@ -7,7 +7,7 @@ from typing import Any
 
 from socialr1_jax.config.run import PlanConfig
 from socialr1_jax.config.sections import ConfigError
-from socialr1_jax.plan.phase import DoesNotFit, Part, Phase
+from socialr1_jax.plan.phase import DoesNotFit, Part
 from socialr1_jax.plan.plan import Plan, make_plan
 from socialr1_jax.plan.tables import print_plan
 from socialr1_jax.runtime.chips import NODE, parse_topology
@@ -85,7 +85,8 @@ class _Search:
                 f"{self._with_host(allowed - resident)}at least {devices:,} such devices, or a smaller model"
             )
         least: Changes = {}
-        smallest = max((phase for phase in self.plan.phases if phase.part == self.part), key=_peak, default=None)
+        of_part = [phase for phase in self.plan.phases if phase.part == self.part]
+        smallest = max(of_part, key=lambda phase: phase.peak, default=None)
         tried: list[Changes] = [{}]
         for alternatives in self._settings():
             new = [changes for changes in alternatives if changes not in tried]
@@ -179,10 +180,6 @@ class _Search:
 def _fits(changes: Changes, plan: Plan) -> str:
     text = f"It fits with {_shown(changes)}: {gib(plan.fullest.peak)} GiB a device, {gib(plan.free)} GiB free"
     return text + (f", {plan.seconds['predicted']:.0f} s for this part of a step" if plan.seconds else "")
-
-
-def _peak(phase: Phase) -> int:
-    return phase.peak
 
 
 def _changed(config: PlanConfig, changes: Changes) -> PlanConfig:

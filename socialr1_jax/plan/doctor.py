@@ -168,11 +168,7 @@ def _tokenizer(config: DoctorConfig) -> Findings:
     if not set(ids) & set(stops):
         found = f"a turn ends with {end.strip()!r}, but the stop tokens are {tokenizer.convert_ids_to_tokens(stops)}"
         yield "problem", found, f"name the token in {folder}/generation_config.json: eos_token_id {ids}"
-    yield (
-        "ok",
-        f"{type(tokenizer).__name__} of {len(tokenizer):,} tokens, prompt {template.kind} thoughts",
-        "",
-    )
+    yield "ok", f"{type(tokenizer).__name__} of {len(tokenizer):,} tokens, prompt {template.kind} thoughts", ""
 
 
 def _data(config: DoctorConfig) -> Findings:

@@ -8,25 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-_WIDTH = {
-    "pred": 1,
-    "s4": 0.5,
-    "u4": 0.5,
-    "s8": 1,
-    "u8": 1,
-    "f8e4m3fn": 1,
-    "s16": 2,
-    "u16": 2,
-    "f16": 2,
-    "bf16": 2,
-    "s32": 4,
-    "u32": 4,
-    "f32": 4,
-    "s64": 8,
-    "u64": 8,
-    "f64": 8,
-    "c64": 8,
-}
+_TYPES = {0.5: "s4 u4", 1: "pred s8 u8 f8e4m3fn", 2: "s16 u16 f16 bf16", 4: "s32 u32 f32", 8: "s64 u64 f64 c64"}
+_WIDTH = {name: width for width, names in _TYPES.items() for name in names.split()}
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.$-]+) (?:\(.*\) -> .* )?\{$")
 _INSTRUCTION = re.compile(r"^\s+(ROOT )?%?([\w.$-]+) = (.*?) ([a-z][\w-]*)\((.*)$")
 _COMMENT = re.compile(r"/\*index=\d+\*/")  # XLA numbers every fifth element of a long list
@@ -65,10 +48,9 @@ class Instruction(NamedTuple):
         branches = _BRANCHES.search(self.rest)
         return _CALLS.findall(self.rest) + (re.findall(r"[\w.$-]+", branches[1]) if branches else [])
 
-    @property
-    def body(self) -> str:
-        """The computation that a loop repeats."""
-        match = re.search(r"body=%?([\w.$-]+)", self.rest)
+    def part(self, role: str) -> str:
+        """Return the name of a loop's `body` or `condition`; "" if there is none."""
+        match = re.search(rf"{role}=%?([\w.$-]+)", self.rest)
         return match[1] if match else ""
 
 
@@ -90,13 +72,10 @@ def trip_count(loop: Instruction, bodies: dict[str, list[Instruction]]) -> int:
     """Return a loop's trip count (stated in GPU texts, a constant bound in TPU texts), or 0 if it depends on data."""
     if known := _TRIPS.search(loop.rest):
         return int(known[1])
-    condition = re.search(r"condition=%?([\w.$-]+)", loop.rest)
-    instructions = bodies.get(condition[1], []) if condition else []
-    constants = [
-        int(rest.partition(")")[0]) for _, kind, op, rest, _ in instructions if op == "constant" and "s32" in kind
-    ]
-    counts = bool(instructions) and instructions[-1][2] == "compare" and "direction=LT" in instructions[-1][3]
-    return constants[0] if counts and len(constants) == 1 else 0
+    lines = bodies.get(loop.part("condition"), [])
+    bounds = [line.rest.partition(")")[0] for line in lines if line.opcode == "constant" and "s32" in line.type]
+    counts = bool(lines) and lines[-1].opcode == "compare" and "direction=LT" in lines[-1].rest
+    return int(bounds[0]) if counts and len(bounds) == 1 else 0
 
 
 def attention_kernels(text: str) -> list[str]:

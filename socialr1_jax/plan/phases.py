@@ -46,17 +46,15 @@ class AbstractRun:
     mesh: Mesh
     chip: Chip
     node: int  # devices of a node
-    rollout_mesh: Mesh
     backend: Backend
     allowed: int  # bytes per device that the run may use
     trained: "AbstractRun | None" = None  # the run on its mesh, if this is the run on the rollout's other mesh
 
-    def phases(self, part: Part) -> Iterator[Phase]:
+    def phases(self, part: Part, rollout_mesh: Mesh) -> Iterator[Phase]:
         """Compile the phases of a part of a step. Raises DoesNotFit if the compiler rejects one."""
         grpo = self.config.grpo
         if part == "rollout":
-            split = self.rollout_mesh != self.mesh
-            rollout = replace(self, mesh=self.rollout_mesh, trained=self) if split else self
+            rollout = self if rollout_mesh == self.mesh else replace(self, mesh=rollout_mesh, trained=self)
             yield rollout.reshard()
             yield rollout.prefill()
             yield rollout.cache_growth()
@@ -185,8 +183,7 @@ class AbstractRun:
     @property
     def update_flops(self) -> float:
         """Model FLOP of a step's updates, as a run's MFU counts them."""
-        work = self.work_of(self.packed)
-        return 3 * self.costs.flops(work.tokens, work.pairs, work.predicted)
+        return 3 * self.costs.flops(*self.work_of(self.packed).counts)
 
     def work_of(self, updates: list[list[MicroBatch]]) -> Work:
         count = bin_count(self.config.grpo.micro_batch_tokens, self.width, self.shards)
@@ -235,9 +232,8 @@ class AbstractRun:
 
     def rollout_state(self, rows: int, slots: int) -> DecodeState:
         """Return the abstract state of a batch with the compiler's shardings."""
-        with jax.set_mesh(self.mesh):
-            lowered = empty_batch.lower(self.model, rows, slots, jnp.dtype(self.dtype), STOP_MULTIPLE)
-        return laid_out(lowered.out_info, lowered.compile().output_shardings)
+        sizes = self.model, rows, slots, jnp.dtype(self.dtype), STOP_MULTIPLE
+        return self.compile("batch", "rollout", empty_batch, *sizes).results
 
     @cached_property
     def prefixes(self) -> list[LayerCache]:
@@ -245,9 +241,8 @@ class AbstractRun:
 
     def caches(self, rows: int, slots: int) -> list[LayerCache]:
         """Return abstract caches with the compiler's shardings."""
-        with jax.set_mesh(self.mesh):
-            lowered = empty_caches.lower(self.model, rows, slots, jnp.dtype(self.dtype))
-        return laid_out(lowered.out_info, lowered.compile().output_shardings)
+        sizes = self.model, rows, slots, jnp.dtype(self.dtype)
+        return self.compile("cache", "rollout", empty_caches, *sizes).results
 
     def reshard(self) -> Phase:
         cost = Cost(0, self.costs.parameters * 4 + self.costs.rollout_copy * self.costs.copies)
@@ -367,7 +362,7 @@ class AbstractRun:
     def logprobs_phase(self, name: str, params: Params, updates: list[list[MicroBatch]], beside: Any) -> Phase:
         work = self.work_of(updates)
         compiled = self.compile(name, "update", self.programs.logprobs, params, self.micro_batch())
-        cost = self.costs.forward(work.tokens, work.pairs, work.predicted, passes=work.runs.calls)
+        cost = self.costs.forward(*work.counts, passes=work.runs.calls)
         return self.phase(compiled, beside=beside, cost=cost, runs=work.runs)
 
     def reference_logprobs(self, reference: Params) -> Phase:
@@ -395,7 +390,7 @@ class AbstractRun:
         accumulate, work = self.programs.update.accumulate, self.work_of(self.packed)
         sums = per_replica(self.sums, self.mesh)
         compiled = self.compile("backward", "update", accumulate, self.masters, sums, self.scored)
-        cost = self.costs.update(work.tokens, work.pairs, work.predicted, work.runs.calls, self.config.model.remat)
+        cost = self.costs.update(*work.counts, work.runs.calls, self.config.model.remat)
         # The logits of each chunk are computed in the forward and in the backward pass, in a loop of each.
         return self.phase(compiled, beside=self.resting, cost=cost, runs=work.runs)
 

@@ -3,9 +3,10 @@
 XLA compiles for a topology by name and reports the program's memory there. Nothing is allocated and nothing runs.
 """
 
+import math
 import os
 from collections.abc import Collection
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import jax
@@ -118,8 +119,11 @@ def make_plan(config: PlanConfig, parts: Collection[Part] = ("rollout", "update"
     Raises ConfigError if topology, mesh and batch are incompatible or the XLA plugin for the topology is not installed,
     and DoesNotFit if the compiler rejects a phase.
     """
-    chip, shape = _chip(config)
-    node = shape[-1] if chip.platform == "cuda" else int(np.prod(shape))
+    try:
+        chip, shape = parse_topology(config.topology)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    node = shape[-1] if chip.platform == "cuda" else math.prod(shape)
     return _plan(_mesh(config, chip, shape), chip, node, config, parts)
 
 
@@ -153,13 +157,11 @@ def _plan(mesh: Mesh, chip: Chip, node: int, config: PlanConfig, parts: Collecti
         mesh=mesh,
         chip=chip,
         node=node,
-        rollout_mesh=mesh,
         backend=backend,
         allowed=allowed,
     )
     free = int((allowed - sum(run.resident.values())) * USABLE)
     split, why = rollout_mesh(config, model, mesh, chip, free)
-    run = replace(run, rollout_mesh=split)
     return Plan(
         chip=chip,
         devices=mesh.size,
@@ -171,21 +173,14 @@ def _plan(mesh: Mesh, chip: Chip, node: int, config: PlanConfig, parts: Collecti
         hosted=run.hosted,
         rollout_tensor=split.shape["tensor"],
         why=why,
-        phases=[phase for part in parts for phase in run.phases(part)],
+        phases=[phase for part in parts for phase in run.phases(part, split)],
         response_tokens=float(run.lengths_pg.mean()),
         update_flops=run.update_flops if "update" in parts else 0.0,
     )
 
 
-def _chip(config: PlanConfig) -> tuple[Chip, tuple[int, ...]]:
-    try:
-        return parse_topology(config.topology)
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
-
-
 def _mesh(config: PlanConfig, chip: Chip, shape: tuple[int, ...]) -> Mesh:
-    name = config.topology.partition(":")[0]
+    name, count = config.topology.partition(":")[0], math.prod(shape)
     try:
         if chip.platform == "cuda":
             nodes = "x".join(map(str, (1, *shape)[-2:]))  # slices x nodes x devices
@@ -197,23 +192,22 @@ def _mesh(config: PlanConfig, chip: Chip, shape: tuple[int, ...]) -> Mesh:
                 platform="tpu", topology_name=f"{name}:{'x'.join(map(str, shape))}"
             ).devices
         else:
-            devices = jax.devices("cpu")[: int(np.prod(shape))]
+            devices = jax.devices("cpu")[:count]
     except Exception as error:  # a missing plugin raises many kinds of exception
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ConfigError(
             f"cannot compile for {config.topology}: {reason}\nThis needs XLA's {chip.platform} plugin: "
             f"pip install -e '.[{_EXTRAS.get(chip.platform, 'test')}]' in the repository (no such device is needed)"
         ) from error
-    if len(devices) != np.prod(shape):
+    if len(devices) != count:
         raise ConfigError(
-            f"topology {config.topology} has {counted(int(np.prod(shape)), 'device')}, and {len(devices)} can "
-            "be described"
+            f"topology {config.topology} has {counted(count, 'device')}, and {len(devices)} can be described"
         )
     sizes = config.mesh
-    fsdp = sizes.fsdp or len(devices) // (sizes.replica * sizes.tensor)
-    if sizes.replica * fsdp * sizes.tensor != len(devices):
+    fsdp = sizes.fsdp or count // (sizes.replica * sizes.tensor)
+    if sizes.replica * fsdp * sizes.tensor != count:
         raise ConfigError(
-            f"mesh.replica {sizes.replica} x mesh.fsdp {fsdp} x mesh.tensor {sizes.tensor} is not the {len(devices)} "
+            f"mesh.replica {sizes.replica} x mesh.fsdp {fsdp} x mesh.tensor {sizes.tensor} is not the {count} "
             f"devices of {config.topology}; change one of them"
         )
     grid: np.ndarray = np.asarray(devices).reshape(sizes.replica, fsdp, sizes.tensor)

@@ -1,8 +1,8 @@
 """Read a compiled program's schedule: its kernels, and its collectives with the time that no kernel hides."""
 
-from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from typing import Any
 
 from socialr1_jax.plan.hlo import Instruction, bytes_of, computations, first_group, trip_count
 from socialr1_jax.plan.kernels import Kernels
@@ -12,7 +12,7 @@ _KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "ragged-al
 _NO_CALLS = ("reduce", "sort", "scatter", "reduce-window", "map", "select-and-scatter", "fusion")
 
 
-@dataclass(frozen=True)
+@dataclass
 class Collective:
     """A collective of a program, with the sums over its runs."""
 
@@ -29,12 +29,16 @@ class Collective:
     @property
     def sent(self) -> float:
         """Bytes that one device must send (or receive) over all runs."""
-        n, result = self.group, self.result_bytes
+        return self.sent_in(self.times)
+
+    def sent_in(self, runs: int) -> float:
+        """Return the bytes that one device must send (or receive) in some runs."""
+        n = self.group
         share = {"all-reduce": 2 * (n - 1) / n, "reduce-scatter": n - 1, "collective-permute": 1}
-        return self.times * result * share.get(self.kind, (n - 1) / n)
+        return runs * self.result_bytes * share.get(self.kind, (n - 1) / n)
 
 
-@dataclass(frozen=True)
+@dataclass
 class KernelSum:
     """All kernels of one kind of a program, in or outside loops whose trip count depends on the data."""
 
@@ -70,31 +74,26 @@ def read_schedule(text: str, devices: int, chip: Chip, node: int = 0, live: floa
     collective over several nodes of `node` devices (0: all devices are one) uses the network of its devices. Seconds
     are 0 for a chip without known peaks. live: as in `Kernels`.
     """
-    return _Reader(text, devices, chip, node or devices, live).read()
+    bodies, entry = computations(text)
+    reader = _Reader(bodies, devices, chip, node or devices, Kernels(bodies, live))
+    reader.walk(entry, 1, False)
+    return Schedule(
+        sorted(reader.kernels.values(), key=lambda kernel: -kernel.seconds),
+        sorted(reader.collectives.values(), key=lambda collective: -collective.sent),
+    )
 
 
+@dataclass
 class _Reader:
-    def __init__(self, text: str, devices: int, chip: Chip, node: int, live: float) -> None:
-        self.bodies, self.entry = computations(text)
-        self.devices, self.chip, self.node = devices, chip, node
-        self.work = Kernels(self.bodies, live)
-        self.kernels: dict[KernelSum, list[float]] = defaultdict(lambda: [0, 0.0, 0.0, 0.0])
-        self.collectives: dict[Collective, list[float]] = defaultdict(lambda: [0, 0.0, 0.0])
+    bodies: dict[str, list[Instruction]]
+    devices: int
+    chip: Chip
+    node: int
+    work: Kernels
+    kernels: dict[tuple[Any, ...], KernelSum] = field(default_factory=dict)  # by their fields without sums
+    collectives: dict[tuple[Any, ...], Collective] = field(default_factory=dict)
 
-    def read(self) -> Schedule:
-        self._walk(self.entry, 1, False)
-        kernels = [
-            replace(key, count=int(n), flops=f, bytes=b, seconds=s) for key, (n, f, b, s) in self.kernels.items()
-        ]
-        collectives = [
-            replace(key, times=int(times), seconds=seconds, exposed=exposed)
-            for key, (times, seconds, exposed) in self.collectives.items()
-        ]
-        kernels.sort(key=lambda kernel: -kernel.seconds)
-        collectives.sort(key=lambda collective: -collective.sent)
-        return Schedule(kernels, collectives)
-
-    def _walk(self, name: str, times: int, open_loop: bool) -> float:
+    def walk(self, name: str, times: int, open_loop: bool) -> float:
         """Add the kernels and collectives of a computation that runs `times` times; return the seconds of one run."""
         clock = _Clock()
         for line in self.bodies.get(name, ()):
@@ -105,9 +104,9 @@ class _Reader:
                 self._wait(clock, *begun, times)
             elif kind == "while":
                 trips = trip_count(line, self.bodies)
-                clock.now += trips * self._walk(line.body, times * (trips or 1), open_loop or not trips)
+                clock.now += trips * self.walk(line.part("body"), times * (trips or 1), open_loop or not trips)
             elif line.opcode not in _NO_CALLS and line.called and line.opcode != "custom-call":
-                each = [self._walk(part, times, open_loop) for part in line.called]
+                each = [self.walk(part, times, open_loop) for part in line.called]
                 clock.now += max(each) if kind == "conditional" else sum(each)
             else:
                 self._run(clock, line, open_loop, times)
@@ -119,9 +118,12 @@ class _Reader:
         if kernel := self.work.of(line):
             seconds = kernel.seconds(self.chip) if self.chip.flops else 0.0
             clock.now += seconds
-            total = self.kernels[KernelSum(kernel.kind, open_loop)]
-            for i, value in enumerate((1, kernel.flops, kernel.bytes, seconds)):
-                total[i] += times * value
+            key = kernel.kind, open_loop
+            total = self.kernels.setdefault(key, KernelSum(*key))
+            total.count += times
+            total.flops += times * kernel.flops
+            total.bytes += times * kernel.bytes
+            total.seconds += times * seconds
 
     def _collective_in(self, line: Instruction) -> Instruction | None:
         """Return the collective that an instruction starts or runs, itself or wrapped in an asynchronous call."""
@@ -136,13 +138,13 @@ class _Reader:
         if len(group) == 1:
             return
         asynchronous = line.opcode.endswith("-start") and '"is_sync":true' not in line.rest
-        kind = inner.opcode.removesuffix("-start")
-        result = bytes_of(self._result_type(inner))
-        collective = Collective(kind, result, len(group), asynchronous, open_loop, self._link(group))
-        seconds = self._seconds(replace(collective, times=1))
+        kind, result = inner.opcode.removesuffix("-start"), bytes_of(self._result_type(inner))
+        key = kind, result, len(group), asynchronous, open_loop, self._link(group)
+        collective = self.collectives.setdefault(key, Collective(*key))
+        seconds = self._seconds(collective)
         clock.link_free = max(clock.now, clock.link_free) + seconds
-        self.collectives[collective][0] += times
-        self.collectives[collective][1] += times * seconds
+        collective.times += times
+        collective.seconds += times * seconds
         if asynchronous:
             clock.ends[line.name] = collective, clock.link_free
             return
@@ -153,7 +155,7 @@ class _Reader:
     def _wait(self, clock: _Clock, collective: Collective, end: float, times: int) -> None:
         exposed = max(0.0, end - clock.now)
         clock.now += exposed
-        self.collectives[collective][2] += times * exposed
+        collective.exposed += times * exposed
 
     def _result_type(self, line: Instruction) -> str:
         """Return the type of a collective's result; that of an asynchronous start is in its end."""
@@ -168,7 +170,8 @@ class _Reader:
         return self.chip.link if inside == len(group) else min(self.chip.link, inside * self.chip.network)
 
     def _seconds(self, collective: Collective) -> float:
+        """Return the seconds of one run."""
         if not collective.link:
             return 0.0
         rates = RATES[self.chip.architecture]
-        return collective.sent / (rates.links * collective.link) + rates.latency
+        return collective.sent_in(1) / (rates.links * collective.link) + rates.latency

@@ -1,6 +1,7 @@
 """Find the sizes of a run's model, from a folder, a published Qwen3 or a named shape, and make abstract arrays."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,12 @@ from jax.sharding import Mesh, NamedSharding
 
 from socialr1_jax.config.run import PlanConfig
 from socialr1_jax.config.sections import ConfigError
-from socialr1_jax.models.qwen3 import Layout, Params, Weight, weight_specs
+from socialr1_jax.models.qwen3 import Layout, Params
 from socialr1_jax.models.qwen3_config import Qwen3Config
 from socialr1_jax.models.shapes import PUBLISHED_TOKENS, SHAPES, named_shape
 from socialr1_jax.runtime.files import read_json
 from socialr1_jax.runtime.mesh import P
-from socialr1_jax.weights.declared import map_weights
+from socialr1_jax.weights.declared import abstract_weight, map_weights
 from socialr1_jax.weights.hub import cached_folder
 from socialr1_jax.weights.tokenizer_files import count_tokens
 
@@ -54,12 +55,7 @@ def laid_out(arrays: Any, shardings: Any) -> Any:
 
 def abstract_weights(model: Qwen3Config, dtype: Any, mesh: Mesh, layout: Layout = "train") -> Params:
     """Return a model's weights as abstract arrays in a layout on the mesh."""
-
-    def abstract(weight: Weight, layers: int | None, _: P) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(weight.shape if layers is None else (layers, *weight.shape), dtype)
-
-    shardings = jax.tree.map(lambda spec: NamedSharding(mesh, spec), weight_specs(model, layout))
-    return laid_out(map_weights(model, abstract), shardings)
+    return map_weights(model, partial(abstract_weight, mesh=mesh, dtype=dtype), layout)
 
 
 def per_replica(arrays: Any, mesh: Mesh) -> Any:

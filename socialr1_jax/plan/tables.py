@@ -59,18 +59,9 @@ def _memory(plan: Plan) -> Table:
 
 
 def _traffic(plan: Plan) -> Table:
-    table = _table(
-        "between devices, of one call (inside decode's loop: of one token)",
-        "phase",
-        "attention",
-        "collective",
-        "times",
-        "devices",
-        "MiB of one",
-        "GiB sent in all",
-        "ms",
-        "ms exposed",
-    )
+    title = "between devices, of one call (inside decode's loop: of one token)"
+    figures = "times", "devices", "MiB of one", "GiB sent in all", "ms", "ms exposed"
+    table = _table(title, "phase", "attention", "collective", *figures)
     for phase in plan.phases:
         kernels = ", ".join(phase.attention) or "-"
         if not phase.schedule.collectives:
@@ -86,19 +77,8 @@ def _traffic(plan: Plan) -> Table:
 
 def _time(plan: Plan, config: PlanConfig) -> Table:
     lengths = f"{plan.response_tokens:,.0f} tokens (mean, {config.response_law})"
-    table = _table(
-        f"seconds of a GRPO step, responses of {lengths}",
-        "phase",
-        "calls",
-        "PFLOP",
-        "compute",
-        "memory",
-        "links",
-        "host",
-        "at best",
-        "exposed",
-        "predicted",
-    )
+    headings = "phase", "calls", "PFLOP", "compute", "memory", "links", "host", "at best", "exposed", "predicted"
+    table = _table(f"seconds of a GRPO step, responses of {lengths}", *headings)
     for phase in plan.phases:
         bounds, predicted = phase.bounds(plan.chip, plan.devices), phase.predicted(plan.chip, plan.devices)
         calls = str(phase.runs.steps if phase.name == "decode" else phase.runs.calls)

@@ -9,7 +9,7 @@ import numpy as np
 
 from socialr1_jax.config.run import PlanConfig
 from socialr1_jax.grpo.logprobs import chunk_length
-from socialr1_jax.grpo.packing import MicroBatch, pack_rows
+from socialr1_jax.grpo.packing import MicroBatch, counts, pack_rows
 from socialr1_jax.grpo.step import GrpoStep, Programs
 from socialr1_jax.models.attention import Backend
 from socialr1_jax.models.qwen3_config import Qwen3Config
@@ -113,11 +113,9 @@ def decode_lengths(
 
 
 class Work(NamedTuple):
-    """Tokens, query-key pairs and predicted positions of some updates, and the runs of their programs and loops."""
+    """The work of some updates as `counts` returns it, and the runs of their programs and loops."""
 
-    tokens: int
-    pairs: float
-    predicted: int
+    counts: tuple[int, float, int]
     runs: Runs
 
 
@@ -143,13 +141,10 @@ def work_of(
 ) -> Work:
     """Return the work of these updates on all shards, for programs compiled for micro-batches of [rows, width]."""
     batches = [batch for update in updates for batch in update]
-    places = [place for batch in batches for place in batch.places]
     wanted = [batch.rows.mask_bt.reshape(shards, -1).sum(axis=1).max() for batch in batches]  # of the busiest device
     chunk, compiled = chunk_length(rows * width // shards, vocabulary), len(batches) * rows * width
     return Work(
-        tokens=sum(place.length for place in places),
-        pairs=sum(place.pairs for place in places),
-        predicted=sum(int(batch.rows.mask_bt.sum()) for batch in batches),
+        counts=counts(batches),
         runs=Runs(
             calls=len(batches),
             steps=sum(-(-int(count) // chunk) for count in wanted),

@@ -57,13 +57,8 @@ def say_summary(summary: Mapping[str, Any]) -> None:
     for heading in ("phase", "time", "share", *KINDS, "idle", "bound", "of roofline", "puts"):
         table.add_column(heading, justify="left" if heading == "phase" else "right")
     for name, phase in summary["phases"].items():
-        times = (
-            phase["seconds"],
-            *(phase["kinds"][kind] for kind in KINDS),
-            phase["idle_seconds"],
-            phase["bound_seconds"],
-        )
-        first, *others = map(seconds_text, times)
+        kinds = [phase["kinds"][kind] for kind in KINDS]
+        first, *others = map(seconds_text, (phase["seconds"], *kinds, phase["idle_seconds"], phase["bound_seconds"]))
         share, roofline = percent_text(phase["seconds"] / step["seconds"]), percent_text(phase["roofline_share"])
         table.add_row(name, first, share, *others, roofline, f"{phase['puts']:.0f}")
     console.print(table)

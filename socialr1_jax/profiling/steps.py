@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from socialr1_jax.config.run import RunConfig
-from socialr1_jax.grpo.packing import MicroBatch, Rows
+from socialr1_jax.grpo.packing import MicroBatch, Rows, counts
 from socialr1_jax.grpo.rollouts import Phase, Rollouts
 from socialr1_jax.grpo.step import make_step
 from socialr1_jax.grpo.update import Sums, TrainState, Update, init_state
@@ -92,7 +92,7 @@ class Steps:
         if self._rollouts is not None:
             costs["rollout"] = self._rollout_costs(self._rollouts)
         if self._updates is not None:
-            forward = [self._forward_cost(batch) for batch in self._updates]
+            forward = [self._needed.by_block(*counts(batch), passes=len(batch)) for batch in self._updates]
             costs["old"] = forward[1:] if self.config.grpo.old_pass else []
             costs["reference"] = forward if self.step.reference is not None else []
             costs["update"] = [self._update_cost(*pair) for pair in zip(self._updates, forward, strict=True)]
@@ -111,12 +111,6 @@ class Steps:
         kernels = replace(needed, itemsize=needed.decoded)
         decode = kernels.by_block(new_b.sum(), pairs, new_b.sum(), passes=new_b.max())
         return [prefill, decode | {"attend": decode["attend"] + Cost(0, read * needed.cache_token)}]
-
-    def _forward_cost(self, batch: Sequence[MicroBatch]) -> dict[str, Cost]:
-        places = [place for micro_batch in batch for place in micro_batch.places]
-        tokens, pairs = sum(place.length for place in places), sum(place.pairs for place in places)
-        predicted = sum(int(micro_batch.rows.mask_bt.sum()) for micro_batch in batch)
-        return self._needed.by_block(tokens, pairs, predicted, passes=len(batch))
 
     def _update_cost(self, batch: Sequence[MicroBatch], forward: dict[str, Cost]) -> dict[str, Cost]:
         """Return the cost of an update: a backward pass costs two forward ones and accumulates float32 gradients."""

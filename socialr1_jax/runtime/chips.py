@@ -1,7 +1,7 @@
 """Accelerators by name: their peaks, the shares of them that kernels reach, and targets for compiling without one."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 NODE = 8  # most GPUs of a node, which NVLink connects
@@ -19,92 +19,62 @@ class Chip:
     link: float = 0.0  # to other devices of its node, bytes/s, one way, all links together
     network: float = 0.0  # to other nodes, bytes/s, one way: the network card of one device
     host: float = 0.0  # to the memory of its host, bytes/s, one way
-    target: str = ""  # XLA's GpuTargetConfigProto
+    kind: str = ""  # of an NVIDIA GPU, in JAX's words
+    cores: int = 0  # multiprocessors of an NVIDIA GPU
 
     @property
     def architecture(self) -> str:
         """The generation, whose kernels reach like shares of the peaks: ampere, hopper, tpu; "" for a CPU."""
         return "tpu" if self.platform == "tpu" else {8: "ampere", 9: "hopper"}.get(self.capability, "")
 
-
-def _gpu(
-    kind: str, cores: int, capability: int, bandwidth: float, l2: int, memory: int, optin: int, clock: float
-) -> str:
-    return (
-        "gpu_device_info { threads_per_block_limit: 1024 threads_per_warp: 32 shared_memory_per_block: 49152 "
-        f"shared_memory_per_core: {optin + 1024} threads_per_core_limit: 2048 core_count: {cores} "
-        f"fpus_per_core: {64 if capability == 8 else 128} block_dim_limit_x: 2147483647 block_dim_limit_y: 65535 "
-        f"block_dim_limit_z: 65535 memory_bandwidth: {int(bandwidth)} l2_cache_size: {l2} clock_rate_ghz: {clock} "
-        f"device_memory_size: {memory} shared_memory_per_block_optin: {optin} "
-        f"cuda_compute_capability {{ major: {capability} }} registers_per_core_limit: 65536 "
-        'registers_per_block_limit: 65536 } platform_name: "CUDA" dnn_version_info { major: 9 minor: 10 } '
-        f'device_description_str: "{kind}"'
-    )
-
-
-def _nvidia(
-    kind: str,
-    cores: int,
-    capability: int,
-    *,
-    flops: float,
-    memory: int,
-    bandwidth: float,
-    link: float,
-    network: float,
-    host: float,
-) -> Chip:
-    l2, optin, clock = (41_943_040, 166_912, 1.41) if capability == 8 else (52_428_800, 232_448, 1.98)
-    return Chip(
-        platform="cuda",
-        capability=capability,
-        flops=flops,
-        memory=memory,
-        bandwidth=bandwidth,
-        link=link,
-        network=network,
-        host=host,
-        target=_gpu(kind, cores, capability, bandwidth, l2, memory, optin, clock),
-    )
+    @property
+    def target(self) -> str:
+        """The GpuTargetConfigProto for which XLA compiles without the NVIDIA GPU."""
+        ampere = self.capability == 8
+        fpus, l2, shared, clock = (64, 41_943_040, 166_912, 1.41) if ampere else (128, 52_428_800, 232_448, 1.98)
+        return (
+            "gpu_device_info { threads_per_block_limit: 1024 threads_per_warp: 32 shared_memory_per_block: 49152 "
+            f"shared_memory_per_core: {shared + 1024} threads_per_core_limit: 2048 core_count: {self.cores} "
+            f"fpus_per_core: {fpus} block_dim_limit_x: 2147483647 block_dim_limit_y: 65535 "
+            f"block_dim_limit_z: 65535 memory_bandwidth: {int(self.bandwidth)} l2_cache_size: {l2} "
+            f"clock_rate_ghz: {clock} device_memory_size: {self.memory} shared_memory_per_block_optin: {shared} "
+            f"cuda_compute_capability {{ major: {self.capability} }} registers_per_core_limit: 65536 "
+            'registers_per_block_limit: 65536 } platform_name: "CUDA" dnn_version_info { major: 9 minor: 10 } '
+            f'device_description_str: "{self.kind}"'
+        )
 
 
 # NVIDIA's data sheets (dense bfloat16; NVLink one way; in DGX A100 and H100 a network card of 200 and 400 Gbit/s for
 # each GPU; 16 lanes of PCIe 4 and 5 to the host) and Google's Cloud TPU pages (ICI, all axes, both directions; the link
 # to the host, which they do not give, is assumed).
+_A100 = Chip(
+    platform="cuda",
+    kind="NVIDIA A100",
+    cores=108,
+    capability=8,
+    flops=312e12,
+    memory=84_987_740_160,
+    bandwidth=2.039e12,
+    link=300e9,
+    network=25e9,
+    host=32e9,
+)
+_H100 = Chip(
+    platform="cuda",
+    kind="NVIDIA H100",
+    cores=132,
+    capability=9,
+    flops=989e12,
+    memory=84_987_740_160,
+    bandwidth=3.35e12,
+    link=450e9,
+    network=50e9,
+    host=64e9,
+)
 CHIPS: Mapping[str, Chip] = {
-    "a100-80gb": _nvidia(
-        "NVIDIA A100",
-        108,
-        8,
-        flops=312e12,
-        memory=84_987_740_160,
-        bandwidth=2.039e12,
-        link=300e9,
-        network=25e9,
-        host=32e9,
-    ),
-    "h100-80gb": _nvidia(
-        "NVIDIA H100",
-        132,
-        9,
-        flops=989e12,
-        memory=84_987_740_160,
-        bandwidth=3.35e12,
-        link=450e9,
-        network=50e9,
-        host=64e9,
-    ),
-    "h200": _nvidia(
-        "NVIDIA H200",
-        132,
-        9,
-        flops=989e12,
-        memory=150_000_000_000,
-        bandwidth=4.8e12,
-        link=450e9,
-        network=50e9,
-        host=64e9,
-    ),
+    "a100-80gb": _A100,
+    "h100-80gb": _H100,
+    "h200": replace(_H100, kind="NVIDIA H200", memory=150_000_000_000, bandwidth=4.8e12),
     "v5e": Chip(platform="tpu", flops=197e12, memory=17_179_869_184, bandwidth=8.19e11, link=1.8e11, host=16e9),
     "v5p": Chip(platform="tpu", flops=459e12, memory=102_005_473_280, bandwidth=2.765e12, link=5.4e11, host=16e9),
     "cpu": Chip(platform="cpu"),
@@ -134,49 +104,23 @@ class Rates:
 
 
 # Hopper's kernels as measured on one H200 (docs/performance.md); all others, links and latencies are assumed.
+_ARCHITECTURES = ("ampere", "hopper", "tpu")
+_RATES = {
+    "matmul": (0.8, 0.65, 0.65),
+    "attention": (0.6, 0.44, 0.3),
+    "attention_backward": (0.5, 0.39, 0.3),
+    "masked_attention": (0.35, 0.26, 0.3),
+    "masked_attention_backward": (0.3, 0.19, 0.3),
+    "segment_attention": (0.35, 0.17, 0.3),
+    "segment_attention_backward": (0.3, 0.16, 0.3),
+    "memory": (0.8, 0.72, 0.8),
+    "links": (0.75, 0.75, 0.75),
+    "host": (0.4, 0.4, 0.4),
+    "launch": (2e-6, 2.3e-6, 0.5e-6),
+    "latency": (25e-6, 15e-6, 5e-6),
+}
 RATES: Mapping[str, Rates] = {
-    "ampere": Rates(
-        matmul=0.8,
-        attention=0.6,
-        attention_backward=0.5,
-        masked_attention=0.35,
-        masked_attention_backward=0.3,
-        segment_attention=0.35,
-        segment_attention_backward=0.3,
-        memory=0.8,
-        links=0.75,
-        host=0.4,
-        launch=2e-6,
-        latency=25e-6,
-    ),
-    "hopper": Rates(
-        matmul=0.65,
-        attention=0.44,
-        attention_backward=0.39,
-        masked_attention=0.26,
-        masked_attention_backward=0.19,
-        segment_attention=0.17,
-        segment_attention_backward=0.16,
-        memory=0.72,
-        links=0.75,
-        host=0.4,
-        launch=2.3e-6,
-        latency=15e-6,
-    ),
-    "tpu": Rates(
-        matmul=0.65,
-        attention=0.3,
-        attention_backward=0.3,
-        masked_attention=0.3,
-        masked_attention_backward=0.3,
-        segment_attention=0.3,
-        segment_attention_backward=0.3,
-        memory=0.8,
-        links=0.75,
-        host=0.4,
-        launch=0.5e-6,
-        latency=5e-6,
-    ),
+    name: Rates(**{field: values[i] for field, values in _RATES.items()}) for i, name in enumerate(_ARCHITECTURES)
 }
 
 

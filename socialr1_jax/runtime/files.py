@@ -15,13 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from socialr1_jax.runtime.ownership import (
-    SOURCE,
-    ForeignFile,
-    is_own_folder,
-    open_own,
-    refuse_foreign_folder,
-)
+from socialr1_jax.runtime.ownership import SOURCE, ForeignFile, is_own_folder, open_own, refuse_foreign_folder
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # of UTF-8; written by some editors
 ROW_SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")  # of files with rows: questions, pairs, responses
@@ -126,11 +120,8 @@ def _clear_left_over(target: Path, marker: str) -> None:
     """Remove temporary folders of dead processes, and complete a replacement interrupted between two renames."""
     for path in sorted(target.parent.glob(f".{glob.escape(target.name)}.*-*")):
         kind, _, process = path.name.removeprefix(f".{target.name}.").partition("-")
-        if (
-            kind not in ("partial", "old")
-            or not re.fullmatch("[1-9][0-9]{0,8}", process)
-            or _another_runs(int(process))
-        ):
+        known = kind in ("partial", "old") and re.fullmatch("[1-9][0-9]{0,8}", process)
+        if not known or _another_runs(int(process)):
             continue
         if path.is_symlink() or not is_own_folder(path, marker, finished=kind == "old"):
             continue

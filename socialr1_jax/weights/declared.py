@@ -6,18 +6,18 @@ from typing import Any
 import jax
 from jax.sharding import Mesh, NamedSharding, SingleDeviceSharding
 
-from socialr1_jax.models.qwen3 import Params, Qwen3, Weight, declare_weights, weight_specs
+from socialr1_jax.models.qwen3 import Layout, Params, Qwen3, Weight, declare_weights, weight_specs
 from socialr1_jax.models.qwen3_config import Qwen3Config
 from socialr1_jax.models.reward_model import RewardModel
 from socialr1_jax.runtime.mesh import P
 
 
-def map_weights(config: Qwen3Config, read: Callable[[Weight, int | None, P], Any]) -> Params:
+def map_weights(config: Qwen3Config, read: Callable[[Weight, int | None, P], Any], layout: Layout = "train") -> Params:
     """Return the tree of `read(weight, layers, spec)` over every declared weight.
 
-    `layers` is None for a weight that is not stacked; `spec` is its partition spec in the layout "train".
+    `layers` is None for a weight that is not stacked; `spec` is its partition spec in the layout.
     """
-    table, specs = declare_weights(config), weight_specs(config)
+    table, specs = declare_weights(config), weight_specs(config, layout)
     count, stacked = config.num_hidden_layers, table.pop("layers")
     layers = {name: read(weight, count, specs["layers"][name]) for name, weight in stacked.items()}
     return {**{name: read(weight, None, specs[name]) for name, weight in table.items()}, "layers": layers}

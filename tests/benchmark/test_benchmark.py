@@ -14,9 +14,8 @@ import pytest
 from toys import ONE_LAYER
 
 from socialr1_jax import Qwen3Config
-from socialr1_jax.benchmark.benchmark import PHASES, _decode, benchmark, tail_lengths
+from socialr1_jax.benchmark.benchmark import PHASES, _decode, benchmark, parity, tail_lengths
 from socialr1_jax.benchmark.config import BenchmarkConfig
-from socialr1_jax.benchmark.parity import parity
 from socialr1_jax.benchmark.peaks import Peaks
 from socialr1_jax.cli import COMMANDS
 from socialr1_jax.models import shapes

@@ -448,7 +448,6 @@ def layers_of_8b(monkeypatch, layers, phase, *settings):
         mesh=mesh,
         chip=chip,
         node=8,
-        rollout_mesh=mesh,
         backend=attention_backend(config.model.attention, "bfloat16", "cuda"),
         allowed=chip.memory,
     )
