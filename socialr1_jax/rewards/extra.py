@@ -6,7 +6,7 @@ import math
 import sys
 import sysconfig
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
@@ -121,12 +121,13 @@ def extra_rewards(name: str, function: ExtraReward, records: Sequence[dict[str, 
     own, code = getattr(function, "__name__", type(function).__name__), getattr(function, "__code__", None)
     who = f"rewards.extra.{name}: {own}"
     defined = f"{who} ({code.co_filename}:{code.co_firstlineno})" if code else who
+    given = _Records(records)
     try:
-        result = function(records)
+        result = function(given)
         numbers = list(result) if isinstance(result, Iterable) else None  # a generator runs here
     except (Exception, SystemExit) as error:  # user code may raise anything
         words = f"{_place_and_words(error)}{_keys_of_meta(error, records)}"
-        return {"error": f"{who} failed{_at_record(error, records)}: {words}"}
+        return {"error": f"{who} failed{_at_record(error, records, given.place)}: {words}"}
     if numbers is None:
         return {"error": f"{defined} gave {shown(result)}; give a list of {counted(len(records), 'number')}"}
     if len(numbers) != len(records):
@@ -143,6 +144,17 @@ def extra_rewards(name: str, function: ExtraReward, records: Sequence[dict[str, 
             where = _record_name(place, records)
             return {"error": f"{defined} gave an infinite number for {where}; give NaN for what has none"}
     return {"rewards": rewards}
+
+
+class _Records(list[dict[str, Any]]):
+    """Records that keep the place which the newest loop over them has reached, None before it and after its end."""
+
+    place: int | None = None
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for self.place, record in enumerate(super().__iter__()):
+            yield record
+        self.place = None
 
 
 def _place_and_words(error: BaseException) -> str:
@@ -168,17 +180,18 @@ def _keys_of_meta(error: BaseException, records: Sequence[dict[str, Any]]) -> st
     return f"; meta has {listed(keys) or 'no keys'}"
 
 
-def _at_record(error: BaseException, records: Sequence[dict[str, Any]]) -> str:
+def _at_record(error: BaseException, records: Sequence[dict[str, Any]], reached: int | None) -> str:
     """Return " at response ..." for the one record that the failing code held in a variable, "" if none or several.
 
-    The innermost frame that holds a record decides: a loop's variable, or the argument of a helper.
+    The innermost frame that holds a record decides: a loop's variable, or the argument of a helper. If none does, it is
+    the one that a loop has `reached`: since Python 3.12 the variable of a list comprehension is gone after an error.
     """
     for frame, _ in reversed(list(traceback.walk_tb(error.__traceback__))):
         variables = list(frame.f_locals.values())
         places = [place for place, record in enumerate(records) if any(_belongs(value, record) for value in variables)]
         if len(places) == 1 and frame.f_code.co_filename != __file__:
             return f" at {_record_name(places[0], records)}"
-    return ""
+    return "" if reached is None else f" at {_record_name(reached, records)}"
 
 
 def _belongs(value: Any, record: dict[str, Any]) -> bool:

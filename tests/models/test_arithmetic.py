@@ -112,7 +112,9 @@ def test_decode_step(form, joint):
 def test_copy_for_three_devices_that_share_rows():
     """Three divides the heads, but neither the hidden size nor the width of a head."""
     config = replace(CONFIG, num_attention_heads=6, num_key_value_heads=3, intermediate_size=96, vocab_size=192)
-    with jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((1, 1, 3), ("replica", "fsdp", "tensor"))):
+    automatic = (jax.sharding.AxisType.Auto,) * 3  # the default up to JAX 0.11
+    mesh = jax.sharding.AbstractMesh((1, 1, 3), ("replica", "fsdp", "tensor"), axis_types=automatic)
+    with jax.sharding.use_abstract_mesh(mesh):
         params = jax.eval_shape(lambda: init_params(config, jax.random.key(0)))
         copy = jax.eval_shape(lambda params: rollout_weights(params, config, "bfloat16", "int8", True), params)
     assert config.hidden_size % 3
