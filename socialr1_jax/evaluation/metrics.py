@@ -88,9 +88,9 @@ def all_right(units: Collection[Sequence[Graded]]) -> Metric:
 
 
 def figures_by_type(graded: Sequence[Graded], headline: str, types: Collection[str]) -> dict[str, Metric]:
-    """Return the accuracy overall (as `headline`), by `meta["type"]`, and `all_three`.
+    """Return the accuracy overall (as `headline`) and by `meta["type"]`, and the share of items with all types right.
 
-    That is the share of items, per order of the options, with one reply to each type and all of them right.
+    An item counts once for each order of its options, and only with a reply to each type. The share is `all_three`.
     """
     by_type = by_group(graded, "type")
     units = grouped(graded, lambda row: (row.request.item, row.request.meta.get("order"))).values()

@@ -122,8 +122,9 @@ def social_r1_reward(
     total = total_reward(**terms, length=window * repetition, weights=weights, preset=preset, config=config)
     for name, value in extra.items():
         total += _weighted(weights[name], value)
-    factors = {"length_window": window, "repetition": repetition}
-    return RewardTerms(total=total, **terms, **factors, weights=weights, extra=extra, cause="")
+    return RewardTerms(
+        total=total, **terms, length_window=window, repetition=repetition, weights=weights, extra=extra, cause=""
+    )
 
 
 def term_weights(outcome: float, step: int, preset: str, config: RewardConfig) -> dict[str, float]:

@@ -386,6 +386,10 @@ def decode_segment(
     def loop(
         weights: Params, state: DecodeState, prefixes: list[LayerCache], sharing: Sharing, enough: jax.Array
     ) -> tuple[DecodeState, Drawn]:
+        with jax.named_scope("draw"):  # the numbers of all steps: a live row advances by one position in each
+            positions_bi = state.positions_b[:, None] + 1 + jnp.arange(steps)
+            uniform_bi = _replicated(uniforms(state.sampling.keys_b, positions_bi))
+
         def step(carry: _Carry) -> _Carry:
             i, state, drawn = carry
             rows = state.last_b, state.positions_b, state.caches
@@ -397,9 +401,6 @@ def decode_segment(
             drawn = jax.tree.map(lambda all_bi, new_b: all_bi.at[:, i].set(new_b), drawn, new)
             return i + 1, state._replace(caches=caches), drawn
 
-        with jax.named_scope("draw"):  # the numbers of all steps: a live row advances by one position in each
-            positions_bi = state.positions_b[:, None] + 1 + jnp.arange(steps)
-            uniform_bi = _replicated(uniforms(state.sampling.keys_b, positions_bi))
         shape = (state.last_b.shape[0], steps)
         floats = jnp.zeros(shape, jnp.float32)
         empty = Drawn(jnp.zeros(shape, jnp.int32), floats, floats if raw else None)
