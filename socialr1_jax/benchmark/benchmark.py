@@ -337,7 +337,7 @@ class _Trainer:
         batch = replace(batch, ref_logp_bt=np.zeros(batch.tokens_bt.shape, np.float32))
         micro_batches = self._step.micro_batches(batch)
         self.flops = self._step.throughput(micro_batches, 1.0)["update_tflops"] * 1e12
-        placed = [micro_batch.rows.placed() for micro_batch in micro_batches]
+        placed = [self._step.placed(micro_batch) for micro_batch in micro_batches]
         started = time.perf_counter()
         self._state, metrics, _ = self._step.programs.update(self._state, placed)
         jax.block_until_ready((self._state, metrics))

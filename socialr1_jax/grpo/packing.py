@@ -78,6 +78,11 @@ class MicroBatch:
     rows: Rows
     places: list[TextPlace]
 
+    @property
+    def one_row_each(self) -> bool:
+        """Return whether no bin holds parts of two rows: causal attention then needs no segments."""
+        return len({place.bin for place in self.places}) == len({place.row for place in self.places})
+
     def spread(self, x_bt: jax.Array | np.ndarray, out_bt: np.ndarray) -> None:
         """Write the bins' per-token results to the rows of the mini-batch's array."""
         x_bt = fetch(x_bt) if isinstance(x_bt, jax.Array) else x_bt

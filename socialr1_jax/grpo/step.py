@@ -103,11 +103,15 @@ class GrpoStep:
         """Return the state after the updates. They donate the old state, so the step can no longer be abandoned."""
         metrics, arrays = [], []
         for batch in updates:
-            state, of_update, of_rows = self.programs.update(state, [part.rows.placed() for part in batch])
+            state, of_update, of_rows = self.programs.update(state, [self.placed(part) for part in batch])
             metrics.append(of_update)
             arrays.append(of_rows)
         floats = [{name: float(fetch(x)) for name, x in of_update.items()} for of_update in metrics]
         return state, Updated(floats, arrays)
+
+    def placed(self, batch: MicroBatch) -> Rows:
+        """Return the rows on the devices, without segments where attention is faster so."""
+        return (replace(batch.rows, segments=None) if unmasked(self.backend, batch) else batch.rows).placed()
 
     def mini_batches(self, rows: Rows) -> list[list[MicroBatch]]:
         """Return the micro-batches of each update of a step."""
@@ -168,7 +172,7 @@ class GrpoStep:
             return updates
         # The first update computes its own old log-probs (`on_policy_bt`), so it needs no extra pass.
         first, *others = updates
-        known = _with(first, lambda rows: np.zeros(rows.tokens_bt.shape, np.float32), "old_logp_bt")
+        known = _with(first, lambda part: np.zeros(part.rows.tokens_bt.shape, np.float32), "old_logp_bt")
         return [known, *(_with(batch, partial(self._pass, params), "old_logp_bt") for batch in others)]
 
     def _with_reference(self, updates: list[list[MicroBatch]]) -> list[list[MicroBatch]]:
@@ -178,8 +182,14 @@ class GrpoStep:
             reference = copied(reference, "device")
         return [_with(batch, partial(self._pass, reference), "ref_logp_bt") for batch in updates]
 
-    def _pass(self, params: Params, rows: Rows) -> jax.Array:
-        return self.programs.logprobs(params, replace(rows, old_logp_bt=None, ref_logp_bt=None).placed())
+    def _pass(self, params: Params, batch: MicroBatch) -> jax.Array:
+        rows = replace(batch.rows, old_logp_bt=None, ref_logp_bt=None)
+        return self.programs.logprobs(params, self.placed(replace(batch, rows=rows)))
+
+
+def unmasked(backend: Backend, batch: MicroBatch) -> bool:
+    """Return whether attention takes no segments: cuDNN takes about half the time without a mask array."""
+    return backend == "cudnn" and batch.one_row_each
 
 
 def make_step(config: RunConfig, model: Qwen3Config, num_tokens: int, params: Params, backend: Backend) -> GrpoStep:
@@ -275,7 +285,7 @@ def trainer_logprobs(
     return logp_nbt.reshape(shape)
 
 
-def _with(batch: list[MicroBatch], compute: Callable[[Rows], Any], name: str) -> list[MicroBatch]:
+def _with(batch: list[MicroBatch], compute: Callable[[MicroBatch], Any], name: str) -> list[MicroBatch]:
     # Block, so that the time is counted in this phase.
-    arrays = jax.block_until_ready([compute(part.rows) for part in batch])
-    return [MicroBatch(replace(part.rows, **{name: x}), part.places) for part, x in zip(batch, arrays, strict=True)]
+    arrays = jax.block_until_ready([compute(part) for part in batch])
+    return [replace(part, rows=replace(part.rows, **{name: x})) for part, x in zip(batch, arrays, strict=True)]

@@ -1,6 +1,6 @@
 """Rotary positions and attention: full causal rows (training, prefill) and one new token against a cache (decode)."""
 
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -68,9 +68,9 @@ def causal_attention(
 ) -> jax.Array:
     """Return causal attention over right-padded rows, [b, t, n, h]; outputs at padded positions are undefined.
 
-    `segments` restrict what a position sees; cuDNN then takes a mask array, [b, 1, t, t], otherwise lengths. XLA needs
-    neither: padding is on the right, so causal attention never reaches it. A `prefix`, which requires segments, is seen
-    by all positions; Triton has no kernel for it, and XLA computes it.
+    Padding is on the right, so causal attention never reaches it. `segments` restrict what a position sees; cuDNN then
+    takes a mask array, [b, 1, t, t]. A `prefix`, which requires segments, is seen by all positions; Triton has no
+    kernel for it, and XLA computes it.
     """
     if prefix is not None:
         assert segments is not None
@@ -87,10 +87,9 @@ def causal_attention(
 def _cudnn_attention(
     q_btnh: jax.Array, k_btkh: jax.Array, v_btkh: jax.Array, lengths_b: jax.Array, segments: Segments | None
 ) -> jax.Array:
-    limits: dict[str, Any] = {"query_seq_lengths": lengths_b, "key_value_seq_lengths": lengths_b}
-    if segments is not None:
-        limits = {"mask": segments.seen(slice(None), slice(None))[:, None]}
-    return jax.nn.dot_product_attention(q_btnh, k_btkh, v_btkh, is_causal=True, implementation="cudnn", **limits)
+    del lengths_b  # with lengths the results at padded positions would be undefined, and a NaN there spreads
+    mask_b1tt = None if segments is None else segments.seen(slice(None), slice(None))[:, None]
+    return jax.nn.dot_product_attention(q_btnh, k_btkh, v_btkh, mask=mask_b1tt, is_causal=True, implementation="cudnn")
 
 
 def _masked_attention(

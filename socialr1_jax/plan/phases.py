@@ -12,7 +12,7 @@ from jax.sharding import Mesh, NamedSharding
 
 from socialr1_jax.config.run import PlanConfig
 from socialr1_jax.grpo.packing import MicroBatch, Rows, bin_count, width_of
-from socialr1_jax.grpo.step import Programs, compile_programs, row_multiple
+from socialr1_jax.grpo.step import Programs, compile_programs, row_multiple, unmasked
 from socialr1_jax.grpo.update import Sums, TrainState, moment_shardings, number_names, sum_replicas
 from socialr1_jax.models.arithmetic import Arithmetic, Cost
 from socialr1_jax.models.attention import Backend, decode_kernel
@@ -348,11 +348,12 @@ class AbstractRun:
         width, grpo = self.width, self.config.grpo
         count = bin_count(grpo.micro_batch_tokens, width, self.shards)
         ints, floats, flags = (self.array((count, width), kind) for kind in (jnp.int32, jnp.float32, jnp.bool_))
+        no_mask = all(unmasked(self.backend, batch) for update in self.packed for batch in update)
         return Rows(
             tokens_bt=ints,
             lengths_b=self.array((count,), jnp.int32),
             mask_bt=flags,
-            segments=Segments(ints, ints, ints),
+            segments=None if no_mask else Segments(ints, ints, ints),
             advantages=floats,
             on_policy_bt=flags if grpo.old_pass else None,
             old_logp_bt=floats if old else None,

@@ -13,8 +13,16 @@ from hypothesis import strategies as st
 from socialr1_jax.benchmark.benchmark import tail_lengths
 from socialr1_jax.config.run import RunConfig
 from socialr1_jax.grpo.logprobs import row_logprobs
-from socialr1_jax.grpo.packing import micro_batches, pack_rows, padding_waste, shared_prompts, width_of
-from socialr1_jax.grpo.step import compile_programs
+from socialr1_jax.grpo.packing import (
+    MicroBatch,
+    TextPlace,
+    micro_batches,
+    pack_rows,
+    padding_waste,
+    shared_prompts,
+    width_of,
+)
+from socialr1_jax.grpo.step import GrpoStep, compile_programs
 from socialr1_jax.models.qwen3 import init_params
 
 
@@ -121,6 +129,14 @@ def test_padding_is_below_15_percent_of_long_tails(shards, budget):
     assert 1 - rows.lengths_b.sum() / rows.tokens_bt.size > 0.6  # what one width for all would waste
 
 
+@pytest.mark.parametrize(("backend", "masked"), [("cudnn", False), ("triton", True), ("xla", True)])
+def test_only_cudnn_takes_lone_rows_without_segments(backend, masked):
+    rows = some_rows([8, 8], [30, 28, 25, 4], group=2)
+    step = GrpoStep(backend=backend, config=None, model=None, programs=None, reference=None, multiple=8)
+    placed = [step.placed(batch) for batch in micro_batches(rows, 40, 8)]
+    assert [part.segments is not None for part in placed] == [masked, True, masked]  # the second bin holds two rows
+
+
 # ------------------------------------------------------------------------------------ the same results, however packed
 
 
@@ -159,11 +175,11 @@ class Case:
         noise = np.random.default_rng(9).normal(0, 0.2, (3, *uniform.shape)).astype(np.float32)
         names = ("old_logp_bt", "ref_logp_bt", "sampler_logp_bt")
         self.rows = replace(rows, **{name: uniform + x for name, x in zip(names, noise, strict=True)})
-        self.expected = self.gradient(self.rows, 1, 16)
+        whole = [TextPlace(i, 0, length, i, 0, 1, 1) for i, length in enumerate(self.rows.lengths_b)]
+        self.expected = self.gradient(self.rows, [MicroBatch(self.rows, whole)])
 
-    def gradient(self, rows, budget, multiple, attention="xla"):
+    def gradient(self, rows, parts, attention="xla"):
         """The gradient as one float64 vector, loss, and log-probs of the rows."""
-        parts = micro_batches(rows, budget, multiple)
         update = self.programs[attention].update
         sums = update.begin(self.params, parts[0].rows.placed())
         logp_bt = np.zeros(rows.tokens_bt.shape, np.float32)
@@ -184,9 +200,10 @@ def case(request, tiny_jax):
     ("packing", "attention"), [*((packing, "xla") for packing in PACKINGS), ("shared prompts", "triton")]
 )
 def test_gradient_does_not_depend_on_packing(case, packing, attention, segment_kernel):
-    """To 1e-6 of its norm in float32, loss and log-probs too; expected: one row a bin, cut to its length."""
+    """To 1e-6 of its norm in float32, loss and log-probs too; expected: whole rows without segments."""
     gradient_n, loss, logp_bt = case.expected
-    found_n, found_loss, found_bt = case.gradient(case.rows, *PACKINGS[packing], attention)
+    parts = micro_batches(case.rows, *PACKINGS[packing])
+    found_n, found_loss, found_bt = case.gradient(case.rows, parts, attention)
     assert np.linalg.norm(found_n - gradient_n) < 1e-6 * np.linalg.norm(gradient_n)
     assert found_loss == pytest.approx(loss, rel=1e-5, abs=1e-6)
     np.testing.assert_allclose(found_bt[case.rows.mask_bt], logp_bt[case.rows.mask_bt], rtol=0, atol=2e-6)
@@ -194,7 +211,8 @@ def test_gradient_does_not_depend_on_packing(case, packing, attention, segment_k
 
 def test_gradient_does_not_depend_on_row_order(case):
     gradient_n, *_ = case.expected
-    found_n, *_ = case.gradient(case.rows.take(np.random.default_rng(1).permutation(12)), 128, 16)
+    rows = case.rows.take(np.random.default_rng(1).permutation(12))
+    found_n, *_ = case.gradient(rows, micro_batches(rows, 128, 16))
     assert np.linalg.norm(found_n - gradient_n) < 1e-6 * np.linalg.norm(gradient_n)
 
 
