@@ -1,6 +1,6 @@
 """Settings of the quickstart: a GRPO run, and the model, stories, cold start and content model made for it."""
 
-from typing import ClassVar, Literal, Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -18,9 +18,7 @@ class TinyModelConfig(Section):
     num_attention_heads: int = Field(4, ge=1, description="query heads")
     num_key_value_heads: int = Field(2, ge=1, description="key and value heads; divides num_attention_heads")
     head_dim: int = Field(32, ge=2, multiple_of=2, description="width of a head (even, for the rotary embedding)")
-    vocab_size: int = Field(
-        1024, ge=300, description="tokens of the tokenizer, including 256 bytes and the special tokens"
-    )
+    vocab_size: int = Field(1024, ge=300, description="tokens of the tokenizer, with 256 bytes and the special tokens")
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -85,8 +83,8 @@ class CorruptionsConfig(Section):
 class QuickstartConfig(RunConfig):
     """The quickstart: builds a small model and stories, then runs SFT and GRPO."""
 
-    required: ClassVar[tuple[str, ...]] = ()
-    makes_content_model: ClassVar[bool] = True
+    required = ()
+    makes_content_model = True
 
     output_dir: str = Field("runs/quickstart", min_length=1, description="folder for all output")
     tiny_model: TinyModelConfig = TinyModelConfig()
