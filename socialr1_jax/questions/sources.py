@@ -73,8 +73,8 @@ def open_questions(
     total = 0
     for source, name in zip(map(str, sources), source_names(sources), strict=True):
         if source.partition(":")[0] == "stories":
-            parts.append(_Checked(_stories(source)))
-            total += len(parts[-1])
+            parts.append(stories := _Checked(_stories(source)))
+            total += len(stories)
             continue
         files = source_files(source)
         tables = [file for file in files if file.suffix.lower() == ".parquet"]
@@ -112,14 +112,14 @@ class Questions(Sequence[Example]):
         writer: Callable[[Example], Example] | None = None,
     ) -> None:
         self.allow_bad_rows = allow_bad_rows
-        self._parts = [part for part in parts if len(part)]
-        self._ends = list(itertools.accumulate(map(len, self._parts)))
+        self._parts = parts
+        self._ends = list(itertools.accumulate(map(len, parts)))
         self._bad = bad
-        self._chosen = chosen
+        self._chosen = np.arange(self._ends[-1]) if chosen is None else chosen
         self._writer = writer
 
     def __len__(self) -> int:
-        return self._ends[-1] if self._chosen is None else len(self._chosen)
+        return len(self._chosen)
 
     @overload
     def __getitem__(self, index: int) -> Example: ...
@@ -149,10 +149,8 @@ class Questions(Sequence[Example]):
 
     def take(self, indices: Sequence[int]) -> Questions:
         """Return a view of the questions at these places, in this order; it shares rows and the count of bad ones."""
-        places = np.arange(len(self))[np.asarray(indices, dtype=np.int64)]
-        if self._chosen is not None:
-            places = self._chosen[places]
-        return Questions(self._parts, self._bad, self.allow_bad_rows, places, self._writer)
+        chosen = self._chosen[np.asarray(indices, dtype=np.int64)]
+        return Questions(self._parts, self._bad, self.allow_bad_rows, chosen, self._writer)
 
     def asked_by(self, writer: Callable[[Example], Example]) -> Questions:
         """Return a view of the questions with prompts rewritten by `writer`."""
@@ -173,29 +171,19 @@ class Questions(Sequence[Example]):
 
     def _in_memory(self) -> Iterator[tuple[int, Example]]:
         """Yield (place, question) of the questions in memory."""
-        if self._chosen is None:
-            for part, end in zip(self._parts, self._ends, strict=True):
-                if isinstance(part, _Checked):
-                    yield from enumerate(part.examples, end - len(part))
-            return
-        for place, row in enumerate(self._chosen.tolist()):
-            at = bisect.bisect_right(self._ends, row)
-            part = self._parts[at]
-            if isinstance(part, _Checked):
-                yield place, part.examples[row - self._ends[at]]
-
-    @property
-    def dropped(self) -> int:
-        """The number of bad rows dropped so far; it grows only by rows of large Parquet files."""
-        return len(self._bad)
+        part_q = np.searchsorted(self._ends, self._chosen, side="right")
+        from_end_q = self._chosen - np.array(self._ends)[part_q]
+        for place, (at, from_end) in enumerate(zip(part_q.tolist(), from_end_q.tolist(), strict=True)):
+            if isinstance(part := self._parts[at], _Checked):
+                yield place, part.examples[from_end]
 
     @property
     def bad_rows(self) -> tuple[BadRow, ...]:
-        """The bad rows dropped so far."""
+        """The bad rows dropped so far; their number grows only by rows of large Parquet files."""
         return tuple(self._bad)
 
     def _found(self, index: int) -> Example | BadRow:
-        place = range(len(self))[index] if self._chosen is None else int(self._chosen[index])
+        place = int(self._chosen[index])
         at = bisect.bisect_right(self._ends, place)
         row = self._parts[at].found(place - self._ends[at] + len(self._parts[at]), self._bad)
         return self._writer(row) if self._writer and isinstance(row, Example) else row

@@ -291,8 +291,8 @@ def read_run(checkpoint: Path) -> dict[str, Any]:
         raise CheckpointError(f"{file} cannot be read: {error}") from error
     schema = content.get("schema")
     if schema != _SCHEMA:
-        schema = printable(repr(schema), 100)
-        raise CheckpointError(f"{checkpoint} has schema {schema}, this version reads {_SCHEMA}: update socialr1_jax")
+        found = printable(repr(schema), 100)
+        raise CheckpointError(f"{checkpoint} has schema {found}, this version reads {_SCHEMA}: update socialr1_jax")
     if missing := [name for name in ("finished", "best", "about", "run") if name not in content]:
         raise CheckpointError(f"{file} has no {', '.join(missing)}: another version wrote it")
     try:
