@@ -26,9 +26,7 @@ class CompareConfig(Section):
     positional = ("first", "second")
 
     first: str = Field(
-        min_length=1,
-        description="output folder of evaluate.py, a run's folder (RUN@STEP: its evaluation at that step), or a "
-        "file in one",
+        min_length=1, description="folder of evaluate.py or of a run (RUN@STEP: its evaluation then), or a file in one"
     )
     second: str = Field(min_length=1, description="the other, in the same forms; the difference is second minus first")
     output: str = Field("", description="file for the figures and all changed questions as JSON")

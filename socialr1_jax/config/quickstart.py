@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from socialr1_jax.config.run import RunConfig, divisors
 from socialr1_jax.config.sections import Real, Section, Texts
-from socialr1_jax.config.stories import StoryConfig
+from socialr1_jax.config.stories import CORRUPTIONS, StoryConfig
 
 
 class TinyModelConfig(Section):
@@ -70,11 +70,7 @@ class CorruptionsConfig(Section):
     """The content reward model, trained from the SFT model on pairs of sound and corrupted reference thoughts."""
 
     stories: int = Field(900, ge=10, description="questions to make pairs of, one for each kind of corruption")
-    kinds: Texts = Field(
-        ("wrong_perceiver", "ungrounded_claim", "skipped_stage", "loop", "option_first"),
-        min_length=1,
-        description="kinds of corruption",
-    )
+    kinds: Texts = Field(CORRUPTIONS, min_length=1, description="kinds of corruption")
     steps: int = Field(80, ge=2, description="optimiser updates")
     pairs: int = Field(32, ge=1, description="pairs per update")
     learning_rate: Real = Field(5e-3, gt=0, description="peak learning rate of Muon, with a cosine decay to a tenth")

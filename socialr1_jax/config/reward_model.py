@@ -62,10 +62,7 @@ class RewardModelConfig(Section):
     seed: int = Field(0, ge=0, lt=2**31, description="seed of the new head and of the order of pairs")
     steps: int = Field(300, ge=1, lt=2**31, description="optimiser updates")
     epochs: Real = Field(
-        0.0,
-        ge=0,
-        description="passes over the training pairs, instead of steps: steps = pairs x epochs / batch.pairs, "
-        "rounded up; 0 = use steps",
+        0.0, ge=0, description="instead of steps: pairs x epochs / batch.pairs, rounded up; 0 = use steps"
     )
     xla_flags: XlaFlags = Field((), description="added to XLA_FLAGS; flags already set there win")
     evaluate_every: int = Field(50, ge=0, description="steps between evaluations; 0 = only at start and end")

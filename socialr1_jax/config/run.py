@@ -38,9 +38,7 @@ class ModelConfig(Section):
         (), description="unknown fields of config.json to ignore, as they do not change the forward pass: [a, b]"
     )
     attention: Literal["auto", "xla", "cudnn", "triton"] = Field(
-        "auto",
-        description="attention kernel; auto = the faster of cudnn and triton for bfloat16 on NVIDIA GPUs, else xla; "
-        "the run logs it",
+        "auto", description="kernel; auto = the faster of cudnn and triton for bfloat16 on NVIDIA GPUs, else xla"
     )
     remat: Literal["nothing", "attention", "everything"] = Field(
         "everything",
@@ -252,10 +250,7 @@ class RunConfig(Section):
     seed: int = Field(0, ge=0, lt=2**31, description="seed of the order of prompts and of sampling")
     steps: int = Field(600, ge=1, lt=2**31, description="GRPO steps")
     epochs: Real = Field(
-        0.0,
-        ge=0,
-        description="passes over the training questions, instead of steps: steps = questions x epochs / "
-        "grpo.prompts_per_step, rounded up; 0 = use steps",
+        0.0, ge=0, description="instead of steps: questions x epochs / grpo.prompts_per_step, rounded up; 0 = use steps"
     )
     cold_start: int = Field(0, ge=0, description="SFT updates on reference responses before GRPO, for random weights")
     quiet: bool = Field(False, description="print only faults and the location of the results")
@@ -378,11 +373,7 @@ class PlanConfig(RunConfig):
         "constant", description="lengths of responses assumed for the times, cut at max_new_tokens"
     )
     memory_fraction: Real = Field(
-        0,
-        ge=0,
-        le=1,
-        description="fraction of a device's memory for the run; 0 = as the scripts let JAX take: "
-        f"XLA_PYTHON_CLIENT_MEM_FRACTION, or {GPU_MEMORY} without it",
+        0, ge=0, le=1, description=f"share of a device's memory; 0 = XLA_PYTHON_CLIENT_MEM_FRACTION, else {GPU_MEMORY}"
     )
     json: str = Field("", description="also write the plan to this file")  # type: ignore[assignment]
 

@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Annotated, Any, ClassVar, NamedTuple
 
 from pydantic import (
@@ -105,11 +106,8 @@ def shown_text(value: Any) -> str:
 def real_number(value: Any) -> Any:
     """Convert a string that holds a number to a float; return any other value unchanged."""
     # YAML 1.1 reads 5e-7 (no dot), a common spelling of learning rates, as a string.
-    if isinstance(value, str):
-        try:
-            return float(value)
-        except ValueError:
-            return value
+    with suppress(ValueError):
+        return float(value) if isinstance(value, str) else value
     return value
 
 

@@ -6,6 +6,8 @@ from pydantic import Field
 
 from socialr1_jax.config.sections import Section, Texts
 
+CORRUPTIONS = ("wrong_perceiver", "ungrounded_claim", "skipped_stage", "loop", "option_first")  # of reference thoughts
+
 
 class StoryConfig(Section):
     """Generated theory-of-mind stories and their questions."""

@@ -3,8 +3,6 @@
 The rules are in `shortcut_rules.py`. A rule is strong if it is at least 0.20 above chance (arXiv 2606.09092).
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any

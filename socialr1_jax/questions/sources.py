@@ -1,7 +1,5 @@
 """Open the questions of a run: several sources as one sequence with random access, every row checked."""
 
-from __future__ import annotations
-
 import bisect
 import itertools
 import logging
@@ -44,7 +42,7 @@ def open_questions(
     where: Mapping[str, str] | None = None,
     allow_bad_rows: bool = False,
     first_label: int = 0,
-) -> Questions:
+) -> "Questions":
     """Open the questions of all sources, concatenated.
 
     A source is a file or hub dataset as in `read_examples`, or generated stories: `stories:COUNT`,
@@ -105,7 +103,7 @@ class Questions(Sequence[Example]):
 
     def __init__(
         self,
-        parts: Sequence[_Part],
+        parts: Sequence["_Part"],
         bad: list[BadRow],
         allow_bad_rows: bool,
         chosen: np.ndarray | None = None,
@@ -124,8 +122,8 @@ class Questions(Sequence[Example]):
     @overload
     def __getitem__(self, index: int) -> Example: ...
     @overload
-    def __getitem__(self, index: slice) -> Questions: ...
-    def __getitem__(self, index: int | slice) -> Example | Questions:
+    def __getitem__(self, index: slice) -> "Questions": ...
+    def __getitem__(self, index: int | slice) -> "Example | Questions":
         if isinstance(index, slice):
             return self.take(range(*index.indices(len(self))))
         row = self._found(index)
@@ -147,12 +145,12 @@ class Questions(Sequence[Example]):
             if (example := self.get(index)) is not None:
                 yield example
 
-    def take(self, indices: Sequence[int]) -> Questions:
+    def take(self, indices: Sequence[int]) -> "Questions":
         """Return a view of the questions at these places, in this order; it shares rows and the count of bad ones."""
         chosen = self._chosen[np.asarray(indices, dtype=np.int64)]
         return Questions(self._parts, self._bad, self.allow_bad_rows, chosen, self._writer)
 
-    def asked_by(self, writer: Callable[[Example], Example]) -> Questions:
+    def asked_by(self, writer: Callable[[Example], Example]) -> "Questions":
         """Return a view of the questions with prompts rewritten by `writer`."""
         return Questions(self._parts, self._bad, self.allow_bad_rows, self._chosen, writer)
 

@@ -101,9 +101,10 @@ def join(config: DistributedConfig, environment: Mapping[str, str] = os.environ)
     """
     if not config.processes and not in_cluster(environment):
         return
-    given = (config.coordinator, config.processes, config.process) if config.processes else ()
+    count = config.processes or None  # None: JAX asks the launcher, for the others, too
+    address, number = (config.coordinator, config.process) if count else (None, None)
     try:
-        jax.distributed.initialize(*given, initialization_timeout=config.timeout)
+        jax.distributed.initialize(address, count, number, initialization_timeout=config.timeout)
     except (RuntimeError, ValueError) as error:
         raise ConfigError(f"distributed: the processes did not find each other: {first_line(error)}") from error
 

@@ -55,14 +55,9 @@ def open_hf(
     raw = read_json(folder / "config.json")
     config = Qwen3Config.from_hf(raw, str(folder / "config.json"), ignore_fields)
     if config.scalar_head != scalar_head:
-        kind, reader = (
-            ("a reward model", "load_reward_model") if config.scalar_head else ("a language model", "load_hf")
-        )
-        fix = "" if config.scalar_head else ", and socialr1 train-reward-model makes a reward model of it"
-        raise ValueError(
-            f"{folder / 'config.json'}: architectures {shown(raw.get('architectures'))} is {kind}: {reader} reads it"
-            f"{fix}"
-        )
+        kind = "language model: load_hf reads it, and socialr1 train-reward-model makes a reward model of it"
+        kind = "reward model: load_reward_model reads it" if config.scalar_head else kind
+        raise ValueError(f"{folder / 'config.json'}: architectures {shown(raw.get('architectures'))} is a {kind}")
     if mesh is not None:
         check_mesh(config, mesh)
     tokenizer_files(folder)  # refuse files that an export must not copy before reading weights
@@ -140,6 +135,13 @@ class HfFolder:
             stop = min(start + step, last)
             piece = place._replace(offset=place.offset + start * line, shape=(stop - start, *place.shape[1:]))
             yield _Block(name, self.folder / place.file, piece, index[1:], row[start - first : stop - first])
+
+    def tensors(self) -> Iterator[tuple[str, np.ndarray]]:
+        """Yield every declared tensor with its name, on the host and in `dtype`."""
+        for name, place in self.places.items():
+            tensor = _stored(self.folder, place)
+            with np.errstate(over="ignore"):
+                yield name, tensor if self.dtype is None else tensor.astype(jnp.dtype(self.dtype))
 
     def refuse_nonfinite(self) -> None:
         """Raise ValueError naming every tensor read with NaN, infinities or too large numbers."""
@@ -348,19 +350,21 @@ def _declared_name(name: str, expected: Collection[str]) -> str:
 def _same_numbers(folder: Path, *places: _Place) -> bool:
     """Return whether two tensors are equal (NaN equals NaN) or, in different dtypes, one is a cast of the other."""
 
-    def read(place: _Place) -> np.ndarray:
-        with safe_open(folder / place.file, framework="np") as opened:
-            return opened.get_tensor(place.name)
-
-    one, other = map(read, places)
+    one, other = (_stored(folder, place) for place in places)
     if one.shape != other.shape:
         return False
-    if one.dtype == other.dtype and np.array_equal(_bytes(one), _bytes(other)):
+    if one.dtype == other.dtype and np.array_equal(as_bytes(one), as_bytes(other)):
         return True
     with np.errstate(over="ignore"):
         casts = (one, other.astype(one.dtype)), (one.astype(other.dtype), other)
     return any(np.array_equal(left, right, equal_nan=True) for left, right in casts)
 
 
-def _bytes(tensor: np.ndarray) -> np.ndarray:
+def _stored(folder: Path, place: _Place) -> np.ndarray:
+    with safe_open(folder / place.file, framework="np") as opened:
+        return opened.get_tensor(place.name)
+
+
+def as_bytes(tensor: np.ndarray) -> np.ndarray:
+    """Return the bytes of a tensor, as an array."""
     return np.ascontiguousarray(tensor).reshape(-1).view(np.uint8)

@@ -120,15 +120,6 @@ def test_state_is_small_and_far_places_are_cheap(questions_of):
     assert batches.get_state()["grain"]["next_index"] == 10**12 + 64
 
 
-def test_position_in_the_epoch(questions_of):
-    batches = stream(questions_of(10), 4)
-    places = []
-    for _ in range(6):
-        next(batches)
-        places.append(batches.position)
-    assert places == [4, 8, 2, 6, 0, 4]
-
-
 def test_seeds_have_independent_orders(questions_of):
     questions = questions_of(30)
     orders = {tuple(ids(next(batches))) for seed in range(4) for batches in [stream(questions, 30, seed)] * 3}
