@@ -281,7 +281,7 @@ def test_no_threads_and_a_closed_stream(questions_of):
 # --------------------------------------------------------------------------------------------------------- PromptStream
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(count=st.integers(1, 40), prompts=st.integers(1, 30), seed=st.integers(0, 2**31 - 1))
 def test_every_epoch_holds_every_prompt_once(count, prompts, seed):
     stream = PromptStream(count, prompts, seed)
