@@ -61,7 +61,7 @@ def _split(config_class: type[Section], arguments: list[str]) -> tuple[list[str]
     overrides: list[str | Mapping[str, Any]] = []
     unnamed: list[str] = []
     dry_run = False
-    rest = list(arguments)
+    rest = arguments[:]
     while rest:
         argument = rest.pop(0)
         if not argument.startswith("--"):

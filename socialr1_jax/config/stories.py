@@ -26,15 +26,9 @@ class StoryConfig(Section):
 
     def arguments(self) -> dict[str, Any]:
         """Return these settings as arguments of `generate_stories`."""
-        return {
-            "question_types": self.question_types,
-            "plots": self.plots,
-            "twins": self.twins,
-            "options": self.options,
-            "difficulty": self.difficulty,
-            "max_events": self.max_events or None,
-            "distractors": None if self.distractors < 0 else self.distractors,
-        }
+        distractors = None if self.distractors < 0 else self.distractors
+        limits = {"max_events": self.max_events or None, "distractors": distractors}
+        return self.model_dump(include=set(StoryConfig.model_fields)) | limits
 
 
 class MakeStoriesConfig(Section):
