@@ -26,9 +26,15 @@ class StoryConfig(Section):
 
     def arguments(self) -> dict[str, Any]:
         """Return these settings as arguments of `generate_stories`."""
-        distractors = None if self.distractors < 0 else self.distractors
-        limits = {"max_events": self.max_events or None, "distractors": distractors}
-        return self.model_dump(include=set(StoryConfig.model_fields)) | limits
+        return {
+            "question_types": self.question_types,
+            "plots": self.plots,
+            "twins": self.twins,
+            "options": self.options,
+            "difficulty": self.difficulty,
+            "max_events": self.max_events or None,
+            "distractors": None if self.distractors < 0 else self.distractors,
+        }
 
 
 class MakeStoriesConfig(Section):

@@ -27,18 +27,14 @@ def hf_to_orbax(config: HfToOrbaxConfig) -> None:
     """
     started = time.monotonic()
     source = open_hf(config.src, dtype=config.dtype or None, ignore_fields=config.ignore_fields)
-    dtypes = source.dtypes()
+    dtypes, files = source.dtypes(), [source.folder / file for file in sorted({*source.files, "config.json"})]
     write_orbax(
         config.dst,
         source.config,
         dtypes,
         source.read,
         source.folder,
-        source=_fingerprint(
-            [source.folder / file for file in sorted({*source.files, "config.json"})],
-            dtype=config.dtype,
-            allow_nonfinite=config.allow_nonfinite,
-        ),
+        source=_fingerprint(files, dtype=config.dtype, allow_nonfinite=config.allow_nonfinite),
         check=lambda: None if config.allow_nonfinite else source.refuse_nonfinite(),
         say=_progress(len(dtypes), "stacked weight"),
     )

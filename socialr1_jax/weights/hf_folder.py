@@ -141,7 +141,8 @@ class HfFolder:
         for name, place in self.places.items():
             tensor = _stored(self.folder, place)
             with np.errstate(over="ignore"):
-                yield name, tensor if self.dtype is None else tensor.astype(jnp.dtype(self.dtype))
+                cast = tensor if self.dtype is None else tensor.astype(jnp.dtype(self.dtype))
+            yield name, cast
 
     def refuse_nonfinite(self) -> None:
         """Raise ValueError naming every tensor read with NaN, infinities or too large numbers."""
