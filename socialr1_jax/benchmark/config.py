@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from socialr1_jax.config.sections import Section
-from socialr1_jax.config.unused_settings import Need
+from socialr1_jax.config.sections import Need, Section
 from socialr1_jax.models.shapes import SHAPES, named_shape
 
 
@@ -23,7 +22,7 @@ _SHAPES = f"size of the model: {', '.join(SHAPES)}; 8b/4 has a quarter of the la
 class BenchmarkConfig(Section):
     """Settings of the benchmark of sampling and training."""
 
-    needs: ClassVar[tuple[Need, ...]] = (Need("seconds", "suite"),)
+    needs = (Need("seconds", "suite"),)
 
     shape: Shape = Field("tiny", description=_SHAPES)
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="compute dtype; masters stay float32")

@@ -30,7 +30,6 @@ def parse_args(
     `--help` and `--dry-run`. The last two print and exit 0. Faults are printed on stderr, one line each, and exit 2.
 
     Args:
-        config_class: the class to build.
         argv: arguments without the program's name; None uses those of the process.
         description: one or two sentences for `--help`.
         default_config: YAML file, or its name, to start from if the command line has no `--config`.
@@ -62,7 +61,7 @@ def _split(config_class: type[Section], arguments: list[str]) -> tuple[list[str]
     overrides: list[str | Mapping[str, Any]] = []
     unnamed: list[str] = []
     dry_run = False
-    rest = list(arguments)
+    rest = arguments[:]
     while rest:
         argument = rest.pop(0)
         if not argument.startswith("--"):

@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import ClassVar, Literal, Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -12,7 +12,7 @@ from socialr1_jax.config.sections import Section, Sources, TextMap, Texts
 class ReportConfig(Section):
     """The runs to report, and the page to write."""
 
-    positional: ClassVar[tuple[str, ...]] = ("runs",)
+    positional = ("runs",)
 
     runs: Sources = Field(min_length=1, description="output_dir of a run, finished or not; several are compared")
     output: str = Field(
@@ -23,23 +23,19 @@ class ReportConfig(Section):
 class CompareConfig(Section):
     """The two evaluations to compare, and the file to write."""
 
-    positional: ClassVar[tuple[str, ...]] = ("first", "second")
+    positional = ("first", "second")
 
     first: str = Field(
-        min_length=1,
-        description="output folder of evaluate.py, a run's folder (RUN@STEP: its evaluation at that step), or a "
-        "file in one",
+        min_length=1, description="folder of evaluate.py or of a run (RUN@STEP: its evaluation then), or a file in one"
     )
-    second: str = Field(
-        min_length=1, description="what to compare it with, in the same forms; the difference is second minus first"
-    )
+    second: str = Field(min_length=1, description="the other, in the same forms; the difference is second minus first")
     output: str = Field("", description="file for the figures and all changed questions as JSON")
 
 
 class RescoreConfig(Section):
     """The samples to score, and the file to write."""
 
-    positional: ClassVar[tuple[str, ...]] = ("samples",)
+    positional = ("samples",)
 
     samples: str = Field(min_length=1, description="samples_<task>.jsonl of evaluate.py")
     output: str = Field("", description='file for the figures as JSON; "" = print them only')
@@ -48,11 +44,9 @@ class RescoreConfig(Section):
 class AuditConfig(Section):
     """The questions to audit, how to read their files, and the files to write."""
 
-    positional: ClassVar[tuple[str, ...]] = ("files",)
+    positional = ("files",)
 
-    files: Sources = Field(
-        min_length=1, description="question files, folders, hub datasets or stories:[heldout:]COUNT[:SEED]"
-    )
+    files: Sources = Field(min_length=1, description="files, folders, hub datasets or stories:[heldout:]COUNT[:SEED]")
     columns: TextMap = Field({}, description="our field name -> the file's column name, if they differ")
     where: TextMap = Field({}, description="keep only the rows whose column has this value")
     first_label: int = Field(0, ge=0, le=1, description="number of the first option, if gold answers are numbers")

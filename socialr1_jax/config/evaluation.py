@@ -11,16 +11,7 @@ from socialr1_jax.config.sections import FreeText, Real, Section, Sources, TextM
 from socialr1_jax.config.server import ServerConfig
 from socialr1_jax.runtime.files import ROW_SUFFIXES
 
-STATIC = (
-    "tombench",
-    "tombench_hard",
-    "socialiqa",
-    "simpletom",
-    "emobench",
-    "motivebench",
-    "hitom",
-    "tactfultom",
-)
+STATIC = ("tombench", "tombench_hard", "socialiqa", "simpletom", "emobench", "motivebench", "hitom", "tactfultom")
 ASKED = (*STATIC, "fantom")  # each item is one question
 TASKS = (*ASKED, "sotopia")
 GROUPS = {"static": STATIC, "all": TASKS}
@@ -99,10 +90,7 @@ class EvaluateConfig(QuestionFileConfig, ServerConfig):
     )
     top_k: int = Field(0, ge=0, description="sample from the k likeliest tokens; 0 = all (not for an endpoint)")
     top_p: Real = Field(
-        1.0,
-        gt=0,
-        le=1,
-        description="sample from the smallest set with this probability; if not given: as temperature, else 1",
+        1.0, gt=0, le=1, description="smallest set with this probability; if not given: as temperature, else 1"
     )
     repetition_penalty: Real = Field(
         1.0, gt=0, description="divides the logits of earlier tokens; if not given: as temperature, else 1 (off)"
@@ -113,9 +101,7 @@ class EvaluateConfig(QuestionFileConfig, ServerConfig):
     thinking_tokens: int = Field(4096, ge=1, description="length limit of the thoughts, in addition to the answer's")
     max_new_tokens: int = Field(0, ge=0, description="length limit of a reply, thoughts included; 0 = the protocol's")
     batch_size: str = Field("auto", pattern="auto|[1-9][0-9]*", description="replies decoded at once on a device")
-    share_prefixes: bool = Field(
-        True, description="compute, store and read the KV cache of common prefixes (a story) once"
-    )
+    share_prefixes: bool = Field(True, description="compute, store and read the KV cache of common prefixes once")
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="type of a local model's computation")
     seed: int = Field(0, ge=0, lt=2**31, description="seed of option orders and sampling")
     log_samples: bool = Field(True, description="write samples_<task>.jsonl, which score.py can score again")

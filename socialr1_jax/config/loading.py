@@ -14,7 +14,7 @@ import yaml
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from socialr1_jax.config.sections import ConfigError, Section, shown_text
+from socialr1_jax.config.sections import ConfigError, Section, section_class, shown_text
 from socialr1_jax.config.setting_names import absent_reason, known_name
 from socialr1_jax.config.unused_settings import ABSENT, unused_settings, value_at
 from socialr1_jax.config.yaml_text import parse_yaml
@@ -86,20 +86,16 @@ def to_yaml(config: Section) -> str:
 _ENTRY = "NAME"  # placeholder for a key of a table
 
 
-def _section_of(kind: Any) -> type[Section] | None:
-    return kind if isinstance(kind, type) and issubclass(kind, Section) else None
-
-
 def _entry_of(kind: Any) -> type[Section] | None:
     """Return the section class of a table's entries; None if the type is not a table."""
-    return _section_of(get_args(kind)[1]) if get_origin(kind) is dict else None
+    return section_class(get_args(kind)[1]) if get_origin(kind) is dict else None
 
 
 def leaves(config_class: type[Section], prefix: str = "") -> Iterator[tuple[str, type[Section], FieldInfo]]:
     """Yield the dotted name, the declaring section and the field of every value; entries of tables are named NAME."""
     for name, field in config_class.model_fields.items():
         entry = _entry_of(field.annotation)
-        section = _section_of(field.annotation) or entry
+        section = section_class(field.annotation) or entry
         if section is None:
             yield prefix + name, config_class, field
         else:
@@ -113,7 +109,7 @@ def field_of(config_class: type[Section], key: str) -> tuple[Any, FieldInfo]:
     """
     kind: Any = config_class
     for part in key.split("."):
-        if section := _section_of(kind):
+        if section := section_class(kind):
             if part not in section.model_fields:
                 break
             field = section.model_fields[part]
@@ -254,7 +250,7 @@ def _check_keys(root: type[Section], values: dict[str, Any], config_class: type[
         field = config_class.model_fields.get(key)
         if field is None:
             raise _unknown(prefix + key, names_of(root) + list(root.model_fields))
-        if section := _section_of(field.annotation):
+        if section := section_class(field.annotation):
             values[key] = _checked(root, section, value, prefix + key)
         elif entry := _entry_of(field.annotation):
             values[key] = _checked_table(root, entry, value, prefix + key)

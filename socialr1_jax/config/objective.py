@@ -28,13 +28,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
     "grpo": {**_OTHERS, "deviation_epsilon": 1e-4, "aggregation": "seq-mean-token-mean"},
     "dr_grpo": {**_OTHERS, "scale_advantages": False, "aggregation": "seq-mean-token-sum-norm"},
     "dapo": {**_OTHERS, "replace_flat_groups": True, "truncated": "penalise", "clip_high": 0.28},
-    "gspo": {
-        **_OTHERS,
-        "ratio": "sequence",
-        "clip_low": 3e-4,
-        "clip_high": 4e-4,
-        "aggregation": "seq-mean-token-mean",
-    },
+    "gspo": {**_OTHERS, "ratio": "sequence", "clip_low": 3e-4, "clip_high": 4e-4, "aggregation": "seq-mean-token-mean"},
     "cispo": {**_OTHERS, "policy_term": "cispo", "clip_low": 1.0, "clip_high": 4.0},
     "rloo": {**_OTHERS, "baseline": "leave_one_out", "scale_advantages": False},
 }

@@ -9,7 +9,7 @@ from socialr1_jax.config.evaluation import QuestionFileConfig
 from socialr1_jax.config.rewards import StructureConfig
 from socialr1_jax.config.run import SamplingConfig
 from socialr1_jax.config.sections import Real, Section, Texts
-from socialr1_jax.config.stories import StoryConfig
+from socialr1_jax.config.stories import CORRUPTIONS, StoryConfig
 
 
 class TrajectoryConfig(SamplingConfig):
@@ -35,11 +35,7 @@ class CorruptionConfig(StoryConfig):
 
     count: int = Field(1000, ge=1, description="number of stories")
     split: Literal["train", "heldout"] = Field("train", description="the splits share no pair of name and object")
-    kinds: Texts = Field(
-        ("wrong_perceiver", "ungrounded_claim", "skipped_stage", "loop", "option_first"),
-        min_length=1,
-        description="kinds of corruption; each makes one pair per story",
-    )
+    kinds: Texts = Field(CORRUPTIONS, min_length=1, description="kinds of corruption; each makes one pair per story")
     single_stages: bool = Field(True, description="also make pairs of single stages from false statements")
 
 

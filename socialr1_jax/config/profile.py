@@ -32,11 +32,8 @@ class ProfileConfig(Section):
 def parse_profile(arguments: Sequence[str], description: str) -> tuple[ProfileConfig, RunConfig]:
     """Return the settings of the profile and those of its run, as `parse_args` does."""
     own, others = _split(arguments)
-    description = description.removesuffix(".")
-    description += (
-        ": --config FILE.yaml is that of train_grpo.py or quickstart.py, and every field of it can be set as "
-    )
-    profile = parse_args(ProfileConfig, own, description=f"{description}there.")
+    run = "--config FILE.yaml is that of train_grpo.py or quickstart.py, and every field of it can be set as there."
+    profile = parse_args(ProfileConfig, own, description=f"{description.removesuffix('.')}: {run}")
     return profile, parse_args(_run_class(others), others, description="")
 
 

@@ -1,12 +1,12 @@
 """Settings of the quickstart: a GRPO run, and the model, stories, cold start and content model made for it."""
 
-from typing import ClassVar, Literal, Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
 from socialr1_jax.config.run import RunConfig, divisors
 from socialr1_jax.config.sections import Real, Section, Texts
-from socialr1_jax.config.stories import StoryConfig
+from socialr1_jax.config.stories import CORRUPTIONS, StoryConfig
 
 
 class TinyModelConfig(Section):
@@ -18,9 +18,7 @@ class TinyModelConfig(Section):
     num_attention_heads: int = Field(4, ge=1, description="query heads")
     num_key_value_heads: int = Field(2, ge=1, description="key and value heads; divides num_attention_heads")
     head_dim: int = Field(32, ge=2, multiple_of=2, description="width of a head (even, for the rotary embedding)")
-    vocab_size: int = Field(
-        1024, ge=300, description="tokens of the tokenizer, including 256 bytes and the special tokens"
-    )
+    vocab_size: int = Field(1024, ge=300, description="tokens of the tokenizer, with 256 bytes and the special tokens")
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -72,11 +70,7 @@ class CorruptionsConfig(Section):
     """The content reward model, trained from the SFT model on pairs of sound and corrupted reference thoughts."""
 
     stories: int = Field(900, ge=10, description="questions to make pairs of, one for each kind of corruption")
-    kinds: Texts = Field(
-        ("wrong_perceiver", "ungrounded_claim", "skipped_stage", "loop", "option_first"),
-        min_length=1,
-        description="kinds of corruption",
-    )
+    kinds: Texts = Field(CORRUPTIONS, min_length=1, description="kinds of corruption")
     steps: int = Field(80, ge=2, description="optimiser updates")
     pairs: int = Field(32, ge=1, description="pairs per update")
     learning_rate: Real = Field(5e-3, gt=0, description="peak learning rate of Muon, with a cosine decay to a tenth")
@@ -85,8 +79,8 @@ class CorruptionsConfig(Section):
 class QuickstartConfig(RunConfig):
     """The quickstart: builds a small model and stories, then runs SFT and GRPO."""
 
-    required: ClassVar[tuple[str, ...]] = ()
-    makes_content_model: ClassVar[bool] = True
+    required = ()
+    makes_content_model = True
 
     output_dir: str = Field("runs/quickstart", min_length=1, description="folder for all output")
     tiny_model: TinyModelConfig = TinyModelConfig()

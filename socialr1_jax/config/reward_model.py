@@ -1,6 +1,6 @@
 """Settings of `train_reward_model.py`, which trains a content reward model on preference pairs."""
 
-from typing import ClassVar, Literal, Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -56,21 +56,16 @@ class RewardOptimizerConfig(OptimizerConfig):
 class RewardModelConfig(Section):
     """A reward model, trained from any Qwen3 folder on any file of pairs."""
 
-    either: ClassVar[tuple[tuple[str, str], ...]] = (("steps", "epochs"),)
+    either = (("steps", "epochs"),)
 
     output_dir: str = Field("runs/reward_model", min_length=1, description="folder for all output")
     seed: int = Field(0, ge=0, lt=2**31, description="seed of the new head and of the order of pairs")
     steps: int = Field(300, ge=1, lt=2**31, description="optimiser updates")
     epochs: Real = Field(
-        0.0,
-        ge=0,
-        description="passes over the training pairs, instead of steps: steps = pairs x epochs / batch.pairs, "
-        "rounded up; 0 = use steps",
+        0.0, ge=0, description="instead of steps: pairs x epochs / batch.pairs, rounded up; 0 = use steps"
     )
     xla_flags: XlaFlags = Field((), description="added to XLA_FLAGS; flags already set there win")
-    evaluate_every: int = Field(
-        50, ge=0, description="steps between evaluations on held-out pairs; 0 = only at start and end"
-    )
+    evaluate_every: int = Field(50, ge=0, description="steps between evaluations; 0 = only at start and end")
     model: ModelConfig = ModelConfig()
     data: PairDataConfig = PairDataConfig()
     loss: PreferenceConfig = PreferenceConfig()

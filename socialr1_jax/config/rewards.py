@@ -3,13 +3,12 @@
 import math
 import re
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from socialr1_jax.config.sections import Real, Section
+from socialr1_jax.config.sections import Need, Real, Section
 from socialr1_jax.config.server import ServerConfig
-from socialr1_jax.config.unused_settings import Need
 
 JudgeKind = Literal["rules", "endpoint", "local", "none"]
 Preset = Literal["full", "outcome_only", "no_content", "no_structure", "no_length"]
@@ -18,28 +17,28 @@ Preset = Literal["full", "outcome_only", "no_content", "no_structure", "no_lengt
 class Uses(NamedTuple):
     """The terms that a preset uses in addition to outcome and format."""
 
-    structure: bool
-    content: bool
-    length: bool
+    structure: bool = True
+    content: bool = True
+    length: bool = True
 
 
 USES: dict[str, Uses] = {
-    "full": Uses(structure=True, content=True, length=True),
+    "full": Uses(),
     "outcome_only": Uses(structure=False, content=False, length=False),
-    "no_content": Uses(structure=True, content=False, length=True),
-    "no_structure": Uses(structure=False, content=True, length=True),
-    "no_length": Uses(structure=True, content=True, length=False),
+    "no_content": Uses(content=False),
+    "no_structure": Uses(structure=False),
+    "no_length": Uses(length=False),
 }
 
 
-def _presets(term: str) -> tuple[str, ...]:
-    return tuple(preset for preset, uses in USES.items() if getattr(uses, term))
+def _need(fields: str, term: str) -> Need:
+    return Need(fields, "preset", tuple(preset for preset, uses in USES.items() if getattr(uses, term)))
 
 
 class Schedule(Section):
     """A number that moves from `start` to `end` over the first `steps` steps; a plain number sets both."""
 
-    plain: ClassVar[tuple[str, ...]] = ("start", "end")
+    plain = ("start", "end")
 
     start: Real = Field(1.0, ge=0, description="value at step 0")
     end: Real = Field(1.0, ge=0, description="value from `steps` on")
@@ -60,17 +59,13 @@ class Schedule(Section):
         return self.start + share * (self.end - self.start)
 
 
-def _schedule(start: float, end: float) -> Schedule:
-    return Schedule(start=start, end=end)
-
-
 class StructureConfig(ServerConfig):
     """The judge of the structure of the thoughts, and its server."""
 
-    needs: ClassVar[tuple[Need, ...]] = (
-        *(Need(name, "judge", ("endpoint", "local")) for name in ("model", "rubric", "temperature", "max_tokens")),
-        *(Need(name, "judge", ("endpoint",)) for name in ServerConfig.model_fields if name != "model"),
-        *(Need(name, "judge", ("endpoint",)) for name in ("cache", "offline", "price_input", "price_output")),
+    needs = (
+        Need("model rubric temperature max_tokens", "judge", ("endpoint", "local")),
+        Need(" ".join(name for name in ServerConfig.model_fields if name != "model"), "judge", ("endpoint",)),
+        Need("cache offline price_input price_output", "judge", ("endpoint",)),
     )
 
     judge: JudgeKind = Field(
@@ -121,7 +116,7 @@ class ExtraConfig(Section):
     """A reward function of your own, called NAME, whose result is added to the reward (docs/rewards.md)."""
 
     function: str = Field(description="module:function or file.py:function")
-    weight: Schedule = _schedule(1.0, 1.0)
+    weight: Schedule = Schedule()
     gated: bool = Field(True, description="add it only for well-formed responses")
 
     @field_validator("function")
@@ -142,20 +137,11 @@ _TAKEN = (
 class RewardConfig(Section):
     """The Social-R1 reward; every constant is the published one."""
 
-    needs: ClassVar[tuple[Need, ...]] = (
-        *(Need(name, "preset", _presets("structure")) for name in ("structure", "structure_weight")),
-        *(Need(name, "preset", _presets("content")) for name in ("content", "content_weight")),
-        *(
-            Need(name, "preset", _presets("length"))
-            for name in (
-                "length_low",
-                "length_high",
-                "length_scale",
-                "repetition_gram",
-                "repetition_threshold",
-                "repetition_rate",
-            )
-        ),
+    needs = (
+        _need("structure structure_weight", "structure"),
+        _need("content content_weight", "content"),
+        _need("length_low length_high length_scale", "length"),
+        _need("repetition_gram repetition_threshold repetition_rate", "length"),
     )
 
     preset: Preset = Field(
@@ -185,11 +171,11 @@ class RewardConfig(Section):
     unscorable_window: int = Field(5, ge=1, description="steps in the window of most_unscorable")
     structure: StructureConfig = StructureConfig()
     content: ContentConfig = ContentConfig()
-    outcome_weight: Schedule = _schedule(1.0, 1.0)
-    structure_weight: Schedule = _schedule(2.0, 1.0)
-    content_weight: Schedule = _schedule(1.0, 3.0)
-    tau_right: Schedule = _schedule(1.0, 1.0)
-    tau_wrong: Schedule = _schedule(0.2, 0.2)
+    outcome_weight: Schedule = Schedule()
+    structure_weight: Schedule = Schedule(start=2.0)
+    content_weight: Schedule = Schedule(end=3.0)
+    tau_right: Schedule = Schedule()
+    tau_wrong: Schedule = Schedule(start=0.2, end=0.2)
 
     @property
     def uses(self) -> Uses:

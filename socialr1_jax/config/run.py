@@ -11,8 +11,7 @@ from pydantic import Field, PlainValidator, model_validator
 
 from socialr1_jax.config.objective import Objective
 from socialr1_jax.config.rewards import RewardConfig
-from socialr1_jax.config.sections import FreeText, Real, Section, Sources, TextMap, Texts, XlaFlags, listed
-from socialr1_jax.config.unused_settings import Need
+from socialr1_jax.config.sections import FreeText, Need, Real, Section, Sources, TextMap, Texts, XlaFlags, listed
 from socialr1_jax.runtime.startup import GPU_MEMORY
 from socialr1_jax.runtime.terminal import counted
 
@@ -39,9 +38,7 @@ class ModelConfig(Section):
         (), description="unknown fields of config.json to ignore, as they do not change the forward pass: [a, b]"
     )
     attention: Literal["auto", "xla", "cudnn", "triton"] = Field(
-        "auto",
-        description="attention kernel; auto = the faster of cudnn and triton for bfloat16 on NVIDIA GPUs, else xla; "
-        "the run logs it",
+        "auto", description="kernel; auto = the faster of cudnn and triton for bfloat16 on NVIDIA GPUs, else xla"
     )
     remat: Literal["nothing", "attention", "everything"] = Field(
         "everything",
@@ -64,16 +61,10 @@ class DataConfig(Section):
     )
     holdout: int = Field(100, ge=1, description="questions held out of train if eval is not given; twins stay together")
     columns: TextMap = Field({}, description="our field name -> the file's column name, if they differ")
-    where: TextMap = Field(
-        {}, description="keep only the rows whose column has this value, such as {prompting_type: CoTP}"
-    )
-    first_label: int = Field(
-        0, ge=0, le=1, description="number of the first option, if gold answers are numbers instead of letters"
-    )
+    where: TextMap = Field({}, description="keep only rows whose column has this value: {prompting_type: CoTP}")
+    first_label: int = Field(0, ge=0, le=1, description="number of the first option, if gold answers are numbers")
     allow_bad_rows: bool = Field(False, description="drop and count invalid rows instead of stopping")
-    train_on_evaluation_set: str = Field(
-        "", description="SHA-256 prefix (12 digits) of a test-only file to train on anyway"
-    )
+    train_on_evaluation_set: str = Field("", description="SHA-256 prefix (12 digits) of a test-only file to train on")
     prompt: FreeText = Field(
         "",
         description="Jinja template of the user turn, or a file with one, with story, question, options, lettered, "
@@ -96,9 +87,7 @@ class SamplingConfig(Section):
     max_new_tokens: int = Field(3072, ge=1, description="length limit of a response")
     temperature: Real = Field(1.0, gt=0, description="divides the logits, in sampling and in every log-prob")
     top_k: int = Field(0, ge=0, lt=2**31, description="sample from the k likeliest tokens; 0 = all")
-    top_p: Real = Field(
-        1.0, gt=0, le=1, description="sample from the smallest set of tokens with this probability; 1 = all"
-    )
+    top_p: Real = Field(1.0, gt=0, le=1, description="sample from the smallest set with this probability; 1 = all")
     min_p: Real = Field(0.0, ge=0, lt=1, description="drop tokens below this fraction of the largest probability")
     attention: Literal["auto", "xla", "triton"] = Field(
         "auto",
@@ -106,9 +95,7 @@ class SamplingConfig(Section):
         "that are right on this GPU, and the log says which",
     )
     segment_tokens: int = Field(64, ge=1, description="tokens decoded between two checks for finished rows")
-    max_rows: int = Field(
-        512, ge=1, description="most responses decoded at once, for each device; the others wait for a free row"
-    )
+    max_rows: int = Field(512, ge=1, description="most responses decoded at once on a device; others wait")
     tensor: Annotated[int | Literal["auto"], PlainValidator(_split)] = Field(
         "auto",
         description="devices that share a row's weights and caches in the rollout; auto = on NVIDIA GPUs the fastest "
@@ -143,9 +130,7 @@ class GrpoConfig(Objective):
     reference_memory: Literal["device", "host"] = Field(
         "device", description="memory that holds the reference weights between passes"
     )
-    most_skipped: int = Field(
-        5, ge=1, description="consecutive updates with a non-finite loss or gradient before the run stops"
-    )
+    most_skipped: int = Field(5, ge=1, description="non-finite updates in a row (loss or gradient) that stop the run")
 
     @property
     def old_pass(self) -> bool:
@@ -173,7 +158,7 @@ class MeshConfig(Section):
 class DistributedConfig(Section):
     """Processes on several hosts. SLURM, Open MPI, GKE and Cloud TPU are detected and need no settings."""
 
-    needs: ClassVar[tuple[Need, ...]] = (Need("process", "processes"), Need("coordinator", "processes"))
+    needs = (Need("process coordinator", "processes"),)
 
     processes: int = Field(0, ge=0, description="number of processes; 0 = the launcher's number, or one")
     process: int = Field(0, ge=0, description="number of this process, from 0")
@@ -193,7 +178,7 @@ class DistributedConfig(Section):
 class OptimizerConfig(Section):
     """Optimizer of the float32 master weights."""
 
-    needs: ClassVar[tuple[Need, ...]] = (Need("final_fraction", "schedule", ("cosine", "linear")),)
+    needs = (Need("final_fraction", "schedule", ("cosine", "linear")),)
 
     name: Literal["adamw", "muon"] = Field(
         "adamw", description="muon: orthogonalised steps for matrices, AdamW for the rest; for training from scratch"
@@ -209,9 +194,7 @@ class OptimizerConfig(Section):
     beta2: Real = Field(0.999, ge=0, lt=1, description="decay of the second moment")
     epsilon: Real = Field(1e-8, gt=0, description="added to the square root of the second moment")
     max_grad_norm: Real = Field(1.0, gt=0, description="global norm that gradients are clipped to")
-    moments_memory: Literal["device", "host"] = Field(
-        "device", description="memory that holds the moments between updates"
-    )
+    moments_memory: Literal["device", "host"] = Field("device", description="memory of the moments between updates")
 
 
 class EvaluationConfig(Section):
@@ -227,17 +210,13 @@ class CheckpointConfig(Section):
 
     every: int = Field(50, ge=0, description="steps between checkpoints; 0 = only at the end")
     keep: int = Field(2, ge=1, description="number of newest checkpoints to keep")
-    on_failure: Literal["continue", "stop"] = Field(
-        "continue", description="what to do if a checkpoint cannot be written (disk full)"
-    )
+    on_failure: Literal["continue", "stop"] = Field("continue", description="what to do if a save fails (disk full)")
 
 
 class RunCheckpointConfig(CheckpointConfig):
     """Checkpoints, and the metric that selects the best one."""
 
-    best: str = Field(
-        "accuracy", description='evaluation metric; the checkpoint with its highest value is kept, too; "" = none'
-    )
+    best: str = Field("accuracy", description='evaluation metric whose highest checkpoint is kept, too; "" = none')
 
 
 class TrackingConfig(Section):
@@ -258,8 +237,8 @@ class RunConfig(Section):
 
     required: ClassVar[tuple[str, ...]] = ("model.path", "data.train")  # model.random can replace model.path
     replaces: ClassVar[dict[str, str]] = {"model.path": "model.random", "verbose": "quiet"}
-    either: ClassVar[tuple[tuple[str, str], ...]] = (("steps", "epochs"),)
-    needs: ClassVar[tuple[Need, ...]] = (
+    either = (("steps", "epochs"),)
+    needs = (
         Need("epochs", "replay_rollouts", ("",)),
         Need("cold_start", "model.random"),
         Need("data.holdout", "data.eval", ([],)),
@@ -271,14 +250,9 @@ class RunConfig(Section):
     seed: int = Field(0, ge=0, lt=2**31, description="seed of the order of prompts and of sampling")
     steps: int = Field(600, ge=1, lt=2**31, description="GRPO steps")
     epochs: Real = Field(
-        0.0,
-        ge=0,
-        description="passes over the training questions, instead of steps: steps = questions x epochs / "
-        "grpo.prompts_per_step, rounded up; 0 = use steps",
+        0.0, ge=0, description="instead of steps: questions x epochs / grpo.prompts_per_step, rounded up; 0 = use steps"
     )
-    cold_start: int = Field(
-        0, ge=0, description="for trials: SFT updates on reference responses before GRPO, for random weights"
-    )
+    cold_start: int = Field(0, ge=0, description="SFT updates on reference responses before GRPO, for random weights")
     quiet: bool = Field(False, description="print only faults and the location of the results")
     verbose: bool = Field(False, description="also print compilations and the progress of sampling")
     xla_flags: XlaFlags = Field((), description="added to XLA_FLAGS; flags already set there win")
@@ -385,7 +359,7 @@ warnings.filterwarnings("ignore", 'Field name "json" in "PlanConfig" shadows')
 class PlanConfig(RunConfig):
     """A run, and the devices for which plan.py compiles it."""
 
-    required: ClassVar[tuple[str, ...]] = ("model.path",)
+    required = ("model.path",)
 
     topology: str = Field(
         "a100-80gb:8",
@@ -399,11 +373,7 @@ class PlanConfig(RunConfig):
         "constant", description="lengths of responses assumed for the times, cut at max_new_tokens"
     )
     memory_fraction: Real = Field(
-        0,
-        ge=0,
-        le=1,
-        description="fraction of a device's memory for the run; 0 = as the scripts let JAX take: "
-        f"XLA_PYTHON_CLIENT_MEM_FRACTION, or {GPU_MEMORY} without it",
+        0, ge=0, le=1, description=f"share of a device's memory; 0 = XLA_PYTHON_CLIENT_MEM_FRACTION, else {GPU_MEMORY}"
     )
     json: str = Field("", description="also write the plan to this file")  # type: ignore[assignment]
 
@@ -417,7 +387,7 @@ class PlanConfig(RunConfig):
 class DoctorConfig(RunConfig):
     """A run, and the extent of the checks of its environment."""
 
-    required: ClassVar[tuple[str, ...]] = ()
+    required = ()
 
     no_step: bool = Field(False, description="skip the tiny GRPO step, which takes most of the doctor's time")
 

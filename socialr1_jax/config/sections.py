@@ -3,7 +3,8 @@
 import os
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar
+from contextlib import suppress
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 from pydantic import (
     AfterValidator,
@@ -25,23 +26,32 @@ class ConfigError(ValueError):
     """Raised for an invalid configuration; each fault is one line that names the key and the fix."""
 
 
+class Need(NamedTuple):
+    """A dependency: `fields` have an effect only if `other` has one of `values`; () stands for any non-empty value.
+
+    Names are dotted and relative to the class that lists the need; a section stands for all of its fields.
+    """
+
+    fields: str  # separated by blanks
+    other: str
+    values: tuple[Any, ...] = ()
+
+
 class Section(BaseModel):
     """Base of every configuration class: frozen, no unknown keys, no silent conversion of types.
 
     Strings are paths, also in lists, so a leading `~` becomes the home folder. Exceptions are fields of type `FreeText`
     and mappings.
     A field of type `dict[str, SomeSection]` is a table: its keys are chosen by the user.
-    A number given for a whole section sets the fields in `plain`, if the class has any.
-    Arguments without a name set the fields in `positional` in their order; the last one takes all the rest if it is a
-    list.
     """
 
-    plain: ClassVar[tuple[str, ...]] = ()
-    positional: ClassVar[tuple[str, ...]] = ()
-
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, validate_default=True)
-    # Pairs of alternative fields; the second one is used if it is set.
-    either: ClassVar[tuple[tuple[str, str], ...]] = ()
+    plain: ClassVar[tuple[str, ...]] = ()  # fields that a number given for the whole section sets
+    positional: ClassVar[tuple[str, ...]] = ()  # fields of arguments without a name; a list takes all that are left
+    # Settings without effect because of others (`unused_settings.py`):
+    needs: ClassVar[tuple[Need, ...]] = ()
+    replaces: ClassVar[dict[str, str]] = {}  # setting -> the one that it replaces if it is given later
+    either: ClassVar[tuple[tuple[str, str], ...]] = ()  # alternatives; the second one is used if it is set
 
     @field_validator("*", mode="before")
     @classmethod
@@ -75,6 +85,11 @@ class Section(BaseModel):
         return ""
 
 
+def section_class(kind: Any) -> type[Section] | None:
+    """Return a field's type if it is a configuration class, else None."""
+    return kind if isinstance(kind, type) and issubclass(kind, Section) else None
+
+
 def _expanded(value: Any) -> Any:
     if not isinstance(value, str):
         return value
@@ -91,11 +106,8 @@ def shown_text(value: Any) -> str:
 def real_number(value: Any) -> Any:
     """Convert a string that holds a number to a float; return any other value unchanged."""
     # YAML 1.1 reads 5e-7 (no dot), a common spelling of learning rates, as a string.
-    if isinstance(value, str):
-        try:
-            return float(value)
-        except ValueError:
-            return value
+    with suppress(ValueError):
+        return float(value) if isinstance(value, str) else value
     return value
 
 

@@ -6,6 +6,8 @@ from pydantic import Field
 
 from socialr1_jax.config.sections import Section, Texts
 
+CORRUPTIONS = ("wrong_perceiver", "ungrounded_claim", "skipped_stage", "loop", "option_first")  # of reference thoughts
+
 
 class StoryConfig(Section):
     """Generated theory-of-mind stories and their questions."""
@@ -20,9 +22,7 @@ class StoryConfig(Section):
         "and distractors, up to 20 sentences",
     )
     max_events: int = Field(0, ge=0, description="most sentences in a story; 0 = the difficulty's limit")
-    distractors: int = Field(
-        -1, ge=-1, description="most events unrelated to the questions; -1 = the difficulty's limit"
-    )
+    distractors: int = Field(-1, ge=-1, description="most events unrelated to questions; -1 = the difficulty's limit")
 
     def arguments(self) -> dict[str, Any]:
         """Return these settings as arguments of `generate_stories`."""

@@ -1,7 +1,5 @@
 """Compute accuracy by question type, pair accuracy of twins, and the accuracy of shortcut rules."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -3,8 +3,6 @@
 The rules are in `shortcut_rules.py`. A rule is strong if it is at least 0.20 above chance (arXiv 2606.09092).
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -86,12 +84,11 @@ def strong_shortcuts(audit: Mapping[str, Any]) -> list[str]:
     parts = [("all questions", audit), *(audit.get("by_type") or {}).items()]
     shortcuts = []
     for name, part in parts:
-        rule = part["best_rule"]
-        if part["n"] < _FEWEST or not rule or not is_strong(part["rules"][rule], part["chance"]):
+        if part["n"] < _FEWEST or not (best := part["best_rule"]):
             continue
-        if rule_interval(part["rules"][rule], part["n"])[0] > part["chance"]:
-            accuracy = part["rules"][rule]["accuracy"]
-            shortcuts.append(f"{name}: {rule} is right in {accuracy:.2f} (chance {part['chance']:.2f})")
+        rule, chance = part["rules"][best], part["chance"]
+        if is_strong(rule, chance) and rule_interval(rule, part["n"])[0] > chance:
+            shortcuts.append(f"{name}: {best} is right in {rule['accuracy']:.2f} (chance {chance:.2f})")
     return shortcuts
 
 

@@ -1,7 +1,5 @@
 """Confidence intervals of means and shares, and a test of paired differences."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

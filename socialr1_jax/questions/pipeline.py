@@ -1,7 +1,5 @@
 """Stream prompts in an order that grain shuffles for each epoch, and that resumes without a replay."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Iterator
 from typing import Any
@@ -37,13 +35,7 @@ class QuestionStream(Iterator[list[Prompt]]):
     """
 
     def __init__(
-        self,
-        questions: Questions,
-        tokenizer: Any,
-        *,
-        prompts_per_step: int,
-        max_prompt_tokens: int,
-        seed: int,
+        self, questions: Questions, tokenizer: Any, *, prompts_per_step: int, max_prompt_tokens: int, seed: int
     ) -> None:
         if not len(questions) or prompts_per_step < 1:
             raise ValueError(
@@ -88,18 +80,9 @@ class QuestionStream(Iterator[list[Prompt]]):
         self._batches.set_state(state["grain"])
 
     @property
-    def position(self) -> int:
-        """The number of questions read in this epoch, including those dropped."""
-        return self._met % self._count
-
-    @property
     def dropped(self) -> int:
         """The number of distinct questions that this process dropped because they were too long or bad."""
         return int(self._prompts.dropped.sum())
-
-    @property
-    def _met(self) -> int:
-        return int(self._batches.get_state()["next_index"])
 
     def close(self) -> None:
         """Release the questions; the stream cannot be used afterwards."""
@@ -148,17 +131,9 @@ class _Prompts:
 
 
 class PromptStream:
-    """Endless shuffled prompts with random access by step.
+    """Endless shuffled numbers of `count` prompts with random access by step, in epochs as of `QuestionStream`.
 
-    Every epoch has each prompt once, in a new order; a step may span two epochs.
-
-    Args:
-        count: number of prompts.
-        prompts_per_step: prompts per step; may exceed `count`.
-        seed: seed of the shuffles.
-
-    Raises:
-        ValueError: `count` or `prompts_per_step` below 1.
+    Raises ValueError for `count` or `prompts_per_step` below 1.
     """
 
     def __init__(self, count: int, prompts_per_step: int, seed: int) -> None:
@@ -166,7 +141,7 @@ class PromptStream:
             raise ValueError(
                 f"a stream needs at least one prompt and one prompt a step, not {count} and {prompts_per_step}"
             )
-        import grain  # not at the top: it imports jax, which checking question files does not need
+        import grain  # imports jax
 
         self._order = grain.MapDataset.range(count).seed(seed).shuffle().repeat(None)
         self._prompts_per_step = prompts_per_step

@@ -1,7 +1,5 @@
 """Find prompts that leave a model no room for the response, without tokenizing every question."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any

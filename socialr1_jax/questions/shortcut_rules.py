@@ -4,8 +4,6 @@ A rule scores the options of a question and chooses the best one. Ties of n opti
 probability 1 / n each, so an uninformative rule performs at chance.
 """
 
-from __future__ import annotations
-
 import functools
 import re
 from collections import Counter

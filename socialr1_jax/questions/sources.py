@@ -1,7 +1,5 @@
 """Open the questions of a run: several sources as one sequence with random access, every row checked."""
 
-from __future__ import annotations
-
 import bisect
 import itertools
 import logging
@@ -44,7 +42,7 @@ def open_questions(
     where: Mapping[str, str] | None = None,
     allow_bad_rows: bool = False,
     first_label: int = 0,
-) -> Questions:
+) -> "Questions":
     """Open the questions of all sources, concatenated.
 
     A source is a file or hub dataset as in `read_examples`, or generated stories: `stories:COUNT`,
@@ -73,8 +71,8 @@ def open_questions(
     total = 0
     for source, name in zip(map(str, sources), source_names(sources), strict=True):
         if source.partition(":")[0] == "stories":
-            parts.append(_Checked(_stories(source)))
-            total += len(parts[-1])
+            parts.append(stories := _Checked(_stories(source)))
+            total += len(stories)
             continue
         files = source_files(source)
         tables = [file for file in files if file.suffix.lower() == ".parquet"]
@@ -105,27 +103,27 @@ class Questions(Sequence[Example]):
 
     def __init__(
         self,
-        parts: Sequence[_Part],
+        parts: Sequence["_Part"],
         bad: list[BadRow],
         allow_bad_rows: bool,
         chosen: np.ndarray | None = None,
         writer: Callable[[Example], Example] | None = None,
     ) -> None:
         self.allow_bad_rows = allow_bad_rows
-        self._parts = [part for part in parts if len(part)]
-        self._ends = list(itertools.accumulate(map(len, self._parts)))
+        self._parts = parts
+        self._ends = list(itertools.accumulate(map(len, parts)))
         self._bad = bad
-        self._chosen = chosen
+        self._chosen = np.arange(self._ends[-1]) if chosen is None else chosen
         self._writer = writer
 
     def __len__(self) -> int:
-        return self._ends[-1] if self._chosen is None else len(self._chosen)
+        return len(self._chosen)
 
     @overload
     def __getitem__(self, index: int) -> Example: ...
     @overload
-    def __getitem__(self, index: slice) -> Questions: ...
-    def __getitem__(self, index: int | slice) -> Example | Questions:
+    def __getitem__(self, index: slice) -> "Questions": ...
+    def __getitem__(self, index: int | slice) -> "Example | Questions":
         if isinstance(index, slice):
             return self.take(range(*index.indices(len(self))))
         row = self._found(index)
@@ -147,14 +145,12 @@ class Questions(Sequence[Example]):
             if (example := self.get(index)) is not None:
                 yield example
 
-    def take(self, indices: Sequence[int]) -> Questions:
+    def take(self, indices: Sequence[int]) -> "Questions":
         """Return a view of the questions at these places, in this order; it shares rows and the count of bad ones."""
-        places = np.arange(len(self))[np.asarray(indices, dtype=np.int64)]
-        if self._chosen is not None:
-            places = self._chosen[places]
-        return Questions(self._parts, self._bad, self.allow_bad_rows, places, self._writer)
+        chosen = self._chosen[np.asarray(indices, dtype=np.int64)]
+        return Questions(self._parts, self._bad, self.allow_bad_rows, chosen, self._writer)
 
-    def asked_by(self, writer: Callable[[Example], Example]) -> Questions:
+    def asked_by(self, writer: Callable[[Example], Example]) -> "Questions":
         """Return a view of the questions with prompts rewritten by `writer`."""
         return Questions(self._parts, self._bad, self.allow_bad_rows, self._chosen, writer)
 
@@ -173,29 +169,19 @@ class Questions(Sequence[Example]):
 
     def _in_memory(self) -> Iterator[tuple[int, Example]]:
         """Yield (place, question) of the questions in memory."""
-        if self._chosen is None:
-            for part, end in zip(self._parts, self._ends, strict=True):
-                if isinstance(part, _Checked):
-                    yield from enumerate(part.examples, end - len(part))
-            return
-        for place, row in enumerate(self._chosen.tolist()):
-            at = bisect.bisect_right(self._ends, row)
-            part = self._parts[at]
-            if isinstance(part, _Checked):
-                yield place, part.examples[row - self._ends[at]]
-
-    @property
-    def dropped(self) -> int:
-        """The number of bad rows dropped so far; it grows only by rows of large Parquet files."""
-        return len(self._bad)
+        part_q = np.searchsorted(self._ends, self._chosen, side="right")
+        from_end_q = self._chosen - np.array(self._ends)[part_q]
+        for place, (at, from_end) in enumerate(zip(part_q.tolist(), from_end_q.tolist(), strict=True)):
+            if isinstance(part := self._parts[at], _Checked):
+                yield place, part.examples[from_end]
 
     @property
     def bad_rows(self) -> tuple[BadRow, ...]:
-        """The bad rows dropped so far."""
+        """The bad rows dropped so far; their number grows only by rows of large Parquet files."""
         return tuple(self._bad)
 
     def _found(self, index: int) -> Example | BadRow:
-        place = range(len(self))[index] if self._chosen is None else int(self._chosen[index])
+        place = int(self._chosen[index])
         at = bisect.bisect_right(self._ends, place)
         row = self._parts[at].found(place - self._ends[at] + len(self._parts[at]), self._bad)
         return self._writer(row) if self._writer and isinstance(row, Example) else row

@@ -25,7 +25,7 @@ from socialr1_jax.grpo.update import TrainState
 from socialr1_jax.runtime.files import finite, read_json, write_json
 from socialr1_jax.runtime.model_files import first_few
 from socialr1_jax.runtime.processes import any_of_all, is_first
-from socialr1_jax.runtime.terminal import printable
+from socialr1_jax.runtime.terminal import first_line, printable
 
 MANIFEST = "manifest.json"
 _SCHEMA = 2
@@ -136,9 +136,8 @@ class Checkpoints:
 
     def check(self) -> None:
         """Report a save that failed in the background. Raises CheckpointError if `config.on_failure` is stop."""
-        if self._manager.is_saving_in_progress():
-            return
-        self._wait()  # raises the error of the save, and orbax forgets the step
+        if not self._manager.is_saving_in_progress():
+            self._wait()  # raises the error of the save, and orbax forgets the step
 
     def finish(self) -> None:
         """Wait for the last save. Raises CheckpointError if it failed, whatever `config.on_failure` is."""
@@ -228,7 +227,8 @@ class Checkpoints:
                 shutil.rmtree(partial, ignore_errors=True)
         newest = max(whole_steps(self._folder), default=None)
         valid = "there is no earlier one" if newest is None else f"that of step {newest} stays valid"
-        text = f"{self._folder}: a checkpoint could not be written ({_reason(error)}); {valid}"
+        reason = "no space left on the device" if "No space left on device" in str(error) else first_line(error)
+        text = f"{self._folder}: a checkpoint could not be written ({reason}); {valid}"
         self._lost = CheckpointError(text)
         if always or self._config.on_failure == "stop":
             raise self._lost from error
@@ -291,8 +291,8 @@ def read_run(checkpoint: Path) -> dict[str, Any]:
         raise CheckpointError(f"{file} cannot be read: {error}") from error
     schema = content.get("schema")
     if schema != _SCHEMA:
-        schema = printable(repr(schema), 100)
-        raise CheckpointError(f"{checkpoint} has schema {schema}, this version reads {_SCHEMA}: update socialr1_jax")
+        found = printable(repr(schema), 100)
+        raise CheckpointError(f"{checkpoint} has schema {found}, this version reads {_SCHEMA}: update socialr1_jax")
     if missing := [name for name in ("finished", "best", "about", "run") if name not in content]:
         raise CheckpointError(f"{file} has no {', '.join(missing)}: another version wrote it")
     try:
@@ -331,10 +331,3 @@ def differences(wanted: Any, found: Any) -> str:
         if found.get(name, shape) != shape
     ]
     return first_few(problems, most=5)
-
-
-def _reason(error: Exception) -> str:
-    text = str(error).strip().splitlines()
-    if "No space left on device" in str(error):
-        return "no space left on the device"
-    return text[0][:200] if text else type(error).__name__

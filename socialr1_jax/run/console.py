@@ -78,13 +78,18 @@ def _without_filling(segments: Iterable[Segment]) -> Iterator[Segment]:
 console = Console()
 
 
-class _LogLines(logging.Handler):
-    def __init__(self, show: Callable[[str], None]) -> None:
-        super().__init__()
-        self._show = show
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self._show(printable(record.getMessage()))
+@contextmanager
+def _passed_on(log: logging.Logger, take: Callable[[str], None], level: int = logging.NOTSET) -> Iterator[None]:
+    """Pass the messages of a logger and its children to a function within this block, and to no other logger."""
+    handler = logging.Handler(level)
+    handler.emit = lambda record: take(record.getMessage())  # type: ignore[method-assign]
+    propagate, log.propagate = log.propagate, False
+    log.addHandler(handler)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.propagate = propagate
 
 
 @contextmanager
@@ -94,41 +99,30 @@ def shown_log(quiet: bool = False, verbose: bool = False) -> Iterator[None]:
     If `quiet`, only warnings are shown, on stderr. Orbax's log is suppressed: it reports a failure with a traceback per
     thread, and checkpoints.py logs the same in one sentence.
     """
-    # `console.print` does not break the live bar.
-    log, handler = logging.getLogger("socialr1_jax"), _LogLines(print_error if quiet else console.print)
+    log, absl = logging.getLogger("socialr1_jax"), logging.getLogger("absl")
     if log.handlers:  # a surrounding program already shows the log
         yield
         return
-    absl = logging.getLogger("absl")
-    level, propagate, others = log.level, log.propagate, absl.level
-    log.addHandler(handler)
-    log.setLevel(logging.WARNING if quiet else logging.DEBUG if verbose else logging.INFO)
-    log.propagate = False
-    absl.setLevel(logging.CRITICAL)
-    before, console.quiet = console.quiet, console.quiet or quiet
-    try:
-        yield
-    finally:
-        console.quiet = before
-        absl.setLevel(others)
-        log.removeHandler(handler)
-        log.setLevel(level)
-        log.propagate = propagate
+    show = print_error if quiet else console.print  # which does not break the live bar
+    level, absl_level, was_quiet = log.level, absl.level, console.quiet
+    with _passed_on(log, lambda message: show(printable(message))):
+        log.setLevel(logging.WARNING if quiet else logging.DEBUG if verbose else logging.INFO)
+        absl.setLevel(logging.CRITICAL)
+        console.quiet |= quiet
+        try:
+            yield
+        finally:
+            console.quiet = was_quiet
+            absl.setLevel(absl_level)
+            log.setLevel(level)
 
 
 @contextmanager
 def collected_warnings(name: str) -> Iterator[list[str]]:
     """Collect the warnings of a logger and its children within this block instead of showing them."""
     messages: list[str] = []
-    log, handler = logging.getLogger(name), logging.Handler(logging.WARNING)
-    handler.emit = lambda record: messages.append(record.getMessage())  # type: ignore[method-assign]
-    propagate, log.propagate = log.propagate, False
-    log.addHandler(handler)
-    try:
+    with _passed_on(logging.getLogger(name), messages.append, logging.WARNING):
         yield messages
-    finally:
-        log.removeHandler(handler)
-        log.propagate = propagate
 
 
 def print_finding(status: str, name: str, found: str, fix: str) -> None:

@@ -1,17 +1,20 @@
 """Convert between Hugging Face and Orbax folders, including checkpoints of runs."""
 
+import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from socialr1_jax.config.commands import ConvertConfig, HfToOrbaxConfig, OrbaxToHfConfig
+from socialr1_jax.models.qwen3 import Qwen3
 from socialr1_jax.run.weights import find_checkpoint, is_run, load_policy
-from socialr1_jax.runtime.terminal import print_error, print_line
-from socialr1_jax.weights.checksums import compare_sums, folder_sums, model_sums
-from socialr1_jax.weights.declared import map_weights
-from socialr1_jax.weights.hf_export import refuse_nonfinite, save_hf
-from socialr1_jax.weights.hf_folder import open_hf
+from socialr1_jax.runtime.terminal import counted, print_error, print_line
+from socialr1_jax.weights.declared import tensors
+from socialr1_jax.weights.hf_export import fetched, refuse_nonfinite, save_hf
+from socialr1_jax.weights.hf_folder import as_bytes, open_hf
 from socialr1_jax.weights.orbax_folder import MANIFEST, load_orbax, write_orbax
 
 _QUIET_SECONDS = 5.0  # between two lines of progress
@@ -24,25 +27,18 @@ def hf_to_orbax(config: HfToOrbaxConfig) -> None:
     """
     started = time.monotonic()
     source = open_hf(config.src, dtype=config.dtype or None, ignore_fields=config.ignore_fields)
-    weights: list[str] = []
-    map_weights(source.config, lambda weight, layers, spec: weights.append(weight.hf_name))
+    dtypes, files = source.dtypes(), [source.folder / file for file in sorted({*source.files, "config.json"})]
     write_orbax(
         config.dst,
         source.config,
-        source.dtypes(),
+        dtypes,
         source.read,
         source.folder,
-        source=_fingerprint(
-            [source.folder / file for file in sorted({*source.files, "config.json"})],
-            dtype=config.dtype,
-            allow_nonfinite=config.allow_nonfinite,
-        ),
+        source=_fingerprint(files, dtype=config.dtype, allow_nonfinite=config.allow_nonfinite),
         check=lambda: None if config.allow_nonfinite else source.refuse_nonfinite(),
-        say=_progress(len(weights), "stacked weight"),
+        say=_progress(len(dtypes), "stacked weight"),
     )
-    _finish(
-        config, started, lambda: compare_sums(folder_sums(source), model_sums(load_orbax(config.dst, tokenizer=False)))
-    )
+    _finish(config, started, lambda: (_sums(source.tensors()), _model_sums(load_orbax(config.dst, tokenizer=False))))
 
 
 def orbax_to_hf(config: OrbaxToHfConfig) -> None:
@@ -63,13 +59,28 @@ def orbax_to_hf(config: OrbaxToHfConfig) -> None:
         refuse_nonfinite(model, dtype)
     source = _fingerprint([folder / MANIFEST], dtype=config.dtype, max_file_bytes=config.max_file_bytes)
     save_hf(model, config.dst, dtype, config.max_file_bytes, source=source, say=_progress)
-    _finish(config, started, lambda: compare_sums(model_sums(model, dtype), folder_sums(open_hf(config.dst))))
+    _finish(config, started, lambda: (_model_sums(model, dtype), _sums(open_hf(config.dst).tensors())))
 
 
-def _finish(config: ConvertConfig, started: float, verify: Callable[[], str]) -> None:
-    verified = verify() if config.verify else ""
-    lines = [f"{config.dst}: converted from {config.src} in {time.monotonic() - started:.0f} s", verified]
-    print_line("\n".join(filter(None, lines)))
+def _finish(config: ConvertConfig, started: float, sums: Callable[[], tuple[dict[str, str], dict[str, str]]]) -> None:
+    """Print the result. With `config.verify`, compare the checksums of source and result; ValueError if any differs."""
+    lines = []
+    if config.verify:
+        source, written = sums()
+        differing = [name for name in sorted({*source, *written}) if source.get(name) != written.get(name)]
+        if differing:
+            raise ValueError(f"{len(differing)} of {counted(len(source), 'tensor')} differ: {', '.join(differing)}")
+        lines = [f"verified: the SHA-256 of all {len(source)} tensors agree"]
+    print_line("\n".join([f"{config.dst}: converted from {config.src} in {time.monotonic() - started:.0f} s", *lines]))
+
+
+def _model_sums(model: Qwen3, dtype: str | None = None) -> dict[str, str]:
+    return _sums(fetched(model, list(tensors(model)), dtype))
+
+
+def _sums(named_tensors: Iterable[tuple[str, np.ndarray]]) -> dict[str, str]:
+    """Return the SHA-256 of each tensor's bytes, by name."""
+    return {name: hashlib.sha256(as_bytes(tensor).data).hexdigest() for name, tensor in named_tensors}
 
 
 def _fingerprint(files: Sequence[Path], **settings: Any) -> dict[str, Any]:

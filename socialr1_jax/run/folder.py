@@ -19,81 +19,35 @@ from socialr1_jax.run.metrics import RUN_FILES
 from socialr1_jax.runtime.files import read_json, sha256, write_json
 from socialr1_jax.runtime.ownership import open_own
 from socialr1_jax.runtime.processes import any_of_all, is_first
-from socialr1_jax.runtime.terminal import counted
 
 # Settings that may change on resume because they do not affect the results: hardware, logging, timeouts, and when to
 # evaluate or stop. Batch sizes on the devices change the rounding only.
+_JUDGE = (
+    *("base_url", "api_key_env", "concurrency", "requests_per_minute", "tokens_per_minute", "retries", "call_timeout"),
+    *("deadline", "max_answer_bytes", "cache", "price_input", "price_output"),
+)
 _FREE = (
-    "output_dir",
-    "save_rollouts",
-    "quiet",
-    "verbose",
-    "xla_flags",
-    "distributed",
-    "mesh",
-    "tracking",
-    "checkpoint",
-    "model.remat",
-    "model.export_dtype",
-    "model.ignore_fields",
-    "data.train_on_evaluation_set",
-    "sampling.max_rows",
-    "sampling.segment_tokens",
-    "sampling.tensor",
-    "grpo.micro_batch_tokens",
-    "batch.micro_batch_tokens",
-    "grpo.reference_memory",
-    "optimizer.moments_memory",
-    "grpo.most_skipped",
-    "rewards.content.batch_tokens",
-    "rewards.most_unscorable",
-    "rewards.unscorable_window",
-    "evaluation.every",
-    "evaluate_every",
-    *(
-        f"rewards.structure.{name}"
-        for name in (
-            "base_url",
-            "api_key_env",
-            "concurrency",
-            "requests_per_minute",
-            "tokens_per_minute",
-            "retries",
-            "call_timeout",
-            "deadline",
-            "max_answer_bytes",
-            "cache",
-            "price_input",
-            "price_output",
-        )
-    ),
+    *("output_dir", "save_rollouts", "quiet", "verbose", "xla_flags", "distributed", "mesh", "tracking", "checkpoint"),
+    *("model.remat", "model.export_dtype", "model.ignore_fields", "data.train_on_evaluation_set"),
+    *("sampling.max_rows", "sampling.segment_tokens", "sampling.tensor"),
+    *("grpo.micro_batch_tokens", "batch.micro_batch_tokens", "grpo.reference_memory", "grpo.most_skipped"),
+    *("optimizer.moments_memory", "evaluation.every", "evaluate_every"),
+    *("rewards.content.batch_tokens", "rewards.most_unscorable", "rewards.unscorable_window"),
+    *(f"rewards.structure.{name}" for name in _JUDGE),
 )
 # Files that a command overwrites, truncates or appends to, by the kind of its folder.
 _OWN_FILES = "own_files.json"  # checksums of the user's files of code or text
 _RUN = ("config.yaml", *RUN_FILES, "bad_rows.jsonl", "shortcuts.json", "summary.json", "report.html", _OWN_FILES)
+_EVALUATION = ("results.json", "results.md", "results.html", "replies.jsonl", "samples_*.jsonl", "verdicts_*.jsonl")
 _FILES = {
     "run": _RUN,
     "quickstart": (*_RUN, "quickstart.yaml", "questions/*", "tokenizer/*", "sft/*", "content_model/*"),
-    "evaluation": (
-        "results.json",
-        "results.md",
-        "results.html",
-        "replies.jsonl",
-        "samples_*.jsonl",
-        "verdicts_*.jsonl",
-    ),
+    "evaluation": _EVALUATION,
 }
 _LOCK = ".lock"
-_MARK = "socialr1_jax"  # beginning of the lock file, followed by the process id and the folder's kinds
-_OURS = re.compile(rf"|{_MARK} +[0-9]+( [a-z]+)+ [0-9]+\.[0-9]\n")  # the last number is the seconds of all sessions
+_MARK = "socialr1_jax"  # beginning of the lock; then process id, the folder's kinds, and the seconds of all sessions
+_OURS = re.compile(rf"({_MARK} +(?P<process>[0-9]+)(?P<kinds>( [a-z]+)+) (?P<seconds>[0-9]+\.[0-9])\n)?")
 _held: dict[Path, float] = {}  # folders locked by this process, since when (monotonic); makes `own_folder` re-entrant
-
-
-def resuming_text(finished: int, steps: int) -> str:
-    """Return the console line for a run that resumes from a checkpoint."""
-    if finished < steps:
-        return f"resuming after step {finished} of {steps}"
-    return f"all {counted(steps, 'step')} of this run are done; for more raise steps, or give another output_dir"
 
 
 @contextlib.contextmanager
@@ -120,14 +74,14 @@ def own_folder(folder: Path, kind: str = "run") -> Iterator[None]:
             fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # Overwrite in one write, so that a kill leaves the mark intact.
             fcntl.fcntl(opened, fcntl.F_SETFL, fcntl.fcntl(opened, fcntl.F_GETFL) & ~os.O_APPEND)
-            kinds = sorted({*_kinds(folder), kind, *(["run"] if kind == "quickstart" else [])})
+            kinds = sorted({*_lock(folder)["kinds"].split(), kind, *(["run"] if kind == "quickstart" else [])})
             before_seconds = wall_seconds(folder) + _since_lock(folder)
             mark = f"{_MARK} {os.getpid():>10} {' '.join(kinds)}"
             os.pwrite(opened.fileno(), f"{mark} {before_seconds:.1f}\n".encode(), 0)
         except ConfigError as error:
             problem = str(error)
         except BlockingIOError:
-            number = next(iter(re.findall("[0-9]+", _text(folder / _LOCK).removeprefix(_MARK))), "another")
+            number = _lock(folder)["process"] or "another"
             problem = f"{folder}: process {number} is at work in this folder: wait for it, or give another output_dir"
         except OSError as error:
             problem = f"{folder}: cannot write to this folder ({error.strerror}): give another output_dir"
@@ -148,16 +102,13 @@ def own_folder(folder: Path, kind: str = "run") -> Iterator[None]:
             opened.close()
 
 
-def refuse_foreign_files(folder: Path, kind: str = "run") -> None:
+def refuse_foreign_files(folder: Path, kind: str) -> None:
     """Raise ConfigError if the folder holds a file that this kind of command would overwrite but never wrote."""
-    lock = folder / _LOCK
     paths = [path for pattern in _FILES[kind] for path in sorted(folder.glob(pattern))]
-    links = [path for path in (lock, *paths) if path.is_symlink()]
+    links = [path for path in (folder / _LOCK, *paths) if path.is_symlink()]
     if links:
         raise ConfigError(f"{links[0]} is a link, and this program does not write through links: remove it")
-    if lock.exists() and not (lock.is_file() and lock.stat().st_size < 100 and _OURS.fullmatch(_text(lock))):
-        raise ConfigError(f"{lock} is not a lock of this program: give another output folder, or move it away")
-    if kind in _kinds(folder) or _has_checkpoint(folder):
+    if kind in _lock(folder)["kinds"].split() or _has_checkpoint(folder):
         return
     paths += [path for path in (folder / "checkpoints").glob("*") if re.fullmatch("[0-9]+", path.name)]
     if paths:
@@ -172,9 +123,8 @@ def wall_seconds(folder: Path) -> float:
     A killed session counts until its last line of metrics or rollouts.
     """
     folder = folder.absolute()
-    earlier = _lock_text(folder).rpartition(" ")[2]
     current = time.monotonic() - _held[folder] if folder in _held else 0.0
-    return float(earlier or 0) + current
+    return float(_lock(folder)["seconds"] or 0) + current
 
 
 def _since_lock(folder: Path) -> float:
@@ -186,14 +136,15 @@ def _since_lock(folder: Path) -> float:
     return max(0.0, max(written, default=0.0) - (folder / _LOCK).stat().st_mtime)
 
 
-def _kinds(folder: Path) -> list[str]:
-    """Return the kinds of the folder that its lock records."""
-    text = _lock_text(folder)
-    return re.findall("[a-z]+", text.removeprefix(_MARK)) if text.startswith(_MARK) else []
-
-
-def _lock_text(folder: Path) -> str:
-    return _text(folder / _LOCK) if (folder / _LOCK).is_file() else ""
+def _lock(folder: Path) -> dict[str, str]:
+    """Return process, kinds and seconds from the folder's lock, each "" without one. Raises ConfigError."""
+    lock, match = folder / _LOCK, _OURS.fullmatch("")
+    if lock.exists():
+        whole = lock.is_file() and lock.stat().st_size < 100
+        match = _OURS.fullmatch(lock.read_text(encoding="utf-8", errors="replace")) if whole else None
+    if not match:
+        raise ConfigError(f"{lock} is not a lock of this program: give another output folder, or move it away")
+    return match.groupdict("")
 
 
 def _has_checkpoint(folder: Path) -> bool:
@@ -202,10 +153,6 @@ def _has_checkpoint(folder: Path) -> bool:
             if {"schema", "files"} <= read_json(manifest).keys():
                 return True
     return False
-
-
-def _text(file: Path) -> str:
-    return file.read_text(encoding="utf-8", errors="replace")
 
 
 def refuse_another_run(config: Section, saved: Path) -> None:

@@ -100,15 +100,11 @@ def _append(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 def _cut(path: Path, length: int) -> None:
     size = path.stat().st_size if path.exists() else 0
-    if size >= length:
-        if size:
-            with open_own(path, "rb+") as file:
-                file.truncate(length)
-        return
-    log.warning("%s has lost its last %d bytes since the checkpoint was made", path, length - size)
-    if size:  # whole lines only
-        with open_own(path, "rb+") as file:
-            file.truncate(file.read().rfind(b"\n") + 1)
+    if size < length:
+        log.warning("%s has lost its last %d bytes since the checkpoint was made", path, length - size)
+    if size:
+        with open_own(path, "rb+") as file:  # of what is left of a cut file, keep whole lines
+            file.truncate(length if size >= length else file.read().rfind(b"\n") + 1)
 
 
 def _keep_sft(path: Path) -> None:

@@ -10,17 +10,7 @@ from socialr1_jax.config.sections import Section
 from socialr1_jax.models.qwen3_config import Qwen3Config
 
 NOT_INSTALLED = "not installed"
-_PACKAGES = (
-    "socialr1_jax",
-    "jax",
-    "jaxlib",
-    "flax",
-    "optax",
-    "orbax-checkpoint",
-    "grain",
-    "transformers",
-    "numpy",
-)
+_PACKAGES = ("socialr1_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "transformers", "numpy")
 
 
 def about_run(config: Section, model: Qwen3Config, source: str | None) -> dict[str, Any]:
@@ -53,9 +43,7 @@ def commit() -> str:
         return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
 
     try:
-        git(
-            "ls-files", "--error-unmatch", Path(__file__).name
-        )  # fails if the package is merely installed inside another checkout
+        git("ls-files", "--error-unmatch", Path(__file__).name)  # fails if installed inside another checkout
         return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
     except (OSError, subprocess.SubprocessError):
         return ""

@@ -129,12 +129,7 @@ def read_run_questions(config: RunConfig) -> tuple[Questions, dict[str, Question
     """
     data = config.data
     refuse_evaluation_sets(data.train, data.train_on_evaluation_set)
-    reading: Mapping[str, Any] = {
-        "columns": data.columns,
-        "where": data.where,
-        "allow_bad_rows": data.allow_bad_rows,
-        "first_label": data.first_label,
-    }
+    reading = data.model_dump(include={"columns", "where", "allow_bad_rows", "first_label"})
     writer = PromptWriter(data.prompt, data.system) if data.prompt or data.system else None
 
     def opened(sources: Sequence[str]) -> Questions:
@@ -203,9 +198,8 @@ def check_positions(config: RunConfig, train: Questions, sets: Mapping[str, Ques
     if folder is None or not (model.random or (folder / "config.json").exists()):
         return f"{model.path or 'model.path'} is not on this machine"
     if folder == built and not folder.exists():
-        if config.data.max_prompt_tokens + config.sampling.max_new_tokens <= model_positions(config, folder):
-            return ""
-        return "the run makes its tokenizer when it starts"
+        fits = config.data.max_prompt_tokens + config.sampling.max_new_tokens <= model_positions(config, folder)
+        return "" if fits else "the run makes its tokenizer when it starts"
     refuse_long_questions(config, train, sets, folder)
     return ""
 
@@ -231,17 +225,8 @@ def warn_of_few(config: RunConfig, questions: Questions) -> None:
 def prompt_streams(config: RunConfig, questions: Questions, tokenizer: Any) -> tuple[QuestionStream, QuestionStream]:
     """Return the stream of the steps' prompts, and a separate stream of prompts that replace groups."""
     warn_of_few(config, questions)
-    seeds = (config.seed, config.seed + 1)
-    first, second = (
-        QuestionStream(
-            questions,
-            tokenizer,
-            prompts_per_step=config.grpo.prompts_per_step,
-            max_prompt_tokens=config.data.max_prompt_tokens,
-            seed=seed,
-        )
-        for seed in seeds
-    )
+    sizes = {"prompts_per_step": config.grpo.prompts_per_step, "max_prompt_tokens": config.data.max_prompt_tokens}
+    first, second = (QuestionStream(questions, tokenizer, **sizes, seed=config.seed + i) for i in (0, 1))
     return first, second
 
 

@@ -22,14 +22,14 @@ from socialr1_jax.models.qwen3 import check_mesh
 from socialr1_jax.models.qwen3_config import Qwen3Config
 from socialr1_jax.run.checkpoints import AWAY, CheckpointError, Checkpoints, first_fault
 from socialr1_jax.run.console import console, shown_log
-from socialr1_jax.run.folder import own_folder, resuming_text
+from socialr1_jax.run.folder import own_folder
 from socialr1_jax.run.metrics import RunLog
 from socialr1_jax.runtime.chips import Chip
 from socialr1_jax.runtime.interrupt import Interrupted, Stop, stop_on_signal
 from socialr1_jax.runtime.mesh import make_mesh, with_tensor
 from socialr1_jax.runtime.processes import in_cluster, is_first, wait_for_all
 from socialr1_jax.runtime.startup import memory_share, tune_compiler
-from socialr1_jax.runtime.terminal import CommandEnded, first_line
+from socialr1_jax.runtime.terminal import CommandEnded, counted, first_line
 from socialr1_jax.sampling.batch import slot_stride
 from socialr1_jax.sampling.memory import round_up
 from socialr1_jax.sampling.split import fastest_split
@@ -101,12 +101,10 @@ def join(config: DistributedConfig, environment: Mapping[str, str] = os.environ)
     """
     if not config.processes and not in_cluster(environment):
         return
-    address, count, number = config.coordinator, config.processes, config.process
+    count = config.processes or None  # None: JAX asks the launcher, for the others, too
+    address, number = (config.coordinator, config.process) if count else (None, None)
     try:
-        if count:
-            jax.distributed.initialize(address, count, number, initialization_timeout=config.timeout)
-        else:
-            jax.distributed.initialize(initialization_timeout=config.timeout)
+        jax.distributed.initialize(address, count, number, initialization_timeout=config.timeout)
     except (RuntimeError, ValueError) as error:
         raise ConfigError(f"distributed: the processes did not find each other: {first_line(error)}") from error
 
@@ -316,7 +314,10 @@ class Run:
         counts = self.counts
         if not counts.evaluated <= counts.finished == int(saved.name) <= self.config.steps:
             raise CheckpointError(f"{saved} holds the run after step {counts.finished} of {self.config.steps}: {AWAY}")
-        console.print(resuming_text(counts.finished, self.config.steps))
+        steps = counted(self.config.steps, "step")
+        all_done = f"all {steps} of this run are done; for more raise steps, or give another output_dir"
+        resumed = f"resuming after step {counts.finished} of {self.config.steps}"
+        console.print(resumed if counts.finished < self.config.steps else all_done)
         return before["files"]
 
 

@@ -40,15 +40,12 @@ def find_checkpoint(folder: str | os.PathLike[str], which: str = "latest") -> Pa
     return folder / "checkpoints" / step
 
 
-def load_policy(
-    folder: str | os.PathLike[str], which: str = "latest", mesh: Mesh | None = None, *, tokenizer: bool = True
-) -> Qwen3:
+def load_policy(checkpoint: Path, mesh: Mesh | None = None, *, tokenizer: bool = True) -> Qwen3:
     """Load the float32 weights of a run's checkpoint, on the first device or in a mesh's layout "train".
 
     The tokenizer is the one that the run used; its tokens are counted unless `tokenizer` is false. Raises
-    CheckpointError if the checkpoint is absent or damaged.
+    CheckpointError if the checkpoint is damaged.
     """
-    checkpoint = find_checkpoint(folder, which)
     if problem := fault(checkpoint):
         raise CheckpointError(f"{checkpoint} is damaged: {problem}")
     about = read_run(checkpoint)["about"]

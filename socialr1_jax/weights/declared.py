@@ -1,6 +1,6 @@
 """Traverse the weights that an architecture declares, and the tensors of which files store them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -30,14 +30,18 @@ def abstract_weight(weight: Weight, layers: int | None, spec: P, mesh: Mesh | No
     return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
 
 
-def expected_shapes(config: Qwen3Config) -> dict[str, tuple[int, ...]]:
-    """Return Hugging Face name -> shape of every tensor of this architecture."""
+def _declared(config: Qwen3Config) -> Iterator[tuple[str, Weight, str, int | None]]:
+    """Yield (Hugging Face name, weight, key in the tree, layer) of every tensor; layer is None outside of layers."""
     table = declare_weights(config)
     layers = table.pop("layers")
-    shapes = {weight.hf_name: weight.shape for weight in table.values()}
+    yield from ((weight.hf_name, weight, key, None) for key, weight in table.items())
     for i in range(config.num_hidden_layers):
-        shapes |= {weight.hf_name.format(i=i): weight.shape for weight in layers.values()}
-    return shapes
+        yield from ((weight.hf_name.format(i=i), weight, key, i) for key, weight in layers.items())
+
+
+def expected_shapes(config: Qwen3Config) -> dict[str, tuple[int, ...]]:
+    """Return Hugging Face name -> shape of every tensor of this architecture."""
+    return {name: weight.shape for name, weight, _, _ in _declared(config)}
 
 
 def tensor_names(weight: Weight, layers: int | None) -> list[str]:
@@ -47,11 +51,8 @@ def tensor_names(weight: Weight, layers: int | None) -> list[str]:
 
 def tensors(model: Qwen3 | RewardModel) -> dict[str, tuple[jax.Array, int | None]]:
     """Return every tensor's Hugging Face name with its array and, if that is stacked, its layer (else None)."""
-    params, table = model.params, declare_weights(model.config)
-    layers = table.pop("layers")
-    stacked = {
-        weight.hf_name.format(i=i): (params["layers"][name], i)
-        for name, weight in layers.items()
-        for i in range(model.config.num_hidden_layers)
+    params = model.params
+    return {
+        name: (params[key] if layer is None else params["layers"][key], layer)
+        for name, _, key, layer in _declared(model.config)
     }
-    return stacked | {weight.hf_name: (params[name], None) for name, weight in table.items()}

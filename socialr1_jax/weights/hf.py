@@ -68,11 +68,8 @@ def init_reward_model(model: Qwen3, key: jax.Array, pad_token_id: int | None = N
     The head is normal with standard deviation 1 / sqrt(d + 1) (Stiennon et al., arXiv 2009.01325, appendix B).
     `pad_token_id`, the tokenizer's, is used if the model's config.json has none.
     """
-    config = replace(
-        model.config,
-        scalar_head=True,
-        pad_token_id=model.config.pad_token_id if model.config.pad_token_id is not None else pad_token_id,
-    )
+    own = model.config.pad_token_id
+    config = replace(model.config, scalar_head=True, pad_token_id=pad_token_id if own is None else own)
     d, norm = config.hidden_size, model.norm.get_value()
     score = (d + 1) ** -0.5 * jax.random.normal(key, (1, d), model.dtype)
     if isinstance(norm.sharding, NamedSharding):

@@ -37,8 +37,7 @@ def save_hf(
     this; the first one writes.
 
     Args:
-        model: the model.
-        directory: the folder; it may start with `~` or be a symbolic link to a folder.
+        directory: the folder to write; it may start with `~` or be a symbolic link to a folder.
         dtype: type of the weights in the files; None keeps each array's own.
         max_file_bytes: size limit of a file; larger models get several files and an index.
         source: description of the input; an equal call resumes an interrupted one (`whole_folder` in runtime/files.py).

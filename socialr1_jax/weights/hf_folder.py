@@ -32,7 +32,7 @@ WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
 _BLOCK = 8 << 20  # bytes mapped, copied and checked at once
 _READERS = min(8, os.cpu_count() or 1)  # threads
-_DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
+_DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}  # as safetensors names them
 _BUFFER = re.compile(r"(^|\.)rotary_emb\.(original_)?inv_freq$")  # in old files; redundant with rope_theta
 log = logging.getLogger(__name__)
 
@@ -55,14 +55,9 @@ def open_hf(
     raw = read_json(folder / "config.json")
     config = Qwen3Config.from_hf(raw, str(folder / "config.json"), ignore_fields)
     if config.scalar_head != scalar_head:
-        kind, reader = (
-            ("a reward model", "load_reward_model") if config.scalar_head else ("a language model", "load_hf")
-        )
-        fix = "" if config.scalar_head else ", and socialr1 train-reward-model makes a reward model of it"
-        raise ValueError(
-            f"{folder / 'config.json'}: architectures {shown(raw.get('architectures'))} is {kind}: {reader} reads it"
-            f"{fix}"
-        )
+        kind = "language model: load_hf reads it, and socialr1 train-reward-model makes a reward model of it"
+        kind = "reward model: load_reward_model reads it" if config.scalar_head else kind
+        raise ValueError(f"{folder / 'config.json'}: architectures {shown(raw.get('architectures'))} is a {kind}")
     if mesh is not None:
         check_mesh(config, mesh)
     tokenizer_files(folder)  # refuse files that an export must not copy before reading weights
@@ -141,6 +136,14 @@ class HfFolder:
             piece = place._replace(offset=place.offset + start * line, shape=(stop - start, *place.shape[1:]))
             yield _Block(name, self.folder / place.file, piece, index[1:], row[start - first : stop - first])
 
+    def tensors(self) -> Iterator[tuple[str, np.ndarray]]:
+        """Yield every declared tensor with its name, on the host and in `dtype`."""
+        for name, place in self.places.items():
+            tensor = _stored(self.folder, place)
+            with np.errstate(over="ignore"):
+                cast = tensor if self.dtype is None else tensor.astype(jnp.dtype(self.dtype))
+            yield name, cast
+
     def refuse_nonfinite(self) -> None:
         """Raise ValueError naming every tensor read with NaN, infinities or too large numbers."""
         if self.too_large:
@@ -153,13 +156,17 @@ class HfFolder:
 
 
 class _Place(NamedTuple):
-    """Location of a tensor: the file, its name there, and the offset of its data."""
+    """Location of a tensor: the file, and name, dtype (as in `_DTYPES`), shape and offset of its data there."""
 
     file: str
     name: str
-    dtype: np.dtype
-    offset: int
+    kind: str
     shape: tuple[int, ...]
+    offset: int
+
+    @property
+    def dtype(self) -> np.dtype:
+        return np.dtype(jnp.dtype(_DTYPES[self.kind]))
 
 
 class _Block(NamedTuple):
@@ -186,20 +193,16 @@ def _read_block(block: _Block) -> Literal["not finite", "too large"] | None:
     return "too large" if all_finite(np.ascontiguousarray(stored)) else "not finite"
 
 
-def _places(file: Path, names: Mapping[str, str]) -> dict[str, _Place]:
-    """Return the locations of tensors in a checked safetensors file: 8 bytes of size, a JSON header, data.
-
-    `names` maps declared names to names in the file.
-    """
-    with file.open("rb") as opened:
+def _places(file: Path) -> dict[str, _Place]:
+    """Return the locations of the tensors in a safetensors file, by name: 8 bytes of size, a JSON header, data."""
+    with safe_open(file, framework="np"), file.open("rb") as opened:  # safe_open checks header and size of the file
         size = int.from_bytes(opened.read(8), "little")
         header = json.loads(opened.read(size))
-    places = {}
-    for declared, name in names.items():
-        entry = header[name]
-        dtype, offset = np.dtype(jnp.dtype(_DTYPES[entry["dtype"]])), 8 + size + entry["data_offsets"][0]
-        places[declared] = _Place(file.name, name, dtype, offset, tuple(entry["shape"]))
-    return places
+    header.pop("__metadata__", None)
+    return {
+        name: _Place(file.name, name, entry["dtype"], tuple(entry["shape"]), 8 + size + entry["data_offsets"][0])
+        for name, entry in header.items()
+    }
 
 
 def _sliced(shape: tuple[int, ...], index: tuple[slice, ...]) -> tuple[int, ...]:
@@ -254,19 +257,12 @@ def local_folder(path: str | os.PathLike[str]) -> Path:
 
 def files_dtype(folder: str | os.PathLike[str]) -> str:
     """Return the dtype of a model folder's embedding, which its kernels share. Raises as `load_hf`."""
-    files = _weight_files(folder := Path(folder))[0]
-    for file in files:
-        header = _header(folder / file)
+    for file in _weight_files(folder := Path(folder))[0]:
+        places = _places(folder / file)
         for name in (EMBEDDING, EMBEDDING.removeprefix("model.")):
-            if name in header:
-                return _DTYPES[header[name][1]]
+            if name in places:
+                return _DTYPES[places[name].kind]
     raise ValueError(f"{folder} has no {EMBEDDING}")
-
-
-def _header(file: Path) -> dict[str, tuple[tuple[int, ...], str]]:
-    with safe_open(file, framework="np") as opened:
-        slices = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118 (not a dict)
-        return {name: (tuple(part.get_shape()), part.get_dtype()) for name, part in slices.items()}
 
 
 def _weight_files(folder: Path) -> tuple[list[str], dict[str, str] | None]:
@@ -291,26 +287,24 @@ def _find_tensors(folder: Path, config: Qwen3Config) -> dict[str, _Place]:
         log.warning("%s: reading %s, as transformers does, and not the files of %s", folder, WEIGHTS, INDEX)
     problems: list[str] = []
     unreadable: set[str] = set()
-    found: dict[str, tuple[tuple[int, ...], str]] = {}
-    home: dict[str, str] = {}
+    found: dict[str, _Place] = {}
     for file in files:
         try:
-            if not (there := file_of(folder, file)):
-                raise FileNotFoundError
-            header = {name: entry for name, entry in _header(there).items() if not _BUFFER.search(name)}
-        except FileNotFoundError:
-            problems.append(f"file {file} is named in {INDEX} but absent")
-            unreadable.add(file)
+            there = file_of(folder, file)
+            places = _places(there) if there else {}
+            problem = "" if there else f"file {file} is named in {INDEX} but absent"
         except (SafetensorError, OSError) as error:
-            problems.append(f"file {file} is cut or damaged ({error})")
-            unreadable.add(file)
+            problem = f"file {file} is cut or damaged ({error})"
         except ValueError as error:  # not a file of this folder
-            problems.append(str(error))
+            problem = str(error)
+        if problem:
+            problems.append(problem)
             unreadable.add(file)
-        else:
-            problems += [f"{name} is in both {home[name]} and {file}" for name in sorted(set(header) & set(home))]
-            found |= header
-            home |= dict.fromkeys(header, file)
+            continue
+        places = {name: place for name, place in places.items() if not _BUFFER.search(name)}
+        twice = sorted(set(places) & set(found))
+        problems += [f"{name} is in both {found[name].file} and {file}" for name in twice]
+        found |= places
     expected = expected_shapes(config)
     stored: dict[str, str] = {}  # declared name -> name in the files
     for name in sorted(found):
@@ -326,19 +320,19 @@ def _find_tensors(folder: Path, config: Qwen3Config) -> dict[str, _Place]:
         gone = {name for name in set(weight_map) - set(found) - absent if not _BUFFER.search(name)}
         problems += [f"{name} is listed in {INDEX} but in no file" for name in sorted(gone)]
         problems += [
-            f"{name} is in {home[name]}, but {INDEX} looks for it in {file}"
+            f"{name} is in {found[name].file}, but {INDEX} looks for it in {file}"
             for name, file in sorted(weight_map.items())
-            if home.get(name, file) != file
+            if name in found and found[name].file != file
         ]
     missing = sorted(set(expected) - set(stored) - lost)
     problems += [f"missing tensor {name} {list(expected[name])}" for name in missing]
     for declared, name in sorted(stored.items()):
-        shape, kind = found[name]
-        if kind not in _DTYPES:
-            problems.append(f"{name} has dtype {kind}; supported: {', '.join(_DTYPES)}")
+        place, shape = found[name], found[name].shape
+        if place.kind not in _DTYPES:
+            problems.append(f"{name} has dtype {place.kind}; supported: {', '.join(_DTYPES)}")
         elif declared == _HEAD and config.tie_word_embeddings:
-            tied = stored.get(EMBEDDING)
-            if tied and found[tied][1] in _DTYPES and not _same_numbers(folder, home, name, tied):
+            tied = found.get(stored.get(EMBEDDING, ""))
+            if tied and tied.kind in _DTYPES and not _same_numbers(folder, place, tied):
                 problems.append("lm_head.weight differs from the embedding although tie_word_embeddings is true")
         elif declared not in expected:
             problems.append(f"unexpected tensor {name} {list(shape)}")
@@ -346,10 +340,7 @@ def _find_tensors(folder: Path, config: Qwen3Config) -> dict[str, _Place]:
             problems.append(f"{name} has shape {list(shape)}, config.json asks for {list(expected[declared])}")
     if problems:
         raise ValueError(f"{folder} cannot be loaded: {first_few(problems)}")
-    places: dict[str, _Place] = {}
-    for file in files:
-        places |= _places(folder / file, {name: stored[name] for name in expected if home[stored[name]] == file})
-    return places
+    return {name: found[stored[name]] for name in expected}
 
 
 def _declared_name(name: str, expected: Collection[str]) -> str:
@@ -357,22 +348,24 @@ def _declared_name(name: str, expected: Collection[str]) -> str:
     return f"model.{name}" if name not in expected and f"model.{name}" in expected else name
 
 
-def _same_numbers(folder: Path, home: Mapping[str, str], *names: str) -> bool:
+def _same_numbers(folder: Path, *places: _Place) -> bool:
     """Return whether two tensors are equal (NaN equals NaN) or, in different dtypes, one is a cast of the other."""
 
-    def read(name: str) -> np.ndarray:
-        with safe_open(folder / home[name], framework="np") as opened:
-            return opened.get_tensor(name)
-
-    one, other = map(read, names)
+    one, other = (_stored(folder, place) for place in places)
     if one.shape != other.shape:
         return False
-    if one.dtype == other.dtype and np.array_equal(_bytes(one), _bytes(other)):
+    if one.dtype == other.dtype and np.array_equal(as_bytes(one), as_bytes(other)):
         return True
     with np.errstate(over="ignore"):
         casts = (one, other.astype(one.dtype)), (one.astype(other.dtype), other)
     return any(np.array_equal(left, right, equal_nan=True) for left, right in casts)
 
 
-def _bytes(tensor: np.ndarray) -> np.ndarray:
+def _stored(folder: Path, place: _Place) -> np.ndarray:
+    with safe_open(folder / place.file, framework="np") as opened:
+        return opened.get_tensor(place.name)
+
+
+def as_bytes(tensor: np.ndarray) -> np.ndarray:
+    """Return the bytes of a tensor, as an array."""
     return np.ascontiguousarray(tensor).reshape(-1).view(np.uint8)

@@ -54,8 +54,6 @@ def write_orbax(
     An existing Orbax folder is replaced; any other non-empty folder raises FileExistsError.
 
     Args:
-        directory: the folder.
-        config: the model's configuration.
         dtypes: dtypes of the results of `read`, by Hugging Face name.
         read: returns the array of a declared weight.
         tokenizer: the folder to copy the tokenizer files from.

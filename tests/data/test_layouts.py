@@ -64,7 +64,7 @@ def test_all_of_tombench():
     paths = sorted((BENCHMARKS / "tombench/data").glob("*.jsonl"))
     for columns in ({}, CHINESE):
         questions = open_questions(paths, columns=columns)
-        assert (len(questions), questions.dropped) == (2860, 0)
+        assert (len(questions), questions.bad_rows) == (2860, ())
         assert sum(len(example.options) == 2 for example in questions) == (483 if not columns else 484)
         assert len({example.meta["source"] for example in questions}) == 20
 

@@ -120,15 +120,6 @@ def test_state_is_small_and_far_places_are_cheap(questions_of):
     assert batches.get_state()["grain"]["next_index"] == 10**12 + 64
 
 
-def test_position_in_the_epoch(questions_of):
-    batches = stream(questions_of(10), 4)
-    places = []
-    for _ in range(6):
-        next(batches)
-        places.append(batches.position)
-    assert places == [4, 8, 2, 6, 0, 4]
-
-
 def test_seeds_have_independent_orders(questions_of):
     questions = questions_of(30)
     orders = {tuple(ids(next(batches))) for seed in range(4) for batches in [stream(questions, 30, seed)] * 3}
@@ -251,7 +242,7 @@ def test_allowed_late_bad_row_keeps_resume_exact(large):
     order = [i for batch in batches for i in ids(batch)]
     for epoch in range(3):
         assert sorted(order[epoch * 19 : (epoch + 1) * 19]) == [i for i in range(20) if i != 7]
-    assert (whole.dropped, questions.dropped) == (1, 1)
+    assert (whole.dropped, len(questions.bad_rows)) == (1, 1)
     for start in range(10):
         resumed = stream(open_questions([large], allow_bad_rows=True), 6)
         resumed.set_state(states[start])
@@ -290,7 +281,7 @@ def test_no_threads_and_a_closed_stream(questions_of):
 # --------------------------------------------------------------------------------------------------------- PromptStream
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(count=st.integers(1, 40), prompts=st.integers(1, 30), seed=st.integers(0, 2**31 - 1))
 def test_every_epoch_holds_every_prompt_once(count, prompts, seed):
     stream = PromptStream(count, prompts, seed)

@@ -283,7 +283,7 @@ def test_allowed_bad_rows_are_counted_logged_and_written(mixed, tmp_path, caplog
     with caplog.at_level(logging.WARNING):
         questions = open_questions(mixed, allow_bad_rows=True)
     assert [example.id for example in questions] == ["q0", "q8", "q0"]
-    assert questions.dropped == questions.take([0]).dropped == 7
+    assert len(questions.bad_rows) == len(questions.take([0]).bad_rows) == 7
     first = f"2 such as {mixed[0]} row 3: the gold answer 'C' is not among the 2 options (Anna; Ben); "
     assert f"dropped 7 of 10 rows that cannot be used: {first}" in caplog.text
     write_bad_rows(tmp_path / "run" / "bad_rows.jsonl", questions.bad_rows)
@@ -399,12 +399,12 @@ def test_late_bad_row_of_a_large_file_raises(large):
 def test_or_is_skipped_and_counted_once(large, caplog):
     path = large([row(i, answer="C" if i % 10 == 1 else "A") for i in range(30)])
     questions = open_questions([path], allow_bad_rows=True)
-    assert questions.dropped == 0
+    assert questions.bad_rows == ()
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
             assert len(list(questions)) == 27
     assert questions.get(11) is None
-    assert questions.dropped == 3
+    assert len(questions.bad_rows) == 3
     assert [bad.row for bad in questions.bad_rows] == [2, 12, 22]
     assert caplog.text.count("is not among") == 1
     with pytest.raises(DataError, match="row 12"):

@@ -538,7 +538,7 @@ def test_best_latest_and_a_step_export_equal(whole, tmp_path, capsys):
     for which, step in (("best", best), ("latest", steps[-1]), (str(steps[-2]), steps[-2])):
         assert convert.main(["--src", str(whole), "--step", which, "--dst", str(tmp_path / which), "--verify"]) == 0
         assert f"the checkpoint is {whole / 'checkpoints' / str(step)}\n" in capsys.readouterr().out
-        loaded, kept = load_hf(tmp_path / which), load_policy(whole, str(step))
+        loaded, kept = load_hf(tmp_path / which), load_policy(find_checkpoint(whole, str(step)))
         jax.tree.map(np.testing.assert_array_equal, loaded.params, kept.params)
         state = whole / "checkpoints" / str(step) / "state"
         stored = np.fromfile(state / "params.embed_tokens" / "0.0", "<f4")
@@ -546,6 +546,6 @@ def test_best_latest_and_a_step_export_equal(whole, tmp_path, capsys):
     exported = [folder / "model.safetensors" for folder in (tmp_path / "latest", whole / "export")]
     assert exported[0].read_bytes() == exported[1].read_bytes()
     with pytest.raises(CheckpointError, match="has no checkpoint 99; it has"):
-        load_policy(whole, "99")
+        find_checkpoint(whole, "99")
     with pytest.raises(CheckpointError, match=r"has no checkpoint 0; .*its starting weights are its model.path"):
-        load_policy(whole, "0")
+        find_checkpoint(whole, "0")
