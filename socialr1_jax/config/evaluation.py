@@ -90,7 +90,10 @@ class EvaluateConfig(QuestionFileConfig, ServerConfig):
     )
     top_k: int = Field(0, ge=0, description="sample from the k likeliest tokens; 0 = all (not for an endpoint)")
     top_p: Real = Field(
-        1.0, gt=0, le=1, description="smallest set with this probability; if not given: as temperature, else 1"
+        1.0,
+        gt=0,
+        le=1,
+        description="sample from the smallest set with this probability; if not given: as temperature, else 1",
     )
     repetition_penalty: Real = Field(
         1.0, gt=0, description="divides the logits of earlier tokens; if not given: as temperature, else 1 (off)"
