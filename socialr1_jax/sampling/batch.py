@@ -197,7 +197,8 @@ class Rollout:
         while self.waiting and (room := np.where(prefixes > 0, free, 0)).max() >= len(self.waiting[0].rows):
             device, group = int(room.argmax()), self.waiting.popleft()
             free[device] -= len(group.rows)
-            if not self._joins(dealt[device], group):
+            alone = not (self.engine.share_prefixes and dealt[device])
+            if alone or not self._joins(*dealt[device][-1], group):
                 dealt[device].append((Family(len(group.prompt), len(group.rows)), [group]))
                 prefixes[device] -= 1
         if any(dealt):
@@ -217,16 +218,12 @@ class Rollout:
             self._admit([each[:size] for each in seats], size)
             seats = [each[size:] for each in seats]
 
-    def _joins(self, families: list[tuple[Family, list[Group]]], group: Group) -> bool:
-        """Add the group to the device's last family if that pays; return whether it was added."""
-        if not (self.engine.share_prefixes and families):
-            return False
-        family, groups = families[-1]
-        prompt, rows = group.prompt, len(group.rows)
-        if not family.takes(len(prompt), common(groups[-1].prompt, prompt), rows, self.plan.sharers):
-            return False
-        groups.append(group)
-        return True
+    def _joins(self, family: Family, groups: list[Group], group: Group) -> bool:
+        """Add the group to a family of groups if that pays; return whether it was added."""
+        same = common(groups[-1].prompt, group.prompt)
+        joins = family.takes(len(group.prompt), same, len(group.rows), self.plan.sharers)
+        groups += [group] * joins
+        return joins
 
     def _seated(self, device: int, families: list[tuple[Family, list[Group]]], free: np.ndarray) -> list[Seat]:
         """Assign free prefixes of a device to the families, and free rows to their groups."""

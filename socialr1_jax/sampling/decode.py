@@ -67,21 +67,18 @@ def empty_batch(
 
     `penalised`: whether rows may have a repetition penalty.
     """
-    ints, floats = jnp.zeros(rows, jnp.int32), jnp.zeros(rows, jnp.float32)
-    sampling = RowSampling(
-        jnp.zeros((rows, 2), jnp.uint32),
-        floats,
-        ints,
-        floats,
-        floats,
-        floats,
-        jnp.zeros((rows, stops), jnp.int32),
-        ints,
-    )
-    seen_bv = jnp.zeros((rows, config.vocab_size), bool) if penalised else None
-    state = DecodeState(ints, ints, ints, ints, ints + STOP, sampling, [], seen_bv)
+    state = free_rows(jnp, rows, stops, config.vocab_size if penalised else 0)
     state = jax.tree.map(lambda x: constrain(x, ROWS), state)
     return state._replace(caches=empty_caches(config, rows, slots, dtype))
+
+
+def free_rows(xp: Any, rows: int, stops: int, vocabulary: int) -> DecodeState:
+    """Return free rows without caches as arrays of `xp`, NumPy or jax.numpy; `seen_bv` is None for `vocabulary` 0."""
+    ints, floats = xp.zeros(rows, xp.int32), xp.zeros(rows, xp.float32)
+    keys, no_stops = xp.zeros((rows, 2), xp.uint32), xp.full((rows, stops), -1, xp.int32)
+    sampling = RowSampling(keys, floats, ints, floats, floats, floats + 1, no_stops, ints)
+    seen_bv = xp.zeros((rows, vocabulary), bool) if vocabulary else None
+    return DecodeState(ints, ints, ints, ints, ints + STOP, sampling, [], seen_bv)
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2, 3))
@@ -211,35 +208,20 @@ def prefill_bins(
         return by_rows(write, (ROWS, P(None, *ROWS), ROWS), ROWS)(pool, kv, at_d)
 
 
-@partial(jax.jit, donate_argnames=("prefixes",))
-def prefixes_from_pool(
-    prefixes: list[LayerCache], pool: Pool, at_ps: jax.Array, entries_p: jax.Array
-) -> list[LayerCache]:
-    """Copy prefixes to the entries `entries_p`; token s of prefix p is in slot `at_ps[p, s]` of the pool, or -1."""
+@partial(jax.jit, donate_argnames=("part",))
+def insert_from_pool(part: Any, pool: Pool, at_ms: jax.Array, rows_m: jax.Array, fresh: DecodeState | None) -> Any:
+    """Fill rows of a state, or prefixes if `fresh` is None; token s of row m is in slot `at_ms[m, s]`, or -1 for none.
 
-    def insert(prefixes: list[LayerCache], pool: Pool, at_ps: jax.Array, entries_p: jax.Array) -> list[LayerCache]:
-        return put_rows(prefixes, entries_p, cache_from_prefill(*_taken(pool, at_ps)))
+    `rows_m` and `fresh` are as in `admit`, but here rows begin with tokens of their own.
+    """
 
-    with jax.named_scope("insert"):
-        return by_rows(insert, (ROWS,) * 4, ROWS)(prefixes, pool, at_ps, entries_p)
-
-
-@partial(jax.jit, donate_argnames=("state",))
-def admit_from_pool(
-    state: DecodeState, pool: Pool, at_ms: jax.Array, rows_m: jax.Array, fresh: DecodeState
-) -> DecodeState:
-    """Start rows as `admit` does, but with own tokens: token s of row m is in slot `at_ms[m, s]` of the pool, or -1."""
-
-    def insert(state: DecodeState, pool: Pool, at_ms: jax.Array, rows_m: jax.Array, fresh: DecodeState) -> DecodeState:
-        return put_rows(state, rows_m, fresh._replace(caches=cache_from_prefill(*_taken(pool, at_ms))))
+    def insert(part: Any, pool: Pool, at_ms: jax.Array, rows_m: jax.Array, fresh: DecodeState | None) -> Any:
+        kv = (jnp.where((at_ms >= 0)[..., None, None], x_dlmkh[0][:, at_ms], 0) for x_dlmkh in pool)
+        caches = cache_from_prefill(*kv)
+        return put_rows(part, rows_m, fresh._replace(caches=caches) if fresh else caches)
 
     with jax.named_scope("insert"):
-        return by_rows(insert, (ROWS,) * 5, ROWS)(state, pool, at_ms, rows_m, fresh)
-
-
-def _taken(pool: Pool, at_ms: jax.Array) -> list[jax.Array]:
-    """Return the keys and values [l, m, s, k, h] of the pool's slots, zeros for -1."""
-    return [jnp.where((at_ms >= 0)[..., None, None], x_dlmkh[0][:, at_ms], 0) for x_dlmkh in pool]
+        return by_rows(insert, (ROWS,) * 5, ROWS)(part, pool, at_ms, rows_m, fresh)
 
 
 def decode_step(

@@ -7,7 +7,7 @@ import numpy as np
 
 from socialr1_jax.models.temperature import LARGEST, SMALLEST
 from socialr1_jax.runtime.mesh import place
-from socialr1_jax.sampling.decode import LIVE, NO_BUDGET, STOP, DecodeState, RowSampling
+from socialr1_jax.sampling.decode import LIVE, NO_BUDGET, DecodeState, free_rows
 
 if TYPE_CHECKING:
     from socialr1_jax.sampling.batch import Group
@@ -20,14 +20,7 @@ class FreshRows:
     """
 
     def __init__(self, rows: int, stops: int, vocabulary: int = 0) -> None:
-        ints: Any = np.zeros(rows, np.int32)
-        floats: Any = np.zeros(rows, np.float32)
-        keys: Any = np.zeros((rows, 2), np.uint32)
-        no_stops: Any = np.full((rows, stops), -1, np.int32)
-        sampling = RowSampling(keys, floats, ints, floats, floats, floats + 1, no_stops, ints)
-        seen: Any = np.zeros((rows, vocabulary), bool) if vocabulary else None
-        state = DecodeState(ints, ints, ints, ints, ints + STOP, sampling, [], seen)
-        self.state: Any = jax.tree.map(np.copy, state)
+        self.state: Any = jax.tree.map(np.copy, free_rows(np, rows, stops, vocabulary))  # fields share no array
 
     def set(self, at: int, group: "Group", sample: int) -> None:
         state, params = self.state, group.params
