@@ -41,7 +41,7 @@ from socialr1_jax.sampling.params import FinishReason, SamplingParams
 from socialr1_jax.sampling.parking import Parked, from_host, to_host
 from socialr1_jax.sampling.rollout_weights import reshard
 from socialr1_jax.sampling.shared_prefill import SharedPrefill
-from socialr1_jax.sampling.stops import StopStrings
+from socialr1_jax.sampling.text import StopStrings
 
 if TYPE_CHECKING:
     from socialr1_jax.sampling.engine import Engine

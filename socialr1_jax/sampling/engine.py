@@ -22,7 +22,7 @@ from socialr1_jax.sampling.draw import row_keys
 from socialr1_jax.sampling.families import mean_rows
 from socialr1_jax.sampling.memory import BatchPlan, free_memory, ladder, plan_batch, round_up
 from socialr1_jax.sampling.params import Completion, SamplingParams
-from socialr1_jax.sampling.stops import Decode
+from socialr1_jax.sampling.text import Decode
 
 Prompts = Sequence[Sequence[int]]
 Sampling = SamplingParams | Sequence[SamplingParams]  # for all prompts, or one for each

@@ -8,6 +8,7 @@ resumes from it, and a build with other settings of `matching` or `structure` re
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,7 +60,7 @@ def build_pairs(config: PairsConfig) -> PairsSummary:
         write_pairs(config.output, pairs)
         return PairsSummary(unscorable={}, pairs=tuple(pairs))
 
-    with WorkFile(Path(f"{config.output}.work"), sample_settings(config)) as work:
+    with closing(WorkFile(Path(f"{config.output}.work"), sample_settings(config))) as work:
         if config.source == "policy":
             examples = _questions(config)
             _sample(config, examples, work)
@@ -72,12 +73,12 @@ def build_pairs(config: PairsConfig) -> PairsSummary:
     provenance = _provenance(config)
     pairs = [
         pair
-        for question, texts in zip(questions, scored, strict=True)
+        for (example, _), texts in zip(groups, scored, strict=True)
         for pair in match_pairs(
-            texts, config.matching, question.id, question.story, question.question, config.seed, provenance
+            texts, config.matching, example.id, example.story, example.question, config.seed, provenance
         )
     ]
-    if not any(question.thoughts for question in questions):
+    if not any(questions):
         raise ValueError(
             f"none of {counted(sum(len(responses) for _, responses in groups), 'response')} has thoughts to compare; "
             f"take a policy that writes <think>...</think>, or more tokens; {config.output}.work has the responses"
@@ -93,7 +94,7 @@ def build_pairs(config: PairsConfig) -> PairsSummary:
     return PairsSummary(
         questions=len(questions),
         responses=sum(text is not None for _, responses in groups for text in responses),
-        thoughts=sum(len(question.thoughts) for question in questions),
+        thoughts=sum(map(len, questions)),
         unscorable=unscorable,
         pairs=tuple(pairs),
     )
@@ -147,9 +148,8 @@ def _sample(config: PairsConfig, examples: Sequence[Example], work: WorkFile) ->
     tensor = config.sampling.tensor
     mesh = make_mesh(tensor=1 if tensor == "auto" else tensor)
     with working(f"loading {config.policy}"), jax.set_mesh(mesh):
-        tokenizer = load_tokenizer(
-            folder := local_folder(config.policy)
-        )  # first: a bad tokenizer fails before the weights are loaded
+        folder = local_folder(config.policy)
+        tokenizer = load_tokenizer(folder)  # first: a bad tokenizer fails before the weights are loaded
         model = load_hf(folder, mesh, config.dtype, ignore_fields=config.ignore_fields)
     refuse_long_prompts(
         tokenizer,
@@ -167,18 +167,11 @@ def _sample(config: PairsConfig, examples: Sequence[Example], work: WorkFile) ->
         config=model.config,
         num_tokens=model.num_tokens,
         dtype=config.dtype,
-        weights=config.sampling.weights,
         backend=prefill_attention("auto", config.dtype),
-        attention=config.sampling.attention,
-        segment_tokens=config.sampling.segment_tokens,
-        max_rows=config.sampling.max_rows,
+        **config.sampling.model_dump(include={"weights", "attention", "segment_tokens", "max_rows"}),
     )
-    sampling = SamplingParams(
-        n=group,
-        seed=config.seed,
-        stop_token_ids=stop_token_ids(model, tokenizer),
-        **config.sampling.draws,
-    )
+    stops = stop_token_ids(model, tokenizer)
+    sampling = SamplingParams(n=group, seed=config.seed, stop_token_ids=stops, **config.sampling.draws)
     # Seed each sample by its question, not by the question's position in the file.
     ids = [int(key[:8], 16) for key in keys]
     with jax.set_mesh(mesh), shown_log(), Bar("sample", len(missing) * group) as bar:
