@@ -4,11 +4,13 @@ A batch has a fixed number of rows (one per response) and of cache slots per row
 `batch.py` schedules the rows between two programs. Every device works on its own rows.
 """
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from socialr1_jax.models.attention import Backend, DecodeKernel, decode_attention, rope_tables
 from socialr1_jax.models.blockwise import Prefix, Segments
@@ -16,10 +18,11 @@ from socialr1_jax.models.decode_kernel import attention_by_length
 from socialr1_jax.models.kv_cache import LayerCache, Sharing, cache_from_prefill
 from socialr1_jax.models.qwen3 import Params, block, forward, logits, rms_norm
 from socialr1_jax.models.qwen3_config import Qwen3Config
-from socialr1_jax.models.temperature import GREEDY
+from socialr1_jax.models.temperature import GREEDY, LARGEST, SMALLEST
 from socialr1_jax.runtime.mesh import ROWS, P, by_heads, by_rows, constrain, tensor_shards
 from socialr1_jax.sampling.draw import draw, uniforms
 from socialr1_jax.sampling.filters import filter_logits, temper
+from socialr1_jax.sampling.params import SamplingParams
 
 LIVE, STOP, LENGTH, ERROR = range(4)  # whether and how a row has ended
 NO_BUDGET = 2**31 - 1
@@ -79,6 +82,24 @@ def free_rows(xp: Any, rows: int, stops: int, vocabulary: int) -> DecodeState:
     sampling = RowSampling(keys, floats, ints, floats, floats, floats + 1, no_stops, ints)
     seen_bv = xp.zeros((rows, vocabulary), bool) if vocabulary else None
     return DecodeState(ints, ints, ints, ints, ints + STOP, sampling, [], seen_bv)
+
+
+def start_row(rows: Any, at: int, prompt: Sequence[int], params: SamplingParams, key: np.ndarray) -> None:
+    """Write a row that continues `prompt` into `free_rows` of NumPy, whose arrays must be copies of their own."""
+    rows.last_b[at], rows.positions_b[at] = prompt[-1], len(prompt) - 1
+    rows.left_b[at], rows.ended_b[at] = params.max_new_tokens, LIVE
+    rows.thinking_b[at] = NO_BUDGET if params.thinking_budget is None else params.thinking_budget
+    how = rows.sampling
+    how.keys_b[at] = key
+    # Clip before the cast to float32, which would turn tiny numbers into 0 and huge ones into inf. 0 stays 0.
+    how.temperature_b[at] = params.temperature and np.clip(params.temperature, SMALLEST, LARGEST)
+    how.top_k_b[at], how.top_p_b[at], how.min_p_b[at] = params.top_k, params.top_p, params.min_p
+    how.penalty_b[at] = params.repetition_penalty
+    stops = sorted(set(params.stop_token_ids))
+    how.stops_bi[at, : len(stops)] = stops
+    how.think_end_b[at] = -1 if params.think_end_id is None else params.think_end_id
+    if rows.seen_bv is not None:
+        rows.seen_bv[at, list(prompt)] = True
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2, 3))
@@ -267,12 +288,7 @@ def decode_step(
 
 
 def _next(
-    logits_bv: jax.Array,
-    uniform_b: jax.Array,
-    state: DecodeState,
-    filters: frozenset[str],
-    num_tokens: int,
-    raw: bool,
+    logits_bv: jax.Array, uniform_b: jax.Array, state: DecodeState, filters: frozenset[str], num_tokens: int, raw: bool
 ) -> tuple[DecodeState, Drawn]:
     """Return the state after one more token per live row, and the drawn tokens, [b]."""
     # Each device of `tensor` draws for a part of the rows after one all-to-all, or for all after one all-gather if it

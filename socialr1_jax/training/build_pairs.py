@@ -159,9 +159,9 @@ def _sample(config: PairsConfig, examples: Sequence[Example], work: WorkFile) ->
         max_prompt_tokens=config.max_prompt_tokens,
         limit="max_prompt_tokens",
     )
-    prompts = encode_prompts(tokenizer, examples, config.max_prompt_tokens)
-    missing = [i for i, prompt in enumerate(prompts) if lacks(prompt.example)]
-    keys = [question_key(prompts[i].example) for i in missing]
+    encoded = encode_prompts(tokenizer, examples, config.max_prompt_tokens)
+    prompts = [prompt for prompt in encoded if lacks(prompt.example)]
+    keys = [question_key(prompt.example) for prompt in prompts]
     engine = Engine(
         params=model.params,
         config=model.config,
@@ -174,12 +174,12 @@ def _sample(config: PairsConfig, examples: Sequence[Example], work: WorkFile) ->
     sampling = SamplingParams(n=group, seed=config.seed, stop_token_ids=stops, **config.sampling.draws)
     # Seed each sample by its question, not by the question's position in the file.
     ids = [int(key[:8], 16) for key in keys]
-    with jax.set_mesh(mesh), shown_log(), Bar("sample", len(missing) * group) as bar:
-        tokens = [prompts[i].tokens for i in missing]
-        for prompt, sample, completion in engine.completions(tokens, sampling, prompt_ids=ids):
+    with jax.set_mesh(mesh), shown_log(), Bar("sample", len(prompts) * group) as bar:
+        tokens = [prompt.tokens for prompt in prompts]
+        for at, sample, completion in engine.completions(tokens, sampling, prompt_ids=ids):
             text = "" if completion.finish_reason == "error" else decode_responses(tokenizer, [completion])[0]
-            if (keys[prompt], sample) not in work.samples:
-                work.add_sample(keys[prompt], sample, text)
+            if (keys[at], sample) not in work.samples:
+                work.add_sample(keys[at], sample, text)
             bar.advance(counted(len(completion.tokens), "token"))
 
 

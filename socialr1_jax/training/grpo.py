@@ -163,7 +163,10 @@ def _open(config: RunConfig, stop: Stop) -> _Opened:
         say_devices(f"{backend}, of decoding {decoding}")
         source, watches, prompts = sampler, Watches(config, template), {"prompts": sampler}
     else:
-        model, source = _replayed(config)
+        source = replay = Replay(config)
+        model = _loaded(config, ())
+        with working(f"checking {config.replay_rollouts}"):
+            replay.check(model.num_tokens)
         watches, prompts = Watches(config, None), {}
         say_devices(backend)
     step = make_step(config, model.config, model.num_tokens, model.params, backend)
@@ -204,14 +207,6 @@ def _sampled(
     if config.cold_start:  # after the sampler, which may refuse settings
         model = cold_start(config, model, tokenizer, taught)
     return model, sampler, read_template(tokenizer)
-
-
-def _replayed(config: RunConfig) -> tuple[Qwen3, Replay]:
-    replay = Replay(config)
-    model = _loaded(config, ())
-    with working(f"checking {config.replay_rollouts}"):
-        replay.check(model.num_tokens)
-    return model, replay
 
 
 def _loaded(config: RunConfig, questions: Sequence[Example]) -> Qwen3:

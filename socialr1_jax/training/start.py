@@ -69,12 +69,7 @@ def cold_start(config: RunConfig, model: Qwen3, tokenizer: Any, questions: Seque
 
 
 def train_sft(
-    model: Qwen3,
-    tokenizer: Any,
-    examples: Sequence[Example],
-    config: SftConfig,
-    log: RunLog | None,
-    seed: int,
+    model: Qwen3, tokenizer: Any, examples: Sequence[Example], config: SftConfig, log: RunLog | None, seed: int
 ) -> Qwen3:
     """Return the model after `config.steps` updates on prompt + reference response.
 
