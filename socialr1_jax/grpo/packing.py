@@ -163,8 +163,10 @@ class _Texts:
             for row in group:
                 own = int(self.lengths[row]) - shared
                 at = next((i for i, unit in enumerate(open_units) if unit.length + own <= most), len(open_units))
-                before = open_units[at] if at < len(open_units) else _Unit([], shared, shared)
-                open_units[at : at + 1] = [_Unit([*before.rows, row], shared, before.length + own)]
+                if at == len(open_units):
+                    open_units.append(_Unit([], shared, shared))
+                unit = open_units[at]
+                open_units[at] = _Unit([*unit.rows, row], shared, unit.length + own)
             units += open_units
         return sorted(units, key=lambda unit: -unit.length)
 

@@ -36,7 +36,7 @@ from socialr1_jax.sampling.decode import (
     resized_caches,
     start_row,
 )
-from socialr1_jax.sampling.families import Family, common, sharing, used_entries
+from socialr1_jax.sampling.families import Family, Tokens, common, sharing, used_entries
 from socialr1_jax.sampling.memory import BatchPlan, coarse, ladder, power, round_up
 from socialr1_jax.sampling.params import FinishReason, SamplingParams
 from socialr1_jax.sampling.parking import Parked, from_host, to_host
@@ -101,7 +101,7 @@ class Group:
     """Samples of one prompt that are prefilled together."""
 
     index: int  # of the prompt
-    prompt: Sequence[int]
+    prompt: Tokens
     params: SamplingParams
     keys: np.ndarray  # uint32 [samples, 2]
     rows: range  # of the call: first the samples of the first prompt, then those of the second...

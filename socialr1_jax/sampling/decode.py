@@ -4,7 +4,6 @@ A batch has a fixed number of rows (one per response) and of cache slots per row
 `batch.py` schedules the rows between two programs. Every device works on its own rows.
 """
 
-from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -21,6 +20,7 @@ from socialr1_jax.models.qwen3_config import Qwen3Config
 from socialr1_jax.models.temperature import GREEDY, LARGEST, SMALLEST
 from socialr1_jax.runtime.mesh import ROWS, P, by_heads, by_rows, constrain, tensor_shards
 from socialr1_jax.sampling.draw import draw, uniforms
+from socialr1_jax.sampling.families import Tokens
 from socialr1_jax.sampling.filters import filter_logits, temper
 from socialr1_jax.sampling.params import SamplingParams
 
@@ -84,7 +84,7 @@ def free_rows(xp: Any, rows: int, stops: int, vocabulary: int) -> DecodeState:
     return DecodeState(ints, ints, ints, ints, ints + STOP, sampling, [], seen_bv)
 
 
-def start_row(rows: Any, at: int, prompt: Sequence[int], params: SamplingParams, key: np.ndarray) -> None:
+def start_row(rows: Any, at: int, prompt: Tokens, params: SamplingParams, key: np.ndarray) -> None:
     """Write a row that continues `prompt` into `free_rows` of NumPy, whose arrays must be copies of their own."""
     rows.last_b[at], rows.positions_b[at] = prompt[-1], len(prompt) - 1
     rows.left_b[at], rows.ended_b[at] = params.max_new_tokens, LIVE

@@ -19,12 +19,11 @@ from socialr1_jax.runtime.mesh import row_shards, tensor_shards
 from socialr1_jax.runtime.terminal import counted, gib
 from socialr1_jax.sampling.batch import Group, Rollout, Segment, slot_stride
 from socialr1_jax.sampling.draw import row_keys
-from socialr1_jax.sampling.families import mean_rows
+from socialr1_jax.sampling.families import Prompts, mean_rows
 from socialr1_jax.sampling.memory import BatchPlan, free_memory, ladder, plan_batch, round_up
 from socialr1_jax.sampling.params import Completion, SamplingParams
 from socialr1_jax.sampling.text import Decode
 
-Prompts = Sequence[Sequence[int]]
 Sampling = SamplingParams | Sequence[SamplingParams]  # for all prompts, or one for each
 log = logging.getLogger(__name__)
 

@@ -25,14 +25,12 @@ from socialr1_jax.models.text_bins import Unit, fill_bins, lay_out
 from socialr1_jax.runtime.compiles import told
 from socialr1_jax.runtime.mesh import place
 from socialr1_jax.sampling.decode import DecodeState, empty_pool, insert_from_pool, prefill_bins
-from socialr1_jax.sampling.families import Tokens, common
+from socialr1_jax.sampling.families import Prompts, Tokens, common
 from socialr1_jax.sampling.memory import BatchPlan, ceiling, coarse, ladder, pool_slots, power, shared_slots
 
 if TYPE_CHECKING:
     from socialr1_jax.sampling.batch import Seat
     from socialr1_jax.sampling.engine import Engine
-
-Prompts = Sequence[Tokens]
 
 _STEP = 64  # smallest width of a bin; the others are powers of two above it, for few programs
 _SHORTEST = 256  # tokens that a unit may always have
