@@ -24,7 +24,7 @@ from socialr1_jax.sampling.memory import BatchPlan, free_memory, ladder, plan_ba
 from socialr1_jax.sampling.params import Completion, SamplingParams
 from socialr1_jax.sampling.text import Decode
 
-Sampling = SamplingParams | Sequence[SamplingParams]  # for all prompts, or one for each
+Sampling = SamplingParams | Sequence[SamplingParams]
 log = logging.getLogger(__name__)
 
 
@@ -58,7 +58,7 @@ class Engine:
     def sample(
         self, prompts: Prompts, sampling: Sampling, *, step: int = 0, prompt_ids: Sequence[int] | None = None
     ) -> list[list[Completion]]:
-        """Return all completions of each prompt, a list of token ids.
+        """Return all completions of each prompt (a list of token ids); `sampling` is for all prompts, or one for each.
 
         `prompt_ids` default to 0, 1, 2... Raises ValueError before anything is compiled if a prompt is empty, too long
         or of another vocabulary (naming its index), or if not even one row fits into memory.

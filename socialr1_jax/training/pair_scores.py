@@ -127,9 +127,8 @@ def judge_identity(config: StructureConfig) -> dict[str, Any]:
 
 
 def _whole(question: Sequence[Thoughts], desk: _Desk) -> Iterator[ScoredText]:
-    for thoughts in question:
-        if verdict := desk.verdict(thoughts.question, thoughts.text):
-            yield ScoredText(sample=thoughts.sample, stage="", text=thoughts.text, score=verdict.score, scored="whole")
+    for thoughts, verdict in _judged(question, desk):
+        yield ScoredText(sample=thoughts.sample, stage="", text=thoughts.text, score=verdict.score, scored="whole")
 
 
 def _judged(question: Sequence[Thoughts], desk: _Desk) -> list[tuple[Thoughts, Verdict]]:
