@@ -41,7 +41,7 @@ SETTINGS = (
 
 # name: (module, what is called there, whether the deed comes before or after the call)
 EVENTS = {
-    "load": ("socialr1_jax.training.grpo", "random_start", "before"),
+    "load": ("socialr1_jax.training.grpo", "first_model", "before"),
     "tokenizer": ("socialr1_jax.training.start", "made_tokenizer", "after"),
     "opening": ("socialr1_jax.run.run", "Checkpoints.__init__", "before"),
     "open": ("socialr1_jax.run.run", "Checkpoints.__init__", "after"),

@@ -37,8 +37,7 @@ from socialr1_jax.run.summary import peak_rss_bytes
 from socialr1_jax.runtime.mesh import make_mesh
 from socialr1_jax.sampling import Engine, SamplingParams
 from socialr1_jax.sampling.batch import slot_stride
-from socialr1_jax.sampling.decode import admit, empty_batch, empty_caches  # the compiled programs themselves
-from socialr1_jax.sampling.fresh_rows import FreshRows
+from socialr1_jax.sampling.decode import admit, empty_batch, empty_caches, free_rows  # the compiled programs themselves
 
 PHASES = ("rollout", "reward", "reference", "update")  # of one GRPO step
 
@@ -220,7 +219,7 @@ def _peer(name: str) -> str:
 def _prefill(engine: Engine, rows: int, prompt: int) -> float:
     """Return the seconds of filling the caches of `rows` prompts."""
     tokens_bt, lengths_b = jnp.asarray(_tokens(engine.config, rows, prompt)), jnp.full(rows, prompt)
-    dtype, fresh = jnp.dtype(engine.dtype), FreshRows(rows, 1).placed()
+    dtype, fresh = jnp.dtype(engine.dtype), free_rows(jnp, rows, 1, 0)
     state = empty_batch(engine.config, rows, slot_stride(engine.platform), dtype, 1)
     prefixes = empty_caches(engine.config, rows, prompt, dtype)
     jax.block_until_ready((tokens_bt, lengths_b, state, prefixes, fresh))

@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from socialr1_jax.config.objective import Objective, objective
+from socialr1_jax.rewards.shares import centred
 
 _FLAT = 1e-6  # a group whose rewards differ by at most this has zero variance
 
@@ -25,13 +26,11 @@ def group_advantages(
     rewards = _two_axes(rewards_pg)
     scorable = np.isfinite(rewards)
     count = scorable.sum(axis=1, keepdims=True)
-    mean = np.where(scorable, rewards, 0.0).sum(axis=1, keepdims=True) / np.maximum(count, 1)
-    centred = np.where(scorable, rewards - mean, 0.0)
-    advantages = centred
+    advantages = from_mean = centred(rewards, scorable)
     if chosen.baseline == "leave_one_out":  # r - mean of the others = (r - mean) n / (n - 1)
-        advantages = centred * count / np.maximum(count - 1, 1)
+        advantages = from_mean * count / np.maximum(count - 1, 1)
     if chosen.scale_advantages:
-        variance = (centred**2).sum(axis=1, keepdims=True) / np.maximum(count - chosen.deviation_ddof, 1)
+        variance = (from_mean**2).sum(axis=1, keepdims=True) / np.maximum(count - chosen.deviation_ddof, 1)
         advantages = advantages / (np.sqrt(variance) + chosen.deviation_epsilon + np.finfo(float).tiny)
     return np.where(flat_groups(rewards)[:, None], 0.0, advantages)
 

@@ -69,14 +69,7 @@ def row_logprobs(
     of each must not be wanted.
     """
     hidden_btd, _ = forward(
-        params,
-        config,
-        tokens_bt,
-        lengths_b,
-        dtype=jnp.dtype(dtype),
-        backend=backend,
-        remat=remat,
-        segments=segments,
+        params, config, tokens_bt, lengths_b, dtype=jnp.dtype(dtype), backend=backend, remat=remat, segments=segments
     )
     if wanted_bt is None:
         wanted_bt = jnp.arange(tokens_bt.shape[1]) < lengths_b[:, None]

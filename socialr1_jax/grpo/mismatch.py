@@ -18,10 +18,8 @@ def mismatch(trainer_bt: npt.ArrayLike, sampler_bt: npt.ArrayLike, mask_bt: npt.
     difference = np.asarray(trainer_bt, np.float64)[mask_bt] - np.asarray(sampler_bt, np.float64)[mask_bt]
     if difference.size == 0:
         return {"mean": 0.0, "max": 0.0, "p99": 0.0, "ratio_error": 1.0, "effective_samples": 1.0}
-    distance, weights = (
-        np.abs(difference),
-        np.exp(difference - difference.max()),
-    )  # scaled: only ratios of weights matter
+    distance = np.abs(difference)
+    weights = np.exp(difference - difference.max())  # scaled: only their ratios matter
     return {
         "mean": float(distance.mean()),
         "max": float(distance.max()),

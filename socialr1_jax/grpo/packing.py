@@ -6,7 +6,7 @@ rounded to a few values, so few programs are compiled.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import jax
@@ -167,12 +167,11 @@ class _Texts:
             open_units: list[_Unit] = []
             for row in group:
                 own = int(self.lengths[row]) - shared
-                fits = [i for i, unit in enumerate(open_units) if unit.length + own <= most]
-                if fits:
-                    unit = open_units[fits[0]]
-                    open_units[fits[0]] = _Unit([*unit.rows, row], shared, unit.length + own)
-                else:
-                    open_units.append(_Unit([row], shared, shared + own))
+                at = next((i for i, unit in enumerate(open_units) if unit.length + own <= most), len(open_units))
+                if at == len(open_units):
+                    open_units.append(_Unit([], shared, shared))
+                unit = open_units[at]
+                open_units[at] = _Unit([*unit.rows, row], shared, unit.length + own)
             units += open_units
         return sorted(units, key=lambda unit: -unit.length)
 
@@ -210,9 +209,7 @@ def _fill(texts: _Texts, left: list[_Unit], bins: int, width: int) -> tuple[list
 
 
 def _laid(rows: Rows, bins: int, width: int, places: list[TextPlace]) -> Rows:
-    def lay(x: np.ndarray | None) -> np.ndarray | None:
-        if x is None:
-            return None
+    def lay(x: np.ndarray) -> np.ndarray:
         out_bt = np.zeros((bins, width), x.dtype)
         for row, first, length, at, start, *_ in places:
             out_bt[at, start : start + length] = x[row] if x.ndim == 1 else x[row, first : first + length]
@@ -224,8 +221,8 @@ def _laid(rows: Rows, bins: int, width: int, places: list[TextPlace]) -> Rows:
         part = at, slice(start, start + length)
         own_bt[part], prefix_bt[part], positions_bt[part] = own, prefix, np.arange(first, first + length)
         lengths_b[at] += length
-    laid = {f.name: lay(getattr(rows, f.name)) for f in fields(rows) if f.name not in ("lengths_b", "segments")}
-    return Rows(lengths_b=lengths_b, segments=Segments(own_bt, prefix_bt, positions_bt), **laid)
+    laid: Rows = jax.tree.map(lay, replace(rows, lengths_b=None))
+    return replace(laid, lengths_b=lengths_b, segments=Segments(own_bt, prefix_bt, positions_bt))
 
 
 def bin_count(tokens: int, width: int, shards: int) -> int:

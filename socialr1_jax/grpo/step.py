@@ -207,9 +207,8 @@ def make_step(config: RunConfig, model: Qwen3Config, num_tokens: int, params: Pa
 
 def compile_programs(config: RunConfig, model: Qwen3Config, num_tokens: int, backend: Backend) -> Programs:
     """Return the jitted functions of a run; `num_tokens` is the number of ids that the tokenizer knows."""
-    grpo = config.grpo.model_copy(
-        update={"length_constant": config.grpo.length_constant or config.sampling.max_new_tokens}
-    )
+    length = config.grpo.length_constant or config.sampling.max_new_tokens
+    grpo = config.grpo.model_copy(update={"length_constant": length})
 
     def logprobs(params: Params, rows: Rows) -> tuple[jax.Array, jax.Array]:
         return row_logprobs(

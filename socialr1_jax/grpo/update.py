@@ -86,9 +86,8 @@ class Update:
     accumulate: Any  # jitted (params, sums, rows) -> (sums, arrays of the rows)
     apply: Any  # jitted (state, sums) -> (state, metrics)
     loss_fn: LossFn
-    _numbers: dict[str, np.floating] = field(
-        default_factory=dict
-    )  # initial values of the sums, from the first micro-batch
+    # Initial values of the sums, from the first micro-batch.
+    _numbers: dict[str, np.floating] = field(default_factory=dict)
 
     def __call__(
         self, state: TrainState, micro_batches: Sequence[Rows]

@@ -26,8 +26,7 @@ from socialr1_jax.runtime.interrupt import NEVER
 from socialr1_jax.runtime.mesh import row_shards
 from socialr1_jax.runtime.terminal import CommandEnded
 from socialr1_jax.training.sampler import make_sampler, make_scorer
-from socialr1_jax.training.start import random_start
-from socialr1_jax.weights.hf import load_hf
+from socialr1_jax.training.start import first_model
 from socialr1_jax.weights.tokenizer_files import load_tokenizer
 
 Measured = Literal["rollout", "reward", "update", "step"]
@@ -44,15 +43,12 @@ class Steps:
     """The steps of a run on the current mesh. `strict` makes an implicit transfer in the update an error."""
 
     def __init__(self, config: RunConfig, strict: bool = False) -> None:
-        self.config, mesh = config, jax.sharding.get_mesh()
+        self.config = config
         self.backend = working_attention(config.model.attention, config.model.dtype)
         scorer = make_scorer(config, self.backend, NEVER)
         questions, _ = read_run_questions(config)
         config, _ = in_steps(config, len(questions), config.grpo.prompts_per_step)
-        if config.model.random:
-            model = random_start(config, mesh, questions)
-        else:
-            model = load_hf(config.model.path, mesh, ignore_fields=config.model.ignore_fields)
+        model = first_model(config, questions)
         tokenizer = load_tokenizer(model.source)
         self.sampler = make_sampler(config, model, tokenizer, scorer, self.backend, questions, {})
         self.step = make_step(config, model.config, model.num_tokens, model.params, self.backend)

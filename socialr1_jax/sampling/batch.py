@@ -31,17 +31,18 @@ from socialr1_jax.sampling.decode import (
     decode_segment,
     empty_batch,
     empty_caches,
+    free_rows,
     resized,
     resized_caches,
+    start_row,
 )
-from socialr1_jax.sampling.families import Family, common, sharing, used_entries
-from socialr1_jax.sampling.fresh_rows import FreshRows
+from socialr1_jax.sampling.families import Family, Tokens, common, sharing, used_entries
 from socialr1_jax.sampling.memory import BatchPlan, coarse, ladder, power, round_up
 from socialr1_jax.sampling.params import FinishReason, SamplingParams
 from socialr1_jax.sampling.parking import Parked, from_host, to_host
 from socialr1_jax.sampling.rollout_weights import reshard
 from socialr1_jax.sampling.shared_prefill import SharedPrefill
-from socialr1_jax.sampling.stops import StopStrings
+from socialr1_jax.sampling.text import StopStrings
 
 if TYPE_CHECKING:
     from socialr1_jax.sampling.engine import Engine
@@ -100,7 +101,7 @@ class Group:
     """Samples of one prompt that are prefilled together."""
 
     index: int  # of the prompt
-    prompt: Sequence[int]
+    prompt: Tokens
     params: SamplingParams
     keys: np.ndarray  # uint32 [samples, 2]
     rows: range  # of the call: first the samples of the first prompt, then those of the second...
@@ -148,7 +149,7 @@ class Rollout:
         self.lengths = np.zeros((self.shards, 0), int)  # of the prefixes
         self.slots = self.prefix_slots = 0
         self.wall_steps = 0  # decode steps of the slowest device, summed over the segments
-        self.state: DecodeState | None = None
+        self.state: DecodeState  # from the first group on
         self.prefixes: list[LayerCache] = []
         self.parked: list[Parked] = []  # rows in host memory; they keep their prefixes
         self.shared: SharedPrefill | None = None
@@ -197,7 +198,8 @@ class Rollout:
         while self.waiting and (room := np.where(prefixes > 0, free, 0)).max() >= len(self.waiting[0].rows):
             device, group = int(room.argmax()), self.waiting.popleft()
             free[device] -= len(group.rows)
-            if not self._joins(dealt[device], group):
+            alone = not (self.engine.share_prefixes and dealt[device])
+            if alone or not self._joins(*dealt[device][-1], group):
                 dealt[device].append((Family(len(group.prompt), len(group.rows)), [group]))
                 prefixes[device] -= 1
         if any(dealt):
@@ -217,16 +219,13 @@ class Rollout:
             self._admit([each[:size] for each in seats], size)
             seats = [each[size:] for each in seats]
 
-    def _joins(self, families: list[tuple[Family, list[Group]]], group: Group) -> bool:
-        """Add the group to the device's last family if that pays; return whether it was added."""
-        if not (self.engine.share_prefixes and families):
-            return False
-        family, groups = families[-1]
-        prompt, rows = group.prompt, len(group.rows)
-        if not family.takes(len(prompt), common(groups[-1].prompt, prompt), rows, self.plan.sharers):
-            return False
-        groups.append(group)
-        return True
+    def _joins(self, family: Family, groups: list[Group], group: Group) -> bool:
+        """Add the group to a family of groups if that pays; return whether it was added."""
+        same = common(groups[-1].prompt, group.prompt)
+        joins = family.takes(len(group.prompt), same, len(group.rows), self.plan.sharers)
+        if joins:
+            groups.append(group)
+        return joins
 
     def _seated(self, device: int, families: list[tuple[Family, list[Group]]], free: np.ndarray) -> list[Seat]:
         """Assign free prefixes of a device to the families, and free rows to their groups."""
@@ -258,8 +257,9 @@ class Rollout:
         tokens_pt = np.zeros((self.shards * size, width), np.int32)
         lengths_p = np.ones(self.shards * size, np.int32)
         entries_p = np.full(self.shards * size, self.lengths.shape[1])  # past the end: dropped
-        rows_m = np.full((self.shards, entries), self.rows.shape[1])
-        fresh = FreshRows(self.shards * entries, self.stops, engine.config.vocab_size if self.penalised else 0)
+        rows_m = np.full(self.shards * entries, self.rows.shape[1])
+        vocabulary = engine.config.vocab_size if self.penalised else 0
+        fresh = jax.tree.map(np.copy, free_rows(np, self.shards * entries, self.stops, vocabulary))
         for device, each in enumerate(dealt):
             for i, (group, rows, entry, _, first) in enumerate(each, device * size):
                 prompt, params = group.prompt, group.params
@@ -267,14 +267,13 @@ class Rollout:
                 lengths_p[i] = len(prompt)
                 if first:
                     entries_p[i] = entry
-                for sample, (row, at) in enumerate(zip(group.rows, rows, strict=True), i * self.group):
-                    rows_m.flat[sample] = at
-                    fresh.set(sample, group, sample - i * self.group)
+                for sample, (row, at, key) in enumerate(zip(group.rows, rows, group.keys, strict=True), i * self.group):
+                    rows_m[sample] = at
+                    start_row(fresh, sample, prompt, params, key)
                     if params.stop:
                         assert engine.decode is not None
                         self.strings[row] = StopStrings(params.stop, engine.decode)
-        assert self.state is not None
-        places, others = place(rows_m.reshape(-1)), fresh.placed()
+        places, others = place(rows_m), jax.tree.map(place, fresh)
         if self.shared is not None:
             self.state, self.prefixes = self.shared.admit(self.state, self.prefixes, dealt, size, width, places, others)
             return
@@ -294,7 +293,7 @@ class Rollout:
             )
 
     def _grow(self, slots: int) -> None:
-        if self.state is None:
+        if not self.slots:
             self.slots = slots
             with told(f"an empty batch of {self.rows.shape[1]} rows x {slots} slots"):
                 config, dtype = self.engine.config, jnp.dtype(self.engine.dtype)
@@ -336,7 +335,6 @@ class Rollout:
 
     def _park(self, size: int) -> np.ndarray:
         """Move each device's live rows but the `size` longest to host memory; return which rows are still live."""
-        assert self.state is not None
         order = np.argsort(np.where(self.rows >= 0, -self.positions, 1), axis=1, kind="stable")
         for number in range(size, int((self.rows >= 0).sum(axis=1).max())):
             at = np.arange(self.shards), order[:, number]
@@ -353,7 +351,6 @@ class Rollout:
             fits = (parked.rows >= 0) & free.any(axis=1)
             if not fits.any():
                 continue
-            assert self.state is not None
             rows = np.where(fits, free.argmax(axis=1), self.rows.shape[1])
             with told(f"a row moved from host memory to one of {self.rows.shape[1]} rows x {self.slots} slots"):
                 self.state = from_host(self.state, rows, parked.state)
@@ -380,7 +377,6 @@ class Rollout:
 
     def _take(self, order: np.ndarray, slots: int) -> None:
         """Reduce the batch to the given rows of each device, with `slots` slots."""
-        assert self.state is not None
         with told(f"change to {order.shape[1]} rows x {slots} slots"):
             self.state = resized(self.state, place(order.reshape(-1)), slots)
         self.rows, self.positions, self.left, self.entries = (
@@ -418,7 +414,6 @@ class Rollout:
 
     def _collect(self, drawn: Drawn) -> list[Segment]:
         """Return the rows' parts of the segment, and free the rows that have ended."""
-        assert self.state is not None
         shape = self.rows.shape
         ended = np.array(fetch(self.state.ended_b)).reshape(shape)
         left = np.array(fetch(self.state.left_b)).reshape(shape)

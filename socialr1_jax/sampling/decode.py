@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from socialr1_jax.models.attention import Backend, DecodeKernel, decode_attention, rope_tables
 from socialr1_jax.models.blockwise import Prefix, Segments
@@ -16,10 +17,12 @@ from socialr1_jax.models.decode_kernel import attention_by_length
 from socialr1_jax.models.kv_cache import LayerCache, Sharing, cache_from_prefill
 from socialr1_jax.models.qwen3 import Params, block, forward, logits, rms_norm
 from socialr1_jax.models.qwen3_config import Qwen3Config
-from socialr1_jax.models.temperature import GREEDY
+from socialr1_jax.models.temperature import GREEDY, LARGEST, SMALLEST
 from socialr1_jax.runtime.mesh import ROWS, P, by_heads, by_rows, constrain, tensor_shards
 from socialr1_jax.sampling.draw import draw, uniforms
+from socialr1_jax.sampling.families import Tokens
 from socialr1_jax.sampling.filters import filter_logits, temper
+from socialr1_jax.sampling.params import SamplingParams
 
 LIVE, STOP, LENGTH, ERROR = range(4)  # whether and how a row has ended
 NO_BUDGET = 2**31 - 1
@@ -67,21 +70,36 @@ def empty_batch(
 
     `penalised`: whether rows may have a repetition penalty.
     """
-    ints, floats = jnp.zeros(rows, jnp.int32), jnp.zeros(rows, jnp.float32)
-    sampling = RowSampling(
-        jnp.zeros((rows, 2), jnp.uint32),
-        floats,
-        ints,
-        floats,
-        floats,
-        floats,
-        jnp.zeros((rows, stops), jnp.int32),
-        ints,
-    )
-    seen_bv = jnp.zeros((rows, config.vocab_size), bool) if penalised else None
-    state = DecodeState(ints, ints, ints, ints, ints + STOP, sampling, [], seen_bv)
+    state = free_rows(jnp, rows, stops, config.vocab_size if penalised else 0)
     state = jax.tree.map(lambda x: constrain(x, ROWS), state)
     return state._replace(caches=empty_caches(config, rows, slots, dtype))
+
+
+def free_rows(xp: Any, rows: int, stops: int, vocabulary: int) -> DecodeState:
+    """Return free rows without caches as arrays of `xp`, NumPy or jax.numpy; `seen_bv` is None for `vocabulary` 0."""
+    ints, floats = xp.zeros(rows, xp.int32), xp.zeros(rows, xp.float32)
+    keys, no_stops = xp.zeros((rows, 2), xp.uint32), xp.full((rows, stops), -1, xp.int32)
+    sampling = RowSampling(keys, floats, ints, floats, floats, floats + 1, no_stops, ints)
+    seen_bv = xp.zeros((rows, vocabulary), bool) if vocabulary else None
+    return DecodeState(ints, ints, ints, ints, ints + STOP, sampling, [], seen_bv)
+
+
+def start_row(rows: Any, at: int, prompt: Tokens, params: SamplingParams, key: np.ndarray) -> None:
+    """Write a row that continues `prompt` into `free_rows` of NumPy, whose arrays must be copies of their own."""
+    rows.last_b[at], rows.positions_b[at] = prompt[-1], len(prompt) - 1
+    rows.left_b[at], rows.ended_b[at] = params.max_new_tokens, LIVE
+    rows.thinking_b[at] = NO_BUDGET if params.thinking_budget is None else params.thinking_budget
+    how = rows.sampling
+    how.keys_b[at] = key
+    # Clip before the cast to float32, which would turn tiny numbers into 0 and huge ones into inf. 0 stays 0.
+    how.temperature_b[at] = params.temperature and np.clip(params.temperature, SMALLEST, LARGEST)
+    how.top_k_b[at], how.top_p_b[at], how.min_p_b[at] = params.top_k, params.top_p, params.min_p
+    how.penalty_b[at] = params.repetition_penalty
+    stops = sorted(set(params.stop_token_ids))
+    how.stops_bi[at, : len(stops)] = stops
+    how.think_end_b[at] = -1 if params.think_end_id is None else params.think_end_id
+    if rows.seen_bv is not None:
+        rows.seen_bv[at, list(prompt)] = True
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2, 3))
@@ -211,35 +229,20 @@ def prefill_bins(
         return by_rows(write, (ROWS, P(None, *ROWS), ROWS), ROWS)(pool, kv, at_d)
 
 
-@partial(jax.jit, donate_argnames=("prefixes",))
-def prefixes_from_pool(
-    prefixes: list[LayerCache], pool: Pool, at_ps: jax.Array, entries_p: jax.Array
-) -> list[LayerCache]:
-    """Copy prefixes to the entries `entries_p`; token s of prefix p is in slot `at_ps[p, s]` of the pool, or -1."""
+@partial(jax.jit, donate_argnames=("part",))
+def insert_from_pool(part: Any, pool: Pool, at_ms: jax.Array, rows_m: jax.Array, fresh: DecodeState | None) -> Any:
+    """Fill rows of a state, or prefixes if `fresh` is None; token s of row m is in slot `at_ms[m, s]`, or -1 for none.
 
-    def insert(prefixes: list[LayerCache], pool: Pool, at_ps: jax.Array, entries_p: jax.Array) -> list[LayerCache]:
-        return put_rows(prefixes, entries_p, cache_from_prefill(*_taken(pool, at_ps)))
+    `rows_m` and `fresh` are as in `admit`, but here rows begin with tokens of their own.
+    """
 
-    with jax.named_scope("insert"):
-        return by_rows(insert, (ROWS,) * 4, ROWS)(prefixes, pool, at_ps, entries_p)
-
-
-@partial(jax.jit, donate_argnames=("state",))
-def admit_from_pool(
-    state: DecodeState, pool: Pool, at_ms: jax.Array, rows_m: jax.Array, fresh: DecodeState
-) -> DecodeState:
-    """Start rows as `admit` does, but with own tokens: token s of row m is in slot `at_ms[m, s]` of the pool, or -1."""
-
-    def insert(state: DecodeState, pool: Pool, at_ms: jax.Array, rows_m: jax.Array, fresh: DecodeState) -> DecodeState:
-        return put_rows(state, rows_m, fresh._replace(caches=cache_from_prefill(*_taken(pool, at_ms))))
+    def insert(part: Any, pool: Pool, at_ms: jax.Array, rows_m: jax.Array, fresh: DecodeState | None) -> Any:
+        kv = (jnp.where((at_ms >= 0)[..., None, None], x_dlmkh[0][:, at_ms], 0) for x_dlmkh in pool)
+        caches = cache_from_prefill(*kv)
+        return put_rows(part, rows_m, fresh._replace(caches=caches) if fresh else caches)
 
     with jax.named_scope("insert"):
-        return by_rows(insert, (ROWS,) * 5, ROWS)(state, pool, at_ms, rows_m, fresh)
-
-
-def _taken(pool: Pool, at_ms: jax.Array) -> list[jax.Array]:
-    """Return the keys and values [l, m, s, k, h] of the pool's slots, zeros for -1."""
-    return [jnp.where((at_ms >= 0)[..., None, None], x_dlmkh[0][:, at_ms], 0) for x_dlmkh in pool]
+        return by_rows(insert, (ROWS,) * 5, ROWS)(part, pool, at_ms, rows_m, fresh)
 
 
 def decode_step(
@@ -285,12 +288,7 @@ def decode_step(
 
 
 def _next(
-    logits_bv: jax.Array,
-    uniform_b: jax.Array,
-    state: DecodeState,
-    filters: frozenset[str],
-    num_tokens: int,
-    raw: bool,
+    logits_bv: jax.Array, uniform_b: jax.Array, state: DecodeState, filters: frozenset[str], num_tokens: int, raw: bool
 ) -> tuple[DecodeState, Drawn]:
     """Return the state after one more token per live row, and the drawn tokens, [b]."""
     # Each device of `tensor` draws for a part of the rows after one all-to-all, or for all after one all-gather if it

@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Literal
@@ -19,11 +19,12 @@ from socialr1_jax.runtime.mesh import row_shards, tensor_shards
 from socialr1_jax.runtime.terminal import counted, gib
 from socialr1_jax.sampling.batch import Group, Rollout, Segment, slot_stride
 from socialr1_jax.sampling.draw import row_keys
-from socialr1_jax.sampling.families import mean_rows
+from socialr1_jax.sampling.families import Prompts, mean_rows
 from socialr1_jax.sampling.memory import BatchPlan, free_memory, ladder, plan_batch, round_up
 from socialr1_jax.sampling.params import Completion, SamplingParams
-from socialr1_jax.sampling.stops import Decode
+from socialr1_jax.sampling.text import Decode
 
+Sampling = SamplingParams | Sequence[SamplingParams]
 log = logging.getLogger(__name__)
 
 
@@ -55,12 +56,7 @@ class Engine:
     platform: str = field(default_factory=jax.default_backend)  # differs from the default only in plans
 
     def sample(
-        self,
-        prompts: Sequence[Sequence[int]],
-        sampling: SamplingParams | Sequence[SamplingParams],
-        *,
-        step: int = 0,
-        prompt_ids: Sequence[int] | None = None,
+        self, prompts: Prompts, sampling: Sampling, *, step: int = 0, prompt_ids: Sequence[int] | None = None
     ) -> list[list[Completion]]:
         """Return all completions of each prompt (a list of token ids); `sampling` is for all prompts, or one for each.
 
@@ -73,12 +69,7 @@ class Engine:
         return [[group[i] for i in range(len(group))] for group in groups]
 
     def completions(
-        self,
-        prompts: Sequence[Sequence[int]],
-        sampling: SamplingParams | Sequence[SamplingParams],
-        *,
-        step: int = 0,
-        prompt_ids: Sequence[int] | None = None,
+        self, prompts: Prompts, sampling: Sampling, *, step: int = 0, prompt_ids: Sequence[int] | None = None
     ) -> Iterator[tuple[int, int, Completion]]:
         """Yield (prompt index, sample index, completion) of each completion as soon as it is finished.
 
@@ -86,19 +77,11 @@ class Engine:
         """
         each = _one_each(sampling, len(prompts))
         places = [(i, sample) for i, params in enumerate(each) for sample in range(params.n)]
-        parts: dict[int, list[Segment]] = {}
-        for part in self.stream(prompts, each, step=step, prompt_ids=prompt_ids):
-            parts.setdefault(part.row, []).append(part)
-            if part.finish_reason:
-                yield *places[part.row], joined(parts.pop(part.row))
+        for row, completion in finished(self.stream(prompts, each, step=step, prompt_ids=prompt_ids), {}):
+            yield *places[row], completion
 
     def stream(
-        self,
-        prompts: Sequence[Sequence[int]],
-        sampling: SamplingParams | Sequence[SamplingParams],
-        *,
-        step: int = 0,
-        prompt_ids: Sequence[int] | None = None,
+        self, prompts: Prompts, sampling: Sampling, *, step: int = 0, prompt_ids: Sequence[int] | None = None
     ) -> Iterator[Segment]:
         """Yield partial completions after each segment. Rows are numbered prompt by prompt, sample by sample."""
         if prompts:
@@ -106,12 +89,7 @@ class Engine:
                 yield from parts
 
     def rollout(
-        self,
-        prompts: Sequence[Sequence[int]],
-        sampling: SamplingParams | Sequence[SamplingParams],
-        *,
-        step: int = 0,
-        prompt_ids: Sequence[int] | None = None,
+        self, prompts: Prompts, sampling: Sampling, *, step: int = 0, prompt_ids: Sequence[int] | None = None
     ) -> Rollout:
         """Return the call of `stream` as a rollout, whose `steps` sample. There must be at least one prompt."""
         each = _one_each(sampling, len(prompts))
@@ -120,7 +98,7 @@ class Engine:
         plan = self.plan(prompts, each)
         return Rollout(self, plan, groups_of(prompts, each, ids, step, plan.rows), each)
 
-    def plan(self, prompts: Sequence[Sequence[int]], sampling: SamplingParams | Sequence[SamplingParams]) -> BatchPlan:
+    def plan(self, prompts: Prompts, sampling: Sampling) -> BatchPlan:
         """Return the batch of these prompts on each device. Raises ValueError if not even one row fits."""
         each = _one_each(sampling, len(prompts))
         stride, shards = slot_stride(self.platform), row_shards()
@@ -165,7 +143,7 @@ class Engine:
         )
         return plan
 
-    def check(self, prompts: Sequence[Sequence[int]], each: Sequence[SamplingParams]) -> None:
+    def check(self, prompts: Prompts, each: Sequence[SamplingParams]) -> None:
         """Check prompts and parameters. Raises ValueError naming the first prompt that cannot be sampled from."""
         vocabulary, positions = self.config.vocab_size, self.config.max_position_embeddings
         for i, (prompt, params) in enumerate(zip(prompts, each, strict=True)):
@@ -190,7 +168,7 @@ def _say(text: str) -> None:
     log.debug(text)
 
 
-def _one_each(sampling: SamplingParams | Sequence[SamplingParams], prompts: int) -> list[SamplingParams]:
+def _one_each(sampling: Sampling, prompts: int) -> list[SamplingParams]:
     if isinstance(sampling, SamplingParams):
         return [sampling] * prompts
     if len(sampling) != prompts:
@@ -199,12 +177,7 @@ def _one_each(sampling: SamplingParams | Sequence[SamplingParams], prompts: int)
 
 
 def groups_of(
-    prompts: Sequence[Sequence[int]],
-    each: Sequence[SamplingParams],
-    ids: Sequence[int],
-    step: int,
-    most: int,
-    first: int = 0,
+    prompts: Prompts, each: Sequence[SamplingParams], ids: Sequence[int], step: int, most: int, first: int = 0
 ) -> list[Group]:
     """Return the samples of all prompts in groups of at most `most` rows, numbered from `first`.
 
@@ -223,15 +196,20 @@ def groups_of(
     padded = (jnp.asarray(np.pad(column, (0, ladder(total) - total))) for column in columns)  # few sizes to compile
     seeds_b, ids_b, samples_b = padded
     keys = np.asarray(row_keys(seeds_b, step, ids_b, samples_b))
-    groups = []
-    start = first
-    for i, (prompt, params) in enumerate(zip(prompts, each, strict=True)):
-        rows = range(first, first + params.n)
-        for at in range(0, params.n, most):
-            part = rows[at : at + most]
-            groups.append(Group(i, prompt, params, keys[part.start - start : part.stop - start], part))
-        first = rows.stop
+    rows, groups = range(first, first + total), []
+    for i, (end, prompt, params) in enumerate(zip(np.cumsum(counts).tolist(), prompts, each, strict=True)):
+        for at in range(end - params.n, end, most):
+            part = slice(at, min(at + most, end))
+            groups.append(Group(i, prompt, params, keys[part], rows[part]))
     return groups
+
+
+def finished(parts: Iterable[Segment], pending: dict[int, list[Segment]]) -> Iterator[tuple[int, Completion]]:
+    """Yield row and completion of each response that one of `parts` ends; `pending` holds the parts of the others."""
+    for part in parts:
+        pending.setdefault(part.row, []).append(part)
+        if part.finish_reason:
+            yield part.row, joined(pending.pop(part.row))
 
 
 def joined(parts: Sequence[Segment]) -> Completion:

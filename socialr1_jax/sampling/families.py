@@ -13,6 +13,7 @@ import numpy as np
 from socialr1_jax.models.kv_cache import Sharing
 
 Tokens = Sequence[int] | np.ndarray
+Prompts = Sequence[Tokens]
 SHARERS = 4  # rows that share a prefix of several prompts; on a CPU more rows cost as much compute as they save reads
 
 
@@ -35,7 +36,7 @@ class Family:
         return True
 
 
-def mean_rows(prompts: Sequence[Tokens], counts: Sequence[int]) -> float:
+def mean_rows(prompts: Prompts, counts: Sequence[int]) -> float:
     """Return the mean number of rows per prefix. counts: samples of each prompt."""
     most, families, before = max(SHARERS, *counts), list[Family](), np.zeros(0)
     for prompt, rows in zip(map(np.asarray, prompts), counts, strict=True):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from socialr1_jax.sampling.batch import Rollout, Segment
-from socialr1_jax.sampling.engine import Engine, groups_of, joined
+from socialr1_jax.sampling.engine import Engine, finished, groups_of
 from socialr1_jax.sampling.params import Completion, SamplingParams
 
 
@@ -46,10 +46,9 @@ class Feed:
             raise ValueError(f"a prompt of {len(prompt)} tokens; the feed takes at most {self._longest}")
         each = [self._sampling]
         self._engine.check([prompt], each)
-        number = self._added
-        self._rollout.wait(groups_of([prompt], each, [prompt_id], 0, 1, first=number))
+        self._rollout.wait(groups_of([prompt], each, [prompt_id], 0, 1, first=self._added))
         self._added += 1
-        return number
+        return self._added - 1
 
     def step(self) -> list[tuple[int, Completion]]:
         """Decode a segment and return (number, completion) of each completion that it finished.
@@ -60,10 +59,7 @@ class Feed:
         if parts is None:  # no rows were left; more may have been added since
             self._steps = self._rollout.steps()
             parts = next(self._steps, [])
-        ended = []
-        for part in parts:
-            self._parts.setdefault(part.row, []).append(part)
-            if part.finish_reason:
-                ended.append((part.row, joined(self._parts.pop(part.row))))
-                self._rollout.forget(part.row)
+        ended = list(finished(parts, self._parts))
+        for row, _ in ended:
+            self._rollout.forget(row)
         return ended

@@ -2,7 +2,6 @@
 
 import math
 from bisect import bisect_left
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -83,7 +82,19 @@ def plan_batch(
 
     Raises ValueError if not even one row fits; the message suggests fixes.
     """
-    planned = partial(_batch, config, group=group, groups=prompts, backend=backend, alike=alike, form=weights)
+    planned = partial(
+        _batch,
+        config=config,
+        itemsize=itemsize,
+        group=group,
+        groups=prompts,
+        width=width,
+        slots=slots,
+        backend=backend,
+        tensor=tensor,
+        alike=alike,
+        weights=weights,
+    )
     token = Arithmetic(config, itemsize, 1).cache_token // tensor
     if alike:  # a pool of _PREFILL_TOKENS, whatever the width, so that its programs serve prompts of any length
         most = max(1, min(prompts, (_PREFILL_TOKENS - shared_slots(width)) // width))
@@ -95,23 +106,23 @@ def plan_batch(
     sizes = [(rows, count, slots) for count in fewer]
     sizes += [(size, min(count, max(1, size // group)), each) for size in [rows, *_below(rows)] for count in fewer]
     for rows, prompts, least in [*sizes, (1, 1, slots)]:
-        plan = planned(itemsize, rows, prompts, width=width, slots=slots, tensor=tensor)
+        plan = planned(rows, prompts)
         over = 0 if memory is None else max(0, -(-(plan.total - memory) // token))
         if plan.tokens - over >= max(min(group, rows) * slots, rows * least):
-            return planned(itemsize, rows, prompts, width=width, slots=slots, tensor=tensor, tokens=plan.tokens - over)
+            return planned(rows, prompts, tokens=plan.tokens - over)
     raise ValueError(
         f"sampling does not fit: one row of {width} + {slots} tokens takes {gib(plan.total)} GiB a device "
         f"({gib(plan.weights)} of it the weights), and {gib(memory or 0)} GiB may be used. "
-        + _advice(planned, config, itemsize, width, width // 4 if alike else 0, slots, tensor, memory or 0)
+        + _advice(planned, width // 4 if alike else 0, memory or 0)
     )
 
 
 def _batch(
-    config: Qwen3Config,
-    itemsize: int,
     rows: int,
     prompts: int,
     *,
+    config: Qwen3Config,
+    itemsize: int,
     group: int,
     groups: int,
     width: int,
@@ -119,13 +130,12 @@ def _batch(
     backend: Backend,
     tensor: int,
     alike: float,
-    form: str,
+    weights: str,
     tokens: int = 0,
 ) -> BatchPlan:
     tokens = tokens or rows * slots
-    costs = Arithmetic(config, itemsize, 1, form)
+    costs = Arithmetic(config, itemsize, 1, weights)
     d, n, h, f = config.hidden_size, config.num_attention_heads, config.head_dim, config.intermediate_size
-    weights = costs.rollout_copy // tensor
     token = costs.cache_token // tensor
     seen = width + (shared_slots(width) if alike else 0)
     scores = 8 * n // tensor * seen if backend == "xla" else 0  # the float32 square before and after its softmax
@@ -135,9 +145,7 @@ def _batch(
     prefixes = 2 * math.ceil(rows / (alike or min(group, rows)))
     prefixes = min(rows, round_up(prefixes, 8) if alike else prefixes, groups * -(-group // rows))
     layer = max(tokens, prefixes * width) * token // config.num_hidden_layers
-    cache = (tokens + prefixes * width + (pool_slots(prompts, width) if alike else 0)) * token
     inserted = prompts * (width + (min(group, rows) * slots if alike else 0)) * token  # copies to be written
-    temporaries = max(prompts * width * prefilled + inserted, rows * drawn, 2 * layer)
     return BatchPlan(
         rows=rows,
         prompts=prompts,
@@ -146,41 +154,33 @@ def _batch(
         tokens=tokens,
         sharers=min(max(group, SHARERS) if alike else group, rows),
         prefixes=prefixes,
-        weights=weights,
-        cache=cache,
-        temporaries=temporaries,
+        weights=costs.rollout_copy // tensor,
+        cache=(tokens + prefixes * width + (pool_slots(prompts, width) if alike else 0)) * token,
+        temporaries=max(prompts * width * prefilled + inserted, rows * drawn, 2 * layer),
     )
 
 
-def _advice(
-    planned: Callable[..., BatchPlan],
-    config: Qwen3Config,
-    itemsize: int,
-    width: int,
-    own: int,
-    slots: int,
-    tensor: int,
-    memory: int,
-) -> str:
+def _advice(planned: partial[BatchPlan], own: int, memory: int) -> str:
     """Return the changes that would make one row fit, each checked with the plan: fewer tokens, bfloat16, more devices.
 
     own: tokens of a prompt that may be in the row's own slots.
     """
-    new = slots - own
+    given = planned.keywords
+    config, tensor = given["config"], given["tensor"]
 
-    def fits(itemsize: int = itemsize, width: int = width, new: int = new, tensor: int = tensor) -> bool:
-        return planned(itemsize, 1, 1, width=width, slots=own + new, tensor=tensor).total <= memory
+    def fits(**changes: int) -> bool:
+        return planned(1, 1, **changes).total <= memory
 
-    def most(name: str, tokens: int) -> int:
-        shorter = range(_STRIDE, tokens, _STRIDE)
-        return _STRIDE * bisect_left(shorter, True, key=lambda size: not fits(**{name: size}))
+    def most(name: str, beside: int) -> int:
+        shorter = range(_STRIDE, given[name] - beside, _STRIDE)
+        return _STRIDE * bisect_left(shorter, True, key=lambda size: not fits(**{name: beside + size}))
 
     fixes = []
-    if tokens := most("new", new):
+    if tokens := most("slots", own):
         fixes.append(f"with max_new_tokens of at most {tokens}")
-    if tokens := most("width", width):
+    if tokens := most("width", 0):
         fixes.append(f"with prompts of at most {tokens} tokens")
-    if itemsize > 2 and fits(itemsize=2):
+    if given["itemsize"] > 2 and fits(itemsize=2):
         fixes.append("in bfloat16")
     sizes = config.num_key_value_heads, config.intermediate_size, config.vocab_size
     split = (more for more in range(tensor + 1, sizes[0] + 1) if not any(size % more for size in sizes))

@@ -24,15 +24,13 @@ from socialr1_jax.models.kv_cache import LayerCache
 from socialr1_jax.models.text_bins import Unit, fill_bins, lay_out
 from socialr1_jax.runtime.compiles import told
 from socialr1_jax.runtime.mesh import place
-from socialr1_jax.sampling.decode import DecodeState, admit_from_pool, empty_pool, prefill_bins, prefixes_from_pool
-from socialr1_jax.sampling.families import Tokens, common
+from socialr1_jax.sampling.decode import DecodeState, empty_pool, insert_from_pool, prefill_bins
+from socialr1_jax.sampling.families import Prompts, Tokens, common
 from socialr1_jax.sampling.memory import BatchPlan, ceiling, coarse, ladder, pool_slots, power, shared_slots
 
 if TYPE_CHECKING:
     from socialr1_jax.sampling.batch import Seat
     from socialr1_jax.sampling.engine import Engine
-
-Prompts = Sequence[Tokens]
 
 _STEP = 64  # smallest width of a bin; the others are powers of two above it, for few programs
 _SHORTEST = 256  # tokens that a unit may always have
@@ -117,10 +115,10 @@ class SharedPrefill:
                     p = next(of)
                     entries_dp[device, p], shared_dps[device, p, : len(shared)] = seat.entry, shared
         with told(f"{entries_dp.shape[1]} prefixes put into caches of {before} slots"):
-            places = place(shared_dps.reshape(-1, before)), place(entries_dp.reshape(-1))
-            prefixes = prefixes_from_pool(prefixes, self._pool, *places)
+            at_ps, entries_p = place(shared_dps.reshape(-1, before)), place(entries_dp.reshape(-1))
+            prefixes = insert_from_pool(prefixes, self._pool, at_ps, entries_p, None)
         with told(f"{size} prompts put into caches of {slots} slots"):
-            state = admit_from_pool(state, self._pool, place(own_dpgs.reshape(-1, slots)), rows_m, fresh)
+            state = insert_from_pool(state, self._pool, place(own_dpgs.reshape(-1, slots)), rows_m, fresh)
         return state, prefixes
 
     def _extend(self, beginnings: Prompts) -> None:
@@ -294,17 +292,13 @@ def _laid(
     laid = [lay_out(bins, width, count) for bins in filled]
     segments = Segments(*(np.stack(parts) for parts in zip(*(rows.segments for rows in laid), strict=True)))
     positions_dbt = segments.positions_bt + np.array(lengths, np.int32)[:, None, None]
-    places: list[dict[int, np.ndarray]] = []
-    for bins in filled:
-        places.append({})
-        for at, each in enumerate(bins):
-            start = at * width
-            for unit in each:
-                shared = np.arange(start, start + len(unit.shared))
-                start += len(unit.shared)
-                for item, own in zip(unit.items, unit.own, strict=True):
-                    places[-1][item] = np.concatenate([shared, np.arange(start, start + len(own))])
-                    start += len(own)
+    places = []
+    for rows in laid:
+        at_t = {}
+        for item, (at, t) in zip(rows.items, (divmod(end, width) for end in rows.ends), strict=True):
+            own_t, prefix = rows.segments.own_bt[at], rows.segments.prefix_bt[at, t]
+            at_t[item] = at * width + np.flatnonzero((own_t == own_t[t]) | (own_t == prefix))
+        places.append(at_t)
     return np.stack([rows.tokens_bt for rows in laid]), segments._replace(positions_bt=positions_dbt), places
 
 
@@ -316,8 +310,7 @@ def units_of(prompts: Prompts, most: int) -> list[Unit]:
     order = _sorted(prompts)
     lengths = [len(prompts[i]) for i in order]
     same = [common(prompts[i], prompts[j]) for i, j in pairwise(order)]
-    fewest, begins = [0], []  # tokens of the first n prompts, and the start of their last unit
-    shares: list[int] = []
+    cuts = [(0, 0, 0)]  # of the first n prompts: fewest tokens, and start and shared prefix of their last unit
     for end in range(1, len(order) + 1):
         shared, length, best = lengths[end - 1] - 1, 0, (sys.maxsize, 0, 0)
         for begin in range(end - 1, -1, -1):
@@ -327,13 +320,11 @@ def units_of(prompts: Prompts, most: int) -> list[Unit]:
             size = length - (end - begin - 1) * shared
             if begin < end - 1 and size > most:
                 break
-            best = min(best, (fewest[begin] + size, begin, shared))
-        fewest.append(best[0])
-        begins.append(best[1])
-        shares.append(best[2])
+            best = min(best, (cuts[begin][0] + size, begin, shared))
+        cuts.append(best)
     units, end = [], len(order)
     while end:
-        begin, shared = begins[end - 1], shares[end - 1]
+        _, begin, shared = cuts[end]
         items = order[begin:end]
         units.append(Unit(items, list(prompts[items[0]][:shared]), [list(prompts[i][shared:]) for i in items]))
         end = begin

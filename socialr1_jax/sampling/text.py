@@ -1,6 +1,7 @@
-"""Find the stop tokens of a model, and decode responses as the rewards read them."""
+"""Find the stop tokens of a model and stop strings in a response, and decode responses as the rewards read them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ from socialr1_jax.runtime.files import read_json
 from socialr1_jax.runtime.model_files import file_of
 from socialr1_jax.runtime.terminal import shown
 from socialr1_jax.sampling.params import Completion
+
+Decode = Callable[[Sequence[int]], str]
 
 
 def stop_token_ids(model: Qwen3, tokenizer: Any) -> tuple[int, ...]:
@@ -50,3 +53,32 @@ def decode_responses(tokenizer: Any, completions: Sequence[Completion], *, think
         opening + (text.partition(c.stop)[0] if isinstance(c.stop, str) else text)
         for text, c in zip(texts, completions, strict=True)
     ]
+
+
+@dataclass
+class StopStrings:
+    """Searches one row's tokens for stop strings, segment by segment.
+
+    Only the tail of earlier tokens is decoded again: a token of a byte-level tokenizer has at least one byte, so a
+    string of `m` bytes spans at most `m` tokens and a character at most 4.
+    """
+
+    stop: tuple[str, ...]
+    decode: Decode
+    tail: list[int] = field(default_factory=list)
+
+    def look(self, new: Sequence[int]) -> tuple[int, str] | None:
+        """Return (number of new tokens up to the end of the first stop string, that string), or None."""
+        longest = max(len(text.encode()) for text in self.stop)
+        seen, old = [*self.tail, *new], len(self.tail)
+        self.tail = seen[-longest - 4 :]
+        if not self._first(seen):
+            return None
+        for count in range(1, len(new) + 1):
+            if stop := self._first(seen[: old + count]):
+                return count, stop
+        return None  # the last tokens changed the decoding of earlier ones
+
+    def _first(self, tokens: Sequence[int]) -> str | None:
+        text = self.decode(tokens)
+        return next((stop for stop in self.stop if stop in text), None)

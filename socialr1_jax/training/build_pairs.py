@@ -8,6 +8,7 @@ resumes from it, and a build with other settings of `matching` or `structure` re
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,7 +60,7 @@ def build_pairs(config: PairsConfig) -> PairsSummary:
         write_pairs(config.output, pairs)
         return PairsSummary(unscorable={}, pairs=tuple(pairs))
 
-    with WorkFile(Path(f"{config.output}.work"), sample_settings(config)) as work:
+    with closing(WorkFile(Path(f"{config.output}.work"), sample_settings(config))) as work:
         if config.source == "policy":
             examples = _questions(config)
             _sample(config, examples, work)
@@ -72,12 +73,12 @@ def build_pairs(config: PairsConfig) -> PairsSummary:
     provenance = _provenance(config)
     pairs = [
         pair
-        for question, texts in zip(questions, scored, strict=True)
+        for (example, _), texts in zip(groups, scored, strict=True)
         for pair in match_pairs(
-            texts, config.matching, question.id, question.story, question.question, config.seed, provenance
+            texts, config.matching, example.id, example.story, example.question, config.seed, provenance
         )
     ]
-    if not any(question.thoughts for question in questions):
+    if not any(questions):
         raise ValueError(
             f"none of {counted(sum(len(responses) for _, responses in groups), 'response')} has thoughts to compare; "
             f"take a policy that writes <think>...</think>, or more tokens; {config.output}.work has the responses"
@@ -93,7 +94,7 @@ def build_pairs(config: PairsConfig) -> PairsSummary:
     return PairsSummary(
         questions=len(questions),
         responses=sum(text is not None for _, responses in groups for text in responses),
-        thoughts=sum(len(question.thoughts) for question in questions),
+        thoughts=sum(map(len, questions)),
         unscorable=unscorable,
         pairs=tuple(pairs),
     )
@@ -147,9 +148,8 @@ def _sample(config: PairsConfig, examples: Sequence[Example], work: WorkFile) ->
     tensor = config.sampling.tensor
     mesh = make_mesh(tensor=1 if tensor == "auto" else tensor)
     with working(f"loading {config.policy}"), jax.set_mesh(mesh):
-        tokenizer = load_tokenizer(
-            folder := local_folder(config.policy)
-        )  # first: a bad tokenizer fails before the weights are loaded
+        folder = local_folder(config.policy)
+        tokenizer = load_tokenizer(folder)  # first: a bad tokenizer fails before the weights are loaded
         model = load_hf(folder, mesh, config.dtype, ignore_fields=config.ignore_fields)
     refuse_long_prompts(
         tokenizer,
@@ -159,34 +159,27 @@ def _sample(config: PairsConfig, examples: Sequence[Example], work: WorkFile) ->
         max_prompt_tokens=config.max_prompt_tokens,
         limit="max_prompt_tokens",
     )
-    prompts = encode_prompts(tokenizer, examples, config.max_prompt_tokens)
-    missing = [i for i, prompt in enumerate(prompts) if lacks(prompt.example)]
-    keys = [question_key(prompts[i].example) for i in missing]
+    encoded = encode_prompts(tokenizer, examples, config.max_prompt_tokens)
+    prompts = [prompt for prompt in encoded if lacks(prompt.example)]
+    keys = [question_key(prompt.example) for prompt in prompts]
     engine = Engine(
         params=model.params,
         config=model.config,
         num_tokens=model.num_tokens,
         dtype=config.dtype,
-        weights=config.sampling.weights,
         backend=prefill_attention("auto", config.dtype),
-        attention=config.sampling.attention,
-        segment_tokens=config.sampling.segment_tokens,
-        max_rows=config.sampling.max_rows,
+        **config.sampling.model_dump(include={"weights", "attention", "segment_tokens", "max_rows"}),
     )
-    sampling = SamplingParams(
-        n=group,
-        seed=config.seed,
-        stop_token_ids=stop_token_ids(model, tokenizer),
-        **config.sampling.draws,
-    )
+    stops = stop_token_ids(model, tokenizer)
+    sampling = SamplingParams(n=group, seed=config.seed, stop_token_ids=stops, **config.sampling.draws)
     # Seed each sample by its question, not by the question's position in the file.
     ids = [int(key[:8], 16) for key in keys]
-    with jax.set_mesh(mesh), shown_log(), Bar("sample", len(missing) * group) as bar:
-        tokens = [prompts[i].tokens for i in missing]
-        for prompt, sample, completion in engine.completions(tokens, sampling, prompt_ids=ids):
+    with jax.set_mesh(mesh), shown_log(), Bar("sample", len(prompts) * group) as bar:
+        tokens = [prompt.tokens for prompt in prompts]
+        for at, sample, completion in engine.completions(tokens, sampling, prompt_ids=ids):
             text = "" if completion.finish_reason == "error" else decode_responses(tokenizer, [completion])[0]
-            if (keys[prompt], sample) not in work.samples:
-                work.add_sample(keys[prompt], sample, text)
+            if (keys[at], sample) not in work.samples:
+                work.add_sample(keys[at], sample, text)
             bar.advance(counted(len(completion.tokens), "token"))
 
 

@@ -47,9 +47,8 @@ from socialr1_jax.runtime.processes import is_first, wait_for_all
 from socialr1_jax.runtime.terminal import counted
 from socialr1_jax.training.recording import Replay, RolloutFile, refuse_foreign_rollouts
 from socialr1_jax.training.sampler import Sampler, make_sampler, make_scorer
-from socialr1_jax.training.start import cold_start, random_start
+from socialr1_jax.training.start import cold_start, first_model
 from socialr1_jax.training.watches import Watches
-from socialr1_jax.weights.hf import load_hf
 from socialr1_jax.weights.hf_export import save_hf
 from socialr1_jax.weights.hf_folder import files_dtype, local_folder
 from socialr1_jax.weights.tokenizer_files import load_tokenizer
@@ -164,7 +163,10 @@ def _open(config: RunConfig, stop: Stop) -> _Opened:
         say_devices(f"{backend}, of decoding {decoding}")
         source, watches, prompts = sampler, Watches(config, template), {"prompts": sampler}
     else:
-        model, source = _replayed(config)
+        source = replay = Replay(config)
+        model = _loaded(config, ())
+        with working(f"checking {config.replay_rollouts}"):
+            replay.check(model.num_tokens)
         watches, prompts = Watches(config, None), {}
         say_devices(backend)
     step = make_step(config, model.config, model.num_tokens, model.params, backend)
@@ -207,24 +209,13 @@ def _sampled(
     return model, sampler, read_template(tokenizer)
 
 
-def _replayed(config: RunConfig) -> tuple[Qwen3, Replay]:
-    replay = Replay(config)
-    model = _loaded(config, ())
-    with working(f"checking {config.replay_rollouts}"):
-        replay.check(model.num_tokens)
-    return model, replay
-
-
 def _loaded(config: RunConfig, questions: Sequence[Example]) -> Qwen3:
     """Load or initialise the model; a random model's tokenizer may be built from `questions`."""
-    name, mesh = config.model.path, jax.sharding.get_mesh()
-    with working(f"loading {name or config.model.random}"):
-        if config.model.random:
-            model = random_start(config, mesh, questions)
-        else:
-            model = load_hf(name, mesh, ignore_fields=config.model.ignore_fields)
+    path, random = config.model.path, config.model.random
+    with working(f"loading {path or random}"):
+        model = first_model(config, questions)
     size = sum(x.size for x in jax.tree.leaves(model.params))
-    kind = f"random weights ({config.model.random})" if config.model.random else name
+    kind = f"random weights ({random})" if random else path
     console.print(f"model: {kind}, {size / 1e6:,.1f} million parameters, vocabulary {model.num_tokens:,}")
     return model
 

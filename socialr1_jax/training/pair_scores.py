@@ -28,28 +28,18 @@ _BATCHES = 4  # requests submitted before their verdicts are saved, in multiples
 
 @dataclass(frozen=True, kw_only=True)
 class Thoughts:
-    """The thoughts of one response, whole and by stage."""
+    """The thoughts of one response to a question, whole and by stage."""
 
+    question: Example
     sample: int
     text: str
     segments: Mapping[str, str]
 
 
-@dataclass(frozen=True, kw_only=True)
-class ThoughtQuestion:
-    """A question with the thoughts of its responses."""
-
-    id: str
-    story: str
-    question: str
-    thoughts: tuple[Thoughts, ...]
-
-
-def thoughts_about(example: Example, responses: Iterable[str | None]) -> ThoughtQuestion:
-    """Return the question with the thoughts of its responses; responses without thoughts are left out."""
-    texts = [(sample, parse_response(response or "").thoughts) for sample, response in enumerate(responses)]
-    thoughts = tuple(Thoughts(sample=sample, text=text, segments=segments(text)) for sample, text in texts if text)
-    return ThoughtQuestion(id=example.id, story=example.story, question=example.question, thoughts=thoughts)
+def thoughts_about(question: Example, responses: Iterable[str | None]) -> list[Thoughts]:
+    """Return the thoughts of the responses to a question; responses without thoughts are left out."""
+    texts = enumerate(parse_response(response or "").thoughts for response in responses)
+    return [Thoughts(question=question, sample=i, text=text, segments=segments(text)) for i, text in texts if text]
 
 
 def segments(thoughts: str) -> dict[str, str]:
@@ -62,41 +52,41 @@ def segments(thoughts: str) -> dict[str, str]:
 
 
 def score_texts(
-    config: PairsConfig, asked: Sequence[ThoughtQuestion], work: WorkFile
+    config: PairsConfig, questions: Sequence[Sequence[Thoughts]], work: WorkFile
 ) -> tuple[list[list[ScoredText]], Mapping[str, int]]:
     """Return the scored texts of each question, and the number of unscorable texts by cause."""
     from socialr1_jax.rewards.judges import make_judge
 
     unit = config.matching.unit
-    unscorable: Counter[str] = Counter()
     judge = make_judge(config.structure.patient())
     assert judge is not None  # PairsConfig rejects `none`
-    desk = _Desk(judge, config.structure, work, unscorable)
+    desk = _Desk(judge, config.structure, work)
     try:
-        desk.judge([(q, thoughts.text) for q in asked for thoughts in q.thoughts])
-        scored = [[*_whole(q, desk)] for q in asked] if unit != "stage" else [[] for _ in asked]
+        desk.judge((thoughts.question, thoughts.text) for each in questions for thoughts in each)
+        scored = [[*_whole(each, desk)] if unit != "stage" else [] for each in questions]
         if unit != "whole":
-            desk.judge([(q, text) for q in asked for _, _, text in _framed(q, desk)])
-            for question, texts in zip(asked, scored, strict=True):
-                texts.extend(_staged(question, desk))
+            desk.judge((thoughts.question, text) for each in questions for thoughts, _, text in _framed(each, desk))
+            for each, texts in zip(questions, scored, strict=True):
+                texts += _staged(each, desk)
     finally:
         judge.close()
-    return scored, dict(sorted(unscorable.items()))
+    return scored, dict(sorted(desk.unscorable.items()))
 
 
 class _Desk:
     """Submit texts to the judge and cache its verdicts in the work file."""
 
-    def __init__(self, judge: Judge, config: StructureConfig, work: WorkFile, unscorable: Counter[str]) -> None:
-        self._judge, self._work, self._unscorable = judge, work, unscorable
+    def __init__(self, judge: Judge, config: StructureConfig, work: WorkFile) -> None:
+        self._judge, self._work = judge, work
         self._identity = judge_identity(config)
         self._batch = _BATCHES * config.concurrency
+        self.unscorable: Counter[str] = Counter()  # texts by cause
 
-    def verdict(self, question: ThoughtQuestion, text: str) -> Verdict | None:
+    def verdict(self, question: Example, text: str) -> Verdict | None:
         """Return the verdict on the text, None if it is unscorable."""
         return self._work.verdicts.get(self._key(question, text))
 
-    def judge(self, texts: Iterable[tuple[ThoughtQuestion, str]]) -> None:
+    def judge(self, texts: Iterable[tuple[Example, str]]) -> None:
         """Judge each text that has no verdict yet, once. Raises JudgeRefused if the judge rejects every request."""
         unique = {self._key(question, text): (question, text) for question, text in texts}
         todo = [(key, *item) for key, item in unique.items() if key not in self._work.verdicts]
@@ -115,14 +105,14 @@ class _Desk:
                         refused = error
                         continue
                     if math.isnan(verdict.score):
-                        self._unscorable[verdict.cause] += 1
+                        self.unscorable[verdict.cause] += 1
                     else:
                         self._work.add_verdict(key, verdict)
-                    bar.advance(f"unscorable {self._unscorable.total()}")
+                    bar.advance(f"unscorable {self.unscorable.total()}")
                 if refused:
                     raise refused
 
-    def _key(self, question: ThoughtQuestion, text: str) -> str:
+    def _key(self, question: Example, text: str) -> str:
         return hash_of(self._identity, question.story, question.question, text)
 
 
@@ -136,39 +126,41 @@ def judge_identity(config: StructureConfig) -> dict[str, Any]:
     return config.model_dump(include=fields) | {"rubric": read_rubric(config.rubric).version}
 
 
-def _whole(question: ThoughtQuestion, desk: _Desk) -> Iterator[ScoredText]:
-    for thoughts in question.thoughts:
-        if verdict := desk.verdict(question, thoughts.text):
-            yield ScoredText(sample=thoughts.sample, stage="", text=thoughts.text, score=verdict.score, scored="whole")
+def _whole(question: Sequence[Thoughts], desk: _Desk) -> Iterator[ScoredText]:
+    for thoughts, verdict in _judged(question, desk):
+        yield ScoredText(sample=thoughts.sample, stage="", text=thoughts.text, score=verdict.score, scored="whole")
 
 
-def _with_stages(question: ThoughtQuestion, desk: _Desk) -> list[tuple[Thoughts, Verdict]]:
-    """Return the thoughts with stage scores and their verdicts; thoughts without are not comparable with them."""
-    judged = [(thoughts, desk.verdict(question, thoughts.text)) for thoughts in question.thoughts]
-    return [(thoughts, verdict) for thoughts, verdict in judged if verdict is not None and verdict.stages]
+def _judged(question: Sequence[Thoughts], desk: _Desk) -> list[tuple[Thoughts, Verdict]]:
+    verdicts = ((thoughts, desk.verdict(thoughts.question, thoughts.text)) for thoughts in question)
+    return [(thoughts, verdict) for thoughts, verdict in verdicts if verdict]
 
 
-def _framed(question: ThoughtQuestion, desk: _Desk) -> Iterator[tuple[Thoughts, str, str]]:
+def _framed(question: Sequence[Thoughts], desk: _Desk) -> Iterator[tuple[Thoughts, str, str]]:
     """Yield (thoughts, stage, framed text) of each segment, for a question without stage scores."""
-    judged = [(t, v) for t in question.thoughts if (v := desk.verdict(question, t.text)) is not None and t.segments]
-    if not judged or _with_stages(question, desk):
+    judged = _judged(question, desk)
+    parted = [(thoughts, verdict) for thoughts, verdict in judged if thoughts.segments]
+    if not parted or any(verdict.stages for _, verdict in judged):
         return
-    best, _ = max(judged, key=lambda pair: (len(pair[0].segments), pair[1].score, -pair[0].sample))
-    for thoughts, _ in judged:
+    best, _ = max(parted, key=lambda pair: (len(pair[0].segments), pair[1].score, -pair[0].sample))
+    for thoughts, _ in parted:
         for stage, words in thoughts.segments.items():
             frame = {**best.segments, stage: words}
             lines = [f"{name.capitalize()}: {frame[name]}" for name in STAGES if name in frame]
             yield thoughts, stage, "\n".join(lines)
 
 
-def _staged(question: ThoughtQuestion, desk: _Desk) -> Iterator[ScoredText]:
-    for thoughts, verdict in _with_stages(question, desk):
-        for stage, words in thoughts.segments.items():
-            if stage in verdict.stages:
-                yield ScoredText(
-                    sample=thoughts.sample, stage=stage, text=words, score=verdict.stages[stage], scored="stage"
-                )
+def _staged(question: Sequence[Thoughts], desk: _Desk) -> Iterator[ScoredText]:
+    # If any thoughts have stage scores, those without are not comparable with them.
+    scores = [
+        (thoughts, stage, verdict.stages[stage], "stage")
+        for thoughts, verdict in _judged(question, desk)
+        for stage in thoughts.segments
+        if stage in verdict.stages
+    ]
     for thoughts, stage, text in _framed(question, desk):
-        if framed := desk.verdict(question, text):
-            words = thoughts.segments[stage]
-            yield ScoredText(sample=thoughts.sample, stage=stage, text=words, score=framed.score, scored="frame")
+        if verdict := desk.verdict(thoughts.question, text):
+            scores.append((thoughts, stage, verdict.score, "frame"))
+    for thoughts, stage, score, scored in scores:
+        words = thoughts.segments[stage]
+        yield ScoredText(sample=thoughts.sample, stage=stage, text=words, score=score, scored=scored)

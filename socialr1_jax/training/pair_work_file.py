@@ -5,7 +5,7 @@ import json
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import IO, Any, Self
+from typing import IO, Any
 
 from socialr1_jax.config.pairs import PairsConfig
 from socialr1_jax.config.sections import ConfigError
@@ -52,10 +52,7 @@ class WorkFile:
                     " or remove that file"
                 )
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
         if self._file:
             self._file.close()
 

@@ -4,7 +4,6 @@ SFT writes an ordinary Hugging Face folder and the stories are ordinary question
 that trains a real Qwen3.
 """
 
-import json
 import random
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,6 +31,7 @@ from socialr1_jax.run.epochs import in_steps
 from socialr1_jax.run.folder import own_folder, refuse_another_run, refuse_other_settings
 from socialr1_jax.run.metrics import RunLog
 from socialr1_jax.run.summary import write_summary
+from socialr1_jax.runtime.files import read_json
 from socialr1_jax.runtime.interrupt import SAVED
 from socialr1_jax.runtime.ownership import refuse_foreign_folder
 from socialr1_jax.runtime.terminal import print_error, print_line
@@ -41,7 +41,7 @@ from socialr1_jax.stories.stories import generate_stories
 from socialr1_jax.training.grpo import train_grpo
 from socialr1_jax.training.quickstart_console import show_results, show_story
 from socialr1_jax.training.reward_model import train_reward_model
-from socialr1_jax.training.sft import train_sft
+from socialr1_jax.training.start import train_sft
 from socialr1_jax.weights.hf import load_hf
 from socialr1_jax.weights.hf_export import save_hf
 
@@ -82,15 +82,8 @@ def _run(config: QuickstartConfig, folder: Path) -> bool:
         write_report(folder)
         return False
     with working("reading the exported folder back"):
-        differences = check_export(folder)
-    exported = load_hf(folder / "export")
-    summary = write_summary(
-        folder,
-        start="sft",
-        parameters=sum(x.size for x in jax.tree.leaves(exported.params)),
-        **differences,
-        **_pair_accuracy(folder),
-    )
+        figures = check_export(folder)
+    summary = write_summary(folder, start="sft", **figures, **_pair_accuracy(folder))
     report = write_report(folder)
     show_results(summary, folder, report, tensorboard=config.tracking.tensorboard)
     if config.quiet:
@@ -114,7 +107,7 @@ def untrained_run(config: QuickstartConfig, folder: Path) -> RunConfig:
 
     The content term is off: it scores only well-formed responses, and random weights never write one.
     """
-    train = stories_of(config, config.stories.train_count, "train", config.seed)
+    train = _stories(config, "train")
     write_stories(train, folder / "questions" / "train.jsonl")
     save_hf(small_model(config, train, folder)[0], folder / "sft")
     values = _grpo_config(config, folder).model_dump()
@@ -126,10 +119,9 @@ def untrained_run(config: QuickstartConfig, folder: Path) -> RunConfig:
 
 def _cold_start(config: QuickstartConfig, folder: Path) -> None:
     """Write questions/ and sft/: generate the stories, then train the random model on reference responses."""
-    train = stories_of(config, config.stories.train_count, "train", config.seed)
-    heldout = stories_of(config, config.stories.heldout_count, "heldout", config.seed)
-    for name, examples in (("train", train), ("heldout", heldout)):
-        write_stories(examples, folder / "questions" / f"{name}.jsonl")
+    train = _stories(config, "train")
+    write_stories(train, folder / "questions" / "train.jsonl")
+    write_stories(_stories(config, "heldout"), folder / "questions" / "heldout.jsonl")
     with working("building the tokenizer"):
         model, tokenizer = small_model(config, train, folder)
     size = sum(x.size for x in jax.tree.leaves(model.params))
@@ -138,10 +130,9 @@ def _cold_start(config: QuickstartConfig, folder: Path) -> None:
     if share := config.sft.egocentric:
         console.print(f"SFT imitates a child who thinks that everybody knows where the thing is ({share:.0%} of times)")
     rng = random.Random(f"egocentric {config.seed}")
-    references = [egocentric(example) if rng.random() < config.sft.egocentric else example for example in train]
+    references = [egocentric(example) if rng.random() < share else example for example in train]
     log = RunLog(folder, config.tracking, config=config.model_dump())
-    model = train_sft(model, tokenizer, references, config.sft, log, config.seed)
-    save_hf(model, folder / "sft")
+    save_hf(train_sft(model, tokenizer, references, config.sft, log, config.seed), folder / "sft")
     log.close()
 
 
@@ -204,16 +195,15 @@ def _pair_accuracy(folder: Path) -> dict[str, float]:
     file = folder / "content_model" / "summary.json"
     if not file.exists():
         return {}
-    summary = json.loads(file.read_text(encoding="utf-8"))
+    summary = read_json(file)
     return {"content_pair_accuracy": summary["accuracy"], "content_pairs": summary["pairs"]}
 
 
-def stories_of(config: QuickstartConfig, count: int, split: Literal["train", "heldout"], seed: int) -> list[Example]:
-    """Generate `count` stories with the quickstart's settings."""
+def _stories(config: QuickstartConfig, split: Literal["train", "heldout"]) -> list[Example]:
     stories = config.stories
     return generate_stories(
-        count,
-        seed=seed,
+        stories.train_count if split == "train" else stories.heldout_count,
+        seed=config.seed,
         split=split,
         hold_out_plots=stories.hold_out_plots,
         hold_out_names=stories.hold_out_names,
@@ -222,17 +212,18 @@ def stories_of(config: QuickstartConfig, count: int, split: Literal["train", "he
 
 
 def check_export(folder: Path) -> dict[str, float]:
-    """Return the largest difference between the exported model's logits and those that transformers computes.
+    """Return the exported model's `parameters` and the largest difference of its logits from those of transformers.
 
-    Returns {} without torch. Raises RuntimeError if they differ by more than 2e-4.
+    There is no difference without torch. Raises RuntimeError if it is above 2e-4.
     """
+    model = load_hf(folder / "export")
+    parameters = sum(x.size for x in jax.tree.leaves(model.params))
     try:
         import torch
         import transformers
     except ImportError:
         console.print("torch is not installed: the logits of the export were not compared with those of transformers")
-        return {}
-    model = load_hf(folder / "export")
+        return {"parameters": parameters}
     transformers.utils.logging.disable_progress_bar()
     other = transformers.Qwen3ForCausalLM.from_pretrained(folder / "export", dtype=torch.float32).eval()
     tokens_bt = np.random.default_rng(0).integers(0, model.num_tokens, (2, 48))
@@ -242,4 +233,4 @@ def check_export(folder: Path) -> dict[str, float]:
     if not difference <= _LOGIT_TOLERANCE:  # NaN fails, too
         raise RuntimeError(f"{folder / 'export'}: logits differ from transformers' by {difference:.1e}")
     console.print(f"transformers loads the export; its logits differ by {difference:.1e} at most")
-    return {"export_logit_difference": difference}
+    return {"parameters": parameters, "export_logit_difference": difference}

@@ -1,6 +1,5 @@
 """Train the content reward model: a Qwen3 with a new scalar head learns which of two thoughts is better."""
 
-import json
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -13,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from rich.table import Table
+from rich.table import Column, Table
 
 from socialr1_jax.config.reward_model import RewardModelConfig
 from socialr1_jax.config.rewards import ContentConfig
@@ -37,7 +36,7 @@ from socialr1_jax.run.folder import refuse_another_run, wall_seconds
 from socialr1_jax.run.provenance import about_run
 from socialr1_jax.run.run import Run, running, say_devices
 from socialr1_jax.run.summary import peak_rss_bytes
-from socialr1_jax.runtime.files import write_json
+from socialr1_jax.runtime.files import read_json, write_json
 from socialr1_jax.runtime.interrupt import Stop
 from socialr1_jax.runtime.mesh import P, fetch, place, replicas, row_shards
 from socialr1_jax.runtime.ownership import refuse_foreign_folder
@@ -199,7 +198,7 @@ class PairTokens(NamedTuple):
 
 
 @jax.tree_util.register_dataclass
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class PairRows:
     """A micro-batch: packed rows, and the flat indices of the last tokens of each pair's two texts.
 
@@ -216,11 +215,9 @@ class PairRows:
 
     def placed(self) -> "PairRows":
         """Return the rows on the devices, split over the context's mesh."""
-        pairs: dict[str, Any] = {
-            name: place(getattr(self, name), P("replica")) for name in ("ends_p2", "margin_p", "real_p")
-        }
         tokens_bt, lengths_b, segments = jax.tree.map(place, (self.tokens_bt, self.lengths_b, self.segments))
-        return PairRows(tokens_bt=tokens_bt, lengths_b=lengths_b, segments=segments, **pairs)
+        ends_p2, margin_p, real_p = (place(x, P("replica")) for x in (self.ends_p2, self.margin_p, self.real_p))
+        return PairRows(tokens_bt, lengths_b, segments, ends_p2, margin_p, real_p)
 
 
 def pair_batches(pairs: Sequence[PairTokens], config: RewardModelConfig) -> list[PairRows]:
@@ -350,10 +347,9 @@ def _evaluated(scorer: ContentModel, pairs: Sequence[PairTokens], *, swapped: bo
 
 def say_results(folder: Path) -> None:
     """Print the held-out metrics of the finished run in `folder`."""
-    metrics = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-    table = Table(title=f"{counted(int(metrics['pairs']), 'held-out pair')} of stories that training never saw")
-    table.add_column("")
-    table.add_column("value", justify="right")
+    metrics = read_json(folder / "summary.json")
+    title = f"{counted(int(metrics['pairs']), 'held-out pair')} of stories that training never saw"
+    table = Table("", Column("value", justify="right"), title=title)
     for name, value in metrics.items():
         table.add_row(name.replace("_", " "), f"{value:.4g}" if isinstance(value, float) else f"{value:,}")
     console.print(table)

@@ -109,7 +109,6 @@ class Sampler(RolloutSource):
         )
 
     def evaluate(self, params: Params, step: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-        """Evaluate the weights after `step` steps, print the accuracy on each set, and return metrics and records."""
         begun, metrics, rows = time.perf_counter(), dict[str, Any](), []
         sampling = replace(self.sampling, n=self.config.evaluation.samples)
         for number, (name, prompts) in enumerate(self.sets.items()):
@@ -151,20 +150,15 @@ class Sampler(RolloutSource):
             config=self.model,
             num_tokens=self.num_tokens,
             dtype=self.config.model.dtype,
-            weights=self.config.sampling.weights,
             backend=self.backend,
-            attention=self.config.sampling.attention,
-            segment_tokens=self.config.sampling.segment_tokens,
-            max_rows=self.config.sampling.max_rows,
             poll=self.poll,
+            **self.config.sampling.model_dump(include={"weights", "attention", "segment_tokens", "max_rows"}),
         )
 
     def get_state(self) -> dict[str, Any]:
-        """Return the positions of the prompt streams as JSON."""
         return {"prompts": self.prompts.get_state(), "spare": self.spare.get_state()}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Restore what `get_state` returned. Raises ValueError or KeyError for anything else."""
         _PLACES.validate_python(state)
         self.prompts.set_state(state["prompts"])
         self.spare.set_state(state["spare"])
@@ -189,12 +183,8 @@ def make_sampler(
 
     Raises ConfigError if `sampling.tensor` does not divide the devices or the model.
     """
-    sampling = SamplingParams(
-        n=config.sampling.group_size,
-        seed=config.seed,
-        stop_token_ids=stop_token_ids(model, tokenizer),
-        **config.sampling.draws,
-    )
+    n, stops = config.sampling.group_size, stop_token_ids(model, tokenizer)
+    sampling = SamplingParams(n=n, seed=config.seed, stop_token_ids=stops, **config.sampling.draws)
     mesh, why = rollout_mesh(
         config, model.config, jax.sharding.get_mesh(), chip_of(jax.devices()[0].device_kind), _memory(config, model)
     )

@@ -88,19 +88,18 @@ def response_record(
 
     `status` is the first that applies: error (of sampling), unscorable, truncated, malformed, ok.
     """
-    status = "ok" if terms.format else "malformed"
-    if completion.finish_reason == "length":
-        status = "truncated"
-    if terms.cause:
-        status = "unscorable"
-    if completion.finish_reason == "error":
-        status = "error"
+    faults = {
+        "error": completion.finish_reason == "error",
+        "unscorable": terms.cause,
+        "truncated": completion.finish_reason == "length",
+        "malformed": not terms.format,
+    }
     record = {
         "id": example.id,
         "source": example.meta.get("source", ""),
         **{name: example.meta[name] for name in ("type", "twin_id") if name in example.meta},
         "sample": sample,
-        "status": status,
+        "status": next((name for name, applies in faults.items() if applies), "ok"),
         "story": example.story,
         "question": example.question,
         "options": list(example.options),

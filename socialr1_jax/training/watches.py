@@ -77,11 +77,9 @@ class UnscorableWindow:
         self._steps.append((len(terms), dict(causes)))
 
     def get_state(self) -> list[Any]:
-        """Return the state as JSON, for a checkpoint."""
         return [[count, causes] for count, causes in self._steps]
 
     def set_state(self, state: list[Any]) -> None:
-        """Restore the state that `get_state` returned. Raises ValidationError for anything else."""
         self._steps.extend(_STATE.validate_python(state))
 
     @property

@@ -118,7 +118,7 @@ def test_a_wrong_key_stops_before_anything_is_loaded(start, tmp_path, monkeypatc
     with JudgeServer(key="another") as server:
         config = judged(start, tmp_path, server)
         with monkeypatch.context() as patch:
-            patch.setattr(grpo, "load_hf", None)  # nothing is loaded before
+            patch.setattr(grpo, "first_model", None)  # nothing is loaded before
             with pytest.raises(ConfigError, match=r"answers 401 \(key from JUDGE_KEY\)"):
                 grpo.train_grpo(config)
         assert not (tmp_path / "metrics.jsonl").exists()
@@ -129,7 +129,7 @@ def test_a_wrong_key_stops_before_anything_is_loaded(start, tmp_path, monkeypatc
 
 def test_missing_key_is_reported_before_loading(start, tmp_path, monkeypatch, capsys):
     monkeypatch.delenv("JUDGE_KEY")
-    monkeypatch.setattr(grpo, "load_hf", None)
+    monkeypatch.setattr(grpo, "first_model", None)
     with JudgeServer() as server:
         config = judged(start, tmp_path / "run", server)
         away = config.rewards.structure.model_copy(update={"base_url": "http://judge.invalid/v1"})
