@@ -37,13 +37,13 @@ class ChatTemplate:
         return "closes" if "</think>" in self.opening else "opens"
 
 
-def read_template(tokenizer: Any, thinking: bool = True) -> ChatTemplate:
-    """Detect how the tokenizer's template handles thoughts; see `chat_tokens` for `thinking` and errors."""
+def read_template(tokenizer: Any) -> ChatTemplate:
+    """Detect how the tokenizer's template handles thoughts. Raises ValueError as `chat_tokens` does."""
     thoughts = f"<think>\n{_THOUGHT}\n</think>\n\n{_ANSWER}"
     roles = ("user", _QUESTION), ("assistant", thoughts), ("user", _QUESTION)
-    opening = response_opening(tokenizer, thinking)
+    opening = response_opening(tokenizer)
     try:
-        history = _rendered(tokenizer, [{"role": role, "content": text} for role, text in roles], thinking)
+        history = _rendered(tokenizer, [{"role": role, "content": text} for role, text in roles], thinking=True)
     except ValueError:  # the template accepts a single turn only
         return ChatTemplate(opening, drops_thoughts=False)
     return ChatTemplate(opening, _THOUGHT not in history)
@@ -148,9 +148,8 @@ def plain_tokens(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
     """Return the token ids of texts of users and models; `<|im_end|>` is encoded as text."""
     if not texts:
         return []
-    return [
-        list(ids) for ids in tokenizer(list(texts), add_special_tokens=False, split_special_tokens=True)["input_ids"]
-    ]
+    encoded = tokenizer(list(texts), add_special_tokens=False, split_special_tokens=True)
+    return list(map(list, encoded["input_ids"]))
 
 
 @lru_cache

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from socialr1_jax.evaluation.request import Request
@@ -52,9 +52,14 @@ def mean_metric(values: Sequence[float], clusters: Sequence[str] | None = None) 
     return Metric(mean, math.sqrt(spread * n / (n - 1)) / count, n)
 
 
+def item_mean(graded: Sequence[Graded], values: Sequence[float]) -> Metric:
+    """Return the mean of a value for each row, with its standard error over items."""
+    return mean_metric(values, [row.request.item for row in graded])
+
+
 def accuracy(graded: Sequence[Graded]) -> Metric:
     """Return the mean grade with its standard error over items."""
-    return mean_metric([row.grade.value for row in graded], [row.request.item for row in graded])
+    return item_mean(graded, [row.grade.value for row in graded])
 
 
 def grouped(graded: Sequence[Graded], key: Callable[[Graded], Any]) -> dict[Any, list[Graded]]:
@@ -73,6 +78,10 @@ def by_group(graded: Sequence[Graded], key: str) -> dict[str, list[Graded]]:
 def accuracies(graded: Sequence[Graded], key: str, prefix: str = "") -> dict[str, Metric]:
     """Return the accuracy of each group of `by_group`, keyed `<prefix><group>`."""
     return {f"{prefix}{name}": accuracy(rows) for name, rows in by_group(graded, key).items()}
+
+
+def prefixed(prefix: str, figures: Mapping[str, Metric]) -> dict[str, Metric]:
+    return {f"{prefix}{name}": metric for name, metric in figures.items()}
 
 
 def majority(graded: Sequence[Graded]) -> Graded:

@@ -15,7 +15,7 @@ from socialr1_jax.chat.answers import Reply
 from socialr1_jax.config.evaluation import EvaluateConfig, ProtocolName, samples_name
 from socialr1_jax.evaluation.card import card_example
 from socialr1_jax.evaluation.embeddings import installed, load_embedder
-from socialr1_jax.evaluation.metrics import Grade, Metric
+from socialr1_jax.evaluation.metrics import Grade, Metric, prefixed
 from socialr1_jax.evaluation.request import Request
 from socialr1_jax.evaluation.respondents import Asked, Endpoint, Respondent, decoding_of
 from socialr1_jax.evaluation.rows import ReplyFile
@@ -156,10 +156,7 @@ def run_task(
             scored += [(protocol, ScoredReply(*answer, "", Grade("", math.nan))) for answer in answers]
             continue
         graded = [score(task, protocol, *answer) for answer in answers]
-        metrics |= {
-            f"{protocol}/{key}": metric
-            for key, metric in figures(task, protocol, graded, embedder(task, protocol)).items()
-        }
+        metrics |= prefixed(f"{protocol}/", figures(task, protocol, graded, embedder(task, protocol)))
         status[protocol] = status_rates(graded)
         scored += [(protocol, one) for one in graded]
     if config.log_samples or config.predict_only:

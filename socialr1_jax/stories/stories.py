@@ -82,7 +82,9 @@ def generate_stories(
     _check("options", options, (3, 4))
     chosen = tuple(dict.fromkeys(plots or level.plots))
     able = _plots_by_type(question_types, chosen, hold_out_plots, split, max_events, options)
-    _check_not_negative(count=count, distractors=distractors)
+    for argument, value in (("count", count), ("distractors", distractors)):
+        if value < 0:
+            raise ValueError(f"{argument} is {value}; allowed: 0 or more")
 
     rng = random.Random(f"socialr1 stories {split} {seed}")
     examples: list[Example] = []
@@ -97,6 +99,7 @@ def generate_stories(
             of_path = bool(plot.values)
             counts = ranks.setdefault((question_type, of_path), Counter(dict.fromkeys(range(plot.ranks(options)), 0)))
             draft = Draft(
+                plot=plot.name,
                 cast=_draw_cast(rng, plot, options, split, hold_out_names),
                 rng=rng,
                 options=options,
@@ -193,12 +196,6 @@ def _plots_by_type(
 def _check(argument: str, value: object, allowed: Collection[object]) -> None:
     if value not in allowed:
         raise ValueError(f"{argument} has {value!r}; allowed: {', '.join(map(str, allowed))}")
-
-
-def _check_not_negative(**values: int) -> None:
-    for argument, value in values.items():
-        if value < 0:
-            raise ValueError(f"{argument} is {value}; allowed: 0 or more")
 
 
 def _rarest(counts: Counter[T], rng: random.Random, barred: Collection[T] = ()) -> T:

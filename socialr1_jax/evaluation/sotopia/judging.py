@@ -24,7 +24,6 @@ from socialr1_jax.evaluation.sotopia.episode import Episode, Setting, Utterance,
 from socialr1_jax.evaluation.sotopia.official import AGENTS, judge_prompt, object_schema
 from socialr1_jax.evaluation.sotopia.play import Call, Speaker, feed
 from socialr1_jax.rewards.rubric import folded_keys, material_hash
-from socialr1_jax.runtime.interrupt import NEVER, Stop
 
 
 class Dimension(NamedTuple):
@@ -80,6 +79,7 @@ _AGENT_SCHEMA = object_schema({name: _score_schema(one) for name, one in DIMENSI
 # JSON Schema of the judge's reply, for servers with structured output.
 SCHEMA = object_schema({"code": {"type": "string"}, **dict.fromkeys(AGENTS, _AGENT_SCHEMA)}, closed=True)
 PROMPT = "3"  # version of the judge's prompt, part of its run id
+TRIES = 3
 
 _NO_REPLY = "error: "  # prefix of the cause if the call failed
 _WRAPPER = "evaluations"  # key around the agents in the official form
@@ -107,19 +107,14 @@ def judge(
     file: Path,
     *,
     run: str,
-    tries: int = 3,
-    at_once: int | None = None,
     on_verdict: Callable[[JsonRow], None] = lambda _: None,
-    stop: Stop = NEVER,
 ) -> dict[str, JsonRow]:
     """Judge the episodes of `settings` that have no valid verdict of this judge in `file`, and append every verdict.
 
     episodes: rows by key, as in `Played.episodes`. run: `run_id` of the judge; verdicts of other judges stay in the
-    file and are ignored. An invalid reply is retried with the reason added to the prompt, up to `tries` attempts; then
+    file and are ignored. An invalid reply is retried with the reason added to the prompt, up to `TRIES` attempts; then
     the verdict's status is "judge_failed". A failed call is "judge_failed" without retries. The next call of `judge`
-    tries both kinds again.
-
-    Returns the verdicts by the episode's key, valid and failed. Raises Interrupted if `stop` is set.
+    tries both kinds again. Returns the verdicts by the episode's key, valid and failed.
     """
     by_key = {setting.key: setting for setting in settings if setting.key in episodes}
     played = {key: Episode.from_row(setting, episodes[key]) for key, setting in by_key.items()}
@@ -154,7 +149,7 @@ def judge(
             except BadVerdict as bad:
                 if reply.error:
                     row["tries"] = attempt
-                elif attempt + 1 - before[key] < tries:
+                elif attempt + 1 - before[key] < TRIES:
                     return ask(key, attempt + 1, str(bad))
                 row |= {"status": "judge_failed", "cause": str(bad)}
             rows.append(row)
@@ -162,7 +157,7 @@ def judge(
             on_verdict(row)
             return []
 
-        feed([speaker], begin, take, at_once=at_once, stop=stop)
+        feed([speaker], begin, take)
     return verdicts
 
 

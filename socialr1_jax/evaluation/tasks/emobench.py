@@ -28,7 +28,7 @@ from socialr1_jax.evaluation.metrics import (
     all_right,
     by_group,
     grouped,
-    mean_metric,
+    item_mean,
 )
 from socialr1_jax.evaluation.request import Messages, Request, Wording, chat
 from socialr1_jax.evaluation.task import BenchmarkError, Data, Decoding, Hub, Task, ways
@@ -298,8 +298,7 @@ def _one_question(eu: Sequence[Graded], name: str) -> Metric:
         return accuracy([row for row in eu if row.request.meta["question"] == name])
     place = ("emotion", "cause").index(name)
     answers = [(row.grade.answer.split(","), row.request.gold.split(",")) for row in eu]
-    right = [float(answer != [""] and answer[place] == gold[place]) for answer, gold in answers]
-    return mean_metric(right, [row.request.item for row in eu])
+    return item_mean(eu, [float(answer != [""] and answer[place] == gold[place]) for answer, gold in answers])
 
 
 TASK = Task(

@@ -17,7 +17,9 @@ from socialr1_jax.evaluation.metrics import (
     all_right,
     by_group,
     grouped,
+    item_mean,
     mean_metric,
+    prefixed,
 )
 from socialr1_jax.evaluation.request import Request
 from socialr1_jax.evaluation.task import Embedder
@@ -116,7 +118,7 @@ def metrics(graded: Sequence[Graded], protocol: ProtocolName) -> dict[str, Metri
     figures = _social_r1 if protocol == "social_r1" else _official
     by_name: dict[str, Metric] = {}
     for context in sorted(contexts, reverse=True):  # short, full
-        by_name |= {f"{context}/{name}": metric for name, metric in figures(contexts[context], context).items()}
+        by_name |= prefixed(f"{context}/", figures(contexts[context], context))
     return by_name
 
 
@@ -131,8 +133,7 @@ def _official(graded: Sequence[Graded], context: str) -> dict[str, Metric]:
     if "" in access:
         by_name["fact_f1"] = accuracy(access[""])
     if "accessible" in access:
-        control = _report(access["accessible"], embedded, context)
-        by_name |= {f"accessible/{name}": metric for name, metric in control.items()}
+        by_name |= prefixed("accessible/", _report(access["accessible"], embedded, context))
     return by_name
 
 
@@ -151,7 +152,7 @@ def _report(graded: Sequence[Graded], embedded: bool, context: str) -> dict[str,
             by_name[f"{name}_binary_f1"] = weighted_f1(rows)
     by_name |= _errors(kinds)
     for unit in ("part", "conversation") if context == "full" else ("part",):
-        by_name |= {f"{unit}/{name}": metric for name, metric in _joined(graded, embedded, _UNITS[unit]).items()}
+        by_name |= prefixed(f"{unit}/", _joined(graded, embedded, _UNITS[unit]))
     return by_name
 
 
@@ -228,14 +229,10 @@ def _errors(kinds: Mapping[str, Sequence[Graded]]) -> dict[str, Metric]:
 def _free_beliefs(dist: Sequence[Graded]) -> dict[str, Metric]:
     right = [row for row in dist if row.grade.value]
     overlap = [word_f1(row.request.gold, row.grade.answer) for row in right]
-    by_name = {
-        "belief_dist": accuracy(dist),
-        "belief_true_word_f1": mean_metric(overlap, [row.request.item for row in right]),
-    }
+    by_name = {"belief_dist": accuracy(dist), "belief_true_word_f1": item_mean(right, overlap)}
     typed = [row for row in dist if row.request.meta["tom_type"]]
     for order in ("first-order", "second-order"):
-        rows = [row for row in typed if row.request.meta["tom_type"].startswith(order)]
-        if rows:
+        if rows := [row for row in typed if row.request.meta["tom_type"].startswith(order)]:
             by_name[order.replace("-", "_")] = accuracy(rows)
     for name, rows in by_group(typed, "tom_type").items():
         if ":" in name:

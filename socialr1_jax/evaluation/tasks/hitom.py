@@ -29,7 +29,6 @@ ORDERS = range(5)
 
 _FILE = "Hi-ToM_data.json"
 _WHOLE = 600
-_TYPES = ("CoTP", "VP")
 _SHAPE = (
     "Here is a story, with a question and its choices. {how}\n\n"
     "Story:\n{{story}}\n\nQuestion: {{question}}\nChoices: {{choices}}\n\n"
@@ -58,26 +57,24 @@ def load(folder: Path) -> Data:
     """
     reading, items = Reading(folder), []
     path = reading.find(_FILE)
-    cells: dict[tuple[bool, int, int], list[dict[str, Any]]] = {}
-    other_cells: dict[tuple[bool, int, int], list[dict[str, Any]]] = {}
+    cells: dict[str, dict[tuple[bool, int, int], list[dict[str, Any]]]] = {"CoTP": {}, "VP": {}}
     for number, row in enumerate(field(read_json(path), "data", list, str(path)), 1):
         where = f"{path}, row {number}"
-        if text(row, "prompting_type", where) not in _TYPES:
+        if text(row, "prompting_type", where) not in cells:
             raise BenchmarkError(f"{where}: the prompting_type is {row['prompting_type']!r}, neither CoTP nor VP")
         item = _item(row, where)
         reading.once(item["sample_id"], f"{where}: the sample_id {item['sample_id']} occurs twice")
-        (other_cells if row["prompting_type"] == "VP" else cells).setdefault(
-            (item["deception"], item["story_length"], item["question_order"]), []
-        ).append(item)
+        key = item["deception"], item["story_length"], item["question_order"]
+        cells[row["prompting_type"]].setdefault(key, []).append(item)
     # A story's orders share an index in their cells. Texts are not compared: in three stories a line "***" differs.
-    for key, cell in cells.items():
+    for key, cell in cells["CoTP"].items():
         deception, length, _ = key
-        of_order = [len(cells.get((deception, length, order), [])) for order in ORDERS]
+        of_order = [len(cells["CoTP"].get((deception, length, order), [])) for order in ORDERS]
         if len(set(of_order)) > 1:
             name = f"length {length}, deception {deception}"
             raise BenchmarkError(f"{path}: {name}: orders 0 to 4 have {of_order} CoTP rows instead of equal numbers")
         cell.sort(key=lambda item: item["sample_id"])
-        vp = sorted(other_cells.get(key, []), key=lambda item: item["sample_id"])
+        vp = sorted(cells["VP"].get(key, []), key=lambda item: item["sample_id"])
         for place, item in enumerate(cell):
             kind = "tell" if deception else "no_tell"
             other = vp[place] if len(vp) == len(cell) else None
@@ -105,12 +102,10 @@ def _item(row: Mapping[str, Any], where: str) -> dict[str, Any]:
         field(row, name, int, where)
     if row["question_order"] not in ORDERS:
         raise BenchmarkError(f"{where}: the question_order is {row['question_order']}, not 0 to 4")
-    for name in ("story", "question", "answer"):
+    for name in ("story", "question", "answer", "choices"):
         text(row, name, where)
     try:
-        options = list(parse_options(text(row, "choices", where)))
-    except BenchmarkError:
-        raise
+        options = list(parse_options(row["choices"]))
     except ValueError as error:
         raise BenchmarkError(f"{where}: {error}") from None
     if options.count(row["answer"]) != 1 or not all(options):

@@ -17,7 +17,7 @@ from typing import Any
 from socialr1_jax.config.evaluation import ProtocolName
 from socialr1_jax.data.examples import LETTERS
 from socialr1_jax.evaluation.card import card_request, graded_by
-from socialr1_jax.evaluation.metrics import Graded, Metric, by_group, figures_by_type
+from socialr1_jax.evaluation.metrics import Graded, Metric, by_group, figures_by_type, prefixed
 from socialr1_jax.evaluation.request import Request, Wording, chat
 from socialr1_jax.evaluation.task import BenchmarkError, Data, Decoding, Task, ways
 from socialr1_jax.evaluation.tasks.reading import Reading, field, text, texts
@@ -148,14 +148,14 @@ def metrics(graded: Sequence[Graded], protocol: ProtocolName) -> dict[str, Metri
     by_name = figures_by_type(graded, "accuracy" if protocol == "social_r1" else "ours/accuracy", _TYPES)
     sources = by_group(graded, "source")
     for name, group in sources.items():
-        by_name |= {f"{name}/{key}": metric for key, metric in figures_by_type(group, "accuracy", _TYPES).items()}
+        by_name |= prefixed(f"{name}/", figures_by_type(group, "accuracy", _TYPES))
     if protocol == "social_r1":
         return by_name
     for prefix, rows in {"": graded, **{f"{name}/": sources[name] for name in _SOURCES if name in sources}}.items():
         orders = sorted(by_group(rows, "order").items(), key=lambda order: int(order[0]))
         figures = {number: figures_by_type(group, "accuracy", _TYPES) for number, group in orders}
         for number, of_order in figures.items():
-            by_name |= {f"{prefix}order_{number}/{key}": metric for key, metric in of_order.items()}
+            by_name |= prefixed(f"{prefix}order_{number}/", of_order)
         if protocol == "official_18":
             for key in next(iter(figures.values()), {}):
                 values = [of_order[key].value for of_order in figures.values() if key in of_order]

@@ -32,7 +32,7 @@ from socialr1_jax.evaluation.metrics import (
     all_right,
     by_group,
     grouped,
-    mean_metric,
+    item_mean,
 )
 from socialr1_jax.evaluation.request import Request, Wording, chat
 from socialr1_jax.evaluation.task import BenchmarkError, Data, Decoding, Embedder, Task, ways
@@ -279,7 +279,7 @@ def metrics(graded: Sequence[Graded], protocol: ProtocolName) -> dict[str, Metri
     if free := [row for row in graded if row.request.meta["form"] == _FREE]:
         wrong = [max(token_f1(row.grade.answer, text) for text in row.request.meta["wrong"]) for row in free]
         by_name["free/f1"] = accuracy(free)
-        by_name["free/f1_wrong"] = mean_metric(wrong, [row.request.item for row in free])
+        by_name["free/f1_wrong"] = item_mean(free, wrong)
         by_name |= accuracies(free, "category", "free/")
     return by_name
 
@@ -293,8 +293,7 @@ def embedded_figures(graded: Sequence[Graded], embed: Embedder) -> dict[str, Met
     for row in free:
         right.append(next(cosines))
         wrong.append(max(next(cosines) for _ in row.request.meta["wrong"]))
-    items = [row.request.item for row in free]
-    return {"free/cosine": mean_metric(right, items), "free/cosine_wrong": mean_metric(wrong, items)}
+    return {"free/cosine": item_mean(free, right), "free/cosine_wrong": item_mean(free, wrong)}
 
 
 TASK = Task(
