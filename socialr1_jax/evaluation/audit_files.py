@@ -6,6 +6,7 @@ import io
 import os
 from collections.abc import Mapping
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,8 @@ def print_audits(config: AuditConfig) -> int:
         refuse_foreign_file(Path(config.output), _is_audits, "a file of audits")
     if config.plot:
         refuse_foreign_file(Path(config.plot), _is_plot, "a plot of audits")
-    learned = _learned_rules_work()
+    if not (learned := find_spec("sklearn") is not None):
+        remark("no_story and bag_of_words need scikit-learn and are left out: pip install -e '.[audit]'")
     audits = {}
     for source in dict.fromkeys(config.files):
         try:
@@ -70,15 +72,6 @@ def print_audits(config: AuditConfig) -> int:
     if config.plot and audits:
         plot_audits(audits, Path(config.plot))
     return 0 if audits else 2
-
-
-def _learned_rules_work() -> bool:
-    try:
-        import sklearn  # noqa: F401
-    except ImportError:
-        remark("no_story and bag_of_words need scikit-learn and are left out: pip install -e '.[audit]'")
-        return False
-    return True
 
 
 def read_source(

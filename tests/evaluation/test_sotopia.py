@@ -388,7 +388,9 @@ def test_scenarios_of_another_benchmark(tmp_path):
 @real
 def test_the_real_files():
     found = load(REAL)
-    assert (len(found.scenarios), len(found.agents), len(found.pairs), len(found.hard)) == (90, 40, 450, 14)
+    agents = {agent.id for pair in found.items for agent in pair.agents}
+    assert (len({pair.scenario.id for pair in found.items}), len(agents), len(found.items)) == (90, 40, 450)
+    assert len(found.hard) == 14
     assert len((REAL / "relationship_profiles.jsonl").read_text().splitlines()) == 120
     assert [len(found.pairs_of(name)) for name in SETS] == [450, 70, 50, 50]
     assert (len(episodes_of(found, "all")), len(episodes_of(found, "hard"))) == (900, 140)

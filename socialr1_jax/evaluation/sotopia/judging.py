@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from pydantic import TypeAdapter, ValidationError
 
-from socialr1_jax.evaluation.request import Messages
+from socialr1_jax.evaluation.request import Messages, chat
 from socialr1_jax.evaluation.rows import JsonRow, RowFile
 from socialr1_jax.evaluation.sotopia.episode import Episode, Setting, Utterance, objects_in, seed_of
 from socialr1_jax.evaluation.sotopia.official import AGENTS, judge_prompt, object_schema
@@ -163,14 +163,11 @@ def judge(
 
 def judge_messages(episode: Episode, cause: str = "") -> Messages:
     """Return the judge's prompt; `cause` says why its last reply was invalid."""
-    setting = episode.setting
-    if setting.wording:
-        text = judge_prompt(setting.wording, setting, episode.turns, DIMENSIONS)
-    else:
-        text = _own_prompt(episode)
+    setting, wording = episode.setting, episode.setting.wording
+    text = judge_prompt(wording, setting, episode.turns, DIMENSIONS) if wording else _own_prompt(episode)
     if cause:
         text += f"\n\nYour last reply could not be used ({cause}). Give the whole JSON object, in this form."
-    return ({"role": "user", "content": text},)
+    return chat(text)
 
 
 def _own_prompt(episode: Episode) -> str:
@@ -261,16 +258,11 @@ def _scores(value: Any, agent: str) -> Scores:
             raise BadVerdict(f"{agent}: {name} is missing")
         if not isinstance(entry["reasoning"], str):
             raise BadVerdict(f"{agent}: the reasoning of {name} is no text")
-        score = _integer(entry["score"], dimension)
-        if score is None:
+        try:
+            score = _LENIENT.validate_python(entry["score"])
+        except ValidationError:
+            score = None
+        if score is None or not dimension.low <= score <= dimension.high:
             raise BadVerdict(f"{agent}: {name} is no integer from {dimension.low} to {dimension.high}")
         values[name], reasons[name] = score, entry["reasoning"]
     return Scores(values, reasons)
-
-
-def _integer(value: Any, one: Dimension) -> int | None:
-    try:
-        score = _LENIENT.validate_python(value)
-    except ValidationError:
-        return None
-    return score if one.low <= score <= one.high else None

@@ -71,16 +71,9 @@ class AgentPair(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Benchmark(Data):
-    """SOTOPIA's files; the items are the pairs. relationships: by two agents' ids. hard: scenario ids."""
+    """SOTOPIA's files; the items are the pairs (`AgentPair`). hard: ids of the hard scenarios."""
 
-    scenarios: Mapping[str, Scenario]
-    agents: Mapping[str, Agent]
-    relationships: Mapping[tuple[str, str], int]
     hard: frozenset[str]
-
-    @property
-    def pairs(self) -> tuple[AgentPair, ...]:
-        return tuple(self.items)
 
     def is_in(self, name: SetName, scenario: Scenario) -> bool:
         """Return whether a scenario is in a set; its codename decides for the cooperative and competitive sets."""
@@ -89,7 +82,7 @@ class Benchmark(Data):
         return name == "all" or scenario.id in self.hard
 
     def pairs_of(self, name: SetName) -> tuple[AgentPair, ...]:
-        return tuple(pair for pair in self.pairs if self.is_in(name, pair.scenario))
+        return tuple(pair for pair in self.items if self.is_in(name, pair.scenario))
 
 
 def load(folder: Path) -> Benchmark:
@@ -111,23 +104,15 @@ def load(folder: Path) -> Benchmark:
         if len(ids) != 2 or ids[0] == ids[1] or not agents.keys() >= set(ids):
             raise BenchmarkError(f"{where}: 'agent_ids' {ids} are not two of the agents")
         pairs.append(AgentPair(scenario, (agents[ids[0]], agents[ids[1]])))
-    used = read_json(paths["used_env.json"])
-    hard = frozenset(texts(used, "sotopia_hard_env", str(paths["used_env.json"])))
-    wanted = set(texts(used, "sotopia_env", str(paths["used_env.json"])))
+    used_file = paths["used_env.json"]
+    used = read_json(used_file)
+    hard, wanted = (frozenset(texts(used, name, str(used_file))) for name in ("sotopia_hard_env", "sotopia_env"))
     if wanted != scenarios.keys() or not hard <= wanted:
-        raise BenchmarkError(f"{paths['used_env.json']}: its scenarios are not those of environment_profiles.jsonl")
+        raise BenchmarkError(f"{used_file}: its scenarios are not those of environment_profiles.jsonl")
     reading.count(len(pairs), PAIRS, "pairs of agents")
     data = reading.data(pairs)
-    return Benchmark(
-        items=pairs,
-        files=data.files,
-        remarks=data.remarks + _contradictions(pairs, relationships),
-        whole=data.whole,
-        scenarios=scenarios,
-        agents=agents,
-        relationships=relationships,
-        hard=hard,
-    )
+    remarks = data.remarks + _contradictions(pairs, relationships)
+    return Benchmark(items=pairs, files=data.files, remarks=remarks, whole=data.whole, hard=hard)
 
 
 def rendered(raw: str, viewer: str) -> str:

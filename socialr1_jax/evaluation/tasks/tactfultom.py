@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import random
 import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
@@ -98,22 +97,19 @@ def load(folder: Path) -> Data:
             continue
         rows = reading.rows(path, "conversation")
         for where, row in rows:
-            _check(row, where)
+            _check(row, where, reading)
             items.append({"file": f"set_{number}", **row})
         reading.count(len(rows), whole, "conversations", name)
-    ids = [question["q_id"] for item in items for name, _ in _ASKED.values() for question in item[name]]
-    if twice := sorted(name for name, times in Counter(ids).items() if times > 1):
-        raise BenchmarkError(f"{folder}: these question ids occur twice: {', '.join(twice[:5])}")
     return reading.data(items)
 
 
-def _check(row: Any, where: str) -> None:
+def _check(row: Any, where: str, reading: Reading) -> None:
     for name in ("set_id", "full_context", "lie_type"):
         text(row, name, where)
     for name, forms in _ASKED.values():
         for place, question in enumerate(field(row, name, list, where), 1):
             at = f"{where}, {name} {place}"
-            text(question, "q_id", at)
+            reading.once(text(question, "q_id", at), f"{at}: the q_id {question['q_id']} occurs twice")
             text(question, "question", at)
             if _LIST in forms:
                 texts(question, "correct_answer", at)
