@@ -1,7 +1,5 @@
 """Audits of question files, benchmarks and generated stories: reader, console table and plot."""
 
-from __future__ import annotations
-
 import io
 import os
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """The `social_r1` protocol: prompt of the SocialR1 model cards, letter in <Answer>, plain accuracy."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any

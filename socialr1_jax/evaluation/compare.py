@@ -1,7 +1,5 @@
 """Comparison of two runs on the same questions: paired difference, interval, p, and the questions that changed."""
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence

@@ -3,8 +3,6 @@
 sentence-transformers is optional: without it these figures are left out, with a note in the results.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from importlib.util import find_spec
 

@@ -1,7 +1,5 @@
 """Evaluation of a model: runs the tasks one after another and prints the tables."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path

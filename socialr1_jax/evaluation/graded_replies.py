@@ -1,7 +1,5 @@
 """Reader of graded replies from the files of evaluations, runs and scored responses."""
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import json

@@ -1,7 +1,5 @@
 """Grades of replies, and figures computed from them."""
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence

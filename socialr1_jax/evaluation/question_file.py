@@ -1,7 +1,5 @@
 """User question files as a task: training's prompt, accuracy overall, of twins and by column, with baselines."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Runner of benchmarks: asks the prompts, caches and grades the replies, computes figures and writes samples."""
 
-from __future__ import annotations
-
 import json
 import math
 import time

@@ -1,7 +1,5 @@
 """Scoring: a status and a grade for every reply, and figures over one or several samples."""
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence

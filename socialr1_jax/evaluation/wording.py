@@ -4,8 +4,6 @@ This package contains none of their texts: scripts/benchmark_prompts.py extracts
 places listed in `wording_sources.py`. Fields are written `{name}`; `{{` and `}}` are literal braces.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Mapping, Sequence

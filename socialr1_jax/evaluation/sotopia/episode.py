@@ -4,13 +4,11 @@ This module does no I/O or sampling. Turns count from 0, as in the agents' promp
 ones; in the judge's prompt they count from 1.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Self
 
 from socialr1_jax.evaluation.request import Messages, Wording, chat
 from socialr1_jax.evaluation.sotopia.official import agent_prompt
@@ -163,7 +161,7 @@ class Episode:
         """Return the seed of the next reply, 0 to 2**31 - 1."""
         return seed_of(self.turn_key)
 
-    def after(self, reply: Utterance) -> Episode:
+    def after(self, reply: Utterance) -> Self:
         """Return the episode one turn later; a reply without an action counts as "none", with `parsed` False.
 
         Raises ValueError if the episode is over.
@@ -204,7 +202,7 @@ class Episode:
         }
 
     @classmethod
-    def from_row(cls, setting: Setting, row: Mapping[str, Any]) -> Episode:
+    def from_row(cls, setting: Setting, row: Mapping[str, Any]) -> Self:
         return cls(setting, tuple(Turn(**turn) for turn in row["turns"]))
 
     def _history(self, clean: Callable[[str], str], first: int, idle: bool = True) -> str:

@@ -1,7 +1,5 @@
 """Figures of a set: both agents' scores with intervals, and rates of unusable replies and verdicts."""
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence

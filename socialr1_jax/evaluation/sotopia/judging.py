@@ -6,8 +6,6 @@ the transcript that no utterance can contain, and contradicting verdicts are rej
 fence nor code, but the other measures apply.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re

@@ -1,7 +1,5 @@
 """Speakers for SOTOPIA: a local model with continuous batching, and a model behind an endpoint."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from concurrent import futures
 from dataclasses import replace

@@ -3,8 +3,6 @@
 Each episode advances as soon as its reply arrives, which keeps the speakers' slots full until few episodes are left.
 """
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path

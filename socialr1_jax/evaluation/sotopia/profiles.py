@@ -1,7 +1,5 @@
 """Scenarios, agents and pairs from SOTOPIA's files, and the parts of them visible to each side."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """SOTOPIA from configuration to results: players, judge, files and notes."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path

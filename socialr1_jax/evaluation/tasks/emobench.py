@@ -6,8 +6,6 @@ other reply is wrong. The figures `ours/reader/...` also accept an object within
 number; `ours/mean_en` is the mean of EU and EA in English (200 each, so also their micro average).
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Mapping, Sequence

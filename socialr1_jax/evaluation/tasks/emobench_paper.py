@@ -7,8 +7,6 @@ three shuffled ones, drawn by the seed here (the authors' are in files with olde
 words. The authors' decoding for open models also bans repeated bigrams, which is left out here.
 """
 
-from __future__ import annotations
-
 import random
 from collections import Counter
 from collections.abc import Mapping, Sequence

@@ -8,8 +8,6 @@ In the file recovered from mirrors unknown fields are null. Questions that need 
 notes, and `.../sets` is the number of sets behind ALL, which is then not the published FANToM score.
 """
 
-from __future__ import annotations
-
 import random
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,7 +1,5 @@
 """FANToM's grades and figures, by the rules of skywalker023/fantom @ ebd35eb; figures are fractions, not x 100."""
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence

@@ -7,8 +7,6 @@ without reasoning; 138 of their gold answers, at orders 2 to 4, differ and are p
 question is right only if the story's lower orders are right too.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Mapping, Sequence

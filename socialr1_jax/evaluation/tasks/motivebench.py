@@ -5,8 +5,6 @@ answer is the reply's first character after stripping some, and figures are mean
 There is no overall number; `ours/accuracy`, over all questions, is ours. `social_r1` asks once, in file order.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Mapping, Sequence

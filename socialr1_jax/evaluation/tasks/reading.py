@@ -1,7 +1,5 @@
 """Reader of a benchmark's files: finds them, checks fields, and compares them with the published versions."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Hashable, Iterator, Mapping, Sequence

@@ -10,8 +10,6 @@ our generator (stories/stories.py): in `ours/aware` the character knows, and eve
 `ours/unaware` the same sentences are in another order, and the character does not know.
 """
 
-from __future__ import annotations
-
 import random
 import re
 from collections.abc import Iterator, Mapping, Sequence

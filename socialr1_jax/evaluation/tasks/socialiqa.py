@@ -6,8 +6,6 @@ option with the highest log-prob, summed over its tokens, after "Q: {context} {q
 figure is plain accuracy in all protocols.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from pathlib import Path

@@ -8,8 +8,6 @@ them; here they are a category outside all means. Options are shuffled by the se
 fixes no seed).
 """
 
-from __future__ import annotations
-
 import random
 import re
 from collections.abc import Mapping, Sequence

@@ -8,8 +8,6 @@ number; `ours/accuracy_en` is ours. The released scripts draw all shuffles from 
 has its own, so its orders do not depend on the other questions. `social_r1` asks once, in file order.
 """
 
-from __future__ import annotations
-
 import random
 import re
 from collections.abc import Mapping, Sequence

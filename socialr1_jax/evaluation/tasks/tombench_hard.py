@@ -6,8 +6,6 @@ With 100 questions the 95 % interval at an accuracy of 0.6 is +-9.6 points; seve
 a question.
 """
 
-from __future__ import annotations
-
 import ast
 import re
 from collections.abc import Mapping, Sequence

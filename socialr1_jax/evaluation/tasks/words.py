@@ -4,8 +4,6 @@ Case and marks are kept. Sentence ends only affect words in that a final full st
 found by rule and short lists instead of Punkt's trained tables.
 """
 
-from __future__ import annotations
-
 import re
 
 _ABBREVIATION = re.compile(
