@@ -116,7 +116,7 @@ def _retell(script: Script, seen: Witnessed, turns: Counter[str]) -> str:
         stay=f"{here or 'nobody'} {'stay' if len(seen.here) > 1 else 'stays'}",
         are=f"{here} {'is' if len(seen.here) == 1 else 'are'}",
         hearers=hearers,
-        heard=_heard_by(hearers, turn),
+        heard=(f"heard by {hearers}", f"and {hearers} can hear it")[turn % 2] if hearers else "but nobody hears it",
     )
 
 
@@ -125,10 +125,6 @@ def _seen_by(people: tuple[str, ...], turn: int) -> str:
     if len(people) == 1:
         return (f"seen by {names} alone", f"with only {names} to see it", f"and just {names} sees")[turn % 3]
     return (f"seen by {names}", f"and {names} can see it", f"before the eyes of {names}")[turn % 3]
-
-
-def _heard_by(names: str, turn: int) -> str:
-    return (f"heard by {names}", f"and {names} can hear it")[turn % 2] if names else "but nobody hears it"
 
 
 def _interpret(script: Script, world: World, question: Question, egocentric: bool) -> str:
