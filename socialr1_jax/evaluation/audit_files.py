@@ -8,6 +8,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from socialr1_jax.config.commands import AuditConfig
 from socialr1_jax.config.evaluation import ASKED
 from socialr1_jax.data.bad_rows import summary
@@ -196,12 +198,9 @@ def plot_audits(audits: Mapping[str, Mapping[str, Any]], file: Path) -> None:
         panels = figure.subplots(down, across, squeeze=False).ravel()
         for axes, (source, audit) in zip(panels, shown, strict=False):
             rules = sorted(audit["rules"].items(), key=lambda item: item[1]["accuracy"])
-            values = [rule["accuracy"] for _, rule in rules]
-            bounds = [rule_interval(rule, audit["n"]) for _, rule in rules]
-            spread = [
-                [max(0.0, value - low) for value, (low, _) in zip(values, bounds, strict=True)],
-                [max(0.0, high - value) for value, (_, high) in zip(values, bounds, strict=True)],
-            ]
+            values = np.array([rule["accuracy"] for _, rule in rules])
+            low, high = np.transpose([rule_interval(rule, audit["n"]) for _, rule in rules])
+            spread = np.maximum([values - low, high - values], 0.0)
             colours = [_STRONG_COLOUR if is_strong(rule, audit["chance"]) else _WEAK_COLOUR for _, rule in rules]
             axes.barh([name for name, _ in rules], values, xerr=spread, color=colours, ecolor="#6b6a65")
             axes.axvline(audit["chance"], color="#333333", linestyle=":")

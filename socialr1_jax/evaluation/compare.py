@@ -58,12 +58,9 @@ def compare(a: str, b: str) -> dict[str, Any]:
             their files: samples_<task>.jsonl, rollouts.jsonl, the output of score_responses.py.
 
     Returns:
-        a, b: the arguments. test: description of the test behind p. comparisons: {part: figures}. settings: {name: [of
-        a, of b]}, the settings that differ between two outputs of evaluate.py and affect replies or their parsing:
-        those of the command, `wording.<task>`, `decoding.<task>.<protocol>.<name>`, `sotopia.rules`, `.partner` and
-        `.judge`, and the `commit` of this package.
-
-        A part is a task with its protocol, or a set of a run's evaluations. Its figures:
+        a, b: the arguments. test: description of the test behind p. settings: {name: [of a, of b]}, settings of
+        evaluate.py that affect replies or their parsing and differ. comparisons: figures of each part, which is a task
+        with its protocol or a set of a run's evaluations:
         - `accuracy` (`mean_grade` for official rules, whose headline may be another figure): `difference_figures` of
           the items; `pair_accuracy`: the same for groups of twins
         - `items`: graded in both; `only_a`, `only_b`: missing in the other run; `ungraded`: without a grade in one run
@@ -71,10 +68,8 @@ def compare(a: str, b: str) -> dict[str, Any]:
         - `chance`, `best_rule`, `best_rule_accuracy`: if the questions have options
         - `better`, `worse`: number of items whose mean grade rose or fell
         - `wrong_to_right`, `right_to_wrong`: number of items whose mean grade crossed one half; `changed`: these items
-          with answers and gold
 
-    Raises:
-        ValueError: the runs cannot be compared; the message names the file and what to pass instead.
+    Raises ValueError naming the file and what to pass instead.
     """
     of_a, of_b = _parts(a), _parts(b)
     common = [name for name in of_a if name in of_b]

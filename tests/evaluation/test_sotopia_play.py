@@ -247,7 +247,7 @@ def in_waves(engine):
 
 
 def test_slots_stay_full(tmp_path):
-    many = [setting(tested=tested, number=number) for number in range(250) for tested in (0, 1)]
+    many = [setting(tested=tested, number=number) for number in range(150) for tested in (0, 1)]
     alone, waved = Engine(), Engine()
     play(many, alone, alone, tmp_path / "a.jsonl", run="r")
     wave = in_waves(waved)
@@ -262,7 +262,7 @@ def test_slots_stay_full(tmp_path):
 
 def test_slots_stay_full_beside_a_slow_endpoint(tmp_path):
     """A partner whose replies take as long as sixteen segments."""
-    many = [setting(tested=tested, number=number) for number in range(250) for tested in (0, 1)]
+    many = [setting(tested=tested, number=number) for number in range(150) for tested in (0, 1)]
 
     class Endpoint(Engine):
         def submit(self, key, messages, seed):

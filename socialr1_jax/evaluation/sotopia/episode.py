@@ -16,13 +16,13 @@ from socialr1_jax.evaluation.sotopia.profiles import (
     ENVIRONMENT,
     Agent,
     AgentPair,
-    Benchmark,
     Scenario,
     SetName,
     own_profile,
     rendered,
     seen_of,
 )
+from socialr1_jax.evaluation.task import Data
 from socialr1_jax.rewards.rubric import harmless, without_chat_tokens
 
 ACTIONS = ("none", "speak", "non-verbal communication", "action", "leave")
@@ -100,12 +100,13 @@ class Setting:
         return f"{self.scenario.id}-{ids}-{self.tested}-{self.seed}"
 
 
-def episodes_of(benchmark: Benchmark, name: SetName, seeds: int = 1, rules: Rules = "0.1.4") -> list[Setting]:
+def episodes_of(data: Data, name: SetName, seeds: int = 1, rules: Rules = "0.1.4") -> list[Setting]:
     """Return every pair of a set, with the tested model as first and as second agent, for each of `seeds` seeds."""
     return [
-        Setting(pair=pair, tested=tested, seed=seed, rules=rules, wording=benchmark.wording)
+        Setting(pair=pair, tested=tested, seed=seed, rules=rules, wording=data.wording)
         for seed in range(seeds)
-        for pair in benchmark.pairs_of(name)
+        for pair in data.items
+        if pair.scenario.is_in(name)
         for tested in (0, 1)
     ]
 
