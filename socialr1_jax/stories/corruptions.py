@@ -77,13 +77,10 @@ def corruption_pairs(
                     candidates = _skipped(telling, rejected_longer, rng)
                 case "loop":
                     candidates = _looped(telling, rejected_longer)
-                case "option_first":
+                case _:  # option_first
                     candidates = _option_first(telling)
-                case _:
-                    raise AssertionError(kind)
-            chosen_texts = _length_matched(
-                [texts for texts in candidates if texts[0] != texts[1]], rejected_longer, rng
-            )
+            different = [texts for texts in candidates if texts[0] != texts[1]]
+            chosen_texts = _length_matched(different, rejected_longer, rng)
             if chosen_texts is None:
                 continue
             pairs.append(_pair(example, kind, "", chosen_texts))
@@ -200,8 +197,8 @@ def egocentric(example: Example) -> Example:
 # ------------------------------------------------------------------------------------------ false statements: two kinds
 
 
-def _in_both_forms(telling: Telling, others: Iterator[Telling]) -> list[Texts]:
-    return [texts for other in islice(others, _TRIED) for texts in zip(telling.forms, other.forms, strict=True)]
+def _in_both_forms(telling: Telling, others: Iterator[Telling]) -> Iterator[Texts]:
+    return (texts for other in islice(others, _TRIED) for texts in zip(telling.forms, other.forms, strict=True))
 
 
 def _misperceived(telling: Telling, twin: Telling | None, rng: random.Random) -> Iterator[Telling]:
@@ -299,6 +296,7 @@ _EMPTY = (
     ("Each of the options is looked at.", "One of them is best.", "That one is chosen, and no other."),
 )
 _REPEATS = (3, 4, 5)  # repetitions of a sentence; two alternating sentences are repeated half as often
+_CONCLUSION = " So the answer"
 
 
 def _bodies(trace: str) -> list[str]:
@@ -317,22 +315,19 @@ def _brief(trace: str, letter: str) -> str:
     return _written([*before, f"{next(w for w in weighed if w.startswith(f'{letter}. '))} {conclusion}"])
 
 
-def _skipped(telling: Telling, rejected_longer: bool, rng: random.Random) -> list[Texts]:
+def _skipped(telling: Telling, rejected_longer: bool, rng: random.Random) -> Iterator[Texts]:
     full, brief = telling.forms
-    candidates = []
     # Without a stage the rejected text is longer only if it is made from the full form and the chosen one is brief.
     for chosen, base in [(brief, full)] if rejected_longer else [(full, full), (brief, brief)]:
         bodies = _bodies(base)
         for stage, empty in enumerate(_EMPTY):
-            candidates.append((chosen, _written(bodies, [other for other in range(4) if other != stage])))
+            yield chosen, _written(bodies, [other for other in range(4) if other != stage])
             words = " ".join(sorted(rng.sample(empty, rng.randint(1, len(empty))), key=empty.index))
-            candidates.append((chosen, _written([*bodies[:stage], words, *bodies[stage + 1 :]])))
-    return candidates
+            yield chosen, _written([*bodies[:stage], words, *bodies[stage + 1 :]])
 
 
-def _looped(telling: Telling, rejected_longer: bool) -> list[Texts]:
+def _looped(telling: Telling, rejected_longer: bool) -> Iterator[Texts]:
     full, brief = telling.forms
-    candidates = []
     # With a loop it is longer, unless it is made from the brief form and the chosen one is full.
     for chosen, base in [(full, full), (brief, brief)] if rejected_longer else [(full, brief)]:
         bodies = _bodies(base)
@@ -342,23 +337,18 @@ def _looped(telling: Telling, rejected_longer: bool) -> list[Texts]:
                 end = min(start + size, len(sentences))
                 again = sentences[start:end] * math.ceil(times / (end - start))
                 looped = " ".join([*sentences[:end], *again, *sentences[end:]])
-                candidates.append((chosen, _written([*bodies[:stage], looped, *bodies[stage + 1 :]])))
-        conclusion = bodies[3][bodies[3].rindex(" So the answer") :]  # a short sentence, in case all others are long
-        candidates += [(chosen, _written([*bodies[:3], bodies[3] + conclusion * times])) for times in _REPEATS]
-    return candidates
+                yield chosen, _written([*bodies[:stage], looped, *bodies[stage + 1 :]])
+        conclusion = bodies[3][bodies[3].rindex(_CONCLUSION) :]  # a short sentence, in case all others are long
+        yield from ((chosen, _written([*bodies[:3], bodies[3] + conclusion * times])) for times in _REPEATS)
 
 
-def _option_first(telling: Telling) -> list[Texts]:
+def _option_first(telling: Telling) -> Iterator[Texts]:
     letter = telling.letter
     announced = (f"It is {letter}.", f"The answer is {letter}.", f"Option {letter} is right, and here is why.")
-    candidates = []
     for base in telling.forms:
         bodies = _bodies(base)
-        conclusion = re.search(r" So the answer.*$", bodies[3])
-        assert conclusion
         for stage, words in product((0, 1), announced):
             early = [*bodies[:stage], f"{words} {bodies[stage]}", *bodies[stage + 1 :]]
-            candidates.append((base, _written(early)))
-            candidates.append((base, _written([*early[:3], bodies[3][: conclusion.start()]])))
-        candidates += [(base, _written(bodies, order)) for order in ((3, 0, 1, 2), (0, 3, 1, 2))]
-    return candidates
+            yield base, _written(early)
+            yield base, _written([*early[:3], bodies[3][: bodies[3].index(_CONCLUSION)]])
+        yield from ((base, _written(bodies, order)) for order in ((3, 0, 1, 2), (0, 3, 1, 2)))

@@ -8,7 +8,7 @@ number; `ours/mean_en` is the mean of EU and EA in English (200 each, so also th
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -117,7 +117,7 @@ def requests(data: Data, protocol: ProtocolName, seed: int) -> list[Request]:
     Only the shuffled orders of `paper` depend on the seed.
     """
 
-    def build(item: Mapping[str, Any]) -> list[Request]:
+    def build(item: Mapping[str, Any]) -> Iterable[Request]:
         if protocol == "social_r1":
             return _social_r1(item)
         if protocol == "paper":

@@ -10,7 +10,7 @@ has its own, so its orders do not depend on the other questions. `social_r1` ask
 
 import random
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -132,11 +132,12 @@ def requests(data: Data, protocol: ProtocolName, seed: int) -> list[Request]:
 
 def _requests(
     item: Mapping[str, Any], language: str, protocol: ProtocolName, seed: int, wording: Wording | None
-) -> list[Request]:
+) -> Iterator[Request]:
     question, name = item[language], f"{item['task']}-{item['number']}"
     meta = {"language": language, "task": item["task"], "abilities": item["abilities"]}
     if protocol == "social_r1":
-        return [card_request(id=f"{name}-{language}", item=name, meta=meta | {"try": 1}, **question)]
+        yield card_request(id=f"{name}-{language}", item=name, meta=meta | {"try": 1}, **question)
+        return
     # The released scripts count options in the Chinese columns: one question has four English and two Chinese options,
     # and is asked with two in both languages.
     options: Sequence[str] = question["options"][: len(item["zh"]["options"])]
@@ -153,23 +154,19 @@ def _requests(
     system = texts.text(f"system_cot_{language}" if protocol == "official_cot" else f"system_{language}")
     rng = random.Random(f"tombench {seed} {language} {name}")
     written = item["written"][language] if wording else options
-    prompts = []
     for number in range(1, TRIES + 1):
         order = rng.sample(range(len(options)), len(options))
         choices = {f"choice_{letter.lower()}": written[place] for letter, place in zip(letters, order, strict=True)}
         mapped = {letter: originals[place] for letter, place in zip(letters, order, strict=True)}
         words = texts.text(user, story=question["story"], question=question["question"], **choices)
-        prompts.append(
-            Request(
-                id=f"{name}-{language}-try{number}",
-                item=name,
-                messages=chat(words, system),
-                gold=item["answer"],
-                meta=meta | {"try": number, "shown": mapped} | kinder_gold,
-                max_new_tokens=_NEW_TOKENS,
-            )
+        yield Request(
+            id=f"{name}-{language}-try{number}",
+            item=name,
+            messages=chat(words, system),
+            gold=item["answer"],
+            meta=meta | {"try": number, "shown": mapped} | kinder_gold,
+            max_new_tokens=_NEW_TOKENS,
         )
-    return prompts
 
 
 def read(request: Request, protocol: ProtocolName, reply: str) -> str:
