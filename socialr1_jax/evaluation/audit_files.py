@@ -2,7 +2,7 @@
 
 import io
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -89,7 +89,7 @@ def read_source(
         raise DataError("empty source name")
     folder = Path(source)
     if os.path.isdir(source) and folder.resolve().name in ASKED:
-        return _benchmark(folder), ()
+        return list(_benchmark(folder)), ()
     sources = [source]
     if os.path.isdir(source):
         sources = [str(file) for file in sorted(folder.rglob("*")) if file.suffix.lower() in ROW_SUFFIXES]
@@ -110,9 +110,8 @@ def read_source(
     return examples, tuple(remarks)
 
 
-def _benchmark(folder: Path) -> list[Example]:
+def _benchmark(folder: Path) -> Iterator[Example]:
     task = get_task(folder.resolve().name)
-    examples = []
     for request in task.requests(task.load(folder), "social_r1", 0):
         if not task.in_headline(request.meta):
             continue
@@ -120,22 +119,17 @@ def _benchmark(folder: Path) -> list[Example]:
         meta = {"source": task.name, "story_id": request.item}
         if name:
             meta["type"] = f"order_{name}" if task.kind == "order" else name
-        examples.append(replace(card_example(request), meta=meta))
-    return examples
+        yield replace(card_example(request), meta=meta)
 
 
-def remarks_on(audit: Mapping[str, Any]) -> list[str]:
-    """Return caveats about the figures of an audit."""
-    remarks = []
+def remarks_on(audit: Mapping[str, Any]) -> Iterator[str]:
+    """Yield caveats about the figures of an audit."""
     if audit["n"] == 1:
-        remarks.append("only one question: figures have no interval")
+        yield "only one question: figures have no interval"
     if unmentioned := audit["n"] - audit["mentioned"]:
-        remarks.append(
-            f"the story mentions no option in {unmentioned} of {audit['n']} questions; rules of mention guess there"
-        )
+        yield f"the story mentions no option in {unmentioned} of {audit['n']} questions; rules of mention guess there"
     if "constant" not in audit["rules"]:
-        remarks.append("fewer than three stories: rules fitted on other stories are left out")
-    return remarks
+        yield "fewer than three stories: rules fitted on other stories are left out"
 
 
 def table(source: str, audit: Mapping[str, Any]) -> str:

@@ -10,7 +10,7 @@ from socialr1_jax.config.commands import CompareConfig
 from socialr1_jax.config.evaluation import PROTOCOLS
 from socialr1_jax.config.sections import flat_settings
 from socialr1_jax.evaluation.graded_replies import GradedReply, graded_replies
-from socialr1_jax.evaluation.metrics import mean_metric
+from socialr1_jax.evaluation.metrics import grouped, mean_metric
 from socialr1_jax.questions.accuracy import baseline_figures
 from socialr1_jax.questions.intervals import around, share_interval, sign_flip_p
 from socialr1_jax.runtime.files import read_json, write_json
@@ -159,7 +159,8 @@ def _compared(
             [item.reply.cluster for item, _ in pairs],
         ),
     }
-    if twins := _twins(pairs):
+    by_twin = grouped(pairs, lambda pair: pair[0].reply.twin)
+    if twins := {name: group for name, group in by_twin.items() if name and len(group) > 1}:
         result["pair_accuracy"] = difference_figures(
             [math.prod(item.value for item, _ in group) for group in twins.values()],
             [math.prod(item.value for _, item in group) for group in twins.values()],
@@ -189,14 +190,6 @@ def _compared(
         for before, after in changed
     ]
     return result
-
-
-def _twins(pairs: Sequence[tuple[ComparedItem, ComparedItem]]) -> dict[str, list[tuple[ComparedItem, ComparedItem]]]:
-    groups: dict[str, list[tuple[ComparedItem, ComparedItem]]] = {}
-    for pair in pairs:
-        if twin := pair[0].reply.twin:
-            groups.setdefault(twin, []).append(pair)
-    return {name: group for name, group in groups.items() if len(group) > 1}
 
 
 def _other_settings(a: str, b: str) -> dict[str, list[Any]]:

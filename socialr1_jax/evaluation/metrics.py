@@ -2,10 +2,12 @@
 
 import math
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 from socialr1_jax.evaluation.request import Request
+
+T = TypeVar("T")
 
 
 class Grade(NamedTuple):
@@ -60,10 +62,10 @@ def accuracy(graded: Sequence[Graded]) -> Metric:
     return item_mean(graded, [row.grade.value for row in graded])
 
 
-def grouped(graded: Sequence[Graded], key: Callable[[Graded], Any]) -> dict[Any, list[Graded]]:
-    """Group the graded requests by a key, in order of its first occurrence."""
-    groups: dict[Any, list[Graded]] = {}
-    for row in graded:
+def grouped(rows: Iterable[T], key: Callable[[T], Any]) -> dict[Any, list[T]]:
+    """Group the rows by a key, in order of its first occurrence."""
+    groups: dict[Any, list[T]] = {}
+    for row in rows:
         groups.setdefault(key(row), []).append(row)
     return groups
 

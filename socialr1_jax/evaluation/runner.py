@@ -242,8 +242,8 @@ def ask(
     requests = [(protocol, request) for protocol, each in asked.items() for request in each]
     first = [prompt(protocol, request, request.id, range(config.num_samples)) for protocol, request in requests]
     answers = [(*requests[i], sample, reply) for i, sample, reply in _replies(first, respondent, replies, said)]
-    following: dict[int, Request] = {}  # by index in `answers`
-    for place, (protocol, request, _, reply) in enumerate(answers):
+    following: dict[int, tuple[ProtocolName, Request, int]] = {}  # by index in `answers`
+    for place, (protocol, request, sample, reply) in enumerate(answers):
         if not request.follow_up:
             continue
         text = None if reply.finish_reason in FAILED else said_in(reply)
@@ -251,19 +251,15 @@ def ask(
             said(reply.finish_reason)
         else:
             assert task.follow_up
-            following[place] = task.follow_up(request, protocol, text)
-    second = []
-    for place, request in following.items():
-        protocol, _, sample, _ = answers[place]
-        second.append(prompt(protocol, request, f"{request.id}/{sample}", (0,)))
+            following[place] = (protocol, task.follow_up(request, protocol, text), sample)
+    second = [prompt(name, request, f"{request.id}/{sample}", (0,)) for name, request, sample in following.values()]
     second_replies = _replies(second, respondent, replies, said) if second else []
-    for (place, request), (_, _, reply) in zip(following.items(), second_replies, strict=True):
-        protocol, _, sample, _ = answers[place]
-        answers[place] = (protocol, request, sample, reply)
-    by_protocol: dict[ProtocolName, list[tuple[Request, int, Reply]]] = {protocol: [] for protocol in asked}
-    for protocol, request, sample, reply in answers:
-        by_protocol[protocol].append((request, sample, reply))
-    return by_protocol
+    for (place, question), (*_, reply) in zip(following.items(), second_replies, strict=True):
+        answers[place] = (*question, reply)
+    return {
+        protocol: [(request, sample, reply) for name, request, sample, reply in answers if name == protocol]
+        for protocol in asked
+    }
 
 
 def _replies(

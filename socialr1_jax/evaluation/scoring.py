@@ -80,11 +80,9 @@ def figures(
         kinder = {f"ours/reader/{name}": metric for name, metric in by_name.items() if "/" not in name}
     failed = {row.request.item for row in scored if row.status in FAILED}
     scored = [row for row in scored if row.request.item not in failed]
-    by_sample: dict[int, list[Graded]] = {}
-    for row in scored:
-        by_sample.setdefault(row.sample, []).append(Graded(row.request, row.grade))
     each = []
-    for _, of_sample in sorted(by_sample.items()):
+    for number in sorted({row.sample for row in scored}):
+        of_sample = [Graded(row.request, row.grade) for row in scored if row.sample == number]
         further: dict[str, Metric] = {}
         if embedder and task.embedded:
             of_sample, further = task.embedded(of_sample, embedder)

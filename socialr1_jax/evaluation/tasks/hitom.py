@@ -9,7 +9,8 @@ question is right only if the story's lower orders are right too.
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from socialr1_jax.config.evaluation import ProtocolName
 from socialr1_jax.data.examples import LETTERS
 from socialr1_jax.data.options import parse_options
 from socialr1_jax.evaluation.card import card_request, graded_by
-from socialr1_jax.evaluation.metrics import Graded, Metric, accuracies, accuracy, by_group
+from socialr1_jax.evaluation.metrics import Graded, Metric, accuracies, accuracy, by_group, grouped
 from socialr1_jax.evaluation.request import Request, Wording, chat
 from socialr1_jax.evaluation.task import BenchmarkError, Data, Hub, Task, ways
 from socialr1_jax.evaluation.tasks.reading import Reading, field, read_json, text
@@ -161,7 +162,7 @@ def metrics(graded: Sequence[Graded], protocol: ProtocolName) -> dict[str, Metri
     `official_vp` adds the accuracy of questions whose CoTP row has the same answer, and the number of questions with
     another answer, in total and by order.
     """
-    joint = _joint(graded)
+    joint = list(_joint(graded))
     by_name = {"accuracy": accuracy(graded), "joint": accuracy(joint)}
     for prefix, rows in (("", graded), ("joint/", joint)):
         by_name |= accuracies(rows, "order", f"{prefix}order_") | accuracies(rows, "length", f"{prefix}length_")
@@ -184,20 +185,15 @@ def _conflicts(graded: Sequence[Graded]) -> Metric:
     return Metric(float(sum(map(_is_conflict, graded))), math.nan, len(graded))
 
 
-def _joint(graded: Sequence[Graded]) -> list[Graded]:
-    """Return each question with the product of its story's values up to its order; lower orders must be complete."""
-    stories: dict[str, dict[int, Graded]] = {}
-    for row in graded:
-        stories.setdefault(row.request.item, {})[row.request.meta["order"]] = row
-    joint = []
-    for orders in stories.values():
+def _joint(graded: Sequence[Graded]) -> Iterator[Graded]:
+    """Yield each question with the product of its story's values up to its order; lower orders must be complete."""
+    for rows in grouped(graded, lambda row: row.request.item).values():
+        orders = {row.request.meta["order"]: row for row in rows}
         value = 1.0
-        for order in ORDERS:
-            if order not in orders:
-                break
-            value *= orders[order].grade.value
-            joint.append(orders[order]._replace(grade=orders[order].grade._replace(value=value)))
-    return joint
+        for order in takewhile(orders.__contains__, ORDERS):
+            row = orders[order]
+            value *= row.grade.value
+            yield row._replace(grade=row.grade._replace(value=value))
 
 
 TASK = Task(

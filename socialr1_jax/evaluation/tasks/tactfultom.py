@@ -283,10 +283,8 @@ def embedded_figures(graded: Sequence[Graded], embed: Embedder) -> dict[str, Met
     free = [row for row in graded if row.request.meta["form"] == _FREE]
     pairs = [(row.grade.answer, text) for row in free for text in (row.request.gold, *row.request.meta["wrong"])]
     cosines = iter(similarities(pairs, embed))
-    right, wrong = [], []
-    for row in free:
-        right.append(next(cosines))
-        wrong.append(max(next(cosines) for _ in row.request.meta["wrong"]))
+    each = [(next(cosines), max(next(cosines) for _ in row.request.meta["wrong"])) for row in free]
+    right, wrong = ([both[side] for both in each] for side in (0, 1))
     return {"free/cosine": item_mean(free, right), "free/cosine_wrong": item_mean(free, wrong)}
 
 
