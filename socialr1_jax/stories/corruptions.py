@@ -61,7 +61,8 @@ def corruption_pairs(
             raise ValueError(f"kinds has {kind!r}; use some of {', '.join(KINDS)}")
     tellings = [telling_of(example) for example in examples]
     telling_by_id = {example.id: telling for example, telling in zip(examples, tellings, strict=True)}
-    seen_words = _SeenWords(tellings)
+    people = sorted({person for telling in tellings for person in telling.script.people})
+    seen = set().union(*(_combinations(telling.script) for telling in tellings))
     pairs = []
     for example, telling in zip(examples, tellings, strict=True):
         twin = telling_by_id.get(example.meta.get("twin_of", ""))
@@ -72,7 +73,7 @@ def corruption_pairs(
                 case "wrong_perceiver":
                     candidates = _in_both_forms(telling, _misperceived(telling, twin, rng))
                 case "ungrounded_claim":
-                    candidates = _in_both_forms(telling, _exchanged(telling, seen_words, rng))
+                    candidates = _in_both_forms(telling, _exchanged(telling, people, seen, rng))
                 case "skipped_stage":
                     candidates = _skipped(telling, rejected_longer, rng)
                 case "loop":
@@ -218,38 +219,24 @@ def _perceived(telling: Telling) -> list[object]:
     return [*witnesses, belief, telling.question.gold]
 
 
-class _SeenWords:
-    """The things that occur with each plot and with each person in the stories.
-
-    An exchange that makes a new combination would give the rejected text away without the story.
-    """
-
-    def __init__(self, tellings: Collection[Telling]) -> None:
-        self.things = {
-            (telling.script.plot, event.thing) for telling in tellings for event in telling.script.events if event.thing
-        }
-        self.person_things = {pair for telling in tellings for pair in self._person_things(telling.script)}
-        self.people = sorted({person for telling in tellings for person in telling.script.people})
-
-    def fits(self, script: Script) -> bool:
-        things = {(script.plot, event.thing) for event in script.events if event.thing}
-        return things <= self.things and self._person_things(script) <= self.person_things
-
-    @staticmethod
-    def _person_things(script: Script) -> set[tuple[str, str]]:
-        things = {event.thing for event in script.events if event.thing}
-        return set(product(script.people, things))
+def _combinations(script: Script) -> set[tuple[str, str]]:
+    """Return each thing of the story with its plot, and with each of its people."""
+    things = {event.thing for event in script.events if event.thing}
+    return set(product((script.plot, *script.people), things))
 
 
-def _exchanged(telling: Telling, seen_words: _SeenWords, rng: random.Random) -> Iterator[Telling]:
+def _exchanged(
+    telling: Telling, people: Sequence[str], seen: Collection[tuple[str, str]], rng: random.Random
+) -> Iterator[Telling]:
     """Yield the tellings with two words of one kind exchanged, at least one of them from the story, in random order.
 
-    The options must name both words or neither; otherwise they would give the exchange away.
+    The options must name both words or neither, and all `_combinations` must occur in the stories; otherwise the
+    exchange would show without the story.
     """
     script = telling.script
     words_of_story = " ".join((*script.people, *(f"{e.thing} {e.place}" for e in script.events)))
     named, offered = set(words_of_story.split()), set(re.findall(r"\w+", " ".join(telling.options)))
-    pairs = [pair for words in (CONTAINERS, OBJECTS, seen_words.people) for pair in combinations(words, 2)]
+    pairs = [pair for words in (CONTAINERS, OBJECTS, people) for pair in combinations(words, 2)]
     pairs = [pair for pair in pairs if not named.isdisjoint(pair) and (pair[0] in offered) == (pair[1] in offered)]
     rng.shuffle(pairs)
     for pair in pairs:
@@ -258,7 +245,7 @@ def _exchanged(telling: Telling, seen_words: _SeenWords, rng: random.Random) -> 
             other = replace(script, events=_renamed(script.events, swap))
         else:
             other = _renamed(script, swap)
-        exchanged = telling.with_script(other) if seen_words.fits(other) else None
+        exchanged = telling.with_script(other) if _combinations(other).issubset(seen) else None
         # The same events in another order are no false statement.
         if exchanged is not None and set(other.events) != set(script.events):
             yield exchanged
