@@ -137,9 +137,7 @@ def _split_options(text: str) -> list[str]:
     """Split "A. x, B. y, C. z" into ["x", "y", "z"]; each label is searched for after the previous one."""
     label = re.match(r"\s*" + _LABEL.format(letter="A") + r"\s*", text)
     if label is None:
-        raise ValueError(
-            f'cannot find the options A, B, ... in {shown(text)}; write A. Ann, B. Ben or a list ["Ann", "Ben"]'
-        )
+        raise ValueError(f'cannot find the options A, B, ... in {shown(text)}; write A. Ann, B. Ben or ["Ann", "Ben"]')
     start, parts = label.end(), []
     for letter in LETTERS[1:]:
         label = _NEXT_LABELS[letter].search(text, start)

@@ -75,9 +75,7 @@ def read_pairs(path: str | Path) -> list[Pair]:
         except ValueError as error:
             raise DataError(f"{row.where}: {error}") from None
         if pair.id in seen:
-            raise DataError(
-                f"{row.where}: the id {shown(pair.id)} is already that of {seen[pair.id]}; give each its own"
-            )
+            raise DataError(f"{row.where}: the id {shown(pair.id)} is already that of {seen[pair.id]}; ids are unique")
         seen[pair.id] = row.where
         pairs.append(pair)
     return pairs

@@ -50,9 +50,7 @@ def build_tokenizer(texts: Iterable[str], vocab_size: int, words: Sequence[str] 
     added += [AddedToken(token, special=False, normalized=False) for token in THINK_TOKENS]
     merged_size = vocab_size - len(added)
     if merged_size <= 256:
-        raise ValueError(
-            f"vocab_size {vocab_size} leaves no room: 256 bytes and {len(added)} special tokens come first"
-        )
+        raise ValueError(f"vocab_size {vocab_size} has no room: 256 bytes and {len(added)} special tokens come first")
 
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()

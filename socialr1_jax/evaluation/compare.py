@@ -161,11 +161,8 @@ def _compared(
     }
     by_twin = grouped(pairs, lambda pair: pair[0].reply.twin)
     if twins := {name: group for name, group in by_twin.items() if name and len(group) > 1}:
-        result["pair_accuracy"] = difference_figures(
-            [math.prod(item.value for item, _ in group) for group in twins.values()],
-            [math.prod(item.value for _, item in group) for group in twins.values()],
-            list(twins),
-        )
+        of_a, of_b = ([math.prod(pair[side].value for pair in group) for group in twins.values()] for side in (0, 1))
+        result["pair_accuracy"] = difference_figures(of_a, of_b, list(twins))
     examples = [item.reply.example for item, _ in pairs if item.reply.example]
     if len(examples) == len(pairs):
         figures = baseline_figures(examples)
@@ -226,9 +223,7 @@ def _parts(source: str) -> dict[str, dict[str, ComparedItem]]:
         replies.setdefault(reply.part, {}).setdefault(reply.key, {})[reply.sample] = reply
     if not replies:
         raise ValueError(f"{source}: no graded replies; give a finished run")
-    return {
-        part: {key: _item(list(of_key.values())) for key, of_key in items.items()} for part, items in replies.items()
-    }
+    return {part: {key: _item(list(each.values())) for key, each in items.items()} for part, items in replies.items()}
 
 
 def _item(replies: Sequence[GradedReply]) -> ComparedItem:

@@ -170,10 +170,7 @@ def telling_of(example: Example) -> Telling:
                 return telling
     except (ValueError, KeyError, IndexError, StopIteration):
         pass
-    raise ValueError(
-        f"example {example.id}: its story and thoughts are not those of generate_stories; corruptions are made from "
-        "generated stories alone"
-    )
+    raise ValueError(f"example {example.id}: its story and thoughts are not those of generate_stories")
 
 
 def egocentric(example: Example) -> Example:

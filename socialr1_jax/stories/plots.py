@@ -200,9 +200,8 @@ def _write_search(draft: Draft) -> Script:
     """Write a search: the thing passes some places, and a person looks into the others without finding it."""
     (asked, other), thing, places = draft.cast.people, draft.cast.objects[0], draft.places
     stops = _stops(draft)
-    path = iter(
-        _path(draft, other, [thing] * sum(stops), [place for place, stop in zip(places, stops, strict=True) if stop])
-    )
+    passed = [place for place, stop in zip(places, stops, strict=True) if stop]
+    path = iter(_path(draft, other, [thing] * len(passed), passed))
     looks = (Event(kind="look", who=other, place=place) for place in places)
     events = [next(path) if stop else look for stop, look in zip(stops, looks, strict=True)]
     return _script(draft, events, _does(asked, "leave"), values=places, movable=("leave",))
@@ -280,10 +279,8 @@ def in_fair_order(script: Script) -> bool:
     other half, so the order is uninformative. With free returns, the last to return would tend to have missed it.
     """
     pair = (script.asked, script.other)
-    leaves, returns = (
-        [e.who for e in script.events if e.kind == kind and e.who in pair] for kind in ("leave", "enter")
-    )
-    return bool(script.values) or leaves == returns
+    order = {kind: [e.who for e in script.events if e.kind == kind and e.who in pair] for kind in ("leave", "enter")}
+    return bool(script.values) or order["leave"] == order["enter"]
 
 
 def _merged(sequences: Sequence[Sequence[Event]], rng: random.Random) -> list[Event]:

@@ -85,7 +85,7 @@ def test_columns_come_from_a_file(tmp_path):
     for wrong, reason in [
         ({"answers": "key"}, "'answers' is not one of the fields story, question, options, answer, dimension"),
         ({"answer": "keys"}, r"has no column 'keys' \(did you mean 'key'"),
-        ({"answer": 3}, "answer is 3, neither a column nor a list"),
+        ({"answer": 3}, "answer is 3, no column or list"),
         ({"question": ""}, "no column looks like the question"),
     ]:
         with pytest.raises(BenchmarkError, match=reason):

@@ -193,9 +193,7 @@ def _characters(graded: Sequence[Graded], embedded: bool, size: int) -> dict[str
                 values.append(float(answer == row.request.gold))
     by_name = {}
     if right and embedded:
-        by_name["ALL_character"] = mean_metric(
-            [min(values) for values in right.values()], [items[key] for key in right]
-        )
+        by_name["ALL_character"] = mean_metric(list(map(min, right.values())), [items[key] for key in right])
     if answers_of:
         same = [float(len(answers) == 1) for answers in answers_of.values()]
         by_name["character_consistency"] = mean_metric(same, [items[key] for key in answers_of])
@@ -251,15 +249,13 @@ def weighted_f1(graded: Sequence[Graded]) -> Metric:
 
     The standard error is a jackknife over conversations.
     """
-    table = {
-        item: Counter((row.request.gold, row.grade.answer) for row in rows)
-        for item, rows in grouped(graded, lambda row: row.request.item).items()
-    }
-    total = sum(table.values(), Counter[tuple[str, str]]())
+    conversations = grouped(graded, lambda row: row.request.item).values()
+    table = [Counter((row.request.gold, row.grade.answer) for row in rows) for rows in conversations]
+    total = sum(table, Counter[tuple[str, str]]())
     value, n = _weighted_f1(total), len(table)
     if n < 2:
         return Metric(value, math.nan, n)
-    without = [_weighted_f1(total - counts) for counts in table.values()]
+    without = [_weighted_f1(total - counts) for counts in table]
     mean = math.fsum(without) / n
     return Metric(value, math.sqrt(math.fsum((v - mean) ** 2 for v in without) * (n - 1) / n), n)
 

@@ -101,9 +101,7 @@ def _columns_of_fields(known: Sequence[str], configured: Mapping[str, Any], path
         elif isinstance(configured[name], Sequence) and all(isinstance(column, str) for column in configured[name]):
             chosen = tuple(configured[name])
         else:
-            raise BenchmarkError(
-                f"{_COLUMNS_FILE}: {name} is {shown(configured[name])}, neither a column nor a list of columns"
-            )
+            raise BenchmarkError(f"{_COLUMNS_FILE}: {name} is {shown(configured[name])}, no column or list of columns")
         if name != "options" and len(chosen) > 1:
             raise BenchmarkError(f"{_COLUMNS_FILE}: {name} takes one column, not {shown(list(chosen))}")
         for column in chosen:
