@@ -151,7 +151,6 @@ def _rendered(tokenizer: Any, messages: Sequence[Mapping[str, str]], thinking: b
                 raise ValueError(f"it drops the text of the {message['role']}'s message")
     except Exception as error:  # a template may raise anything
         reason = printable(str(error), 300) or type(error).__name__
-        raise ValueError(
-            f"the chat template of {name} cannot be rendered: {reason}; put the model's own chat_template.jinja there"
-        ) from None
+        fix = "put the model's own chat_template.jinja there"
+        raise ValueError(f"the chat template of {name} cannot be rendered: {reason}; {fix}") from None
     return text

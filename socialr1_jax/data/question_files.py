@@ -122,10 +122,8 @@ def parse_files(
                 continue
             try:
                 example = parser.example(values, before + row.number)
-                if example.id in seen:
-                    raise ValueError(
-                        f"the id {shown(example.id)} is already that of {seen[example.id]}; ids are unique"
-                    )
+                if earlier := seen.get(example.id):
+                    raise ValueError(f"the id {shown(example.id)} is already that of {earlier}; ids are unique")
             except ValueError as error:
                 rows.append(BadRow(row.file, row.number, str(error)))
                 continue

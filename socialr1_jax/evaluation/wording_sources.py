@@ -211,18 +211,13 @@ def _template(parts: _Parts, fields: _Fields) -> str:
 
 
 def _formatted(text: str, fields: _Fields) -> str:
-    pieces = []
-    used = []
-    for literal, field, spec, conversion in Formatter().parse(text):
-        pieces.append(_escaped(literal))
-        if field is not None:
-            if spec or conversion or field not in fields:
-                raise ValueError(f"has the field {field!r}, which is not one of {', '.join(fields)}")
-            pieces.append(f"{{{field}}}")
-            used.append(field)
-    if missing := [field for field in fields if field not in used]:
+    pieces = list(Formatter().parse(text))  # (literal text, field or None, format, conversion)
+    for _, field, form, conversion in pieces:
+        if field is not None and (form or conversion or field not in fields):
+            raise ValueError(f"has the field {field!r}, which is not one of {', '.join(fields)}")
+    if missing := [field for field in fields if all(field != piece[1] for piece in pieces)]:
         raise ValueError(f"has no field {missing[0]!r}")
-    return "".join(pieces)
+    return "".join(_escaped(text) if name is None else f"{_escaped(text)}{{{name}}}" for text, name, *_ in pieces)
 
 
 def _escaped(text: str) -> str:

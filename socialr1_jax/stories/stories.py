@@ -186,10 +186,8 @@ def _plots_by_type(
         raise ValueError(f"the {split} split has nothing to tell with {where}; allowed: more plots or events")
     for name in question_types:
         if name not in able:
-            raise ValueError(
-                f"question_types has {name!r}, which the {split} split cannot ask with {where}; allowed: "
-                f"{', '.join(able)}"
-            )
+            asked = f"question_types has {name!r}, which the {split} split cannot ask with {where}"
+            raise ValueError(f"{asked}; allowed: {', '.join(able)}")
     return {name: able[name] for name in question_types or able}
 
 

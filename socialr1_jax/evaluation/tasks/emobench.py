@@ -257,7 +257,7 @@ def metrics(graded: Sequence[Graded], protocol: ProtocolName) -> dict[str, Metri
     """
     if protocol != "paper":
         return _figures(graded, protocol)
-    votes = emobench_paper.voted(graded)
+    votes = list(emobench_paper.voted(graded))
     by_name = _figures(votes, protocol)
     for order, rows in by_group(votes, "order").items():
         by_name |= {f"order_{order}/{name}": m for name, m in _figures(rows, protocol).items() if "/" not in name}

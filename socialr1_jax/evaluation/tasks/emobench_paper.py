@@ -112,17 +112,15 @@ def _letter(reply: str, options: Sequence[str], meta: Mapping[str, Any]) -> str:
     return ""
 
 
-def voted(graded: Sequence[Graded]) -> list[Graded]:
-    """Return each question under each order with the majority of its replies; the first one wins a tie."""
+def voted(graded: Sequence[Graded]) -> Iterator[Graded]:
+    """Yield each question under each order with the majority of its replies; the first one wins a tie."""
     units = ("language", "order")
-    votes = []
     for rows in grouped(graded, lambda row: (row.request.item, *map(row.request.meta.get, units))).values():
         request = rows[0].request
         places = request.gold.count(",") + 1
         answers = [row.grade.answer.split(",") if row.grade.answer else [NO_ANSWER] * places for row in rows]
         answer = ",".join(map(_majority, zip(*answers, strict=True)))
-        votes.append(Graded(request, Grade(answer, float(answer == request.gold))))
-    return votes
+        yield Graded(request, Grade(answer, float(answer == request.gold)))
 
 
 def _majority(answers: Sequence[str]) -> str:

@@ -90,13 +90,11 @@ def embed_grades(graded: Sequence[Graded], embed: Embedder) -> list[Graded]:
 
     Similarity is the cosine (all-roberta-large-v1); a tie is wrong. All texts are embedded in one call.
     """
-    waiting = [i for i, row in enumerate(graded) if math.isnan(row.grade.value)]
-    pairs = []
-    for i in waiting:
-        request, answer = graded[i].request, graded[i].grade.answer
-        pairs += [(answer, request.gold), (answer, request.meta["wrong"])]
-    cosines = similarities(pairs, embed)
     regraded = list(graded)
+    waiting = [i for i, row in enumerate(graded) if math.isnan(row.grade.value)]
+    answers = [(graded[i].grade.answer, graded[i].request) for i in waiting]
+    pairs = [(answer, text) for answer, request in answers for text in (request.gold, request.meta["wrong"])]
+    cosines = similarities(pairs, embed)
     for i, right, wrong in zip(waiting, cosines[::2], cosines[1::2], strict=True):
         regraded[i] = graded[i]._replace(grade=graded[i].grade._replace(value=float(right > wrong)))
     return regraded
