@@ -28,16 +28,11 @@ _MOST_VALUES = 100  # per column; one with more values is an identifier, not a g
 def open_questions_task(source: str, config: EvaluateConfig) -> tuple[Task, Data]:
     """Read a question file, or generated stories, as a task with its data.
 
-    Args:
-        source: a file, or `stories:[heldout:]COUNT[:SEED]`.
-        config: `columns`, `where` and `first_label` are those of `read_examples`, `prompt` and `system` those of
-            `PromptWriter`. `allow_bad_rows` drops unusable rows and counts them in a remark of the data. `by` names the
-            columns to group accuracy by (default: `type`, if present).
+    The source is a file, or `stories:[heldout:]COUNT[:SEED]`. `config.allow_bad_rows` drops unusable rows and counts
+    them in a remark of the data; `by` names the columns to group accuracy by (default: `type`, if present).
 
-    Raises:
-        DataError: the file cannot be read, or has unusable rows.
-        BenchmarkError: a column of `by` is missing or has more than 100 values.
-        ValueError: the prompt template cannot be read or fails.
+    Raises DataError for a file that cannot be read or has unusable rows, BenchmarkError for a column of `by` that is
+    missing or has more than 100 values, and ValueError for a bad prompt template.
     """
     files, notes = dict[str, str](), list[str]()
     if source.startswith("stories:"):

@@ -104,10 +104,7 @@ def baselines(task: Task, requests: Sequence[Request], examples: Sequence[Exampl
     """Return chance and the best rule for each figure of the `social_r1` protocol; {} if a question has no options.
 
     A rule's grade on a question is its probability of being right, and the task computes figures from these grades as
-    from a model's. The rules are the untrained ones of `audit_examples`.
-
-    Args:
-        examples: the question of each request.
+    from a model's. The rules are the untrained ones of `audit_examples`; `examples` are the requests' questions.
     """
     if not examples or not all(example.options for example in examples):
         return {}

@@ -14,8 +14,7 @@ The first two are consistent traces of another story, so only the story distingu
 verified with the simulator, which plays the script in each story's `meta`.
 
 To prevent a length bias, a coin decides which side is longer. Each text has a full form (all options weighed) and a
-brief one (only the right option), used equally often on both sides: a loop is offset by a brief form, a missing stage
-by a full one. The balance needs both of these kinds.
+brief one (only the right option): a loop is offset by a brief form, a missing stage by a full one. So both are needed.
 """
 
 import math

@@ -8,7 +8,7 @@ number; `ours/mean_en` is the mean of EU and EA in English (200 each, so also th
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -121,7 +121,7 @@ def requests(data: Data, protocol: ProtocolName, seed: int) -> list[Request]:
         if protocol == "social_r1":
             return _social_r1(item)
         if protocol == "paper":
-            return emobench_paper.requests(item, _questions(item), _meta(item), seed)
+            return emobench_paper.requests(item, list(_questions(item)), _meta(item), seed)
         return [_official(item, data.wording or _OWN, protocol == "official_cot")]
 
     prompts: list[Request] = []
@@ -133,19 +133,12 @@ def requests(data: Data, protocol: ProtocolName, seed: int) -> list[Request]:
     return prompts
 
 
-def _questions(item: Mapping[str, Any]) -> list[tuple[str, str, list[str], str]]:
-    """Return (name, question, options, gold letter) for the questions of a row."""
-    language = item["language"]
+def _questions(item: Mapping[str, Any]) -> Iterator[tuple[str, str, list[str], str]]:
+    """Yield (name, question, options, gold letter) for the questions of a row."""
     names = ("emotion", "cause") if item["part"] == "EU" else ("EA",)
-    return [
-        (
-            name,
-            _QUESTIONS[name, language].format(subject=item["subject"], kind=_kind(item)),
-            item[options],
-            letter_of(item[label], item[options], name),
-        )
-        for name, (options, label) in zip(names, _CHOICES[item["part"]], strict=True)
-    ]
+    for name, (options, label) in zip(names, _CHOICES[item["part"]], strict=True):
+        question = _QUESTIONS[name, item["language"]].format(subject=item["subject"], kind=_kind(item))
+        yield name, question, item[options], letter_of(item[label], item[options], name)
 
 
 def _kind(item: Mapping[str, Any]) -> str:
