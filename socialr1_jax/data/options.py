@@ -46,8 +46,7 @@ def parse_options(value: Any) -> tuple[str, ...]:
 
     Accepts a list of texts, {"A": text, "B": text}, {"text": [...], "label": [...]}, a list of objects with `text` (and
     a label, see `texts_of`), or one text: "A. x, B. y", or a list in JSON or Python syntax. The keys of {"A": text} are
-    letters, or numbers from 0 or 1. Empty options at the end are dropped (tables pad short questions). Raises
-    ValueError.
+    letters, or numbers from 0 or 1. Empty options at the end, as in tables, are dropped. Raises ValueError.
     """
     return option_texts(readable_options(value, "options"))
 

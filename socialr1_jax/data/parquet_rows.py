@@ -32,8 +32,7 @@ class ParquetRows:
     """The rows of a Parquet file that meet the conditions.
 
     Columns that are neither in `used` nor scalar are dropped (an embedding for each question would fill the disk). The
-    temporary file is in `tempfile.gettempdir()`, which TMPDIR sets, and disappears when the process ends, even on a
-    crash.
+    temporary file is in `tempfile.gettempdir()` (TMPDIR), and disappears when the process ends, even on a crash.
 
     Raises DataError for a file that cannot be fully decoded, and for a full disk.
     """

@@ -21,19 +21,8 @@ TEST = "sign flips of clusters, two-sided (McNemar's exact test where items are 
 _SHOWN = 10  # changed questions printed on the console
 _KEYS = {"a", "b", "test", "comparisons"}
 _SETTINGS = (  # settings of evaluate.py that affect prompts, replies or their parsing
-    "answer_mode",
-    "prompt",
-    "system",
-    "num_samples",
-    "temperature",
-    "top_k",
-    "top_p",
-    "repetition_penalty",
-    "thinking",
-    "thinking_tokens",
-    "max_new_tokens",
-    "dtype",
-    "options",
+    *("answer_mode", "prompt", "system", "num_samples", "temperature", "top_k", "top_p", "repetition_penalty"),
+    *("thinking", "thinking_tokens", "max_new_tokens", "dtype", "options"),
 )
 _OF_SOTOPIA = ("rules", "partner", "judge")
 

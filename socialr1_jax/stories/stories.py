@@ -8,8 +8,8 @@ balanced as stories are drawn, so that the rules of `audit.py` are near chance (
 import random
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Literal, TypeVar
+from dataclasses import replace
+from typing import Literal, NamedTuple, TypeVar
 
 from socialr1_jax.data.examples import LETTERS, Example
 from socialr1_jax.stories.plots import PLOTS, Draft, Plot, in_fair_order, with_distractors
@@ -29,8 +29,7 @@ _AIMED_TRIES = 40  # most scripts drawn to get an answer of the target rank
 _FURTHER_THINGS = 3
 
 
-@dataclass(frozen=True)
-class _Level:
+class _Level(NamedTuple):
     plots: tuple[str, ...]
     max_events: int
     distractors: int
@@ -133,8 +132,7 @@ def _gold_letters(letters: Counter[str], count: int, rng: random.Random) -> list
     return golds
 
 
-@dataclass(frozen=True)
-class _Drawn:
+class _Drawn(NamedTuple):
     script: Script
     world: World
     question: Question

@@ -33,7 +33,6 @@ class SetFigures(NamedTuple):
     """Figures of the tested agent and of its partner, by dimension.
 
     counts: episodes `expected` and `played`; of those played `judged`, `judge_failed` and `not_judged`.
-
     rates: `parse_failures` and `truncated` over the tested agent's turns, with the prefix `partner_` over the
     partner's; over played episodes `judge_failed` and the endings `left`, `stale`, `turn_limit`. NaN if none is played.
     """

@@ -4,8 +4,7 @@ Official rules as of nii-cl/tactful-tom @ 0881b0d: the full context, and a syste
 Questions of belief, fact and lie ability are asked freely and as a choice, comprehension freely and as yes or no. There
 is no single number: `ours/micro`, over choice and yes/no questions, is ours, as is `social_r1`'s selection of the same
 questions. Justification questions ("why did Ana say that?") are in the files, but the released script does not ask
-them; here they are a category outside all means. Options are shuffled by the seed and the question's id (the benchmark
-fixes no seed).
+them; here they are a category outside all means. The benchmark fixes no seed: options are shuffled by ours and the id.
 """
 
 import random
