@@ -101,8 +101,8 @@ def read_source(
     if not examples:
         raise DataError(f"{source}: no question has options; only multiple choice can be audited")
     remarks = []
-    if questions.dropped:
-        remarks.append(f"left out {counted(questions.dropped, 'unusable row')}: {summary(questions.bad_rows)}")
+    if bad := questions.bad_rows:
+        remarks.append(f"left out {counted(len(bad), 'row')} that cannot be used: {summary(bad)}")
     if len(rows) > len(examples):
         remarks.append(f"left out {counted(len(rows) - len(examples), 'question')} without options")
     return examples, tuple(remarks)

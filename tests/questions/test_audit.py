@@ -247,7 +247,7 @@ def test_files_audited_and_bad_ones_reported(main, tmp_path, capsys):
         assert sum("not audited" in line and file in line for line in lines) == 1, file
     assert sum(f"{single}: only one question" in line for line in lines) == 1
     assert sum(f"{other}: the story mentions no option in 10 of 10" in line for line in lines) == 1
-    assert sum(f"{mixed}: left out 1 unusable row" in line for line in lines) == 1
+    assert sum(f"{mixed}: left out 1 row" in line for line in lines) == 1
     assert "\x1b" not in printed.err + printed.out
     assert f"{good}: 30 questions, chance 0.500" in printed.out
     assert main([good, "--output", str(output), "--plot", str(plot)]) == 0  # its own files are replaced
